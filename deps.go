@@ -1,0 +1,35 @@
+package main
+
+import (
+	_ "github.com/benbjohnson/litestream"
+	_ "github.com/benbjohnson/litestream/file"
+	_ "github.com/benbjohnson/litestream/s3"
+	_ "github.com/chromedp/chromedp"
+	_ "github.com/coder/websocket"
+	_ "github.com/go-chi/chi/v5"
+	_ "github.com/golang-jwt/jwt/v5"
+	_ "github.com/livekit/protocol/auth"
+	_ "github.com/livekit/protocol/livekit"
+	_ "github.com/livekit/protocol/webhook"
+	_ "github.com/pion/dtls/v3"
+	_ "github.com/pion/ice/v4"
+	_ "github.com/pion/interceptor"
+	_ "github.com/pion/logging"
+	_ "github.com/pion/rtcp"
+	_ "github.com/pion/rtp"
+	_ "github.com/pion/sdp/v3"
+	_ "github.com/pion/srtp/v3"
+	_ "github.com/pion/stun/v3"
+	_ "github.com/pion/webrtc/v4"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/stretchr/testify/require"
+	_ "github.com/twitchtv/twirp"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/net/ipv4"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/time/rate"
+	_ "google.golang.org/protobuf/proto"
+	_ "modernc.org/sqlite"
+)
+
+func main() {}

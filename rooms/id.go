@@ -1,0 +1,33 @@
+package rooms
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"time"
+)
+
+const idAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// NewID makes an identifier: the prefix, seven characters of time and twelve of
+// chance (71 bits). The leading time keeps an index of ids appending at its end
+// instead of all over it.
+func NewID(prefix string) string {
+	b := make([]byte, 0, len(prefix)+19)
+	b = append(b, prefix...)
+	t := uint64(time.Now().UnixMilli())
+	var head [7]byte
+	for i := len(head) - 1; i >= 0; i-- {
+		head[i] = idAlphabet[t%62]
+		t /= 62
+	}
+	b = append(b, head[:]...)
+	var r [16]byte
+	rand.Read(r[:]) // never fails, by its contract
+	hi, lo := binary.BigEndian.Uint64(r[:8]), binary.BigEndian.Uint64(r[8:])
+	for range 6 {
+		b = append(b, idAlphabet[hi%62], idAlphabet[lo%62])
+		hi /= 62
+		lo /= 62
+	}
+	return string(b)
+}

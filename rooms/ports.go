@@ -1,0 +1,124 @@
+package rooms
+
+import (
+	"sync"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// Message is a signalling message for one or many participants. It is immutable
+// once made; it is marshalled once for all who receive it.
+type Message struct {
+	Response *livekit.SignalResponse
+
+	once   sync.Once
+	binary []byte
+}
+
+// NewMessage wraps r, which must not be changed afterwards.
+func NewMessage(r *livekit.SignalResponse) *Message { return &Message{Response: r} }
+
+// Binary is the message as protobuf.
+func (m *Message) Binary() []byte {
+	m.once.Do(func() { m.binary, _ = proto.Marshal(m.Response) }) // our own message, valid by construction
+	return m.binary
+}
+
+// Outlet is a participant's way to its client. It outlives the client's
+// WebSockets: while none is attached, what is sent is dropped, since a resume
+// begins with the whole state. Its methods never block and may be called
+// concurrently; messages leave in the order in which they were sent.
+type Outlet interface {
+	// Send queues m. A client that is too slow for its bounded queue is cut off
+	// (it resumes), so a false result needs no action.
+	Send(m *Message) bool
+	// Leave sends the leave message and closes the connection for good.
+	Leave(l *livekit.LeaveRequest)
+}
+
+// MediaTrack is a published track's media, as the domain sees it. The media
+// package makes them and is given them back in [Subscription].
+type MediaTrack interface {
+	// SID is the track's TR_… id.
+	SID() string
+	// AudioLevel is the smoothed level, 0 (silence) to 1, and whether it counts as
+	// speaking by LiveKit's rule. Always 0, false for video.
+	AudioLevel() (level float32, speaking bool)
+}
+
+// Subscription asks a subscriber's [Peer] to forward a track.
+type Subscription struct {
+	Track             MediaTrack
+	Info              *livekit.TrackInfo // snapshot at the time of subscribing
+	PublisherSID      string
+	PublisherIdentity string
+	// SyncStreams: tracks of one TrackInfo.stream share a media stream id.
+	SyncStreams bool
+	// Playout delay bounds in ms to send to the subscriber; both 0 = none.
+	MinPlayoutDelay, MaxPlayoutDelay uint32
+}
+
+// Peer is what a room asks of a participant's media: of its transports, of what
+// it publishes, and of what is forwarded to it. The media package implements
+// it. Its methods never block; what they ask for happens in the order asked.
+type Peer interface {
+	// AddTrack announces a track that the client may now publish: the peer
+	// matches it with a media section by the cids in t and req. When the section
+	// is negotiated the peer calls [PeerEvents.TrackPublished].
+	AddTrack(req *livekit.AddTrackRequest, t *livekit.TrackInfo)
+	// RemoveTrack stops a published or announced track for good: whatever its
+	// client still sends is dropped. No TrackUnpublished follows.
+	RemoveTrack(trackSID string)
+	// SetTrackMuted stops or resumes forwarding of a published track.
+	SetTrackMuted(trackSID string, muted bool)
+	// SetPublisherAllowed refuses (false) whatever media or data channel the
+	// client sends from now on.
+	SetPublisherAllowed(media, data bool)
+
+	// Subscribe begins to forward s.Track to this peer; a second call for the
+	// same track does nothing. It ends with Unsubscribe, or when the track ends.
+	Subscribe(s Subscription)
+	// Unsubscribe ends forwarding of the track to this peer.
+	Unsubscribe(trackSID string)
+
+	// SendData sends an encoded livekit.DataPacket on the channel of that kind.
+	// What cannot be sent in time is dropped by the channel's rule and counted.
+	SendData(kind livekit.DataPacket_Kind, packet []byte)
+	// SendRaw sends raw bytes, as a channel of a label of the client's own has it.
+	SendRaw(label string, payload []byte, isText bool)
+
+	// Quality is the connection's quality as of the last seconds.
+	Quality() (livekit.ConnectionQuality, float32)
+
+	// Close ends the transports and waits for nothing.
+	Close()
+}
+
+// PeerEvents is what a peer tells its room. The calls never block, but for Data
+// and RawData, which make a client that sends faster than its room takes it wait.
+type PeerEvents interface {
+	// Connected: the primary transport is up (ICE and DTLS), for the first time.
+	Connected()
+	// Disconnected: the transports failed for good (ICE failed and no restart
+	// came). reason tells which.
+	Disconnected(reason livekit.DisconnectReason)
+	// NeedsReconnect: negotiation failed or timed out; only a full reconnect helps.
+	NeedsReconnect(why string)
+	// TrackPublished: the client's section for an announced track is negotiated.
+	// info is the TrackInfo completed with mime type, mid and codecs. It comes
+	// again, with the same t, when later facts (layers' SSRCs) complete it.
+	TrackPublished(t MediaTrack, info *livekit.TrackInfo)
+	// TrackUnpublished: the client's section ended.
+	TrackUnpublished(trackSID string)
+	// Subscribed: the first packet, or the negotiated section, of a subscription
+	// is on its way to this peer.
+	Subscribed(trackSID string)
+	// SubscriptionFailed: the track cannot be forwarded to this peer.
+	SubscriptionFailed(trackSID string, why livekit.SubscriptionError)
+	// Data: the client sent an encoded DataPacket on a channel of that kind. The
+	// bytes are the callee's.
+	Data(kind livekit.DataPacket_Kind, packet []byte)
+	// RawData: the client sent on a channel with a label of its own.
+	RawData(label string, payload []byte, isText bool)
+}

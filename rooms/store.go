@@ -1,0 +1,64 @@
+package rooms
+
+import "context"
+
+// ChangeKind is what a [Change] does with its room.
+type ChangeKind int
+
+const (
+	// ChangeCreate inserts Room as a new open room. If an open room already bears
+	// the name nothing is written, and the outcome carries that room instead.
+	ChangeCreate ChangeKind = iota + 1
+	// ChangeUpdate writes the whole of Room over its row, which must be open;
+	// else nothing is written and the failure is [ErrEnded].
+	ChangeUpdate
+	// ChangeEnd is ChangeUpdate for a Room that carries EndedMs and EndReason.
+	ChangeEnd
+)
+
+// Change is what one transaction does: a room's row, sessions' rows, and the
+// events that tell of it, all or nothing. It must not be changed once
+// submitted. Events get their Seq and RoomSeq from the store, in order.
+type Change struct {
+	Kind     ChangeKind
+	Room     Record
+	Sessions []Session // inserted or replaced by SID
+	Events   []Event
+}
+
+// Outcome is what became of a committed [Change].
+type Outcome struct {
+	// Room is the row after the change: for ChangeCreate it may be the room that
+	// was there before.
+	Room Record
+	// Created tells that ChangeCreate inserted its room.
+	Created bool
+}
+
+// Store keeps rooms, sessions and events. Reads see what is committed.
+//
+// There is one order of writes: changes commit in the order in which they were
+// submitted, several in one transaction on the disk, each atomic by itself.
+type Store interface {
+	// Submit queues c. done is called once, from the store's own goroutine, when c
+	// is on disk or has failed; it must not block. After Close, done gets
+	// [ErrStopping].
+	Submit(c *Change, done func(Outcome, error))
+
+	// FindOpen returns the open room of that name; [ErrNoRoom] if there is none.
+	FindOpen(ctx context.Context, name string) (Record, error)
+	// Present returns the sessions of a room that have not left.
+	Present(ctx context.Context, roomSID string) ([]Session, error)
+	// Occupied returns the open rooms that have a session which has not left: at
+	// start, those whose participants are expected back.
+	Occupied(ctx context.Context) ([]Record, error)
+	// ListOpen returns the open rooms by name, all of them if names is empty.
+	ListOpen(ctx context.Context, names []string) ([]Record, error)
+
+	// NextDeadline is the earliest ExpiresMs of an open room; 0 if there is none.
+	NextDeadline(ctx context.Context) (int64, error)
+	// EndDue ends up to limit open rooms whose ExpiresMs is at or before nowMs,
+	// each with its [Record.DueReason] and its [RoomFinished] event, and returns
+	// them as they ended. It goes through the same queue as Submit.
+	EndDue(ctx context.Context, nowMs int64, limit int) ([]Record, error)
+}
