@@ -53,8 +53,8 @@ const (
 	EndDepartureTimeout EndReason = "departure_timeout" // empty for its departure timeout after the last departure
 )
 
-// Config is what a room was created with beside its columns. It is stored as JSON.
-type Config struct {
+// RoomConfig is what a room was created with beside its columns. It is stored as JSON.
+type RoomConfig struct {
 	MinPlayoutDelay uint32            `json:"min_playout_delay,omitempty"` // ms
 	MaxPlayoutDelay uint32            `json:"max_playout_delay,omitempty"` // ms
 	SyncStreams     bool              `json:"sync_streams,omitempty"`
@@ -73,7 +73,7 @@ type Record struct {
 	DepartureTimeout Timeout // counts from the last departure
 	MaxParticipants  uint32  // 0 = no limit; dependents (agents, egress) do not count
 	Metadata         string
-	Config           Config
+	Config           RoomConfig
 	TurnPassword     string
 
 	JoinedOnce   bool  // somebody has been in it, so the departure timeout rules
