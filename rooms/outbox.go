@@ -1,0 +1,221 @@
+package rooms
+
+import (
+	"context"
+	"slices"
+)
+
+// EndpointState is what an [Endpoint] is doing. It is stored as text.
+type EndpointState string
+
+// The states of an endpoint.
+const (
+	// EndpointOn: events are recorded for it and sent.
+	EndpointOn EndpointState = "on"
+	// EndpointPaused: events are recorded for it and wait.
+	EndpointPaused EndpointState = "paused"
+	// EndpointDisabled: nothing is recorded for it and nothing sent.
+	EndpointDisabled EndpointState = "disabled"
+)
+
+// ReasonRemoved is the [Endpoint] Reason of one that the configuration no longer
+// names. It comes back on when the configuration names it again; an endpoint
+// that is disabled for any other reason stays so until it is resumed.
+const ReasonRemoved = "removed from the configuration"
+
+// Endpoint is a receiver of webhooks. URL, KeyID, Include, Exclude and
+// RelaxAfter come from the configuration; the rest is the store's.
+type Endpoint struct {
+	ID    int64
+	URL   string // tells endpoints apart
+	KeyID string // the API key whose secret signs what is sent
+	// Include, if any, names the types that are sent; "*" is every type. Without
+	// it everything that LiveKit sends is sent, but for what Exclude names.
+	Include, Exclude []string
+	// RelaxAfter is the number of failed attempts after which an event no longer
+	// holds up the later events of its room. 0 keeps strict order.
+	RelaxAfter int
+
+	State       EndpointState
+	Reason      string // why it is paused or disabled
+	FailSinceMs int64  // when the present run of failures began; 0 = the last attempt succeeded
+}
+
+// Wants reports whether events of that type are recorded for e. As with LiveKit,
+// Exclude is looked at only if there is no Include. Types that LiveKit does not
+// send are wanted only if Include has them.
+func (e *Endpoint) Wants(eventType string) bool {
+	if len(e.Include) > 0 {
+		return slices.Contains(e.Include, eventType) || slices.Contains(e.Include, "*")
+	}
+	switch eventType {
+	case EventRoomStarted, EventRoomFinished, EventParticipantJoined, EventParticipantLeft,
+		EventParticipantAborted, EventTrackPublished, EventTrackUnpublished:
+		return !slices.Contains(e.Exclude, eventType)
+	}
+	return false
+}
+
+// DeliveryState is what has become of a [Delivery]. It is stored as a number.
+type DeliveryState int
+
+// The states of a delivery.
+const (
+	DeliveryPending   DeliveryState = iota // to be sent, for the first time or again
+	DeliveryDelivered                      // the receiver has it
+	DeliveryDead                           // given up: a dead letter, which can be replayed
+)
+
+func (s DeliveryState) String() string {
+	switch s {
+	case DeliveryPending:
+		return "pending"
+	case DeliveryDelivered:
+		return "delivered"
+	case DeliveryDead:
+		return "dead"
+	}
+	return "unknown"
+}
+
+// Delivery is an event on its way to one endpoint.
+//
+// The pending deliveries of one room to one endpoint are a queue: the first is
+// due at its NextMs, those behind it wait (NextMs 0) until it is delivered, dead
+// or, if the endpoint's RelaxAfter says so, has failed often enough.
+type Delivery struct {
+	EndpointID int64
+	Seq        int64 // of the event
+	Event      Event
+	State      DeliveryState
+	Attempts   int   // made so far, all failed unless State is delivered
+	NextMs     int64 // when it is due; 0 = waits behind an earlier one, or not pending
+	LastMs     int64 // when the last attempt ended, or it was given up; 0 = never
+	LastStatus int   // HTTP status of the last attempt; 0 = no answer
+	LastError  string
+}
+
+// DeliveryResult is what an attempt came to.
+type DeliveryResult struct {
+	EndpointID int64
+	Seq        int64
+	// State is DeliveryDelivered, DeliveryDead, or DeliveryPending to try again at
+	// NextMs.
+	State  DeliveryState
+	NextMs int64
+	AtMs   int64 // when the attempt ended
+	Status int   // HTTP status; 0 = no answer
+	Error  string
+}
+
+// DueQuery asks for deliveries that can be sent.
+type DueQuery struct {
+	EndpointID int64
+	NowMs      int64
+	MaxSeq     int64   // events after it are not asked for; 0 = no bound
+	Exclude    []int64 // event seqs that are in flight
+	Limit      int
+}
+
+// DeliveryQuery asks for a page of an endpoint's deliveries, newest first.
+type DeliveryQuery struct {
+	EndpointID int64
+	State      DeliveryState
+	BeforeSeq  int64 // the page's cursor: deliveries of earlier events; 0 = from the newest
+	Limit      int
+}
+
+// Replay says which of an endpoint's deliveries are to be sent again. What is
+// given all has to hold.
+type Replay struct {
+	EventID  string        // that event only
+	FromSeq  int64         // events from it on
+	ToSeq    int64         // events up to it; 0 = all
+	SinceMs  int64         // events created at or after it
+	State    DeliveryState // DeliveryDead or DeliveryDelivered
+	AnyState bool          // both, whatever State says
+	// Missing also takes up events that were never recorded for the endpoint,
+	// since it was disabled then or filters differed, if it wants them now.
+	Missing bool
+}
+
+// EndpointStats is how an endpoint fares. Reading it costs a few index lookups.
+type EndpointStats struct {
+	Endpoint        Endpoint
+	Pending         int64 // deliveries
+	Dead            int64
+	Delivered       int64 // ever
+	Failures        int64 // failed attempts, ever
+	OldestPendingMs int64 // when the oldest pending event was created; 0 = none pends
+	OldestSeq       int64 // the oldest pending event
+	LastMs          int64 // when the last attempt ended
+	LastSuccessMs   int64
+	LastStatus      int
+	LastError       string // of the last failed attempt
+}
+
+// EventQuery asks for events in the order of their seq.
+type EventQuery struct {
+	After int64 // events after this seq
+	Limit int
+	Room  string   // a room's SID, or a name: all rooms that bore it; "" = all
+	Types []string // empty = all
+}
+
+// EventLog is the reading side of the events that a [Store] writes.
+type EventLog interface {
+	// Events returns events in the order of their seq.
+	Events(ctx context.Context, q EventQuery) ([]Event, error)
+	// SeqRange returns the seqs of the oldest and the newest event that can be
+	// read. Before the first event both are 0; when all are pruned oldest is
+	// newest+1.
+	SeqRange(ctx context.Context) (oldest, newest int64, err error)
+	// Watch returns a channel that gets a token after each commit that wrote
+	// events or made deliveries due. Tokens coalesce: one means "look again".
+	// cancel releases the channel; it is not closed.
+	Watch() (c <-chan struct{}, cancel func())
+	// PruneEvents deletes up to batch events, with their deliveries: those created
+	// before olderThanMs, and the oldest of more than maxRows (0 = no bound). An
+	// event that pends for an endpoint stays, and so do those after it. It returns
+	// how many it deleted: less than batch means there are no more.
+	PruneEvents(ctx context.Context, olderThanMs, maxRows int64, batch int) (int, error)
+}
+
+// Outbox is the store as the sender of webhooks sees it. Writes go through the
+// store's one queue, in order with its changes, and return when they are on
+// disk.
+type Outbox interface {
+	EventLog
+
+	// SyncEndpoints makes the endpoints those of the configuration, and returns
+	// all of them with their ids, in the order given. Those that the configuration
+	// no longer names become disabled ([ReasonRemoved]); what pended for them is
+	// dead-lettered.
+	SyncEndpoints(ctx context.Context, configured []Endpoint, nowMs int64) ([]Endpoint, error)
+	// SetEndpointState pauses, disables or resumes an endpoint, with the reason.
+	// What pends for it keeps pending.
+	SetEndpointState(ctx context.Context, endpointID int64, s EndpointState, reason string) error
+
+	// DueHeads returns deliveries that can be sent now, those longest due first.
+	DueHeads(ctx context.Context, q DueQuery) ([]Delivery, error)
+	// NextDue is when the next delivery after afterMs falls due; 0 = none does.
+	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)
+	// FinishDeliveries records what attempts came to. A failure for a delivery
+	// that is no longer pending is ignored.
+	FinishDeliveries(ctx context.Context, results []DeliveryResult) error
+	// BoundPending dead-letters the oldest pending deliveries of an endpoint, with
+	// that reason, until at most max pend. It returns how many.
+	BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error)
+	// SendTest writes e, which is of no room, and a delivery to that endpoint
+	// alone, whatever its filter. It returns the event's seq.
+	SendTest(ctx context.Context, endpointID int64, e Event) (int64, error)
+	// Replay makes deliveries pending again, due at nowMs with no attempts made.
+	// It returns how many.
+	Replay(ctx context.Context, endpointID int64, r Replay, nowMs int64) (int, error)
+
+	// ListDeliveries returns a page of an endpoint's deliveries, newest first,
+	// without their events' bodies.
+	ListDeliveries(ctx context.Context, q DeliveryQuery) ([]Delivery, error)
+	// EndpointStats tells of every endpoint, the removed ones included.
+	EndpointStats(ctx context.Context) ([]EndpointStats, error)
+}
