@@ -1,0 +1,141 @@
+// Package access says who may do what. It verifies and mints LiveKit's access
+// tokens (JWT, RFC 7519, signed with HS256 and nothing else), puts what a token
+// grants into a request's context, and checks grants there.
+//
+// A token is verified once, at the door, by [Verifier.Middleware]. A request
+// without a token passes the door: the handlers decide with the Ensure
+// functions whether they need one.
+package access
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+)
+
+// The failures of a request's credentials. All of them are answered with 401,
+// with the error's text, which never repeats a token or a secret.
+var (
+	// ErrHeader: the Authorization header has a scheme that is not taken here.
+	ErrHeader = errors.New("invalid authorization header. Must start with Bearer ")
+	// ErrToken: the token is not a JWT signed with HS256.
+	ErrToken = errors.New("invalid authorization token")
+	// ErrBasic: HTTP Basic credentials that are not a key and its secret.
+	ErrBasic = errors.New("invalid API key or secret")
+)
+
+// leeway is how far a token's times may be off, for clocks that differ.
+// LiveKit's value, which its verifier applies.
+const leeway = time.Minute
+
+// Claims is what a verified token, or a key and its secret, entitle to.
+type Claims struct {
+	APIKey    string
+	Grants    *auth.ClaimGrants // never nil; must not be changed
+	NotBefore time.Time         // zero if the token has none
+	Expires   time.Time         // zero for a key and its secret
+
+	// Server tells that the request proved to hold the secret itself (HTTP Basic),
+	// so that every room is its own to create, list and administer.
+	Server bool
+}
+
+// Verifier checks and signs tokens with a fixed set of keys. It may be used
+// concurrently.
+type Verifier struct {
+	secrets map[string]string // API key → secret; never changed
+}
+
+// NewVerifier makes a verifier for those API keys and their secrets.
+func NewVerifier(keys map[string]string) *Verifier {
+	return &Verifier{secrets: maps.Clone(keys)}
+}
+
+// Verify checks a token's signature and times, and returns what it claims. The
+// error's text is fit for the client.
+func (v *Verifier) Verify(token string) (*Claims, error) {
+	t, err := auth.ParseAPIToken(token)
+	if err != nil {
+		return nil, ErrToken
+	}
+	secret, ok := v.secrets[t.APIKey()]
+	if !ok || secret == "" {
+		return nil, fmt.Errorf("invalid API key: %s", printable(t.APIKey()))
+	}
+	registered, grants, err := t.Verify(secret)
+	if err != nil {
+		// The library names the claim that is wrong; it does not repeat the token.
+		return nil, fmt.Errorf("invalid token, error: %w", err)
+	}
+	c := &Claims{APIKey: t.APIKey(), Grants: grants, Expires: registered.ExpiresAt.Time}
+	if registered.NotBefore != nil {
+		c.NotBefore = registered.NotBefore.Time
+	}
+	return c, nil
+}
+
+// VerifySecret checks a key and its secret, as HTTP Basic carries them, in
+// constant time, and returns claims to everything.
+func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
+	// An unknown key is compared too, so that time does not tell which keys exist.
+	want, known := v.secrets[apiKey]
+	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(secret))
+	same := subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	if !same || !known || want == "" {
+		return nil, ErrBasic
+	}
+	return &Claims{
+		APIKey: apiKey,
+		Server: true,
+		Grants: &auth.ClaimGrants{Video: &auth.VideoGrant{RoomCreate: true, RoomList: true, RoomAdmin: true, RoomRecord: true}},
+	}, nil
+}
+
+// Mint signs a token that carries g, valid from now for ttl.
+func (v *Verifier) Mint(apiKey string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
+	secret, ok := v.secrets[apiKey]
+	if !ok {
+		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
+	}
+	// A room configuration's credentials are let through: whoever gets this token
+	// brought them, or holds the secret.
+	t := auth.NewAccessToken(apiKey, secret).SetValidFor(ttl).SetAllowSensitiveCredentials(true)
+	*t.GetGrants() = *g.Clone()
+	signed, err := t.ToJWT()
+	if err != nil {
+		return "", fmt.Errorf("mint token: %w", err)
+	}
+	return signed, nil
+}
+
+// printable is s if it is short plain ASCII, fit to be repeated to whoever sent it.
+func printable(s string) string {
+	if len(s) > 64 {
+		return "(too long)"
+	}
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return "(not printable)"
+		}
+	}
+	return s
+}
+
+type contextKey struct{}
+
+// WithClaims returns a context that carries c.
+func WithClaims(ctx context.Context, c *Claims) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// FromContext returns the claims of the request's token; nil if it had none.
+func FromContext(ctx context.Context) *Claims {
+	c, _ := ctx.Value(contextKey{}).(*Claims)
+	return c
+}

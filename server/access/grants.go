@@ -1,0 +1,76 @@
+package access
+
+import (
+	"context"
+	"errors"
+
+	"github.com/livekit/protocol/auth"
+)
+
+// The failures of the Ensure functions.
+var (
+	// ErrDenied: the token is missing, or lacks the grant that the call needs.
+	ErrDenied = errors.New("permissions denied")
+	// ErrNoAccess: a join without a token, or with one that has no video grant.
+	ErrNoAccess = errors.New("no permissions to access the room")
+)
+
+func video(ctx context.Context) (*Claims, *auth.VideoGrant) {
+	c := FromContext(ctx)
+	if c == nil || c.Grants.Video == nil {
+		return nil, nil
+	}
+	return c, c.Grants.Video
+}
+
+// EnsureCreate gives [ErrDenied] unless rooms may be created and deleted (roomCreate).
+func EnsureCreate(ctx context.Context) error {
+	if _, g := video(ctx); g == nil || !g.RoomCreate {
+		return ErrDenied
+	}
+	return nil
+}
+
+// EnsureList gives [ErrDenied] unless rooms may be listed (roomList).
+func EnsureList(ctx context.Context) error {
+	if _, g := video(ctx); g == nil || !g.RoomList {
+		return ErrDenied
+	}
+	return nil
+}
+
+// EnsureAdmin gives [ErrDenied] unless that very room may be administered
+// (roomAdmin, and the grant's room).
+func EnsureAdmin(ctx context.Context, room string) error {
+	c, g := video(ctx)
+	if g == nil || !g.RoomAdmin || (g.Room != room && !c.Server) {
+		return ErrDenied
+	}
+	return nil
+}
+
+// EnsureDestRoom gives [ErrDenied] unless participants may be moved or forwarded
+// from one room to the other (roomAdmin of the first, destinationRoom the second).
+func EnsureDestRoom(ctx context.Context, from, to string) error {
+	if err := EnsureAdmin(ctx, from); err != nil {
+		return err
+	}
+	if c, g := video(ctx); g.DestinationRoom != to && !c.Server {
+		return ErrDenied
+	}
+	return nil
+}
+
+// EnsureJoin returns the room that the token lets its bearer join (roomJoin),
+// which may be empty; [ErrNoAccess] without a video grant, [ErrDenied] without
+// roomJoin.
+func EnsureJoin(ctx context.Context) (room string, err error) {
+	_, g := video(ctx)
+	switch {
+	case g == nil:
+		return "", ErrNoAccess
+	case !g.RoomJoin:
+		return "", ErrDenied
+	}
+	return g.Room, nil
+}

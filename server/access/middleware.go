@@ -1,0 +1,62 @@
+package access
+
+import (
+	"net/http"
+	"strings"
+)
+
+// Middleware verifies the token of a request, if there is one, and puts its
+// [*Claims] into the context. The token stands in the Authorization header
+// (RFC 6750, section 2.1) or, for browsers, which cannot set headers on a
+// WebSocket, in the query parameter access_token. It is never read from a form
+// body: a body belongs to its handler.
+//
+// A bad token is answered with 401 and its reason as text; no token is passed on.
+func (v *Verifier) Middleware(next http.Handler) http.Handler {
+	return v.door(next, false, func(w http.ResponseWriter, _ *http.Request, err error) {
+		http.Error(w, err.Error(), http.StatusUnauthorized)
+	})
+}
+
+// MiddlewareBasic is [Verifier.Middleware] that also takes an API key and its
+// secret as HTTP Basic (RFC 7617), for server-to-server use. refuse answers a
+// request whose credentials are bad.
+func (v *Verifier) MiddlewareBasic(next http.Handler, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler {
+	return v.door(next, true, refuse)
+}
+
+func (v *Verifier) door(next http.Handler, basic bool, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := v.credentials(r, basic)
+		if err != nil {
+			refuse(w, r, err)
+			return
+		}
+		if c != nil {
+			r = r.WithContext(WithClaims(r.Context(), c))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// credentials returns the claims of r; nil, nil if it carries none.
+func (v *Verifier) credentials(r *http.Request, basic bool) (*Claims, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		token := r.URL.Query().Get("access_token")
+		if token == "" {
+			return nil, nil
+		}
+		return v.Verify(token)
+	}
+	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
+		if token == "" {
+			return nil, nil // as LiveKit: an empty token is no token
+		}
+		return v.Verify(token)
+	}
+	if key, secret, ok := r.BasicAuth(); ok && basic {
+		return v.VerifySecret(key, secret)
+	}
+	return nil, ErrHeader
+}
