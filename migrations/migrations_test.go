@@ -1,0 +1,102 @@
+package migrations
+
+import (
+	"database/sql"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	_ "modernc.org/sqlite"
+)
+
+func open(t *testing.T, path string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+func version(t *testing.T, db *sql.DB) (v int) {
+	t.Helper()
+	require.NoError(t, db.QueryRow("PRAGMA user_version").Scan(&v))
+	return v
+}
+
+func schema(t *testing.T, db *sql.DB) (all string) {
+	t.Helper()
+	require.NoError(t, db.QueryRow("SELECT coalesce(group_concat(sql, ';'), '') FROM (SELECT sql FROM sqlite_schema ORDER BY name)").Scan(&all))
+	return all
+}
+
+func TestApplyTwice(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	steps, err := read()
+	require.NoError(t, err)
+	require.NoError(t, Apply(t.Context(), db))
+	require.Equal(t, len(steps), version(t, db))
+	before := schema(t, db)
+	require.Contains(t, before, "CREATE TABLE room (")
+	require.NoError(t, Apply(t.Context(), db))
+	require.Equal(t, before, schema(t, db))
+}
+
+func TestApplyFromEveryVersion(t *testing.T) {
+	steps, err := read()
+	require.NoError(t, err)
+	whole := open(t, filepath.Join(t.TempDir(), "whole.db"))
+	require.NoError(t, Apply(t.Context(), whole))
+	for from := range steps {
+		db := open(t, filepath.Join(t.TempDir(), "from.db"))
+		for v := range from {
+			conn, err := db.Conn(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, apply(t.Context(), conn, v+1, steps[v]))
+			require.NoError(t, conn.Close())
+		}
+		require.Equal(t, from, version(t, db))
+		require.NoError(t, Apply(t.Context(), db))
+		require.Equal(t, schema(t, whole), schema(t, db), "from version %d", from)
+	}
+}
+
+func TestApplyRefusesNewer(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	require.NoError(t, Apply(t.Context(), db))
+	_, err := db.Exec("PRAGMA user_version = 4711; CREATE TABLE future (x)")
+	require.NoError(t, err)
+	before := schema(t, db)
+	err = Apply(t.Context(), db)
+	require.ErrorIs(t, err, ErrNewer)
+	require.ErrorContains(t, err, "4711")
+	require.Equal(t, before, schema(t, db))
+}
+
+func TestApplyRefusesForeign(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	_, err := db.Exec("CREATE TABLE invoices (x)")
+	require.NoError(t, err)
+	require.ErrorIs(t, Apply(t.Context(), db), ErrForeign)
+	require.NotContains(t, schema(t, db), "room")
+}
+
+func TestApplyBesideLitestream(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	_, err := db.Exec("CREATE TABLE _litestream_seq (x); CREATE TABLE _litestream_lock (x)")
+	require.NoError(t, err)
+	require.NoError(t, Apply(t.Context(), db))
+}
+
+// A step that fails leaves the version before it, and nothing of itself.
+func TestFailedStepLeavesNothing(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	require.NoError(t, Apply(t.Context(), db))
+	was, before := version(t, db), schema(t, db)
+	conn, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.Error(t, apply(t.Context(), conn, was+1, "CREATE TABLE half (x); INSERT INTO nowhere VALUES (1)"))
+	require.NoError(t, conn.Close())
+	require.Equal(t, was, version(t, db))
+	require.Equal(t, before, schema(t, db))
+}
