@@ -1,0 +1,364 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// Create opens a room, or returns the open room of that name as it is.
+func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
+	if err := rs.checkRoomName(req.Name); err != nil {
+		return nil, err
+	}
+	if err := rs.checkMetadata(req.Metadata); err != nil {
+		return nil, err
+	}
+	if rs.stopping.Load() {
+		return nil, ErrStopping
+	}
+	if rs.peek(req.Name) != nil {
+		return askName(ctx, rs, req.Name, func(r *Room, reply answer[*livekit.Room]) {
+			err := r.found()
+			switch {
+			case err == nil:
+				reply(r.rec.Info(), nil)
+			case !errors.Is(err, ErrNoRoom):
+				reply(nil, err)
+			default:
+				r.create(req, func(err error) {
+					if err != nil {
+						reply(nil, err)
+						return
+					}
+					reply(r.rec.Info(), nil)
+				})
+			}
+		})
+	}
+	// Nobody is in it: a room that is not live is only a row, and the database
+	// itself lets no second open room bear the name.
+	now := time.Now()
+	rec := rs.newRecord(req, now)
+	started := NewEvent(&livekit.WebhookEvent{Event: EventRoomStarted, Room: rec.Info()}, now)
+	type result struct {
+		out Outcome
+		err error
+	}
+	ch := make(chan result, 1)
+	rs.cfg.Store.Submit(&Change{Kind: ChangeCreate, Room: rec, Events: []Event{started}}, func(out Outcome, err error) {
+		if err == nil {
+			rs.noteDeadline(out.Room.ExpiresMs)
+		}
+		ch <- result{out, err}
+	})
+	res := <-ch
+	if res.err != nil {
+		return nil, res.err
+	}
+	return res.out.Room.Info(), nil
+}
+
+func (rs *Rooms) checkMetadata(metadata string) error {
+	if n := rs.cfg.Limits.MaxMetadata; n > 0 && len(metadata) > n {
+		return Errorf(Invalid, "metadata size exceeds limits: max size %d", n)
+	}
+	return nil
+}
+
+// List returns the open rooms of those names, or all. Unknown names are left out.
+func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, error) {
+	recs, err := rs.cfg.Store.ListOpen(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]*livekit.Room, len(recs))
+	for i := range recs {
+		infos[i] = recs[i].Info()
+	}
+	return infos, nil
+}
+
+// Delete closes a room: everybody in it is sent away, and the name is free from
+// the moment it is on disk.
+func (rs *Rooms) Delete(ctx context.Context, name string) error {
+	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		r.end(EndClosed, livekit.DisconnectReason_ROOM_DELETED, func(err error) { reply(struct{}{}, err) })
+	})
+	return err
+}
+
+// Participants lists who is in the room, also those expected back after a
+// restart. A room that does not exist has nobody in it.
+func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[[]*livekit.ParticipantInfo]) {
+		if err := r.found(); err != nil && !errors.Is(err, ErrNoRoom) {
+			reply(nil, err)
+			return
+		}
+		infos := make([]*livekit.ParticipantInfo, 0, len(r.participants)+len(r.expected))
+		for _, p := range r.participants {
+			infos = append(infos, p.snapshot())
+		}
+		for _, s := range r.expected {
+			infos = append(infos, s.Info)
+		}
+		reply(infos, nil)
+	})
+}
+
+// Participant returns one participant.
+func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error) {
+	return askParticipant(ctx, rs, room, identity, func(_ *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
+		reply(p.snapshot(), nil)
+	})
+}
+
+// askParticipant asks the room about a participant who is in it;
+// [ErrNoParticipant] at once if there is none.
+func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string, f func(*Room, *Participant, answer[T])) (T, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[T]) {
+		p := r.participants[identity]
+		if p == nil {
+			var zero T
+			reply(zero, ErrNoParticipant)
+			return
+		}
+		f(r, p, reply)
+	})
+}
+
+// Remove sends a participant away.
+func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error {
+	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
+		why := livekit.DisconnectReason_PARTICIPANT_REMOVED
+		if p := r.participants[req.Identity]; p != nil {
+			r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
+		} else if s := r.expected[req.Identity]; s != nil {
+			now := time.Now()
+			delete(r.expected, req.Identity)
+			gone, events := r.absence(s, why, now)
+			r.judge(now)
+			r.fact([]Session{gone}, events)
+		} else {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		r.afterWrites(func(err error) { reply(struct{}{}, err) })
+	})
+	return err
+}
+
+// afterWrites calls done when all that was submitted so far is on disk: with an
+// error if it is being kept to try again.
+func (r *Room) afterWrites(done func(error)) {
+	r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) { done(err) })
+}
+
+// MuteTrack mutes a published track, or unmutes it where that is enabled. An
+// unknown track gives an empty answer, as LiveKit does.
+func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error) {
+	return askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*livekit.TrackInfo]) {
+		if !req.Muted && !rs.cfg.EnableRemoteUnmute {
+			reply(nil, Errorf(Precondition, "remote unmute not enabled"))
+			return
+		}
+		t := r.tracks[req.TrackSid]
+		if t == nil || t.publisher != p {
+			reply(nil, nil)
+			return
+		}
+		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
+			Mute: &livekit.MuteTrackRequest{Sid: req.TrackSid, Muted: req.Muted},
+		}}))
+		r.mute(t, req.Muted)
+		info := t.info
+		r.afterWrites(func(err error) { reply(info, err) })
+	})
+}
+
+// UpdateParticipant changes what a participant is and may do: empty name and
+// metadata mean unchanged, an attribute set to empty is deleted, a permission
+// replaces all of them and is enforced at once.
+func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
+	return askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
+		if err := rs.checkIdentityData(p, req.Name, req.Metadata, req.Attributes); err != nil {
+			reply(nil, err)
+			return
+		}
+		if r.backlog != nil {
+			reply(nil, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
+			return
+		}
+		wasHidden := p.hidden()
+		p.setIdentityData(req.Name, req.Metadata, req.Attributes)
+		if req.Permission != nil {
+			p.info.Permission = req.Permission
+			r.enforce(p, wasHidden)
+		}
+		r.moderated(p)
+		info := p.snapshot()
+		r.afterWrites(func(err error) { reply(info, err) })
+	})
+}
+
+// checkIdentityData holds a change against the limits.
+func (rs *Rooms) checkIdentityData(p *Participant, name, metadata string, attributes map[string]string) error {
+	l := rs.cfg.Limits
+	if l.MaxParticipantName > 0 && len(name) > l.MaxParticipantName {
+		return Errorf(Invalid, "exceeds name length limit: max length %d", l.MaxParticipantName)
+	}
+	if err := rs.checkMetadata(metadata); err != nil {
+		return err
+	}
+	if l.MaxAttributes > 0 && len(attributes) > 0 {
+		n := 0
+		for k, v := range mergeAttributes(p.info.Attributes, attributes) {
+			n += len(k) + len(v)
+		}
+		if n > l.MaxAttributes {
+			return Errorf(Invalid, "attributes size exceeds limits: max size %d", l.MaxAttributes)
+		}
+	}
+	return nil
+}
+
+func (p *Participant) setIdentityData(name, metadata string, attributes map[string]string) {
+	if name != "" {
+		p.info.Name = name
+	}
+	if metadata != "" {
+		p.info.Metadata = metadata
+	}
+	if len(attributes) > 0 {
+		p.info.Attributes = mergeAttributes(p.info.Attributes, attributes)
+	}
+}
+
+// moderated writes and tells a change that no token may undo.
+func (r *Room) moderated(p *Participant) {
+	p.moderated = true
+	r.changed(p)
+	if p.onChange != nil {
+		p.onChange(p.snapshot())
+	}
+}
+
+// enforce makes what p publishes and is subscribed to fit its permission.
+func (r *Room) enforce(p *Participant, wasHidden bool) {
+	r.allowPublisher(p)
+	for _, t := range r.tracks {
+		switch {
+		case t.publisher == p && !mayPublish(p.info.GetPermission(), t.info.Source):
+			r.revoke(t)
+		case t.publisher != p:
+			r.consider(p, t)
+		}
+	}
+	for sid, info := range p.pendingTracks {
+		if !mayPublish(p.info.GetPermission(), info.Source) {
+			if p.peer != nil {
+				p.peer.RemoveTrack(sid)
+			}
+			r.forgetPending(p, sid)
+		}
+	}
+	if p.hidden() && !wasHidden {
+		gone := p.snapshot()
+		gone.State = livekit.ParticipantInfo_DISCONNECTED
+		gone.Tracks = nil
+		r.tell(updateOf(gone), func(q *Participant) bool { return q != p })
+	}
+}
+
+// UpdateSubscriptions subscribes a participant to tracks or ends that. Unknown
+// tracks are no error.
+func (rs *Rooms) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error {
+	_, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[struct{}]) {
+		sids := append([]string(nil), req.TrackSids...)
+		for _, pt := range req.ParticipantTracks {
+			sids = append(sids, pt.TrackSids...)
+		}
+		r.want(p, sids, req.Subscribe)
+		reply(struct{}{}, nil)
+	})
+	return err
+}
+
+// UpdateMetadata sets the room's metadata and tells everybody in it.
+func (rs *Rooms) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error) {
+	if err := rs.checkMetadata(req.Metadata); err != nil {
+		return nil, err
+	}
+	return rs.edit(ctx, req.Room, func(rec *Record) error {
+		rec.Metadata = req.Metadata
+		return nil
+	})
+}
+
+// edit changes an open room's record by f, writes it, and tells everybody in
+// the room. f may refuse.
+func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (*livekit.Room, error) {
+	return askName(ctx, rs, name, func(r *Room, reply answer[*livekit.Room]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		before := r.rec
+		if err := f(&r.rec); err != nil {
+			r.rec = before
+			reply(nil, err)
+			return
+		}
+		r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) {
+			if err != nil {
+				r.undo(before)
+				if errors.Is(err, ErrEnded) {
+					err = errRetired
+				}
+				reply(nil, err)
+				return
+			}
+			r.watchDeadline()
+			r.tellRoom()
+			reply(r.rec.Info(), nil)
+		})
+	})
+}
+
+// undo takes back what an API call may change of a record, and nothing that
+// happened in the room meanwhile.
+func (r *Room) undo(before Record) {
+	r.rec.Metadata, r.rec.Config, r.rec.MaxParticipants = before.Metadata, before.Config, before.MaxParticipants
+	r.rec.EmptyTimeout, r.rec.DepartureTimeout = before.EmptyTimeout, before.DepartureTimeout
+	r.rec.SetDeadline()
+}
+
+// UpdateSelf is the client's change of its own name, metadata and attributes.
+func (p *Participant) UpdateSelf(req *livekit.UpdateParticipantMetadata) {
+	p.post(func(r *Room) {
+		resp := &livekit.RequestResponse{
+			RequestId: req.RequestId,
+			Request:   &livekit.RequestResponse_UpdateMetadata{UpdateMetadata: req},
+		}
+		err := r.rooms.checkIdentityData(p, req.Name, req.Metadata, req.Attributes)
+		switch {
+		case !p.info.GetPermission().GetCanUpdateMetadata():
+			resp.Reason, resp.Message = livekit.RequestResponse_NOT_ALLOWED, "does not have permission to update own metadata"
+		case err != nil:
+			resp.Reason, resp.Message = livekit.RequestResponse_LIMIT_EXCEEDED, err.Error()
+		default:
+			p.setIdentityData(req.Name, req.Metadata, req.Attributes)
+			r.moderated(p)
+		}
+		if resp.Reason != livekit.RequestResponse_OK || p.protocol > 14 {
+			p.outlet.Send(NewMessage(requestResponse(resp)))
+		}
+	})
+}

@@ -1,0 +1,308 @@
+package rooms
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// JoinRequest is what the edge knows of a client that wants in.
+type JoinRequest struct {
+	Room string
+	// Info is who joins, by its token and its own wishes: identity, name, kind,
+	// metadata, attributes, permission, client protocol, capabilities.
+	Info *livekit.ParticipantInfo
+	// MayCreate: the token has the roomCreate grant.
+	MayCreate bool
+	// Create is what the room is to be like if this join creates it; may be nil.
+	Create        *livekit.CreateRoomRequest
+	Protocol      int
+	AutoSubscribe bool
+	Outlet        Outlet
+	// OnChange is called when name, metadata, attributes or permission changed,
+	// so that the edge gives the client a fresh token. It must not block.
+	OnChange func(*livekit.ParticipantInfo)
+}
+
+// Snapshot is a room as one participant may see it.
+type Snapshot struct {
+	Room   *livekit.Room
+	Self   *livekit.ParticipantInfo
+	Others []*livekit.ParticipantInfo
+	// SIFTrailer marks frames that the server made, so that an end-to-end
+	// encrypted client does not try to decrypt them. It is the room's, and secret.
+	SIFTrailer []byte
+	// Resumed tells that the session of before a restart was taken up.
+	Resumed bool
+}
+
+type joined struct {
+	p    *Participant
+	snap Snapshot
+}
+
+// Join lets a participant into the open room of the name, which is made if need
+// be and allowed. It returns when the join is on disk. Whoever is in the room
+// under the same identity is replaced; who was in it when the last process went
+// away takes its session up again. The caller attaches a peer next.
+//
+// A join that races with the room's end either is in before the end, and the
+// end does not happen, or opens a new room.
+func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snapshot, error) {
+	if rs.stopping.Load() {
+		return nil, Snapshot{}, ErrStopping
+	}
+	if err := rs.checkRoomName(req.Room); err != nil {
+		return nil, Snapshot{}, err
+	}
+	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
+	return j.p, j.snap, err
+}
+
+// CanJoin reports whether a join of that room could succeed now, without joining.
+func (rs *Rooms) CanJoin(ctx context.Context, room string, mayCreate bool) error {
+	if rs.stopping.Load() {
+		return ErrStopping
+	}
+	if err := rs.checkRoomName(room); err != nil {
+		return err
+	}
+	if rs.cfg.AutoCreate || mayCreate {
+		return nil
+	}
+	_, err := rs.cfg.Store.FindOpen(ctx, room)
+	return err
+}
+
+func (rs *Rooms) checkRoomName(name string) error {
+	if name == "" {
+		return Errorf(Invalid, "no room name")
+	}
+	if n := rs.cfg.Limits.MaxRoomName; n > 0 && len(name) > n {
+		return Errorf(Invalid, "room name length exceeds limits: max length %d", n)
+	}
+	return nil
+}
+
+func (r *Room) join(req *JoinRequest, reply answer[joined]) {
+	if r.stopped || r.rooms.stopping.Load() {
+		reply(joined{}, ErrStopping)
+		return
+	}
+	if err := r.found(); errors.Is(err, ErrNoRoom) {
+		if !r.rooms.cfg.AutoCreate && !req.MayCreate {
+			reply(joined{}, ErrNoRoom)
+			return
+		}
+		create := proto.CloneOf(req.Create)
+		if create == nil {
+			create = &livekit.CreateRoomRequest{}
+		}
+		create.Name = r.name
+		r.create(create, func(err error) {
+			if err != nil {
+				reply(joined{}, err)
+				return
+			}
+			r.join(req, reply)
+		})
+		return
+	} else if err != nil {
+		reply(joined{}, err)
+		return
+	}
+	r.admit(req, reply)
+}
+
+// admit lets a participant into the room that is there.
+func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
+	identity := req.Info.Identity
+	old, back := r.participants[identity], r.expected[identity]
+	if r.rec.Config.Locked && old == nil && back == nil {
+		reply(joined{}, Errorf(Denied, "room %q is locked", r.name))
+		return
+	}
+	if old == nil && back == nil && !dependent(req.Info) &&
+		r.rec.MaxParticipants > 0 && r.rec.NumParticipants >= r.rec.MaxParticipants {
+		reply(joined{}, ErrRoomFull)
+		return
+	}
+	if r.backlog != nil {
+		reply(joined{}, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
+		return
+	}
+	if old != nil {
+		r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
+			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
+		}, false)
+	}
+	before := r.rec
+	now := time.Now()
+	p, events := r.seat(req, back, now)
+	r.participants[identity] = p
+	delete(r.expected, identity)
+	if r.rec.NumParticipants > 0 {
+		r.rec.SetOccupied()
+	}
+	r.watchDeadline()
+	r.request(ChangeUpdate, []Session{p.session(r.rec.SID)}, events, func(_ Outcome, err error) {
+		if err != nil {
+			if errors.Is(err, ErrEnded) {
+				err = errRetired // the reaper was first: the name is free, look again
+				delete(r.participants, identity)
+			} else if !p.ended.Load() {
+				r.unseat(p, back, &before)
+			}
+			reply(joined{}, err)
+			return
+		}
+		if p.ended.Load() { // removed or replaced while the disk was busy
+			reply(joined{}, ErrNoParticipant)
+			return
+		}
+		r.announceNew(p)
+		r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
+		reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
+	})
+}
+
+// seat makes the participant: a new session, or the one of before a restart
+// with what was decided in it.
+func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participant, []Event) {
+	p := &Participant{
+		sid:           NewID("PA_"),
+		identity:      req.Info.Identity,
+		outlet:        req.Outlet,
+		info:          proto.CloneOf(req.Info),
+		protocol:      req.Protocol,
+		joinedMs:      NowMs(now),
+		autoSubscribe: req.AutoSubscribe,
+		pendingTracks: make(map[string]*livekit.TrackInfo),
+		pendingCIDs:   make(map[string]string),
+		wanted:        make(map[string]bool),
+		subscribed:    make(map[string]*track),
+		onChange:      req.OnChange,
+	}
+	p.room.Store(r)
+	var events []Event
+	if back != nil {
+		events = r.takeUp(p, back, now)
+	} else if !dependent(p.info) {
+		r.rec.NumParticipants++
+	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // old tokens
+		r.rec.ActiveRecording = true
+	}
+	p.info.Sid = p.sid
+	p.info.State = livekit.ParticipantInfo_JOINED
+	p.info.JoinedAt = p.joinedMs / 1000
+	p.info.JoinedAtMs = p.joinedMs
+	p.info.Tracks = nil
+	p.info.IsPublisher = false
+	return p, events
+}
+
+// takeUp continues the session back: its SID and times, and whatever was
+// decided in it, which a token cannot undo. The tracks of before are gone.
+func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
+	p.sid, p.joinedMs, p.activeMs, p.moderated = back.SID, back.JoinedMs, back.ActiveMs, back.Moderated
+	p.info.Version = back.Info.GetVersion()
+	if back.Moderated {
+		was := proto.CloneOf(back.Info)
+		p.info.Name, p.info.Metadata, p.info.Attributes, p.info.Permission = was.Name, was.Metadata, was.Attributes, was.Permission
+	}
+	var events []Event
+	if len(back.Info.GetTracks()) > 0 {
+		r.rec.NumPublishers--
+	}
+	for _, t := range back.Info.GetTracks() {
+		events = append(events, r.trackEvent(EventTrackUnpublished, back.Info, t, now))
+	}
+	return events
+}
+
+// unseat takes back a join that could not be written.
+func (r *Room) unseat(p *Participant, back *Session, before *Record) {
+	delete(r.participants, p.identity)
+	p.ended.Store(true)
+	if back != nil {
+		r.expected[p.identity] = back
+		if len(back.Info.GetTracks()) > 0 {
+			r.rec.NumPublishers++
+		}
+		return
+	}
+	if !dependent(p.info) {
+		r.rec.NumParticipants--
+	}
+	if r.rec.NumParticipants == 0 {
+		r.rec.EmptySinceMs, r.rec.ExpiresMs, r.rec.JoinedOnce = before.EmptySinceMs, before.ExpiresMs, before.JoinedOnce
+	}
+}
+
+// announceNew tells the others of p.
+func (r *Room) announceNew(p *Participant) {
+	if p.hidden() {
+		return
+	}
+	r.tell(updateOf(p.snapshot()), func(q *Participant) bool { return q != p })
+	r.setAlarm(alarmUpdate, time.Now().Add(updateDelay))
+}
+
+// snapshotFor is the room as p may see it.
+func (r *Room) snapshotFor(p *Participant, resumed bool) Snapshot {
+	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: r.sifTrailer(), Resumed: resumed}
+	for _, q := range r.participants {
+		if q != p && !q.hidden() {
+			s.Others = append(s.Others, q.snapshot())
+		}
+	}
+	return s
+}
+
+// sifTrailer is drawn from the room's stored secret, so that it is the same
+// after a restart.
+func (r *Room) sifTrailer() []byte {
+	sum := sha256.Sum256([]byte("sif " + r.rec.SID + " " + r.rec.TurnPassword))
+	return sum[:16]
+}
+
+// Resume finds the participant of that identity for a client whose WebSocket
+// was lost. attach is called on the room's goroutine, so that nothing that the
+// room says falls between the snapshot and what comes after it; it must not
+// block. [ErrNoParticipant] means that only a full join helps.
+func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(*Participant, Snapshot)) error {
+	if rs.stopping.Load() {
+		return ErrStopping
+	}
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		p := r.participants[identity]
+		if p == nil || r.stopped || p.info.State != livekit.ParticipantInfo_ACTIVE {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		attach(p, r.snapshotFor(p, false))
+		reply(struct{}{}, nil)
+	})
+	return err
+}
+
+// mergeAttributes sets what is set in change and deletes what is empty in it.
+func mergeAttributes(have, change map[string]string) map[string]string {
+	out := maps.Clone(have)
+	if out == nil {
+		out = make(map[string]string, len(change))
+	}
+	for k, v := range change {
+		if v == "" {
+			delete(out, k)
+		} else {
+			out[k] = v
+		}
+	}
+	return out
+}

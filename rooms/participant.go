@@ -1,0 +1,304 @@
+package rooms
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// Participant is one session in a live room: the edge's handle, by which a
+// client's wishes are posted to its room, and the room's record of it.
+type Participant struct {
+	sid      string
+	identity string
+	outlet   Outlet
+	room     atomic.Pointer[Room] // changes when the participant is moved
+	ended    atomic.Bool          // nothing more is done for it
+
+	// The rest belongs to the room's goroutine.
+
+	peer            Peer
+	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
+	protocol        int
+	joinedMs        int64
+	activeMs        int64
+	moderated       bool
+	autoSubscribe   bool
+	pendingTracks   map[string]*livekit.TrackInfo // by SID: announced, not negotiated
+	pendingCIDs     map[string]string             // cid → SID of the announced
+	wanted          map[string]bool               // by track SID: an explicit wish to have it or not
+	subscribed      map[string]*track             // by track SID: forwarded to it
+	permissions     *livekit.SubscriptionPermission
+	lastReliableSeq uint32
+	onChange        func(*livekit.ParticipantInfo)
+}
+
+// SID is the participant's PA_… id.
+func (p *Participant) SID() string { return p.sid }
+
+// Identity is who it is, by its token.
+func (p *Participant) Identity() string { return p.identity }
+
+// Ended reports whether the session is over for this participant: it left, was
+// removed or replaced, or the server stops.
+func (p *Participant) Ended() bool { return p.ended.Load() }
+
+// post has f run on the goroutine of the room that p is in, unless p's session
+// is over.
+func (p *Participant) post(f func(*Room)) {
+	for {
+		r := p.room.Load()
+		ok := r.post(func() {
+			switch {
+			case p.ended.Load():
+			case p.room.Load() != r: // moved meanwhile
+				p.post(f)
+			default:
+				f(r)
+			}
+		})
+		if ok || p.room.Load() == r {
+			return
+		}
+	}
+}
+
+// dependent tells that p keeps no room open and does not count.
+func dependent(info *livekit.ParticipantInfo) bool {
+	switch info.GetKind() {
+	case livekit.ParticipantInfo_AGENT, livekit.ParticipantInfo_EGRESS:
+		return true
+	}
+	perm := info.GetPermission()
+	return perm.GetAgent() || perm.GetRecorder() //nolint:staticcheck // old tokens say it this way
+}
+
+func (p *Participant) hidden() bool { return p.info.GetPermission().GetHidden() }
+
+// snapshot is p's info as of now, not to be changed.
+func (p *Participant) snapshot() *livekit.ParticipantInfo {
+	return proto.CloneOf(p.info)
+}
+
+// session is p's row.
+func (p *Participant) session(roomSID string) Session {
+	return Session{
+		SID:       p.sid,
+		RoomSID:   roomSID,
+		Identity:  p.identity,
+		JoinedMs:  p.joinedMs,
+		ActiveMs:  p.activeMs,
+		Info:      p.snapshot(),
+		Moderated: p.moderated,
+	}
+}
+
+// shut ends p's media and marks it over.
+func (p *Participant) shut() {
+	p.ended.Store(true)
+	if p.peer != nil {
+		p.peer.Close()
+	}
+}
+
+// updateOf is the update that tells of participants.
+func updateOf(infos ...*livekit.ParticipantInfo) *livekit.SignalResponse {
+	return &livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
+		Update: &livekit.ParticipantUpdate{Participants: infos},
+	}}
+}
+
+// announce tells the room of a change of p, and p itself.
+func (r *Room) announce(p *Participant) {
+	p.info.Version++
+	if p.hidden() {
+		p.outlet.Send(NewMessage(updateOf(p.snapshot())))
+		return
+	}
+	r.tell(updateOf(p.snapshot()), nil)
+}
+
+// changed announces p's change and writes it: a fact.
+func (r *Room) changed(p *Participant, events ...Event) {
+	r.announce(p)
+	r.fact([]Session{p.session(r.rec.SID)}, events)
+}
+
+// departure makes what is written when p leaves: its closed row and the closing
+// events, with counts as of each. It changes the room's counts only.
+func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []Event) {
+	s := p.session(r.rec.SID)
+	return r.absence(&s, why, now)
+}
+
+// absence is departure for a session of which only the row is here.
+func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) (Session, []Event) {
+	gone := *s
+	gone.LeftMs, gone.Reason = NowMs(now), why
+	info := proto.CloneOf(s.Info)
+	if info == nil { // a row from before the first snapshot cannot exist; be safe against a damaged one
+		info = &livekit.ParticipantInfo{Sid: s.SID, Identity: s.Identity}
+	}
+	var events []Event
+	if len(info.Tracks) > 0 {
+		r.rec.NumPublishers--
+	}
+	for _, t := range info.Tracks {
+		events = append(events, r.trackEvent(EventTrackUnpublished, info, t, now))
+	}
+	if !dependent(info) {
+		r.rec.NumParticipants--
+	} else if info.GetPermission().GetRecorder() || info.Kind == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // as above
+		r.rec.ActiveRecording = false
+	}
+	info.Tracks = nil
+	info.State = livekit.ParticipantInfo_DISCONNECTED
+	info.DisconnectReason = why
+	info.Version++
+	gone.Info = info
+	typ := EventParticipantLeft
+	if s.ActiveMs == 0 {
+		typ = EventParticipantAborted
+	}
+	return gone, append(events, r.participantEvent(typ, info, now))
+}
+
+func (r *Room) participantEvent(typ string, info *livekit.ParticipantInfo, now time.Time) Event {
+	return NewEvent(&livekit.WebhookEvent{Event: typ, Room: r.rec.Info(), Participant: info}, now)
+}
+
+func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.TrackInfo, now time.Time) Event {
+	return NewEvent(&livekit.WebhookEvent{
+		Event:       typ,
+		Room:        &livekit.Room{Sid: r.rec.SID, Name: r.rec.Name},
+		Participant: &livekit.ParticipantInfo{Sid: info.Sid, Identity: info.Identity},
+		Track:       t,
+	}, now)
+}
+
+// leave takes p out of the room: its subscribers lose its tracks, the others
+// are told, its row is closed. say is what its client is told; nil when it
+// cannot be told.
+func (r *Room) leave(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest) {
+	r.remove(p, why, say, true)
+}
+
+// remove is leave; with tell false the others are not told: a successor of the
+// same identity is, in the same breath.
+func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest, tell bool) {
+	if r.participants[p.identity] != p {
+		return
+	}
+	now := time.Now()
+	delete(r.participants, p.identity)
+	s, events := r.departure(p, why, now)
+	for sid, t := range r.tracks {
+		if t.publisher == p {
+			r.withdraw(t)
+			delete(r.tracks, sid)
+		}
+		delete(t.subscribers, p.identity)
+	}
+	if say != nil {
+		p.outlet.Leave(say)
+	}
+	p.shut()
+	if tell && !p.hidden() {
+		r.tell(updateOf(s.Info), nil)
+	}
+	delete(r.speakers, p.sid)
+	delete(r.quality, p.sid)
+	r.judge(now)
+	r.fact([]Session{s}, events)
+	r.setAlarm(alarmUpdate, now.Add(updateDelay))
+	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why)
+}
+
+// Leave is the client's own wish to go.
+func (p *Participant) Leave(why livekit.DisconnectReason) {
+	p.post(func(r *Room) {
+		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
+	})
+}
+
+// SignalLost: the client's WebSocket is gone. Who has media stays and may
+// resume; who never had is removed at once.
+func (p *Participant) SignalLost() {
+	p.post(func(r *Room) {
+		if p.info.State != livekit.ParticipantInfo_ACTIVE {
+			r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
+		}
+	})
+}
+
+// Attach gives the participant its peer: the room subscribes it to what is
+// there. When Attach returns, the peer has been asked for all of it. It fails
+// if the session is over; then the caller closes the peer.
+func (p *Participant) Attach(peer Peer) error {
+	r := p.room.Load()
+	_, err := ask(r, func(reply answer[struct{}]) {
+		if p.ended.Load() {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		p.peer = peer
+		r.allowPublisher(p)
+		for _, t := range r.tracks {
+			r.consider(p, t)
+		}
+		reply(struct{}{}, nil)
+	})
+	if err != nil {
+		return ErrNoParticipant
+	}
+	return nil
+}
+
+// allowPublisher tells the peer what its client may send.
+func (r *Room) allowPublisher(p *Participant) {
+	if p.peer != nil {
+		perm := p.info.GetPermission()
+		p.peer.SetPublisherAllowed(perm.GetCanPublish(), perm.GetCanPublishData())
+	}
+}
+
+// Connected is for the peer: the primary transport is up.
+func (p *Participant) Connected() {
+	p.post(func(r *Room) {
+		if p.info.State == livekit.ParticipantInfo_ACTIVE {
+			return
+		}
+		now := time.Now()
+		p.info.State = livekit.ParticipantInfo_ACTIVE
+		r.setAlarm(alarmQuality, now.Add(qualityInterval))
+		if p.activeMs != 0 { // taken up after a restart: it joined long ago
+			r.changed(p)
+			return
+		}
+		p.activeMs = NowMs(now)
+		r.announce(p)
+		r.fact([]Session{p.session(r.rec.SID)}, []Event{r.participantEvent(EventParticipantJoined, p.snapshot(), now)})
+		r.setAlarm(alarmUpdate, now.Add(updateDelay))
+	})
+}
+
+// Disconnected is for the peer: the transports failed for good.
+func (p *Participant) Disconnected(why livekit.DisconnectReason) {
+	p.post(func(r *Room) {
+		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
+	})
+}
+
+// NeedsReconnect is for the peer: only a full reconnect helps this client.
+func (p *Participant) NeedsReconnect(why string) {
+	p.post(func(r *Room) {
+		r.log.Warn("participant must reconnect", "participant", p.identity, "why", why)
+		r.leave(p, livekit.DisconnectReason_MEDIA_FAILURE, &livekit.LeaveRequest{
+			CanReconnect: true,
+			Reason:       livekit.DisconnectReason_MEDIA_FAILURE,
+			Action:       livekit.LeaveRequest_RECONNECT,
+		})
+	})
+}

@@ -1,0 +1,252 @@
+package rooms
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// Room is one live room: one goroutine that owns everything in it. Other
+// goroutines post to its mailbox, by post, ask or askName.
+type Room struct {
+	rooms *Rooms
+	name  string
+	mail  *mailbox
+	log   *slog.Logger
+
+	// The rest is the loop's alone.
+
+	rec      Record // SID "" while no open room bears the name
+	creating []func(error)
+
+	participants map[string]*Participant // by identity
+	expected     map[string]*Session     // by identity: expected back after a restart
+	tracks       map[string]*track       // by SID
+	rpcs         map[string]answer[*livekit.PerformRpcResponse]
+	nonces       nonces
+
+	pending  int      // changes submitted and not answered
+	backlog  *Change  // facts that the store could not take yet, to be tried again
+	closing  bool     // an end is submitted: everything else waits for its outcome
+	deferred []letter // what waits meanwhile
+	gone     bool     // the loop is to stop
+	stopped  bool     // the process is stopping: clients were sent away, sessions stay
+	alarms   [alarmCount]time.Time
+	timer    *time.Timer
+	speakers map[string]*livekit.SpeakerInfo // last told, by participant SID
+	quality  map[string]livekit.ConnectionQuality
+}
+
+// The times at which a live room has something to do.
+type alarm int
+
+const (
+	alarmGrace    alarm = iota // those expected back and not here have left
+	alarmDeadline              // only dependents are in the room and its deadline has come
+	alarmRetry                 // try the backlog again
+	alarmSpeakers              // look at audio levels
+	alarmQuality               // look at connections' qualities
+	alarmUpdate                // tell the counts
+	alarmCount
+)
+
+const (
+	speakerInterval = 400 * time.Millisecond
+	qualityInterval = 5 * time.Second
+	updateDelay     = time.Second // coalesces room_update for counts
+	retryInterval   = time.Second
+)
+
+func newRoom(rs *Rooms, name string) *Room {
+	return &Room{
+		rooms:        rs,
+		name:         name,
+		mail:         newMailbox(),
+		log:          rs.log.With("room", name),
+		participants: make(map[string]*Participant),
+		expected:     make(map[string]*Session),
+		tracks:       make(map[string]*track),
+		rpcs:         make(map[string]answer[*livekit.PerformRpcResponse]),
+		speakers:     make(map[string]*livekit.SpeakerInfo),
+		quality:      make(map[string]livekit.ConnectionQuality),
+	}
+}
+
+// post has f run on the room's goroutine, in order. If the room has gone f is
+// forgotten: whoever it spoke of went with it.
+func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
+
+// loop runs until the room is no longer live. Before it serves it reads the
+// room's row: the one wait of a room.
+func (r *Room) loop() {
+	r.timer = time.NewTimer(time.Hour)
+	defer r.timer.Stop()
+	if err := r.load(); err != nil {
+		r.log.Error("cannot read the room", "error", err)
+	}
+	for !r.gone {
+		for _, l := range r.mail.take() {
+			if r.closing && !l.urgent {
+				r.deferred = append(r.deferred, l)
+				continue
+			}
+			if r.gone {
+				if l.retired != nil {
+					l.retired()
+				}
+				continue
+			}
+			l.run()
+		}
+		if r.gone || (r.idle() && r.rooms.retire(r)) {
+			return
+		}
+		r.setTimer()
+		select {
+		case <-r.mail.wake:
+		case <-r.timer.C:
+			r.ring(time.Now())
+		}
+	}
+}
+
+// load reads the open room of this name and who is expected back in it.
+func (r *Room) load() error {
+	ctx := r.rooms.life
+	rec, err := r.rooms.cfg.Store.FindOpen(ctx, r.name)
+	if errors.Is(err, ErrNoRoom) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	present, err := r.rooms.cfg.Store.Present(ctx, rec.SID)
+	if err != nil {
+		return err
+	}
+	r.rec = rec
+	for i := range present {
+		r.expected[present[i].Identity] = &present[i]
+	}
+	if len(present) > 0 {
+		r.log.Info("participants are expected back", "count", len(present), "grace", r.rooms.cfg.RestartGrace)
+		r.alarms[alarmGrace] = time.Now().Add(r.rooms.cfg.RestartGrace)
+	}
+	return nil
+}
+
+// found makes sure that r.rec is the open room; [ErrNoRoom] if there is none.
+func (r *Room) found() error {
+	if r.rec.SID != "" {
+		return nil
+	}
+	if err := r.load(); err != nil {
+		return Errorf(Unavailable, "cannot read room %q: %v", r.name, err)
+	}
+	if r.rec.SID == "" {
+		return ErrNoRoom
+	}
+	return nil
+}
+
+// idle: nothing holds the room live. A stopped room forgets whom it expected:
+// their rows say so.
+func (r *Room) idle() bool {
+	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.participants) > 0 || len(r.rpcs) > 0 {
+		return false
+	}
+	if r.stopped {
+		return true
+	}
+	return len(r.expected) == 0 && r.backlog == nil
+}
+
+// setTimer sets the timer to the earliest alarm.
+func (r *Room) setTimer() {
+	var next time.Time
+	for _, at := range r.alarms {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if next.IsZero() {
+		r.timer.Stop()
+		return
+	}
+	r.timer.Reset(max(time.Until(next), 0))
+}
+
+// ring does what is due.
+func (r *Room) ring(now time.Time) {
+	for a, at := range r.alarms {
+		if at.IsZero() || now.Before(at) {
+			continue
+		}
+		if r.closing && alarm(a) != alarmRetry {
+			r.alarms[a] = now.Add(retryInterval)
+			continue
+		}
+		r.alarms[a] = time.Time{}
+		switch alarm(a) {
+		case alarmGrace:
+			r.graceOver()
+		case alarmDeadline:
+			r.deadlineOver(now)
+		case alarmRetry:
+			r.retry()
+		case alarmSpeakers:
+			r.tellSpeakers(now)
+		case alarmQuality:
+			r.tellQuality(now)
+		case alarmUpdate:
+			r.tellRoom()
+		}
+	}
+}
+
+// setAlarm sets a to at unless it is already set to an earlier time.
+func (r *Room) setAlarm(a alarm, at time.Time) {
+	if cur := r.alarms[a]; cur.IsZero() || at.Before(cur) {
+		r.alarms[a] = at
+	}
+}
+
+// tell sends a message to every participant for whom want holds; nil = all.
+func (r *Room) tell(resp *livekit.SignalResponse, want func(*Participant) bool) {
+	m := NewMessage(resp)
+	for _, p := range r.participants {
+		if want == nil || want(p) {
+			p.outlet.Send(m)
+		}
+	}
+}
+
+// tellRoom sends the room's state to everybody in it.
+func (r *Room) tellRoom() {
+	r.alarms[alarmUpdate] = time.Time{}
+	r.tell(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
+		RoomUpdate: &livekit.RoomUpdate{Room: r.rec.Info()},
+	}}, nil)
+}
+
+// stop sends every client away to reconnect. Nothing ends: the sessions' rows
+// stay, and the next process expects their participants back.
+func (r *Room) stop() {
+	if r.stopped {
+		return
+	}
+	r.stopped = true
+	for _, p := range r.participants {
+		p.outlet.Leave(&livekit.LeaveRequest{
+			CanReconnect: true,
+			Reason:       livekit.DisconnectReason_SERVER_SHUTDOWN,
+			Action:       livekit.LeaveRequest_RECONNECT,
+		})
+		p.shut()
+	}
+	clear(r.participants)
+	clear(r.tracks)
+	r.failRPCs()
+}

@@ -1,0 +1,322 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// Limits bound what clients and API callers may store. 0 = unlimited.
+type Limits struct {
+	MaxMetadata        int // bytes, of a room or participant
+	MaxAttributes      int // bytes of keys and values together
+	MaxRoomName        int // bytes
+	MaxIdentity        int // bytes
+	MaxParticipantName int // bytes
+}
+
+// Config is what the domain needs to run.
+type Config struct {
+	Store Store
+	Log   *slog.Logger
+
+	// AutoCreate lets a join create its room without the roomCreate grant.
+	AutoCreate bool
+	// EmptyTimeout, DepartureTimeout and MaxParticipants are the defaults of a new room.
+	EmptyTimeout     Timeout
+	DepartureTimeout Timeout
+	MaxParticipants  uint32
+	// Room is the rest of a new room's defaults.
+	Room RoomConfig
+	// EnableRemoteUnmute lets the API unmute a participant's track.
+	EnableRemoteUnmute bool
+	Limits             Limits
+	// RestartGrace is how long after a start participants who were in a room are
+	// expected back before they count as gone.
+	RestartGrace time.Duration
+}
+
+// Rooms is the registry of live rooms and the reaper of empty ones. Its methods
+// may be called concurrently. Those of the room API take and give LiveKit's
+// messages, and fail with an [Error].
+type Rooms struct {
+	cfg Config
+	log *slog.Logger
+
+	stopping atomic.Bool
+	loops    sync.WaitGroup // every live room's goroutine, and the reaper
+	quit     context.CancelFunc
+	life     context.Context // ends when Close is called; the loops' own lifetime
+	noted    atomic.Int64    // earliest deadline told to the reaper and not yet looked at; 0 = none
+	wake     chan struct{}   // capacity 1; wakes the reaper
+
+	mu   sync.Mutex // guards the following
+	live map[string]*Room
+}
+
+// New makes a registry; nothing runs before Open.
+func New(cfg Config) *Rooms {
+	if cfg.EmptyTimeout == 0 {
+		cfg.EmptyTimeout = DefaultEmptyTimeout
+	}
+	if cfg.DepartureTimeout == 0 {
+		cfg.DepartureTimeout = DefaultDepartureTimeout
+	}
+	life, quit := context.WithCancel(context.Background())
+	return &Rooms{
+		cfg:  cfg,
+		log:  cfg.Log,
+		live: make(map[string]*Room),
+		wake: make(chan struct{}, 1),
+		life: life,
+		quit: quit,
+	}
+}
+
+// Open takes up the rooms that were occupied when the last process went away:
+// their participants are expected back for the restart grace. Then the reaper
+// ends what is due, including what fell due while no process ran.
+func (rs *Rooms) Open(ctx context.Context) error {
+	occupied, err := rs.cfg.Store.Occupied(ctx)
+	if err != nil {
+		return fmt.Errorf("read occupied rooms: %w", err)
+	}
+	for _, rec := range occupied {
+		rs.room(rec.Name)
+	}
+	rs.loops.Go(rs.reap)
+	return nil
+}
+
+// Stop refuses new joins with [ErrStopping] and tells every client to reconnect:
+// the process is about to be replaced. Rooms and sessions stay open.
+func (rs *Rooms) Stop() {
+	rs.stopping.Store(true)
+	for _, r := range rs.all() {
+		r.post(r.stop)
+	}
+}
+
+// Close waits until every room has written what it had to write, or ctx ends.
+// Rooms with participants give them up without ending their sessions.
+func (rs *Rooms) Close(ctx context.Context) error {
+	rs.Stop()
+	rs.quit()
+	done := make(chan struct{})
+	go func() { // ends with the loops; they end once the store has answered
+		rs.loops.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("rooms are still writing: %w", ctx.Err())
+	}
+}
+
+func (rs *Rooms) all() []*Room {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	all := make([]*Room, 0, len(rs.live))
+	for _, r := range rs.live {
+		all = append(all, r)
+	}
+	return all
+}
+
+// room returns the live room of that name, made live if it was not.
+func (rs *Rooms) room(name string) *Room {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	r := rs.live[name]
+	if r == nil {
+		r = newRoom(rs, name)
+		rs.live[name] = r
+		rs.loops.Go(r.loop)
+	}
+	return r
+}
+
+// peek returns the live room of that name, nil if it is not live.
+func (rs *Rooms) peek(name string) *Room {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.live[name]
+}
+
+// retire takes r out of the registry if nobody has posted to it meanwhile.
+func (rs *Rooms) retire(r *Room) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if !r.mail.closeIfEmpty() {
+		return false
+	}
+	if rs.live[r.name] == r {
+		delete(rs.live, r.name)
+	}
+	return true
+}
+
+// drop takes r out of the registry at once: its room has ended, the name is
+// free. What waits in its mailbox is told to look again.
+func (rs *Rooms) drop(r *Room) {
+	rs.mu.Lock()
+	waiting := r.mail.close()
+	if rs.live[r.name] == r {
+		delete(rs.live, r.name)
+	}
+	rs.mu.Unlock()
+	for _, l := range waiting {
+		switch {
+		case l.urgent:
+			l.run()
+		case l.retired != nil:
+			l.retired()
+		}
+	}
+}
+
+// answer is what a letter's run gives its asker, once.
+type answer[T any] func(T, error)
+
+// ask has f run on r's goroutine and waits for its answer, which f may give
+// later, but must give. It does not give up when a caller does: what was asked
+// of a room may have happened, and the store always answers.
+func ask[T any](r *Room, f func(answer[T])) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result, 1)
+	reply := func(v T, err error) { ch <- result{v, err} }
+	var zero T
+	ok := r.mail.post(letter{
+		run:     func() { f(reply) },
+		retired: func() { reply(zero, errRetired) },
+	})
+	if !ok {
+		return zero, errRetired
+	}
+	res := <-ch
+	return res.v, res.err
+}
+
+// askName asks the room that bears name, made live for it, again and again
+// while the room that was asked has gone.
+func askName[T any](ctx context.Context, rs *Rooms, name string, f func(*Room, answer[T])) (T, error) {
+	for {
+		r := rs.room(name)
+		v, err := ask(r, func(reply answer[T]) { f(r, reply) })
+		if !errors.Is(err, errRetired) {
+			return v, err
+		}
+		if err := ctx.Err(); err != nil {
+			return v, err
+		}
+	}
+}
+
+// noteDeadline tells the reaper of a deadline that is on disk. It never blocks.
+func (rs *Rooms) noteDeadline(ms int64) {
+	if ms == 0 {
+		return
+	}
+	for {
+		old := rs.noted.Load()
+		if old != 0 && old <= ms {
+			return
+		}
+		if rs.noted.CompareAndSwap(old, ms) {
+			break
+		}
+	}
+	select {
+	case rs.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reap ends rooms at their deadline. It owns one timer, set to the earliest
+// deadline that the store knows, and wakes for nothing else.
+func (rs *Rooms) reap() {
+	const (
+		batch   = 500
+		retry   = time.Second
+		longest = 15 * time.Minute // a suspended machine's timer stands still; its wall clock does not
+	)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var earliest int64 // what the timer is set to; 0 = nothing
+	for {
+		select {
+		case <-rs.life.Done():
+			return
+		case <-rs.wake:
+			if ms := rs.noted.Swap(0); ms != 0 && (earliest == 0 || ms < earliest) {
+				earliest = ms
+				timer.Reset(min(time.Until(time.UnixMilli(ms)), longest))
+			}
+			continue
+		case <-timer.C:
+		}
+		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(time.Now()), batch)
+		switch {
+		case rs.life.Err() != nil:
+			return
+		case err != nil:
+			rs.log.Error("cannot end the rooms that are due, trying again", "error", err)
+			timer.Reset(retry)
+			continue
+		case len(ended) == batch:
+			timer.Reset(0)
+			continue
+		}
+		for i := range ended {
+			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
+		}
+		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
+		if err != nil {
+			rs.log.Error("cannot read the next deadline, trying again", "error", err)
+			timer.Reset(retry)
+			continue
+		}
+		if earliest != 0 {
+			timer.Reset(min(max(time.Until(time.UnixMilli(earliest)), 0), longest))
+		}
+	}
+}
+
+// newRecord makes the record of a new room from a request and the defaults.
+func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time) Record {
+	c := rs.cfg
+	rec := Record{
+		SID:              NewID("RM_"),
+		Name:             req.GetName(),
+		CreatedMs:        NowMs(now),
+		EmptyTimeout:     TimeoutFromWire(req.GetEmptyTimeout(), c.EmptyTimeout),
+		DepartureTimeout: TimeoutFromWire(req.GetDepartureTimeout(), c.DepartureTimeout),
+		MaxParticipants:  c.MaxParticipants,
+		Metadata:         req.GetMetadata(),
+		Config:           c.Room,
+		TurnPassword:     NewID(""),
+	}
+	if n := req.GetMaxParticipants(); n != 0 {
+		rec.MaxParticipants = n
+	}
+	if req.GetMinPlayoutDelay() != 0 || req.GetMaxPlayoutDelay() != 0 {
+		rec.Config.MinPlayoutDelay, rec.Config.MaxPlayoutDelay = req.GetMinPlayoutDelay(), req.GetMaxPlayoutDelay()
+	}
+	rec.Config.SyncStreams = rec.Config.SyncStreams || req.GetSyncStreams()
+	if len(req.GetTags()) > 0 {
+		rec.Config.Tags = req.GetTags()
+	}
+	rec.SetEmpty(rec.CreatedMs)
+	return rec
+}

@@ -1,0 +1,141 @@
+package rooms
+
+import (
+	"slices"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// consider begins to forward t to q, if q wants it and may have it, and ends it
+// if not. It is called whenever something of that changed.
+func (r *Room) consider(q *Participant, t *track) {
+	p := t.publisher
+	if p == q || q.peer == nil || q.ended.Load() {
+		return
+	}
+	sid := t.info.Sid
+	explicit, has := q.wanted[sid]
+	wants := explicit || (!has && q.autoSubscribe)
+	may := q.info.GetPermission().GetCanSubscribe()
+	allowed := permits(p.permissions, q, sid)
+	_, on := t.subscribers[q.identity]
+	switch {
+	case wants && may && allowed && !on:
+		t.subscribers[q.identity] = q
+		q.subscribed[sid] = t
+		r.tellPermission(q, p, sid, true)
+		q.peer.Subscribe(Subscription{
+			Track:             t.media,
+			Info:              t.info,
+			PublisherSID:      p.sid,
+			PublisherIdentity: p.identity,
+			SyncStreams:       r.rec.Config.SyncStreams,
+			MinPlayoutDelay:   r.rec.Config.MinPlayoutDelay,
+			MaxPlayoutDelay:   r.rec.Config.MaxPlayoutDelay,
+		})
+	case on && !(wants && may && allowed):
+		delete(t.subscribers, q.identity)
+		delete(q.subscribed, sid)
+		q.peer.Unsubscribe(sid)
+		if !allowed || !may {
+			r.tellPermission(q, p, sid, false)
+		}
+	case wants && may && !allowed:
+		r.tellPermission(q, p, sid, false)
+	}
+}
+
+func (r *Room) tellPermission(q, p *Participant, trackSID string, allowed bool) {
+	q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionPermissionUpdate{
+		SubscriptionPermissionUpdate: &livekit.SubscriptionPermissionUpdate{
+			ParticipantSid: p.sid, TrackSid: trackSID, Allowed: allowed,
+		},
+	}}))
+}
+
+// permits: the publisher's subscription permission lets q have the track.
+// nothing said = everybody.
+func permits(perm *livekit.SubscriptionPermission, q *Participant, trackSID string) bool {
+	if perm == nil || perm.AllParticipants {
+		return true
+	}
+	for _, tp := range perm.TrackPermissions {
+		if tp.ParticipantIdentity != q.identity && (tp.ParticipantIdentity != "" || tp.ParticipantSid != q.sid) {
+			continue
+		}
+		if tp.AllTracks || slices.Contains(tp.TrackSids, trackSID) {
+			return true
+		}
+	}
+	return false
+}
+
+// UpdateSubscription is the client's wish to have or not to have tracks.
+func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
+	p.post(func(r *Room) {
+		sids := slices.Clone(req.TrackSids)
+		for _, pt := range req.ParticipantTracks {
+			sids = append(sids, pt.TrackSids...)
+		}
+		r.want(p, sids, req.Subscribe)
+	})
+}
+
+// want records the wish and acts on it. A wish for a track that is not there
+// holds for when it comes, within a bound.
+func (r *Room) want(q *Participant, sids []string, on bool) {
+	const mostAhead = 1000 // wishes for tracks unknown yet
+	for _, sid := range sids {
+		t := r.tracks[sid]
+		if t == nil && len(q.wanted) >= mostAhead {
+			continue
+		}
+		q.wanted[sid] = on
+		if t != nil {
+			r.consider(q, t)
+		}
+	}
+}
+
+// SetSubscriptionPermission is a publisher's rule of who may have its tracks.
+func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
+	p.post(func(r *Room) {
+		p.permissions = perm
+		for _, t := range r.tracks {
+			if t.publisher != p {
+				continue
+			}
+			for _, q := range r.participants {
+				r.consider(q, t)
+			}
+		}
+	})
+}
+
+// Subscribed is for the peer: a subscription is on its way to it.
+func (p *Participant) Subscribed(trackSID string) {
+	p.post(func(r *Room) {
+		t := r.tracks[trackSID]
+		if t == nil || t.announced {
+			return
+		}
+		t.announced = true
+		t.publisher.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackSubscribed{
+			TrackSubscribed: &livekit.TrackSubscribed{TrackSid: trackSID},
+		}}))
+	})
+}
+
+// SubscriptionFailed is for the peer: the track cannot be forwarded to it.
+func (p *Participant) SubscriptionFailed(trackSID string, why livekit.SubscriptionError) {
+	p.post(func(r *Room) {
+		if t := r.tracks[trackSID]; t != nil {
+			delete(t.subscribers, p.identity)
+			delete(p.subscribed, trackSID)
+			p.wanted[trackSID] = false
+		}
+		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionResponse{
+			SubscriptionResponse: &livekit.SubscriptionResponse{TrackSid: trackSID, Err: why},
+		}}))
+	})
+}

@@ -1,0 +1,109 @@
+package rooms
+
+import (
+	"math"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// tellSpeakers looks at the audio levels and tells of the speakers that
+// changed, each participant those whom it hears, and itself.
+func (r *Room) tellSpeakers(now time.Time) {
+	levels := make(map[string]float32) // by publisher SID: the loudest of its tracks
+	publishers := make(map[string]*Participant)
+	for _, t := range r.tracks {
+		if t.info.Type != livekit.TrackType_AUDIO {
+			continue
+		}
+		publishers[t.publisher.sid] = t.publisher
+		if level, speaking := t.media.AudioLevel(); speaking && !t.info.Muted {
+			// In steps of an eighth, so that not every breath is news.
+			step := float32(math.Ceil(float64(level)*8) / 8)
+			levels[t.publisher.sid] = max(levels[t.publisher.sid], step)
+		}
+	}
+	var changed []*livekit.SpeakerInfo
+	for sid, level := range levels {
+		was := r.speakers[sid]
+		if was == nil || was.Level != level {
+			s := &livekit.SpeakerInfo{Sid: sid, Level: level, Active: true}
+			r.speakers[sid] = s
+			changed = append(changed, s)
+		}
+	}
+	for sid := range r.speakers {
+		if _, still := levels[sid]; !still {
+			delete(r.speakers, sid)
+			changed = append(changed, &livekit.SpeakerInfo{Sid: sid})
+		}
+	}
+	if len(publishers) > 0 {
+		r.setAlarm(alarmSpeakers, now.Add(speakerInterval))
+	}
+	if len(changed) == 0 {
+		return
+	}
+	for _, q := range r.participants {
+		hears := hearing(q)
+		var told []*livekit.SpeakerInfo
+		for _, s := range changed {
+			if s.Sid == q.sid || hears[s.Sid] {
+				told = append(told, s)
+			}
+		}
+		if len(told) > 0 {
+			q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SpeakersChanged{
+				SpeakersChanged: &livekit.SpeakersChanged{Speakers: told},
+			}}))
+		}
+	}
+}
+
+// hearing is the set of publishers' SIDs whose tracks q is subscribed to.
+func hearing(q *Participant) map[string]bool {
+	set := make(map[string]bool, len(q.subscribed))
+	for _, t := range q.subscribed {
+		set[t.publisher.sid] = true
+	}
+	return set
+}
+
+// tellQuality tells each active participant of its own connection quality and
+// of those whom it is subscribed to, if anybody's changed.
+func (r *Room) tellQuality(now time.Time) {
+	infos := make(map[string]*livekit.ConnectionQualityInfo)
+	changed := false
+	for _, p := range r.participants {
+		if p.peer == nil || p.info.State != livekit.ParticipantInfo_ACTIVE {
+			continue
+		}
+		q, score := p.peer.Quality()
+		if was, ok := r.quality[p.sid]; !ok || was != q {
+			changed = true
+			r.quality[p.sid] = q
+		}
+		infos[p.sid] = &livekit.ConnectionQualityInfo{ParticipantSid: p.sid, Quality: q, Score: score}
+	}
+	if len(infos) > 0 {
+		r.setAlarm(alarmQuality, now.Add(qualityInterval))
+	}
+	if !changed {
+		return
+	}
+	for _, q := range r.participants {
+		own := infos[q.sid]
+		if own == nil {
+			continue
+		}
+		updates := []*livekit.ConnectionQualityInfo{own}
+		for sid := range hearing(q) {
+			if i := infos[sid]; i != nil && sid != q.sid {
+				updates = append(updates, i)
+			}
+		}
+		q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_ConnectionQuality{
+			ConnectionQuality: &livekit.ConnectionQualityUpdate{Updates: updates},
+		}}))
+	}
+}

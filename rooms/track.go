@@ -1,0 +1,419 @@
+package rooms
+
+import (
+	"strings"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// track is a published track. It belongs to its room's goroutine.
+type track struct {
+	publisher   *Participant
+	media       MediaTrack
+	info        *livekit.TrackInfo      // replaced, never changed
+	subscribers map[string]*Participant // by identity
+	announced   bool                    // the publisher was told of its first subscriber
+}
+
+// AddTrack is the client's wish to publish.
+func (p *Participant) AddTrack(req *livekit.AddTrackRequest) {
+	p.post(func(r *Room) { r.addTrack(p, req) })
+}
+
+func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
+	refuse := func(why livekit.RequestResponse_Reason, msg string) {
+		p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{
+			Reason: why, Message: msg,
+			Request: &livekit.RequestResponse_AddTrack{AddTrack: req},
+		})))
+	}
+	if req.Type != livekit.TrackType_AUDIO && req.Type != livekit.TrackType_VIDEO {
+		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "only audio and video tracks can be published")
+		return
+	}
+	if !mayPublish(p.info.GetPermission(), req.Source) {
+		refuse(livekit.RequestResponse_NOT_ALLOWED, "does not have permission to publish this source")
+		return
+	}
+	if req.Sid != "" {
+		r.addCodec(p, req, refuse)
+		return
+	}
+	if _, ok := p.pendingCIDs[req.Cid]; ok || r.hasCID(p, req.Cid) {
+		refuse(livekit.RequestResponse_QUEUED, "a track with this cid is being published")
+		return
+	}
+	const mostPending = 64 // a client that announces and never sends must not fill our memory
+	if len(p.pendingTracks) >= mostPending {
+		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, "too many tracks are announced and not sent")
+		return
+	}
+	info := newTrackInfo(req)
+	p.pendingTracks[info.Sid] = info
+	p.pendingCIDs[req.Cid] = info.Sid
+	if p.peer != nil {
+		p.peer.AddTrack(req, info)
+	}
+	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
+		TrackPublished: &livekit.TrackPublishedResponse{Cid: req.Cid, Track: info},
+	}}))
+}
+
+// addCodec announces a further codec of a track that is there.
+func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse func(livekit.RequestResponse_Reason, string)) {
+	info := p.pendingTracks[req.Sid]
+	if t := r.tracks[req.Sid]; t != nil && t.publisher == p {
+		info = t.info
+	}
+	if info == nil {
+		refuse(livekit.RequestResponse_NOT_FOUND, "no such track")
+		return
+	}
+	info = proto.CloneOf(info)
+	for _, c := range req.SimulcastCodecs {
+		info.Codecs = append(info.Codecs, codecInfo(c, req))
+	}
+	if t := r.tracks[req.Sid]; t != nil {
+		t.info = info
+	} else {
+		p.pendingTracks[req.Sid] = info
+	}
+	if p.peer != nil {
+		p.peer.AddTrack(req, info)
+	}
+	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
+		TrackPublished: &livekit.TrackPublishedResponse{Cid: req.Cid, Track: info},
+	}}))
+}
+
+// hasCID: p publishes a track that it announced under cid.
+func (r *Room) hasCID(p *Participant, cid string) bool {
+	for _, t := range r.tracks {
+		if t.publisher != p {
+			continue
+		}
+		for _, c := range t.info.Codecs {
+			if c.Cid == cid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayPublish: canPublish, and the source is one of those allowed, if any are named.
+func mayPublish(perm *livekit.ParticipantPermission, src livekit.TrackSource) bool {
+	if !perm.GetCanPublish() {
+		return false
+	}
+	if len(perm.CanPublishSources) == 0 {
+		return true
+	}
+	for _, s := range perm.CanPublishSources {
+		if s == src {
+			return true
+		}
+	}
+	return false
+}
+
+// newTrackInfo makes the TrackInfo of an announced track. Its SID says kind and
+// source, as LiveKit's do.
+func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
+	kind := "A"
+	if req.Type == livekit.TrackType_VIDEO {
+		kind = "V"
+	}
+	source := map[livekit.TrackSource]string{
+		livekit.TrackSource_CAMERA:             "C",
+		livekit.TrackSource_MICROPHONE:         "M",
+		livekit.TrackSource_SCREEN_SHARE:       "S",
+		livekit.TrackSource_SCREEN_SHARE_AUDIO: "s",
+	}[req.Source]
+	stream := req.Stream
+	if stream == "" {
+		switch req.Source {
+		case livekit.TrackSource_CAMERA, livekit.TrackSource_MICROPHONE:
+			stream = "camera"
+		case livekit.TrackSource_SCREEN_SHARE, livekit.TrackSource_SCREEN_SHARE_AUDIO:
+			stream = "screen"
+		default:
+			stream = "unknown"
+		}
+	}
+	info := &livekit.TrackInfo{
+		Sid:                   NewID("TR_" + kind + source),
+		Type:                  req.Type,
+		Name:                  req.Name,
+		Muted:                 req.Muted,
+		Width:                 req.Width,
+		Height:                req.Height,
+		Source:                req.Source,
+		Layers:                req.Layers, //nolint:staticcheck // older clients read the layers here
+		DisableDtx:            req.DisableDtx,
+		Stereo:                req.Stereo,
+		DisableRed:            req.DisableRed,
+		Encryption:            req.Encryption,
+		Stream:                stream,
+		AudioFeatures:         audioFeatures(req),
+		BackupCodecPolicy:     req.BackupCodecPolicy,
+		PacketTrailerFeatures: req.PacketTrailerFeatures,
+		Version:               &livekit.TimedVersion{UnixMicro: time.Now().UnixMicro()},
+	}
+	for _, c := range req.SimulcastCodecs {
+		info.Codecs = append(info.Codecs, codecInfo(c, req))
+	}
+	if len(info.Codecs) == 0 {
+		info.Codecs = []*livekit.SimulcastCodecInfo{{Cid: req.Cid, Layers: req.Layers}}
+	}
+	return info
+}
+
+func codecInfo(c *livekit.SimulcastCodec, req *livekit.AddTrackRequest) *livekit.SimulcastCodecInfo {
+	mime := strings.ToLower(c.Codec)
+	if mime != "" && !strings.Contains(mime, "/") {
+		mime = strings.ToLower(req.Type.String()) + "/" + mime
+	}
+	layers := c.Layers
+	if len(layers) == 0 {
+		layers = req.Layers
+	}
+	cid := c.Cid
+	if cid == "" {
+		cid = req.Cid
+	}
+	return &livekit.SimulcastCodecInfo{MimeType: mime, Cid: cid, Layers: layers, VideoLayerMode: c.VideoLayerMode}
+}
+
+// audioFeatures is what req says in the new way and in the old.
+func audioFeatures(req *livekit.AddTrackRequest) []livekit.AudioTrackFeature {
+	f := append([]livekit.AudioTrackFeature(nil), req.AudioFeatures...)
+	add := func(on bool, feature livekit.AudioTrackFeature) {
+		for _, have := range f {
+			if have == feature {
+				return
+			}
+		}
+		if on {
+			f = append(f, feature)
+		}
+	}
+	add(req.Stereo, livekit.AudioTrackFeature_TF_STEREO)
+	add(req.DisableDtx, livekit.AudioTrackFeature_TF_NO_DTX)
+	return f
+}
+
+// TrackPublished is for the peer: a section of an announced track is negotiated.
+func (p *Participant) TrackPublished(media MediaTrack, info *livekit.TrackInfo) {
+	p.post(func(r *Room) { r.trackPublished(p, media, info) })
+}
+
+func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
+	now := time.Now()
+	info = proto.CloneOf(info)
+	info.Version = &livekit.TimedVersion{UnixMicro: now.UnixMicro()}
+	if t := r.tracks[info.Sid]; t != nil {
+		if t.publisher != p {
+			return
+		}
+		info.Muted = t.info.Muted
+		info.Name = t.info.Name
+		t.media = media
+		r.setInfo(t, info)
+		r.changed(p)
+		return
+	}
+	pending := p.pendingTracks[info.Sid]
+	if pending == nil || !mayPublish(p.info.GetPermission(), pending.Source) {
+		p.peer.RemoveTrack(info.Sid)
+		return
+	}
+	info.Muted = pending.Muted
+	delete(p.pendingTracks, info.Sid)
+	for cid, sid := range p.pendingCIDs {
+		if sid == info.Sid {
+			delete(p.pendingCIDs, cid)
+		}
+	}
+	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant)}
+	r.tracks[info.Sid] = t
+	if len(p.info.Tracks) == 0 {
+		r.rec.NumPublishers++
+		r.setAlarm(alarmUpdate, now.Add(updateDelay))
+	}
+	p.info.IsPublisher = true
+	r.setInfo(t, info)
+	if info.Muted {
+		p.peer.SetTrackMuted(info.Sid, true)
+	}
+	r.changed(p, r.trackEvent(EventTrackPublished, p.info, info, now))
+	if info.Type == livekit.TrackType_AUDIO {
+		r.setAlarm(alarmSpeakers, now.Add(speakerInterval))
+	}
+	for _, q := range r.participants {
+		r.consider(q, t)
+	}
+	r.log.Info("track published", "participant", p.identity, "track", info.Sid, "mime", info.MimeType)
+}
+
+// setInfo replaces t's info, also where its publisher's info shows it.
+func (r *Room) setInfo(t *track, info *livekit.TrackInfo) {
+	t.info = info
+	tracks := make([]*livekit.TrackInfo, 0, len(t.publisher.info.Tracks)+1)
+	found := false
+	for _, have := range t.publisher.info.Tracks {
+		if have.Sid == info.Sid {
+			have, found = info, true
+		}
+		tracks = append(tracks, have)
+	}
+	if !found {
+		tracks = append(tracks, info)
+	}
+	t.publisher.info.Tracks = tracks
+}
+
+// TrackUnpublished is for the peer: the client ended a track's section.
+func (p *Participant) TrackUnpublished(trackSID string) {
+	p.post(func(r *Room) {
+		if t := r.tracks[trackSID]; t != nil && t.publisher == p {
+			r.unpublish(t)
+			return
+		}
+		r.forgetPending(p, trackSID)
+	})
+}
+
+func (r *Room) forgetPending(p *Participant, trackSID string) {
+	delete(p.pendingTracks, trackSID)
+	for cid, sid := range p.pendingCIDs {
+		if sid == trackSID {
+			delete(p.pendingCIDs, cid)
+		}
+	}
+}
+
+// withdraw takes t from its subscribers.
+func (r *Room) withdraw(t *track) {
+	for _, q := range t.subscribers {
+		if q.peer != nil {
+			q.peer.Unsubscribe(t.info.Sid)
+		}
+		delete(q.subscribed, t.info.Sid)
+		delete(q.wanted, t.info.Sid)
+	}
+	clear(t.subscribers)
+}
+
+// unpublish ends t: a fact.
+func (r *Room) unpublish(t *track) {
+	p := t.publisher
+	r.withdraw(t)
+	delete(r.tracks, t.info.Sid)
+	kept := make([]*livekit.TrackInfo, 0, len(p.info.Tracks))
+	for _, have := range p.info.Tracks {
+		if have.Sid != t.info.Sid {
+			kept = append(kept, have)
+		}
+	}
+	p.info.Tracks = kept
+	now := time.Now()
+	if len(kept) == 0 {
+		r.rec.NumPublishers--
+		r.setAlarm(alarmUpdate, now.Add(updateDelay))
+	}
+	r.changed(p, r.trackEvent(EventTrackUnpublished, p.info, t.info, now))
+	r.log.Info("track unpublished", "participant", p.identity, "track", t.info.Sid)
+}
+
+// revoke ends a track by the server's will and tells its publisher's client.
+func (r *Room) revoke(t *track) {
+	if t.publisher.peer != nil {
+		t.publisher.peer.RemoveTrack(t.info.Sid)
+	}
+	t.publisher.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackUnpublished{
+		TrackUnpublished: &livekit.TrackUnpublishedResponse{TrackSid: t.info.Sid},
+	}}))
+	r.unpublish(t)
+}
+
+// Mute is the client's mute of a track of its own.
+func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
+	p.post(func(r *Room) {
+		if info := p.pendingTracks[req.Sid]; info != nil {
+			info = proto.CloneOf(info)
+			info.Muted = req.Muted
+			p.pendingTracks[req.Sid] = info
+			return
+		}
+		t := r.tracks[req.Sid]
+		if t == nil || t.publisher != p {
+			p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{
+				Reason: livekit.RequestResponse_NOT_FOUND, Message: "no such track",
+				Request: &livekit.RequestResponse_Mute{Mute: req},
+			})))
+			return
+		}
+		r.mute(t, req.Muted)
+	})
+}
+
+// mute sets t's muted state and tells everybody.
+func (r *Room) mute(t *track, muted bool) {
+	if t.info.Muted == muted {
+		return
+	}
+	r.editTrack(t, func(info *livekit.TrackInfo) { info.Muted = muted })
+	if t.publisher.peer != nil {
+		t.publisher.peer.SetTrackMuted(t.info.Sid, muted)
+	}
+	r.changed(t.publisher)
+}
+
+// editTrack replaces t's info by an edited copy.
+func (r *Room) editTrack(t *track, edit func(*livekit.TrackInfo)) {
+	info := proto.CloneOf(t.info)
+	edit(info)
+	info.Version = &livekit.TimedVersion{UnixMicro: time.Now().UnixMicro()}
+	r.setInfo(t, info)
+}
+
+// UpdateLocalAudioTrack sets the features of a published audio track.
+func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) {
+	p.editOwn(req.TrackSid, livekit.TrackType_AUDIO, &livekit.RequestResponse{
+		Request: &livekit.RequestResponse_UpdateAudioTrack{UpdateAudioTrack: req},
+	}, func(info *livekit.TrackInfo) {
+		info.AudioFeatures = req.Features
+		info.Stereo, info.DisableDtx = false, false
+		for _, f := range req.Features {
+			info.Stereo = info.Stereo || f == livekit.AudioTrackFeature_TF_STEREO
+			info.DisableDtx = info.DisableDtx || f == livekit.AudioTrackFeature_TF_NO_DTX
+		}
+	})
+}
+
+// UpdateLocalVideoTrack sets the size of a published video track.
+func (p *Participant) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) {
+	p.editOwn(req.TrackSid, livekit.TrackType_VIDEO, &livekit.RequestResponse{
+		Request: &livekit.RequestResponse_UpdateVideoTrack{UpdateVideoTrack: req},
+	}, func(info *livekit.TrackInfo) { info.Width, info.Height = req.Width, req.Height })
+}
+
+func (p *Participant) editOwn(sid string, kind livekit.TrackType, resp *livekit.RequestResponse, edit func(*livekit.TrackInfo)) {
+	p.post(func(r *Room) {
+		t := r.tracks[sid]
+		if t == nil || t.publisher != p || t.info.Type != kind {
+			resp.Reason, resp.Message = livekit.RequestResponse_NOT_FOUND, "no such track"
+			p.outlet.Send(NewMessage(requestResponse(resp)))
+			return
+		}
+		r.editTrack(t, edit)
+		r.changed(p)
+	})
+}
+
+func requestResponse(resp *livekit.RequestResponse) *livekit.SignalResponse {
+	return &livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}}
+}
