@@ -41,6 +41,9 @@ func (p *Participant) SID() string { return p.sid }
 // Identity is who it is, by its token.
 func (p *Participant) Identity() string { return p.identity }
 
+// Outlet is the way to its client, as it was given with the join.
+func (p *Participant) Outlet() Outlet { return p.outlet }
+
 // Ended reports whether the session is over for this participant: it left, was
 // removed or replaced, or the server stops.
 func (p *Participant) Ended() bool { return p.ended.Load() }
@@ -300,5 +303,26 @@ func (p *Participant) NeedsReconnect(why string) {
 			Reason:       livekit.DisconnectReason_MEDIA_FAILURE,
 			Action:       livekit.LeaveRequest_RECONNECT,
 		})
+	})
+}
+
+// Sync returns when the room has done what was posted for it before.
+func (p *Participant) Sync() { p.wait(func(*Room) {}) }
+
+// SyncState is what a resumed client says of its state: its subscriptions hold,
+// and a track that it believes published and that is not here needs a full
+// reconnect.
+func (p *Participant) SyncState(s *livekit.SyncState) {
+	p.post(func(r *Room) {
+		for _, published := range s.GetPublishTracks() {
+			sid := published.GetTrack().GetSid()
+			if t := r.tracks[sid]; (t == nil || t.publisher != p) && p.pendingTracks[sid] == nil {
+				p.NeedsReconnect("the client publishes a track that is not known: " + sid)
+				return
+			}
+		}
+		if sub := s.GetSubscription(); sub != nil && len(sub.TrackSids) > 0 {
+			r.want(p, sub.TrackSids, sub.Subscribe)
+		}
 	})
 }
