@@ -1,0 +1,250 @@
+package udp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	// DefaultBuffer is what the kernel is asked to queue in each direction. A
+	// key frame to a hundred subscribers is some 10 MB in a few milliseconds, most
+	// of which the wire takes meanwhile.
+	DefaultBuffer = 4 << 20
+	// DefaultFlushAfter bounds how long a packet waits for a Flush.
+	DefaultFlushAfter = time.Millisecond
+	// maxShards bounds the bursts in the making: more of them are each shorter.
+	maxShards = 8
+)
+
+// Config says what to listen on.
+type Config struct {
+	// Addr is host:port as for net.ListenPacket; port 0 picks one. An empty host is
+	// all addresses of both families.
+	Addr string
+	// Log receives what happens at opening; nothing is logged per packet. Required.
+	Log *slog.Logger
+	// Buffer is the size asked for each of the socket's buffers, in bytes; 0 means
+	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
+	Buffer int
+	// FlushAfter is the backstop's delay; 0 means DefaultFlushAfter.
+	FlushAfter time.Duration
+	// NoOffload sends without UDP_SEGMENT, and Plain moreover packet by packet, as
+	// where the system can do no better. Both are meant for tests and for networks
+	// whose drivers are at fault.
+	NoOffload, Plain bool
+}
+
+// Conn is one UDP socket. All methods may be called concurrently.
+type Conn struct {
+	socket     *net.UDPConn
+	raw        syscall.RawConn
+	log        *slog.Logger
+	flushAfter time.Duration
+	local      netip.AddrPort
+
+	shards  []shard
+	bursts  sync.Pool // of *burst
+	count   counters
+	path    path // what the system can do, see send_linux.go
+	receive receiver
+
+	// armed is set while timer runs. Whoever sets it starts the timer; the
+	// backstop goroutine clears it.
+	armed atomic.Bool
+	timer *time.Timer
+
+	closeOnce sync.Once
+	closeErr  error
+	done      chan struct{}
+	// backstop ends when done is closed; Close waits for it.
+	backstop sync.WaitGroup
+}
+
+var _ net.PacketConn = (*Conn)(nil)
+
+// Listen opens a socket. Close must be called.
+func Listen(cfg Config) (*Conn, error) {
+	pc, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for media: %w", err)
+	}
+	c, err := wrap(pc.(*net.UDPConn), cfg)
+	if err != nil {
+		_ = pc.Close() // the socket was never used
+		return nil, fmt.Errorf("set up media socket %s: %w", cfg.Addr, err)
+	}
+	return c, nil
+}
+
+func wrap(socket *net.UDPConn, cfg Config) (*Conn, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{
+		socket:     socket,
+		raw:        raw,
+		log:        cfg.Log,
+		flushAfter: cfg.FlushAfter,
+		local:      socket.LocalAddr().(*net.UDPAddr).AddrPort(),
+		shards:     make([]shard, shardCount()),
+		done:       make(chan struct{}),
+	}
+	if c.flushAfter <= 0 {
+		c.flushAfter = DefaultFlushAfter
+	}
+	if cfg.Buffer <= 0 {
+		cfg.Buffer = DefaultBuffer
+	}
+	c.bursts.New = func() any { return newBurst() }
+	if err := c.openPath(cfg); err != nil {
+		return nil, err
+	}
+	c.openReceiver()
+	c.timer = time.NewTimer(time.Hour)
+	c.timer.Stop()
+	c.backstop.Go(c.runBackstop)
+	return c, nil
+}
+
+// shardCount is the power of two that gives each processor a shard to itself.
+func shardCount() int {
+	n := 1
+	for n < runtime.GOMAXPROCS(0) && n < maxShards {
+		n *= 2
+	}
+	return n
+}
+
+// LocalAddr is the *net.UDPAddr that the socket is bound to.
+func (c *Conn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
+
+// isMedia tells RTP and RTCP from the rest by their first byte (RFC 7983).
+func isMedia(p []byte) bool { return len(p) > 0 && p[0]&0xc0 == 0x80 }
+
+// WriteToAddrPort sends p to dst: RTP and RTCP with the next flush, anything else
+// at once. What happens to a packet after it was taken into a burst is told by
+// [Conn.Stats] alone.
+func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
+	if !isMedia(p) {
+		return c.writeNow(p, dst)
+	}
+	if !dst.IsValid() {
+		return 0, &net.OpError{Op: "write", Net: "udp", Err: &net.AddrError{Err: "no destination"}}
+	}
+	s := &c.shards[shardOf(dst, len(c.shards))]
+	if len(p) > MaxPacket {
+		s.flush(c) // what came before it leaves before it
+		return c.writeNow(p, dst)
+	}
+	begun, err := s.append(c, p, dst)
+	if err != nil {
+		return 0, &net.OpError{Op: "write", Net: "udp", Err: err}
+	}
+	if begun && c.armed.CompareAndSwap(false, true) {
+		c.timer.Reset(c.flushAfter)
+	}
+	return len(p), nil
+}
+
+// writeNow sends one packet and counts it.
+func (c *Conn) writeNow(p []byte, dst netip.AddrPort) (int, error) {
+	n, err := c.socket.WriteToUDPAddrPort(p, dst)
+	if err != nil {
+		c.drop(err, 1)
+		return n, err
+	}
+	c.count.packetsSent.Add(1)
+	c.count.bytesSent.Add(uint64(n))
+	c.count.sendCalls.Add(1)
+	return n, nil
+}
+
+// WriteTo is WriteToAddrPort for a net.Addr, which is parsed unless it is a
+// *net.UDPAddr.
+func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
+	if u, ok := addr.(*net.UDPAddr); ok && u != nil {
+		return c.WriteToAddrPort(p, u.AddrPort())
+	}
+	if addr == nil {
+		return 0, &net.OpError{Op: "write", Net: "udp", Err: &net.AddrError{Err: "no destination"}}
+	}
+	dst, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return 0, &net.OpError{Op: "write", Net: "udp", Addr: addr, Err: err}
+	}
+	return c.WriteToAddrPort(p, dst)
+}
+
+// Flush sends what the writers have collected. Whoever writes a burst calls it at
+// the burst's end. It also sends what others have collected so far; what another
+// goroutine is just sending it does not wait for.
+func (c *Conn) Flush() {
+	for i := range c.shards {
+		if s := &c.shards[i]; s.pending.Load() {
+			s.flush(c)
+		}
+	}
+}
+
+// runBackstop flushes what nobody has flushed in time. The timer runs only after
+// a burst has begun, so an idle socket wakes nobody.
+func (c *Conn) runBackstop() {
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-c.timer.C:
+			c.armed.Store(false)
+			c.Flush()
+		}
+	}
+}
+
+// ReadFrom is ReadFromAddrPort with a *net.UDPAddr.
+func (c *Conn) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, src, err := c.ReadFromAddrPort(p)
+	if err != nil {
+		return n, nil, err
+	}
+	return n, net.UDPAddrFromAddrPort(src), nil
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *Conn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
+
+// SetReadDeadline bounds reads, but for packets that were already received.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
+
+// SetWriteDeadline bounds writes that leave at once; bursts never wait long.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
+
+// Close sends what waits, ends the backstop, waits for it, and closes the socket.
+// Reads and writes then fail with net.ErrClosed.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() {
+		close(c.done)
+		c.backstop.Wait()
+		c.timer.Stop()
+		for i := range c.shards {
+			c.shards[i].close(c)
+		}
+		c.closeErr = c.socket.Close()
+	})
+	return c.closeErr
+}
+
+func (c *Conn) takeBurst() *burst { return c.bursts.Get().(*burst) }
+
+func (c *Conn) giveBurst(b *burst) {
+	b.reset()
+	c.bursts.Put(b)
+}

@@ -1,0 +1,52 @@
+//go:build !linux
+
+package udp
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+)
+
+// scratch is what a system call needs of a burst: nothing here.
+type scratch struct{}
+
+// path is what the system can do: no more than send packets one by one.
+type path struct{ offload bool }
+
+func (c *Conn) openPath(cfg Config) error {
+	if err := errors.Join(c.socket.SetReadBuffer(cfg.Buffer), c.socket.SetWriteBuffer(cfg.Buffer)); err != nil {
+		c.log.Warn("media socket: buffers not enlarged", "wanted", cfg.Buffer, "error", err)
+	}
+	return nil
+}
+
+// send sends b packet by packet.
+func (c *Conn) send(b *burst) {
+	for i := range b.runs {
+		c.sendOneByOne(b, &b.runs[i])
+	}
+}
+
+// receiver has no state here.
+type receiver struct{}
+
+func (c *Conn) openReceiver() {}
+
+// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address.
+func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
+	for {
+		n, src, err := c.socket.ReadFromUDPAddrPort(p)
+		if err != nil && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)) &&
+			!errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // an ICMP answer to an earlier send; the mux would end on it
+		}
+		if err == nil {
+			c.count.receiveCalls.Add(1)
+			c.count.packetsReceived.Add(1)
+			c.count.bytesReceived.Add(uint64(n))
+		}
+		return n, netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), err
+	}
+}

@@ -1,0 +1,133 @@
+package udp
+
+import (
+	"net/netip"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// receiveMessages is how many packets one system call may bring.
+	receiveMessages = 32
+	// receiveErrors is how many errors in a row end a read. A UDP socket reports
+	// other packets' misfortunes too; they say nothing of the next packet.
+	receiveErrors = 1000
+)
+
+// receiver holds packets that a system call brought until they are asked for.
+type receiver struct {
+	// mu guards the following; it is held while a read waits.
+	mu   sync.Mutex
+	next int // of msgs, to be handed out
+	n    int // of msgs, received
+	err  unix.Errno
+
+	msgs  [receiveMessages]message
+	names [receiveMessages]unix.RawSockaddrInet6
+	iov   [receiveMessages]unix.Iovec
+	bufs  [receiveMessages][MaxPacket]byte
+	// call is fill bound to this receiver, made once: a method value allocates.
+	call func(fd uintptr) bool
+}
+
+func (c *Conn) openReceiver() {
+	r := &c.receive
+	r.call = r.fill
+	for i := range r.msgs {
+		r.iov[i].Base = &r.bufs[i][0]
+		r.iov[i].SetLen(MaxPacket)
+		h := &r.msgs[i].hdr
+		h.Iov = &r.iov[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+	}
+}
+
+// fill asks the kernel for packets; false means that there are none yet.
+func (r *receiver) fill(fd uintptr) bool {
+	for {
+		for i := range r.msgs {
+			r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		}
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
+			uintptr(unsafe.Pointer(&r.msgs[0])), receiveMessages, unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			r.next, r.n, r.err = 0, int(n), 0
+			return true
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		r.next, r.n, r.err = 0, 0, errno
+		return true
+	}
+}
+
+// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address. A
+// packet longer than MaxPacket is dropped and counted; what does not fit p is
+// cut off, as with any datagram socket.
+func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
+	r := &c.receive
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for failures := 0; ; {
+		for r.next < r.n {
+			i := r.next
+			r.next++
+			if r.msgs[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+				c.count.tooLong.Add(1)
+				continue
+			}
+			if src, ok := sourceOf(&r.names[i]); ok {
+				return copy(p, r.bufs[i][:r.msgs[i].len]), src, nil
+			}
+		}
+		if err := c.raw.Read(r.call); err != nil {
+			return 0, netip.AddrPort{}, err
+		}
+		if r.err != 0 {
+			if failures++; failures == receiveErrors {
+				return 0, netip.AddrPort{}, r.err
+			}
+			continue
+		}
+		failures = 0
+		c.countReceived()
+	}
+}
+
+// countReceived counts what one call has brought. The receiver's mu is held.
+func (c *Conn) countReceived() {
+	r := &c.receive
+	bytes := uint64(0)
+	for i := range r.n {
+		bytes += uint64(r.msgs[i].len)
+	}
+	c.count.receiveCalls.Add(1)
+	c.count.packetsReceived.Add(uint64(r.n))
+	c.count.bytesReceived.Add(bytes)
+}
+
+// sourceOf reads a socket address. The zone of a link-local address is its
+// interface's number, which the standard library takes for a name, too.
+func sourceOf(from *unix.RawSockaddrInet6) (netip.AddrPort, bool) {
+	port := (*[2]byte)(unsafe.Pointer(&from.Port))
+	n := uint16(port[0])<<8 | uint16(port[1])
+	switch from.Family {
+	case unix.AF_INET:
+		in4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
+		return netip.AddrPortFrom(netip.AddrFrom4(in4.Addr), n), true
+	case unix.AF_INET6:
+		a := netip.AddrFrom16(from.Addr).Unmap()
+		if from.Scope_id != 0 && a.IsLinkLocalUnicast() {
+			a = a.WithZone(strconv.FormatUint(uint64(from.Scope_id), 10))
+		}
+		return netip.AddrPortFrom(a, n), true
+	}
+	return netip.AddrPort{}, false
+}

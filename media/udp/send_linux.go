@@ -1,0 +1,374 @@
+package udp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// callMessages and callPieces bound one sendmmsg. Sixteen messages are already
+	// enough to make the call itself cheap.
+	callMessages = 64
+	callPieces   = 256
+	// busyWait is how long a burst waits, once, for a full send buffer to drain. A
+	// real-time packet that waits longer is worth less than those behind it.
+	busyWait = 5 // ms
+	// maxRefused bounds the remembered addresses that refuse offload.
+	maxRefused = 4096
+)
+
+// message is struct mmsghdr of sendmmsg(2).
+type message struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// control is a cmsghdr of UDP_SEGMENT with its value, padded as CMSG_SPACE pads.
+type control struct {
+	hdr  unix.Cmsghdr
+	size uint16
+	_    [6]byte
+}
+
+// scratch is what sendmmsg needs of a burst. It lies in the burst so that it is
+// neither allocated nor shared.
+type scratch struct {
+	n      int // messages
+	pieces int // of iov
+	msgs   [callMessages]message
+	runOf  [callMessages]int32 // index of the message's run
+	firstS [callMessages]int32 // its first segment
+	countS [callMessages]int32 // its number of segments
+	bytes  [callMessages]int32
+	names  [callMessages]unix.RawSockaddrInet6
+	ctrls  [callMessages]control
+	iov    [callPieces]unix.Iovec
+
+	conn *Conn
+	b    *burst
+	// call is sendAll bound to this scratch, made once: a method value allocates.
+	call func(fd uintptr)
+}
+
+// path is what the system can do for a socket.
+type path struct {
+	v6      bool // the socket is AF_INET6
+	offload bool
+	plain   atomic.Bool // no sendmmsg
+
+	// refused is, by address, the longest segment for which offload may still be
+	// tried, 0 for none. Copied on write: reads are per run, writes once per path.
+	refused atomic.Pointer[map[netip.Addr]int32]
+	// refusedMu serialises the writers.
+	refusedMu sync.Mutex
+}
+
+func (c *Conn) openPath(cfg Config) error {
+	var domain, segment int
+	var domainErr, segmentErr error
+	err := c.raw.Control(func(fd uintptr) {
+		domain, domainErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		segment, segmentErr = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
+	})
+	if err != nil {
+		return err
+	}
+	if domainErr != nil {
+		return fmt.Errorf("ask for the address family: %w", domainErr)
+	}
+	c.path.v6 = domain == unix.AF_INET6
+	c.path.offload = !cfg.NoOffload && segmentErr == nil && segment == 0
+	c.path.plain.Store(cfg.Plain)
+	if segmentErr != nil {
+		c.log.Info("media socket: no segmentation offload on this kernel", "error", segmentErr)
+	}
+	c.enlarge("receive", cfg.Buffer, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE)
+	c.enlarge("send", cfg.Buffer, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
+	return nil
+}
+
+// enlarge asks for a buffer of want bytes; with CAP_NET_ADMIN the system's maximum
+// does not bind.
+func (c *Conn) enlarge(which string, want, option, force int) {
+	var got int
+	var optErr error
+	err := c.raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, want) != nil {
+			optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, want)
+		}
+		got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) // 0 is less than wanted, too
+	})
+	if err == nil {
+		err = optErr
+	}
+	got /= 2 // the kernel counts its own book-keeping in (socket(7))
+	if err != nil || got < want {
+		c.log.Warn("media socket: the kernel grants a smaller buffer than wanted; raise net.core.rmem_max and wmem_max",
+			"buffer", which, "wanted", want, "granted", got, "error", err)
+	}
+}
+
+// send hands b to the kernel. What fails is counted.
+func (c *Conn) send(b *burst) {
+	if c.path.plain.Load() {
+		for i := range b.runs {
+			c.sendOneByOne(b, &b.runs[i])
+		}
+		return
+	}
+	o := &b.out
+	if o.call == nil {
+		o.b = b
+		o.call = o.sendAll
+	}
+	o.conn = c
+	// Control, not Write: Write would serialise the shards on the descriptor's
+	// write lock and wait without bound.
+	if err := c.raw.Control(o.call); err != nil {
+		c.drop(net.ErrClosed, len(b.segs))
+	}
+	o.conn = nil
+}
+
+// sendAll sends every run of the burst.
+func (o *scratch) sendAll(fd uintptr) {
+	s := sending{o: o, fd: int(fd)}
+	for i := range o.b.runs {
+		r := &o.b.runs[i]
+		if r.dst.Addr().Zone() != "" {
+			o.conn.sendOneByOne(o.b, r) // the standard library knows the zones' numbers
+			continue
+		}
+		if !o.conn.path.reaches(r.dst.Addr()) {
+			o.conn.count.unreachable.Add(uint64(r.count))
+			continue
+		}
+		if r.count > 1 && o.conn.path.offloads(r.dst.Addr(), r.size) {
+			s.add(int32(i), r.first, r.count, r.bytes)
+			continue
+		}
+		for j := r.first; j >= 0; j = o.b.segs[j].next {
+			s.add(int32(i), j, 1, o.b.segs[j].len)
+		}
+	}
+	s.flush()
+}
+
+// reaches tells whether the socket speaks the address's family.
+func (p *path) reaches(a netip.Addr) bool {
+	return a.Is4() || a.Is4In6() || p.v6 && a.IsValid()
+}
+
+// offloads tells whether segments of size bytes to a may leave as one message.
+func (p *path) offloads(a netip.Addr, size int32) bool {
+	if !p.offload {
+		return false
+	}
+	m := p.refused.Load()
+	if m == nil {
+		return true
+	}
+	limit, known := (*m)[a]
+	return !known || size <= limit
+}
+
+// refuse remembers that offload was refused to a for segments of size bytes:
+// those longer than the path's MTU (EINVAL), or all, where the device cannot
+// compute checksums (EIO).
+func (p *path) refuse(a netip.Addr, size int32, err unix.Errno) {
+	limit := size - 1
+	if err == unix.EIO {
+		limit = 0
+	}
+	p.refusedMu.Lock()
+	defer p.refusedMu.Unlock()
+	next := make(map[netip.Addr]int32)
+	if m := p.refused.Load(); m != nil && len(*m) < maxRefused {
+		for k, v := range *m {
+			next[k] = v
+		}
+	}
+	if old, known := next[a]; !known || limit < old {
+		next[a] = limit
+	}
+	p.refused.Store(&next)
+}
+
+// sending is one burst on its way: messages are added, and leave callMessages at a
+// time.
+type sending struct {
+	o      *scratch
+	fd     int
+	waited bool // for a full send buffer
+	broken bool // it stayed full: what remains is dropped
+}
+
+// add makes count segments, from first on, one message.
+func (s *sending) add(runIndex, first, count, bytes int32) {
+	o := s.o
+	if o.n == callMessages || o.pieces+int(count) > callPieces {
+		s.flush()
+	}
+	r := &o.b.runs[runIndex]
+	i := o.n
+	m := &o.msgs[i]
+	*m = message{}
+	o.runOf[i], o.firstS[i], o.countS[i], o.bytes[i] = runIndex, first, count, bytes
+
+	start := o.pieces
+	o.addPieces(first, count)
+	m.hdr.Iov = &o.iov[start]
+	m.hdr.SetIovlen(o.pieces - start)
+
+	m.hdr.Name = (*byte)(unsafe.Pointer(&o.names[i]))
+	m.hdr.Namelen = putSockaddr(&o.names[i], r.dst, o.conn.path.v6)
+	if count > 1 {
+		ctl := &o.ctrls[i]
+		ctl.hdr.Level = unix.SOL_UDP
+		ctl.hdr.Type = unix.UDP_SEGMENT
+		ctl.hdr.SetLen(unix.CmsgLen(2))
+		ctl.size = uint16(r.size)
+		m.hdr.Control = (*byte)(unsafe.Pointer(ctl))
+		m.hdr.SetControllen(unix.CmsgSpace(2))
+	}
+	o.n++
+}
+
+// addPieces lists the memory of count segments; neighbours in the arena are one
+// piece.
+func (o *scratch) addPieces(first, count int32) {
+	end := int32(-1)
+	for j := first; count > 0; count-- {
+		g := o.b.segs[j]
+		if g.off == end {
+			v := &o.iov[o.pieces-1]
+			v.SetLen(int(v.Len) + int(g.len))
+		} else {
+			v := &o.iov[o.pieces]
+			v.Base = &o.b.arena[g.off]
+			v.SetLen(int(g.len))
+			o.pieces++
+		}
+		end = g.off + g.len
+		j = g.next
+	}
+}
+
+// putSockaddr writes dst as the kernel wants it and returns its length. A v6
+// socket takes v4 addresses in their v4-mapped form.
+func putSockaddr(to *unix.RawSockaddrInet6, dst netip.AddrPort, v6 bool) uint32 {
+	port := (*[2]byte)(unsafe.Pointer(&to.Port))
+	if v6 {
+		*to = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: dst.Addr().As16()}
+		port[0], port[1] = byte(dst.Port()>>8), byte(dst.Port())
+		return unix.SizeofSockaddrInet6
+	}
+	*to = unix.RawSockaddrInet6{}
+	in4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(to)) // the shorter of the two, and they begin alike
+	in4.Family = unix.AF_INET
+	in4.Addr = dst.Addr().Unmap().As4()
+	port[0], port[1] = byte(dst.Port()>>8), byte(dst.Port())
+	return unix.SizeofSockaddrInet4
+}
+
+// flush sends the messages that were added.
+func (s *sending) flush() {
+	o := s.o
+	for at := 0; at < o.n; {
+		if s.broken {
+			o.conn.count.busy.Add(uint64(o.countS[at]))
+			at++
+			continue
+		}
+		sent, errno := sendmmsg(s.fd, o.msgs[at:o.n])
+		o.conn.count.sendCalls.Add(1)
+		if errno == 0 && sent > 0 {
+			o.account(at, sent)
+			at += sent
+			continue
+		}
+		at += s.fail(at, errno)
+	}
+	o.n, o.pieces = 0, 0
+}
+
+// account counts messages that left.
+func (o *scratch) account(at, sent int) {
+	var packets, bytes, offMessages, offPackets uint64
+	for i := at; i < at+sent; i++ {
+		packets += uint64(o.countS[i])
+		bytes += uint64(o.bytes[i])
+		if o.countS[i] > 1 {
+			offMessages++
+			offPackets += uint64(o.countS[i])
+		}
+	}
+	n := &o.conn.count
+	n.packetsSent.Add(packets)
+	n.bytesSent.Add(bytes)
+	if offMessages > 0 {
+		n.offloadMessages.Add(offMessages)
+		n.offloadPackets.Add(offPackets)
+	}
+}
+
+// fail deals with the message that the kernel refused and returns how many
+// messages are done with: 0 to try it again, else 1.
+func (s *sending) fail(at int, errno unix.Errno) int {
+	o := s.o
+	c := o.conn
+	r := &o.b.runs[o.runOf[at]]
+	switch {
+	case errno == unix.EINTR:
+		return 0
+	case errno == unix.EAGAIN || errno == unix.ENOBUFS || errno == unix.ENOMEM:
+		if s.waited {
+			s.broken = true
+			return 0
+		}
+		s.waited = true
+		// An error only shortens the wait.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}, busyWait)
+		return 0
+	case errno == unix.ENOSYS:
+		c.path.plain.Store(true)
+		c.log.Warn("media socket: no sendmmsg on this system, packets leave one by one")
+		s.oneByOne(at)
+		return 1
+	case o.countS[at] > 1 && (errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP):
+		c.path.refuse(r.dst.Addr(), r.size, errno)
+		c.count.offloadRefused.Add(1)
+		s.oneByOne(at)
+		return 1
+	}
+	c.drop(errno, int(o.countS[at]))
+	return 1
+}
+
+// oneByOne sends a message's segments each on its own.
+func (s *sending) oneByOne(at int) {
+	o := s.o
+	dst := o.b.runs[o.runOf[at]].dst
+	j := o.firstS[at]
+	for range o.countS[at] {
+		_, _ = o.conn.writeNow(o.b.packet(j), dst) // counted there; the next may pass
+		j = o.b.segs[j].next
+	}
+}
+
+// sendmmsg never blocks. It returns how many messages left; the error is that of
+// the first, and only if none left.
+func sendmmsg(fd int, msgs []message) (int, unix.Errno) {
+	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
+		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}

@@ -1,0 +1,91 @@
+package udp
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// shard is the burst in the making of those destinations that hash to it.
+//
+// Two locks: a writer that only appends must not wait for a burst on its way
+// into the kernel. sendMu comes before mu.
+type shard struct {
+	// sendMu is held from taking the burst until the kernel has it, so that bursts
+	// leave in the order in which they were filled.
+	sendMu sync.Mutex
+
+	// mu guards the following.
+	mu     sync.Mutex
+	cur    *burst // nil while nothing waits
+	closed bool
+
+	// pending is cur != nil, to be asked without the lock.
+	pending atomic.Bool
+
+	_ [64]byte // neighbours do not share a cache line
+}
+
+// append adds p to dst's run. begun tells that the shard was empty.
+func (s *shard) append(c *Conn, p []byte, dst netip.AddrPort) (begun bool, err error) {
+	s.mu.Lock()
+	for {
+		if s.closed {
+			s.mu.Unlock()
+			return false, net.ErrClosed
+		}
+		if s.cur == nil {
+			s.cur = c.takeBurst()
+			s.pending.Store(true)
+			begun = true
+		}
+		if room := s.cur.reserve(len(p)); room != nil {
+			copy(room, p)
+			s.cur.commit(dst, len(p))
+			s.mu.Unlock()
+			return begun, nil
+		}
+		s.mu.Unlock()
+		s.flush(c)
+		s.mu.Lock()
+	}
+}
+
+// flush sends what waits.
+func (s *shard) flush(c *Conn) {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if b := s.take(); b != nil {
+		c.send(b)
+		c.giveBurst(b)
+	}
+}
+
+func (s *shard) take() *burst {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.cur
+	s.cur = nil
+	s.pending.Store(false)
+	return b
+}
+
+// close sends what waits and refuses what comes.
+func (s *shard) close(c *Conn) {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.flush(c)
+}
+
+// shardOf spreads destinations. The low address bytes and the port are what
+// differs between clients.
+func shardOf(dst netip.AddrPort, n int) int {
+	a := dst.Addr().As16()
+	h := uint32(dst.Port()) * 0x9e3779b1
+	h ^= (uint32(a[12])<<24 | uint32(a[13])<<16 | uint32(a[14])<<8 | uint32(a[15])) * 0x85ebca6b
+	h ^= (uint32(a[4])<<24 | uint32(a[5])<<16 | uint32(a[6])<<8 | uint32(a[7])) * 0xc2b2ae35
+	h ^= h >> 15
+	return int(h) & (n - 1)
+}

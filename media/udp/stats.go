@@ -1,0 +1,69 @@
+package udp
+
+import "sync/atomic"
+
+// Stats is what a socket has done since it was opened.
+type Stats struct {
+	PacketsSent, BytesSent uint64
+	// SendCalls is the number of system calls that sent them.
+	SendCalls uint64
+	// OffloadMessages is how many messages of several packets left as one
+	// segmentation-offload send; OffloadPackets the packets in them.
+	OffloadMessages, OffloadPackets uint64
+	// OffloadRefused is how often the kernel refused offload for a destination and
+	// packet size; those packets left plainly.
+	OffloadRefused uint64
+
+	PacketsReceived, BytesReceived uint64
+	// ReceiveCalls is the number of system calls that brought packets.
+	ReceiveCalls uint64
+
+	Dropped Drops
+}
+
+// Drops is packets that did not leave, or were not handed on, by reason.
+type Drops struct {
+	// Busy: the socket's send buffer, or a queue below it, stayed full.
+	Busy uint64
+	// Unreachable: no route, a firewall's refusal, or an address of a family that
+	// the socket does not speak.
+	Unreachable uint64
+	// TooLong: longer than the path takes, or, received, than MaxPacket.
+	TooLong uint64
+	// Closed: the socket was closed under a burst.
+	Closed uint64
+	// Other: any other error of the system's.
+	Other uint64
+}
+
+// counters is Stats while it is counted. Sends add to it once per system call.
+type counters struct {
+	packetsSent, bytesSent, sendCalls               atomic.Uint64
+	offloadMessages, offloadPackets, offloadRefused atomic.Uint64
+	busy, unreachable, tooLong, closed, other       atomic.Uint64
+	_                                               [64]byte // the reader's own cache line
+	packetsReceived, bytesReceived, receiveCalls    atomic.Uint64
+}
+
+// Stats takes no lock; its numbers may be a moment apart from one another.
+func (c *Conn) Stats() Stats {
+	n := &c.count
+	return Stats{
+		PacketsSent:     n.packetsSent.Load(),
+		BytesSent:       n.bytesSent.Load(),
+		SendCalls:       n.sendCalls.Load(),
+		OffloadMessages: n.offloadMessages.Load(),
+		OffloadPackets:  n.offloadPackets.Load(),
+		OffloadRefused:  n.offloadRefused.Load(),
+		PacketsReceived: n.packetsReceived.Load(),
+		BytesReceived:   n.bytesReceived.Load(),
+		ReceiveCalls:    n.receiveCalls.Load(),
+		Dropped: Drops{
+			Busy:        n.busy.Load(),
+			Unreachable: n.unreachable.Load(),
+			TooLong:     n.tooLong.Load(),
+			Closed:      n.closed.Load(),
+			Other:       n.other.Load(),
+		},
+	}
+}
