@@ -1,0 +1,258 @@
+// Package config reads Parlor's configuration: one YAML file with LiveKit's
+// keys and meanings and a few of Parlor's own, the environment over it, the
+// command line over that.
+//
+// A file written for LiveKit is read unchanged. [Keys] lists every key that is
+// known, what it does, and whether it does anything here; a key that is not in
+// the list is an error, since a misspelt limit is no limit.
+package config
+
+import (
+	"time"
+)
+
+// Config is what the server runs with. Durations and sizes of LiveKit's keys
+// keep LiveKit's units, which each field's comment tells.
+type Config struct {
+	Port          int      `yaml:"port"`           // TCP port of HTTP and WebSocket; 0 = any free one
+	BindAddresses []string `yaml:"bind_addresses"` // IP addresses to listen on; empty = all
+
+	Keys    map[string]string `yaml:"keys"`     // API key → secret
+	KeyFile string            `yaml:"key_file"` // YAML file of more keys, readable by its owner and group alone
+
+	Database     string    `yaml:"database"`      // path of the SQLite file
+	Replica      string    `yaml:"replica"`       // URL that the database is replicated to
+	RestartGrace Duration  `yaml:"restart_grace"` // how long participants are expected back after a restart
+	History      Retention `yaml:"history"`       // how long ended rooms are kept
+
+	RTC     RTC     `yaml:"rtc"`
+	Room    Room    `yaml:"room"`
+	Audio   Audio   `yaml:"audio"`
+	Video   Video   `yaml:"video"`
+	Limit   Limit   `yaml:"limit"`
+	Webhook Webhook `yaml:"webhook"`
+	Hooks   Hooks   `yaml:"hooks"`
+
+	TLS            TLS        `yaml:"tls"`
+	Prometheus     Prometheus `yaml:"prometheus"`
+	PrometheusPort int        `yaml:"prometheus_port"` // LiveKit's old name of prometheus.port
+	Logging        Logging    `yaml:"logging"`
+	LogLevel       string     `yaml:"log_level"` // LiveKit's old name of logging.level
+	Region         string     `yaml:"region"`    // told to clients in the join response
+
+	Development bool `yaml:"development"` // well-known keys, loopback only, the page open to everyone
+}
+
+// RTC is where media is received and sent.
+type RTC struct {
+	UDPPort                 PortRange    `yaml:"udp_port"`         // one socket for all participants, or one per port of a range
+	PortRangeStart          int          `yaml:"port_range_start"` // LiveKit's socket per transport; see UDPPorts
+	PortRangeEnd            int          `yaml:"port_range_end"`
+	TCPPort                 int          `yaml:"tcp_port"` // ICE over TCP (RFC 6544); 0 = none
+	NodeIP                  NodeIP       `yaml:"node_ip"`  // address to advertise instead of the host's own
+	UseExternalIP           bool         `yaml:"use_external_ip"`
+	AdvertiseInternalIP     bool         `yaml:"advertise_internal_ip"`
+	EnableLoopbackCandidate bool         `yaml:"enable_loopback_candidate"`
+	Interfaces              Filter       `yaml:"interfaces"`   // by name
+	IPs                     Filter       `yaml:"ips"`          // by CIDR
+	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients, and asked by use_external_ip
+	TURNServers             []TURNServer `yaml:"turn_servers"` // handed to clients
+	UseICELite              bool         `yaml:"use_ice_lite"`
+	AllowTCPFallback        bool         `yaml:"allow_tcp_fallback"`
+
+	PacketBufferSizeVideo int               `yaml:"packet_buffer_size_video"` // packets kept per track for retransmission
+	PacketBufferSizeAudio int               `yaml:"packet_buffer_size_audio"`
+	PLIThrottle           PLIThrottle       `yaml:"pli_throttle"`
+	CongestionControl     CongestionControl `yaml:"congestion_control"`
+}
+
+// Filter includes and excludes; empty includes = everything. What is in both is
+// included.
+type Filter struct {
+	Includes []string `yaml:"includes"`
+	Excludes []string `yaml:"excludes"`
+}
+
+// TURNServer is somebody else's TURN server (RFC 8656), told to clients.
+type TURNServer struct {
+	Host            string `yaml:"host"`
+	Port            int    `yaml:"port"`
+	Protocol        string `yaml:"protocol"` // udp, tcp or tls
+	Username        string `yaml:"username"`
+	Credential      string `yaml:"credential"`
+	CredentialsFile string `yaml:"credentials_file"` // YAML file with username and credential
+	Secret          string `yaml:"secret"`           // shared secret for credentials that expire
+	SecretFile      string `yaml:"secret_file"`
+	TTL             int    `yaml:"ttl"` // seconds that such credentials hold
+}
+
+// PLIThrottle is the shortest time between two keyframe requests to a publisher,
+// by layer.
+type PLIThrottle struct {
+	LowQuality  Duration `yaml:"low_quality"`
+	MidQuality  Duration `yaml:"mid_quality"`
+	HighQuality Duration `yaml:"high_quality"`
+}
+
+// CongestionControl is whether a subscriber's bandwidth is estimated and its
+// layers chosen to fit.
+type CongestionControl struct {
+	Enabled    bool `yaml:"enabled"`
+	AllowPause bool `yaml:"allow_pause"` // video may be paused when not even its lowest layer fits
+}
+
+// Room is what a room has unless it was created with something else.
+type Room struct {
+	AutoCreate                   bool              `yaml:"auto_create"` // the first join creates the room
+	EmptyTimeout                 Seconds           `yaml:"empty_timeout"`
+	DepartureTimeout             Seconds           `yaml:"departure_timeout"`
+	MaxParticipants              uint32            `yaml:"max_participants"` // 0 = no limit
+	EnabledCodecs                []Codec           `yaml:"enabled_codecs"`
+	EnableRemoteUnmute           bool              `yaml:"enable_remote_unmute"`
+	PlayoutDelay                 PlayoutDelay      `yaml:"playout_delay"`
+	SyncStreams                  bool              `yaml:"sync_streams"`
+	EnableFullRoomInWebhooks     bool              `yaml:"enable_full_room_in_webhooks"`
+	RoomConfigurations           map[string]Preset `yaml:"room_configurations"`             // presets by name
+	MaxMetadataSize              int               `yaml:"max_metadata_size"`               // LiveKit's old name of limit.…
+	MaxRoomNameLength            int               `yaml:"max_room_name_length"`            // likewise
+	MaxParticipantIdentityLength int               `yaml:"max_participant_identity_length"` // likewise
+}
+
+// Codec is a codec that may be published.
+type Codec struct {
+	Mime     string `yaml:"mime"`
+	FmtpLine string `yaml:"fmtp_line"`
+}
+
+// PlayoutDelay is the delay that subscribers are asked to play out with, in ms.
+type PlayoutDelay struct {
+	Enabled bool   `yaml:"enabled"`
+	Min     uint32 `yaml:"min"`
+	Max     uint32 `yaml:"max"`
+}
+
+// Audio is when somebody counts as speaking.
+type Audio struct {
+	ActiveLevel     uint8  `yaml:"active_level"`     // −dBov, 0 (loudest) to 127
+	MinPercentile   uint8  `yaml:"min_percentile"`   // of the interval that must be at that level
+	UpdateInterval  uint32 `yaml:"update_interval"`  // ms between speaker updates
+	SmoothIntervals uint32 `yaml:"smooth_intervals"` // 0 = no smoothing
+}
+
+// Video is how published video follows what is watched.
+type Video struct {
+	DynacastPauseDelay Duration `yaml:"dynacast_pause_delay"` // before a layer nobody watches is paused
+}
+
+// Limit is how much a client may ask for. Lengths are in bytes; 0 = no limit.
+type Limit struct {
+	MaxMetadataSize              int   `yaml:"max_metadata_size"`
+	MaxAttributesSize            int   `yaml:"max_attributes_size"`
+	MaxRoomNameLength            int   `yaml:"max_room_name_length"`
+	MaxParticipantIdentityLength int   `yaml:"max_participant_identity_length"`
+	MaxParticipantNameLength     int   `yaml:"max_participant_name_length"`
+	SignalMessageSizeLimit       int64 `yaml:"signal_message_size_limit"`
+	MaxAPIRequestBodySize        int64 `yaml:"max_api_request_body_size"`
+
+	SubscriptionLimitVideo int     `yaml:"subscription_limit_video"`
+	SubscriptionLimitAudio int     `yaml:"subscription_limit_audio"`
+	NumTracks              int     `yaml:"num_tracks"`    // tracks in and out; 0 or −1 = no limit
+	BytesPerSec            float64 `yaml:"bytes_per_sec"` // in and out; 0 or −1 = no limit
+}
+
+// Webhook is who is told of events.
+type Webhook struct {
+	URLs         []string     `yaml:"urls"`
+	APIKey       string       `yaml:"api_key"` // one of Keys; signs the deliveries
+	FilterParams FilterParams `yaml:"filter_params"`
+}
+
+// FilterParams chooses events by type; what is in both lists is excluded.
+type FilterParams struct {
+	IncludeEvents []string `yaml:"include_events"` // empty = all that LiveKit sends
+	ExcludeEvents []string `yaml:"exclude_events"`
+}
+
+// Hooks are asked before something is allowed.
+type Hooks struct {
+	Authorize string   `yaml:"authorize"` // URL
+	Timeout   Duration `yaml:"timeout"`
+	OnFailure string   `yaml:"on_failure"` // allow or deny
+}
+
+// TLS makes the HTTP port speak TLS; both or none.
+type TLS struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+}
+
+// Prometheus is where metrics are served; port 0 = nowhere.
+type Prometheus struct {
+	Port     int    `yaml:"port"`
+	Username string `yaml:"username"` // both or none
+	Password string `yaml:"password"`
+}
+
+// Logging is what is logged, to standard error.
+type Logging struct {
+	Level     string `yaml:"level"`      // debug, info, warn or error
+	PionLevel string `yaml:"pion_level"` // the same, for the WebRTC stack
+	JSON      bool   `yaml:"json"`
+}
+
+// Default is the configuration that an empty file gives.
+func Default() *Config {
+	return &Config{
+		Port:         7880,
+		Database:     "parlor.db",
+		RestartGrace: Duration(time.Minute),
+		History:      Retention(30 * 24 * time.Hour),
+		RTC: RTC{
+			TCPPort:               7881,
+			AllowTCPFallback:      true,
+			PacketBufferSizeVideo: 500,
+			PacketBufferSizeAudio: 200,
+			PLIThrottle: PLIThrottle{
+				LowQuality:  Duration(500 * time.Millisecond),
+				MidQuality:  Duration(time.Second),
+				HighQuality: Duration(time.Second),
+			},
+			CongestionControl: CongestionControl{Enabled: true},
+		},
+		Room:  Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20},
+		Audio: Audio{ActiveLevel: 35, MinPercentile: 40, UpdateInterval: 400, SmoothIntervals: 2},
+		Video: Video{DynacastPauseDelay: Duration(5 * time.Second)},
+		Limit: Limit{
+			MaxMetadataSize:              512 << 10,
+			MaxAttributesSize:            64 << 10,
+			MaxRoomNameLength:            256,
+			MaxParticipantIdentityLength: 256,
+			MaxParticipantNameLength:     256,
+			SignalMessageSizeLimit:       2 << 20,
+			MaxAPIRequestBodySize:        10 << 20,
+		},
+		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny"},
+		Logging: Logging{Level: "info", PionLevel: "error"},
+	}
+}
+
+// DefaultUDPPort is where media is received if nothing is configured.
+const DefaultUDPPort = 7882
+
+// UDPPorts is the ports to receive media on: rtc.udp_port; without it the first
+// of rtc.port_range_start…end, since Parlor needs one socket where LiveKit took
+// one per transport and a firewall that opens the range opens its first port;
+// without both, [DefaultUDPPort]. A port 0 stands for any free one.
+func (r *RTC) UDPPorts() []int {
+	switch {
+	case r.UDPPort.Set:
+		ports := make([]int, 0, r.UDPPort.End-r.UDPPort.Start+1)
+		for p := r.UDPPort.Start; p <= r.UDPPort.End; p++ {
+			ports = append(ports, p)
+		}
+		return ports
+	case r.PortRangeStart > 0:
+		return []int{r.PortRangeStart}
+	}
+	return []int{DefaultUDPPort}
+}

@@ -1,0 +1,351 @@
+package config_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/server/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got, "run the test with -update if the change is meant")
+}
+
+// load reads body as LIVEKIT_CONFIG, with valid keys unless it brings its own.
+func load(t *testing.T, body string, env ...string) (*config.Config, []string, error) {
+	t.Helper()
+	if !strings.Contains(body, "keys:") && !strings.HasPrefix(body, "[") {
+		body += "\nkeys: {k: 0123456789abcdef0123456789abcdef}\n"
+	}
+	return config.Load(config.Sources{Environ: append(env, "LIVEKIT_CONFIG="+body)})
+}
+
+func TestLiveKitFileIsReadUnchanged(t *testing.T) {
+	c, warnings, err := config.Load(config.Sources{File: filepath.Join("testdata", "livekit.yaml")})
+	require.NoError(t, err)
+	got, err := json.MarshalIndent(map[string]any{"config": c, "warnings": warnings}, "", "  ")
+	require.NoError(t, err)
+	golden(t, "livekit.golden", string(got)+"\n")
+}
+
+func TestEmptyFileIsTheDefault(t *testing.T) {
+	c, warnings, err := load(t, "# nothing\nrtc:\nredis:\nport: ~\n")
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	want := config.Default()
+	want.Keys = c.Keys
+	require.Equal(t, want, c)
+	require.Equal(t, []int{7882}, c.RTC.UDPPorts())
+}
+
+func TestReferenceIsUpToDate(t *testing.T) {
+	golden(t, "reference.golden.md", config.Reference())
+}
+
+// TestEveryKeyIsDocumented holds the table of keys against the struct, both ways.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	documented := map[string]config.Key{}
+	for _, k := range config.Keys() {
+		require.NotContains(t, documented, k.Path, "listed twice")
+		require.NotEmpty(t, k.Doc, k.Path)
+		documented[k.Path] = k
+	}
+	inStruct := map[string]bool{}
+	var walk func(reflect.Type, string)
+	walk = func(s reflect.Type, prefix string) {
+		for i := range s.NumField() {
+			f := s.Field(i)
+			path := prefix + f.Tag.Get("yaml")
+			inStruct[path] = true
+			switch f.Type.Kind() {
+			case reflect.Struct:
+				if _, leaf := reflect.New(f.Type).Interface().(interface{ UnmarshalYAML(any) error }); !leaf &&
+					f.Type != reflect.TypeFor[config.PortRange]() && f.Type != reflect.TypeFor[config.NodeIP]() {
+					delete(inStruct, path)
+					walk(f.Type, path+".")
+				}
+			case reflect.Slice:
+				if f.Type.Elem().Kind() == reflect.Struct {
+					walk(f.Type.Elem(), path+"[].")
+				}
+			}
+		}
+	}
+	walk(reflect.TypeFor[config.Config](), "")
+	for path := range inStruct {
+		require.Contains(t, documented, path, "a field that the table of keys does not have")
+	}
+	for path, k := range documented {
+		if k.Effect == config.Applied || k.Effect == config.Renamed || k.Effect == config.Refused {
+			require.True(t, inStruct[path], "%s is in the table as applied, but no field takes it", path)
+		} else {
+			require.False(t, inStruct[path], "%s is in the table as ignored, but a field takes it", path)
+		}
+	}
+	env := map[string]string{}
+	for _, k := range config.Keys() {
+		if e := k.Env(); e != "" {
+			require.NotContains(t, env, e, "two keys of one variable: %s", k.Path)
+			env[e] = k.Path
+		}
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	for _, tc := range []struct{ name, body, want string }{
+		{"misspelt", "rtc:\n  udp_prot: 1", "LIVEKIT_CONFIG:2: rtc.udp_prot: unknown key; did you mean rtc.udp_port?"},
+		{"wrong section", "udp_port: 1", "LIVEKIT_CONFIG:1: udp_port: unknown key; did you mean rtc.udp_port?"},
+		{"misspelt section", "wehbook: {urls: []}", "wehbook: unknown key; did you mean webhook"},
+		{"nothing near", "zebra_crossing: 1", "LIVEKIT_CONFIG:1: zebra_crossing: unknown key\n"},
+		{"in a list", "rtc:\n  turn_servers:\n  - host: h\n    prot: 1", "LIVEKIT_CONFIG:4: rtc.turn_servers[0].prot: unknown key; did you mean rtc.turn_servers[].port?"},
+		{"type", "port: high", "LIVEKIT_CONFIG:1: port: must be a whole number"},
+		{"negative for unsigned", "room: {max_participants: -1}", "room.max_participants: must be a whole number"},
+		{"section expected", "rtc: 7882", "rtc: must be a section"},
+		{"bool", "room: {auto_create: perhaps}", "room.auto_create: must be true or false"},
+		{"list", "webhook: {urls: x}", "webhook.urls: must be a list"},
+		{"list of sections", "rtc: {turn_servers: x}", "rtc.turn_servers: must be a list"},
+		{"twice", "port: 1\nport: 2", "LIVEKIT_CONFIG:2: port: is given twice"},
+		{"merge key", "a: &a {}\nrtc:\n  <<: *a", "merge keys are not supported"},
+		{"range", "rtc: {udp_port: 9-8}", "the end of the range must be greater"},
+		{"wide range", "rtc: {udp_port: 1-65000}", "a range of more than 1024 ports"},
+		{"port text", "rtc: {udp_port: x}", "rtc.udp_port: must be a port"},
+		{"port too big", "port: 70000", "port: must be a port from 0 to 65535"},
+		{"span without unit", "restart_grace: 60", "restart_grace: must be a time span with its unit"},
+		{"history", "history: long", "history: must be a time span such as 720h or 30d, or forever"},
+		{"timeout", "room: {empty_timeout: 5m}", "room.empty_timeout: must be whole seconds, or never"},
+		{"node ip", "rtc: {node_ip: here}", "rtc.node_ip: must be an IP address"},
+		{"two of one family", "rtc: {node_ip: '192.0.2.1,192.0.2.2'}", "rtc.node_ip: must be an IP address"},
+		{"cidr", "rtc: {ips: {includes: [10.0.0.1]}}", "rtc.ips: \"10.0.0.1\" is not a network"},
+		{"bind", "bind_addresses: [example.com]", "bind_addresses: \"example.com\" is not an IP address"},
+		{"same port", "port: 7881", "rtc.tcp_port: must differ from port"},
+		{"half of TLS", "tls: {cert_file: x}", "tls: needs both"},
+		{"half of metrics", "prometheus: {username: x}", "prometheus: needs both"},
+		{"level", "logging: {level: loud}", "logging.level: must be debug, info, warn or error"},
+		{"memory", "database: ':memory:'", "database: must be the path of a file"},
+		{"webhook without key", "webhook: {urls: ['http://x']}", "webhook.api_key: is missing"},
+		{"webhook with foreign key", "webhook: {urls: ['http://x'], api_key: no}", "webhook.api_key: \"no\" is not one of keys"},
+		{"webhook URL", "webhook: {urls: ['ftp://x'], api_key: k}", "is not an http or https URL"},
+		{"limit", "limit: {max_metadata_size: -1}", "limit.max_metadata_size: must not be negative"},
+		{"codec", "room: {enabled_codecs: [{mime: vp8}]}", "\"vp8\" is not a media type"},
+		{"preset", "room: {room_configurations: {a: {colour: red}}}", "colour is not a setting of a room preset"},
+		{"turn", "rtc: {turn_servers: [{port: 1, protocol: quic}]}", "rtc.turn_servers[0].protocol: must be udp, tcp or tls"},
+		{"no keys", "keys: {}", "keys: no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev"},
+		{"empty secret", "keys: {a: ''}", "must not be empty"},
+		{"hook", "hooks: {authorize: 'http://x'}", "hooks.authorize: this version of Parlor does not do this"},
+		{"replica", "replica: s3://x", "replica: this version of Parlor does not do this"},
+		{"not YAML", "a: [", "is not YAML"},
+		{"two documents", "port: 1\n---\nport: 2", "more than one YAML document"},
+		{"a list", "[keys: port]", "LIVEKIT_CONFIG:1: must be a section"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, _, err := load(t, tc.body)
+			require.Error(t, err)
+			require.Contains(t, err.Error()+"\n", tc.want)
+		})
+	}
+}
+
+func TestAllMistakesAreToldAtOnce(t *testing.T) {
+	_, _, err := load(t, "prot: 1\nrtc:\n  tcp_port: x\n")
+	require.ErrorContains(t, err, ":1: prot: unknown key; did you mean port?")
+	require.ErrorContains(t, err, ":3: rtc.tcp_port: must be a whole number")
+}
+
+func TestSecretsAreNotRepeated(t *testing.T) {
+	const secret = "hunter2hunter2"
+	for _, body := range []string{
+		"keys: " + secret,
+		"keys: [" + secret + "]",
+		"keys: {a: [" + secret + "]}",
+		"keys: {a: " + secret + "}\nport: x",
+	} {
+		_, warnings, err := load(t, body)
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), secret)
+		require.NotContains(t, strings.Join(warnings, " "), secret)
+	}
+}
+
+func TestLaterSourcesWin(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "parlor.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(
+		"port: 1000\nregion: file\nrtc: {tcp_port: 1001, node_ip: 192.0.2.1}\nlogging: {level: error}\nkeys: {file: 0123456789abcdef0123456789abcdef}\n"), 0o600))
+	c, _, err := config.Load(config.Sources{
+		File: file,
+		Environ: []string{
+			"LIVEKIT_CONFIG=region: body\nrtc: {tcp_port: 2001}",
+			"LIVEKIT_KEYS=env: fedcba9876543210fedcba9876543210",
+			"PARLOR_RTC_TCP_PORT=3001",
+			"PARLOR_WEBHOOK_URLS=http://a/x, http://b/y",
+			"PARLOR_WEBHOOK_API_KEY=env",
+			"PARLOR_LOGGING_LEVEL=warn",
+			"UDP_PORT=4000-4002",
+		},
+		Flags: []config.Setting{{"port", "5000", "--port"}, {"logging.level", "debug", "--log-level"}},
+	})
+	require.NoError(t, err)
+	require.Equal(t, 5000, c.Port, "flag over file")
+	require.Equal(t, "body", c.Region, "LIVEKIT_CONFIG over file")
+	require.Equal(t, 3001, c.RTC.TCPPort, "variable over LIVEKIT_CONFIG")
+	require.Equal(t, "192.0.2.1", c.RTC.NodeIP.V4.String(), "the file's own keys stay")
+	require.Equal(t, "debug", c.Logging.Level, "flag over variable")
+	require.Equal(t, map[string]string{"env": "fedcba9876543210fedcba9876543210"}, c.Keys, "LIVEKIT_KEYS replaces the file's keys")
+	require.Equal(t, []string{"http://a/x", "http://b/y"}, c.Webhook.URLs)
+	require.Equal(t, []int{4000, 4001, 4002}, c.RTC.UDPPorts())
+
+	c, _, err = config.Load(config.Sources{Environ: []string{"PARLOR_CONFIG=" + file}})
+	require.NoError(t, err)
+	require.Equal(t, "file", c.Region)
+}
+
+func TestMistakesInTheEnvironment(t *testing.T) {
+	_, warnings, err := load(t, "", "PARLOR_PORT=tcp://10.0.0.1:80", "PARLOR_PORT_80_TCP=x", "PARLOR_DATABASE=/x.db")
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"environment variable PARLOR_PORT is a Kubernetes service link; ignored",
+		"environment variable PARLOR_PORT_80_TCP is not one that Parlor reads",
+	}, warnings)
+
+	_, _, err = load(t, "", "PARLOR_PORT=x")
+	require.EqualError(t, err, "PARLOR_PORT: port: must be a whole number (int)")
+	_, _, err = load(t, "", "PARLOR_REPLICA=s3://x")
+	require.ErrorContains(t, err, "PARLOR_REPLICA: replica: this version of Parlor does not do this")
+	_, _, err = config.Load(config.Sources{Flags: []config.Setting{{"rtc.nope", "1", "--nope"}}})
+	require.EqualError(t, err, "--nope: rtc.nope: unknown key")
+}
+
+func TestKeysInTheEnvironment(t *testing.T) {
+	long := "0123456789abcdef0123456789abcdef"
+	for _, tc := range []struct {
+		value string
+		want  map[string]string
+	}{
+		{"a: " + long, map[string]string{"a": long}},
+		{"a:" + long, map[string]string{"a": long}},
+		{"a: " + long + "\nb: " + long + "\n", map[string]string{"a": long, "b": long}},
+		{"a:" + long + ",b:" + long, map[string]string{"a": long, "b": long}},
+		{"{a: '" + long + "'}", map[string]string{"a": long}},
+	} {
+		c, _, err := config.Load(config.Sources{Environ: []string{"LIVEKIT_KEYS=" + tc.value}})
+		require.NoError(t, err, tc.value)
+		require.Equal(t, tc.want, c.Keys, tc.value)
+	}
+	_, _, err := config.Load(config.Sources{Environ: []string{"LIVEKIT_KEYS=justakey"}})
+	require.EqualError(t, err, "LIVEKIT_KEYS: keys: must be a mapping, one `name: value` a line")
+}
+
+func TestKeyFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, os.WriteFile(file, []byte("b: fedcba9876543210fedcba9876543210\n"), 0o640))
+	c, _, err := load(t, "key_file: "+file)
+	require.NoError(t, err)
+	require.Len(t, c.Keys, 2)
+
+	require.NoError(t, os.Chmod(file, 0o644))
+	_, _, err = load(t, "key_file: "+file)
+	require.ErrorContains(t, err, "others may read it")
+	_, _, err = load(t, "key_file: "+file+".not")
+	require.ErrorContains(t, err, "cannot be read")
+}
+
+func TestTURNSecretsComeFromFiles(t *testing.T) {
+	dir := t.TempDir()
+	secret, pair := filepath.Join(dir, "secret"), filepath.Join(dir, "pair")
+	require.NoError(t, os.WriteFile(secret, []byte("s3cret\n"), 0o600))
+	require.NoError(t, os.WriteFile(pair, []byte("username: u\ncredential: c\n"), 0o600))
+	c, _, err := load(t, `rtc: {turn_servers: [
+		{host: a, port: 1, protocol: udp, secret_file: `+secret+`},
+		{host: b, port: 2, protocol: tls, credentials_file: `+pair+`}]}`)
+	require.NoError(t, err)
+	require.Equal(t, "s3cret", c.RTC.TURNServers[0].Secret)
+	require.Equal(t, "u", c.RTC.TURNServers[1].Username)
+	require.Equal(t, "c", c.RTC.TURNServers[1].Credential)
+
+	require.NoError(t, os.WriteFile(secret, []byte(" \n"), 0o600))
+	_, _, err = load(t, "rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret_file: "+secret+"}]}")
+	require.ErrorContains(t, err, "rtc.turn_servers[0].secret_file: is empty")
+}
+
+func TestDevelopment(t *testing.T) {
+	dev := []config.Setting{{"development", "true", "--dev"}}
+	c, warnings, err := config.Load(config.Sources{Flags: dev})
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, 7880, c.Port)
+	require.Equal(t, map[string]string{"devkey": "secret"}, c.Keys)
+	require.Equal(t, []string{"127.0.0.1", "::1"}, c.BindAddresses)
+	require.True(t, c.RTC.EnableLoopbackCandidate)
+	require.Equal(t, []int{7882}, c.RTC.UDPPorts())
+	require.Equal(t, 7881, c.RTC.TCPPort)
+
+	c, _, err = config.Load(config.Sources{Flags: append(dev,
+		config.Setting{"port", "0", "--port"}, config.Setting{"bind_addresses", "0.0.0.0", "--bind"})})
+	require.NoError(t, err)
+	require.Equal(t, []string{"0.0.0.0"}, c.BindAddresses, "--bind is for more than loopback")
+	require.Equal(t, []int{0}, c.RTC.UDPPorts(), "with --port 0 nothing takes a fixed port")
+	require.Zero(t, c.RTC.TCPPort)
+}
+
+func TestWeakSecretsAreWarnedOf(t *testing.T) {
+	_, warnings, err := load(t, "keys: {short: abc, devkey: secret}")
+	require.NoError(t, err)
+	require.Len(t, warnings, 2)
+	require.Contains(t, warnings[0], "devkey has the secret that every developer knows")
+	require.Contains(t, warnings[1], "the secret of short is shorter than 32 characters")
+}
+
+func TestValues(t *testing.T) {
+	c, _, err := load(t, "room: {empty_timeout: never, departure_timeout: 0}\nhistory: forever\nrestart_grace: 90s\nrtc: {node_ip: '2001:db8::1'}")
+	require.NoError(t, err)
+	require.Equal(t, config.Never, c.Room.EmptyTimeout)
+	require.Zero(t, c.Room.DepartureTimeout)
+	require.Equal(t, config.Forever, c.History)
+	require.Equal(t, config.Duration(90*time.Second), c.RestartGrace)
+	require.Equal(t, "2001:db8::1", c.RTC.NodeIP.V6.String())
+	c, _, err = load(t, "history: 7d\nrtc: {port_range_start: 50000, port_range_end: 60000}")
+	require.NoError(t, err)
+	require.Equal(t, config.Retention(7*24*time.Hour), c.History)
+	require.Equal(t, []int{50000}, c.RTC.UDPPorts())
+}
+
+func FuzzLoad(f *testing.F) {
+	sample, err := os.ReadFile(filepath.Join("testdata", "livekit.yaml"))
+	require.NoError(f, err)
+	f.Add(string(sample))
+	for _, s := range []string{
+		"", "port: 1", "a: &a [*a]", "rtc: &r {interfaces: *r}", "keys: &k {a: *k}", "rtc: {turn_servers: [[]]}",
+		"room: {room_configurations: {a: {tags: {b: [c]}}}}", "rtc: {node_ip: ',,,'}", "rtc: {udp_port: -}",
+		"a[0]: 1", "a[: 1", "'[]': 1", "history: -1d", "x: !!binary x", "port: !!float 1e99",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		if strings.Contains(body, "_file") || strings.Contains(body, "\x00") {
+			t.Skip("would read files")
+		}
+		c, _, err := config.Load(config.Sources{Environ: []string{"LIVEKIT_CONFIG=" + body}})
+		if (c == nil) == (err == nil) {
+			t.Fatal("neither a configuration nor an error")
+		}
+		if err != nil && err.Error() == "" {
+			t.Fatal("an error without a text")
+		}
+	})
+}

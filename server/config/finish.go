@@ -1,0 +1,141 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The keys of development. The secret is public, hence loopback alone.
+const (
+	DevKey    = "devkey"
+	DevSecret = "secret"
+)
+
+// keyFile adds the keys of key_file.
+func (l *loader) keyFile() {
+	name := os.ExpandEnv(l.config.KeyFile)
+	if name == "" {
+		return
+	}
+	l.from = name
+	body, err := readPrivate(name)
+	if err != nil {
+		l.problem(nil, "key_file", "%v", err)
+		return
+	}
+	n, err := parseSetting(string(body), reflect.TypeFor[map[string]string]())
+	if err != nil {
+		l.problem(nil, "key_file", "is not YAML")
+		return
+	}
+	more := map[string]string{}
+	if err := n.Decode(&more); err != nil {
+		l.problem(nil, "key_file", "must have one `key: secret` a line")
+		return
+	}
+	keys := maps.Clone(l.config.Keys)
+	if keys == nil {
+		keys = map[string]string{}
+	}
+	maps.Copy(keys, more)
+	l.config.Keys = keys
+}
+
+// readPrivate reads a file of secrets, which others must not be able to.
+func readPrivate(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return nil, fmt.Errorf("others may read it (mode %o); run chmod o= on it", info.Mode().Perm())
+	}
+	return readBounded(name)
+}
+
+// finish carries old names over to the new ones, reads the files that keys
+// name, and fills in what depends on other keys.
+func (l *loader) finish() {
+	l.from = ""
+	c := l.config
+	renamed := func(old, name string, from, to *int) {
+		if l.wasGiven(old) && !l.wasGiven(name) {
+			*to = *from
+		}
+	}
+	renamed("prometheus_port", "prometheus.port", &c.PrometheusPort, &c.Prometheus.Port)
+	renamed("room.max_metadata_size", "limit.max_metadata_size", &c.Room.MaxMetadataSize, &c.Limit.MaxMetadataSize)
+	renamed("room.max_room_name_length", "limit.max_room_name_length", &c.Room.MaxRoomNameLength, &c.Limit.MaxRoomNameLength)
+	renamed("room.max_participant_identity_length", "limit.max_participant_identity_length",
+		&c.Room.MaxParticipantIdentityLength, &c.Limit.MaxParticipantIdentityLength)
+	if l.wasGiven("log_level") && !l.wasGiven("logging.level") {
+		c.Logging.Level = c.LogLevel
+	}
+	for i := range c.RTC.TURNServers {
+		l.turnSecrets(&c.RTC.TURNServers[i], fmt.Sprintf("rtc.turn_servers[%d]", i))
+	}
+	if c.Development {
+		l.development()
+	}
+}
+
+// development fills in what --dev makes safe to leave out.
+func (l *loader) development() {
+	c := l.config
+	if len(c.Keys) == 0 {
+		c.Keys = map[string]string{DevKey: DevSecret}
+	}
+	if !l.wasGiven("bind_addresses") {
+		c.BindAddresses = []string{"127.0.0.1", "::1"}
+	}
+	if !l.wasGiven("rtc.enable_loopback_candidate") {
+		c.RTC.EnableLoopbackCandidate = true
+	}
+	if c.Port == 0 { // a test, or somebody's second server: stay out of the way
+		if !l.wasGiven("rtc.udp_port") && !l.wasGiven("rtc.port_range_start") {
+			c.RTC.UDPPort = PortRange{Set: true}
+		}
+		if !l.wasGiven("rtc.tcp_port") {
+			c.RTC.TCPPort = 0
+		}
+	}
+}
+
+// turnSecrets reads the files that a TURN server's entry names.
+func (l *loader) turnSecrets(t *TURNServer, path string) {
+	if t.SecretFile != "" && t.Secret == "" {
+		body, err := readPrivate(t.SecretFile)
+		t.Secret = strings.TrimSpace(string(body))
+		switch {
+		case err != nil:
+			l.problem(nil, path+".secret_file", "%v", err)
+		case t.Secret == "":
+			l.problem(nil, path+".secret_file", "is empty")
+		}
+	}
+	if t.CredentialsFile == "" || t.Username != "" || t.Credential != "" {
+		return
+	}
+	body, err := readPrivate(t.CredentialsFile)
+	if err != nil {
+		l.problem(nil, path+".credentials_file", "%v", err)
+		return
+	}
+	var pair struct {
+		Username   string `yaml:"username"`
+		Credential string `yaml:"credential"`
+	}
+	d := yaml.NewDecoder(bytes.NewReader(body))
+	d.KnownFields(true)
+	if err := d.Decode(&pair); err != nil || pair.Username == "" || pair.Credential == "" {
+		l.problem(nil, path+".credentials_file", "must have username and credential, and nothing else")
+		return
+	}
+	t.Username, t.Credential = pair.Username, pair.Credential
+}

@@ -1,0 +1,300 @@
+package config
+
+import "strings"
+
+// Effect is what a known key does in Parlor.
+type Effect int
+
+const (
+	// Applied: it does what its line says.
+	Applied Effect = iota
+	// Renamed: an old name of LiveKit's; its line tells the new one. It is applied.
+	Renamed
+	// Cluster: it only means something among several servers.
+	Cluster
+	// Tuning: it adjusts how LiveKit does something that Parlor does its own way.
+	Tuning
+	// Absent: it belongs to a feature that this version of Parlor does not have.
+	Absent
+	// Refused: ignoring it would break a promise that whoever set it relies on, so
+	// that the server does not start with it.
+	Refused
+)
+
+// Key is one line of the table of configuration keys.
+type Key struct {
+	// Path is the key with its sections, "rtc.udp_port"; "[]" stands for the items
+	// of a list; a trailing ".*" stands for everything beneath.
+	Path   string
+	Effect Effect
+	Doc    string // one line, for a person
+}
+
+// Env is the environment variable that sets k; "" if none does.
+func (k Key) Env() string {
+	if (k.Effect != Applied && k.Effect != Refused) || strings.ContainsAny(k.Path, "[*") {
+		return ""
+	}
+	return "PARLOR_" + strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))
+}
+
+// Keys is every key that a configuration file may have, in the order of the
+// reference. A test holds it against [Config].
+func Keys() []Key {
+	return []Key{
+		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
+		{"bind_addresses", Applied, "IP addresses to listen on; all if empty, loopback alone in development"},
+		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more"},
+		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
+		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
+
+		{"database", Applied, "path of the SQLite file; made if it does not exist"},
+		{"replica", Refused, "URL that the database is replicated to"},
+		{"restart_grace", Applied, "how long participants are expected back after a restart"},
+		{"history", Applied, "how long ended rooms are kept: `720h`, `30d`, `forever`"},
+		{"tls.cert_file", Applied, "PEM certificate chain; with it the HTTP port speaks TLS"},
+		{"tls.key_file", Applied, "PEM private key"},
+		{"hooks.authorize", Refused, "URL asked before somebody is let into a room"},
+		{"hooks.timeout", Refused, "how long its answer may take"},
+		{"hooks.on_failure", Refused, "`allow` or `deny` when there is no answer"},
+
+		{"rtc.udp_port", Applied, "UDP port of media for all participants, or a range `7882-7892`, one socket each; 0 takes any free one"},
+		{"rtc.port_range_start", Applied, "without `rtc.udp_port`: media is received on the first port of this range"},
+		{"rtc.port_range_end", Applied, "end of that range"},
+		{"rtc.tcp_port", Applied, "port of ICE over TCP; 0 turns it off"},
+		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; `v4,v6` for both"},
+		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise"},
+		{"rtc.advertise_internal_ip", Applied, "advertise the host's own addresses beside the external one"},
+		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses"},
+		{"rtc.interfaces.includes", Applied, "network interfaces to use; all if empty"},
+		{"rtc.interfaces.excludes", Applied, "network interfaces not to use"},
+		{"rtc.ips.includes", Applied, "networks whose addresses are used, as CIDR; all if empty"},
+		{"rtc.ips.excludes", Applied, "networks whose addresses are not used"},
+		{"rtc.stun_servers", Applied, "STUN servers handed to clients, `host:port`; none if empty"},
+		{"rtc.turn_servers", Applied, "TURN servers handed to clients"},
+		{"rtc.turn_servers[].host", Applied, "name or address"},
+		{"rtc.turn_servers[].port", Applied, "port"},
+		{"rtc.turn_servers[].protocol", Applied, "`udp`, `tcp` or `tls`"},
+		{"rtc.turn_servers[].username", Applied, "fixed user name"},
+		{"rtc.turn_servers[].credential", Applied, "fixed password"},
+		{"rtc.turn_servers[].credentials_file", Applied, "YAML file with `username` and `credential`"},
+		{"rtc.turn_servers[].secret", Applied, "shared secret for credentials that expire"},
+		{"rtc.turn_servers[].secret_file", Applied, "file with that secret"},
+		{"rtc.turn_servers[].ttl", Applied, "seconds that such credentials hold; 14400 if 0"},
+		{"rtc.use_ice_lite", Applied, "answer ICE as a lite agent, for clients that can take it"},
+		{"rtc.allow_tcp_fallback", Applied, "offer ICE over TCP to clients whose UDP fails"},
+		{"rtc.packet_buffer_size_video", Applied, "packets kept per video track for retransmission"},
+		{"rtc.packet_buffer_size_audio", Applied, "packets kept per audio track for retransmission"},
+		{"rtc.pli_throttle.low_quality", Applied, "shortest time between keyframe requests for the low layer"},
+		{"rtc.pli_throttle.mid_quality", Applied, "the same for the middle layer"},
+		{"rtc.pli_throttle.high_quality", Applied, "the same for the high layer"},
+		{"rtc.congestion_control.enabled", Applied, "choose the layers that fit a subscriber's bandwidth"},
+		{"rtc.congestion_control.allow_pause", Applied, "pause video when not even its lowest layer fits"},
+
+		{"room.auto_create", Applied, "the first join creates the room"},
+		{"room.empty_timeout", Applied, "seconds a room stays open that nobody has joined, or `never`"},
+		{"room.departure_timeout", Applied, "seconds a room stays open after the last has left, or `never`"},
+		{"room.max_participants", Applied, "participants in a room; 0 = no limit"},
+		{"room.enabled_codecs", Applied, "codecs that may be published; all that Parlor knows if empty"},
+		{"room.enabled_codecs[].mime", Applied, "such as `video/vp8`"},
+		{"room.enabled_codecs[].fmtp_line", Applied, "its format parameters"},
+		{"room.enable_remote_unmute", Applied, "the API may unmute tracks"},
+		{"room.playout_delay.enabled", Applied, "ask subscribers for a playout delay"},
+		{"room.playout_delay.min", Applied, "its least, in milliseconds"},
+		{"room.playout_delay.max", Applied, "its most, in milliseconds"},
+		{"room.sync_streams", Applied, "put a participant's audio and video into one stream"},
+		{"room.enable_full_room_in_webhooks", Applied, "tell the whole room in webhooks of tracks"},
+		{"room.room_configurations", Applied, "presets by name, for `room_preset` in requests and tokens"},
+		{"room.max_metadata_size", Renamed, "old name of `limit.max_metadata_size`"},
+		{"room.max_room_name_length", Renamed, "old name of `limit.max_room_name_length`"},
+		{"room.max_participant_identity_length", Renamed, "old name of `limit.max_participant_identity_length`"},
+
+		{"limit.max_metadata_size", Applied, "bytes of a room's or participant's metadata; 0 = no limit, as below"},
+		{"limit.max_attributes_size", Applied, "bytes of a participant's attributes"},
+		{"limit.max_room_name_length", Applied, "bytes of a room's name"},
+		{"limit.max_participant_identity_length", Applied, "bytes of an identity"},
+		{"limit.max_participant_name_length", Applied, "bytes of a participant's name"},
+		{"limit.signal_message_size_limit", Applied, "bytes of one signalling message, decompressed"},
+		{"limit.max_api_request_body_size", Applied, "bytes of a request's body"},
+		{"limit.subscription_limit_video", Applied, "video tracks that one participant may receive"},
+		{"limit.subscription_limit_audio", Applied, "audio tracks that one participant may receive"},
+		{"limit.num_tracks", Applied, "tracks in and out of the server, beyond which joins get 503"},
+		{"limit.bytes_per_sec", Applied, "bytes per second in and out, beyond which joins get 503"},
+
+		{"webhook.urls", Applied, "URLs that are told of events"},
+		{"webhook.api_key", Applied, "the API key that signs, one of `keys`"},
+		{"webhook.filter_params.include_events", Applied, "types of events to send; all if empty"},
+		{"webhook.filter_params.exclude_events", Applied, "types of events not to send"},
+
+		{"audio.active_level", Applied, "level that counts as speaking, −dBov, 0 loudest to 127"},
+		{"audio.min_percentile", Applied, "percent of the interval that must reach it"},
+		{"audio.update_interval", Applied, "milliseconds between speaker updates"},
+		{"audio.smooth_intervals", Applied, "intervals over which levels are smoothed; 0 = none"},
+		{"video.dynacast_pause_delay", Applied, "how long a layer nobody watches goes on"},
+
+		{"logging.level", Applied, "`debug`, `info`, `warn` or `error`"},
+		{"logging.pion_level", Applied, "the same for the WebRTC stack"},
+		{"logging.json", Applied, "log lines as JSON"},
+		{"prometheus.port", Applied, "port of `/metrics`; 0 = none"},
+		{"prometheus.username", Applied, "asked for by HTTP Basic, with the password"},
+		{"prometheus.password", Applied, "its password"},
+		{"region", Applied, "told to clients when they join"},
+
+		{"prometheus_port", Renamed, "old name of `prometheus.port`"},
+		{"log_level", Renamed, "old name of `logging.level`"},
+
+		{"redis.*", Cluster, "state is in the database"},
+		{"node_selector.*", Cluster, "there is one server"},
+		{"signal_relay.*", Cluster, "signalling and media are one process"},
+		{"psrpc.*", Cluster, "calls between parts are function calls"},
+		{"node_stats.*", Cluster, "statistics of nodes"},
+		{"api.*", Cluster, "time-outs of calls between nodes"},
+		{"room.create_room_timeout", Cluster, "time-out of a call between nodes"},
+		{"room.create_room_attempts", Cluster, "retries of a call between nodes"},
+
+		{"turn.*", Absent, "built-in TURN server; give clients one with `rtc.turn_servers`, or let them use `rtc.tcp_port`"},
+		{"ingress.*", Absent, "RTMP and WHIP ingress service"},
+		{"sip.*", Absent, "telephony"},
+		{"agents.*", Absent, "dispatch of agents"},
+		{"webtransport.*", Absent, "agents over WebTransport"},
+		{"metric.*", Absent, "client metrics"},
+		{"trace.*", Absent, "tracing"},
+		{"debug_handler.*", Absent, "port of profiles"},
+		{"enable_data_tracks", Absent, "data tracks"},
+		{"enable_participant_data_blob", Absent, "data blobs"},
+		{"limit.max_data_blob_key_length", Absent, "data blobs"},
+		{"limit.max_data_blobs_size", Absent, "data blobs"},
+		{"limit.max_data_track_custom_encoding_length", Absent, "data tracks"},
+		{"limit.agent_signal_message_size_limit", Absent, "agents"},
+		{"limit.subscribe_pace_shadow_rates", Absent, "an experiment of LiveKit's"},
+		{"rtc.flexfec.*", Absent, "forward error correction"},
+		{"audio.active_red_encoding", Absent, "redundancy added by the server"},
+		{"audio.enable_loss_proxying", Absent, "subscribers' loss reported to publishers"},
+		{"environment", Absent, "an old key of LiveKit's"},
+
+		{"rtc.packet_buffer_size", Tuning, "see `rtc.packet_buffer_size_video`"},
+		{"rtc.batch_io.*", Tuning, "packets are always sent in batches"},
+		{"rtc.strict_acks", Tuning, "data channels"},
+		{"rtc.use_mdns", Tuning, "mDNS candidates"},
+		{"rtc.use_stun_port_as_ice", Tuning, "candidates"},
+		{"rtc.external_ip_only", Tuning, "the default here: see `rtc.advertise_internal_ip`"},
+		{"rtc.skip_external_ip_validation", Tuning, "the default here"},
+		{"rtc.force_tcp", Tuning, "candidates"},
+		{"rtc.enable_warp", Tuning, "connection set-up"},
+		{"rtc.host_acceptance_min_wait", Tuning, "ICE"},
+		{"rtc.srflx_acceptance_min_wait", Tuning, "ICE"},
+		{"rtc.prflx_acceptance_min_wait", Tuning, "ICE"},
+		{"rtc.relay_acceptance_min_wait", Tuning, "ICE"},
+		{"rtc.sctp_min_cwnd", Tuning, "data channels"},
+		{"rtc.sctp_fast_rtx_wnd", Tuning, "data channels"},
+		{"rtc.sctp_cwnd_ca_step", Tuning, "data channels"},
+		{"rtc.rtx_budget.*", Tuning, "retransmission"},
+		{"rtc.tcp_fallback_rtt_threshold", Tuning, "fall-back to TCP"},
+		{"rtc.allow_udp_unstable_fallback", Tuning, "fall-back to TCP"},
+		{"rtc.reconnect_on_publication_error", Tuning, "reconnection"},
+		{"rtc.reconnect_on_subscription_error", Tuning, "reconnection"},
+		{"rtc.reconnect_on_data_channel_error", Tuning, "reconnection"},
+		{"rtc.data_channel_max_buffered_amount", Tuning, "data channels"},
+		{"rtc.datachannel_slow_threshold", Tuning, "data channels"},
+		{"rtc.datachannel_lossy_target_latency", Tuning, "data channels"},
+		{"rtc.datachannel_data_track_target_latency", Tuning, "data channels"},
+		{"rtc.forward_stats.*", Tuning, "statistics"},
+		{"rtc.enable_rtp_stream_restart_detection", Tuning, "RTP"},
+		{"rtc.congestion_control.*", Tuning, "bandwidth estimation"},
+		{"video.*", Tuning, "stream tracking and codec regression"},
+		{"room.update_batch_target_size", Tuning, "participant updates"},
+		{"room.participant_disconnect_timeout", Tuning, "ICE"},
+		{"logging.sample", Tuning, "nothing is sampled"},
+		{"logging.sample_initial", Tuning, "nothing is sampled"},
+		{"logging.sample_interval", Tuning, "nothing is sampled"},
+		{"logging.item_sample_seconds", Tuning, "nothing is sampled"},
+		{"logging.item_sample_initial", Tuning, "nothing is sampled"},
+		{"logging.item_sample_interval", Tuning, "nothing is sampled"},
+		{"logging.component_levels", Tuning, "one level for all"},
+		{"webhook.url_notifier.*", Tuning, "deliveries wait in the database"},
+		{"webhook.resource_url_notifier.*", Tuning, "deliveries wait in the database"},
+	}
+}
+
+// table finds keys by path.
+type table struct {
+	exact    map[string]Key
+	subtrees []Key           // whose path ended in ".*", which is cut off
+	sections map[string]bool // what stands before a dot
+}
+
+func newTable() *table {
+	t := &table{exact: map[string]Key{}, sections: map[string]bool{}}
+	for _, k := range Keys() {
+		for i, c := range k.Path {
+			if c == '.' {
+				t.sections[k.Path[:i]] = true
+			}
+		}
+		if cut, ok := strings.CutSuffix(k.Path, ".*"); ok {
+			k.Path = cut
+			t.subtrees = append(t.subtrees, k)
+			continue
+		}
+		t.exact[k.Path] = k
+	}
+	return t
+}
+
+// find returns the line for path: its own, or that of a subtree it is in.
+func (t *table) find(path string) (Key, bool) {
+	if k, ok := t.exact[path]; ok {
+		return k, true
+	}
+	for _, k := range t.subtrees {
+		if path == k.Path || strings.HasPrefix(path, k.Path+".") {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// nearest is the known path most like path; "" if none is near.
+func (t *table) nearest(path string) string {
+	best, bestCost := "", max(3, len(path)/4)
+	try := func(candidate string) {
+		// The same name in another section is a near miss, whatever the section.
+		cost := distance(path, candidate)
+		if leaf(path) == leaf(candidate) {
+			cost = min(cost, 2)
+		}
+		if cost < bestCost || (cost == bestCost && best != "" && candidate < best) {
+			best, bestCost = candidate, cost
+		}
+	}
+	for p := range t.exact {
+		try(p)
+	}
+	for p := range t.sections {
+		try(p)
+	}
+	return best
+}
+
+func leaf(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+
+// distance is how many bytes must be inserted, deleted or replaced to make b of
+// a (Levenshtein); a swap of neighbours counts as two.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,187 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// minSecret is the length from which on a secret is not warned of: HMAC-SHA256
+// wants a key as long as its output (RFC 7518, section 3.2).
+const minSecret = 32
+
+// validate checks what a key's type alone does not tell.
+func (l *loader) validate() {
+	l.from = ""
+	c := l.config
+	l.validateKeys(c)
+	l.validateListeners(c)
+	l.validateRTC(&c.RTC)
+	l.validateRoom(c)
+	l.validateWebhook(c)
+	if c.Database == "" || c.Database == ":memory:" || strings.HasPrefix(c.Database, "file:") {
+		l.problem(nil, "database", "must be the path of a file: rooms are to outlive the process")
+	}
+	l.level("logging.level", &c.Logging.Level)
+	l.level("logging.pion_level", &c.Logging.PionLevel)
+}
+
+func (l *loader) validateKeys(c *Config) {
+	if len(c.Keys) == 0 {
+		l.problem(nil, "keys", "no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev")
+	}
+	names := make([]string, 0, len(c.Keys))
+	for name := range c.Keys {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		secret := c.Keys[name]
+		switch {
+		case name == "" || secret == "":
+			l.problem(nil, "keys", "an API key and its secret must not be empty")
+		case c.Development:
+			// Nobody else reaches the server.
+		case name == DevKey && secret == DevSecret:
+			l.warn("keys: %s has the secret that every developer knows; anybody can do anything here", name)
+		case len(secret) < minSecret:
+			l.warn("keys: the secret of %s is shorter than %d characters and can be guessed from a token", name, minSecret)
+		}
+	}
+}
+
+func (l *loader) validateListeners(c *Config) {
+	l.port("port", c.Port)
+	l.port("rtc.tcp_port", c.RTC.TCPPort)
+	l.port("prometheus.port", c.Prometheus.Port)
+	if c.Port != 0 && c.Port == c.RTC.TCPPort {
+		l.problem(nil, "rtc.tcp_port", "must differ from port")
+	}
+	if c.Port != 0 && c.Port == c.Prometheus.Port {
+		l.problem(nil, "prometheus.port", "must differ from port")
+	}
+	for _, a := range c.BindAddresses {
+		if _, err := netip.ParseAddr(a); err != nil && a != "" { // LiveKit's "" is all addresses
+			l.problem(nil, "bind_addresses", "%q is not an IP address", a)
+		}
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		l.problem(nil, "tls", "needs both cert_file and key_file")
+	}
+	if (c.Prometheus.Username == "") != (c.Prometheus.Password == "") {
+		l.problem(nil, "prometheus", "needs both username and password, or neither")
+	}
+}
+
+func (l *loader) port(path string, p int) {
+	if p < 0 || p > 65535 {
+		l.problem(nil, path, "must be a port from 0 to 65535")
+	}
+}
+
+func (l *loader) validateRTC(r *RTC) {
+	l.port("rtc.port_range_start", r.PortRangeStart)
+	l.port("rtc.port_range_end", r.PortRangeEnd)
+	if r.PortRangeEnd < r.PortRangeStart {
+		l.problem(nil, "rtc.port_range_end", "must not be less than rtc.port_range_start")
+	}
+	for _, cidr := range slices.Concat(r.IPs.Includes, r.IPs.Excludes) {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			l.problem(nil, "rtc.ips", "%q is not a network such as 10.0.0.0/8", cidr)
+		}
+	}
+	if r.PacketBufferSizeVideo < 0 || r.PacketBufferSizeAudio < 0 {
+		l.problem(nil, "rtc", "packet_buffer_size_video and packet_buffer_size_audio must not be negative")
+	}
+	for i := range r.TURNServers {
+		l.validateTURN(&r.TURNServers[i], fmt.Sprintf("rtc.turn_servers[%d]", i))
+	}
+}
+
+func (l *loader) validateTURN(t *TURNServer, path string) {
+	if t.Host == "" {
+		l.problem(nil, path+".host", "is missing")
+	}
+	if t.Port < 1 || t.Port > 65535 {
+		l.problem(nil, path+".port", "must be a port from 1 to 65535")
+	}
+	if !slices.Contains([]string{"udp", "tcp", "tls"}, t.Protocol) {
+		l.problem(nil, path+".protocol", "must be udp, tcp or tls")
+	}
+}
+
+func (l *loader) validateRoom(c *Config) {
+	if d := c.Room.PlayoutDelay; d.Enabled && d.Max != 0 && d.Min > d.Max {
+		l.problem(nil, "room.playout_delay.min", "must not be greater than max")
+	}
+	for _, codec := range c.Room.EnabledCodecs {
+		kind, _, _ := strings.Cut(strings.ToLower(codec.Mime), "/")
+		if kind != "audio" && kind != "video" {
+			l.problem(nil, "room.enabled_codecs", "%q is not a media type such as video/vp8", codec.Mime)
+		}
+	}
+	l.validateLimits(&c.Limit)
+	if c.Audio.ActiveLevel > 127 {
+		l.problem(nil, "audio.active_level", "must be from 0 to 127")
+	}
+	if c.Audio.MinPercentile > 100 {
+		l.problem(nil, "audio.min_percentile", "must be from 0 to 100")
+	}
+}
+
+func (l *loader) validateWebhook(c *Config) {
+	for _, s := range c.Webhook.URLs {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			l.problem(nil, "webhook.urls", "%q is not an http or https URL", s)
+		}
+	}
+	if len(c.Webhook.URLs) == 0 {
+		return
+	}
+	switch _, known := c.Keys[c.Webhook.APIKey]; {
+	case c.Webhook.APIKey == "":
+		l.problem(nil, "webhook.api_key", "is missing; it names the key that signs the webhooks")
+	case !known:
+		l.problem(nil, "webhook.api_key", "%q is not one of keys", c.Webhook.APIKey)
+	}
+}
+
+// level checks a log level, and makes LiveKit's other names of it the one.
+func (l *loader) level(path string, level *string) {
+	switch strings.ToLower(*level) {
+	case "debug", "info", "warn", "error":
+		*level = strings.ToLower(*level)
+	case "trace":
+		*level = "debug"
+	case "warning":
+		*level = "warn"
+	case "":
+		*level = "info"
+	default:
+		l.problem(nil, path, "must be debug, info, warn or error")
+	}
+}
+
+func (l *loader) validateLimits(c *Limit) {
+	for _, limit := range []struct {
+		name  string
+		value int64
+	}{
+		{"max_metadata_size", int64(c.MaxMetadataSize)},
+		{"max_attributes_size", int64(c.MaxAttributesSize)},
+		{"max_room_name_length", int64(c.MaxRoomNameLength)},
+		{"max_participant_identity_length", int64(c.MaxParticipantIdentityLength)},
+		{"max_participant_name_length", int64(c.MaxParticipantNameLength)},
+		{"signal_message_size_limit", c.SignalMessageSizeLimit},
+		{"max_api_request_body_size", c.MaxAPIRequestBodySize},
+		{"subscription_limit_video", int64(c.SubscriptionLimitVideo)},
+		{"subscription_limit_audio", int64(c.SubscriptionLimitAudio)},
+	} {
+		if limit.value < 0 {
+			l.problem(nil, "limit."+limit.name, "must not be negative; 0 is no limit")
+		}
+	}
+}
