@@ -1,0 +1,228 @@
+package conformance
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+	"github.com/stretchr/testify/require"
+)
+
+// wire is a TCP proxy before the server's HTTP port that a test can cut.
+// Media does not pass through it.
+type wire struct {
+	listener net.Listener
+	target   string
+	wg       sync.WaitGroup // the accept loop and the copies of each connection
+
+	mu    sync.Mutex // guards the following
+	conns map[net.Conn]struct{}
+	gate  chan struct{} // closed while new connections go through
+	ended bool
+}
+
+func newWire(t *testing.T, s *server) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{
+		listener: l, target: strings.TrimPrefix(s.http(), "http://"),
+		conns: map[net.Conn]struct{}{}, gate: make(chan struct{}),
+	}
+	close(w.gate)
+	w.wg.Go(w.accept)
+	t.Cleanup(func() {
+		l.Close()
+		w.mu.Lock()
+		w.ended = true
+		w.mu.Unlock()
+		w.release()
+		w.cut()
+		w.wg.Wait()
+	})
+	return w
+}
+
+func (w *wire) ws() string { return "ws://" + w.listener.Addr().String() }
+
+func (w *wire) accept() {
+	for {
+		from, err := w.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		w.wg.Go(func() { w.serve(from) })
+	}
+}
+
+func (w *wire) serve(from net.Conn) {
+	defer from.Close()
+	w.mu.Lock()
+	gate := w.gate
+	w.mu.Unlock()
+	<-gate
+	to, err := net.Dial("tcp", w.target)
+	if err != nil {
+		return // the client sees its connection closed
+	}
+	defer to.Close()
+	if !w.add(from, to) {
+		return
+	}
+	defer w.forget(from, to)
+	w.wg.Go(func() {
+		_, _ = io.Copy(to, from) // either end going is the end of both
+		to.Close()
+		from.Close()
+	})
+	_, _ = io.Copy(from, to)
+}
+
+// add registers connections for cut, unless the wire is gone.
+func (w *wire) add(conns ...net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range conns {
+		w.conns[c] = struct{}{}
+	}
+	return !w.ended
+}
+
+func (w *wire) forget(conns ...net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range conns {
+		delete(w.conns, c)
+	}
+}
+
+// cut drops all connections.
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.conns {
+		c.Close()
+	}
+}
+
+// hold drops all connections and lets new ones wait until release.
+func (w *wire) hold() {
+	w.mu.Lock()
+	w.gate = make(chan struct{})
+	w.mu.Unlock()
+	w.cut()
+}
+
+func (w *wire) release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.gate:
+	default:
+		close(w.gate)
+	}
+}
+
+// TestResume: a lost WebSocket is found again; media never stops, ids stay,
+// and nobody else learns of it.
+func TestResume(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		w := newWire(t, env.server)
+		bob := m.join(t, room, "bob")
+		alice := m.joinAt(t, w.ws(), token(t, "alice", join(room)))
+		sid := alice.LocalParticipant.SID()
+		audio := alice.publishMicrophone(t)
+		answer := bob.publishMicrophone(t)
+		bob.awaitMedia(t, audio.SID(), 10)
+		alice.awaitMedia(t, answer.SID(), 10)
+
+		for round := 1; round <= 2; round++ {
+			w.cut()
+			alice.awaitCount(t, "reconnected", round)
+			eventually(t, "alice is connected", func() bool { return alice.ConnectionState() == lksdk.ConnectionStateConnected })
+			bob.awaitMedia(t, audio.SID(), 10)
+			alice.awaitMedia(t, answer.SID(), 10)
+		}
+		require.Equal(t, sid, alice.LocalParticipant.SID())
+		bob.inbound(audio.SID()).checkAudio(t, 960)
+		gap := time.Duration(0)
+		packets := bob.inbound(audio.SID()).all()
+		for n := 1; n < len(packets); n++ {
+			gap = max(gap, packets[n].at.Sub(packets[n-1].at))
+		}
+		require.Less(t, gap, 2*time.Second, "media goes on while signalling is away")
+		require.Equal(t, 0, bob.count("left alice"))
+		require.Equal(t, 1, bob.count("subscribed alice MICROPHONE"))
+
+		// Signalling works as before: a new track passes both ways.
+		bob.awaitMedia(t, alice.publishCamera(t).SID(), 10)
+		alice.awaitMedia(t, bob.publishCamera(t).SID(), 10)
+		require.Equal(t, 1, strings.Count(strings.Join(env.hooks.lines(room), "\n"), "participant_joined alice"))
+	})
+}
+
+// TestResumeAfterPause: what happened while a client was away is made up for.
+func TestResumeAfterPause(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		w := newWire(t, env.server)
+		bob, dave := m.join(t, room, "bob"), m.join(t, room, "dave")
+		alice := m.joinAt(t, w.ws(), token(t, "alice", join(room)))
+		audio := alice.publishMicrophone(t)
+		bob.awaitMedia(t, audio.SID(), 10)
+		alice.sees(t, "dave")
+
+		w.hold()
+		alice.await(t, "reconnecting")
+		dave.Disconnect()
+		carol := m.join(t, room, "carol")
+		video := bob.publishCamera(t)
+		_, err := roomService(env.server).UpdateRoomMetadata(t.Context(),
+			&livekit.UpdateRoomMetadataRequest{Room: room, Metadata: "meanwhile"})
+		require.NoError(t, err)
+		carol.awaitMedia(t, audio.SID(), 10)
+		w.release()
+
+		alice.await(t, "reconnected")
+		alice.sees(t, "carol")
+		alice.await(t, "room metadata meanwhile")
+		alice.awaitMedia(t, video.SID(), 10)
+		alice.await(t, "left dave")
+		bob.awaitMedia(t, audio.SID(), 10)
+	})
+}
+
+// TestFullReconnect: who cannot be resumed joins anew and publishes again,
+// without help from the application.
+func TestFullReconnect(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		w := newWire(t, env.server)
+		bob := m.join(t, room, "bob")
+		alice := m.joinAt(t, w.ws(), token(t, "alice", join(room)))
+		sid, roomSID := alice.LocalParticipant.SID(), alice.SID()
+		audio := alice.publishMicrophone(t)
+		bob.awaitMedia(t, audio.SID(), 10)
+
+		w.hold()
+		_, err := roomService(env.server).RemoveParticipant(t.Context(),
+			&livekit.RoomParticipantIdentity{Room: room, Identity: "alice"})
+		require.NoError(t, err)
+		bob.await(t, "left alice")
+		w.release()
+
+		alice.await(t, "reconnected")
+		eventually(t, "alice has a new session", func() bool { return alice.LocalParticipant.SID() != sid })
+		require.Equal(t, roomSID, alice.SID())
+		again := bob.remote(t, "alice", mic)
+		require.NotEqual(t, audio.SID(), again.SID())
+		bob.awaitMedia(t, again.SID(), 10)
+		alice.awaitMedia(t, bob.publishMicrophone(t).SID(), 10)
+	})
+}

@@ -1,0 +1,362 @@
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/logger"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	apiKey    = "conformance"
+	apiSecret = "a-secret-that-is-long-enough-for-hs256"
+
+	// patience bounds every wait for something that should happen at once. It
+	// is generous because the race detector and two busy cores are slow.
+	patience = 20 * time.Second
+)
+
+// environment is what all tests of the run share. TestMain fills it before
+// the first test and nobody writes it later.
+type environment struct {
+	binary    string
+	reference bool
+	hooks     *receiver
+	server    *server
+}
+
+var env environment
+
+func TestMain(m *testing.M) {
+	lksdk.SetLogger(logger.GetDiscardLogger())
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	dir, err := os.MkdirTemp("", "conformance")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if env.binary, env.reference, err = findBinary(dir); err != nil {
+		return 1, err
+	}
+	env.hooks = newReceiver()
+	defer env.hooks.Close()
+	if env.server, err = launch(dir, settings{"webhook": map[string]any{
+		"api_key": apiKey, "urls": []string{env.hooks.URL},
+	}}); err != nil {
+		return 1, err
+	}
+	code := m.Run()
+	err = env.server.end()
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "last of the shared server's log:\n%s\n", env.server.log.tail(40))
+	}
+	return code, err
+}
+
+// findBinary finds or builds the server to test.
+func findBinary(dir string) (path string, reference bool, err error) {
+	if path = os.Getenv("PARLOR_REF"); path != "" {
+		return path, true, nil
+	}
+	if path = os.Getenv("PARLOR_BINARY"); path != "" {
+		return path, false, nil
+	}
+	path = filepath.Join(dir, "parlor")
+	build := exec.Command("go", "build", "-o", path, ".")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", false, fmt.Errorf("build the server: %w\n%s", err, out)
+	}
+	return path, false, nil
+}
+
+// settings are top-level keys of the configuration file.
+type settings map[string]any
+
+// server is one running server process and what is needed to start it again
+// on the same ports and the same database.
+type server struct {
+	dir    string
+	config string
+	port   int
+	log    *logBuffer
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has been waited for
+}
+
+func (s *server) http() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+func (s *server) ws() string   { return "ws://127.0.0.1:" + strconv.Itoa(s.port) }
+
+// launch starts a server with a configuration that a stock server reads too,
+// and waits until it answers.
+func launch(dir string, extra settings) (*server, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{dir: dir, port: ports[0], log: &logBuffer{}, config: filepath.Join(dir, "config.yaml")}
+	rtc := map[string]any{
+		"udp_port": ports[1], "tcp_port": ports[2],
+		"use_external_ip": false, "enable_loopback_candidate": true,
+	}
+	conf := settings{
+		"port": s.port, "bind_addresses": []string{"127.0.0.1"}, "rtc": rtc,
+		"keys":    map[string]string{apiKey: apiSecret},
+		"logging": map[string]any{"level": "info"},
+	}
+	if env.reference {
+		// Without this stock hands out public STUN servers. Nothing listens here.
+		rtc["stun_servers"] = []string{"127.0.0.1:9"}
+		conf["logging"] = map[string]any{"level": "warn"}
+	} else {
+		conf["database"] = filepath.Join(dir, "parlor.db")
+	}
+	maps.Copy(conf, extra)
+	// JSON is YAML.
+	data, err := json.MarshalIndent(conf, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(s.config, data, 0o600); err != nil {
+		return nil, err
+	}
+	return s, s.start()
+}
+
+// freePorts returns ports that were free for TCP and UDP a moment ago. The
+// sockets are held until all are found, so that they differ.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for len(ports) < n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		port := l.Addr().(*net.TCPAddr).Port
+		u, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		defer u.Close()
+		ports = append(ports, port)
+	}
+	return ports, nil
+}
+
+// start runs the process and waits until it serves.
+func (s *server) start() error {
+	s.cmd = exec.Command(env.binary, "--config", s.config)
+	s.cmd.Dir = s.dir
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	s.done = done
+	go func(cmd *exec.Cmd) {
+		defer close(done)
+		_ = cmd.Wait() // how it ended is in cmd.ProcessState
+	}(s.cmd)
+
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		select {
+		case <-s.done:
+			return fmt.Errorf("the server ended at start: %v\n%s", s.cmd.ProcessState, s.log.tail(40))
+		case <-time.After(20 * time.Millisecond):
+		}
+		if status, _, err := fetch(context.Background(), s.http()+"/"); err == nil && status == http.StatusOK {
+			return nil
+		}
+	}
+	s.kill()
+	return fmt.Errorf("the server did not answer within %v\n%s", patience, s.log.tail(40))
+}
+
+// kill ends the process as a crash would, and waits for its end.
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill() // an error says that it has ended already
+	<-s.done
+}
+
+// stop asks the process to end, waits, and tells how long that took.
+func (s *server) stop(within time.Duration) (time.Duration, error) {
+	began := time.Now()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return 0, err
+	}
+	select {
+	case <-s.done:
+		return time.Since(began), nil
+	case <-time.After(within):
+		s.kill()
+		return within, fmt.Errorf("the server was still running %v after SIGTERM", within)
+	}
+}
+
+// end stops the process for good and reports what must never be in its log.
+func (s *server) end() error {
+	select {
+	case <-s.done:
+	default:
+		if env.reference {
+			s.kill() // after SIGTERM stock waits for its participants without limit
+		} else if _, err := s.stop(patience); err != nil {
+			return err
+		}
+	}
+	return s.log.verdict()
+}
+
+// startServer runs a server of the test's own, which ends with the test.
+func startServer(t *testing.T, extra settings) *server {
+	t.Helper()
+	s, err := launch(t.TempDir(), extra)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := s.end(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("last of the server's log:\n%s", s.log.tail(60))
+		}
+	})
+	return s
+}
+
+// parlorOnly skips what a stock server is known not to do.
+func parlorOnly(t *testing.T) {
+	t.Helper()
+	if env.reference {
+		t.Skip("stock does not do this")
+	}
+}
+
+// logBuffer keeps what a server prints.
+type logBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) tail(lines int) string {
+	all := strings.Split(strings.TrimSpace(l.String()), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// verdict is an error if the log tells of a data race or a crash.
+func (l *logBuffer) verdict() error {
+	text := l.String()
+	for _, bad := range []string{"WARNING: DATA RACE", "\npanic: ", "fatal error: ", "goroutine 1 ["} {
+		if i := strings.Index(text, bad); i >= 0 {
+			return fmt.Errorf("the server's log has %q:\n%s", bad, text[i:min(len(text), i+4000)])
+		}
+	}
+	return nil
+}
+
+// roomName is a room that no other test uses.
+func roomName(t *testing.T) string {
+	return strings.NewReplacer("/", "-", " ", "_").Replace(t.Name()) +
+		"-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+}
+
+// token signs what a client needs to join with the given grant.
+func token(t *testing.T, identity string, grant *auth.VideoGrant) string {
+	t.Helper()
+	jwt, err := auth.NewAccessToken(apiKey, apiSecret).
+		SetIdentity(identity).SetValidFor(time.Hour).SetVideoGrant(grant).ToJWT()
+	require.NoError(t, err)
+	return jwt
+}
+
+// join is the grant of an ordinary participant.
+func join(room string) *auth.VideoGrant { return &auth.VideoGrant{RoomJoin: true, Room: room} }
+
+func ptr[T any](v T) *T { return &v }
+
+// eventually waits until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	eventuallyWithin(t, patience, what, ok)
+}
+
+func eventuallyWithin(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(15 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNow(t, "this did not happen within "+within.String()+": "+what)
+		}
+	}
+}
+
+// steadily fails if ok stops holding within the given time. It is the only
+// way to see that something does not happen.
+func steadily(t *testing.T, during time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(15 * time.Millisecond) {
+		if !ok() {
+			require.FailNow(t, "this did not hold for "+during.String()+": "+what)
+		}
+	}
+}
+
+// fetch does a GET and returns status and body.
+func fetch(ctx context.Context, url string, headers ...string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(body), err
+}
