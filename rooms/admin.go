@@ -134,8 +134,14 @@ func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string
 	})
 }
 
-// Remove sends a participant away.
+// Remove sends a participant away. With revoke_token_ts its tokens from before
+// that time are worthless afterwards, also those that we refreshed.
 func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error {
+	if req.RevokeTokenTs > 0 {
+		if err := rs.revokeTokens(ctx, req.Room, req.Identity, req.RevokeTokenTs); err != nil {
+			return err
+		}
+	}
 	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
 		why := livekit.DisconnectReason_PARTICIPANT_REMOVED
 		if p := r.participants[req.Identity]; p != nil {
@@ -296,38 +302,42 @@ func (rs *Rooms) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMeta
 	if err := rs.checkMetadata(req.Metadata); err != nil {
 		return nil, err
 	}
-	return rs.edit(ctx, req.Room, func(rec *Record) error {
+	rec, err := rs.edit(ctx, req.Room, func(rec *Record) error {
 		rec.Metadata = req.Metadata
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return rec.Info(), nil
 }
 
 // edit changes an open room's record by f, writes it, and tells everybody in
 // the room. f may refuse.
-func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (*livekit.Room, error) {
-	return askName(ctx, rs, name, func(r *Room, reply answer[*livekit.Room]) {
+func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (Record, error) {
+	return askName(ctx, rs, name, func(r *Room, reply answer[Record]) {
 		if err := r.found(); err != nil {
-			reply(nil, err)
+			reply(Record{}, err)
 			return
 		}
 		before := r.rec
 		if err := f(&r.rec); err != nil {
 			r.rec = before
-			reply(nil, err)
+			reply(Record{}, err)
 			return
 		}
-		r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) {
+		r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
 			if err != nil {
 				r.undo(before)
 				if errors.Is(err, ErrEnded) {
 					err = errRetired
 				}
-				reply(nil, err)
+				reply(Record{}, err)
 				return
 			}
 			r.watchDeadline()
 			r.tellRoom()
-			reply(r.rec.Info(), nil)
+			reply(out.Room, nil)
 		})
 	})
 }

@@ -21,6 +21,8 @@ type JoinRequest struct {
 	MayCreate bool
 	// Create is what the room is to be like if this join creates it; may be nil.
 	Create        *livekit.CreateRoomRequest
+	// IssuedMs is the not-before time of its token.
+	IssuedMs      int64
 	Protocol      int
 	AutoSubscribe bool
 	Outlet        Outlet
@@ -58,6 +60,9 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snaps
 		return nil, Snapshot{}, ErrStopping
 	}
 	if err := rs.checkRoomName(req.Room); err != nil {
+		return nil, Snapshot{}, err
+	}
+	if err := rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
 		return nil, Snapshot{}, err
 	}
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })

@@ -24,7 +24,9 @@ type Limits struct {
 // Config is what the domain needs to run.
 type Config struct {
 	Store Store
-	Log   *slog.Logger
+	// Moderation keeps bans and revocations; nil = there are none.
+	Moderation Moderation
+	Log        *slog.Logger
 
 	// AutoCreate lets a join create its room without the roomCreate grant.
 	AutoCreate bool

@@ -1,0 +1,101 @@
+package rooms
+
+import (
+	"context"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// errBanned and errRevoked are said to whoever tries to join.
+var (
+	errBanned  = &Error{Denied, "this identity is banned from the room"}
+	errRevoked = &Error{Denied, "this token has been revoked: ask for a new one"}
+)
+
+// admissible holds a join against the bans and revocations on disk. issuedMs is
+// the token's not-before time.
+func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs int64) error {
+	if rs.cfg.Moderation == nil {
+		return nil
+	}
+	banned, revokedMs, err := rs.cfg.Moderation.Admission(ctx, room, identity)
+	switch {
+	case err != nil:
+		return err
+	case banned:
+		return errBanned
+	case revokedMs > 0 && issuedMs < revokedMs:
+		return errRevoked
+	}
+	return nil
+}
+
+// Ban refuses an identity in rooms of that name until b.UntilMs, and sends it
+// away if it is there.
+func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
+	if rs.cfg.Moderation == nil {
+		return Errorf(Unavailable, "bans cannot be stored here")
+	}
+	if err := rs.cfg.Moderation.SetBan(ctx, b); err != nil {
+		return err
+	}
+	err := rs.Remove(ctx, &livekit.RoomParticipantIdentity{Room: b.RoomName, Identity: b.Identity})
+	if ErrorCode(err) == NotFound {
+		return nil
+	}
+	return err
+}
+
+// RoomEdit is a change of an open room; nil leaves a field as it is.
+type RoomEdit struct {
+	Metadata         *string
+	EmptyTimeout     *Timeout
+	DepartureTimeout *Timeout
+	MaxParticipants  *uint32
+	Locked           *bool
+	Tags             map[string]string
+	// IfVersion refuses the change with [Precondition] unless the room's version
+	// is this.
+	IfVersion *int64
+}
+
+// Edit changes an open room. If it stands empty its deadline moves with its
+// timeouts.
+func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, error) {
+	if e.Metadata != nil {
+		if err := rs.checkMetadata(*e.Metadata); err != nil {
+			return Record{}, err
+		}
+	}
+	return rs.edit(ctx, name, func(rec *Record) error {
+		if e.IfVersion != nil && *e.IfVersion != rec.Version {
+			return Errorf(Precondition, "the room has changed: its version is %d, not %d", rec.Version, *e.IfVersion)
+		}
+		set(&rec.Metadata, e.Metadata)
+		set(&rec.EmptyTimeout, e.EmptyTimeout)
+		set(&rec.DepartureTimeout, e.DepartureTimeout)
+		set(&rec.MaxParticipants, e.MaxParticipants)
+		set(&rec.Config.Locked, e.Locked)
+		if e.Tags != nil {
+			rec.Config.Tags = e.Tags
+		}
+		rec.SetDeadline()
+		return nil
+	})
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// revokeTokens makes tokens of an identity that were issued before ts (Unix seconds)
+// worthless for rooms of that name, durably.
+func (rs *Rooms) revokeTokens(ctx context.Context, room, identity string, ts int64) error {
+	if rs.cfg.Moderation == nil {
+		return nil
+	}
+	return rs.cfg.Moderation.SetRevocation(ctx, room, identity, time.Unix(ts, 0).UnixMilli())
+}
