@@ -1,0 +1,178 @@
+// The page: from the lobby into a call and out of it again.
+
+import { Call } from './js/call.js';
+import { DevicePickers } from './js/devices.js';
+import { $ } from './js/dom.js';
+import { Lobby, wanted } from './js/lobby.js';
+import { joinProblem } from './js/messages.js';
+import { Meter } from './js/meter.js';
+import { readOptions, showRoom } from './js/options.js';
+import { preferences, remember } from './js/preferences.js';
+import { NoTokenError, newIdentity, ownServer, readToken, requestToken } from './js/token.js';
+
+const { isBrowserSupported, setLogLevel, Track } = window.LivekitClient;
+
+const options = readOptions(location);
+setLogLevel(options.log);
+
+const noToken = {
+  code: 'token-missing',
+  text: 'This server lets people in by invitation only. Open the link that you were sent: it ends in ?token=…',
+};
+
+// What is going on, for automated tests and for the curious: the Room of
+// livekit-client is the one thing that its console tricks start from.
+const parlor = window.parlor = {
+  screen: 'lobby', room: null, call: null, problem: null, options,
+  join, leave: () => parlor.call?.leave(),
+};
+
+const lobby = new Lobby({ options, join });
+const settingsMeter = new Meter($('#settings-meter'));
+const settingsPickers = new DevicePickers($('#settings'), {
+  chosen: chooseInCall,
+  active: (kind) => parlor.room?.getActiveDevice(kind),
+});
+
+function show(screen) {
+  parlor.screen = screen;
+  document.body.dataset.screen = screen;
+  for (const name of ['lobby', 'call', 'ended']) $(`#${name}`).hidden = name !== screen;
+}
+
+function problem(found) {
+  parlor.problem = found;
+  lobby.problem(found);
+}
+
+async function join({ name, room }) {
+  if (parlor.call) return;
+  problem(null);
+  lobby.busy('Joining…');
+  if (!options.token) remember({ name });
+  try {
+    const { url, token } = await admission({ name, room });
+    await enter({ url, token });
+    if (!options.token) showRoom(room);
+  } catch (error) {
+    problem(error instanceof NoTokenError ? noToken : joinProblem(error));
+    if (parlor.screen !== 'lobby') {
+      show('lobby');
+      lobby.open(wanted(options));
+    }
+  } finally {
+    lobby.busy('');
+  }
+}
+
+// admission gets what it takes to connect.
+async function admission({ name, room }) {
+  if (options.token) return { token: options.token, url: ownServer() };
+  return requestToken({ room, name, identity: options.identity || newIdentity(name) });
+}
+
+// enter joins with what the lobby has open. When that fails, the lobby has
+// its camera and microphone back.
+async function enter({ url, token }) {
+  const call = new Call({ options, invitable: !options.token, ended: over, openSettings });
+  parlor.call = call;
+  parlor.room = call.room;
+  const tracks = await lobby.preview.release();
+  try {
+    const joined = call.join({ url, token, tracks, subscribe: options.subscribe });
+    call.room.once('connected', () => show('call'));
+    await joined;
+  } catch (error) {
+    parlor.call = null;
+    parlor.room = null;
+    lobby.preview.adopt(tracks);
+    throw error;
+  }
+}
+
+// over is told that a call that was joined has ended.
+function over(end) {
+  parlor.call = null;
+  $('#settings').close();
+  parlor.problem = end;
+  $('#ended').dataset.code = end.code;
+  $('#ended-title').textContent = end.title;
+  $('#ended-text').textContent = end.text;
+  $('#rejoin').textContent = end.rejoin;
+  show('ended');
+  $('#ended-title').focus();
+}
+
+async function backToLobby() {
+  problem(null);
+  show('lobby');
+  await lobby.open(wanted(options));
+}
+
+function openSettings() {
+  if ($('#settings').open) return;
+  $('#settings').showModal();
+  settingsPickers.refresh();
+  settingsMeter.measure(ownMicrophone());
+}
+
+const ownMicrophone = () =>
+  parlor.room?.localParticipant.getTrackPublication(Track.Source.Microphone)?.track?.mediaStreamTrack ?? null;
+
+async function chooseInCall(kind, id) {
+  try {
+    await parlor.room?.switchActiveDevice(kind, id);
+  } finally {
+    settingsPickers.refresh();
+    settingsMeter.measure(ownMicrophone());
+  }
+}
+
+function listenToPage() {
+  $('#rejoin').addEventListener('click', async () => {
+    await backToLobby();
+    await join({ name: $('#name').value, room: $('#room').value });
+  });
+  $('#to-lobby').addEventListener('click', backToLobby);
+  $('[data-close="settings"]').addEventListener('click', () => $('#settings').close());
+  $('#settings').addEventListener('close', () => settingsMeter.measure(null));
+  $('#settings').addEventListener('click', (event) => {
+    // A click on the backdrop has the dialog itself for its target.
+    if (event.target === event.currentTarget) $('#settings').close();
+  });
+  $('#shortcuts-on').checked = preferences.shortcuts;
+  $('#shortcuts-on').addEventListener('change', (event) => {
+    remember({ shortcuts: event.target.checked });
+    parlor.call?.controls.update();
+  });
+}
+
+// A room of one's own to start with; nobody guesses it by chance.
+function suggestedRoom() {
+  const words = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'harbor', 'iris', 'jade', 'kestrel', 'lagoon', 'maple', 'nectar', 'opal', 'pebble', 'quartz', 'river', 'sable', 'tidal', 'umber', 'velvet', 'willow', 'zephyr'];
+  const pick = crypto.getRandomValues(new Uint16Array(3));
+  return `${words[pick[0] % words.length]}-${words[pick[1] % words.length]}-${pick[2] % 1000}`;
+}
+
+async function start() {
+  listenToPage();
+  if (!isBrowserSupported()) {
+    problem({ code: 'browser', text: 'This browser cannot do video calls. A current Firefox, Chrome, Edge or Safari can.' });
+    lobby.busy('');
+  }
+  if (options.token) {
+    const claims = readToken(options.token);
+    lobby.fill({
+      name: claims?.name ?? '', room: claims?.room || options.room, fixed: true,
+      intro: 'You were invited to this call.',
+    });
+    if (!claims) problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
+    else if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
+  } else {
+    lobby.fill({ name: options.name || preferences.name, room: options.room || suggestedRoom() });
+  }
+  await lobby.open(wanted(options));
+  if (options.autojoin) $('#join-form').requestSubmit();
+}
+
+start();

@@ -1,0 +1,184 @@
+// Text chat, as other LiveKit apps do it: text streams on the topic lk.chat.
+// Chat packets and the older JSON data messages are understood as well.
+
+import { $, element, hue } from './dom.js';
+import { toast } from './notices.js';
+import { nameOf } from './tile.js';
+
+const { RoomEvent } = window.LivekitClient;
+
+const TOPIC = 'lk.chat';
+const OLD_TOPIC = 'lk-chat-topic';
+const LONGEST = 16_000; // characters shown of one message
+const MOST_BYTES = 256 * 1024; // of one incoming message; more is not read
+const KEPT = 500; // messages
+
+export class Chat {
+  #room;
+  #log = $('#chat-log');
+  #form = $('#chat-form');
+  #text = $('#chat-text');
+  #items = new Map(); // message id → list item, for edits
+  #unread = 0;
+  #last = { identity: null, time: 0 };
+  #listening = new AbortController();
+
+  constructor(room) {
+    this.#room = room;
+    this.#log.replaceChildren();
+    $('#chat-empty').hidden = false;
+    this.#showUnread();
+    room.registerTextStreamHandler(TOPIC, (reader, { identity }) => this.#readStream(reader, identity));
+    room.on(RoomEvent.ChatMessage, (message, participant) => {
+      // One's own come back as an event too; they are shown when they are sent.
+      if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
+    });
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
+      if (topic === OLD_TOPIC && participant) this.#readOld(payload, participant.identity);
+    });
+    const { signal } = this.#listening;
+    this.#form.addEventListener('submit', (event) => {
+      event.preventDefault();
+      this.#send();
+    }, { signal });
+    this.#text.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.#send();
+    }, { signal });
+    this.#text.addEventListener('input', () => this.#grow(), { signal });
+  }
+
+  get open() {
+    return !$('#chat').hidden;
+  }
+
+  // opened is told by whoever shows the panel.
+  opened() {
+    this.#unread = 0;
+    this.#showUnread();
+    this.#log.scrollTop = this.#log.scrollHeight;
+    this.#text.focus();
+  }
+
+  // permit says whether one may send.
+  permit(allowed) {
+    this.#text.disabled = !allowed;
+    $('button', this.#form).disabled = !allowed;
+    this.#text.placeholder = allowed ? 'Message everyone' : 'You may only read here';
+  }
+
+  close() {
+    this.#room.unregisterTextStreamHandler(TOPIC);
+    this.#listening.abort();
+  }
+
+  async #send() {
+    const text = this.#text.value.trim();
+    if (text === '') return;
+    this.#text.value = '';
+    this.#grow();
+    try {
+      const { id, timestamp } = await this.#room.localParticipant.sendText(text, { topic: TOPIC });
+      this.#show({ id, timestamp, text, identity: this.#room.localParticipant.identity });
+    } catch (error) {
+      toast(`The message was not sent${error?.message ? `: ${error.message}` : '.'}`, { bad: true, code: 'chat-failed' });
+      if (this.#text.value === '') this.#text.value = text;
+    }
+  }
+
+  async #readStream(reader, identity) {
+    if (identity === this.#room.localParticipant.identity) return;
+    const { id, timestamp, size } = reader.info;
+    const text = size > MOST_BYTES ? '(a message too long to show)' : await reader.readAll().catch(() => null);
+    if (text !== null) this.#show({ id, timestamp, text, identity });
+  }
+
+  #readOld(payload, identity) {
+    try {
+      const { id, timestamp, message, ignoreLegacy } = JSON.parse(new TextDecoder().decode(payload));
+      if (!ignoreLegacy && typeof message === 'string') this.#show({ id, timestamp, text: message, identity });
+    } catch {
+      // Not a chat message: somebody else's use of the topic.
+    }
+  }
+
+  #show({ id, timestamp, text, identity, editTimestamp }) {
+    const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+    const known = id && this.#items.get(id);
+    if (known?.identity === identity) {
+      if (editTimestamp) $('.chat-text', known.item).replaceChildren(...linked(shown));
+      return;
+    }
+    const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
+    const item = this.#item(shown, identity, timestamp || Date.now());
+    this.#log.append(item);
+    if (id) this.#items.set(id, { item, identity });
+    this.#forgetOldest();
+    $('#chat-empty').hidden = true;
+    const own = identity === this.#room.localParticipant.identity;
+    if (atEnd || own) this.#log.scrollTop = this.#log.scrollHeight;
+    if (!this.open && !own) this.#notify(identity, shown);
+  }
+
+  #item(text, identity, timestamp) {
+    const participant = this.#room.getParticipantByIdentity(identity);
+    const own = identity === this.#room.localParticipant.identity;
+    const item = element('li', { className: own ? 'own' : '', 'data-identity': identity });
+    // A run of messages by one person has one heading.
+    const follows = this.#last.identity === identity && timestamp - this.#last.time < 120_000;
+    if (!follows) {
+      const name = own ? 'You' : participant ? nameOf(participant) : identity;
+      const heading = element('div', { className: 'chat-head' }, element('b', { textContent: name }), ' ', element('time', {
+        dateTime: new Date(timestamp).toISOString(),
+        textContent: new Date(timestamp).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }),
+      }));
+      heading.style.setProperty('--hue', hue(identity));
+      item.append(heading);
+    }
+    item.append(element('div', { className: 'chat-text' }, ...linked(text)));
+    this.#last = { identity, time: timestamp };
+    return item;
+  }
+
+  #forgetOldest() {
+    while (this.#log.children.length > KEPT) this.#log.firstElementChild.remove();
+    for (const id of this.#items.keys()) {
+      if (this.#items.size <= KEPT) break;
+      this.#items.delete(id);
+    }
+  }
+
+  #notify(identity, text) {
+    this.#unread++;
+    this.#showUnread();
+    const participant = this.#room.getParticipantByIdentity(identity);
+    toast(`${participant ? nameOf(participant) : identity}: ${text.length > 120 ? `${text.slice(0, 120)}…` : text}`, { code: 'chat' });
+  }
+
+  #showUnread() {
+    const badge = $('#unread');
+    badge.hidden = this.#unread === 0;
+    badge.textContent = this.#unread > 99 ? '99+' : String(this.#unread);
+    badge.setAttribute('aria-label', `${this.#unread} unread`);
+  }
+
+  #grow() {
+    this.#text.style.height = 'auto';
+    this.#text.style.height = `${Math.min(this.#text.scrollHeight, 140)}px`;
+  }
+}
+
+// linked splits text into nodes, with http(s) addresses as links. What is
+// written is never read as markup.
+function linked(text) {
+  const nodes = [];
+  let at = 0;
+  for (const match of text.matchAll(/https?:\/\/[^\s<>"']+[^\s<>"'.,;:!?)\]]/g)) {
+    nodes.push(text.slice(at, match.index));
+    nodes.push(element('a', { href: match[0], textContent: match[0], target: '_blank', rel: 'noopener noreferrer' }));
+    at = match.index + match[0].length;
+  }
+  nodes.push(text.slice(at));
+  return nodes;
+}

@@ -1,0 +1,63 @@
+// Choosing devices: the lists in the lobby and in the call's Devices window.
+
+import { $$, element } from './dom.js';
+import { preferences, remember } from './preferences.js';
+
+const { supportsAudioOutputSelection } = window.LivekitClient;
+
+const fallbackNames = { videoinput: 'Camera', audioinput: 'Microphone', audiooutput: 'Speaker' };
+
+// captureOptions are the constraints of the preferred device. The device is only
+// wished for: one that was unplugged since must not keep anybody out.
+export function captureOptions(kind) {
+  const id = preferences[kind];
+  return id ? { deviceId: { ideal: id } } : {};
+}
+
+// DevicePickers keeps every select[data-device] inside root filled.
+// chosen(kind, deviceId) is called for a person's choice; active(kind) says
+// which device is in use.
+export class DevicePickers {
+  #selects;
+  #active;
+
+  constructor(root, { chosen, active }) {
+    this.#selects = $$('select[data-device]', root);
+    this.#active = active;
+    for (const select of this.#selects) {
+      select.addEventListener('change', () => {
+        remember({ [select.dataset.device]: select.value });
+        chosen(select.dataset.device, select.value);
+      });
+    }
+    navigator.mediaDevices?.addEventListener('devicechange', () => this.refresh());
+  }
+
+  // refresh reads the devices again. It asks for no permission: without one the
+  // browser hides the names, and the list says so.
+  async refresh() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
+    for (const select of this.#selects) this.#fill(select, devices);
+  }
+
+  #fill(select, devices) {
+    const kind = select.dataset.device;
+    const found = devices.filter((device) => device.kind === kind);
+    const known = found.filter((device) => device.deviceId !== '');
+    const output = kind === 'audiooutput';
+    const holder = select.closest('label');
+    holder.hidden = output && (!supportsAudioOutputSelection() || known.length === 0);
+    select.disabled = known.length === 0;
+    if (known.length === 0) {
+      const noun = fallbackNames[kind].toLowerCase();
+      select.replaceChildren(element('option', { textContent: found.length ? `Allow access to choose a ${noun}` : `No ${noun} found` }));
+      return;
+    }
+    select.replaceChildren(...known.map((device, index) => element('option', {
+      value: device.deviceId,
+      textContent: device.label || `${fallbackNames[kind]} ${index + 1}`,
+    })));
+    const active = this.#active(kind) || preferences[kind] || 'default';
+    if (known.some((device) => device.deviceId === active)) select.value = active;
+  }
+}

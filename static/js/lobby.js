@@ -1,0 +1,134 @@
+// Before the call: name, room, and a look at oneself.
+
+import { DevicePickers } from './devices.js';
+import { $, element, icon, setSwitch } from './dom.js';
+import { Meter } from './meter.js';
+import { preferences, remember } from './preferences.js';
+import { Preview } from './preview.js';
+
+const kinds = {
+  microphone: { button: '#lobby-mic', onIcon: 'mic', offIcon: 'mic-off', device: 'audioinput', remembered: 'audio' },
+  camera: { button: '#lobby-cam', onIcon: 'cam', offIcon: 'cam-off', device: 'videoinput', remembered: 'video' },
+};
+
+export class Lobby {
+  preview;
+  #meter = new Meter($('#lobby-meter'));
+  #pickers;
+  #opening = false;
+  #metered = null;
+
+  // join({name, room}) is called when the form is sent.
+  constructor({ options, join }) {
+    this.preview = new Preview({ resolution: options.resolution, changed: () => this.#update() });
+    this.#pickers = new DevicePickers($('#lobby'), {
+      chosen: (device, id) => this.#deviceChosen(device, id),
+      active: (device) => this.#activeDevice(device),
+    });
+    for (const [kind, { button, remembered }] of Object.entries(kinds)) {
+      $(button).addEventListener('click', async () => {
+        await this.preview.toggle(kind);
+        remember({ [remembered]: this.preview[kind] !== null });
+      });
+    }
+    $('#join-form').addEventListener('submit', (event) => {
+      event.preventDefault();
+      const name = $('#name').value.trim();
+      const room = $('#room').value.trim();
+      $('#name').value = name;
+      $('#room').value = room;
+      if (!event.target.reportValidity()) return;
+      join({ name, room });
+    });
+    this.#update();
+  }
+
+  // open shows the person's own camera and microphone, where wanted.
+  async open({ audio, video }) {
+    this.#opening = true;
+    this.#update();
+    await this.preview.open({ audio, video });
+    this.#opening = false;
+    this.#update();
+  }
+
+  // fill sets what is already known. fixed: it comes from a token, so it is not
+  // for changing.
+  fill({ name, room, fixed = false, intro = '' }) {
+    $('#name').value = name;
+    $('#room').value = room;
+    $('#name').readOnly = fixed;
+    $('#room').readOnly = fixed;
+    if (intro) $('#lobby-intro').textContent = intro;
+    if (!fixed && !name) $('#name').focus();
+    else $('#join').focus();
+  }
+
+  // problem shows why joining failed; null takes the message away.
+  problem(problem) {
+    const box = $('#lobby-problem');
+    box.hidden = !problem;
+    box.textContent = problem?.text ?? '';
+    box.dataset.code = problem?.code ?? '';
+  }
+
+  // busy is shown while the call is being joined.
+  busy(text) {
+    $('#join-status').textContent = text;
+    $('#join').disabled = text !== '';
+  }
+
+  #activeDevice(device) {
+    const kind = Object.keys(kinds).find((name) => kinds[name].device === device);
+    return kind && this.preview[kind]?.mediaStreamTrack.getSettings().deviceId;
+  }
+
+  async #deviceChosen(device, id) {
+    const kind = Object.keys(kinds).find((name) => kinds[name].device === device);
+    if (kind) await this.preview.use(kind, id);
+  }
+
+  #update() {
+    const { camera, microphone, problems } = this.preview;
+    this.#showPicture(camera);
+    for (const [kind, { button, onIcon, offIcon }] of Object.entries(kinds)) {
+      const on = this.preview[kind] !== null;
+      setSwitch($(button), on, { onIcon, offIcon, label: `Turn ${kind} ${on ? 'off' : 'on'}` });
+      $(button).classList.toggle('broken', problems[kind] !== null);
+    }
+    $('#lobby-problems').replaceChildren(...merged(problems).map(({ code, text }) =>
+      element('li', { 'data-code': code }, icon('warn'), element('span', { textContent: text }))));
+    const heard = microphone?.mediaStreamTrack ?? null;
+    if (heard !== this.#metered) {
+      this.#metered = heard;
+      this.#meter.measure(heard);
+    }
+    $('#lobby-meter').classList.toggle('idle', !heard);
+    this.#pickers.refresh();
+  }
+
+  #showPicture(camera) {
+    const video = $('#preview-video');
+    const note = $('#preview-note');
+    if (camera) camera.attach(video);
+    else video.srcObject = null;
+    video.hidden = !camera;
+    video.classList.toggle('mirrored', camera?.mediaStreamTrack.getSettings().facingMode !== 'environment');
+    note.hidden = camera !== null;
+    note.textContent = this.#opening ? 'Waiting for your camera and microphone…' : 'Your camera is off';
+  }
+}
+
+// merged says once what is the same for camera and microphone.
+function merged({ camera, microphone }) {
+  if (camera && microphone) {
+    const same = camera.text.replaceAll('camera', '*') === microphone.text.replaceAll('microphone', '*');
+    if (same) return [{ code: `${camera.code} ${microphone.code}`, text: camera.text.replaceAll('camera', 'camera and microphone').replace('No camera and microphone was', 'No camera and no microphone were').replace('one in', 'them in') }];
+  }
+  return [camera, microphone].filter(Boolean);
+}
+
+// wanted is what to open: what the address says, else what was on last time.
+export function wanted(options) {
+  return { audio: options.audio ?? preferences.audio, video: options.video ?? preferences.video };
+}

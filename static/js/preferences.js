@@ -1,0 +1,27 @@
+// What a person chose last time. A browser may refuse storage (private windows,
+// embedded pages); then the choices hold until the page is closed.
+
+const KEY = 'parlor';
+const defaults = {
+  name: '', audio: true, video: true, shortcuts: true,
+  videoinput: '', audioinput: '', audiooutput: '',
+};
+
+function load() {
+  try {
+    return { ...defaults, ...JSON.parse(localStorage.getItem(KEY) ?? '{}') };
+  } catch {
+    return { ...defaults };
+  }
+}
+
+export const preferences = load();
+
+export function remember(changes) {
+  Object.assign(preferences, changes);
+  try {
+    localStorage.setItem(KEY, JSON.stringify(preferences));
+  } catch {
+    // Nothing to do: see above.
+  }
+}

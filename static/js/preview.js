@@ -1,0 +1,133 @@
+// The camera and microphone before a call: opened for the lobby's preview, then
+// handed over to the call as they are, so that joining starts nothing anew.
+
+import { deviceProblem } from './messages.js';
+import { captureOptions } from './devices.js';
+
+const { createLocalAudioTrack, createLocalTracks, createLocalVideoTrack, VideoPreset } = window.LivekitClient;
+
+// videoResolution is 16:9 of the given height at 30 frames a second.
+export function videoResolution(height) {
+  return new VideoPreset(Math.round((height * 16) / 9), height, 0, 30).resolution;
+}
+
+export class Preview {
+  // camera and microphone are the open tracks, or null.
+  camera = null;
+  microphone = null;
+  // problems holds, per kind, why it could not be opened.
+  problems = { camera: null, microphone: null };
+  #resolution;
+  #changed;
+  #queue = Promise.resolve(); // one change at a time, in the order of the clicks
+
+  // changed is called whenever anything above is different.
+  constructor({ resolution, changed }) {
+    this.#resolution = videoResolution(resolution);
+    this.#changed = changed;
+  }
+
+  // open starts what is wanted, with one question to the person where possible.
+  open({ video, audio }) {
+    return this.#enqueue(async () => {
+      if (video && audio && !this.camera && !this.microphone && await this.#openBoth()) return;
+      // One of the two may be what is missing: find out which.
+      if (video && !this.camera) await this.#openOne('camera');
+      if (audio && !this.microphone) await this.#openOne('microphone');
+    });
+  }
+
+  // toggle turns one on or off. Off releases the device.
+  toggle(kind) {
+    return this.#enqueue(async () => {
+      if (this[kind]) this.#close(kind);
+      else await this.#openOne(kind);
+    });
+  }
+
+  // use changes to another device of the kind that is open.
+  use(kind, deviceId) {
+    return this.#enqueue(async () => {
+      try {
+        await this[kind]?.setDeviceId({ exact: deviceId });
+        this.problems[kind] = null;
+      } catch (error) {
+        this.problems[kind] = deviceProblem(kind, error);
+      }
+    });
+  }
+
+  // release hands the open tracks over and forgets them. It waits for what is
+  // still being opened.
+  async release() {
+    await this.#enqueue(async () => {});
+    const tracks = [this.microphone, this.camera].filter(Boolean);
+    this.camera = null;
+    this.microphone = null;
+    this.#changed();
+    return tracks;
+  }
+
+  // adopt takes tracks back that release gave away and nobody used.
+  adopt(tracks) {
+    return this.#enqueue(async () => {
+      for (const track of tracks) this.#keep(track.kind === 'video' ? 'camera' : 'microphone', track);
+    });
+  }
+
+  close() {
+    return this.#enqueue(async () => {
+      this.#close('camera');
+      this.#close('microphone');
+    });
+  }
+
+  #enqueue(task) {
+    this.#queue = this.#queue.then(task).catch((error) => console.error(error)).then(() => this.#changed());
+    return this.#queue;
+  }
+
+  async #openBoth() {
+    try {
+      for (const track of await createLocalTracks({
+        video: { ...captureOptions('videoinput'), resolution: this.#resolution },
+        audio: captureOptions('audioinput'),
+      })) {
+        this.#keep(track.kind === 'video' ? 'camera' : 'microphone', track);
+      }
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async #openOne(kind) {
+    try {
+      if (!navigator.mediaDevices) throw new DOMException('', 'SecurityError');
+      this.#keep(kind, kind === 'camera'
+        ? await createLocalVideoTrack({ ...captureOptions('videoinput'), resolution: this.#resolution })
+        : await createLocalAudioTrack(captureOptions('audioinput')));
+    } catch (error) {
+      this.problems[kind] = deviceProblem(kind, error);
+    }
+  }
+
+  #keep(kind, track) {
+    this[kind] = track;
+    this.problems[kind] = null;
+    // Unplugged, or taken away by the browser.
+    track.mediaStreamTrack.addEventListener('ended', () => {
+      if (this[kind] !== track || track.mediaStreamTrack.readyState !== 'ended') return;
+      this.#close(kind);
+      this.problems[kind] = deviceProblem(kind, new DOMException('', 'NotFoundError'));
+      this.#changed();
+    });
+  }
+
+  #close(kind) {
+    this[kind]?.stop();
+    this[kind]?.detach();
+    this[kind] = null;
+    this.problems[kind] = null;
+  }
+}

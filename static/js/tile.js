@@ -1,0 +1,144 @@
+// One tile of the stage: a person's camera, or a screen that is shared.
+
+import { $, hue, initials } from './dom.js';
+
+const { ConnectionQuality, Track, TrackPublication } = window.LivekitClient;
+
+const qualityTexts = {
+  [ConnectionQuality.Excellent]: 'Connection: very good',
+  [ConnectionQuality.Good]: 'Connection: good',
+  [ConnectionQuality.Poor]: 'Connection: poor',
+  [ConnectionQuality.Lost]: 'Connection: lost',
+  [ConnectionQuality.Unknown]: '',
+};
+
+export const nameOf = (participant) => participant.name || participant.identity || 'Somebody';
+
+export class Tile {
+  #video;
+  #track; // what the video element shows
+  #parts;
+
+  // source is Track.Source.Camera or Track.Source.ScreenShare.
+  constructor(participant, source, { pinClicked }) {
+    this.participant = participant;
+    this.source = source;
+    this.node = $('#tile-template').content.firstElementChild.cloneNode(true);
+    this.#parts = {
+      avatar: $('.avatar', this.node), note: $('.tile-note', this.node), name: $('.tile-name', this.node),
+      quality: $('.quality', this.node), muted: $('.muted-mark', this.node),
+      pin: $('.tile-pin', this.node), full: $('.tile-full', this.node),
+    };
+    this.#video = $('video', this.node);
+    this.node.dataset.identity = participant.identity;
+    this.node.dataset.source = source;
+    this.node.classList.toggle('screen', this.isScreen);
+    this.node.classList.toggle('self', participant.isLocal);
+    this.node.style.setProperty('--hue', hue(participant.identity));
+    this.#parts.pin.addEventListener('click', pinClicked);
+    this.node.addEventListener('dblclick', pinClicked);
+    this.#parts.full.addEventListener('click', () => this.#fullScreen());
+    this.#parts.full.hidden = !document.fullscreenEnabled;
+    for (const type of ['loadeddata', 'resize', 'emptied']) {
+      this.#video.addEventListener(type, () => this.#shapeChanged());
+    }
+  }
+
+  get isScreen() {
+    return this.source === Track.Source.ScreenShare;
+  }
+
+  // update makes the tile show the participant as it is now.
+  update({ pinned }) {
+    const { participant } = this;
+    const publication = participant.getTrackPublication(this.source);
+    const microphone = participant.getTrackPublication(Track.Source.Microphone);
+    const track = publication && !publication.isMuted ? publication.videoTrack : undefined;
+    this.#show(track);
+
+    const who = participant.isLocal ? `${nameOf(participant)} (you)` : nameOf(participant);
+    const name = this.isScreen ? (participant.isLocal ? 'Your screen' : `${nameOf(participant)}'s screen`) : who;
+    const silent = !microphone || microphone.isMuted;
+    this.#parts.name.textContent = name;
+    this.#parts.avatar.textContent = initials(nameOf(participant));
+    this.#parts.muted.toggleAttribute('hidden', this.isScreen || !silent);
+    this.node.classList.toggle('speaking', !this.isScreen && participant.isSpeaking && !silent);
+    this.#updateQuality(participant.connectionQuality);
+    this.#updateNote(publication, track);
+
+    const { pin } = this.#parts;
+    pin.setAttribute('aria-pressed', String(pinned));
+    pin.setAttribute('aria-label', pinned ? `Unpin ${name}` : `Pin ${name}`);
+    pin.title = pinned ? 'Unpin' : 'Pin: show large';
+    this.node.setAttribute('aria-label', this.#describe(name, silent, track));
+  }
+
+  // place moves the tile to a rectangle in pixels.
+  place({ x, y, width, height }, large) {
+    const { style } = this.node;
+    style.width = `${Math.floor(width)}px`;
+    style.height = `${Math.floor(height)}px`;
+    style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
+    this.node.classList.toggle('large', large);
+    this.node.classList.toggle('tiny', width < 150 || height < 90);
+    this.#shapeChanged();
+  }
+
+  remove() {
+    this.#show(undefined);
+    this.node.remove();
+  }
+
+  #show(track) {
+    if (this.#track === track) return;
+    this.#track?.detach(this.#video);
+    this.#track = track;
+    this.node.classList.remove('has-picture');
+    if (track) {
+      track.attach(this.#video);
+      const facing = track.mediaStreamTrack?.getSettings?.().facingMode;
+      this.node.classList.toggle('mirrored', this.participant.isLocal && !this.isScreen && facing !== 'environment');
+      this.#shapeChanged();
+    } else {
+      this.#video.srcObject = null;
+    }
+  }
+
+  // shapeChanged shows the video once it has a picture, and never crops an
+  // upright picture into a wide tile or the other way round.
+  #shapeChanged() {
+    const { videoWidth, videoHeight } = this.#video;
+    this.node.classList.toggle('has-picture', Boolean(this.#track) && videoWidth > 0 && this.#video.readyState >= 2);
+    const box = this.node.getBoundingClientRect();
+    const stretch = (videoWidth / videoHeight) / (box.width / box.height);
+    this.node.classList.toggle('whole', stretch < 0.55 || stretch > 1.9);
+  }
+
+  #updateQuality(quality) {
+    const text = qualityTexts[quality] ?? '';
+    this.#parts.quality.setAttribute('data-quality', quality);
+    this.#parts.quality.toggleAttribute('hidden', this.isScreen || text === '');
+    const title = $('title', this.#parts.quality);
+    if (title.textContent !== text) title.textContent = text;
+  }
+
+  #updateNote(publication, track) {
+    let text = '';
+    if (track?.streamState === 'paused') text = 'Paused: weak connection';
+    else if (publication?.permissionStatus === TrackPublication.PermissionStatus.NotAllowed) text = 'Not shared with you';
+    this.#parts.note.textContent = text;
+    this.#parts.note.hidden = text === '';
+  }
+
+  #describe(name, silent, track) {
+    if (this.isScreen) return name;
+    const parts = [name, silent ? 'microphone off' : 'microphone on', track ? 'camera on' : 'camera off'];
+    if (this.node.classList.contains('speaking')) parts.push('speaking');
+    return parts.join(', ');
+  }
+
+  async #fullScreen() {
+    if (document.fullscreenElement) await document.exitFullscreen();
+    else await this.node.requestFullscreen().catch(() => {});
+  }
+}

@@ -1,0 +1,56 @@
+// Where the access token comes from: the address, or a server in dev mode.
+
+export class NoTokenError extends Error {}
+export class TokenRequestError extends Error {}
+
+const base64url = (part) => {
+  const bytes = Uint8Array.from(atob(part.replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));
+  return new TextDecoder().decode(bytes);
+};
+
+// readToken looks into a token to show whose it is. It checks nothing: that is
+// the server's to do. It returns null for what is not a JWT.
+export function readToken(token) {
+  try {
+    const claims = JSON.parse(base64url(token.split('.')[1]));
+    return {
+      room: claims.video?.room ?? '',
+      identity: claims.sub ?? '',
+      name: claims.name || claims.sub || '',
+      expired: typeof claims.exp === 'number' && claims.exp * 1000 < Date.now(),
+    };
+  } catch {
+    return null;
+  }
+}
+
+// newIdentity is unique per join, and still tells an operator who it is.
+export function newIdentity(name) {
+  const readable = name.normalize('NFKD').toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, '').slice(0, 32);
+  const random = [...crypto.getRandomValues(new Uint8Array(4))].map((b) => b.toString(16).padStart(2, '0')).join('');
+  return `${readable || 'guest'}-${random}`;
+}
+
+// requestToken asks a server in dev mode. NoTokenError means that this server
+// hands out none.
+export async function requestToken({ room, identity, name }) {
+  const response = await fetch('dev/token', {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ room, identity, name }),
+    signal: AbortSignal.timeout(10_000),
+  });
+  if (response.status === 404 || response.status === 405) throw new NoTokenError();
+  if (!response.ok) throw new TokenRequestError((await response.text()).trim() || `status ${response.status}`);
+  const { token, url } = await response.json();
+  return { token, url: url || ownServer() };
+}
+
+// ownServer is the address of the server that the page came from.
+export function ownServer() {
+  const url = new URL('.', location.href);
+  url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+  url.search = '';
+  url.hash = '';
+  return url.href.replace(/\/$/, '');
+}

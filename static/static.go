@@ -1,0 +1,187 @@
+// Package static holds the page that people use for a call: HTML, CSS, scripts
+// and the vendored livekit-client, embedded in the binary and served without a
+// build step. Nothing in it asks a third party for anything.
+package static
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+//go:embed index.html style.css icon.svg app.js js vendor
+var embedded embed.FS
+
+// Prefix is the path under which a [Handler] serves every file by its name. The
+// page itself is at "/".
+const Prefix = "/static/"
+
+// contentSecurityPolicy lets the page load what lies beside it and nothing else.
+// WebSockets may go anywhere because the signalling address that comes with a
+// token need not be the page's own.
+const contentSecurityPolicy = "default-src 'self'; " +
+	"connect-src 'self' ws: wss:; " +
+	"media-src 'self' blob: mediastream:; " +
+	"img-src 'self' data: blob:; " +
+	"object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+
+// Files returns the embedded files, named relative to this folder.
+func Files() fs.FS { return embedded }
+
+// Handler serves the page at "/" and the files under [Prefix]. It is immutable,
+// so any number of goroutines may use it.
+type Handler struct {
+	assets map[string]asset
+}
+
+// asset is one file with what HTTP has to say about it.
+type asset struct {
+	plain, gzipped []byte // gzipped is nil where it saves nothing
+	hash           string
+	contentType    string
+	cacheControl   string
+}
+
+// NewHandler reads all of files, which must have an index.html at its root.
+func NewHandler(files fs.FS) (*Handler, error) {
+	h := &Handler{assets: make(map[string]asset)}
+	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(files, name)
+		if err != nil {
+			return err
+		}
+		h.assets[name], err = newAsset(name, content)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the page's files: %w", err)
+	}
+	if _, ok := h.assets["index.html"]; !ok {
+		return nil, fmt.Errorf("read the page's files: index.html: %w", fs.ErrNotExist)
+	}
+	return h, nil
+}
+
+func newAsset(name string, content []byte) (asset, error) {
+	sum := sha256.Sum256(content)
+	a := asset{
+		plain:       content,
+		hash:        hex.EncodeToString(sum[:8]),
+		contentType: contentType(name),
+		// The names do not change with the content, so a browser has to ask;
+		// with the ETag the answer is nearly always 304.
+		cacheControl: "no-cache",
+	}
+	if strings.HasPrefix(name, "vendor/") {
+		// The folder's name carries the version.
+		a.cacheControl = "public, max-age=31536000, immutable"
+	}
+	var packed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	if err != nil {
+		return asset{}, err
+	}
+	if _, err := w.Write(content); err != nil {
+		return asset{}, err
+	}
+	if err := w.Close(); err != nil {
+		return asset{}, err
+	}
+	if packed.Len() < len(content)*9/10 {
+		a.gzipped = packed.Bytes()
+	}
+	return a, nil
+}
+
+// contentType does not use the mime package: that reads the operating system's
+// tables, and on some machines they name a type for .js that browsers refuse.
+func contentType(name string) string {
+	switch path.Ext(name) {
+	case ".html":
+		return "text/html; charset=utf-8"
+	case ".css":
+		return "text/css; charset=utf-8"
+	case ".js", ".mjs":
+		return "text/javascript; charset=utf-8"
+	case ".svg":
+		return "image/svg+xml"
+	case ".json":
+		return "application/json"
+	default:
+		return "text/plain; charset=utf-8"
+	}
+}
+
+// ServeHTTP answers GET and HEAD with the file, 304 where the caller has it
+// already (RFC 9110, 13.1.2), 404 for what does not exist and 405 for any other
+// method.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name := "index.html"
+	if r.URL.Path != "/" {
+		var under bool
+		if name, under = strings.CutPrefix(r.URL.Path, Prefix); !under {
+			http.NotFound(w, r)
+			return
+		}
+	}
+	a, ok := h.assets[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+		return
+	}
+	a.serve(w, r)
+}
+
+func (a asset) serve(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Content-Type", a.contentType)
+	header.Set("Cache-Control", a.cacheControl)
+	header.Set("X-Content-Type-Options", "nosniff")
+	if strings.HasPrefix(a.contentType, "text/html") {
+		header.Set("Content-Security-Policy", contentSecurityPolicy)
+		// The page's address may hold a token.
+		header.Set("Referrer-Policy", "no-referrer")
+	}
+	content, tag := a.plain, a.hash
+	if a.gzipped != nil {
+		header.Add("Vary", "Accept-Encoding")
+		if acceptsGzip(r.Header) {
+			header.Set("Content-Encoding", "gzip")
+			content, tag = a.gzipped, a.hash+"-gzip"
+		}
+	}
+	header.Set("ETag", `"`+tag+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}
+
+// acceptsGzip reports whether the request names gzip without refusing it
+// (RFC 9110, 12.5.3). A bare "*" is not taken up: nothing that sends it needs it.
+func acceptsGzip(header http.Header) bool {
+	for _, line := range header.Values("Accept-Encoding") {
+		for coding := range strings.SplitSeq(line, ",") {
+			name, params, _ := strings.Cut(coding, ";")
+			if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
+				continue
+			}
+			q := strings.ReplaceAll(strings.ToLower(params), " ", "")
+			return q != "q=0" && strings.TrimRight(q, "0") != "q=0."
+		}
+	}
+	return false
+}

@@ -1,0 +1,174 @@
+package static_test
+
+import (
+	"compress/gzip"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/static"
+)
+
+func newHandler(t *testing.T) *static.Handler {
+	t.Helper()
+	h, err := static.NewHandler(static.Files())
+	require.NoError(t, err)
+	return h
+}
+
+// get asks the handler as a browser would, with the headers given in pairs.
+func get(h http.Handler, method, target string, headers ...string) *http.Response {
+	r := httptest.NewRequest(method, target, nil)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func body(t *testing.T, r io.Reader) string {
+	t.Helper()
+	content, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return string(content)
+}
+
+func TestPageIsServedWithStrictPolicy(t *testing.T) {
+	res := get(newHandler(t), "GET", "/")
+	require.Equal(t, 200, res.StatusCode)
+	require.Equal(t, "text/html; charset=utf-8", res.Header.Get("Content-Type"))
+	require.Contains(t, res.Header.Get("Content-Security-Policy"), "default-src 'self'")
+	require.NotContains(t, res.Header.Get("Content-Security-Policy"), "unsafe")
+	require.Equal(t, "no-referrer", res.Header.Get("Referrer-Policy"), "the address may hold a token")
+	require.Contains(t, body(t, res.Body), "<title>Parlor</title>")
+}
+
+func TestFilesHaveTheTypesThatBrowsersInsistOn(t *testing.T) {
+	h := newHandler(t)
+	for name, want := range map[string]string{
+		"app.js":                               "text/javascript; charset=utf-8",
+		"style.css":                            "text/css; charset=utf-8",
+		"icon.svg":                             "image/svg+xml",
+		"vendor/livekit-client-2.23.0.LICENSE": "text/plain; charset=utf-8",
+	} {
+		res := get(h, "GET", static.Prefix+name)
+		require.Equal(t, 200, res.StatusCode, name)
+		require.Equal(t, want, res.Header.Get("Content-Type"), name)
+		require.Equal(t, "nosniff", res.Header.Get("X-Content-Type-Options"), name)
+	}
+}
+
+func TestUnknownPathsAndMethodsAreRefused(t *testing.T) {
+	h := newHandler(t)
+	for _, target := range []string{"/nothing", "/static", "/static/", "/static/js", "/static/nothing.js", "/static/../static.go", "/index.html"} {
+		require.Equal(t, 404, get(h, "GET", target).StatusCode, target)
+	}
+	res := get(h, "POST", "/")
+	require.Equal(t, 405, res.StatusCode)
+	require.Equal(t, "GET, HEAD", res.Header.Get("Allow"))
+}
+
+func TestUnchangedFileIsNotSentAgain(t *testing.T) {
+	h := newHandler(t)
+	first := get(h, "GET", "/static/app.js")
+	tag := first.Header.Get("ETag")
+	require.NotEmpty(t, tag)
+	require.Equal(t, "no-cache", first.Header.Get("Cache-Control"))
+
+	again := get(h, "GET", "/static/app.js", "If-None-Match", tag)
+	require.Equal(t, 304, again.StatusCode)
+	require.Empty(t, body(t, again.Body))
+
+	other := get(h, "GET", "/static/app.js", "If-None-Match", `"other"`)
+	require.Equal(t, 200, other.StatusCode)
+}
+
+func TestVendoredFilesAreCachedForGood(t *testing.T) {
+	res := get(newHandler(t), "GET", "/static/vendor/livekit-client-2.23.0.umd.js")
+	require.Equal(t, 200, res.StatusCode)
+	require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
+}
+
+func TestCompression(t *testing.T) {
+	h := newHandler(t)
+	const target = "/static/vendor/livekit-client-2.23.0.umd.js"
+	plain := get(h, "GET", target)
+	require.Empty(t, plain.Header.Get("Content-Encoding"))
+	require.Equal(t, "Accept-Encoding", plain.Header.Get("Vary"))
+	want := body(t, plain.Body)
+
+	packed := get(h, "GET", target, "Accept-Encoding", "br, gzip;q=0.8")
+	require.Equal(t, "gzip", packed.Header.Get("Content-Encoding"))
+	require.NotEqual(t, plain.Header.Get("ETag"), packed.Header.Get("ETag"), "two representations need two tags")
+	unpacked, err := gzip.NewReader(packed.Body)
+	require.NoError(t, err)
+	require.Equal(t, want, body(t, unpacked))
+
+	for _, accept := range []string{"br", "gzip;q=0", "gzip; q=0.00", "identity, GZIP;Q=0", ""} {
+		require.Empty(t, get(h, "GET", target, "Accept-Encoding", accept).Header.Get("Content-Encoding"), accept)
+	}
+	require.Equal(t, "gzip", get(h, "GET", target, "Accept-Encoding", "GZIP;q=0.01").Header.Get("Content-Encoding"))
+}
+
+func TestHandlerNeedsAnIndex(t *testing.T) {
+	_, err := static.NewHandler(fstest.MapFS{"app.js": {Data: []byte("1")}})
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// The page may hold no inline script or style, which the policy would block
+// silently, and every file that it names must be there.
+func TestPageKeepsItsOwnPolicy(t *testing.T) {
+	files := static.Files()
+	page := read(t, files, "index.html")
+	require.NotRegexp(t, `<style|\sstyle=|\son[a-z]+=`, page)
+	require.NotRegexp(t, `<script(?:\s+(?:type|defer)[^\s>]*)*>`, page, "a script without src")
+	refs := regexp.MustCompile(`(?:src|href)="(static/[^"]+)"`).FindAllStringSubmatch(page, -1)
+	require.NotEmpty(t, refs)
+	for _, ref := range refs {
+		_, err := fs.Stat(files, strings.TrimPrefix(ref[1], "static/"))
+		require.NoError(t, err, ref[1])
+	}
+}
+
+var (
+	importing = regexp.MustCompile(`(?m)^(?:import|export)[^;]*?from '([^']+)'`)
+	elementID = regexp.MustCompile(`\$\('#([a-z-]+)`)
+	absolute  = regexp.MustCompile(`(?:https?|wss?):\\?/\\?/[a-z]`)
+)
+
+// Without a build step nothing else tells of a misspelt import or id.
+func TestScriptsNameWhatExists(t *testing.T) {
+	files := static.Files()
+	page := read(t, files, "index.html")
+	scripts, err := fs.Glob(files, "js/*.js")
+	require.NoError(t, err)
+	for _, name := range append(scripts, "app.js") {
+		script := read(t, files, name)
+		for _, match := range importing.FindAllStringSubmatch(script, -1) {
+			_, err := fs.Stat(files, path.Join(path.Dir(name), match[1]))
+			require.NoError(t, err, "%s imports %s", name, match[1])
+		}
+		for _, match := range elementID.FindAllStringSubmatch(script, -1) {
+			require.Contains(t, page, `id="`+match[1]+`"`, name)
+		}
+		require.NotContains(t, script, "innerHTML", "%s: text from others must never be markup", name)
+		script = strings.ReplaceAll(script, "http://www.w3.org/2000/svg", "") // a name, not an address
+		require.NotRegexp(t, absolute, script, "%s: nothing is asked of a third party", name)
+	}
+}
+
+func read(t *testing.T, files fs.FS, name string) string {
+	t.Helper()
+	content, err := fs.ReadFile(files, name)
+	require.NoError(t, err)
+	return string(content)
+}
