@@ -1,0 +1,197 @@
+package sqlite
+
+import (
+	"database/sql"
+	"fmt"
+	"time"
+
+	"parlor/rooms"
+)
+
+// Submit queues a change; see [rooms.Store]. After Close done is called on the
+// caller's goroutine.
+func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
+	row, broken := encodeChange(c)
+	var out rooms.Outcome // the writer's
+	s.writer.queue.submit(job{
+		run: func(t *tx) (err error) {
+			if broken != nil { // it keeps its place in the order
+				return rooms.Errorf(rooms.Internal, "write room %s: %v", c.Room.SID, broken)
+			}
+			out, err = t.change(&row)
+			return err
+		},
+		done: func(err error) {
+			if err != nil {
+				done(rooms.Outcome{}, err)
+				return
+			}
+			done(out, nil)
+		},
+	})
+}
+
+func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
+	out := rooms.Outcome{Room: c.Room}
+	var err error
+	switch c.Kind {
+	case rooms.ChangeCreate:
+		if out.Created, err = t.insertRoom(c, &out.Room); err != nil || !out.Created {
+			return out, err
+		}
+	case rooms.ChangeUpdate, rooms.ChangeEnd:
+		if err = t.updateRoom(c, &out.Room); err != nil {
+			return out, err
+		}
+	default:
+		return out, rooms.Errorf(rooms.Internal, "write room %s: change of kind %d", c.Room.SID, c.Kind)
+	}
+	for i := range c.sessions {
+		if err := t.putSession(&c.sessions[i]); err != nil {
+			return out, err
+		}
+	}
+	return out, t.appendEvents(&out.Room, c.Events)
+}
+
+// insertRoom inserts the room as r, or finds the open one that bears the name.
+func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error) {
+	r.Version, r.Seq = 1, int64(len(c.Events))
+	n, err := t.exec(`INSERT INTO room (`+roomColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (name) WHERE ended_ms = 0 DO NOTHING`,
+		r.SID, r.Name, r.CreatedMs, int64(r.EmptyTimeout), int64(r.DepartureTimeout), r.MaxParticipants,
+		r.JoinedOnce, r.EmptySinceMs, r.ExpiresMs, r.EndedMs, string(r.EndReason), r.NumParticipants, r.NumPublishers,
+		r.ActiveRecording, r.Version, r.Seq, r.TurnPassword, c.config, r.Metadata)
+	if err != nil {
+		return false, err
+	}
+	if n == 1 {
+		t.open++
+		return true, nil
+	}
+	var there recordRow
+	if err := t.row(there.fields(), `SELECT `+roomColumns+` FROM room WHERE name = ? AND ended_ms = 0`, r.Name); err != nil {
+		return false, fmt.Errorf("find open room %q: %w", r.Name, err)
+	}
+	*r, err = there.done()
+	return false, err
+}
+
+// The end is left out of an ordinary update: SQLite would rewrite every index
+// that asks for it.
+const (
+	updateRoomSet = `UPDATE room SET empty_timeout_ms = ?, departure_timeout_ms = ?, max_participants = ?,
+		joined_once = ?, empty_since_ms = ?, expires_ms = ?, num_participants = ?, num_publishers = ?,
+		active_recording = ?, turn_password = ?, config = ?, metadata = ?, version = version + 1, seq = seq + ?`
+	updateRoomWhere  = ` WHERE sid = ? AND ended_ms = 0 RETURNING name, created_ms, version, seq`
+	updateRoom       = updateRoomSet + updateRoomWhere
+	updateRoomAndEnd = updateRoomSet + `, ended_ms = ?, end_reason = ?` + updateRoomWhere
+)
+
+// updateRoom writes c's room over the open one, and completes r with what does
+// not change, or what only the store knows.
+func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
+	args := []any{
+		int64(r.EmptyTimeout), int64(r.DepartureTimeout), r.MaxParticipants,
+		r.JoinedOnce, r.EmptySinceMs, r.ExpiresMs, r.NumParticipants, r.NumPublishers,
+		r.ActiveRecording, r.TurnPassword, c.config, r.Metadata, len(c.Events),
+	}
+	query := updateRoom
+	if c.Kind == rooms.ChangeEnd {
+		query = updateRoomAndEnd
+		args = append(args, r.EndedMs, string(r.EndReason))
+	}
+	err := t.row([]any{&r.Name, &r.CreatedMs, &r.Version, &r.Seq}, query, append(args, r.SID)...)
+	if err == sql.ErrNoRows {
+		return rooms.ErrEnded
+	}
+	if err == nil && c.Kind == rooms.ChangeEnd {
+		t.open--
+		t.ended++
+	}
+	return err
+}
+
+// putSession writes over the session with that SID, or inserts it. The common
+// update leaves out what would rewrite the indexes.
+func (t *tx) putSession(v *sessionRow) error {
+	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, moderated = ?, info = ?
+		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
+		v.ActiveMs, v.LeftMs, int32(v.Reason), v.Moderated, v.info, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
+	if err != nil || n == 1 {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (sid) DO UPDATE SET room_sid = excluded.room_sid, identity = excluded.identity,
+			joined_ms = excluded.joined_ms, active_ms = excluded.active_ms, left_ms = excluded.left_ms,
+			reason = excluded.reason, moderated = excluded.moderated, info = excluded.info`,
+		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.Moderated, v.info)
+	return err
+}
+
+// appendEvents writes a room's events, whose numbers r.Seq already counts, and
+// what endpoints get of them.
+func (t *tx) appendEvents(r *rooms.Record, events []rooms.Event) error {
+	for i := range events {
+		e := events[i] // the change is the caller's
+		e.RoomSID, e.RoomName = r.SID, r.Name
+		e.RoomSeq = r.Seq - int64(len(events)-1-i)
+		if err := t.appendEvent(&e); err != nil {
+			return err
+		}
+		if err := t.deliver(&e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appendEvent gives e its seq and epoch and writes it.
+func (t *tx) appendEvent(e *rooms.Event) error {
+	t.eventSeq++
+	e.Seq, e.Epoch = t.eventSeq, t.epoch
+	body := e.Body
+	if body == nil {
+		body = []byte{}
+	}
+	t.news = true
+	_, err := t.exec(`INSERT INTO event (`+eventColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.Seq, e.ID, e.Type, e.RoomSID, e.RoomName, e.RoomSeq, e.CreatedMs, e.Epoch, body)
+	return err
+}
+
+// endDueMax bounds how many rooms one transaction ends, whatever was asked for.
+const endDueMax = 1000
+
+// endDue ends rooms whose deadline has come.
+func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
+	var due []rooms.Record
+	err := t.rows(func(rs *sql.Rows) error {
+		r, err := scanRecord(rs)
+		due = append(due, r)
+		return err
+	}, `SELECT `+roomColumns+` FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?
+		ORDER BY expires_ms LIMIT ?`, nowMs, limit)
+	if err != nil {
+		return nil, err
+	}
+	now := time.UnixMilli(nowMs)
+	for i := range due {
+		r := &due[i]
+		r.EndedMs, r.EndReason = nowMs, r.DueReason()
+		r.Version++
+		r.Seq++
+		_, err := t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
+			r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
+		if err != nil {
+			return nil, err
+		}
+		t.open--
+		t.ended++
+		if err := t.appendEvents(r, []rooms.Event{rooms.RoomFinished(r, now)}); err != nil {
+			return nil, err
+		}
+	}
+	return due, nil
+}

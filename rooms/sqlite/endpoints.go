@@ -1,0 +1,182 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"parlor/rooms"
+)
+
+const endpointColumns = `id, url, key_id, include, exclude, relax_after, state, reason, fail_since_ms`
+
+// endpointRow is an endpoint's row, to be scanned.
+type endpointRow struct {
+	endpoint         rooms.Endpoint
+	include, exclude []byte
+}
+
+func (r *endpointRow) fields() []any {
+	e := &r.endpoint
+	return []any{&e.ID, &e.URL, &e.KeyID, &r.include, &r.exclude, &e.RelaxAfter, &e.State, &e.Reason, &e.FailSinceMs}
+}
+
+func (r *endpointRow) done() (rooms.Endpoint, error) {
+	e := r.endpoint
+	if err := json.Unmarshal(r.include, &e.Include); err != nil {
+		return e, fmt.Errorf("read the filter of endpoint %d: %w", e.ID, err)
+	}
+	if err := json.Unmarshal(r.exclude, &e.Exclude); err != nil {
+		return e, fmt.Errorf("read the filter of endpoint %d: %w", e.ID, err)
+	}
+	return e, nil
+}
+
+// loadEndpoints reads all endpoints for the writer to remember.
+func loadEndpoints(t *tx) ([]rooms.Endpoint, error) {
+	var all []rooms.Endpoint
+	err := t.rows(func(rs *sql.Rows) error {
+		var r endpointRow
+		if err := rs.Scan(r.fields()...); err != nil {
+			return err
+		}
+		e, err := r.done()
+		all = append(all, e)
+		return err
+	}, `SELECT `+endpointColumns+` FROM endpoint ORDER BY id`)
+	return all, err
+}
+
+// retireBatch is how many deliveries of a removed endpoint one transaction
+// dead-letters.
+const retireBatch = 500
+
+// SyncEndpoints makes the endpoints those of the configuration; see
+// [rooms.Outbox].
+func (s *Store) SyncEndpoints(ctx context.Context, configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error) {
+	all, err := call(ctx, s, func(t *tx) ([]rooms.Endpoint, error) { return t.syncEndpoints(configured, nowMs) })
+	if err != nil {
+		return nil, err
+	}
+	out := make([]rooms.Endpoint, len(configured))
+	for _, e := range all {
+		i := slices.IndexFunc(configured, func(c rooms.Endpoint) bool { return c.URL == e.URL })
+		if i >= 0 {
+			out[i] = e
+			continue
+		}
+		if e.Reason != rooms.ReasonRemoved {
+			continue
+		}
+		if _, err := s.BoundPending(ctx, e.ID, 0, nowMs, rooms.ReasonRemoved); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error) {
+	for i, c := range configured {
+		if slices.ContainsFunc(configured[:i], func(o rooms.Endpoint) bool { return o.URL == c.URL }) {
+			return nil, rooms.Errorf(rooms.Invalid, "webhook URL %s is configured twice", c.URL)
+		}
+	}
+	was := t.endpoints
+	for _, c := range configured {
+		_, err := t.exec(`INSERT INTO endpoint (url, key_id, include, exclude, relax_after, state) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (url) DO UPDATE SET key_id = excluded.key_id, include = excluded.include,
+				exclude = excluded.exclude, relax_after = excluded.relax_after,
+				state = CASE reason WHEN ? THEN excluded.state ELSE state END,
+				reason = CASE reason WHEN ? THEN '' ELSE reason END`,
+			c.URL, c.KeyID, jsonList(c.Include), jsonList(c.Exclude), c.RelaxAfter, string(rooms.EndpointOn),
+			rooms.ReasonRemoved, rooms.ReasonRemoved)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range was {
+		if slices.ContainsFunc(configured, func(c rooms.Endpoint) bool { return c.URL == e.URL }) {
+			continue
+		}
+		_, err := t.exec(`UPDATE endpoint SET state = ?, reason = ? WHERE id = ?`,
+			string(rooms.EndpointDisabled), rooms.ReasonRemoved, e.ID)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := t.reloadEndpoints(); err != nil {
+		return nil, err
+	}
+	return t.endpoints, t.requeueChanged(was, nowMs)
+}
+
+// requeueChanged requeues what pends for endpoints whose ordering changed.
+func (t *tx) requeueChanged(was []rooms.Endpoint, nowMs int64) error {
+	for i := range t.endpoints {
+		e := &t.endpoints[i]
+		if slices.ContainsFunc(was, func(o rooms.Endpoint) bool { return o.ID == e.ID && o.RelaxAfter != e.RelaxAfter }) {
+			if err := t.requeue(e, "", nowMs); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *tx) reloadEndpoints() error {
+	all, err := loadEndpoints(t)
+	if err == nil {
+		t.endpoints = all
+	}
+	return err
+}
+
+// SetEndpointState pauses, disables or resumes an endpoint; see [rooms.Outbox].
+func (s *Store) SetEndpointState(ctx context.Context, endpointID int64, state rooms.EndpointState, reason string) error {
+	return s.do(ctx, func(t *tx) error {
+		if _, err := t.endpoint(endpointID); err != nil {
+			return err
+		}
+		switch state {
+		case rooms.EndpointOn, rooms.EndpointPaused, rooms.EndpointDisabled:
+		default:
+			return rooms.Errorf(rooms.Invalid, "no such endpoint state: %q", state)
+		}
+		_, err := t.exec(`UPDATE endpoint SET state = ?, reason = ?,
+			fail_since_ms = CASE WHEN ?1 = 'on' THEN 0 ELSE fail_since_ms END WHERE id = ?`,
+			string(state), reason, endpointID)
+		if err != nil {
+			return err
+		}
+		t.news = true
+		return t.reloadEndpoints()
+	})
+}
+
+// EndpointStats tells of every endpoint, the removed ones included.
+func (s *Store) EndpointStats(ctx context.Context) ([]rooms.EndpointStats, error) {
+	var out []rooms.EndpointStats
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		var r endpointRow
+		var v rooms.EndpointStats
+		err := rs.Scan(append(r.fields(), &v.Pending, &v.Dead, &v.Delivered, &v.Failures,
+			&v.LastMs, &v.LastSuccessMs, &v.LastStatus, &v.LastError, &v.OldestSeq, &v.OldestPendingMs)...)
+		if err != nil {
+			return err
+		}
+		v.Endpoint, err = r.done()
+		out = append(out, v)
+		return err
+	}, `SELECT p.*, coalesce(e.created_ms, 0) FROM (
+			SELECT `+endpointColumns+`, pending, dead, delivered, failures,
+				last_ms, last_success_ms, last_status, last_error,
+				coalesce((SELECT min(event_seq) FROM delivery WHERE endpoint_id = endpoint.id AND state = 0), 0) AS oldest
+			FROM endpoint) AS p
+		LEFT JOIN event AS e ON e.seq = p.oldest ORDER BY p.id`)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,134 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+
+	"parlor/rooms"
+)
+
+// Events returns at most 1000 events in the order of their seq. The events of a
+// room that history has forgotten are found by its name alone.
+func (s *Store) Events(ctx context.Context, q rooms.EventQuery) ([]rooms.Event, error) {
+	var w where
+	w.add("seq > ?", q.After)
+	if q.Room != "" {
+		name, sid, err := s.nameOrSID(ctx, q.Room)
+		if err != nil {
+			return nil, err
+		}
+		w.add("room_name = ?", name)
+		if sid != "" {
+			w.add("room_sid = ?", sid)
+		}
+	}
+	if len(q.Types) > 0 {
+		w.add("type IN (SELECT value FROM json_each(?))", jsonList(q.Types))
+	}
+	var out []rooms.Event
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		var e rooms.Event
+		err := rs.Scan(eventFields(&e)...)
+		out = append(out, e)
+		return err
+	}, `SELECT `+eventColumns+` FROM event WHERE `+w.condition()+` ORDER BY seq LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// nameOrSID tells which of the two room is, since events are indexed by name.
+func (s *Store) nameOrSID(ctx context.Context, room string) (name, sid string, err error) {
+	err = s.one(ctx, []any{&name}, `SELECT name FROM room WHERE sid = ?`, room)
+	if err == sql.ErrNoRows {
+		return room, "", nil
+	}
+	return name, room, err
+}
+
+// SeqRange returns the seqs of the oldest and the newest event that can be read;
+// see [rooms.EventLog].
+func (s *Store) SeqRange(ctx context.Context) (oldest, newest int64, err error) {
+	err = s.one(ctx, []any{&oldest, &newest}, `SELECT coalesce((SELECT min(seq) FROM event),
+		CASE event_seq WHEN 0 THEN 0 ELSE event_seq + 1 END), event_seq FROM meta WHERE id = 1`)
+	return oldest, newest, err
+}
+
+// PruneEvents deletes up to batch of the oldest events, and at most 1000; see
+// [rooms.EventLog].
+func (s *Store) PruneEvents(ctx context.Context, olderThanMs, maxRows int64, batch int) (int, error) {
+	return call(ctx, s, func(t *tx) (int, error) { return t.pruneEvents(olderThanMs, maxRows, pageLimit(batch)) })
+}
+
+func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
+	// An event that pends is kept, and so the log stays gapless behind it.
+	end := t.eventSeq + 1
+	for _, e := range t.endpoints {
+		var pending int64
+		err := t.row([]any{&pending}, `SELECT coalesce(min(event_seq), ?) FROM delivery
+			WHERE endpoint_id = ? AND state = 0`, end, e.ID)
+		if err != nil {
+			return 0, err
+		}
+		end = min(end, pending)
+	}
+	n, last, old := 0, int64(0), true
+	err := t.rows(func(rs *sql.Rows) error {
+		var seq, created int64
+		if err := rs.Scan(&seq, &created); err != nil {
+			return err
+		}
+		old = old && (created < olderThanMs || maxRows > 0 && seq <= t.eventSeq-maxRows)
+		if old {
+			n, last = n+1, seq
+		}
+		return nil
+	}, `SELECT seq, created_ms FROM event WHERE seq < ? ORDER BY seq LIMIT ?`, end, batch)
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	for _, e := range t.endpoints {
+		if err := t.forget(e.ID, last); err != nil {
+			return 0, err
+		}
+	}
+	_, err = t.exec(`DELETE FROM event WHERE seq <= ?`, last)
+	return n, err
+}
+
+// forget deletes an endpoint's deliveries of events up to last.
+func (t *tx) forget(endpointID, last int64) error {
+	dead, err := t.exec(`DELETE FROM delivery WHERE endpoint_id = ? AND state = 2 AND event_seq <= ?`, endpointID, last)
+	if err != nil {
+		return err
+	}
+	t.count(endpointID, counts{dead: -dead})
+	_, err = t.exec(`DELETE FROM delivery WHERE endpoint_id = ? AND event_seq <= ?`, endpointID, last)
+	return err
+}
+
+// SetEpoch raises the epoch that events bear from now on: that of the lease under
+// which this process writes. It never falls.
+func (s *Store) SetEpoch(ctx context.Context, epoch int64) error {
+	return s.do(ctx, func(t *tx) error {
+		if epoch < t.epoch {
+			return rooms.Errorf(rooms.Precondition, "epoch %d is behind the database's epoch %d", epoch, t.epoch)
+		}
+		t.epoch = epoch
+		return nil
+	})
+}
+
+// Meta is what a database knows of itself.
+type Meta struct {
+	DatabaseID string // DB_…, the same in every copy and restore
+	CreatedMs  int64
+	Epoch      int64
+}
+
+// Meta returns what the database knows of itself.
+func (s *Store) Meta(ctx context.Context) (m Meta, err error) {
+	err = s.one(ctx, []any{&m.DatabaseID, &m.CreatedMs, &m.Epoch}, `SELECT database_id, created_ms, epoch FROM meta WHERE id = 1`)
+	return m, err
+}

@@ -1,0 +1,68 @@
+package sqlite
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked: another process has the database open.
+var ErrLocked = errors.New("the database is in use")
+
+// holder is what the lock file tells of the process that holds it. It is for
+// people: the kernel's lock is what counts.
+type holder struct {
+	PID   int       `json:"pid"`
+	Host  string    `json:"host"`
+	Since time.Time `json:"since"`
+}
+
+// lockFile takes the lock on path, or fails with [ErrLocked] and who has it.
+// Closing the file, or the end of the process, gives it up. The file stays: to
+// remove it would let two processes lock two files of the same name.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w by %s", ErrLocked, readHolder(f))
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := writeHolder(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+func readHolder(f *os.File) string {
+	var h holder
+	if json.NewDecoder(io.LimitReader(f, 4096)).Decode(&h) != nil {
+		return "another process, which " + f.Name() + " does not tell yet"
+	}
+	return fmt.Sprintf("process %d on %s since %s", h.PID, h.Host, h.Since.Format(time.RFC3339))
+}
+
+func writeHolder(f *os.File) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	b, err := json.Marshal(holder{PID: os.Getpid(), Host: host, Since: time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(append(b, '\n'), 0)
+	return err
+}

@@ -1,0 +1,199 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+
+	"parlor/rooms"
+)
+
+// pageMax bounds a page, whatever was asked for.
+const pageMax = 1000
+
+func pageLimit(n int) int { return max(0, min(n, pageMax)) }
+
+// ListRooms returns a page of at most 1000 rooms.
+func (s *Store) ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error) {
+	q.Limit = pageLimit(q.Limit)
+	if q.State != rooms.RoomsAll {
+		return s.listRooms(ctx, q)
+	}
+	// Open and ended rooms have indexes of their own, so their pages are merged.
+	q.State = rooms.RoomsOpen
+	open, err := s.listRooms(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	q.State = rooms.RoomsEnded
+	ended, err := s.listRooms(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	all := append(open, ended...)
+	slices.SortFunc(all, func(a, b rooms.Record) int {
+		c := compareRooms(&q, &a, &b)
+		if q.Descending {
+			return -c
+		}
+		return c
+	})
+	// A room that ended between the two reads is in both: as it ended.
+	all = slices.CompactFunc(all, func(a, b rooms.Record) bool { return a.SID == b.SID })
+	return all[:min(len(all), q.Limit)], nil
+}
+
+func compareRooms(q *rooms.RoomQuery, a, b *rooms.Record) int {
+	byName := 0
+	if q.Name != "" || q.NamePrefix != "" {
+		byName = strings.Compare(a.Name, b.Name)
+	}
+	return cmp.Or(byName, cmp.Compare(a.CreatedMs, b.CreatedMs), strings.Compare(a.SID, b.SID))
+}
+
+func (s *Store) listRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error) {
+	w := where{descending: q.Descending}
+	w.add("ended_ms = 0")
+	if q.State == rooms.RoomsEnded {
+		w.terms[0] = "ended_ms > 0"
+	}
+	order := w.place(&q)
+	w.created(&q)
+	query := `SELECT ` + roomColumns + ` FROM room WHERE ` + w.condition() + ` ORDER BY ` + order + ` LIMIT ?`
+	return s.records(ctx, query, append(w.args, q.Limit)...)
+}
+
+// where is the condition of a page, written so that an index serves both the
+// condition and the order.
+type where struct {
+	descending bool
+	terms      []string
+	args       []any
+}
+
+func (w *where) add(term string, args ...any) {
+	w.terms = append(w.terms, term)
+	w.args = append(w.args, args...)
+}
+
+func (w *where) condition() string { return strings.Join(w.terms, " AND ") }
+
+// place puts the page behind q's cursor and returns the order.
+func (w *where) place(q *rooms.RoomQuery) (order string) {
+	past, desc := ">", ""
+	if w.descending {
+		past, desc = "<", " DESC"
+	}
+	c, behind := q.After, q.After != rooms.RoomCursor{}
+	byTime := "created_ms" + desc + ", sid" + desc
+	switch {
+	case q.Name != "":
+		w.add("name = ?", q.Name)
+		if behind {
+			w.add("(created_ms, sid) "+past+" (?, ?)", c.CreatedMs, c.SID)
+		}
+		return byTime
+	case q.NamePrefix == "":
+		if behind {
+			w.add("(created_ms, sid) "+past+" (?, ?)", c.CreatedMs, c.SID)
+		}
+		return byTime
+	}
+	w.prefix(q.NamePrefix, behind)
+	if q.State == rooms.RoomsOpen { // names of open rooms are unique
+		if behind {
+			w.openName(past, c)
+		}
+		return "name" + desc
+	}
+	if behind {
+		w.add("(name, created_ms, sid) "+past+" (?, ?, ?)", c.Name, c.CreatedMs, c.SID)
+	}
+	return "name" + desc + ", " + byTime
+}
+
+// openName puts a page of open rooms by name behind c, which may be of an ended
+// room of a name that an open one bears too.
+func (w *where) openName(past string, c rooms.RoomCursor) {
+	w.add("name "+past+"= ?", c.Name)
+	w.add("(name "+past+" ? OR (created_ms, sid) "+past+" (?, ?))", c.Name, c.CreatedMs, c.SID)
+}
+
+// prefix bounds the names: those from p on, before the first that cannot begin
+// with p. A bound that the cursor implies is left out, since an index is entered
+// at one place.
+func (w *where) prefix(p string, behind bool) {
+	if !behind || w.descending {
+		w.add("name >= ?", p)
+	}
+	if end := prefixEnd(p); end != "" && (!behind || !w.descending) {
+		w.add("name < ?", end)
+	}
+}
+
+// prefixEnd is the first string, in the order of bytes, after all that begin with
+// p; "" if there is none.
+func prefixEnd(p string) string {
+	b := []byte(p)
+	for len(b) > 0 && b[len(b)-1] == 0xff {
+		b = b[:len(b)-1]
+	}
+	if len(b) == 0 {
+		return ""
+	}
+	b[len(b)-1]++
+	return string(b)
+}
+
+// created bounds the time of creation, leaving out what the cursor implies.
+func (w *where) created(q *rooms.RoomQuery) {
+	c, byName := q.After.CreatedMs, q.NamePrefix != "" && q.Name == ""
+	if from := q.CreatedFromMs; from != 0 && (byName || w.descending || c < from) {
+		w.add("created_ms >= ?", from)
+	}
+	if before := q.CreatedBeforeMs; before != 0 && (byName || !w.descending || c == 0 || c >= before) {
+		w.add("created_ms < ?", before)
+	}
+}
+
+// CountRooms returns how many rooms are open and how many are kept as history.
+func (s *Store) CountRooms(ctx context.Context) (open, ended int64, err error) {
+	err = s.one(ctx, []any{&open, &ended}, `SELECT open_rooms, ended_rooms FROM meta WHERE id = 1`)
+	return open, ended, err
+}
+
+// ListSessions returns a page of at most 1000 of a room's sessions.
+func (s *Store) ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error) {
+	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session
+		WHERE room_sid = ? AND (joined_ms, sid) > (?, ?) ORDER BY joined_ms, sid LIMIT ?`,
+		q.RoomSID, q.AfterJoinedMs, q.AfterSID, pageLimit(q.Limit))
+}
+
+// PruneHistory forgets up to batch rooms that ended before endedBeforeMs, with
+// their sessions.
+func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int) (int, error) {
+	return call(ctx, s, func(t *tx) (int, error) {
+		var sids []string
+		err := t.rows(func(rs *sql.Rows) error {
+			var sid string
+			err := rs.Scan(&sid)
+			sids = append(sids, sid)
+			return err
+		}, `SELECT sid FROM room WHERE ended_ms > 0 AND ended_ms < ? ORDER BY ended_ms LIMIT ?`, endedBeforeMs, pageLimit(batch))
+		if err != nil {
+			return 0, err
+		}
+		for _, sid := range sids {
+			if _, err := t.exec(`DELETE FROM session WHERE room_sid = ?`, sid); err != nil {
+				return 0, err
+			}
+			if _, err := t.exec(`DELETE FROM room WHERE sid = ?`, sid); err != nil {
+				return 0, err
+			}
+			t.ended--
+		}
+		return len(sids), nil
+	})
+}

@@ -1,0 +1,109 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+
+	"parlor/rooms"
+)
+
+// FindOpen returns the open room of that name.
+func (s *Store) FindOpen(ctx context.Context, name string) (rooms.Record, error) {
+	return s.room(ctx, `SELECT `+roomColumns+` FROM room WHERE name = ? AND ended_ms = 0`, name)
+}
+
+// GetBySID returns a room, open or ended.
+func (s *Store) GetBySID(ctx context.Context, sid string) (rooms.Record, error) {
+	return s.room(ctx, `SELECT `+roomColumns+` FROM room WHERE sid = ?`, sid)
+}
+
+func (s *Store) room(ctx context.Context, query string, args ...any) (rooms.Record, error) {
+	var r recordRow
+	err := s.one(ctx, r.fields(), query, args...)
+	if err == sql.ErrNoRows {
+		return rooms.Record{}, rooms.ErrNoRoom
+	}
+	if err != nil {
+		return rooms.Record{}, err
+	}
+	return r.done()
+}
+
+func (s *Store) records(ctx context.Context, query string, args ...any) ([]rooms.Record, error) {
+	var out []rooms.Record
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		r, err := scanRecord(rs)
+		out = append(out, r)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *Store) sessions(ctx context.Context, query string, args ...any) ([]rooms.Session, error) {
+	var out []rooms.Session
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		v, err := scanSession(rs)
+		out = append(out, v)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Present returns the sessions of a room that have not left, in the order of
+// joining.
+func (s *Store) Present(ctx context.Context, roomSID string) ([]rooms.Session, error) {
+	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session INDEXED BY session_present
+		WHERE room_sid = ? AND left_ms = 0 ORDER BY joined_ms, sid`, roomSID)
+}
+
+// Occupied returns the open rooms that have a session which has not left.
+func (s *Store) Occupied(ctx context.Context) ([]rooms.Record, error) {
+	return s.records(ctx, `SELECT `+roomColumns+` FROM room WHERE ended_ms = 0 AND sid IN
+		(SELECT room_sid FROM session INDEXED BY session_present WHERE left_ms = 0)`)
+}
+
+// ListOpen returns the open rooms by name, all of them if names is empty, in the
+// order of their creation.
+func (s *Store) ListOpen(ctx context.Context, names []string) ([]rooms.Record, error) {
+	if len(names) == 0 {
+		return s.records(ctx, `SELECT `+roomColumns+` FROM room WHERE ended_ms = 0 ORDER BY created_ms, sid`)
+	}
+	return s.records(ctx, `SELECT `+roomColumns+` FROM room INDEXED BY room_open_name WHERE ended_ms = 0 AND name IN
+		(SELECT value FROM json_each(?)) ORDER BY created_ms, sid`, jsonList(names))
+}
+
+// NextDeadline is the earliest deadline of an open room; 0 if there is none.
+func (s *Store) NextDeadline(ctx context.Context) (ms int64, err error) {
+	err = s.one(ctx, []any{&ms}, `SELECT coalesce(min(expires_ms), 0) FROM room WHERE expires_ms > 0 AND ended_ms = 0`)
+	return ms, err
+}
+
+// CountDue returns how many open rooms have a deadline at or before nowMs.
+func (s *Store) CountDue(ctx context.Context, nowMs int64) (n int64, err error) {
+	err = s.one(ctx, []any{&n}, `SELECT count(*) FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?`, nowMs)
+	return n, err
+}
+
+// EndDue ends up to limit rooms whose deadline has come, and at most 1000; see
+// [rooms.Store].
+func (s *Store) EndDue(ctx context.Context, nowMs int64, limit int) ([]rooms.Record, error) {
+	return call(ctx, s, func(t *tx) ([]rooms.Record, error) { return t.endDue(nowMs, min(limit, endDueMax)) })
+}
+
+// jsonList is list as SQLite's json_each takes it. A list of strings always
+// marshals; what is not UTF-8 is in no room's name, since JSON and protobuf both
+// refuse it.
+func jsonList(list []string) string {
+	if len(list) == 0 {
+		return "[]"
+	}
+	b, _ := json.Marshal(list) // never fails for strings
+	return string(b)
+}

@@ -1,0 +1,118 @@
+package sqlite
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"parlor/rooms"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// roomColumns are a room's, in the order of recordRow's fields.
+const roomColumns = `sid, name, created_ms, empty_timeout_ms, departure_timeout_ms, max_participants,
+	joined_once, empty_since_ms, expires_ms, ended_ms, end_reason, num_participants, num_publishers,
+	active_recording, version, seq, turn_password, config, metadata`
+
+// recordRow is a room's row, to be scanned.
+type recordRow struct {
+	record rooms.Record
+	config []byte
+}
+
+func (r *recordRow) fields() []any {
+	c := &r.record
+	return []any{
+		&c.SID, &c.Name, &c.CreatedMs, &c.EmptyTimeout, &c.DepartureTimeout, &c.MaxParticipants,
+		&c.JoinedOnce, &c.EmptySinceMs, &c.ExpiresMs, &c.EndedMs, &c.EndReason, &c.NumParticipants, &c.NumPublishers,
+		&c.ActiveRecording, &c.Version, &c.Seq, &c.TurnPassword, &r.config, &c.Metadata,
+	}
+}
+
+// done is the record, once the fields are scanned.
+func (r *recordRow) done() (rooms.Record, error) {
+	if string(r.config) != "{}" {
+		if err := json.Unmarshal(r.config, &r.record.Config); err != nil {
+			return rooms.Record{}, fmt.Errorf("read the settings of room %s: %w", r.record.SID, err)
+		}
+	}
+	return r.record, nil
+}
+
+// scanner is a row of a result.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanRecord(s scanner) (rooms.Record, error) {
+	var r recordRow
+	if err := s.Scan(r.fields()...); err != nil {
+		return rooms.Record{}, err
+	}
+	return r.done()
+}
+
+// sessionColumns are a session's, in the order of scanSession.
+const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, moderated, info`
+
+func scanSession(s scanner) (rooms.Session, error) {
+	var v rooms.Session
+	var info []byte
+	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.Moderated, &info); err != nil {
+		return rooms.Session{}, err
+	}
+	v.Info = new(livekit.ParticipantInfo)
+	if err := proto.Unmarshal(info, v.Info); err != nil {
+		return rooms.Session{}, fmt.Errorf("read session %s: %w", v.SID, err)
+	}
+	return v, nil
+}
+
+// eventColumns are an event's, in the order of scanEvent.
+const eventColumns = `seq, id, type, room_sid, room_name, room_seq, created_ms, epoch, body`
+
+func eventFields(e *rooms.Event) []any {
+	return []any{&e.Seq, &e.ID, &e.Type, &e.RoomSID, &e.RoomName, &e.RoomSeq, &e.CreatedMs, &e.Epoch, &e.Body}
+}
+
+// sessionRow is a session made ready to be written.
+type sessionRow struct {
+	*rooms.Session
+	info []byte
+}
+
+// changeRow is a change made ready to be written, on the caller's goroutine.
+type changeRow struct {
+	*rooms.Change
+	config   string
+	sessions []sessionRow
+}
+
+func encodeChange(c *rooms.Change) (changeRow, error) {
+	r := changeRow{Change: c}
+	if ended := c.Room.EndedMs != 0; ended != (c.Kind == rooms.ChangeEnd) {
+		return r, fmt.Errorf("change of kind %d for a room that ends at %d", c.Kind, c.Room.EndedMs)
+	}
+	config, err := json.Marshal(&c.Room.Config)
+	if err != nil {
+		return r, fmt.Errorf("marshal settings of room %s: %w", c.Room.SID, err)
+	}
+	r.config = string(config)
+	// Those who leave go first, so that an identity is never there twice.
+	for _, leaving := range []bool{true, false} {
+		for i := range c.Sessions {
+			v := &c.Sessions[i]
+			if (v.LeftMs != 0) != leaving {
+				continue
+			}
+			info, err := proto.Marshal(v.Info)
+			if err != nil {
+				return r, fmt.Errorf("marshal session %s: %w", v.SID, err)
+			}
+			if info == nil {
+				info = []byte{} // nil is null to SQLite
+			}
+			r.sessions = append(r.sessions, sessionRow{v, info})
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,108 @@
+package sqlite
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Histogram counts observations. Counts[i] are those up to Bounds[i], those of
+// the bounds below it included.
+type Histogram struct {
+	Bounds []float64
+	Counts []uint64
+	Count  uint64
+	Sum    float64
+}
+
+func newHistogram(bounds ...float64) Histogram {
+	return Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds))}
+}
+
+func (h *Histogram) observe(v float64) {
+	h.Count++
+	h.Sum += v
+	for i := len(h.Bounds) - 1; i >= 0 && v <= h.Bounds[i]; i-- {
+		h.Counts[i]++
+	}
+}
+
+func (h *Histogram) clone() Histogram {
+	c := *h
+	c.Counts = append([]uint64(nil), h.Counts...)
+	return c
+}
+
+// Stats is how the writer fares.
+type Stats struct {
+	Queue     int       // jobs that wait
+	Commit    Histogram // seconds that transactions took, with the disk's part
+	Batch     Histogram // jobs in a transaction
+	Failures  uint64    // transactions that failed
+	Isolated  uint64    // transactions that were run again job by job
+	Failing   string    // why the last transaction failed; "" = it did not
+	Sync      Histogram // seconds that Config.Sync took
+	SyncFails uint64
+	Syncing   string // why the last call of Config.Sync failed; "" = it did not
+	WALBytes  int64
+}
+
+// writerStats are the writer's figures.
+type writerStats struct {
+	isolated atomic.Uint64
+
+	mu sync.Mutex // guards the following
+	s  Stats
+}
+
+func newWriterStats() *writerStats {
+	seconds := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
+	return &writerStats{s: Stats{
+		Commit: newHistogram(seconds...),
+		Sync:   newHistogram(seconds...),
+		Batch:  newHistogram(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+	}}
+}
+
+// observe counts a transaction and tells whether the one before it failed.
+func (w *writerStats) observe(jobs int, took time.Duration, err error) (failing bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.s.Commit.observe(took.Seconds())
+	w.s.Batch.observe(float64(jobs))
+	return note(&w.s.Failing, &w.s.Failures, err)
+}
+
+// observeSync is observe for a call of Config.Sync.
+func (w *writerStats) observeSync(took time.Duration, err error) (failing bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.s.Sync.observe(took.Seconds())
+	return note(&w.s.Syncing, &w.s.SyncFails, err)
+}
+
+func note(state *string, fails *uint64, err error) (failing bool) {
+	failing = *state != ""
+	*state = ""
+	if err != nil {
+		*state = err.Error()
+		*fails++
+	}
+	return failing
+}
+
+// Stats returns the figures as of now.
+func (s *Store) Stats() Stats {
+	w := s.writer.stats
+	w.mu.Lock()
+	v := w.s
+	v.Commit, v.Batch, v.Sync = w.s.Commit.clone(), w.s.Batch.clone(), w.s.Sync.clone()
+	w.mu.Unlock()
+	v.Isolated = w.isolated.Load()
+	v.Queue = s.writer.queue.depth()
+	if fi, err := os.Stat(s.path + "-wal"); err == nil { // gone when the database is closed
+		v.WALBytes = fi.Size()
+	}
+	return v
+}

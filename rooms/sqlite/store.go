@@ -1,0 +1,208 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"parlor/migrations"
+	"parlor/rooms"
+)
+
+// readers is the number of connections that read. Reads are short, so a few
+// serve many; each keeps its own page cache.
+const readers = 4
+
+// Config is how a [Store] is opened.
+type Config struct {
+	// Path is the database's file. It is created if missing, its directory is not.
+	Path string
+	Log  *slog.Logger // nil = none
+	// Sync, if given, is called by the writer between transactions, at most every
+	// SyncInterval while there is something that it has not seen, and once more
+	// when the store closes. It takes over the checkpointing of the WAL.
+	Sync func(context.Context) error
+	// SyncInterval defaults to 250 ms.
+	SyncInterval time.Duration
+}
+
+// Store keeps rooms, sessions and events in an SQLite database. Its methods may
+// be called concurrently.
+type Store struct {
+	path   string
+	lock   *os.File
+	write  *sql.DB // the writer's alone
+	read   *sql.DB
+	writer *writer
+	watch  *watchers
+
+	mu         sync.Mutex           // guards statements
+	statements map[string]*sql.Stmt // the readers'; nil once closed
+
+	closing sync.Once
+	closed  error
+}
+
+var (
+	_ rooms.Store      = (*Store)(nil)
+	_ rooms.Outbox     = (*Store)(nil)
+	_ rooms.History    = (*Store)(nil)
+	_ rooms.Moderation = (*Store)(nil)
+)
+
+// Open opens the database, brings its schema up to date and starts the writer.
+// It fails with [ErrLocked] when another process has it open,
+// [migrations.ErrNewer] when a newer Parlor wrote it, [migrations.ErrForeign]
+// when another program did, and with the reason when it cannot be written.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.SyncInterval == 0 {
+		c.SyncInterval = 250 * time.Millisecond
+	}
+	path, err := resolve(c.Path)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	lock, err := lockFile(path + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	s, err := open(ctx, path, c)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s.lock = lock
+	return s, nil
+}
+
+// resolve makes path absolute and follows links, so that two names of a file
+// meet at one lock.
+func resolve(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("no path given")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, os.ErrNotExist) {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		return filepath.Join(dir, filepath.Base(path)), err
+	}
+	return real, err
+}
+
+func open(ctx context.Context, path string, c Config) (*Store, error) {
+	s := &Store{path: path, watch: newWatchers(), statements: make(map[string]*sql.Stmt)}
+	var err error
+	if s.write, err = sql.Open("sqlite", writeDSN(path, c.Sync != nil)); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	s.write.SetMaxOpenConns(1)
+	if s.read, err = sql.Open("sqlite", readDSN(path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.write.Close())
+	}
+	s.read.SetMaxOpenConns(readers)
+	s.read.SetMaxIdleConns(readers)
+	if err := s.start(ctx, c); err != nil {
+		return nil, errors.Join(err, s.read.Close(), s.write.Close())
+	}
+	return s, nil
+}
+
+// start readies the schema and starts the writer's goroutine, which Close stops.
+func (s *Store) start(ctx context.Context, c Config) error {
+	if err := migrations.Apply(ctx, s.write); err != nil {
+		if errors.Is(err, migrations.ErrNewer) || errors.Is(err, migrations.ErrForeign) || isContext(err) {
+			return fmt.Errorf("open database %s: %w", s.path, err)
+		}
+		return fmt.Errorf("open database %s", reason(s.path, err))
+	}
+	if err := s.found(ctx); err != nil {
+		return fmt.Errorf("open database %s", reason(s.path, err))
+	}
+	s.writer = newWriter(s.path, &writeConn{db: s.write}, s.watch, c)
+	if err := s.writer.load(); err != nil {
+		return errors.Join(fmt.Errorf("open database %s", reason(s.path, err)), s.writer.conn.close())
+	}
+	go s.writer.run()
+	return nil
+}
+
+// found makes the row of facts of a new database, and writes to an old one, so
+// that one which cannot be written fails now.
+func (s *Store) found(ctx context.Context) error {
+	_, err := s.write.ExecContext(ctx, `INSERT INTO meta (id, database_id, created_ms) VALUES (1, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET epoch = epoch`, rooms.NewID("DB_"), rooms.NowMs(time.Now()))
+	return err
+}
+
+// writeDSN opens the writer's connection. Pragmas stand here since a pool applies
+// nothing else to a connection that it makes anew.
+func writeDSN(path string, replicated bool) string {
+	q := url.Values{"_txlock": {"immediate"}, "_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {
+		"busy_timeout(5000)",
+		"journal_mode(wal)",
+		"synchronous(full)",
+		"cache_size(-16384)",
+		"temp_store(memory)",
+	}}
+	if replicated {
+		// The replication checkpoints. If SQLite did, it would do so at the writer's
+		// expense and in vain, since replication reads the WAL all the time.
+		q["_pragma"] = append(q["_pragma"], "wal_autocheckpoint(0)")
+	} else {
+		q["_pragma"] = append(q["_pragma"], "wal_autocheckpoint(1000)", "journal_size_limit(67108864)")
+	}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+func readDSN(path string) string {
+	q := url.Values{"_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {
+		"busy_timeout(5000)",
+		"query_only(1)",
+		"cache_size(-8192)",
+		"temp_store(memory)",
+	}}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+// Path is the database's file.
+func (s *Store) Path() string { return s.path }
+
+// Close commits what was submitted, lets replication see it, and closes the
+// database. When ctx ends first, what is not yet committed gets
+// [rooms.ErrStopping]; should the disk not even then answer, Close returns ctx's
+// error and leaves the files to the end of the process.
+func (s *Store) Close(ctx context.Context) error {
+	s.closing.Do(func() { s.closed = s.close(ctx) })
+	return s.closed
+}
+
+func (s *Store) close(ctx context.Context) error {
+	if err := s.writer.stop(ctx); err != nil {
+		return fmt.Errorf("close database %s: %w", s.path, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, st := range s.statements {
+		errs = append(errs, st.Close())
+	}
+	s.statements = nil
+	errs = append(errs, s.read.Close(), s.writer.conn.close(), s.write.Close(), s.lock.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close database %s: %w", s.path, err)
+	}
+	return nil
+}

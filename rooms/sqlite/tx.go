@@ -1,0 +1,192 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"maps"
+
+	"parlor/rooms"
+)
+
+// writeConn is the one connection that writes, with its prepared statements. It
+// belongs to the writer's goroutine. A context that can end would cost a
+// goroutine for each statement, and an interrupted writer is no use to anyone:
+// so its statements run with one that cannot.
+type writeConn struct {
+	db         *sql.DB
+	conn       *sql.Conn // nil until used, and after a failure that it did not survive
+	statements map[string]*sql.Stmt
+}
+
+func (c *writeConn) statement(query string) (*sql.Stmt, error) {
+	if st, ok := c.statements[query]; ok {
+		return st, nil
+	}
+	ctx := context.Background()
+	if c.conn == nil {
+		conn, err := c.db.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.conn, c.statements = conn, make(map[string]*sql.Stmt)
+	}
+	st, err := c.conn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	c.statements[query] = st
+	return st, nil
+}
+
+func (c *writeConn) exec(query string, args ...any) (sql.Result, error) {
+	st, err := c.statement(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.ExecContext(context.Background(), args...)
+}
+
+// close gives the connection back; the next statement opens another.
+func (c *writeConn) close() error {
+	if c.conn == nil {
+		return nil
+	}
+	var errs []error
+	for _, st := range c.statements {
+		errs = append(errs, st.Close())
+	}
+	errs = append(errs, c.conn.Close())
+	c.conn, c.statements = nil, nil
+	return errors.Join(errs...)
+}
+
+// discard closes the connection for good, with whatever transaction is open on
+// it. Used when it does not even roll back.
+func (c *writeConn) discard() {
+	if c.conn == nil {
+		return
+	}
+	for _, st := range c.statements {
+		_ = st.Close() // the connection is broken and goes with them
+	}
+	_ = c.conn.Raw(func(any) error { return driver.ErrBadConn }) // makes the pool drop it
+	_ = c.conn.Close()
+	c.conn, c.statements = nil, nil
+}
+
+// facts is what the writer remembers of the committed database, so that it need
+// not ask. Nobody else writes to it.
+type facts struct {
+	epoch    int64
+	eventSeq int64 // of the newest event
+	open     int64 // rooms
+	ended    int64
+	// endpoints is replaced, never changed in place.
+	endpoints []rooms.Endpoint
+}
+
+// counts is how an endpoint's counters move in a transaction.
+type counts struct{ pending, dead, delivered, failures int64 }
+
+// tx is the transaction that runs. It belongs to the writer's goroutine.
+type tx struct {
+	conn   *writeConn
+	writes int // statements that may have written
+	facts
+	counts map[int64]counts // by endpoint
+	news   bool             // events were written or deliveries fell due
+}
+
+// mark is what a savepoint must restore beside the database.
+type mark struct {
+	facts  facts
+	counts map[int64]counts
+	news   bool
+}
+
+func (t *tx) mark() mark {
+	return mark{t.facts, maps.Clone(t.counts), t.news}
+}
+
+func (t *tx) restore(m mark) {
+	t.facts, t.counts, t.news = m.facts, m.counts, m.news
+}
+
+// count moves an endpoint's counters by d.
+func (t *tx) count(endpointID int64, d counts) {
+	if t.counts == nil {
+		t.counts = make(map[int64]counts)
+	}
+	c := t.counts[endpointID]
+	c.pending += d.pending
+	c.dead += d.dead
+	c.delivered += d.delivered
+	c.failures += d.failures
+	t.counts[endpointID] = c
+}
+
+// exec runs a statement that writes and returns how many rows it touched.
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	t.writes++
+	r, err := t.conn.exec(query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// row runs a statement that returns one row; it may write.
+func (t *tx) row(dest []any, query string, args ...any) error {
+	st, err := t.conn.statement(query)
+	if err != nil {
+		return err
+	}
+	return st.QueryRowContext(context.Background(), args...).Scan(dest...)
+}
+
+// rows runs a query and calls each for every row of its result, which must not
+// write: a statement that reads a table while another changes it is not defined.
+func (t *tx) rows(each func(*sql.Rows) error, query string, args ...any) error {
+	st, err := t.conn.statement(query)
+	if err != nil {
+		return err
+	}
+	return eachRow(st, context.Background(), each, args)
+}
+
+func eachRow(st *sql.Stmt, ctx context.Context, each func(*sql.Rows) error, args []any) error {
+	rs, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer rs.Close()
+	for rs.Next() {
+		if err := each(rs); err != nil {
+			return err
+		}
+	}
+	return rs.Err()
+}
+
+// flush writes what the transaction counted, before it commits.
+func (t *tx) flush(was facts) error {
+	for id, c := range t.counts {
+		if c == (counts{}) {
+			continue
+		}
+		_, err := t.exec(`UPDATE endpoint SET pending = pending + ?, dead = dead + ?,
+			delivered = delivered + ?, failures = failures + ? WHERE id = ?`,
+			c.pending, c.dead, c.delivered, c.failures, id)
+		if err != nil {
+			return err
+		}
+	}
+	if t.epoch == was.epoch && t.eventSeq == was.eventSeq && t.open == was.open && t.ended == was.ended {
+		return nil
+	}
+	_, err := t.exec("UPDATE meta SET epoch = ?, event_seq = ?, open_rooms = ?, ended_rooms = ? WHERE id = 1",
+		t.epoch, t.eventSeq, t.open, t.ended)
+	return err
+}

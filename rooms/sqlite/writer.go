@@ -1,0 +1,263 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"parlor/rooms"
+)
+
+// closeGrace is how long a closing writer is waited for after its time is up: the
+// transaction that runs should end by then, unless the disk hangs.
+const closeGrace = time.Second
+
+// writer is the goroutine that writes. All but queue and stats is its own.
+type writer struct {
+	path  string
+	log   *slog.Logger
+	conn  *writeConn
+	facts facts
+	queue *queue
+	stats *writerStats
+	watch *watchers
+
+	sync         func(context.Context) error
+	syncInterval time.Duration
+	dirtySince   time.Time // of the first commit that sync has not seen; zero = none
+	syncTimer    *time.Timer
+
+	ctx    context.Context // ends when the writer is told to give up
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when run returns
+}
+
+func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer {
+	w := &writer{
+		path: path, log: c.Log, conn: conn, watch: watch,
+		queue: newQueue(), stats: newWriterStats(),
+		sync: c.Sync, syncInterval: c.SyncInterval,
+		ended: make(chan struct{}),
+	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	return w
+}
+
+// stop lets the writer finish what is queued, or, when ctx ends, what it is at.
+func (w *writer) stop(ctx context.Context) error {
+	w.queue.close()
+	defer w.cancel()
+	select {
+	case <-w.ended:
+		return nil
+	case <-ctx.Done():
+	}
+	w.cancel()
+	for _, j := range w.queue.abandon() {
+		j.done(rooms.ErrStopping)
+	}
+	select {
+	case <-w.ended:
+		return nil
+	case <-time.After(closeGrace):
+		return fmt.Errorf("the disk does not answer: %w", ctx.Err())
+	}
+}
+
+// run is the writer's goroutine, from Open to Close.
+func (w *writer) run() {
+	defer close(w.ended)
+	w.syncTimer = time.NewTimer(time.Hour)
+	defer w.syncTimer.Stop()
+	for {
+		batch, closed := w.queue.take()
+		switch {
+		case len(batch) == 0 && closed:
+			w.syncNow()
+			return
+		case len(batch) == 0:
+			select {
+			case <-w.queue.wake:
+			case <-w.syncTimer.C:
+			}
+		case batch[0].alone != nil:
+			batch[0].done(batch[0].alone())
+		default:
+			w.commit(batch)
+		}
+		w.syncIfDue()
+	}
+}
+
+// commit runs a transaction and answers everyone in it.
+func (w *writer) commit(batch []job) {
+	began := time.Now()
+	answers, err := w.transact(batch, false)
+	if err != nil && isOwnFault(err) {
+		w.stats.isolated.Add(1)
+		answers, err = w.transact(batch, true)
+	}
+	w.observe(len(batch), time.Since(began), err)
+	if err != nil {
+		failure := writeFailure(w.path, err)
+		for _, j := range batch {
+			j.done(failure)
+		}
+		return
+	}
+	if w.sync != nil && w.dirtySince.IsZero() {
+		w.dirtySince = time.Now()
+		w.syncTimer.Reset(w.syncInterval)
+	}
+	for i, j := range batch {
+		j.done(answers[i])
+	}
+}
+
+// observe keeps the figures, and logs when the disk begins to fail and when it
+// is well again.
+func (w *writer) observe(jobs int, took time.Duration, err error) {
+	failing := w.stats.observe(jobs, took, err)
+	switch {
+	case err != nil && !failing:
+		w.log.Error("the database cannot be written", "reason", reason(w.path, err))
+	case err == nil && failing:
+		w.log.Info("the database can be written again")
+	}
+}
+
+// transact runs batch in one transaction. It returns each job's answer, or the
+// failure for which nothing of it was written.
+func (w *writer) transact(batch []job, isolate bool) ([]error, error) {
+	if _, err := w.conn.exec("BEGIN IMMEDIATE"); err != nil {
+		w.conn.discard() // it may be the connection that ails: the next try has another
+		return nil, err
+	}
+	t := &tx{conn: w.conn, facts: w.facts}
+	answers, err := runJobs(t, batch, isolate)
+	if err == nil {
+		err = t.flush(w.facts)
+	}
+	if err == nil {
+		_, err = w.conn.exec("COMMIT")
+	}
+	if err != nil {
+		w.rollback()
+		return nil, err
+	}
+	w.facts = t.facts
+	if t.news {
+		w.watch.notify()
+	}
+	return answers, nil
+}
+
+// rollback ends a failed transaction, for which SQLite may have done so already.
+// A connection that is not idle afterwards is replaced.
+func (w *writer) rollback() {
+	if _, err := w.conn.exec("ROLLBACK"); err == nil {
+		return
+	}
+	if _, err := w.conn.exec("BEGIN"); err == nil {
+		if _, err = w.conn.exec("ROLLBACK"); err == nil {
+			return
+		}
+	}
+	w.conn.discard()
+}
+
+func runJobs(t *tx, batch []job, isolate bool) ([]error, error) {
+	answers := make([]error, len(batch))
+	for i, j := range batch {
+		var err error
+		if isolate {
+			answers[i], err = runIsolated(t, j)
+		} else {
+			answers[i], err = runJob(t, j)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// runJob runs j and tells its answer from a failure.
+func runJob(t *tx, j job) (answer, failure error) {
+	writes := t.writes
+	err := j.run(t)
+	if err == nil {
+		return nil, nil
+	}
+	if isRefusal(err) && t.writes == writes {
+		return err, nil
+	}
+	return nil, err
+}
+
+// runIsolated runs j behind a savepoint, so that what it did can be undone
+// without the others'.
+func runIsolated(t *tx, j job) (answer, failure error) {
+	if _, err := t.conn.exec("SAVEPOINT job"); err != nil {
+		return nil, err
+	}
+	m := t.mark()
+	err := j.run(t)
+	if err != nil && !isRefusal(err) && !isOwnFault(err) {
+		return nil, err
+	}
+	if err != nil {
+		t.restore(m)
+		if _, err := t.conn.exec("ROLLBACK TO job"); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := t.conn.exec("RELEASE job"); err != nil {
+		return nil, err
+	}
+	if err != nil && !isRefusal(err) {
+		err = fmt.Errorf("write database: %w", err)
+	}
+	return err, nil
+}
+
+// syncIfDue lets replication see what was committed a while ago.
+func (w *writer) syncIfDue() {
+	if !w.dirtySince.IsZero() && time.Since(w.dirtySince) >= w.syncInterval {
+		w.syncNow()
+	}
+}
+
+func (w *writer) syncNow() {
+	if w.dirtySince.IsZero() {
+		return
+	}
+	began := time.Now()
+	err := w.sync(w.ctx)
+	failing := w.stats.observeSync(time.Since(began), err)
+	switch {
+	case err != nil && !failing:
+		w.log.Error("replication cannot read the database", "error", err)
+	case err == nil && failing:
+		w.log.Info("replication reads the database again")
+	}
+	w.dirtySince = time.Time{}
+	if err != nil { // what it did not see it must see yet
+		w.dirtySince = time.Now()
+		w.syncTimer.Reset(w.syncInterval)
+	}
+}
+
+// load reads the facts.
+func (w *writer) load() error {
+	t := &tx{conn: w.conn}
+	f := &w.facts
+	if err := t.row([]any{&f.epoch, &f.eventSeq, &f.open, &f.ended},
+		"SELECT epoch, event_seq, open_rooms, ended_rooms FROM meta WHERE id = 1"); err != nil {
+		return err
+	}
+	endpoints, err := loadEndpoints(t)
+	f.endpoints = endpoints
+	return err
+}
