@@ -1,0 +1,291 @@
+// Package dd reads the dependency descriptor, the RTP header extension that
+// tells a forwarder which frames it may leave out (AV1 RTP payload format,
+// appendix A).
+package dd
+
+import "errors"
+
+// Limits of the format.
+const (
+	MaxTargets   = 32
+	maxTemplates = 64
+	maxSpatial   = 3
+	maxTemporal  = 7
+)
+
+// Errors of [Frame.Parse].
+var (
+	ErrShort       = errors.New("dependency descriptor ends early")
+	ErrInvalid     = errors.New("invalid dependency descriptor")
+	ErrNoStructure = errors.New("dependency descriptor before its structure")
+)
+
+// Indication tells what a frame is to a decode target.
+type Indication uint8
+
+// The decode target indications.
+const (
+	NotPresent  Indication = iota // not part of the target
+	Discardable                   // nothing of the target depends on it
+	Switch                        // what follows in the target depends on nothing before it
+	Required                      // needed
+)
+
+// Target is a decode target: a choice of layers a receiver can decode.
+type Target struct {
+	Spatial, Temporal uint8
+	// Chain is the index of the chain that protects the target, -1 for none.
+	Chain int8
+}
+
+// Resolution is a spatial layer's largest size in pixels.
+type Resolution struct{ Width, Height uint32 }
+
+type template struct {
+	spatial, temporal uint8
+	indications       [MaxTargets]Indication
+	chainDiffs        [MaxTargets]uint8
+}
+
+// Structure is what a key frame says about the frames that follow. It does not
+// change once parsed.
+type Structure struct {
+	Targets     []Target
+	Chains      int
+	Resolutions []Resolution // by spatial id; empty when not told
+	MaxSpatial  uint8
+	MaxTemporal uint8
+
+	idOffset  uint8
+	templates []template
+}
+
+// Frame is one packet's descriptor, completed from the structure.
+type Frame struct {
+	Start, End bool
+	// Number counts frames, modulo 2^16.
+	Number            uint16
+	Spatial, Temporal uint8
+	// Indications by decode target, ChainDiffs (how many frames ago the chain's
+	// previous frame was, 0 = the chain begins here) by chain.
+	Indications [MaxTargets]Indication
+	ChainDiffs  [MaxTargets]uint8
+	// Structure that the frame was read with. NewStructure: this very packet
+	// brought it, that is, it belongs to a key frame.
+	Structure    *Structure
+	NewStructure bool
+	// Active is the mask of active decode targets; valid when HasActive.
+	Active    uint32
+	HasActive bool
+
+	extended bool // five flags follow the mandatory fields
+	maskAt   int  // bit at which the mask stands or would stand
+}
+
+// Parse reads the descriptor in b with the structure in force (nil: none yet).
+// It allocates only when b brings a new structure.
+func (f *Frame) Parse(b []byte, s *Structure) error {
+	if len(b) < 3 {
+		return ErrShort
+	}
+	r := reader{buf: b}
+	*f = Frame{Structure: s}
+	f.Start, f.End = r.flag(), r.flag()
+	id := uint8(r.bits(6))
+	f.Number = uint16(r.bits(16))
+	var customDTIs, customDiffs, customChains bool
+	if f.maskAt = 24; len(b) > 3 {
+		f.extended = true
+		f.NewStructure, f.HasActive = r.flag(), r.flag()
+		customDTIs, customDiffs, customChains = r.flag(), r.flag(), r.flag()
+		if f.NewStructure {
+			fresh := &Structure{}
+			if err := fresh.parse(&r); err != nil {
+				return err
+			}
+			f.Structure = fresh
+		}
+		f.maskAt = r.pos
+	}
+	if f.Structure == nil {
+		return ErrNoStructure
+	}
+	if f.HasActive {
+		f.Active = r.bits(len(f.Structure.Targets))
+	} else if f.NewStructure {
+		f.Active = f.Structure.all()
+	}
+	index := int((id + 64 - f.Structure.idOffset) & 63)
+	if r.failed {
+		return ErrShort
+	}
+	if index >= len(f.Structure.templates) {
+		return ErrInvalid
+	}
+	f.complete(&r, &f.Structure.templates[index], customDTIs, customDiffs, customChains)
+	if r.failed {
+		return ErrShort
+	}
+	return nil
+}
+
+// complete is frame_dependency_definition() of the specification.
+func (f *Frame) complete(r *reader, t *template, dtis, diffs, chains bool) {
+	f.Spatial, f.Temporal = t.spatial, t.temporal
+	f.Indications, f.ChainDiffs = t.indications, t.chainDiffs
+	if dtis {
+		for i := range f.Structure.Targets {
+			f.Indications[i] = Indication(r.bits(2))
+		}
+	}
+	if diffs {
+		for size := r.bits(2); size != 0 && !r.failed; size = r.bits(2) {
+			r.bits(4 * int(size))
+		}
+	}
+	if chains {
+		for i := range f.Structure.Chains {
+			f.ChainDiffs[i] = uint8(r.bits(8))
+		}
+	}
+}
+
+// all is the mask with every decode target.
+func (s *Structure) all() uint32 { return uint32(1<<len(s.Targets) - 1) }
+
+// parse is template_dependency_structure() of the specification.
+func (s *Structure) parse(r *reader) error {
+	s.idOffset = uint8(r.bits(6))
+	targets := int(r.bits(5)) + 1
+	if err := s.parseLayers(r); err != nil {
+		return err
+	}
+	for i := range s.templates {
+		for t := range targets {
+			s.templates[i].indications[t] = Indication(r.bits(2))
+		}
+	}
+	for range s.templates {
+		for r.flag() {
+			r.bits(4)
+		}
+	}
+	s.Targets = make([]Target, targets)
+	s.parseChains(r)
+	s.nameTargets()
+	if r.flag() {
+		s.Resolutions = make([]Resolution, int(s.MaxSpatial)+1)
+		for i := range s.Resolutions {
+			s.Resolutions[i] = Resolution{r.bits(16) + 1, r.bits(16) + 1}
+		}
+	}
+	if r.failed {
+		return ErrShort
+	}
+	return nil
+}
+
+// parseLayers is template_layers(): it makes the templates.
+func (s *Structure) parseLayers(r *reader) error {
+	var spatial, temporal uint8
+	for {
+		if len(s.templates) == maxTemplates || spatial > maxSpatial || temporal > maxTemporal {
+			return ErrInvalid
+		}
+		s.templates = append(s.templates, template{spatial: spatial, temporal: temporal})
+		s.MaxSpatial, s.MaxTemporal = max(s.MaxSpatial, spatial), max(s.MaxTemporal, temporal)
+		switch r.bits(2) {
+		case 1:
+			temporal++
+		case 2:
+			temporal = 0
+			spatial++
+		case 3:
+			return nil
+		}
+		if r.failed {
+			return ErrShort
+		}
+	}
+}
+
+// parseChains is template_chains().
+func (s *Structure) parseChains(r *reader) {
+	s.Chains = int(r.nonSymmetric(uint32(len(s.Targets)) + 1))
+	for i := range s.Targets {
+		s.Targets[i].Chain = -1
+	}
+	if s.Chains == 0 {
+		return
+	}
+	for i := range s.Targets {
+		s.Targets[i].Chain = int8(r.nonSymmetric(uint32(s.Chains)))
+	}
+	for i := range s.templates {
+		for c := range s.Chains {
+			s.templates[i].chainDiffs[c] = uint8(r.bits(4))
+		}
+	}
+}
+
+// nameTargets is decode_target_layers(): a target reaches up to the highest
+// layers that are present in it.
+func (s *Structure) nameTargets() {
+	for t := range s.Targets {
+		for i := range s.templates {
+			p := &s.templates[i]
+			if p.indications[t] != NotPresent {
+				s.Targets[t].Spatial = max(s.Targets[t].Spatial, p.spatial)
+				s.Targets[t].Temporal = max(s.Targets[t].Temporal, p.temporal)
+			}
+		}
+	}
+}
+
+// Choose is the decode target with the most layers within the bounds, -1 when
+// there is none.
+func (s *Structure) Choose(spatial, temporal uint8) int {
+	best := -1
+	for i, t := range s.Targets {
+		if t.Spatial > spatial || t.Temporal > temporal {
+			continue
+		}
+		if best < 0 || t.Spatial > s.Targets[best].Spatial ||
+			t.Spatial == s.Targets[best].Spatial && t.Temporal > s.Targets[best].Temporal {
+			best = i
+		}
+	}
+	return best
+}
+
+// Within is the mask of the decode targets within the bounds.
+func (s *Structure) Within(spatial, temporal uint8) (mask uint32) {
+	for i, t := range s.Targets {
+		if t.Spatial <= spatial && t.Temporal <= temporal {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// AppendActive appends to dst the descriptor raw, which f was parsed from, with
+// mask for its active decode targets.
+func (f *Frame) AppendActive(dst, raw []byte, mask uint32) []byte {
+	w := writer{buf: dst}
+	w.copy(raw, 0, 24)
+	tail := f.maskAt
+	if f.extended {
+		w.copy(raw, 24, 25)
+		w.bits(1, 1)
+		w.copy(raw, 26, f.maskAt)
+		if f.HasActive {
+			tail += len(f.Structure.Targets)
+		}
+	} else {
+		w.bits(0b01000, 5)
+	}
+	// The specification counts target 0 as the mask's lowest bit.
+	w.bits(mask, len(f.Structure.Targets))
+	w.copy(raw, tail, len(raw)*8)
+	return w.buf
+}

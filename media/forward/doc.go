@@ -1,0 +1,31 @@
+// Package forward is the packet path: from the packets of a publisher to those
+// of its subscribers.
+//
+// The nouns:
+//
+//   - A [Track] is a published track.
+//   - A [Layer] is one RTP stream of it: the only one, one of a simulcast, or
+//     one that carries several spatial layers (SVC). It takes in packets, asks
+//     for lost ones, remembers the last ones, and reports to the publisher.
+//   - A [Forwarder] is one subscription: it picks a layer, renumbers what it
+//     forwards, answers NACKs and reports to the subscriber.
+//   - A [Downlink] is what is known of the path to one subscriber.
+//   - A [Ticker] drives the timers of many tracks.
+//
+// # Who owns what
+//
+// A layer's packets come from one goroutine, which collects those of a frame
+// and then goes forwarder by forwarder, packet by packet. It takes no lock that
+// tracks share, makes no allocation and reads the clock once a burst.
+//
+// Locks are taken in this order and none is held that is not in it: Layer.fan
+// (one packet or burst at a time), Forwarder.mu (its numbering, and the order
+// of its writes: whoever writes to its SSRCs holds it), Layer.mu (reception and
+// cache), and the leaves Track.mu, Downlink.mu, TWCC.mu. Callbacks other than
+// Write and Flush are made with no lock but Layer.fan.
+//
+// # What is dropped
+//
+// Whatever is malformed is counted ([LayerStats]) and dropped; nothing that
+// comes from the network can panic or be logged per packet.
+package forward

@@ -1,0 +1,143 @@
+package forward
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// How long a lower demand must last before the publisher hears of it.
+const (
+	lowerAfter  = 5 * time.Second
+	nobodyAfter = 10 * time.Second // before anybody has subscribed
+)
+
+// dynacast tells the publisher which qualities anybody wants, so that it need
+// not send the others.
+type dynacast struct {
+	tell func([]*livekit.SubscribedCodec)
+
+	// telling is held while tell is called, so that calls come in order.
+	telling sync.Mutex
+
+	mu     sync.Mutex // guards the following
+	want   map[string]livekit.VideoQuality
+	told   map[string]livekit.VideoQuality // nil: nothing yet
+	due    time.Time                       // when to tell a lower demand; zero: none waits
+	served bool                            // somebody has wanted something
+}
+
+func (d *dynacast) init(tell func([]*livekit.SubscribedCodec)) { d.tell = tell }
+
+// codecName is how a SubscribedCodec names a codec: "vp8".
+func codecName(c Codec) string {
+	_, name, ok := strings.Cut(strings.ToLower(c.MimeType), "/")
+	if !ok {
+		return strings.ToLower(c.MimeType)
+	}
+	return name
+}
+
+// rank orders qualities with OFF lowest.
+func rank(q livekit.VideoQuality) int {
+	if q == livekit.VideoQuality_OFF {
+		return -1
+	}
+	return int(q)
+}
+
+// update takes in what is wanted of each codec now.
+func (d *dynacast) update(want map[string]livekit.VideoQuality, now time.Time) {
+	d.mu.Lock()
+	raise, lower := false, len(d.told) == 0
+	for name, q := range want {
+		old, known := d.told[name]
+		if q != livekit.VideoQuality_OFF {
+			d.served = true
+		}
+		switch {
+		case !known && q == livekit.VideoQuality_OFF:
+			lower = true
+		case !known || rank(q) > rank(old):
+			raise = true
+		case rank(q) < rank(old):
+			lower = true
+		}
+	}
+	for name := range d.told {
+		if _, ok := want[name]; !ok {
+			lower = true
+		}
+	}
+	d.want = want
+	switch {
+	case raise:
+		// What fell in the same moment keeps its grace.
+		merged := maps.Clone(want)
+		for name, old := range d.told {
+			if q, ok := merged[name]; ok && rank(old) > rank(q) {
+				merged[name] = old
+			}
+		}
+		d.told = merged
+		d.arm(!maps.Equal(merged, want), now)
+	default:
+		d.arm(lower, now)
+		d.mu.Unlock()
+		return
+	}
+	d.mu.Unlock()
+	d.send()
+}
+
+// arm starts or stops the wait for a lower demand. mu is held.
+func (d *dynacast) arm(lower bool, now time.Time) {
+	switch {
+	case !lower:
+		d.due = time.Time{}
+	case d.due.IsZero() && !d.served:
+		d.due = now.Add(nobodyAfter)
+	case d.due.IsZero():
+		d.due = now.Add(lowerAfter)
+	}
+}
+
+// tick tells a lower demand that has lasted.
+func (d *dynacast) tick(now time.Time) {
+	d.mu.Lock()
+	if d.due.IsZero() || now.Before(d.due) {
+		d.mu.Unlock()
+		return
+	}
+	d.due = time.Time{}
+	d.told = d.want
+	d.mu.Unlock()
+	d.send()
+}
+
+// send tells what is to be told as of now.
+func (d *dynacast) send() {
+	if d.tell == nil {
+		return
+	}
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	d.mu.Lock()
+	told := d.told
+	d.mu.Unlock()
+	var codecs []*livekit.SubscribedCodec
+	for _, name := range slices.Sorted(maps.Keys(told)) {
+		c := &livekit.SubscribedCodec{Codec: name}
+		for q := livekit.VideoQuality_LOW; q <= livekit.VideoQuality_HIGH; q++ {
+			c.Qualities = append(c.Qualities, &livekit.SubscribedQuality{
+				Quality: q, Enabled: rank(q) <= rank(told[name]),
+			})
+		}
+		codecs = append(codecs, c)
+	}
+	d.tell(codecs)
+}

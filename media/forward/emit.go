@@ -1,0 +1,193 @@
+package forward
+
+import (
+	"github.com/pion/rtp"
+
+	"parlor/media/forward/packet"
+	"parlor/media/forward/red"
+	"parlor/media/forward/vp8"
+)
+
+// sent is what is remembered of a forwarded packet, to send it again.
+type sent struct {
+	layer      *Layer
+	ext        int64
+	answered   int64 // when it was sent again last
+	generation uint32
+	offset     uint32     // of the timestamp
+	mask       uint32     // active decode targets to tell, 0 = as they came
+	picture    vp8.Values // what was subtracted
+	out        uint16
+	used       bool
+	marker     bool
+	answers    uint8
+}
+
+// extScratch is where the values of header extensions stand while they are
+// written.
+type extScratch struct {
+	sendTime  [3]byte
+	transport [2]byte
+	playout   [3]byte
+	dd        [256]byte
+}
+
+// body is what is forwarded of a packet's payload.
+func (f *Forwarder) body(p *packet.Packet) []byte {
+	if f.family == opus && p.PrimarySize != 0 {
+		return p.Primary()
+	}
+	return p.Payload()
+}
+
+// emit writes p as s says; again: as a retransmission (RFC 4588). mu is held.
+func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool) {
+	h := &f.header
+	h.Version = 2
+	h.Marker = s.marker
+	h.SequenceNumber = s.out
+	h.Timestamp = p.Timestamp + s.offset
+	h.SSRC = f.cfg.SSRC
+	h.PayloadType = f.payloadType(p, s.layer)
+	payload := f.rewrite(p, s)
+	if again && f.hasRTX {
+		// rewrite left room in front for the original number.
+		payload = f.withOriginal(payload, s.out)
+		f.rtxNumber++
+		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.cfg.Codec.RTXPayloadType
+	}
+	f.putExtensions(h, p, s, sendTime)
+	if f.cfg.Write(h, payload) != nil {
+		f.stats.WriteErrors++
+	}
+	f.dirty = true
+	if again {
+		f.stats.Retransmitted++
+		f.stats.RetransmittedBytes += uint64(len(payload))
+		return
+	}
+	f.stats.Packets++
+	f.stats.Bytes += uint64(len(payload) + 12)
+	f.stats.octets += uint32(len(payload))
+}
+
+// payloadType is what the subscriber calls p's format.
+func (f *Forwarder) payloadType(p *packet.Packet, from *Layer) uint8 {
+	if f.family == redundant && (from.family == opus || int(p.PayloadType) == from.plain) {
+		return f.plainPT
+	}
+	return f.cfg.Codec.PayloadType
+}
+
+// rewrite is the payload with the numbers the subscriber is to see. It is the
+// shared payload when nothing changes, else a copy at rtxRoom in scratch.
+func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
+	body := f.body(p)
+	switch {
+	case s.layer.family == vp8Codec && s.picture != (vp8.Values{}):
+		b := f.copyOf(body)
+		p.VP8.Put(b, p.VP8.Values().Sub(s.picture))
+		return b
+	case f.family == redundant && s.layer.family == redundant && int(p.PayloadType) != s.layer.plain &&
+		s.layer.plain >= 0 && s.layer.plain != int(f.plainPT):
+		b := f.copyOf(body)
+		red.SetPayloadType(b, f.plainPT)
+		return b
+	}
+	return body
+}
+
+// rtxRoom is the room for the original sequence number (RFC 4588 4).
+const rtxRoom = 2
+
+func (f *Forwarder) copyOf(body []byte) []byte {
+	f.scratch = append(f.scratch[:rtxRoom], body...)
+	return f.scratch[rtxRoom:]
+}
+
+// withOriginal puts the original number in front of a payload.
+func (f *Forwarder) withOriginal(payload []byte, number uint16) []byte {
+	if len(f.scratch) != rtxRoom+len(payload) || len(payload) == 0 || &f.scratch[rtxRoom] != &payload[0] {
+		f.copyOf(payload)
+	}
+	f.scratch[0], f.scratch[1] = byte(number>>8), byte(number)
+	return f.scratch
+}
+
+// putExtensions fills in the header extensions that the subscriber negotiated.
+func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, sendTime [3]byte) {
+	h.Extension, h.Extensions = false, h.Extensions[:0]
+	ids, x := &f.cfg.Ext, &f.extScratch
+	// The one-byte form takes ids up to 14 and values up to 16 bytes (RFC 8285 4.2).
+	h.ExtensionProfile = rtp.ExtensionProfileOneByte
+	descriptor := p.Extension(packet.ExtDependencyDescriptor)
+	if ids.DependencyDescriptor != 0 && p.HasDD {
+		if s.mask != 0 {
+			descriptor = p.DD.AppendActive(x.dd[:0], descriptor, s.mask)
+		}
+		if len(descriptor) > 16 {
+			h.ExtensionProfile = rtp.ExtensionProfileTwoByte
+		}
+	}
+	if ids.wide() {
+		h.ExtensionProfile = rtp.ExtensionProfileTwoByte
+	}
+	f.put(ids.DependencyDescriptor, descriptor)
+	f.put(ids.AbsCaptureTime, p.Extension(packet.ExtAbsCaptureTime))
+	f.put(ids.VideoOrientation, p.Extension(packet.ExtVideoOrientation))
+	f.put(ids.AudioLevel, p.Extension(packet.ExtAudioLevel))
+	if ids.PlayoutDelay != 0 {
+		f.put(ids.PlayoutDelay, f.playoutDelay(p, s))
+	}
+	if ids.AbsSendTime != 0 {
+		x.sendTime = sendTime
+		f.put(ids.AbsSendTime, x.sendTime[:])
+	}
+	if ids.TransportCC != 0 {
+		n := f.downlink.nextTransport(len(p.Payload()))
+		x.transport = [2]byte{byte(n >> 8), byte(n)}
+		f.put(ids.TransportCC, x.transport[:])
+	}
+}
+
+// put adds an extension; one that the header's form cannot carry is left out.
+func (f *Forwarder) put(id uint8, value []byte) {
+	if id == 0 || len(value) == 0 {
+		return
+	}
+	if len(f.header.Extensions) == 0 {
+		f.header.Extension = true
+	}
+	if f.header.SetExtension(id, value) != nil {
+		f.stats.Malformed++
+	}
+	if len(f.header.Extensions) == 0 {
+		f.header.Extension = false
+	}
+}
+
+// wide reports whether an id needs the two-byte form.
+func (e *Extensions) wide() bool {
+	return max(e.AudioLevel, e.AbsSendTime, e.TransportCC, e.DependencyDescriptor,
+		e.AbsCaptureTime, e.PlayoutDelay, e.VideoOrientation) > 14
+}
+
+// playoutDelay is the bounds that the room wants, until a report shows that they
+// arrived; without such bounds, what the publisher says.
+func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
+	lowest, highest := f.cfg.MinPlayoutDelay, f.cfg.MaxPlayoutDelay
+	if lowest == 0 && highest == 0 {
+		return p.Extension(packet.ExtPlayoutDelay)
+	}
+	if f.stats.playoutAcked {
+		return nil
+	}
+	if !f.stats.playoutTold {
+		f.stats.playoutTold, f.stats.playoutFirst = true, s.out
+	}
+	// 12 bits each, in units of 10 ms.
+	lo := min(lowest/10, 0xfff)
+	hi := min(max(highest, lowest)/10, 0xfff)
+	f.extScratch.playout = [3]byte{byte(lo >> 4), byte(lo<<4) | byte(hi>>8), byte(hi)}
+	return f.extScratch.playout[:]
+}

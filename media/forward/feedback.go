@@ -1,0 +1,179 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/pion/rtcp"
+
+	"math"
+	"parlor/media/forward/audiolevel"
+)
+
+// How often a publisher is asked for a key frame of a layer, at most, and how
+// often it gets a receiver report.
+const (
+	keyIntervalLow  = int64(500 * time.Millisecond)
+	keyIntervalHigh = int64(time.Second)
+	videoReports    = int64(time.Second)
+	audioReports    = int64(2 * time.Second)
+)
+
+// senderReport relates a stream's timestamps to its sender's wall clock.
+type senderReport struct {
+	ntp   uint64 // 32.32 seconds, as in RTCP
+	rtp   uint32
+	at    int64 // when it came
+	valid bool
+}
+
+// askAgain sends a NACK to the publisher.
+func (l *Layer) askAgain(ssrc uint32, numbers []uint16) {
+	l.counters.nacks.Add(uint64(len(numbers)))
+	l.writeRTCP(&rtcp.TransportLayerNack{
+		SenderSSRC: l.track.rtcpSSRC,
+		MediaSSRC:  ssrc,
+		Nacks:      rtcp.NackPairsFromSequenceNumbers(numbers),
+	})
+}
+
+// RequestKeyFrame asks the publisher for a key frame, not more often than the
+// layer's limit: a request that comes too early is made later, unless a key
+// frame comes before.
+func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now())) }
+
+func (l *Layer) requestKeyFrame(now int64) {
+	if !l.track.video {
+		return
+	}
+	l.mu.Lock()
+	l.keyWanted = true
+	request := l.keyRequestLocked(now)
+	l.mu.Unlock()
+	if request != nil {
+		l.writeRTCP(request)
+	}
+}
+
+// keyRequestLocked is the request for a key frame if one is wanted and due.
+func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
+	interval := keyIntervalLow
+	if l.isHigh() {
+		interval = keyIntervalHigh
+	}
+	if !l.keyWanted || !l.hasSSRC || l.keyAsked != 0 && now-l.keyAsked < interval {
+		return nil
+	}
+	l.keyAsked = max(now, 1)
+	l.counters.keyRequests.Add(1)
+	if l.cfg.FIR {
+		l.firSeq++
+		return &rtcp.FullIntraRequest{
+			SenderSSRC: l.track.rtcpSSRC,
+			MediaSSRC:  l.ssrc,
+			FIR:        []rtcp.FIREntry{{SSRC: l.ssrc, SequenceNumber: l.firSeq}},
+		}
+	}
+	return &rtcp.PictureLossIndication{SenderSSRC: l.track.rtcpSSRC, MediaSSRC: l.ssrc}
+}
+
+func (l *Layer) writeRTCP(packets ...rtcp.Packet) {
+	if l.cfg.WriteRTCP == nil {
+		return
+	}
+	if l.cfg.WriteRTCP(packets) != nil {
+		l.counters.rtcpErrors.Add(1)
+	}
+}
+
+// tick asks again for what is still missing, repeats requests for key frames,
+// and reports to the publisher.
+func (l *Layer) tick(now int64) {
+	var packets []rtcp.Packet
+	l.mu.Lock()
+	l.rates.tick(now)
+	if l.missing != nil && l.missing.Waiting() {
+		if numbers := l.missing.Due(now, nil); len(numbers) > 0 {
+			l.counters.nacks.Add(uint64(len(numbers)))
+			packets = append(packets, &rtcp.TransportLayerNack{
+				SenderSSRC: l.track.rtcpSSRC, MediaSSRC: l.ssrc,
+				Nacks: rtcp.NackPairsFromSequenceNumbers(numbers),
+			})
+		}
+	}
+	if l.live.Load() && !l.track.muted.Load() {
+		if request := l.keyRequestLocked(now); request != nil {
+			packets = append(packets, request)
+		}
+	}
+	if report := l.receiverReportLocked(now); report != nil {
+		packets = append(packets, report)
+	}
+	l.mu.Unlock()
+	if len(packets) > 0 {
+		l.writeRTCP(packets...)
+	}
+	if l.cfg.TWCC != nil {
+		l.cfg.TWCC.flush(l.track.epoch.Add(time.Duration(now)))
+	}
+	l.expireLevel(now)
+}
+
+// receiverReportLocked is the report of RFC 3550 6.4.2 when it is due.
+func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
+	interval := videoReports
+	if !l.track.video {
+		interval = audioReports
+	}
+	if now-l.reported < interval {
+		return nil
+	}
+	r, ok := l.stream.Report()
+	if !ok {
+		return nil
+	}
+	l.reported = now
+	block := rtcp.ReceptionReport{
+		SSRC:               l.ssrc,
+		FractionLost:       r.FractionLost,
+		TotalLost:          r.TotalLost,
+		LastSequenceNumber: r.LastSequence,
+		Jitter:             r.Jitter,
+	}
+	if l.report.valid {
+		block.LastSenderReport = uint32(l.report.ntp >> 16)
+		block.Delay = uint32(max(now-l.report.at, 0) * 65536 / int64(time.Second))
+	}
+	return &rtcp.ReceiverReport{SSRC: l.track.rtcpSSRC, Reports: []rtcp.ReceptionReport{block}}
+}
+
+// SetRTT says how long packets take to the publisher and back; it is what the
+// wait between two requests for the same packet is made from. Without it, it is
+// learnt from the answers.
+func (l *Layer) SetRTT(rtt time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.missing != nil {
+		l.missing.SetRTT(rtt)
+	}
+}
+
+// setAudioLevel publishes the level for AudioLevel.
+func (t *Track) setAudioLevel(level *audiolevel.Level) {
+	v, speaking := level.Get()
+	if !speaking {
+		v = 0
+	}
+	t.audio.Store(math.Float32bits(v))
+}
+
+// expireLevel ends the speech of a microphone that went silent without a word.
+func (l *Layer) expireLevel(now int64) {
+	if l.level == nil {
+		return
+	}
+	l.fan.Lock()
+	defer l.fan.Unlock()
+	if l.level.Expire(now) {
+		l.track.setAudioLevel(l.level)
+	}
+}

@@ -1,0 +1,340 @@
+package forward
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+
+	"parlor/media/forward/packet"
+	"parlor/media/forward/sequence"
+)
+
+// burst is a number of packets of a layer that go out together.
+type burst struct {
+	layer    *Layer
+	packets  []*packet.Packet
+	sendTime [3]byte // abs-send-time
+}
+
+// absSendTime is the send time of a packet as the header extension has it: NTP
+// seconds in 6.18 fixed point.
+func absSendTime(t time.Time) [3]byte {
+	v := ntpTime(t) >> 14
+	return [3]byte{byte(v >> 16), byte(v >> 8), byte(v)}
+}
+
+// ntpTime is t in NTP's 32.32 fixed point seconds since 1900.
+func ntpTime(t time.Time) uint64 {
+	ns := uint64(t.UnixNano())
+	seconds, rest := ns/1e9, ns%1e9
+	return (seconds+2208988800)<<32 | rest<<32/1e9
+}
+
+// Forwarder is one subscription of a track. All methods may be called
+// concurrently.
+type Forwarder struct {
+	track    *Track
+	cfg      ForwarderConfig
+	family   family
+	plainPT  uint8 // payload type of Opus when the codec is RED
+	video    bool
+	rate     int64
+	downlink *Downlink
+	hasRTX   bool
+
+	// listens has the bits of the layers whose packets are of use now.
+	listens atomic.Uint32
+
+	mu     sync.Mutex // guards the following; held while Write and Flush are called
+	closed bool
+	dirty  bool // written to since the last Flush
+
+	// What is wanted.
+	settings    Settings
+	hasSettings bool
+	limit       livekit.VideoQuality // what the path carries
+	target      *Layer
+	selector    selector
+
+	// What is forwarded.
+	current    *Layer // the last source, nil before the first
+	generation uint32 // of current
+	inStep     bool   // the next packet of current continues what was forwarded
+	numbers    sequence.Map
+	offset     uint32 // from incoming to outgoing timestamps of current
+	anchor     anchor // the last packet that was forwarded
+	history    []sent
+	rtxNumber  uint16
+	header     rtp.Header
+	scratch    []byte
+	extScratch extScratch
+	stats      forwarderState
+	waiting    *Layer // a key frame of it is to be asked for
+	notices    notices
+}
+
+// anchor is the last forwarded packet in the order of the stream.
+type anchor struct {
+	valid     bool
+	timestamp uint32 // outgoing
+	arrival   int64
+}
+
+// notices are callbacks that are due once the lock is released.
+type notices struct{ firstPacket, active bool }
+
+// forwarderState is behind ForwarderStats.
+type forwarderState struct {
+	ForwarderStats
+	started      bool
+	since        int64
+	bytes0       uint64
+	lastSent     int64 // when the last packet was written
+	sentSR       [4]sentReport
+	nextSR       int
+	octets       uint32 // of payload, for sender reports
+	playoutFirst uint16 // number of the first packet that told the playout delay
+	playoutTold  bool
+	playoutAcked bool
+}
+
+// sentReport remembers when a sender report left, to measure the round trip.
+type sentReport struct {
+	middle uint32 // of its NTP time
+	at     int64
+}
+
+func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
+	f := &Forwarder{
+		track:    t,
+		cfg:      cfg,
+		family:   cfg.Codec.family(),
+		video:    t.video,
+		rate:     int64(max(cfg.Codec.ClockRate, 1)),
+		downlink: cfg.Downlink,
+		hasRTX:   cfg.RTXSSRC != 0 && cfg.Codec.RTXPayloadType != 0,
+		limit:    livekit.VideoQuality_HIGH,
+		scratch:  make([]byte, 0, packet.MaxSize+2),
+	}
+	if f.downlink == nil {
+		f.downlink = NewDownlink()
+	}
+	size := audioCache
+	if f.video {
+		size = videoCache
+	}
+	f.history = make([]sent, size)
+	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
+	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
+	f.header.Extensions = make([]rtp.Extension, 0, 8)
+	f.plainPT = cfg.Codec.PayloadType
+	if pt := cfg.Codec.redPrimary(); f.family == redundant && pt >= 0 {
+		f.plainPT = uint8(pt)
+	}
+	f.settings.Quality = livekit.VideoQuality_HIGH
+	if cfg.AdaptiveStream {
+		f.settings.Quality = livekit.VideoQuality_LOW
+	}
+	f.selector.reset()
+	return f
+}
+
+// SetSettings says what the subscriber wants.
+func (f *Forwarder) SetSettings(s Settings) {
+	f.mu.Lock()
+	f.settings, f.hasSettings = s, true
+	f.mu.Unlock()
+	now := time.Now()
+	f.downlink.reallocate()
+	f.retarget(f.track.since(now))
+	f.track.updateQualities(now)
+}
+
+// Close ends the subscription. After it nothing is written.
+func (f *Forwarder) Close() {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return
+	}
+	f.closed = true
+	f.listens.Store(0)
+	f.mu.Unlock()
+	f.downlink.remove(f)
+	f.track.removeForwarder(f)
+}
+
+// wanted is the quality that the settings ask for, OFF when they ask for none.
+func (f *Forwarder) wanted() livekit.VideoQuality {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wantedLocked()
+}
+
+func (f *Forwarder) wantedLocked() livekit.VideoQuality {
+	s := &f.settings
+	switch {
+	case s.Disabled || f.closed:
+		return livekit.VideoQuality_OFF
+	case s.Width != 0 || s.Height != 0:
+		return f.track.sizes.Load().fit(s.Width, s.Height)
+	case s.Quality < livekit.VideoQuality_LOW || s.Quality > livekit.VideoQuality_HIGH:
+		return livekit.VideoQuality_OFF
+	}
+	return s.Quality
+}
+
+// resync makes the forwarder take up its source anew: after a pause what comes
+// next neither continues the numbers nor can be decoded without a key frame.
+func (f *Forwarder) resync(now int64) {
+	f.mu.Lock()
+	f.inStep = false
+	f.mu.Unlock()
+	f.retarget(now)
+}
+
+// writeBurst forwards what is of use of a burst.
+func (f *Forwarder) writeBurst(b *burst) {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return
+	}
+	for _, p := range b.packets {
+		f.write(b, p)
+	}
+	due, waiting := f.notices, f.waiting
+	f.notices, f.waiting = notices{}, nil
+	f.mu.Unlock()
+	if due.firstPacket && f.cfg.OnFirstPacket != nil {
+		f.cfg.OnFirstPacket()
+	}
+	if due.active && f.cfg.OnStreamState != nil {
+		f.cfg.OnStreamState(livekit.StreamState_ACTIVE)
+	}
+	if waiting != nil {
+		waiting.requestKeyFrame(b.packets[len(b.packets)-1].Arrival)
+	}
+}
+
+// flush says that a burst is over, if the forwarder had part in it.
+func (f *Forwarder) flush() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.dirty {
+		return
+	}
+	f.dirty = false
+	if f.cfg.Flush != nil && !f.closed {
+		f.cfg.Flush()
+	}
+}
+
+// write forwards p if it is of use. mu is held.
+func (f *Forwarder) write(b *burst, p *packet.Packet) {
+	l := b.layer
+	if l != f.current || p.Generation != f.generation || !f.inStep {
+		if !f.takeUp(l, p) {
+			return
+		}
+	}
+	if p.Late {
+		f.writeLate(b, p)
+		return
+	}
+	if p.Ext <= f.numbers.Last() {
+		return // it was passed before the forwarder took the layer up
+	}
+	pass, marker := f.selector.pass(p, f.video)
+	if !pass || len(f.body(p)) == 0 {
+		f.leaveOut(p)
+		return
+	}
+	f.rebase(p)
+	out, off := f.numbers.Pass(p.Ext, p.VP8.Values())
+	s := sent{
+		out: uint16(out), used: true, layer: l, ext: p.Ext, generation: p.Generation,
+		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p),
+	}
+	f.history[s.out&uint16(len(f.history)-1)] = s
+	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
+	f.emit(p, &s, b.sendTime, false)
+	if !f.stats.started {
+		f.stats.started = true
+		f.notices.firstPacket, f.notices.active = true, f.video
+	}
+	f.stats.lastSent = p.Arrival
+}
+
+// leaveOut closes the gap that p would leave.
+func (f *Forwarder) leaveOut(p *packet.Packet) {
+	picture := int32(-1)
+	if len(p.Payload()) > 0 {
+		f.stats.Dropped++
+		if p.VP8.PictureIDOffset != 0 {
+			picture = int32(p.VP8.PictureID)
+		}
+	}
+	f.numbers.Drop(p.Ext, picture)
+}
+
+// writeLate forwards a packet that fills a gap in what was forwarded.
+func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
+	if len(f.body(p)) == 0 {
+		return
+	}
+	out, off, ok := f.numbers.Late(p.Ext)
+	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) {
+		f.stats.TooLate++
+		return
+	}
+	pass, marker := f.selector.passLate(p, f.video)
+	if !pass {
+		f.stats.Dropped++
+		return
+	}
+	s := sent{
+		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
+		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p),
+	}
+	f.history[s.out&uint16(len(f.history)-1)] = s
+	f.emit(p, &s, b.sendTime, false)
+}
+
+// takeUp begins to forward l with p if it may; it reports whether p is to be
+// forwarded. mu is held.
+func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
+	mayTake := l == f.target || l == f.current && f.inStep
+	if !mayTake || p.Late || len(p.Payload()) == 0 {
+		return false
+	}
+	if f.video && !(p.Frame.Key && p.Frame.Start) {
+		f.waiting = l
+		return false
+	}
+	f.align(l, p)
+	if f.current != l {
+		f.stats.Switches++
+	}
+	f.current, f.generation, f.inStep = l, p.Generation, true
+	f.selector.begin()
+	f.numbers.Begin(p.Ext, p.VP8.Values())
+	f.listen()
+	return true
+}
+
+// listen recomputes which layers' packets are of use. mu is held.
+func (f *Forwarder) listen() {
+	var mask uint32
+	if f.target != nil {
+		mask |= 1 << f.target.index
+		if f.current != nil && f.inStep {
+			mask |= 1 << f.current.index
+		}
+	}
+	f.listens.Store(mask)
+}

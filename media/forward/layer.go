@@ -1,0 +1,363 @@
+package forward
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+
+	"parlor/media/forward/audiolevel"
+	"parlor/media/forward/nack"
+	"parlor/media/forward/packet"
+	"parlor/media/forward/reception"
+)
+
+// How many packets are remembered for those who lost them.
+const (
+	videoCache = 512
+	audioCache = 256
+)
+
+// A burst ends with its frame, or when it is this large.
+const maxBurst = 48
+
+// trainGap: packets of a frame that come closer than this come in a train, and
+// the rest of a frame is waited for.
+const trainGap = int64(time.Millisecond)
+
+// Layer is one RTP stream of a track. WriteRTP and Flush are called by one
+// goroutine; everything else may be called concurrently.
+type Layer struct {
+	track  *Track
+	cfg    LayerConfig
+	index  uint8 // bit of the layer in the forwarders' masks
+	family family
+	ids    packet.ExtensionMap
+	plain  int // payload type of the primary encoding when the codec is RED, -1
+	rate   int64
+
+	live        atomic.Bool  // packets come
+	lastArrival atomic.Int64 // of a packet with payload
+	counters    layerCounters
+
+	// fan is held while packets go out, so that they go in order and Close waits.
+	fan      sync.Mutex
+	closed   bool // written under fan, or before anybody knows the layer
+	burst    []*packet.Packet
+	gap      int64 // smoothed time between packets of a frame, ns
+	previous int64 // arrival of the packet before
+	nacks    []uint16
+	level    *audiolevel.Level // audio
+
+	mu         sync.Mutex // guards the following: reception
+	ssrc       uint32
+	hasSSRC    bool
+	generation uint32
+	stream     *reception.Stream
+	ring       *packet.Ring
+	missing    *nack.Tracker // nil: do not ask
+	inspector  inspector
+	report     senderReport
+	rates      rateMeter
+	keyWanted  bool
+	keyAsked   int64 // when, 0 = never
+	firSeq     uint8
+	reported   int64 // when the last receiver report left
+}
+
+func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
+	l := &Layer{
+		track:  t,
+		cfg:    cfg,
+		index:  index,
+		family: cfg.Codec.family(),
+		ids:    cfg.Ext.known(),
+		plain:  -1,
+		rate:   int64(max(cfg.Codec.ClockRate, 1)),
+		ssrc:   cfg.SSRC, hasSSRC: cfg.SSRC != 0,
+		stream: reception.New(cfg.Codec.ClockRate),
+		burst:  make([]*packet.Packet, 0, maxBurst),
+	}
+	cache := videoCache
+	if !t.video {
+		cache = audioCache
+		l.level = audiolevel.New()
+	}
+	l.ring = packet.NewRing(cache)
+	if l.family == redundant {
+		l.plain = cfg.Codec.redPrimary()
+	}
+	l.inspector = inspector{family: l.family, plain: l.plain}
+	// RED repairs itself; asking again as well would be paid twice.
+	if !cfg.NoNACK && l.family != redundant {
+		l.missing = nack.New()
+	}
+	return l
+}
+
+// WriteRTP takes in a whole RTP packet as it came, decrypted. raw is used only
+// during the call.
+func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
+	p, err := l.track.pool.Parse(raw, &l.ids)
+	if err != nil {
+		l.counters.malformed.Add(1)
+		return
+	}
+	p.Arrival = l.track.since(arrival)
+	l.fan.Lock()
+	defer l.fan.Unlock()
+	if l.closed {
+		p.Release()
+		return
+	}
+	l.recordTWCC(p, arrival)
+	if !l.receive(p) {
+		p.Release()
+		return
+	}
+	if !l.live.Load() && len(p.Payload()) > 0 {
+		l.flush()
+		l.live.Store(true)
+		l.track.retarget()
+	}
+	l.observeLevel(p)
+	l.collect(p)
+}
+
+// Flush says that the reader has nothing more to read for now: what was held
+// back for the rest of its frame leaves. Calling it is optional.
+func (l *Layer) Flush() {
+	l.fan.Lock()
+	defer l.fan.Unlock()
+	l.flush()
+}
+
+func (l *Layer) recordTWCC(p *packet.Packet, arrival time.Time) {
+	if l.cfg.TWCC == nil {
+		return
+	}
+	if e := p.Extension(packet.ExtTransportCC); len(e) == 2 {
+		l.cfg.TWCC.Record(uint16(e[0])<<8|uint16(e[1]), arrival, p.Marker)
+	}
+}
+
+// receive takes p into the reception state; false means that it is to be dropped.
+func (l *Layer) receive(p *packet.Packet) bool {
+	l.mu.Lock()
+	ok := l.receiveLocked(p)
+	l.nacks = l.nacks[:0]
+	if l.missing != nil && l.missing.Waiting() {
+		l.nacks = l.missing.Due(p.Arrival, l.nacks)
+	}
+	ssrc := l.ssrc
+	l.mu.Unlock()
+	if len(l.nacks) > 0 {
+		l.askAgain(ssrc, l.nacks)
+	}
+	return ok
+}
+
+func (l *Layer) receiveLocked(p *packet.Packet) bool {
+	if want := l.cfg.Codec.PayloadType; want != 0 && p.PayloadType != want && int(p.PayloadType) != l.plain {
+		l.counters.foreign.Add(1)
+		return false
+	}
+	if !l.hasSSRC || p.SSRC != l.ssrc {
+		if l.hasSSRC && l.generation > 0 {
+			l.stream.Reset()
+		}
+		l.ssrc, l.hasSSRC = p.SSRC, true
+		if l.cfg.TWCC != nil {
+			l.cfg.TWCC.SetMediaSSRC(p.SSRC)
+		}
+	}
+	previous := l.stream.Max()
+	ext, verdict := l.stream.Accept(p.Seq)
+	p.Ext, p.Late = ext, verdict == reception.Late
+	switch verdict {
+	case reception.Suspect:
+		l.counters.foreign.Add(1)
+		return false
+	case reception.Duplicate:
+		l.counters.duplicates.Add(1)
+		return false
+	case reception.Restart:
+		l.restart()
+	case reception.Next:
+		if l.missing != nil {
+			l.missing.Advance(previous, ext, p.Arrival)
+		}
+	case reception.Late:
+		if l.missing != nil {
+			l.missing.Arrived(ext, p.Arrival)
+		}
+	}
+	p.Generation = l.generation
+	if !l.inspector.inspect(p) {
+		// Counted as received, since it was, but nobody gets it.
+		l.counters.malformed.Add(1)
+		l.stream.Count(p.Timestamp, p.Arrival, false)
+		return false
+	}
+	if !l.ring.Put(p) {
+		l.counters.duplicates.Add(1)
+		return false
+	}
+	l.stream.Count(p.Timestamp, p.Arrival, !p.Late)
+	l.rates.add(p)
+	if p.Late {
+		l.counters.late.Add(1)
+	}
+	if p.Frame.Key && p.Frame.Start && !p.Late {
+		l.counters.keyFrames.Add(1)
+		l.keyWanted = false
+	}
+	if len(p.Payload()) > 0 {
+		l.lastArrival.Store(p.Arrival)
+	}
+	return true
+}
+
+// restart forgets what belonged to the source before.
+func (l *Layer) restart() {
+	l.generation++
+	l.ring.Clear()
+	l.inspector.reset()
+	l.report = senderReport{}
+	if l.missing != nil {
+		l.missing.Reset()
+	}
+	if l.generation > 1 {
+		l.counters.restarts.Add(1)
+	}
+}
+
+// observeLevel follows who is speaking (RFC 6464).
+func (l *Layer) observeLevel(p *packet.Packet) {
+	if l.level == nil || p.Late {
+		return
+	}
+	e := p.Extension(packet.ExtAudioLevel)
+	if len(e) == 0 || l.track.muted.Load() {
+		return
+	}
+	if l.level.Observe(e[0]&0x7f, p.Arrival) {
+		l.track.setAudioLevel(l.level)
+	}
+}
+
+// collect holds p back for the rest of its frame, or sends what is held.
+//
+// Waiting is worth while only if the rest is about to come: a sender that paces
+// its packets further apart than trainGap is forwarded packet by packet.
+func (l *Layer) collect(p *packet.Packet) {
+	if n := len(l.burst); n > 0 && l.burst[n-1].Timestamp != p.Timestamp {
+		l.flush()
+	}
+	if !p.Frame.Start && !p.Late {
+		l.gap += (min(p.Arrival-l.previous, 10*trainGap) - l.gap) / 8
+	}
+	l.previous = p.Arrival
+	l.burst = append(l.burst, p)
+	if !l.track.video || p.Marker || p.Late || len(l.burst) == maxBurst || l.gap >= trainGap {
+		l.flush()
+	}
+}
+
+// flush forwards what is held: forwarder by forwarder, packet by packet, so that
+// the state of each is touched once a burst. fan is held.
+func (l *Layer) flush() {
+	if len(l.burst) == 0 {
+		return
+	}
+	if !l.track.muted.Load() {
+		b := burst{layer: l, packets: l.burst, sendTime: absSendTime(time.Now())}
+		forwarders := *l.track.forwarders.Load()
+		bit := uint32(1) << l.index
+		for _, f := range forwarders {
+			if f.listens.Load()&bit != 0 {
+				f.writeBurst(&b)
+			}
+		}
+		for _, f := range forwarders {
+			if f.listens.Load()&bit != 0 {
+				f.flush()
+			}
+		}
+	}
+	for i, p := range l.burst {
+		p.Release()
+		l.burst[i] = nil
+	}
+	l.burst = l.burst[:0]
+}
+
+// get returns a remembered packet, held for the caller, or nil.
+func (l *Layer) get(ext int64, generation uint32) *packet.Packet {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.ring.Get(ext)
+	if p != nil && p.Generation != generation {
+		p.Release()
+		return nil
+	}
+	return p
+}
+
+// Close ends the layer. After it nothing is forwarded from it.
+func (l *Layer) Close() {
+	l.fan.Lock()
+	if l.closed {
+		l.fan.Unlock()
+		return
+	}
+	l.closed = true
+	for _, p := range l.burst {
+		p.Release()
+	}
+	l.burst = nil
+	l.fan.Unlock()
+	l.live.Store(false)
+	l.mu.Lock()
+	l.ring.Clear()
+	l.mu.Unlock()
+	l.track.removeLayer(l)
+}
+
+// spatialLayers is how many spatial layers the stream carries, as far as known.
+func (l *Layer) spatialLayers() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inspector.spatialLayers()
+}
+
+// HandleRTCP takes in what the publisher reports of this stream.
+func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
+	now := l.track.since(time.Now())
+	for _, p := range packets {
+		sr, ok := p.(*rtcp.SenderReport)
+		if !ok {
+			continue
+		}
+		l.mu.Lock()
+		if !l.hasSSRC || sr.SSRC == l.ssrc {
+			l.report = senderReport{ntp: sr.NTPTime, rtp: sr.RTPTime, at: now, valid: true}
+		}
+		l.mu.Unlock()
+	}
+}
+
+// senderReports is the last sender report of the layer.
+func (l *Layer) senderReport() senderReport {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.report
+}
+
+// better orders layers by quality.
+func better(a, b *Layer) bool { return rank(a.cfg.Quality) > rank(b.cfg.Quality) }
+
+// isHigh reports whether the layer is more than the lowest.
+func (l *Layer) isHigh() bool { return l.cfg.Quality != livekit.VideoQuality_LOW }

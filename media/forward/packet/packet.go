@@ -1,0 +1,278 @@
+// Package packet holds received RTP packets: each is parsed once, kept in a
+// pooled, reference-counted buffer, and remembered in a [Ring] from which lost
+// packets are sent again.
+//
+// A [Packet] is written by whoever reads it from the wire and never changes
+// after it was shared; it goes back to its [Pool] when its last holder calls
+// [Packet.Release].
+package packet
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"parlor/media/forward/dd"
+	"parlor/media/forward/vp8"
+)
+
+// MaxSize is the largest RTP packet that is taken, in bytes. It is above every
+// path MTU that WebRTC uses over UDP; a larger one can only come over TCP from
+// a sender that means harm, or by mistake.
+const MaxSize = 1600
+
+// smallSize is the capacity of the smaller class of buffers: audio mostly.
+const smallSize = 384
+
+// Errors of [Pool.Parse].
+var (
+	ErrTooLarge  = errors.New("RTP packet larger than 1600 bytes")
+	ErrMalformed = errors.New("malformed RTP packet")
+)
+
+// Extension is a kind of RTP header extension (RFC 8285).
+type Extension uint8
+
+// The header extensions that are read or passed on.
+const (
+	ExtNone Extension = iota
+	ExtAudioLevel
+	ExtTransportCC
+	ExtDependencyDescriptor
+	ExtAbsCaptureTime
+	ExtPlayoutDelay
+	ExtVideoOrientation
+	numExtensions
+)
+
+// ExtensionMap tells for each id what it stands for on one stream.
+type ExtensionMap [256]Extension
+
+// Set names id e; id 0 means "not negotiated" and is ignored.
+func (m *ExtensionMap) Set(id uint8, e Extension) {
+	if id != 0 {
+		m[id] = e
+	}
+}
+
+// Frame says where in the stream's frames a packet stands.
+type Frame struct {
+	// Key: the packet begins a key frame, or is where a receiver that has nothing
+	// can start.
+	Key bool
+	// Start and End: first and last packet of a frame (of one spatial layer).
+	Start, End bool
+	// Spatial and Temporal are the layer ids, 0 when the codec tells none.
+	Spatial, Temporal uint8
+	// SwitchUp: from here on higher temporal layers depend on nothing before
+	// (VP9's U bit). Sync: this frame depends on the base layer only (VP8's Y bit).
+	SwitchUp, Sync bool
+	// Layered: Spatial and Temporal were really told.
+	Layered bool
+}
+
+// span is a range of Packet.buf.
+type span struct{ off, len uint16 }
+
+// Packet is one received RTP packet, parsed.
+type Packet struct {
+	refs  atomic.Int32
+	pool  *Pool
+	small bool
+	buf   []byte
+
+	payload span
+	exts    [numExtensions]span
+
+	SSRC        uint32
+	Timestamp   uint32
+	Seq         uint16
+	PayloadType uint8
+	Marker      bool
+	// Size is the length of the whole packet on the wire, in bytes.
+	Size int
+	// Ext is Seq extended beyond 16 bits by the receiving stream.
+	Ext int64
+	// Generation counts the restarts of the source; packets of different ones
+	// have nothing to do with each other.
+	Generation uint32
+	// Late: it came after packets that follow it.
+	Late bool
+	// Arrival in nanoseconds since the track's epoch.
+	Arrival int64
+
+	Frame Frame
+	// PrimarySize is how many of the payload's last bytes are the primary block
+	// when the codec is RED (RFC 2198).
+	PrimarySize int
+	// VP8 is the payload descriptor when the codec is VP8.
+	VP8 vp8.Descriptor
+	// DD is the dependency descriptor; valid when HasDD.
+	DD    dd.Frame
+	HasDD bool
+}
+
+// Payload is the payload without padding. It is shared: never write to it.
+func (p *Packet) Payload() []byte {
+	return p.buf[p.payload.off : p.payload.off+p.payload.len]
+}
+
+// Primary is the primary block of a RED payload.
+func (p *Packet) Primary() []byte {
+	b := p.Payload()
+	return b[len(b)-p.PrimarySize:]
+}
+
+// Extension is the value of a header extension, nil when absent.
+func (p *Packet) Extension(e Extension) []byte {
+	s := p.exts[e]
+	if s.len == 0 {
+		return nil
+	}
+	return p.buf[s.off : s.off+s.len]
+}
+
+// Retain adds a holder.
+func (p *Packet) Retain() { p.refs.Add(1) }
+
+// Release takes a holder away; after the last one the packet must not be used.
+func (p *Packet) Release() {
+	if p.refs.Add(-1) == 0 {
+		p.pool.put(p)
+	}
+}
+
+// Pool keeps the buffers of packets that nobody holds. It may be shared by any
+// number of tracks.
+type Pool struct {
+	small, large sync.Pool
+}
+
+// NewPool makes an empty pool.
+func NewPool() *Pool { return &Pool{} }
+
+// Parse copies raw into a packet of the pool, held once by the caller. Of the
+// header extensions those in ids are found.
+func (pl *Pool) Parse(raw []byte, ids *ExtensionMap) (*Packet, error) {
+	if len(raw) > MaxSize {
+		return nil, ErrTooLarge
+	}
+	p := pl.get(len(raw))
+	p.buf = append(p.buf[:0], raw...)
+	if !p.parse(ids) {
+		p.Release()
+		return nil, ErrMalformed
+	}
+	return p, nil
+}
+
+func (pl *Pool) get(size int) *Packet {
+	from, capacity, small := &pl.large, MaxSize, false
+	if size <= smallSize {
+		from, capacity, small = &pl.small, smallSize, true
+	}
+	p, ok := from.Get().(*Packet)
+	if !ok {
+		p = &Packet{pool: pl, small: small, buf: make([]byte, 0, capacity)}
+	}
+	p.refs.Store(1)
+	return p
+}
+
+func (pl *Pool) put(p *Packet) {
+	if p.small {
+		pl.small.Put(p)
+		return
+	}
+	pl.large.Put(p)
+}
+
+// parse reads the header in p.buf (RFC 3550 5.1) and resets what was there.
+func (p *Packet) parse(ids *ExtensionMap) bool {
+	b := p.buf
+	if len(b) < 12 || b[0]>>6 != 2 {
+		return false
+	}
+	p.Size = len(b)
+	p.Marker = b[1]&0x80 != 0
+	p.PayloadType = b[1] & 0x7f
+	p.Seq = binary.BigEndian.Uint16(b[2:])
+	p.Timestamp = binary.BigEndian.Uint32(b[4:])
+	p.SSRC = binary.BigEndian.Uint32(b[8:])
+	p.exts = [numExtensions]span{}
+	p.Ext, p.Generation, p.Late, p.Arrival = 0, 0, false, 0
+	p.Frame = Frame{}
+	p.HasDD, p.PrimarySize = false, 0
+	p.VP8 = vp8.Descriptor{}
+
+	off := 12 + 4*int(b[0]&0x0f)
+	if b[0]&0x10 != 0 {
+		if len(b) < off+4 {
+			return false
+		}
+		profile := binary.BigEndian.Uint16(b[off:])
+		end := off + 4 + 4*int(binary.BigEndian.Uint16(b[off+2:]))
+		if len(b) < end {
+			return false
+		}
+		p.parseExtensions(profile, off+4, end, ids)
+		off = end
+	}
+	end := len(b)
+	if b[0]&0x20 != 0 {
+		if end <= off {
+			return false
+		}
+		padding := int(b[end-1])
+		if padding == 0 || end-padding < off {
+			return false
+		}
+		end -= padding
+	}
+	if end < off {
+		return false
+	}
+	p.payload = span{uint16(off), uint16(end - off)}
+	return true
+}
+
+// parseExtensions finds the elements of RFC 8285 in b[off:end]. What is not
+// understood is passed over: a broken extension does not make the packet bad.
+func (p *Packet) parseExtensions(profile uint16, off, end int, ids *ExtensionMap) {
+	switch {
+	case profile == 0xBEDE:
+		for off < end {
+			id, n := p.buf[off]>>4, int(p.buf[off]&0x0f)+1
+			if id == 0 {
+				off++
+				continue
+			}
+			if id == 15 || off+1+n > end {
+				return
+			}
+			p.setExtension(ids[id], off+1, n)
+			off += 1 + n
+		}
+	case profile&0xfff0 == 0x1000:
+		for off+1 < end {
+			id := p.buf[off]
+			if id == 0 {
+				off++
+				continue
+			}
+			n := int(p.buf[off+1])
+			if off+2+n > end {
+				return
+			}
+			p.setExtension(ids[id], off+2, n)
+			off += 2 + n
+		}
+	}
+}
+
+func (p *Packet) setExtension(e Extension, off, n int) {
+	if e != ExtNone {
+		p.exts[e] = span{uint16(off), uint16(n)}
+	}
+}

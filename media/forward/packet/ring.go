@@ -1,0 +1,56 @@
+package packet
+
+// Ring remembers the last packets of one stream by their extended sequence
+// number. It is not safe for concurrent use.
+type Ring struct {
+	slots []*Packet
+	mask  int64
+}
+
+// NewRing makes a ring for at least size packets.
+func NewRing(size int) *Ring {
+	n := 1
+	for n < size {
+		n <<= 1
+	}
+	return &Ring{slots: make([]*Packet, n), mask: int64(n - 1)}
+}
+
+// Len is how many packets the ring can hold.
+func (r *Ring) Len() int { return len(r.slots) }
+
+// Put holds p in place of whatever was len(ring) packets before it. It reports
+// false when the ring has that packet already or a newer one in its place.
+func (r *Ring) Put(p *Packet) bool {
+	slot := &r.slots[p.Ext&r.mask]
+	if old := *slot; old != nil {
+		if old.Ext >= p.Ext {
+			return false
+		}
+		old.Release()
+	}
+	p.Retain()
+	*slot = p
+	return true
+}
+
+// Get returns the packet with that extended sequence number, held once more for
+// the caller, or nil.
+func (r *Ring) Get(ext int64) *Packet {
+	p := r.slots[ext&r.mask]
+	if p == nil || p.Ext != ext {
+		return nil
+	}
+	p.Retain()
+	return p
+}
+
+// Clear lets go of every packet.
+func (r *Ring) Clear() {
+	for i, p := range r.slots {
+		if p != nil {
+			p.Release()
+			r.slots[i] = nil
+		}
+	}
+}

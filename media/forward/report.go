@@ -1,0 +1,217 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+)
+
+// Answers to NACKs: a packet is sent again this often at most, and not twice
+// within ignoreNACK, since the answer may be on its way.
+const (
+	maxAnswers = 3
+	ignoreNACK = int64(100 * time.Millisecond)
+)
+
+// idleAfter: a stream that sent nothing for so long sends no reports (RFC 3550
+// 6.4: who has not sent since the second last report is no sender).
+const idleAfter = int64(5 * time.Second)
+
+// HandleRTCP takes in what the subscriber reports of this stream.
+func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
+	at := time.Now()
+	now := f.track.since(at)
+	for _, p := range packets {
+		switch p := p.(type) {
+		case *rtcp.TransportLayerNack:
+			if p.MediaSSRC == f.cfg.SSRC {
+				f.answer(p.Nacks, at, now)
+			}
+		case *rtcp.PictureLossIndication:
+			if p.MediaSSRC == f.cfg.SSRC {
+				f.keyFrameAsked(now)
+			}
+		case *rtcp.FullIntraRequest:
+			for _, e := range p.FIR {
+				if e.SSRC == f.cfg.SSRC {
+					f.keyFrameAsked(now)
+				}
+			}
+		case *rtcp.ReceiverReport:
+			f.receiverReports(p.Reports, at, now)
+		case *rtcp.SenderReport:
+			f.receiverReports(p.Reports, at, now)
+		case *rtcp.ReceiverEstimatedMaximumBitrate:
+			f.downlink.estimated(float64(p.Bitrate), at)
+		case *rtcp.TransportLayerCC:
+			f.downlink.feedback(p, at)
+		}
+	}
+}
+
+// answer sends again what was asked for, if it is remembered.
+func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
+	sendTime := absSendTime(at)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	for _, pair := range pairs {
+		pair.Range(func(number uint16) bool {
+			f.stats.NACKs++
+			f.answerOne(number, sendTime, now)
+			return true
+		})
+	}
+	if f.dirty {
+		f.dirty = false
+		if f.cfg.Flush != nil {
+			f.cfg.Flush()
+		}
+	}
+}
+
+func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
+	s := &f.history[number&uint16(len(f.history)-1)]
+	if !s.used || s.out != number {
+		f.stats.Misses++
+		return
+	}
+	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < ignoreNACK {
+		return
+	}
+	p := s.layer.get(s.ext, s.generation)
+	if p == nil {
+		f.stats.Misses++
+		return
+	}
+	s.answers++
+	s.answered = now
+	f.emit(p, s, sendTime, true)
+	p.Release()
+}
+
+// keyFrameAsked passes a subscriber's request on to the layer it is about.
+func (f *Forwarder) keyFrameAsked(now int64) {
+	f.mu.Lock()
+	f.stats.KeyRequests++
+	l := f.target
+	if f.inStep {
+		l = f.current
+	}
+	if f.closed {
+		l = nil
+	}
+	f.mu.Unlock()
+	if l != nil {
+		l.requestKeyFrame(now)
+	}
+}
+
+// receiverReports takes in the blocks about this stream (RFC 3550 6.4.1).
+func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time, now int64) {
+	for _, r := range reports {
+		if r.SSRC != f.cfg.SSRC {
+			continue
+		}
+		f.mu.Lock()
+		s := &f.stats
+		s.FractionLost = float64(r.FractionLost) / 256
+		s.Lost = uint64(r.TotalLost)
+		s.Jitter = time.Duration(float64(r.Jitter) / float64(f.rate) * float64(time.Second))
+		if s.playoutTold && int16(uint16(r.LastSequenceNumber)-s.playoutFirst) >= 0 {
+			s.playoutAcked = true
+		}
+		for _, report := range s.sentSR {
+			if r.LastSenderReport != 0 && report.middle == r.LastSenderReport {
+				delay := int64(r.Delay) * int64(time.Second) / 65536
+				s.RTT = time.Duration(max(now-report.at-delay, 0))
+			}
+		}
+		loss := s.FractionLost
+		f.mu.Unlock()
+		f.downlink.lost(loss, at)
+	}
+}
+
+// tick is the forwarder's turn, once a second.
+func (f *Forwarder) tick(at time.Time, now int64) {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return
+	}
+	f.stats.measure(now)
+	report := f.senderReportLocked(now)
+	request := f.retargetLocked()
+	f.mu.Unlock()
+	if report != nil && f.cfg.WriteRTCP != nil && f.cfg.WriteRTCP(report) != nil {
+		f.mu.Lock()
+		f.stats.RTCPErrors++
+		f.mu.Unlock()
+	}
+	if request != nil {
+		request.requestKeyFrame(now)
+	}
+	f.downlink.tick(at)
+}
+
+func (s *forwarderState) measure(now int64) {
+	if elapsed := now - s.since; elapsed >= int64(time.Second)/2 {
+		s.Bitrate = uint64(float64(s.Bytes-s.bytes0) * 8 / (float64(elapsed) / float64(time.Second)))
+		s.since, s.bytes0 = now, s.Bytes
+	}
+}
+
+// senderReportLocked is a report with the publisher's clock, nil while that is
+// unknown. Taking the publisher's clock for all its tracks is what lets a
+// receiver play them in step.
+func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
+	s := &f.stats
+	if !f.inStep || !s.started || now-s.lastSent > idleAfter {
+		return nil
+	}
+	source := f.current.senderReport()
+	if !source.valid {
+		return nil
+	}
+	elapsed := max(now-source.at, 0)
+	ntp := source.ntp + uint64(elapsed/1e9)<<32 + uint64(elapsed%1e9)<<32/1e9
+	sr := &rtcp.SenderReport{
+		SSRC:        f.cfg.SSRC,
+		NTPTime:     ntp,
+		RTPTime:     source.rtp + f.offset + uint32(elapsed/1000*f.rate/1_000_000),
+		PacketCount: uint32(s.Packets),
+		OctetCount:  s.octets,
+	}
+	s.sentSR[s.nextSR%len(s.sentSR)] = sentReport{middle: uint32(ntp >> 16), at: now}
+	s.nextSR++
+	return []rtcp.Packet{sr, &rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{
+		Source: f.cfg.SSRC,
+		Items:  []rtcp.SourceDescriptionItem{{Type: rtcp.SDESCNAME, Text: f.cfg.CNAME}},
+	}}}}
+}
+
+// Stats is what was sent.
+func (f *Forwarder) Stats() ForwarderStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.stats.ForwarderStats
+	s.SSRC = f.cfg.SSRC
+	s.Wanted = f.wantedLocked()
+	s.Target, s.Current = f.qualityOf(f.target), f.qualityOf(nil)
+	if f.inStep {
+		s.Current = f.qualityOf(f.current)
+	}
+	s.Bandwidth = f.downlink.bandwidth()
+	return s
+}
+
+func (f *Forwarder) qualityOf(l *Layer) livekit.VideoQuality {
+	if l == nil {
+		return livekit.VideoQuality_OFF
+	}
+	return l.cfg.Quality
+}

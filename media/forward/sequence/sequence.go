@@ -1,0 +1,99 @@
+// Package sequence renumbers the packets of a forwarded stream: its sources may
+// change and packets may be left out, yet what the receiver sees counts on
+// without a gap, but for packets that were lost on the way here and may still
+// come.
+package sequence
+
+import "parlor/media/forward/vp8"
+
+// history is how many changes of the offset are remembered for late packets.
+const history = 128
+
+// span says which offsets hold from the incoming number first on.
+type span struct {
+	first   int64
+	offset  int64
+	picture vp8.Values
+}
+
+// Map maps incoming extended sequence numbers to outgoing ones, and VP8's frame
+// numbers with them. The zero Map is ready. It is not safe for concurrent use.
+type Map struct {
+	spans [history]span
+	count int // spans in use
+	head  int // index of the newest
+
+	last    int64 // newest incoming number
+	lastOut int64 // newest outgoing number
+	started bool
+
+	lastPicture    vp8.Values // newest outgoing
+	droppedPicture int32      // incoming picture id of the last frame left out, -1 for none
+}
+
+// Start sets the outgoing number before the first one.
+func (m *Map) Start(before uint16) { m.lastOut = 1<<16 + int64(before) }
+
+// Begin takes in as the next packet of a new source, or of the same source
+// after a pause: what came before is over, late packets of it included.
+func (m *Map) Begin(in int64, picture vp8.Values) {
+	s := span{first: in, offset: in - (m.lastOut + 1)}
+	if m.started {
+		next := vp8.Values{
+			PictureID: m.lastPicture.PictureID + 1,
+			TL0PicIdx: m.lastPicture.TL0PicIdx + 1,
+			KeyIdx:    m.lastPicture.KeyIdx + 1,
+		}
+		s.picture = picture.Sub(next)
+	}
+	m.started, m.droppedPicture = true, -1
+	m.count, m.head = 1, 0
+	m.spans[0] = s
+	m.last = in - 1
+}
+
+// Pass maps a packet that follows all others; off is what to subtract from its
+// VP8 numbers. Begin must have come before.
+func (m *Map) Pass(in int64, picture vp8.Values) (out int64, off vp8.Values) {
+	s := &m.spans[m.head]
+	m.last, m.lastOut = in, in-s.offset
+	m.lastPicture = picture.Sub(s.picture)
+	return m.lastOut, s.picture
+}
+
+// Drop leaves out a packet that follows all others. picture is the VP8 picture
+// id of the frame that is left out, -1 if there is none.
+func (m *Map) Drop(in int64, picture int32) {
+	s := m.spans[m.head]
+	s.offset++
+	if picture >= 0 && picture != m.droppedPicture {
+		m.droppedPicture = picture
+		s.picture.PictureID = (s.picture.PictureID + 1) & 0x7fff
+	}
+	s.first, m.last = in+1, in
+	if m.spans[m.head].first == in {
+		m.spans[m.head] = s // nothing was mapped by the one before
+		return
+	}
+	m.head = (m.head + 1) % history
+	m.spans[m.head] = s
+	m.count = min(m.count+1, history)
+}
+
+// Late maps a packet that comes after ones that follow it. It reports false when
+// it belongs to what is over.
+func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
+	for i := range m.count {
+		s := &m.spans[(m.head-i+history)%history]
+		if s.first <= in {
+			return in - s.offset, s.picture, true
+		}
+	}
+	return 0, off, false
+}
+
+// Last is the newest incoming number.
+func (m *Map) Last() int64 { return m.last }
+
+// LastOut is the newest outgoing number.
+func (m *Map) LastOut() int64 { return m.lastOut }

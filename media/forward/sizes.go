@@ -1,0 +1,55 @@
+package forward
+
+import "github.com/livekit/protocol/livekit"
+
+// layerSizes are the sizes of a track's qualities, in pixels; 0 = unknown.
+type layerSizes struct {
+	width, height [livekit.VideoQuality_HIGH + 1]uint32
+	known         bool
+}
+
+// sizesOf reads what the publisher announced. A track that announces no layers
+// is taken to have the usual halving of libwebrtc's simulcast.
+func sizesOf(info *livekit.TrackInfo) *layerSizes {
+	s := &layerSizes{}
+	layers := info.GetLayers()
+	if len(layers) == 0 && len(info.GetCodecs()) > 0 {
+		layers = info.GetCodecs()[0].GetLayers()
+	}
+	for _, l := range layers {
+		q := l.GetQuality()
+		if q < livekit.VideoQuality_LOW || q > livekit.VideoQuality_HIGH || l.GetWidth() == 0 || l.GetHeight() == 0 {
+			continue
+		}
+		s.width[q], s.height[q], s.known = l.GetWidth(), l.GetHeight(), true
+	}
+	if w, h := info.GetWidth(), info.GetHeight(); !s.known && w > 0 && h > 0 {
+		for q := range s.width {
+			shift := uint(len(s.width) - 1 - q)
+			s.width[q], s.height[q] = w>>shift, h>>shift
+		}
+		s.known = true
+	}
+	return s
+}
+
+// fit is the lowest quality whose picture is at least as large as it is shown.
+// The smaller sides are compared: a picture may be turned, or cropped to its
+// frame.
+func (s *layerSizes) fit(width, height uint32) livekit.VideoQuality {
+	if !s.known {
+		return livekit.VideoQuality_HIGH
+	}
+	shown := min(width, height)
+	if shown == 0 {
+		shown = max(width, height)
+	}
+	best := livekit.VideoQuality_HIGH
+	for q := livekit.VideoQuality_HIGH; q >= livekit.VideoQuality_LOW; q-- {
+		side := min(s.width[q], s.height[q])
+		if side != 0 && side >= shown {
+			best = q
+		}
+	}
+	return best
+}

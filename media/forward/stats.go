@@ -1,0 +1,130 @@
+package forward
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/forward/packet"
+)
+
+// layerCounters count what happens to a layer's packets.
+type layerCounters struct {
+	malformed, foreign, duplicates, late, restarts atomic.Uint64
+	nacks, keyRequests, keyFrames, rtcpErrors      atomic.Uint64
+}
+
+// LayerStats is what a layer has received, since it began unless said otherwise.
+type LayerStats struct {
+	SSRC    uint32
+	RID     string
+	Quality livekit.VideoQuality
+	Live    bool // packets came in the last second or so
+
+	Packets, Bytes, Lost uint64
+	// Dropped with a reason: malformed; of another payload type or too far off in
+	// sequence; there already.
+	Malformed, Foreign, Duplicates uint64
+	// Late packets came after ones that follow them.
+	Late, Restarts     uint64
+	NACKs, KeyRequests uint64 // sent to the publisher
+	Frames, KeyFrames  uint64
+	RTCPErrors         uint64
+	Jitter, RTT        time.Duration
+	Bitrate            uint64  // bits/s over the last second
+	FPS                float64 // over the last second
+	SpatialLayers      int
+	LastPacket         time.Time // zero: none yet
+}
+
+// Stats is what the layer has received.
+func (l *Layer) Stats() LayerStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := LayerStats{
+		SSRC: l.ssrc, RID: l.cfg.RID, Quality: l.cfg.Quality, Live: l.live.Load(),
+		Packets: l.rates.packets, Bytes: l.rates.bytes, Lost: l.stream.Lost(),
+		Malformed: l.counters.malformed.Load(), Foreign: l.counters.foreign.Load(),
+		Duplicates: l.counters.duplicates.Load(), Late: l.counters.late.Load(),
+		Restarts: l.counters.restarts.Load(), NACKs: l.counters.nacks.Load(),
+		KeyRequests: l.counters.keyRequests.Load(), RTCPErrors: l.counters.rtcpErrors.Load(),
+		Frames: l.rates.frames, KeyFrames: l.counters.keyFrames.Load(),
+		Jitter:  time.Duration(l.stream.Jitter() * float64(time.Second)),
+		Bitrate: l.rates.bitrate, FPS: l.rates.fps,
+		SpatialLayers: l.inspector.spatialLayers(),
+	}
+	if l.missing != nil {
+		s.RTT = l.missing.RTT()
+	}
+	if at := l.lastArrival.Load(); at != 0 {
+		s.LastPacket = l.track.epoch.Add(time.Duration(at))
+	}
+	return s
+}
+
+// rateMeter counts packets and, once a second, what came in it.
+type rateMeter struct {
+	packets, bytes, frames uint64
+
+	timestamp uint32
+	since     int64 // start of this second
+	bytes0    uint64
+	frames0   uint64
+	bitrate   uint64
+	fps       float64 // of the last second that had frames
+}
+
+func (r *rateMeter) add(p *packet.Packet) {
+	if r.packets == 0 || !p.Late && p.Timestamp != r.timestamp {
+		r.frames++
+		r.timestamp = p.Timestamp
+	}
+	r.packets++
+	r.bytes += uint64(p.Size)
+}
+
+// frameInterval is the time between frames in the last second that had any.
+func (r *rateMeter) frameInterval() int64 {
+	if r.fps == 0 {
+		return 0
+	}
+	return int64(float64(time.Second) / r.fps)
+}
+
+func (r *rateMeter) tick(now int64) {
+	elapsed := now - r.since
+	if elapsed < int64(time.Second) {
+		return
+	}
+	seconds := float64(elapsed) / float64(time.Second)
+	r.bitrate = uint64(float64(r.bytes-r.bytes0) * 8 / seconds)
+	if r.frames > r.frames0 {
+		r.fps = float64(r.frames-r.frames0) / seconds
+	}
+	r.since, r.bytes0, r.frames0 = now, r.bytes, r.frames
+}
+
+// ForwarderStats is what was sent to a subscriber, since it began unless said
+// otherwise.
+type ForwarderStats struct {
+	SSRC    uint32
+	Packets uint64 // without retransmissions
+	Bytes   uint64
+	// Retransmitted packets and their bytes; NACKs are packets asked for, Misses
+	// those that could not be sent again.
+	Retransmitted, RetransmittedBytes, NACKs, Misses uint64
+	KeyRequests                                      uint64 // PLI and FIR from the subscriber
+	Dropped                                          uint64 // left out by choice of layers
+	TooLate                                          uint64 // came after what they belong to was over
+	WriteErrors, RTCPErrors, Malformed               uint64
+	Switches                                         uint64 // of layers
+	FractionLost                                     float64
+	Lost                                             uint64
+	Jitter, RTT                                      time.Duration
+	Bitrate                                          uint64 // bits/s over the last second
+	Bandwidth                                        uint64 // bits/s, as the subscriber's path is judged; 0 = unknown
+	// Wanted by the settings, Target after what is live and what the path carries,
+	// Current as forwarded now; OFF = nothing.
+	Wanted, Target, Current livekit.VideoQuality
+}

@@ -1,0 +1,153 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// How long a layer is silent, while others are not, before it counts as stopped:
+// at least stoppedAfter, more for slow ones.
+const (
+	stoppedAfter  = int64(time.Second)
+	stoppedFrames = 3
+)
+
+// judgeLiveness notes which layers have stopped; it reports whether any has.
+// A track whose only layer is silent has nothing to fall back to, and one that
+// is all silent is paused, not stopped.
+func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
+	if !t.video || len(layers) < 2 {
+		return false
+	}
+	var newest int64
+	for _, l := range layers {
+		newest = max(newest, l.lastArrival.Load())
+	}
+	for _, l := range layers {
+		patience := max(stoppedAfter, stoppedFrames*l.frameInterval())
+		if l.live.Load() && newest-l.lastArrival.Load() > patience {
+			l.live.Store(false)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// frameInterval is the mean time between frames while the layer was sending, 0
+// when unknown.
+func (l *Layer) frameInterval() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rates.frameInterval()
+}
+
+// retarget chooses the layer to forward anew.
+func (f *Forwarder) retarget(now int64) {
+	f.mu.Lock()
+	request := f.retargetLocked()
+	f.mu.Unlock()
+	if request != nil {
+		request.requestKeyFrame(now)
+	}
+}
+
+// retargetLocked chooses; it returns the layer of which a key frame is needed.
+func (f *Forwarder) retargetLocked() *Layer {
+	want := f.wantedLocked()
+	if want != livekit.VideoQuality_OFF && rank(f.limit) < rank(want) {
+		want = f.limit
+	}
+	f.target = nil
+	if want != livekit.VideoQuality_OFF {
+		f.target = f.choose(want)
+	}
+	if f.target == nil {
+		f.inStep = false
+		f.listen()
+		return nil
+	}
+	f.listen()
+	if !f.video {
+		return nil
+	}
+	f.selector.want(f.spatialBound(f.target, want), f.temporalBound(f.target))
+	if !f.target.live.Load() {
+		return nil
+	}
+	if f.target != f.current || !f.inStep || f.selector.needsKey() {
+		return f.target
+	}
+	return nil
+}
+
+// choose is the layer for a quality: the best one that is live and not above it,
+// or the lowest that is live; while none is live, the same among all.
+func (f *Forwarder) choose(want livekit.VideoQuality) *Layer {
+	layers := *f.track.layers.Load()
+	if l := f.chooseAmong(layers, want, true); l != nil {
+		return l
+	}
+	return f.chooseAmong(layers, want, false)
+}
+
+func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live bool) (best *Layer) {
+	for _, l := range layers {
+		if !l.cfg.Codec.carries(f.cfg.Codec) || live && !l.live.Load() {
+			continue
+		}
+		switch {
+		case best == nil:
+			best = l
+		case rank(best.cfg.Quality) > rank(want):
+			if rank(l.cfg.Quality) < rank(best.cfg.Quality) {
+				best = l
+			}
+		case rank(l.cfg.Quality) <= rank(want) && better(l, best):
+			best = l
+		}
+	}
+	return best
+}
+
+// spatialBound is the highest spatial layer of l that a quality asks for. A
+// stream that is one of several has a size of its own.
+func (f *Forwarder) spatialBound(l *Layer, want livekit.VideoQuality) uint8 {
+	n := l.spatialLayers()
+	if n < 2 {
+		return anyLayer
+	}
+	for _, other := range *f.track.layers.Load() {
+		if other != l && other.cfg.Codec.carries(f.cfg.Codec) {
+			return anyLayer
+		}
+	}
+	if want >= livekit.VideoQuality_HIGH {
+		return anyLayer
+	}
+	return uint8(min(int(want), n-1))
+}
+
+// temporalBound is the highest temporal layer of l that the wanted frame rate
+// asks for, taking each layer to double the rate.
+func (f *Forwarder) temporalBound(l *Layer) uint8 {
+	if f.settings.FPS == 0 {
+		return anyLayer
+	}
+	fps, top := l.frameRate()
+	if fps == 0 || top == 0 {
+		return anyLayer
+	}
+	for top > 0 && fps/2 >= float64(f.settings.FPS) {
+		fps /= 2
+		top--
+	}
+	return top
+}
+
+// frameRate is the layer's frames per second and its highest temporal layer.
+func (l *Layer) frameRate() (fps float64, temporal uint8) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rates.fps, l.inspector.maxTemporal
+}

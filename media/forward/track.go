@@ -1,0 +1,264 @@
+package forward
+
+import (
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/forward/packet"
+	"parlor/rooms"
+)
+
+// maxLayers bounds the layers of a track: simulcast has three, backup codecs
+// and hostile clients some more.
+const maxLayers = 32
+
+var _ rooms.MediaTrack = (*Track)(nil)
+
+// Track is a published track: its layers come in, its forwarders go out. All
+// methods may be called concurrently. Close ends everything.
+type Track struct {
+	cfg       TrackConfig
+	log       *slog.Logger
+	epoch     time.Time // times in the packet path are nanoseconds since it
+	pool      *packet.Pool
+	ticker    *Ticker
+	ownTicker bool
+	video     bool
+	rtcpSSRC  uint32 // sender of our reports and requests to the publisher
+
+	// Copy on write: replaced under mu, read without.
+	layers     atomic.Pointer[[]*Layer]
+	forwarders atomic.Pointer[[]*Forwarder]
+	sizes      atomic.Pointer[layerSizes]
+
+	muted atomic.Bool
+	audio atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
+
+	qualities dynacast
+	ticks     int // of tick's goroutine
+
+	mu     sync.Mutex // guards the following and the replacing of layers and forwarders
+	closed bool
+}
+
+// NewTrack makes a track without layers.
+func NewTrack(cfg TrackConfig) *Track {
+	t := &Track{
+		cfg:      cfg,
+		log:      cfg.Log,
+		epoch:    time.Now(),
+		pool:     cfg.Pool,
+		ticker:   cfg.Ticker,
+		video:    cfg.Kind == livekit.TrackType_VIDEO,
+		rtcpSSRC: rand.Uint32(),
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	t.log = t.log.With("track", cfg.SID)
+	if t.pool == nil {
+		t.pool = packet.NewPool()
+	}
+	t.layers.Store(&[]*Layer{})
+	t.forwarders.Store(&[]*Forwarder{})
+	t.sizes.Store(&layerSizes{})
+	t.qualities.init(cfg.OnQualities)
+	if t.ticker == nil {
+		t.ticker, t.ownTicker = NewTicker(), true
+	}
+	t.ticker.add(t)
+	return t
+}
+
+// SID is the track's TR_… id.
+func (t *Track) SID() string { return t.cfg.SID }
+
+// Kind is audio or video.
+func (t *Track) Kind() livekit.TrackType { return t.cfg.Kind }
+
+// AudioLevel is the smoothed level, 0 (silence) to 1, and whether it counts as
+// speaking.
+func (t *Track) AudioLevel() (level float32, speaking bool) {
+	level = math.Float32frombits(t.audio.Load())
+	return level, level > 0
+}
+
+// since is a time of the packet path.
+func (t *Track) since(at time.Time) int64 { return int64(at.Sub(t.epoch)) }
+
+// AddLayer adds a stream of packets. Of a closed track it returns a closed layer.
+func (t *Track) AddLayer(cfg LayerConfig) *Layer {
+	t.mu.Lock()
+	old := *t.layers.Load()
+	l := newLayer(t, cfg, freeIndex(old))
+	if t.closed || len(old) >= maxLayers {
+		t.mu.Unlock()
+		l.closed = true // nobody else knows it yet
+		return l
+	}
+	layers := append(append(make([]*Layer, 0, len(old)+1), old...), l)
+	t.layers.Store(&layers)
+	t.mu.Unlock()
+	t.retarget()
+	return l
+}
+
+// freeIndex is the lowest index that no layer has, for the bit masks of the
+// forwarders.
+func freeIndex(layers []*Layer) uint8 {
+	for i := range uint8(maxLayers) {
+		used := false
+		for _, l := range layers {
+			used = used || l.index == i
+		}
+		if !used {
+			return i
+		}
+	}
+	return maxLayers - 1
+}
+
+// AddForwarder begins to forward to a subscriber. Of a closed track it returns a
+// closed forwarder.
+func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
+	f := newForwarder(t, cfg)
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		f.closed = true // nobody else knows it yet
+		return f
+	}
+	old := *t.forwarders.Load()
+	forwarders := append(append(make([]*Forwarder, 0, len(old)+1), old...), f)
+	t.forwarders.Store(&forwarders)
+	t.mu.Unlock()
+	f.downlink.add(f)
+	f.retarget(t.since(time.Now()))
+	t.updateQualities(time.Now())
+	return f
+}
+
+// SetMuted stops or resumes forwarding. What is received meanwhile still counts
+// for reports to the publisher.
+func (t *Track) SetMuted(muted bool) {
+	if t.muted.Swap(muted) == muted {
+		return
+	}
+	now := t.since(time.Now())
+	for _, f := range *t.forwarders.Load() {
+		f.resync(now)
+	}
+}
+
+// SetInfo tells the sizes of the layers.
+func (t *Track) SetInfo(info *livekit.TrackInfo) {
+	t.sizes.Store(sizesOf(info))
+	t.retarget()
+	t.updateQualities(time.Now())
+}
+
+// Close ends the track, its layers and its forwarders. After it nothing is
+// written and no callback is made, but for those that are being made.
+func (t *Track) Close() {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return
+	}
+	t.closed = true
+	t.mu.Unlock()
+	t.ticker.remove(t)
+	if t.ownTicker {
+		t.ticker.Close()
+	}
+	for _, l := range *t.layers.Load() {
+		l.Close()
+	}
+	for _, f := range *t.forwarders.Load() {
+		f.Close()
+	}
+}
+
+func (t *Track) removeLayer(gone *Layer) {
+	t.mu.Lock()
+	var layers []*Layer
+	for _, l := range *t.layers.Load() {
+		if l != gone {
+			layers = append(layers, l)
+		}
+	}
+	t.layers.Store(&layers)
+	t.mu.Unlock()
+	t.retarget()
+}
+
+func (t *Track) removeForwarder(gone *Forwarder) {
+	t.mu.Lock()
+	var forwarders []*Forwarder
+	for _, f := range *t.forwarders.Load() {
+		if f != gone {
+			forwarders = append(forwarders, f)
+		}
+	}
+	t.forwarders.Store(&forwarders)
+	t.mu.Unlock()
+	t.updateQualities(time.Now())
+}
+
+// retarget lets every forwarder choose anew.
+func (t *Track) retarget() {
+	now := t.since(time.Now())
+	for _, f := range *t.forwarders.Load() {
+		f.retarget(now)
+	}
+}
+
+// tick runs the timers; the ticker's goroutine calls it.
+func (t *Track) tick(at time.Time) {
+	now := t.since(at)
+	layers := *t.layers.Load()
+	if t.judgeLiveness(layers, now) {
+		t.retarget()
+	}
+	for _, l := range layers {
+		l.tick(now)
+	}
+	// A tenth of the forwarders at each tick, so that each has its turn once a
+	// second and their reports do not leave all at once.
+	forwarders := *t.forwarders.Load()
+	const turns = int(time.Second / tickInterval)
+	for i := t.ticks % turns; i < len(forwarders); i += turns {
+		forwarders[i].tick(at, now)
+	}
+	t.ticks++
+	t.qualities.tick(at)
+}
+
+// updateQualities recomputes what anybody wants, for the publisher.
+func (t *Track) updateQualities(at time.Time) {
+	if !t.video || t.cfg.OnQualities == nil {
+		return
+	}
+	want := make(map[string]livekit.VideoQuality)
+	for _, l := range *t.layers.Load() {
+		want[codecName(l.cfg.Codec)] = livekit.VideoQuality_OFF
+	}
+	if len(want) == 0 {
+		want[codecName(t.cfg.Codec)] = livekit.VideoQuality_OFF
+	}
+	for _, f := range *t.forwarders.Load() {
+		name := codecName(f.cfg.Codec)
+		q := f.wanted()
+		if old, ok := want[name]; !ok || old == livekit.VideoQuality_OFF || q != livekit.VideoQuality_OFF && q > old {
+			want[name] = q
+		}
+	}
+	t.qualities.update(want, at)
+}
