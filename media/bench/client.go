@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/ice/v4"
+	"github.com/pion/interceptor"
+	"github.com/pion/webrtc/v4"
+	"google.golang.org/protobuf/proto"
+)
+
+// client is a LiveKit client with two peer connections: as much of one as is needed
+// to load a server.
+type client struct {
+	identity string
+	ws       *websocket.Conn
+	api      *webrtc.API
+	received *atomic.Int64 // RTP packets
+
+	// The reading goroutine owns the following.
+	pub, sub *webrtc.PeerConnection
+	pending  map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
+	publish  *publication // nil for a subscriber
+
+	writeMu sync.Mutex // one message at a time
+	ready   chan struct{}
+	onReady sync.Once
+	ended   sync.WaitGroup
+	failed  chan error // the first failure
+}
+
+// token is a token to join room.
+func token(s settings, room, identity string) (string, error) {
+	yes := true
+	return auth.NewAccessToken(s.key, s.secret).SetIdentity(identity).SetValidFor(time.Hour).
+		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: room, CanPublish: &yes, CanSubscribe: &yes}).
+		ToJWT()
+}
+
+// newAPI makes pion talk over loopback only.
+func newAPI(feedback, publisher bool) (*webrtc.API, error) {
+	m := &webrtc.MediaEngine{}
+	if err := m.RegisterDefaultCodecs(); err != nil {
+		return nil, err
+	}
+	var i interceptor.Registry
+	if feedback || publisher {
+		if err := webrtc.RegisterDefaultInterceptors(m, &i); err != nil {
+			return nil, err
+		}
+	}
+	if publisher { // what it sends carries transport-wide sequence numbers, as a browser's does
+		if err := webrtc.ConfigureTWCCHeaderExtensionSender(m, &i); err != nil {
+			return nil, err
+		}
+	}
+	var e webrtc.SettingEngine
+	e.SetIncludeLoopbackCandidate(true)
+	e.SetInterfaceFilter(func(name string) bool { return name == "lo" })
+	e.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
+	e.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
+	return webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithInterceptorRegistry(&i),
+		webrtc.WithSettingEngine(e)), nil
+}
+
+// join connects; [client.waitReady] waits until media flows or may flow.
+func join(ctx context.Context, s settings, address, room, identity string, api *webrtc.API,
+	publish *publication, received *atomic.Int64,
+) (*client, error) {
+	jwt, err := token(s, room, identity)
+	if err != nil {
+		return nil, fmt.Errorf("make a token: %w", err)
+	}
+	q := url.Values{
+		"access_token": {jwt}, "protocol": {"17"}, "sdk": {"go"}, "version": {"2.0.0"},
+		"auto_subscribe": {strconv.FormatBool(publish == nil)},
+	}
+	ws, _, err := websocket.Dial(ctx, address+"/rtc?"+q.Encode(), nil) //nolint:bodyclose // the library's
+	if err != nil {
+		return nil, fmt.Errorf("join %s: %w", identity, err)
+	}
+	ws.SetReadLimit(4 << 20)
+	c := &client{
+		identity: identity, ws: ws, api: api, received: received, publish: publish,
+		pending: map[*webrtc.PeerConnection][]webrtc.ICECandidateInit{},
+		ready:   make(chan struct{}), failed: make(chan error, 1),
+	}
+	for _, pc := range []**webrtc.PeerConnection{&c.pub, &c.sub} {
+		if *pc, err = api.NewPeerConnection(webrtc.Configuration{}); err != nil {
+			_ = ws.CloseNow()
+			return nil, err
+		}
+	}
+	c.sub.OnTrack(c.onTrack)
+	c.ended.Go(func() { c.read(ctx) })
+	c.ended.Go(func() { c.ping(ctx) })
+	return c, nil
+}
+
+// waitReady waits until a publisher is connected, or a subscriber has had a packet.
+func (c *client) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	select {
+	case <-c.ready:
+		return nil
+	case err := <-c.failed:
+		return fmt.Errorf("%s: %w", c.identity, err)
+	case <-ctx.Done():
+		return fmt.Errorf("%s did not get ready: %w (publisher %s, subscriber %s)", c.identity, ctx.Err(),
+			c.pub.ConnectionState(), c.sub.ConnectionState())
+	}
+}
+
+// close leaves and waits for the client's goroutines.
+func (c *client) close(ctx context.Context) {
+	_ = c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{
+		Reason: livekit.DisconnectReason_CLIENT_INITIATED,
+	}}}) // the socket is closed next, which says as much
+	_ = c.ws.CloseNow()
+	_ = c.pub.Close()
+	_ = c.sub.Close()
+	c.ended.Wait()
+}
+
+func (c *client) fail(err error) {
+	select {
+	case c.failed <- err:
+	default: // one is enough
+	}
+}
+
+func (c *client) send(ctx context.Context, r *livekit.SignalRequest) error {
+	b, err := proto.Marshal(r)
+	if err != nil {
+		return err
+	}
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	return c.ws.Write(ctx, websocket.MessageBinary, b)
+}
+
+func (c *client) ping(ctx context.Context) {
+	for {
+		select {
+		case <-time.After(5 * time.Second):
+			now := time.Now().UnixMilli()
+			if c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_PingReq{
+				PingReq: &livekit.Ping{Timestamp: now},
+			}}) != nil {
+				return // the reader tells why
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *client) read(ctx context.Context) {
+	for {
+		_, b, err := c.ws.Read(ctx)
+		if err != nil {
+			c.fail(fmt.Errorf("signalling: %w", err))
+			return
+		}
+		var r livekit.SignalResponse
+		if err := proto.Unmarshal(b, &r); err != nil {
+			c.fail(fmt.Errorf("signalling: %w", err))
+			return
+		}
+		if err := c.handle(ctx, &r); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+func (c *client) handle(ctx context.Context, r *livekit.SignalResponse) error {
+	switch m := r.Message.(type) {
+	case *livekit.SignalResponse_Join:
+		if c.publish != nil {
+			return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_AddTrack{
+				AddTrack: c.publish.request(),
+			}})
+		}
+	case *livekit.SignalResponse_TrackPublished:
+		return c.offer(ctx)
+	case *livekit.SignalResponse_Answer:
+		return c.setRemote(c.pub, webrtc.SDPTypeAnswer, m.Answer.GetSdp())
+	case *livekit.SignalResponse_Offer:
+		return c.answer(ctx, m.Offer)
+	case *livekit.SignalResponse_Trickle:
+		return c.trickled(m.Trickle)
+	case *livekit.SignalResponse_Leave:
+		return fmt.Errorf("told to leave: %v %v", m.Leave.GetReason(), m.Leave.GetAction())
+	}
+	return nil
+}
+
+func (c *client) offer(ctx context.Context) error {
+	c.pub.OnConnectionStateChange(func(st webrtc.PeerConnectionState) {
+		if st == webrtc.PeerConnectionStateConnected {
+			c.onReady.Do(func() { close(c.ready) })
+		}
+	})
+	if err := c.publish.addTo(c.pub); err != nil {
+		return fmt.Errorf("add the track: %w", err)
+	}
+	d, err := c.pub.CreateOffer(nil)
+	if err != nil {
+		return fmt.Errorf("offer: %w", err)
+	}
+	if d, err = gathered(c.pub, d); err != nil {
+		return fmt.Errorf("offer: %w", err)
+	}
+	return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Offer{
+		Offer: &livekit.SessionDescription{Type: "offer", Sdp: d.SDP, Id: 1},
+	}})
+}
+
+func (c *client) answer(ctx context.Context, o *livekit.SessionDescription) error {
+	if err := c.setRemote(c.sub, webrtc.SDPTypeOffer, o.GetSdp()); err != nil {
+		return err
+	}
+	d, err := c.sub.CreateAnswer(nil)
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	if d, err = gathered(c.sub, d); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Answer{
+		Answer: &livekit.SessionDescription{Type: "answer", Sdp: d.SDP, Id: o.GetId()},
+	}})
+}
+
+// gathered sets the local description and waits for its candidates, of which there
+// are only the loopback's.
+func gathered(pc *webrtc.PeerConnection, d webrtc.SessionDescription) (webrtc.SessionDescription, error) {
+	done := webrtc.GatheringCompletePromise(pc)
+	if err := pc.SetLocalDescription(d); err != nil {
+		return d, err
+	}
+	<-done
+	return *pc.LocalDescription(), nil
+}
+
+func (c *client) setRemote(pc *webrtc.PeerConnection, t webrtc.SDPType, sdp string) error {
+	if err := pc.SetRemoteDescription(webrtc.SessionDescription{Type: t, SDP: sdp}); err != nil {
+		return fmt.Errorf("server's %s: %w", t, err)
+	}
+	for _, i := range c.pending[pc] {
+		if err := pc.AddICECandidate(i); err != nil {
+			return fmt.Errorf("server's candidate: %w", err)
+		}
+	}
+	delete(c.pending, pc)
+	return nil
+}
+
+func (c *client) trickled(t *livekit.TrickleRequest) error {
+	if t.GetCandidateInit() == "" {
+		return nil
+	}
+	var i webrtc.ICECandidateInit
+	if err := json.Unmarshal([]byte(t.GetCandidateInit()), &i); err != nil {
+		return fmt.Errorf("server's candidate: %w", err)
+	}
+	pc := c.pub
+	if t.GetTarget() == livekit.SignalTarget_SUBSCRIBER {
+		pc = c.sub
+	}
+	if pc.RemoteDescription() == nil {
+		c.pending[pc] = append(c.pending[pc], i)
+		return nil
+	}
+	if err := pc.AddICECandidate(i); err != nil {
+		return fmt.Errorf("server's candidate: %w", err)
+	}
+	return nil
+}
+
+// onTrack counts a track's packets until it ends.
+func (c *client) onTrack(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+	c.ended.Go(func() {
+		buf := make([]byte, 2048)
+		for {
+			if _, _, err := r.Read(buf); err != nil { // RTCP: the interceptors want it read
+				return
+			}
+		}
+	})
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := t.Read(buf)
+		if err != nil {
+			return
+		}
+		if n <= rtpHeader {
+			continue
+		}
+		c.received.Add(1)
+		c.onReady.Do(func() { close(c.ready) })
+	}
+}
+
+// joinAll joins a publisher and its subscribers and waits until all have media.
+func joinAll(ctx context.Context, s settings, address string, p *publication, received *atomic.Int64) ([]*client, error) {
+	room := fmt.Sprintf("bench-%d", time.Now().UnixNano())
+	pubAPI, err := newAPI(s.feedback, true)
+	if err != nil {
+		return nil, err
+	}
+	subAPI, err := newAPI(s.feedback, false)
+	if err != nil {
+		return nil, err
+	}
+	var all []*client
+	pub, err := join(ctx, s, address, room, "publisher", pubAPI, p, received)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, pub)
+	if err := pub.waitReady(ctx); err != nil {
+		return all, err
+	}
+	for i := range s.subscribers {
+		c, err := join(ctx, s, address, room, fmt.Sprintf("subscriber-%d", i), subAPI, nil, received)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, c)
+	}
+	errs := make([]error, 0, len(all))
+	for _, c := range all[1:] {
+		errs = append(errs, c.waitReady(ctx))
+	}
+	return all, errors.Join(errs...)
+}
