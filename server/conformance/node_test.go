@@ -1,0 +1,49 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestNode runs the tests in node/ against a server of their own. They use
+// LiveKit's Node SDKs, which have WebRTC's own engine and codecs in them.
+func TestNode(t *testing.T) {
+	t.Parallel()
+	node, err := exec.LookPath("node")
+	if err != nil {
+		require.NotEqual(t, "true", os.Getenv("CI"), "node is not installed")
+		t.Skip("node is not installed")
+	}
+	dir, err := filepath.Abs("node")
+	require.NoError(t, err)
+	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
+		install := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts")
+		install.Dir = dir
+		out, err := install.CombinedOutput()
+		require.NoError(t, err, "npm ci: %s", out)
+	}
+
+	ports, err := freePorts(1)
+	require.NoError(t, err)
+	s := startServer(t, settings{"webhook": map[string]any{
+		"api_key": apiKey, "urls": []string{fmt.Sprintf("http://127.0.0.1:%d/", ports[0])},
+	}})
+	cmd := exec.CommandContext(t.Context(), node, "main.js")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(),
+		"PARLOR_URL="+s.http(), "PARLOR_KEY="+apiKey, "PARLOR_SECRET="+apiSecret,
+		fmt.Sprintf("PARLOR_WEBHOOK_PORT=%d", ports[0]))
+	out, err := cmd.CombinedOutput()
+	t.Logf("node:\n%s", out)
+	require.NoError(t, err)
+	closing := regexp.MustCompile(`(?m)^(\d+) passed, 0 failed$`).FindStringSubmatch(strings.TrimSpace(string(out)))
+	require.NotNil(t, closing, "the closing line")
+	require.NotEqual(t, "0", closing[1])
+}
