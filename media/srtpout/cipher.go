@@ -1,0 +1,150 @@
+package srtpout
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // RFC 3711's HMAC-SHA1 is what is negotiated
+	"encoding/binary"
+	"fmt"
+	"hash"
+
+	"github.com/pion/srtp/v3"
+)
+
+// Labels of the key derivation (RFC 3711 4.3.1).
+const (
+	labelEncryption     = 0
+	labelAuthentication = 1
+	labelSalt           = 2
+)
+
+const (
+	gcmTag  = 16
+	sha1Key = 20
+	sha1Tag = 10 // 80 bits
+)
+
+func supported(p srtp.ProtectionProfile) bool {
+	switch p {
+	case srtp.ProtectionProfileAeadAes128Gcm, srtp.ProtectionProfileAeadAes256Gcm,
+		srtp.ProtectionProfileAes128CmHmacSha1_80:
+		return true
+	}
+	return false
+}
+
+// sessionKeys are derived from a master key. They are not changed, so streams
+// share them.
+type sessionKeys struct {
+	block   cipher.Block
+	aead    cipher.AEAD // nil for AES-CM with HMAC-SHA1
+	salt    []byte
+	authKey []byte
+}
+
+func newSessionKeys(k Keys) (*sessionKeys, error) {
+	if !supported(k.Profile) {
+		return nil, fmt.Errorf("%w: profile %v", ErrNoKeys, k.Profile)
+	}
+	keyLen, err1 := k.Profile.KeyLen()
+	saltLen, err2 := k.Profile.SaltLen()
+	if err1 != nil || err2 != nil || len(k.Key) != keyLen || len(k.Salt) != saltLen {
+		return nil, fmt.Errorf("%w: keys do not fit the profile", ErrNoKeys)
+	}
+	master, err := aes.NewCipher(k.Key)
+	if err != nil {
+		return nil, err
+	}
+	s := &sessionKeys{salt: derive(master, k.Salt, labelSalt, saltLen)}
+	if s.block, err = aes.NewCipher(derive(master, k.Salt, labelEncryption, keyLen)); err != nil {
+		return nil, err
+	}
+	if k.Profile == srtp.ProtectionProfileAes128CmHmacSha1_80 {
+		s.authKey = derive(master, k.Salt, labelAuthentication, sha1Key)
+		return s, nil
+	}
+	s.aead, err = cipher.NewGCM(s.block)
+	return s, err
+}
+
+// derive derives a session key (RFC 3711 4.3.1 and 4.3.3, with a key derivation
+// rate of 0).
+func derive(master cipher.Block, salt []byte, label byte, n int) []byte {
+	var x [aes.BlockSize]byte
+	copy(x[:14], salt)
+	x[7] ^= label
+	out := make([]byte, 0, n+aes.BlockSize)
+	for i := uint16(0); len(out) < n; i++ {
+		binary.BigEndian.PutUint16(x[14:], i)
+		out = out[:len(out)+aes.BlockSize]
+		master.Encrypt(out[len(out)-aes.BlockSize:], x[:])
+	}
+	return out[:n]
+}
+
+// sealer encrypts packets one after the other.
+type sealer struct {
+	keys *sessionKeys
+	iv   [aes.BlockSize]byte
+	mac  hash.Hash // of AES-CM with HMAC-SHA1
+	sum  [sha1.Size]byte
+	roc  [4]byte
+}
+
+func newSealer(k *sessionKeys) sealer {
+	s := sealer{keys: k}
+	if k.aead == nil {
+		s.mac = hmac.New(sha1.New, k.authKey)
+	}
+	return s
+}
+
+// overhead is what sealing adds to a packet's length.
+func (s *sealer) overhead() int {
+	if s.keys.aead != nil {
+		return gcmTag
+	}
+	return sha1Tag
+}
+
+// seal writes the encrypted payload behind the header that stands in
+// packet[:header] and returns the packet's length. packet has room for it.
+func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, index uint64) int {
+	if s.keys.aead != nil {
+		s.putGCMNonce(ssrc, index)
+		s.keys.aead.Seal(packet[header:header], s.iv[:12], payload, packet[:header])
+		return header + len(payload) + gcmTag
+	}
+	s.putCounter(ssrc, index)
+	n := header + len(payload)
+	cipher.NewCTR(s.keys.block, s.iv[:]).XORKeyStream(packet[header:n], payload)
+	s.mac.Reset()
+	s.mac.Write(packet[:n])
+	binary.BigEndian.PutUint32(s.roc[:], uint32(index>>16))
+	s.mac.Write(s.roc[:])
+	return n + copy(packet[n:n+sha1Tag], s.mac.Sum(s.sum[:0]))
+}
+
+// putGCMNonce is RFC 7714 8.1: zero, SSRC, rollover counter and sequence number,
+// which is what the 48-bit index is made of, with the salt.
+func (s *sealer) putGCMNonce(ssrc uint32, index uint64) {
+	s.iv = [aes.BlockSize]byte{}
+	binary.BigEndian.PutUint32(s.iv[2:], ssrc)
+	binary.BigEndian.PutUint16(s.iv[6:], uint16(index>>32))
+	binary.BigEndian.PutUint32(s.iv[8:], uint32(index))
+	for i, b := range s.keys.salt {
+		s.iv[i] ^= b
+	}
+}
+
+// putCounter is RFC 3711 4.1.1: salt, SSRC and index as a block counter.
+func (s *sealer) putCounter(ssrc uint32, index uint64) {
+	s.iv = [aes.BlockSize]byte{}
+	binary.BigEndian.PutUint32(s.iv[4:], ssrc)
+	binary.BigEndian.PutUint16(s.iv[8:], uint16(index>>32))
+	binary.BigEndian.PutUint32(s.iv[10:], uint32(index))
+	for i, b := range s.keys.salt {
+		s.iv[i] ^= b
+	}
+}

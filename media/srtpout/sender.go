@@ -1,0 +1,164 @@
+package srtpout
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+)
+
+// maxPacket is the longest packet that is sent. Nothing longer comes in.
+const maxPacket = 2048
+
+var (
+	// ErrNoRemote: ICE has no UDP path now.
+	ErrNoRemote = errors.New("no address to send media to")
+	// ErrTooLong: the packet is longer than any that came in.
+	ErrTooLong = errors.New("RTP packet too long")
+)
+
+// Socket is where encrypted packets go: a udp.Conn.
+type Socket interface {
+	WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error)
+}
+
+// Sender is one transport's outgoing SRTP. Methods may be called concurrently.
+type Sender struct {
+	socket Socket
+	keys   *sessionKeys
+	remote atomic.Pointer[netip.AddrPort] // nil: nowhere
+
+	// mu guards the following.
+	mu sync.Mutex
+	// streams has every SSRC that was ever written, see the package comment.
+	streams map[uint32]*Stream
+}
+
+// NewSender makes a sender for a transport that is connected.
+func NewSender(socket Socket, keys Keys) (*Sender, error) {
+	k, err := newSessionKeys(keys)
+	if err != nil {
+		return nil, err
+	}
+	return &Sender{socket: socket, keys: k, streams: map[uint32]*Stream{}}, nil
+}
+
+// SetRemote says where ICE's selected pair ends; an invalid address is nowhere.
+func (s *Sender) SetRemote(to netip.AddrPort) {
+	if !to.IsValid() {
+		s.remote.Store(nil)
+		return
+	}
+	s.remote.Store(&to)
+}
+
+// RemoteOf is the address that a pair sends to; false if there is none over UDP.
+func RemoteOf(pair *webrtc.ICECandidatePair) (netip.AddrPort, bool) {
+	if pair == nil || pair.Local == nil || pair.Remote == nil ||
+		pair.Local.Protocol != webrtc.ICEProtocolUDP || pair.Remote.Protocol != webrtc.ICEProtocolUDP ||
+		pair.Local.Typ == webrtc.ICECandidateTypeRelay {
+		return netip.AddrPort{}, false
+	}
+	a, err := netip.ParseAddr(pair.Remote.Address)
+	if err != nil {
+		return netip.AddrPort{}, false // a name
+	}
+	return netip.AddrPortFrom(a.Unmap(), pair.Remote.Port), true
+}
+
+// Stream is the stream of an SSRC, the same one every time.
+func (s *Sender) Stream(ssrc uint32) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.streams[ssrc]
+	if t == nil {
+		t = &Stream{sender: s, ssrc: ssrc, sealer: newSealer(s.keys)}
+		s.streams[ssrc] = t
+	}
+	return t
+}
+
+// Stream is one SSRC of a Sender. Methods may be called concurrently, though the
+// order of packets is then anyone's.
+type Stream struct {
+	sender *Sender
+	ssrc   uint32
+
+	// mu guards the following. It is held while a packet is given to the socket.
+	mu      sync.Mutex
+	sealer  sealer
+	indices indices
+	hash    maphash.Hash // of a seed of its own
+	packet  [maxPacket]byte
+}
+
+// AllowRepeats lets a packet be sent again with the same header and payload, for
+// receivers that have not negotiated retransmission on an SSRC of its own (RFC
+// 4588). It is called before the first packet.
+func (t *Stream) AllowRepeats() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.indices.digests == nil && !t.indices.started {
+		t.indices.digests = make([]uint64, window)
+	}
+}
+
+// Write encrypts a packet and gives it to the socket. The header's SSRC is the
+// stream's. h and payload are not kept.
+func (t *Stream) Write(h *rtp.Header, payload []byte) error {
+	to := t.sender.remote.Load()
+	if to == nil {
+		return ErrNoRemote
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h.SSRC != t.ssrc {
+		return fmt.Errorf("RTP of SSRC %d for the stream of %d", h.SSRC, t.ssrc)
+	}
+	if h.MarshalSize()+len(payload)+int(h.PaddingSize)+t.sealer.overhead() > maxPacket {
+		return ErrTooLong
+	}
+	n, err := h.MarshalTo(t.packet[:])
+	if err != nil {
+		return fmt.Errorf("write an RTP header: %w", err)
+	}
+	if h.PaddingSize != 0 {
+		payload = t.pad(n, payload, h.PaddingSize)
+	}
+	i, err := t.indices.index(h.SequenceNumber)
+	if err != nil {
+		return err
+	}
+	if err := t.indices.take(i, t.digest(n, payload)); err != nil {
+		return err
+	}
+	n = t.sealer.seal(t.packet[:], n, payload, t.ssrc, i)
+	_, err = t.sender.socket.WriteToAddrPort(t.packet[:n], *to)
+	return err
+}
+
+// pad puts the payload with its padding (RFC 3550 5.1) behind the header, where it
+// will be encrypted in place. mu is held.
+func (t *Stream) pad(header int, payload []byte, size byte) []byte {
+	n := copy(t.packet[header:], payload)
+	padded := t.packet[header : header+n+int(size)]
+	clear(padded[n:])
+	padded[len(padded)-1] = size
+	return padded
+}
+
+// digest tells packets of one index apart. mu is held.
+func (t *Stream) digest(header int, payload []byte) uint64 {
+	if t.indices.digests == nil {
+		return 0
+	}
+	t.hash.Reset()
+	_, _ = t.hash.Write(t.packet[:header]) // never fails
+	_, _ = t.hash.Write(payload)           // never fails
+	return t.hash.Sum64()
+}
