@@ -1,0 +1,205 @@
+package webhooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"parlor/rooms"
+)
+
+// The defaults of [Config].
+const (
+	DefaultTimeout     = 15 * time.Second
+	DefaultConcurrency = 8
+	DefaultRelaxAfter  = 3
+	DefaultProbeMin    = time.Second
+	DefaultProbeMax    = time.Minute
+	DefaultMaxPending  = 1_000_000
+)
+
+// Ordering is what happens to a room's later events while an earlier one fails.
+type Ordering string
+
+// The orderings.
+const (
+	// Relaxed, the default: after [Config.RelaxAfter] failed attempts an event no
+	// longer holds up the later events of its room.
+	Relaxed Ordering = "relaxed"
+	// Strict: a room's events wait until the one before them is delivered or dead.
+	Strict Ordering = "strict"
+)
+
+// Endpoint is a receiver of webhooks as the configuration names it.
+type Endpoint struct {
+	URL string // http or https; tells endpoints apart
+	Key string // the API key that signs; empty = Config.Key
+	// Include, if any, names the event types that are sent, "*" all of them.
+	// Without it all that LiveKit sends are sent, but for those in Exclude.
+	Include, Exclude []string
+	Ordering         Ordering // empty = Config.Ordering
+	// Secrets sign the Standard Webhooks headers: "whsec_" and base64 of 24 to 64
+	// bytes. While a secret is rotated name the new and the old one: a delivery
+	// carries a signature of each. Empty = [DeriveSecret] of the API secret.
+	Secrets     []string
+	Concurrency int // requests at a time; 0 = Config.Concurrency
+}
+
+// Config is what a [Dispatcher] is made of. What is zero takes its default.
+type Config struct {
+	Store     Store
+	Endpoints []Endpoint
+	Keys      map[string]string // API key → secret
+	Key       string            // the API key that signs for endpoints without one
+	Ordering  Ordering          // Relaxed
+	Logger    *slog.Logger      // slog.Default()
+
+	RelaxAfter  int           // failed attempts, for Relaxed
+	Concurrency int           // requests at a time to one endpoint
+	Timeout     time.Duration // of one attempt
+	// Schedule is the time from each failed attempt to the next, [DefaultSchedule]
+	// by default; an event has one attempt more than it has entries.
+	Schedule []time.Duration
+	// ProbeMin and ProbeMax bound the time between the probes of an endpoint that
+	// is down; it doubles from one to the other. Up to five times ProbeMax pass
+	// while the endpoint answers but refuses.
+	ProbeMin, ProbeMax time.Duration
+	// MaxPending is how many deliveries may pend for one endpoint: beyond it the
+	// oldest become dead letters. Negative = no bound.
+	MaxPending int64
+
+	// Barrier, if set, returns when the replica holds all events up to seq: no
+	// event is sent before. It may be called concurrently.
+	Barrier func(ctx context.Context, seq int64) error
+	// Transport sends the requests; [NewTransport] by default.
+	Transport http.RoundTripper
+	// UserAgent is the User-Agent of the requests.
+	UserAgent string
+}
+
+func (c Config) withDefaults() Config {
+	def(&c.Ordering, Relaxed)
+	def(&c.RelaxAfter, DefaultRelaxAfter)
+	def(&c.Concurrency, DefaultConcurrency)
+	def(&c.Timeout, DefaultTimeout)
+	def(&c.ProbeMin, DefaultProbeMin)
+	def(&c.ProbeMax, max(DefaultProbeMax, c.ProbeMin))
+	def(&c.MaxPending, DefaultMaxPending)
+	def(&c.UserAgent, "Parlor")
+	def(&c.Logger, slog.Default())
+	if len(c.Schedule) == 0 {
+		c.Schedule = DefaultSchedule()
+	}
+	if c.MaxPending < 0 {
+		c.MaxPending = math.MaxInt64
+	}
+	return c
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// target is an endpoint made ready to be sent to.
+type target struct {
+	url         *url.URL
+	key, secret string   // of LiveKit's signature
+	signing     [][]byte // of Standard Webhooks, the current one first
+	concurrency int
+	record      rooms.Endpoint
+}
+
+// targets checks the endpoints of c, which has its defaults.
+func (c *Config) targets() ([]target, error) {
+	var out []target
+	for _, e := range c.Endpoints {
+		t, err := c.target(e)
+		if err != nil {
+			return nil, fmt.Errorf("webhook endpoint %q: %w", redact(e.URL), err)
+		}
+		if slices.ContainsFunc(out, func(o target) bool { return o.record.URL == e.URL }) {
+			return nil, fmt.Errorf("webhook endpoint %q is named twice", redact(e.URL))
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+func (c *Config) target(e Endpoint) (target, error) {
+	def(&e.Key, c.Key)
+	def(&e.Ordering, c.Ordering)
+	def(&e.Concurrency, c.Concurrency)
+	u, err := url.Parse(e.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return target{}, errors.New("needs an http or https URL")
+	}
+	secret := c.Keys[e.Key]
+	if secret == "" {
+		return target{}, fmt.Errorf("no secret is configured for its API key %q", e.Key)
+	}
+	if e.Concurrency < 0 {
+		return target{}, errors.New("concurrency must not be negative")
+	}
+	t := target{
+		url: u, key: e.Key, secret: secret, concurrency: e.Concurrency,
+		record: rooms.Endpoint{URL: e.URL, KeyID: e.Key, Include: e.Include, Exclude: e.Exclude},
+	}
+	switch e.Ordering {
+	case Relaxed:
+		t.record.RelaxAfter = c.RelaxAfter
+	case Strict:
+	default:
+		return target{}, fmt.Errorf("ordering %q is neither %q nor %q", e.Ordering, Relaxed, Strict)
+	}
+	secrets := e.Secrets
+	if len(secrets) == 0 {
+		secrets = []string{DeriveSecret(secret)}
+	}
+	for _, s := range secrets {
+		b, err := parseSecret(s)
+		if err != nil {
+			return target{}, err
+		}
+		t.signing = append(t.signing, b)
+	}
+	return t, nil
+}
+
+// redact is the URL without what may be secret in it: password and query.
+func redact(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "(not a URL)"
+	}
+	u.RawQuery, u.Fragment = "", ""
+	return strings.ToValidUTF8(u.Redacted(), "?")
+}
+
+// Store is what a [Dispatcher] needs of the outbox; see [rooms.Outbox] for what
+// the methods do.
+type Store interface {
+	SyncEndpoints(ctx context.Context, configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error)
+	SetEndpointState(ctx context.Context, endpointID int64, s rooms.EndpointState, reason string) error
+	DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Delivery, error)
+	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)
+	FinishDeliveries(ctx context.Context, results []rooms.DeliveryResult) error
+	BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error)
+	SendTest(ctx context.Context, endpointID int64, e rooms.Event) (int64, error)
+	Replay(ctx context.Context, endpointID int64, r rooms.Replay, nowMs int64) (int, error)
+	ListDeliveries(ctx context.Context, q rooms.DeliveryQuery) ([]rooms.Delivery, error)
+	EndpointStats(ctx context.Context) ([]rooms.EndpointStats, error)
+	SeqRange(ctx context.Context) (oldest, newest int64, err error)
+	Watch() (c <-chan struct{}, cancel func())
+}
+
+var _ Store = rooms.Outbox(nil)

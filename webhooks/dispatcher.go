@@ -1,0 +1,306 @@
+package webhooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/rooms"
+)
+
+const (
+	// boundEvery is how often, at most, the pending deliveries are counted.
+	boundEvery = time.Minute
+	// barrierRetry is the time until a failed barrier is tried again.
+	barrierRetry = time.Second
+	// barrierRetryMax is what that time doubles up to.
+	barrierRetryMax = 30 * time.Second
+)
+
+// ErrClosed is given by a [Dispatcher] that is closed or not started.
+var ErrClosed = errors.New("webhooks: the dispatcher is not running")
+
+// Dispatcher reads the outbox and sends what is due. Its methods may be called
+// concurrently, after Start.
+//
+// Each endpoint has a lane, a goroutine that sends to it alone, so that none
+// waits for another. One more goroutine wakes the lanes when the store has
+// something new; with a barrier, one follows the replica.
+type Dispatcher struct {
+	config    Config
+	store     Store
+	transport http.RoundTripper
+	metrics   *metrics
+
+	lanes  map[int64]*lane // by endpoint; not changed after Start
+	order  []int64         // the configuration's
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	replicated atomic.Int64  // the newest seq that the barrier let pass
+	advance    chan struct{} // pokes the barrier's loop
+}
+
+// New makes a dispatcher; nothing runs before Start.
+func New(c Config) *Dispatcher {
+	c = c.withDefaults()
+	d := &Dispatcher{
+		config:    c,
+		store:     c.Store,
+		transport: c.Transport,
+		lanes:     map[int64]*lane{},
+		advance:   make(chan struct{}, 1),
+	}
+	if d.transport == nil {
+		d.transport = NewTransport(nil, perHost(c))
+	}
+	d.metrics = newMetrics(d)
+	return d
+}
+
+// perHost is how many idle connections to keep to a host: as many as may be used
+// at a time.
+func perHost(c Config) int {
+	n := c.Concurrency
+	for _, e := range c.Endpoints {
+		n = max(n, e.Concurrency)
+	}
+	return n
+}
+
+// Collector gives the dispatcher's metrics.
+func (d *Dispatcher) Collector() prometheus.Collector { return d.metrics }
+
+// Start checks the configuration, makes the store's endpoints those of it, and
+// begins to send. ctx bounds the start alone: what was started runs until Close.
+func (d *Dispatcher) Start(ctx context.Context) error {
+	targets, err := d.config.targets()
+	if err != nil {
+		return err
+	}
+	configured := make([]rooms.Endpoint, len(targets))
+	for i, t := range targets {
+		configured[i] = t.record
+	}
+	stored, err := d.store.SyncEndpoints(ctx, configured, rooms.NowMs(time.Now()))
+	if err != nil {
+		return fmt.Errorf("store the webhook endpoints: %w", err)
+	}
+	byURL := make(map[string]rooms.Endpoint, len(stored))
+	for _, e := range stored {
+		byURL[e.URL] = e
+	}
+	for _, t := range targets {
+		t.record = byURL[t.record.URL]
+		d.lanes[t.record.ID] = d.newLane(t)
+		d.order = append(d.order, t.record.ID)
+	}
+	d.run(context.WithoutCancel(ctx))
+	return nil
+}
+
+func (d *Dispatcher) newLane(t target) *lane {
+	l := newLane(t, d.config.ProbeMin, d.config.ProbeMax)
+	l.store = d.store
+	l.sender = &sender{transport: d.transport, timeout: d.config.Timeout, userAgent: d.config.UserAgent}
+	l.sched = d.config.Schedule
+	l.maxSeq = d.maxSeq
+	l.metrics = d.metrics.lane(t.record)
+	l.log = d.config.Logger.With("endpoint", redact(t.record.URL))
+	return l
+}
+
+// run starts the goroutines. Close ends them and waits.
+func (d *Dispatcher) run(ctx context.Context) {
+	ctx, d.cancel = context.WithCancel(ctx)
+	for _, l := range d.lanes {
+		d.loops.Go(func() { l.run(ctx) })
+	}
+	d.loops.Go(func() { d.watch(ctx) })
+	if d.config.Barrier != nil {
+		d.loops.Go(func() { d.follow(ctx) })
+	}
+}
+
+// Drain sends what is due now, and returns when nothing more is, or when ctx
+// ends. What waits for a retry, or for an endpoint that is down or paused, stays
+// in the outbox for the next start.
+func (d *Dispatcher) Drain(ctx context.Context) error {
+	if d.cancel == nil {
+		return nil
+	}
+	if d.config.Barrier != nil {
+		if err := d.pass(ctx); err != nil {
+			return fmt.Errorf("wait for the replica: %w", err)
+		}
+	}
+	idle := make([]chan struct{}, 0, len(d.lanes))
+	for _, l := range d.lanes {
+		c := make(chan struct{})
+		idle = append(idle, c)
+		if !l.do(ctx, func() {
+			l.exhausted = false // look once more
+			l.waiters = append(l.waiters, c)
+		}) {
+			return cmp.Or(ctx.Err(), ErrClosed)
+		}
+	}
+	for _, c := range idle {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Close ends all requests and returns when everything that was started has
+// ended. What was under way is sent again at the next start, with the same id.
+func (d *Dispatcher) Close() {
+	if d.cancel == nil {
+		return
+	}
+	d.cancel()
+	d.loops.Wait()
+	if t, ok := d.transport.(*http.Transport); ok && d.config.Transport == nil {
+		t.CloseIdleConnections()
+	}
+}
+
+// watch wakes the lanes when the store has something new, and keeps what pends
+// within its bound.
+func (d *Dispatcher) watch(ctx context.Context) {
+	tokens, cancel := d.store.Watch()
+	defer cancel()
+	check := time.NewTimer(0) // a token is followed by a count, soon but not at once
+	defer check.Stop()
+	armed := true
+	for {
+		d.wakeAll()
+		if !armed {
+			check.Reset(boundEvery)
+			armed = true
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tokens:
+		case <-check.C:
+			armed = false
+			if err := d.bound(ctx); err != nil && ctx.Err() == nil {
+				d.config.Logger.Error("webhooks: cannot bound what pends", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tokens:
+			}
+		}
+	}
+}
+
+// wakeAll wakes the lanes for what they may send, and the barrier's loop for the
+// rest.
+func (d *Dispatcher) wakeAll() {
+	for _, l := range d.lanes {
+		l.poke()
+	}
+	select {
+	case d.advance <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// bound dead-letters the oldest of what pends beyond the configured number.
+func (d *Dispatcher) bound(ctx context.Context) error {
+	stats, err := d.store.EndpointStats(ctx)
+	if err != nil {
+		return fmt.Errorf("count what pends: %w", err)
+	}
+	for _, s := range stats {
+		if s.Pending <= d.config.MaxPending {
+			continue
+		}
+		n, err := d.store.BoundPending(ctx, s.Endpoint.ID, d.config.MaxPending, rooms.NowMs(time.Now()),
+			fmt.Sprintf("given up: more than %d deliveries pend for the endpoint", d.config.MaxPending))
+		if err != nil {
+			return fmt.Errorf("give up the oldest: %w", err)
+		}
+		d.config.Logger.Warn("webhooks: too much pends, gave up the oldest",
+			"endpoint", redact(s.Endpoint.URL), "count", n)
+	}
+	return nil
+}
+
+// maxSeq is the newest event that may be sent; 0 = any. It is false while the
+// replica is not known to hold any.
+func (d *Dispatcher) maxSeq() (int64, bool) {
+	if d.config.Barrier == nil {
+		return 0, true
+	}
+	seq := d.replicated.Load()
+	return seq, seq > 0
+}
+
+// follow keeps replicated behind the replica. While that fails it tells of it
+// once, and tries at growing intervals.
+func (d *Dispatcher) follow(ctx context.Context) {
+	wait := time.Duration(0) // until the next try, after a failure
+	for {
+		if wait == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-d.advance:
+			}
+		} else {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+		}
+		err := d.pass(ctx)
+		switch {
+		case err == nil:
+			wait = 0
+		case wait == 0 && ctx.Err() == nil:
+			wait = barrierRetry
+			d.config.Logger.Warn("webhooks: nothing new is sent until the replica has it", "err", err)
+		default:
+			wait = min(2*wait, barrierRetryMax)
+		}
+	}
+}
+
+// pass waits until the replica has the newest event, and lets all up to it go.
+func (d *Dispatcher) pass(ctx context.Context) error {
+	_, newest, err := d.store.SeqRange(ctx)
+	if err != nil {
+		return fmt.Errorf("read the newest event: %w", err)
+	}
+	if newest <= d.replicated.Load() {
+		return nil
+	}
+	if err := d.config.Barrier(ctx, newest); err != nil {
+		return err
+	}
+	for { // the barrier may be passed by two at a time
+		old := d.replicated.Load()
+		if newest <= old || d.replicated.CompareAndSwap(old, newest) {
+			break
+		}
+	}
+	for _, l := range d.lanes {
+		l.poke()
+	}
+	return nil
+}

@@ -1,0 +1,450 @@
+package webhooks_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+	"parlor/webhooks"
+)
+
+var errRefused = errors.New("connection refused")
+
+var story = []string{
+	rooms.EventParticipantJoined, rooms.EventTrackPublished,
+	rooms.EventTrackUnpublished, rooms.EventParticipantLeft, rooms.EventRoomFinished,
+}
+
+func TestDeliversEachRoomInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(g received) answer { // some are slower than others
+			return answer{status: 200, after: time.Duration(g.event.Seq%7) * time.Millisecond}
+		}}
+		w.start(webhooks.Config{Transport: r})
+		var all []*room
+		for i := range 20 {
+			all = append(all, w.room(fmt.Sprint("room", i)))
+		}
+		for _, typ := range story {
+			for _, room := range all {
+				room.tell(typ)
+			}
+		}
+		time.Sleep(time.Second)
+		w.requireAll(r.took())
+		require.Len(t, r.requests(), 120, "each once")
+		require.LessOrEqual(t, r.highest, webhooks.DefaultConcurrency)
+		s := w.stats()
+		require.Zero(t, s.Pending)
+		require.EqualValues(t, 120, s.Delivered)
+	})
+}
+
+func TestWhatWasWrittenBeforeTheStartIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t}
+		d := webhooks.New(w.config(webhooks.Config{Transport: r}))
+		require.NoError(t, d.Start(context.Background()))
+		d.Close()
+		w.room("a", story...)
+		w.start(webhooks.Config{Transport: r})
+		time.Sleep(time.Second)
+		w.requireAll(r.took())
+	})
+}
+
+// outage has a receiver be down for a while and then back.
+func outage(t *testing.T, c webhooks.Config, length time.Duration, down answer) (w *world, r *receiver, back time.Time) {
+	w = newWorld(t)
+	begin := time.Now()
+	back = begin.Add(length)
+	r = &receiver{t: t, behave: func(received) answer {
+		if time.Now().Before(back) {
+			return down
+		}
+		return ok
+	}}
+	c.Transport = r
+	w.start(c)
+	var all []*room
+	for i := range 30 {
+		all = append(all, w.room(fmt.Sprint("room", i)))
+	}
+	for i, typ := range story { // the rooms live on meanwhile
+		time.Sleep(length / 6)
+		for _, room := range all[:len(all)-i] {
+			room.tell(typ)
+		}
+	}
+	time.Sleep(time.Until(back))
+	return w, r, back
+}
+
+func TestOutagesLoseNothing(t *testing.T) {
+	downs := map[string]answer{
+		"refused": {err: errRefused},
+		"hangs":   {status: 200, after: time.Hour},
+		"500":     {status: 500},
+		"503":     {status: 503},
+		"404":     {status: 404},
+		"429":     {status: 429, header: http.Header{"Retry-After": {"7"}}},
+		"302":     {status: 302, header: http.Header{"Location": {"http://elsewhere.test/"}}},
+	}
+	for name, down := range downs {
+		for _, ordering := range []webhooks.Ordering{webhooks.Strict, webhooks.Relaxed} {
+			for _, length := range []time.Duration{3 * time.Second, 10 * time.Minute, 48 * time.Hour} {
+				t.Run(fmt.Sprint(name, "/", ordering, "/", length), func(t *testing.T) {
+					if testing.Short() && length > time.Hour {
+						t.Skip("long")
+					}
+					synctest.Test(t, func(t *testing.T) {
+						w, r, back := outage(t, webhooks.Config{Ordering: ordering}, length, down)
+						during := len(r.requests())
+						// At most a first burst, then a probe a minute.
+						require.Less(t, during, 40+int(length/(45*time.Second)), "it was hammered")
+						answered := down.status == 500 || down.status == 404 || down.status == 302
+						notice := 72 * time.Second
+						if answered {
+							notice *= 5
+						}
+						time.Sleep(notice + time.Minute)
+						took := r.took()
+						if ordering == webhooks.Relaxed && answered {
+							require.Len(t, took, len(w.log())) // order may have been given up
+						} else {
+							w.requireAll(took)
+						}
+						for _, g := range took {
+							require.Less(t, g.at.Sub(back), notice+5*time.Second, "the return was noticed late")
+						}
+						require.Zero(t, w.stats().Pending)
+						require.Zero(t, w.stats().Dead)
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var poison string
+		r := &receiver{t: t, behave: func(g received) answer {
+			if g.event.RoomName == "poisoned" && g.event.Type == poison {
+				return answer{status: 500}
+			}
+			return ok
+		}}
+		poison = rooms.EventParticipantJoined
+		w.start(webhooks.Config{Transport: r, Ordering: webhooks.Strict})
+		bad := w.room("poisoned", story...)
+		var stop atomic.Bool
+		defer stop.Store(true)
+		go func() { // others live on
+			for !stop.Load() {
+				time.Sleep(2 * time.Minute)
+				w.room(rooms.NewID("room"))
+			}
+		}()
+		count := func() (n int, others int) {
+			for _, g := range r.requests() {
+				if g.event.RoomName != "poisoned" {
+					others++
+				} else if g.event.Type == poison {
+					n++
+				}
+			}
+			return n, others
+		}
+		time.Sleep(24 * time.Hour)
+		n, others := count()
+		require.GreaterOrEqual(t, others, 24*30-1, "other rooms wait for nothing")
+		require.LessOrEqual(t, n, 20, "attempts and a few probes")
+		require.GreaterOrEqual(t, n, 6, "attempts")
+		require.Zero(t, w.stats().Dead)
+		for _, g := range r.took() {
+			require.False(t, g.event.RoomSID == bad.record.SID && g.event.RoomSeq > 2, "strict order was broken")
+		}
+		time.Sleep(80 * time.Hour)
+		stop.Store(true)
+		time.Sleep(time.Minute)
+		n, _ = count()
+		require.EqualValues(t, 1, w.stats().Dead)
+		require.LessOrEqual(t, n, 24, "attempts and a few probes")
+		var after []string
+		for _, g := range r.took() {
+			if g.event.RoomSID == bad.record.SID {
+				after = append(after, g.event.Type)
+			}
+		}
+		require.Equal(t, append([]string{rooms.EventRoomStarted}, story[1:]...), after)
+	})
+}
+
+func TestRelaxedOrderPassesAPoison(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(g received) answer {
+			if g.event.Type == rooms.EventParticipantJoined {
+				return answer{status: 400}
+			}
+			return ok
+		}}
+		w.start(webhooks.Config{Transport: r})
+		w.room("a", story...)
+		time.Sleep(time.Minute)
+		require.Len(t, r.took(), 1, "order holds for the first attempts")
+		time.Sleep(10 * time.Minute)
+		require.Len(t, r.took(), 5, "then the others pass")
+		require.EqualValues(t, 1, w.stats().Pending)
+	})
+}
+
+func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(received) answer { return answer{err: errRefused} }}
+		d := w.start(webhooks.Config{Transport: r})
+		for i := range 200 {
+			w.room(fmt.Sprint("room", i), story...)
+		}
+		time.Sleep(60 * time.Hour)
+		require.Zero(t, w.stats().Dead)
+		fresh := w.room("fresh", story...)
+		time.Sleep(20 * time.Hour)
+		s := w.stats()
+		require.EqualValues(t, 1200, s.Dead)
+		require.EqualValues(t, 6, s.Pending, "what is young is still tried")
+		require.Less(t, len(r.requests()), 2*80*60)
+		list, err := d.Deliveries(context.Background(), s.Endpoint.ID, rooms.DeliveryDead, 0, 5)
+		require.NoError(t, err)
+		require.Contains(t, list[0].LastError, "connection refused")
+		// The log can be pruned up to what is pending.
+		r.behave = nil
+		n, err := (&webhooks.Retention{Store: w.store, MaxAge: time.Hour}).Prune(context.Background())
+		require.NoError(t, err)
+		require.Equal(t, 1200, n)
+		require.Equal(t, fresh.record.SID, w.log()[0].RoomSID)
+	})
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		begin := time.Now()
+		r := &receiver{t: t, behave: func(g received) answer {
+			if time.Since(begin) < 100*time.Second {
+				return answer{status: 429, header: http.Header{"Retry-After": {"100"}}}
+			}
+			return ok
+		}}
+		w.start(webhooks.Config{Transport: r})
+		w.room("a")
+		time.Sleep(99 * time.Second)
+		require.Len(t, r.requests(), 1)
+		time.Sleep(time.Minute)
+		require.Len(t, r.took(), 1)
+	})
+}
+
+func TestGoneDisablesAndReplayRevives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w := newWorld(t)
+		var off atomic.Bool
+		off.Store(true)
+		r := &receiver{t: t, behave: func(g received) answer {
+			if off.Load() {
+				return answer{status: 410}
+			}
+			return ok
+		}}
+		d := w.start(webhooks.Config{Transport: r})
+		a := w.room("a", story...)
+		time.Sleep(time.Minute)
+		s := w.stats()
+		require.Equal(t, rooms.EndpointDisabled, s.Endpoint.State)
+		require.Contains(t, s.Endpoint.Reason, "410")
+		require.Zero(t, s.Pending)
+		require.EqualValues(t, 6, s.Dead)
+		n := len(r.requests())
+		w.room("b") // nothing is recorded for it
+		time.Sleep(time.Hour)
+		require.Len(t, r.requests(), n)
+
+		off.Store(false)
+		require.NoError(t, d.Resume(ctx, s.Endpoint.ID))
+		k, err := d.Replay(ctx, s.Endpoint.ID, rooms.Replay{State: rooms.DeliveryDead})
+		require.NoError(t, err)
+		require.Equal(t, 6, k)
+		time.Sleep(time.Second)
+		var took []int64
+		for _, g := range r.took() {
+			require.Equal(t, a.record.SID, g.event.RoomSID)
+			took = append(took, g.event.RoomSeq)
+		}
+		require.Equal(t, []int64{1, 2, 3, 4, 5, 6}, took)
+		k, err = d.Replay(ctx, s.Endpoint.ID, rooms.Replay{State: rooms.DeliveryDead, Missing: true})
+		require.NoError(t, err)
+		require.Equal(t, 1, k)
+		time.Sleep(time.Second)
+		w.requireAll(r.took())
+	})
+}
+
+func TestNobodyWaitsForASlowOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(g received) answer {
+			if g.url == "http://slow.test/" || g.event.RoomName == "slow" {
+				return answer{status: 200, after: 14 * time.Second}
+			}
+			return ok
+		}}
+		w.start(webhooks.Config{Transport: r, Endpoints: []webhooks.Endpoint{
+			{URL: "http://slow.test/"}, {URL: "http://fast.test/"},
+		}})
+		w.room("slow", story...)
+		for i := range 100 {
+			w.room(fmt.Sprint("room", i))
+		}
+		time.Sleep(time.Second)
+		n := 0
+		for _, g := range r.took() {
+			if g.url == "http://fast.test/" {
+				n++
+			}
+		}
+		require.Equal(t, 100, n)
+		time.Sleep(5 * time.Minute)
+		require.Len(t, r.took(), 212)
+	})
+}
+
+func TestAnswerAfterTheTimeoutIsAFailureAndSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := 0
+		r := &receiver{t: t, behave: func(received) answer {
+			if n++; n == 1 {
+				return answer{status: 200, after: 16 * time.Second}
+			}
+			return ok
+		}}
+		w.start(webhooks.Config{Transport: r})
+		w.room("a")
+		time.Sleep(15*time.Second + time.Millisecond)
+		require.Len(t, r.requests(), 1)
+		time.Sleep(10 * time.Second)
+		all := r.requests()
+		require.Len(t, all, 2)
+		require.Equal(t, all[0].event, all[1].event)
+		require.Equal(t, w.stats().LastError, "no answer within 15s")
+	})
+}
+
+// TestRestartSendsAgainWhatWasInFlight: the receiver took an event, but the
+// process died before it knew.
+func TestRestartSendsAgainWhatWasInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first := &receiver{t: t, behave: func(received) answer { return answer{status: 200, after: 10 * time.Second} }}
+		d := w.start(webhooks.Config{Transport: first})
+		w.room("a", story...)
+		w.room("b", story...)
+		time.Sleep(time.Second)
+		d.Close()
+		require.Len(t, first.requests(), 2)
+		require.Zero(t, w.stats().Failures, "that we stop is not the receiver's failure")
+		second := &receiver{t: t}
+		w.start(webhooks.Config{Transport: second})
+		time.Sleep(time.Second)
+		w.requireAll(second.took())
+	})
+}
+
+func TestBarrierHoldsBackWhatTheReplicaDoesNotHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t}
+		var replica, asked atomic.Int64
+		w.start(webhooks.Config{Transport: r, Barrier: func(ctx context.Context, seq int64) error {
+			asked.Add(1)
+			if replica.Load() < seq {
+				return errors.New("the replica cannot be reached")
+			}
+			return nil
+		}})
+		w.room("a", story...)
+		time.Sleep(time.Hour)
+		require.Empty(t, r.requests())
+		require.Less(t, asked.Load(), int64(130), "tried at growing intervals")
+		replica.Store(6)
+		time.Sleep(time.Minute)
+		require.Len(t, r.took(), 6)
+		replica.Store(0)
+		w.room("b")
+		time.Sleep(time.Hour)
+		require.Len(t, r.took(), 6)
+		replica.Store(7)
+		time.Sleep(time.Minute)
+		w.requireAll(r.took())
+	})
+}
+
+func TestTooMuchPendingIsGivenUpVisibly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(received) answer { return answer{status: 500} }}
+		w.start(webhooks.Config{Transport: r, MaxPending: 10})
+		for i := range 30 {
+			w.room(fmt.Sprint("room", i))
+		}
+		time.Sleep(2 * time.Minute)
+		w.room("one more")
+		time.Sleep(time.Minute)
+		s := w.stats()
+		require.EqualValues(t, 10, s.Pending)
+		require.EqualValues(t, 21, s.Dead)
+		require.EqualValues(t, 22, s.OldestSeq, "the oldest go first")
+	})
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(g received) answer {
+			if g.url == "http://down.test/" {
+				return answer{err: errRefused}
+			}
+			return answer{status: 200, after: time.Second}
+		}}
+		d := w.start(webhooks.Config{Transport: r, Endpoints: []webhooks.Endpoint{
+			{URL: "http://up.test/"}, {URL: "http://down.test/"}, {URL: "http://paused.test/"},
+		}})
+		require.NoError(t, d.Pause(context.Background(), 3, "a test"))
+		w.room("a", story...)
+		begin := time.Now()
+		require.NoError(t, d.Drain(context.Background()))
+		require.Equal(t, 6*time.Second, time.Since(begin).Round(time.Second))
+		require.Len(t, r.took(), 6)
+
+		w.room("b", story...)
+		ctx, cancel := context.WithTimeout(context.Background(), 2500*time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, d.Drain(ctx), context.DeadlineExceeded)
+		d.Close()
+		require.ErrorIs(t, d.Drain(context.Background()), webhooks.ErrClosed)
+	})
+}

@@ -1,0 +1,173 @@
+package webhooks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"parlor/rooms"
+)
+
+// Log is the pulling side of the event log: for receivers that cannot be reached
+// from here, and for those that want to catch up. It keeps nothing of its own,
+// and its methods may be called concurrently.
+type Log struct {
+	Store rooms.EventLog
+}
+
+// Page is a run of the log.
+type Page struct {
+	Events []rooms.Event
+	// Next is the seq to ask for the next page after: that of the last event
+	// looked at, wanted or not.
+	Next int64
+	// Oldest and Newest are the seqs of the events that can be read.
+	Oldest, Newest int64
+}
+
+// PrunedError tells that events after the seq that was asked for are pruned, so
+// that what follows would have a gap.
+type PrunedError struct {
+	After  int64 // as asked
+	Oldest int64 // the first event that can still be read
+}
+
+func (e *PrunedError) Error() string {
+	return fmt.Sprintf("events after seq %d are pruned, the oldest left is %d: "+
+		"read the present state, then continue after %d", e.After, e.Oldest, e.Oldest-1)
+}
+
+// AheadError tells that the seq that was asked for has not been given yet: the
+// database was restored to an earlier state, and numbers that the reader has
+// seen will be given again, in a higher epoch.
+type AheadError struct {
+	After  int64 // as asked
+	Newest int64
+}
+
+func (e *AheadError) Error() string {
+	return fmt.Sprintf("seq %d is ahead of the log, which ends at %d: the database was restored to an earlier state; "+
+		"read the present state, then continue after %d", e.After, e.Newest, e.Newest)
+}
+
+// Oldest is the seq to read after to get all that is left of the log.
+func (l *Log) Oldest(ctx context.Context) (int64, error) {
+	oldest, _, err := l.Store.SeqRange(ctx)
+	return max(oldest-1, 0), err
+}
+
+// Newest is the seq to read after to get only what is yet to come.
+func (l *Log) Newest(ctx context.Context) (int64, error) {
+	_, newest, err := l.Store.SeqRange(ctx)
+	return newest, err
+}
+
+// Page returns up to q.Limit events after q.After; none is no error. It fails
+// with a [*PrunedError] or an [*AheadError] if the answer could not be without
+// gaps.
+func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
+	if q.Limit <= 0 {
+		q.Limit = defaultPage
+	}
+	q.Limit = min(q.Limit, maxPage)
+	// What is newest is read before the events, so that Next never skips one that
+	// is written meanwhile; what is oldest after, so that no pruning is missed.
+	_, newest, err := l.Store.SeqRange(ctx)
+	if err != nil {
+		return Page{}, fmt.Errorf("read the log's range: %w", err)
+	}
+	if q.After > newest {
+		return Page{}, &AheadError{After: q.After, Newest: newest}
+	}
+	p := Page{Next: newest, Newest: newest}
+	if p.Events, err = l.Store.Events(ctx, q); err != nil {
+		return Page{}, fmt.Errorf("read events: %w", err)
+	}
+	if p.Oldest, _, err = l.Store.SeqRange(ctx); err != nil {
+		return Page{}, fmt.Errorf("read the log's range: %w", err)
+	}
+	if q.After+1 < p.Oldest {
+		return Page{}, &PrunedError{After: q.After, Oldest: p.Oldest}
+	}
+	n := len(p.Events)
+	if n > 0 {
+		last := p.Events[n-1].Seq
+		if n == q.Limit {
+			p.Next = last
+		}
+		p.Next = max(p.Next, last)
+		p.Newest = max(p.Newest, last)
+	}
+	return p, nil
+}
+
+// Sink takes what a stream brings. Its functions are called from one goroutine;
+// an error from one ends the stream.
+type Sink struct {
+	Event func(rooms.Event) error
+	// CaughtUp, if set, is called each time that the log was read to its end, with
+	// the seq up to which there is nothing more: it grows also when nothing that is
+	// wanted comes. It may be called often.
+	CaughtUp func(seq int64) error
+	// Every, if not 0, is the longest time between two calls of CaughtUp while
+	// nothing comes.
+	Every time.Duration
+}
+
+// Stream gives sink each event after q.After, those too that are yet to come,
+// until ctx ends or sink fails; it returns that error. It fails like [Log.Page]
+// when it falls behind what is pruned.
+func (l *Log) Stream(ctx context.Context, q rooms.EventQuery, sink Sink) error {
+	tokens, cancel := l.Store.Watch() // before the first look: nothing falls between
+	defer cancel()
+	for {
+		p, err := l.Page(ctx, q)
+		if err != nil {
+			return err
+		}
+		for _, e := range p.Events {
+			if err := sink.Event(e); err != nil {
+				return err
+			}
+		}
+		q.After = p.Next
+		if len(p.Events) > 0 {
+			continue // there may be more
+		}
+		if err := sink.caughtUp(q.After); err != nil {
+			return err
+		}
+		if err := sink.wait(ctx, tokens, q.After); err != nil {
+			return err
+		}
+	}
+}
+
+// wait returns when there is a token, calling CaughtUp as time goes by.
+func (s *Sink) wait(ctx context.Context, tokens <-chan struct{}, seq int64) error {
+	var tick <-chan time.Time
+	if s.Every > 0 {
+		t := time.NewTicker(s.Every)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tokens:
+			return nil
+		case <-tick:
+			if err := s.caughtUp(seq); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Sink) caughtUp(seq int64) error {
+	if s.CaughtUp == nil {
+		return nil
+	}
+	return s.CaughtUp(seq)
+}

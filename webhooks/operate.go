@@ -1,0 +1,206 @@
+package webhooks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms"
+)
+
+// EventTest is the type of the event that [Dispatcher.SendTest] sends.
+const EventTest = "webhook_test"
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// EndpointStatus is how an endpoint fares. Times are Unix milliseconds; what is
+// zero is left out.
+type EndpointStatus struct {
+	ID       int64               `json:"id"`
+	URL      string              `json:"url"` // without password and query
+	Key      string              `json:"key"`
+	Include  []string            `json:"include_events,omitempty"`
+	Exclude  []string            `json:"exclude_events,omitempty"`
+	Ordering Ordering            `json:"ordering"`
+	State    rooms.EndpointState `json:"state"`
+	Reason   string              `json:"reason,omitempty"`
+
+	Pending         int64   `json:"pending"`
+	Dead            int64   `json:"dead"`
+	Delivered       int64   `json:"delivered"` // ever
+	Failures        int64   `json:"failures"`  // failed attempts, ever
+	SuccessRate     float64 `json:"success_rate"`
+	InFlight        int     `json:"in_flight"` // requests under way
+	OldestPendingMs int64   `json:"oldest_pending_ms,omitempty"`
+	OldestSeq       int64   `json:"oldest_pending_seq,omitempty"`
+	LastMs          int64   `json:"last_attempt_ms,omitempty"`
+	LastSuccessMs   int64   `json:"last_success_ms,omitempty"`
+	LastStatus      int     `json:"last_status,omitempty"`
+	LastError       string  `json:"last_error,omitempty"`
+
+	FailingSinceMs int64  `json:"failing_since_ms,omitempty"`
+	Down           bool   `json:"down"` // the breaker is open: the endpoint is probed
+	NextProbeMs    int64  `json:"next_probe_ms,omitempty"`
+	ProbeError     string `json:"probe_error,omitempty"` // of the last probe
+}
+
+// DeliveryStatus is what has become of one event on its way to one endpoint.
+type DeliveryStatus struct {
+	Seq        int64  `json:"seq"`
+	EventID    string `json:"event_id"`
+	Type       string `json:"type"`
+	RoomSID    string `json:"room_sid,omitempty"`
+	RoomName   string `json:"room,omitempty"`
+	RoomSeq    int64  `json:"room_seq,omitempty"`
+	CreatedMs  int64  `json:"created_ms"`
+	State      string `json:"state"`
+	Attempts   int    `json:"attempts"`
+	NextMs     int64  `json:"next_ms,omitempty"` // 0 = waits behind an earlier event
+	LastMs     int64  `json:"last_ms,omitempty"`
+	LastStatus int    `json:"last_status,omitempty"`
+	LastError  string `json:"last_error,omitempty"`
+}
+
+// Endpoints tells of every endpoint, those too that the configuration no longer
+// names.
+func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
+	stats, err := d.store.EndpointStats(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read webhook endpoints: %w", err)
+	}
+	out := make([]EndpointStatus, 0, len(stats))
+	for _, s := range stats {
+		e := statusOf(&s)
+		if l := d.lanes[s.Endpoint.ID]; l != nil {
+			l.do(ctx, func() { l.describe(&e) }) // a lane that has ended has nothing to add
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+func statusOf(s *rooms.EndpointStats) EndpointStatus {
+	e := EndpointStatus{
+		ID: s.Endpoint.ID, URL: redact(s.Endpoint.URL), Key: s.Endpoint.KeyID,
+		Include: s.Endpoint.Include, Exclude: s.Endpoint.Exclude,
+		Ordering: Strict, State: s.Endpoint.State, Reason: s.Endpoint.Reason,
+		Pending: s.Pending, Dead: s.Dead, Delivered: s.Delivered, Failures: s.Failures, SuccessRate: 1,
+		OldestPendingMs: s.OldestPendingMs, OldestSeq: s.OldestSeq,
+		LastMs: s.LastMs, LastSuccessMs: s.LastSuccessMs, LastStatus: s.LastStatus, LastError: s.LastError,
+		FailingSinceMs: s.Endpoint.FailSinceMs,
+	}
+	if s.Endpoint.RelaxAfter > 0 {
+		e.Ordering = Relaxed
+	}
+	if n := s.Delivered + s.Failures; n > 0 {
+		e.SuccessRate = float64(s.Delivered) / float64(n)
+	}
+	return e
+}
+
+// describe adds what only the lane knows. It runs in the lane's loop.
+func (l *lane) describe(e *EndpointStatus) {
+	e.InFlight = l.active
+	e.FailingSinceMs = l.failSince
+	e.Down = l.breaker.open
+	if l.breaker.open && l.state == rooms.EndpointOn {
+		e.NextProbeMs = rooms.NowMs(l.breaker.until)
+		e.ProbeError = l.probeErr
+	}
+}
+
+// Deliveries returns a page of an endpoint's deliveries in that state, newest
+// first, of events before that seq; beforeSeq 0 begins at the newest.
+func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state rooms.DeliveryState, beforeSeq int64, limit int) ([]DeliveryStatus, error) {
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	found, err := d.store.ListDeliveries(ctx, rooms.DeliveryQuery{
+		EndpointID: endpointID, State: state, BeforeSeq: beforeSeq, Limit: min(limit, maxPage),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read webhook deliveries: %w", err)
+	}
+	out := make([]DeliveryStatus, len(found))
+	for i, f := range found {
+		out[i] = DeliveryStatus{
+			Seq: f.Seq, EventID: f.Event.ID, Type: f.Event.Type,
+			RoomSID: f.Event.RoomSID, RoomName: f.Event.RoomName, RoomSeq: f.Event.RoomSeq,
+			CreatedMs: f.Event.CreatedMs, State: f.State.String(), Attempts: f.Attempts, NextMs: f.NextMs,
+			LastMs: f.LastMs, LastStatus: f.LastStatus, LastError: f.LastError,
+		}
+	}
+	return out, nil
+}
+
+// Replay makes deliveries pending again: one event, a range, or all dead letters.
+// They are sent at once, with the same ids and bodies, each room's in order. It
+// returns how many.
+func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r rooms.Replay) (int, error) {
+	if _, err := d.lane(endpointID); err != nil {
+		return 0, err
+	}
+	if r.State == rooms.DeliveryPending {
+		r.State = rooms.DeliveryDead
+	}
+	n, err := d.store.Replay(ctx, endpointID, r, rooms.NowMs(time.Now()))
+	if err != nil {
+		return 0, fmt.Errorf("replay webhook deliveries: %w", err)
+	}
+	return n, nil
+}
+
+// Pause stops sending to an endpoint; its events are kept. Requests under way
+// end by themselves.
+func (d *Dispatcher) Pause(ctx context.Context, endpointID int64, reason string) error {
+	return d.setState(ctx, endpointID, rooms.EndpointPaused, reason)
+}
+
+// Resume begins to send again to an endpoint that was paused or disabled.
+func (d *Dispatcher) Resume(ctx context.Context, endpointID int64) error {
+	return d.setState(ctx, endpointID, rooms.EndpointOn, "")
+}
+
+func (d *Dispatcher) setState(ctx context.Context, id int64, s rooms.EndpointState, reason string) error {
+	l, err := d.lane(id)
+	if err != nil {
+		return err
+	}
+	if err := d.store.SetEndpointState(ctx, id, s, reason); err != nil {
+		return fmt.Errorf("set the webhook endpoint's state: %w", err)
+	}
+	// It is decided on disk: tell the lane even if nobody waits any more.
+	if !l.do(context.WithoutCancel(ctx), func() { l.setState(s) }) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// SendTest sends an event of the type [EventTest] to that endpoint alone, through
+// the outbox like any other, and returns the event as it stands in the log.
+func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (rooms.Event, error) {
+	if _, err := d.lane(endpointID); err != nil {
+		return rooms.Event{}, err
+	}
+	e := rooms.NewEvent(&livekit.WebhookEvent{Event: EventTest}, time.Now())
+	seq, err := d.store.SendTest(ctx, endpointID, e)
+	if err != nil {
+		return rooms.Event{}, fmt.Errorf("write a test event: %w", err)
+	}
+	e.Seq = seq
+	return e, nil
+}
+
+// lane is the lane of an endpoint that the configuration names.
+func (d *Dispatcher) lane(id int64) (*lane, error) {
+	l := d.lanes[id]
+	if l == nil {
+		return nil, rooms.Errorf(rooms.NotFound, "no webhook endpoint with the id %d is configured", id)
+	}
+	return l, nil
+}

@@ -1,0 +1,74 @@
+package webhooks
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"parlor/rooms"
+)
+
+// The defaults of [Retention].
+const (
+	DefaultMaxAge    = 72 * time.Hour
+	DefaultMaxEvents = 10_000_000
+	DefaultPruneTime = 5 * time.Minute
+	pruneBatch       = 1000
+	prunePause       = 50 * time.Millisecond
+)
+
+// Retention prunes the event log. Its fields must not change while it runs.
+type Retention struct {
+	Store     rooms.EventLog
+	MaxAge    time.Duration // of an event; 0 = DefaultMaxAge, negative = no bound
+	MaxEvents int64         // in the log; 0 = DefaultMaxEvents, negative = no bound
+	Every     time.Duration // between two rounds; 0 = DefaultPruneTime
+	Logger    *slog.Logger
+}
+
+// Run prunes in rounds until ctx ends: small batches with a pause between them,
+// so that rooms never wait long for the store.
+func (r *Retention) Run(ctx context.Context) {
+	every, log := r.Every, r.Logger
+	def(&every, DefaultPruneTime)
+	def(&log, slog.Default())
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		n, err := r.Prune(ctx)
+		if n > 0 {
+			log.Info("pruned the event log", "count", n)
+		}
+		if err != nil && ctx.Err() == nil {
+			log.Error("cannot prune the event log", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Prune does one round and returns how many events it deleted.
+func (r *Retention) Prune(ctx context.Context) (total int, err error) {
+	age, maxRows := r.MaxAge, r.MaxEvents
+	def(&age, DefaultMaxAge)
+	def(&maxRows, DefaultMaxEvents)
+	var olderThan int64
+	if age > 0 {
+		olderThan = rooms.NowMs(time.Now().Add(-age))
+	}
+	for {
+		n, err := r.Store.PruneEvents(ctx, olderThan, max(maxRows, 0), pruneBatch)
+		total += n
+		if err != nil || n < pruneBatch {
+			return total, err
+		}
+		select {
+		case <-ctx.Done():
+			return total, ctx.Err()
+		case <-time.After(prunePause):
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package webhooks
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultSchedule is the example of Standard Webhooks 1.0: ten attempts in some
+// 75 hours.
+func DefaultSchedule() []time.Duration {
+	return []time.Duration{
+		5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
+		10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+	}
+}
+
+// maxRetryAfter bounds how long a receiver's Retry-After is honoured: a mistake
+// there must not silence an endpoint for a year.
+const maxRetryAfter = time.Hour
+
+// schedule is the time from each failed attempt to the next.
+type schedule []time.Duration
+
+// next is how long to wait after the failed attempt of that number, from 1; false
+// if it was the last.
+func (s schedule) next(attempt int) (time.Duration, bool) {
+	if attempt > len(s) {
+		return 0, false
+	}
+	return jitter(s[max(attempt, 1)-1]), true
+}
+
+// total is how long an event is tried for.
+func (s schedule) total() (sum time.Duration) {
+	for _, d := range s {
+		sum += d
+	}
+	return sum
+}
+
+// jitter is d ±20 %, so that what failed together does not come back together.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// retryAfter reads a Retry-After header (RFC 9110 section 10.2.3: seconds or a
+// date), bounded; 0 if there is none that makes sense.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if v == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(v, 10, 63); err == nil {
+		if n >= uint64(maxRetryAfter/time.Second) {
+			return maxRetryAfter
+		}
+		return time.Duration(n) * time.Second
+	}
+	t, err := http.ParseTime(v)
+	if err != nil {
+		return 0
+	}
+	return min(max(t.Sub(now), 0), maxRetryAfter)
+}

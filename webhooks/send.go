@@ -1,0 +1,201 @@
+package webhooks
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"parlor/rooms"
+)
+
+// What is read of an answer. Its body matters to nobody; reading a small one to
+// its end lets the connection be used again.
+const (
+	maxAnswer    = 16 << 10
+	maxExcerpt   = 200
+	maxError     = 500
+	answerTime   = time.Second // for the body, once the status is there
+	maxHeader    = 64 << 10
+	idleConnTime = 90 * time.Second
+)
+
+// NewTransport makes the transport that a [Dispatcher] uses: HTTP/2 where the
+// receiver offers it, connections kept and used again, perHost of them, nothing
+// decompressed. tlsConfig may be nil.
+func NewTransport(tlsConfig *tls.Config, perHost int) *http.Transport {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // a small answer must not unpack into a big one
+		MaxIdleConnsPerHost:    perHost,
+		MaxResponseHeaderBytes: maxHeader,
+		IdleConnTimeout:        idleConnTime,
+	}
+}
+
+// class is what an attempt says of the endpoint.
+type class int
+
+const (
+	delivered   class = iota // 2xx
+	refused                  // it answered, but not this event: the event's own failure
+	unreachable              // no answer, or one that says the receiver is down or overloaded
+	gone                     // 410: it wants no more events
+	aborted                  // we stopped
+)
+
+// outcome is what became of one attempt.
+type outcome struct {
+	class      class
+	status     int // HTTP status; 0 = no answer
+	err        string
+	retryAfter time.Duration
+}
+
+// label is the outcome as metrics name it.
+func (o outcome) label() string {
+	switch {
+	case o.class == aborted:
+		return "aborted"
+	case o.status == 0:
+		return "no_answer"
+	}
+	return strconv.Itoa(o.status/100) + "xx"
+}
+
+// sender makes attempts. It is immutable and may be used concurrently.
+type sender struct {
+	transport http.RoundTripper
+	timeout   time.Duration
+	userAgent string
+}
+
+// send makes one attempt to bring e to t.
+func (s *sender) send(parent context.Context, t *target, e *rooms.Event) outcome {
+	ctx, cancel := context.WithTimeout(parent, s.timeout)
+	defer cancel()
+	req, err := s.request(ctx, t, e)
+	if err != nil {
+		return outcome{class: refused, err: clip(err.Error(), maxError)}
+	}
+	// The transport by itself, without a Client: redirects are not followed, there
+	// are no cookies, and errors do not quote the URL.
+	resp, err := s.transport.RoundTrip(req)
+	switch {
+	case err == nil:
+	case parent.Err() != nil:
+		return outcome{class: aborted}
+	case ctx.Err() != nil:
+		return outcome{class: unreachable, err: fmt.Sprintf("no answer within %v", s.timeout)}
+	default:
+		return outcome{class: unreachable, err: clip(describe(err), maxError)}
+	}
+	defer resp.Body.Close()
+	// The status is what counts. An answer that trickles gets no more time, one
+	// that is too long has its connection closed by Close.
+	stop := time.AfterFunc(answerTime, cancel)
+	defer stop.Stop()
+	excerpt := readAnswer(resp.Body)
+	return judge(resp, excerpt)
+}
+
+func (s *sender) request(ctx context.Context, t *target, e *rooms.Event) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url.String(), bytes.NewReader(e.Body))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	token, err := liveKitToken(t.key, t.secret, e.Body)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	now := time.Now().Unix()
+	h := req.Header
+	h.Set("Content-Type", "application/webhook+json")
+	h.Set("Authorization", token)
+	h.Set("User-Agent", s.userAgent)
+	h.Set("Webhook-Id", e.ID)
+	h.Set("Webhook-Timestamp", strconv.FormatInt(now, 10))
+	h.Set("Webhook-Signature", signatures(t.signing, e.ID, now, e.Body))
+	h.Set("Parlor-Seq", strconv.FormatInt(e.Seq, 10))
+	h.Set("Parlor-Room-Seq", strconv.FormatInt(e.RoomSeq, 10))
+	h.Set("Parlor-Epoch", strconv.FormatInt(e.Epoch, 10))
+	// An empty list is not sent, but tells net/http that it may send again at once
+	// when a kept connection turns out to be closed: the id makes that harmless.
+	h["Idempotency-Key"] = nil
+	return req, nil
+}
+
+// judge says what an answer means.
+func judge(resp *http.Response, excerpt string) outcome {
+	code := resp.StatusCode
+	if code >= 200 && code <= 299 {
+		return outcome{class: delivered, status: code}
+	}
+	o := outcome{class: refused, status: code, err: strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))}
+	switch code {
+	case http.StatusGone:
+		o.class = gone
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		o.class = unreachable
+		o.retryAfter = retryAfter(resp.Header, time.Now())
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		o.class = unreachable
+	}
+	if code >= 300 && code <= 399 {
+		o.err += " (redirects are not followed)"
+	}
+	if excerpt != "" {
+		o.err += ": " + excerpt
+	}
+	return o
+}
+
+// readAnswer reads a bounded part of an answer and returns its beginning. An
+// error in it changes nothing: the status has been given.
+func readAnswer(r io.Reader) string {
+	head := make([]byte, maxExcerpt)
+	n, err := io.ReadFull(r, head)
+	if err == nil {
+		_, _ = io.CopyN(io.Discard, r, maxAnswer-maxExcerpt) // for the connection's sake only
+	}
+	return clip(string(head[:n]), maxExcerpt)
+}
+
+// describe is err in words that an operator can act on.
+func describe(err error) string {
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "bad certificate: " + e.Err.Error()
+	}
+	return err.Error()
+}
+
+// clip makes s short, printable and valid UTF-8.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s))
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
