@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -204,4 +205,29 @@ func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
 		}
 	}
 	return nil
+}
+
+// Fill sets what req leaves open to the preset's settings.
+func (p *Preset) Fill(req *livekit.CreateRoomRequest) {
+	if req.EmptyTimeout == 0 && p.EmptyTimeout != nil {
+		req.EmptyTimeout = uint32(*p.EmptyTimeout)
+	}
+	if req.DepartureTimeout == 0 && p.DepartureTimeout != nil {
+		req.DepartureTimeout = uint32(*p.DepartureTimeout)
+	}
+	fill(&req.MaxParticipants, p.MaxParticipants)
+	fill(&req.Metadata, p.Metadata)
+	fill(&req.MinPlayoutDelay, p.MinPlayoutDelay)
+	fill(&req.MaxPlayoutDelay, p.MaxPlayoutDelay)
+	fill(&req.SyncStreams, p.SyncStreams)
+	if len(req.Tags) == 0 {
+		req.Tags = p.Tags
+	}
+}
+
+func fill[T comparable](field *T, value T) {
+	var open T
+	if *field == open {
+		*field = value
+	}
 }

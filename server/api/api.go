@@ -1,0 +1,90 @@
+// Package api is how other programs act on rooms: LiveKit's RoomService over
+// Twirp, which every LiveKit server SDK speaks, and REST under /v1 for whoever
+// has only curl. Both translate between the wire and [Rooms], and decide
+// nothing but whether the caller holds the grant.
+//
+// A failure's text is fit for the caller; what is our own fault is logged and
+// answered with "internal error" alone.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms"
+	"parlor/server/access"
+	"parlor/server/config"
+)
+
+// Rooms is what the API asks of the domain. Failures that the caller may be
+// told of are a [rooms.Error].
+type Rooms interface {
+	Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error)
+	List(ctx context.Context, names []string) ([]*livekit.Room, error)
+	Delete(ctx context.Context, name string) error
+	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
+	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
+	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
+	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
+	UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error)
+	UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error
+	SendData(ctx context.Context, req *livekit.SendDataRequest) error
+	UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error)
+	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
+}
+
+// Records is what REST reads of rooms: their rows, open or ended.
+type Records interface {
+	FindOpen(ctx context.Context, name string) (rooms.Record, error)
+	ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error)
+}
+
+// Config is what the API needs.
+type Config struct {
+	Rooms    Rooms
+	Records  Records
+	Verifier *access.Verifier
+	Presets  map[string]config.Preset // for room_preset
+	MaxBody  int64                    // bytes of a request's body; 0 = no limit
+	Log      *slog.Logger
+}
+
+// errInternal stands for a failure of our own, whose text stays in the log.
+var errInternal = &rooms.Error{Code: rooms.Internal, Msg: "internal error"}
+
+// tell returns err as the caller may see it, and logs what it may not. A
+// request that its caller gave up on is nobody's failure.
+func tell(ctx context.Context, log *slog.Logger, what string, err error) *rooms.Error {
+	if e, ok := errors.AsType[*rooms.Error](err); ok && e.Code != rooms.Internal {
+		return e
+	}
+	if ctx.Err() == nil {
+		log.Error("API call failed", "call", what, "error", err)
+	}
+	return errInternal
+}
+
+// withPreset fills what req leaves open from its preset.
+func (c *Config) withPreset(req *livekit.CreateRoomRequest) error {
+	if req.RoomPreset == "" {
+		return nil
+	}
+	p, ok := c.Presets[req.RoomPreset]
+	if !ok {
+		return rooms.Errorf(rooms.Invalid, "unknown room preset %q", req.RoomPreset)
+	}
+	p.Fill(req)
+	return nil
+}
+
+// limitBody refuses to read more than max bytes of a request.
+func limitBody(next http.Handler, max int64) http.Handler {
+	if max <= 0 {
+		return next
+	}
+	return http.MaxBytesHandler(next, max)
+}

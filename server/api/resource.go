@@ -1,0 +1,123 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"parlor/rooms"
+)
+
+// room is a room as REST shows it.
+type room struct {
+	SID              string            `json:"sid"`
+	Name             string            `json:"name"`
+	State            string            `json:"state"` // open or ended
+	CreatedAt        *timestamp        `json:"created_at"`
+	EmptyTimeout     timeout           `json:"empty_timeout"`
+	DepartureTimeout timeout           `json:"departure_timeout"`
+	MaxParticipants  uint32            `json:"max_participants"`
+	Metadata         string            `json:"metadata"`
+	Tags             map[string]string `json:"tags"`
+	MinPlayoutDelay  uint32            `json:"min_playout_delay_ms"`
+	MaxPlayoutDelay  uint32            `json:"max_playout_delay_ms"`
+	SyncStreams      bool              `json:"sync_streams"`
+	EnabledCodecs    []string          `json:"enabled_codecs"`
+	Locked           bool              `json:"locked"`
+	NumParticipants  uint32            `json:"num_participants"`
+	NumPublishers    uint32            `json:"num_publishers"`
+	ActiveRecording  bool              `json:"active_recording"`
+	EmptySince       *timestamp        `json:"empty_since"` // null while occupied
+	ExpiresAt        *timestamp        `json:"expires_at"`  // null while occupied, and with "never"
+	EndedAt          *timestamp        `json:"ended_at"`    // null while open
+	EndReason        string            `json:"end_reason,omitempty"`
+}
+
+// showRoom is r for the wire. The TURN password stays inside.
+func showRoom(r *rooms.Record) room {
+	out := room{
+		SID: r.SID, Name: r.Name, State: "open",
+		CreatedAt:        at(r.CreatedMs),
+		EmptyTimeout:     timeout(r.EmptyTimeout),
+		DepartureTimeout: timeout(r.DepartureTimeout),
+		MaxParticipants:  r.MaxParticipants,
+		Metadata:         r.Metadata,
+		Tags:             r.Config.Tags,
+		MinPlayoutDelay:  r.Config.MinPlayoutDelay,
+		MaxPlayoutDelay:  r.Config.MaxPlayoutDelay,
+		SyncStreams:      r.Config.SyncStreams,
+		EnabledCodecs:    r.Config.EnabledCodecs,
+		Locked:           r.Config.Locked,
+		NumParticipants:  r.NumParticipants,
+		NumPublishers:    r.NumPublishers,
+		ActiveRecording:  r.ActiveRecording,
+		EmptySince:       at(r.EmptySinceMs),
+		ExpiresAt:        at(r.ExpiresMs),
+		EndedAt:          at(r.EndedMs),
+		EndReason:        string(r.EndReason),
+	}
+	if !r.Open() {
+		out.State = "ended"
+	}
+	if out.Tags == nil {
+		out.Tags = map[string]string{}
+	}
+	if out.EnabledCodecs == nil {
+		out.EnabledCodecs = []string{}
+	}
+	return out
+}
+
+// etag names a state of the room: it changes with every stored change.
+func etag(r *rooms.Record) string { return fmt.Sprintf("%q", fmt.Sprintf("%s.%d", r.SID, r.Version)) }
+
+// timestamp is RFC 3339 in UTC, with milliseconds.
+type timestamp time.Time
+
+func at(ms int64) *timestamp {
+	if ms == 0 {
+		return nil
+	}
+	t := timestamp(time.UnixMilli(ms).UTC())
+	return &t
+}
+
+func (t *timestamp) MarshalJSON() ([]byte, error) {
+	return []byte(time.Time(*t).Format(`"2006-01-02T15:04:05.000Z07:00"`)), nil
+}
+
+// timeout is whole seconds or "never".
+type timeout rooms.Timeout
+
+func (t timeout) MarshalJSON() ([]byte, error) {
+	if rooms.Timeout(t) == rooms.Never {
+		return []byte(`"never"`), nil
+	}
+	return strconv.AppendUint(nil, uint64(rooms.Timeout(t).Wire()), 10), nil
+}
+
+// wireTimeout is a timeout in a request, as LiveKit's messages carry it: whole
+// seconds from 1, or "never". 0 is not given, and means the server's default.
+type wireTimeout uint32
+
+func (wireTimeout) wrong(value any) string {
+	if value == "never" {
+		return ""
+	}
+	n, ok := value.(json.Number)
+	seconds, err := strconv.ParseUint(n.String(), 10, 32)
+	if !ok || err != nil || seconds == 0 || seconds == uint64(rooms.WireNever) {
+		return `must be whole seconds, at least 1, or "never"`
+	}
+	return ""
+}
+
+// UnmarshalJSON reads what wrong finds nothing wrong with.
+func (t *wireTimeout) UnmarshalJSON(b []byte) error {
+	if string(b) == `"never"` {
+		*t = wireTimeout(rooms.WireNever)
+		return nil
+	}
+	return json.Unmarshal(b, (*uint32)(t))
+}

@@ -1,0 +1,152 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// readJSON reads a request's body into v, a pointer to a struct. Every field
+// that is unknown or of the wrong type is told with its path: a misspelt setting
+// that is silently dropped is the worst kind.
+func readJSON(r *http.Request, v any) error {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return problemf(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json")
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		if big, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return problemf(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit)
+		}
+		return problemf(http.StatusBadRequest, "malformed", "the body ended early")
+	}
+	if !json.Valid(body) {
+		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON")
+	}
+	var tree any
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if err := d.Decode(&tree); err != nil {
+		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON: %v", err)
+	}
+	if _, ok := tree.(map[string]any); !ok {
+		return problemf(http.StatusBadRequest, "malformed", "the body must be a JSON object")
+	}
+	if wrong := check(tree, reflect.TypeOf(v).Elem(), ""); len(wrong) > 0 {
+		slices.SortFunc(wrong, func(a, b fieldProblem) int { return strings.Compare(a.Path, b.Path) })
+		return fieldsProblem(wrong...)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return problemf(http.StatusBadRequest, "malformed", "the body cannot be decoded: %v", err)
+	}
+	return nil
+}
+
+// checker is a type that says itself what JSON it takes: what is wrong with
+// the value, or "".
+type checker interface{ wrong(value any) string }
+
+// check lists what in tree does not fit t. A null is as if it were not there.
+func check(tree any, t reflect.Type, path string) []fieldProblem {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if tree == nil {
+		return nil
+	}
+	if c, ok := reflect.Zero(t).Interface().(checker); ok {
+		if msg := c.wrong(tree); msg != "" {
+			return []fieldProblem{{path, msg}}
+		}
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return checkObject(tree, t, path)
+	case reflect.Slice:
+		return checkArray(tree, t, path)
+	}
+	if msg := checkScalar(tree, t.Kind()); msg != "" {
+		return []fieldProblem{{path, msg}}
+	}
+	return nil
+}
+
+func checkObject(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
+	node, ok := tree.(map[string]any)
+	if !ok {
+		return []fieldProblem{{path, "must be an object"}}
+	}
+	var fields map[string]reflect.Type
+	if t.Kind() == reflect.Struct {
+		fields = jsonFields(t)
+	}
+	for name, v := range node {
+		at := name
+		if path != "" {
+			at = path + "." + name
+		}
+		switch f, known := fields[name]; {
+		case known:
+			wrong = append(wrong, check(v, f, at)...)
+		case fields != nil:
+			wrong = append(wrong, fieldProblem{at, "unknown field"})
+		default:
+			wrong = append(wrong, check(v, t.Elem(), at)...)
+		}
+	}
+	return wrong
+}
+
+func checkArray(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
+	node, ok := tree.([]any)
+	if !ok {
+		return []fieldProblem{{path, "must be an array"}}
+	}
+	for i, v := range node {
+		wrong = append(wrong, check(v, t.Elem(), fmt.Sprintf("%s[%d]", path, i))...)
+	}
+	return wrong
+}
+
+func checkScalar(tree any, k reflect.Kind) string {
+	ok, want := false, ""
+	switch k {
+	case reflect.String:
+		want = "must be a string"
+		_, ok = tree.(string)
+	case reflect.Bool:
+		want = "must be true or false"
+		_, ok = tree.(bool)
+	case reflect.Uint32:
+		want = "must be a whole number from 0 to 4294967295"
+		n, isNumber := tree.(json.Number)
+		_, err := strconv.ParseUint(n.String(), 10, 32)
+		ok = isNumber && err == nil
+	default:
+		return "cannot be read" // a type of ours that this does not know: a test meets it
+	}
+	if ok {
+		return ""
+	}
+	return want
+}
+
+// jsonFields are a struct's fields by the names that the wire has for them.
+func jsonFields(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		fields[name] = t.Field(i).Type
+	}
+	return fields
+}

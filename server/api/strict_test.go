@@ -1,0 +1,68 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestUnknownFieldsAreNamedWithTheirPath(t *testing.T) {
+	type inner struct {
+		Known string `json:"known"`
+	}
+	type outer struct {
+		List []inner           `json:"list"`
+		Map  map[string]*inner `json:"map"`
+	}
+	r := httptest.NewRequest("POST", "/", strings.NewReader(
+		`{"list":[{"known":"x"},{"a":1,"known":null}],"map":{"m":{"b":1}},"c":{"known":1}}`))
+	r.Header.Set("Content-Type", "application/json")
+	err := readJSON(r, &outer{})
+	var p *problem
+	require.ErrorAs(t, err, &p)
+	require.Equal(t, []fieldProblem{
+		{"c", "unknown field"}, {"list[1].a", "unknown field"}, {"map.m.b", "unknown field"},
+	}, p.Errors)
+}
+
+// FuzzReadJSON: whatever is sent is read, or is a problem of the sender's.
+func FuzzReadJSON(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `{"name":"x"}`, `{"tags":{"a":[{}]}}`, `{"empty_timeout":1e999}`, `[`, `{"a":{"b":{"c":1}}}`,
+		`null`, `{"empty_timeout":"never"}`, `{"name":"\ud800"}`, `{"":1}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		var req createRequest
+		err := readJSON(r, &req)
+		if err == nil {
+			if !json.Valid([]byte(body)) {
+				t.Fatal("what is not JSON was taken")
+			}
+			return
+		}
+		p, ok := err.(*problem)
+		if !ok || p.Status < http.StatusBadRequest || p.Status >= http.StatusInternalServerError || p.Detail == "" {
+			t.Fatalf("not a problem of the sender's: %#v", err)
+		}
+	})
+}
+
+func FuzzCursor(f *testing.F) {
+	f.Add("eyJTSUQiOiJ4In0")
+	f.Fuzz(func(t *testing.T, s string) {
+		if c, ok := readCursor(s); ok {
+			again, ok := readCursor(writeCursor(c))
+			if !ok || again != c {
+				t.Fatalf("%v became %v", c, again)
+			}
+		}
+	})
+}

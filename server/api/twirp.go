@@ -1,0 +1,213 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/twitchtv/twirp"
+
+	"parlor/rooms"
+	"parlor/server/access"
+)
+
+// Services that LiveKit's SDKs may call and Parlor does not have.
+const (
+	egressPath   = "/twirp/livekit.Egress/"
+	ingressPath  = "/twirp/livekit.Ingress/"
+	sipPath      = "/twirp/livekit.SIP/"
+	dispatchPath = "/twirp/livekit.AgentDispatchService/"
+)
+
+// Twirp returns the handlers of LiveKit's services by path prefix. They want
+// the token's claims in the context: see [access.Verifier.Middleware].
+func Twirp(c Config) map[string]http.Handler {
+	service := livekit.NewRoomServiceServer(&roomService{c: c, log: c.Log})
+	return map[string]http.Handler{
+		service.PathPrefix(): limitBody(service, c.MaxBody),
+		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
+		ingressPath:          absent("there is no ingress service"),
+		sipPath:              absent("there is no SIP service"),
+		dispatchPath:         absent("agents are not dispatched: there is no agent service"),
+	}
+}
+
+// absent answers for a service that does not exist here, to whoever has a token.
+func absent(msg string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := twirp.NewError(twirp.Unimplemented, msg)
+		if access.FromContext(r.Context()) == nil {
+			err = twirpError(access.ErrDenied)
+		}
+		_ = twirp.WriteError(w, err) // the client may be gone
+	})
+}
+
+// roomService is livekit.RoomService. Grants are checked first, so that whoever
+// lacks them learns nothing else.
+type roomService struct {
+	c   Config
+	log *slog.Logger
+}
+
+var _ livekit.RoomService = (*roomService)(nil)
+
+func (s *roomService) CreateRoom(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
+	return call(ctx, s, "CreateRoom", access.EnsureCreate(ctx), func() (*livekit.Room, error) {
+		if req.Egress != nil {
+			return nil, twirp.NewError(twirp.Unimplemented, "Parlor does not record: a room cannot be created with egress")
+		}
+		if err := s.c.withPreset(req); err != nil {
+			return nil, err
+		}
+		return s.c.Rooms.Create(ctx, req)
+	})
+}
+
+func (s *roomService) ListRooms(ctx context.Context, req *livekit.ListRoomsRequest) (*livekit.ListRoomsResponse, error) {
+	return call(ctx, s, "ListRooms", access.EnsureList(ctx), func() (*livekit.ListRoomsResponse, error) {
+		list, err := s.c.Rooms.List(ctx, req.Names)
+		return &livekit.ListRoomsResponse{Rooms: list}, err
+	})
+}
+
+func (s *roomService) DeleteRoom(ctx context.Context, req *livekit.DeleteRoomRequest) (*livekit.DeleteRoomResponse, error) {
+	return call(ctx, s, "DeleteRoom", access.EnsureCreate(ctx), func() (*livekit.DeleteRoomResponse, error) {
+		return &livekit.DeleteRoomResponse{}, s.c.Rooms.Delete(ctx, req.Room)
+	})
+}
+
+func (s *roomService) ListParticipants(ctx context.Context, req *livekit.ListParticipantsRequest) (*livekit.ListParticipantsResponse, error) {
+	return call(ctx, s, "ListParticipants", access.EnsureAdmin(ctx, req.Room), func() (*livekit.ListParticipantsResponse, error) {
+		list, err := s.c.Rooms.Participants(ctx, req.Room)
+		return &livekit.ListParticipantsResponse{Participants: list}, err
+	})
+}
+
+func (s *roomService) GetParticipant(ctx context.Context, req *livekit.RoomParticipantIdentity) (*livekit.ParticipantInfo, error) {
+	return call(ctx, s, "GetParticipant", access.EnsureAdmin(ctx, req.Room), func() (*livekit.ParticipantInfo, error) {
+		return s.c.Rooms.Participant(ctx, req.Room, req.Identity)
+	})
+}
+
+func (s *roomService) RemoveParticipant(ctx context.Context, req *livekit.RoomParticipantIdentity) (*livekit.RemoveParticipantResponse, error) {
+	return call(ctx, s, "RemoveParticipant", access.EnsureAdmin(ctx, req.Room), func() (*livekit.RemoveParticipantResponse, error) {
+		return &livekit.RemoveParticipantResponse{}, s.c.Rooms.Remove(ctx, req)
+	})
+}
+
+func (s *roomService) MutePublishedTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.MuteRoomTrackResponse, error) {
+	return call(ctx, s, "MutePublishedTrack", access.EnsureAdmin(ctx, req.Room), func() (*livekit.MuteRoomTrackResponse, error) {
+		track, err := s.c.Rooms.MuteTrack(ctx, req)
+		return &livekit.MuteRoomTrackResponse{Track: track}, err
+	})
+}
+
+func (s *roomService) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
+	return call(ctx, s, "UpdateParticipant", access.EnsureAdmin(ctx, req.Room), func() (*livekit.ParticipantInfo, error) {
+		return s.c.Rooms.UpdateParticipant(ctx, req)
+	})
+}
+
+func (s *roomService) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) (*livekit.UpdateSubscriptionsResponse, error) {
+	return call(ctx, s, "UpdateSubscriptions", access.EnsureAdmin(ctx, req.Room), func() (*livekit.UpdateSubscriptionsResponse, error) {
+		return &livekit.UpdateSubscriptionsResponse{}, s.c.Rooms.UpdateSubscriptions(ctx, req)
+	})
+}
+
+func (s *roomService) SendData(ctx context.Context, req *livekit.SendDataRequest) (*livekit.SendDataResponse, error) {
+	return call(ctx, s, "SendData", access.EnsureAdmin(ctx, req.Room), func() (*livekit.SendDataResponse, error) {
+		return &livekit.SendDataResponse{}, s.c.Rooms.SendData(ctx, req)
+	})
+}
+
+func (s *roomService) UpdateRoomMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error) {
+	return call(ctx, s, "UpdateRoomMetadata", access.EnsureAdmin(ctx, req.Room), func() (*livekit.Room, error) {
+		return s.c.Rooms.UpdateMetadata(ctx, req)
+	})
+}
+
+func (s *roomService) PerformRpc(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error) {
+	return call(ctx, s, "PerformRpc", access.EnsureAdmin(ctx, req.Room), func() (*livekit.PerformRpcResponse, error) {
+		return s.c.Rooms.PerformRPC(ctx, req)
+	})
+}
+
+func (s *roomService) ForwardParticipant(ctx context.Context, req *livekit.ForwardParticipantRequest) (*livekit.ForwardParticipantResponse, error) {
+	return call(ctx, s, "ForwardParticipant", access.EnsureDestRoom(ctx, req.Room, req.DestinationRoom), func() (*livekit.ForwardParticipantResponse, error) {
+		return nil, s.notBetween(ctx, req.Room, req.DestinationRoom, req.Identity, "forwarded")
+	})
+}
+
+func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MoveParticipantRequest) (*livekit.MoveParticipantResponse, error) {
+	return call(ctx, s, "MoveParticipant", access.EnsureDestRoom(ctx, req.Room, req.DestinationRoom), func() (*livekit.MoveParticipantResponse, error) {
+		return nil, s.notBetween(ctx, req.Room, req.DestinationRoom, req.Identity, "moved")
+	})
+}
+
+// notBetween says that participants do not go between rooms, as LiveKit's open
+// server says it, after it has said what else is wrong with the request.
+func (s *roomService) notBetween(ctx context.Context, from, to, identity, verb string) error {
+	if from == to {
+		return rooms.Errorf(rooms.Invalid, "destination room cannot be the same as source room")
+	}
+	if _, err := s.c.Rooms.Participant(ctx, from, identity); err != nil {
+		return err
+	}
+	return twirp.NewError(twirp.Unimplemented, "not implemented: participants cannot be "+verb)
+}
+
+// call runs f unless denied, and makes what fails a Twirp error.
+func call[T any](ctx context.Context, s *roomService, method string, denied error, f func() (*T, error)) (*T, error) {
+	if denied != nil {
+		return nil, twirpError(denied)
+	}
+	res, err := f()
+	if err == nil {
+		return res, nil
+	}
+	if e, ok := errors.AsType[twirp.Error](err); ok {
+		return nil, e
+	}
+	seen := tell(ctx, s.log, method, err)
+	if seen.Code == rooms.Unavailable {
+		// It only fails on a name that is not a header's.
+		_ = twirp.SetHTTPResponseHeader(ctx, "Retry-After", retryAfter)
+	}
+	return nil, twirpError(seen)
+}
+
+// retryAfter is when to try again what is unavailable, in seconds: about what a
+// restart takes.
+const retryAfter = "1"
+
+// twirpError is the one place that says what a failure is on Twirp's wire. A
+// missing grant is unauthenticated (401), as LiveKit has it, not
+// permission_denied.
+func twirpError(err error) twirp.Error {
+	e, ok := errors.AsType[*rooms.Error](err)
+	if !ok {
+		return twirp.NewError(twirp.Unauthenticated, err.Error()) // access.ErrDenied
+	}
+	code := twirp.Internal
+	switch e.Code {
+	case rooms.NotFound:
+		code = twirp.NotFound
+	case rooms.Exists:
+		code = twirp.AlreadyExists
+	case rooms.Invalid:
+		code = twirp.InvalidArgument
+	case rooms.Denied:
+		code = twirp.PermissionDenied
+	case rooms.Precondition:
+		code = twirp.FailedPrecondition
+	case rooms.Exhausted:
+		code = twirp.ResourceExhausted
+	case rooms.Unavailable:
+		code = twirp.Unavailable
+	case rooms.Internal:
+	}
+	return twirp.NewError(code, e.Msg)
+}
