@@ -1,0 +1,70 @@
+package media
+
+import (
+	"encoding/json"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+)
+
+// localCandidate tells the client of a candidate of ours. One is held back until
+// the next is known, since the last is marked final.
+func (p *Peer) localCandidate(t *transport, c *webrtc.ICECandidate) {
+	held := t.held
+	t.held = c
+	if held == nil {
+		return
+	}
+	init := held.ToJSON()
+	body, err := json.Marshal(init)
+	if err != nil { // strings and numbers only
+		t.log.Error("marshal a candidate", "error", err)
+		return
+	}
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Trickle{Trickle: &livekit.TrickleRequest{
+		CandidateInit: string(body),
+		Target:        t.target,
+		Final:         c == nil,
+	}}})
+}
+
+// trickle takes a candidate of the client.
+func (p *Peer) trickle(r *livekit.TrickleRequest) {
+	t := p.pub
+	if r.GetTarget() == livekit.SignalTarget_SUBSCRIBER && p.sub != nil {
+		t = p.sub
+	}
+	var init webrtc.ICECandidateInit
+	if err := json.Unmarshal([]byte(r.GetCandidateInit()), &init); err != nil {
+		if !r.GetFinal() || r.GetCandidateInit() != "" {
+			p.engine.counters.badCandidates.Add(1)
+			t.log.Debug("candidate refused", "error", err)
+		}
+		return
+	}
+	if t.pc.RemoteDescription() == nil || t.offered {
+		// Before the description that it belongs to: the first, or, when our offer
+		// restarts ICE, the answer to it.
+		if len(t.pending) < maxCandidates {
+			t.pending = append(t.pending, init)
+		}
+		return
+	}
+	p.addCandidate(t, init)
+}
+
+func (p *Peer) addCandidate(t *transport, init webrtc.ICECandidateInit) {
+	if err := t.pc.AddICECandidate(init); err != nil {
+		p.engine.counters.badCandidates.Add(1)
+		t.log.Debug("candidate refused", "error", err)
+	}
+}
+
+// flushCandidates adds what waited for the client's description.
+func (p *Peer) flushCandidates(t *transport) {
+	pending := t.pending
+	t.pending = nil
+	for _, c := range pending {
+		p.addCandidate(t, c)
+	}
+}

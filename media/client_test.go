@@ -1,0 +1,456 @@
+package media
+
+import (
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/interceptor"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+const patience = 10 * time.Second
+
+func testLog(t *testing.T) *slog.Logger {
+	if os.Getenv("MEDIA_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func newTestEngine(t *testing.T, change func(*Config)) *Engine {
+	t.Helper()
+	cfg := Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)}
+	if change != nil {
+		change(&cfg)
+	}
+	e, err := NewEngine(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	return e
+}
+
+// occurrence is one call of rooms.PeerEvents.
+type occurrence struct {
+	what  string
+	sid   string
+	track rooms.MediaTrack
+	info  *livekit.TrackInfo
+	kind  livekit.DataPacket_Kind
+	data  []byte
+	label string
+	err   livekit.SubscriptionError
+	why   livekit.DisconnectReason
+}
+
+// events keeps what a peer tells its room, in order.
+type events struct {
+	ch   chan occurrence
+	kept []occurrence // of the test's goroutine
+}
+
+func (e *events) put(o occurrence) { e.ch <- o }
+
+func (e *events) Connected() { e.put(occurrence{what: "connected"}) }
+func (e *events) Disconnected(r livekit.DisconnectReason) {
+	e.put(occurrence{what: "disconnected", why: r})
+}
+func (e *events) NeedsReconnect(why string) { e.put(occurrence{what: "reconnect", label: why}) }
+func (e *events) TrackPublished(t rooms.MediaTrack, info *livekit.TrackInfo) {
+	e.put(occurrence{what: "published", sid: t.SID(), track: t, info: info})
+}
+func (e *events) TrackUnpublished(sid string) { e.put(occurrence{what: "unpublished", sid: sid}) }
+func (e *events) Subscribed(sid string)       { e.put(occurrence{what: "subscribed", sid: sid}) }
+func (e *events) SubscriptionFailed(sid string, err livekit.SubscriptionError) {
+	e.put(occurrence{what: "failed", sid: sid, err: err})
+}
+func (e *events) Data(kind livekit.DataPacket_Kind, p []byte) {
+	e.put(occurrence{what: "data", kind: kind, data: p})
+}
+func (e *events) RawData(label string, p []byte, _ bool) {
+	e.put(occurrence{what: "raw", label: label, data: p})
+}
+
+// wait returns the next occurrence of that kind; others are kept for later.
+func (e *events) wait(t *testing.T, what string) occurrence {
+	t.Helper()
+	for i, o := range e.kept {
+		if o.what == what {
+			e.kept = append(e.kept[:i:i], e.kept[i+1:]...)
+			return o
+		}
+	}
+	deadline := time.After(patience)
+	for {
+		select {
+		case o := <-e.ch:
+			if o.what == what {
+				return o
+			}
+			e.kept = append(e.kept, o)
+		case <-deadline:
+			require.FailNow(t, "nothing came", "waiting for %s, had %+v", what, e.kept)
+		}
+	}
+}
+
+// client is a participant's side, built of pion alone.
+type client struct {
+	t      *testing.T
+	peer   *Peer
+	events *events
+	single bool
+	api    *webrtc.API
+
+	pub, sub *webrtc.PeerConnection // sub is nil in single mode
+	inbox    *taskQueue
+	done     chan struct{}
+	tracks   chan remoteTrack
+	messages chan occurrence // data that came
+	open     map[string]chan *webrtc.DataChannel
+
+	mu           sync.Mutex // guards the following
+	offerID      uint32
+	offering     bool
+	offerAgain   bool
+	requirements []*livekit.MediaSectionsRequirement
+	midToTrack   map[string]string
+	states       []*livekit.StreamStateInfo
+	qualities    []*livekit.SubscribedQualityUpdate
+	mute         bool // answers no offers
+	pendingPub   []webrtc.ICECandidateInit
+	pendingSub   []webrtc.ICECandidateInit
+	answers      []*livekit.SessionDescription
+	offers       []*livekit.SessionDescription
+	leaves       []*livekit.LeaveRequest
+}
+
+type remoteTrack struct {
+	*webrtc.TrackRemote
+	mid string
+}
+
+type clientConfig struct {
+	sid      string
+	single   bool
+	change   func(*PeerConfig)
+	codecs   func(*webrtc.MediaEngine) error
+	settings func(*webrtc.SettingEngine)
+}
+
+func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
+	t.Helper()
+	c := &client{
+		t: t, single: cc.single, events: &events{ch: make(chan occurrence, 10000)},
+		inbox: newTaskQueue(), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
+		messages: make(chan occurrence, 10000), midToTrack: map[string]string{},
+		open: map[string]chan *webrtc.DataChannel{},
+	}
+	for _, l := range []string{"_reliable", "_lossy", "_data_track", "own"} {
+		c.open[l] = make(chan *webrtc.DataChannel, 4)
+	}
+	m := &webrtc.MediaEngine{}
+	if cc.codecs == nil {
+		cc.codecs = (*webrtc.MediaEngine).RegisterDefaultCodecs
+	}
+	require.NoError(t, cc.codecs(m))
+	for _, uri := range []string{uriMID, uriRID, uriRepairedRID, uriTransportCC} {
+		require.NoError(t, m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uri}, webrtc.RTPCodecTypeVideo))
+	}
+	for _, uri := range []string{uriMID, uriAudioLevel} {
+		require.NoError(t, m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uri}, webrtc.RTPCodecTypeAudio))
+	}
+	var s webrtc.SettingEngine
+	s.SetIncludeLoopbackCandidate(true)
+	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
+	s.SetIPFilter(func(ip net.IP) bool { return ip.IsLoopback() })
+	s.LoggerFactory = pionLogs{testLog(t).With("side", "client")}
+	if cc.settings != nil {
+		cc.settings(&s)
+	}
+	c.api = webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithSettingEngine(s), webrtc.WithInterceptorRegistry(&interceptor.Registry{}))
+	c.pub = c.newPC(livekit.SignalTarget_PUBLISHER)
+	if !cc.single {
+		c.sub = c.newPC(livekit.SignalTarget_SUBSCRIBER)
+	}
+	cfg := PeerConfig{
+		SID: cc.sid, Identity: "id-" + cc.sid, SinglePC: cc.single, SubscriberPrimary: !cc.single,
+		Protocol: 17, Client: &livekit.ClientInfo{}, CanPublish: true, CanPublishData: true, CanSubscribe: true,
+		Events: c.events, Log: testLog(t).With("participant", cc.sid),
+		Send: func(r *livekit.SignalResponse) { c.inbox.post(func() { c.receive(r) }, 0) },
+	}
+	if cc.change != nil {
+		cc.change(&cfg)
+	}
+	var err error
+	c.peer, err = e.NewPeer(cfg)
+	require.NoError(t, err)
+	go c.loop() // ends by close
+	t.Cleanup(c.close)
+	return c
+}
+
+func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
+	pc, err := c.api.NewPeerConnection(webrtc.Configuration{})
+	require.NoError(c.t, err)
+	pc.OnICECandidate(func(ic *webrtc.ICECandidate) {
+		if ic == nil {
+			return
+		}
+		body, _ := json.Marshal(ic.ToJSON())
+		c.inbox.post(func() {
+			c.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: string(body), Target: target})
+		}, 0)
+	})
+	pc.OnTrack(func(r *webrtc.TrackRemote, recv *webrtc.RTPReceiver) {
+		c.tracks <- remoteTrack{r, recv.RTPTransceiver().Mid()}
+	})
+	pc.OnDataChannel(c.listen)
+	return pc
+}
+
+func (c *client) listen(dc *webrtc.DataChannel) {
+	dc.OnMessage(func(m webrtc.DataChannelMessage) {
+		c.messages <- occurrence{label: dc.Label(), data: m.Data}
+	})
+	dc.OnOpen(func() { c.open[dc.Label()] <- dc })
+}
+
+func (c *client) loop() {
+	defer close(c.done)
+	for range c.inbox.wake {
+		for _, f := range c.inbox.take() {
+			f()
+		}
+		c.inbox.mu.Lock()
+		closed := c.inbox.closed
+		c.inbox.mu.Unlock()
+		if closed {
+			return
+		}
+	}
+}
+
+func (c *client) close() {
+	c.peer.Close()
+	c.inbox.post(func() {}, 0)
+	c.inbox.close()
+	<-c.done
+	for _, pc := range []*webrtc.PeerConnection{c.pub, c.sub} {
+		if pc != nil {
+			_ = pc.GracefulClose()
+		}
+	}
+	<-c.peer.done
+}
+
+// receive handles a message of the server as stock clients do.
+func (c *client) receive(r *livekit.SignalResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m := r.Message.(type) {
+	case *livekit.SignalResponse_Offer:
+		c.offers = append(c.offers, m.Offer)
+		c.midToTrack = m.Offer.MidToTrackId
+		if !c.mute {
+			c.answerLocked(m.Offer)
+		}
+	case *livekit.SignalResponse_Answer:
+		c.answers = append(c.answers, m.Answer)
+		if c.single {
+			c.midToTrack = m.Answer.MidToTrackId
+		}
+		if m.Answer.Id != c.offerID || c.pub.SignalingState() != webrtc.SignalingStateHaveLocalOffer {
+			return
+		}
+		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.Answer.Sdp})
+		if err != nil {
+			c.t.Errorf("answer: %v", err)
+		}
+		for _, ic := range c.pendingPub {
+			_ = c.pub.AddICECandidate(ic)
+		}
+		c.pendingPub, c.offering = nil, false
+		if c.offerAgain {
+			c.offerLocked(false)
+		}
+	case *livekit.SignalResponse_Trickle:
+		c.trickleLocked(m.Trickle)
+	case *livekit.SignalResponse_MediaSectionsRequirement:
+		c.requirements = append(c.requirements, m.MediaSectionsRequirement)
+		for range m.MediaSectionsRequirement.NumAudios {
+			c.addReceiverLocked(webrtc.RTPCodecTypeAudio)
+		}
+		for range m.MediaSectionsRequirement.NumVideos {
+			c.addReceiverLocked(webrtc.RTPCodecTypeVideo)
+		}
+		c.offerLocked(false)
+	case *livekit.SignalResponse_StreamStateUpdate:
+		c.states = append(c.states, m.StreamStateUpdate.StreamStates...)
+	case *livekit.SignalResponse_SubscribedQualityUpdate:
+		c.qualities = append(c.qualities, m.SubscribedQualityUpdate)
+	case *livekit.SignalResponse_Leave:
+		c.leaves = append(c.leaves, m.Leave)
+	}
+}
+
+func (c *client) answerLocked(o *livekit.SessionDescription) {
+	if err := c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: o.Sdp}); err != nil {
+		c.t.Errorf("offer: %v", err)
+		return
+	}
+	for _, ic := range c.pendingSub {
+		_ = c.sub.AddICECandidate(ic)
+	}
+	c.pendingSub = nil
+	answer, err := c.sub.CreateAnswer(nil)
+	if err != nil {
+		c.t.Errorf("create answer: %v", err)
+		return
+	}
+	if err := c.sub.SetLocalDescription(answer); err != nil {
+		c.t.Errorf("set answer: %v", err)
+	}
+	c.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: o.Id})
+}
+
+func (c *client) trickleLocked(r *livekit.TrickleRequest) {
+	var ic webrtc.ICECandidateInit
+	if err := json.Unmarshal([]byte(r.CandidateInit), &ic); err != nil {
+		c.t.Errorf("candidate %q: %v", r.CandidateInit, err)
+		return
+	}
+	pc, pending := c.pub, &c.pendingPub
+	if r.Target == livekit.SignalTarget_SUBSCRIBER {
+		pc, pending = c.sub, &c.pendingSub
+	}
+	if pc.RemoteDescription() == nil {
+		*pending = append(*pending, ic)
+		return
+	}
+	_ = pc.AddICECandidate(ic)
+}
+
+func (c *client) addReceiverLocked(kind webrtc.RTPCodecType) {
+	_, err := c.pub.AddTransceiverFromKind(kind, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionRecvonly})
+	if err != nil {
+		c.t.Errorf("add receiver: %v", err)
+	}
+}
+
+// offer sends an offer of the client's connection.
+func (c *client) offer(restart bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offerLocked(restart)
+}
+
+func (c *client) offerLocked(restart bool) {
+	if c.offering {
+		c.offerAgain = true
+		return
+	}
+	c.offering, c.offerAgain = true, false
+	offer, err := c.pub.CreateOffer(&webrtc.OfferOptions{ICERestart: restart})
+	if err != nil {
+		c.t.Errorf("create offer: %v", err)
+		return
+	}
+	if err := c.pub.SetLocalDescription(offer); err != nil {
+		c.t.Errorf("set offer: %v", err)
+		return
+	}
+	c.offerID++
+	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: offer.SDP, Id: c.offerID})
+}
+
+// join connects as stock clients do: their own data channels, in single mode with
+// three sections to receive of each kind.
+func (c *client) join() {
+	c.t.Helper()
+	ordered, none := false, uint16(0)
+	for label, init := range map[string]*webrtc.DataChannelInit{
+		"_reliable": nil, "_lossy": {Ordered: &ordered, MaxRetransmits: &none}, "_data_track": {Ordered: &ordered, MaxRetransmits: &none},
+	} {
+		dc, err := c.pub.CreateDataChannel(label, init)
+		require.NoError(c.t, err)
+		if c.single {
+			c.listen(dc)
+		} else {
+			dc.OnOpen(func() { c.open["own"] <- dc })
+		}
+	}
+	if c.single {
+		c.mu.Lock()
+		for range 3 {
+			c.addReceiverLocked(webrtc.RTPCodecTypeAudio)
+		}
+		for range 3 {
+			c.addReceiverLocked(webrtc.RTPCodecTypeVideo)
+		}
+		c.mu.Unlock()
+	}
+	c.peer.Start()
+	c.offer(false)
+	c.events.wait(c.t, "connected")
+}
+
+// channel waits until a channel that the server sends on is open.
+func (c *client) channel(label string) *webrtc.DataChannel {
+	c.t.Helper()
+	select {
+	case dc := <-c.open[label]:
+		return dc
+	case <-time.After(patience):
+		require.FailNow(c.t, "channel did not open", label)
+		return nil
+	}
+}
+
+func (c *client) message() occurrence {
+	c.t.Helper()
+	select {
+	case m := <-c.messages:
+		return m
+	case <-time.After(patience):
+		require.FailNow(c.t, "no message came")
+		return occurrence{}
+	}
+}
+
+func (c *client) track() remoteTrack {
+	c.t.Helper()
+	select {
+	case r := <-c.tracks:
+		return r
+	case <-time.After(patience):
+		require.FailNow(c.t, "no track came")
+		return remoteTrack{}
+	}
+}
+
+// drain reads a track to its end.
+func drain(r *webrtc.TrackRemote, each func([]byte)) {
+	b := make([]byte, 1500)
+	for {
+		n, _, err := r.Read(b)
+		if err != nil {
+			if err != io.EOF {
+				continue
+			}
+			return
+		}
+		if each != nil {
+			each(b[:n])
+		}
+	}
+}

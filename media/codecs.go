@@ -1,0 +1,351 @@
+package media
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/forward"
+)
+
+// maxMessageSize is the largest data message in bytes, as LiveKit's clients expect.
+const maxMessageSize = 65535
+
+const (
+	mimeOpus = "audio/opus"
+	mimeRED  = "audio/red"
+	mimeRTX  = "video/rtx"
+	mimeH264 = "video/H264"
+	mimeVP9  = "video/VP9"
+	mimeAV1  = "video/AV1"
+)
+
+// The header extensions that we negotiate.
+const (
+	uriMID                = "urn:ietf:params:rtp-hdrext:sdes:mid"
+	uriRID                = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"
+	uriRepairedRID        = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"
+	uriAudioLevel         = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
+	uriAbsSendTime        = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
+	uriAbsCaptureTime     = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time"
+	uriTransportCC        = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+	uriFrameMarking       = "http://tools.ietf.org/html/draft-ietf-avtext-framemarking-07"
+	uriDependencyDescr    = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension"
+	uriPlayoutDelay       = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
+	uriVideoOrientation   = "urn:3gpp:video-orientation"
+	opusFmtp              = "minptime=10;useinbandfec=1"
+	stereoMaxBitrate      = "510000"
+	h264ConstrainedPrefix = "level-asymmetry-allowed=1;packetization-mode="
+)
+
+// role is what a transport is for; it decides codecs and header extensions.
+type role int
+
+const (
+	rolePublisher  role = iota // the client offers what it publishes
+	roleSubscriber             // we offer what it subscribes to
+	roleSingle                 // the client offers both
+)
+
+// codecSet is the codecs of this server, with the payload types of our own offers.
+// Read-only once made.
+type codecSet struct {
+	audio, video []webrtc.RTPCodecParameters // without feedback; video with RTX after each
+}
+
+// newCodecSet keeps the codecs whose mime types are enabled; none named is all.
+func newCodecSet(enabled []string) (codecSet, error) {
+	var s codecSet
+	keep := func(mime string) bool {
+		return len(enabled) == 0 || slices.ContainsFunc(enabled, func(e string) bool { return strings.EqualFold(e, mime) })
+	}
+	audio := []webrtc.RTPCodecParameters{
+		codec(111, mimeOpus, 48000, 2, opusFmtp),
+		codec(63, mimeRED, 48000, 2, "111/111"),
+		codec(0, webrtc.MimeTypePCMU, 8000, 0, ""),
+		codec(8, webrtc.MimeTypePCMA, 8000, 0, ""),
+	}
+	for _, c := range audio {
+		if keep(c.MimeType) {
+			s.audio = append(s.audio, c)
+		}
+	}
+	video := []webrtc.RTPCodecParameters{
+		codec(96, webrtc.MimeTypeVP8, 90000, 0, ""),
+		codec(98, mimeVP9, 90000, 0, "profile-id=0"),
+		codec(100, mimeVP9, 90000, 0, "profile-id=2"),
+		codec(125, mimeH264, 90000, 0, h264ConstrainedPrefix+"1;profile-level-id=42e01f"),
+		codec(108, mimeH264, 90000, 0, h264ConstrainedPrefix+"0;profile-level-id=42e01f"),
+		codec(102, mimeH264, 90000, 0, h264ConstrainedPrefix+"1;profile-level-id=42001f"),
+		codec(104, mimeH264, 90000, 0, h264ConstrainedPrefix+"0;profile-level-id=42001f"),
+		codec(106, mimeH264, 90000, 0, h264ConstrainedPrefix+"1;profile-level-id=4d001f"),
+		codec(39, mimeH264, 90000, 0, h264ConstrainedPrefix+"0;profile-level-id=4d001f"),
+		codec(123, mimeH264, 90000, 0, h264ConstrainedPrefix+"1;profile-level-id=640032"),
+		codec(35, mimeAV1, 90000, 0, ""),
+		codec(116, webrtc.MimeTypeH265, 90000, 0, ""),
+	}
+	for _, c := range video {
+		if keep(c.MimeType) {
+			s.video = append(s.video, c, codec(c.PayloadType+1, mimeRTX, 90000, 0, fmt.Sprintf("apt=%d", c.PayloadType)))
+		}
+	}
+	if len(s.audio) == 0 && len(s.video) == 0 {
+		return s, fmt.Errorf("none of the enabled codecs %v is known", enabled)
+	}
+	return s, nil
+}
+
+func codec(pt webrtc.PayloadType, mime string, rate uint32, channels uint16, fmtp string) webrtc.RTPCodecParameters {
+	return webrtc.RTPCodecParameters{
+		PayloadType: pt,
+		RTPCodecCapability: webrtc.RTPCodecCapability{
+			MimeType: mime, ClockRate: rate, Channels: channels, SDPFmtpLine: fmtp,
+		},
+	}
+}
+
+// isHighH264 tells the profile that browsers may decode but rarely negotiate, and
+// that is therefore never offered downstream.
+func isHighH264(c webrtc.RTPCodecParameters) bool {
+	return strings.EqualFold(c.MimeType, mimeH264) && strings.HasPrefix(fmtpParameter(c.SDPFmtpLine, "profile-level-id"), "64")
+}
+
+// mediaEngine makes the codecs and header extensions of one transport.
+func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
+	m := &webrtc.MediaEngine{}
+	for _, c := range s.audio {
+		c.RTCPFeedback = audioFeedback(c.MimeType)
+		if err := m.RegisterCodec(c, webrtc.RTPCodecTypeAudio); err != nil {
+			return nil, fmt.Errorf("register %s: %w", c.MimeType, err)
+		}
+	}
+	skip := webrtc.PayloadType(0) // the RTX of a skipped codec
+	for _, c := range s.video {
+		if r == roleSubscriber && isHighH264(c) {
+			skip = c.PayloadType + 1
+			continue
+		}
+		if skip != 0 && c.PayloadType == skip {
+			continue
+		}
+		if c.MimeType != mimeRTX {
+			c.RTCPFeedback = videoFeedback(r)
+		}
+		if err := m.RegisterCodec(c, webrtc.RTPCodecTypeVideo); err != nil {
+			return nil, fmt.Errorf("register %s: %w", c.MimeType, err)
+		}
+	}
+	return m, registerExtensions(m, r)
+}
+
+func audioFeedback(mime string) []webrtc.RTCPFeedback {
+	if mime == mimeOpus {
+		return []webrtc.RTCPFeedback{{Type: "nack"}}
+	}
+	return nil
+}
+
+func videoFeedback(r role) []webrtc.RTCPFeedback {
+	fb := []webrtc.RTCPFeedback{{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}}
+	if r != roleSubscriber {
+		fb = append(fb, webrtc.RTCPFeedback{Type: "transport-cc"})
+	}
+	if r != rolePublisher {
+		fb = append(fb, webrtc.RTCPFeedback{Type: "goog-remb"})
+	}
+	return fb
+}
+
+func registerExtensions(m *webrtc.MediaEngine, r role) error {
+	const audio, video = webrtc.RTPCodecTypeAudio, webrtc.RTPCodecTypeVideo
+	const up, down = webrtc.RTPTransceiverDirectionRecvonly, webrtc.RTPTransceiverDirectionSendonly
+	type extension struct {
+		uri        string
+		kinds      []webrtc.RTPCodecType
+		directions []webrtc.RTPTransceiverDirection
+	}
+	both := []webrtc.RTPCodecType{audio, video}
+	ups := []webrtc.RTPTransceiverDirection{up}
+	downs := []webrtc.RTPTransceiverDirection{down}
+	upDown := []webrtc.RTPTransceiverDirection{up, down}
+	var list []extension
+	switch r {
+	case roleSubscriber:
+		list = []extension{
+			{uriAbsCaptureTime, both, downs},
+			{uriDependencyDescr, []webrtc.RTPCodecType{video}, downs},
+			{uriAbsSendTime, []webrtc.RTPCodecType{video}, downs},
+			{uriPlayoutDelay, []webrtc.RTPCodecType{video}, downs},
+		}
+	default:
+		list = []extension{
+			{uriMID, both, ups},
+			{uriRID, both, ups},
+			{uriRepairedRID, []webrtc.RTPCodecType{video}, ups},
+			{uriAudioLevel, []webrtc.RTPCodecType{audio}, ups},
+			{uriTransportCC, []webrtc.RTPCodecType{video}, ups},
+			{uriFrameMarking, []webrtc.RTPCodecType{video}, ups},
+			{uriAbsCaptureTime, both, upDown},
+			{uriDependencyDescr, []webrtc.RTPCodecType{video}, upDown},
+		}
+		if r == roleSingle {
+			list = append(list,
+				extension{uriAbsSendTime, []webrtc.RTPCodecType{video}, upDown},
+				extension{uriPlayoutDelay, []webrtc.RTPCodecType{video}, downs})
+		}
+	}
+	for _, e := range list {
+		for _, kind := range e.kinds {
+			if err := m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: e.uri}, kind, e.directions...); err != nil {
+				return fmt.Errorf("register header extension %s: %w", e.uri, err)
+			}
+		}
+	}
+	return nil
+}
+
+// extensionIDs sorts negotiated header extensions by what they are.
+func extensionIDs(list []webrtc.RTPHeaderExtensionParameter) forward.Extensions {
+	var e forward.Extensions
+	for _, x := range list {
+		id := uint8(min(max(x.ID, 0), 255))
+		switch x.URI {
+		case uriMID:
+			e.MID = id
+		case uriRID:
+			e.RID = id
+		case uriRepairedRID:
+			e.RepairedRID = id
+		case uriAudioLevel:
+			e.AudioLevel = id
+		case uriAbsSendTime:
+			e.AbsSendTime = id
+		case uriAbsCaptureTime:
+			e.AbsCaptureTime = id
+		case uriTransportCC:
+			e.TransportCC = id
+		case uriFrameMarking:
+			e.FrameMarking = id
+		case uriDependencyDescr:
+			e.DependencyDescriptor = id
+		case uriPlayoutDelay:
+			e.PlayoutDelay = id
+		case uriVideoOrientation:
+			e.VideoOrientation = id
+		}
+	}
+	return e
+}
+
+// fmtpParameter is the value of one format parameter, "" if it is absent.
+func fmtpParameter(fmtp, name string) string {
+	for part := range strings.SplitSeq(fmtp, ";") {
+		key, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+		if strings.EqualFold(key, name) {
+			return strings.ToLower(value)
+		}
+	}
+	return ""
+}
+
+// isPrimary tells codecs that carry media from those that protect others.
+func isPrimary(mime string) bool {
+	switch strings.ToLower(mime) {
+	case "video/rtx", "video/ulpfec", "video/flexfec-03", "video/red", "audio/telephone-event", "audio/cn":
+		return false
+	}
+	return true
+}
+
+// pickCodec finds, among what is negotiated, the codec that can carry want: of the
+// same mime type, and of its profile if there is a choice.
+func pickCodec(want forward.Codec, negotiated []webrtc.RTPCodecParameters) (webrtc.RTPCodecParameters, bool) {
+	best, score := webrtc.RTPCodecParameters{}, 0
+	for _, c := range negotiated {
+		if s := profileMatch(want.MimeType, want.Fmtp, c.MimeType, c.SDPFmtpLine); s > score {
+			best, score = c, s
+		}
+	}
+	return best, score > 0
+}
+
+// profileMatch is 0 if the codecs differ and grows with their likeness.
+func profileMatch(mimeA, fmtpA, mimeB, fmtpB string) int {
+	if !strings.EqualFold(mimeA, mimeB) {
+		return 0
+	}
+	same := func(name, byDefault string) bool {
+		a, b := fmtpParameter(fmtpA, name), fmtpParameter(fmtpB, name)
+		if a == "" {
+			a = byDefault
+		}
+		if b == "" {
+			b = byDefault
+		}
+		return a == b
+	}
+	score := 1
+	switch strings.ToLower(mimeA) {
+	case "video/h264":
+		if same("packetization-mode", "0") {
+			score += 2
+		}
+		a, b := fmtpParameter(fmtpA, "profile-level-id"), fmtpParameter(fmtpB, "profile-level-id")
+		if len(a) >= 4 && len(b) >= 4 && a[:4] == b[:4] {
+			score++
+		}
+	case "video/vp9":
+		if !same("profile-id", "0") {
+			return 0
+		}
+	case "video/av1":
+		if !same("profile", "0") {
+			return 0
+		}
+	}
+	return score
+}
+
+// rtxPayloadType is the payload type that repeats packets of pt, 0 if there is none.
+func rtxPayloadType(pt webrtc.PayloadType, codecs []webrtc.RTPCodecParameters) uint8 {
+	apt := fmt.Sprint(pt)
+	for _, c := range codecs {
+		if strings.EqualFold(c.MimeType, mimeRTX) && fmtpParameter(c.SDPFmtpLine, "apt") == apt {
+			return uint8(c.PayloadType)
+		}
+	}
+	return 0
+}
+
+func forwardCodec(c webrtc.RTPCodecParameters, all []webrtc.RTPCodecParameters) forward.Codec {
+	return forward.Codec{
+		MimeType: c.MimeType, ClockRate: c.ClockRate, Channels: c.Channels, Fmtp: c.SDPFmtpLine,
+		PayloadType: uint8(c.PayloadType), RTXPayloadType: rtxPayloadType(c.PayloadType, all),
+	}
+}
+
+// preferCodec orders codecs so that want comes first, red before opus if red is
+// wanted; each keeps its RTX behind it.
+func preferCodec(codecs []webrtc.RTPCodecParameters, want string) []webrtc.RTPCodecParameters {
+	out := make([]webrtc.RTPCodecParameters, 0, len(codecs))
+	var rest []webrtc.RTPCodecParameters
+	taken := map[string]bool{}
+	for _, c := range codecs {
+		if strings.EqualFold(c.MimeType, want) {
+			out = append(out, c)
+			taken[fmt.Sprint(c.PayloadType)] = true
+		}
+	}
+	for _, c := range codecs {
+		switch {
+		case strings.EqualFold(c.MimeType, want):
+		case strings.EqualFold(c.MimeType, mimeRTX) && taken[fmtpParameter(c.SDPFmtpLine, "apt")]:
+			out = append(out, c)
+		default:
+			rest = append(rest, c)
+		}
+	}
+	return append(out, rest...)
+}

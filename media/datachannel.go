@@ -1,0 +1,278 @@
+package media
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// The labels that clients and servers agree on. Any other label is the client's own.
+const (
+	labelReliable  = "_reliable"
+	labelLossy     = "_lossy"
+	labelDataTrack = "_data_track"
+)
+
+// From this protocol on, data channels of a single peer connection are negotiated
+// out of band, with these ids.
+const (
+	negotiatedChannelsProtocol = 18
+
+	idReliable  uint16 = 100
+	idLossy     uint16 = 101
+	idDataTrack uint16 = 102
+)
+
+// Bounds of what waits to be sent to one client, in bytes.
+const (
+	maxReliableBuffered = 16 << 20 // then the client is too slow and starts again
+	maxReliableWaiting  = 1 << 20  // before the channel opens; more is dropped
+	maxLossyBuffered    = 64 << 10 // then lossy messages are dropped
+	maxOwnLabels        = 16       // channels with labels of the client's own
+)
+
+// sequenceField is DataPacket.sequence.
+const sequenceField = 16
+
+// dataChannels are a peer's. What is sent goes out on the primary transport; what
+// comes may come on any channel that the client has. Sending takes a channel's
+// lock and pion's, and waits for neither the network nor the loop.
+type dataChannels struct {
+	p       *Peer
+	lastSeq atomic.Uint32
+
+	// mu guards the following.
+	mu  sync.Mutex
+	out map[string]*outChannel
+}
+
+// outChannel is where messages of one label leave.
+type outChannel struct {
+	label string
+	lossy bool
+
+	// mu guards the following; it is held while pion queues a message, which keeps
+	// messages in order when the channel opens in between.
+	mu      sync.Mutex
+	dc      *webrtc.DataChannel
+	open    bool
+	waiting []outMessage
+	bytes   int // of waiting
+}
+
+type outMessage struct {
+	payload []byte
+	isText  bool
+}
+
+func newDataChannels(p *Peer) *dataChannels {
+	d := &dataChannels{p: p, out: map[string]*outChannel{}}
+	for _, label := range []string{labelReliable, labelLossy, labelDataTrack} {
+		d.out[label] = &outChannel{label: label, lossy: label != labelReliable}
+	}
+	return d
+}
+
+// create makes our channels on the transport that we offer.
+func (d *dataChannels) create(pc *webrtc.PeerConnection) error {
+	return d.createAll(pc, func(string) *webrtc.DataChannelInit { return &webrtc.DataChannelInit{} })
+}
+
+// negotiated makes the channels that both sides know without asking.
+func (d *dataChannels) negotiated(pc *webrtc.PeerConnection) error {
+	ids := map[string]uint16{labelReliable: idReliable, labelLossy: idLossy, labelDataTrack: idDataTrack}
+	return d.createAll(pc, func(label string) *webrtc.DataChannelInit {
+		yes, id := true, ids[label]
+		return &webrtc.DataChannelInit{Negotiated: &yes, ID: &id}
+	})
+}
+
+func (d *dataChannels) createAll(pc *webrtc.PeerConnection, base func(label string) *webrtc.DataChannelInit) error {
+	for _, label := range []string{labelReliable, labelLossy, labelDataTrack} {
+		init := base(label)
+		if label != labelReliable {
+			ordered, none := false, uint16(0)
+			init.Ordered, init.MaxRetransmits = &ordered, &none
+		}
+		dc, err := pc.CreateDataChannel(label, init)
+		if err != nil {
+			return err
+		}
+		d.listen(dc)
+		d.out[label].use(dc, d.p)
+	}
+	return nil
+}
+
+// accept takes a channel that the client made. It runs on pion's goroutine.
+func (d *dataChannels) accept(dc *webrtc.DataChannel) {
+	d.listen(dc)
+	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
+		return // it only brings; ours are on the other transport
+	}
+	if out := d.channel(dc.Label()); out != nil {
+		out.use(dc, d.p)
+	}
+}
+
+// channel is the way out for a label; nil if the client has too many of its own.
+func (d *dataChannels) channel(label string) *outChannel {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.out[label]
+	if out == nil && len(d.out) < maxOwnLabels+3 {
+		out = &outChannel{label: label}
+		d.out[label] = out
+	}
+	return out
+}
+
+// listen passes on what comes in, on the channel's own reading goroutine: a room
+// that is slow to take makes this client wait, and nobody else.
+func (d *dataChannels) listen(dc *webrtc.DataChannel) {
+	label := dc.Label()
+	dc.OnMessage(func(m webrtc.DataChannelMessage) {
+		if d.p.closing.Load() {
+			return
+		}
+		if !d.p.dataAllowed.Load() {
+			d.p.engine.counters.dataRefused.Add(1)
+			return
+		}
+		switch label {
+		case labelReliable:
+			d.noteSequence(m.Data)
+			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
+		case labelLossy:
+			d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, m.Data)
+		default:
+			d.p.cfg.Events.RawData(label, m.Data, m.IsString)
+		}
+	})
+}
+
+func (d *dataChannels) noteSequence(packet []byte) {
+	if seq := packetSequence(packet); seq > d.lastSeq.Load() {
+		d.lastSeq.Store(seq)
+	}
+}
+
+// packetSequence reads a DataPacket's sequence without decoding the rest; 0 if it
+// has none or is no DataPacket.
+func packetSequence(b []byte) uint32 {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0
+		}
+		b = b[n:]
+		if num == sequenceField && typ == protowire.VarintType {
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return 0
+			}
+			return uint32(v)
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return 0
+		}
+		b = b[n:]
+	}
+	return 0
+}
+
+func (d *dataChannels) send(label string, payload []byte, isText bool) {
+	if d.p.closing.Load() {
+		return
+	}
+	out := d.channel(label)
+	if out == nil {
+		d.p.engine.counters.reliableDropped.Add(1)
+		return
+	}
+	if !strings.HasPrefix(label, "_") && out.claim() {
+		d.p.post(func() { d.createOwn(label, out) })
+	}
+	out.send(d.p, outMessage{payload, isText})
+}
+
+// createOwn makes our side of a channel with a label of the client's own.
+func (d *dataChannels) createOwn(label string, out *outChannel) {
+	dc, err := d.p.primary().pc.CreateDataChannel(label, nil)
+	if err != nil {
+		d.p.log.Warn("data channel not made", "label", label, "error", err)
+		return
+	}
+	d.listen(dc)
+	out.use(dc, d.p)
+}
+
+// claim reports, once, that nobody has made this channel yet.
+func (o *outChannel) claim() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.dc == nil && len(o.waiting) == 0
+}
+
+// use sends over dc from when it opens.
+func (o *outChannel) use(dc *webrtc.DataChannel, p *Peer) {
+	o.mu.Lock()
+	o.dc, o.open = dc, false
+	o.mu.Unlock()
+	dc.OnOpen(func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.dc != dc {
+			return
+		}
+		o.open = true
+		waiting := o.waiting
+		o.waiting, o.bytes = nil, 0
+		for _, m := range waiting {
+			o.writeLocked(p, m)
+		}
+	})
+}
+
+func (o *outChannel) send(p *Peer, m outMessage) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.open:
+		o.writeLocked(p, m)
+	case o.lossy:
+		p.engine.counters.lossyDropped.Add(1)
+	case o.bytes+len(m.payload) > maxReliableWaiting:
+		p.engine.counters.reliableDropped.Add(1)
+	default:
+		o.waiting = append(o.waiting, m)
+		o.bytes += len(m.payload)
+	}
+}
+
+func (o *outChannel) writeLocked(p *Peer, m outMessage) {
+	buffered := o.dc.BufferedAmount()
+	switch {
+	case o.lossy && buffered > maxLossyBuffered:
+		p.engine.counters.lossyDropped.Add(1)
+		return
+	case !o.lossy && buffered+uint64(len(m.payload)) > maxReliableBuffered:
+		p.engine.counters.slowReliable.Add(1)
+		p.post(func() { p.needsReconnect("client does not take its reliable data") })
+		return
+	}
+	var err error
+	if m.isText {
+		err = o.dc.SendText(string(m.payload))
+	} else {
+		err = o.dc.Send(m.payload)
+	}
+	if err != nil { // closed, or larger than the client accepts
+		p.engine.counters.reliableDropped.Add(1)
+		p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
+	}
+}

@@ -1,0 +1,232 @@
+package media
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/dtls/v3"
+	"github.com/pion/ice/v4"
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/forward"
+	"parlor/media/forward/packet"
+)
+
+// TCPEphemeral as Config.TCPPort takes any free port.
+const TCPEphemeral = -1
+
+// Config is what an [Engine] needs to know: LiveKit's rtc.* keys, parsed.
+type Config struct {
+	// UDPPort is the lowest and highest UDP port. One socket is bound to each port
+	// of the range (on each of BindAddresses), and each transport uses one of
+	// them. 0,0 lets the system choose one port.
+	UDPPort [2]int
+	// TCPPort is for ICE over TCP (RFC 6544), passive; 0 is none, [TCPEphemeral]
+	// lets the system choose.
+	TCPPort int
+	// BindAddresses are the local addresses to bind; empty is all.
+	BindAddresses []string
+	// NodeIP is advertised instead of the local addresses.
+	NodeIP string
+	// UseExternalIP asks STUNServers once, at start, for the address to advertise.
+	UseExternalIP bool
+	// STUNServers (host:port) are used by UseExternalIP and told to clients.
+	STUNServers []string
+	// ICEServerList is told to clients beside STUNServers (TURN and the like).
+	ICEServerList []*livekit.ICEServer
+	// LoopbackCandidate advertises loopback addresses too.
+	LoopbackCandidate bool
+	// Names of interfaces, and addresses or CIDR blocks, to advertise or not. An
+	// empty include list includes all.
+	IncludeInterfaces, ExcludeInterfaces []string
+	IncludeIPs, ExcludeIPs               []string
+
+	// Timeouts; 0 is LiveKit's default, named in each line.
+	ICEDisconnected    time.Duration // 10 s without traffic: disconnected
+	ICEFailed          time.Duration // 5 s more: failed
+	Keepalive          time.Duration // 2 s
+	ReconnectGrace     time.Duration // 5 s from failed until the participant is given up
+	JoinTimeout        time.Duration // 60 s to connect for the first time
+	NegotiationTimeout time.Duration // 15 s for an answer to our offer
+
+	// EnabledCodecs are mime types ("video/VP8"); empty is all that we know.
+	EnabledCodecs []string
+	// Protocol is the signalling protocol that the server advertises; 0 is 17. From
+	// 18 on both sides, data channels in single mode are negotiated out of band.
+	Protocol int
+	// Log receives what operators should know. Required.
+	Log *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&c.ICEDisconnected, 10*time.Second)
+	set(&c.ICEFailed, 5*time.Second)
+	set(&c.Keepalive, 2*time.Second)
+	set(&c.ReconnectGrace, 5*time.Second)
+	set(&c.JoinTimeout, 60*time.Second)
+	set(&c.NegotiationTimeout, 15*time.Second)
+	if c.Protocol == 0 {
+		c.Protocol = 17
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Engine is the sockets and what all peers' transports share. Its methods may be
+// called concurrently.
+type Engine struct {
+	cfg         Config
+	log         *slog.Logger
+	codecs      codecSet
+	net         *network
+	certificate webrtc.Certificate
+	counters    counters
+	ticker      *forward.Ticker
+	pool        *packet.Pool
+
+	next atomic.Uint32 // which of the UDP sockets the next transport uses
+
+	// mu guards the following.
+	mu     sync.Mutex
+	peers  map[*Peer]struct{}
+	closed bool
+}
+
+// NewEngine binds the sockets. Close must be called.
+func NewEngine(cfg Config) (*Engine, error) {
+	cfg.setDefaults()
+	codecs, err := newCodecSet(cfg.EnabledCodecs)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a DTLS key: %w", err)
+	}
+	certificate, err := webrtc.GenerateCertificate(key)
+	if err != nil {
+		return nil, fmt.Errorf("make a DTLS certificate: %w", err)
+	}
+	n, err := openNetwork(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{
+		cfg:         cfg,
+		log:         cfg.Log,
+		codecs:      codecs,
+		net:         n,
+		certificate: *certificate,
+		ticker:      forward.NewTicker(),
+		pool:        packet.NewPool(),
+		peers:       make(map[*Peer]struct{}),
+	}, nil
+}
+
+// ErrClosed is given by an [Engine] that was closed.
+var ErrClosed = errors.New("media engine is closed")
+
+// Close ends every peer's transports, waits for their goroutines, and closes the
+// sockets.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	peers := make([]*Peer, 0, len(e.peers))
+	for p := range e.peers {
+		peers = append(peers, p)
+	}
+	e.mu.Unlock()
+	for _, p := range peers {
+		p.Close()
+	}
+	for _, p := range peers {
+		<-p.done
+	}
+	e.ticker.Close()
+	return e.net.close()
+}
+
+// ICEServers are what clients should be told of: the configured ones, and no
+// others.
+func (e *Engine) ICEServers() []*livekit.ICEServer {
+	out := make([]*livekit.ICEServer, 0, len(e.cfg.ICEServerList)+1)
+	if len(e.cfg.STUNServers) > 0 {
+		urls := make([]string, len(e.cfg.STUNServers))
+		for i, s := range e.cfg.STUNServers {
+			urls[i] = "stun:" + s
+		}
+		out = append(out, &livekit.ICEServer{Urls: urls})
+	}
+	return append(out, e.cfg.ICEServerList...)
+}
+
+func (e *Engine) add(p *Peer) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	e.peers[p] = struct{}{}
+	return nil
+}
+
+func (e *Engine) remove(p *Peer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.peers, p)
+}
+
+// settings are what every transport has in common.
+func (e *Engine) settings() (webrtc.SettingEngine, *socket, error) {
+	var s webrtc.SettingEngine
+	sock := e.net.sockets[int(e.next.Add(1))%len(e.net.sockets)]
+	s.SetICEUDPMux(sock.mux)
+	types := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
+	if e.net.tcp != nil {
+		s.SetICETCPMux(e.net.tcp)
+		types = append(types, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
+	}
+	s.SetNetworkTypes(types)
+	s.DisableActiveTCP(true)
+	s.SetIncludeLoopbackCandidate(e.cfg.LoopbackCandidate)
+	s.SetInterfaceFilter(e.net.filter.keepInterface)
+	s.SetIPFilter(e.net.filter.keepIP)
+	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
+	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
+	if e.net.external != "" {
+		err := s.SetICEAddressRewriteRules(webrtc.ICEAddressRewriteRule{
+			External:        []string{e.net.external},
+			AsCandidateType: webrtc.ICECandidateTypeHost,
+			Mode:            webrtc.ICEAddressRewriteReplace,
+		})
+		if err != nil {
+			return s, nil, fmt.Errorf("advertise %s: %w", e.net.external, err)
+		}
+	}
+	// As DTLS server we choose the SRTP profile: AES-GCM costs a third of AES-CM
+	// with HMAC-SHA1. As client, browsers would choose the latter.
+	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
+		return s, nil, fmt.Errorf("choose the DTLS role: %w", err)
+	}
+	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
+	s.DisableSRTPReplayProtection(true) // the packet cache refuses what it has
+	s.DisableSRTCPReplayProtection(true)
+	s.SetSCTPMaxMessageSize(maxMessageSize)
+	s.SetFireOnTrackBeforeFirstRTP(true)
+	s.LoggerFactory = pionLogs{e.log}
+	return s, sock, nil
+}

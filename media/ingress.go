@@ -1,0 +1,331 @@
+package media
+
+import (
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/transport/v5/packetio"
+
+	"parlor/media/forward"
+)
+
+// Bounds on packets whose layer is not known yet: per stream about a second of
+// high-definition video, so that its first keyframe is not lost.
+const (
+	parkedPackets = 256
+	parkedBytes   = 4 << 20 // of a whole transport
+)
+
+// rtpSink takes one stream's packets. The bytes are valid during the call only.
+type rtpSink func(packet []byte, arrival time.Time)
+
+// ingress is where a transport's decrypted packets arrive, on pion's reading
+// goroutines: one for RTP, one for RTCP. Pion asks it for a buffer per SSRC
+// (webrtc.SettingEngine.BufferFactory) and reads from it only to find out which
+// section a stream belongs to; once that is known, packets go straight to the
+// stream's sink.
+type ingress struct {
+	parked atomic.Int64 // bytes
+	facts  atomic.Pointer[ingressFacts]
+
+	// mu guards the following.
+	mu      sync.Mutex
+	streams map[uint32]*rtpStream
+	rtcp    map[uint32]func([]rtcp.Packet)
+}
+
+// ingressFacts is what the negotiation tells of packets that have no sink. It is
+// not changed once stored.
+type ingressFacts struct {
+	ext    forward.Extensions
+	twcc   *forward.TWCC // nil: no congestion feedback
+	repair func(ssrc uint32, mid, rid string)
+}
+
+func newIngress() *ingress {
+	return &ingress{streams: map[uint32]*rtpStream{}, rtcp: map[uint32]func([]rtcp.Packet){}}
+}
+
+// buffer implements webrtc.SettingEngine.BufferFactory.
+func (in *ingress) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
+	if kind == packetio.RTCPBufferPacket {
+		return &rtcpStream{in: in, ssrc: ssrc, closed: make(chan struct{})}
+	}
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live = true
+	return s
+}
+
+// stream is the one of that SSRC; it is made if it has not been seen yet.
+func (in *ingress) stream(ssrc uint32) *rtpStream {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	s := in.streams[ssrc]
+	if s == nil {
+		s = &rtpStream{in: in, ssrc: ssrc}
+		s.wake.L = &s.mu
+		in.streams[ssrc] = s
+	}
+	return s
+}
+
+// whenFirst calls f once with the payload type of the stream's next packet, at once
+// if one is parked. f runs on a reading goroutine and must only post. Packets are
+// parked until attach.
+func (in *ingress) whenFirst(ssrc uint32, f func(pt uint8)) {
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sink, s.attached = nil, false
+	if len(s.queue) > 0 {
+		f(s.queue[0].bytes[1] & 0x7f)
+		return
+	}
+	s.first = f
+}
+
+// skipFirst forgets the oldest parked packet.
+func (in *ingress) skipFirst(ssrc uint32) {
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) > 0 {
+		in.parked.Add(-int64(len(s.queue[0].bytes)))
+		s.queue = s.queue[1:]
+		s.next = max(0, s.next-1)
+	}
+}
+
+// attach gives the packets of ssrc to sink, those first that were parked.
+func (in *ingress) attach(ssrc uint32, sink rtpSink) {
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.queue {
+		sink(p.bytes, p.arrival)
+	}
+	s.dropQueueLocked()
+	s.sink, s.attached, s.first = sink, true, nil
+}
+
+// detach drops the packets of ssrc from now on. When it returns, the stream's sink
+// is not running and will not run.
+func (in *ingress) detach(ssrc uint32) {
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	s.dropQueueLocked()
+	s.sink, s.attached, s.first = nil, true, nil
+	live := s.live
+	s.mu.Unlock()
+	if !live {
+		in.forget(s)
+	}
+}
+
+// onRTCP gives RTCP that concerns ssrc to f; nil takes it away.
+func (in *ingress) onRTCP(ssrc uint32, f func([]rtcp.Packet)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if f == nil {
+		delete(in.rtcp, ssrc)
+		return
+	}
+	in.rtcp[ssrc] = f
+}
+
+func (in *ingress) rtcpHandler(ssrc uint32) func([]rtcp.Packet) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.rtcp[ssrc]
+}
+
+func (in *ingress) forget(s *rtpStream) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.streams[s.ssrc] == s {
+		delete(in.streams, s.ssrc)
+	}
+}
+
+// rtpStream is one SSRC's packets: parked until attached, then passed on.
+type rtpStream struct {
+	in   *ingress
+	ssrc uint32
+
+	// mu guards the following. It is held while the sink runs, so that packets
+	// that were parked and packets that arrive reach it one after the other, and so
+	// that after detach the former sink is not running.
+	mu       sync.Mutex
+	wake     sync.Cond
+	live     bool // pion writes to it
+	closed   bool
+	attached bool
+	sink     rtpSink // nil while attached: packets are dropped
+	first    func(pt uint8)
+	queue    []parkedPacket
+	next     int // of queue, which pion reads next
+	deadline time.Time
+}
+
+type parkedPacket struct {
+	bytes   []byte
+	arrival time.Time
+}
+
+// Write takes a decrypted packet from pion.
+func (s *rtpStream) Write(p []byte) (int, error) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sink != nil {
+		s.sink(p, now)
+		return len(p), nil
+	}
+	if s.closed {
+		return 0, io.ErrClosedPipe
+	}
+	s.withoutSinkLocked(p, now)
+	return len(p), nil
+}
+
+// withoutSinkLocked parks or drops a packet, after reading of it what concerns the
+// whole transport.
+func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
+	var h rtp.Header
+	if _, err := h.Unmarshal(p); err != nil || len(p) < 12 {
+		return
+	}
+	s.in.note(&h, now)
+	s.recogniseLocked(&h)
+	if s.attached || len(s.queue) >= parkedPackets || s.in.parked.Load() > parkedBytes {
+		return
+	}
+	s.in.parked.Add(int64(len(p)))
+	s.queue = append(s.queue, parkedPacket{append([]byte(nil), p...), now})
+	if first := s.first; first != nil {
+		s.first = nil
+		first(h.PayloadType)
+	}
+	s.wake.Broadcast()
+}
+
+// note takes note of an arrival for congestion control, which counts all packets of
+// a transport; layers do it for theirs.
+func (in *ingress) note(h *rtp.Header, now time.Time) {
+	facts := in.facts.Load()
+	if facts == nil || facts.twcc == nil {
+		return
+	}
+	if v := h.GetExtension(facts.ext.TransportCC); len(v) == 2 {
+		facts.twcc.Record(uint16(v[0])<<8|uint16(v[1]), now, h.Marker)
+	}
+}
+
+// noteArrival is note for a packet that goes no further.
+func (in *ingress) noteArrival(packet []byte, now time.Time) {
+	var h rtp.Header
+	if _, err := h.Unmarshal(packet); err == nil {
+		in.note(&h, now)
+	}
+}
+
+// recogniseLocked finds a stream that repairs another (RFC 8852).
+func (s *rtpStream) recogniseLocked(h *rtp.Header) {
+	facts := s.in.facts.Load()
+	if s.attached || facts == nil || facts.ext.RepairedRID == 0 || facts.ext.MID == 0 {
+		return
+	}
+	rid, mid := h.GetExtension(facts.ext.RepairedRID), h.GetExtension(facts.ext.MID)
+	if len(rid) > 0 && len(mid) > 0 {
+		facts.repair(s.ssrc, string(mid), string(rid))
+	}
+}
+
+// Read gives pion the parked packets while it looks for the stream's mid and rid.
+// They stay parked.
+func (s *rtpStream) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case s.closed:
+			return 0, io.EOF
+		case s.next < len(s.queue):
+			packet := s.queue[s.next].bytes
+			s.next++
+			if len(packet) > len(p) {
+				return 0, io.ErrShortBuffer
+			}
+			return copy(p, packet), nil
+		case !s.deadline.IsZero() && !time.Now().Before(s.deadline):
+			return 0, os.ErrDeadlineExceeded
+		}
+		s.wake.Wait()
+	}
+}
+
+// SetReadDeadline implements what pion asks of a buffer. Pion uses it only to end
+// reads at once.
+func (s *rtpStream) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deadline = t
+	s.wake.Broadcast()
+	return nil
+}
+
+func (s *rtpStream) dropQueueLocked() {
+	for _, p := range s.queue {
+		s.in.parked.Add(-int64(len(p.bytes)))
+	}
+	s.queue, s.next = nil, 0
+}
+
+// Close ends the stream: pion stopped the receiver, or the transport ended.
+func (s *rtpStream) Close() error {
+	s.in.forget(s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed, s.sink, s.first = true, nil, nil
+	s.dropQueueLocked()
+	s.wake.Broadcast()
+	return nil
+}
+
+// rtcpStream is the RTCP that concerns one SSRC, given to whoever asked for it.
+type rtcpStream struct {
+	in     *ingress
+	ssrc   uint32
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Write takes one decrypted RTCP packet from pion.
+func (s *rtcpStream) Write(p []byte) (int, error) {
+	if handle := s.in.rtcpHandler(s.ssrc); handle != nil {
+		// What does not parse is the client's fault and concerns nobody else.
+		if packets, err := rtcp.Unmarshal(p); err == nil {
+			handle(packets)
+		}
+	}
+	return len(p), nil
+}
+
+// Read waits for the end: nothing is read here.
+func (s *rtcpStream) Read([]byte) (int, error) {
+	<-s.closed
+	return 0, io.EOF
+}
+
+// Close implements io.Closer.
+func (s *rtcpStream) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}

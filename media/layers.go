@@ -1,0 +1,213 @@
+package media
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/forward"
+)
+
+// maxPacket is the largest RTP packet that is taken, in bytes.
+const maxPacket = 1500
+
+// remoteStream follows pion's finding out which section an RTP stream belongs to.
+func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+	tr := receiver.RTPTransceiver()
+	if tr == nil || t != p.pub {
+		return
+	}
+	s := p.sections[tr.Mid()]
+	if s == nil {
+		p.engine.counters.unclaimedMids.Add(1)
+		return
+	}
+	u := s.stream(p, uint32(r.SSRC()), r.RID())
+	p.startStream(u)
+}
+
+// startStream lets a stream flow into its track as soon as its section is claimed
+// and its first packet has told its codec.
+func (p *Peer) startStream(u *upStream) {
+	if u.s.pub == nil || u.layer != nil {
+		return
+	}
+	in := u.s.t.ingress
+	in.whenFirst(u.ssrc, func(pt uint8) { p.post(func() { p.openLayer(u, pt) }) })
+}
+
+// openLayer makes the layer of a stream whose first packet has payload type pt.
+func (p *Peer) openLayer(u *upStream, pt uint8) {
+	s := u.s
+	if s.pub == nil || u.layer != nil || !slices.Contains(s.streams, u) {
+		return
+	}
+	all := s.negotiatedCodecs()
+	i := slices.IndexFunc(all, func(c webrtc.RTPCodecParameters) bool { return uint8(c.PayloadType) == pt })
+	if i < 0 || !isPrimary(all[i].MimeType) {
+		// Padding before media, or nothing that was agreed: look at the next.
+		s.t.ingress.skipFirst(u.ssrc)
+		p.startStream(u)
+		return
+	}
+	fc := forwardCodec(all[i], all)
+	pub := s.pub
+	if pub.track != nil && pub.main == s && !interchangeable(fc.MimeType, s.codec.MimeType) {
+		// The client sends another codec than we had reason to expect: to those who
+		// were told, this is another track in place of the first.
+		p.cfg.Events.TrackUnpublished(pub.sid)
+		pub.track.Close()
+		pub.track, pub.told = nil, false
+	}
+	p.publish(s, all[i])
+	if pub.track == nil {
+		return
+	}
+	ext := s.extensions()
+	u.layer = pub.track.AddLayer(forward.LayerConfig{
+		RID: u.rid, SSRC: u.ssrc, Codec: fc, Ext: ext, Quality: u.quality(),
+		WriteRTCP: s.t.writeRTCP, TWCC: s.t.feedback(ext),
+		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
+		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
+	})
+	pub.complete(s, fc)
+	pub.track.SetInfo(pub.info)
+	u.pt = pt
+	in := s.t.ingress
+	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
+	in.attach(u.ssrc, u.sink)
+	u.attachRepair()
+	p.tell(pub)
+}
+
+// interchangeable tells codecs that forwarders turn into one another.
+func interchangeable(a, b string) bool {
+	isOpus := func(m string) bool { return strings.EqualFold(m, mimeOpus) || strings.EqualFold(m, mimeRED) }
+	return strings.EqualFold(a, b) || (isOpus(a) && isOpus(b))
+}
+
+func hasFeedback(c webrtc.RTPCodecParameters, kind, parameter string) bool {
+	return slices.Contains(c.RTCPFeedback, webrtc.RTCPFeedback{Type: kind, Parameter: parameter})
+}
+
+// extensions are those that the client may use in this section.
+func (s *upSection) extensions() forward.Extensions {
+	tr := s.t.transceiver(s.mid)
+	if tr == nil || tr.Receiver() == nil {
+		return forward.Extensions{}
+	}
+	return extensionIDs(tr.Receiver().GetParameters().HeaderExtensions)
+}
+
+// repairStream follows the ingress finding a stream that repeats the packets of
+// another. It runs on a reading goroutine.
+func (p *Peer) repairStream(ssrc uint32, mid, rid string) {
+	p.post(func() {
+		s := p.sections[mid]
+		if s == nil {
+			return
+		}
+		for _, u := range s.streams {
+			if u.rid != rid || u.repair == ssrc {
+				continue
+			}
+			if u.repair != 0 {
+				s.t.ingress.detach(u.repair)
+			}
+			u.repair = ssrc
+			if u.layer != nil {
+				u.attachRepair()
+				s.pub.complete(s, s.codec)
+				p.tell(s.pub)
+			}
+		}
+	})
+}
+
+func (u *upStream) attachRepair() {
+	if u.repair == 0 {
+		return
+	}
+	if u.scratch == nil {
+		u.scratch = make([]byte, maxPacket)
+	}
+	u.s.t.ingress.attach(u.repair, u.repairSink)
+}
+
+// sink takes the stream's packets, on pion's reading goroutine.
+func (u *upStream) sink(packet []byte, arrival time.Time) {
+	if len(packet) < 2 || !u.allowed.Load() {
+		return
+	}
+	u.layer.WriteRTP(packet, arrival)
+}
+
+// repairSink takes the packets of the stream that repairs this one, and gives them
+// to the layer as what they repeat.
+func (u *upStream) repairSink(packet []byte, arrival time.Time) {
+	if !u.allowed.Load() {
+		return
+	}
+	if n := unwrapRTX(u.scratch, packet, u.ssrc, u.pt); n > 0 {
+		u.layer.WriteRTP(u.scratch[:n], arrival)
+		return
+	}
+	u.s.t.ingress.noteArrival(packet, arrival)
+}
+
+// unwrapRTX writes into dst the packet that a retransmission repeats (RFC 4588, 4):
+// the first two bytes of its payload are the original sequence number. It returns
+// the length, 0 for packets that repeat nothing (padding) or are malformed.
+func unwrapRTX(dst, packet []byte, ssrc uint32, pt uint8) int {
+	if len(packet) < 12 || len(packet) > len(dst) {
+		return 0
+	}
+	header := 12 + 4*int(packet[0]&0x0f)
+	if packet[0]&0x10 != 0 {
+		if len(packet) < header+4 {
+			return 0
+		}
+		header += 4 + 4*int(binary.BigEndian.Uint16(packet[header+2:]))
+	}
+	padding := 0
+	if packet[0]&0x20 != 0 {
+		padding = int(packet[len(packet)-1])
+	}
+	if len(packet) < header+2+padding || len(packet) == header+2 {
+		return 0
+	}
+	if len(packet) == header+2+padding {
+		return 0 // nothing but padding
+	}
+	n := copy(dst, packet[:header])
+	n += copy(dst[n:], packet[header+2:])
+	dst[1] = dst[1]&0x80 | pt
+	copy(dst[2:4], packet[header:header+2])
+	binary.BigEndian.PutUint32(dst[8:], ssrc)
+	return n
+}
+
+// release ends the section's layers; what the client still sends is dropped. The
+// streams stay known, since another track may follow in the same section.
+func (s *upSection) release() {
+	for _, u := range s.streams {
+		u.end()
+	}
+	s.pub, s.codec = nil, forward.Codec{}
+}
+
+func (u *upStream) end() {
+	in := u.s.t.ingress
+	in.detach(u.ssrc)
+	in.onRTCP(u.ssrc, nil)
+	if u.repair != 0 {
+		in.detach(u.repair)
+	}
+	if u.layer != nil {
+		u.layer.Close()
+		u.layer = nil
+	}
+}

@@ -1,0 +1,287 @@
+package media
+
+import (
+	"fmt"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+)
+
+// HandleOffer takes the client's offer: of its publishing connection, or of the
+// only one.
+func (p *Peer) HandleOffer(d *livekit.SessionDescription) {
+	p.postFromClient(func() { p.answerOffer(d) })
+}
+
+// HandleAnswer takes the client's answer to our offer (two peer connections).
+func (p *Peer) HandleAnswer(d *livekit.SessionDescription) {
+	p.postFromClient(func() { p.takeAnswer(d) })
+}
+
+// HandleTrickle takes a candidate of the client.
+func (p *Peer) HandleTrickle(r *livekit.TrickleRequest) {
+	p.postFromClient(func() { p.trickle(r) })
+}
+
+// Resume follows a resumed WebSocket: what the client may have missed is sent
+// again. With two peer connections it gets an offer that restarts ICE; with one it
+// restarts ICE itself, by its own offer. The state that the client sends along
+// tells the room of subscriptions; transports need nothing of it, so nil will do.
+func (p *Peer) Resume(*livekit.SyncState) {
+	p.post(func() {
+		if p.sub == nil {
+			p.single.asked = false // it may never have heard
+			p.single.requested = sectionCount{}
+			p.single.dirty = p.single.dirty || p.unplaced() != (sectionCount{})
+			return
+		}
+		if p.sub.offered {
+			// Whether the offer or its answer was lost we cannot know; both are
+			// mended by the same offer again. The restart follows its answer.
+			p.sub.restartNext = true
+			p.sendOffer(p.sub.lastOffer)
+			return
+		}
+		if p.sub.lastOffer != nil {
+			p.sub.restartNext = true
+		}
+	})
+}
+
+// negotiate does what the tasks before it made necessary. The loop calls it each
+// time that its queue is empty, so that what was asked together is one offer.
+func (p *Peer) negotiate() {
+	if p.ended {
+		return
+	}
+	if p.sub == nil {
+		p.requestSections()
+		return
+	}
+	t := p.sub
+	if !p.started || t.offered || (!t.dirty && !t.restartNext) {
+		return
+	}
+	if len(t.pc.GetTransceivers()) == 0 && !p.cfg.SubscriberPrimary {
+		t.dirty = false
+		return // an empty offer
+	}
+	if err := p.offer(t); err != nil {
+		p.log.Error("offer not made", "error", err)
+		p.needsReconnect("our offer could not be made")
+	}
+}
+
+func (p *Peer) offer(t *transport) error {
+	var options *webrtc.OfferOptions
+	if t.restartNext && t.state != webrtc.PeerConnectionStateNew {
+		options = &webrtc.OfferOptions{ICERestart: true}
+	}
+	t.dirty, t.restartNext = false, false
+	offer, err := t.pc.CreateOffer(options)
+	if err != nil {
+		return fmt.Errorf("create offer: %w", err)
+	}
+	if err := t.pc.SetLocalDescription(offer); err != nil {
+		return fmt.Errorf("set our offer: %w", err)
+	}
+	text, err := shapeAudio(offer.SDP, p.downShapes(t))
+	if err != nil {
+		return err
+	}
+	t.retirementOffered()
+	t.offerID++
+	t.offered = true
+	t.lastOffer = &livekit.SessionDescription{Type: "offer", Sdp: text, Id: t.offerID, MidToTrackId: t.midToTrack()}
+	p.sendOffer(t.lastOffer)
+	return nil
+}
+
+func (p *Peer) sendOffer(d *livekit.SessionDescription) {
+	p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Offer{Offer: d}})
+}
+
+func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
+	t := p.sub
+	if t == nil || !t.offered {
+		p.log.Debug("answer without an offer", "id", d.GetId())
+		return
+	}
+	if d.GetId() != 0 && d.GetId() != t.offerID {
+		p.log.Debug("answer to another offer", "id", d.GetId(), "want", t.offerID)
+		return
+	}
+	if _, err := parseOffer(d.GetSdp()); err != nil {
+		p.refuse("answer", err)
+		return
+	}
+	t.offered = false
+	p.answerTimer.Stop()
+	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: d.GetSdp()}); err != nil {
+		p.refuse("answer", err)
+		p.needsReconnect("the answer to our offer does not fit")
+		return
+	}
+	t.retirementAgreed()
+	p.flushCandidates(t)
+}
+
+func (p *Peer) refuse(what string, err error) {
+	p.engine.counters.badOffers.Add(1)
+	p.log.Info(what+" refused", "error", err)
+}
+
+// answerOffer negotiates what the client offers.
+func (p *Peer) answerOffer(d *livekit.SessionDescription) {
+	sections, err := parseOffer(d.GetSdp())
+	if err != nil {
+		p.refuse("offer", err)
+		return
+	}
+	t := p.pub
+	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: d.GetSdp()}); err != nil {
+		p.refuse("offer", err)
+		if t.pc.SignalingState() != webrtc.SignalingStateStable {
+			p.needsReconnect("the offer cannot be answered")
+		}
+		return
+	}
+	p.matchSections(sections)
+	if p.sub == nil {
+		p.placeSubscriptions(sections)
+	}
+	if err := p.answer(t, d.GetId()); err != nil {
+		p.log.Warn("offer not answered", "error", err)
+		p.needsReconnect("the offer cannot be answered")
+		return
+	}
+	p.flushCandidates(t)
+	p.sectionsNegotiated()
+}
+
+func (p *Peer) answer(t *transport, id uint32) error {
+	p.preferCodecs(t)
+	answer, err := t.pc.CreateAnswer(nil)
+	if err != nil {
+		return fmt.Errorf("create answer: %w", err)
+	}
+	if err := t.pc.SetLocalDescription(answer); err != nil {
+		return fmt.Errorf("set our answer: %w", err)
+	}
+	clear(t.retired)
+	text, err := shapeAudio(answer.SDP, p.answerShapes(t))
+	if err != nil {
+		return err
+	}
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Answer{Answer: &livekit.SessionDescription{
+		Type: "answer", Sdp: text, Id: id, MidToTrackId: t.midToTrack(),
+	}}})
+	return nil
+}
+
+// answerShapes is what our answer says of audio: both of what the client sends and
+// of what it gets.
+func (p *Peer) answerShapes(t *transport) map[string]audioShape {
+	shapes := p.downShapes(t)
+	for mid, s := range p.sections {
+		if s.pub != nil && s.kind == webrtc.RTPCodecTypeAudio && s.sends {
+			shapes[mid] = s.pub.audioShape()
+		}
+	}
+	return shapes
+}
+
+// transceiver finds a section's transceiver.
+func (t *transport) transceiver(mid string) *webrtc.RTPTransceiver {
+	for _, tr := range t.pc.GetTransceivers() {
+		if tr.Mid() == mid {
+			return tr
+		}
+	}
+	return nil
+}
+
+// sectionCount counts sections by kind.
+type sectionCount struct{ audios, videos int }
+
+func (c *sectionCount) add(kind webrtc.RTPCodecType, n int) {
+	if kind == webrtc.RTPCodecTypeAudio {
+		c.audios += n
+	} else {
+		c.videos += n
+	}
+}
+
+// singleState is the negotiation of a single peer connection, where the client
+// alone offers and we can only ask it to.
+type singleState struct {
+	offers    int                            // of the client
+	dirty     bool                           // a new offer of the client is wanted
+	asked     bool                           // it was asked since its last offer
+	requested sectionCount                   // sections asked for since its last offer
+	free      map[string]webrtc.RTPCodecType // by mid, as of its last offer
+}
+
+// placeSubscriptions gives subscriptions that have none a section in which the
+// client takes media, and counts what is left.
+func (p *Peer) placeSubscriptions(sections []offeredSection) {
+	p.single.offers++
+	p.single.asked, p.single.dirty, p.single.requested = false, false, sectionCount{}
+	p.single.free = map[string]webrtc.RTPCodecType{}
+	for _, onlyTakes := range []bool{true, false} { // those with nothing else in them first
+		for i := range sections {
+			s := &sections[i]
+			if !s.receives || s.sends == onlyTakes {
+				continue
+			}
+			tr := p.pub.transceiver(s.mid)
+			if tr == nil || tr.Sender() != nil {
+				continue
+			}
+			if sub := p.nextUnplaced(s.kind); sub == nil || !p.pub.free(tr) || !p.place(sub, tr) {
+				p.single.free[s.mid] = s.kind
+			}
+		}
+	}
+}
+
+// unplaced counts subscriptions without a section.
+func (p *Peer) unplaced() (n sectionCount) {
+	for _, s := range p.subOrder {
+		if s.transceiver == nil {
+			n.add(s.kind, 1)
+		}
+	}
+	return n
+}
+
+// requestSections asks the client for an offer with as many free sections as are
+// missing, minus those that it has been asked for.
+func (p *Peer) requestSections() {
+	missing := p.unplaced()
+	if missing == (sectionCount{}) && !p.single.dirty {
+		return
+	}
+	if p.single.offers == 0 {
+		return // the client's first offer comes by itself
+	}
+	for _, kind := range p.single.free {
+		missing.add(kind, -1)
+	}
+	more := sectionCount{
+		audios: max(0, missing.audios-p.single.requested.audios),
+		videos: max(0, missing.videos-p.single.requested.videos),
+	}
+	if p.single.asked && more == (sectionCount{}) {
+		return
+	}
+	p.single.asked = true
+	p.single.requested.audios += more.audios
+	p.single.requested.videos += more.videos
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_MediaSectionsRequirement{
+		MediaSectionsRequirement: &livekit.MediaSectionsRequirement{
+			NumAudios: uint32(more.audios), NumVideos: uint32(more.videos),
+		},
+	}})
+}

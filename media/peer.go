@@ -1,0 +1,324 @@
+package media
+
+import (
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/interceptor"
+	"github.com/pion/webrtc/v4"
+
+	"parlor/rooms"
+)
+
+// maxWaiting bounds what a client may have waiting in its peer's loop.
+const maxWaiting = 4096
+
+// PeerConfig is what a [Peer] needs to know of its participant.
+type PeerConfig struct {
+	SID, Identity string
+	// SinglePC: one peer connection that the client offers. Else two.
+	SinglePC bool
+	// SubscriberPrimary (two peer connections only): the participant is connected
+	// when the one that we offer is.
+	SubscriberPrimary bool
+	Protocol          int
+	Client            *livekit.ClientInfo
+	// AdaptiveStream: video starts at its lowest layer until the client says what
+	// it shows.
+	AdaptiveStream bool
+	// AllowPause: video may be paused for want of bandwidth.
+	AllowPause bool
+
+	CanPublish, CanPublishData, CanSubscribe bool
+
+	// Send posts a message to the client. It must not block.
+	Send func(*livekit.SignalResponse)
+	// Events receives what happens.
+	Events rooms.PeerEvents
+	// Log carries the room and the participant.
+	Log *slog.Logger
+}
+
+// Peer is one participant's transports. All methods may be called concurrently and
+// never block; what they ask for happens in the order asked, on the peer's loop.
+type Peer struct {
+	cfg    PeerConfig
+	engine *Engine
+	log    *slog.Logger
+	queue  *taskQueue
+	data   *dataChannels
+	stop   chan struct{}
+	done   chan struct{} // closed when everything has ended
+
+	closeOnce    sync.Once
+	closing      atomic.Bool
+	mediaAllowed atomic.Bool
+	dataAllowed  atomic.Bool
+	quality      atomic.Pointer[quality]
+
+	// The following belong to the loop.
+	pub, sub    *transport // sub is nil in single mode
+	started     bool
+	connected   bool // Events.Connected was called
+	ended       bool // Events.Disconnected or NeedsReconnect was called
+	pubs        map[string]*publication
+	sections    map[string]*upSection // by mid, of the transport that the client offers
+	subs        map[string]*subscription
+	subOrder    []*subscription // in the order subscribed
+	single      singleState
+	joinTimer   *time.Timer
+	answerTimer *time.Timer
+	graceTimer  *time.Timer
+}
+
+var _ rooms.Peer = (*Peer)(nil)
+
+// NewPeer makes a participant's transports. Nothing is sent until Start or the
+// client's first offer. Close must be called.
+func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
+	if cfg.Log == nil {
+		cfg.Log = e.log
+	}
+	p := &Peer{
+		cfg: cfg, engine: e, log: cfg.Log,
+		queue: newTaskQueue(), stop: make(chan struct{}), done: make(chan struct{}),
+		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
+		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
+	}
+	p.mediaAllowed.Store(cfg.CanPublish)
+	p.dataAllowed.Store(cfg.CanPublishData)
+	p.data = newDataChannels(p)
+	if err := p.open(); err != nil {
+		return nil, errors.Join(err, p.closeTransports())
+	}
+	if err := e.add(p); err != nil {
+		return nil, errors.Join(err, p.closeTransports())
+	}
+	go p.loop() // ends by Close; Engine.Close waits for it
+	return p, nil
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+func (p *Peer) open() (err error) {
+	r := rolePublisher
+	if p.cfg.SinglePC {
+		r = roleSingle
+	}
+	if p.pub, err = p.newTransport(r, livekit.SignalTarget_PUBLISHER); err != nil {
+		return err
+	}
+	if p.cfg.SinglePC {
+		if p.cfg.Protocol >= negotiatedChannelsProtocol && p.engine.cfg.Protocol >= negotiatedChannelsProtocol {
+			return p.data.negotiated(p.pub.pc)
+		}
+		return nil
+	}
+	if p.sub, err = p.newTransport(roleSubscriber, livekit.SignalTarget_SUBSCRIBER); err != nil {
+		return err
+	}
+	p.sub.offerID = uint32(rand.IntN(1 << 8)) // as LiveKit: from a small random number on
+	if p.cfg.SubscriberPrimary {
+		return p.data.create(p.sub.pc)
+	}
+	return nil
+}
+
+// down is the transport that carries what the client is subscribed to.
+func (p *Peer) down() *transport {
+	if p.sub != nil {
+		return p.sub
+	}
+	return p.pub
+}
+
+// primary is the transport that makes the participant connected.
+func (p *Peer) primary() *transport {
+	if p.sub != nil && p.cfg.SubscriberPrimary {
+		return p.sub
+	}
+	return p.pub
+}
+
+// post queues f for the loop.
+func (p *Peer) post(f func()) { p.queue.post(f, 0) }
+
+// postFromClient queues what the client asked for. A client that asks faster than
+// its loop works has to start again.
+func (p *Peer) postFromClient(f func()) {
+	if !p.queue.post(f, maxWaiting) && !p.closing.Load() {
+		p.post(func() { p.needsReconnect("too many signalling messages") })
+	}
+}
+
+func (p *Peer) loop() {
+	defer close(p.done)
+	defer p.engine.remove(p)
+	defer p.teardown()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-p.queue.wake:
+			for _, task := range p.queue.take() {
+				if p.closing.Load() {
+					return
+				}
+				task()
+			}
+			p.negotiate()
+		case <-p.joinTimer.C:
+			p.disconnect(livekit.DisconnectReason_JOIN_FAILURE)
+		case <-p.graceTimer.C:
+			p.disconnect(livekit.DisconnectReason_CONNECTION_TIMEOUT)
+		case <-p.answerTimer.C:
+			p.needsReconnect("no answer to an offer")
+		}
+	}
+}
+
+// Close implements rooms.Peer.
+func (p *Peer) Close() {
+	p.closeOnce.Do(func() {
+		p.closing.Store(true)
+		p.queue.close()
+		close(p.stop)
+	})
+}
+
+func (p *Peer) teardown() {
+	for _, t := range []*time.Timer{p.joinTimer, p.answerTimer, p.graceTimer} {
+		t.Stop()
+	}
+	for _, pub := range p.pubs {
+		p.endPublication(pub)
+	}
+	for _, s := range p.subOrder {
+		s.unbind()
+	}
+	if err := p.closeTransports(); err != nil {
+		p.log.Warn("transports did not close cleanly", "error", err)
+	}
+}
+
+func (p *Peer) closeTransports() error {
+	var errs []error
+	for _, t := range []*transport{p.pub, p.sub} {
+		if t != nil {
+			errs = append(errs, t.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Start lets the first offer go out (two peer connections only).
+func (p *Peer) Start() {
+	p.post(func() {
+		p.started = true
+		if p.sub != nil && p.cfg.SubscriberPrimary {
+			p.sub.dirty = true
+		}
+	})
+}
+
+// stateChanged follows a transport's ICE and DTLS.
+func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
+	if t.state == s {
+		return
+	}
+	t.state = s
+	t.log.Debug("transport state", "state", s.String())
+	switch s {
+	case webrtc.PeerConnectionStateConnected:
+		t.was = true
+		if t == p.primary() && !p.connected {
+			p.connected = true
+			p.joinTimer.Stop()
+			p.cfg.Events.Connected()
+		}
+		if !p.failed() {
+			p.graceTimer.Stop()
+		}
+	case webrtc.PeerConnectionStateFailed, webrtc.PeerConnectionStateClosed:
+		if p.connected {
+			p.lost()
+		}
+	}
+}
+
+func (p *Peer) failed() bool {
+	for _, t := range []*transport{p.pub, p.sub} {
+		if t != nil && (t.state == webrtc.PeerConnectionStateFailed || t.state == webrtc.PeerConnectionStateClosed) {
+			return true
+		}
+	}
+	return false
+}
+
+// lost gives the client a moment to resume, and asks it to if it still listens.
+func (p *Peer) lost() {
+	p.graceTimer.Reset(p.engine.cfg.ReconnectGrace)
+	if p.cfg.Protocol > 12 {
+		p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: &livekit.LeaveRequest{
+			Action: livekit.LeaveRequest_RESUME,
+		}}})
+	}
+}
+
+func (p *Peer) disconnect(reason livekit.DisconnectReason) {
+	if !p.ended {
+		p.ended = true
+		p.cfg.Events.Disconnected(reason)
+	}
+}
+
+func (p *Peer) needsReconnect(why string) {
+	if !p.ended {
+		p.ended = true
+		p.engine.counters.needsReconnect.Add(1)
+		p.cfg.Events.NeedsReconnect(why)
+	}
+}
+
+// SetPublisherAllowed implements rooms.Peer.
+func (p *Peer) SetPublisherAllowed(media, data bool) {
+	p.mediaAllowed.Store(media)
+	p.dataAllowed.Store(data)
+}
+
+// SendData implements rooms.Peer.
+func (p *Peer) SendData(kind livekit.DataPacket_Kind, packet []byte) {
+	if kind == livekit.DataPacket_LOSSY {
+		p.data.send(labelLossy, packet, false)
+		return
+	}
+	p.data.send(labelReliable, packet, false)
+}
+
+// SendRaw implements rooms.Peer.
+func (p *Peer) SendRaw(label string, payload []byte, isText bool) {
+	p.data.send(label, payload, isText)
+}
+
+// LastMessageSeq is the sequence of the last reliable data packet that came from
+// the client, which a resuming client is told; 0 if there was none.
+func (p *Peer) LastMessageSeq() uint32 { return p.data.lastSeq.Load() }
+
+// noInterceptors keeps pion from adding its own.
+func noInterceptors() *interceptor.Registry { return &interceptor.Registry{} }
+
+// counters are what went wrong on the engine's peers; read by its metrics.
+type counters struct {
+	badOffers, badCandidates, needsReconnect      atomic.Uint64
+	dataRefused, lossyDropped, reliableDropped    atomic.Uint64
+	slowReliable, codecUnsupported, unclaimedMids atomic.Uint64
+}

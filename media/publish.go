@@ -1,0 +1,229 @@
+package media
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/media/forward"
+)
+
+// maxPublications bounds what a client may have announced at a time.
+const maxPublications = 300
+
+// track is a published track as the room holds it: its media, and in which codecs
+// it can be had, the first preferred.
+type track struct {
+	*forward.Track
+	codecs atomic.Pointer[[]forward.Codec] // replaced as a whole by the publisher's loop
+}
+
+// publication is a track that the client announced. It belongs to the loop.
+type publication struct {
+	sid     string
+	kind    webrtc.RTPCodecType
+	asks    []*livekit.AddTrackRequest // the first announces the track, others more codecs
+	info    *livekit.TrackInfo         // private
+	track   *track                     // nil until its codec is known
+	muted   bool
+	told    bool         // TrackPublished was called
+	main    *upSection   // where the first codec is sent; nil until offered
+	backups []*upSection // where other codecs are sent
+}
+
+// AddTrack implements rooms.Peer.
+func (p *Peer) AddTrack(req *livekit.AddTrackRequest, t *livekit.TrackInfo) {
+	p.post(func() { p.addTrack(req, t) })
+}
+
+func (p *Peer) addTrack(req *livekit.AddTrackRequest, info *livekit.TrackInfo) {
+	pub := p.pubs[info.GetSid()]
+	if pub == nil {
+		if len(p.pubs) >= maxPublications {
+			p.log.Warn("too many tracks announced", "track", info.GetSid(), "limit", maxPublications)
+			return
+		}
+		pub = &publication{
+			sid: info.GetSid(), kind: webrtc.RTPCodecTypeAudio, muted: info.GetMuted(),
+			info: proto.CloneOf(info),
+		}
+		if info.GetType() == livekit.TrackType_VIDEO {
+			pub.kind = webrtc.RTPCodecTypeVideo
+		}
+		p.pubs[pub.sid] = pub
+	}
+	pub.asks = append(pub.asks, req)
+	// Media may have been offered before it was announced.
+	for _, mid := range p.sectionOrder() {
+		s := p.sections[mid]
+		if s.pub == nil && s.sends && !s.refused && p.claim(s) == pub {
+			p.bind(s, pub)
+		}
+	}
+	p.sectionsNegotiated()
+}
+
+// RemoveTrack implements rooms.Peer.
+func (p *Peer) RemoveTrack(sid string) {
+	p.post(func() {
+		pub := p.pubs[sid]
+		if pub == nil {
+			return
+		}
+		for _, s := range pub.parts() {
+			s.refused = true // until the client offers something else in it
+		}
+		p.endPublication(pub)
+	})
+}
+
+// SetTrackMuted implements rooms.Peer.
+func (p *Peer) SetTrackMuted(sid string, muted bool) {
+	p.post(func() {
+		if pub := p.pubs[sid]; pub != nil {
+			pub.muted = muted
+			if pub.track != nil {
+				pub.track.SetMuted(muted)
+			}
+		}
+	})
+}
+
+// UpdateLocalAudioTrack takes what the client changed of a microphone's features.
+func (p *Peer) UpdateLocalAudioTrack(u *livekit.UpdateLocalAudioTrack) {
+	p.postFromClient(func() {
+		if pub := p.pubs[u.GetTrackSid()]; pub != nil {
+			pub.info.AudioFeatures = u.GetFeatures()
+		}
+	})
+}
+
+// UpdateLocalVideoTrack takes the new size of a camera's or screen's picture.
+func (p *Peer) UpdateLocalVideoTrack(u *livekit.UpdateLocalVideoTrack) {
+	p.postFromClient(func() {
+		pub := p.pubs[u.GetTrackSid()]
+		if pub == nil {
+			return
+		}
+		scaleLayers(pub.info, u.GetWidth(), u.GetHeight())
+		if pub.track != nil {
+			pub.track.SetInfo(pub.info)
+		}
+	})
+}
+
+// scaleLayers sets a track's size and its layers' in proportion.
+func scaleLayers(info *livekit.TrackInfo, width, height uint32) {
+	if width == 0 || height == 0 {
+		return
+	}
+	oldWidth, oldHeight := info.Width, info.Height
+	info.Width, info.Height = width, height
+	if oldWidth == 0 || oldHeight == 0 {
+		return
+	}
+	lists := [][]*livekit.VideoLayer{info.Layers}
+	for _, c := range info.Codecs {
+		lists = append(lists, c.Layers)
+	}
+	for _, layers := range lists {
+		for _, l := range layers {
+			l.Width = uint32(uint64(l.Width) * uint64(width) / uint64(oldWidth))
+			l.Height = uint32(uint64(l.Height) * uint64(height) / uint64(oldHeight))
+		}
+	}
+}
+
+func (pub *publication) parts() []*upSection {
+	out := slices.Clone(pub.backups)
+	if pub.main != nil {
+		out = append(out, pub.main)
+	}
+	return out
+}
+
+// cids are the client's names of the track: by codec, if it has several.
+func (pub *publication) has(cid string) bool {
+	if cid == "" {
+		return false
+	}
+	for _, ask := range pub.asks {
+		if ask.GetCid() == cid {
+			return true
+		}
+		for _, c := range ask.GetSimulcastCodecs() {
+			if c.GetCid() == cid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wants is the mime type that the client announced for the section with that cid;
+// "" if it named none.
+func (pub *publication) wants(cid string) string {
+	named := ""
+	for _, ask := range pub.asks {
+		for _, c := range ask.GetSimulcastCodecs() {
+			mime := fullMime(c.GetCodec(), pub.kind)
+			if c.GetCid() == cid && cid != "" {
+				return mime
+			}
+			if named == "" {
+				named = mime
+			}
+		}
+	}
+	if pub.kind == webrtc.RTPCodecTypeAudio {
+		if pub.asks[0].GetDisableRed() || (named != "" && !strings.EqualFold(named, mimeRED)) {
+			if named == "" || strings.EqualFold(named, mimeRED) {
+				return mimeOpus
+			}
+			return named
+		}
+		return mimeRED
+	}
+	return named
+}
+
+// fullMime is a codec's mime type: clients say "vp8" or "video/VP8".
+func fullMime(codec string, kind webrtc.RTPCodecType) string {
+	if codec == "" || strings.Contains(codec, "/") {
+		return codec
+	}
+	return kind.String() + "/" + codec
+}
+
+func (pub *publication) audioShape() audioShape {
+	ask := pub.asks[0]
+	features := pub.info.GetAudioFeatures()
+	noDTX := ask.GetDisableDtx() || slices.Contains(features, livekit.AudioTrackFeature_TF_NO_DTX) //nolint:staticcheck // older clients
+	stereo := ask.GetStereo() || slices.Contains(features, livekit.AudioTrackFeature_TF_STEREO)    //nolint:staticcheck // older clients
+	return audioShape{dtx: !noDTX, stereo: stereo, nack: true}
+}
+
+// endPublication ends the media of a track. Nobody is told.
+func (p *Peer) endPublication(pub *publication) {
+	delete(p.pubs, pub.sid)
+	for _, s := range pub.parts() {
+		s.release()
+	}
+	pub.main, pub.backups = nil, nil
+	if pub.track != nil {
+		pub.track.Close()
+	}
+}
+
+// qualitiesWanted tells the publisher which layers somebody watches.
+func (p *Peer) qualitiesWanted(sid string, codecs []*livekit.SubscribedCodec) {
+	u := &livekit.SubscribedQualityUpdate{TrackSid: sid, SubscribedCodecs: codecs}
+	if len(codecs) > 0 {
+		u.SubscribedQualities = codecs[0].Qualities //nolint:staticcheck // what older clients read
+	}
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedQualityUpdate{SubscribedQualityUpdate: u}})
+}

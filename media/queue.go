@@ -1,0 +1,50 @@
+package media
+
+import "sync"
+
+// taskQueue is a loop's mailbox: any number of writers that never wait, one
+// reader, order kept.
+type taskQueue struct {
+	wake chan struct{} // holds a token when there is something to take
+
+	// mu guards the following.
+	mu     sync.Mutex
+	tasks  []func()
+	closed bool
+}
+
+func newTaskQueue() *taskQueue {
+	return &taskQueue{wake: make(chan struct{}, 1)}
+}
+
+// post queues f; false after close. A non-zero limit refuses f when as many wait,
+// for what the client can cause without bound.
+func (q *taskQueue) post(f func(), limit int) bool {
+	q.mu.Lock()
+	if q.closed || (limit > 0 && len(q.tasks) >= limit) {
+		q.mu.Unlock()
+		return false
+	}
+	q.tasks = append(q.tasks, f)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// take empties the queue.
+func (q *taskQueue) take() []func() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.tasks
+	q.tasks = nil
+	return out
+}
+
+func (q *taskQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+}

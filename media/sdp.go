@@ -1,0 +1,298 @@
+package media
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pion/sdp/v3"
+	"github.com/pion/webrtc/v4"
+)
+
+// Bounds on what a client may offer; a session of this size is no conference.
+const (
+	maxSections    = 1000
+	maxDescription = 2 << 20 // bytes
+)
+
+// section is one m-line of a description, as far as we care.
+type offeredSection struct {
+	mid      string
+	kind     webrtc.RTPCodecType // 0 for data
+	sends    bool                // its author sends media in it
+	receives bool                // its author takes media in it
+	streamID string              // msid's stream id
+	trackID  string              // msid's track id
+	rids     []string            // simulcast layers, in the author's order
+	ssrcs    []uint32            // without those that repair others
+	repairs  map[uint32]uint32   // SSRC to the one that repairs it
+	codecs   []offeredCodec
+}
+
+type offeredCodec struct {
+	pt   uint8
+	mime string
+	rate uint32
+	chs  uint16
+	fmtp string
+}
+
+// parseOffer reads a client's description and refuses what pion would stumble
+// over after it has changed its state.
+func parseOffer(text string) ([]offeredSection, error) {
+	if len(text) > maxDescription {
+		return nil, fmt.Errorf("session description of %d bytes, limit %d", len(text), maxDescription)
+	}
+	var d sdp.SessionDescription
+	if err := d.UnmarshalString(text); err != nil {
+		return nil, fmt.Errorf("parse session description: %w", err)
+	}
+	if len(d.MediaDescriptions) > maxSections {
+		return nil, fmt.Errorf("%d media sections, limit %d", len(d.MediaDescriptions), maxSections)
+	}
+	if !hasAnywhere(&d, "ice-ufrag") || !hasAnywhere(&d, "ice-pwd") || !hasAnywhere(&d, "fingerprint") {
+		return nil, errors.New("session description without ICE credentials or fingerprint")
+	}
+	out := make([]offeredSection, 0, len(d.MediaDescriptions))
+	mids := make(map[string]bool, len(d.MediaDescriptions))
+	for _, m := range d.MediaDescriptions {
+		s := readSection(m, &d)
+		if s.mid == "" || mids[s.mid] {
+			return nil, fmt.Errorf("media section %d: its mid is missing or taken", len(out))
+		}
+		mids[s.mid] = true
+		if s.kind == 0 && m.MediaName.Media != "application" {
+			return nil, fmt.Errorf("media section %q is of unknown kind %q", s.mid, m.MediaName.Media)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func hasAnywhere(d *sdp.SessionDescription, key string) bool {
+	if _, ok := d.Attribute(key); ok {
+		return true
+	}
+	return slices.ContainsFunc(d.MediaDescriptions, func(m *sdp.MediaDescription) bool {
+		_, ok := m.Attribute(key)
+		return ok
+	})
+}
+
+func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSection {
+	s := offeredSection{kind: webrtc.NewRTPCodecType(m.MediaName.Media), repairs: map[uint32]uint32{}}
+	s.mid, _ = m.Attribute("mid")
+	_, bundleOnly := m.Attribute("bundle-only")
+	if s.kind != 0 && (m.MediaName.Port.Value != 0 || bundleOnly) {
+		s.sends, s.receives = direction(m, d)
+	}
+	var repairing []uint32
+	for _, a := range m.Attributes {
+		switch a.Key {
+		case "msid":
+			s.streamID, s.trackID = splitMSID(a.Value)
+		case "rid":
+			if f := strings.Fields(a.Value); len(f) >= 2 && f[1] == "send" {
+				s.rids = append(s.rids, f[0])
+			}
+		case "ssrc-group":
+			if f := strings.Fields(a.Value); len(f) == 3 && (f[0] == "FID" || f[0] == "FEC-FR") {
+				primary, repair := parseSSRC(f[1]), parseSSRC(f[2])
+				repairing = append(repairing, repair)
+				if f[0] == "FID" {
+					s.repairs[primary] = repair
+				}
+			}
+		case "ssrc":
+			s.readSSRC(a.Value)
+		}
+	}
+	s.ssrcs = slices.DeleteFunc(s.ssrcs, func(v uint32) bool { return v == 0 || slices.Contains(repairing, v) })
+	s.codecs = readCodecs(m)
+	return s
+}
+
+// readSSRC reads an a=ssrc line, which in older clients carries the msid too.
+func (s *offeredSection) readSSRC(value string) {
+	id, rest, _ := strings.Cut(value, " ")
+	if ssrc := parseSSRC(id); !slices.Contains(s.ssrcs, ssrc) {
+		s.ssrcs = append(s.ssrcs, ssrc)
+	}
+	if v, ok := strings.CutPrefix(rest, "msid:"); ok && s.trackID == "" {
+		s.streamID, s.trackID = splitMSID(v)
+	}
+}
+
+func parseSSRC(text string) uint32 {
+	v, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(v)
+}
+
+func splitMSID(value string) (stream, track string) {
+	f := strings.Fields(value)
+	if len(f) > 0 {
+		stream = f[0]
+	}
+	if len(f) > 1 {
+		track = f[1]
+	}
+	return stream, track
+}
+
+// direction resolves who sends (RFC 8866, 6.7): the section's word, the session's,
+// else both.
+func direction(m *sdp.MediaDescription, d *sdp.SessionDescription) (sends, receives bool) {
+	for _, list := range [][]sdp.Attribute{m.Attributes, d.Attributes} {
+		for _, a := range list {
+			switch a.Key {
+			case "sendrecv":
+				return true, true
+			case "sendonly":
+				return true, false
+			case "recvonly":
+				return false, true
+			case "inactive":
+				return false, false
+			}
+		}
+	}
+	return true, true
+}
+
+func readCodecs(m *sdp.MediaDescription) []offeredCodec {
+	var out []offeredCodec
+	for _, f := range m.MediaName.Formats {
+		pt, err := strconv.ParseUint(f, 10, 7)
+		if err != nil {
+			continue
+		}
+		c := offeredCodec{pt: uint8(pt)}
+		prefix := f + " "
+		for _, a := range m.Attributes {
+			value, ok := strings.CutPrefix(a.Value, prefix)
+			switch {
+			case !ok:
+			case a.Key == "rtpmap":
+				c.readMap(m.MediaName.Media, value)
+			case a.Key == "fmtp":
+				c.fmtp = value
+			}
+		}
+		switch {
+		case c.mime == "" && pt == 0:
+			c.mime, c.rate = webrtc.MimeTypePCMU, 8000 // static types need no rtpmap (RFC 3551)
+		case c.mime == "" && pt == 8:
+			c.mime, c.rate = webrtc.MimeTypePCMA, 8000
+		}
+		if c.mime != "" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (c *offeredCodec) readMap(kind, value string) {
+	parts := strings.Split(value, "/")
+	c.mime = kind + "/" + parts[0]
+	if len(parts) > 1 {
+		rate, _ := strconv.ParseUint(parts[1], 10, 32) // a bad rate matches no codec
+		c.rate = uint32(rate)
+	}
+	if len(parts) > 2 {
+		chs, _ := strconv.ParseUint(parts[2], 10, 16)
+		c.chs = uint16(chs)
+	}
+}
+
+func (s *offeredSection) has(mime string) bool {
+	return slices.ContainsFunc(s.codecs, func(c offeredCodec) bool { return strings.EqualFold(c.mime, mime) })
+}
+
+// audioShape is what we want said of audio in one section of our descriptions.
+type audioShape struct {
+	dtx, stereo, nack bool
+}
+
+// shapeAudio changes what pion wrote of opus in the sections named: usedtx and
+// stereo (RFC 7587) are wishes of this track, and feedback that the client did not
+// offer but understands. The result is what the client gets; pion keeps its own.
+func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
+	if len(shapes) == 0 {
+		return text, nil
+	}
+	var d sdp.SessionDescription
+	if err := d.UnmarshalString(text); err != nil {
+		return "", fmt.Errorf("parse our own session description: %w", err)
+	}
+	for _, m := range d.MediaDescriptions {
+		mid, _ := m.Attribute("mid")
+		if shape, ok := shapes[mid]; ok {
+			shapeOpus(m, shape)
+		}
+	}
+	out, err := d.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("write session description: %w", err)
+	}
+	return string(out), nil
+}
+
+func shapeOpus(m *sdp.MediaDescription, shape audioShape) {
+	pt := opusPayloadType(m)
+	if pt == "" {
+		return
+	}
+	hasNack, hasFmtp := false, false
+	m.Attributes = slices.DeleteFunc(m.Attributes, func(a sdp.Attribute) bool {
+		is := a.Key == "rtcp-fb" && a.Value == pt+" nack"
+		hasNack = hasNack || is
+		return is && !shape.nack
+	})
+	for i, a := range m.Attributes {
+		if value, ok := strings.CutPrefix(a.Value, pt+" "); ok && a.Key == "fmtp" {
+			m.Attributes[i].Value = pt + " " + shape.fmtp(value)
+			hasFmtp = true
+		}
+	}
+	if !hasFmtp {
+		if v := shape.fmtp(""); v != "" {
+			m.Attributes = append(m.Attributes, sdp.Attribute{Key: "fmtp", Value: pt + " " + v})
+		}
+	}
+	if shape.nack && !hasNack {
+		m.Attributes = append(m.Attributes, sdp.Attribute{Key: "rtcp-fb", Value: pt + " nack"})
+	}
+}
+
+func opusPayloadType(m *sdp.MediaDescription) string {
+	for _, a := range m.Attributes {
+		if pt, name, ok := strings.Cut(a.Value, " "); ok && a.Key == "rtpmap" && strings.HasPrefix(strings.ToLower(name), "opus/") {
+			return pt
+		}
+	}
+	return ""
+}
+
+// fmtp is opus's format parameters with those that this shape decides.
+func (s audioShape) fmtp(have string) string {
+	var out []string
+	for part := range strings.SplitSeq(have, ";") {
+		switch key, _, _ := strings.Cut(strings.TrimSpace(part), "="); key {
+		case "", "usedtx", "stereo", "maxaveragebitrate":
+		default:
+			out = append(out, strings.TrimSpace(part))
+		}
+	}
+	if s.dtx {
+		out = append(out, "usedtx=1")
+	}
+	if s.stereo {
+		out = append(out, "stereo=1", "maxaveragebitrate="+stereoMaxBitrate)
+	}
+	return strings.Join(out, ";")
+}

@@ -1,0 +1,335 @@
+package media
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/forward"
+	"parlor/rooms"
+)
+
+// subscription is a track that is forwarded to this peer's client. It is owned by
+// the loop; pion calls Bind and Unbind on the loop too, while it applies a
+// description or removes a sender.
+type subscription struct {
+	p        *Peer
+	ask      rooms.Subscription
+	sid      string // the track's
+	kind     webrtc.RTPCodecType
+	track    *track
+	settings *forward.Settings // what the client asked for; nil if nothing yet
+
+	transceiver *webrtc.RTPTransceiver // nil until it has a section
+	sender      *webrtc.RTPSender
+	forwarder   *forward.Forwarder // nil until its section is negotiated
+	ssrc, rtx   uint32
+}
+
+// Subscribe implements rooms.Peer.
+func (p *Peer) Subscribe(s rooms.Subscription) { p.post(func() { p.subscribe(s) }) }
+
+// Unsubscribe implements rooms.Peer.
+func (p *Peer) Unsubscribe(trackSID string) { p.post(func() { p.unsubscribe(trackSID) }) }
+
+func (p *Peer) subscribe(ask rooms.Subscription) {
+	sid := ask.Track.SID()
+	if p.subs[sid] != nil {
+		return
+	}
+	source, ok := ask.Track.(*track)
+	if !ok {
+		p.log.Error("a track that this package did not make", "track", sid)
+		p.cfg.Events.SubscriptionFailed(sid, livekit.SubscriptionError_SE_UNKNOWN)
+		return
+	}
+	s := &subscription{p: p, ask: ask, sid: sid, track: source, kind: webrtc.RTPCodecTypeAudio}
+	if ask.Info.GetType() == livekit.TrackType_VIDEO {
+		s.kind = webrtc.RTPCodecTypeVideo
+	}
+	p.subs[sid] = s
+	p.subOrder = append(p.subOrder, s)
+	if p.sub == nil {
+		return // requestSections sees it
+	}
+	if err := p.addToOffer(s); err != nil {
+		p.log.Error("subscription without a section", "track", sid, "error", err)
+		p.failSubscription(s, livekit.SubscriptionError_SE_UNKNOWN)
+	}
+}
+
+// addToOffer gives s a section of the transport that we offer: a free one of its
+// kind, or a new one.
+func (p *Peer) addToOffer(s *subscription) error {
+	t := p.sub
+	tr := p.freeTransceiver(t, s.kind)
+	if tr == nil {
+		var err error
+		init := webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly}
+		if tr, err = t.pc.AddTransceiverFromTrack(s, init); err != nil {
+			return err
+		}
+	} else {
+		sender, err := t.api.NewRTPSender(s, t.pc.SCTP().Transport())
+		if err != nil {
+			return err
+		}
+		if err := tr.SetSender(sender, s); err != nil {
+			return err
+		}
+	}
+	s.transceiver, s.sender = tr, tr.Sender()
+	t.dirty = true
+	if !s.orderCodecs() {
+		p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
+	}
+	return nil
+}
+
+// orderCodecs puts the track's codec first in its section; false if the client is
+// known not to have it.
+func (s *subscription) orderCodecs() bool {
+	if err := s.transceiver.SetCodecPreferences(nil); err != nil {
+		return false
+	}
+	codecs := s.sender.GetParameters().Codecs
+	found, ok := pickDownstream(*s.track.codecs.Load(), codecs)
+	if !ok {
+		return false
+	}
+	return s.transceiver.SetCodecPreferences(preferCodec(codecs, found.MimeType)) == nil
+}
+
+// pickDownstream finds the codec in which a track that can be had in some codecs is
+// sent: the first that both have; RED can be sent as opus.
+func pickDownstream(source []forward.Codec, negotiated []webrtc.RTPCodecParameters) (webrtc.RTPCodecParameters, bool) {
+	for _, want := range source {
+		if c, ok := pickCodec(want, negotiated); ok {
+			return c, true
+		}
+		if strings.EqualFold(want.MimeType, mimeRED) {
+			if c, ok := pickCodec(forward.Codec{MimeType: mimeOpus}, negotiated); ok {
+				return c, true
+			}
+		}
+	}
+	return webrtc.RTPCodecParameters{}, false
+}
+
+// freeTransceiver is a section of ours that an ended subscription left behind.
+// Safari shows nothing in a section that is used again.
+func (p *Peer) freeTransceiver(t *transport, kind webrtc.RTPCodecType) *webrtc.RTPTransceiver {
+	if strings.EqualFold(p.cfg.Client.GetBrowser(), "safari") {
+		return nil
+	}
+	for _, tr := range t.pc.GetTransceivers() {
+		if tr.Kind() == kind && t.free(tr) {
+			return tr
+		}
+	}
+	return nil
+}
+
+// nextUnplaced is the subscription of that kind that has waited longest.
+func (p *Peer) nextUnplaced(kind webrtc.RTPCodecType) *subscription {
+	for _, s := range p.subOrder {
+		if s.transceiver == nil && s.kind == kind {
+			return s
+		}
+	}
+	return nil
+}
+
+// place puts s into a section that the client offered; it is negotiated by our
+// answer.
+func (p *Peer) place(s *subscription, tr *webrtc.RTPTransceiver) bool {
+	sender, err := p.pub.api.NewRTPSender(s, p.pub.pc.SCTP().Transport())
+	if err == nil {
+		err = tr.SetSender(sender, s)
+	}
+	if err != nil {
+		p.log.Error("subscription without a section", "track", s.sid, "error", err)
+		return false
+	}
+	s.transceiver, s.sender = tr, sender
+	if !s.orderCodecs() {
+		p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
+		return false
+	}
+	return true
+}
+
+func (p *Peer) unsubscribe(sid string) {
+	s := p.subs[sid]
+	if s == nil {
+		return
+	}
+	delete(p.subs, sid)
+	p.subOrder = slices.DeleteFunc(p.subOrder, func(o *subscription) bool { return o == s })
+	if s.transceiver == nil {
+		return
+	}
+	if err := p.down().pc.RemoveTrack(s.sender); err != nil {
+		p.log.Debug("sender not removed", "track", sid, "error", err)
+	}
+	s.unbind()
+	p.down().retire(s.transceiver)
+	if p.sub != nil {
+		p.sub.dirty = true
+	} else {
+		p.single.dirty = true
+	}
+}
+
+func (p *Peer) failSubscription(s *subscription, why livekit.SubscriptionError) {
+	if p.subs[s.sid] != s {
+		return
+	}
+	p.unsubscribe(s.sid)
+	p.engine.counters.codecUnsupported.Add(1)
+	p.cfg.Events.SubscriptionFailed(s.sid, why)
+}
+
+// downShapes is what our descriptions say of the audio that we send.
+func (p *Peer) downShapes(t *transport) map[string]audioShape {
+	shapes := map[string]audioShape{}
+	for _, s := range p.subOrder {
+		if s.transceiver == nil || s.kind != webrtc.RTPCodecTypeAudio || s.transceiver.Mid() == "" {
+			continue
+		}
+		red := strings.EqualFold((*s.track.codecs.Load())[0].MimeType, mimeRED)
+		shapes[s.transceiver.Mid()] = audioShape{
+			stereo: slices.Contains(s.ask.Info.GetAudioFeatures(), livekit.AudioTrackFeature_TF_STEREO),
+			nack:   !red,
+		}
+	}
+	return shapes
+}
+
+// UpdateTrackSettings takes what the client shows of its subscriptions.
+func (p *Peer) UpdateTrackSettings(u *livekit.UpdateTrackSettings) {
+	p.postFromClient(func() {
+		settings := forward.Settings{
+			Disabled: u.GetDisabled(), Quality: u.GetQuality(),
+			Width: u.GetWidth(), Height: u.GetHeight(), FPS: u.GetFps(),
+		}
+		for _, sid := range u.GetTrackSids() {
+			s := p.subs[sid]
+			if s == nil {
+				continue
+			}
+			s.settings = &settings
+			if s.forwarder != nil {
+				s.forwarder.SetSettings(settings)
+			}
+		}
+	})
+}
+
+// ID implements webrtc.TrackLocal: the second half of the msid.
+func (s *subscription) ID() string { return s.sid }
+
+// RID implements webrtc.TrackLocal.
+func (s *subscription) RID() string { return "" }
+
+// Kind implements webrtc.TrackLocal.
+func (s *subscription) Kind() webrtc.RTPCodecType { return s.kind }
+
+// StreamID implements webrtc.TrackLocal: the first half of the msid, by which
+// clients know the publisher and the track, or the stream whose tracks belong
+// together.
+func (s *subscription) StreamID() string {
+	switch {
+	case s.p.cfg.Protocol < 1:
+		return s.ask.PublisherSID
+	case s.ask.SyncStreams && s.p.cfg.Protocol > 9 && s.ask.Info.GetStream() != "" && !s.p.isFirefox():
+		return s.ask.PublisherSID + "|" + s.ask.Info.GetStream()
+	}
+	return s.ask.PublisherSID + "|" + s.sid
+}
+
+func (p *Peer) isFirefox() bool {
+	b := strings.ToLower(p.cfg.Client.GetBrowser())
+	return strings.HasPrefix(b, "firefox")
+}
+
+// Bind implements webrtc.TrackLocal: the section is negotiated, media may flow. It
+// gives pion no error, which would undo the negotiation of all the others too.
+func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
+	all := ctx.CodecParameters()
+	codec, ok := pickDownstream(*s.track.codecs.Load(), all)
+	if !ok {
+		s.p.post(func() { s.p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED) })
+		return webrtc.RTPCodecParameters{}, nil
+	}
+	t := s.p.down()
+	writer := ctx.WriteStream()
+	s.ssrc, s.rtx = uint32(ctx.SSRC()), uint32(ctx.SSRCRetransmission())
+	fc := forwardCodec(codec, all)
+	if fc.RTXPayloadType == 0 {
+		s.rtx = 0
+	}
+	s.forwarder = s.track.AddForwarder(forward.ForwarderConfig{
+		SubscriberSID: s.p.cfg.SID,
+		SSRC:          s.ssrc,
+		RTXSSRC:       s.rtx,
+		Codec:         fc,
+		Ext:           extensionIDs(ctx.HeaderExtensions()),
+		Write: func(h *rtp.Header, payload []byte) error {
+			_, err := writer.WriteRTP(h, payload)
+			return err
+		},
+		Flush:           t.sock.flush,
+		WriteRTCP:       t.writeRTCP,
+		OnStreamState:   s.streamState,
+		MinPlayoutDelay: s.ask.MinPlayoutDelay,
+		MaxPlayoutDelay: s.ask.MaxPlayoutDelay,
+		CNAME:           s.StreamID(),
+		AdaptiveStream:  s.p.cfg.AdaptiveStream,
+		Downlink:        t.down,
+	})
+	if s.settings != nil {
+		s.forwarder.SetSettings(*s.settings)
+	}
+	t.ingress.onRTCP(s.ssrc, s.forwarder.HandleRTCP)
+	if s.rtx != 0 {
+		t.ingress.onRTCP(s.rtx, s.forwarder.HandleRTCP)
+	}
+	s.p.post(func() {
+		if s.p.subs[s.sid] == s {
+			s.p.cfg.Events.Subscribed(s.sid)
+		}
+	})
+	return codec, nil
+}
+
+// Unbind implements webrtc.TrackLocal.
+func (s *subscription) Unbind(webrtc.TrackLocalContext) error {
+	s.unbind()
+	return nil
+}
+
+func (s *subscription) unbind() {
+	if s.forwarder == nil {
+		return
+	}
+	in := s.p.down().ingress
+	in.onRTCP(s.ssrc, nil)
+	if s.rtx != 0 {
+		in.onRTCP(s.rtx, nil)
+	}
+	s.forwarder.Close()
+	s.forwarder = nil
+}
+
+// streamState tells the client that a video starts or stops.
+func (s *subscription) streamState(state livekit.StreamState) {
+	s.p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_StreamStateUpdate{
+		StreamStateUpdate: &livekit.StreamStateUpdate{StreamStates: []*livekit.StreamStateInfo{{
+			ParticipantSid: s.ask.PublisherSID, TrackSid: s.sid, State: state,
+		}}},
+	}})
+}

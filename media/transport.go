@@ -1,0 +1,163 @@
+package media
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/forward"
+)
+
+// maxCandidates bounds the remote candidates that wait for a description.
+const maxCandidates = 128
+
+// transport is one peer connection and what belongs to its negotiation. It is
+// owned by its peer's loop, but for the ingress.
+type transport struct {
+	role    role
+	target  livekit.SignalTarget
+	api     *webrtc.API
+	pc      *webrtc.PeerConnection
+	sock    *socket
+	ingress *ingress
+	twcc    *forward.TWCC // congestion feedback to the client; nil until it may be wanted
+	down    *forward.Downlink
+	log     *slog.Logger
+
+	state   webrtc.PeerConnectionState
+	was     bool                      // it has been connected
+	pending []webrtc.ICECandidateInit // of the client, waiting for its description
+	held    *webrtc.ICECandidate      // ours, waiting to know whether it is the last
+
+	// Our offers (role subscriber).
+	offered     bool // an offer waits for its answer
+	offerID     uint32
+	lastOffer   *livekit.SessionDescription
+	dirty       bool // another offer is wanted
+	restartNext bool // and it restarts ICE
+
+	// Sections that a subscription left, by whether an offer or answer has said so.
+	// They can be used again only after the client has agreed: in a section that
+	// changes hands while it is active, clients show nothing.
+	retired map[*webrtc.RTPTransceiver]retirement
+}
+
+type retirement int
+
+const (
+	retiredSilently retirement = iota // we know
+	retiredOffered                    // our offer says so
+)
+
+// newTransport makes a peer connection. What happens to it is posted to p's loop.
+func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, error) {
+	settings, sock, err := p.engine.settings()
+	if err != nil {
+		return nil, err
+	}
+	t := &transport{
+		role: r, target: target, sock: sock, ingress: newIngress(),
+		log: p.log.With("target", target.String()), state: webrtc.PeerConnectionStateNew,
+		retired: map[*webrtc.RTPTransceiver]retirement{},
+	}
+	settings.BufferFactory = t.ingress.buffer
+	settings.DisableMediaEngineCopy(true) // it is made for this transport
+	codecs, err := p.engine.codecs.mediaEngine(r)
+	if err != nil {
+		return nil, err
+	}
+	t.api = webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(codecs), webrtc.WithInterceptorRegistry(noInterceptors()))
+	t.pc, err = t.api.NewPeerConnection(webrtc.Configuration{
+		Certificates:              []webrtc.Certificate{p.engine.certificate},
+		BundlePolicy:              webrtc.BundlePolicyMaxBundle,
+		RTPHeaderEncryptionPolicy: webrtc.RTPHeaderEncryptionPolicyDisable,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a peer connection: %w", err)
+	}
+	t.down = forward.NewDownlink()
+	p.watch(t)
+	return t, nil
+}
+
+// watch posts what pion tells of t to the loop.
+func (p *Peer) watch(t *transport) {
+	t.pc.OnICECandidate(func(c *webrtc.ICECandidate) {
+		p.post(func() { p.localCandidate(t, c) })
+	})
+	t.pc.OnConnectionStateChange(func(webrtc.PeerConnectionState) {
+		// The calls come on goroutines of their own, in no order: ask for the state.
+		p.post(func() { p.stateChanged(t, t.pc.ConnectionState()) })
+	})
+	t.pc.OnTrack(func(track *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+		p.post(func() { p.remoteStream(t, track, receiver) })
+	})
+	t.pc.OnDataChannel(func(dc *webrtc.DataChannel) { p.data.accept(dc) })
+}
+
+// writeRTCP sends RTCP to the client.
+func (t *transport) writeRTCP(packets []rtcp.Packet) error {
+	err := t.pc.WriteRTCP(packets)
+	t.sock.flush()
+	return err
+}
+
+// feedback is the transport's congestion feedback, nil if it was not agreed on.
+func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
+	if t.twcc == nil && ext.TransportCC != 0 {
+		t.twcc = forward.NewTWCC(t.writeRTCP)
+	}
+	return t.twcc
+}
+
+// retire takes note that a subscription left a section.
+func (t *transport) retire(tr *webrtc.RTPTransceiver) { t.retired[tr] = retiredSilently }
+
+// retirementOffered follows our offer, which says which sections are retired.
+func (t *transport) retirementOffered() {
+	for tr := range t.retired {
+		t.retired[tr] = retiredOffered
+	}
+}
+
+// retirementAgreed follows the answer to our offer.
+func (t *transport) retirementAgreed() {
+	maps.DeleteFunc(t.retired, func(_ *webrtc.RTPTransceiver, r retirement) bool { return r == retiredOffered })
+}
+
+// free reports whether a section can take a new subscription.
+func (t *transport) free(tr *webrtc.RTPTransceiver) bool {
+	_, retired := t.retired[tr]
+	return tr.Sender() == nil && !retired
+}
+
+// connected reports whether ICE and DTLS are up.
+func (t *transport) connected() bool { return t.state == webrtc.PeerConnectionStateConnected }
+
+// midToTrack maps the sections in which we send to the tracks' SIDs: clients know
+// by it what arrives where.
+func (t *transport) midToTrack() map[string]string {
+	out := map[string]string{}
+	for _, tr := range t.pc.GetTransceivers() {
+		if s := tr.Sender(); s != nil && s.Track() != nil && tr.Mid() != "" {
+			out[tr.Mid()] = s.Track().ID()
+		}
+	}
+	return out
+}
+
+// close ends the peer connection and waits for its goroutines.
+func (t *transport) close() error {
+	if t.twcc != nil {
+		t.twcc.Close()
+	}
+	if err := t.pc.GracefulClose(); err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
+		return fmt.Errorf("close transport: %w", err)
+	}
+	return nil
+}

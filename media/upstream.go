@@ -1,0 +1,419 @@
+package media
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/media/forward"
+)
+
+// upSection is a section in which the client sends, or has sent, media. It belongs
+// to the loop.
+type upSection struct {
+	offeredSection
+	t       *transport
+	pub     *publication  // nil until claimed
+	refused bool          // its track was removed by the server
+	codec   forward.Codec // that is sent; zero until published
+	streams []*upStream
+}
+
+// upStream is one RTP stream of a section. Its fields belong to the loop, but for
+// those that the sink reads.
+type upStream struct {
+	s      *upSection
+	ssrc   uint32
+	repair uint32 // 0 until known
+	rid    string
+	layer  *forward.Layer // nil until its codec is known
+
+	// For the sinks, set before they run.
+	allowed *atomic.Bool
+	pt      uint8
+	scratch []byte
+}
+
+// sectionOrder lists the mids that are known, sorted, so that what depends on the
+// order is the same each time.
+func (p *Peer) sectionOrder() []string {
+	mids := make([]string, 0, len(p.sections))
+	for mid := range p.sections {
+		mids = append(mids, mid)
+	}
+	slices.Sort(mids)
+	return mids
+}
+
+// matchSections compares what the client offers now with what it offered before.
+func (p *Peer) matchSections(offered []offeredSection) {
+	for _, o := range offered {
+		if o.kind == 0 {
+			continue
+		}
+		s := p.sections[o.mid]
+		if s == nil {
+			if !o.sends {
+				continue
+			}
+			s = &upSection{t: p.pub}
+			p.sections[o.mid] = s
+		}
+		p.updateSection(s, o)
+	}
+	// Exact names first, then by exclusion: a section with a strange name must not
+	// take the track that the next section names.
+	for _, exact := range []bool{true, false} {
+		for _, mid := range p.sectionOrder() {
+			s := p.sections[mid]
+			if s.pub != nil || !s.sends || s.refused {
+				continue
+			}
+			if pub := p.claim(s); pub != nil && (!exact || pub.has(s.trackID) || pub.has(s.streamID)) {
+				p.bind(s, pub)
+			}
+		}
+	}
+}
+
+// updateSection ends the section's publication if the client stopped sending it.
+func (p *Peer) updateSection(s *upSection, o offeredSection) {
+	ended := s.pub != nil && (!o.sends || (o.trackID != s.trackID && p.announced(o) != nil && p.announced(o) != s.pub))
+	if o.trackID != s.trackID || !o.sends {
+		s.refused = false
+	}
+	s.offeredSection = o
+	if ended {
+		p.sectionEnded(s)
+	}
+	if !o.sends {
+		for _, u := range s.streams {
+			u.end()
+		}
+		s.streams = nil // pion stops them
+	}
+}
+
+// sectionEnded ends a publication, or one of its further codecs.
+func (p *Peer) sectionEnded(s *upSection) {
+	pub := s.pub
+	if pub.main != s {
+		s.release()
+		pub.backups = slices.DeleteFunc(pub.backups, func(b *upSection) bool { return b == s })
+		pub.listCodecs()
+		return
+	}
+	told := pub.told
+	p.endPublication(pub)
+	if told {
+		p.cfg.Events.TrackUnpublished(pub.sid)
+	}
+}
+
+// announced is the publication that the section names.
+func (p *Peer) announced(o offeredSection) *publication {
+	for _, name := range []string{o.trackID, o.streamID} {
+		for _, pub := range p.pubs {
+			if pub.kind == o.kind && pub.has(name) {
+				return pub
+			}
+		}
+	}
+	return nil
+}
+
+// claim finds the publication of a section: the one that it names, or else the only
+// one of its kind that waits for a section.
+func (p *Peer) claim(s *upSection) *publication {
+	if pub := p.announced(s.offeredSection); pub != nil {
+		return pub
+	}
+	var only *publication
+	for _, pub := range p.pubs {
+		if pub.kind == s.kind && pub.main == nil {
+			if only != nil {
+				return nil
+			}
+			only = pub
+		}
+	}
+	return only
+}
+
+// bind makes s a section of pub.
+func (p *Peer) bind(s *upSection, pub *publication) {
+	s.pub = pub
+	if pub.main == nil {
+		pub.main = s
+	} else {
+		pub.backups = append(pub.backups, s)
+	}
+}
+
+// preferCodecs orders the codecs of our answer as the tracks' announcements ask.
+func (p *Peer) preferCodecs(t *transport) {
+	for mid, s := range p.sections {
+		if s.pub == nil || !s.sends {
+			continue
+		}
+		tr := t.transceiver(mid)
+		if tr == nil || tr.Receiver() == nil || tr.Sender() != nil {
+			continue // with a sender, the order is the subscription's
+		}
+		if err := tr.SetCodecPreferences(nil); err != nil {
+			p.log.Debug("codec order not reset", "mid", mid, "error", err)
+			continue
+		}
+		codecs := s.common(tr.Receiver().GetParameters().Codecs)
+		if err := tr.SetCodecPreferences(preferCodec(codecs, s.wantedMime())); err != nil {
+			p.log.Debug("codec order not set", "mid", mid, "error", err)
+		}
+	}
+}
+
+// common is those of the negotiated codecs that this section offers.
+func (s *upSection) common(negotiated []webrtc.RTPCodecParameters) []webrtc.RTPCodecParameters {
+	return slices.DeleteFunc(slices.Clone(negotiated), func(c webrtc.RTPCodecParameters) bool {
+		return !slices.ContainsFunc(s.codecs, func(o offeredCodec) bool {
+			return o.pt == uint8(c.PayloadType) && strings.EqualFold(o.mime, c.MimeType)
+		})
+	})
+}
+
+// wantedMime is the codec that the section should be sent in, "" if any.
+func (s *upSection) wantedMime() string {
+	want := s.pub.wants(s.trackID)
+	if strings.EqualFold(want, mimeRED) && !s.has(mimeRED) {
+		return mimeOpus
+	}
+	return want
+}
+
+// negotiatedCodecs are those of our answer.
+func (s *upSection) negotiatedCodecs() []webrtc.RTPCodecParameters {
+	tr := s.t.transceiver(s.mid)
+	if tr == nil || tr.Receiver() == nil {
+		return nil
+	}
+	return tr.Receiver().GetParameters().Codecs
+}
+
+// expected is the codec that the client will send, if that can be known before it
+// does.
+func (s *upSection) expected() (webrtc.RTPCodecParameters, bool) {
+	all := s.negotiatedCodecs()
+	if want := s.wantedMime(); want != "" {
+		for _, c := range all {
+			if strings.EqualFold(c.MimeType, want) {
+				return c, true
+			}
+		}
+	}
+	var only webrtc.RTPCodecParameters
+	n := 0
+	for _, c := range all {
+		if isPrimary(c.MimeType) {
+			only, n = c, n+1
+		}
+	}
+	return only, n == 1
+}
+
+// sectionsNegotiated follows each answer: tracks whose sections are negotiated
+// exist from now on.
+func (p *Peer) sectionsNegotiated() {
+	for _, mid := range p.sectionOrder() {
+		s := p.sections[mid]
+		if !s.sends {
+			continue
+		}
+		if s.kind == webrtc.RTPCodecTypeVideo {
+			ext := s.extensions()
+			s.t.ingress.facts.Store(&ingressFacts{ext: ext, twcc: s.t.feedback(ext), repair: p.repairStream})
+		}
+		s.addDeclared(p)
+		if s.pub == nil {
+			continue
+		}
+		if c, ok := s.expected(); ok {
+			p.publish(s, c)
+		}
+		for _, u := range s.streams {
+			p.startStream(u)
+		}
+	}
+}
+
+// addDeclared notes the streams whose SSRCs the offer declares.
+func (s *upSection) addDeclared(p *Peer) {
+	if len(s.rids) > 0 {
+		return // their SSRCs come with the packets
+	}
+	for _, ssrc := range s.ssrcs {
+		s.stream(p, ssrc, "").repair = s.repairs[ssrc]
+	}
+}
+
+// stream is the section's stream with that SSRC; a new SSRC of a known rid takes
+// the place of the old.
+func (s *upSection) stream(p *Peer, ssrc uint32, rid string) *upStream {
+	for _, u := range s.streams {
+		if u.ssrc == ssrc {
+			return u
+		}
+	}
+	if rid != "" {
+		s.streams = slices.DeleteFunc(s.streams, func(u *upStream) bool {
+			if u.rid == rid {
+				u.end()
+			}
+			return u.rid == rid
+		})
+	}
+	u := &upStream{s: s, ssrc: ssrc, rid: rid, allowed: &p.mediaAllowed}
+	s.streams = append(s.streams, u)
+	return u
+}
+
+// publish makes the section's track, or adds its codec to it, and tells the room.
+func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
+	pub := s.pub
+	fc := forwardCodec(c, s.negotiatedCodecs())
+	if pub.track == nil {
+		if pub.main != s {
+			return // a further codec of a track that is not there yet
+		}
+		kind := livekit.TrackType_AUDIO
+		if pub.kind == webrtc.RTPCodecTypeVideo {
+			kind = livekit.TrackType_VIDEO
+		}
+		sid := pub.sid
+		pub.track = &track{Track: forward.NewTrack(forward.TrackConfig{
+			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,
+			OnQualities: func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) },
+			Ticker:      p.engine.ticker, Pool: p.engine.pool,
+		})}
+		pub.track.SetMuted(pub.muted)
+	}
+	pub.setCodec(s, fc)
+	pub.complete(s, fc)
+	pub.track.SetInfo(pub.info)
+	if !pub.told {
+		pub.told = true
+		p.tell(pub)
+	}
+}
+
+func (p *Peer) tell(pub *publication) {
+	p.cfg.Events.TrackPublished(pub.track, proto.CloneOf(pub.info))
+}
+
+// setCodec notes that the track can be had in fc.
+func (pub *publication) setCodec(s *upSection, fc forward.Codec) {
+	s.codec = fc
+	pub.listCodecs()
+}
+
+func (pub *publication) listCodecs() {
+	if pub.track == nil {
+		return
+	}
+	var list []forward.Codec
+	for _, s := range append([]*upSection{pub.main}, pub.backups...) {
+		if s != nil && s.codec.MimeType != "" {
+			list = append(list, s.codec)
+		}
+	}
+	pub.track.codecs.Store(&list)
+}
+
+// complete writes into the TrackInfo what the negotiation of s decided.
+func (pub *publication) complete(s *upSection, fc forward.Codec) {
+	info := pub.info
+	entry := pub.codecInfo(s, fc)
+	entry.MimeType, entry.Mid = fc.MimeType, s.mid
+	if s.trackID != "" && s.trackID != entry.Cid {
+		entry.SdpCid = s.trackID
+	}
+	if pub.main == s {
+		info.MimeType, info.Mid = fc.MimeType, s.mid
+	}
+	if pub.kind == webrtc.RTPCodecTypeVideo && len(entry.Layers) == 0 && len(info.Layers) == 0 {
+		entry.Layers = []*livekit.VideoLayer{{Quality: livekit.VideoQuality_HIGH, Width: info.Width, Height: info.Height}}
+		info.Layers = []*livekit.VideoLayer{proto.CloneOf(entry.Layers[0])}
+	}
+	for _, u := range s.streams {
+		u.completeLayer(entry.Layers)
+		if pub.main == s {
+			u.completeLayer(info.Layers)
+		}
+	}
+}
+
+// codecInfo is the entry of the TrackInfo for the codec sent in s; one is added if
+// the announcement named none.
+func (pub *publication) codecInfo(s *upSection, fc forward.Codec) *livekit.SimulcastCodecInfo {
+	for _, c := range pub.info.Codecs {
+		if c.Mid == s.mid || (c.Cid != "" && c.Cid == s.trackID) {
+			return c
+		}
+	}
+	for _, c := range pub.info.Codecs {
+		if c.Mid == "" && (c.MimeType == "" || strings.EqualFold(fullMime(c.MimeType, pub.kind), fc.MimeType)) {
+			return c
+		}
+	}
+	for _, c := range pub.info.Codecs {
+		if c.Mid == "" && pub.main == s {
+			return c // announced in another codec than it came
+		}
+	}
+	c := &livekit.SimulcastCodecInfo{Cid: pub.asks[0].GetCid()}
+	for _, l := range pub.info.Layers {
+		c.Layers = append(c.Layers, proto.CloneOf(l))
+	}
+	pub.info.Codecs = append(pub.info.Codecs, c)
+	return c
+}
+
+// completeLayer writes a stream's SSRCs into its layer.
+func (u *upStream) completeLayer(layers []*livekit.VideoLayer) {
+	for _, l := range layers {
+		if l.Quality == u.quality() || len(layers) == 1 {
+			l.Ssrc, l.RepairSsrc = u.ssrc, u.repair
+			if l.Rid == "" {
+				l.Rid = u.rid
+			}
+			return
+		}
+	}
+}
+
+// quality is the layer's rank: by what the client announced, else by LiveKit's
+// names, else by its place in the offer, which begins with the lowest.
+func (u *upStream) quality() livekit.VideoQuality {
+	if u.rid == "" {
+		return livekit.VideoQuality_HIGH
+	}
+	if u.s.pub != nil {
+		for _, l := range u.s.pub.info.GetLayers() {
+			if l.GetRid() == u.rid {
+				return l.GetQuality()
+			}
+		}
+	}
+	switch u.rid {
+	case "q":
+		return livekit.VideoQuality_LOW
+	case "h":
+		return livekit.VideoQuality_MEDIUM
+	case "f":
+		return livekit.VideoQuality_HIGH
+	}
+	i := slices.Index(u.s.rids, u.rid)
+	return livekit.VideoQuality(min(max(i, 0), int(livekit.VideoQuality_HIGH)))
+}
