@@ -57,15 +57,35 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool
 		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.cfg.Codec.RTXPayloadType
 	}
 	f.putExtensions(h, p, s, sendTime)
-	if f.cfg.Write(h, payload) != nil {
+	f.send(payload)
+	if again {
+		f.stats.Retransmitted++
+		f.stats.RetransmittedBytes += uint64(len(payload) + 12)
+	}
+}
+
+// emitBlock writes a packet that was rebuilt. mu is held.
+func (f *Forwarder) emitBlock(number uint16, timestamp uint32, payload []byte, sendTime [3]byte) {
+	h := &f.header
+	h.Version, h.Marker = 2, false
+	h.SequenceNumber, h.Timestamp = number, timestamp
+	h.SSRC, h.PayloadType = f.cfg.SSRC, f.cfg.Codec.PayloadType
+	h.Extension, h.Extensions = false, h.Extensions[:0]
+	h.ExtensionProfile = rtp.ExtensionProfileOneByte
+	if f.cfg.Ext.wide() {
+		h.ExtensionProfile = rtp.ExtensionProfileTwoByte
+	}
+	f.putTransport(sendTime)
+	f.send(payload)
+	f.stats.Rebuilt++
+}
+
+// send writes a packet whose header is ready. mu is held.
+func (f *Forwarder) send(payload []byte) {
+	if f.cfg.Write(&f.header, payload) != nil {
 		f.stats.WriteErrors++
 	}
 	f.dirty = true
-	if again {
-		f.stats.Retransmitted++
-		f.stats.RetransmittedBytes += uint64(len(payload))
-		return
-	}
 	f.stats.Packets++
 	f.stats.Bytes += uint64(len(payload) + 12)
 	f.stats.octets += uint32(len(payload))
@@ -139,12 +159,18 @@ func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, send
 	if ids.PlayoutDelay != 0 {
 		f.put(ids.PlayoutDelay, f.playoutDelay(p, s))
 	}
+	f.putTransport(sendTime)
+}
+
+// putTransport fills in the extensions that are about the path, not the media.
+func (f *Forwarder) putTransport(sendTime [3]byte) {
+	ids, x := &f.cfg.Ext, &f.extScratch
 	if ids.AbsSendTime != 0 {
 		x.sendTime = sendTime
 		f.put(ids.AbsSendTime, x.sendTime[:])
 	}
 	if ids.TransportCC != 0 {
-		n := f.downlink.nextTransport(len(p.Payload()))
+		n := f.downlink.nextTransport()
 		x.transport = [2]byte{byte(n >> 8), byte(n)}
 		f.put(ids.TransportCC, x.transport[:])
 	}

@@ -9,13 +9,14 @@ import (
 	"parlor/media/forward/audiolevel"
 )
 
-// How often a publisher is asked for a key frame of a layer, at most, and how
-// often it gets a receiver report.
+// How often a publisher is asked for a key frame of a layer, at most, how often
+// it gets a receiver report, and how long packets of a silent layer are kept.
 const (
 	keyIntervalLow  = int64(500 * time.Millisecond)
 	keyIntervalHigh = int64(time.Second)
 	videoReports    = int64(time.Second)
 	audioReports    = int64(2 * time.Second)
+	forgetAfter     = int64(10 * time.Second)
 )
 
 // senderReport relates a stream's timestamps to its sender's wall clock.
@@ -91,6 +92,14 @@ func (l *Layer) tick(now int64) {
 	var packets []rtcp.Packet
 	l.mu.Lock()
 	l.rates.tick(now)
+	if now-l.judged >= int64(time.Second) {
+		l.judged = now
+		lost := l.stream.Lost()
+		l.window.add(l.rates.packets+lost, lost)
+	}
+	if now-l.lastArrival.Load() > forgetAfter {
+		l.ring.Clear() // nobody asks for what is that old
+	}
 	if l.missing != nil && l.missing.Waiting() {
 		if numbers := l.missing.Due(now, nil); len(numbers) > 0 {
 			l.counters.nacks.Add(uint64(len(numbers)))

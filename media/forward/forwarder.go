@@ -10,7 +10,9 @@ import (
 	"github.com/pion/rtp"
 
 	"parlor/media/forward/packet"
+	"parlor/media/forward/red"
 	"parlor/media/forward/sequence"
+	"parlor/media/forward/vp8"
 )
 
 // burst is a number of packets of a layer that go out together.
@@ -96,8 +98,10 @@ type forwarderState struct {
 	lastSent     int64 // when the last packet was written
 	sentSR       [4]sentReport
 	nextSR       int
-	octets       uint32 // of payload, for sender reports
-	playoutFirst uint16 // number of the first packet that told the playout delay
+	reported     bool    // a receiver report came
+	loss         float64 // smoothed share of packets lost
+	octets       uint32  // of payload, for sender reports
+	playoutFirst uint16  // number of the first packet that told the playout delay
 	playoutTold  bool
 	playoutAcked bool
 }
@@ -249,7 +253,10 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	if p.Ext <= f.numbers.Last() {
 		return // it was passed before the forwarder took the layer up
 	}
-	pass, marker := f.selector.pass(p, f.video)
+	if f.family == opus && l.family == redundant {
+		f.repair(b, p)
+	}
+	pass, marker := f.selector.pass(p)
 	if !pass || len(f.body(p)) == 0 {
 		f.leaveOut(p)
 		return
@@ -268,6 +275,30 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 		f.notices.firstPacket, f.notices.active = true, f.video
 	}
 	f.stats.lastSent = p.Arrival
+}
+
+// repair sends what was lost before p from the older blocks that p carries
+// (RFC 2198): a subscriber that has no RED cannot do it. mu is held.
+func (f *Forwarder) repair(b *burst, p *packet.Packet) {
+	gap := p.Ext - f.numbers.Last() - 1
+	if gap <= 0 || gap > red.MaxBlocks {
+		return
+	}
+	var payload red.Payload
+	if int(p.PayloadType) == b.layer.plain || !payload.Parse(p.Payload()) {
+		return
+	}
+	for back := min(gap, int64(payload.N)); back > 0; back-- {
+		block := &payload.Redundant[payload.N-int(back)]
+		timestamp := p.Timestamp - block.TimestampOffset + f.offset
+		if len(block.Payload) == 0 || int32(timestamp-f.anchor.timestamp) <= 0 {
+			continue
+		}
+		out, _ := f.numbers.Pass(p.Ext-back, vp8.Values{})
+		f.history[uint16(out)&uint16(len(f.history)-1)] = sent{out: uint16(out), used: true}
+		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
+		f.emitBlock(uint16(out), timestamp, block.Payload, b.sendTime)
+	}
 }
 
 // leaveOut closes the gap that p would leave.
@@ -292,10 +323,13 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.stats.TooLate++
 		return
 	}
-	pass, marker := f.selector.passLate(p, f.video)
+	pass, marker := f.selector.passLate(p)
 	if !pass {
 		f.stats.Dropped++
 		return
+	}
+	if was := &f.history[uint16(out)&uint16(len(f.history)-1)]; was.used && was.out == uint16(out) {
+		return // repaired already
 	}
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,

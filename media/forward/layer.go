@@ -39,6 +39,7 @@ type Layer struct {
 	rate   int64
 
 	live        atomic.Bool  // packets come
+	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
 	counters    layerCounters
 
@@ -61,6 +62,8 @@ type Layer struct {
 	inspector  inspector
 	report     senderReport
 	rates      rateMeter
+	window     lossWindow
+	judged     int64 // when window was added to
 	keyWanted  bool
 	keyAsked   int64 // when, 0 = never
 	firSeq     uint8
@@ -319,6 +322,7 @@ func (l *Layer) Close() {
 	}
 	l.burst = nil
 	l.fan.Unlock()
+	l.gone.Store(true)
 	l.live.Store(false)
 	l.mu.Lock()
 	l.ring.Clear()

@@ -5,6 +5,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
+
+	"parlor/media/forward/packet"
 )
 
 // Answers to NACKs: a packet is sent again this often at most, and not twice
@@ -45,7 +47,7 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 		case *rtcp.ReceiverEstimatedMaximumBitrate:
 			f.downlink.estimated(float64(p.Bitrate), at)
 		case *rtcp.TransportLayerCC:
-			f.downlink.feedback(p, at)
+			f.downlink.feedback(p)
 		}
 	}
 }
@@ -82,7 +84,10 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < ignoreNACK {
 		return
 	}
-	p := s.layer.get(s.ext, s.generation)
+	var p *packet.Packet
+	if s.layer != nil {
+		p = s.layer.get(s.ext, s.generation)
+	}
 	if p == nil {
 		f.stats.Misses++
 		return
@@ -119,6 +124,8 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 		f.mu.Lock()
 		s := &f.stats
 		s.FractionLost = float64(r.FractionLost) / 256
+		s.loss += (s.FractionLost - s.loss) / 3
+		s.reported = true
 		s.Lost = uint64(r.TotalLost)
 		s.Jitter = time.Duration(float64(r.Jitter) / float64(f.rate) * float64(time.Second))
 		if s.playoutTold && int16(uint16(r.LastSequenceNumber)-s.playoutFirst) >= 0 {
@@ -145,7 +152,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	}
 	f.stats.measure(now)
 	report := f.senderReportLocked(now)
-	request := f.retargetLocked()
+	request := f.retargetLocked(true)
 	f.mu.Unlock()
 	if report != nil && f.cfg.WriteRTCP != nil && f.cfg.WriteRTCP(report) != nil {
 		f.mu.Lock()
@@ -204,8 +211,11 @@ func (f *Forwarder) Stats() ForwarderStats {
 	s.Target, s.Current = f.qualityOf(f.target), f.qualityOf(nil)
 	if f.inStep {
 		s.Current = f.qualityOf(f.current)
+		if top := f.current.spatialLayers(); top > 1 && f.alone(f.current) {
+			s.Current = livekit.VideoQuality(min(f.selector.quality(uint8(top-1)), uint8(livekit.VideoQuality_HIGH)))
+		}
 	}
-	s.Bandwidth = f.downlink.bandwidth()
+	s.Bandwidth = f.downlink.Bandwidth()
 	return s
 }
 

@@ -1,28 +1,52 @@
 package forward
 
 import (
+	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
 )
 
 // anyLayer as a bound means no bound.
 const anyLayer = 255
 
+// frameWindow is how many frames back it is known what was forwarded. Chains
+// reach back 255 frames at most.
+const frameWindow = 256
+
 // selector chooses among the spatial and temporal layers that one stream
 // carries. It is part of a forwarder's state.
+//
+// Going down is possible where a picture begins; going up only where the stream
+// says that nothing after depends on what was left out: at key frames, and for
+// temporal layers at what VP8 calls layer sync, VP9 switching up points, and the
+// dependency descriptor switch indications.
 type selector struct {
 	wantSpatial, wantTemporal uint8 // bounds
-	spatial, temporal         uint8 // what is forwarded now
+	spatial, temporal         uint8 // forwarded now
 	timestamp                 uint32
 	started                   bool
+
+	// With dependency descriptors.
+	structure *dd.Structure
+	active    uint32 // decode targets that the sender sends
+	target    int    // decode target that is forwarded
+	frame     uint16 // number of the frame that was judged last
+	passed    bool   // it is forwarded
+	judged    bool   // there is one
+	reduced   bool   // the receiver was told of fewer targets since the last structure
+	// frames[n%frameWindow] is n+1 with frameForwarded if it was, 0 if not judged.
+	frames [frameWindow]uint32
 }
+
+const frameForwarded = 1 << 31
 
 func (s *selector) reset() {
-	*s = selector{wantSpatial: anyLayer, wantTemporal: anyLayer, spatial: anyLayer, temporal: anyLayer}
+	*s = selector{wantSpatial: anyLayer, wantTemporal: anyLayer, spatial: anyLayer, temporal: anyLayer, target: -1}
 }
 
-// begin: a key frame comes next.
+// begin: a key frame comes next, perhaps of another stream.
 func (s *selector) begin() {
 	s.spatial, s.temporal, s.started = s.wantSpatial, s.wantTemporal, false
+	s.structure, s.judged, s.reduced, s.target = nil, false, false, -1
 }
 
 // want sets the bounds; they are reached when the stream allows it.
@@ -31,17 +55,172 @@ func (s *selector) want(spatial, temporal uint8) {
 }
 
 // pass reports whether p, which follows all others, is forwarded, and its marker.
-func (s *selector) pass(p *packet.Packet, video bool) (pass, marker bool) {
+func (s *selector) pass(p *packet.Packet) (pass, marker bool) {
+	switch {
+	case p.HasDD:
+		return s.passDescribed(p)
+	case p.Frame.Layered:
+		return s.passLayered(p)
+	}
 	return true, p.Marker
 }
 
-// passLate is pass for a packet that comes late.
-func (s *selector) passLate(p *packet.Packet, video bool) (pass, marker bool) {
+// passLate is pass for a packet that comes late: it changes nothing.
+func (s *selector) passLate(p *packet.Packet) (pass, marker bool) {
+	switch {
+	case p.HasDD:
+		if s.structure == nil || s.target < 0 {
+			return false, false
+		}
+		if known := s.frames[p.DD.Number%frameWindow]; known&^frameForwarded == uint32(p.DD.Number)+1 {
+			pass = known&frameForwarded != 0
+		} else {
+			pass = p.DD.Indications[s.target] != dd.NotPresent
+		}
+		return pass, s.describedMarker(p)
+	case p.Frame.Layered:
+		pass = p.Frame.Spatial <= s.spatial && p.Frame.Temporal <= s.temporal
+		return pass, s.layeredMarker(p)
+	}
 	return true, p.Marker
 }
 
-// mask is the active decode targets to tell with p, 0 for none.
-func (s *selector) mask(p *packet.Packet) uint32 { return 0 }
+// passLayered judges by the layer ids of VP8 and VP9.
+func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
+	f := &p.Frame
+	picture := !s.started || p.Timestamp != s.timestamp
+	s.started, s.timestamp = true, p.Timestamp
+	switch {
+	case f.Key && f.Start:
+		s.spatial, s.temporal = s.wantSpatial, s.wantTemporal
+	case picture:
+		s.spatial = min(s.spatial, s.wantSpatial)
+		s.temporal = min(s.temporal, s.wantTemporal)
+	}
+	// VP9: what follows in higher temporal layers depends on nothing before this.
+	if f.Start && f.SwitchUp && f.Spatial == 0 && f.Temporal <= s.temporal {
+		s.temporal = s.wantTemporal
+	}
+	// VP8: this frame needs the base layer only. One layer at a time, since the
+	// layers between may still depend on frames that were left out.
+	if f.Start && f.Sync && f.Temporal <= s.wantTemporal && f.Temporal == s.temporal+1 {
+		s.temporal = f.Temporal
+	}
+	return f.Spatial <= s.spatial && f.Temporal <= s.temporal, s.layeredMarker(p)
+}
 
-// needsKey reports whether the bounds can only be reached with a key frame.
-func (s *selector) needsKey() bool { return false }
+// layeredMarker marks the last packet of a picture whose higher layers are left out.
+func (s *selector) layeredMarker(p *packet.Packet) bool {
+	return p.Marker || p.Frame.End && p.Frame.Spatial == s.spatial && s.spatial != anyLayer
+}
+
+// passDescribed judges by the dependency descriptor (AV1 RTP payload format,
+// appendix A).
+func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
+	d := &p.DD
+	fresh := !s.judged || d.Number != s.frame
+	if d.Structure != s.structure {
+		s.structure = d.Structure
+		if fresh {
+			s.active, s.target, s.reduced = 1<<len(d.Structure.Targets)-1, -1, false
+			s.frames = [frameWindow]uint32{}
+		}
+	}
+	if d.HasActive {
+		s.active = d.Active
+	}
+	if fresh {
+		s.judge(d)
+	}
+	return s.passed, s.describedMarker(p)
+}
+
+// judge decides about a frame when its first packet comes.
+func (s *selector) judge(d *dd.Frame) {
+	want := s.wantedTarget()
+	switch {
+	case want < 0:
+	case s.target < 0 || s.target >= len(s.structure.Targets):
+		s.target = want
+	case want != s.target && d.Indications[want] == dd.Switch && s.intact(want, d):
+		s.target = want
+	}
+	s.frame, s.judged = d.Number, true
+	s.passed = s.target >= 0 && d.Indications[s.target] != dd.NotPresent
+	known := uint32(d.Number) + 1
+	if s.passed {
+		known |= frameForwarded
+	}
+	s.frames[d.Number%frameWindow] = known
+}
+
+// wantedTarget is the decode target of the bounds among those that are sent.
+func (s *selector) wantedTarget() int {
+	if want := s.structure.Choose(s.wantSpatial, s.wantTemporal, s.active); want >= 0 {
+		return want
+	}
+	// Nothing is as low as that: the lowest there is.
+	return s.structure.Lowest(s.active)
+}
+
+// intact reports whether the chain that protects a target was forwarded up to d.
+func (s *selector) intact(target int, d *dd.Frame) bool {
+	chain := s.structure.Targets[target].Chain
+	if chain < 0 {
+		return true
+	}
+	diff := d.ChainDiffs[chain]
+	if diff == 0 {
+		return true
+	}
+	before := d.Number - uint16(diff)
+	return s.frames[before%frameWindow] == uint32(before)+1|frameForwarded
+}
+
+func (s *selector) describedMarker(p *packet.Packet) bool {
+	if p.Marker || s.target < 0 || s.structure == nil {
+		return p.Marker
+	}
+	top := s.structure.Targets[s.target].Spatial
+	return p.DD.End && p.DD.Spatial == top && top < s.structure.MaxSpatial
+}
+
+// mask is the active decode targets to tell with p, 0 for none: where a frame
+// begins, while fewer targets are forwarded than the structure names, and until
+// the next structure after that.
+func (s *selector) mask(p *packet.Packet) uint32 {
+	if !p.HasDD || !p.DD.Start || s.target < 0 || s.structure == nil {
+		return 0
+	}
+	t := s.structure.Targets[s.target]
+	mask := s.structure.Within(t.Spatial, t.Temporal) & s.active
+	if mask != 1<<len(s.structure.Targets)-1 {
+		s.reduced = true
+	}
+	if !s.reduced {
+		return 0
+	}
+	return mask
+}
+
+// needsKey reports whether it takes a key frame to reach the bounds of a stream
+// whose highest spatial layer is top. patient: a while has gone by in which they
+// could have been reached without.
+func (s *selector) needsKey(top uint8, patient bool) bool {
+	if s.structure != nil && s.target >= 0 && s.target < len(s.structure.Targets) {
+		want := s.wantedTarget()
+		if want < 0 || want == s.target {
+			return false
+		}
+		return patient || s.structure.Targets[want].Spatial > s.structure.Targets[s.target].Spatial
+	}
+	return min(s.wantSpatial, top) > min(s.spatial, top)
+}
+
+// quality is the spatial layer that is forwarded of a stream that has several.
+func (s *selector) quality(top uint8) uint8 {
+	if s.structure != nil && s.target >= 0 && s.target < len(s.structure.Targets) {
+		return s.structure.Targets[s.target].Spatial
+	}
+	return min(s.spatial, top)
+}

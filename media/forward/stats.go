@@ -108,9 +108,11 @@ func (r *rateMeter) tick(now int64) {
 // ForwarderStats is what was sent to a subscriber, since it began unless said
 // otherwise.
 type ForwarderStats struct {
-	SSRC    uint32
-	Packets uint64 // without retransmissions
-	Bytes   uint64
+	SSRC uint32
+	// Packets and Bytes (without header extensions) of everything that was sent,
+	// retransmissions included.
+	Packets, Bytes uint64
+	Rebuilt        uint64 // of the packets, those made from redundancy
 	// Retransmitted packets and their bytes; NACKs are packets asked for, Misses
 	// those that could not be sent again.
 	Retransmitted, RetransmittedBytes, NACKs, Misses uint64

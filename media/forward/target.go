@@ -45,7 +45,7 @@ func (l *Layer) frameInterval() int64 {
 // retarget chooses the layer to forward anew.
 func (f *Forwarder) retarget(now int64) {
 	f.mu.Lock()
-	request := f.retargetLocked()
+	request := f.retargetLocked(false)
 	f.mu.Unlock()
 	if request != nil {
 		request.requestKeyFrame(now)
@@ -53,7 +53,11 @@ func (f *Forwarder) retarget(now int64) {
 }
 
 // retargetLocked chooses; it returns the layer of which a key frame is needed.
-func (f *Forwarder) retargetLocked() *Layer {
+// patient: the last choice had the time to come true.
+func (f *Forwarder) retargetLocked(patient bool) *Layer {
+	if f.current != nil && f.current.gone.Load() {
+		f.inStep = false
+	}
 	want := f.wantedLocked()
 	if want != livekit.VideoQuality_OFF && rank(f.limit) < rank(want) {
 		want = f.limit
@@ -71,11 +75,11 @@ func (f *Forwarder) retargetLocked() *Layer {
 	if !f.video {
 		return nil
 	}
-	f.selector.want(f.spatialBound(f.target, want), f.temporalBound(f.target))
+	f.selector.want(f.spatialBound(want), f.temporalBound(f.target))
 	if !f.target.live.Load() {
 		return nil
 	}
-	if f.target != f.current || !f.inStep || f.selector.needsKey() {
+	if f.target != f.current || !f.inStep || f.selector.needsKey(uint8(f.target.spatialLayers()-1), patient) {
 		return f.target
 	}
 	return nil
@@ -110,22 +114,23 @@ func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live
 	return best
 }
 
-// spatialBound is the highest spatial layer of l that a quality asks for. A
-// stream that is one of several has a size of its own.
-func (f *Forwarder) spatialBound(l *Layer, want livekit.VideoQuality) uint8 {
-	n := l.spatialLayers()
-	if n < 2 {
+// spatialBound is the highest spatial layer that a quality asks for. A stream
+// that is one of several has a size of its own.
+func (f *Forwarder) spatialBound(want livekit.VideoQuality) uint8 {
+	if want >= livekit.VideoQuality_HIGH || !f.alone(f.target) {
 		return anyLayer
 	}
+	return uint8(want)
+}
+
+// alone reports whether l is the only layer of its codec.
+func (f *Forwarder) alone(l *Layer) bool {
 	for _, other := range *f.track.layers.Load() {
 		if other != l && other.cfg.Codec.carries(f.cfg.Codec) {
-			return anyLayer
+			return false
 		}
 	}
-	if want >= livekit.VideoQuality_HIGH {
-		return anyLayer
-	}
-	return uint8(min(int(want), n-1))
+	return true
 }
 
 // temporalBound is the highest temporal layer of l that the wanted frame rate

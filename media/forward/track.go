@@ -107,6 +107,7 @@ func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 	t.layers.Store(&layers)
 	t.mu.Unlock()
 	t.retarget()
+	t.updateQualities(time.Now())
 	return l
 }
 
@@ -151,6 +152,7 @@ func (t *Track) SetMuted(muted bool) {
 	if t.muted.Swap(muted) == muted {
 		return
 	}
+	t.audio.Store(0)
 	now := t.since(time.Now())
 	for _, f := range *t.forwarders.Load() {
 		f.resync(now)

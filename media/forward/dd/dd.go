@@ -242,20 +242,36 @@ func (s *Structure) nameTargets() {
 	}
 }
 
-// Choose is the decode target with the most layers within the bounds, -1 when
-// there is none.
-func (s *Structure) Choose(spatial, temporal uint8) int {
+// Choose is the decode target with the most layers within the bounds among
+// those in the mask active, -1 when there is none.
+func (s *Structure) Choose(spatial, temporal uint8, active uint32) int {
 	best := -1
 	for i, t := range s.Targets {
-		if t.Spatial > spatial || t.Temporal > temporal {
+		if active&(1<<i) == 0 || t.Spatial > spatial || t.Temporal > temporal {
 			continue
 		}
-		if best < 0 || t.Spatial > s.Targets[best].Spatial ||
-			t.Spatial == s.Targets[best].Spatial && t.Temporal > s.Targets[best].Temporal {
+		if best < 0 || s.Targets[best].below(t) {
 			best = i
 		}
 	}
 	return best
+}
+
+// Lowest is the decode target with the fewest layers among those in the mask
+// active, -1 when there is none.
+func (s *Structure) Lowest(active uint32) int {
+	best := -1
+	for i, t := range s.Targets {
+		if active&(1<<i) != 0 && (best < 0 || t.below(s.Targets[best])) {
+			best = i
+		}
+	}
+	return best
+}
+
+// below orders targets by spatial, then by temporal layer.
+func (t Target) below(o Target) bool {
+	return t.Spatial < o.Spatial || t.Spatial == o.Spatial && t.Temporal < o.Temporal
 }
 
 // Within is the mask of the decode targets within the bounds.

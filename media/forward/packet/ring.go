@@ -5,6 +5,7 @@ package packet
 type Ring struct {
 	slots []*Packet
 	mask  int64
+	held  int
 }
 
 // NewRing makes a ring for at least size packets.
@@ -28,7 +29,9 @@ func (r *Ring) Put(p *Packet) bool {
 			return false
 		}
 		old.Release()
+		r.held--
 	}
+	r.held++
 	p.Retain()
 	*slot = p
 	return true
@@ -47,6 +50,10 @@ func (r *Ring) Get(ext int64) *Packet {
 
 // Clear lets go of every packet.
 func (r *Ring) Clear() {
+	if r.held == 0 {
+		return
+	}
+	r.held = 0
 	for i, p := range r.slots {
 		if p != nil {
 			p.Release()

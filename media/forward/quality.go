@@ -1,0 +1,114 @@
+package forward
+
+import (
+	"math"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// qualityWindow is how many seconds a stream's quality is judged over.
+const qualityWindow = 5
+
+// Path is what the quality of a stream in one direction is judged by.
+type Path struct {
+	// Loss is the share of packets lost, 0 to 1.
+	Loss float64
+	// RTT and Jitter; 0 when unknown.
+	RTT, Jitter time.Duration
+	// Missing qualities: how many steps below the wanted one is forwarded.
+	Missing int
+	// Silent: packets are expected and none came in the whole window.
+	Silent bool
+	Audio  bool
+}
+
+// Score judges a path after the manner of the E-model (ITU-T G.107): delay and
+// loss are taken off a best score. score is 0 (worst) to 5.
+func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
+	if p.Silent {
+		return livekit.ConnectionQuality_LOST, 0
+	}
+	delay := p.RTT.Seconds()*1000/2 + 2*p.Jitter.Seconds()*1000
+	impairment := 0.024 * delay
+	if delay > 177.3 {
+		impairment += 0.11 * (delay - 177.3)
+	}
+	// Concealment and redundancy make losses of audio less audible than losses of
+	// video are visible.
+	weight := 45.0
+	if p.Audio {
+		weight = 30
+	}
+	loss := min(max(p.Loss, 0), 1)
+	r := 100 - impairment - weight*math.Log1p(15*loss) - 30*float64(max(p.Missing, 0))
+	r = min(max(r, 0), 100)
+	switch {
+	case r >= 80:
+		quality = livekit.ConnectionQuality_EXCELLENT
+	case r >= 40:
+		quality = livekit.ConnectionQuality_GOOD
+	default:
+		quality = livekit.ConnectionQuality_POOR
+	}
+	return quality, float32(r / 20)
+}
+
+// lossWindow is the loss over the last seconds.
+type lossWindow struct {
+	expected, lost [qualityWindow]uint64 // totals at the end of each second
+	next           int
+	filled         int
+}
+
+// add takes in the totals of packets that should have come and of those lost.
+func (w *lossWindow) add(expected, lost uint64) {
+	w.expected[w.next], w.lost[w.next] = expected, lost
+	w.next = (w.next + 1) % qualityWindow
+	w.filled = min(w.filled+1, qualityWindow)
+}
+
+// get is the share of packets lost in the window and how many were expected.
+func (w *lossWindow) get() (share float64, expected uint64) {
+	if w.filled == 0 {
+		return 0, 0
+	}
+	last := (w.next + qualityWindow - 1) % qualityWindow
+	first := (w.next + qualityWindow - w.filled) % qualityWindow
+	expected = w.expected[last] - w.expected[first]
+	// Late packets make losses shrink.
+	if lost := int64(w.lost[last] - w.lost[first]); lost > 0 && expected > 0 {
+		share = min(float64(lost)/float64(expected), 1)
+	}
+	return share, expected
+}
+
+// Quality judges how the layer's packets came in the last seconds. ok is false
+// when there is nothing to judge by: no packet was expected.
+func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	loss, expected := l.window.get()
+	if expected == 0 {
+		return 0, 0, false
+	}
+	path := Path{Loss: loss, Jitter: time.Duration(l.stream.Jitter() * float64(time.Second)), Audio: !l.track.video}
+	quality, score = Score(path)
+	return quality, score, true
+}
+
+// Quality judges how the forwarder's packets arrived in the last seconds. ok is
+// false when there is nothing to judge by.
+func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.inStep || !f.stats.reported {
+		return 0, 0, false
+	}
+	path := Path{Loss: f.stats.loss, RTT: f.stats.RTT, Jitter: f.stats.Jitter, Audio: !f.video}
+	if want := f.wantedLocked(); f.video && rank(f.limit) < rank(want) {
+		path.Missing = rank(want) - rank(f.limit)
+	}
+	quality, score = Score(path)
+	return quality, score, true
+}
