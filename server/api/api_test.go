@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -57,12 +58,12 @@ func open(t *testing.T) *house {
 }
 
 func (h *house) serve(c api.Config) {
-	mux := http.NewServeMux()
+	r := chi.NewRouter()
 	for path, service := range api.Twirp(c) {
-		mux.Handle(path, c.Verifier.Middleware(service))
+		r.Handle(path+"*", c.Verifier.Middleware(service))
 	}
-	mux.Handle("/v1/", api.REST(c))
-	h.Server = httptest.NewServer(mux)
+	r.Mount("/v1", api.REST(c))
+	h.Server = httptest.NewServer(r)
 	h.t.Cleanup(h.Close)
 }
 

@@ -31,9 +31,9 @@ const (
 //   - a resource that changes has an ETag (RFC 9110, section 8.8.3).
 type rest struct{ Config }
 
-// REST returns the API for the path /v1. It checks credentials itself: a token,
-// or an API key and its secret as HTTP Basic.
-func REST(c Config) http.Handler {
+// REST returns the API, to be mounted at /v1. It checks credentials itself: a
+// token, or an API key and its secret as HTTP Basic.
+func REST(c Config) chi.Router {
 	s := &rest{c}
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler {
@@ -48,12 +48,10 @@ func REST(c Config) http.Handler {
 	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
 		problemf(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take this method").write(w)
 	})
-	r.Route("/v1", func(r chi.Router) {
-		r.Post("/rooms", s.handle(s.createRoom))
-		r.Get("/rooms", s.handle(s.listRooms))
-		r.Get("/rooms/{name}", s.handle(s.getRoom))
-		r.Delete("/rooms/{name}", s.handle(s.deleteRoom))
-	})
+	r.Post("/rooms", s.handle(s.createRoom))
+	r.Get("/rooms", s.handle(s.listRooms))
+	r.Get("/rooms/{name}", s.handle(s.getRoom))
+	r.Delete("/rooms/{name}", s.handle(s.deleteRoom))
 	return r
 }
 

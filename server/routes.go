@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// routes is the main handler. The order of the middlewares is LiveKit's:
+// recovery, CORS, a doubled first slash, credentials.
+func routes(c *Config) http.Handler {
+	r := chi.NewRouter()
+	r.Use(observe(c.Metrics, c.Log), recovery(c.Log), cors, validateCORS)
+	r.NotFound(http.NotFound)
+	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
+
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
+	r.Get("/readyz", ready(c.Ready))
+	if c.MetricsOnMain && c.Metrics != nil {
+		r.Get("/metrics", metricsHandler(c).ServeHTTP)
+	}
+	r.HandleFunc("/", front(c.Page))
+	if c.Page != nil {
+		r.Handle("/static/*", c.Page)
+	}
+	if c.DevKey != "" {
+		// Whatever site a developer visits must not fetch itself a token.
+		r.Method(http.MethodPost, "/dev/token", http.NewCrossOriginProtection().Handler(devToken(c)))
+	}
+	if c.REST != nil {
+		r.Mount("/v1", c.REST)
+	}
+	r.Group(func(r chi.Router) {
+		r.Use(c.Verifier.Middleware)
+		handle := func(path string, h http.Handler) {
+			if h != nil {
+				r.Handle(path, h)
+			}
+		}
+		handle("/rtc", c.RTC)
+		handle("/rtc/v1", c.RTCv1)
+		handle("/rtc/validate", c.Validate)
+		handle("/rtc/v1/validate", c.ValidateV1)
+		for prefix, h := range c.Twirp {
+			r.Handle(prefix+"*", h)
+		}
+	})
+	return singleSlash(r)
+}
+
+// front answers "/": the page for whoever asks for HTML, and LiveKit's OK, which
+// load balancers look for, for everybody else.
+func front(page http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept")
+		if page != nil && strings.Contains(r.Header.Get("Accept"), "text/html") {
+			page.ServeHTTP(w, r)
+			return
+		}
+		text(w, http.StatusOK, "OK")
+	}
+}
+
+func ready(check func(context.Context) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if check != nil {
+			if err := check(r.Context()); err != nil {
+				text(w, http.StatusServiceUnavailable, err.Error()+"\n")
+				return
+			}
+		}
+		text(w, http.StatusOK, "ready\n")
+	}
+}
+
+func text(w http.ResponseWriter, status int, s string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, s) // the client may be gone
+}
+
+// singleSlash takes one of two slashes off a path's front, which clients make of
+// a base URL that ends in one.
+func singleSlash(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "//") {
+			u := *r.URL
+			u.Path = u.Path[1:]
+			u.RawPath = strings.TrimPrefix(u.RawPath, "/")
+			r2 := *r
+			r2.URL = &u
+			r = &r2
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func metricsHandler(c *Config) http.Handler {
+	return promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{Registry: c.Metrics})
+}
+
+// metricsOnly is what the metrics' own port serves.
+func metricsOnly(c *Config) http.Handler {
+	mux := http.NewServeMux()
+	if c.Metrics == nil {
+		return mux
+	}
+	h := metricsHandler(c)
+	if c.MetricsUser != "" {
+		h = basicAuth(h, c.MetricsUser, c.MetricsPassword)
+	}
+	mux.Handle("GET /metrics", h)
+	return mux
+}
+
+// basicAuth asks for a name and a password (RFC 7617), compared in constant time.
+func basicAuth(next http.Handler, user, password string) http.Handler {
+	hash := func(s string) []byte { h := sha256.Sum256([]byte(s)); return h[:] }
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u, p, _ := r.BasicAuth()
+		sameUser := subtle.ConstantTimeCompare(hash(u), hash(user))
+		if sameUser&subtle.ConstantTimeCompare(hash(p), hash(password)) != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="metrics"`)
+			http.Error(w, "this needs the user name and password of prometheus in the configuration", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

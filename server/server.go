@@ -1,0 +1,151 @@
+// Package server is the edge: the HTTP server with its routes, and in its
+// subpackages what stands behind them.
+//
+//   - config reads the configuration.
+//   - access verifies tokens and checks grants.
+//   - api is Twirp and REST.
+//   - signal is LiveKit's signalling over WebSocket.
+//
+// It translates between the wire and the domain, and decides nothing.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/server/access"
+)
+
+// The limits of every connection.
+const (
+	headerTimeout = 10 * time.Second // to send a request's head
+	readTimeout   = time.Minute      // to send all of a request; a WebSocket is exempt once upgraded
+	writeTimeout  = time.Minute      // to take an answer; a handler that streams lifts it
+	idleTimeout   = 2 * time.Minute  // between two requests
+	// maxHeader bounds a request's head. A join_request of up to 1 MiB stands in
+	// the URL, in base64.
+	maxHeader = 2 << 20
+)
+
+// Config is what a [Server] serves. Nil handlers are routes that do not exist.
+type Config struct {
+	Verifier *access.Verifier
+	Log      *slog.Logger
+	// Metrics is what /metrics shows, and takes the server's own metrics.
+	Metrics *prometheus.Registry
+	// Ready tells whether work is taken: nil, or why not. It answers /readyz.
+	Ready func(context.Context) error
+
+	Page                 http.Handler            // "/" for browsers, and "/static/…"
+	RTC, RTCv1           http.Handler            // WebSocket signalling
+	Validate, ValidateV1 http.Handler            // whether it would let one in
+	Twirp                map[string]http.Handler // by path prefix
+	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
+
+	// DevKey, if set, is the API key that POST /dev/token signs with for whoever
+	// asks: for development alone.
+	DevKey string
+	// MetricsOnMain serves /metrics beside everything else, without a password.
+	MetricsOnMain bool
+	// MetricsUser and MetricsPassword protect /metrics on its own port; both or none.
+	MetricsUser, MetricsPassword string
+	// TLS, if set, is spoken on the main listeners.
+	TLS *tls.Config
+}
+
+// Server is the HTTP server. Its methods may be called concurrently.
+type Server struct {
+	main    *http.Server
+	metrics *http.Server
+	tls     bool // spoken by main
+}
+
+// New makes a server; nothing runs before [Server.Serve].
+func New(c Config) *Server {
+	s := &Server{
+		main:    newHTTP(c.Log, routes(&c)),
+		metrics: newHTTP(c.Log, metricsOnly(&c)),
+		tls:     c.TLS != nil,
+	}
+	s.main.TLSConfig = c.TLS
+	return s
+}
+
+func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		// What it has to say is about clients that send nonsense.
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// Handler is what the main listeners serve.
+func (s *Server) Handler() http.Handler { return s.main.Handler }
+
+// Serve serves until [Server.Shutdown], and returns nil after it; if a listener
+// fails, all are closed and the failure is returned. It closes the listeners in
+// any case. ctx is the parent of every request's context.
+func (s *Server) Serve(ctx context.Context, main, metrics []net.Listener) error {
+	base := func(net.Listener) context.Context { return ctx }
+	s.main.BaseContext, s.metrics.BaseContext = base, base
+
+	// Each goroutine ends when its listener does, and is waited for here.
+	var serving sync.WaitGroup
+	failed := make(chan error, len(main)+len(metrics))
+	run := func(srv *http.Server, l net.Listener) {
+		serving.Go(func() {
+			if err := s.serve(srv, l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+				_ = s.Close() // ends the others; what it might report is this failure again
+			}
+		})
+	}
+	for _, l := range main {
+		run(s.main, l)
+	}
+	for _, l := range metrics {
+		run(s.metrics, l)
+	}
+	serving.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+func (s *Server) serve(srv *http.Server, l net.Listener) error {
+	if s.tls && srv == s.main {
+		return srv.ServeTLS(l, "", "") // the certificate is in TLSConfig
+	}
+	return srv.Serve(l)
+}
+
+// Shutdown closes the listeners and waits for running requests until ctx ends,
+// then cuts off those that are left. WebSockets are not requests: whoever owns
+// them ends them first.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx))
+	if err != nil {
+		return errors.Join(fmt.Errorf("wait for running requests: %w", err), s.Close())
+	}
+	return nil
+}
+
+// Close cuts everything off at once.
+func (s *Server) Close() error { return errors.Join(s.main.Close(), s.metrics.Close()) }
