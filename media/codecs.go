@@ -319,9 +319,22 @@ func rtxPayloadType(pt webrtc.PayloadType, codecs []webrtc.RTPCodecParameters) u
 	return 0
 }
 
+// canonicalMime spells a mime type as LiveKit's clients know it.
+func canonicalMime(mime string) string {
+	for _, known := range []string{
+		mimeOpus, mimeRED, webrtc.MimeTypePCMU, webrtc.MimeTypePCMA,
+		webrtc.MimeTypeVP8, mimeVP9, mimeH264, webrtc.MimeTypeH265, mimeAV1,
+	} {
+		if strings.EqualFold(mime, known) {
+			return known
+		}
+	}
+	return mime
+}
+
 func forwardCodec(c webrtc.RTPCodecParameters, all []webrtc.RTPCodecParameters) forward.Codec {
 	return forward.Codec{
-		MimeType: c.MimeType, ClockRate: c.ClockRate, Channels: c.Channels, Fmtp: c.SDPFmtpLine,
+		MimeType: canonicalMime(c.MimeType), ClockRate: c.ClockRate, Channels: c.Channels, Fmtp: c.SDPFmtpLine,
 		PayloadType: uint8(c.PayloadType), RTXPayloadType: rtxPayloadType(c.PayloadType, all),
 	}
 }

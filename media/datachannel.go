@@ -1,7 +1,6 @@
 package media
 
 import (
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -54,6 +53,7 @@ type dataChannels struct {
 type outChannel struct {
 	label string
 	lossy bool
+	own   bool // a label of the client's own
 
 	// mu guards the following; it is held while pion queues a message, which keeps
 	// messages in order when the channel opens in between.
@@ -125,7 +125,7 @@ func (d *dataChannels) channel(label string) *outChannel {
 	defer d.mu.Unlock()
 	out := d.out[label]
 	if out == nil && len(d.out) < maxOwnLabels+3 {
-		out = &outChannel{label: label}
+		out = &outChannel{label: label, own: true}
 		d.out[label] = out
 	}
 	return out
@@ -194,7 +194,7 @@ func (d *dataChannels) send(label string, payload []byte, isText bool) {
 		d.p.engine.counters.reliableDropped.Add(1)
 		return
 	}
-	if !strings.HasPrefix(label, "_") && out.claim() {
+	if out.own && !out.used() {
 		d.p.post(func() { d.createOwn(label, out) })
 	}
 	out.send(d.p, outMessage{payload, isText})
@@ -202,6 +202,9 @@ func (d *dataChannels) send(label string, payload []byte, isText bool) {
 
 // createOwn makes our side of a channel with a label of the client's own.
 func (d *dataChannels) createOwn(label string, out *outChannel) {
+	if out.used() {
+		return // somebody else was quicker
+	}
 	dc, err := d.p.primary().pc.CreateDataChannel(label, nil)
 	if err != nil {
 		d.p.log.Warn("data channel not made", "label", label, "error", err)
@@ -211,11 +214,11 @@ func (d *dataChannels) createOwn(label string, out *outChannel) {
 	out.use(dc, d.p)
 }
 
-// claim reports, once, that nobody has made this channel yet.
-func (o *outChannel) claim() bool {
+// used reports whether somebody has made this channel.
+func (o *outChannel) used() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.dc == nil && len(o.waiting) == 0
+	return o.dc != nil
 }
 
 // use sends over dc from when it opens.

@@ -22,10 +22,10 @@ func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrt
 	}
 	s := p.sections[tr.Mid()]
 	if s == nil {
-		p.engine.counters.unclaimedMids.Add(1)
+		p.engine.counters.unknownSections.Add(1)
 		return
 	}
-	u := s.stream(p, uint32(r.SSRC()), r.RID())
+	u := s.stream(uint32(r.SSRC()), r.RID())
 	p.startStream(u)
 }
 
@@ -75,6 +75,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	})
 	pub.complete(s, fc)
 	pub.track.SetInfo(pub.info)
+	p.quality.addLayer(u.layer)
 	u.pt = pt
 	in := s.t.ingress
 	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
@@ -208,6 +209,7 @@ func (u *upStream) end() {
 	}
 	if u.layer != nil {
 		u.layer.Close()
+		u.s.p.quality.removeLayer(u.layer)
 		u.layer = nil
 	}
 }

@@ -59,7 +59,7 @@ type Peer struct {
 	closing      atomic.Bool
 	mediaAllowed atomic.Bool
 	dataAllowed  atomic.Bool
-	quality      atomic.Pointer[quality]
+	quality      *qualityMeter
 
 	// The following belong to the loop.
 	pub, sub    *transport // sub is nil in single mode
@@ -86,7 +86,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	p := &Peer{
 		cfg: cfg, engine: e, log: cfg.Log,
-		queue: newTaskQueue(), stop: make(chan struct{}), done: make(chan struct{}),
+		queue: newTaskQueue(), quality: newQualityMeter(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
 	}
@@ -237,6 +237,7 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 	}
 	t.state = s
 	t.log.Debug("transport state", "state", s.String())
+	p.quality.setLost(p.connected && p.failing())
 	switch s {
 	case webrtc.PeerConnectionStateConnected:
 		t.was = true
@@ -253,6 +254,16 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 			p.lost()
 		}
 	}
+}
+
+// failing reports whether a transport has been up and does not answer now.
+func (p *Peer) failing() bool {
+	for _, t := range []*transport{p.pub, p.sub} {
+		if t != nil && t.was && t.state == webrtc.PeerConnectionStateDisconnected {
+			return true
+		}
+	}
+	return p.failed()
 }
 
 func (p *Peer) failed() bool {
@@ -315,10 +326,3 @@ func (p *Peer) LastMessageSeq() uint32 { return p.data.lastSeq.Load() }
 
 // noInterceptors keeps pion from adding its own.
 func noInterceptors() *interceptor.Registry { return &interceptor.Registry{} }
-
-// counters are what went wrong on the engine's peers; read by its metrics.
-type counters struct {
-	badOffers, badCandidates, needsReconnect      atomic.Uint64
-	dataRefused, lossyDropped, reliableDropped    atomic.Uint64
-	slowReliable, codecUnsupported, unclaimedMids atomic.Uint64
-}

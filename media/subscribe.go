@@ -189,7 +189,7 @@ func (p *Peer) failSubscription(s *subscription, why livekit.SubscriptionError) 
 		return
 	}
 	p.unsubscribe(s.sid)
-	p.engine.counters.codecUnsupported.Add(1)
+	p.engine.counters.subscriptionsFailed.Add(1)
 	p.cfg.Events.SubscriptionFailed(s.sid, why)
 }
 
@@ -294,6 +294,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	if s.settings != nil {
 		s.forwarder.SetSettings(*s.settings)
 	}
+	s.p.quality.addForwarder(s.forwarder)
 	t.ingress.onRTCP(s.ssrc, s.forwarder.HandleRTCP)
 	if s.rtx != 0 {
 		t.ingress.onRTCP(s.rtx, s.forwarder.HandleRTCP)
@@ -322,6 +323,7 @@ func (s *subscription) unbind() {
 		in.onRTCP(s.rtx, nil)
 	}
 	s.forwarder.Close()
+	s.p.quality.removeForwarder(s.forwarder)
 	s.forwarder = nil
 }
 

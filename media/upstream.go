@@ -16,6 +16,7 @@ import (
 // to the loop.
 type upSection struct {
 	offeredSection
+	p       *Peer
 	t       *transport
 	pub     *publication  // nil until claimed
 	refused bool          // its track was removed by the server
@@ -60,7 +61,7 @@ func (p *Peer) matchSections(offered []offeredSection) {
 			if !o.sends {
 				continue
 			}
-			s = &upSection{t: p.pub}
+			s = &upSection{p: p, t: p.pub}
 			p.sections[o.mid] = s
 		}
 		p.updateSection(s, o)
@@ -235,7 +236,7 @@ func (p *Peer) sectionsNegotiated() {
 			ext := s.extensions()
 			s.t.ingress.facts.Store(&ingressFacts{ext: ext, twcc: s.t.feedback(ext), repair: p.repairStream})
 		}
-		s.addDeclared(p)
+		s.addDeclared()
 		if s.pub == nil {
 			continue
 		}
@@ -249,18 +250,18 @@ func (p *Peer) sectionsNegotiated() {
 }
 
 // addDeclared notes the streams whose SSRCs the offer declares.
-func (s *upSection) addDeclared(p *Peer) {
+func (s *upSection) addDeclared() {
 	if len(s.rids) > 0 {
 		return // their SSRCs come with the packets
 	}
 	for _, ssrc := range s.ssrcs {
-		s.stream(p, ssrc, "").repair = s.repairs[ssrc]
+		s.stream(ssrc, "").repair = s.repairs[ssrc]
 	}
 }
 
 // stream is the section's stream with that SSRC; a new SSRC of a known rid takes
 // the place of the old.
-func (s *upSection) stream(p *Peer, ssrc uint32, rid string) *upStream {
+func (s *upSection) stream(ssrc uint32, rid string) *upStream {
 	for _, u := range s.streams {
 		if u.ssrc == ssrc {
 			return u
@@ -274,7 +275,7 @@ func (s *upSection) stream(p *Peer, ssrc uint32, rid string) *upStream {
 			return u.rid == rid
 		})
 	}
-	u := &upStream{s: s, ssrc: ssrc, rid: rid, allowed: &p.mediaAllowed}
+	u := &upStream{s: s, ssrc: ssrc, rid: rid, allowed: &s.p.mediaAllowed}
 	s.streams = append(s.streams, u)
 	return u
 }

@@ -1,0 +1,52 @@
+package media
+
+import (
+	"sync/atomic"
+
+	"parlor/media/udp"
+)
+
+// counters are what went wrong on the engine's peers since it began.
+type counters struct {
+	badOffers, badCandidates, needsReconnect   atomic.Uint64
+	dataRefused, lossyDropped, reliableDropped atomic.Uint64
+	slowReliable, subscriptionsFailed          atomic.Uint64
+	unknownSections                            atomic.Uint64
+}
+
+// Stats are an engine's counts, since it began but for Peers.
+type Stats struct {
+	Peers int // now
+
+	BadDescriptions, BadCandidates uint64 // refused, of clients
+	NeedsReconnect                 uint64 // peers whose client had to start again
+	DataRefused                    uint64 // messages of clients that may send none
+	LossyDropped, ReliableDropped  uint64 // messages to clients
+	SlowReliable                   uint64 // clients cut off for not taking their data
+	SubscriptionsFailed            uint64
+	UnknownSections                uint64 // RTP streams of sections that were not offered
+
+	Sockets []udp.Stats // one per UDP socket
+}
+
+// Stats takes the counts; they may be a moment apart from one another.
+func (e *Engine) Stats() Stats {
+	e.mu.Lock()
+	peers := len(e.peers)
+	e.mu.Unlock()
+	c := &e.counters
+	s := Stats{
+		Peers:           peers,
+		BadDescriptions: c.badOffers.Load(), BadCandidates: c.badCandidates.Load(),
+		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
+		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
+		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
+		UnknownSections: c.unknownSections.Load(),
+	}
+	for _, sock := range e.net.sockets {
+		for _, conn := range sock.conns {
+			s.Sockets = append(s.Sockets, conn.Stats())
+		}
+	}
+	return s
+}
