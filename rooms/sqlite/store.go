@@ -70,7 +70,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	path, err := resolve(c.Path)
 	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+		return nil, fmt.Errorf("open database %s: %w", c.Path, err)
 	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"parlor/rooms"
@@ -113,6 +114,9 @@ func (w *writer) commit(batch []job) {
 	for i, j := range batch {
 		j.done(answers[i])
 	}
+	// Those who have their answer may have more to write: let them, so that the
+	// next transaction carries them all.
+	runtime.Gosched()
 }
 
 // observe keeps the figures, and logs when the disk begins to fail and when it

@@ -1,0 +1,149 @@
+package sqlite
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"parlor/rooms"
+
+	"github.com/stretchr/testify/require"
+)
+
+// exercise has every statement of the package prepared at least once.
+func exercise(t *testing.T, s *Store) {
+	t.Helper()
+	ctx := t.Context()
+	e := endpoints(t, s, rooms.Endpoint{URL: "http://a"}, rooms.Endpoint{URL: "http://b"})
+	e[0].RelaxAfter = 1
+	e = endpoints(t, s, e[0])
+	r := create(t, s, "a", 1000)
+	create(t, s, "b", 1000)
+	require.NoError(t, s.SetEpoch(ctx, 2))
+	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom("a", 1)})
+	require.NoError(t, err)
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID}}})
+	require.NoError(t, err)
+	r = tell(t, s, r, 1000, 3)
+	for seq, state := range []rooms.DeliveryState{rooms.DeliveryDelivered, rooms.DeliveryDead, rooms.DeliveryPending} {
+		finish(t, s, rooms.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: state})
+		finish(t, s, rooms.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: rooms.DeliveryDelivered})
+	}
+	must := func(_ any, err error) {
+		t.Helper()
+		require.NoError(t, err)
+	}
+	must(s.SendTest(ctx, e[0].ID, event("test", &r, 1)))
+	must(s.BoundPending(ctx, e[0].ID, 0, 1, ""))
+	for _, p := range []rooms.Replay{{EventID: "EV", State: 1}, {State: rooms.DeliveryDead}, {AnyState: true}} {
+		if _, err := s.Replay(ctx, e[0].ID, p, 1); rooms.ErrorCode(err) != rooms.NotFound {
+			require.NoError(t, err)
+		}
+	}
+	must(s.DueHeads(ctx, rooms.DueQuery{EndpointID: 1, Limit: 1}))
+	must(s.DueHeads(ctx, rooms.DueQuery{EndpointID: 1, Limit: 1, MaxSeq: 1}))
+	must(s.NextDue(ctx, 1, 1))
+	must(s.ListDeliveries(ctx, rooms.DeliveryQuery{BeforeSeq: 1}))
+	must(s.ListDeliveries(ctx, rooms.DeliveryQuery{}))
+	must(s.EndpointStats(ctx))
+	for _, q := range []rooms.EventQuery{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
+		must(s.Events(ctx, q))
+	}
+	_, _, err = s.SeqRange(ctx)
+	require.NoError(t, err)
+	end(t, s, r, 1001)
+	must(s.BoundPending(ctx, e[0].ID, 0, 1, ""))
+	must(s.PruneEvents(ctx, 1<<60, 1, 1))
+	must(s.EndDue(ctx, 1<<60, 5))
+	must(s.PruneHistory(ctx, 1<<60, 1))
+	must(s.NextDeadline(ctx))
+	must(s.CountDue(ctx, 1))
+	must(s.Occupied(ctx))
+	must(s.ListOpen(ctx, nil))
+	must(s.ListOpen(ctx, []string{"a"}))
+	must(s.Present(ctx, r.SID))
+	must(s.ListSessions(ctx, rooms.SessionQuery{}))
+	_, _, err = s.CountRooms(ctx)
+	require.NoError(t, err)
+	for _, state := range []rooms.RoomState{rooms.RoomsOpen, rooms.RoomsEnded} {
+		for _, q := range []rooms.RoomQuery{{}, {Name: "a"}, {NamePrefix: "a"}} {
+			for _, descending := range []bool{false, true} {
+				for _, after := range []rooms.RoomCursor{{}, {Name: "a", CreatedMs: 1, SID: "x"}} {
+					q.State, q.Descending, q.After = state, descending, after
+					must(s.ListRooms(ctx, q))
+					q.CreatedFromMs, q.CreatedBeforeMs = 1, 5
+					must(s.ListRooms(ctx, q))
+				}
+			}
+		}
+	}
+	must(s.Meta(ctx))
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{}))
+	must(s.ClearBan(ctx, "", ""))
+	must(s.Bans(ctx, "", "", 1))
+	require.NoError(t, s.SetRevocation(ctx, "", "", 1))
+	_, _, err = s.Admission(ctx, "", "")
+	require.NoError(t, err)
+	must(s.PruneModeration(ctx, 1, 1))
+}
+
+// No statement reads a table from end to end, or sorts what an index has in
+// order: a million rooms cost no more than a few.
+func TestNoStatementScans(t *testing.T) {
+	s := openNew(t)
+	exercise(t, s)
+	queries := make(map[string]bool)
+	s.mu.Lock()
+	for q := range s.statements {
+		queries[q] = true
+	}
+	s.mu.Unlock()
+	require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+		for q := range s.writer.conn.statements {
+			queries[q] = true
+		}
+		return nil
+	}))
+	require.Greater(t, len(queries), 80)
+	// The small tables; rooms in order from the first, until a page is full; who is
+	// present in any.
+	allowed := regexp.MustCompile(`SCAN (meta|endpoint|p|json_each|CONSTANT ROW|\(subquery-\d+\)|room USING INDEX room_(open|ended)|session USING COVERING INDEX session_present)\b`)
+	// Sorted: the few who are present in a room, the few rooms that were named,
+	// and the endpoints.
+	sorted := regexp.MustCompile(`session INDEXED BY session_present|json_each\(\?\)\) ORDER BY created_ms, sid$|FROM endpoint\)|DISTINCT`)
+	for q := range queries {
+		if !regexp.MustCompile(`^\s*(SELECT|INSERT|UPDATE|DELETE)`).MatchString(q) {
+			continue
+		}
+		rs, err := s.read.Query("EXPLAIN QUERY PLAN "+q, make([]any, 30)...) // the values do not matter
+		require.NoError(t, err, q)
+		var plan []string
+		for rs.Next() {
+			var id, parent, unused int
+			var detail string
+			require.NoError(t, rs.Scan(&id, &parent, &unused, &detail))
+			plan = append(plan, detail)
+		}
+		require.NoError(t, rs.Err())
+		for _, line := range plan {
+			if strings.HasPrefix(line, "SCAN") {
+				require.Regexp(t, allowed, line, "%s\n%s", q, strings.Join(plan, "\n"))
+			}
+			if strings.Contains(line, "TEMP B-TREE") {
+				require.Regexp(t, sorted, q, strings.Join(plan, "\n"))
+			}
+		}
+	}
+}
+
+// Every time is a Unix time in milliseconds: none is written as text by the
+// driver.
+func TestTimesAreIntegers(t *testing.T) {
+	s := openNew(t)
+	create(t, s, "a", time.Now().UnixMilli())
+	m, err := s.Meta(t.Context())
+	require.NoError(t, err)
+	require.InDelta(t, time.Now().UnixMilli(), m.CreatedMs, 60_000)
+}

@@ -1,0 +1,232 @@
+package sqlite
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"parlor/rooms"
+
+	"github.com/stretchr/testify/require"
+)
+
+// populate makes rooms of a few names, most ended, some created at once.
+func populate(t *testing.T, s *Store) (all []rooms.Record) {
+	t.Helper()
+	names := []string{"a", "ab", "abc", "b", "ba", "ä", "z\xff", "zz"}
+	for i := range 60 {
+		name := names[i%len(names)]
+		now := int64(1000 + i/3)
+		for j := range all {
+			if all[j].Name == name && all[j].Open() {
+				all[j] = end(t, s, all[j], now)
+			}
+		}
+		all = append(all, create(t, s, name, now))
+	}
+	for i := range 20 {
+		all = append(all, create(t, s, fmt.Sprint("ab-", i), int64(1100+i/4)))
+	}
+	return all
+}
+
+// slowList is ListRooms, said slowly.
+func slowList(all []rooms.Record, q rooms.RoomQuery) (out []rooms.Record) {
+	for _, r := range all {
+		switch {
+		case q.State == rooms.RoomsOpen && !r.Open(), q.State == rooms.RoomsEnded && r.Open(),
+			q.Name != "" && r.Name != q.Name, !strings.HasPrefix(r.Name, q.NamePrefix),
+			q.CreatedFromMs != 0 && r.CreatedMs < q.CreatedFromMs,
+			q.CreatedBeforeMs != 0 && r.CreatedMs >= q.CreatedBeforeMs:
+		default:
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b rooms.Record) int {
+		byName := 0
+		if q.NamePrefix != "" {
+			byName = cmp.Compare(a.Name, b.Name)
+		}
+		c := cmp.Or(byName, cmp.Compare(a.CreatedMs, b.CreatedMs), cmp.Compare(a.SID, b.SID))
+		if q.Descending {
+			return -c
+		}
+		return c
+	})
+	return out
+}
+
+func TestListRooms(t *testing.T) {
+	s := openNew(t)
+	all := populate(t, s)
+	for _, state := range []rooms.RoomState{rooms.RoomsOpen, rooms.RoomsEnded, rooms.RoomsAll} {
+		for _, name := range []rooms.RoomQuery{{}, {Name: "ab"}, {NamePrefix: "ab"}, {NamePrefix: "z\xff"}, {NamePrefix: "a"}, {Name: "nobody"}} {
+			for _, bounds := range [][2]int64{{}, {1005, 0}, {0, 1012}, {1005, 1102}} {
+				for _, descending := range []bool{false, true} {
+					q := name
+					q.State, q.Descending, q.Limit = state, descending, 7
+					q.CreatedFromMs, q.CreatedBeforeMs = bounds[0], bounds[1]
+					want := slowList(all, q)
+					what := fmt.Sprintf("%+v", q)
+					var got []rooms.Record
+					for {
+						page, err := s.ListRooms(t.Context(), q)
+						require.NoError(t, err, what)
+						got = append(got, page...)
+						if len(page) < q.Limit {
+							break
+						}
+						q.After = page[len(page)-1].Cursor()
+					}
+					require.Equal(t, want, got, what)
+				}
+			}
+		}
+	}
+	none, err := s.ListRooms(t.Context(), rooms.RoomQuery{})
+	require.NoError(t, err)
+	require.Empty(t, none, "no limit, no rooms")
+}
+
+// Pages miss nothing and show nothing twice while rooms come and go.
+func TestPagesUnderChange(t *testing.T) {
+	s := openNew(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var stay []string
+	var passing []rooms.Record
+	for i := range 60 {
+		r := create(t, s, rooms.NewID("n"), int64(1000+i))
+		if i%2 == 0 {
+			stay = append(stay, r.SID)
+		} else {
+			passing = append(passing, r)
+		}
+	}
+	var got []string
+	q := rooms.RoomQuery{Limit: 5}
+	for {
+		page, err := s.ListRooms(t.Context(), q)
+		require.NoError(t, err)
+		for _, r := range page {
+			if slices.Contains(stay, r.SID) {
+				got = append(got, r.SID)
+			}
+		}
+		if len(page) < q.Limit {
+			break
+		}
+		q.After = page[len(page)-1].Cursor()
+		i := rnd.IntN(len(passing))
+		end(t, s, passing[i], 2000)
+		passing = slices.Delete(passing, i, i+1)
+		passing = append(passing, create(t, s, rooms.NewID("n"), 1000+rnd.Int64N(60)))
+	}
+	require.Equal(t, stay, got)
+}
+
+func TestListOpenByName(t *testing.T) {
+	s := openNew(t)
+	populate(t, s)
+	all, err := s.ListOpen(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, all, 28)
+	some, err := s.ListOpen(t.Context(), []string{"ab", "zz", "nobody", `q"uote`})
+	require.NoError(t, err)
+	require.Len(t, some, 2)
+}
+
+func TestPruneHistory(t *testing.T) {
+	s := openNew(t)
+	all := populate(t, s)
+	_, ended, err := s.CountRooms(t.Context())
+	require.NoError(t, err)
+	gone := all[0]
+	require.False(t, gone.Open())
+	n, err := s.PruneHistory(t.Context(), gone.EndedMs, 100)
+	require.NoError(t, err)
+	require.Zero(t, n, "ended before, not at")
+	total := 0
+	for {
+		n, err := s.PruneHistory(t.Context(), 1010, 4)
+		require.NoError(t, err)
+		total += n
+		if n < 4 {
+			break
+		}
+	}
+	require.Positive(t, total)
+	open, left, err := s.CountRooms(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, ended, left+int64(total))
+	require.EqualValues(t, 28, open)
+	_, err = s.GetBySID(t.Context(), gone.SID)
+	require.ErrorIs(t, err, rooms.ErrNoRoom)
+	requireSound(t, s)
+}
+
+func TestPruneHistoryTakesSessions(t *testing.T) {
+	s := openNew(t)
+	r := create(t, s, "a", 1)
+	r.EndedMs, r.EndReason = 5, rooms.EndClosed
+	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: r, Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID, Identity: "x", JoinedMs: 2, LeftMs: 5}}})
+	require.NoError(t, err)
+	q := rooms.SessionQuery{RoomSID: r.SID, Limit: 5}
+	v, err := s.ListSessions(t.Context(), q)
+	require.NoError(t, err)
+	require.Len(t, v, 1)
+	_, err = s.PruneHistory(t.Context(), 6, 10)
+	require.NoError(t, err)
+	v, err = s.ListSessions(t.Context(), q)
+	require.NoError(t, err)
+	require.Empty(t, v)
+}
+
+func TestModeration(t *testing.T) {
+	s := openNew(t)
+	now := time.Now().UnixMilli()
+	ctx := t.Context()
+	admission := func(identity string) (bool, int64) {
+		t.Helper()
+		banned, before, err := s.Admission(ctx, "lobby", identity)
+		require.NoError(t, err)
+		return banned, before
+	}
+	banned, before := admission("ann")
+	require.False(t, banned)
+	require.Zero(t, before)
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{RoomName: "lobby", Identity: "ann", CreatedMs: 7, Reason: "noise"}))
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{RoomName: "lobby", Identity: "bob", UntilMs: now + 3_600_000}))
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{RoomName: "lobby", Identity: "cid", UntilMs: now - 1}))
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{RoomName: "other", Identity: "dan"}))
+	for identity, want := range map[string]bool{"ann": true, "bob": true, "cid": false, "dan": false} {
+		banned, _ := admission(identity)
+		require.Equal(t, want, banned, identity)
+	}
+	bans, err := s.Bans(ctx, "lobby", "", 2)
+	require.NoError(t, err)
+	require.Equal(t, []rooms.Ban{{RoomName: "lobby", Identity: "ann", CreatedMs: 7, Reason: "noise"}, {RoomName: "lobby", Identity: "bob", UntilMs: now + 3_600_000}}, bans)
+	bans, err = s.Bans(ctx, "lobby", "bob", 2)
+	require.NoError(t, err)
+	require.Len(t, bans, 1)
+	require.NoError(t, s.SetBan(ctx, rooms.Ban{RoomName: "lobby", Identity: "ann", UntilMs: 5}))
+	banned, _ = admission("ann")
+	require.False(t, banned)
+	was, err := s.ClearBan(ctx, "lobby", "bob")
+	require.NoError(t, err)
+	require.True(t, was)
+	was, err = s.ClearBan(ctx, "lobby", "bob")
+	require.NoError(t, err)
+	require.False(t, was)
+
+	require.NoError(t, s.SetRevocation(ctx, "lobby", "ann", 1000))
+	require.NoError(t, s.SetRevocation(ctx, "lobby", "ann", 500))
+	_, before = admission("ann")
+	require.EqualValues(t, 1000, before, "it never falls")
+	n, err := s.PruneModeration(ctx, now, 1001)
+	require.NoError(t, err)
+	require.Equal(t, 3, n, "two bans that ran out, and a revocation")
+}

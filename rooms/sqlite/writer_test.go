@@ -1,0 +1,387 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"parlor/rooms"
+
+	"github.com/stretchr/testify/require"
+)
+
+// hold keeps the writer between two transactions until release is called, so
+// that what is submitted meanwhile goes into one.
+func hold(t *testing.T, s *Store) (release func()) {
+	t.Helper()
+	held, free := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := s.Between(context.Background(), func(context.Context) error {
+			close(held)
+			<-free
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-held
+	return func() {
+		close(free)
+		wg.Wait()
+	}
+}
+
+func TestGroupCommit(t *testing.T) {
+	s := openNew(t)
+	release := hold(t, s)
+	before := s.Stats()
+	const n = 100
+	var order []int
+	var wg sync.WaitGroup
+	for i := range n {
+		r := newRoom(fmt.Sprint("room", i), 1000)
+		wg.Add(1)
+		s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r}, func(out rooms.Outcome, err error) {
+			order = append(order, i) // on the writer's goroutine
+			if err != nil || !out.Created {
+				t.Errorf("room %d: %v", i, err)
+			}
+			wg.Done()
+		})
+	}
+	require.Equal(t, n, s.Stats().Queue)
+	release()
+	wg.Wait()
+	for i := range n {
+		require.Equal(t, i, order[i], "answers come in the order of submission")
+	}
+	after := s.Stats()
+	require.Equal(t, before.Commit.Count+1, after.Commit.Count)
+	require.EqualValues(t, n, after.Batch.Sum-before.Batch.Sum)
+	require.Positive(t, after.WALBytes)
+	requireSound(t, s)
+}
+
+// A change that the database refuses half-way takes no other down, and leaves
+// nothing of itself.
+func TestBadChangeAmongGood(t *testing.T) {
+	s := openNew(t)
+	lobby := create(t, s, "lobby", 1000)
+	release := hold(t, s)
+	var wg sync.WaitGroup
+	results := make([]error, 30)
+	for i := range results {
+		r := newRoom(fmt.Sprint("room", i), 1000)
+		c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{event(rooms.EventRoomStarted, &r, 1)}}
+		switch i {
+		case 7: // two sessions of one identity
+			c.Sessions = []rooms.Session{{SID: "PA_a", RoomSID: r.SID, Identity: "x"}, {SID: "PA_b", RoomSID: r.SID, Identity: "x"}}
+		case 13: // the same event twice
+			c.Events = append(c.Events, c.Events[0])
+		case 19: // a room's SID that is taken
+			c.Room.SID = lobby.SID
+		case 23: // a refusal
+			c.Kind = rooms.ChangeUpdate
+		case 27: // a caller's mistake
+			c.Room.EndedMs = 5
+		}
+		wg.Add(1)
+		s.Submit(c, func(_ rooms.Outcome, err error) {
+			results[i] = err
+			wg.Done()
+		})
+	}
+	release()
+	wg.Wait()
+	for i, err := range results {
+		switch i {
+		case 7, 13, 19, 27:
+			require.Equal(t, rooms.Internal, rooms.ErrorCode(err), "%d: %v", i, err)
+		case 23:
+			require.ErrorIs(t, err, rooms.ErrEnded)
+		default:
+			require.NoError(t, err, i)
+			_, err := s.FindOpen(t.Context(), fmt.Sprint("room", i))
+			require.NoError(t, err)
+		}
+	}
+	for _, i := range []int{7, 13, 19, 27} {
+		_, err := s.FindOpen(t.Context(), fmt.Sprint("room", i))
+		require.ErrorIs(t, err, rooms.ErrNoRoom)
+	}
+	require.EqualValues(t, 1, s.Stats().Isolated)
+	require.Zero(t, s.Stats().Failures)
+	open, _, err := s.CountRooms(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 26, open)
+	requireSound(t, s)
+}
+
+// At most one open room bears a name, whoever races.
+func TestOneNameOneRoom(t *testing.T) {
+	s := openNew(t)
+	const callers, names, rounds = 16, 3, 40
+	var wg sync.WaitGroup
+	var created, ended atomic.Int64
+	for range callers {
+		wg.Go(func() {
+			for i := range rounds {
+				name := fmt.Sprint("name", i%names)
+				r := newRoom(name, 1000)
+				out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{event(rooms.EventRoomStarted, &r, 1)}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if out.Created != (out.Room.SID == r.SID) || out.Room.Name != name || !out.Room.Open() {
+					t.Errorf("created %v: %+v", out.Created, out.Room)
+				}
+				if out.Created {
+					created.Add(1)
+				}
+				last := out.Room
+				last.EndedMs, last.EndReason = 2000, rooms.EndClosed
+				_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: last, Events: []rooms.Event{rooms.RoomFinished(&last, time.UnixMilli(2000))}})
+				switch {
+				case err == nil:
+					ended.Add(1)
+				case !errors.Is(err, rooms.ErrEnded):
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, created.Load(), ended.Load(), "each room ends once")
+	var twice int
+	require.NoError(t, s.read.QueryRow(`SELECT count(*) FROM event AS a WHERE type = 'room_started'
+		AND EXISTS (SELECT 1 FROM event AS b WHERE b.type = 'room_started' AND b.room_name = a.room_name AND b.seq > a.seq
+			AND NOT EXISTS (SELECT 1 FROM event AS f WHERE f.type = 'room_finished' AND f.room_sid = a.room_sid AND f.seq < b.seq))`).Scan(&twice))
+	require.Zero(t, twice, "two open rooms bore a name")
+	requireSound(t, s)
+}
+
+// Changes of a room that are submitted without a wait are numbered in order.
+func TestPipelinedChanges(t *testing.T) {
+	s := openNew(t)
+	r := create(t, s, "lobby", 1000)
+	var wg sync.WaitGroup
+	const n = 50
+	for i := range n {
+		wg.Add(1)
+		c := &rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Events: []rooms.Event{event(fmt.Sprint("e", i), &r, 1)}}
+		c.Room.Metadata = fmt.Sprint(i)
+		s.Submit(c, func(out rooms.Outcome, err error) {
+			if err != nil || out.Room.Seq != int64(i+2) || out.Room.Version != int64(i+2) {
+				t.Errorf("%d: %+v %v", i, out, err)
+			}
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	events, err := s.Events(t.Context(), rooms.EventQuery{After: 1, Limit: 100})
+	require.NoError(t, err)
+	require.Len(t, events, n)
+	for i, e := range events {
+		require.Equal(t, fmt.Sprint("e", i), e.Type)
+		require.EqualValues(t, i+2, e.RoomSeq)
+	}
+	got, err := s.FindOpen(t.Context(), "lobby")
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(n-1), got.Metadata)
+}
+
+// A database that is full refuses with a reason, reads go on, and writing
+// resumes when there is room again.
+func TestDatabaseFull(t *testing.T) {
+	s := openNew(t)
+	create(t, s, "before", 1000)
+	limit := func(pages string) {
+		require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+			_, err := s.writer.conn.exec("PRAGMA max_page_count = " + pages)
+			return err
+		}))
+	}
+	limit("1") // SQLite takes it as: no more than there are
+	release := hold(t, s)
+	big := newRoom("big", 1000)
+	big.Metadata = string(make([]byte, 100_000))
+	var failed, innocent error
+	var wg sync.WaitGroup
+	wg.Add(2)
+	s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom("innocent", 1)}, func(_ rooms.Outcome, err error) { innocent = err; wg.Done() })
+	s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: big}, func(_ rooms.Outcome, err error) { failed = err; wg.Done() })
+	release()
+	wg.Wait()
+	for _, err := range []error{failed, innocent} {
+		require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
+		require.ErrorContains(t, err, "the disk is full")
+		require.ErrorContains(t, err, s.Path())
+	}
+	require.NotEmpty(t, s.Stats().Failing)
+	_, err := s.FindOpen(t.Context(), "before")
+	require.NoError(t, err)
+	_, err = s.FindOpen(t.Context(), "innocent")
+	require.ErrorIs(t, err, rooms.ErrNoRoom)
+
+	limit("1000000")
+	out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: big, Events: []rooms.Event{event(rooms.EventRoomStarted, &big, 1)}})
+	require.NoError(t, err)
+	require.True(t, out.Created)
+	require.Empty(t, s.Stats().Failing)
+	requireSound(t, s)
+}
+
+// A connection that breaks in the middle is replaced.
+func TestBrokenConnection(t *testing.T) {
+	s := openNew(t)
+	require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+		_, err := s.writer.conn.exec("BEGIN") // as if a transaction was left open
+		return err
+	}))
+	create(t, s, "lobby", 1000)
+	requireSound(t, s)
+}
+
+func TestCancelledCallWritesNothingLate(t *testing.T) {
+	s := openNew(t)
+	release := hold(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 1)
+	go func() { errs <- s.SetBan(ctx, rooms.Ban{RoomName: "lobby", Identity: "ann"}) }()
+	require.Eventually(t, func() bool { return s.Stats().Queue == 1 }, 5*time.Second, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-errs, context.Canceled)
+	release()
+	require.NoError(t, s.Between(t.Context(), func(context.Context) error { return nil }))
+	banned, _, err := s.Admission(t.Context(), "lobby", "ann")
+	require.NoError(t, err)
+	require.False(t, banned)
+}
+
+func TestCloseCommitsWhatWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "parlor.db")
+	s, err := Open(t.Context(), Config{Path: path})
+	require.NoError(t, err)
+	release := hold(t, s)
+	answers := make(chan error, 200)
+	for i := range 200 {
+		s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom(fmt.Sprint(i), 1)}, func(_ rooms.Outcome, err error) { answers <- err })
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(context.Background()) }()
+	release()
+	require.NoError(t, <-closed)
+	for range 200 {
+		require.NoError(t, <-answers)
+	}
+	s = openAt(t, path)
+	open, _, err := s.CountRooms(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 200, open)
+}
+
+// A writer that does not come to an end is given up after the grace, and what
+// waited is told.
+func TestCloseGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(context.Background(), Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+		require.NoError(t, err)
+		free := make(chan struct{})
+		go s.Between(context.Background(), func(context.Context) error { <-free; return nil })
+		synctest.Wait()
+		var late error
+		s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom("late", 1)}, func(_ rooms.Outcome, err error) { late = err })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		began := time.Now()
+		require.ErrorIs(t, s.Close(ctx), context.DeadlineExceeded)
+		require.Equal(t, time.Second+closeGrace, time.Since(began))
+		require.ErrorIs(t, late, rooms.ErrStopping)
+		close(free)
+		<-s.writer.ended
+		require.NoError(t, errors.Join(s.read.Close(), s.writer.conn.close(), s.write.Close(), s.lock.Close()))
+	})
+}
+
+func TestSyncIsCalledWhileDirty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls []time.Duration
+		var fail error
+		began := time.Now()
+		s, err := Open(context.Background(), Config{
+			Path: filepath.Join(t.TempDir(), "parlor.db"),
+			Sync: func(context.Context) error { calls = append(calls, time.Since(began)); return fail },
+		})
+		require.NoError(t, err)
+		var pages int
+		require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+			return s.writer.conn.conn.QueryRowContext(context.Background(), "PRAGMA wal_autocheckpoint").Scan(&pages)
+		}))
+		require.Zero(t, pages, "replication checkpoints")
+		time.Sleep(time.Minute)
+		require.Empty(t, calls, "nothing to see")
+
+		began = time.Now()
+		for range 10 { // 100 ms apart
+			create(t, s, rooms.NewID(""), 1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		ms := time.Millisecond
+		require.Equal(t, []time.Duration{250 * ms, 550 * ms, 850 * ms, 1150 * ms}, calls)
+
+		calls, began, fail = nil, time.Now(), errors.New("replica is away")
+		create(t, s, "x", 1)
+		time.Sleep(600 * ms)
+		synctest.Wait()
+		require.Equal(t, []time.Duration{250 * ms, 500 * ms}, calls, "tried again")
+		require.Equal(t, "replica is away", s.Stats().Syncing)
+		fail = nil
+		require.NoError(t, s.Close(context.Background()))
+		require.Len(t, calls, 3, "once more on closing")
+		require.Empty(t, s.writer.stats.s.Syncing)
+	})
+}
+
+func TestWatch(t *testing.T) {
+	s := openNew(t)
+	a, cancelA := s.Watch()
+	b, cancelB := s.Watch()
+	defer cancelB()
+	create(t, s, "one", 1)
+	create(t, s, "two", 1)
+	<-a
+	<-b
+	require.Empty(t, a, "tokens coalesce")
+	require.NoError(t, s.SetBan(t.Context(), rooms.Ban{RoomName: "x"}))
+	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom("silent", 1)})
+	require.NoError(t, err)
+	require.Empty(t, a, "nothing new to read")
+	cancelA()
+	create(t, s, "three", 1)
+	<-b
+	require.Empty(t, a)
+	require.Len(t, s.watch.all, 1)
+}
+
+// Autocheckpoint keeps the WAL from growing when nobody replicates.
+func TestWALStaysBounded(t *testing.T) {
+	s := openNew(t)
+	for i := range 40 {
+		r := newRoom(fmt.Sprint(i), 1)
+		r.Metadata = string(make([]byte, 500_000))
+		_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r})
+		require.NoError(t, err)
+	}
+	require.Less(t, s.Stats().WALBytes, int64(8<<20))
+}
