@@ -20,7 +20,7 @@ type JoinRequest struct {
 	// MayCreate: the token has the roomCreate grant.
 	MayCreate bool
 	// Create is what the room is to be like if this join creates it; may be nil.
-	Create        *livekit.CreateRoomRequest
+	Create *livekit.CreateRoomRequest
 	// IssuedMs is the not-before time of its token.
 	IssuedMs      int64
 	Protocol      int

@@ -30,10 +30,11 @@ type mailbox struct {
 
 func newMailbox() *mailbox { return &mailbox{wake: make(chan struct{}, 1)} }
 
-// post queues l; false after close, and then nothing of l is called.
+// post queues l; false after close, and then nothing of l is called. Urgent
+// letters are taken even then: the room waits for them before it goes.
 func (m *mailbox) post(l letter) bool {
 	m.mu.Lock()
-	if m.closed {
+	if m.closed && !l.urgent {
 		m.mu.Unlock()
 		return false
 	}
@@ -66,11 +67,9 @@ func (m *mailbox) closeIfEmpty() bool {
 	return true
 }
 
-// close closes the mailbox and returns what was waiting.
-func (m *mailbox) close() []letter {
+// close closes the mailbox to all but urgent letters. What waits in it stays.
+func (m *mailbox) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	q := m.queue
-	m.queue, m.closed = nil, true
-	return q
+	m.closed = true
 }

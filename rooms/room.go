@@ -86,29 +86,41 @@ func (r *Room) loop() {
 	if err := r.load(); err != nil {
 		r.log.Error("cannot read the room", "error", err)
 	}
-	for !r.gone {
+	for {
 		for _, l := range r.mail.take() {
-			if r.closing && !l.urgent {
-				r.deferred = append(r.deferred, l)
-				continue
-			}
-			if r.gone {
-				if l.retired != nil {
-					l.retired()
-				}
-				continue
-			}
-			l.run()
+			r.deliverLetter(l)
 		}
-		if r.gone || (r.idle() && r.rooms.retire(r)) {
+		if r.gone {
+			if r.pending == 0 && r.mail.closeIfEmpty() {
+				return
+			}
+		} else if r.idle() && r.rooms.retire(r) {
 			return
 		}
 		r.setTimer()
 		select {
 		case <-r.mail.wake:
 		case <-r.timer.C:
-			r.ring(time.Now())
+			if !r.gone {
+				r.ring(time.Now())
+			}
 		}
+	}
+}
+
+// deliverLetter does what l asks, or says why not.
+func (r *Room) deliverLetter(l letter) {
+	switch {
+	case l.urgent:
+		l.run()
+	case r.gone:
+		if l.retired != nil {
+			l.retired()
+		}
+	case r.closing:
+		r.deferred = append(r.deferred, l)
+	default:
+		l.run()
 	}
 }
 
@@ -141,6 +153,11 @@ func (r *Room) load() error {
 func (r *Room) found() error {
 	if r.rec.SID != "" {
 		return nil
+	}
+	if len(r.creating) > 0 {
+		// Not to be read from the store before its answer has come: that would be a
+		// second copy of the room's state.
+		return ErrNoRoom
 	}
 	if err := r.load(); err != nil {
 		return Errorf(Unavailable, "cannot read room %q: %v", r.name, err)

@@ -167,21 +167,13 @@ func (rs *Rooms) retire(r *Room) bool {
 }
 
 // drop takes r out of the registry at once: its room has ended, the name is
-// free. What waits in its mailbox is told to look again.
+// free. What waits in its mailbox will be told to look again.
 func (rs *Rooms) drop(r *Room) {
 	rs.mu.Lock()
-	waiting := r.mail.close()
+	defer rs.mu.Unlock()
+	r.mail.close()
 	if rs.live[r.name] == r {
 		delete(rs.live, r.name)
-	}
-	rs.mu.Unlock()
-	for _, l := range waiting {
-		switch {
-		case l.urgent:
-			l.run()
-		case l.retired != nil:
-			l.retired()
-		}
 	}
 }
 

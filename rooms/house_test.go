@@ -1,0 +1,236 @@
+package rooms_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+)
+
+// house is the domain over a real database file.
+type house struct {
+	t     *testing.T
+	path  string
+	store *sqlite.Store
+	*rooms.Rooms
+}
+
+type option func(*rooms.Config)
+
+func newHouse(t *testing.T, opts ...option) *house {
+	t.Helper()
+	h := &house{t: t, path: filepath.Join(t.TempDir(), "parlor.db")}
+	h.open(opts...)
+	t.Cleanup(h.close)
+	return h
+}
+
+func (h *house) open(opts ...option) {
+	h.t.Helper()
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path})
+	require.NoError(h.t, err)
+	cfg := rooms.Config{
+		Store: store, Log: slog.New(slog.DiscardHandler), AutoCreate: true, RestartGrace: time.Minute,
+	}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	h.store, h.Rooms = store, rooms.New(cfg)
+	require.NoError(h.t, h.Open(context.Background()))
+}
+
+func (h *house) close() {
+	if h.store == nil {
+		return
+	}
+	require.NoError(h.t, h.Rooms.Close(context.Background()))
+	require.NoError(h.t, h.store.Close(context.Background()))
+	h.store = nil
+}
+
+// restart is a stop and a start on the same file.
+func (h *house) restart(opts ...option) {
+	h.close()
+	h.open(opts...)
+}
+
+// client is a participant's other end: what its outlet and its peer were asked.
+type client struct {
+	*rooms.Participant
+	snap rooms.Snapshot
+
+	mu         sync.Mutex // guards the following
+	messages   []*livekit.SignalResponse
+	left       *livekit.LeaveRequest
+	subscribed map[string]bool
+	data       []*livekit.DataPacket
+	closed     bool
+}
+
+func (c *client) Send(m *rooms.Message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.messages = append(c.messages, m.Response)
+	return true
+}
+
+func (c *client) Leave(l *livekit.LeaveRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left == nil {
+		c.left = l
+	}
+}
+
+// fakePeer is the client's media, which in these tests is only asked.
+type fakePeer struct{ c *client }
+
+var _ rooms.Peer = fakePeer{}
+
+func (fakePeer) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
+func (fakePeer) RemoveTrack(string)                                    {}
+func (fakePeer) SetTrackMuted(string, bool)                            {}
+func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
+func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
+func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
+func (fakePeer) SendRaw(string, []byte, bool)                          {}
+func (fakePeer) Quality() (livekit.ConnectionQuality, float32) {
+	return livekit.ConnectionQuality_EXCELLENT, 4.5
+}
+
+func (p fakePeer) set(sid string, on bool) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.subscribed[sid] = on
+}
+
+func (p fakePeer) SendData(_ livekit.DataPacket_Kind, packet []byte) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.data = append(p.c.data, mustUnmarshal(packet))
+}
+
+func (p fakePeer) Close() {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.closed = true
+}
+
+type fakeTrack string
+
+func (t fakeTrack) SID() string               { return string(t) }
+func (fakeTrack) AudioLevel() (float32, bool) { return 0, false }
+func (c *client) isSubscribed(sid string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.subscribed[sid]
+}
+func (c *client) leave() *livekit.LeaveRequest { c.mu.Lock(); defer c.mu.Unlock(); return c.left }
+func (c *client) packets() []*livekit.DataPacket {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]*livekit.DataPacket(nil), c.data...)
+}
+
+// find returns the newest message for which f gives something.
+func find[T any](c *client, f func(*livekit.SignalResponse) *T) *T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := len(c.messages) - 1; i >= 0; i-- {
+		if v := f(c.messages[i]); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+func anyone() *livekit.ParticipantPermission {
+	return &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true, CanPublishData: true}
+}
+
+// try joins; edit may change the request.
+func (h *house) try(room, identity string, edit ...func(*rooms.JoinRequest)) (*client, error) {
+	c := &client{subscribed: make(map[string]bool)}
+	req := rooms.JoinRequest{
+		Room:          room,
+		Info:          &livekit.ParticipantInfo{Identity: identity, Permission: anyone()},
+		Protocol:      17,
+		AutoSubscribe: true,
+		Outlet:        c,
+	}
+	for _, e := range edit {
+		e(&req)
+	}
+	var err error
+	c.Participant, c.snap, err = h.Join(context.Background(), req)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Attach(fakePeer{c})
+}
+
+// join joins and connects.
+func (h *house) join(room, identity string, edit ...func(*rooms.JoinRequest)) *client {
+	h.t.Helper()
+	c, err := h.try(room, identity, edit...)
+	require.NoError(h.t, err)
+	c.Connected()
+	c.Sync()
+	return c
+}
+
+// publish announces and negotiates a track, and returns its SID.
+func (c *client) publish(t *testing.T, cid string, src livekit.TrackSource) string {
+	t.Helper()
+	typ := livekit.TrackType_VIDEO
+	if src == livekit.TrackSource_MICROPHONE {
+		typ = livekit.TrackType_AUDIO
+	}
+	c.AddTrack(&livekit.AddTrackRequest{Cid: cid, Type: typ, Source: src})
+	c.Sync()
+	resp := find(c, func(m *livekit.SignalResponse) *livekit.TrackPublishedResponse {
+		if tp := m.GetTrackPublished(); tp.GetCid() == cid {
+			return tp
+		}
+		return nil
+	})
+	require.NotNil(t, resp, "track_published for %s", cid)
+	c.TrackPublished(fakeTrack(resp.Track.Sid), resp.Track)
+	c.Sync()
+	return resp.Track.Sid
+}
+
+// events is the event log, as types with the participant's identity.
+func (h *house) events(room string) []string {
+	h.t.Helper()
+	evs, err := h.store.Events(context.Background(), rooms.EventQuery{Limit: 10_000, Room: room})
+	require.NoError(h.t, err)
+	var out []string
+	for i, e := range evs {
+		require.EqualValues(h.t, seqIn(evs[:i], e.RoomSID)+1, e.RoomSeq, "room_seq is gapless")
+		w := webhook(h.t, e)
+		s := e.Type
+		if id := w.GetParticipant().GetIdentity(); id != "" {
+			s += " " + id
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func seqIn(evs []rooms.Event, roomSID string) (n int64) {
+	for _, e := range evs {
+		if e.RoomSID == roomSID {
+			n = e.RoomSeq
+		}
+	}
+	return n
+}
