@@ -1,0 +1,407 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/media"
+	"parlor/rooms"
+	"parlor/server/access"
+)
+
+const (
+	// protocolVersion is the newest version of LiveKit's signalling that we speak.
+	protocolVersion = 17
+	// compatVersion is the LiveKit server whose behaviour clients may expect: some
+	// gate features on it.
+	compatVersion = "1.13.11"
+	// maxMessage bounds a signalling message, unpacked.
+	maxMessage = 2 << 20
+
+	clientPingInterval = 5  // seconds, told to clients
+	clientPingTimeout  = 15 // seconds, told to clients
+)
+
+// Config is what signalling needs.
+type Config struct {
+	Rooms    *rooms.Rooms
+	Media    *media.Engine
+	Verifier *access.Verifier
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer // may be nil
+
+	// Version is Parlor's own, told to clients as debug information.
+	Version string
+	NodeID  string
+	Region  string
+	// EnabledCodecs are the mime types that clients may publish, video first.
+	EnabledCodecs []string
+	MaxIdentity   int // bytes
+	// MaxConnections bounds the open WebSockets; 0 = no bound.
+	MaxConnections int
+}
+
+// Handler answers the signalling routes. Its methods may be called concurrently.
+type Handler struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	sessions sync.WaitGroup // every session's goroutines
+}
+
+// New makes the handler.
+func New(cfg Config) *Handler {
+	return &Handler{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics)}
+}
+
+// Wait returns when every session has ended, or ctx has.
+func (h *Handler) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { // ends with the sessions
+		h.sessions.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// RTC answers /rtc: both ways to connect.
+func (h *Handler) RTC() http.Handler { return h.connectHandler(false) }
+
+// RTCv1 answers /rtc/v1: only with a join_request.
+func (h *Handler) RTCv1() http.Handler { return h.connectHandler(true) }
+
+// Validate answers /rtc/validate and, with v1, /rtc/v1/validate: whether a
+// connect with this query would be let in.
+func (h *Handler) Validate(v1 bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		req, err := h.request(r, v1, true)
+		if err == nil {
+			err = h.cfg.Rooms.CanJoin(r.Context(), req.room, req.claims.Grants.Video.RoomCreate)
+		}
+		if err != nil {
+			h.refuse(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("success")) // the client may be gone
+	})
+}
+
+func (h *Handler) connectHandler(v1 bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		req, err := h.request(r, v1, false)
+		if err != nil {
+			h.refuse(w, err)
+			return
+		}
+		h.sessions.Add(1)
+		defer h.sessions.Done()
+		if req.opts.reconnect {
+			h.resume(w, r, req)
+		} else {
+			h.join(w, r, req)
+		}
+	})
+}
+
+// refuse answers a request that is not let in: a status and a text.
+func (h *Handler) refuse(w http.ResponseWriter, err error) {
+	status, text := http.StatusInternalServerError, "internal error"
+	if ref, ok := asRefusal(err); ok {
+		status, text = ref.status, ref.text
+	} else if e, ok := errors.AsType[*rooms.Error](err); ok {
+		text = e.Msg
+		switch e.Code {
+		case rooms.NotFound:
+			status = http.StatusNotFound
+		case rooms.Invalid:
+			status = http.StatusBadRequest
+		case rooms.Denied:
+			status = http.StatusUnauthorized
+		case rooms.Unavailable:
+			status = http.StatusServiceUnavailable
+			w.Header().Set("Retry-After", "2")
+		case rooms.Precondition, rooms.Exhausted, rooms.Exists, rooms.Internal:
+			// LiveKit answers a full room with 500; its clients know no better code.
+		}
+	}
+	h.metrics.joins.WithLabelValues(strconv.Itoa(status)).Inc()
+	if status >= http.StatusInternalServerError {
+		h.log.Warn("connect refused", "status", status, "error", err)
+	}
+	http.Error(w, text, status)
+}
+
+// request is a connect request that may go on: who, where, how.
+type request struct {
+	claims *access.Claims
+	room   string
+	opts   *options
+	info   *livekit.ParticipantInfo
+}
+
+// request checks a connect request as far as it can be without the room.
+func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) {
+	room, err := access.EnsureJoin(r.Context())
+	if err != nil {
+		return nil, refuse(http.StatusUnauthorized, err.Error())
+	}
+	claims := access.FromContext(r.Context())
+	opts, err := parseOptions(r, v1, validate)
+	if err != nil {
+		return nil, err
+	}
+	identity := claims.Grants.Identity
+	switch limit := h.cfg.MaxIdentity; {
+	case room == "":
+		return nil, refuse(http.StatusBadRequest, "no room name")
+	case identity == "":
+		return nil, refuse(http.StatusBadRequest, "identity cannot be empty")
+	case limit > 0 && len(identity) > limit:
+		return nil, refuse(http.StatusBadRequest, "participant identity length exceeds limits: max length "+strconv.Itoa(limit))
+	}
+	info, err := participantInfo(claims.Grants, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &request{claims: claims, room: room, opts: opts, info: info}, nil
+}
+
+// participantInfo is who joins, by its token and, where it may, its own wishes.
+func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo, error) {
+	if (o.metadata != "" || len(o.attributes) > 0) && !g.Video.GetCanUpdateOwnMetadata() {
+		return nil, refuse(http.StatusUnauthorized, access.ErrNoAccess.Error())
+	}
+	info := &livekit.ParticipantInfo{
+		Identity:       g.Identity,
+		Name:           g.Name,
+		Metadata:       g.Metadata,
+		Attributes:     maps.Clone(g.Attributes),
+		Kind:           g.GetParticipantKind(),
+		KindDetails:    g.GetKindDetails(),
+		Permission:     g.Video.ToPermission(),
+		ClientProtocol: o.client.ClientProtocol,
+		Capabilities:   o.client.Capabilities,
+	}
+	if o.metadata != "" {
+		info.Metadata = o.metadata
+	}
+	if len(o.attributes) > 0 {
+		if info.Attributes == nil {
+			info.Attributes = make(map[string]string, len(o.attributes))
+		}
+		maps.Copy(info.Attributes, o.attributes)
+	}
+	if o.publish != "" {
+		info.Identity += "#" + o.publish
+		info.Permission.CanSubscribe = false
+	}
+	return info, nil
+}
+
+// accept upgrades the connection.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // any origin, as for LiveKit: the token is the permission
+		CompressionMode:    websocket.CompressionNoContextTakeover,
+	})
+	if err != nil {
+		return nil, err // Accept has answered
+	}
+	conn.SetReadLimit(maxMessage)
+	return conn, nil
+}
+
+// join lets a new participant in. The upgrade comes only when the join is on
+// disk: a refusal is an HTTP answer.
+func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
+	ln := &line{metrics: h.metrics}
+	s := &session{h: h, line: ln, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
+	p, snap, err := h.cfg.Rooms.Join(r.Context(), rooms.JoinRequest{
+		Room:          req.room,
+		Info:          req.info,
+		MayCreate:     req.claims.Grants.Video.RoomCreate,
+		Create:        createRequest(req.claims.Grants),
+		IssuedMs:      req.claims.NotBefore.UnixMilli(),
+		Protocol:      req.opts.protocol,
+		AutoSubscribe: req.opts.autoSubscribe,
+		Outlet:        ln,
+		OnChange:      s.refresh,
+	})
+	if err != nil {
+		h.refuse(w, err)
+		return
+	}
+	s.p = p
+	s.info.Store(snap.Self)
+	if err := s.makePeer(snap); err != nil {
+		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
+		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
+		h.refuse(w, err)
+		return
+	}
+	conn, err := h.accept(w, r)
+	if err != nil {
+		p.SignalLost()
+		return
+	}
+	h.metrics.joins.WithLabelValues("joined").Inc()
+	s.ws = newSocket(context.WithoutCancel(r.Context()), conn)
+	if !ln.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
+		conn.CloseNow()
+		return
+	}
+	s.start()
+	s.run()
+}
+
+func mode(o *options) string {
+	if o.singlePC {
+		return "single"
+	}
+	return "dual"
+}
+
+// createRequest is what the token says of a room that its bearer makes.
+func createRequest(g *auth.ClaimGrants) *livekit.CreateRoomRequest {
+	c := g.GetRoomConfiguration()
+	if c == nil {
+		return nil
+	}
+	return &livekit.CreateRoomRequest{
+		EmptyTimeout:     c.EmptyTimeout,
+		DepartureTimeout: c.DepartureTimeout,
+		MaxParticipants:  c.MaxParticipants,
+		Metadata:         c.Metadata,
+		MinPlayoutDelay:  c.MinPlayoutDelay,
+		MaxPlayoutDelay:  c.MaxPlayoutDelay,
+		SyncStreams:      c.SyncStreams,
+		Tags:             c.Tags,
+	}
+}
+
+// resume attaches a new WebSocket to a participant whose last was lost. Whoever
+// is not there any more is told to join anew.
+func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
+	conn, err := h.accept(w, r)
+	if err != nil {
+		return
+	}
+	ws := newSocket(context.WithoutCancel(r.Context()), conn)
+	var s *session
+	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, func(p *rooms.Participant, snap rooms.Snapshot) {
+		ln, ok := p.Outlet().(*line)
+		if !ok || ln.peer.Load() == nil {
+			return
+		}
+		s = &session{h: h, line: ln, p: p, peer: ln.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
+		s.info.Store(snap.Self)
+		if !ln.attach(ws, h.resumeMessages(s, snap)...) {
+			s = nil
+		}
+	})
+	if err != nil || s == nil {
+		h.metrics.joins.WithLabelValues("mismatch").Inc()
+		ws.finish(leaveMessage(&livekit.LeaveRequest{
+			CanReconnect: true,
+			Reason:       livekit.DisconnectReason_STATE_MISMATCH,
+			Action:       livekit.LeaveRequest_RECONNECT,
+		}))
+		h.sessions.Go(ws.write)
+		ws.drain()
+		return
+	}
+	h.metrics.joins.WithLabelValues("resumed").Inc()
+	s.peer.Resume(nil)
+	s.run()
+}
+
+// drain reads until the client has closed, so that it sees our last message.
+func (s *socket) drain() {
+	ctx, cancel := context.WithTimeout(s.done, 5*time.Second)
+	defer cancel()
+	for {
+		if _, _, err := s.conn.Read(ctx); err != nil {
+			return
+		}
+	}
+}
+
+// joinResponse is the first message to a client.
+func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
+	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
+	for _, m := range h.cfg.EnabledCodecs {
+		codecs = append(codecs, &livekit.Codec{Mime: m})
+	}
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
+		Room:                 snap.Room,
+		Participant:          snap.Self,
+		OtherParticipants:    snap.Others,
+		ServerVersion:        compatVersion,
+		ServerInfo:           h.serverInfo(),
+		ServerRegion:         h.cfg.Region,
+		IceServers:           h.cfg.Media.ICEServers(),
+		SubscriberPrimary:    s.subscriberPrimary(snap.Self),
+		ClientConfiguration:  &livekit.ClientConfiguration{},
+		PingInterval:         clientPingInterval,
+		PingTimeout:          clientPingTimeout,
+		SifTrailer:           snap.SIFTrailer,
+		EnabledPublishCodecs: codecs,
+		FastPublish:          snap.Self.GetPermission().GetCanPublish(),
+	}}})
+}
+
+func (h *Handler) serverInfo() *livekit.ServerInfo {
+	return &livekit.ServerInfo{
+		Edition:       livekit.ServerInfo_Standard,
+		Version:       compatVersion,
+		Protocol:      protocolVersion,
+		Region:        h.cfg.Region,
+		NodeId:        h.cfg.NodeID,
+		DebugInfo:     "parlor " + h.cfg.Version,
+		AgentProtocol: 1,
+	}
+}
+
+// resumeMessages is what a resuming client is told first: all of the state.
+func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
+	all := append([]*livekit.ParticipantInfo{snap.Self}, snap.Others...)
+	return []*rooms.Message{
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
+			IceServers:          h.cfg.Media.ICEServers(),
+			ClientConfiguration: &livekit.ClientConfiguration{},
+			ServerInfo:          h.serverInfo(),
+			LastMessageSeq:      s.peer.LastMessageSeq(),
+		}}}),
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
+			Update: &livekit.ParticipantUpdate{Participants: all, FullSnapshot: true},
+		}}),
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
+			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
+		}}),
+		s.tokenMessage(snap.Self),
+	}
+}

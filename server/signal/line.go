@@ -1,0 +1,209 @@
+package signal
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"parlor/media"
+	"parlor/rooms"
+)
+
+const (
+	// queueLength is how many messages may wait for a client to read. A client
+	// further behind than that gets the whole state again by resuming.
+	queueLength  = 1024
+	writeTimeout = 10 * time.Second
+	pingInterval = 10 * time.Second
+	pingTimeout  = 20 * time.Second
+)
+
+// line is a participant's way to its client; it implements [rooms.Outlet].
+type line struct {
+	metrics *metrics
+	// peer is the participant's media, for the session that a resume begins; nil
+	// before it is made.
+	peer atomic.Pointer[media.Peer]
+
+	mu      sync.Mutex       // guards the following
+	waiting []*rooms.Message // sent before the first socket was attached
+	opened  bool
+	left    bool
+	ws      *socket
+}
+
+var _ rooms.Outlet = (*line)(nil)
+
+// Send implements [rooms.Outlet]. Before the first socket is attached messages
+// wait behind the join response; between sockets they are dropped.
+func (l *line) Send(m *rooms.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.left:
+		return false
+	case !l.opened:
+		if len(l.waiting) >= queueLength {
+			return false
+		}
+		l.waiting = append(l.waiting, m)
+		return true
+	case l.ws == nil:
+		return false
+	}
+	if l.ws.push(frame{message: m}) {
+		return true
+	}
+	l.metrics.slow.Inc()
+	l.ws.cut()
+	l.ws = nil
+	return false
+}
+
+// Leave implements [rooms.Outlet].
+func (l *line) Leave(leave *livekit.LeaveRequest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left {
+		return
+	}
+	l.left = true
+	l.waiting = nil
+	if l.ws != nil {
+		l.ws.finish(leaveMessage(leave))
+		l.ws = nil
+	}
+}
+
+func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: leave}})
+}
+
+// attach makes ws the line's socket: first goes what is given, then what has
+// been waiting. A socket attached before is closed. It reports false if the
+// participant is gone.
+func (l *line) attach(ws *socket, first ...*rooms.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left {
+		return false
+	}
+	if l.ws != nil {
+		l.ws.finish(nil)
+	}
+	l.ws, l.opened = ws, true
+	for _, m := range append(first, l.waiting...) {
+		ws.push(frame{message: m})
+	}
+	l.waiting = nil
+	return true
+}
+
+// detach takes ws off the line; false if another has replaced it, or the
+// participant has left.
+func (l *line) detach(ws *socket) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ws != ws {
+		return false
+	}
+	l.ws = nil
+	return !l.left
+}
+
+// frame is what a socket's writer is to do.
+type frame struct {
+	message *rooms.Message // nil with last: only close
+	last    bool           // close 1000 afterwards
+}
+
+// socket is one WebSocket. Its writer is the goroutine that runs [socket.write];
+// the queue is the only way to it.
+type socket struct {
+	conn  *websocket.Conn
+	queue chan frame
+	json  atomic.Bool        // the client speaks protojson in text frames
+	over  context.CancelFunc // ends writer and reader
+	done  context.Context
+}
+
+func newSocket(ctx context.Context, conn *websocket.Conn) *socket {
+	done, over := context.WithCancel(ctx)
+	return &socket{conn: conn, queue: make(chan frame, queueLength+2), done: done, over: over}
+}
+
+// push queues f unless the queue is full.
+func (s *socket) push(f frame) bool {
+	if len(s.queue) >= queueLength && !f.last {
+		return false
+	}
+	select {
+	case s.queue <- f:
+		return true
+	default:
+		return false
+	}
+}
+
+// finish has the socket closed with 1000 after what is queued and m, if any.
+func (s *socket) finish(m *rooms.Message) {
+	if !s.push(frame{message: m, last: true}) {
+		s.cut()
+	}
+}
+
+// cut ends the socket at once.
+func (s *socket) cut() { s.over() }
+
+// write sends what is queued, and pings, until the socket is over. It closes the
+// connection before it returns.
+func (s *socket) write() {
+	defer s.conn.CloseNow()
+	defer s.over()
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	for {
+		select {
+		case <-s.done.Done():
+			return
+		case <-ping.C:
+			// In its own goroutine so that a lost network does not hold up the queue's
+			// own time limit; it ends by its timeout or with the socket.
+			go s.ping()
+		case f := <-s.queue:
+			if f.message != nil && s.send(f.message) != nil {
+				return
+			}
+			if f.last {
+				_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may be gone already
+				return
+			}
+		}
+	}
+}
+
+func (s *socket) ping() {
+	ctx, cancel := context.WithTimeout(s.done, pingTimeout)
+	defer cancel()
+	if s.conn.Ping(ctx) != nil {
+		s.cut()
+	}
+}
+
+func (s *socket) send(m *rooms.Message) error {
+	ctx, cancel := context.WithTimeout(s.done, writeTimeout)
+	defer cancel()
+	if !s.json.Load() {
+		return s.conn.Write(ctx, websocket.MessageBinary, m.Binary())
+	}
+	text, err := protojson.Marshal(m.Response)
+	if err != nil {
+		return err
+	}
+	return s.conn.Write(ctx, websocket.MessageText, text)
+}

@@ -1,0 +1,229 @@
+package signal
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxJoinRequest bounds a join request, also what it unpacks to.
+const maxJoinRequest = 1 << 20
+
+// refusal is a join that is refused before the upgrade: an HTTP status and a
+// text body.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(status int, text string) *refusal { return &refusal{status, text} }
+
+// options is what a client asks for when it connects, by either of the
+// protocol's two ways.
+type options struct {
+	singlePC       bool
+	protocol       int
+	client         *livekit.ClientInfo
+	autoSubscribe  bool
+	adaptiveStream bool
+	allowPause     bool
+	reconnect      bool
+	participantSID string
+	metadata       string
+	attributes     map[string]string
+	publish        string // the publish query parameter of old egress clients
+	addTracks      []*livekit.AddTrackRequest
+	offer          *livekit.SessionDescription
+}
+
+// parseOptions reads the query of a connect request. validate says that it is
+// only a validation, which is stricter with attributes.
+func parseOptions(r *http.Request, v1, validate bool) (*options, error) {
+	q := r.URL.Query()
+	if wrapped := q.Get("join_request"); wrapped != "" {
+		return parseJoinRequest(wrapped, clientAddress(r))
+	}
+	if v1 {
+		return nil, refuse(http.StatusBadRequest, "join_request is required")
+	}
+	return parseQuery(q, clientAddress(r), validate)
+}
+
+// parseJoinRequest reads the join_request parameter: base64 (URL alphabet) of a
+// WrappedJoinRequest.
+func parseJoinRequest(wrapped, address string) (*options, error) {
+	if len(wrapped) > maxJoinRequest*4/3+4 {
+		return nil, refuse(http.StatusBadRequest, "join request is too large")
+	}
+	raw, err := base64.URLEncoding.DecodeString(wrapped)
+	if err != nil {
+		if raw, err = base64.RawURLEncoding.DecodeString(wrapped); err != nil {
+			return nil, refuse(http.StatusBadRequest, "cannot base64 decode wrapped join request")
+		}
+	}
+	w := &livekit.WrappedJoinRequest{}
+	if err := proto.Unmarshal(raw, w); err != nil {
+		return nil, refuse(http.StatusBadRequest, "cannot unmarshal wrapped join request")
+	}
+	inner, err := unpack(w)
+	if err != nil {
+		return nil, err
+	}
+	j := &livekit.JoinRequest{}
+	if err := proto.Unmarshal(inner, j); err != nil {
+		return nil, refuse(http.StatusBadRequest, "cannot unmarshal join request")
+	}
+	o := &options{
+		singlePC:       true,
+		client:         j.ClientInfo,
+		autoSubscribe:  j.ConnectionSettings.GetAutoSubscribe(),
+		adaptiveStream: j.ConnectionSettings.GetAdaptiveStream(),
+		allowPause:     j.ConnectionSettings.GetSubscriberAllowPause(),
+		reconnect:      j.Reconnect,
+		participantSID: j.ParticipantSid,
+		metadata:       j.Metadata,
+		attributes:     j.ParticipantAttributes,
+		addTracks:      j.AddTrackRequests,
+		offer:          j.PublisherOffer,
+	}
+	if o.client == nil {
+		o.client = &livekit.ClientInfo{}
+	}
+	o.client.Address = address
+	o.protocol = int(o.client.Protocol)
+	return o, nil
+}
+
+func unpack(w *livekit.WrappedJoinRequest) ([]byte, error) {
+	switch w.Compression {
+	case livekit.WrappedJoinRequest_NONE:
+		if len(w.JoinRequest) > maxJoinRequest {
+			return nil, refuse(http.StatusBadRequest, "join request is too large")
+		}
+		return w.JoinRequest, nil
+	case livekit.WrappedJoinRequest_GZIP:
+		z, err := gzip.NewReader(bytes.NewReader(w.JoinRequest))
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "cannot read decompressed join request")
+		}
+		out, err := io.ReadAll(io.LimitReader(z, maxJoinRequest+1))
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "cannot read decompressed join request")
+		}
+		if len(out) > maxJoinRequest {
+			return nil, refuse(http.StatusBadRequest, "join request is too large")
+		}
+		return out, nil
+	}
+	return nil, refuse(http.StatusBadRequest, "unknown compression of join request")
+}
+
+// parseQuery reads the query parameters of the older way.
+func parseQuery(q url.Values, address string, validate bool) (*options, error) {
+	yes := func(name string) bool { v := q.Get(name); return v == "1" || v == "true" }
+	number := func(name string) int32 {
+		n, err := strconv.ParseInt(q.Get(name), 10, 32)
+		if err != nil {
+			return 0
+		}
+		return int32(n)
+	}
+	o := &options{
+		protocol:       int(number("protocol")),
+		autoSubscribe:  !q.Has("auto_subscribe") || yes("auto_subscribe"),
+		adaptiveStream: yes("adaptive_stream"),
+		allowPause:     yes("subscriber_allow_pause"),
+		reconnect:      yes("reconnect"),
+		participantSID: q.Get("sid"),
+		publish:        q.Get("publish"),
+		client: &livekit.ClientInfo{
+			Version:        q.Get("version"),
+			Protocol:       number("protocol"),
+			ClientProtocol: number("client_protocol"),
+			Os:             q.Get("os"),
+			OsVersion:      q.Get("os_version"),
+			Browser:        q.Get("browser"),
+			BrowserVersion: q.Get("browser_version"),
+			DeviceModel:    q.Get("device_model"),
+			Network:        q.Get("network"),
+			Address:        address,
+			Sdk:            sdkOf(q.Get("sdk")),
+		},
+	}
+	for name := range strings.SplitSeq(q.Get("capabilities"), ",") {
+		if v, ok := livekit.ClientInfo_Capability_value[name]; ok {
+			o.client.Capabilities = append(o.client.Capabilities, livekit.ClientInfo_Capability(v))
+		}
+	}
+	attributes, err := parseAttributes(q.Get("attributes"))
+	if err != nil && validate {
+		return nil, refuse(http.StatusBadRequest, "cannot decode attributes: base64 of a JSON object is expected")
+	}
+	o.attributes = attributes
+	return o, nil
+}
+
+func parseAttributes(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	raw, err := base64.URLEncoding.DecodeString(s)
+	if err != nil {
+		if raw, err = base64.RawURLEncoding.DecodeString(s); err != nil {
+			return nil, err
+		}
+	}
+	var m map[string]string
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// sdkOf reads the sdk parameter, lower case as the SDKs send it.
+func sdkOf(s string) livekit.ClientInfo_SDK {
+	switch s {
+	case "ios", "swift":
+		return livekit.ClientInfo_SWIFT
+	case "reactnative":
+		return livekit.ClientInfo_REACT_NATIVE
+	case "unityweb":
+		return livekit.ClientInfo_UNITY_WEB
+	}
+	if s != strings.ToLower(s) {
+		return livekit.ClientInfo_UNKNOWN
+	}
+	return livekit.ClientInfo_SDK(livekit.ClientInfo_SDK_value[strings.ToUpper(s)])
+}
+
+// clientAddress is where the client is, as a proxy in front of us says or as we see it.
+func clientAddress(r *http.Request) string {
+	for _, h := range []string{"CF-Connecting-IP", "X-Forwarded-For", "X-Real-IP"} {
+		if v := r.Header.Get(h); v != "" {
+			return v
+		}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// asRefusal is err as an HTTP answer.
+func asRefusal(err error) (*refusal, bool) {
+	return errors.AsType[*refusal](err)
+}

@@ -1,0 +1,250 @@
+package signal
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/media"
+	"parlor/rooms"
+	"parlor/server/access"
+)
+
+const (
+	tokenInterval = 5 * time.Minute
+	tokenMinimum  = 10 * time.Minute
+)
+
+// session reads one WebSocket of a participant, in the goroutine of its request.
+type session struct {
+	h      *Handler
+	line   *line
+	ws     *socket
+	p      *rooms.Participant
+	peer   *media.Peer
+	claims *access.Claims
+	opts   *options
+	mode   string
+	info   atomic.Pointer[livekit.ParticipantInfo] // newest told by the room, for fresh tokens
+
+}
+
+func (s *session) subscriberPrimary(self *livekit.ParticipantInfo) bool {
+	return !s.opts.singlePC && s.opts.protocol > 2 && self.GetPermission().GetCanSubscribe()
+}
+
+// makePeer makes the participant's transports and hands them to its room.
+func (s *session) makePeer(snap rooms.Snapshot) error {
+	perm := snap.Self.GetPermission()
+	peer, err := s.h.cfg.Media.NewPeer(media.PeerConfig{
+		SID:               s.p.SID(),
+		Identity:          s.p.Identity(),
+		SinglePC:          s.opts.singlePC,
+		SubscriberPrimary: s.subscriberPrimary(snap.Self),
+		Protocol:          s.opts.protocol,
+		Client:            s.opts.client,
+		AdaptiveStream:    s.opts.adaptiveStream,
+		AllowPause:        s.opts.allowPause,
+		CanPublish:        perm.GetCanPublish(),
+		CanPublishData:    perm.GetCanPublishData(),
+		CanSubscribe:      perm.GetCanSubscribe(),
+		Send:              func(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) },
+		Events:            s.p,
+		Log:               s.h.log.With("room", snap.Room.Name, "participant", s.p.Identity()),
+	})
+	if err != nil {
+		return err
+	}
+	s.peer = peer
+	if err := s.p.Attach(peer); err != nil {
+		peer.Close()
+		return err
+	}
+	s.line.peer.Store(peer)
+	return nil
+}
+
+// start begins negotiation after a join: what came with the join request, then
+// the server's own first offer.
+func (s *session) start() {
+	for _, req := range s.opts.addTracks {
+		s.p.AddTrack(req)
+	}
+	if s.opts.offer != nil {
+		s.p.Sync()
+		s.peer.HandleOffer(s.opts.offer)
+	}
+	s.peer.Start()
+}
+
+// run writes and reads the socket until it ends.
+func (s *session) run() {
+	gauge := s.h.metrics.connections.WithLabelValues(s.mode)
+	gauge.Inc()
+	defer gauge.Dec()
+	s.h.sessions.Go(s.ws.write)
+	s.h.sessions.Go(s.refreshTokens)
+	s.read()
+	s.ws.cut()
+	if s.line.detach(s.ws) {
+		s.p.SignalLost()
+	}
+}
+
+// read handles messages until the socket ends or the participant has left.
+func (s *session) read() {
+	for n := 1; ; n++ {
+		req, err := s.next()
+		if err != nil {
+			return
+		}
+		if req != nil {
+			s.handle(req)
+		}
+		if n%32 == 0 {
+			s.p.Sync() // a client that sends faster than its room takes it waits
+		}
+	}
+}
+
+// next reads one message; nil for an empty frame.
+func (s *session) next() (*livekit.SignalRequest, error) {
+	typ, data, err := s.ws.conn.Read(s.ws.done)
+	if err != nil {
+		if websocket.CloseStatus(err) == websocket.StatusMessageTooBig || errors.Is(err, websocket.ErrMessageTooBig) {
+			s.h.metrics.bad.WithLabelValues("too_big").Inc()
+		}
+		return nil, err
+	}
+	s.ws.json.Store(typ == websocket.MessageText)
+	if len(data) == 0 {
+		return nil, nil
+	}
+	req := &livekit.SignalRequest{}
+	if typ == websocket.MessageText {
+		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, req)
+	} else {
+		err = proto.Unmarshal(data, req)
+	}
+	if err != nil {
+		s.h.metrics.bad.WithLabelValues("garbage").Inc()
+		_ = s.ws.conn.Close(websocket.StatusNormalClosure, "cannot parse signal request") // we are leaving anyway
+		return nil, err
+	}
+	return req, nil
+}
+
+// handle passes one message on.
+func (s *session) handle(req *livekit.SignalRequest) {
+	switch m := req.Message.(type) {
+	case *livekit.SignalRequest_Offer:
+		s.p.Sync() // so that the tracks announced before it are known to the peer
+		s.peer.HandleOffer(m.Offer)
+	case *livekit.SignalRequest_Answer:
+		s.peer.HandleAnswer(m.Answer)
+	case *livekit.SignalRequest_Trickle:
+		s.peer.HandleTrickle(m.Trickle)
+	case *livekit.SignalRequest_AddTrack:
+		s.p.AddTrack(m.AddTrack)
+	case *livekit.SignalRequest_Mute:
+		s.p.Mute(m.Mute)
+	case *livekit.SignalRequest_Subscription:
+		s.p.UpdateSubscription(m.Subscription)
+	case *livekit.SignalRequest_TrackSetting:
+		s.peer.UpdateTrackSettings(m.TrackSetting)
+	case *livekit.SignalRequest_Leave:
+		s.p.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+	case *livekit.SignalRequest_SubscriptionPermission:
+		s.p.SetSubscriptionPermission(m.SubscriptionPermission)
+	case *livekit.SignalRequest_SyncState:
+		s.sync(m.SyncState)
+	case *livekit.SignalRequest_Simulate:
+		s.simulate(m.Simulate)
+	case *livekit.SignalRequest_Ping:
+		s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Pong{Pong: time.Now().UnixMilli()}})
+	case *livekit.SignalRequest_PingReq:
+		s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_PongResp{PongResp: &livekit.Pong{
+			LastPingTimestamp: m.PingReq.GetTimestamp(), Timestamp: time.Now().UnixMilli(),
+		}}})
+	case *livekit.SignalRequest_UpdateMetadata:
+		s.p.UpdateSelf(m.UpdateMetadata)
+	case *livekit.SignalRequest_UpdateAudioTrack:
+		s.p.UpdateLocalAudioTrack(m.UpdateAudioTrack)
+	case *livekit.SignalRequest_UpdateVideoTrack:
+		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
+	default:
+		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks.
+		s.h.metrics.bad.WithLabelValues("unknown").Inc()
+	}
+}
+
+func (s *session) send(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) }
+
+// sync takes what a resumed client says of its own state.
+func (s *session) sync(state *livekit.SyncState) {
+	s.p.SyncState(state)
+	if sids := state.GetTrackSidsDisabled(); len(sids) > 0 {
+		s.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
+	}
+}
+
+// simulate plays a failure for a client that asks for it, to try itself out. It
+// harms nobody but that client.
+func (s *session) simulate(sc *livekit.SimulateScenario) {
+	switch m := sc.GetScenario().(type) {
+	case *livekit.SimulateScenario_ServerLeave:
+		s.p.Leave(livekit.DisconnectReason_SERVER_SHUTDOWN)
+	case *livekit.SimulateScenario_LeaveRequestFullReconnect, *livekit.SimulateScenario_Migration:
+		s.p.NeedsReconnect("simulated")
+	case *livekit.SimulateScenario_NodeFailure:
+		s.p.NeedsReconnect("simulated node failure")
+	case *livekit.SimulateScenario_DisconnectSignalOnResume, *livekit.SimulateScenario_DisconnectSignalOnResumeNoMessages:
+		s.ws.cut()
+	default:
+		_ = m // the rest has no meaning here
+	}
+}
+
+// refresh is called by the room when what the token says has changed.
+func (s *session) refresh(info *livekit.ParticipantInfo) {
+	s.info.Store(info)
+	s.line.Send(s.tokenMessage(info))
+}
+
+// refreshTokens gives the client a fresh token from time to time, so that it can
+// come back whenever it must. It ends with the socket.
+func (s *session) refreshTokens() {
+	tick := time.NewTicker(tokenInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ws.done.Done():
+			return
+		case <-tick.C:
+			s.line.Send(s.tokenMessage(s.info.Load()))
+		}
+	}
+}
+
+// tokenMessage is a fresh token that says what the participant is now. It is
+// signed with the key that the client's own was signed with.
+func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
+	g := s.claims.Grants.Clone()
+	g.Name, g.Metadata, g.Attributes = info.Name, info.Metadata, info.Attributes
+	if g.Video == nil {
+		g.Video = &auth.VideoGrant{}
+	}
+	g.Video.UpdateFromPermission(info.Permission)
+	g.Sha256 = ""
+	token, err := s.h.cfg.Verifier.Mint(s.claims.APIKey, g, max(tokenMinimum, time.Until(s.claims.Expires)))
+	if err != nil {
+		s.h.log.Error("cannot mint a fresh token", "participant", info.Identity, "error", err)
+	}
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: token}})
+}
