@@ -27,8 +27,6 @@ type Config struct {
 
 	RTC     RTC     `yaml:"rtc"`
 	Room    Room    `yaml:"room"`
-	Audio   Audio   `yaml:"audio"`
-	Video   Video   `yaml:"video"`
 	Limit   Limit   `yaml:"limit"`
 	Webhook Webhook `yaml:"webhook"`
 	Hooks   Hooks   `yaml:"hooks"`
@@ -51,19 +49,11 @@ type RTC struct {
 	TCPPort                 int          `yaml:"tcp_port"` // ICE over TCP (RFC 6544); 0 = none
 	NodeIP                  NodeIP       `yaml:"node_ip"`  // address to advertise instead of the host's own
 	UseExternalIP           bool         `yaml:"use_external_ip"`
-	AdvertiseInternalIP     bool         `yaml:"advertise_internal_ip"`
 	EnableLoopbackCandidate bool         `yaml:"enable_loopback_candidate"`
 	Interfaces              Filter       `yaml:"interfaces"`   // by name
 	IPs                     Filter       `yaml:"ips"`          // by CIDR
 	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients, and asked by use_external_ip
 	TURNServers             []TURNServer `yaml:"turn_servers"` // handed to clients
-	UseICELite              bool         `yaml:"use_ice_lite"`
-	AllowTCPFallback        bool         `yaml:"allow_tcp_fallback"`
-
-	PacketBufferSizeVideo int               `yaml:"packet_buffer_size_video"` // packets kept per track for retransmission
-	PacketBufferSizeAudio int               `yaml:"packet_buffer_size_audio"`
-	PLIThrottle           PLIThrottle       `yaml:"pli_throttle"`
-	CongestionControl     CongestionControl `yaml:"congestion_control"`
 }
 
 // Filter includes and excludes; empty includes = everything. What is in both is
@@ -81,24 +71,6 @@ type TURNServer struct {
 	Username        string `yaml:"username"`
 	Credential      string `yaml:"credential"`
 	CredentialsFile string `yaml:"credentials_file"` // YAML file with username and credential
-	Secret          string `yaml:"secret"`           // shared secret for credentials that expire
-	SecretFile      string `yaml:"secret_file"`
-	TTL             int    `yaml:"ttl"` // seconds that such credentials hold
-}
-
-// PLIThrottle is the shortest time between two keyframe requests to a publisher,
-// by layer.
-type PLIThrottle struct {
-	LowQuality  Duration `yaml:"low_quality"`
-	MidQuality  Duration `yaml:"mid_quality"`
-	HighQuality Duration `yaml:"high_quality"`
-}
-
-// CongestionControl is whether a subscriber's bandwidth is estimated and its
-// layers chosen to fit.
-type CongestionControl struct {
-	Enabled    bool `yaml:"enabled"`
-	AllowPause bool `yaml:"allow_pause"` // video may be paused when not even its lowest layer fits
 }
 
 // Room is what a room has unless it was created with something else.
@@ -111,7 +83,6 @@ type Room struct {
 	EnableRemoteUnmute           bool              `yaml:"enable_remote_unmute"`
 	PlayoutDelay                 PlayoutDelay      `yaml:"playout_delay"`
 	SyncStreams                  bool              `yaml:"sync_streams"`
-	EnableFullRoomInWebhooks     bool              `yaml:"enable_full_room_in_webhooks"`
 	RoomConfigurations           map[string]Preset `yaml:"room_configurations"`             // presets by name
 	MaxMetadataSize              int               `yaml:"max_metadata_size"`               // LiveKit's old name of limit.…
 	MaxRoomNameLength            int               `yaml:"max_room_name_length"`            // likewise
@@ -120,8 +91,7 @@ type Room struct {
 
 // Codec is a codec that may be published.
 type Codec struct {
-	Mime     string `yaml:"mime"`
-	FmtpLine string `yaml:"fmtp_line"`
+	Mime string `yaml:"mime"`
 }
 
 // PlayoutDelay is the delay that subscribers are asked to play out with, in ms.
@@ -131,19 +101,6 @@ type PlayoutDelay struct {
 	Max     uint32 `yaml:"max"`
 }
 
-// Audio is when somebody counts as speaking.
-type Audio struct {
-	ActiveLevel     uint8  `yaml:"active_level"`     // −dBov, 0 (loudest) to 127
-	MinPercentile   uint8  `yaml:"min_percentile"`   // of the interval that must be at that level
-	UpdateInterval  uint32 `yaml:"update_interval"`  // ms between speaker updates
-	SmoothIntervals uint32 `yaml:"smooth_intervals"` // 0 = no smoothing
-}
-
-// Video is how published video follows what is watched.
-type Video struct {
-	DynacastPauseDelay Duration `yaml:"dynacast_pause_delay"` // before a layer nobody watches is paused
-}
-
 // Limit is how much a client may ask for. Lengths are in bytes; 0 = no limit.
 type Limit struct {
 	MaxMetadataSize              int   `yaml:"max_metadata_size"`
@@ -151,13 +108,7 @@ type Limit struct {
 	MaxRoomNameLength            int   `yaml:"max_room_name_length"`
 	MaxParticipantIdentityLength int   `yaml:"max_participant_identity_length"`
 	MaxParticipantNameLength     int   `yaml:"max_participant_name_length"`
-	SignalMessageSizeLimit       int64 `yaml:"signal_message_size_limit"`
 	MaxAPIRequestBodySize        int64 `yaml:"max_api_request_body_size"`
-
-	SubscriptionLimitVideo int     `yaml:"subscription_limit_video"`
-	SubscriptionLimitAudio int     `yaml:"subscription_limit_audio"`
-	NumTracks              int     `yaml:"num_tracks"`    // tracks in and out; 0 or −1 = no limit
-	BytesPerSec            float64 `yaml:"bytes_per_sec"` // in and out; 0 or −1 = no limit
 }
 
 // Webhook is who is told of events.
@@ -195,9 +146,8 @@ type Prometheus struct {
 
 // Logging is what is logged, to standard error.
 type Logging struct {
-	Level     string `yaml:"level"`      // debug, info, warn or error
-	PionLevel string `yaml:"pion_level"` // the same, for the WebRTC stack
-	JSON      bool   `yaml:"json"`
+	Level string `yaml:"level"` // debug, info, warn or error
+	JSON  bool   `yaml:"json"`
 }
 
 // Default is the configuration that an empty file gives.
@@ -207,32 +157,18 @@ func Default() *Config {
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),
 		History:      Retention(30 * 24 * time.Hour),
-		RTC: RTC{
-			TCPPort:               7881,
-			AllowTCPFallback:      true,
-			PacketBufferSizeVideo: 500,
-			PacketBufferSizeAudio: 200,
-			PLIThrottle: PLIThrottle{
-				LowQuality:  Duration(500 * time.Millisecond),
-				MidQuality:  Duration(time.Second),
-				HighQuality: Duration(time.Second),
-			},
-			CongestionControl: CongestionControl{Enabled: true},
-		},
-		Room:  Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20},
-		Audio: Audio{ActiveLevel: 35, MinPercentile: 40, UpdateInterval: 400, SmoothIntervals: 2},
-		Video: Video{DynacastPauseDelay: Duration(5 * time.Second)},
+		RTC:          RTC{TCPPort: 7881},
+		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20},
 		Limit: Limit{
 			MaxMetadataSize:              512 << 10,
 			MaxAttributesSize:            64 << 10,
 			MaxRoomNameLength:            256,
 			MaxParticipantIdentityLength: 256,
 			MaxParticipantNameLength:     256,
-			SignalMessageSizeLimit:       2 << 20,
 			MaxAPIRequestBodySize:        10 << 20,
 		},
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny"},
-		Logging: Logging{Level: "info", PionLevel: "error"},
+		Logging: Logging{Level: "info"},
 	}
 }
 

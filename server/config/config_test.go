@@ -267,20 +267,18 @@ func TestKeyFile(t *testing.T) {
 
 func TestTURNSecretsComeFromFiles(t *testing.T) {
 	dir := t.TempDir()
-	secret, pair := filepath.Join(dir, "secret"), filepath.Join(dir, "pair")
-	require.NoError(t, os.WriteFile(secret, []byte("s3cret\n"), 0o600))
+	pair := filepath.Join(dir, "pair")
 	require.NoError(t, os.WriteFile(pair, []byte("username: u\ncredential: c\n"), 0o600))
 	c, _, err := load(t, `rtc: {turn_servers: [
-		{host: a, port: 1, protocol: udp, secret_file: `+secret+`},
+		{host: a, port: 1, protocol: udp, username: x, credential: y},
 		{host: b, port: 2, protocol: tls, credentials_file: `+pair+`}]}`)
 	require.NoError(t, err)
-	require.Equal(t, "s3cret", c.RTC.TURNServers[0].Secret)
 	require.Equal(t, "u", c.RTC.TURNServers[1].Username)
 	require.Equal(t, "c", c.RTC.TURNServers[1].Credential)
 
-	require.NoError(t, os.WriteFile(secret, []byte(" \n"), 0o600))
-	_, _, err = load(t, "rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret_file: "+secret+"}]}")
-	require.ErrorContains(t, err, "rtc.turn_servers[0].secret_file: is empty")
+	require.NoError(t, os.WriteFile(pair, []byte("username: u\n"), 0o600))
+	_, _, err = load(t, "rtc: {turn_servers: [{host: a, port: 1, protocol: udp, credentials_file: "+pair+"}]}")
+	require.ErrorContains(t, err, "rtc.turn_servers[0].credentials_file: must have username and credential")
 }
 
 func TestDevelopment(t *testing.T) {

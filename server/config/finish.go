@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"reflect"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -107,18 +106,8 @@ func (l *loader) development() {
 	}
 }
 
-// turnSecrets reads the files that a TURN server's entry names.
+// turnSecrets reads the file that a TURN server's entry names.
 func (l *loader) turnSecrets(t *TURNServer, path string) {
-	if t.SecretFile != "" && t.Secret == "" {
-		body, err := readPrivate(t.SecretFile)
-		t.Secret = strings.TrimSpace(string(body))
-		switch {
-		case err != nil:
-			l.problem(nil, path+".secret_file", "%v", err)
-		case t.Secret == "":
-			l.problem(nil, path+".secret_file", "is empty")
-		}
-	}
 	if t.CredentialsFile == "" || t.Username != "" || t.Credential != "" {
 		return
 	}

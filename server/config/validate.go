@@ -25,7 +25,6 @@ func (l *loader) validate() {
 		l.problem(nil, "database", "must be the path of a file: rooms are to outlive the process")
 	}
 	l.level("logging.level", &c.Logging.Level)
-	l.level("logging.pion_level", &c.Logging.PionLevel)
 }
 
 func (l *loader) validateKeys(c *Config) {
@@ -92,8 +91,11 @@ func (l *loader) validateRTC(r *RTC) {
 			l.problem(nil, "rtc.ips", "%q is not a network such as 10.0.0.0/8", cidr)
 		}
 	}
-	if r.PacketBufferSizeVideo < 0 || r.PacketBufferSizeAudio < 0 {
-		l.problem(nil, "rtc", "packet_buffer_size_video and packet_buffer_size_audio must not be negative")
+	if r.UseExternalIP && len(r.STUNServers) == 0 && r.NodeIP == (NodeIP{}) {
+		l.warn("rtc.use_external_ip has no server to ask: name one in rtc.stun_servers, or set rtc.node_ip; the host's own addresses are advertised")
+	}
+	if r.NodeIP.V4.IsValid() && r.NodeIP.V6.IsValid() {
+		l.warn("rtc.node_ip: the IPv4 address alone is advertised")
 	}
 	for i := range r.TURNServers {
 		l.validateTURN(&r.TURNServers[i], fmt.Sprintf("rtc.turn_servers[%d]", i))
@@ -106,6 +108,9 @@ func (l *loader) validateTURN(t *TURNServer, path string) {
 	}
 	if t.Port < 1 || t.Port > 65535 {
 		l.problem(nil, path+".port", "must be a port from 1 to 65535")
+	}
+	if t.Username == "" || t.Credential == "" {
+		l.warn("%s has no username and credential; clients are not told of it", path)
 	}
 	if !slices.Contains([]string{"udp", "tcp", "tls"}, t.Protocol) {
 		l.problem(nil, path+".protocol", "must be udp, tcp or tls")
@@ -123,12 +128,6 @@ func (l *loader) validateRoom(c *Config) {
 		}
 	}
 	l.validateLimits(&c.Limit)
-	if c.Audio.ActiveLevel > 127 {
-		l.problem(nil, "audio.active_level", "must be from 0 to 127")
-	}
-	if c.Audio.MinPercentile > 100 {
-		l.problem(nil, "audio.min_percentile", "must be from 0 to 100")
-	}
 }
 
 func (l *loader) validateWebhook(c *Config) {
@@ -175,10 +174,7 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_room_name_length", int64(c.MaxRoomNameLength)},
 		{"max_participant_identity_length", int64(c.MaxParticipantIdentityLength)},
 		{"max_participant_name_length", int64(c.MaxParticipantNameLength)},
-		{"signal_message_size_limit", c.SignalMessageSizeLimit},
 		{"max_api_request_body_size", c.MaxAPIRequestBodySize},
-		{"subscription_limit_video", int64(c.SubscriptionLimitVideo)},
-		{"subscription_limit_audio", int64(c.SubscriptionLimitAudio)},
 	} {
 		if limit.value < 0 {
 			l.problem(nil, "limit."+limit.name, "must not be negative; 0 is no limit")
