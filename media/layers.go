@@ -75,7 +75,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	})
 	pub.complete(s, fc)
 	pub.track.SetInfo(pub.info)
-	p.quality.addLayer(u.layer)
+	p.quality.add(u.layer)
 	u.pt = pt
 	in := s.t.ingress
 	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
@@ -209,7 +209,7 @@ func (u *upStream) end() {
 	}
 	if u.layer != nil {
 		u.layer.Close()
-		u.s.p.quality.removeLayer(u.layer)
+		u.s.p.quality.remove(u.layer)
 		u.layer = nil
 	}
 }

@@ -294,7 +294,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	if s.settings != nil {
 		s.forwarder.SetSettings(*s.settings)
 	}
-	s.p.quality.addForwarder(s.forwarder)
+	s.p.quality.add(s.forwarder)
 	t.ingress.onRTCP(s.ssrc, s.forwarder.HandleRTCP)
 	if s.rtx != 0 {
 		t.ingress.onRTCP(s.rtx, s.forwarder.HandleRTCP)
@@ -323,7 +323,7 @@ func (s *subscription) unbind() {
 		in.onRTCP(s.rtx, nil)
 	}
 	s.forwarder.Close()
-	s.p.quality.removeForwarder(s.forwarder)
+	s.p.quality.remove(s.forwarder)
 	s.forwarder = nil
 }
 

@@ -1,0 +1,352 @@
+package media
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+)
+
+// publishSimulcast announces and offers three layers, and sends them until the test
+// ends.
+func (c *client) publishSimulcast(sid string) {
+	c.t.Helper()
+	var locals []*webrtc.TrackLocalStaticRTP
+	var sender *webrtc.RTPSender
+	for _, rid := range []string{"q", "h", "f"} {
+		local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-"+sid, "stream-"+sid, webrtc.WithRTPStreamID(rid))
+		require.NoError(c.t, err)
+		locals = append(locals, local)
+		if sender == nil {
+			tr, err := c.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+			require.NoError(c.t, err)
+			sender = tr.Sender()
+		} else {
+			require.NoError(c.t, sender.AddEncoding(local))
+		}
+	}
+	layers := []*livekit.VideoLayer{
+		{Quality: livekit.VideoQuality_LOW, Width: 320, Height: 180},
+		{Quality: livekit.VideoQuality_MEDIUM, Width: 640, Height: 360},
+		{Quality: livekit.VideoQuality_HIGH, Width: 1280, Height: 720},
+	}
+	req := &livekit.AddTrackRequest{
+		Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO, Layers: layers,
+		SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "cid-" + sid}},
+	}
+	c.peer.AddTrack(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: layers, Width: 1280, Height: 720})
+	c.offer(false)
+	stop, done := make(chan struct{}), make(chan struct{})
+	c.t.Cleanup(func() { close(stop); <-done })
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			c.sendLayers(sender, locals, i)
+		}
+	}()
+}
+
+// sendLayers sends the i-th frame of each layer, marked with its mid and rid.
+func (c *client) sendLayers(sender *webrtc.RTPSender, locals []*webrtc.TrackLocalStaticRTP, i int) {
+	params := sender.GetParameters()
+	var midID, ridID uint8
+	for _, e := range params.HeaderExtensions {
+		switch e.URI {
+		case uriMID:
+			midID = uint8(e.ID)
+		case uriRID:
+			ridID = uint8(e.ID)
+		}
+	}
+	mid := ""
+	for _, tr := range c.pub.GetTransceivers() {
+		if tr.Sender() == sender {
+			mid = tr.Mid()
+		}
+	}
+	if mid == "" || midID == 0 || ridID == 0 {
+		return
+	}
+	for n, local := range locals {
+		p := &rtp.Packet{
+			Header:  rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)},
+			Payload: []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00, byte(n)},
+		}
+		_ = p.SetExtension(midID, []byte(mid))
+		_ = p.SetExtension(ridID, []byte(local.RID()))
+		_ = local.WriteRTP(p)
+	}
+}
+
+// published waits until the room is told of that track.
+func (c *client) published(sid string) occurrence {
+	c.t.Helper()
+	for {
+		if p := c.events.wait(c.t, "published"); p.sid == sid {
+			return p
+		}
+	}
+}
+
+func TestSimulcast(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		a.publishSimulcast("TR_s")
+		// It is announced by the description, then completed layer by layer.
+		published := a.events.wait(t, "published")
+		require.Equal(t, "video/VP8", published.info.MimeType)
+		require.Len(t, published.info.Codecs, 1)
+		require.Eventually(t, func() bool {
+			published = a.events.wait(t, "published")
+			for _, l := range published.info.Layers {
+				if l.Ssrc == 0 || l.Rid == "" {
+					return false
+				}
+			}
+			return true
+		}, patience, time.Millisecond)
+		require.Equal(t, "f", published.info.Layers[2].Rid)
+		require.Equal(t, livekit.VideoQuality_HIGH, published.info.Layers[2].Quality)
+		a.mu.Lock()
+		answer := a.answers[len(a.answers)-1].Sdp
+		a.mu.Unlock()
+		require.Contains(t, answer, "a=rid:q recv")
+		require.Contains(t, answer, "a=simulcast:recv q;h;f")
+		require.NotContains(t, answer, "setup:active", "we are the DTLS server, so that AES-GCM is chosen")
+
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.subscribe("PA_a", published)
+		b.join()
+		r := b.receives("PA_a", "TR_s")
+		layer := make(chan byte, 100000)
+		go drain(r.TrackRemote, func(p []byte) { layer <- p[len(p)-1] })
+		waitLayer := func(n byte) {
+			t.Helper()
+			deadline := time.After(patience)
+			for {
+				select {
+				case got := <-layer:
+					if got == n {
+						return
+					}
+				case <-deadline:
+					require.FailNow(t, "layer did not come", n)
+				}
+			}
+		}
+		waitLayer(2)
+		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Width: 320, Height: 180})
+		waitLayer(0)
+		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Quality: livekit.VideoQuality_MEDIUM})
+		waitLayer(1)
+		b.mu.Lock()
+		require.NotEmpty(t, b.states)
+		require.Equal(t, livekit.StreamState_ACTIVE, b.states[0].State)
+		b.mu.Unlock()
+	})
+}
+
+// The client names its track otherwise in the description than in the announcement.
+func TestMatchByExclusion(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	a.publish("TR_a", opus, func(r *livekit.AddTrackRequest) { r.Cid, r.SimulcastCodecs[0].Cid = "other", "other" })
+	p := a.events.wait(t, "published")
+	require.Equal(t, "TR_a", p.sid)
+	require.Equal(t, "cid-TR_a", p.info.Codecs[0].SdpCid)
+}
+
+// Media may be offered, and come, before it is announced.
+func TestMediaBeforeAnnouncement(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		local, err := webrtc.NewTrackLocalStaticRTP(vp8, "early", "early")
+		require.NoError(t, err)
+		_, err = a.pub.AddTrack(local)
+		require.NoError(t, err)
+		a.offer(false)
+		pump(t, local)
+		require.Eventually(t, func() bool { return a.pub.SignalingState() == webrtc.SignalingStateStable }, patience, time.Millisecond)
+		a.peer.AddTrack(&livekit.AddTrackRequest{Cid: "early", Type: livekit.TrackType_VIDEO},
+			&livekit.TrackInfo{Sid: "TR_e", Type: livekit.TrackType_VIDEO})
+		p := a.events.wait(t, "published")
+		require.Equal(t, "video/VP8", p.info.MimeType)
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		b.subscribe("PA_a", p)
+		b.receives("PA_a", "TR_e")
+	})
+}
+
+func TestUnpublishAndPublishAgain(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		for i := range 3 {
+			sid := "TR_" + string(rune('1'+i))
+			local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-"+sid, "s")
+			require.NoError(t, err)
+			sender, err := a.pub.AddTrack(local)
+			require.NoError(t, err)
+			a.peer.AddTrack(&livekit.AddTrackRequest{Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO,
+				SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "VP8", Cid: "cid-" + sid}}},
+				&livekit.TrackInfo{Sid: sid, Type: livekit.TrackType_VIDEO})
+			a.offer(false)
+			p := a.published(sid)
+			pump(t, local)
+			b.subscribe("PA_a", p)
+			b.receives("PA_a", sid)
+			require.NoError(t, a.pub.RemoveTrack(sender))
+			a.offer(false)
+			require.Equal(t, sid, a.events.wait(t, "unpublished").sid)
+			b.peer.Unsubscribe(sid)
+		}
+	})
+}
+
+// After RemoveTrack, and without permission, nothing more is forwarded.
+func TestRemovedAndForbiddenMediaIsDropped(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	pump(t, a.publish("TR_1", opus, nil))
+	p1 := a.events.wait(t, "published")
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true})
+	b.join()
+	b.subscribe("PA_a", p1)
+	r1 := b.receives("PA_a", "TR_1")
+	b.peer.Unsubscribe("TR_1")
+
+	a.peer.RemoveTrack("TR_1")
+	silent := func(r remoteTrack) bool {
+		require.NoError(t, r.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		b := make([]byte, 1500)
+		for {
+			if _, _, err := r.Read(b); err != nil {
+				return true
+			}
+		}
+	}
+	require.True(t, silent(r1))
+	pump(t, a.publish("TR_2", opus, nil))
+	p2 := a.published("TR_2")
+	b.subscribe("PA_a", p2)
+	r2 := b.receives("PA_a", "TR_2")
+	a.peer.SetPublisherAllowed(false, true)
+	require.True(t, silent(r2))
+}
+
+func TestOpusIsShapedByTheAnnouncement(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	a.publish("TR_1", opus, func(r *livekit.AddTrackRequest) { r.Stereo, r.DisableDtx = true, true })
+	a.events.wait(t, "published")
+	a.publish("TR_2", opus, nil)
+	a.events.wait(t, "published")
+	var sections []string
+	require.Eventually(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		sections = strings.Split(a.answers[len(a.answers)-1].Sdp, "m=audio")
+		return len(sections) == 3
+	}, patience, time.Millisecond)
+	require.Contains(t, sections[1], "stereo=1;maxaveragebitrate=510000")
+	require.NotContains(t, sections[1], "usedtx=1")
+	require.Contains(t, sections[2], "usedtx=1")
+	require.NotContains(t, sections[2], "stereo=1")
+	require.Contains(t, sections[2], "rtcp-fb:111 nack\r\n")
+}
+
+// A second codec of the same track, announced later with the track's SID.
+func TestBackupCodec(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	pump(t, a.publish("TR_v", webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP9, ClockRate: 90000, SDPFmtpLine: "profile-id=0"}, nil))
+	p := a.events.wait(t, "published")
+	require.Equal(t, "video/VP9", p.info.MimeType)
+
+	backup, err := webrtc.NewTrackLocalStaticRTP(vp8, "backup", "stream")
+	require.NoError(t, err)
+	_, err = a.pub.AddTransceiverFromTrack(backup, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	require.NoError(t, err)
+	a.peer.AddTrack(&livekit.AddTrackRequest{
+		Sid: "TR_v", Cid: "backup", Type: livekit.TrackType_VIDEO,
+		SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "backup"}},
+	}, &livekit.TrackInfo{Sid: "TR_v", Type: livekit.TrackType_VIDEO})
+	a.offer(false)
+	pump(t, backup)
+	require.Eventually(t, func() bool {
+		p = a.events.wait(t, "published")
+		return len(p.info.Codecs) == 2
+	}, patience, time.Millisecond)
+	require.Equal(t, "video/VP9", p.info.MimeType)
+	require.Equal(t, "video/VP8", p.info.Codecs[1].MimeType)
+
+	// Who has no VP9 gets VP8.
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true, codecs: func(m *webrtc.MediaEngine) error {
+		return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: vp8, PayloadType: 96}, webrtc.RTPCodecTypeVideo)
+	}, change: func(*PeerConfig) {}})
+	b.joinVideoOnly()
+	b.subscribe("PA_a", p)
+	r := b.receives("PA_a", "TR_v")
+	require.Equal(t, webrtc.MimeTypeVP8, r.Codec().MimeType)
+}
+
+// joinVideoOnly is join of a client that has video codecs alone.
+func (c *client) joinVideoOnly() {
+	c.t.Helper()
+	_, err := c.pub.CreateDataChannel("_reliable", nil)
+	require.NoError(c.t, err)
+	c.mu.Lock()
+	if c.single {
+		c.addReceiverLocked(webrtc.RTPCodecTypeVideo)
+	}
+	c.mu.Unlock()
+	c.peer.Start()
+	c.offer(false)
+	c.events.wait(c.t, "connected")
+}
+
+func TestSubscriberLacksTheCodec(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		h265 := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH265, ClockRate: 90000, SDPFmtpLine: ""}
+		pump(t, a.publish("TR_v", h265, nil))
+		p := a.events.wait(t, "published")
+		pump(t, a.publish("TR_8", vp8, nil))
+		p8 := a.published("TR_8")
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single, codecs: func(m *webrtc.MediaEngine) error {
+			return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: vp8, PayloadType: 96}, webrtc.RTPCodecTypeVideo)
+		}})
+		b.joinVideoOnly()
+		b.subscribe("PA_a", p)
+		failed := b.events.wait(t, "failed")
+		require.Equal(t, "TR_v", failed.sid)
+		require.Equal(t, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED, failed.err)
+		b.subscribe("PA_a", p8) // nothing else is harmed
+		b.receives("PA_a", "TR_8")
+	})
+}
