@@ -196,7 +196,8 @@ type Outbox interface {
 	// What pends for it keeps pending.
 	SetEndpointState(ctx context.Context, endpointID int64, s EndpointState, reason string) error
 
-	// DueHeads returns deliveries that can be sent now, those longest due first.
+	// DueHeads returns deliveries that can be sent now, those longest due first,
+	// whatever the endpoint's state.
 	DueHeads(ctx context.Context, q DueQuery) ([]Delivery, error)
 	// NextDue is when the next delivery after afterMs falls due; 0 = none does.
 	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)

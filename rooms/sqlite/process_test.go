@@ -3,6 +3,7 @@ package sqlite
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -185,6 +186,32 @@ func TestOpenFailsClearly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A database is prepared under the lock, and a failure to do so is the end of it.
+func TestPrepare(t *testing.T) {
+	backup := filepath.Join(t.TempDir(), "backup.db")
+	s, err := Open(t.Context(), Config{Path: backup})
+	require.NoError(t, err)
+	create(t, s, "lobby", 1)
+	require.NoError(t, s.Close(t.Context()))
+
+	path := filepath.Join(t.TempDir(), "parlor.db")
+	broken := errors.New("the replica is away")
+	_, err = Open(t.Context(), Config{Path: path, Prepare: func(context.Context, string) error { return broken }})
+	require.ErrorIs(t, err, broken)
+	s, err = Open(t.Context(), Config{Path: path, Prepare: func(ctx context.Context, p string) error {
+		require.Equal(t, path, p)
+		_, err := Open(ctx, Config{Path: path})
+		require.ErrorIs(t, err, ErrLocked)
+		b, err := os.ReadFile(backup)
+		require.NoError(t, err)
+		return os.WriteFile(p, b, 0o644)
+	}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close(context.Background())) }()
+	_, err = s.FindOpen(t.Context(), "lobby")
+	require.NoError(t, err)
 }
 
 // unprivileged runs f as a user who may write nothing of root's, if the test has

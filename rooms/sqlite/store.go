@@ -14,6 +14,8 @@ import (
 
 	"parlor/migrations"
 	"parlor/rooms"
+
+	"modernc.org/sqlite"
 )
 
 // readers is the number of connections that read. Reads are short, so a few
@@ -25,6 +27,9 @@ type Config struct {
 	// Path is the database's file. It is created if missing, its directory is not.
 	Path string
 	Log  *slog.Logger // nil = none
+	// Prepare, if given, is called once nobody else can have the database open, and
+	// before it is opened here: to restore it from a replica.
+	Prepare func(ctx context.Context, path string) error
 	// Sync, if given, is called by the writer between transactions, at most every
 	// SyncInterval while there is something that it has not seen, and once more
 	// when the store closes. It takes over the checkpointing of the WAL.
@@ -76,12 +81,26 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	s, err := open(ctx, path, c)
+	s, err := prepareAndOpen(ctx, path, c)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	s.lock = lock
 	return s, nil
+}
+
+func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) {
+	if c.Prepare != nil {
+		if err := c.Prepare(ctx, path); err != nil {
+			return nil, fmt.Errorf("prepare database %s: %w", path, err)
+		}
+	}
+	// What SQLite does of itself where it is built on Linux: the file's times, which
+	// fsync would write too, nobody reads. The switch is the whole process's.
+	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	return open(ctx, path, c)
 }
 
 // resolve makes path absolute and follows links, so that two names of a file
