@@ -222,7 +222,11 @@ func (c *client) listen(dc *webrtc.DataChannel) {
 	dc.OnMessage(func(m webrtc.DataChannelMessage) {
 		c.messages <- occurrence{label: dc.Label(), data: m.Data}
 	})
-	dc.OnOpen(func() { c.open[dc.Label()] <- dc })
+	dc.OnOpen(func() {
+		if ch := c.open[dc.Label()]; ch != nil {
+			ch <- dc
+		}
+	})
 }
 
 func (c *client) loop() {

@@ -36,35 +36,17 @@ func (s *socket) flush() {
 	}
 }
 
-func openNetwork(cfg *Config) (n *network, err error) {
+func openNetwork(cfg *Config) (*network, error) {
+	if cfg.UDPPort[1] < cfg.UDPPort[0] {
+		return nil, fmt.Errorf("UDP ports %d-%d: the second is below the first", cfg.UDPPort[0], cfg.UDPPort[1])
+	}
 	filter, err := newAddressFilter(cfg)
 	if err != nil {
 		return nil, err
 	}
-	n = &network{filter: filter, external: cfg.NodeIP}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.close())
-		}
-	}()
-	hosts := cfg.BindAddresses
-	if len(hosts) == 0 {
-		hosts = []string{""}
-	}
-	if cfg.UDPPort[1] < cfg.UDPPort[0] {
-		return nil, fmt.Errorf("UDP ports %d-%d: the second is below the first", cfg.UDPPort[0], cfg.UDPPort[1])
-	}
-	for port := cfg.UDPPort[0]; port <= cfg.UDPPort[1]; port++ {
-		s, err := openSocket(cfg, hosts, port, filter)
-		if err != nil {
-			return n, err
-		}
-		n.sockets = append(n.sockets, s)
-	}
-	if cfg.TCPPort != 0 {
-		if n.tcp, err = openTCP(cfg, hosts); err != nil {
-			return n, err
-		}
+	n := &network{filter: filter, external: cfg.NodeIP}
+	if err := n.listen(cfg); err != nil {
+		return nil, errors.Join(err, n.close())
 	}
 	if n.external == "" && cfg.UseExternalIP {
 		n.external, err = externalIP(cfg.STUNServers)
@@ -73,6 +55,26 @@ func openNetwork(cfg *Config) (n *network, err error) {
 		}
 	}
 	return n, nil
+}
+
+func (n *network) listen(cfg *Config) error {
+	hosts := cfg.BindAddresses
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	for port := cfg.UDPPort[0]; port <= cfg.UDPPort[1]; port++ {
+		s, err := openSocket(cfg, hosts, port, n.filter)
+		if err != nil {
+			return err
+		}
+		n.sockets = append(n.sockets, s)
+	}
+	if cfg.TCPPort == 0 {
+		return nil
+	}
+	var err error
+	n.tcp, err = openTCP(cfg, hosts)
+	return err
 }
 
 func openSocket(cfg *Config, hosts []string, port int, filter addressFilter) (*socket, error) {

@@ -1,0 +1,314 @@
+package media
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain fails when goroutines outlive the tests: every engine was closed.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	deadline := time.Now().Add(10 * time.Second)
+	for code == 0 && runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "%d goroutines were left:\n%s\n", runtime.NumGoroutine()-before, buf[:runtime.Stack(buf, true)])
+			code = 1
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	os.Exit(code)
+}
+
+// Engine.Close ends peers whose owners did not.
+func TestEngineCloseEndsPeers(t *testing.T) {
+	e, err := NewEngine(Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)})
+	require.NoError(t, err)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_1", opus, nil))
+	p := a.published("TR_1")
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true})
+	b.subscribe("PA_a", p)
+	b.join()
+	b.receives("PA_a", "TR_1")
+	require.Equal(t, 2, e.Stats().Peers)
+	require.NoError(t, e.Close())
+	require.Zero(t, e.Stats().Peers)
+	_, err = e.NewPeer(PeerConfig{SID: "PA_c", Send: func(*livekit.SignalResponse) {}, Events: a.events})
+	require.ErrorIs(t, err, ErrClosed)
+	// A closed peer takes everything and does nothing.
+	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("late"))
+	a.peer.Unsubscribe("TR_1")
+	a.peer.Close()
+}
+
+func TestICERestart(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		pump(t, a.publish("TR_1", opus, nil))
+		p := a.published("TR_1")
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		b.subscribe("PA_a", p)
+		r := b.receives("PA_a", "TR_1")
+
+		// The publisher restarts by its own offer, the subscriber as its mode has it.
+		a.offer(true)
+		down := b.sub
+		if single {
+			b.offer(true)
+			down = b.pub
+		}
+		before := ufrag(t, down.CurrentRemoteDescription())
+		b.peer.Resume(&livekit.SyncState{})
+		require.Eventually(t, func() bool { return ufrag(t, down.CurrentRemoteDescription()) != before }, patience, time.Millisecond)
+		buf := make([]byte, 1500)
+		for range 100 { // packets of more than a second of restarting
+			_, _, err := r.Read(buf)
+			require.NoError(t, err)
+		}
+		require.Eventually(t, func() bool {
+			return a.pub.ICEConnectionState() == webrtc.ICEConnectionStateConnected &&
+				down.ICEConnectionState() == webrtc.ICEConnectionStateConnected
+		}, patience, time.Millisecond)
+	})
+}
+
+func ufrag(t *testing.T, d *webrtc.SessionDescription) string {
+	t.Helper()
+	_, after, ok := strings.Cut(d.SDP, "a=ice-ufrag:")
+	require.True(t, ok)
+	return strings.Fields(after)[0]
+}
+
+// An offer that was lost with its WebSocket is sent again when the client resumes,
+// and ICE restarts after it.
+func TestResumeWithAnOfferUnanswered(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_1", opus, nil))
+	p := a.published("TR_1")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.mu.Lock()
+	b.mute = true
+	n := len(b.offers)
+	b.mu.Unlock()
+	b.subscribe("PA_a", p)
+	require.Eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.offers) == n+1 }, patience, time.Millisecond)
+	b.mu.Lock()
+	b.mute = false
+	b.mu.Unlock()
+	b.peer.Resume(nil)
+	b.receives("PA_a", "TR_1")
+	require.Eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.offers) == n+3 }, patience, time.Millisecond)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.Equal(t, b.offers[n].Id, b.offers[n+1].Id)
+	require.Equal(t, b.offers[n].Id+1, b.offers[n+2].Id)
+}
+
+func TestUnansweredOfferNeedsReconnect(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.NegotiationTimeout = 50 * time.Millisecond })
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.mu.Lock()
+	a.mute = true
+	a.mu.Unlock()
+	a.peer.Start()
+	a.events.wait(t, "reconnect")
+	require.EqualValues(t, 1, e.Stats().NeedsReconnect)
+}
+
+func TestNeverConnectedIsAJoinFailure(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.JoinTimeout = 50 * time.Millisecond })
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, a.events.wait(t, "disconnected").why)
+}
+
+// A client that vanishes is asked to resume, and then given up.
+func TestVanishedClient(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, func(c *Config) {
+			c.ICEDisconnected, c.ICEFailed, c.Keepalive = 200*time.Millisecond, 200*time.Millisecond, 50*time.Millisecond
+			c.ReconnectGrace = 100 * time.Millisecond
+		})
+		var silent sync.Once
+		gone := make(chan struct{})
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, settings: func(s *webrtc.SettingEngine) {
+			s.SetICEUDPMux(nil)
+			s.SetICETimeouts(time.Hour, time.Hour, 50*time.Millisecond)
+			s.SetNet(mutableNet(t, gone))
+		}})
+		a.join()
+		silent.Do(func() { close(gone) })
+		require.Equal(t, livekit.DisconnectReason_CONNECTION_TIMEOUT, a.events.wait(t, "disconnected").why)
+		rating, _ := a.peer.Quality()
+		require.Equal(t, livekit.ConnectionQuality_LOST, rating)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		require.NotEmpty(t, a.leaves)
+		require.Equal(t, livekit.LeaveRequest_RESUME, a.leaves[0].Action)
+	})
+}
+
+func TestICEOverTCP(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
+	a := newClient(t, e, clientConfig{sid: "PA_a", settings: func(s *webrtc.SettingEngine) {
+		s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4})
+	}})
+	a.join()
+	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("over TCP"))
+	require.Equal(t, "over TCP", string(a.message().data))
+}
+
+// Several UDP ports, and addresses that are not advertised.
+func TestNetworkConfiguration(t *testing.T) {
+	l, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.LocalAddr().(*net.UDPAddr).Port
+	require.NoError(t, l.Close())
+	e := newTestEngine(t, func(c *Config) {
+		c.BindAddresses = nil
+		c.UDPPort = [2]int{port, port}
+		c.IncludeIPs = []string{"127.0.0.0/8"}
+	})
+	for _, a := range e.net.sockets[0].mux.GetListenAddresses() {
+		require.True(t, a.(*net.UDPAddr).IP.IsLoopback(), "%v", a)
+	}
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+
+	for _, bad := range []Config{
+		{UDPPort: [2]int{2, 1}},
+		{IncludeIPs: []string{"nonsense"}},
+		{EnabledCodecs: []string{"video/none"}},
+		{BindAddresses: []string{"192.0.2.1"}},
+		{BindAddresses: []string{"127.0.0.1", "192.0.2.1"}},
+	} {
+		_, err := NewEngine(bad)
+		require.Error(t, err, "%+v", bad)
+	}
+}
+
+func TestAdvertisedAddress(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.NodeIP = "203.0.113.7" })
+	sent := make(chan *livekit.TrickleRequest, 100)
+	p, err := e.NewPeer(PeerConfig{SID: "PA_a", SubscriberPrimary: true, Protocol: 17, Events: &events{ch: make(chan occurrence, 10)},
+		Send: func(r *livekit.SignalResponse) {
+			if tr := r.GetTrickle(); tr != nil {
+				sent <- tr
+			}
+		}})
+	require.NoError(t, err)
+	p.Start()
+	select {
+	case tr := <-sent:
+		require.Contains(t, tr.CandidateInit, "203.0.113.7")
+		require.True(t, tr.Final, "the last candidate says so")
+		require.Equal(t, livekit.SignalTarget_SUBSCRIBER, tr.Target)
+	case <-time.After(patience):
+		require.FailNow(t, "no candidate")
+	}
+}
+
+func TestICEServers(t *testing.T) {
+	e := newTestEngine(t, nil)
+	require.Empty(t, e.ICEServers(), "none but those configured")
+	e = newTestEngine(t, func(c *Config) { c.STUNServers = []string{"stun.example:3478"} })
+	require.Equal(t, []string{"stun:stun.example:3478"}, e.ICEServers()[0].Urls)
+}
+
+// What cannot be understood harms nobody.
+func TestGarbage(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: "unasked"})
+		a.join()
+		for _, text := range []string{
+			"", "v=0", "garbage", strings.Repeat("x", maxDescription+1),
+			"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n",
+			"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-ufrag:a\r\na=ice-pwd:b\r\na=fingerprint:sha-256 AA\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n",
+			"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-ufrag:a\r\na=ice-pwd:b\r\na=fingerprint:sha-256 AA\r\nm=whatever 9 UDP 1\r\na=mid:0\r\n",
+		} {
+			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
+			a.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: text})
+		}
+		a.peer.HandleOffer(nil)
+		a.peer.HandleAnswer(nil)
+		for _, text := range []string{"", "x", "{}", `{"candidate":"candidate:1"}`, `{"candidate":"candidate:1 1 udp 1 nowhere.local 1 typ host"}`} {
+			a.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: text})
+			a.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: text, Target: livekit.SignalTarget_SUBSCRIBER})
+		}
+		a.peer.HandleTrickle(nil)
+		a.peer.UpdateTrackSettings(nil)
+		a.peer.UpdateLocalAudioTrack(nil)
+		a.peer.UpdateLocalVideoTrack(nil)
+		a.peer.Unsubscribe("unknown")
+		a.peer.RemoveTrack("unknown")
+		a.peer.SetTrackMuted("unknown", true)
+		// All of it is in the past, and the client is well.
+		a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("well"))
+		require.Equal(t, "well", string(a.message().data))
+		a.publish("TR_1", opus, nil)
+		a.published("TR_1")
+		require.GreaterOrEqual(t, e.Stats().BadDescriptions, uint64(7))
+		require.NotZero(t, e.Stats().BadCandidates)
+		require.Zero(t, e.Stats().NeedsReconnect)
+	})
+}
+
+// Everything at once, from many goroutines: for the race detector.
+func TestConcurrentUse(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	pump(t, a.publish("TR_1", opus, nil))
+	p := a.published("TR_1")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 25 {
+				b.subscribe("PA_a", p)
+				b.peer.SendData(livekit.DataPacket_Kind(i%2), []byte("x"))
+				b.peer.SendRaw("label", []byte("x"), true)
+				b.peer.Quality()
+				b.peer.SetPublisherAllowed(i%2 == 0, true)
+				b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}, Disabled: i%2 == 0})
+				a.peer.SetTrackMuted("TR_1", i%2 == 0)
+				b.peer.Unsubscribe("TR_1")
+				b.peer.LastMessageSeq()
+				e.Stats()
+			}
+		})
+	}
+	wg.Wait()
+	a.peer.SetTrackMuted("TR_1", false)
+	b.subscribe("PA_a", p)
+	b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}})
+	for {
+		r := b.track() // tracks of subscriptions that came and went
+		if r.SetReadDeadline(time.Now().Add(time.Second)) == nil {
+			if _, _, err := r.Read(make([]byte, 1500)); err == nil {
+				return
+			}
+		}
+	}
+}
