@@ -12,6 +12,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // TestFirstMessages: what a client is told before it has said anything.
@@ -194,7 +195,9 @@ func TestGarbage(t *testing.T) {
 				c := victim(fmt.Sprintf("sdp-%d-%T", n, r.Message))
 				c.request(t, r)
 				// The server may go on, or send the client away to start anew.
-				c.request(t, &livekit.SignalRequest{Message: &livekit.SignalRequest_Ping{Ping: 1}})
+				ping, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_Ping{Ping: 1}})
+				require.NoError(t, err)
+				_ = c.conn.Write(t.Context(), websocket.MessageBinary, ping) // fails if it was sent away already
 				eventually(t, "the server goes on or ends it", func() bool {
 					kinds := c.kinds()
 					return slices.Contains(kinds, "Pong") || slices.Contains(kinds, "Leave") && c.end() != nil
