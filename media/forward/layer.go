@@ -123,7 +123,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 	if !l.live.Load() && len(p.Payload()) > 0 {
 		l.flush()
 		l.live.Store(true)
-		l.track.retarget()
+		l.track.retargetQuietly()
 	}
 	l.observeLevel(p)
 	l.collect(p)

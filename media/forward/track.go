@@ -222,6 +222,16 @@ func (t *Track) retarget() {
 	}
 }
 
+// retargetQuietly is retarget for when packets of the new choice are about to
+// go out: they may be a key frame, and if not, then one is asked for.
+func (t *Track) retargetQuietly() {
+	for _, f := range *t.forwarders.Load() {
+		f.mu.Lock()
+		f.retargetLocked(false)
+		f.mu.Unlock()
+	}
+}
+
 // tick runs the timers; the ticker's goroutine calls it.
 func (t *Track) tick(at time.Time) {
 	now := t.since(at)

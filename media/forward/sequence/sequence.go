@@ -24,7 +24,7 @@ type Map struct {
 	head  int // index of the newest
 
 	last    int64 // newest incoming number
-	lastOut int64 // newest outgoing number
+	lastOut int64 // newest outgoing number, given or kept for what was lost
 	started bool
 
 	lastPicture    vp8.Values // newest outgoing
@@ -65,6 +65,8 @@ func (m *Map) Pass(in int64, picture vp8.Values) (out int64, off vp8.Values) {
 // id of the frame that is left out, -1 if there is none.
 func (m *Map) Drop(in int64, picture int32) {
 	s := m.spans[m.head]
+	// What was lost just before keeps its numbers, whatever comes next.
+	m.lastOut = in - 1 - s.offset
 	s.offset++
 	if picture >= 0 && picture != m.droppedPicture {
 		m.droppedPicture = picture
@@ -95,5 +97,5 @@ func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
 // Last is the newest incoming number.
 func (m *Map) Last() int64 { return m.last }
 
-// LastOut is the newest outgoing number.
+// LastOut is the newest outgoing number, given or kept for what was lost.
 func (m *Map) LastOut() int64 { return m.lastOut }

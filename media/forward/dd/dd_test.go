@@ -1,0 +1,115 @@
+package dd_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward/dd"
+	"parlor/media/forward/dd/ddtest"
+)
+
+func TestParseStructure(t *testing.T) {
+	s := ddtest.L2T2Key()
+	var key dd.Frame
+	require.NoError(t, key.Parse(s.Encode(ddtest.Frame{Start: true, Template: 0, Number: 7, Structure: true, Active: -1}), nil))
+	require.True(t, key.Start)
+	require.False(t, key.End)
+	require.True(t, key.NewStructure)
+	require.Equal(t, uint16(7), key.Number)
+	require.Equal(t, uint32(0b1111), key.Active)
+	require.False(t, key.HasActive)
+	require.Equal(t, []dd.Target{{0, 0, 0}, {0, 1, 0}, {1, 0, 1}, {1, 1, 1}}, key.Structure.Targets)
+	require.Equal(t, []dd.Resolution{{320, 180}, {640, 360}}, key.Structure.Resolutions)
+	require.Equal(t, 2, key.Structure.Chains)
+
+	var f dd.Frame
+	require.NoError(t, f.Parse(s.Encode(ddtest.Frame{End: true, Template: 5, Number: 65535, Active: -1}), key.Structure))
+	require.Equal(t, uint8(1), f.Spatial)
+	require.Equal(t, uint8(1), f.Temporal)
+	require.Equal(t, []dd.Indication{dd.NotPresent, dd.NotPresent, dd.NotPresent, dd.Discardable}, f.Indications[:4])
+	require.Equal(t, []uint8{3, 2}, f.ChainDiffs[:2])
+	require.ErrorIs(t, f.Parse(s.Encode(ddtest.Frame{Template: 5, Active: -1}), nil), dd.ErrNoStructure)
+	require.ErrorIs(t, f.Parse(s.Encode(ddtest.Frame{Template: 6, Active: -1}), key.Structure), dd.ErrInvalid)
+	require.ErrorIs(t, f.Parse([]byte{1, 2}, key.Structure), dd.ErrShort)
+}
+
+func TestParseCustom(t *testing.T) {
+	s := ddtest.L2T2Key()
+	var key, f dd.Frame
+	require.NoError(t, key.Parse(s.Encode(ddtest.Frame{Structure: true, Active: -1}), nil))
+	require.NoError(t, f.Parse(s.Encode(ddtest.Frame{
+		Template: 1, Active: 0b0011, Targets: "DR-S", Diffs: []int{1, 300}, Chains: []int{200, 9},
+	}), key.Structure))
+	require.True(t, f.HasActive)
+	require.Equal(t, uint32(3), f.Active)
+	require.Equal(t, []dd.Indication{dd.Discardable, dd.Required, dd.NotPresent, dd.Switch}, f.Indications[:4])
+	require.Equal(t, []uint8{200, 9}, f.ChainDiffs[:2])
+}
+
+func TestChoose(t *testing.T) {
+	var f dd.Frame
+	require.NoError(t, f.Parse(ddtest.L2T2Key().Encode(ddtest.Frame{Structure: true, Active: -1}), nil))
+	s := f.Structure
+	require.Equal(t, 3, s.Choose(255, 255, 0b1111))
+	require.Equal(t, 2, s.Choose(255, 0, 0b1111))
+	require.Equal(t, 1, s.Choose(0, 255, 0b1111))
+	require.Equal(t, 1, s.Choose(255, 255, 0b0011), "the upper layer is not sent")
+	require.Equal(t, -1, s.Choose(0, 255, 0b1100))
+	require.Equal(t, 2, s.Lowest(0b1100))
+	require.Equal(t, uint32(0b0101), s.Within(1, 0))
+}
+
+func TestAppendActive(t *testing.T) {
+	s := ddtest.L2T2Key()
+	var key dd.Frame
+	require.NoError(t, key.Parse(s.Encode(ddtest.Frame{Structure: true, Active: -1}), nil))
+	for name, f := range map[string]ddtest.Frame{
+		"mandatory alone":  {Start: true, Template: 2, Number: 9, Active: -1},
+		"with a structure": {Start: true, End: true, Template: 0, Number: 9, Structure: true, Active: -1},
+		"with a mask":      {Template: 4, Number: 9, Active: 0b1111},
+		"with everything":  {Template: 4, Structure: true, Active: 1, Targets: "DR-S", Diffs: []int{1, 300}, Chains: []int{200, 9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := s.Encode(f)
+			var before, after dd.Frame
+			require.NoError(t, before.Parse(raw, key.Structure))
+			f.Active = 0b0110
+			require.NoError(t, after.Parse(before.AppendActive([]byte{}, raw, 0b0110), key.Structure))
+			require.True(t, after.HasActive)
+			require.Equal(t, uint32(0b0110), after.Active)
+			require.Equal(t, before.Indications, after.Indications)
+			require.Equal(t, before.ChainDiffs, after.ChainDiffs)
+			require.Equal(t, before.Number, after.Number)
+			require.Equal(t, before.Structure.Targets, after.Structure.Targets)
+		})
+	}
+}
+
+// Whatever is read can be written with another mask, and reads the same.
+func FuzzParse(f *testing.F) {
+	s := ddtest.L2T2Key()
+	f.Add(s.Encode(ddtest.Frame{Structure: true, Active: -1}), []byte{0, 0, 0}, uint32(1))
+	f.Add(s.Encode(ddtest.Frame{Template: 4, Structure: true, Active: 1, Targets: "DR-S", Diffs: []int{1, 300}, Chains: []int{200, 9}}), s.Encode(ddtest.Frame{Template: 5, Active: 3}), uint32(9))
+	f.Fuzz(func(t *testing.T, key, delta []byte, mask uint32) {
+		var first, second dd.Frame
+		if first.Parse(key, nil) != nil {
+			return
+		}
+		require.LessOrEqual(t, len(first.Structure.Targets), dd.MaxTargets)
+		check(t, &first, key, mask)
+		if second.Parse(delta, first.Structure) == nil {
+			check(t, &second, delta, mask)
+		}
+	})
+}
+
+func check(t *testing.T, f *dd.Frame, raw []byte, mask uint32) {
+	mask &= uint32(1<<len(f.Structure.Targets) - 1)
+	var again dd.Frame
+	require.NoError(t, again.Parse(f.AppendActive(nil, raw, mask), f.Structure))
+	require.Equal(t, mask, again.Active)
+	require.Equal(t, f.Indications, again.Indications)
+	require.Equal(t, f.ChainDiffs, again.ChainDiffs)
+	require.Equal(t, f.Structure.Targets, again.Structure.Targets)
+}
