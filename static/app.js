@@ -8,7 +8,7 @@ import { joinProblem } from './js/messages.js';
 import { Meter } from './js/meter.js';
 import { readOptions, showRoom } from './js/options.js';
 import { preferences, remember } from './js/preferences.js';
-import { NoTokenError, newIdentity, ownServer, readToken, requestToken } from './js/token.js';
+import { NoTokenError, handsOutTokens, newIdentity, ownServer, readToken, requestToken } from './js/token.js';
 
 const { isBrowserSupported, setLogLevel, Track } = window.LivekitClient;
 
@@ -154,22 +154,30 @@ function suggestedRoom() {
   return `${words[pick[0] % words.length]}-${words[pick[1] % words.length]}-${pick[2] % 1000}`;
 }
 
+function fillFromToken() {
+  const claims = readToken(options.token);
+  lobby.fill({
+    name: claims?.name ?? '', room: claims?.room || options.room, fixed: true,
+    intro: 'You were invited to this call.',
+  });
+  if (!claims) problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
+  else if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
+}
+
 async function start() {
   listenToPage();
   if (!isBrowserSupported()) {
     problem({ code: 'browser', text: 'This browser cannot do video calls. A current Firefox, Chrome, Edge or Safari can.' });
-    lobby.busy('');
+    return;
   }
   if (options.token) {
-    const claims = readToken(options.token);
-    lobby.fill({
-      name: claims?.name ?? '', room: claims?.room || options.room, fixed: true,
-      intro: 'You were invited to this call.',
-    });
-    if (!claims) problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
-    else if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
-  } else {
+    fillFromToken();
+  } else if (await handsOutTokens()) {
     lobby.fill({ name: options.name || preferences.name, room: options.room || suggestedRoom() });
+  } else {
+    problem(noToken);
+    lobby.closed();
+    return;
   }
   await lobby.open(wanted(options));
   if (options.autojoin) $('#join-form').requestSubmit();

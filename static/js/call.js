@@ -19,6 +19,8 @@ const { DisconnectReason, Room, RoomEvent, Track } = window.LivekitClient;
 // More people than this, and their comings and goings are no longer announced.
 const ANNOUNCED_UP_TO = 12;
 
+const GATHERED_FOR = 1000; // ms
+
 const PANELS = ['chat', 'people'];
 
 export class Call {
@@ -29,9 +31,12 @@ export class Call {
   #banner = new Banner();
   #listening = new AbortController();
   #joined = false;
+  #away = false; // reconnecting
   #invitable;
   #ended;
   #wakeLock;
+  #news = new Map(); // identity → who came or went, not yet told
+  #telling;
 
   // invitable: whoever has the link can join, so offer to copy it.
   // ended(end) is called once, when a call that was joined is over.
@@ -68,8 +73,9 @@ export class Call {
     return this.room.disconnect();
   }
 
+  // reconnecting tells whether the connection is lost and being restored.
   get reconnecting() {
-    return this.#banner.visible;
+    return this.#away;
   }
 
   async #publish(track) {
@@ -92,14 +98,12 @@ export class Call {
   #listenToRoom() {
     const { room } = this;
     room.on(RoomEvent.Disconnected, (reason) => this.#disconnected(reason));
-    room.on(RoomEvent.SignalReconnecting, () => this.#banner.show('Connection lost. Reconnecting…', { after: 500 }));
-    room.on(RoomEvent.Reconnecting, () => this.#banner.show('Connection lost. Reconnecting…'));
-    room.on(RoomEvent.Reconnected, () => {
-      if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
-      this.#banner.hide();
-    });
-    room.on(RoomEvent.ParticipantConnected, (participant) => this.#announce(`${nameOf(participant)} joined`));
-    room.on(RoomEvent.ParticipantDisconnected, (participant) => this.#announce(`${nameOf(participant)} left`));
+    // A lost WebSocket alone is mostly back before anybody has noticed.
+    room.on(RoomEvent.SignalReconnecting, () => this.#reconnecting({ after: 500 }));
+    room.on(RoomEvent.Reconnecting, () => this.#reconnecting());
+    room.on(RoomEvent.Reconnected, () => this.#reconnected());
+    room.on(RoomEvent.ParticipantConnected, (participant) => this.#announce(participant, 'joined'));
+    room.on(RoomEvent.ParticipantDisconnected, (participant) => this.#announce(participant, 'left'));
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => {
       $('#hear').hidden = room.canPlaybackAudio;
     });
@@ -116,6 +120,17 @@ export class Call {
     for (const event of [RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.Reconnected]) {
       room.on(event, () => this.#update());
     }
+  }
+
+  #reconnecting(delay) {
+    this.#away = true;
+    this.#banner.show('Connection lost. Reconnecting…', delay);
+  }
+
+  #reconnected() {
+    this.#away = false;
+    if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
+    this.#banner.hide();
   }
 
   #listenToPage(openSettings) {
@@ -165,20 +180,41 @@ export class Call {
     $('#invite').hidden = !this.#invitable;
     $('#recording').hidden = !this.room.isRecording;
     $('#hear').hidden = this.room.canPlaybackAudio;
-    this.chat.permit(this.room.localParticipant.permissions?.canPublishData !== false);
+    const { permissions } = this.room.localParticipant;
+    this.chat.permit(permissions?.canPublishData !== false);
+    if (permissions?.canSubscribe === false) toast('You cannot see or hear the others in this room.', { code: 'permissions' });
+    else if (permissions?.canPublish === false) toast('You can watch and listen in this room.', { code: 'permissions' });
   }
 
   #update() {
-    const nobody = this.room.remoteParticipants.size === 0;
-    const alone = $('#alone');
-    alone.hidden = !nobody;
-    alone.textContent = this.#invitable
+    $('#alone').hidden = this.room.remoteParticipants.size > 0;
+    $('#alone').textContent = this.#invitable
       ? 'Nobody else is here yet. Copy the link and send it to whom you want to talk with.'
       : 'Nobody else is here yet.';
   }
 
-  #announce(text) {
-    if (this.room.remoteParticipants.size <= ANNOUNCED_UP_TO) toast(text);
+  // announce gathers comings and goings for a moment: several are told at once,
+  // and who goes and comes right back is not news.
+  #announce(participant, what) {
+    // It was oneself who was away: the others only seem to leave and return.
+    if (this.#away) return;
+    const { identity } = participant;
+    const before = this.#news.get(identity);
+    if (before && before.what !== what) this.#news.delete(identity);
+    else this.#news.set(identity, { name: nameOf(participant), what });
+    this.#telling ??= setTimeout(() => this.#tell(), GATHERED_FOR);
+  }
+
+  #tell() {
+    this.#telling = undefined;
+    const news = [...this.#news.values()];
+    this.#news.clear();
+    if (this.room.remoteParticipants.size > ANNOUNCED_UP_TO) return;
+    for (const what of ['left', 'joined']) {
+      const names = news.filter((item) => item.what === what).map((item) => item.name);
+      if (names.length > 3) toast(`${names.length} people ${what}`);
+      else if (names.length > 0) toast(`${new Intl.ListFormat('en').format(names)} ${what}`);
+    }
   }
 
   #permissionsChanged(before) {
@@ -220,6 +256,7 @@ export class Call {
   #close() {
     this.#joined = false;
     this.#listening.abort();
+    clearTimeout(this.#telling);
     this.#banner.hide();
     this.#showPanel(null, null);
     this.controls.close();

@@ -43,9 +43,9 @@ export function setSwitch(button, on, { onIcon, offIcon, label }) {
 
 // hue gives a person's colour: the same on every screen.
 export function hue(text) {
-  let hash = 0;
-  for (const char of text) hash = (hash * 31 + char.codePointAt(0)) % 360;
-  return hash;
+  let hash = 2166136261; // FNV-1a, whose last step spreads even "p1" and "p2"
+  for (const char of `${text}\n`) hash = Math.imul(hash ^ char.codePointAt(0), 16777619) >>> 0;
+  return hash % 360;
 }
 
 // initials are at most two letters, by code point so that no emoji is cut.

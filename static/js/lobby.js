@@ -1,7 +1,7 @@
 // Before the call: name, room, and a look at oneself.
 
 import { DevicePickers } from './devices.js';
-import { $, element, icon, setSwitch } from './dom.js';
+import { $, $$, element, icon, setSwitch } from './dom.js';
 import { Meter } from './meter.js';
 import { preferences, remember } from './preferences.js';
 import { Preview } from './preview.js';
@@ -62,6 +62,13 @@ export class Lobby {
     if (intro) $('#lobby-intro').textContent = intro;
     if (!fixed && !name) $('#name').focus();
     else $('#join').focus();
+  }
+
+  // closed takes the form away where nothing in it could lead into a call.
+  closed() {
+    for (const part of $$('.field, #join, #lobby-intro', $('#join-form'))) part.hidden = true;
+    $('.preview').hidden = true;
+    $('#lobby').classList.add('closed');
   }
 
   // problem shows why joining failed; null takes the message away.

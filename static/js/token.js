@@ -46,6 +46,17 @@ export async function requestToken({ room, identity, name }) {
   return { token, url: url || ownServer() };
 }
 
+// handsOutTokens tells whether requestToken can work at all, so that a person
+// learns it before filling in a form.
+export async function handsOutTokens() {
+  try {
+    await requestToken({ room: 'lobby', identity: 'lobby', name: '' });
+  } catch (error) {
+    return !(error instanceof NoTokenError);
+  }
+  return true;
+}
+
 // ownServer is the address of the server that the page came from.
 export function ownServer() {
   const url = new URL('.', location.href);
