@@ -173,6 +173,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	s.SetIncludeLoopbackCandidate(true)
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
 	s.SetIPFilter(func(ip net.IP) bool { return ip.IsLoopback() })
+	s.DisableCloseByDTLS(true) // the server may end first
 	s.LoggerFactory = pionLogs{testLog(t).With("side", "client")}
 	if cc.settings != nil {
 		cc.settings(&s)

@@ -227,6 +227,7 @@ func (e *Engine) settings() (webrtc.SettingEngine, *socket, error) {
 	s.DisableSRTCPReplayProtection(true)
 	s.SetSCTPMaxMessageSize(maxMessageSize)
 	s.SetFireOnTrackBeforeFirstRTP(true)
+	s.DisableCloseByDTLS(true) // a peer connection is closed by its peer's loop alone
 	s.LoggerFactory = pionLogs{e.log}
 	return s, sock, nil
 }

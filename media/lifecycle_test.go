@@ -166,6 +166,22 @@ func TestVanishedClient(t *testing.T) {
 	})
 }
 
+// A client that closes its connections without a word is given up sooner.
+func TestClientClosesItsConnections(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, func(c *Config) { c.ReconnectGrace = 100 * time.Millisecond })
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		a.channel("_reliable")
+		for _, pc := range []*webrtc.PeerConnection{a.pub, a.sub} {
+			if pc != nil {
+				require.NoError(t, pc.GracefulClose())
+			}
+		}
+		require.Equal(t, livekit.DisconnectReason_CONNECTION_TIMEOUT, a.events.wait(t, "disconnected").why)
+	})
+}
+
 func TestICEOverTCP(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
 	a := newClient(t, e, clientConfig{sid: "PA_a", settings: func(s *webrtc.SettingEngine) {

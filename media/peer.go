@@ -249,10 +249,20 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 		if !p.failed() {
 			p.graceTimer.Stop()
 		}
-	case webrtc.PeerConnectionStateFailed, webrtc.PeerConnectionStateClosed:
+	case webrtc.PeerConnectionStateFailed:
 		if p.connected {
 			p.lost()
 		}
+	}
+}
+
+// closedByClient follows the end of a data channel association: the client closed
+// its peer connection, which is noticed so before ICE would.
+func (p *Peer) closedByClient(t *transport) {
+	t.gone = true
+	p.quality.setLost(p.connected)
+	if p.connected {
+		p.graceTimer.Reset(p.engine.cfg.ReconnectGrace)
 	}
 }
 
@@ -268,7 +278,7 @@ func (p *Peer) failing() bool {
 
 func (p *Peer) failed() bool {
 	for _, t := range []*transport{p.pub, p.sub} {
-		if t != nil && (t.state == webrtc.PeerConnectionStateFailed || t.state == webrtc.PeerConnectionStateClosed) {
+		if t != nil && (t.gone || t.state == webrtc.PeerConnectionStateFailed) {
 			return true
 		}
 	}

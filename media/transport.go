@@ -31,6 +31,7 @@ type transport struct {
 
 	state   webrtc.PeerConnectionState
 	was     bool                      // it has been connected
+	gone    bool                      // the client closed it
 	pending []webrtc.ICECandidateInit // of the client, waiting for its description
 	held    *webrtc.ICECandidate      // ours, waiting to know whether it is the last
 
@@ -96,6 +97,9 @@ func (p *Peer) watch(t *transport) {
 	})
 	t.pc.OnTrack(func(track *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 		p.post(func() { p.remoteStream(t, track, receiver) })
+	})
+	t.pc.SCTP().OnClose(func(error) {
+		p.post(func() { p.closedByClient(t) })
 	})
 	t.pc.OnDataChannel(func(dc *webrtc.DataChannel) { p.data.accept(dc) })
 }
