@@ -218,7 +218,7 @@ func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParti
 func (rs *Rooms) checkIdentityData(p *Participant, name, metadata string, attributes map[string]string) error {
 	l := rs.cfg.Limits
 	if l.MaxParticipantName > 0 && len(name) > l.MaxParticipantName {
-		return Errorf(Invalid, "exceeds name length limit: max length %d", l.MaxParticipantName)
+		return Errorf(Invalid, "exceeds name length limit")
 	}
 	if err := rs.checkMetadata(metadata); err != nil {
 		return err

@@ -39,6 +39,8 @@ type Snapshot struct {
 	// SIFTrailer marks frames that the server made, so that an end-to-end
 	// encrypted client does not try to decrypt them. It is the room's, and secret.
 	SIFTrailer []byte
+	// Departed are the newest who left: a client that resumes may have missed it.
+	Departed []*livekit.ParticipantInfo
 	// Resumed tells that the session of before a restart was taken up.
 	Resumed bool
 }
@@ -290,7 +292,13 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(
 			reply(struct{}{}, ErrNoParticipant)
 			return
 		}
-		attach(p, r.snapshotFor(p, false))
+		snap := r.snapshotFor(p, false)
+		for _, gone := range r.departed {
+			if r.participants[gone.Identity] == nil {
+				snap.Departed = append(snap.Departed, gone)
+			}
+		}
+		attach(p, snap)
 		reply(struct{}{}, nil)
 	})
 	return err

@@ -210,6 +210,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	p.shut()
 	if tell && !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
+		r.departed = append(r.departed[max(0, len(r.departed)-mostDeparted+1):], s.Info)
 	}
 	delete(r.speakers, p.sid)
 	delete(r.quality, p.sid)

@@ -26,6 +26,7 @@ type Room struct {
 	tracks       map[string]*track       // by SID
 	rpcs         map[string]answer[*livekit.PerformRpcResponse]
 	nonces       nonces
+	departed     []*livekit.ParticipantInfo // the newest to leave, for those who were away then
 
 	pending  int      // changes submitted and not answered
 	backlog  *Change  // facts that the store could not take yet, to be tried again
@@ -58,6 +59,9 @@ const (
 	updateDelay     = time.Second // coalesces room_update for counts
 	retryInterval   = time.Second
 )
+
+// mostDeparted is how many who left are told to a client that resumes.
+const mostDeparted = 128
 
 func newRoom(rs *Rooms, name string) *Room {
 	return &Room{

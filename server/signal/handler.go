@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -388,7 +389,7 @@ func (h *Handler) serverInfo() *livekit.ServerInfo {
 
 // resumeMessages is what a resuming client is told first: all of the state.
 func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
-	all := append([]*livekit.ParticipantInfo{snap.Self}, snap.Others...)
+	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
 	return []*rooms.Message{
 		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
 			IceServers:          h.cfg.Media.ICEServers(),
