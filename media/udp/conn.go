@@ -18,7 +18,8 @@ const (
 	// key frame to a hundred subscribers is some 10 MB in a few milliseconds, most
 	// of which the wire takes meanwhile.
 	DefaultBuffer = 4 << 20
-	// DefaultFlushAfter bounds how long a packet waits for a Flush.
+	// DefaultFlushAfter is how long a packet waits for a Flush that does not come: as
+	// a rule twice this, five times if others keep coming.
 	DefaultFlushAfter = time.Millisecond
 	// maxShards bounds the bursts in the making: more of them are each shorter.
 	maxShards = 8
@@ -34,7 +35,8 @@ type Config struct {
 	// Buffer is the size asked for each of the socket's buffers, in bytes; 0 means
 	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
 	Buffer int
-	// FlushAfter is the backstop's delay; 0 means DefaultFlushAfter.
+	// FlushAfter is how often the backstop looks at a burst; 0 means
+	// DefaultFlushAfter. It sends one that has not grown since it last looked.
 	FlushAfter time.Duration
 	// NoOffload sends without UDP_SEGMENT, and Plain moreover packet by packet, as
 	// where the system can do no better. Both are meant for tests and for networks
@@ -204,9 +206,26 @@ func (c *Conn) runBackstop() {
 			return
 		case <-c.timer.C:
 			c.armed.Store(false)
-			c.Flush()
+			if c.flushResting() && c.armed.CompareAndSwap(false, true) {
+				c.timer.Reset(c.flushAfter)
+			}
 		}
 	}
+}
+
+// flushResting sends the bursts that do not grow and tells whether there are others.
+func (c *Conn) flushResting() (others bool) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		switch {
+		case !s.pending.Load():
+		case s.growing():
+			others = true
+		default:
+			s.flush(c)
+		}
+	}
+	return others
 }
 
 // ReadFrom is ReadFromAddrPort with a *net.UDPAddr.

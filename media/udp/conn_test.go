@@ -200,6 +200,32 @@ func TestBackstop(t *testing.T) {
 	}
 }
 
+// TestBackstopWaitsForWriters: a burst that grows is left to its writer, but not
+// for ever.
+func TestBackstopWaitsForWriters(t *testing.T) {
+	t.Parallel()
+	c := listen(t, Config{FlushAfter: time.Hour})
+	u, a := peer(t, "127.0.0.1:0")
+	for i := range uint32(maxLooks) {
+		_, err := c.WriteToAddrPort(rtpPacket(100, i), a)
+		require.NoError(t, err)
+		require.True(t, c.flushResting(), "it grew")
+		requireNothing(t, u)
+	}
+	_, err := c.WriteToAddrPort(rtpPacket(100, maxLooks), a)
+	require.NoError(t, err)
+	require.False(t, c.flushResting(), "it has waited enough")
+	for i := range uint32(maxLooks + 1) {
+		requireReceives(t, u, rtpPacket(100, i))
+	}
+	_, err = c.WriteToAddrPort(rtpPacket(100, 7), a)
+	require.NoError(t, err)
+	require.True(t, c.flushResting())
+	requireNothing(t, u)
+	require.False(t, c.flushResting(), "it rests")
+	requireReceives(t, u, rtpPacket(100, 7))
+}
+
 func TestFullBurstLeavesByItself(t *testing.T) {
 	t.Parallel()
 	c := listen(t, Config{FlushAfter: time.Hour})

@@ -27,8 +27,8 @@
 // the order between the two doors.
 //
 // Time: a burst leaves with [Conn.Flush], which whoever writes a burst calls at its
-// end, or when it is full, or by the backstop, about a millisecond after its
-// first packet.
+// end, or when it is full, or by the backstop, which looks once a millisecond for
+// bursts that have ceased to grow.
 //
 // Where segmentation offload is refused for a destination, its packets leave as
 // one sendmmsg of plain messages, which is remembered; where there is no sendmmsg

@@ -20,6 +20,8 @@ type shard struct {
 	mu     sync.Mutex
 	cur    *burst // nil while nothing waits
 	closed bool
+	seen   int // packets of cur at the backstop's last look
+	looks  int // of the backstop at cur
 
 	// pending is cur != nil, to be asked without the lock.
 	pending atomic.Bool
@@ -38,6 +40,7 @@ func (s *shard) append(c *Conn, p []byte, dst netip.AddrPort) (begun bool, err e
 		if s.cur == nil {
 			s.cur = c.takeBurst()
 			s.pending.Store(true)
+			s.seen, s.looks = 0, 0
 			begun = true
 		}
 		if room := s.cur.reserve(len(p)); room != nil {
@@ -69,6 +72,23 @@ func (s *shard) take() *burst {
 	s.cur = nil
 	s.pending.Store(false)
 	return b
+}
+
+// maxLooks is how often the backstop finds a burst growing before it sends it all
+// the same.
+const maxLooks = 4
+
+// growing tells whether the burst has grown since the last call: its writer is at
+// work and is left to flush it, so that its runs are not cut short.
+func (s *shard) growing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil || s.looks == maxLooks || len(s.cur.segs) == s.seen {
+		return false
+	}
+	s.seen = len(s.cur.segs)
+	s.looks++
+	return true
 }
 
 // close sends what waits and refuses what comes.
