@@ -1,0 +1,225 @@
+// Package events serves the event log to those who pull it: GET /v1/events as
+// JSON pages, and the same as server-sent events for whoever accepts
+// text/event-stream.
+//
+// Query parameters:
+//
+//	after  a seq: events after it; "latest" = only what is yet to come; without it
+//	       all that is left of the log. A Last-Event-ID header goes before it.
+//	limit  events in a page, 1 to 1000; 100 without it; nothing for streams
+//	room   a room's SID, or a name: all rooms that bore it
+//	type   event types, separated by commas or given several times
+//
+// A page says in "next" what to ask for the next one after. Where the answer
+// would have a gap there is an error instead, in the form of RFC 9457: 410 with
+// code "pruned" and the "oldest" seq that is left, when what was asked for is
+// pruned; 409 with code "ahead" and the "newest" seq, when the database was
+// restored to an earlier state and will give the same numbers again in a higher
+// epoch. A stream that falls behind the pruning ends with the same as data of an
+// event "gone".
+//
+// The handler checks no credentials: whoever mounts it does.
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"parlor/rooms"
+	"parlor/webhooks"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+	// maxStreams bounds the streams at a time: each looks at the log after every
+	// commit.
+	maxStreams = 256
+)
+
+// Handler serves the log. It may be used concurrently.
+type Handler struct {
+	log     *webhooks.Log
+	logger  *slog.Logger
+	streams chan struct{} // a token for each that may begin
+
+	closing context.Context // ends with close
+	close   context.CancelFunc
+}
+
+var _ http.Handler = (*Handler)(nil)
+
+// New makes a handler.
+func New(l *webhooks.Log, logger *slog.Logger) *Handler {
+	h := &Handler{log: l, logger: logger, streams: make(chan struct{}, maxStreams)}
+	h.closing, h.close = context.WithCancel(context.Background())
+	return h
+}
+
+// Close ends all streams, and those that begin later: [http.Server.Shutdown]
+// would wait for them. Their readers come again with Last-Event-ID.
+func (h *Handler) Close() { h.close() }
+
+// event is an event on the wire.
+type event struct {
+	Seq       int64           `json:"seq"`
+	ID        string          `json:"id"`
+	Type      string          `json:"type"`
+	RoomSID   string          `json:"room_sid,omitempty"`
+	Room      string          `json:"room,omitempty"`
+	RoomSeq   int64           `json:"room_seq,omitempty"`
+	CreatedMs int64           `json:"created_ms"`
+	Epoch     int64           `json:"epoch"`
+	Event     json.RawMessage `json:"event"` // LiveKit's WebhookEvent
+}
+
+func wire(e *rooms.Event) event {
+	w := event{
+		Seq: e.Seq, ID: e.ID, Type: e.Type, RoomSID: e.RoomSID, Room: e.RoomName,
+		RoomSeq: e.RoomSeq, CreatedMs: e.CreatedMs, Epoch: e.Epoch,
+	}
+	if json.Valid(e.Body) {
+		w.Event = e.Body
+	}
+	return w
+}
+
+// page is a page on the wire.
+type page struct {
+	Events []event `json:"events"`
+	Next   int64   `json:"next"`
+	Oldest int64   `json:"oldest"`
+	Newest int64   `json:"newest"`
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the log can only be read").write(w)
+		return
+	}
+	q, p := h.query(r)
+	if p != nil {
+		p.write(w)
+		return
+	}
+	w.Header().Add("Vary", "Accept")
+	if wantsStream(r) {
+		h.stream(w, r, q)
+		return
+	}
+	h.page(w, r, q)
+}
+
+func wantsStream(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+}
+
+// query reads what is asked for.
+func (h *Handler) query(r *http.Request) (rooms.EventQuery, *problem) {
+	v := r.URL.Query()
+	q := rooms.EventQuery{Room: v.Get("room"), Limit: defaultLimit}
+	for _, list := range v["type"] {
+		for t := range strings.SplitSeq(list, ",") {
+			if t = strings.TrimSpace(t); t != "" {
+				q.Types = append(q.Types, t)
+			}
+		}
+	}
+	if s := v.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > maxLimit {
+			return q, newProblem(http.StatusBadRequest, "invalid_argument", "limit must be a number from 1 to 1000")
+		}
+		q.Limit = n
+	}
+	after := v.Get("after")
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		after = id
+	}
+	var err error
+	switch after {
+	case "":
+		q.After, err = h.log.Oldest(r.Context())
+	case "latest":
+		q.After, err = h.log.Newest(r.Context())
+	default:
+		if q.After, err = strconv.ParseInt(after, 10, 64); err != nil || q.After < 0 {
+			return q, newProblem(http.StatusBadRequest, "invalid_argument", "after must be the seq of an event, or latest")
+		}
+	}
+	if err != nil {
+		return q, h.problem(r, err)
+	}
+	return q, nil
+}
+
+func (h *Handler) page(w http.ResponseWriter, r *http.Request, q rooms.EventQuery) {
+	p, err := h.log.Page(r.Context(), q)
+	if err != nil {
+		h.problem(r, err).write(w)
+		return
+	}
+	out := page{Events: make([]event, len(p.Events)), Next: p.Next, Oldest: p.Oldest, Newest: p.Newest}
+	for i := range p.Events {
+		out.Events[i] = wire(&p.Events[i])
+	}
+	writeJSON(w, http.StatusOK, "application/json", out)
+}
+
+// problem is an error as RFC 9457 has it, in the form that all of /v1 uses.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+	Oldest *int64 `json:"oldest,omitempty"`
+	Newest *int64 `json:"newest,omitempty"`
+}
+
+func newProblem(status int, code, detail string) *problem {
+	return &problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}
+}
+
+// problem says what a failure is to the reader.
+func (h *Handler) problem(r *http.Request, err error) *problem {
+	if e, ok := errors.AsType[*webhooks.PrunedError](err); ok {
+		p := newProblem(http.StatusGone, "pruned", e.Error())
+		p.Oldest = &e.Oldest
+		return p
+	}
+	if e, ok := errors.AsType[*webhooks.AheadError](err); ok {
+		p := newProblem(http.StatusConflict, "ahead", e.Error())
+		p.Newest = &e.Newest
+		return p
+	}
+	if r.Context().Err() == nil {
+		h.logger.Error("cannot read the event log", "err", err)
+	}
+	return newProblem(http.StatusInternalServerError, string(rooms.Internal), "internal error")
+}
+
+func (p *problem) write(w http.ResponseWriter) {
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	writeJSON(w, p.Status, "application/problem+json", p)
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
+	body, err := json.Marshal(v)
+	if err != nil { // our own types: only a bug gets here
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // the reader may be gone
+}

@@ -1,0 +1,135 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"parlor/rooms"
+	"parlor/webhooks"
+)
+
+const (
+	// beat is the longest silence of a stream: what stands between must not think
+	// it dead.
+	beat = 15 * time.Second
+	// writeTime is how long a reader may take for a write. One that is slower is
+	// cut off; it comes again where it was.
+	writeTime = 30 * time.Second
+	// reconnect is how long a reader should wait before it comes again.
+	reconnect = 2 * time.Second
+)
+
+// stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the
+// reader goes, or the handler is closed.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQuery) {
+	select {
+	case h.streams <- struct{}{}:
+		defer func() { <-h.streams }()
+	default:
+		newProblem(http.StatusServiceUnavailable, string(rooms.Unavailable), "too many streams are open").write(w)
+		return
+	}
+	// An error that is known at once is an answer; later it is the stream's end.
+	if _, err := h.log.Page(r.Context(), rooms.EventQuery{After: q.After, Limit: 1}); err != nil {
+		h.problem(r, err).write(w)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	stop := context.AfterFunc(h.closing, cancel)
+	defer stop()
+
+	s := &sse{w: w, control: http.NewResponseController(w), sent: q.After}
+	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; not all can
+	head := w.Header()
+	head.Set("Content-Type", "text/event-stream")
+	head.Set("Cache-Control", "no-store")
+	head.Set("X-Accel-Buffering", "no") // nginx would hold it back
+	err := s.write(fmt.Sprintf("retry: %d\n\n", reconnect.Milliseconds()))
+	if err == nil {
+		err = s.flush()
+	}
+	if err != nil {
+		return // the reader has gone
+	}
+	q.Limit = maxLimit
+	err = h.log.Stream(ctx, q, webhooks.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: beat / 5})
+	h.end(s, r, err)
+}
+
+// end tells the reader why the stream ends, if it is to know.
+func (h *Handler) end(s *sse, r *http.Request, err error) {
+	if s.failed || errors.Is(err, context.Canceled) {
+		return // it has gone, or comes again
+	}
+	body, err := json.Marshal(h.problem(r, err))
+	if err != nil {
+		return // our own type: only a bug gets here
+	}
+	if s.write("event: gone\ndata: "+string(body)+"\n\n") == nil {
+		_ = s.flush() // nothing more can be done for it
+	}
+}
+
+// sse writes a stream. It belongs to its handler's goroutine.
+type sse struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+
+	sent    int64     // the id that the reader has
+	flushed time.Time // when it was last sent something
+	unsent  bool      // something is written and not flushed
+	failed  bool      // the reader does not take what is written
+}
+
+func (s *sse) event(e rooms.Event) error {
+	body, err := json.Marshal(wire(&e))
+	if err != nil {
+		return fmt.Errorf("write event %s: %w", e.ID, err)
+	}
+	s.sent = e.Seq
+	return s.write(fmt.Sprintf("id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Type, body))
+}
+
+// caughtUp sends on what is written. After a silence it tells the seq up to which
+// there is nothing, so that a reader who wants little does not come back with an
+// id that is long pruned; an id without data is no event.
+func (s *sse) caughtUp(seq int64) error {
+	if time.Since(s.flushed) >= beat {
+		line := ": nothing new\n\n"
+		if seq > s.sent {
+			line = fmt.Sprintf("id: %d\n\n", seq)
+			s.sent = seq
+		}
+		if err := s.write(line); err != nil {
+			return err
+		}
+	}
+	return s.flush()
+}
+
+func (s *sse) write(text string) error {
+	// A writer that knows no deadlines is one that does not need them.
+	_ = s.control.SetWriteDeadline(time.Now().Add(writeTime))
+	_, err := io.WriteString(s.w, text)
+	s.unsent = true
+	return s.check(err)
+}
+
+func (s *sse) flush() error {
+	if !s.unsent {
+		return nil
+	}
+	s.unsent, s.flushed = false, time.Now()
+	return s.check(s.control.Flush())
+}
+
+func (s *sse) check(err error) error {
+	s.failed = s.failed || err != nil
+	return err
+}
