@@ -31,5 +31,3 @@ import (
 	_ "google.golang.org/protobuf/proto"
 	_ "modernc.org/sqlite"
 )
-
-func main() {}

@@ -27,6 +27,22 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
+// Empty tells whether nothing is configured: no file, and no variable that
+// Parlor reads.
+func (s Sources) Empty() bool {
+	if s.File != "" || len(s.Flags) > 0 {
+		return false
+	}
+	names := []string{"PARLOR_CONFIG", "LIVEKIT_CONFIG"}
+	for name := range aliases() {
+		names = append(names, name)
+	}
+	for _, k := range Keys() {
+		names = append(names, k.Env())
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return name != "" && lookup(s.Environ, name) != "" })
+}
+
 // environment overlays LIVEKIT_CONFIG, then LiveKit's variables, then PARLOR_….
 func (l *loader) environment(environ []string) {
 	if body := lookup(environ, "LIVEKIT_CONFIG"); body != "" {

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/media"
+	"parlor/rooms/sqlite"
+)
+
+// partsCollector shows the figures of the parts that know nothing of
+// Prometheus. They are read when somebody asks.
+type partsCollector struct {
+	store *sqlite.Store
+	media *media.Engine
+}
+
+// countBound is how long counting rooms may hold up a scrape.
+const countBound = 2 * time.Second
+
+// Describe sends nothing: the collector is unchecked, and what it has is told by
+// Collect alone.
+func (c *partsCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
+	emit := func(kind prometheus.ValueType, name, help string, value float64, labels ...string) {
+		var names, values []string
+		for i := 0; i+1 < len(labels); i += 2 {
+			names, values = append(names, labels[i]), append(values, labels[i+1])
+		}
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+	}
+	gauge := func(name, help string, v float64, labels ...string) {
+		emit(prometheus.GaugeValue, name, help, v, labels...)
+	}
+	count := func(name, help string, v uint64, labels ...string) {
+		emit(prometheus.CounterValue, name, help, float64(v), labels...)
+	}
+	c.collectStore(gauge, count)
+	c.collectMedia(gauge, count)
+	commit := c.store.Stats().Commit
+	buckets := make(map[float64]uint64, len(commit.Bounds))
+	for i, bound := range commit.Bounds {
+		buckets[bound] = commit.Counts[i]
+	}
+	out <- prometheus.MustNewConstHistogram(prometheus.NewDesc("parlor_database_commit_seconds",
+		"Time that transactions took, with the disk's part.", nil, nil), commit.Count, commit.Sum, buckets)
+}
+
+type (
+	gaugeFunc func(name, help string, v float64, labels ...string)
+	countFunc func(name, help string, v uint64, labels ...string)
+)
+
+func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), countBound)
+	defer cancel()
+	if open, ended, err := c.store.CountRooms(ctx); err == nil { // else the failing gauge tells
+		const help = "Rooms in the database, by state."
+		gauge("parlor_rooms", help, float64(open), "state", "open")
+		gauge("parlor_rooms", help, float64(ended), "state", "ended")
+	}
+	s := c.store.Stats()
+	failing := 0.0
+	if s.Failing != "" {
+		failing = 1
+	}
+	gauge("parlor_database_failing", "1 while the database cannot be written.", failing)
+	gauge("parlor_database_queue", "Writes that wait for the database.", float64(s.Queue))
+	gauge("parlor_database_wal_bytes", "Size of the write-ahead log.", float64(s.WALBytes))
+	count("parlor_database_failures_total", "Transactions that failed.", s.Failures)
+}
+
+func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
+	s := c.media.Stats()
+	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
+	const refused = "Input of clients that was refused, by kind."
+	count("parlor_media_refused_total", refused, s.BadDescriptions, "kind", "sdp")
+	count("parlor_media_refused_total", refused, s.BadCandidates, "kind", "candidate")
+	count("parlor_media_refused_total", refused, s.DataRefused, "kind", "data")
+	count("parlor_media_refused_total", refused, s.UnknownSections, "kind", "rtp")
+	const dropped = "Data messages that a client did not take in time, by kind."
+	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
+	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")
+	count("parlor_media_slow_clients_total", "Clients cut off for not taking their reliable data.", s.SlowReliable)
+	count("parlor_media_reconnects_total", "Clients that were told to start again.", s.NeedsReconnect)
+	count("parlor_media_subscriptions_failed_total", "Tracks that could not be forwarded to a client.", s.SubscriptionsFailed)
+}

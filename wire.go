@@ -1,0 +1,400 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"parlor/media"
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+	"parlor/server"
+	"parlor/server/access"
+	"parlor/server/api"
+	"parlor/server/config"
+	"parlor/server/signal"
+	"parlor/static"
+	"parlor/webhooks"
+)
+
+// The parts of [stopBound] that the steps of a stop may take.
+const (
+	clientsBound  = 3 * time.Second // for clients to hang up after they were told to come back
+	requestsBound = 2 * time.Second // for running requests
+	outboxBound   = 2 * time.Second // for what is due to the webhooks
+)
+
+// program is the server's parts, built by [open] in the order of the fields and
+// taken down by close.
+type program struct {
+	cfg *config.Config
+	log *slog.Logger
+
+	store    *sqlite.Store
+	media    *media.Engine
+	rooms    *rooms.Rooms
+	hooks    *webhooks.Dispatcher
+	signal   *signal.Handler
+	server   *server.Server
+	main     []net.Listener // HTTP and WebSocket
+	metrics  []net.Listener // the metrics' own port
+	verifier *access.Verifier
+	registry *prometheus.Registry
+
+	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
+	stopUpkeep context.CancelFunc
+	requests   context.CancelFunc // ends every request's context; set by run
+}
+
+// open builds the program: when it returns, the database is open, rooms that
+// were occupied expect their participants back, and the ports are taken.
+func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program, err error) {
+	p := &program{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
+			defer cancel()
+			err = errors.Join(err, p.close(bounded))
+		}
+	}()
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if p.store, err = sqlite.Open(ctx, sqlite.Config{Path: cfg.Database, Log: log}); err != nil {
+		return nil, err
+	}
+	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
+		return nil, err
+	}
+	p.registry.MustRegister(&partsCollector{p.store, p.media})
+	if err := p.openServer(); err != nil {
+		return nil, err
+	}
+	if err := p.listen(ctx); err != nil {
+		return nil, err
+	}
+	// The webhooks' endpoints are to be known before the first event is written.
+	p.hooks = webhooks.New(webhooksConfig(cfg, p.store, log))
+	p.registry.MustRegister(p.hooks.Collector())
+	if err := p.hooks.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.rooms.Open(ctx); err != nil {
+		return nil, err
+	}
+	p.startUpkeep()
+	return p, nil
+}
+
+func (p *program) openServer() error {
+	p.verifier = access.NewVerifier(p.cfg.Keys)
+	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
+	p.signal = signal.New(signal.Config{
+		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
+		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
+		EnabledCodecs: codecs(p.cfg), MaxIdentity: p.cfg.Limit.MaxParticipantIdentityLength,
+	})
+	page, err := static.NewHandler(static.Files())
+	if err != nil {
+		return err
+	}
+	apiConfig := api.Config{
+		Rooms: p.rooms, Records: p.store, Verifier: p.verifier, Log: p.log,
+		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize,
+	}
+	c := server.Config{
+		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready,
+		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
+		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
+		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig),
+		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
+	}
+	if p.cfg.Development {
+		c.DevKey, c.MetricsOnMain = firstKey(p.cfg), true
+	}
+	if p.cfg.TLS.CertFile != "" {
+		certificate, err := tls.LoadX509KeyPair(p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile)
+		if err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	}
+	p.server = server.New(c)
+	return nil
+}
+
+// ready tells whether the server takes work.
+func (p *program) ready(context.Context) error {
+	if why := p.store.Stats().Failing; why != "" {
+		return fmt.Errorf("the database cannot be written: %s", why)
+	}
+	return nil
+}
+
+// listen takes the ports. Of several addresses one that the machine does not
+// have, such as ::1 without IPv6, is passed over in development.
+func (p *program) listen(ctx context.Context) (err error) {
+	hosts := p.cfg.BindAddresses
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	if p.main, err = p.listenOn(ctx, hosts, p.cfg.Port); err != nil {
+		return err
+	}
+	if p.cfg.Prometheus.Port != 0 {
+		p.metrics, err = p.listenOn(ctx, hosts, p.cfg.Prometheus.Port)
+	}
+	return err
+}
+
+func (p *program) listenOn(ctx context.Context, hosts []string, port int) ([]net.Listener, error) {
+	var all []net.Listener
+	for _, host := range hosts {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil {
+			if p.cfg.Development && len(all) > 0 {
+				p.log.Debug("not listening", "address", host, "error", err)
+				continue
+			}
+			return all, fmt.Errorf("listen: %w", err)
+		}
+		all = append(all, l)
+		if port == 0 { // the same for every address
+			port = l.Addr().(*net.TCPAddr).Port
+		}
+	}
+	return all, nil
+}
+
+// run serves until ctx ends, and returns nil then; or until serving fails.
+func (p *program) run(ctx context.Context) error {
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.requests = cancel
+	failed := make(chan error, 1)
+	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.main, p.metrics) }) // ends by close
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// close stops the program in order, whatever of it was opened: clients are told
+// to come back, requests finish, rooms are written, what is due goes to the
+// webhooks, the database closes. Rooms stay open. ctx bounds all of it.
+func (p *program) close(ctx context.Context) error {
+	var errs []error
+	if p.rooms != nil {
+		p.rooms.Stop()
+	}
+	if p.signal != nil {
+		// Who has not hung up by then is cut off with its request's context.
+		_ = within(ctx, clientsBound, p.signal.Wait)
+	}
+	if p.requests != nil {
+		p.requests()
+	}
+	if p.server != nil {
+		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
+	}
+	for _, l := range append(p.main, p.metrics...) {
+		_ = l.Close() // if nothing was served; else it is closed already
+	}
+	if p.stopUpkeep != nil {
+		p.stopUpkeep()
+	}
+	p.upkeep.Wait()
+	if p.rooms != nil {
+		errs = append(errs, p.rooms.Close(ctx))
+	}
+	if p.hooks != nil {
+		if err := within(ctx, outboxBound, p.hooks.Drain); err != nil {
+			p.log.Info("webhooks that are due are sent after the next start", "error", err)
+		}
+		p.hooks.Close()
+	}
+	if p.media != nil {
+		errs = append(errs, p.media.Close())
+	}
+	if p.store != nil {
+		errs = append(errs, p.store.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func within(ctx context.Context, bound time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	return f(ctx)
+}
+
+// startUpkeep prunes what need not be kept for ever.
+func (p *program) startUpkeep() {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stopUpkeep = cancel
+	events := webhooks.Retention{Store: p.store, Logger: p.log}
+	p.upkeep.Go(func() { events.Run(ctx) })
+	if keep := p.cfg.History; keep != config.Forever {
+		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
+	}
+}
+
+// pruneHistory forgets ended rooms, in small batches so that nobody waits for
+// it, until ctx ends.
+func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
+	const (
+		batch = 500
+		pause = 50 * time.Millisecond // between two batches
+		every = 10 * time.Minute      // when there is no more to forget
+	)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		n, err := h.PruneHistory(ctx, rooms.NowMs(time.Now().Add(-keep)), batch)
+		if err != nil && ctx.Err() == nil {
+			log.Error("cannot forget old rooms", "error", err)
+		}
+		if n == batch {
+			timer.Reset(pause)
+		} else {
+			timer.Reset(every)
+		}
+	}
+}
+
+func mediaConfig(cfg *config.Config, log *slog.Logger) media.Config {
+	ports := cfg.RTC.UDPPorts()
+	c := media.Config{
+		UDPPort:           [2]int{ports[0], ports[len(ports)-1]},
+		TCPPort:           cfg.RTC.TCPPort,
+		UseExternalIP:     cfg.RTC.UseExternalIP,
+		STUNServers:       cfg.RTC.STUNServers,
+		ICEServerList:     turnServers(cfg),
+		LoopbackCandidate: cfg.RTC.EnableLoopbackCandidate,
+		IncludeInterfaces: cfg.RTC.Interfaces.Includes,
+		ExcludeInterfaces: cfg.RTC.Interfaces.Excludes,
+		IncludeIPs:        cfg.RTC.IPs.Includes,
+		ExcludeIPs:        cfg.RTC.IPs.Excludes,
+		EnabledCodecs:     codecs(cfg),
+		Log:               log,
+	}
+	switch ip := cfg.RTC.NodeIP; {
+	case ip.V4.IsValid():
+		c.NodeIP = ip.V4.String()
+	case ip.V6.IsValid():
+		c.NodeIP = ip.V6.String()
+	}
+	return c
+}
+
+// turnServers are the configured TURN servers as clients are told of them
+// (RFC 7065).
+func turnServers(cfg *config.Config) []*livekit.ICEServer {
+	var all []*livekit.ICEServer
+	for _, t := range cfg.RTC.TURNServers {
+		if t.Username == "" || t.Credential == "" {
+			continue
+		}
+		scheme, transport := "turn", t.Protocol
+		if t.Protocol == "tls" {
+			scheme, transport = "turns", "tcp"
+		}
+		all = append(all, &livekit.ICEServer{
+			Urls:     []string{fmt.Sprintf("%s:%s?transport=%s", scheme, net.JoinHostPort(t.Host, strconv.Itoa(t.Port)), transport)},
+			Username: t.Username, Credential: t.Credential,
+		})
+	}
+	return all
+}
+
+// codecs are the mime types that may be published, video first.
+func codecs(cfg *config.Config) []string {
+	if len(cfg.Room.EnabledCodecs) == 0 {
+		return []string{
+			"video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265",
+			"audio/PCMU", "audio/PCMA", "audio/opus", "audio/red",
+		}
+	}
+	var video, audio []string
+	for _, c := range cfg.Room.EnabledCodecs {
+		if c.Mime[0] == 'v' || c.Mime[0] == 'V' {
+			video = append(video, c.Mime)
+		} else {
+			audio = append(audio, c.Mime)
+		}
+	}
+	return append(video, audio...)
+}
+
+func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) rooms.Config {
+	c := rooms.Config{
+		Store: store, Moderation: store, Log: log,
+		AutoCreate:         cfg.Room.AutoCreate,
+		EmptyTimeout:       roomTimeout(cfg.Room.EmptyTimeout),
+		DepartureTimeout:   roomTimeout(cfg.Room.DepartureTimeout),
+		MaxParticipants:    cfg.Room.MaxParticipants,
+		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
+		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
+		Limits: rooms.Limits{
+			MaxMetadata:        cfg.Limit.MaxMetadataSize,
+			MaxAttributes:      cfg.Limit.MaxAttributesSize,
+			MaxRoomName:        cfg.Limit.MaxRoomNameLength,
+			MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
+			MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
+		},
+		RestartGrace: time.Duration(cfg.RestartGrace),
+	}
+	if d := cfg.Room.PlayoutDelay; d.Enabled {
+		c.Room.MinPlayoutDelay, c.Room.MaxPlayoutDelay = d.Min, d.Max
+	}
+	return c
+}
+
+// roomTimeout is a configured timeout as the domain has it. Configured as 0 a
+// room ends at once when it is empty; in the domain's own configuration 0 would
+// be its default.
+func roomTimeout(s config.Seconds) rooms.Timeout {
+	switch s {
+	case config.Never:
+		return rooms.Never
+	case 0:
+		return 1
+	}
+	return rooms.Timeout(s) * 1000
+}
+
+func webhooksConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) webhooks.Config {
+	c := webhooks.Config{
+		Store: store, Keys: cfg.Keys, Key: cfg.Webhook.APIKey, Logger: log,
+		UserAgent: "Parlor/" + version(),
+	}
+	for _, url := range cfg.Webhook.URLs {
+		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{
+			URL:     url,
+			Include: cfg.Webhook.FilterParams.IncludeEvents,
+			Exclude: cfg.Webhook.FilterParams.ExcludeEvents,
+		})
+	}
+	return c
+}
+
+var (
+	_ api.Rooms    = (*rooms.Rooms)(nil)
+	_ api.Records  = (*sqlite.Store)(nil)
+	_ http.Handler = (*static.Handler)(nil)
+)
