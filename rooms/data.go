@@ -64,7 +64,7 @@ func (p *Participant) RawData(label string, payload []byte, isText bool) {
 func (p *Participant) wait(f func(*Room)) {
 	r := p.room.Load()
 	_, _ = ask(r, func(reply answer[struct{}]) { // fails only when the room is gone, and p with it
-		if !p.ended.Load() && p.room.Load() == r {
+		if !p.ended.Load() && p.room.Load() == r && p.awayFrom.Load() != r {
 			f(r)
 		}
 		reply(struct{}{}, nil)

@@ -29,6 +29,9 @@ type JoinRequest struct {
 	// OnChange is called when name, metadata, attributes or permission changed,
 	// so that the edge gives the client a fresh token. It must not block.
 	OnChange func(*livekit.ParticipantInfo)
+	// Token makes a token for a participant who was moved to a room. It must not
+	// block; nil = none.
+	Token func(room string, info *livekit.ParticipantInfo) string
 }
 
 // Snapshot is a room as one participant may see it.
@@ -194,6 +197,7 @@ func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participan
 		wanted:        make(map[string]bool),
 		subscribed:    make(map[string]*track),
 		onChange:      req.OnChange,
+		token:         req.Token,
 	}
 	p.room.Store(r)
 	var events []Event
@@ -204,6 +208,8 @@ func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participan
 	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // old tokens
 		r.rec.ActiveRecording = true
 	}
+	sid := p.sid
+	p.publicSID.Store(&sid)
 	p.info.Sid = p.sid
 	p.info.State = livekit.ParticipantInfo_JOINED
 	p.info.JoinedAt = p.joinedMs / 1000

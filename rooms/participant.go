@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,14 +12,20 @@ import (
 // Participant is one session in a live room: the edge's handle, by which a
 // client's wishes are posted to its room, and the room's record of it.
 type Participant struct {
-	sid      string
-	identity string
-	outlet   Outlet
-	room     atomic.Pointer[Room] // changes when the participant is moved
-	ended    atomic.Bool          // nothing more is done for it
+	identity  string
+	outlet    Outlet
+	room      atomic.Pointer[Room]   // changes when the participant is moved
+	publicSID atomic.Pointer[string] // sid, for those outside the room's goroutine
+	ended     atomic.Bool            // nothing more is done for it
+	awayFrom  atomic.Pointer[Room]   // the room that it last left on a move; while that is still its room, it is under way
 
-	// The rest belongs to the room's goroutine.
+	parking sync.Mutex    // guards parked
+	parked  []func(*Room) // posted while under way
 
+	// The rest belongs to the room's goroutine; on a move, to the old room's until
+	// publicSID and room are stored.
+
+	sid             string
 	peer            Peer
 	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
 	protocol        int
@@ -33,10 +40,11 @@ type Participant struct {
 	permissions     *livekit.SubscriptionPermission
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
+	token           func(room string, info *livekit.ParticipantInfo) string
 }
 
 // SID is the participant's PA_… id.
-func (p *Participant) SID() string { return p.sid }
+func (p *Participant) SID() string { return *p.publicSID.Load() }
 
 // Identity is who it is, by its token.
 func (p *Participant) Identity() string { return p.identity }
@@ -49,7 +57,7 @@ func (p *Participant) Outlet() Outlet { return p.outlet }
 func (p *Participant) Ended() bool { return p.ended.Load() }
 
 // post has f run on the goroutine of the room that p is in, unless p's session
-// is over.
+// is over. While p is moved from room to room f waits.
 func (p *Participant) post(f func(*Room)) {
 	for {
 		r := p.room.Load()
@@ -58,13 +66,41 @@ func (p *Participant) post(f func(*Room)) {
 			case p.ended.Load():
 			case p.room.Load() != r: // moved meanwhile
 				p.post(f)
+			case p.awayFrom.Load() == r:
+				p.park(f)
 			default:
 				f(r)
 			}
 		})
-		if ok || p.room.Load() == r {
+		switch {
+		case ok:
 			return
+		case p.room.Load() != r:
+			continue
+		case p.awayFrom.Load() == r: // the room that it left has gone already
+			p.park(f)
+			if p.room.Load() != r {
+				p.unpark()
+			}
 		}
+		return
+	}
+}
+
+func (p *Participant) park(f func(*Room)) {
+	p.parking.Lock()
+	defer p.parking.Unlock()
+	p.parked = append(p.parked, f)
+}
+
+// unpark posts again, to the room that p is in now, what was parked.
+func (p *Participant) unpark() {
+	p.parking.Lock()
+	parked := p.parked
+	p.parked = nil
+	p.parking.Unlock()
+	for _, f := range parked {
+		p.post(f)
 	}
 }
 

@@ -412,3 +412,50 @@ func TestManyJoinOneNameAtOnce(t *testing.T) {
 	}
 	require.EqualValues(t, n, h.one("rush").NumParticipants)
 }
+
+func TestMoveTakesAParticipantAndItsTracksAlong(t *testing.T) {
+	h := newHouse(t)
+	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("coffee", "eve")
+	sid := ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+	other := eve.publish(t, "cam", livekit.TrackSource_CAMERA)
+	old := ann.SID()
+	move := &livekit.MoveParticipantRequest{Room: "tea", Identity: "ann", DestinationRoom: "coffee"}
+	require.NoError(t, h.Move(t.Context(), move))
+	require.NotEqual(t, old, ann.SID())
+	require.Nil(t, ann.leave())
+	bob.Sync()
+	ann.Sync()
+	require.False(t, bob.isSubscribed(sid))
+	require.True(t, eve.isSubscribed(sid))
+	require.True(t, ann.isSubscribed(other))
+	moved := find(ann, func(m *livekit.SignalResponse) *livekit.RoomMovedResponse { return m.GetRoomMoved() })
+	require.Equal(t, "coffee", moved.GetRoom().GetName())
+	require.Equal(t, ann.SID(), moved.GetParticipant().GetSid())
+	require.Equal(t, "eve", moved.GetOtherParticipants()[0].Identity)
+	require.ErrorIs(t, h.Move(t.Context(), move), rooms.ErrNoParticipant)
+	ann.publish(t, "screen", livekit.TrackSource_SCREEN_SHARE)
+	h.flush("coffee")
+	require.EqualValues(t, 1, h.one("tea").NumParticipants)
+	require.EqualValues(t, 2, h.one("coffee").NumParticipants)
+	require.Equal(t, []string{
+		"room_started", "participant_joined ann", "participant_joined bob", "track_published ann",
+		"track_unpublished ann", "participant_left ann",
+	}, h.events("tea"))
+	require.Equal(t, []string{
+		"room_started", "participant_joined eve", "track_published eve", "participant_joined ann",
+		"track_published ann", "track_published ann",
+	}, h.events("coffee"))
+}
+
+func TestMoveToAFullRoomChangesNothing(t *testing.T) {
+	h := newHouse(t)
+	ann := h.join("tea", "ann")
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "cell", MaxParticipants: 1})
+	require.NoError(t, err)
+	h.join("cell", "eve")
+	err = h.Move(t.Context(), &livekit.MoveParticipantRequest{Room: "tea", Identity: "ann", DestinationRoom: "cell"})
+	require.ErrorIs(t, err, rooms.ErrRoomFull)
+	require.Nil(t, ann.leave())
+	ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+	require.EqualValues(t, 1, h.one("tea").NumParticipants)
+}

@@ -251,6 +251,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		AutoSubscribe: req.opts.autoSubscribe,
 		Outlet:        ln,
 		OnChange:      s.refresh,
+		Token:         s.moved,
 	})
 	if err != nil {
 		h.refuse(w, err)

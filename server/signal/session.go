@@ -32,6 +32,7 @@ type session struct {
 	opts   *options
 	mode   string
 	info   atomic.Pointer[livekit.ParticipantInfo] // newest told by the room, for fresh tokens
+	room   atomic.Pointer[string]                  // the room that fresh tokens are for
 
 }
 
@@ -235,16 +236,31 @@ func (s *session) refreshTokens() {
 // tokenMessage is a fresh token that says what the participant is now. It is
 // signed with the key that the client's own was signed with.
 func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: s.token(info)}})
+}
+
+// moved makes the token for another room that the participant was moved to;
+// all later ones are for that room too.
+func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
+	s.room.Store(&room)
+	s.info.Store(info)
+	return s.token(info)
+}
+
+func (s *session) token(info *livekit.ParticipantInfo) string {
 	g := s.claims.Grants.Clone()
 	g.Name, g.Metadata, g.Attributes = info.Name, info.Metadata, info.Attributes
 	if g.Video == nil {
 		g.Video = &auth.VideoGrant{}
 	}
 	g.Video.UpdateFromPermission(info.Permission)
+	if room := s.room.Load(); room != nil {
+		g.Video.Room = *room
+	}
 	g.Sha256 = ""
 	token, err := s.h.cfg.Verifier.Mint(s.claims.APIKey, g, max(tokenMinimum, time.Until(s.claims.Expires)))
 	if err != nil {
 		s.h.log.Error("cannot mint a fresh token", "participant", info.Identity, "error", err)
 	}
-	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: token}})
+	return token
 }
