@@ -183,6 +183,7 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 	for _, p := range r.participants {
 		p.outlet.Leave(&livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 		p.shut()
+		p.dismissShadows(why)
 	}
 	clear(r.participants)
 	clear(r.expected)

@@ -100,6 +100,7 @@ func (r *Room) send(p *Participant) luggage {
 	}
 	clear(p.subscribed)
 	clear(p.wanted)
+	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
 	p.permissions = nil
 	p.awayFrom.Store(r)
 	if !p.hidden() {

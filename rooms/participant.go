@@ -40,6 +40,7 @@ type Participant struct {
 	permissions     *livekit.SubscriptionPermission
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
+	shadows         []*Participant // where it is forwarded to
 	token           func(room string, info *livekit.ParticipantInfo) string
 }
 
@@ -163,6 +164,7 @@ func (r *Room) announce(p *Participant) {
 func (r *Room) changed(p *Participant, events ...Event) {
 	r.announce(p)
 	r.fact([]Session{p.session(r.rec.SID)}, events)
+	r.mirror(p)
 }
 
 // departure makes what is written when p leaves: its closed row and the closing
@@ -244,6 +246,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 		p.outlet.Leave(say)
 	}
 	p.shut()
+	p.dismissShadows(why)
 	if tell && !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
 		r.departed = append(r.departed[max(0, len(r.departed)-mostDeparted+1):], s.Info)

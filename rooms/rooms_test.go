@@ -459,3 +459,33 @@ func TestMoveToAFullRoomChangesNothing(t *testing.T) {
 	ann.publish(t, "cam", livekit.TrackSource_CAMERA)
 	require.EqualValues(t, 1, h.one("tea").NumParticipants)
 }
+
+func TestForwardShowsAParticipantInASecondRoom(t *testing.T) {
+	h := newHouse(t)
+	ann, eve := h.join("stage", "ann"), h.join("hall", "eve")
+	cam := ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+	forward := &livekit.ForwardParticipantRequest{Room: "stage", Identity: "ann", DestinationRoom: "hall"}
+	require.NoError(t, h.Forward(t.Context(), forward))
+	h.flush("hall")
+	require.True(t, eve.isSubscribed(cam))
+	require.Equal(t, rooms.Exists, rooms.ErrorCode(h.Forward(t.Context(), forward)))
+	mic := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+	h.flush("hall")
+	require.True(t, eve.isSubscribed(mic))
+	list, err := h.Participants(t.Context(), "hall")
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	ann.TrackUnpublished(cam)
+	ann.Sync()
+	h.flush("hall")
+	require.False(t, eve.isSubscribed(cam))
+	ann.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+	h.flush("stage")
+	h.flush("hall")
+	require.False(t, eve.isSubscribed(mic))
+	require.EqualValues(t, 1, h.one("hall").NumParticipants)
+	require.Equal(t, []string{
+		"room_started", "participant_joined eve", "participant_joined ann", "track_published ann", "track_published ann",
+		"track_unpublished ann", "track_unpublished ann", "participant_left ann",
+	}, h.events("hall"))
+}

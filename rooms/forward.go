@@ -1,0 +1,136 @@
+package rooms
+
+import (
+	"context"
+	"slices"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// Forward shows a participant and what it publishes in a second room too, which
+// is opened if need be, until it leaves its own. In the second room it is a
+// session of the same identity that has no client of its own: it receives
+// nothing, and API calls there do not reach the client. A restart ends the
+// forwarding; the session then leaves with the restart's grace.
+func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error {
+	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
+		return err
+	}
+	if req.DestinationRoom == req.Room {
+		return Errorf(Invalid, "the destination is the room that the participant is in")
+	}
+	p, err := askParticipant(ctx, rs, req.Room, req.Identity, func(_ *Room, p *Participant, reply answer[*Participant]) {
+		reply(p, nil)
+	})
+	if err != nil {
+		return err
+	}
+	if err := rs.hasRoomFor(ctx, req.DestinationRoom, p); err != nil {
+		return err
+	}
+	info, err := rs.Participant(ctx, req.Room, req.Identity)
+	if err != nil {
+		return err
+	}
+	info = proto.CloneOf(info)
+	info.KindDetails = append(info.KindDetails, livekit.ParticipantInfo_FORWARDED)
+	shadow, _, err := rs.Join(ctx, JoinRequest{
+		Room: req.DestinationRoom, Info: info, MayCreate: true, IssuedMs: info.JoinedAtMs, Outlet: nowhere{},
+	})
+	if err != nil {
+		return err
+	}
+	if err := shadow.Attach(absent{}); err != nil {
+		return err
+	}
+	shadow.Connected()
+	_, err = askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[struct{}]) {
+		if now != p {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		p.shadows = append(p.shadows, shadow)
+		r.mirror(p)
+		reply(struct{}{}, nil)
+	})
+	if err != nil {
+		shadow.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
+	}
+	return err
+}
+
+// mirror brings p's shadows in other rooms up to what p is now.
+func (r *Room) mirror(p *Participant) {
+	if len(p.shadows) == 0 {
+		return
+	}
+	p.shadows = slices.DeleteFunc(p.shadows, (*Participant).Ended)
+	var tracks []reflection
+	for _, t := range r.tracks {
+		if t.publisher == p {
+			tracks = append(tracks, reflection{t.media, t.info})
+		}
+	}
+	info := p.snapshot()
+	for _, s := range p.shadows {
+		s.post(func(d *Room) { d.reflect(s, info, tracks) })
+	}
+}
+
+// dismissShadows ends p's shadows: it has left.
+func (p *Participant) dismissShadows(why livekit.DisconnectReason) {
+	for _, s := range p.shadows {
+		s.Leave(why)
+	}
+	p.shadows = nil
+}
+
+// reflection is a track of another room.
+type reflection struct {
+	media MediaTrack
+	info  *livekit.TrackInfo
+}
+
+// reflect makes s, a shadow in r, show what the participant that it is of is
+// and publishes in its own room.
+func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []reflection) {
+	for _, t := range r.tracks {
+		if t.publisher == s && !slices.ContainsFunc(tracks, func(k reflection) bool { return k.info.Sid == t.info.Sid }) {
+			r.unpublish(t)
+		}
+	}
+	for _, k := range tracks {
+		if t := r.tracks[k.info.Sid]; t == nil {
+			s.pendingTracks[k.info.Sid] = k.info
+			r.trackPublished(s, k.media, k.info)
+		} else if t.publisher == s {
+			t.media = k.media
+			r.setInfo(t, k.info)
+		}
+	}
+	s.info.Name, s.info.Metadata, s.info.Attributes = info.Name, info.Metadata, info.Attributes
+	r.changed(s)
+}
+
+// nowhere is the outlet of who has no client.
+type nowhere struct{}
+
+func (nowhere) Send(*Message) bool          { return true }
+func (nowhere) Leave(*livekit.LeaveRequest) {}
+
+// absent is the media of who has none of its own.
+type absent struct{}
+
+func (absent) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
+func (absent) RemoveTrack(string)                                    {}
+func (absent) SetTrackMuted(string, bool)                            {}
+func (absent) SetPublisherAllowed(bool, bool)                        {}
+func (absent) Subscribe(Subscription)                                {}
+func (absent) Unsubscribe(string)                                    {}
+func (absent) SendData(livekit.DataPacket_Kind, []byte)              {}
+func (absent) SendRaw(string, []byte, bool)                          {}
+func (absent) Close()                                                {}
+func (absent) Quality() (livekit.ConnectionQuality, float32) {
+	return livekit.ConnectionQuality_EXCELLENT, 5
+}
