@@ -6,6 +6,7 @@ import "parlor/media/forward/packet"
 const (
 	maxBackward = 1  // pictures out of display order may go back that far
 	maxForward  = 10 // a source may be ahead of the clock that far
+	maxSkew     = 1  // reports may differ from the clock that much
 )
 
 // align sets the offset with which l, beginning with p, continues what was
@@ -25,7 +26,7 @@ func (f *Forwarder) align(l *Layer, p *packet.Packet) {
 	case l == f.current && p.Generation == f.generation:
 		out = p.Timestamp + f.offset
 	default:
-		if t, ok := f.byReports(l, p); ok {
+		if t, ok := f.byReports(l, p); ok && int64(max(int32(t-byClock), int32(byClock-t))) <= maxSkew*f.rate {
 			out = t
 		}
 	}

@@ -18,11 +18,14 @@
 // and then goes forwarder by forwarder, packet by packet. It takes no lock that
 // tracks share, makes no allocation and reads the clock once a burst.
 //
-// Locks are taken in this order and none is held that is not in it: Layer.fan
-// (one packet or burst at a time), Forwarder.mu (its numbering, and the order
-// of its writes: whoever writes to its SSRCs holds it), Layer.mu (reception and
-// cache), and the leaves Track.mu, Downlink.mu, TWCC.mu. Callbacks other than
-// Write and Flush are made with no lock but Layer.fan.
+// Locks are taken in this order: Layer.fan (one packet or burst at a time) and
+// dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
+// order of its writes: whoever writes to its SSRCs holds it), Layer.mu
+// (reception and cache), and the leaves Track.mu, Downlink.mu, TWCC.mu.
+//
+// Write and Flush are called with Forwarder.mu held: that is what makes them one
+// at a time. The other callbacks are made with no lock but Layer.fan, which
+// Layer.Close waits for: they must not block on who may be closing a layer.
 //
 // # What is dropped
 //

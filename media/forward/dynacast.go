@@ -50,9 +50,11 @@ func rank(q livekit.VideoQuality) int {
 	return int(q)
 }
 
-// update takes in what is wanted of each codec now.
-func (d *dynacast) update(want map[string]livekit.VideoQuality, now time.Time) {
+// update asks for what is wanted of each codec now. It asks with mu held, so that
+// of two updates the later one has the last word.
+func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now time.Time) {
 	d.mu.Lock()
+	want := wanted()
 	raise, lower := false, len(d.told) == 0
 	for name, q := range want {
 		old, known := d.told[name]

@@ -85,10 +85,13 @@ func (f *Forwarder) send(payload []byte) {
 	if f.cfg.Write(&f.header, payload) != nil {
 		f.stats.WriteErrors++
 	}
-	f.dirty = true
+	f.dirty.Store(true)
 	f.stats.Packets++
 	f.stats.Bytes += uint64(len(payload) + 12)
-	f.stats.octets += uint32(len(payload))
+	if f.header.SSRC == f.cfg.SSRC {
+		f.stats.packets++
+		f.stats.octets += uint32(len(payload))
+	}
 }
 
 // payloadType is what the subscriber calls p's format.

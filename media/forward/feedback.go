@@ -43,7 +43,7 @@ func (l *Layer) askAgain(ssrc uint32, numbers []uint16) {
 func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now())) }
 
 func (l *Layer) requestKeyFrame(now int64) {
-	if !l.track.video {
+	if !l.track.video || l.track.muted.Load() {
 		return
 	}
 	l.mu.Lock()
@@ -124,7 +124,20 @@ func (l *Layer) tick(now int64) {
 	if l.cfg.TWCC != nil {
 		l.cfg.TWCC.flush(l.track.epoch.Add(time.Duration(now)))
 	}
-	l.expireLevel(now)
+	l.release(now)
+}
+
+// release sends what waits for the rest of a frame that does not come, and ends
+// the speech of a microphone that went silent without a word.
+func (l *Layer) release(now int64) {
+	l.fan.Lock()
+	defer l.fan.Unlock()
+	if len(l.burst) > 0 && now-l.previous > int64(tickInterval)/2 {
+		l.flush()
+	}
+	if l.level != nil && l.level.Expire(now) {
+		l.track.setAudioLevel(l.level)
+	}
 }
 
 // receiverReportLocked is the report of RFC 3550 6.4.2 when it is due.
@@ -173,16 +186,4 @@ func (t *Track) setAudioLevel(level *audiolevel.Level) {
 		v = 0
 	}
 	t.audio.Store(math.Float32bits(v))
-}
-
-// expireLevel ends the speech of a microphone that went silent without a word.
-func (l *Layer) expireLevel(now int64) {
-	if l.level == nil {
-		return
-	}
-	l.fan.Lock()
-	defer l.fan.Unlock()
-	if l.level.Expire(now) {
-		l.track.setAudioLevel(l.level)
-	}
 }

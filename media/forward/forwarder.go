@@ -50,10 +50,11 @@ type Forwarder struct {
 
 	// listens has the bits of the layers whose packets are of use now.
 	listens atomic.Uint32
+	// dirty: written to since the last Flush. It is set under mu.
+	dirty atomic.Bool
 
 	mu     sync.Mutex // guards the following; held while Write and Flush are called
 	closed bool
-	dirty  bool // written to since the last Flush
 
 	// What is wanted.
 	settings    Settings
@@ -92,18 +93,18 @@ type notices struct{ firstPacket, active bool }
 // forwarderState is behind ForwarderStats.
 type forwarderState struct {
 	ForwarderStats
-	started      bool
-	since        int64
-	bytes0       uint64
-	lastSent     int64 // when the last packet was written
-	sentSR       [4]sentReport
-	nextSR       int
-	reported     bool    // a receiver report came
-	loss         float64 // smoothed share of packets lost
-	octets       uint32  // of payload, for sender reports
-	playoutFirst uint16  // number of the first packet that told the playout delay
-	playoutTold  bool
-	playoutAcked bool
+	started         bool
+	since           int64
+	bytes0          uint64
+	lastSent        int64 // when the last packet was written
+	sentSR          [4]sentReport
+	nextSR          int
+	reported        bool    // a receiver report came
+	loss            float64 // smoothed share of packets lost
+	packets, octets uint32  // of SSRC, for sender reports
+	playoutFirst    uint16  // number of the first packet that told the playout delay
+	playoutTold     bool
+	playoutAcked    bool
 }
 
 // sentReport remembers when a sender report left, to measure the round trip.
@@ -227,13 +228,16 @@ func (f *Forwarder) writeBurst(b *burst) {
 
 // flush says that a burst is over, if the forwarder had part in it.
 func (f *Forwarder) flush() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.dirty {
+	if !f.dirty.Load() {
 		return
 	}
-	f.dirty = false
-	if f.cfg.Flush != nil && !f.closed {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flushLocked()
+}
+
+func (f *Forwarder) flushLocked() {
+	if f.dirty.Swap(false) && f.cfg.Flush != nil && !f.closed {
 		f.cfg.Flush()
 	}
 }

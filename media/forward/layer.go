@@ -223,17 +223,17 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	return true
 }
 
-// restart forgets what belonged to the source before.
+// restart begins a new source: what belonged to the one before is forgotten.
 func (l *Layer) restart() {
-	l.generation++
+	if l.generation++; l.generation == 1 {
+		return
+	}
+	l.counters.restarts.Add(1)
 	l.ring.Clear()
 	l.inspector.reset()
 	l.report = senderReport{}
 	if l.missing != nil {
 		l.missing.Reset()
-	}
-	if l.generation > 1 {
-		l.counters.restarts.Add(1)
 	}
 }
 
@@ -285,9 +285,7 @@ func (l *Layer) flush() {
 			}
 		}
 		for _, f := range forwarders {
-			if f.listens.Load()&bit != 0 {
-				f.flush()
-			}
+			f.flush()
 		}
 	}
 	for i, p := range l.burst {

@@ -18,17 +18,12 @@ type Path struct {
 	RTT, Jitter time.Duration
 	// Missing qualities: how many steps below the wanted one is forwarded.
 	Missing int
-	// Silent: packets are expected and none came in the whole window.
-	Silent bool
-	Audio  bool
+	Audio   bool
 }
 
 // Score judges a path after the manner of the E-model (ITU-T G.107): delay and
-// loss are taken off a best score. score is 0 (worst) to 5.
+// loss are taken off a best score, 5; 0 is the worst.
 func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
-	if p.Silent {
-		return livekit.ConnectionQuality_LOST, 0
-	}
 	delay := p.RTT.Seconds()*1000/2 + 2*p.Jitter.Seconds()*1000
 	impairment := 0.024 * delay
 	if delay > 177.3 {

@@ -67,12 +67,7 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 			return true
 		})
 	}
-	if f.dirty {
-		f.dirty = false
-		if f.cfg.Flush != nil {
-			f.cfg.Flush()
-		}
-	}
+	f.flushLocked()
 }
 
 func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
@@ -190,7 +185,7 @@ func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 		SSRC:        f.cfg.SSRC,
 		NTPTime:     ntp,
 		RTPTime:     source.rtp + f.offset + uint32(elapsed/1000*f.rate/1_000_000),
-		PacketCount: uint32(s.Packets),
+		PacketCount: s.packets,
 		OctetCount:  s.octets,
 	}
 	s.sentSR[s.nextSR%len(s.sentSR)] = sentReport{middle: uint32(ntp >> 16), at: now}

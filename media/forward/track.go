@@ -199,6 +199,7 @@ func (t *Track) removeLayer(gone *Layer) {
 	t.layers.Store(&layers)
 	t.mu.Unlock()
 	t.retarget()
+	t.updateQualities(time.Now())
 }
 
 func (t *Track) removeForwarder(gone *Forwarder) {
@@ -255,9 +256,13 @@ func (t *Track) tick(at time.Time) {
 
 // updateQualities recomputes what anybody wants, for the publisher.
 func (t *Track) updateQualities(at time.Time) {
-	if !t.video || t.cfg.OnQualities == nil {
-		return
+	if t.video && t.cfg.OnQualities != nil {
+		t.qualities.update(t.wanted, at)
 	}
+}
+
+// wanted is the highest quality that anybody wants of each codec.
+func (t *Track) wanted() map[string]livekit.VideoQuality {
 	want := make(map[string]livekit.VideoQuality)
 	for _, l := range *t.layers.Load() {
 		want[codecName(l.cfg.Codec)] = livekit.VideoQuality_OFF
@@ -268,9 +273,9 @@ func (t *Track) updateQualities(at time.Time) {
 	for _, f := range *t.forwarders.Load() {
 		name := codecName(f.cfg.Codec)
 		q := f.wanted()
-		if old, ok := want[name]; !ok || old == livekit.VideoQuality_OFF || q != livekit.VideoQuality_OFF && q > old {
+		if old, ok := want[name]; !ok || rank(q) > rank(old) {
 			want[name] = q
 		}
 	}
-	t.qualities.update(want, at)
+	return want
 }

@@ -1,0 +1,122 @@
+package forward
+
+import (
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+)
+
+// fanOut is a track with n forwarders that write nowhere, and frames to send.
+type fanOut struct {
+	track  *Track
+	layer  *Layer
+	frame  [][]byte
+	at     time.Time
+	number uint16
+	count  int
+}
+
+func newFanOut(tb testing.TB, codec Codec, kind livekit.TrackType, forwarders, packets, size int, change func(*ForwarderConfig)) *fanOut {
+	ticker := &Ticker{tracks: map[*Track]struct{}{}} // no timers
+	f := &fanOut{track: NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet(), Ticker: ticker})}
+	tb.Cleanup(f.track.Close)
+	f.layer = f.track.AddLayer(LayerConfig{
+		SSRC: 1, Codec: codec, Quality: livekit.VideoQuality_HIGH,
+		WriteRTCP: func([]rtcp.Packet) error { return nil },
+		Ext:       Extensions{AudioLevel: 1, AbsCaptureTime: 4},
+	})
+	for i := range forwarders {
+		cfg := ForwarderConfig{
+			SSRC: 5000 + uint32(i), Codec: codec,
+			Write: func(*rtp.Header, []byte) error { f.count++; return nil },
+			Flush: func() {},
+			Ext:   Extensions{AbsCaptureTime: 1, AbsSendTime: 2},
+		}
+		if change != nil {
+			change(&cfg)
+		}
+		f.track.AddForwarder(cfg)
+	}
+	s := &sender{ssrc: 1, pt: codec.PayloadType, pic: 1}
+	for i := range packets {
+		payload := s.vp8Payload(i == 0, true, 0, size)
+		if kind == livekit.TrackType_AUDIO {
+			payload = make([]byte, size)
+		}
+		p := rtp.Packet{Header: rtp.Header{Version: 2, Marker: i == packets-1, PayloadType: s.pt, SSRC: 1}, Payload: payload}
+		require.NoError(tb, p.SetExtension(1, []byte{0x80 | 20}))
+		require.NoError(tb, p.SetExtension(4, make([]byte, 8)))
+		raw, err := p.Marshal()
+		require.NoError(tb, err)
+		f.frame = append(f.frame, raw)
+	}
+	f.at = f.track.epoch.Add(time.Second)
+	return f
+}
+
+// send sends the frame again with the next numbers.
+func (f *fanOut) send() {
+	f.at = f.at.Add(frame)
+	ts := uint32(f.number) * 1000
+	for _, raw := range f.frame {
+		raw[2], raw[3] = byte(f.number>>8), byte(f.number)
+		raw[4], raw[5], raw[6], raw[7] = byte(ts>>24), byte(ts>>16), byte(ts>>8), byte(ts)
+		f.number++
+		f.layer.WriteRTP(raw, f.at)
+	}
+}
+
+func TestPathDoesNotAllocate(t *testing.T) {
+	if underRace {
+		t.Skip("sync.Pool forgets at random under the race detector")
+	}
+	tests := []struct {
+		name   string
+		codec  Codec
+		kind   livekit.TrackType
+		size   int
+		change func(*ForwarderConfig)
+	}{
+		{"video", vp8Config(), livekit.TrackType_VIDEO, 1100, nil},
+		{"audio", opusConfig(), livekit.TrackType_AUDIO, 100, nil},
+		{"transport-wide numbers", vp8Config(), livekit.TrackType_VIDEO, 1100, func(c *ForwarderConfig) { c.Ext.TransportCC = 7 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFanOut(t, tt.codec, tt.kind, 10, 5, tt.size, tt.change)
+			for range 300 { // fill the ring and the pool
+				f.send()
+			}
+			f.count = 0
+			allocs := testing.AllocsPerRun(500, f.send)
+			require.Equal(t, 501*5*10, f.count, "everything was forwarded")
+			// The pool may be emptied by the garbage collector meanwhile.
+			require.Less(t, allocs, 0.5)
+		})
+	}
+}
+
+func TestRewritingDoesNotAllocate(t *testing.T) {
+	if underRace {
+		t.Skip("sync.Pool forgets at random under the race detector")
+	}
+	f := newFanOut(t, vp8Config(), livekit.TrackType_VIDEO, 4, 3, 1100, nil)
+	f.send()
+	for _, fw := range *f.track.forwarders.Load() {
+		fw.numbers.Drop(fw.numbers.Last()+1, 0) // a frame was left out: picture ids differ from here on
+	}
+	f.number++
+	for range 300 {
+		f.send()
+	}
+	require.Less(t, testing.AllocsPerRun(200, f.send), 0.5)
+	rewritten := false
+	for _, fw := range *f.track.forwarders.Load() {
+		rewritten = rewritten || len(fw.scratch) > 0
+	}
+	require.True(t, rewritten)
+}

@@ -1,0 +1,426 @@
+package forward
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+)
+
+func of[T rtcp.Packet](packets []rtcp.Packet) (found []T) {
+	for _, p := range packets {
+		if p, ok := p.(T); ok {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func TestAsksPublisherAgainAndForwardsLate(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.frame(true, 2)
+	lost := s.makeFrame(false, 0, 3)
+	s.layer.WriteRTP(lost[0], s.at)
+	s.layer.WriteRTP(lost[2], s.at)
+	asked := of[*rtcp.TransportLayerNack](s.rtcp.take())
+	require.Len(t, asked, 1)
+	require.Equal(t, uint32(1), asked[0].MediaSSRC)
+	require.Equal(t, []uint16{s.seq - 2}, asked[0].Nacks[0].PacketList())
+	s.frame(false, 1)
+	got := r.take()
+	require.Len(t, got, 5)
+	require.Equal(t, got[2].SequenceNumber+2, got[3].SequenceNumber, "the place of the lost one is kept")
+	s.layer.WriteRTP(lost[1], s.at)
+	late := r.take()
+	require.Len(t, late, 1)
+	require.Equal(t, got[2].SequenceNumber+1, late[0].SequenceNumber)
+	require.Equal(t, got[2].Timestamp, late[0].Timestamp)
+	s.layer.WriteRTP(lost[1], s.at)
+	require.Empty(t, r.take(), "a duplicate")
+	stats := s.layer.Stats()
+	require.Equal(t, uint64(1), stats.Late)
+	require.Equal(t, uint64(1), stats.Duplicates)
+	require.Zero(t, stats.Lost)
+}
+
+func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
+	codec := vp8Config()
+	codec.RTXPayloadType = 0
+	track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+	s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, codec, nil)
+	s.frame(true, 2)
+	got := r.take()
+	r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{got[0].SequenceNumber})}})
+	again := r.take()
+	require.Len(t, again, 1)
+	require.Equal(t, got[0].Payload, again[0].Payload)
+	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
+}
+
+func TestAnswersAtMostThreeTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		s.frame(true, 1)
+		nack := &rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{r.take()[0].SequenceNumber})}
+		answers := 0
+		for range 60 {
+			r.f.HandleRTCP([]rtcp.Packet{nack})
+			answers += len(r.take())
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.Equal(t, 3, answers)
+	})
+}
+
+func TestRetransmissionKeepsRewrittenNumbers(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	low := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+	high := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	low.frame(true, 1)
+	high.frame(true, 2)
+	low.frame(false, 1)
+	high.frame(false, 2)
+	got := r.take()
+	require.Len(t, got, 5)
+	for _, p := range got {
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{p.SequenceNumber})}})
+		again := r.take()
+		require.Len(t, again, 1)
+		require.Equal(t, p.Payload, again[0].Payload[2:])
+		require.Equal(t, p.Timestamp, again[0].Timestamp)
+		require.Equal(t, p.Marker, again[0].Marker)
+	}
+}
+
+func TestKeyRequestsAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+		receivers := make([]*receiver, 20)
+		for i := range receivers {
+			receivers[i] = newReceiver(track, vp8Config(), nil)
+		}
+		s.at = time.Now()
+		s.frame(true, 1)
+		requests := 0
+		for range 20 { // two seconds
+			for i, r := range receivers {
+				if i%2 == 0 {
+					r.f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
+				} else {
+					r.f.HandleRTCP([]rtcp.Packet{&rtcp.FullIntraRequest{FIR: []rtcp.FIREntry{{SSRC: 5000}}}})
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+			requests += count[*rtcp.PictureLossIndication](s.rtcp.take())
+		}
+		require.InDelta(t, 4, requests, 1, "one in half a second")
+		s.at = time.Now()
+		s.frame(true, 1)
+		s.rtcp.take()
+		time.Sleep(2 * time.Second)
+		require.Zero(t, count[*rtcp.PictureLossIndication](s.rtcp.take()), "the key frame came")
+	})
+}
+
+func TestRepeatsKeyRequestUntilItIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		newReceiver(track, vp8Config(), nil)
+		s.at = time.Now()
+		s.frame(false, 1)
+		time.Sleep(3050 * time.Millisecond)
+		require.InDelta(t, 4, count[*rtcp.PictureLossIndication](s.rtcp.take()), 1)
+	})
+}
+
+func TestFIRWherePLIIsUnknown(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	log := &rtcpLog{}
+	l := track.AddLayer(LayerConfig{SSRC: 3, Codec: vp8Config(), WriteRTCP: log.write, FIR: true})
+	l.RequestKeyFrame()
+	fir := of[*rtcp.FullIntraRequest](log.take())
+	require.Len(t, fir, 1)
+	require.Equal(t, []rtcp.FIREntry{{SSRC: 3, SequenceNumber: 1}}, fir[0].FIR)
+}
+
+func TestReceiverReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		for i := range 45 {
+			s.at = time.Now()
+			frame := s.makeFrame(i == 0, 0, 4)
+			for j, raw := range frame {
+				if i > 0 && j == 1 {
+					continue // lost
+				}
+				s.layer.WriteRTP(raw, s.at)
+			}
+			if i == 15 {
+				s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 0x0000_1234_5678_0000, RTPTime: 5}})
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(200 * time.Millisecond)
+		reports := of[*rtcp.ReceiverReport](s.rtcp.take())
+		require.Len(t, reports, 1)
+		block := reports[0].Reports[0]
+		require.Equal(t, uint32(1), block.SSRC)
+		require.Equal(t, uint32(44), block.TotalLost)
+		require.InDelta(t, 64, block.FractionLost, 2)
+		require.Equal(t, s.seq-1, uint16(block.LastSequenceNumber))
+		require.Equal(t, uint32(0x12345678), block.LastSenderReport)
+		require.InDelta(t, 0.7*65536, block.Delay, 0.1*65536)
+	})
+}
+
+// The subscriber's reports have the publisher's clock, so that all the tracks of
+// one publisher are played in step, whatever the offsets of their timestamps.
+func TestSenderReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, _, f := simulcast(t)
+		r := newReceiver(track, vp8Config(), nil)
+		// At this moment of the publisher's clock the layers were at these timestamps.
+		const ntp = uint64(0xe8000000)<<32 | 1<<31
+		told := time.Now()
+		for _, s := range []*sender{q, f} {
+			s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: s.ssrc, NTPTime: ntp, RTPTime: s.ts}})
+		}
+		start := map[uint32]uint32{q.ssrc: q.ts, f.ssrc: f.ts}
+		for range 3 {
+			run(time.Second, q, f)
+			r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+			run(time.Second, q, f)
+			r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+		}
+		run(time.Second, q, f)
+		got := r.take()
+		requireContiguous(t, got)
+		reports := of[*rtcp.SenderReport](r.rtcp.take())
+		require.GreaterOrEqual(t, len(reports), 6)
+		last := reports[len(reports)-1]
+		// What the report says of the newest packet's capture time must agree with
+		// what the layer's own report says.
+		newest := got[len(got)-1]
+		seconds := float64(int64(last.NTPTime-ntp)) / (1 << 32)
+		reported := seconds + float64(int32(newest.Timestamp-last.RTPTime))/90000
+		captured := float64(f.ts-3000-start[f.ssrc]) / 90000
+		require.InDelta(t, captured, reported, 0.002, "seconds since %v", told)
+		require.NotZero(t, last.PacketCount)
+		require.NotZero(t, last.OctetCount)
+		require.Equal(t, uint32(5000), last.SSRC)
+	})
+}
+
+func TestRoundTripFromReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 77 << 32}})
+		run(1200*time.Millisecond, s)
+		packets := r.rtcp.take()
+		reports := of[*rtcp.SenderReport](packets)
+		require.NotEmpty(t, reports)
+		require.Equal(t, "parlor", of[*rtcp.SourceDescription](packets)[0].Chunks[0].Items[0].Text)
+		sent := time.Now() // close enough: reports leave on ticks of 100 ms
+		time.Sleep(80 * time.Millisecond)
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{
+			SSRC: 5000, FractionLost: 64, TotalLost: 9, Jitter: 900,
+			LastSenderReport: uint32(reports[len(reports)-1].NTPTime >> 16), Delay: 65536 / 20,
+		}}}})
+		stats := r.f.Stats()
+		require.InDelta(t, time.Since(sent)-50*time.Millisecond, stats.RTT, float64(250*time.Millisecond))
+		require.Equal(t, 0.25, stats.FractionLost)
+		require.Equal(t, 10*time.Millisecond, stats.Jitter)
+	})
+}
+
+func TestDynacast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type told struct {
+			at   time.Duration
+			high livekit.VideoQuality
+		}
+		var log []told
+		start := time.Now()
+		track := NewTrack(TrackConfig{
+			Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
+			OnQualities: func(codecs []*livekit.SubscribedCodec) {
+				require.Len(t, codecs, 1)
+				require.Equal(t, "vp8", codecs[0].Codec)
+				require.Len(t, codecs[0].Qualities, 3)
+				high := livekit.VideoQuality_OFF
+				for _, q := range codecs[0].Qualities {
+					if q.Enabled {
+						high = q.Quality
+					}
+				}
+				log = append(log, told{time.Since(start).Truncate(100 * time.Millisecond), high})
+			},
+		})
+		defer track.Close()
+		newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		time.Sleep(12 * time.Second)
+		r := newReceiver(track, vp8Config(), nil)
+		time.Sleep(time.Second)
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+		time.Sleep(time.Second)
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH}) // changed its mind
+		time.Sleep(7 * time.Second)
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_MEDIUM})
+		time.Sleep(6 * time.Second)
+		r.f.Close()
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []told{
+			{10 * time.Second, livekit.VideoQuality_OFF},
+			{12 * time.Second, livekit.VideoQuality_HIGH},
+			{26 * time.Second, livekit.VideoQuality_MEDIUM},
+			{32 * time.Second, livekit.VideoQuality_OFF},
+		}, log)
+	})
+}
+
+func TestMute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		run(time.Second, s)
+		before := r.take()
+		track.SetMuted(true)
+		run(time.Second, s)
+		require.Empty(t, r.take())
+		s.rtcp.take()
+		track.SetMuted(false)
+		require.Equal(t, 1, count[*rtcp.PictureLossIndication](s.rtcp.packets), "the receiver needs a key frame")
+		s.at = time.Now()
+		s.frame(false, 2)
+		require.Empty(t, r.take())
+		run(time.Second, s)
+		all := append(before, r.take()...)
+		require.Greater(t, len(all), len(before)+40)
+		requireContiguous(t, all)
+		gap := all[len(before)].Timestamp - all[len(before)-1].Timestamp
+		require.InDelta(t, 96000, gap, 6000, "time went on")
+	})
+}
+
+func TestExtensions(t *testing.T) {
+	codec := vp8Config()
+	track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+	s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+	l := track.AddLayer(LayerConfig{SSRC: 9, Codec: codec, Quality: livekit.VideoQuality_HIGH, Ext: Extensions{
+		AbsCaptureTime: 4, VideoOrientation: 5, PlayoutDelay: 6, TransportCC: 7, MID: 8,
+	}})
+	r := newReceiver(track, codec, func(c *ForwarderConfig) {
+		c.Ext = Extensions{AbsCaptureTime: 1, VideoOrientation: 2, AbsSendTime: 3, TransportCC: 12}
+		c.MinPlayoutDelay = 100
+	})
+	delayed := newReceiver(track, codec, func(c *ForwarderConfig) {
+		c.Ext = Extensions{PlayoutDelay: 9}
+		c.MinPlayoutDelay, c.MaxPlayoutDelay = 100, 2000
+	})
+	p := rtp.Packet{
+		Header:  rtp.Header{Version: 2, Marker: true, PayloadType: 96, SSRC: 9},
+		Payload: s.vp8Payload(true, true, 0, 50),
+	}
+	capture := []byte{1, 2, 3, 4, 5, 6, 7, 8}
+	for id, value := range map[uint8][]byte{4: capture, 5: {1}, 6: {0, 0, 0}, 7: {0, 1}, 8: {'0'}} {
+		require.NoError(t, p.SetExtension(id, value))
+	}
+	raw, err := p.Marshal()
+	require.NoError(t, err)
+	before := time.Now()
+	l.WriteRTP(raw, before)
+	got := r.take()
+	require.Len(t, got, 1)
+	require.ElementsMatch(t, []uint8{1, 2, 3, 12}, got[0].GetExtensionIDs())
+	require.Equal(t, capture, got[0].GetExtension(1))
+	require.Equal(t, []byte{1}, got[0].GetExtension(2))
+	var sent rtp.AbsSendTimeExtension
+	require.NoError(t, sent.Unmarshal(got[0].GetExtension(3)))
+	require.WithinDuration(t, before, sent.Estimate(before.Add(time.Second)), 100*time.Millisecond)
+	require.Equal(t, []byte{0, 1}, got[0].GetExtension(12))
+
+	got = delayed.take()
+	require.Equal(t, []byte{0x00, 0xa0, 0xc8}, got[0].GetExtension(9), "10 and 200 times 10 ms")
+	delayed.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, LastSequenceNumber: uint32(got[0].SequenceNumber)}}}})
+	s2 := &sender{layer: l, ssrc: 9, pt: 96, seq: 1, ts: 3000, at: time.Now()}
+	s2.frame(false, 1)
+	require.Empty(t, delayed.take()[0].GetExtensionIDs(), "the receiver has it")
+}
+
+func TestLayerFollowsNewSource(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.frame(true, 2)
+	s.frame(false, 2)
+	s.ssrc, s.seq, s.ts, s.pic = 77, 40000, 1<<31, 9
+	s.frame(false, 2) // of the new source: no key frame yet
+	s.frame(true, 2)
+	s.frame(false, 2)
+	got := r.take()
+	require.Len(t, got, 8)
+	requireContiguous(t, got)
+	require.InDelta(t, 6000, got[4].Timestamp-got[3].Timestamp, 1)
+	require.Equal(t, uint64(1), s.layer.Stats().Restarts)
+}
+
+func TestForeignPayloadTypeIsDropped(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.pt = 97
+	s.frame(true, 2)
+	require.Empty(t, r.take())
+	require.Equal(t, uint64(2), s.layer.Stats().Foreign)
+}
+
+func TestPaddingLeavesNoGap(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.frame(true, 2)
+	for range 3 {
+		s.layer.WriteRTP(s.packet(false, nil), s.at)
+	}
+	s.frame(false, 2)
+	got := r.take()
+	require.Len(t, got, 4)
+	requireContiguous(t, got)
+}
+
+func TestClosedTakesNothing(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.frame(true, 1)
+	require.Len(t, r.take(), 1)
+	r.f.Close()
+	s.frame(true, 1)
+	r.f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
+	require.Empty(t, r.take())
+	track.Close()
+	track.Close()
+	s.frame(true, 1)
+	late := newReceiver(track, vp8Config(), nil)
+	s2 := newSender(track, 2, vp8Config(), "", livekit.VideoQuality_HIGH)
+	s2.frame(true, 1)
+	late.f.SetSettings(Settings{})
+	require.Empty(t, late.take())
+}
