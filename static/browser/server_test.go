@@ -1,0 +1,184 @@
+package browser_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"github.com/twitchtv/twirp"
+)
+
+// The keys of a server in development.
+const (
+	devKey    = "devkey"
+	devSecret = "secret"
+)
+
+// buildServer builds the program. PARLOR_BINARY names one that is built already.
+func buildServer(t *testing.T) string {
+	t.Helper()
+	if binary := os.Getenv("PARLOR_BINARY"); binary != "" {
+		return binary
+	}
+	binary := filepath.Join(t.TempDir(), "parlor")
+	if runtime.GOOS == "windows" {
+		binary += ".exe"
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "parlor")
+	output, err := build.CombinedOutput()
+	require.NoError(t, err, string(output))
+	return binary
+}
+
+// server is the program as a process of its own, which can be killed and
+// started again on the same ports and the same database.
+type server struct {
+	t      *testing.T
+	binary string
+	flags  []string
+	dir    string
+	port   string // 0 until the first start
+
+	cmd    *exec.Cmd
+	output sync.WaitGroup // reads what the process writes until it ends
+	mu     sync.Mutex     // guards lines
+	lines  []string
+}
+
+var listening = regexp.MustCompile(`msg=serving .*addresses="?127\.0\.0\.1:(\d+)`)
+
+// startServer starts the program in development, or with other flags.
+func startServer(t *testing.T, binary string, flags ...string) *server {
+	t.Helper()
+	if len(flags) == 0 {
+		flags = []string{"--dev"}
+	}
+	s := &server{t: t, binary: binary, flags: flags, dir: t.TempDir(), port: "0"}
+	s.start()
+	t.Cleanup(func() {
+		s.stop(os.Interrupt)
+		if t.Failed() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			t.Logf("the server said:\n%s", strings.Join(s.lines[max(0, len(s.lines)-200):], "\n"))
+		}
+	})
+	return s
+}
+
+// start starts the process and waits until it tells its address.
+func (s *server) start() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.binary, append(s.flags, "--port", s.port, "--udp-port", "0", "--tcp-port", "0",
+		"--database", filepath.Join(s.dir, "parlor.db"))...)
+	s.cmd.Dir = s.dir
+	s.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "PARLOR_") || strings.HasPrefix(variable, "LIVEKIT_")
+	})
+	reader, writer, err := os.Pipe()
+	require.NoError(s.t, err)
+	s.cmd.Stdout, s.cmd.Stderr = writer, writer
+	require.NoError(s.t, s.cmd.Start())
+	require.NoError(s.t, writer.Close())
+
+	ports := make(chan string, 1)
+	s.output.Go(func() { // until the process closes its end
+		defer func() { _ = reader.Close() }()
+		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
+			line := scanner.Text()
+			s.mu.Lock()
+			s.lines = append(s.lines, line)
+			s.mu.Unlock()
+			if match := listening.FindStringSubmatch(line); match != nil {
+				select {
+				case ports <- match[1]:
+				default:
+				}
+			}
+		}
+		close(ports)
+	})
+	select {
+	case port, ok := <-ports:
+		require.True(s.t, ok, "the server ended: %s", strings.Join(s.lines, "\n"))
+		s.port = port
+	case <-time.After(patience):
+		s.t.Fatal("the server does not tell its address")
+	}
+}
+
+// stop sends a signal and waits for the process to end.
+func (s *server) stop(signal os.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.t.Log("stop the server:", err)
+	}
+	late := time.AfterFunc(20*time.Second, func() { _ = s.cmd.Process.Kill() })
+	err := s.cmd.Wait()
+	if !late.Stop() {
+		s.t.Error("the server did not stop within 20 s")
+	}
+	if signal != syscall.SIGKILL && err != nil {
+		s.t.Error("the server did not stop cleanly:", err)
+	}
+	s.output.Wait()
+}
+
+// page is the address of the page with the given query, in pairs.
+func (s *server) page(query ...string) string {
+	values := url.Values{}
+	for i := 0; i < len(query); i += 2 {
+		values.Set(query[i], query[i+1])
+	}
+	return fmt.Sprintf("http://localhost:%s/?%s", s.port, values.Encode())
+}
+
+// token makes an access token as an application's backend would. LiveKit's own
+// library refuses to make one that has expired already.
+func (s *server) token(identity string, valid time.Duration, grant auth.VideoGrant) string {
+	s.t.Helper()
+	now := time.Now()
+	claims := struct {
+		jwt.RegisteredClaims
+		Name  string           `json:"name"`
+		Video *auth.VideoGrant `json:"video"`
+	}{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: devKey, Subject: identity, ID: identity,
+			NotBefore: jwt.NewNumericDate(now.Add(min(0, 2*valid))), ExpiresAt: jwt.NewNumericDate(now.Add(valid)),
+		},
+		Name: "Guest " + identity, Video: &grant,
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(devSecret))
+	require.NoError(s.t, err)
+	return token
+}
+
+// rooms is the API with every right, and a context that carries it.
+func (s *server) rooms(room string) (livekit.RoomService, context.Context) {
+	s.t.Helper()
+	header := http.Header{}
+	header.Set("Authorization", "Bearer "+s.token("backend", time.Minute, auth.VideoGrant{
+		RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room,
+	}))
+	ctx, err := twirp.WithHTTPRequestHeaders(s.t.Context(), header)
+	require.NoError(s.t, err)
+	return livekit.NewRoomServiceProtobufClient("http://localhost:"+s.port, http.DefaultClient), ctx
+}
