@@ -315,7 +315,7 @@ func TestSignals(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(os.Interrupt), "what comes with the first is the same request")
 	_, _ = io.Copy(io.Discard, out)
 	require.NoError(t, cmd.Wait(), logged.String())
-	require.Contains(t, logged.String(), "received terminated")
+	require.Contains(t, logged.String(), "reason=\"received ")
 	require.Contains(t, logged.String(), "msg=stopped")
 	require.FileExists(t, filepath.Join(dir, "parlor.db"))
 }

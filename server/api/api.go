@@ -35,6 +35,8 @@ type Rooms interface {
 	SendData(ctx context.Context, req *livekit.SendDataRequest) error
 	UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error)
 	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
+	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
+	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
 }
 
 // Records is what REST reads of rooms: their rows, open or ended.

@@ -137,27 +137,24 @@ func (s *roomService) PerformRpc(ctx context.Context, req *livekit.PerformRpcReq
 
 func (s *roomService) ForwardParticipant(ctx context.Context, req *livekit.ForwardParticipantRequest) (*livekit.ForwardParticipantResponse, error) {
 	return call(ctx, s, "ForwardParticipant", access.EnsureDestRoom(ctx, req.Room, req.DestinationRoom), func() (*livekit.ForwardParticipantResponse, error) {
-		return nil, s.notBetween(ctx, req.Room, req.DestinationRoom, req.Identity, "forwarded")
+		if req.Room == req.DestinationRoom {
+			return nil, errSameRoom
+		}
+		return &livekit.ForwardParticipantResponse{}, s.c.Rooms.Forward(ctx, req)
 	})
 }
 
 func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MoveParticipantRequest) (*livekit.MoveParticipantResponse, error) {
 	return call(ctx, s, "MoveParticipant", access.EnsureDestRoom(ctx, req.Room, req.DestinationRoom), func() (*livekit.MoveParticipantResponse, error) {
-		return nil, s.notBetween(ctx, req.Room, req.DestinationRoom, req.Identity, "moved")
+		if req.Room == req.DestinationRoom {
+			return nil, errSameRoom
+		}
+		return &livekit.MoveParticipantResponse{}, s.c.Rooms.Move(ctx, req)
 	})
 }
 
-// notBetween says that participants do not go between rooms, as LiveKit's open
-// server says it, after it has said what else is wrong with the request.
-func (s *roomService) notBetween(ctx context.Context, from, to, identity, verb string) error {
-	if from == to {
-		return rooms.Errorf(rooms.Invalid, "destination room cannot be the same as source room")
-	}
-	if _, err := s.c.Rooms.Participant(ctx, from, identity); err != nil {
-		return err
-	}
-	return twirp.NewError(twirp.Unimplemented, "not implemented: participants cannot be "+verb)
-}
+// errSameRoom is in LiveKit's words, which the domain's own are not.
+var errSameRoom = &rooms.Error{Code: rooms.Invalid, Msg: "destination room cannot be the same as source room"}
 
 // call runs f unless denied, and makes what fails a Twirp error.
 func call[T any](ctx context.Context, s *roomService, method string, denied error, f func() (*T, error)) (*T, error) {
