@@ -17,9 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"github.com/twitchtv/twirp"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 	"parlor/server/access"
@@ -318,4 +320,35 @@ func TestSignals(t *testing.T) {
 	require.Contains(t, logged.String(), "reason=\"received ")
 	require.Contains(t, logged.String(), "msg=stopped")
 	require.FileExists(t, filepath.Join(dir, "parlor.db"))
+}
+
+// TestStopSendsClientsBack: a client that does not hang up is told to come back,
+// and does not hold up the stop.
+func TestStopSendsClientsBack(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	url := "ws" + strings.TrimPrefix(h.url, "http") + "/rtc?protocol=17&access_token=" + issue(t, "--room", "r", "--identity", "i")
+	conn, _, err := websocket.Dial(t.Context(), url, nil)
+	require.NoError(t, err)
+	defer conn.CloseNow()
+	conn.SetReadLimit(1 << 20)
+
+	ended := make(chan error, 1)
+	began := time.Now()
+	var last *livekit.SignalResponse
+	for stopping := false; ; {
+		_, b, err := conn.Read(t.Context())
+		if err != nil {
+			break
+		}
+		last = &livekit.SignalResponse{}
+		require.NoError(t, proto.Unmarshal(b, last))
+		if !stopping {
+			stopping = true
+			began = time.Now()
+			go func() { ended <- h.stop() }()
+		}
+	}
+	require.NoError(t, <-ended)
+	require.Less(t, time.Since(began), stopBound)
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, last.GetLeave().GetAction(), "the last word: %v", last)
 }
