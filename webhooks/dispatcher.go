@@ -75,7 +75,7 @@ func perHost(c Config) int {
 	return n
 }
 
-// Collector gives the dispatcher's metrics.
+// Collector gives the dispatcher's metrics. It is to be registered after Start.
 func (d *Dispatcher) Collector() prometheus.Collector { return d.metrics }
 
 // Start checks the configuration, makes the store's endpoints those of it, and
@@ -136,9 +136,10 @@ func (d *Dispatcher) Drain(ctx context.Context) error {
 	if d.cancel == nil {
 		return nil
 	}
+	var replica error
 	if d.config.Barrier != nil {
-		if err := d.pass(ctx); err != nil {
-			return fmt.Errorf("wait for the replica: %w", err)
+		if err := d.pass(ctx); err != nil { // then what it has is sent all the same
+			replica = fmt.Errorf("wait for the replica: %w", err)
 		}
 	}
 	idle := make([]chan struct{}, 0, len(d.lanes))
@@ -149,17 +150,17 @@ func (d *Dispatcher) Drain(ctx context.Context) error {
 			l.exhausted = false // look once more
 			l.waiters = append(l.waiters, c)
 		}) {
-			return cmp.Or(ctx.Err(), ErrClosed)
+			return errors.Join(replica, cmp.Or(ctx.Err(), ErrClosed))
 		}
 	}
 	for _, c := range idle {
 		select {
 		case <-c:
 		case <-ctx.Done():
-			return ctx.Err()
+			return errors.Join(replica, ctx.Err())
 		}
 	}
-	return nil
+	return replica
 }
 
 // Close ends all requests and returns when everything that was started has

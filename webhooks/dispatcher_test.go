@@ -448,3 +448,128 @@ func TestDrain(t *testing.T) {
 		require.ErrorIs(t, d.Drain(context.Background()), webhooks.ErrClosed)
 	})
 }
+
+// faultyStore is a store that counts what is asked of it, and fails on demand.
+type faultyStore struct {
+	webhooks.Store
+	calls atomic.Int64
+	fail  atomic.Bool
+}
+
+func (s *faultyStore) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Delivery, error) {
+	s.calls.Add(1)
+	if s.fail.Load() {
+		return nil, errors.New("disk full")
+	}
+	return s.Store.DueHeads(ctx, q)
+}
+
+func (s *faultyStore) NextDue(ctx context.Context, id, after int64) (int64, error) {
+	s.calls.Add(1)
+	if s.fail.Load() {
+		return 0, errors.New("disk full")
+	}
+	return s.Store.NextDue(ctx, id, after)
+}
+
+func (s *faultyStore) FinishDeliveries(ctx context.Context, r []rooms.DeliveryResult) error {
+	if s.fail.Load() {
+		return errors.New("disk full")
+	}
+	return s.Store.FinishDeliveries(ctx, r)
+}
+
+func startOn(w *world, s webhooks.Store, c webhooks.Config) *webhooks.Dispatcher {
+	c = w.config(c)
+	c.Store = s
+	d := webhooks.New(c)
+	require.NoError(w.t, d.Start(context.Background()))
+	w.t.Cleanup(d.Close)
+	return d
+}
+
+func TestNothingPolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := &faultyStore{Store: w.store}
+		r := &receiver{t: t}
+		startOn(w, s, webhooks.Config{Transport: r})
+		w.room("a", story...)
+		time.Sleep(time.Minute)
+		require.Len(t, r.took(), 6)
+		before := s.calls.Load()
+		time.Sleep(30 * 24 * time.Hour)
+		require.Equal(t, before, s.calls.Load())
+	})
+}
+
+// TestStoreThatFails: what is known but cannot be written is neither forgotten
+// nor sent again, and what waits is bounded.
+func TestStoreThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := &faultyStore{Store: w.store}
+		r := &receiver{t: t, behave: func(received) answer { return answer{status: 200, after: 10 * time.Millisecond} }}
+		startOn(w, s, webhooks.Config{Transport: r})
+		for i := range 1000 {
+			w.room(fmt.Sprint("room", i), story[0])
+			if i == 100 {
+				s.fail.Store(true)
+			}
+		}
+		time.Sleep(time.Minute)
+		sent := len(r.requests())
+		require.Less(t, sent, 700, "it goes on only so far")
+		time.Sleep(time.Hour)
+		require.Len(t, r.requests(), sent)
+		require.Less(t, s.calls.Load(), int64(3800), "once a second")
+		s.fail.Store(false)
+		time.Sleep(time.Minute)
+		w.requireAll(r.took())
+		require.Len(t, r.requests(), 2000, "each once")
+	})
+}
+
+// TestResumeGivesTimeAnew: an endpoint that was long down, then paused and
+// resumed, is not given up at its first failure.
+func TestResumeGivesTimeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var up atomic.Bool
+		r := &receiver{t: t, behave: func(received) answer {
+			if up.Load() {
+				return ok
+			}
+			return answer{err: errRefused}
+		}}
+		d := w.start(webhooks.Config{Transport: r})
+		w.room("a", story...)
+		time.Sleep(time.Hour)
+		require.NoError(t, d.Pause(context.Background(), 1, "it is broken"))
+		time.Sleep(100 * time.Hour)
+		require.NoError(t, d.Resume(context.Background(), 1))
+		time.Sleep(time.Hour)
+		require.Zero(t, w.stats().Dead)
+		up.Store(true)
+		time.Sleep(2 * time.Minute)
+		w.requireAll(r.took())
+	})
+}
+
+// TestRestartWhileDown: a process that starts while the endpoint is down sends
+// what waits as soon as the endpoint is back, not when its retries are due.
+func TestRestartWhileDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t, behave: func(received) answer { return answer{status: 500} }}
+		c := webhooks.Config{Transport: r, Ordering: webhooks.Strict}
+		d := w.start(c)
+		w.room("a", story...)
+		time.Sleep(20 * time.Hour)
+		d.Close()
+		r.behave = nil
+		w.start(c)
+		time.Sleep(time.Minute)
+		w.requireAll(r.took())
+	})
+}

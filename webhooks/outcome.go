@@ -145,8 +145,9 @@ func (l *lane) setState(s rooms.EndpointState) {
 	l.release()
 	if s == rooms.EndpointOn {
 		l.exhausted = false
-		if l.failSince != 0 { // look before sending all of it
+		if l.failSince != 0 { // look before sending all of it; what is old has its time anew
 			l.breaker.doubt(time.UnixMilli(l.failSince), time.Now())
+			l.failSince, l.expiring = 0, false
 		}
 	}
 }

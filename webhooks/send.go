@@ -26,6 +26,10 @@ const (
 	answerTime   = time.Second // for the body, once the status is there
 	maxHeader    = 64 << 10
 	idleConnTime = 90 * time.Second
+	// HTTP/2 would use a connection that has gone silent until the kernel gives it
+	// up, a quarter of an hour later: so it is asked whether it lives.
+	pingAfter = 10 * time.Second
+	pingTime  = 5 * time.Second
 )
 
 // NewTransport makes the transport that a [Dispatcher] uses: HTTP/2 where the
@@ -43,6 +47,7 @@ func NewTransport(tlsConfig *tls.Config, perHost int) *http.Transport {
 		MaxIdleConnsPerHost:    perHost,
 		MaxResponseHeaderBytes: maxHeader,
 		IdleConnTimeout:        idleConnTime,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTime},
 	}
 }
 
