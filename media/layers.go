@@ -67,9 +67,13 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 		return
 	}
 	ext := s.extensions()
+	twcc := s.t.feedback(ext)
+	if twcc != nil {
+		twcc.SetMediaSSRC(u.ssrc) // libwebrtc ignores feedback on no stream of its own
+	}
 	u.layer = pub.track.AddLayer(forward.LayerConfig{
 		RID: u.rid, SSRC: u.ssrc, Codec: fc, Ext: ext, Quality: u.quality(),
-		WriteRTCP: s.t.writeRTCP, TWCC: s.t.feedback(ext),
+		WriteRTCP: s.t.writeRTCP, TWCC: twcc,
 		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
 		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
 	})

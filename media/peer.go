@@ -237,6 +237,7 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 	}
 	t.state = s
 	t.log.Debug("transport state", "state", s.String())
+	p.followPath(t)
 	p.quality.setLost(p.connected && p.failing())
 	switch s {
 	case webrtc.PeerConnectionStateConnected:

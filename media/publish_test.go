@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
@@ -349,4 +350,61 @@ func TestSubscriberLacksTheCodec(t *testing.T) {
 		b.subscribe("PA_a", p8) // nothing else is harmed
 		b.receives("PA_a", "TR_8")
 	})
+}
+
+// Browsers estimate the bandwidth by our feedback alone, and take only feedback
+// that names one of their streams.
+func TestCongestionFeedback(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	local := a.publish("TR_1", vp8, nil)
+	a.published("TR_1")
+	var sender *webrtc.RTPSender
+	for _, s := range a.pub.GetSenders() {
+		if s.Track() == local {
+			sender = s
+		}
+	}
+	var id uint8
+	for _, x := range sender.GetParameters().HeaderExtensions {
+		if x.URI == uriTransportCC {
+			id = uint8(x.ID)
+		}
+	}
+	require.NotZero(t, id)
+	feedback := make(chan *rtcp.TransportLayerCC, 1000)
+	go func() {
+		for {
+			packets, _, err := sender.ReadRTCP()
+			if err != nil {
+				return
+			}
+			for _, p := range packets {
+				if f, ok := p.(*rtcp.TransportLayerCC); ok {
+					feedback <- f
+				}
+			}
+		}
+	}()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for i := 0; ; i++ {
+		p := &rtp.Packet{
+			Header:  rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)},
+			Payload: []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00},
+		}
+		require.NoError(t, p.SetExtension(id, []byte{byte(i >> 8), byte(i)}))
+		require.NoError(t, local.WriteRTP(p))
+		select {
+		case <-tick.C:
+		case f := <-feedback:
+			require.EqualValues(t, sender.GetParameters().Encodings[0].SSRC, f.MediaSSRC)
+			require.NotEmpty(t, f.RecvDeltas)
+			return
+		case <-deadline:
+			require.FailNow(t, "no feedback")
+		}
+	}
 }

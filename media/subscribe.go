@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/livekit/protocol/livekit"
-	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
@@ -266,22 +265,19 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		return webrtc.RTPCodecParameters{}, nil
 	}
 	t := s.p.down()
-	writer := ctx.WriteStream()
 	s.ssrc, s.rtx = uint32(ctx.SSRC()), uint32(ctx.SSRCRetransmission())
 	fc := forwardCodec(codec, all)
 	if fc.RTXPayloadType == 0 {
 		s.rtx = 0
 	}
+	w := &downWriter{t: t, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
 	s.forwarder = s.track.AddForwarder(forward.ForwarderConfig{
-		SubscriberSID: s.p.cfg.SID,
-		SSRC:          s.ssrc,
-		RTXSSRC:       s.rtx,
-		Codec:         fc,
-		Ext:           extensionIDs(ctx.HeaderExtensions()),
-		Write: func(h *rtp.Header, payload []byte) error {
-			_, err := writer.WriteRTP(h, payload)
-			return err
-		},
+		SubscriberSID:   s.p.cfg.SID,
+		SSRC:            s.ssrc,
+		RTXSSRC:         s.rtx,
+		Codec:           fc,
+		Ext:             extensionIDs(ctx.HeaderExtensions()),
+		Write:           w.write,
 		Flush:           t.sock.flush,
 		WriteRTCP:       t.writeRTCP,
 		OnStreamState:   s.streamState,

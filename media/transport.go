@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync/atomic"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
+	"parlor/media/srtpout"
 )
 
 // maxCandidates bounds the remote candidates that wait for a description.
@@ -27,6 +29,8 @@ type transport struct {
 	ingress *ingress
 	twcc    *forward.TWCC // congestion feedback to the client; nil until it may be wanted
 	down    *forward.Downlink
+	capture srtpout.Capture
+	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 
 	state   webrtc.PeerConnectionState
@@ -67,6 +71,7 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 		retired: map[*webrtc.RTPTransceiver]retirement{},
 	}
 	settings.BufferFactory = t.ingress.buffer
+	t.capture.Install(&settings)
 	settings.DisableMediaEngineCopy(true) // it is made for this transport
 	codecs, err := p.engine.codecs.mediaEngine(r)
 	if err != nil {
@@ -94,6 +99,9 @@ func (p *Peer) watch(t *transport) {
 	t.pc.OnConnectionStateChange(func(webrtc.PeerConnectionState) {
 		// The calls come on goroutines of their own, in no order: ask for the state.
 		p.post(func() { p.stateChanged(t, t.pc.ConnectionState()) })
+	})
+	t.pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) {
+		p.post(func() { p.followPath(t) })
 	})
 	t.pc.OnTrack(func(track *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 		p.post(func() { p.remoteStream(t, track, receiver) })

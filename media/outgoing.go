@@ -1,0 +1,124 @@
+package media
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/srtpout"
+	"parlor/media/udp"
+)
+
+// errNotConnected: the transport cannot carry media yet.
+var errNotConnected = errors.New("transport is not connected")
+
+// outgoing is how a transport's RTP leaves. It is chosen once, when the transport
+// is connected, and never changed: both ways have the same keys, and one must not
+// send what the other has sent (see package srtpout).
+type outgoing struct {
+	sender *srtpout.Sender // nil: pion's write streams
+}
+
+// followPath has media leave to where ICE now leads. It runs on the loop, with
+// each change of a transport's state or path.
+func (p *Peer) followPath(t *transport) {
+	out := t.out.Load()
+	if !t.connected() {
+		if out != nil && out.sender != nil && t.state != webrtc.PeerConnectionStateDisconnected {
+			out.sender.SetRemote(netip.AddrPort{}) // consent to send is gone (RFC 7675)
+		}
+		return
+	}
+	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return // it is about to change again
+	}
+	if out == nil {
+		t.out.Store(t.chooseOutgoing(pair))
+		return
+	}
+	if out.sender == nil {
+		return // pion follows by itself
+	}
+	remote, ok := srtpout.RemoteOf(pair)
+	out.sender.SetRemote(remote)
+	if !ok {
+		p.needsReconnect("media can no longer go over UDP")
+	}
+}
+
+// chooseOutgoing has our own encryption send where that can be: over UDP, and with
+// keys that are known.
+func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
+	remote, ok := srtpout.RemoteOf(pair)
+	if !ok {
+		return &outgoing{}
+	}
+	conn := t.sock.local(pair.Local)
+	if conn == nil {
+		return &outgoing{}
+	}
+	keys, err := t.capture.Keys()
+	if err != nil {
+		t.log.Debug("media leaves by way of pion", "reason", err)
+		return &outgoing{}
+	}
+	sender, err := srtpout.NewSender(conn, keys)
+	if err != nil {
+		t.log.Warn("media leaves by way of pion", "error", err)
+		return &outgoing{}
+	}
+	sender.SetRemote(remote)
+	return &outgoing{sender: sender}
+}
+
+// local is the conn behind a local candidate, nil if it is not known.
+func (s *socket) local(c *webrtc.ICECandidate) *udp.Conn {
+	if len(s.conns) == 1 {
+		return s.conns[0]
+	}
+	addr, err := netip.ParseAddr(c.Address)
+	if err != nil {
+		return nil
+	}
+	for _, conn := range s.conns {
+		if u, ok := conn.LocalAddr().(*net.UDPAddr); ok && u.AddrPort().Addr().Unmap() == addr.Unmap() {
+			return conn
+		}
+	}
+	return nil
+}
+
+// downWriter writes one subscription's packets. Its forwarder makes one call at a
+// time.
+type downWriter struct {
+	t             *transport
+	pion          webrtc.TrackLocalWriter
+	ssrc, rtx     uint32 // rtx 0: repeats go on ssrc
+	media, repair *srtpout.Stream
+}
+
+func (w *downWriter) write(h *rtp.Header, payload []byte) error {
+	out := w.t.out.Load()
+	switch {
+	case out == nil:
+		return errNotConnected
+	case out.sender == nil:
+		_, err := w.pion.WriteRTP(h, payload)
+		return err
+	case w.media == nil:
+		w.media = out.sender.Stream(w.ssrc)
+		if w.rtx == 0 {
+			w.media.AllowRepeats()
+		} else {
+			w.repair = out.sender.Stream(w.rtx)
+		}
+	}
+	if h.SSRC == w.rtx && w.repair != nil {
+		return w.repair.Write(h, payload)
+	}
+	return w.media.Write(h, payload)
+}
