@@ -112,5 +112,3 @@ func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string,
 	}
 	return nil
 }
-
-var errNoEndpoint = rooms.Errorf(rooms.NotFound, "no such webhook endpoint")

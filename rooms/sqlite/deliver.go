@@ -18,6 +18,9 @@ func passes(e *rooms.Endpoint, attempts int) bool {
 	return e.RelaxAfter > 0 && attempts >= e.RelaxAfter
 }
 
+// errNoEndpoint: no endpoint has the id.
+var errNoEndpoint = rooms.Errorf(rooms.NotFound, "no such webhook endpoint")
+
 // endpoint returns the endpoint with that id.
 func (t *tx) endpoint(id int64) (*rooms.Endpoint, error) {
 	for i := range t.endpoints {

@@ -113,12 +113,12 @@ func resolve(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 		return filepath.Join(dir, filepath.Base(path)), err
 	}
-	return real, err
+	return target, err
 }
 
 func open(ctx context.Context, path string, c Config) (*Store, error) {
