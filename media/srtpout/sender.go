@@ -57,6 +57,14 @@ func (s *Sender) SetRemote(to netip.AddrPort) {
 	s.remote.Store(&to)
 }
 
+// Remote is what SetRemote has set last.
+func (s *Sender) Remote() netip.AddrPort {
+	if to := s.remote.Load(); to != nil {
+		return *to
+	}
+	return netip.AddrPort{}
+}
+
 // RemoteOf is the address that a pair sends to; false if there is none over UDP.
 func RemoteOf(pair *webrtc.ICECandidatePair) (netip.AddrPort, bool) {
 	if pair == nil || pair.Local == nil || pair.Remote == nil ||

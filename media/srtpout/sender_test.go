@@ -164,7 +164,9 @@ func TestRefusals(t *testing.T) {
 	s.SetRemote(somewhere)
 	require.ErrorIs(t, s.Stream(1).Write(header(1, 1), make([]byte, maxPacket)), ErrTooLong)
 	require.NoError(t, s.Stream(1).Write(header(1, 1), make([]byte, maxPacket-gcmTag-20)), "refused packets use no index")
+	require.Equal(t, somewhere, s.Remote())
 	s.SetRemote(netip.AddrPort{})
+	require.False(t, s.Remote().IsValid())
 	require.ErrorIs(t, s.Stream(1).Write(header(1, 2), nil), ErrNoRemote)
 
 	_, err = NewSender(&w, Keys{Profile: srtp.ProtectionProfileNullHmacSha1_80})
