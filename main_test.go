@@ -303,7 +303,7 @@ func TestSignals(t *testing.T) {
 			url = fields[1]
 		}
 	}
-	require.NotEmpty(t, url, logged.String())
+	require.NotEmpty(t, url, "the page's address is in the banner")
 	require.Eventually(t, func() bool {
 		resp, err := http.Get(url)
 		if err != nil {
