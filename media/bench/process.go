@@ -82,7 +82,13 @@ func start(ctx context.Context, name, binary string, s settings, dir string) (*s
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"--dev", "--port", strconv.Itoa(port), "--udp-port", strconv.Itoa(udpPort)}
+	tcpPort, err := freePort("tcp")
+	if err != nil {
+		return nil, err
+	}
+	args := []string{
+		"--dev", "--port", strconv.Itoa(port), "--udp-port", strconv.Itoa(udpPort), "--tcp-port", strconv.Itoa(tcpPort),
+	}
 	cmd := exec.Command(binary, append(args, strings.Fields(s.serverArgs)...)...)
 	cmd.Dir = dir
 	v := &server{name: name, url: fmt.Sprintf("ws://127.0.0.1:%d", port), cmd: cmd}
