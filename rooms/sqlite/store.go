@@ -30,6 +30,9 @@ type Config struct {
 	// Prepare, if given, is called once nobody else can have the database open, and
 	// before it is opened here: to restore it from a replica.
 	Prepare func(ctx context.Context, path string) error
+	// Allow, if given, is asked before every transaction. Its error fails all that
+	// is in it, and nothing is written: somebody else may have the rooms.
+	Allow func() error
 	// Sync, if given, is called by the writer between transactions, at most every
 	// SyncInterval while there is something that it has not seen, and once more
 	// when the store closes. It takes over the checkpointing of the WAL.
@@ -164,6 +167,25 @@ func (s *Store) found(ctx context.Context) error {
 	_, err := s.write.ExecContext(ctx, `INSERT INTO meta (id, database_id, created_ms) VALUES (1, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET epoch = epoch`, rooms.NewID("DB_"), rooms.NowMs(time.Now()))
 	return err
+}
+
+// ReadEpoch reads the epoch of a database that is not open in this process; 0 is
+// that of one that has none yet.
+func ReadEpoch(ctx context.Context, path string) (epoch int64, err error) {
+	db, err := sql.Open("sqlite", readDSN(path))
+	if err != nil {
+		return 0, fmt.Errorf("open database %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var tables int
+	err = db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'").Scan(&tables)
+	if err == nil && tables > 0 {
+		err = db.QueryRowContext(ctx, "SELECT coalesce(max(epoch), 0) FROM meta").Scan(&epoch)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read database %s", reason(path, err))
+	}
+	return epoch, nil
 }
 
 // writeDSN opens the writer's connection. Pragmas stand here since a pool applies

@@ -24,6 +24,7 @@ type writer struct {
 	stats *writerStats
 	watch *watchers
 
+	allow        func() error // Config.Allow, never nil
 	sync         func(context.Context) error
 	syncInterval time.Duration
 	dirtySince   time.Time // of the first commit that sync has not seen; zero = none
@@ -38,8 +39,11 @@ func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer 
 	w := &writer{
 		path: path, log: c.Log, conn: conn, watch: watch,
 		queue: newQueue(), stats: newWriterStats(),
-		sync: c.Sync, syncInterval: c.SyncInterval,
+		allow: c.Allow, sync: c.Sync, syncInterval: c.SyncInterval,
 		ended: make(chan struct{}),
+	}
+	if w.allow == nil {
+		w.allow = func() error { return nil }
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
@@ -93,6 +97,13 @@ func (w *writer) run() {
 
 // commit runs a transaction and answers everyone in it.
 func (w *writer) commit(batch []job) {
+	if err := w.allow(); err != nil {
+		refused := rooms.Errorf(rooms.Unavailable, "nothing may be written now: %v", err)
+		for _, j := range batch {
+			j.done(refused)
+		}
+		return
+	}
 	began := time.Now()
 	answers, err := w.transact(batch, false)
 	if err != nil && isOwnFault(err) {
