@@ -84,8 +84,18 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 // Delete closes a room: everybody in it is sent away, and the name is free from
 // the moment it is on disk.
 func (rs *Rooms) Delete(ctx context.Context, name string) error {
+	return rs.DeleteIf(ctx, name, "", nil)
+}
+
+// DeleteIf is [Rooms.Delete] that fails with [Precondition] unless the room is
+// that one and of that version; sid "" and version nil demand nothing.
+func (rs *Rooms) DeleteIf(ctx context.Context, name, sid string, version *int64) error {
 	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
-		if err := r.found(); err != nil {
+		err := r.found()
+		if err == nil {
+			err = r.rec.unchanged(sid, version)
+		}
+		if err != nil {
 			reply(struct{}{}, err)
 			return
 		}

@@ -58,6 +58,8 @@ type RoomEdit struct {
 	// IfVersion refuses the change with [Precondition] unless the room's version
 	// is this.
 	IfVersion *int64
+	// IfSID likewise, unless the room is this one.
+	IfSID string
 }
 
 // Edit changes an open room. If it stands empty its deadline moves with its
@@ -69,8 +71,8 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		}
 	}
 	return rs.edit(ctx, name, func(rec *Record) error {
-		if e.IfVersion != nil && *e.IfVersion != rec.Version {
-			return Errorf(Precondition, "the room has changed: its version is %d, not %d", rec.Version, *e.IfVersion)
+		if err := rec.unchanged(e.IfSID, e.IfVersion); err != nil {
+			return err
 		}
 		set(&rec.Metadata, e.Metadata)
 		set(&rec.EmptyTimeout, e.EmptyTimeout)
@@ -83,6 +85,18 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		rec.SetDeadline()
 		return nil
 	})
+}
+
+// unchanged is the condition of a conditional change: sid "" and version nil
+// demand nothing.
+func (r *Record) unchanged(sid string, version *int64) error {
+	if sid != "" && sid != r.SID {
+		return Errorf(Precondition, "the room of this name is another: it is %s, not %s", r.SID, sid)
+	}
+	if version != nil && *version != r.Version {
+		return Errorf(Precondition, "the room has changed: its version is %d, not %d", r.Version, *version)
+	}
+	return nil
 }
 
 func set[T any](to *T, from *T) {

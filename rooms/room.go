@@ -38,6 +38,7 @@ type Room struct {
 	timer    *time.Timer
 	speakers map[string]*livekit.SpeakerInfo // last told, by participant SID
 	quality  map[string]livekit.ConnectionQuality
+	tallied  [2]int // present and expected, as the registry's figures have them
 }
 
 // The times at which a live room has something to do.
@@ -87,6 +88,7 @@ func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
 func (r *Room) loop() {
 	r.timer = time.NewTimer(time.Hour)
 	defer r.timer.Stop()
+	defer r.tally(0, 0)
 	if err := r.load(); err != nil {
 		r.log.Error("cannot read the room", "error", err)
 	}
@@ -94,6 +96,7 @@ func (r *Room) loop() {
 		for _, l := range r.mail.take() {
 			r.deliverLetter(l)
 		}
+		r.tally(len(r.participants), len(r.expected))
 		if r.gone {
 			if r.pending == 0 && r.mail.closeIfEmpty() {
 				return

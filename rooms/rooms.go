@@ -58,6 +58,8 @@ type Rooms struct {
 	noted    atomic.Int64    // earliest deadline told to the reaper and not yet looked at; 0 = none
 	wake     chan struct{}   // capacity 1; wakes the reaper
 
+	present, expectedBack atomic.Int64 // over all live rooms, for Stats
+
 	mu   sync.Mutex // guards the following
 	live map[string]*Room
 }

@@ -1,0 +1,32 @@
+package rooms
+
+// Stats is how many rooms are live and how many are in them.
+type Stats struct {
+	Live         int // rooms that somebody is in, is expected back in, or asks something of
+	Participants int // sessions with a client, dependents and forwarded ones included
+	ExpectedBack int // sessions of before the restart whose participants are not back yet
+}
+
+// Stats returns the figures as of now, at no room's cost.
+func (rs *Rooms) Stats() Stats {
+	rs.mu.Lock()
+	live := len(rs.live)
+	rs.mu.Unlock()
+	return Stats{
+		Live:         live,
+		Participants: int(rs.present.Load()),
+		ExpectedBack: int(rs.expectedBack.Load()),
+	}
+}
+
+// tally brings the registry's figures up to what is in r now. It runs on the
+// room's goroutine, each time that r has done what was to be done.
+func (r *Room) tally(present, expected int) {
+	if d := present - r.tallied[0]; d != 0 {
+		r.rooms.present.Add(int64(d))
+	}
+	if d := expected - r.tallied[1]; d != 0 {
+		r.rooms.expectedBack.Add(int64(d))
+	}
+	r.tallied = [2]int{present, expected}
+}
