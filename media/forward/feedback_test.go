@@ -64,6 +64,24 @@ func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
 }
 
+func TestForgottenPacketsAreMisses(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	for range videoCache / 4 {
+		s.frame(true, 5)
+	}
+	got := r.take()
+	ask := func(numbers ...uint16) []rtp.Packet {
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
+		return r.take()
+	}
+	last := got[len(got)-1].SequenceNumber
+	require.Empty(t, ask(last-videoCache, last+1, last+videoCache))
+	require.Len(t, ask(last, last-videoCache+1), 2)
+	require.Equal(t, uint64(3), r.f.Stats().Misses)
+}
+
 func TestAnswersAtMostThreeTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
@@ -423,4 +441,139 @@ func TestClosedTakesNothing(t *testing.T) {
 	s2.frame(true, 1)
 	late.f.SetSettings(Settings{})
 	require.Empty(t, late.take())
+}
+
+// A source whose timestamps jump goes on where it was, by the clock.
+func TestTimestampsOfJumpingSource(t *testing.T) {
+	for name, jump := range map[string]uint32{"forward": 90000 * 3600, "back": 1<<32 - 90000*3600} {
+		t.Run(name, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+			r := newReceiver(track, vp8Config(), nil)
+			s.frame(true, 2)
+			s.frame(false, 2)
+			s.ts += jump
+			s.frame(false, 2)
+			s.frame(false, 2)
+			got := r.take()
+			require.Len(t, got, 8)
+			for i := 2; i < len(got); i += 2 {
+				require.Equal(t, got[i].Timestamp, got[i+1].Timestamp)
+				require.InDelta(t, 3000, got[i].Timestamp-got[i-2].Timestamp, 1)
+			}
+		})
+	}
+}
+
+// A frame whose packets come in a train leaves as a whole; one whose packets are
+// paced does not wait for its end.
+func TestPacedFramesAreNotHeldBack(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	frames := func(gap time.Duration) (first int) {
+		for range 10 {
+			r.take()
+			for i, raw := range s.makeFrame(true, 0, 8) {
+				s.layer.WriteRTP(raw, s.at)
+				s.at = s.at.Add(gap)
+				if i == 0 {
+					first = len(r.take())
+				}
+			}
+		}
+		return first
+	}
+	require.Zero(t, frames(100*time.Microsecond))
+	require.Equal(t, 1, frames(4*time.Millisecond))
+	require.Zero(t, frames(100*time.Microsecond))
+	for _, raw := range s.makeFrame(true, 0, 8)[:7] {
+		s.layer.WriteRTP(raw, s.at)
+	}
+	r.take()
+	s.layer.Flush()
+	require.Len(t, r.take(), 7, "the reader has nothing more")
+}
+
+// When a frame's end does not come, the tick lets go of the rest.
+func TestTickReleasesHeldPackets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		s.at = time.Now()
+		for _, raw := range s.makeFrame(true, 0, 3)[:2] {
+			s.layer.WriteRTP(raw, time.Now())
+		}
+		require.Empty(t, r.take())
+		time.Sleep(250 * time.Millisecond)
+		require.Len(t, r.take(), 2)
+	})
+}
+
+func TestScore(t *testing.T) {
+	tests := []struct {
+		name string
+		path Path
+		want livekit.ConnectionQuality
+	}{
+		{"nothing wrong", Path{}, livekit.ConnectionQuality_EXCELLENT},
+		{"a percent of loss", Path{Loss: 0.01, RTT: 60 * time.Millisecond, Jitter: 5 * time.Millisecond}, livekit.ConnectionQuality_EXCELLENT},
+		{"far away", Path{RTT: 300 * time.Millisecond}, livekit.ConnectionQuality_EXCELLENT},
+		{"some loss", Path{Loss: 0.05}, livekit.ConnectionQuality_GOOD},
+		{"the same for audio", Path{Loss: 0.04, Audio: true}, livekit.ConnectionQuality_EXCELLENT},
+		{"a layer below", Path{Missing: 1}, livekit.ConnectionQuality_GOOD},
+		{"two below and loss", Path{Missing: 2, Loss: 0.05}, livekit.ConnectionQuality_POOR},
+		{"much loss", Path{Loss: 0.3}, livekit.ConnectionQuality_POOR},
+		{"moon", Path{RTT: 3 * time.Second}, livekit.ConnectionQuality_POOR},
+		{"nonsense", Path{Loss: 7, Missing: -1}, livekit.ConnectionQuality_POOR},
+	}
+	last := float32(6)
+	for _, tt := range tests {
+		quality, score := Score(tt.path)
+		require.Equal(t, tt.want, quality, tt.name)
+		require.GreaterOrEqual(t, score, float32(0))
+		require.LessOrEqual(t, score, float32(5))
+		last = min(last, score)
+	}
+	require.Zero(t, last)
+}
+
+func TestQualityOfStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		_, _, ok := s.layer.Quality()
+		require.False(t, ok)
+		_, _, ok = r.f.Quality()
+		require.False(t, ok)
+		lossy := func(seconds int, every int) {
+			for i := range seconds * 30 {
+				s.at = time.Now()
+				for j, raw := range s.makeFrame(i == 0, 0, 4) {
+					if every == 0 || (i*4+j)%every != 1 {
+						s.layer.WriteRTP(raw, s.at)
+					}
+				}
+				time.Sleep(frame)
+			}
+		}
+		lossy(8, 0)
+		quality, _, ok := s.layer.Quality()
+		require.True(t, ok)
+		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+		lossy(8, 10)
+		quality, _, _ = s.layer.Quality()
+		require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
+		lossy(8, 0)
+		quality, _, _ = s.layer.Quality()
+		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality, "the past is forgiven")
+		for range 10 {
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, FractionLost: 128}}}})
+		}
+		quality, _, ok = r.f.Quality()
+		require.True(t, ok)
+		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+	})
 }

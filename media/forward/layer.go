@@ -27,6 +27,9 @@ const maxBurst = 48
 // the rest of a frame is waited for.
 const trainGap = int64(time.Millisecond)
 
+// formerSource is how long stragglers of a replaced source are dropped.
+const formerSource = int64(time.Second)
+
 // Layer is one RTP stream of a track. WriteRTP and Flush are called by one
 // goroutine; everything else may be called concurrently.
 type Layer struct {
@@ -55,6 +58,8 @@ type Layer struct {
 	mu         sync.Mutex // guards the following: reception
 	ssrc       uint32
 	hasSSRC    bool
+	former     uint32 // SSRC before the last change
+	changed    int64  // when that was
 	generation uint32
 	stream     *reception.Stream
 	ring       *packet.Ring
@@ -168,7 +173,13 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		return false
 	}
 	if !l.hasSSRC || p.SSRC != l.ssrc {
-		if l.hasSSRC && l.generation > 0 {
+		if l.generation > 0 {
+			// Stragglers of the source before must not bring it back.
+			if p.SSRC == l.former && p.Arrival-l.changed < formerSource {
+				l.counters.foreign.Add(1)
+				return false
+			}
+			l.former, l.changed = l.ssrc, p.Arrival
 			l.stream.Reset()
 		}
 		l.ssrc, l.hasSSRC = p.SSRC, true

@@ -69,6 +69,28 @@ func TestSilenceOfAllIsNoStop(t *testing.T) {
 	})
 }
 
+// A layer of few frames is not stopped between two of them.
+func TestSlowLayerIsNotStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, _, f := simulcast(t)
+		r := newReceiver(track, vp8Config(), nil)
+		for i := range 40 {
+			key := count[*rtcp.PictureLossIndication](f.rtcp.take()) > 0
+			if i%2 == 0 || key {
+				f.at = time.Now()
+				f.frame(i == 0 || key, 1)
+			}
+			for range 7 {
+				q.at = time.Now()
+				q.frame(i == 0, 1)
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		require.Equal(t, livekit.VideoQuality_HIGH, r.f.Stats().Current)
+		require.Equal(t, uint64(1), r.f.Stats().Switches)
+	})
+}
+
 func TestSettingsChooseLayer(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -161,12 +183,15 @@ func TestTemporalLayersOfVP8(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
 	r := newReceiver(track, vp8Config(), nil)
+	picture := s.pic - 1
 	tids := func() (ids []uint8) {
 		got := r.take()
 		requireContiguous(t, got)
 		for _, p := range got {
 			if d, _ := vp8.Parse(p.Payload); d.Start {
 				ids = append(ids, d.TID)
+				picture++
+				require.Equal(t, picture, d.PictureID, "picture ids count on over what is left out")
 			}
 		}
 		return ids
