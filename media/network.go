@@ -12,6 +12,7 @@ import (
 	"github.com/pion/ice/v4"
 	"github.com/pion/stun/v3"
 
+	"parlor/media/srtpout"
 	"parlor/media/udp"
 )
 
@@ -25,8 +26,9 @@ type network struct {
 
 // socket is one UDP port on all bound addresses.
 type socket struct {
-	mux   ice.UDPMux
-	conns []*udp.Conn
+	mux     ice.UDPMux
+	conns   []*udp.Conn
+	buffers srtpout.Buffers // of what leaves over conns
 }
 
 // flush sends the bursts that writers have collected.

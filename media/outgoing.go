@@ -66,7 +66,7 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 		t.log.Debug("media leaves by way of pion", "reason", err)
 		return &outgoing{}
 	}
-	sender, err := srtpout.NewSender(conn, keys)
+	sender, err := srtpout.NewSender(conn, &t.sock.buffers, keys)
 	if err != nil {
 		t.log.Warn("media leaves by way of pion", "error", err)
 		return &outgoing{}

@@ -159,7 +159,7 @@ func TestEndToEnd(t *testing.T) {
 			require.NoError(t, err)
 			remote, ok := RemoteOf(pair)
 			require.True(t, ok)
-			s, err := NewSender(v.conn, keys)
+			s, err := NewSender(v.conn, &Buffers{}, keys)
 			require.NoError(t, err)
 			s.SetRemote(remote)
 			ctx := <-b.ctx

@@ -27,11 +27,26 @@ type Socket interface {
 	WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error)
 }
 
+// Buffers lends room to encrypt packets in. One for all senders of a process is
+// used again while it is still in the processor's cache; one in each stream would
+// be cold with every frame. The zero value is ready.
+type Buffers struct{ pool sync.Pool }
+
+func (b *Buffers) get() *[maxPacket]byte {
+	if p, ok := b.pool.Get().(*[maxPacket]byte); ok {
+		return p
+	}
+	return new([maxPacket]byte)
+}
+
+func (b *Buffers) put(p *[maxPacket]byte) { b.pool.Put(p) }
+
 // Sender is one transport's outgoing SRTP. Methods may be called concurrently.
 type Sender struct {
-	socket Socket
-	keys   *sessionKeys
-	remote atomic.Pointer[netip.AddrPort] // nil: nowhere
+	socket  Socket
+	buffers *Buffers
+	keys    *sessionKeys
+	remote  atomic.Pointer[netip.AddrPort] // nil: nowhere
 
 	// mu guards the following.
 	mu sync.Mutex
@@ -40,12 +55,12 @@ type Sender struct {
 }
 
 // NewSender makes a sender for a transport that is connected.
-func NewSender(socket Socket, keys Keys) (*Sender, error) {
+func NewSender(socket Socket, buffers *Buffers, keys Keys) (*Sender, error) {
 	k, err := newSessionKeys(keys)
 	if err != nil {
 		return nil, err
 	}
-	return &Sender{socket: socket, keys: k, streams: map[uint32]*Stream{}}, nil
+	return &Sender{socket: socket, buffers: buffers, keys: k, streams: map[uint32]*Stream{}}, nil
 }
 
 // SetRemote says where ICE's selected pair ends; an invalid address is nowhere.
@@ -102,7 +117,6 @@ type Stream struct {
 	sealer  sealer
 	indices indices
 	hash    maphash.Hash // of a seed of its own
-	packet  [maxPacket]byte
 }
 
 // AllowRepeats lets a packet be sent again with the same header and payload, for
@@ -131,42 +145,44 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	if h.MarshalSize()+len(payload)+int(h.PaddingSize)+t.sealer.overhead() > maxPacket {
 		return ErrTooLong
 	}
-	n, err := h.MarshalTo(t.packet[:])
+	packet := t.sender.buffers.get()
+	defer t.sender.buffers.put(packet)
+	n, err := h.MarshalTo(packet[:])
 	if err != nil {
 		return fmt.Errorf("write an RTP header: %w", err)
 	}
 	if h.PaddingSize != 0 {
-		payload = t.pad(n, payload, h.PaddingSize)
+		payload = pad(packet, n, payload, h.PaddingSize)
 	}
 	i, err := t.indices.index(h.SequenceNumber)
 	if err != nil {
 		return err
 	}
-	if err := t.indices.take(i, t.digest(n, payload)); err != nil {
+	if err := t.indices.take(i, t.digest(packet[:n], payload)); err != nil {
 		return err
 	}
-	n = t.sealer.seal(t.packet[:], n, payload, t.ssrc, i)
-	_, err = t.sender.socket.WriteToAddrPort(t.packet[:n], *to)
+	n = t.sealer.seal(packet[:], n, payload, t.ssrc, i)
+	_, err = t.sender.socket.WriteToAddrPort(packet[:n], *to)
 	return err
 }
 
 // pad puts the payload with its padding (RFC 3550 5.1) behind the header, where it
-// will be encrypted in place. mu is held.
-func (t *Stream) pad(header int, payload []byte, size byte) []byte {
-	n := copy(t.packet[header:], payload)
-	padded := t.packet[header : header+n+int(size)]
+// will be encrypted in place.
+func pad(packet *[maxPacket]byte, header int, payload []byte, size byte) []byte {
+	n := copy(packet[header:], payload)
+	padded := packet[header : header+n+int(size)]
 	clear(padded[n:])
 	padded[len(padded)-1] = size
 	return padded
 }
 
 // digest tells packets of one index apart. mu is held.
-func (t *Stream) digest(header int, payload []byte) uint64 {
+func (t *Stream) digest(header, payload []byte) uint64 {
 	if t.indices.digests == nil {
 		return 0
 	}
 	t.hash.Reset()
-	_, _ = t.hash.Write(t.packet[:header]) // never fails
-	_, _ = t.hash.Write(payload)           // never fails
+	_, _ = t.hash.Write(header)  // never fails
+	_, _ = t.hash.Write(payload) // never fails
 	return t.hash.Sum64()
 }
