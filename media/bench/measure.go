@@ -35,6 +35,8 @@ func (s sample) loss() float64 { return 1 - float64(s.received)/float64(s.packet
 type program struct {
 	name string
 	run  func(context.Context) (sample, error)
+	// idle measures while nobody sends; nil for a floor.
+	idle func(context.Context) (time.Duration, error)
 
 	samples []sample
 }
@@ -71,6 +73,21 @@ func measure(ctx context.Context, s settings, out io.Writer) (err error) {
 		}
 	}
 	report(out, programs)
+	return reportIdle(ctx, out, servers, s)
+}
+
+// reportIdle tells what the rooms cost that nobody sends in: it is in the figures of
+// the servers, and weighs the more the fewer packets there are.
+func reportIdle(ctx context.Context, out io.Writer, servers []*program, s settings) error {
+	for _, p := range servers {
+		used, err := p.idle(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		perSecond := float64(used.Microseconds()) / s.window.Seconds()
+		fmt.Fprintf(out, "%s, room full but silent: %.2f%% of a core; %.2f us per packet that would be forwarded\n",
+			p.name, perSecond/1e4, perSecond/(s.fps*float64(s.perFrame*s.subscribers)))
+	}
 	return nil
 }
 
@@ -156,7 +173,7 @@ func serverPrograms(ctx context.Context, s settings, dir string, out io.Writer) 
 		if err := l.open(ctx); err != nil {
 			return nil, end, fmt.Errorf("%s: %w", v.name, err)
 		}
-		programs = append(programs, &program{name: v.name, run: l.run})
+		programs = append(programs, &program{name: v.name, run: l.run, idle: l.idle})
 	}
 	return programs, end, nil
 }
@@ -254,6 +271,21 @@ func (l *load) run(ctx context.Context) (m sample, err error) {
 		err = errors.Join(err, errors.New("nothing was sent"))
 	}
 	return m, errors.Join(err, meterErr)
+}
+
+// idle measures the CPU time of a window in which nobody sends.
+func (l *load) idle(ctx context.Context) (time.Duration, error) {
+	done, err := meter(l.server.pid)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-time.After(l.window):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	user, system, err := done()
+	return user + system, err
 }
 
 func (l *load) close() {
