@@ -260,7 +260,8 @@ func (p *Participant) setIdentityData(name, metadata string, attributes map[stri
 // moderated writes and tells a change that no token may undo.
 func (r *Room) moderated(p *Participant) {
 	p.moderated = true
-	r.changed(p)
+	p.info.Version++
+	r.changed(p, r.participantEvent(EventParticipantUpdated, p.snapshot(), time.Now()))
 	if p.onChange != nil {
 		p.onChange(p.snapshot())
 	}
@@ -336,7 +337,8 @@ func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (
 			reply(Record{}, err)
 			return
 		}
-		r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
+		updated := NewEvent(&livekit.WebhookEvent{Event: EventRoomUpdated, Room: r.rec.Info()}, time.Now())
+		r.request(ChangeUpdate, nil, []Event{updated}, func(out Outcome, err error) {
 			if err != nil {
 				r.undo(before)
 				if errors.Is(err, ErrEnded) {

@@ -18,6 +18,16 @@ const (
 	EventTrackUnpublished   = "track_unpublished"
 )
 
+// The types that LiveKit does not send. An endpoint gets them only if its filter
+// names them, so that receivers written for LiveKit see nothing new.
+const (
+	EventRoomUpdated        = "room_updated"        // metadata, timeouts or limits changed
+	EventParticipantUpdated = "participant_updated" // name, metadata, attributes or permission changed
+	EventParticipantResumed = "participant_resumed" // back after a restart of the server
+	EventTrackMuted         = "track_muted"
+	EventTrackUnmuted       = "track_unmuted"
+)
+
 // Event is one line of the event log: what the webhooks send and what the log's
 // readers pull. Seq, RoomSeq and Epoch are set by the store in the transaction
 // that writes the event.

@@ -317,7 +317,7 @@ func (p *Participant) Connected() {
 		p.info.State = livekit.ParticipantInfo_ACTIVE
 		r.setAlarm(alarmQuality, now.Add(qualityInterval))
 		if p.activeMs != 0 { // taken up after a restart: it joined long ago
-			r.changed(p)
+			r.changed(p, r.participantEvent(EventParticipantResumed, p.snapshot(), now))
 			return
 		}
 		p.activeMs = NowMs(now)

@@ -489,3 +489,29 @@ func TestForwardShowsAParticipantInASecondRoom(t *testing.T) {
 		"track_unpublished ann", "track_unpublished ann", "participant_left ann",
 	}, h.events("hall"))
 }
+
+func TestParlorsOwnEvents(t *testing.T) {
+	h := newHouse(t)
+	ann := h.join("tea", "ann")
+	sid := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+	ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
+	ann.Mute(&livekit.MuteTrackRequest{Sid: sid})
+	_, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{Room: "tea", Identity: "ann", Name: "Ann"})
+	require.NoError(t, err)
+	_, err = h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea", Metadata: "m"})
+	require.NoError(t, err)
+	h.restart()
+	h.join("tea", "ann")
+	h.flush("tea")
+	evs, err := h.store.Events(t.Context(), rooms.EventQuery{Limit: 100, Types: parlorsOwn})
+	require.NoError(t, err)
+	var got []string
+	for _, e := range evs {
+		got = append(got, e.Type)
+	}
+	require.Equal(t, []string{
+		"track_muted", "track_unmuted", "participant_updated", "room_updated", "participant_resumed", "room_updated",
+	}, got)
+	require.Equal(t, "Ann", webhook(t, evs[2]).Participant.Name)
+	require.Equal(t, "m", webhook(t, evs[3]).Room.Metadata)
+}

@@ -369,7 +369,11 @@ func (r *Room) mute(t *track, muted bool) {
 	if t.publisher.peer != nil {
 		t.publisher.peer.SetTrackMuted(t.info.Sid, muted)
 	}
-	r.changed(t.publisher)
+	typ := EventTrackUnmuted
+	if muted {
+		typ = EventTrackMuted
+	}
+	r.changed(t.publisher, r.trackEvent(typ, t.publisher.info, t.info, time.Now()))
 }
 
 // editTrack replaces t's info by an edited copy.
