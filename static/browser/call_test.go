@@ -169,6 +169,7 @@ func (f *fixture) testCall(t *testing.T, m mode) {
 		bob.until("the end", `parlor.screen === 'ended' && document.querySelector('#ended').dataset.code === 'left'`)
 		ann.until("nobody else", `document.querySelector('#count').textContent === '1' && !document.querySelector('#alone').hidden`)
 		require.True(t, get[bool](bob, `parlor.room.localParticipant.trackPublications.size === 0`), "camera and microphone are let go")
+		require.Zero(t, get[int](bob, `document.querySelectorAll('.tile, #audio audio').length`), "nothing is left of the call")
 	})
 	t.Run("come back", func(*testing.T) {
 		bob.click("#rejoin")

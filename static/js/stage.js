@@ -22,6 +22,7 @@ export class Stage {
   #pinned = null;
   #resizing;
   #due = false;
+  #closed = false; // the room still tells of its own end after that of the call
 
   constructor(room, node, audio) {
     this.#room = room;
@@ -48,7 +49,7 @@ export class Stage {
     this.#due = true;
     queueMicrotask(() => {
       this.#due = false;
-      this.#sync();
+      if (!this.#closed) this.#sync();
     });
   }
 
@@ -61,6 +62,7 @@ export class Stage {
   }
 
   close() {
+    this.#closed = true;
     this.#resizing.disconnect();
     for (const tile of this.#tiles.values()) tile.remove();
     this.#tiles.clear();
