@@ -26,11 +26,15 @@ type outgoing struct {
 // each change of a transport's state or path.
 func (p *Peer) followPath(t *transport) {
 	out := t.out.Load()
-	if !t.connected() {
-		if out != nil && out.sender != nil && t.state != webrtc.PeerConnectionStateDisconnected {
-			out.sender.SetRemote(netip.AddrPort{}) // consent to send is gone (RFC 7675)
+	switch t.state {
+	case webrtc.PeerConnectionStateConnected:
+	case webrtc.PeerConnectionStateFailed, webrtc.PeerConnectionStateClosed:
+		if out != nil && out.sender != nil {
+			out.sender.SetPath(nil, netip.AddrPort{}) // the client no longer consents (RFC 7675)
 		}
 		return
+	default:
+		return // while ICE restarts, the old path serves
 	}
 	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 	if err != nil || pair == nil {
@@ -43,22 +47,32 @@ func (p *Peer) followPath(t *transport) {
 	if out.sender == nil {
 		return // pion follows by itself
 	}
-	remote, ok := srtpout.RemoteOf(pair)
-	out.sender.SetRemote(remote)
+	conn, remote, ok := t.udpPath(pair)
+	out.sender.SetPath(conn, remote)
 	if !ok {
 		p.needsReconnect("media can no longer go over UDP")
 	}
 }
 
-// chooseOutgoing has our own encryption send where that can be: over UDP, and with
-// keys that are known.
-func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
+// udpPath is the conn and the address that a pair sends from and to; false if it is
+// not over UDP, or if the conn is not known.
+func (t *transport) udpPath(pair *webrtc.ICECandidatePair) (*udp.Conn, netip.AddrPort, bool) {
 	remote, ok := srtpout.RemoteOf(pair)
 	if !ok {
-		return &outgoing{}
+		return nil, netip.AddrPort{}, false
 	}
 	conn := t.sock.local(pair.Local)
 	if conn == nil {
+		return nil, netip.AddrPort{}, false
+	}
+	return conn, remote, true
+}
+
+// chooseOutgoing has our own encryption send where that can be: over UDP, and with
+// keys that are known.
+func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
+	conn, remote, ok := t.udpPath(pair)
+	if !ok {
 		return &outgoing{}
 	}
 	keys, err := t.capture.Keys()
@@ -66,12 +80,12 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 		t.log.Debug("media leaves by way of pion", "reason", err)
 		return &outgoing{}
 	}
-	sender, err := srtpout.NewSender(conn, &t.sock.buffers, keys)
+	sender, err := srtpout.NewSender(&t.sock.buffers, keys)
 	if err != nil {
 		t.log.Warn("media leaves by way of pion", "error", err)
 		return &outgoing{}
 	}
-	sender.SetRemote(remote)
+	sender.SetPath(conn, remote)
 	return &outgoing{sender: sender}
 }
 

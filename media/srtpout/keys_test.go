@@ -159,9 +159,9 @@ func TestEndToEnd(t *testing.T) {
 			require.NoError(t, err)
 			remote, ok := RemoteOf(pair)
 			require.True(t, ok)
-			s, err := NewSender(v.conn, &Buffers{}, keys)
+			s, err := NewSender(&Buffers{}, keys)
 			require.NoError(t, err)
-			s.SetRemote(remote)
+			s.SetPath(v.conn, remote)
 			ctx := <-b.ctx
 			ssrc := uint32(ctx.SSRC())
 			const first, packets = 65500, 100 // over the wrap

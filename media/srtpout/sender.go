@@ -43,10 +43,9 @@ func (b *Buffers) put(p *[maxPacket]byte) { b.pool.Put(p) }
 
 // Sender is one transport's outgoing SRTP. Methods may be called concurrently.
 type Sender struct {
-	socket  Socket
 	buffers *Buffers
 	keys    *sessionKeys
-	remote  atomic.Pointer[netip.AddrPort] // nil: nowhere
+	path    atomic.Pointer[path] // nil: nowhere
 
 	// mu guards the following.
 	mu sync.Mutex
@@ -54,28 +53,36 @@ type Sender struct {
 	streams map[uint32]*Stream
 }
 
-// NewSender makes a sender for a transport that is connected.
-func NewSender(socket Socket, buffers *Buffers, keys Keys) (*Sender, error) {
+// path is where packets go.
+type path struct {
+	socket Socket
+	to     netip.AddrPort
+}
+
+// NewSender makes a sender for a transport that is connected. It sends nothing
+// before it has a path.
+func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
 	k, err := newSessionKeys(keys)
 	if err != nil {
 		return nil, err
 	}
-	return &Sender{socket: socket, buffers: buffers, keys: k, streams: map[uint32]*Stream{}}, nil
+	return &Sender{buffers: buffers, keys: k, streams: map[uint32]*Stream{}}, nil
 }
 
-// SetRemote says where ICE's selected pair ends; an invalid address is nowhere.
-func (s *Sender) SetRemote(to netip.AddrPort) {
+// SetPath says where ICE's selected pair begins and ends; an invalid address is
+// nowhere.
+func (s *Sender) SetPath(socket Socket, to netip.AddrPort) {
 	if !to.IsValid() {
-		s.remote.Store(nil)
+		s.path.Store(nil)
 		return
 	}
-	s.remote.Store(&to)
+	s.path.Store(&path{socket, to})
 }
 
-// Remote is what SetRemote has set last.
+// Remote is where packets go, invalid if nowhere.
 func (s *Sender) Remote() netip.AddrPort {
-	if to := s.remote.Load(); to != nil {
-		return *to
+	if p := s.path.Load(); p != nil {
+		return p.to
 	}
 	return netip.AddrPort{}
 }
@@ -133,8 +140,8 @@ func (t *Stream) AllowRepeats() {
 // Write encrypts a packet and gives it to the socket. The header's SSRC is the
 // stream's. h and payload are not kept.
 func (t *Stream) Write(h *rtp.Header, payload []byte) error {
-	to := t.sender.remote.Load()
-	if to == nil {
+	path := t.sender.path.Load()
+	if path == nil {
 		return ErrNoRemote
 	}
 	t.mu.Lock()
@@ -162,7 +169,7 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 		return err
 	}
 	n = t.sealer.seal(packet[:], n, payload, t.ssrc, i)
-	_, err = t.sender.socket.WriteToAddrPort(packet[:n], *to)
+	_, err = path.socket.WriteToAddrPort(packet[:n], path.to)
 	return err
 }
 

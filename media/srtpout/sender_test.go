@@ -50,9 +50,9 @@ var somewhere = netip.MustParseAddrPort("192.0.2.7:1234")
 
 func newSender(t testing.TB, w Socket, k Keys) *Sender {
 	t.Helper()
-	s, err := NewSender(w, &Buffers{}, k)
+	s, err := NewSender(&Buffers{}, k)
 	require.NoError(t, err)
-	s.SetRemote(somewhere)
+	s.SetPath(w, somewhere)
 	return s
 }
 
@@ -158,20 +158,20 @@ func TestRepeats(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	var w wire
-	s, err := NewSender(&w, &Buffers{}, randomKeys(t, profiles[0]))
+	s, err := NewSender(&Buffers{}, randomKeys(t, profiles[0]))
 	require.NoError(t, err)
 	require.ErrorIs(t, s.Stream(1).Write(header(1, 1), nil), ErrNoRemote)
-	s.SetRemote(somewhere)
+	s.SetPath(&w, somewhere)
 	require.ErrorIs(t, s.Stream(1).Write(header(1, 1), make([]byte, maxPacket)), ErrTooLong)
 	require.NoError(t, s.Stream(1).Write(header(1, 1), make([]byte, maxPacket-gcmTag-20)), "refused packets use no index")
 	require.Equal(t, somewhere, s.Remote())
-	s.SetRemote(netip.AddrPort{})
+	s.SetPath(&w, netip.AddrPort{})
 	require.False(t, s.Remote().IsValid())
 	require.ErrorIs(t, s.Stream(1).Write(header(1, 2), nil), ErrNoRemote)
 
-	_, err = NewSender(&w, &Buffers{}, Keys{Profile: srtp.ProtectionProfileNullHmacSha1_80})
+	_, err = NewSender(&Buffers{}, Keys{Profile: srtp.ProtectionProfileNullHmacSha1_80})
 	require.ErrorIs(t, err, ErrNoKeys)
-	_, err = NewSender(&w, &Buffers{}, Keys{Profile: profiles[0], Key: make([]byte, 15), Salt: make([]byte, 12)})
+	_, err = NewSender(&Buffers{}, Keys{Profile: profiles[0], Key: make([]byte, 15), Salt: make([]byte, 12)})
 	require.ErrorIs(t, err, ErrNoKeys)
 }
 
@@ -210,7 +210,7 @@ func TestConcurrentWriters(t *testing.T) {
 					t.Error(err)
 				}
 				_ = s.Stream(99).Write(header(99, n), []byte{7}) // one of them wins
-				s.SetRemote(somewhere)
+				s.SetPath(&w, somewhere)
 			}
 		})
 	}
