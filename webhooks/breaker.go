@@ -47,8 +47,11 @@ func (b *breaker) failure(now time.Time, probe bool, c class) (opened bool) {
 				limit *= refusedFactor
 			}
 			b.wait = min(2*b.wait, limit)
-			wait := jitter(b.wait)
-			b.until, b.early = now.Add(min(wait, b.max)), now.Add(wait)
+			b.until = now.Add(jitter(min(b.wait, b.max)))
+			b.early = b.until
+			if b.wait > b.max {
+				b.early = b.until.Add(b.wait - b.max)
+			}
 		}
 		return false
 	}

@@ -103,10 +103,10 @@ func TestOutagesLoseNothing(t *testing.T) {
 	for name, down := range downs {
 		for _, ordering := range []webhooks.Ordering{webhooks.Strict, webhooks.Relaxed} {
 			for _, length := range []time.Duration{3 * time.Second, 10 * time.Minute, 48 * time.Hour} {
+				if length != 10*time.Minute && name != "refused" && name != "500" {
+					continue
+				}
 				t.Run(fmt.Sprint(name, "/", ordering, "/", length), func(t *testing.T) {
-					if testing.Short() && length > time.Hour {
-						t.Skip("long")
-					}
 					synctest.Test(t, func(t *testing.T) {
 						w, r, back := outage(t, webhooks.Config{Ordering: ordering}, length, down)
 						during := len(r.requests())
@@ -153,7 +153,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 		defer stop.Store(true)
 		go func() { // others live on
 			for !stop.Load() {
-				time.Sleep(2 * time.Minute)
+				time.Sleep(5 * time.Minute)
 				w.room(rooms.NewID("room"))
 			}
 		}()
@@ -169,7 +169,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour)
 		n, others := count()
-		require.GreaterOrEqual(t, others, 24*30-1, "other rooms wait for nothing")
+		require.GreaterOrEqual(t, others, 24*12-1, "other rooms wait for nothing")
 		require.LessOrEqual(t, n, 20, "attempts and a few probes")
 		require.GreaterOrEqual(t, n, 6, "attempts")
 		require.Zero(t, w.stats().Dead)
@@ -216,7 +216,7 @@ func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
 		w := newWorld(t)
 		r := &receiver{t: t, behave: func(received) answer { return answer{err: errRefused} }}
 		d := w.start(webhooks.Config{Transport: r})
-		for i := range 200 {
+		for i := range 60 {
 			w.room(fmt.Sprint("room", i), story...)
 		}
 		time.Sleep(60 * time.Hour)
@@ -224,17 +224,16 @@ func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
 		fresh := w.room("fresh", story...)
 		time.Sleep(20 * time.Hour)
 		s := w.stats()
-		require.EqualValues(t, 1200, s.Dead)
+		require.EqualValues(t, 360, s.Dead)
 		require.EqualValues(t, 6, s.Pending, "what is young is still tried")
 		require.Less(t, len(r.requests()), 2*80*60)
 		list, err := d.Deliveries(context.Background(), s.Endpoint.ID, rooms.DeliveryDead, 0, 5)
 		require.NoError(t, err)
 		require.Contains(t, list[0].LastError, "connection refused")
 		// The log can be pruned up to what is pending.
-		r.behave = nil
 		n, err := (&webhooks.Retention{Store: w.store, MaxAge: time.Hour}).Prune(context.Background())
 		require.NoError(t, err)
-		require.Equal(t, 1200, n)
+		require.Equal(t, 360, n)
 		require.Equal(t, fresh.record.SID, w.log()[0].RoomSID)
 	})
 }
@@ -335,9 +334,9 @@ func TestNobodyWaitsForASlowOne(t *testing.T) {
 func TestAnswerAfterTheTimeoutIsAFailureAndSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		n := 0
+		var n atomic.Int64
 		r := &receiver{t: t, behave: func(received) answer {
-			if n++; n == 1 {
+			if n.Add(1) == 1 {
 				return answer{status: 200, after: 16 * time.Second}
 			}
 			return ok

@@ -49,6 +49,7 @@ type lane struct {
 	done     chan attempt    // requests → loop; never blocks, its room is the concurrency
 	recorded chan error      // writes → loop; room for the one that may be under way
 	lifetime context.Context // of requests: ends when the dispatcher closes
+	writing  context.Context // of writes: ends a while later
 	workers  sync.WaitGroup
 
 	// Owned by run.
@@ -126,6 +127,9 @@ func (l *lane) do(ctx context.Context, f func()) bool {
 func (l *lane) run(ctx context.Context) {
 	defer close(l.ended)
 	l.lifetime = ctx
+	var giveUp context.CancelFunc // what is known must be written, but not for ever
+	l.writing, giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
 	if l.failSince != 0 {
 		l.breaker.doubt(time.UnixMilli(l.failSince), time.Now())
 	}
@@ -138,7 +142,7 @@ func (l *lane) run(ctx context.Context) {
 		l.expire(ctx)
 		l.fill(ctx)
 		l.dispatch()
-		l.record(ctx)
+		l.record()
 		l.tellWaiters()
 		l.arm(timer)
 		select {
@@ -155,6 +159,8 @@ func (l *lane) run(ctx context.Context) {
 			l.afterRecord(err)
 		}
 	}
+	late := time.AfterFunc(recordTime, giveUp)
+	defer late.Stop()
 	l.stop(ctx)
 }
 
@@ -304,7 +310,7 @@ func (l *lane) dispatch() {
 			probe:    l.breaker.open,
 			early:    d.NextMs > rooms.NowMs(time.Now()),
 		}
-		l.probing = a.probe
+		l.probing = l.probing || a.probe
 		l.active++
 		l.workers.Go(func() { // ends within the sender's timeout, or with lifetime; stop waits
 			begin := time.Now()
@@ -317,15 +323,14 @@ func (l *lane) dispatch() {
 }
 
 // record writes what attempts came to, one batch at a time.
-func (l *lane) record(ctx context.Context) {
+func (l *lane) record() {
 	if l.recording != nil || len(l.results) == 0 || !l.retryAt.IsZero() {
 		return
 	}
 	l.recording, l.results = l.results, nil
 	batch := l.recording
-	ctx = context.WithoutCancel(ctx) // a result that is known must be written
-	l.workers.Go(func() {            // ends when the store has answered; stop waits
-		l.recorded <- l.store.FinishDeliveries(ctx, batch)
+	l.workers.Go(func() { // ends when the store has answered, or with writing; stop waits
+		l.recorded <- l.store.FinishDeliveries(l.writing, batch)
 	})
 }
 
@@ -360,7 +365,6 @@ func (l *lane) tellWaiters() {
 
 // stop waits for what the lane started and writes what it knows.
 func (l *lane) stop(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
 	for l.active > 0 {
 		a := <-l.done
 		if a.class == gone {
@@ -373,9 +377,7 @@ func (l *lane) stop(ctx context.Context) {
 	}
 	l.workers.Wait()
 	if len(l.results) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, recordTime)
-		defer cancel()
-		if err := l.store.FinishDeliveries(ctx, l.results); err != nil {
+		if err := l.store.FinishDeliveries(l.writing, l.results); err != nil {
 			l.log.Error("webhooks: cannot record deliveries, they will be sent again", "err", err)
 		}
 	}

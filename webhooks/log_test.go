@@ -31,13 +31,13 @@ func TestStreamBringsEverythingOnce(t *testing.T) {
 				CaughtUp: func(seq int64) error { caught = seq; return nil },
 			})
 		}()
-		synctest.Wait()
-		time.Sleep(time.Second)
+		settle := func() { time.Sleep(time.Second); synctest.Wait() }
+		settle()
 		require.EqualValues(t, 18, caught)
 		for range 3 {
 			w.room(rooms.NewID("room"), story...)
 		}
-		time.Sleep(time.Second)
+		settle()
 		require.EqualValues(t, 36, caught)
 		cancel()
 		require.ErrorIs(t, <-ended, context.Canceled)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,8 @@ func TestEndpointsSignWithTheirOwnKeys(t *testing.T) {
 		})
 		w.room("a")
 		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		require.Len(t, seen, 2)
 		require.Len(t, strings.Fields(seen["own.test"].Get("Webhook-Signature")), 2)
 		require.Equal(t, "Parlor", seen["own.test"].Get("User-Agent"))
@@ -144,9 +147,10 @@ func TestEndpointsTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		w := newWorld(t)
-		fail := true
+		var fail atomic.Bool
+		fail.Store(true)
 		r := &receiver{t: t, behave: func(received) answer {
-			if fail {
+			if fail.Load() {
 				return answer{status: 502, body: strings.NewReader("bad\ngateway")}
 			}
 			return ok
@@ -179,7 +183,7 @@ func TestEndpointsTell(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []int64{3, 2}, []int64{list[0].Seq, list[1].Seq})
 
-		fail = false
+		fail.Store(false)
 		time.Sleep(2 * time.Minute)
 		all, err = d.Endpoints(ctx)
 		require.NoError(t, err)
