@@ -235,8 +235,9 @@ func (p *peer) find(identity string, kind livekit.TrackSource) *lksdk.RemoteTrac
 type inbound struct {
 	codec string
 
-	mu      sync.Mutex // guards packets
+	mu      sync.Mutex // guards the following
 	packets []packet
+	last    time.Time // when the newest packet of any content came
 }
 
 // packet is one that bears a stamp. Servers may send others, such as silence
@@ -260,6 +261,11 @@ func (p *peer) read(track *webrtc.TrackRemote, sid string) {
 			if err != nil {
 				return // the track ended
 			}
+			if len(pkt.Payload) > 0 {
+				in.mu.Lock()
+				in.last = time.Now()
+				in.mu.Unlock()
+			}
 			if s, ok := findStamp(pkt.Payload); ok {
 				in.mu.Lock()
 				in.packets = append(in.packets, packet{pkt.SequenceNumber, pkt.Timestamp, s, time.Now()})
@@ -274,6 +280,13 @@ func (p *peer) inbound(sid string) *inbound {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.in[sid]
+}
+
+// newest is when the newest packet came, stamped or not.
+func (i *inbound) newest() time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.last
 }
 
 func (i *inbound) all() []packet {

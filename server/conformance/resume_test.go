@@ -23,6 +23,7 @@ type wire struct {
 	mu    sync.Mutex // guards the following
 	conns map[net.Conn]struct{}
 	gate  chan struct{} // closed while new connections go through
+	tried []time.Time   // when the client connected
 	ended bool
 }
 
@@ -48,7 +49,8 @@ func newWire(t *testing.T, s *server) *wire {
 	return w
 }
 
-func (w *wire) ws() string { return "ws://" + w.listener.Addr().String() }
+func (w *wire) ws() string   { return "ws://" + w.listener.Addr().String() }
+func (w *wire) http() string { return "http://" + w.listener.Addr().String() }
 
 func (w *wire) accept() {
 	for {
@@ -56,6 +58,9 @@ func (w *wire) accept() {
 		if err != nil {
 			return // closed
 		}
+		w.mu.Lock()
+		w.tried = append(w.tried, time.Now())
+		w.mu.Unlock()
 		w.wg.Go(func() { w.serve(from) })
 	}
 }
@@ -81,6 +86,19 @@ func (w *wire) serve(from net.Conn) {
 		from.Close()
 	})
 	_, _ = io.Copy(from, to)
+}
+
+// triedAfter is when the client first connected after a moment; zero if it has
+// not.
+func (w *wire) triedAfter(t time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, at := range w.tried {
+		if at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
 }
 
 // add registers connections for cut, unless the wire is gone.

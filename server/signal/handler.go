@@ -260,6 +260,10 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	s.p = p
 	s.info.Store(snap.Self)
 	if err := s.makePeer(snap); err != nil {
+		if p.Ended() { // removed or replaced since
+			h.refuse(w, rooms.ErrNoParticipant)
+			return
+		}
 		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
 		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
 		h.refuse(w, err)
@@ -273,7 +277,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	h.metrics.joins.WithLabelValues("joined").Inc()
 	s.ws = newSocket(context.WithoutCancel(r.Context()), conn)
 	if !ln.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
-		conn.CloseNow()
+		h.dismiss(s.ws, ln.farewell())
 		return
 	}
 	s.start()
@@ -327,18 +331,23 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	})
 	if err != nil || s == nil {
 		h.metrics.joins.WithLabelValues("mismatch").Inc()
-		ws.finish(leaveMessage(&livekit.LeaveRequest{
+		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
 			CanReconnect: true,
 			Reason:       livekit.DisconnectReason_STATE_MISMATCH,
 			Action:       livekit.LeaveRequest_RECONNECT,
 		}))
-		h.sessions.Go(ws.write)
-		ws.drain()
 		return
 	}
 	h.metrics.joins.WithLabelValues("resumed").Inc()
 	s.peer.Resume(nil)
 	s.run()
+}
+
+// dismiss says m and closes a socket that has no participant.
+func (h *Handler) dismiss(ws *socket, m *rooms.Message) {
+	ws.finish(m)
+	h.sessions.Go(ws.write)
+	ws.drain()
 }
 
 // drain reads until the client has closed, so that it sees our last message.

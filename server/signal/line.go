@@ -34,6 +34,7 @@ type line struct {
 	waiting []*rooms.Message // sent before the first socket was attached
 	opened  bool
 	left    bool
+	leave   *rooms.Message // what was to be said before there was a socket
 	ws      *socket
 }
 
@@ -74,10 +75,21 @@ func (l *line) Leave(leave *livekit.LeaveRequest) {
 	}
 	l.left = true
 	l.waiting = nil
-	if l.ws != nil {
+	switch {
+	case l.ws != nil:
 		l.ws.finish(leaveMessage(leave))
 		l.ws = nil
+	case !l.opened:
+		l.leave = leaveMessage(leave)
 	}
+}
+
+// farewell is what a client is to be told whose participant was sent away before
+// its first socket was there; nil = nothing.
+func (l *line) farewell() *rooms.Message {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leave
 }
 
 func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {

@@ -1,0 +1,441 @@
+package conformance
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+	"github.com/stretchr/testify/require"
+)
+
+// restart is a call of stock clients over which its server is restarted.
+type restart struct {
+	*testing.T
+	server *server
+	room   string
+	wires  map[string]*wire // each client's own way to the server, by identity
+	peers  map[string]*peer
+	node   *nodeClient // nil where Node is not installed
+	before *livekit.ListParticipantsResponse
+	start  *livekit.Room
+	told   int // webhooks before the restart
+}
+
+const restartGrace = 15 * time.Second
+
+// newRestart brings everybody into a call: ada and bob with two and one peer
+// connection, carol who may not publish any more, gil who is not to come back,
+// and a client with the Node SDK. A moderator has changed some of them.
+func newRestart(t *testing.T) *restart {
+	parlorOnly(t)
+	s := startServer(t, settings{"restart_grace": restartGrace.String(), "webhook": map[string]any{
+		"api_key": apiKey, "urls": []string{env.hooks.URL},
+	}})
+	r := &restart{T: t, server: s, room: roomName(t), wires: map[string]*wire{}, peers: map[string]*peer{}}
+	api := roomService(s)
+	var err error
+	r.start, err = api.CreateRoom(t.Context(), &livekit.CreateRoomRequest{
+		Name: r.room, Metadata: "of the room", MaxParticipants: 5, EmptyTimeout: 1001, DepartureTimeout: 1002,
+	})
+	require.NoError(t, err)
+	for identity, m := range map[string]mode{"ada": dual, "bob": single, "carol": dual, "gil": single} {
+		r.wires[identity] = newWire(t, s)
+		r.peers[identity] = m.joinAt(t, r.wires[identity].ws(), token(t, identity, join(r.room)))
+		r.peers[identity].publishMicrophone(t)
+	}
+	r.peers["bob"].publishCamera(t)
+	r.startNode()
+	for listener := range r.back() {
+		r.awaitSound(listener, time.Now())
+	}
+
+	r.moderate(&livekit.UpdateParticipantRequest{
+		Identity: "ada", Name: "Ada L.", Metadata: "moderated", Attributes: map[string]string{"role": "host"},
+	})
+	r.moderate(&livekit.UpdateParticipantRequest{
+		Identity: "carol", Permission: &livekit.ParticipantPermission{CanSubscribe: true, CanPublishData: true},
+	})
+	env.hooks.await(t, r.room, "track_unpublished carol MICROPHONE")
+	for listener := range r.back() {
+		r.awaitSound(listener, time.Now())
+	}
+	r.before, err = api.ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: r.room})
+	require.NoError(t, err)
+	r.awaitWebhooks()
+	r.told = len(env.hooks.lines(r.room))
+	return r
+}
+
+func (r *restart) moderate(u *livekit.UpdateParticipantRequest) {
+	r.Helper()
+	u.Room = r.room
+	_, err := roomService(r.server).UpdateParticipant(r.Context(), u)
+	require.NoError(r, err)
+}
+
+// back are those who are to come back, and whether they publish.
+func (r *restart) back() map[string]bool {
+	back := map[string]bool{"ada": true, "bob": true, "carol": false}
+	if r.node != nil {
+		back["node"] = true
+	}
+	return back
+}
+
+// soundSince is when the listener first heard the speaker after a moment; zero
+// if it has not.
+func (r *restart) soundSince(listener, speaker string, since time.Time) time.Time {
+	if listener == "node" {
+		return r.node.heardSince(speaker, since)
+	}
+	p := r.peers[listener]
+	pub := p.find(speaker, mic)
+	if pub == nil {
+		return time.Time{}
+	}
+	for _, pkt := range p.inbound(pub.SID()).all() {
+		if pkt.at.After(since) {
+			return pkt.at
+		}
+	}
+	// What the Node SDK sends is real Opus, without a stamp.
+	if in := p.inbound(pub.SID()); speaker == "node" && in != nil {
+		if at := in.newest(); at.After(since) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// awaitSound waits until the listener hears everybody who is to come back and
+// publishes. It returns when that was first so for anybody.
+func (r *restart) awaitSound(listener string, since time.Time) (first time.Time) {
+	r.Helper()
+	for speaker, publishes := range r.back() {
+		if speaker == listener || !publishes {
+			continue
+		}
+		var at time.Time
+		eventuallyWithin(r.T, 2*patience, listener+" hears "+speaker, func() bool {
+			at = r.soundSince(listener, speaker, since)
+			return !at.IsZero()
+		})
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first
+}
+
+// awaitWebhooks waits until every track and participant has been told.
+func (r *restart) awaitWebhooks() {
+	r.Helper()
+	for identity, publishes := range r.back() {
+		env.hooks.await(r.T, r.room, "participant_joined "+identity)
+		if publishes {
+			env.hooks.await(r.T, r.room, "track_published "+identity+" MICROPHONE")
+		}
+	}
+	for _, line := range []string{"participant_joined gil", "track_published gil MICROPHONE", "track_published bob CAMERA"} {
+		env.hooks.await(r.T, r.room, line)
+	}
+}
+
+// verify waits until everybody is back and compares all there is to compare.
+func (r *restart) verify(down, ready time.Time) {
+	r.Helper()
+	for _, listener := range slices.Sorted(maps.Keys(r.back())) {
+		flows := r.awaitSound(listener, ready)
+		tried := r.wires[listener].triedAfter(ready)
+		r.Logf("%-5s media %4d ms after the server was ready: %4d ms until the client tried, %4d ms from there (down %d ms)", listener,
+			flows.Sub(ready).Milliseconds(), tried.Sub(ready).Milliseconds(), flows.Sub(tried).Milliseconds(), ready.Sub(down).Milliseconds())
+	}
+	api := roomService(r.server)
+	list, err := api.ListRooms(r.Context(), &livekit.ListRoomsRequest{Names: []string{r.room}})
+	require.NoError(r, err)
+	require.Len(r, list.Rooms, 1)
+	room := list.Rooms[0]
+	require.Equal(r, r.start.Sid, room.Sid)
+	require.Equal(r, r.start.CreationTimeMs, room.CreationTimeMs)
+	require.Equal(r, "of the room", room.Metadata)
+	require.Equal(r, []uint32{5, 1001, 1002}, []uint32{room.MaxParticipants, room.EmptyTimeout, room.DepartureTimeout})
+
+	after, err := api.ListParticipants(r.Context(), &livekit.ListParticipantsRequest{Room: r.room})
+	require.NoError(r, err)
+	for identity := range r.back() {
+		was, is := find(r.before, identity), find(after, identity)
+		require.NotNil(r, was, identity)
+		require.NotNil(r, is, identity)
+		require.Equal(r, was.Sid, is.Sid, identity)
+		require.Equal(r, was.JoinedAtMs, is.JoinedAtMs, identity)
+		require.Equal(r, was.Name, is.Name, identity)
+		require.Equal(r, was.Metadata, is.Metadata, identity)
+		require.Equal(r, was.Attributes, is.Attributes, identity)
+		require.Equal(r, was.Permission.String(), is.Permission.String(), identity)
+		require.Equal(r, len(was.Tracks), len(is.Tracks), identity)
+	}
+	ada, carol := find(after, "ada"), find(after, "carol")
+	require.Equal(r, "Ada L. moderated host", strings.Join([]string{ada.Name, ada.Metadata, ada.Attributes["role"]}, " "))
+	require.False(r, carol.Permission.CanPublish)
+	for identity, p := range r.peers {
+		if identity == "gil" {
+			continue
+		}
+		require.Equal(r, find(r.before, identity).Sid, p.LocalParticipant.SID(), identity)
+		require.Equal(r, r.start.Sid, p.SID(), identity)
+	}
+	_, err = r.peers["carol"].LocalParticipant.PublishTrack(newSource(r.T, opus).track, nil)
+	require.ErrorIs(r, err, lksdk.ErrTrackPublishTimeout, "what was revoked stays revoked")
+
+	env.hooks.await(r.T, r.room, "participant_left gil")
+	r.verifyWebhooks(ready)
+}
+
+// verifyWebhooks: those who came back never went; their tracks of before ended
+// and those that they published again began; who did not come back left once.
+func (r *restart) verifyWebhooks(ready time.Time) {
+	r.Helper()
+	events, lines := env.hooks.of(r.room)[r.told:], env.hooks.lines(r.room)[r.told:]
+	counts := map[string]int{}
+	for _, line := range lines {
+		counts[line]++
+	}
+	want := map[string]int{"participant_left gil": 1, "track_unpublished gil MICROPHONE": 1}
+	for identity, publishes := range r.back() {
+		if publishes {
+			want["track_unpublished "+identity+" MICROPHONE"] = 1
+			want["track_published "+identity+" MICROPHONE"] = 1
+		}
+	}
+	want["track_unpublished bob CAMERA"], want["track_published bob CAMERA"] = 1, 1
+	require.Equal(r, want, counts, "in order: %v", lines)
+
+	ended := map[string]bool{}
+	for n, e := range events {
+		switch e.Event {
+		case "track_unpublished":
+			ended[e.Track.Sid] = true
+			was := find(r.before, e.Participant.Identity)
+			require.True(r, slices.ContainsFunc(was.Tracks, func(t *livekit.TrackInfo) bool { return t.Sid == e.Track.Sid }), lines[n])
+			require.Equal(r, was.Sid, e.Participant.Sid)
+		case "track_published":
+			require.False(r, ended[e.Track.Sid])
+			line := strings.Replace(lines[n], "_published", "_unpublished", 1)
+			require.Contains(r, lines[:n], line, "the old track ends before the new one begins")
+		case "participant_left":
+			require.Equal(r, find(r.before, "gil").Sid, e.Participant.Sid)
+			require.Equal(r, livekit.DisconnectReason_CONNECTION_TIMEOUT, e.Participant.DisconnectReason)
+			require.EqualValues(r, len(r.back()), e.Room.NumParticipants)
+			require.WithinDuration(r, ready.Add(restartGrace), time.Unix(e.CreatedAt, 0), 4*time.Second)
+		}
+	}
+	env.hooks.check(r.T)
+}
+
+func find(list *livekit.ListParticipantsResponse, identity string) *livekit.ParticipantInfo {
+	for _, p := range list.Participants {
+		if p.Identity == identity {
+			return p
+		}
+	}
+	return nil
+}
+
+// TestKillInACall: a crash of the server is a pause in the call.
+func TestKillInACall(t *testing.T) {
+	t.Parallel()
+	r := newRestart(t)
+	down := time.Now()
+	r.wires["gil"].hold()
+	r.server.kill()
+	require.NoError(t, r.server.start())
+	r.verify(down, time.Now())
+}
+
+// TestStopInACall: so is an orderly stop, though one client never hangs up, and
+// the clients know at once.
+func TestStopInACall(t *testing.T) {
+	t.Parallel()
+	r := newRestart(t)
+	deaf(t, r.server, r.room+"-deaf")
+	r.wires["gil"].hold()
+	down := time.Now()
+	require.NoError(t, r.server.cmd.Process.Signal(syscall.SIGTERM))
+	jwt := token(t, "late", join(r.room))
+	refused := 0
+	for running := true; running; {
+		select {
+		case <-r.server.done:
+			running = false
+		case <-time.After(20 * time.Millisecond):
+			for _, path := range []string{"/rtc/validate?access_token=" + jwt, "/rtc?protocol=17&access_token=" + jwt} {
+				status, after := knock(r.server.http() + path)
+				if status == 503 {
+					refused++
+					require.NotEmpty(t, after, "Retry-After")
+				} else {
+					require.Contains(t, []int{0, 200, 101}, status) // 200 and 101: the signal is on its way
+				}
+			}
+		}
+	}
+	took := time.Since(down)
+	t.Logf("the stop took %v, and refused %d requests meanwhile", took.Round(time.Millisecond), refused)
+	require.Less(t, took, 10*time.Second)
+	require.Zero(t, r.server.cmd.ProcessState.ExitCode(), r.server.log.tail(20))
+	require.Positive(t, refused, "joins are refused while the server stops")
+	require.NoError(t, r.server.start())
+	r.verify(down, time.Now())
+}
+
+// TestSecondSignal: who asks twice does not wait.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	s := startServer(t, nil)
+	deaf(t, s, roomName(t))
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	time.Sleep(400 * time.Millisecond) // what comes sooner is the same request
+	select {
+	case <-s.done:
+		require.Fail(t, "the first signal waits for clients")
+	default:
+	}
+	again := time.Now()
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	<-s.done
+	require.Less(t, time.Since(again), time.Second)
+	require.Equal(t, 130, s.cmd.ProcessState.ExitCode())
+}
+
+// knock asks for a WebSocket, or anything else, and returns the status; 0 if
+// nobody answers.
+func knock(url string) (status int, retryAfter string) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return 0, ""
+	}
+	if strings.Contains(url, "/rtc?") {
+		for k, v := range upgradeHeaders {
+			req.Header.Set(k, v)
+		}
+	}
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return 0, ""
+	}
+	res.Body.Close()
+	return res.StatusCode, res.Header.Get("Retry-After")
+}
+
+var upgradeHeaders = map[string]string{
+	"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+// deaf joins a client that never reads, answers or hangs up.
+func deaf(t *testing.T, s *server, room string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.http(), "http://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	request := "GET /rtc?protocol=17&access_token=" + token(t, "deaf", join(room)) + " HTTP/1.1\r\nHost: x\r\n"
+	for k, v := range upgradeHeaders {
+		request += k + ": " + v + "\r\n"
+	}
+	_, err = io.WriteString(conn, request+"\r\n")
+	require.NoError(t, err)
+	reader := bufio.NewReader(conn)
+	res, err := http.ReadResponse(reader, nil)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+	_, err = reader.ReadByte() // of the join response
+	require.NoError(t, err)
+}
+
+// nodeClient is node/restart.js.
+type nodeClient struct {
+	mu    sync.Mutex // guards the following
+	heard map[string]int
+	at    map[string][]time.Time // when the count of a speaker grew
+	log   []string
+}
+
+func (r *restart) startNode() {
+	r.Helper()
+	node, err := exec.LookPath("node")
+	dir := filepath.Join("node", "node_modules")
+	if _, missing := os.Stat(dir); err != nil || missing != nil {
+		require.NotEqual(r, "true", os.Getenv("CI"), "node or its modules are not installed")
+		r.Log("without the Node SDK: node or its modules are not installed (TestNode installs them)")
+		return
+	}
+	r.wires["node"] = newWire(r.T, r.server)
+	n := &nodeClient{heard: map[string]int{}, at: map[string][]time.Time{}}
+	cmd := exec.CommandContext(r.Context(), node, "restart.js")
+	cmd.Dir = "node"
+	cmd.Env = append(os.Environ(), "PARLOR_URL="+r.wires["node"].http(), "PARLOR_KEY="+apiKey, "PARLOR_SECRET="+apiSecret,
+		"PARLOR_WEBHOOK_PORT=0", "PARLOR_ROOM="+r.room)
+	in, err := cmd.StdinPipe()
+	require.NoError(r, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(r, err)
+	var errs logBuffer
+	cmd.Stderr = &errs
+	require.NoError(r, cmd.Start())
+	var reading sync.WaitGroup
+	reading.Go(func() { n.read(out) })
+	r.Cleanup(func() {
+		in.Close()
+		reading.Wait()
+		if err := cmd.Wait(); r.Failed() {
+			r.Logf("node: %v, %v\n%s", err, n.log, errs.tail(20))
+		}
+	})
+	r.node = n
+}
+
+func (n *nodeClient) read(out io.Reader) {
+	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+		var line struct {
+			Heard map[string]int
+			Log   []string
+		}
+		if json.Unmarshal(scanner.Bytes(), &line) != nil {
+			continue // some library's own words
+		}
+		n.mu.Lock()
+		for speaker, count := range line.Heard {
+			if count > n.heard[speaker] {
+				n.at[speaker] = append(n.at[speaker], time.Now())
+			}
+		}
+		n.heard, n.log = line.Heard, line.Log
+		n.mu.Unlock()
+	}
+}
+
+func (n *nodeClient) heardSince(speaker string, since time.Time) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, at := range n.at[speaker] {
+		if at.After(since) {
+			return at
+		}
+	}
+	return time.Time{}
+}
