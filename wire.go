@@ -30,7 +30,9 @@ import (
 
 // The parts of [stopBound] that the steps of a stop may take.
 const (
-	clientsBound  = 3 * time.Second // for clients to hang up after they were told to come back
+	// For clients to hang up after they were told to come back. Most do within a
+	// round trip; whoever is kept waiting for the others grows slower to try again.
+	clientsBound  = 1500 * time.Millisecond
 	requestsBound = 2 * time.Second // for running requests
 	outboxBound   = 2 * time.Second // for what is due to the webhooks
 )
