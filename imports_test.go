@@ -30,7 +30,7 @@ func houseRules() []rule {
 	)
 	edge := []string{"rooms", "media"}
 	return []rule{
-		{".", []string{"server", "webhooks", "media", "rooms", "rooms/sqlite", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
+		{".", []string{"server", "server/api", "server/events", "webhooks", "media", "rooms", "rooms/sqlite", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
 		{"rooms", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/sqlite", []string{"rooms", "migrations"}, []string{http, webSocket, pion}},
 		{"migrations", nil, []string{http, webSocket, pion}},
@@ -39,7 +39,8 @@ func houseRules() []rule {
 		{"webhooks", []string{"rooms"}, []string{sql, webSocket, pion}},
 		{"static", nil, []string{sql, webSocket, pion}},
 		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},
-		// It shows what the sender of webhooks does, in that one's own words.
+		// They show what the sender of webhooks does, in that one's own words.
+		{"server/api", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
 		{"server/events", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
 	}
 }

@@ -7,14 +7,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/media"
+	"parlor/rooms"
 	"parlor/rooms/sqlite"
+	"parlor/server/api"
 )
 
 // partsCollector shows the figures of the parts that know nothing of
 // Prometheus. They are read when somebody asks.
 type partsCollector struct {
-	store *sqlite.Store
-	media *media.Engine
+	store   *sqlite.Store
+	media   *media.Engine
+	rooms   *rooms.Rooms
+	replica api.Replica // nil = the database is not replicated
 }
 
 // countBound is how long counting rooms may hold up a scrape.
@@ -40,6 +44,8 @@ func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
 		emit(prometheus.CounterValue, name, help, float64(v), labels...)
 	}
 	c.collectStore(gauge, count)
+	c.collectRooms(gauge)
+	c.collectReplica(gauge)
 	c.collectMedia(gauge, count)
 	commit := c.store.Stats().Commit
 	buckets := make(map[float64]uint64, len(commit.Bounds))
@@ -72,6 +78,69 @@ func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
 	gauge("parlor_database_queue", "Writes that wait for the database.", float64(s.Queue))
 	gauge("parlor_database_wal_bytes", "Size of the write-ahead log.", float64(s.WALBytes))
 	count("parlor_database_failures_total", "Transactions that failed.", s.Failures)
+}
+
+// overdueAfter is how long after its deadline an open room counts as overdue.
+const overdueAfter = 5 * time.Second
+
+func (c *partsCollector) collectRooms(gauge gaugeFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), countBound)
+	defer cancel()
+	now := time.Now()
+	if n, err := c.store.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter))); err == nil {
+		gauge("parlor_rooms_overdue", "Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault.", float64(n))
+	}
+	if oldest, err := c.store.ListRooms(ctx, rooms.RoomQuery{Limit: 1}); err == nil {
+		age := 0.0
+		if len(oldest) > 0 {
+			age = now.Sub(time.UnixMilli(oldest[0].CreatedMs)).Seconds()
+		}
+		gauge("parlor_rooms_oldest_seconds", "Age of the open room that is open longest; 0 if none is open.", age)
+	}
+	s := c.rooms.Stats()
+	gauge("parlor_rooms_live", "Open rooms with something going on.", float64(s.Live))
+	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
+	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
+}
+
+func (c *partsCollector) collectReplica(gauge gaugeFunc) {
+	if c.replica == nil {
+		return
+	}
+	s := c.replica.Status()
+	held := 0.0
+	if s.State == api.LeaseHeld {
+		held = 1
+	}
+	gauge("parlor_replica_lease_held", "1 while this server holds the lease on the replica.", held)
+	gauge("parlor_replica_epoch", "Grows with each lease on the replica.", float64(s.Epoch))
+	gauge("parlor_replica_lag_seconds", "Age of the oldest write that the replica does not have; 0 if it has all.", s.LagSeconds)
+}
+
+// writerStatus is how the database's writer fares, for GET /v1/status.
+func writerStatus(s sqlite.Stats) api.Writer {
+	w := api.Writer{
+		Failing: s.Failing, Queue: s.Queue, Commits: s.Commit.Count, Failures: s.Failures,
+		P50Ms: quantile(&s.Commit, 0.5), P99Ms: quantile(&s.Commit, 0.99), WALBytes: s.WALBytes, SyncError: s.Syncing,
+	}
+	if s.Commit.Count > 0 {
+		w.MeanMs = 1000 * s.Commit.Sum / float64(s.Commit.Count)
+	}
+	return w
+}
+
+// quantile is, in milliseconds, the least bound that so much of what was
+// observed does not exceed; the greatest bound if there is none.
+func quantile(h *sqlite.Histogram, q float64) float64 {
+	if h.Count == 0 {
+		return 0
+	}
+	for i, n := range h.Counts {
+		if float64(n) >= q*float64(h.Count) {
+			return 1000 * h.Bounds[i]
+		}
+	}
+	return 1000 * h.Bounds[len(h.Bounds)-1]
 }
 
 func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {

@@ -23,6 +23,7 @@ import (
 	"parlor/server/access"
 	"parlor/server/api"
 	"parlor/server/config"
+	"parlor/server/events"
 	"parlor/server/signal"
 	"parlor/static"
 	"parlor/webhooks"
@@ -47,12 +48,14 @@ type program struct {
 	media    *media.Engine
 	rooms    *rooms.Rooms
 	hooks    *webhooks.Dispatcher
+	events   *events.Handler // the event log, for those who pull it
 	signal   *signal.Handler
 	server   *server.Server
 	main     []net.Listener // HTTP and WebSocket
 	metrics  []net.Listener // the metrics' own port
 	verifier *access.Verifier
 	registry *prometheus.Registry
+	replica  api.Replica // nil = the database is not replicated
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -77,16 +80,15 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
 		return nil, err
 	}
-	p.registry.MustRegister(&partsCollector{p.store, p.media})
+	p.hooks = webhooks.New(webhooksConfig(cfg, p.store, log))
 	if err := p.openServer(); err != nil {
 		return nil, err
 	}
+	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replica}, p.hooks.Collector())
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
 	// The webhooks' endpoints are to be known before the first event is written.
-	p.hooks = webhooks.New(webhooksConfig(cfg, p.store, log))
-	p.registry.MustRegister(p.hooks.Collector())
 	if err := p.hooks.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -109,9 +111,12 @@ func (p *program) openServer() error {
 	if err != nil {
 		return err
 	}
+	p.events = events.New(&webhooks.Log{Store: p.store}, p.log)
 	apiConfig := api.Config{
-		Rooms: p.rooms, Records: p.store, Verifier: p.verifier, Log: p.log,
+		Rooms: p.rooms, Records: p.store, Moderation: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize,
+		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
+		Replica: p.replica, Version: version(), Started: time.Now(),
 	}
 	c := server.Config{
 		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready,
@@ -199,6 +204,9 @@ func (p *program) close(ctx context.Context) error {
 	if p.rooms != nil {
 		p.rooms.Stop()
 	}
+	if p.events != nil {
+		p.events.Close()
+	}
 	if p.signal != nil {
 		// Who has not hung up by then is cut off with its request's context.
 		_ = within(ctx, clientsBound, p.signal.Wait)
@@ -244,8 +252,11 @@ func within(ctx context.Context, bound time.Duration, f func(context.Context) er
 func (p *program) startUpkeep() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stopUpkeep = cancel
-	events := webhooks.Retention{Store: p.store, Logger: p.log}
-	p.upkeep.Go(func() { events.Run(ctx) })
+	kept := webhooks.Retention{Store: p.store, Logger: p.log, MaxAge: time.Duration(p.cfg.Events.MaxAge), MaxEvents: p.cfg.Events.MaxCount}
+	if kept.MaxEvents == 0 {
+		kept.MaxEvents = -1 // no bound; 0 would be its default
+	}
+	p.upkeep.Go(func() { kept.Run(ctx) })
 	if keep := p.cfg.History; keep != config.Forever {
 		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
 	}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 
@@ -37,22 +38,48 @@ type Rooms interface {
 	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
 	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
 	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
+
+	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
+	DeleteIf(ctx context.Context, name, sid string, version *int64) error
+	Ban(ctx context.Context, b rooms.Ban) error
+	Stats() rooms.Stats
 }
 
 // Records is what REST reads of rooms: their rows, open or ended.
 type Records interface {
 	FindOpen(ctx context.Context, name string) (rooms.Record, error)
+	GetBySID(ctx context.Context, sid string) (rooms.Record, error)
 	ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error)
+	ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error)
+	CountRooms(ctx context.Context) (open, ended int64, err error)
+	CountDue(ctx context.Context, nowMs int64) (int64, error)
+}
+
+// Moderation is what REST does to bans and tokens beside [Rooms.Ban].
+type Moderation interface {
+	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
+	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
+	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
 }
 
 // Config is what the API needs.
 type Config struct {
-	Rooms    Rooms
-	Records  Records
-	Verifier *access.Verifier
-	Presets  map[string]config.Preset // for room_preset
-	MaxBody  int64                    // bytes of a request's body; 0 = no limit
-	Log      *slog.Logger
+	Rooms      Rooms
+	Records    Records
+	Moderation Moderation
+	Verifier   *access.Verifier
+	Presets    map[string]config.Preset // for room_preset
+	MaxBody    int64                    // bytes of a request's body; 0 = no limit
+	Log        *slog.Logger
+
+	// The rest is REST's alone.
+
+	Events   http.Handler  // serves the event log
+	Webhooks Webhooks      // nil = there are none
+	Writer   func() Writer // how the database's writer fares; nil = not told
+	Replica  Replica       // nil = the database is not replicated
+	Version  string
+	Started  time.Time
 }
 
 // errInternal stands for a failure of our own, whose text stays in the log.

@@ -25,6 +25,8 @@ import (
 	"parlor/server/access"
 	"parlor/server/api"
 	"parlor/server/config"
+	"parlor/server/events"
+	"parlor/webhooks"
 )
 
 const (
@@ -37,7 +39,10 @@ type house struct {
 	*httptest.Server
 	t        *testing.T
 	rooms    *rooms.Rooms
+	store    *sqlite.Store
+	hooks    *webhooks.Dispatcher
 	verifier *access.Verifier
+	config   api.Config
 }
 
 func open(t *testing.T) *house {
@@ -46,18 +51,37 @@ func open(t *testing.T) *house {
 	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: log})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
-	rs := rooms.New(rooms.Config{Store: store, Log: log, Limits: rooms.Limits{MaxMetadata: 1000, MaxRoomName: 256}})
+	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
+	h.receive(log)
+	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: rooms.Limits{MaxMetadata: 1000, MaxRoomName: 256}})
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
-	h := &house{t: t, rooms: rs, verifier: access.NewVerifier(map[string]string{key: secret})}
+	h.rooms = rs
+	pull := events.New(&webhooks.Log{Store: store}, log)
+	t.Cleanup(pull.Close)
 	h.serve(api.Config{
-		Rooms: rs, Records: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,
+		Rooms: rs, Records: store, Moderation: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,
 		Presets: map[string]config.Preset{"webinar": {MaxParticipants: 1000, Metadata: "preset"}},
+		Events:  pull, Webhooks: h.hooks, Version: "1.2.3", Started: time.Now(),
+		Writer: func() api.Writer { return api.Writer{WALBytes: 7} },
 	})
 	return h
 }
 
+// receive starts a receiver that refuses everything with 500, and what sends to it.
+func (h *house) receive(log *slog.Logger) {
+	refuses := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	h.t.Cleanup(refuses.Close)
+	h.hooks = webhooks.New(webhooks.Config{
+		Store: h.store, Keys: map[string]string{key: secret}, Key: key, Logger: log,
+		Endpoints: []webhooks.Endpoint{{URL: refuses.URL + "/hook?secret=1"}},
+	})
+	require.NoError(h.t, h.hooks.Start(h.t.Context()))
+	h.t.Cleanup(h.hooks.Close)
+}
+
 func (h *house) serve(c api.Config) {
+	h.config = c
 	r := chi.NewRouter()
 	for path, service := range api.Twirp(c) {
 		r.Handle(path+"*", c.Verifier.Middleware(service))
@@ -318,6 +342,10 @@ func (failing) List(context.Context, []string) ([]*livekit.Room, error) {
 }
 
 func (failing) Delete(context.Context, string) error {
+	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
+}
+
+func (failing) DeleteIf(context.Context, string, string, *int64) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }
 

@@ -69,7 +69,10 @@ func asProblem(r *http.Request, log *slog.Logger, err error) *problem {
 	case rooms.Denied:
 		status = http.StatusForbidden
 	case rooms.Precondition:
-		status = http.StatusPreconditionFailed
+		status = http.StatusConflict
+		if r.Header.Get("If-Match") != "" {
+			status = http.StatusPreconditionFailed
+		}
 	case rooms.Exhausted:
 		status = http.StatusTooManyRequests
 	case rooms.Unavailable:

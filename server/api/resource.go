@@ -13,7 +13,7 @@ import (
 type room struct {
 	SID              string            `json:"sid"`
 	Name             string            `json:"name"`
-	State            string            `json:"state"` // open or ended
+	State            string            `json:"state" enum:"open,ended"`
 	CreatedAt        *timestamp        `json:"created_at"`
 	EmptyTimeout     timeout           `json:"empty_timeout"`
 	DepartureTimeout timeout           `json:"departure_timeout"`
@@ -24,14 +24,14 @@ type room struct {
 	MaxPlayoutDelay  uint32            `json:"max_playout_delay_ms"`
 	SyncStreams      bool              `json:"sync_streams"`
 	EnabledCodecs    []string          `json:"enabled_codecs"`
-	Locked           bool              `json:"locked"`
+	Locked           bool              `json:"locked" doc:"Nobody new may join."`
 	NumParticipants  uint32            `json:"num_participants"`
 	NumPublishers    uint32            `json:"num_publishers"`
 	ActiveRecording  bool              `json:"active_recording"`
-	EmptySince       *timestamp        `json:"empty_since"` // null while occupied
-	ExpiresAt        *timestamp        `json:"expires_at"`  // null while occupied, and with "never"
-	EndedAt          *timestamp        `json:"ended_at"`    // null while open
-	EndReason        string            `json:"end_reason,omitempty"`
+	EmptySince       *timestamp        `json:"empty_since" doc:"Null while occupied."`
+	ExpiresAt        *timestamp        `json:"expires_at" doc:"When the room ends if nobody joins; null while occupied, and if it never does."`
+	EndedAt          *timestamp        `json:"ended_at" doc:"Null while open."`
+	EndReason        string            `json:"end_reason,omitempty" enum:"closed,empty_timeout,departure_timeout"`
 }
 
 // showRoom is r for the wire. The TURN password stays inside.
@@ -97,6 +97,15 @@ func (t timeout) MarshalJSON() ([]byte, error) {
 	return strconv.AppendUint(nil, uint64(rooms.Timeout(t).Wire()), 10), nil
 }
 
+// domain is t as the domain has it; nil stays nil.
+func (t *wireTimeout) domain() *rooms.Timeout {
+	if t == nil {
+		return nil
+	}
+	d := rooms.TimeoutFromWire(uint32(*t), 0)
+	return &d
+}
+
 // wireTimeout is a timeout in a request, as LiveKit's messages carry it: whole
 // seconds from 1, or "never". 0 is not given, and means the server's default.
 type wireTimeout uint32
@@ -120,4 +129,38 @@ func (t *wireTimeout) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	return json.Unmarshal(b, (*uint32)(t))
+}
+
+// wireTime is a time in a request: RFC 3339. The zero value is not given.
+type wireTime time.Time
+
+func (wireTime) wrong(value any) string {
+	text, ok := value.(string)
+	if _, err := time.Parse(time.RFC3339, text); !ok || err != nil {
+		return notATime
+	}
+	return ""
+}
+
+// UnmarshalJSON reads what wrong finds nothing wrong with.
+func (t *wireTime) UnmarshalJSON(b []byte) error { return (*time.Time)(t).UnmarshalJSON(b) }
+
+// ms is t as the domain has it; 0 if it is not given.
+func (t wireTime) ms() int64 {
+	if time.Time(t).IsZero() {
+		return 0
+	}
+	return rooms.NowMs(time.Time(t))
+}
+
+// seq is an event's number in a request.
+type seq int64
+
+func (seq) wrong(value any) string {
+	n, ok := value.(json.Number)
+	v, err := strconv.ParseInt(n.String(), 10, 64)
+	if !ok || err != nil || v < 1 {
+		return "must be the seq of an event"
+	}
+	return ""
 }

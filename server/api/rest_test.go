@@ -208,14 +208,6 @@ func TestRESTErrors(t *testing.T) {
 			require.Equal(t, tc.detail, p.Errors[0].Detail)
 		})
 	}
-	t.Run("If-Match is not ignored", func(t *testing.T) {
-		req, err := http.NewRequestWithContext(t.Context(), "DELETE", h.URL+"/v1/rooms/x", nil)
-		require.NoError(t, err)
-		req.SetBasicAuth(key, secret)
-		req.Header.Set("If-Match", `"x"`)
-		resp, _ := h.do(req)
-		require.Equal(t, 501, resp.StatusCode)
-	})
 }
 
 func TestRESTGrants(t *testing.T) {

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -24,10 +23,7 @@ func readJSON(r *http.Request, v any) error {
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		if big, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return problemf(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit)
-		}
-		return problemf(http.StatusBadRequest, "malformed", "the body ended early")
+		return bodyProblem(err)
 	}
 	if !json.Valid(body) {
 		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON")
@@ -49,6 +45,14 @@ func readJSON(r *http.Request, v any) error {
 		return problemf(http.StatusBadRequest, "malformed", "the body cannot be decoded: %v", err)
 	}
 	return nil
+}
+
+// readOptionalJSON is readJSON for a body that may be left out.
+func readOptionalJSON(r *http.Request, v any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return readJSON(r, v)
 }
 
 // checker is a type that says itself what JSON it takes: what is wrong with

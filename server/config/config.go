@@ -24,6 +24,7 @@ type Config struct {
 	Replica      string    `yaml:"replica"`       // URL that the database is replicated to
 	RestartGrace Duration  `yaml:"restart_grace"` // how long participants are expected back after a restart
 	History      Retention `yaml:"history"`       // how long ended rooms are kept
+	Events       Events    `yaml:"events"`
 
 	RTC     RTC     `yaml:"rtc"`
 	Room    Room    `yaml:"room"`
@@ -39,6 +40,13 @@ type Config struct {
 	Region         string     `yaml:"region"`    // told to clients in the join response
 
 	Development bool `yaml:"development"` // well-known keys, loopback only, the page open to everyone
+}
+
+// Events is how much of the event log is kept for those who pull it. What is
+// not delivered yet is kept in any case.
+type Events struct {
+	MaxAge   Retention `yaml:"max_age"`
+	MaxCount int64     `yaml:"max_count"` // 0 = no limit
 }
 
 // RTC is where media is received and sent.
@@ -157,6 +165,7 @@ func Default() *Config {
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),
 		History:      Retention(30 * 24 * time.Hour),
+		Events:       Events{MaxAge: Retention(3 * 24 * time.Hour), MaxCount: 10_000_000},
 		RTC:          RTC{TCPPort: 7881},
 		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20},
 		Limit: Limit{

@@ -52,6 +52,8 @@ func Keys() []Key {
 		{"replica", Refused, "URL that the database is replicated to"},
 		{"restart_grace", Applied, "how long participants are expected back after a restart"},
 		{"history", Applied, "how long ended rooms are kept: `720h`, `30d`, `forever`"},
+		{"events.max_age", Applied, "how long events are kept for those who pull them: `72h`, `3d`, `forever`"},
+		{"events.max_count", Applied, "how many events are kept; 0 = no limit. Those not delivered yet are kept in any case"},
 		{"tls.cert_file", Applied, "PEM certificate chain; with it the HTTP port speaks TLS"},
 		{"tls.key_file", Applied, "PEM private key"},
 		{"hooks.authorize", Refused, "URL asked before somebody is let into a room"},

@@ -17,6 +17,7 @@ func (l *loader) validate() {
 	l.from = ""
 	c := l.config
 	l.validateKeys(c)
+	l.validateEvents(&c.Events)
 	l.validateListeners(c)
 	l.validateRTC(&c.RTC)
 	l.validateRoom(c)
@@ -48,6 +49,15 @@ func (l *loader) validateKeys(c *Config) {
 		case len(secret) < minSecret:
 			l.warn("keys: the secret of %s is shorter than %d characters and can be guessed from a token", name, minSecret)
 		}
+	}
+}
+
+func (l *loader) validateEvents(e *Events) {
+	if e.MaxCount < 0 {
+		l.problem(nil, "events.max_count", "must not be negative; 0 is no limit")
+	}
+	if e.MaxAge == 0 {
+		l.problem(nil, "events.max_age", "must be more than nothing, or forever")
 	}
 }
 

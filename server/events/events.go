@@ -29,6 +29,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"parlor/rooms"
 	"parlor/webhooks"
@@ -65,23 +66,23 @@ func New(l *webhooks.Log, logger *slog.Logger) *Handler {
 // would wait for them. Their readers come again with Last-Event-ID.
 func (h *Handler) Close() { h.close() }
 
-// event is an event on the wire.
-type event struct {
-	Seq       int64           `json:"seq"`
-	ID        string          `json:"id"`
+// Event is an event on the wire.
+type Event struct {
+	Seq       int64           `json:"seq" doc:"Gapless over all events."`
+	ID        string          `json:"id" doc:"The same in webhooks."`
 	Type      string          `json:"type"`
 	RoomSID   string          `json:"room_sid,omitempty"`
 	Room      string          `json:"room,omitempty"`
-	RoomSeq   int64           `json:"room_seq,omitempty"`
-	CreatedMs int64           `json:"created_ms"`
-	Epoch     int64           `json:"epoch"`
-	Event     json.RawMessage `json:"event"` // LiveKit's WebhookEvent
+	RoomSeq   int64           `json:"room_seq,omitempty" doc:"Gapless within the room, from 1."`
+	CreatedAt time.Time       `json:"created_at"`
+	Epoch     int64           `json:"epoch" doc:"Grows when the database is restored elsewhere; never falls."`
+	Event     json.RawMessage `json:"event" doc:"LiveKit's WebhookEvent, as webhooks send it."`
 }
 
-func wire(e *rooms.Event) event {
-	w := event{
+func wire(e *rooms.Event) Event {
+	w := Event{
 		Seq: e.Seq, ID: e.ID, Type: e.Type, RoomSID: e.RoomSID, Room: e.RoomName,
-		RoomSeq: e.RoomSeq, CreatedMs: e.CreatedMs, Epoch: e.Epoch,
+		RoomSeq: e.RoomSeq, CreatedAt: time.UnixMilli(e.CreatedMs).UTC(), Epoch: e.Epoch,
 	}
 	if json.Valid(e.Body) {
 		w.Event = e.Body
@@ -89,11 +90,11 @@ func wire(e *rooms.Event) event {
 	return w
 }
 
-// page is a page on the wire.
-type page struct {
-	Events []event `json:"events"`
-	Next   int64   `json:"next"`
-	Oldest int64   `json:"oldest"`
+// Page is a page on the wire.
+type Page struct {
+	Events []Event `json:"events"`
+	Next   int64   `json:"next" doc:"What to ask for the next page after."`
+	Oldest int64   `json:"oldest" doc:"The oldest seq that is left."`
 	Newest int64   `json:"newest"`
 }
 
@@ -165,7 +166,7 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, q rooms.EventQuer
 		h.problem(r, err).write(w)
 		return
 	}
-	out := page{Events: make([]event, len(p.Events)), Next: p.Next, Oldest: p.Oldest, Newest: p.Newest}
+	out := Page{Events: make([]Event, len(p.Events)), Next: p.Next, Oldest: p.Oldest, Newest: p.Newest}
 	for i := range p.Events {
 		out.Events[i] = wire(&p.Events[i])
 	}

@@ -70,8 +70,8 @@ type answer struct {
 		Type      string
 		RoomSID   string `json:"room_sid"`
 		Room      string
-		RoomSeq   int64 `json:"room_seq"`
-		CreatedMs int64 `json:"created_ms"`
+		RoomSeq   int64     `json:"room_seq"`
+		CreatedAt time.Time `json:"created_at"`
 		Epoch     int64
 		Event     json.RawMessage
 	}

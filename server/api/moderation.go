@@ -1,0 +1,237 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms"
+	"parlor/server/access"
+)
+
+// ban keeps an identity out of whatever room bears the name.
+type ban struct {
+	Identity  string     `json:"identity"`
+	Until     *timestamp `json:"until" doc:"Null: until lifted."`
+	CreatedAt *timestamp `json:"created_at"`
+	Reason    string     `json:"reason"`
+}
+
+func showBan(b *rooms.Ban) ban {
+	return ban{Identity: b.Identity, Until: at(b.UntilMs), CreatedAt: at(b.CreatedMs), Reason: b.Reason}
+}
+
+// banPage is a page of bans.
+type banPage struct {
+	Bans       []ban  `json:"bans"`
+	NextCursor string `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
+}
+
+// listBans is a page of a room name's bans, by identity. The room need not be
+// open.
+func (s *rest) listBans(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	limit, bad := pageSize(r.URL.Query())
+	if bad != nil {
+		return fieldsProblem(*bad)
+	}
+	list, err := s.Moderation.Bans(r.Context(), name, r.URL.Query().Get("cursor"), limit+1)
+	if err != nil {
+		return err
+	}
+	page := banPage{Bans: []ban{}}
+	if len(list) > limit {
+		list = list[:limit]
+		page.NextCursor = list[limit-1].Identity
+	}
+	for i := range list {
+		page.Bans = append(page.Bans, showBan(&list[i]))
+	}
+	return sendJSON(w, http.StatusOK, page)
+}
+
+// banRequest is the body of PUT …/bans/{identity}.
+type banRequest struct {
+	Until  wireTime `json:"until,omitempty" doc:"When the ban runs out (RFC 3339); without it, never."`
+	Reason string   `json:"reason,omitempty"`
+}
+
+// ban keeps an identity out, and sends it away if it is there.
+func (s *rest) ban(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	var body banRequest
+	if err := readOptionalJSON(r, &body); err != nil {
+		return err
+	}
+	b := rooms.Ban{
+		RoomName: at[0], Identity: at[1], UntilMs: body.Until.ms(), CreatedMs: rooms.NowMs(time.Now()), Reason: body.Reason,
+	}
+	if b.UntilMs != 0 && b.UntilMs <= b.CreatedMs {
+		return fieldsProblem(fieldProblem{"until", "must be in the future"})
+	}
+	if err := s.Rooms.Ban(r.Context(), b); err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, showBan(&b))
+}
+
+func (s *rest) unban(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	was, err := s.Moderation.ClearBan(r.Context(), at[0], at[1])
+	switch {
+	case err != nil:
+		return err
+	case !was:
+		return problemf(http.StatusNotFound, "not_found", "this identity is not banned")
+	}
+	return sendNothing(w)
+}
+
+// revocation makes tokens worthless.
+type revocation struct {
+	Identity string   `json:"identity" required:"true"`
+	Before   wireTime `json:"before,omitempty" doc:"Tokens that are valid from before this time (RFC 3339) are refused; now without it."`
+}
+
+// revoke refuses the tokens that an identity has for rooms of that name. Who is
+// in the room stays in it.
+func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	var body revocation
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if body.Identity == "" {
+		return fieldsProblem(fieldProblem{"identity", "is missing"})
+	}
+	before := body.Before.ms()
+	if before == 0 {
+		before = rooms.NowMs(time.Now())
+	}
+	if err := s.Moderation.SetRevocation(r.Context(), name, body.Identity, before); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// defaultTTL is how long a minted token is valid if nothing is said.
+const defaultTTL = 6 * time.Hour
+
+// tokenRequest is the body of POST /v1/tokens.
+type tokenRequest struct {
+	Identity          string            `json:"identity,omitempty" doc:"Who joins; unique in the room. With it the token is for joining."`
+	Name              string            `json:"name,omitempty"`
+	Metadata          string            `json:"metadata,omitempty"`
+	Attributes        map[string]string `json:"attributes,omitempty"`
+	TTL               uint32            `json:"ttl,omitempty" doc:"Seconds that the token is valid; 21600 (6 h) without it."`
+	Room              string            `json:"room,omitempty" doc:"Name of the room to join or administer."`
+	CanPublish        *bool             `json:"can_publish,omitempty" doc:"true without it."`
+	CanPublishSources []string          `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio"`
+	CanSubscribe      *bool             `json:"can_subscribe,omitempty" doc:"true without it."`
+	CanPublishData    *bool             `json:"can_publish_data,omitempty" doc:"As can_publish without it."`
+	CanUpdateMetadata *bool             `json:"can_update_own_metadata,omitempty"`
+	Hidden            bool              `json:"hidden,omitempty"`
+	Agent             bool              `json:"agent,omitempty"`
+	Admin             bool              `json:"room_admin,omitempty" doc:"May administer the room by the API."`
+	Create            bool              `json:"room_create,omitempty" doc:"May create and close rooms."`
+	List              bool              `json:"room_list,omitempty" doc:"May list rooms."`
+	DestinationRoom   string            `json:"destination_room,omitempty" doc:"Where participants may be moved to."`
+	RoomPreset        string            `json:"room_preset,omitempty" doc:"A preset for the room that this join creates."`
+	RoomConfig        *roomConfig       `json:"room_config,omitempty" doc:"What the room is to be like that this join creates."`
+}
+
+// roomConfig is what a token says of the room that its bearer makes.
+type roomConfig struct {
+	EmptyTimeout     wireTimeout       `json:"empty_timeout,omitempty"`
+	DepartureTimeout wireTimeout       `json:"departure_timeout,omitempty"`
+	MaxParticipants  uint32            `json:"max_participants,omitempty"`
+	Metadata         string            `json:"metadata,omitempty"`
+	Tags             map[string]string `json:"tags,omitempty"`
+}
+
+// token is a minted token.
+type token struct {
+	Token     string     `json:"token"`
+	Identity  string     `json:"identity,omitempty"`
+	Room      string     `json:"room,omitempty"`
+	ExpiresAt *timestamp `json:"expires_at"`
+}
+
+// mintToken signs a token with the key of whoever asks, who has its secret.
+func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
+	var body tokenRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if err := body.check(s.Config); err != nil {
+		return err
+	}
+	ttl := defaultTTL
+	if body.TTL != 0 {
+		ttl = time.Duration(body.TTL) * time.Second
+	}
+	expires := time.Now().Add(ttl)
+	signed, err := s.Verifier.Mint(access.FromContext(r.Context()).APIKey, body.grants(), ttl)
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusCreated, token{
+		Token: signed, Identity: body.Identity, Room: body.Room, ExpiresAt: at(expires.Unix() * 1000),
+	})
+}
+
+func (t *tokenRequest) check(c Config) error {
+	var wrong []fieldProblem
+	add := func(bad bool, path, detail string) {
+		if bad {
+			wrong = append(wrong, fieldProblem{path, detail})
+		}
+	}
+	add(t.Identity == "" && !t.Admin && !t.Create && !t.List, "identity",
+		"is missing: a token is for joining as somebody, or has room_admin, room_create or room_list")
+	add((t.Identity != "" || t.Admin) && t.Room == "", "room", "is missing")
+	for _, source := range t.CanPublishSources {
+		_, ok := sourceOf(source)
+		add(!ok, "can_publish_sources", notASource)
+	}
+	_, known := c.Presets[t.RoomPreset]
+	add(t.RoomPreset != "" && !known, "room_preset", "is not a preset of the configuration")
+	if wrong != nil {
+		return fieldsProblem(wrong...)
+	}
+	return nil
+}
+
+func (t *tokenRequest) grants() *auth.ClaimGrants {
+	v := &auth.VideoGrant{
+		Room: t.Room, RoomJoin: t.Identity != "", RoomAdmin: t.Admin, RoomCreate: t.Create, RoomList: t.List,
+		CanPublish: t.CanPublish, CanPublishSources: t.CanPublishSources, CanSubscribe: t.CanSubscribe,
+		CanPublishData: t.CanPublishData, CanUpdateOwnMetadata: t.CanUpdateMetadata,
+		Hidden: t.Hidden, Agent: t.Agent, DestinationRoom: t.DestinationRoom,
+	}
+	g := &auth.ClaimGrants{
+		Identity: t.Identity, Name: t.Name, Metadata: t.Metadata, Attributes: t.Attributes,
+		Video: v, RoomPreset: t.RoomPreset,
+	}
+	if c := t.RoomConfig; c != nil {
+		g.RoomConfig = (*auth.RoomConfiguration)(&livekit.RoomConfiguration{
+			EmptyTimeout: uint32(c.EmptyTimeout), DepartureTimeout: uint32(c.DepartureTimeout),
+			MaxParticipants: c.MaxParticipants, Metadata: c.Metadata, Tags: c.Tags,
+		})
+	}
+	return g
+}

@@ -1,0 +1,345 @@
+package api
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+	"parlor/server/access"
+)
+
+// participantList is everybody in a room.
+type participantList struct {
+	Participants []participant `json:"participants"`
+}
+
+// listParticipants is who is in an open room, also those expected back after a
+// restart, in the order of joining.
+func (s *rest) listParticipants(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	if _, err := s.Records.FindOpen(r.Context(), name); err != nil {
+		return err
+	}
+	infos, err := s.Rooms.Participants(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(infos, func(a, b *livekit.ParticipantInfo) int {
+		if a.JoinedAtMs != b.JoinedAtMs {
+			return int(a.JoinedAtMs - b.JoinedAtMs)
+		}
+		return strings.Compare(a.Identity, b.Identity)
+	})
+	out := participantList{Participants: []participant{}}
+	for _, info := range infos {
+		out.Participants = append(out.Participants, showParticipant(info))
+	}
+	return sendJSON(w, http.StatusOK, out)
+}
+
+// participantOf is the participant that the path names.
+func (s *rest) participantOf(r *http.Request) (room string, info *livekit.ParticipantInfo, err error) {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return "", nil, err
+	}
+	info, err = s.Rooms.Participant(r.Context(), at[0], at[1])
+	return at[0], info, err
+}
+
+func (s *rest) getParticipant(w http.ResponseWriter, r *http.Request) error {
+	_, info, err := s.participantOf(r)
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, showParticipant(info))
+}
+
+// participantEdit is the body of PATCH …/participants/{identity}: what is not
+// given stays.
+type participantEdit struct {
+	Name        string            `json:"name,omitempty" doc:"An empty one leaves the name as it is."`
+	Metadata    string            `json:"metadata,omitempty" doc:"An empty one leaves the metadata as it is."`
+	Attributes  map[string]string `json:"attributes,omitempty" doc:"Set one by one; an empty value deletes the attribute."`
+	Permissions *permissionEdit   `json:"permissions,omitempty"`
+}
+
+// permissionEdit changes the permissions that are given.
+type permissionEdit struct {
+	CanPublish        *bool    `json:"can_publish,omitempty"`
+	CanPublishSources []string `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"Empty: every source."`
+	CanSubscribe      *bool    `json:"can_subscribe,omitempty"`
+	CanPublishData    *bool    `json:"can_publish_data,omitempty"`
+	CanUpdateMetadata *bool    `json:"can_update_own_metadata,omitempty"`
+	Hidden            *bool    `json:"hidden,omitempty"`
+}
+
+// apply returns was with the change made.
+func (e *permissionEdit) apply(was *livekit.ParticipantPermission) (*livekit.ParticipantPermission, error) {
+	p := &livekit.ParticipantPermission{}
+	if was != nil {
+		p = proto.CloneOf(was)
+	}
+	for from, to := range map[*bool]*bool{
+		e.CanPublish: &p.CanPublish, e.CanSubscribe: &p.CanSubscribe, e.CanPublishData: &p.CanPublishData,
+		e.CanUpdateMetadata: &p.CanUpdateMetadata, e.Hidden: &p.Hidden,
+	} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	if e.CanPublishSources == nil {
+		return p, nil
+	}
+	p.CanPublishSources = nil
+	for i, name := range e.CanPublishSources {
+		source, ok := sourceOf(name)
+		if !ok {
+			return nil, fieldsProblem(fieldProblem{fmt.Sprintf("permissions.can_publish_sources[%d]", i), notASource})
+		}
+		p.CanPublishSources = append(p.CanPublishSources, source)
+	}
+	return p, nil
+}
+
+const notASource = "must be camera, microphone, screen_share or screen_share_audio"
+
+func sourceOf(name string) (livekit.TrackSource, bool) {
+	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
+	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)
+}
+
+// editParticipant changes what is given. Permissions are merged with those of
+// before: of two moderators who change them at once, the later may undo the
+// other's.
+func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
+	var body participantEdit
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	room, info, err := s.participantOf(r)
+	if err != nil {
+		return err
+	}
+	req := &livekit.UpdateParticipantRequest{
+		Room: room, Identity: info.Identity, Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes,
+	}
+	if body.Permissions != nil {
+		if req.Permission, err = body.Permissions.apply(info.Permission); err != nil {
+			return err
+		}
+	}
+	if info, err = s.Rooms.UpdateParticipant(r.Context(), req); err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, showParticipant(info))
+}
+
+// removeParticipant sends a participant away: 204. With revoke=true the tokens
+// that it has are worthless from now on.
+func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	switch r.URL.Query().Get("revoke") {
+	case "", "false":
+	case "true":
+		if err := s.Moderation.SetRevocation(r.Context(), at[0], at[1], rooms.NowMs(time.Now())); err != nil {
+			return err
+		}
+	default:
+		return fieldsProblem(fieldProblem{"revoke", "must be true or false"})
+	}
+	if err := s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]}); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// destination is the body of a move or forward.
+type destination struct {
+	Room string `json:"room" required:"true" doc:"Name of the other room, which is opened if need be."`
+}
+
+func (s *rest) moveParticipant(w http.ResponseWriter, r *http.Request) error {
+	return s.toAnotherRoom(w, r, func(room, identity, to string) error {
+		return s.Rooms.Move(r.Context(), &livekit.MoveParticipantRequest{Room: room, Identity: identity, DestinationRoom: to})
+	})
+}
+
+func (s *rest) forwardParticipant(w http.ResponseWriter, r *http.Request) error {
+	return s.toAnotherRoom(w, r, func(room, identity, to string) error {
+		return s.Rooms.Forward(r.Context(), &livekit.ForwardParticipantRequest{Room: room, Identity: identity, DestinationRoom: to})
+	})
+}
+
+func (s *rest) toAnotherRoom(w http.ResponseWriter, r *http.Request, do func(room, identity, to string) error) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	var body destination
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if body.Room == "" {
+		return fieldsProblem(fieldProblem{"room", "is missing"})
+	}
+	if err := access.EnsureDestRoom(r.Context(), at[0], body.Room); err != nil {
+		return err
+	}
+	if err := do(at[0], at[1], body.Room); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// trackList is what a participant publishes.
+type trackList struct {
+	Tracks []track `json:"tracks"`
+}
+
+func (s *rest) listTracks(w http.ResponseWriter, r *http.Request) error {
+	_, info, err := s.participantOf(r)
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, trackList{showTracks(info.Tracks)})
+}
+
+// trackEdit is the body of PATCH …/tracks/{sid}.
+type trackEdit struct {
+	Muted *bool `json:"muted" required:"true" doc:"Unmuting needs room.enable_remote_unmute in the configuration."`
+}
+
+func (s *rest) editTrack(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity", "track")
+	if err != nil {
+		return err
+	}
+	var body trackEdit
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if body.Muted == nil {
+		return fieldsProblem(fieldProblem{"muted", "is missing"})
+	}
+	info, err := s.Rooms.MuteTrack(r.Context(), &livekit.MuteRoomTrackRequest{
+		Room: at[0], Identity: at[1], TrackSid: at[2], Muted: *body.Muted,
+	})
+	switch {
+	case err != nil:
+		return err
+	case info == nil:
+		return problemf(http.StatusNotFound, "not_found", "the participant has no track %q", at[2])
+	}
+	return sendJSON(w, http.StatusOK, showTrack(info))
+}
+
+func (s *rest) subscribe(w http.ResponseWriter, r *http.Request) error   { return s.want(w, r, true) }
+func (s *rest) unsubscribe(w http.ResponseWriter, r *http.Request) error { return s.want(w, r, false) }
+
+func (s *rest) want(w http.ResponseWriter, r *http.Request, subscribe bool) error {
+	at, err := pathValues(r, "name", "identity", "track")
+	if err != nil {
+		return err
+	}
+	err = s.Rooms.UpdateSubscriptions(r.Context(), &livekit.UpdateSubscriptionsRequest{
+		Room: at[0], Identity: at[1], TrackSids: []string{at[2]}, Subscribe: subscribe,
+	})
+	if err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// dataRequest is the body of POST …/data.
+type dataRequest struct {
+	Text  string   `json:"text,omitempty" doc:"What to send, as text."`
+	Data  string   `json:"data,omitempty" doc:"What to send, as base64; instead of text."`
+	Topic string   `json:"topic,omitempty"`
+	Lossy bool     `json:"lossy,omitempty" doc:"Over the channel that may lose packets."`
+	To    []string `json:"to,omitempty" doc:"Identities; everybody if empty."`
+}
+
+func (s *rest) sendData(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	var body dataRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	payload := []byte(body.Text)
+	if body.Data != "" {
+		if payload, err = base64.StdEncoding.DecodeString(body.Data); err != nil || body.Text != "" {
+			return fieldsProblem(fieldProblem{"data", "must be base64, and not be given with text"})
+		}
+	}
+	req := &livekit.SendDataRequest{Room: name, Data: payload, DestinationIdentities: body.To}
+	if body.Lossy {
+		req.Kind = livekit.DataPacket_LOSSY
+	}
+	if body.Topic != "" {
+		req.Topic = &body.Topic
+	}
+	if err := s.Rooms.SendData(r.Context(), req); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// rpcRequest is the body of POST …/rpc.
+type rpcRequest struct {
+	Method  string `json:"method" required:"true"`
+	Payload string `json:"payload,omitempty"`
+	Timeout uint32 `json:"timeout,omitempty" doc:"Seconds to wait for the answer; 10 without it, 300 at most."`
+}
+
+// rpcAnswer is what the participant answered.
+type rpcAnswer struct {
+	Payload string `json:"payload"`
+}
+
+func (s *rest) performRPC(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	var body rpcRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	var wrong []fieldProblem
+	if body.Method == "" {
+		wrong = append(wrong, fieldProblem{"method", "is missing"})
+	}
+	if body.Timeout > 300 {
+		wrong = append(wrong, fieldProblem{"timeout", "must be at most 300 seconds"})
+	}
+	if wrong != nil {
+		return fieldsProblem(wrong...)
+	}
+	// The server's own time for a request must not cut off a longer call.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	answer, err := s.Rooms.PerformRPC(r.Context(), &livekit.PerformRpcRequest{
+		Room: at[0], DestinationIdentity: at[1], Method: body.Method, Payload: body.Payload,
+		ResponseTimeoutMs: body.Timeout * 1000,
+	})
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, rpcAnswer{answer.Payload})
+}

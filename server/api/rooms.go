@@ -1,0 +1,341 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms"
+)
+
+// createRequest is the body of POST /v1/rooms.
+type createRequest struct {
+	Name             string            `json:"name" required:"true" doc:"Unique among open rooms."`
+	Preset           string            `json:"preset,omitempty" doc:"A preset of the configuration, for what is not given here."`
+	EmptyTimeout     wireTimeout       `json:"empty_timeout,omitempty" doc:"Seconds that the room stays open until somebody has joined."`
+	DepartureTimeout wireTimeout       `json:"departure_timeout,omitempty" doc:"Seconds that the room stays open after the last has left."`
+	MaxParticipants  uint32            `json:"max_participants,omitempty" doc:"0: no limit."`
+	Metadata         string            `json:"metadata,omitempty"`
+	Tags             map[string]string `json:"tags,omitempty"`
+	MinPlayoutDelay  uint32            `json:"min_playout_delay_ms,omitempty"`
+	MaxPlayoutDelay  uint32            `json:"max_playout_delay_ms,omitempty"`
+	SyncStreams      bool              `json:"sync_streams,omitempty"`
+}
+
+// createRoom opens a room: 201. If an open room bears the name already, that one
+// is returned as it is: 200, so that a retry does no harm.
+func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
+	var body createRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if body.Name == "" {
+		return fieldsProblem(fieldProblem{"name", "is missing"})
+	}
+	req := &livekit.CreateRoomRequest{
+		Name:             body.Name,
+		RoomPreset:       body.Preset,
+		EmptyTimeout:     uint32(body.EmptyTimeout),
+		DepartureTimeout: uint32(body.DepartureTimeout),
+		MaxParticipants:  body.MaxParticipants,
+		Metadata:         body.Metadata,
+		Tags:             body.Tags,
+		MinPlayoutDelay:  body.MinPlayoutDelay,
+		MaxPlayoutDelay:  body.MaxPlayoutDelay,
+		SyncStreams:      body.SyncStreams,
+	}
+	if err := s.withPreset(req); err != nil {
+		return err
+	}
+	began := time.Now().UnixMilli()
+	created, err := s.Rooms.Create(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	rec, err := s.Records.FindOpen(r.Context(), body.Name)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if created.CreationTimeMs >= began { // by this request, or by one that ran beside it
+		status = http.StatusCreated
+	}
+	w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(rec.Name))
+	return sendRoom(w, status, &rec)
+}
+
+// roomPage is a page of rooms.
+type roomPage struct {
+	Rooms      []room `json:"rooms"`
+	NextCursor string `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
+}
+
+func roomParameters() []parameter {
+	return []parameter{
+		{name: "limit", doc: "Rooms in a page, 1 to 500; 100 without it.", number: true},
+		{name: "cursor", doc: "The next_cursor of the page before."},
+		{name: "state", doc: "open without it.", values: []string{"open", "ended", "all"}},
+		{name: "name", doc: "Rooms that bear, or bore, this name."},
+		{name: "name_prefix", doc: "Rooms whose names begin with this, by name."},
+		{name: "created_after", doc: "Rooms created at this time (RFC 3339) or later."},
+		{name: "created_before", doc: "Rooms created before this time (RFC 3339)."},
+		{name: "order", doc: "By creation, or by name with name_prefix; ascending without it.", values: []string{"ascending", "descending"}},
+	}
+}
+
+// listRooms is a page of rooms, in the order of creation; with a name or prefix
+// in the order of names.
+func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
+	q, err := roomQuery(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	limit := q.Limit
+	q.Limit++ // one more tells whether there is a next page
+	list, err := s.Records.ListRooms(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	page := roomPage{Rooms: []room{}}
+	if len(list) > limit {
+		list = list[:limit]
+		page.NextCursor = writeCursor(list[limit-1].Cursor())
+	}
+	for i := range list {
+		page.Rooms = append(page.Rooms, showRoom(&list[i]))
+	}
+	return sendJSON(w, http.StatusOK, page)
+}
+
+func roomQuery(params url.Values) (rooms.RoomQuery, error) {
+	q := rooms.RoomQuery{Name: params.Get("name"), NamePrefix: params.Get("name_prefix")}
+	var wrong []fieldProblem
+	switch params.Get("state") {
+	case "", "open":
+		q.State = rooms.RoomsOpen
+	case "ended":
+		q.State = rooms.RoomsEnded
+	case "all":
+		q.State = rooms.RoomsAll
+	default:
+		wrong = append(wrong, fieldProblem{"state", "must be open, ended or all"})
+	}
+	switch params.Get("order") {
+	case "", "ascending":
+	case "descending":
+		q.Descending = true
+	default:
+		wrong = append(wrong, fieldProblem{"order", "must be ascending or descending"})
+	}
+	for name, to := range map[string]*int64{"created_after": &q.CreatedFromMs, "created_before": &q.CreatedBeforeMs} {
+		if v := params.Get(name); v != "" {
+			t, err := time.Parse(time.RFC3339, v)
+			if err != nil {
+				wrong = append(wrong, fieldProblem{name, notATime})
+			}
+			*to = t.UnixMilli()
+		}
+	}
+	var bad *fieldProblem
+	if q.Limit, bad = pageSize(params); bad != nil {
+		wrong = append(wrong, *bad)
+	}
+	if s := params.Get("cursor"); s != "" {
+		var ok bool
+		if q.After, ok = readCursor(s); !ok {
+			wrong = append(wrong, badCursor)
+		}
+	}
+	if len(wrong) > 0 {
+		return q, fieldsProblem(wrong...)
+	}
+	return q, nil
+}
+
+const notATime = "must be a time such as 2026-01-31T12:00:00Z"
+
+var badCursor = fieldProblem{"cursor", "is not one that this server gave"}
+
+// A cursor is opaque to clients: where the page before ended.
+func writeCursor[T any](c T) string {
+	b, _ := json.Marshal(c) // strings and numbers: cannot fail
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func readCursor(s string) (c rooms.RoomCursor, ok bool) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || json.Unmarshal(b, &c) != nil || c.SID == "" {
+		return rooms.RoomCursor{}, false
+	}
+	return c, true
+}
+
+// getRoom is the open room of that name. A room's own admin may see it, too.
+func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	rec, err := s.Records.FindOpen(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	// RFC 9110, section 13.1.2, for the one form that our own ETags take.
+	if r.Header.Get("If-None-Match") == etag(&rec) {
+		w.Header().Set("ETag", etag(&rec))
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	return sendRoom(w, http.StatusOK, &rec)
+}
+
+// editRequest is the body of PATCH /v1/rooms/{name}: what is not given stays.
+type editRequest struct {
+	Metadata         *string           `json:"metadata,omitempty"`
+	EmptyTimeout     *wireTimeout      `json:"empty_timeout,omitempty"`
+	DepartureTimeout *wireTimeout      `json:"departure_timeout,omitempty"`
+	MaxParticipants  *uint32           `json:"max_participants,omitempty" doc:"0: no limit. Nobody who is in the room is sent away."`
+	Locked           *bool             `json:"locked,omitempty" doc:"Nobody new may join."`
+	Tags             map[string]string `json:"tags,omitempty" doc:"All of them: those that are not given are deleted."`
+}
+
+func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	sid, version, err := condition(r)
+	if err != nil {
+		return err
+	}
+	var body editRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	rec, err := s.Rooms.Edit(r.Context(), name, rooms.RoomEdit{
+		Metadata:         body.Metadata,
+		EmptyTimeout:     body.EmptyTimeout.domain(),
+		DepartureTimeout: body.DepartureTimeout.domain(),
+		MaxParticipants:  body.MaxParticipants,
+		Locked:           body.Locked,
+		Tags:             body.Tags,
+		IfSID:            sid,
+		IfVersion:        version,
+	})
+	if err != nil {
+		return err
+	}
+	return sendRoom(w, http.StatusOK, &rec)
+}
+
+// deleteRoom closes the open room of that name: 204. Everybody in it is sent
+// away.
+func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	sid, version, err := condition(r)
+	if err != nil {
+		return err
+	}
+	if err := s.Rooms.DeleteIf(r.Context(), name, sid, version); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}
+
+// condition reads If-Match (RFC 9110, section 13.1.1): nothing without it, and
+// for "*", since a room that does not exist is not found anyway.
+func condition(r *http.Request) (sid string, version *int64, err error) {
+	tag := r.Header.Get("If-Match")
+	if tag == "" || tag == "*" {
+		return "", nil, nil
+	}
+	if strings.Contains(tag, ",") {
+		return "", nil, problemf(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
+	}
+	inside, ok := strings.CutPrefix(tag, `"`)
+	inside, ok2 := strings.CutSuffix(inside, `"`)
+	sid, number, ok3 := strings.Cut(inside, ".")
+	n, parseErr := strconv.ParseInt(number, 10, 64)
+	if !ok || !ok2 || !ok3 || sid == "" || parseErr != nil {
+		return "", nil, problemf(http.StatusPreconditionFailed, "failed_precondition", "If-Match is not an entity tag of a room")
+	}
+	return sid, &n, nil
+}
+
+func sendRoom(w http.ResponseWriter, status int, rec *rooms.Record) error {
+	w.Header().Set("ETag", etag(rec))
+	return sendJSON(w, status, showRoom(rec))
+}
+
+// getHistory is a room by its id, open or ended.
+func (s *rest) getHistory(w http.ResponseWriter, r *http.Request) error {
+	rec, err := s.recordBySID(r)
+	if err != nil {
+		return err
+	}
+	return sendRoom(w, http.StatusOK, &rec)
+}
+
+func (s *rest) recordBySID(r *http.Request) (rooms.Record, error) {
+	sid, err := pathValue(r, "sid")
+	if err != nil {
+		return rooms.Record{}, err
+	}
+	return s.Records.GetBySID(r.Context(), sid)
+}
+
+// sessionPage is a page of sessions.
+type sessionPage struct {
+	Sessions   []session `json:"sessions"`
+	NextCursor string    `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
+}
+
+// sessionCursor is where a page of sessions ended.
+type sessionCursor struct {
+	JoinedMs int64
+	SID      string
+}
+
+// listSessions is who was, or is, in a room, in the order of joining.
+func (s *rest) listSessions(w http.ResponseWriter, r *http.Request) error {
+	limit, bad := pageSize(r.URL.Query())
+	if bad != nil {
+		return fieldsProblem(*bad)
+	}
+	var after sessionCursor
+	if c := r.URL.Query().Get("cursor"); c != "" {
+		b, err := base64.RawURLEncoding.DecodeString(c)
+		if err != nil || json.Unmarshal(b, &after) != nil {
+			return fieldsProblem(badCursor)
+		}
+	}
+	rec, err := s.recordBySID(r)
+	if err != nil {
+		return err
+	}
+	list, err := s.Records.ListSessions(r.Context(), rooms.SessionQuery{
+		RoomSID: rec.SID, AfterJoinedMs: after.JoinedMs, AfterSID: after.SID, Limit: limit + 1,
+	})
+	if err != nil {
+		return err
+	}
+	page := sessionPage{Sessions: []session{}}
+	if len(list) > limit {
+		list = list[:limit]
+		last := list[limit-1]
+		page.NextCursor = writeCursor(sessionCursor{last.JoinedMs, last.SID})
+	}
+	for i := range list {
+		page.Sessions = append(page.Sessions, showSession(&list[i]))
+	}
+	return sendJSON(w, http.StatusOK, page)
+}

@@ -1,0 +1,258 @@
+package api
+
+import (
+	"net/http"
+
+	"parlor/server/events"
+)
+
+const (
+	get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
+
+	onRoom        = "/rooms/{name}"
+	onParticipant = onRoom + "/participants/{identity}"
+	onWebhook     = "/webhooks/{id}"
+)
+
+func pageParameters(more ...parameter) []parameter {
+	return append([]parameter{
+		{name: "limit", doc: "Items in a page, 1 to 500; 100 without it.", number: true},
+		{name: "cursor", doc: "The next_cursor of the page before."},
+	}, more...)
+}
+
+// operations is every route of REST. The OpenAPI document is made of it.
+func (s *rest) operations() []operation {
+	var all []operation
+	for _, part := range [][]operation{
+		s.roomOperations(), s.participantOperations(), s.moderationOperations(),
+		s.eventOperations(), s.webhookOperations(), s.documents(),
+	} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+func (s *rest) roomOperations() []operation {
+	const tag = "rooms"
+	return []operation{
+		{
+			method: post, path: "/rooms", id: "createRoom", tag: tag, grant: toCreate,
+			summary: "Open a room. If one of that name is open it is returned as it is, with 200.",
+			body:    createRequest{}, example: `{"name":"board","empty_timeout":"never","departure_timeout":"never","max_participants":12,"metadata":"weekly","tags":{"team":"red"}}`,
+			status: http.StatusCreated, answer: room{}, handle: s.createRoom,
+		},
+		{
+			method: get, path: "/rooms", id: "listRooms", tag: tag, grant: toList,
+			summary: "List rooms, open or ended, in pages that do not shift while rooms come and go.",
+			query:   roomParameters(), status: http.StatusOK, answer: roomPage{}, handle: s.listRooms,
+		},
+		{
+			method: get, path: onRoom, id: "getRoom", tag: tag, grant: toSee,
+			summary: "The open room of that name, with its ETag.",
+			status:  http.StatusOK, answer: room{}, handle: s.getRoom,
+		},
+		{
+			method: patch, path: onRoom, id: "updateRoom", tag: tag, grant: toAdmin,
+			summary: "Change an open room; everybody in it is told. If-Match makes it conditional.",
+			body:    editRequest{}, example: `{"metadata":"agenda","departure_timeout":600,"locked":true}`,
+			status: http.StatusOK, answer: room{}, handle: s.editRoom,
+		},
+		{
+			method: del, path: onRoom, id: "closeRoom", tag: tag, grant: toCreate,
+			summary: "Close a room: everybody in it is sent away, its name is free. If-Match makes it conditional.",
+			status:  http.StatusNoContent, handle: s.deleteRoom,
+		},
+		{
+			method: post, path: onRoom + "/data", id: "sendData", tag: tag, grant: toAdmin,
+			summary: "Send data to participants.",
+			body:    dataRequest{}, example: `{"text":"five minutes left","topic":"chat","to":["ada"]}`,
+			status: http.StatusNoContent, handle: s.sendData,
+		},
+		{
+			method: get, path: "/history/{sid}", id: "getRoomBySid", tag: tag, grant: toList,
+			summary: "A room by its id, open or ended, with why it ended.",
+			status:  http.StatusOK, answer: room{}, handle: s.getHistory,
+		},
+		{
+			method: get, path: "/history/{sid}/sessions", id: "listSessions", tag: tag, grant: toList,
+			summary: "Who was in a room, or is, in the order of joining.",
+			query:   pageParameters(), status: http.StatusOK, answer: sessionPage{}, handle: s.listSessions,
+		},
+	}
+}
+
+func (s *rest) participantOperations() []operation {
+	const tag = "participants"
+	return []operation{
+		{
+			method: get, path: onRoom + "/participants", id: "listParticipants", tag: tag, grant: toAdmin,
+			summary: "Who is in a room.",
+			status:  http.StatusOK, answer: participantList{}, handle: s.listParticipants,
+		},
+		{
+			method: get, path: onParticipant, id: "getParticipant", tag: tag, grant: toAdmin,
+			summary: "One participant.",
+			status:  http.StatusOK, answer: participant{}, handle: s.getParticipant,
+		},
+		{
+			method: patch, path: onParticipant, id: "updateParticipant", tag: tag, grant: toAdmin,
+			summary: "Change what a participant is and may do. It holds also when it rejoins.",
+			body:    participantEdit{}, example: `{"name":"Ada","attributes":{"hand":"up"},"permissions":{"can_publish":true,"can_publish_sources":["microphone"]}}`,
+			status: http.StatusOK, answer: participant{}, handle: s.editParticipant,
+		},
+		{
+			method: del, path: onParticipant, id: "removeParticipant", tag: tag, grant: toAdmin,
+			summary: "Send a participant away.",
+			query:   []parameter{{name: "revoke", doc: "true: its tokens are worthless from now on.", values: []string{"true", "false"}}},
+			status:  http.StatusNoContent, handle: s.removeParticipant,
+		},
+		{
+			method: post, path: onParticipant + "/move", id: "moveParticipant", tag: tag, grant: toAdmin,
+			summary: "Move a participant to another room, with its tracks and without a reconnect. The token needs destinationRoom.",
+			body:    destination{}, example: `{"room":"breakout-1"}`,
+			status: http.StatusNoContent, handle: s.moveParticipant,
+		},
+		{
+			method: post, path: onParticipant + "/forward", id: "forwardParticipant", tag: tag, grant: toAdmin,
+			summary: "Show a participant and its tracks in a second room too. The token needs destinationRoom.",
+			body:    destination{}, example: `{"room":"overflow"}`,
+			status: http.StatusNoContent, handle: s.forwardParticipant,
+		},
+		{
+			method: post, path: onParticipant + "/rpc", id: "callParticipant", tag: tag, grant: toAdmin,
+			summary: "Call a method that a participant's client offers, and wait for its answer.",
+			body:    rpcRequest{}, example: `{"method":"raise-hand","payload":"{}","timeout":5}`,
+			status: http.StatusOK, answer: rpcAnswer{}, handle: s.performRPC,
+		},
+		{
+			method: get, path: onParticipant + "/tracks", id: "listTracks", tag: tag, grant: toAdmin,
+			summary: "What a participant publishes.",
+			status:  http.StatusOK, answer: trackList{}, handle: s.listTracks,
+		},
+		{
+			method: patch, path: onParticipant + "/tracks/{track}", id: "updateTrack", tag: tag, grant: toAdmin,
+			summary: "Mute a track, or unmute it where the configuration allows that.",
+			body:    trackEdit{}, example: `{"muted":true}`,
+			status: http.StatusOK, answer: track{}, handle: s.editTrack,
+		},
+		{
+			method: put, path: onParticipant + "/subscriptions/{track}", id: "subscribe", tag: tag, grant: toAdmin,
+			summary: "Subscribe a participant to a track. An unknown track is no error.",
+			status:  http.StatusNoContent, handle: s.subscribe,
+		},
+		{
+			method: del, path: onParticipant + "/subscriptions/{track}", id: "unsubscribe", tag: tag, grant: toAdmin,
+			summary: "End a participant's subscription to a track.",
+			status:  http.StatusNoContent, handle: s.unsubscribe,
+		},
+	}
+}
+
+func (s *rest) moderationOperations() []operation {
+	return []operation{
+		{
+			method: get, path: onRoom + "/bans", id: "listBans", tag: "moderation", grant: toAdmin,
+			summary: "Who is banned from rooms of that name, by identity. The room need not be open.",
+			query:   pageParameters(), status: http.StatusOK, answer: banPage{}, handle: s.listBans,
+		},
+		{
+			method: put, path: onRoom + "/bans/{identity}", id: "ban", tag: "moderation", grant: toAdmin,
+			summary: "Ban an identity from rooms of that name, and send it away if it is there.",
+			body:    banRequest{}, example: `{"until":"2030-01-31T12:00:00Z","reason":"spam"}`,
+			status: http.StatusOK, answer: ban{}, handle: s.ban,
+		},
+		{
+			method: del, path: onRoom + "/bans/{identity}", id: "unban", tag: "moderation", grant: toAdmin,
+			summary: "Lift a ban.",
+			status:  http.StatusNoContent, handle: s.unban,
+		},
+		{
+			method: post, path: onRoom + "/revocations", id: "revokeTokens", tag: "moderation", grant: toAdmin,
+			summary: "Refuse the tokens that an identity has for rooms of that name. Who is in the room stays.",
+			body:    revocation{}, example: `{"identity":"ada"}`,
+			status: http.StatusNoContent, handle: s.revoke,
+		},
+		{
+			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate,
+			summary: "Make an access token, signed with the API key of the request.",
+			body:    tokenRequest{}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
+			status: http.StatusCreated, answer: token{}, handle: s.mintToken,
+		},
+	}
+}
+
+func (s *rest) eventOperations() []operation {
+	return []operation{
+		{
+			method: get, path: "/events", id: "listEvents", tag: "events", grant: toPull,
+			summary: "The event log: a page as JSON, or as server-sent events for whoever accepts text/event-stream. " +
+				"410 (code pruned, with the oldest seq) when what is asked for is pruned.",
+			query: []parameter{
+				{name: "after", doc: "A seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
+				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},
+				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
+				{name: "type", doc: "Types of events, separated by commas or given several times.", many: true},
+			},
+			status: http.StatusOK, answer: events.Page{}, handle: s.pullEvents,
+		},
+		{
+			method: get, path: "/status", id: "getStatus", tag: "status", grant: toList,
+			summary: "How the server fares: rooms, database, replication, webhooks.",
+			status:  http.StatusOK, answer: status{}, handle: s.getStatus,
+		},
+	}
+}
+
+func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
+	s.Events.ServeHTTP(w, r)
+	return nil
+}
+
+func (s *rest) webhookOperations() []operation {
+	const tag = "webhooks"
+	return []operation{
+		{
+			method: get, path: "/webhooks", id: "listWebhooks", tag: tag, grant: toOperate,
+			summary: "The endpoints of the configuration, and those that it no longer names, with how they fare.",
+			status:  http.StatusOK, answer: endpointList{}, handle: s.listEndpoints,
+		},
+		{
+			method: get, path: onWebhook, id: "getWebhook", tag: tag, grant: toOperate,
+			summary: "One endpoint.",
+			status:  http.StatusOK, answer: endpoint{}, handle: s.getEndpoint,
+		},
+		{
+			method: get, path: onWebhook + "/deliveries", id: "listDeliveries", tag: tag, grant: toOperate,
+			summary: "An endpoint's deliveries in one state, newest first.",
+			query: pageParameters(parameter{
+				name: "state", doc: "pending without it.", values: []string{"pending", "delivered", "dead"},
+			}),
+			status: http.StatusOK, answer: deliveryPage{}, handle: s.listDeliveries,
+		},
+		{
+			method: post, path: onWebhook + "/replay", id: "replayDeliveries", tag: tag, grant: toOperate,
+			summary: "Send again: one event, a range, or, without a body, all dead letters. Ids and bodies stay.",
+			body:    replayRequest{}, example: `{"from_seq":120,"to_seq":180,"state":"any"}`,
+			status: http.StatusOK, answer: replayed{}, handle: s.replay,
+		},
+		{
+			method: post, path: onWebhook + "/pause", id: "pauseWebhook", tag: tag, grant: toOperate,
+			summary: "Stop sending to an endpoint; its events wait.",
+			body:    pauseRequest{}, example: `{"reason":"receiver is moving"}`,
+			status: http.StatusOK, answer: endpoint{}, handle: s.pause,
+		},
+		{
+			method: post, path: onWebhook + "/resume", id: "resumeWebhook", tag: tag, grant: toOperate,
+			summary: "Send again to an endpoint that is paused or disabled.",
+			status:  http.StatusOK, answer: endpoint{}, handle: s.resume,
+		},
+		{
+			method: post, path: onWebhook + "/test", id: "testWebhook", tag: tag, grant: toOperate,
+			summary: "Send a test event to that endpoint alone, through the outbox.",
+			status:  http.StatusAccepted, answer: testEvent{}, handle: s.sendTest,
+		},
+	}
+}
+
+func (s *rest) documents() []operation { return nil }

@@ -1,0 +1,144 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"parlor/rooms"
+)
+
+// Writer is how the database's writer fares. Latencies are of transactions,
+// with the disk's part, since the start.
+type Writer struct {
+	Failing   string  `json:"failing,omitempty" doc:"Why the last write failed; absent if it did not."`
+	Queue     int     `json:"queue" doc:"Writes that wait."`
+	Commits   uint64  `json:"commits" doc:"Transactions since the start."`
+	Failures  uint64  `json:"failures" doc:"Transactions that failed since the start."`
+	MeanMs    float64 `json:"commit_mean_ms"`
+	P50Ms     float64 `json:"commit_p50_ms" doc:"Half of the transactions took no longer: the bound of a histogram's bucket."`
+	P99Ms     float64 `json:"commit_p99_ms" doc:"99 of 100 took no longer."`
+	WALBytes  int64   `json:"wal_bytes" doc:"Size of the write-ahead log."`
+	SyncError string  `json:"sync_error,omitempty" doc:"Why the last hand-over to the replica failed."`
+}
+
+// The states of the lease on a replica.
+const (
+	LeaseHeld   = "held"
+	LeaseUnsure = "unsure" // it could not be renewed, and has not run out yet
+	LeaseLost   = "lost"
+)
+
+// Replica is the replication of the database, as its operator sees it.
+type Replica interface {
+	Status() ReplicaStatus
+}
+
+// ReplicaStatus is how the replication fares.
+type ReplicaStatus struct {
+	State        string     `json:"state" enum:"held,unsure,lost" doc:"Of the lease on the replica."`
+	Epoch        int64      `json:"epoch" doc:"Grows with each lease, never falls."`
+	LeaseExpires *timestamp `json:"lease_expires_at"`
+	LagSeconds   float64    `json:"lag_seconds" doc:"Age of the oldest write that the replica does not have; 0 if it has all."`
+	LastError    string     `json:"last_error,omitempty"`
+}
+
+// SetLeaseExpires sets when the lease runs out if it is not renewed.
+func (s *ReplicaStatus) SetLeaseExpires(t time.Time) { s.LeaseExpires = at(rooms.NowMs(t)) }
+
+// overdueAfter is how long after its deadline an open room counts as overdue:
+// ending the rooms that are due takes a moment.
+const overdueAfter = 5 * time.Second
+
+// status is how the server fares.
+type status struct {
+	Version       string         `json:"version"`
+	StartedAt     *timestamp     `json:"started_at"`
+	UptimeSeconds int64          `json:"uptime_seconds"`
+	Rooms         roomFigures    `json:"rooms"`
+	Database      *Writer        `json:"database"`
+	Replication   *ReplicaStatus `json:"replication" doc:"Null: the database is not replicated."`
+	Webhooks      outboxFigures  `json:"webhooks"`
+}
+
+// roomFigures counts rooms and who is in them.
+type roomFigures struct {
+	Open            int64      `json:"open"`
+	Ended           int64      `json:"ended" doc:"Kept as history."`
+	Live            int        `json:"live" doc:"Open rooms with something going on."`
+	Participants    int        `json:"participants"`
+	ExpectedBack    int        `json:"expected_back" doc:"Participants of before the restart who are not back yet."`
+	Overdue         int64      `json:"overdue" doc:"Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault."`
+	OldestCreatedAt *timestamp `json:"oldest_created_at" doc:"Of the open room that is open longest."`
+}
+
+// outboxFigures is how the webhooks fare, over all endpoints.
+type outboxFigures struct {
+	Endpoints     int        `json:"endpoints"`
+	Failing       int        `json:"failing" doc:"Endpoints whose last attempt failed, or that are paused or disabled."`
+	Pending       int64      `json:"pending"`
+	Dead          int64      `json:"dead"`
+	OldestPending *timestamp `json:"oldest_pending_at"`
+}
+
+// getStatus is how the server fares. None of it costs a scan.
+func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
+	now := time.Now()
+	out := status{
+		Version: s.Version, StartedAt: at(rooms.NowMs(s.Started)), UptimeSeconds: int64(now.Sub(s.Started) / time.Second),
+	}
+	if err := s.countRooms(r, now, &out.Rooms); err != nil {
+		return err
+	}
+	if s.Writer != nil {
+		figures := s.Writer()
+		out.Database = &figures
+	}
+	if s.Replica != nil {
+		replica := s.Replica.Status()
+		out.Replication = &replica
+	}
+	all, err := s.endpoints(r.Context())
+	if err != nil {
+		return err
+	}
+	out.Webhooks.add(all)
+	return sendJSON(w, http.StatusOK, out)
+}
+
+func (s *rest) countRooms(r *http.Request, now time.Time, out *roomFigures) (err error) {
+	ctx := r.Context()
+	if out.Open, out.Ended, err = s.Records.CountRooms(ctx); err != nil {
+		return err
+	}
+	if out.Overdue, err = s.Records.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter))); err != nil {
+		return err
+	}
+	oldest, err := s.Records.ListRooms(ctx, rooms.RoomQuery{State: rooms.RoomsOpen, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(oldest) > 0 {
+		out.OldestCreatedAt = at(oldest[0].CreatedMs)
+	}
+	live := s.Rooms.Stats()
+	out.Live, out.Participants, out.ExpectedBack = live.Live, live.Participants, live.ExpectedBack
+	return nil
+}
+
+func (f *outboxFigures) add(all []endpoint) {
+	for _, e := range all {
+		if e.Reason == rooms.ReasonRemoved {
+			f.Dead += e.Dead
+			continue
+		}
+		f.Endpoints++
+		f.Pending += e.Pending
+		f.Dead += e.Dead
+		if e.FailingSince != nil || e.State != string(rooms.EndpointOn) {
+			f.Failing++
+		}
+		if t := e.OldestPending; t != nil && (f.OldestPending == nil || time.Time(*t).Before(time.Time(*f.OldestPending))) {
+			f.OldestPending = t
+		}
+	}
+}
