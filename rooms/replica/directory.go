@@ -1,0 +1,149 @@
+package replica
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/file"
+	"golang.org/x/sys/unix"
+)
+
+// directory is a replica in a directory. Whoever holds the lease holds a lock on
+// a file in it, so a lease ends with its holder, whatever the time.
+type directory struct {
+	dir  string
+	lock *os.File // nil for those who only read
+}
+
+func openDirectory(dir string, lock bool) (*directory, error) {
+	d := &directory{dir: dir}
+	if !lock {
+		return d, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make replica directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "owner.lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open replica's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, d.held()
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	d.lock = f
+	return d, nil
+}
+
+// held says who has the lock.
+func (d *directory) held() error {
+	b, _, _, err := d.readOwner(context.Background())
+	if err != nil {
+		return &HeldError{Owner: "another process"}
+	}
+	o, err := decodeOwner(b)
+	if err != nil {
+		return &HeldError{Owner: "another process"}
+	}
+	return &HeldError{Owner: o.Owner, Epoch: o.Epoch}
+}
+
+func (d *directory) readOwner(context.Context) (b []byte, version string, age time.Duration, err error) {
+	b, err = os.ReadFile(filepath.Join(d.dir, ownerName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, "", 0, errNoOwner
+	}
+	if err != nil {
+		return nil, "", 0, err
+	}
+	return b, digest(b), -1, nil
+}
+
+// writeOwner compares and then writes: the lock keeps others from coming between.
+func (d *directory) writeOwner(ctx context.Context, b []byte, version string) (string, error) {
+	_, current, _, err := d.readOwner(ctx)
+	if err != nil && !errors.Is(err, errNoOwner) {
+		return "", err
+	}
+	if current != version {
+		return "", errChanged
+	}
+	return digest(b), replaceFile(filepath.Join(d.dir, ownerName), b)
+}
+
+func (d *directory) probe(context.Context, []byte) error { return nil }
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// replaceFile writes a file so that a crash leaves the old one or the new one.
+func replaceFile(name string, b []byte) error {
+	f, err := os.Create(name + ".tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return syncDirectory(filepath.Dir(name))
+}
+
+func syncDirectory(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (d *directory) generations(context.Context) ([]int64, error) {
+	entries, err := os.ReadDir(d.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []int64
+	for _, e := range entries {
+		if n, ok := parseGeneration(e.Name()); ok && e.IsDir() {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func (d *directory) client(n int64) (litestream.ReplicaClient, error) {
+	if n == 0 {
+		return file.NewReplicaClient(d.dir), nil
+	}
+	return file.NewReplicaClient(filepath.Join(d.dir, generation(n))), nil
+}
+
+func (d *directory) close() error {
+	if d.lock == nil {
+		return nil
+	}
+	return d.lock.Close()
+}

@@ -1,0 +1,87 @@
+package replica
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/superfly/ltx"
+)
+
+// guarded is a client that changes nothing while that is not allowed. Nothing of
+// Litestream reaches a replica otherwise: so a machine that lost its lease writes
+// nothing, whatever it is at.
+type guarded struct {
+	litestream.ReplicaClient
+	allowed func() error
+	files   atomic.Uint64 // uploaded
+	bytes   atomic.Uint64
+}
+
+func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
+	if err := g.allowed(); err != nil {
+		return nil, err
+	}
+	info, err := g.ReplicaClient.WriteLTXFile(ctx, level, from, to, r)
+	if err == nil {
+		g.files.Add(1)
+		g.bytes.Add(uint64(max(0, info.Size)))
+	}
+	return info, err
+}
+
+func (g *guarded) DeleteLTXFiles(ctx context.Context, files []*ltx.FileInfo) error {
+	if err := g.allowed(); err != nil {
+		return err
+	}
+	return g.ReplicaClient.DeleteLTXFiles(ctx, files)
+}
+
+func (g *guarded) DeleteAll(ctx context.Context) error {
+	if err := g.allowed(); err != nil {
+		return err
+	}
+	return g.ReplicaClient.DeleteAll(ctx)
+}
+
+// dropCABundle takes AWS_CA_BUNDLE out of this process's environment: with it the
+// AWS library refuses the HTTP client that Litestream gives it.
+func dropCABundle(l location, log *slog.Logger) {
+	const name = "AWS_CA_BUNDLE"
+	if l.scheme != "s3" || os.Getenv(name) == "" {
+		return
+	}
+	if err := os.Unsetenv(name); err != nil {
+		log.Error("AWS_CA_BUNDLE cannot be unset, and the replica cannot be reached with it", "error", err)
+		return
+	}
+	log.Warn("AWS_CA_BUNDLE is ignored: name the authorities in SSL_CERT_FILE instead, together with the system's")
+}
+
+// quieter takes a level off what Litestream logs as information: it tells of
+// every compaction, which is no operator's news.
+type quieter struct{ slog.Handler }
+
+func demoted(log *slog.Logger) *slog.Logger { return slog.New(quieter{log.Handler()}) }
+
+func (q quieter) Enabled(ctx context.Context, level slog.Level) bool {
+	return q.Handler.Enabled(ctx, demote(level))
+}
+
+func (q quieter) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = demote(r.Level)
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
+func (q quieter) WithGroup(name string) slog.Handler   { return quieter{q.Handler.WithGroup(name)} }
+
+func demote(level slog.Level) slog.Level {
+	if level < slog.LevelWarn {
+		return level - 4
+	}
+	return level
+}

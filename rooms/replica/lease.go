@@ -1,0 +1,363 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+var (
+	// ErrLost: another took the lease, or it could not be renewed for too long.
+	// Nothing is written any more, here or on the replica.
+	ErrLost = errors.New("the lease on the replica is lost")
+	// ErrUnsure: the lease was not renewed in time, so that another may have taken
+	// it. Nothing is written until it is known who has it.
+	ErrUnsure = errors.New("the lease on the replica could not be renewed")
+)
+
+// HeldError: another process holds the lease, and is alive.
+type HeldError struct {
+	Owner string // its host and process
+	Epoch int64
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("the replica is in use by %s (epoch %d): stop that one first, or use another replica", e.Owner, e.Epoch)
+}
+
+// clockGrain is what S3's clocks, which tell whole seconds, can be wrong by when
+// two of their times are compared.
+const clockGrain = time.Second
+
+// LeaseState is how this process stands with the lease.
+type LeaseState string
+
+// The states of the lease.
+const (
+	LeaseNone     LeaseState = "none"     // not yet taken
+	LeaseHeld     LeaseState = "held"     // ours
+	LeaseUnsure   LeaseState = "unsure"   // not renewed in time: nothing may be written
+	LeaseLost     LeaseState = "lost"     // for good
+	LeaseReleased LeaseState = "released" // given up by Close
+)
+
+// renewals is how the renewals of a lease fare.
+type renewals int
+
+const (
+	renewing renewals = iota
+	failing           // but it is not late yet
+	stopped           // it is late
+)
+
+// lease is this process's part in owner.json. It is taken by take, then renewed
+// by run's goroutine until release.
+type lease struct {
+	place  place
+	log    *slog.Logger
+	ttl    time.Duration
+	wait   time.Duration // patience
+	onLost func(error)
+	cancel context.CancelFunc // ends run
+	ended  chan struct{}      // closed when run returns; nil while it does not run
+
+	told renewals // run's: what was logged last
+
+	mu      sync.Mutex // guards the following
+	owner   owner      // as this process wrote it last
+	version string     // of owner.json
+	renewed time.Time  // when the last write that succeeded was begun, monotonic
+	state   LeaseState // held also while unsure
+	failing error      // of the last renewal
+	lost    error      // why
+}
+
+// margin is how long before others may take the lease its holder stops to write,
+// for what is under way then.
+func (l *lease) margin() time.Duration { return l.ttl / 6 }
+
+// check fails when nothing may be written under the lease.
+func (l *lease) check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.checkLocked()
+}
+
+func (l *lease) checkLocked() error {
+	switch {
+	case l.state == LeaseLost:
+		return l.lost
+	case l.state != LeaseHeld:
+		return fmt.Errorf("the lease on the replica is not held: it is %s", l.state)
+	case time.Since(l.renewed) >= l.ttl-l.margin():
+		return errors.Join(ErrUnsure, l.failing)
+	}
+	return nil
+}
+
+func (l *lease) epoch() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.owner.Epoch
+}
+
+// take waits until nobody else holds the lease and takes it, as self, with the
+// epoch that is told for who had it before (nil = nobody ever). It does not wait
+// for a holder that is alive: that is a [HeldError].
+func (l *lease) take(ctx context.Context, self owner, epoch func(before *owner) int64) (before *owner, err error) {
+	var seen string // the version of the holder that is waited for
+	for {
+		before, version, wait, err := l.look(ctx, self.Machine)
+		if err != nil {
+			return nil, err
+		}
+		if wait == 0 {
+			o := self
+			if before != nil {
+				o.Replica = before.Replica
+			}
+			o.Epoch = epoch(before)
+			err := l.write(ctx, l.prolonged(o), version)
+			if errors.Is(err, errChanged) {
+				continue // another was quicker: see who
+			}
+			if err != nil {
+				return nil, fmt.Errorf("take the lease: %w", err)
+			}
+			return before, l.probe(ctx)
+		}
+		if seen != "" && seen != version {
+			return nil, &HeldError{before.Owner, before.Epoch}
+		}
+		if seen == "" {
+			l.log.Info("waiting for the lease on the replica to run out", "owner", before.Owner, "epoch", before.Epoch, "for", wait)
+		}
+		seen = version
+		select {
+		case <-time.After(min(wait, l.ttl/6+100*time.Millisecond)):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the lease of %s to run out: %w", before.Owner, ctx.Err())
+		}
+	}
+}
+
+func (l *lease) probe(ctx context.Context) error {
+	o, _ := l.current()
+	b, err := o.encode()
+	if err != nil {
+		return err
+	}
+	return l.place.probe(ctx, b)
+}
+
+// look reads who has the lease, and after what time it can be taken; 0 is now.
+func (l *lease) look(ctx context.Context, machine string) (*owner, string, time.Duration, error) {
+	b, version, age, err := l.place.readOwner(ctx)
+	if errors.Is(err, errNoOwner) {
+		return nil, "", 0, nil
+	}
+	if err != nil {
+		return nil, "", 0, err
+	}
+	o, err := decodeOwner(b)
+	if err != nil {
+		return nil, "", 0, err
+	}
+	if _, exclusive := l.place.(*directory); exclusive || o.Expires == 0 || o.Machine == machine {
+		return &o, version, 0, nil
+	}
+	if age < 0 { // the server does not tell: by our clocks then
+		age = max(0, time.Until(time.UnixMilli(o.Expires)))
+		return &o, version, age, nil
+	}
+	return &o, version, max(0, o.ttl()+clockGrain-age), nil
+}
+
+// prolonged is o as it is to be written now.
+func (l *lease) prolonged(o owner) owner {
+	o.TTLMs = l.ttl.Milliseconds()
+	o.Expires = time.Now().Add(l.ttl).UnixMilli()
+	return o
+}
+
+// write writes o over owner.json of that version, and keeps what it then knows.
+func (l *lease) write(ctx context.Context, o owner, version string) error {
+	o.Serial++
+	b, err := o.encode()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	version, err = l.place.writeOwner(ctx, b, version)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.failing = err
+		return err
+	}
+	l.owner, l.version, l.renewed, l.failing = o, version, began, nil
+	l.state = LeaseHeld
+	if o.Expires == 0 {
+		l.state = LeaseReleased
+	}
+	return nil
+}
+
+// raise gives the lease, which is held, a new epoch.
+func (l *lease) raise(ctx context.Context, epoch int64) error {
+	o, version := l.current()
+	o.Epoch = epoch
+	if err := l.write(ctx, l.prolonged(o), version); err != nil {
+		return fmt.Errorf("take the lease with a new epoch: %w", err)
+	}
+	return nil
+}
+
+func (l *lease) current() (owner, string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.owner, l.version
+}
+
+// renew writes owner.json anew. A write that succeeded may look like one that
+// another forestalled, when its answer got lost and it was tried again.
+func (l *lease) renew(ctx context.Context) error {
+	o, version := l.current()
+	err := l.write(ctx, l.prolonged(o), version)
+	if !errors.Is(err, errChanged) {
+		return err
+	}
+	b, version, _, err := l.place.readOwner(ctx)
+	if errors.Is(err, errNoOwner) {
+		return fmt.Errorf("%w: %s was removed", errChanged, ownerName)
+	}
+	if err != nil {
+		return err
+	}
+	now, err := decodeOwner(b)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	if now.Instance != o.Instance {
+		return fmt.Errorf("%w: %s holds it with epoch %d", errChanged, now.Owner, now.Epoch)
+	}
+	return l.write(ctx, l.prolonged(now), version)
+}
+
+// start starts the goroutine that renews the lease.
+func (l *lease) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	l.cancel, l.ended = cancel, make(chan struct{})
+	go l.run(ctx)
+}
+
+func (l *lease) run(ctx context.Context) {
+	defer close(l.ended)
+	for {
+		timer := time.NewTimer(l.pause())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		if err := l.renewInTime(ctx); err != nil && ctx.Err() == nil {
+			l.lose(err)
+			l.onLost(err)
+			return
+		}
+	}
+}
+
+// pause is how long to wait before the next renewal, or before giving up.
+func (l *lease) pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failing == nil {
+		return time.Until(l.renewed.Add(l.ttl / 3))
+	}
+	return min(l.ttl/12, max(0, time.Until(l.renewed.Add(l.ttl-l.margin()+l.wait))))
+}
+
+// renewInTime renews the lease; an error means that it is lost.
+func (l *lease) renewInTime(ctx context.Context) error {
+	attempt, cancel := context.WithTimeout(ctx, max(l.ttl/6, 500*time.Millisecond))
+	err := l.renew(attempt)
+	cancel()
+	if errors.Is(err, errChanged) {
+		return fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	l.mu.Lock()
+	l.failing = err
+	late := time.Since(l.renewed) - (l.ttl - l.margin())
+	l.mu.Unlock()
+	if err != nil && late >= l.wait {
+		return fmt.Errorf("%w: it could not be renewed for %v: %w", ErrLost, l.ttl-l.margin()+l.wait, err)
+	}
+	l.tell(err, late >= 0)
+	return nil
+}
+
+// tell logs how the renewals fare, when that changes.
+func (l *lease) tell(err error, unsure bool) {
+	now := renewing
+	switch {
+	case err != nil && unsure:
+		now = stopped
+	case err != nil:
+		now = failing
+	}
+	if now == l.told {
+		return
+	}
+	l.told = now
+	switch now {
+	case renewing:
+		l.log.Info("the lease on the replica is renewed again")
+	case failing:
+		l.log.Warn("the lease on the replica cannot be renewed, trying again", "error", err)
+	case stopped:
+		l.log.Error("the lease on the replica was not renewed in time: nothing is written until it is", "error", err)
+	}
+}
+
+func (l *lease) lose(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state, l.lost = LeaseLost, err
+}
+
+// stop ends the renewals and waits for their goroutine.
+func (l *lease) stop() {
+	if l.ended == nil {
+		return
+	}
+	l.cancel()
+	<-l.ended
+}
+
+// release gives the lease up, for others to take at once. run must have ended.
+func (l *lease) release(ctx context.Context) error {
+	if err := l.check(); err != nil {
+		return nil // not ours to release, or it runs out by itself
+	}
+	o, version := l.current()
+	o.Expires = 0
+	if err := l.write(ctx, o, version); err != nil {
+		return fmt.Errorf("release the lease: %w", err)
+	}
+	return nil
+}
+
+// status is the lease's part of Status.
+func (l *lease) status() (LeaseState, time.Time, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == LeaseHeld && l.checkLocked() != nil {
+		return LeaseUnsure, l.renewed.Add(l.ttl), l.failing
+	}
+	return l.state, l.renewed.Add(l.ttl), l.failing
+}

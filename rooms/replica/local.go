@@ -1,0 +1,119 @@
+package replica
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/superfly/ltx"
+)
+
+// local is what stands beside the database, in a file .replica: which replica
+// the database is of, and how new. It is written before the database changes its
+// meaning, so that a crash between leaves what is understood.
+type local struct {
+	Machine    string `json:"machine"`    // random, made once: a part of Config.Machine
+	Replica    string `json:"replica"`    // owner.Replica; "" = none yet
+	URL        string `json:"url"`        // for people, and for a replica whose owner.json is gone
+	Epoch      int64  `json:"epoch"`      // the lease under which the database was last opened
+	Replicated bool   `json:"replicated"` // a generation was begun: something must be there
+	Restoring  bool   `json:"restoring"`  // the database, if there is one, is half a restore
+}
+
+func localPath(database string) string { return database + ".replica" }
+
+// readLocal reads it; a missing file is a zero local.
+func readLocal(database string) (local, error) {
+	b, err := os.ReadFile(localPath(database))
+	if errors.Is(err, fs.ErrNotExist) {
+		return local{}, nil
+	}
+	if err != nil {
+		return local{}, err
+	}
+	var l local
+	if err := json.Unmarshal(b, &l); err != nil {
+		return local{}, fmt.Errorf("%s is damaged, remove it if the database may be restored from the replica: %w", localPath(database), err)
+	}
+	return l, nil
+}
+
+func (l local) write(database string) error {
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(localPath(database), append(b, '\n')); err != nil {
+		return fmt.Errorf("write %s: %w", localPath(database), err)
+	}
+	return nil
+}
+
+// machineID tells this machine, in this boot, with this database, from others: a
+// copy of the disk that runs elsewhere is another machine.
+func machineID(l local) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if errors.Is(err, fs.ErrNotExist) { // not Linux
+		host, err := os.Hostname()
+		return host + "/" + l.Machine, err
+	}
+	return strings.TrimSpace(string(boot)) + "/" + l.Machine, err
+}
+
+// exists reports whether there is a database at path.
+func exists(path string) (bool, error) {
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return fi.Size() > 0, nil // SQLite makes an empty file before it writes
+}
+
+// moveAside renames a database and what SQLite keeps beside it, and returns the
+// new name; "" if there was nothing. The database must not be open.
+func moveAside(path string, epoch int64, now time.Time) (string, error) {
+	to := fmt.Sprintf("%s.epoch-%d-%s", path, epoch, now.UTC().Format("20060102T150405.000Z"))
+	moved := ""
+	for _, suffix := range []string{"-wal", "-shm", ""} {
+		err := os.Rename(path+suffix, to+suffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("move old database aside: %w", err)
+		}
+		moved = to
+	}
+	return moved, syncDirectory(filepath.Dir(path))
+}
+
+// litestreamPath is where Litestream keeps, beside a database, what it has yet to
+// upload.
+func litestreamPath(database string) string {
+	dir, name := filepath.Split(database)
+	return filepath.Join(dir, "."+name+litestream.MetaDirSuffix)
+}
+
+// replicatedTo is the last transaction that stands there; 0 if there is none.
+func replicatedTo(database string) (ltx.TXID, error) {
+	entries, err := os.ReadDir(filepath.Join(litestreamPath(database), "ltx", "0"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	var last ltx.TXID
+	for _, e := range entries {
+		if _, to, err := ltx.ParseFilename(e.Name()); err == nil { // else it is half written
+			last = max(last, to)
+		}
+	}
+	return last, err
+}

@@ -1,0 +1,154 @@
+package replica
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"parlor/rooms/sqlite"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestKilledAndDiskLost: the process is killed and its disk is gone. What a
+// barrier vouched for is there on another machine, and of the rest no more is
+// lost than the loss window.
+func TestKilledAndDiskLost(t *testing.T) {
+	t.Parallel()
+	url := s3URL(t)
+	var lines []string
+	first := filepath.Join(t.TempDir(), "first")
+	require.NoError(t, os.Mkdir(first, 0o755))
+	p := startProcess(t, role{Dir: first, URL: url, Machine: "a", TTL: shortTTL, Rate: 100})
+	p.ready(t)
+	for len(lines) < 350 {
+		lines = append(lines, p.line(t))
+	}
+	require.NoError(t, p.cmd.Process.Signal(unix.SIGKILL))
+	lines = append(lines, p.rest()...)
+	killed := time.Now()
+	require.NoError(t, os.RemoveAll(first))
+
+	b := mustOpen(t, t.TempDir(), "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
+	t.Logf("served again %v after the kill, %v of it the lease's", time.Since(killed).Round(time.Millisecond), shortTTL+clockGrain)
+	require.EqualValues(t, 2, b.replica.Epoch())
+	names := b.names(t)
+	last := 0
+	if len(names) > 0 {
+		_, err := fmt.Sscanf(names[len(names)-1], "first-%d", &last)
+		require.NoError(t, err)
+	}
+	require.Len(t, names, last, "there are holes in what was restored")
+	var acknowledged, vouched int
+	var at, lastAt int64
+	_, err := fmt.Sscanf(told(lines, "a"), "%d %d", &acknowledged, &at)
+	require.NoError(t, err)
+	_, err = fmt.Sscanf(told(lines, "b"), "%d", &vouched)
+	require.NoError(t, err)
+	require.NotZero(t, vouched)
+	require.GreaterOrEqual(t, last, vouched, "a barrier lied")
+	for _, l := range lines {
+		var n int
+		var ms int64
+		if _, err := fmt.Sscanf(l, "a %d %d", &n, &ms); err == nil && n <= last {
+			lastAt = ms
+		}
+	}
+	lost := time.Duration(at-lastAt) * time.Millisecond
+	t.Logf("kill -9 and lost disk at 100 rooms/s: %d of %d rooms lost, %v of writes", max(0, acknowledged-last), acknowledged, max(0, lost))
+	require.Less(t, lost, 5*time.Second)
+	b.mustClose(t)
+}
+
+// TestKilledAndRestarted: the process is killed and started again on its disk. It
+// takes up its own lease at once and has everything, and so has the replica.
+func TestKilledAndRestarted(t *testing.T) {
+	t.Parallel()
+	url, dir := s3URL(t), filepath.Join(t.TempDir(), "here")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	p := startProcess(t, role{Dir: dir, URL: url, TTL: time.Minute, Rate: 100})
+	p.ready(t)
+	lines := []string{}
+	for len(lines) < 130 {
+		lines = append(lines, p.line(t))
+	}
+	require.NoError(t, p.cmd.Process.Signal(unix.SIGKILL))
+	lines = append(lines, p.rest()...)
+	_ = p.cmd.Wait()
+	var acknowledged int
+	_, err := fmt.Sscanf(told(lines, "a"), "%d", &acknowledged)
+	require.NoError(t, err)
+
+	p = startProcess(t, role{Dir: dir, URL: url, TTL: time.Minute})
+	epoch, took := p.ready(t)
+	require.EqualValues(t, 1, epoch)
+	t.Logf("started again in %v, with a lease that had most of a minute to run", took)
+	require.Less(t, took, 20*time.Second)
+	require.NoError(t, p.in.Close())
+	require.Equal(t, []string{"closed"}, p.rest())
+	to := filepath.Join(t.TempDir(), "restored.db")
+	_, err = Restore(t.Context(), RestoreConfig{URL: url, To: to})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(namesIn(t, to)), acknowledged)
+	require.Equal(t, namesIn(t, database(dir)), namesIn(t, to))
+}
+
+// TestSidecar runs the litestream command beside a server that replicates nothing
+// itself, with the example of testdata; then a server goes on from what it made.
+func TestSidecar(t *testing.T) {
+	t.Parallel()
+	program, err := installedLitestream(t)
+	if err != nil && os.Getenv("CI") == "" {
+		t.Skipf("the litestream command cannot be built: %v", err)
+	}
+	require.NoError(t, err)
+	dir, address := t.TempDir(), gatewayAddress(t)
+	path := database(dir)
+	run := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+		cmd.Env = append(os.Environ(), "PARLOR_DATABASE="+path,
+			"PARLOR_REPLICA_BUCKET=bucket", "PARLOR_REPLICA_PATH="+t.Name(), "PARLOR_REPLICA_ENDPOINT=http://"+address)
+		return cmd
+	}
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	require.NoError(t, err)
+	n := &node{store: s}
+	n.mustCreate(t, "one")
+	sidecar := run("replicate", "-config", "testdata/litestream.yml")
+	require.NoError(t, sidecar.Start())
+	t.Cleanup(func() {
+		_ = sidecar.Process.Kill() // it may have ended
+		_ = sidecar.Wait()
+	})
+	n.mustCreate(t, "two")
+	require.Eventually(t, func() bool { return len(objects(t, "0000")) > 0 }, 30*time.Second, 50*time.Millisecond, "nothing was replicated")
+	n.mustCreate(t, "three")
+	require.NoError(t, s.Close(t.Context()))
+	require.NoError(t, sidecar.Process.Signal(unix.SIGTERM)) // it brings the rest
+	require.NoError(t, sidecar.Wait())
+
+	names := []string{"one", "three", "two"}
+	require.NoError(t, os.Rename(path, path+".gone"))
+	require.NoError(t, run("restore", "-config", "testdata/litestream.yml", path).Run())
+	require.Equal(t, names, namesIn(t, path))
+	b := mustOpen(t, t.TempDir(), "b", Config{URL: s3URL(t), ExpectReplica: true})
+	require.Equal(t, names, b.names(t))
+	b.mustClose(t)
+	require.NotEmpty(t, objects(t, "gen-1"))
+}
+
+// installedLitestream builds the command of the version that go.mod names.
+func installedLitestream(t *testing.T) (string, error) {
+	t.Helper()
+	b, err := os.ReadFile("../../go.mod")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(b), "github.com/benbjohnson/litestream ")
+	require.True(t, found)
+	return installed("github.com/benbjohnson/litestream/cmd/litestream", strings.Fields(rest)[0])
+}

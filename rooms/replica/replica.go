@@ -1,0 +1,242 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// Replica replicates a database. The order of its life: New, Prepare before the
+// database is opened, Start once it is, then Sync by the database's writer and
+// Barrier by whoever wants; Close after the database is closed.
+type Replica struct {
+	config   Config
+	location location
+	log      *slog.Logger
+
+	path   string // Prepare's
+	place  place
+	local  local
+	lease  *lease
+	client *guarded // Start's
+	store  *litestream.Store
+	db     *litestream.DB
+	upload *uploader
+
+	endPruning context.CancelFunc
+	pruned     chan struct{} // closed when prune returns
+
+	mu      sync.RWMutex // guards started, which is read by Sync while Start runs
+	started bool
+}
+
+// New reads c. It reaches for nothing.
+func New(c Config) (*Replica, error) {
+	l, err := parse(c.URL)
+	if err == nil {
+		err = c.fill()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configure replica: %w", err)
+	}
+	if l.scheme == "s3" {
+		if _, err := l.s3Client(); err != nil {
+			return nil, fmt.Errorf("configure replica: %w", err)
+		}
+	}
+	log := c.Log.With("replica", l.name)
+	dropCABundle(l, log)
+	return &Replica{
+		config: c, location: l, log: log,
+		lease: &lease{log: log, ttl: c.LeaseTTL, wait: c.Patience, onLost: c.OnLost, state: LeaseNone},
+	}, nil
+}
+
+// Epoch is the lease's, once Prepare succeeded. The database is to keep it.
+func (r *Replica) Epoch() int64 { return r.lease.epoch() }
+
+// Check fails when nothing may be written, with [ErrUnsure] or [ErrLost]: another
+// machine may then have the rooms. It is cheap: ask before every transaction.
+func (r *Replica) Check() error { return r.lease.check() }
+
+// Start begins to replicate the database, which is open now, and returns when all
+// that it has is on the replica. Until then nobody must be served: others take it
+// from there that this epoch never served anybody. between runs a function while
+// the database's writer is between transactions; nil calls it as it is.
+func (r *Replica) Start(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
+	if between == nil {
+		between = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+	}
+	if err := r.start(ctx, between); err != nil {
+		return fmt.Errorf("start replication to %s: %w", r.location.name, err)
+	}
+	return nil
+}
+
+func (r *Replica) start(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	client, err := r.place.client(r.Epoch())
+	if err != nil {
+		return err
+	}
+	r.client = &guarded{ReplicaClient: client, allowed: r.Check}
+	r.db = litestream.NewDB(r.path)
+	r.db.MonitorInterval = 0 // the writer drives it: on its own it would lose the race for SQLite's lock
+	r.db.Replica = litestream.NewReplicaWithClient(r.db, r.client)
+	r.db.Replica.MonitorEnabled = false // the uploader drives it: on its own it could wait minutes to try again
+	r.store = litestream.NewStore([]*litestream.DB{r.db}, litestream.DefaultCompactionLevels)
+	r.store.Logger = demoted(r.log)
+	r.store.SnapshotRetention = r.config.SnapshotRetention
+	r.store.SetShutdownSyncTimeout(0)
+	r.db.SetLogger(r.store.Logger)
+	if err := r.store.Open(ctx); err != nil {
+		return errors.Join(err, r.store.Close(ctx))
+	}
+	r.upload = newUploader(r.db, r.log, r.config.SyncInterval, between)
+	if err := r.first(ctx, between); err != nil {
+		return errors.Join(err, r.store.Close(ctx))
+	}
+	var ctxPrune context.Context
+	ctxPrune, r.endPruning = context.WithCancel(context.Background())
+	r.pruned = make(chan struct{})
+	go r.prune(ctxPrune)
+	go r.upload.run()
+	r.mu.Lock()
+	r.started = true
+	r.mu.Unlock()
+	return r.upload.stage(ctx) // what came between
+}
+
+// first brings what there is to the replica, and notes that something is there.
+func (r *Replica) first(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
+	if err := between(ctx, r.upload.stage); err != nil {
+		return fmt.Errorf("read the database: %w", err)
+	}
+	if err := r.upload.once(ctx); err != nil {
+		return err
+	}
+	r.local.Replicated = true
+	return r.local.write(r.path)
+}
+
+// Sync takes what was committed out of the WAL, for the uploads. The database's
+// writer calls it between transactions, soon after they commit, and once more
+// before it closes. It does not wait for the replica.
+func (r *Replica) Sync(ctx context.Context) error {
+	if !r.running() {
+		return nil // Start will
+	}
+	return r.upload.stage(ctx)
+}
+
+func (r *Replica) running() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.started
+}
+
+// Barrier returns when what was committed before the call is on the replica.
+// Callers who wait at the same time share one upload.
+func (r *Replica) Barrier(ctx context.Context) error {
+	if !r.running() {
+		return errors.New("replication has not started")
+	}
+	if err := r.Check(); err != nil {
+		return err
+	}
+	return r.upload.barrier(ctx)
+}
+
+// Close brings what is missing to the replica and gives up the lease, both as
+// far as that can be done until ctx ends, and stops replicating. What does not
+// reach the replica stays here for the next start on this machine. The database
+// must be closed before, Sync included.
+func (r *Replica) Close(ctx context.Context) error {
+	if r.place == nil {
+		return nil
+	}
+	err := r.close(ctx)
+	r.lease.stop()
+	if err == nil {
+		err = r.lease.release(ctx)
+	}
+	if err = errors.Join(err, r.place.close()); err != nil {
+		return fmt.Errorf("close replica %s: %w", r.location.name, err)
+	}
+	return nil
+}
+
+func (r *Replica) close(ctx context.Context) error {
+	if !r.running() {
+		return nil
+	}
+	r.mu.Lock()
+	r.started = false
+	r.mu.Unlock()
+	r.upload.stop()
+	r.endPruning()
+	<-r.pruned
+	err := r.last(ctx)
+	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats it
+		err = e
+	}
+	if errors.Is(err, ErrLost) {
+		return nil // OnLost has it
+	}
+	return err
+}
+
+// last uploads what is missing, trying until ctx ends or the lease is lost.
+func (r *Replica) last(ctx context.Context) error {
+	for {
+		err := r.upload.stage(ctx)
+		if err == nil {
+			err = r.upload.once(ctx)
+		}
+		if err == nil || errors.Is(err, ErrLost) {
+			return err
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("bring the last changes to the replica (they stay here): %w", err)
+		}
+	}
+}
+
+// Status is how the replication fares.
+type Status struct {
+	URL        string // no secrets in it
+	Epoch      int64
+	Lease      LeaseState
+	Expires    time.Time     // when others may take the lease, by this machine's clock
+	LeaseError string        // of the last renewal; "" = none
+	Lag        time.Duration // since when something is not on the replica; 0 = all is
+	LastSync   time.Time     // when all was there last
+	LastError  string        // of the last upload; "" = none
+	Failures   uint64        // of uploads
+	Files      uint64        // uploaded
+	Bytes      uint64
+}
+
+// Status returns it as of now. It reaches for nothing.
+func (r *Replica) Status() Status {
+	s := Status{URL: r.location.name, Epoch: r.Epoch()}
+	var err error
+	s.Lease, s.Expires, err = r.lease.status()
+	if err != nil {
+		s.LeaseError = err.Error()
+	}
+	if r.running() {
+		r.upload.status(&s)
+		s.Files, s.Bytes = r.client.files.Load(), r.client.bytes.Load()
+	}
+	return s
+}

@@ -1,0 +1,504 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"parlor/rooms"
+
+	"github.com/stretchr/testify/require"
+)
+
+// shortTTL is the lease's where a test waits for its end: as short as a loaded
+// machine can renew.
+const shortTTL = 3 * time.Second
+
+// everyPlace runs a test on both kinds of replica.
+func everyPlace(t *testing.T, f func(t *testing.T, url string)) {
+	t.Run("s3", func(t *testing.T) {
+		t.Parallel()
+		f(t, s3URL(t))
+	})
+	t.Run("file", func(t *testing.T) {
+		t.Parallel()
+		f(t, "file://"+filepath.Join(t.TempDir(), "replica"))
+	})
+}
+
+func TestRestoreOnEmptyMachine(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		a := mustOpen(t, t.TempDir(), "a", Config{URL: url})
+		require.EqualValues(t, 1, a.replica.Epoch())
+		a.mustCreate(t, "one", "two")
+		a.mustClose(t)
+		require.Equal(t, LeaseReleased, a.replica.Status().Lease)
+
+		b := mustOpen(t, t.TempDir(), "b", Config{URL: url, ExpectReplica: true})
+		require.EqualValues(t, 2, b.replica.Epoch())
+		require.Equal(t, []string{"one", "two"}, b.names(t))
+		m, err := b.store.Meta(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 2, m.Epoch)
+		b.mustCreate(t, "three")
+		b.mustClose(t)
+
+		c := mustOpen(t, t.TempDir(), "c", Config{URL: url, ExpectReplica: true})
+		require.EqualValues(t, 3, c.replica.Epoch())
+		require.Equal(t, []string{"one", "three", "two"}, c.names(t))
+		c.mustClose(t)
+	})
+}
+
+func TestRestartGoesOnInItsGeneration(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		dir := t.TempDir()
+		a := mustOpen(t, dir, "", Config{URL: url})
+		a.mustCreate(t, "one")
+		a.mustClose(t)
+		a = mustOpen(t, dir, "", Config{URL: url})
+		require.EqualValues(t, 1, a.replica.Epoch())
+		require.Equal(t, []string{"one"}, a.names(t))
+		a.mustCreate(t, "two")
+		a.vanish(t)
+		a = mustOpen(t, dir, "", Config{URL: url})
+		require.EqualValues(t, 1, a.replica.Epoch())
+		require.Equal(t, []string{"one", "two"}, a.names(t))
+		a.mustClose(t)
+		b := mustOpen(t, t.TempDir(), "b", Config{URL: url})
+		require.EqualValues(t, 2, b.replica.Epoch())
+		require.Equal(t, []string{"one", "two"}, b.names(t))
+		b.mustClose(t)
+	})
+}
+
+// TestReboot: the boot is another, so the machine is; its database is still the
+// newest, and so is what had not reached the replica.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	url, dir := s3URL(t), t.TempDir()
+	a := mustOpen(t, dir, "boot 1", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: time.Hour})
+	a.mustCreate(t, "one")
+	a.vanish(t)
+	a = mustOpen(t, dir, "boot 2", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
+	require.EqualValues(t, 2, a.replica.Epoch())
+	require.Equal(t, []string{"one"}, a.names(t))
+	a.mustClose(t)
+}
+
+// TestDiskImage: a disk of an earlier time comes back. What is on it is older than
+// the replica, though of the same epoch.
+func TestDiskImage(t *testing.T) {
+	t.Parallel()
+	url, dir, image := s3URL(t), t.TempDir(), t.TempDir()
+	a := mustOpen(t, dir, "boot 1", Config{URL: url})
+	a.mustCreate(t, "one")
+	a.mustClose(t)
+	require.NoError(t, os.CopyFS(image, os.DirFS(dir)))
+	a = mustOpen(t, dir, "boot 1", Config{URL: url})
+	require.EqualValues(t, 1, a.replica.Epoch())
+	a.mustCreate(t, "two")
+	a.mustClose(t)
+
+	b := mustOpen(t, image, "boot 2", Config{URL: url})
+	require.EqualValues(t, 2, b.replica.Epoch())
+	require.Equal(t, []string{"one", "two"}, b.names(t))
+	b.mustClose(t)
+}
+
+func TestTwoLive(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		a := mustOpen(t, t.TempDir(), "a", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
+		a.mustCreate(t, "one")
+		dir := t.TempDir()
+		began := time.Now()
+		_, err := openNode(within(t, 20*time.Second), dir, "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, Log: testLog(t)})
+		var held *HeldError
+		require.ErrorAs(t, err, &held)
+		require.Contains(t, err.Error(), fmt.Sprintf("in use by process %d on ", os.Getpid()))
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.NoFileExists(t, database(dir))
+		a.mustCreate(t, "two")
+		a.mustBarrier(t)
+		require.Equal(t, LeaseHeld, a.replica.Status().Lease)
+		a.mustClose(t)
+	})
+}
+
+func TestRacingStarters(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		a := mustOpen(t, t.TempDir(), "a", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
+		a.mustCreate(t, "one")
+		a.mustBarrier(t)
+		a.vanish(t)
+		const starters = 4
+		nodes, errs := make([]*node, starters), make([]error, starters)
+		var wg sync.WaitGroup
+		for i := range starters {
+			dir, log := t.TempDir(), testLog(t)
+			wg.Go(func() {
+				nodes[i], errs[i] = openNode(within(t, 20*time.Second), dir, fmt.Sprint("starter ", i), Config{URL: url, LeaseTTL: 2 * shortTTL, Patience: time.Minute, Log: log})
+			})
+		}
+		wg.Wait()
+		won := 0
+		for i, n := range nodes {
+			if n == nil {
+				var held *HeldError
+				require.ErrorAs(t, errs[i], &held)
+				continue
+			}
+			won++
+			require.EqualValues(t, 2, n.replica.Epoch())
+			require.Equal(t, []string{"one"}, n.names(t))
+			n.mustClose(t)
+		}
+		require.Equal(t, 1, won)
+	})
+}
+
+func TestStaleMachineReturns(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		config := Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute}
+		dir := t.TempDir()
+		a := mustOpen(t, dir, "a", config)
+		a.mustCreate(t, "one")
+		a.mustBarrier(t)
+		a.vanish(t)
+		b := mustOpen(t, t.TempDir(), "b", config) // waits for a's lease to run out
+		require.EqualValues(t, 2, b.replica.Epoch())
+		b.mustCreate(t, "two")
+
+		before, err := os.ReadFile(database(dir))
+		require.NoError(t, err)
+		_, err = openNode(within(t, 20*time.Second), dir, "a", config)
+		var held *HeldError
+		require.ErrorAs(t, err, &held)
+		after, err := os.ReadFile(database(dir))
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+		b.mustCreate(t, "three")
+		b.mustClose(t)
+
+		a = mustOpen(t, dir, "a", config)
+		require.EqualValues(t, 3, a.replica.Epoch())
+		require.Equal(t, []string{"one", "three", "two"}, a.names(t))
+		a.mustClose(t)
+		aside, err := filepath.Glob(database(dir) + ".epoch-1-*Z")
+		require.NoError(t, err)
+		require.Len(t, aside, 1)
+		require.Equal(t, []string{"one"}, namesIn(t, aside[0]))
+	})
+}
+
+// TestFenced: a machine that serves is cut off from S3 until another took over.
+func TestFenced(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t)
+	ttl := shortTTL
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: ttl, Patience: time.Hour})
+	a.mustCreate(t, "one")
+	a.mustBarrier(t)
+	p.set(true)
+	stopped := make(chan time.Time, 1)
+	go func() { // ends when the lease is no longer sure
+		for a.replica.Check() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		stopped <- time.Now()
+	}()
+	b := mustOpen(t, t.TempDir(), "b", Config{URL: s3URL(t), LeaseTTL: ttl})
+	require.True(t, (<-stopped).Before(time.Now()), "a still wrote when b had the lease")
+	err := a.create("late")
+	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err), "%v", err)
+	require.ErrorIs(t, a.replica.Check(), ErrUnsure)
+	require.Equal(t, LeaseUnsure, a.replica.Status().Lease)
+	b.mustCreate(t, "two")
+	before := objects(t, "gen-1") // all that was under way is done
+
+	p.set(false)
+	select {
+	case err := <-a.lost:
+		require.ErrorIs(t, err, ErrLost)
+		require.Contains(t, err.Error(), "holds it with epoch 2")
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the stale machine did not notice")
+	}
+	require.ErrorIs(t, a.replica.Check(), ErrLost)
+	require.Error(t, a.create("later"))
+	require.NoError(t, a.close(within(t, 20*time.Second)))
+	require.Equal(t, before, objects(t, "gen-1"), "a stale machine wrote to the replica")
+	require.Equal(t, []string{"one", "two"}, b.names(t))
+	b.mustClose(t)
+}
+
+// TestCutOffWithoutPatience: the lease is lost when it cannot be renewed in time,
+// before others can take it.
+func TestCutOffWithoutPatience(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t)
+	ttl := shortTTL
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: ttl})
+	p.set(true)
+	cut := time.Now()
+	select {
+	case err := <-a.lost:
+		require.ErrorIs(t, err, ErrLost)
+		require.Less(t, time.Since(cut), 2*ttl)
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "nobody was told")
+	}
+	require.NoError(t, a.close(within(t, 5*time.Second)))
+}
+
+func TestS3DownAndBack(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t)
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: 200 * time.Millisecond})
+	a.mustCreate(t, "before")
+	a.mustBarrier(t)
+	require.Zero(t, a.replica.Status().LastError)
+	p.set(true)
+	a.mustCreate(t, "during") // the lease has not run out yet
+	require.Error(t, a.replica.Barrier(within(t, time.Second)))
+	require.Eventually(t, func() bool { return a.replica.Check() != nil }, 20*time.Second, 10*time.Millisecond)
+	require.Error(t, a.create("refused"))
+	require.Eventually(t, func() bool { return a.replica.Status().LastError != "" }, 20*time.Second, 10*time.Millisecond)
+	require.NotZero(t, a.replica.Status().Lag)
+	require.NotEmpty(t, a.replica.Status().LeaseError)
+	p.set(false)
+	back := time.Now()
+	require.Eventually(t, func() bool { return a.replica.Check() == nil }, 20*time.Second, 10*time.Millisecond)
+	a.mustCreate(t, "after")
+	require.Eventually(t, func() bool { s := a.replica.Status(); return s.Lag == 0 && s.LastError == "" && s.LastSync.After(back) }, 30*time.Second, 10*time.Millisecond)
+	t.Logf("replicating again %v after S3 was back", time.Since(back).Round(time.Millisecond))
+	a.mustBarrier(t)
+	a.vanish(t)
+	b := mustOpen(t, t.TempDir(), "b", Config{URL: s3URL(t)})
+	require.Equal(t, []string{"after", "before", "during"}, b.names(t))
+	b.mustClose(t)
+}
+
+func TestCloseWhileS3IsDown(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t)
+	dir := t.TempDir()
+	config := Config{URL: s3URLAt(t, p.address()), LeaseTTL: 30 * time.Second, SyncInterval: time.Hour}
+	a := mustOpen(t, dir, "", config)
+	p.set(true)
+	a.mustCreate(t, "one")
+	began := time.Now()
+	require.NoError(t, a.store.Close(within(t, 20*time.Second)))
+	require.ErrorContains(t, a.replica.Close(within(t, 2*time.Second)), "they stay here")
+	require.Less(t, time.Since(began), 20*time.Second)
+	p.set(false)
+	began = time.Now()
+	a = mustOpen(t, dir, "", config)
+	require.Less(t, time.Since(began), 10*time.Second, "it waited for its own lease")
+	a.vanish(t) // what was left behind is on the replica since the start
+	to := filepath.Join(t.TempDir(), "restored.db")
+	_, err := Restore(t.Context(), RestoreConfig{URL: s3URL(t), To: to})
+	require.NoError(t, err)
+	require.Equal(t, []string{"one"}, namesIn(t, to))
+}
+
+func TestBarriersShareUploads(t *testing.T) {
+	t.Parallel()
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URL(t)})
+	before := a.replica.Status().Files
+	var wg sync.WaitGroup
+	errs := make([]error, 100)
+	for i := range errs {
+		wg.Go(func() {
+			if errs[i] = a.create(fmt.Sprintf("room %03d", i)); errs[i] == nil {
+				errs[i] = a.replica.Barrier(t.Context())
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	require.Less(t, a.replica.Status().Files-before, uint64(50))
+	a.vanish(t)
+	to := filepath.Join(t.TempDir(), "restored.db")
+	_, err := Restore(t.Context(), RestoreConfig{URL: s3URL(t), To: to})
+	require.NoError(t, err)
+	require.Len(t, namesIn(t, to), 100)
+}
+
+func TestPointInTime(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		began := time.Now()
+		var times []time.Time
+		mark := func(n *node) {
+			n.mustBarrier(t)
+			time.Sleep(20 * time.Millisecond) // the format tells milliseconds
+			times = append(times, time.Now())
+			time.Sleep(20 * time.Millisecond)
+		}
+		a := mustOpen(t, t.TempDir(), "a", Config{URL: url})
+		a.mustCreate(t, "one")
+		mark(a)
+		a.mustCreate(t, "two")
+		mark(a)
+		a.mustClose(t)
+		b := mustOpen(t, t.TempDir(), "b", Config{URL: url})
+		mark(b)
+		b.mustCreate(t, "three")
+		mark(b)
+
+		restored := func(at time.Time) (int64, []string) {
+			to := filepath.Join(t.TempDir(), "restored.db")
+			n, err := Restore(t.Context(), RestoreConfig{URL: url, To: to, At: at, Log: testLog(t)})
+			require.NoError(t, err)
+			return n, namesIn(t, to)
+		}
+		for i, want := range []struct {
+			generation int64
+			names      []string
+		}{{1, []string{"one"}}, {1, []string{"one", "two"}}, {2, []string{"one", "two"}}, {2, []string{"one", "three", "two"}}} {
+			n, names := restored(times[i])
+			require.Equal(t, want.generation, n, "at %d", i)
+			require.Equal(t, want.names, names, "at %d", i)
+		}
+		n, names := restored(time.Time{})
+		require.EqualValues(t, 2, n)
+		require.Len(t, names, 3)
+
+		_, err := Restore(t.Context(), RestoreConfig{URL: url, To: filepath.Join(t.TempDir(), "x.db"), At: began.Add(-time.Second)})
+		require.ErrorIs(t, err, ErrEmpty)
+		there := filepath.Join(t.TempDir(), "x.db")
+		require.NoError(t, os.WriteFile(there, []byte("mine"), 0o644))
+		_, err = Restore(t.Context(), RestoreConfig{URL: url, To: there})
+		require.ErrorIs(t, err, os.ErrExist)
+		b.mustClose(t)
+	})
+}
+
+func TestOperatorsMistakes(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		ctx := within(t, 30*time.Second)
+		other := strings.Replace(url, "/s3?", "/s4?", 1)
+		if other == url {
+			other = url + "2"
+		}
+		_, err := openNode(ctx, t.TempDir(), "a", Config{URL: url, ExpectReplica: true})
+		require.ErrorIs(t, err, ErrEmpty)
+		require.ErrorContains(t, err, "is the URL right?")
+
+		dir := t.TempDir()
+		a := mustOpen(t, dir, "a", Config{URL: url})
+		a.mustCreate(t, "one")
+		a.mustClose(t)
+		// The path is another: this is a move if nothing is expected there.
+		_, err = openNode(ctx, dir, "a", Config{URL: other, ExpectReplica: true})
+		require.ErrorIs(t, err, ErrEmpty)
+		// A database that nobody knows, where the replica has one.
+		foreign := t.TempDir()
+		f := mustOpen(t, foreign, "f", Config{URL: "file://" + filepath.Join(t.TempDir(), "elsewhere")})
+		f.mustCreate(t, "foreign")
+		f.mustClose(t)
+		_, err = openNode(ctx, foreign, "f", Config{URL: url})
+		require.ErrorIs(t, err, ErrUnknown)
+		require.Equal(t, []string{"foreign"}, namesIn(t, database(foreign)))
+		// It is adopted when its operator says so; the epoch does not fall.
+		f = mustOpen(t, foreign, "f", Config{URL: url, Adopt: true})
+		require.EqualValues(t, 2, f.replica.Epoch())
+		require.Equal(t, []string{"foreign"}, f.names(t))
+		f.mustClose(t)
+		f = mustOpen(t, foreign, "f", Config{URL: other})
+		require.EqualValues(t, 3, f.replica.Epoch())
+		f.mustClose(t)
+	})
+}
+
+// TestEmptiedReplica: what was replicated to a place is not there any more.
+func TestEmptiedReplica(t *testing.T) {
+	t.Parallel()
+	place, dir := filepath.Join(t.TempDir(), "replica"), t.TempDir()
+	config := Config{URL: "file://" + place}
+	a := mustOpen(t, dir, "a", config)
+	a.mustCreate(t, "one")
+	a.mustClose(t)
+	require.NoError(t, os.RemoveAll(place))
+	_, err := openNode(t.Context(), dir, "a", config)
+	require.ErrorIs(t, err, ErrEmpty)
+	require.ErrorContains(t, err, "was it emptied?")
+	config.Adopt = true
+	a = mustOpen(t, dir, "a", config)
+	require.EqualValues(t, 2, a.replica.Epoch())
+	require.Equal(t, []string{"one"}, a.names(t))
+	a.mustClose(t)
+}
+
+// TestCrashWhileRestoring: a start died between the lease and the restore's end.
+func TestCrashWhileRestoring(t *testing.T) {
+	t.Parallel()
+	url, dir := s3URL(t), t.TempDir()
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: url})
+	a.mustCreate(t, "one")
+	a.mustClose(t)
+	// It took the lease, with a new epoch, and began to write the database.
+	r, err := New(Config{URL: url, Machine: "b", Log: testLog(t)})
+	require.NoError(t, err)
+	r.path = database(dir)
+	require.NoError(t, r.readLocal())
+	r.place, err = r.location.open(t.Context(), true)
+	require.NoError(t, err)
+	r.lease.place = r.place
+	_, err = r.takeLease(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, r.Epoch())
+	r.local.Restoring = true
+	require.NoError(t, r.local.write(r.path))
+	require.NoError(t, os.WriteFile(r.path, []byte("half a database"), 0o644))
+
+	b := mustOpen(t, dir, "b", Config{URL: url}) // its own lease: no wait
+	require.EqualValues(t, 3, b.replica.Epoch())
+	require.Equal(t, []string{"one"}, b.names(t))
+	b.mustClose(t)
+}
+
+// TestCrashBeforeTheGeneration: a start died between the lease and the snapshot.
+func TestCrashBeforeTheGeneration(t *testing.T) {
+	t.Parallel()
+	url, dir := s3URL(t), t.TempDir()
+	a := mustOpen(t, dir, "boot 1", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: time.Hour})
+	a.mustCreate(t, "one") // which is not on the replica
+	a.vanish(t)
+	for _, boot := range []string{"boot 2", "boot 3", "boot 3"} {
+		r, err := New(Config{URL: url, Machine: boot, Log: testLog(t), LeaseTTL: shortTTL, Patience: time.Minute})
+		require.NoError(t, err)
+		require.NoError(t, r.Prepare(within(t, 60*time.Second), database(dir)))
+		r.lease.stop()
+		require.NoError(t, r.place.close())
+	}
+	a = mustOpen(t, dir, "boot 3", Config{URL: url})
+	require.EqualValues(t, 3, a.replica.Epoch())
+	require.Equal(t, []string{"one"}, a.names(t))
+	a.mustClose(t)
+}
+
+func TestCABundle(t *testing.T) {
+	address := gatewayAddress(t)
+	t.Setenv("AWS_CA_BUNDLE", filepath.Join(t.TempDir(), "ca.pem"))
+	var log strings.Builder
+	r, err := New(Config{URL: s3URLAt(t, address), Log: logTo(&log)})
+	require.NoError(t, err)
+	require.NoError(t, r.Prepare(t.Context(), database(t.TempDir())))
+	require.NoError(t, r.Close(context.Background()))
+	require.Contains(t, log.String(), "SSL_CERT_FILE")
+}

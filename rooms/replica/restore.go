@@ -1,0 +1,95 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// RestoreConfig is what [Restore] restores.
+type RestoreConfig struct {
+	URL string    // as in Config
+	To  string    // the file to make; it must not exist
+	At  time.Time // as things were then; zero is the newest there is
+	Log *slog.Logger
+}
+
+// Restore makes a database of what is on a replica, checks all of it, and returns
+// the generation that it is of: the newest that had begun at the time asked for.
+// It takes no lease and changes nothing on the replica, which may be in use.
+func Restore(ctx context.Context, c RestoreConfig) (int64, error) {
+	l, err := parse(c.URL)
+	if err != nil {
+		return 0, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	dropCABundle(l, c.Log)
+	if _, err := os.Lstat(c.To); err == nil {
+		return 0, fmt.Errorf("restore to %s: %w", c.To, os.ErrExist)
+	}
+	p, err := l.open(ctx, false)
+	if err != nil {
+		return 0, fmt.Errorf("replica %s: %w", l.name, err)
+	}
+	n, err := restoreFrom(ctx, p, c)
+	if err = errors.Join(err, p.close()); err != nil {
+		return 0, fmt.Errorf("restore from replica %s: %w", l.name, err)
+	}
+	return n, nil
+}
+
+func restoreFrom(ctx context.Context, p place, c RestoreConfig) (int64, error) {
+	all, err := p.generations(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range slices.Backward(append([]int64{0}, all...)) {
+		client, err := p.client(n)
+		if err != nil {
+			return 0, err
+		}
+		switch err := restore(ctx, client, c.To, c.At, litestream.IntegrityCheckFull, c.Log); {
+		case err == nil:
+			return n, nil
+		case isNothing(err):
+		default:
+			return 0, fmt.Errorf("generation %d: %w", n, err)
+		}
+	}
+	if !c.At.IsZero() && len(all) > 0 {
+		return 0, fmt.Errorf("%w that is as old as %s", ErrEmpty, c.At.Format(time.RFC3339))
+	}
+	return 0, ErrEmpty
+}
+
+// isNothing reports whether a restore failed for there is nothing to restore.
+func isNothing(err error) bool {
+	return errors.Is(err, litestream.ErrTxNotAvailable) || errors.Is(err, litestream.ErrNoSnapshots)
+}
+
+// restore makes the file to of a generation. It stands under its name when it is
+// whole.
+func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) error {
+	log = demoted(log)
+	c = &guarded{ReplicaClient: c, allowed: func() error { return errors.New("a restore does not write") }}
+	c.SetLogger(log)
+	if err := c.Init(ctx); err != nil {
+		return err
+	}
+	if _, err := litestream.CalcRestorePlan(ctx, c, 0, at, log); err != nil {
+		return err
+	}
+	o := litestream.NewRestoreOptions()
+	o.OutputPath, o.Timestamp, o.IntegrityCheck = to, at, check
+	db := litestream.NewDB(to) // for its logger alone: without it Litestream logs to the process's
+	db.SetLogger(log)
+	return errors.Join(litestream.NewReplicaWithClient(db, c).Restore(ctx, o), db.Close(ctx))
+}
