@@ -20,35 +20,6 @@ func of[T rtcp.Packet](packets []rtcp.Packet) (found []T) {
 	return found
 }
 
-func TestAsksPublisherAgainAndForwardsLate(t *testing.T) {
-	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-	r := newReceiver(track, vp8Config(), nil)
-	s.frame(true, 2)
-	lost := s.makeFrame(false, 0, 3)
-	s.layer.WriteRTP(lost[0], s.at)
-	s.layer.WriteRTP(lost[2], s.at)
-	asked := of[*rtcp.TransportLayerNack](s.rtcp.take())
-	require.Len(t, asked, 1)
-	require.Equal(t, uint32(1), asked[0].MediaSSRC)
-	require.Equal(t, []uint16{s.seq - 2}, asked[0].Nacks[0].PacketList())
-	s.frame(false, 1)
-	got := r.take()
-	require.Len(t, got, 5)
-	require.Equal(t, got[2].SequenceNumber+2, got[3].SequenceNumber, "the place of the lost one is kept")
-	s.layer.WriteRTP(lost[1], s.at)
-	late := r.take()
-	require.Len(t, late, 1)
-	require.Equal(t, got[2].SequenceNumber+1, late[0].SequenceNumber)
-	require.Equal(t, got[2].Timestamp, late[0].Timestamp)
-	s.layer.WriteRTP(lost[1], s.at)
-	require.Empty(t, r.take(), "a duplicate")
-	stats := s.layer.Stats()
-	require.Equal(t, uint64(1), stats.Late)
-	require.Equal(t, uint64(1), stats.Duplicates)
-	require.Zero(t, stats.Lost)
-}
-
 func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	codec := vp8Config()
 	codec.RTXPayloadType = 0
@@ -120,90 +91,6 @@ func TestRetransmissionKeepsRewrittenNumbers(t *testing.T) {
 	}
 }
 
-func TestKeyRequestsAreThrottled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-		s := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
-		receivers := make([]*receiver, 20)
-		for i := range receivers {
-			receivers[i] = newReceiver(track, vp8Config(), nil)
-		}
-		s.at = time.Now()
-		s.frame(true, 1)
-		requests := 0
-		for range 20 { // two seconds
-			for i, r := range receivers {
-				if i%2 == 0 {
-					r.f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
-				} else {
-					r.f.HandleRTCP([]rtcp.Packet{&rtcp.FullIntraRequest{FIR: []rtcp.FIREntry{{SSRC: 5000}}}})
-				}
-			}
-			time.Sleep(100 * time.Millisecond)
-			requests += count[*rtcp.PictureLossIndication](s.rtcp.take())
-		}
-		require.InDelta(t, 4, requests, 1, "one in half a second")
-		s.at = time.Now()
-		s.frame(true, 1)
-		s.rtcp.take()
-		time.Sleep(2 * time.Second)
-		require.Zero(t, count[*rtcp.PictureLossIndication](s.rtcp.take()), "the key frame came")
-	})
-}
-
-func TestRepeatsKeyRequestUntilItIsHeard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-		newReceiver(track, vp8Config(), nil)
-		s.at = time.Now()
-		s.frame(false, 1)
-		time.Sleep(3050 * time.Millisecond)
-		require.InDelta(t, 4, count[*rtcp.PictureLossIndication](s.rtcp.take()), 1)
-	})
-}
-
-func TestFIRWherePLIIsUnknown(t *testing.T) {
-	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-	log := &rtcpLog{}
-	l := track.AddLayer(LayerConfig{SSRC: 3, Codec: vp8Config(), WriteRTCP: log.write, FIR: true})
-	l.RequestKeyFrame()
-	fir := of[*rtcp.FullIntraRequest](log.take())
-	require.Len(t, fir, 1)
-	require.Equal(t, []rtcp.FIREntry{{SSRC: 3, SequenceNumber: 1}}, fir[0].FIR)
-}
-
-func TestReceiverReports(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-		for i := range 45 {
-			s.at = time.Now()
-			frame := s.makeFrame(i == 0, 0, 4)
-			for j, raw := range frame {
-				if i > 0 && j == 1 {
-					continue // lost
-				}
-				s.layer.WriteRTP(raw, s.at)
-			}
-			if i == 15 {
-				s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 0x0000_1234_5678_0000, RTPTime: 5}})
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		time.Sleep(200 * time.Millisecond)
-		reports := of[*rtcp.ReceiverReport](s.rtcp.take())
-		require.Len(t, reports, 1)
-		block := reports[0].Reports[0]
-		require.Equal(t, uint32(1), block.SSRC)
-		require.Equal(t, uint32(44), block.TotalLost)
-		require.InDelta(t, 64, block.FractionLost, 2)
-		require.Equal(t, s.seq-1, uint16(block.LastSequenceNumber))
-		require.Equal(t, uint32(0x12345678), block.LastSenderReport)
-		require.InDelta(t, 0.7*65536, block.Delay, 0.1*65536)
-	})
-}
-
 // The subscriber's reports have the publisher's clock, so that all the tracks of
 // one publisher are played in step, whatever the offsets of their timestamps.
 func TestSenderReports(t *testing.T) {
@@ -242,6 +129,39 @@ func TestSenderReports(t *testing.T) {
 	})
 }
 
+// A layer whose packets take longer is put where its frames were captured, not
+// where they arrived, if the publisher's reports tell.
+func TestSwitchFollowsCaptureTime(t *testing.T) {
+	for name, reported := range map[string]bool{"with reports": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			low := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+			high := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
+			r := newReceiver(track, vp8Config(), nil)
+			if reported {
+				low.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 9 << 32, RTPTime: low.ts}})
+				high.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 2, NTPTime: 10 << 32, RTPTime: high.ts + 90000}})
+			}
+			high.at = high.at.Add(100 * time.Millisecond)
+			low.frame(true, 1)
+			high.ts += 3000 // its first frame is not sent
+			for range 3 {
+				low.frame(false, 1)
+			}
+			high.ts += 3 * 3000
+			high.at = high.at.Add(4 * frame)
+			high.frame(true, 1)
+			got := r.take()
+			require.Len(t, got, 5)
+			want := 3000.
+			if !reported {
+				want += 9000
+			}
+			require.InDelta(t, want, got[4].Timestamp-got[3].Timestamp, 10)
+		})
+	}
+}
+
 func TestRoundTripFromReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
@@ -263,52 +183,6 @@ func TestRoundTripFromReports(t *testing.T) {
 		require.InDelta(t, time.Since(sent)-50*time.Millisecond, stats.RTT, float64(250*time.Millisecond))
 		require.Equal(t, 0.25, stats.FractionLost)
 		require.Equal(t, 10*time.Millisecond, stats.Jitter)
-	})
-}
-
-func TestDynacast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		type told struct {
-			at   time.Duration
-			high livekit.VideoQuality
-		}
-		var log []told
-		start := time.Now()
-		track := NewTrack(TrackConfig{
-			Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
-			OnQualities: func(codecs []*livekit.SubscribedCodec) {
-				require.Len(t, codecs, 1)
-				require.Equal(t, "vp8", codecs[0].Codec)
-				require.Len(t, codecs[0].Qualities, 3)
-				high := livekit.VideoQuality_OFF
-				for _, q := range codecs[0].Qualities {
-					if q.Enabled {
-						high = q.Quality
-					}
-				}
-				log = append(log, told{time.Since(start).Truncate(100 * time.Millisecond), high})
-			},
-		})
-		defer track.Close()
-		newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-		time.Sleep(12 * time.Second)
-		r := newReceiver(track, vp8Config(), nil)
-		time.Sleep(time.Second)
-		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
-		time.Sleep(time.Second)
-		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH}) // changed its mind
-		time.Sleep(7 * time.Second)
-		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_MEDIUM})
-		time.Sleep(6 * time.Second)
-		r.f.Close()
-		time.Sleep(6 * time.Second)
-		synctest.Wait()
-		require.Equal(t, []told{
-			{10 * time.Second, livekit.VideoQuality_OFF},
-			{12 * time.Second, livekit.VideoQuality_HIGH},
-			{26 * time.Second, livekit.VideoQuality_MEDIUM},
-			{32 * time.Second, livekit.VideoQuality_OFF},
-		}, log)
 	})
 }
 
@@ -382,33 +256,6 @@ func TestExtensions(t *testing.T) {
 	require.Empty(t, delayed.take()[0].GetExtensionIDs(), "the receiver has it")
 }
 
-func TestLayerFollowsNewSource(t *testing.T) {
-	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-	r := newReceiver(track, vp8Config(), nil)
-	s.frame(true, 2)
-	s.frame(false, 2)
-	s.ssrc, s.seq, s.ts, s.pic = 77, 40000, 1<<31, 9
-	s.frame(false, 2) // of the new source: no key frame yet
-	s.frame(true, 2)
-	s.frame(false, 2)
-	got := r.take()
-	require.Len(t, got, 8)
-	requireContiguous(t, got)
-	require.InDelta(t, 6000, got[4].Timestamp-got[3].Timestamp, 1)
-	require.Equal(t, uint64(1), s.layer.Stats().Restarts)
-}
-
-func TestForeignPayloadTypeIsDropped(t *testing.T) {
-	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-	r := newReceiver(track, vp8Config(), nil)
-	s.pt = 97
-	s.frame(true, 2)
-	require.Empty(t, r.take())
-	require.Equal(t, uint64(2), s.layer.Stats().Foreign)
-}
-
 func TestPaddingLeavesNoGap(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
@@ -463,117 +310,4 @@ func TestTimestampsOfJumpingSource(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A frame whose packets come in a train leaves as a whole; one whose packets are
-// paced does not wait for its end.
-func TestPacedFramesAreNotHeldBack(t *testing.T) {
-	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-	r := newReceiver(track, vp8Config(), nil)
-	frames := func(gap time.Duration) (first int) {
-		for range 10 {
-			r.take()
-			for i, raw := range s.makeFrame(true, 0, 8) {
-				s.layer.WriteRTP(raw, s.at)
-				s.at = s.at.Add(gap)
-				if i == 0 {
-					first = len(r.take())
-				}
-			}
-		}
-		return first
-	}
-	require.Zero(t, frames(100*time.Microsecond))
-	require.Equal(t, 1, frames(4*time.Millisecond))
-	require.Zero(t, frames(100*time.Microsecond))
-	for _, raw := range s.makeFrame(true, 0, 8)[:7] {
-		s.layer.WriteRTP(raw, s.at)
-	}
-	r.take()
-	s.layer.Flush()
-	require.Len(t, r.take(), 7, "the reader has nothing more")
-}
-
-// When a frame's end does not come, the tick lets go of the rest.
-func TestTickReleasesHeldPackets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-		r := newReceiver(track, vp8Config(), nil)
-		s.at = time.Now()
-		for _, raw := range s.makeFrame(true, 0, 3)[:2] {
-			s.layer.WriteRTP(raw, time.Now())
-		}
-		require.Empty(t, r.take())
-		time.Sleep(250 * time.Millisecond)
-		require.Len(t, r.take(), 2)
-	})
-}
-
-func TestScore(t *testing.T) {
-	tests := []struct {
-		name string
-		path Path
-		want livekit.ConnectionQuality
-	}{
-		{"nothing wrong", Path{}, livekit.ConnectionQuality_EXCELLENT},
-		{"a percent of loss", Path{Loss: 0.01, RTT: 60 * time.Millisecond, Jitter: 5 * time.Millisecond}, livekit.ConnectionQuality_EXCELLENT},
-		{"far away", Path{RTT: 300 * time.Millisecond}, livekit.ConnectionQuality_EXCELLENT},
-		{"some loss", Path{Loss: 0.05}, livekit.ConnectionQuality_GOOD},
-		{"the same for audio", Path{Loss: 0.04, Audio: true}, livekit.ConnectionQuality_EXCELLENT},
-		{"a layer below", Path{Missing: 1}, livekit.ConnectionQuality_GOOD},
-		{"two below and loss", Path{Missing: 2, Loss: 0.05}, livekit.ConnectionQuality_POOR},
-		{"much loss", Path{Loss: 0.3}, livekit.ConnectionQuality_POOR},
-		{"moon", Path{RTT: 3 * time.Second}, livekit.ConnectionQuality_POOR},
-		{"nonsense", Path{Loss: 7, Missing: -1}, livekit.ConnectionQuality_POOR},
-	}
-	last := float32(6)
-	for _, tt := range tests {
-		quality, score := Score(tt.path)
-		require.Equal(t, tt.want, quality, tt.name)
-		require.GreaterOrEqual(t, score, float32(0))
-		require.LessOrEqual(t, score, float32(5))
-		last = min(last, score)
-	}
-	require.Zero(t, last)
-}
-
-func TestQualityOfStreams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
-		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
-		r := newReceiver(track, vp8Config(), nil)
-		_, _, ok := s.layer.Quality()
-		require.False(t, ok)
-		_, _, ok = r.f.Quality()
-		require.False(t, ok)
-		lossy := func(seconds int, every int) {
-			for i := range seconds * 30 {
-				s.at = time.Now()
-				for j, raw := range s.makeFrame(i == 0, 0, 4) {
-					if every == 0 || (i*4+j)%every != 1 {
-						s.layer.WriteRTP(raw, s.at)
-					}
-				}
-				time.Sleep(frame)
-			}
-		}
-		lossy(8, 0)
-		quality, _, ok := s.layer.Quality()
-		require.True(t, ok)
-		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
-		lossy(8, 10)
-		quality, _, _ = s.layer.Quality()
-		require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
-		lossy(8, 0)
-		quality, _, _ = s.layer.Quality()
-		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality, "the past is forgiven")
-		for range 10 {
-			r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, FractionLost: 128}}}})
-		}
-		quality, _, ok = r.f.Quality()
-		require.True(t, ok)
-		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
-	})
 }

@@ -57,11 +57,10 @@ type Forwarder struct {
 	closed bool
 
 	// What is wanted.
-	settings    Settings
-	hasSettings bool
-	limit       livekit.VideoQuality // what the path carries
-	target      *Layer
-	selector    selector
+	settings Settings
+	limit    livekit.VideoQuality // what the path carries
+	target   *Layer
+	selector selector
 
 	// What is forwarded.
 	current    *Layer // the last source, nil before the first
@@ -151,7 +150,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 // SetSettings says what the subscriber wants.
 func (f *Forwarder) SetSettings(s Settings) {
 	f.mu.Lock()
-	f.settings, f.hasSettings = s, true
+	f.settings = s
 	f.mu.Unlock()
 	now := time.Now()
 	f.downlink.reallocate()
@@ -323,7 +322,8 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
-	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) {
+	// Its timestamp may be of before or after a jump that the offset is not for.
+	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) || !f.plausible(p.Timestamp+f.offset, f.byClock(p)) {
 		f.stats.TooLate++
 		return
 	}

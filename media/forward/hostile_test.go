@@ -226,7 +226,9 @@ func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 					lost++
 				case n < 3 && i == 0:
 					lost++ // for now
+					// Not much longer than the stream remembers.
 					held = append(held, raw)
+					held = held[max(0, len(held)-8):]
 				default:
 					s.layer.WriteRTP(raw, at)
 				}

@@ -362,7 +362,7 @@ func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
 	}
 }
 
-// senderReports is the last sender report of the layer.
+// senderReport is the last sender report of the layer.
 func (l *Layer) senderReport() senderReport {
 	l.mu.Lock()
 	defer l.mu.Unlock()

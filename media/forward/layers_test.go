@@ -82,7 +82,7 @@ func TestSlowLayerIsNotStopped(t *testing.T) {
 			}
 			for range 7 {
 				q.at = time.Now()
-				q.frame(i == 0, 1)
+				q.frame(i == 0 || count[*rtcp.PictureLossIndication](q.rtcp.take()) > 0, 1)
 				time.Sleep(100 * time.Millisecond)
 			}
 		}

@@ -29,6 +29,7 @@ func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
 		if l.live.Load() && newest-l.lastArrival.Load() > patience {
 			l.live.Store(false)
 			changed = true
+			t.log.Debug("layer stopped", "rid", l.cfg.RID, "quality", l.cfg.Quality)
 		}
 	}
 	return changed

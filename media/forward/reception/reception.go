@@ -32,7 +32,7 @@ type Stream struct {
 	clockRate int64
 
 	started bool
-	first   int64 // extended number of the first packet since the restart
+	first   int64 // lowest extended number since the restart
 	max     int64
 	suspect int32 // the number that would confirm a restart, -1 for none
 
@@ -66,8 +66,11 @@ func (s *Stream) Accept(seq uint16) (ext int64, v Verdict) {
 		s.suspect = -1
 		s.max += int64(ahead)
 		return s.max, Next
-	case ahead < 0 && ahead > -maxMisorder && s.max+int64(ahead) >= s.first:
-		return s.max + int64(ahead), Late
+	case ahead < 0 && ahead > -maxMisorder:
+		// Before the first one, too: what overtook it is no restart.
+		ext = s.max + int64(ahead)
+		s.first = min(s.first, ext)
+		return ext, Late
 	case s.suspect == int32(seq):
 		s.restart(seq)
 		return s.max, Restart
