@@ -118,11 +118,15 @@ func (p *program) openServer() error {
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replica, Version: version(), Started: time.Now(),
 	}
+	documents, err := api.Documents(version())
+	if err != nil {
+		return err
+	}
 	c := server.Config{
 		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready,
 		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
-		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig),
+		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
 		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
 	}
 	if p.cfg.Development {

@@ -36,6 +36,9 @@ func routes(c *Config) http.Handler {
 	if c.REST != nil {
 		r.Mount("/v1", c.REST)
 	}
+	for path, h := range c.Documents {
+		r.Method(http.MethodGet, path, h)
+	}
 	r.Group(func(r chi.Router) {
 		r.Use(c.Verifier.Middleware)
 		handle := func(path string, h http.Handler) {

@@ -50,6 +50,7 @@ type Config struct {
 	Validate, ValidateV1 http.Handler            // whether it would let one in
 	Twirp                map[string]http.Handler // by path prefix
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
+	Documents            map[string]http.Handler // by path: what documents REST, for everybody
 
 	// DevKey, if set, is the API key that POST /dev/token signs with for whoever
 	// asks: for development alone.

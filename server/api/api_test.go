@@ -118,6 +118,7 @@ func (h *house) do(req *http.Request) (*http.Response, string) {
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	require.NoError(h.t, err)
+	conforms(h.t, req, resp, string(got))
 	return resp, string(got)
 }
 

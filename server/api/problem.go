@@ -18,9 +18,11 @@ type problem struct {
 	Type   string         `json:"type"`
 	Title  string         `json:"title"`
 	Status int            `json:"status"`
-	Code   string         `json:"code"`
+	Code   string         `json:"code" doc:"Stable: the name to program against."`
 	Detail string         `json:"detail"`
-	Errors []fieldProblem `json:"errors,omitempty"`
+	Errors []fieldProblem `json:"errors,omitempty" doc:"What is wrong with which field or parameter."`
+	Oldest int64          `json:"oldest,omitempty" doc:"With code pruned: the oldest seq that is left."`
+	Newest int64          `json:"newest,omitempty" doc:"With code ahead: the newest seq."`
 }
 
 // fieldProblem is what is wrong with one field or parameter.

@@ -67,10 +67,14 @@ type operation struct {
 	summary      string
 	grant        grant
 	query        []parameter
-	body         any // zero value of the request's body; nil = none
+	body         any  // zero value of the request's body; nil = none
+	optional     bool // the body may be left out
 	example      string
 	status       int
-	answer       any // zero value of the answer's body; nil = none
+	alsoOK       bool // or 200, with the same body
+	answer       any  // zero value of the answer's body; nil = none
+	stream       bool // or a stream of server-sent events
+	conditional  bool // takes If-Match
 	handle       handler
 }
 

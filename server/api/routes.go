@@ -26,7 +26,7 @@ func (s *rest) operations() []operation {
 	var all []operation
 	for _, part := range [][]operation{
 		s.roomOperations(), s.participantOperations(), s.moderationOperations(),
-		s.eventOperations(), s.webhookOperations(), s.documents(),
+		s.eventOperations(), s.webhookOperations(),
 	} {
 		all = append(all, part...)
 	}
@@ -40,7 +40,7 @@ func (s *rest) roomOperations() []operation {
 			method: post, path: "/rooms", id: "createRoom", tag: tag, grant: toCreate,
 			summary: "Open a room. If one of that name is open it is returned as it is, with 200.",
 			body:    createRequest{}, example: `{"name":"board","empty_timeout":"never","departure_timeout":"never","max_participants":12,"metadata":"weekly","tags":{"team":"red"}}`,
-			status: http.StatusCreated, answer: room{}, handle: s.createRoom,
+			status: http.StatusCreated, alsoOK: true, answer: room{}, handle: s.createRoom,
 		},
 		{
 			method: get, path: "/rooms", id: "listRooms", tag: tag, grant: toList,
@@ -56,12 +56,12 @@ func (s *rest) roomOperations() []operation {
 			method: patch, path: onRoom, id: "updateRoom", tag: tag, grant: toAdmin,
 			summary: "Change an open room; everybody in it is told. If-Match makes it conditional.",
 			body:    editRequest{}, example: `{"metadata":"agenda","departure_timeout":600,"locked":true}`,
-			status: http.StatusOK, answer: room{}, handle: s.editRoom,
+			status: http.StatusOK, answer: room{}, conditional: true, handle: s.editRoom,
 		},
 		{
 			method: del, path: onRoom, id: "closeRoom", tag: tag, grant: toCreate,
 			summary: "Close a room: everybody in it is sent away, its name is free. If-Match makes it conditional.",
-			status:  http.StatusNoContent, handle: s.deleteRoom,
+			status:  http.StatusNoContent, conditional: true, handle: s.deleteRoom,
 		},
 		{
 			method: post, path: onRoom + "/data", id: "sendData", tag: tag, grant: toAdmin,
@@ -159,7 +159,7 @@ func (s *rest) moderationOperations() []operation {
 		{
 			method: put, path: onRoom + "/bans/{identity}", id: "ban", tag: "moderation", grant: toAdmin,
 			summary: "Ban an identity from rooms of that name, and send it away if it is there.",
-			body:    banRequest{}, example: `{"until":"2030-01-31T12:00:00Z","reason":"spam"}`,
+			body:    banRequest{}, optional: true, example: `{"until":"2030-01-31T12:00:00Z","reason":"spam"}`,
 			status: http.StatusOK, answer: ban{}, handle: s.ban,
 		},
 		{
@@ -194,7 +194,7 @@ func (s *rest) eventOperations() []operation {
 				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
 				{name: "type", doc: "Types of events, separated by commas or given several times.", many: true},
 			},
-			status: http.StatusOK, answer: events.Page{}, handle: s.pullEvents,
+			status: http.StatusOK, answer: events.Page{}, stream: true, handle: s.pullEvents,
 		},
 		{
 			method: get, path: "/status", id: "getStatus", tag: "status", grant: toList,
@@ -233,13 +233,13 @@ func (s *rest) webhookOperations() []operation {
 		{
 			method: post, path: onWebhook + "/replay", id: "replayDeliveries", tag: tag, grant: toOperate,
 			summary: "Send again: one event, a range, or, without a body, all dead letters. Ids and bodies stay.",
-			body:    replayRequest{}, example: `{"from_seq":120,"to_seq":180,"state":"any"}`,
+			body:    replayRequest{}, optional: true, example: `{"from_seq":120,"to_seq":180,"state":"any"}`,
 			status: http.StatusOK, answer: replayed{}, handle: s.replay,
 		},
 		{
 			method: post, path: onWebhook + "/pause", id: "pauseWebhook", tag: tag, grant: toOperate,
 			summary: "Stop sending to an endpoint; its events wait.",
-			body:    pauseRequest{}, example: `{"reason":"receiver is moving"}`,
+			body:    pauseRequest{}, optional: true, example: `{"reason":"receiver is moving"}`,
 			status: http.StatusOK, answer: endpoint{}, handle: s.pause,
 		},
 		{
@@ -254,5 +254,3 @@ func (s *rest) webhookOperations() []operation {
 		},
 	}
 }
-
-func (s *rest) documents() []operation { return nil }

@@ -1,0 +1,111 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/stretchr/testify/require"
+
+	"parlor/server/access"
+)
+
+// published is the document as clients get it.
+func published(t *testing.T) (doc document, raw string) {
+	t.Helper()
+	all, err := Documents("1.2.3")
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	all["/openapi.json"].ServeHTTP(w, httptest.NewRequest("GET", "/openapi.json", nil))
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+	return doc, w.Body.String()
+}
+
+func TestEveryRouteIsDocumentedAndEveryDocumentedRouteExists(t *testing.T) {
+	doc, raw := published(t)
+	require.Equal(t, "3.1.0", doc.OpenAPI)
+	routed := map[string]bool{}
+	rest := REST(Config{Verifier: access.NewVerifier(nil)})
+	require.NoError(t, chi.Walk(rest, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		routed[strings.ToLower(method)+" "+route] = true
+		return nil
+	}))
+	ids := map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method, r := range methods {
+			require.True(t, routed[method+" "+path], "%s %s is documented and does not exist", method, path)
+			delete(routed, method+" "+path)
+			require.False(t, ids[r.OperationID], "%s is used twice", r.OperationID)
+			ids[r.OperationID] = true
+			require.NotEmpty(t, r.Summary)
+			for _, p := range r.Parameters {
+				require.Equal(t, p.In == "path", strings.Contains(path, "{"+p.Name+"}"), "%s: %s", path, p.Name)
+			}
+		}
+	}
+	require.Empty(t, routed, "routes that are not documented")
+	for _, ref := range regexp.MustCompile(`"\$ref": "#/components/schemas/(\w+)"`).FindAllStringSubmatch(raw, -1) {
+		require.Contains(t, doc.Components.Schemas, ref[1])
+	}
+}
+
+// An example is a body that the server takes, and shows no field that it has not.
+func TestExamplesAreTaken(t *testing.T) {
+	for _, op := range (&rest{}).operations() {
+		if op.body == nil {
+			require.Empty(t, op.example, op.id)
+			continue
+		}
+		r := httptest.NewRequest(op.method, "/", strings.NewReader(op.example))
+		r.Header.Set("Content-Type", "application/json")
+		require.NoError(t, readJSON(r, reflect.New(reflect.TypeOf(op.body)).Interface()), op.id)
+	}
+}
+
+// A schema says what the strict reader takes: what one refuses the other does.
+func TestRequestSchemasAreStrict(t *testing.T) {
+	doc, _ := published(t)
+	for _, op := range (&rest{}).operations() {
+		if op.body == nil {
+			continue
+		}
+		body := doc.Paths[op.path][strings.ToLower(op.method)].RequestBody
+		name := strings.TrimPrefix(body.Content["application/json"].Schema["$ref"].(string), "#/components/schemas/")
+		component := doc.Components.Schemas[name]
+		require.Equal(t, false, component["additionalProperties"], name)
+		known := component["properties"].(map[string]any)
+		fields := jsonFields(reflect.TypeOf(op.body))
+		require.Len(t, known, len(fields), name)
+		for field := range fields {
+			require.Contains(t, known, field, name)
+		}
+	}
+}
+
+func TestReferencePage(t *testing.T) {
+	all, err := Documents("1.2.3")
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	all["/docs"].ServeHTTP(w, httptest.NewRequest("GET", "/docs", nil))
+	page := w.Body.String()
+	for _, op := range (&rest{}).operations() {
+		require.Contains(t, page, `<section id="`+op.id+`">`)
+	}
+	require.Contains(t, page, "<code>/v1/rooms/{name}/participants/{identity}/move</code>")
+	require.NotContains(t, page, "<script")
+	require.NotRegexp(t, `(src|href)="(https?:)?//`, page, "nothing is fetched from others")
+	require.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'; style-src 'sha256-")
+	require.NotContains(t, page, "ZgotmplZ", "the template trusts what it is given")
+
+	again := httptest.NewRequest("GET", "/docs", nil)
+	again.Header.Set("If-None-Match", w.Header().Get("ETag"))
+	w = httptest.NewRecorder()
+	all["/docs"].ServeHTTP(w, again)
+	require.Equal(t, 304, w.Code)
+	require.Empty(t, w.Body.String())
+}
