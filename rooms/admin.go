@@ -171,10 +171,16 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 	return err
 }
 
-// afterWrites calls done when all that was submitted so far is on disk: with an
-// error if it is being kept to try again.
+// afterWrites calls done when all that was submitted so far about a participant
+// is on disk: with an error if it is being kept to try again, or if the
+// participant never came in, since the room's end was written before its join.
 func (r *Room) afterWrites(done func(error)) {
-	r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) { done(err) })
+	r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) {
+		if errors.Is(err, ErrEnded) {
+			err = ErrNoParticipant
+		}
+		done(err)
+	})
 }
 
 // MuteTrack mutes a published track, or unmutes it where that is enabled. An

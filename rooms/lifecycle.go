@@ -32,7 +32,9 @@ func (r *Room) fact(sessions []Session, events []Event) {
 		return
 	}
 	r.submit(c, func(_ Outcome, err error) {
-		if err != nil {
+		// A room that has ended had nobody in it: it is about one whose join came
+		// after the end, and is void with that join.
+		if err != nil && !errors.Is(err, ErrEnded) {
 			r.log.Error("cannot write the room's state, keeping it to try again", "error", err)
 			r.keep(c)
 		}
