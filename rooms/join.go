@@ -146,6 +146,12 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		reply(joined{}, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
 		return
 	}
+	if old != nil && r.expectAgain(old) {
+		old.outlet.Leave(&livekit.LeaveRequest{
+			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
+		})
+		old, back = nil, r.expected[identity]
+	}
 	if old != nil {
 		r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
@@ -236,6 +242,22 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 		events = append(events, r.trackEvent(EventTrackUnpublished, back.Info, t, now))
 	}
 	return events
+}
+
+// expectAgain puts back among the expected who came back after a restart and was
+// lost again before its media was there, as happens while a network or a busy
+// machine recovers. It reports false if p has had media, or the grace is over.
+func (r *Room) expectAgain(p *Participant) bool {
+	if p.activeMs == 0 || p.info.State == livekit.ParticipantInfo_ACTIVE || r.alarms[alarmGrace].IsZero() {
+		return false
+	}
+	s := p.session(r.rec.SID)
+	r.expected[p.identity] = &s
+	delete(r.participants, p.identity)
+	r.withdrawAll(p)
+	p.shut()
+	p.dismissShadows(livekit.DisconnectReason_SIGNAL_CLOSE)
+	return true
 }
 
 // unseat takes back a join that could not be written.

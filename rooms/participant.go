@@ -235,13 +235,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	now := time.Now()
 	delete(r.participants, p.identity)
 	s, events := r.departure(p, why, now)
-	for sid, t := range r.tracks {
-		if t.publisher == p {
-			r.withdraw(t)
-			delete(r.tracks, sid)
-		}
-		delete(t.subscribers, p.identity)
-	}
+	r.withdrawAll(p)
 	if say != nil {
 		p.outlet.Leave(say)
 	}
@@ -259,6 +253,17 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why)
 }
 
+// withdrawAll ends what p publishes and what is forwarded to it.
+func (r *Room) withdrawAll(p *Participant) {
+	for sid, t := range r.tracks {
+		if t.publisher == p {
+			r.withdraw(t)
+			delete(r.tracks, sid)
+		}
+		delete(t.subscribers, p.identity)
+	}
+}
+
 // Leave is the client's own wish to go.
 func (p *Participant) Leave(why livekit.DisconnectReason) {
 	p.post(func(r *Room) {
@@ -267,10 +272,11 @@ func (p *Participant) Leave(why livekit.DisconnectReason) {
 }
 
 // SignalLost: the client's WebSocket is gone. Who has media stays and may
-// resume; who never had is removed at once.
+// resume; who never had is removed at once, unless a restart's grace still
+// allows it to come back.
 func (p *Participant) SignalLost() {
 	p.post(func(r *Room) {
-		if p.info.State != livekit.ParticipantInfo_ACTIVE {
+		if p.info.State != livekit.ParticipantInfo_ACTIVE && !r.expectAgain(p) {
 			r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
 		}
 	})
