@@ -106,6 +106,7 @@ func (p *program) openServer() error {
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), MaxIdentity: p.cfg.Limit.MaxParticipantIdentityLength,
+		Presets: p.cfg.Room.RoomConfigurations,
 	})
 	page, err := static.NewHandler(static.Files())
 	if err != nil {
@@ -300,6 +301,7 @@ func mediaConfig(cfg *config.Config, log *slog.Logger) media.Config {
 		UDPPort:           [2]int{ports[0], ports[len(ports)-1]},
 		TCPPort:           cfg.RTC.TCPPort,
 		UseExternalIP:     cfg.RTC.UseExternalIP,
+		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
 		STUNServers:       cfg.RTC.STUNServers,
 		ICEServerList:     turnServers(cfg),
 		LoopbackCandidate: cfg.RTC.EnableLoopbackCandidate,

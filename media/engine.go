@@ -36,9 +36,12 @@ type Config struct {
 	BindAddresses []string
 	// NodeIP is advertised instead of the local addresses.
 	NodeIP string
-	// UseExternalIP asks STUNServers once, at start, for the address to advertise.
+	// UseExternalIP asks DiscoverySTUN once, at start, for the address to advertise.
 	UseExternalIP bool
-	// STUNServers (host:port) are used by UseExternalIP and told to clients.
+	// DiscoverySTUN (host:port) are asked by UseExternalIP; empty is STUNServers.
+	// Clients are not told of them.
+	DiscoverySTUN []string
+	// STUNServers (host:port) are told to clients.
 	STUNServers []string
 	// ICEServerList is told to clients beside STUNServers (TURN and the like).
 	ICEServerList []*livekit.ICEServer

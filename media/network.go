@@ -51,7 +51,11 @@ func openNetwork(cfg *Config) (*network, error) {
 		return nil, errors.Join(err, n.close())
 	}
 	if n.external == "" && cfg.UseExternalIP {
-		n.external, err = externalIP(cfg.STUNServers)
+		servers := cfg.DiscoverySTUN
+		if len(servers) == 0 {
+			servers = cfg.STUNServers
+		}
+		n.external, err = externalIP(servers)
 		if err != nil { // the local addresses may do
 			cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
 		}

@@ -60,7 +60,7 @@ type RTC struct {
 	EnableLoopbackCandidate bool         `yaml:"enable_loopback_candidate"`
 	Interfaces              Filter       `yaml:"interfaces"`   // by name
 	IPs                     Filter       `yaml:"ips"`          // by CIDR
-	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients, and asked by use_external_ip
+	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients; see DiscoverySTUN
 	TURNServers             []TURNServer `yaml:"turn_servers"` // handed to clients
 }
 
@@ -179,6 +179,19 @@ func Default() *Config {
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny"},
 		Logging: Logging{Level: "info"},
 	}
+}
+
+// DiscoverySTUN is whom rtc.use_external_ip asks: rtc.stun_servers, and without
+// them public servers, which clients are never told of. Nobody is asked without
+// rtc.use_external_ip.
+func (r *RTC) DiscoverySTUN() []string {
+	switch {
+	case !r.UseExternalIP:
+		return nil
+	case len(r.STUNServers) > 0:
+		return r.STUNServers
+	}
+	return []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"}
 }
 
 // DefaultUDPPort is where media is received if nothing is configured.

@@ -65,7 +65,7 @@ func Keys() []Key {
 		{"rtc.port_range_end", Applied, "end of that range"},
 		{"rtc.tcp_port", Applied, "port of ICE over TCP; 0 turns it off"},
 		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; of `v4,v6` the first"},
-		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise"},
+		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise; without them a public one, which clients are not told of"},
 		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses"},
 		{"rtc.interfaces.includes", Applied, "network interfaces to use; all if empty"},
 		{"rtc.interfaces.excludes", Applied, "network interfaces not to use"},

@@ -102,7 +102,7 @@ func (l *loader) validateRTC(r *RTC) {
 		}
 	}
 	if r.UseExternalIP && len(r.STUNServers) == 0 && r.NodeIP == (NodeIP{}) {
-		l.warn("rtc.use_external_ip has no server to ask: name one in rtc.stun_servers, or set rtc.node_ip; the host's own addresses are advertised")
+		l.warn("rtc.use_external_ip asks %s, since rtc.stun_servers names nobody; clients are not told of it", r.DiscoverySTUN()[0])
 	}
 	if r.NodeIP.V4.IsValid() && r.NodeIP.V6.IsValid() {
 		l.warn("rtc.node_ip: the IPv4 address alone is advertised")

@@ -20,6 +20,7 @@ import (
 	"parlor/media"
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/config"
 )
 
 const (
@@ -50,6 +51,8 @@ type Config struct {
 	// EnabledCodecs are the mime types that clients may publish, video first.
 	EnabledCodecs []string
 	MaxIdentity   int // bytes
+	// Presets are what the roomPreset of a token may name.
+	Presets map[string]config.Preset
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
 }
@@ -162,6 +165,7 @@ type request struct {
 	room   string
 	opts   *options
 	info   *livekit.ParticipantInfo
+	create *livekit.CreateRoomRequest // what the token says of a room that it makes; may be nil
 }
 
 // request checks a connect request as far as it can be without the room.
@@ -188,7 +192,11 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &request{claims: claims, room: room, opts: opts, info: info}, nil
+	create, err := h.createRequest(claims.Grants)
+	if err != nil {
+		return nil, err
+	}
+	return &request{claims: claims, room: room, opts: opts, info: info, create: create}, nil
 }
 
 // participantInfo is who joins, by its token and, where it may, its own wishes.
@@ -245,7 +253,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		Room:          req.room,
 		Info:          req.info,
 		MayCreate:     req.claims.Grants.Video.RoomCreate,
-		Create:        createRequest(req.claims.Grants),
+		Create:        req.create,
 		IssuedMs:      req.claims.NotBefore.UnixMilli(),
 		Protocol:      req.opts.protocol,
 		AutoSubscribe: req.opts.autoSubscribe,
@@ -291,22 +299,31 @@ func mode(o *options) string {
 	return "dual"
 }
 
-// createRequest is what the token says of a room that its bearer makes.
-func createRequest(g *auth.ClaimGrants) *livekit.CreateRoomRequest {
+// createRequest is what the token says of a room that its bearer makes: what its
+// room configuration leaves open comes from its preset.
+func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest, error) {
 	c := g.GetRoomConfiguration()
-	if c == nil {
-		return nil
+	if c == nil && g.RoomPreset == "" {
+		return nil, nil
 	}
-	return &livekit.CreateRoomRequest{
-		EmptyTimeout:     c.EmptyTimeout,
-		DepartureTimeout: c.DepartureTimeout,
-		MaxParticipants:  c.MaxParticipants,
-		Metadata:         c.Metadata,
-		MinPlayoutDelay:  c.MinPlayoutDelay,
-		MaxPlayoutDelay:  c.MaxPlayoutDelay,
-		SyncStreams:      c.SyncStreams,
-		Tags:             c.Tags,
+	req := &livekit.CreateRoomRequest{
+		EmptyTimeout:     c.GetEmptyTimeout(),
+		DepartureTimeout: c.GetDepartureTimeout(),
+		MaxParticipants:  c.GetMaxParticipants(),
+		Metadata:         c.GetMetadata(),
+		MinPlayoutDelay:  c.GetMinPlayoutDelay(),
+		MaxPlayoutDelay:  c.GetMaxPlayoutDelay(),
+		SyncStreams:      c.GetSyncStreams(),
+		Tags:             c.GetTags(),
 	}
+	if g.RoomPreset != "" {
+		p, known := h.cfg.Presets[g.RoomPreset]
+		if !known { // a room without the limits that the token's maker meant would be worse
+			return nil, refuse(http.StatusBadRequest, "unknown room preset "+strconv.Quote(g.RoomPreset))
+		}
+		p.Fill(req)
+	}
+	return req, nil
 }
 
 // resume attaches a new WebSocket to a participant whose last was lost. Whoever
