@@ -213,10 +213,24 @@ func (p *page) until(what, condition string) {
 func (p *page) state() string {
 	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
 	defer cancel()
-	state, err := chromedp.Run(ctx, chromedp.Evaluate[string](`JSON.stringify({
-		screen: parlor.screen, problem: parlor.problem, room: parlor.room?.state,
-		tiles: [...document.querySelectorAll('.tile')].map((tile) => tile.getAttribute('aria-label')),
-		toasts: [...document.querySelectorAll('.toast')].map((toast) => toast.textContent)})`))
+	state, err := chromedp.Run(ctx, chromedp.Evaluate[string](`(async () => {
+		const remote = [];
+		for (const participant of parlor.room?.remoteParticipants.values() ?? []) {
+			for (const publication of participant.trackPublications.values()) {
+				const one = { who: participant.name, sid: publication.trackSid, source: publication.source, muted: publication.isMuted,
+					subscription: publication.subscriptionStatus, stream: publication.track?.streamState, shown: publication.track?.attachedElements.length };
+				for (const report of (await publication.track?.receiver?.getStats())?.values() ?? []) {
+					if (report.type === 'inbound-rtp') Object.assign(one, { packets: report.packetsReceived, decoded: report.framesDecoded, pli: report.pliCount });
+				}
+				remote.push(one);
+			}
+		}
+		return JSON.stringify({
+			screen: parlor.screen, problem: parlor.problem, room: parlor.room?.state, remote,
+			tiles: [...document.querySelectorAll('.tile')].map((tile) => [tile.className, tile.getAttribute('aria-label'), tile.querySelector('video').readyState]),
+			toasts: [...document.querySelectorAll('.toast')].map((toast) => toast.textContent),
+		});
+	})()`, chromedp.EvalAwaitPromise))
 	if err != nil {
 		return err.Error()
 	}
