@@ -113,6 +113,7 @@ type client struct {
 
 	pub, sub *webrtc.PeerConnection // sub is nil in single mode
 	inbox    *taskQueue
+	stop     chan struct{}
 	done     chan struct{}
 	tracks   chan remoteTrack
 	messages chan occurrence // data that came
@@ -151,7 +152,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	t.Helper()
 	c := &client{
 		t: t, single: cc.single, events: &events{ch: make(chan occurrence, 10000)},
-		inbox: newTaskQueue(), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
+		inbox: newTaskQueue(), stop: make(chan struct{}), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
 		messages: make(chan occurrence, 10000), midToTrack: map[string]string{},
 		open: map[string]chan *webrtc.DataChannel{},
 	}
@@ -232,23 +233,22 @@ func (c *client) listen(dc *webrtc.DataChannel) {
 
 func (c *client) loop() {
 	defer close(c.done)
-	for range c.inbox.wake {
-		for _, f := range c.inbox.take() {
-			f()
-		}
-		c.inbox.mu.Lock()
-		closed := c.inbox.closed
-		c.inbox.mu.Unlock()
-		if closed {
+	for {
+		select {
+		case <-c.stop:
 			return
+		case <-c.inbox.wake:
+			for _, f := range c.inbox.take() {
+				f()
+			}
 		}
 	}
 }
 
 func (c *client) close() {
 	c.peer.Close()
-	c.inbox.post(func() {}, 0)
 	c.inbox.close()
+	close(c.stop)
 	<-c.done
 	for _, pc := range []*webrtc.PeerConnection{c.pub, c.sub} {
 		if pc != nil {

@@ -16,8 +16,12 @@ const maxPacket = 1500
 
 // remoteStream follows pion's finding out which section an RTP stream belongs to.
 func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+	if t != p.pub {
+		t.ingress.detach(uint32(r.SSRC())) // nothing was asked for here
+		return
+	}
 	tr := receiver.RTPTransceiver()
-	if tr == nil || t != p.pub {
+	if tr == nil {
 		return
 	}
 	s := p.sections[tr.Mid()]

@@ -51,6 +51,11 @@ func (p *Peer) Resume(*livekit.SyncState) {
 // negotiate does what the tasks before it made necessary. The loop calls it each
 // time that its queue is empty, so that what was asked together is one offer.
 func (p *Peer) negotiate() {
+	for len(p.deferred) > 0 {
+		f := p.deferred[0]
+		p.deferred = p.deferred[1:]
+		f()
+	}
 	if p.ended {
 		return
 	}
@@ -112,7 +117,8 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 		p.log.Debug("answer to another offer", "id", d.GetId(), "want", t.offerID)
 		return
 	}
-	if _, err := parseOffer(d.GetSdp()); err != nil {
+	sections, err := parseOffer(d.GetSdp())
+	if err != nil {
 		p.refuse("answer", err)
 		return
 	}
@@ -123,6 +129,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 		p.needsReconnect("the answer to our offer does not fit")
 		return
 	}
+	t.noteClientCodecs(sections)
 	t.retirementAgreed()
 	p.flushCandidates(t)
 }
@@ -140,7 +147,14 @@ func (p *Peer) answerOffer(d *livekit.SessionDescription) {
 		return
 	}
 	t := p.pub
-	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: d.GetSdp()}); err != nil {
+	if p.sub == nil {
+		p.unplace(sections)
+	}
+	text, err := t.keepReceivers(d.GetSdp(), sections)
+	if err == nil {
+		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text})
+	}
+	if err != nil {
 		p.refuse("offer", err)
 		if t.pc.SignalingState() != webrtc.SignalingStateStable {
 			p.needsReconnect("the offer cannot be answered")
@@ -190,6 +204,20 @@ func (p *Peer) answerShapes(t *transport) map[string]audioShape {
 		}
 	}
 	return shapes
+}
+
+// keepReceivers changes a client's offer, for pion, so that sections that are
+// inactive stay usable: pion stops the receiver of an inactive section for good, if
+// it is offered twice. Of a section that only takes media it makes a new receiver,
+// and having nothing to send it answers inactive all the same.
+func (t *transport) keepReceivers(text string, sections []offeredSection) (string, error) {
+	var inactive []string
+	for _, s := range sections {
+		if s.kind != 0 && !s.sends && !s.receives && !s.rejected && t.transceiver(s.mid) != nil {
+			inactive = append(inactive, s.mid)
+		}
+	}
+	return reactivate(text, inactive)
 }
 
 // transceiver finds a section's transceiver.

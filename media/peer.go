@@ -71,6 +71,7 @@ type Peer struct {
 	subs        map[string]*subscription
 	subOrder    []*subscription // in the order subscribed
 	single      singleState
+	deferred    []func() // of Bind
 	joinTimer   *time.Timer
 	answerTimer *time.Timer
 	graceTimer  *time.Timer
@@ -151,6 +152,10 @@ func (p *Peer) primary() *transport {
 
 // post queues f for the loop.
 func (p *Peer) post(f func()) { p.queue.post(f, 0) }
+
+// later does f when the description that pion is at is applied. For what pion calls
+// on the loop.
+func (p *Peer) later(f func()) { p.deferred = append(p.deferred, f) }
 
 // postFromClient queues what the client asked for. A client that asks faster than
 // its loop works has to start again.

@@ -92,12 +92,17 @@ func (c *client) publish(sid string, codec webrtc.RTPCodecCapability, change fun
 
 // pump writes packets until the test ends: small VP8 keyframes, or anything audio.
 func pump(t *testing.T, local *webrtc.TrackLocalStaticRTP) {
-	stop, done := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() { close(stop); <-done })
 	payload := []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00, 1, 2, 3}
 	if local.Kind() == webrtc.RTPCodecTypeAudio {
 		payload = []byte{0xfc, 1, 2, 3}
 	}
+	pumpPayload(t, local, payload)
+}
+
+// pumpPayload writes the same frame until the test ends.
+func pumpPayload(t *testing.T, local *webrtc.TrackLocalStaticRTP, payload []byte) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-done })
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(10 * time.Millisecond)

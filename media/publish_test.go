@@ -206,8 +206,17 @@ func TestUnpublishAndPublishAgain(t *testing.T) {
 			sid := "TR_" + string(rune('1'+i))
 			local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-"+sid, "s")
 			require.NoError(t, err)
-			sender, err := a.pub.AddTrack(local)
+			if i == 0 { // of one way, so that it is inactive without its track
+				_, err = a.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+			} else {
+				n := len(a.pub.GetTransceivers())
+				_, err = a.pub.AddTrack(local)
+				require.Len(t, a.pub.GetTransceivers(), n, "the section is used again")
+			}
 			require.NoError(t, err)
+			senders := a.pub.GetSenders()
+			sender := senders[len(senders)-1]
+			require.Equal(t, local, sender.Track())
 			a.peer.AddTrack(&livekit.AddTrackRequest{Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO,
 				SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "VP8", Cid: "cid-" + sid}}},
 				&livekit.TrackInfo{Sid: sid, Type: livekit.TrackType_VIDEO})
@@ -220,6 +229,46 @@ func TestUnpublishAndPublishAgain(t *testing.T) {
 			a.offer(false)
 			require.Equal(t, sid, a.events.wait(t, "unpublished").sid)
 			b.peer.Unsubscribe(sid)
+			// The section is offered idle again and again, and used again after.
+			for range i + 1 {
+				n := a.answered()
+				a.offer(false)
+				require.Eventually(t, func() bool { return a.answered() > n }, patience, time.Millisecond)
+				b.renegotiate()
+			}
+			// What pion needs for simulcast is still there.
+			closed := make(chan error, 1)
+			for _, tr := range a.peer.pub.pc.GetTransceivers() {
+				if tr.Sender() == nil && tr.Direction() == webrtc.RTPTransceiverDirectionInactive {
+					go func() {
+						_, _, err := tr.Receiver().Read(make([]byte, 1500))
+						closed <- err
+					}()
+				}
+			}
+			select {
+			case err := <-closed:
+				require.NoError(t, err, "the receiver was stopped for good")
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+}
+
+func (c *client) answered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.answers)
+}
+
+// renegotiate has the server negotiate what the client is subscribed to, without
+// reason.
+func (c *client) renegotiate() {
+	c.peer.post(func() {
+		if c.peer.sub != nil {
+			c.peer.sub.dirty = true
+		} else {
+			c.peer.single.dirty = true
 		}
 	})
 }

@@ -21,6 +21,7 @@ const (
 type offeredSection struct {
 	mid      string
 	kind     webrtc.RTPCodecType // 0 for data
+	rejected bool                // port 0 (RFC 3264, 6)
 	sends    bool                // its author sends media in it
 	receives bool                // its author takes media in it
 	streamID string              // msid's stream id
@@ -85,7 +86,8 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 	s := offeredSection{kind: webrtc.NewRTPCodecType(m.MediaName.Media), repairs: map[uint32]uint32{}}
 	s.mid, _ = m.Attribute("mid")
 	_, bundleOnly := m.Attribute("bundle-only")
-	if s.kind != 0 && (m.MediaName.Port.Value != 0 || bundleOnly) {
+	s.rejected = m.MediaName.Port.Value == 0 && !bundleOnly
+	if s.kind != 0 && !s.rejected {
 		s.sends, s.receives = direction(m, d)
 	}
 	var repairing []uint32
@@ -184,6 +186,7 @@ func readCodecs(m *sdp.MediaDescription) []offeredCodec {
 			}
 		}
 		switch {
+		case m.MediaName.Media != "audio":
 		case c.mime == "" && pt == 0:
 			c.mime, c.rate = webrtc.MimeTypePCMU, 8000 // static types need no rtpmap (RFC 3551)
 		case c.mime == "" && pt == 8:
@@ -211,6 +214,29 @@ func (c *offeredCodec) readMap(kind, value string) {
 
 func (s *offeredSection) has(mime string) bool {
 	return slices.ContainsFunc(s.codecs, func(c offeredCodec) bool { return strings.EqualFold(c.mime, mime) })
+}
+
+// reactivate makes the named sections, which are inactive, ones that take media.
+func reactivate(text string, mids []string) (string, error) {
+	if len(mids) == 0 {
+		return text, nil
+	}
+	var d sdp.SessionDescription
+	if err := d.UnmarshalString(text); err != nil {
+		return "", fmt.Errorf("parse session description: %w", err)
+	}
+	for _, m := range d.MediaDescriptions {
+		if mid, _ := m.Attribute("mid"); !slices.Contains(mids, mid) {
+			continue
+		}
+		m.Attributes = slices.DeleteFunc(m.Attributes, func(a sdp.Attribute) bool { return a.Key == "inactive" })
+		m.Attributes = append(m.Attributes, sdp.Attribute{Key: "recvonly"})
+	}
+	out, err := d.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("write session description: %w", err)
+	}
+	return string(out), nil
 }
 
 // audioShape is what we want said of audio in one section of our descriptions.

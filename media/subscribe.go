@@ -54,6 +54,12 @@ func (p *Peer) subscribe(ask rooms.Subscription) {
 	if p.sub == nil {
 		return // requestSections sees it
 	}
+	if known, ok := p.sub.clientCodecs[s.kind]; ok {
+		if _, has := pickDownstream(*source.codecs.Load(), known); !has {
+			p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
+			return
+		}
+	}
 	if err := p.addToOffer(s); err != nil {
 		p.log.Error("subscription without a section", "track", sid, "error", err)
 		p.failSubscription(s, livekit.SubscriptionError_SE_UNKNOWN)
@@ -66,8 +72,11 @@ func (p *Peer) addToOffer(s *subscription) error {
 	t := p.sub
 	tr := p.freeTransceiver(t, s.kind)
 	if tr == nil {
+		// Both ways, though nothing is expected back: without a sender it is then
+		// offered recvonly, where a section of one way would be offered inactive;
+		// clients built on pion cannot use a section again that was inactive twice.
 		var err error
-		init := webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly}
+		init := webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendrecv}
 		if tr, err = t.pc.AddTransceiverFromTrack(s, init); err != nil {
 			return err
 		}
@@ -161,6 +170,32 @@ func (p *Peer) place(s *subscription, tr *webrtc.RTPTransceiver) bool {
 	return true
 }
 
+// unplace takes subscriptions out of sections in which the client no longer takes
+// media; they wait for others.
+func (p *Peer) unplace(sections []offeredSection) {
+	for _, o := range sections {
+		if o.kind == 0 || o.receives {
+			continue
+		}
+		for _, s := range p.subOrder {
+			if s.transceiver != nil && s.transceiver.Mid() == o.mid {
+				p.leaveSection(s)
+			}
+		}
+	}
+}
+
+// leaveSection ends s's sending and lets go of its section.
+func (p *Peer) leaveSection(s *subscription) {
+	t := p.down()
+	if err := t.pc.RemoveTrack(s.sender); err != nil {
+		p.log.Debug("sender not removed", "track", s.sid, "error", err)
+	}
+	s.unbind()
+	t.retire(s.transceiver)
+	s.transceiver, s.sender = nil, nil
+}
+
 func (p *Peer) unsubscribe(sid string) {
 	s := p.subs[sid]
 	if s == nil {
@@ -171,11 +206,7 @@ func (p *Peer) unsubscribe(sid string) {
 	if s.transceiver == nil {
 		return
 	}
-	if err := p.down().pc.RemoveTrack(s.sender); err != nil {
-		p.log.Debug("sender not removed", "track", sid, "error", err)
-	}
-	s.unbind()
-	p.down().retire(s.transceiver)
+	p.leaveSection(s)
 	if p.sub != nil {
 		p.sub.dirty = true
 	} else {
@@ -261,7 +292,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	all := ctx.CodecParameters()
 	codec, ok := pickDownstream(*s.track.codecs.Load(), all)
 	if !ok {
-		s.p.post(func() { s.p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED) })
+		s.p.later(func() { s.p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED) })
 		return webrtc.RTPCodecParameters{}, nil
 	}
 	t := s.p.down()
@@ -295,7 +326,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	if s.rtx != 0 {
 		t.ingress.onRTCP(s.rtx, s.forwarder.HandleRTCP)
 	}
-	s.p.post(func() {
+	s.p.later(func() {
 		if s.p.subs[s.sid] == s {
 			s.p.cfg.Events.Subscribed(s.sid)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/livekit/protocol/livekit"
@@ -46,6 +47,10 @@ type transport struct {
 	dirty       bool // another offer is wanted
 	restartNext bool // and it restarts ICE
 
+	// What the client has of what we offered, by kind, once it has answered a
+	// section of that kind.
+	clientCodecs map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters
+
 	// Sections that a subscription left, by whether an offer or answer has said so.
 	// They can be used again only after the client has agreed: in a section that
 	// changes hands while it is active, clients show nothing.
@@ -68,7 +73,8 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 	t := &transport{
 		role: r, target: target, sock: sock, ingress: newIngress(),
 		log: p.log.With("target", target.String()), state: webrtc.PeerConnectionStateNew,
-		retired: map[*webrtc.RTPTransceiver]retirement{},
+		retired:      map[*webrtc.RTPTransceiver]retirement{},
+		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
@@ -125,6 +131,24 @@ func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
 		t.twcc = forward.NewTWCC(t.writeRTCP)
 	}
 	return t.twcc
+}
+
+// noteClientCodecs follows an answer to our offer.
+func (t *transport) noteClientCodecs(answered []offeredSection) {
+	for _, s := range answered {
+		if s.kind == 0 {
+			continue
+		}
+		known := t.clientCodecs[s.kind]
+		for _, c := range s.codecs {
+			pt := webrtc.PayloadType(c.pt)
+			has := slices.ContainsFunc(known, func(k webrtc.RTPCodecParameters) bool { return k.PayloadType == pt })
+			if !s.rejected && !has {
+				known = append(known, codec(pt, c.mime, c.rate, c.chs, c.fmtp))
+			}
+		}
+		t.clientCodecs[s.kind] = known // of a rejected kind, none
+	}
 }
 
 // retire takes note that a subscription left a section.

@@ -1,0 +1,150 @@
+package media
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+)
+
+const offerHead = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2 3\r\n" +
+	"a=ice-ufrag:u\r\na=ice-pwd:p\r\na=fingerprint:sha-256 AA\r\n"
+
+// sampleOffer has an audio section, a simulcast one, one in Plan B's spelling, one
+// to receive, and data.
+const sampleOffer = offerHead +
+	"m=audio 9 UDP/TLS/RTP/SAVPF 111 63 0\r\na=mid:0\r\na=sendonly\r\na=msid:stream mic\r\na=rtpmap:111 opus/48000/2\r\n" +
+	"a=fmtp:111 minptime=10\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\na=ssrc:1 cname:x\r\n" +
+	"m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\na=mid:1\r\na=msid:- cam\r\na=rid:q send\r\na=rid:h send\r\na=rid:x recv\r\n" +
+	"a=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n" +
+	"m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=mid:2\r\na=bundle-only\r\na=sendrecv\r\na=ssrc-group:FID 10 11\r\n" +
+	"a=ssrc:10 msid:s old\r\na=ssrc:11 msid:s old\r\na=ssrc:bad cname:x\r\na=rtpmap:96 VP8/90000\r\n" +
+	"m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=mid:3\r\na=sendrecv\r\na=rtpmap:96 VP8/90000\r\n" +
+	"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:4\r\n"
+
+func TestParseOffer(t *testing.T) {
+	s, err := parseOffer(sampleOffer)
+	require.NoError(t, err)
+	require.Len(t, s, 5)
+
+	require.True(t, s[0].sends)
+	require.False(t, s[0].receives)
+	require.Equal(t, "mic", s[0].trackID)
+	require.Equal(t, []uint32{1}, s[0].ssrcs)
+	require.Equal(t, []offeredCodec{
+		{111, "audio/opus", 48000, 2, "minptime=10"}, {63, "audio/red", 48000, 2, "111/111"}, {0, "audio/PCMU", 8000, 0, ""},
+	}, s[0].codecs)
+
+	require.True(t, s[1].sends && s[1].receives, "both, unless it is said otherwise")
+	require.Equal(t, []string{"q", "h"}, s[1].rids)
+	require.Equal(t, "-", s[1].streamID)
+
+	require.True(t, s[2].sends, "port 0 means nothing in a section that is bundled only")
+	require.Equal(t, "old", s[2].trackID)
+	require.Equal(t, []uint32{10}, s[2].ssrcs)
+	require.EqualValues(t, 11, s[2].repairs[10])
+
+	require.True(t, s[3].rejected)
+	require.False(t, s[3].sends || s[3].receives)
+	require.Zero(t, s[4].kind)
+}
+
+func TestShapeAudio(t *testing.T) {
+	text, err := shapeAudio(sampleOffer, nil)
+	require.NoError(t, err)
+	require.Equal(t, sampleOffer, text)
+
+	text, err = shapeAudio(sampleOffer, map[string]audioShape{"0": {dtx: true, stereo: true, nack: true}, "9": {}})
+	require.NoError(t, err)
+	require.Contains(t, text, "a=fmtp:111 minptime=10;usedtx=1;stereo=1;maxaveragebitrate=510000\r\n")
+	require.Contains(t, text, "a=rtcp-fb:111 nack\r\n")
+	require.Contains(t, text, "a=fmtp:63 111/111\r\n")
+	again, err := shapeAudio(text, map[string]audioShape{"0": {}})
+	require.NoError(t, err)
+	require.NotContains(t, again, "usedtx")
+	require.NotContains(t, again, "stereo")
+	require.NotContains(t, again, "nack")
+}
+
+func TestPickCodec(t *testing.T) {
+	set, err := newCodecSet(nil)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		mime, fmtp string
+		want       webrtc.PayloadType
+	}{
+		{"video/vp8", "", 96},
+		{"video/VP9", "", 98},
+		{"video/VP9", "profile-id=2", 100},
+		{"video/H264", "packetization-mode=1;profile-level-id=42e01f", 125},
+		{"video/H264", "packetization-mode=1;profile-level-id=42e034", 125},
+		{"video/H264", "profile-level-id=42001f", 104},
+		{"video/H264", "packetization-mode=1;profile-level-id=4d001f", 106},
+		{"video/AV1", "profile=0;level-idx=5;tier=0", 35},
+		{"audio/RED", "", 63},
+	} {
+		got, ok := pickCodec(forwardCodec(codec(0, c.mime, 0, 0, c.fmtp), nil), append(set.video, set.audio...))
+		require.True(t, ok, c.mime)
+		require.Equal(t, c.want, got.PayloadType, "%s %s", c.mime, c.fmtp)
+	}
+	_, ok := pickCodec(forwardCodec(codec(0, "video/VP9", 0, 0, "profile-id=1"), nil), set.video)
+	require.False(t, ok)
+}
+
+func TestPreferCodecKeepsRepairs(t *testing.T) {
+	set, err := newCodecSet([]string{"video/vp8", "video/h264"})
+	require.NoError(t, err)
+	got := preferCodec(set.video, "video/h264")
+	require.Len(t, got, len(set.video))
+	require.Equal(t, "video/H264", got[0].MimeType)
+	require.Equal(t, "video/VP8", got[len(got)-2].MimeType)
+	for _, c := range got {
+		if isPrimary(c.MimeType) {
+			require.EqualValues(t, c.PayloadType+1, rtxPayloadType(c.PayloadType, got))
+		}
+	}
+}
+
+func TestOffersDownstreamHaveNoHighProfile(t *testing.T) {
+	set, err := newCodecSet(nil)
+	require.NoError(t, err)
+	for _, r := range []role{rolePublisher, roleSubscriber, roleSingle} {
+		m, err := set.mediaEngine(r)
+		require.NoError(t, err)
+		pc, err := webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithInterceptorRegistry(noInterceptors())).NewPeerConnection(webrtc.Configuration{})
+		require.NoError(t, err)
+		_, err = pc.AddTransceiverFromKind(webrtc.RTPCodecTypeVideo)
+		require.NoError(t, err)
+		offer, err := pc.CreateOffer(nil)
+		require.NoError(t, err)
+		require.Equal(t, r != roleSubscriber, strings.Contains(offer.SDP, "profile-level-id=64"))
+		require.Equal(t, r != roleSubscriber, strings.Contains(offer.SDP, "transport-cc"))
+		require.Equal(t, r != rolePublisher, strings.Contains(offer.SDP, "goog-remb"))
+		require.NoError(t, pc.Close())
+	}
+}
+
+func FuzzParseOffer(f *testing.F) {
+	f.Add(sampleOffer)
+	f.Add(offerHead + "m=audio")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		sections, err := parseOffer(text)
+		if err != nil {
+			return
+		}
+		mids := map[string]audioShape{}
+		for _, s := range sections {
+			require.NotEmpty(t, s.mid)
+			require.NotContains(t, mids, s.mid)
+			mids[s.mid] = audioShape{dtx: true, nack: true, stereo: true}
+			require.NotContains(t, s.ssrcs, uint32(0))
+		}
+		shaped, err := shapeAudio(text, mids)
+		require.NoError(t, err)
+		again, err := parseOffer(shaped)
+		require.NoError(t, err)
+		require.Len(t, again, len(sections))
+	})
+}

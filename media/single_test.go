@@ -1,0 +1,186 @@
+package media
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// Five sounds and one picture for a client that offers three sections of each: it
+// is asked for two more, once; what is left over is used.
+func TestSectionsAreAskedFor(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	var published []occurrence
+	for i := range 5 {
+		sid := fmt.Sprintf("TR_%d", i)
+		pump(t, a.publish(sid, opus, nil))
+		published = append(published, a.published(sid))
+	}
+	pump(t, a.publish("TR_v", vp8, nil))
+	published = append(published, a.published("TR_v"))
+
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true})
+	b.join()
+	for _, p := range published {
+		b.subscribe("PA_a", p)
+	}
+	got := map[string]bool{}
+	for range published {
+		r := b.track()
+		got[b.trackAt(r.mid)] = true
+	}
+	require.Len(t, got, 6)
+	b.mu.Lock()
+	var audios, videos uint32
+	for _, r := range b.requirements {
+		audios, videos = audios+r.NumAudios, videos+r.NumVideos
+	}
+	b.mu.Unlock()
+	require.EqualValues(t, 2, audios)
+	require.EqualValues(t, 0, videos)
+	require.Empty(t, b.offers, "the server never offers")
+	require.EqualValues(t, b.answers[0].Id, 1)
+}
+
+// From protocol 18 on both sides know the data channels without asking.
+func TestNegotiatedDataChannels(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.Protocol = 18 })
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, change: func(c *PeerConfig) { c.Protocol = 18 }})
+	yes, id := true, idReliable
+	dc, err := a.pub.CreateDataChannel("_reliable", &webrtc.DataChannelInit{Negotiated: &yes, ID: &id})
+	require.NoError(t, err)
+	a.listen(dc)
+	a.offer(false)
+	a.events.wait(t, "connected")
+	a.channel("_reliable")
+	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("hello"))
+	require.Equal(t, "hello", string(a.message().data))
+	require.NoError(t, dc.Send([]byte("hello yourself")))
+	require.Equal(t, "hello yourself", string(a.events.wait(t, "data").data))
+}
+
+// Channels with labels of the client's own carry raw bytes both ways.
+func TestOwnChannels(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		own, err := a.pub.CreateDataChannel("mine", nil)
+		require.NoError(t, err)
+		a.join()
+		opened := make(chan struct{})
+		own.OnOpen(func() { close(opened) })
+		select {
+		case <-opened:
+		case <-time.After(patience):
+			require.FailNow(t, "channel did not open")
+		}
+		require.NoError(t, own.Send([]byte("raw")))
+		got := a.events.wait(t, "raw")
+		require.Equal(t, "mine", got.label)
+		require.Equal(t, "raw", string(got.data))
+		for i := range 5 {
+			a.peer.SendRaw("other", []byte{byte(i)}, false)
+		}
+		for i := range 5 {
+			require.Equal(t, occurrence{label: "other", data: []byte{byte(i)}}, a.message())
+		}
+		for i := range 2 * maxOwnLabels { // a client's labels are bounded
+			a.peer.SendRaw(fmt.Sprint("label", i), nil, true)
+		}
+		require.NotZero(t, e.Stats().ReliableDropped)
+	})
+}
+
+// A client that does not take its reliable data is cut off, and what is lossy is
+// dropped for it.
+func TestSlowClient(t *testing.T) {
+	e := newTestEngine(t, nil)
+	block := make(chan struct{})
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, settings: func(s *webrtc.SettingEngine) {
+		s.SetSCTPMaxReceiveBufferSize(64 << 10)
+	}})
+	reliable, err := a.pub.CreateDataChannel("_reliable", nil)
+	require.NoError(t, err)
+	reliable.OnMessage(func(webrtc.DataChannelMessage) { <-block })
+	t.Cleanup(func() { close(block) })
+	none := uint16(0)
+	lossy, err := a.pub.CreateDataChannel("_lossy", &webrtc.DataChannelInit{MaxRetransmits: &none})
+	require.NoError(t, err)
+	lossy.OnMessage(func(webrtc.DataChannelMessage) { <-block })
+	a.offer(false)
+	a.events.wait(t, "connected")
+	message := make([]byte, 60000)
+	require.Eventually(t, func() bool {
+		a.peer.SendData(livekit.DataPacket_LOSSY, message)
+		a.peer.SendData(livekit.DataPacket_RELIABLE, message)
+		return e.Stats().SlowReliable > 0
+	}, patience, time.Microsecond)
+	require.Contains(t, a.events.wait(t, "reconnect").label, "reliable")
+	require.NotZero(t, e.Stats().LossyDropped)
+}
+
+// Tracks that belong together share a media stream, where the client copes.
+func TestStreamIDs(t *testing.T) {
+	for _, c := range []struct {
+		protocol int
+		sync     bool
+		browser  string
+		want     string
+	}{
+		{17, false, "", "PA_a|TR_1"},
+		{17, true, "", "PA_a|camera"},
+		{17, true, "Firefox", "PA_a|TR_1"},
+		{9, true, "", "PA_a|TR_1"},
+		{0, true, "", "PA_a"},
+	} {
+		s := &subscription{
+			sid: "TR_1",
+			p:   &Peer{cfg: PeerConfig{Protocol: c.protocol, Client: &livekit.ClientInfo{Browser: c.browser}}},
+			ask: rooms.Subscription{PublisherSID: "PA_a", SyncStreams: c.sync, Info: &livekit.TrackInfo{Stream: "camera"}},
+		}
+		require.Equal(t, c.want, s.StreamID(), "%+v", c)
+	}
+}
+
+// RED is preferred where the announcement allows it, and those who have none get
+// plain Opus.
+func TestRED(t *testing.T) {
+	red := webrtc.RTPCodecCapability{MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111"}
+	withRED := func(m *webrtc.MediaEngine) error {
+		if err := m.RegisterDefaultCodecs(); err != nil {
+			return err
+		}
+		return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: red, PayloadType: 63}, webrtc.RTPCodecTypeAudio)
+	}
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", codecs: withRED})
+	a.join()
+	local := a.publish("TR_r", red, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs = nil })
+	p := a.published("TR_r")
+	require.Equal(t, "audio/red", p.info.MimeType)
+	require.Eventually(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return strings.Contains(a.answers[len(a.answers)-1].Sdp, "m=audio 9 UDP/TLS/RTP/SAVPF 63 111")
+	}, patience, time.Millisecond)
+	pumpPayload(t, local, []byte{111, 0xfc, 1, 2}) // one block, the primary
+
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.subscribe("PA_a", p)
+	r := b.receives("PA_a", "TR_r")
+	require.True(t, strings.EqualFold(webrtc.MimeTypeOpus, r.Codec().MimeType), r.Codec().MimeType)
+
+	plain := a.publish("TR_p", opus, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs, r.DisableRed = nil, true })
+	require.Equal(t, "audio/opus", a.published("TR_p").info.MimeType)
+	pump(t, plain)
+}
