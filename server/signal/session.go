@@ -2,6 +2,7 @@ package signal
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,9 @@ type session struct {
 	mode   string
 	info   atomic.Pointer[livekit.ParticipantInfo] // newest told by the room, for fresh tokens
 	room   atomic.Pointer[string]                  // the room that fresh tokens are for
+
+	begin func()      // begins negotiation, once; nil in a resumed session
+	late  *time.Timer // calls begin if the client says nothing; nil if there is nothing to wait for
 
 }
 
@@ -71,17 +75,31 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 	return nil
 }
 
+// answerDelay is how long the answer to an offer that came with the join request
+// waits for the client's first message.
+const answerDelay = 200 * time.Millisecond
+
 // start begins negotiation after a join: what came with the join request, then
 // the server's own first offer.
+//
+// The Go SDK makes its offer before it joins, but takes it as its local
+// description only after the join response: an answer that is faster than that
+// is lost, and with it the connection. Its first candidate tells that it is
+// ready. So the answer waits for the client's first message, but not for long.
 func (s *session) start() {
 	for _, req := range s.opts.addTracks {
 		s.p.AddTrack(req)
 	}
-	if s.opts.offer != nil {
+	if s.opts.offer == nil {
+		s.peer.Start()
+		return
+	}
+	s.begin = sync.OnceFunc(func() {
 		s.p.Sync()
 		s.peer.HandleOffer(s.opts.offer)
-	}
-	s.peer.Start()
+		s.peer.Start()
+	})
+	s.late = time.AfterFunc(answerDelay, s.begin)
 }
 
 // run writes and reads the socket until it ends.
@@ -92,6 +110,9 @@ func (s *session) run() {
 	s.h.sessions.Go(s.ws.write)
 	s.h.sessions.Go(s.refreshTokens)
 	s.read()
+	if s.late != nil {
+		s.late.Stop()
+	}
 	s.ws.cut()
 	if s.line.detach(s.ws) {
 		s.p.SignalLost()
@@ -106,6 +127,9 @@ func (s *session) read() {
 			return
 		}
 		if req != nil {
+			if s.begin != nil {
+				s.begin()
+			}
 			s.handle(req)
 		}
 		if n%32 == 0 {
