@@ -93,7 +93,10 @@ func (l *lease) checkLocked() error {
 	case l.state != LeaseHeld:
 		return fmt.Errorf("the lease on the replica is not held: it is %s", l.state)
 	case time.Since(l.renewed) >= l.ttl-l.margin():
-		return errors.Join(ErrUnsure, l.failing)
+		if l.failing == nil {
+			return ErrUnsure
+		}
+		return fmt.Errorf("%w: %w", ErrUnsure, l.failing)
 	}
 	return nil
 }

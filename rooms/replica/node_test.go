@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +40,31 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	s3Server.stop()
+	if left := leaked(); code == 0 && left != "" {
+		fmt.Println("goroutines were left behind:\n" + left)
+		code = 1
+	}
 	os.Exit(code)
+}
+
+// leaked tells of goroutines of this package or of Litestream that still run. The
+// AWS library's idle connections end by themselves.
+func leaked() string {
+	var left []string
+	for range 100 {
+		stacks := make([]byte, 1<<20)
+		left = nil
+		for i, s := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if i > 0 && (strings.Contains(s, "parlor/rooms") || strings.Contains(s, "benbjohnson/litestream.")) { // the first is this one
+				left = append(left, s)
+			}
+		}
+		if len(left) == 0 {
+			return ""
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return strings.Join(left, "\n\n")
 }
 
 // node is a store with its replica, as the program ties them.

@@ -17,7 +17,7 @@ import (
 
 // TestKilledAndDiskLost: the process is killed and its disk is gone. What a
 // barrier vouched for is there on another machine, and of the rest no more is
-// lost than the loss window.
+// lost than the loss window. PARLOR_SOAK is how long it runs before, if long.
 func TestKilledAndDiskLost(t *testing.T) {
 	t.Parallel()
 	url := s3URL(t)
@@ -26,7 +26,13 @@ func TestKilledAndDiskLost(t *testing.T) {
 	require.NoError(t, os.Mkdir(first, 0o755))
 	p := startProcess(t, role{Dir: first, URL: url, Machine: "a", TTL: shortTTL, Rate: 100})
 	p.ready(t)
-	for len(lines) < 350 {
+	soak := 3500 * time.Millisecond
+	if s := os.Getenv("PARLOR_SOAK"); s != "" {
+		var err error
+		soak, err = time.ParseDuration(s)
+		require.NoError(t, err)
+	}
+	for len(lines) < int(soak/(10*time.Millisecond)) {
 		lines = append(lines, p.line(t))
 	}
 	require.NoError(t, p.cmd.Process.Signal(unix.SIGKILL))

@@ -425,6 +425,14 @@ func TestOperatorsMistakes(t *testing.T) {
 	})
 }
 
+func TestNoSuchBucket(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := openNode(within(t, 20*time.Second), dir, "a", Config{URL: strings.Replace(s3URL(t), "bucket", "buckte", 1)})
+	require.ErrorContains(t, err, "NoSuchBucket")
+	require.NoFileExists(t, database(dir))
+}
+
 // TestEmptiedReplica: what was replicated to a place is not there any more.
 func TestEmptiedReplica(t *testing.T) {
 	t.Parallel()
