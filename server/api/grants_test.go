@@ -1,0 +1,59 @@
+package api_test
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/livekit/protocol/auth"
+	"github.com/stretchr/testify/require"
+)
+
+// Every route of the document, with every kind of caller who must not use it.
+func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
+	h := open(t)
+	expired, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"iss": key, "sub": "x", "exp": time.Now().Add(-5 * time.Minute).Unix(),
+		"video": map[string]any{"roomCreate": true, "roomList": true, "roomAdmin": true, "room": "r"},
+	}).SignedString([]byte(secret))
+	require.NoError(t, err)
+	callers := []struct {
+		name, token string
+		status      int
+		unless      string // what the grant's words have if it lets this one in
+	}{
+		{"nobody", "", 401, "-"},
+		{"garbage", "x", 401, "-"},
+		{"expired", expired, 401, "-"},
+		{"nothing granted", h.token(&auth.VideoGrant{}), 403, "-"},
+		{"join", h.token(&auth.VideoGrant{RoomJoin: true, Room: "r"}), 403, "-"},
+		{"admin of another room", h.token(&auth.VideoGrant{RoomAdmin: true, Room: "other"}), 403, "-"},
+		{"room without roomAdmin", h.token(&auth.VideoGrant{Room: "r"}), 403, "-"},
+		{"admin", h.token(&auth.VideoGrant{RoomAdmin: true, Room: "r"}), 403, "roomAdmin"},
+		{"list", h.token(&auth.VideoGrant{RoomList: true}), 403, "roomList"},
+		{"create", h.token(&auth.VideoGrant{RoomCreate: true}), 403, "roomCreate"},
+	}
+	count := 0
+	for path, methods := range openAPI()["paths"].(object) {
+		target := "/v1" + strings.ReplaceAll(path, "{name}", "r")
+		target = regexp.MustCompile(`\{\w+\}`).ReplaceAllString(target, "x")
+		for method, operation := range methods.(object) {
+			count++
+			needs := operation.(object)["description"].(string)
+			for _, c := range callers {
+				if strings.Contains(needs, c.unless) {
+					continue
+				}
+				resp, _ := h.ask(strings.ToUpper(method), target, c.token, "application/json", "{}")
+				require.Equal(t, c.status, resp.StatusCode, "%s %s by %s", method, target, c.name)
+			}
+			// Whoever holds the key gets past the door.
+			resp, body := h.server(strings.ToUpper(method), target, "")
+			require.NotContains(t, []int{http.StatusUnauthorized, http.StatusForbidden}, resp.StatusCode, "%s %s: %s", method, target, body)
+		}
+	}
+	require.Greater(t, count, 30)
+}
