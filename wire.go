@@ -144,8 +144,12 @@ func (p *program) openServer() error {
 	return nil
 }
 
-// ready tells whether the server takes work.
-func (p *program) ready(context.Context) error {
+// ready tells whether the server takes work: not while it stops, so that what
+// balances load looks elsewhere.
+func (p *program) ready(ctx context.Context) error {
+	if err := p.rooms.CanJoin(ctx, "any", true); err != nil {
+		return err
+	}
 	if why := p.store.Stats().Failing; why != "" {
 		return fmt.Errorf("the database cannot be written: %s", why)
 	}
