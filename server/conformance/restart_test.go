@@ -276,12 +276,14 @@ func TestStopInACall(t *testing.T) {
 	down := time.Now()
 	require.NoError(t, r.server.cmd.Process.Signal(syscall.SIGTERM))
 	jwt := token(t, "late", join(r.room))
-	refused := 0
+	refused, unready := 0, false
 	for running := true; running; {
 		select {
 		case <-r.server.done:
 			running = false
 		case <-time.After(20 * time.Millisecond):
+			status, _ := knock(r.server.http() + "/readyz")
+			unready = unready || status == 503
 			for _, path := range []string{"/rtc/validate?access_token=" + jwt, "/rtc?protocol=17&access_token=" + jwt} {
 				status, after := knock(r.server.http() + path)
 				if status == 503 {
@@ -298,6 +300,7 @@ func TestStopInACall(t *testing.T) {
 	require.Less(t, took, 10*time.Second)
 	require.Zero(t, r.server.cmd.ProcessState.ExitCode(), r.server.log.tail(20))
 	require.Positive(t, refused, "joins are refused while the server stops")
+	require.True(t, unready, "readyz says so")
 	require.NoError(t, r.server.start())
 	r.verify(down, time.Now())
 }
