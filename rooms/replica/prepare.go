@@ -230,7 +230,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	case s.found:
 		return r.replaceDatabase(ctx, s)
 	}
-	r.log.Warn("nothing is on the replica: beginning with a new database", "replica", r.location.name)
+	r.log.Warn("nothing is on the replica: beginning with a new database")
 	if _, err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil { // half a restore, or a WAL without its database
 		return err
 	}
