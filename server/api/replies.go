@@ -19,20 +19,22 @@ import (
 const (
 	maxReplies  = 10_000
 	repliesLive = 24 * time.Hour
-	maxReplyKey = 255 // bytes
+	maxReplyKey = 255      // bytes
+	maxKept     = 32 << 20 // bytes of answers
 )
 
 // replies remembers what POST requests with an Idempotency-Key were answered, so
 // that a retry gets the same answer and does nothing. A key is its API key's and
 // its path's own. Failures of ours (5xx) are not remembered: a retry tries again.
 //
-// It is kept in memory, for a day and for the newest [maxReplies] keys: a restart
-// forgets it. What must not happen twice even then is safe by itself: a room's
+// It is kept in memory, for a day and for the newest [maxReplies] keys and
+// [maxKept] bytes of answers: a restart forgets it. What must not happen twice even then is safe by itself: a room's
 // name is taken once, and an event has an id.
 type replies struct {
 	mu    sync.Mutex // guards the following
 	byKey map[string]*list.Element
 	order *list.List // of *reply, the oldest first
+	bytes int        // of answers
 }
 
 // reply is what a request was answered; status 0 while it is under way.
@@ -113,11 +115,17 @@ func (rs *replies) end(mine *reply, rec *recorder) {
 		return
 	}
 	mine.status, mine.header, mine.body = rec.status, rec.kept, rec.body.Bytes()
+	rs.bytes += len(mine.body)
+	for rs.bytes > maxKept {
+		rs.forget(rs.order.Front())
+	}
 }
 
 func (rs *replies) forget(e *list.Element) {
-	delete(rs.byKey, e.Value.(*reply).key)
+	r := e.Value.(*reply)
+	delete(rs.byKey, r.key)
 	rs.order.Remove(e)
+	rs.bytes -= len(r.body)
 }
 
 // repeat answers asked as its twin was.
