@@ -75,9 +75,7 @@ func startServer(t *testing.T, binary string, flags ...string) *server {
 	t.Cleanup(func() {
 		s.stop(os.Interrupt)
 		if t.Failed() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			t.Logf("the server said:\n%s", strings.Join(s.lines[max(0, len(s.lines)-200):], "\n"))
+			t.Logf("the server said:\n%s", s.said())
 		}
 	})
 	return s
@@ -86,8 +84,8 @@ func startServer(t *testing.T, binary string, flags ...string) *server {
 // start starts the process and waits until it tells its address.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.binary, append(s.flags, "--port", s.port, "--udp-port", "0", "--tcp-port", "0",
-		"--database", filepath.Join(s.dir, "parlor.db"))...)
+	s.cmd = exec.Command(s.binary, slices.Concat(s.flags, []string{"--port", s.port, "--udp-port", "0", "--tcp-port", "0",
+		"--database", filepath.Join(s.dir, "parlor.db")})...)
 	s.cmd.Dir = s.dir
 	s.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "PARLOR_") || strings.HasPrefix(variable, "LIVEKIT_")
@@ -117,11 +115,18 @@ func (s *server) start() {
 	})
 	select {
 	case port, ok := <-ports:
-		require.True(s.t, ok, "the server ended: %s", strings.Join(s.lines, "\n"))
+		require.True(s.t, ok, "the server ended:\n%s", s.said())
 		s.port = port
 	case <-time.After(patience):
 		s.t.Fatal("the server does not tell its address")
 	}
+}
+
+// said is the end of what the process has written.
+func (s *server) said() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines[max(0, len(s.lines)-200):], "\n")
 }
 
 // stop sends a signal and waits for the process to end.
