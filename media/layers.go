@@ -60,9 +60,8 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	fc := forwardCodec(all[i], all)
 	pub := s.pub
 	if pub.track != nil && pub.main == s && !interchangeable(fc.MimeType, s.codec.MimeType) {
-		// The client sends another codec than we had reason to expect: to those who
-		// were told, this is another track in place of the first.
-		p.cfg.Events.TrackUnpublished(pub.sid)
+		// The client sends another codec than we had reason to expect: what is
+		// published next has other media in place of these.
 		pub.track.Close()
 		pub.track, pub.told = nil, false
 	}

@@ -103,7 +103,9 @@ func (p *Peer) offer(t *transport) error {
 }
 
 func (p *Peer) sendOffer(d *livekit.SessionDescription) {
-	p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
+	if p.connected { // a client that never connected has JoinTimeout
+		p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
+	}
 	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Offer{Offer: d}})
 }
 

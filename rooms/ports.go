@@ -107,7 +107,8 @@ type PeerEvents interface {
 	NeedsReconnect(why string)
 	// TrackPublished: the client's section for an announced track is negotiated.
 	// info is the TrackInfo completed with mime type, mid and codecs. It comes
-	// again, with the same t, when later facts (layers' SSRCs) complete it.
+	// again, with the same t, when later facts (layers' SSRCs) complete it, and with
+	// another when the track turns out to be of another codec.
 	TrackPublished(t MediaTrack, info *livekit.TrackInfo)
 	// TrackUnpublished: the client's section ended.
 	TrackUnpublished(trackSID string)

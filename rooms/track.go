@@ -220,8 +220,10 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 		}
 		info.Muted = t.info.Muted
 		info.Name = t.info.Name
-		t.media = media
 		r.setInfo(t, info)
+		if t.media != media {
+			r.replaceMedia(t, media)
+		}
 		r.changed(p)
 		return
 	}
@@ -256,6 +258,21 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 		r.consider(q, t)
 	}
 	r.log.Info("track published", "participant", p.identity, "track", info.Sid, "mime", info.MimeType)
+}
+
+// replaceMedia gives t other media, of another codec: whoever has it gets it anew.
+func (r *Room) replaceMedia(t *track, media MediaTrack) {
+	t.media = media
+	for _, q := range t.subscribers {
+		if q.peer != nil {
+			q.peer.Unsubscribe(t.info.Sid)
+		}
+		delete(q.subscribed, t.info.Sid)
+	}
+	clear(t.subscribers)
+	for _, q := range r.participants {
+		r.consider(q, t)
+	}
 }
 
 // setInfo replaces t's info, also where its publisher's info shows it.
