@@ -159,8 +159,19 @@ func (r *restart) awaitWebhooks() {
 func (r *restart) verify(down, ready time.Time) {
 	r.Helper()
 	for _, listener := range slices.Sorted(maps.Keys(r.back())) {
-		flows := r.awaitSound(listener, ready)
-		tried := r.wires[listener].triedAfter(ready)
+		var tried time.Time
+		eventuallyWithin(r.T, 2*patience, listener+" tries to come back", func() bool {
+			tried = r.wires[listener].triedAfter(ready)
+			return !tried.IsZero()
+		})
+		since := tried
+		if listener == "node" { // its decoder makes up sound for a while when none comes
+			eventuallyWithin(r.T, 2*patience, "node is back", func() bool {
+				since = r.node.backAt()
+				return !since.IsZero()
+			})
+		}
+		flows := r.awaitSound(listener, since)
 		r.Logf("%-5s media %4d ms after the server was ready: %4d ms until the client tried, %4d ms from there (down %d ms)", listener,
 			flows.Sub(ready).Milliseconds(), tried.Sub(ready).Milliseconds(), flows.Sub(tried).Milliseconds(), ready.Sub(down).Milliseconds())
 	}
@@ -376,6 +387,13 @@ type nodeClient struct {
 	heard map[string]int
 	at    map[string][]time.Time // when the count of a speaker grew
 	log   []string
+	back  time.Time // when it had reconnected
+}
+
+func (n *nodeClient) backAt() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.back
 }
 
 func (r *restart) startNode() {
@@ -428,6 +446,9 @@ func (n *nodeClient) read(out io.Reader) {
 			}
 		}
 		n.heard, n.log = line.Heard, line.Log
+		if n.back.IsZero() && slices.Contains(line.Log, "reconnected") {
+			n.back = time.Now()
+		}
 		n.mu.Unlock()
 	}
 }
