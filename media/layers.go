@@ -60,10 +60,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	fc := forwardCodec(all[i], all)
 	pub := s.pub
 	if pub.track != nil && pub.main == s && !interchangeable(fc.MimeType, s.codec.MimeType) {
-		// The client sends another codec than we had reason to expect: what is
-		// published next has other media in place of these.
-		pub.track.Close()
-		pub.track, pub.told = nil, false
+		p.replaceTrack(pub)
 	}
 	p.publish(s, all[i])
 	if pub.track == nil {
@@ -89,6 +86,22 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	in.attach(u.ssrc, u.sink)
 	u.attachRepair()
 	p.tell(pub)
+}
+
+// replaceTrack begins a publication's media anew: the client sends another codec
+// than we had reason to expect, which those who forward the track cannot send. What
+// is published next, under the same SID, has other media in place of these.
+func (p *Peer) replaceTrack(pub *publication) {
+	pub.track.Close()
+	pub.track, pub.told = nil, false
+	for _, s := range pub.parts() {
+		for _, u := range s.streams {
+			if u.layer != nil {
+				u.end()
+				p.startStream(u)
+			}
+		}
+	}
 }
 
 // interchangeable tells codecs that forwarders turn into one another.

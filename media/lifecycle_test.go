@@ -126,20 +126,29 @@ func TestResumeWithAnOfferUnanswered(t *testing.T) {
 }
 
 func TestUnansweredOfferNeedsReconnect(t *testing.T) {
-	e := newTestEngine(t, func(c *Config) { c.NegotiationTimeout = 50 * time.Millisecond })
+	e := newTestEngine(t, func(c *Config) { c.NegotiationTimeout = 500 * time.Millisecond })
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
 	a.mu.Lock()
 	a.mute = true
 	a.mu.Unlock()
-	a.peer.Start()
+	a.renegotiate()
 	a.events.wait(t, "reconnect")
 	require.EqualValues(t, 1, e.Stats().NeedsReconnect)
 }
 
 func TestNeverConnectedIsAJoinFailure(t *testing.T) {
-	e := newTestEngine(t, func(c *Config) { c.JoinTimeout = 50 * time.Millisecond })
+	e := newTestEngine(t, func(c *Config) {
+		c.JoinTimeout, c.NegotiationTimeout = 50*time.Millisecond, 10*time.Millisecond
+	})
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
 	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, a.events.wait(t, "disconnected").why)
+	b := newClient(t, e, clientConfig{sid: "PA_b"}) // whose client does not even answer
+	b.mu.Lock()
+	b.mute = true
+	b.mu.Unlock()
+	b.peer.Start()
+	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, b.events.wait(t, "disconnected").why)
 }
 
 // A client that vanishes is asked to resume, and then given up.

@@ -186,7 +186,9 @@ func (p *Peer) loop() {
 		case <-p.graceTimer.C:
 			p.disconnect(livekit.DisconnectReason_CONNECTION_TIMEOUT)
 		case <-p.answerTimer.C:
-			p.needsReconnect("no answer to an offer")
+			if p.connected { // else the time to join decides
+				p.needsReconnect("no answer to an offer")
+			}
 		}
 	}
 }
@@ -250,6 +252,9 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 		if t == p.primary() && !p.connected {
 			p.connected = true
 			p.joinTimer.Stop()
+			if p.sub != nil && p.sub.offered {
+				p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
+			}
 			p.cfg.Events.Connected()
 		}
 		if !p.failed() {

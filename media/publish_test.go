@@ -327,6 +327,29 @@ func TestOpusIsShapedByTheAnnouncement(t *testing.T) {
 	require.Contains(t, sections[2], "rtcp-fb:111 nack\r\n")
 }
 
+// The client sends another codec than it announced: it is the same track, with
+// other media.
+func TestAnotherCodecThanAnnounced(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	pcmu := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypePCMU, ClockRate: 8000}
+	local := a.publish("TR_1", pcmu, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs = nil })
+	guess := a.published("TR_1")
+	require.Equal(t, "audio/opus", guess.info.MimeType)
+	pump(t, local)
+	fact := a.published("TR_1")
+	require.Equal(t, "audio/PCMU", fact.info.MimeType)
+	require.Len(t, fact.info.Codecs, 1)
+	require.NotSame(t, guess.track, fact.track)
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true})
+	b.join()
+	b.subscribe("PA_a", fact)
+	r := b.receives("PA_a", "TR_1")
+	require.Equal(t, webrtc.MimeTypePCMU, r.Codec().MimeType)
+	require.Never(t, func() bool { return len(a.events.ch) > 1 }, 100*time.Millisecond, 10*time.Millisecond)
+}
+
 // A second codec of the same track, announced later with the track's SID.
 func TestBackupCodec(t *testing.T) {
 	e := newTestEngine(t, nil)
