@@ -30,9 +30,10 @@ func houseRules() []rule {
 	)
 	edge := []string{"rooms", "media"}
 	return []rule{
-		{".", []string{"server", "server/api", "server/events", "webhooks", "media", "rooms", "rooms/sqlite", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
+		{".", []string{"server", "server/api", "server/events", "webhooks", "media", "rooms", "rooms/sqlite", "rooms/replica", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
 		{"rooms", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/sqlite", []string{"rooms", "migrations"}, []string{http, webSocket, pion}},
+		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
 		{"media/bench", []string{"media"}, []string{sql}}, // a program of its own

@@ -57,6 +57,7 @@ const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protoc
 
   parlor [flags]         run the server
   parlor token [flags]   make an access token
+  parlor restore [flags] make a database of what is on a replica
   parlor version         tell the version
   parlor help            show this
 
@@ -83,6 +84,8 @@ func run(ctx context.Context, env environment) int {
 		switch env.args[0] {
 		case "token":
 			command, env.args = token, env.args[1:]
+		case "restore":
+			command, env.args = restore, env.args[1:]
 		case "version", "--version", "-version":
 			command, env.args = printVersion, env.args[1:]
 		case "help":

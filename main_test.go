@@ -278,7 +278,9 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--port", "x", "--dev"}, 1, "", "--port: port: must be a whole number"},
 		{nil, 1, "", "keys: no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev"},
 		{[]string{"--config", "absent.yaml"}, 1, "", "absent.yaml: cannot be read: no such file or directory"},
-		{[]string{"--dev", "--replica", "s3://x"}, 1, "", "--replica: replica: this version of Parlor does not do this"},
+		{[]string{"--dev", "--replica", "ftp://x"}, 1, "", "configure replica"},
+		{[]string{"restore", "--help"}, 0, "parlor restore --replica", ""},
+		{[]string{"restore", "--to", "x.db"}, 2, "", "--replica and --to are needed"},
 	} {
 		status, out, errs := command(t, nil, tc.args...)
 		require.Equal(t, tc.status, status, "%v: %s", tc.args, errs)
@@ -351,4 +353,35 @@ func TestStopSendsClientsBack(t *testing.T) {
 	require.NoError(t, <-ended)
 	require.Less(t, time.Since(began), stopBound)
 	require.Equal(t, livekit.LeaveRequest_RECONNECT, last.GetLeave().GetAction(), "the last word: %v", last)
+}
+
+// TestALostDiskIsRestored loses the database, and starts with the replica alone.
+func TestALostDiskIsRestored(t *testing.T) {
+	dir := t.TempDir()
+	for _, machine := range []string{"a", "b"} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, machine), 0o755))
+	}
+	replica := config.Setting{Path: "replica", Value: "file://" + filepath.Join(dir, "replica"), From: "test"}
+	h := start(t, filepath.Join(dir, "a", "parlor.db"), replica)
+	room, err := h.rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: "lobby", EmptyTimeout: rooms.WireNever, Metadata: "m"})
+	require.NoError(t, err)
+	require.NoError(t, h.stop())
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "a")))
+
+	h = start(t, filepath.Join(dir, "b", "parlor.db"), replica, config.Setting{Path: "expect_replica", Value: "true", From: "test"})
+	list, err := h.rooms.List(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Equal(t, room.Sid, list[0].Sid)
+	require.Equal(t, "m", list[0].Metadata)
+	require.Equal(t, "held", h.replica.Status().State)
+	require.NoError(t, h.stop())
+
+	status, out, errs := command(t, nil, "restore", "--replica", replica.Value, "--to", filepath.Join(dir, "c.db"))
+	require.Equal(t, 0, status, errs)
+	require.Contains(t, out, "restored ")
+
+	_, _, errs = command(t, nil, "--dev", "--port", "0", "--udp-port", "0", "--tcp-port", "0", "--expect-replica",
+		"--database", filepath.Join(dir, "d.db"), "--replica", "file://"+filepath.Join(dir, "mistyped"))
+	require.Contains(t, errs, "nothing")
 }

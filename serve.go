@@ -88,6 +88,14 @@ func serveFlags(env environment) (config.Sources, error) {
 	set("node-ip", "rtc.node_ip", "`address` of this machine that clients can reach")
 	set("database", "database", "SQLite `file` (parlor.db)")
 	set("replica", "replica", "`URL` that the database is replicated to")
+	f.BoolFunc("expect-replica", "refuse to start if there is nothing on the replica", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "expect_replica", Value: v, From: "--expect-replica"})
+		return nil
+	})
+	f.BoolFunc("adopt-database", "the database here is right, whatever the replica has", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "adopt_database", Value: v, From: "--adopt-database"})
+		return nil
+	})
 	set("keys", "keys", "API keys and secrets, `key:secret,…`")
 	set("key-file", "key_file", "`file` with one \"key: secret\" a line")
 	set("log-level", "logging.level", "`level`: debug, info, warn or error (info)")

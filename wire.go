@@ -18,6 +18,7 @@ import (
 
 	"parlor/media"
 	"parlor/rooms"
+	"parlor/rooms/replica"
 	"parlor/rooms/sqlite"
 	"parlor/server"
 	"parlor/server/access"
@@ -56,6 +57,8 @@ type program struct {
 	verifier *access.Verifier
 	registry *prometheus.Registry
 	replica  api.Replica // nil = the database is not replicated
+	copy     *replica.Replica
+	lost     chan error // the lease on the replica was lost: stop serving
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -65,7 +68,7 @@ type program struct {
 // open builds the program: when it returns, the database is open, rooms that
 // were occupied expect their participants back, and the ports are taken.
 func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program, err error) {
-	p := &program{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+	p := &program{cfg: cfg, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
@@ -74,13 +77,15 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 		}
 	}()
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if p.store, err = sqlite.Open(ctx, sqlite.Config{Path: cfg.Database, Log: log}); err != nil {
+	if err := p.openStore(ctx); err != nil {
 		return nil, err
 	}
 	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
 		return nil, err
 	}
-	p.hooks = webhooks.New(webhooksConfig(cfg, p.store, log))
+	hooks := webhooksConfig(cfg, p.store, log)
+	hooks.Barrier = p.barrier()
+	p.hooks = webhooks.New(hooks)
 	if err := p.openServer(); err != nil {
 		return nil, err
 	}
@@ -202,6 +207,8 @@ func (p *program) run(ctx context.Context) error {
 		return nil
 	case err := <-failed:
 		return err
+	case err := <-p.lost:
+		return fmt.Errorf("stopping, another machine may have the rooms: %w", err)
 	}
 }
 
@@ -247,6 +254,9 @@ func (p *program) close(ctx context.Context) error {
 	}
 	if p.store != nil {
 		errs = append(errs, p.store.Close(ctx))
+	}
+	if p.copy != nil {
+		errs = append(errs, p.copy.Close(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -404,7 +414,7 @@ func roomTimeout(s config.Seconds) rooms.Timeout {
 func webhooksConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) webhooks.Config {
 	c := webhooks.Config{
 		Store: store, Keys: cfg.Keys, Key: cfg.Webhook.APIKey, Logger: log,
-		UserAgent: "Parlor/" + version(),
+		UserAgent: "Parlor/" + version(), Ordering: webhooks.Ordering(cfg.Webhook.Ordering),
 	}
 	for _, url := range cfg.Webhook.URLs {
 		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{

@@ -20,11 +20,13 @@ type Config struct {
 	Keys    map[string]string `yaml:"keys"`     // API key → secret
 	KeyFile string            `yaml:"key_file"` // YAML file of more keys, readable by its owner and group alone
 
-	Database     string    `yaml:"database"`      // path of the SQLite file
-	Replica      string    `yaml:"replica"`       // URL that the database is replicated to
-	RestartGrace Duration  `yaml:"restart_grace"` // how long participants are expected back after a restart
-	History      Retention `yaml:"history"`       // how long ended rooms are kept
-	Events       Events    `yaml:"events"`
+	Database      string    `yaml:"database"`       // path of the SQLite file
+	Replica       string    `yaml:"replica"`        // URL that the database is replicated to
+	ExpectReplica bool      `yaml:"expect_replica"` // nothing on the replica is an error
+	AdoptDatabase bool      `yaml:"adopt_database"` // the local database is right, whatever the replica has
+	RestartGrace  Duration  `yaml:"restart_grace"`  // how long participants are expected back after a restart
+	History       Retention `yaml:"history"`        // how long ended rooms are kept
+	Events        Events    `yaml:"events"`
 
 	RTC     RTC     `yaml:"rtc"`
 	Room    Room    `yaml:"room"`
@@ -121,9 +123,11 @@ type Limit struct {
 
 // Webhook is who is told of events.
 type Webhook struct {
-	URLs         []string     `yaml:"urls"`
-	APIKey       string       `yaml:"api_key"` // one of Keys; signs the deliveries
-	FilterParams FilterParams `yaml:"filter_params"`
+	URLs             []string     `yaml:"urls"`
+	APIKey           string       `yaml:"api_key"` // one of Keys; signs the deliveries
+	FilterParams     FilterParams `yaml:"filter_params"`
+	Ordering         string       `yaml:"ordering"`          // relaxed or strict
+	AfterReplication bool         `yaml:"after_replication"` // send an event only when the replica has it
 }
 
 // FilterParams chooses events by type; what is in both lists is excluded.

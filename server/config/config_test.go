@@ -149,7 +149,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"no keys", "keys: {}", "keys: no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev"},
 		{"empty secret", "keys: {a: ''}", "must not be empty"},
 		{"hook", "hooks: {authorize: 'http://x'}", "hooks.authorize: this version of Parlor does not do this"},
-		{"replica", "replica: s3://x", "replica: this version of Parlor does not do this"},
+		{"ordering", "webhook: {ordering: loose}", "webhook.ordering: must be relaxed or strict"},
 		{"not YAML", "a: [", "is not YAML"},
 		{"two documents", "port: 1\n---\nport: 2", "more than one YAML document"},
 		{"a list", "[keys: port]", "LIVEKIT_CONFIG:1: must be a section"},
@@ -225,8 +225,8 @@ func TestMistakesInTheEnvironment(t *testing.T) {
 
 	_, _, err = load(t, "", "PARLOR_PORT=x")
 	require.EqualError(t, err, "PARLOR_PORT: port: must be a whole number (int)")
-	_, _, err = load(t, "", "PARLOR_REPLICA=s3://x")
-	require.ErrorContains(t, err, "PARLOR_REPLICA: replica: this version of Parlor does not do this")
+	_, _, err = load(t, "", "PARLOR_HOOKS_AUTHORIZE=http://x")
+	require.ErrorContains(t, err, "PARLOR_HOOKS_AUTHORIZE: hooks.authorize: this version of Parlor does not do this")
 	_, _, err = config.Load(config.Sources{Flags: []config.Setting{{"rtc.nope", "1", "--nope"}}})
 	require.EqualError(t, err, "--nope: rtc.nope: unknown key")
 }

@@ -49,7 +49,9 @@ func Keys() []Key {
 		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
 
 		{"database", Applied, "path of the SQLite file; made if it does not exist"},
-		{"replica", Refused, "URL that the database is replicated to"},
+		{"replica", Applied, "URL that the database is replicated to: `s3://bucket/path?endpoint=…`, `file:///path`"},
+		{"expect_replica", Applied, "refuse to start if there is nothing on the replica"},
+		{"adopt_database", Applied, "the database here is right, whatever the replica has"},
 		{"restart_grace", Applied, "how long participants are expected back after a restart"},
 		{"history", Applied, "how long ended rooms are kept: `720h`, `30d`, `forever`"},
 		{"events.max_age", Applied, "how long events are kept for those who pull them: `72h`, `3d`, `forever`"},
@@ -107,6 +109,8 @@ func Keys() []Key {
 		{"webhook.api_key", Applied, "the API key that signs, one of `keys`"},
 		{"webhook.filter_params.include_events", Applied, "types of events to send; all if empty"},
 		{"webhook.filter_params.exclude_events", Applied, "types of events not to send"},
+		{"webhook.ordering", Applied, "`relaxed`: later events of a room pass one that keeps failing; `strict`: they wait"},
+		{"webhook.after_replication", Applied, "send an event only when the replica has it"},
 
 		{"logging.level", Applied, "`debug`, `info`, `warn` or `error`"},
 		{"logging.json", Applied, "log lines as JSON"},

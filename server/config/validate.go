@@ -147,6 +147,9 @@ func (l *loader) validateWebhook(c *Config) {
 			l.problem(nil, "webhook.urls", "%q is not an http or https URL", s)
 		}
 	}
+	if o := c.Webhook.Ordering; o != "" && o != "relaxed" && o != "strict" {
+		l.problem(nil, "webhook.ordering", "must be relaxed or strict")
+	}
 	if len(c.Webhook.URLs) == 0 {
 		return
 	}

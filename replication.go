@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"parlor/rooms/replica"
+	"parlor/rooms/sqlite"
+	"parlor/server/api"
+)
+
+const (
+	// leasePatience is how long calls go on, with nothing written, while the replica
+	// cannot be reached and nobody else has taken the lease.
+	leasePatience = time.Hour
+	// syncInterval is the least time between two hand-overs to the replica, each of
+	// which is a request to S3.
+	syncInterval = 500 * time.Millisecond
+)
+
+// replication shows the replica to the API in its words.
+type replication struct{ *replica.Replica }
+
+func (r replication) Status() api.ReplicaStatus {
+	s := r.Replica.Status()
+	out := api.ReplicaStatus{State: api.LeaseUnsure, Epoch: s.Epoch, LagSeconds: s.Lag.Seconds(), LastError: s.LastError}
+	switch s.Lease {
+	case replica.LeaseHeld:
+		out.State = api.LeaseHeld
+	case replica.LeaseLost:
+		out.State = api.LeaseLost
+	}
+	if out.LastError == "" {
+		out.LastError = s.LeaseError
+	}
+	out.SetLeaseExpires(s.Expires)
+	return out
+}
+
+// openStore opens the database; with a replica, it first takes the lease on it
+// and brings the database up to it, and returns when all is there.
+func (p *program) openStore(ctx context.Context) (err error) {
+	c := sqlite.Config{Path: p.cfg.Database, Log: p.log}
+	if p.cfg.Replica == "" {
+		p.store, err = sqlite.Open(ctx, c)
+		return err
+	}
+	r, err := replica.New(replica.Config{
+		URL: p.cfg.Replica, ExpectReplica: p.cfg.ExpectReplica, Adopt: p.cfg.AdoptDatabase,
+		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, OnLost: func(err error) { p.lost <- err }, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.copy = r
+	p.replica = replication{r}
+	c.Prepare, c.Allow, c.Sync, c.SyncInterval = r.Prepare, r.Check, r.Sync, syncInterval
+	if p.store, err = sqlite.Open(ctx, c); err != nil {
+		return err
+	}
+	if err := p.store.SetEpoch(ctx, r.Epoch()); err != nil {
+		return err
+	}
+	return r.Start(ctx, p.store.Between)
+}
+
+// barrier returns when the replica has all that is committed now.
+func (p *program) barrier() func(context.Context, int64) error {
+	if p.copy == nil || !p.cfg.Webhook.AfterReplication {
+		return nil
+	}
+	return func(ctx context.Context, _ int64) error { return p.copy.Barrier(ctx) }
+}
+
+const restoreUsage = `Make a database of what is on a replica. The replica may be in use.
+
+  parlor restore --replica s3://bucket/parlor --to parlor.db
+  parlor restore --replica s3://bucket/parlor --to parlor.db --at 2026-11-23T12:00:00Z
+
+`
+
+// restore makes a database file of a replica.
+func restore(ctx context.Context, env environment) error {
+	var url, to, at string
+	f := flag.NewFlagSet("parlor restore", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), restoreUsage)
+		printFlags(f)
+	}
+	f.StringVar(&url, "replica", "", "`URL` of the replica")
+	f.StringVar(&to, "to", "", "`file` to make; it must not exist")
+	f.StringVar(&at, "at", "", "`time` to restore as of, as 2026-11-23T12:00:00Z (the newest)")
+	if err := parse(f, env); err != nil {
+		return err
+	}
+	if url == "" || to == "" {
+		fmt.Fprintln(env.err, "--replica and --to are needed; see parlor restore --help")
+		return errUsage
+	}
+	c := replica.RestoreConfig{URL: url, To: to, Log: slog.New(slog.DiscardHandler)}
+	if at != "" {
+		t, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			fmt.Fprintf(env.err, "--at %q is not a time such as 2026-11-23T12:00:00Z\n", at)
+			return errUsage
+		}
+		c.At = t
+	}
+	generation, err := replica.Restore(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(env.out, "restored %s from generation %d\n", to, generation)
+	return err
+}
