@@ -385,3 +385,10 @@ func TestALostDiskIsRestored(t *testing.T) {
 		"--database", filepath.Join(dir, "d.db"), "--replica", "file://"+filepath.Join(dir, "mistyped"))
 	require.Contains(t, errs, "nothing")
 }
+
+// TestReadmeListsTheKeys holds the README against the configuration's own table.
+func TestReadmeListsTheKeys(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	require.Contains(t, string(readme), strings.TrimSpace(config.Reference()))
+}
