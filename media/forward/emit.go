@@ -21,6 +21,7 @@ type sent struct {
 	used       bool
 	marker     bool
 	answers    uint8
+	sendTime   [3]byte // abs-send-time that it left with
 }
 
 // extScratch is where the values of header extensions stand while they are

@@ -79,6 +79,15 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < ignoreNACK {
 		return
 	}
+	if !f.hasRTX {
+		// The same number on the same SSRC is sealed with the same nonce: with any
+		// other byte than before it would give the key away (RFC 7714 section 8).
+		if f.cfg.Ext.TransportCC != 0 {
+			f.stats.Misses++
+			return
+		}
+		sendTime = s.sendTime
+	}
 	var p *packet.Packet
 	if s.layer != nil {
 		p = s.layer.get(s.ext, s.generation)
