@@ -367,8 +367,11 @@ func (p *Participant) SyncState(s *livekit.SyncState) {
 				return
 			}
 		}
-		if sub := s.GetSubscription(); sub != nil && len(sub.TrackSids) > 0 {
-			r.want(p, sub.TrackSids, sub.Subscribe)
+		// What a client lists as not subscribed may be only not there yet: SDKs do
+		// not tell a track published meanwhile from one that is not wanted. A wish
+		// not to have one is known here already.
+		if sub := s.GetSubscription(); sub.GetSubscribe() && len(sub.TrackSids) > 0 {
+			r.want(p, sub.TrackSids, true)
 		}
 	})
 }
