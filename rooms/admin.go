@@ -123,10 +123,17 @@ func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.Part
 	})
 }
 
-// Participant returns one participant.
+// Participant returns one participant, also one who is expected back after a
+// restart.
 func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error) {
-	return askParticipant(ctx, rs, room, identity, func(_ *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
-		reply(p.snapshot(), nil)
+	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
+		if p := r.participants[identity]; p != nil {
+			reply(p.snapshot(), nil)
+		} else if s := r.expected[identity]; s != nil {
+			reply(s.Info, nil)
+		} else {
+			reply(nil, ErrNoParticipant)
+		}
 	})
 }
 

@@ -133,10 +133,16 @@ func TestNeverMeansNever(t *testing.T) {
 		})
 		require.NoError(t, err)
 		sid := h.one("lobby").Sid
-		for range 20 {
-			time.Sleep(20 * 24 * time.Hour)
-			c := h.join("lobby", "visitor")
-			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		restarts := 1000
+		if testing.Short() {
+			restarts = 20
+		}
+		for n := range restarts {
+			time.Sleep(400 * 24 * time.Hour / time.Duration(restarts))
+			if n%50 == 0 {
+				c := h.join("lobby", "visitor")
+				c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+			}
 			h.restart()
 			require.Equal(t, sid, h.one("lobby").Sid)
 		}
@@ -271,6 +277,9 @@ func TestRestartIsAPause(t *testing.T) {
 		require.False(t, back.snap.Self.Permission.CanPublish, "a moderator's decision outlives the token's word")
 		require.True(t, back.snap.Resumed)
 		require.EqualValues(t, 2, h.one("tea").NumParticipants, "ann is expected back")
+		info, err := h.Participant(t.Context(), "tea", "ann")
+		require.NoError(t, err)
+		require.Equal(t, ann.SID(), info.Sid)
 
 		time.Sleep(51 * time.Second)
 		require.EqualValues(t, 1, h.one("tea").NumParticipants)
