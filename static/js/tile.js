@@ -39,7 +39,7 @@ export class Tile {
     this.node.addEventListener('dblclick', pinClicked);
     this.#parts.full.addEventListener('click', () => this.#fullScreen());
     this.#parts.full.hidden = !document.fullscreenEnabled;
-    for (const type of ['loadeddata', 'resize', 'emptied']) {
+    for (const type of ['loadeddata', 'playing', 'resize', 'emptied']) {
       this.#video.addEventListener(type, () => this.#shapeChanged());
     }
   }
