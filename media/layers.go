@@ -85,7 +85,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
 	in.attach(u.ssrc, u.sink)
 	u.attachRepair()
-	p.tell(pub)
+	p.tellSoon(pub)
 }
 
 // replaceTrack begins a publication's media anew: the client sends another codec
@@ -142,7 +142,7 @@ func (p *Peer) repairStream(ssrc uint32, mid, rid string) {
 			if u.layer != nil {
 				u.attachRepair()
 				s.pub.complete(s, s.codec)
-				p.tell(s.pub)
+				p.tellSoon(s.pub)
 			}
 		}
 	})

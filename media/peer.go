@@ -75,6 +75,8 @@ type Peer struct {
 	joinTimer   *time.Timer
 	answerTimer *time.Timer
 	graceTimer  *time.Timer
+	factsTimer  *time.Timer // runs while untold is not empty
+	untold      map[*publication]struct{}
 }
 
 var _ rooms.Peer = (*Peer)(nil)
@@ -90,6 +92,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 		queue: newTaskQueue(), quality: newQualityMeter(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
+		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},
 	}
 	p.mediaAllowed.Store(cfg.CanPublish)
 	p.dataAllowed.Store(cfg.CanPublishData)
@@ -185,6 +188,8 @@ func (p *Peer) loop() {
 			p.disconnect(livekit.DisconnectReason_JOIN_FAILURE)
 		case <-p.graceTimer.C:
 			p.disconnect(livekit.DisconnectReason_CONNECTION_TIMEOUT)
+		case <-p.factsTimer.C:
+			p.tellFacts()
 		case <-p.answerTimer.C:
 			if p.connected { // else the time to join decides
 				p.needsReconnect("no answer to an offer")
@@ -203,7 +208,7 @@ func (p *Peer) Close() {
 }
 
 func (p *Peer) teardown() {
-	for _, t := range []*time.Timer{p.joinTimer, p.answerTimer, p.graceTimer} {
+	for _, t := range []*time.Timer{p.joinTimer, p.answerTimer, p.graceTimer, p.factsTimer} {
 		t.Stop()
 	}
 	for _, pub := range p.pubs {

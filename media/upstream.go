@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -309,7 +310,29 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 	}
 }
 
+// factsDelay is how long facts of a track are gathered before the room is told
+// again: the SSRCs of its layers come one after the other.
+const factsDelay = 200 * time.Millisecond
+
+// tellSoon tells the room again of a track that it knows.
+func (p *Peer) tellSoon(pub *publication) {
+	if len(p.untold) == 0 {
+		p.factsTimer.Reset(factsDelay)
+	}
+	p.untold[pub] = struct{}{}
+}
+
+func (p *Peer) tellFacts() {
+	for pub := range p.untold {
+		if p.pubs[pub.sid] == pub && pub.told {
+			p.tell(pub)
+		}
+	}
+	clear(p.untold)
+}
+
 func (p *Peer) tell(pub *publication) {
+	delete(p.untold, pub)
 	p.cfg.Events.TrackPublished(pub.track, proto.CloneOf(pub.info))
 }
 
