@@ -1,0 +1,104 @@
+package signal
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+)
+
+func wrap(t testing.TB, c livekit.WrappedJoinRequest_Compression, inner []byte) string {
+	t.Helper()
+	b, err := proto.Marshal(&livekit.WrappedJoinRequest{Compression: c, JoinRequest: inner})
+	require.NoError(t, err)
+	return base64.URLEncoding.EncodeToString(b)
+}
+
+func zip(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	_, err := w.Write(b)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return out.Bytes()
+}
+
+func TestJoinRequest(t *testing.T) {
+	inner, err := proto.Marshal(&livekit.JoinRequest{
+		ClientInfo:         &livekit.ClientInfo{Protocol: 17, Sdk: livekit.ClientInfo_GO},
+		ConnectionSettings: &livekit.ConnectionSettings{AutoSubscribe: true},
+		PublisherOffer:     &livekit.SessionDescription{Type: "offer", Sdp: "v=0", Id: 3},
+	})
+	require.NoError(t, err)
+	for _, wrapped := range []string{
+		wrap(t, livekit.WrappedJoinRequest_NONE, inner),
+		wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, inner)),
+	} {
+		o, err := parseJoinRequest(wrapped, "192.0.2.1")
+		require.NoError(t, err)
+		require.True(t, o.singlePC && o.autoSubscribe)
+		require.Equal(t, 17, o.protocol)
+		require.EqualValues(t, 3, o.offer.Id)
+		require.Equal(t, "192.0.2.1", o.client.Address)
+	}
+}
+
+func TestJoinRequestRefuses(t *testing.T) {
+	for name, tc := range map[string]struct{ wrapped, text string }{
+		"base64":   {"!", "cannot base64 decode wrapped join request"},
+		"protobuf": {base64.URLEncoding.EncodeToString([]byte("\xff\xff")), "cannot unmarshal wrapped join request"},
+		"gzip":     {wrap(t, livekit.WrappedJoinRequest_GZIP, []byte("no")), "cannot read decompressed join request"},
+		"bomb":     {wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, make([]byte, maxJoinRequest+1))), "join request is too large"},
+		"inner":    {wrap(t, livekit.WrappedJoinRequest_NONE, []byte("\xff\xff")), "cannot unmarshal join request"},
+		"unknown":  {wrap(t, 9, nil), "unknown compression of join request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseJoinRequest(tc.wrapped, "")
+			ref, ok := asRefusal(err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, 400, ref.status)
+			require.Equal(t, tc.text, ref.text)
+		})
+	}
+}
+
+func TestQueryDefaults(t *testing.T) {
+	o, err := parseQuery(url.Values{}, "", false)
+	require.NoError(t, err)
+	require.True(t, o.autoSubscribe, "absent means yes")
+	o, err = parseQuery(url.Values{"auto_subscribe": {"false"}, "sdk": {"js"}, "protocol": {"17"}}, "", false)
+	require.NoError(t, err)
+	require.False(t, o.autoSubscribe)
+	require.Equal(t, livekit.ClientInfo_JS, o.client.Sdk)
+	require.Equal(t, 17, o.protocol)
+	bad := url.Values{"attributes": {"not base64!"}}
+	_, err = parseQuery(bad, "", true)
+	require.Error(t, err)
+	_, err = parseQuery(bad, "", false)
+	require.NoError(t, err, "the WebSocket ignores what validate refuses")
+}
+
+// FuzzConnect holds that whatever a client connects with is read or refused.
+func FuzzConnect(f *testing.F) {
+	f.Add("auto_subscribe=1&protocol=17&attributes=e30=", false)
+	f.Add("join_request="+url.QueryEscape(wrap(f, livekit.WrappedJoinRequest_NONE, nil)), true)
+	f.Fuzz(func(t *testing.T, query string, v1 bool) {
+		r := httptest.NewRequest("GET", "/rtc", nil)
+		r.URL.RawQuery = query
+		o, err := parseOptions(r, v1, true)
+		if err != nil {
+			ref, ok := asRefusal(err)
+			require.True(t, ok)
+			require.Equal(t, 400, ref.status)
+			return
+		}
+		require.NotNil(t, o.client)
+	})
+}
