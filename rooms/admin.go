@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
 )
 
 // Create opens a room, or returns the open room of that name as it is.
@@ -228,7 +229,10 @@ func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParti
 		wasHidden := p.hidden()
 		p.setIdentityData(req.Name, req.Metadata, req.Attributes)
 		if req.Permission != nil {
-			p.info.Permission = req.Permission
+			was := p.info.GetPermission()
+			p.info.Permission = proto.CloneOf(req.Permission)
+			// Whether it counts was decided when it joined.
+			p.info.Permission.Agent, p.info.Permission.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
 			r.enforce(p, wasHidden)
 		}
 		r.moderated(p)

@@ -71,6 +71,13 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snaps
 		return nil, Snapshot{}, err
 	}
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
+	if err == nil {
+		// A ban may have come between the first look and the seat.
+		if err = rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
+			j.p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
+			return nil, Snapshot{}, err
+		}
+	}
 	return j.p, j.snap, err
 }
 
@@ -170,7 +177,9 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		if err != nil {
 			if errors.Is(err, ErrEnded) {
 				err = errRetired // the reaper was first: the name is free, look again
-				delete(r.participants, identity)
+				if r.participants[identity] == p {
+					delete(r.participants, identity)
+				}
 			} else if !p.ended.Load() {
 				r.unseat(p, back, &before)
 			}
@@ -181,6 +190,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			reply(joined{}, ErrNoParticipant)
 			return
 		}
+		p.admitted = true
 		r.announceNew(p)
 		r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
 		reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
@@ -230,6 +240,7 @@ func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participan
 func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 	p.sid, p.joinedMs, p.activeMs, p.moderated = back.SID, back.JoinedMs, back.ActiveMs, back.Moderated
 	p.info.Version = back.Info.GetVersion()
+	p.info.Kind = back.Info.GetKind() // it was counted, or not, as this kind
 	if back.Moderated {
 		was := proto.CloneOf(back.Info)
 		p.info.Name, p.info.Metadata, p.info.Attributes, p.info.Permission = was.Name, was.Metadata, was.Attributes, was.Permission
@@ -262,7 +273,9 @@ func (r *Room) expectAgain(p *Participant) bool {
 
 // unseat takes back a join that could not be written.
 func (r *Room) unseat(p *Participant, back *Session, before *Record) {
-	delete(r.participants, p.identity)
+	if r.participants[p.identity] == p {
+		delete(r.participants, p.identity)
+	}
 	p.ended.Store(true)
 	if back != nil {
 		r.expected[p.identity] = back

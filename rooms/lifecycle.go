@@ -165,12 +165,16 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 	r.submit(c, func(_ Outcome, err error) {
 		r.closing = false
 		if err != nil && !errors.Is(err, ErrEnded) {
-			r.rec = before
-			for _, l := range r.deferred {
-				l.run()
-			}
-			r.deferred = nil
+			r.rec.EndedMs, r.rec.EndReason = 0, ""
+			r.recount()
+			r.rec.SetDeadline()
+			r.watchDeadline()
 			done(err)
+			deferred := r.deferred
+			r.deferred = nil
+			for _, l := range deferred {
+				r.deliverLetter(l)
+			}
 			return
 		}
 		done(nil)
@@ -180,9 +184,34 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 	})
 }
 
+// recount counts anew who is in the room.
+func (r *Room) recount() {
+	r.rec.NumParticipants, r.rec.NumPublishers = 0, 0
+	count := func(info *livekit.ParticipantInfo) {
+		if !dependent(info) {
+			r.rec.NumParticipants++
+		} else if info.GetPermission().GetRecorder() || info.GetKind() == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // old tokens
+			r.rec.ActiveRecording = true
+		}
+		if len(info.GetTracks()) > 0 {
+			r.rec.NumPublishers++
+		}
+	}
+	for _, p := range r.participants {
+		count(p.info)
+	}
+	for _, s := range r.expected {
+		count(s.Info)
+	}
+}
+
 // dismiss sends everybody away for good.
 func (r *Room) dismiss(why livekit.DisconnectReason) {
 	for _, p := range r.participants {
+		if !p.admitted { // its join is answered with the room's end, and tried again
+			p.ended.Store(true)
+			continue
+		}
 		p.outlet.Leave(&livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 		p.shut()
 		p.dismissShadows(why)
@@ -267,7 +296,9 @@ func (r *Room) graceOver() {
 		gone, e := r.absence(s, livekit.DisconnectReason_CONNECTION_TIMEOUT, now)
 		sessions, events = append(sessions, gone), append(events, e...)
 		r.log.Info("participant did not come back", "participant", id, "sid", s.SID)
-		r.tell(updateOf(gone.Info), nil)
+		if !gone.Info.GetPermission().GetHidden() {
+			r.tell(updateOf(gone.Info), nil)
+		}
 	}
 	r.judge(now)
 	r.fact(sessions, events)

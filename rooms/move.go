@@ -178,6 +178,7 @@ func (r *Room) settle(p *Participant, s *Session, l luggage) {
 	p.publicSID.Store(&s.SID)
 	p.info = s.Info
 	r.participants[p.identity] = p
+	p.admitted = true
 	p.room.Store(r)
 	r.announceNew(p)
 	snap := r.snapshotFor(p, false)

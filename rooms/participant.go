@@ -29,6 +29,7 @@ type Participant struct {
 	peer            Peer
 	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
 	protocol        int
+	admitted        bool // its join is on disk and was answered
 	joinedMs        int64
 	activeMs        int64
 	moderated       bool

@@ -224,10 +224,6 @@ func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo,
 		}
 		maps.Copy(info.Attributes, o.attributes)
 	}
-	if o.publish != "" {
-		info.Identity += "#" + o.publish
-		info.Permission.CanSubscribe = false
-	}
 	return info, nil
 }
 
@@ -266,7 +262,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		return
 	}
 	s.p = p
-	s.info.Store(snap.Self)
+	s.line.info.CompareAndSwap(nil, snap.Self)
 	if err := s.makePeer(snap); err != nil {
 		if p.Ended() { // removed or replaced since
 			h.refuse(w, rooms.ErrNoParticipant)
@@ -341,7 +337,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 			return
 		}
 		s = &session{h: h, line: ln, p: p, peer: ln.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
-		s.info.Store(snap.Self)
+		s.line.info.Store(snap.Self)
 		if !ln.attach(ws, h.resumeMessages(s, snap)...) {
 			s = nil
 		}

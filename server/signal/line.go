@@ -29,6 +29,10 @@ type line struct {
 	// peer is the participant's media, for the session that a resume begins; nil
 	// before it is made.
 	peer atomic.Pointer[media.Peer]
+	// What fresh tokens say: who the participant is now, as its room told last, and
+	// the room that it was moved to; nil if it was not. They outlive sockets.
+	info atomic.Pointer[livekit.ParticipantInfo]
+	room atomic.Pointer[string]
 
 	mu      sync.Mutex       // guards the following
 	waiting []*rooms.Message // sent before the first socket was attached

@@ -20,6 +20,9 @@ import (
 // maxJoinRequest bounds a join request, also what it unpacks to.
 const maxJoinRequest = 1 << 20
 
+// maxAddTracks bounds the tracks that a join request announces.
+const maxAddTracks = 64
+
 // refusal is a join that is refused before the upgrade: an HTTP status and a
 // text body.
 type refusal struct {
@@ -44,7 +47,6 @@ type options struct {
 	participantSID string
 	metadata       string
 	attributes     map[string]string
-	publish        string // the publish query parameter of old egress clients
 	addTracks      []*livekit.AddTrackRequest
 	offer          *livekit.SessionDescription
 }
@@ -99,6 +101,9 @@ func parseJoinRequest(wrapped, address string) (*options, error) {
 		addTracks:      j.AddTrackRequests,
 		offer:          j.PublisherOffer,
 	}
+	if len(o.addTracks) > maxAddTracks {
+		return nil, refuse(http.StatusBadRequest, "too many tracks in the join request")
+	}
 	if o.client == nil {
 		o.client = &livekit.ClientInfo{}
 	}
@@ -148,7 +153,6 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 		allowPause:     yes("subscriber_allow_pause"),
 		reconnect:      yes("reconnect"),
 		participantSID: q.Get("sid"),
-		publish:        q.Get("publish"),
 		client: &livekit.ClientInfo{
 			Version:        q.Get("version"),
 			Protocol:       number("protocol"),

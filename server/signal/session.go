@@ -3,7 +3,6 @@ package signal
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -20,6 +19,9 @@ import (
 const (
 	tokenInterval = 5 * time.Minute
 	tokenMinimum  = 10 * time.Minute
+	// maxPlain bounds a message that carries no session description; own metadata
+	// and attributes of LiveKit's limits fit in.
+	maxPlain = 640 << 10
 )
 
 // session reads one WebSocket of a participant, in the goroutine of its request.
@@ -32,8 +34,6 @@ type session struct {
 	claims *access.Claims
 	opts   *options
 	mode   string
-	info   atomic.Pointer[livekit.ParticipantInfo] // newest told by the room, for fresh tokens
-	room   atomic.Pointer[string]                  // the room that fresh tokens are for
 
 	begin func()      // begins negotiation, once; nil in a resumed session
 	late  *time.Timer // calls begin if the client says nothing; nil if there is nothing to wait for
@@ -157,6 +157,12 @@ func (s *session) next() (*livekit.SignalRequest, error) {
 	} else {
 		err = proto.Unmarshal(data, req)
 	}
+	if err == nil && len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil && req.GetSyncState() == nil {
+		// Only descriptions are long. A long list of empty things unpacks to a
+		// hundred times its size, and would wait in queues that count messages.
+		s.h.metrics.bad.WithLabelValues("too_big").Inc()
+		return nil, nil
+	}
 	if err != nil {
 		s.h.metrics.bad.WithLabelValues("garbage").Inc()
 		_ = s.ws.conn.Close(websocket.StatusNormalClosure, "cannot parse signal request") // we are leaving anyway
@@ -238,7 +244,7 @@ func (s *session) simulate(sc *livekit.SimulateScenario) {
 
 // refresh is called by the room when what the token says has changed.
 func (s *session) refresh(info *livekit.ParticipantInfo) {
-	s.info.Store(info)
+	s.line.info.Store(info)
 	s.line.Send(s.tokenMessage(info))
 }
 
@@ -252,7 +258,7 @@ func (s *session) refreshTokens() {
 		case <-s.ws.done.Done():
 			return
 		case <-tick.C:
-			s.line.Send(s.tokenMessage(s.info.Load()))
+			s.line.Send(s.tokenMessage(s.line.info.Load()))
 		}
 	}
 }
@@ -266,8 +272,8 @@ func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
 // moved makes the token for another room that the participant was moved to;
 // all later ones are for that room too.
 func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
-	s.room.Store(&room)
-	s.info.Store(info)
+	s.line.room.Store(&room)
+	s.line.info.Store(info)
 	return s.token(info)
 }
 
@@ -278,7 +284,7 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 		g.Video = &auth.VideoGrant{}
 	}
 	g.Video.UpdateFromPermission(info.Permission)
-	if room := s.room.Load(); room != nil {
+	if room := s.line.room.Load(); room != nil {
 		g.Video.Room = *room
 	}
 	g.Sha256 = ""
