@@ -336,7 +336,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		if strings.Contains(body, "_file") || strings.Contains(body, "\x00") {
-			t.Skip("would read files")
+			return // it would read files
 		}
 		c, _, err := config.Load(config.Sources{Environ: []string{"LIVEKIT_CONFIG=" + body}})
 		if (c == nil) == (err == nil) {

@@ -7,10 +7,24 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
+
+// nodeModules installs what the scripts in node/ need, once for all tests.
+var nodeModules = sync.OnceValue(func() error {
+	if _, err := os.Stat(filepath.Join("node", "node_modules")); err == nil {
+		return nil
+	}
+	install := exec.Command("npm", "ci", "--ignore-scripts")
+	install.Dir = "node"
+	if out, err := install.CombinedOutput(); err != nil {
+		return fmt.Errorf("npm ci: %w: %s", err, out)
+	}
+	return nil
+})
 
 // TestNode runs the tests in node/ against a server of their own. They use
 // LiveKit's Node SDKs, which have WebRTC's own engine and codecs in them.
@@ -23,12 +37,7 @@ func TestNode(t *testing.T) {
 	}
 	dir, err := filepath.Abs("node")
 	require.NoError(t, err)
-	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
-		install := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts")
-		install.Dir = dir
-		out, err := install.CombinedOutput()
-		require.NoError(t, err, "npm ci: %s", out)
-	}
+	require.NoError(t, nodeModules())
 
 	ports, err := freePorts(1)
 	require.NoError(t, err)
