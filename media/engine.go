@@ -206,18 +206,18 @@ func (e *Engine) settings() (webrtc.SettingEngine, *socket, error) {
 	s.SetNetworkTypes(types)
 	s.DisableActiveTCP(true)
 	s.SetIncludeLoopbackCandidate(e.cfg.LoopbackCandidate)
-	s.SetInterfaceFilter(e.net.filter.keepInterface)
-	s.SetIPFilter(e.net.filter.keepIP)
+	s.SetIPFilter(e.net.keepIP)
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
-	if e.net.external != "" {
+	if e.net.external.IsValid() {
 		err := s.SetICEAddressRewriteRules(webrtc.ICEAddressRewriteRule{
-			External:        []string{e.net.external},
+			External:        []string{e.net.external.String()},
+			Local:           e.net.internal.String(),
 			AsCandidateType: webrtc.ICECandidateTypeHost,
 			Mode:            webrtc.ICEAddressRewriteReplace,
 		})
 		if err != nil {
-			return s, nil, fmt.Errorf("advertise %s: %w", e.net.external, err)
+			return s, nil, fmt.Errorf("advertise %v: %w", e.net.external, err)
 		}
 	}
 	// As DTLS server we choose the SRTP profile: AES-GCM costs a third of AES-CM

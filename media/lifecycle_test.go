@@ -224,8 +224,10 @@ func TestNetworkConfiguration(t *testing.T) {
 		{UDPPort: [2]int{2, 1}},
 		{IncludeIPs: []string{"nonsense"}},
 		{EnabledCodecs: []string{"video/none"}},
-		{BindAddresses: []string{"192.0.2.1"}},
-		{BindAddresses: []string{"127.0.0.1", "192.0.2.1"}},
+		{BindAddresses: []string{"203.0.113.1"}},
+		{BindAddresses: []string{"127.0.0.1", "203.0.113.1"}},
+		{BindAddresses: []string{"localhost"}},
+		{IncludeInterfaces: []string{"none"}},
 	} {
 		_, err := NewEngine(bad)
 		require.Error(t, err, "%+v", bad)

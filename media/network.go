@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -18,16 +19,18 @@ import (
 
 // network is the engine's sockets and the addresses that are advertised.
 type network struct {
-	sockets  []*socket // one per port; a transport uses one of them
-	tcp      ice.TCPMux
-	filter   addressFilter
-	external string // advertised instead of local addresses; "" is none
+	sockets []*socket // one per port; a transport uses one of them
+	tcp     ice.TCPMux
+	addrs   []netip.Addr // bound and advertised
+	// external, if valid, is advertised instead of internal.
+	external, internal netip.Addr
 }
 
 // socket is one UDP port on all bound addresses.
 type socket struct {
 	mux     ice.UDPMux
 	conns   []*udp.Conn
+	addrs   []netip.Addr    // under which clients know each of conns
 	buffers srtpout.Buffers // of what leaves over conns
 }
 
@@ -46,32 +49,82 @@ func openNetwork(cfg *Config) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &network{filter: filter, external: cfg.NodeIP}
+	n := &network{}
+	if n.addrs, err = filter.bindable(cfg.BindAddresses, cfg.LoopbackCandidate); err != nil {
+		return nil, err
+	}
+	if err := n.findExternal(cfg); err != nil {
+		return nil, err
+	}
 	if err := n.listen(cfg); err != nil {
 		return nil, errors.Join(err, n.close())
-	}
-	if n.external == "" && cfg.UseExternalIP {
-		servers := cfg.DiscoverySTUN
-		if len(servers) == 0 {
-			servers = cfg.STUNServers
-		}
-		n.external, err = externalIP(servers)
-		if err != nil { // the local addresses may do
-			cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
-		}
 	}
 	return n, nil
 }
 
-func (n *network) listen(cfg *Config) error {
-	hosts := cfg.BindAddresses
-	if len(hosts) == 0 {
-		hosts = []string{""}
+// findExternal finds the address to advertise, if another than the local ones is
+// wanted, and the local one that it stands for: that on the way to it. Other
+// addresses of its family are then of no use to clients, but for loopback.
+func (n *network) findExternal(cfg *Config) error {
+	text := cfg.NodeIP
+	if text == "" && cfg.UseExternalIP {
+		servers := cfg.DiscoverySTUN
+		if len(servers) == 0 {
+			servers = cfg.STUNServers
+		}
+		var err error
+		if text, err = externalIP(servers); err != nil { // the local addresses may do
+			cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
+		}
 	}
+	if text == "" {
+		return nil
+	}
+	external, err := netip.ParseAddr(text)
+	if err != nil {
+		return fmt.Errorf("address to advertise: %w", err)
+	}
+	internal, ok := wayOut(external, n.addrs)
+	if !ok {
+		return fmt.Errorf("no address is bound that %v could stand for", external)
+	}
+	n.addrs = slices.DeleteFunc(n.addrs, func(a netip.Addr) bool {
+		return a.Is4() == external.Is4() && !a.IsLoopback() && a != internal
+	})
+	if internal != external {
+		n.external, n.internal = external, internal
+	}
+	return nil
+}
+
+// wayOut is the local address from which packets go to another: by the system's
+// routes, else the first of its family. Nothing is sent.
+func wayOut(to netip.Addr, local []netip.Addr) (netip.Addr, bool) {
+	if slices.Contains(local, to) {
+		return to, true
+	}
+	if conn, err := net.Dial("udp", netip.AddrPortFrom(to, 9).String()); err == nil {
+		from, ok := conn.LocalAddr().(*net.UDPAddr)
+		_ = conn.Close() // nothing was sent on it
+		if ok && slices.Contains(local, from.AddrPort().Addr().Unmap()) {
+			return from.AddrPort().Addr().Unmap(), true
+		}
+	}
+	for _, loopback := range []bool{false, true} {
+		for _, a := range local {
+			if a.Is4() == to.Is4() && a.IsLoopback() == loopback {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (n *network) listen(cfg *Config) error {
 	for port := cfg.UDPPort[0]; port <= cfg.UDPPort[1]; port++ {
-		s, err := openSocket(cfg, hosts, port, n.filter)
+		s, err := n.openSocket(cfg, port)
 		if err != nil {
-			return err
+			return fmt.Errorf("listen for media: %w", err)
 		}
 		n.sockets = append(n.sockets, s)
 	}
@@ -79,53 +132,65 @@ func (n *network) listen(cfg *Config) error {
 		return nil
 	}
 	var err error
-	n.tcp, err = openTCP(cfg, hosts)
+	n.tcp, err = openTCP(cfg)
 	return err
 }
 
-func openSocket(cfg *Config, hosts []string, port int, filter addressFilter) (*socket, error) {
+// keepIP is pion's filter of the addresses that it finds.
+func (n *network) keepIP(ip net.IP) bool {
+	addr, ok := netip.AddrFromSlice(ip)
+	return ok && slices.Contains(n.addrs, addr.Unmap())
+}
+
+// anyPortTries is how often a port is looked for that is free on all addresses.
+const anyPortTries = 20
+
+// openSocket binds a port on each address by itself, not on the wildcard address:
+// pion has one reader per address and transport, which on a shared conn take each
+// other's packets and change their order. It also makes answers come from where the
+// question went.
+func (n *network) openSocket(cfg *Config, port int) (*socket, error) {
+	for try := 1; ; try++ {
+		s, err := n.bindAll(cfg, port)
+		if err == nil || port != 0 || try == anyPortTries || !errors.Is(err, syscall.EADDRINUSE) {
+			return s, err
+		}
+	}
+}
+
+// bindAll binds one port, chosen with the first address if it is 0, everywhere.
+func (n *network) bindAll(cfg *Config, port int) (*socket, error) {
 	s := &socket{}
 	var muxes []ice.UDPMux
-	for _, host := range hosts {
-		conn, err := udp.Listen(udp.Config{Addr: net.JoinHostPort(host, strconv.Itoa(port)), Log: cfg.Log})
-		if err != nil {
-			for _, m := range muxes {
-				err = errors.Join(err, m.Close())
-			}
-			return nil, fmt.Errorf("listen for media: %w", err)
-		}
-		mux := &advertisedMux{UDPMuxDefault: ice.NewUDPMuxDefault(ice.UDPMuxParams{
-			UDPConn: conn,
-			Logger:  pionLogs{cfg.Log}.NewLogger("udpmux"),
-		})}
-		mux.addresses, err = filter.advertised(conn.LocalAddr(), cfg.LoopbackCandidate)
-		muxes = append(muxes, mux)
-		s.conns = append(s.conns, conn)
+	for _, addr := range n.addrs {
+		conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, uint16(port)).String(), Log: cfg.Log})
 		if err != nil {
 			for _, m := range muxes {
 				err = errors.Join(err, m.Close())
 			}
 			return nil, err
 		}
+		if local, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+			port = local.Port
+		}
+		if n.external.IsValid() && addr == n.internal {
+			addr = n.external
+		}
+		s.conns, s.addrs = append(s.conns, conn), append(s.addrs, addr)
+		muxes = append(muxes, ice.NewUDPMuxDefault(ice.UDPMuxParams{
+			UDPConn: conn,
+			Logger:  pionLogs{cfg.Log}.NewLogger("udpmux"),
+		}))
 	}
-	s.mux = muxes[0]
-	if len(muxes) > 1 {
-		s.mux = ice.NewMultiUDPMuxDefault(muxes...)
-	}
+	s.mux = ice.NewMultiUDPMuxDefault(muxes...)
 	return s, nil
 }
 
-// advertisedMux is a mux that lists the addresses to advertise, found once,
-// instead of asking the system for its interfaces for each transport.
-type advertisedMux struct {
-	*ice.UDPMuxDefault
-	addresses []net.Addr
-}
-
-// GetListenAddresses implements ice.UDPMux.
-func (m *advertisedMux) GetListenAddresses() []net.Addr { return m.addresses }
-
-func openTCP(cfg *Config, hosts []string) (ice.TCPMux, error) {
+func openTCP(cfg *Config) (ice.TCPMux, error) {
+	hosts := cfg.BindAddresses
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
 	port := max(cfg.TCPPort, 0)
 	var muxes []ice.TCPMux
 	for _, host := range hosts {
@@ -204,11 +269,6 @@ func (f addressFilter) keepInterface(name string) bool {
 	return len(f.includeNames) == 0 || slices.Contains(f.includeNames, name)
 }
 
-func (f addressFilter) keepIP(ip net.IP) bool {
-	addr, ok := netip.AddrFromSlice(ip)
-	return ok && f.keepAddr(addr.Unmap())
-}
-
 func (f addressFilter) keepAddr(addr netip.Addr) bool {
 	contains := func(p netip.Prefix) bool { return p.Contains(addr) }
 	if slices.ContainsFunc(f.exclude, contains) {
@@ -217,21 +277,50 @@ func (f addressFilter) keepAddr(addr netip.Addr) bool {
 	return len(f.include) == 0 || slices.ContainsFunc(f.include, contains)
 }
 
-// advertised lists the addresses under which a socket can be reached: its own, or
-// if it is bound to all, those of the interfaces that the filter keeps.
-func (f addressFilter) advertised(local net.Addr, loopback bool) ([]net.Addr, error) {
-	bound, ok := local.(*net.UDPAddr)
-	if !ok {
-		return nil, fmt.Errorf("not a UDP address: %v", local)
+// bindable lists the addresses to bind and advertise: those named, and for a
+// wildcard, or if none is named, those of the interfaces that the filter keeps. What
+// is added to an interface later is not seen.
+func (f addressFilter) bindable(named []string, loopback bool) ([]netip.Addr, error) {
+	if len(named) == 0 {
+		named = []string{""}
 	}
-	if !bound.IP.IsUnspecified() {
-		return []net.Addr{bound}, nil
+	var out []netip.Addr
+	for _, name := range named {
+		var addr netip.Addr
+		if name != "" {
+			var err error
+			if addr, err = netip.ParseAddr(name); err != nil {
+				return nil, fmt.Errorf("address to bind: %w", err)
+			}
+		}
+		if addr.IsValid() && !addr.IsUnspecified() {
+			out = append(out, addr)
+			continue
+		}
+		list, err := f.interfaceAddrs(loopback)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range list {
+			if !addr.Is4() || a.Is4() { // 0.0.0.0 is IPv4 alone
+				out = append(out, a)
+			}
+		}
 	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	out = slices.Compact(out)
+	if len(out) == 0 {
+		return nil, errors.New("no address to bind: every interface is down or excluded")
+	}
+	return out, nil
+}
+
+func (f addressFilter) interfaceAddrs(loopback bool) ([]netip.Addr, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	var out []net.Addr
+	var out []netip.Addr
 	for _, i := range interfaces {
 		if i.Flags&net.FlagUp == 0 || !f.keepInterface(i.Name) || (i.Flags&net.FlagLoopback != 0 && !loopback) {
 			continue
@@ -242,13 +331,12 @@ func (f addressFilter) advertised(local net.Addr, loopback bool) ([]net.Addr, er
 		}
 		for _, a := range addrs {
 			prefix, ok := a.(*net.IPNet)
-			if !ok || !f.keepIP(prefix.IP) || prefix.IP.IsLinkLocalUnicast() {
+			if !ok || prefix.IP.IsLinkLocalUnicast() { // which need a zone
 				continue
 			}
-			if is4 := prefix.IP.To4() != nil; !is4 && bound.IP.To4() != nil {
-				continue // an IPv4 socket
+			if addr, ok := netip.AddrFromSlice(prefix.IP); ok && f.keepAddr(addr.Unmap()) {
+				out = append(out, addr.Unmap())
 			}
-			out = append(out, &net.UDPAddr{IP: prefix.IP, Port: bound.Port})
 		}
 	}
 	return out, nil

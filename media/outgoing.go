@@ -2,8 +2,8 @@ package media
 
 import (
 	"errors"
-	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
@@ -91,17 +91,12 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 
 // local is the conn behind a local candidate, nil if it is not known.
 func (s *socket) local(c *webrtc.ICECandidate) *udp.Conn {
-	if len(s.conns) == 1 {
-		return s.conns[0]
-	}
 	addr, err := netip.ParseAddr(c.Address)
 	if err != nil {
 		return nil
 	}
-	for _, conn := range s.conns {
-		if u, ok := conn.LocalAddr().(*net.UDPAddr); ok && u.AddrPort().Addr().Unmap() == addr.Unmap() {
-			return conn
-		}
+	if i := slices.Index(s.addrs, addr.Unmap()); i >= 0 {
+		return s.conns[i]
 	}
 	return nil
 }
