@@ -31,9 +31,12 @@ type PeerConfig struct {
 	// AdaptiveStream: video starts at its lowest layer until the client says what
 	// it shows.
 	AdaptiveStream bool
-	// AllowPause: video may be paused for want of bandwidth.
+	// AllowPause: the client would bear video being paused for want of bandwidth.
+	// Nothing is paused so far: what does not fit is sent in a lower layer.
 	AllowPause bool
 
+	// What the participant may do at first; see [Peer.SetPublisherAllowed]. Whether
+	// it may subscribe is its room's to know, which subscribes it.
 	CanPublish, CanPublishData, CanSubscribe bool
 
 	// Send posts a message to the client. It must not block.
