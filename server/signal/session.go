@@ -19,9 +19,9 @@ import (
 const (
 	tokenInterval = 5 * time.Minute
 	tokenMinimum  = 10 * time.Minute
-	// maxPlain bounds a message that carries no session description; own metadata
-	// and attributes of LiveKit's limits fit in.
-	maxPlain = 640 << 10
+	// maxPlain bounds a message that is neither a session description nor own
+	// metadata and attributes, which LiveKit's limits let be longer.
+	maxPlain = 64 << 10
 )
 
 // session reads one WebSocket of a participant, in the goroutine of its request.
@@ -157,7 +157,8 @@ func (s *session) next() (*livekit.SignalRequest, error) {
 	} else {
 		err = proto.Unmarshal(data, req)
 	}
-	if err == nil && len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil && req.GetSyncState() == nil {
+	if err == nil && len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil &&
+		req.GetSyncState() == nil && req.GetUpdateMetadata() == nil {
 		// Only descriptions are long. A long list of empty things unpacks to a
 		// hundred times its size, and would wait in queues that count messages.
 		s.h.metrics.bad.WithLabelValues("too_big").Inc()
