@@ -423,6 +423,17 @@ func webhooksConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) w
 			Exclude: cfg.Webhook.FilterParams.ExcludeEvents,
 		})
 	}
+	for _, e := range cfg.Webhook.Endpoints {
+		filter := e.FilterParams
+		if filter.Empty() {
+			filter = cfg.Webhook.FilterParams
+		}
+		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{
+			URL: e.URL, Name: e.Name, Key: e.APIKey, Include: filter.IncludeEvents, Exclude: filter.ExcludeEvents,
+			Ordering: webhooks.Ordering(e.Ordering), Secrets: e.Secrets,
+			RetryFor: time.Duration(e.RetryFor), Concurrency: e.Concurrency,
+		})
+	}
 	return c
 }
 

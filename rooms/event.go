@@ -28,6 +28,15 @@ const (
 	EventTrackUnmuted       = "track_unmuted"
 )
 
+// EventTypes is every type that a room's log may have.
+func EventTypes() []string {
+	return []string{
+		EventRoomStarted, EventRoomFinished, EventParticipantJoined, EventParticipantLeft, EventParticipantAborted,
+		EventTrackPublished, EventTrackUnpublished,
+		EventRoomUpdated, EventParticipantUpdated, EventParticipantResumed, EventTrackMuted, EventTrackUnmuted,
+	}
+}
+
 // Event is one line of the event log: what the webhooks send and what the log's
 // readers pull. Seq, RoomSeq and Epoch are set by the store in the transaction
 // that writes the event.

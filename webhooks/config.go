@@ -39,8 +39,9 @@ const (
 
 // Endpoint is a receiver of webhooks as the configuration names it.
 type Endpoint struct {
-	URL string // http or https; tells endpoints apart
-	Key string // the API key that signs; empty = Config.Key
+	URL  string // http or https; tells endpoints apart
+	Name string // for people: logs and status; may be empty
+	Key  string // the API key that signs; empty = Config.Key
 	// Include, if any, names the event types that are sent, "*" all of them.
 	// Without it all that LiveKit sends are sent, but for those in Exclude.
 	Include, Exclude []string
@@ -50,6 +51,10 @@ type Endpoint struct {
 	// carries a signature of each. Empty = [DeriveSecret] of the API secret.
 	Secrets     []string
 	Concurrency int // requests at a time; 0 = Config.Concurrency
+	// RetryFor is how long an event is tried before it is a dead letter; 0 = as
+	// long as Config.Schedule lasts. The schedule is cut there, or its last step
+	// repeated until then.
+	RetryFor time.Duration
 }
 
 // Config is what a [Dispatcher] is made of. What is zero takes its default.
@@ -113,9 +118,11 @@ func def[T comparable](field *T, value T) {
 // target is an endpoint made ready to be sent to.
 type target struct {
 	url         *url.URL
+	name        string
 	key, secret string   // of LiveKit's signature
 	signing     [][]byte // of Standard Webhooks, the current one first
 	concurrency int
+	schedule    schedule
 	record      rooms.Endpoint
 }
 
@@ -150,9 +157,15 @@ func (c *Config) target(e Endpoint) (target, error) {
 	if e.Concurrency < 0 {
 		return target{}, errors.New("concurrency must not be negative")
 	}
+	if e.RetryFor < 0 {
+		return target{}, errors.New("the time to try for must not be negative")
+	}
 	t := target{
-		url: u, key: e.Key, secret: secret, concurrency: e.Concurrency,
+		url: u, name: e.Name, key: e.Key, secret: secret, concurrency: e.Concurrency, schedule: c.Schedule,
 		record: rooms.Endpoint{URL: e.URL, KeyID: e.Key, Include: e.Include, Exclude: e.Exclude},
+	}
+	if e.RetryFor > 0 {
+		t.schedule = t.schedule.lasting(e.RetryFor)
 	}
 	switch e.Ordering {
 	case Relaxed:

@@ -110,10 +110,10 @@ func (d *Dispatcher) newLane(t target) *lane {
 	l := newLane(t, d.config.ProbeMin, d.config.ProbeMax)
 	l.store = d.store
 	l.sender = &sender{transport: d.transport, timeout: d.config.Timeout, userAgent: d.config.UserAgent}
-	l.sched = d.config.Schedule
+	l.sched = t.schedule
 	l.maxSeq = d.maxSeq
 	l.metrics = d.metrics.lane(t.record)
-	l.log = d.config.Logger.With("endpoint", redact(t.record.URL))
+	l.log = d.config.Logger.With("endpoint", cmp.Or(t.name, redact(t.record.URL)))
 	return l
 }
 

@@ -22,6 +22,7 @@ const (
 // zero is left out.
 type EndpointStatus struct {
 	ID       int64               `json:"id"`
+	Name     string              `json:"name,omitempty"`
 	URL      string              `json:"url"` // without password and query
 	Key      string              `json:"key"`
 	Include  []string            `json:"include_events,omitempty"`
@@ -105,6 +106,7 @@ func statusOf(s *rooms.EndpointStats) EndpointStatus {
 
 // describe adds what only the lane knows. It runs in the lane's loop.
 func (l *lane) describe(e *EndpointStatus) {
+	e.Name = l.target.name
 	e.InFlight = l.active
 	e.FailingSinceMs = l.failSince
 	e.Down = l.breaker.open

@@ -33,6 +33,18 @@ func (s schedule) next(attempt int) (time.Duration, bool) {
 	return jitter(s[max(attempt, 1)-1]), true
 }
 
+// lasting is s with its last attempt after d: cut short, or with its last step
+// repeated.
+func (s schedule) lasting(d time.Duration) schedule {
+	var out schedule
+	for i := 0; d > 0; i++ {
+		step := min(s[min(i, len(s)-1)], d)
+		out = append(out, step)
+		d -= step
+	}
+	return out
+}
+
 // total is how long an event is tried for.
 func (s schedule) total() (sum time.Duration) {
 	for _, d := range s {

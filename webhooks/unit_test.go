@@ -26,6 +26,17 @@ func TestScheduleLastsThreeDays(t *testing.T) {
 	require.Equal(t, 10, attempts)
 }
 
+func TestScheduleLastsAsLongAsAsked(t *testing.T) {
+	s := schedule(DefaultSchedule())
+	for _, d := range []time.Duration{time.Second, 5 * time.Second, time.Hour, s.total(), 10 * 24 * time.Hour} {
+		require.Equal(t, d, s.lasting(d).total())
+	}
+	require.Equal(t, schedule{5 * time.Second, 55 * time.Second}, s.lasting(time.Minute), "cut")
+	require.Equal(t, s, s.lasting(s.total()))
+	long := s.lasting(s.total() + 36*time.Hour)
+	require.Equal(t, schedule{24 * time.Hour, 24 * time.Hour, 12 * time.Hour}, long[len(s)-1:], "repeated")
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for v, want := range map[string]time.Duration{
@@ -140,6 +151,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"twice":         func(c *Config) { c.Endpoints = append(c.Endpoints, c.Endpoints[0]) },
 		"ordering":      func(c *Config) { c.Ordering = "loose" },
 		"secret":        func(c *Config) { c.Endpoints[0].Secrets = []string{"whsec_x"} },
+		"retry for<0":   func(c *Config) { c.Endpoints[0].RetryFor = -1 },
 		"concurrency<0": func(c *Config) { c.Endpoints[0].Concurrency = -1 },
 	} {
 		err := targets(f)

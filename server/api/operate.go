@@ -23,6 +23,7 @@ type Webhooks interface {
 // endpoint is a receiver of webhooks and how it fares.
 type endpoint struct {
 	ID            int64      `json:"id"`
+	Name          string     `json:"name,omitempty" doc:"As configured."`
 	URL           string     `json:"url" doc:"Without its password and query."`
 	Key           string     `json:"key" doc:"The API key whose secret signs."`
 	IncludeEvents []string   `json:"include_events"`
@@ -50,7 +51,7 @@ type endpoint struct {
 
 func showEndpoint(e *webhooks.EndpointStatus) endpoint {
 	return endpoint{
-		ID: e.ID, URL: e.URL, Key: e.Key, IncludeEvents: notNull(e.Include), ExcludeEvents: notNull(e.Exclude),
+		ID: e.ID, Name: e.Name, URL: e.URL, Key: e.Key, IncludeEvents: notNull(e.Include), ExcludeEvents: notNull(e.Exclude),
 		Ordering: string(e.Ordering), State: string(e.State), Reason: e.Reason,
 		Pending: e.Pending, Dead: e.Dead, Delivered: e.Delivered, Failures: e.Failures, SuccessRate: e.SuccessRate,
 		InFlight: e.InFlight, OldestPending: at(e.OldestPendingMs), OldestSeq: e.OldestSeq,

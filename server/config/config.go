@@ -123,18 +123,35 @@ type Limit struct {
 
 // Webhook is who is told of events.
 type Webhook struct {
-	URLs             []string     `yaml:"urls"`
-	APIKey           string       `yaml:"api_key"` // one of Keys; signs the deliveries
-	FilterParams     FilterParams `yaml:"filter_params"`
-	Ordering         string       `yaml:"ordering"`          // relaxed or strict
-	AfterReplication bool         `yaml:"after_replication"` // send an event only when the replica has it
+	URLs             []string          `yaml:"urls"`
+	Endpoints        []WebhookEndpoint `yaml:"endpoints"` // beside those of URLs
+	APIKey           string            `yaml:"api_key"`   // one of Keys; signs the deliveries
+	FilterParams     FilterParams      `yaml:"filter_params"`
+	Ordering         string            `yaml:"ordering"`          // relaxed or strict
+	AfterReplication bool              `yaml:"after_replication"` // send an event only when the replica has it
 }
 
-// FilterParams chooses events by type; what is in both lists is excluded.
+// WebhookEndpoint is a receiver with settings of its own; what is left out is as
+// the section says for all.
+type WebhookEndpoint struct {
+	URL          string       `yaml:"url"`
+	Name         string       `yaml:"name"`          // for people
+	APIKey       string       `yaml:"api_key"`       // one of Keys
+	FilterParams FilterParams `yaml:"filter_params"` // in place of the section's
+	Ordering     string       `yaml:"ordering"`
+	Secrets      []string     `yaml:"secrets"`     // of Standard Webhooks, "whsec_…"; all of them sign
+	RetryFor     Retention    `yaml:"retry_for"`   // until an event is a dead letter; 0 = 75 h
+	Concurrency  int          `yaml:"concurrency"` // requests at a time; 0 = 8
+}
+
+// FilterParams chooses events by type. ExcludeEvents matters only without IncludeEvents.
 type FilterParams struct {
 	IncludeEvents []string `yaml:"include_events"` // empty = all that LiveKit sends
 	ExcludeEvents []string `yaml:"exclude_events"`
 }
+
+// Empty tells whether f chooses nothing.
+func (f FilterParams) Empty() bool { return len(f.IncludeEvents)+len(f.ExcludeEvents) == 0 }
 
 // Hooks are asked before something is allowed.
 type Hooks struct {

@@ -142,6 +142,18 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"webhook without key", "webhook: {urls: ['http://x']}", "webhook.api_key: is missing"},
 		{"webhook with foreign key", "webhook: {urls: ['http://x'], api_key: no}", "webhook.api_key: \"no\" is not one of keys"},
 		{"webhook URL", "webhook: {urls: ['ftp://x'], api_key: k}", "is not an http or https URL"},
+		{"webhook named twice", "webhook: {urls: ['http://x', 'http://x'], api_key: k}", "webhook.urls[1]: is the same URL as webhook.urls[0]"},
+		{"webhook in both lists", "webhook: {urls: ['http://x'], endpoints: [{url: 'http://x'}], api_key: k}", "webhook.endpoints[0].url: is the same URL as webhook.urls[0]"},
+		{"endpoint without URL", "webhook: {endpoints: [{name: x}], api_key: k}", "webhook.endpoints[0].url: is not an http or https URL"},
+		{"endpoint without key", "webhook: {endpoints: [{url: 'http://x'}, {url: 'http://y', api_key: k}]}", "webhook.api_key: is missing"},
+		{"endpoint with foreign key", "webhook: {endpoints: [{url: 'http://x', api_key: no}]}", "webhook.endpoints[0].api_key: \"no\" is not one of keys"},
+		{"endpoint's ordering", "webhook: {endpoints: [{url: 'http://x', api_key: k, ordering: loose}]}", "webhook.endpoints[0].ordering: must be relaxed or strict"},
+		{"endpoint's secret", "webhook: {endpoints: [{url: 'http://x', api_key: k, secrets: [whsec_c2hvcnQ=]}]}", "webhook.endpoints[0].secrets[0]: must be whsec_ and the base64 of 24 to 64 bytes"},
+		{"endpoint's secrets", "webhook: {endpoints: [{url: 'http://x', api_key: k, secrets: x}]}", "webhook.endpoints[0].secrets: must be a list"},
+		{"endpoint's time", "webhook: {endpoints: [{url: 'http://x', api_key: k, retry_for: forever}]}", "webhook.endpoints[0].retry_for: must be a time span"},
+		{"endpoint's requests", "webhook: {endpoints: [{url: 'http://x', api_key: k, concurrency: -1}]}", "webhook.endpoints[0].concurrency: must not be negative"},
+		{"endpoint misspelt", "webhook: {endpoints: [{ulr: 'http://x'}]}", "webhook.endpoints[0].ulr: unknown key; did you mean webhook.endpoints[].url?"},
+		{"barrier without replica", "webhook: {after_replication: true}", "webhook.after_replication: needs a replica to wait for; set replica"},
 		{"limit", "limit: {max_metadata_size: -1}", "limit.max_metadata_size: must not be negative"},
 		{"codec", "room: {enabled_codecs: [{mime: vp8}]}", "\"vp8\" is not a media type"},
 		{"preset", "room: {room_configurations: {a: {colour: red}}}", "colour is not a setting of a room preset"},
@@ -175,12 +187,30 @@ func TestSecretsAreNotRepeated(t *testing.T) {
 		"keys: [" + secret + "]",
 		"keys: {a: [" + secret + "]}",
 		"keys: {a: " + secret + "}\nport: x",
+		"webhook: {api_key: k, endpoints: [{url: 'http://x', secrets: [" + secret + "]}]}",
+		"webhook: {api_key: k, urls: ['ftp://u:" + secret + "@x']}",
+		"webhook: {api_key: k, urls: ['http://u:" + secret + "@x', 'http://u:" + secret + "@x']}",
 	} {
 		_, warnings, err := load(t, body)
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), secret)
 		require.NotContains(t, strings.Join(warnings, " "), secret)
 	}
+}
+
+func TestEndpointsNeedNoCommonKey(t *testing.T) {
+	c, warnings, err := load(t, `webhook:
+  filter_params: {include_events: [room_strated]}
+  endpoints:
+  - {url: 'http://x', name: x, api_key: k, retry_for: 1d, filter_params: {exclude_events: ['*', egress_started]}}`)
+	require.NoError(t, err)
+	require.Len(t, warnings, 2)
+	require.Contains(t, warnings[0], `webhook.filter_params: Parlor sends no event of the type "room_strated"; it sends room_started, `)
+	require.Contains(t, warnings[1], `webhook.endpoints[0].filter_params: Parlor sends no event of the type "egress_started"`)
+	require.Equal(t, []config.WebhookEndpoint{{
+		URL: "http://x", Name: "x", APIKey: "k", RetryFor: config.Retention(24 * time.Hour),
+		FilterParams: config.FilterParams{ExcludeEvents: []string{"*", "egress_started"}},
+	}}, c.Webhook.Endpoints)
 }
 
 func TestLaterSourcesWin(t *testing.T) {

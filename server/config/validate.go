@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -138,27 +137,6 @@ func (l *loader) validateRoom(c *Config) {
 		}
 	}
 	l.validateLimits(&c.Limit)
-}
-
-func (l *loader) validateWebhook(c *Config) {
-	for _, s := range c.Webhook.URLs {
-		u, err := url.Parse(s)
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			l.problem(nil, "webhook.urls", "%q is not an http or https URL", s)
-		}
-	}
-	if o := c.Webhook.Ordering; o != "" && o != "relaxed" && o != "strict" {
-		l.problem(nil, "webhook.ordering", "must be relaxed or strict")
-	}
-	if len(c.Webhook.URLs) == 0 {
-		return
-	}
-	switch _, known := c.Keys[c.Webhook.APIKey]; {
-	case c.Webhook.APIKey == "":
-		l.problem(nil, "webhook.api_key", "is missing; it names the key that signs the webhooks")
-	case !known:
-		l.problem(nil, "webhook.api_key", "%q is not one of keys", c.Webhook.APIKey)
-	}
 }
 
 // level checks a log level, and makes LiveKit's other names of it the one.
