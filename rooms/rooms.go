@@ -243,7 +243,7 @@ func (rs *Rooms) noteDeadline(ms int64) {
 // deadline that the store knows, and wakes for nothing else.
 func (rs *Rooms) reap() {
 	const (
-		batch   = 500
+		batch   = 100 // ended in one transaction; whoever joins meanwhile waits for it
 		retry   = time.Second
 		longest = 15 * time.Minute // a suspended machine's timer stands still; its wall clock does not
 	)
@@ -270,12 +270,13 @@ func (rs *Rooms) reap() {
 			rs.log.Error("cannot end the rooms that are due, trying again", "error", err)
 			timer.Reset(retry)
 			continue
-		case len(ended) == batch:
-			timer.Reset(0)
-			continue
 		}
 		for i := range ended {
 			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
+		}
+		if len(ended) == batch {
+			timer.Reset(0)
+			continue
 		}
 		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
 		if err != nil {
