@@ -1,0 +1,68 @@
+package browser_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"parlor/static"
+)
+
+// scenarioPatience bounds one scenario of testdata/client. Waits inside it have
+// shorter bounds of their own, and say what they waited for.
+const scenarioPatience = 2 * time.Minute
+
+// TestClient drives livekit-client itself, without the page, through what an
+// app may do with it. The scenarios are JavaScript, in testdata/client; all
+// participants of one live in the same tab.
+func TestClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("drives a browser")
+	}
+	findChromium(t)
+	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
+	harness := serveHarness(t)
+	for _, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel() // they mostly wait
+			for _, list := range []string{"calls"} {
+				t.Run(list, func(t *testing.T) { f.runScenarios(t, harness, list, m) })
+			}
+		})
+	}
+}
+
+// serveHarness serves the scenarios beside the livekit-client that the page uses.
+func serveHarness(t *testing.T) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle("/", http.FileServer(http.Dir("testdata/client")))
+	mux.HandleFunc("/vendor/livekit-client.js", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFileFS(w, r, static.Files(), "vendor/livekit-client-2.23.0.umd.js")
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// runScenarios runs every scenario of a list as a test of its own.
+func (f *fixture) runScenarios(t *testing.T, harness, list string, m mode) {
+	query := url.Values{"url": {"ws://127.0.0.1:" + f.server.port}, "single": {m.single}, "list": {list}}
+	p := f.browser.open(t, list, harness+"/?"+query.Encode())
+	for _, name := range get[[]string](p, `parlor.names`) {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(p.ctx, scenarioPatience)
+			defer cancel()
+			failure, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf(`parlor.run(%q)`, name), chromedp.EvalAwaitPromise))
+			require.NoError(t, err)
+			require.Empty(t, failure)
+		})
+	}
+}
