@@ -110,8 +110,7 @@ func (p *program) openServer() error {
 	p.signal = signal.New(signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
-		EnabledCodecs: codecs(p.cfg), MaxIdentity: p.cfg.Limit.MaxParticipantIdentityLength,
-		Presets: p.cfg.Room.RoomConfigurations,
+		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 	})
 	page, err := static.NewHandler(static.Files())
 	if err != nil {
@@ -151,8 +150,8 @@ func (p *program) openServer() error {
 
 // ready tells whether the server takes work: not while it stops, so that what
 // balances load looks elsewhere.
-func (p *program) ready(ctx context.Context) error {
-	if err := p.rooms.CanJoin(ctx, "any", true); err != nil {
+func (p *program) ready(context.Context) error {
+	if err := p.rooms.Accepts(); err != nil {
 		return err
 	}
 	if why := p.store.Stats().Failing; why != "" {
@@ -383,6 +382,7 @@ func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) room
 		MaxParticipants:    cfg.Room.MaxParticipants,
 		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
 		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
+		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
 		Limits: rooms.Limits{
 			MaxMetadata:        cfg.Limit.MaxMetadataSize,
 			MaxAttributes:      cfg.Limit.MaxAttributesSize,

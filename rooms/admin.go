@@ -218,7 +218,7 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 // replaces all of them and is enforced at once.
 func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
 	return askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
-		if err := rs.checkIdentityData(p, req.Name, req.Metadata, req.Attributes); err != nil {
+		if err := rs.checkIdentityData(req.Name, req.Metadata, p.merged(req.Attributes)); err != nil {
 			reply(nil, err)
 			return
 		}
@@ -241,8 +241,8 @@ func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParti
 	})
 }
 
-// checkIdentityData holds a change against the limits.
-func (rs *Rooms) checkIdentityData(p *Participant, name, metadata string, attributes map[string]string) error {
+// checkIdentityData holds what a participant is to be against the limits.
+func (rs *Rooms) checkIdentityData(name, metadata string, attributes map[string]string) error {
 	l := rs.cfg.Limits
 	if l.MaxParticipantName > 0 && len(name) > l.MaxParticipantName {
 		return Errorf(Invalid, "exceeds name length limit")
@@ -250,16 +250,23 @@ func (rs *Rooms) checkIdentityData(p *Participant, name, metadata string, attrib
 	if err := rs.checkMetadata(metadata); err != nil {
 		return err
 	}
-	if l.MaxAttributes > 0 && len(attributes) > 0 {
-		n := 0
-		for k, v := range mergeAttributes(p.info.Attributes, attributes) {
-			n += len(k) + len(v)
-		}
-		if n > l.MaxAttributes {
-			return Errorf(Invalid, "attributes size exceeds limits: max size %d", l.MaxAttributes)
-		}
+	n := 0
+	for k, v := range attributes {
+		n += len(k) + len(v)
+	}
+	if l.MaxAttributes > 0 && n > l.MaxAttributes {
+		return Errorf(Invalid, "attributes size exceeds limits: max size %d", l.MaxAttributes)
 	}
 	return nil
+}
+
+// merged is p's attributes with a change made; nil for none, which is within
+// every limit, so that what is there already stands in nobody's way.
+func (p *Participant) merged(change map[string]string) map[string]string {
+	if len(change) == 0 {
+		return nil
+	}
+	return mergeAttributes(p.info.Attributes, change)
 }
 
 func (p *Participant) setIdentityData(name, metadata string, attributes map[string]string) {
@@ -386,7 +393,7 @@ func (p *Participant) UpdateSelf(req *livekit.UpdateParticipantMetadata) {
 			RequestId: req.RequestId,
 			Request:   &livekit.RequestResponse_UpdateMetadata{UpdateMetadata: req},
 		}
-		err := r.rooms.checkIdentityData(p, req.Name, req.Metadata, req.Attributes)
+		err := r.rooms.checkIdentityData(req.Name, req.Metadata, p.merged(req.Attributes))
 		switch {
 		case !p.info.GetPermission().GetCanUpdateMetadata():
 			resp.Reason, resp.Message = livekit.RequestResponse_NOT_ALLOWED, "does not have permission to update own metadata"

@@ -22,7 +22,10 @@ type JoinRequest struct {
 	// Create is what the room is to be like if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
 	// IssuedMs is the not-before time of its token.
-	IssuedMs      int64
+	IssuedMs int64
+	// Session is the SID of the session that the client had, by a token that it was
+	// given in it; "" = its token tells of none.
+	Session       string
 	Protocol      int
 	AutoSubscribe bool
 	Outlet        Outlet
@@ -64,10 +67,7 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snaps
 	if rs.stopping.Load() {
 		return nil, Snapshot{}, ErrStopping
 	}
-	if err := rs.checkRoomName(req.Room); err != nil {
-		return nil, Snapshot{}, err
-	}
-	if err := rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
+	if err := rs.checkJoin(ctx, &req); err != nil {
 		return nil, Snapshot{}, err
 	}
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
@@ -81,19 +81,53 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snaps
 	return j.p, j.snap, err
 }
 
-// CanJoin reports whether a join of that room could succeed now, without joining.
-func (rs *Rooms) CanJoin(ctx context.Context, room string, mayCreate bool) error {
+// Accepts reports whether anybody is let in at the moment: [ErrStopping] if not.
+func (rs *Rooms) Accepts() error {
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
-	if err := rs.checkRoomName(room); err != nil {
+	return nil
+}
+
+// CanJoin fails as a join of that kind would now, without joining, and tells the
+// SID of the room that it would enter: "" if it would create it.
+func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string, err error) {
+	if err := rs.Accepts(); err != nil {
+		return "", err
+	}
+	if err := rs.checkJoin(ctx, req); err != nil {
+		return "", err
+	}
+	return askName(ctx, rs, req.Room, func(r *Room, reply answer[string]) {
+		err := r.found()
+		switch {
+		case r.stopped:
+			err = ErrStopping
+		case err == nil:
+			err = r.refusal(req)
+		case errors.Is(err, ErrNoRoom) && (rs.cfg.AutoCreate || req.MayCreate):
+			err = nil
+		}
+		reply(r.rec.SID, err)
+	})
+}
+
+// checkJoin holds a join against the limits, bans and revocations.
+func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
+	if err := rs.checkRoomName(req.Room); err != nil {
 		return err
 	}
-	if rs.cfg.AutoCreate || mayCreate {
-		return nil
+	info := req.Info
+	if n := rs.cfg.Limits.MaxIdentity; n > 0 && len(info.Identity) > n {
+		return Errorf(Invalid, "participant identity length exceeds limits: max length %d", n)
 	}
-	_, err := rs.cfg.Store.FindOpen(ctx, room)
-	return err
+	if err := rs.checkIdentityData(info.Name, info.Metadata, info.Attributes); err != nil {
+		return err
+	}
+	if err := rs.checkMetadata(req.Create.GetMetadata()); err != nil {
+		return err
+	}
+	return rs.admissible(ctx, req.Room, info.Identity, req.IssuedMs)
 }
 
 func (rs *Rooms) checkRoomName(name string) error {
@@ -138,21 +172,12 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 
 // admit lets a participant into the room that is there.
 func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
+	if err := r.refusal(req); err != nil {
+		reply(joined{}, err)
+		return
+	}
 	identity := req.Info.Identity
 	old, back := r.participants[identity], r.expected[identity]
-	if r.rec.Config.Locked && old == nil && back == nil {
-		reply(joined{}, Errorf(Denied, "room %q is locked", r.name))
-		return
-	}
-	if old == nil && back == nil && !dependent(req.Info) &&
-		r.rec.MaxParticipants > 0 && r.rec.NumParticipants >= r.rec.MaxParticipants {
-		reply(joined{}, ErrRoomFull)
-		return
-	}
-	if r.backlog != nil {
-		reply(joined{}, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
-		return
-	}
 	if old != nil && r.expectAgain(old) {
 		old.outlet.Leave(&livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
@@ -195,6 +220,38 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
 		reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
 	})
+}
+
+// refusal is why the room that is there does not let req in; nil if it does.
+func (r *Room) refusal(req *JoinRequest) error {
+	old, back := r.participants[req.Info.Identity], r.expected[req.Info.Identity]
+	known := old != nil || back != nil
+	switch {
+	case r.rec.Config.Locked && !known && !r.returns(req):
+		return Errorf(Denied, "room %q is locked", r.name)
+	case !known && !dependent(req.Info) && r.rec.MaxParticipants > 0 && r.rec.NumParticipants >= r.rec.MaxParticipants:
+		return ErrRoomFull
+	case old != nil && r.rooms.cfg.RejectDuplicates && !old.away && old.sid != req.Session:
+		return Errorf(Exists, "participant %q is in room %q already", old.identity, r.name)
+	case r.backlog != nil:
+		return Errorf(Unavailable, "the room's state cannot be written at the moment, try again")
+	}
+	return nil
+}
+
+// returns tells that req's client was in the room a moment ago, and lost it
+// against anybody's will.
+func (r *Room) returns(req *JoinRequest) bool {
+	for _, gone := range r.departed {
+		if gone.Sid != req.Session || gone.Identity != req.Info.Identity {
+			continue
+		}
+		switch gone.DisconnectReason {
+		case livekit.DisconnectReason_MEDIA_FAILURE, livekit.DisconnectReason_SIGNAL_CLOSE, livekit.DisconnectReason_CONNECTION_TIMEOUT:
+			return true
+		}
+	}
+	return false
 }
 
 // seat makes the participant: a new session, or the one of before a restart
@@ -339,6 +396,7 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(
 				snap.Departed = append(snap.Departed, gone)
 			}
 		}
+		p.away = false
 		attach(p, snap)
 		reply(struct{}{}, nil)
 	})

@@ -33,6 +33,7 @@ type Participant struct {
 	joinedMs        int64
 	activeMs        int64
 	moderated       bool
+	away            bool // its client's connection is lost, and may be resumed
 	autoSubscribe   bool
 	pendingTracks   map[string]*livekit.TrackInfo // by SID: announced, not negotiated
 	pendingCIDs     map[string]string             // cid → SID of the announced
@@ -277,6 +278,7 @@ func (p *Participant) Leave(why livekit.DisconnectReason) {
 // allows it to come back.
 func (p *Participant) SignalLost() {
 	p.post(func(r *Room) {
+		p.away = true
 		if p.info.State != livekit.ParticipantInfo_ACTIVE && !r.expectAgain(p) {
 			r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
 		}

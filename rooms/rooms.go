@@ -36,6 +36,9 @@ type Config struct {
 	MaxParticipants  uint32
 	// Room is the rest of a new room's defaults.
 	Room RoomConfig
+	// RejectDuplicates refuses who joins under the identity of somebody whose client
+	// is connected; otherwise the newcomer replaces it.
+	RejectDuplicates bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.
 	EnableRemoteUnmute bool
 	Limits             Limits

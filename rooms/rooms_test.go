@@ -395,7 +395,7 @@ func TestNoAutoCreate(t *testing.T) {
 	h := newHouse(t, func(c *rooms.Config) { c.AutoCreate = false })
 	_, err := h.try("tea", "ann")
 	require.ErrorIs(t, err, rooms.ErrNoRoom)
-	require.ErrorIs(t, h.CanJoin(t.Context(), "tea", false), rooms.ErrNoRoom)
+	require.ErrorIs(t, h.canJoin("tea", "ann"), rooms.ErrNoRoom)
 	_, err = h.try("tea", "host", func(r *rooms.JoinRequest) { r.MayCreate = true })
 	require.NoError(t, err)
 	_, err = h.try("tea", "ann")

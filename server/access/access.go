@@ -16,6 +16,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/livekit/protocol/auth"
 )
 
@@ -40,6 +41,11 @@ type Claims struct {
 	Grants    *auth.ClaimGrants // never nil; must not be changed
 	NotBefore time.Time         // zero if the token has none
 	Expires   time.Time         // zero for a key and its secret
+	// ID is the token's jti; "" if it has none. In a token that a client was given
+	// in its session it is that session's SID.
+	ID string
+	// Digest is the token's SHA-256, which names it and is worth nothing to others.
+	Digest [sha256.Size]byte
 
 	// Server tells that the request proved to hold the secret itself (HTTP Basic),
 	// so that every room is its own to create, list and administer.
@@ -73,7 +79,10 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		// The library names the claim that is wrong; it does not repeat the token.
 		return nil, fmt.Errorf("invalid token, error: %w", err)
 	}
-	c := &Claims{APIKey: t.APIKey(), Grants: grants, Expires: registered.ExpiresAt.Time}
+	c := &Claims{
+		APIKey: t.APIKey(), Grants: grants, Expires: registered.ExpiresAt.Time,
+		ID: registered.ID, Digest: sha256.Sum256([]byte(token)),
+	}
 	if registered.NotBefore != nil {
 		c.NotBefore = registered.NotBefore.Time
 	}
@@ -99,15 +108,28 @@ func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
 
 // Mint signs a token that carries g, valid from now for ttl.
 func (v *Verifier) Mint(apiKey string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
+	return v.MintFor(apiKey, "", g, ttl)
+}
+
+// MintFor is [Verifier.Mint] of a token for the client of a session, whose SID
+// becomes its jti.
+func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
 	secret, ok := v.secrets[apiKey]
-	if !ok {
+	if !ok || secret == "" {
 		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
 	}
 	// A room configuration's credentials are let through: whoever gets this token
 	// brought them, or holds the secret.
-	t := auth.NewAccessToken(apiKey, secret).SetValidFor(ttl).SetAllowSensitiveCredentials(true)
-	*t.GetGrants() = *g.Clone()
-	signed, err := t.ToJWT()
+	now := time.Now()
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, struct {
+		jwt.RegisteredClaims
+		*auth.ClaimGrants
+	}{
+		jwt.RegisteredClaims{
+			Issuer: apiKey, Subject: g.Identity, ID: session,
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		}, g,
+	}).SignedString([]byte(secret))
 	if err != nil {
 		return "", fmt.Errorf("mint token: %w", err)
 	}

@@ -91,6 +91,7 @@ type Room struct {
 	MaxParticipants              uint32            `yaml:"max_participants"` // 0 = no limit
 	EnabledCodecs                []Codec           `yaml:"enabled_codecs"`
 	EnableRemoteUnmute           bool              `yaml:"enable_remote_unmute"`
+	OnDuplicateIdentity          string            `yaml:"on_duplicate_identity"` // replace or reject
 	PlayoutDelay                 PlayoutDelay      `yaml:"playout_delay"`
 	SyncStreams                  bool              `yaml:"sync_streams"`
 	RoomConfigurations           map[string]Preset `yaml:"room_configurations"`             // presets by name
@@ -188,7 +189,7 @@ func Default() *Config {
 		History:      Retention(30 * 24 * time.Hour),
 		Events:       Events{MaxAge: Retention(3 * 24 * time.Hour), MaxCount: 10_000_000},
 		RTC:          RTC{TCPPort: 7881},
-		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20},
+		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20, OnDuplicateIdentity: "replace"},
 		Limit: Limit{
 			MaxMetadataSize:              512 << 10,
 			MaxAttributesSize:            64 << 10,

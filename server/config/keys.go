@@ -89,6 +89,7 @@ func Keys() []Key {
 		{"room.enabled_codecs", Applied, "codecs that may be published; all that Parlor knows if empty"},
 		{"room.enabled_codecs[].mime", Applied, "such as `video/vp8`"},
 		{"room.enable_remote_unmute", Applied, "the API may unmute tracks"},
+		{"room.on_duplicate_identity", Applied, "who joins under the identity of somebody connected: `replace` that one, or `reject` the newcomer with 409"},
 		{"room.playout_delay.enabled", Applied, "ask subscribers for a playout delay"},
 		{"room.playout_delay.min", Applied, "its least, in milliseconds"},
 		{"room.playout_delay.max", Applied, "its most, in milliseconds"},

@@ -130,6 +130,9 @@ func (l *loader) validateRoom(c *Config) {
 	if d := c.Room.PlayoutDelay; d.Enabled && d.Max != 0 && d.Min > d.Max {
 		l.problem(nil, "room.playout_delay.min", "must not be greater than max")
 	}
+	if d := c.Room.OnDuplicateIdentity; d != "replace" && d != "reject" {
+		l.problem(nil, "room.on_duplicate_identity", "must be replace or reject")
+	}
 	for _, codec := range c.Room.EnabledCodecs {
 		kind, _, _ := strings.Cut(strings.ToLower(codec.Mime), "/")
 		if kind != "audio" && kind != "video" {

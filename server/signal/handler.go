@@ -50,7 +50,6 @@ type Config struct {
 	Region  string
 	// EnabledCodecs are the mime types that clients may publish, video first.
 	EnabledCodecs []string
-	MaxIdentity   int // bytes
 	// Presets are what the roomPreset of a token may name.
 	Presets map[string]config.Preset
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
@@ -99,7 +98,7 @@ func (h *Handler) Validate(v1 bool) http.Handler {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		req, err := h.request(r, v1, true)
 		if err == nil {
-			err = h.cfg.Rooms.CanJoin(r.Context(), req.room, req.claims.Grants.Video.RoomCreate)
+			_, err = h.cfg.Rooms.CanJoin(r.Context(), req.join())
 		}
 		if err != nil {
 			h.refuse(w, err)
@@ -148,7 +147,9 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 		case rooms.Unavailable:
 			status = http.StatusServiceUnavailable
 			w.Header().Set("Retry-After", "2")
-		case rooms.Precondition, rooms.Exhausted, rooms.Exists, rooms.Internal:
+		case rooms.Exists:
+			status = http.StatusConflict
+		case rooms.Precondition, rooms.Exhausted, rooms.Internal:
 			// LiveKit answers a full room with 500; its clients know no better code.
 		}
 	}
@@ -179,14 +180,11 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 	if err != nil {
 		return nil, err
 	}
-	identity := claims.Grants.Identity
-	switch limit := h.cfg.MaxIdentity; {
+	switch {
 	case room == "":
 		return nil, refuse(http.StatusBadRequest, "no room name")
-	case identity == "":
+	case claims.Grants.Identity == "":
 		return nil, refuse(http.StatusBadRequest, "identity cannot be empty")
-	case limit > 0 && len(identity) > limit:
-		return nil, refuse(http.StatusBadRequest, "participant identity length exceeds limits: max length "+strconv.Itoa(limit))
 	}
 	info, err := participantInfo(claims.Grants, opts)
 	if err != nil {
@@ -197,6 +195,23 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 		return nil, err
 	}
 	return &request{claims: claims, room: room, opts: opts, info: info, create: create}, nil
+}
+
+// join is the request as the domain has it, without the ways to the client.
+func (req *request) join() *rooms.JoinRequest {
+	j := &rooms.JoinRequest{
+		Room:          req.room,
+		Info:          req.info,
+		MayCreate:     req.claims.Grants.Video.RoomCreate,
+		Create:        req.create,
+		IssuedMs:      req.claims.NotBefore.UnixMilli(),
+		Protocol:      req.opts.protocol,
+		AutoSubscribe: req.opts.autoSubscribe,
+	}
+	if strings.HasPrefix(req.claims.ID, "PA_") {
+		j.Session = req.claims.ID
+	}
+	return j
 }
 
 // participantInfo is who joins, by its token and, where it may, its own wishes.
@@ -245,18 +260,9 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	ln := &line{metrics: h.metrics}
 	s := &session{h: h, line: ln, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
-	p, snap, err := h.cfg.Rooms.Join(r.Context(), rooms.JoinRequest{
-		Room:          req.room,
-		Info:          req.info,
-		MayCreate:     req.claims.Grants.Video.RoomCreate,
-		Create:        req.create,
-		IssuedMs:      req.claims.NotBefore.UnixMilli(),
-		Protocol:      req.opts.protocol,
-		AutoSubscribe: req.opts.autoSubscribe,
-		Outlet:        ln,
-		OnChange:      s.refresh,
-		Token:         s.moved,
-	})
+	j := req.join()
+	j.Outlet, j.OnChange, j.Token = ln, s.refresh, s.moved
+	p, snap, err := h.cfg.Rooms.Join(r.Context(), *j)
 	if err != nil {
 		h.refuse(w, err)
 		return

@@ -289,7 +289,7 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 		g.Video.Room = *room
 	}
 	g.Sha256 = ""
-	token, err := s.h.cfg.Verifier.Mint(s.claims.APIKey, g, max(tokenMinimum, time.Until(s.claims.Expires)))
+	token, err := s.h.cfg.Verifier.MintFor(s.claims.APIKey, info.Sid, g, max(tokenMinimum, time.Until(s.claims.Expires)))
 	if err != nil {
 		s.h.log.Error("cannot mint a fresh token", "participant", info.Identity, "error", err)
 	}
