@@ -204,10 +204,11 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 			reply(nil, nil)
 			return
 		}
-		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
-			Mute: &livekit.MuteTrackRequest{Sid: req.TrackSid, Muted: req.Muted},
-		}}))
-		r.mute(t, req.Muted)
+		if !req.Muted && r.held(p, t.info) {
+			reply(nil, Errorf(Precondition, "the room is held muted: release it, or leave this identity out"))
+			return
+		}
+		r.muteRemotely(t, req.Muted)
 		info := t.info
 		r.afterWrites(func(err error) { reply(info, err) })
 	})
@@ -217,28 +218,72 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 // metadata mean unchanged, an attribute set to empty is deleted, a permission
 // replaces all of them and is enforced at once.
 func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
-	return askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
-		if err := rs.checkIdentityData(req.Name, req.Metadata, p.merged(req.Attributes)); err != nil {
+	e := ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
+	if req.Permission != nil {
+		e.Permit = func(p *livekit.ParticipantPermission) {
+			proto.Reset(p)
+			proto.Merge(p, req.Permission)
+		}
+	}
+	return rs.EditParticipant(ctx, req.Room, req.Identity, e)
+}
+
+// ParticipantEdit is a change of a participant who is in a room.
+type ParticipantEdit struct {
+	Name, Metadata string            // empty leaves it as it is
+	Attributes     map[string]string // set one by one; an empty value deletes
+	// Permit changes the permission in the room itself, so that of two changes at
+	// once neither undoes the other. nil leaves it as it is.
+	Permit func(*livekit.ParticipantPermission)
+	// IfSID and IfVersion refuse the change with [Precondition] unless it is that
+	// session, of that version; "" and nil demand nothing.
+	IfSID     string
+	IfVersion *uint32
+}
+
+// EditParticipant changes what a participant is and may do; a permission is
+// enforced at once.
+func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (*livekit.ParticipantInfo, error) {
+	return askParticipant(ctx, rs, room, identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
+		if err := r.mayEdit(p, &e); err != nil {
 			reply(nil, err)
 			return
 		}
-		if r.backlog != nil {
-			reply(nil, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
-			return
-		}
 		wasHidden := p.hidden()
-		p.setIdentityData(req.Name, req.Metadata, req.Attributes)
-		if req.Permission != nil {
+		p.setIdentityData(e.Name, e.Metadata, e.Attributes)
+		if e.Permit != nil {
 			was := p.info.GetPermission()
-			p.info.Permission = proto.CloneOf(req.Permission)
+			now := proto.CloneOf(was)
+			if now == nil {
+				now = &livekit.ParticipantPermission{}
+			}
+			e.Permit(now)
 			// Whether it counts was decided when it joined.
-			p.info.Permission.Agent, p.info.Permission.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
+			now.Agent, now.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
+			p.info.Permission = now
 			r.enforce(p, wasHidden)
 		}
 		r.moderated(p)
 		info := p.snapshot()
 		r.afterWrites(func(err error) { reply(info, err) })
 	})
+}
+
+// mayEdit holds e against its own conditions and the limits.
+func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
+	if e.IfSID != "" && e.IfSID != p.sid {
+		return Errorf(Precondition, "the participant of this identity is another: it is %s, not %s", p.sid, e.IfSID)
+	}
+	if e.IfVersion != nil && *e.IfVersion != p.info.Version {
+		return Errorf(Precondition, "the participant has changed: its version is %d, not %d", p.info.Version, *e.IfVersion)
+	}
+	if err := r.rooms.checkIdentityData(e.Name, e.Metadata, p.merged(e.Attributes)); err != nil {
+		return err
+	}
+	if r.backlog != nil {
+		return Errorf(Unavailable, "the room's state cannot be written at the moment, try again")
+	}
+	return nil
 }
 
 // checkIdentityData holds what a participant is to be against the limits.

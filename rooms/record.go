@@ -61,6 +61,7 @@ type RoomConfig struct {
 	EnabledCodecs   []string          `json:"enabled_codecs,omitempty"` // mime types; empty = the server's
 	Tags            map[string]string `json:"tags,omitempty"`
 	Locked          bool              `json:"locked,omitempty"` // nobody new may join
+	Hold            *Hold             `json:"hold,omitempty"`   // what must be muted; nil = nothing
 }
 
 // Record is a room as the store keeps it. Times are wall-clock Unix

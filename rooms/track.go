@@ -233,6 +233,10 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 		return
 	}
 	info.Muted = pending.Muted
+	if !info.Muted && r.held(p, info) {
+		info.Muted = true
+		p.tellMuted(info.Sid, true)
+	}
 	delete(p.pendingTracks, info.Sid)
 	for cid, sid := range p.pendingCIDs {
 		if sid == info.Sid {
@@ -371,6 +375,14 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 				Reason: livekit.RequestResponse_NOT_FOUND, Message: "no such track",
 				Request: &livekit.RequestResponse_Mute{Mute: req},
 			})))
+			return
+		}
+		if !req.Muted && r.held(p, t.info) {
+			p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{
+				Reason: livekit.RequestResponse_NOT_ALLOWED, Message: "a moderator keeps this muted",
+				Request: &livekit.RequestResponse_Mute{Mute: req},
+			})))
+			p.tellMuted(req.Sid, true) // its client believes otherwise
 			return
 		}
 		r.mute(t, req.Muted)

@@ -1,0 +1,99 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/livekit/protocol/livekit"
+)
+
+// Hold keeps tracks muted, those published later too, until it is released. It
+// is part of the room's stored state and must not be changed once set.
+type Hold struct {
+	Sources []livekit.TrackSource `json:"sources,omitempty"` // empty = whatever can be heard
+	Except  []string              `json:"except,omitempty"`  // identities
+}
+
+// covers tells that h is for a track of that identity.
+func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
+	if slices.Contains(h.Except, identity) {
+		return false
+	}
+	if len(h.Sources) == 0 {
+		return t.Type == livekit.TrackType_AUDIO
+	}
+	return slices.Contains(h.Sources, t.Source)
+}
+
+// MutedTrack is a track that [Rooms.MuteAll] muted, and whose it is.
+type MutedTrack struct {
+	Identity string
+	Track    *livekit.TrackInfo
+}
+
+// MuteAll mutes the published tracks that which covers, and returns those that
+// were not muted before. With hold it keeps them and later ones muted, through
+// restarts, until [Rooms.Release]; it takes the place of an earlier hold.
+func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool) ([]MutedTrack, error) {
+	if hold {
+		// First, so that what is published meanwhile is held.
+		if _, err := rs.edit(ctx, room, func(rec *Record) error {
+			rec.Config.Hold = &which
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return askName(ctx, rs, room, func(r *Room, reply answer[[]MutedTrack]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		var muted []MutedTrack
+		for _, t := range r.tracks {
+			if p := t.publisher; !t.info.Muted && !p.shadow() && which.covers(p.identity, t.info) {
+				r.muteRemotely(t, true)
+				muted = append(muted, MutedTrack{p.identity, t.info})
+			}
+		}
+		slices.SortFunc(muted, func(a, b MutedTrack) int {
+			return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Track.Sid, b.Track.Sid))
+		})
+		r.afterWrites(func(err error) { reply(muted, err) })
+	})
+}
+
+// Release ends the room's hold. What is muted stays so until its publisher
+// unmutes it.
+func (rs *Rooms) Release(ctx context.Context, room string) error {
+	_, err := rs.edit(ctx, room, func(rec *Record) error {
+		rec.Config.Hold = nil
+		return nil
+	})
+	return err
+}
+
+// held tells that a track of p must be muted.
+func (r *Room) held(p *Participant, t *livekit.TrackInfo) bool {
+	h := r.rec.Config.Hold
+	return h != nil && !p.shadow() && h.covers(p.identity, t)
+}
+
+// muteRemotely mutes or unmutes t by another's will: its client is told.
+func (r *Room) muteRemotely(t *track, muted bool) {
+	t.publisher.tellMuted(t.info.Sid, muted)
+	r.mute(t, muted)
+}
+
+func (p *Participant) tellMuted(sid string, muted bool) {
+	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
+		Mute: &livekit.MuteTrackRequest{Sid: sid, Muted: muted},
+	}}))
+}
+
+// shadow tells that p shows somebody of another room, where it is muted.
+func (p *Participant) shadow() bool {
+	_, yes := p.outlet.(nowhere)
+	return yes
+}
