@@ -138,12 +138,12 @@ func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livek
 	})
 }
 
-// askParticipant asks the room about a participant who is in it;
-// [ErrNoParticipant] at once if there is none.
+// askParticipant asks the room about a participant who is in it, and whose join
+// is on disk; [ErrNoParticipant] at once if there is none.
 func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string, f func(*Room, *Participant, answer[T])) (T, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[T]) {
 		p := r.participants[identity]
-		if p == nil {
+		if p == nil || !p.admitted {
 			var zero T
 			reply(zero, ErrNoParticipant)
 			return
@@ -280,8 +280,8 @@ func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
 	if err := r.rooms.checkIdentityData(e.Name, e.Metadata, p.merged(e.Attributes)); err != nil {
 		return err
 	}
-	if r.backlog != nil {
-		return Errorf(Unavailable, "the room's state cannot be written at the moment, try again")
+	if r.unwritable() {
+		return ErrHeld
 	}
 	return nil
 }
@@ -409,7 +409,7 @@ func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (
 		updated := NewEvent(&livekit.WebhookEvent{Event: EventRoomUpdated, Room: r.rec.Info()}, time.Now())
 		r.request(ChangeUpdate, nil, []Event{updated}, func(out Outcome, err error) {
 			if err != nil {
-				r.undo(before)
+				r.undo()
 				if errors.Is(err, ErrEnded) {
 					err = errRetired
 				}
@@ -423,12 +423,14 @@ func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (
 	})
 }
 
-// undo takes back what an API call may change of a record, and nothing that
-// happened in the room meanwhile.
-func (r *Room) undo(before Record) {
-	r.rec.Metadata, r.rec.Config, r.rec.MaxParticipants = before.Metadata, before.Config, before.MaxParticipants
-	r.rec.EmptyTimeout, r.rec.DepartureTimeout = before.EmptyTimeout, before.DepartureTimeout
+// undo takes back what an API call changed of the record and could not write,
+// and nothing that happened in the room meanwhile. Whatever else was under way
+// has failed or will, so that the settings are those on disk.
+func (r *Room) undo() {
+	r.rec.Metadata, r.rec.Config, r.rec.MaxParticipants = r.stored.Metadata, r.stored.Config, r.stored.MaxParticipants
+	r.rec.EmptyTimeout, r.rec.DepartureTimeout = r.stored.EmptyTimeout, r.stored.DepartureTimeout
 	r.rec.SetDeadline()
+	r.watchDeadline()
 }
 
 // UpdateSelf is the client's change of its own name, metadata and attributes.

@@ -54,6 +54,8 @@ var (
 	// ErrEnded: the room with this SID has ended; a new one may bear its name. A
 	// store gives it for a change of a room that is not open.
 	ErrEnded = &Error{NotFound, "the room has ended"}
+	// ErrHeld: a change that this one stands behind could not be written.
+	ErrHeld = &Error{Unavailable, "the room's state cannot be written at the moment, try again"}
 	// ErrRoomFull: max_participants is reached.
 	ErrRoomFull = &Error{Exhausted, "room is full: max_participants is reached"}
 	// ErrStopping: the server is stopping; the room stays open, try again soon.

@@ -21,6 +21,7 @@ type house struct {
 	t     *testing.T
 	path  string
 	store *sqlite.Store
+	allow func() error // asked before each transaction; nil = all may pass
 	*rooms.Rooms
 }
 
@@ -36,7 +37,7 @@ func newHouse(t *testing.T, opts ...option) *house {
 
 func (h *house) open(opts ...option) {
 	h.t.Helper()
-	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path})
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path, Allow: h.allow})
 	require.NoError(h.t, err)
 	cfg := rooms.Config{
 		Store: store, Log: slog.New(slog.DiscardHandler), AutoCreate: true, RestartGrace: time.Minute,

@@ -172,12 +172,19 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 
 // admit lets a participant into the room that is there.
 func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
+	identity := req.Info.Identity
+	old, back := r.participants[identity], r.expected[identity]
+	if old != nil && !old.admitted { // who comes first is served first
+		old.successors = append(old.successors, letter{
+			run:     func() { r.join(req, reply) },
+			retired: func() { reply(joined{}, errRetired) },
+		})
+		return
+	}
 	if err := r.refusal(req); err != nil {
 		reply(joined{}, err)
 		return
 	}
-	identity := req.Info.Identity
-	old, back := r.participants[identity], r.expected[identity]
 	if old != nil && r.expectAgain(old) {
 		old.outlet.Leave(&livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
@@ -189,7 +196,6 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
 		}, false)
 	}
-	before := r.rec
 	now := time.Now()
 	p, events := r.seat(req, back, now)
 	r.participants[identity] = p
@@ -198,27 +204,32 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		r.rec.SetOccupied()
 	}
 	r.watchDeadline()
-	r.request(ChangeUpdate, []Session{p.session(r.rec.SID)}, events, func(_ Outcome, err error) {
-		if err != nil {
-			if errors.Is(err, ErrEnded) {
-				err = errRetired // the reaper was first: the name is free, look again
-				if r.participants[identity] == p {
-					delete(r.participants, identity)
-				}
-			} else if !p.ended.Load() {
-				r.unseat(p, back, &before)
+	sessions := []Session{p.session(r.rec.SID)}
+	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
+		switch {
+		case errors.Is(err, ErrEnded): // the reaper was first: the name is free, look again
+			if r.participants[identity] == p {
+				delete(r.participants, identity)
 			}
+			reply(joined{}, errRetired)
+		case err != nil && r.participants[identity] == p:
+			r.unseat(p, back)
 			reply(joined{}, err)
-			return
-		}
-		if p.ended.Load() { // removed or replaced while the disk was busy
+		case err != nil: // it was removed meanwhile, and so has been here
+			r.keep(&Change{Room: r.rec, Sessions: sessions, Events: events})
+			reply(joined{}, err)
+		case p.ended.Load(): // removed while the disk was busy
 			reply(joined{}, ErrNoParticipant)
-			return
+		default:
+			p.admitted = true
+			r.announceNew(p)
+			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
+			reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
 		}
-		p.admitted = true
-		r.announceNew(p)
-		r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
-		reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
+		for _, l := range p.successors {
+			r.deliverLetter(l)
+		}
+		p.successors = nil
 	})
 }
 
@@ -233,8 +244,8 @@ func (r *Room) refusal(req *JoinRequest) error {
 		return ErrRoomFull
 	case old != nil && r.rooms.cfg.RejectDuplicates && !old.away && old.sid != req.Session:
 		return Errorf(Exists, "participant %q is in room %q already", old.identity, r.name)
-	case r.backlog != nil:
-		return Errorf(Unavailable, "the room's state cannot be written at the moment, try again")
+	case r.unwritable():
+		return ErrHeld
 	}
 	return nil
 }
@@ -329,24 +340,26 @@ func (r *Room) expectAgain(p *Participant) bool {
 }
 
 // unseat takes back a join that could not be written.
-func (r *Room) unseat(p *Participant, back *Session, before *Record) {
-	if r.participants[p.identity] == p {
-		delete(r.participants, p.identity)
-	}
+func (r *Room) unseat(p *Participant, back *Session) {
+	delete(r.participants, p.identity)
 	p.ended.Store(true)
+	now := time.Now()
 	if back != nil {
 		r.expected[p.identity] = back
-		if len(back.Info.GetTracks()) > 0 {
-			r.rec.NumPublishers++
+		if r.alarms[alarmGrace].IsZero() { // it ran out meanwhile
+			r.setAlarm(alarmGrace, now.Add(r.rooms.cfg.RestartGrace))
 		}
+	}
+	r.recount()
+	if r.rec.NumParticipants > 0 {
 		return
 	}
-	if !dependent(p.info) {
-		r.rec.NumParticipants--
+	r.rec.JoinedOnce = r.stored.JoinedOnce
+	if r.rec.EmptySinceMs == 0 {
+		r.rec.EmptySinceMs = r.stored.EmptySinceMs
+		r.rec.SetDeadline()
 	}
-	if r.rec.NumParticipants == 0 {
-		r.rec.EmptySinceMs, r.rec.ExpiresMs, r.rec.JoinedOnce = before.EmptySinceMs, before.ExpiresMs, before.JoinedOnce
-	}
+	r.judge(now)
 }
 
 // announceNew tells the others of p.

@@ -7,114 +7,6 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// A change is either a request, which may be refused, or a fact, which has
-// happened whatever the disk says: somebody left, a track was published. A
-// request that cannot be written fails. A fact that cannot be written is kept,
-// and all later facts behind it, until the store takes them; meanwhile requests
-// are refused. So running calls go on through a disk that fails, and no event
-// of theirs is lost.
-
-// request submits a change that may be refused. The caller has applied it to
-// r.rec already; done is called on the room's goroutine.
-func (r *Room) request(kind ChangeKind, sessions []Session, events []Event, done func(Outcome, error)) {
-	if r.backlog != nil {
-		done(Outcome{}, Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
-		return
-	}
-	r.submit(&Change{Kind: kind, Room: r.row(), Sessions: sessions, Events: events}, done)
-}
-
-// fact submits a change that has happened.
-func (r *Room) fact(sessions []Session, events []Event) {
-	c := &Change{Kind: ChangeUpdate, Room: r.row(), Sessions: sessions, Events: events}
-	if r.backlog != nil {
-		r.keep(c)
-		return
-	}
-	r.submit(c, func(_ Outcome, err error) {
-		// A room that has ended had nobody in it: it is about one whose join came
-		// after the end, and is void with that join.
-		if err != nil && !errors.Is(err, ErrEnded) {
-			r.log.Error("cannot write the room's state, keeping it to try again", "error", err)
-			r.keep(c)
-		}
-	})
-}
-
-// keep puts c behind the backlog. Failures of changes that were under way at
-// once come in their order, so that the backlog is in order too.
-func (r *Room) keep(c *Change) {
-	if r.rec.SID != c.Room.SID {
-		return
-	}
-	if r.backlog == nil {
-		r.backlog = &Change{Kind: ChangeUpdate}
-	}
-	r.backlog.Sessions = append(r.backlog.Sessions, c.Sessions...)
-	r.backlog.Events = append(r.backlog.Events, c.Events...)
-	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
-}
-
-// retry submits the backlog.
-func (r *Room) retry() {
-	c := r.backlog
-	if c == nil {
-		return
-	}
-	if r.pending > 0 { // their failures belong into the backlog first
-		r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
-		return
-	}
-	c.Room = r.row()
-	sessions, events := len(c.Sessions), len(c.Events)
-	r.submit(c, func(_ Outcome, err error) {
-		if err == nil {
-			// What was added while it was under way is a backlog of its own.
-			rest := &Change{Kind: ChangeUpdate, Sessions: c.Sessions[sessions:], Events: c.Events[events:]}
-			r.backlog = nil
-			if len(rest.Sessions)+len(rest.Events) > 0 {
-				r.backlog = rest
-				r.setAlarm(alarmRetry, time.Now())
-			}
-			r.log.Info("the room's state is written again")
-			return
-		}
-		r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
-	})
-}
-
-// submit hands a copy of c to the store.
-func (r *Room) submit(c *Change, done func(Outcome, error)) {
-	r.pending++
-	copied := *c
-	r.rooms.cfg.Store.Submit(&copied, func(out Outcome, err error) {
-		if err == nil {
-			r.rooms.noteDeadline(out.Room.ExpiresMs)
-		}
-		r.mail.post(letter{urgent: true, run: func() {
-			r.pending--
-			if err == nil {
-				r.rec.Seq = max(r.rec.Seq, out.Room.Seq)
-			}
-			done(out, err)
-			if errors.Is(err, ErrEnded) && !r.gone {
-				r.vanish()
-			}
-		}})
-	})
-}
-
-// row is the record as it is to be stored: a room that has any session, even of
-// dependents only, has no deadline in the store; the room itself ends it.
-func (r *Room) row() Record {
-	r.rec.Version++
-	row := r.rec
-	if len(r.participants)+len(r.expected) > 0 {
-		row.ExpiresMs = 0
-	}
-	return row
-}
-
 // create opens the room if no open room bears the name, and then calls done.
 func (r *Room) create(req *livekit.CreateRoomRequest, done func(error)) {
 	r.creating = append(r.creating, done)
@@ -142,8 +34,8 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(error)) {
 // end ends the room for reason: its participants' closing events and its own
 // are one change. Nobody is sent away before it is on disk.
 func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(error)) {
-	if r.backlog != nil {
-		done(Errorf(Unavailable, "the room's state cannot be written at the moment, try again"))
+	if r.unwritable() {
+		done(ErrHeld)
 		return
 	}
 	r.closing = true
@@ -186,7 +78,7 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 
 // recount counts anew who is in the room.
 func (r *Room) recount() {
-	r.rec.NumParticipants, r.rec.NumPublishers = 0, 0
+	r.rec.NumParticipants, r.rec.NumPublishers, r.rec.ActiveRecording = 0, 0, false
 	count := func(info *livekit.ParticipantInfo) {
 		if !dependent(info) {
 			r.rec.NumParticipants++

@@ -29,7 +29,8 @@ type Participant struct {
 	peer            Peer
 	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
 	protocol        int
-	admitted        bool // its join is on disk and was answered
+	admitted        bool     // its join is on disk and was answered
+	successors      []letter // until then: who joins under the same identity
 	joinedMs        int64
 	activeMs        int64
 	moderated       bool

@@ -28,17 +28,23 @@ type Room struct {
 	nonces       nonces
 	departed     []*livekit.ParticipantInfo // the newest to leave, for those who were away then
 
-	pending  int      // changes submitted and not answered
-	backlog  *Change  // facts that the store could not take yet, to be tried again
-	closing  bool     // an end is submitted: everything else waits for its outcome
-	deferred []letter // what waits meanwhile
-	gone     bool     // the loop is to stop
-	stopped  bool     // the process is stopping: clients were sent away, sessions stay
-	alarms   [alarmCount]time.Time
-	timer    *time.Timer
-	speakers map[string]*livekit.SpeakerInfo // last told, by participant SID
-	quality  map[string]livekit.ConnectionQuality
-	tallied  [2]int // present and expected, as the registry's figures have them
+	stored   Record    // as it was last written
+	line     *Line     // what the changes stand in
+	pending  int       // changes submitted and not answered
+	backlog  *Change   // facts that the store could not take yet, to be tried again
+	behind   []*Change // facts behind those, while some of which the outcome is not known may belong between
+	failing  bool      // the newest answer was that nothing can be written
+	closing  bool      // an end is submitted: everything else waits for its outcome
+	deferred []letter  // what waits meanwhile
+	gone     bool      // the loop is to stop
+	stopped  bool      // the process is stopping: clients were sent away, sessions stay
+	// triedLast: the backlog was tried once more since the process is stopping.
+	triedLast bool
+	alarms    [alarmCount]time.Time
+	timer     *time.Timer
+	speakers  map[string]*livekit.SpeakerInfo // last told, by participant SID
+	quality   map[string]livekit.ConnectionQuality
+	tallied   [2]int // present and expected, as the registry's figures have them
 }
 
 // The times at which a live room has something to do.
@@ -69,6 +75,7 @@ func newRoom(rs *Rooms, name string) *Room {
 		rooms:        rs,
 		name:         name,
 		mail:         newMailbox(),
+		line:         new(Line),
 		log:          rs.log.With("room", name),
 		participants: make(map[string]*Participant),
 		expected:     make(map[string]*Session),
@@ -108,9 +115,7 @@ func (r *Room) loop() {
 		select {
 		case <-r.mail.wake:
 		case <-r.timer.C:
-			if !r.gone {
-				r.ring(time.Now())
-			}
+			r.ring(time.Now())
 		}
 	}
 }
@@ -145,7 +150,7 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
-	r.rec = rec
+	r.rec, r.stored = rec, rec
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
 	}
@@ -175,20 +180,25 @@ func (r *Room) found() error {
 	return nil
 }
 
-// idle: nothing holds the room live. A stopped room forgets whom it expected:
-// their rows say so.
+// idle: nothing holds the room live. A stopped room forgets who was in it and
+// whom it expected: their rows say so.
 func (r *Room) idle() bool {
-	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.participants) > 0 || len(r.rpcs) > 0 {
+	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.rpcs) > 0 {
 		return false
 	}
 	if r.stopped {
 		return true
 	}
-	return len(r.expected) == 0 && r.backlog == nil
+	return len(r.participants) == 0 && len(r.expected) == 0 && r.backlog == nil
 }
 
-// setTimer sets the timer to the earliest alarm.
+// setTimer sets the timer to the earliest alarm. While the room is closing
+// everything waits for the outcome.
 func (r *Room) setTimer() {
+	if r.closing || r.gone {
+		r.timer.Stop()
+		return
+	}
 	var next time.Time
 	for _, at := range r.alarms {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
@@ -208,8 +218,7 @@ func (r *Room) ring(now time.Time) {
 		if at.IsZero() || now.Before(at) {
 			continue
 		}
-		if r.closing && alarm(a) != alarmRetry {
-			r.alarms[a] = now.Add(retryInterval)
+		if r.closing { // by what has just rung
 			continue
 		}
 		r.alarms[a] = time.Time{}
@@ -270,7 +279,9 @@ func (r *Room) stop() {
 		})
 		p.shut()
 	}
-	clear(r.participants)
 	clear(r.tracks)
 	r.failRPCs()
+	if r.backlog != nil {
+		r.settleBacklog()
+	}
 }

@@ -1,6 +1,9 @@
 package rooms
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // ChangeKind is what a [Change] does with its room.
 type ChangeKind int
@@ -20,11 +23,32 @@ const (
 // events that tell of it, all or nothing. It must not be changed once
 // submitted. Events get their Seq and RoomSeq from the store, in order.
 type Change struct {
-	Kind     ChangeKind
+	Kind ChangeKind
+	// Line, if given, is what the change stands in: it is refused with [ErrHeld]
+	// when one before it in the line could not be written.
+	Line     *Line
 	Room     Record
 	Sessions []Session // inserted or replaced by SID
 	Events   []Event
 }
+
+// Line is a row of changes each of which takes for granted that those before it
+// are written: the changes of a live room. The store breaks the line with the
+// first that it cannot write, in the same breath, so that none behind it is
+// written before it. What failed is then submitted again in order, and what
+// follows it, in a new line. The zero value is ready for use.
+type Line struct{ broken atomic.Bool }
+
+// Break is for the store: a change in the line could not be written.
+func (l *Line) Break() {
+	if l != nil {
+		l.broken.Store(true)
+	}
+}
+
+// Broken reports whether a change in the line could not be written. It is safe
+// for concurrent use.
+func (l *Line) Broken() bool { return l != nil && l.broken.Load() }
 
 // Outcome is what became of a committed [Change].
 type Outcome struct {
@@ -38,7 +62,8 @@ type Outcome struct {
 // Store keeps rooms, sessions and events. Reads see what is committed.
 //
 // There is one order of writes: changes commit in the order in which they were
-// submitted, several in one transaction on the disk, each atomic by itself.
+// submitted, several in one transaction on the disk, each atomic by itself. Of
+// the changes of a [Line], those that are written are the first.
 type Store interface {
 	// Submit queues c. done is called once, from the store's own goroutine, when c
 	// is on disk or has failed; it must not block. After Close, done gets

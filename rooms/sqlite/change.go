@@ -15,13 +15,23 @@ func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 	var out rooms.Outcome // the writer's
 	s.writer.queue.submit(job{
 		run: func(t *tx) (err error) {
-			if broken != nil { // it keeps its place in the order
-				return rooms.Errorf(rooms.Internal, "write room %s: %v", c.Room.SID, broken)
+			switch {
+			case c.Line.Broken():
+				return rooms.ErrHeld
+			case broken != nil: // it keeps its place in the order
+				err = rooms.Errorf(rooms.Internal, "write room %s: %v", c.Room.SID, broken)
+			default:
+				out, err = t.change(&row)
 			}
-			out, err = t.change(&row)
+			if t.final(err) && breaks(err) { // before the next of the line is run, in this transaction
+				c.Line.Break()
+			}
 			return err
 		},
 		done: func(err error) {
+			if breaks(err) { // the transaction failed, and this with it: before the next one
+				c.Line.Break()
+			}
 			if err != nil {
 				done(rooms.Outcome{}, err)
 				return
@@ -30,6 +40,10 @@ func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 		},
 	})
 }
+
+// breaks reports whether what follows in its line must not be written after a
+// change that ended with err. A room that has ended refuses all that comes.
+func breaks(err error) bool { return err != nil && err != rooms.ErrEnded }
 
 func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 	out := rooms.Outcome{Room: c.Room}

@@ -92,8 +92,9 @@ type counts struct{ pending, dead, delivered, failures int64 }
 
 // tx is the transaction that runs. It belongs to the writer's goroutine.
 type tx struct {
-	conn   *writeConn
-	writes int // statements that may have written
+	conn     *writeConn
+	isolated bool // each job stands behind a savepoint
+	writes   int  // statements that may have written
 	facts
 	counts map[int64]counts // by endpoint
 	news   bool             // events were written or deliveries fell due
@@ -113,6 +114,10 @@ func (t *tx) mark() mark {
 func (t *tx) restore(m mark) {
 	t.facts, t.counts, t.news = m.facts, m.counts, m.news
 }
+
+// final reports whether err is a job's own outcome, so that the transaction goes
+// on without it, rather than one for which everything is run again or undone.
+func (t *tx) final(err error) bool { return t.isolated || isRefusal(err) }
 
 // count moves an endpoint's counters by d.
 func (t *tx) count(endpointID int64, d counts) {

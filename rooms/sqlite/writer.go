@@ -149,7 +149,7 @@ func (w *writer) transact(batch []job, isolate bool) ([]error, error) {
 		w.conn.discard() // it may be the connection that ails: the next try has another
 		return nil, err
 	}
-	t := &tx{conn: w.conn, facts: w.facts}
+	t := &tx{conn: w.conn, facts: w.facts, isolated: isolate}
 	answers, err := runJobs(t, batch, isolate)
 	if err == nil {
 		err = t.flush(w.facts)

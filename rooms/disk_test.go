@@ -1,0 +1,304 @@
+package rooms_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+)
+
+// disk is one that can be made to fail: of a hundred transactions, so many. It
+// is asked by the store's writer alone.
+type disk struct {
+	fails atomic.Int64 // in a hundred
+	rnd   *rand.Rand
+}
+
+func newDisk(seed uint64) *disk { return &disk{rnd: rand.New(rand.NewPCG(seed, 11))} }
+
+func (d *disk) allow() error {
+	if int64(d.rnd.IntN(100)) < d.fails.Load() {
+		return errors.New("the disk is full")
+	}
+	return nil
+}
+
+// party is the random doings in one room, one after another, without waiting for
+// the disk where a client does not.
+type party struct {
+	t    *testing.T
+	h    *house
+	rnd  *rand.Rand
+	room string
+	here map[string]*client
+	// tracks are the published ones, by identity.
+	tracks   map[string][]string
+	metadata string // as acknowledged
+}
+
+func (p *party) step() {
+	t, id := p.t, fmt.Sprint("p", p.rnd.IntN(4))
+	c := p.here[id]
+	if c == nil {
+		c, err := p.h.try(p.room, id)
+		if err != nil {
+			unwritten(t, err)
+			return
+		}
+		c.Connected()
+		p.here[id] = c
+		return
+	}
+	switch n := p.rnd.IntN(12); {
+	case n == 0:
+		c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		p.gone(id)
+	case n == 1:
+		p.gone(id) // replaced by the next join
+	case n == 2:
+		p.tracks[id] = append(p.tracks[id], c.publish(t, fmt.Sprint("cid", p.rnd.Int()), livekit.TrackSource_CAMERA))
+	case n == 3 && len(p.tracks[id]) > 0:
+		c.TrackUnpublished(p.tracks[id][0])
+		p.tracks[id] = p.tracks[id][1:]
+	case n == 4:
+		m := fmt.Sprint("m", p.rnd.Int())
+		_, err := p.h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: p.room, Metadata: m})
+		if err == nil {
+			p.metadata = m
+		}
+		unwritten(t, err)
+	case n == 5:
+		_, err := p.h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+			Room: p.room, Identity: id, Name: fmt.Sprint("n", p.rnd.Int()),
+		})
+		unwritten(t, err)
+	case n == 6:
+		err := p.h.Remove(t.Context(), &livekit.RoomParticipantIdentity{Room: p.room, Identity: id})
+		unwritten(t, err)
+		p.gone(id)
+	case n == 7:
+		time.Sleep(time.Duration(p.rnd.IntN(700)) * time.Millisecond)
+	default:
+		for _, sid := range p.tracks[id] {
+			for i := range 1 + p.rnd.IntN(6) {
+				c.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: i%2 == 0})
+			}
+		}
+	}
+}
+
+func (p *party) gone(id string) {
+	delete(p.here, id)
+	delete(p.tracks, id)
+}
+
+// unwritten is the one failure that a failing disk may show.
+func unwritten(t *testing.T, err error) {
+	if err != nil && rooms.ErrorCode(err) != rooms.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestADiskThatFailsNowAndThen: whatever transactions fail, the calls go on, what
+// was acknowledged is there, and once the disk is well the rows are what the
+// rooms are and the log tells all that happened, once and in order.
+func TestADiskThatFailsNowAndThen(t *testing.T) {
+	games := 12
+	if testing.Short() {
+		games = 3
+	}
+	for seed := range games {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { playFailingDisk(t, uint64(seed)) })
+		})
+	}
+}
+
+func playFailingDisk(t *testing.T, seed uint64) {
+	d := newDisk(seed)
+	h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: d.allow}
+	h.open()
+	t.Cleanup(h.close)
+	parties := make([]*party, 3)
+	for i := range parties {
+		parties[i] = &party{
+			t: t, h: h, rnd: rand.New(rand.NewPCG(seed, uint64(i))), room: fmt.Sprint("room", i),
+			here: make(map[string]*client), tracks: make(map[string][]string),
+		}
+	}
+	for range 4 { // spells of bad weather
+		for _, fails := range []int64{0, 40, 100, 15} {
+			d.fails.Store(fails)
+			var wg sync.WaitGroup
+			for _, p := range parties {
+				wg.Go(func() {
+					for range 20 {
+						p.step()
+					}
+				})
+			}
+			wg.Wait()
+			for _, p := range parties {
+				for id, c := range p.here {
+					require.Nil(t, c.leave(), "%s in %s was sent away", id, p.room)
+				}
+			}
+		}
+		d.fails.Store(0)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		for _, p := range parties {
+			h.rowsAreWhatTheRoomIs(p.room, p.metadata)
+		}
+	}
+	h.checkLog()
+	h.checkMutes()
+	for _, p := range parties {
+		here, err := h.Participants(t.Context(), p.room)
+		require.NoError(t, err)
+		for _, who := range here {
+			require.NoError(t, h.Remove(t.Context(), &livekit.RoomParticipantIdentity{Room: p.room, Identity: who.Identity}))
+		}
+	}
+	time.Sleep(time.Minute)
+	h.everybodyLeftOnce()
+}
+
+// rowsAreWhatTheRoomIs compares what the room says, which is live, with what is
+// on disk.
+func (h *house) rowsAreWhatTheRoomIs(room, metadata string) {
+	h.t.Helper()
+	ctx := h.t.Context()
+	live, err := h.Create(ctx, &livekit.CreateRoomRequest{Name: room}) // it is there: this only asks
+	require.NoError(h.t, err)
+	row := h.one(room)
+	require.Empty(h.t, diff(live, row))
+	require.Equal(h.t, metadata, row.Metadata)
+	here, err := h.Participants(ctx, room)
+	require.NoError(h.t, err)
+	present, err := h.store.Present(ctx, row.Sid)
+	require.NoError(h.t, err)
+	rows := make(map[string]*livekit.ParticipantInfo)
+	publishers := 0
+	for _, s := range present {
+		rows[s.Identity] = s.Info
+		if len(s.Info.Tracks) > 0 {
+			publishers++
+		}
+	}
+	require.Len(h.t, rows, len(here))
+	for _, p := range here {
+		require.Empty(h.t, diff(p, rows[p.Identity]))
+	}
+	require.EqualValues(h.t, len(here), row.NumParticipants)
+	require.EqualValues(h.t, publishers, row.NumPublishers)
+}
+
+// diff is how a and b differ, in words; "" if they do not.
+func diff(a, b proto.Message) string {
+	if proto.Equal(a, b) {
+		return ""
+	}
+	return fmt.Sprintf("%v\nis not\n%v", a, b)
+}
+
+// checkMutes: a track's mutes and unmutes are told in turn.
+func (h *house) checkMutes() {
+	h.t.Helper()
+	evs, err := h.store.Events(h.t.Context(), rooms.EventQuery{
+		Limit: 1_000_000, Types: []string{rooms.EventTrackMuted, rooms.EventTrackUnmuted},
+	})
+	require.NoError(h.t, err)
+	muted := make(map[string]bool)
+	for _, e := range evs {
+		sid := webhook(h.t, e).Track.Sid
+		require.Equal(h.t, muted[sid], e.Type == rooms.EventTrackUnmuted, "%s of %s is out of turn", e.Type, sid)
+		muted[sid] = !muted[sid]
+	}
+	require.NotEmpty(h.t, evs)
+}
+
+// everybodyLeftOnce: every session has one closing event and its row is closed;
+// every room has ended.
+func (h *house) everybodyLeftOnce() {
+	h.t.Helper()
+	ctx := h.t.Context()
+	h.checkLog()
+	evs, err := h.store.Events(ctx, rooms.EventQuery{Limit: 1_000_000})
+	require.NoError(h.t, err)
+	open := make(map[string]bool)
+	sids := make(map[string]bool)
+	for _, e := range evs {
+		p := webhook(h.t, e).GetParticipant().GetSid()
+		sids[e.RoomSID] = true
+		switch e.Type {
+		case rooms.EventParticipantJoined:
+			open[p] = true
+		case rooms.EventParticipantLeft:
+			delete(open, p)
+		}
+	}
+	require.Empty(h.t, open, "they joined and never left")
+	for sid := range sids {
+		rec, err := h.store.GetBySID(ctx, sid)
+		require.NoError(h.t, err)
+		require.False(h.t, rec.Open(), "room %s is open", rec.Name)
+		present, err := h.store.Present(ctx, sid)
+		require.NoError(h.t, err)
+		require.Empty(h.t, present)
+	}
+}
+
+// TestAFailedWriteLetsNothingOvertake: what happens in a room while a write of it
+// fails is not on disk before what failed.
+func TestAFailedWriteLetsNothingOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, answer := make(chan struct{}), make(chan error)
+		var stopped atomic.Bool // each transaction waits for its fate
+		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: func() error {
+			if !stopped.Load() {
+				return nil
+			}
+			asked <- struct{}{}
+			return <-answer
+		}}
+		h.open()
+		t.Cleanup(h.close)
+		ann := h.join("tea", "ann")
+		sid := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+		synctest.Wait()
+		stopped.Store(true)
+		ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
+		<-asked
+		ann.Mute(&livekit.MuteTrackRequest{Sid: sid})
+		synctest.Wait() // it is queued
+		answer <- errors.New("the disk is full")
+		synctest.Wait()
+		ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
+		stopped.Store(false)
+		for { // the disk is well
+			select {
+			case <-asked:
+				answer <- nil
+				continue
+			case <-time.After(3 * time.Second):
+			}
+			break
+		}
+		h.rowsAreWhatTheRoomIs("tea", "")
+		h.checkMutes()
+		info, err := h.Participant(t.Context(), "tea", "ann")
+		require.NoError(t, err)
+		require.True(t, info.Tracks[0].Muted)
+	})
+}

@@ -1,0 +1,157 @@
+package rooms
+
+import (
+	"errors"
+	"time"
+)
+
+// A change is either a request, which may be refused, or a fact, which has
+// happened whatever the disk says: somebody left, a track was published. A
+// request that cannot be written fails. A fact that cannot be written is kept,
+// and all later facts behind it, until the store takes them; meanwhile requests
+// are refused. So running calls go on through a disk that fails, and no event
+// of theirs is lost.
+//
+// Several changes of a room may be under way at once, so that many share a
+// transaction. They stand in one [Line], so that what is on disk is at any time
+// what the room was after one of them: the first that fails takes all behind it
+// along, their failures come in order, and so the backlog is in order.
+
+// request submits a change that may be refused. The caller has applied it to
+// r.rec already; done is called on the room's goroutine.
+func (r *Room) request(kind ChangeKind, sessions []Session, events []Event, done func(Outcome, error)) {
+	if r.unwritable() {
+		done(Outcome{}, ErrHeld)
+		return
+	}
+	r.submit(&Change{Kind: kind, Room: r.row(), Sessions: sessions, Events: events}, done)
+}
+
+// unwritable: the room has changes that could not be written, so that requests are refused.
+func (r *Room) unwritable() bool { return r.backlog != nil || r.line.Broken() }
+
+// fact submits a change that has happened.
+func (r *Room) fact(sessions []Session, events []Event) {
+	c := &Change{Kind: ChangeUpdate, Room: r.row(), Sessions: sessions, Events: events}
+	if r.unwritable() {
+		r.behind = append(r.behind, c)
+		r.settleBacklog()
+		return
+	}
+	r.submit(c, func(_ Outcome, err error) {
+		// A room that has ended had nobody in it: it is about one whose join came
+		// after the end, and is void with that join.
+		if err != nil && !errors.Is(err, ErrEnded) {
+			r.keep(c)
+		}
+	})
+}
+
+// settleBacklog, once nothing is on its way in a broken line, adds to what failed
+// in it the facts that came meanwhile. Then what the disk has is r.stored.
+func (r *Room) settleBacklog() {
+	if r.pending > 0 {
+		return
+	}
+	for _, c := range r.behind {
+		r.keep(c)
+	}
+	r.behind = nil
+	r.rec.Version = r.stored.Version
+	switch {
+	case r.backlog == nil: // requests failed alone: the next may try the disk at once
+		r.line = new(Line)
+	case r.stopped && !r.triedLast:
+		r.triedLast = true
+		r.retry()
+	default:
+		r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
+	}
+}
+
+// keep puts c, which could not be written, behind the backlog.
+func (r *Room) keep(c *Change) {
+	if r.rec.SID != c.Room.SID {
+		return
+	}
+	if r.backlog == nil {
+		r.backlog = &Change{}
+	}
+	for _, s := range c.Sessions {
+		r.backlog.keepSession(s)
+	}
+	r.backlog.Events = append(r.backlog.Events, c.Events...)
+	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
+}
+
+// keepSession adds s, in the place of an older state of it.
+func (c *Change) keepSession(s Session) {
+	for i := range c.Sessions {
+		if c.Sessions[i].SID == s.SID {
+			c.Sessions[i] = s
+			return
+		}
+	}
+	c.Sessions = append(c.Sessions, s)
+}
+
+// retry submits the backlog in a new line. Should it fail again, it fails before
+// all that has come behind it.
+func (r *Room) retry() {
+	c := r.backlog
+	if c == nil {
+		return
+	}
+	if r.pending > 0 { // their failures belong into the backlog first, and set the alarm
+		return
+	}
+	r.backlog, r.line = nil, new(Line)
+	r.fact(c.Sessions, c.Events)
+}
+
+// submit hands c to the store.
+func (r *Room) submit(c *Change, done func(Outcome, error)) {
+	r.pending++
+	r.rec.Version++
+	c.Line = r.line
+	r.rooms.cfg.Store.Submit(c, func(out Outcome, err error) {
+		if err == nil {
+			r.rooms.noteDeadline(out.Room.ExpiresMs)
+		}
+		r.mail.post(letter{urgent: true, run: func() { r.answered(c, out, err, done) }})
+	})
+}
+
+// answered is told what became of a change.
+func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
+	r.pending--
+	switch {
+	case err == nil:
+		r.stored = out.Room
+		r.rec.Seq = max(r.rec.Seq, out.Room.Seq)
+		if r.failing {
+			r.failing = false
+			r.log.Info("the room's state is written again")
+		}
+	case !errors.Is(err, ErrEnded) && !r.failing:
+		r.failing = true
+		r.log.Error("cannot write the room's state", "error", err)
+	}
+	done(out, err)
+	if errors.Is(err, ErrEnded) && !r.gone {
+		r.vanish()
+	}
+	if r.line.Broken() {
+		r.settleBacklog()
+	}
+}
+
+// row is the record as it is to be stored: a room that has any session, even of
+// dependents only, has no deadline in the store; the room itself ends it.
+func (r *Room) row() Record {
+	row := r.rec
+	if len(r.participants)+len(r.expected) > 0 {
+		row.ExpiresMs = 0
+	}
+	return row
+}
