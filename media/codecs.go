@@ -191,9 +191,11 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, upDown},
 		}
 		if r == roleSingle {
+			// A section is first answered before anything is sent in it, and clients do
+			// not offer again what was refused then: so both are for either way.
 			list = append(list,
 				extension{uriAbsSendTime, []webrtc.RTPCodecType{video}, upDown},
-				extension{uriPlayoutDelay, []webrtc.RTPCodecType{video}, downs})
+				extension{uriPlayoutDelay, []webrtc.RTPCodecType{video}, upDown})
 		}
 	}
 	for _, e := range list {

@@ -242,6 +242,7 @@ func reactivate(text string, mids []string) (string, error) {
 // audioShape is what we want said of audio in one section of our descriptions.
 type audioShape struct {
 	dtx, stereo, nack bool
+	sends             bool // it is we who send
 }
 
 // shapeAudio changes what pion wrote of opus in the sections named: usedtx and
@@ -309,7 +310,7 @@ func (s audioShape) fmtp(have string) string {
 	var out []string
 	for part := range strings.SplitSeq(have, ";") {
 		switch key, _, _ := strings.Cut(strings.TrimSpace(part), "="); key {
-		case "", "usedtx", "stereo", "maxaveragebitrate":
+		case "", "usedtx", "stereo", "sprop-stereo", "maxaveragebitrate":
 		default:
 			out = append(out, strings.TrimSpace(part))
 		}
@@ -319,6 +320,9 @@ func (s audioShape) fmtp(have string) string {
 	}
 	if s.stereo {
 		out = append(out, "stereo=1", "maxaveragebitrate="+stereoMaxBitrate)
+		if s.sends {
+			out = append(out, "sprop-stereo=1")
+		}
 	}
 	return strings.Join(out, ";")
 }

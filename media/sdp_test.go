@@ -64,6 +64,10 @@ func TestShapeAudio(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, again, "usedtx")
 	require.NotContains(t, again, "stereo")
+	// Who receives hears of it only as of something that will be sent.
+	down, err := shapeAudio(sampleOffer, map[string]audioShape{"0": {stereo: true, sends: true}})
+	require.NoError(t, err)
+	require.Contains(t, down, ";sprop-stereo=1\r\n")
 	require.NotContains(t, again, "nack")
 }
 

@@ -234,6 +234,7 @@ func (p *Peer) downShapes(t *transport) map[string]audioShape {
 		shapes[s.transceiver.Mid()] = audioShape{
 			stereo: slices.Contains(s.ask.Info.GetAudioFeatures(), livekit.AudioTrackFeature_TF_STEREO),
 			nack:   !red,
+			sends:  true,
 		}
 	}
 	return shapes
