@@ -32,7 +32,7 @@ func TestClient(t *testing.T) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel() // they mostly wait
-			for _, list := range []string{"calls"} {
+			for _, list := range []string{"calls", "media", "data"} {
 				t.Run(list, func(t *testing.T) { f.runScenarios(t, harness, list, m) })
 			}
 		})

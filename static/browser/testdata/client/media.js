@@ -1,0 +1,139 @@
+// What a browser encodes and decodes: codecs, layers, sound, encryption.
+
+import {
+  api, assert, eventually, hears, inbound, join, publication, publish, roomName, sees, told,
+} from './peer.js';
+
+const { ExternalE2EEKeyProvider, VideoQuality } = window.LivekitClient;
+
+async function pair(options, roomOptions) {
+  const room = roomName();
+  if (roomOptions) await api('CreateRoom', room, { name: room, ...roomOptions });
+  const [alice, bob] = await Promise.all([join(room, 'alice', options), join(room, 'bob', options)]);
+  return { room, alice, bob };
+}
+
+/** Waits until pictures of that width are decoded. */
+const width = (peer, key, want) =>
+  eventually(async () => `${peer.identity} sees ${key} ${want} wide: ${JSON.stringify(await inbound(peer, key))}`,
+    async () => (await inbound(peer, key))?.frameWidth === want);
+
+const isCodec = async (peer, key, mimeType) => {
+  const stats = await inbound(peer, key);
+  assert(stats.mimeType.toLowerCase() === mimeType.toLowerCase(), `${peer.identity} decodes ${stats.mimeType}`);
+};
+
+/** Switches the layer that bob gets, by quality and by size, and judges by the picture's width. */
+async function switchLayers(bob, [low, high]) {
+  const key = 'alice camera';
+  await width(bob, key, high);
+  publication(bob, key).setVideoQuality(VideoQuality.LOW);
+  await width(bob, key, low);
+  await sees(bob, key);
+  publication(bob, key).setVideoQuality(VideoQuality.HIGH);
+  await width(bob, key, high);
+  publication(bob, key).setVideoDimensions({ width: low, height: Math.round((low * 9) / 16) });
+  await width(bob, key, low);
+  await sees(bob, key);
+}
+
+/** The loudness of the left and the right channel of what arrives. */
+async function loudness(peer, key) {
+  const context = new AudioContext();
+  const splitter = new ChannelSplitterNode(context, { numberOfOutputs: 2 });
+  context.createMediaStreamSource(new MediaStream([publication(peer, key).track.mediaStreamTrack])).connect(splitter);
+  const channels = [0, 1].map((n) => {
+    const analyser = new AnalyserNode(context);
+    splitter.connect(analyser, n);
+    return analyser;
+  });
+  const measure = () => channels.map((analyser) => {
+    const wave = new Float32Array(analyser.fftSize);
+    analyser.getFloatTimeDomainData(wave);
+    return Math.sqrt(wave.reduce((sum, x) => sum + x * x, 0) / wave.length);
+  });
+  try {
+    return await eventually('sound in the left channel', () => { const both = measure(); return both[0] > 0.05 && both; });
+  } finally {
+    await context.close();
+  }
+}
+
+export const scenarios = [
+  ...['vp8', 'h264', 'vp9', 'av1'].map((videoCodec) => [`${videoCodec} in one layer`, async () => {
+    const { alice, bob } = await pair();
+    await publish(alice, 'camera', { videoCodec, backupCodec: false });
+    await sees(bob, 'alice camera');
+    await isCodec(bob, 'alice camera', `video/${videoCodec}`);
+  }]),
+  ...['vp8', 'h264'].map((videoCodec) => [`layers of ${videoCodec}, simulcast`, async () => {
+    const { alice, bob } = await pair();
+    await publish(alice, 'camera', { videoCodec, simulcast: true }, { width: 640, height: 360 });
+    await switchLayers(bob, [320, 640]);
+    await isCodec(bob, 'alice camera', `video/${videoCodec}`);
+  }]),
+  ...['vp9', 'av1'].map((videoCodec) => [`layers of ${videoCodec}, SVC`, async () => {
+    const { alice, bob } = await pair();
+    await publish(alice, 'camera', { videoCodec, simulcast: true, scalabilityMode: 'L2T3_KEY', backupCodec: false }, { width: 640, height: 360 });
+    await switchLayers(bob, [320, 640]);
+    await isCodec(bob, 'alice camera', `video/${videoCodec}`);
+  }]),
+  ['stereo', async () => {
+    const { alice, bob } = await pair();
+    await publish(alice, 'microphone', { forceStereo: true, red: false, dtx: false }, { left: true });
+    await hears(bob, 'alice microphone');
+    const [left, right] = await loudness(bob, 'alice microphone');
+    assert(left > 5 * right, `the tone is on the left: ${left}, ${right}`);
+  }],
+  ['RED', async () => {
+    const { alice, bob } = await pair();
+    const packetSize = async (red) => {
+      const { track } = await publish(alice, 'microphone', { red });
+      await hears(bob, 'alice microphone');
+      const stats = await eventually('some packets', async () => { const s = await inbound(bob, 'alice microphone'); return s?.packetsReceived > 30 && s; });
+      await alice.room.localParticipant.unpublishTrack(track);
+      await eventually('the end of it', () => !publication(bob, 'alice microphone'));
+      return stats.bytesReceived / stats.packetsReceived;
+    };
+    const [plain, redundant] = [await packetSize(false), await packetSize(true)];
+    assert(redundant > 1.5 * plain, `packets have ${plain} bytes without, and ${redundant} with what was before`);
+  }],
+  ['playout delay', async () => {
+    const { alice, bob } = await pair({}, { min_playout_delay: 700, max_playout_delay: 2000 });
+    await publish(alice, 'camera');
+    await sees(bob, 'alice camera', 20);
+    const stats = await inbound(bob, 'alice camera');
+    const delay = stats.jitterBufferDelay / stats.jitterBufferEmittedCount;
+    assert(delay > 0.4 && delay < 2.5, `the picture is held back by ${delay} s`);
+  }],
+  ['speakers and connection quality', async () => {
+    const { alice, bob } = await pair();
+    const microphone = await publish(alice, 'microphone');
+    await told(bob, 'speaking [alice]');
+    await told(alice, 'speaking [alice]');
+    await microphone.mute();
+    await told(bob, 'speaking []');
+    await told(bob, 'quality alice excellent');
+    await told(bob, 'quality bob excellent');
+  }],
+  ['end-to-end encryption', async () => {
+    const room = roomName();
+    const encrypted = async (identity) => {
+      const keyProvider = new ExternalE2EEKeyProvider();
+      const worker = new Worker('/livekit-client-2.23.0.e2ee.worker.js');
+      const peer = await join(room, identity, { room: { encryption: { keyProvider, worker } } });
+      await keyProvider.setKey('a secret of theirs');
+      await peer.room.setE2EEEnabled(true);
+      return peer;
+    };
+    const [alice, bob] = await Promise.all([encrypted('alice'), encrypted('bob')]);
+    const carol = await join(room, 'carol');
+    await publish(alice, 'camera');
+    await publish(alice, 'microphone');
+    await Promise.all([sees(bob, 'alice camera'), hears(bob, 'alice microphone')]);
+    await eventually('packets at carol', async () => (await inbound(carol, 'alice camera'))?.packetsReceived > 20);
+    assert(!(await inbound(carol, 'alice camera')).framesDecoded, 'who has no key decodes nothing');
+    await alice.room.localParticipant.publishData(new TextEncoder().encode('sealed'), { reliable: true });
+    await eventually('the data', () => bob.data.includes('alice//sealed'));
+  }],
+];
