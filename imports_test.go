@@ -30,7 +30,7 @@ func houseRules() []rule {
 	)
 	edge := []string{"rooms", "media"}
 	return []rule{
-		{".", []string{"server", "server/api", "server/events", "webhooks", "media", "rooms", "rooms/sqlite", "rooms/replica", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
+		{".", []string{"server", "server/api", "server/events", "server/authorize", "webhooks", "media", "rooms", "rooms/sqlite", "rooms/replica", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
 		{"rooms", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/sqlite", []string{"rooms", "migrations"}, []string{http, webSocket, pion}},
 		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
@@ -40,6 +40,8 @@ func houseRules() []rule {
 		{"webhooks", []string{"rooms"}, []string{sql, webSocket, pion}},
 		{"static", nil, []string{sql, webSocket, pion}},
 		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},
+		// It signs as the webhooks are signed.
+		{"server/authorize", append(edge, "webhooks"), []string{sql, pion, webSocket, rpc, psrpc, redis}},
 		// They show what the sender of webhooks does, in that one's own words.
 		{"server/api", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
 		{"server/events", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},

@@ -23,6 +23,7 @@ import (
 	"parlor/server"
 	"parlor/server/access"
 	"parlor/server/api"
+	"parlor/server/authorize"
 	"parlor/server/config"
 	"parlor/server/events"
 	"parlor/server/signal"
@@ -49,6 +50,7 @@ type program struct {
 	media    *media.Engine
 	rooms    *rooms.Rooms
 	hooks    *webhooks.Dispatcher
+	asks     *authorize.Hook // nil = nobody is asked who may come in
 	events   *events.Handler // the event log, for those who pull it
 	signal   *signal.Handler
 	server   *server.Server
@@ -107,11 +109,18 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 func (p *program) openServer() error {
 	p.verifier = access.NewVerifier(p.cfg.Keys)
 	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
-	p.signal = signal.New(signal.Config{
+	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
-	})
+	}
+	if p.cfg.Hooks.Authorize != "" {
+		if err := p.openAuthorize(); err != nil {
+			return err
+		}
+		signals.Authorize = p.asks
+	}
+	p.signal = signal.New(signals)
 	page, err := static.NewHandler(static.Files())
 	if err != nil {
 		return err
@@ -145,6 +154,22 @@ func (p *program) openServer() error {
 		c.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	}
 	p.server = server.New(c)
+	return nil
+}
+
+// openAuthorize makes the hook that is asked who may come in.
+func (p *program) openAuthorize() error {
+	key := p.cfg.HookKey()
+	signer, err := webhooks.NewSigner(key, p.cfg.Keys[key])
+	if err != nil {
+		return fmt.Errorf("hooks.authorize: %w", err)
+	}
+	hooks := p.cfg.Hooks
+	p.asks = authorize.New(authorize.Config{
+		URL: hooks.Authorize, Timeout: time.Duration(hooks.Timeout), AllowOnFailure: hooks.OnFailure == "allow",
+		Cache: time.Duration(hooks.Cache), Signer: signer, UserAgent: "Parlor/" + version(), Log: p.log,
+	})
+	p.registry.MustRegister(p.asks)
 	return nil
 }
 
@@ -234,6 +259,9 @@ func (p *program) close(ctx context.Context) error {
 	}
 	for _, l := range append(p.main, p.metrics...) {
 		_ = l.Close() // if nothing was served; else it is closed already
+	}
+	if p.asks != nil {
+		p.asks.Close()
 	}
 	if p.stopUpkeep != nil {
 		p.stopUpkeep()

@@ -19,6 +19,8 @@ type JoinRequest struct {
 	Info *livekit.ParticipantInfo
 	// MayCreate: the token has the roomCreate grant.
 	MayCreate bool
+	// MustExist: the room is not to be created, whatever the configuration says.
+	MustExist bool
 	// Create is what the room is to be like if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
 	// IssuedMs is the not-before time of its token.
@@ -146,7 +148,7 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 		return
 	}
 	if err := r.found(); errors.Is(err, ErrNoRoom) {
-		if !r.rooms.cfg.AutoCreate && !req.MayCreate {
+		if req.MustExist || (!r.rooms.cfg.AutoCreate && !req.MayCreate) {
 			reply(joined{}, ErrNoRoom)
 			return
 		}

@@ -122,18 +122,13 @@ func (s *sender) request(ctx context.Context, t *target, e *rooms.Event) (*http.
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
-	token, err := liveKitToken(t.key, t.secret, e.Body)
-	if err != nil {
+	h := req.Header
+	signer := Signer{t.key, t.secret, t.signing}
+	if err := signer.Sign(h, e.ID, e.Body); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	now := time.Now().Unix()
-	h := req.Header
 	h.Set("Content-Type", "application/webhook+json")
-	h.Set("Authorization", token)
 	h.Set("User-Agent", s.userAgent)
-	h.Set("Webhook-Id", e.ID)
-	h.Set("Webhook-Timestamp", strconv.FormatInt(now, 10))
-	h.Set("Webhook-Signature", signatures(t.signing, e.ID, now, e.Body))
 	h.Set("Parlor-Seq", strconv.FormatInt(e.Seq, 10))
 	h.Set("Parlor-Room-Seq", strconv.FormatInt(e.RoomSeq, 10))
 	h.Set("Parlor-Epoch", strconv.FormatInt(e.Epoch, 10))

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,38 @@ func liveKitToken(key, secret string, body []byte) (string, error) {
 		SetValidFor(tokenValidity).
 		SetSha256(base64.StdEncoding.EncodeToString(sum[:])).
 		ToJWT()
+}
+
+// Signer signs requests as webhooks are signed, so that their receiver verifies
+// both with the same code. It may be used concurrently.
+type Signer struct {
+	key, secret string   // of LiveKit's signature
+	signing     [][]byte // of Standard Webhooks, the current one first
+}
+
+// NewSigner makes a signer for an API key, with the Standard Webhooks secret
+// that is derived from its secret.
+func NewSigner(key, secret string) (*Signer, error) {
+	b, err := parseSecret(DeriveSecret(secret))
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{key, secret, [][]byte{b}}, nil
+}
+
+// Sign sets the headers that sign body now: LiveKit's Authorization, and those of
+// Standard Webhooks with id.
+func (s *Signer) Sign(h http.Header, id string, body []byte) error {
+	token, err := liveKitToken(s.key, s.secret, body)
+	if err != nil {
+		return err
+	}
+	now := time.Now().Unix()
+	h.Set("Authorization", token)
+	h.Set("Webhook-Id", id)
+	h.Set("Webhook-Timestamp", strconv.FormatInt(now, 10))
+	h.Set("Webhook-Signature", signatures(s.signing, id, now, body))
+	return nil
 }
 
 // signatures is the webhook-signature header of Standard Webhooks 1.0: one

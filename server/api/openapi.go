@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"parlor/server/authorize"
 )
 
 // document is the API as OpenAPI 3.1 has it. It is made of the table by which
@@ -22,6 +24,7 @@ type document struct {
 	Security   []map[string][]string          `json:"security"`
 	Tags       []docTag                       `json:"tags"`
 	Paths      map[string]map[string]docRoute `json:"paths"`
+	Webhooks   map[string]map[string]docRoute `json:"webhooks"`
 	Components docComponents                  `json:"components"`
 }
 
@@ -41,7 +44,7 @@ type docTag struct {
 
 type docRoute struct {
 	OperationID string                 `json:"operationId"`
-	Tags        []string               `json:"tags"`
+	Tags        []string               `json:"tags,omitempty"`
 	Summary     string                 `json:"summary"`
 	Description string                 `json:"description"`
 	Security    []map[string][]string  `json:"security,omitempty"`
@@ -113,7 +116,28 @@ func describe(version string, ops []operation) *document {
 		}
 		d.Paths[op.path][strings.ToLower(op.method)] = d.route(op)
 	}
+	d.Webhooks = map[string]map[string]docRoute{"authorize": {"post": d.authorize()}}
 	return d
+}
+
+// authorize is what the authorization hook is asked, and may answer.
+func (d *document) authorize() docRoute {
+	asJSON := func(v any, request bool, example string) map[string]docMedia {
+		return map[string]docMedia{"application/json": {Schema: d.schema(reflect.TypeOf(v), request), Example: json.RawMessage(example)}}
+	}
+	return docRoute{
+		OperationID: "authorize",
+		Summary:     "Asked of hooks.authorize before somebody is let into a room, and before a room is opened by a join.",
+		Description: "Signed as webhooks are: LiveKit's Authorization over the body's SHA-256, and the headers of Standard Webhooks. " +
+			"An answer that is none of these, or comes too late, is a failure: hooks.on_failure says what then.",
+		RequestBody: &docBody{Required: true, Content: asJSON(authorize.Question{}, false, "")},
+		Responses: map[string]docResponse{
+			"200": {Description: "Yes or no, with changes.", Content: asJSON(authorize.Answer{}, true,
+				`{"allow":true,"participant":{"permissions":{"can_publish":false}},"room":{"departure_timeout":"never"}}`)},
+			"204": {Description: "Yes."},
+			"403": {Description: "No; a JSON body may have a message."},
+		},
+	}
 }
 
 var pathVariable = regexp.MustCompile(`{(\w+)}`)
@@ -196,7 +220,7 @@ func (d *document) schema(t reflect.Type, request bool) schema {
 	switch t {
 	case reflect.TypeFor[timestamp](), reflect.TypeFor[wireTime](), reflect.TypeFor[time.Time]():
 		return schema{"type": "string", "format": "date-time"}
-	case reflect.TypeFor[timeout](), reflect.TypeFor[wireTimeout]():
+	case reflect.TypeFor[timeout](), reflect.TypeFor[wireTimeout](), reflect.TypeFor[authorize.Timeout]():
 		least := 0
 		if request {
 			least = 1
@@ -271,6 +295,9 @@ func componentName(t reflect.Type) string {
 	name := strings.ToUpper(t.Name()[:1]) + t.Name()[1:]
 	if strings.HasSuffix(t.PkgPath(), "/events") && name == "Page" {
 		return "EventPage"
+	}
+	if strings.HasSuffix(t.PkgPath(), "/authorize") {
+		return "Authorize" + name
 	}
 	return name
 }

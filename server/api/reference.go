@@ -117,7 +117,13 @@ func (d *document) groups() []pageGroup {
 		}
 		all = append(all, g)
 	}
-	return all
+	asked := pageGroup{Name: "hooks"}
+	for name, methods := range d.Webhooks {
+		for method, r := range methods {
+			asked.Routes = append(asked.Routes, pageRouteOf(r, method, "hooks."+name))
+		}
+	}
+	return append(all, asked)
 }
 
 func pageRouteOf(r docRoute, method, path string) pageRoute {

@@ -159,6 +159,7 @@ type Hooks struct {
 	Authorize string   `yaml:"authorize"` // URL
 	Timeout   Duration `yaml:"timeout"`
 	OnFailure string   `yaml:"on_failure"` // allow or deny
+	Cache     Duration `yaml:"cache"`      // how long an answer holds for its token
 }
 
 // TLS makes the HTTP port speak TLS; both or none.
@@ -198,7 +199,7 @@ func Default() *Config {
 			MaxParticipantNameLength:     256,
 			MaxAPIRequestBodySize:        10 << 20,
 		},
-		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny"},
+		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny", Cache: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info"},
 	}
 }

@@ -93,7 +93,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		require.Contains(t, documented, path, "a field that the table of keys does not have")
 	}
 	for path, k := range documented {
-		if k.Effect == config.Applied || k.Effect == config.Renamed || k.Effect == config.Refused {
+		if k.Effect == config.Applied || k.Effect == config.Renamed {
 			require.True(t, inStruct[path], "%s is in the table as applied, but no field takes it", path)
 		} else {
 			require.False(t, inStruct[path], "%s is in the table as ignored, but a field takes it", path)
@@ -160,7 +160,10 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"turn", "rtc: {turn_servers: [{port: 1, protocol: quic}]}", "rtc.turn_servers[0].protocol: must be udp, tcp or tls"},
 		{"no keys", "keys: {}", "keys: no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev"},
 		{"empty secret", "keys: {a: ''}", "must not be empty"},
-		{"hook", "hooks: {authorize: 'http://x'}", "hooks.authorize: this version of Parlor does not do this"},
+		{"hook's URL", "hooks: {authorize: 'ftp://x'}", "hooks.authorize: is not an http or https URL"},
+		{"hook's key", "hooks: {authorize: 'http://x'}\nkeys: {a: b, c: d}", "hooks.authorize: needs a key to sign with"},
+		{"hook's failure", "hooks: {on_failure: maybe}", "hooks.on_failure: must be allow or deny"},
+		{"hook's timeout", "hooks: {timeout: 0s}", "hooks.timeout: must be more than nothing"},
 		{"ordering", "webhook: {ordering: loose}", "webhook.ordering: must be relaxed or strict"},
 		{"not YAML", "a: [", "is not YAML"},
 		{"two documents", "port: 1\n---\nport: 2", "more than one YAML document"},
@@ -255,8 +258,8 @@ func TestMistakesInTheEnvironment(t *testing.T) {
 
 	_, _, err = load(t, "", "PARLOR_PORT=x")
 	require.EqualError(t, err, "PARLOR_PORT: port: must be a whole number (int)")
-	_, _, err = load(t, "", "PARLOR_HOOKS_AUTHORIZE=http://x")
-	require.ErrorContains(t, err, "PARLOR_HOOKS_AUTHORIZE: hooks.authorize: this version of Parlor does not do this")
+	_, _, err = load(t, "", "PARLOR_HOOKS_AUTHORIZE=x")
+	require.ErrorContains(t, err, "hooks.authorize: is not an http or https URL")
 	_, _, err = config.Load(config.Sources{Flags: []config.Setting{{"rtc.nope", "1", "--nope"}}})
 	require.EqualError(t, err, "--nope: rtc.nope: unknown key")
 }

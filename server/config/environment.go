@@ -84,14 +84,10 @@ func (l *loader) environment(environ []string) {
 // setting overlays one key.
 func (l *loader) setting(s Setting) {
 	l.from = s.From
-	k, known := l.keys.exact[s.Path]
+	_, known := l.keys.exact[s.Path]
 	field, ok := l.field(s.Path)
 	if !known || !ok {
 		l.problem(nil, s.Path, "unknown key")
-		return
-	}
-	if k.Effect == Refused {
-		l.problem(nil, s.Path, "this version of Parlor does not do this (%s); it does not start rather than ignore it", k.Doc)
 		return
 	}
 	n, err := parseSetting(s.Value, field.Type())

@@ -16,9 +16,6 @@ const (
 	Tuning
 	// Absent: it belongs to a feature that this version of Parlor does not have.
 	Absent
-	// Refused: ignoring it would break a promise that whoever set it relies on, so
-	// that the server does not start with it.
-	Refused
 )
 
 // Key is one line of the table of configuration keys.
@@ -32,7 +29,7 @@ type Key struct {
 
 // Env is the environment variable that sets k; "" if none does.
 func (k Key) Env() string {
-	if (k.Effect != Applied && k.Effect != Refused) || strings.ContainsAny(k.Path, "[*") {
+	if k.Effect != Applied || strings.ContainsAny(k.Path, "[*") {
 		return ""
 	}
 	return "PARLOR_" + strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))
@@ -58,9 +55,10 @@ func Keys() []Key {
 		{"events.max_count", Applied, "how many events are kept; 0 = no limit. Those not delivered yet are kept in any case"},
 		{"tls.cert_file", Applied, "PEM certificate chain; with it the HTTP port speaks TLS"},
 		{"tls.key_file", Applied, "PEM private key"},
-		{"hooks.authorize", Refused, "URL asked before somebody is let into a room"},
-		{"hooks.timeout", Refused, "how long its answer may take"},
-		{"hooks.on_failure", Refused, "`allow` or `deny` when there is no answer"},
+		{"hooks.authorize", Applied, "URL asked before somebody is let into a room; signed with `webhook.api_key`, or the only key"},
+		{"hooks.timeout", Applied, "how long its answer may take"},
+		{"hooks.on_failure", Applied, "`allow` or `deny` when there is no answer"},
+		{"hooks.cache", Applied, "how long an answer holds for its token; 0 = not at all"},
 
 		{"rtc.udp_port", Applied, "UDP port of media for all participants, or a range `7882-7892`, one socket each; 0 takes any free one"},
 		{"rtc.port_range_start", Applied, "without `rtc.udp_port`: media is received on the first port of this range"},

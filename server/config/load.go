@@ -192,8 +192,6 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 		l.unknown(name, path)
 	case isNull(resolve(value)):
 		// A key without a value is as if it were not there.
-	case k.Effect == Refused:
-		l.problem(name, path, "this version of Parlor does not do this (%s); it does not start rather than ignore it", k.Doc)
 	case !isField:
 		l.warnIgnored(k)
 	default:

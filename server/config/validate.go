@@ -21,6 +21,7 @@ func (l *loader) validate() {
 	l.validateRTC(&c.RTC)
 	l.validateRoom(c)
 	l.validateWebhook(c)
+	l.validateHooks(c)
 	if c.Database == "" || c.Database == ":memory:" || strings.HasPrefix(c.Database, "file:") {
 		l.problem(nil, "database", "must be the path of a file: rooms are to outlive the process")
 	}

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"parlor/media"
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/authorize"
 	"parlor/server/config"
 )
 
@@ -52,8 +54,16 @@ type Config struct {
 	EnabledCodecs []string
 	// Presets are what the roomPreset of a token may name.
 	Presets map[string]config.Preset
+	// Authorize is asked before somebody is let in; nil = nobody is asked.
+	Authorize Authorizer
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
+}
+
+// Authorizer says whether the bearer of a token, whose digest is given, may come
+// in. An [*authorize.Unavailable] is answered with 503.
+type Authorizer interface {
+	Ask(ctx context.Context, digest [sha256.Size]byte, q *authorize.Question) (*authorize.Answer, error)
 }
 
 // Handler answers the signalling routes. Its methods may be called concurrently.
@@ -98,7 +108,7 @@ func (h *Handler) Validate(v1 bool) http.Handler {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		req, err := h.request(r, v1, true)
 		if err == nil {
-			_, err = h.cfg.Rooms.CanJoin(r.Context(), req.join())
+			_, err = h.admit(r.Context(), req)
 		}
 		if err != nil {
 			h.refuse(w, err)
@@ -135,6 +145,9 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 	status, text := http.StatusInternalServerError, "internal error"
 	if ref, ok := asRefusal(err); ok {
 		status, text = ref.status, ref.text
+	} else if _, ok := errors.AsType[*authorize.Unavailable](err); ok {
+		status, text = http.StatusServiceUnavailable, "the application cannot be asked whether to let you in, try again"
+		w.Header().Set("Retry-After", "2")
 	} else if e, ok := errors.AsType[*rooms.Error](err); ok {
 		text = e.Msg
 		switch e.Code {
@@ -260,9 +273,9 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	ln := &line{metrics: h.metrics}
 	s := &session{h: h, line: ln, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
-	j := req.join()
-	j.Outlet, j.OnChange, j.Token = ln, s.refresh, s.moved
-	p, snap, err := h.cfg.Rooms.Join(r.Context(), *j)
+	p, snap, err := h.enter(r.Context(), req, func(j *rooms.JoinRequest) {
+		j.Outlet, j.OnChange, j.Token = ln, s.refresh, s.moved
+	})
 	if err != nil {
 		h.refuse(w, err)
 		return
@@ -331,6 +344,10 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 // resume attaches a new WebSocket to a participant whose last was lost. Whoever
 // is not there any more is told to join anew.
 func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
+	if err := h.mayResume(r.Context(), req); err != nil {
+		h.refuse(w, err)
+		return
+	}
 	conn, err := h.accept(w, r)
 	if err != nil {
 		return

@@ -1,0 +1,183 @@
+// Package authorize asks the operator's own service before somebody is let into
+// a room, and before a room is opened by a join.
+//
+// A [Hook] posts a [Question] as JSON, signed as webhooks are, and reads an
+// [Answer]: it may allow, deny with a message, or allow with changes. Of several
+// who ask about one token at once one request is made, and its answer is kept for
+// a while; so a crowd that comes back after a restart asks once per token.
+package authorize
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"parlor/rooms"
+	"parlor/webhooks"
+)
+
+const (
+	// maxAnswer bounds an answer, which may carry metadata of LiveKit's 512 KiB twice.
+	maxAnswer = 2 << 20
+	// maxRequests is how many questions are under way at a time; others wait, within
+	// the time that an answer may take.
+	maxRequests = 64
+)
+
+// Config is what a [Hook] needs.
+type Config struct {
+	URL     string
+	Timeout time.Duration // for an answer, with the wait for a free connection
+	// AllowOnFailure lets everybody in when there is no answer; otherwise nobody.
+	AllowOnFailure bool
+	Cache          time.Duration // how long an answer holds for its token; 0 = for those who wait for it
+	Signer         *webhooks.Signer
+	UserAgent      string
+	Log            *slog.Logger
+	Transport      http.RoundTripper // nil = one of its own
+}
+
+// Unavailable is the failure of a question that has no answer, if nobody is let in then.
+type Unavailable struct{ Cause error }
+
+func (u *Unavailable) Error() string { return "ask whether to let in: " + u.Cause.Error() }
+func (u *Unavailable) Unwrap() error { return u.Cause }
+
+// Hook asks. Its methods may be called concurrently.
+type Hook struct {
+	cfg     Config
+	metrics *metrics
+
+	life  context.Context // ends when Close is called: the requests' own lifetime
+	quit  context.CancelFunc
+	calls sync.WaitGroup // one for each request under way
+
+	mu      sync.Mutex // guards the following
+	answers answers
+}
+
+// New makes a hook; call [Hook.Close] when it is needed no more.
+func New(cfg Config) *Hook {
+	if cfg.Transport == nil {
+		t := webhooks.NewTransport(nil, maxRequests)
+		t.MaxConnsPerHost = maxRequests
+		cfg.Transport = t
+	}
+	life, quit := context.WithCancel(context.Background())
+	return &Hook{cfg: cfg, metrics: newMetrics(), life: life, quit: quit, answers: newAnswers(cfg.Cache)}
+}
+
+// Close gives up what is asked, and waits for it.
+func (h *Hook) Close() {
+	h.quit()
+	h.calls.Wait()
+	if t, ok := h.cfg.Transport.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// Ask asks q about the bearer of a token, whose digest is given, and returns the
+// answer, which must not be changed; [*Unavailable] if there is none and nobody is
+// let in then.
+func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (*Answer, error) {
+	who, err := json.Marshal(q.Participant) // what the client wishes to be is in it
+	if err != nil {
+		return nil, fmt.Errorf("write the question: %w", err)
+	}
+	c, mine := h.begin(sha256.Sum256(append(digest[:], who...)), q.Create)
+	if mine {
+		h.calls.Go(func() { h.end(c, q) }) // ends by its timeout, or by Close
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	switch {
+	case c.err == nil:
+		return c.answer, nil
+	case h.cfg.AllowOnFailure:
+		h.cfg.Log.Warn("let in without an answer of the authorization hook", "room", q.Room, "participant", q.Participant.Identity, "error", c.err)
+		yes := true
+		return &Answer{Allow: &yes}, nil
+	}
+	return nil, &Unavailable{c.err}
+}
+
+// begin finds the call that answers, or makes one that the caller has to make.
+func (h *Hook) begin(token [sha256.Size]byte, create bool) (c *call, mine bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.answers.find(token, create, time.Now()); c != nil {
+		h.metrics.cached.Inc()
+		return c, false
+	}
+	return h.answers.add(token, create), true
+}
+
+// end makes the call, and tells those who wait for it.
+func (h *Hook) end(c *call, q *Question) {
+	began := time.Now()
+	answer, size, err := h.post(q)
+	result := "allowed"
+	switch {
+	case err != nil:
+		result = "failed"
+	case !*answer.Allow:
+		result = "denied"
+	}
+	h.metrics.requests.WithLabelValues(result).Observe(time.Since(began).Seconds())
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.answer, c.size, c.err = answer, size, err
+	h.answers.finish(c, time.Now())
+	close(c.done)
+}
+
+// post makes one request.
+func (h *Hook) post(q *Question) (_ *Answer, size int, _ error) {
+	ctx, cancel := context.WithTimeout(h.life, h.cfg.Timeout)
+	defer cancel()
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, 0, fmt.Errorf("write the question: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.cfg.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, 0, errors.New("hooks.authorize is not a URL that can be asked")
+	}
+	if err := h.cfg.Signer.Sign(req.Header, rooms.NewID("AQ_"), body); err != nil {
+		return nil, 0, fmt.Errorf("sign the question: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", h.cfg.UserAgent)
+	req.Header["Idempotency-Key"] = nil // not sent; lets net/http try a stale connection's request again
+	// The transport by itself: redirects are not followed, and errors do not quote
+	// the URL, in which a secret may stand.
+	resp, err := h.cfg.Transport.RoundTrip(req)
+	if err != nil {
+		if ctx.Err() != nil && h.life.Err() == nil {
+			return nil, 0, fmt.Errorf("no answer within %v", h.cfg.Timeout)
+		}
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, 0, fmt.Errorf("read the answer: %w", err)
+	case len(text) > maxAnswer:
+		return nil, 0, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+	}
+	a, err := parse(resp.StatusCode, text)
+	return a, len(text), err
+}

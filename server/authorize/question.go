@@ -1,0 +1,259 @@
+package authorize
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+)
+
+// Question is what the hook is asked.
+type Question struct {
+	Room        string          `json:"room"`
+	RoomSID     string          `json:"room_sid,omitempty" doc:"Of the open room; absent if there is none."`
+	Create      bool            `json:"create" doc:"No room of that name is open: this join would open it."`
+	Reconnect   bool            `json:"reconnect" doc:"A client that is in the room, and lost its connection."`
+	APIKey      string          `json:"api_key" doc:"That signed the token."`
+	TokenID     string          `json:"token_id" doc:"The token's jti; without one the start of its SHA-256, as hex."`
+	Participant Participant     `json:"participant"`
+	Grants      json.RawMessage `json:"grants" doc:"The token's video grant."`
+	Client      Client          `json:"client"`
+}
+
+// Participant is who wants in, by its token and, where that lets it, its own wishes.
+type Participant struct {
+	Identity    string            `json:"identity"`
+	Name        string            `json:"name"`
+	Kind        string            `json:"kind" doc:"standard, agent, egress, ingress, sip …"`
+	Metadata    string            `json:"metadata"`
+	Attributes  map[string]string `json:"attributes"`
+	Permissions Permissions       `json:"permissions"`
+}
+
+// Permissions is what it may do.
+type Permissions struct {
+	CanPublish        bool     `json:"can_publish"`
+	CanPublishSources []string `json:"can_publish_sources" doc:"Empty: every source."`
+	CanSubscribe      bool     `json:"can_subscribe"`
+	CanPublishData    bool     `json:"can_publish_data"`
+	CanUpdateMetadata bool     `json:"can_update_own_metadata"`
+	Hidden            bool     `json:"hidden"`
+}
+
+// Client is what the client says of itself, but for the address.
+type Client struct {
+	SDK            string `json:"sdk"`
+	Version        string `json:"version"`
+	Protocol       int32  `json:"protocol"`
+	OS             string `json:"os"`
+	OSVersion      string `json:"os_version"`
+	Browser        string `json:"browser"`
+	BrowserVersion string `json:"browser_version"`
+	DeviceModel    string `json:"device_model"`
+	Network        string `json:"network"`
+	Address        string `json:"address"`
+}
+
+// Answer is what the hook says. What is not in it stays as the token has it.
+type Answer struct {
+	Allow       *bool              `json:"allow" required:"true"`
+	Message     string             `json:"message,omitempty" doc:"Told to a client that is not let in, with 403."`
+	Participant *ParticipantChange `json:"participant,omitempty" doc:"What else it is to be; not applied on a reconnect."`
+	Room        *RoomSettings      `json:"room,omitempty" doc:"What the room is to be if this join opens it."`
+}
+
+// ParticipantChange amends who joins.
+type ParticipantChange struct {
+	Name        *string            `json:"name,omitempty"`
+	Metadata    *string            `json:"metadata,omitempty"`
+	Attributes  map[string]string  `json:"attributes,omitempty" doc:"Set one by one; an empty value deletes the attribute."`
+	Permissions *PermissionsChange `json:"permissions,omitempty"`
+}
+
+// PermissionsChange changes the permissions that are given.
+type PermissionsChange struct {
+	CanPublish        *bool    `json:"can_publish,omitempty"`
+	CanPublishSources []string `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"Empty: every source."`
+	CanSubscribe      *bool    `json:"can_subscribe,omitempty"`
+	CanPublishData    *bool    `json:"can_publish_data,omitempty"`
+	CanUpdateMetadata *bool    `json:"can_update_own_metadata,omitempty"`
+	Hidden            *bool    `json:"hidden,omitempty"`
+}
+
+// RoomSettings are those of a room that a join opens.
+type RoomSettings struct {
+	EmptyTimeout     *Timeout          `json:"empty_timeout,omitempty"`
+	DepartureTimeout *Timeout          `json:"departure_timeout,omitempty"`
+	MaxParticipants  *uint32           `json:"max_participants,omitempty"`
+	Metadata         *string           `json:"metadata,omitempty"`
+	Tags             map[string]string `json:"tags,omitempty"`
+}
+
+// Timeout is whole seconds from 1, or "never", as LiveKit's messages carry it.
+type Timeout uint32
+
+// UnmarshalJSON refuses what is no timeout.
+func (t *Timeout) UnmarshalJSON(b []byte) error {
+	if string(b) == `"never"` {
+		*t = Timeout(rooms.WireNever)
+		return nil
+	}
+	n, err := strconv.ParseUint(string(b), 10, 32)
+	if err != nil || n == 0 || n == uint64(rooms.WireNever) {
+		return errors.New(`a timeout must be whole seconds, at least 1, or "never"`)
+	}
+	*t = Timeout(n)
+	return nil
+}
+
+// parse reads an answer: 204 is a plain yes, 403 a no, 200 says which.
+func parse(status int, body []byte) (*Answer, error) {
+	yes, no := true, false
+	switch status {
+	case http.StatusNoContent:
+		return &Answer{Allow: &yes}, nil
+	case http.StatusForbidden:
+		var why struct{ Message string }
+		_ = json.Unmarshal(body, &why) // the status says enough
+		return &Answer{Allow: &no, Message: message(why.Message)}, nil
+	case http.StatusOK:
+	default:
+		return nil, fmt.Errorf("the answer is %d %s", status, http.StatusText(status))
+	}
+	// A misspelt permission that is passed over would let somebody do more than was
+	// meant: what is not known is refused.
+	a := &Answer{}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(a); err != nil {
+		return nil, fmt.Errorf("the answer cannot be read: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("the answer is more than one JSON object")
+	}
+	if a.Allow == nil {
+		return nil, errors.New("the answer does not say allow")
+	}
+	if a.Participant != nil && a.Participant.Permissions != nil {
+		for _, s := range a.Participant.Permissions.CanPublishSources {
+			if _, ok := sourceOf(s); !ok {
+				return nil, fmt.Errorf("the answer names a source that does not exist: %q", s)
+			}
+		}
+	}
+	a.Message = message(a.Message)
+	return a, nil
+}
+
+// message is s fit for a client: one line, not long.
+func message(s string) string {
+	const most = 500
+	s = strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s), "")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	if s == "" {
+		return "you are not let into this room"
+	}
+	return s
+}
+
+func sourceOf(name string) (livekit.TrackSource, bool) {
+	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
+	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)
+}
+
+// PermissionsOf shows p.
+func PermissionsOf(p *livekit.ParticipantPermission) Permissions {
+	out := Permissions{
+		CanPublish: p.GetCanPublish(), CanSubscribe: p.GetCanSubscribe(), CanPublishData: p.GetCanPublishData(),
+		CanUpdateMetadata: p.GetCanUpdateMetadata(), Hidden: p.GetHidden(), CanPublishSources: []string{},
+	}
+	for _, s := range p.GetCanPublishSources() {
+		out.CanPublishSources = append(out.CanPublishSources, strings.ToLower(s.String()))
+	}
+	return out
+}
+
+// Amend returns info as the answer wants it.
+func (a *Answer) Amend(info *livekit.ParticipantInfo) *livekit.ParticipantInfo {
+	c := a.Participant
+	if c == nil {
+		return info
+	}
+	info = proto.CloneOf(info)
+	set(&info.Name, c.Name)
+	set(&info.Metadata, c.Metadata)
+	for k, v := range c.Attributes {
+		if info.Attributes == nil {
+			info.Attributes = map[string]string{}
+		}
+		if v == "" {
+			delete(info.Attributes, k)
+		} else {
+			info.Attributes[k] = v
+		}
+	}
+	if p := c.Permissions; p != nil {
+		if info.Permission == nil {
+			info.Permission = &livekit.ParticipantPermission{}
+		}
+		p.apply(info.Permission)
+	}
+	return info
+}
+
+func (c *PermissionsChange) apply(p *livekit.ParticipantPermission) {
+	set(&p.CanPublish, c.CanPublish)
+	set(&p.CanSubscribe, c.CanSubscribe)
+	set(&p.CanPublishData, c.CanPublishData)
+	set(&p.CanUpdateMetadata, c.CanUpdateMetadata)
+	set(&p.Hidden, c.Hidden)
+	if c.CanPublishSources == nil {
+		return
+	}
+	p.CanPublishSources = nil
+	for _, s := range c.CanPublishSources {
+		source, _ := sourceOf(s) // parse has looked
+		p.CanPublishSources = append(p.CanPublishSources, source)
+	}
+}
+
+// AmendRoom returns what a room that is created is to be; req may be nil.
+func (a *Answer) AmendRoom(req *livekit.CreateRoomRequest) *livekit.CreateRoomRequest {
+	s := a.Room
+	if s == nil {
+		return req
+	}
+	if req = proto.CloneOf(req); req == nil {
+		req = &livekit.CreateRoomRequest{}
+	}
+	set(&req.EmptyTimeout, (*uint32)(s.EmptyTimeout))
+	set(&req.DepartureTimeout, (*uint32)(s.DepartureTimeout))
+	set(&req.MaxParticipants, s.MaxParticipants)
+	set(&req.Metadata, s.Metadata)
+	if s.Tags != nil {
+		req.Tags = s.Tags
+	}
+	return req
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}

@@ -1,0 +1,193 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/livekit/protocol/webhook"
+	"github.com/stretchr/testify/require"
+)
+
+// doorman is a service that is asked who may come in.
+type doorman struct {
+	*httptest.Server
+
+	mu     sync.Mutex // guards the following
+	asked  []question
+	answer func(question) (int, string)
+}
+
+type question struct {
+	Room              string
+	RoomSID           string `json:"room_sid"`
+	Create, Reconnect bool
+	Participant       struct{ Identity, Name, Metadata string }
+	Client            struct{ SDK, Address string }
+}
+
+func newDoorman(t *testing.T) *doorman {
+	d := &doorman{}
+	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// LiveKit's own receiver checks the signature.
+		body, err := webhook.Receive(r, auth.NewSimpleKeyProvider(apiKey, apiSecret))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		var q question
+		if err := json.Unmarshal(body, &q); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		d.mu.Lock()
+		d.asked = append(d.asked, q)
+		status, text := d.answer(q)
+		d.mu.Unlock()
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text)
+	}))
+	d.says(func(question) (int, string) { return http.StatusNoContent, "" })
+	t.Cleanup(d.Close)
+	return d
+}
+
+func (d *doorman) says(answer func(question) (int, string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answer = answer
+}
+
+// questions returns what was asked since the last call.
+func (d *doorman) questions() []question {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	asked := d.asked
+	d.asked = nil
+	return asked
+}
+
+// tries asks validate and the WebSocket, which must agree, and returns their answer.
+func tries(t *testing.T, s *server, jwt string) (status int, body string) {
+	t.Helper()
+	status, body, err := fetch(t.Context(), s.http()+"/rtc/validate?"+legacyQuery(), "Authorization", "Bearer "+jwt)
+	require.NoError(t, err)
+	ws, wsStatus, wsBody := upgrade(t, s, "/rtc?"+legacyQuery(), jwt)
+	require.Nil(t, ws)
+	require.Equal(t, status, wsStatus, "validate says %q, the WebSocket %q", body, wsBody)
+	require.Equal(t, strings.TrimSpace(body), strings.TrimSpace(wsBody))
+	return status, body
+}
+
+// TestAuthorizationHook lets an application decide who comes in and as what.
+func TestAuthorizationHook(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	d := newDoorman(t)
+	s := startServer(t, settings{"hooks": map[string]any{"authorize": d.URL + "/?secret=hidden", "timeout": "2s", "cache": "1s"}})
+	room := roomName(t)
+	d.says(func(q question) (int, string) {
+		switch {
+		case q.Participant.Identity == "eve":
+			return http.StatusOK, `{"allow":false,"message":"members only"}`
+		case q.Create:
+			return http.StatusOK, `{"allow":true,"participant":{"name":"Ada L.","metadata":"host","attributes":{"role":"host"}},
+				"room":{"departure_timeout":"never","max_participants":7,"metadata":"by the hook","tags":{"team":"red"}}}`
+		}
+		return http.StatusOK, `{"allow":true,"participant":{"permissions":{"can_publish":false}},"room":{"metadata":"too late"}}`
+	})
+	status, body := tries(t, s, token(t, "eve", join(room)))
+	require.Equal(t, 403, status)
+	require.Equal(t, "members only", strings.TrimSpace(body))
+	require.Len(t, d.questions(), 1, "the second try has the first one's answer")
+	rooms, err := roomService(s).ListRooms(t.Context(), &livekit.ListRoomsRequest{})
+	require.NoError(t, err)
+	require.Empty(t, rooms.Rooms, "a join that is denied opens no room")
+
+	w := newWire(t, s)
+	ada := dual.joinAt(t, w.ws(), token(t, "ada", join(room)))
+	bob := single.joinAt(t, s.ws(), token(t, "bob", join(room)))
+	asked := d.questions()
+	require.Len(t, asked, 2)
+	require.True(t, asked[0].Create && asked[0].RoomSID == "" && asked[0].Room == room)
+	require.False(t, asked[1].Create)
+	require.Equal(t, ada.SID(), asked[1].RoomSID)
+	require.Equal(t, "go", asked[0].Client.SDK)
+	require.Equal(t, "127.0.0.1", asked[0].Client.Address)
+
+	require.Equal(t, "Ada L.", ada.LocalParticipant.Name())
+	require.Equal(t, "host", bob.sees(t, "ada").Attributes()["role"])
+	rooms, err = roomService(s).ListRooms(t.Context(), &livekit.ListRoomsRequest{})
+	require.NoError(t, err)
+	require.Len(t, rooms.Rooms, 1)
+	require.EqualValues(t, 7, rooms.Rooms[0].MaxParticipants)
+	require.Equal(t, "by the hook", rooms.Rooms[0].Metadata)
+	info, err := roomService(s).GetParticipant(t.Context(), &livekit.RoomParticipantIdentity{Room: room, Identity: "bob"})
+	require.NoError(t, err)
+	require.False(t, info.Permission.CanPublish, "the hook does not let bob publish")
+
+	// A client that comes back is asked about too; whoever is not let back is sent away.
+	w.cut()
+	ada.await(t, "reconnected")
+	asked = d.questions()
+	require.NotEmpty(t, asked)
+	require.True(t, asked[0].Reconnect)
+	require.Equal(t, "Ada L.", asked[0].Participant.Name)
+	d.says(func(question) (int, string) { return http.StatusForbidden, `{"message":"banned meanwhile"}` })
+	time.Sleep(1100 * time.Millisecond) // the answer of before has run out
+	w.cut()
+	bob.await(t, "left ada")
+
+	d.Close()
+	status, body = tries(t, s, token(t, "carol", join(room)))
+	require.Equal(t, 503, status)
+	require.Contains(t, body, "cannot be asked")
+	require.NotContains(t, s.log.String(), "hidden", "the hook's URL may hold a secret")
+}
+
+// TestAuthorizationHookThatIsDown lets everybody in if that is configured.
+func TestAuthorizationHookThatIsDown(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	d := newDoorman(t)
+	d.Close()
+	s := startServer(t, settings{"hooks": map[string]any{"authorize": d.URL, "on_failure": "allow"}})
+	dual.joinAt(t, s.ws(), token(t, "ada", join(roomName(t))))
+}
+
+// TestDuplicateIdentityIsRejected if that is configured; a client that comes back
+// is no duplicate of itself.
+func TestDuplicateIdentityIsRejected(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	s := startServer(t, settings{"room": map[string]any{"on_duplicate_identity": "reject"}, "restart_grace": restartGrace.String()})
+	room := roomName(t)
+	w := newWire(t, s)
+	ada := dual.joinAt(t, w.ws(), token(t, "ada", join(room)))
+	bob := single.joinAt(t, s.ws(), token(t, "bob", join(room)))
+	sid := bob.sees(t, "ada").SID()
+	taken := func() {
+		t.Helper()
+		status, body := tries(t, s, token(t, "ada", join(room)))
+		require.Equal(t, 409, status)
+		require.Equal(t, fmt.Sprintf("participant %q is in room %q already", "ada", room), strings.TrimSpace(body))
+	}
+	taken()
+
+	w.cut() // a resume
+	ada.await(t, "reconnected")
+	taken()
+	s.kill() // and a full reconnect
+	require.NoError(t, s.start())
+	ada.awaitCount(t, "reconnected", 2)
+	taken()
+	require.Equal(t, sid, ada.LocalParticipant.SID())
+}
