@@ -100,3 +100,26 @@ func TestFailedStepLeavesNothing(t *testing.T) {
 	require.Equal(t, was, version(t, db))
 	require.Equal(t, before, schema(t, db))
 }
+
+// Those who were present and moderated before the decisions had times keep what
+// was decided.
+func TestModeratedSessionsKeepTheirDecisions(t *testing.T) {
+	steps, err := read()
+	require.NoError(t, err)
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	for v := range 3 {
+		conn, err := db.Conn(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, apply(t.Context(), conn, v+1, steps[v]))
+		require.NoError(t, conn.Close())
+	}
+	_, err = db.Exec(`INSERT INTO session (sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, moderated, info)
+		VALUES ('PA_1', 'RM_1', 'ann', 1000, 0, 0, 0, 1, x''), ('PA_2', 'RM_1', 'bob', 1000, 0, 0, 0, 0, x'')`)
+	require.NoError(t, err)
+	require.NoError(t, Apply(t.Context(), db))
+	for sid, want := range map[string]int{"PA_1": 1000, "PA_2": 0} {
+		var permitted, edited int
+		require.NoError(t, db.QueryRow("SELECT permitted_ms, edited_ms FROM session WHERE sid = ?", sid).Scan(&permitted, &edited))
+		require.Equal(t, [2]int{want, want}, [2]int{permitted, edited})
+	}
+}

@@ -168,6 +168,7 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 			now := time.Now()
 			delete(r.expected, req.Identity)
 			gone, events := r.absence(s, why, now)
+			r.remember(gone)
 			r.judge(now)
 			r.fact([]Session{gone}, events)
 		} else {
@@ -261,9 +262,10 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 			// Whether it counts was decided when it joined.
 			now.Agent, now.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
 			p.info.Permission = now
+			p.permittedMs = NowMs(time.Now())
 			r.enforce(p, wasHidden)
 		}
-		r.moderated(p)
+		r.decided(p)
 		info := p.snapshot()
 		r.afterWrites(func(err error) { reply(info, err) })
 	})
@@ -324,11 +326,13 @@ func (p *Participant) setIdentityData(name, metadata string, attributes map[stri
 	if len(attributes) > 0 {
 		p.info.Attributes = mergeAttributes(p.info.Attributes, attributes)
 	}
+	if name != "" || metadata != "" || len(attributes) > 0 {
+		p.editedMs = NowMs(time.Now())
+	}
 }
 
-// moderated writes and tells a change that no token may undo.
-func (r *Room) moderated(p *Participant) {
-	p.moderated = true
+// decided writes and tells a change that no earlier token may undo.
+func (r *Room) decided(p *Participant) {
 	p.info.Version++
 	r.changed(p, r.participantEvent(EventParticipantUpdated, p.snapshot(), time.Now()))
 	if p.onChange != nil {
@@ -448,7 +452,7 @@ func (p *Participant) UpdateSelf(req *livekit.UpdateParticipantMetadata) {
 			resp.Reason, resp.Message = livekit.RequestResponse_LIMIT_EXCEEDED, err.Error()
 		default:
 			p.setIdentityData(req.Name, req.Metadata, req.Attributes)
-			r.moderated(p)
+			r.decided(p)
 		}
 		if resp.Reason != livekit.RequestResponse_OK || p.protocol > 14 {
 			p.outlet.Send(NewMessage(requestResponse(resp)))

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -193,13 +194,16 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		})
 		old, back = nil, r.expected[identity]
 	}
+	was := back
 	if old != nil {
+		s := old.session(r.rec.SID)
+		was = &s
 		r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
 		}, false)
 	}
 	now := time.Now()
-	p, events := r.seat(req, back, now)
+	p, events := r.seat(req, back, was, now)
 	r.participants[identity] = p
 	delete(r.expected, identity)
 	if r.rec.NumParticipants > 0 {
@@ -256,20 +260,25 @@ func (r *Room) refusal(req *JoinRequest) error {
 // against anybody's will.
 func (r *Room) returns(req *JoinRequest) bool {
 	for _, gone := range r.departed {
-		if gone.Sid != req.Session || gone.Identity != req.Info.Identity {
-			continue
-		}
-		switch gone.DisconnectReason {
-		case livekit.DisconnectReason_MEDIA_FAILURE, livekit.DisconnectReason_SIGNAL_CLOSE, livekit.DisconnectReason_CONNECTION_TIMEOUT:
+		if gone.SID == req.Session && gone.Identity == req.Info.Identity && gone.lost() {
 			return true
 		}
 	}
 	return false
 }
 
-// seat makes the participant: a new session, or the one of before a restart
-// with what was decided in it.
-func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participant, []Event) {
+// lost tells that the session ended against anybody's will.
+func (s *Session) lost() bool {
+	switch s.Reason {
+	case livekit.DisconnectReason_MEDIA_FAILURE, livekit.DisconnectReason_SIGNAL_CLOSE, livekit.DisconnectReason_CONNECTION_TIMEOUT:
+		return true
+	}
+	return false
+}
+
+// seat makes the participant: a new session, or back, the one of before a
+// restart. was is what it was in the room until now; nil = it was not there.
+func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Participant, []Event) {
 	p := &Participant{
 		sid:           NewID("PA_"),
 		identity:      req.Info.Identity,
@@ -286,6 +295,12 @@ func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participan
 		token:         req.Token,
 	}
 	p.room.Store(r)
+	if was == nil {
+		was = r.lately(p.identity)
+	}
+	if was != nil {
+		p.inherit(was, was == back, req.IssuedMs)
+	}
 	var events []Event
 	if back != nil {
 		events = r.takeUp(p, back, now)
@@ -305,16 +320,52 @@ func (r *Room) seat(req *JoinRequest, back *Session, now time.Time) (*Participan
 	return p, events
 }
 
-// takeUp continues the session back: its SID and times, and whatever was
-// decided in it, which a token cannot undo. The tracks of before are gone.
-func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
-	p.sid, p.joinedMs, p.activeMs, p.moderated = back.SID, back.JoinedMs, back.ActiveMs, back.Moderated
-	p.info.Version = back.Info.GetVersion()
-	p.info.Kind = back.Info.GetKind() // it was counted, or not, as this kind
-	if back.Moderated {
-		was := proto.CloneOf(back.Info)
-		p.info.Name, p.info.Metadata, p.info.Attributes, p.info.Permission = was.Name, was.Metadata, was.Attributes, was.Permission
+// inherit keeps for p what was decided in the session of its identity before,
+// which it continues, takes the place of, or which left lately.
+//
+// A token from before the permission was decided does not undo that; a later one
+// is the newer decision. So it is with name, metadata and attributes in a new
+// session, where who left of its own will comes as its token says; a session that
+// goes on after a restart keeps them, since an app may well make a new token for
+// each connection without looking at them.
+func (p *Participant) inherit(was *Session, goesOn bool, issuedMs int64) {
+	info := proto.CloneOf(was.Info)
+	if was.PermittedMs > 0 {
+		p.permittedMs = max(was.PermittedMs, issuedMs)
+		if issuedMs <= was.PermittedMs {
+			p.info.Permission = info.GetPermission()
+		}
 	}
+	if was.EditedMs > 0 && (goesOn || was.LeftMs == 0 || was.lost()) {
+		p.editedMs = was.EditedMs
+		if goesOn || issuedMs <= was.EditedMs {
+			p.info.Name, p.info.Metadata, p.info.Attributes = info.GetName(), info.GetMetadata(), info.GetAttributes()
+		}
+	}
+}
+
+// lately is the newest session of that identity which left; nil if there is none
+// among the newest who left.
+func (r *Room) lately(identity string) *Session {
+	for i := range slices.Backward(r.departed) {
+		if r.departed[i].Identity == identity {
+			return &r.departed[i]
+		}
+	}
+	return nil
+}
+
+// takeUp continues the session back: its SID and times. The tracks of before are
+// gone. Whether it counts was decided when it joined.
+func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
+	p.sid, p.joinedMs, p.activeMs = back.SID, back.JoinedMs, back.ActiveMs
+	p.info.Version = back.Info.GetVersion()
+	p.info.Kind = back.Info.GetKind()
+	was := back.Info.GetPermission()
+	if p.info.Permission == nil {
+		p.info.Permission = &livekit.ParticipantPermission{}
+	}
+	p.info.Permission.Agent, p.info.Permission.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
 	var events []Event
 	if len(back.Info.GetTracks()) > 0 {
 		r.rec.NumPublishers--
@@ -407,8 +458,8 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(
 		}
 		snap := r.snapshotFor(p, false)
 		for _, gone := range r.departed {
-			if r.participants[gone.Identity] == nil {
-				snap.Departed = append(snap.Departed, gone)
+			if r.participants[gone.Identity] == nil && !gone.Info.GetPermission().GetHidden() {
+				snap.Departed = append(snap.Departed, gone.Info)
 			}
 		}
 		p.away = false

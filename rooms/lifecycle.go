@@ -187,6 +187,7 @@ func (r *Room) graceOver() {
 		delete(r.expected, id)
 		gone, e := r.absence(s, livekit.DisconnectReason_CONNECTION_TIMEOUT, now)
 		sessions, events = append(sessions, gone), append(events, e...)
+		r.remember(gone)
 		r.log.Info("participant did not come back", "participant", id, "sid", s.SID)
 		if !gone.Info.GetPermission().GetHidden() {
 			r.tell(updateOf(gone.Info), nil)

@@ -106,6 +106,7 @@ func (r *Room) send(p *Participant) luggage {
 	if !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
 	}
+	r.remember(s)
 	delete(r.speakers, p.sid)
 	delete(r.quality, p.sid)
 	r.judge(now)
@@ -145,7 +146,8 @@ func (r *Room) receive(p *Participant, l luggage, reply answer[struct{}]) {
 	}
 	sid := NewID("PA_")
 	session := Session{
-		SID: sid, RoomSID: r.rec.SID, Identity: p.identity, JoinedMs: NowMs(now), ActiveMs: NowMs(now), Moderated: p.moderated,
+		SID: sid, RoomSID: r.rec.SID, Identity: p.identity, JoinedMs: NowMs(now), ActiveMs: NowMs(now),
+		PermittedMs: p.permittedMs, EditedMs: p.editedMs,
 	}
 	info := p.snapshot()
 	info.Sid, info.Tracks, info.IsPublisher = sid, nil, false

@@ -33,7 +33,8 @@ type Participant struct {
 	successors      []letter // until then: who joins under the same identity
 	joinedMs        int64
 	activeMs        int64
-	moderated       bool
+	permittedMs     int64 // as in Session
+	editedMs        int64
 	away            bool // its client's connection is lost, and may be resumed
 	autoSubscribe   bool
 	pendingTracks   map[string]*livekit.TrackInfo // by SID: announced, not negotiated
@@ -128,13 +129,14 @@ func (p *Participant) snapshot() *livekit.ParticipantInfo {
 // session is p's row.
 func (p *Participant) session(roomSID string) Session {
 	return Session{
-		SID:       p.sid,
-		RoomSID:   roomSID,
-		Identity:  p.identity,
-		JoinedMs:  p.joinedMs,
-		ActiveMs:  p.activeMs,
-		Info:      p.snapshot(),
-		Moderated: p.moderated,
+		SID:         p.sid,
+		RoomSID:     roomSID,
+		Identity:    p.identity,
+		JoinedMs:    p.joinedMs,
+		ActiveMs:    p.activeMs,
+		Info:        p.snapshot(),
+		PermittedMs: p.permittedMs,
+		EditedMs:    p.editedMs,
 	}
 }
 
@@ -246,14 +248,19 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	p.dismissShadows(why)
 	if tell && !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
-		r.departed = append(r.departed[max(0, len(r.departed)-mostDeparted+1):], s.Info)
 	}
+	r.remember(s)
 	delete(r.speakers, p.sid)
 	delete(r.quality, p.sid)
 	r.judge(now)
 	r.fact([]Session{s}, events)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why)
+}
+
+// remember keeps s, which has left, among the newest.
+func (r *Room) remember(s Session) {
+	r.departed = append(r.departed[max(0, len(r.departed)-mostDeparted+1):], s)
 }
 
 // withdrawAll ends what p publishes and what is forwarded to it.

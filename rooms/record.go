@@ -172,9 +172,10 @@ type Session struct {
 	// participant published: a snapshot, marshalled as protobuf by the store. It
 	// must not be changed once submitted.
 	Info *livekit.ParticipantInfo
-	// Moderated tells that name, metadata, attributes or permission were changed
-	// after the join, so that a token must not undo them on a rejoin.
-	Moderated bool
+	// PermittedMs is when the permission was last decided after the join, and
+	// EditedMs when name, metadata or attributes were last changed: what an earlier
+	// token says must not undo it on a rejoin. 0 = never.
+	PermittedMs, EditedMs int64
 }
 
 // NowMs is t as the store keeps it.

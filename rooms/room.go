@@ -26,7 +26,7 @@ type Room struct {
 	tracks       map[string]*track       // by SID
 	rpcs         map[string]answer[*livekit.PerformRpcResponse]
 	nonces       nonces
-	departed     []*livekit.ParticipantInfo // the newest to leave, for those who were away then
+	departed     []Session // the newest to leave, for those who were away then, or come again
 
 	stored   Record    // as it was last written
 	line     *Line     // what the changes stand in

@@ -130,17 +130,18 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 // putSession writes over the session with that SID, or inserts it. The common
 // update leaves out what would rewrite the indexes.
 func (t *tx) putSession(v *sessionRow) error {
-	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, moderated = ?, info = ?
+	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?
 		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
-		v.ActiveMs, v.LeftMs, int32(v.Reason), v.Moderated, v.info, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
+		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
 	if err != nil || n == 1 {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sid) DO UPDATE SET room_sid = excluded.room_sid, identity = excluded.identity,
 			joined_ms = excluded.joined_ms, active_ms = excluded.active_ms, left_ms = excluded.left_ms,
-			reason = excluded.reason, moderated = excluded.moderated, info = excluded.info`,
-		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.Moderated, v.info)
+			reason = excluded.reason, permitted_ms = excluded.permitted_ms, edited_ms = excluded.edited_ms,
+			info = excluded.info`,
+		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info)
 	return err
 }
 

@@ -52,12 +52,12 @@ func scanRecord(s scanner) (rooms.Record, error) {
 }
 
 // sessionColumns are a session's, in the order of scanSession.
-const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, moderated, info`
+const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, info`
 
 func scanSession(s scanner) (rooms.Session, error) {
 	var v rooms.Session
 	var info []byte
-	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.Moderated, &info); err != nil {
+	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &info); err != nil {
 		return rooms.Session{}, err
 	}
 	v.Info = new(livekit.ParticipantInfo)

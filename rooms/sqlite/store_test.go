@@ -206,7 +206,7 @@ func TestCreateFindsTheOpenRoom(t *testing.T) {
 func TestSessions(t *testing.T) {
 	s := openNew(t)
 	r := create(t, s, "lobby", 1000)
-	ann := rooms.Session{SID: "PA_ann", RoomSID: r.SID, Identity: "ann", JoinedMs: 10, ActiveMs: 11, Moderated: true,
+	ann := rooms.Session{SID: "PA_ann", RoomSID: r.SID, Identity: "ann", JoinedMs: 10, ActiveMs: 11, PermittedMs: 12, EditedMs: 13,
 		Info: &livekit.ParticipantInfo{Sid: "PA_ann", Identity: "ann", Metadata: "m", Attributes: map[string]string{"a": "b"}}}
 	bob := rooms.Session{SID: "PA_bob", RoomSID: r.SID, Identity: "bob", JoinedMs: 12, Info: &livekit.ParticipantInfo{Sid: "PA_bob"}}
 	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{bob, ann}})
@@ -216,7 +216,8 @@ func TestSessions(t *testing.T) {
 	require.Len(t, present, 2)
 	require.Equal(t, "PA_ann", present[0].SID)
 	require.Equal(t, "b", present[0].Info.Attributes["a"])
-	require.True(t, present[0].Moderated)
+	require.EqualValues(t, 12, present[0].PermittedMs)
+	require.EqualValues(t, 13, present[0].EditedMs)
 	require.EqualValues(t, 11, present[0].ActiveMs)
 
 	occupied, err := s.Occupied(t.Context())
