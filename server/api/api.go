@@ -39,6 +39,9 @@ type Rooms interface {
 	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
 	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
 
+	EditParticipant(ctx context.Context, room, identity string, e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error)
+	MuteAll(ctx context.Context, room string, which rooms.Hold, hold bool) ([]rooms.MutedTrack, error)
+	Release(ctx context.Context, room string) error
 	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
 	DeleteIf(ctx context.Context, name, sid string, version *int64) error
 	Ban(ctx context.Context, b rooms.Ban) error

@@ -83,7 +83,7 @@ type docComponents struct {
 
 const aboutAPI = "Rooms over HTTP. Bodies are JSON; what is not known in them is refused. Errors are problem details " +
 	"(RFC 9457) with a stable code. Times are RFC 3339 in UTC, timeouts are whole seconds or \"never\". Lists come in pages. " +
-	"A room has an ETag, which If-Match takes. A POST with an Idempotency-Key is done once: a retry within a day gets the same " +
+	"Rooms and participants have an ETag, which If-Match takes. A POST with an Idempotency-Key is done once: a retry within a day gets the same " +
 	"answer, until the server restarts. Credentials are an access token with the grant that a call needs, or an API key and its " +
 	"secret as HTTP Basic, which may do everything."
 
@@ -189,7 +189,7 @@ func (op *operation) headers() []parameter {
 		all = append(all, parameter{name: "Idempotency-Key", doc: "Any text, new for each request that is not a retry."})
 	}
 	if op.conditional {
-		all = append(all, parameter{name: "If-Match", doc: "The room's ETag as last seen: 412 if the room has changed since."})
+		all = append(all, parameter{name: "If-Match", doc: "The ETag as last seen: 412 if it has changed since."})
 	}
 	if op.stream {
 		all = append(all, parameter{name: "Last-Event-ID", doc: "The seq of the last event that was received."})

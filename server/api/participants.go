@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
-	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 	"parlor/server/access"
@@ -62,7 +61,19 @@ func (s *rest) getParticipant(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	tag := participantTag(info)
+	w.Header().Set("ETag", tag)
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
 	return sendJSON(w, http.StatusOK, showParticipant(info))
+}
+
+// participantTag names a state of a participant: it changes with everything that
+// others are told of it.
+func participantTag(p *livekit.ParticipantInfo) string {
+	return fmt.Sprintf("%q", fmt.Sprintf("%s.%d", p.Sid, p.Version))
 }
 
 // participantEdit is the body of PATCH …/participants/{identity}: what is not
@@ -84,64 +95,58 @@ type permissionEdit struct {
 	Hidden            *bool    `json:"hidden,omitempty"`
 }
 
-// apply returns was with the change made.
-func (e *permissionEdit) apply(was *livekit.ParticipantPermission) (*livekit.ParticipantPermission, error) {
-	p := &livekit.ParticipantPermission{}
-	if was != nil {
-		p = proto.CloneOf(was)
+// permit is the change itself, made where the permissions are; nil if nothing is
+// to be changed.
+func (e *permissionEdit) permit() (func(*livekit.ParticipantPermission), error) {
+	if e == nil {
+		return nil, nil
 	}
-	for from, to := range map[*bool]*bool{
-		e.CanPublish: &p.CanPublish, e.CanSubscribe: &p.CanSubscribe, e.CanPublishData: &p.CanPublishData,
-		e.CanUpdateMetadata: &p.CanUpdateMetadata, e.Hidden: &p.Hidden,
-	} {
-		if from != nil {
-			*to = *from
+	sources, err := sourcesOf("permissions.can_publish_sources", e.CanPublishSources)
+	if err != nil {
+		return nil, err
+	}
+	return func(p *livekit.ParticipantPermission) {
+		for from, to := range map[*bool]*bool{
+			e.CanPublish: &p.CanPublish, e.CanSubscribe: &p.CanSubscribe, e.CanPublishData: &p.CanPublishData,
+			e.CanUpdateMetadata: &p.CanUpdateMetadata, e.Hidden: &p.Hidden,
+		} {
+			if from != nil {
+				*to = *from
+			}
 		}
-	}
-	if e.CanPublishSources == nil {
-		return p, nil
-	}
-	p.CanPublishSources = nil
-	for i, name := range e.CanPublishSources {
-		source, ok := sourceOf(name)
-		if !ok {
-			return nil, fieldsProblem(fieldProblem{fmt.Sprintf("permissions.can_publish_sources[%d]", i), notASource})
+		if e.CanPublishSources != nil {
+			p.CanPublishSources = sources
 		}
-		p.CanPublishSources = append(p.CanPublishSources, source)
-	}
-	return p, nil
+	}, nil
 }
 
-const notASource = "must be camera, microphone, screen_share or screen_share_audio"
-
-func sourceOf(name string) (livekit.TrackSource, bool) {
-	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
-	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)
-}
-
-// editParticipant changes what is given. Permissions are merged with those of
-// before: of two moderators who change them at once, the later may undo the
-// other's.
+// editParticipant changes what is given.
 func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	sid, version, err := condition(r)
+	if err != nil {
+		return err
+	}
 	var body participantEdit
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	room, info, err := s.participantOf(r)
+	e := rooms.ParticipantEdit{Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes, IfSID: sid}
+	if version != nil {
+		v := uint32(*version)
+		e.IfVersion = &v
+	}
+	if e.Permit, err = body.Permissions.permit(); err != nil {
+		return err
+	}
+	info, err := s.Rooms.EditParticipant(r.Context(), at[0], at[1], e)
 	if err != nil {
 		return err
 	}
-	req := &livekit.UpdateParticipantRequest{
-		Room: room, Identity: info.Identity, Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes,
-	}
-	if body.Permissions != nil {
-		if req.Permission, err = body.Permissions.apply(info.Permission); err != nil {
-			return err
-		}
-	}
-	if info, err = s.Rooms.UpdateParticipant(r.Context(), req); err != nil {
-		return err
-	}
+	w.Header().Set("ETag", participantTag(info))
 	return sendJSON(w, http.StatusOK, showParticipant(info))
 }
 

@@ -25,6 +25,7 @@ type room struct {
 	SyncStreams      bool              `json:"sync_streams"`
 	EnabledCodecs    []string          `json:"enabled_codecs"`
 	Locked           bool              `json:"locked" doc:"Nobody new may join."`
+	Hold             *hold             `json:"hold" doc:"What is kept muted; null if nothing is."`
 	NumParticipants  uint32            `json:"num_participants"`
 	NumPublishers    uint32            `json:"num_publishers"`
 	ActiveRecording  bool              `json:"active_recording"`
@@ -49,6 +50,7 @@ func showRoom(r *rooms.Record) room {
 		SyncStreams:      r.Config.SyncStreams,
 		EnabledCodecs:    r.Config.EnabledCodecs,
 		Locked:           r.Config.Locked,
+		Hold:             showHold(r.Config.Hold),
 		NumParticipants:  r.NumParticipants,
 		NumPublishers:    r.NumPublishers,
 		ActiveRecording:  r.ActiveRecording,

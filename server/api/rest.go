@@ -24,7 +24,8 @@ const (
 //   - errors are problem details (RFC 9457) with a stable code;
 //   - times are RFC 3339 in UTC; timeouts are whole seconds or "never";
 //   - lists come in pages: limit, and the cursor that the page before gave;
-//   - a room has an ETag (RFC 9110, section 8.8.3), which If-Match takes;
+//   - rooms and participants have an ETag (RFC 9110, section 8.8.3), which
+//     If-Match takes;
 //   - a POST with an Idempotency-Key is done once: see [replies].
 type rest struct {
 	Config

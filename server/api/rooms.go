@@ -85,6 +85,9 @@ func roomParameters() []parameter {
 		{name: "name_prefix", doc: "Rooms whose names begin with this, by name."},
 		{name: "created_after", doc: "Rooms created at this time (RFC 3339) or later."},
 		{name: "created_before", doc: "Rooms created before this time (RFC 3339)."},
+		{name: "metadata", doc: "Rooms whose metadata is this text."},
+		{name: "metadata_field", doc: "Rooms whose metadata is a JSON object with this field: key=value.", many: true},
+		{name: "tag", doc: "Rooms with this tag: key=value. With this or metadata a page looks at 5000 rooms at most: it may hold fewer rooms than limit, or none, and still have a next_cursor.", many: true},
 		{name: "order", doc: "By creation, or by name with name_prefix; ascending without it.", values: []string{"ascending", "descending"}},
 	}
 }
@@ -96,16 +99,17 @@ func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit := q.Limit
-	q.Limit++ // one more tells whether there is a next page
-	list, err := s.Records.ListRooms(r.Context(), q)
+	filter, wrong := roomFilterOf(r.URL.Query())
+	if wrong != nil {
+		return fieldsProblem(wrong...)
+	}
+	list, next, err := s.search(r.Context(), q, &filter)
 	if err != nil {
 		return err
 	}
 	page := roomPage{Rooms: []room{}}
-	if len(list) > limit {
-		list = list[:limit]
-		page.NextCursor = writeCursor(list[limit-1].Cursor())
+	if next != nil {
+		page.NextCursor = writeCursor(*next)
 	}
 	for i := range list {
 		page.Rooms = append(page.Rooms, showRoom(&list[i]))
@@ -266,7 +270,7 @@ func condition(r *http.Request) (sid string, version *int64, err error) {
 	sid, number, ok3 := strings.Cut(inside, ".")
 	n, parseErr := strconv.ParseInt(number, 10, 64)
 	if !ok || !ok2 || !ok3 || sid == "" || parseErr != nil {
-		return "", nil, problemf(http.StatusPreconditionFailed, "failed_precondition", "If-Match is not an entity tag of a room")
+		return "", nil, problemf(http.StatusPreconditionFailed, "failed_precondition", "If-Match is not an entity tag of this")
 	}
 	return sid, &n, nil
 }

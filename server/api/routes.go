@@ -99,7 +99,7 @@ func (s *rest) participantOperations() []operation {
 			method: patch, path: onParticipant, id: "updateParticipant", tag: tag, grant: toAdmin,
 			summary: "Change what a participant is and may do. It holds also when it rejoins.",
 			body:    participantEdit{}, example: `{"name":"Ada","attributes":{"hand":"up"},"permissions":{"can_publish":true,"can_publish_sources":["microphone"]}}`,
-			status: http.StatusOK, answer: participant{}, handle: s.editParticipant,
+			status: http.StatusOK, answer: participant{}, conditional: true, handle: s.editParticipant,
 		},
 		{
 			method: del, path: onParticipant, id: "removeParticipant", tag: tag, grant: toAdmin,
@@ -151,6 +151,17 @@ func (s *rest) participantOperations() []operation {
 
 func (s *rest) moderationOperations() []operation {
 	return []operation{
+		{
+			method: post, path: onRoom + "/mute", id: "muteRoom", tag: "moderation", grant: toAdmin,
+			summary: "Mute everybody in a room, and, with hold, keep it so.",
+			body:    muteRequest{}, optional: true, example: `{"sources":["microphone"],"except":["host"],"hold":true}`,
+			status: http.StatusOK, answer: mutedTracks{}, handle: s.muteRoom,
+		},
+		{
+			method: del, path: onRoom + "/mute", id: "releaseRoom", tag: "moderation", grant: toAdmin,
+			summary: "Release what is held muted: everybody may unmute what is its own.",
+			status:  http.StatusNoContent, handle: s.releaseRoom,
+		},
 		{
 			method: get, path: onRoom + "/bans", id: "listBans", tag: "moderation", grant: toAdmin,
 			summary: "Who is banned from rooms of that name, by identity. The room need not be open.",

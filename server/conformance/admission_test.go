@@ -191,3 +191,63 @@ func TestDuplicateIdentityIsRejected(t *testing.T) {
 	taken()
 	require.Equal(t, sid, ada.LocalParticipant.SID())
 }
+
+// post sends JSON to REST with the API key and its secret.
+func post(t *testing.T, s *server, path, body string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.http()+path, strings.NewReader(body))
+	require.NoError(t, err)
+	req.SetBasicAuth(apiKey, apiSecret)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, resp.StatusCode, string(text))
+	return string(text)
+}
+
+// TestHeldRoom: nobody is heard but who is left out, whatever clients do and
+// through a restart.
+func TestHeldRoom(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	s := startServer(t, settings{"restart_grace": restartGrace.String()})
+	room := roomName(t)
+	ada := dual.joinAt(t, s.ws(), token(t, "ada", join(room)))
+	host := single.joinAt(t, s.ws(), token(t, "host", join(room)))
+	heard := func() (adas, hosts string) {
+		return host.remote(t, "ada", mic).SID(), ada.remote(t, "host", mic).SID()
+	}
+	voice := ada.publishMicrophone(t)
+	host.publishMicrophone(t)
+	adas, hosts := heard()
+	host.awaitMedia(t, adas, 5)
+	ada.awaitMedia(t, hosts, 5)
+
+	require.Contains(t, post(t, s, "/v1/rooms/"+room+"/mute", `{"except":["host"],"hold":true}`), adas)
+	host.await(t, "muted ada MICROPHONE")
+	host.awaitSilence(t, adas)
+	ada.awaitMedia(t, hosts, 5)
+	voice.SetMuted(false) // the client tries to speak
+	host.awaitSilence(t, adas)
+
+	s.kill()
+	require.NoError(t, s.start())
+	ada.await(t, "reconnected")
+	host.await(t, "reconnected")
+	eventually(t, "both publish again", func() bool {
+		list, err := roomService(s).ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
+		if err != nil {
+			return false
+		}
+		muted := map[string]bool{}
+		for _, p := range list.Participants {
+			for _, track := range p.Tracks {
+				muted[p.Identity] = track.Muted
+			}
+		}
+		return len(muted) == 2 && muted["ada"] && !muted["host"]
+	})
+}
