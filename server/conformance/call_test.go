@@ -74,6 +74,41 @@ func TestCall(t *testing.T) {
 	})
 }
 
+// A track is there, and can be subscribed to, from its negotiation on: of sound,
+// that is. The SDK does not say in which of the negotiated codecs it will send a
+// video, so only its first packet tells.
+func TestAnnouncedBeforeMedia(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		alice, bob := m.join(t, room, "alice"), m.join(t, room, "bob")
+		source := newIdleSource(t, opus, 'f')
+		pub := alice.publish(t, source, mic)
+		bob.await(t, "published alice MICROPHONE")
+		alice.await(t, "someone subscribed to MICROPHONE")
+		require.Nil(t, bob.inbound(pub.SID()), "nothing has been sent")
+		source.start(t)
+		bob.awaitMedia(t, pub.SID(), 20)
+
+		silent := newIdleSource(t, vp8, 'f')
+		video := alice.publish(t, silent, camera)
+		silent.start(t)
+		bob.awaitMedia(t, video.SID(), 20)
+	})
+}
+
+func TestAudioOnly(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		alice, bob := m.join(t, room, "alice"), m.join(t, room, "bob")
+		hers, his := alice.publishMicrophone(t), bob.publishMicrophone(t)
+		alice.awaitMedia(t, his.SID(), 20)
+		bob.awaitMedia(t, hers.SID(), 20)
+		carol := m.join(t, room, "carol") // sends nothing at all
+		carol.awaitMedia(t, his.SID(), 20)
+		carol.awaitMedia(t, hers.SID(), 20)
+	})
+}
+
 func TestMute(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)

@@ -43,7 +43,7 @@ func TestNode(t *testing.T) {
 	require.NoError(t, err)
 	s := startServer(t, settings{"webhook": map[string]any{
 		"api_key": apiKey, "urls": []string{fmt.Sprintf("http://127.0.0.1:%d/", ports[0])},
-	}})
+	}, "room": map[string]any{"enable_remote_unmute": true}})
 	cmd := exec.CommandContext(t.Context(), node, "main.js")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(),

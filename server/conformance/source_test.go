@@ -176,12 +176,23 @@ func newSource(t *testing.T, c codec, options ...lksdk.LocalTrackOptions) *sourc
 
 func newLayerSource(t *testing.T, c codec, layer byte, options ...lksdk.LocalTrackOptions) *source {
 	t.Helper()
+	s := newIdleSource(t, c, layer, options...)
+	s.start(t)
+	return s
+}
+
+// newIdleSource makes a track that sends nothing until start.
+func newIdleSource(t *testing.T, c codec, layer byte, options ...lksdk.LocalTrackOptions) *source {
+	t.Helper()
 	track, err := lksdk.NewLocalTrack(c.capability, options...)
 	require.NoError(t, err)
-	s := &source{codec: c, layer: layer, track: track, quit: make(chan struct{})}
+	return &source{codec: c, layer: layer, track: track, quit: make(chan struct{})}
+}
+
+// start begins to send, until stop or the test's end.
+func (s *source) start(t *testing.T) {
 	s.wg.Go(s.run)
 	t.Cleanup(s.stop)
-	return s
 }
 
 // run sends a frame per interval, every eighth a key frame. Frames written

@@ -1,123 +1,12 @@
-// Calls with @livekit/rtc-node: real encoders and decoders.
+// Calls with @livekit/rtc-node.
 
 import assert from 'node:assert/strict';
 
-import {
-  AudioFrame,
-  AudioSource,
-  AudioStream,
-  DisconnectReason,
-  LocalAudioTrack,
-  LocalVideoTrack,
-  Room,
-  TrackPublishOptions,
-  TrackSource,
-  VideoBufferType,
-  VideoFrame,
-  VideoSource,
-  VideoStream,
-} from '@livekit/rtc-node';
 import { DataPacket_Kind } from 'livekit-server-sdk';
 
-import { api, eventually, roomName, sleep, token, url } from './common.js';
+import { api, eventually, roomName, sleep } from './common.js';
+import { hears, join, publish, sees, told } from './peers.js';
 import { eventsOf } from './webhooks.js';
-
-/** Joins a room; what is heard and seen is counted in the result. */
-async function join(cleanups, room, identity, { grant, claims, autoSubscribe = true } = {}) {
-  const r = new Room();
-  const peer = { room: r, log: [], data: [], audio: new Map(), video: new Map() };
-  const note = (line) => peer.log.push(line);
-  r.on('participantConnected', (p) => note(`joined ${p.identity}`));
-  r.on('participantDisconnected', (p) => note(`left ${p.identity}`));
-  r.on('trackPublished', (pub, p) => note(`published ${p.identity} ${pub.name}`));
-  r.on('trackUnpublished', (pub, p) => note(`unpublished ${p.identity} ${pub.name}`));
-  r.on('trackMuted', (pub, p) => note(`muted ${p.identity} ${pub.name}`));
-  r.on('trackUnmuted', (pub, p) => note(`unmuted ${p.identity} ${pub.name}`));
-  r.on('trackUnsubscribed', (_, pub, p) => note(`unsubscribed ${p.identity} ${pub.name}`));
-  r.on('localTrackSubscribed', () => note('someone subscribed'));
-  r.on('roomMetadataChanged', (m) => note(`room metadata ${m}`));
-  r.on('participantMetadataChanged', (m, p) => note(`metadata ${p.identity}`));
-  r.on('participantNameChanged', (n, p) => note(`name ${p.identity} ${n}`));
-  r.on('participantAttributesChanged', (c, p) => note(`attributes ${p.identity} ${JSON.stringify(c)}`));
-  r.on('disconnected', (reason) => note(`disconnected ${DisconnectReason[reason]}`));
-  r.on('dataReceived', (payload, p, kind, topic) =>
-    peer.data.push(`${p?.identity ?? ''}/${topic ?? ''}/${Buffer.from(payload)}`));
-  r.on('trackSubscribed', (track, pub, p) => {
-    const key = `${p.identity} ${pub.name}`;
-    note(`subscribed ${key}`);
-    if (pub.name === 'microphone') listenTo(track, peer.audio, key);
-    else watch(track, peer.video, key);
-  });
-  await r.connect(url, await token(room, identity, grant, claims), { autoSubscribe, dynacast: false });
-  cleanups.push(() => r.disconnect());
-  return peer;
-}
-
-/** Counts the loud 10 ms of a track. */
-async function listenTo(track, counts, key) {
-  counts.set(key, 0);
-  for await (const frame of new AudioStream(track, 48000, 1)) {
-    let energy = 0;
-    for (const sample of frame.data) energy += sample * sample;
-    if (Math.sqrt(energy / frame.data.length) > 500) counts.set(key, counts.get(key) + 1);
-  }
-}
-
-/** Counts the pictures of a track and keeps the last one's brightness. */
-async function watch(track, counts, key) {
-  counts.set(key, { pictures: 0, brightness: new Set() });
-  for await (const { frame } of new VideoStream(track)) {
-    const seen = counts.get(key);
-    const i420 = frame.convert(VideoBufferType.I420);
-    seen.pictures++;
-    seen.brightness.add(i420.data[Math.floor((frame.width * frame.height) / 2)] >> 5);
-    seen.size = `${frame.width}x${frame.height}`;
-  }
-}
-
-/** Publishes a tone, or with video a picture whose brightness changes. */
-async function publish(cleanups, peer, name) {
-  const video = name !== 'microphone';
-  const source = video ? new VideoSource(320, 180) : new AudioSource(48000, 1);
-  const track = video ? LocalVideoTrack.createVideoTrack(name, source) : LocalAudioTrack.createAudioTrack(name, source);
-  let running = true;
-  const feed = (async () => {
-    for (let n = 0; running; n++) {
-      if (video) {
-        const data = new Uint8Array(320 * 180 * 1.5).fill(128);
-        data.fill((n * 8) % 256, 0, 320 * 180);
-        source.captureFrame(new VideoFrame(data, 320, 180, VideoBufferType.I420));
-        await sleep(50);
-      } else {
-        const data = Int16Array.from({ length: 480 }, (_, i) => 8000 * Math.sin(((n * 480 + i) * 440 * 2 * Math.PI) / 48000));
-        await source.captureFrame(new AudioFrame(data, 48000, 1, 480));
-      }
-    }
-  })();
-  cleanups.push(async () => {
-    running = false;
-    await feed;
-  });
-  const options = new TrackPublishOptions();
-  options.source = { microphone: TrackSource.SOURCE_MICROPHONE, camera: TrackSource.SOURCE_CAMERA, screen: TrackSource.SOURCE_SCREENSHARE }[name];
-  return peer.room.localParticipant.publishTrack(track, options);
-}
-
-const told = (peer, line) =>
-  eventually(`${peer.room.localParticipant.identity} is told "${line}", was told ${peer.log}`, () => peer.log.includes(line));
-
-const hears = (peer, key) => {
-  const before = peer.audio.get(key) ?? 0;
-  return eventually(`hears ${key}`, () => (peer.audio.get(key) ?? 0) > before + 50);
-};
-
-const sees = (peer, key) => {
-  const before = peer.video.get(key)?.pictures ?? 0;
-  return eventually(`sees ${key}`, () => {
-    const seen = peer.video.get(key);
-    return seen && seen.pictures > before + 8 && seen.brightness.size >= 3;
-  });
-};
 
 export const callTests = [
   [
@@ -153,7 +42,7 @@ export const callTests = [
     },
   ],
   [
-    'call: mute, unmute, unsubscribe, auto_subscribe=false',
+    'call: mute, unmute, unsubscribe, subscribe again, auto_subscribe=false',
     async (cleanups) => {
       const room = roomName();
       const alice = await join(cleanups, room, 'alice');
@@ -167,8 +56,13 @@ export const callTests = [
       await hears(bob, 'alice microphone');
       await api.mutePublishedTrack(room, 'alice', microphone.sid, true);
       await told(bob, 'muted alice microphone');
+      await api.mutePublishedTrack(room, 'alice', microphone.sid, false); // the SDK has no mute of its own
+      await told(bob, 'unmuted alice microphone');
+      await hears(bob, 'alice microphone');
       remote.setSubscribed(false);
       await told(bob, 'unsubscribed alice microphone');
+      remote.setSubscribed(true);
+      await hears(bob, 'alice microphone');
     },
   ],
   [

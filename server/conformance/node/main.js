@@ -5,6 +5,7 @@
 import { dispose } from '@livekit/rtc-node';
 
 import { callTests } from './calls.js';
+import { rightsTests } from './rights.js';
 import { roomTests } from './rooms.js';
 import { close, listen } from './webhooks.js';
 
@@ -13,7 +14,7 @@ const timeout = 60_000;
 await listen();
 let passed = 0;
 let failed = 0;
-for (const [name, test] of [...roomTests, ...callTests]) {
+for (const [name, test] of [...roomTests, ...callTests, ...rightsTests]) {
   const began = Date.now();
   const cleanups = [];
   let timer;
