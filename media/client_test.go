@@ -118,6 +118,9 @@ type client struct {
 	tracks   chan remoteTrack
 	messages chan occurrence // data that came
 	open     map[string]chan *webrtc.DataChannel
+	ending   sync.Once
+	slow     func() time.Duration      // before each message of the server is read; nil: at once
+	onTrack  func(*webrtc.TrackRemote) // on a goroutine of its own, instead of tracks; nil: tracks
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32
@@ -128,6 +131,8 @@ type client struct {
 	states       []*livekit.StreamStateInfo
 	qualities    []*livekit.SubscribedQualityUpdate
 	mute         bool // answers no offers
+	repeats      bool // answers each offer without its number, and again when the next comes
+	repeated     *livekit.SessionDescription
 	pendingPub   []webrtc.ICECandidateInit
 	pendingSub   []webrtc.ICECandidateInit
 	answers      []*livekit.SessionDescription
@@ -214,6 +219,10 @@ func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
 		}, 0)
 	})
 	pc.OnTrack(func(r *webrtc.TrackRemote, recv *webrtc.RTPReceiver) {
+		if c.onTrack != nil {
+			c.onTrack(r)
+			return
+		}
 		c.tracks <- remoteTrack{r, recv.RTPTransceiver().Mid()}
 	})
 	pc.OnDataChannel(c.listen)
@@ -245,7 +254,9 @@ func (c *client) loop() {
 	}
 }
 
-func (c *client) close() {
+func (c *client) close() { c.ending.Do(c.end) }
+
+func (c *client) end() {
 	c.peer.Close()
 	c.inbox.close()
 	close(c.stop)
@@ -260,6 +271,9 @@ func (c *client) close() {
 
 // receive handles a message of the server as stock clients do.
 func (c *client) receive(r *livekit.SignalResponse) {
+	if c.slow != nil {
+		time.Sleep(c.slow())
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch m := r.Message.(type) {
@@ -325,7 +339,15 @@ func (c *client) answerLocked(o *livekit.SessionDescription) {
 	if err := c.sub.SetLocalDescription(answer); err != nil {
 		c.t.Errorf("set answer: %v", err)
 	}
-	c.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: o.Id})
+	d := &livekit.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: o.Id}
+	if c.repeats {
+		d.Id = 0
+		if c.repeated != nil {
+			c.peer.HandleAnswer(c.repeated)
+		}
+		c.repeated = d
+	}
+	c.peer.HandleAnswer(d)
 }
 
 func (c *client) trickleLocked(r *livekit.TrickleRequest) {
@@ -382,6 +404,13 @@ func (c *client) offerLocked(restart bool) {
 // three sections to receive of each kind.
 func (c *client) join() {
 	c.t.Helper()
+	c.begin()
+	c.events.wait(c.t, "connected")
+}
+
+// begin is join without waiting for its end.
+func (c *client) begin() {
+	c.t.Helper()
 	ordered, none := false, uint16(0)
 	for label, init := range map[string]*webrtc.DataChannelInit{
 		"_reliable": nil, "_lossy": {Ordered: &ordered, MaxRetransmits: &none}, "_data_track": {Ordered: &ordered, MaxRetransmits: &none},
@@ -406,7 +435,6 @@ func (c *client) join() {
 	}
 	c.peer.Start()
 	c.offer(false)
-	c.events.wait(c.t, "connected")
 }
 
 // channel waits until a channel that the server sends on is open.

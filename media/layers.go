@@ -80,7 +80,12 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	pub.complete(s, fc)
 	pub.track.SetInfo(pub.info)
 	p.quality.add(u.layer)
-	u.pt = pt
+	u.pt, u.redPT, u.reopening = pt, 0, false
+	if strings.EqualFold(fc.MimeType, mimeOpus) {
+		if c, ok := pickCodec(forward.Codec{MimeType: mimeRED}, all); ok {
+			u.redPT = uint8(c.PayloadType)
+		}
+	}
 	in := s.t.ingress
 	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
 	in.attach(u.ssrc, u.sink)
@@ -163,7 +168,20 @@ func (u *upStream) sink(packet []byte, arrival time.Time) {
 	if len(packet) < 2 || !u.allowed.Load() {
 		return
 	}
+	if pt := packet[1] & 0x7f; pt == u.redPT && pt != 0 && !u.reopening {
+		u.reopening = true
+		u.s.p.post(func() { u.reopen() })
+	}
 	u.layer.WriteRTP(packet, arrival)
+}
+
+// reopen makes a stream's layer anew. A client that sends RED may begin with plain
+// Opus, which says nothing of what follows.
+func (u *upStream) reopen() {
+	if u.layer != nil && slices.Contains(u.s.streams, u) {
+		u.end()
+		u.s.p.startStream(u)
+	}
 }
 
 // repairSink takes the packets of the stream that repairs this one, and gives them

@@ -90,6 +90,43 @@ func TestICERestart(t *testing.T) {
 	})
 }
 
+// Packets of a track that come after the offer that ends it are nobody's: the
+// client does not take them for another track.
+func TestMediaLaterThanSignalling(t *testing.T) {
+	for _, codec := range []webrtc.RTPCodecCapability{opus, vp8} {
+		t.Run(codec.MimeType, func(t *testing.T) {
+			e := newTestEngine(t, nil)
+			a := newClient(t, e, clientConfig{sid: "PA_a"})
+			a.join()
+			pump(t, a.publish("TR_1", codec, nil))
+			p := a.published("TR_1")
+			b := newClient(t, e, clientConfig{sid: "PA_b", settings: func(s *webrtc.SettingEngine) {
+				s.SetNet(newLateNet(t, 200*time.Millisecond))
+			}})
+			b.join()
+			for range 2 { // the second time in the section that the first left
+				b.subscribe("PA_a", p)
+				b.receives("PA_a", "TR_1")
+				n := b.offered()
+				b.peer.Unsubscribe("TR_1")
+				require.Eventually(t, func() bool { return b.offered() > n }, patience, time.Millisecond)
+				select {
+				case r := <-b.tracks:
+					require.FailNow(t, "a track that nobody publishes", "%q of %q", r.ID(), r.StreamID())
+				case <-time.After(600 * time.Millisecond):
+				}
+			}
+			require.Len(t, b.sub.GetTransceivers(), 1)
+		})
+	}
+}
+
+func (c *client) offered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.offers)
+}
+
 func ufrag(t *testing.T, d *webrtc.SessionDescription) string {
 	t.Helper()
 	_, after, ok := strings.Cut(d.SDP, "a=ice-ufrag:")
@@ -123,6 +160,41 @@ func TestResumeWithAnOfferUnanswered(t *testing.T) {
 	defer b.mu.Unlock()
 	require.Equal(t, b.offers[n].Id, b.offers[n+1].Id)
 	require.Equal(t, b.offers[n].Id+1, b.offers[n+2].Id)
+}
+
+// A client that does not number its answers answers the same offer twice: the
+// second is not taken for the answer to the next, which restarts ICE.
+func TestAnAnswerTwice(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_1", opus, nil))
+	p := a.published("TR_1")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.mu.Lock()
+	b.mute, b.repeats = true, true
+	n := len(b.offers)
+	b.mu.Unlock()
+	b.subscribe("PA_a", p)
+	require.Eventually(t, func() bool { return b.offered() == n+1 }, patience, time.Millisecond)
+	b.mu.Lock()
+	b.mute = false
+	before := ufrag(t, b.sub.LocalDescription())
+	b.mu.Unlock()
+	b.peer.Resume(nil)
+	b.receives("PA_a", "TR_1")
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.offers) == n+3 && ufrag(t, b.sub.LocalDescription()) != before
+	}, patience, time.Millisecond)
+	b.renegotiate() // what was agreed is what both sides have
+	require.Eventually(t, func() bool {
+		return b.offered() == n+4 && b.sub.ICEConnectionState() == webrtc.ICEConnectionStateConnected &&
+			b.peer.sub.pc.ICEConnectionState() == webrtc.ICEConnectionStateConnected
+	}, patience, time.Millisecond)
+	require.Equal(t, ufrag(t, b.sub.LocalDescription()), ufrag(t, b.peer.sub.pc.CurrentRemoteDescription()))
 }
 
 func TestUnansweredOfferNeedsReconnect(t *testing.T) {

@@ -79,7 +79,8 @@ func (p *Peer) negotiate() {
 
 func (p *Peer) offer(t *transport) error {
 	var options *webrtc.OfferOptions
-	if t.restartNext && t.state != webrtc.PeerConnectionStateNew {
+	t.restarting = t.restartNext && t.state != webrtc.PeerConnectionStateNew
+	if t.restarting {
 		options = &webrtc.OfferOptions{ICERestart: true}
 	}
 	t.dirty, t.restartNext = false, false
@@ -90,7 +91,7 @@ func (p *Peer) offer(t *transport) error {
 	if err := t.pc.SetLocalDescription(offer); err != nil {
 		return fmt.Errorf("set our offer: %w", err)
 	}
-	text, err := shapeAudio(offer.SDP, p.downShapes(t))
+	text, err := shapeOffer(offer.SDP, p.downShapes(t), p.mayBePion())
 	if err != nil {
 		return err
 	}
@@ -100,6 +101,12 @@ func (p *Peer) offer(t *transport) error {
 	t.lastOffer = &livekit.SessionDescription{Type: "offer", Sdp: text, Id: t.offerID, MidToTrackId: t.midToTrack()}
 	p.sendOffer(t.lastOffer)
 	return nil
+}
+
+// mayBePion reports whether the client's WebRTC may be pion: the Go SDK's is.
+func (p *Peer) mayBePion() bool {
+	sdk := p.cfg.Client.GetSdk()
+	return sdk == livekit.ClientInfo_GO || sdk == livekit.ClientInfo_UNKNOWN
 }
 
 func (p *Peer) sendOffer(d *livekit.SessionDescription) {
@@ -122,6 +129,13 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	sections, err := parseOffer(d.GetSdp())
 	if err != nil {
 		p.refuse("answer", err)
+		return
+	}
+	// Not all clients number their answers. One that answers an offer twice, since
+	// it was sent twice, must not have the second taken for the answer to the next,
+	// which restarts ICE: then it has new credentials.
+	if was := t.pc.CurrentRemoteDescription(); t.restarting && was != nil && iceUfrag(was.SDP) == iceUfrag(d.GetSdp()) {
+		p.log.Debug("answer to an offer before the last")
 		return
 	}
 	t.offered = false

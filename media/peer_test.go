@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"parlor/media/forward"
 	"parlor/rooms"
 )
 
@@ -75,7 +76,13 @@ func (c *client) publish(sid string, codec webrtc.RTPCodecCapability, change fun
 	c.t.Helper()
 	local, err := webrtc.NewTrackLocalStaticRTP(codec, "cid-"+sid, "stream-"+sid)
 	require.NoError(c.t, err)
-	_, err = c.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	c.publishLocal(sid, local, codec, change)
+	return local
+}
+
+func (c *client) publishLocal(sid string, local webrtc.TrackLocal, codec webrtc.RTPCodecCapability, change func(*livekit.AddTrackRequest)) {
+	c.t.Helper()
+	_, err := c.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 	require.NoError(c.t, err)
 	req := &livekit.AddTrackRequest{Cid: local.ID(), Type: livekit.TrackType_AUDIO}
 	if local.Kind() == webrtc.RTPCodecTypeVideo {
@@ -85,9 +92,68 @@ func (c *client) publish(sid string, codec webrtc.RTPCodecCapability, change fun
 	if change != nil {
 		change(req)
 	}
-	c.peer.AddTrack(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: req.Layers, Muted: req.Muted})
+	c.peer.AddTrack(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: req.Layers, Muted: req.Muted, Width: req.Width, Height: req.Height})
 	c.offer(false)
-	return local
+}
+
+// rawTrack is a track of which the test writes each packet whole.
+type rawTrack struct {
+	id    string
+	kind  webrtc.RTPCodecType
+	codec webrtc.RTPCodecCapability
+	bound chan webrtc.TrackLocalContext // holds one when it is negotiated
+}
+
+func newRawTrack(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability) *rawTrack {
+	return &rawTrack{"cid-" + sid, kind, codec, make(chan webrtc.TrackLocalContext, 1)}
+}
+
+func (r *rawTrack) ID() string                            { return r.id }
+func (r *rawTrack) RID() string                           { return "" }
+func (r *rawTrack) StreamID() string                      { return r.id }
+func (r *rawTrack) Kind() webrtc.RTPCodecType             { return r.kind }
+func (r *rawTrack) Unbind(webrtc.TrackLocalContext) error { return nil }
+
+func (r *rawTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
+	r.bound <- ctx
+	c, _ := pickCodec(forward.Codec{MimeType: r.codec.MimeType, Fmtp: r.codec.SDPFmtpLine}, ctx.CodecParameters())
+	return c, nil
+}
+
+// publishRaw is publish of a track whose packets the test writes itself, which it
+// can once this returns.
+func (c *client) publishRaw(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability, change func(*livekit.AddTrackRequest)) webrtc.TrackLocalContext {
+	c.t.Helper()
+	raw := newRawTrack(sid, kind, codec)
+	c.publishLocal(sid, raw, codec, change)
+	select {
+	case ctx := <-raw.bound:
+		return ctx
+	case <-time.After(patience):
+		require.FailNow(c.t, "not negotiated", sid)
+		return nil
+	}
+}
+
+// pumpPackets writes the packets that next makes, until the test ends.
+func pumpPackets(t *testing.T, ctx webrtc.TrackLocalContext, next func(i int) *rtp.Packet) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-done })
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			p := next(i)
+			p.Version, p.SequenceNumber, p.SSRC = 2, uint16(i), uint32(ctx.SSRC())
+			_, _ = ctx.WriteStream().WriteRTP(&p.Header, p.Payload) // fails until connected
+		}
+	}()
 }
 
 // pump writes packets until the test ends: small VP8 keyframes, or anything audio.
@@ -124,6 +190,7 @@ func pumpPayload(t *testing.T, local *webrtc.TrackLocalStaticRTP, payload []byte
 var (
 	vp8  = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8, ClockRate: 90000}
 	opus = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2}
+	red  = webrtc.RTPCodecCapability{MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111"}
 )
 
 // subscribe asks c's peer to forward what was published.

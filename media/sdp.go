@@ -135,6 +135,13 @@ func parseSSRC(text string) uint32 {
 	return uint32(v)
 }
 
+// iceUfrag is the first ICE user fragment of a description, "" if it has none.
+func iceUfrag(text string) string {
+	_, after, _ := strings.Cut(text, "a=ice-ufrag:")
+	line, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(line)
+}
+
 func splitMSID(value string) (stream, track string) {
 	f := strings.Fields(value)
 	if len(f) > 0 {
@@ -252,6 +259,19 @@ func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
 	if len(shapes) == 0 {
 		return text, nil
 	}
+	return shapeOffer(text, shapes, false)
+}
+
+// shapeOffer is shapeAudio that also, with guardIdle, names an SSRC in sections in
+// which we send nothing.
+//
+// That is for clients built on pion. Packets of a track may come after the offer
+// that ends it, since media and signalling go separate ways. Pion takes their SSRC,
+// which no section names any more, for a new stream of the first section with that
+// payload type, makes a transceiver for it and tells of a track without a name; and
+// when the next offer comes in between, the stream of the next track is never
+// started. With an SSRC in the section it drops such packets.
+func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (string, error) {
 	var d sdp.SessionDescription
 	if err := d.UnmarshalString(text); err != nil {
 		return "", fmt.Errorf("parse our own session description: %w", err)
@@ -260,6 +280,9 @@ func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
 		mid, _ := m.Attribute("mid")
 		if shape, ok := shapes[mid]; ok {
 			shapeOpus(m, shape)
+		}
+		if _, idle := m.Attribute("recvonly"); idle && guardIdle {
+			m.Attributes = append(m.Attributes, sdp.Attribute{Key: "ssrc", Value: "1 cname:idle"})
 		}
 	}
 	out, err := d.Marshal()

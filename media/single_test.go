@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -154,7 +155,6 @@ func TestStreamIDs(t *testing.T) {
 // RED is preferred where the announcement allows it, and those who have none get
 // plain Opus.
 func TestRED(t *testing.T) {
-	red := webrtc.RTPCodecCapability{MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111"}
 	withRED := func(m *webrtc.MediaEngine) error {
 		if err := m.RegisterDefaultCodecs(); err != nil {
 			return err
@@ -183,4 +183,38 @@ func TestRED(t *testing.T) {
 	plain := a.publish("TR_p", opus, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs, r.DisableRed = nil, true })
 	require.Equal(t, "audio/opus", a.published("TR_p").info.MimeType)
 	pump(t, plain)
+}
+
+// A client that sends RED may begin with plain Opus.
+func TestREDAfterOpus(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", codecs: func(m *webrtc.MediaEngine) error {
+		if err := m.RegisterDefaultCodecs(); err != nil {
+			return err
+		}
+		return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: red, PayloadType: 63}, webrtc.RTPCodecTypeAudio)
+	}})
+	a.join()
+	local := a.publishRaw("TR_r", webrtc.RTPCodecTypeAudio, red, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs = nil })
+	published := a.published("TR_r")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.subscribe("PA_a", published)
+	pumpPackets(t, local, func(i int) *rtp.Packet {
+		p := &rtp.Packet{Header: rtp.Header{Timestamp: uint32(i * 480), PayloadType: 111}, Payload: []byte{0xfc, 1}}
+		if i >= 20 {
+			p.PayloadType, p.Payload = 63, []byte{111, 0xfc, 2}
+		}
+		return p
+	})
+	r := b.receives("PA_a", "TR_r")
+	require.NoError(t, r.SetReadDeadline(time.Now().Add(patience)))
+	for {
+		p, _, err := r.ReadRTP()
+		require.NoError(t, err)
+		if p.Payload[len(p.Payload)-1] == 2 {
+			require.Equal(t, []byte{0xfc, 2}, p.Payload)
+			return
+		}
+	}
 }

@@ -3,6 +3,7 @@ package media
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -26,6 +27,7 @@ type subscription struct {
 	sender      *webrtc.RTPSender
 	forwarder   *forward.Forwarder // nil until its section is negotiated
 	ssrc, rtx   uint32
+	bound       int // grows with each Bind and Unbind
 }
 
 // Subscribe implements rooms.Peer.
@@ -303,7 +305,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		s.rtx = 0
 	}
 	w := &downWriter{t: t, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
-	s.forwarder = s.track.AddForwarder(forward.ForwarderConfig{
+	cfg := forward.ForwarderConfig{
 		SubscriberSID:   s.p.cfg.SID,
 		SSRC:            s.ssrc,
 		RTXSSRC:         s.rtx,
@@ -318,7 +320,33 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		CNAME:           s.StreamID(),
 		AdaptiveStream:  s.p.cfg.AdaptiveStream,
 		Downlink:        t.down,
+	}
+	s.bound++
+	if s.p.sub != nil || !s.p.mayBePion() {
+		s.start(&cfg)
+		return codec, nil
+	}
+	bound := s.bound
+	time.AfterFunc(earlyMedia, func() { // a closed peer takes no more posts
+		s.p.post(func() {
+			if s.bound == bound {
+				s.start(&cfg)
+			}
+		})
 	})
+	return codec, nil
+}
+
+// earlyMedia is how long media waits after our answer, of a single peer connection,
+// for clients built on pion. Packets that such a client gets before it has read the
+// answer it takes for a stream of its own to find out about: it reads away the first
+// ten, races with the track's own reader, and ends the track's reports.
+const earlyMedia = 150 * time.Millisecond
+
+// start begins to forward.
+func (s *subscription) start(cfg *forward.ForwarderConfig) {
+	t := s.p.down()
+	s.forwarder = s.track.AddForwarder(*cfg)
 	if s.settings != nil {
 		s.forwarder.SetSettings(*s.settings)
 	}
@@ -332,7 +360,6 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 			s.p.cfg.Events.Subscribed(s.sid)
 		}
 	})
-	return codec, nil
 }
 
 // Unbind implements webrtc.TrackLocal.
@@ -342,6 +369,7 @@ func (s *subscription) Unbind(webrtc.TrackLocalContext) error {
 }
 
 func (s *subscription) unbind() {
+	s.bound++
 	if s.forwarder == nil {
 		return
 	}

@@ -46,6 +46,7 @@ type transport struct {
 	lastOffer   *livekit.SessionDescription
 	dirty       bool // another offer is wanted
 	restartNext bool // and it restarts ICE
+	restarting  bool // the last one did
 
 	// What the client has of what we offered, by kind, once it has answered a
 	// section of that kind.

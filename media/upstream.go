@@ -35,9 +35,11 @@ type upStream struct {
 	layer  *forward.Layer // nil until its codec is known
 
 	// For the sinks, set before they run.
-	allowed *atomic.Bool
-	pt      uint8
-	scratch []byte
+	allowed   *atomic.Bool
+	pt        uint8
+	redPT     uint8 // of the RED that a stream which began with Opus may turn to; 0: none
+	reopening bool  // of the reading goroutine: that was seen
+	scratch   []byte
 }
 
 // sectionOrder lists the mids that are known, sorted, so that what depends on the

@@ -355,11 +355,17 @@ func (r *Room) lately(identity string) *Session {
 	return nil
 }
 
+// unwritten is more changes of a participant than a process may tell of before one
+// is on disk.
+const unwritten = 1000
+
 // takeUp continues the session back: its SID and times. The tracks of before are
 // gone. Whether it counts was decided when it joined.
 func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 	p.sid, p.joinedMs, p.activeMs = back.SID, back.JoinedMs, back.ActiveMs
-	p.info.Version = back.Info.GetVersion()
+	// More than it can have been told of and not written before the process died:
+	// clients that kept p's info ignore what seems older.
+	p.info.Version = back.Info.GetVersion() + unwritten
 	p.info.Kind = back.Info.GetKind()
 	was := back.Info.GetPermission()
 	if p.info.Permission == nil {

@@ -23,7 +23,7 @@ type wire struct {
 	mu    sync.Mutex // guards the following
 	conns map[net.Conn]struct{}
 	gate  chan struct{} // closed while new connections go through
-	tried []time.Time   // when the client connected
+	tried []time.Time   // when the client's connections reached the server
 	ended bool
 }
 
@@ -58,9 +58,6 @@ func (w *wire) accept() {
 		if err != nil {
 			return // closed
 		}
-		w.mu.Lock()
-		w.tried = append(w.tried, time.Now())
-		w.mu.Unlock()
 		w.wg.Go(func() { w.serve(from) })
 	}
 }
@@ -76,6 +73,9 @@ func (w *wire) serve(from net.Conn) {
 		return // the client sees its connection closed
 	}
 	defer to.Close()
+	w.mu.Lock()
+	w.tried = append(w.tried, time.Now())
+	w.mu.Unlock()
 	if !w.add(from, to) {
 		return
 	}
@@ -88,8 +88,8 @@ func (w *wire) serve(from net.Conn) {
 	_, _ = io.Copy(from, to)
 }
 
-// triedAfter is when the client first connected after a moment; zero if it has
-// not.
+// triedAfter is when the client first reached a server after a moment; zero if it
+// has not.
 func (w *wire) triedAfter(t time.Time) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
