@@ -1,6 +1,7 @@
 // Package conformance holds black-box tests that drive a running server
 // with stock LiveKit clients: the Go SDK in both of its connection modes, the
-// Node SDKs, and a small client of our own for what no SDK would ever send.
+// Node SDKs, a browser beside them, and a small client of our own for what no SDK
+// would ever send.
 // Nothing of Parlor is imported: the tests know a binary, its configuration
 // file, and the wire.
 //

@@ -112,6 +112,6 @@ export const sees = (peer, key) => {
   const before = peer.video.get(key)?.pictures ?? 0;
   return eventually(`sees ${key}`, () => {
     const seen = peer.video.get(key);
-    return seen && seen.pictures > before + 8 && seen.brightness.size >= 3;
+    return seen && seen.pictures > before + 8 && seen.brightness.size >= 2;
   });
 };
