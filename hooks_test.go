@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -88,9 +89,47 @@ func (i *inbox) types(path string) []string {
 // await waits until so many have arrived at a path.
 func (i *inbox) await(t *testing.T, path string, n int) []letter {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(i.letters(path)) >= n }, 20*time.Second, 5*time.Millisecond,
+	require.Eventually(t, func() bool { return len(i.letters(path)) >= n }, time.Minute, 5*time.Millisecond,
 		"%d webhooks at %s: %v", n, path, i.types(path))
 	return i.letters(path)
+}
+
+// room is the room that a letter tells of.
+func (l letter) room(t *testing.T) (r struct{ Sid, Name string }) {
+	t.Helper()
+	var told struct{ Room *struct{ Sid, Name string } }
+	told.Room = &r
+	require.NoError(t, json.Unmarshal(l.body, &told))
+	return r
+}
+
+// arrivals is letters without those that came again.
+type arrivals []letter
+
+// firsts is what has arrived at a path, each event where it came first.
+func (i *inbox) firsts(path string) arrivals {
+	seen := map[string]bool{}
+	var all arrivals
+	for _, l := range i.letters(path) {
+		if !seen[l.event.Id] {
+			all = append(all, l)
+		}
+		seen[l.event.Id] = true
+	}
+	return all
+}
+
+// byRoom is the room seqs of what arrived, by the room's SID.
+func (a arrivals) byRoom(t *testing.T) map[string][]int {
+	t.Helper()
+	all := map[string][]int{}
+	for _, l := range a {
+		n, err := strconv.Atoi(l.request.Header.Get("parlor-room-seq"))
+		require.NoError(t, err)
+		sid := l.room(t).Sid
+		all[sid] = append(all[sid], n)
+	}
+	return all
 }
 
 // standard is the signature of Standard Webhooks 1.0 under a secret.

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/rooms/replica/s3test"
 	"parlor/server/access"
 	"parlor/server/config"
 )
@@ -33,7 +34,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv("TEST_AS_PROGRAM") != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	s3test.Environment()
+	status := m.Run()
+	s3Server.Stop()
+	os.Exit(status)
 }
 
 // house is the whole program in this process.

@@ -87,6 +87,9 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 	}
 	hooks := webhooksConfig(cfg, p.store, log)
 	hooks.Barrier = p.barrier()
+	if p.copy != nil {
+		hooks.Allow = p.copy.Check
+	}
 	p.hooks = webhooks.New(hooks)
 	if err := p.openServer(); err != nil {
 		return nil, err

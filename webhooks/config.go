@@ -83,6 +83,10 @@ type Config struct {
 	// Barrier, if set, returns when the replica holds all events up to seq: no
 	// event is sent before. It may be called concurrently.
 	Barrier func(ctx context.Context, seq int64) error
+	// Allow, if set, fails while another machine may have the rooms, and with them
+	// the outbox: nothing is sent then. It is asked before every request, and must
+	// be cheap.
+	Allow func() error
 	// Transport sends the requests; [NewTransport] by default.
 	Transport http.RoundTripper
 	// UserAgent is the User-Agent of the requests.

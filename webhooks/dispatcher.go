@@ -112,6 +112,7 @@ func (d *Dispatcher) newLane(t target) *lane {
 	l.sender = &sender{transport: d.transport, timeout: d.config.Timeout, userAgent: d.config.UserAgent}
 	l.sched = t.schedule
 	l.maxSeq = d.maxSeq
+	l.allow = d.config.Allow
 	l.metrics = d.metrics.lane(t.record)
 	l.log = d.config.Logger.With("endpoint", cmp.Or(t.name, redact(t.record.URL)))
 	return l

@@ -402,6 +402,41 @@ func TestBarrierHoldsBackWhatTheReplicaDoesNotHave(t *testing.T) {
 	})
 }
 
+// TestNothingIsSentWhileAnotherMachineMaySend: not what is new, not what was
+// written before, and a stop does not wait for it.
+func TestNothingIsSentWhileAnotherMachineMaySend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := &receiver{t: t}
+		var refused, asked atomic.Int64
+		d := w.start(webhooks.Config{Transport: r, Allow: func() error {
+			asked.Add(1)
+			if refused.Load() > 0 {
+				return errors.New("the lease is not sure")
+			}
+			return nil
+		}})
+		w.room("a", story...)
+		time.Sleep(time.Second)
+		require.Len(t, r.took(), 6)
+
+		refused.Store(1)
+		w.room("b", story...)
+		asked.Store(0)
+		time.Sleep(time.Minute)
+		require.Len(t, r.requests(), 6)
+		require.LessOrEqual(t, asked.Load(), int64(70), "asked about once a second")
+		began := time.Now()
+		require.NoError(t, d.Drain(t.Context()))
+		require.Zero(t, time.Since(began), "it does not wait for what must not be sent")
+		require.Len(t, r.requests(), 6)
+
+		refused.Store(0)
+		time.Sleep(2 * time.Second)
+		w.requireAll(r.took())
+	})
+}
+
 func TestTooMuchPendingIsGivenUpVisibly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -60,6 +60,9 @@
 // receiver has seen what a restore would forget. While the replica cannot be
 // reached, nothing new is sent.
 //
+// With [Config].Allow nothing is sent at all while another machine may have taken
+// over: what pends is its to send.
+//
 // # The log
 //
 // [Log] is the same events for those who pull. [Retention] prunes them by age and

@@ -40,6 +40,7 @@ type lane struct {
 	sender  *sender
 	sched   schedule
 	maxSeq  func() (seq int64, ok bool) // bound set by the barrier; false = send nothing yet
+	allow   func() error                // nil = always
 	metrics laneMetrics
 	log     *slog.Logger
 
@@ -66,6 +67,7 @@ type lane struct {
 	exhausted bool                   // the last query found no more; until woken
 	sleepTill time.Time              // when to look again by ourselves; zero = never
 	retryAt   time.Time              // when to use the store again after a failure
+	barred    bool                   // another machine may send what pends
 	sweeping  bool                   // what pends is tried at once, due or not
 	sweepFail int                    // in a row, within the sweep
 	tried     map[int64]struct{}     // not to be tried again in this sweep or row of probes
@@ -214,9 +216,26 @@ func (l *lane) fill(ctx context.Context) {
 	}
 }
 
+// mayNot tells whether another machine may have the outbox. What is claimed is
+// given back, and in a while it is asked again.
+func (l *lane) mayNot() bool {
+	var err error
+	if l.allow != nil {
+		err = l.allow()
+	}
+	if err != nil && !l.barred {
+		l.log.Warn("webhooks: nothing is sent, another machine may have the rooms", "err", err)
+	}
+	if l.barred = err != nil; l.barred {
+		l.release()
+		l.retryAt = time.Now().Add(storeRetry)
+	}
+	return l.barred
+}
+
 // wantsMore tells whether there is room for more claims, and a chance of any.
 func (l *lane) wantsMore() bool {
-	if l.state != rooms.EndpointOn || l.exhausted || !l.retryAt.IsZero() {
+	if l.state != rooms.EndpointOn || l.exhausted || !l.retryAt.IsZero() || l.mayNot() {
 		return false
 	}
 	if l.breaker.open {
@@ -300,7 +319,7 @@ func (l *lane) storeFailed(ctx context.Context, what string, err error) {
 // dispatch starts requests for what is claimed.
 func (l *lane) dispatch() {
 	for len(l.queue) > 0 && l.active < l.target.concurrency {
-		if l.breaker.open && l.probing {
+		if l.breaker.open && l.probing || l.mayNot() {
 			return
 		}
 		d := l.queue[0]
@@ -354,7 +373,7 @@ func (l *lane) tellWaiters() {
 	if len(l.waiters) == 0 || l.active > 0 || len(l.results) > 0 || l.recording != nil {
 		return
 	}
-	if l.state == rooms.EndpointOn && !l.breaker.open && (!l.exhausted || len(l.queue) > 0) {
+	if l.state == rooms.EndpointOn && !l.breaker.open && !l.barred && (!l.exhausted || len(l.queue) > 0) {
 		return
 	}
 	for _, w := range l.waiters {

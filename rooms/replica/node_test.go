@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/replica/s3test"
 	"parlor/rooms/sqlite"
 
 	"github.com/stretchr/testify/require"
@@ -28,18 +29,13 @@ import (
 const roleVariable = "PARLOR_TEST_REPLICA"
 
 func TestMain(m *testing.M) {
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": "parlor", "AWS_SECRET_ACCESS_KEY": "parlor-secret", "AWS_EC2_METADATA_DISABLED": "true",
-		"AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_REGION": "", "AWS_CA_BUNDLE": "",
-	} {
-		_ = os.Setenv(name, value) // fails on impossible names alone
-	}
+	s3test.Environment()
 	if role := os.Getenv(roleVariable); role != "" {
 		serve(role)
 		return
 	}
 	code := m.Run()
-	s3Server.stop()
+	s3Server.Stop()
 	if left := leaked(); code == 0 && left != "" {
 		fmt.Println("goroutines were left behind:\n" + left)
 		code = 1

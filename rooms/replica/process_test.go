@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"parlor/rooms/replica/s3test"
 	"parlor/rooms/sqlite"
 
 	"github.com/stretchr/testify/require"
@@ -113,7 +114,7 @@ func TestSidecar(t *testing.T) {
 		t.Skipf("the litestream command cannot be built: %v", err)
 	}
 	require.NoError(t, err)
-	dir, address := t.TempDir(), gatewayAddress(t)
+	dir, address := t.TempDir(), s3Server.Address(t)
 	path := database(dir)
 	run := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(program, args...)
@@ -156,5 +157,5 @@ func installedLitestream(t *testing.T) (string, error) {
 	require.NoError(t, err)
 	_, rest, found := strings.Cut(string(b), "github.com/benbjohnson/litestream ")
 	require.True(t, found)
-	return installed("github.com/benbjohnson/litestream/cmd/litestream", strings.Fields(rest)[0])
+	return s3test.Install("github.com/benbjohnson/litestream/cmd/litestream", strings.Fields(rest)[0])
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,6 +122,14 @@ func (r *Replica) first(ctx context.Context, between func(context.Context, func(
 	}
 	if err := r.upload.once(ctx); err != nil {
 		return err
+	}
+	// Litestream asks the replica once for the newest file of each level, and holds
+	// up the database's writer meanwhile: long, when nobody answers. So now.
+	levels := slices.Concat(litestream.DefaultCompactionLevels, litestream.CompactionLevels{{Level: litestream.SnapshotLevel}})
+	for _, level := range levels {
+		if _, err := r.db.MaxLTXFileInfo(ctx, level.Level); err != nil {
+			return err
+		}
 	}
 	r.local.Replicated = true
 	return r.local.write(r.path)

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/replica/s3test"
 
+	"github.com/benbjohnson/litestream"
 	"github.com/stretchr/testify/require"
 )
 
@@ -206,10 +208,10 @@ func TestFenced(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
 	ttl := shortTTL
-	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: ttl, Patience: time.Hour})
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3test.URL(t, p.Address()), LeaseTTL: ttl, Patience: time.Hour})
 	a.mustCreate(t, "one")
 	a.mustBarrier(t)
-	p.set(true)
+	p.Cut(true)
 	stopped := make(chan time.Time, 1)
 	go func() { // ends when the lease is no longer sure
 		for a.replica.Check() == nil {
@@ -226,7 +228,7 @@ func TestFenced(t *testing.T) {
 	b.mustCreate(t, "two")
 	before := objects(t, "gen-1") // all that was under way is done
 
-	p.set(false)
+	p.Cut(false)
 	select {
 	case err := <-a.lost:
 		require.ErrorIs(t, err, ErrLost)
@@ -248,8 +250,8 @@ func TestCutOffWithoutPatience(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
 	ttl := shortTTL
-	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: ttl})
-	p.set(true)
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3test.URL(t, p.Address()), LeaseTTL: ttl})
+	p.Cut(true)
 	cut := time.Now()
 	select {
 	case err := <-a.lost:
@@ -264,11 +266,11 @@ func TestCutOffWithoutPatience(t *testing.T) {
 func TestS3DownAndBack(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
-	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URLAt(t, p.address()), LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: 200 * time.Millisecond})
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3test.URL(t, p.Address()), LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: 200 * time.Millisecond})
 	a.mustCreate(t, "before")
 	a.mustBarrier(t)
 	require.Zero(t, a.replica.Status().LastError)
-	p.set(true)
+	p.Cut(true)
 	a.mustCreate(t, "during") // the lease has not run out yet
 	require.Error(t, a.replica.Barrier(within(t, time.Second)))
 	require.Eventually(t, func() bool { return a.replica.Check() != nil }, 20*time.Second, 10*time.Millisecond)
@@ -276,7 +278,7 @@ func TestS3DownAndBack(t *testing.T) {
 	require.Eventually(t, func() bool { return a.replica.Status().LastError != "" }, 20*time.Second, 10*time.Millisecond)
 	require.NotZero(t, a.replica.Status().Lag)
 	require.NotEmpty(t, a.replica.Status().LeaseError)
-	p.set(false)
+	p.Cut(false)
 	back := time.Now()
 	require.Eventually(t, func() bool { return a.replica.Check() == nil }, 20*time.Second, 10*time.Millisecond)
 	a.mustCreate(t, "after")
@@ -289,19 +291,43 @@ func TestS3DownAndBack(t *testing.T) {
 	b.mustClose(t)
 }
 
+// TestWritesDoNotWaitForS3: not even while Litestream, in its own time, asks what
+// there is to compact.
+func TestWritesDoNotWaitForS3(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t)
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3test.URL(t, p.Address()), LeaseTTL: time.Minute})
+	p.Cut(true)
+	ctx, stop := context.WithCancel(t.Context())
+	var compactions sync.WaitGroup
+	for _, level := range litestream.DefaultCompactionLevels[1:] {
+		compactions.Go(func() { _, _ = a.replica.store.CompactDB(ctx, a.replica.db, level) }) // it fails, or there is nothing to do
+	}
+	for n := range 40 {
+		began := time.Now()
+		a.mustCreate(t, fmt.Sprint(n))
+		require.Less(t, time.Since(began), 5*time.Second)
+		time.Sleep(50 * time.Millisecond) // hand-overs to the replica come between
+	}
+	stop()
+	compactions.Wait()
+	p.Cut(false)
+	a.mustClose(t)
+}
+
 func TestCloseWhileS3IsDown(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
 	dir := t.TempDir()
-	config := Config{URL: s3URLAt(t, p.address()), LeaseTTL: 30 * time.Second, SyncInterval: time.Hour}
+	config := Config{URL: s3test.URL(t, p.Address()), LeaseTTL: 30 * time.Second, SyncInterval: time.Hour}
 	a := mustOpen(t, dir, "", config)
-	p.set(true)
+	p.Cut(true)
 	a.mustCreate(t, "one")
 	began := time.Now()
 	require.NoError(t, a.store.Close(within(t, 20*time.Second)))
 	require.ErrorContains(t, a.replica.Close(within(t, 2*time.Second)), "they stay here")
 	require.Less(t, time.Since(began), 20*time.Second)
-	p.set(false)
+	p.Cut(false)
 	began = time.Now()
 	a = mustOpen(t, dir, "", config)
 	require.Less(t, time.Since(began), 10*time.Second, "it waited for its own lease")
@@ -501,10 +527,10 @@ func TestCrashBeforeTheGeneration(t *testing.T) {
 }
 
 func TestCABundle(t *testing.T) {
-	address := gatewayAddress(t)
+	address := s3Server.Address(t)
 	t.Setenv("AWS_CA_BUNDLE", filepath.Join(t.TempDir(), "ca.pem"))
 	var log strings.Builder
-	r, err := New(Config{URL: s3URLAt(t, address), Log: logTo(&log)})
+	r, err := New(Config{URL: s3test.URL(t, address), Log: logTo(&log)})
 	require.NoError(t, err)
 	require.NoError(t, r.Prepare(t.Context(), database(t.TempDir())))
 	require.NoError(t, r.Close(context.Background()))
