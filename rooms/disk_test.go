@@ -215,10 +215,7 @@ func diff(a, b proto.Message) string {
 // checkMutes: a track's mutes and unmutes are told in turn.
 func (h *house) checkMutes() {
 	h.t.Helper()
-	evs, err := h.store.Events(h.t.Context(), rooms.EventQuery{
-		Limit: 1_000_000, Types: []string{rooms.EventTrackMuted, rooms.EventTrackUnmuted},
-	})
-	require.NoError(h.t, err)
+	evs := h.log(rooms.EventTrackMuted, rooms.EventTrackUnmuted)
 	muted := make(map[string]bool)
 	for _, e := range evs {
 		sid := webhook(h.t, e).Track.Sid
@@ -234,8 +231,7 @@ func (h *house) everybodyLeftOnce() {
 	h.t.Helper()
 	ctx := h.t.Context()
 	h.checkLog()
-	evs, err := h.store.Events(ctx, rooms.EventQuery{Limit: 1_000_000})
-	require.NoError(h.t, err)
+	evs := h.log()
 	open := make(map[string]bool)
 	sids := make(map[string]bool)
 	for _, e := range evs {

@@ -216,6 +216,21 @@ var parlorsOwn = []string{
 	rooms.EventTrackMuted, rooms.EventTrackUnmuted,
 }
 
+// log is the whole event log, or what it has of some types.
+func (h *house) log(types ...string) []rooms.Event {
+	h.t.Helper()
+	var all []rooms.Event
+	for after := int64(0); ; {
+		page, err := h.store.Events(context.Background(), rooms.EventQuery{After: after, Limit: 1000, Types: types})
+		require.NoError(h.t, err)
+		if len(page) == 0 {
+			return all
+		}
+		all = append(all, page...)
+		after = page[len(page)-1].Seq
+	}
+}
+
 // events is the event log as LiveKit would tell it, as types with the participant's identity.
 func (h *house) events(room string) []string {
 	h.t.Helper()

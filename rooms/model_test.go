@@ -169,8 +169,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 // checkLog holds the event log against what it promises.
 func (h *house) checkLog() {
 	h.t.Helper()
-	evs, err := h.store.Events(context.Background(), rooms.EventQuery{Limit: 1_000_000})
-	require.NoError(h.t, err)
+	evs := h.log()
 	type life struct{ started, finished bool }
 	open := make(map[string]string)   // name → sid
 	lives := make(map[string]*life)   // by room sid

@@ -19,6 +19,8 @@ type Participant struct {
 	ended     atomic.Bool            // nothing more is done for it
 	awayFrom  atomic.Pointer[Room]   // the room that it last left on a move; while that is still its room, it is under way
 
+	paid atomic.Int64 // Unix ns: the pace that its client has used up; see Pace
+
 	parking sync.Mutex    // guards parked
 	parked  []func(*Room) // posted while under way
 
@@ -167,6 +169,7 @@ func (r *Room) announce(p *Participant) {
 
 // changed announces p's change and writes it: a fact.
 func (r *Room) changed(p *Participant, events ...Event) {
+	p.pay(time.Now())
 	r.announce(p)
 	r.fact([]Session{p.session(r.rec.SID)}, events)
 	r.mirror(p)

@@ -3,6 +3,7 @@ package rooms
 import (
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -16,6 +17,8 @@ type Room struct {
 	mail  *mailbox
 	log   *slog.Logger
 
+	unwritten atomic.Int64 // how much waits for the disk, as of the loop's last round
+
 	// The rest is the loop's alone.
 
 	rec      Record // SID "" while no open room bears the name
@@ -28,16 +31,18 @@ type Room struct {
 	nonces       nonces
 	departed     []Session // the newest to leave, for those who were away then, or come again
 
-	stored   Record    // as it was last written
-	line     *Line     // what the changes stand in
-	pending  int       // changes submitted and not answered
-	backlog  *Change   // facts that the store could not take yet, to be tried again
-	behind   []*Change // facts behind those, while some of which the outcome is not known may belong between
-	failing  bool      // the newest answer was that nothing can be written
-	closing  bool      // an end is submitted: everything else waits for its outcome
-	deferred []letter  // what waits meanwhile
-	gone     bool      // the loop is to stop
-	stopped  bool      // the process is stopping: clients were sent away, sessions stay
+	stored      Record          // as it was last written
+	line        *Line           // what the changes stand in
+	pending     int             // changes submitted and not answered
+	pendingRows int             // of those changes
+	backlog     *Change         // facts that the store could not take yet, to be tried again
+	behind      []*Change       // facts behind those, while some of which the outcome is not known may belong between
+	paced       []chan struct{} // who waits for less to be unwritten
+	failing     bool            // the newest answer was that nothing can be written
+	closing     bool            // an end is submitted: everything else waits for its outcome
+	deferred    []letter        // what waits meanwhile
+	gone        bool            // the loop is to stop
+	stopped     bool            // the process is stopping: clients were sent away, sessions stay
 	// triedLast: the backlog was tried once more since the process is stopping.
 	triedLast bool
 	alarms    [alarmCount]time.Time
@@ -104,6 +109,7 @@ func (r *Room) loop() {
 			r.deliverLetter(l)
 		}
 		r.tally(len(r.participants), len(r.expected))
+		r.releasePaced()
 		if r.gone {
 			if r.pending == 0 && r.mail.closeIfEmpty() {
 				return

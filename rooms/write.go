@@ -105,6 +105,7 @@ func (r *Room) retry() {
 	if r.pending > 0 { // their failures belong into the backlog first, and set the alarm
 		return
 	}
+	r.letGo() // they have waited for a try
 	r.backlog, r.line = nil, new(Line)
 	r.fact(c.Sessions, c.Events)
 }
@@ -112,6 +113,7 @@ func (r *Room) retry() {
 // submit hands c to the store.
 func (r *Room) submit(c *Change, done func(Outcome, error)) {
 	r.pending++
+	r.pendingRows += c.rows()
 	r.rec.Version++
 	c.Line = r.line
 	r.rooms.cfg.Store.Submit(c, func(out Outcome, err error) {
@@ -125,6 +127,7 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 // answered is told what became of a change.
 func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
 	r.pending--
+	r.pendingRows -= c.rows()
 	switch {
 	case err == nil:
 		r.stored = out.Room

@@ -135,6 +135,7 @@ func (s *session) read() {
 		if n%32 == 0 {
 			s.p.Sync() // a client that sends faster than its room takes it waits
 		}
+		s.p.Pace(s.ws.done) // and so does one that changes faster than can be written
 	}
 }
 

@@ -1,0 +1,77 @@
+package rooms
+
+import (
+	"context"
+	"time"
+)
+
+// What a client does to its own state is written, and told in events. A client
+// is held to a pace at which the disk and those who are told can follow.
+const (
+	paceInterval   = 20 * time.Millisecond // between two changes, in the long run
+	paceBurst      = 100                   // changes that may come at once
+	mostUnwritten  = 200                   // rows of a room that may wait for the disk, before its clients do
+	longestPaceFor = time.Second           // the wait for a disk that fails: calls go on
+)
+
+// Pace returns when p's client may send its next message: at once, unless the
+// client has made changes faster than anybody needs to, or its room has more to
+// write than the disk takes. Whoever reads the client's messages calls it after
+// each, so that the client waits and not a queue grows. It returns early when
+// ctx ends.
+func (p *Participant) Pace(ctx context.Context) {
+	if ahead := time.Until(time.Unix(0, p.paid.Load())) - paceBurst*paceInterval; ahead > 0 {
+		wait(ctx, nil, ahead)
+	}
+	r := p.room.Load()
+	if r.unwritten.Load() <= mostUnwritten {
+		return
+	}
+	released := make(chan struct{})
+	if r.post(func() { r.paced = append(r.paced, released) }) {
+		wait(ctx, released, longestPaceFor)
+	}
+}
+
+// wait waits for c, but not longer than d nor than ctx.
+func wait(ctx context.Context, c <-chan struct{}, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-c:
+	}
+}
+
+// pay notes a change of p's. paid is when the pace would have allowed it; the
+// room's goroutine alone moves it.
+func (p *Participant) pay(now time.Time) {
+	p.paid.Store(max(p.paid.Load(), now.UnixNano()) + int64(paceInterval))
+}
+
+// releasePaced tells how much waits for the disk, and lets go on who waits for
+// that to be less.
+func (r *Room) releasePaced() {
+	n := r.pendingRows
+	for _, c := range r.behind {
+		n += c.rows()
+	}
+	if r.backlog != nil {
+		n += r.backlog.rows()
+	}
+	r.unwritten.Store(int64(n))
+	if n <= mostUnwritten || r.gone {
+		r.letGo()
+	}
+}
+
+// rows is how many c writes.
+func (c *Change) rows() int { return 1 + len(c.Sessions) + len(c.Events) }
+
+func (r *Room) letGo() {
+	for _, c := range r.paced {
+		close(c)
+	}
+	r.paced = nil
+}

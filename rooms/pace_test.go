@@ -1,0 +1,84 @@
+package rooms_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// toggle mutes and unmutes as fast as it is let, as the edge lets a client, and
+// counts.
+func (c *client) toggle(ctx context.Context, sid string, n *atomic.Int64) {
+	for ctx.Err() == nil {
+		c.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: n.Add(1)%2 == 1})
+		if n.Load()%32 == 0 {
+			c.Sync()
+		}
+		c.Pace(ctx)
+	}
+}
+
+func TestAClientCannotOutrunTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		var hangs, full atomic.Bool
+		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: func() error {
+			if hangs.Load() {
+				<-hang
+			}
+			if full.Load() {
+				return errors.New("the disk is full")
+			}
+			return nil
+		}}
+		h.open()
+		t.Cleanup(h.close)
+		ctx, stop := context.WithCancel(t.Context())
+		const clients = 8
+		counts := make([]atomic.Int64, clients)
+		all := func() (n int64) {
+			for i := range counts {
+				n += counts[i].Load()
+			}
+			return n
+		}
+		for i := range clients {
+			c := h.join("tea", fmt.Sprint("p", i))
+			sid := c.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+			go c.toggle(ctx, sid, &counts[i]) // ends with stop, which synctest waits for
+		}
+		time.Sleep(10 * time.Second)
+		require.Less(t, all(), int64(clients*(100+50*11)), "a pace that receivers of events can follow")
+		require.Greater(t, all(), int64(clients*50*9))
+
+		hangs.Store(true)
+		before := all()
+		time.Sleep(10 * time.Second)
+		require.Less(t, h.store.Stats().Queue, 64+clients*40, "the queue")
+		require.Less(t, all()-before, int64(64+clients*40))
+		hangs.Store(false)
+		close(hang)
+		time.Sleep(3 * time.Second)
+
+		full.Store(true)
+		before = all()
+		time.Sleep(30 * time.Second)
+		require.Less(t, all()-before, int64(64+clients*70), "once a try, each")
+		full.Store(false)
+		time.Sleep(3 * time.Second)
+		stop()
+		synctest.Wait()
+		h.rowsAreWhatTheRoomIs("tea", "")
+		h.checkMutes()
+		require.Len(t, h.log(rooms.EventTrackMuted, rooms.EventTrackUnmuted), int(all()), "all is told")
+	})
+}
