@@ -116,6 +116,7 @@ func (p *program) openServer() error {
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
+		MaxConnections: p.cfg.Limit.MaxConnections,
 	}
 	if p.cfg.Hooks.Authorize != "" {
 		if err := p.openAuthorize(); err != nil {
@@ -135,6 +136,8 @@ func (p *program) openServer() error {
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replica, Version: version(), Started: time.Now(),
 	}
+	requests, joins := p.rateLimits()
+	apiConfig.Requests = requests
 	documents, err := api.Documents(version())
 	if err != nil {
 		return err
@@ -144,6 +147,7 @@ func (p *program) openServer() error {
 		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
+		TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
 		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
 	}
 	if p.cfg.Development {
@@ -157,22 +161,6 @@ func (p *program) openServer() error {
 		c.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	}
 	p.server = server.New(c)
-	return nil
-}
-
-// openAuthorize makes the hook that is asked who may come in.
-func (p *program) openAuthorize() error {
-	key := p.cfg.HookKey()
-	signer, err := webhooks.NewSigner(key, p.cfg.Keys[key])
-	if err != nil {
-		return fmt.Errorf("hooks.authorize: %w", err)
-	}
-	hooks := p.cfg.Hooks
-	p.asks = authorize.New(authorize.Config{
-		URL: hooks.Authorize, Timeout: time.Duration(hooks.Timeout), AllowOnFailure: hooks.OnFailure == "allow",
-		Cache: time.Duration(hooks.Cache), Signer: signer, UserAgent: "Parlor/" + version(), Log: p.log,
-	})
-	p.registry.MustRegister(p.asks)
 	return nil
 }
 

@@ -10,13 +10,15 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"parlor/server/api"
 )
 
 // routes is the main handler. The order of the middlewares is LiveKit's:
 // recovery, CORS, a doubled first slash, credentials.
 func routes(c *Config) http.Handler {
 	r := chi.NewRouter()
-	r.Use(observe(c.Metrics, c.Log), recovery(c.Log), cors, validateCORS)
+	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors, validateCORS)
 	r.NotFound(http.NotFound)
 	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
 
@@ -40,7 +42,7 @@ func routes(c *Config) http.Handler {
 		r.Method(http.MethodGet, path, h)
 	}
 	r.Group(func(r chi.Router) {
-		r.Use(c.Verifier.Middleware)
+		r.Use(limited(c.Joins.Addresses, tooOften), c.Verifier.Middleware, limited(c.Joins.Keys, tooOften))
 		handle := func(path string, h http.Handler) {
 			if h != nil {
 				r.Handle(path, h)
@@ -50,11 +52,23 @@ func routes(c *Config) http.Handler {
 		handle("/rtc/v1", c.RTCv1)
 		handle("/rtc/validate", c.Validate)
 		handle("/rtc/v1/validate", c.ValidateV1)
+	})
+	r.Group(func(r chi.Router) {
+		r.Use(limited(c.Requests.Addresses, api.TwirpTooOften), c.Verifier.Middleware, limited(c.Requests.Keys, api.TwirpTooOften))
 		for prefix, h := range c.Twirp {
 			r.Handle(prefix+"*", h)
 		}
 	})
 	return singleSlash(r)
+}
+
+// limited is a bound as a middleware.
+func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.HandlerFunc) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler { return bound(next, refuse) }
+}
+
+func tooOften(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "too many connects, try again later", http.StatusTooManyRequests)
 }
 
 // front answers "/": the page for whoever asks for HTML, and LiveKit's OK, which

@@ -17,12 +17,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/server/access"
+	"parlor/server/ratelimit"
 )
 
 // The limits of every connection.
@@ -51,6 +53,12 @@ type Config struct {
 	Twirp                map[string]http.Handler // by path prefix
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
 	Documents            map[string]http.Handler // by path: what documents REST, for everybody
+
+	// TrustedProxies are whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	// Joins bounds the signalling routes, Requests Twirp; REST bounds itself. nil =
+	// no bound.
+	Joins, Requests *ratelimit.Limits
 
 	// DevKey, if set, is the API key that POST /dev/token signs with for whoever
 	// asks: for development alone.

@@ -19,6 +19,7 @@ import (
 	"parlor/rooms"
 	"parlor/server/access"
 	"parlor/server/config"
+	"parlor/server/ratelimit"
 )
 
 // Rooms is what the API asks of the domain. Failures that the caller may be
@@ -76,6 +77,8 @@ type Config struct {
 	Log        *slog.Logger
 
 	// The rest is REST's alone.
+
+	Requests *ratelimit.Limits // nil = no bound
 
 	Events   http.Handler  // serves the event log
 	Webhooks Webhooks      // nil = there are none

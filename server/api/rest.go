@@ -37,11 +37,13 @@ type rest struct {
 func REST(c Config) chi.Router {
 	s := &rest{Config: c, replies: newReplies()}
 	r := chi.NewRouter()
+	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {
 		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, _ *http.Request, err error) {
 			problemf(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).write(w)
 		})
 	})
+	r.Use(func(next http.Handler) http.Handler { return c.Requests.Keys(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler { return limitBody(next, c.MaxBody) })
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		problemf(http.StatusNotFound, "no_such_route", "there is nothing at this path").write(w)
@@ -53,6 +55,10 @@ func REST(c Config) chi.Router {
 		r.Method(op.method, op.path, s.serve(&op))
 	}
 	return r
+}
+
+func tooOften(w http.ResponseWriter, _ *http.Request) {
+	problemf(http.StatusTooManyRequests, "rate_limited", "too many requests, try again later").write(w)
 }
 
 // handler answers a request, or returns the failure and leaves the answer to

@@ -34,6 +34,11 @@ func Twirp(c Config) map[string]http.Handler {
 	}
 }
 
+// TwirpTooOften answers what is refused because it came too often.
+func TwirpTooOften(w http.ResponseWriter, _ *http.Request) {
+	_ = twirp.WriteError(w, twirp.NewError(twirp.ResourceExhausted, "too many requests, try again later")) // the client may be gone
+}
+
 // absent answers for a service that does not exist here, to whoever has a token.
 func absent(msg string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

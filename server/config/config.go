@@ -16,6 +16,8 @@ import (
 type Config struct {
 	Port          int      `yaml:"port"`           // TCP port of HTTP and WebSocket; 0 = any free one
 	BindAddresses []string `yaml:"bind_addresses"` // IP addresses to listen on; empty = all
+	// TrustedProxies are networks whose X-Forwarded-For is believed.
+	TrustedProxies []string `yaml:"trusted_proxies"`
 
 	Keys    map[string]string `yaml:"keys"`     // API key → secret
 	KeyFile string            `yaml:"key_file"` // YAML file of more keys, readable by its owner and group alone
@@ -120,6 +122,14 @@ type Limit struct {
 	MaxParticipantIdentityLength int   `yaml:"max_participant_identity_length"`
 	MaxParticipantNameLength     int   `yaml:"max_participant_name_length"`
 	MaxAPIRequestBodySize        int64 `yaml:"max_api_request_body_size"`
+	MaxConnections               int   `yaml:"max_connections"` // signalling WebSockets
+
+	// Requests a second; 0 = no limit.
+	JoinsPerAddress    int      `yaml:"joins_per_address"`
+	JoinsPerKey        int      `yaml:"joins_per_key"`
+	RequestsPerAddress int      `yaml:"requests_per_address"`
+	RequestsPerKey     int      `yaml:"requests_per_key"`
+	Burst              Duration `yaml:"burst"` // the requests of so long may come at once
 }
 
 // Webhook is who is told of events.
@@ -184,7 +194,9 @@ type Logging struct {
 // Default is the configuration that an empty file gives.
 func Default() *Config {
 	return &Config{
-		Port:         7880,
+		Port:           7880,
+		TrustedProxies: []string{"127.0.0.0/8", "::1/128"},
+
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),
 		History:      Retention(30 * 24 * time.Hour),
@@ -198,6 +210,11 @@ func Default() *Config {
 			MaxParticipantIdentityLength: 256,
 			MaxParticipantNameLength:     256,
 			MaxAPIRequestBodySize:        10 << 20,
+			JoinsPerAddress:              100,
+			JoinsPerKey:                  1000,
+			RequestsPerAddress:           1000,
+			RequestsPerKey:               5000,
+			Burst:                        Duration(10 * time.Second),
 		},
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny", Cache: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info"},

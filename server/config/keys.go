@@ -41,6 +41,7 @@ func Keys() []Key {
 	return []Key{
 		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
 		{"bind_addresses", Applied, "IP addresses to listen on; all if empty, loopback alone in development"},
+		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
 		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more"},
 		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
 		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
@@ -103,6 +104,12 @@ func Keys() []Key {
 		{"limit.max_participant_identity_length", Applied, "bytes of an identity"},
 		{"limit.max_participant_name_length", Applied, "bytes of a participant's name"},
 		{"limit.max_api_request_body_size", Applied, "bytes of a request's body"},
+		{"limit.max_connections", Applied, "signalling WebSockets; one more is answered with 503"},
+		{"limit.joins_per_address", Applied, "connects a second of one client address, or IPv6 network of 64 bits; more are answered with 429"},
+		{"limit.joins_per_key", Applied, "connects a second with tokens of one API key"},
+		{"limit.requests_per_address", Applied, "API requests a second of one client address"},
+		{"limit.requests_per_key", Applied, "API requests a second with one API key"},
+		{"limit.burst", Applied, "the joins and requests of so long may come at once"},
 
 		{"webhook.urls", Applied, "URLs that are told of events"},
 		{"webhook.endpoints", Applied, "more receivers, each with settings of its own"},

@@ -76,6 +76,11 @@ func (l *loader) validateListeners(c *Config) {
 			l.problem(nil, "bind_addresses", "%q is not an IP address", a)
 		}
 	}
+	for _, cidr := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			l.problem(nil, "trusted_proxies", "%q is not a network such as 10.0.0.0/8", cidr)
+		}
+	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		l.problem(nil, "tls", "needs both cert_file and key_file")
 	}
@@ -170,6 +175,12 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_participant_identity_length", int64(c.MaxParticipantIdentityLength)},
 		{"max_participant_name_length", int64(c.MaxParticipantNameLength)},
 		{"max_api_request_body_size", c.MaxAPIRequestBodySize},
+		{"max_connections", int64(c.MaxConnections)},
+		{"joins_per_address", int64(c.JoinsPerAddress)},
+		{"joins_per_key", int64(c.JoinsPerKey)},
+		{"requests_per_address", int64(c.RequestsPerAddress)},
+		{"requests_per_key", int64(c.RequestsPerKey)},
+		{"burst", int64(c.Burst)},
 	} {
 		if limit.value < 0 {
 			l.problem(nil, "limit."+limit.name, "must not be negative; 0 is no limit")

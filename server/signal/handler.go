@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -72,6 +73,7 @@ type Handler struct {
 	log     *slog.Logger
 	metrics *metrics
 
+	open     atomic.Int64   // connections, resumes too
 	sessions sync.WaitGroup // every session's goroutines
 }
 
@@ -130,6 +132,11 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 			h.refuse(w, err)
 			return
 		}
+		defer h.open.Add(-1)
+		if n := h.open.Add(1); h.cfg.MaxConnections > 0 && n > int64(h.cfg.MaxConnections) {
+			h.refuse(w, errFull)
+			return
+		}
 		h.sessions.Add(1)
 		defer h.sessions.Done()
 		if req.opts.reconnect {
@@ -139,6 +146,9 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 		}
 	})
 }
+
+// errFull: limit.max_connections is reached.
+var errFull = rooms.Errorf(rooms.Unavailable, "the server has as many connections as it takes, try again")
 
 // refuse answers a request that is not let in: a status and a text.
 func (h *Handler) refuse(w http.ResponseWriter, err error) {

@@ -213,13 +213,9 @@ func sdkOf(s string) livekit.ClientInfo_SDK {
 	return livekit.ClientInfo_SDK(livekit.ClientInfo_SDK_value[strings.ToUpper(s)])
 }
 
-// clientAddress is where the client is, as a proxy in front of us says or as we see it.
+// clientAddress is where the client is: whoever stands before us has seen to it
+// that proxies do not count.
 func clientAddress(r *http.Request) string {
-	for _, h := range []string{"CF-Connecting-IP", "X-Forwarded-For", "X-Real-IP"} {
-		if v := r.Header.Get(h); v != "" {
-			return v
-		}
-	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
