@@ -138,18 +138,26 @@ func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livek
 	})
 }
 
-// askParticipant asks the room about a participant who is in it, and whose join
-// is on disk; [ErrNoParticipant] at once if there is none.
+// askParticipant asks the room about a participant who is in it;
+// [ErrNoParticipant] at once if there is none. Whose join is on its way to the
+// disk is waited for.
 func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string, f func(*Room, *Participant, answer[T])) (T, error) {
-	return askName(ctx, rs, room, func(r *Room, reply answer[T]) {
-		p := r.participants[identity]
-		if p == nil || !p.admitted {
-			var zero T
-			reply(zero, ErrNoParticipant)
-			return
-		}
+	return askName(ctx, rs, room, func(r *Room, reply answer[T]) { withParticipant(r, identity, f, reply) })
+}
+
+func withParticipant[T any](r *Room, identity string, f func(*Room, *Participant, answer[T]), reply answer[T]) {
+	var zero T
+	switch p := r.participants[identity]; {
+	case p == nil || p.ended.Load():
+		reply(zero, ErrNoParticipant)
+	case !p.admitted:
+		p.successors = append(p.successors, letter{
+			run:     func() { withParticipant(r, identity, f, reply) },
+			retired: func() { reply(zero, errRetired) },
+		})
+	default:
 		f(r, p, reply)
-	})
+	}
 }
 
 // Remove sends a participant away. With revoke_token_ts its tokens from before
@@ -243,32 +251,64 @@ type ParticipantEdit struct {
 }
 
 // EditParticipant changes what a participant is and may do; a permission is
-// enforced at once.
+// enforced at once. Who is expected back after a restart comes back as changed.
 func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (*livekit.ParticipantInfo, error) {
-	return askParticipant(ctx, rs, room, identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
-		if err := r.mayEdit(p, &e); err != nil {
-			reply(nil, err)
+	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
+		if s := r.expected[identity]; s != nil {
+			r.editExpected(s, &e, reply)
 			return
 		}
-		wasHidden := p.hidden()
-		p.setIdentityData(e.Name, e.Metadata, e.Attributes)
-		if e.Permit != nil {
-			was := p.info.GetPermission()
-			now := proto.CloneOf(was)
-			if now == nil {
-				now = &livekit.ParticipantPermission{}
+		withParticipant(r, identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
+			if err := r.mayEdit(p, &e); err != nil {
+				reply(nil, err)
+				return
 			}
-			e.Permit(now)
-			// Whether it counts was decided when it joined.
-			now.Agent, now.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
-			p.info.Permission = now
-			p.permittedMs = NowMs(time.Now())
-			r.enforce(p, wasHidden)
-		}
-		r.decided(p)
-		info := p.snapshot()
-		r.afterWrites(func(err error) { reply(info, err) })
+			wasHidden := p.hidden()
+			p.edit(&e)
+			if e.Permit != nil {
+				r.enforce(p, wasHidden)
+			}
+			r.decided(p)
+			info := p.snapshot()
+			r.afterWrites(func(err error) { reply(info, err) })
+		}, reply)
 	})
+}
+
+// editExpected is EditParticipant for one of whom only the row is here.
+func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
+	p := &Participant{
+		sid: s.SID, identity: s.Identity, info: proto.CloneOf(s.Info), joinedMs: s.JoinedMs, activeMs: s.ActiveMs,
+		permittedMs: s.PermittedMs, editedMs: s.EditedMs,
+	}
+	if err := r.mayEdit(p, e); err != nil {
+		reply(nil, err)
+		return
+	}
+	p.edit(e)
+	p.info.Version++
+	edited := p.session(r.rec.SID)
+	r.expected[s.Identity] = &edited
+	r.fact([]Session{edited}, []Event{r.participantEvent(EventParticipantUpdated, edited.Info, time.Now())})
+	r.afterWrites(func(err error) { reply(edited.Info, err) })
+}
+
+// edit makes p what e says.
+func (p *Participant) edit(e *ParticipantEdit) {
+	p.setIdentityData(e.Name, e.Metadata, e.Attributes)
+	if e.Permit == nil {
+		return
+	}
+	was := p.info.GetPermission()
+	now := proto.CloneOf(was)
+	if now == nil {
+		now = &livekit.ParticipantPermission{}
+	}
+	e.Permit(now)
+	// Whether it counts was decided when it joined.
+	now.Agent, now.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
+	p.info.Permission = now
+	p.permittedMs = NowMs(time.Now())
 }
 
 // mayEdit holds e against its own conditions and the limits.

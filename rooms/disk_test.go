@@ -298,3 +298,62 @@ func TestAFailedWriteLetsNothingOvertake(t *testing.T) {
 		require.True(t, info.Tracks[0].Muted)
 	})
 }
+
+// TestAReplacementThatCannotBeWritten: the old one has gone and the others know,
+// the new one is not there, and the next try succeeds.
+func TestAReplacementThatCannotBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var full atomic.Bool
+		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: func() error {
+			if full.Load() {
+				return errors.New("the disk is full")
+			}
+			return nil
+		}}
+		h.open()
+		t.Cleanup(h.close)
+		ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
+		h.flush("tea")
+		full.Store(true)
+		_, err := h.try("tea", "ann")
+		require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
+		require.Equal(t, livekit.DisconnectReason_DUPLICATE_IDENTITY, ann.leave().Reason)
+		told := func() bool {
+			return find(bob, func(m *livekit.SignalResponse) *livekit.ParticipantInfo {
+				for _, p := range m.GetUpdate().GetParticipants() {
+					if p.Sid == ann.SID() && p.State == livekit.ParticipantInfo_DISCONNECTED {
+						return p
+					}
+				}
+				return nil
+			}) != nil
+		}
+		require.True(t, told(), "bob knows that ann has left")
+		full.Store(false)
+		time.Sleep(2 * time.Second)
+		h.rowsAreWhatTheRoomIs("tea", "")
+		h.join("tea", "ann")
+		h.flush("tea")
+		require.Equal(t, []string{
+			"room_started", "participant_joined ann", "participant_joined bob", "participant_left ann", "participant_joined ann",
+		}, h.events("tea"))
+	})
+}
+
+func TestWhoIsExpectedBackCanBeModerated(t *testing.T) {
+	h := newHouse(t)
+	ann := h.join("tea", "ann")
+	h.restart()
+	info, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+		Room: "tea", Identity: "ann", Name: "Ann", Permission: &livekit.ParticipantPermission{CanSubscribe: true},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "Ann", info.Name)
+	h.restart()
+	back := h.join("tea", "ann")
+	require.Equal(t, ann.SID(), back.SID())
+	require.Equal(t, "Ann", back.snap.Self.Name)
+	require.False(t, back.snap.Self.Permission.CanPublish)
+	_, err = h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{Room: "tea", Identity: "bob", Name: "Bob"})
+	require.ErrorIs(t, err, rooms.ErrNoParticipant)
+}

@@ -194,13 +194,19 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		})
 		old, back = nil, r.expected[identity]
 	}
+	// Who is replaced goes whatever becomes of the join. Its client has gone most
+	// often, and comes again; kept until the join is on disk it would be both there
+	// and replaced while it goes on publishing. What the others see is a change of
+	// session; of its leaving they are told if no successor takes its place.
 	was := back
+	replaced := func() {}
 	if old != nil {
 		s := old.session(r.rec.SID)
 		was = &s
-		r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
+		gone, _ := r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
-		}, false)
+		})
+		replaced = func() { r.tellGone(gone.Info) }
 	}
 	now := time.Now()
 	p, events := r.seat(req, back, was, now)
@@ -220,22 +226,29 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			reply(joined{}, errRetired)
 		case err != nil && r.participants[identity] == p:
 			r.unseat(p, back)
+			replaced()
 			reply(joined{}, err)
 		case err != nil: // it was removed meanwhile, and so has been here
 			r.keep(&Change{Room: r.rec, Sessions: sessions, Events: events})
+			replaced()
 			reply(joined{}, err)
 		case p.ended.Load(): // removed while the disk was busy
+			replaced()
 			reply(joined{}, ErrNoParticipant)
 		default:
 			p.admitted = true
+			if p.hidden() {
+				replaced()
+			}
 			r.announceNew(p)
 			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
 			reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
 		}
-		for _, l := range p.successors {
+		successors := p.successors
+		p.successors = nil
+		for _, l := range successors {
 			r.deliverLetter(l)
 		}
-		p.successors = nil
 	})
 }
 
@@ -434,7 +447,7 @@ func (r *Room) announceNew(p *Participant) {
 func (r *Room) snapshotFor(p *Participant, resumed bool) Snapshot {
 	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: r.sifTrailer(), Resumed: resumed}
 	for _, q := range r.participants {
-		if q != p && !q.hidden() {
+		if q != p && q.admitted && !q.hidden() {
 			s.Others = append(s.Others, q.snapshot())
 		}
 	}

@@ -189,9 +189,7 @@ func (r *Room) graceOver() {
 		sessions, events = append(sessions, gone), append(events, e...)
 		r.remember(gone)
 		r.log.Info("participant did not come back", "participant", id, "sid", s.SID)
-		if !gone.Info.GetPermission().GetHidden() {
-			r.tell(updateOf(gone.Info), nil)
-		}
+		r.tellGone(gone.Info)
 	}
 	r.judge(now)
 	r.fact(sessions, events)

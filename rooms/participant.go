@@ -231,14 +231,23 @@ func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.
 // are told, its row is closed. say is what its client is told; nil when it
 // cannot be told.
 func (r *Room) leave(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest) {
-	r.remove(p, why, say, true)
+	if s, ok := r.remove(p, why, say); ok {
+		r.tellGone(s.Info)
+	}
 }
 
-// remove is leave; with tell false the others are not told: a successor of the
-// same identity is, in the same breath.
-func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest, tell bool) {
+// tellGone tells everybody of somebody who has left.
+func (r *Room) tellGone(info *livekit.ParticipantInfo) {
+	if !info.GetPermission().GetHidden() {
+		r.tell(updateOf(info), nil)
+	}
+}
+
+// remove is leave, but the others are yet to be told. It returns the closed row;
+// false if p is not there.
+func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest) (Session, bool) {
 	if r.participants[p.identity] != p {
-		return
+		return Session{}, false
 	}
 	now := time.Now()
 	delete(r.participants, p.identity)
@@ -249,9 +258,6 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	}
 	p.shut()
 	p.dismissShadows(why)
-	if tell && !p.hidden() {
-		r.tell(updateOf(s.Info), nil)
-	}
 	r.remember(s)
 	delete(r.speakers, p.sid)
 	delete(r.quality, p.sid)
@@ -259,6 +265,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	r.fact([]Session{s}, events)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why)
+	return s, true
 }
 
 // remember keeps s, which has left, among the newest.
