@@ -170,6 +170,11 @@ func (p *program) ready(context.Context) error {
 	if err := p.rooms.Accepts(); err != nil {
 		return err
 	}
+	if p.copy != nil {
+		if err := p.copy.Check(); err != nil {
+			return err
+		}
+	}
 	if why := p.store.Stats().Failing; why != "" {
 		return fmt.Errorf("the database cannot be written: %s", why)
 	}
