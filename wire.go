@@ -131,7 +131,7 @@ func (p *program) openServer() error {
 	}
 	p.events = events.New(&webhooks.Log{Store: p.store}, p.log)
 	apiConfig := api.Config{
-		Rooms: p.rooms, Records: p.store, Moderation: p.store, Verifier: p.verifier, Log: p.log,
+		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize,
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replica, Version: version(), Started: time.Now(),

@@ -51,6 +51,9 @@ func exercise(t *testing.T, s *Store) {
 	for _, q := range []rooms.EventQuery{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
 		must(s.Events(ctx, q))
 	}
+	require.NoError(t, s.SaveReply(ctx, rooms.Reply{}))
+	_, _, err = s.FindReply(ctx, [32]byte{}, 1)
+	require.NoError(t, err)
 	_, _, err = s.SeqRange(ctx)
 	require.NoError(t, err)
 	end(t, s, r, 1001)

@@ -71,6 +71,7 @@ type Config struct {
 	Rooms      Rooms
 	Records    Records
 	Moderation Moderation
+	Replies    Replies // nil = Idempotency-Keys are forgotten by a restart
 	Verifier   *access.Verifier
 	Presets    map[string]config.Preset // for room_preset
 	MaxBody    int64                    // bytes of a request's body; 0 = no limit

@@ -60,7 +60,7 @@ func open(t *testing.T) *house {
 	pull := events.New(&webhooks.Log{Store: store}, log)
 	t.Cleanup(pull.Close)
 	h.serve(api.Config{
-		Rooms: rs, Records: store, Moderation: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,
+		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,
 		Presets: map[string]config.Preset{"webinar": {MaxParticipants: 1000, Metadata: "preset"}},
 		Events:  pull, Webhooks: h.hooks, Version: "1.2.3", Started: time.Now(),
 		Writer: func() api.Writer { return api.Writer{WALBytes: 7} },

@@ -3,15 +3,17 @@ package api
 import (
 	"bytes"
 	"container/list"
+	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
 
+	"parlor/rooms"
 	"parlor/server/access"
 )
 
@@ -21,67 +23,133 @@ const (
 	repliesLive = 24 * time.Hour
 	maxReplyKey = 255      // bytes
 	maxKept     = 32 << 20 // bytes of answers
+	maxStored   = 64 << 10 // bytes of an answer that is stored
 )
 
+// Replies keeps what requests were answered through a restart.
+type Replies interface {
+	FindReply(ctx context.Context, key [sha256.Size]byte, nowMs int64) (rooms.Reply, bool, error)
+	SaveReply(ctx context.Context, r rooms.Reply) error
+}
+
 // replies remembers what POST requests with an Idempotency-Key were answered, so
-// that a retry gets the same answer and does nothing. A key is its API key's and
-// its path's own. Failures of ours (5xx) are not remembered: a retry tries again.
+// that a retry gets the same answer and does nothing. A key is its path's and
+// its API key's own, with what its token grants. Failures of ours (5xx) are not remembered: a retry tries again.
 //
-// It is kept in memory, for a day and for the newest [maxReplies] keys and
-// [maxKept] bytes of answers: a restart forgets it. What must not happen twice even then is safe by itself: a room's
-// name is taken once, and an event has an id.
+// An answer is stored before it is given, and kept for a day; the newest
+// [maxReplies] keys and [maxKept] bytes of answers are in memory too. Answers that
+// hold secrets, and long ones, are in memory alone: a restart forgets them.
 type replies struct {
+	store Replies // nil = everything is in memory alone
+
 	mu    sync.Mutex // guards the following
-	byKey map[string]*list.Element
+	byKey map[[sha256.Size]byte]*list.Element
 	order *list.List // of *reply, the oldest first
 	bytes int        // of answers
 }
 
 // reply is what a request was answered; status 0 while it is under way.
 type reply struct {
-	key         string
+	key         [sha256.Size]byte
 	fingerprint [sha256.Size]byte // of the request
 	since       time.Time
 
 	status int
-	header http.Header
+	header map[string]string
 	body   []byte
 }
 
-func newReplies() *replies {
-	return &replies{byKey: map[string]*list.Element{}, order: list.New()}
+func newReplies(store Replies) *replies {
+	return &replies{store: store, byKey: map[[sha256.Size]byte]*list.Element{}, order: list.New()}
 }
 
-// once has do answer r, or gives the answer that r's twin got.
-func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, log *slog.Logger, do handler) error {
+// attempt makes the reply of r, whose body is read and put back.
+func attempt(r *http.Request, key string) (*reply, error) {
 	if len(key) > maxReplyKey {
-		return problemf(http.StatusBadRequest, "malformed", "Idempotency-Key must not be longer than %d bytes", maxReplyKey)
+		return nil, problemf(http.StatusBadRequest, "malformed", "Idempotency-Key must not be longer than %d bytes", maxReplyKey)
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return bodyProblem(err)
+		return nil, bodyProblem(err)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	apiKey := ""
+	who := ""
 	if c := access.FromContext(r.Context()); c != nil {
-		apiKey = c.APIKey
+		// With what it may do: nobody is to see what others were answered.
+		grants, _ := json.Marshal(c.Grants.Video) // read from JSON
+		who = c.APIKey + "\n" + string(grants)
 	}
 	h := sha256.New()
 	_, _ = io.WriteString(h, r.URL.RawQuery+"\n"+r.Header.Get("Content-Type")+"\n") // a hash takes everything
 	_, _ = h.Write(body)
-	mine := &reply{key: apiKey + "\n" + r.URL.EscapedPath() + "\n" + key, since: time.Now()}
+	mine := &reply{key: sha256.Sum256([]byte(who + "\n" + r.URL.EscapedPath() + "\n" + key)), since: time.Now()}
 	h.Sum(mine.fingerprint[:0])
+	return mine, nil
+}
 
+// once has do answer r, or gives the answer that r's twin got. secret keeps the
+// answer off the disk.
+func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secret bool, log *slog.Logger, do handler) error {
+	mine, err := attempt(r, key)
+	if err != nil {
+		return err
+	}
 	if twin := rs.begin(mine); twin != nil {
 		return twin.repeat(w, mine)
 	}
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	defer func() { rs.end(mine, rec) }() // also when do panics
+	twin, err := rs.stored(r.Context(), mine)
+	switch {
+	case err != nil: // to do it again would be worse
+		return err
+	case twin != nil:
+		return twin.repeat(w, mine)
+	}
 	if err := do(rec, r); err != nil {
 		asProblem(r, log, err).write(rec)
 	}
 	rec.done = true
+	if rs.store != nil && !secret && rec.final() && rec.body.Len() <= maxStored {
+		// What was done is done, whether or not the client still waits.
+		if err := rs.store.SaveReply(context.WithoutCancel(r.Context()), mine.answered(rec).row()); err != nil {
+			log.Error("cannot store what a request with an Idempotency-Key was answered: a retry after a restart would repeat it", "error", err)
+		}
+	}
+	rec.send()
 	return nil
+}
+
+// stored is mine's twin of before a restart; nil if there is none.
+func (rs *replies) stored(ctx context.Context, mine *reply) (*reply, error) {
+	if rs.store == nil {
+		return nil, nil
+	}
+	row, found, err := rs.store.FindReply(ctx, mine.key, rooms.NowMs(mine.since))
+	if err != nil || !found {
+		return nil, err
+	}
+	return &reply{fingerprint: row.Fingerprint, status: row.Status, header: row.Header, body: row.Body}, nil
+}
+
+// answered is mine with what rec has.
+func (mine *reply) answered(rec *recorder) *reply {
+	done := *mine
+	done.status, done.body = rec.status, rec.body.Bytes()
+	done.header = map[string]string{}
+	for _, name := range []string{"Content-Type", "ETag", "Location", "Cache-Control"} {
+		if v := rec.Header().Get(name); v != "" {
+			done.header[name] = v
+		}
+	}
+	return &done
+}
+
+func (mine *reply) row() rooms.Reply {
+	return rooms.Reply{
+		Key: mine.key, Fingerprint: mine.fingerprint, CreatedMs: rooms.NowMs(mine.since),
+		Status: mine.status, Header: mine.header, Body: mine.body,
+	}
 }
 
 // begin remembers mine, unless it has a twin, of which it returns a copy.
@@ -110,11 +178,11 @@ func (rs *replies) end(mine *reply, rec *recorder) {
 	if e == nil || e.Value != mine {
 		return // crowded out meanwhile
 	}
-	if !rec.done || rec.status >= 500 || rec.status == http.StatusTooManyRequests {
+	if !rec.final() {
 		rs.forget(e)
 		return
 	}
-	mine.status, mine.header, mine.body = rec.status, rec.kept, rec.body.Bytes()
+	*mine = *mine.answered(rec)
 	rs.bytes += len(mine.body)
 	for rs.bytes > maxKept {
 		rs.forget(rs.order.Front())
@@ -137,38 +205,47 @@ func (twin *reply) repeat(w http.ResponseWriter, asked *reply) error {
 		w.Header().Set("Retry-After", retryAfter)
 		return problemf(http.StatusConflict, "in_progress", "the request with this Idempotency-Key is still under way")
 	}
-	maps.Copy(w.Header(), twin.header)
+	for name, value := range twin.header {
+		w.Header().Set(name, value)
+	}
 	w.Header().Set("Idempotency-Replayed", "true")
 	w.WriteHeader(twin.status)
 	_, _ = w.Write(twin.body) // the client may be gone
 	return nil
 }
 
-// recorder keeps what it passes on.
+// recorder keeps an answer until it is sent.
 type recorder struct {
 	http.ResponseWriter
-	status int
-	kept   http.Header
-	body   bytes.Buffer
-	done   bool // the handler has returned
+	status  int
+	written bool
+	body    bytes.Buffer
+	done    bool // the handler has returned
 }
 
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
+// WriteHeader implements [http.ResponseWriter].
 func (r *recorder) WriteHeader(status int) {
-	if r.kept == nil {
-		r.status, r.kept = status, r.Header().Clone()
+	if !r.written {
+		r.status, r.written = status, true
 	}
-	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
-	if r.kept == nil {
-		r.WriteHeader(http.StatusOK)
-	}
-	r.body.Write(b)
-	return r.ResponseWriter.Write(b)
+	r.written = true
+	return r.body.Write(b)
+}
+
+// final tells that a retry would not fare better.
+func (r *recorder) final() bool {
+	return r.done && r.status < 500 && r.status != http.StatusTooManyRequests
+}
+
+func (r *recorder) send() {
+	r.ResponseWriter.WriteHeader(r.status)
+	_, _ = r.ResponseWriter.Write(r.body.Bytes()) // the client may be gone
 }
 
 // bodyProblem is why a request's body could not be read.

@@ -13,11 +13,11 @@ import (
 )
 
 func TestRepliesAreBounded(t *testing.T) {
-	rs := newReplies()
+	rs := newReplies(nil)
 	big := strings.Repeat("x", maxKept/4)
 	ask := func(key string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		require.NoError(t, rs.once(w, httptest.NewRequest("POST", "/", nil), key, slog.New(slog.DiscardHandler),
+		require.NoError(t, rs.once(w, httptest.NewRequest("POST", "/", nil), key, false, slog.New(slog.DiscardHandler),
 			func(w http.ResponseWriter, _ *http.Request) error {
 				_, err := io.WriteString(w, big)
 				return err

@@ -35,7 +35,7 @@ type rest struct {
 // REST returns the API, to be mounted at /v1. It checks credentials itself: a
 // token, or an API key and its secret as HTTP Basic.
 func REST(c Config) chi.Router {
-	s := &rest{Config: c, replies: newReplies()}
+	s := &rest{Config: c, replies: newReplies(c.Replies)}
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {
@@ -82,6 +82,7 @@ type operation struct {
 	answer       any  // zero value of the answer's body; nil = none
 	stream       bool // or a stream of server-sent events
 	conditional  bool // takes If-Match
+	secret       bool // the answer is not to be stored
 	handle       handler
 }
 
@@ -117,7 +118,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost {
-		return s.replies.once(w, r, key, s.Log, op.handle)
+		return s.replies.once(w, r, key, op.secret, s.Log, op.handle)
 	}
 	return op.handle(w, r)
 }

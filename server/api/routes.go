@@ -188,7 +188,7 @@ func (s *rest) moderationOperations() []operation {
 			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate,
 			summary: "Make an access token, signed with the API key of the request.",
 			body:    tokenRequest{}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
-			status: http.StatusCreated, answer: token{}, handle: s.mintToken,
+			status: http.StatusCreated, answer: token{}, secret: true, handle: s.mintToken,
 		},
 	}
 }

@@ -26,12 +26,47 @@ const (
 func Twirp(c Config) map[string]http.Handler {
 	service := livekit.NewRoomServiceServer(&roomService{c: c, log: c.Log})
 	return map[string]http.Handler{
-		service.PathPrefix(): limitBody(service, c.MaxBody),
+		service.PathPrefix(): limitBody(idempotent(service, &c), c.MaxBody),
 		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
 		ingressPath:          absent("there is no ingress service"),
 		sipPath:              absent("there is no SIP service"),
 		dispatchPath:         absent("agents are not dispatched: there is no agent service"),
 	}
+}
+
+// idempotent does a call with an Idempotency-Key once.
+func idempotent(service http.Handler, c *Config) http.Handler {
+	calls := newReplies(c.Replies)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get("Idempotency-Key")
+		if key == "" || access.FromContext(r.Context()) == nil {
+			service.ServeHTTP(w, r)
+			return
+		}
+		err := calls.once(w, r, key, false, c.Log, func(w http.ResponseWriter, r *http.Request) error {
+			service.ServeHTTP(w, r)
+			return nil
+		})
+		if err != nil {
+			_ = twirp.WriteError(w, onceError(asProblem(r, c.Log, err))) // the client may be gone
+		}
+	})
+}
+
+// onceError is why a call was not done, on Twirp's wire.
+func onceError(p *problem) twirp.Error {
+	code := twirp.InvalidArgument
+	switch p.Status {
+	case http.StatusConflict:
+		code = twirp.Aborted
+	case http.StatusUnprocessableEntity:
+		code = twirp.FailedPrecondition
+	case http.StatusServiceUnavailable:
+		code = twirp.Unavailable
+	case http.StatusInternalServerError:
+		code = twirp.Internal
+	}
+	return twirp.NewError(code, p.Detail)
 }
 
 // TwirpTooOften answers what is refused because it came too often.

@@ -1,0 +1,68 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"parlor/rooms"
+)
+
+// The bounds of the replies that are kept.
+const (
+	maxReplies  = 10_000
+	repliesLive = 24 * time.Hour
+)
+
+// SaveReply keeps a reply, and forgets those that are older than a day or that
+// are too many.
+func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
+	header, err := json.Marshal(r.Header)
+	if err != nil {
+		return fmt.Errorf("write a reply's header: %w", err)
+	}
+	return s.do(ctx, func(t *tx) error {
+		if _, err := t.exec(`INSERT INTO reply (key, fingerprint, created_ms, status, header, body) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (key) DO NOTHING`,
+			r.Key[:], r.Fingerprint[:], r.CreatedMs, r.Status, string(header), notNil(r.Body)); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
+			return err
+		}
+		_, err := t.exec(`DELETE FROM reply WHERE id <= (SELECT max(id) FROM reply) - ?`, maxReplies)
+		return err
+	})
+}
+
+// FindReply returns the reply of that key, if there is one that is not older than
+// a day at nowMs.
+func (s *Store) FindReply(ctx context.Context, key [32]byte, nowMs int64) (r rooms.Reply, found bool, err error) {
+	var fingerprint []byte
+	var header string
+	r.Key = key
+	err = s.one(ctx, []any{&fingerprint, &r.CreatedMs, &r.Status, &header, &r.Body},
+		`SELECT fingerprint, created_ms, status, header, body FROM reply WHERE key = ? AND created_ms >= ?`,
+		key[:], nowMs-repliesLive.Milliseconds())
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, false, nil
+	}
+	if err != nil {
+		return r, false, err
+	}
+	copy(r.Fingerprint[:], fingerprint)
+	if err := json.Unmarshal([]byte(header), &r.Header); err != nil {
+		return r, false, fmt.Errorf("read a reply's header: %w", err)
+	}
+	return r, true, nil
+}
+
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}

@@ -1,0 +1,53 @@
+package sqlite
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+func TestReplies(t *testing.T) {
+	s := openNew(t)
+	ctx := t.Context()
+	day := (24 * time.Hour).Milliseconds()
+	key := func(n byte) (k [32]byte) { k[0] = n; return k }
+	first := rooms.Reply{
+		Key: key(1), Fingerprint: key(7), CreatedMs: 1000, Status: 201,
+		Header: map[string]string{"ETag": `"x"`}, Body: []byte("answer"),
+	}
+	require.NoError(t, s.SaveReply(ctx, first))
+	other := first
+	other.Status = 409
+	require.NoError(t, s.SaveReply(ctx, other))
+	got, found, err := s.FindReply(ctx, key(1), 1000+day)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, first, got, "the first answer stands")
+	_, found, err = s.FindReply(ctx, key(2), 1000)
+	require.NoError(t, err)
+	require.False(t, found)
+	_, found, err = s.FindReply(ctx, key(1), 1001+day)
+	require.NoError(t, err)
+	require.False(t, found, "a day has passed")
+
+	count := func() (n int) {
+		require.NoError(t, s.one(ctx, []any{&n}, `SELECT count(*) FROM reply`))
+		return n
+	}
+	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(3), CreatedMs: 1001 + day}))
+	require.Equal(t, 1, count(), "the old one is forgotten")
+	require.NoError(t, s.do(ctx, func(tx *tx) error {
+		_, err := tx.exec(`UPDATE reply SET id = 20000`)
+		return err
+	}))
+	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(4), CreatedMs: 1001 + day}))
+	require.NoError(t, s.do(ctx, func(tx *tx) error {
+		_, err := tx.exec(`UPDATE reply SET id = 1 WHERE id = 20000`)
+		return err
+	}))
+	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(5), CreatedMs: 1001 + day}))
+	require.Equal(t, 2, count(), "no more than ten thousand back")
+}
