@@ -29,6 +29,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "parlor: stopping at once")
 		os.Exit(130)
 	}()
+	// A file that may not grow any more, by the process's limits, is a full disk: an
+	// error of the write, and no reason to die.
+	signal.Ignore(syscall.SIGXFSZ)
 	os.Exit(run(ctx, environment{os.Args[1:], os.Environ(), os.Stdout, os.Stderr}))
 }
 
