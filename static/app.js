@@ -94,6 +94,7 @@ async function enter({ url, token }) {
 function over(end) {
   parlor.call = null;
   $('#settings').close();
+  $('#toasts').replaceChildren(); // they were about the call
   parlor.problem = end;
   $('#ended').dataset.code = end.code;
   $('#ended-title').textContent = end.title;
@@ -154,14 +155,20 @@ function suggestedRoom() {
   return `${words[pick[0] % words.length]}-${words[pick[1] % words.length]}-${pick[2] % 1000}`;
 }
 
+// fillFromToken shows whose the token is, and tells whether it can be used at all.
 function fillFromToken() {
   const claims = readToken(options.token);
+  if (!claims) {
+    problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
+    lobby.closed();
+    return false;
+  }
   lobby.fill({
-    name: claims?.name ?? '', room: claims?.room || options.room, fixed: true,
+    name: claims.name, room: claims.room || options.room, fixed: true,
     intro: 'You were invited to this call.',
   });
-  if (!claims) problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
-  else if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
+  if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
+  return true;
 }
 
 async function start() {
@@ -171,7 +178,7 @@ async function start() {
     return;
   }
   if (options.token) {
-    fillFromToken();
+    if (!fillFromToken()) return;
   } else if (await handsOutTokens()) {
     lobby.fill({ name: options.name || preferences.name, room: options.room || suggestedRoom() });
   } else {

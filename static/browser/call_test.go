@@ -148,6 +148,7 @@ func (f *fixture) testCall(t *testing.T, m mode) {
 		ann.until("two people", `document.querySelector('#count').textContent === '2'`)
 		require.Equal(t, m.single == "0", get[bool](ann, `Boolean(parlor.room.engine.pcManager.subscriber)`), "the mode is the one asked for")
 	})
+	t.Run("every control has a name", ann.namesEverything)
 	t.Run("who speaks is marked", func(t *testing.T) {
 		bob.until("the mark at Ann", tile("Ann")+`.classList.contains('speaking')`)
 		bob.until("a connection quality", tile("Ann")+`.querySelector('.quality').dataset.quality === 'excellent'`)
@@ -165,11 +166,12 @@ func (f *fixture) testCall(t *testing.T, m mode) {
 		ann.until("two people again", `document.querySelector('#count').textContent === '2'`)
 	})
 	t.Run("leave", func(t *testing.T) {
+		bob.do(`(await import('/static/js/notices.js')).toast('something about the call')`)
 		bob.click("#leave")
 		bob.until("the end", `parlor.screen === 'ended' && document.querySelector('#ended').dataset.code === 'left'`)
 		ann.until("nobody else", `document.querySelector('#count').textContent === '1' && !document.querySelector('#alone').hidden`)
 		require.True(t, get[bool](bob, `parlor.room.localParticipant.trackPublications.size === 0`), "camera and microphone are let go")
-		require.Zero(t, get[int](bob, `document.querySelectorAll('.tile, #audio audio').length`), "nothing is left of the call")
+		require.Zero(t, get[int](bob, `document.querySelectorAll('.tile, #audio audio, .toast').length`), "nothing is left of the call")
 	})
 	t.Run("come back", func(*testing.T) {
 		bob.click("#rejoin")
@@ -261,7 +263,12 @@ func (f *fixture) testServerKilled(t *testing.T, m mode) {
 	require.NoError(t, err)
 	require.Len(t, before.Rooms, 1)
 
+	late := f.browser.open(t, "Cem", f.server.page("room", room, "name", "Cem", "single", m.single, "audio", "0", "video", "0"))
+	late.until("the lobby", `!document.querySelector('#join').disabled && document.querySelector('#name').value === 'Cem'`)
+
 	f.server.stop(syscall.SIGKILL)
+	late.click("#join")
+	late.until("a word that the server is gone", `parlor.problem?.code === 'server-gone' && document.querySelector('#lobby-problem').checkVisibility()`)
 	for _, p := range []*page{ann, bob} {
 		p.until("the banner", `!document.querySelector('#banner').hidden && /Reconnecting/.test(document.querySelector('#banner').textContent)`)
 	}
@@ -284,6 +291,12 @@ func (f *fixture) testLobby(t *testing.T) {
 	p.until("a level of the microphone", `Number(document.querySelector('#lobby-meter').getAttribute('aria-valuenow')) > 5`)
 	p.until("the lists of devices", `!document.querySelector('#lobby [data-device="videoinput"]').disabled`)
 
+	p.namesEverything(t)
+	for _, size := range [][2]int64{{390, 844}, {740, 360}, {1280, 720}} {
+		require.NoError(t, chromedp.Do(p.ctx, chromedp.EmulateViewport(size[0], size[1])))
+		p.until(fmt.Sprint("the way in to be in sight at ", size), `document.querySelector('#join').getBoundingClientRect().bottom <= innerHeight && document.documentElement.scrollWidth <= innerWidth`)
+	}
+
 	p.click("#lobby-cam")
 	p.until("the camera to be off", `document.querySelector('#preview-video').hidden && parlor.screen === 'lobby'`)
 	p.click("#lobby-cam")
@@ -299,6 +312,14 @@ func (f *fixture) testLobby(t *testing.T) {
 	p.until("the name of last time", `window.parlor?.screen === 'lobby' && document.querySelector('#name').value === 'Dana'`)
 }
 
+// namesEverything fails if anything that can be operated has no name for those
+// who do not see it.
+func (p *page) namesEverything(t *testing.T) {
+	t.Helper()
+	require.Empty(t, get[[]string](p, `[...document.querySelectorAll('button, input, select, textarea, [role=meter]')].filter((node) => node.checkVisibility()
+		&& !(node.getAttribute('aria-label') || node.innerText?.trim() || [...(node.labels ?? [])].some((label) => label.textContent.trim()))).map((node) => node.outerHTML.slice(0, 80))`))
+}
+
 func (f *fixture) testRefused(t *testing.T) {
 	grant := auth.VideoGrant{RoomJoin: true, Room: "refused"}
 	for name, c := range map[string]struct{ token, code string }{
@@ -310,6 +331,9 @@ func (f *fixture) testRefused(t *testing.T) {
 		p := f.browser.open(t, name, f.server.page("token", c.token, "autojoin", "1", "audio", "0", "video", "0"))
 		p.until(name+" to be refused", fmt.Sprintf(`parlor.problem?.code === %q && document.querySelector('#lobby-problem').textContent === parlor.problem.text && document.querySelector('#join-status').textContent === ''`, c.code))
 	}
+
+	garbage := f.browser.open(t, "no token at all", f.server.page("token", "abc"))
+	garbage.until("the form to go", `parlor.problem?.code === 'token-bad' && !document.querySelector('#join').checkVisibility()`)
 
 	service, ctx := f.server.rooms("full")
 	_, err := service.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "full", MaxParticipants: 1})

@@ -1,6 +1,8 @@
 // Every failure in words: what happened, and what to do about it. Each has a
 // code, which the page puts into data-code and tests rely on.
 
+import { UnreachableError } from './token.js';
+
 const { ConnectionError, ConnectionErrorReason, DisconnectReason } = window.LivekitClient;
 
 const nouns = { camera: 'camera', microphone: 'microphone', screen: 'screen' };
@@ -46,6 +48,8 @@ export function deviceProblem(kind, error) {
 export function joinProblem(error) {
   const problem = (code, text, again = false) => ({ code, text, again });
   const detail = error?.message ? ` (${error.message})` : '';
+  const gone = () => problem('server-gone', 'The server does not answer. Check your connection and try again.', true);
+  if (error instanceof UnreachableError) return gone();
   if (!(error instanceof ConnectionError)) {
     return problem('failed', `The call could not be joined${detail}.`, true);
   }
@@ -55,7 +59,7 @@ export function joinProblem(error) {
     case ConnectionErrorReason.LeaveRequest:
       return { ...ending(error.context), again: true };
     case ConnectionErrorReason.ServerUnreachable:
-      return problem('server-gone', 'The server does not answer. Check your connection and try again.', true);
+      return gone();
     case ConnectionErrorReason.Timeout:
       return problem('server-slow', 'The server took too long to answer. Try again.', true);
     case ConnectionErrorReason.ServiceNotFound:

@@ -2,6 +2,7 @@
 
 export class NoTokenError extends Error {}
 export class TokenRequestError extends Error {}
+export class UnreachableError extends Error {}
 
 const base64url = (part) => {
   const bytes = Uint8Array.from(atob(part.replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));
@@ -32,13 +33,15 @@ export function newIdentity(name) {
 }
 
 // requestToken asks a server in dev mode. NoTokenError means that this server
-// hands out none.
+// hands out none, UnreachableError that there was no answer at all.
 export async function requestToken({ room, identity, name }) {
   const response = await fetch('dev/token', {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify({ room, identity, name }),
     signal: AbortSignal.timeout(10_000),
+  }).catch((error) => {
+    throw new UnreachableError(error.message);
   });
   if (response.status === 404 || response.status === 405) throw new NoTokenError();
   if (!response.ok) throw new TokenRequestError((await response.text()).trim() || `status ${response.status}`);
