@@ -26,7 +26,7 @@ func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantReq
 	if err != nil {
 		return err
 	}
-	if err := rs.hasRoomFor(ctx, req.DestinationRoom, p); err != nil {
+	if _, err := rs.hasRoomFor(ctx, req.DestinationRoom, p, false); err != nil {
 		return err
 	}
 	info, err := rs.Participant(ctx, req.Room, req.Identity)
@@ -95,6 +95,15 @@ type reflection struct {
 // reflect makes s, a shadow in r, show what the participant that it is of is
 // and publishes in its own room.
 func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []reflection) {
+	wasHidden := s.hidden()
+	may := proto.CloneOf(info.GetPermission())
+	if may == nil {
+		may = &livekit.ParticipantPermission{}
+	}
+	// Whether it counts was decided when it was forwarded.
+	may.Agent, may.Recorder = s.info.GetPermission().GetAgent(), s.info.GetPermission().GetRecorder() //nolint:staticcheck // old tokens
+	s.info.Permission = may
+	r.enforce(s, wasHidden)
 	for _, t := range r.tracks {
 		if t.publisher == s && !slices.ContainsFunc(tracks, func(k reflection) bool { return k.info.Sid == t.info.Sid }) {
 			r.unpublish(t)
@@ -105,8 +114,10 @@ func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []r
 			s.pendingTracks[k.info.Sid] = k.info
 			r.trackPublished(s, k.media, k.info)
 		} else if t.publisher == s {
-			t.media = k.media
 			r.setInfo(t, k.info)
+			if t.media != k.media {
+				r.replaceMedia(t, k.media)
+			}
 		}
 	}
 	s.info.Name, s.info.Metadata, s.info.Attributes = info.Name, info.Metadata, info.Attributes

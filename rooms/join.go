@@ -177,11 +177,13 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	identity := req.Info.Identity
 	old, back := r.participants[identity], r.expected[identity]
-	if old != nil && !old.admitted { // who comes first is served first
-		old.successors = append(old.successors, letter{
-			run:     func() { r.join(req, reply) },
-			retired: func() { reply(joined{}, errRetired) },
-		})
+	again := letter{run: func() { r.join(req, reply) }, retired: func() { reply(joined{}, errRetired) }}
+	if s := r.seats[identity]; s != nil { // who comes first is served first
+		s.waiting = append(s.waiting, again)
+		return
+	}
+	if old != nil && !old.admitted {
+		old.successors = append(old.successors, again)
 		return
 	}
 	if err := r.refusal(req); err != nil {
@@ -259,7 +261,7 @@ func (r *Room) refusal(req *JoinRequest) error {
 	switch {
 	case r.rec.Config.Locked && !known && !r.returns(req):
 		return Errorf(Denied, "room %q is locked", r.name)
-	case !known && !dependent(req.Info) && r.rec.MaxParticipants > 0 && r.rec.NumParticipants >= r.rec.MaxParticipants:
+	case !known && !dependent(req.Info) && r.full():
 		return ErrRoomFull
 	case old != nil && r.rooms.cfg.RejectDuplicates && !old.away && old.sid != req.Session:
 		return Errorf(Exists, "participant %q is in room %q already", old.identity, r.name)
@@ -413,15 +415,19 @@ func (r *Room) expectAgain(p *Participant) bool {
 
 // unseat takes back a join that could not be written.
 func (r *Room) unseat(p *Participant, back *Session) {
-	delete(r.participants, p.identity)
 	p.ended.Store(true)
-	now := time.Now()
 	if back != nil {
 		r.expected[p.identity] = back
 		if r.alarms[alarmGrace].IsZero() { // it ran out meanwhile
-			r.setAlarm(alarmGrace, now.Add(r.rooms.cfg.RestartGrace))
+			r.setAlarm(alarmGrace, time.Now().Add(r.rooms.cfg.RestartGrace))
 		}
 	}
+	r.vacate(p)
+}
+
+// vacate takes p out as if it had not come.
+func (r *Room) vacate(p *Participant) {
+	delete(r.participants, p.identity)
 	r.recount()
 	if r.rec.NumParticipants > 0 {
 		return
@@ -431,7 +437,7 @@ func (r *Room) unseat(p *Participant, back *Session) {
 		r.rec.EmptySinceMs = r.stored.EmptySinceMs
 		r.rec.SetDeadline()
 	}
-	r.judge(now)
+	r.judge(time.Now())
 }
 
 // announceNew tells the others of p.
@@ -469,9 +475,8 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
-	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
-		p := r.participants[identity]
-		if p == nil || r.stopped || p.info.State != livekit.ParticipantInfo_ACTIVE {
+	_, err := askParticipant(ctx, rs, room, identity, func(r *Room, p *Participant, reply answer[struct{}]) {
+		if r.stopped || p.info.State != livekit.ParticipantInfo_ACTIVE {
 			reply(struct{}{}, ErrNoParticipant)
 			return
 		}

@@ -127,6 +127,10 @@ func (r *Room) vanish() {
 	deferred := r.deferred
 	r.deferred = nil
 	r.rooms.drop(r)
+	for _, s := range r.seats {
+		deferred = append(deferred, s.waiting...)
+	}
+	clear(r.seats)
 	for _, l := range deferred {
 		if l.retired != nil {
 			l.retired()

@@ -14,8 +14,10 @@ import (
 // room.
 //
 // It leaves the first room before it is in the second, so that at no instant it
-// is in both. If the second does not take it after all, it is sent back to join
-// anew with the token that it has.
+// is in both; meanwhile a seat is held for it there, and who joins under the same
+// identity waits. If the second room does not take it after all, it is sent back
+// to join anew with the token that it has. A second room that is closed meanwhile
+// is opened again, as by any who joins.
 func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) error {
 	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
 		return err
@@ -32,59 +34,125 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 	if err != nil {
 		return err
 	}
-	if err := rs.hasRoomFor(ctx, req.DestinationRoom, p); err != nil {
+	held, err := rs.hasRoomFor(ctx, req.DestinationRoom, p, true)
+	if err != nil {
 		return err
 	}
-	carried, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[luggage]) {
+	l, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[*luggage]) {
 		if now != p || p.peer == nil {
-			reply(luggage{}, ErrNoParticipant)
+			reply(nil, ErrNoParticipant)
 			return
 		}
 		l := r.send(p)
 		r.afterWrites(func(err error) { reply(l, err) })
 	})
 	if err == nil {
-		_, err = askName(ctx, rs, req.DestinationRoom, func(r *Room, reply answer[struct{}]) { r.receive(p, carried, reply) })
+		_, err = askName(ctx, rs, req.DestinationRoom, func(r *Room, reply answer[struct{}]) { r.receive(p, l, reply) })
 	}
-	if err != nil && p.room.Load().name == req.Room && !errors.Is(err, ErrNoParticipant) {
-		p.sendBack()
+	held.post(func() { held.release(p) }) // if it has gone, so has the seat
+	if err != nil {
+		if l != nil {
+			l.sendBack(p)
+		}
+		return err
 	}
-	return err
+	// A ban may have come while it was under way.
+	if err := rs.admissible(ctx, req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
+		p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
+		return err
+	}
+	return nil
 }
 
 // luggage is what a moved participant takes along.
 type luggage struct {
 	from   *Room
+	peer   Peer
 	tracks []*track
 }
 
-// hasRoomFor reports whether the room of that name would take p.
-func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant) error {
+// seat is held for a participant who is under way from another room.
+type seat struct {
+	p       *Participant
+	waiting []letter // who joins under the same identity
+}
+
+// hasRoomFor reports whether the room of that name would take p, and holds a seat
+// for it if asked to, until release on the room that is returned.
+func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, hold bool) (*Room, error) {
 	if err := rs.admissible(ctx, name, p.identity, NowMs(time.Now())); err != nil {
-		return err
+		return nil, err
 	}
-	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
+	return askName(ctx, rs, name, func(r *Room, reply answer[*Room]) {
 		err := r.found()
-		switch {
-		case errors.Is(err, ErrNoRoom):
+		if errors.Is(err, ErrNoRoom) {
 			err = nil // it will be made
-		case err == nil && r.participants[p.identity] != nil:
-			err = Errorf(Exists, "participant %q is in room %q already", p.identity, name)
-		case err == nil && r.rec.Config.Locked:
-			err = Errorf(Denied, "room %q is locked", name)
-		case err == nil && r.rec.MaxParticipants > 0 && r.rec.NumParticipants >= r.rec.MaxParticipants:
-			err = ErrRoomFull
 		}
-		reply(struct{}{}, err)
+		if err == nil {
+			err = r.takes(p)
+		}
+		if err == nil && hold {
+			if r.seats[p.identity] != nil || r.expected[p.identity] != nil {
+				err = r.taken(p)
+			} else {
+				r.seats[p.identity] = &seat{p: p}
+			}
+		}
+		reply(r, err)
 	})
-	return err
+}
+
+// takes is why the room does not take p, who is in another; nil if it does.
+func (r *Room) takes(p *Participant) error {
+	held := r.seats[p.identity]
+	switch {
+	case r.participants[p.identity] != nil, held != nil && held.p != p:
+		return r.taken(p)
+	case held != nil:
+		return nil
+	case r.rec.Config.Locked:
+		return Errorf(Denied, "room %q is locked", r.name)
+	case r.full():
+		return ErrRoomFull
+	}
+	return nil
+}
+
+func (r *Room) taken(p *Participant) error {
+	return Errorf(Exists, "participant %q is in room %q already", p.identity, r.name)
+}
+
+// full: max_participants is reached, seats that are held counted in.
+func (r *Room) full() bool {
+	if r.rec.MaxParticipants == 0 {
+		return false
+	}
+	n := r.rec.NumParticipants
+	for _, s := range r.seats {
+		if r.participants[s.p.identity] != s.p {
+			n++
+		}
+	}
+	return n >= r.rec.MaxParticipants
+}
+
+// release gives the seat of p back, and lets in who waits for it.
+func (r *Room) release(p *Participant) {
+	s := r.seats[p.identity]
+	if s == nil || s.p != p {
+		return
+	}
+	delete(r.seats, p.identity)
+	for _, l := range s.waiting {
+		r.deliverLetter(l)
+	}
 }
 
 // send takes p out of r without ending its media. What is posted for p from now
 // on waits in p.parked.
-func (r *Room) send(p *Participant) luggage {
+func (r *Room) send(p *Participant) *luggage {
 	now := time.Now()
-	l := luggage{from: r}
+	l := &luggage{from: r, peer: p.peer}
 	delete(r.participants, p.identity)
 	s, events := r.departure(p, livekit.DisconnectReason_MIGRATION, now)
 	for sid, t := range r.tracks {
@@ -102,6 +170,7 @@ func (r *Room) send(p *Participant) luggage {
 	clear(p.wanted)
 	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
 	p.permissions = nil
+	p.peer = nil // no room has it do anything while it is under way
 	p.awayFrom.Store(r)
 	if !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
@@ -115,8 +184,9 @@ func (r *Room) send(p *Participant) luggage {
 	return l
 }
 
-// receive seats p, who comes from another room with its tracks.
-func (r *Room) receive(p *Participant, l luggage, reply answer[struct{}]) {
+// receive seats p, who comes from another room with its tracks. From here on p
+// belongs to r's goroutine, but that what is posted for it waits until it is in.
+func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 	if r.stopped || p.ended.Load() {
 		reply(struct{}{}, ErrStopping)
 		return
@@ -134,52 +204,62 @@ func (r *Room) receive(p *Participant, l luggage, reply answer[struct{}]) {
 		reply(struct{}{}, err)
 		return
 	}
-	if r.participants[p.identity] != nil {
-		reply(struct{}{}, Errorf(Exists, "participant %q is in room %q already", p.identity, r.name))
+	err := r.takes(p)
+	switch {
+	case err != nil:
+	case r.expected[p.identity] != nil:
+		err = r.taken(p)
+	case r.unwritable():
+		err = ErrHeld
+	}
+	if err != nil {
+		reply(struct{}{}, err)
 		return
 	}
 	now := time.Now()
-	before := r.rec
-	if !dependent(p.info) {
-		r.rec.NumParticipants++
+	p.sid, p.joinedMs, p.activeMs, p.admitted = NewID("PA_"), NowMs(now), NowMs(now), false
+	p.info.Sid, p.info.Tracks, p.info.IsPublisher = p.sid, nil, false
+	p.info.JoinedAt, p.info.JoinedAtMs = p.joinedMs/1000, p.joinedMs
+	p.info.Version = 1
+	r.participants[p.identity] = p
+	r.recount()
+	if r.rec.NumParticipants > 0 {
 		r.rec.SetOccupied()
 	}
-	sid := NewID("PA_")
-	session := Session{
-		SID: sid, RoomSID: r.rec.SID, Identity: p.identity, JoinedMs: NowMs(now), ActiveMs: NowMs(now),
-		PermittedMs: p.permittedMs, EditedMs: p.editedMs,
-	}
-	info := p.snapshot()
-	info.Sid, info.Tracks, info.IsPublisher = sid, nil, false
-	info.JoinedAt, info.JoinedAtMs = session.JoinedMs/1000, session.JoinedMs
-	info.Version = 1
-	session.Info = info
-	joined := r.participantEvent(EventParticipantJoined, info, now)
-	r.request(ChangeUpdate, []Session{session}, []Event{joined}, func(_ Outcome, err error) {
-		if err != nil {
-			if errors.Is(err, ErrEnded) {
-				err = errRetired
-			} else if !dependent(info) {
-				r.rec.NumParticipants--
-				if r.rec.NumParticipants == 0 {
-					r.rec.EmptySinceMs, r.rec.ExpiresMs, r.rec.JoinedOnce = before.EmptySinceMs, before.ExpiresMs, before.JoinedOnce
-				}
+	r.watchDeadline()
+	sessions := []Session{p.session(r.rec.SID)}
+	events := []Event{r.participantEvent(EventParticipantJoined, p.snapshot(), now)}
+	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
+		here := r.participants[p.identity] == p
+		switch {
+		case errors.Is(err, ErrEnded): // the room's end was first: the name is free, look again
+			if here {
+				delete(r.participants, p.identity)
 			}
-			reply(struct{}{}, err)
-			return
+			err = errRetired
+		case err != nil && here:
+			r.vacate(p)
+		case err != nil: // it was removed meanwhile, and so has been here
+			r.keep(&Change{Room: r.rec, Sessions: sessions, Events: events})
+		case !here || p.ended.Load():
+			err = ErrNoParticipant
+		default:
+			r.settle(p, l)
 		}
-		r.settle(p, &session, l)
-		reply(struct{}{}, nil)
+		reply(struct{}{}, err)
+		successors := p.successors
+		p.successors = nil
+		for _, l := range successors {
+			r.deliverLetter(l)
+		}
 	})
 }
 
 // settle makes p one of r's, publishes its tracks there, and tells everybody.
-// From here on p belongs to r's goroutine.
-func (r *Room) settle(p *Participant, s *Session, l luggage) {
-	p.sid, p.joinedMs, p.activeMs = s.SID, s.JoinedMs, s.ActiveMs
-	p.publicSID.Store(&s.SID)
-	p.info = s.Info
-	r.participants[p.identity] = p
+func (r *Room) settle(p *Participant, l *luggage) {
+	sid := p.sid
+	p.publicSID.Store(&sid)
+	p.peer = l.peer
 	p.admitted = true
 	p.room.Store(r)
 	r.announceNew(p)
@@ -201,17 +281,17 @@ func (r *Room) settle(p *Participant, s *Session, l luggage) {
 	}
 	r.setAlarm(alarmQuality, time.Now().Add(qualityInterval))
 	// Behind all that the old room still has for p.
-	if !l.from.post(p.unpark) {
+	if !l.from.mail.post(letter{run: p.unpark, retired: p.unpark}) {
 		p.unpark()
 	}
 	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", l.from.name)
 }
 
 // sendBack has a participant whom no room took join anew.
-func (p *Participant) sendBack() {
+func (l *luggage) sendBack(p *Participant) {
 	p.ended.Store(true)
 	p.outlet.Leave(&livekit.LeaveRequest{
 		CanReconnect: true, Reason: livekit.DisconnectReason_MIGRATION, Action: livekit.LeaveRequest_RECONNECT,
 	})
-	p.peer.Close()
+	l.peer.Close()
 }

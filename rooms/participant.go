@@ -66,32 +66,37 @@ func (p *Participant) Ended() bool { return p.ended.Load() }
 // post has f run on the goroutine of the room that p is in, unless p's session
 // is over. While p is moved from room to room f waits.
 func (p *Participant) post(f func(*Room)) {
-	for {
-		r := p.room.Load()
-		ok := r.post(func() {
-			switch {
-			case p.ended.Load():
-			case p.room.Load() != r: // moved meanwhile
-				p.post(f)
-			case p.awayFrom.Load() == r:
-				p.park(f)
-			default:
+	r := p.room.Load()
+	sent := r.mail.post(letter{
+		run: func() {
+			if !p.ended.Load() && !p.redirect(r, f) {
 				f(r)
 			}
-		})
-		switch {
-		case ok:
-			return
-		case p.room.Load() != r:
-			continue
-		case p.awayFrom.Load() == r: // the room that it left has gone already
-			p.park(f)
-			if p.room.Load() != r {
-				p.unpark()
-			}
-		}
-		return
+		},
+		retired: func() { p.redirect(r, f) },
+	})
+	if !sent {
+		p.redirect(r, f)
 	}
+}
+
+// redirect sends after p what was posted for it to r, where it is no longer; false
+// if p has not been moved away.
+func (p *Participant) redirect(r *Room, f func(*Room)) bool {
+	switch {
+	case p.ended.Load():
+		return true
+	case p.room.Load() != r:
+		p.post(f)
+		return true
+	case p.awayFrom.Load() == r:
+		p.park(f)
+		if p.room.Load() != r { // it has arrived meanwhile
+			p.unpark()
+		}
+		return true
+	}
+	return false
 }
 
 func (p *Participant) park(f func(*Room)) {

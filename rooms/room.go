@@ -26,6 +26,7 @@ type Room struct {
 
 	participants map[string]*Participant // by identity
 	expected     map[string]*Session     // by identity: expected back after a restart
+	seats        map[string]*seat        // by identity: held for who is moved here
 	tracks       map[string]*track       // by SID
 	rpcs         map[string]answer[*livekit.PerformRpcResponse]
 	nonces       nonces
@@ -84,6 +85,7 @@ func newRoom(rs *Rooms, name string) *Room {
 		log:          rs.log.With("room", name),
 		participants: make(map[string]*Participant),
 		expected:     make(map[string]*Session),
+		seats:        make(map[string]*seat),
 		tracks:       make(map[string]*track),
 		rpcs:         make(map[string]answer[*livekit.PerformRpcResponse]),
 		speakers:     make(map[string]*livekit.SpeakerInfo),
@@ -189,7 +191,7 @@ func (r *Room) found() error {
 // idle: nothing holds the room live. A stopped room forgets who was in it and
 // whom it expected: their rows say so.
 func (r *Room) idle() bool {
-	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.rpcs) > 0 {
+	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.seats) > 0 || len(r.rpcs) > 0 {
 		return false
 	}
 	if r.stopped {
@@ -256,7 +258,7 @@ func (r *Room) setAlarm(a alarm, at time.Time) {
 func (r *Room) tell(resp *livekit.SignalResponse, want func(*Participant) bool) {
 	m := NewMessage(resp)
 	for _, p := range r.participants {
-		if want == nil || want(p) {
+		if p.admitted && (want == nil || want(p)) {
 			p.outlet.Send(m)
 		}
 	}
