@@ -147,7 +147,7 @@ func (p *program) openServer() error {
 		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
-		TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
+		CORSOrigins: p.cfg.CORSOrigins, TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
 		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
 	}
 	if p.cfg.Development {

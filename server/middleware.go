@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,52 +77,58 @@ func statusLabel(status int) string {
 
 // corsMethod tells what every origin may do. Tokens, not origins, keep strangers
 // out.
-func corsMethod(m string) bool {
+func corsMethod(m, path string) bool {
 	switch m {
 	case http.MethodOptions, http.MethodHead, http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete:
 		return true
 	}
-	return false
+	return m == http.MethodPut && isREST(path) // LiveKit has no route that takes it
 }
 
-// cors lets pages of any origin use the server, and answers their preflights
-// (Fetch standard, section 3.2), as LiveKit does: 204, everything echoed, to be
-// remembered for a day.
-func cors(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		origin := r.Header.Get("Origin")
-		method := r.Header.Get("Access-Control-Request-Method")
-		preflight := r.Method == http.MethodOptions && method != ""
-		h.Add("Vary", "Origin")
-		if preflight {
-			h.Add("Vary", "Access-Control-Request-Method")
-			h.Add("Vary", "Access-Control-Request-Headers")
-		}
-		if origin == "" || noCORS(r.URL.Path) {
+func isREST(path string) bool { return path == "/v1" || strings.HasPrefix(path, "/v1/") }
+
+// cors lets pages of any origin use the server, but for REST, which takes those
+// of the given origins ("*" = any), and answers their preflights (Fetch standard,
+// section 3.2), as LiveKit does: 204, everything echoed, to be remembered for a day.
+func cors(rest []string) func(http.Handler) http.Handler {
+	allowed := func(origin, path string) bool {
+		return origin != "" && !noCORS(path) &&
+			(!isREST(path) || slices.Contains(rest, "*") || slices.Contains(rest, origin))
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			origin := r.Header.Get("Origin")
+			method := r.Header.Get("Access-Control-Request-Method")
+			preflight := r.Method == http.MethodOptions && method != ""
+			h.Add("Vary", "Origin")
 			if preflight {
-				w.WriteHeader(http.StatusNoContent)
+				h.Add("Vary", "Access-Control-Request-Method")
+				h.Add("Vary", "Access-Control-Request-Headers")
+			}
+			ok := allowed(origin, r.URL.Path)
+			if ok {
+				h.Set("Access-Control-Allow-Origin", origin)
+			}
+			switch {
+			case !preflight:
+				if ok {
+					h.Set("Access-Control-Expose-Headers", "*")
+				}
+				next.ServeHTTP(w, r)
 				return
+			case ok && corsMethod(method, r.URL.Path):
+				h.Set("Access-Control-Allow-Methods", method)
+				if headers := r.Header.Get("Access-Control-Request-Headers"); headers != "" {
+					h.Set("Access-Control-Allow-Headers", headers)
+				}
+				h.Set("Access-Control-Max-Age", "86400")
+			case ok:
+				h.Del("Access-Control-Allow-Origin")
 			}
-			next.ServeHTTP(w, r)
-			return
-		}
-		if !preflight {
-			h.Set("Access-Control-Allow-Origin", origin)
-			h.Set("Access-Control-Expose-Headers", "*")
-			next.ServeHTTP(w, r)
-			return
-		}
-		if corsMethod(method) {
-			h.Set("Access-Control-Allow-Origin", origin)
-			h.Set("Access-Control-Allow-Methods", method)
-			if headers := r.Header.Get("Access-Control-Request-Headers"); headers != "" {
-				h.Set("Access-Control-Allow-Headers", headers)
-			}
-			h.Set("Access-Control-Max-Age", "86400")
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
+			w.WriteHeader(http.StatusNoContent)
+		})
+	}
 }
 
 // noCORS tells the routes that are for the page alone.

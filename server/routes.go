@@ -18,7 +18,7 @@ import (
 // recovery, CORS, a doubled first slash, credentials.
 func routes(c *Config) http.Handler {
 	r := chi.NewRouter()
-	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors, validateCORS)
+	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors(c.CORSOrigins), validateCORS)
 	r.NotFound(http.NotFound)
 	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
 

@@ -54,6 +54,8 @@ type Config struct {
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
 	Documents            map[string]http.Handler // by path: what documents REST, for everybody
 
+	// CORSOrigins are the origins whose pages may call REST; "*" = any.
+	CORSOrigins []string
 	// TrustedProxies are whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Joins bounds the signalling routes, Requests Twirp; REST bounds itself. nil =

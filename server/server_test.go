@@ -54,7 +54,7 @@ func complete(log *slog.Logger) server.Config {
 		Verifier: verifier(), Log: log, Metrics: prometheus.NewRegistry(),
 		Page: say("page"), RTC: say("rtc"), RTCv1: say("rtcv1"), Validate: say("validate"), ValidateV1: say("validatev1"),
 		Twirp: map[string]http.Handler{"/twirp/livekit.RoomService/": say("twirp")},
-		REST:  rest,
+		REST:  rest, CORSOrigins: []string{"*"},
 	}
 }
 
@@ -161,6 +161,7 @@ func TestCORS(t *testing.T) {
 		require.Equal(t, "86400", w.Header().Get("Access-Control-Max-Age"))
 		require.Empty(t, w.Body.String())
 	}
+	require.Equal(t, "PUT", preflight("/v1/rooms/r/bans/eve", "PUT").Header().Get("Access-Control-Allow-Methods"))
 	w := preflight("/rtc", "PUT")
 	require.Equal(t, 204, w.Code)
 	require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"), "a method that is not allowed")
@@ -399,4 +400,26 @@ func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, pool
+}
+
+// TestCORSOfRESTCanBeNarrowed to some origins or none; LiveKit's routes stay open.
+func TestCORSOfRESTCanBeNarrowed(t *testing.T) {
+	c := complete(quiet())
+	c.CORSOrigins = []string{"https://app.example"}
+	h := server.New(c).Handler()
+	for _, tc := range []struct{ path, origin, want string }{
+		{"/v1/rooms", "https://app.example", "https://app.example"},
+		{"/v1/rooms", "https://evil.example", ""},
+		{"/v1", "https://evil.example", ""},
+		{"//v1/rooms", "https://evil.example", ""},
+		{"/twirp/livekit.RoomService/ListRooms", "https://evil.example", "https://evil.example"},
+		{"/v1x", "https://evil.example", "https://evil.example"},
+	} {
+		w := ask(t, h, request{path: tc.path, header: map[string]string{"Origin": tc.origin}})
+		require.Equal(t, tc.want, w.Header().Get("Access-Control-Allow-Origin"), tc)
+		w = ask(t, h, request{method: "OPTIONS", path: tc.path, header: map[string]string{"Origin": tc.origin, "Access-Control-Request-Method": "GET"}})
+		require.Equal(t, 204, w.Code)
+		require.Equal(t, tc.want, w.Header().Get("Access-Control-Allow-Origin"), tc)
+		require.Equal(t, tc.want != "", w.Header().Get("Access-Control-Allow-Methods") != "", tc)
+	}
 }

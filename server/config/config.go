@@ -18,6 +18,7 @@ type Config struct {
 	BindAddresses []string `yaml:"bind_addresses"` // IP addresses to listen on; empty = all
 	// TrustedProxies are networks whose X-Forwarded-For is believed.
 	TrustedProxies []string `yaml:"trusted_proxies"`
+	CORSOrigins    []string `yaml:"cors_origins"` // whose pages may call /v1; "*" = any
 
 	Keys    map[string]string `yaml:"keys"`     // API key → secret
 	KeyFile string            `yaml:"key_file"` // YAML file of more keys, readable by its owner and group alone
@@ -196,6 +197,7 @@ func Default() *Config {
 	return &Config{
 		Port:           7880,
 		TrustedProxies: []string{"127.0.0.0/8", "::1/128"},
+		CORSOrigins:    []string{"*"},
 
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),

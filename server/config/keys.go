@@ -42,6 +42,7 @@ func Keys() []Key {
 		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
 		{"bind_addresses", Applied, "IP addresses to listen on; all if empty, loopback alone in development"},
 		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
+		{"cors_origins", Applied, "origins whose pages may call `/v1`, such as `https://app.example`; all without it, none if `[]`. LiveKit's routes take every origin"},
 		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more"},
 		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
 		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
