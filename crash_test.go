@@ -260,15 +260,16 @@ func as(ctx context.Context, room string) context.Context {
 type recorder struct {
 	url string
 
-	mu     sync.Mutex // guards the following
-	order  map[string][]string
-	bodies map[string]string
-	twice  int
-	wrong  []string
+	mu      sync.Mutex // guards the following
+	order   map[string][]string
+	bodies  map[string]string
+	refused map[string]bool // ids; a second time would put off the third by minutes
+	twice   int
+	wrong   []string
 }
 
 func newRecorder(t *testing.T) *recorder {
-	r := &recorder{order: map[string][]string{}, bodies: map[string]string{}}
+	r := &recorder{order: map[string][]string{}, bodies: map[string]string{}, refused: map[string]bool{}}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	r.url = "http://" + listener.Addr().String() + "/"
@@ -308,7 +309,8 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		return
 	}
-	if rand.N(200) == 0 {
+	if !r.refused[event.ID] && rand.N(200) == 0 {
+		r.refused[event.ID] = true
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -239,22 +240,31 @@ func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		begin := time.Now()
-		r := &receiver{t: t, behave: func(g received) answer {
-			if time.Since(begin) < 100*time.Second {
-				return answer{status: 429, header: http.Header{"Retry-After": {"100"}}}
-			}
-			return ok
-		}}
-		w.start(webhooks.Config{Transport: r})
-		w.room("a")
-		time.Sleep(99 * time.Second)
-		require.Len(t, r.requests(), 1)
-		time.Sleep(time.Minute)
-		require.Len(t, r.took(), 1)
-	})
+	for name, form := range map[string]func(until time.Time) string{
+		"seconds": func(until time.Time) string { return strconv.Itoa(int(time.Until(until) / time.Second)) },
+		"date":    func(until time.Time) string { return until.UTC().Format(http.TimeFormat) },
+	} {
+		for _, status := range []int{429, 503} {
+			t.Run(fmt.Sprint(name, "/", status), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					until := time.Now().Add(100 * time.Second)
+					r := &receiver{t: t, behave: func(g received) answer {
+						if time.Now().Before(until) {
+							return answer{status: status, header: http.Header{"Retry-After": {form(until)}}}
+						}
+						return ok
+					}}
+					w.start(webhooks.Config{Transport: r})
+					w.room("a")
+					time.Sleep(99 * time.Second)
+					require.Len(t, r.requests(), 1)
+					time.Sleep(time.Minute)
+					require.Len(t, r.took(), 1)
+				})
+			})
+		}
+	}
 }
 
 func TestGoneDisablesAndReplayRevives(t *testing.T) {
