@@ -273,6 +273,7 @@ func find(list *livekit.ListParticipantsResponse, identity string) *livekit.Part
 
 // TestKillInACall: a crash of the server is a pause in the call.
 func TestKillInACall(t *testing.T) {
+	t.Parallel()
 	r := newRestart(t)
 	down := time.Now()
 	r.wires["gil"].hold()
@@ -283,6 +284,7 @@ func TestKillInACall(t *testing.T) {
 // TestStopInACall: so is an orderly stop, though one client never hangs up, and
 // the clients know at once.
 func TestStopInACall(t *testing.T) {
+	t.Parallel()
 	r := newRestart(t)
 	deaf(t, r.server, r.room+"-deaf")
 	r.wires["gil"].hold()
