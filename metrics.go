@@ -151,6 +151,7 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.BadCandidates, "kind", "candidate")
 	count("parlor_media_refused_total", refused, s.DataRefused, "kind", "data")
 	count("parlor_media_refused_total", refused, s.UnknownSections, "kind", "rtp")
+	count("parlor_media_refused_total", refused, s.StreamFloods, "kind", "streams")
 	const dropped = "Data messages that a client did not take in time, by kind."
 	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
 	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")

@@ -42,12 +42,14 @@ func (p *Peer) trickle(r *livekit.TrickleRequest) {
 		}
 		return
 	}
+	if t.trickled++; t.trickled > maxCandidates {
+		p.engine.counters.badCandidates.Add(1)
+		return
+	}
 	if t.pc.RemoteDescription() == nil || t.offered {
 		// Before the description that it belongs to: the first, or, when our offer
 		// restarts ICE, the answer to it.
-		if len(t.pending) < maxCandidates {
-			t.pending = append(t.pending, init)
-		}
+		t.pending = append(t.pending, init)
 		return
 	}
 	p.addCandidate(t, init)
@@ -60,8 +62,12 @@ func (p *Peer) addCandidate(t *transport, init webrtc.ICECandidateInit) {
 	}
 }
 
-// flushCandidates adds what waited for the client's description.
-func (p *Peer) flushCandidates(t *transport) {
+// flushCandidates follows the client's description: it adds what waited for it, and
+// allows as many candidates again if ICE restarts with it.
+func (p *Peer) flushCandidates(t *transport, text string) {
+	if ufrag := iceUfrag(text); ufrag != t.ufrag {
+		t.ufrag, t.trickled = ufrag, len(t.pending)
+	}
 	pending := t.pending
 	t.pending = nil
 	for _, c := range pending {

@@ -3,6 +3,7 @@ package media
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -31,7 +32,11 @@ const (
 	maxReliableBuffered = 16 << 20 // then the client is too slow and starts again
 	maxReliableWaiting  = 1 << 20  // before the channel opens; more is dropped
 	maxLossyBuffered    = 64 << 10 // then lossy messages are dropped
-	maxOwnLabels        = 16       // channels with labels of the client's own
+	maxOwnLabels        = 64       // channels with labels of clients' own
+	maxLabelsOfOne      = 8        // of those, such as one sender asked for
+	messageOverhead     = 64       // counted for a message beside its bytes
+
+	labelIdle = 30 * time.Second // then another label may take the place of an own one
 )
 
 // sequenceField is DataPacket.sequence.
@@ -53,7 +58,9 @@ type dataChannels struct {
 type outChannel struct {
 	label string
 	lossy bool
-	own   bool // a label of the client's own
+	own   bool      // a label of a client's own
+	from  string    // its first sender; "" is this peer's client
+	last  time.Time // used last; of an own label, and guarded by dataChannels.mu
 
 	// mu guards the following; it is held while pion queues a message, which keeps
 	// messages in order when the channel opens in between.
@@ -114,21 +121,74 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
 		return // it only brings; ours are on the other transport
 	}
-	if out := d.channel(dc.Label()); out != nil {
-		out.use(dc, d.p)
+	out := d.channel(dc.Label(), "")
+	if out == nil {
+		d.p.engine.counters.dataRefused.Add(1)
+		return
+	}
+	out.use(dc, d.p)
+}
+
+// channel is the way out for a label; nil if it is one too many of who asks for it:
+// from is the sender, "" this peer's client. Nobody can fill the places of others.
+func (d *dataChannels) channel(label, from string) *outChannel {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if out := d.out[label]; out != nil {
+		out.last = now
+		return out
+	}
+	mine, total := 0, 0
+	var idle *outChannel
+	for _, o := range d.out {
+		if !o.own {
+			continue
+		}
+		total++
+		if o.from == from {
+			mine++
+		}
+		if now.Sub(o.last) >= labelIdle && (idle == nil || o.last.Before(idle.last)) {
+			idle = o
+		}
+	}
+	if mine >= maxLabelsOfOne || total >= maxOwnLabels {
+		if idle == nil || mine >= maxLabelsOfOne && idle.from != from {
+			return nil
+		}
+		delete(d.out, idle.label)
+		d.p.post(idle.close)
+	}
+	out := &outChannel{label: label, own: true, from: from, last: now}
+	d.out[label] = out
+	return out
+}
+
+// forget gives up the place of an own label whose channel the client closed.
+func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
+	out.mu.Lock()
+	current := out.dc == dc
+	if current {
+		out.open = false
+	}
+	out.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if current && out.own && d.out[out.label] == out {
+		delete(d.out, out.label)
 	}
 }
 
-// channel is the way out for a label; nil if the client has too many of its own.
-func (d *dataChannels) channel(label string) *outChannel {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := d.out[label]
-	if out == nil && len(d.out) < maxOwnLabels+3 {
-		out = &outChannel{label: label, own: true}
-		d.out[label] = out
+// close ends a channel whose place another took.
+func (o *outChannel) close() {
+	o.mu.Lock()
+	dc := o.dc
+	o.open, o.waiting, o.bytes = false, nil, 0
+	o.mu.Unlock()
+	if dc != nil {
+		_ = dc.Close() // the transport may have ended
 	}
-	return out
 }
 
 // listen passes on what comes in, on the channel's own reading goroutine: a room
@@ -185,11 +245,11 @@ func packetSequence(b []byte) uint32 {
 	return 0
 }
 
-func (d *dataChannels) send(label string, payload []byte, isText bool) {
+func (d *dataChannels) send(from, label string, payload []byte, isText bool) {
 	if d.p.closing.Load() {
 		return
 	}
-	out := d.channel(label)
+	out := d.channel(label, from)
 	if out == nil {
 		d.p.engine.counters.reliableDropped.Add(1)
 		return
@@ -226,6 +286,7 @@ func (o *outChannel) use(dc *webrtc.DataChannel, p *Peer) {
 	o.mu.Lock()
 	o.dc, o.open = dc, false
 	o.mu.Unlock()
+	dc.OnClose(func() { p.data.forget(o, dc) })
 	dc.OnOpen(func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -249,11 +310,11 @@ func (o *outChannel) send(p *Peer, m outMessage) {
 		o.writeLocked(p, m)
 	case o.lossy:
 		p.engine.counters.lossyDropped.Add(1)
-	case o.bytes+len(m.payload) > maxReliableWaiting:
+	case o.bytes+len(m.payload)+messageOverhead > maxReliableWaiting:
 		p.engine.counters.reliableDropped.Add(1)
 	default:
 		o.waiting = append(o.waiting, m)
-		o.bytes += len(m.payload)
+		o.bytes += len(m.payload) + messageOverhead
 	}
 }
 

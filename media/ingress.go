@@ -37,7 +37,19 @@ type ingress struct {
 	mu      sync.Mutex
 	streams map[uint32]*rtpStream
 	rtcp    map[uint32]func([]rtcp.Packet)
+	// Streams that pion may still begin; it keeps something of each for as long as
+	// the transport lives.
+	credit   int
+	creditAt time.Time
+	flooded  func() // called once, when there is no credit left; nil afterwards
 }
+
+// A client may begin so many streams at once, and one more each streamInterval. One
+// that toggles a simulcast camera begins six.
+const (
+	streamBurst    = 1024
+	streamInterval = 200 * time.Millisecond
+)
 
 // ingressFacts is what the negotiation tells of packets that have no sink. It is
 // not changed once stored.
@@ -47,12 +59,36 @@ type ingressFacts struct {
 	repair func(ssrc uint32, mid, rid string)
 }
 
-func newIngress() *ingress {
-	return &ingress{streams: map[uint32]*rtpStream{}, rtcp: map[uint32]func([]rtcp.Packet){}}
+// newIngress makes an ingress; flooded is called on a reading goroutine and must
+// only post.
+func newIngress(flooded func()) *ingress {
+	return &ingress{
+		streams: map[uint32]*rtpStream{}, rtcp: map[uint32]func([]rtcp.Packet){},
+		credit: streamBurst, creditAt: time.Now(), flooded: flooded,
+	}
+}
+
+// began counts a stream.
+func (in *ingress) began(now time.Time) {
+	in.mu.Lock()
+	if n := int(now.Sub(in.creditAt) / streamInterval); n > 0 {
+		in.credit = min(in.credit+n, streamBurst)
+		in.creditAt = now
+	}
+	in.credit--
+	var flooded func()
+	if in.credit < 0 {
+		flooded, in.flooded = in.flooded, nil
+	}
+	in.mu.Unlock()
+	if flooded != nil {
+		flooded()
+	}
 }
 
 // buffer implements webrtc.SettingEngine.BufferFactory.
 func (in *ingress) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
+	in.began(time.Now())
 	if kind == packetio.RTCPBufferPacket {
 		return &rtcpStream{in: in, ssrc: ssrc, closed: make(chan struct{})}
 	}

@@ -29,7 +29,7 @@ func seqOf(b []byte) uint16 { return binary.BigEndian.Uint16(b[2:]) }
 // What comes before the sink is known reaches it first, in order, though pion has
 // read it too; after detach nothing comes.
 func TestIngressParks(t *testing.T) {
-	in := newIngress()
+	in := newIngress(func() {})
 	var pt uint8
 	in.whenFirst(7, func(first uint8) { pt = first })
 	stream := in.buffer(packetio.RTPBufferPacket, 7)
@@ -81,7 +81,7 @@ func TestIngressParks(t *testing.T) {
 }
 
 func TestIngressParksWithinBounds(t *testing.T) {
-	in := newIngress()
+	in := newIngress(func() {})
 	payload := make([]byte, 1400)
 	for ssrc := range uint32(50) {
 		s := in.buffer(packetio.RTPBufferPacket, ssrc)
@@ -95,7 +95,7 @@ func TestIngressParksWithinBounds(t *testing.T) {
 }
 
 func TestIngressRecognisesRepairs(t *testing.T) {
-	in := newIngress()
+	in := newIngress(func() {})
 	type found struct {
 		ssrc     uint32
 		mid, rid string
@@ -128,7 +128,7 @@ func TestIngressRecognisesRepairs(t *testing.T) {
 }
 
 func TestIngressRTCP(t *testing.T) {
-	in := newIngress()
+	in := newIngress(func() {})
 	s := in.buffer(packetio.RTCPBufferPacket, 5)
 	var got []rtcp.Packet
 	in.onRTCP(5, func(p []rtcp.Packet) { got = p })
@@ -185,7 +185,7 @@ func FuzzUnwrapRTX(f *testing.F) {
 func FuzzIngress(f *testing.F) {
 	f.Add([]byte{0x90, 97, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0xbe, 0xde, 0, 1, 0x10, 1, 0, 0, 0, 5, 1, 2})
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		in := newIngress()
+		in := newIngress(func() {})
 		in.facts.Store(&ingressFacts{
 			ext:    forward.Extensions{MID: 1, RepairedRID: 2, TransportCC: 3},
 			twcc:   forward.NewTWCC(func([]rtcp.Packet) error { return nil }),

@@ -33,6 +33,12 @@ func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrt
 	p.startStream(u)
 }
 
+// floodedWithStreams follows a client beginning stream after stream.
+func (p *Peer) floodedWithStreams() {
+	p.engine.counters.streamFloods.Add(1)
+	p.needsReconnect("too many RTP streams")
+}
+
 // startStream lets a stream flow into its track as soon as its section is claimed
 // and its first packet has told its codec.
 func (p *Peer) startStream(u *upStream) {

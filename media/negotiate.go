@@ -147,7 +147,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	}
 	t.noteClientCodecs(sections)
 	t.retirementAgreed()
-	p.flushCandidates(t)
+	p.flushCandidates(t, d.GetSdp())
 }
 
 func (p *Peer) refuse(what string, err error) {
@@ -186,7 +186,7 @@ func (p *Peer) answerOffer(d *livekit.SessionDescription) {
 		p.needsReconnect("the offer cannot be answered")
 		return
 	}
-	p.flushCandidates(t)
+	p.flushCandidates(t, d.GetSdp())
 	p.sectionsNegotiated()
 }
 

@@ -338,15 +338,15 @@ func (p *Peer) SetPublisherAllowed(media, data bool) {
 // SendData implements rooms.Peer.
 func (p *Peer) SendData(kind livekit.DataPacket_Kind, packet []byte) {
 	if kind == livekit.DataPacket_LOSSY {
-		p.data.send(labelLossy, packet, false)
+		p.data.send("", labelLossy, packet, false)
 		return
 	}
-	p.data.send(labelReliable, packet, false)
+	p.data.send("", labelReliable, packet, false)
 }
 
 // SendRaw implements rooms.Peer.
-func (p *Peer) SendRaw(label string, payload []byte, isText bool) {
-	p.data.send(label, payload, isText)
+func (p *Peer) SendRaw(from, label string, payload []byte, isText bool) {
+	p.data.send(from, label, payload, isText)
 }
 
 // LastMessageSeq is the sequence of the last reliable data packet that came from

@@ -12,8 +12,12 @@ import (
 	"parlor/media/forward"
 )
 
-// maxPublications bounds what a client may have announced at a time.
-const maxPublications = 300
+// Bounds of what a client may have announced at a time, and of one track's features.
+// Its room refuses less.
+const (
+	maxPublications = 300
+	maxFeatures     = 16
+)
 
 // track is a published track as the room holds it: its media, and in which codecs
 // it can be had, the first preferred.
@@ -96,7 +100,7 @@ func (p *Peer) SetTrackMuted(sid string, muted bool) {
 // UpdateLocalAudioTrack takes what the client changed of a microphone's features.
 func (p *Peer) UpdateLocalAudioTrack(u *livekit.UpdateLocalAudioTrack) {
 	p.postFromClient(func() {
-		if pub := p.pubs[u.GetTrackSid()]; pub != nil {
+		if pub := p.pubs[u.GetTrackSid()]; pub != nil && len(u.GetFeatures()) <= maxFeatures {
 			pub.info.AudioFeatures = u.GetFeatures()
 		}
 	})

@@ -15,6 +15,10 @@ import (
 const (
 	maxSections    = 1000
 	maxDescription = 2 << 20 // bytes
+	maxAttributes  = 1000    // of a section: browsers write some 200
+	maxFormats     = 128     // of a section: all payload types there are
+	maxSSRCs       = 32      // of a section: more are not looked at
+	maxRIDs        = 8       // likewise
 )
 
 // section is one m-line of a description, as far as we care.
@@ -53,6 +57,9 @@ func parseOffer(text string) ([]offeredSection, error) {
 	if len(d.MediaDescriptions) > maxSections {
 		return nil, fmt.Errorf("%d media sections, limit %d", len(d.MediaDescriptions), maxSections)
 	}
+	if err := checkSize(&d); err != nil {
+		return nil, err
+	}
 	if !hasAnywhere(&d, "ice-ufrag") || !hasAnywhere(&d, "ice-pwd") || !hasAnywhere(&d, "fingerprint") {
 		return nil, errors.New("session description without ICE credentials or fingerprint")
 	}
@@ -70,6 +77,29 @@ func parseOffer(text string) ([]offeredSection, error) {
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// checkSize refuses what would keep us busy: sections are read with effort that
+// grows with the product of their parts, and each candidate is a place that we send
+// connectivity checks to.
+func checkSize(d *sdp.SessionDescription) error {
+	for i, m := range d.MediaDescriptions {
+		candidates := 0
+		for _, a := range m.Attributes {
+			if a.Key == "candidate" {
+				candidates++
+			}
+		}
+		switch {
+		case len(m.Attributes) > maxAttributes:
+			return fmt.Errorf("media section %d has %d attributes, limit %d", i, len(m.Attributes), maxAttributes)
+		case len(m.MediaName.Formats) > maxFormats:
+			return fmt.Errorf("media section %d has %d formats, limit %d", i, len(m.MediaName.Formats), maxFormats)
+		case candidates > maxCandidates:
+			return fmt.Errorf("media section %d has %d candidates, limit %d", i, candidates, maxCandidates)
+		}
+	}
+	return nil
 }
 
 func hasAnywhere(d *sdp.SessionDescription, key string) bool {
@@ -96,7 +126,7 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 		case "msid":
 			s.streamID, s.trackID = splitMSID(a.Value)
 		case "rid":
-			if f := strings.Fields(a.Value); len(f) >= 2 && f[1] == "send" {
+			if f := strings.Fields(a.Value); len(f) >= 2 && f[1] == "send" && len(s.rids) < maxRIDs {
 				s.rids = append(s.rids, f[0])
 			}
 		case "ssrc-group":
@@ -119,7 +149,7 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 // readSSRC reads an a=ssrc line, which in older clients carries the msid too.
 func (s *offeredSection) readSSRC(value string) {
 	id, rest, _ := strings.Cut(value, " ")
-	if ssrc := parseSSRC(id); !slices.Contains(s.ssrcs, ssrc) {
+	if ssrc := parseSSRC(id); len(s.ssrcs) < maxSSRCs && !slices.Contains(s.ssrcs, ssrc) {
 		s.ssrcs = append(s.ssrcs, ssrc)
 	}
 	if v, ok := strings.CutPrefix(rest, "msid:"); ok && s.trackID == "" {

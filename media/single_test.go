@@ -89,15 +89,23 @@ func TestOwnChannels(t *testing.T) {
 		require.Equal(t, "mine", got.label)
 		require.Equal(t, "raw", string(got.data))
 		for i := range 5 {
-			a.peer.SendRaw("other", []byte{byte(i)}, false)
+			a.peer.SendRaw("PA_b", "other", []byte{byte(i)}, false)
 		}
 		for i := range 5 {
 			require.Equal(t, occurrence{label: "other", data: []byte{byte(i)}}, a.message())
 		}
-		for i := range 2 * maxOwnLabels { // a client's labels are bounded
-			a.peer.SendRaw(fmt.Sprint("label", i), nil, true)
+		// One sender's labels are bounded, and leave room for those of others.
+		for i := range 2 * maxOwnLabels {
+			a.peer.SendRaw("PA_c", fmt.Sprint("label", i), nil, true)
 		}
-		require.NotZero(t, e.Stats().ReliableDropped)
+		require.EqualValues(t, 2*maxOwnLabels-maxLabelsOfOne, e.Stats().ReliableDropped)
+		a.peer.SendRaw("PA_d", "last", []byte("heard"), false)
+		for {
+			if m := a.message(); m.label == "last" {
+				require.Equal(t, "heard", string(m.data))
+				return
+			}
+		}
 	})
 }
 

@@ -11,7 +11,7 @@ type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
 	slowReliable, subscriptionsFailed          atomic.Uint64
-	unknownSections                            atomic.Uint64
+	unknownSections, streamFloods              atomic.Uint64
 }
 
 // Stats are an engine's counts, since it began but for Peers.
@@ -25,6 +25,7 @@ type Stats struct {
 	SlowReliable                   uint64 // clients cut off for not taking their data
 	SubscriptionsFailed            uint64
 	UnknownSections                uint64 // RTP streams of sections that were not offered
+	StreamFloods                   uint64 // clients cut off for beginning too many RTP streams
 
 	Sockets []udp.Stats // one per UDP socket
 }
@@ -41,7 +42,7 @@ func (e *Engine) Stats() Stats {
 		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
 		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
 		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
-		UnknownSections: c.unknownSections.Load(),
+		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 	}
 	for _, sock := range e.net.sockets {
 		for _, conn := range sock.conns {

@@ -16,7 +16,8 @@ import (
 	"parlor/media/srtpout"
 )
 
-// maxCandidates bounds the remote candidates that wait for a description.
+// maxCandidates bounds the candidates of a client, in a description and, until ICE
+// restarts, trickled: we send connectivity checks to each.
 const maxCandidates = 128
 
 // transport is one peer connection and what belongs to its negotiation. It is
@@ -34,11 +35,13 @@ type transport struct {
 	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 
-	state   webrtc.PeerConnectionState
-	was     bool                      // it has been connected
-	gone    bool                      // the client closed it
-	pending []webrtc.ICECandidateInit // of the client, waiting for its description
-	held    *webrtc.ICECandidate      // ours, waiting to know whether it is the last
+	state    webrtc.PeerConnectionState
+	was      bool                      // it has been connected
+	gone     bool                      // the client closed it
+	pending  []webrtc.ICECandidateInit // of the client, waiting for its description
+	ufrag    string                    // of the client's last description
+	trickled int                       // candidates of the client since ICE began
+	held     *webrtc.ICECandidate      // ours, waiting to know whether it is the last
 
 	// Our offers (role subscriber).
 	offered     bool // an offer waits for its answer
@@ -72,11 +75,12 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 		return nil, err
 	}
 	t := &transport{
-		role: r, target: target, sock: sock, ingress: newIngress(),
+		role: r, target: target, sock: sock,
 		log: p.log.With("target", target.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}
+	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
 	settings.DisableMediaEngineCopy(true) // it is made for this transport

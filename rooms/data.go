@@ -54,7 +54,7 @@ func (p *Participant) RawData(label string, payload []byte, isText bool) {
 		}
 		for _, q := range r.participants {
 			if q != p && q.peer != nil {
-				q.peer.SendRaw(label, payload, isText)
+				q.peer.SendRaw(p.sid, label, payload, isText)
 			}
 		}
 	})

@@ -140,7 +140,7 @@ func (absent) SetPublisherAllowed(bool, bool)                        {}
 func (absent) Subscribe(Subscription)                                {}
 func (absent) Unsubscribe(string)                                    {}
 func (absent) SendData(livekit.DataPacket_Kind, []byte)              {}
-func (absent) SendRaw(string, []byte, bool)                          {}
+func (absent) SendRaw(string, string, []byte, bool)                  {}
 func (absent) Close()                                                {}
 func (absent) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5

@@ -103,7 +103,7 @@ func (fakePeer) SetTrackMuted(string, bool)                            {}
 func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
 func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
 func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
-func (fakePeer) SendRaw(string, []byte, bool)                          {}
+func (fakePeer) SendRaw(string, string, []byte, bool)                  {}
 func (fakePeer) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 4.5
 }

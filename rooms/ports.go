@@ -85,8 +85,9 @@ type Peer interface {
 	// SendData sends an encoded livekit.DataPacket on the channel of that kind.
 	// What cannot be sent in time is dropped by the channel's rule and counted.
 	SendData(kind livekit.DataPacket_Kind, packet []byte)
-	// SendRaw sends raw bytes, as a channel of a label of the client's own has it.
-	SendRaw(label string, payload []byte, isText bool)
+	// SendRaw sends raw bytes of the participant from, as a channel of a label of
+	// that client's own has it.
+	SendRaw(from, label string, payload []byte, isText bool)
 
 	// Quality is the connection's quality as of the last seconds.
 	Quality() (livekit.ConnectionQuality, float32)

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -29,6 +30,10 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 			Request: &livekit.RequestResponse_AddTrack{AddTrack: req},
 		})))
 	}
+	if why := unreasonable(req); why != "" {
+		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, why)
+		return
+	}
 	if req.Type != livekit.TrackType_AUDIO && req.Type != livekit.TrackType_VIDEO {
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "only audio and video tracks can be published")
 		return
@@ -50,6 +55,10 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, "too many tracks are announced and not sent")
 		return
 	}
+	if len(p.pendingTracks)+len(p.info.Tracks) >= mostTracks {
+		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a participant can publish %d tracks", mostTracks))
+		return
+	}
 	info := newTrackInfo(req)
 	p.pendingTracks[info.Sid] = info
 	p.pendingCIDs[req.Cid] = info.Sid
@@ -69,6 +78,10 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	}
 	if info == nil {
 		refuse(livekit.RequestResponse_NOT_FOUND, "no such track")
+		return
+	}
+	if len(info.Codecs)+len(req.SimulcastCodecs) > mostCodecs {
+		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d codecs", mostCodecs))
 		return
 	}
 	info = proto.CloneOf(info)
@@ -415,7 +428,7 @@ func (r *Room) editTrack(t *track, edit func(*livekit.TrackInfo)) {
 
 // UpdateLocalAudioTrack sets the features of a published audio track.
 func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) {
-	p.editOwn(req.TrackSid, livekit.TrackType_AUDIO, &livekit.RequestResponse{
+	p.editOwn(req.TrackSid, livekit.TrackType_AUDIO, req.Features, &livekit.RequestResponse{
 		Request: &livekit.RequestResponse_UpdateAudioTrack{UpdateAudioTrack: req},
 	}, func(info *livekit.TrackInfo) {
 		info.AudioFeatures = req.Features
@@ -429,14 +442,22 @@ func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) 
 
 // UpdateLocalVideoTrack sets the size of a published video track.
 func (p *Participant) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) {
-	p.editOwn(req.TrackSid, livekit.TrackType_VIDEO, &livekit.RequestResponse{
+	p.editOwn(req.TrackSid, livekit.TrackType_VIDEO, nil, &livekit.RequestResponse{
 		Request: &livekit.RequestResponse_UpdateVideoTrack{UpdateVideoTrack: req},
 	}, func(info *livekit.TrackInfo) { info.Width, info.Height = req.Width, req.Height })
 }
 
-func (p *Participant) editOwn(sid string, kind livekit.TrackType, resp *livekit.RequestResponse, edit func(*livekit.TrackInfo)) {
+func (p *Participant) editOwn(
+	sid string, kind livekit.TrackType, features []livekit.AudioTrackFeature,
+	resp *livekit.RequestResponse, edit func(*livekit.TrackInfo),
+) {
 	p.post(func(r *Room) {
 		t := r.tracks[sid]
+		if t != nil && len(features) > mostFeatures {
+			resp.Reason, resp.Message = livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d features", mostFeatures)
+			p.outlet.Send(NewMessage(requestResponse(resp)))
+			return
+		}
 		if t == nil || t.publisher != p || t.info.Type != kind {
 			resp.Reason, resp.Message = livekit.RequestResponse_NOT_FOUND, "no such track"
 			p.outlet.Send(NewMessage(requestResponse(resp)))
@@ -445,8 +466,4 @@ func (p *Participant) editOwn(sid string, kind livekit.TrackType, resp *livekit.
 		r.editTrack(t, edit)
 		r.changed(p)
 	})
-}
-
-func requestResponse(resp *livekit.RequestResponse) *livekit.SignalResponse {
-	return &livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}}
 }

@@ -18,6 +18,7 @@ const (
 	// queueLength is how many messages may wait for a client to read. A client
 	// further behind than that gets the whole state again by resuming.
 	queueLength  = 1024
+	queueBytes   = 16 << 20 // likewise; but one message is always taken
 	writeTimeout = 10 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
@@ -36,6 +37,7 @@ type line struct {
 
 	mu      sync.Mutex       // guards the following
 	waiting []*rooms.Message // sent before the first socket was attached
+	bytes   int              // of waiting
 	opened  bool
 	left    bool
 	leave   *rooms.Message // what was to be said before there was a socket
@@ -53,10 +55,11 @@ func (l *line) Send(m *rooms.Message) bool {
 	case l.left:
 		return false
 	case !l.opened:
-		if len(l.waiting) >= queueLength {
+		if len(l.waiting) >= queueLength || l.bytes > queueBytes {
 			return false
 		}
 		l.waiting = append(l.waiting, m)
+		l.bytes += len(m.Binary())
 		return true
 	case l.ws == nil:
 		return false
@@ -138,11 +141,20 @@ type frame struct {
 	last    bool           // close 1000 afterwards
 }
 
+// size is how many bytes wait with f.
+func (f frame) size() int64 {
+	if f.message == nil {
+		return 0
+	}
+	return int64(len(f.message.Binary()))
+}
+
 // socket is one WebSocket. Its writer is the goroutine that runs [socket.write];
 // the queue is the only way to it.
 type socket struct {
 	conn  *websocket.Conn
 	queue chan frame
+	bytes atomic.Int64       // of the messages in queue
 	json  atomic.Bool        // the client speaks protojson in text frames
 	over  context.CancelFunc // ends writer and reader
 	done  context.Context
@@ -155,13 +167,16 @@ func newSocket(ctx context.Context, conn *websocket.Conn) *socket {
 
 // push queues f unless the queue is full.
 func (s *socket) push(f frame) bool {
-	if len(s.queue) >= queueLength && !f.last {
+	if !f.last && (len(s.queue) >= queueLength || s.bytes.Load() > queueBytes) {
 		return false
 	}
+	size := f.size()
+	s.bytes.Add(size)
 	select {
 	case s.queue <- f:
 		return true
 	default:
+		s.bytes.Add(-size)
 		return false
 	}
 }
@@ -195,6 +210,7 @@ func (s *socket) write() {
 			if f.message != nil && s.send(f.message) != nil {
 				return
 			}
+			s.bytes.Add(-f.size())
 			if f.last {
 				_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may be gone already
 				return

@@ -209,8 +209,10 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.p.UpdateSelf(m.UpdateMetadata)
 	case *livekit.SignalRequest_UpdateAudioTrack:
 		s.p.UpdateLocalAudioTrack(m.UpdateAudioTrack)
+		s.peer.UpdateLocalAudioTrack(m.UpdateAudioTrack)
 	case *livekit.SignalRequest_UpdateVideoTrack:
 		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
+		s.peer.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	default:
 		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks.
 		s.h.metrics.bad.WithLabelValues("unknown").Inc()

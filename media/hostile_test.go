@@ -1,0 +1,237 @@
+package media
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+)
+
+// witness is two clients in a call, who must notice nothing of a third.
+type witness struct {
+	t *testing.T
+	r remoteTrack
+}
+
+func newWitness(t *testing.T, e *Engine) *witness {
+	t.Helper()
+	a := newClient(t, e, clientConfig{sid: "PA_w"})
+	a.join()
+	pump(t, a.publish("TR_w", opus, nil))
+	b := newClient(t, e, clientConfig{sid: "PA_x", single: true})
+	b.join()
+	b.subscribe("PA_w", a.published("TR_w"))
+	return &witness{t, b.receives("PA_w", "TR_w")}
+}
+
+func (w *witness) isWell() {
+	w.t.Helper()
+	require.NoError(w.t, w.r.SetReadDeadline(time.Now().Add(patience)))
+	for range 20 {
+		_, _, err := w.r.ReadRTP()
+		require.NoError(w.t, err)
+	}
+}
+
+// Descriptions that are read with an effort out of proportion are refused.
+func TestHugeDescriptions(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		w := newWitness(t, e)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		const audio = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:%d\r\na=sendonly\r\na=rtpmap:111 opus/48000/2\r\n"
+		many := func(n int, line string) string {
+			var b strings.Builder
+			for i := range n {
+				fmt.Fprintf(&b, line, i)
+			}
+			return b.String()
+		}
+		one := offerHead + fmt.Sprintf(audio, 0)
+		for _, text := range []string{
+			offerHead + many(maxSections+1, audio),
+			one + many(maxAttributes, "a=x:%d\r\n"),
+			one + many(maxCandidates+1, "a=candidate:1 1 udp 1 192.0.2.1 %d typ host\r\n"),
+			offerHead + "m=audio 9 UDP/TLS/RTP/SAVPF" + strings.Repeat(" 111", maxFormats+1) + "\r\na=mid:0\r\n",
+		} {
+			before := e.Stats().BadDescriptions
+			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
+			require.Eventually(t, func() bool { return e.Stats().BadDescriptions == before+1 }, patience, time.Millisecond)
+		}
+		s, err := parseOffer(one + many(maxAttributes/2, "a=ssrc:%d cname:x\r\n") + many(maxRIDs+1, "a=rid:%d send\r\n"))
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(s[0].ssrcs), maxSSRCs)
+		require.Len(t, s[0].rids, maxRIDs)
+		pump(t, a.publish("TR_a", opus, nil)) // nothing of it was kept
+		a.published("TR_a")
+		w.isWell()
+	})
+}
+
+// A client that trickles without end makes us check no more places than one that
+// does not, until ICE restarts.
+func TestTrickleFlood(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	flood := func(n int) {
+		for i := range n {
+			a.peer.HandleTrickle(&livekit.TrickleRequest{
+				CandidateInit: fmt.Sprintf(`{"candidate":"candidate:1 1 udp 1 192.0.2.1 %d typ host","sdpMid":"0","sdpMLineIndex":0}`, 1+i),
+			})
+		}
+	}
+	flood(1000)
+	require.Eventually(t, func() bool { return e.Stats().BadCandidates >= 1000-maxCandidates }, patience, time.Millisecond)
+	before := e.Stats().BadCandidates
+	a.offer(true)
+	require.Eventually(t, func() bool { return a.answered() == 2 }, patience, time.Millisecond)
+	flood(10)
+	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("well"))
+	require.Equal(t, "well", string(a.message().data))
+	require.Less(t, e.Stats().BadCandidates, before+10, "the client's own may have come late")
+	require.Zero(t, e.Stats().NeedsReconnect)
+	w.isWell()
+}
+
+// A client that begins stream after stream is cut off: each leaves something behind.
+func TestStreamFlood(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	local := a.publishRaw("TR_a", webrtc.RTPCodecTypeAudio, opus, nil)
+	a.published("TR_a")
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := uint32(1); ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, _ = local.WriteStream().WriteRTP(&rtp.Header{Version: 2, SSRC: i, PayloadType: 111}, []byte{1})
+			if i%100 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}()
+	require.Contains(t, a.events.wait(t, "reconnect").label, "streams")
+	close(stop)
+	<-done
+	require.EqualValues(t, 1, e.Stats().StreamFloods)
+	w.isWell()
+}
+
+// What a subscriber asks for again is sent three times at most, and key frames are
+// not asked for oftener than they may be.
+func TestFeedbackFlood(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	requests := make(chan rtcp.Packet, 10000)
+	raw := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, vp8, nil)
+	pumpPackets(t, raw, func(i int) *rtp.Packet {
+		return &rtp.Packet{
+			Header:  rtp.Header{Marker: true, Timestamp: uint32(i * 900), PayloadType: 96},
+			Payload: []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00, 1},
+		}
+	})
+	for _, s := range a.pub.GetSenders() {
+		go func() { // ends with the connection
+			for {
+				packets, _, err := s.ReadRTCP()
+				if err != nil {
+					return
+				}
+				for _, p := range packets {
+					if _, ok := p.(*rtcp.PictureLossIndication); ok {
+						requests <- p
+					}
+				}
+			}
+		}()
+	}
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	r := b.receives("PA_a", "TR_v")
+	ssrc := uint32(r.SSRC())
+	all := &rtcp.TransportLayerNack{MediaSSRC: ssrc}
+	for i := 0; i < 1<<16; i += 17 {
+		all.Nacks = append(all.Nacks, rtcp.NackPair{PacketID: uint16(i), LostPackets: 0xffff})
+	}
+	began := time.Now()
+	for range 50 {
+		for part := range 20 {
+			n := len(all.Nacks) / 20
+			require.NoError(t, b.sub.WriteRTCP([]rtcp.Packet{
+				&rtcp.TransportLayerNack{MediaSSRC: ssrc, Nacks: all.Nacks[part*n : (part+1)*n]},
+				&rtcp.PictureLossIndication{MediaSSRC: ssrc},
+				&rtcp.FullIntraRequest{MediaSSRC: ssrc, FIR: []rtcp.FIREntry{{SSRC: ssrc, SequenceNumber: uint8(part)}}},
+				&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: 0, SSRCs: []uint32{ssrc}},
+				&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: 1e38, SSRCs: []uint32{ssrc}},
+			}))
+		}
+		_, _, err := r.ReadRTP() // it still comes
+		require.NoError(t, err)
+	}
+	took := time.Since(began)
+	require.LessOrEqual(t, len(requests), 3+int(took/(500*time.Millisecond)))
+	stats := make(chan uint64, 2)
+	b.peer.post(func() {
+		s := b.peer.subs["TR_v"].forwarder.Stats()
+		stats <- s.Retransmitted
+		stats <- s.Packets - s.Retransmitted
+	})
+	again, once := <-stats, <-stats
+	require.NotZero(t, again)
+	require.LessOrEqual(t, again, 3*once)
+	w.isWell()
+}
+
+// Packets that lie of themselves are counted and go no further.
+func TestLyingPackets(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	raw := a.publishRaw("TR_a", webrtc.RTPCodecTypeAudio, opus, func(r *livekit.AddTrackRequest) { r.DisableRed = true })
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.subscribe("PA_a", a.published("TR_a"))
+	pumpPackets(t, raw, func(i int) *rtp.Packet {
+		p := &rtp.Packet{Header: rtp.Header{Timestamp: uint32(i * 480), PayloadType: 111}, Payload: []byte{0xfc, 7}}
+		switch i % 4 {
+		case 1:
+			p.Payload = nil
+		case 2: // nothing but padding
+			p.Padding, p.PaddingSize, p.Payload = true, 0, []byte{0, 0, 0, 4}
+		case 3: // more padding than there is packet
+			p.Padding, p.PaddingSize, p.Payload = true, 0, []byte{0, 0, 0, 200}
+		}
+		return p
+	})
+	r := b.receives("PA_a", "TR_a")
+	last := uint16(0)
+	for i := range 20 {
+		p, _, err := r.ReadRTP()
+		require.NoError(t, err)
+		require.Equal(t, []byte{0xfc, 7}, p.Payload)
+		if i > 0 && p.SequenceNumber != last+1 && p.SequenceNumber != last+2 {
+			require.Fail(t, "a gap", "%d after %d", p.SequenceNumber, last) // one for the packet that could not be read
+		}
+		last = p.SequenceNumber
+	}
+	w.isWell()
+}

@@ -1,0 +1,58 @@
+package rooms
+
+import (
+	"fmt"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+)
+
+// Bounds of what a client may announce. All that is announced is told to everybody,
+// again with each change of its publisher.
+const (
+	mostTracks   = 256 // of a participant
+	mostCodecs   = 4   // of a track
+	mostLayers   = 8   // of a codec
+	mostFeatures = 16  // of a track
+	longestName  = 512 // bytes
+	longestEcho  = 4 << 10
+)
+
+// unreasonable says what of req is beyond the bounds; "" if nothing is.
+func unreasonable(req *livekit.AddTrackRequest) string {
+	names := []string{req.Cid, req.Name, req.Sid, req.Stream}
+	layers := [][]*livekit.VideoLayer{req.Layers} //nolint:staticcheck // older clients
+	if len(req.SimulcastCodecs) > mostCodecs {
+		return fmt.Sprintf("a track can have %d codecs", mostCodecs)
+	}
+	for _, c := range req.SimulcastCodecs {
+		names = append(names, c.GetCodec(), c.GetCid())
+		layers = append(layers, c.GetLayers())
+	}
+	for _, list := range layers {
+		if len(list) > mostLayers {
+			return fmt.Sprintf("a codec can have %d layers", mostLayers)
+		}
+		for _, l := range list {
+			names = append(names, l.GetRid())
+		}
+	}
+	if len(req.AudioFeatures) > mostFeatures || len(req.PacketTrailerFeatures) > mostFeatures {
+		return fmt.Sprintf("a track can have %d features", mostFeatures)
+	}
+	for _, n := range names {
+		if len(n) > longestName {
+			return fmt.Sprintf("names of tracks, codecs and layers can have %d bytes", longestName)
+		}
+	}
+	return ""
+}
+
+// requestResponse answers a request. One that is long is not said back: refusing
+// must not cost more than asking.
+func requestResponse(resp *livekit.RequestResponse) *livekit.SignalResponse {
+	if proto.Size(resp) > longestEcho {
+		resp.Request = nil
+	}
+	return &livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}}
+}

@@ -1,0 +1,74 @@
+package rooms_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+)
+
+// TestAnnouncementsAreBounded: what a client announces is told to everybody, so
+// none may make it long; the refusal is no longer than a request may be.
+func TestAnnouncementsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		ann := h.join("tea", "ann")
+		sid := ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+		long := strings.Repeat("n", 513)
+		layers := make([]*livekit.VideoLayer, 9)
+		for i := range layers {
+			layers[i] = &livekit.VideoLayer{Rid: "q"}
+		}
+		codecs := make([]*livekit.SimulcastCodec, 5)
+		for i := range codecs {
+			codecs[i] = &livekit.SimulcastCodec{Codec: "vp8"}
+		}
+		video := livekit.TrackType_VIDEO
+		for name, req := range map[string]*livekit.AddTrackRequest{
+			"cid":           {Type: video, Cid: long},
+			"name":          {Type: video, Name: long},
+			"stream":        {Type: video, Stream: strings.Repeat(long, 10)},
+			"codec":         {Type: video, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: long}}},
+			"layers":        {Type: video, Layers: layers},
+			"codec layers":  {Type: video, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Layers: layers}}},
+			"rid":           {Type: video, Layers: []*livekit.VideoLayer{{Rid: long}}},
+			"codecs":        {Type: video, SimulcastCodecs: codecs},
+			"features":      {Type: livekit.TrackType_AUDIO, AudioFeatures: make([]livekit.AudioTrackFeature, 17)},
+			"added codecs":  {Type: video, Sid: sid, SimulcastCodecs: codecs[:4]},
+			"nil and empty": {Type: video, Layers: make([]*livekit.VideoLayer, 9), SimulcastCodecs: make([]*livekit.SimulcastCodec, 1)},
+		} {
+			ann.AddTrack(req)
+			ann.Sync()
+			got := ann.refused()
+			require.Equal(t, livekit.RequestResponse_LIMIT_EXCEEDED, got.GetReason(), name)
+			require.NotEmpty(t, got.GetMessage(), name)
+			require.Less(t, proto.Size(got), 5<<10, name)
+			require.Equal(t, name != "stream", got.GetAddTrack() != nil, name)
+		}
+		ann.AddTrack(&livekit.AddTrackRequest{Type: video, Sid: sid, SimulcastCodecs: codecs[:3]})
+		ann.UpdateLocalAudioTrack(&livekit.UpdateLocalAudioTrack{TrackSid: sid, Features: make([]livekit.AudioTrackFeature, 5000)})
+		ann.Sync()
+		require.Nil(t, ann.refused().GetUpdateAudioTrack())
+
+		for i := range 300 {
+			ann.AddTrack(&livekit.AddTrackRequest{Type: video, Cid: string(rune('a' + i))})
+			ann.Sync()
+			if tp := find(ann, (*livekit.SignalResponse).GetTrackPublished); tp.GetCid() == string(rune('a'+i)) {
+				ann.TrackPublished(fakeTrack(tp.Track.Sid), tp.Track)
+			}
+		}
+		ann.Sync()
+		require.Equal(t, livekit.RequestResponse_LIMIT_EXCEEDED, ann.refused().GetReason())
+		require.Len(t, h.one("tea").Name, 3) // the room goes on
+		p, err := h.Participant(t.Context(), "tea", "ann")
+		require.NoError(t, err)
+		require.Len(t, p.Tracks, 256)
+	})
+}
+
+func (c *client) refused() *livekit.RequestResponse {
+	return find(c, (*livekit.SignalResponse).GetRequestResponse)
+}
