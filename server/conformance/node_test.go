@@ -15,7 +15,9 @@ import (
 
 // nodeModules installs what the scripts in node/ need, once for all tests.
 var nodeModules = sync.OnceValue(func() error {
-	if _, err := os.Stat(filepath.Join("node", "node_modules")); err == nil {
+	there := exec.Command("npm", "ls", "--depth=0") // fails if anything is missing
+	there.Dir = "node"
+	if there.Run() == nil {
 		return nil
 	}
 	install := exec.Command("npm", "ci", "--ignore-scripts")
