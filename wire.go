@@ -302,6 +302,30 @@ func (p *program) startUpkeep() {
 	if keep := p.cfg.History; keep != config.Forever {
 		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
 	}
+	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
+}
+
+// pruneModeration forgets bans that have run out, and revocations older than any
+// token can sensibly be, until ctx ends. Neither is in a hurry: a ban that has run
+// out keeps nobody away.
+func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) {
+	const (
+		longestToken = 10 * 366 * 24 * time.Hour
+		every        = time.Hour
+	)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-timer.C:
+			if _, err := m.PruneModeration(ctx, rooms.NowMs(now), rooms.NowMs(now.Add(-longestToken))); err != nil && ctx.Err() == nil {
+				log.Error("cannot forget bans that have run out", "error", err)
+			}
+			timer.Reset(every)
+		}
+	}
 }
 
 // pruneHistory forgets ended rooms, in small batches so that nobody waits for
