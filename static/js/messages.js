@@ -25,6 +25,7 @@ export function deviceProblem(kind, error) {
       return problem('denied', `The browser does not let this page use your ${noun}. Allow it with the icon beside the address, then turn it on again.`);
     case 'NotFoundError':
     case 'DevicesNotFoundError':
+      if (kind === 'screen') return problem('missing', 'There is no screen or window here that could be shared.');
       return problem('missing', `No ${noun} was found. Plug one in, or go on without.`);
     case 'NotReadableError':
     case 'TrackStartError':
