@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"regexp"
 	"slices"
@@ -283,5 +284,42 @@ func TestRawResume(t *testing.T) {
 		require.Equal(t, []string{"Leave"}, again.kinds())
 		require.Equal(t, livekit.DisconnectReason_STATE_MISMATCH, leave.Reason)
 		require.Equal(t, livekit.LeaveRequest_RECONNECT, leave.Action)
+	})
+}
+
+// TestAFreshTokenDoesNotWiden: the token that a client gets when it resumes says
+// what the room decided, not what the one said that it resumes with.
+func TestAFreshTokenDoesNotWiden(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		c := newCaller(t, m, room, "alice")
+		joined := c.ws.joined(t)
+		c.publish()
+		require.True(t, joined.Participant.Permission.CanPublish)
+		eventually(t, "alice is active", func() bool {
+			p, err := roomService(env.server).GetParticipant(t.Context(), &livekit.RoomParticipantIdentity{Room: room, Identity: "alice"})
+			return err == nil && p.State == livekit.ParticipantInfo_ACTIVE
+		})
+		_, err := roomService(env.server).UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+			Room: room, Identity: "alice", Permission: &livekit.ParticipantPermission{CanSubscribe: true},
+		})
+		require.NoError(t, err)
+		_, now := c.resume(joined.Participant.Sid)
+		fresh := *await(t, now, "a fresh token", func(m *livekit.SignalResponse) *string {
+			if m.GetRefreshToken() == "" {
+				return nil
+			}
+			return &m.Message.(*livekit.SignalResponse_RefreshToken).RefreshToken
+		})
+		payload, err := base64.RawURLEncoding.DecodeString(strings.Split(fresh, ".")[1])
+		require.NoError(t, err)
+		var claims struct {
+			Video struct {
+				CanPublish *bool `json:"canPublish"`
+			} `json:"video"`
+		}
+		require.NoError(t, json.Unmarshal(payload, &claims))
+		require.NotNil(t, claims.Video.CanPublish)
+		require.False(t, *claims.Video.CanPublish)
 	})
 }
