@@ -99,14 +99,14 @@ func (h *house) roomService() (livekit.RoomService, context.Context) {
 }
 
 // command runs a command line as main does.
-func command(t *testing.T, environ []string, args ...string) (status int, out, errs string) {
+func command(t testing.TB, environ []string, args ...string) (status int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
 	status = run(t.Context(), environment{args, environ, &o, &e})
 	return status, o.String(), e.String()
 }
 
-func issue(t *testing.T, args ...string) string {
+func issue(t testing.TB, args ...string) string {
 	t.Helper()
 	status, out, errs := command(t, nil, append([]string{"token"}, args...)...)
 	require.Zero(t, status, errs)

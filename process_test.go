@@ -25,7 +25,7 @@ var s3Server s3test.Server
 
 // process is the real program in a process of its own.
 type process struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	url   string
 	log   *transcript
@@ -52,14 +52,14 @@ func (l *transcript) String() string {
 }
 
 // machine is a folder that a process keeps its database in.
-func machine(t *testing.T) string {
+func machine(t testing.TB) string {
 	dir := filepath.Join(t.TempDir(), "machine")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	return dir
 }
 
 // spawn starts the program on the database in dir, with a configuration in YAML.
-func spawn(t *testing.T, dir, config string, args ...string) *process {
+func spawn(t testing.TB, dir, config string, args ...string) *process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "parlor.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))

@@ -12,7 +12,7 @@ import (
 // The bounds of a search for rooms that no index finds: how many rooms are looked
 // at for one page, and at a time.
 const (
-	mostLookedAt = 5000
+	mostLookedAt = 2000
 	lookedAtOnce = 100
 )
 

@@ -87,7 +87,7 @@ func roomParameters() []parameter {
 		{name: "created_before", doc: "Rooms created before this time (RFC 3339)."},
 		{name: "metadata", doc: "Rooms whose metadata is this text."},
 		{name: "metadata_field", doc: "Rooms whose metadata is a JSON object with this field: key=value.", many: true},
-		{name: "tag", doc: "Rooms with this tag: key=value. With this or metadata a page looks at 5000 rooms at most: it may hold fewer rooms than limit, or none, and still have a next_cursor.", many: true},
+		{name: "tag", doc: "Rooms with this tag: key=value. With this or metadata a page looks at 2000 rooms at most: it may hold fewer rooms than limit, or none, and still have a next_cursor.", many: true},
 		{name: "order", doc: "By creation, or by name with name_prefix; ascending without it.", values: []string{"ascending", "descending"}},
 	}
 }
