@@ -34,7 +34,7 @@
 // A request has 15 seconds. Redirects are not followed; a bad certificate is a
 // failure. After a failure the next attempts come 5 s, 5 min, 30 min, 2 h, 5 h,
 // 10 h, 14 h, 20 h and 24 h later, each ±20 %: ten in three days, then the event
-// is a dead letter. A Retry-After with 429 or 503 is honoured, up to an hour. A
+// is a dead letter; [Endpoint].RetryFor makes it sooner or later. A Retry-After with 429 or 503 is honoured, up to an hour. A
 // 410 disables the endpoint: what pends for it becomes dead letters, and nothing
 // more is recorded for it until it is resumed.
 //
