@@ -3,6 +3,8 @@
 //
 //   - config reads the configuration.
 //   - access verifies tokens and checks grants.
+//   - authorize asks the operator's own service who may come in.
+//   - ratelimit bounds how often an address and an API key may ask.
 //   - api is Twirp and REST.
 //   - signal is LiveKit's signalling over WebSocket.
 //
