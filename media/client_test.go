@@ -142,7 +142,8 @@ type client struct {
 
 type remoteTrack struct {
 	*webrtc.TrackRemote
-	mid string
+	mid      string
+	receiver *webrtc.RTPReceiver
 }
 
 type clientConfig struct {
@@ -223,7 +224,7 @@ func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
 			c.onTrack(r)
 			return
 		}
-		c.tracks <- remoteTrack{r, recv.RTPTransceiver().Mid()}
+		c.tracks <- remoteTrack{r, recv.RTPTransceiver().Mid(), recv}
 	})
 	pc.OnDataChannel(c.listen)
 	return pc

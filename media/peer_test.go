@@ -101,11 +101,18 @@ type rawTrack struct {
 	id    string
 	kind  webrtc.RTPCodecType
 	codec webrtc.RTPCodecCapability
-	bound chan webrtc.TrackLocalContext // holds one when it is negotiated
+	bound chan boundTrack // holds one when it is negotiated
+}
+
+// boundTrack is how a rawTrack was negotiated.
+type boundTrack struct {
+	webrtc.TrackLocalContext
+	codecs     []webrtc.RTPCodecParameters
+	extensions forward.Extensions
 }
 
 func newRawTrack(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability) *rawTrack {
-	return &rawTrack{"cid-" + sid, kind, codec, make(chan webrtc.TrackLocalContext, 1)}
+	return &rawTrack{"cid-" + sid, kind, codec, make(chan boundTrack, 1)}
 }
 
 func (r *rawTrack) ID() string                            { return r.id }
@@ -115,14 +122,14 @@ func (r *rawTrack) Kind() webrtc.RTPCodecType             { return r.kind }
 func (r *rawTrack) Unbind(webrtc.TrackLocalContext) error { return nil }
 
 func (r *rawTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
-	r.bound <- ctx
+	r.bound <- boundTrack{ctx, ctx.CodecParameters(), extensionIDs(ctx.HeaderExtensions())} // pion changes them after
 	c, _ := pickCodec(forward.Codec{MimeType: r.codec.MimeType, Fmtp: r.codec.SDPFmtpLine}, ctx.CodecParameters())
 	return c, nil
 }
 
 // publishRaw is publish of a track whose packets the test writes itself, which it
 // can once this returns.
-func (c *client) publishRaw(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability, change func(*livekit.AddTrackRequest)) webrtc.TrackLocalContext {
+func (c *client) publishRaw(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability, change func(*livekit.AddTrackRequest)) boundTrack {
 	c.t.Helper()
 	raw := newRawTrack(sid, kind, codec)
 	c.publishLocal(sid, raw, codec, change)
@@ -131,12 +138,12 @@ func (c *client) publishRaw(sid string, kind webrtc.RTPCodecType, codec webrtc.R
 		return ctx
 	case <-time.After(patience):
 		require.FailNow(c.t, "not negotiated", sid)
-		return nil
+		return boundTrack{}
 	}
 }
 
 // pumpPackets writes the packets that next makes, until the test ends.
-func pumpPackets(t *testing.T, ctx webrtc.TrackLocalContext, next func(i int) *rtp.Packet) {
+func pumpPackets(t *testing.T, ctx boundTrack, next func(i int) *rtp.Packet) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(stop); <-done })
 	go func() {

@@ -1,0 +1,262 @@
+package media
+
+import (
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward/dd/ddtest"
+	"parlor/media/forward/vp9"
+	"parlor/rooms"
+)
+
+// until reads packets until ok has held for n of them on end.
+func until(t *testing.T, r remoteTrack, n int, ok func(p, before *rtp.Packet) bool) {
+	t.Helper()
+	require.NoError(t, r.SetReadDeadline(time.Now().Add(patience)))
+	var before *rtp.Packet
+	for held := 0; held < n; {
+		p, _, err := r.ReadRTP()
+		require.NoError(t, err, "held for %d of %d", held, n)
+		held++
+		if !ok(p, before) {
+			held = 0
+		}
+		before = p
+	}
+}
+
+func payloadType(t *testing.T, ctx boundTrack, codec webrtc.RTPCodecCapability) uint8 {
+	t.Helper()
+	for _, c := range ctx.codecs {
+		if c.MimeType == codec.MimeType && (codec.SDPFmtpLine == "" || c.SDPFmtpLine == codec.SDPFmtpLine) {
+			return uint8(c.PayloadType)
+		}
+	}
+	require.FailNow(t, "not negotiated", "%+v", codec)
+	return 0
+}
+
+// Of the many kinds of H.264 a subscriber gets the one that is sent, with its
+// parameter sets as they came.
+func TestH264(t *testing.T) {
+	for _, fmtp := range []string{
+		"level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+		"level-asymmetry-allowed=1;packetization-mode=0;profile-level-id=42e01f",
+		"level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42001f",
+	} {
+		t.Run(fmtp, func(t *testing.T) {
+			bothModes(t, func(t *testing.T, single bool) {
+				codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH264, ClockRate: 90000, SDPFmtpLine: fmtp}
+				e := newTestEngine(t, nil)
+				a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+				a.join()
+				ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, codec, nil)
+				pt := payloadType(t, ctx, codec)
+				// STAP-A of SPS, PPS and IDR (RFC 6184 5.7.1).
+				key := []byte{0x78, 0, 4, 0x67, 0x42, 0xe0, 0x1f, 0, 2, 0x68, 0xce, 0, 3, 0x65, 1, 2}
+				pumpPackets(t, ctx, func(i int) *rtp.Packet {
+					p := &rtp.Packet{Header: rtp.Header{Marker: true, Timestamp: uint32(i * 900), PayloadType: pt}, Payload: []byte{0x41, 1, 2}}
+					if i%10 == 0 {
+						p.Payload = key
+					}
+					return p
+				})
+				published := a.published("TR_v")
+				require.Eventually(t, func() bool { // whichever was guessed at first
+					p := a.peer.pubTrack("TR_v")
+					return p != nil && len(*p.codecs.Load()) == 1 && (*p.codecs.Load())[0].Fmtp == fmtp
+				}, patience, time.Millisecond)
+				b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+				b.join()
+				b.subscribe("PA_a", published)
+				r := b.track()
+				p, _, err := r.ReadRTP()
+				require.NoError(t, err)
+				require.Equal(t, key, p.Payload, "it begins with a key frame and what that needs")
+				require.Equal(t, fmtp, r.Codec().SDPFmtpLine)
+			})
+		})
+	}
+}
+
+// pubTrack is a published track as the loop has it.
+func (p *Peer) pubTrack(sid string) *track {
+	ch := make(chan *track, 1)
+	p.post(func() {
+		if pub := p.pubs[sid]; pub != nil {
+			ch <- pub.track
+			return
+		}
+		ch <- nil
+	})
+	return <-ch
+}
+
+// Of VP9 in L3T3_KEY a subscriber that wants little gets the lowest spatial layer
+// alone, as a stream without gaps whose pictures end where that layer does.
+func TestVP9SpatialLayers(t *testing.T) {
+	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP9, ClockRate: 90000, SDPFmtpLine: "profile-id=0"}
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, codec, nil)
+	pt := payloadType(t, ctx, codec)
+	pumpPackets(t, ctx, func(i int) *rtp.Packet {
+		picture, spatial := i/3, byte(i%3)
+		temporal := [...]byte{0, 2, 1, 2}[picture%4]
+		const hasID, hasLayers, begin, end, predicted = 0x80, 0x20, 0x08, 0x04, 0x40
+		b := []byte{
+			hasID | hasLayers | begin | end, 0x80 | byte(picture>>8)&0x7f, byte(picture),
+			temporal<<5 | spatial<<1, byte(picture / 4), 0xee,
+		}
+		switch key := picture%20 == 0; {
+		case !key:
+			b[0] |= predicted
+		case spatial > 0:
+			b[3] |= 1 // on the layer below
+		}
+		return &rtp.Packet{Header: rtp.Header{Marker: spatial == 2, Timestamp: uint32(picture * 2700), PayloadType: pt}, Payload: b}
+	})
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	r := b.track()
+	read := func(p *rtp.Packet) vp9.Descriptor {
+		var d vp9.Descriptor
+		require.True(t, d.Parse(p.Payload))
+		return d
+	}
+	until(t, r, 30, func(p, before *rtp.Packet) bool {
+		return before == nil || read(p).Spatial == (read(before).Spatial+1)%3
+	})
+	set := func(q livekit.VideoQuality) {
+		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_v"}, Quality: q})
+	}
+	for q, top := range map[livekit.VideoQuality]uint8{livekit.VideoQuality_LOW: 0, livekit.VideoQuality_MEDIUM: 1} {
+		set(q)
+		until(t, r, 20, func(p, before *rtp.Packet) bool {
+			d := read(p)
+			if before == nil || d.Spatial > top || p.Marker != (d.Spatial == top) || p.SequenceNumber != before.SequenceNumber+1 {
+				return false
+			}
+			next := read(before).PictureID
+			if d.Spatial == 0 {
+				next++
+			}
+			return d.PictureID == next&0x7fff
+		})
+	}
+	set(livekit.VideoQuality_HIGH)
+	until(t, r, 30, func(p, before *rtp.Packet) bool {
+		return before != nil && read(p).Spatial == (read(before).Spatial+1)%3 && p.SequenceNumber == before.SequenceNumber+1
+	})
+}
+
+// So it is with AV1, where the dependency descriptor tells, and goes along.
+func TestAV1SpatialLayers(t *testing.T) {
+	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeAV1, ClockRate: 90000}
+	withDD := func(m *webrtc.MediaEngine) error {
+		if err := m.RegisterDefaultCodecs(); err != nil {
+			return err
+		}
+		return m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uriDependencyDescr}, webrtc.RTPCodecTypeVideo)
+	}
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, codecs: withDD})
+	a.join()
+	ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, codec, nil)
+	pt, id := payloadType(t, ctx, codec), ctx.extensions.DependencyDescriptor
+	require.NotZero(t, id)
+	structure := ddtest.L2T2Key()
+	pumpPackets(t, ctx, func(i int) *rtp.Packet {
+		picture, spatial := i/2, i%2
+		at := picture % 20
+		template := 2
+		switch {
+		case at == 0:
+			template = 0
+		case at%2 == 0:
+			template = 1
+		}
+		p := &rtp.Packet{Header: rtp.Header{Marker: spatial == 1, Timestamp: uint32(picture * 2700), PayloadType: pt}, Payload: []byte{0x10, 0x32, byte(spatial)}}
+		p.Extension, p.ExtensionProfile = true, rtp.ExtensionProfileTwoByte
+		if p.SetExtension(id, structure.Encode(ddtest.Frame{
+			Start: true, End: true, Template: template + 3*spatial, Number: uint16(i), Structure: at == 0 && spatial == 0, Active: -1,
+		})) != nil {
+			p.Payload = nil // which the test misses
+		}
+		return p
+	})
+	b := newClient(t, e, clientConfig{sid: "PA_b", codecs: withDD})
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	r := b.track()
+	for q, top := range map[livekit.VideoQuality]byte{livekit.VideoQuality_HIGH: 1, livekit.VideoQuality_LOW: 0} {
+		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_v"}, Quality: q})
+		until(t, r, 20, func(p, before *rtp.Packet) bool {
+			spatial := p.Payload[2]
+			return before != nil && spatial <= top && p.Marker == (spatial == top) &&
+				p.SequenceNumber == before.SequenceNumber+1 && len(p.GetExtensionIDs()) > 0
+		})
+	}
+}
+
+// Two channels are announced to who is to play them, silence may be left out, and
+// the room's playout delay is on the packets of video.
+func TestStereoDTXAndPlayoutDelay(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		withDelay := func(m *webrtc.MediaEngine) error {
+			if err := m.RegisterDefaultCodecs(); err != nil {
+				return err
+			}
+			return m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uriPlayoutDelay}, webrtc.RTPCodecTypeVideo)
+		}
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		ctx := a.publishRaw("TR_a", webrtc.RTPCodecTypeAudio, opus, func(r *livekit.AddTrackRequest) { r.Stereo = true })
+		audio := a.published("TR_a")
+		audio.info.AudioFeatures = []livekit.AudioTrackFeature{livekit.AudioTrackFeature_TF_STEREO} // as the room has it
+		pumpPackets(t, ctx, func(i int) *rtp.Packet {                                               // as with DTX: 400 ms between packets, the first one marked
+			return &rtp.Packet{Header: rtp.Header{Marker: i%5 == 0, Timestamp: uint32(i * 19200), PayloadType: 111}, Payload: []byte{0xfc}}
+		})
+		pump(t, a.publish("TR_v", vp8, nil))
+		video := a.published("TR_v")
+
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single, codecs: withDelay})
+		b.join()
+		b.subscribe("PA_a", audio)
+		r := b.receives("PA_a", "TR_a")
+		until(t, r, 20, func(p, before *rtp.Packet) bool {
+			return before != nil && p.Timestamp-before.Timestamp == 19200 && p.SequenceNumber == before.SequenceNumber+1
+		})
+		b.mu.Lock()
+		said := b.pub.RemoteDescription().SDP
+		if !single {
+			said = b.sub.RemoteDescription().SDP
+		}
+		b.mu.Unlock()
+		require.Regexp(t, `a=fmtp:111 [^\r]*stereo=1;[^\r]*sprop-stereo=1`, said)
+
+		b.peer.Subscribe(rooms.Subscription{
+			Track: video.track, Info: video.info, PublisherSID: "PA_a", PublisherIdentity: "id-PA_a",
+			MinPlayoutDelay: 100, MaxPlayoutDelay: 2000,
+		})
+		v := b.receives("PA_a", "TR_v")
+		var id uint8
+		for _, x := range v.receiver.GetParameters().HeaderExtensions {
+			if x.URI == uriPlayoutDelay {
+				id = uint8(x.ID)
+			}
+		}
+		require.NotZero(t, id)
+		p, _, err := v.ReadRTP()
+		require.NoError(t, err)
+		require.Equal(t, []byte{0x00, 0xa0, 0xc8}, p.GetExtension(id), "10 and 200 in units of 10 ms, 12 bits each")
+	})
+}
