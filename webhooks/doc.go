@@ -34,9 +34,10 @@
 // A request has 15 seconds. Redirects are not followed; a bad certificate is a
 // failure. After a failure the next attempts come 5 s, 5 min, 30 min, 2 h, 5 h,
 // 10 h, 14 h, 20 h and 24 h later, each ±20 %: ten in three days, then the event
-// is a dead letter; [Endpoint].RetryFor makes it sooner or later. A Retry-After with 429 or 503 is honoured, up to an hour. A
-// 410 disables the endpoint: what pends for it becomes dead letters, and nothing
-// more is recorded for it until it is resumed.
+// is a dead letter; [Endpoint].RetryFor makes it sooner or later. A Retry-After
+// with 429 or 503 is honoured, up to an hour. A 410 disables the endpoint: what
+// pends for it becomes dead letters, and nothing more is recorded for it until it
+// is resumed.
 //
 // An endpoint where 8 attempts in a row fail, or where nothing has succeeded for
 // 3 seconds, counts as down: one request at a time probes it, after 1, 2, 4 …
