@@ -225,7 +225,9 @@ func (d *document) schema(t reflect.Type, request bool) schema {
 		if request {
 			least = 1
 		}
-		return schema{"oneOf": []schema{{"type": "integer", "minimum": least}, {"type": "string", "const": "never"}}}
+		// An enum of one, not a const: there are generators (openapi-python-client)
+		// whose clients take a const in a union for all that may come.
+		return schema{"oneOf": []schema{{"type": "integer", "minimum": least}, {"type": "string", "enum": []string{"never"}}}}
 	case reflect.TypeFor[json.RawMessage]():
 		return schema{"type": "object"}
 	}

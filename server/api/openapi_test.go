@@ -54,6 +54,22 @@ func TestEveryRouteIsDocumentedAndEveryDocumentedRouteExists(t *testing.T) {
 	}
 }
 
+// A timeout is a number or the word never, in words that generators of clients
+// understand: some do not read a const beside another type.
+func TestTimeoutsAreForGenerators(t *testing.T) {
+	doc, raw := published(t)
+	require.False(t, strings.Contains(raw, `"const"`), "a const")
+	for name, least := range map[string]float64{"Room": 0, "CreateRequest": 1, "EditRequest": 1, "RoomConfig": 1, "AuthorizeRoomSettings": 1} {
+		properties := doc.Components.Schemas[name]["properties"].(map[string]any)
+		for _, field := range []string{"empty_timeout", "departure_timeout"} {
+			require.Equal(t, []any{
+				map[string]any{"type": "integer", "minimum": least},
+				map[string]any{"type": "string", "enum": []any{"never"}},
+			}, properties[field].(map[string]any)["oneOf"], "%s.%s", name, field)
+		}
+	}
+}
+
 // An example is a body that the server takes, and shows no field that it has not.
 func TestExamplesAreTaken(t *testing.T) {
 	for _, op := range (&rest{}).operations() {

@@ -175,9 +175,6 @@ func typeOf(s schema) template.HTML {
 	if values, ok := s["enum"].([]string); ok {
 		return template.HTML(text(strings.Join(values, " | "))) //nolint:gosec // escaped
 	}
-	if v, ok := s["const"].(string); ok {
-		return template.HTML(text(`"` + v + `"`)) //nolint:gosec // escaped
-	}
 	if items, ok := s["items"].(schema); ok {
 		return "list of " + typeOf(items)
 	}

@@ -100,9 +100,6 @@ func mismatch(s object, v any, at string) string {
 		}
 		return fmt.Sprintf("%s is %v, not one of %v", at, v, values)
 	}
-	if c, ok := s["const"]; ok && c != v {
-		return fmt.Sprintf("%s is not %v", at, c)
-	}
 	return mismatchType(s, v, at)
 }
 
