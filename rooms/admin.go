@@ -24,8 +24,19 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*l
 		return askName(ctx, rs, req.Name, func(r *Room, reply answer[*livekit.Room]) {
 			err := r.found()
 			switch {
-			case err == nil:
+			case err == nil && len(r.participants)+len(r.expected) > 0:
 				reply(r.rec.Info(), nil)
+			case err == nil: // nobody is in it, so it may have ended at its deadline
+				r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
+					switch {
+					case errors.Is(err, ErrEnded):
+						reply(nil, errRetired)
+					case err != nil:
+						reply(nil, err)
+					default:
+						reply(out.Room.Info(), nil)
+					}
+				})
 			case !errors.Is(err, ErrNoRoom):
 				reply(nil, err)
 			default:

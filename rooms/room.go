@@ -42,6 +42,7 @@ type Room struct {
 	failing     bool            // the newest answer was that nothing can be written
 	closing     bool            // an end is submitted: everything else waits for its outcome
 	deferred    []letter        // what waits meanwhile
+	unread      bool            // the row could not be read so far
 	gone        bool            // the loop is to stop
 	stopped     bool            // the process is stopping: clients were sent away, sessions stay
 	// triedLast: the backlog was tried once more since the process is stopping.
@@ -60,6 +61,7 @@ const (
 	alarmGrace    alarm = iota // those expected back and not here have left
 	alarmDeadline              // only dependents are in the room and its deadline has come
 	alarmRetry                 // try the backlog again
+	alarmRead                  // try to read the row again
 	alarmSpeakers              // look at audio levels
 	alarmQuality               // look at connections' qualities
 	alarmUpdate                // tell the counts
@@ -103,9 +105,7 @@ func (r *Room) loop() {
 	r.timer = time.NewTimer(time.Hour)
 	defer r.timer.Stop()
 	defer r.tally(0, 0)
-	if err := r.load(); err != nil {
-		r.log.Error("cannot read the room", "error", err)
-	}
+	r.read()
 	for {
 		for _, l := range r.mail.take() {
 			r.deliverLetter(l)
@@ -144,11 +144,27 @@ func (r *Room) deliverLetter(l letter) {
 	}
 }
 
+// read is the first load. A room that cannot be read may have somebody in it who
+// is expected back, for whom nobody else would ask: so it is tried again.
+func (r *Room) read() {
+	err := r.load()
+	if err == nil || r.rooms.life.Err() != nil {
+		r.unread = false
+		return
+	}
+	if !r.unread {
+		r.log.Error("cannot read the room, trying again", "error", err)
+	}
+	r.unread = true
+	r.setAlarm(alarmRead, time.Now().Add(retryInterval))
+}
+
 // load reads the open room of this name and who is expected back in it.
 func (r *Room) load() error {
 	ctx := r.rooms.life
 	rec, err := r.rooms.cfg.Store.FindOpen(ctx, r.name)
 	if errors.Is(err, ErrNoRoom) {
+		r.unread = false
 		return nil
 	}
 	if err != nil {
@@ -158,10 +174,13 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
-	r.rec, r.stored = rec, rec
+	r.rec, r.stored, r.unread = rec, rec, false
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
 	}
+	// With dependents alone in it the row has no deadline, and the room yet has one.
+	r.rec.SetDeadline()
+	r.watchDeadline()
 	if len(present) > 0 {
 		r.log.Info("participants are expected back", "count", len(present), "grace", r.rooms.cfg.RestartGrace)
 		r.alarms[alarmGrace] = time.Now().Add(r.rooms.cfg.RestartGrace)
@@ -197,7 +216,7 @@ func (r *Room) idle() bool {
 	if r.stopped {
 		return true
 	}
-	return len(r.participants) == 0 && len(r.expected) == 0 && r.backlog == nil
+	return len(r.participants) == 0 && len(r.expected) == 0 && r.backlog == nil && !r.unread
 }
 
 // setTimer sets the timer to the earliest alarm. While the room is closing
@@ -237,6 +256,10 @@ func (r *Room) ring(now time.Time) {
 			r.deadlineOver(now)
 		case alarmRetry:
 			r.retry()
+		case alarmRead:
+			if r.unread { // else who asked has had it read
+				r.read()
+			}
 		case alarmSpeakers:
 			r.tellSpeakers(now)
 		case alarmQuality:

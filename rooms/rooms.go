@@ -252,7 +252,11 @@ func (rs *Rooms) reap() {
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var earliest int64 // what the timer is set to; 0 = nothing
+	earliest := NowMs(time.Now()) // what the timer is set to; 0 = nothing
+	again := func(d time.Duration) {
+		earliest = NowMs(time.Now().Add(d)) // so that no later deadline takes its place
+		timer.Reset(d)
+	}
 	for {
 		select {
 		case <-rs.life.Done():
@@ -271,20 +275,20 @@ func (rs *Rooms) reap() {
 			return
 		case err != nil:
 			rs.log.Error("cannot end the rooms that are due, trying again", "error", err)
-			timer.Reset(retry)
+			again(retry)
 			continue
 		}
 		for i := range ended {
 			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
 		}
 		if len(ended) == batch {
-			timer.Reset(0)
+			again(0)
 			continue
 		}
 		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
 		if err != nil {
 			rs.log.Error("cannot read the next deadline, trying again", "error", err)
-			timer.Reset(retry)
+			again(retry)
 			continue
 		}
 		if earliest != 0 {
