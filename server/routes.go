@@ -122,7 +122,8 @@ func singleSlash(next http.Handler) http.Handler {
 }
 
 func metricsHandler(c *Config) http.Handler {
-	return promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{Registry: c.Metrics})
+	// What cannot be read, as of a database that is damaged, must not hide the rest.
+	return promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{Registry: c.Metrics, ErrorHandling: promhttp.ContinueOnError})
 }
 
 // metricsOnly is what the metrics' own port serves.
