@@ -17,10 +17,12 @@ import (
 const (
 	maxPublications = 300
 	maxFeatures     = 16
+	maxAsks         = 8 // of a track
 )
 
 // track is a published track as the room holds it: its media, and in which codecs
-// it can be had, the first preferred.
+// it can be had, the first preferred: those that are sent, then those that its
+// client has announced and sends once somebody wants them.
 type track struct {
 	*forward.Track
 	codecs atomic.Pointer[[]forward.Codec] // replaced as a whole by the publisher's loop
@@ -60,7 +62,12 @@ func (p *Peer) addTrack(req *livekit.AddTrackRequest, info *livekit.TrackInfo) {
 		}
 		p.pubs[pub.sid] = pub
 	}
+	if len(pub.asks) >= maxAsks {
+		p.log.Warn("a track is announced again and again", "track", pub.sid, "limit", maxAsks)
+		return
+	}
 	pub.asks = append(pub.asks, req)
+	pub.listCodecs()
 	// Media may have been offered before it was announced.
 	for _, mid := range p.sectionOrder() {
 		s := p.sections[mid]
@@ -193,6 +200,29 @@ func (pub *publication) wants(cid string) string {
 		return mimeRED
 	}
 	return named
+}
+
+// announcedCodecs are those that the client can send besides the first, which it
+// announces first. Their formats are not known before they are sent; what browsers
+// send is assumed.
+func (pub *publication) announcedCodecs() (list []forward.Codec) {
+	if pub.kind != webrtc.RTPCodecTypeVideo {
+		return nil
+	}
+	for i, ask := range pub.asks {
+		for j, c := range ask.GetSimulcastCodecs() {
+			mime := canonicalMime(fullMime(c.GetCodec(), pub.kind))
+			if i == 0 && j == 0 || mime == "" || !isPrimary(mime) {
+				continue
+			}
+			fc := forward.Codec{MimeType: mime}
+			if mime == mimeH264 {
+				fc.Fmtp = h264ConstrainedPrefix + "1;profile-level-id=42e01f"
+			}
+			list = append(list, fc)
+		}
+	}
+	return list
 }
 
 // fullMime is a codec's mime type: clients say "vp8" or "video/VP8".

@@ -354,6 +354,11 @@ func (pub *publication) listCodecs() {
 			list = append(list, s.codec)
 		}
 	}
+	for _, c := range pub.announcedCodecs() {
+		if !slices.ContainsFunc(list, func(have forward.Codec) bool { return have.MimeType == c.MimeType }) {
+			list = append(list, c)
+		}
+	}
 	pub.track.codecs.Store(&list)
 }
 
@@ -362,6 +367,9 @@ func (pub *publication) complete(s *upSection, fc forward.Codec) {
 	info := pub.info
 	entry := pub.codecInfo(s, fc)
 	entry.MimeType, entry.Mid = fc.MimeType, s.mid
+	if entry.Cid == "" {
+		entry.Cid = s.trackID
+	}
 	if s.trackID != "" && s.trackID != entry.Cid {
 		entry.SdpCid = s.trackID
 	}

@@ -69,6 +69,36 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 	})
 }
 
+// TestAnnouncedCodec: a codec that is announced ahead and sent later is one codec.
+func TestAnnouncedCodec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ann := newHouse(t).join("tea", "ann")
+		video := livekit.TrackType_VIDEO
+		answer := func(req *livekit.AddTrackRequest) *livekit.TrackInfo {
+			ann.AddTrack(req)
+			ann.Sync()
+			return find(ann, (*livekit.SignalResponse).GetTrackPublished).GetTrack()
+		}
+		cids := func(info *livekit.TrackInfo) (out []string) {
+			for _, c := range info.Codecs {
+				out = append(out, c.MimeType+" "+c.Cid)
+			}
+			return out
+		}
+		info := answer(&livekit.AddTrackRequest{Cid: "first", Type: video, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "av1", Cid: "first"}, {Codec: "vp8"}}})
+		require.Equal(t, []string{"video/av1 first", "video/vp8 "}, cids(info))
+		ann.TrackPublished(fakeTrack(info.Sid), info)
+		for codec, want := range map[string][]string{
+			"vp8":  {"video/av1 first", "video/vp8 second"},
+			"h264": {"video/av1 first", "video/vp8 ", "video/h264 second"},
+		} {
+			got := answer(&livekit.AddTrackRequest{Sid: info.Sid, Cid: "second", Type: video, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: codec, Cid: "second"}}})
+			require.Equal(t, want, cids(got))
+			ann.TrackPublished(fakeTrack(info.Sid), info) // as before
+		}
+	})
+}
+
 func (c *client) refused() *livekit.RequestResponse {
 	return find(c, (*livekit.SignalResponse).GetRequestResponse)
 }

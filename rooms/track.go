@@ -80,13 +80,13 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 		refuse(livekit.RequestResponse_NOT_FOUND, "no such track")
 		return
 	}
-	if len(info.Codecs)+len(req.SimulcastCodecs) > mostCodecs {
-		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d codecs", mostCodecs))
-		return
-	}
 	info = proto.CloneOf(info)
 	for _, c := range req.SimulcastCodecs {
-		info.Codecs = append(info.Codecs, codecInfo(c, req))
+		info.Codecs = withCodec(info.Codecs, codecInfo(c, req))
+	}
+	if len(info.Codecs) > mostCodecs {
+		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d codecs", mostCodecs))
+		return
 	}
 	if t := r.tracks[req.Sid]; t != nil {
 		t.info = info
@@ -99,6 +99,17 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
 		TrackPublished: &livekit.TrackPublishedResponse{Cid: req.Cid, Track: info},
 	}}))
+}
+
+// withCodec adds c, in the place where it was announced ahead if it was.
+func withCodec(codecs []*livekit.SimulcastCodecInfo, c *livekit.SimulcastCodecInfo) []*livekit.SimulcastCodecInfo {
+	for i, have := range codecs {
+		if i > 0 && c.Cid != "" && have.Cid == "" && have.MimeType == c.MimeType {
+			codecs[i] = c
+			return codecs
+		}
+	}
+	return append(codecs, c)
 }
 
 // hasCID: p publishes a track that it announced under cid.
@@ -175,8 +186,12 @@ func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 		PacketTrailerFeatures: req.PacketTrailerFeatures,
 		Version:               &livekit.TimedVersion{UnixMicro: time.Now().UnixMicro()},
 	}
-	for _, c := range req.SimulcastCodecs {
-		info.Codecs = append(info.Codecs, codecInfo(c, req))
+	for i, c := range req.SimulcastCodecs {
+		entry := codecInfo(c, req)
+		if i > 0 {
+			entry.Cid = c.Cid // "" until the client sends it: it announces it again then
+		}
+		info.Codecs = append(info.Codecs, entry)
 	}
 	if len(info.Codecs) == 0 {
 		info.Codecs = []*livekit.SimulcastCodecInfo{{Cid: req.Cid, Layers: req.Layers}}

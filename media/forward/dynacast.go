@@ -19,6 +19,7 @@ const (
 // dynacast tells the publisher which qualities anybody wants, so that it need
 // not send the others.
 type dynacast struct {
+	main string // the name of the codec that is told first
 	tell func([]*livekit.SubscribedCodec)
 
 	// telling is held while tell is called, so that calls come in order.
@@ -31,7 +32,9 @@ type dynacast struct {
 	served bool                            // somebody has wanted something
 }
 
-func (d *dynacast) init(tell func([]*livekit.SubscribedCodec)) { d.tell = tell }
+func (d *dynacast) init(main Codec, tell func([]*livekit.SubscribedCodec)) {
+	d.main, d.tell = codecName(main), tell
+}
 
 // codecName is how a SubscribedCodec names a codec: "vp8".
 func codecName(c Codec) string {
@@ -50,11 +53,27 @@ func rank(q livekit.VideoQuality) int {
 	return int(q)
 }
 
+// order puts the main codec first.
+func (d *dynacast) order(a, b string) int {
+	switch d.main {
+	case a:
+		return -1
+	case b:
+		return 1
+	}
+	return strings.Compare(a, b)
+}
+
 // update asks for what is wanted of each codec now. It asks with mu held, so that
 // of two updates the later one has the last word.
 func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now time.Time) {
 	d.mu.Lock()
 	want := wanted()
+	for name := range d.told {
+		if _, ok := want[name]; !ok { // its publisher must hear that nobody wants it now
+			want[name] = livekit.VideoQuality_OFF
+		}
+	}
 	raise, lower := false, len(d.told) == 0
 	for name, q := range want {
 		old, known := d.told[name]
@@ -67,11 +86,6 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 		case !known || rank(q) > rank(old):
 			raise = true
 		case rank(q) < rank(old):
-			lower = true
-		}
-	}
-	for name := range d.told {
-		if _, ok := want[name]; !ok {
 			lower = true
 		}
 	}
@@ -132,7 +146,7 @@ func (d *dynacast) send() {
 	told := d.told
 	d.mu.Unlock()
 	var codecs []*livekit.SubscribedCodec
-	for _, name := range slices.Sorted(maps.Keys(told)) {
+	for _, name := range slices.SortedFunc(maps.Keys(told), d.order) {
 		c := &livekit.SubscribedCodec{Codec: name}
 		for q := livekit.VideoQuality_LOW; q <= livekit.VideoQuality_HIGH; q++ {
 			c.Qualities = append(c.Qualities, &livekit.SubscribedQuality{

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,6 +167,36 @@ func TestDynacast(t *testing.T) {
 			{26 * time.Second, livekit.VideoQuality_MEDIUM},
 			{32 * time.Second, livekit.VideoQuality_OFF},
 		}, log)
+	})
+}
+
+// A codec that is not sent yet is asked for like a layer: at once, and no longer
+// once it is not watched, though it may never have come.
+func TestDynacastOfBackupCodec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log []string
+		start := time.Now()
+		track := NewTrack(TrackConfig{
+			Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
+			OnQualities: func(codecs []*livekit.SubscribedCodec) {
+				line := fmt.Sprintf("%v", time.Since(start).Truncate(time.Second))
+				for _, c := range codecs {
+					line += fmt.Sprintf(" %s %t", c.Codec, c.Qualities[0].Enabled)
+				}
+				log = append(log, line)
+			},
+		})
+		defer track.Close()
+		newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		newReceiver(track, vp8Config(), nil)
+		time.Sleep(time.Second)
+		old := newReceiver(track, av1Config(), nil)
+		time.Sleep(time.Second)
+		old.f.Close()
+		time.Sleep(8 * time.Second)
+		newReceiver(track, av1Config(), nil)
+		synctest.Wait()
+		require.Equal(t, []string{"0s vp8 true", "1s vp8 true av1 true", "7s vp8 true av1 false", "10s vp8 true av1 true"}, log)
 	})
 }
 

@@ -69,7 +69,7 @@ func NewTrack(cfg TrackConfig) *Track {
 	t.layers.Store(&[]*Layer{})
 	t.forwarders.Store(&[]*Forwarder{})
 	t.sizes.Store(&layerSizes{})
-	t.qualities.init(cfg.OnQualities)
+	t.qualities.init(cfg.Codec, cfg.OnQualities)
 	if t.ticker == nil {
 		t.ticker, t.ownTicker = NewTicker(), true
 	}

@@ -23,6 +23,26 @@ const isCodec = async (peer, key, mimeType) => {
   assert(stats.mimeType.toLowerCase() === mimeType.toLowerCase(), `${peer.identity} decodes ${stats.mimeType}`);
 };
 
+/** Joins as a browser that cannot decode AV1. */
+async function joinWithoutAV1(...args) {
+  const Plain = window.RTCPeerConnection;
+  const codecs = RTCRtpReceiver.getCapabilities('video').codecs.filter(({ mimeType }) => !/AV1/i.test(mimeType));
+  const restrict = (connection) => {
+    for (const transceiver of connection.getTransceivers()) {
+      if (transceiver.receiver.track.kind === 'video' && transceiver.direction !== 'sendonly') transceiver.setCodecPreferences(codecs);
+    }
+  };
+  window.RTCPeerConnection = class extends Plain {
+    createOffer(...options) { restrict(this); return super.createOffer(...options); }
+    createAnswer(...options) { restrict(this); return super.createAnswer(...options); }
+  };
+  try {
+    return await join(...args);
+  } finally {
+    window.RTCPeerConnection = Plain;
+  }
+}
+
 /** Switches the layer that bob gets, by quality and by size, and judges by the picture's width. */
 async function switchLayers(bob, [low, high]) {
   const key = 'alice camera';
@@ -78,6 +98,17 @@ export const scenarios = [
     await switchLayers(bob, [320, 640]);
     await isCodec(bob, 'alice camera', `video/${videoCodec}`);
   }]),
+  ['a backup codec for who cannot decode AV1', async () => {
+    // livekit-client encodes for others only what the server asks it for: dynacast.
+    const { room, alice, bob } = await pair({ room: { dynacast: true } });
+    await publish(alice, 'camera', { videoCodec: 'av1', backupCodec: { codec: 'vp8' } });
+    await sees(bob, 'alice camera');
+    await isCodec(bob, 'alice camera', 'video/AV1');
+    const carol = await joinWithoutAV1(room, 'carol');
+    await sees(carol, 'alice camera');
+    await isCodec(carol, 'alice camera', 'video/VP8');
+    await sees(bob, 'alice camera');
+  }],
   ['stereo', async () => {
     const { alice, bob } = await pair();
     await publish(alice, 'microphone', { forceStereo: true, red: false, dtx: false }, { left: true });
