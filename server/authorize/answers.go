@@ -24,10 +24,11 @@ type call struct {
 }
 
 // callKey is a token, with what its bearer wishes to be, and whether the room
-// would be created.
+// would be created. What is said of a reconnect says nothing of a join: it need
+// not tell what the participant is to be.
 type callKey struct {
-	token  [sha256.Size]byte
-	create bool
+	token             [sha256.Size]byte
+	create, reconnect bool
 }
 
 // answers finds calls. Its owner guards it.
@@ -44,21 +45,22 @@ func newAnswers(keep time.Duration) answers {
 
 // find returns a call that answers; nil if there is none. Who may come in even
 // though it opens the room may come in when it is open.
-func (a *answers) find(token [sha256.Size]byte, create bool, now time.Time) *call {
+func (a *answers) find(key callKey, now time.Time) *call {
 	for e := a.order.Front(); e != nil && !now.Before(e.Value.(*call).until); e = a.order.Front() {
 		a.forget(e.Value.(*call))
 	}
-	if c := a.calls[callKey{token, create}]; c != nil {
+	if c := a.calls[key]; c != nil {
 		return c
 	}
-	if c := a.calls[callKey{token, true}]; c != nil && c.kept != nil && *c.answer.Allow {
+	key.create = true
+	if c := a.calls[key]; c != nil && c.kept != nil && *c.answer.Allow {
 		return c
 	}
 	return nil
 }
 
-func (a *answers) add(token [sha256.Size]byte, create bool) *call {
-	c := &call{key: callKey{token, create}, done: make(chan struct{})}
+func (a *answers) add(key callKey) *call {
+	c := &call{key: key, done: make(chan struct{})}
 	a.calls[c.key] = c
 	return c
 }

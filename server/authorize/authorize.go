@@ -92,7 +92,7 @@ func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (
 	if err != nil {
 		return nil, fmt.Errorf("write the question: %w", err)
 	}
-	c, mine := h.begin(sha256.Sum256(append(digest[:], who...)), q.Create)
+	c, mine := h.begin(callKey{sha256.Sum256(append(digest[:], who...)), q.Create, q.Reconnect})
 	if mine {
 		h.calls.Go(func() { h.end(c, q) }) // ends by its timeout, or by Close
 	}
@@ -113,14 +113,14 @@ func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (
 }
 
 // begin finds the call that answers, or makes one that the caller has to make.
-func (h *Hook) begin(token [sha256.Size]byte, create bool) (c *call, mine bool) {
+func (h *Hook) begin(key callKey) (c *call, mine bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c := h.answers.find(token, create, time.Now()); c != nil {
+	if c := h.answers.find(key, time.Now()); c != nil {
 		h.metrics.cached.Inc()
 		return c, false
 	}
-	return h.answers.add(token, create), true
+	return h.answers.add(key), true
 }
 
 // end makes the call, and tells those who wait for it.

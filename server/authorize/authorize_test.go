@@ -218,6 +218,34 @@ func TestANoToOpeningIsNoNoToEntering(t *testing.T) {
 	}
 }
 
+// TestAReconnectDoesNotAnswerForAJoin: what it is allowed as has to be said of the
+// join itself.
+func TestAReconnectDoesNotAnswerForAJoin(t *testing.T) {
+	h := open(t, func(c *authorize.Config) {
+		c.Transport = trip(func(r *http.Request) (*http.Response, error) {
+			var q authorize.Question
+			if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+				return nil, err
+			}
+			if q.Reconnect {
+				return says(204, "")
+			}
+			return says(200, `{"allow":true,"participant":{"permissions":{"can_publish":false}}}`)
+		})
+	})
+	back := question(false)
+	back.Reconnect = true
+	for range 2 {
+		a, err := h.Ask(t.Context(), digest("t"), back)
+		require.NoError(t, err)
+		require.Nil(t, a.Participant)
+		a, err = h.Ask(t.Context(), digest("t"), question(false))
+		require.NoError(t, err)
+		require.NotNil(t, a.Participant)
+	}
+	require.Equal(t, 2.0, cached(t, h))
+}
+
 func TestAFailureIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
