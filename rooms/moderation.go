@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -27,6 +28,20 @@ func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs
 		return errBanned
 	case revokedMs > 0 && issuedMs < revokedMs:
 		return errRevoked
+	}
+	return nil
+}
+
+// CanResume fails if who asks for its session back is banned, or has a token that
+// was revoked: unless the token was given in that very session, since who is in
+// the room stays.
+func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
+	err := rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs)
+	if !errors.Is(err, errRevoked) || req.Session == "" {
+		return err
+	}
+	if now, e := rs.Participant(ctx, req.Room, req.Info.Identity); e != nil || now.Sid != req.Session {
+		return err
 	}
 	return nil
 }

@@ -108,12 +108,13 @@ func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
 
 // Mint signs a token that carries g, valid from now for ttl.
 func (v *Verifier) Mint(apiKey string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
-	return v.MintFor(apiKey, "", g, ttl)
+	return v.MintFor(apiKey, "", g, time.Now(), ttl)
 }
 
 // MintFor is [Verifier.Mint] of a token for the client of a session, whose SID
-// becomes its jti.
-func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
+// becomes its jti. notBefore is that of the token which this one follows, so that
+// a revocation of that one holds for this one too; zero = none.
+func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefore time.Time, ttl time.Duration) (string, error) {
 	secret, ok := v.secrets[apiKey]
 	if !ok || secret == "" {
 		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
@@ -121,13 +122,17 @@ func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, ttl time
 	// A room configuration's credentials are let through: whoever gets this token
 	// brought them, or holds the secret.
 	now := time.Now()
+	var nbf *jwt.NumericDate
+	if !notBefore.IsZero() {
+		nbf = jwt.NewNumericDate(notBefore)
+	}
 	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, struct {
 		jwt.RegisteredClaims
 		*auth.ClaimGrants
 	}{
 		jwt.RegisteredClaims{
 			Issuer: apiKey, Subject: g.Identity, ID: session,
-			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: nbf, ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		}, g,
 	}).SignedString([]byte(secret))
 	if err != nil {

@@ -60,8 +60,8 @@ func (h *Handler) enter(ctx context.Context, req *request, complete func(*rooms.
 // mayResume asks about a client that comes back to its session. Whoever is not
 // let back is sent away: its media has gone on meanwhile.
 func (h *Handler) mayResume(ctx context.Context, req *request) error {
-	if h.cfg.Authorize == nil {
-		return nil
+	if err := h.cfg.Rooms.CanResume(ctx, req.join()); err != nil || h.cfg.Authorize == nil {
+		return err
 	}
 	q := req.question("")
 	q.Create, q.Reconnect = false, true

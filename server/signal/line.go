@@ -31,9 +31,9 @@ type line struct {
 	// before it is made.
 	peer atomic.Pointer[media.Peer]
 	// What fresh tokens say: who the participant is now, as its room told last, and
-	// the room that it was moved to; nil if it was not. They outlive sockets.
-	info atomic.Pointer[livekit.ParticipantInfo]
-	room atomic.Pointer[string]
+	// where it was moved to; nil if it was not. They outlive sockets.
+	info  atomic.Pointer[livekit.ParticipantInfo]
+	moved atomic.Pointer[move]
 
 	mu      sync.Mutex       // guards the following
 	waiting []*rooms.Message // sent before the first socket was attached
@@ -45,6 +45,12 @@ type line struct {
 }
 
 var _ rooms.Outlet = (*line)(nil)
+
+// move is the room that a participant was moved to, and when.
+type move struct {
+	room string
+	at   time.Time
+}
 
 // Send implements [rooms.Outlet]. Before the first socket is attached messages
 // wait behind the join response; between sockets they are dropped.

@@ -276,7 +276,7 @@ func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
 // moved makes the token for another room that the participant was moved to;
 // all later ones are for that room too.
 func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
-	s.line.room.Store(&room)
+	s.line.moved.Store(&move{room, time.Now()})
 	s.line.info.Store(info)
 	return s.token(info)
 }
@@ -288,11 +288,15 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 		g.Video = &auth.VideoGrant{}
 	}
 	g.Video.UpdateFromPermission(info.Permission)
-	if room := s.line.room.Load(); room != nil {
-		g.Video.Room = *room
+	since := s.claims.NotBefore
+	if m := s.line.moved.Load(); m != nil {
+		if m.room != g.Video.Room { // whose admin it is not for having been moved there
+			g.Video.RoomAdmin, g.Video.DestinationRoom = false, ""
+		}
+		g.Video.Room, since = m.room, m.at
 	}
 	g.Sha256 = ""
-	token, err := s.h.cfg.Verifier.MintFor(s.claims.APIKey, info.Sid, g, max(tokenMinimum, time.Until(s.claims.Expires)))
+	token, err := s.h.cfg.Verifier.MintFor(s.claims.APIKey, info.Sid, g, since, max(tokenMinimum, time.Until(s.claims.Expires)))
 	if err != nil {
 		s.h.log.Error("cannot mint a fresh token", "participant", info.Identity, "error", err)
 	}
