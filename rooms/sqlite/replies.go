@@ -25,12 +25,13 @@ func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
 		return fmt.Errorf("write a reply's header: %w", err)
 	}
 	return s.do(ctx, func(t *tx) error {
+		// First, so that a key that is used anew after a day is not in its own way.
+		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
+			return err
+		}
 		if _, err := t.exec(`INSERT INTO reply (key, fingerprint, created_ms, status, header, body) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (key) DO NOTHING`,
 			r.Key[:], r.Fingerprint[:], r.CreatedMs, r.Status, string(header), notNil(r.Body)); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
 			return err
 		}
 		_, err := t.exec(`DELETE FROM reply WHERE id <= (SELECT max(id) FROM reply) - ?`, maxReplies)
