@@ -59,13 +59,14 @@ func TestRatesAreBounded(t *testing.T) {
 	require.NotEmpty(t, resp.Header.Get("Retry-After"))
 
 	token := issue(t, "--room", "r", "--identity", "ada")
+	var status int
 	var body string
 	for range 50 {
-		var status int
-		if status, body = h.get("/rtc/validate?access_token=" + token); status == http.StatusTooManyRequests {
+		if status, body = h.get("/rtc/validate?access_token=" + token); status != http.StatusOK {
 			break
 		}
 	}
+	require.Equal(t, 503, status, "clients take 4xx for a final no")
 	require.Contains(t, body, "too many connects")
 	_, body = h.get("/metrics")
 	require.Contains(t, body, `parlor_rate_limited_total{by="address",what="requests"} `)

@@ -64,7 +64,7 @@ func TestTooOften(t *testing.T) {
 			bearer := map[string]string{"Authorization": "Bearer " + token, "Origin": "https://app.example"}
 			require.Equal(t, 200, ask(t, h, request{path: "/rtc", header: bearer}).Code)
 			w := ask(t, h, request{path: "/rtc/validate", header: bearer})
-			require.Equal(t, 429, w.Code)
+			require.Equal(t, 503, w.Code)
 			require.Equal(t, "too many connects, try again later\n", w.Body.String())
 			require.Equal(t, "1", w.Header().Get("Retry-After"))
 			require.Equal(t, "*", w.Header().Get("Access-Control-Allow-Origin"), "a page may read why")

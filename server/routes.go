@@ -67,8 +67,11 @@ func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.Han
 	return func(next http.Handler) http.Handler { return bound(next, refuse) }
 }
 
+// tooOften is 503 and not 429: many versions of LiveKit's clients take any 4xx
+// for a final no, and would not come back after a restart that brings everybody
+// back at once.
 func tooOften(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "too many connects, try again later", http.StatusTooManyRequests)
+	http.Error(w, "too many connects, try again later", http.StatusServiceUnavailable)
 }
 
 // front answers "/": the page for whoever asks for HTML, and LiveKit's OK, which

@@ -106,9 +106,9 @@ func Keys() []Key {
 		{"limit.max_participant_name_length", Applied, "bytes of a participant's name"},
 		{"limit.max_api_request_body_size", Applied, "bytes of a request's body"},
 		{"limit.max_connections", Applied, "signalling WebSockets; one more is answered with 503"},
-		{"limit.joins_per_address", Applied, "connects a second of one client address, or IPv6 network of 64 bits; more are answered with 429"},
+		{"limit.joins_per_address", Applied, "connects a second of one client address, or IPv6 network of 64 bits; more are answered with 503"},
 		{"limit.joins_per_key", Applied, "connects a second with tokens of one API key"},
-		{"limit.requests_per_address", Applied, "API requests a second of one client address"},
+		{"limit.requests_per_address", Applied, "API requests a second of one client address; more are answered with 429"},
 		{"limit.requests_per_key", Applied, "API requests a second with one API key"},
 		{"limit.burst", Applied, "the joins and requests of so long may come at once"},
 
