@@ -70,6 +70,7 @@ type lease struct {
 	owner   owner      // as this process wrote it last
 	version string     // of owner.json
 	renewed time.Time  // when the last write that succeeded was begun, monotonic
+	wall    time.Time  // the same by the wall clock
 	state   LeaseState // held also while unsure
 	failing error      // of the last renewal
 	lost    error      // why
@@ -92,13 +93,20 @@ func (l *lease) checkLocked() error {
 		return l.lost
 	case l.state != LeaseHeld:
 		return fmt.Errorf("the lease on the replica is not held: it is %s", l.state)
-	case time.Since(l.renewed) >= l.ttl-l.margin():
+	case l.age() >= l.ttl-l.margin():
 		if l.failing == nil {
 			return ErrUnsure
 		}
 		return fmt.Errorf("%w: %w", ErrUnsure, l.failing)
 	}
 	return nil
+}
+
+// age is how long ago the lease was renewed, by the clock that says longer: while
+// a machine is suspended the monotonic one stands still, and others take the lease.
+// A wall clock that is set forward costs the writes until the next renewal.
+func (l *lease) age() time.Duration {
+	return max(time.Since(l.renewed), time.Now().Round(0).Sub(l.wall))
 }
 
 func (l *lease) epoch() int64 {
@@ -201,7 +209,8 @@ func (l *lease) write(ctx context.Context, o owner, version string) error {
 		l.failing = err
 		return err
 	}
-	l.owner, l.version, l.renewed, l.failing = o, version, began, nil
+	l.owner, l.version, l.failing = o, version, nil
+	l.renewed, l.wall = began, began.Round(0)
 	l.state = LeaseHeld
 	if o.Expires == 0 {
 		l.state = LeaseReleased

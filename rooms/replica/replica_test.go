@@ -536,3 +536,20 @@ func TestCABundle(t *testing.T) {
 	require.NoError(t, r.Close(context.Background()))
 	require.Contains(t, log.String(), "SSL_CERT_FILE")
 }
+
+// A machine that was suspended for longer than the lease writes nothing until it
+// knows that it still has it.
+func TestSuspended(t *testing.T) {
+	t.Parallel()
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URL(t), LeaseTTL: 6 * shortTTL, Patience: time.Minute})
+	a.mustCreate(t, "before")
+	l := a.replica.lease
+	l.mu.Lock()
+	l.wall = l.wall.Add(-time.Hour) // which the wall clock alone has counted
+	l.mu.Unlock()
+	require.ErrorContains(t, a.create("unsure"), ErrUnsure.Error())
+	require.Equal(t, LeaseUnsure, a.replica.Status().Lease)
+	require.Eventually(t, func() bool { return a.create("after") == nil }, 6*shortTTL, 20*time.Millisecond)
+	require.Equal(t, []string{"after", "before"}, a.names(t))
+	a.mustClose(t)
+}
