@@ -142,6 +142,12 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
+// changes is how many rows the connection has changed so far.
+func (t *tx) changes() (n int64, err error) {
+	err = t.row([]any{&n}, "SELECT total_changes()")
+	return n, err
+}
+
 // row runs a statement that returns one row; it may write.
 func (t *tx) row(dest []any, query string, args ...any) error {
 	st, err := t.conn.statement(query)

@@ -14,6 +14,11 @@ import (
 // transaction that runs should end by then, unless the disk hangs.
 const closeGrace = time.Second
 
+// probeInterval is the time between two tries to write while that fails and
+// nobody else tries: whoever looks at [Stats] before sending work would wait for
+// the work that shows that the disk is back.
+const probeInterval = time.Second
+
 // writer is the goroutine that writes. All but queue and stats is its own.
 type writer struct {
 	path  string
@@ -29,6 +34,8 @@ type writer struct {
 	syncInterval time.Duration
 	dirtySince   time.Time // of the first commit that sync has not seen; zero = none
 	syncTimer    *time.Timer
+	failing      bool // nothing could be written last
+	probeTimer   *time.Timer
 
 	ctx    context.Context // ends when the writer is told to give up
 	cancel context.CancelFunc
@@ -75,6 +82,9 @@ func (w *writer) run() {
 	defer close(w.ended)
 	w.syncTimer = time.NewTimer(time.Hour)
 	defer w.syncTimer.Stop()
+	w.probeTimer = time.NewTimer(time.Hour)
+	w.probeTimer.Stop()
+	defer w.probeTimer.Stop()
 	for {
 		batch, closed := w.queue.take()
 		switch {
@@ -85,6 +95,8 @@ func (w *writer) run() {
 			select {
 			case <-w.queue.wake:
 			case <-w.syncTimer.C:
+			case <-w.probeTimer.C:
+				w.commit([]job{{run: touch, done: func(error) {}}}) // observe has the outcome
 			}
 		case batch[0].alone != nil:
 			batch[0].done(batch[0].alone())
@@ -105,12 +117,14 @@ func (w *writer) commit(batch []job) {
 		return
 	}
 	began := time.Now()
-	answers, err := w.transact(batch, false)
+	answers, wrote, err := w.transact(batch, false)
 	if err != nil && isOwnFault(err) {
 		w.stats.isolated.Add(1)
-		answers, err = w.transact(batch, true)
+		answers, wrote, err = w.transact(batch, true)
 	}
-	w.observe(len(batch), time.Since(began), err)
+	if err != nil || wrote { // else it tells nothing of the disk
+		w.observe(len(batch), time.Since(began), err)
+	}
 	if err != nil {
 		failure := writeFailure(w.path, err)
 		for _, j := range batch {
@@ -130,10 +144,21 @@ func (w *writer) commit(batch []job) {
 	runtime.Gosched()
 }
 
+// touch writes, and changes nothing.
+func touch(t *tx) error {
+	_, err := t.exec("UPDATE meta SET epoch = epoch WHERE id = 1")
+	return err
+}
+
 // observe keeps the figures, and logs when the disk begins to fail and when it
 // is well again.
 func (w *writer) observe(jobs int, took time.Duration, err error) {
 	failing := w.stats.observe(jobs, took, err)
+	w.failing = err != nil
+	w.probeTimer.Stop()
+	if w.failing {
+		w.probeTimer.Reset(probeInterval)
+	}
 	switch {
 	case err != nil && !failing:
 		w.log.Error("the database cannot be written", "reason", reason(w.path, err))
@@ -143,29 +168,39 @@ func (w *writer) observe(jobs int, took time.Duration, err error) {
 }
 
 // transact runs batch in one transaction. It returns each job's answer, or the
-// failure for which nothing of it was written.
-func (w *writer) transact(batch []job, isolate bool) ([]error, error) {
+// failure for which nothing of it was written. While writes fail, wrote tells
+// whether there was anything to write: all jobs may have been refused.
+func (w *writer) transact(batch []job, isolate bool) (answers []error, wrote bool, err error) {
 	if _, err := w.conn.exec("BEGIN IMMEDIATE"); err != nil {
 		w.conn.discard() // it may be the connection that ails: the next try has another
-		return nil, err
+		return nil, false, err
 	}
 	t := &tx{conn: w.conn, facts: w.facts, isolated: isolate}
-	answers, err := runJobs(t, batch, isolate)
+	var before, after int64
+	if w.failing {
+		before, err = t.changes()
+	}
+	if err == nil {
+		answers, err = runJobs(t, batch, isolate)
+	}
 	if err == nil {
 		err = t.flush(w.facts)
+	}
+	if err == nil && w.failing {
+		after, err = t.changes()
 	}
 	if err == nil {
 		_, err = w.conn.exec("COMMIT")
 	}
 	if err != nil {
 		w.rollback()
-		return nil, err
+		return nil, false, err
 	}
 	w.facts = t.facts
 	if t.news {
 		w.watch.notify()
 	}
-	return answers, nil
+	return answers, !w.failing || after > before, nil
 }
 
 // rollback ends a failed transaction, for which SQLite may have done so already.

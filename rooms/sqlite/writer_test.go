@@ -227,7 +227,10 @@ func TestDatabaseFull(t *testing.T) {
 		require.ErrorContains(t, err, s.Path())
 	}
 	require.NotEmpty(t, s.Stats().Failing)
-	_, err := s.FindOpen(t.Context(), "before")
+	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: newRoom("unknown", 1)})
+	require.ErrorIs(t, err, rooms.ErrEnded)
+	require.NotEmpty(t, s.Stats().Failing, "what is refused for itself tells nothing of the disk")
+	_, err = s.FindOpen(t.Context(), "before")
 	require.NoError(t, err)
 	_, err = s.FindOpen(t.Context(), "innocent")
 	require.ErrorIs(t, err, rooms.ErrNoRoom)
@@ -237,6 +240,27 @@ func TestDatabaseFull(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, out.Created)
 	require.Empty(t, s.Stats().Failing)
+	requireSound(t, s)
+}
+
+// Nobody need write for the store to find that it can again: whoever sends no
+// work to a server that is not ready would wait for ever.
+func TestRecoveryIsNoticedWhenNobodyWrites(t *testing.T) {
+	s := openNew(t)
+	limit := func(pages string) {
+		require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+			_, err := s.writer.conn.exec("PRAGMA max_page_count = " + pages)
+			return err
+		}))
+	}
+	limit("1")
+	big := newRoom("big", 1000)
+	big.Metadata = string(make([]byte, 100_000))
+	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: big})
+	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
+	require.NotEmpty(t, s.Stats().Failing)
+	limit("1000000")
+	require.Eventually(t, func() bool { return s.Stats().Failing == "" }, 30*time.Second, 10*time.Millisecond)
 	requireSound(t, s)
 }
 
