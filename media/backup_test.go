@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 )
@@ -97,5 +98,31 @@ func TestBackupCodecOnDemand(t *testing.T) {
 		_, _, err := rb.ReadRTP()
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { return len(a.published("TR_v").info.Codecs) == 2 }, patience, time.Millisecond)
+	})
+}
+
+// By the default policy those who could decode what was sent take the backup codec
+// too, once it comes, in the stream that they have.
+func TestAllTakeTheBackupCodec(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		pumpPayload(t, a.publish("TR_v", vp9Codec, withBackup(livekit.BackupCodecPolicy_PREFER_REGRESSION)), vp9Key)
+		p := a.published("TR_v")
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		b.subscribe("PA_a", p)
+		r := b.receives("PA_a", "TR_v")
+		require.Equal(t, webrtc.MimeTypeVP9, r.Codec().MimeType)
+		c := newClient(t, e, clientConfig{sid: "PA_c", single: single, codecs: only(vp8)})
+		c.joinVideoOnly()
+		c.subscribe("PA_a", p)
+		require.Eventually(t, func() bool { return len(a.wanted()) == 2 }, patience, time.Millisecond)
+		a.publishBackup("TR_v")
+		c.receives("PA_a", "TR_v")
+		until(t, r, 10, func(p, before *rtp.Packet) bool {
+			return r.Codec().MimeType == webrtc.MimeTypeVP8 && before != nil && p.SequenceNumber == before.SequenceNumber+1
+		})
 	})
 }

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -223,6 +224,24 @@ func (pub *publication) announcedCodecs() (list []forward.Codec) {
 		}
 	}
 	return list
+}
+
+// fewSubscribers is how many subscribers a track may have for the server to have all
+// of them take its backup codec, by the default policy: with the publisher they are
+// fewer than 5 participants. With more, sending both codecs costs the publisher less
+// than the worse of them costs its audience.
+const fewSubscribers = 4
+
+// regressBelow is forward.TrackConfig's, as the client's policy has it.
+func (pub *publication) regressBelow() int {
+	switch pub.asks[0].GetBackupCodecPolicy() {
+	case livekit.BackupCodecPolicy_SIMULCAST:
+		return 0
+	case livekit.BackupCodecPolicy_REGRESSION:
+		return math.MaxInt
+	default:
+		return fewSubscribers
+	}
 }
 
 // fullMime is a codec's mime type: clients say "vp8" or "video/VP8".

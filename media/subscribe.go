@@ -304,12 +304,14 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	if fc.RTXPayloadType == 0 {
 		s.rtx = 0
 	}
+	backup := s.backup(fc, all)
 	w := &downWriter{t: t, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
 	cfg := forward.ForwarderConfig{
 		SubscriberSID:   s.p.cfg.SID,
 		SSRC:            s.ssrc,
 		RTXSSRC:         s.rtx,
 		Codec:           fc,
+		Backup:          backup,
 		Ext:             extensionIDs(ctx.HeaderExtensions()),
 		Write:           w.write,
 		Flush:           t.sock.flush,
@@ -335,6 +337,24 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		})
 	})
 	return codec, nil
+}
+
+// backup is the codec in which the client can be sent the track too, if it gets the
+// one that is sent first; zero: none.
+func (s *subscription) backup(sent forward.Codec, negotiated []webrtc.RTPCodecParameters) forward.Codec {
+	list := *s.track.codecs.Load()
+	if s.kind != webrtc.RTPCodecTypeVideo || list[0].MimeType != sent.MimeType {
+		return forward.Codec{}
+	}
+	c, ok := pickDownstream(list[1:], negotiated)
+	if !ok {
+		return forward.Codec{}
+	}
+	fc := forwardCodec(c, negotiated)
+	if (fc.RTXPayloadType == 0) != (sent.RTXPayloadType == 0) {
+		return forward.Codec{}
+	}
+	return fc
 }
 
 // earlyMedia is how long media waits after our answer, of a single peer connection,

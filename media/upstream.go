@@ -298,8 +298,9 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 		sid := pub.sid
 		pub.track = &track{Track: forward.NewTrack(forward.TrackConfig{
 			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,
-			OnQualities: func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) },
-			Ticker:      p.engine.ticker, Pool: p.engine.pool,
+			OnQualities:  func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) },
+			RegressBelow: pub.regressBelow(),
+			Ticker:       p.engine.ticker, Pool: p.engine.pool,
 		})}
 		pub.track.SetMuted(pub.muted)
 	}

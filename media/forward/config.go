@@ -120,6 +120,10 @@ type TrackConfig struct {
 	// once, lowered after 5 s; that nobody wants any, after 10 s. Video only; may
 	// be nil.
 	OnQualities func([]*livekit.SubscribedCodec)
+	// RegressBelow: when the track begins to be sent in a second codec, who can get
+	// either gets that one, so that the first need not be sent; but not if the track
+	// has this many forwarders or more.
+	RegressBelow int
 
 	// Ticker drives the track's timers. Nil: the track has its own goroutine.
 	Ticker *Ticker
@@ -157,7 +161,10 @@ type ForwarderConfig struct {
 	RTXSSRC       uint32 // 0: answer NACKs on SSRC
 	// Codec as negotiated with this subscriber.
 	Codec Codec
-	Ext   Extensions
+	// Backup is another codec that was negotiated, for when the track regresses to
+	// it; zero: none. It has RTX if Codec has.
+	Backup Codec
+	Ext    Extensions
 	// Write sends a packet: h and payload are valid only during the call. There is
 	// one call at a time.
 	Write func(h *rtp.Header, payload []byte) error

@@ -55,7 +55,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool
 		// rewrite left room in front for the original number.
 		payload = f.withOriginal(payload, s.out)
 		f.rtxNumber++
-		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.cfg.Codec.RTXPayloadType
+		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.codecOf(s.layer).RTXPayloadType
 	}
 	f.putExtensions(h, p, s, sendTime)
 	f.send(payload)
@@ -100,7 +100,23 @@ func (f *Forwarder) payloadType(p *packet.Packet, from *Layer) uint8 {
 	if f.family == redundant && (from.family == opus || int(p.PayloadType) == from.plain) {
 		return f.plainPT
 	}
-	return f.cfg.Codec.PayloadType
+	return f.codecOf(from).PayloadType
+}
+
+// codecOf is the subscriber's codec for the packets of a layer.
+func (f *Forwarder) codecOf(from *Layer) *Codec {
+	if f.backup != otherCodec && from.family == f.backup {
+		return &f.cfg.Backup
+	}
+	return &f.cfg.Codec
+}
+
+// codec is the subscriber's codec for what it is to get now.
+func (f *Forwarder) codec() *Codec {
+	if f.backup != otherCodec && f.track.regressed.Load() {
+		return &f.cfg.Backup
+	}
+	return &f.cfg.Codec
 }
 
 // rewrite is the payload with the numbers the subscriber is to see. It is the

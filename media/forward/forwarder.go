@@ -42,7 +42,8 @@ type Forwarder struct {
 	track    *Track
 	cfg      ForwarderConfig
 	family   family
-	plainPT  uint8 // payload type of Opus when the codec is RED
+	backup   family // of cfg.Backup; otherCodec: there is none
+	plainPT  uint8  // payload type of Opus when the codec is RED
 	video    bool
 	rate     int64
 	downlink *Downlink
@@ -117,6 +118,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		track:    t,
 		cfg:      cfg,
 		family:   cfg.Codec.family(),
+		backup:   cfg.Backup.family(),
 		video:    t.video,
 		rate:     int64(max(cfg.Codec.ClockRate, 1)),
 		downlink: cfg.Downlink,

@@ -464,6 +464,82 @@ func TestBackupCodec(t *testing.T) {
 	require.Len(t, old.take(), 1)
 }
 
+// Where the policy is so, the backup codec takes the place of the first for whoever
+// can get both, in the same stream; the first is no longer asked for.
+func TestRegression(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		below   int
+		regress bool
+	}{{"never", 0, false}, {"too many", 2, false}, {"few", 3, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told := map[string]bool{}
+				track := NewTrack(TrackConfig{
+					Kind: livekit.TrackType_VIDEO, Codec: av1Config(), RegressBelow: c.below,
+					OnQualities: func(codecs []*livekit.SubscribedCodec) {
+						for _, codec := range codecs {
+							told[codec.Codec] = codec.Qualities[0].Enabled
+						}
+					},
+				})
+				defer track.Close()
+				first := newDescribed(track)
+				first.at = time.Now()
+				first.picture(true)
+				withRTX := av1Config()
+				withRTX.RTXPayloadType = 36
+				modern := newReceiver(track, withRTX, func(c *ForwarderConfig) { c.Backup = vp8Config() })
+				stubborn := newReceiver(track, av1Config(), nil)
+				first.at = first.at.Add(frame)
+				first.picture(true)
+				got := modern.take()
+				require.Len(t, got, 4)
+				lost := got[1]
+
+				time.Sleep(frame)
+				backup := newSender(track, 7, vp8Config(), "", livekit.VideoQuality_HIGH)
+				first.at = time.Now()
+				first.picture(false)
+				got = append(got, modern.take()...)
+				require.Len(t, got, 6, "the first is forwarded until a key frame of the other comes")
+				backup.at = time.Now()
+				backup.frame(true, 2)
+				time.Sleep(frame)
+				first.at = time.Now()
+				first.picture(false)
+				got = append(got, modern.take()...)
+				requireContiguous(t, got)
+				want := []uint8{35, 35} // of L2T2_KEY the upper spatial layer alone
+				if c.regress {
+					want = []uint8{96, 96}
+				}
+				var types []uint8
+				for _, p := range got[6:] {
+					types = append(types, p.PayloadType)
+				}
+				require.Equal(t, want, types)
+				require.Len(t, stubborn.take(), 8, "who cannot, stays")
+
+				modern.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost.SequenceNumber})}})
+				again := modern.take()
+				require.Len(t, again, 1)
+				require.Equal(t, uint8(36), again[0].PayloadType, "what was lost before is repeated in its own format")
+
+				stubborn.f.Close()
+				time.Sleep(6 * time.Second)
+				synctest.Wait()
+				require.Equal(t, map[string]bool{"av1": !c.regress, "vp8": c.regress}, told)
+
+				backup.layer.Close()
+				first.at = time.Now()
+				first.picture(true)
+				require.Len(t, modern.take(), 4, "without the backup, the first again")
+			})
+		})
+	}
+}
+
 func TestCongestionStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)

@@ -97,8 +97,9 @@ func (f *Forwarder) choose(want livekit.VideoQuality) *Layer {
 }
 
 func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live bool) (best *Layer) {
+	codec := *f.codec()
 	for _, l := range layers {
-		if !l.cfg.Codec.carries(f.cfg.Codec) || live && !l.live.Load() {
+		if !l.cfg.Codec.carries(codec) || live && !l.live.Load() {
 			continue
 		}
 		switch {
@@ -127,7 +128,7 @@ func (f *Forwarder) spatialBound(want livekit.VideoQuality) uint8 {
 // alone reports whether l is the only layer of its codec.
 func (f *Forwarder) alone(l *Layer) bool {
 	for _, other := range *f.track.layers.Load() {
-		if other != l && other.cfg.Codec.carries(f.cfg.Codec) {
+		if other != l && other.cfg.Codec.carries(*f.codecOf(l)) {
 			return false
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,9 @@ type Track struct {
 	sizes      atomic.Pointer[layerSizes]
 
 	muted atomic.Bool
-	audio atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
+	// regressed: who can get a backup codec gets it. It is set under mu.
+	regressed atomic.Bool
+	audio     atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
 
 	qualities dynacast
 	ticks     int // of tick's goroutine
@@ -105,11 +108,17 @@ func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 	}
 	layers := append(append(make([]*Layer, 0, len(old)+1), old...), l)
 	t.layers.Store(&layers)
+	if t.isBackup(l) && len(*t.forwarders.Load()) < t.cfg.RegressBelow {
+		t.regressed.Store(true)
+	}
 	t.mu.Unlock()
 	t.retarget()
 	t.updateQualities(time.Now())
 	return l
 }
+
+// isBackup tells layers of another codec than the track's first.
+func (t *Track) isBackup(l *Layer) bool { return t.video && !l.cfg.Codec.carries(t.cfg.Codec) }
 
 // freeIndex is the lowest index that no layer has, for the bit masks of the
 // forwarders.
@@ -197,6 +206,9 @@ func (t *Track) removeLayer(gone *Layer) {
 		}
 	}
 	t.layers.Store(&layers)
+	if !slices.ContainsFunc(layers, t.isBackup) {
+		t.regressed.Store(false)
+	}
 	t.mu.Unlock()
 	t.retarget()
 	t.updateQualities(time.Now())
@@ -271,7 +283,7 @@ func (t *Track) wanted() map[string]livekit.VideoQuality {
 		want[codecName(t.cfg.Codec)] = livekit.VideoQuality_OFF
 	}
 	for _, f := range *t.forwarders.Load() {
-		name := codecName(f.cfg.Codec)
+		name := codecName(*f.codec())
 		q := f.wanted()
 		if old, ok := want[name]; !ok || rank(q) > rank(old) {
 			want[name] = q

@@ -107,7 +107,10 @@ export const scenarios = [
     const carol = await joinWithoutAV1(room, 'carol');
     await sees(carol, 'alice camera');
     await isCodec(carol, 'alice camera', 'video/VP8');
+    // By the default policy all who can take it then, and in the stream that they have.
+    await eventually('VP8 at bob', async () => (await inbound(bob, 'alice camera')).mimeType === 'video/VP8');
     await sees(bob, 'alice camera');
+    assert(!bob.log.includes('unsubscribed alice camera'), 'bob has one track all along');
   }],
   ['stereo', async () => {
     const { alice, bob } = await pair();
