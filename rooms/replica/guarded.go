@@ -6,10 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/benbjohnson/litestream"
 	"github.com/superfly/ltx"
 )
+
+// guardInterval is how often a change under way is held against the lease. It is
+// well below the time that its holder stops before others may take it.
+const guardInterval = 50 * time.Millisecond
 
 // guarded is a client that changes nothing while that is not allowed. Nothing of
 // Litestream reaches a replica otherwise: so a machine that lost its lease writes
@@ -25,6 +30,8 @@ func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID
 	if err := g.allowed(); err != nil {
 		return nil, err
 	}
+	ctx, done := g.while(ctx)
+	defer done()
 	info, err := g.ReplicaClient.WriteLTXFile(ctx, level, from, to, r)
 	if err == nil {
 		g.files.Add(1)
@@ -37,13 +44,45 @@ func (g *guarded) DeleteLTXFiles(ctx context.Context, files []*ltx.FileInfo) err
 	if err := g.allowed(); err != nil {
 		return err
 	}
+	ctx, done := g.while(ctx)
+	defer done()
 	return g.ReplicaClient.DeleteLTXFiles(ctx, files)
+}
+
+// while returns a context that also ends when the change is not allowed any
+// more: a request that hangs could reach the replica long after its lease ended.
+// done ends the goroutine that looks after that, and waits for it.
+func (g *guarded) while(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(guardInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if err := g.allowed(); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-ended
+	}
 }
 
 func (g *guarded) DeleteAll(ctx context.Context) error {
 	if err := g.allowed(); err != nil {
 		return err
 	}
+	ctx, done := g.while(ctx)
+	defer done()
 	return g.ReplicaClient.DeleteAll(ctx)
 }
 
