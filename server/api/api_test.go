@@ -82,13 +82,17 @@ func (h *house) receive(log *slog.Logger) {
 
 func (h *house) serve(c api.Config) {
 	h.config = c
+	h.Server = httptest.NewServer(h.routes(c))
+	h.t.Cleanup(h.Close)
+}
+
+func (h *house) routes(c api.Config) http.Handler {
 	r := chi.NewRouter()
 	for path, service := range api.Twirp(c) {
 		r.Handle(path+"*", c.Verifier.Middleware(service))
 	}
 	r.Mount("/v1", api.REST(c))
-	h.Server = httptest.NewServer(r)
-	h.t.Cleanup(h.Close)
+	return r
 }
 
 func (h *house) token(g *auth.VideoGrant) string {

@@ -313,6 +313,11 @@ type rpcRequest struct {
 	Timeout uint32 `json:"timeout,omitempty" doc:"Seconds to wait for the answer; 10 without it, 300 at most."`
 }
 
+// unhurried lifts the server's own time for an answer: a call may take longer.
+func unhurried(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a writer that knows no deadlines needs none
+}
+
 // rpcAnswer is what the participant answered.
 type rpcAnswer struct {
 	Payload string `json:"payload"`
@@ -337,8 +342,7 @@ func (s *rest) performRPC(w http.ResponseWriter, r *http.Request) error {
 	if wrong != nil {
 		return fieldsProblem(wrong...)
 	}
-	// The server's own time for a request must not cut off a longer call.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	unhurried(w)
 	answer, err := s.Rooms.PerformRPC(r.Context(), &livekit.PerformRpcRequest{
 		Room: at[0], DestinationIdentity: at[1], Method: body.Method, Payload: body.Payload,
 		ResponseTimeoutMs: body.Timeout * 1000,

@@ -26,12 +26,22 @@ const (
 func Twirp(c Config) map[string]http.Handler {
 	service := livekit.NewRoomServiceServer(&roomService{c: c, log: c.Log})
 	return map[string]http.Handler{
-		service.PathPrefix(): limitBody(idempotent(service, &c), c.MaxBody),
+		service.PathPrefix(): limitBody(idempotent(withWriter(service), &c), c.MaxBody),
 		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
 		ingressPath:          absent("there is no ingress service"),
 		sipPath:              absent("there is no SIP service"),
 		dispatchPath:         absent("agents are not dispatched: there is no agent service"),
 	}
+}
+
+type writerKey struct{}
+
+// withWriter gives the methods, which have only a context, what their answer is
+// written to.
+func withWriter(service http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		service.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+	})
 }
 
 // idempotent does a call with an Idempotency-Key once.
@@ -171,6 +181,9 @@ func (s *roomService) UpdateRoomMetadata(ctx context.Context, req *livekit.Updat
 
 func (s *roomService) PerformRpc(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error) {
 	return call(ctx, s, "PerformRpc", access.EnsureAdmin(ctx, req.Room), func() (*livekit.PerformRpcResponse, error) {
+		if w, ok := ctx.Value(writerKey{}).(http.ResponseWriter); ok {
+			unhurried(w)
+		}
 		return s.c.Rooms.PerformRPC(ctx, req)
 	})
 }
