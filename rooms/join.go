@@ -121,8 +121,8 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 		return err
 	}
 	info := req.Info
-	if n := rs.cfg.Limits.MaxIdentity; n > 0 && len(info.Identity) > n {
-		return Errorf(Invalid, "participant identity length exceeds limits: max length %d", n)
+	if err := rs.checkIdentity(info.Identity); err != nil {
+		return err
 	}
 	if err := rs.checkIdentityData(info.Name, info.Metadata, info.Attributes); err != nil {
 		return err
@@ -131,6 +131,13 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 		return err
 	}
 	return rs.admissible(ctx, req.Room, info.Identity, req.IssuedMs)
+}
+
+func (rs *Rooms) checkIdentity(identity string) error {
+	if n := rs.cfg.Limits.MaxIdentity; n > 0 && len(identity) > n {
+		return Errorf(Invalid, "participant identity length exceeds limits: max length %d", n)
+	}
+	return nil
 }
 
 func (rs *Rooms) checkRoomName(name string) error {

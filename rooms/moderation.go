@@ -52,6 +52,9 @@ func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "bans cannot be stored here")
 	}
+	if err := rs.checkBan(&b); err != nil {
+		return err
+	}
 	if err := rs.cfg.Moderation.SetBan(ctx, b); err != nil {
 		return err
 	}
@@ -60,6 +63,18 @@ func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 		return nil
 	}
 	return err
+}
+
+// checkBan keeps what can never matter, or is too long, out of the database.
+func (rs *Rooms) checkBan(b *Ban) error {
+	const longest = 1000
+	if err := rs.checkRoomName(b.RoomName); err != nil {
+		return err
+	}
+	if len(b.Reason) > longest {
+		return Errorf(Invalid, "the reason is longer than %d bytes", longest)
+	}
+	return rs.checkIdentity(b.Identity)
 }
 
 // RoomEdit is a change of an open room; nil leaves a field as it is.

@@ -306,6 +306,8 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	require.Equal(t, 200, h.status("PUT", "/v1/rooms/r/bans/eve", ""), "a ban needs no body")
 	require.Equal(t, 400, h.status("PUT", "/v1/rooms/r/bans/eve", `{"until":"2001-01-01T00:00:00Z"}`))
 	require.Equal(t, 400, h.status("PUT", "/v1/rooms/r/bans/eve", `{"until":"soon"}`))
+	require.Equal(t, 400, h.status("PUT", "/v1/rooms/r/bans/eve", `{"reason":"`+strings.Repeat("x", 1001)+`"}`))
+	require.Equal(t, 400, h.status("PUT", "/v1/rooms/r/bans/"+strings.Repeat("x", 257), ""), "nobody may be called that")
 
 	type page struct {
 		Bans       []struct{ Identity, Reason string }
