@@ -176,8 +176,9 @@ type EventLog interface {
 	Watch() (c <-chan struct{}, cancel func())
 	// PruneEvents deletes up to batch events, with their deliveries: those created
 	// before olderThanMs, and the oldest of more than maxRows (0 = no bound). An
-	// event that pends for an endpoint stays, and so do those after it. It returns
-	// how many it deleted: less than batch means there are no more.
+	// event that pends for an endpoint stays, and so do those after it; one that was
+	// given up at olderThanMs or later is not too old yet. It returns how many it
+	// deleted: less than batch means there are no more.
 	PruneEvents(ctx context.Context, olderThanMs, maxRows int64, batch int) (int, error)
 }
 

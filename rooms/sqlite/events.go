@@ -73,13 +73,17 @@ func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
 		}
 		end = min(end, pending)
 	}
+	letters, err := t.newDeadLetter(olderThanMs, end, batch)
+	if err != nil {
+		return 0, err
+	}
 	n, last, old := 0, int64(0), true
-	err := t.rows(func(rs *sql.Rows) error {
+	err = t.rows(func(rs *sql.Rows) error {
 		var seq, created int64
 		if err := rs.Scan(&seq, &created); err != nil {
 			return err
 		}
-		old = old && (created < olderThanMs || maxRows > 0 && seq <= t.eventSeq-maxRows)
+		old = old && (created < olderThanMs && seq < letters || maxRows > 0 && seq <= t.eventSeq-maxRows)
 		if old {
 			n, last = n+1, seq
 		}
@@ -95,6 +99,28 @@ func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
 	}
 	_, err = t.exec(`DELETE FROM event WHERE seq <= ?`, last)
 	return n, err
+}
+
+// newDeadLetter is the first event, among those that a batch may delete, whose
+// delivery was given up at sinceMs or later, or end: what was tried for as long as
+// events are kept is yet to be seen, and sent again, for as long.
+func (t *tx) newDeadLetter(sinceMs, end int64, batch int) (int64, error) {
+	var oldest int64
+	if err := t.row([]any{&oldest}, `SELECT coalesce(min(seq), 0) FROM event`); err != nil {
+		return 0, err
+	}
+	first := end
+	for _, e := range t.endpoints {
+		var seq int64
+		err := t.row([]any{&seq}, `SELECT coalesce(min(event_seq), ?) FROM delivery INDEXED BY delivery_state
+			WHERE endpoint_id = ? AND state = 2 AND event_seq < ? AND last_ms >= ?`,
+			end, e.ID, oldest+int64(batch), sinceMs)
+		if err != nil {
+			return 0, err
+		}
+		first = min(first, seq)
+	}
+	return first, nil
 }
 
 // forget deletes an endpoint's deliveries of events up to last.

@@ -379,7 +379,7 @@ func TestPruneEvents(t *testing.T) {
 		if seq%2 == 0 {
 			state = rooms.DeliveryDead
 		}
-		finish(t, s, rooms.DeliveryResult{EndpointID: e.ID, Seq: seq + 1, State: state, AtMs: 2000})
+		finish(t, s, rooms.DeliveryResult{EndpointID: e.ID, Seq: seq + 1, State: state, AtMs: 1400})
 	}
 	require.Equal(t, 4, prune(1500, 0, 4))
 	rangeIs(5, 20)
@@ -396,6 +396,38 @@ func TestPruneEvents(t *testing.T) {
 	tell(t, s, r, 3000, 1)
 	rangeIs(21, 21)
 	requireSound(t, s)
+}
+
+// A dead letter is kept for as long as an event after it was given up, not after
+// its event happened: it was tried for longer than that. Only a bound on the number
+// goes before.
+func TestPruneKeepsNewDeadLetters(t *testing.T) {
+	s := openNew(t)
+	e := endpoints(t, s, rooms.Endpoint{URL: "http://a"})[0]
+	tell(t, s, create(t, s, "a", 1000), 1000, 4) // 1-5
+	for seq := range int64(5) {
+		state := rooms.DeliveryDelivered
+		if seq == 2 {
+			state = rooms.DeliveryDead
+		}
+		finish(t, s, rooms.DeliveryResult{EndpointID: e.ID, Seq: seq + 1, State: state, AtMs: 9000})
+	}
+	prune := func(olderThan, maxRows int64) int {
+		n, err := s.PruneEvents(t.Context(), olderThan, maxRows, 100)
+		require.NoError(t, err)
+		requireSound(t, s)
+		return n
+	}
+	require.Equal(t, 2, prune(5000, 0))
+	require.EqualValues(t, 1, stats(t, s, e.ID).Dead)
+	n, err := s.Replay(t.Context(), e.ID, rooms.Replay{State: rooms.DeliveryDead}, 9001)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	finish(t, s, rooms.DeliveryResult{EndpointID: e.ID, Seq: 3, State: rooms.DeliveryDead, AtMs: 9002})
+	require.Zero(t, prune(9002, 0))
+	require.Equal(t, 1, prune(0, 2), "there may be 2")
+	require.Zero(t, stats(t, s, e.ID).Dead)
+	require.Equal(t, 2, prune(9003, 0))
 }
 
 // Whatever happens in whatever order, the rule of deliver.go holds, counters are
