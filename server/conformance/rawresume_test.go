@@ -31,9 +31,10 @@ type caller struct {
 	wg   sync.WaitGroup // readers of tracks, and the sender
 	stop chan struct{}  // ends the sender and the pump
 
-	mu sync.Mutex // guards the following; held while a message is handled
-	ws *signaller
-	at int // the next message of ws to handle
+	mu    sync.Mutex // guards the following; held while a message is handled
+	ws    *signaller
+	at    int  // the next message of ws to handle
+	asked bool // an offer is asked for, to be made when no other is under way
 }
 
 func newCaller(t *testing.T, m mode, room, identity string) *caller {
@@ -111,6 +112,11 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 		}
 	case m.GetAnswer() != nil:
 		err = c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.GetAnswer().Sdp})
+	case m.GetMediaSectionsRequirement() != nil:
+		for range m.GetMediaSectionsRequirement().NumAudios {
+			_, err = c.pub.AddTransceiverFromKind(webrtc.RTPCodecTypeAudio, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionRecvonly})
+		}
+		c.asked = true
 	case m.GetTrickle() != nil:
 		pc := c.pub
 		if m.GetTrickle().Target == livekit.SignalTarget_SUBSCRIBER {
@@ -123,6 +129,11 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 	}
 	if err != nil {
 		c.Errorf("handle %T: %v", m.Message, err)
+		return
+	}
+	if c.asked && c.pub.SignalingState() == webrtc.SignalingStateStable {
+		c.asked = false
+		c.say(c.pub, true, 2)
 	}
 }
 
