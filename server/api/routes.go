@@ -180,7 +180,7 @@ func (s *rest) moderationOperations() []operation {
 		},
 		{
 			method: post, path: onRoom + "/revocations", id: "revokeTokens", tag: "moderation", grant: toAdmin,
-			summary: "Refuse the tokens that an identity has for rooms of that name. Who is in the room stays.",
+			summary: "Refuse the tokens that an identity has for rooms of that name. Who is in the room stays. Tokens tell whole seconds: one made in the same second is refused too.",
 			body:    revocation{}, example: `{"identity":"ada"}`,
 			status: http.StatusNoContent, handle: s.revoke,
 		},
