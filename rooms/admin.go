@@ -17,6 +17,9 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*l
 	if err := rs.checkMetadata(req.Metadata); err != nil {
 		return nil, err
 	}
+	if err := rs.checkTags(req.Tags); err != nil {
+		return nil, err
+	}
 	if rs.stopping.Load() {
 		return nil, ErrStopping
 	}
@@ -174,7 +177,11 @@ func withParticipant[T any](r *Room, identity string, f func(*Room, *Participant
 // Remove sends a participant away. With revoke_token_ts its tokens from before
 // that time are worthless afterwards, also those that we refreshed.
 func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error {
-	if req.RevokeTokenTs > 0 {
+	const noSeconds = 1 << 40 // some 35,000 years hence: milliseconds or less, by mistake
+	switch {
+	case req.RevokeTokenTs > noSeconds:
+		return Errorf(Invalid, "revoke_token_ts is %d: it must be a Unix time in seconds", req.RevokeTokenTs)
+	case req.RevokeTokenTs > 0:
 		if err := rs.revokeTokens(ctx, req.Room, req.Identity, req.RevokeTokenTs); err != nil {
 			return err
 		}

@@ -36,6 +36,12 @@ func TestARevokedRightSurvivesComingAgain(t *testing.T) {
 			c.Sync()
 		},
 		"after a restart": func(h *house, _ *client) { h.restart() },
+		"after it left, and a restart": func(h *house, c *client) {
+			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+			c.Sync()
+			h.flush("tea")
+			h.restart()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)

@@ -77,6 +77,18 @@ func (rs *Rooms) checkBan(b *Ban) error {
 	return rs.checkIdentity(b.Identity)
 }
 
+// checkTags holds a room's tags against what attributes are held against.
+func (rs *Rooms) checkTags(tags map[string]string) error {
+	size := 0
+	for k, v := range tags {
+		size += len(k) + len(v)
+	}
+	if most := rs.cfg.Limits.MaxAttributes; most > 0 && size > most {
+		return Errorf(Invalid, "the room's tags are longer than %d bytes together", most)
+	}
+	return nil
+}
+
 // RoomEdit is a change of an open room; nil leaves a field as it is.
 type RoomEdit struct {
 	Metadata         *string
@@ -99,6 +111,9 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		if err := rs.checkMetadata(*e.Metadata); err != nil {
 			return Record{}, err
 		}
+	}
+	if err := rs.checkTags(e.Tags); err != nil {
+		return Record{}, err
 	}
 	return rs.edit(ctx, name, func(rec *Record) error {
 		if err := rec.unchanged(e.IfSID, e.IfVersion); err != nil {

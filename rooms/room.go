@@ -3,6 +3,7 @@ package rooms
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -174,10 +175,15 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
+	latest, err := r.rooms.cfg.Store.Latest(ctx, rec.SID, mostDeparted)
+	if err != nil {
+		return err
+	}
 	r.rec, r.stored, r.unread = rec, rec, false
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
 	}
+	r.departed = slices.DeleteFunc(latest, func(s Session) bool { return s.LeftMs == 0 })
 	// With dependents alone in it the row has no deadline, and the room yet has one.
 	r.rec.SetDeadline()
 	r.watchDeadline()

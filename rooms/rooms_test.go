@@ -3,6 +3,7 @@ package rooms_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -523,4 +524,17 @@ func TestParlorsOwnEvents(t *testing.T) {
 	}, got)
 	require.Equal(t, "Ann", webhook(t, evs[2]).Participant.Name)
 	require.Equal(t, "m", webhook(t, evs[3]).Room.Metadata)
+}
+
+func TestTagsAreBounded(t *testing.T) {
+	h := newHouse(t, func(c *rooms.Config) { c.Limits.MaxAttributes = 100 })
+	long := map[string]string{"a": strings.Repeat("b", 100)}
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "tea", Tags: long})
+	require.Equal(t, rooms.Invalid, rooms.ErrorCode(err))
+	_, err = h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "tea", Tags: map[string]string{"a": "b"}})
+	require.NoError(t, err)
+	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Tags: long})
+	require.Equal(t, rooms.Invalid, rooms.ErrorCode(err))
+	err = h.Remove(t.Context(), &livekit.RoomParticipantIdentity{Room: "tea", Identity: "ann", RevokeTokenTs: time.Now().UnixNano()})
+	require.Equal(t, rooms.Invalid, rooms.ErrorCode(err))
 }

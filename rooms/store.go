@@ -74,6 +74,9 @@ type Store interface {
 	FindOpen(ctx context.Context, name string) (Record, error)
 	// Present returns the sessions of a room that have not left.
 	Present(ctx context.Context, roomSID string) ([]Session, error)
+	// Latest returns the room's newest sessions, present and past, at most limit of
+	// them, in the order of joining.
+	Latest(ctx context.Context, roomSID string, limit int) ([]Session, error)
 	// Occupied returns the open rooms that have a session which has not left: at
 	// start, those whose participants are expected back.
 	Occupied(ctx context.Context) ([]Record, error)

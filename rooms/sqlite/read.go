@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"slices"
 
 	"parlor/rooms"
 )
@@ -61,6 +62,14 @@ func (s *Store) sessions(ctx context.Context, query string, args ...any) ([]room
 func (s *Store) Present(ctx context.Context, roomSID string) ([]rooms.Session, error) {
 	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session INDEXED BY session_present
 		WHERE room_sid = ? AND left_ms = 0 ORDER BY joined_ms, sid`, roomSID)
+}
+
+// Latest returns the newest sessions of a room; see [rooms.Store].
+func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.Session, error) {
+	all, err := s.sessions(ctx, `SELECT `+sessionColumns+` FROM session
+		WHERE room_sid = ? ORDER BY joined_ms DESC, sid DESC LIMIT ?`, roomSID, limit)
+	slices.Reverse(all)
+	return all, err
 }
 
 // Occupied returns the open rooms that have a session which has not left.

@@ -118,9 +118,12 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	if body.Identity == "" {
 		return fieldsProblem(fieldProblem{"identity", "is missing"})
 	}
-	before := body.Before.ms()
-	if before == 0 {
-		before = rooms.NowMs(time.Now())
+	before, now := body.Before.ms(), rooms.NowMs(time.Now())
+	switch {
+	case before == 0:
+		before = now
+	case before > now+time.Minute.Milliseconds():
+		return fieldsProblem(fieldProblem{"before", "must not be in the future: a revocation cannot be lifted"})
 	}
 	if err := s.Moderation.SetRevocation(r.Context(), name, body.Identity, before); err != nil {
 		return err

@@ -332,6 +332,7 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	require.Equal(t, rooms.Denied, rooms.ErrorCode(err))
 	h.mustJoin("r", "bob")
 	require.Equal(t, 400, h.status("POST", "/v1/rooms/r/revocations", `{}`))
+	require.Equal(t, 400, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"bob","before":"9999-01-01T00:00:00Z"}`))
 	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/r/participants/bob?revoke=true", ""))
 	_, revoked, err := h.store.Admission(t.Context(), "r", "bob")
 	require.NoError(t, err)

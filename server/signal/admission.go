@@ -58,7 +58,8 @@ func (h *Handler) enter(ctx context.Context, req *request, complete func(*rooms.
 }
 
 // mayResume asks about a client that comes back to its session. Whoever is not
-// let back is sent away: its media has gone on meanwhile.
+// let back is sent away, since its media has gone on meanwhile; but only by a
+// token that was given in that session: others may be anybody's.
 func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err := h.cfg.Rooms.CanResume(ctx, req.join()); err != nil || h.cfg.Authorize == nil {
 		return err
@@ -69,7 +70,10 @@ func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err != nil || *answer.Allow {
 		return err
 	}
-	err = h.cfg.Rooms.Remove(ctx, &livekit.RoomParticipantIdentity{Room: req.room, Identity: req.info.Identity})
+	there, err := h.cfg.Rooms.Participant(ctx, req.room, req.info.Identity)
+	if err == nil && there.Sid == req.claims.ID {
+		err = h.cfg.Rooms.Remove(ctx, &livekit.RoomParticipantIdentity{Room: req.room, Identity: req.info.Identity})
+	}
 	if err != nil && rooms.ErrorCode(err) != rooms.NotFound {
 		return err
 	}
