@@ -102,6 +102,25 @@ func TestTrickleFlood(t *testing.T) {
 	w.isWell()
 }
 
+// A client that sends long descriptions faster than they can be applied is cut off
+// before they fill the memory.
+func TestDescriptionFlood(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	busy := make(chan struct{})
+	a.peer.post(func() { <-busy })
+	long := &livekit.SessionDescription{Type: "offer", Sdp: strings.Repeat("x", maxDescription)}
+	for range 100 {
+		a.peer.HandleOffer(long)
+	}
+	require.LessOrEqual(t, a.peer.describing.Load(), int64(maxDescriptionsWaiting))
+	close(busy)
+	require.Eventually(t, func() bool { return e.Stats().NeedsReconnect == 1 }, patience, time.Millisecond)
+	w.isWell()
+}
+
 // A client that begins stream after stream is cut off: each leaves something behind.
 func TestStreamFlood(t *testing.T) {
 	e := newTestEngine(t, nil)

@@ -10,12 +10,31 @@ import (
 // HandleOffer takes the client's offer: of its publishing connection, or of the
 // only one.
 func (p *Peer) HandleOffer(d *livekit.SessionDescription) {
-	p.postFromClient(func() { p.answerOffer(d) })
+	p.postDescription(d, func() { p.answerOffer(d) })
 }
 
 // HandleAnswer takes the client's answer to our offer (two peer connections).
 func (p *Peer) HandleAnswer(d *livekit.SessionDescription) {
-	p.postFromClient(func() { p.takeAnswer(d) })
+	p.postDescription(d, func() { p.takeAnswer(d) })
+}
+
+// maxDescriptionsWaiting bounds the bytes of a client's descriptions that wait for
+// its peer's loop: they are long, and take longer to apply than to send.
+const maxDescriptionsWaiting = 4 * maxDescription
+
+// postDescription queues f, which applies d. A client that describes more than its
+// loop gets done has to start again.
+func (p *Peer) postDescription(d *livekit.SessionDescription, f func()) {
+	size := int64(len(d.GetSdp()))
+	if p.describing.Add(size) > maxDescriptionsWaiting {
+		p.describing.Add(-size)
+		p.post(func() { p.needsReconnect("too many session descriptions") })
+		return
+	}
+	p.postFromClient(func() {
+		p.describing.Add(-size)
+		f()
+	})
 }
 
 // HandleTrickle takes a candidate of the client.

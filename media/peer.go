@@ -62,6 +62,7 @@ type Peer struct {
 	closing      atomic.Bool
 	mediaAllowed atomic.Bool
 	dataAllowed  atomic.Bool
+	describing   atomic.Int64 // bytes of the client's descriptions that wait for the loop
 	quality      *qualityMeter
 
 	// The following belong to the loop.

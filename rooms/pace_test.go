@@ -82,3 +82,23 @@ func TestAClientCannotOutrunTheDisk(t *testing.T) {
 		require.Len(t, h.log(rooms.EventTrackMuted, rooms.EventTrackUnmuted), int(all()), "all is told")
 	})
 }
+
+// Everybody is told of each change of who may have a publisher's tracks, and
+// whoever cannot read as fast is cut off: so the publisher has to wait.
+func TestPermissionsAreChangedAtAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		ann := h.join("tea", "ann")
+		h.join("tea", "bob")
+		ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+		ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+		began := time.Now()
+		const changes = 1000
+		for i := range changes { // as the edge lets a client
+			ann.SetSubscriptionPermission(&livekit.SubscriptionPermission{AllParticipants: i%2 == 0})
+			ann.Sync()
+			ann.Pace(t.Context())
+		}
+		require.Greater(t, time.Since(began), 50*time.Second, "each of its tracks counts")
+	})
+}

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"slices"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 )
@@ -97,14 +98,19 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 	}
 }
 
-// SetSubscriptionPermission is a publisher's rule of who may have its tracks.
+// SetSubscriptionPermission is a publisher's rule of who may have its tracks. It
+// counts against the client's pace once for each track: everybody else is told of
+// each, and whoever is told faster than it reads is cut off.
 func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
 	p.post(func(r *Room) {
 		p.permissions = perm
+		now := time.Now()
+		p.pay(now)
 		for _, t := range r.tracks {
 			if t.publisher != p {
 				continue
 			}
+			p.pay(now)
 			for _, q := range r.participants {
 				r.consider(q, t)
 			}

@@ -20,6 +20,7 @@ type sent struct {
 	out        uint16
 	used       bool
 	marker     bool
+	noPlayout  bool // it left without the room's playout delay, and is to do so again
 	answers    uint8
 	sendTime   [3]byte // abs-send-time that it left with
 }
@@ -225,7 +226,7 @@ func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
 	if lowest == 0 && highest == 0 {
 		return p.Extension(packet.ExtPlayoutDelay)
 	}
-	if f.stats.playoutAcked {
+	if s.noPlayout {
 		return nil
 	}
 	if !f.stats.playoutTold {

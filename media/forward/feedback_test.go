@@ -35,6 +35,37 @@ func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
 }
 
+// What is sent again on the same SSRC is sealed with the same nonce: it has to be
+// what it was, byte for byte, also after the receiver has the playout delay.
+func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {
+	codec := vp8Config()
+	codec.RTXPayloadType = 0
+	track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+	s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, codec, func(c *ForwarderConfig) {
+		c.RTXSSRC = 0
+		c.Ext = Extensions{PlayoutDelay: 9}
+		c.MinPlayoutDelay = 100
+	})
+	s.frame(true, 1)
+	first := r.take()[0]
+	require.NotEmpty(t, first.GetExtension(9))
+	r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, LastSequenceNumber: uint32(first.SequenceNumber)}}}})
+	s.frame(false, 1)
+	second := r.take()[0]
+	require.Empty(t, second.GetExtension(9), "the receiver has it")
+	for _, was := range []rtp.Packet{first, second} {
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{was.SequenceNumber})}})
+		again := r.take()
+		require.Len(t, again, 1)
+		want, err := was.Marshal()
+		require.NoError(t, err)
+		got, err := again[0].Marshal()
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+}
+
 func TestForgottenPacketsAreMisses(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)

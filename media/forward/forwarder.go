@@ -271,6 +271,7 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	s := sent{
 		out: uint16(out), used: true, layer: l, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
+		noPlayout: f.stats.playoutAcked,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
@@ -340,6 +341,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
+		noPlayout: f.stats.playoutAcked,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.emit(p, &s, b.sendTime, false)

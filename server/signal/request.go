@@ -35,7 +35,8 @@ func (r *refusal) Error() string { return r.text }
 func refuse(status int, text string) *refusal { return &refusal{status, text} }
 
 // options is what a client asks for when it connects, by either of the
-// protocol's two ways.
+// protocol's two ways. The participant SID that a resume names is not read: the
+// token's identity decides whose session it is.
 type options struct {
 	singlePC       bool
 	protocol       int
@@ -44,7 +45,6 @@ type options struct {
 	adaptiveStream bool
 	allowPause     bool
 	reconnect      bool
-	participantSID string
 	metadata       string
 	attributes     map[string]string
 	addTracks      []*livekit.AddTrackRequest
@@ -95,7 +95,6 @@ func parseJoinRequest(wrapped, address string) (*options, error) {
 		adaptiveStream: j.ConnectionSettings.GetAdaptiveStream(),
 		allowPause:     j.ConnectionSettings.GetSubscriberAllowPause(),
 		reconnect:      j.Reconnect,
-		participantSID: j.ParticipantSid,
 		metadata:       j.Metadata,
 		attributes:     j.ParticipantAttributes,
 		addTracks:      j.AddTrackRequests,
@@ -152,7 +151,6 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 		adaptiveStream: yes("adaptive_stream"),
 		allowPause:     yes("subscriber_allow_pause"),
 		reconnect:      yes("reconnect"),
-		participantSID: q.Get("sid"),
 		client: &livekit.ClientInfo{
 			Version:        q.Get("version"),
 			Protocol:       number("protocol"),

@@ -195,6 +195,7 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.p.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	case *livekit.SignalRequest_SubscriptionPermission:
 		s.p.SetSubscriptionPermission(m.SubscriptionPermission)
+		s.p.Sync() // what it cost is known then, and the client waits before its next
 	case *livekit.SignalRequest_SyncState:
 		s.sync(m.SyncState)
 	case *livekit.SignalRequest_Simulate:
