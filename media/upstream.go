@@ -262,6 +262,10 @@ func (s *upSection) addDeclared() {
 	}
 }
 
+// maxSectionStreams bounds the streams of a section, over all offers: a client
+// that names new SSRCs with each has those that it named first forgotten.
+const maxSectionStreams = 32
+
 // stream is the section's stream with that SSRC; a new SSRC of a known rid takes
 // the place of the old.
 func (s *upSection) stream(ssrc uint32, rid string) *upStream {
@@ -277,6 +281,10 @@ func (s *upSection) stream(ssrc uint32, rid string) *upStream {
 			}
 			return u.rid == rid
 		})
+	}
+	if len(s.streams) == maxSectionStreams { // it has offered others since
+		s.streams[0].end()
+		s.streams = slices.Delete(s.streams, 0, 1)
 	}
 	u := &upStream{s: s, ssrc: ssrc, rid: rid, allowed: &s.p.mediaAllowed}
 	s.streams = append(s.streams, u)
