@@ -22,6 +22,9 @@ const (
 	writeTimeout = 10 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
+	// lastWords is how long a socket that cannot be written is still read: a client
+	// that says goodbye and hangs up at once is known to have left.
+	lastWords = time.Second
 )
 
 // line is a participant's way to its client; it implements [rooms.Outlet].
@@ -214,6 +217,7 @@ func (s *socket) write() {
 			go s.ping()
 		case f := <-s.queue:
 			if f.message != nil && s.send(f.message) != nil {
+				s.linger()
 				return
 			}
 			s.bytes.Add(-f.size())
@@ -225,10 +229,21 @@ func (s *socket) write() {
 	}
 }
 
+// linger waits until the reader has come to the socket's end, but not for long.
+func (s *socket) linger() {
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-s.done.Done():
+	case <-timer.C:
+	}
+}
+
 func (s *socket) ping() {
 	ctx, cancel := context.WithTimeout(s.done, pingTimeout)
 	defer cancel()
 	if s.conn.Ping(ctx) != nil {
+		s.linger()
 		s.cut()
 	}
 }

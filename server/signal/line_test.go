@@ -1,9 +1,16 @@
 package signal
 
 import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/coder/websocket"
 	"github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -44,4 +51,35 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	f := <-ws.queue
 	require.EqualValues(t, len(long.Binary()), ws.bytes.Add(-f.size())+f.size())
 	require.Zero(t, ws.bytes.Load())
+}
+
+// A client that says goodbye and hangs up, with messages of ours unread, is
+// heard: that it cannot be written to any more is no reason not to read.
+func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
+	failed, heard := make(chan struct{}), make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return // the client's end of the test fails
+		}
+		ws := newSocket(context.WithoutCancel(r.Context()), conn)
+		var writer sync.WaitGroup
+		writer.Go(ws.write)
+		for len(ws.queue) == 0 { // it takes messages until it has failed
+			ws.push(frame{message: rooms.NewMessage(&livekit.SignalResponse{})})
+			time.Sleep(time.Millisecond)
+		}
+		close(failed)
+		_, b, err := conn.Read(ws.done)
+		heard <- fmt.Sprint(string(b), err)
+		ws.cut()
+		writer.Wait()
+	}))
+	defer server.Close()
+	conn, _, err := websocket.Dial(t.Context(), server.URL, nil)
+	require.NoError(t, err)
+	require.NoError(t, conn.Write(t.Context(), websocket.MessageBinary, []byte("goodbye")))
+	require.NoError(t, conn.CloseNow())
+	<-failed
+	require.Equal(t, "goodbye<nil>", <-heard)
 }
