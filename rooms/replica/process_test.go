@@ -25,7 +25,7 @@ func TestKilledAndDiskLost(t *testing.T) {
 	var lines []string
 	first := filepath.Join(t.TempDir(), "first")
 	require.NoError(t, os.Mkdir(first, 0o755))
-	p := startProcess(t, role{Dir: first, URL: url, Machine: "a", TTL: shortTTL, Rate: 100})
+	p := startProcess(t, role{Dir: first, URL: url, Machine: "a", TTL: 2 * shortTTL, Rate: 100})
 	p.ready(t)
 	soak := 3500 * time.Millisecond
 	if s := os.Getenv("PARLOR_SOAK"); s != "" {
@@ -42,7 +42,7 @@ func TestKilledAndDiskLost(t *testing.T) {
 	require.NoError(t, os.RemoveAll(first))
 
 	b := mustOpen(t, t.TempDir(), "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
-	t.Logf("served again %v after the kill, %v of it the lease's", time.Since(killed).Round(time.Millisecond), shortTTL+clockGrain)
+	t.Logf("served again %v after the kill, %v of it the lease's", time.Since(killed).Round(time.Millisecond), 2*shortTTL+clockGrain)
 	require.EqualValues(t, 2, b.replica.Epoch())
 	names := b.names(t)
 	last := 0
