@@ -22,7 +22,7 @@ import (
 
 // patience bounds every wait. It is long because machines that run tests are
 // busy; a test that passes waits only as long as it must.
-const patience = 45 * time.Second
+const patience = 90 * time.Second
 
 // findChromium looks for a browser. Without one the test is skipped, except
 // where CI=true forbids skipping.
@@ -89,7 +89,7 @@ func startBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browse
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(func() {
 		// The process has to be gone before the directory of its profile is.
-		bounded, done := context.WithTimeout(ctx, 10*time.Second)
+		bounded, done := context.WithTimeout(ctx, time.Minute)
 		defer done()
 		if err := chromedp.Cancel(bounded); err != nil {
 			t.Log("close the browser:", err)
@@ -156,7 +156,7 @@ func (p *page) report() {
 	for _, line := range console {
 		p.t.Logf("%s: %.300s", p.name, line)
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
 	if err != nil {
@@ -211,7 +211,7 @@ func (p *page) until(what, condition string) {
 
 // state says where the page is, for a failure's message.
 func (p *page) state() string {
-	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	state, err := chromedp.Run(ctx, chromedp.Evaluate[string](`(async () => {
 		const remote = [];

@@ -17,7 +17,7 @@ import (
 
 // scenarioPatience bounds one scenario of testdata/client. Waits inside it have
 // shorter bounds of their own, and say what they waited for.
-const scenarioPatience = 2 * time.Minute
+const scenarioPatience = 4 * time.Minute
 
 // TestClient drives livekit-client itself, without the page, through what an
 // app may do with it. The scenarios are JavaScript, in testdata/client; all

@@ -14,7 +14,7 @@ setLogLevel(query.get('log') ?? 'silent');
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Waits until ok gives something true, and gives that. */
-export async function eventually(what, ok, within = 30_000) {
+export async function eventually(what, ok, within = 60_000) {
   for (const end = Date.now() + within; ; await sleep(40)) {
     const value = await ok();
     if (value) return value;
