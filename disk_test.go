@@ -83,7 +83,7 @@ func damage(t *testing.T, path string) (whole []byte) {
 		var busy, frames, moved int
 		err := db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
 		return err == nil && busy == 0
-	}, 20*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	require.NoError(t, db.Close())
 	whole, err = os.ReadFile(path)
 	require.NoError(t, err)

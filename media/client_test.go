@@ -18,7 +18,7 @@ import (
 	"parlor/rooms"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func testLog(t *testing.T) *slog.Logger {
 	if os.Getenv("MEDIA_LOG") == "" {

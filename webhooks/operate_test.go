@@ -352,7 +352,7 @@ func TestAllAtOnce(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	require.Eventually(t, func() bool { return w.stats().Pending == 0 }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return w.stats().Pending == 0 }, time.Minute, 5*time.Millisecond)
 	close(done)
 	others.Wait()
 	require.NoError(t, d.Drain(ctx))

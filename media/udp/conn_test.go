@@ -62,7 +62,7 @@ func rtpPacket(n int, number uint32) []byte {
 func requireReceives(t testing.TB, u *net.UDPConn, want []byte) {
 	t.Helper()
 	buf := make([]byte, 70000)
-	require.NoError(t, u.SetReadDeadline(time.Now().Add(5*time.Second)))
+	require.NoError(t, u.SetReadDeadline(time.Now().Add(30*time.Second)))
 	n, err := u.Read(buf)
 	require.NoError(t, err)
 	require.Equal(t, want, buf[:n])
@@ -405,7 +405,7 @@ func TestReceive(t *testing.T) {
 			require.NoError(t, err)
 
 			buf := make([]byte, MaxPacket)
-			require.NoError(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
 			for _, w := range append(want, "last") {
 				n, src, err := c.ReadFromAddrPort(buf)
 				require.NoError(t, err)

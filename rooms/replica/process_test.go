@@ -134,7 +134,7 @@ func TestSidecar(t *testing.T) {
 		_ = sidecar.Wait()
 	})
 	n.mustCreate(t, "two")
-	require.Eventually(t, func() bool { return len(objects(t, "0000")) > 0 }, 30*time.Second, 50*time.Millisecond, "nothing was replicated")
+	require.Eventually(t, func() bool { return len(objects(t, "0000")) > 0 }, time.Minute, 50*time.Millisecond, "nothing was replicated")
 	n.mustCreate(t, "three")
 	require.NoError(t, s.Close(t.Context()))
 	require.NoError(t, sidecar.Process.Signal(unix.SIGTERM)) // it brings the rest

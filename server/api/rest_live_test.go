@@ -267,7 +267,7 @@ func TestParticipants(t *testing.T) {
 	require.Equal(t, 404, h.status("PUT", "/v1/rooms/r/participants/absent/subscriptions/"+sid, ""))
 
 	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/data", `{"text":"hi","topic":"t","to":["bob"]}`))
-	require.Eventually(t, func() bool { return bob.received() == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bob.received() == 1 }, time.Minute, time.Millisecond)
 	require.Zero(t, ada.received())
 	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/data", `{"data":"aGk=","lossy":true}`))
 	require.Equal(t, 400, h.status("POST", "/v1/rooms/r/data", `{"data":"!"}`))

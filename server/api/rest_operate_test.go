@@ -209,7 +209,7 @@ func TestIdempotencyKey(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.Eventually(t, func() bool { return ada.received() > 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return ada.received() > 0 }, time.Minute, time.Millisecond)
 	require.Equal(t, 1, ada.received())
 
 	h.rooms.Stop()

@@ -371,9 +371,9 @@ func TestNeverConnected(t *testing.T) {
 	began := time.Now()
 	c := dialLegacy(t, room, "alice")
 	c.joined(t)
-	eventuallyWithin(t, 90*time.Second, "a leave", func() bool { return c.end() != nil })
+	eventuallyWithin(t, 3*time.Minute, "a leave", func() bool { return c.end() != nil })
 	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, c.awaitLeave(t).Reason)
-	require.InDelta(t, 60, time.Since(began).Seconds(), 10)
+	require.InDelta(t, 60, time.Since(began).Seconds(), 30)
 	env.hooks.await(t, room, "participant_connection_aborted alice")
 	require.NotContains(t, env.hooks.lines(room), "participant_joined alice")
 }

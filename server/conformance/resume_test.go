@@ -161,7 +161,10 @@ func TestResume(t *testing.T) {
 		alice.awaitMedia(t, answer.SID(), 10)
 
 		for round := 1; round <= 2; round++ {
-			w.cut()
+			w.hold()
+			bob.awaitMedia(t, audio.SID(), 10) // media goes on while signalling is away
+			alice.awaitMedia(t, answer.SID(), 10)
+			w.release()
 			alice.awaitCount(t, "reconnected", round)
 			eventually(t, "alice is connected", func() bool { return alice.ConnectionState() == lksdk.ConnectionStateConnected })
 			bob.awaitMedia(t, audio.SID(), 10)
@@ -169,12 +172,6 @@ func TestResume(t *testing.T) {
 		}
 		require.Equal(t, sid, alice.LocalParticipant.SID())
 		bob.inbound(audio.SID()).checkAudio(t, 960)
-		gap := time.Duration(0)
-		packets := bob.inbound(audio.SID()).all()
-		for n := 1; n < len(packets); n++ {
-			gap = max(gap, packets[n].at.Sub(packets[n-1].at))
-		}
-		require.Less(t, gap, 2*time.Second, "media goes on while signalling is away")
 		require.Equal(t, 0, bob.count("left alice"))
 		require.Equal(t, 1, bob.count("subscribed alice MICROPHONE"))
 

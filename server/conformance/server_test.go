@@ -32,7 +32,7 @@ const (
 
 	// patience bounds every wait for something that should happen at once. It
 	// is generous because the race detector and two busy cores are slow.
-	patience = 20 * time.Second
+	patience = 60 * time.Second
 )
 
 // environment is what all tests of the run share. TestMain fills it before

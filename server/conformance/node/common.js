@@ -29,7 +29,7 @@ export async function token(room, identity, grant = {}, claims = {}) {
 }
 
 /** Waits until ok returns something true, and returns that. */
-export async function eventually(what, ok, within = 20_000) {
+export async function eventually(what, ok, within = 60_000) {
   for (const end = Date.now() + within; ; ) {
     const value = await ok();
     if (value) return value;

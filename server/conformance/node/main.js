@@ -9,7 +9,7 @@ import { rightsTests } from './rights.js';
 import { roomTests } from './rooms.js';
 import { close, listen } from './webhooks.js';
 
-const timeout = 60_000;
+const timeout = 180_000;
 
 await listen();
 let passed = 0;
