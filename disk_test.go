@@ -164,7 +164,7 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	require.Equal(t, 1, strings.Count(s.log.String(), `msg="the database cannot be written"`), "an operator finds the beginning")
 
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
-	s.exit(stopBound + 5*time.Second)
+	s.exit(2 * stopBound)
 	require.Equal(t, livekit.LeaveRequest_RECONNECT, (<-bob.last).GetLeave().GetAction())
 
 	for _, beside := range []string{"-wal", "-shm"} {

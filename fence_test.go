@@ -21,9 +21,9 @@ import (
 )
 
 // fenceBound is how soon a server that reaches the replica again, and finds that
-// another took over, has ended: it tries every 2.5 s, and then stops within
-// stopBound.
-const fenceBound = 5*time.Second + stopBound
+// another took over, has ended: it tries every 2.5 s, for which a busy machine
+// gets more, and then stops within stopBound.
+const fenceBound = 20*time.Second + stopBound
 
 // caller is a client in a call, as far as its signalling goes.
 type caller struct {

@@ -116,14 +116,14 @@ func database(dir string) string { return filepath.Join(dir, "parlor.db") }
 func mustOpen(t testing.TB, dir, machine string, c Config) *node {
 	t.Helper()
 	c.Log = testLog(t)
-	n, err := openNode(within(t, 30*time.Second), dir, machine, c)
+	n, err := openNode(within(t, 2*time.Minute), dir, machine, c)
 	require.NoError(t, err)
 	return n
 }
 
 func (n *node) mustClose(t testing.TB) {
 	t.Helper()
-	require.NoError(t, n.close(within(t, 20*time.Second)))
+	require.NoError(t, n.close(within(t, 2*time.Minute)))
 }
 
 func testLog(t testing.TB) *slog.Logger {
@@ -149,7 +149,7 @@ func (n *node) mustCreate(t testing.TB, names ...string) {
 
 func (n *node) mustBarrier(t testing.TB) {
 	t.Helper()
-	require.NoError(t, n.replica.Barrier(within(t, 20*time.Second)))
+	require.NoError(t, n.replica.Barrier(within(t, 2*time.Minute)))
 }
 
 // names are the open rooms'.

@@ -19,7 +19,7 @@ import (
 
 // shortTTL is the lease's where a test waits for its end: as short as a loaded
 // machine can renew.
-const shortTTL = 3 * time.Second
+const shortTTL = 5 * time.Second
 
 // everyPlace runs a test on both kinds of replica.
 func everyPlace(t *testing.T, f func(t *testing.T, url string)) {
@@ -122,7 +122,7 @@ func TestTwoLive(t *testing.T) {
 		a.mustCreate(t, "one")
 		dir := t.TempDir()
 		began := time.Now()
-		_, err := openNode(within(t, 20*time.Second), dir, "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, Log: testLog(t)})
+		_, err := openNode(within(t, time.Minute), dir, "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, Log: testLog(t)})
 		var held *HeldError
 		require.ErrorAs(t, err, &held)
 		require.Contains(t, err.Error(), fmt.Sprintf("in use by process %d on ", os.Getpid()))
@@ -148,7 +148,7 @@ func TestRacingStarters(t *testing.T) {
 		for i := range starters {
 			dir, log := t.TempDir(), testLog(t)
 			wg.Go(func() {
-				nodes[i], errs[i] = openNode(within(t, 20*time.Second), dir, fmt.Sprint("starter ", i), Config{URL: url, LeaseTTL: 2 * shortTTL, Patience: time.Minute, Log: log})
+				nodes[i], errs[i] = openNode(within(t, time.Minute), dir, fmt.Sprint("starter ", i), Config{URL: url, LeaseTTL: 2 * shortTTL, Patience: time.Minute, Log: log})
 			})
 		}
 		wg.Wait()
@@ -183,7 +183,7 @@ func TestStaleMachineReturns(t *testing.T) {
 
 		before, err := os.ReadFile(database(dir))
 		require.NoError(t, err)
-		_, err = openNode(within(t, 20*time.Second), dir, "a", config)
+		_, err = openNode(within(t, time.Minute), dir, "a", config)
 		var held *HeldError
 		require.ErrorAs(t, err, &held)
 		after, err := os.ReadFile(database(dir))
@@ -212,18 +212,10 @@ func TestFenced(t *testing.T) {
 	a.mustCreate(t, "one")
 	a.mustBarrier(t)
 	p.Cut(true)
-	stopped := make(chan time.Time, 1)
-	go func() { // ends when the lease is no longer sure
-		for a.replica.Check() == nil {
-			time.Sleep(time.Millisecond)
-		}
-		stopped <- time.Now()
-	}()
 	b := mustOpen(t, t.TempDir(), "b", Config{URL: s3URL(t), LeaseTTL: ttl})
-	require.True(t, (<-stopped).Before(time.Now()), "a still wrote when b had the lease")
+	require.ErrorIs(t, a.replica.Check(), ErrUnsure, "a still wrote when b had the lease")
 	err := a.create("late")
 	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err), "%v", err)
-	require.ErrorIs(t, a.replica.Check(), ErrUnsure)
 	require.Equal(t, LeaseUnsure, a.replica.Status().Lease)
 	b.mustCreate(t, "two")
 	before := objects(t, "gen-1") // all that was under way is done
@@ -233,12 +225,12 @@ func TestFenced(t *testing.T) {
 	case err := <-a.lost:
 		require.ErrorIs(t, err, ErrLost)
 		require.Contains(t, err.Error(), "holds it with epoch 2")
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(t, "the stale machine did not notice")
 	}
 	require.ErrorIs(t, a.replica.Check(), ErrLost)
 	require.Error(t, a.create("later"))
-	require.NoError(t, a.close(within(t, 20*time.Second)))
+	require.NoError(t, a.close(within(t, time.Minute)))
 	require.Equal(t, before, objects(t, "gen-1"), "a stale machine wrote to the replica")
 	require.Equal(t, []string{"one", "two"}, b.names(t))
 	b.mustClose(t)
@@ -257,10 +249,10 @@ func TestCutOffWithoutPatience(t *testing.T) {
 	case err := <-a.lost:
 		require.ErrorIs(t, err, ErrLost)
 		require.Less(t, time.Since(cut), 2*ttl)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(t, "nobody was told")
 	}
-	require.NoError(t, a.close(within(t, 5*time.Second)))
+	require.NoError(t, a.close(within(t, time.Minute)))
 }
 
 func TestS3DownAndBack(t *testing.T) {
@@ -324,13 +316,13 @@ func TestCloseWhileS3IsDown(t *testing.T) {
 	p.Cut(true)
 	a.mustCreate(t, "one")
 	began := time.Now()
-	require.NoError(t, a.store.Close(within(t, 20*time.Second)))
+	require.NoError(t, a.store.Close(within(t, time.Minute)))
 	require.ErrorContains(t, a.replica.Close(within(t, 2*time.Second)), "they stay here")
 	require.Less(t, time.Since(began), 20*time.Second)
 	p.Cut(false)
 	began = time.Now()
 	a = mustOpen(t, dir, "", config)
-	require.Less(t, time.Since(began), 10*time.Second, "it waited for its own lease")
+	require.Less(t, time.Since(began), 20*time.Second, "it waited for its own lease")
 	a.vanish(t) // what was left behind is on the replica since the start
 	to := filepath.Join(t.TempDir(), "restored.db")
 	_, err := Restore(t.Context(), RestoreConfig{URL: s3URL(t), To: to})
@@ -416,7 +408,7 @@ func TestPointInTime(t *testing.T) {
 func TestOperatorsMistakes(t *testing.T) {
 	t.Parallel()
 	everyPlace(t, func(t *testing.T, url string) {
-		ctx := within(t, 30*time.Second)
+		ctx := within(t, 2*time.Minute)
 		other := strings.Replace(url, "/s3?", "/s4?", 1)
 		if other == url {
 			other = url + "2"
@@ -454,7 +446,7 @@ func TestOperatorsMistakes(t *testing.T) {
 func TestNoSuchBucket(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	_, err := openNode(within(t, 20*time.Second), dir, "a", Config{URL: strings.Replace(s3URL(t), "bucket", "buckte", 1)})
+	_, err := openNode(within(t, time.Minute), dir, "a", Config{URL: strings.Replace(s3URL(t), "bucket", "buckte", 1)})
 	require.ErrorContains(t, err, "NoSuchBucket")
 	require.NoFileExists(t, database(dir))
 }
@@ -516,7 +508,7 @@ func TestCrashBeforeTheGeneration(t *testing.T) {
 	for _, boot := range []string{"boot 2", "boot 3", "boot 3"} {
 		r, err := New(Config{URL: url, Machine: boot, Log: testLog(t), LeaseTTL: shortTTL, Patience: time.Minute})
 		require.NoError(t, err)
-		require.NoError(t, r.Prepare(within(t, 60*time.Second), database(dir)))
+		require.NoError(t, r.Prepare(within(t, 2*time.Minute), database(dir)))
 		r.lease.stop()
 		require.NoError(t, r.place.close())
 	}
