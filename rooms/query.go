@@ -85,6 +85,8 @@ type Moderation interface {
 	// SetRevocation refuses that identity's tokens for that room name that were
 	// issued before notBeforeMs. An earlier time than the one set changes nothing.
 	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
+	// ClearRevocation lifts a revocation; false if there was none.
+	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 	// Admission tells whether an identity is banned from a room name as of now,
 	// and before when its tokens must not have been issued (0 = no matter).
 	Admission(ctx context.Context, roomName, identity string) (banned bool, revokedBeforeMs int64, err error)

@@ -55,6 +55,14 @@ func (s *Store) SetRevocation(ctx context.Context, roomName, identity string, no
 	})
 }
 
+// ClearRevocation lifts a revocation; false if there was none.
+func (s *Store) ClearRevocation(ctx context.Context, roomName, identity string) (bool, error) {
+	return call(ctx, s, func(t *tx) (bool, error) {
+		n, err := t.exec(`DELETE FROM revocation WHERE room_name = ? AND identity = ?`, roomName, identity)
+		return n > 0, err
+	})
+}
+
 // Admission tells whether an identity is banned from a room name now, and before
 // when its tokens must not have been issued (0 = no matter).
 func (s *Store) Admission(ctx context.Context, roomName, identity string) (banned bool, revokedBeforeMs int64, err error) {

@@ -64,6 +64,7 @@ type Moderation interface {
 	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
 	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
 	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
+	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 
 // Config is what the API needs.

@@ -123,10 +123,26 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	case before == 0:
 		before = now
 	case before > now+time.Minute.Milliseconds():
-		return fieldsProblem(fieldProblem{"before", "must not be in the future: a revocation cannot be lifted"})
+		return fieldsProblem(fieldProblem{"before", "must not be in the future: tokens that are made until then would be refused too"})
 	}
 	if err := s.Moderation.SetRevocation(r.Context(), name, body.Identity, before); err != nil {
 		return err
+	}
+	return sendNothing(w)
+}
+
+// liftRevocation takes a revocation back. A ban of the identity stays.
+func (s *rest) liftRevocation(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	was, err := s.Moderation.ClearRevocation(r.Context(), at[0], at[1])
+	switch {
+	case err != nil:
+		return err
+	case !was:
+		return problemf(http.StatusNotFound, "not_found", "no tokens of this identity are revoked for rooms of this name")
 	}
 	return sendNothing(w)
 }

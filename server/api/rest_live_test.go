@@ -339,6 +339,31 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	require.Greater(t, revoked, before+1000)
 }
 
+// TestARevocationIsLifted, and a ban of the same identity is not.
+func TestARevocationIsLifted(t *testing.T) {
+	h := open(t)
+	join := func() error {
+		_, _, err := h.rooms.Join(t.Context(), rooms.JoinRequest{
+			Room: "r", Info: &livekit.ParticipantInfo{Identity: "bob"}, Outlet: &guest{}, IssuedMs: rooms.NowMs(time.Now()) - 60_000,
+		})
+		return err
+	}
+	const bobs = "/v1/rooms/r/revocations/bob"
+	require.Equal(t, 404, h.status("DELETE", bobs, ""))
+	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"bob"}`))
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(join()))
+	require.Equal(t, 404, h.status("DELETE", "/v1/rooms/another/revocations/bob", ""), "it is another room's")
+	resp, body := h.ask("DELETE", bobs, h.token(admin("r")), "", "")
+	require.Equal(t, 204, resp.StatusCode, body)
+	require.NoError(t, join())
+	require.Equal(t, 404, h.status("DELETE", bobs, ""))
+
+	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"bob"}`))
+	require.Equal(t, 200, h.status("PUT", "/v1/rooms/r/bans/bob", ""))
+	require.Equal(t, 204, h.status("DELETE", bobs, ""))
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(join()))
+}
+
 func TestTokens(t *testing.T) {
 	h := open(t)
 	resp, body := h.server("POST", "/v1/tokens", `{"identity":"ada","room":"r","name":"Ada","ttl":60,"can_publish":false,"attributes":{"a":"b"},"room_preset":"webinar","room_config":{"empty_timeout":"never"}}`)

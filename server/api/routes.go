@@ -185,6 +185,11 @@ func (s *rest) moderationOperations() []operation {
 			status: http.StatusNoContent, handle: s.revoke,
 		},
 		{
+			method: del, path: onRoom + "/revocations/{identity}", id: "liftRevocation", tag: "moderation", grant: toAdmin,
+			summary: "Lift a revocation: tokens that were refused for it are good again until they expire.",
+			status:  http.StatusNoContent, handle: s.liftRevocation,
+		},
+		{
 			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate,
 			summary: "Make an access token, signed with the API key of the request.",
 			body:    tokenRequest{}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
