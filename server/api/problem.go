@@ -59,6 +59,10 @@ func asProblem(r *http.Request, log *slog.Logger, err error) *problem {
 		}
 		return problemf(http.StatusForbidden, "permission_denied", "the token lacks the grant that this needs")
 	}
+	if errors.Is(err, rooms.ErrRoomFull) {
+		// RFC 9110, section 15.5.10: the state is in the way; 429 would be the caller's pace.
+		return problemf(http.StatusConflict, "room_full", "%s", rooms.ErrRoomFull.Msg)
+	}
 	e := tell(r.Context(), log, r.Method+" "+r.URL.Path, err)
 	status := http.StatusInternalServerError
 	switch e.Code {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
@@ -337,6 +338,24 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	_, revoked, err := h.store.Admission(t.Context(), "r", "bob")
 	require.NoError(t, err)
 	require.Greater(t, revoked, before+1000)
+}
+
+// TestAFullRoomTakesNobodyOver: that is a conflict with its state, and not the
+// caller's pace.
+func TestAFullRoomTakesNobodyOver(t *testing.T) {
+	h := open(t)
+	h.mustJoin("r", "ada")
+	require.Equal(t, 201, h.status("POST", "/v1/rooms", `{"name":"small","max_participants":1}`))
+	h.mustJoin("small", "bob")
+	for _, how := range []string{"move", "forward"} {
+		resp, body := h.server("POST", "/v1/rooms/r/participants/ada/"+how, `{"room":"small"}`)
+		require.Equal(t, 409, resp.StatusCode, body)
+		require.Equal(t, "room_full", read[problemJSON](t, body).Code)
+	}
+	token := h.token(&auth.VideoGrant{RoomAdmin: true, Room: "r", DestinationRoom: "small"})
+	status, body := h.twirp("MoveParticipant", token, `{"room":"r","identity":"ada","destination_room":"small"}`)
+	require.Equal(t, 429, status, body)
+	require.Contains(t, body, "resource_exhausted", "Twirp keeps LiveKit's code")
 }
 
 // TestARevocationIsLifted, and a ban of the same identity is not.

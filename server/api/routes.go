@@ -109,13 +109,13 @@ func (s *rest) participantOperations() []operation {
 		},
 		{
 			method: post, path: onParticipant + "/move", id: "moveParticipant", tag: tag, grant: toAdmin,
-			summary: "Move a participant to another room, with its tracks and without a reconnect. The token needs destinationRoom.",
+			summary: "Move a participant to another room, with its tracks and without a reconnect; 409 (code room_full) if it is full. The token needs destinationRoom.",
 			body:    destination{}, example: `{"room":"breakout-1"}`,
 			status: http.StatusNoContent, handle: s.moveParticipant,
 		},
 		{
 			method: post, path: onParticipant + "/forward", id: "forwardParticipant", tag: tag, grant: toAdmin,
-			summary: "Show a participant and its tracks in a second room too. The token needs destinationRoom.",
+			summary: "Show a participant and its tracks in a second room too; 409 (code room_full) if it is full. The token needs destinationRoom.",
 			body:    destination{}, example: `{"room":"overflow"}`,
 			status: http.StatusNoContent, handle: s.forwardParticipant,
 		},
