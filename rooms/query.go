@@ -31,7 +31,7 @@ func (r *Record) Cursor() RoomCursor {
 type RoomQuery struct {
 	State      RoomState
 	Name       string // that name alone
-	NamePrefix string
+	NamePrefix string // names that begin with it; with a Name both must hold
 	// CreatedFromMs and CreatedBeforeMs bound the time of creation; 0 = no bound.
 	CreatedFromMs, CreatedBeforeMs int64
 	Descending                     bool

@@ -18,6 +18,9 @@ func pageLimit(n int) int { return max(0, min(n, pageMax)) }
 // ListRooms returns a page of at most 1000 rooms.
 func (s *Store) ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error) {
 	q.Limit = pageLimit(q.Limit)
+	if q.Name != "" && !strings.HasPrefix(q.Name, q.NamePrefix) {
+		return nil, nil // no name is this one and begins like that
+	}
 	if q.State != rooms.RoomsAll {
 		return s.listRooms(ctx, q)
 	}

@@ -152,6 +152,32 @@ func TestRESTPaging(t *testing.T) {
 	require.JSONEq(t, `{"rooms":[]}`, body)
 }
 
+// TestNameAndPrefixBothHold when both are given.
+func TestNameAndPrefixBothHold(t *testing.T) {
+	h := open(t)
+	for _, name := range []string{"tea", "team", "coffee"} {
+		require.Equal(t, 201, h.status("POST", "/v1/rooms", `{"name":"`+name+`"}`))
+	}
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/coffee", ""))
+	for query, want := range map[string][]string{
+		"name=tea&name_prefix=te":                  {"tea"},
+		"name=tea&name_prefix=tea":                 {"tea"},
+		"name=tea&name_prefix=team":                nil,
+		"name=coffee&name_prefix=co&state=ended":   {"coffee"},
+		"name=coffee&name_prefix=te&state=ended":   nil,
+		"name=tea&name_prefix=co&state=all":        nil,
+		"name=coffee&name_prefix=coffee&state=all": {"coffee"},
+	} {
+		resp, body := h.server("GET", "/v1/rooms?"+query, "")
+		require.Equal(t, 200, resp.StatusCode, body)
+		var names []string
+		for _, r := range read[struct{ Rooms []struct{ Name string } }](t, body).Rooms {
+			names = append(names, r.Name)
+		}
+		require.Equal(t, want, names, query)
+	}
+}
+
 func TestRESTErrors(t *testing.T) {
 	h := open(t)
 	all := h.token(admin(""))

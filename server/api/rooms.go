@@ -82,7 +82,7 @@ func roomParameters() []parameter {
 		{name: "cursor", doc: "The next_cursor of the page before."},
 		{name: "state", doc: "open without it.", values: []string{"open", "ended", "all"}},
 		{name: "name", doc: "Rooms that bear, or bore, this name."},
-		{name: "name_prefix", doc: "Rooms whose names begin with this, by name."},
+		{name: "name_prefix", doc: "Rooms whose names begin with this, by name. With name both must hold."},
 		{name: "created_after", doc: "Rooms created at this time (RFC 3339) or later."},
 		{name: "created_before", doc: "Rooms created before this time (RFC 3339)."},
 		{name: "metadata", doc: "Rooms whose metadata is this text."},
