@@ -40,6 +40,7 @@ func routes(c *Config) http.Handler {
 	}
 	for path, h := range c.Documents {
 		r.Method(http.MethodGet, path, h)
+		r.Method(http.MethodHead, path, h)
 	}
 	r.Group(func(r chi.Router) {
 		r.Use(limited(c.Joins.Addresses, tooOften), c.Verifier.Middleware, limited(c.Joins.Keys, tooOften))

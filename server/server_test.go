@@ -54,7 +54,7 @@ func complete(log *slog.Logger) server.Config {
 		Verifier: verifier(), Log: log, Metrics: prometheus.NewRegistry(),
 		Page: say("page"), RTC: say("rtc"), RTCv1: say("rtcv1"), Validate: say("validate"), ValidateV1: say("validatev1"),
 		Twirp: map[string]http.Handler{"/twirp/livekit.RoomService/": say("twirp")},
-		REST:  rest, CORSOrigins: []string{"*"},
+		REST:  rest, Documents: map[string]http.Handler{"/docs": say("docs")}, CORSOrigins: []string{"*"},
 	}
 }
 
@@ -110,6 +110,9 @@ func TestRoutes(t *testing.T) {
 		{request{path: "/twirp/livekit.RoomService/ListRooms", method: "POST", header: bearer}, 200, "twirp for ada"},
 		{request{path: "/twirp/livekit.Nope/X", method: "POST", header: bearer}, 404, "404 page not found\n"},
 		{request{path: "/v1/rooms"}, 200, "rest for nobody"},
+		{request{path: "/docs"}, 200, "docs for nobody"},
+		{request{path: "/docs", method: "HEAD"}, 200, "docs for nobody"},
+		{request{path: "/docs", method: "POST"}, 404, "404 page not found\n"},
 		{request{path: "/nope"}, 404, "404 page not found\n"},
 		{request{path: "/healthz", method: "PUT"}, 404, "404 page not found\n"},
 		{request{path: "/metrics"}, 404, "404 page not found\n"},

@@ -122,6 +122,42 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	require.Greater(t, routes, 30)
 }
 
+// TestHeadIsGetWithoutItsBody, on every route that can be got, with the same
+// credentials.
+func TestHeadIsGetWithoutItsBody(t *testing.T) {
+	h := open(t)
+	ada := h.mustJoin("lobby", "ada")
+	ada.publish()
+	_, body := h.server("GET", "/v1/rooms/lobby", "")
+	sid := read[struct{ SID string }](t, body).SID
+	paths := []string{"/rooms?limit=1&name=lobby", "/rooms/absent", "/rooms?limit=no"}
+	for path, methods := range openAPI()["paths"].(object) {
+		if methods.(object)["get"] != nil {
+			paths = append(paths, strings.NewReplacer("{name}", "lobby", "{identity}", "ada", "{sid}", sid, "{id}", "1").Replace(path))
+		}
+	}
+	require.Greater(t, len(paths), 12)
+	for _, path := range paths {
+		got, _ := h.server("GET", "/v1"+path, "")
+		head, body := h.server("HEAD", "/v1"+path, "")
+		require.Equal(t, got.StatusCode, head.StatusCode, path)
+		require.Equal(t, got.Header.Get("Content-Type"), head.Header.Get("Content-Type"), path)
+		require.Equal(t, got.Header.Get("ETag"), head.Header.Get("ETag"), path)
+		require.Empty(t, body, path)
+		require.Equal(t, 401, h.unknown("HEAD", "/v1"+path), path)
+	}
+	// Whoever asks for the head of a stream is not kept.
+	require.Equal(t, 200, h.status("HEAD", "/v1/events", "", "Accept", "text/event-stream"))
+	require.Equal(t, 405, h.status("HEAD", "/v1/tokens", ""))
+}
+
+// unknown is what somebody without credentials is answered.
+func (h *house) unknown(method, path string) int {
+	h.t.Helper()
+	resp, _ := h.ask(method, path, "", "", "")
+	return resp.StatusCode
+}
+
 // TestPagesDoNotShift while rooms come and go: what is there all the time is seen
 // once.
 func TestPagesDoNotShift(t *testing.T) {

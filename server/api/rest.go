@@ -53,6 +53,9 @@ func REST(c Config) chi.Router {
 	})
 	for _, op := range s.operations() {
 		r.Method(op.method, op.path, s.serve(&op))
+		if op.method == get { // RFC 9110, section 9.3.2; the server leaves the body out
+			r.Method(http.MethodHead, op.path, s.serve(&op))
+		}
 	}
 	return r
 }
