@@ -151,22 +151,25 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 }
 
 // removeParticipant sends a participant away: 204. With revoke=true the tokens
-// that it has are worthless from now on.
+// that it has are worthless from now on, whether or not it is there: 204 too.
 func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
 		return err
 	}
+	revoke := false
 	switch r.URL.Query().Get("revoke") {
 	case "", "false":
 	case "true":
+		revoke = true
 		if err := s.Moderation.SetRevocation(r.Context(), at[0], at[1], rooms.NowMs(time.Now())); err != nil {
 			return err
 		}
 	default:
 		return fieldsProblem(fieldProblem{"revoke", "must be true or false"})
 	}
-	if err := s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]}); err != nil {
+	err = s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]})
+	if err != nil && !(revoke && rooms.ErrorCode(err) == rooms.NotFound) { // done: it has no way back
 		return err
 	}
 	return sendNothing(w)

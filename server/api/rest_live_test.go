@@ -338,6 +338,18 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	_, revoked, err := h.store.Admission(t.Context(), "r", "bob")
 	require.NoError(t, err)
 	require.Greater(t, revoked, before+1000)
+
+	// Also of one who is not there, in a room that is not open.
+	require.Equal(t, 404, h.status("DELETE", "/v1/rooms/r/participants/eve?revoke=false", ""))
+	_, revoked, err = h.store.Admission(t.Context(), "r", "eve")
+	require.NoError(t, err)
+	require.Zero(t, revoked)
+	for _, room := range []string{"r", "absent"} {
+		require.Equal(t, 204, h.status("DELETE", "/v1/rooms/"+room+"/participants/eve?revoke=true", ""))
+		_, revoked, err = h.store.Admission(t.Context(), room, "eve")
+		require.NoError(t, err)
+		require.NotZero(t, revoked)
+	}
 }
 
 // TestAFullRoomTakesNobodyOver: that is a conflict with its state, and not the

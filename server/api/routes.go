@@ -104,7 +104,7 @@ func (s *rest) participantOperations() []operation {
 		{
 			method: del, path: onParticipant, id: "removeParticipant", tag: tag, grant: toAdmin,
 			summary: "Send a participant away.",
-			query:   []parameter{{name: "revoke", doc: "true: its tokens are worthless from now on.", values: []string{"true", "false"}}},
+			query:   []parameter{{name: "revoke", doc: "true: its tokens are worthless from now on, and 204 is the answer also if it is not in the room.", values: []string{"true", "false"}}},
 			status:  http.StatusNoContent, handle: s.removeParticipant,
 		},
 		{
