@@ -10,9 +10,6 @@ import (
 	"parlor/media/forward"
 )
 
-// maxMessageSize is the largest data message in bytes, as LiveKit's clients expect.
-const maxMessageSize = 65535
-
 const (
 	mimeOpus = "audio/opus"
 	mimeRED  = "audio/red"

@@ -18,6 +18,7 @@ import (
 
 	"parlor/media/forward"
 	"parlor/media/forward/packet"
+	"parlor/rooms"
 )
 
 // TCPEphemeral as Config.TCPPort takes any free port.
@@ -228,7 +229,7 @@ func (e *Engine) settings() (webrtc.SettingEngine, *socket, error) {
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	s.DisableSRTPReplayProtection(true) // the packet cache refuses what it has
 	s.DisableSRTCPReplayProtection(true)
-	s.SetSCTPMaxMessageSize(maxMessageSize)
+	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // a peer connection is closed by its peer's loop alone
 	s.LoggerFactory = pionLogs{e.log}

@@ -9,6 +9,20 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// MaxDataPacket is the largest encoded DataPacket in bytes: what LiveKit's clients
+// announce, or are taken to by SCTP if they announce nothing (max-message-size of
+// RFC 8841, section 6).
+const MaxDataPacket = 65535
+
+// checkSize refuses a packet of the server's that its receivers could not take, and
+// that would be dropped on the way to them.
+func checkSize(dp *livekit.DataPacket) error {
+	if proto.Size(dp) > MaxDataPacket {
+		return ErrDataTooLarge
+	}
+	return nil
+}
+
 // nonces remembers the newest nonces of SendData, so that a retry is not sent twice.
 type nonces struct {
 	seen  map[string]bool
@@ -150,10 +164,21 @@ func (r *Room) deliver(from *Participant, kind livekit.DataPacket_Kind, dp *live
 	}
 }
 
-// SendData sends a packet from the server to a room.
+// SendData sends a packet from the server to a room; [ErrDataTooLarge] if it would
+// be longer than [MaxDataPacket].
 func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) error {
 	if n := len(req.Nonce); n != 0 && n != 16 {
 		return Errorf(Invalid, "nonce should be 16-bytes or not present, got: %d bytes", n)
+	}
+	user := &livekit.UserPacket{Payload: req.Data, Topic: req.Topic}
+	user.DestinationIdentities = req.DestinationIdentities //nolint:staticcheck // older clients
+	dp := &livekit.DataPacket{
+		Kind:                  req.Kind, //nolint:staticcheck // older clients
+		DestinationIdentities: req.DestinationIdentities,
+		Value:                 &livekit.DataPacket_User{User: user},
+	}
+	if err := checkSize(dp); err != nil {
+		return err
 	}
 	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
@@ -161,13 +186,6 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 			return
 		}
 		if r.nonces.fresh(string(req.Nonce)) {
-			user := &livekit.UserPacket{Payload: req.Data, Topic: req.Topic}
-			user.DestinationIdentities = req.DestinationIdentities //nolint:staticcheck // older clients
-			dp := &livekit.DataPacket{
-				Kind:                  req.Kind, //nolint:staticcheck // older clients
-				DestinationIdentities: req.DestinationIdentities,
-				Value:                 &livekit.DataPacket_User{User: user},
-			}
 			r.deliver(nil, req.Kind, dp, req.DestinationIdentities, req.DestinationSids, false) //nolint:staticcheck // as older SDKs say it
 		}
 		reply(struct{}{}, nil)
@@ -187,6 +205,17 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 		timeout = min(time.Duration(req.ResponseTimeoutMs)*time.Millisecond, longest)
 	}
 	id := NewID("RPC_")
+	dp := &livekit.DataPacket{
+		ParticipantIdentity:   "server",
+		DestinationIdentities: []string{req.DestinationIdentity},
+		Value: &livekit.DataPacket_RpcRequest{RpcRequest: &livekit.RpcRequest{
+			Id: id, Method: req.Method, Payload: req.Payload,
+			ResponseTimeoutMs: uint32(timeout / time.Millisecond), Version: 1,
+		}},
+	}
+	if err := checkSize(dp); err != nil {
+		return nil, err
+	}
 	type result struct {
 		resp *livekit.PerformRpcResponse
 		err  error
@@ -199,14 +228,6 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 			return
 		}
 		r.rpcs[id] = func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} }
-		dp := &livekit.DataPacket{
-			ParticipantIdentity:   "server",
-			DestinationIdentities: []string{req.DestinationIdentity},
-			Value: &livekit.DataPacket_RpcRequest{RpcRequest: &livekit.RpcRequest{
-				Id: id, Method: req.Method, Payload: req.Payload,
-				ResponseTimeoutMs: uint32(timeout / time.Millisecond), Version: 1,
-			}},
-		}
 		r.deliver(nil, livekit.DataPacket_RELIABLE, dp, dp.DestinationIdentities, nil, false)
 		reply(struct{}{}, nil)
 	})

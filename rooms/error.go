@@ -58,6 +58,9 @@ var (
 	ErrHeld = &Error{Unavailable, "the room's state cannot be written at the moment, try again"}
 	// ErrRoomFull: max_participants is reached.
 	ErrRoomFull = &Error{Exhausted, "room is full: max_participants is reached"}
+	// ErrDataTooLarge: data that its receivers could not take.
+	ErrDataTooLarge = Errorf(Invalid, "the data, with its topic and the identities that it is for, is longer than the %d bytes "+
+		"that a client receives at once: send it in parts", MaxDataPacket)
 	// ErrStopping: the server is stopping; the room stays open, try again soon.
 	ErrStopping = &Error{Unavailable, "server is restarting, try again"}
 )

@@ -63,6 +63,9 @@ func asProblem(r *http.Request, log *slog.Logger, err error) *problem {
 		// RFC 9110, section 15.5.10: the state is in the way; 429 would be the caller's pace.
 		return problemf(http.StatusConflict, "room_full", "%s", rooms.ErrRoomFull.Msg)
 	}
+	if errors.Is(err, rooms.ErrDataTooLarge) {
+		return problemf(http.StatusRequestEntityTooLarge, "too_large", "%s", rooms.ErrDataTooLarge.Msg)
+	}
 	e := tell(r.Context(), log, r.Method+" "+r.URL.Path, err)
 	status := http.StatusInternalServerError
 	switch e.Code {

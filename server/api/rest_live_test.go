@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
@@ -368,6 +369,43 @@ func TestAFullRoomTakesNobodyOver(t *testing.T) {
 	status, body := h.twirp("MoveParticipant", token, `{"room":"r","identity":"ada","destination_room":"small"}`)
 	require.Equal(t, 429, status, body)
 	require.Contains(t, body, "resource_exhausted", "Twirp keeps LiveKit's code")
+}
+
+// TestDataThatNobodyCouldReceiveIsRefused, with all that travels along counted in.
+func TestDataThatNobodyCouldReceiveIsRefused(t *testing.T) {
+	h := open(t)
+	ada := h.mustJoin("r", "ada")
+	text := func(n int) string { return `"text":"` + strings.Repeat("x", n) + `"` }
+	send := func(body string) (int, string) {
+		resp, answer := h.server("POST", "/v1/rooms/r/data", "{"+body+"}")
+		return resp.StatusCode, answer
+	}
+	const about = rooms.MaxDataPacket - 100 // so much goes through
+	status, body := send(text(about))
+	require.Equal(t, 204, status, body)
+	ada.Sync()
+	require.Equal(t, 1, ada.received())
+	for _, tooMuch := range []string{
+		text(rooms.MaxDataPacket),
+		text(about) + `,"topic":"` + strings.Repeat("t", 100) + `"`,
+		text(about) + `,"to":["ada","` + strings.Repeat("e", 60) + `"]`,
+	} {
+		status, body := send(tooMuch)
+		require.Equal(t, 413, status, body)
+		require.Equal(t, "too_large", read[problemJSON](t, body).Code)
+	}
+	payload := strings.Repeat("x", rooms.MaxDataPacket)
+	require.Equal(t, 413, h.status("POST", "/v1/rooms/r/participants/ada/rpc", `{"method":"m","payload":"`+payload+`"}`))
+	for method, call := range map[string]string{
+		"SendData":   `{"room":"r","data":"` + base64.StdEncoding.EncodeToString([]byte(payload)) + `"}`,
+		"PerformRpc": `{"room":"r","destination_identity":"ada","method":"m","payload":"` + payload + `"}`,
+	} {
+		status, body := h.twirp(method, h.token(admin("r")), call)
+		require.Equal(t, 400, status, body)
+		require.Contains(t, body, "invalid_argument")
+	}
+	ada.Sync()
+	require.Equal(t, 1, ada.received())
 }
 
 // TestARevocationIsLifted, and a ban of the same identity is not.

@@ -65,7 +65,7 @@ func (s *rest) roomOperations() []operation {
 		},
 		{
 			method: post, path: onRoom + "/data", id: "sendData", tag: tag, grant: toAdmin,
-			summary: "Send data to participants.",
+			summary: "Send data to participants; 413 if it is longer, with topic and to, than the 65535 bytes that a client receives at once.",
 			body:    dataRequest{}, example: `{"text":"five minutes left","topic":"chat","to":["ada"]}`,
 			status: http.StatusNoContent, handle: s.sendData,
 		},

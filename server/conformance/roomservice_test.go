@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -161,6 +162,14 @@ func TestRoomServiceParticipants(t *testing.T) {
 			return false
 		})
 		require.Empty(t, alice.received())
+
+		// What is said to be sent can be received, up to the bound.
+		large := strings.Repeat("x", 65535-100)
+		_, err = api.SendData(ctx, &livekit.SendDataRequest{Room: room, Data: []byte(large), DestinationIdentities: []string{"bob"}})
+		require.NoError(t, err)
+		eventually(t, "bob gets as much as a client takes", func() bool { return slices.Contains(bob.received(), datum{"", "", large}) })
+		_, err = api.SendData(ctx, &livekit.SendDataRequest{Room: room, Data: []byte(large + large[:100])})
+		requireTwirp(t, err, twirp.InvalidArgument, "65535")
 
 		// Taking away the right to publish ends the track.
 		_, err = api.UpdateParticipant(ctx, &livekit.UpdateParticipantRequest{
