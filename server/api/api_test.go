@@ -155,7 +155,7 @@ func TestGeneratedClients(t *testing.T) {
 			c := dial(h)
 			ctx := bearer(t.Context(), h.token(admin("lobby")))
 
-			room, err := c.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "lobby", EmptyTimeout: 77, Metadata: "hello"})
+			room, err := c.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "lobby", EmptyTimeout: 77, Metadata: "hello", Agents: []*livekit.RoomAgentDispatch{}})
 			require.NoError(t, err)
 			require.Equal(t, "lobby", room.Name)
 			require.Regexp(t, "^RM_", room.Sid)
@@ -229,6 +229,7 @@ func TestTwirpErrors(t *testing.T) {
 		{"no name", "CreateRoom", all, `{}`, 400, "invalid_argument", "no room name"},
 		{"long metadata", "CreateRoom", all, `{"name":"x","metadata":"` + strings.Repeat("x", 1001) + `"}`, 400, "invalid_argument", "metadata size exceeds limits: max size 1000"},
 		{"unknown preset", "CreateRoom", all, `{"name":"x","room_preset":"y"}`, 400, "invalid_argument", `unknown room preset "y"`},
+		{"agents", "CreateRoom", all, `{"name":"x","agents":[{"agent_name":"scribe"}]}`, 501, "unimplemented", "agents are not dispatched: a room cannot be created with agents; an agent can join as a participant, with a token of its own"},
 		{"egress", "CreateRoom", all, `{"name":"x","egress":{}}`, 501, "unimplemented", "Parlor does not record: a room cannot be created with egress"},
 		{"bad JSON", "CreateRoom", all, `{`, 400, "malformed", "the json request could not be decoded"},
 		{"wrong type", "CreateRoom", all, `{"name":7}`, 400, "malformed", "the json request could not be decoded"},

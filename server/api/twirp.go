@@ -109,6 +109,10 @@ func (s *roomService) CreateRoom(ctx context.Context, req *livekit.CreateRoomReq
 		if req.Egress != nil {
 			return nil, twirp.NewError(twirp.Unimplemented, "Parlor does not record: a room cannot be created with egress")
 		}
+		if len(req.Agents) > 0 { // nobody would come, and the caller would wait
+			return nil, twirp.NewError(twirp.Unimplemented, "agents are not dispatched: a room cannot be created with agents; "+
+				"an agent can join as a participant, with a token of its own")
+		}
 		if err := s.c.withPreset(req); err != nil {
 			return nil, err
 		}
