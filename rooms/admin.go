@@ -182,7 +182,7 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 	case req.RevokeTokenTs > noSeconds:
 		return Errorf(Invalid, "revoke_token_ts is %d: it must be a Unix time in seconds", req.RevokeTokenTs)
 	case req.RevokeTokenTs > 0:
-		if err := rs.revokeTokens(ctx, req.Room, req.Identity, req.RevokeTokenTs); err != nil {
+		if err := rs.Revoke(ctx, req.Room, req.Identity, req.RevokeTokenTs*1000); err != nil {
 			return err
 		}
 	}
@@ -247,6 +247,9 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
 	e := ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
 	if req.Permission != nil {
+		if err := checkSources(req.Permission.CanPublishSources); err != nil {
+			return nil, err
+		}
 		e.Permit = func(p *livekit.ParticipantPermission) {
 			proto.Reset(p)
 			proto.Merge(p, req.Permission)

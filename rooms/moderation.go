@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/livekit/protocol/livekit"
 )
@@ -150,11 +149,17 @@ func set[T any](to *T, from *T) {
 	}
 }
 
-// revokeTokens makes tokens of an identity that were issued before ts (Unix seconds)
-// worthless for rooms of that name, durably.
-func (rs *Rooms) revokeTokens(ctx context.Context, room, identity string, ts int64) error {
+// Revoke makes tokens of an identity that were issued before notBeforeMs worthless
+// for rooms of that name, durably. Who is in the room stays.
+func (rs *Rooms) Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error {
 	if rs.cfg.Moderation == nil {
-		return nil
+		return Errorf(Unavailable, "revocations cannot be stored here")
 	}
-	return rs.cfg.Moderation.SetRevocation(ctx, room, identity, time.Unix(ts, 0).UnixMilli())
+	if err := rs.checkRoomName(room); err != nil {
+		return err
+	}
+	if err := rs.checkIdentity(identity); err != nil {
+		return err
+	}
+	return rs.cfg.Moderation.SetRevocation(ctx, room, identity, notBeforeMs)
 }

@@ -15,6 +15,31 @@ type Hold struct {
 	Except  []string              `json:"except,omitempty"`  // identities
 }
 
+// MaxSources bounds a list of track sources: there are five.
+const MaxSources = 16
+
+func checkSources(list []livekit.TrackSource) error {
+	if len(list) > MaxSources {
+		return Errorf(Invalid, "more than %d track sources are given", MaxSources)
+	}
+	return nil
+}
+
+// checkHold bounds what is written with every change of the room.
+func (rs *Rooms) checkHold(h *Hold) error {
+	size := 0
+	for _, identity := range h.Except {
+		if err := rs.checkIdentity(identity); err != nil {
+			return err
+		}
+		size += len(identity)
+	}
+	if most := rs.cfg.Limits.MaxAttributes; most > 0 && size > most {
+		return Errorf(Invalid, "the identities that are left alone are longer than %d bytes together", most)
+	}
+	return checkSources(h.Sources)
+}
+
 // covers tells that h is for a track of that identity.
 func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
 	if slices.Contains(h.Except, identity) {
@@ -36,6 +61,9 @@ type MutedTrack struct {
 // were not muted before. With hold it keeps them and later ones muted, through
 // restarts, until [Rooms.Release]; it takes the place of an earlier hold.
 func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool) ([]MutedTrack, error) {
+	if err := rs.checkHold(&which); err != nil {
+		return nil, err
+	}
 	if hold {
 		// First, so that what is published meanwhile is held.
 		if _, err := rs.edit(ctx, room, func(rec *Record) error {

@@ -46,6 +46,7 @@ type Rooms interface {
 	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
 	DeleteIf(ctx context.Context, name, sid string, version *int64) error
 	Ban(ctx context.Context, b rooms.Ban) error
+	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
 	Stats() rooms.Stats
 }
 
@@ -59,11 +60,10 @@ type Records interface {
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
 }
 
-// Moderation is what REST does to bans and tokens beside [Rooms.Ban].
+// Moderation is what REST does to bans and tokens beside [Rooms.Ban] and [Rooms.Revoke].
 type Moderation interface {
 	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
 	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
-	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 

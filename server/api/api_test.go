@@ -53,7 +53,7 @@ func open(t *testing.T) *house {
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
 	h.receive(log)
-	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: rooms.Limits{MaxMetadata: 1000, MaxRoomName: 256, MaxIdentity: 256}})
+	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256}})
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs

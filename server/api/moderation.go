@@ -125,7 +125,7 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	case before > now+time.Minute.Milliseconds():
 		return fieldsProblem(fieldProblem{"before", "must not be in the future: tokens that are made until then would be refused too"})
 	}
-	if err := s.Moderation.SetRevocation(r.Context(), name, body.Identity, before); err != nil {
+	if err := s.Rooms.Revoke(r.Context(), name, body.Identity, before); err != nil {
 		return err
 	}
 	return sendNothing(w)

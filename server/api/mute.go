@@ -13,7 +13,7 @@ import (
 // muteRequest is the body of POST …/mute.
 type muteRequest struct {
 	Sources []string `json:"sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"What to mute; whatever can be heard without it."`
-	Except  []string `json:"except,omitempty" doc:"Identities that are left alone."`
+	Except  []string `json:"except,omitempty" doc:"Identities that are left alone; together no longer than limit.max_attributes_size."`
 	Hold    bool     `json:"hold,omitempty" doc:"What is published later is muted too, and nobody can unmute it, until the hold is released. It survives restarts, and takes the place of an earlier hold."`
 }
 
@@ -89,6 +89,9 @@ func sourceOf(name string) (livekit.TrackSource, bool) {
 
 // sourcesOf reads the names of sources in the field of that path.
 func sourcesOf(path string, names []string) (all []livekit.TrackSource, err error) {
+	if len(names) > rooms.MaxSources {
+		return nil, fieldsProblem(fieldProblem{path, fmt.Sprintf("must not have more than %d entries", rooms.MaxSources)})
+	}
 	for i, name := range names {
 		source, ok := sourceOf(name)
 		if !ok {

@@ -162,7 +162,7 @@ func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 	case "", "false":
 	case "true":
 		revoke = true
-		if err := s.Moderation.SetRevocation(r.Context(), at[0], at[1], rooms.NowMs(time.Now())); err != nil {
+		if err := s.Rooms.Revoke(r.Context(), at[0], at[1], rooms.NowMs(time.Now())); err != nil {
 			return err
 		}
 	default:

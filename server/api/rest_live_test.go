@@ -408,6 +408,35 @@ func TestDataThatNobodyCouldReceiveIsRefused(t *testing.T) {
 	require.Equal(t, 1, ada.received())
 }
 
+// TestWhatIsStoredIsBounded: names that nobody can bear, and lists without an end.
+func TestWhatIsStoredIsBounded(t *testing.T) {
+	h := open(t)
+	h.mustJoin("r", "ada")
+	long := strings.Repeat("x", 257)
+	list := func(n int, item string) string { return "[" + strings.Repeat(item+",", n) + item + "]" }
+	for _, tc := range []struct{ method, path, body, detail string }{
+		{"POST", "/revocations", `{"identity":"` + long + `"}`, "identity length"},
+		{"DELETE", "/participants/" + long + "?revoke=true", "", "identity length"},
+		{"POST", "/mute", `{"hold":true,"except":["` + long + `"]}`, "identity length"},
+		{"POST", "/mute", `{"hold":true,"except":` + list(100, `"somebody-else"`) + `}`, "longer than 1000 bytes"},
+		{"POST", "/mute", `{"hold":true,"sources":` + list(16, `"camera"`) + `}`, "more than 16"},
+		{"PATCH", "/participants/ada", `{"permissions":{"can_publish_sources":` + list(16, `"camera"`) + `}}`, "more than 16"},
+	} {
+		resp, body := h.server(tc.method, "/v1/rooms/r"+tc.path, tc.body)
+		require.Equal(t, 400, resp.StatusCode, body)
+		require.Contains(t, read[problemJSON](t, body).Detail, tc.detail)
+	}
+	_, body := h.server("GET", "/v1/rooms/r", "")
+	require.Contains(t, body, `"hold":null`)
+	require.Equal(t, 400, h.status("POST", "/v1/rooms/"+long+"/revocations", `{"identity":"ada"}`), "no room can be called that")
+	status, body := h.twirp("UpdateParticipant", h.token(admin("r")), `{"room":"r","identity":"ada","permission":{"can_publish_sources":`+list(16, "77")+`}}`)
+	require.Equal(t, 400, status, body)
+	require.Contains(t, body, "more than 16 track sources")
+
+	require.Equal(t, 200, h.status("POST", "/v1/rooms/r/mute", `{"hold":true,"except":`+list(70, `"somebody-else"`)+`}`))
+	require.Equal(t, 200, h.status("PATCH", "/v1/rooms/r/participants/ada", `{"permissions":{"can_publish_sources":`+list(3, `"camera"`)+`}}`))
+}
+
 // TestARevocationIsLifted, and a ban of the same identity is not.
 func TestARevocationIsLifted(t *testing.T) {
 	h := open(t)

@@ -100,7 +100,7 @@ func Keys() []Key {
 		{"room.max_participant_identity_length", Renamed, "old name of `limit.max_participant_identity_length`"},
 
 		{"limit.max_metadata_size", Applied, "bytes of a room's or participant's metadata; 0 = no limit, as below"},
-		{"limit.max_attributes_size", Applied, "bytes of a participant's attributes"},
+		{"limit.max_attributes_size", Applied, "bytes of a participant's attributes, of a room's tags, and of the identities that a hold leaves out"},
 		{"limit.max_room_name_length", Applied, "bytes of a room's name"},
 		{"limit.max_participant_identity_length", Applied, "bytes of an identity"},
 		{"limit.max_participant_name_length", Applied, "bytes of a participant's name"},
