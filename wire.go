@@ -129,7 +129,7 @@ func (p *program) openServer() error {
 	if err != nil {
 		return err
 	}
-	p.events = events.New(&webhooks.Log{Store: p.store}, p.log)
+	p.events = events.New(&webhooks.Log{Store: p.store}, p.log, len(p.cfg.Keys))
 	apiConfig := api.Config{
 		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize,

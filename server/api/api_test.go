@@ -57,7 +57,7 @@ func open(t *testing.T) *house {
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs
-	pull := events.New(&webhooks.Log{Store: store}, log)
+	pull := events.New(&webhooks.Log{Store: store}, log, 1)
 	t.Cleanup(pull.Close)
 	h.serve(api.Config{
 		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,

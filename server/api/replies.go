@@ -37,13 +37,20 @@ type Replies interface {
 // its API key's own, with what its token grants. Failures of ours (5xx) are not remembered: a retry tries again.
 //
 // An answer is stored before it is given, and kept for a day; the newest
-// [maxReplies] keys and [maxKept] bytes of answers are in memory too. Answers that
+// [maxReplies] keys and [maxKept] bytes of answers are in memory too, where the API
+// key that has most gives way first, so that none crowds out the others. Answers that
 // hold secrets, and long ones, are in memory alone: a restart forgets them.
 type replies struct {
 	store Replies // nil = everything is in memory alone
 
 	mu    sync.Mutex // guards the following
 	byKey map[[sha256.Size]byte]*list.Element
+	kept  map[string]*keptReplies // by API key; those that keep none are not in it
+	bytes int                     // of answers
+}
+
+// keptReplies are those of one API key. They are guarded by replies.mu.
+type keptReplies struct {
 	order *list.List // of *reply, the oldest first
 	bytes int        // of answers
 }
@@ -53,6 +60,7 @@ type reply struct {
 	key         [sha256.Size]byte
 	fingerprint [sha256.Size]byte // of the request
 	since       time.Time
+	apiKey      string
 
 	status int
 	header map[string]string
@@ -60,7 +68,7 @@ type reply struct {
 }
 
 func newReplies(store Replies) *replies {
-	return &replies{store: store, byKey: map[[sha256.Size]byte]*list.Element{}, order: list.New()}
+	return &replies{store: store, byKey: map[[sha256.Size]byte]*list.Element{}, kept: map[string]*keptReplies{}}
 }
 
 // attempt makes the reply of r, whose body is read and put back.
@@ -73,16 +81,17 @@ func attempt(r *http.Request, key string) (*reply, error) {
 		return nil, bodyProblem(err)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	who := ""
+	who, apiKey := "", ""
 	if c := access.FromContext(r.Context()); c != nil {
 		// With what it may do: nobody is to see what others were answered.
 		grants, _ := json.Marshal(c.Grants.Video) // read from JSON
-		who = c.APIKey + "\n" + string(grants)
+		apiKey = c.APIKey
+		who = apiKey + "\n" + string(grants)
 	}
 	h := sha256.New()
 	_, _ = io.WriteString(h, r.URL.RawQuery+"\n"+r.Header.Get("Content-Type")+"\n") // a hash takes everything
 	_, _ = h.Write(body)
-	mine := &reply{key: sha256.Sum256([]byte(who + "\n" + r.URL.EscapedPath() + "\n" + key)), since: time.Now()}
+	mine := &reply{key: sha256.Sum256([]byte(who + "\n" + r.URL.EscapedPath() + "\n" + key)), since: time.Now(), apiKey: apiKey}
 	h.Sum(mine.fingerprint[:0])
 	return mine, nil
 }
@@ -156,17 +165,24 @@ func (mine *reply) row() rooms.Reply {
 func (rs *replies) begin(mine *reply) (twin *reply) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for e := rs.order.Front(); e != nil; e = rs.order.Front() {
-		if rs.order.Len() < maxReplies && mine.since.Sub(e.Value.(*reply).since) < repliesLive {
-			break
+	for _, k := range rs.kept {
+		for e := k.order.Front(); e != nil && mine.since.Sub(e.Value.(*reply).since) >= repliesLive; e = k.order.Front() {
+			rs.forget(e)
 		}
-		rs.forget(e)
 	}
 	if e := rs.byKey[mine.key]; e != nil {
 		known := *e.Value.(*reply)
 		return &known
 	}
-	rs.byKey[mine.key] = rs.order.PushBack(mine)
+	for len(rs.byKey) >= maxReplies {
+		rs.forgetOf(func(k *keptReplies) int { return k.order.Len() })
+	}
+	k := rs.kept[mine.apiKey]
+	if k == nil {
+		k = &keptReplies{order: list.New()}
+		rs.kept[mine.apiKey] = k
+	}
+	rs.byKey[mine.key] = k.order.PushBack(mine)
 	return nil
 }
 
@@ -184,16 +200,33 @@ func (rs *replies) end(mine *reply, rec *recorder) {
 	}
 	*mine = *mine.answered(rec)
 	rs.bytes += len(mine.body)
+	rs.kept[mine.apiKey].bytes += len(mine.body)
 	for rs.bytes > maxKept {
-		rs.forget(rs.order.Front())
+		rs.forgetOf(func(k *keptReplies) int { return k.bytes })
 	}
+}
+
+// forgetOf forgets the oldest reply of the API key that has most.
+func (rs *replies) forgetOf(have func(*keptReplies) int) {
+	var most *keptReplies
+	for _, k := range rs.kept {
+		if most == nil || have(k) > have(most) {
+			most = k
+		}
+	}
+	rs.forget(most.order.Front())
 }
 
 func (rs *replies) forget(e *list.Element) {
 	r := e.Value.(*reply)
 	delete(rs.byKey, r.key)
-	rs.order.Remove(e)
+	k := rs.kept[r.apiKey]
+	k.order.Remove(e)
+	k.bytes -= len(r.body)
 	rs.bytes -= len(r.body)
+	if k.order.Len() == 0 {
+		delete(rs.kept, r.apiKey)
+	}
 }
 
 // repeat answers asked as its twin was.

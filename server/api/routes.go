@@ -203,7 +203,8 @@ func (s *rest) eventOperations() []operation {
 		{
 			method: get, path: "/events", id: "listEvents", tag: "events", grant: toPull,
 			summary: "The event log: a page as JSON, or as server-sent events for whoever accepts text/event-stream. " +
-				"410 (code pruned, with the oldest seq) when what is asked for is pruned.",
+				"410 (code pruned, with the oldest seq) when what is asked for is pruned; 429 (code too_many_streams) when " +
+				"the API key has its share of the streams.",
 			query: []parameter{
 				{name: "after", doc: "A seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
 				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},

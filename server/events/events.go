@@ -29,6 +29,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"parlor/rooms"
@@ -39,25 +40,34 @@ const (
 	defaultLimit = 100
 	maxLimit     = 1000
 	// maxStreams bounds the streams at a time: each looks at the log after every
-	// commit.
+	// commit. Where there are several API keys, one may have maxOfKey of them, so that
+	// it cannot keep the others out.
 	maxStreams = 256
+	maxOfKey   = maxStreams / 2
 )
 
 // Handler serves the log. It may be used concurrently.
 type Handler struct {
 	log     *webhooks.Log
 	logger  *slog.Logger
-	streams chan struct{} // a token for each that may begin
+	mostOf  int // streams that one API key may have
 
 	closing context.Context // ends with close
 	close   context.CancelFunc
+
+	mu      sync.Mutex // guards the following
+	streams int
+	ofKey   map[string]int // streams by API key; none with 0
 }
 
 var _ http.Handler = (*Handler)(nil)
 
-// New makes a handler.
-func New(l *webhooks.Log, logger *slog.Logger) *Handler {
-	h := &Handler{log: l, logger: logger, streams: make(chan struct{}, maxStreams)}
+// New makes a handler for a server of that many API keys.
+func New(l *webhooks.Log, logger *slog.Logger, keys int) *Handler {
+	h := &Handler{log: l, logger: logger, mostOf: maxStreams, ofKey: map[string]int{}}
+	if keys > 1 {
+		h.mostOf = maxOfKey
+	}
 	h.closing, h.close = context.WithCancel(context.Background())
 	return h
 }
@@ -207,7 +217,7 @@ func (h *Handler) problem(r *http.Request, err error) *problem {
 }
 
 func (p *problem) write(w http.ResponseWriter) {
-	if p.Status == http.StatusServiceUnavailable {
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "5")
 	}
 	writeJSON(w, p.Status, "application/problem+json", p)

@@ -35,7 +35,7 @@ func newFixture(t testing.TB) *fixture {
 	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
-	h := events.New(&webhooks.Log{Store: s}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	h := events.New(&webhooks.Log{Store: s}, slog.New(slog.NewTextHandler(t.Output(), nil)), 2)
 	t.Cleanup(h.Close)
 	return &fixture{t: t, store: s, handler: h}
 }

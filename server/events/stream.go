@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/server/access"
 	"parlor/webhooks"
 )
 
@@ -27,13 +28,15 @@ const (
 // stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the
 // reader goes, or the handler is closed.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQuery) {
-	select {
-	case h.streams <- struct{}{}:
-		defer func() { <-h.streams }()
-	default:
-		newProblem(http.StatusServiceUnavailable, string(rooms.Unavailable), "too many streams are open").write(w)
+	key := ""
+	if c := access.FromContext(r.Context()); c != nil {
+		key = c.APIKey
+	}
+	if p := h.begin(key); p != nil {
+		p.write(w)
 		return
 	}
+	defer h.ended(key)
 	// An error that is known at once is an answer; later it is the stream's end.
 	if _, err := h.log.Page(r.Context(), rooms.EventQuery{After: q.After, Limit: 1}); err != nil {
 		h.problem(r, err).write(w)
@@ -60,6 +63,32 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQu
 	q.Limit = maxLimit
 	err = h.log.Stream(ctx, q, webhooks.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: beat / 5})
 	h.end(s, r, err)
+}
+
+// begin takes a place for a stream of that API key, or says why there is none.
+func (h *Handler) begin(key string) *problem {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ofKey[key] >= h.mostOf: // RFC 6585, section 4
+		return newProblem(http.StatusTooManyRequests, "too_many_streams",
+			fmt.Sprintf("this API key has %d streams open already: close some, or read pages", h.mostOf))
+	case h.streams >= maxStreams:
+		return newProblem(http.StatusServiceUnavailable, string(rooms.Unavailable), "too many streams are open")
+	}
+	h.streams++
+	h.ofKey[key]++
+	return nil
+}
+
+// ended gives the place back.
+func (h *Handler) ended(key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.streams--
+	if h.ofKey[key]--; h.ofKey[key] == 0 {
+		delete(h.ofKey, key)
+	}
 }
 
 // end tells the reader why the stream ends, if it is to know.
