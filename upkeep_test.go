@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -41,5 +42,39 @@ func TestBansThatRanOutAreForgotten(t *testing.T) {
 		_, revoked, err := s.Admission(t.Context(), "tea", "ann")
 		require.NoError(t, err)
 		require.NotZero(t, revoked)
+	})
+}
+
+// TestSessionsOfARoomThatNeverEndsAreForgotten after the time for which ended rooms
+// are kept, but for the newest, which it still goes by.
+func TestSessionsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close(context.Background())) }()
+		now := rooms.NowMs(time.Now())
+		r := rooms.Record{SID: "RM_x", Name: "office", CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
+		c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r}
+		const many = 3000 // several batches
+		for i := range int64(many) {
+			c.Sessions = append(c.Sessions, rooms.Session{
+				SID: fmt.Sprintf("PA_%04d", i), RoomSID: r.SID, Identity: "ann", JoinedMs: now + i, LeftMs: now + i + 1,
+			})
+		}
+		done := make(chan error, 1)
+		s.Submit(c, func(_ rooms.Outcome, err error) { done <- err })
+		require.NoError(t, <-done)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go pruneSessions(ctx, s, 24*time.Hour, slog.New(slog.DiscardHandler)) // ends with ctx, which synctest waits for
+		left := func() int {
+			all, err := s.Latest(t.Context(), r.SID, many)
+			require.NoError(t, err)
+			return len(all)
+		}
+		time.Sleep(23 * time.Hour)
+		require.Equal(t, many, left())
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, rooms.MostDeparted, left())
 	})
 }

@@ -301,6 +301,7 @@ func (p *program) startUpkeep() {
 	p.upkeep.Go(func() { kept.Run(ctx) })
 	if keep := p.cfg.History; keep != config.Forever {
 		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
+		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
 }
@@ -328,14 +329,32 @@ func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) 
 	}
 }
 
-// pruneHistory forgets ended rooms, in small batches so that nobody waits for
-// it, until ctx ends.
+// pruneHistory forgets ended rooms until ctx ends.
 func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
-	const (
-		batch = 500
-		pause = 50 * time.Millisecond // between two batches
-		every = 10 * time.Minute      // when there is no more to forget
-	)
+	prune(ctx, 10*time.Minute, log, "cannot forget old rooms", func() (more bool, err error) {
+		n, err := h.PruneHistory(ctx, rooms.NowMs(time.Now().Add(-keep)), pruneBatch)
+		return n == pruneBatch, err
+	})
+}
+
+// pruneSessions forgets who left the open rooms, which may never end, until ctx
+// ends. It looks at every open room, so it does not do it often.
+func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
+	var at rooms.RoomCursor
+	prune(ctx, time.Hour, log, "cannot forget old sessions", func() (more bool, err error) {
+		n, next, err := h.PruneSessions(ctx, rooms.NowMs(time.Now().Add(-keep)), at, pruneBatch)
+		at = next
+		return n == pruneBatch || next != rooms.RoomCursor{}, err
+	})
+}
+
+// pruneBatch is how many rows are forgotten at a time, so that nobody waits for it.
+const pruneBatch = 500
+
+// prune calls step until there is no more to forget, and again after every; after a
+// failure too. It returns when ctx ends.
+func prune(ctx context.Context, every time.Duration, log *slog.Logger, failure string, step func() (more bool, err error)) {
+	const pause = 50 * time.Millisecond // between two batches
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -344,11 +363,11 @@ func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log 
 			return
 		case <-timer.C:
 		}
-		n, err := h.PruneHistory(ctx, rooms.NowMs(time.Now().Add(-keep)), batch)
+		more, err := step()
 		if err != nil && ctx.Err() == nil {
-			log.Error("cannot forget old rooms", "error", err)
+			log.Error(failure, "error", err)
 		}
-		if n == batch {
+		if more && err == nil {
 			timer.Reset(pause)
 		} else {
 			timer.Reset(every)

@@ -275,7 +275,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 
 // remember keeps s, which has left, among the newest.
 func (r *Room) remember(s Session) {
-	r.departed = append(r.departed[max(0, len(r.departed)-mostDeparted+1):], s)
+	r.departed = append(r.departed[max(0, len(r.departed)-MostDeparted+1):], s)
 }
 
 // withdrawAll ends what p publishes and what is forwarded to it.

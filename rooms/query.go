@@ -68,9 +68,15 @@ type History interface {
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	// ListSessions returns a page of a room's sessions.
 	ListSessions(ctx context.Context, q SessionQuery) ([]Session, error)
-	// PruneHistory forgets up to batch rooms that ended before endedBeforeMs, with
-	// their sessions. Less than batch means there are no more.
+	// PruneHistory forgets rooms that ended before endedBeforeMs, with their
+	// sessions: up to batch rows in all, a room after the last of its sessions. Less
+	// than batch means there are no more.
 	PruneHistory(ctx context.Context, endedBeforeMs int64, batch int) (int, error)
+	// PruneSessions forgets sessions of open rooms that left before leftBeforeMs, but
+	// for the newest [MostDeparted] of each room, which it still goes by. A call looks
+	// at some rooms behind after and forgets up to batch sessions; next is where to go
+	// on, the zero value at the end.
+	PruneSessions(ctx context.Context, leftBeforeMs int64, after RoomCursor, batch int) (n int, next RoomCursor, err error)
 }
 
 // Moderation is who may not come in. It binds to a room's name, so it outlives

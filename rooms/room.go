@@ -76,8 +76,9 @@ const (
 	retryInterval   = time.Second
 )
 
-// mostDeparted is how many who left are told to a client that resumes.
-const mostDeparted = 128
+// MostDeparted is how many of its newest sessions a room goes by: who of them left
+// is told to a client that resumes, and comes back with what was decided for it.
+const MostDeparted = 128
 
 func newRoom(rs *Rooms, name string) *Room {
 	return &Room{
@@ -175,7 +176,7 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
-	latest, err := r.rooms.cfg.Store.Latest(ctx, rec.SID, mostDeparted)
+	latest, err := r.rooms.cfg.Store.Latest(ctx, rec.SID, MostDeparted)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"slices"
 	"strings"
 
@@ -172,31 +171,4 @@ func (s *Store) ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms
 	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session
 		WHERE room_sid = ? AND (joined_ms, sid) > (?, ?) ORDER BY joined_ms, sid LIMIT ?`,
 		q.RoomSID, q.AfterJoinedMs, q.AfterSID, pageLimit(q.Limit))
-}
-
-// PruneHistory forgets up to batch rooms that ended before endedBeforeMs, with
-// their sessions.
-func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int) (int, error) {
-	return call(ctx, s, func(t *tx) (int, error) {
-		var sids []string
-		err := t.rows(func(rs *sql.Rows) error {
-			var sid string
-			err := rs.Scan(&sid)
-			sids = append(sids, sid)
-			return err
-		}, `SELECT sid FROM room WHERE ended_ms > 0 AND ended_ms < ? ORDER BY ended_ms LIMIT ?`, endedBeforeMs, pageLimit(batch))
-		if err != nil {
-			return 0, err
-		}
-		for _, sid := range sids {
-			if _, err := t.exec(`DELETE FROM session WHERE room_sid = ?`, sid); err != nil {
-				return 0, err
-			}
-			if _, err := t.exec(`DELETE FROM room WHERE sid = ?`, sid); err != nil {
-				return 0, err
-			}
-			t.ended--
-		}
-		return len(sids), nil
-	})
 }

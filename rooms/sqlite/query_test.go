@@ -185,6 +185,132 @@ func TestPruneHistoryTakesSessions(t *testing.T) {
 	require.Empty(t, v)
 }
 
+// TestPruneHistoryInBatches: a room with many sessions goes over several calls, and
+// stays until the last of them has gone.
+func TestPruneHistoryInBatches(t *testing.T) {
+	s := openNew(t)
+	big, small := create(t, s, "big", 1), create(t, s, "small", 1)
+	const many = 25
+	for _, r := range []*rooms.Record{&big, &small} {
+		r.EndedMs, r.EndReason = 5, rooms.EndClosed
+	}
+	c := rooms.Change{Kind: rooms.ChangeEnd, Room: big}
+	for i := range many {
+		c.Sessions = append(c.Sessions, rooms.Session{SID: fmt.Sprint("PA_", i), RoomSID: big.SID, Identity: fmt.Sprint(i), JoinedMs: 2, LeftMs: 5})
+	}
+	_, err := submit(t, s, c)
+	require.NoError(t, err)
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: small})
+	require.NoError(t, err)
+	left := many
+	for {
+		n, err := s.PruneHistory(t.Context(), 6, 10)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, 10)
+		v, err := s.ListSessions(t.Context(), rooms.SessionQuery{RoomSID: big.SID, Limit: 100})
+		require.NoError(t, err)
+		require.LessOrEqual(t, left-len(v), 10)
+		if left = len(v); left > 0 {
+			_, err := s.GetBySID(t.Context(), big.SID)
+			require.NoError(t, err)
+		}
+		if n < 10 {
+			break
+		}
+	}
+	require.Zero(t, left)
+	_, ended, err := s.CountRooms(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, ended)
+	requireSound(t, s)
+}
+
+// TestPruneSessions of a room that never ends: who left long ago is forgotten, but
+// for those that the room goes by when somebody comes back.
+func TestPruneSessions(t *testing.T) {
+	s := openNew(t)
+	ctx := t.Context()
+	busy, quiet := create(t, s, "busy", 1), create(t, s, "quiet", 2)
+	const many, cutoff = 3 * rooms.MostDeparted, 1_000_000
+	for _, r := range []rooms.Record{busy, quiet} {
+		n := many
+		if r.SID == quiet.SID {
+			n = rooms.MostDeparted // all of them may matter yet
+		}
+		c := rooms.Change{Kind: rooms.ChangeUpdate, Room: r}
+		for i := range n {
+			v := rooms.Session{SID: fmt.Sprint("PA_", r.Name, i), RoomSID: r.SID, Identity: fmt.Sprint(i), JoinedMs: int64(1000 + i), LeftMs: int64(2000 + i)}
+			switch i {
+			case 3: // it stays and stays
+				v.LeftMs = 0
+			case 5: // it left only lately
+				v.LeftMs = cutoff
+			}
+			c.Sessions = append(c.Sessions, v)
+		}
+		_, err := submit(t, s, c)
+		require.NoError(t, err)
+	}
+	latest, err := s.Latest(ctx, busy.SID, rooms.MostDeparted)
+	require.NoError(t, err)
+	before, err := s.FindOpen(ctx, "busy")
+	require.NoError(t, err)
+
+	total, at := 0, rooms.RoomCursor{}
+	for {
+		n, next, err := s.PruneSessions(ctx, cutoff, at, 100)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, 100)
+		total, at = total+n, next
+		if n < 100 && next == (rooms.RoomCursor{}) {
+			break
+		}
+	}
+	require.Equal(t, many-rooms.MostDeparted-2, total)
+	var left []string
+	v, err := s.ListSessions(ctx, rooms.SessionQuery{RoomSID: busy.SID, Limit: 1000})
+	require.NoError(t, err)
+	for i := range v {
+		left = append(left, v[i].Identity)
+	}
+	require.Equal(t, []string{"3", "5"}, left[:2], "who is there, or was until lately")
+	require.Len(t, left, rooms.MostDeparted+2)
+	still, err := s.Latest(ctx, busy.SID, rooms.MostDeparted)
+	require.NoError(t, err)
+	require.Equal(t, latest, still, "what the room reads when somebody comes is the same")
+	after, err := s.FindOpen(ctx, "busy")
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	v, err = s.ListSessions(ctx, rooms.SessionQuery{RoomSID: quiet.SID, Limit: 1000})
+	require.NoError(t, err)
+	require.Len(t, v, rooms.MostDeparted)
+	requireSound(t, s)
+}
+
+// TestPruneSessionsOfManyRooms goes on where it left off.
+func TestPruneSessionsOfManyRooms(t *testing.T) {
+	s := openNew(t)
+	const count = roomsLookedAt + 3
+	var last rooms.Record
+	for i := range count {
+		last = create(t, s, fmt.Sprint("r", i), int64(i))
+	}
+	c := rooms.Change{Kind: rooms.ChangeUpdate, Room: last}
+	for i := range rooms.MostDeparted + 7 {
+		c.Sessions = append(c.Sessions, rooms.Session{SID: fmt.Sprint("PA_", i), RoomSID: last.SID, Identity: fmt.Sprint(i), JoinedMs: int64(10 + i), LeftMs: int64(20 + i)})
+	}
+	_, err := submit(t, s, c)
+	require.NoError(t, err)
+	n, next, err := s.PruneSessions(t.Context(), 1_000_000, rooms.RoomCursor{}, 100)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NotZero(t, next)
+	n, next, err = s.PruneSessions(t.Context(), 1_000_000, next, 100)
+	require.NoError(t, err)
+	require.Equal(t, 7, n)
+	require.Zero(t, next)
+}
+
 func TestModeration(t *testing.T) {
 	s := openNew(t)
 	now := time.Now().UnixMilli()
