@@ -24,6 +24,7 @@ func (r *Room) consider(q *Participant, t *track) {
 	case wants && may && allowed && !on:
 		t.subscribers[q.identity] = q
 		q.subscribed[sid] = t
+		q.unrated = true
 		r.tellPermission(q, p, sid, true)
 		q.peer.Subscribe(Subscription{
 			Track:             t.media,

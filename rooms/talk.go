@@ -88,14 +88,12 @@ func (r *Room) tellQuality(now time.Time) {
 	if len(infos) > 0 {
 		r.setAlarm(alarmQuality, now.Add(qualityInterval))
 	}
-	if !changed {
-		return
-	}
 	for _, q := range r.participants {
 		own := infos[q.sid]
-		if own == nil {
+		if own == nil || !(changed || q.unrated) {
 			continue
 		}
+		q.unrated = false
 		updates := []*livekit.ConnectionQualityInfo{own}
 		for sid := range hearing(q) {
 			if i := infos[sid]; i != nil && sid != q.sid {

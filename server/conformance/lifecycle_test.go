@@ -8,10 +8,11 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 )
 
-// TestWebhooks tells a whole call and compares every event and its contents.
-func TestWebhooks(t *testing.T) {
+// testWebhooks tells a whole call and compares every event and its contents.
+func testWebhooks(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
 		api := roomService(env.server)
@@ -57,10 +58,17 @@ func TestWebhooks(t *testing.T) {
 			if e.Participant != nil {
 				require.Equal(t, sids[e.Participant.Identity], e.Participant.Sid)
 			}
-			if !strings.HasPrefix(e.Event, "track_") {
-				require.Equal(t, "m", e.Room.Metadata)
-				require.Equal(t, created.CreationTime, e.Room.CreationTime)
+			if strings.HasPrefix(e.Event, "track_") { // of room and participant only who they are
+				require.True(t, proto.Equal(&livekit.Room{Sid: created.Sid, Name: room}, e.Room), "%v", e.Room)
+				require.True(t, proto.Equal(&livekit.ParticipantInfo{Sid: sids["alice"], Identity: "alice"}, e.Participant), "%v", e.Participant)
+				require.NotEmpty(t, e.Track.Sid)
+				continue
 			}
+			require.Equal(t, room, e.Room.Name)
+			require.Equal(t, "m", e.Room.Metadata)
+			require.Equal(t, created.CreationTime, e.Room.CreationTime)
+			require.NotEmpty(t, e.Room.TurnPassword)
+			require.NotEmpty(t, e.Room.EnabledCodecs)
 		}
 		find := func(line string) *livekit.WebhookEvent {
 			return env.hooks.of(room)[slices.Index(env.hooks.lines(room), line)]
@@ -82,6 +90,19 @@ func TestWebhooks(t *testing.T) {
 			require.Equal(t, uint32(0), find("room_finished").Room.NumParticipants)
 		}
 	})
+}
+
+// testAborted: who leaves before it was connected has not joined.
+func testAborted(t *testing.T) {
+	t.Parallel()
+	room := roomName(t)
+	for _, c := range []*signaller{dialLegacy(t, room, "legacy"), dialSingle(t, room, "single")} {
+		who := c.joined(t).Participant
+		c.request(t, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{}}})
+		env.hooks.await(t, room, "participant_connection_aborted "+who.Identity)
+		require.NotContains(t, env.hooks.lines(room), "participant_joined "+who.Identity)
+	}
+	env.hooks.check(t)
 }
 
 // TestCounts: the API counts participants and publishers.

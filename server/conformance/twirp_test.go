@@ -25,8 +25,8 @@ func (a authorized) Do(req *http.Request) (*http.Response, error) {
 	return http.DefaultClient.Do(req)
 }
 
-// TestTwirpJSON is what programs without an SDK do.
-func TestTwirpJSON(t *testing.T) {
+// testTwirpJSON is what programs without an SDK do.
+func testTwirpJSON(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
 	everything := token(t, "service", &auth.VideoGrant{RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room})
@@ -100,9 +100,9 @@ func TestTwirpJSON(t *testing.T) {
 	require.Equal(t, 404, res.StatusCode)
 }
 
-func TestCORS(t *testing.T) {
+func testCORS(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{"/twirp/livekit.RoomService/ListRooms", "/rtc/validate"} {
+	for _, path := range []string{"/twirp/livekit.RoomService/ListRooms", "/rtc/validate", "/rtc/v1/validate"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, env.server.http()+path, nil)
 		require.NoError(t, err)
 		req.Header.Set("Origin", "https://example.org")

@@ -18,6 +18,7 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/media"
 	"parlor/rooms"
@@ -413,9 +414,11 @@ func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
 	for _, m := range h.cfg.EnabledCodecs {
 		codecs = append(codecs, &livekit.Codec{Mime: m})
 	}
+	self := proto.CloneOf(snap.Self)
+	self.State = livekit.ParticipantInfo_JOINING // until it has heard of it
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
 		Room:                 snap.Room,
-		Participant:          snap.Self,
+		Participant:          self,
 		OtherParticipants:    snap.Others,
 		ServerVersion:        compatVersion,
 		ServerInfo:           h.serverInfo(),
