@@ -31,8 +31,8 @@ type Config struct {
 	// took it. 0 is not at all: the lease is lost at once.
 	Patience time.Duration
 	// Machine tells this machine from others: who has the same may take the lease
-	// away at once. "" is made of the machine's boot and of what is kept beside the
-	// database, and is right but for tests.
+	// away at once. "" is made of the machine's boot, of what is kept beside the
+	// database and of where that is on the disk, and is right but for tests.
 	Machine string
 	// SyncInterval is the least time between uploads; 0 is one second.
 	SyncInterval time.Duration

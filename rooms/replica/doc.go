@@ -27,7 +27,8 @@
 //
 // A process that starts on the machine that holds the lease, on the same boot,
 // with the same database, takes it up at once, whether it ran out or not, and
-// goes on in the same generation.
+// goes on in the same generation. A copy of the database's folder is not the same:
+// it waits as another machine does.
 //
 // # Which database is right
 //

@@ -12,6 +12,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/superfly/ltx"
+	"golang.org/x/sys/unix"
 )
 
 // local is what stands beside the database, in a file .replica: which replica
@@ -56,14 +57,36 @@ func (l local) write(database string) error {
 }
 
 // machineID tells this machine, in this boot, with this database, from others: a
-// copy of the disk that runs elsewhere is another machine.
-func machineID(l local) (string, error) {
+// copy of the disk that runs elsewhere is another machine, and so is a copy of the
+// folder that runs here.
+func machineID(l local, database string) (string, error) {
+	folder, err := fileID(database + ".lock")
+	if err != nil {
+		return "", err
+	}
+	id := l.Machine + "/" + folder
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if errors.Is(err, fs.ErrNotExist) { // not Linux
 		host, err := os.Hostname()
-		return host + "/" + l.Machine, err
+		return host + "/" + id, err
 	}
-	return strings.TrimSpace(string(boot)) + "/" + l.Machine, err
+	return strings.TrimSpace(string(boot)) + "/" + id, err
+}
+
+// fileID is what no copy of a file shares with it while both are there: device and
+// inode; "" if there is no such file. Of the files beside the database it is the
+// lock's that stays, since that file is never replaced. Where a file system does
+// not keep them, a restart waits for the lease as another machine does.
+func fileID(path string) (string, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", path, err)
+	}
+	return fmt.Sprintf("%x:%x", st.Dev, st.Ino), nil
 }
 
 // exists reports whether there is a database at path.

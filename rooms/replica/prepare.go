@@ -92,7 +92,7 @@ func (r *Replica) readLocal() error {
 		}
 	}
 	if r.config.Machine == "" {
-		r.config.Machine, err = machineID(r.local)
+		r.config.Machine, err = machineID(r.local, r.path)
 	}
 	return err
 }

@@ -81,6 +81,56 @@ func TestRestartGoesOnInItsGeneration(t *testing.T) {
 	})
 }
 
+// TestCopiedFolder on the same machine: the copy waits for the lease as another
+// machine would, and the original takes its own at once.
+func TestCopiedFolder(t *testing.T) {
+	t.Parallel()
+	url, dir, twin := s3URL(t), t.TempDir(), t.TempDir()
+	config := Config{URL: url, LeaseTTL: time.Hour}
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "one")
+	a.vanish(t) // and its lease runs on
+	require.NoError(t, os.CopyFS(twin, os.DirFS(dir)))
+	waits := &waiting{seen: make(chan struct{})}
+	ctx, cancel := context.WithCancel(within(t, 2*time.Minute))
+	go func() { // ends with the test's time at the latest
+		select {
+		case <-waits.seen:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	config.Log = logTo(waits)
+	b, err := openNode(ctx, twin, "", config)
+	if err == nil {
+		b.mustClose(t)
+	}
+	require.ErrorContains(t, err, "to run out")
+
+	a = mustOpen(t, dir, "", config)
+	require.EqualValues(t, 1, a.replica.Epoch())
+	require.Equal(t, []string{"one"}, a.names(t))
+	a.mustClose(t)
+	// Released, it is anybody's.
+	b = mustOpen(t, twin, "", config)
+	require.EqualValues(t, 2, b.replica.Epoch())
+	require.Equal(t, []string{"one"}, b.names(t))
+	b.mustClose(t)
+}
+
+// waiting is a log that notes when somebody waits for a lease.
+type waiting struct {
+	once sync.Once
+	seen chan struct{}
+}
+
+func (w *waiting) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), "waiting for the lease") {
+		w.once.Do(func() { close(w.seen) })
+	}
+	return len(line), nil
+}
+
 // TestReboot: the boot is another, so the machine is; its database is still the
 // newest, and so is what had not reached the replica.
 func TestReboot(t *testing.T) {
