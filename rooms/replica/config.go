@@ -21,7 +21,9 @@ type Config struct {
 	// ExpectReplica makes it an error when nothing is on the replica.
 	ExpectReplica bool
 	// Adopt says that the database on this machine is right where that cannot be
-	// told, or another is newer: it becomes the newest generation.
+	// told, or another is newer, or the replica has lost what it had: it becomes the
+	// newest generation. Without one here it begins with an empty one, if the replica
+	// is empty.
 	Adopt bool
 	// LeaseTTL is after what time without a renewal others may take the lease; 0 is
 	// 30 s. Clocks of S3 servers tell whole seconds, so others wait one second more.

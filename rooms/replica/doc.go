@@ -36,7 +36,8 @@
 // which replica it is. A database that is behind the newest generation is moved
 // aside, never deleted, and the newest generation is restored. One that is at or
 // ahead of it is kept. One of which this cannot be told is not touched: that is
-// an error, and [Config].Adopt is how an operator says that it is right.
+// an error, and [Config].Adopt is how an operator says that it is right. So it is
+// where owner.json says that there was something, and nothing is there.
 //
 // # Goroutines
 //

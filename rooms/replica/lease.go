@@ -69,6 +69,7 @@ type lease struct {
 	mu      sync.Mutex // guards the following
 	owner   owner      // as this process wrote it last
 	version string     // of owner.json
+	begun   bool       // owner.Begun is to be written
 	renewed time.Time  // when the last write that succeeded was begun, monotonic
 	wall    time.Time  // the same by the wall clock
 	state   LeaseState // held also while unsure
@@ -128,7 +129,7 @@ func (l *lease) take(ctx context.Context, self owner, epoch func(before *owner) 
 		if wait == 0 {
 			o := self
 			if before != nil {
-				o.Replica = before.Replica
+				o.Replica, o.Begun = before.Replica, before.Begun
 			}
 			o.Epoch = epoch(before)
 			err := l.write(ctx, l.prolonged(o), version)
@@ -196,6 +197,9 @@ func (l *lease) prolonged(o owner) owner {
 
 // write writes o over owner.json of that version, and keeps what it then knows.
 func (l *lease) write(ctx context.Context, o owner, version string) error {
+	l.mu.Lock()
+	o.Begun = o.Begun || l.begun
+	l.mu.Unlock()
 	o.Serial++
 	b, err := o.encode()
 	if err != nil {
@@ -216,6 +220,14 @@ func (l *lease) write(ctx context.Context, o owner, version string) error {
 		l.state = LeaseReleased
 	}
 	return nil
+}
+
+// begin notes that the generation has begun: the next renewal, or the release, tells.
+// Should neither come, the generation itself tells.
+func (l *lease) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun = true
 }
 
 // raise gives the lease, which is held, a new epoch.

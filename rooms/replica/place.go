@@ -70,6 +70,9 @@ type owner struct {
 	Serial   int64  `json:"serial"`   // of the instance's writes, so that no two are alike
 	TTLMs    int64  `json:"ttl_ms"`
 	Expires  int64  `json:"expires"` // Unix ms by the owner's clock; 0 = released
+	// Begun: a generation is there, or was. Until it is nobody was served, so nothing
+	// can be lost.
+	Begun bool `json:"begun"`
 }
 
 func (o owner) ttl() time.Duration { return time.Duration(o.TTLMs) * time.Millisecond }

@@ -103,6 +103,7 @@ func randomID() string { return strconv.FormatUint(rand.Uint64(), 36) }
 type survey struct {
 	database   bool     // there is one here
 	mine       bool     // which was a copy of this replica
+	begun      bool     // something was on the replica once
 	own        ltx.TXID // how far this machine got in replicating it
 	found      bool     // something is on the replica
 	generation int64    // the newest one there
@@ -124,7 +125,7 @@ func (r *Replica) survey(ctx context.Context) (survey, error) {
 		if err != nil {
 			return s, err
 		}
-		id = o.Replica
+		id, s.begun = o.Replica, o.Begun
 	case !errors.Is(err, errNoOwner):
 		return s, err
 	}
@@ -145,6 +146,8 @@ func (s survey) check(r *Replica) error {
 		return fmt.Errorf("%w, but it is expected: is the URL right?", ErrEmpty)
 	case !s.found && s.mine && r.local.Replicated && !r.config.Adopt:
 		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To begin anew there, say that the database here is to be adopted", ErrEmpty, r.path)
+	case !s.found && s.begun && !(s.database && s.mine) && !r.config.Adopt:
+		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to begin anew there, say that the database here is to be adopted", ErrEmpty, ownerName)
 	case s.found && s.database && !s.mine && !r.config.Adopt:
 		return fmt.Errorf("%w: move %s away to have it restored from the replica, or say that the database here is to be adopted, or use another replica", ErrUnknown, r.path)
 	}

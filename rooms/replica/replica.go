@@ -131,6 +131,7 @@ func (r *Replica) first(ctx context.Context, between func(context.Context, func(
 			return err
 		}
 	}
+	r.lease.begin()
 	r.local.Replicated = true
 	return r.local.write(r.path)
 }

@@ -520,6 +520,85 @@ func TestEmptiedReplica(t *testing.T) {
 	a.mustClose(t)
 }
 
+// TestLostGenerations: a fresh machine finds that something was replicated, and not
+// what. It does not begin anew by itself.
+func TestLostGenerations(t *testing.T) {
+	t.Parallel()
+	place := filepath.Join(t.TempDir(), "replica")
+	config := Config{URL: "file://" + place}
+	a := mustOpen(t, t.TempDir(), "a", config)
+	a.mustCreate(t, "one")
+	a.mustClose(t)
+	lost, err := filepath.Glob(filepath.Join(place, generationPrefix+"*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, lost)
+	aside := t.TempDir()
+	for _, dir := range lost {
+		require.NoError(t, os.Rename(dir, filepath.Join(aside, filepath.Base(dir))))
+	}
+	dir := t.TempDir()
+	_, err = openNode(t.Context(), dir, "b", config)
+	require.ErrorIs(t, err, ErrEmpty)
+	require.ErrorContains(t, err, "says that there was")
+	require.NoFileExists(t, database(dir))
+	foreign := t.TempDir() // nor with a database that was never there
+	f := mustOpen(t, foreign, "f", Config{URL: "file://" + filepath.Join(t.TempDir(), "elsewhere")})
+	f.mustCreate(t, "foreign")
+	f.mustClose(t)
+	_, err = openNode(t.Context(), foreign, "f", config)
+	require.ErrorIs(t, err, ErrEmpty)
+
+	// They are brought back: nothing is lost, and nothing has to be said.
+	for _, dir := range lost {
+		require.NoError(t, os.Rename(filepath.Join(aside, filepath.Base(dir)), dir))
+	}
+	b := mustOpen(t, dir, "b", config)
+	require.Equal(t, []string{"one"}, b.names(t))
+	b.mustClose(t)
+	// Or they are gone for good, and the operator says so.
+	lost, err = filepath.Glob(filepath.Join(place, generationPrefix+"*"))
+	require.NoError(t, err)
+	for _, dir := range lost {
+		require.NoError(t, os.RemoveAll(dir))
+	}
+	config.Adopt = true
+	c := mustOpen(t, t.TempDir(), "c", config)
+	require.EqualValues(t, 3, c.replica.Epoch(), "it does not fall")
+	require.Empty(t, c.names(t))
+	c.mustClose(t)
+}
+
+// TestCrashOfTheFirstStart, between the lease and the first upload: nobody was
+// served, so any machine may begin.
+func TestCrashOfTheFirstStart(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		dir := t.TempDir()
+		r, err := New(Config{URL: url, Machine: "a", Log: testLog(t), LeaseTTL: shortTTL, Patience: time.Minute})
+		require.NoError(t, err)
+		require.NoError(t, r.Prepare(within(t, 2*time.Minute), database(dir)))
+		r.lease.stop()
+		require.NoError(t, r.place.close())
+		fresh := mustOpen(t, t.TempDir(), "b", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute})
+		require.EqualValues(t, 2, fresh.replica.Epoch())
+		fresh.mustClose(t)
+	})
+}
+
+// TestBegunIsTold to others while the lease is held, and not only at its end.
+func TestBegunIsTold(t *testing.T) {
+	t.Parallel()
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URL(t), LeaseTTL: shortTTL, Patience: time.Minute})
+	defer a.mustClose(t)
+	require.Eventually(t, func() bool {
+		b, _, _, err := a.replica.place.readOwner(t.Context())
+		require.NoError(t, err)
+		o, err := decodeOwner(b)
+		require.NoError(t, err)
+		return o.Begun
+	}, time.Minute, 50*time.Millisecond)
+}
+
 // TestCrashWhileRestoring: a start died between the lease and the restore's end.
 func TestCrashWhileRestoring(t *testing.T) {
 	t.Parallel()
