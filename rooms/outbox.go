@@ -211,7 +211,8 @@ type Outbox interface {
 	// SendTest writes e, which is of no room, and a delivery to that endpoint
 	// alone, whatever its filter. It returns the event's seq.
 	SendTest(ctx context.Context, endpointID int64, e Event) (int64, error)
-	// Replay makes deliveries pending again, due at nowMs with no attempts made.
+	// Replay makes deliveries pending again, due at nowMs with no attempts made;
+	// [Precondition] if the endpoint is disabled, where they would stay so for ever.
 	// It returns how many.
 	Replay(ctx context.Context, endpointID int64, r Replay, nowMs int64) (int, error)
 

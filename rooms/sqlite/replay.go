@@ -71,6 +71,9 @@ func (t *tx) replay(endpointID int64, r rooms.Replay, nowMs int64) (n int, next 
 	if err != nil {
 		return 0, 0, err
 	}
+	if e.State == rooms.EndpointDisabled { // nothing would send them
+		return 0, 0, rooms.Errorf(rooms.Precondition, "webhook endpoint %d is disabled (%s): resume it first, then replay", e.ID, e.Reason)
+	}
 	query, args := replayState, []any{endpointID, int(r.State), r.FromSeq, r.ToSeq, replayBatch}
 	if r.AnyState || r.Missing {
 		query, args = replayEvents, []any{endpointID, r.FromSeq, r.ToSeq, replayBatch}

@@ -13,6 +13,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms"
 	"parlor/server/api"
 )
 
@@ -151,6 +152,21 @@ func TestWebhookOperations(t *testing.T) {
 	require.JSONEq(t, `{"replayed":0}`, body, "nothing is dead any more")
 	_, body = h.server("POST", path+"/resume", "")
 	require.Equal(t, "on", read[endpoint](t, body).State)
+
+	// A disabled endpoint is sent nothing: what is replayed would pend for ever.
+	require.NoError(t, h.store.SetEndpointState(t.Context(), all[0].ID, rooms.EndpointDisabled, "it said 410"))
+	_, body = h.server("GET", path, "")
+	pending := read[endpoint](t, body).Pending
+	for _, what := range []string{"", `{"event_id":"` + sent.ID + `"}`, `{"missing":true,"state":"any"}`} {
+		resp, body = h.server("POST", path+"/replay", what)
+		require.Equal(t, 409, resp.StatusCode, body)
+		require.Equal(t, "failed_precondition", read[problemJSON](t, body).Code)
+		require.Contains(t, read[problemJSON](t, body).Detail, "resume it first")
+	}
+	_, body = h.server("GET", path, "")
+	require.Equal(t, pending, read[endpoint](t, body).Pending)
+	require.Equal(t, 200, h.status("POST", path+"/resume", ""))
+	require.Equal(t, 200, h.status("POST", path+"/replay", ""))
 
 	require.Equal(t, 404, h.status("POST", path+"/replay", `{"event_id":"EV_absent"}`))
 	require.Equal(t, 400, h.status("POST", path+"/replay", `{"state":"x"}`))

@@ -249,7 +249,7 @@ func (s *rest) webhookOperations() []operation {
 		},
 		{
 			method: post, path: onWebhook + "/replay", id: "replayDeliveries", tag: tag, grant: toOperate,
-			summary: "Send again: one event, a range, or, without a body, all dead letters. Ids and bodies stay.",
+			summary: "Send again: one event, a range, or, without a body, all dead letters. Ids and bodies stay. 409 while the endpoint is disabled: resume it first.",
 			body:    replayRequest{}, optional: true, example: `{"from_seq":120,"to_seq":180,"state":"any"}`,
 			status: http.StatusOK, answer: replayed{}, handle: s.replay,
 		},

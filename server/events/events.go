@@ -48,9 +48,9 @@ const (
 
 // Handler serves the log. It may be used concurrently.
 type Handler struct {
-	log     *webhooks.Log
-	logger  *slog.Logger
-	mostOf  int // streams that one API key may have
+	log    *webhooks.Log
+	logger *slog.Logger
+	mostOf int // streams that one API key may have
 
 	closing context.Context // ends with close
 	close   context.CancelFunc
