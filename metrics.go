@@ -155,6 +155,8 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	const dropped = "Data messages that a client did not take in time, by kind."
 	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
 	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")
+	gauge("parlor_media_data_waiting_bytes", "Reliable data that waits for receivers.", float64(s.DataWaiting))
+	count("parlor_media_data_held_up_total", "Times that a sender of reliable data was made to wait for its receivers.", s.DataHeldUp)
 	count("parlor_media_slow_clients_total", "Clients cut off for not taking their reliable data.", s.SlowReliable)
 	count("parlor_media_reconnects_total", "Clients that were told to start again.", s.NeedsReconnect)
 	count("parlor_media_subscriptions_failed_total", "Tracks that could not be forwarded to a client.", s.SubscriptionsFailed)

@@ -1,6 +1,8 @@
 package media
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,14 +29,10 @@ const (
 	idDataTrack uint16 = 102
 )
 
-// Bounds of what waits to be sent to one client, in bytes.
+// Bounds of channels with labels of clients' own.
 const (
-	maxReliableBuffered = 16 << 20 // then the client is too slow and starts again
-	maxReliableWaiting  = 1 << 20  // before the channel opens; more is dropped
-	maxLossyBuffered    = 64 << 10 // then lossy messages are dropped
-	maxOwnLabels        = 64       // channels with labels of clients' own
-	maxLabelsOfOne      = 8        // of those, such as one sender asked for
-	messageOverhead     = 64       // counted for a message beside its bytes
+	maxOwnLabels   = 64 // to one client
+	maxLabelsOfOne = 8  // of those, such as one sender asked for
 
 	labelIdle = 30 * time.Second // then another label may take the place of an own one
 )
@@ -48,40 +46,31 @@ const sequenceField = 16
 type dataChannels struct {
 	p       *Peer
 	lastSeq atomic.Uint32
+	flow    *dataFlow // what the client sent to others
 
 	// mu guards the following.
-	mu  sync.Mutex
-	out map[string]*outChannel
-}
-
-// outChannel is where messages of one label leave.
-type outChannel struct {
-	label string
-	lossy bool
-	own   bool      // a label of a client's own
-	from  string    // its first sender; "" is this peer's client
-	last  time.Time // used last; of an own label, and guarded by dataChannels.mu
-
-	// mu guards the following; it is held while pion queues a message, which keeps
-	// messages in order when the channel opens in between.
-	mu      sync.Mutex
-	dc      *webrtc.DataChannel
-	open    bool
-	waiting []outMessage
-	bytes   int // of waiting
-}
-
-type outMessage struct {
-	payload []byte
-	isText  bool
+	mu     sync.Mutex
+	out    map[string]*outChannel
+	closed bool
 }
 
 func newDataChannels(p *Peer) *dataChannels {
-	d := &dataChannels{p: p, out: map[string]*outChannel{}}
+	d := &dataChannels{p: p, out: map[string]*outChannel{}, flow: newDataFlow(&p.engine.waiting)}
 	for _, label := range []string{labelReliable, labelLossy, labelDataTrack} {
-		d.out[label] = &outChannel{label: label, lossy: label != labelReliable}
+		d.out[label] = &outChannel{p: p, label: label, lossy: label != labelReliable}
 	}
 	return d
+}
+
+// close gives up what waits to be sent. The transports end after it.
+func (d *dataChannels) close() {
+	d.mu.Lock()
+	d.closed = true
+	out := slices.Collect(maps.Values(d.out))
+	d.mu.Unlock()
+	for _, o := range out {
+		o.end()
+	}
 }
 
 // create makes our channels on the transport that we offer.
@@ -110,7 +99,7 @@ func (d *dataChannels) createAll(pc *webrtc.PeerConnection, base func(label stri
 			return err
 		}
 		d.listen(dc)
-		d.out[label].use(dc, d.p)
+		d.out[label].use(dc)
 	}
 	return nil
 }
@@ -126,7 +115,7 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 		d.p.engine.counters.dataRefused.Add(1)
 		return
 	}
-	out.use(dc, d.p)
+	out.use(dc)
 }
 
 // channel is the way out for a label; nil if it is one too many of who asks for it:
@@ -135,6 +124,9 @@ func (d *dataChannels) channel(label, from string) *outChannel {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
 	if out := d.out[label]; out != nil {
 		out.last = now
 		return out
@@ -160,19 +152,14 @@ func (d *dataChannels) channel(label, from string) *outChannel {
 		delete(d.out, idle.label)
 		d.p.post(idle.close)
 	}
-	out := &outChannel{label: label, own: true, from: from, last: now}
+	out := &outChannel{p: d.p, label: label, own: true, from: from, last: now}
 	d.out[label] = out
 	return out
 }
 
 // forget gives up the place of an own label whose channel the client closed.
 func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
-	out.mu.Lock()
-	current := out.dc == dc
-	if current {
-		out.open = false
-	}
-	out.mu.Unlock()
+	current := out.closed(dc)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if current && out.own && d.out[out.label] == out {
@@ -180,19 +167,9 @@ func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
 	}
 }
 
-// close ends a channel whose place another took.
-func (o *outChannel) close() {
-	o.mu.Lock()
-	dc := o.dc
-	o.open, o.waiting, o.bytes = false, nil, 0
-	o.mu.Unlock()
-	if dc != nil {
-		_ = dc.Close() // the transport may have ended
-	}
-}
-
 // listen passes on what comes in, on the channel's own reading goroutine: a room
-// that is slow to take makes this client wait, and nobody else.
+// that is slow to take, and receivers that are, make this client wait, and nobody
+// else.
 func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 	label := dc.Label()
 	dc.OnMessage(func(m webrtc.DataChannelMessage) {
@@ -209,9 +186,11 @@ func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
 		case labelLossy:
 			d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, m.Data)
+			return
 		default:
 			d.p.cfg.Events.RawData(label, m.Data, m.IsString)
 		}
+		d.flow.wait(d.p.engine, d.p.stop)
 	})
 }
 
@@ -245,7 +224,9 @@ func packetSequence(b []byte) uint32 {
 	return 0
 }
 
-func (d *dataChannels) send(from, label string, payload []byte, isText bool) {
+// send queues a message of sender, which asked for its label by the name of from.
+// sender is nil for what the server itself sends.
+func (d *dataChannels) send(sender *Peer, from, label string, payload []byte, isText bool) {
 	if d.p.closing.Load() {
 		return
 	}
@@ -257,7 +238,11 @@ func (d *dataChannels) send(from, label string, payload []byte, isText bool) {
 	if out.own && !out.used() {
 		d.p.post(func() { d.createOwn(label, out) })
 	}
-	out.send(d.p, outMessage{payload, isText})
+	flow := d.p.engine.flow
+	if sender != nil {
+		flow = sender.data.flow
+	}
+	out.send(outMessage{payload, isText, flow})
 }
 
 // createOwn makes our side of a channel with a label of the client's own.
@@ -271,72 +256,5 @@ func (d *dataChannels) createOwn(label string, out *outChannel) {
 		return
 	}
 	d.listen(dc)
-	out.use(dc, d.p)
-}
-
-// used reports whether somebody has made this channel.
-func (o *outChannel) used() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.dc != nil
-}
-
-// use sends over dc from when it opens.
-func (o *outChannel) use(dc *webrtc.DataChannel, p *Peer) {
-	o.mu.Lock()
-	o.dc, o.open = dc, false
-	o.mu.Unlock()
-	dc.OnClose(func() { p.data.forget(o, dc) })
-	dc.OnOpen(func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if o.dc != dc {
-			return
-		}
-		o.open = true
-		waiting := o.waiting
-		o.waiting, o.bytes = nil, 0
-		for _, m := range waiting {
-			o.writeLocked(p, m)
-		}
-	})
-}
-
-func (o *outChannel) send(p *Peer, m outMessage) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case o.open:
-		o.writeLocked(p, m)
-	case o.lossy:
-		p.engine.counters.lossyDropped.Add(1)
-	case o.bytes+len(m.payload)+messageOverhead > maxReliableWaiting:
-		p.engine.counters.reliableDropped.Add(1)
-	default:
-		o.waiting = append(o.waiting, m)
-		o.bytes += len(m.payload) + messageOverhead
-	}
-}
-
-func (o *outChannel) writeLocked(p *Peer, m outMessage) {
-	buffered := o.dc.BufferedAmount()
-	switch {
-	case o.lossy && buffered > maxLossyBuffered:
-		p.engine.counters.lossyDropped.Add(1)
-		return
-	case !o.lossy && buffered+uint64(len(m.payload)) > maxReliableBuffered:
-		p.engine.counters.slowReliable.Add(1)
-		p.post(func() { p.needsReconnect("client does not take its reliable data") })
-		return
-	}
-	var err error
-	if m.isText {
-		err = o.dc.SendText(string(m.payload))
-	} else {
-		err = o.dc.Send(m.payload)
-	}
-	if err != nil { // closed, or larger than the client accepts
-		p.engine.counters.reliableDropped.Add(1)
-		p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
-	}
+	out.use(dc)
 }

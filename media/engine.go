@@ -61,6 +61,13 @@ type Config struct {
 	JoinTimeout        time.Duration // 60 s to connect for the first time
 	NegotiationTimeout time.Duration // 15 s for an answer to our offer
 
+	// DataStall is how long a receiver may take next to no reliable data while a
+	// sender waits for it; 0 is 10 s. Then it has to start again.
+	DataStall time.Duration
+	// MaxDataWaiting bounds the bytes of reliable data that wait for receivers, in
+	// all; 0 is 256 MiB. From there on senders wait for their receivers.
+	MaxDataWaiting int64
+
 	// EnabledCodecs are mime types ("video/VP8"); empty is all that we know.
 	EnabledCodecs []string
 	// Protocol is the signalling protocol that the server advertises; 0 is 17. From
@@ -82,6 +89,10 @@ func (c *Config) setDefaults() {
 	set(&c.ReconnectGrace, 5*time.Second)
 	set(&c.JoinTimeout, 60*time.Second)
 	set(&c.NegotiationTimeout, 15*time.Second)
+	set(&c.DataStall, 10*time.Second)
+	if c.MaxDataWaiting == 0 {
+		c.MaxDataWaiting = maxDataWaiting
+	}
 	if c.Protocol == 0 {
 		c.Protocol = 17
 	}
@@ -101,6 +112,9 @@ type Engine struct {
 	counters    counters
 	ticker      *forward.Ticker
 	pool        *packet.Pool
+
+	waiting atomic.Int64 // bytes of reliable data that wait for receivers
+	flow    *dataFlow    // of those, what the server itself sends, and who joins is to have
 
 	next atomic.Uint32 // which of the UDP sockets the next transport uses
 
@@ -129,7 +143,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{
+	e := &Engine{
 		cfg:         cfg,
 		log:         cfg.Log,
 		codecs:      codecs,
@@ -138,7 +152,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 		ticker:      forward.NewTicker(),
 		pool:        packet.NewPool(),
 		peers:       make(map[*Peer]struct{}),
-	}, nil
+	}
+	e.flow = newDataFlow(&e.waiting)
+	return e, nil
 }
 
 // ErrClosed is given by an [Engine] that was closed.

@@ -95,7 +95,7 @@ func TestTrickleFlood(t *testing.T) {
 	a.offer(true)
 	require.Eventually(t, func() bool { return a.answered() == 2 }, patience, time.Millisecond)
 	flood(10)
-	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("well"))
+	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 	require.Equal(t, "well", string(a.message().data))
 	require.Less(t, e.Stats().BadCandidates, before+10, "the client's own may have come late")
 	require.Zero(t, e.Stats().NeedsReconnect)

@@ -51,7 +51,7 @@ func TestEngineCloseEndsPeers(t *testing.T) {
 	_, err = e.NewPeer(PeerConfig{SID: "PA_c", Send: func(*livekit.SignalResponse) {}, Events: a.events})
 	require.ErrorIs(t, err, ErrClosed)
 	// A closed peer takes everything and does nothing.
-	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("late"))
+	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("late"))
 	a.peer.Unsubscribe("TR_1")
 	a.peer.Close()
 }
@@ -271,7 +271,7 @@ func TestICEOverTCP(t *testing.T) {
 		s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4})
 	}})
 	a.join()
-	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("over TCP"))
+	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("over TCP"))
 	require.Equal(t, "over TCP", string(a.message().data))
 }
 
@@ -364,7 +364,7 @@ func TestGarbage(t *testing.T) {
 		a.peer.RemoveTrack("unknown")
 		a.peer.SetTrackMuted("unknown", true)
 		// All of it is in the past, and the client is well.
-		a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("well"))
+		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 		require.Equal(t, "well", string(a.message().data))
 		a.publish("TR_1", opus, nil)
 		a.published("TR_1")
@@ -388,8 +388,8 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for range 25 {
 				b.subscribe("PA_a", p)
-				b.peer.SendData(livekit.DataPacket_Kind(i%2), []byte("x"))
-				b.peer.SendRaw("PA_a", "label", []byte("x"), true)
+				b.peer.SendData(nil, livekit.DataPacket_Kind(i%2), []byte("x"))
+				b.peer.SendRaw(nil, "PA_a", "label", []byte("x"), true)
 				b.peer.Quality()
 				b.peer.SetPublisherAllowed(i%2 == 0, true)
 				b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}, Disabled: i%2 == 0})

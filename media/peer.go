@@ -221,6 +221,7 @@ func (p *Peer) teardown() {
 	for _, s := range p.subOrder {
 		s.unbind()
 	}
+	p.data.close()
 	if err := p.closeTransports(); err != nil {
 		p.log.Warn("transports did not close cleanly", "error", err)
 	}
@@ -337,17 +338,19 @@ func (p *Peer) SetPublisherAllowed(media, data bool) {
 }
 
 // SendData implements rooms.Peer.
-func (p *Peer) SendData(kind livekit.DataPacket_Kind, packet []byte) {
+func (p *Peer) SendData(from rooms.Peer, kind livekit.DataPacket_Kind, packet []byte) {
+	sender, _ := from.(*Peer)
 	if kind == livekit.DataPacket_LOSSY {
-		p.data.send("", labelLossy, packet, false)
+		p.data.send(sender, "", labelLossy, packet, false)
 		return
 	}
-	p.data.send("", labelReliable, packet, false)
+	p.data.send(sender, "", labelReliable, packet, false)
 }
 
 // SendRaw implements rooms.Peer.
-func (p *Peer) SendRaw(from, label string, payload []byte, isText bool) {
-	p.data.send(from, label, payload, isText)
+func (p *Peer) SendRaw(from rooms.Peer, sid, label string, payload []byte, isText bool) {
+	sender, _ := from.(*Peer)
+	p.data.send(sender, sid, label, payload, isText)
 }
 
 // LastMessageSeq is the sequence of the last reliable data packet that came from

@@ -27,7 +27,7 @@ func TestJoinAndData(t *testing.T) {
 		e := newTestEngine(t, nil)
 		c := newClient(t, e, clientConfig{sid: "PA_a", single: single})
 		// Reliable messages that are sent before the channel is open are not lost.
-		c.peer.SendData(livekit.DataPacket_RELIABLE, []byte("early"))
+		c.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("early"))
 		c.join()
 		require.Equal(t, occurrence{label: "_reliable", data: []byte("early")}, c.message())
 
@@ -60,9 +60,9 @@ func TestJoinAndData(t *testing.T) {
 		got := c.events.wait(t, "data")
 		require.Equal(t, livekit.DataPacket_LOSSY, got.kind)
 
-		c.peer.SendData(livekit.DataPacket_LOSSY, []byte("l"))
+		c.peer.SendData(nil, livekit.DataPacket_LOSSY, []byte("l"))
 		require.Equal(t, occurrence{label: "_lossy", data: []byte("l")}, c.message())
-		c.peer.SendRaw("PA_b", "_data_track", []byte("d"), false)
+		c.peer.SendRaw(nil, "PA_b", "_data_track", []byte("d"), false)
 		require.Equal(t, occurrence{label: "_data_track", data: []byte("d")}, c.message())
 
 		c.peer.SetPublisherAllowed(true, false)

@@ -63,7 +63,7 @@ func TestNegotiatedDataChannels(t *testing.T) {
 	a.offer(false)
 	a.events.wait(t, "connected")
 	a.channel("_reliable")
-	a.peer.SendData(livekit.DataPacket_RELIABLE, []byte("hello"))
+	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("hello"))
 	require.Equal(t, "hello", string(a.message().data))
 	require.NoError(t, dc.Send([]byte("hello yourself")))
 	require.Equal(t, "hello yourself", string(a.events.wait(t, "data").data))
@@ -89,17 +89,17 @@ func TestOwnChannels(t *testing.T) {
 		require.Equal(t, "mine", got.label)
 		require.Equal(t, "raw", string(got.data))
 		for i := range 5 {
-			a.peer.SendRaw("PA_b", "other", []byte{byte(i)}, false)
+			a.peer.SendRaw(nil, "PA_b", "other", []byte{byte(i)}, false)
 		}
 		for i := range 5 {
 			require.Equal(t, occurrence{label: "other", data: []byte{byte(i)}}, a.message())
 		}
 		// One sender's labels are bounded, and leave room for those of others.
 		for i := range 2 * maxOwnLabels {
-			a.peer.SendRaw("PA_c", fmt.Sprint("label", i), nil, true)
+			a.peer.SendRaw(nil, "PA_c", fmt.Sprint("label", i), nil, true)
 		}
 		require.EqualValues(t, 2*maxOwnLabels-maxLabelsOfOne, e.Stats().ReliableDropped)
-		a.peer.SendRaw("PA_d", "last", []byte("heard"), false)
+		a.peer.SendRaw(nil, "PA_d", "last", []byte("heard"), false)
 		for {
 			if m := a.message(); m.label == "last" {
 				require.Equal(t, "heard", string(m.data))
@@ -129,8 +129,8 @@ func TestSlowClient(t *testing.T) {
 	a.events.wait(t, "connected")
 	message := make([]byte, 60000)
 	require.Eventually(t, func() bool {
-		a.peer.SendData(livekit.DataPacket_LOSSY, message)
-		a.peer.SendData(livekit.DataPacket_RELIABLE, message)
+		a.peer.SendData(nil, livekit.DataPacket_LOSSY, message)
+		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, message)
 		return e.Stats().SlowReliable > 0
 	}, patience, time.Microsecond)
 	require.Contains(t, a.events.wait(t, "reconnect").label, "reliable")

@@ -10,19 +10,22 @@ import (
 type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
-	slowReliable, subscriptionsFailed          atomic.Uint64
+	slowReliable, dataHeldUp                   atomic.Uint64
+	subscriptionsFailed                        atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
 }
 
-// Stats are an engine's counts, since it began but for Peers.
+// Stats are an engine's counts, since it began but for the first two.
 type Stats struct {
-	Peers int // now
+	Peers       int   // now
+	DataWaiting int64 // bytes of reliable data that wait for receivers now
 
 	BadDescriptions, BadCandidates uint64 // refused, of clients
 	NeedsReconnect                 uint64 // peers whose client had to start again
 	DataRefused                    uint64 // messages of clients that may send none
 	LossyDropped, ReliableDropped  uint64 // messages to clients
 	SlowReliable                   uint64 // clients cut off for not taking their data
+	DataHeldUp                     uint64 // times that a sender was made to wait for its receivers
 	SubscriptionsFailed            uint64
 	UnknownSections                uint64 // RTP streams of sections that were not offered
 	StreamFloods                   uint64 // clients cut off for beginning too many RTP streams
@@ -37,7 +40,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Unlock()
 	c := &e.counters
 	s := Stats{
-		Peers:           peers,
+		Peers: peers, DataWaiting: e.waiting.Load(), DataHeldUp: c.dataHeldUp.Load(),
 		BadDescriptions: c.badOffers.Load(), BadCandidates: c.badCandidates.Load(),
 		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
 		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),

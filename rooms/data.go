@@ -68,7 +68,7 @@ func (p *Participant) RawData(label string, payload []byte, isText bool) {
 		}
 		for _, q := range r.participants {
 			if q != p && q.peer != nil {
-				q.peer.SendRaw(p.sid, label, payload, isText)
+				q.peer.SendRaw(p.peer, p.sid, label, payload, isText)
 			}
 		}
 	})
@@ -144,6 +144,10 @@ func stampUser(u *livekit.UserPacket, dp *livekit.DataPacket) {
 // deliver sends dp to the participants named, or to all but its sender.
 func (r *Room) deliver(from *Participant, kind livekit.DataPacket_Kind, dp *livekit.DataPacket, identities, sids []string, metricsOnly bool) {
 	var packet []byte
+	var sender Peer
+	if from != nil {
+		sender = from.peer
+	}
 	for _, q := range r.participants {
 		if q == from || q.peer == nil {
 			continue
@@ -160,7 +164,7 @@ func (r *Room) deliver(from *Participant, kind livekit.DataPacket_Kind, dp *live
 				return
 			}
 		}
-		q.peer.SendData(kind, packet)
+		q.peer.SendData(sender, kind, packet)
 	}
 }
 

@@ -103,7 +103,7 @@ func (fakePeer) SetTrackMuted(string, bool)                            {}
 func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
 func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
 func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
-func (fakePeer) SendRaw(string, string, []byte, bool)                  {}
+func (fakePeer) SendRaw(rooms.Peer, string, string, []byte, bool)      {}
 func (fakePeer) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 4.5
 }
@@ -114,7 +114,7 @@ func (p fakePeer) set(sid string, on bool) {
 	p.c.subscribed[sid] = on
 }
 
-func (p fakePeer) SendData(_ livekit.DataPacket_Kind, packet []byte) {
+func (p fakePeer) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, packet []byte) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
 	p.c.data = append(p.c.data, mustUnmarshal(packet))

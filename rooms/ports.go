@@ -82,12 +82,15 @@ type Peer interface {
 	// Unsubscribe ends forwarding of the track to this peer.
 	Unsubscribe(trackSID string)
 
-	// SendData sends an encoded livekit.DataPacket on the channel of that kind.
-	// What cannot be sent in time is dropped by the channel's rule and counted.
-	SendData(kind livekit.DataPacket_Kind, packet []byte)
-	// SendRaw sends raw bytes of the participant from, as a channel of a label of
-	// that client's own has it.
-	SendRaw(from, label string, payload []byte, isText bool)
+	// SendData sends an encoded livekit.DataPacket on the channel of that kind;
+	// its receivers share the bytes. from is the peer of who sent it, which is made
+	// to wait while too much of its reliable data has not been taken; nil is the
+	// server. What cannot be sent in time is dropped by the channel's rule and
+	// counted.
+	SendData(from Peer, kind livekit.DataPacket_Kind, packet []byte)
+	// SendRaw sends raw bytes of the participant sid, as a channel of a label of
+	// that client's own has it; from is as in SendData.
+	SendRaw(from Peer, sid, label string, payload []byte, isText bool)
 
 	// Quality is the connection's quality as of the last seconds.
 	Quality() (livekit.ConnectionQuality, float32)

@@ -63,10 +63,10 @@ func (noMedia) SetTrackMuted(string, bool)                            {}
 func (noMedia) SetPublisherAllowed(bool, bool)                        {}
 func (noMedia) Subscribe(rooms.Subscription)                          {}
 func (noMedia) Unsubscribe(string)                                    {}
-func (noMedia) SendRaw(string, string, []byte, bool)                  {}
+func (noMedia) SendRaw(rooms.Peer, string, string, []byte, bool)      {}
 func (noMedia) Quality() (livekit.ConnectionQuality, float32)         { return 0, 0 }
 func (noMedia) Close()                                                {}
-func (m noMedia) SendData(_ livekit.DataPacket_Kind, b []byte) {
+func (m noMedia) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, b []byte) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
 	m.g.data = append(m.g.data, string(b))

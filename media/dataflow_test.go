@@ -1,0 +1,200 @@
+package media
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// hall is a room in which everybody's data goes to everybody else.
+type hall struct {
+	t *testing.T
+	e *Engine
+
+	mu   sync.Mutex // guards the following
+	in   []*guest
+	most int64 // bytes that waited at one time
+}
+
+// guest is a client in a hall.
+type guest struct {
+	*client
+	*events
+	hall     *hall
+	reliable *webrtc.DataChannel
+	got      atomic.Int64 // numbered messages, in order
+	small    atomic.Int64 // others
+	each     func()       // before a message is taken; nil: nothing
+}
+
+// Data implements rooms.PeerEvents.
+func (g *guest) Data(kind livekit.DataPacket_Kind, packet []byte) {
+	g.hall.mu.Lock()
+	defer g.hall.mu.Unlock()
+	for _, q := range g.hall.in {
+		if q != g {
+			q.peer.SendData(g.peer, kind, packet)
+		}
+	}
+	g.hall.most = max(g.hall.most, g.hall.e.Stats().DataWaiting)
+}
+
+// enter lets a client in that does each before it takes a message.
+func (h *hall) enter(sid string, each func()) *guest {
+	h.t.Helper()
+	g := &guest{hall: h, each: each}
+	g.client = newClient(h.t, h.e, clientConfig{
+		sid: sid, single: true,
+		settings: func(s *webrtc.SettingEngine) { s.SetSCTPMaxReceiveBufferSize(256 << 10) },
+		change: func(cfg *PeerConfig) {
+			g.events = cfg.Events.(*events)
+			cfg.Events = g
+		},
+	})
+	var err error
+	g.reliable, err = g.pub.CreateDataChannel(labelReliable, nil)
+	require.NoError(h.t, err)
+	opened := make(chan struct{})
+	g.reliable.OnOpen(func() { close(opened) })
+	g.reliable.OnMessage(func(m webrtc.DataChannelMessage) { g.take(m.Data) })
+	g.offer(false)
+	g.events.wait(h.t, "connected")
+	select {
+	case <-opened:
+	case <-time.After(patience):
+		require.FailNow(h.t, "channel did not open")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.in = append(h.in, g)
+	return g
+}
+
+// leave ends g as a room does.
+func (h *hall) leave(g *guest) {
+	h.mu.Lock()
+	for i, q := range h.in {
+		if q == g {
+			h.in = append(h.in[:i:i], h.in[i+1:]...)
+			break
+		}
+	}
+	h.mu.Unlock()
+	g.peer.Close()
+}
+
+const floodMessage = 60_000
+
+func (g *guest) take(b []byte) {
+	if g.each != nil {
+		g.each()
+	}
+	if len(b) != floodMessage {
+		g.small.Add(1)
+	} else if n := int64(binary.BigEndian.Uint64(b)); n != g.got.Add(1) {
+		g.t.Errorf("message %d came as number %d", n, g.got.Load())
+	}
+}
+
+// flood sends n numbered messages, as fast as SCTP takes them.
+func (g *guest) flood(n int) {
+	for i := range n {
+		b := make([]byte, floodMessage)
+		binary.BigEndian.PutUint64(b, uint64(i+1))
+		if err := g.reliable.Send(b); err != nil {
+			g.t.Errorf("send: %v", err)
+		}
+	}
+}
+
+func (g *guest) gets(n int64) {
+	g.t.Helper()
+	require.Eventually(g.t, func() bool { return g.got.Load() == n }, 4*patience, time.Millisecond, "of the messages")
+}
+
+// enterDead lets a client in that takes nothing until the test ends.
+func (h *hall) enterDead(sid string) *guest {
+	h.t.Helper()
+	end := make(chan struct{})
+	g := h.enter(sid, func() { <-end })
+	h.t.Cleanup(func() { close(end) }) // before the client closes, which waits for it
+	return g
+}
+
+const floodCount = 100 // far more than may be under way
+
+// A sender that is faster than a receiver which takes nothing waits for it, and
+// nobody else does. What waits stays within the bound.
+func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.DataStall = time.Hour })
+	h := &hall{t: t, e: e}
+	a, b, other := h.enter("PA_a", nil), h.enter("PA_b", nil), h.enter("PA_c", nil)
+	dead := h.enterDead("PA_d")
+	a.flood(floodCount)
+	require.Eventually(t, func() bool { return e.Stats().DataHeldUp > 0 }, patience, time.Millisecond)
+	for range 10 {
+		require.NoError(t, other.reliable.Send([]byte("small")))
+	}
+	require.Eventually(t, func() bool { return b.small.Load() == 10 && a.small.Load() == 10 }, patience, time.Millisecond)
+	require.LessOrEqual(t, dead.peer.data.out[labelReliable].dc.BufferedAmount(), uint64(maxReliableSent+floodMessage))
+	require.Less(t, b.got.Load(), int64(floodCount))
+
+	h.leave(dead)
+	b.gets(floodCount)
+	other.gets(floodCount)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.LessOrEqual(t, h.most, int64(maxFlowWaiting+2*rooms.MaxDataPacket), "bytes waiting")
+	require.Zero(t, e.Stats().NeedsReconnect)
+	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
+}
+
+// A receiver that takes nothing while a sender waits for it is cut off; the others
+// get everything and stay.
+func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.DataStall = 5 * time.Second })
+	h := &hall{t: t, e: e}
+	a, b, c := h.enter("PA_a", nil), h.enter("PA_b", nil), h.enter("PA_c", nil)
+	dead := h.enterDead("PA_d")
+	a.flood(floodCount)
+	require.Contains(t, dead.events.wait(t, "reconnect").label, "reliable")
+	b.gets(floodCount)
+	c.gets(floodCount)
+	require.EqualValues(t, 1, e.Stats().SlowReliable)
+	require.EqualValues(t, 1, e.Stats().NeedsReconnect)
+	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
+}
+
+// A receiver that is slower than the sender gets everything in order, also while the
+// server holds as much as it may.
+func TestSlowReceiverGetsEverything(t *testing.T) {
+	for _, most := range []int64{0, 1} {
+		t.Run(fmt.Sprintf("most=%d", most), func(t *testing.T) {
+			e := newTestEngine(t, func(c *Config) { c.MaxDataWaiting = most })
+			h := &hall{t: t, e: e}
+			a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
+			slow := h.enter("PA_c", func() { time.Sleep(5 * time.Millisecond) })
+			a.flood(floodCount)
+			slow.gets(floodCount)
+			b.gets(floodCount)
+			s := e.Stats()
+			require.NotZero(t, s.DataHeldUp)
+			require.Zero(t, s.NeedsReconnect)
+			require.Zero(t, s.ReliableDropped)
+			if most > 0 {
+				require.LessOrEqual(t, h.most, 2*int64(floodMessage+messageOverhead), "bytes waiting")
+			}
+		})
+	}
+}
+
+var _ rooms.PeerEvents = (*guest)(nil)

@@ -1,0 +1,210 @@
+package media
+
+import (
+	"sync"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+)
+
+// Bounds of what waits to be sent to one client, in bytes.
+const (
+	maxReliableSent   = 256 << 10 // handed to SCTP and not acknowledged; more waits here
+	maxReliableQueued = 16 << 20  // then the client is too slow and starts again
+	maxReliableEarly  = 1 << 20   // before the channel opens; more is dropped
+	maxLossyBuffered  = 64 << 10  // then lossy messages are dropped
+)
+
+// outChannel is where messages of one label leave.
+type outChannel struct {
+	p     *Peer
+	label string
+	lossy bool
+	own   bool      // a label of a client's own
+	from  string    // its first sender; "" is this peer's client
+	last  time.Time // used last; of an own label, and guarded by dataChannels.mu
+
+	// mu guards the following; it is held while pion takes a message, which keeps
+	// messages in order.
+	mu    sync.Mutex
+	dc    *webrtc.DataChannel
+	open  bool
+	ended bool         // for good: nothing more is sent
+	queue []outMessage // reliable ones, until the channel opens, and while SCTP has enough
+	bytes int          // of queue
+	sent  int          // bytes handed to dc
+}
+
+type outMessage struct {
+	payload []byte
+	isText  bool
+	flow    *dataFlow // of its sender
+}
+
+// used reports whether somebody has made this channel.
+func (o *outChannel) used() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.dc != nil
+}
+
+// use sends over dc from when it opens.
+func (o *outChannel) use(dc *webrtc.DataChannel) {
+	o.mu.Lock()
+	o.dc, o.open = dc, false
+	o.mu.Unlock()
+	dc.OnClose(func() { o.p.data.forget(o, dc) })
+	if !o.lossy {
+		dc.SetBufferedAmountLowThreshold(maxReliableSent / 2)
+		dc.OnBufferedAmountLow(o.pump)
+	}
+	dc.OnOpen(func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.dc == dc && !o.ended {
+			o.open = true
+			o.pumpLocked()
+		}
+	})
+}
+
+// closed follows the end of dc; false if it is not this channel's any more.
+func (o *outChannel) closed(dc *webrtc.DataChannel) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dc != dc {
+		return false
+	}
+	o.dropLocked()
+	o.ended = o.own // another place is made for the label if somebody asks again
+	return true
+}
+
+// end gives the channel up for good: another takes its place, or its peer ends.
+func (o *outChannel) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dropLocked()
+	o.ended = true
+}
+
+// close ends a channel whose place another took.
+func (o *outChannel) close() {
+	o.end()
+	o.mu.Lock()
+	dc := o.dc
+	o.mu.Unlock()
+	if dc != nil {
+		_ = dc.Close() // the transport may have ended
+	}
+}
+
+// dropLocked gives up what waits.
+func (o *outChannel) dropLocked() {
+	o.p.engine.counters.reliableDropped.Add(uint64(len(o.queue)))
+	for _, m := range o.queue {
+		m.flow.release(o, m.payload)
+	}
+	o.open, o.queue, o.bytes = false, nil, 0
+}
+
+// taken is how many bytes the client has acknowledged.
+func (o *outChannel) taken() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dc == nil {
+		return 0
+	}
+	return o.sent - int(o.dc.BufferedAmount()) // pion's count fits into memory
+}
+
+func (o *outChannel) send(m outMessage) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.ended:
+		o.p.engine.counters.reliableDropped.Add(1)
+	case o.lossy:
+		if !o.open || o.dc.BufferedAmount() > maxLossyBuffered {
+			o.p.engine.counters.lossyDropped.Add(1)
+			return
+		}
+		o.writeLocked(m)
+	case o.open && len(o.queue) == 0 && o.dc.BufferedAmount() < maxReliableSent:
+		o.writeLocked(m)
+	default:
+		o.waitLocked(m)
+	}
+}
+
+// waitLocked queues a reliable message. For a channel that is not open yet nobody
+// is held up: what is too much is dropped. The same holds for what the server
+// itself sends while too much waits in all.
+func (o *outChannel) waitLocked(m outMessage) {
+	e := o.p.engine
+	most := maxReliableQueued
+	if !o.open {
+		m.flow, most = e.flow, maxReliableEarly
+	}
+	fits := o.bytes+len(m.payload)+messageOverhead <= most
+	switch {
+	case m.flow == e.flow && e.waiting.Load() > e.cfg.MaxDataWaiting, !fits && !o.open:
+		e.counters.reliableDropped.Add(1)
+	case !fits:
+		o.tooSlowLocked()
+	default:
+		o.queue = append(o.queue, m)
+		o.bytes += len(m.payload) + messageOverhead
+		m.flow.hold(o, m.payload)
+	}
+}
+
+// pump goes on when SCTP has little left.
+func (o *outChannel) pump() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pumpLocked()
+}
+
+func (o *outChannel) pumpLocked() {
+	for o.open && len(o.queue) > 0 && o.dc.BufferedAmount() < maxReliableSent {
+		m := o.queue[0]
+		o.queue[0] = outMessage{}
+		o.queue = o.queue[1:]
+		o.bytes -= len(m.payload) + messageOverhead
+		o.writeLocked(m)
+		m.flow.release(o, m.payload)
+	}
+}
+
+// tooSlow ends a client that does not take its reliable data: it starts again.
+func (o *outChannel) tooSlow() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tooSlowLocked()
+}
+
+func (o *outChannel) tooSlowLocked() {
+	if o.ended {
+		return
+	}
+	o.dropLocked()
+	o.ended = true
+	o.p.engine.counters.slowReliable.Add(1)
+	o.p.post(func() { o.p.needsReconnect("client does not take its reliable data") })
+}
+
+func (o *outChannel) writeLocked(m outMessage) {
+	var err error
+	if m.isText {
+		err = o.dc.SendText(string(m.payload))
+	} else {
+		err = o.dc.Send(m.payload)
+	}
+	if err != nil { // closed, or larger than the client accepts
+		o.p.engine.counters.reliableDropped.Add(1)
+		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
+		return
+	}
+	o.sent += len(m.payload)
+}
