@@ -173,9 +173,11 @@ func (r *Room) deadlineOver(now time.Time) {
 	}
 	r.end(r.rec.DueReason(), livekit.DisconnectReason_ROOM_CLOSED, func(err error) {
 		if err != nil {
-			r.log.Error("cannot end the room that is due, trying again", "error", err)
+			r.overdue.Failed(r.log, "cannot end the room that is due, trying again", err)
 			r.alarms[alarmDeadline] = time.Now().Add(retryInterval)
+			return
 		}
+		r.overdue.Over(r.log, "the room that was due has ended")
 	})
 }
 

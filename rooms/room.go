@@ -41,6 +41,7 @@ type Room struct {
 	behind      []*Change       // facts behind those, while some of which the outcome is not known may belong between
 	paced       []chan struct{} // who waits for less to be unwritten
 	failing     bool            // the newest answer was that nothing can be written
+	overdue     Outage          // of the room's end at its deadline
 	closing     bool            // an end is submitted: everything else waits for its outcome
 	deferred    []letter        // what waits meanwhile
 	unread      bool            // the row could not be read so far

@@ -253,6 +253,7 @@ func (rs *Rooms) reap() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	earliest := NowMs(time.Now()) // what the timer is set to; 0 = nothing
+	var outage Outage
 	again := func(d time.Duration) {
 		earliest = NowMs(time.Now().Add(d)) // so that no later deadline takes its place
 		timer.Reset(d)
@@ -274,7 +275,7 @@ func (rs *Rooms) reap() {
 		case rs.life.Err() != nil:
 			return
 		case err != nil:
-			rs.log.Error("cannot end the rooms that are due, trying again", "error", err)
+			outage.Failed(rs.log, "cannot end the rooms that are due, trying again", err)
 			again(retry)
 			continue
 		}
@@ -287,10 +288,11 @@ func (rs *Rooms) reap() {
 		}
 		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
 		if err != nil {
-			rs.log.Error("cannot read the next deadline, trying again", "error", err)
+			outage.Failed(rs.log, "cannot read the next deadline, trying again", err)
 			again(retry)
 			continue
 		}
+		outage.Over(rs.log, "rooms that are due are ended again")
 		if earliest != 0 {
 			timer.Reset(min(max(time.Until(time.UnixMilli(earliest)), 0), longest))
 		}

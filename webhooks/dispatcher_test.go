@@ -1,11 +1,14 @@
 package webhooks_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -557,7 +560,8 @@ func TestStoreThatFails(t *testing.T) {
 		w := newWorld(t)
 		s := &faultyStore{Store: w.store}
 		r := &receiver{t: t, behave: func(received) answer { return answer{status: 200, after: 10 * time.Millisecond} }}
-		startOn(w, s, webhooks.Config{Transport: r})
+		var log bytes.Buffer // read while nobody runs
+		startOn(w, s, webhooks.Config{Transport: r, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		for i := range 1000 {
 			w.room(fmt.Sprint("room", i), story[0])
 			if i == 100 {
@@ -570,10 +574,15 @@ func TestStoreThatFails(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Len(t, r.requests(), sent)
 		require.Less(t, s.calls.Load(), int64(3800), "once a second")
+		synctest.Wait()
+		require.LessOrEqual(t, strings.Count(log.String(), "level=ERROR"), 2*61+2, "told once a minute")
+		require.NotContains(t, log.String(), "again")
 		s.fail.Store(false)
 		time.Sleep(time.Minute)
 		w.requireAll(r.took())
 		require.Len(t, r.requests(), 2000, "each once")
+		synctest.Wait()
+		require.Contains(t, log.String(), "deliveries are recorded again")
 	})
 }
 

@@ -127,7 +127,9 @@ func (w *world) config(c webhooks.Config) webhooks.Config {
 	c.Store = w.store
 	c.Key = apiKey
 	c.Keys = map[string]string{apiKey: apiSecret, "other": "another secret of thirty-two characters"}
-	c.Logger = slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
 	if len(c.Endpoints) == 0 {
 		c.Endpoints = []webhooks.Endpoint{{URL: "http://receiver.test/hook"}}
 	}

@@ -67,6 +67,8 @@ type lane struct {
 	exhausted bool                   // the last query found no more; until woken
 	sleepTill time.Time              // when to look again by ourselves; zero = never
 	retryAt   time.Time              // when to use the store again after a failure
+	reads     rooms.Outage           // of the store
+	writes    rooms.Outage           // likewise
 	barred    bool                   // another machine may send what pends
 	sweeping  bool                   // what pends is tried at once, due or not
 	sweepFail int                    // in a row, within the sweep
@@ -200,7 +202,7 @@ func (l *lane) fill(ctx context.Context) {
 		}
 		found, err := l.store.DueHeads(ctx, q)
 		if err != nil {
-			l.storeFailed(ctx, "read due deliveries", err)
+			l.storeFailed(ctx, &l.reads, "read due deliveries", err)
 			return
 		}
 		for _, d := range found {
@@ -211,6 +213,9 @@ func (l *lane) fill(ctx context.Context) {
 			continue
 		}
 		if !l.noMore(ctx, q, len(found)) {
+			if l.retryAt.IsZero() {
+				l.reads.Over(l.log, "webhooks: deliveries are read again")
+			}
 			return
 		}
 	}
@@ -294,7 +299,7 @@ func (l *lane) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
 	}
 	next, err := l.store.NextDue(ctx, q.EndpointID, q.NowMs)
 	if err != nil {
-		l.storeFailed(ctx, "read the next due delivery", err)
+		l.storeFailed(ctx, &l.reads, "read the next due delivery", err)
 		return false
 	}
 	if next > 0 {
@@ -307,11 +312,11 @@ func (l *lane) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
 }
 
 // storeFailed has the lane use the store again in a while.
-func (l *lane) storeFailed(ctx context.Context, what string, err error) {
+func (l *lane) storeFailed(ctx context.Context, o *rooms.Outage, what string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	l.log.Error("webhooks: cannot "+what, "err", err)
+	o.Failed(l.log, "webhooks: cannot "+what, err)
 	l.exhausted = false
 	l.retryAt = time.Now().Add(storeRetry)
 }
@@ -359,9 +364,10 @@ func (l *lane) afterRecord(err error) {
 	l.recording = nil
 	if err != nil {
 		l.results = append(batch, l.results...)
-		l.storeFailed(context.Background(), "record deliveries", err)
+		l.storeFailed(context.Background(), &l.writes, "record deliveries", err)
 		return
 	}
+	l.writes.Over(l.log, "webhooks: deliveries are recorded again")
 	for _, r := range batch {
 		delete(l.claimed, r.Seq)
 	}

@@ -130,11 +130,11 @@ func (l *lane) disable(ctx context.Context, a attempt) {
 	l.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
 	id := l.target.record.ID
 	if err := l.store.SetEndpointState(ctx, id, rooms.EndpointDisabled, reason); err != nil {
-		l.storeFailed(ctx, "disable the endpoint", err)
+		l.storeFailed(ctx, &l.writes, "disable the endpoint", err)
 		return
 	}
 	if _, err := l.store.BoundPending(ctx, id, 0, rooms.NowMs(a.at), reason); err != nil {
-		l.storeFailed(ctx, "give up what pends", err)
+		l.storeFailed(ctx, &l.writes, "give up what pends", err)
 	}
 }
 
@@ -177,7 +177,7 @@ func (l *lane) expire(ctx context.Context) {
 		EndpointID: l.target.record.ID, NowMs: anyTime, MaxSeq: bound, Limit: claimBatch, Exclude: l.inHand(nil),
 	})
 	if err != nil {
-		l.storeFailed(ctx, "read old deliveries", err)
+		l.storeFailed(ctx, &l.reads, "read old deliveries", err)
 		return
 	}
 	limit := rooms.NowMs(now.Add(-l.sched.total()))
