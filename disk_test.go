@@ -140,6 +140,14 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere")
 	require.Equal(t, http.StatusOK, s.get("/healthz", nil), "it is not to be restarted")
+	var status struct {
+		Rooms    struct{ Open, Participants *int }
+		Database struct{ Failing string }
+	}
+	require.Equal(t, http.StatusOK, s.get("/v1/status", &status), "what is known is told")
+	require.Contains(t, status.Database.Failing, "malformed")
+	require.Equal(t, 2, *status.Rooms.Participants)
+	require.Nil(t, status.Rooms.Open)
 
 	require.NoError(t, send(t.Context(), ada.conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{}}}))
 	<-ada.last

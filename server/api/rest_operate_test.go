@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -56,6 +57,42 @@ func TestStatus(t *testing.T) {
 	h.serve(h.config)
 	_, body = h.server("GET", "/v1/status", "")
 	require.Contains(t, body, `"replication":null`)
+}
+
+// unreadable is a database that cannot be read.
+type unreadable struct{ api.Records }
+
+func (unreadable) CountRooms(context.Context) (int64, int64, error) {
+	return 0, 0, rooms.Errorf(rooms.Unavailable, "the database cannot be read: the disk failed")
+}
+
+// TestStatusOfAFailingDatabase: it is then that one wants to know how the server
+// fares.
+func TestStatusOfAFailingDatabase(t *testing.T) {
+	h := open(t)
+	h.mustJoin("r", "ada")
+	h.config.Records = unreadable{h.store}
+	for _, writer := range []func() api.Writer{h.config.Writer, nil} {
+		h.config.Writer = writer
+		h.serve(h.config)
+		resp, body := h.server("GET", "/v1/status", "")
+		require.Equal(t, 200, resp.StatusCode, body)
+		got := read[struct {
+			Version string
+			Rooms   struct {
+				Open, Overdue      *int
+				Live, Participants int
+			}
+			Database struct{ Failing string }
+		}](t, body)
+		require.Equal(t, "the database cannot be read: the disk failed", got.Database.Failing)
+		require.Equal(t, "1.2.3", got.Version)
+		require.Equal(t, 1, got.Rooms.Live)
+		require.Equal(t, 1, got.Rooms.Participants)
+		require.Nil(t, got.Rooms.Open, "what is not known is not called 0")
+		require.Nil(t, got.Rooms.Overdue)
+		require.Contains(t, body, `"webhooks":null`)
+	}
 }
 
 type replica struct{}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 // Writer is how the database's writer fares. Latencies are of transactions,
 // with the disk's part, since the start.
 type Writer struct {
-	Failing   string  `json:"failing,omitempty" doc:"Why the last write failed; absent if it did not."`
+	Failing   string  `json:"failing,omitempty" doc:"Why the last write failed, or what this answer is made of could not be read; absent if neither did."`
 	Queue     int     `json:"queue" doc:"Writes that wait."`
 	Commits   uint64  `json:"commits" doc:"Transactions since the start."`
 	Failures  uint64  `json:"failures" doc:"Transactions that failed since the start."`
@@ -49,7 +50,7 @@ func (s *ReplicaStatus) SetLeaseExpires(t time.Time) { s.LeaseExpires = at(rooms
 // ending the rooms that are due takes a moment.
 const overdueAfter = 5 * time.Second
 
-// status is how the server fares.
+// status is how the server fares. What cannot be read is null.
 type status struct {
 	Version       string         `json:"version"`
 	StartedAt     *timestamp     `json:"started_at"`
@@ -57,17 +58,17 @@ type status struct {
 	Rooms         roomFigures    `json:"rooms"`
 	Database      *Writer        `json:"database"`
 	Replication   *ReplicaStatus `json:"replication" doc:"Null: the database is not replicated."`
-	Webhooks      outboxFigures  `json:"webhooks"`
+	Webhooks      *outboxFigures `json:"webhooks" doc:"Null: the database cannot be read."`
 }
 
 // roomFigures counts rooms and who is in them.
 type roomFigures struct {
-	Open            int64      `json:"open"`
-	Ended           int64      `json:"ended" doc:"Kept as history."`
+	Open            *int64     `json:"open" doc:"Null, as ended and overdue: the database cannot be read."`
+	Ended           *int64     `json:"ended" doc:"Kept as history."`
 	Live            int        `json:"live" doc:"Open rooms with something going on."`
 	Participants    int        `json:"participants"`
 	ExpectedBack    int        `json:"expected_back" doc:"Participants of before the restart who are not back yet."`
-	Overdue         int64      `json:"overdue" doc:"Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault."`
+	Overdue         *int64     `json:"overdue" doc:"Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault."`
 	OldestCreatedAt *timestamp `json:"oldest_created_at" doc:"Of the open room that is open longest."`
 }
 
@@ -80,14 +81,14 @@ type outboxFigures struct {
 	OldestPending *timestamp `json:"oldest_pending_at"`
 }
 
-// getStatus is how the server fares. None of it costs a scan.
+// getStatus is how the server fares. None of it costs a scan. It is there above all
+// for when something is wrong: what the database does not tell is left out.
 func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
+	live := s.Rooms.Stats()
 	out := status{
 		Version: s.Version, StartedAt: at(rooms.NowMs(s.Started)), UptimeSeconds: int64(now.Sub(s.Started) / time.Second),
-	}
-	if err := s.countRooms(r, now, &out.Rooms); err != nil {
-		return err
+		Rooms: roomFigures{Live: live.Live, Participants: live.Participants, ExpectedBack: live.ExpectedBack},
 	}
 	if s.Writer != nil {
 		figures := s.Writer()
@@ -97,22 +98,41 @@ func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 		replica := s.Replica.Status()
 		out.Replication = &replica
 	}
-	all, err := s.endpoints(r.Context())
-	if err != nil {
-		return err
+	err := s.countRooms(r.Context(), now, &out.Rooms)
+	if err == nil {
+		out.Webhooks, err = s.countDeliveries(r.Context())
 	}
-	out.Webhooks.add(all)
+	if err != nil {
+		if r.Context().Err() != nil {
+			return err // nobody waits for an answer
+		}
+		out.Database = out.Database.unread(tell(r.Context(), s.Log, r.Method+" "+r.URL.Path, err).Msg)
+	}
 	return sendJSON(w, http.StatusOK, out)
 }
 
-func (s *rest) countRooms(r *http.Request, now time.Time, out *roomFigures) (err error) {
-	ctx := r.Context()
-	if out.Open, out.Ended, err = s.Records.CountRooms(ctx); err != nil {
+// unread is w, which may be nil, failing for that reason if for no other.
+func (w *Writer) unread(why string) *Writer {
+	if w == nil {
+		w = &Writer{}
+	}
+	if w.Failing == "" {
+		w.Failing = why
+	}
+	return w
+}
+
+func (s *rest) countRooms(ctx context.Context, now time.Time, out *roomFigures) error {
+	open, ended, err := s.Records.CountRooms(ctx)
+	if err != nil {
 		return err
 	}
-	if out.Overdue, err = s.Records.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter))); err != nil {
+	out.Open, out.Ended = &open, &ended
+	overdue, err := s.Records.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter)))
+	if err != nil {
 		return err
 	}
+	out.Overdue = &overdue
 	oldest, err := s.Records.ListRooms(ctx, rooms.RoomQuery{State: rooms.RoomsOpen, Limit: 1})
 	if err != nil {
 		return err
@@ -120,9 +140,17 @@ func (s *rest) countRooms(r *http.Request, now time.Time, out *roomFigures) (err
 	if len(oldest) > 0 {
 		out.OldestCreatedAt = at(oldest[0].CreatedMs)
 	}
-	live := s.Rooms.Stats()
-	out.Live, out.Participants, out.ExpectedBack = live.Live, live.Participants, live.ExpectedBack
 	return nil
+}
+
+func (s *rest) countDeliveries(ctx context.Context) (*outboxFigures, error) {
+	all, err := s.endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &outboxFigures{}
+	out.add(all)
+	return out, nil
 }
 
 func (f *outboxFigures) add(all []endpoint) {
