@@ -53,7 +53,7 @@ func TestAnOutageIsToldOnceAMinute(t *testing.T) {
 		require.Equal(t, 1, strings.Count(first, complaint), first)
 		time.Sleep(10 * time.Minute)
 		text := log.take()
-		require.Equal(t, 10, strings.Count(text, complaint), text)
+		require.InDelta(t, 10, strings.Count(text, complaint), 1, text) // the tries do not fall on the minute
 		require.NotContains(t, text, end)
 		d.fails.Store(0)
 		time.Sleep(10 * time.Second)
