@@ -13,12 +13,12 @@ import (
 
 // The bounds of the replies that are kept.
 const (
-	maxReplies  = 10_000
+	maxReplies  = 10_000 // of one API key
 	repliesLive = 24 * time.Hour
 )
 
-// SaveReply keeps a reply, and forgets those that are older than a day or that
-// are too many.
+// SaveReply keeps a reply, and forgets those that are older than a day, and the
+// oldest of its API key if they are too many.
 func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
 	header, err := json.Marshal(r.Header)
 	if err != nil {
@@ -29,12 +29,14 @@ func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
 		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
 			return err
 		}
-		if _, err := t.exec(`INSERT INTO reply (key, fingerprint, created_ms, status, header, body) VALUES (?, ?, ?, ?, ?, ?)
+		if _, err := t.exec(`INSERT INTO reply (key, api_key, number, fingerprint, created_ms, status, header, body)
+			VALUES (?1, ?2, coalesce((SELECT max(number) FROM reply WHERE api_key = ?2), 0) + 1, ?3, ?4, ?5, ?6, ?7)
 			ON CONFLICT (key) DO NOTHING`,
-			r.Key[:], r.Fingerprint[:], r.CreatedMs, r.Status, string(header), notNil(r.Body)); err != nil {
+			r.Key[:], r.APIKey, r.Fingerprint[:], r.CreatedMs, r.Status, string(header), notNil(r.Body)); err != nil {
 			return err
 		}
-		_, err := t.exec(`DELETE FROM reply WHERE id <= (SELECT max(id) FROM reply) - ?`, maxReplies)
+		_, err := t.exec(`DELETE FROM reply WHERE api_key = ?1 AND
+			number <= (SELECT max(number) FROM reply WHERE api_key = ?1) - ?2`, r.APIKey, maxReplies)
 		return err
 	})
 }
@@ -45,8 +47,8 @@ func (s *Store) FindReply(ctx context.Context, key [32]byte, nowMs int64) (r roo
 	var fingerprint []byte
 	var header string
 	r.Key = key
-	err = s.one(ctx, []any{&fingerprint, &r.CreatedMs, &r.Status, &header, &r.Body},
-		`SELECT fingerprint, created_ms, status, header, body FROM reply WHERE key = ? AND created_ms >= ?`,
+	err = s.one(ctx, []any{&r.APIKey, &fingerprint, &r.CreatedMs, &r.Status, &header, &r.Body},
+		`SELECT api_key, fingerprint, created_ms, status, header, body FROM reply WHERE key = ? AND created_ms >= ?`,
 		key[:], nowMs-repliesLive.Milliseconds())
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, false, nil

@@ -15,7 +15,7 @@ func TestReplies(t *testing.T) {
 	day := (24 * time.Hour).Milliseconds()
 	key := func(n byte) (k [32]byte) { k[0] = n; return k }
 	first := rooms.Reply{
-		Key: key(1), Fingerprint: key(7), CreatedMs: 1000, Status: 201,
+		Key: key(1), APIKey: "APIx", Fingerprint: key(7), CreatedMs: 1000, Status: 201,
 		Header: map[string]string{"ETag": `"x"`}, Body: []byte("answer"),
 	}
 	require.NoError(t, s.SaveReply(ctx, first))
@@ -49,14 +49,46 @@ func TestReplies(t *testing.T) {
 		return err
 	}))
 	require.NoError(t, s.do(ctx, func(tx *tx) error {
-		_, err := tx.exec(`UPDATE reply SET id = 20000`)
+		_, err := tx.exec(`UPDATE reply SET number = 20000`)
 		return err
 	}))
 	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(4), CreatedMs: 1001 + day}))
 	require.NoError(t, s.do(ctx, func(tx *tx) error {
-		_, err := tx.exec(`UPDATE reply SET id = 1 WHERE id = 20000`)
+		_, err := tx.exec(`UPDATE reply SET number = 1 WHERE number = 20000`)
 		return err
 	}))
 	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(5), CreatedMs: 1001 + day}))
 	require.Equal(t, 2, count(), "no more than ten thousand back")
+}
+
+// TestRepliesOfOneKeyDoNotCrowdOutAnothers: each has ten thousand of its own.
+func TestRepliesOfOneKeyDoNotCrowdOutAnothers(t *testing.T) {
+	s := openNew(t)
+	ctx := t.Context()
+	n := 0
+	save := func(apiKey string) (key [32]byte) {
+		n++
+		key[0], key[1] = byte(n), byte(n>>8)
+		require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key, APIKey: apiKey, CreatedMs: 1000, Status: 200}))
+		return key
+	}
+	has := func(key [32]byte) bool {
+		_, found, err := s.FindReply(ctx, key, 1000)
+		require.NoError(t, err)
+		return found
+	}
+	oldest, modest := save("greedy"), save("modest")
+	// As if it had sent as many as are kept since.
+	require.NoError(t, s.do(ctx, func(tx *tx) error {
+		_, err := tx.exec(`INSERT INTO reply (key, api_key, number, fingerprint, created_ms, status, header, body)
+			VALUES (x'01', 'greedy', ?, x'', 1000, 200, '{}', x'')`, maxReplies)
+		return err
+	}))
+	require.True(t, has(oldest))
+	newest := save("greedy")
+	require.False(t, has(oldest))
+	require.True(t, has(newest))
+	require.True(t, has(modest))
+	require.True(t, has(save("modest")))
+	require.True(t, has(modest))
 }

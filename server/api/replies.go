@@ -156,7 +156,7 @@ func (mine *reply) answered(rec *recorder) *reply {
 
 func (mine *reply) row() rooms.Reply {
 	return rooms.Reply{
-		Key: mine.key, Fingerprint: mine.fingerprint, CreatedMs: rooms.NowMs(mine.since),
+		Key: mine.key, APIKey: mine.apiKey, Fingerprint: mine.fingerprint, CreatedMs: rooms.NowMs(mine.since),
 		Status: mine.status, Header: mine.header, Body: mine.body,
 	}
 }

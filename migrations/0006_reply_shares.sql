@@ -1,0 +1,6 @@
+-- The replies of an API key are counted by themselves, so that one key does not
+-- crowd out the others'.
+ALTER TABLE reply ADD COLUMN api_key TEXT NOT NULL DEFAULT '';
+ALTER TABLE reply ADD COLUMN number INTEGER NOT NULL DEFAULT 0; -- of the key's replies: grows; the oldest are pruned
+UPDATE reply SET number = id;
+CREATE INDEX reply_number ON reply (api_key, number);
