@@ -210,13 +210,20 @@ func (e *Engine) remove(p *Peer) {
 	delete(e.peers, p)
 }
 
-// settings are what every transport has in common.
-func (e *Engine) settings() (webrtc.SettingEngine, *socket, error) {
+// ServesTCP reports whether media can go over TCP.
+func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
+
+// settings are what every transport has in common; with tcpOnly there is no UDP for
+// it, if there is TCP.
+func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	var s webrtc.SettingEngine
 	sock := e.net.sockets[int(e.next.Add(1))%len(e.net.sockets)]
-	s.SetICEUDPMux(sock.mux)
-	types := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
-	if e.net.tcp != nil {
+	var types []webrtc.NetworkType
+	if !tcpOnly || !e.ServesTCP() {
+		s.SetICEUDPMux(sock.mux)
+		types = append(types, webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6)
+	}
+	if e.ServesTCP() {
 		s.SetICETCPMux(e.net.tcp)
 		types = append(types, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}

@@ -34,6 +34,8 @@ type PeerConfig struct {
 	// AllowPause: the client would bear video being paused for want of bandwidth.
 	// Nothing is paused so far: what does not fit is sent in a lower layer.
 	AllowPause bool
+	// TCPOnly offers the client nothing but candidates over TCP, if there are any.
+	TCPOnly bool
 
 	// What the participant may do at first; see [Peer.SetPublisherAllowed]. Whether
 	// it may subscribe is its room's to know, which subscribes it.
@@ -351,6 +353,12 @@ func (p *Peer) SendData(from rooms.Peer, kind livekit.DataPacket_Kind, packet []
 func (p *Peer) SendRaw(from rooms.Peer, sid, label string, payload []byte, isText bool) {
 	sender, _ := from.(*Peer)
 	p.data.send(sender, sid, label, payload, isText)
+}
+
+// LimitDownlink takes the path to the client for one that carries bitrate at most,
+// in bits/s, whatever the client reports of it; 0 lifts that.
+func (p *Peer) LimitDownlink(bitrate uint64) {
+	p.post(func() { p.down().down.Limit(bitrate) })
 }
 
 // LastMessageSeq is the sequence of the last reliable data packet that came from

@@ -70,7 +70,7 @@ const (
 
 // newTransport makes a peer connection. What happens to it is posted to p's loop.
 func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, error) {
-	settings, sock, err := p.engine.settings()
+	settings, sock, err := p.engine.settings(p.cfg.TCPOnly)
 	if err != nil {
 		return nil, err
 	}

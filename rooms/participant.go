@@ -43,6 +43,7 @@ type Participant struct {
 	pendingCIDs     map[string]string             // cid → SID of the announced
 	wanted          map[string]bool               // by track SID: an explicit wish to have it or not
 	subscribed      map[string]*track             // by track SID: forwarded to it
+	speaksUntil     time.Time                     // it is shown as speaking; see SimulateSpeaker
 	unrated         bool                          // it has subscribed to somebody since it was told of qualities
 	permissions     *livekit.SubscriptionPermission
 	lastReliableSeq uint32

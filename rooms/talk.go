@@ -23,6 +23,13 @@ func (r *Room) tellSpeakers(now time.Time) {
 			levels[t.publisher.sid] = max(levels[t.publisher.sid], step)
 		}
 	}
+	simulated := false
+	for _, p := range r.participants {
+		if now.Before(p.speaksUntil) {
+			simulated = true
+			levels[p.sid] = max(levels[p.sid], simulatedLevel)
+		}
+	}
 	var changed []*livekit.SpeakerInfo
 	for sid, level := range levels {
 		was := r.speakers[sid]
@@ -38,7 +45,7 @@ func (r *Room) tellSpeakers(now time.Time) {
 			changed = append(changed, &livekit.SpeakerInfo{Sid: sid})
 		}
 	}
-	if len(publishers) > 0 {
+	if len(publishers) > 0 || simulated {
 		r.setAlarm(alarmSpeakers, now.Add(speakerInterval))
 	}
 	if len(changed) == 0 {
@@ -58,6 +65,19 @@ func (r *Room) tellSpeakers(now time.Time) {
 			}}))
 		}
 	}
+}
+
+// simulatedLevel is how loud a simulated speaker is.
+const simulatedLevel = 0.875
+
+// SimulateSpeaker shows the participant as speaking for a while, as if its
+// microphone were heard; 0 ends that.
+func (p *Participant) SimulateSpeaker(during time.Duration) {
+	p.post(func(r *Room) {
+		now := time.Now()
+		p.speaksUntil = now.Add(during)
+		r.setAlarm(alarmSpeakers, now)
+	})
 }
 
 // hearing is the set of publishers' SIDs whose tracks q is subscribed to.

@@ -29,6 +29,7 @@ type Downlink struct {
 	mu         sync.Mutex // guards the following
 	forwarders []*Forwarder
 	estimator  congestion.Estimator
+	limit      float64 // bits/s, whatever is reported; 0 = none
 	judgedAt   time.Time
 	// Of transport-wide feedback since the last judgement.
 	reported, missing int
@@ -103,9 +104,20 @@ func (d *Downlink) tick(now time.Time) {
 	}
 	d.mu.Lock()
 	budget := d.estimator.Budget(sent, wanted, now)
+	if d.limit > 0 && (budget == 0 || budget > d.limit) {
+		budget = d.limit
+	}
 	d.mu.Unlock()
 	d.budget.Store(uint64(budget))
 	allocate(shares, budget)
+}
+
+// Limit bounds, in bits/s, what the path is judged to carry; 0 leaves it to what is
+// reported of it. It holds from the next judgement on.
+func (d *Downlink) Limit(bitrate uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.limit = float64(bitrate)
 }
 
 // reallocate divides the budget anew when somebody wants something else.

@@ -575,3 +575,32 @@ func TestCongestionStepsDown(t *testing.T) {
 		requireContiguous(t, r.take())
 	})
 }
+
+// A bound on the path holds whatever the client reports, until it is lifted.
+func TestLimitStepsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, h, f := simulcast(t)
+		downlink := NewDownlink()
+		r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = downlink })
+		seconds := func(n int) livekit.VideoQuality {
+			for range n * 30 {
+				for s, packets := range map[*sender]int{q: 2, h: 10, f: 40} {
+					key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0
+					s.at = time.Now()
+					s.frame(key, packets)
+				}
+				time.Sleep(frame)
+			}
+			return r.f.Stats().Current
+		}
+		require.Equal(t, livekit.VideoQuality_HIGH, seconds(4))
+		downlink.Limit(300_000)
+		require.Equal(t, livekit.VideoQuality_MEDIUM, seconds(4))
+		require.EqualValues(t, 300_000, downlink.Bandwidth())
+		downlink.Limit(1)
+		require.Equal(t, livekit.VideoQuality_LOW, seconds(4), "the lowest goes on")
+		downlink.Limit(0)
+		require.Equal(t, livekit.VideoQuality_HIGH, seconds(4))
+		requireContiguous(t, r.take())
+	})
+}

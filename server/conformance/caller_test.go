@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -30,6 +32,8 @@ type caller struct {
 	wg   sync.WaitGroup // readers of tracks, and the sender
 	stop chan struct{}  // ends the sender and the pump
 
+	networks []webrtc.NetworkType
+
 	mu    sync.Mutex // guards the following; held while a message is handled
 	ws    *signaller
 	at    int  // the next message of ws to handle
@@ -41,9 +45,11 @@ func newCaller(t *testing.T, m mode, room, identity string) *caller {
 	return newCallerAs(t, m, identity, join(room))
 }
 
-func newCallerAs(t *testing.T, m mode, identity string, grant *auth.VideoGrant) *caller {
+// newCallerAs makes a caller with a grant, that can send over networks; those over
+// UDP if none are named.
+func newCallerAs(t *testing.T, m mode, identity string, grant *auth.VideoGrant, networks ...webrtc.NetworkType) *caller {
 	t.Helper()
-	c := &caller{T: t, single: m.name == single.name, jwt: token(t, identity, grant), stop: make(chan struct{})}
+	c := &caller{T: t, single: m.name == single.name, jwt: token(t, identity, grant), networks: networks, stop: make(chan struct{})}
 	c.pub = c.connection()
 	c.sub = c.pub
 	if !c.single {
@@ -63,6 +69,9 @@ func newCallerAs(t *testing.T, m mode, identity string, grant *auth.VideoGrant) 
 func (c *caller) connection() *webrtc.PeerConnection {
 	settings := webrtc.SettingEngine{}
 	settings.SetIncludeLoopbackCandidate(true)
+	if len(c.networks) > 0 {
+		settings.SetNetworkTypes(c.networks)
+	}
 	pc, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{})
 	require.NoError(c, err)
 	pc.OnDataChannel(c.data.add)
@@ -114,7 +123,7 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 	case m.GetOffer() != nil:
 		err = c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: m.GetOffer().Sdp})
 		if err == nil {
-			c.say(c.sub, false, m.GetOffer().Id)
+			c.say(c.sub, false, m.GetOffer().Id, false)
 		}
 	case m.GetAnswer() != nil:
 		err = c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.GetAnswer().Sdp})
@@ -142,18 +151,18 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 	}
 	if c.asked && c.pub.SignalingState() == webrtc.SignalingStateStable {
 		c.asked = false
-		c.say(c.pub, true, 2)
+		c.say(c.pub, true, 2, false)
 	}
 }
 
-// say sends an offer of the publisher's or an answer of the subscriber's, with
-// all candidates in it.
-func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32) {
+// say sends an offer of the publisher's, which may restart ICE, or an answer of the
+// subscriber's, with all candidates in it.
+func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart bool) {
 	gathered := webrtc.GatheringCompletePromise(pc)
 	var sd webrtc.SessionDescription
 	var err error
 	if offer {
-		sd, err = pc.CreateOffer(&webrtc.OfferOptions{ICERestart: pc.CurrentLocalDescription() != nil})
+		sd, err = pc.CreateOffer(&webrtc.OfferOptions{ICERestart: restart})
 	} else {
 		sd, err = pc.CreateAnswer(nil)
 	}
@@ -170,12 +179,24 @@ func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32) {
 	if offer {
 		request.Message = &livekit.SignalRequest_Offer{Offer: said}
 	}
-	c.ws.request(c.T, request)
+	data, err := proto.Marshal(request)
+	if err == nil {
+		err = c.ws.conn.Write(context.Background(), websocket.MessageBinary, data)
+	}
+	if err != nil { // the server has ended it, and whoever waits for what was to follow tells
+		c.Logf("not said: %v", err)
+	}
 }
 
 // offer sends the publisher's offer, when no other is under way; with one
 // connection it has room for what is to be received, too.
 func (c *caller) offer(id uint32) {
+	c.Helper()
+	c.offerAnd(id, false)
+}
+
+// offerAnd is offer that may restart ICE.
+func (c *caller) offerAnd(id uint32, restart bool) {
 	c.Helper()
 	eventually(c.T, "no offer is under way", func() bool {
 		c.mu.Lock()
@@ -183,7 +204,7 @@ func (c *caller) offer(id uint32) {
 		if c.pub.SignalingState() != webrtc.SignalingStateStable {
 			return false
 		}
-		c.say(c.pub, true, id)
+		c.say(c.pub, true, id, restart)
 		return true
 	})
 }

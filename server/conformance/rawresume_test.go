@@ -61,7 +61,7 @@ func testRawResume(t *testing.T) {
 			now.request(t, &livekit.SignalRequest{Message: &livekit.SignalRequest_SyncState{SyncState: &livekit.SyncState{
 				PublishTracks: []*livekit.TrackPublishedResponse{{Cid: "cid-mic", Track: &livekit.TrackInfo{Sid: sid}}},
 			}}})
-			c.offer(uint32(10 + round))
+			c.offerAnd(uint32(10+round), true)
 			eventually(t, "ICE is restarted", func() bool {
 				for pc, ufrag := range was {
 					if ufragOf(pc.CurrentRemoteDescription().SDP) == ufrag || pc.ICEConnectionState() != webrtc.ICEConnectionStateConnected {

@@ -73,6 +73,7 @@ type Handler struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+	overTCP preferences
 
 	open     atomic.Int64   // connections, resumes too
 	sessions sync.WaitGroup // every session's goroutines

@@ -56,6 +56,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		Client:            s.opts.client,
 		AdaptiveStream:    s.opts.adaptiveStream,
 		AllowPause:        s.opts.allowPause,
+		TCPOnly:           s.h.overTCP.holds(snap.Room.Name, s.p.Identity(), time.Now()),
 		CanPublish:        perm.GetCanPublish(),
 		CanPublishData:    perm.GetCanPublishData(),
 		CanSubscribe:      perm.GetCanSubscribe(),
@@ -227,23 +228,6 @@ func (s *session) sync(state *livekit.SyncState) {
 	s.p.SyncState(state)
 	if sids := state.GetTrackSidsDisabled(); len(sids) > 0 {
 		s.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
-	}
-}
-
-// simulate plays a failure for a client that asks for it, to try itself out. It
-// harms nobody but that client.
-func (s *session) simulate(sc *livekit.SimulateScenario) {
-	switch m := sc.GetScenario().(type) {
-	case *livekit.SimulateScenario_ServerLeave:
-		s.p.Leave(livekit.DisconnectReason_SERVER_SHUTDOWN)
-	case *livekit.SimulateScenario_LeaveRequestFullReconnect, *livekit.SimulateScenario_Migration:
-		s.p.NeedsReconnect("simulated")
-	case *livekit.SimulateScenario_NodeFailure:
-		s.p.NeedsReconnect("simulated node failure")
-	case *livekit.SimulateScenario_DisconnectSignalOnResume, *livekit.SimulateScenario_DisconnectSignalOnResumeNoMessages:
-		s.ws.cut()
-	default:
-		_ = m // the rest has no meaning here
 	}
 }
 

@@ -27,7 +27,7 @@ func TestClient(t *testing.T) {
 		t.Skip("drives a browser")
 	}
 	findChromium(t)
-	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
+	f := &fixture{startServer(t, buildServer(t), "--dev", "--tcp-port", freePort(t)), startBrowser(t, fakeDevices(t)...)}
 	harness := serveHarness(t)
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {

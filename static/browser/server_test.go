@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -81,11 +82,22 @@ func startServer(t *testing.T, binary string, flags ...string) *server {
 	return s
 }
 
+// freePort is a TCP port that was free a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	return port
+}
+
 // start starts the process and waits until it tells its address.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.binary, slices.Concat(s.flags, []string{"--port", s.port, "--udp-port", "0", "--tcp-port", "0",
-		"--database", filepath.Join(s.dir, "parlor.db")})...)
+	s.cmd = exec.Command(s.binary, slices.Concat([]string{"--port", s.port, "--udp-port", "0", "--tcp-port", "0",
+		"--database", filepath.Join(s.dir, "parlor.db")}, s.flags)...)
 	s.cmd.Dir = s.dir
 	s.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "PARLOR_") || strings.HasPrefix(variable, "LIVEKIT_")

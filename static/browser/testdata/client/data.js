@@ -1,6 +1,8 @@
 // Data between participants, and coming back after failures.
 
-import { assert, equal, eventually, hears, join, publication, publish, rejects, roomName, sees, sleep, told } from './peer.js';
+import {
+  assert, equal, eventually, hears, join, protocols, publication, publish, rejects, roomName, sees, single, sleep, told, width,
+} from './peer.js';
 
 const bytes = (text) => new TextEncoder().encode(text);
 
@@ -90,6 +92,42 @@ export const scenarios = [
       return bob.data.includes('alice//back');
     });
   }]),
+  // The next transports are offered nothing but TCP, and so is what they send and get.
+  ['full reconnect: force-tcp', async () => {
+    const { alice, bob } = await call();
+    equal(await protocols(alice), single ? ['udp'] : ['udp', 'udp'], 'what goes before');
+    await alice.room.simulateScenario('force-tcp');
+    await told(alice, 'reconnecting');
+    await told(alice, 'reconnected');
+    await flows({ alice, bob });
+    await eventually('TCP alone', async () => (await protocols(alice)).every((protocol) => protocol === 'tcp'));
+  }],
+  // Without a relay there is none; whoever asks for it comes back as before.
+  ['full reconnect: force-tls', async () => {
+    const { alice, bob } = await call();
+    await alice.room.simulateScenario('force-tls');
+    await told(alice, 'reconnecting');
+    await told(alice, 'reconnected');
+    await flows({ alice, bob });
+  }],
+  ['speaker', async () => {
+    const room = roomName();
+    const alice = await join(room, 'alice');
+    await alice.room.simulateScenario('speaker');
+    await told(alice, 'speaking [alice]');
+    await told(alice, 'speaking []');
+  }],
+  ['subscriber-bandwidth', async () => {
+    const room = roomName();
+    const [alice, bob] = await Promise.all([join(room, 'alice'), join(room, 'bob')]);
+    await publish(alice, 'camera', { simulcast: true }, { width: 640, height: 360 });
+    await width(bob, 'alice camera', 640);
+    await bob.room.simulateScenario('subscriber-bandwidth', 1000);
+    await width(bob, 'alice camera', 320);
+    await sees(bob, 'alice camera');
+    await bob.room.simulateScenario('subscriber-bandwidth', 0);
+    await width(bob, 'alice camera', 640);
+  }],
   ['leave: server-leave', async () => {
     const { alice, bob } = await call();
     await alice.room.simulateScenario('server-leave');

@@ -1,7 +1,7 @@
 // What a browser encodes and decodes: codecs, layers, sound, encryption.
 
 import {
-  api, assert, eventually, hears, inbound, join, publication, publish, roomName, sees, sleep, told,
+  api, assert, eventually, hears, inbound, join, publication, publish, roomName, sees, sleep, told, width,
 } from './peer.js';
 
 const { ExternalE2EEKeyProvider, VideoQuality } = window.LivekitClient;
@@ -12,11 +12,6 @@ async function pair(options, roomOptions) {
   const [alice, bob] = await Promise.all([join(room, 'alice', options), join(room, 'bob', options)]);
   return { room, alice, bob };
 }
-
-/** Waits until pictures of that width are decoded. */
-const width = (peer, key, want) =>
-  eventually(async () => `${peer.identity} sees ${key} ${want} wide: ${JSON.stringify(await inbound(peer, key))}`,
-    async () => (await inbound(peer, key))?.frameWidth === want);
 
 const isCodec = async (peer, key, mimeType) => {
   const stats = await inbound(peer, key);

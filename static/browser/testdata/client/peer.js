@@ -212,6 +212,26 @@ export async function sees(peer, key, frames = 5) {
   if (hues.has(key)) await eventually(() => `${peer.identity} sees the colour of ${key}, but it is ${hue(peer, key)}`, () => Math.abs(hue(peer, key) - hues.get(key)) < 20);
 }
 
+/** Waits until pictures of that width are decoded. */
+export const width = (peer, key, want) =>
+  eventually(async () => `${peer.identity} sees ${key} ${want} wide: ${JSON.stringify(await inbound(peer, key))}`,
+    async () => (await inbound(peer, key))?.frameWidth === want);
+
+/** What its connections go over, sorted. */
+export async function protocols(peer) {
+  const { publisher, subscriber } = peer.room.engine.pcManager;
+  const found = await Promise.all([publisher, subscriber].filter(Boolean).map(async (transport) => {
+    const report = await transport.getStats();
+    for (const stats of report?.values() ?? []) {
+      if (stats.type === 'transport' && stats.selectedCandidatePairId) {
+        return report.get(report.get(stats.selectedCandidatePairId).localCandidateId).protocol;
+      }
+    }
+    return 'none';
+  }));
+  return found.sort();
+}
+
 /** The hue in a corner of what the video element shows. */
 function hue(peer, key) {
   const [element] = publication(peer, key)?.track?.attachedElements ?? [];

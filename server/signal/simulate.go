@@ -1,0 +1,114 @@
+package signal
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms"
+)
+
+// simulate plays a failure or a narrow path for a client that asks for it, to try
+// itself out. It harms nobody but that client. What cannot be played is refused.
+func (s *session) simulate(sc *livekit.SimulateScenario) {
+	switch m := sc.GetScenario().(type) {
+	case *livekit.SimulateScenario_SpeakerUpdate:
+		s.p.SimulateSpeaker(time.Duration(m.SpeakerUpdate) * time.Second)
+	case *livekit.SimulateScenario_ServerLeave:
+		s.p.Leave(livekit.DisconnectReason_SERVER_SHUTDOWN)
+	case *livekit.SimulateScenario_LeaveRequestFullReconnect, *livekit.SimulateScenario_Migration:
+		s.p.NeedsReconnect("simulated")
+	case *livekit.SimulateScenario_NodeFailure:
+		s.p.NeedsReconnect("simulated node failure")
+	case *livekit.SimulateScenario_SwitchCandidateProtocol:
+		s.switchProtocol(m.SwitchCandidateProtocol)
+	case *livekit.SimulateScenario_SubscriberBandwidth:
+		s.peer.LimitDownlink(uint64(max(m.SubscriberBandwidth, 0)))
+	case *livekit.SimulateScenario_DisconnectSignalOnResume, *livekit.SimulateScenario_DisconnectSignalOnResumeNoMessages:
+		s.ws.cut()
+	default:
+		s.refuse("this scenario cannot be simulated here")
+	}
+}
+
+// switchProtocol has the client connect over another protocol. Transports keep
+// theirs for as long as they live, so it has to come again, with new ones.
+func (s *session) switchProtocol(to livekit.CandidateProtocol) {
+	room := s.claims.Grants.Video.Room
+	if m := s.line.moved.Load(); m != nil {
+		room = m.room
+	}
+	switch to {
+	case livekit.CandidateProtocol_UDP:
+		if s.h.overTCP.forget(room, s.p.Identity()) {
+			s.p.NeedsReconnect("simulated: UDP is there again")
+		}
+	case livekit.CandidateProtocol_TCP:
+		if !s.h.cfg.Media.ServesTCP() {
+			s.refuse("this server has no TCP port for media: set rtc.tcp_port")
+			return
+		}
+		s.h.overTCP.prefer(room, s.p.Identity(), time.Now())
+		s.p.NeedsReconnect("simulated: nothing but TCP")
+	default:
+		s.refuse("this server relays nothing over TLS; to try a path without UDP simulate TCP")
+	}
+}
+
+// refuse tells the client that what it asked to simulate is not done.
+func (s *session) refuse(why string) {
+	s.line.Send(rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{
+		RequestResponse: &livekit.RequestResponse{Reason: livekit.RequestResponse_UNSUPPORTED_TYPE, Message: why},
+	}}))
+}
+
+const (
+	// preferredFor is how long a client is given TCP alone, from when it asked.
+	preferredFor = 5 * time.Minute
+	// mostPreferences bounds those that are remembered.
+	mostPreferences = 4096
+)
+
+// preferences are the clients that asked to be given nothing but TCP. Its methods
+// may be called concurrently.
+type preferences struct {
+	mu    sync.Mutex // guards the following
+	until map[seat]time.Time
+}
+
+// seat is who a participant is, whichever of its sessions.
+type seat struct{ room, identity string }
+
+// prefer remembers a client. If too many are remembered it is not: it will be
+// given UDP too.
+func (p *preferences) prefer(room, identity string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = make(map[seat]time.Time)
+	}
+	if len(p.until) >= mostPreferences {
+		maps.DeleteFunc(p.until, func(_ seat, end time.Time) bool { return now.After(end) })
+	}
+	if len(p.until) < mostPreferences {
+		p.until[seat{room, identity}] = now.Add(preferredFor)
+	}
+}
+
+// forget reports whether the client was remembered.
+func (p *preferences) forget(room, identity string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, was := p.until[seat{room, identity}]
+	delete(p.until, seat{room, identity})
+	return was
+}
+
+// holds reports whether the client is to be given nothing but TCP.
+func (p *preferences) holds(room, identity string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Before(p.until[seat{room, identity}])
+}
