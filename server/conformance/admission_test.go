@@ -153,6 +153,62 @@ func TestAuthorizationHook(t *testing.T) {
 	require.NotContains(t, s.log.String(), "hidden", "the hook's URL may hold a secret")
 }
 
+// TestADeniedResume ends the session that the token was given in, and no other: a
+// token of before, or one that the application gave, may be anybody's.
+func TestADeniedResume(t *testing.T) {
+	t.Parallel()
+	parlorOnly(t)
+	d := newDoorman(t)
+	d.says(func(q question) (int, string) {
+		if q.Reconnect {
+			return http.StatusForbidden, `{"message":"banned meanwhile"}`
+		}
+		return http.StatusNoContent, ""
+	})
+	s := startServer(t, settings{"hooks": map[string]any{"authorize": d.URL, "timeout": "30s"}})
+	room := roomName(t)
+	bob := dual.joinAt(t, s.ws(), token(t, "bob", join(room)))
+	given := token(t, "ada", join(room))
+	enter := func() (c *signaller, sid, fresh string) {
+		t.Helper()
+		c = dial(t, s, "/rtc?"+legacyQuery(), given)
+		fresh = *await(t, c, "a fresh token", func(m *livekit.SignalResponse) *string {
+			if jwt := m.GetRefreshToken(); jwt != "" {
+				return &jwt
+			}
+			return nil
+		})
+		return c, c.joined(t).Participant.Sid, fresh
+	}
+	first, _, old := enter()
+	second, sid, fresh := enter()
+	require.Equal(t, livekit.DisconnectReason_DUPLICATE_IDENTITY, first.awaitLeave(t).Reason)
+	denied := func(jwt string) {
+		t.Helper()
+		again := plainJoin()
+		again.Reconnect, again.ParticipantSid = true, sid
+		for _, path := range []string{
+			"/rtc?" + legacyQuery("reconnect", "1", "sid", sid), "/rtc/v1?" + joinQuery(t, again, true),
+		} {
+			ws, status, body := upgrade(t, s, path, jwt)
+			require.Nil(t, ws)
+			require.Equal(t, 403, status)
+			require.Equal(t, "banned meanwhile", body)
+		}
+	}
+	for _, jwt := range []string{given, old, token(t, "ada", join(room))} {
+		denied(jwt)
+		second.alive(t)
+		info, err := roomService(s).GetParticipant(t.Context(), &livekit.RoomParticipantIdentity{Room: room, Identity: "ada"})
+		require.NoError(t, err)
+		require.Equal(t, sid, info.Sid)
+	}
+	bob.sees(t, "ada")
+	denied(fresh)
+	require.Equal(t, livekit.DisconnectReason_PARTICIPANT_REMOVED, second.awaitLeave(t).Reason)
+	bob.await(t, "left ada")
+}
+
 // TestAuthorizationHookThatIsDown lets everybody in if that is configured.
 func TestAuthorizationHookThatIsDown(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,113 @@
+package signal
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+)
+
+// stuck is the way to a client, which can be held up, and with it the room.
+type stuck struct {
+	mu   sync.Mutex // guards the following
+	sent []*livekit.SignalResponse
+	hold chan struct{} // Send waits for it, if it is not nil
+}
+
+func (s *stuck) Send(m *rooms.Message) bool {
+	s.mu.Lock()
+	s.sent = append(s.sent, m.Response)
+	hold := s.hold
+	s.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	return true
+}
+
+func (s *stuck) Leave(*livekit.LeaveRequest) {}
+
+// held has the room wait, whenever it next tells this client of anything, for the
+// channel to be closed.
+func (s *stuck) held() chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold = make(chan struct{})
+	return s.hold
+}
+
+// noMedia is a participant's media, which is asked and does nothing.
+type noMedia struct{ rooms.Peer }
+
+func (noMedia) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
+func (noMedia) SetPublisherAllowed(bool, bool)                        {}
+func (noMedia) Subscribe(rooms.Subscription)                          {}
+func (noMedia) Unsubscribe(string)                                    {}
+func (noMedia) Close()                                                {}
+
+type silentTrack string
+
+func (t silentTrack) SID() string               { return string(t) }
+func (silentTrack) AudioLevel() (float32, bool) { return 0, false }
+
+// Each change of who may have a publisher's tracks is told to everybody, and counts
+// against its client's pace once the room knows what it cost. So the client's next
+// message is read only then: however busy the room is, it gets no changes ahead.
+func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+		require.NoError(t, err)
+		house := rooms.New(rooms.Config{Store: store, Log: slog.New(slog.DiscardHandler), AutoCreate: true, RestartGrace: time.Minute})
+		require.NoError(t, house.Open(context.Background()))
+		defer func() {
+			require.NoError(t, house.Close(context.Background()))
+			require.NoError(t, store.Close(context.Background()))
+		}()
+		enter := func(identity string) (*rooms.Participant, *stuck) {
+			outlet := &stuck{}
+			p, _, err := house.Join(context.Background(), rooms.JoinRequest{
+				Room: "tea", Outlet: outlet, Protocol: 17, AutoSubscribe: true,
+				Info: &livekit.ParticipantInfo{Identity: identity, Permission: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true}},
+			})
+			require.NoError(t, err)
+			require.NoError(t, p.Attach(noMedia{}))
+			return p, outlet
+		}
+		ann, announced := enter("ann")
+		_, told := enter("bob")
+		ann.AddTrack(&livekit.AddTrackRequest{Cid: "cam", Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_CAMERA})
+		ann.Sync()
+		track := announced.sent[len(announced.sent)-1].GetTrackPublished().GetTrack()
+		require.NotNil(t, track)
+		ann.TrackPublished(silentTrack(track.Sid), track)
+		ann.Sync()
+
+		session := &session{p: ann}
+		hold := told.held()
+		done := make(chan struct{})
+		go func() { // ends when hold does
+			defer close(done)
+			session.handle(&livekit.SignalRequest{Message: &livekit.SignalRequest_SubscriptionPermission{
+				SubscriptionPermission: &livekit.SubscriptionPermission{},
+			}})
+		}()
+		synctest.Wait()
+		require.False(t, told.sent[len(told.sent)-1].GetSubscriptionPermissionUpdate().GetAllowed(), "bob is being told")
+		select {
+		case <-done:
+			require.Fail(t, "the next message would be read while the room is busy with this one")
+		default:
+		}
+		close(hold)
+		<-done
+	})
+}
