@@ -86,8 +86,18 @@ func TestAnnouncedBeforeMedia(t *testing.T) {
 		bob.await(t, "published alice MICROPHONE")
 		alice.await(t, "someone subscribed to MICROPHONE")
 		require.Nil(t, bob.inbound(pub.SID()), "nothing has been sent")
+		second := newIdleSource(t, opus, 'f')
+		other := alice.publish(t, second, livekit.TrackSource_SCREEN_SHARE_AUDIO)
+		bob.await(t, "published alice SCREEN_SHARE_AUDIO")
+		alice.await(t, "someone subscribed to SCREEN_SHARE_AUDIO")
 		source.start(t)
 		bob.awaitMedia(t, pub.SID(), 20)
+		require.Nil(t, bob.inbound(other.SID()), "nothing has been sent of the second")
+		carol := m.join(t, room, "carol")
+		require.NotNil(t, carol.find("alice", livekit.TrackSource_SCREEN_SHARE_AUDIO), "it is there for who joins late")
+		second.start(t)
+		bob.awaitMedia(t, other.SID(), 20)
+		carol.awaitMedia(t, other.SID(), 20)
 
 		silent := newIdleSource(t, vp8, 'f')
 		video := alice.publish(t, silent, camera)
@@ -255,6 +265,64 @@ func TestSubscriptions(t *testing.T) {
 		carol.awaitMedia(t, video.SID(), 10)
 		require.NoError(t, carol.remote(t, "alice", mic).SetSubscribed(true))
 		carol.awaitMedia(t, audio.SID(), 10)
+	})
+}
+
+// TestTwoVideos: a camera and a screen go their own ways.
+func TestTwoVideos(t *testing.T) {
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		alice, bob := m.join(t, room, "alice"), m.join(t, room, "bob")
+		sids := func(pubs ...*lksdk.LocalTrackPublication) (sids []string) {
+			for _, pub := range pubs {
+				sids = append(sids, pub.SID())
+			}
+			return sids
+		}
+		see := func(p *peer, sids ...string) {
+			t.Helper()
+			for _, sid := range sids {
+				p.awaitMedia(t, sid, 10)
+				p.inbound(sid).checkVideo(t)
+			}
+		}
+		face, slides := alice.publishCamera(t), alice.publish(t, newSource(t, vp8), screen)
+		see(bob, sids(face, slides)...)
+		carol := m.join(t, room, "carol")
+		see(carol, sids(face, slides)...)
+		choosy := m.join(t, room, "choosy", lksdk.WithAutoSubscribe(false))
+		require.NoError(t, choosy.remote(t, "alice", screen).SetSubscribed(true))
+		see(choosy, slides.SID())
+		require.Nil(t, choosy.inbound(face.SID()), "the camera was not asked for")
+
+		for _, c := range []struct {
+			pub, other *lksdk.LocalTrackPublication
+		}{{slides, face}, {face, slides}} {
+			remote := bob.remote(t, "alice", c.pub.Source())
+			require.NoError(t, remote.SetSubscribed(false))
+			bob.awaitSilence(t, c.pub.SID())
+			see(bob, c.other.SID())
+			require.NoError(t, remote.SetSubscribed(true))
+			see(bob, sids(c.pub, c.other)...)
+
+			c.pub.SetMuted(true)
+			bob.await(t, "muted alice "+c.pub.Source().String())
+			bob.awaitSilence(t, c.pub.SID())
+			see(bob, c.other.SID())
+			c.pub.SetMuted(false)
+			see(bob, sids(c.pub, c.other)...)
+		}
+
+		require.NoError(t, alice.LocalParticipant.UnpublishTrack(slides.SID()))
+		for _, p := range []*peer{bob, carol} {
+			p.await(t, "unpublished alice SCREEN_SHARE")
+			see(p, face.SID())
+		}
+		again := alice.publish(t, newSource(t, vp8), screen)
+		require.NotEqual(t, slides.SID(), again.SID())
+		for _, p := range []*peer{bob, carol} {
+			see(p, sids(face, again)...)
+		}
 	})
 }
 

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { DataPacket_Kind } from 'livekit-server-sdk';
 
 import { api, eventually, roomName, sleep } from './common.js';
-import { hears, join, publish, sees, told } from './peers.js';
+import { hears, join, mute, publish, sees, told } from './peers.js';
 import { eventsOf } from './webhooks.js';
 
 export const callTests = [
@@ -26,15 +26,16 @@ export const callTests = [
 
       const carol = await join(cleanups, room, 'carol');
       await hears(carol, 'alice microphone');
-      await sees(carol, 'alice camera');
+      await Promise.all([sees(carol, 'alice camera'), sees(carol, 'alice screen')]);
       await publish(cleanups, carol, 'microphone');
       await hears(alice, 'carol microphone');
 
       await alice.room.localParticipant.unpublishTrack(camera.sid);
       await told(bob, 'unpublished alice camera');
       await sees(bob, 'alice screen');
-      await publish(cleanups, alice, 'camera');
-      await sees(bob, 'alice camera');
+      const again = await publish(cleanups, alice, 'camera');
+      assert.notEqual(again.sid, camera.sid);
+      await Promise.all([bob, carol].flatMap((peer) => [sees(peer, 'alice camera'), sees(peer, 'alice screen')]));
 
       await alice.room.disconnect();
       await told(bob, 'left alice');
@@ -56,13 +57,44 @@ export const callTests = [
       await hears(bob, 'alice microphone');
       await api.mutePublishedTrack(room, 'alice', microphone.sid, true);
       await told(bob, 'muted alice microphone');
-      await api.mutePublishedTrack(room, 'alice', microphone.sid, false); // the SDK has no mute of its own
+      await api.mutePublishedTrack(room, 'alice', microphone.sid, false);
       await told(bob, 'unmuted alice microphone');
       await hears(bob, 'alice microphone');
       remote.setSubscribed(false);
       await told(bob, 'unsubscribed alice microphone');
       remote.setSubscribed(true);
       await hears(bob, 'alice microphone');
+    },
+  ],
+  [
+    'call: one mutes oneself, and unsubscribes from one of two pictures',
+    async (cleanups) => {
+      const room = roomName();
+      const alice = await join(cleanups, room, 'alice');
+      const bob = await join(cleanups, room, 'bob');
+      const microphone = await publish(cleanups, alice, 'microphone');
+      const camera = await publish(cleanups, alice, 'camera');
+      const screen = await publish(cleanups, alice, 'screen');
+      const all = [['microphone', microphone, hears], ['camera', camera, sees], ['screen', screen, sees]];
+      for (const [name, , arrives] of all) await arrives(bob, `alice ${name}`);
+      for (const [name, publication, arrives] of all) {
+        mute(publication, true);
+        await told(bob, `muted alice ${name}`);
+        // This SDK fails if it is told of a track when it has just left: so it gets none.
+        const late = await join(cleanups, room, 'late', { autoSubscribe: false });
+        const seen = await eventually(name, () => late.room.remoteParticipants.get('alice')?.trackPublications.get(publication.sid));
+        assert.equal(seen.muted, true);
+        await late.room.disconnect();
+        mute(publication, false);
+        await told(bob, `unmuted alice ${name}`);
+        await arrives(bob, `alice ${name}`);
+      }
+      const remote = bob.room.remoteParticipants.get('alice').trackPublications.get(screen.sid);
+      remote.setSubscribed(false);
+      await told(bob, 'unsubscribed alice screen');
+      await sees(bob, 'alice camera');
+      remote.setSubscribed(true);
+      await Promise.all([sees(bob, 'alice screen'), sees(bob, 'alice camera')]);
     },
   ],
   [

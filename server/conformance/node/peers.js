@@ -100,6 +100,15 @@ export async function publish(cleanups, peer, name, start = undefined) {
   return peer.room.localParticipant.publishTrack(track, options);
 }
 
+/**
+ * Mutes or unmutes a publication of one's own. This SDK has no method for it, but
+ * the engine under it has: the one that all SDKs of its kind share.
+ */
+export const mute = (publication, on) =>
+  globalThis._ffiClientInstance.request({
+    message: { case: 'localTrackMute', value: { trackHandle: publication.track.ffi_handle.handle, mute: on } },
+  });
+
 export const told = (peer, line) =>
   eventually(`${peer.room.localParticipant.identity} is told "${line}", was told ${peer.log}`, () => peer.log.includes(line));
 

@@ -21,21 +21,24 @@ export const rightsTests = [
       const room = roomName();
       const alice = await join(cleanups, room, 'alice');
       const bob = await join(cleanups, room, 'bob');
+      const names = ['microphone', 'camera', 'screen'];
       let begin;
-      await publish(cleanups, alice, 'camera', new Promise((resolve) => { begin = resolve; }));
-      try {
-        await told(bob, 'published alice camera');
-        await told(bob, 'subscribed alice camera');
-        const carol = await join(cleanups, room, 'carol');
-        await told(carol, 'subscribed alice camera');
-        // Until there is a picture, this SDK sends black by itself.
-      assert.ok(bob.video.get('alice camera').brightness.size <= 1);
-        begin();
-        await sees(bob, 'alice camera');
-        await sees(carol, 'alice camera');
-      } finally {
-        begin();
+      const start = new Promise((resolve) => { begin = resolve; });
+      cleanups.push(async () => begin());
+      for (const name of names) await publish(cleanups, alice, name, start);
+      for (const name of names) {
+        await told(bob, `published alice ${name}`);
+        await told(bob, `subscribed alice ${name}`);
       }
+      const carol = await join(cleanups, room, 'carol');
+      for (const name of names) await told(carol, `subscribed alice ${name}`);
+      // Until there is a picture, this SDK sends black by itself, and silence.
+      for (const name of ['camera', 'screen']) assert.ok(bob.video.get(`alice ${name}`).brightness.size <= 1, name);
+      assert.equal(bob.audio.get('alice microphone'), 0);
+      begin();
+      await Promise.all([bob, carol].flatMap((peer) => [
+        hears(peer, 'alice microphone'), sees(peer, 'alice camera'), sees(peer, 'alice screen'),
+      ]));
     },
   ],
   [

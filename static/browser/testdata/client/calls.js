@@ -58,17 +58,24 @@ export const scenarios = [
     await sees(late, 'alice camera');
   }],
   ['a second video track; unpublish and publish again', async () => {
-    const { alice, bob } = await pair();
+    const { room, alice, bob } = await pair();
     const camera = await publish(alice, 'camera');
     await publish(alice, 'microphone');
     await publish(alice, 'screen_share');
     await Promise.all([sees(bob, 'alice camera'), sees(bob, 'alice screen_share'), hears(bob, 'alice microphone')]);
+    const carol = await join(room, 'carol');
+    await Promise.all([sees(carol, 'alice camera'), sees(carol, 'alice screen_share')]);
+    publication(bob, 'alice screen_share').setSubscribed(false);
+    await told(bob, 'unsubscribed alice screen_share');
+    await sees(bob, 'alice camera');
+    publication(bob, 'alice screen_share').setSubscribed(true);
     await alice.room.localParticipant.unpublishTrack(camera.track);
     await told(bob, 'unpublished alice camera');
     await sees(bob, 'alice screen_share');
     const again = await publish(alice, 'camera');
     assert(again.trackSid !== camera.trackSid, 'the new track has a SID of its own');
     await Promise.all([sees(bob, 'alice camera'), sees(bob, 'alice screen_share'), hears(bob, 'alice microphone')]);
+    await Promise.all([sees(carol, 'alice camera'), sees(carol, 'alice screen_share')]);
   }],
   ['unsubscribe and subscribe again', async () => {
     const { alice, bob } = await pair();
