@@ -152,6 +152,10 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.DataRefused, "kind", "data")
 	count("parlor_media_refused_total", refused, s.UnknownSections, "kind", "rtp")
 	count("parlor_media_refused_total", refused, s.StreamFloods, "kind", "streams")
+	count("parlor_media_refused_total", refused, s.ChannelFloods, "kind", "channels")
+	const lost = "Clients given up, by why: join, they never connected; timeout, they vanished."
+	count("parlor_media_lost_total", lost, s.JoinFailures, "why", "join")
+	count("parlor_media_lost_total", lost, s.Timeouts, "why", "timeout")
 	const dropped = "Data messages that a client did not take in time, by kind."
 	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
 	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")

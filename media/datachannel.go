@@ -37,6 +37,13 @@ const (
 	labelIdle = 30 * time.Second // then another label may take the place of an own one
 )
 
+// Bounds of channels that a client opens. Each takes a goroutine and 64 KiB while it
+// is open, and leaves something behind.
+const (
+	maxOpened     = 128  // at one time
+	maxOpenedEver = 4096 // by one peer
+)
+
 // sequenceField is DataPacket.sequence.
 const sequenceField = 16
 
@@ -51,11 +58,13 @@ type dataChannels struct {
 	// mu guards the following.
 	mu     sync.Mutex
 	out    map[string]*outChannel
+	opened map[*webrtc.DataChannel]struct{} // by the client, and not closed
+	ever   int                              // how many it has opened
 	closed bool
 }
 
 func newDataChannels(p *Peer) *dataChannels {
-	d := &dataChannels{p: p, out: map[string]*outChannel{}, flow: newDataFlow(&p.engine.waiting)}
+	d := &dataChannels{p: p, out: map[string]*outChannel{}, opened: map[*webrtc.DataChannel]struct{}{}, flow: newDataFlow(&p.engine.waiting)}
 	for _, label := range []string{labelReliable, labelLossy, labelDataTrack} {
 		d.out[label] = &outChannel{p: p, label: label, lossy: label != labelReliable}
 	}
@@ -106,6 +115,11 @@ func (d *dataChannels) createAll(pc *webrtc.PeerConnection, base func(label stri
 
 // accept takes a channel that the client made. It runs on pion's goroutine.
 func (d *dataChannels) accept(dc *webrtc.DataChannel) {
+	if !d.mayOpen(dc) {
+		_ = dc.Close() // before pion has begun to read it
+		return
+	}
+	dc.OnClose(func() { d.gone(dc) })
 	d.listen(dc)
 	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
 		return // it only brings; ours are on the other transport
@@ -116,6 +130,30 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 		return
 	}
 	out.use(dc)
+}
+
+// mayOpen notes that the client opened dc. A client that opens channel after channel
+// is cut off.
+func (d *dataChannels) mayOpen(dc *webrtc.DataChannel) bool {
+	d.mu.Lock()
+	d.ever++
+	ok := len(d.opened) < maxOpened && d.ever <= maxOpenedEver && !d.closed
+	if ok {
+		d.opened[dc] = struct{}{}
+	}
+	d.mu.Unlock()
+	if !ok {
+		d.p.engine.counters.channelFloods.Add(1)
+		d.p.post(func() { d.p.needsReconnect("too many data channels") })
+	}
+	return ok
+}
+
+// gone follows the end of a channel.
+func (d *dataChannels) gone(dc *webrtc.DataChannel) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.opened, dc)
 }
 
 // channel is the way out for a label; nil if it is one too many of who asks for it:
@@ -160,6 +198,7 @@ func (d *dataChannels) channel(label, from string) *outChannel {
 // forget gives up the place of an own label whose channel the client closed.
 func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
 	current := out.closed(dc)
+	d.gone(dc)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if current && out.own && d.out[out.label] == out {

@@ -321,6 +321,11 @@ func (p *Peer) lost() {
 func (p *Peer) disconnect(reason livekit.DisconnectReason) {
 	if !p.ended {
 		p.ended = true
+		if reason == livekit.DisconnectReason_JOIN_FAILURE {
+			p.engine.counters.joinFailures.Add(1)
+		} else {
+			p.engine.counters.timeouts.Add(1)
+		}
 		p.cfg.Events.Disconnected(reason)
 	}
 }

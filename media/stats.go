@@ -11,7 +11,8 @@ type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
 	slowReliable, dataHeldUp                   atomic.Uint64
-	subscriptionsFailed                        atomic.Uint64
+	subscriptionsFailed, channelFloods         atomic.Uint64
+	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
 }
 
@@ -29,6 +30,8 @@ type Stats struct {
 	SubscriptionsFailed            uint64
 	UnknownSections                uint64 // RTP streams of sections that were not offered
 	StreamFloods                   uint64 // clients cut off for beginning too many RTP streams
+	ChannelFloods                  uint64 // data channels refused of clients that had opened too many
+	JoinFailures, Timeouts         uint64 // clients that never connected, and that vanished
 
 	Sockets []udp.Stats // one per UDP socket
 }
@@ -46,6 +49,7 @@ func (e *Engine) Stats() Stats {
 		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
 		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
+		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 	}
 	for _, sock := range e.net.sockets {
 		for _, conn := range sock.conns {
