@@ -284,7 +284,7 @@ func TestChannelsComeAndGo(t *testing.T) {
 		require.Eventually(t, func() bool {
 			a.peer.data.mu.Lock()
 			defer a.peer.data.mu.Unlock()
-			return len(a.peer.data.opened) < 10
+			return a.peer.data.ever > i && len(a.peer.data.opened) < 10
 		}, patience, time.Millisecond)
 	}
 	require.Zero(t, e.Stats().ChannelFloods)

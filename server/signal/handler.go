@@ -310,7 +310,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		return
 	}
 	h.metrics.joins.WithLabelValues("joined").Inc()
-	s.ws = newSocket(context.WithoutCancel(r.Context()), conn)
+	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	if !ln.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
 		h.dismiss(s.ws, ln.farewell())
 		return
@@ -364,7 +364,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	if err != nil {
 		return
 	}
-	ws := newSocket(context.WithoutCancel(r.Context()), conn)
+	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	var s *session
 	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, func(p *rooms.Participant, snap rooms.Snapshot) {
 		ln, ok := p.Outlet().(*line)

@@ -2,12 +2,14 @@ package signal
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"parlor/media"
@@ -165,13 +167,14 @@ type socket struct {
 	queue chan frame
 	bytes atomic.Int64       // of the messages in queue
 	json  atomic.Bool        // the client speaks protojson in text frames
+	slow  prometheus.Counter // sockets whose client did not read in time
 	over  context.CancelFunc // ends writer and reader
 	done  context.Context
 }
 
-func newSocket(ctx context.Context, conn *websocket.Conn) *socket {
+func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	done, over := context.WithCancel(ctx)
-	return &socket{conn: conn, queue: make(chan frame, queueLength+2), done: done, over: over}
+	return &socket{slow: m.slow, conn: conn, queue: make(chan frame, queueLength+2), done: done, over: over}
 }
 
 // push queues f unless the queue is full.
@@ -251,12 +254,17 @@ func (s *socket) ping() {
 func (s *socket) send(m *rooms.Message) error {
 	ctx, cancel := context.WithTimeout(s.done, writeTimeout)
 	defer cancel()
-	if !s.json.Load() {
-		return s.conn.Write(ctx, websocket.MessageBinary, m.Binary())
+	kind, b := websocket.MessageBinary, m.Binary()
+	if s.json.Load() {
+		text, err := protojson.Marshal(m.Response)
+		if err != nil {
+			return err
+		}
+		kind, b = websocket.MessageText, text
 	}
-	text, err := protojson.Marshal(m.Response)
-	if err != nil {
-		return err
+	err := s.conn.Write(ctx, kind, b)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		s.slow.Inc()
 	}
-	return s.conn.Write(ctx, websocket.MessageText, text)
+	return err
 }

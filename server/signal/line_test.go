@@ -32,7 +32,7 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 
 	registry := prometheus.NewRegistry()
 	l = &line{metrics: newMetrics(registry)}
-	ws := newSocket(t.Context(), nil)
+	ws := newSocket(t.Context(), nil, l.metrics)
 	require.True(t, l.attach(ws))
 	late := 0
 	for l.Send(long) {
@@ -46,7 +46,7 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	<-ws.done.Done()
 
 	// What is written makes room.
-	ws = newSocket(t.Context(), nil)
+	ws = newSocket(t.Context(), nil, l.metrics)
 	require.True(t, ws.push(frame{message: long}))
 	f := <-ws.queue
 	require.EqualValues(t, len(long.Binary()), ws.bytes.Add(-f.size())+f.size())
@@ -62,7 +62,7 @@ func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 		if err != nil {
 			return // the client's end of the test fails
 		}
-		ws := newSocket(context.WithoutCancel(r.Context()), conn)
+		ws := newSocket(context.WithoutCancel(r.Context()), conn, newMetrics(nil))
 		var writer sync.WaitGroup
 		writer.Go(ws.write)
 		for len(ws.queue) == 0 { // it takes messages until it has failed
