@@ -162,6 +162,7 @@ func (r *Room) send(p *Participant) *luggage {
 			l.tracks = append(l.tracks, t)
 		}
 		delete(t.subscribers, p.identity)
+		delete(t.denied, p.identity)
 	}
 	for sid := range p.subscribed {
 		p.peer.Unsubscribe(sid)

@@ -45,7 +45,7 @@ type Participant struct {
 	subscribed      map[string]*track             // by track SID: forwarded to it
 	speaksUntil     time.Time                     // it is shown as speaking; see SimulateSpeaker
 	unrated         bool                          // it has subscribed to somebody since it was told of qualities
-	permissions     *livekit.SubscriptionPermission
+	permissions     *audience
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
 	shadows         []*Participant // where it is forwarded to
@@ -288,6 +288,7 @@ func (r *Room) withdrawAll(p *Participant) {
 			delete(r.tracks, sid)
 		}
 		delete(t.subscribers, p.identity)
+		delete(t.denied, p.identity)
 	}
 }
 

@@ -18,7 +18,7 @@ func (r *Room) consider(q *Participant, t *track) {
 	explicit, has := q.wanted[sid]
 	wants := explicit || (!has && q.autoSubscribe)
 	may := q.info.GetPermission().GetCanSubscribe()
-	allowed := permits(p.permissions, q, sid)
+	allowed := p.permissions.permit(q, sid)
 	_, on := t.subscribers[q.identity]
 	switch {
 	case wants && may && allowed && !on:
@@ -40,11 +40,17 @@ func (r *Room) consider(q *Participant, t *track) {
 		delete(q.subscribed, sid)
 		q.peer.Unsubscribe(sid)
 		if !allowed || !may {
-			r.tellPermission(q, p, sid, false)
+			r.deny(q, t)
 		}
-	case wants && may && !allowed:
-		r.tellPermission(q, p, sid, false)
+	case wants && may && !allowed && t.denied[q.identity] != q:
+		r.deny(q, t)
 	}
+}
+
+// deny tells q that it may not have t.
+func (r *Room) deny(q *Participant, t *track) {
+	t.denied[q.identity] = q
+	r.tellPermission(q, t.publisher, t.info.Sid, false)
 }
 
 func (r *Room) tellPermission(q, p *Participant, trackSID string, allowed bool) {
@@ -53,23 +59,6 @@ func (r *Room) tellPermission(q, p *Participant, trackSID string, allowed bool) 
 			ParticipantSid: p.sid, TrackSid: trackSID, Allowed: allowed,
 		},
 	}}))
-}
-
-// permits: the publisher's subscription permission lets q have the track.
-// nothing said = everybody.
-func permits(perm *livekit.SubscriptionPermission, q *Participant, trackSID string) bool {
-	if perm == nil || perm.AllParticipants {
-		return true
-	}
-	for _, tp := range perm.TrackPermissions {
-		if tp.ParticipantIdentity != q.identity && (tp.ParticipantIdentity != "" || tp.ParticipantSid != q.sid) {
-			continue
-		}
-		if tp.AllTracks || slices.Contains(tp.TrackSids, trackSID) {
-			return true
-		}
-	}
-	return false
 }
 
 // UpdateSubscription is the client's wish to have or not to have tracks.
@@ -94,17 +83,19 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 		}
 		q.wanted[sid] = on
 		if t != nil {
+			delete(t.denied, q.identity) // who asks is answered, also again
 			r.consider(q, t)
 		}
 	}
 }
 
-// SetSubscriptionPermission is a publisher's rule of who may have its tracks. It
-// counts against the client's pace once for each track: everybody else is told of
+// SetSubscriptionPermission is a publisher's rule of who may have its tracks. Who
+// may have no more and no less than before is not touched. It counts against the client's pace once for each track: everybody else is told of
 // each, and whoever is told faster than it reads is cut off.
 func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
 	p.post(func(r *Room) {
-		p.permissions = perm
+		before := p.permissions
+		p.permissions = newAudience(perm)
 		now := time.Now()
 		p.pay(now)
 		for _, t := range r.tracks {
@@ -113,7 +104,9 @@ func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermis
 			}
 			p.pay(now)
 			for _, q := range r.participants {
-				r.consider(q, t)
+				if before.permit(q, t.info.Sid) != p.permissions.permit(q, t.info.Sid) {
+					r.consider(q, t)
+				}
 			}
 		}
 	})

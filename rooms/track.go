@@ -15,6 +15,7 @@ type track struct {
 	media       MediaTrack
 	info        *livekit.TrackInfo      // replaced, never changed
 	subscribers map[string]*Participant // by identity
+	denied      map[string]*Participant // by identity: told that they may not have it
 	announced   bool                    // the publisher was told of its first subscriber
 }
 
@@ -271,7 +272,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 			delete(p.pendingCIDs, cid)
 		}
 	}
-	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant)}
+	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant), denied: make(map[string]*Participant)}
 	r.tracks[info.Sid] = t
 	if len(p.info.Tracks) == 0 {
 		r.rec.NumPublishers++
@@ -354,6 +355,7 @@ func (r *Room) withdraw(t *track) {
 		delete(q.wanted, t.info.Sid)
 	}
 	clear(t.subscribers)
+	clear(t.denied)
 }
 
 // unpublish ends t: a fact.

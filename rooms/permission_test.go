@@ -1,0 +1,60 @@
+package rooms_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+)
+
+// verdicts are what c was told of whether it may have the track, in order.
+func (c *client) verdicts(sid string) []bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []bool
+	for _, m := range c.messages {
+		if u := m.GetSubscriptionPermissionUpdate(); u.GetTrackSid() == sid {
+			all = append(all, u.Allowed)
+		}
+	}
+	return all
+}
+
+// Only who gains or loses a track is told, and who asks again.
+func TestPermissionsThatDoNotChangeAreNotRepeated(t *testing.T) {
+	h := newHouse(t)
+	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
+	cam := ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+	mic := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+	only := func(more ...*livekit.TrackPermission) {
+		ann.SetSubscriptionPermission(&livekit.SubscriptionPermission{TrackPermissions: append([]*livekit.TrackPermission{
+			{ParticipantIdentity: "bob", TrackSids: []string{cam}},
+			{ParticipantSid: bob.SID(), TrackSids: []string{mic}},
+		}, more...)})
+		ann.Sync()
+	}
+	for i := range 5 { // others come and go in the list
+		only(&livekit.TrackPermission{ParticipantIdentity: fmt.Sprint("other", i), AllTracks: true})
+	}
+	require.Equal(t, []bool{true}, bob.verdicts(cam))
+	require.Equal(t, []bool{true}, bob.verdicts(mic))
+	require.True(t, bob.isSubscribed(mic))
+	require.Equal(t, []bool{true, false}, eve.verdicts(cam))
+	require.False(t, eve.isSubscribed(cam))
+
+	eve.UpdateSubscription(&livekit.UpdateSubscription{TrackSids: []string{cam}, Subscribe: true})
+	eve.Sync()
+	require.Equal(t, []bool{true, false, false}, eve.verdicts(cam), "who asks is answered")
+
+	only(&livekit.TrackPermission{ParticipantIdentity: "eve", TrackSids: []string{mic}}, &livekit.TrackPermission{ParticipantIdentity: "eve", TrackSids: []string{cam}})
+	require.Equal(t, []bool{true, false, false, true}, eve.verdicts(cam))
+	require.Equal(t, []bool{true, false, true}, eve.verdicts(mic))
+	require.True(t, eve.isSubscribed(cam))
+
+	fay := h.join("tea", "fay")
+	require.Equal(t, []bool{false}, fay.verdicts(cam))
+	only()
+	require.Equal(t, []bool{false}, fay.verdicts(cam))
+	require.False(t, eve.isSubscribed(cam))
+}
