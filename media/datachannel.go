@@ -1,6 +1,8 @@
 package media
 
 import (
+	"errors"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -10,6 +12,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"parlor/rooms"
 )
 
 // The labels that clients and servers agree on. Any other label is the client's own.
@@ -211,8 +215,17 @@ func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
 // else.
 func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 	label := dc.Label()
+	dc.OnError(func(err error) {
+		if errors.Is(err, io.ErrShortBuffer) { // pion reads the channel no more
+			d.tooLong()
+		}
+	})
 	dc.OnMessage(func(m webrtc.DataChannelMessage) {
 		if d.p.closing.Load() {
+			return
+		}
+		if len(m.Data) > rooms.MaxDataPacket {
+			d.tooLong()
 			return
 		}
 		if !d.p.dataAllowed.Load() {
@@ -231,6 +244,13 @@ func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 		}
 		d.flow.wait(d.p.engine, d.p.stop)
 	})
+}
+
+// tooLong ends a client that sends longer messages than it was told to (RFC 8841,
+// section 6): it starts again.
+func (d *dataChannels) tooLong() {
+	d.p.engine.counters.dataRefused.Add(1)
+	d.p.post(func() { d.p.needsReconnect("a data message is longer than the server takes") })
 }
 
 func (d *dataChannels) noteSequence(packet []byte) {

@@ -1,0 +1,111 @@
+package media
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// A section that names new SSRCs with each offer has as many streams as it may, the
+// newest, and those that it named first have ended.
+func TestStreamsOfASectionAreBounded(t *testing.T) {
+	p := &Peer{}
+	s := &upSection{p: p, t: &transport{ingress: newIngress(func() {})}}
+	for ssrc := range uint32(3 * maxSectionStreams) {
+		u := s.stream(ssrc+1, "")
+		require.Same(t, u, s.stream(ssrc+1, ""))
+		require.LessOrEqual(t, len(s.streams), maxSectionStreams)
+	}
+	require.Len(t, s.streams, maxSectionStreams)
+	require.EqualValues(t, 2*maxSectionStreams+1, s.streams[0].ssrc, "the oldest that is left")
+	require.EqualValues(t, 3*maxSectionStreams, s.streams[maxSectionStreams-1].ssrc)
+	s.stream(1, "q")
+	last := s.stream(2, "q") // a layer that begins anew
+	require.Len(t, s.streams, maxSectionStreams)
+	require.Same(t, last, s.streams[len(s.streams)-1])
+}
+
+// A label's place is free again when its client has closed the channel, and when it
+// has not been used for a while.
+func TestPlacesOfLabelsAreReclaimed(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	channels := make(chan *webrtc.DataChannel, 10*maxLabelsOfOne)
+	a.pub.OnDataChannel(func(dc *webrtc.DataChannel) {
+		a.listen(dc)
+		dc.OnOpen(func() { channels <- dc })
+	})
+	a.join()
+	send := func(label string) { a.peer.SendRaw(nil, "PA_b", label, []byte(label), false) }
+	labels := func() int {
+		d := a.peer.data
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.out)
+	}
+	none := labels()
+	for i := range maxLabelsOfOne {
+		send(fmt.Sprint("label", i))
+		require.Equal(t, fmt.Sprint("label", i), string(a.message().data))
+	}
+	send("one too many")
+	require.EqualValues(t, 1, e.Stats().ReliableDropped)
+
+	select {
+	case dc := <-channels:
+		require.NoError(t, dc.Close())
+	case <-time.After(patience):
+		require.FailNow(t, "no channel came")
+	}
+	require.Eventually(t, func() bool { return labels() == none+maxLabelsOfOne-1 }, patience, time.Millisecond)
+	send("in its place")
+	require.Equal(t, "in its place", string(a.message().data))
+
+	send("one too many")
+	require.EqualValues(t, 2, e.Stats().ReliableDropped)
+	d := a.peer.data
+	d.mu.Lock()
+	d.out["in its place"].last = time.Now().Add(-labelIdle)
+	d.mu.Unlock()
+	send("in the idle one's place")
+	require.Equal(t, "in the idle one's place", string(a.message().data))
+	require.Equal(t, none+maxLabelsOfOne, labels())
+}
+
+// A message that is longer than clients are told has its sender start again, and
+// harms nobody else.
+func TestAMessageThatIsTooLong(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	for i, size := range []int{rooms.MaxDataPacket + 1, 1 << 19} {
+		a := newClient(t, e, clientConfig{sid: fmt.Sprint("PA_", i), single: true})
+		long, err := a.pub.CreateDataChannel("long", nil)
+		require.NoError(t, err)
+		a.join()
+		require.Eventually(t, func() bool { return long.ReadyState() == webrtc.DataChannelStateOpen }, patience, time.Millisecond)
+		require.NoError(t, long.Send(make([]byte, rooms.MaxDataPacket)))
+		require.Len(t, a.events.wait(t, "raw").data, rooms.MaxDataPacket)
+		require.Error(t, long.Send(make([]byte, size)), "the server has said what it takes")
+
+		setMaxMessageSize(a.pub, 2<<20) // a client that does not listen
+		require.NoError(t, long.Send(make([]byte, size)))
+		require.Contains(t, a.events.wait(t, "reconnect").label, "longer")
+		require.EqualValues(t, i+1, e.Stats().DataRefused)
+	}
+	w.isWell()
+}
+
+// setMaxMessageSize changes what a client takes for the server's bound, which pion
+// does not let it.
+func setMaxMessageSize(pc *webrtc.PeerConnection, n uint32) {
+	field := reflect.ValueOf(pc.SCTP()).Elem().FieldByName("sctpAssociation")
+	association := reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem().Interface()
+	association.(interface{ SetMaxMessageSize(n uint32) }).SetMaxMessageSize(n)
+}
