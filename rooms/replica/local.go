@@ -106,7 +106,7 @@ func exists(path string) (bool, error) {
 func moveAside(path string, epoch int64, now time.Time) (string, error) {
 	to := fmt.Sprintf("%s.epoch-%d-%s", path, epoch, now.UTC().Format("20060102T150405.000Z"))
 	moved := ""
-	for _, suffix := range []string{"-wal", "-shm", ""} {
+	for _, suffix := range []string{"-journal", "-wal", "-shm", ""} {
 		err := os.Rename(path+suffix, to+suffix)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

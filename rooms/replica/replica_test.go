@@ -455,6 +455,35 @@ func TestPointInTime(t *testing.T) {
 	})
 }
 
+// TestRestoreBesideWhatIsLeft of another database, which SQLite would take for the
+// restored one's own: what is restored would not be of the time asked for.
+func TestRestoreBesideWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	url, dir := "file://"+filepath.Join(t.TempDir(), "replica"), t.TempDir()
+	a := mustOpen(t, dir, "a", Config{URL: url})
+	a.mustCreate(t, "one")
+	a.mustBarrier(t)
+	left, err := os.ReadFile(database(dir) + "-wal")
+	require.NoError(t, err)
+	require.NotEmpty(t, left)
+	a.mustClose(t)
+	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
+		to := filepath.Join(t.TempDir(), "restored.db")
+		require.NoError(t, os.WriteFile(to+suffix, left, 0o600))
+		_, err := Restore(t.Context(), RestoreConfig{URL: url, To: to})
+		require.ErrorIs(t, err, os.ErrExist)
+		require.ErrorContains(t, err, to+suffix+" is left of another database: move it away")
+		require.NoFileExists(t, to)
+		kept, err := os.ReadFile(to + suffix)
+		require.NoError(t, err)
+		require.Equal(t, left, kept)
+		require.NoError(t, os.Rename(to+suffix, to+suffix+".away"))
+		_, err = Restore(t.Context(), RestoreConfig{URL: url, To: to})
+		require.NoError(t, err)
+		require.Equal(t, []string{"one"}, namesIn(t, to))
+	}
+}
+
 func TestOperatorsMistakes(t *testing.T) {
 	t.Parallel()
 	everyPlace(t, func(t *testing.T, url string) {

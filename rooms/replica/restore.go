@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -15,7 +16,7 @@ import (
 // RestoreConfig is what [Restore] restores.
 type RestoreConfig struct {
 	URL string    // as in Config
-	To  string    // the file to make; it must not exist
+	To  string    // the file to make; neither it nor its -wal, -shm or -journal must exist
 	At  time.Time // as things were then; zero is the newest there is
 	Log *slog.Logger
 }
@@ -32,8 +33,8 @@ func Restore(ctx context.Context, c RestoreConfig) (int64, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	dropCABundle(l, c.Log)
-	if _, err := os.Lstat(c.To); err == nil {
-		return 0, fmt.Errorf("restore to %s: %w", c.To, os.ErrExist)
+	if err := checkTarget(c.To); err != nil {
+		return 0, fmt.Errorf("restore to %s: %w", c.To, err)
 	}
 	p, err := l.open(ctx, false)
 	if err != nil {
@@ -44,6 +45,24 @@ func Restore(ctx context.Context, c RestoreConfig) (int64, error) {
 		return 0, fmt.Errorf("restore from replica %s: %w", l.name, err)
 	}
 	return n, nil
+}
+
+// checkTarget fails if something is where the database is to be made. SQLite would
+// take what another database left beside it, changes or a roll-back, for its own.
+func checkTarget(to string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		_, err := os.Lstat(to + suffix)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		case suffix == "":
+			return os.ErrExist
+		default:
+			return fmt.Errorf("%w: %s is left of another database: move it away", os.ErrExist, to+suffix)
+		}
+	}
+	return nil
 }
 
 func restoreFrom(ctx context.Context, p place, c RestoreConfig) (int64, error) {
