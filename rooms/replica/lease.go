@@ -254,21 +254,30 @@ func (l *lease) renew(ctx context.Context) error {
 	if !errors.Is(err, errChanged) {
 		return err
 	}
-	b, version, _, err := l.place.readOwner(ctx)
-	if errors.Is(err, errNoOwner) {
-		return fmt.Errorf("%w: %s was removed", errChanged, ownerName)
-	}
+	now, version, err := l.reread(ctx, o.Instance)
 	if err != nil {
 		return err
 	}
+	return l.write(ctx, l.prolonged(now), version)
+}
+
+// reread reads owner.json as that instance wrote it; [errChanged] if it did not.
+func (l *lease) reread(ctx context.Context, instance string) (owner, string, error) {
+	b, version, _, err := l.place.readOwner(ctx)
+	if errors.Is(err, errNoOwner) {
+		return owner{}, "", fmt.Errorf("%w: %s was removed", errChanged, ownerName)
+	}
+	if err != nil {
+		return owner{}, "", err
+	}
 	now, err := decodeOwner(b)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errChanged, err)
+		return owner{}, "", fmt.Errorf("%w: %w", errChanged, err)
 	}
-	if now.Instance != o.Instance {
-		return fmt.Errorf("%w: %s holds it with epoch %d", errChanged, now.Owner, now.Epoch)
+	if now.Instance != instance {
+		return owner{}, "", fmt.Errorf("%w: %s holds it with epoch %d", errChanged, now.Owner, now.Epoch)
 	}
-	return l.write(ctx, l.prolonged(now), version)
+	return now, version, nil
 }
 
 // start starts the goroutine that renews the lease.
@@ -370,7 +379,14 @@ func (l *lease) release(ctx context.Context) error {
 	}
 	o, version := l.current()
 	o.Expires = 0
-	if err := l.write(ctx, o, version); err != nil {
+	err := l.write(ctx, o, version)
+	if errors.Is(err, errChanged) { // the last renewal was cut off, and may have come through
+		if o, version, err = l.reread(ctx, o.Instance); err == nil {
+			o.Expires = 0
+			err = l.write(ctx, o, version)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("release the lease: %w", err)
 	}
 	return nil

@@ -628,6 +628,23 @@ func TestBegunIsTold(t *testing.T) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
+// TestReleaseAfterARenewalThatWasCutOff: it was written, and its answer never read.
+func TestReleaseAfterARenewalThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	everyPlace(t, func(t *testing.T, url string) {
+		a := mustOpen(t, t.TempDir(), "a", Config{URL: url, LeaseTTL: time.Hour})
+		l := a.replica.lease
+		o, version := l.current()
+		o.Serial++
+		b, err := l.prolonged(o).encode()
+		require.NoError(t, err)
+		_, err = a.replica.place.writeOwner(within(t, time.Minute), b, version)
+		require.NoError(t, err)
+		a.mustClose(t)
+		require.Equal(t, LeaseReleased, a.replica.Status().Lease)
+	})
+}
+
 // TestCrashWhileRestoring: a start died between the lease and the restore's end.
 func TestCrashWhileRestoring(t *testing.T) {
 	t.Parallel()
