@@ -18,9 +18,9 @@ type Log struct {
 // Page is a run of the log.
 type Page struct {
 	Events []rooms.Event
-	// Next is the seq to ask for the next page after: that of the last event
-	// looked at, wanted or not.
-	Next int64
+	// Next is what to ask for the next page after: the last event looked at, wanted
+	// or not.
+	Next Cursor
 	// Oldest and Newest are the seqs of the events that can be read.
 	Oldest, Newest int64
 }
@@ -37,16 +37,16 @@ func (e *PrunedError) Error() string {
 		"read the present state, then continue after %d", e.After, e.Oldest, e.Oldest-1)
 }
 
-// AheadError tells that the seq that was asked for has not been given yet: the
-// database was restored to an earlier state, and numbers that the reader has
-// seen will be given again, in a higher epoch.
+// AheadError tells that the reader has seen events that the log does not have: the
+// database was restored to an earlier state, and gives their numbers again, in a
+// higher epoch.
 type AheadError struct {
-	After  int64 // as asked
-	Newest int64
+	After  Cursor // as asked
+	Newest int64  // the newest event in the log that the reader may have seen, too
 }
 
 func (e *AheadError) Error() string {
-	return fmt.Sprintf("seq %d is ahead of the log, which ends at %d: the database was restored to an earlier state; "+
+	return fmt.Sprintf("what you read up to %v is not all in the log, which has it up to %d: the database was restored to an earlier state; "+
 		"read the present state, then continue after %d", e.After, e.Newest, e.Newest)
 }
 
@@ -72,14 +72,19 @@ func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
 	q.Limit = min(q.Limit, maxPage)
 	// What is newest is read before the events, so that Next never skips one that
 	// is written meanwhile; what is oldest after, so that no pruning is missed.
-	_, newest, err := l.Store.SeqRange(ctx)
+	oldest, newest, err := l.Store.SeqRange(ctx)
 	if err != nil {
 		return Page{}, fmt.Errorf("read the log's range: %w", err)
 	}
-	if q.After > newest {
-		return Page{}, &AheadError{After: q.After, Newest: newest}
+	after := Cursor{Seq: q.After, Epoch: q.Epoch}
+	shared, err := l.shared(ctx, after, oldest, newest)
+	if err != nil {
+		return Page{}, err
 	}
-	p := Page{Next: newest, Newest: newest}
+	if shared < q.After {
+		return Page{}, &AheadError{After: after, Newest: shared}
+	}
+	p := Page{Next: Cursor{Seq: newest}, Newest: newest}
 	if p.Events, err = l.Store.Events(ctx, q); err != nil {
 		return Page{}, fmt.Errorf("read events: %w", err)
 	}
@@ -91,14 +96,19 @@ func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
 	}
 	n := len(p.Events)
 	if n > 0 {
-		last := p.Events[n-1].Seq
-		if n == q.Limit {
-			p.Next = last
+		last := &p.Events[n-1]
+		p.Newest = max(p.Newest, last.Seq)
+		if n == q.Limit || last.Seq >= p.Next.Seq {
+			p.Next = Cursor{Seq: last.Seq, Epoch: last.Epoch}
+			return p, nil
 		}
-		p.Next = max(p.Next, last)
-		p.Newest = max(p.Newest, last)
 	}
-	return p, nil
+	if p.Next.Seq == q.After && q.Epoch != 0 {
+		p.Next.Epoch = q.Epoch
+		return p, nil
+	}
+	p.Next.Epoch, err = l.epochAt(ctx, p.Next.Seq)
+	return p, err
 }
 
 // Sink takes what a stream brings. Its functions are called from one goroutine;
@@ -106,9 +116,9 @@ func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
 type Sink struct {
 	Event func(rooms.Event) error
 	// CaughtUp, if set, is called each time that the log was read to its end, with
-	// the seq up to which there is nothing more: it grows also when nothing that is
-	// wanted comes. It may be called often.
-	CaughtUp func(seq int64) error
+	// how far there is nothing more: it grows also when nothing that is wanted comes.
+	// It may be called often.
+	CaughtUp func(Cursor) error
 	// Every, if not 0, is the longest time between two calls of CaughtUp while
 	// nothing comes.
 	Every time.Duration
@@ -130,21 +140,21 @@ func (l *Log) Stream(ctx context.Context, q rooms.EventQuery, sink Sink) error {
 				return err
 			}
 		}
-		q.After = p.Next
+		q.After, q.Epoch = p.Next.Seq, p.Next.Epoch
 		if len(p.Events) > 0 {
 			continue // there may be more
 		}
-		if err := sink.caughtUp(q.After); err != nil {
+		if err := sink.caughtUp(p.Next); err != nil {
 			return err
 		}
-		if err := sink.wait(ctx, tokens, q.After); err != nil {
+		if err := sink.wait(ctx, tokens, p.Next); err != nil {
 			return err
 		}
 	}
 }
 
 // wait returns when there is a token, calling CaughtUp as time goes by.
-func (s *Sink) wait(ctx context.Context, tokens <-chan struct{}, seq int64) error {
+func (s *Sink) wait(ctx context.Context, tokens <-chan struct{}, at Cursor) error {
 	var tick <-chan time.Time
 	if s.Every > 0 {
 		t := time.NewTicker(s.Every)
@@ -158,16 +168,16 @@ func (s *Sink) wait(ctx context.Context, tokens <-chan struct{}, seq int64) erro
 		case <-tokens:
 			return nil
 		case <-tick:
-			if err := s.caughtUp(seq); err != nil {
+			if err := s.caughtUp(at); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (s *Sink) caughtUp(seq int64) error {
+func (s *Sink) caughtUp(at Cursor) error {
 	if s.CaughtUp == nil {
 		return nil
 	}
-	return s.CaughtUp(seq)
+	return s.CaughtUp(at)
 }

@@ -28,7 +28,7 @@ func TestStreamBringsEverythingOnce(t *testing.T) {
 		go func() {
 			ended <- l.Stream(ctx, rooms.EventQuery{After: 2, Limit: 4}, webhooks.Sink{
 				Event:    func(e rooms.Event) error { got = append(got, e.Seq); return nil },
-				CaughtUp: func(seq int64) error { caught = seq; return nil },
+				CaughtUp: func(at webhooks.Cursor) error { caught = at.Seq; return nil },
 			})
 		}()
 		settle := func() { time.Sleep(time.Second); synctest.Wait() }

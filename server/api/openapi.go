@@ -192,7 +192,7 @@ func (op *operation) headers() []parameter {
 		all = append(all, parameter{name: "If-Match", doc: "The ETag as last seen: 412 if it has changed since."})
 	}
 	if op.stream {
-		all = append(all, parameter{name: "Last-Event-ID", doc: "The seq of the last event that was received."})
+		all = append(all, parameter{name: "Last-Event-ID", doc: "The id of the last event that was received."})
 	}
 	return all
 }

@@ -206,7 +206,7 @@ func (s *rest) eventOperations() []operation {
 				"410 (code pruned, with the oldest seq) when what is asked for is pruned; 429 (code too_many_streams) when " +
 				"the API key has its share of the streams.",
 			query: []parameter{
-				{name: "after", doc: "A seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
+				{name: "after", doc: "A page's cursor, or a seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
 				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},
 				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
 				{name: "type", doc: "Types of events, separated by commas or given several times.", many: true},

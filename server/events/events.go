@@ -4,19 +4,22 @@
 //
 // Query parameters:
 //
-//	after  a seq: events after it; "latest" = only what is yet to come; without it
-//	       all that is left of the log. A Last-Event-ID header goes before it.
+//	after  a cursor, or a seq alone: events after it; "latest" = only what is yet to
+//	       come; without it all that is left of the log. A Last-Event-ID header goes
+//	       before it.
 //	limit  events in a page, 1 to 1000; 100 without it; nothing for streams
 //	room   a room's SID, or a name: all rooms that bore it
 //	type   event types, separated by commas or given several times
 //
-// A page says in "next" what to ask for the next one after. Where the answer
-// would have a gap there is an error instead, in the form of RFC 9457: 410 with
-// code "pruned" and the "oldest" seq that is left, when what was asked for is
-// pruned; 409 with code "ahead" and the "newest" seq, when the database was
-// restored to an earlier state and will give the same numbers again in a higher
-// epoch. A stream that falls behind the pruning ends with the same as data of an
-// event "gone".
+// A page says in "cursor" what to ask for the next one after, and each event of a
+// stream has it as its id: SEQ-EPOCH ([webhooks.Cursor]). Where the answer would
+// have a gap there is an error instead, in the form of RFC 9457: 410 with code
+// "pruned" and the "oldest" seq that is left, when what was asked for is pruned; 409
+// with code "ahead" and the "newest" seq that the log has in common with the reader,
+// when the database was restored to an earlier state, and gives the same numbers
+// again in a higher epoch. Who asks with a seq alone is told so only until the log
+// has caught up. A stream that falls behind the pruning ends with the same as data of
+// an event "gone".
 //
 // The handler checks no credentials: whoever mounts it does.
 package events
@@ -103,7 +106,8 @@ func wire(e *rooms.Event) Event {
 // Page is a page on the wire.
 type Page struct {
 	Events []Event `json:"events"`
-	Next   int64   `json:"next" doc:"What to ask for the next page after."`
+	Next   int64   `json:"next" doc:"The seq up to which there is nothing more."`
+	Cursor string  `json:"cursor" doc:"What to ask for the next page after: next, and its epoch."`
 	Oldest int64   `json:"oldest" doc:"The oldest seq that is left."`
 	Newest int64   `json:"newest"`
 }
@@ -160,9 +164,11 @@ func (h *Handler) query(r *http.Request) (rooms.EventQuery, *problem) {
 	case "latest":
 		q.After, err = h.log.Newest(r.Context())
 	default:
-		if q.After, err = strconv.ParseInt(after, 10, 64); err != nil || q.After < 0 {
-			return q, newProblem(http.StatusBadRequest, "invalid_argument", "after must be the seq of an event, or latest")
+		c, err := webhooks.ParseCursor(after)
+		if err != nil {
+			return q, newProblem(http.StatusBadRequest, "invalid_argument", "after must be a cursor, the seq of an event, or latest")
 		}
+		q.After, q.Epoch = c.Seq, c.Epoch
 	}
 	if err != nil {
 		return q, h.problem(r, err)
@@ -176,7 +182,7 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, q rooms.EventQuer
 		h.problem(r, err).write(w)
 		return
 	}
-	out := Page{Events: make([]Event, len(p.Events)), Next: p.Next, Oldest: p.Oldest, Newest: p.Newest}
+	out := Page{Events: make([]Event, len(p.Events)), Next: p.Next.Seq, Cursor: p.Next.String(), Oldest: p.Oldest, Newest: p.Newest}
 	for i := range p.Events {
 		out.Events[i] = wire(&p.Events[i])
 	}

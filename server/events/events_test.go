@@ -76,7 +76,7 @@ type answer struct {
 		Event     json.RawMessage
 	}
 	Next, Oldest, Newest int64
-	Code, Detail         string
+	Cursor, Code, Detail string
 }
 
 func (f *fixture) get(target string) answer {
@@ -144,7 +144,7 @@ func TestPages(t *testing.T) {
 
 func TestBadRequests(t *testing.T) {
 	f := newFixture(t)
-	for _, q := range []string{"after=-1", "after=x", "after=1.5", "limit=0", "limit=1001", "limit=x", "after=99999999999999999999"} {
+	for _, q := range []string{"after=-1", "after=x", "after=1.5", "after=1-", "after=1--1", "after=1-x", "limit=0", "limit=1001", "limit=x", "after=99999999999999999999"} {
 		p := f.get("/v1/events?" + q)
 		require.Equal(t, 400, p.status, q)
 		require.Equal(t, "invalid_argument", p.Code, q)
@@ -173,6 +173,56 @@ func TestGapsAreTold(t *testing.T) {
 	require.Equal(t, 409, p.status)
 	require.Equal(t, "ahead", p.Code)
 	require.EqualValues(t, 5, p.Newest)
+}
+
+// TestForgottenEventsAreTold: a restored log gives numbers again that a reader has
+// seen. However late the reader comes, it is told what it shares with the log.
+func TestForgottenEventsAreTold(t *testing.T) {
+	f := newFixture(t)
+	f.room("a", "1", "2")
+	f.room("b", "3", "4", "5")
+	seen := f.get("/v1/events").Cursor
+	require.Equal(t, "5-1", seen)
+
+	// The same up to 2, as after the restore of a replica that had no more.
+	f = newFixture(t)
+	f.room("a", "1", "2")
+	p := f.get("/v1/events?after=" + seen)
+	require.Equal(t, 409, p.status)
+	require.EqualValues(t, 2, p.Newest)
+	require.NoError(t, f.store.SetEpoch(t.Context(), 2))
+	for n := range 3 {
+		f.room("c"+strconv.Itoa(n), "x", "y")
+		p = f.get("/v1/events?after=" + seen)
+		require.Equal(t, 409, p.status, "also once the log has caught up")
+		require.Equal(t, "ahead", p.Code)
+		require.EqualValues(t, 2, p.Newest)
+	}
+	require.Equal(t, 200, f.get("/v1/events?after=5").status, "a seq alone says nothing of it")
+	s := httptest.NewServer(f.handler)
+	defer s.Close()
+	defer f.handler.Close() // or the server waits for the stream
+	resp, _ := f.open(s.URL, "", "Last-Event-ID", seen)
+	require.Equal(t, 409, resp.StatusCode)
+
+	// Who has read no further than the restore goes on, and so does who came after it.
+	p = f.get("/v1/events?after=2-1&limit=2")
+	require.Equal(t, []int64{3, 4}, p.seqs())
+	require.Equal(t, "4-2", p.Cursor)
+	p = f.get("/v1/events?after=4-2")
+	require.Equal(t, []int64{5, 6, 7, 8}, p.seqs())
+	require.Equal(t, "8-2", p.Cursor)
+	require.Equal(t, "8-2", f.get("/v1/events?after=8-2").Cursor)
+	require.Equal(t, "8-2", f.get("/v1/events?type=none").Cursor)
+
+	// It happens again, and later what they had in common is pruned.
+	require.NoError(t, f.store.SetEpoch(t.Context(), 3))
+	f.room("d", "9")
+	require.EqualValues(t, 8, f.get("/v1/events?after=9-2").Newest)
+	require.EqualValues(t, 2, f.get("/v1/events?after=9-1").Newest)
+	f.prune(2)
+	require.Equal(t, 410, f.get("/v1/events?after=5-1").status)
+	require.Equal(t, 409, f.get("/v1/events?after=8-1").status)
 }
 
 func seqsOf(a answer) []int64 { return a.seqs() }
@@ -235,7 +285,7 @@ func TestStream(t *testing.T) {
 	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
 	got, more := r.next()
 	require.True(t, more)
-	require.Equal(t, "2", got.id)
+	require.Equal(t, "2-1", got.id)
 	require.Equal(t, "participant_joined", got.event)
 	var e struct {
 		Seq     int64
@@ -251,13 +301,13 @@ func TestStream(t *testing.T) {
 		f.room("b"+strconv.Itoa(i), "room_started")
 		got, more = r.next()
 		require.True(t, more)
-		require.Equal(t, strconv.Itoa(3+i), got.id)
+		require.Equal(t, strconv.Itoa(3+i)+"-1", got.id)
 	}
 
 	// A reader that comes again gets what it missed; the header goes before the query.
-	_, r = f.open(s.URL, "?after=1", "Last-Event-ID", "4")
+	_, r = f.open(s.URL, "?after=1", "Last-Event-ID", "4-1")
 	got, _ = r.next()
-	require.Equal(t, "5", got.id)
+	require.Equal(t, "5-1", got.id)
 
 	// Close ends streams without a word.
 	f.handler.Close()
@@ -279,7 +329,7 @@ func TestStreamTellsOfGaps(t *testing.T) {
 	resp, r := f.open(s.URL, "")
 	require.Equal(t, 200, resp.StatusCode)
 	got, _ := r.next()
-	require.Equal(t, "4", got.id)
+	require.Equal(t, "4-1", got.id)
 }
 
 // recorder is a ResponseWriter in memory, to be read while it is written.
@@ -315,7 +365,7 @@ func TestQuietStream(t *testing.T) {
 		f.room("a", "1", "2", "3")
 		begin := time.Now()
 		for line := range lines {
-			if line == "id: 3" {
+			if line == "id: 3-1" {
 				break
 			}
 		}

@@ -38,7 +38,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQu
 	}
 	defer h.ended(key)
 	// An error that is known at once is an answer; later it is the stream's end.
-	if _, err := h.log.Page(r.Context(), rooms.EventQuery{After: q.After, Limit: 1}); err != nil {
+	if _, err := h.log.Page(r.Context(), rooms.EventQuery{After: q.After, Epoch: q.Epoch, Limit: 1}); err != nil {
 		h.problem(r, err).write(w)
 		return
 	}
@@ -110,7 +110,7 @@ type sse struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 
-	sent    int64     // the id that the reader has
+	sent    int64     // the seq that the reader has
 	flushed time.Time // when it was last sent something
 	unsent  bool      // something is written and not flushed
 	failed  bool      // the reader does not take what is written
@@ -122,18 +122,18 @@ func (s *sse) event(e rooms.Event) error {
 		return fmt.Errorf("write event %s: %w", e.ID, err)
 	}
 	s.sent = e.Seq
-	return s.write(fmt.Sprintf("id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Type, body))
+	return s.write(fmt.Sprintf("id: %v\nevent: %s\ndata: %s\n\n", webhooks.Cursor{Seq: e.Seq, Epoch: e.Epoch}, e.Type, body))
 }
 
-// caughtUp sends on what is written. After a silence it tells the seq up to which
-// there is nothing, so that a reader who wants little does not come back with an
+// caughtUp sends on what is written. After a silence it tells how far there is
+// nothing, so that a reader who wants little does not come back with an
 // id that is long pruned; an id without data is no event.
-func (s *sse) caughtUp(seq int64) error {
+func (s *sse) caughtUp(at webhooks.Cursor) error {
 	if time.Since(s.flushed) >= beat {
 		line := ": nothing new\n\n"
-		if seq > s.sent {
-			line = fmt.Sprintf("id: %d\n\n", seq)
-			s.sent = seq
+		if at.Seq > s.sent {
+			line = fmt.Sprintf("id: %v\n\n", at)
+			s.sent = at.Seq
 		}
 		if err := s.write(line); err != nil {
 			return err

@@ -1,0 +1,80 @@
+package webhooks
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+
+	"parlor/rooms"
+)
+
+// Cursor is how far a reader of the log got: an event's seq, and the epoch that it
+// bears. A log that was restored to an earlier state gives a seq again, in a higher
+// epoch: the two together name one event for ever.
+type Cursor struct {
+	Seq   int64
+	Epoch int64 // 0 = not known
+}
+
+// String is the cursor as [ParseCursor] reads it: SEQ-EPOCH, or SEQ alone.
+func (c Cursor) String() string {
+	if c.Epoch == 0 {
+		return strconv.FormatInt(c.Seq, 10)
+	}
+	return fmt.Sprintf("%d-%d", c.Seq, c.Epoch)
+}
+
+// ParseCursor reads SEQ or SEQ-EPOCH; neither is negative.
+func ParseCursor(s string) (Cursor, error) {
+	seq, epoch, both := strings.Cut(s, "-")
+	c := Cursor{}
+	var err error
+	if c.Seq, err = strconv.ParseInt(seq, 10, 64); err == nil && both {
+		c.Epoch, err = strconv.ParseInt(epoch, 10, 64)
+	}
+	if err != nil || c.Seq < 0 || c.Epoch < 0 {
+		return Cursor{}, fmt.Errorf("%.40q is not how far a reader got: SEQ or SEQ-EPOCH", s)
+	}
+	return c, nil
+}
+
+// epochAt is the epoch of the event of that seq; 0 if it cannot be read.
+func (l *Log) epochAt(ctx context.Context, seq int64) (int64, error) {
+	events, err := l.Store.Events(ctx, rooms.EventQuery{After: seq - 1, Limit: 1})
+	if err != nil {
+		return 0, fmt.Errorf("read event %d: %w", seq, err)
+	}
+	if len(events) == 0 || events[0].Seq != seq {
+		return 0, nil
+	}
+	return events[0].Epoch, nil
+}
+
+// shared is the newest seq that the log has in common with a reader who got to c.
+// It is c's own unless a restore forgot what the reader saw. Of what is pruned it
+// cannot be told.
+func (l *Log) shared(ctx context.Context, c Cursor, oldest, newest int64) (int64, error) {
+	if c.Seq == 0 || c.Epoch == 0 || c.Seq < oldest {
+		return min(c.Seq, newest), nil
+	}
+	if c.Seq <= newest {
+		epoch, err := l.epochAt(ctx, c.Seq)
+		if err != nil || epoch == c.Epoch {
+			return c.Seq, err
+		}
+	}
+	// Epochs never fall along the log: what bears a higher one than the reader's was
+	// written after the restore.
+	end := min(newest, c.Seq-1)
+	var failed error
+	n := sort.Search(int(max(end-oldest+1, 0)), func(i int) bool {
+		epoch, err := l.epochAt(ctx, oldest+int64(i))
+		if err != nil {
+			failed = err
+		}
+		return epoch > c.Epoch
+	})
+	return max(oldest+int64(n)-1, 0), failed
+}
