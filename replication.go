@@ -50,7 +50,7 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	}
 	r, err := replica.New(replica.Config{
 		URL: p.cfg.Replica, ExpectReplica: p.cfg.ExpectReplica, Adopt: p.cfg.AdoptDatabase,
-		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, OnLost: func(err error) { p.lost <- err }, Log: p.log,
+		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, OnLost: func(err error) { p.lost <- err }, Log: p.log,
 	})
 	if err != nil {
 		return err

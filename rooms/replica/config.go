@@ -46,6 +46,10 @@ type Config struct {
 	// ReadEpoch, if given, reads the epoch that the database at path has had, so
 	// that epochs do not fall when it moves to a new replica.
 	ReadEpoch func(ctx context.Context, path string) (int64, error)
+	// ReadSeq, if given, reads how far the database at path got, of its file alone,
+	// and leaves nothing beside it. Without it a database that lost its WAL is
+	// taken to be older than the replica.
+	ReadSeq func(ctx context.Context, path string) (int64, error)
 	// OnLost is called once, from a goroutine of the replica's, when the lease is
 	// lost: stop serving, for somebody else may. It must not wait for Close.
 	OnLost func(error)

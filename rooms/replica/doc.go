@@ -35,7 +35,9 @@
 // Beside the database stands a file, .replica, which says of which epoch of
 // which replica it is. A database that is behind the newest generation is moved
 // aside, never deleted, and the newest generation is restored. One that is at or
-// ahead of it is kept. One of which this cannot be told is not touched: that is
+// ahead of it is kept. One whose process died and whose WAL is gone is not what was
+// replicated, however far that got: it is kept only if it has events that the
+// replica has not, as when somebody opened it in between. One of which this cannot be told is not touched: that is
 // an error, and [Config].Adopt is how an operator says that it is right. So it is
 // where owner.json says that there was something, and nothing is there.
 //

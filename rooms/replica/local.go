@@ -25,6 +25,9 @@ type local struct {
 	Epoch      int64  `json:"epoch"`      // the lease under which the database was last opened
 	Replicated bool   `json:"replicated"` // a generation was begun: something must be there
 	Restoring  bool   `json:"restoring"`  // the database, if there is one, is half a restore
+	// Serving: from when replication has begun until it ends in order. All that time
+	// there is a WAL, for the database is open.
+	Serving bool `json:"serving"`
 }
 
 func localPath(database string) string { return database + ".replica" }
@@ -99,6 +102,20 @@ func exists(path string) (bool, error) {
 		return false, err
 	}
 	return fi.Size() > 0, nil // SQLite makes an empty file before it writes
+}
+
+// lostWAL reports whether the database was being served when its process died, and
+// the WAL that this left is gone: what is here is older than what was committed, or
+// somebody had it open since, whose SQLite brought the WAL into it.
+func (l local) lostWAL(database string) (bool, error) {
+	if !l.Serving {
+		return false, nil
+	}
+	_, err := os.Lstat(database + "-wal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
 }
 
 // moveAside renames a database and what SQLite keeps beside it, and returns the

@@ -75,7 +75,7 @@ type node struct {
 func openNode(ctx context.Context, dir, machine string, c Config) (*node, error) {
 	n := &node{lost: make(chan error, 1)}
 	c.Machine = machine
-	c.ReadEpoch = sqlite.ReadEpoch
+	c.ReadEpoch, c.ReadSeq = sqlite.ReadEpoch, sqlite.ReadSeq
 	c.OnLost = func(err error) { n.lost <- err }
 	r, err := New(c)
 	if err != nil {
@@ -136,7 +136,8 @@ func (n *node) create(name string) error {
 	r := rooms.Record{SID: rooms.NewID("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
 	r.SetEmpty(now)
 	done := make(chan error, 1)
-	n.store.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r}, func(_ rooms.Outcome, err error) { done <- err })
+	started := rooms.Event{ID: rooms.NewID("EV_"), Type: rooms.EventRoomStarted, RoomSID: r.SID, RoomName: name, CreatedMs: now, Body: []byte("{}")}
+	n.store.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{started}}, func(_ rooms.Outcome, err error) { done <- err })
 	return <-done
 }
 

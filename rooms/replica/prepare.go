@@ -43,6 +43,10 @@ func (r *Replica) prepare(ctx context.Context) error {
 	if err := r.readLocal(); err != nil {
 		return err
 	}
+	if r.doubt, err = r.local.lostWAL(r.path); err != nil {
+		return err
+	}
+	r.doubt = r.doubt && !r.config.Adopt
 	if r.place, err = r.location.open(ctx, true); err != nil {
 		return err
 	}
@@ -148,6 +152,8 @@ func (s survey) check(r *Replica) error {
 		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To begin anew there, say that the database here is to be adopted", ErrEmpty, r.path)
 	case !s.found && s.begun && !(s.database && s.mine) && !r.config.Adopt:
 		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to begin anew there, say that the database here is to be adopted", ErrEmpty, ownerName)
+	case !s.found && s.database && r.doubt:
+		return fmt.Errorf("%w: %s-wal is gone, and with it perhaps what was committed last: bring it back, or say that the database here is to be adopted", ErrUnknown, r.path)
 	case s.found && s.database && !s.mine && !r.config.Adopt:
 		return fmt.Errorf("%w: move %s away to have it restored from the replica, or say that the database here is to be adopted, or use another replica", ErrUnknown, r.path)
 	}
@@ -158,7 +164,13 @@ func (s survey) check(r *Replica) error {
 // last with this database, so that the generation can go on.
 func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 	least := r.local.Epoch
-	if r.config.ReadEpoch != nil && !r.local.Restoring {
+	if r.local.Serving && !r.doubt { // before the database is opened: whoever closes it removes its WAL
+		r.local.Serving = false
+		if err := r.local.write(r.path); err != nil {
+			return nil, err
+		}
+	}
+	if r.config.ReadEpoch != nil && !r.local.Restoring && !r.doubt {
 		there, err := exists(r.path)
 		if err != nil {
 			return nil, err
@@ -214,20 +226,27 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	}
 	ours := r.wasOurs(before)
 	begun := s.found && s.generation >= r.local.Epoch
-	goesOn := ours && s.database && !r.config.Adopt && (!begun || (s.generation == r.local.Epoch && s.own >= s.last))
+	goesOn := ours && s.database && !r.config.Adopt && !r.doubt && (!begun || (s.generation == r.local.Epoch && s.own >= s.last))
 	if ours && !goesOn {
 		if err := r.lease.raise(ctx, max(before.Epoch, s.generation)+1); err != nil {
 			return err
 		}
 	}
 	r.lease.start() // a restore can take longer than the lease
+	keeps := s.database && r.keeps(s, ours)
+	if keeps && r.doubt {
+		var err error
+		if keeps, err = r.isAhead(ctx, s); err != nil {
+			return err
+		}
+	}
 	switch {
 	case goesOn && begun:
 		r.log.Info("this machine held the lease on the replica last: going on", "epoch", r.local.Epoch)
 		return nil
 	case goesOn:
 		return r.forget()
-	case s.database && r.keeps(s, ours):
+	case keeps:
 		r.log.Info("the database goes on in a new generation of the replica", "epoch", r.Epoch())
 		return r.settled(true)
 	case s.found:
@@ -253,12 +272,38 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 	return s.own >= s.last // else it is an old image of the disk
 }
 
+// isAhead reports whether the database here has events that the replica has not.
+// Nothing opens it for that in a way that would leave a trace.
+func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
+	if r.config.ReadSeq == nil {
+		return false, nil
+	}
+	here, err := r.config.ReadSeq(ctx, r.path)
+	if err != nil {
+		r.log.Warn("the database cannot be read without its WAL, which is gone", "error", err)
+		return false, nil
+	}
+	c, err := r.place.client(s.generation)
+	if err != nil {
+		return false, err
+	}
+	newest := r.path + ".newest"
+	if err := os.RemoveAll(newest); err != nil { // of a start that died here
+		return false, err
+	}
+	if err := restore(ctx, c, newest, time.Time{}, litestream.IntegrityCheckNone, r.log); err != nil {
+		return false, fmt.Errorf("restore generation %d to compare: %w", s.generation, err)
+	}
+	there, err := r.config.ReadSeq(ctx, newest)
+	return here > there, errors.Join(err, os.Remove(newest))
+}
+
 // settled notes that the database here is of the lease's epoch from now on, and
 // that its generation is yet to begin.
 func (r *Replica) settled(there bool) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
-	r.local.Replicated, r.local.Restoring = false, false
+	r.local.Replicated, r.local.Restoring, r.local.Serving = false, false, false
 	if err := r.local.write(r.path); err != nil {
 		return err
 	}
@@ -277,7 +322,7 @@ func (r *Replica) forget() error {
 // replaceDatabase restores the newest generation, over a database that is older.
 func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 	was := r.local
-	r.local.Restoring = true
+	r.local.Restoring, r.local.Serving = true, false
 	aside := ""
 	var err error
 	if s.database {
@@ -285,7 +330,11 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 		if aside, err = moveAside(r.path, was.Epoch, time.Now()); err != nil {
 			return err
 		}
-		r.log.Warn("the database is older than the replica: it was moved aside", "to", aside, "epoch", was.Epoch, "generation", s.generation)
+		why := "the database is older than the replica: it was moved aside"
+		if r.doubt {
+			why = "the database's WAL is gone, and it has nothing that the replica has not: it was moved aside"
+		}
+		r.log.Warn(why, "to", aside, "epoch", was.Epoch, "generation", s.generation)
 	}
 	if err := r.local.write(r.path); err != nil {
 		return err

@@ -105,6 +105,87 @@ func TestKilledAndRestarted(t *testing.T) {
 	require.Equal(t, namesIn(t, database(dir)), namesIn(t, to))
 }
 
+// TestLostWAL: the process is killed, and the WAL that it leaves is removed, with what
+// the replica has and the database's own file does not. Who only looked at it, or
+// served it without the replica, has brought the WAL into it: then nothing is lost.
+func TestLostWAL(t *testing.T) {
+	t.Parallel()
+	killed := func(t *testing.T, url string) (dir string, lines []string) {
+		dir = filepath.Join(t.TempDir(), "here")
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		p := startProcess(t, role{Dir: dir, URL: url, TTL: time.Minute, Rate: 10})
+		p.ready(t)
+		for told(lines, "b") == "" {
+			lines = append(lines, p.line(t))
+		}
+		require.NoError(t, p.cmd.Process.Signal(unix.SIGKILL))
+		lines = append(lines, p.rest()...)
+		_ = p.cmd.Wait()
+		return dir, lines
+	}
+	everyPlace(t, func(t *testing.T, url string) {
+		dir, lines := killed(t, url)
+		require.NoError(t, os.Remove(database(dir)+"-wal"))
+		require.NoError(t, os.RemoveAll(database(dir)+"-shm"))
+		var vouched int
+		_, err := fmt.Sscanf(told(lines, "b"), "%d", &vouched)
+		require.NoError(t, err)
+		a := mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
+		require.GreaterOrEqual(t, len(a.names(t)), vouched)
+		require.EqualValues(t, 2, a.replica.Epoch())
+		aside, err := filepath.Glob(database(dir) + ".epoch-1-*Z")
+		require.NoError(t, err)
+		require.Len(t, aside, 1)
+		require.NoFileExists(t, database(dir)+".newest")
+		names := a.names(t)
+		a.mustClose(t)
+		to := filepath.Join(t.TempDir(), "restored.db")
+		_, err = Restore(t.Context(), RestoreConfig{URL: url, To: to})
+		require.NoError(t, err)
+		require.Equal(t, names, namesIn(t, to))
+
+		// An orderly end leaves no doubt, whatever becomes of the WAL.
+		require.NoError(t, os.RemoveAll(database(dir)+"-wal"))
+		a = mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
+		require.EqualValues(t, 2, a.replica.Epoch())
+		require.Equal(t, names, a.names(t))
+		a.mustClose(t)
+	})
+	t.Run("died again before it served", func(t *testing.T) {
+		t.Parallel()
+		url := "file://" + filepath.Join(t.TempDir(), "replica")
+		dir, lines := killed(t, url)
+		r, err := New(Config{URL: url, LeaseTTL: time.Minute, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, OnLost: func(error) {}})
+		require.NoError(t, err)
+		require.NoError(t, r.Prepare(within(t, 2*time.Minute), database(dir)))
+		r.lease.stop()
+		require.NoError(t, r.place.close())
+		require.NoFileExists(t, database(dir)+"-wal", "it was brought into the database")
+		a := mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
+		require.EqualValues(t, 1, a.replica.Epoch())
+		var acknowledged int
+		_, err = fmt.Sscanf(told(lines, "a"), "%d", &acknowledged)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, len(a.names(t)), acknowledged)
+		a.mustClose(t)
+	})
+	t.Run("served without the replica", func(t *testing.T) {
+		t.Parallel()
+		url := "file://" + filepath.Join(t.TempDir(), "replica")
+		dir, _ := killed(t, url)
+		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: database(dir)})
+		require.NoError(t, err)
+		n := &node{store: s}
+		n.mustCreate(t, "meanwhile")
+		names := n.names(t)
+		require.NoError(t, s.Close(t.Context()))
+		require.NoFileExists(t, database(dir)+"-wal")
+		a := mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
+		require.Equal(t, names, a.names(t))
+		a.mustClose(t)
+	})
+}
+
 // TestSidecar runs the litestream command beside a server that replicates nothing
 // itself, with the example of testdata; then a server goes on from what it made.
 func TestSidecar(t *testing.T) {

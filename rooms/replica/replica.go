@@ -23,6 +23,7 @@ type Replica struct {
 	path   string // Prepare's
 	place  place
 	local  local
+	doubt  bool // local.lostWAL, and the operator has not said that the database is right
 	lease  *lease
 	client *guarded // Start's
 	store  *litestream.Store
@@ -132,7 +133,7 @@ func (r *Replica) first(ctx context.Context, between func(context.Context, func(
 		}
 	}
 	r.lease.begin()
-	r.local.Replicated = true
+	r.local.Replicated, r.local.Serving = true, true
 	return r.local.write(r.path)
 }
 
@@ -194,6 +195,12 @@ func (r *Replica) close(ctx context.Context) error {
 	r.endPruning()
 	<-r.pruned
 	err := r.last(ctx)
+	// Litestream alone has the database open, so this is the last moment at which
+	// its WAL is sure to be there: a crash from here on must not be taken for a loss.
+	r.local.Serving = false
+	if e := r.local.write(r.path); e != nil && err == nil {
+		err = e
+	}
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats it
 		err = e
 	}

@@ -188,6 +188,26 @@ func ReadEpoch(ctx context.Context, path string) (epoch int64, err error) {
 	return epoch, nil
 }
 
+// ReadSeq reads the seq of the newest event of a database that nobody has open and
+// that has no WAL; 0 if there is none. It leaves nothing beside it.
+func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
+	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
+	if err != nil {
+		return 0, fmt.Errorf("open database %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var tables int
+	err = db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'").Scan(&tables)
+	if err == nil && tables > 0 {
+		err = db.QueryRowContext(ctx, "SELECT coalesce(max(event_seq), 0) FROM meta").Scan(&seq)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read database %s", reason(path, err))
+	}
+	return seq, nil
+}
+
 // writeDSN opens the writer's connection. Pragmas stand here since a pool applies
 // nothing else to a connection that it makes anew.
 func writeDSN(path string, replicated bool) string {
