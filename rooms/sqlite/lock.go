@@ -14,6 +14,9 @@ import (
 // ErrLocked: another process has the database open.
 var ErrLocked = errors.New("the database is in use")
 
+// ErrOrphan: the database's file is missing, and what was committed last is there.
+var ErrOrphan = errors.New("the database is missing")
+
 // holder is what the lock file tells of the process that holds it. It is for
 // people: the kernel's lock is what counts.
 type holder struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -135,7 +136,12 @@ func TestOpenFailsClearly(t *testing.T) {
 		says string
 		is   error
 	}{
-		{"no directory", func(t *testing.T) string { return filepath.Join(t.TempDir(), "missing", "parlor.db") }, "no such file or directory", os.ErrNotExist},
+		{"a file for a directory", func(t *testing.T) string { return filepath.Join(made(t), "parlor.db") }, "not a directory", nil},
+		{"a WAL without its database", func(t *testing.T) string {
+			path := fresh(t)
+			require.NoError(t, os.WriteFile(path+"-wal", []byte("what was committed last"), 0o644))
+			return path
+		}, "or, to begin with a new one, move it away", ErrOrphan},
 		{"no path", func(*testing.T) string { return "" }, "no path given", nil},
 		{"a directory", func(t *testing.T) string { return t.TempDir() }, "cannot be opened", nil},
 		{"garbage", func(t *testing.T) string {
@@ -186,6 +192,42 @@ func TestOpenFailsClearly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNewDatabaseIsTold: a mistyped path looks like lost rooms.
+func TestNewDatabaseIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "not", "yet", "there", "parlor.db")
+	for _, want := range []int{1, 0} {
+		var log strings.Builder
+		s, err := Open(t.Context(), Config{Path: path, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		require.NoError(t, s.Close(t.Context()))
+		require.Equal(t, want, strings.Count(log.String(), `level=INFO msg="a new database was made" database=`+path), log.String())
+	}
+}
+
+// TestKilledAndDatabaseRemoved: what the WAL still has is not destroyed.
+func TestKilledAndDatabaseRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "parlor.db")
+	s, err := Open(t.Context(), Config{Path: path})
+	require.NoError(t, err)
+	create(t, s, "lobby", 1)
+	database, err := os.ReadFile(path)
+	require.NoError(t, err)
+	wal, err := os.ReadFile(path + "-wal")
+	require.NoError(t, err)
+	require.NoError(t, s.Close(t.Context()))
+
+	left := filepath.Join(t.TempDir(), "parlor.db")
+	require.NoError(t, os.WriteFile(left+"-wal", wal, 0o600))
+	_, err = Open(t.Context(), Config{Path: left})
+	require.ErrorIs(t, err, ErrOrphan)
+	require.NoError(t, os.WriteFile(left, database, 0o600)) // it is found again
+	s, err = Open(t.Context(), Config{Path: left})
+	require.NoError(t, err)
+	_, err = s.FindOpen(t.Context(), "lobby")
+	require.NoError(t, err)
+	require.NoError(t, s.Close(t.Context()))
 }
 
 // A database is prepared under the lock, and a failure to do so is the end of it.

@@ -24,7 +24,7 @@ const readers = 4
 
 // Config is how a [Store] is opened.
 type Config struct {
-	// Path is the database's file. It is created if missing, its directory is not.
+	// Path is the database's file. It is created if missing, and so is its directory.
 	Path string
 	Log  *slog.Logger // nil = none
 	// Prepare, if given, is called once nobody else can have the database open, and
@@ -67,8 +67,8 @@ var (
 
 // Open opens the database, brings its schema up to date and starts the writer.
 // It fails with [ErrLocked] when another process has it open,
-// [migrations.ErrNewer] when a newer Parlor wrote it, [migrations.ErrForeign]
-// when another program did, and with the reason when it cannot be written.
+// [ErrOrphan] when there is a WAL without its database, [migrations.ErrNewer] when
+// a newer Parlor wrote it, [migrations.ErrForeign] when another program did, and with the reason when it cannot be written.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -98,16 +98,50 @@ func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) 
 			return nil, fmt.Errorf("prepare database %s: %w", path, err)
 		}
 	}
+	fresh, err := isNew(path)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
 	// What SQLite does of itself where it is built on Linux: the file's times, which
 	// fsync would write too, nobody reads. The switch is the whole process's.
 	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	return open(ctx, path, c)
+	s, err := open(ctx, path, c)
+	if err == nil && fresh {
+		c.Log.Info("a new database was made", "database", path)
+	}
+	return s, err
+}
+
+// isNew reports whether there is no database yet. SQLite would delete a WAL whose
+// database is missing, and with it all that was not yet brought into the database.
+func isNew(path string) (bool, error) {
+	size, err := fileSize(path)
+	if err != nil || size > 0 { // SQLite makes an empty file before it writes
+		return false, err
+	}
+	wal, err := fileSize(path + "-wal")
+	if err == nil && wal > 0 {
+		err = fmt.Errorf("%w, %s-wal is not: put the database back that it belongs to, or, to begin with a new one, move it away", ErrOrphan, path)
+	}
+	return true, err
+}
+
+// fileSize is 0 for a file that is not there.
+func fileSize(path string) (int64, error) {
+	fi, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
 }
 
 // resolve makes path absolute and follows links, so that two names of a file
-// meet at one lock.
+// meet at one lock. It makes the directory if that is missing.
 func resolve(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("no path given")
@@ -118,6 +152,9 @@ func resolve(path string) (string, error) {
 	}
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return "", err
+		}
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 		return filepath.Join(dir, filepath.Base(path)), err
 	}
