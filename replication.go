@@ -109,10 +109,10 @@ func restore(ctx context.Context, env environment) error {
 		}
 		c.At = t
 	}
-	generation, err := replica.Restore(ctx, c)
+	made, err := replica.Restore(ctx, c)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(env.out, "restored %s from generation %d\n", to, generation)
+	_, err = fmt.Fprintf(env.out, "restored %s from generation %d, as of %s\n", to, made.Generation, made.At.UTC().Format("2006-01-02T15:04:05.000Z"))
 	return err
 }

@@ -228,6 +228,9 @@ func (p *program) run(ctx context.Context) error {
 	case err := <-failed:
 		return err
 	case err := <-p.lost:
+		if errors.Is(err, replica.ErrRemoved) {
+			return fmt.Errorf("stopping: %w", err)
+		}
 		return fmt.Errorf("stopping, another machine may have the rooms: %w", err)
 	}
 }

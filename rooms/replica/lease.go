@@ -18,6 +18,10 @@ var (
 	ErrUnsure = errors.New("the lease on the replica could not be renewed")
 )
 
+// ErrRemoved: the lease is lost for what tells of it is gone from the replica. That
+// another has it does not follow.
+var ErrRemoved = errors.New(ownerName + " was removed from the replica")
+
 // HeldError: another process holds the lease, and is alive.
 type HeldError struct {
 	Owner string // its host and process
@@ -265,7 +269,7 @@ func (l *lease) renew(ctx context.Context) error {
 func (l *lease) reread(ctx context.Context, instance string) (owner, string, error) {
 	b, version, _, err := l.place.readOwner(ctx)
 	if errors.Is(err, errNoOwner) {
-		return owner{}, "", fmt.Errorf("%w: %s was removed", errChanged, ownerName)
+		return owner{}, "", fmt.Errorf("%w: %w", errChanged, ErrRemoved)
 	}
 	if err != nil {
 		return owner{}, "", err

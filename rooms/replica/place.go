@@ -20,7 +20,7 @@ const (
 )
 
 // errChanged: owner.json is not as it was last seen, so it was not written.
-var errChanged = errors.New("the lease has changed hands")
+var errChanged = errors.New("the lease is not as it was left")
 
 // errNoOwner: nobody ever held a lease on the replica.
 var errNoOwner = errors.New("there is no owner")

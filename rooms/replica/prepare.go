@@ -47,6 +47,11 @@ func (r *Replica) prepare(ctx context.Context) error {
 		return err
 	}
 	r.doubt = r.doubt && !r.config.Adopt
+	if r.config.ExpectReplica {
+		if err := r.expect(ctx); err != nil {
+			return err
+		}
+	}
 	if r.place, err = r.location.open(ctx, true); err != nil {
 		return err
 	}
@@ -143,19 +148,31 @@ func (r *Replica) survey(ctx context.Context) (survey, error) {
 	return s, err
 }
 
+// expect fails if nothing is on the replica, and leaves nothing there: a mistyped
+// path is to stay what it was.
+func (r *Replica) expect(ctx context.Context) error {
+	p, err := r.location.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	_, _, found, err := newest(ctx, p)
+	if err = errors.Join(err, p.close()); err == nil && !found {
+		err = fmt.Errorf("%w, but it is expected: is the URL right?", ErrEmpty)
+	}
+	return err
+}
+
 // check finds what an operator has to decide.
 func (s survey) check(r *Replica) error {
 	switch {
-	case !s.found && r.config.ExpectReplica:
-		return fmt.Errorf("%w, but it is expected: is the URL right?", ErrEmpty)
 	case !s.found && s.mine && r.local.Replicated && !r.config.Adopt:
-		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To begin anew there, say that the database here is to be adopted", ErrEmpty, r.path)
+		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To begin anew there, start once with --adopt-database", ErrEmpty, r.path)
 	case !s.found && s.begun && !(s.database && s.mine) && !r.config.Adopt:
-		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to begin anew there, say that the database here is to be adopted", ErrEmpty, ownerName)
+		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to begin anew there, start once with --adopt-database", ErrEmpty, ownerName)
 	case !s.found && s.database && r.doubt:
-		return fmt.Errorf("%w: %s-wal is gone, and with it perhaps what was committed last: bring it back, or say that the database here is to be adopted", ErrUnknown, r.path)
+		return fmt.Errorf("%w: %s-wal is gone, and with it perhaps what was committed last: bring it back, or start once with --adopt-database if the database here is right", ErrUnknown, r.path)
 	case s.found && s.database && !s.mine && !r.config.Adopt:
-		return fmt.Errorf("%w: move %s away to have it restored from the replica, or say that the database here is to be adopted, or use another replica", ErrUnknown, r.path)
+		return fmt.Errorf("%w: move %s away to have it restored from the replica, or start once with --adopt-database if it is right, or use another replica", ErrUnknown, r.path)
 	}
 	return nil
 }
@@ -291,7 +308,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	if err := os.RemoveAll(newest); err != nil { // of a start that died here
 		return false, err
 	}
-	if err := restore(ctx, c, newest, time.Time{}, litestream.IntegrityCheckNone, r.log); err != nil {
+	if _, err := restore(ctx, c, newest, time.Time{}, litestream.IntegrityCheckNone, r.log); err != nil {
 		return false, fmt.Errorf("restore generation %d to compare: %w", s.generation, err)
 	}
 	there, err := r.config.ReadSeq(ctx, newest)
@@ -349,7 +366,7 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 	if err != nil {
 		return err
 	}
-	if err := restore(ctx, c, r.path, time.Time{}, litestream.IntegrityCheckQuick, r.log); err != nil {
+	if _, err := restore(ctx, c, r.path, time.Time{}, litestream.IntegrityCheckQuick, r.log); err != nil {
 		return fmt.Errorf("restore generation %d: %w", s.generation, err)
 	}
 	r.log.Info("the database is restored from the replica", "generation", s.generation, "took", time.Since(began))

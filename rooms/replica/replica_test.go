@@ -429,9 +429,13 @@ func TestPointInTime(t *testing.T) {
 
 		restored := func(at time.Time) (int64, []string) {
 			to := filepath.Join(t.TempDir(), "restored.db")
-			n, err := Restore(t.Context(), RestoreConfig{URL: url, To: to, At: at, Log: testLog(t)})
+			made, err := Restore(t.Context(), RestoreConfig{URL: url, To: to, At: at, Log: testLog(t)})
 			require.NoError(t, err)
-			return n, namesIn(t, to)
+			require.False(t, made.At.IsZero())
+			if !at.IsZero() {
+				require.False(t, made.At.After(at))
+			}
+			return made.Generation, namesIn(t, to)
 		}
 		for i, want := range []struct {
 			generation int64
@@ -441,11 +445,14 @@ func TestPointInTime(t *testing.T) {
 			require.Equal(t, want.generation, n, "at %d", i)
 			require.Equal(t, want.names, names, "at %d", i)
 		}
+		future, err := Restore(t.Context(), RestoreConfig{URL: url, To: filepath.Join(t.TempDir(), "x.db"), At: time.Now().Add(time.Hour)})
+		require.NoError(t, err)
+		require.False(t, future.At.After(time.Now()), "it tells what it restored, not what was asked for")
 		n, names := restored(time.Time{})
 		require.EqualValues(t, 2, n)
 		require.Len(t, names, 3)
 
-		_, err := Restore(t.Context(), RestoreConfig{URL: url, To: filepath.Join(t.TempDir(), "x.db"), At: began.Add(-time.Second)})
+		_, err = Restore(t.Context(), RestoreConfig{URL: url, To: filepath.Join(t.TempDir(), "x.db"), At: began.Add(-time.Second)})
 		require.ErrorIs(t, err, ErrEmpty)
 		there := filepath.Join(t.TempDir(), "x.db")
 		require.NoError(t, os.WriteFile(there, []byte("mine"), 0o644))
@@ -495,6 +502,10 @@ func TestOperatorsMistakes(t *testing.T) {
 		_, err := openNode(ctx, t.TempDir(), "a", Config{URL: url, ExpectReplica: true})
 		require.ErrorIs(t, err, ErrEmpty)
 		require.ErrorContains(t, err, "is the URL right?")
+		if path, ok := strings.CutPrefix(url, "file://"); ok {
+			require.NoFileExists(t, filepath.Join(path, "owner.lock"))
+			require.NoDirExists(t, path, "a mistyped path was made")
+		}
 
 		dir := t.TempDir()
 		a := mustOpen(t, dir, "a", Config{URL: url})
@@ -510,6 +521,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		f.mustClose(t)
 		_, err = openNode(ctx, foreign, "f", Config{URL: url})
 		require.ErrorIs(t, err, ErrUnknown)
+		require.ErrorContains(t, err, "--adopt-database")
 		require.Equal(t, []string{"foreign"}, namesIn(t, database(foreign)))
 		// It is adopted when its operator says so; the epoch does not fall.
 		f = mustOpen(t, foreign, "f", Config{URL: url, Adopt: true})
@@ -528,6 +540,23 @@ func TestNoSuchBucket(t *testing.T) {
 	_, err := openNode(within(t, time.Minute), dir, "a", Config{URL: strings.Replace(s3URL(t), "bucket", "buckte", 1)})
 	require.ErrorContains(t, err, "NoSuchBucket")
 	require.NoFileExists(t, database(dir))
+}
+
+// TestRemovedWhileServing ends the server, and does not tell of another that has
+// the rooms.
+func TestRemovedWhileServing(t *testing.T) {
+	t.Parallel()
+	place := filepath.Join(t.TempDir(), "replica")
+	a := mustOpen(t, t.TempDir(), "a", Config{URL: "file://" + place, LeaseTTL: shortTTL, Patience: time.Hour})
+	require.NoError(t, os.Remove(filepath.Join(place, ownerName)))
+	select {
+	case err := <-a.lost:
+		require.ErrorIs(t, err, ErrLost)
+		require.ErrorIs(t, err, ErrRemoved)
+	case <-time.After(time.Minute):
+		require.Fail(t, "the server did not notice")
+	}
+	require.NoError(t, a.close(within(t, time.Minute)))
 }
 
 // TestEmptiedReplica: what was replicated to a place is not there any more.

@@ -21,28 +21,33 @@ type RestoreConfig struct {
 	Log *slog.Logger
 }
 
-// Restore makes a database of what is on a replica, checks all of it, and returns
-// the generation that it is of: the newest that had begun at the time asked for.
+// Restored is what [Restore] made a database of.
+type Restored struct {
+	Generation int64     // the newest that had begun at the time asked for
+	At         time.Time // when the newest write in it was taken for the replica
+}
+
+// Restore makes a database of what is on a replica, and checks all of it.
 // It takes no lease and changes nothing on the replica, which may be in use.
-func Restore(ctx context.Context, c RestoreConfig) (int64, error) {
+func Restore(ctx context.Context, c RestoreConfig) (Restored, error) {
 	l, err := parse(c.URL)
 	if err != nil {
-		return 0, err
+		return Restored{}, err
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	dropCABundle(l, c.Log)
 	if err := checkTarget(c.To); err != nil {
-		return 0, fmt.Errorf("restore to %s: %w", c.To, err)
+		return Restored{}, fmt.Errorf("restore to %s: %w", c.To, err)
 	}
 	p, err := l.open(ctx, false)
 	if err != nil {
-		return 0, fmt.Errorf("replica %s: %w", l.name, err)
+		return Restored{}, fmt.Errorf("replica %s: %w", l.name, err)
 	}
 	n, err := restoreFrom(ctx, p, c)
 	if err = errors.Join(err, p.close()); err != nil {
-		return 0, fmt.Errorf("restore from replica %s: %w", l.name, err)
+		return Restored{}, fmt.Errorf("restore from replica %s: %w", l.name, err)
 	}
 	return n, nil
 }
@@ -65,28 +70,29 @@ func checkTarget(to string) error {
 	return nil
 }
 
-func restoreFrom(ctx context.Context, p place, c RestoreConfig) (int64, error) {
+func restoreFrom(ctx context.Context, p place, c RestoreConfig) (Restored, error) {
 	all, err := p.generations(ctx)
 	if err != nil {
-		return 0, err
+		return Restored{}, err
 	}
 	for _, n := range slices.Backward(append([]int64{0}, all...)) {
 		client, err := p.client(n)
 		if err != nil {
-			return 0, err
+			return Restored{}, err
 		}
-		switch err := restore(ctx, client, c.To, c.At, litestream.IntegrityCheckFull, c.Log); {
+		at, err := restore(ctx, client, c.To, c.At, litestream.IntegrityCheckFull, c.Log)
+		switch {
 		case err == nil:
-			return n, nil
+			return Restored{n, at}, nil
 		case isNothing(err):
 		default:
-			return 0, fmt.Errorf("generation %d: %w", n, err)
+			return Restored{}, fmt.Errorf("generation %d: %w", n, err)
 		}
 	}
 	if !c.At.IsZero() && len(all) > 0 {
-		return 0, fmt.Errorf("%w that is as old as %s", ErrEmpty, c.At.Format(time.RFC3339))
+		return Restored{}, fmt.Errorf("%w that is as old as %s", ErrEmpty, c.At.Format(time.RFC3339))
 	}
-	return 0, ErrEmpty
+	return Restored{}, ErrEmpty
 }
 
 // isNothing reports whether a restore failed for there is nothing to restore.
@@ -95,20 +101,24 @@ func isNothing(err error) bool {
 }
 
 // restore makes the file to of a generation. It stands under its name when it is
-// whole.
-func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) error {
+// whole. It returns when the newest write in it was taken for the replica.
+func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) (time.Time, error) {
 	log = demoted(log)
 	c = &guarded{ReplicaClient: c, allowed: func() error { return errors.New("a restore does not write") }}
 	c.SetLogger(log)
 	if err := c.Init(ctx); err != nil {
-		return err
+		return time.Time{}, err
 	}
-	if _, err := litestream.CalcRestorePlan(ctx, c, 0, at, log); err != nil {
-		return err
+	plan, err := litestream.CalcRestorePlan(ctx, c, 0, at, log)
+	if err != nil {
+		return time.Time{}, err
 	}
 	o := litestream.NewRestoreOptions()
 	o.OutputPath, o.Timestamp, o.IntegrityCheck = to, at, check
 	db := litestream.NewDB(to) // for its logger alone: without it Litestream logs to the process's
 	db.SetLogger(log)
-	return errors.Join(litestream.NewReplicaWithClient(db, c).Restore(ctx, o), db.Close(ctx))
+	if err := errors.Join(litestream.NewReplicaWithClient(db, c).Restore(ctx, o), db.Close(ctx)); err != nil {
+		return time.Time{}, err
+	}
+	return plan[len(plan)-1].CreatedAt, nil // a plan that is empty is an error
 }
