@@ -76,7 +76,7 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snaps
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
 	if err == nil {
 		// A ban may have come between the first look and the seat.
-		if err = rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
+		if err = rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
 			j.p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 			return nil, Snapshot{}, err
 		}
@@ -130,7 +130,7 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 	if err := rs.checkMetadata(req.Create.GetMetadata()); err != nil {
 		return err
 	}
-	return rs.admissible(ctx, req.Room, info.Identity, req.IssuedMs)
+	return rs.Admissible(ctx, req.Room, info.Identity, req.IssuedMs)
 }
 
 func (rs *Rooms) checkIdentity(identity string) error {

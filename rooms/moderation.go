@@ -7,15 +7,17 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// errBanned and errRevoked are said to whoever tries to join.
+// ErrBanned and ErrRevoked are said to whoever tries to join, or calls the API
+// by a token for joining.
 var (
-	errBanned  = &Error{Denied, "this identity is banned from the room"}
-	errRevoked = &Error{Denied, "this token has been revoked: ask for a new one"}
+	ErrBanned  = &Error{Denied, "this identity is banned from the room"}
+	ErrRevoked = &Error{Denied, "this token has been revoked: ask for a new one"}
 )
 
-// admissible holds a join against the bans and revocations on disk. issuedMs is
-// the token's not-before time.
-func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs int64) error {
+// Admissible holds a token for a room against the bans and revocations on disk:
+// [ErrBanned], [ErrRevoked], or nil if its bearer may join. issuedMs is the token's
+// not-before time.
+func (rs *Rooms) Admissible(ctx context.Context, room, identity string, issuedMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return nil
 	}
@@ -24,9 +26,9 @@ func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs
 	case err != nil:
 		return err
 	case banned:
-		return errBanned
+		return ErrBanned
 	case revokedMs > 0 && issuedMs < revokedMs:
-		return errRevoked
+		return ErrRevoked
 	}
 	return nil
 }
@@ -35,8 +37,8 @@ func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs
 // was revoked: unless the token was given in that very session, since who is in
 // the room stays.
 func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
-	err := rs.admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs)
-	if !errors.Is(err, errRevoked) || req.Session == "" {
+	err := rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs)
+	if !errors.Is(err, ErrRevoked) || req.Session == "" {
 		return err
 	}
 	if now, e := rs.Participant(ctx, req.Room, req.Info.Identity); e != nil || now.Sid != req.Session {

@@ -57,7 +57,7 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 		return err
 	}
 	// A ban may have come while it was under way.
-	if err := rs.admissible(ctx, req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
+	if err := rs.Admissible(ctx, req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
 		p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 		return err
 	}
@@ -80,7 +80,7 @@ type seat struct {
 // hasRoomFor reports whether the room of that name would take p, and holds a seat
 // for it if asked to, until release on the room that is returned.
 func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, hold bool) (*Room, error) {
-	if err := rs.admissible(ctx, name, p.identity, NowMs(time.Now())); err != nil {
+	if err := rs.Admissible(ctx, name, p.identity, NowMs(time.Now())); err != nil {
 		return nil, err
 	}
 	return askName(ctx, rs, name, func(r *Room, reply answer[*Room]) {

@@ -12,6 +12,7 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms"
 	"parlor/server/access"
 )
 
@@ -47,11 +48,17 @@ var grants = map[string]struct{ enough, lacking *auth.VideoGrant }{
 // TestEveryRouteIsGuarded goes by the document, so that no route is forgotten.
 func TestEveryRouteIsGuarded(t *testing.T) {
 	h := open(t)
-	mint := func(v *access.Verifier, apiKey string, g *auth.VideoGrant, ttl time.Duration) string {
-		token, err := v.Mint(apiKey, &auth.ClaimGrants{Identity: "eve", Video: g}, ttl)
+	mintAs := func(identity string, v *access.Verifier, apiKey string, g *auth.VideoGrant, ttl time.Duration) string {
+		token, err := v.Mint(apiKey, &auth.ClaimGrants{Identity: identity, Video: g}, ttl)
 		require.NoError(t, err)
 		return "Bearer " + token
 	}
+	mint := func(v *access.Verifier, apiKey string, g *auth.VideoGrant, ttl time.Duration) string {
+		return mintAs("eve", v, apiKey, g, ttl)
+	}
+	soon := rooms.NowMs(time.Now()) + time.Minute.Milliseconds()
+	require.NoError(t, h.rooms.Ban(t.Context(), rooms.Ban{RoomName: "lobby", Identity: "banned"}))
+	require.NoError(t, h.rooms.Revoke(t.Context(), "lobby", "revoked", soon))
 	basic := func(key, secret string) string {
 		r := &http.Request{Header: http.Header{}}
 		r.SetBasicAuth(key, secret)
@@ -110,6 +117,16 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 			if g.enough != nil && g.enough.RoomAdmin {
 				forbidden("another room", &auth.VideoGrant{RoomAdmin: true, Room: "another"})
 				forbidden("no room", &auth.VideoGrant{RoomAdmin: true})
+			}
+			for _, standing := range []string{"banned", "revoked"} {
+				if g.enough == nil {
+					continue
+				}
+				own := *g.enough
+				own.Room = "lobby"
+				status, body := ask(mintAs(standing, h.verifier, key, &own, time.Hour))
+				require.Equal(t, 403, status, "%s %s, %s: %s", method, path, standing, body)
+				require.Contains(t, body, `"code":"`+standing+`"`, "%s %s", method, path)
 			}
 			if g.enough != nil {
 				status, body := ask(mint(h.verifier, key, g.enough, time.Hour))

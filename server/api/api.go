@@ -47,6 +47,7 @@ type Rooms interface {
 	DeleteIf(ctx context.Context, name, sid string, version *int64) error
 	Ban(ctx context.Context, b rooms.Ban) error
 	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
+	Admissible(ctx context.Context, room, identity string, issuedMs int64) error
 	Stats() rooms.Stats
 }
 

@@ -347,6 +347,8 @@ func (failing) List(context.Context, []string) ([]*livekit.Room, error) {
 	return nil, fmt.Errorf("disk %s", "/var/lib/secret-path")
 }
 
+func (failing) Admissible(context.Context, string, string, int64) error { return nil }
+
 func (failing) Delete(context.Context, string) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }

@@ -117,6 +117,9 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := op.grant.ensure(r); err != nil {
 		return err
 	}
+	if err := s.standing(r.Context()); err != nil {
+		return err
+	}
 	if err := op.known(r.URL.Query()); err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func (s *rest) participantOperations() []operation {
 		{
 			method: del, path: onParticipant, id: "removeParticipant", tag: tag, grant: toAdmin,
 			summary: "Send a participant away.",
-			query:   []parameter{{name: "revoke", doc: "true: its tokens are worthless from now on, and 204 is the answer also if it is not in the room.", values: []string{"true", "false"}}},
+			query:   []parameter{{name: "revoke", doc: "true: its tokens are worthless from now on, in this API too, and 204 is the answer also if it is not in the room.", values: []string{"true", "false"}}},
 			status:  http.StatusNoContent, handle: s.removeParticipant,
 		},
 		{
@@ -169,7 +169,7 @@ func (s *rest) moderationOperations() []operation {
 		},
 		{
 			method: put, path: onRoom + "/bans/{identity}", id: "ban", tag: "moderation", grant: toAdmin,
-			summary: "Ban an identity from rooms of that name, and send it away if it is there.",
+			summary: "Ban an identity from rooms of that name, and send it away if it is there. Its tokens for them are refused here too.",
 			body:    banRequest{}, optional: true, example: `{"until":"2030-01-31T12:00:00Z","reason":"spam"}`,
 			status: http.StatusOK, answer: ban{}, handle: s.ban,
 		},
@@ -180,7 +180,7 @@ func (s *rest) moderationOperations() []operation {
 		},
 		{
 			method: post, path: onRoom + "/revocations", id: "revokeTokens", tag: "moderation", grant: toAdmin,
-			summary: "Refuse the tokens that an identity has for rooms of that name. Who is in the room stays. Tokens tell whole seconds: one made in the same second is refused too.",
+			summary: "Refuse the tokens that an identity has for rooms of that name, to join and in this API. Who is in the room stays. Tokens tell whole seconds: one made in the same second is refused too.",
 			body:    revocation{}, example: `{"identity":"ada"}`,
 			status: http.StatusNoContent, handle: s.revoke,
 		},

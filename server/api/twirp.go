@@ -197,6 +197,9 @@ func (s *roomService) ForwardParticipant(ctx context.Context, req *livekit.Forwa
 		if req.Room == req.DestinationRoom {
 			return nil, errSameRoom
 		}
+		if err := s.c.standingIn(ctx, req.DestinationRoom); err != nil {
+			return nil, err
+		}
 		return &livekit.ForwardParticipantResponse{}, s.c.Rooms.Forward(ctx, req)
 	})
 }
@@ -206,6 +209,9 @@ func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MovePart
 		if req.Room == req.DestinationRoom {
 			return nil, errSameRoom
 		}
+		if err := s.c.standingIn(ctx, req.DestinationRoom); err != nil {
+			return nil, err
+		}
 		return &livekit.MoveParticipantResponse{}, s.c.Rooms.Move(ctx, req)
 	})
 }
@@ -213,14 +219,21 @@ func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MovePart
 // errSameRoom is in LiveKit's words, which the domain's own are not.
 var errSameRoom = &rooms.Error{Code: rooms.Invalid, Msg: "destination room cannot be the same as source room"}
 
-// call runs f unless denied, and makes what fails a Twirp error.
+// call runs f unless denied, or unless the token is good no more, and makes what
+// fails a Twirp error.
 func call[T any](ctx context.Context, s *roomService, method string, denied error, f func() (*T, error)) (*T, error) {
 	if denied != nil {
 		return nil, twirpError(denied)
 	}
-	res, err := f()
+	err := s.c.standing(ctx)
 	if err == nil {
-		return res, nil
+		var res *T
+		if res, err = f(); err == nil {
+			return res, nil
+		}
+	}
+	if p, ok := errors.AsType[*problem](err); ok {
+		return nil, twirp.NewError(twirp.PermissionDenied, p.Detail).WithMeta("reason", p.Code)
 	}
 	if e, ok := errors.AsType[twirp.Error](err); ok {
 		return nil, e
