@@ -123,3 +123,33 @@ func TestModeratedSessionsKeepTheirDecisions(t *testing.T) {
 		require.Equal(t, [2]int{want, want}, [2]int{permitted, edited})
 	}
 }
+
+// Rooms of before their figures were counted have those that their sessions tell.
+func TestRoomsOfBeforeHaveTheirFigures(t *testing.T) {
+	steps, err := read()
+	require.NoError(t, err)
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	for v := range 6 {
+		conn, err := db.Conn(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, apply(t.Context(), conn, v+1, steps[v]))
+		require.NoError(t, conn.Close())
+	}
+	for _, sid := range []string{"RM_1", "RM_2"} {
+		_, err = db.Exec(`INSERT INTO room (sid, name, created_ms, empty_timeout_ms, departure_timeout_ms, max_participants,
+			joined_once, empty_since_ms, expires_ms, num_participants, num_publishers, active_recording, version, seq,
+			turn_password, config, metadata) VALUES (?1, ?1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1, 1, '', '{}', '')`, sid)
+		require.NoError(t, err)
+	}
+	for i, s := range [][3]int{{10, 11, 20}, {15, 16, 30}, {20, 21, 40}, {25, 0, 28}, {50, 51, 0}} { // joined, active, left
+		_, err = db.Exec(`INSERT INTO session (sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, info)
+			VALUES (?, 'RM_1', ?, ?, ?, ?, 0, 0, x'')`, i, i, s[0], s[1], s[2])
+		require.NoError(t, err)
+	}
+	require.NoError(t, Apply(t.Context(), db))
+	for sid, want := range map[string][2]int{"RM_1": {4, 3}, "RM_2": {0, 0}} {
+		var got [2]int
+		require.NoError(t, db.QueryRow("SELECT num_joined, peak_participants FROM room WHERE sid = ?", sid).Scan(&got[0], &got[1]))
+		require.Equal(t, want, got)
+	}
+}

@@ -87,8 +87,14 @@ type Record struct {
 	NumParticipants uint32 // exact, dependents not counted
 	NumPublishers   uint32 // exact
 	ActiveRecording bool
-	Version         int64 // grows with every stored change
-	Seq             int64 // the room_seq of its newest event
+	// NumJoined and PeakParticipants are the store's to count, in the transaction of
+	// the change: participant_joined events so far, and the most that
+	// NumParticipants has been.
+	NumJoined        int64
+	PeakParticipants uint32
+
+	Version int64 // grows with every stored change
+	Seq     int64 // the room_seq of its newest event
 }
 
 // Open reports whether the room has not ended.

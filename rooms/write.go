@@ -132,6 +132,7 @@ func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, er
 	case err == nil:
 		r.stored = out.Room
 		r.rec.Seq = max(r.rec.Seq, out.Room.Seq)
+		r.rec.NumJoined, r.rec.PeakParticipants = out.Room.NumJoined, out.Room.PeakParticipants
 		if r.failing {
 			r.failing = false
 			r.log.Info("the room's state is written again")

@@ -71,12 +71,13 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 // insertRoom inserts the room as r, or finds the open one that bears the name.
 func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error) {
 	r.Version, r.Seq = 1, int64(len(c.Events))
+	r.NumJoined, r.PeakParticipants = joins(c.Events), r.NumParticipants
 	n, err := t.exec(`INSERT INTO room (`+roomColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (name) WHERE ended_ms = 0 DO NOTHING`,
 		r.SID, r.Name, r.CreatedMs, int64(r.EmptyTimeout), int64(r.DepartureTimeout), r.MaxParticipants,
 		r.JoinedOnce, r.EmptySinceMs, r.ExpiresMs, r.EndedMs, string(r.EndReason), r.NumParticipants, r.NumPublishers,
-		r.ActiveRecording, r.Version, r.Seq, r.TurnPassword, c.config, r.Metadata)
+		r.NumJoined, r.PeakParticipants, r.ActiveRecording, r.Version, r.Seq, r.TurnPassword, c.config, r.Metadata)
 	if err != nil {
 		return false, err
 	}
@@ -97,8 +98,9 @@ func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error)
 const (
 	updateRoomSet = `UPDATE room SET empty_timeout_ms = ?, departure_timeout_ms = ?, max_participants = ?,
 		joined_once = ?, empty_since_ms = ?, expires_ms = ?, num_participants = ?, num_publishers = ?,
+		num_joined = num_joined + ?, peak_participants = max(peak_participants, ?),
 		active_recording = ?, turn_password = ?, config = ?, metadata = ?, version = version + 1, seq = seq + ?`
-	updateRoomWhere  = ` WHERE sid = ? AND ended_ms = 0 RETURNING name, created_ms, version, seq`
+	updateRoomWhere  = ` WHERE sid = ? AND ended_ms = 0 RETURNING name, created_ms, num_joined, peak_participants, version, seq`
 	updateRoom       = updateRoomSet + updateRoomWhere
 	updateRoomAndEnd = updateRoomSet + `, ended_ms = ?, end_reason = ?` + updateRoomWhere
 )
@@ -109,6 +111,7 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 	args := []any{
 		int64(r.EmptyTimeout), int64(r.DepartureTimeout), r.MaxParticipants,
 		r.JoinedOnce, r.EmptySinceMs, r.ExpiresMs, r.NumParticipants, r.NumPublishers,
+		joins(c.Events), r.NumParticipants,
 		r.ActiveRecording, r.TurnPassword, c.config, r.Metadata, len(c.Events),
 	}
 	query := updateRoom
@@ -116,7 +119,7 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 		query = updateRoomAndEnd
 		args = append(args, r.EndedMs, string(r.EndReason))
 	}
-	err := t.row([]any{&r.Name, &r.CreatedMs, &r.Version, &r.Seq}, query, append(args, r.SID)...)
+	err := t.row([]any{&r.Name, &r.CreatedMs, &r.NumJoined, &r.PeakParticipants, &r.Version, &r.Seq}, query, append(args, r.SID)...)
 	if err == sql.ErrNoRows {
 		return rooms.ErrEnded
 	}
@@ -125,6 +128,16 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 		t.ended++
 	}
 	return err
+}
+
+// joins counts the participants that events tell to have joined.
+func joins(events []rooms.Event) (n int64) {
+	for i := range events {
+		if events[i].Type == rooms.EventParticipantJoined {
+			n++
+		}
+	}
+	return n
 }
 
 // putSession writes over the session with that SID, or inserts it. The common

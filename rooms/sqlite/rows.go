@@ -13,7 +13,7 @@ import (
 // roomColumns are a room's, in the order of recordRow's fields.
 const roomColumns = `sid, name, created_ms, empty_timeout_ms, departure_timeout_ms, max_participants,
 	joined_once, empty_since_ms, expires_ms, ended_ms, end_reason, num_participants, num_publishers,
-	active_recording, version, seq, turn_password, config, metadata`
+	num_joined, peak_participants, active_recording, version, seq, turn_password, config, metadata`
 
 // recordRow is a room's row, to be scanned.
 type recordRow struct {
@@ -26,7 +26,7 @@ func (r *recordRow) fields() []any {
 	return []any{
 		&c.SID, &c.Name, &c.CreatedMs, &c.EmptyTimeout, &c.DepartureTimeout, &c.MaxParticipants,
 		&c.JoinedOnce, &c.EmptySinceMs, &c.ExpiresMs, &c.EndedMs, &c.EndReason, &c.NumParticipants, &c.NumPublishers,
-		&c.ActiveRecording, &c.Version, &c.Seq, &c.TurnPassword, &r.config, &c.Metadata,
+		&c.NumJoined, &c.PeakParticipants, &c.ActiveRecording, &c.Version, &c.Seq, &c.TurnPassword, &r.config, &c.Metadata,
 	}
 }
 

@@ -144,6 +144,7 @@ func TestCreateUpdateEnd(t *testing.T) {
 	require.False(t, out.Created)
 	want = r
 	want.Version, want.Seq = 2, 3
+	want.NumJoined, want.PeakParticipants = 1, 1
 	require.Equal(t, want, out.Room)
 	got, err = s.GetBySID(t.Context(), r.SID)
 	require.NoError(t, err)

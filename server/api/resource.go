@@ -28,10 +28,13 @@ type room struct {
 	Hold             *hold             `json:"hold" doc:"What is kept muted; null if nothing is."`
 	NumParticipants  uint32            `json:"num_participants"`
 	NumPublishers    uint32            `json:"num_publishers"`
+	NumJoined        int64             `json:"num_joined" doc:"How often somebody has joined so far: its participant_joined events."`
+	PeakParticipants uint32            `json:"peak_participants" doc:"The most that num_participants has been."`
 	ActiveRecording  bool              `json:"active_recording"`
 	EmptySince       *timestamp        `json:"empty_since" doc:"Null while occupied."`
 	ExpiresAt        *timestamp        `json:"expires_at" doc:"When the room ends if nobody joins; null while occupied, and if it never does."`
 	EndedAt          *timestamp        `json:"ended_at" doc:"Null while open."`
+	DurationSeconds  *float64          `json:"duration_seconds" doc:"From its creation to its end; null while open."`
 	EndReason        string            `json:"end_reason,omitempty" enum:"closed,empty_timeout,departure_timeout"`
 }
 
@@ -53,6 +56,8 @@ func showRoom(r *rooms.Record) room {
 		Hold:             showHold(r.Config.Hold),
 		NumParticipants:  r.NumParticipants,
 		NumPublishers:    r.NumPublishers,
+		NumJoined:        r.NumJoined,
+		PeakParticipants: r.PeakParticipants,
 		ActiveRecording:  r.ActiveRecording,
 		EmptySince:       at(r.EmptySinceMs),
 		ExpiresAt:        at(r.ExpiresMs),
@@ -61,6 +66,8 @@ func showRoom(r *rooms.Record) room {
 	}
 	if !r.Open() {
 		out.State = "ended"
+		seconds := float64(r.EndedMs-r.CreatedMs) / 1000
+		out.DurationSeconds = &seconds
 	}
 	if out.Tags == nil {
 		out.Tags = map[string]string{}

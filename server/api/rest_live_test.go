@@ -182,7 +182,10 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/r", ""))
 	resp, body := h.server("GET", "/v1/history/"+sid, "")
 	require.Equal(t, 200, resp.StatusCode, body)
-	require.Equal(t, "closed", read[roomJSON](t, body).EndReason)
+	ended := read[roomJSON](t, body)
+	require.Equal(t, "closed", ended.EndReason)
+	require.InDelta(t, ended.EndedAt.Sub(ended.CreatedAt).Seconds(), ended.DurationSeconds, 1e-9)
+	require.Equal(t, [3]int{0, 3, 3}, [3]int{ended.NumParticipants, ended.NumJoined, ended.PeakParticipants})
 
 	type sessions struct {
 		Sessions []struct {

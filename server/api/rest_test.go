@@ -26,6 +26,10 @@ type roomJSON struct {
 	EmptySince       *time.Time `json:"empty_since"`
 	EndedAt          *time.Time `json:"ended_at"`
 	EndReason        string     `json:"end_reason"`
+	DurationSeconds  float64    `json:"duration_seconds"`
+	NumParticipants  int        `json:"num_participants"`
+	NumJoined        int        `json:"num_joined"`
+	PeakParticipants int        `json:"peak_participants"`
 	Metadata         string
 	Tags             map[string]string
 }

@@ -1,0 +1,54 @@
+package rooms_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// TestARoomsFigures: how many have joined and how many were there at one time is
+// exact, through restarts and whatever brings somebody in or out.
+func TestARoomsFigures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		figures := func(sid string, joined, peak int) {
+			t.Helper()
+			synctest.Wait() // what has happened is on disk
+			rec, err := h.store.GetBySID(t.Context(), sid)
+			require.NoError(t, err)
+			require.Equal(t, [2]int{joined, peak}, [2]int{int(rec.NumJoined), int(rec.PeakParticipants)})
+			require.Len(t, h.log(rooms.EventParticipantJoined), joined)
+		}
+		leaves := func(c *client) {
+			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+			c.Sync()
+		}
+		ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
+		sid := h.one("tea").Sid
+		figures(sid, 2, 2)
+		leaves(bob)
+		h.join("tea", "cas")
+		figures(sid, 3, 2)
+		h.join("tea", "ann") // in the place of the first
+		require.NotNil(t, ann.leave())
+		figures(sid, 4, 2)
+
+		h.restart()
+		ann = h.join("tea", "ann") // is back, and has not joined
+		figures(sid, 4, 2)
+		leaves(h.join("tea", "dan"))
+		figures(sid, 5, 3)
+		_, err := h.try("tea", "eve") // does not get as far as to have joined, and yet was there
+		require.NoError(t, err)
+		time.Sleep(2 * time.Minute) // neither she nor cas comes
+		figures(sid, 5, 3)
+		leaves(ann)
+		time.Sleep(time.Minute)
+		figures(sid, 5, 3)
+	})
+}
