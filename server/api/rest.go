@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"parlor/rooms"
 	"parlor/server/access"
 )
 
@@ -166,12 +167,13 @@ var (
 		}
 		return toAdmin.ensure(r)
 	}}
-	// A name that looks like an id would let its admin read another room's events.
-	toPull = grant{"roomList, or roomAdmin of the room that room= names", func(r *http.Request) error {
-		room := r.URL.Query().Get("room")
-		if access.EnsureList(r.Context()) == nil {
+	// Events show participants, so listing rooms is not enough. A name that looks like
+	// an id would let its admin read another room's events.
+	toPull = grant{"roomAdmin of the room that room= names; for the whole log, the API key and its secret", func(r *http.Request) error {
+		if toOperate.ensure(r) == nil {
 			return nil
 		}
+		room := r.URL.Query().Get("room")
 		if room == "" || strings.HasPrefix(room, "RM_") {
 			return access.ErrDenied
 		}
@@ -184,6 +186,27 @@ var (
 		return nil
 	}}
 )
+
+// toRecall is for who was in a room that may have ended: whoever may see who is in
+// the one of its name. A token is not told whether a room that it may not see exists.
+func (s *rest) toRecall() grant {
+	return grant{"roomAdmin of the room", func(r *http.Request) error {
+		if toOperate.ensure(r) == nil {
+			return nil
+		}
+		if access.FromContext(r.Context()) == nil {
+			return access.ErrDenied
+		}
+		rec, err := s.recordBySID(r)
+		if rooms.ErrorCode(err) == rooms.NotFound {
+			return access.ErrDenied
+		}
+		if err != nil {
+			return err
+		}
+		return access.EnsureAdmin(r.Context(), rec.Name)
+	}}
+}
 
 // pathValue is a variable of the path. The router matches the escaped path where
 // there is one, so that a name may hold a slash.

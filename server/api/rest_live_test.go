@@ -206,6 +206,10 @@ func TestHistory(t *testing.T) {
 	require.NotNil(t, second.Sessions[0].LeftAt)
 	require.Equal(t, 404, h.status("GET", "/v1/history/RM_absent", ""))
 	require.Equal(t, 404, h.status("GET", "/v1/history/RM_absent/sessions", ""))
+	for _, path := range []string{"/v1/history/" + sid + "/sessions", "/v1/history/RM_absent/sessions"} {
+		resp, _ := h.ask("GET", path, h.token(&auth.VideoGrant{RoomList: true, RoomAdmin: true, Room: "another"}), "", "")
+		require.Equal(t, 403, resp.StatusCode, "who was there is told to whom who is there is told")
+	}
 	require.Equal(t, 400, h.status("GET", "/v1/history/"+sid+"/sessions?cursor=!", ""))
 
 	_, body = h.server("GET", "/v1/rooms?state=ended&created_after=2100-01-01T00:00:00Z", "")

@@ -120,7 +120,9 @@ func TestEvents(t *testing.T) {
 	require.Equal(t, 403, ask("/v1/events", own), "a room's admin has its own room's events alone")
 	require.Equal(t, 403, ask("/v1/events?room=other", own))
 	require.Equal(t, 200, ask("/v1/events?room=r", own))
-	require.Equal(t, 200, ask("/v1/events", h.token(&auth.VideoGrant{RoomList: true})))
+	lister := h.token(&auth.VideoGrant{RoomList: true})
+	require.Equal(t, 403, ask("/v1/events", lister), "events show participants, as a list of rooms does not")
+	require.Equal(t, 403, ask("/v1/events?room=r", lister))
 	require.Equal(t, 403, ask("/v1/events?room=RM_x", h.token(&auth.VideoGrant{RoomAdmin: true, Room: "RM_x"})),
 		"a name that is like an id is taken for one")
 

@@ -75,7 +75,7 @@ func (s *rest) roomOperations() []operation {
 			status:  http.StatusOK, answer: room{}, handle: s.getHistory,
 		},
 		{
-			method: get, path: "/history/{sid}/sessions", id: "listSessions", tag: tag, grant: toList,
+			method: get, path: "/history/{sid}/sessions", id: "listSessions", tag: tag, grant: s.toRecall(),
 			summary: "Who was in a room, or is, in the order of joining.",
 			query:   pageParameters(), status: http.StatusOK, answer: sessionPage{}, handle: s.listSessions,
 		},

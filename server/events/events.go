@@ -89,7 +89,7 @@ type Event struct {
 	RoomSeq   int64           `json:"room_seq,omitempty" doc:"Gapless within the room, from 1."`
 	CreatedAt time.Time       `json:"created_at"`
 	Epoch     int64           `json:"epoch" doc:"Grows when the database is restored elsewhere; never falls."`
-	Event     json.RawMessage `json:"event" doc:"LiveKit's WebhookEvent, as webhooks send it."`
+	Event     json.RawMessage `json:"event" doc:"LiveKit's WebhookEvent, as webhooks send it, but for the room's turnPassword."`
 }
 
 func wire(e *rooms.Event) Event {
@@ -98,9 +98,24 @@ func wire(e *rooms.Event) Event {
 		RoomSeq: e.RoomSeq, CreatedAt: time.UnixMilli(e.CreatedMs).UTC(), Epoch: e.Epoch,
 	}
 	if json.Valid(e.Body) {
-		w.Event = e.Body
+		w.Event = withoutPassword(e.Body)
 	}
 	return w
+}
+
+// withoutPassword is a WebhookEvent without its room's turnPassword, which LiveKit's
+// webhooks carry, and which nobody who reads a log needs.
+func withoutPassword(body json.RawMessage) json.RawMessage {
+	const name = "turnPassword"
+	var event, room map[string]json.RawMessage
+	if json.Unmarshal(body, &event) != nil || json.Unmarshal(event["room"], &room) != nil || room[name] == nil {
+		return body
+	}
+	delete(room, name)
+	// What was just read can be written.
+	event["room"], _ = json.Marshal(room)
+	clean, _ := json.Marshal(event)
+	return clean
 }
 
 // Page is a page on the wire.

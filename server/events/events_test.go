@@ -44,7 +44,7 @@ func newFixture(t testing.TB) *fixture {
 func (f *fixture) room(name string, types ...string) rooms.Record {
 	r := rooms.Record{
 		SID: rooms.NewID("RM_"), Name: name, CreatedMs: rooms.NowMs(time.Now()),
-		EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never, Metadata: "a\nb <&>",
+		EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never, Metadata: "a\nb <&>", TurnPassword: "hush",
 	}
 	c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r}
 	for _, typ := range types {
@@ -115,6 +115,10 @@ func TestPages(t *testing.T) {
 	require.NoError(t, protojson.Unmarshal(first.Event, &ev))
 	require.Equal(t, first.ID, ev.Id)
 	require.Equal(t, a.Metadata, ev.Room.Metadata)
+	require.Equal(t, a.SID, ev.Room.Sid)
+	for _, e := range p.Events {
+		require.NotContains(t, string(e.Event), "hush", "the password is for clients and, as LiveKit has it, for webhooks")
+	}
 
 	// Page by page, to the end.
 	p = f.get("/v1/events?limit=2")
