@@ -485,6 +485,10 @@ func webhooksConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) w
 	c := webhooks.Config{
 		Store: store, Keys: cfg.Keys, Key: cfg.Webhook.APIKey, Logger: log,
 		UserAgent: "Parlor/" + version(), Ordering: webhooks.Ordering(cfg.Webhook.Ordering),
+		MaxPending: cfg.Webhook.MaxPending,
+	}
+	if c.MaxPending == 0 { // no limit
+		c.MaxPending = -1
 	}
 	for _, url := range cfg.Webhook.URLs {
 		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{

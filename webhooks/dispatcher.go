@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,10 +90,15 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	for i, t := range targets {
 		configured[i] = t.record
 	}
+	before, err := d.store.EndpointStats(ctx)
+	if err != nil {
+		return fmt.Errorf("read the webhook endpoints: %w", err)
+	}
 	stored, err := d.store.SyncEndpoints(ctx, configured, rooms.NowMs(time.Now()))
 	if err != nil {
 		return fmt.Errorf("store the webhook endpoints: %w", err)
 	}
+	d.tellRemoved(before, stored)
 	byURL := make(map[string]rooms.Endpoint, len(stored))
 	for _, e := range stored {
 		byURL[e.URL] = e
@@ -104,6 +110,20 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	}
 	d.run(context.WithoutCancel(ctx))
 	return nil
+}
+
+// tellRemoved logs what was given up of endpoints that were there before and that
+// the configuration no longer names.
+func (d *Dispatcher) tellRemoved(before []rooms.EndpointStats, configured []rooms.Endpoint) {
+	for _, s := range before {
+		named := slices.ContainsFunc(configured, func(e rooms.Endpoint) bool { return e.ID == s.Endpoint.ID })
+		if named || s.Pending == 0 {
+			continue
+		}
+		d.config.Logger.Warn("webhooks: the configuration no longer names an endpoint for which deliveries pended; "+
+			"they are dead letters: name it again and replay them if that was not meant",
+			"endpoint", redact(s.Endpoint.URL), "count", s.Pending)
+	}
 }
 
 func (d *Dispatcher) newLane(t target) *lane {

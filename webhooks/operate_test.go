@@ -1,10 +1,12 @@
 package webhooks_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -359,4 +361,62 @@ func TestAllAtOnce(t *testing.T) {
 	d.Close()
 	w.requireAll(r.took())
 	require.Zero(t, w.stats().Dead)
+}
+
+// TestAnEndpointThatIsLeftOutForOneStart: what is given up for it is told, and all
+// of it can be sent once it is named again, with what happened meanwhile.
+func TestAnEndpointThatIsLeftOutForOneStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var up atomic.Bool
+		r := &receiver{t: t, behave: func(received) answer {
+			if up.Load() {
+				return ok
+			}
+			return answer{status: http.StatusServiceUnavailable}
+		}}
+		named := webhooks.Config{Transport: r, Endpoints: []webhooks.Endpoint{{URL: "http://user:pw@a.test/?token=1"}}}
+		up.Store(true)
+		d := w.start(named)
+		a := w.room("a")
+		time.Sleep(time.Second)
+		require.Len(t, r.took(), 1)
+		up.Store(false)
+		a.tell(story[1:]...)
+		w.room("b")
+		d.Close()
+
+		var log bytes.Buffer
+		without := webhooks.Config{
+			Transport: r, Logger: slog.New(slog.NewTextHandler(&log, nil)), Endpoints: []webhooks.Endpoint{{URL: "http://other.test/"}},
+		}
+		d = w.start(without)
+		d.Close()
+		require.Contains(t, log.String(), "level=WARN")
+		require.Contains(t, log.String(), fmt.Sprint("count=", len(story)))
+		require.Contains(t, log.String(), "a.test")
+		require.NotContains(t, log.String(), "pw@")
+		require.NotContains(t, log.String(), "token")
+		w.room("c") // of which the endpoint is not told
+		log.Reset()
+		w.start(without).Close()
+		require.NotContains(t, log.String(), "a.test", "there is nothing more to give up")
+
+		up.Store(true)
+		d = w.start(named)
+		n, err := d.Replay(t.Context(), w.stats().Endpoint.ID, rooms.Replay{Missing: true})
+		require.NoError(t, err)
+		require.Equal(t, len(story)+1, n)
+		time.Sleep(time.Second)
+		seqs := map[int64]int{}
+		for _, g := range r.took() {
+			if strings.Contains(g.url, "a.test") {
+				seqs[g.event.Seq]++
+			}
+		}
+		require.Len(t, seqs, len(w.log()))
+		for seq, times := range seqs {
+			require.Equal(t, 1, times, "event %d", seq)
+		}
+	})
 }

@@ -141,6 +141,7 @@ type Webhook struct {
 	FilterParams     FilterParams      `yaml:"filter_params"`
 	Ordering         string            `yaml:"ordering"`          // relaxed or strict
 	AfterReplication bool              `yaml:"after_replication"` // send an event only when the replica has it
+	MaxPending       int64             `yaml:"max_pending"`       // of one endpoint; 0 = no limit
 }
 
 // WebhookEndpoint is a receiver with settings of its own; what is left out is as
@@ -202,6 +203,7 @@ func Default() *Config {
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),
 		History:      Retention(30 * 24 * time.Hour),
+		Webhook:      Webhook{MaxPending: 1_000_000},
 		Events:       Events{MaxAge: Retention(3 * 24 * time.Hour), MaxCount: 10_000_000},
 		RTC:          RTC{TCPPort: 7881},
 		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20, OnDuplicateIdentity: "replace"},

@@ -141,6 +141,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"memory", "database: ':memory:'", "database: must be the path of a file"},
 		{"webhook without key", "webhook: {urls: ['http://x']}", "webhook.api_key: is missing"},
 		{"webhook with foreign key", "webhook: {urls: ['http://x'], api_key: no}", "webhook.api_key: \"no\" is not one of keys"},
+		{"webhook bound", "webhook: {max_pending: -1}", "webhook.max_pending: must not be negative; 0 is no limit"},
 		{"webhook URL", "webhook: {urls: ['ftp://x'], api_key: k}", "is not an http or https URL"},
 		{"webhook named twice", "webhook: {urls: ['http://x', 'http://x'], api_key: k}", "webhook.urls[1]: is the same URL as webhook.urls[0]"},
 		{"webhook in both lists", "webhook: {urls: ['http://x'], endpoints: [{url: 'http://x'}], api_key: k}", "webhook.endpoints[0].url: is the same URL as webhook.urls[0]"},

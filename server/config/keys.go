@@ -128,6 +128,7 @@ func Keys() []Key {
 		{"webhook.filter_params.exclude_events", Applied, "types of events not to send"},
 		{"webhook.ordering", Applied, "`relaxed`: later events of a room pass one that keeps failing; `strict`: they wait"},
 		{"webhook.after_replication", Applied, "send an event only when the replica has it"},
+		{"webhook.max_pending", Applied, "deliveries that may wait for one endpoint: beyond it the oldest become dead letters; 0 = no limit"},
 
 		{"logging.level", Applied, "`debug`, `info`, `warn` or `error`"},
 		{"logging.json", Applied, "log lines as JSON"},

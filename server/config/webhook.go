@@ -33,6 +33,9 @@ func (l *loader) validateWebhook(c *Config) {
 		}
 		l.apiKey(c, "webhook.api_key", w.APIKey)
 	}
+	if w.MaxPending < 0 {
+		l.problem(nil, "webhook.max_pending", "must not be negative; 0 is no limit")
+	}
 	if w.AfterReplication && c.Replica == "" {
 		l.problem(nil, "webhook.after_replication", "needs a replica to wait for; set replica")
 	}
