@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -354,6 +355,9 @@ func (rs *Rooms) checkIdentityData(name, metadata string, attributes map[string]
 	l := rs.cfg.Limits
 	if l.MaxParticipantName > 0 && len(name) > l.MaxParticipantName {
 		return Errorf(Invalid, "exceeds name length limit")
+	}
+	if strings.ContainsRune(name, 0) {
+		return Errorf(Invalid, "participant name must not hold a NUL")
 	}
 	if err := rs.checkMetadata(metadata); err != nil {
 		return err

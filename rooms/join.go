@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -134,6 +135,9 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 }
 
 func (rs *Rooms) checkIdentity(identity string) error {
+	if strings.ContainsRune(identity, 0) {
+		return Errorf(Invalid, "participant identity must not hold a NUL")
+	}
 	if n := rs.cfg.Limits.MaxIdentity; n > 0 && len(identity) > n {
 		return Errorf(Invalid, "participant identity length exceeds limits: max length %d", n)
 	}
@@ -143,6 +147,9 @@ func (rs *Rooms) checkIdentity(identity string) error {
 func (rs *Rooms) checkRoomName(name string) error {
 	if name == "" {
 		return Errorf(Invalid, "no room name")
+	}
+	if strings.ContainsRune(name, 0) {
+		return Errorf(Invalid, "room name must not hold a NUL")
 	}
 	if n := rs.cfg.Limits.MaxRoomName; n > 0 && len(name) > n {
 		return Errorf(Invalid, "room name length exceeds limits: max length %d", n)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/livekit/protocol/auth"
@@ -223,6 +224,9 @@ func (t *tokenRequest) check(c Config) error {
 	add(t.Identity == "" && !t.Admin && !t.Create && !t.List, "identity",
 		"is missing: a token is for joining as somebody, or has room_admin, room_create or room_list")
 	add((t.Identity != "" || t.Admin) && t.Room == "", "room", "is missing")
+	add(strings.ContainsRune(t.Identity, 0), "identity", hasNUL)
+	add(strings.ContainsRune(t.Name, 0), "name", hasNUL)
+	add(strings.ContainsRune(t.Room, 0), "room", hasNUL)
 	for _, source := range t.CanPublishSources {
 		_, ok := sourceOf(source)
 		add(!ok, "can_publish_sources", notASource)

@@ -121,6 +121,9 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := s.standing(r.Context()); err != nil {
 		return err
 	}
+	if err := readable(r); err != nil {
+		return err
+	}
 	if err := op.known(r.URL.Query()); err != nil {
 		return err
 	}
@@ -130,8 +133,8 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	return op.handle(w, r)
 }
 
-// known refuses query parameters that a route does not take, and those given
-// twice. access_token is every route's.
+// known refuses query parameters that a route does not take, those given twice,
+// and what is not text. access_token is every route's.
 func (op *operation) known(params url.Values) error {
 	var wrong []fieldProblem
 	for name, values := range params {
@@ -141,6 +144,8 @@ func (op *operation) known(params url.Values) error {
 			wrong = append(wrong, fieldProblem{name, "unknown parameter"})
 		case len(values) > 1 && (at < 0 || !op.query[at].many):
 			wrong = append(wrong, fieldProblem{name, "is given twice"})
+		case slices.ContainsFunc(values, func(v string) bool { return unreadable(v) != "" }):
+			wrong = append(wrong, fieldProblem{name, notUnicode + " without a NUL"})
 		}
 	}
 	if len(wrong) == 0 {

@@ -28,6 +28,9 @@ func readJSON(r *http.Request, v any) error {
 	if !json.Valid(body) {
 		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON")
 	}
+	if err := checkText(body); err != nil {
+		return err
+	}
 	var tree any
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()

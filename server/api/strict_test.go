@@ -46,6 +46,9 @@ func FuzzReadJSON(f *testing.F) {
 			if !json.Valid([]byte(body)) {
 				t.Fatal("what is not JSON was taken")
 			}
+			if !strings.Contains(body, "\ufffd") && !strings.Contains(strings.ToLower(body), `\ufffd`) && strings.Contains(req.Name, "\ufffd") {
+				t.Fatalf("a name became %q", req.Name)
+			}
 			return
 		}
 		p, ok := err.(*problem)
