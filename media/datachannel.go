@@ -212,7 +212,7 @@ func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
 
 // listen passes on what comes in, on the channel's own reading goroutine: a room
 // that is slow to take, and receivers that are, make this client wait, and nobody
-// else.
+// else. It waits with all it sends, since SCTP has one window for all channels.
 func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 	label := dc.Label()
 	dc.OnError(func(err error) {
@@ -232,17 +232,18 @@ func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 			d.p.engine.counters.dataRefused.Add(1)
 			return
 		}
-		switch label {
-		case labelReliable:
-			d.noteSequence(m.Data)
-			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
-		case labelLossy:
+		if label == labelLossy {
 			d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, m.Data)
 			return
-		default:
-			d.p.cfg.Events.RawData(label, m.Data, m.IsString)
 		}
-		d.flow.wait(d.p.engine, d.p.stop)
+		d.flow.pass(d.p.engine, d.p.stop, func() {
+			if label != labelReliable {
+				d.p.cfg.Events.RawData(label, m.Data, m.IsString)
+				return
+			}
+			d.noteSequence(m.Data)
+			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
+		})
 	})
 }
 

@@ -8,20 +8,29 @@ import (
 
 // Bounds of the reliable data that waits for receivers.
 const (
-	maxFlowWaiting = 256 << 10 // bytes of one sender, then its client waits
+	maxFlowWaiting = 8 << 20   // bytes of one sender, then its client waits
 	maxDataWaiting = 256 << 20 // bytes of all, then each has one message under way at a time
+	crowdedQueue   = 8 << 20   // bytes that wait for one receiver, then likewise of those that wait there
 	minDataRate    = 12_500    // bytes a second that a receiver takes at least while a sender waits for it
 
 	messageOverhead = 64 // counted for a message beside its bytes
 )
 
 // dataFlow is the reliable data of one sender that some receiver has not taken
-// yet. A sender that is faster than its receivers is made to wait: its data
+// yet. A sender that is much faster than its receivers is made to wait: its data
 // channels are not read, so that SCTP's flow control (RFC 9260, section 6.2) slows
 // its client. A receiver that makes a sender wait and takes next to nothing itself
 // is cut off, so that nobody waits for the dead.
+//
+// Waiting is no good thing: SCTP's window is one for all channels of a client, and
+// what was acknowledged and not read is lost if the client leaves. Hence the bound
+// of a sender is far above what is sent in one go.
 type dataFlow struct {
-	total *atomic.Int64 // bytes of all flows of the engine
+	total *atomic.Int64 // bytes of all clients' flows of the engine
+
+	// gate is held while one message is passed on, so that a client gets past its
+	// bound with no more than one, however many channels it has.
+	gate sync.Mutex
 
 	// mu guards the following. It may be taken while an outChannel's is held, and
 	// not the other way round.
@@ -85,17 +94,38 @@ func (f *dataFlow) addLocked(n int) {
 }
 
 // over reports whether more waits than limit, or anything while too much waits in
-// all; and gives a channel that is closed when that may have changed.
+// all, or where it waits; and gives a channel that is closed when that may have
+// changed.
 func (f *dataFlow) over(limit int, total int64) (bool, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.bytes > limit || f.bytes > 0 && f.total.Load() > total, f.eased
+	return f.bytes > limit || f.bytes > 0 && (f.total.Load() > total || f.crowdedLocked()), f.eased
+}
+
+// crowdedLocked reports whether much waits, of whomever, where something of this
+// flow does: many senders together are not to fill a receiver's queue.
+func (f *dataFlow) crowdedLocked() bool {
+	for o := range f.at {
+		if o.bytes.Load() > crowdedQueue {
+			return true
+		}
+	}
+	return false
+}
+
+// pass passes a message of this flow on, after its client was held up if it is
+// faster than its receivers.
+func (f *dataFlow) pass(e *Engine, stop <-chan struct{}, on func()) {
+	f.gate.Lock()
+	defer f.gate.Unlock()
+	f.wait(e, stop)
+	on()
 }
 
 // wait holds up a client that is faster than its receivers. It returns early when
 // stop is closed.
 func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
-	over, eased := f.over(maxFlowWaiting, e.cfg.MaxDataWaiting)
+	over, eased := f.over(e.cfg.MaxFlowWaiting, e.cfg.MaxDataWaiting)
 	if !over {
 		return
 	}
@@ -112,7 +142,7 @@ func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 		case <-ticker.C:
 			w.look(f.taken())
 		}
-		over, eased = f.over(maxFlowWaiting/2, e.cfg.MaxDataWaiting)
+		over, eased = f.over(e.cfg.MaxFlowWaiting/2, e.cfg.MaxDataWaiting)
 	}
 }
 

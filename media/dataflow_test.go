@@ -130,12 +130,15 @@ func (h *hall) enterDead(sid string) *guest {
 	return g
 }
 
-const floodCount = 100 // far more than may be under way
+const (
+	floodCount = 100       // far more than may be under way
+	floodBound = 256 << 10 // of one sender
+)
 
 // A sender that is faster than a receiver which takes nothing waits for it, and
 // nobody else does. What waits stays within the bound.
 func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
-	e := newTestEngine(t, func(c *Config) { c.DataStall = time.Hour })
+	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
 	h := &hall{t: t, e: e}
 	a, b, other := h.enter("PA_a", nil), h.enter("PA_b", nil), h.enter("PA_c", nil)
 	dead := h.enterDead("PA_d")
@@ -153,7 +156,7 @@ func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
 	other.gets(floodCount)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	require.LessOrEqual(t, h.most, int64(maxFlowWaiting+2*rooms.MaxDataPacket), "bytes waiting")
+	require.LessOrEqual(t, h.most, int64(floodBound+2*rooms.MaxDataPacket), "bytes waiting")
 	require.Zero(t, e.Stats().NeedsReconnect)
 	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
 }
@@ -161,7 +164,7 @@ func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
 // A receiver that takes nothing while a sender waits for it is cut off; the others
 // get everything and stay.
 func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
-	e := newTestEngine(t, func(c *Config) { c.DataStall = 5 * time.Second })
+	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = 5*time.Second, floodBound })
 	h := &hall{t: t, e: e}
 	a, b, c := h.enter("PA_a", nil), h.enter("PA_b", nil), h.enter("PA_c", nil)
 	dead := h.enterDead("PA_d")
@@ -179,7 +182,7 @@ func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
 func TestSlowReceiverGetsEverything(t *testing.T) {
 	for _, most := range []int64{0, 1} {
 		t.Run(fmt.Sprintf("most=%d", most), func(t *testing.T) {
-			e := newTestEngine(t, func(c *Config) { c.MaxDataWaiting = most })
+			e := newTestEngine(t, func(c *Config) { c.MaxDataWaiting, c.MaxFlowWaiting = most, floodBound })
 			h := &hall{t: t, e: e}
 			a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
 			slow := h.enter("PA_c", func() { time.Sleep(5 * time.Millisecond) })
@@ -195,6 +198,87 @@ func TestSlowReceiverGetsEverything(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A sender that has sent what it wanted may leave: who is slower still gets it all.
+func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
+	e := newTestEngine(t, nil)
+	h := &hall{t: t, e: e}
+	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
+	wait := make(chan struct{})
+	begin := sync.OnceFunc(func() { close(wait) })
+	slow := h.enter("PA_c", func() { <-wait })
+	t.Cleanup(begin) // before the client closes, which waits for it
+	a.flood(floodCount)
+	b.gets(floodCount)
+	h.leave(a)
+	begin()
+	slow.gets(floodCount)
+	s := e.Stats()
+	require.Zero(t, s.DataHeldUp, "6 MB are no flood")
+	require.Zero(t, s.NeedsReconnect)
+	require.Zero(t, s.ReliableDropped)
+}
+
+// SCTP keeps far more of a message than its bytes, so messages are counted, too; and
+// go on when few bytes are under way.
+func TestTinyMessagesAreBoundedToo(t *testing.T) {
+	const n = 4 * maxMessagesSent
+	e := newTestEngine(t, nil)
+	h := &hall{t: t, e: e}
+	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
+	for i := range n {
+		require.NoError(t, a.reliable.Send(make([]byte, i%2)))
+	}
+	out, most := b.peer.data.out[labelReliable], 0
+	require.Eventually(t, func() bool {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		most = max(most, len(out.under))
+		return b.small.Load() == n
+	}, patience, time.Millisecond)
+	require.LessOrEqual(t, most, maxMessagesSent)
+	require.Zero(t, e.Stats().ReliableDropped)
+	require.Zero(t, e.Stats().NeedsReconnect)
+}
+
+// A client does not get past its bound by having many channels.
+func TestManyChannelsAreOneSender(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
+	h := &hall{t: t, e: e}
+	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
+	dead := h.enterDead("PA_d")
+	const channels, each = 30, 6
+	for range channels {
+		dc, err := a.pub.CreateDataChannel(labelReliable, nil)
+		require.NoError(t, err)
+		dc.OnOpen(func() {
+			for range each {
+				_ = dc.Send(make([]byte, 10_000)) // the test may be over
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return e.Stats().DataHeldUp > 0 }, patience, time.Millisecond)
+	h.leave(dead)
+	require.Eventually(t, func() bool { return b.small.Load() == each*channels }, 4*patience, time.Millisecond)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.LessOrEqual(t, h.most, int64(floodBound+2*rooms.MaxDataPacket), "bytes waiting")
+}
+
+// Many senders together do not fill a receiver's queue: each waits once much waits
+// there.
+func TestSendersWaitWhereMuchWaits(t *testing.T) {
+	var total atomic.Int64
+	f, o := newDataFlow(&total), &outChannel{}
+	is := func() bool { over, _ := f.over(maxFlowWaiting, maxDataWaiting); return over }
+	payload := []byte("one")
+	f.hold(o, payload)
+	require.False(t, is())
+	o.bytes.Store(crowdedQueue + 1)
+	require.True(t, is(), "of others")
+	f.release(o, payload)
+	require.False(t, is(), "nothing of this sender waits there")
 }
 
 var _ rooms.PeerEvents = (*guest)(nil)

@@ -64,6 +64,9 @@ type Config struct {
 	// DataStall is how long a receiver may take next to no reliable data while a
 	// sender waits for it; 0 is 10 s. Then it has to start again.
 	DataStall time.Duration
+	// MaxFlowWaiting bounds the bytes of reliable data of one sender that wait for
+	// receivers; 0 is 8 MiB. From there on the sender waits for them.
+	MaxFlowWaiting int
 	// MaxDataWaiting bounds the bytes of reliable data that wait for receivers, in
 	// all; 0 is 256 MiB. From there on senders wait for their receivers.
 	MaxDataWaiting int64
@@ -90,6 +93,9 @@ func (c *Config) setDefaults() {
 	set(&c.JoinTimeout, 60*time.Second)
 	set(&c.NegotiationTimeout, 15*time.Second)
 	set(&c.DataStall, 10*time.Second)
+	if c.MaxFlowWaiting == 0 {
+		c.MaxFlowWaiting = maxFlowWaiting
+	}
 	if c.MaxDataWaiting == 0 {
 		c.MaxDataWaiting = maxDataWaiting
 	}
@@ -113,7 +119,8 @@ type Engine struct {
 	ticker      *forward.Ticker
 	pool        *packet.Pool
 
-	waiting atomic.Int64 // bytes of reliable data that wait for receivers
+	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
+	early   atomic.Int64 // the same of the server's data, and of what came before a channel opened
 	flow    *dataFlow    // of those, what the server itself sends, and who joins is to have
 
 	next atomic.Uint32 // which of the UDP sockets the next transport uses
@@ -153,7 +160,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 		pool:        packet.NewPool(),
 		peers:       make(map[*Peer]struct{}),
 	}
-	e.flow = newDataFlow(&e.waiting)
+	e.flow = newDataFlow(&e.early)
 	return e, nil
 }
 

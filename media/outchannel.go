@@ -2,6 +2,7 @@ package media
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -11,8 +12,10 @@ import (
 const (
 	maxReliableSent   = 256 << 10 // handed to SCTP and not acknowledged; more waits here
 	maxReliableQueued = 16 << 20  // then the client is too slow and starts again
-	maxReliableEarly  = 1 << 20   // before the channel opens; more is dropped
+	maxReliableEarly  = 256 << 10 // before the channel opens; more is dropped
 	maxLossyBuffered  = 64 << 10  // then lossy messages are dropped
+
+	maxMessagesSent = 2048 // as maxReliableSent, in messages: SCTP keeps more of each than its bytes
 )
 
 // outChannel is where messages of one label leave.
@@ -31,8 +34,10 @@ type outChannel struct {
 	open  bool
 	ended bool         // for good: nothing more is sent
 	queue []outMessage // reliable ones, until the channel opens, and while SCTP has enough
-	bytes int          // of queue
+	bytes atomic.Int64 // of queue; read without mu, too
 	sent  int          // bytes handed to dc
+	under []int        // sizes of those of sent that are not known to be acknowledged
+	done  int          // bytes of the others
 }
 
 type outMessage struct {
@@ -52,10 +57,10 @@ func (o *outChannel) used() bool {
 func (o *outChannel) use(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	o.dc, o.open = dc, false
+	o.sent, o.under, o.done = 0, nil, 0
 	o.mu.Unlock()
 	dc.OnClose(func() { o.p.data.forget(o, dc) })
 	if !o.lossy {
-		dc.SetBufferedAmountLowThreshold(maxReliableSent / 2)
 		dc.OnBufferedAmountLow(o.pump)
 	}
 	dc.OnOpen(func() {
@@ -105,7 +110,8 @@ func (o *outChannel) dropLocked() {
 	for _, m := range o.queue {
 		m.flow.release(o, m.payload)
 	}
-	o.open, o.queue, o.bytes = false, nil, 0
+	o.open, o.queue = false, nil
+	o.bytes.Store(0)
 }
 
 // taken is how many bytes the client has acknowledged.
@@ -130,7 +136,7 @@ func (o *outChannel) send(m outMessage) {
 			return
 		}
 		o.writeLocked(m)
-	case o.open && len(o.queue) == 0 && o.dc.BufferedAmount() < maxReliableSent:
+	case o.open && len(o.queue) == 0 && o.roomLocked():
 		o.writeLocked(m)
 	default:
 		o.waitLocked(m)
@@ -142,21 +148,35 @@ func (o *outChannel) send(m outMessage) {
 // itself sends while too much waits in all.
 func (o *outChannel) waitLocked(m outMessage) {
 	e := o.p.engine
-	most := maxReliableQueued
+	most := int64(maxReliableQueued)
 	if !o.open {
 		m.flow, most = e.flow, maxReliableEarly
 	}
-	fits := o.bytes+len(m.payload)+messageOverhead <= most
+	size := int64(len(m.payload) + messageOverhead)
+	fits := o.bytes.Load()+size <= most
 	switch {
-	case m.flow == e.flow && e.waiting.Load() > e.cfg.MaxDataWaiting, !fits && !o.open:
+	case m.flow == e.flow && e.early.Load() > e.cfg.MaxDataWaiting, !fits && !o.open:
 		e.counters.reliableDropped.Add(1)
 	case !fits:
 		o.tooSlowLocked()
 	default:
 		o.queue = append(o.queue, m)
-		o.bytes += len(m.payload) + messageOverhead
+		o.bytes.Add(size)
 		m.flow.hold(o, m.payload)
+		o.pumpLocked()
 	}
+}
+
+// roomLocked reports whether SCTP is to have more.
+func (o *outChannel) roomLocked() bool {
+	buffered := int(o.dc.BufferedAmount()) // pion's count fits into memory
+	n := 0
+	for n < len(o.under) && o.done+o.under[n] <= o.sent-buffered {
+		o.done += o.under[n]
+		n++
+	}
+	o.under = o.under[n:]
+	return buffered < maxReliableSent && len(o.under) < maxMessagesSent
 }
 
 // pump goes on when SCTP has little left.
@@ -167,11 +187,19 @@ func (o *outChannel) pump() {
 }
 
 func (o *outChannel) pumpLocked() {
-	for o.open && len(o.queue) > 0 && o.dc.BufferedAmount() < maxReliableSent {
+	for o.open && len(o.queue) > 0 {
+		if !o.roomLocked() {
+			low := o.dc.BufferedAmount() / 2
+			o.dc.SetBufferedAmountLowThreshold(low)
+			if o.dc.BufferedAmount() > low {
+				return // it is called again
+			}
+			continue
+		}
 		m := o.queue[0]
 		o.queue[0] = outMessage{}
 		o.queue = o.queue[1:]
-		o.bytes -= len(m.payload) + messageOverhead
+		o.bytes.Add(-int64(len(m.payload) + messageOverhead))
 		o.writeLocked(m)
 		m.flow.release(o, m.payload)
 	}
@@ -206,5 +234,9 @@ func (o *outChannel) writeLocked(m outMessage) {
 		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
 		return
 	}
-	o.sent += len(m.payload)
+	size := max(1, len(m.payload)) // an empty one is sent as one byte (RFC 8831, section 6.6)
+	o.sent += size
+	if !o.lossy {
+		o.under = append(o.under, size)
+	}
 }

@@ -43,7 +43,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Unlock()
 	c := &e.counters
 	s := Stats{
-		Peers: peers, DataWaiting: e.waiting.Load(), DataHeldUp: c.dataHeldUp.Load(),
+		Peers: peers, DataWaiting: e.waiting.Load() + e.early.Load(), DataHeldUp: c.dataHeldUp.Load(),
 		BadDescriptions: c.badOffers.Load(), BadCandidates: c.badCandidates.Load(),
 		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
 		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
