@@ -132,7 +132,7 @@ func (p *program) openServer() error {
 	p.events = events.New(&webhooks.Log{Store: p.store}, p.log, len(p.cfg.Keys))
 	apiConfig := api.Config{
 		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
-		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize,
+		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replica, Version: version(), Started: time.Now(),
 	}
@@ -453,19 +453,23 @@ func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) room
 		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
 		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
 		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
-		Limits: rooms.Limits{
-			MaxMetadata:        cfg.Limit.MaxMetadataSize,
-			MaxAttributes:      cfg.Limit.MaxAttributesSize,
-			MaxRoomName:        cfg.Limit.MaxRoomNameLength,
-			MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
-			MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
-		},
-		RestartGrace: time.Duration(cfg.RestartGrace),
+		Limits:             limits(cfg),
+		RestartGrace:       time.Duration(cfg.RestartGrace),
 	}
 	if d := cfg.Room.PlayoutDelay; d.Enabled {
 		c.Room.MinPlayoutDelay, c.Room.MaxPlayoutDelay = d.Min, d.Max
 	}
 	return c
+}
+
+func limits(cfg *config.Config) rooms.Limits {
+	return rooms.Limits{
+		MaxMetadata:        cfg.Limit.MaxMetadataSize,
+		MaxAttributes:      cfg.Limit.MaxAttributesSize,
+		MaxRoomName:        cfg.Limit.MaxRoomNameLength,
+		MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
+		MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
+	}
 }
 
 // roomTimeout is a configured timeout as the domain has it. Configured as 0 a

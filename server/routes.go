@@ -22,10 +22,10 @@ func routes(c *Config) http.Handler {
 	r.NotFound(http.NotFound)
 	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
 
-	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
-	r.Get("/readyz", ready(c.Ready))
+	r.Handle("/healthz", readable(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })))
+	r.Handle("/readyz", readable(ready(c.Ready)))
 	if c.MetricsOnMain && c.Metrics != nil {
-		r.Get("/metrics", metricsHandler(c).ServeHTTP)
+		r.Handle("/metrics", readable(metricsHandler(c)))
 	}
 	r.HandleFunc("/", front(c.Page))
 	if c.Page != nil {
@@ -39,8 +39,7 @@ func routes(c *Config) http.Handler {
 		r.Mount("/v1", c.REST)
 	}
 	for path, h := range c.Documents {
-		r.Method(http.MethodGet, path, h)
-		r.Method(http.MethodHead, path, h)
+		r.Handle(path, readable(h))
 	}
 	r.Group(func(r chi.Router) {
 		r.Use(limited(c.Joins.Addresses, tooOften), c.Verifier.Middleware, limited(c.Joins.Keys, tooOften))
@@ -61,6 +60,19 @@ func routes(c *Config) http.Handler {
 		}
 	})
 	return singleSlash(r)
+}
+
+// readable is h for GET and HEAD; everything else is told what may be done (RFC
+// 9110, section 15.5.6). What a HEAD is not to have of a body, the server leaves out.
+func readable(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "this path takes GET and HEAD", http.StatusMethodNotAllowed)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // limited is a bound as a middleware.

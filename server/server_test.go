@@ -112,15 +112,21 @@ func TestRoutes(t *testing.T) {
 		{request{path: "/v1/rooms"}, 200, "rest for nobody"},
 		{request{path: "/docs"}, 200, "docs for nobody"},
 		{request{path: "/docs", method: "HEAD"}, 200, "docs for nobody"},
-		{request{path: "/docs", method: "POST"}, 404, "404 page not found\n"},
+		{request{path: "/docs", method: "POST"}, 405, "this path takes GET and HEAD\n"},
 		{request{path: "/nope"}, 404, "404 page not found\n"},
-		{request{path: "/healthz", method: "PUT"}, 404, "404 page not found\n"},
+		{request{path: "/healthz", method: "HEAD"}, 200, "ok\n"}, // net/http keeps the body to itself
+		{request{path: "/readyz", method: "HEAD"}, 200, "ready\n"},
+		{request{path: "/healthz", method: "PUT"}, 405, "this path takes GET and HEAD\n"},
+		{request{path: "/readyz", method: "POST"}, 405, "this path takes GET and HEAD\n"},
 		{request{path: "/metrics"}, 404, "404 page not found\n"},
 		{request{path: "/dev/token", method: "POST", body: `{"room":"r","identity":"i"}`}, 404, "404 page not found\n"},
 	} {
 		w := ask(t, h, tc.request)
 		require.Equal(t, tc.status, w.Code, "%s %s", tc.method, tc.path)
 		require.Equal(t, tc.body, w.Body.String(), "%s %s", tc.method, tc.path)
+		if tc.status == 405 {
+			require.Equal(t, "GET, HEAD", w.Header().Get("Allow"), "RFC 9110, section 15.5.6")
+		}
 	}
 }
 

@@ -77,6 +77,7 @@ type Config struct {
 	Verifier   *access.Verifier
 	Presets    map[string]config.Preset // for room_preset
 	MaxBody    int64                    // bytes of a request's body; 0 = no limit
+	Limits     rooms.Limits             // that joins are held to, and so tokens too
 	Log        *slog.Logger
 
 	// The rest is REST's alone.

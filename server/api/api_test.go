@@ -53,14 +53,15 @@ func open(t *testing.T) *house {
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
 	h.receive(log)
-	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256}})
+	limits := rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256, MaxParticipantName: 256}
+	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: limits})
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs
 	pull := events.New(&webhooks.Log{Store: store}, log, 1)
 	t.Cleanup(pull.Close)
 	h.serve(api.Config{
-		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20,
+		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20, Limits: limits,
 		Presets: map[string]config.Preset{"webinar": {MaxParticipants: 1000, Metadata: "preset"}},
 		Events:  pull, Webhooks: h.hooks, Version: "1.2.3", Started: time.Now(),
 		Writer: func() api.Writer { return api.Writer{WALBytes: 7} },

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -231,12 +232,41 @@ func (t *tokenRequest) check(c Config) error {
 		_, ok := sourceOf(source)
 		add(!ok, "can_publish_sources", notASource)
 	}
+	for _, long := range t.tooLong(&c.Limits) {
+		add(true, long.Path, long.Detail)
+	}
 	_, known := c.Presets[t.RoomPreset]
 	add(t.RoomPreset != "" && !known, "room_preset", "is not a preset of the configuration")
 	if wrong != nil {
 		return fieldsProblem(wrong...)
 	}
 	return nil
+}
+
+// tooLong lists what no join would take, or no room that it opens.
+func (t *tokenRequest) tooLong(l *rooms.Limits) (wrong []fieldProblem) {
+	bound := func(path string, size, most int) {
+		if most > 0 && size > most {
+			wrong = append(wrong, fieldProblem{path, "must not be longer than " + strconv.Itoa(most) + " bytes"})
+		}
+	}
+	all := func(m map[string]string) (size int) {
+		for k, v := range m {
+			size += len(k) + len(v)
+		}
+		return size
+	}
+	bound("identity", len(t.Identity), l.MaxIdentity)
+	bound("name", len(t.Name), l.MaxParticipantName)
+	bound("metadata", len(t.Metadata), l.MaxMetadata)
+	bound("attributes", all(t.Attributes), l.MaxAttributes)
+	bound("room", len(t.Room), l.MaxRoomName)
+	bound("destination_room", len(t.DestinationRoom), l.MaxRoomName)
+	if c := t.RoomConfig; c != nil {
+		bound("room_config.metadata", len(c.Metadata), l.MaxMetadata)
+		bound("room_config.tags", all(c.Tags), l.MaxAttributes)
+	}
+	return wrong
 }
 
 func (t *tokenRequest) grants() *auth.ClaimGrants {

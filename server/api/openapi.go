@@ -84,7 +84,7 @@ type docComponents struct {
 const aboutAPI = "Rooms over HTTP. Bodies are JSON; what is not known in them is refused, and what is not Unicode. Errors are problem details " +
 	"(RFC 9457) with a stable code. Times are RFC 3339 in UTC, timeouts are whole seconds or \"never\". Lists come in pages. " +
 	"Rooms and participants have an ETag, which If-Match takes. A POST with an Idempotency-Key is done once: a retry within a day gets the same " +
-	"answer, another request with that key 422. Credentials are an access token with the grant that a call needs, or an API key and its " +
+	"answer, another request with that key 422; a request that is refused as malformed or not allowed does not use the key up. Credentials are an access token with the grant that a call needs, or an API key and its " +
 	"secret as HTTP Basic, which may do everything. A token whose identity is banned from its room, or that was revoked for it, is refused " +
 	"with 403 (code banned or revoked)."
 

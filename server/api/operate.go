@@ -238,12 +238,18 @@ func (s *rest) replay(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return fieldsProblem(fieldProblem{"state", "must be dead, delivered or any"})
 	}
+	if q.ToSeq != 0 && q.ToSeq < q.FromSeq {
+		return fieldsProblem(fieldProblem{"to_seq", "must not be less than from_seq"})
+	}
 	n, err := s.Webhooks.Replay(r.Context(), e.ID, q)
 	if err != nil {
 		return err
 	}
 	return sendJSON(w, http.StatusOK, replayed{n})
 }
+
+// maxReason bounds why an endpoint is paused, in bytes, as a ban's reason is bound.
+const maxReason = 1000
 
 // pauseRequest is the body of POST …/pause.
 type pauseRequest struct {
@@ -254,6 +260,9 @@ func (s *rest) pause(w http.ResponseWriter, r *http.Request) error {
 	var body pauseRequest
 	if err := readOptionalJSON(r, &body); err != nil {
 		return err
+	}
+	if len(body.Reason) > maxReason {
+		return fieldsProblem(fieldProblem{"reason", "must not be longer than " + strconv.Itoa(maxReason) + " bytes"})
 	}
 	return s.change(w, r, func(id int64) error { return s.Webhooks.Pause(r.Context(), id, body.Reason) })
 }

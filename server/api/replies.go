@@ -271,9 +271,19 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.body.Write(b)
 }
 
-// final tells that a retry would not fare better.
+// final tells that the answer is of what was done, or of the state that the request
+// met. A request that was refused before did nothing: mended, it may be sent again
+// under its key.
 func (r *recorder) final() bool {
-	return r.done && r.status < 500 && r.status != http.StatusTooManyRequests
+	if !r.done || r.status >= 500 {
+		return false
+	}
+	switch r.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusTooManyRequests:
+		return false
+	}
+	return true
 }
 
 func (r *recorder) send() {

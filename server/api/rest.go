@@ -49,7 +49,8 @@ func REST(c Config) chi.Router {
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		problemf(http.StatusNotFound, "no_such_route", "there is nothing at this path").write(w)
 	})
-	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Allow", strings.Join(methodsOf(r, req), ", ")) // RFC 9110, section 15.5.6
 		problemf(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take this method").write(w)
 	})
 	for _, op := range s.operations() {
@@ -59,6 +60,16 @@ func REST(c Config) chi.Router {
 		}
 	}
 	return r
+}
+
+// methodsOf lists what r's path takes.
+func methodsOf(router chi.Routes, r *http.Request) (methods []string) {
+	for _, m := range []string{get, http.MethodHead, post, put, patch, del} {
+		if router.Match(chi.NewRouteContext(), m, chi.RouteContext(r.Context()).RoutePath) {
+			methods = append(methods, m)
+		}
+	}
+	return methods
 }
 
 func tooOften(w http.ResponseWriter, _ *http.Request) {
@@ -124,11 +135,25 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := readable(r); err != nil {
 		return err
 	}
-	if err := op.known(r.URL.Query()); err != nil {
+	params, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // what of it could be read is not all that was meant
+		return problemf(http.StatusBadRequest, "malformed", "the query is not escaped correctly")
+	}
+	if err := op.known(params); err != nil {
 		return err
 	}
 	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost {
-		return s.replies.once(w, r, key, op.secret, s.Log, op.handle)
+		return s.replies.once(w, r, key, op.secret, s.Log, op.do)
+	}
+	return op.do(w, r)
+}
+
+// do handles a request; a route that takes no body refuses what is said in one.
+func (op *operation) do(w http.ResponseWriter, r *http.Request) error {
+	if op.body == nil {
+		if err := readOptionalJSON(r, &struct{}{}); err != nil {
+			return err
+		}
 	}
 	return op.handle(w, r)
 }

@@ -258,11 +258,12 @@ func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
 // condition reads If-Match (RFC 9110, section 13.1.1): nothing without it, and
 // for "*", since a room that does not exist is not found anyway.
 func condition(r *http.Request) (sid string, version *int64, err error) {
-	tag := r.Header.Get("If-Match")
-	if tag == "" || tag == "*" {
+	tags := r.Header.Values("If-Match")
+	tag := strings.Join(tags, ",")
+	if len(tags) == 0 || tag == "*" {
 		return "", nil, nil
 	}
-	if strings.Contains(tag, ",") {
+	if tag == "" || strings.Contains(tag, ",") {
 		return "", nil, problemf(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
 	}
 	inside, ok := strings.CutPrefix(tag, `"`)
