@@ -157,6 +157,8 @@ func TestMiddleware(t *testing.T) {
 		{"query", plain, "?access_token=" + good, "", 200, "ada"},
 		{"header before query", plain, "?access_token=bad", "Bearer " + good, 200, "ada"},
 		{"empty bearer", plain, "", "Bearer ", 200, "nobody"},
+		{"scheme in lower case", plain, "", "bearer " + good, 200, "ada"},
+		{"scheme in capitals, basic door", basic, "", "BEARER " + good, 200, "ada"},
 		{"no scheme", plain, "", good, 401, "invalid authorization header. Must start with Bearer \n"},
 		{"bad token", plain, "", "Bearer x", 401, "invalid authorization token\n"},
 		{"bad query token", plain, "?access_token=x", "", 401, "invalid authorization token\n"},

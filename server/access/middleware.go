@@ -49,7 +49,8 @@ func (v *Verifier) credentials(r *http.Request, basic bool) (*Claims, error) {
 		}
 		return v.Verify(token)
 	}
-	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
+	// The scheme's case does not matter (RFC 9110, section 11.1).
+	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") {
 		if token == "" {
 			return nil, nil // as LiveKit: an empty token is no token
 		}
