@@ -52,6 +52,12 @@ type Claims struct {
 	Server bool
 }
 
+// Expired tells whether the token is taken no more at that time, the leeway for
+// clocks that differ included. A key with its secret never expires.
+func (c *Claims) Expired(now time.Time) bool {
+	return !c.Expires.IsZero() && !now.Before(c.Expires.Add(leeway))
+}
+
 // Verifier checks and signs tokens with a fixed set of keys. It may be used
 // concurrently.
 type Verifier struct {

@@ -204,7 +204,8 @@ func (s *rest) eventOperations() []operation {
 			method: get, path: "/events", id: "listEvents", tag: "events", grant: toPull,
 			summary: "The event log: a page as JSON, or as server-sent events for whoever accepts text/event-stream. " +
 				"410 (code pruned, with the oldest seq) when what is asked for is pruned; 429 (code too_many_streams) when " +
-				"the API key has its share of the streams.",
+				"the API key has its share of the streams. A stream ends with an event gone, whose data is a problem, when it falls behind " +
+				"the pruning, and when its token expires, is revoked or its identity is banned.",
 			query: []parameter{
 				{name: "after", doc: "A page's cursor, or a seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
 				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},
@@ -219,11 +220,6 @@ func (s *rest) eventOperations() []operation {
 			status:  http.StatusOK, answer: status{}, handle: s.getStatus,
 		},
 	}
-}
-
-func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
-	s.Events.ServeHTTP(w, r)
-	return nil
 }
 
 func (s *rest) webhookOperations() []operation {

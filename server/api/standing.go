@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/events"
 )
 
 // standing refuses the token of somebody who is banned from its room, or whose
@@ -34,6 +36,24 @@ func (c *Config) standingIn(ctx context.Context, room string) error {
 		return problemf(http.StatusForbidden, "banned", "the identity of this token is banned from room %q", room)
 	case errors.Is(err, rooms.ErrRevoked):
 		return problemf(http.StatusForbidden, "revoked", "this token has been revoked for room %q: ask for a new one", room)
+	}
+	return err
+}
+
+// pullEvents serves the event log. A stream goes on only while its token is good.
+func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
+	s.Events.ServeHTTP(w, r.WithContext(events.While(r.Context(), s.stillGood)))
+	return nil
+}
+
+// stillGood is why the token of a request that was let in is good no more.
+func (s *rest) stillGood(ctx context.Context) error {
+	if c := access.FromContext(ctx); c != nil && c.Expired(time.Now()) {
+		return &events.Refusal{Status: http.StatusUnauthorized, Code: "unauthenticated", Detail: "the token has expired"}
+	}
+	err := s.standing(ctx)
+	if p, ok := errors.AsType[*problem](err); ok {
+		return &events.Refusal{Status: p.Status, Code: p.Code, Detail: p.Detail}
 	}
 	return err
 }

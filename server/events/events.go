@@ -19,9 +19,10 @@
 // when the database was restored to an earlier state, and gives the same numbers
 // again in a higher epoch. Who asks with a seq alone is told so only until the log
 // has caught up. A stream that falls behind the pruning ends with the same as data of
-// an event "gone".
+// an event "gone", and so does one whose reader may read no more.
 //
-// The handler checks no credentials: whoever mounts it does.
+// The handler checks no credentials: whoever mounts it does, and says by [While] when
+// a stream is to end since its reader may read no more.
 package events
 
 import (
@@ -230,6 +231,9 @@ func (h *Handler) problem(r *http.Request, err error) *problem {
 		p := newProblem(http.StatusConflict, "ahead", e.Error())
 		p.Newest = &e.Newest
 		return p
+	}
+	if e, ok := errors.AsType[*Refusal](err); ok {
+		return newProblem(e.Status, e.Code, e.Detail)
 	}
 	if r.Context().Err() == nil {
 		h.logger.Error("cannot read the event log", "err", err)

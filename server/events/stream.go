@@ -23,7 +23,28 @@ const (
 	writeTime = 30 * time.Second
 	// reconnect is how long a reader should wait before it comes again.
 	reconnect = 2 * time.Second
+	// recheck is how old the leave of a stream's reader may be when it is sent
+	// something; while nothing comes it is asked for at every fifth of a beat.
+	recheck = time.Second
 )
+
+// Refusal is why a stream's reader may read no more. It is told so by an event
+// "gone", with a problem of RFC 9457 as data.
+type Refusal struct {
+	Status       int // of HTTP
+	Code, Detail string
+}
+
+func (e *Refusal) Error() string { return e.Detail }
+
+type whileKey struct{}
+
+// While has the streams of requests with that context go on only while check gives
+// nil. It is asked again and again, with the request's context; an error that is
+// not a [*Refusal] is ours and is not told.
+func While(ctx context.Context, check func(context.Context) error) context.Context {
+	return context.WithValue(ctx, whileKey{}, check)
+}
 
 // stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the
 // reader goes, or the handler is closed.
@@ -47,7 +68,10 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQu
 	stop := context.AfterFunc(h.closing, cancel)
 	defer stop()
 
-	s := &sse{w: w, control: http.NewResponseController(w), sent: q.After}
+	s := &sse{w: w, control: http.NewResponseController(w), sent: q.After, checked: time.Now()}
+	if check, ok := r.Context().Value(whileKey{}).(func(context.Context) error); ok {
+		s.check = func() error { return check(ctx) }
+	}
 	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; not all can
 	head := w.Header()
 	head.Set("Content-Type", "text/event-stream")
@@ -114,9 +138,24 @@ type sse struct {
 	flushed time.Time // when it was last sent something
 	unsent  bool      // something is written and not flushed
 	failed  bool      // the reader does not take what is written
+
+	check   func() error // whether the reader may read on; nil = it may
+	checked time.Time    // when that was last asked
+}
+
+// allowed is why the reader may read no more.
+func (s *sse) allowed() error {
+	if s.check == nil || time.Since(s.checked) < recheck {
+		return nil
+	}
+	s.checked = time.Now()
+	return s.check()
 }
 
 func (s *sse) event(e rooms.Event) error {
+	if err := s.allowed(); err != nil {
+		return err
+	}
 	body, err := json.Marshal(wire(&e))
 	if err != nil {
 		return fmt.Errorf("write event %s: %w", e.ID, err)
@@ -129,6 +168,9 @@ func (s *sse) event(e rooms.Event) error {
 // nothing, so that a reader who wants little does not come back with an
 // id that is long pruned; an id without data is no event.
 func (s *sse) caughtUp(at webhooks.Cursor) error {
+	if err := s.allowed(); err != nil {
+		return err
+	}
 	if time.Since(s.flushed) >= beat {
 		line := ": nothing new\n\n"
 		if at.Seq > s.sent {
@@ -147,7 +189,7 @@ func (s *sse) write(text string) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(writeTime))
 	_, err := io.WriteString(s.w, text)
 	s.unsent = true
-	return s.check(err)
+	return s.written(err)
 }
 
 func (s *sse) flush() error {
@@ -155,10 +197,10 @@ func (s *sse) flush() error {
 		return nil
 	}
 	s.unsent, s.flushed = false, time.Now()
-	return s.check(s.control.Flush())
+	return s.written(s.control.Flush())
 }
 
-func (s *sse) check(err error) error {
+func (s *sse) written(err error) error {
 	s.failed = s.failed || err != nil
 	return err
 }

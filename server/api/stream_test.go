@@ -1,0 +1,103 @@
+package api_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+	"parlor/server/access"
+	"parlor/server/api"
+	"parlor/server/events"
+	"parlor/webhooks"
+)
+
+// piped is a ResponseWriter whose body is read while it is written.
+type piped struct {
+	http.ResponseWriter
+	w io.Writer
+}
+
+func (p *piped) Write(b []byte) (int, error) { return p.w.Write(b) }
+func (p *piped) Flush()                      {}
+
+// TestAStreamEndsWithItsToken in a time of its own, over a real database.
+func TestAStreamEndsWithItsToken(t *testing.T) {
+	const (
+		ttl, leeway = 5 * time.Minute, time.Minute
+		expired     = `"status":401,"code":"unauthenticated"`
+	)
+	for _, tc := range []struct {
+		name, identity string
+		after          func(*rooms.Rooms) error
+		gone           string
+	}{
+		{"expired", "host", nil, expired},
+		{"banned", "host", func(rs *rooms.Rooms) error {
+			return rs.Ban(context.Background(), rooms.Ban{RoomName: "sec", Identity: "host"})
+		}, `"status":403,"code":"banned"`},
+		{"revoked", "host", func(rs *rooms.Rooms) error {
+			return rs.Revoke(context.Background(), "sec", "host", rooms.NowMs(time.Now()))
+		}, `"status":403,"code":"revoked"`},
+		{"another is banned", "host", func(rs *rooms.Rooms) error {
+			return rs.Ban(context.Background(), rooms.Ban{RoomName: "sec", Identity: "other"})
+		}, expired},
+		{"no identity", "", nil, expired},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := slog.New(slog.DiscardHandler)
+				store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: log})
+				require.NoError(t, err)
+				defer func() { require.NoError(t, store.Close(context.Background())) }()
+				rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log})
+				require.NoError(t, rs.Open(t.Context()))
+				defer func() { require.NoError(t, rs.Close(context.Background())) }()
+				pull := events.New(&webhooks.Log{Store: store}, log, 1)
+				defer pull.Close()
+				verifier := access.NewVerifier(map[string]string{key: secret})
+				rest := api.REST(api.Config{Rooms: rs, Records: store, Moderation: store, Verifier: verifier, Log: log, Events: pull})
+
+				token, err := verifier.Mint(key, &auth.ClaimGrants{
+					Identity: tc.identity, Video: &auth.VideoGrant{RoomAdmin: true, Room: "sec"},
+				}, ttl)
+				require.NoError(t, err)
+				begin := time.Now()
+				req := httptest.NewRequest(http.MethodGet, "/events?room=sec", nil)
+				req.Header.Set("Accept", "text/event-stream")
+				req.Header.Set("Authorization", "Bearer "+token)
+				body, w := io.Pipe()
+				go func() { // ends with the stream, which is read to its end
+					rest.ServeHTTP(&piped{httptest.NewRecorder(), w}, req)
+					w.Close()
+				}()
+				first := make([]byte, len("retry: "))
+				_, err = io.ReadFull(body, first)
+				require.NoError(t, err)
+				time.Sleep(2 * time.Minute)
+				if tc.after != nil {
+					go func() { _ = tc.after(rs) }() // while the stream is read; its end shows that it was done
+				}
+				all, err := io.ReadAll(body)
+				require.NoError(t, err)
+				require.Contains(t, string(all), "event: gone\ndata: ")
+				require.Contains(t, string(all), tc.gone)
+				if lasted := time.Since(begin); tc.gone == expired {
+					require.GreaterOrEqual(t, lasted, ttl+leeway-time.Second, "a token tells whole seconds")
+				} else {
+					require.Less(t, lasted, 3*time.Minute)
+				}
+			})
+		})
+	}
+}
