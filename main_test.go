@@ -141,7 +141,33 @@ func TestProgramServes(t *testing.T) {
 	require.Contains(t, body, "go_goroutines")
 
 	require.Contains(t, h.banner(), h.url[len("http://127.0.0.1"):])
+	require.Contains(t, h.banner(), "http://localhost")
+	require.Contains(t, h.banner(), "listens on "+h.url[len("http://"):])
 	require.Contains(t, h.banner(), "devkey")
+}
+
+// TestTheBannerNamesWhatIsBound: localhost does not lead to every address.
+func TestTheBannerNamesWhatIsBound(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), config.Setting{Path: "bind_addresses", Value: "127.0.0.2", From: "test"})
+	require.Contains(t, h.banner(), "page       "+h.url+"/")
+	require.Contains(t, h.banner(), "listens on 127.0.0.2:")
+	require.NotContains(t, h.banner(), "localhost")
+}
+
+// TestASecondProgramIsToldOfItsPorts, and of what is in the way once.
+func TestASecondProgramIsToldOfItsPorts(t *testing.T) {
+	taken, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, port, err := net.SplitHostPort(taken.LocalAddr().String())
+	require.NoError(t, err)
+	status, _, errs := command(t, nil, "--dev", "--port", "0", "--udp-port", port, "--tcp-port", "0",
+		"--database", filepath.Join(t.TempDir(), "parlor.db"))
+	require.Equal(t, 1, status)
+	require.Equal(t, 1, strings.Count(errs, "listen for media"), errs)
+	require.Contains(t, errs, port)
+	require.Contains(t, errs, "--udp-port")
+	require.Contains(t, errs, "--tcp-port")
 }
 
 func TestRoomsOutliveTheProgram(t *testing.T) {

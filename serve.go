@@ -139,7 +139,11 @@ func newLogger(w io.Writer, cfg *config.Config) *slog.Logger {
 
 // banner tells a person who develops what to do next.
 func (p *program) banner() string {
-	host := "localhost:" + strconv.Itoa(p.port())
+	host := p.main[0].Addr().String()
+	// A browser trusts localhost alone with camera and microphone.
+	if ip := p.main[0].Addr().(*net.TCPAddr).IP; ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
+		host = "localhost:" + strconv.Itoa(p.port())
+	}
 	http, ws := "http://", "ws://"
 	if p.cfg.TLS.CertFile != "" {
 		http, ws = "https://", "wss://"
@@ -154,13 +158,14 @@ func (p *program) banner() string {
 
     page       %[1]s%[2]s/
     API        %[1]s%[2]s      for LiveKit's SDKs and clients: %[3]s%[2]s
+    listens on %[7]s
     API key    %[4]s
     secret     %[5]s
     database   %[6]s
 
   Ctrl-C stops it. Rooms are still there when it starts again.
 
-`, http, host, ws, key, p.cfg.Keys[key], database)
+`, http, host, ws, key, p.cfg.Keys[key], database, strings.Join(p.addresses(), " "))
 }
 
 // firstKey is the API key that is used where none is named: the first by name.

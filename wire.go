@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -83,6 +84,9 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 		return nil, err
 	}
 	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w: another program has the port, such as a second Parlor; choose others with --udp-port and --tcp-port", err)
+		}
 		return nil, err
 	}
 	hooks := webhooksConfig(cfg, p.store, log)

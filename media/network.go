@@ -124,7 +124,7 @@ func (n *network) listen(cfg *Config) error {
 	for port := cfg.UDPPort[0]; port <= cfg.UDPPort[1]; port++ {
 		s, err := n.openSocket(cfg, port)
 		if err != nil {
-			return fmt.Errorf("listen for media: %w", err)
+			return err
 		}
 		n.sockets = append(n.sockets, s)
 	}

@@ -327,10 +327,13 @@ func TestDevelopment(t *testing.T) {
 	require.Equal(t, []int{7882}, c.RTC.UDPPorts())
 	require.Equal(t, 7881, c.RTC.TCPPort)
 
-	c, _, err = config.Load(config.Sources{Flags: append(dev,
-		config.Setting{"port", "0", "--port"}, config.Setting{"bind_addresses", "0.0.0.0", "--bind"})})
+	c, warnings, err = config.Load(config.Sources{Flags: append(dev,
+		config.Setting{"port", "0", "--port"}, config.Setting{"bind_addresses", "0.0.0.0,127.0.0.1", "--bind"})})
 	require.NoError(t, err)
-	require.Equal(t, []string{"0.0.0.0"}, c.BindAddresses, "--bind is for more than loopback")
+	require.Len(t, warnings, 1, "others can come in")
+	require.Contains(t, warnings[0], "others can reach 0.0.0.0")
+	require.Contains(t, warnings[0], "everybody knows the secret of devkey")
+	require.Equal(t, []string{"0.0.0.0", "127.0.0.1"}, c.BindAddresses, "--bind is for more than loopback")
 	require.Equal(t, []int{0}, c.RTC.UDPPorts(), "with --port 0 nothing takes a fixed port")
 	require.Zero(t, c.RTC.TCPPort)
 }

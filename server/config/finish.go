@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 
@@ -93,6 +94,7 @@ func (l *loader) development() {
 	if !l.wasGiven("bind_addresses") {
 		c.BindAddresses = []string{"127.0.0.1", "::1"}
 	}
+	l.warnOfOpenDevelopment()
 	if !l.wasGiven("rtc.enable_loopback_candidate") {
 		c.RTC.EnableLoopbackCandidate = true
 	}
@@ -103,6 +105,25 @@ func (l *loader) development() {
 		if !l.wasGiven("rtc.tcp_port") {
 			c.RTC.TCPPort = 0
 		}
+	}
+}
+
+// warnOfOpenDevelopment warns of addresses that others can reach too.
+func (l *loader) warnOfOpenDevelopment() {
+	addresses := l.config.BindAddresses
+	if len(addresses) == 0 { // all of them
+		addresses = []string{"0.0.0.0"}
+	}
+	for _, text := range addresses {
+		if ip, err := netip.ParseAddr(text); err != nil || ip.IsLoopback() {
+			continue // what is no address is told of elsewhere
+		}
+		secret := ""
+		if l.config.Keys[DevKey] == DevSecret {
+			secret = ", and everybody knows the secret of " + DevKey
+		}
+		l.warn("bind_addresses: others can reach %s, where development gives whoever asks a token%s; "+
+			"outside this machine run without --dev", text, secret)
 	}
 }
 
