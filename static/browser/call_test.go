@@ -45,6 +45,7 @@ func TestPage(t *testing.T) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Run("call", func(t *testing.T) { f.testCall(t, m) })
+			t.Run("moved", func(t *testing.T) { f.testMoved(t, m) })
 			t.Run("ended by others", func(t *testing.T) { f.testEnded(t, m) })
 			t.Run("server killed", func(t *testing.T) { f.testServerKilled(t, m) })
 		})
@@ -241,7 +242,7 @@ func (f *fixture) testEnded(t *testing.T, m mode) {
 	second := f.join(t, m, room, "Ann", "identity", "ann", "video", "0")
 	ended(first, "duplicate-identity")
 
-	service, ctx := f.server.rooms(room)
+	service, ctx := f.server.rooms(room, "")
 	_, err := service.RemoveParticipant(ctx, &livekit.RoomParticipantIdentity{Room: room, Identity: "ann"})
 	require.NoError(t, err)
 	ended(second, "removed")
@@ -253,12 +254,25 @@ func (f *fixture) testEnded(t *testing.T, m mode) {
 	ended(second, "room-deleted")
 }
 
+// Somebody who is moved sees the name of the room that it is in.
+func (f *fixture) testMoved(t *testing.T, m mode) {
+	from, to := "from-"+m.single, "to-"+m.single
+	ann := f.join(t, m, from, "Ann")
+	ann.until("the room's name", fmt.Sprintf(`document.querySelector('#room-name').textContent === %q`, from))
+	service, ctx := f.server.rooms(from, to)
+	_, err := service.MoveParticipant(ctx, &livekit.MoveParticipantRequest{
+		Room: from, Identity: get[string](ann, `parlor.room.localParticipant.identity`), DestinationRoom: to,
+	})
+	require.NoError(t, err)
+	ann.until("the new room's name", fmt.Sprintf(`document.querySelector('#room-name').textContent === %q`, to))
+}
+
 func (f *fixture) testServerKilled(t *testing.T, m mode) {
 	room := "killed-" + m.single
 	ann := f.join(t, m, room, "Ann")
 	bob := f.join(t, m, room, "Bob")
 	bob.sees("Ann")
-	service, ctx := f.server.rooms(room)
+	service, ctx := f.server.rooms(room, "")
 	before, err := service.ListRooms(ctx, &livekit.ListRoomsRequest{Names: []string{room}})
 	require.NoError(t, err)
 	require.Len(t, before.Rooms, 1)
@@ -335,7 +349,7 @@ func (f *fixture) testRefused(t *testing.T) {
 	garbage := f.browser.open(t, "no token at all", f.server.page("token", "abc"))
 	garbage.until("the form to go", `parlor.problem?.code === 'token-bad' && !document.querySelector('#join').checkVisibility()`)
 
-	service, ctx := f.server.rooms("full")
+	service, ctx := f.server.rooms("full", "")
 	_, err := service.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "full", MaxParticipants: 1})
 	require.NoError(t, err)
 	f.join(t, modes[0], "full", "First", "video", "0")
@@ -367,7 +381,7 @@ func (f *fixture) testWatchOnly(t *testing.T) {
 	require.Equal(t, 1, get[int](ann, `document.querySelectorAll('.tile').length`), "who only watches takes no place")
 
 	// The right to speak may come later.
-	service, ctx := f.server.rooms("watch")
+	service, ctx := f.server.rooms("watch", "")
 	_, err := service.UpdateParticipant(ctx, &livekit.UpdateParticipantRequest{
 		Room: "watch", Identity: "eve", Permission: &livekit.ParticipantPermission{CanSubscribe: true, CanPublish: true, CanPublishData: true},
 	})

@@ -64,7 +64,7 @@ func TestKillInACall(t *testing.T) {
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "webhook: {api_key: devkey, urls: [%q]}\n", told.URL), 0o600))
 	f := &fixture{startServer(t, buildServer(t), "--dev", "--config", config), startBrowser(t, fakeDevices(t)...)}
 	const room = "crash"
-	service, ctx := f.server.rooms(room)
+	service, ctx := f.server.rooms(room, "")
 	_, err := service.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: room, Metadata: "of the room", MaxParticipants: 3, DepartureTimeout: 1001})
 	require.NoError(t, err)
 	pages := map[string]*page{

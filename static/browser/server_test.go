@@ -188,12 +188,13 @@ func (s *server) token(identity string, valid time.Duration, grant auth.VideoGra
 	return token
 }
 
-// rooms is the API with every right, and a context that carries it.
-func (s *server) rooms(room string) (livekit.RoomService, context.Context) {
+// rooms is the API with every right, and a context that carries it; to is where
+// participants may be moved.
+func (s *server) rooms(room, to string) (livekit.RoomService, context.Context) {
 	s.t.Helper()
 	header := http.Header{}
 	header.Set("Authorization", "Bearer "+s.token("backend", time.Minute, auth.VideoGrant{
-		RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room,
+		RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room, DestinationRoom: to,
 	}))
 	ctx, err := twirp.WithHTTPRequestHeaders(s.t.Context(), header)
 	require.NoError(s.t, err)

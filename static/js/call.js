@@ -102,6 +102,7 @@ export class Call {
     room.on(RoomEvent.SignalReconnecting, () => this.#reconnecting({ after: 500 }));
     room.on(RoomEvent.Reconnecting, () => this.#reconnecting());
     room.on(RoomEvent.Reconnected, () => this.#reconnected());
+    room.on(RoomEvent.Moved, (name) => this.#moved(name));
     room.on(RoomEvent.ParticipantConnected, (participant) => this.#announce(participant, 'joined'));
     room.on(RoomEvent.ParticipantDisconnected, (participant) => this.#announce(participant, 'left'));
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => {
@@ -131,6 +132,13 @@ export class Call {
     this.#away = false;
     if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
     this.#banner.hide();
+  }
+
+  #moved(name) {
+    $('#room-name').textContent = name;
+    this.#news.clear(); // it was not the others who left
+    this.#update();
+    toast(`You were moved to the room ${name}.`, { code: 'moved' });
   }
 
   #listenToPage(openSettings) {
