@@ -138,6 +138,10 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	refused(err)
 	_, err = s.roomService().UpdateRoomMetadata(ctx, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
 	refused(err)
+	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere, though nothing was written yet")
+	server := asWhom(t.Context(), "lobby", "") // whom no ban can concern
+	_, err = s.roomService().UpdateRoomMetadata(server, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
+	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere")
 	require.Equal(t, http.StatusOK, s.get("/healthz", nil), "it is not to be restarted")
 	var status struct {
@@ -151,7 +155,7 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 
 	require.NoError(t, send(t.Context(), ada.conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{}}}))
 	<-ada.last
-	here, err := s.roomService().ListParticipants(ctx, &livekit.ListParticipantsRequest{Room: "lobby"})
+	here, err := s.roomService().ListParticipants(server, &livekit.ListParticipantsRequest{Room: "lobby"})
 	require.NoError(t, err, "the call does not need the database")
 	require.Len(t, here.Participants, 1)
 	require.Equal(t, "bob", here.Participants[0].Identity)

@@ -124,7 +124,7 @@ func TestNoReceiverSawWhatARestoreForgets(t *testing.T) {
 		for _, l := range hooks.letters("/") {
 			kept, ok := log[l.event.Id]
 			require.True(t, ok, "a receiver was told of %s, %s, which the restored machine does not know", l.event.Event, l.event.Id)
-			require.JSONEq(t, string(kept.Event), string(l.body))
+			require.JSONEq(t, string(kept.Event), string(withoutPassword(t, l.body)))
 			require.Equal(t, strconv.FormatInt(kept.Seq, 10), l.request.Header.Get("parlor-seq"))
 		}
 	}
@@ -148,6 +148,19 @@ func churn(ctx context.Context, api livekit.RoomService, name string) {
 			return
 		}
 	}
+}
+
+// withoutPassword is a webhook's body as the log shows it.
+func withoutPassword(t *testing.T, body []byte) []byte {
+	t.Helper()
+	var e map[string]any
+	require.NoError(t, json.Unmarshal(body, &e))
+	if room, ok := e["room"].(map[string]any); ok {
+		delete(room, "turnPassword")
+	}
+	b, err := json.Marshal(e)
+	require.NoError(t, err)
+	return b
 }
 
 // loggedEvent is an event as GET /v1/events tells it.

@@ -96,7 +96,7 @@ func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) 
 		err = st.QueryRowContext(ctx, args...).Scan(dest...)
 	}
 	if err != nil && err != sql.ErrNoRows {
-		return readFailure(s.path, err)
+		return s.unread.note(readFailure(s.path, err))
 	}
 	return err
 }
@@ -108,7 +108,7 @@ func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string,
 		err = eachRow(st, ctx, f, args)
 	}
 	if err != nil {
-		return readFailure(s.path, err)
+		return s.unread.note(readFailure(s.path, err))
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"parlor/rooms"
 )
 
 // Histogram counts observations. Counts[i] are those up to Bounds[i], those of
@@ -41,7 +43,7 @@ type Stats struct {
 	Batch     Histogram // jobs in a transaction
 	Failures  uint64    // transactions that failed
 	Isolated  uint64    // transactions that were run again job by job
-	Failing   string    // why the last transaction failed; "" = it did not
+	Failing   string    // why the last transaction failed, or a read of late; "" = none did
 	Sync      Histogram // seconds that Config.Sync took
 	SyncFails uint64
 	Syncing   string // why the last call of Config.Sync failed; "" = it did not
@@ -100,9 +102,43 @@ func (s *Store) Stats() Stats {
 	v.Commit, v.Batch, v.Sync = w.s.Commit.clone(), w.s.Batch.clone(), w.s.Sync.clone()
 	w.mu.Unlock()
 	v.Isolated = w.isolated.Load()
+	if v.Failing == "" {
+		v.Failing = s.unread.lately()
+	}
 	v.Queue = s.writer.queue.depth()
 	if fi, err := os.Stat(s.path + "-wal"); err == nil { // gone when the database is closed
 		v.WALBytes = fi.Size()
 	}
 	return v
+}
+
+// unread is the last read that failed for the disk's or the file's sake. What is asked
+// for first is often read first, so that no write would tell of the damage.
+type unread struct {
+	mu  sync.Mutex // guards the following
+	why string
+	at  time.Time
+}
+
+// readsFailFor is how long a failed read is told of: another page may be whole.
+const readsFailFor = 10 * time.Second
+
+// note keeps err, and returns it, if it is the database that is to blame.
+func (u *unread) note(err error) error {
+	if rooms.ErrorCode(err) == rooms.Unavailable {
+		u.mu.Lock()
+		u.why, u.at = err.Error(), time.Now()
+		u.mu.Unlock()
+	}
+	return err
+}
+
+// lately is why a read failed a short while ago; "" if none did.
+func (u *unread) lately() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.why == "" || time.Since(u.at) >= readsFailFor {
+		return ""
+	}
+	return u.why
 }

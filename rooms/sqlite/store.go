@@ -50,6 +50,7 @@ type Store struct {
 	read   *sql.DB
 	writer *writer
 	watch  *watchers
+	unread unread
 
 	mu         sync.Mutex           // guards statements
 	statements map[string]*sql.Stmt // the readers'; nil once closed
