@@ -431,10 +431,7 @@ func turnServers(cfg *config.Config) []*livekit.ICEServer {
 // codecs are the mime types that may be published, video first.
 func codecs(cfg *config.Config) []string {
 	if len(cfg.Room.EnabledCodecs) == 0 {
-		return []string{
-			"video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265",
-			"audio/PCMU", "audio/PCMA", "audio/opus", "audio/red",
-		}
+		return config.Codecs()
 	}
 	var video, audio []string
 	for _, c := range cfg.Room.EnabledCodecs {

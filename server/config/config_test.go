@@ -3,6 +3,7 @@ package config_test
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -156,7 +157,47 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"endpoint misspelt", "webhook: {endpoints: [{ulr: 'http://x'}]}", "webhook.endpoints[0].ulr: unknown key; did you mean webhook.endpoints[].url?"},
 		{"barrier without replica", "webhook: {after_replication: true}", "webhook.after_replication: needs a replica to wait for; set replica"},
 		{"limit", "limit: {max_metadata_size: -1}", "limit.max_metadata_size: must not be negative"},
-		{"codec", "room: {enabled_codecs: [{mime: vp8}]}", "\"vp8\" is not a media type"},
+		{"codec", "room: {enabled_codecs: [{mime: vp8}]}", "room.enabled_codecs[0].mime: \"vp8\" is none of video/VP8, "},
+		{"codec of nobody", "room: {enabled_codecs: [{mime: video/vp8}, {mime: audio/vpx}]}", "room.enabled_codecs[1].mime: \"audio/vpx\" is none of"},
+		{"repeats of nothing", "room: {enabled_codecs: [{mime: video/vp8}, {mime: audio/red}]}", "room.enabled_codecs: audio/red repeats audio/opus"},
+		{"STUN scheme twice", "rtc: {stun_servers: ['stun:stun:a:1']}", "rtc.stun_servers[0]: \"stun:stun:a:1\" is not a STUN server"},
+		{"STUN over TLS", "rtc: {stun_servers: ['stuns:a:1']}", "rtc.stun_servers[0]: \"stuns:a:1\" is not a STUN server"},
+		{"TURN for STUN", "rtc: {stun_servers: ['turn:a:1']}", "TURN servers belong under rtc.turn_servers"},
+		{"STUN with a query", "rtc: {stun_servers: ['a:1?transport=udp']}", "rtc.stun_servers[0]"},
+		{"STUN with a space", "rtc: {stun_servers: ['a:1', ' b:1']}", "rtc.stun_servers[1]: \" b:1\" is not a STUN server"},
+		{"STUN port", "rtc: {stun_servers: ['a:65536']}", "a port is from 1 to 65535"},
+		{"STUN port 0", "rtc: {stun_servers: ['a:0']}", "a port is from 1 to 65535"},
+		{"STUN port missing", "rtc: {stun_servers: ['a:']}", "a colon and a port, or nothing"},
+		{"STUN IPv6", "rtc: {stun_servers: ['2001:db8::1']}", "an IPv6 address is written in brackets"},
+		{"STUN IPv6 with a port", "rtc: {stun_servers: ['2001:db8::1:2:3:4:5:3478']}", "rtc.stun_servers[0]"},
+		{"STUN brackets", "rtc: {stun_servers: ['[a]:1']}", "not an IPv6 address"},
+		{"STUN brackets open", "rtc: {stun_servers: ['[::1']}", "not an IPv6 address"},
+		{"STUN empty", "rtc: {stun_servers: ['']}", "rtc.stun_servers[0]: \"\" is not a STUN server such as stun.example.org:3478: it is empty"},
+		{"STUN scheme alone", "rtc: {stun_servers: ['stun:']}", "it is empty"},
+		{"STUN IPv4", "rtc: {stun_servers: ['1.2.3.400:1']}", "looks like an IPv4 address"},
+		{"STUN beyond ASCII", "rtc: {stun_servers: ['stün.example:1']}", "xn-- form"},
+		{"STUN part", "rtc: {stun_servers: ['a..b:1']}", "the parts between dots"},
+		{"STUN URL", "rtc: {stun_servers: ['https://a']}", "rtc.stun_servers[0]"},
+		{"TURN port", "rtc: {turn_servers: [{host: 'turn:a:1', port: 2, protocol: udp}]}", "rtc.turn_servers[0].host: \"turn:a:1\" says port 1, and port says 2"},
+		{"TURN protocol", "rtc: {turn_servers: [{host: 'turns:a', port: 2, protocol: udp}]}", "says tls, and protocol says udp"},
+		{"TURN scheme", "rtc: {turn_servers: [{host: 'stun:a', port: 2, protocol: udp}]}", "its scheme is stun"},
+		{"TURN query", "rtc: {turn_servers: [{host: 'turn:a?x=y', port: 2, protocol: udp}]}", "is no transport"},
+		{"TURN with a space", "rtc: {turn_servers: [{host: 'a b', port: 2, protocol: udp}]}", "rtc.turn_servers[0].host: \"a b\" is not a name"},
+		{"TURN IPv6", "rtc: {turn_servers: [{host: '2001:db8::1', port: 2, protocol: udp}]}", "written in brackets"},
+		{"TURN user", "rtc: {turn_servers: [{host: a, port: 2, protocol: udp, credential: c, username: " + strings.Repeat("x", 510) + "}]}", "rtc.turn_servers[0].username: is longer than"},
+		{"TURN password", "rtc: {turn_servers: [{host: a, port: 2, protocol: udp, username: c, credential: " + strings.Repeat("x", 510) + "}]}", "rtc.turn_servers[0].credential: is longer than"},
+		{"node ip for nobody", "rtc: {node_ip: 0.0.0.0}", "rtc.node_ip: nobody can send to 0.0.0.0"},
+		{"node ip for many", "rtc: {node_ip: 'ff02::1'}", "rtc.node_ip: nobody can send to ff02::1"},
+		{"delay", "room: {playout_delay: {enabled: true, min: 40951}}", "room.playout_delay.min: must not be more than the 40950 ms"},
+		{"delays", "room: {playout_delay: {enabled: true, min: 2, max: 1}}", "room.playout_delay.min: must not be greater than max"},
+		{"delays of a preset", "room: {room_configurations: {a: {min_playout_delay: 2, max_playout_delay: 1}}}", "room.room_configurations.a.playout_delay.min: must not be greater than max"},
+		{"metadata of a preset", "limit: {max_metadata_size: 1}\nroom: {room_configurations: {a: {metadata: ab}}}", "room.room_configurations.a.metadata: is longer than limit.max_metadata_size"},
+		{"tags of a preset", "limit: {max_attributes_size: 1}\nroom: {room_configurations: {a: {tags: {b: c}}}}", "room.room_configurations.a.tags: are longer than"},
+		{"origin with a path", "cors_origins: ['https://a', 'https://b/']", "cors_origins[1]: \"https://b/\" is not an origin"},
+		{"origin's port", "cors_origins: ['https://a:99999']", "cors_origins[0]: \"https://a:99999\" is not an origin"},
+		{"metrics user", "prometheus: {username: 'a:b', password: c}", "prometheus.username: must not have a colon"},
+		{"webhook port", "webhook: {urls: ['http://x:99999'], api_key: k}", "webhook.urls[0]: is not an http or https URL"},
+		{"hook port", "hooks: {authorize: 'http://x:0'}", "hooks.authorize: is not an http or https URL"},
 		{"preset", "room: {room_configurations: {a: {colour: red}}}", "colour is not a setting of a room preset"},
 		{"turn", "rtc: {turn_servers: [{port: 1, protocol: quic}]}", "rtc.turn_servers[0].protocol: must be udp, tcp or tls"},
 		{"no keys", "keys: {}", "keys: no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev"},
@@ -178,6 +219,30 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 }
 
+func TestWhatIsMeantForClientsIsTaken(t *testing.T) {
+	c, _, err := load(t, `cors_origins: ['*', 'https://App.example:443', 'http://a:8080']
+room: {enabled_codecs: [{mime: video/vp8}, {mime: Audio/OPUS}, {mime: audio/red}, {mime: video/rtx}]}
+rtc:
+  stun_servers: ['stun:stun.example.org:3478', 'STUN:a_b.example', '[2001:db8::1]', '192.0.2.1:19302', 'stun://a', 'stun:1234']
+  turn_servers:
+  - {host: 'turn:turn.example.org:3479?transport=tcp', username: u, credential: c}
+  - {host: 'turns:turn.example.org', username: u, credential: c}
+  - {host: '[2001:db8::1]', port: 3478, protocol: udp, username: u, credential: c}
+  - {host: 'turn.example.org:443', protocol: tls, username: u, credential: c}`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"*", "https://app.example", "http://a:8080"}, c.CORSOrigins, "as browsers write them")
+	require.Equal(t, []string{
+		"stun.example.org:3478", "a_b.example:3478", "[2001:db8::1]:3478", "192.0.2.1:19302", "a:3478", "stun:1234",
+	}, c.RTC.STUNServers)
+	var got []string
+	for _, s := range c.RTC.TURNServers {
+		got = append(got, fmt.Sprintf("%s %d %s", s.Host, s.Port, s.Protocol))
+	}
+	require.Equal(t, []string{
+		"turn.example.org 3479 tcp", "turn.example.org 5349 tls", "2001:db8::1 3478 udp", "turn.example.org 443 tls",
+	}, got)
+}
+
 func TestAllMistakesAreToldAtOnce(t *testing.T) {
 	_, _, err := load(t, "prot: 1\nrtc:\n  tcp_port: x\n")
 	require.ErrorContains(t, err, ":1: prot: unknown key; did you mean port?")
@@ -192,6 +257,8 @@ func TestSecretsAreNotRepeated(t *testing.T) {
 		"keys: {a: [" + secret + "]}",
 		"keys: {a: " + secret + "}\nport: x",
 		"webhook: {api_key: k, endpoints: [{url: 'http://x', secrets: [" + secret + "]}]}",
+		"rtc: {stun_servers: ['turn:u:" + secret + "@x']}",
+		"rtc: {turn_servers: [{host: 'turn:u:" + secret + "@x', port: 1, protocol: udp}]}",
 		"webhook: {api_key: k, urls: ['ftp://u:" + secret + "@x']}",
 		"webhook: {api_key: k, urls: ['http://u:" + secret + "@x', 'http://u:" + secret + "@x']}",
 	} {
@@ -259,6 +326,8 @@ func TestMistakesInTheEnvironment(t *testing.T) {
 
 	_, _, err = load(t, "", "PARLOR_PORT=x")
 	require.EqualError(t, err, "PARLOR_PORT: port: must be a whole number (int)")
+	_, _, err = load(t, "", "PARLOR_REGION=\xff")
+	require.EqualError(t, err, "PARLOR_REGION: region: is not UTF-8")
 	_, _, err = load(t, "", "PARLOR_HOOKS_AUTHORIZE=x")
 	require.ErrorContains(t, err, "hooks.authorize: is not an http or https URL")
 	_, _, err = config.Load(config.Sources{Flags: []config.Setting{{"rtc.nope", "1", "--nope"}}})

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -88,6 +89,10 @@ func (l *loader) setting(s Setting) {
 	field, ok := l.field(s.Path)
 	if !known || !ok {
 		l.problem(nil, s.Path, "unknown key")
+		return
+	}
+	if !utf8.ValidString(s.Value) { // as YAML is; what clients are told could not be sent
+		l.problem(nil, s.Path, "is not UTF-8")
 		return
 	}
 	n, err := parseSetting(s.Value, field.Type())

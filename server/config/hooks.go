@@ -1,7 +1,5 @@
 package config
 
-import "net/url"
-
 // HookKey is the API key that signs what hooks are asked: webhook.api_key, or the
 // only key; "" if there is neither.
 func (c *Config) HookKey() string {
@@ -30,7 +28,7 @@ func (l *loader) validateHooks(c *Config) {
 	if h.Authorize == "" {
 		return
 	}
-	if u, err := url.Parse(h.Authorize); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+	if !isHTTP(h.Authorize) {
 		l.problem(nil, "hooks.authorize", "is not an http or https URL")
 	}
 	if c.Keys[c.HookKey()] == "" {

@@ -73,7 +73,7 @@ func Keys() []Key {
 		{"rtc.interfaces.excludes", Applied, "network interfaces not to use"},
 		{"rtc.ips.includes", Applied, "networks whose addresses are used, as CIDR; all if empty"},
 		{"rtc.ips.excludes", Applied, "networks whose addresses are not used"},
-		{"rtc.stun_servers", Applied, "STUN servers handed to clients, `host:port`; none if empty"},
+		{"rtc.stun_servers", Applied, "STUN servers handed to clients, `host:port`, or `stun:` before it; port 3478 if left out; none if empty"},
 		{"rtc.turn_servers", Applied, "TURN servers handed to clients"},
 		{"rtc.turn_servers[].host", Applied, "name or address"},
 		{"rtc.turn_servers[].port", Applied, "port"},

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -82,16 +81,17 @@ func (l *loader) validateListeners(c *Config) {
 			l.problem(nil, "trusted_proxies", "%q is not a network such as 10.0.0.0/8", cidr)
 		}
 	}
-	for _, origin := range c.CORSOrigins {
-		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
-			l.problem(nil, "cors_origins", "%q is not an origin such as https://app.example", origin)
-		}
+	for i, origin := range c.CORSOrigins {
+		c.CORSOrigins[i] = l.validateOrigin(origin, fmt.Sprintf("cors_origins[%d]", i))
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		l.problem(nil, "tls", "needs both cert_file and key_file")
 	}
 	if (c.Prometheus.Username == "") != (c.Prometheus.Password == "") {
 		l.problem(nil, "prometheus", "needs both username and password, or neither")
+	}
+	if strings.Contains(c.Prometheus.Username, ":") {
+		l.problem(nil, "prometheus.username", "must not have a colon: HTTP Basic ends the user name there")
 	}
 }
 
@@ -118,39 +118,22 @@ func (l *loader) validateRTC(r *RTC) {
 	if r.NodeIP.V4.IsValid() && r.NodeIP.V6.IsValid() {
 		l.warn("rtc.node_ip: the IPv4 address alone is advertised")
 	}
+	l.validateSTUN(r)
+	l.validateNodeIP(r.NodeIP)
 	for i := range r.TURNServers {
 		l.validateTURN(&r.TURNServers[i], fmt.Sprintf("rtc.turn_servers[%d]", i))
 	}
 }
 
-func (l *loader) validateTURN(t *TURNServer, path string) {
-	if t.Host == "" {
-		l.problem(nil, path+".host", "is missing")
-	}
-	if t.Port < 1 || t.Port > 65535 {
-		l.problem(nil, path+".port", "must be a port from 1 to 65535")
-	}
-	if t.Username == "" || t.Credential == "" {
-		l.warn("%s has no username and credential; clients are not told of it", path)
-	}
-	if !slices.Contains([]string{"udp", "tcp", "tls"}, t.Protocol) {
-		l.problem(nil, path+".protocol", "must be udp, tcp or tls")
-	}
-}
-
 func (l *loader) validateRoom(c *Config) {
-	if d := c.Room.PlayoutDelay; d.Enabled && d.Max != 0 && d.Min > d.Max {
-		l.problem(nil, "room.playout_delay.min", "must not be greater than max")
+	if d := c.Room.PlayoutDelay; d.Enabled {
+		l.validateDelay("room.playout_delay", d.Min, d.Max)
 	}
 	if d := c.Room.OnDuplicateIdentity; d != "replace" && d != "reject" {
 		l.problem(nil, "room.on_duplicate_identity", "must be replace or reject")
 	}
-	for _, codec := range c.Room.EnabledCodecs {
-		kind, _, _ := strings.Cut(strings.ToLower(codec.Mime), "/")
-		if kind != "audio" && kind != "video" {
-			l.problem(nil, "room.enabled_codecs", "%q is not a media type such as video/vp8", codec.Mime)
-		}
-	}
+	l.validateCodecs(&c.Room)
+	l.validatePresets(c)
 	l.validateLimits(&c.Limit)
 }
 

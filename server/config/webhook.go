@@ -3,7 +3,6 @@ package config
 import (
 	"encoding/base64"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -62,8 +61,7 @@ func (l *loader) validateEndpoint(c *Config, e *WebhookEndpoint, path string) {
 // webhookURL checks a URL, and that it is named once: it tells endpoints apart.
 // It may have a password, so that it is not repeated.
 func (l *loader) webhookURL(seen map[string]string, raw, path string) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+	if !isHTTP(raw) {
 		l.problem(nil, path, "is not an http or https URL")
 		return
 	}

@@ -1,0 +1,303 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// This file checks what the server only hands on and its clients parse. A browser
+// throws on a URL of an ICE server that it cannot read, and nobody can join.
+
+const (
+	stunPort   = 3478  // of STUN and of TURN, where none is named (RFC 8489, section 18.6)
+	turnsPort  = 5349  // of TURN over TLS
+	maxDelay   = 40950 // ms, the most that the header extension of playout delays can say
+	maxICEText = 509   // bytes of a TURN user name or password that WebRTC's API takes
+)
+
+// Codecs are the media types that can be published, video first.
+func Codecs() []string {
+	return []string{
+		"video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265",
+		"audio/PCMU", "audio/PCMA", "audio/opus", "audio/red",
+	}
+}
+
+// validateSTUN checks rtc.stun_servers and leaves host:port of each.
+func (l *loader) validateSTUN(r *RTC) {
+	for i, text := range r.STUNServers {
+		path := fmt.Sprintf("rtc.stun_servers[%d]", i)
+		scheme, rest := cutScheme(text)
+		if scheme != "" && scheme != "stun" {
+			l.problem(nil, path, "%s is not a STUN server such as stun.example.org:3478; "+
+				"TURN servers belong under rtc.turn_servers", quote(text))
+			continue
+		}
+		host, port, err := parseHostPort(rest)
+		if err != nil {
+			l.problem(nil, path, "%s is not a STUN server such as stun.example.org:3478: %v", quote(text), err)
+			continue
+		}
+		if port == 0 {
+			port = stunPort
+		}
+		r.STUNServers[i] = net.JoinHostPort(host, strconv.Itoa(port))
+	}
+}
+
+// validateTURN checks an entry of rtc.turn_servers. Of a whole URL in the place of
+// the host it takes the parts that the other keys do not contradict.
+func (l *loader) validateTURN(t *TURNServer, path string) {
+	if t.Host == "" {
+		l.problem(nil, path+".host", "is missing")
+	} else {
+		l.turnHost(t, path)
+	}
+	if t.Port < 1 || t.Port > 65535 {
+		l.problem(nil, path+".port", "must be a port from 1 to 65535")
+	}
+	if t.Username == "" || t.Credential == "" {
+		l.warn("%s has no username and credential; clients are not told of it", path)
+	}
+	if len(t.Username) > maxICEText {
+		l.problem(nil, path+".username", "is longer than the %d bytes that browsers take", maxICEText)
+	}
+	if len(t.Credential) > maxICEText {
+		l.problem(nil, path+".credential", "is longer than the %d bytes that browsers take", maxICEText)
+	}
+	if !slices.Contains([]string{"udp", "tcp", "tls"}, t.Protocol) {
+		l.problem(nil, path+".protocol", "must be udp, tcp or tls")
+	}
+}
+
+func (l *loader) turnHost(t *TURNServer, path string) {
+	scheme, rest := cutScheme(t.Host)
+	rest, query, hasQuery := strings.Cut(rest, "?")
+	host, port, err := parseHostPort(rest)
+	if err != nil {
+		l.problem(nil, path+".host", "%s is not a name or an address: %v", quote(t.Host), err)
+		return
+	}
+	protocol := ""
+	switch {
+	case scheme == "turns":
+		protocol = "tls"
+	case scheme != "" && scheme != "turn":
+		l.problem(nil, path+".host", "%s is not a TURN server: its scheme is %s", quote(t.Host), scheme)
+		return
+	case query == "transport=udp":
+		protocol = "udp"
+	case query == "transport=tcp":
+		protocol = "tcp"
+	}
+	if hasQuery && query != "transport=tcp" && (query != "transport=udp" || scheme == "turns") {
+		l.problem(nil, path+".host", "%s is not a name or an address: what stands after the question mark is no transport", quote(t.Host))
+		return
+	}
+	if protocol != "" && t.Protocol != "" && protocol != t.Protocol {
+		l.problem(nil, path+".host", "%s says %s, and protocol says %s", quote(t.Host), protocol, t.Protocol)
+		return
+	}
+	if port != 0 && t.Port != 0 && port != t.Port {
+		l.problem(nil, path+".host", "%s says port %d, and port says %d", quote(t.Host), port, t.Port)
+		return
+	}
+	if port == 0 && scheme != "" { // a URL without a port means its scheme's
+		port = stunPort
+		if scheme == "turns" {
+			port = turnsPort
+		}
+	}
+	t.Host = host
+	fill(&t.Protocol, protocol)
+	fill(&t.Port, port)
+}
+
+// quote repeats text in an error, unless it may hold a password.
+func quote(text string) string {
+	if strings.Contains(text, "@") {
+		return "the text with an @ in it"
+	}
+	return strconv.Quote(text)
+}
+
+// cutScheme cuts the scheme of an ICE server's URL (RFC 7064, RFC 7065), and the
+// slashes that do not belong there but are written often.
+func cutScheme(text string) (scheme, rest string) {
+	for _, s := range []string{"stun", "stuns", "turn", "turns", "http", "https"} {
+		if len(text) > len(s) && strings.EqualFold(text[:len(s)], s) && text[len(s)] == ':' {
+			rest := text[len(s)+1:]
+			if digits(rest) { // a host that is called stun, and its port
+				continue
+			}
+			return s, strings.TrimPrefix(rest, "//")
+		}
+	}
+	return "", text
+}
+
+func digits(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+}
+
+// parseHostPort reads a name or an address, IPv6 in brackets, and a port, which is
+// 0 if there is none.
+func parseHostPort(text string) (host string, port int, err error) {
+	host, rest := text, ""
+	switch a, addrErr := netip.ParseAddr(text); {
+	case text == "":
+		return "", 0, errors.New("it is empty")
+	case addrErr == nil && a.Is6():
+		return "", 0, errors.New("an IPv6 address is written in brackets, as [2001:db8::1]:3478")
+	case text[0] == '[':
+		inside, after, closed := strings.Cut(text[1:], "]")
+		a, err := netip.ParseAddr(inside)
+		if !closed || err != nil || !a.Is6() || a.Zone() != "" {
+			return "", 0, errors.New("what stands in the brackets is not an IPv6 address")
+		}
+		host, rest = inside, after
+	default:
+		if i := strings.IndexByte(text, ':'); i >= 0 {
+			host, rest = text[:i], text[i:]
+		}
+		if err := checkHost(host); err != nil {
+			return "", 0, err
+		}
+	}
+	if rest == "" {
+		return host, 0, nil
+	}
+	if rest[0] != ':' || !digits(rest[1:]) {
+		return "", 0, errors.New("after the host comes a colon and a port, or nothing")
+	}
+	port, err = strconv.Atoi(rest[1:])
+	if err != nil || port < 1 || port > 65535 {
+		return "", 0, errors.New("a port is from 1 to 65535")
+	}
+	return host, port, nil
+}
+
+// checkHost checks a host's name or IPv4 address (RFC 1123, section 2.1). It takes
+// the underscore too, which names inside of networks have.
+func checkHost(host string) error {
+	if len(host) > 253 {
+		return errors.New("a name has at most 253 characters")
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
+		if label == "" || len(label) > 63 {
+			return errors.New("the parts between dots have 1 to 63 characters")
+		}
+		for _, r := range label {
+			if r > 127 {
+				return errors.New("a name beyond ASCII is written in its xn-- form")
+			}
+			if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_') {
+				return fmt.Errorf("%q has no place in a name", r)
+			}
+		}
+	}
+	if last := host[strings.LastIndexByte(host, '.')+1:]; digits(last) {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return errors.New("it looks like an IPv4 address and is none")
+		}
+	}
+	return nil
+}
+
+// validateNodeIP checks what clients are to send their packets to.
+func (l *loader) validateNodeIP(ip NodeIP) {
+	for _, a := range []netip.Addr{ip.V4, ip.V6} {
+		if a.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+			l.problem(nil, "rtc.node_ip", "nobody can send to %s; name an address of this machine that clients can reach", a)
+		}
+	}
+}
+
+func (l *loader) validateCodecs(r *Room) {
+	known := Codecs()
+	has := func(mime string) bool {
+		return slices.ContainsFunc(r.EnabledCodecs, func(c Codec) bool { return strings.EqualFold(c.Mime, mime) })
+	}
+	for i := range r.EnabledCodecs {
+		mime := r.EnabledCodecs[i].Mime
+		at := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, mime) })
+		// LiveKit's files name the format of repeats, which every codec of video has.
+		if at < 0 && !strings.EqualFold(mime, "video/rtx") {
+			l.problem(nil, fmt.Sprintf("room.enabled_codecs[%d].mime", i), "%q is none of %s", mime, strings.Join(known, ", "))
+		}
+	}
+	if has("audio/red") && !has("audio/opus") {
+		l.problem(nil, "room.enabled_codecs", "audio/red repeats audio/opus, which is missing")
+	}
+}
+
+func (l *loader) validateDelay(path string, lowest, highest uint32) {
+	switch {
+	case lowest > maxDelay:
+		l.problem(nil, path+".min", "must not be more than the %d ms that clients can be told", maxDelay)
+	case highest > maxDelay:
+		l.problem(nil, path+".max", "must not be more than the %d ms that clients can be told", maxDelay)
+	case highest != 0 && lowest > highest:
+		l.problem(nil, path+".min", "must not be greater than max")
+	}
+}
+
+// validatePresets checks what a request that names a preset would be refused for.
+func (l *loader) validatePresets(c *Config) {
+	for name, p := range c.Room.RoomConfigurations {
+		path := "room.room_configurations." + name
+		l.validateDelay(path+".playout_delay", p.MinPlayoutDelay, p.MaxPlayoutDelay)
+		if most := c.Limit.MaxMetadataSize; most > 0 && len(p.Metadata) > most {
+			l.problem(nil, path+".metadata", "is longer than limit.max_metadata_size")
+		}
+		size := 0
+		for key, value := range p.Tags {
+			size += len(key) + len(value)
+		}
+		if most := c.Limit.MaxAttributesSize; most > 0 && size > most {
+			l.problem(nil, path+".tags", "are longer than limit.max_attributes_size")
+		}
+	}
+}
+
+// validateOrigin checks an origin as browsers send one (RFC 6454, section 6.2), and
+// leaves it in their spelling: lower case, and no port that is the scheme's own.
+func (l *loader) validateOrigin(origin, path string) string {
+	if origin == "*" {
+		return origin
+	}
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme == "" || u.Host == "" || len(u.Scheme)+len("://")+len(u.Host) != len(origin) || !portFits(u) {
+		l.problem(nil, path, "%q is not an origin such as https://app.example", origin)
+		return origin
+	}
+	host := strings.ToLower(u.Host)
+	switch u.Scheme {
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	}
+	return u.Scheme + "://" + host
+}
+
+// portFits tells whether u has a port that exists, or none.
+func portFits(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	port, err := strconv.Atoi(u.Port())
+	return err == nil && port >= 1 && port <= 65535
+}
+
+// isHTTP tells whether raw is a URL that requests can be sent to.
+func isHTTP(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https") && portFits(u)
+}
