@@ -3,6 +3,7 @@ package forward
 import (
 	"github.com/pion/rtp"
 
+	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
 	"parlor/media/forward/red"
 	"parlor/media/forward/vp8"
@@ -17,6 +18,8 @@ type sent struct {
 	offset     uint32     // of the timestamp
 	mask       uint32     // active decode targets to tell, 0 = as they came
 	picture    vp8.Values // what was subtracted
+	described  dd.Shift   // what is added to the dependency descriptor, if told
+	told       bool
 	out        uint16
 	used       bool
 	marker     bool
@@ -125,9 +128,9 @@ func (f *Forwarder) codec() *Codec {
 func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
 	body := f.body(p)
 	switch {
-	case s.layer.family == vp8Codec && s.picture != (vp8.Values{}):
+	case s.picture != (vp8.Values{}):
 		b := f.copyOf(body)
-		p.VP8.Put(b, p.VP8.Values().Sub(s.picture))
+		p.PutPicture(b, p.Picture().Sub(s.picture))
 		return b
 	case f.family == redundant && s.layer.family == redundant && int(p.PayloadType) != s.layer.plain &&
 		s.layer.plain >= 0 && s.layer.plain != int(f.plainPT):
@@ -161,12 +164,9 @@ func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, send
 	ids, x := &f.cfg.Ext, &f.extScratch
 	// The one-byte form takes ids up to 14 and values up to 16 bytes (RFC 8285 4.2).
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
-	descriptor := p.Extension(packet.ExtDependencyDescriptor)
-	if ids.DependencyDescriptor != 0 && p.HasDD {
-		if s.mask != 0 {
-			descriptor = p.DD.AppendActive(x.dd[:0], descriptor, s.mask)
-		}
-		if len(descriptor) > 16 {
+	var descriptor []byte
+	if ids.DependencyDescriptor != 0 && s.told {
+		if descriptor = x.descriptor(p, s); len(descriptor) > 16 {
 			h.ExtensionProfile = rtp.ExtensionProfileTwoByte
 		}
 	}

@@ -68,6 +68,7 @@ type Forwarder struct {
 	generation uint32 // of current
 	inStep     bool   // the next packet of current continues what was forwarded
 	numbers    sequence.Map
+	described  descriptors
 	offset     uint32 // from incoming to outgoing timestamps of current
 	anchor     anchor // the last packet that was forwarded
 	history    []sent
@@ -267,11 +268,12 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 		return
 	}
 	f.rebase(p)
-	out, off := f.numbers.Pass(p.Ext, p.VP8.Values())
+	out, off := f.numbers.Pass(p.Ext, p.Picture())
+	f.described.follow(p)
 	s := sent{
 		out: uint16(out), used: true, layer: l, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
-		noPlayout: f.stats.playoutAcked,
+		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
@@ -341,7 +343,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
-		noPlayout: f.stats.playoutAcked,
+		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.emit(p, &s, b.sendTime, false)
@@ -364,7 +366,8 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 	}
 	f.current, f.generation, f.inStep = l, p.Generation, true
 	f.selector.begin()
-	f.numbers.Begin(p.Ext, p.VP8.Values())
+	f.numbers.Begin(p.Ext, p.Picture())
+	f.described.begin(p)
 	f.listen()
 	return true
 }

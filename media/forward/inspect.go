@@ -89,6 +89,7 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 		if !d.Parse(payload) {
 			return false
 		}
+		p.VP9 = d.Numbers()
 		f.Start, f.End, f.Key = d.Start, d.End, d.Key()
 		f.Spatial, f.Temporal, f.SwitchUp, f.Layered = d.Spatial, d.Temporal, d.SwitchUp, d.HasLayers
 	case h264Codec:

@@ -284,6 +284,47 @@ func (s *Structure) Within(spatial, temporal uint8) (mask uint32) {
 	return mask
 }
 
+// IDs are the template ids that the structure uses: count of them from first on,
+// modulo 64.
+func (s *Structure) IDs() (first uint8, count int) { return s.idOffset, len(s.templates) }
+
+// Number is the frame number of the descriptor raw, which can be read without a
+// structure; false when raw is too short to have one.
+func Number(raw []byte) (n uint16, ok bool) {
+	if len(raw) < 3 {
+		return 0, false
+	}
+	return uint16(raw[1])<<8 | uint16(raw[2]), true
+}
+
+// Shift is the difference between the numbers of a source and those that its
+// receiver is told. Frame numbers count modulo 2^16, template ids modulo 64.
+type Shift struct {
+	Number   uint16
+	Template uint8
+}
+
+// Apply adds the shift to the descriptor raw in place: to its frame number, its
+// template id, and the id offset of a structure that it brings. What a
+// descriptor says of other frames it says relative to its own number, so nothing
+// else changes, and no structure is needed to do it.
+func (s Shift) Apply(raw []byte) {
+	n, ok := Number(raw)
+	if !ok {
+		return
+	}
+	n += s.Number
+	raw[0] = raw[0]&0xc0 | (raw[0]+s.Template)&0x3f
+	raw[1], raw[2] = byte(n>>8), byte(n)
+	if len(raw) < 5 || raw[3]&0x80 == 0 {
+		return
+	}
+	// Five flags, then the six bits of the id offset, across two bytes.
+	offset := (raw[3]&0x07<<3 | raw[4]>>5) + s.Template
+	raw[3] = raw[3]&0xf8 | offset>>3&0x07
+	raw[4] = raw[4]&0x1f | offset<<5
+}
+
 // AppendActive appends to dst the descriptor raw, which f was parsed from, with
 // mask for its active decode targets.
 func (f *Frame) AppendActive(dst, raw []byte, mask uint32) []byte {

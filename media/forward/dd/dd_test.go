@@ -113,3 +113,32 @@ func check(t *testing.T, f *dd.Frame, raw []byte, mask uint32) {
 	require.Equal(t, f.ChainDiffs, again.ChainDiffs)
 	require.Equal(t, f.Structure.Targets, again.Structure.Targets)
 }
+
+// A shift changes the numbers and nothing else, and is read with the structure
+// that was shifted with it.
+func TestShift(t *testing.T) {
+	s := ddtest.L2T2Key()
+	var before, after, delta dd.Frame
+	raw := s.Encode(ddtest.Frame{Start: true, Number: 65535, Structure: true, Active: 5, Chains: []int{7, 9}})
+	require.NoError(t, before.Parse(raw, nil))
+	shift := dd.Shift{Number: 3, Template: 61}
+	shift.Apply(raw)
+	require.NoError(t, after.Parse(raw, nil))
+	require.Equal(t, uint16(2), after.Number)
+	first, count := after.Structure.IDs()
+	require.Equal(t, uint8((60+61)%64), first)
+	require.Equal(t, 6, count)
+	require.Equal(t, before.Indications, after.Indications)
+	require.Equal(t, before.ChainDiffs, after.ChainDiffs)
+	require.Equal(t, before.Structure.Targets, after.Structure.Targets)
+	require.Equal(t, before.Structure.Resolutions, after.Structure.Resolutions)
+	require.Equal(t, before.Active, after.Active)
+
+	raw = s.Encode(ddtest.Frame{End: true, Template: 5, Number: 65535, Active: -1})
+	shift.Apply(raw)
+	require.NoError(t, delta.Parse(raw, after.Structure))
+	require.Equal(t, uint16(2), delta.Number)
+	require.Equal(t, uint8(1), delta.Spatial)
+	require.Equal(t, []uint8{3, 2}, delta.ChainDiffs[:2])
+	shift.Apply(raw[:2]) // too short to have a number
+}

@@ -15,6 +15,7 @@ import (
 
 	"parlor/media/forward/dd"
 	"parlor/media/forward/vp8"
+	"parlor/media/forward/vp9"
 )
 
 // MaxSize is the largest RTP packet that is taken, in bytes. It is above every
@@ -108,6 +109,8 @@ type Packet struct {
 	PrimarySize int
 	// VP8 is the payload descriptor when the codec is VP8.
 	VP8 vp8.Descriptor
+	// VP9 has the picture numbers when the codec is VP9.
+	VP9 vp9.Numbers
 	// DD is the dependency descriptor; valid when HasDD.
 	DD    dd.Frame
 	HasDD bool
@@ -131,6 +134,24 @@ func (p *Packet) Extension(e Extension) []byte {
 		return nil
 	}
 	return p.buf[s.off : s.off+s.len]
+}
+
+// Picture are the numbers of the picture that p belongs to, of VP8 or VP9; 0
+// where the codec or the packet has none.
+func (p *Packet) Picture() vp8.Values {
+	if p.VP9 != (vp9.Numbers{}) {
+		return vp8.Values{PictureID: p.VP9.PictureID, TL0PicIdx: p.VP9.TL0PicIdx}
+	}
+	return p.VP8.Values()
+}
+
+// PutPicture writes numbers in place of p's own into a copy of p's payload.
+func (p *Packet) PutPicture(payload []byte, v vp8.Values) {
+	if p.VP9 != (vp9.Numbers{}) {
+		p.VP9.Put(payload, v.PictureID, v.TL0PicIdx)
+		return
+	}
+	p.VP8.Put(payload, v)
 }
 
 // Retain adds a holder.
@@ -204,7 +225,7 @@ func (p *Packet) parse(ids *ExtensionMap) bool {
 	p.Ext, p.Generation, p.Late, p.Arrival = 0, 0, false, 0
 	p.Frame = Frame{}
 	p.HasDD, p.PrimarySize = false, 0
-	p.VP8 = vp8.Descriptor{}
+	p.VP8, p.VP9 = vp8.Descriptor{}, vp9.Numbers{}
 
 	off := 12 + 4*int(b[0]&0x0f)
 	if b[0]&0x10 != 0 {

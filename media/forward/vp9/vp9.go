@@ -154,3 +154,35 @@ func (d *Descriptor) parseStructure(b []byte, n int) int {
 	}
 	return n
 }
+
+// Numbers is where the picture numbers of a descriptor stand, and what they are.
+// The offsets are positions in the payload, 0 when the field is absent.
+type Numbers struct {
+	PictureIDOffset, TL0PicIdxOffset uint8
+	LongPictureID                    bool
+	PictureID                        uint16
+	TL0PicIdx                        uint8
+}
+
+// Numbers are the descriptor's own.
+func (d *Descriptor) Numbers() Numbers {
+	return Numbers{
+		PictureIDOffset: uint8(d.PictureIDOffset), TL0PicIdxOffset: uint8(d.TL0PicIdxOffset),
+		LongPictureID: d.LongPictureID, PictureID: d.PictureID, TL0PicIdx: d.TL0PicIdx,
+	}
+}
+
+// Put writes other numbers into the payload n was read from (or a copy), at the
+// size each field has there.
+func (n *Numbers) Put(payload []byte, pictureID uint16, tl0PicIdx uint8) {
+	if o := n.PictureIDOffset; o != 0 {
+		if n.LongPictureID {
+			payload[o], payload[o+1] = 0x80|byte(pictureID>>8)&0x7f, byte(pictureID)
+		} else {
+			payload[o] = byte(pictureID) & 0x7f
+		}
+	}
+	if o := n.TL0PicIdxOffset; o != 0 {
+		payload[o] = tl0PicIdx
+	}
+}
