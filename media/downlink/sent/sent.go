@@ -1,0 +1,199 @@
+// Package sent remembers what was sent on a transport and tells what became of it.
+//
+// The nouns:
+//
+//   - A number is a transport-wide sequence number. It is 16 bits on the wire and
+//     64 bits here.
+//   - A [Record] gives out the numbers and remembers, per number, size, time and
+//     kind in 16 bytes.
+//   - A [Result] is what a receiver tells of one packet.
+//   - A cluster is the packets of one probe.
+//
+// Times are nanoseconds of any monotonic clock, one for what is sent; arrivals are
+// in nanoseconds of the receiver's clock, whose beginning is unknown.
+package sent
+
+import (
+	"time"
+
+	"parlor/media/downlink/feedback"
+)
+
+// Kind is what a packet was sent for.
+type Kind uint8
+
+// The kinds.
+const (
+	Audio Kind = iota + 1
+	Video
+	Repeat  // a retransmission that was asked for
+	Padding // repeats and padding that nobody asked for, to probe
+)
+
+// The states of an entry, kept above its kind.
+const (
+	kindMask = 0x0f
+	missing  = 0x10 // a report told that it had not come
+	received = 0x20
+)
+
+// A ring grows from least to most entries while it would forget what may still be
+// reported.
+const (
+	leastEntries = 512
+	mostEntries  = 1 << 14
+	reportable   = int64(3 * time.Second)
+)
+
+type entry struct {
+	at      int64
+	number  uint32 // low bits, to tell an entry from an older one in its place
+	size    uint16
+	kind    uint8 // with the state; 0: no entry
+	cluster uint8
+}
+
+// Result is what became of a packet.
+type Result struct {
+	Number   int64
+	Sent     int64 // ns of the sender's clock
+	Arrived  int64 // ns of the receiver's clock, if Received
+	Size     int   // bytes
+	Kind     Kind
+	Cluster  uint8 // the probe that it belongs to, 0 = none
+	Received bool
+	// Revised: an earlier report counted the packet as lost; it came out of order.
+	Revised bool
+}
+
+// Record is the memory of one transport. It is not safe for concurrent use.
+type Record struct {
+	ring    []entry
+	next    int64 // number of the next packet
+	highest int64 // highest number that a report told of, -1 = none
+
+	reference    int64 // last reference time, unwrapped, in units of 64 ms
+	hasReference bool
+
+	outstanding int64 // bytes sent after highest
+	unknown     uint64
+}
+
+// New makes a record that has sent nothing.
+func New() *Record {
+	return &Record{ring: make([]entry, leastEntries), next: 1, highest: 0}
+}
+
+// Add takes note of a packet that leaves now and gives its transport-wide number.
+// size is in bytes as the path carries them, without IP and UDP headers; cluster is
+// the running probe, 0 = none.
+func (r *Record) Add(now int64, size int, kind Kind, cluster uint8) uint16 {
+	n := r.next
+	r.next++
+	slot := &r.ring[n&int64(len(r.ring)-1)]
+	if slot.kind != 0 && now-slot.at < reportable && len(r.ring) < mostEntries {
+		r.grow()
+		slot = &r.ring[n&int64(len(r.ring)-1)]
+	}
+	*slot = entry{at: now, number: uint32(n), size: uint16(min(size, 65535)), kind: uint8(kind) & kindMask, cluster: cluster}
+	r.outstanding += int64(slot.size)
+	return uint16(n)
+}
+
+func (r *Record) grow() {
+	old := r.ring
+	r.ring = make([]entry, 2*len(old))
+	for _, e := range old {
+		if e.kind != 0 {
+			r.ring[int64(e.number)&int64(len(r.ring)-1)] = e
+		}
+	}
+}
+
+// get is the entry of a number, nil if it is forgotten or was never sent.
+func (r *Record) get(n int64) *entry {
+	if n < 1 || n >= r.next || n < r.next-int64(len(r.ring)) {
+		return nil
+	}
+	e := &r.ring[n&int64(len(r.ring)-1)]
+	if e.kind == 0 || e.number != uint32(n) {
+		return nil
+	}
+	return e
+}
+
+// InFlight is the bytes sent after the last packet that a report told of.
+func (r *Record) InFlight() int { return int(r.outstanding) }
+
+// Unknown is how many statuses named a packet that was not sent, or is forgotten.
+func (r *Record) Unknown() uint64 { return r.unknown }
+
+// Match appends what a report newly tells of the packets sent, in their order. A
+// packet is told of once as lost, once as received, and never as lost after that.
+// Packets of which no report tells, since reports were lost, have no result.
+func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
+	if r.next == 1 || len(fb.Arrivals) == 0 {
+		return results
+	}
+	last := r.next - 1
+	base := last + int64(int16(fb.Base-uint16(last)))
+	reference := r.unwrap(fb.Reference) * int64(64*time.Millisecond)
+	for i, arrival := range fb.Arrivals {
+		n := base + int64(i)
+		e := r.get(n)
+		if e == nil {
+			r.unknown++
+			continue
+		}
+		if n > r.highest {
+			r.acknowledge(n)
+		}
+		state := e.kind &^ kindMask
+		came := arrival != feedback.NotReceived
+		if state == received || state == missing && !came {
+			continue
+		}
+		result := Result{
+			Number: n, Sent: e.at, Size: int(e.size), Kind: Kind(e.kind & kindMask), Cluster: e.cluster,
+			Received: came, Revised: state == missing,
+		}
+		if came {
+			result.Arrived = reference + int64(arrival)*int64(250*time.Microsecond)
+			e.kind = e.kind&kindMask | received
+		} else {
+			e.kind |= missing
+		}
+		results = append(results, result)
+	}
+	return results
+}
+
+// acknowledge takes all up to n out of what is in flight.
+func (r *Record) acknowledge(n int64) {
+	from := max(r.highest+1, r.next-int64(len(r.ring)))
+	if from > r.highest+1 {
+		// Some were forgotten before they were reported: count what is left.
+		r.outstanding = 0
+		for i := n + 1; i < r.next; i++ {
+			r.outstanding += int64(r.ring[i&int64(len(r.ring)-1)].size)
+		}
+	} else {
+		for i := from; i <= n; i++ {
+			r.outstanding -= int64(r.ring[i&int64(len(r.ring)-1)].size)
+		}
+	}
+	r.highest = n
+}
+
+// unwrap extends a reference time of 24 bits.
+func (r *Record) unwrap(reference uint32) int64 {
+	if !r.hasReference {
+		// A wrap on, so that an earlier one is not negative.
+		r.reference, r.hasReference = int64(reference)+1<<24, true
+		return r.reference
+	}
+	diff := int32((reference-uint32(r.reference))<<8) >> 8
+	extended := r.reference + int64(diff)
+	r.reference = max(r.reference, extended)
+	return extended
+}
