@@ -1,0 +1,378 @@
+// Package allocate divides what a path carries among a subscriber's tracks.
+//
+// The nouns:
+//
+//   - A [Track] is what a subscriber wants of one track, and what each of its layers
+//     costs.
+//   - A [Layer] is a spatial and a temporal layer, with all below them. Simulcast and
+//     SVC are the same here.
+//   - A step is a layer of a track that is worth more than all that cost less.
+//   - A [Decision] is the layer that fits, and why not the wanted one.
+//
+// Order: audio always; then each track's lowest step, in the order of the classes
+// (screen share, speakers, pinned ones, the rest) and of priority within; then the
+// steps above, class after class: within a class, the track that has least gets its
+// next step first.
+//
+// What moves below 15 frames a second is worth little, whatever its size: motion comes
+// before size up to there, and size before more motion above. A screen share is text:
+// size comes first.
+//
+// A layer that is forwarded stays while it fits; one that is not must fit with a
+// margin. So a bitrate that wavers does not make layers flap.
+package allocate
+
+import (
+	"math"
+	"slices"
+)
+
+// The layers there may be.
+const (
+	Spatials  = 3
+	Temporals = 4
+)
+
+// The numbers of the division.
+const (
+	// upMargin is the share of the budget that must stay free above a new layer.
+	upMargin = 0.04
+	// keepMargin is how much more than the budget a forwarded layer may cost.
+	keepMargin = 0.03
+	fluent     = 15.0 // frames per second
+)
+
+// Class is what comes first.
+type Class uint8
+
+// The classes, by what comes first.
+const (
+	Screen Class = iota
+	Speaker
+	Pinned // or shown large
+	Rest
+	classes
+)
+
+// Layer is a spatial and a temporal layer.
+type Layer struct{ Spatial, Temporal int8 }
+
+// None is no layer: the track is paused.
+var None = Layer{-1, -1}
+
+// Track is what is to be decided about. Bitrates are in bits/s.
+type Track struct {
+	ID       uint32
+	Audio    bool
+	Class    Class
+	Priority uint32 // more comes first within the class
+	CanPause bool   // without it the lowest layer is forwarded even if it does not fit
+	// Bitrates are what each layer with all below it costs, as measured; 0 = it is not
+	// there. For audio, [0][0].
+	Bitrates [Spatials][Temporals]float64
+	// Sizes are the pixels, FPS the frames per second of each layer; 0 = unknown.
+	Sizes [Spatials]int
+	FPS   [Spatials][Temporals]float64
+	Most  Layer // the highest wanted; None = nothing is wanted
+	Now   Layer // forwarded now; None = nothing
+}
+
+// Reason is why a decision is what it is.
+type Reason uint8
+
+// The reasons.
+const (
+	Wanted    Reason = iota // all that is wanted
+	Bandwidth               // more does not fit
+	Paused                  // not even the lowest fits
+	Absent                  // the publisher does not send what is wanted
+	Unwanted                // nothing is wanted
+)
+
+func (r Reason) String() string {
+	return [...]string{"wanted", "bandwidth", "paused", "absent", "unwanted"}[min(r, Unwanted)]
+}
+
+// Decision is what is decided about the track of the same index.
+type Decision struct {
+	Layer   Layer
+	Wanted  Layer   // the best there is within what is wanted
+	Bitrate float64 // of Layer
+	Reason  Reason
+}
+
+// Summary is what the division comes to. Bitrates are in bits/s.
+type Summary struct {
+	Bitrate float64 // of all that is decided
+	Goal    float64 // of all that is wanted
+	// Need is what would be sent with the next improvement, margin included; 0 =
+	// nothing is held back.
+	Need float64
+}
+
+type step struct {
+	layer Layer
+	cost  float64
+	value float64
+}
+
+type candidate struct {
+	index int
+	steps []step
+	at    int // -1 = none
+	now   int // the step that is forwarded now, -1 = none
+	done  bool
+}
+
+// Allocator divides; it keeps room between calls. The zero value is ready. It is not
+// safe for concurrent use.
+type Allocator struct {
+	candidates []candidate
+	decisions  []Decision
+	order      []int
+	steps      []step
+}
+
+// Divide decides about tracks with a budget in bits/s, 0 = no bound. The decisions are
+// valid until the next call.
+func (a *Allocator) Divide(tracks []Track, budget float64) ([]Decision, Summary) {
+	a.prepare(tracks)
+	bound := budget
+	if bound <= 0 {
+		bound = math.Inf(1)
+	}
+	var s Summary
+	for i := range tracks {
+		if t := &tracks[i]; t.Audio && t.Most != None {
+			s.Bitrate += t.Bitrates[0][0]
+		}
+	}
+	s.Goal = s.Bitrate
+	for _, i := range a.order {
+		c := &a.candidates[i]
+		s.Goal += c.steps[len(c.steps)-1].cost
+		if !tracks[c.index].CanPause {
+			c.at = 0
+			s.Bitrate += c.steps[0].cost
+		}
+	}
+	for _, i := range a.order {
+		if c := &a.candidates[i]; c.at < 0 {
+			a.raise(c, &s.Bitrate, bound)
+		}
+	}
+	for from := 0; from < len(a.order); {
+		to := from
+		for to < len(a.order) && tracks[a.candidates[a.order[to]].index].Class == tracks[a.candidates[a.order[from]].index].Class {
+			to++
+		}
+		for {
+			least := a.least(a.order[from:to])
+			if least == nil {
+				break
+			}
+			a.raise(least, &s.Bitrate, bound)
+		}
+		from = to
+	}
+	a.decide(tracks)
+	s.Need = a.need(s.Bitrate)
+	return a.decisions, s
+}
+
+// prepare finds the steps of each video track and their order.
+func (a *Allocator) prepare(tracks []Track) {
+	a.candidates, a.order, a.steps = a.candidates[:0], a.order[:0], a.steps[:0]
+	if need := len(tracks) * Spatials * Temporals; cap(a.steps) < need {
+		a.steps = make([]step, 0, 2*need)
+	}
+	for i := range tracks {
+		t := &tracks[i]
+		if t.Audio || t.Most == None {
+			continue
+		}
+		from := len(a.steps)
+		a.addSteps(t)
+		steps := a.steps[from:]
+		if len(steps) == 0 {
+			continue
+		}
+		c := candidate{index: i, steps: steps, at: -1, now: -1}
+		for j := range steps {
+			if t.Now != None && steps[j].cost <= cost(t, t.Now) {
+				c.now = j
+			}
+		}
+		a.order = append(a.order, len(a.candidates))
+		a.candidates = append(a.candidates, c)
+	}
+	slices.SortStableFunc(a.order, func(x, y int) int {
+		s, t := &tracks[a.candidates[x].index], &tracks[a.candidates[y].index]
+		if s.Class != t.Class {
+			return int(s.Class) - int(t.Class)
+		}
+		return int(int64(t.Priority) - int64(s.Priority))
+	})
+}
+
+func cost(t *Track, l Layer) float64 {
+	if l.Spatial < 0 || l.Spatial >= Spatials || l.Temporal < 0 || l.Temporal >= Temporals {
+		return 0
+	}
+	return t.Bitrates[l.Spatial][l.Temporal]
+}
+
+// addSteps adds the layers of a track that are worth more than all that cost less.
+func (a *Allocator) addSteps(t *Track) {
+	from := len(a.steps)
+	for s := int8(0); s <= min(t.Most.Spatial, Spatials-1); s++ {
+		for u := int8(0); u <= min(t.Most.Temporal, Temporals-1); u++ {
+			if l := (Layer{s, u}); cost(t, l) > 0 {
+				a.steps = append(a.steps, step{l, cost(t, l), value(t, l)})
+			}
+		}
+	}
+	if len(a.steps) == from {
+		// Nothing wanted is there: the lowest there is.
+		for s := int8(0); s < Spatials && len(a.steps) == from; s++ {
+			for u := int8(0); u < Temporals && len(a.steps) == from; u++ {
+				if l := (Layer{s, u}); cost(t, l) > 0 {
+					a.steps = append(a.steps, step{l, cost(t, l), value(t, l)})
+				}
+			}
+		}
+	}
+	steps := a.steps[from:]
+	slices.SortFunc(steps, func(x, y step) int {
+		switch {
+		case x.cost != y.cost:
+			if x.cost < y.cost {
+				return -1
+			}
+			return 1
+		case x.value > y.value:
+			return -1
+		case x.value < y.value:
+			return 1
+		}
+		return 0
+	})
+	kept := 0
+	for _, s := range steps {
+		if kept == 0 || s.value > steps[kept-1].value {
+			steps[kept] = s
+			kept++
+		}
+	}
+	a.steps = a.steps[:from+kept]
+}
+
+// value is what a layer is worth: doublings of its size and of its motion.
+func value(t *Track, l Layer) float64 {
+	pixels := float64(t.Sizes[l.Spatial])
+	if pixels <= 0 {
+		pixels = 320 * 180 * math.Pow(4, float64(l.Spatial))
+	}
+	fps := t.FPS[l.Spatial][l.Temporal]
+	if fps <= 0 {
+		// Each temporal layer doubles the rate, to 30 at the highest that is sent.
+		top := 0
+		for u := range Temporals {
+			if t.Bitrates[l.Spatial][u] > 0 {
+				top = u
+			}
+		}
+		fps = 30 / math.Pow(2, float64(max(top-int(l.Temporal), 0)))
+	}
+	size, motion := math.Log2(pixels), math.Log2(fps)
+	if t.Class == Screen {
+		return size + 0.25*motion
+	}
+	// Size has some two doublings a layer: below what is fluent a doubling of motion
+	// is worth more than that, above less.
+	slow := min(motion, math.Log2(fluent))
+	return size + 3*slow + 0.75*(motion-slow)
+}
+
+// raise gives a track its next step if it fits, or the one that it has now.
+func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
+	have := 0.0
+	if c.at >= 0 {
+		have = c.steps[c.at].cost
+	}
+	next := c.at + 1
+	free := bound - (*total - have)
+	switch {
+	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-upMargin*bound, math.IsInf(bound, 1):
+		*total += c.steps[next].cost - have
+		c.at = next
+	default:
+		c.done = true
+	}
+}
+
+// least is the track of a class that has least and may have more, nil when none may.
+func (a *Allocator) least(order []int) (least *candidate) {
+	for _, i := range order {
+		c := &a.candidates[i]
+		if c.done || c.at < 0 || c.at == len(c.steps)-1 {
+			continue
+		}
+		if least == nil || c.steps[c.at].value < least.steps[least.at].value {
+			least = c
+		}
+	}
+	return least
+}
+
+func (a *Allocator) decide(tracks []Track) {
+	a.decisions = a.decisions[:0]
+	for i := range tracks {
+		t := &tracks[i]
+		switch {
+		case t.Most == None:
+			a.decisions = append(a.decisions, Decision{Layer: None, Wanted: None, Reason: Unwanted})
+		case t.Audio:
+			a.decisions = append(a.decisions, Decision{Bitrate: t.Bitrates[0][0]})
+		default:
+			a.decisions = append(a.decisions, Decision{Layer: None, Wanted: None, Reason: Absent})
+		}
+	}
+	for i := range a.candidates {
+		c := &a.candidates[i]
+		t, top := &tracks[c.index], c.steps[len(c.steps)-1]
+		d := Decision{Layer: None, Wanted: top.layer, Reason: Paused}
+		if c.at >= 0 {
+			d.Layer, d.Bitrate, d.Reason = c.steps[c.at].layer, c.steps[c.at].cost, Bandwidth
+			switch {
+			case c.at < len(c.steps)-1:
+			case top.layer.Spatial < t.Most.Spatial || top.layer.Spatial > t.Most.Spatial:
+				d.Reason = Absent
+			default:
+				d.Reason = Wanted
+			}
+		}
+		a.decisions[c.index] = d
+	}
+}
+
+// need is what would be sent with the cheapest improvement of the first class that is
+// held back.
+func (a *Allocator) need(total float64) float64 {
+	best := math.Inf(1)
+	for _, i := range a.order {
+		c := &a.candidates[i]
+		if c.at == len(c.steps)-1 {
+			continue
+		}
+		more := c.steps[c.at+1].cost
+		if c.at >= 0 {
+			more -= c.steps[c.at].cost
+		}
+		best = min(best, more)
+	}
+	if math.IsInf(best, 1) {
+		return 0
+	}
+	return (total + best) / (1 - upMargin)
+}

@@ -1,0 +1,331 @@
+// Package pacer says when packets may leave, so that a key frame does not fill the
+// queue of a narrow path, and passes them through where there is room.
+//
+// The nouns:
+//
+//   - A [Packet] is what the pacer knows of a packet; the packet itself is of a type of
+//     the caller.
+//   - The debt is the bytes that left faster than the pace. It is paid off at the pace.
+//   - A burst passes while nothing waits and the debt stays below what the path carries
+//     in some tens of milliseconds: where there is room, bursts stay whole.
+//   - A stream is broken when a frame of it was dropped on which others depend. Until
+//     its next key frame all of it is dropped, as no receiver could decode it.
+//
+// Order: audio, then repeats, then video, then padding; within each as they came.
+// Audio never waits for the pace, but what it sends counts.
+//
+// Nothing waits longer than the bound on age: what is older is dropped to the end of
+// its frame.
+//
+// Nothing here is safe for concurrent use, and nothing reads a clock: times are
+// nanoseconds of any monotonic clock.
+package pacer
+
+import (
+	"time"
+
+	"parlor/media/downlink/sent"
+)
+
+// OldestWaiting is how long a packet may wait.
+const OldestWaiting = 250 * time.Millisecond
+
+// The numbers of pacing.
+const (
+	// burst is how much of what the path carries may leave at once.
+	burst = 40 * time.Millisecond
+	// factor is how much faster than the estimate packets leave when they wait.
+	factor = 1.5
+	// leastBurst lets two packets leave at once whatever the estimate.
+	leastBurst = 2500
+	// mostWaiting bounds the packets that wait, per class.
+	mostWaiting = 4096
+)
+
+// Packet is what the pacer knows of a packet.
+type Packet struct {
+	Stream   uint32 // its frames depend on each other; the SSRC, say
+	Size     int    // bytes
+	Kind     sent.Kind
+	KeyStart bool // begins a key frame
+	End      bool // ends a frame
+	// Disposable: no other frame depends on it.
+	Disposable bool
+}
+
+// Verdict is what is to be done with a packet.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Nothing Verdict = iota // no packet may leave now
+	Send
+	Queued
+	Drop
+	// DropAndAsk: as Drop, and a key frame of the stream is to be asked for.
+	DropAndAsk
+)
+
+type item[T any] struct {
+	p  Packet
+	at int64
+	v  T
+}
+
+// lane is the packets of one class that wait.
+type lane[T any] struct {
+	items []item[T] // a ring; its length is a power of two
+	head  int
+	n     int
+}
+
+func (l *lane[T]) push(it item[T]) bool {
+	if l.n == len(l.items) {
+		if l.n >= mostWaiting {
+			return false
+		}
+		grown := make([]item[T], max(2*l.n, 64))
+		for i := range l.n {
+			grown[i] = l.items[(l.head+i)&(len(l.items)-1)]
+		}
+		l.items, l.head = grown, 0
+	}
+	l.items[(l.head+l.n)&(len(l.items)-1)] = it
+	l.n++
+	return true
+}
+
+func (l *lane[T]) first() *item[T] { return &l.items[l.head] }
+
+func (l *lane[T]) pop() item[T] {
+	it := l.items[l.head]
+	l.items[l.head] = item[T]{}
+	l.head = (l.head + 1) & (len(l.items) - 1)
+	l.n--
+	return it
+}
+
+// Classes, by what leaves first.
+const (
+	audio = iota
+	repeats
+	video
+	padding
+	classes
+)
+
+func class(k sent.Kind) int {
+	switch k {
+	case sent.Audio:
+		return audio
+	case sent.Repeat:
+		return repeats
+	case sent.Video:
+		return video
+	}
+	return padding
+}
+
+// broken is a stream of which a frame was dropped.
+type broken struct {
+	stream uint32
+	// rest: only what is left of the frame is dropped, since no other depends on it.
+	rest bool
+}
+
+// Counters are what the pacer has done.
+type Counters struct {
+	Passed, Queued, Dropped uint64 // packets
+	Broken                  uint64 // how often a key frame was asked for
+}
+
+// Pacer paces what leaves on one path. The zero value is ready: it passes everything
+// until a rate is set.
+type Pacer[T any] struct {
+	lanes    [classes]lane[T]
+	waiting  int
+	bytes    int
+	rate     float64 // bits/s, 0 = no bound
+	debt     float64 // bytes
+	paidAt   int64
+	broken   []broken
+	counters Counters
+}
+
+// SetRate sets the pace to what a path is estimated to carry, in bits/s; 0 = no bound.
+func (p *Pacer[T]) SetRate(now int64, rate float64) {
+	p.pay(now)
+	p.rate = rate
+	if rate <= 0 {
+		p.debt = 0
+	}
+}
+
+// Counters are what was done so far.
+func (p *Pacer[T]) Counters() Counters { return p.counters }
+
+// Waiting is the packets and bytes that wait.
+func (p *Pacer[T]) Waiting() (packets, bytes int) { return p.waiting, p.bytes }
+
+// pay takes off the debt what the path has carried since.
+func (p *Pacer[T]) pay(now int64) {
+	if passed := now - p.paidAt; passed > 0 {
+		p.debt = max(p.debt-p.rate/8*factor*float64(passed)/float64(time.Second), 0)
+		p.paidAt = now
+	}
+}
+
+// open reports whether the pace lets a packet leave.
+func (p *Pacer[T]) open() bool { return p.rate <= 0 || p.debt <= p.allowed() }
+
+func (p *Pacer[T]) allowed() float64 { return max(p.rate/8*burst.Seconds(), leastBurst) }
+
+// Offer takes a packet. Send: it is to be sent now. Queued: v is kept, and Next will
+// give it back. Drop and DropAndAsk: it is not to be sent.
+func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
+	p.pay(now)
+	// What a stream has waiting decides about its state first.
+	if len(p.broken) > 0 && p.lanes[video].n == 0 && !p.mend(&pkt) {
+		p.counters.Dropped++
+		return Drop
+	}
+	if pkt.Kind == sent.Audio || p.waiting == 0 && p.open() {
+		p.owe(pkt.Size)
+		p.counters.Passed++
+		return Send
+	}
+	if !p.lanes[class(pkt.Kind)].push(item[T]{pkt, now, v}) {
+		p.counters.Dropped++
+		return p.breakStream(&pkt)
+	}
+	p.waiting++
+	p.bytes += pkt.Size
+	p.counters.Queued++
+	return Queued
+}
+
+// Next is the next packet that is to be sent or dropped now; Nothing when none is.
+func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
+	if p.waiting == 0 {
+		return v, pkt, Nothing
+	}
+	p.pay(now)
+	for c := range p.lanes {
+		l := &p.lanes[c]
+		if l.n == 0 {
+			continue
+		}
+		first := l.first()
+		switch {
+		case len(p.broken) > 0 && !p.mend(&first.p):
+			verdict = Drop
+		case now-first.at > int64(OldestWaiting):
+			verdict = p.breakStream(&first.p)
+		case p.open():
+			verdict = Send
+		default:
+			continue
+		}
+		it := l.pop()
+		p.waiting--
+		p.bytes -= it.p.Size
+		if verdict == Send {
+			p.owe(it.p.Size)
+		} else {
+			p.counters.Dropped++
+		}
+		return it.v, it.p, verdict
+	}
+	return v, pkt, Nothing
+}
+
+// When is when Next is to be called again, 0 when nothing waits.
+func (p *Pacer[T]) When(now int64) int64 {
+	if p.waiting == 0 {
+		return 0
+	}
+	p.pay(now)
+	at := now
+	if !p.open() {
+		at += int64((p.debt-p.allowed())/(p.rate/8*factor)*float64(time.Second)) + 1
+	}
+	for i := range p.lanes {
+		if l := &p.lanes[i]; l.n > 0 {
+			at = min(at, max(l.first().at+int64(OldestWaiting)+1, now))
+		}
+	}
+	return at
+}
+
+// Sent takes note of bytes that left without having been offered: those of a probe,
+// which leaves faster than the pace by its nature.
+func (p *Pacer[T]) Sent(now int64, bytes int) {
+	p.pay(now)
+	p.owe(bytes)
+}
+
+func (p *Pacer[T]) owe(bytes int) {
+	if p.rate > 0 {
+		p.debt += float64(bytes)
+	}
+}
+
+// Forget drops what is known of a stream that ended. What waits of it still leaves.
+func (p *Pacer[T]) Forget(stream uint32) {
+	for i := range p.broken {
+		if p.broken[i].stream == stream {
+			p.remove(i)
+			return
+		}
+	}
+}
+
+// breakStream judges a packet that is dropped: what it leaves undecodable.
+func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
+	switch {
+	case pkt.Kind != sent.Video || p.isBroken(pkt.Stream):
+		return Drop
+	case !pkt.Disposable:
+		p.broken = append(p.broken, broken{pkt.Stream, false})
+		p.counters.Broken++
+		return DropAndAsk
+	case !pkt.End:
+		p.broken = append(p.broken, broken{pkt.Stream, true})
+	}
+	return Drop
+}
+
+func (p *Pacer[T]) isBroken(stream uint32) bool {
+	for i := range p.broken {
+		if p.broken[i].stream == stream {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Pacer[T]) remove(i int) {
+	p.broken[i] = p.broken[len(p.broken)-1]
+	p.broken = p.broken[:len(p.broken)-1]
+}
+
+// mend reports whether a packet may be sent as far as its stream is concerned: a key
+// frame mends a broken one.
+func (p *Pacer[T]) mend(pkt *Packet) bool {
+	if pkt.Kind != sent.Video {
+		return true
+	}
+	for i := range p.broken {
+		switch b := &p.broken[i]; {
+		case b.stream != pkt.Stream:
+			continue
+		case pkt.KeyStart:
+			p.remove(i)
+			return true
+		case b.rest && pkt.End:
+			p.remove(i)
+		}
+		return false
+	}
+	return true
+}

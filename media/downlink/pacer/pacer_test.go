@@ -1,0 +1,176 @@
+package pacer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/sent"
+)
+
+const ms = int64(time.Millisecond)
+
+func ofVideo(stream uint32, size int) Packet {
+	return Packet{Stream: stream, Size: size, Kind: sent.Video}
+}
+
+func TestBurstsPassWholeWhereThereIsRoom(t *testing.T) {
+	var p Pacer[int]
+	for i := range 30 {
+		require.Equal(t, Send, p.Offer(0, ofVideo(1, 1200), i), "no rate is known")
+	}
+	p.SetRate(0, 20e6)
+	for frame := range int64(30) {
+		for i := range 30 { // 36 kB key frames
+			require.Equal(t, Send, p.Offer(frame*33*ms, ofVideo(1, 1200), i))
+		}
+	}
+	require.Zero(t, p.When(0))
+}
+
+// A key frame of 18 kB on a path of 600 kbit/s leaves within some 150 ms, and never
+// much faster than the path carries it.
+func TestAKeyFrameIsShapedWhereTheEstimateIsNear(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 600_000)
+	passed := 0
+	for i := range 15 {
+		if p.Offer(0, ofVideo(1, 1200), i) == Send {
+			passed += 1200
+		}
+	}
+	require.LessOrEqual(t, passed, 4800)
+	now, last := int64(0), -1
+	for now = p.When(0); now != 0; now = p.When(now) {
+		at := now
+		for {
+			v, pkt, verdict := p.Next(at)
+			if verdict == Nothing {
+				break
+			}
+			require.Equal(t, Send, verdict)
+			require.Greater(t, v, last, "in order")
+			last = v
+			passed += pkt.Size
+			require.LessOrEqual(t, float64(passed), 4800+600_000/8*1.5*float64(at)/1e9+1)
+		}
+		if p.waiting > 0 {
+			require.Greater(t, p.When(at), at, "no spinning")
+		}
+		require.Less(t, at, 200*ms)
+	}
+	require.Equal(t, 18000, passed)
+}
+
+func TestAudioAndRepeatsGoFirst(t *testing.T) {
+	var p Pacer[string]
+	p.SetRate(0, 300_000)
+	for p.Offer(0, ofVideo(1, 1200), "video") == Send {
+	}
+	require.Equal(t, Queued, p.Offer(0, Packet{Size: 200, Kind: sent.Padding}, "padding"))
+	require.Equal(t, Queued, p.Offer(0, Packet{Size: 1200, Kind: sent.Repeat}, "repeat"))
+	require.Equal(t, Send, p.Offer(0, Packet{Size: 120, Kind: sent.Audio}, "audio"), "audio never waits")
+	var got []string
+	for at := p.When(0); at != 0; at = p.When(at) {
+		if v, _, verdict := p.Next(at); verdict == Send {
+			got = append(got, v)
+		}
+	}
+	require.Equal(t, []string{"repeat", "video", "padding"}, got)
+}
+
+func TestWhatIsTooOldIsDroppedUpToTheNextKeyFrame(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 30_000)
+	for p.Offer(0, ofVideo(1, 1200), -1) == Send {
+	}
+	p.Offer(0, ofVideo(1, 1200), 0)
+	end := ofVideo(1, 1200)
+	end.End = true
+	p.Offer(0, end, 1)
+	p.Offer(1, ofVideo(1, 1200), 2) // of the next frame, which depends on the one before
+	p.Offer(1, ofVideo(2, 1200), 3)
+	at := 251 * ms
+	asked := map[uint32]int{}
+	for {
+		_, pkt, verdict := p.Next(at)
+		if verdict == Nothing {
+			break
+		}
+		require.NotEqual(t, Send, verdict)
+		if verdict == DropAndAsk {
+			asked[pkt.Stream]++
+		}
+	}
+	require.Equal(t, map[uint32]int{1: 1, 2: 1}, asked, "once a stream")
+	require.Zero(t, p.waiting)
+	at += 2000 * ms // the debt is paid
+	require.Equal(t, Drop, p.Offer(at, ofVideo(1, 500), 4))
+	key := ofVideo(1, 500)
+	key.KeyStart = true
+	require.Equal(t, Send, p.Offer(at, key, 5))
+	require.Equal(t, Send, p.Offer(at, ofVideo(1, 500), 6))
+	require.Equal(t, Drop, p.Offer(at, ofVideo(2, 500), 7), "each stream has its own key frame")
+	p.Forget(2)
+	require.Equal(t, Send, p.Offer(at, ofVideo(2, 500), 8))
+}
+
+func TestAFrameOnWhichNothingDependsIsDroppedAlone(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 30_000)
+	for {
+		d := ofVideo(1, 1200)
+		d.Disposable = true
+		if p.Offer(0, d, 0) != Send {
+			break
+		}
+	}
+	end := ofVideo(1, 100)
+	end.Disposable, end.End = true, true
+	p.Offer(0, end, 1)
+	p.Offer(200*ms, ofVideo(1, 100), 2)
+	for range 2 {
+		_, _, verdict := p.Next(251 * ms)
+		require.Equal(t, Drop, verdict)
+	}
+	v, _, verdict := p.Next(251 * ms)
+	require.Equal(t, Send, verdict)
+	require.Equal(t, 2, v)
+	require.Zero(t, p.Counters().Broken)
+}
+
+func TestTheQueueIsBoundedInNumber(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 30_000)
+	asked := 0
+	for i := range 3 * mostWaiting {
+		if p.Offer(0, ofVideo(1, 100), i) == DropAndAsk {
+			asked++
+		}
+	}
+	require.Positive(t, asked)
+	require.LessOrEqual(t, p.waiting, mostWaiting)
+	require.LessOrEqual(t, len(p.broken), 1)
+}
+
+func TestPacerDoesNotAllocate(t *testing.T) {
+	var p Pacer[[2]uintptr]
+	p.SetRate(0, 1_000_000)
+	now := int64(0)
+	step := func() {
+		now += 33 * ms
+		for range 5 {
+			p.Offer(now, ofVideo(1, 1100), [2]uintptr{})
+		}
+		for {
+			if _, _, verdict := p.Next(now); verdict == Nothing {
+				break
+			}
+		}
+	}
+	for range 1000 {
+		step()
+	}
+	require.Zero(t, testing.AllocsPerRun(1000, step))
+}
