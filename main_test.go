@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -108,7 +110,7 @@ func command(t testing.TB, environ []string, args ...string) (status int, out, e
 
 func issue(t testing.TB, args ...string) string {
 	t.Helper()
-	status, out, errs := command(t, nil, append([]string{"token"}, args...)...)
+	status, out, errs := command(t, nil, append(append([]string{"token"}, args...), "--dev")...)
 	require.Zero(t, status, errs)
 	return strings.TrimSpace(out)
 }
@@ -168,6 +170,62 @@ func TestASecondProgramIsToldOfItsPorts(t *testing.T) {
 	require.Contains(t, errs, port)
 	require.Contains(t, errs, "--udp-port")
 	require.Contains(t, errs, "--tcp-port")
+}
+
+// TestWhatIsInTheWayOfAPortIsTold, and how it gets out of the way.
+func TestWhatIsInTheWayOfAPortIsTold(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	require.NoError(t, err)
+	refused := func(args ...string) string {
+		status, _, errs := command(t, nil, append([]string{"--dev", "--bind", "127.0.0.1", "--udp-port", "0", "--tcp-port", "0",
+			"--database", filepath.Join(t.TempDir(), "parlor.db")}, args...)...)
+		require.Equal(t, 1, status)
+		return errs
+	}
+	errs := refused("--port", port)
+	require.Contains(t, errs, port)
+	require.Contains(t, errs, "another program has the port, such as a second Parlor; choose another with --port")
+
+	config := filepath.Join(t.TempDir(), "parlor.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("prometheus: {port: "+port+"}\n"), 0o600))
+	require.Contains(t, refused("--port", "0", "--config", config), "choose another with prometheus.port")
+}
+
+func TestErrorsOfPortsSayWhatToDo(t *testing.T) {
+	require.NoError(t, portHint(nil, "--port"))
+	err := portHint(fmt.Errorf("listen: %w", syscall.EACCES), "--port")
+	require.ErrorIs(t, err, syscall.EACCES)
+	require.ErrorContains(t, err, "cap_net_bind_service", "port 443, by a user that is not root")
+	require.ErrorContains(t, err, "--port")
+	require.ErrorContains(t, portHint(syscall.EADDRNOTAVAIL, "--port"), "this machine does not have the address")
+	other := errors.New("something else")
+	require.Equal(t, other, portHint(other, "--port"))
+}
+
+// TestS3WithoutCredentialsSaysWhichToGive: the library alone complains of a role that
+// only machines at Amazon's have.
+func TestS3WithoutCredentialsSaysWhichToGive(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "none"))
+	status, _, errs := command(t, nil, "--dev", "--port", "0", "--database", filepath.Join(t.TempDir(), "parlor.db"),
+		"--replica", "s3://bucket/path?endpoint=http://127.0.0.1:1")
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "there are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+}
+
+// TestAMistypedDatabaseIsNotMade: where its folder is not, it is misspelt, or a disk is
+// not mounted.
+func TestAMistypedDatabaseIsNotMade(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "mistyped")
+	status, _, errs := command(t, nil, "--dev", "--port", "0", "--database", filepath.Join(folder, "parlor.db"))
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "there is no folder "+folder)
+	require.NoDirExists(t, folder)
 }
 
 func TestRoomsOutliveTheProgram(t *testing.T) {
@@ -282,7 +340,9 @@ func TestTokenCommand(t *testing.T) {
 		{[]string{"--list", "--valid", "0s"}, "--valid must be more than nothing"},
 		{[]string{"--room", "r", "--identity", "x", "--can-publish-sources", "cam"}, `"cam" is not a source`},
 		{[]string{"--list", "--api-secret", "x"}, "--api-secret needs --api-key"},
-		{[]string{"--list", "--api-key", "nobody"}, "no secret for API key nobody"},
+		{[]string{"--list", "--dev", "--api-key", "nobody"}, "no secret for API key nobody"},
+		{[]string{"--list"}, "there is no API key to sign with: name the configuration with --config"},
+		{[]string{"--list", "--api-key", "devkey"}, "there is no API key to sign with"},
 		{[]string{"--list", "--config", "absent.yaml"}, "absent.yaml: cannot be read"},
 	} {
 		status, out, errs := command(t, nil, append([]string{"token"}, tc.args...)...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -21,8 +22,8 @@ const tokenUsage = `Make an access token, signed with an API key of the configur
   parlor token --room lobby --admin           for calls of the room API
   parlor token --create --list                for calls about all rooms
 
-With --dev, or without any configuration, the key is devkey and its secret is
-"secret", as in parlor --dev.
+The key comes from --config, PARLOR_CONFIG, LIVEKIT_KEYS or another variable of the
+configuration. With --dev it is devkey, and its secret "secret", as in parlor --dev.
 
 `
 
@@ -156,8 +157,12 @@ func (t *tokenRequest) keys(env environment) (map[string]string, error) {
 		return map[string]string{t.apiKey: t.secret}, nil
 	}
 	sources := config.Sources{File: t.config, Environ: env.environ}
-	if t.dev || sources.Empty() {
+	switch {
+	case t.dev:
 		sources.Flags = []config.Setting{{Path: "development", Value: "true", From: "--dev"}}
+	case sources.Empty():
+		return nil, errors.New("there is no API key to sign with: name the configuration with --config or PARLOR_CONFIG, " +
+			"or the keys in LIVEKIT_KEYS; --dev takes the key of development, which a server in use does not accept")
 	}
 	cfg, _, err := config.Load(sources)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -84,10 +83,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 		return nil, err
 	}
 	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			err = fmt.Errorf("%w: another program has the port, such as a second Parlor; choose others with --udp-port and --tcp-port", err)
-		}
-		return nil, err
+		return nil, portHint(err, "--udp-port and --tcp-port")
 	}
 	hooks := webhooksConfig(cfg, p.store, log)
 	hooks.Barrier = p.barrier()
@@ -193,12 +189,12 @@ func (p *program) listen(ctx context.Context) (err error) {
 		hosts = []string{""}
 	}
 	if p.main, err = p.listenOn(ctx, hosts, p.cfg.Port); err != nil {
-		return err
+		return portHint(err, "--port")
 	}
 	if p.cfg.Prometheus.Port != 0 {
 		p.metrics, err = p.listenOn(ctx, hosts, p.cfg.Prometheus.Port)
 	}
-	return err
+	return portHint(err, "prometheus.port")
 }
 
 func (p *program) listenOn(ctx context.Context, hosts []string, port int) ([]net.Listener, error) {

@@ -310,7 +310,11 @@ func (f addressFilter) bindable(named []string, loopback bool) ([]netip.Addr, er
 	slices.SortFunc(out, netip.Addr.Compare)
 	out = slices.Compact(out)
 	if len(out) == 0 {
-		return nil, errors.New("no address to bind: every interface is down or excluded")
+		if !loopback {
+			return nil, errors.New("no address to bind: this machine has no network but loopback, or its interfaces are down or excluded; " +
+				"for calls on this machine alone set rtc.enable_loopback_candidate, or start with --dev")
+		}
+		return nil, errors.New("no address to bind: every interface is down or excluded; see rtc.interfaces and rtc.ips")
 	}
 	return out, nil
 }

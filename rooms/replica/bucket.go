@@ -46,6 +46,10 @@ func openBucket(ctx context.Context, l location) (*bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure S3: %w", err)
 	}
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+		return nil, fmt.Errorf("there are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "+
+			"or AWS_PROFILE to a profile that has them, or give the machine a role: %w", err)
+	}
 	if b.region != "" {
 		cfg.Region = b.region
 	}

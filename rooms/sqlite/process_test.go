@@ -202,7 +202,7 @@ func TestNewDatabaseIsTold(t *testing.T) {
 		s, err := Open(t.Context(), Config{Path: path, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		require.NoError(t, err)
 		require.NoError(t, s.Close(t.Context()))
-		require.Equal(t, want, strings.Count(log.String(), `level=INFO msg="a new database was made" database=`+path), log.String())
+		require.Equal(t, want, strings.Count(log.String(), `level=WARN msg="there was no database, and a new one was made" database=`+path), log.String())
 	}
 }
 

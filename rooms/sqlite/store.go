@@ -110,7 +110,7 @@ func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) 
 	}
 	s, err := open(ctx, path, c)
 	if err == nil && fresh {
-		c.Log.Info("a new database was made", "database", path)
+		c.Log.Warn("there was no database, and a new one was made", "database", path)
 	}
 	return s, err
 }
@@ -142,7 +142,8 @@ func fileSize(path string) (int64, error) {
 }
 
 // resolve makes path absolute and follows links, so that two names of a file
-// meet at one lock. It makes the directory if that is missing.
+// meet at one lock. It makes no directory: where there is none, the path is misspelt,
+// or its disk is not mounted, and a new database would hide the old.
 func resolve(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("no path given")
@@ -153,10 +154,10 @@ func resolve(path string) (string, error) {
 	}
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return "", err
-		}
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("there is no folder %s: make it, or mend the path", filepath.Dir(path))
+		}
 		return filepath.Join(dir, filepath.Base(path)), err
 	}
 	return target, err

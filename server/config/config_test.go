@@ -407,12 +407,19 @@ func TestDevelopment(t *testing.T) {
 	require.Zero(t, c.RTC.TCPPort)
 }
 
-func TestWeakSecretsAreWarnedOf(t *testing.T) {
-	_, warnings, err := load(t, "keys: {short: abc, devkey: secret}")
+func TestWeakSecretsAreRefusedOrWarnedOf(t *testing.T) {
+	_, _, err := load(t, "keys: {short: abcdefghijklmno, devkey: secret}")
+	require.ErrorContains(t, err, "keys: devkey has the secret that every developer knows; choose another, or start with --dev")
+	require.ErrorContains(t, err, "keys: the secret of short is shorter than 16 characters")
+	_, warnings, err := load(t, "keys: {short: abcdefghijklmnop, 'a:b': 0123456789abcdef0123456789abcdef}")
 	require.NoError(t, err)
-	require.Len(t, warnings, 2)
-	require.Contains(t, warnings[0], "devkey has the secret that every developer knows")
-	require.Contains(t, warnings[1], "the secret of short is shorter than 32 characters")
+	require.Equal(t, []string{
+		"keys: a:b has a colon, where HTTP Basic ends a user name: it works with tokens alone",
+		"keys: the secret of short is shorter than 32 characters and can be guessed from a token",
+	}, warnings)
+	_, warnings, err = load(t, "development: true\nkeys: {short: abc}")
+	require.NoError(t, err)
+	require.Empty(t, warnings)
 }
 
 func TestValues(t *testing.T) {

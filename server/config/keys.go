@@ -43,11 +43,11 @@ func Keys() []Key {
 		{"bind_addresses", Applied, "IP addresses to listen on; all if empty, loopback alone in development"},
 		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
 		{"cors_origins", Applied, "origins whose pages may call `/v1`, such as `https://app.example`; all without it, none if `[]`. LiveKit's routes take every origin"},
-		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more"},
+		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more, with a warning of 16"},
 		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
 		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
 
-		{"database", Applied, "path of the SQLite file; made if it does not exist"},
+		{"database", Applied, "path of the SQLite file; made if it does not exist, in a folder that does"},
 		{"replica", Applied, "URL that the database is replicated to: `s3://bucket/path?endpoint=…`, `file:///path`"},
 		{"expect_replica", Applied, "refuse to start if there is nothing on the replica"},
 		{"adopt_database", Applied, "the database here is right, whatever the replica has"},

@@ -11,6 +11,10 @@ import (
 // wants a key as long as its output (RFC 7518, section 3.2).
 const minSecret = 32
 
+// leastSecret is the length from which on a secret is taken at all. A token shows
+// whether a guess is right, and shorter ones are found by trying.
+const leastSecret = 16
+
 // validate checks what a key's type alone does not tell.
 func (l *loader) validate() {
 	l.from = ""
@@ -39,13 +43,19 @@ func (l *loader) validateKeys(c *Config) {
 	slices.Sort(names)
 	for _, name := range names {
 		secret := c.Keys[name]
+		if strings.Contains(name, ":") {
+			l.warn("keys: %s has a colon, where HTTP Basic ends a user name: it works with tokens alone", name)
+		}
 		switch {
 		case name == "" || secret == "":
 			l.problem(nil, "keys", "an API key and its secret must not be empty")
 		case c.Development:
 			// Nobody else reaches the server.
 		case name == DevKey && secret == DevSecret:
-			l.warn("keys: %s has the secret that every developer knows; anybody can do anything here", name)
+			l.problem(nil, "keys", "%s has the secret that every developer knows; choose another, or start with --dev", name)
+		case len(secret) < leastSecret:
+			l.problem(nil, "keys", "the secret of %s is shorter than %d characters and is found by trying; choose one of %d or more",
+				name, leastSecret, minSecret)
 		case len(secret) < minSecret:
 			l.warn("keys: the secret of %s is shorter than %d characters and can be guessed from a token", name, minSecret)
 		}
