@@ -27,6 +27,7 @@ import (
 	"parlor/server/config"
 	"parlor/server/events"
 	"parlor/server/signal"
+	"parlor/server/unpack"
 	"parlor/static"
 	"parlor/webhooks"
 )
@@ -58,7 +59,8 @@ type program struct {
 	metrics  []net.Listener // the metrics' own port
 	verifier *access.Verifier
 	registry *prometheus.Registry
-	replica  api.Replica // nil = the database is not replicated
+	guard    *unpack.Guard // of all that the server decodes
+	replica  api.Replica   // nil = the database is not replicated
 	copy     *replica.Replica
 	lost     chan error // the lease on the replica was lost: stop serving
 
@@ -110,13 +112,15 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 }
 
 func (p *program) openServer() error {
+	p.guard = unpack.NewGuard()
+	p.registry.MustRegister(p.guard)
 	p.verifier = access.NewVerifier(p.cfg.Keys)
 	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
 	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
-		MaxConnections: p.cfg.Limit.MaxConnections,
+		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
 	}
 	if p.cfg.Hooks.Authorize != "" {
 		if err := p.openAuthorize(); err != nil {
@@ -132,7 +136,7 @@ func (p *program) openServer() error {
 	p.events = events.New(&webhooks.Log{Store: p.store}, p.log, len(p.cfg.Keys))
 	apiConfig := api.Config{
 		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
-		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Limits: limits(p.cfg),
+		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replica, Version: version(), Started: time.Now(),
 	}

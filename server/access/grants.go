@@ -49,6 +49,15 @@ func EnsureAdmin(ctx context.Context, room string) error {
 	return nil
 }
 
+// EnsureSomeAdmin gives [ErrDenied] unless some room may be administered: what can be
+// told before a request says which.
+func EnsureSomeAdmin(ctx context.Context) error {
+	if _, g := video(ctx); g == nil || !g.RoomAdmin {
+		return ErrDenied
+	}
+	return nil
+}
+
 // EnsureDestRoom gives [ErrDenied] unless participants may be moved or forwarded
 // from one room to the other (roomAdmin of the first, destinationRoom the second).
 func EnsureDestRoom(ctx context.Context, from, to string) error {

@@ -20,6 +20,7 @@ import (
 	"parlor/server/access"
 	"parlor/server/config"
 	"parlor/server/ratelimit"
+	"parlor/server/unpack"
 )
 
 // Rooms is what the API asks of the domain. Failures that the caller may be
@@ -76,7 +77,8 @@ type Config struct {
 	Replies    Replies // nil = Idempotency-Keys are forgotten by a restart
 	Verifier   *access.Verifier
 	Presets    map[string]config.Preset // for room_preset
-	MaxBody    int64                    // bytes of a request's body; 0 = no limit
+	MaxBody    int64                    // bytes of the longest body that any request may have; 0 = no limit
+	Guard      *unpack.Guard            // bounds what is decoded at one time; nil = no bound
 	Limits     rooms.Limits             // that joins are held to, and so tokens too
 	Log        *slog.Logger
 
@@ -118,12 +120,4 @@ func (c *Config) withPreset(req *livekit.CreateRoomRequest) error {
 	}
 	p.Fill(req)
 	return nil
-}
-
-// limitBody refuses to read more than max bytes of a request.
-func limitBody(next http.Handler, max int64) http.Handler {
-	if max <= 0 {
-		return next
-	}
-	return http.MaxBytesHandler(next, max)
 }

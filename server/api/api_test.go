@@ -234,7 +234,7 @@ func TestTwirpErrors(t *testing.T) {
 		{"egress", "CreateRoom", all, `{"name":"x","egress":{}}`, 501, "unimplemented", "Parlor does not record: a room cannot be created with egress"},
 		{"bad JSON", "CreateRoom", all, `{`, 400, "malformed", "the json request could not be decoded"},
 		{"wrong type", "CreateRoom", all, `{"name":7}`, 400, "malformed", "the json request could not be decoded"},
-		{"too long", "CreateRoom", all, `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 400, "malformed", "the json request could not be decoded"},
+		{"too long", "CreateRoom", all, `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 400, "malformed", "the body must not be longer than 77536 bytes"},
 		{"unknown method", "Nope", all, `{}`, 404, "bad_route", `no handler for path "/twirp/livekit.RoomService/Nope"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (s *rest) ban(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body banRequest
-	if err := readOptionalJSON(r, &body); err != nil {
+	if err := s.readOptionalJSON(r, &body); err != nil {
 		return err
 	}
 	b := rooms.Ban{
@@ -114,7 +114,7 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body revocation
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Identity == "" {
@@ -195,7 +195,7 @@ type token struct {
 // mintToken signs a token with the key of whoever asks, who has its secret.
 func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
 	var body tokenRequest
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	if err := body.check(s.Config); err != nil {

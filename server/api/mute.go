@@ -51,7 +51,7 @@ func (s *rest) muteRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body muteRequest
-	if err := readOptionalJSON(r, &body); err != nil {
+	if err := s.readOptionalJSON(r, &body); err != nil {
 		return err
 	}
 	which := rooms.Hold{Except: body.Except}

@@ -82,7 +82,7 @@ func TestExamplesAreTaken(t *testing.T) {
 		}
 		r := httptest.NewRequest(op.method, "/", strings.NewReader(op.example))
 		r.Header.Set("Content-Type", "application/json")
-		require.NoError(t, readJSON(r, reflect.New(reflect.TypeOf(op.body)).Interface()), op.id)
+		require.NoError(t, (&rest{}).readJSON(r, reflect.New(reflect.TypeOf(op.body)).Interface()), op.id)
 	}
 }
 

@@ -218,7 +218,7 @@ type replayed struct {
 
 func (s *rest) replay(w http.ResponseWriter, r *http.Request) error {
 	var body replayRequest
-	if err := readOptionalJSON(r, &body); err != nil {
+	if err := s.readOptionalJSON(r, &body); err != nil {
 		return err
 	}
 	e, err := s.endpointOf(r)
@@ -258,7 +258,7 @@ type pauseRequest struct {
 
 func (s *rest) pause(w http.ResponseWriter, r *http.Request) error {
 	var body pauseRequest
-	if err := readOptionalJSON(r, &body); err != nil {
+	if err := s.readOptionalJSON(r, &body); err != nil {
 		return err
 	}
 	if len(body.Reason) > maxReason {

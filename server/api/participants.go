@@ -131,7 +131,7 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body participantEdit
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	e := rooms.ParticipantEdit{Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes, IfSID: sid}
@@ -198,7 +198,7 @@ func (s *rest) toAnotherRoom(w http.ResponseWriter, r *http.Request, do func(roo
 		return err
 	}
 	var body destination
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Room == "" {
@@ -240,7 +240,7 @@ func (s *rest) editTrack(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body trackEdit
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Muted == nil {
@@ -290,7 +290,7 @@ func (s *rest) sendData(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body dataRequest
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	payload := []byte(body.Text)
@@ -335,7 +335,7 @@ func (s *rest) performRPC(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body rpcRequest
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	var wrong []fieldProblem

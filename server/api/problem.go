@@ -33,6 +33,15 @@ type fieldProblem struct {
 
 func (p *problem) Error() string { return p.Detail }
 
+// refused is a problem with a body that was not decoded, and which of unpack's errors
+// that was.
+type refused struct {
+	*problem
+	why error
+}
+
+func (r *refused) Unwrap() []error { return []error{r.problem, r.why} }
+
 func problemf(status int, code, format string, args ...any) *problem {
 	return &problem{
 		Type: "about:blank", Title: http.StatusText(status),

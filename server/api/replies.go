@@ -15,6 +15,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/unpack"
 )
 
 // The bounds of what is remembered of requests with an Idempotency-Key.
@@ -34,7 +35,8 @@ type Replies interface {
 
 // replies remembers what POST requests with an Idempotency-Key were answered, so
 // that a retry gets the same answer and does nothing. A key is its path's and
-// its API key's own, with what its token grants. Failures of ours (5xx) are not remembered: a retry tries again.
+// its API key's and its token's identity's own, with what the token grants. Failures of
+// ours (5xx) are not remembered: a retry tries again.
 //
 // An answer is stored before it is given, and kept for a day; the newest
 // [maxReplies] keys and [maxKept] bytes of answers are in memory too, where the API
@@ -86,7 +88,7 @@ func attempt(r *http.Request, key string) (*reply, error) {
 		// With what it may do: nobody is to see what others were answered.
 		grants, _ := json.Marshal(c.Grants.Video) // read from JSON
 		apiKey = c.APIKey
-		who = apiKey + "\n" + string(grants)
+		who = apiKey + "\n" + c.Grants.Identity + "\n" + string(grants)
 	}
 	h := sha256.New()
 	_, _ = io.WriteString(h, r.URL.RawQuery+"\n"+r.Header.Get("Content-Type")+"\n") // a hash takes everything
@@ -292,9 +294,9 @@ func (r *recorder) send() {
 }
 
 // bodyProblem is why a request's body could not be read.
-func bodyProblem(err error) *problem {
+func bodyProblem(err error) error {
 	if big, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return problemf(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit)
+		return &refused{problemf(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit), unpack.ErrTooLong}
 	}
 	return problemf(http.StatusBadRequest, "malformed", "the body ended early")
 }

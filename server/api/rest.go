@@ -45,7 +45,6 @@ func REST(c Config) chi.Router {
 		})
 	})
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Keys(next, http.HandlerFunc(tooOften)) })
-	r.Use(func(next http.Handler) http.Handler { return limitBody(next, c.MaxBody) })
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		problemf(http.StatusNotFound, "no_such_route", "there is nothing at this path").write(w)
 	})
@@ -89,6 +88,7 @@ type operation struct {
 	summary      string
 	grant        grant
 	query        []parameter
+	size         bodySize
 	body         any  // zero value of the request's body; nil = none
 	optional     bool // the body may be left out
 	example      string
@@ -142,20 +142,25 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := op.known(params); err != nil {
 		return err
 	}
-	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost {
-		return s.replies.once(w, r, key, op.secret, s.Log, op.do)
+	if err := limitBody(w, r, op.size.bytes(&s.Config, true)); err != nil {
+		return s.Guard.Refused("rest", bodyProblem(err))
 	}
-	return op.do(w, r)
+	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost {
+		return s.Guard.Refused("rest", s.replies.once(w, r, key, op.secret, s.Log, func(w http.ResponseWriter, r *http.Request) error {
+			return s.do(op, w, r)
+		}))
+	}
+	return s.do(op, w, r)
 }
 
 // do handles a request; a route that takes no body refuses what is said in one.
-func (op *operation) do(w http.ResponseWriter, r *http.Request) error {
+func (s *rest) do(op *operation, w http.ResponseWriter, r *http.Request) error {
 	if op.body == nil {
-		if err := readOptionalJSON(r, &struct{}{}); err != nil {
-			return err
+		if err := s.readOptionalJSON(r, &struct{}{}); err != nil {
+			return s.Guard.Refused("rest", err)
 		}
 	}
-	return op.handle(w, r)
+	return s.Guard.Refused("rest", op.handle(w, r))
 }
 
 // known refuses query parameters that a route does not take, those given twice,

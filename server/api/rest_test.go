@@ -207,7 +207,7 @@ func TestRESTErrors(t *testing.T) {
 		{"trailing", "POST", "/v1/rooms", js, `{"name":"x"} x`, 400, "malformed", "", "the body is not JSON"},
 		{"array", "POST", "/v1/rooms", js, `[]`, 400, "malformed", "", "the body must be a JSON object"},
 		{"content type", "POST", "/v1/rooms", "text/plain", `{}`, 415, "unsupported_media_type", "", "the body must be application/json"},
-		{"too long", "POST", "/v1/rooms", js, `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 413, "too_large", "", "the body must not be longer than 1048576 bytes"},
+		{"too long", "POST", "/v1/rooms", js, `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 413, "too_large", "", "the body must not be longer than 77536 bytes"},
 		{"parameter on POST", "POST", "/v1/rooms?x=1", js, `{"name":"x"}`, 400, "invalid_argument", "x", "unknown parameter"},
 		{"limit", "GET", "/v1/rooms?limit=0", "", "", 400, "invalid_argument", "limit", "must be from 1 to 500"},
 		{"limit text", "GET", "/v1/rooms?limit=x", "", "", 400, "invalid_argument", "limit", "must be from 1 to 500"},

@@ -32,7 +32,7 @@ type createRequest struct {
 // is returned as it is: 200, so that a retry does no harm.
 func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	var body createRequest
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Name == "" {
@@ -219,7 +219,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body editRequest
-	if err := readJSON(r, &body); err != nil {
+	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	rec, err := s.Rooms.Edit(r.Context(), name, rooms.RoomEdit{

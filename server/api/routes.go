@@ -39,7 +39,7 @@ func (s *rest) roomOperations() []operation {
 		{
 			method: post, path: "/rooms", id: "createRoom", tag: tag, grant: toCreate,
 			summary: "Open a room. If one of that name is open it is returned as it is, with 200.",
-			body:    createRequest{}, example: `{"name":"board","empty_timeout":"never","departure_timeout":"never","max_participants":12,"metadata":"weekly","tags":{"team":"red"}}`,
+			body:    createRequest{}, size: bodySize{metadata: true, attributes: true}, example: `{"name":"board","empty_timeout":"never","departure_timeout":"never","max_participants":12,"metadata":"weekly","tags":{"team":"red"}}`,
 			status: http.StatusCreated, alsoOK: true, answer: room{}, handle: s.createRoom,
 		},
 		{
@@ -55,7 +55,7 @@ func (s *rest) roomOperations() []operation {
 		{
 			method: patch, path: onRoom, id: "updateRoom", tag: tag, grant: toAdmin,
 			summary: "Change an open room; everybody in it is told. If-Match makes it conditional.",
-			body:    editRequest{}, example: `{"metadata":"agenda","departure_timeout":600,"locked":true}`,
+			body:    editRequest{}, size: bodySize{metadata: true, attributes: true}, example: `{"metadata":"agenda","departure_timeout":600,"locked":true}`,
 			status: http.StatusOK, answer: room{}, conditional: true, handle: s.editRoom,
 		},
 		{
@@ -66,7 +66,7 @@ func (s *rest) roomOperations() []operation {
 		{
 			method: post, path: onRoom + "/data", id: "sendData", tag: tag, grant: toAdmin,
 			summary: "Send data to participants; 413 if it is longer, with topic and to, than the 65535 bytes that a client receives at once.",
-			body:    dataRequest{}, example: `{"text":"five minutes left","topic":"chat","to":["ada"]}`,
+			body:    dataRequest{}, size: bodySize{base: listBody}, example: `{"text":"five minutes left","topic":"chat","to":["ada"]}`,
 			status: http.StatusNoContent, handle: s.sendData,
 		},
 		{
@@ -98,7 +98,7 @@ func (s *rest) participantOperations() []operation {
 		{
 			method: patch, path: onParticipant, id: "updateParticipant", tag: tag, grant: toAdmin,
 			summary: "Change what a participant is and may do. It holds also when it rejoins.",
-			body:    participantEdit{}, example: `{"name":"Ada","attributes":{"hand":"up"},"permissions":{"can_publish":true,"can_publish_sources":["microphone"]}}`,
+			body:    participantEdit{}, size: bodySize{metadata: true, attributes: true}, example: `{"name":"Ada","attributes":{"hand":"up"},"permissions":{"can_publish":true,"can_publish_sources":["microphone"]}}`,
 			status: http.StatusOK, answer: participant{}, conditional: true, handle: s.editParticipant,
 		},
 		{
@@ -122,7 +122,7 @@ func (s *rest) participantOperations() []operation {
 		{
 			method: post, path: onParticipant + "/rpc", id: "callParticipant", tag: tag, grant: toAdmin,
 			summary: "Call a method that a participant's client offers, and wait for its answer.",
-			body:    rpcRequest{}, example: `{"method":"raise-hand","payload":"{}","timeout":5}`,
+			body:    rpcRequest{}, size: bodySize{base: listBody}, example: `{"method":"raise-hand","payload":"{}","timeout":5}`,
 			status: http.StatusOK, answer: rpcAnswer{}, handle: s.performRPC,
 		},
 		{
@@ -154,7 +154,7 @@ func (s *rest) moderationOperations() []operation {
 		{
 			method: post, path: onRoom + "/mute", id: "muteRoom", tag: "moderation", grant: toAdmin,
 			summary: "Mute everybody in a room, and, with hold, keep it so.",
-			body:    muteRequest{}, optional: true, example: `{"sources":["microphone"],"except":["host"],"hold":true}`,
+			body:    muteRequest{}, size: bodySize{base: listBody}, optional: true, example: `{"sources":["microphone"],"except":["host"],"hold":true}`,
 			status: http.StatusOK, answer: mutedTracks{}, handle: s.muteRoom,
 		},
 		{
@@ -192,7 +192,7 @@ func (s *rest) moderationOperations() []operation {
 		{
 			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate,
 			summary: "Make an access token, signed with the API key of the request.",
-			body:    tokenRequest{}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
+			body:    tokenRequest{}, size: bodySize{metadata: true, attributes: true}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
 			status: http.StatusCreated, answer: token{}, secret: true, handle: s.mintToken,
 		},
 	}

@@ -16,7 +16,7 @@ import (
 // readJSON reads a request's body into v, a pointer to a struct. Every field
 // that is unknown or of the wrong type is told with its path: a misspelt setting
 // that is silently dropped is the worst kind.
-func readJSON(r *http.Request, v any) error {
+func (s *rest) readJSON(r *http.Request, v any) error {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
 		return problemf(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json")
@@ -25,6 +25,11 @@ func readJSON(r *http.Request, v any) error {
 	if err != nil {
 		return bodyProblem(err)
 	}
+	leave, err := s.checkJSON(r.Context(), body)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if !json.Valid(body) {
 		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON")
 	}
@@ -51,11 +56,11 @@ func readJSON(r *http.Request, v any) error {
 }
 
 // readOptionalJSON is readJSON for a body that may be left out.
-func readOptionalJSON(r *http.Request, v any) error {
+func (s *rest) readOptionalJSON(r *http.Request, v any) error {
 	if r.ContentLength == 0 {
 		return nil
 	}
-	return readJSON(r, v)
+	return s.readJSON(r, v)
 }
 
 // checker is a type that says itself what JSON it takes: what is wrong with

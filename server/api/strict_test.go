@@ -21,7 +21,7 @@ func TestUnknownFieldsAreNamedWithTheirPath(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", strings.NewReader(
 		`{"list":[{"known":"x"},{"a":1,"known":null}],"map":{"m":{"b":1}},"c":{"known":1}}`))
 	r.Header.Set("Content-Type", "application/json")
-	err := readJSON(r, &outer{})
+	err := (&rest{}).readJSON(r, &outer{})
 	var p *problem
 	require.ErrorAs(t, err, &p)
 	require.Equal(t, []fieldProblem{
@@ -41,7 +41,7 @@ func FuzzReadJSON(f *testing.F) {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		var req createRequest
-		err := readJSON(r, &req)
+		err := (&rest{}).readJSON(r, &req)
 		if err == nil {
 			if !json.Valid([]byte(body)) {
 				t.Fatal("what is not JSON was taken")

@@ -26,7 +26,7 @@ const (
 func Twirp(c Config) map[string]http.Handler {
 	service := livekit.NewRoomServiceServer(&roomService{c: c, log: c.Log})
 	return map[string]http.Handler{
-		service.PathPrefix(): limitBody(idempotent(withWriter(service), &c), c.MaxBody),
+		service.PathPrefix(): admitted(idempotent(withWriter(service), &c), &c, service.PathPrefix()),
 		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
 		ingressPath:          absent("there is no ingress service"),
 		sipPath:              absent("there is no SIP service"),
@@ -219,31 +219,34 @@ func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MovePart
 // errSameRoom is in LiveKit's words, which the domain's own are not.
 var errSameRoom = &rooms.Error{Code: rooms.Invalid, Msg: "destination room cannot be the same as source room"}
 
-// call runs f unless denied, or unless the token is good no more, and makes what
-// fails a Twirp error.
+// call runs f unless denied, and makes what fails a Twirp error. That the token is
+// still good, [admitted] has checked.
 func call[T any](ctx context.Context, s *roomService, method string, denied error, f func() (*T, error)) (*T, error) {
+	decoded(ctx)
 	if denied != nil {
 		return nil, twirpError(denied)
 	}
-	err := s.c.standing(ctx)
+	res, err := f()
 	if err == nil {
-		var res *T
-		if res, err = f(); err == nil {
-			return res, nil
-		}
+		return res, nil
 	}
+	return nil, asTwirp(ctx, s.log, method, err)
+}
+
+// asTwirp is a failure of a call as the caller may see it, and logs what it may not.
+func asTwirp(ctx context.Context, log *slog.Logger, method string, err error) twirp.Error {
 	if p, ok := errors.AsType[*problem](err); ok {
-		return nil, twirp.NewError(twirp.PermissionDenied, p.Detail).WithMeta("reason", p.Code)
+		return twirp.NewError(twirp.PermissionDenied, p.Detail).WithMeta("reason", p.Code)
 	}
 	if e, ok := errors.AsType[twirp.Error](err); ok {
-		return nil, e
+		return e
 	}
-	seen := tell(ctx, s.log, method, err)
+	seen := tell(ctx, log, method, err)
 	if seen.Code == rooms.Unavailable {
 		// It only fails on a name that is not a header's.
 		_ = twirp.SetHTTPResponseHeader(ctx, "Retry-After", retryAfter)
 	}
-	return nil, twirpError(seen)
+	return twirpError(seen)
 }
 
 // retryAfter is when to try again what is unavailable, in seconds: about what a

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/server/unpack"
 )
 
 // Question is what the hook is asked.
@@ -117,6 +118,10 @@ func (t *Timeout) UnmarshalJSON(b []byte) error {
 
 // parse reads an answer: 204 is a plain yes, 403 a no, 200 says which.
 func parse(status int, body []byte) (*Answer, error) {
+	// 2 MiB of one-byte values would be a hundred times that.
+	if _, err := unpack.JSON(body, 2*int64(len(body))+512<<10); err != nil {
+		return nil, fmt.Errorf("the answer is refused: %w", err)
+	}
 	yes, no := true, false
 	switch status {
 	case http.StatusNoContent:

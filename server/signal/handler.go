@@ -25,6 +25,7 @@ import (
 	"parlor/server/access"
 	"parlor/server/authorize"
 	"parlor/server/config"
+	"parlor/server/unpack"
 )
 
 const (
@@ -47,6 +48,7 @@ type Config struct {
 	Verifier *access.Verifier
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer // may be nil
+	Guard    *unpack.Guard         // bounds what is decoded at one time; nil = no bound
 
 	// Version is Parlor's own, told to clients as debug information.
 	Version string
@@ -74,6 +76,7 @@ type Handler struct {
 	log     *slog.Logger
 	metrics *metrics
 	overTCP preferences
+	decoder *decoder
 
 	open     atomic.Int64   // connections, resumes too
 	sessions sync.WaitGroup // every session's goroutines
@@ -81,7 +84,7 @@ type Handler struct {
 
 // New makes the handler.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics)}
+	return &Handler{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard)}
 }
 
 // Wait returns when every session has ended, or ctx has.
@@ -201,7 +204,7 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 		return nil, refuse(http.StatusUnauthorized, err.Error())
 	}
 	claims := access.FromContext(r.Context())
-	opts, err := parseOptions(r, v1, validate)
+	opts, err := h.decoder.parseOptions(r, v1, validate)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,10 @@
 package signal
 
 import (
-	"bytes"
-	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,7 +12,9 @@ import (
 	"strings"
 
 	"github.com/livekit/protocol/livekit"
-	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+	"parlor/server/unpack"
 )
 
 // maxJoinRequest bounds a join request, also what it unpacks to.
@@ -53,10 +53,10 @@ type options struct {
 
 // parseOptions reads the query of a connect request. validate says that it is
 // only a validation, which is stricter with attributes.
-func parseOptions(r *http.Request, v1, validate bool) (*options, error) {
+func (d *decoder) parseOptions(r *http.Request, v1, validate bool) (*options, error) {
 	q := r.URL.Query()
 	if wrapped := q.Get("join_request"); wrapped != "" {
-		return parseJoinRequest(wrapped, clientAddress(r))
+		return d.parseJoinRequest(r.Context(), wrapped, clientAddress(r))
 	}
 	if v1 {
 		return nil, refuse(http.StatusBadRequest, "join_request is required")
@@ -65,9 +65,10 @@ func parseOptions(r *http.Request, v1, validate bool) (*options, error) {
 }
 
 // parseJoinRequest reads the join_request parameter: base64 (URL alphabet) of a
-// WrappedJoinRequest.
-func parseJoinRequest(wrapped, address string) (*options, error) {
+// WrappedJoinRequest. Its errors are refusals.
+func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string) (*options, error) {
 	if len(wrapped) > maxJoinRequest*4/3+4 {
+		_ = d.guard.Refused("join_request", unpack.ErrTooLong) // it is answered here
 		return nil, refuse(http.StatusBadRequest, "join request is too large")
 	}
 	raw, err := base64.URLEncoding.DecodeString(wrapped)
@@ -77,16 +78,19 @@ func parseJoinRequest(wrapped, address string) (*options, error) {
 		}
 	}
 	w := &livekit.WrappedJoinRequest{}
-	if err := proto.Unmarshal(raw, w); err != nil {
-		return nil, refuse(http.StatusBadRequest, "cannot unmarshal wrapped join request")
+	if _, err := d.decode(ctx, raw, false, d.wrapped, w); err != nil {
+		return nil, d.refuseJoin(err, "cannot unmarshal wrapped join request")
 	}
-	inner, err := unpack(w)
+	inner, err := inflate(w)
 	if err != nil {
-		return nil, err
+		return nil, d.refuseJoin(err, "cannot read decompressed join request")
 	}
 	j := &livekit.JoinRequest{}
-	if err := proto.Unmarshal(inner, j); err != nil {
-		return nil, refuse(http.StatusBadRequest, "cannot unmarshal join request")
+	if _, err := d.decode(ctx, inner, false, d.join, j); err != nil {
+		return nil, d.refuseJoin(err, "cannot unmarshal join request")
+	}
+	if err := descriptions(j.PublisherOffer); err != nil {
+		return nil, d.refuseJoin(err, "")
 	}
 	o := &options{
 		singlePC:       true,
@@ -111,26 +115,34 @@ func parseJoinRequest(wrapped, address string) (*options, error) {
 	return o, nil
 }
 
-func unpack(w *livekit.WrappedJoinRequest) ([]byte, error) {
+// refuseJoin is the answer to a join request that failed with err; malformed is what is
+// said of one that is not too much but cannot be read.
+func (d *decoder) refuseJoin(err error, malformed string) error {
+	if ref, ok := asRefusal(err); ok {
+		return ref
+	}
+	_ = d.guard.Refused("join_request", err) // it is answered here
+	switch {
+	case errors.Is(err, unpack.ErrBusy):
+		return rooms.Errorf(rooms.Unavailable, "%s", err)
+	case errors.Is(err, unpack.ErrTooLong):
+		return refuse(http.StatusBadRequest, "join request is too large")
+	case excessive(err):
+		return refuse(http.StatusBadRequest, "join request is refused: "+err.Error())
+	}
+	return refuse(http.StatusBadRequest, malformed)
+}
+
+// inflate is the join request that w wraps.
+func inflate(w *livekit.WrappedJoinRequest) ([]byte, error) {
 	switch w.Compression {
 	case livekit.WrappedJoinRequest_NONE:
 		if len(w.JoinRequest) > maxJoinRequest {
-			return nil, refuse(http.StatusBadRequest, "join request is too large")
+			return nil, unpack.ErrTooLong
 		}
 		return w.JoinRequest, nil
 	case livekit.WrappedJoinRequest_GZIP:
-		z, err := gzip.NewReader(bytes.NewReader(w.JoinRequest))
-		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "cannot read decompressed join request")
-		}
-		out, err := io.ReadAll(io.LimitReader(z, maxJoinRequest+1))
-		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "cannot read decompressed join request")
-		}
-		if len(out) > maxJoinRequest {
-			return nil, refuse(http.StatusBadRequest, "join request is too large")
-		}
-		return out, nil
+		return unpack.Gunzip(w.JoinRequest, maxJoinRequest)
 	}
 	return nil, refuse(http.StatusBadRequest, "unknown compression of join request")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"math/rand/v2"
 	"net/http/httptest"
 	"net/url"
 	"testing"
@@ -30,6 +31,16 @@ func zip(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
+// noise is text that gzip makes about four times shorter.
+func noise(n int) []byte {
+	random := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = "0123"[random.IntN(4)]
+	}
+	return b
+}
+
 func TestJoinRequest(t *testing.T) {
 	inner, err := proto.Marshal(&livekit.JoinRequest{
 		ClientInfo:         &livekit.ClientInfo{Protocol: 17, Sdk: livekit.ClientInfo_GO},
@@ -41,7 +52,7 @@ func TestJoinRequest(t *testing.T) {
 		wrap(t, livekit.WrappedJoinRequest_NONE, inner),
 		wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, inner)),
 	} {
-		o, err := parseJoinRequest(wrapped, "192.0.2.1")
+		o, err := newDecoder(nil).parseJoinRequest(t.Context(), wrapped, "192.0.2.1")
 		require.NoError(t, err)
 		require.True(t, o.singlePC && o.autoSubscribe)
 		require.Equal(t, 17, o.protocol)
@@ -55,12 +66,14 @@ func TestJoinRequestRefuses(t *testing.T) {
 		"base64":   {"!", "cannot base64 decode wrapped join request"},
 		"protobuf": {base64.URLEncoding.EncodeToString([]byte("\xff\xff")), "cannot unmarshal wrapped join request"},
 		"gzip":     {wrap(t, livekit.WrappedJoinRequest_GZIP, []byte("no")), "cannot read decompressed join request"},
-		"bomb":     {wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, make([]byte, maxJoinRequest+1))), "join request is too large"},
+		"bomb":     {wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, make([]byte, maxJoinRequest+1))), "join request is refused: it has more values than are taken here"},
+		"too long": {wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, noise(maxJoinRequest+1))), "join request is too large"},
+		"dense":    {wrap(t, livekit.WrappedJoinRequest_NONE, bytes.Repeat([]byte{0x2a, 0}, 64<<10)), "join request is refused: it has more values than are taken here"},
 		"inner":    {wrap(t, livekit.WrappedJoinRequest_NONE, []byte("\xff\xff")), "cannot unmarshal join request"},
 		"unknown":  {wrap(t, 9, nil), "unknown compression of join request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parseJoinRequest(tc.wrapped, "")
+			_, err := newDecoder(nil).parseJoinRequest(t.Context(), tc.wrapped, "")
 			ref, ok := asRefusal(err)
 			require.True(t, ok, "%v", err)
 			require.Equal(t, 400, ref.status)
@@ -92,7 +105,7 @@ func FuzzConnect(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query string, v1 bool) {
 		r := httptest.NewRequest("GET", "/rtc", nil)
 		r.URL.RawQuery = query
-		o, err := parseOptions(r, v1, true)
+		o, err := newDecoder(nil).parseOptions(r, v1, true)
 		if err != nil {
 			ref, ok := asRefusal(err)
 			require.True(t, ok)

@@ -2,14 +2,14 @@ package signal
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"parlor/media"
 	"parlor/rooms"
@@ -22,6 +22,8 @@ const (
 	// maxPlain bounds a message that is neither a session description nor own
 	// metadata and attributes, which LiveKit's limits let be longer.
 	maxPlain = 64 << 10
+	// maxBehind is how many bytes of messages a client may be ahead of its room.
+	maxBehind = 1 << 20
 )
 
 // session reads one WebSocket of a participant, in the goroutine of its request.
@@ -122,8 +124,9 @@ func (s *session) run() {
 
 // read handles messages until the socket ends or the participant has left.
 func (s *session) read() {
+	behind := int64(0) // what the messages take that the room may not have handled yet
 	for n := 1; ; n++ {
-		req, err := s.next()
+		req, cost, err := s.next()
 		if err != nil {
 			return
 		}
@@ -133,45 +136,67 @@ func (s *session) read() {
 			}
 			s.handle(req)
 		}
-		if n%32 == 0 {
+		if behind += cost; n%32 == 0 || behind > maxBehind {
+			behind = 0
 			s.p.Sync() // a client that sends faster than its room takes it waits
 		}
 		s.p.Pace(s.ws.done) // and so does one that changes faster than can be written
 	}
 }
 
-// next reads one message; nil for an empty frame.
-func (s *session) next() (*livekit.SignalRequest, error) {
+// next reads one message, and tells what it takes in bytes; nil for an empty frame.
+func (s *session) next() (req *livekit.SignalRequest, cost int64, err error) {
 	typ, data, err := s.ws.conn.Read(s.ws.done)
 	if err != nil {
 		if websocket.CloseStatus(err) == websocket.StatusMessageTooBig || errors.Is(err, websocket.ErrMessageTooBig) {
 			s.h.metrics.bad.WithLabelValues("too_big").Inc()
 		}
-		return nil, err
+		return nil, 0, err
 	}
 	s.ws.json.Store(typ == websocket.MessageText)
 	if len(data) == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
-	req := &livekit.SignalRequest{}
-	if typ == websocket.MessageText {
-		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, req)
-	} else {
-		err = proto.Unmarshal(data, req)
-	}
-	if err == nil && len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil &&
-		req.GetSyncState() == nil && req.GetUpdateMetadata() == nil {
-		// Only descriptions are long. A long list of empty things unpacks to a
-		// hundred times its size, and would wait in queues that count messages.
-		s.h.metrics.bad.WithLabelValues("too_big").Inc()
-		return nil, nil
-	}
-	if err != nil {
+	req, cost, err = s.h.decoder.signalRequest(s.ws.done, data, typ == websocket.MessageText)
+	switch {
+	case err != nil && excessive(err):
+		s.h.metrics.bad.WithLabelValues("too_much").Inc()
+		_ = s.ws.conn.Close(websocket.StatusMessageTooBig, err.Error()) // we are leaving anyway
+		return nil, 0, err
+	case err != nil:
 		s.h.metrics.bad.WithLabelValues("garbage").Inc()
 		_ = s.ws.conn.Close(websocket.StatusNormalClosure, "cannot parse signal request") // we are leaving anyway
-		return nil, err
+		return nil, 0, err
+	case len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil && req.GetSyncState() == nil && req.GetUpdateMetadata() == nil:
+		// Only these are long. Others would wait in queues that count messages.
+		s.h.metrics.bad.WithLabelValues("too_big").Inc()
+		s.decline(req, livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a message of this kind must not be longer than %d bytes", maxPlain))
+		return nil, cost, nil
 	}
-	return req, nil
+	return req, cost, nil
+}
+
+// decline answers a request that is not done. The message tells what it is about to
+// clients that did not give it a number.
+func (s *session) decline(req *livekit.SignalRequest, why livekit.RequestResponse_Reason, message string) {
+	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: &livekit.RequestResponse{
+		RequestId: requestID(req), Reason: why, Message: message,
+	}}})
+}
+
+// requestID is the number that the client gave a request; 0 if it gave none, or
+// requests of its kind have none.
+func requestID(req *livekit.SignalRequest) uint32 {
+	m := req.ProtoReflect()
+	set := m.WhichOneof(m.Descriptor().Oneofs().ByName("message"))
+	if set == nil || set.Message() == nil {
+		return 0
+	}
+	id := set.Message().Fields().ByName("request_id")
+	if id == nil || id.Kind() != protoreflect.Uint32Kind {
+		return 0
+	}
+	return uint32(m.Get(set).Message().Get(id).Uint()) //nolint:gosec // of that kind
 }
 
 // handle passes one message on.
@@ -216,9 +241,33 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 		s.peer.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	default:
-		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks.
+		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks,
+		// unless the client waits for an answer.
 		s.h.metrics.bad.WithLabelValues("unknown").Inc()
+		s.unserved(req)
 	}
+}
+
+// unserved answers a request that Parlor does not serve. What asks for nothing, such
+// as update_layers, has no answer.
+func (s *session) unserved(req *livekit.SignalRequest) {
+	resp := &livekit.RequestResponse{RequestId: requestID(req), Reason: livekit.RequestResponse_NOT_ALLOWED}
+	switch m := req.Message.(type) {
+	case *livekit.SignalRequest_PublishDataTrackRequest:
+		resp.Message = "this server has no data tracks"
+		resp.Request = &livekit.RequestResponse_PublishDataTrack{PublishDataTrack: m.PublishDataTrackRequest}
+	case *livekit.SignalRequest_UnpublishDataTrackRequest:
+		resp.Message = "this server has no data tracks"
+		resp.Request = &livekit.RequestResponse_UnpublishDataTrack{UnpublishDataTrack: m.UnpublishDataTrackRequest}
+	case *livekit.SignalRequest_StoreDataBlobRequest, *livekit.SignalRequest_GetDataBlobRequest:
+		resp.Message = "this server keeps no data blobs"
+	default:
+		if resp.RequestId == 0 {
+			return
+		}
+		resp.Message = "this server does not serve requests of this kind"
+	}
+	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}})
 }
 
 func (s *session) send(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) }

@@ -1,0 +1,80 @@
+package unpack
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	// atOnce is how many bytes may be unpacked at one time, by estimate. The largest
+	// single message costs an eighth of it.
+	atOnce = 64 << 20
+	// small messages are decoded at once: they are most of all, and must not wait
+	// behind those of others.
+	small = 8 << 10
+	// guardWait is how long a decoder waits for its place.
+	guardWait = 10 * time.Second
+)
+
+// ErrBusy: so much is being unpacked that there was no place in time.
+var ErrBusy = errors.New("the server has too much to read at this time, try again")
+
+// Guard bounds how much is unpacked at one time, and counts what is refused. Its
+// methods may be called concurrently; a nil Guard bounds and counts nothing.
+type Guard struct {
+	places  *semaphore.Weighted
+	refused *prometheus.CounterVec
+}
+
+// NewGuard makes a guard.
+func NewGuard() *Guard {
+	return &Guard{
+		places: semaphore.NewWeighted(atOnce),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parlor_unpack_refused_total",
+			Help: "Input refused before it was decoded, by where it came in and why: too_long (bytes), too_much (what they unpack to), too_deep, busy.",
+		}, []string{"what", "why"}),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (g *Guard) Describe(ch chan<- *prometheus.Desc) { g.refused.Describe(ch) }
+
+// Collect implements [prometheus.Collector].
+func (g *Guard) Collect(ch chan<- prometheus.Metric) { g.refused.Collect(ch) }
+
+// Refused counts err, if it is one of this package, as of what. It returns err.
+func (g *Guard) Refused(what string, err error) error {
+	if g == nil {
+		return err
+	}
+	for why, known := range map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "busy": ErrBusy} {
+		if errors.Is(err, known) {
+			g.refused.WithLabelValues(what, why).Inc()
+		}
+	}
+	return err
+}
+
+// Enter waits for a place for cost bytes. The caller gives it back with leave, which
+// may be called more than once. The error is [ErrBusy], or ctx's.
+func (g *Guard) Enter(ctx context.Context, cost int64) (leave func(), err error) {
+	if g == nil || cost <= small {
+		return func() {}, nil
+	}
+	cost = min(cost, atOnce)
+	waiting, cancel := context.WithTimeout(ctx, guardWait)
+	defer cancel()
+	if g.places.Acquire(waiting, cost) != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, ErrBusy
+	}
+	return sync.OnceFunc(func() { g.places.Release(cost) }), nil
+}
