@@ -36,7 +36,6 @@ func houseRules() []rule {
 		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
-		{"media/bench", []string{"media"}, []string{sql}}, // a program of its own
 		{"webhooks", []string{"rooms"}, []string{sql, webSocket, pion}},
 		{"static", nil, []string{sql, webSocket, pion}},
 		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},

@@ -61,6 +61,7 @@ const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protoc
   parlor [flags]         run the server
   parlor token [flags]   make an access token
   parlor restore [flags] make a database of what is on a replica
+  parlor licenses        show the licences of all that is in it
   parlor version         tell the version
   parlor help            show this
 
@@ -89,6 +90,8 @@ func run(ctx context.Context, env environment) int {
 			command, env.args = token, env.args[1:]
 		case "restore":
 			command, env.args = restore, env.args[1:]
+		case "licenses":
+			command, env.args = licenses, env.args[1:]
 		case "version", "--version", "-version":
 			command, env.args = printVersion, env.args[1:]
 		case "help":

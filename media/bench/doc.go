@@ -3,8 +3,8 @@
 // that do no more than must be done (the floor), in the same run and in turns,
 // because a shared machine's figures are only comparable with their neighbours.
 //
-//	go run ./media/bench
-//	go run ./media/bench -subs 4 -rounds 5 -window 8s
+//	go -C media/bench run .
+//	go -C media/bench run . -subs 4 -rounds 5 -window 8s
 //
 // It builds and starts the server, joins one publisher and a number of
 // subscribers over LiveKit's signalling with real WebRTC, and lets the publisher
@@ -18,4 +18,6 @@
 // All is on the loopback interface, which charges the receiver's part of the
 // kernel's work to the sender; a network card would not. -server and -url measure
 // other builds and other LiveKit servers.
+//
+// It is a module of its own, so that what it needs is no requirement of the server.
 package main

@@ -50,7 +50,7 @@ type server struct {
 	log  *os.File
 }
 
-// build builds the program from this module into dir.
+// build builds the server, whose module is two folders up, into dir.
 func build(ctx context.Context, dir string) (string, error) {
 	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -58,7 +58,7 @@ func build(ctx context.Context, dir string) (string, error) {
 	}
 	path := filepath.Join(dir, "parlor")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, ".")
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(mod)))
+	cmd.Dir = filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the server: %w\n%s", err, out)
 	}

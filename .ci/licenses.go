@@ -1,0 +1,183 @@
+//go:build ignore
+
+// Licenses writes the notice of the licences of all that is in the binary and in
+// the page: licenses.txt, which "parlor licenses" shows.
+//
+//	go run .ci/licenses.go          writes it
+//	go run .ci/licenses.go -check   fails if it is not what would be written
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+const notice = "licenses.txt"
+
+func main() {
+	check := flag.Bool("check", false, "compare instead of writing")
+	flag.Parse()
+	if err := run(*check); err != nil {
+		fmt.Fprintln(os.Stderr, "licenses:", err)
+		os.Exit(1)
+	}
+}
+
+func run(check bool) error {
+	parts, err := modules()
+	if err != nil {
+		return err
+	}
+	page, err := page("static/vendor")
+	if err != nil {
+		return err
+	}
+	golang, err := text(runtime.GOROOT(), "LICENSE")
+	if err != nil {
+		return err
+	}
+	parts = append(parts, part{"the Go runtime and standard library", golang})
+	body := format(append(parts, page...))
+	if !check {
+		return os.WriteFile(notice, body, 0o644)
+	}
+	old, err := os.ReadFile(notice)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(old, body) {
+		return errors.New(notice + " is out of date; run go generate")
+	}
+	return nil
+}
+
+// part is something with a licence.
+type part struct{ name, text string }
+
+// modules are those with a package in the program, on any system that it is built for.
+func modules() ([]part, error) {
+	dirs := map[string]string{} // by name and version
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		list := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}\t{{.Dir}}{{end}}{{end}}", ".")
+		list.Env = append(os.Environ(), "GOOS="+system, "GOARCH=amd64", "CGO_ENABLED=0")
+		list.Stderr = os.Stderr
+		out, err := list.Output()
+		if err != nil {
+			return nil, fmt.Errorf("go list for %s: %w", system, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if name, dir, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
+				dirs[name] = dir
+			}
+		}
+	}
+	var all []part
+	for name, dir := range dirs {
+		files, err := licenceFiles(dir)
+		if err != nil {
+			return nil, err
+		}
+		if len(files) == 0 {
+			return nil, fmt.Errorf("%s has no licence", name)
+		}
+		t, err := text(dir, files...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, part{name, t})
+	}
+	return all, nil
+}
+
+var licenceName = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|unlicense|patents)([-.].*)?$`)
+
+// licenceFiles are the files of a module's own folder that tell its licence.
+func licenceFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var files []string
+	for _, e := range entries {
+		if !e.IsDir() && licenceName.MatchString(e.Name()) && filepath.Ext(e.Name()) != ".go" {
+			files = append(files, e.Name())
+		}
+	}
+	return files, err
+}
+
+func text(dir string, files ...string) (string, error) {
+	var b strings.Builder
+	for i, f := range files {
+		body, err := os.ReadFile(filepath.Join(dir, f))
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteString("\n\n" + f + ":\n\n")
+		}
+		b.WriteString(strings.Trim(strings.ReplaceAll(string(body), "\r\n", "\n"), "\n"))
+	}
+	return b.String(), nil
+}
+
+var comment = regexp.MustCompile(`(?s)/\*.*?\*/`)
+
+// page is the scripts of others in the page: the licence that lies beside each, and
+// the notices within, of what its author has put into it.
+func page(dir string) ([]part, error) {
+	scripts, err := fs.Glob(os.DirFS(dir), "*.js")
+	if err != nil {
+		return nil, err
+	}
+	var all []part
+	for _, name := range scripts {
+		beside := strings.TrimSuffix(strings.TrimSuffix(name, ".js"), ".umd") + ".LICENSE"
+		t, err := text(dir, beside)
+		if err != nil {
+			return nil, err
+		}
+		body, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range comment.FindAllString(string(body), -1) {
+			if low := strings.ToLower(c); (strings.Contains(low, "copyright") || strings.Contains(low, "@license")) && !strings.Contains(t, c) {
+				t += "\n\n" + c
+			}
+		}
+		all = append(all, part{name, t})
+	}
+	return all, nil
+}
+
+// format writes each text once, under the names of all that have it.
+func format(parts []part) []byte {
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.name, b.name) })
+	var texts []string
+	names := map[string][]string{}
+	for _, p := range parts {
+		if names[p.text] == nil {
+			texts = append(texts, p.text)
+		}
+		names[p.text] = append(names[p.text], p.name)
+	}
+	var b bytes.Buffer
+	b.WriteString("Parlor is under the Apache License 2.0. In its binary and its page is work of others,\nunder the licences below.\n")
+	for _, t := range texts {
+		b.WriteString("\n" + strings.Repeat("=", 80) + "\n")
+		for _, name := range names[t] {
+			b.WriteString(name + "\n")
+		}
+		b.WriteString(strings.Repeat("-", 80) + "\n\n" + t + "\n")
+	}
+	return b.Bytes()
+}
