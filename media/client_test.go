@@ -121,6 +121,8 @@ type client struct {
 	ending   sync.Once
 	slow     func() time.Duration      // before each message of the server is read; nil: at once
 	onTrack  func(*webrtc.TrackRemote) // on a goroutine of its own, instead of tracks; nil: tracks
+	reword   func(string) string       // of an offer before it is sent; nil: as it is
+	reread   func(string) string       // of an answer before it is taken; nil: as it is
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32
@@ -292,7 +294,11 @@ func (c *client) receive(r *livekit.SignalResponse) {
 		if m.Answer.Id != c.offerID || c.pub.SignalingState() != webrtc.SignalingStateHaveLocalOffer {
 			return
 		}
-		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.Answer.Sdp})
+		text := m.Answer.Sdp
+		if c.reread != nil {
+			text = c.reread(text)
+		}
+		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
 		if err != nil {
 			c.t.Errorf("answer: %v", err)
 		}
@@ -397,8 +403,12 @@ func (c *client) offerLocked(restart bool) {
 		c.t.Errorf("set offer: %v", err)
 		return
 	}
+	text := offer.SDP
+	if c.reword != nil {
+		text = c.reword(text)
+	}
 	c.offerID++
-	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: offer.SDP, Id: c.offerID})
+	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text, Id: c.offerID})
 }
 
 // join connects as stock clients do: their own data channels, in single mode with

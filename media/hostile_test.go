@@ -65,7 +65,7 @@ func TestHugeDescriptions(t *testing.T) {
 			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
 			require.Eventually(t, func() bool { return e.Stats().BadDescriptions == before+1 }, patience, time.Millisecond)
 		}
-		s, err := parseOffer(one + many(maxAttributes/2, "a=ssrc:%d cname:x\r\n") + many(maxRIDs+1, "a=rid:%d send\r\n"))
+		s, err := parseOffer(one+many(maxAttributes/2, "a=ssrc:%d cname:x\r\n")+many(maxRIDs+1, "a=rid:%d send\r\n"), nil)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(s[0].ssrcs), maxSSRCs)
 		require.Len(t, s[0].rids, maxRIDs)

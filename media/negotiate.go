@@ -2,6 +2,7 @@ package media
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -114,6 +115,11 @@ func (p *Peer) offer(t *transport) error {
 	if err != nil {
 		return err
 	}
+	sections, err := parseOffer(text, nil)
+	if err != nil {
+		return fmt.Errorf("read our own offer: %w", err)
+	}
+	t.mids = mids(sections)
 	t.retirementOffered()
 	t.offerID++
 	t.offered = true
@@ -145,7 +151,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 		p.log.Debug("answer to another offer", "id", d.GetId(), "want", t.offerID)
 		return
 	}
-	sections, err := parseOffer(d.GetSdp())
+	sections, err := parseOffer(d.GetSdp(), t.mids)
 	if err != nil {
 		p.refuse("answer", err)
 		return
@@ -159,74 +165,117 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	}
 	t.offered = false
 	p.answerTimer.Stop()
-	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: d.GetSdp()}); err != nil {
+	t.noteClientCodecs(sections)
+	p.failRejected(sections)
+	text, err := asInactive(d.GetSdp(), t.lastOffer.GetSdp(), sections)
+	if err == nil {
+		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
+	}
+	if err != nil {
 		p.refuse("answer", err)
-		p.needsReconnect("the answer to our offer does not fit")
 		return
 	}
-	t.noteClientCodecs(sections)
 	t.retirementAgreed()
 	p.flushCandidates(t, d.GetSdp())
 }
 
+// failRejected fails the subscriptions whose sections the client rejects in its
+// answer: it has no codec for them.
+func (p *Peer) failRejected(answered []offeredSection) {
+	for i := range answered {
+		if !answered[i].rejected {
+			continue
+		}
+		for _, s := range slices.Clone(p.subOrder) {
+			if s.transceiver != nil && s.transceiver.Mid() == answered[i].mid {
+				p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
+			}
+		}
+	}
+}
+
+// refuse ends a session in which the client's description cannot be taken: without
+// an answer the client would wait in vain, so it has to start again.
 func (p *Peer) refuse(what string, err error) {
 	p.engine.counters.badOffers.Add(1)
 	p.log.Info(what+" refused", "error", err)
+	p.needsReconnect("the client's " + what + " cannot be used")
 }
 
-// answerOffer negotiates what the client offers.
+// answerOffer negotiates what the client offers. Sections that are of no use are
+// answered with port 0.
 func (p *Peer) answerOffer(d *livekit.SessionDescription) {
-	sections, err := parseOffer(d.GetSdp())
+	t := p.pub
+	sections, err := parseOffer(d.GetSdp(), t.mids)
 	if err != nil {
 		p.refuse("offer", err)
 		return
 	}
-	t := p.pub
+	p.engine.codecs.rejectUnusable(sections)
 	if p.sub == nil {
 		p.unplace(sections)
 	}
-	text, err := t.keepReceivers(d.GetSdp(), sections)
-	if err == nil {
-		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text})
-	}
-	if err != nil {
-		p.refuse("offer", err)
-		if t.pc.SignalingState() != webrtc.SignalingStateStable {
-			p.needsReconnect("the offer cannot be answered")
+	_, nothing := anyRejected(sections)
+	if !nothing {
+		if err := p.applyOffer(t, d.GetSdp(), sections); err != nil {
+			p.refuse("offer", err)
+			return
 		}
-		return
 	}
+	t.mids = mids(sections)
 	p.matchSections(sections)
 	if p.sub == nil {
 		p.placeSubscriptions(sections)
 	}
-	if err := p.answer(t, d.GetId()); err != nil {
+	var text string
+	if nothing {
+		text, err = rejectAll(sections, p.mayBePion())
+	} else {
+		text, err = p.answer(t, sections)
+	}
+	if err != nil {
 		p.log.Warn("offer not answered", "error", err)
 		p.needsReconnect("the offer cannot be answered")
 		return
 	}
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Answer{Answer: &livekit.SessionDescription{
+		Type: "answer", Sdp: text, Id: d.GetId(), MidToTrackId: t.midToTrack(),
+	}}})
 	p.flushCandidates(t, d.GetSdp())
 	p.sectionsNegotiated()
 }
 
-func (p *Peer) answer(t *transport, id uint32) error {
+// applyOffer gives pion the client's offer, without what is rejected of it.
+func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) error {
+	text, err := withoutRejected(text, sections)
+	if err != nil {
+		return err
+	}
+	if text, err = t.keepReceivers(text, sections); err != nil {
+		return err
+	}
+	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
+		return fmt.Errorf("apply the offer: %w", err)
+	}
+	return nil
+}
+
+// answer is our answer to an offer with those sections, as the client gets it.
+func (p *Peer) answer(t *transport, sections []offeredSection) (string, error) {
 	p.preferCodecs(t)
 	answer, err := t.pc.CreateAnswer(nil)
 	if err != nil {
-		return fmt.Errorf("create answer: %w", err)
+		return "", fmt.Errorf("create answer: %w", err)
 	}
 	if err := t.pc.SetLocalDescription(answer); err != nil {
-		return fmt.Errorf("set our answer: %w", err)
+		return "", fmt.Errorf("set our answer: %w", err)
 	}
 	clear(t.retired)
 	text, err := shapeAudio(answer.SDP, p.answerShapes(t))
 	if err != nil {
-		return err
+		return "", err
 	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Answer{Answer: &livekit.SessionDescription{
-		Type: "answer", Sdp: text, Id: id, MidToTrackId: t.midToTrack(),
-	}}})
-	return nil
+	return withRejected(text, sections, p.mayBePion())
 }
 
 // answerShapes is what our answer says of audio: both of what the client sends and
@@ -284,6 +333,7 @@ type singleState struct {
 	asked     bool                           // it was asked since its last offer
 	requested sectionCount                   // sections asked for since its last offer
 	free      map[string]webrtc.RTPCodecType // by mid, as of its last offer
+	lacks     map[webrtc.RTPCodecType]bool   // kinds that it has no codec for, as of its last offer
 }
 
 // placeSubscriptions gives subscriptions that have none a section in which the
@@ -302,10 +352,28 @@ func (p *Peer) placeSubscriptions(sections []offeredSection) {
 			if tr == nil || tr.Sender() != nil {
 				continue
 			}
-			if sub := p.nextUnplaced(s.kind); sub == nil || !p.pub.free(tr) || !p.place(sub, tr) {
+			if !p.pub.free(tr) || !p.placeOne(s, tr) {
 				p.single.free[s.mid] = s.kind
 			}
 		}
+	}
+	p.single.lacks = p.engine.codecs.lacks(sections)
+}
+
+// placeOne gives a section to the subscription of its kind that has waited longest
+// and whose track the client can take in it. Those before it, which it cannot take,
+// fail: the section is not to be lost with them.
+func (p *Peer) placeOne(s *offeredSection, tr *webrtc.RTPTransceiver) bool {
+	codecs := p.engine.codecs.supported(s)
+	for {
+		sub := p.nextUnplaced(s.kind)
+		if sub == nil {
+			return false
+		}
+		if _, has := pickDownstream(*sub.track.codecs.Load(), codecs); has {
+			return p.place(sub, tr)
+		}
+		p.failSubscription(sub, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
 	}
 }
 
@@ -322,6 +390,11 @@ func (p *Peer) unplaced() (n sectionCount) {
 // requestSections asks the client for an offer with as many free sections as are
 // missing, minus those that it has been asked for.
 func (p *Peer) requestSections() {
+	for kind := range p.single.lacks {
+		for s := p.nextUnplaced(kind); s != nil; s = p.nextUnplaced(kind) {
+			p.failSubscription(s, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED)
+		}
+	}
 	missing := p.unplaced()
 	if missing == (sectionCount{}) && !p.single.dirty {
 		return

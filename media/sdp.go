@@ -24,8 +24,12 @@ const (
 // section is one m-line of a description, as far as we care.
 type offeredSection struct {
 	mid      string
-	kind     webrtc.RTPCodecType // 0 for data
-	rejected bool                // port 0 (RFC 3264, 6)
+	unnamed  bool // its author gave it no mid
+	media    string
+	protos   []string
+	formats  []string
+	kind     webrtc.RTPCodecType // 0 for data, and for what we do not know
+	rejected bool                // port 0 (RFC 3264, 6), or to be answered so
 	sends    bool                // its author sends media in it
 	receives bool                // its author takes media in it
 	streamID string              // msid's stream id
@@ -45,8 +49,9 @@ type offeredCodec struct {
 }
 
 // parseOffer reads a client's description and refuses what pion would stumble
-// over after it has changed its state.
-func parseOffer(text string) ([]offeredSection, error) {
+// over after it has changed its state. Sections that are rejected may have no mid;
+// they get one (see nameSections), with before the mids of the description before.
+func parseOffer(text string, before []string) ([]offeredSection, error) {
 	if len(text) > maxDescription {
 		return nil, fmt.Errorf("session description of %d bytes, limit %d", len(text), maxDescription)
 	}
@@ -64,19 +69,10 @@ func parseOffer(text string) ([]offeredSection, error) {
 		return nil, errors.New("session description without ICE credentials or fingerprint")
 	}
 	out := make([]offeredSection, 0, len(d.MediaDescriptions))
-	mids := make(map[string]bool, len(d.MediaDescriptions))
 	for _, m := range d.MediaDescriptions {
-		s := readSection(m, &d)
-		if s.mid == "" || mids[s.mid] {
-			return nil, fmt.Errorf("media section %d: its mid is missing or taken", len(out))
-		}
-		mids[s.mid] = true
-		if s.kind == 0 && m.MediaName.Media != "application" {
-			return nil, fmt.Errorf("media section %q is of unknown kind %q", s.mid, m.MediaName.Media)
-		}
-		out = append(out, s)
+		out = append(out, readSection(m, &d))
 	}
-	return out, nil
+	return out, nameSections(out, before)
 }
 
 // checkSize refuses what would keep us busy: sections are read with effort that
@@ -113,7 +109,10 @@ func hasAnywhere(d *sdp.SessionDescription, key string) bool {
 }
 
 func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSection {
-	s := offeredSection{kind: webrtc.NewRTPCodecType(m.MediaName.Media), repairs: map[uint32]uint32{}}
+	s := offeredSection{
+		kind: webrtc.NewRTPCodecType(m.MediaName.Media), repairs: map[uint32]uint32{},
+		media: m.MediaName.Media, protos: m.MediaName.Protos, formats: m.MediaName.Formats,
+	}
 	s.mid, _ = m.Attribute("mid")
 	_, bundleOnly := m.Attribute("bundle-only")
 	s.rejected = m.MediaName.Port.Value == 0 && !bundleOnly

@@ -24,7 +24,7 @@ const sampleOffer = offerHead +
 	"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:4\r\n"
 
 func TestParseOffer(t *testing.T) {
-	s, err := parseOffer(sampleOffer)
+	s, err := parseOffer(sampleOffer, nil)
 	require.NoError(t, err)
 	require.Len(t, s, 5)
 
@@ -134,7 +134,7 @@ func FuzzParseOffer(f *testing.F) {
 	f.Add(offerHead + "m=audio")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
-		sections, err := parseOffer(text)
+		sections, err := parseOffer(text, nil)
 		if err != nil {
 			return
 		}
@@ -147,7 +147,7 @@ func FuzzParseOffer(f *testing.F) {
 		}
 		shaped, err := shapeAudio(text, mids)
 		require.NoError(t, err)
-		again, err := parseOffer(shaped)
+		again, err := parseOffer(shaped, nil)
 		require.NoError(t, err)
 		require.Len(t, again, len(sections))
 	})

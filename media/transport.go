@@ -42,6 +42,7 @@ type transport struct {
 	ufrag    string                    // of the client's last description
 	trickled int                       // candidates of the client since ICE began
 	held     *webrtc.ICECandidate      // ours, waiting to know whether it is the last
+	mids     []string                  // of the last offer, whoever made it, by m-line
 
 	// Our offers (role subscriber).
 	offered     bool // an offer waits for its answer

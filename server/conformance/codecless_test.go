@@ -1,0 +1,29 @@
+package conformance
+
+import (
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
+	"github.com/stretchr/testify/require"
+)
+
+// A bot that was made for sound alone hears a room in which there is video too, from
+// the start and later. Over a single connection the SDK makes no offer for it, to
+// whatever server: it offers video, for which it then has no codec.
+func TestAudioOnlyBot(t *testing.T) {
+	room := roomName(t)
+	alice := dual.join(t, room, "alice")
+	video, audio := alice.publishCamera(t), alice.publishMicrophone(t)
+	bot := dual.join(t, room, "bot", lksdk.WithCodecs([]livekit.Codec{{Mime: "audio/opus"}}))
+	bot.awaitMedia(t, audio.SID(), 20)
+	share := alice.publish(t, newSource(t, vp8), screen)
+	said := bot.publishMicrophone(t)
+	alice.awaitMedia(t, said.SID(), 20)
+	more := alice.publish(t, newSource(t, opus), livekit.TrackSource_SCREEN_SHARE_AUDIO)
+	bot.awaitMedia(t, more.SID(), 20)
+	bot.awaitMedia(t, audio.SID(), 20)
+	require.Nil(t, bot.inbound(video.SID()))
+	require.Nil(t, bot.inbound(share.SID()))
+	require.NotContains(t, bot.lines(), "reconnecting")
+}
