@@ -19,8 +19,10 @@ import (
 const (
 	// queueLength is how many messages may wait for a client to read. A client
 	// further behind than that gets the whole state again by resuming.
-	queueLength  = 1024
-	queueBytes   = 16 << 20 // likewise; but one message is always taken
+	queueLength = 1024
+	queueBytes  = 16 << 20 // likewise; but one message is always taken
+	// reserved are places beyond it for what a socket begins and ends with.
+	reserved     = 8
 	writeTimeout = 10 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
@@ -67,6 +69,7 @@ func (l *line) Send(m *rooms.Message) bool {
 		return false
 	case !l.opened:
 		if len(l.waiting) >= queueLength || l.bytes > queueBytes {
+			l.overrun()
 			return false
 		}
 		l.waiting = append(l.waiting, m)
@@ -82,6 +85,17 @@ func (l *line) Send(m *rooms.Message) bool {
 	l.ws.cut()
 	l.ws = nil
 	return false
+}
+
+// overrun gives up a line whose socket has not come before too much waited for it:
+// what is lost cannot be told later, so its client is to join again and to begin with
+// the state of then. l.mu is held.
+func (l *line) overrun() {
+	l.metrics.slow.Inc()
+	l.left, l.waiting = true, nil
+	l.leave = leaveMessage(&livekit.LeaveRequest{
+		CanReconnect: true, Reason: livekit.DisconnectReason_STATE_MISMATCH, Action: livekit.LeaveRequest_RECONNECT,
+	})
 }
 
 // Leave implements [rooms.Outlet].
@@ -102,6 +116,13 @@ func (l *line) Leave(leave *livekit.LeaveRequest) {
 	}
 }
 
+// Attached implements [rooms.Outlet].
+func (l *line) Attached() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ws != nil
+}
+
 // farewell is what a client is to be told whose participant was sent away before
 // its first socket was there; nil = nothing.
 func (l *line) farewell() *rooms.Message {
@@ -116,7 +137,7 @@ func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
 
 // attach makes ws the line's socket: first goes what is given, then what has
 // been waiting. A socket attached before is closed. It reports false if the
-// participant is gone.
+// participant is gone, or is to go since too much waited for the socket.
 func (l *line) attach(ws *socket, first ...*rooms.Message) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,7 +149,9 @@ func (l *line) attach(ws *socket, first ...*rooms.Message) bool {
 	}
 	l.ws, l.opened = ws, true
 	for _, m := range append(first, l.waiting...) {
-		ws.push(frame{message: m})
+		if !ws.enqueue(frame{message: m}) { // cannot be: the queue is empty and longer than that
+			ws.cut()
+		}
 	}
 	l.waiting = nil
 	return true
@@ -174,7 +197,7 @@ type socket struct {
 
 func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	done, over := context.WithCancel(ctx)
-	return &socket{slow: m.slow, conn: conn, queue: make(chan frame, queueLength+2), done: done, over: over}
+	return &socket{slow: m.slow, conn: conn, queue: make(chan frame, queueLength+reserved), done: done, over: over}
 }
 
 // push queues f unless the queue is full.
@@ -182,6 +205,11 @@ func (s *socket) push(f frame) bool {
 	if !f.last && (len(s.queue) >= queueLength || s.bytes.Load() > queueBytes) {
 		return false
 	}
+	return s.enqueue(f)
+}
+
+// enqueue is push without the bounds on a client that does not read.
+func (s *socket) enqueue(f frame) bool {
 	size := f.size()
 	s.bytes.Add(size)
 	select {

@@ -83,3 +83,34 @@ func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 	<-failed
 	require.Equal(t, "goodbye<nil>", <-heard)
 }
+
+// What is said between a join and its socket is heard as a whole, or its client is
+// told to begin again.
+func TestNothingIsLostBeforeTheSocket(t *testing.T) {
+	said := func(n int) (*line, *socket, bool) {
+		l := &line{metrics: newMetrics(nil)}
+		for range n {
+			l.Send(rooms.NewMessage(&livekit.SignalResponse{}))
+		}
+		ws := newSocket(t.Context(), nil, l.metrics)
+		first := rooms.NewMessage(&livekit.SignalResponse{})
+		return l, ws, l.attach(ws, first, first)
+	}
+	_, ws, ok := said(queueLength)
+	require.True(t, ok)
+	require.Len(t, ws.queue, queueLength+2)
+
+	l, ws, ok := said(queueLength + 76)
+	require.False(t, ok)
+	require.Empty(t, ws.queue)
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, l.farewell().Response.GetLeave().GetAction())
+	l.Leave(&livekit.LeaveRequest{Action: livekit.LeaveRequest_DISCONNECT}) // the room's part
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, l.farewell().Response.GetLeave().GetAction())
+
+	// However long the state is that a socket begins with, all of it is queued.
+	l = &line{metrics: newMetrics(nil)}
+	long := rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: strings.Repeat("x", queueBytes+1)}})
+	ws = newSocket(t.Context(), nil, l.metrics)
+	require.True(t, l.attach(ws, long, long, long, long))
+	require.Len(t, ws.queue, 4)
+}
