@@ -44,7 +44,7 @@ func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
 		emit(prometheus.CounterValue, name, help, float64(v), labels...)
 	}
 	c.collectStore(gauge, count)
-	c.collectRooms(gauge)
+	c.collectRooms(gauge, count)
 	c.collectReplica(gauge)
 	c.collectMedia(gauge, count)
 	commit := c.store.Stats().Commit
@@ -83,7 +83,7 @@ func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
 // overdueAfter is how long after its deadline an open room counts as overdue.
 const overdueAfter = 5 * time.Second
 
-func (c *partsCollector) collectRooms(gauge gaugeFunc) {
+func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), countBound)
 	defer cancel()
 	now := time.Now()
@@ -100,6 +100,8 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc) {
 	s := c.rooms.Stats()
 	gauge("parlor_rooms_live", "Open rooms with something going on.", float64(s.Live))
 	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
+	count("parlor_room_failures_total", "Rooms whose goroutine panicked: their clients were sent away to come back.", s.Failures)
+	count("parlor_data_forged_total", "Data packets refused since they named another sender.", s.DataRefused)
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 

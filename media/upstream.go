@@ -111,11 +111,8 @@ func (p *Peer) sectionEnded(s *upSection) {
 		pub.listCodecs()
 		return
 	}
-	told := pub.told
 	p.endPublication(pub)
-	if told {
-		p.cfg.Events.TrackUnpublished(pub.sid)
-	}
+	p.cfg.Events.TrackUnpublished(pub.sid) // also of a track that the room has only announced so far
 }
 
 // announced is the publication that the section names.

@@ -53,7 +53,7 @@ func TestDuplicatesAreRejected(t *testing.T) {
 	second.SignalLost()
 	second.Sync()
 	require.NoError(t, h.canJoin("tea", "ann"))
-	require.NoError(t, h.Resume(t.Context(), "tea", "ann", func(*rooms.Participant, rooms.Snapshot) {}))
+	require.NoError(t, h.Resume(t.Context(), "tea", "ann", nil, func(*rooms.Participant, rooms.Snapshot) {}))
 	h.refused(rooms.Exists, "tea", "ann") // it is back
 	second.SignalLost()
 	third := h.join("tea", "ann")

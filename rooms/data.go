@@ -91,6 +91,10 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 	if !p.info.GetPermission().GetCanPublishData() {
 		return
 	}
+	if !r.isFrom(p, dp) {
+		r.rooms.dataRefused.Add(1)
+		return
+	}
 	if kind == livekit.DataPacket_RELIABLE && dp.Sequence > 0 {
 		// After a resume a client sends again what it cannot know to have arrived.
 		if dp.Sequence <= p.lastReliableSeq {
@@ -134,6 +138,28 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 		}
 	}
 	r.deliver(p, kind, dp, to, toSIDs, metricsOnly)
+}
+
+// isFrom reports whether dp does not name another participant of the room as its
+// sender. What clients say of themselves is overwritten; but a packet with the name
+// of another has been received and comes back, by which a client could have the
+// server talk to itself without end.
+func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
+	user := dp.GetUser()
+	for _, q := range r.participants {
+		if q == p {
+			continue
+		}
+		switch q.sid {
+		case dp.ParticipantSid, user.GetParticipantSid(): //nolint:staticcheck // older clients
+			return false
+		}
+		switch q.identity {
+		case dp.ParticipantIdentity, user.GetParticipantIdentity(): //nolint:staticcheck // older clients
+			return false
+		}
+	}
+	return true
 }
 
 // stampUser fills in the sender where older clients look for it.

@@ -51,6 +51,8 @@ var (
 	ErrNoRoom = &Error{NotFound, "requested room does not exist"}
 	// ErrNoParticipant: the room, or the identity in it, does not exist.
 	ErrNoParticipant = &Error{NotFound, "participant does not exist"}
+	// ErrReplaced: another client has taken the session's place, by the same identity.
+	ErrReplaced = &Error{Precondition, "another client of this identity has taken your place"}
 	// ErrEnded: the room with this SID has ended; a new one may bear its name. A
 	// store gives it for a change of a room that is not open.
 	ErrEnded = &Error{NotFound, "the room has ended"}
@@ -61,6 +63,8 @@ var (
 	// ErrDataTooLarge: data that its receivers could not take.
 	ErrDataTooLarge = Errorf(Invalid, "the data, with its topic and the identities that it is for, is longer than the %d bytes "+
 		"that a client receives at once: send it in parts", MaxDataPacket)
+	// ErrFailed: a fault of ours took the room down; its row is as it was.
+	ErrFailed = &Error{Unavailable, "the room has failed and is being read again, try again"}
 	// ErrStopping: the server is stopping; the room stays open, try again soon.
 	ErrStopping = &Error{Unavailable, "server is restarting, try again"}
 )

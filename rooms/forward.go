@@ -72,9 +72,12 @@ func (r *Room) mirror(p *Participant) {
 			tracks = append(tracks, reflection{t.media, t.info})
 		}
 	}
-	info := p.snapshot()
+	info, may := p.snapshot(), p.permissions
 	for _, s := range p.shadows {
-		s.post(func(d *Room) { d.reflect(s, info, tracks) })
+		s.post(func(d *Room) {
+			d.permit(s, may) // before there is anything to have
+			d.reflect(s, info, tracks)
+		})
 	}
 }
 
@@ -129,6 +132,7 @@ type nowhere struct{}
 
 func (nowhere) Send(*Message) bool          { return true }
 func (nowhere) Leave(*livekit.LeaveRequest) {}
+func (nowhere) Attached() bool              { return true }
 
 // absent is the media of who has none of its own.
 type absent struct{}

@@ -92,6 +92,9 @@ func (c *client) Leave(l *livekit.LeaveRequest) {
 	}
 }
 
+// Attached implements rooms.Outlet: when the client is lost the test says so.
+func (c *client) Attached() bool { return false }
+
 // fakePeer is the client's media, which in these tests is only asked.
 type fakePeer struct{ c *client }
 

@@ -318,6 +318,8 @@ func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Parti
 		autoSubscribe: req.AutoSubscribe,
 		pendingTracks: make(map[string]*livekit.TrackInfo),
 		pendingCIDs:   make(map[string]string),
+		askedAgain:    make(map[string]*livekit.AddTrackRequest),
+		queued:        make(map[string]queuedTrack),
 		wanted:        make(map[string]bool),
 		subscribed:    make(map[string]*track),
 		onChange:      req.OnChange,
@@ -485,11 +487,22 @@ func (r *Room) sifTrailer() []byte {
 // was lost. attach is called on the room's goroutine, so that nothing that the
 // room says falls between the snapshot and what comes after it; it must not
 // block. [ErrNoParticipant] means that only a full join helps.
-func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(*Participant, Snapshot)) error {
+//
+// sessions are the SIDs by which the client names the session that it had, as it
+// says itself and as its token says; "" is none. A client that names sessions, and
+// not the present one, gets [ErrReplaced] if another client took the place of one of
+// them, else [ErrNoParticipant]; the present session is left alone. A client that
+// names none is known by its identity.
+func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []string, attach func(*Participant, Snapshot)) error {
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
+	sessions = slices.DeleteFunc(slices.Clone(sessions), func(sid string) bool { return sid == "" })
 	_, err := askParticipant(ctx, rs, room, identity, func(r *Room, p *Participant, reply answer[struct{}]) {
+		if len(sessions) > 0 && !slices.Contains(sessions, p.sid) {
+			reply(struct{}{}, r.whyNot(identity, sessions))
+			return
+		}
 		if r.stopped || p.info.State != livekit.ParticipantInfo_ACTIVE {
 			reply(struct{}{}, ErrNoParticipant)
 			return
@@ -505,6 +518,17 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, attach func(
 		reply(struct{}{}, nil)
 	})
 	return err
+}
+
+// whyNot is why a client of those sessions may not have the present session of its
+// identity.
+func (r *Room) whyNot(identity string, sessions []string) error {
+	for _, gone := range r.departed {
+		if gone.Identity == identity && gone.Reason == livekit.DisconnectReason_DUPLICATE_IDENTITY && slices.Contains(sessions, gone.SID) {
+			return ErrReplaced
+		}
+	}
+	return ErrNoParticipant
 }
 
 // mergeAttributes sets what is set in change and deletes what is empty in it.

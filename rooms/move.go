@@ -9,8 +9,8 @@ import (
 )
 
 // Move takes a participant from one room to another, which is opened if need
-// be. Its connections, what it publishes and what it is stay; it is a new
-// session there. Its client is told by room_moved and gets a token for the new
+// be. Its connections, what it publishes, who may have it, and what it is stay; it
+// is a new session there. Its client is told by room_moved and gets a token for the new
 // room.
 //
 // It leaves the first room before it is in the second, so that at no instant it
@@ -170,7 +170,6 @@ func (r *Room) send(p *Participant) *luggage {
 	clear(p.subscribed)
 	clear(p.wanted)
 	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
-	p.permissions = nil
 	p.peer = nil // no room has it do anything while it is under way
 	p.awayFrom.Store(r)
 	if !p.hidden() {
@@ -281,6 +280,12 @@ func (r *Room) settle(p *Participant, l *luggage) {
 		r.consider(p, t)
 	}
 	r.setAlarm(alarmQuality, time.Now().Add(qualityInterval))
+	if p.away {
+		r.setAlarm(alarmAway, p.awaySince.Add(r.rooms.cfg.SignalGrace))
+	}
+	if len(p.queued) > 0 {
+		r.setAlarm(alarmQueued, time.Now().Add(queuedFor))
+	}
 	// Behind all that the old room still has for p.
 	if !l.from.mail.post(letter{run: p.unpark, retired: p.unpark}) {
 		p.unpark()

@@ -48,7 +48,19 @@ func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
 	if len(h.Sources) == 0 {
 		return t.Type == livekit.TrackType_AUDIO
 	}
-	return slices.Contains(h.Sources, t.Source)
+	return slices.Contains(h.Sources, sourceOf(t))
+}
+
+// sourceOf is the source of a track as restrictions take it: the client chooses
+// what it says, and saying nothing is no way around them.
+func sourceOf(t *livekit.TrackInfo) livekit.TrackSource {
+	if t.Source != livekit.TrackSource_UNKNOWN {
+		return t.Source
+	}
+	if t.Type == livekit.TrackType_AUDIO {
+		return livekit.TrackSource_MICROPHONE
+	}
+	return livekit.TrackSource_CAMERA
 }
 
 // MutedTrack is a track that [Rooms.MuteAll] muted, and whose it is.

@@ -37,14 +37,17 @@ type Participant struct {
 	activeMs        int64
 	permittedMs     int64 // as in Session
 	editedMs        int64
-	away            bool // its client's connection is lost, and may be resumed
+	away            bool      // its client's connection is lost, and may be resumed
+	awaySince       time.Time // since when it is away
 	autoSubscribe   bool
-	pendingTracks   map[string]*livekit.TrackInfo // by SID: announced, not negotiated
-	pendingCIDs     map[string]string             // cid → SID of the announced
-	wanted          map[string]bool               // by track SID: an explicit wish to have it or not
-	subscribed      map[string]*track             // by track SID: forwarded to it
-	speaksUntil     time.Time                     // it is shown as speaking; see SimulateSpeaker
-	unrated         bool                          // it has subscribed to somebody since it was told of qualities
+	pendingTracks   map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
+	pendingCIDs     map[string]string                   // cid → SID of the announced
+	askedAgain      map[string]*livekit.AddTrackRequest // by SID: asked for again while announced
+	queued          map[string]queuedTrack              // by cid
+	wanted          map[string]bool                     // by track SID: an explicit wish to have it or not
+	subscribed      map[string]*track                   // by track SID: forwarded to it
+	speaksUntil     time.Time                           // it is shown as speaking; see SimulateSpeaker
+	unrated         bool                                // it has subscribed to somebody since it was told of qualities
 	permissions     *audience
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
@@ -299,16 +302,39 @@ func (p *Participant) Leave(why livekit.DisconnectReason) {
 	})
 }
 
-// SignalLost: the client's WebSocket is gone. Who has media stays and may
-// resume; who never had is removed at once, unless a restart's grace still
-// allows it to come back.
+// DefaultSignalGrace is longer than any LiveKit SDK tries to get its session back:
+// the Go SDK goes on for 86 s.
+const DefaultSignalGrace = 2 * time.Minute
+
+// SignalLost: the client's WebSocket is gone. A participant that has media stays,
+// and may resume until [Config.SignalGrace] is over, whether its media lives or
+// not; one that never had is removed at once, unless a restart's grace still allows
+// it to come back.
 func (p *Participant) SignalLost() {
 	p.post(func(r *Room) {
-		p.away = true
+		if p.outlet.Attached() { // it was quicker to come back than the news of its loss
+			return
+		}
+		p.away, p.awaySince = true, time.Now()
+		r.setAlarm(alarmAway, p.awaySince.Add(r.rooms.cfg.SignalGrace))
 		if p.info.State != livekit.ParticipantInfo_ACTIVE && !r.expectAgain(p) {
 			r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
 		}
 	})
+}
+
+// endAway removes the participants that have been without signalling for too long.
+func (r *Room) endAway(now time.Time) {
+	for _, p := range r.participants {
+		if !p.away || !p.admitted {
+			continue
+		}
+		if until := p.awaySince.Add(r.rooms.cfg.SignalGrace); now.Before(until) {
+			r.setAlarm(alarmAway, until)
+			continue
+		}
+		r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
+	}
 }
 
 // Attach gives the participant its peer: the room subscribes it to what is

@@ -35,6 +35,8 @@ type Outlet interface {
 	Send(m *Message) bool
 	// Leave sends the leave message and closes the connection for good.
 	Leave(l *livekit.LeaveRequest)
+	// Attached reports whether the client is connected now.
+	Attached() bool
 }
 
 // MediaTrack is a published track's media, as the domain sees it. The media
@@ -114,7 +116,8 @@ type PeerEvents interface {
 	// again, with the same t, when later facts (layers' SSRCs) complete it, and with
 	// another when the track turns out to be of another codec.
 	TrackPublished(t MediaTrack, info *livekit.TrackInfo)
-	// TrackUnpublished: the client's section ended.
+	// TrackUnpublished: the client's section ended, that of an announced track too;
+	// what is sent next needs another AddTrack.
 	TrackUnpublished(trackSID string)
 	// Subscribed: the first packet, or the negotiated section, of a subscription
 	// is on its way to this peer.

@@ -18,6 +18,8 @@ type Room struct {
 	mail  *mailbox
 	log   *slog.Logger
 
+	failed chan struct{} // closed when the room has failed: whoever waits for its answer gets none
+
 	unwritten atomic.Int64 // how much waits for the disk, as of the loop's last round
 
 	// The rest is the loop's alone.
@@ -67,6 +69,8 @@ const (
 	alarmSpeakers              // look at audio levels
 	alarmQuality               // look at connections' qualities
 	alarmUpdate                // tell the counts
+	alarmAway                  // participants without signalling have left
+	alarmQueued                // answer whose queued tracks have waited too long
 	alarmCount
 )
 
@@ -86,6 +90,7 @@ func newRoom(rs *Rooms, name string) *Room {
 		rooms:        rs,
 		name:         name,
 		mail:         newMailbox(),
+		failed:       make(chan struct{}),
 		line:         new(Line),
 		log:          rs.log.With("room", name),
 		participants: make(map[string]*Participant),
@@ -102,12 +107,18 @@ func newRoom(rs *Rooms, name string) *Room {
 // forgotten: whoever it spoke of went with it.
 func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
 
-// loop runs until the room is no longer live. Before it serves it reads the
-// room's row: the one wait of a room.
+// loop runs until the room is no longer live, or has failed.
 func (r *Room) loop() {
 	r.timer = time.NewTimer(time.Hour)
 	defer r.timer.Stop()
 	defer r.tally(0, 0)
+	defer r.quarantine()
+	r.serve()
+}
+
+// serve does what the room is asked. Before, it reads the room's row: the one wait
+// of a room.
+func (r *Room) serve() {
 	r.read()
 	for {
 		for _, l := range r.mail.take() {
@@ -274,6 +285,10 @@ func (r *Room) ring(now time.Time) {
 			r.tellQuality(now)
 		case alarmUpdate:
 			r.tellRoom()
+		case alarmAway:
+			r.endAway(now)
+		case alarmQueued:
+			r.endQueues(now)
 		}
 	}
 }

@@ -45,6 +45,9 @@ type Config struct {
 	// RestartGrace is how long after a start participants who were in a room are
 	// expected back before they count as gone.
 	RestartGrace time.Duration
+	// SignalGrace is how long a participant stays whose client has media and no
+	// signalling; 0 = [DefaultSignalGrace].
+	SignalGrace time.Duration
 }
 
 // Rooms is the registry of live rooms and the reaper of empty ones. Its methods
@@ -61,10 +64,13 @@ type Rooms struct {
 	noted    atomic.Int64    // earliest deadline told to the reaper and not yet looked at; 0 = none
 	wake     chan struct{}   // capacity 1; wakes the reaper
 
-	present, expectedBack atomic.Int64 // over all live rooms, for Stats
+	present, expectedBack atomic.Int64  // over all live rooms, for Stats
+	dataRefused, failures atomic.Uint64 // likewise
 
 	mu   sync.Mutex // guards the following
 	live map[string]*Room
+	// failures is by name when the goroutine of a room panicked, of late.
+	failed map[string]failure
 }
 
 // New makes a registry; nothing runs before Open.
@@ -75,14 +81,18 @@ func New(cfg Config) *Rooms {
 	if cfg.DepartureTimeout == 0 {
 		cfg.DepartureTimeout = DefaultDepartureTimeout
 	}
+	if cfg.SignalGrace == 0 {
+		cfg.SignalGrace = DefaultSignalGrace
+	}
 	life, quit := context.WithCancel(context.Background())
 	return &Rooms{
-		cfg:  cfg,
-		log:  cfg.Log,
-		live: make(map[string]*Room),
-		wake: make(chan struct{}, 1),
-		life: life,
-		quit: quit,
+		cfg:    cfg,
+		log:    cfg.Log,
+		live:   make(map[string]*Room),
+		failed: make(map[string]failure),
+		wake:   make(chan struct{}, 1),
+		life:   life,
+		quit:   quit,
 	}
 }
 
@@ -95,7 +105,7 @@ func (rs *Rooms) Open(ctx context.Context) error {
 		return fmt.Errorf("read occupied rooms: %w", err)
 	}
 	for _, rec := range occupied {
-		rs.room(rec.Name)
+		_, _ = rs.room(rec.Name) // none has failed yet
 	}
 	rs.loops.Go(rs.reap)
 	return nil
@@ -138,17 +148,21 @@ func (rs *Rooms) all() []*Room {
 	return all
 }
 
-// room returns the live room of that name, made live if it was not.
-func (rs *Rooms) room(name string) *Room {
+// room returns the live room of that name, made live if it was not; [ErrFailed] if
+// the name is refused since its room failed again and again.
+func (rs *Rooms) room(name string) (*Room, error) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	r := rs.live[name]
 	if r == nil {
+		if rs.failed[name].refused {
+			return nil, ErrFailed
+		}
 		r = newRoom(rs, name)
 		rs.live[name] = r
 		rs.loops.Go(r.loop)
 	}
-	return r
+	return r, nil
 }
 
 // peek returns the live room of that name, nil if it is not live.
@@ -186,8 +200,9 @@ func (rs *Rooms) drop(r *Room) {
 type answer[T any] func(T, error)
 
 // ask has f run on r's goroutine and waits for its answer, which f may give
-// later, but must give. It does not give up when a caller does: what was asked
-// of a room may have happened, and the store always answers.
+// later, but must give, unless the room fails meanwhile ([ErrFailed]). It does not
+// give up when a caller does: what was asked of a room may have happened, and the
+// store always answers.
 func ask[T any](r *Room, f func(answer[T])) (T, error) {
 	type result struct {
 		v   T
@@ -203,15 +218,28 @@ func ask[T any](r *Room, f func(answer[T])) (T, error) {
 	if !ok {
 		return zero, errRetired
 	}
-	res := <-ch
-	return res.v, res.err
+	select {
+	case res := <-ch:
+		return res.v, res.err
+	case <-r.failed:
+	}
+	select {
+	case res := <-ch: // both at once
+		return res.v, res.err
+	default:
+		return zero, ErrFailed
+	}
 }
 
 // askName asks the room that bears name, made live for it, again and again
 // while the room that was asked has gone.
 func askName[T any](ctx context.Context, rs *Rooms, name string, f func(*Room, answer[T])) (T, error) {
 	for {
-		r := rs.room(name)
+		r, err := rs.room(name)
+		if err != nil {
+			var zero T
+			return zero, err
+		}
 		v, err := ask(r, func(reply answer[T]) { f(r, reply) })
 		if !errors.Is(err, errRetired) {
 			return v, err

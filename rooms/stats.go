@@ -5,6 +5,9 @@ type Stats struct {
 	Live         int // rooms that somebody is in, is expected back in, or asks something of
 	Participants int // sessions with a client, dependents and forwarded ones included
 	ExpectedBack int // sessions of before the restart whose participants are not back yet
+	// DataRefused are packets of participants that claimed to be of another sender.
+	DataRefused uint64
+	Failures    uint64 // times that a room was taken down since its goroutine panicked
 }
 
 // Stats returns the figures as of now, at no room's cost.
@@ -16,6 +19,8 @@ func (rs *Rooms) Stats() Stats {
 		Live:         live,
 		Participants: int(rs.present.Load()),
 		ExpectedBack: int(rs.expectedBack.Load()),
+		DataRefused:  rs.dataRefused.Load(),
+		Failures:     rs.failures.Load(),
 	}
 }
 

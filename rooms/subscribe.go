@@ -89,27 +89,42 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 	}
 }
 
-// SetSubscriptionPermission is a publisher's rule of who may have its tracks. Who
-// may have no more and no less than before is not touched. It counts against the client's pace once for each track: everybody else is told of
-// each, and whoever is told faster than it reads is cut off.
+// SetSubscriptionPermission is a publisher's rule of who may have its tracks, also
+// where it is forwarded to. It counts against the client's pace once for each
+// track: everybody else is told of each, and a client that is told faster than it
+// reads is cut off.
 func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
 	p.post(func(r *Room) {
-		before := p.permissions
-		p.permissions = newAudience(perm)
 		now := time.Now()
 		p.pay(now)
 		for _, t := range r.tracks {
-			if t.publisher != p {
-				continue
-			}
-			p.pay(now)
-			for _, q := range r.participants {
-				if before.permit(q, t.info.Sid) != p.permissions.permit(q, t.info.Sid) {
-					r.consider(q, t)
-				}
+			if t.publisher == p {
+				p.pay(now)
 			}
 		}
+		r.permit(p, newAudience(perm))
+		r.mirror(p)
 	})
+}
+
+// permit sets who may have p's tracks. A participant that may have no more and no
+// less than before is not touched.
+func (r *Room) permit(p *Participant, may *audience) {
+	before := p.permissions
+	p.permissions = may
+	if before == may {
+		return
+	}
+	for _, t := range r.tracks {
+		if t.publisher != p {
+			continue
+		}
+		for _, q := range r.participants {
+			if before.permit(q, t.info.Sid) != may.permit(q, t.info.Sid) {
+				r.consider(q, t)
+			}
+		}
+	}
 }
 
 // Subscribed is for the peer: a subscription is on its way to it.

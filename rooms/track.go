@@ -25,18 +25,17 @@ func (p *Participant) AddTrack(req *livekit.AddTrackRequest) {
 }
 
 func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
-	refuse := func(why livekit.RequestResponse_Reason, msg string) {
-		p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{
-			Reason: why, Message: msg,
-			Request: &livekit.RequestResponse_AddTrack{AddTrack: req},
-		})))
-	}
+	refuse := func(why livekit.RequestResponse_Reason, msg string) { p.refuseTrack(req, why, msg) }
 	if why := unreasonable(req); why != "" {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, why)
 		return
 	}
 	if req.Type != livekit.TrackType_AUDIO && req.Type != livekit.TrackType_VIDEO {
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "only audio and video tracks can be published")
+		return
+	}
+	if !fits(req.Source, req.Type) {
+		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, strings.ToLower(req.Source.String())+" is no source of "+strings.ToLower(req.Type.String()))
 		return
 	}
 	if !mayPublish(p.info.GetPermission(), req.Source) {
@@ -47,17 +46,34 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		r.addCodec(p, req, refuse)
 		return
 	}
-	if _, ok := p.pendingCIDs[req.Cid]; ok || r.hasCID(p, req.Cid) {
-		refuse(livekit.RequestResponse_QUEUED, "a track with this cid is being published")
+	if info := p.pendingTracks[p.pendingCIDs[req.Cid]]; info != nil && info.Type == req.Type && info.Source == req.Source {
+		// It is announced, and yet to be sent: the client asks again, for example
+		// since it took back what it wanted before the answer came.
+		info = proto.CloneOf(info)
+		info.Muted = req.Muted
+		p.pendingTracks[info.Sid] = info
+		p.askedAgain[info.Sid] = req
+		p.tellAnnounced(req.Cid, info)
+		return
+	} else if info != nil {
+		refuse(livekit.RequestResponse_INVALID_REQUEST, "a track of another kind or source is announced with this cid")
 		return
 	}
 	const mostPending = 64 // a client that announces and never sends must not fill our memory
-	if len(p.pendingTracks) >= mostPending {
+	_, queued := p.queued[req.Cid]
+	if len(p.pendingTracks)+len(p.queued) >= mostPending && !queued {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, "too many tracks are announced and not sent")
 		return
 	}
 	if len(p.pendingTracks)+len(p.info.Tracks) >= mostTracks {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a participant can publish %d tracks", mostTracks))
+		return
+	}
+	if r.hasCID(p, req.Cid) {
+		refuse(livekit.RequestResponse_QUEUED, "a track with this cid is being published")
+		now := time.Now()
+		p.queued[req.Cid] = queuedTrack{req, now.Add(queuedFor)}
+		r.setAlarm(alarmQueued, now.Add(queuedFor))
 		return
 	}
 	info := newTrackInfo(req)
@@ -66,9 +82,56 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 	if p.peer != nil {
 		p.peer.AddTrack(req, info)
 	}
+	p.tellAnnounced(req.Cid, info)
+}
+
+// tellAnnounced answers that the client may send the track now.
+func (p *Participant) tellAnnounced(cid string, info *livekit.TrackInfo) {
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
-		TrackPublished: &livekit.TrackPublishedResponse{Cid: req.Cid, Track: info},
+		TrackPublished: &livekit.TrackPublishedResponse{Cid: cid, Track: info},
 	}}))
+}
+
+// queuedTrack is a track that its client announced while one of the same cid was
+// still published: it is announced when that one ends.
+type queuedTrack struct {
+	req *livekit.AddTrackRequest
+	// until is when the client is told that it waits in vain. Its SDK has given up
+	// before.
+	until time.Time
+}
+
+const queuedFor = 30 * time.Second
+
+// dequeue announces those of p's queued tracks whose cids are free.
+func (r *Room) dequeue(p *Participant) {
+	for cid, q := range p.queued {
+		if !r.hasCID(p, cid) {
+			delete(p.queued, cid)
+			r.addTrack(p, q.req)
+		}
+	}
+}
+
+// endQueues answers those whose tracks have waited too long.
+func (r *Room) endQueues(now time.Time) {
+	for _, p := range r.participants {
+		for cid, q := range p.queued {
+			if now.Before(q.until) {
+				r.setAlarm(alarmQueued, q.until)
+				continue
+			}
+			delete(p.queued, cid)
+			p.refuseTrack(q.req, livekit.RequestResponse_UNCLASSIFIED_ERROR, "the track that has this cid has not ended")
+		}
+	}
+}
+
+func (p *Participant) refuseTrack(req *livekit.AddTrackRequest, why livekit.RequestResponse_Reason, msg string) {
+	p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{
+		Reason: why, Message: msg,
+		Request: &livekit.RequestResponse_AddTrack{AddTrack: req},
+	})))
 }
 
 // addCodec announces a further codec of a track that is there.
@@ -79,6 +142,10 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	}
 	if info == nil {
 		refuse(livekit.RequestResponse_NOT_FOUND, "no such track")
+		return
+	}
+	if info.Type != req.Type {
+		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "the track is of another kind")
 		return
 	}
 	info = proto.CloneOf(info)
@@ -97,9 +164,7 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	if p.peer != nil {
 		p.peer.AddTrack(req, info)
 	}
-	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
-		TrackPublished: &livekit.TrackPublishedResponse{Cid: req.Cid, Track: info},
-	}}))
+	p.tellAnnounced(req.Cid, info)
 }
 
 // withCodec adds c, in the place where it was announced ahead if it was.
@@ -116,14 +181,31 @@ func withCodec(codecs []*livekit.SimulcastCodecInfo, c *livekit.SimulcastCodecIn
 // hasCID: p publishes a track that it announced under cid.
 func (r *Room) hasCID(p *Participant, cid string) bool {
 	for _, t := range r.tracks {
-		if t.publisher != p {
-			continue
+		if t.publisher == p && t.hasCID(cid) {
+			return true
 		}
-		for _, c := range t.info.Codecs {
-			if c.Cid == cid {
-				return true
-			}
+	}
+	return false
+}
+
+func (t *track) hasCID(cid string) bool {
+	for _, c := range t.info.Codecs {
+		if c.Cid == cid {
+			return true
 		}
+	}
+	return false
+}
+
+// fits tells that a track of that source may be of that kind.
+func fits(source livekit.TrackSource, kind livekit.TrackType) bool {
+	switch source {
+	case livekit.TrackSource_UNKNOWN:
+		return true
+	case livekit.TrackSource_MICROPHONE, livekit.TrackSource_SCREEN_SHARE_AUDIO:
+		return kind == livekit.TrackType_AUDIO
+	case livekit.TrackSource_CAMERA, livekit.TrackSource_SCREEN_SHARE:
+		return kind == livekit.TrackType_VIDEO
 	}
 	return false
 }
@@ -266,12 +348,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 		info.Muted = true
 		p.tellMuted(info.Sid, true)
 	}
-	delete(p.pendingTracks, info.Sid)
-	for cid, sid := range p.pendingCIDs {
-		if sid == info.Sid {
-			delete(p.pendingCIDs, cid)
-		}
-	}
+	r.forgetPending(p, info.Sid)
 	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant), denied: make(map[string]*Participant)}
 	r.tracks[info.Sid] = t
 	if len(p.info.Tracks) == 0 {
@@ -332,12 +409,23 @@ func (p *Participant) TrackUnpublished(trackSID string) {
 			r.unpublish(t)
 			return
 		}
-		r.forgetPending(p, trackSID)
+		req, info := p.askedAgain[trackSID], p.pendingTracks[trackSID]
+		if req == nil || info == nil {
+			r.forgetPending(p, trackSID)
+			return
+		}
+		// The section of before has ended, and the client was told that it may send
+		// this track.
+		delete(p.askedAgain, trackSID)
+		if p.peer != nil {
+			p.peer.AddTrack(req, info)
+		}
 	})
 }
 
 func (r *Room) forgetPending(p *Participant, trackSID string) {
 	delete(p.pendingTracks, trackSID)
+	delete(p.askedAgain, trackSID)
 	for cid, sid := range p.pendingCIDs {
 		if sid == trackSID {
 			delete(p.pendingCIDs, cid)
@@ -377,6 +465,7 @@ func (r *Room) unpublish(t *track) {
 	}
 	r.changed(p, r.trackEvent(EventTrackUnpublished, p.info, t.info, now))
 	r.log.Info("track unpublished", "participant", p.identity, "track", t.info.Sid)
+	r.dequeue(p)
 }
 
 // revoke ends a track by the server's will and tells its publisher's client.
@@ -425,6 +514,13 @@ func (r *Room) mute(t *track, muted bool) {
 		return
 	}
 	r.editTrack(t, func(info *livekit.TrackInfo) { info.Muted = muted })
+	for cid, q := range t.publisher.queued { // for its client the same track
+		if t.hasCID(cid) {
+			q.req = proto.CloneOf(q.req)
+			q.req.Muted = muted
+			t.publisher.queued[cid] = q
+		}
+	}
 	if t.publisher.peer != nil {
 		t.publisher.peer.SetTrackMuted(t.info.Sid, muted)
 	}

@@ -128,6 +128,9 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
 	r.pending--
 	r.pendingRows -= c.rows()
+	if r.hasFailed() { // who asked has been told; the row has it or has not
+		return
+	}
 	switch {
 	case err == nil:
 		r.stored = out.Room

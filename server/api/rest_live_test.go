@@ -42,6 +42,8 @@ func (g *guest) Leave(l *livekit.LeaveRequest) {
 	g.left = l
 }
 
+func (g *guest) Attached() bool { return !g.gone() }
+
 func (g *guest) gone() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

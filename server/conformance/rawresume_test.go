@@ -18,8 +18,8 @@ var ufrag = regexp.MustCompile(`a=ice-ufrag:(\S+)`)
 
 func ufragOf(sdp string) string { return ufrag.FindStringSubmatch(sdp)[1] }
 
-// testRawResume: what a client that resumes is told, in which order, what it may
-// say of its sid, and what becomes of the old WebSocket and of ICE.
+// testRawResume: what a client that resumes is told, in which order, also one that
+// does not say its sid, and what becomes of the old WebSocket and of ICE.
 func testRawResume(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -32,7 +32,7 @@ func testRawResume(t *testing.T) {
 		bob.awaitMedia(t, sid, 10)
 		c.hears(t)
 
-		for round, said := range []string{joined.Participant.Sid, "PA_somebody", ""} {
+		for round, said := range []string{joined.Participant.Sid, ""} {
 			was := map[*webrtc.PeerConnection]string{
 				c.pub: ufragOf(c.pub.CurrentRemoteDescription().SDP), c.sub: ufragOf(c.sub.CurrentRemoteDescription().SDP),
 			}
@@ -48,7 +48,7 @@ func testRawResume(t *testing.T) {
 			for _, p := range all[1].GetUpdate().Participants {
 				who = append(who, p.Identity)
 				if p.Identity == "alice" {
-					require.Equal(t, joined.Participant.Sid, p.Sid, "the identity decides, not what sid the client says")
+					require.Equal(t, joined.Participant.Sid, p.Sid, "the session is the same")
 					require.Len(t, p.Tracks, 1)
 				}
 			}

@@ -243,3 +243,81 @@ func TestFullReconnect(t *testing.T) {
 		alice.awaitMedia(t, bob.publishMicrophone(t).SID(), 10)
 	})
 }
+
+// TestWhoWasReplacedStaysReplaced: a client that was away when another took its
+// place learns so when its network is back, and ends; its successor notices
+// nothing.
+func TestWhoWasReplacedStaysReplaced(t *testing.T) {
+	parlorOnly(t) // stock gives it the call of its successor
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		w := newWire(t, env.server)
+		bob := m.join(t, room, "bob")
+		first := m.joinAt(t, w.ws(), token(t, "alice", join(room)))
+		bob.awaitMedia(t, first.publishMicrophone(t).SID(), 10)
+		w.hold()
+		first.await(t, "reconnecting")
+		second := m.join(t, room, "alice")
+		audio := second.publishMicrophone(t)
+		bob.awaitMedia(t, audio.SID(), 10)
+		w.release()
+		first.await(t, "disconnected DUPLICATE_IDENTITY")
+		bob.awaitMedia(t, audio.SID(), 20)
+		second.awaitMedia(t, bob.publishMicrophone(t).SID(), 10)
+		require.Zero(t, second.count("reconnecting"))
+		require.Equal(t, second.LocalParticipant.SID(), bob.GetParticipantByIdentity("alice").SID())
+		require.Equal(t, 2, strings.Count(strings.Join(env.hooks.lines(room), "\n"), "participant_joined alice"))
+	})
+}
+
+// TestAResumeNamesItsSession by what the client says or by its token: the session
+// of another is not taken over. A client that says neither is known by its identity.
+func TestAResumeNamesItsSession(t *testing.T) {
+	parlorOnly(t) // for stock the identity decides
+	inBothModes(t, func(t *testing.T, m mode) {
+		room := roomName(t)
+		bob := m.join(t, room, "bob")
+		c := newCaller(t, m, room, "alice")
+		replaced := c.ws.joined(t).Participant.Sid
+		refreshed := func(ws *signaller) string {
+			return *await(t, ws, "a fresh token", func(m *livekit.SignalResponse) *string {
+				if jwt := m.GetRefreshToken(); jwt != "" {
+					return &jwt
+				}
+				return nil
+			})
+		}
+		old := refreshed(c.ws)
+		c = newCaller(t, m, room, "alice")
+		present := c.ws.joined(t).Participant.Sid
+		sid := c.publish()
+		bob.awaitMedia(t, sid, 10)
+		resume := func(said, jwt string) *signaller { return dial(t, env.server, c.path(true, said), jwt) }
+		for _, try := range []struct {
+			said, jwt string
+			reason    livekit.DisconnectReason
+			action    livekit.LeaveRequest_Action
+		}{
+			{replaced, c.jwt, livekit.DisconnectReason_DUPLICATE_IDENTITY, livekit.LeaveRequest_DISCONNECT},
+			{"", old, livekit.DisconnectReason_DUPLICATE_IDENTITY, livekit.LeaveRequest_DISCONNECT},
+			{replaced, old, livekit.DisconnectReason_DUPLICATE_IDENTITY, livekit.LeaveRequest_DISCONNECT},
+			{"PA_somebody", c.jwt, livekit.DisconnectReason_STATE_MISMATCH, livekit.LeaveRequest_RECONNECT},
+		} {
+			ws := resume(try.said, try.jwt)
+			leave := ws.awaitLeave(t)
+			require.Equal(t, []string{"Leave"}, ws.kinds())
+			require.Equal(t, try.reason, leave.Reason, "%+v", try)
+			require.Equal(t, try.action, leave.Action, "%+v", try)
+		}
+		c.ws.alive(t) // the present session's own WebSocket is left alone
+		require.NotContains(t, c.ws.kinds(), "Leave")
+		bob.awaitMedia(t, sid, 20)
+
+		for _, is := range [][2]string{{present, old}, {"PA_somebody", refreshed(c.ws)}, {"", c.jwt}} {
+			ws := resume(is[0], is[1])
+			require.Equal(t, present, await(t, ws, "the state", func(m *livekit.SignalResponse) *livekit.ParticipantUpdate {
+				return m.GetUpdate()
+			}).Participants[0].Sid)
+		}
+	})
+}

@@ -236,11 +236,23 @@ func (req *request) join() *rooms.JoinRequest {
 		Protocol:      req.opts.protocol,
 		AutoSubscribe: req.opts.autoSubscribe,
 	}
-	if strings.HasPrefix(req.claims.ID, "PA_") {
-		j.Session = req.claims.ID
-	}
+	j.Session = req.tokenSession()
 	return j
 }
+
+// tokenSession is the SID of the session in which the client was given its token;
+// "" if the token is not such a one.
+func (req *request) tokenSession() string {
+	if strings.HasPrefix(req.claims.ID, "PA_") {
+		return req.claims.ID
+	}
+	return ""
+}
+
+// sessions are the SIDs by which a client that resumes names its session. The two
+// differ if it was moved, and its SDK goes on by the SID of before, or has not got
+// its newest token yet.
+func (req *request) sessions() []string { return []string{req.opts.session, req.tokenSession()} }
 
 // participantInfo is who joins, by its token and, where it may, its own wishes.
 func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo, error) {
@@ -315,7 +327,9 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	h.metrics.joins.WithLabelValues("joined").Inc()
 	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	if !ln.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
-		h.dismiss(s.ws, ln.farewell())
+		bye := ln.farewell()
+		p.Leave(livekit.DisconnectReason_SIGNAL_CLOSE) // if it is in the room still
+		h.dismiss(s.ws, bye)
 		return
 	}
 	s.start()
@@ -369,7 +383,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	}
 	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	var s *session
-	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, func(p *rooms.Participant, snap rooms.Snapshot) {
+	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, req.sessions(), func(p *rooms.Participant, snap rooms.Snapshot) {
 		ln, ok := p.Outlet().(*line)
 		if !ok || ln.peer.Load() == nil {
 			return
@@ -380,6 +394,14 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 			s = nil
 		}
 	})
+	if errors.Is(err, rooms.ErrReplaced) { // its own leave, if it was told one, was lost with its socket
+		h.metrics.joins.WithLabelValues("replaced").Inc()
+		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
+			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY,
+			Action: livekit.LeaveRequest_DISCONNECT,
+		}))
+		return
+	}
 	if err != nil || s == nil {
 		h.metrics.joins.WithLabelValues("mismatch").Inc()
 		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{

@@ -35,8 +35,7 @@ func (r *refusal) Error() string { return r.text }
 func refuse(status int, text string) *refusal { return &refusal{status, text} }
 
 // options is what a client asks for when it connects, by either of the
-// protocol's two ways. The participant SID that a resume names is not read: the
-// token's identity decides whose session it is.
+// protocol's two ways.
 type options struct {
 	singlePC       bool
 	protocol       int
@@ -45,6 +44,7 @@ type options struct {
 	adaptiveStream bool
 	allowPause     bool
 	reconnect      bool
+	session        string // with reconnect: the SID of the session that it had; may be ""
 	metadata       string
 	attributes     map[string]string
 	addTracks      []*livekit.AddTrackRequest
@@ -99,6 +99,7 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 		adaptiveStream: j.ConnectionSettings.GetAdaptiveStream(),
 		allowPause:     j.ConnectionSettings.GetSubscriberAllowPause(),
 		reconnect:      j.Reconnect,
+		session:        j.ParticipantSid,
 		metadata:       j.Metadata,
 		attributes:     j.ParticipantAttributes,
 		addTracks:      j.AddTrackRequests,
@@ -163,6 +164,7 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 		adaptiveStream: yes("adaptive_stream"),
 		allowPause:     yes("subscriber_allow_pause"),
 		reconnect:      yes("reconnect"),
+		session:        q.Get("sid"),
 		client: &livekit.ClientInfo{
 			Version:        q.Get("version"),
 			Protocol:       number("protocol"),

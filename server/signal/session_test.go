@@ -35,6 +35,7 @@ func (s *stuck) Send(m *rooms.Message) bool {
 }
 
 func (s *stuck) Leave(*livekit.LeaveRequest) {}
+func (s *stuck) Attached() bool              { return true }
 
 // held has the room wait, whenever it next tells this client of anything, for the
 // channel to be closed.

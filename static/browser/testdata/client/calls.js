@@ -77,6 +77,18 @@ export const scenarios = [
     await Promise.all([sees(bob, 'alice camera'), sees(bob, 'alice screen_share'), hears(bob, 'alice microphone')]);
     await Promise.all([sees(carol, 'alice camera'), sees(carol, 'alice screen_share')]);
   }],
+  ['publish, unpublish without waiting, publish the same track', async () => {
+    const { alice, bob } = await pair();
+    const me = alice.room.localParticipant;
+    for (const [source, arrives] of [['microphone', hears], ['camera', sees]]) {
+      const first = await publish(alice, source);
+      const { track } = first; // unpublishing takes it out of the publication
+      me.unpublishTrack(track, false);
+      const again = await me.publishTrack(track.mediaStreamTrack, { source, name: source, simulcast: false });
+      assert(again.trackSid !== first.trackSid, 'the new track has a SID of its own');
+      await arrives(bob, `alice ${source}`);
+    }
+  }],
   ['unsubscribe and subscribe again', async () => {
     const { alice, bob } = await pair();
     await publish(alice, 'camera');

@@ -1,0 +1,121 @@
+package rooms_test
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// mine is an outlet on which the room's goroutine panics once it is armed.
+type mine struct {
+	*client
+	mu    sync.Mutex // guards the following
+	armed bool
+}
+
+func (m *mine) arm() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.armed = true
+}
+
+func (m *mine) Send(msg *rooms.Message) bool {
+	m.mu.Lock()
+	armed := m.armed
+	m.armed = false
+	m.mu.Unlock()
+	if armed {
+		panic("a fault of ours")
+	}
+	return m.client.Send(msg)
+}
+
+// logged keeps what is logged.
+type logged struct {
+	mu  sync.Mutex // guards the following
+	buf strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logged) lines(of string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), of)
+}
+
+// TestAPanicTakesDownItsRoomAlone: its clients come back to what was written, other
+// rooms notice nothing, and a name that fails twice in a minute is refused for one.
+func TestAPanicTakesDownItsRoomAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines := &logged{}
+		log := func(c *rooms.Config) { c.Log = slog.New(slog.NewTextHandler(lines, nil)) }
+		h := newHouse(t, log)
+		eve := h.join("coffee", "eve")
+		var trap *mine
+		lay := func(identity string) *client {
+			t.Helper()
+			return h.join("tea", identity, func(req *rooms.JoinRequest) {
+				trap = &mine{client: req.Outlet.(*client)}
+				req.Outlet = trap
+			})
+		}
+		ann, bob := lay("ann"), h.join("tea", "bob")
+		mic := bob.publish(t, "mic", microphone)
+		h.flush("tea")
+		first := h.one("tea")
+
+		fail := func() error {
+			trap.arm()
+			_, err := h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea", Metadata: "told to everybody"})
+			return err
+		}
+		require.ErrorIs(t, fail(), rooms.ErrFailed)
+		synctest.Wait()
+		for _, c := range []*client{ann, bob} {
+			require.Equal(t, livekit.LeaveRequest_RECONNECT, c.leave().GetAction())
+			require.True(t, c.closed)
+		}
+		require.Nil(t, eve.leave())
+		require.EqualValues(t, 1, h.Stats().Failures)
+		require.Equal(t, 1, lines.lines("level=ERROR"))
+		require.Positive(t, lines.lines("rooms_test.(*mine).Send"), "the stack is in the line")
+
+		back := h.join("tea", "bob")
+		require.Equal(t, bob.SID(), back.SID(), "the session goes on")
+		require.True(t, back.snap.Resumed)
+		require.Equal(t, first.Sid, h.one("tea").Sid)
+		require.Contains(t, h.events("tea"), "track_unpublished bob")
+		require.NotEqual(t, mic, back.publish(t, "mic", microphone))
+
+		ann = lay("ann")
+		require.ErrorIs(t, fail(), rooms.ErrFailed)
+		synctest.Wait()
+		_, err := h.try("tea", "bob")
+		require.ErrorIs(t, err, rooms.ErrFailed, "it is refused now")
+		eve.publish(t, "mic", microphone)
+		time.Sleep(61 * time.Second)
+		require.Equal(t, bob.SID(), h.join("tea", "bob").SID())
+		time.Sleep(61 * time.Second)
+		require.EqualValues(t, 1, h.one("tea").NumParticipants, "ann did not come back")
+		require.Equal(t, "participant_left ann", h.events("tea")[len(h.events("tea"))-1])
+		require.Nil(t, eve.leave())
+
+		lay("ann")
+		require.ErrorIs(t, fail(), rooms.ErrFailed)
+		synctest.Wait()
+		h.join("tea", "bob") // the failures of long ago are forgotten
+	})
+}
