@@ -1,0 +1,322 @@
+package browser_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/stretchr/testify/require"
+)
+
+// What is seen of a start: watched from the first decoded frame on, in which no
+// two decoded frames are further apart than allowedGap.
+const (
+	watched    = 8 * time.Second
+	allowedGap = 500 * time.Millisecond
+)
+
+// reading is one look at a page's statistics. Times are milliseconds since 1970,
+// the same for all pages of a browser.
+type reading struct {
+	At       float64 `json:"at"`
+	Frames   int     `json:"frames"` // encoded or decoded so far
+	Freezes  int     `json:"freezes"`
+	Frozen   float64 `json:"frozen"` // seconds
+	PLIs     int     `json:"plis"`
+	Received int     `json:"received"` // packets
+	Height   int     `json:"height"`
+}
+
+// observers is what the pages of this test know beside the page's own script.
+// They use livekit-client directly, so that the page's preview and drawing do not
+// take the machine's time.
+const observers = `window.starts = (() => {
+	const { Room, RoomEvent, createLocalVideoTrack } = window.LivekitClient;
+	const every100ms = (read) => {
+		const readings = [];
+		const timer = setInterval(async () => {
+			const at = performance.timeOrigin + performance.now();
+			const reading = await read();
+			if (reading) readings.push({ at, ...reading });
+		}, 100);
+		return { readings, stop: () => clearInterval(timer) };
+	};
+	const reports = async (of, type) => [...((await of?.getStats())?.values() ?? [])].filter((report) => report.type === type);
+	const state = {};
+	return {
+		state,
+		async join(url, token, single) {
+			state.room = new Room({ singlePeerConnection: single, adaptiveStream: false, dynacast: true });
+			state.room.on(RoomEvent.TrackSubscribed, (track) => {
+				const video = track.attach();
+				video.muted = true;
+				document.body.append(video);
+				state.observed = every100ms(async () => {
+					const [report] = await reports(track.receiver, 'inbound-rtp');
+					return report && { frames: report.framesDecoded ?? 0, freezes: report.freezeCount ?? 0, frozen: report.totalFreezesDuration ?? 0, plis: report.pliCount ?? 0,
+						received: report.packetsReceived ?? 0, height: report.frameHeight ?? 0 };
+				});
+			});
+			await state.room.connect(url, token);
+		},
+		async publish(codec) {
+			const track = await createLocalVideoTrack({ resolution: { width: 640, height: 360, frameRate: 15 } });
+			const publishing = state.room.localParticipant.publishTrack(track, { videoCodec: codec, simulcast: true, backupCodec: false });
+			state.observed = every100ms(async () => {
+				const sent = await reports(track.sender, 'outbound-rtp');
+				return { frames: sent.reduce((sum, report) => sum + (report.framesEncoded ?? 0), 0) };
+			});
+			await publishing;
+			state.codecs = async () => {
+				const used = new Set((await reports(track.sender, 'outbound-rtp')).map((report) => report.codecId));
+				return (await reports(track.sender, 'codec')).filter((report) => used.has(report.id)).map((report) => report.mimeType);
+			};
+			state.stop = () => track.stop();
+		},
+		watchedFor: () => {
+			const readings = state.observed?.readings ?? [];
+			const first = readings.find((reading) => reading.frames > 0);
+			return first ? readings.at(-1).at - first.at : 0;
+		},
+		async leave() {
+			state.observed?.stop();
+			state.stop?.();
+			document.querySelectorAll('body > video').forEach((video) => video.remove());
+			await state.room.disconnect();
+			state.observed = undefined;
+		},
+	};
+})()`
+
+// judgement is what a watcher saw in one start.
+type judgement struct {
+	gap time.Duration // longest between two decoded frames, but for what the machine did
+	// starved is the longest that the publisher encoded nothing or a page did not
+	// get to run, while nothing was decoded.
+	starved time.Duration
+	freezes int
+	frozen  time.Duration
+	plis    int
+	// unseen: the pages ran so seldom that nothing can be said of this start.
+	unseen bool
+}
+
+// fewest is how many readings of a page there must be, of the 80 of a quiet machine.
+const fewest = 40
+
+// judge finds the longest time without a decoded frame. What the watcher cannot
+// be blamed for is taken off: the publisher encoding nothing meanwhile, and pages
+// that do not even get to read their statistics.
+func judge(watcher, publisher []reading) (j judgement) {
+	first := slices.IndexFunc(watcher, func(r reading) bool { return r.Frames > 0 })
+	if first < 0 {
+		return judgement{gap: watched}
+	}
+	last := watcher[first]
+	end := last.At + float64(watched.Milliseconds())
+	var final reading
+	for _, r := range watcher[first:] {
+		if r.At > end {
+			break
+		}
+		final = r
+		if r.Frames == last.Frames {
+			continue
+		}
+		starved := max(longestPause(publisher, last.At, r.At), longestSilence(watcher, last.At, r.At), longestSilence(publisher, last.At, r.At))
+		if gap := milliseconds(r.At-last.At) - starved; gap > j.gap {
+			j.gap = gap
+		}
+		j.starved = max(j.starved, starved)
+		last = r
+	}
+	// The picture may have stood still to the end.
+	j.gap = max(j.gap, milliseconds(final.At-last.At)-longestPause(publisher, last.At, final.At))
+	j.unseen = within(watcher, first, end) < fewest || longestSilence(publisher, watcher[first].At, end) > watched/2
+	j.freezes, j.frozen, j.plis = final.Freezes, time.Duration(final.Frozen*float64(time.Second)), final.PLIs
+	return j
+}
+
+// within is how many readings there are from the first to the end.
+func within(readings []reading, first int, end float64) (n int) {
+	for _, r := range readings[first:] {
+		if r.At <= end {
+			n++
+		}
+	}
+	return n
+}
+
+func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+
+// repeats is how often a start is tried again when the machine was too busy.
+const repeats = 3
+
+// tolerated is how long a page may not get to run, or a publisher not encode, at
+// 15 frames and 10 readings a second on a machine with enough to do.
+const tolerated = 300 * time.Millisecond
+
+// longestPause is the longest time in which the number of frames stayed the same,
+// 0 if it is tolerated.
+func longestPause(readings []reading, from, to float64) (longest time.Duration) {
+	since, frames := from, -1
+	for _, r := range readings {
+		if r.At < from-500 || r.At > to+500 {
+			continue
+		}
+		if r.Frames != frames {
+			longest = max(longest, milliseconds(min(r.At, to)-max(since, from)))
+			since, frames = r.At, r.Frames
+		}
+	}
+	return unless(longest)
+}
+
+// longestSilence is the longest time between two readings, 0 if it is tolerated.
+func longestSilence(readings []reading, from, to float64) (longest time.Duration) {
+	for i := 1; i < len(readings); i++ {
+		if readings[i].At > from && readings[i-1].At < to {
+			longest = max(longest, milliseconds(readings[i].At-readings[i-1].At))
+		}
+	}
+	return unless(longest)
+}
+
+func unless(d time.Duration) time.Duration {
+	if d <= tolerated {
+		return 0
+	}
+	return d
+}
+
+// TestJudge: what is the server's fault is told apart from what is the machine's.
+func TestJudge(t *testing.T) {
+	// series reads every 100 ms; steady reports a frame at every reading but those
+	// that stand still.
+	series := func(still func(at int) bool, silent func(at int) bool) (readings []reading) {
+		frames := 0
+		for at := 0; at <= 9000; at += 100 {
+			if !still(at) {
+				frames++
+			}
+			if !silent(at) {
+				readings = append(readings, reading{At: float64(at), Frames: frames})
+			}
+		}
+		return readings
+	}
+	never := func(int) bool { return false }
+	still := func(at int) bool { return at > 1000 && at < 2500 }
+	steady := series(never, never)
+	require.Equal(t, 100*time.Millisecond, judge(steady, steady).gap)
+	require.Equal(t, 1500*time.Millisecond, judge(series(still, never), steady).gap, "a frozen picture")
+	require.Less(t, judge(series(still, never), series(still, never)).gap, allowedGap, "nothing was encoded")
+	require.Less(t, judge(series(never, still), steady).gap, allowedGap, "the watcher did not run")
+	require.Greater(t, judge(series(func(at int) bool { return at > 3000 }, never), steady).gap, 4*time.Second, "still to the end")
+	require.Equal(t, watched, judge(nil, steady).gap, "no picture at all")
+}
+
+// TestPictureGoesOn starts calls with Chromium on both sides, for each codec and
+// with both ways of connecting, and watches their first seconds: once there is a
+// picture it must go on. PARLOR_TEST_STARTS says how many starts there are of each.
+func TestPictureGoesOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("drives a browser")
+	}
+	starts := 3
+	if v := os.Getenv("PARLOR_TEST_STARTS"); v != "" {
+		n, err := strconv.Atoi(v)
+		require.NoError(t, err, "PARLOR_TEST_STARTS")
+		starts = n
+	}
+	findChromium(t)
+	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
+	watchers := []string{"single", "dual"}
+	publisher := f.observer(t, "publisher")
+	pages := []*page{f.observer(t, watchers[0]), f.observer(t, watchers[1])}
+
+	var table strings.Builder
+	fmt.Fprintf(&table, "%-6s%-8s%-8s%-14s%-10s%-10s%-6s%s\n", "codec", "mode", "starts", "longest gap", "freezes", "frozen", "PLIs", "gaps above 500 ms")
+	for _, codec := range []string{"vp8", "h264", "vp9", "av1"} {
+		seen := map[string][]judgement{}
+		for start := range starts {
+			judged := f.start(t, codec, start, publisher, pages)
+			for again := 1; again <= repeats && slices.ContainsFunc(judged, func(j judgement) bool { return j.unseen }); again++ {
+				judged = f.start(t, codec, start+again*starts, publisher, pages)
+			}
+			for i, j := range judged {
+				require.False(t, j.unseen, "the machine is too busy to judge a start")
+				seen[watchers[i]] = append(seen[watchers[i]], j)
+			}
+		}
+		for _, mode := range watchers {
+			var sum judgement
+			var bad int
+			for _, j := range seen[mode] {
+				sum.gap = max(sum.gap, j.gap)
+				sum.freezes, sum.frozen, sum.plis = sum.freezes+j.freezes, sum.frozen+j.frozen, sum.plis+j.plis
+				if j.gap > allowedGap {
+					bad++
+				}
+			}
+			fmt.Fprintf(&table, "%-6s%-8s%-8d%-14v%-10d%-10v%-6d%d\n", codec, mode, len(seen[mode]), sum.gap.Round(time.Millisecond),
+				sum.freezes, sum.frozen.Round(time.Millisecond), sum.plis, bad)
+			if bad > 0 {
+				t.Errorf("%s, %s: in %d of %d starts the picture stood still for more than %v", codec, mode, bad, len(seen[mode]), allowedGap)
+			}
+		}
+	}
+	t.Log("\n" + table.String())
+}
+
+// observer opens a page that knows the observers' script. It stays in the lobby.
+func (f *fixture) observer(t *testing.T, name string) *page {
+	p := f.browser.open(t, name, f.server.page("room", "x", "audio", "0", "video", "0"))
+	p.do(observers)
+	return p
+}
+
+// start has the publisher come into a room where the watchers wait.
+func (f *fixture) start(t *testing.T, codec string, n int, publisher *page, watchers []*page) (seen []judgement) {
+	room := fmt.Sprintf("start-%s-%d", codec, n)
+	join := func(p *page, identity string, single bool) {
+		token := f.server.token(identity, time.Hour, auth.VideoGrant{RoomJoin: true, Room: room})
+		p.do(fmt.Sprintf(`await starts.join(%q, %q, %t)`, "ws://localhost:"+f.server.port, token, single))
+	}
+	for i, p := range watchers {
+		join(p, p.name, i == 0)
+	}
+	join(publisher, publisher.name, n%2 == 0)
+	publisher.do(fmt.Sprintf(`await starts.publish(%q)`, codec))
+	for _, p := range watchers {
+		p.until("the first seconds to be seen", fmt.Sprintf(`starts.watchedFor() > %d`, watched.Milliseconds()))
+	}
+	require.Equal(t, []string{"video/" + strings.ToUpper(codec)}, slices.Compact(get[[]string](publisher, `await starts.state.codecs()`)), "the codec that is sent")
+	encoded := readings(t, publisher)
+	for _, p := range watchers {
+		decoded := readings(t, p)
+		require.NotEmpty(t, decoded)
+		j := judge(decoded, encoded)
+		seen = append(seen, j)
+		t.Logf("%s, start %d, %s: longest gap %v (machine: %v), freezes %d (%v), PLIs %d, height %d", codec, n, p.name, j.gap.Round(time.Millisecond),
+			j.starved.Round(time.Millisecond), j.freezes, j.frozen.Round(time.Millisecond), j.plis, decoded[len(decoded)-1].Height)
+	}
+	for _, p := range append(slices.Clone(watchers), publisher) {
+		p.do(`await starts.leave()`)
+	}
+	return seen
+}
+
+// readings are what a page has read so far, in the order of time.
+func readings(t *testing.T, p *page) (list []reading) {
+	require.NoError(t, json.Unmarshal([]byte(get[string](p, `JSON.stringify(starts.state.observed.readings)`)), &list))
+	slices.SortFunc(list, func(a, b reading) int { return cmp.Compare(a.At, b.At) })
+	return list
+}
