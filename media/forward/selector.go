@@ -119,6 +119,8 @@ func (s *selector) layeredMarker(p *packet.Packet) bool {
 func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	d := &p.DD
 	fresh := !s.judged || d.Number != s.frame
+	picture := !s.started || p.Timestamp != s.timestamp
+	s.started, s.timestamp = true, p.Timestamp
 	if d.Structure != s.structure {
 		s.structure = d.Structure
 		if fresh {
@@ -130,19 +132,21 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 		s.active = d.Active
 	}
 	if fresh {
-		s.judge(d)
+		s.judge(d, picture)
 	}
 	return s.passed, s.describedMarker(p)
 }
 
-// judge decides about a frame when its first packet comes.
-func (s *selector) judge(d *dd.Frame) {
+// judge decides about a frame when its first packet comes. picture: it is the
+// first of its picture. In the middle of one the target stays, since the frame
+// before may be marked as the picture's last.
+func (s *selector) judge(d *dd.Frame, picture bool) {
 	want := s.wantedTarget()
 	switch {
 	case want < 0:
 	case s.target < 0 || s.target >= len(s.structure.Targets):
 		s.target = want
-	case want != s.target && d.Indications[want] == dd.Switch && s.intact(want, d):
+	case picture && want != s.target && d.Indications[want] == dd.Switch && s.intact(want, d):
 		s.target = want
 	}
 	s.frame, s.judged = d.Number, true

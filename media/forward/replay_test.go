@@ -1,0 +1,389 @@
+package forward
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward/dd"
+	"parlor/media/forward/modelreceiver"
+	"parlor/media/forward/packet"
+	"parlor/media/forward/recording"
+	"parlor/media/forward/vp8"
+	"parlor/media/forward/vp9"
+)
+
+// tape is a recording of Chromium's packets, ready to be fed to a track.
+type tape struct {
+	*recording.Recording
+	name    string
+	codec   Codec
+	packets []taped
+}
+
+// taped is a packet of a tape, with what the publisher's side knows of it.
+type taped struct {
+	recording.Packet
+	layer      int
+	p          *packet.Packet // nil for RTCP
+	key, start bool           // of a key frame's beginning
+	end        bool           // of a frame
+}
+
+const loadedTop = livekit.VideoQuality_HIGH
+
+// loadTape reads a recording and where its frames begin.
+func loadTape(t testing.TB, name string) *tape {
+	t.Helper()
+	r, err := recording.Read(filepath.Join("testdata", "recordings", name+".rtp.gz"))
+	require.NoError(t, err)
+	tp := &tape{Recording: r, name: name, codec: Codec{
+		MimeType: r.MimeType, ClockRate: 90000, Fmtp: r.Fmtp, PayloadType: r.PayloadType, RTXPayloadType: r.PayloadType + 1,
+	}}
+	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: tp.codec})
+	defer track.Close()
+	layers := make([]*Layer, len(r.Layers))
+	for i := range layers {
+		layers[i] = newLayer(track, LayerConfig{Codec: tp.codec, Ext: tp.extensions()}, uint8(i))
+	}
+	for _, p := range r.Packets {
+		one := taped{Packet: p}
+		var ssrc uint32
+		if p.RTCP {
+			ssrc = binary.BigEndian.Uint32(p.Raw[4:])
+		} else {
+			ssrc = binary.BigEndian.Uint32(p.Raw[8:])
+		}
+		one.layer = slices.IndexFunc(r.Layers, func(l recording.Layer) bool { return l.SSRC == ssrc })
+		require.GreaterOrEqual(t, one.layer, 0)
+		if !p.RTCP {
+			parsed, err := track.pool.Parse(p.Raw, &layers[one.layer].ids)
+			require.NoError(t, err)
+			require.True(t, layers[one.layer].inspector.inspect(parsed))
+			if len(parsed.Payload()) > 0 {
+				one.p = parsed
+				one.key, one.start, one.end = parsed.Frame.Key && parsed.Frame.Start, parsed.Frame.Start, parsed.Frame.End
+			}
+		}
+		tp.packets = append(tp.packets, one)
+	}
+	return tp
+}
+
+func (tp *tape) extensions() Extensions {
+	return Extensions{DependencyDescriptor: tp.DescriptorID, AbsCaptureTime: tp.CaptureID}
+}
+
+// qualities of the tape's layers. The layers of one stream are chosen by quality
+// too.
+func (tp *tape) quality(layer int) livekit.VideoQuality { return livekit.VideoQuality(layer) }
+
+// window is a part of the tape, from one time to another, with numbers shifted so
+// that they wrap around near at.
+func (tp *tape) window(from, at, to time.Duration, r *rand.Rand) (list []taped) {
+	var pivots = make([]*packet.Packet, len(tp.Layers))
+	for i := range tp.packets {
+		if p := tp.packets[i].p; p != nil && (pivots[tp.packets[i].layer] == nil || tp.packets[i].At <= at) {
+			pivots[tp.packets[i].layer] = p
+		}
+	}
+	// The descriptors of all layers count in one series.
+	shifts := make([]shift, len(tp.Layers))
+	number := uint16(r.IntN(16))
+	if raw := pivots[0].Extension(packet.ExtDependencyDescriptor); raw != nil {
+		n, _ := dd.Number(raw)
+		number -= n
+	}
+	for i := range shifts {
+		p := pivots[i]
+		shifts[i] = shift{
+			sequence: uint16(r.IntN(8)) - p.Seq, timestamp: uint32(r.IntN(20000)) - p.Timestamp,
+			picture:    vp8.Values{PictureID: uint16(r.IntN(8)), TL0PicIdx: uint8(r.IntN(4)), KeyIdx: uint8(r.IntN(32))}.Sub(p.Picture()),
+			descriptor: dd.Shift{Number: number, Template: uint8(r.IntN(64))},
+		}
+	}
+	for _, p := range tp.packets {
+		if p.At < from || p.At > to {
+			continue
+		}
+		p.At -= from
+		p.Raw = shifts[p.layer].apply(p)
+		list = append(list, p)
+	}
+	return list
+}
+
+// shift is what is added to the numbers of a layer.
+type shift struct {
+	sequence   uint16
+	timestamp  uint32
+	picture    vp8.Values
+	descriptor dd.Shift
+}
+
+func (s shift) apply(p taped) []byte {
+	b := slices.Clone(p.Raw)
+	if p.RTCP {
+		binary.BigEndian.PutUint32(b[16:], binary.BigEndian.Uint32(b[16:])+s.timestamp)
+		return b
+	}
+	binary.BigEndian.PutUint16(b[2:], binary.BigEndian.Uint16(b[2:])+s.sequence)
+	binary.BigEndian.PutUint32(b[4:], binary.BigEndian.Uint32(b[4:])+s.timestamp)
+	if p.p == nil {
+		return b
+	}
+	payload := b[len(b)-len(p.p.Payload()):]
+	if p.p.Picture() != (vp8.Values{}) || p.p.VP8.PictureIDOffset != 0 || p.p.VP9 != (vp9.Numbers{}) {
+		v := p.p.Picture()
+		p.p.PutPicture(payload, vp8.Values{
+			PictureID: (v.PictureID + s.picture.PictureID) & 0x7fff, TL0PicIdx: v.TL0PicIdx + s.picture.TL0PicIdx, KeyIdx: (v.KeyIdx + s.picture.KeyIdx) & 0x1f,
+		})
+	}
+	if raw := p.p.Extension(packet.ExtDependencyDescriptor); raw != nil {
+		// It is found by its bytes: the header has no other such extension.
+		head := b[:len(b)-len(p.p.Payload())]
+		at := strings.Index(string(head[12:]), string(raw)) + 12
+		s.descriptor.Apply(head[at : at+len(raw)])
+	}
+	return b
+}
+
+// play is a replay: tapes into a track, a forwarder out of it, and a receiver that
+// judges what comes.
+type play struct {
+	t       testing.TB
+	track   *Track
+	layers  []*Layer
+	f       *Forwarder
+	model   *modelreceiver.Receiver
+	cfg     ForwarderConfig
+	tape    *tape
+	ssrcs   uint32
+	link    func(h *rtp.Header, payload []byte) // on the way to the receiver; nil: at once
+	started time.Time
+}
+
+func newPlay(t testing.TB, tp *tape, described bool) *play {
+	pl := &play{t: t, tape: tp, ssrcs: 100, started: time.Now()}
+	pl.track = NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: tp.codec, RegressBelow: 100})
+	pl.layers = pl.addLayers(tp)
+	pl.subscribe(described)
+	t.Cleanup(pl.track.Close)
+	return pl
+}
+
+func (pl *play) addLayers(tp *tape) (layers []*Layer) {
+	for i, l := range tp.Layers {
+		q := tp.quality(i)
+		if len(tp.Layers) == 1 {
+			q = loadedTop
+		}
+		layers = append(layers, pl.track.AddLayer(LayerConfig{RID: l.RID, Codec: tp.codec, Ext: tp.extensions(), Quality: q}))
+	}
+	return layers
+}
+
+// subscribe adds the forwarder, or another after the one before was closed.
+func (pl *play) subscribe(described bool) {
+	pl.cfg = ForwarderConfig{
+		SubscriberSID: "PA_s", SSRC: pl.ssrcs, RTXSSRC: pl.ssrcs + 1, CNAME: "parlor",
+		Codec:  Codec{MimeType: pl.tape.MimeType, ClockRate: 90000, PayloadType: 40, RTXPayloadType: 41},
+		Backup: Codec{MimeType: "video/VP8", ClockRate: 90000, PayloadType: 42, RTXPayloadType: 43},
+	}
+	pl.ssrcs += 2
+	if strings.EqualFold(pl.tape.MimeType, "video/VP8") {
+		pl.cfg.Backup = Codec{}
+	}
+	model := modelreceiver.Config{
+		SSRC: pl.cfg.SSRC, Codecs: map[uint8]string{40: pl.tape.MimeType, 42: "video/VP8"}, RTX: map[uint8]uint8{41: 40, 43: 42}, Now: time.Now,
+	}
+	if described {
+		pl.cfg.Ext.DependencyDescriptor, model.DescriptorID = 5, 5
+	}
+	pl.model = modelreceiver.New(model)
+	receiver := pl.model
+	pl.cfg.Write = func(h *rtp.Header, payload []byte) error {
+		if pl.link != nil {
+			pl.link(h, payload)
+			return nil
+		}
+		return receiver.Write(h, payload)
+	}
+	pl.f = pl.track.AddForwarder(pl.cfg)
+}
+
+// want asks for a layer of the tape.
+func (pl *play) want(q livekit.VideoQuality) { pl.f.SetSettings(Settings{Quality: q}) }
+
+// feed plays packets; before each, do is called with its index.
+func (pl *play) feed(layers []*Layer, packets []taped, do func(i int)) {
+	begin := time.Now()
+	for i, p := range packets {
+		time.Sleep(time.Until(begin.Add(p.At)))
+		if do != nil {
+			do(i)
+		}
+		if p.RTCP {
+			if decoded, err := rtcp.Unmarshal(p.Raw); err == nil {
+				layers[p.layer].HandleRTCP(decoded)
+			}
+			continue
+		}
+		layers[p.layer].WriteRTP(p.Raw, time.Now())
+		layers[p.layer].Flush()
+	}
+	time.Sleep(time.Second)
+	pl.model.Tick()
+}
+
+// check judges what was received. From the time from on every frame of what is
+// wanted has to be decoded; frames is how many those are.
+func (pl *play) check(what string, frames int, from time.Time, interrupted int) {
+	pl.t.Helper()
+	var last uint32
+	decoded := 0
+	for i, f := range pl.model.Frames() {
+		if f.Decoded.IsZero() {
+			require.Fail(pl.t, what, "frame %d (timestamp %d, key %t, spatial %d, temporal %d): %s", i, f.Timestamp, f.Key, f.Spatial, f.Temporal, f.Why)
+		}
+		if i > 0 {
+			require.GreaterOrEqual(pl.t, int32(f.Timestamp-last), int32(0), "%s: frame %d goes back in time", what, i)
+		}
+		last = f.Timestamp
+		if !f.Complete.Before(from) {
+			decoded++
+		}
+	}
+	require.Empty(pl.t, pl.model.Dropped(), what)
+	require.LessOrEqual(pl.t, pl.model.Fragments(), interrupted, "%s: parts of frames", what)
+	require.GreaterOrEqual(pl.t, decoded, frames, "%s: frames after the key frame are missing", what)
+}
+
+// due is how many frames of a layer begin in packets[i:] from the first key frame
+// on, and when that one comes; ok is false when there is none.
+func due(packets []taped, i, layer int) (frames int, at time.Duration, ok bool) {
+	for ; i < len(packets); i++ {
+		p := packets[i]
+		if p.layer != layer || p.p == nil {
+			continue
+		}
+		if p.key && !ok {
+			ok, at = true, p.At
+		}
+		if ok && p.start {
+			frames++
+		}
+	}
+	return frames, at, ok
+}
+
+func tapeNames(t testing.TB) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "recordings", "*.rtp.gz"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".rtp.gz"))
+	}
+	return names
+}
+
+// everyTape runs a test for each recording, with dependency descriptors and
+// without.
+func everyTape(t *testing.T, test func(t *testing.T, tp *tape, described bool)) {
+	for _, name := range tapeNames(t) {
+		tp := loadTape(t, name)
+		for _, described := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s descriptors %t", name, described), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { test(t, tp, described) })
+			})
+		}
+	}
+}
+
+// before and after a moment that is looked at.
+const (
+	lead  = 1500 * time.Millisecond
+	trail = 1500 * time.Millisecond
+)
+
+// positions are the indices of the packets with which frames begin.
+func (tp *tape) positions() (list []int) {
+	for i, p := range tp.packets {
+		if p.start && p.At > lead/2 && p.At < 8*time.Second-trail/2 {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// Whatever layer was forwarded, and wherever in its frames the other is asked for,
+// all that is forwarded can be decoded, and the new layer from its first key frame on.
+func TestSwitchAtEveryFrame(t *testing.T) {
+	everyTape(t, func(t *testing.T, tp *tape, described bool) {
+		low, high := livekit.VideoQuality_LOW, livekit.VideoQuality(max(len(tp.Layers), 3)-1)
+		if len(tp.Layers) > 1 {
+			high = livekit.VideoQuality(len(tp.Layers) - 1)
+		}
+		for n, at := range tp.positions() {
+			r := rand.New(rand.NewPCG(uint64(n), 1))
+			when := tp.packets[at].At
+			packets := tp.window(max(0, when-lead), when, when+trail, r)
+			moment := slices.IndexFunc(packets, func(p taped) bool { return p.At >= when-max(0, when-lead) })
+			from, to := low, high
+			if n%2 == 1 {
+				from, to = high, low
+			}
+			pl := newPlay(t, tp, described)
+			pl.want(from)
+			begin := time.Now()
+			// Every third time it is asked for back and forth within one frame.
+			pl.feed(pl.layers, skew(packets, n), func(i int) {
+				switch {
+				case i == moment:
+					pl.want(to)
+				case n%3 == 2 && i == moment+1:
+					pl.want(from)
+				case n%3 == 2 && i == moment+2:
+					pl.want(to)
+				}
+			})
+			what := fmt.Sprintf("position %d, at %v, from %v to %v", n, when, from, to)
+			if len(tp.Layers) > 1 {
+				frames, key, _ := due(skew(packets, n), moment+3, int(to))
+				pl.check(what, max(0, frames-2), begin.Add(key), 40)
+			} else {
+				pl.check(what, 0, begin, 0)
+			}
+			pl.track.Close()
+		}
+	})
+}
+
+// skew holds one of the layers back, so that the key frames of layers come in both
+// orders.
+func skew(packets []taped, n int) []taped {
+	if n%4 < 2 {
+		return packets
+	}
+	list := slices.Clone(packets)
+	for i := range list {
+		if list[i].layer == n%2 {
+			list[i].At += 25 * time.Millisecond
+		}
+	}
+	slices.SortStableFunc(list, func(a, b taped) int { return cmp.Compare(a.At, b.At) })
+	return list
+}
