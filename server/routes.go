@@ -18,7 +18,7 @@ import (
 // recovery, CORS, a doubled first slash, credentials.
 func routes(c *Config) http.Handler {
 	r := chi.NewRouter()
-	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors(c.CORSOrigins), validateCORS)
+	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors(c.CORSOrigins), validateCORS, fewParameters)
 	r.NotFound(http.NotFound)
 	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
 
@@ -36,7 +36,7 @@ func routes(c *Config) http.Handler {
 		r.Method(http.MethodPost, "/dev/token", http.NewCrossOriginProtection().Handler(devToken(c)))
 	}
 	if c.REST != nil {
-		r.Mount("/v1", c.REST)
+		r.Mount("/v1", ownOrigin(c.CORSOrigins, c.REST))
 	}
 	for path, h := range c.Documents {
 		r.Handle(path, readable(h))

@@ -4,7 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/livekit/protocol/auth"
 	"github.com/stretchr/testify/require"
 )
 
@@ -76,4 +78,29 @@ func TestTwirpRetries(t *testing.T) {
 	resp, body := call(may, `{"room":"r","data":"b3RoZXI="}`)
 	require.Equal(t, 412, resp.StatusCode)
 	require.Contains(t, body, "failed_precondition")
+}
+
+// TestAReplayIsForWhoMayStillAsk: neither a token that was revoked since, nor another
+// identity with the same grants, gets what was answered.
+func TestAReplayIsForWhoMayStillAsk(t *testing.T) {
+	h := open(t)
+	ada := h.mustJoin("r", "ada")
+	call := func(identity string) int {
+		token, err := h.verifier.Mint(key, &auth.ClaimGrants{Identity: identity, Video: admin("r")}, time.Hour)
+		require.NoError(t, err)
+		req, err := http.NewRequestWithContext(t.Context(), "POST", h.URL+"/twirp/livekit.RoomService/SendData", strings.NewReader(`{"room":"r","data":"b25jZQ=="}`))
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Idempotency-Key", "k")
+		resp, _ := h.do(req)
+		return resp.StatusCode
+	}
+	require.Equal(t, 200, call("bob"))
+	require.Equal(t, 200, call("bob"))
+	require.Equal(t, 200, call("eve"))
+	ada.Sync()
+	require.Equal(t, 2, ada.received(), "bob's once, and eve's own")
+	require.Equal(t, 200, h.status("PUT", "/v1/rooms/r/bans/bob", `{}`))
+	require.Equal(t, 403, call("bob"))
 }

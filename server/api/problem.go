@@ -104,8 +104,9 @@ func (p *problem) write(w http.ResponseWriter) {
 	h := w.Header()
 	switch p.Status {
 	case http.StatusUnauthorized:
-		h.Add("WWW-Authenticate", `Bearer realm="parlor"`)
-		h.Add("WWW-Authenticate", `Basic realm="parlor"`)
+		// Not Basic, which is taken too: a browser would ask its user for the API key and
+		// its secret, remember them, and send them with the forms of any site.
+		h.Set("WWW-Authenticate", `Bearer realm="parlor"`)
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
 	}

@@ -274,7 +274,7 @@ func TestRESTGrants(t *testing.T) {
 				}
 				resp, got := h.do(req)
 				if resp.StatusCode == 401 {
-					require.Len(t, resp.Header.Values("WWW-Authenticate"), 2)
+					require.Equal(t, []string{`Bearer realm="parlor"`}, resp.Header.Values("WWW-Authenticate"), "a browser would ask for Basic and remember it")
 					require.Equal(t, "unauthenticated", read[problemJSON](t, got).Code)
 				}
 				if resp.StatusCode == 403 {
