@@ -35,9 +35,9 @@ const (
 	readTimeout   = time.Minute      // to send all of a request; a WebSocket is exempt once upgraded
 	writeTimeout  = time.Minute      // to take an answer; a handler that streams lifts it
 	idleTimeout   = 2 * time.Minute  // between two requests
-	// maxHeader bounds a request's head. A join_request of up to 1 MiB stands in
-	// the URL, in base64.
-	maxHeader = 2 << 20
+	// maxHeader bounds a request's head. A join_request stands in the URL, packed and
+	// in base64.
+	maxHeader = 1 << 20
 )
 
 // Config is what a [Server] serves. Nil handlers are routes that do not exist.
@@ -79,17 +79,21 @@ type Config struct {
 type Server struct {
 	main    *http.Server
 	metrics *http.Server
-	tls     bool // spoken by main
+	open    *connections // of both
+	tls     bool         // spoken by main
 }
 
 // New makes a server; nothing runs before [Server.Serve].
 func New(c Config) *Server {
+	open := newConnections(c.TrustedProxies, c.Metrics)
 	s := &Server{
+		open:    open,
 		main:    newHTTP(c.Log, routes(&c)),
 		metrics: newHTTP(c.Log, metricsOnly(&c)),
 		tls:     c.TLS != nil,
 	}
 	s.main.TLSConfig = c.TLS
+	s.main.ConnState, s.metrics.ConnState = open.state, open.state
 	return s
 }
 
@@ -143,6 +147,7 @@ func (s *Server) Serve(ctx context.Context, main, metrics []net.Listener) error 
 }
 
 func (s *Server) serve(srv *http.Server, l net.Listener) error {
+	l = s.open.listen(l)
 	if s.tls && srv == s.main {
 		return srv.ServeTLS(l, "", "") // the certificate is in TLSConfig
 	}

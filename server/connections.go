@@ -1,0 +1,228 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The bounds of connections from which the next request's head is awaited: what they
+// hold nobody has shown a token for. Connections with a request under way, and
+// WebSockets, are not among them.
+const (
+	maxWaiting        = 4096 // in all
+	maxWaitingAddress = 256  // of one address, or IPv6 network of 64 bits
+	// A head longer than this, as of a join with a large offer, needs one of a few
+	// places until it is complete: it holds about twice its length.
+	largeHead       = 64 << 10
+	maxLarge        = 32
+	maxLargeAddress = 8
+)
+
+// errHead ends a connection whose head is refused.
+var errHead = errors.New("too many long request heads at one time")
+
+// connections bounds what unfinished request heads hold. Its methods may be called
+// concurrently.
+type connections struct {
+	trusted []netip.Prefix // of proxies: their connections are many people's
+	refused *prometheus.CounterVec
+	gauge   prometheus.Gauge
+
+	mu    sync.Mutex // guards the following, and the conns' fields
+	all   held
+	byNet map[string]*held
+}
+
+// held is what connections have taken.
+type held struct{ waiting, large int }
+
+func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *connections {
+	c := &connections{
+		trusted: trusted, byNet: map[string]*held{},
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parlor_http_connections_refused_total",
+			Help: "HTTP connections closed before a request was read, by why: waiting (too many without one), head (too many long heads at one time).",
+		}, []string{"why"}),
+		gauge: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "parlor_http_connections_waiting", Help: "HTTP connections whose next request is awaited.",
+		}),
+	}
+	if registry != nil {
+		registry.MustRegister(c.refused, c.gauge)
+	}
+	return c
+}
+
+// listen is l with its connections counted.
+func (c *connections) listen(l net.Listener) net.Listener { return &countedListener{l, c} }
+
+type countedListener struct {
+	net.Listener
+	connections *connections
+}
+
+// Accept implements [net.Listener].
+func (l *countedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{Conn: conn, connections: l.connections, network: l.connections.network(conn)}, nil
+}
+
+// network is what counts as one client; "" for a proxy that is trusted.
+func (c *connections) network(conn net.Conn) string {
+	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return conn.RemoteAddr().String()
+	}
+	a := at.Addr().Unmap().WithZone("")
+	switch {
+	case contains(c.trusted, a):
+		return ""
+	case a.Is4():
+		return a.String()
+	}
+	p, _ := a.Prefix(64) // cannot fail for IPv6
+	return p.String()
+}
+
+// countedConn is a connection of HTTP. Its counts are guarded by connections.mu.
+type countedConn struct {
+	net.Conn
+	connections *connections
+	network     string
+
+	waiting, large bool
+	head           int // bytes read of the next head
+}
+
+// Read implements [net.Conn]. A head that becomes long needs a place.
+func (conn *countedConn) Read(b []byte) (int, error) {
+	n, err := conn.Conn.Read(b)
+	if n > 0 && !conn.connections.reads(conn, n) {
+		conn.refuse()
+		return 0, errHead
+	}
+	return n, err
+}
+
+// CloseWrite is for net/http, which ends connections with it.
+func (conn *countedConn) CloseWrite() error {
+	if w, ok := conn.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+// refuse says over a plain connection why it is closed. Nothing was written to it since
+// its last request, so this does not wait.
+func (conn *countedConn) refuse() {
+	_, _ = io.WriteString(conn.Conn, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"+ // the client may be gone
+		"Content-Type: text/plain; charset=utf-8\r\n\r\ntoo many connections without a complete request, try again later\n")
+}
+
+// reads tells whether conn may have read n bytes more.
+func (c *connections) reads(conn *countedConn, n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !conn.waiting {
+		return true
+	}
+	if conn.head += n; conn.head <= largeHead || conn.large {
+		return true
+	}
+	h := c.of(conn)
+	if c.all.large >= maxLarge || (conn.network != "" && h.large >= maxLargeAddress) {
+		c.refused.WithLabelValues("head").Inc()
+		return false
+	}
+	conn.large = true
+	c.all.large++
+	h.large++
+	return true
+}
+
+// of is what conn's network holds.
+func (c *connections) of(conn *countedConn) *held {
+	h := c.byNet[conn.network]
+	if h == nil {
+		h = &held{}
+		c.byNet[conn.network] = h
+	}
+	return h
+}
+
+// state follows a connection, as [http.Server.ConnState].
+func (c *connections) state(nc net.Conn, state http.ConnState) {
+	overTLS := false
+	if t, ok := nc.(*tls.Conn); ok {
+		nc, overTLS = t.NetConn(), true
+	}
+	conn, ok := nc.(*countedConn)
+	if !ok {
+		return
+	}
+	if state != http.StateNew && state != http.StateIdle {
+		c.leave(conn)
+		return
+	}
+	if c.enter(conn) {
+		return
+	}
+	if state == http.StateNew && !overTLS {
+		conn.refuse()
+	}
+	_ = conn.Close() // its reader meets that
+}
+
+// enter tells whether conn may wait for a request.
+func (c *connections) enter(conn *countedConn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn.waiting {
+		return true
+	}
+	h := c.of(conn)
+	if c.all.waiting >= maxWaiting || (conn.network != "" && h.waiting >= maxWaitingAddress) {
+		c.refused.WithLabelValues("waiting").Inc()
+		if *h == (held{}) {
+			delete(c.byNet, conn.network)
+		}
+		return false
+	}
+	conn.waiting, conn.head = true, 0
+	c.all.waiting++
+	h.waiting++
+	c.gauge.Inc()
+	return true
+}
+
+// leave gives back what conn holds: its request is complete, or it is closed.
+func (c *connections) leave(conn *countedConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !conn.waiting {
+		return
+	}
+	h := c.of(conn)
+	conn.waiting = false
+	c.all.waiting--
+	h.waiting--
+	c.gauge.Dec()
+	if conn.large {
+		conn.large = false
+		c.all.large--
+		h.large--
+	}
+	if *h == (held{}) {
+		delete(c.byNet, conn.network)
+	}
+}
