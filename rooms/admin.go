@@ -12,45 +12,49 @@ import (
 
 // Create opens a room, or returns the open room of that name as it is.
 func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
-	if err := rs.checkRoomName(req.Name); err != nil {
+	out, err := rs.FindOrCreate(ctx, req)
+	if err != nil {
 		return nil, err
+	}
+	return out.Room.Info(), nil
+}
+
+// FindOrCreate is [Rooms.Create] that tells whether it was this call that opened the
+// room: of several at one time it is one.
+func (rs *Rooms) FindOrCreate(ctx context.Context, req *livekit.CreateRoomRequest) (Outcome, error) {
+	if err := rs.checkRoomName(req.Name); err != nil {
+		return Outcome{}, err
 	}
 	if err := rs.checkMetadata(req.Metadata); err != nil {
-		return nil, err
+		return Outcome{}, err
 	}
 	if err := rs.checkTags(req.Tags); err != nil {
-		return nil, err
+		return Outcome{}, err
 	}
 	if rs.stopping.Load() {
-		return nil, ErrStopping
+		return Outcome{}, ErrStopping
 	}
 	if rs.peek(req.Name) != nil {
-		return askName(ctx, rs, req.Name, func(r *Room, reply answer[*livekit.Room]) {
+		return askName(ctx, rs, req.Name, func(r *Room, reply answer[Outcome]) {
 			err := r.found()
 			switch {
 			case err == nil && len(r.participants)+len(r.expected) > 0:
-				reply(r.rec.Info(), nil)
+				reply(Outcome{Room: r.row()}, nil)
 			case err == nil: // nobody is in it, so it may have ended at its deadline
 				r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
 					switch {
 					case errors.Is(err, ErrEnded):
-						reply(nil, errRetired)
+						reply(Outcome{}, errRetired)
 					case err != nil:
-						reply(nil, err)
+						reply(Outcome{}, err)
 					default:
-						reply(out.Room.Info(), nil)
+						reply(Outcome{Room: out.Room}, nil)
 					}
 				})
 			case !errors.Is(err, ErrNoRoom):
-				reply(nil, err)
+				reply(Outcome{}, err)
 			default:
-				r.create(req, func(err error) {
-					if err != nil {
-						reply(nil, err)
-						return
-					}
-					reply(r.rec.Info(), nil)
-				})
+				r.create(req, reply)
 			}
 		})
 	}
@@ -71,10 +75,7 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*l
 		ch <- result{out, err}
 	})
 	res := <-ch
-	if res.err != nil {
-		return nil, res.err
-	}
-	return res.out.Room.Info(), nil
+	return res.out, res.err
 }
 
 func (rs *Rooms) checkMetadata(metadata string) error {
@@ -100,16 +101,17 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 // Delete closes a room: everybody in it is sent away, and the name is free from
 // the moment it is on disk.
 func (rs *Rooms) Delete(ctx context.Context, name string) error {
-	return rs.DeleteIf(ctx, name, "", nil)
+	return rs.DeleteIf(ctx, name, nil)
 }
 
-// DeleteIf is [Rooms.Delete] that fails with [Precondition] unless the room is
-// that one and of that version; sid "" and version nil demand nothing.
-func (rs *Rooms) DeleteIf(ctx context.Context, name, sid string, version *int64) error {
+// DeleteIf is [Rooms.Delete] that fails with [Precondition] unless the condition holds
+// for the room as it is; nil demands nothing. It must neither change the record nor
+// wait.
+func (rs *Rooms) DeleteIf(ctx context.Context, name string, condition func(*Record) bool) error {
 	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
 		err := r.found()
 		if err == nil {
-			err = r.rec.unchanged(sid, version)
+			err = r.holds(condition)
 		}
 		if err != nil {
 			reply(struct{}{}, err)
@@ -266,10 +268,9 @@ type ParticipantEdit struct {
 	// Permit changes the permission in the room itself, so that of two changes at
 	// once neither undoes the other. nil leaves it as it is.
 	Permit func(*livekit.ParticipantPermission)
-	// IfSID and IfVersion refuse the change with [Precondition] unless it is that
-	// session, of that version; "" and nil demand nothing.
-	IfSID     string
-	IfVersion *uint32
+	// If refuses the change with [Precondition] unless it holds for the participant as
+	// it is; nil demands nothing. It must neither change the info nor wait.
+	If func(*livekit.ParticipantInfo) bool
 }
 
 // EditParticipant changes what a participant is and may do; a permission is
@@ -335,11 +336,8 @@ func (p *Participant) edit(e *ParticipantEdit) {
 
 // mayEdit holds e against its own conditions and the limits.
 func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
-	if e.IfSID != "" && e.IfSID != p.sid {
-		return Errorf(Precondition, "the participant of this identity is another: it is %s, not %s", p.sid, e.IfSID)
-	}
-	if e.IfVersion != nil && *e.IfVersion != p.info.Version {
-		return Errorf(Precondition, "the participant has changed: its version is %d, not %d", p.info.Version, *e.IfVersion)
+	if e.If != nil && !e.If(p.info) {
+		return Errorf(Precondition, "the participant has changed, or is another of this identity")
 	}
 	if err := r.rooms.checkIdentityData(e.Name, e.Metadata, p.merged(e.Attributes)); err != nil {
 		return err
@@ -451,30 +449,26 @@ func (rs *Rooms) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMeta
 	if err := rs.checkMetadata(req.Metadata); err != nil {
 		return nil, err
 	}
-	rec, err := rs.edit(ctx, req.Room, func(rec *Record) error {
-		rec.Metadata = req.Metadata
-		return nil
-	})
+	rec, err := rs.edit(ctx, req.Room, nil, func(rec *Record) { rec.Metadata = req.Metadata })
 	if err != nil {
 		return nil, err
 	}
 	return rec.Info(), nil
 }
 
-// edit changes an open room's record by f, writes it, and tells everybody in
-// the room. f may refuse.
-func (rs *Rooms) edit(ctx context.Context, name string, f func(*Record) error) (Record, error) {
+// edit changes an open room's record by f if the condition holds, writes it, and tells
+// everybody in the room.
+func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) bool, f func(*Record)) (Record, error) {
 	return askName(ctx, rs, name, func(r *Room, reply answer[Record]) {
-		if err := r.found(); err != nil {
+		err := r.found()
+		if err == nil {
+			err = r.holds(condition)
+		}
+		if err != nil {
 			reply(Record{}, err)
 			return
 		}
-		before := r.rec
-		if err := f(&r.rec); err != nil {
-			r.rec = before
-			reply(Record{}, err)
-			return
-		}
+		f(&r.rec)
 		updated := NewEvent(&livekit.WebhookEvent{Event: EventRoomUpdated, Room: r.rec.Info()}, time.Now())
 		r.request(ChangeUpdate, nil, []Event{updated}, func(out Outcome, err error) {
 			if err != nil {

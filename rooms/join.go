@@ -172,7 +172,7 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 			create = &livekit.CreateRoomRequest{}
 		}
 		create.Name = r.name
-		r.create(create, func(err error) {
+		r.create(create, func(_ Outcome, err error) {
 			if err != nil {
 				reply(joined{}, err)
 				return

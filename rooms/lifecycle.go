@@ -7,8 +7,9 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// create opens the room if no open room bears the name, and then calls done.
-func (r *Room) create(req *livekit.CreateRoomRequest, done func(error)) {
+// create opens the room if no open room bears the name, and then calls done: of those
+// that wait for one opening the first alone has created it.
+func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error)) {
 	r.creating = append(r.creating, done)
 	if len(r.creating) > 1 {
 		return
@@ -26,7 +27,8 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(error)) {
 			}
 		}
 		for _, done := range waiting {
-			done(err)
+			done(out, err)
+			out.Created = false
 		}
 	})
 }
@@ -121,7 +123,7 @@ func (r *Room) vanish() {
 	r.dismiss(livekit.DisconnectReason_ROOM_CLOSED)
 	r.backlog = nil
 	for _, done := range r.creating {
-		done(errRetired)
+		done(Outcome{}, errRetired)
 	}
 	r.creating = nil
 	deferred := r.deferred

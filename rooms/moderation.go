@@ -98,11 +98,9 @@ type RoomEdit struct {
 	MaxParticipants  *uint32
 	Locked           *bool
 	Tags             map[string]string
-	// IfVersion refuses the change with [Precondition] unless the room's version
-	// is this.
-	IfVersion *int64
-	// IfSID likewise, unless the room is this one.
-	IfSID string
+	// If refuses the change with [Precondition] unless it holds for the room as it is;
+	// nil demands nothing. It must neither change the record nor wait.
+	If func(*Record) bool
 }
 
 // Edit changes an open room. If it stands empty its deadline moves with its
@@ -116,10 +114,7 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 	if err := rs.checkTags(e.Tags); err != nil {
 		return Record{}, err
 	}
-	return rs.edit(ctx, name, func(rec *Record) error {
-		if err := rec.unchanged(e.IfSID, e.IfVersion); err != nil {
-			return err
-		}
+	return rs.edit(ctx, name, e.If, func(rec *Record) {
 		set(&rec.Metadata, e.Metadata)
 		set(&rec.EmptyTimeout, e.EmptyTimeout)
 		set(&rec.DepartureTimeout, e.DepartureTimeout)
@@ -129,18 +124,17 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 			rec.Config.Tags = e.Tags
 		}
 		rec.SetDeadline()
-		return nil
 	})
 }
 
-// unchanged is the condition of a conditional change: sid "" and version nil
-// demand nothing.
-func (r *Record) unchanged(sid string, version *int64) error {
-	if sid != "" && sid != r.SID {
-		return Errorf(Precondition, "the room of this name is another: it is %s, not %s", r.SID, sid)
+// holds puts the condition of a conditional change to the room as its row shows it;
+// nil demands nothing.
+func (r *Room) holds(condition func(*Record) bool) error {
+	if condition == nil {
+		return nil
 	}
-	if version != nil && *version != r.Version {
-		return Errorf(Precondition, "the room has changed: its version is %d, not %d", r.Version, *version)
+	if row := r.row(); !condition(&row) {
+		return Errorf(Precondition, "the room has changed, or is another of this name")
 	}
 	return nil
 }

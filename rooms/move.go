@@ -192,7 +192,7 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 		return
 	}
 	if err := r.found(); errors.Is(err, ErrNoRoom) {
-		r.create(&livekit.CreateRoomRequest{Name: r.name}, func(err error) {
+		r.create(&livekit.CreateRoomRequest{Name: r.name}, func(_ Outcome, err error) {
 			if err != nil {
 				reply(struct{}{}, err)
 				return

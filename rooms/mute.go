@@ -78,10 +78,7 @@ func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool
 	}
 	if hold {
 		// First, so that what is published meanwhile is held.
-		if _, err := rs.edit(ctx, room, func(rec *Record) error {
-			rec.Config.Hold = &which
-			return nil
-		}); err != nil {
+		if _, err := rs.edit(ctx, room, nil, func(rec *Record) { rec.Config.Hold = &which }); err != nil {
 			return nil, err
 		}
 	}
@@ -107,10 +104,7 @@ func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool
 // Release ends the room's hold. What is muted stays so until its publisher
 // unmutes it.
 func (rs *Rooms) Release(ctx context.Context, room string) error {
-	_, err := rs.edit(ctx, room, func(rec *Record) error {
-		rec.Config.Hold = nil
-		return nil
-	})
+	_, err := rs.edit(ctx, room, nil, func(rec *Record) { rec.Config.Hold = nil })
 	return err
 }
 

@@ -157,13 +157,12 @@ func TestConditionalEditsOfParticipants(t *testing.T) {
 	edit := func(e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error) {
 		return h.EditParticipant(t.Context(), "tea", "ann", e)
 	}
-	first, err := edit(rooms.ParticipantEdit{Name: "Ann", IfSID: ann.SID()})
+	named := func(name string) func(*livekit.ParticipantInfo) bool {
+		return func(p *livekit.ParticipantInfo) bool { return p.Sid == ann.SID() && p.Name == name }
+	}
+	_, err := edit(rooms.ParticipantEdit{Name: "Anna", If: named("")})
 	require.NoError(t, err)
-	_, err = edit(rooms.ParticipantEdit{Name: "Anna", IfVersion: &first.Version})
-	require.NoError(t, err)
-	_, err = edit(rooms.ParticipantEdit{Name: "Annette", IfVersion: &first.Version})
-	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
-	_, err = edit(rooms.ParticipantEdit{Name: "Annette", IfSID: "PA_another"})
+	_, err = edit(rooms.ParticipantEdit{Name: "Annette", If: named("")})
 	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
 	info, err := h.Participant(t.Context(), "tea", "ann")
 	require.NoError(t, err)

@@ -25,7 +25,7 @@ type Room struct {
 	// The rest is the loop's alone.
 
 	rec      Record // SID "" while no open room bears the name
-	creating []func(error)
+	creating []func(Outcome, error)
 
 	participants map[string]*Participant // by identity
 	expected     map[string]*Session     // by identity: expected back after a restart

@@ -1,7 +1,6 @@
 package rooms_test
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,19 +42,16 @@ func TestConditionalClose(t *testing.T) {
 	h := newHouse(t)
 	first, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "tea"})
 	require.NoError(t, err)
-	rec, err := h.store.FindOpen(t.Context(), "tea")
-	require.NoError(t, err)
-	old := rec.Version
+	with := func(metadata string) func(*rooms.Record) bool {
+		return func(r *rooms.Record) bool { return r.SID == first.Sid && r.Metadata == metadata }
+	}
 	metadata := "changed"
-	rec, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, IfSID: first.Sid, IfVersion: &old})
+	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, If: with("")})
 	require.NoError(t, err)
 
-	require.Equal(t, rooms.Precondition, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", first.Sid, &old)))
-	require.Equal(t, rooms.Precondition, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", "RM_other", nil)))
-	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, IfSID: "RM_other"})
+	require.Equal(t, rooms.Precondition, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", with(""))))
+	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, If: with("")})
 	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
-	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, IfVersion: &old})
-	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
-	require.NoError(t, h.DeleteIf(context.Background(), "tea", first.Sid, &rec.Version))
-	require.Equal(t, rooms.NotFound, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", first.Sid, nil)))
+	require.NoError(t, h.DeleteIf(t.Context(), "tea", with("changed")))
+	require.Equal(t, rooms.NotFound, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", nil)))
 }

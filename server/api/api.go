@@ -45,7 +45,8 @@ type Rooms interface {
 	MuteAll(ctx context.Context, room string, which rooms.Hold, hold bool) ([]rooms.MutedTrack, error)
 	Release(ctx context.Context, room string) error
 	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
-	DeleteIf(ctx context.Context, name, sid string, version *int64) error
+	DeleteIf(ctx context.Context, name string, condition func(*rooms.Record) bool) error
+	FindOrCreate(ctx context.Context, req *livekit.CreateRoomRequest) (rooms.Outcome, error)
 	Ban(ctx context.Context, b rooms.Ban) error
 	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
 	Admissible(ctx context.Context, room, identity string, issuedMs int64) error

@@ -354,7 +354,7 @@ func (failing) Delete(context.Context, string) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }
 
-func (failing) DeleteIf(context.Context, string, string, *int64) error {
+func (failing) DeleteIf(context.Context, string, func(*rooms.Record) bool) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }
 

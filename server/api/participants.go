@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -70,11 +69,7 @@ func (s *rest) getParticipant(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, showParticipant(info))
 }
 
-// participantTag names a state of a participant: it changes with everything that
-// others are told of it.
-func participantTag(p *livekit.ParticipantInfo) string {
-	return fmt.Sprintf("%q", fmt.Sprintf("%s.%d", p.Sid, p.Version))
-}
+func participantTag(p *livekit.ParticipantInfo) string { return entityTag(showParticipant(p)) }
 
 // participantEdit is the body of PATCH …/participants/{identity}: what is not
 // given stays.
@@ -126,7 +121,7 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sid, version, err := condition(r)
+	unchanged, err := condition(r, participantTag)
 	if err != nil {
 		return err
 	}
@@ -134,11 +129,7 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
-	e := rooms.ParticipantEdit{Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes, IfSID: sid}
-	if version != nil {
-		v := uint32(*version)
-		e.IfVersion = &v
-	}
+	e := rooms.ParticipantEdit{Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes, If: unchanged}
 	if e.Permit, err = body.Permissions.permit(); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -77,9 +76,6 @@ func showRoom(r *rooms.Record) room {
 	}
 	return out
 }
-
-// etag names a state of the room: it changes with every stored change.
-func etag(r *rooms.Record) string { return fmt.Sprintf("%q", fmt.Sprintf("%s.%d", r.SID, r.Version)) }
 
 // timestamp is RFC 3339 in UTC, with milliseconds.
 type timestamp time.Time

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,6 +136,56 @@ func (h *house) status(method, path, body string, headers ...string) int {
 	h.t.Helper()
 	resp, _ := h.server(method, path, body, headers...)
 	return resp.StatusCode
+}
+
+// TestOneOfSeveralCreatesOpensTheRoom says 201, and the others are told the same room.
+func TestOneOfSeveralCreatesOpensTheRoom(t *testing.T) {
+	h := open(t)
+	const rooms, creates = 5, 6
+	for i := range rooms {
+		statuses, sids := make([]int, creates), make([]string, creates)
+		var wg sync.WaitGroup
+		for j := range creates {
+			wg.Go(func() {
+				resp, body := h.server("POST", "/v1/rooms", fmt.Sprintf(`{"name":"r%d"}`, i))
+				statuses[j], sids[j] = resp.StatusCode, read[roomJSON](t, body).SID
+			})
+		}
+		wg.Wait()
+		slices.Sort(statuses)
+		require.Equal(t, []int{200, 200, 200, 200, 200, 201}, statuses)
+		require.Len(t, slices.Compact(sids), 1)
+	}
+}
+
+// TestETagsNameWhatIsShown: what happens in a room and is not shown of it stands in no
+// conditional change's way.
+func TestETagsNameWhatIsShown(t *testing.T) {
+	h := open(t)
+	ada, host := h.mustJoin("r", "ada"), h.mustJoin("r", "host")
+	sid := ada.publish()
+	host.publish()
+	edit := func(identity, body string) { // is answered when what came before it is stored, too
+		require.Equal(t, 200, h.status("PATCH", "/v1/rooms/r/participants/"+identity, body))
+	}
+	shown := func() string {
+		resp, _ := h.server("GET", "/v1/rooms/r", "")
+		return resp.Header.Get("ETag")
+	}
+	edit("host", `{"name":"Host"}`)
+	tag := shown()
+	ada.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
+	edit("host", `{"metadata":"m","permissions":{"can_publish_data":false}}`)
+	require.Equal(t, tag, shown())
+	resp, body := h.server("PATCH", "/v1/rooms/r", `{"metadata":"b"}`, "If-Match", tag)
+	require.Equal(t, 200, resp.StatusCode, body)
+	tag = resp.Header.Get("ETag")
+	require.Equal(t, tag, shown())
+
+	h.mustJoin("r", "eve")
+	edit("eve", `{"name":"Eve"}`)
+	require.Equal(t, 412, h.status("PATCH", "/v1/rooms/r", `{"metadata":"c"}`, "If-Match", tag), "how many are in it is shown")
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/r", "", "If-Match", shown()))
 }
 
 func TestEditRoom(t *testing.T) {

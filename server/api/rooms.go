@@ -1,11 +1,11 @@
 package api
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -53,21 +53,16 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err := s.withPreset(req); err != nil {
 		return err
 	}
-	began := time.Now().UnixMilli()
-	created, err := s.Rooms.Create(r.Context(), req)
-	if err != nil {
-		return err
-	}
-	rec, err := s.Records.FindOpen(r.Context(), body.Name)
+	out, err := s.Rooms.FindOrCreate(r.Context(), req)
 	if err != nil {
 		return err
 	}
 	status := http.StatusOK
-	if created.CreationTimeMs >= began { // by this request, or by one that ran beside it
+	if out.Created {
 		status = http.StatusCreated
 	}
-	w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(rec.Name))
-	return sendRoom(w, status, &rec)
+	w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(out.Room.Name))
+	return sendRoom(w, status, &out.Room)
 }
 
 // roomPage is a page of rooms.
@@ -191,8 +186,8 @@ func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// RFC 9110, section 13.1.2, for the one form that our own ETags take.
-	if r.Header.Get("If-None-Match") == etag(&rec) {
-		w.Header().Set("ETag", etag(&rec))
+	if tag := roomTag(&rec); r.Header.Get("If-None-Match") == tag {
+		w.Header().Set("ETag", tag)
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -214,7 +209,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sid, version, err := condition(r)
+	unchanged, err := condition(r, roomTag)
 	if err != nil {
 		return err
 	}
@@ -229,8 +224,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 		MaxParticipants:  body.MaxParticipants,
 		Locked:           body.Locked,
 		Tags:             body.Tags,
-		IfSID:            sid,
-		IfVersion:        version,
+		If:               unchanged,
 	})
 	if err != nil {
 		return err
@@ -245,39 +239,43 @@ func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sid, version, err := condition(r)
+	unchanged, err := condition(r, roomTag)
 	if err != nil {
 		return err
 	}
-	if err := s.Rooms.DeleteIf(r.Context(), name, sid, version); err != nil {
+	if err := s.Rooms.DeleteIf(r.Context(), name, unchanged); err != nil {
 		return err
 	}
 	return sendNothing(w)
 }
 
-// condition reads If-Match (RFC 9110, section 13.1.1): nothing without it, and
-// for "*", since a room that does not exist is not found anyway.
-func condition(r *http.Request) (sid string, version *int64, err error) {
+// condition is what If-Match (RFC 9110, section 13.1.1) demands of what is to be
+// changed, whose entity tag is told by tagOf: nil without it, and for "*", since a room
+// that does not exist is not found anyway.
+func condition[T any](r *http.Request, tagOf func(T) string) (func(T) bool, error) {
 	tags := r.Header.Values("If-Match")
 	tag := strings.Join(tags, ",")
 	if len(tags) == 0 || tag == "*" {
-		return "", nil, nil
+		return nil, nil
 	}
 	if tag == "" || strings.Contains(tag, ",") {
-		return "", nil, problemf(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
+		return nil, problemf(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
 	}
-	inside, ok := strings.CutPrefix(tag, `"`)
-	inside, ok2 := strings.CutSuffix(inside, `"`)
-	sid, number, ok3 := strings.Cut(inside, ".")
-	n, parseErr := strconv.ParseInt(number, 10, 64)
-	if !ok || !ok2 || !ok3 || sid == "" || parseErr != nil {
-		return "", nil, problemf(http.StatusPreconditionFailed, "failed_precondition", "If-Match is not an entity tag of this")
-	}
-	return sid, &n, nil
+	return func(now T) bool { return tagOf(now) == tag }, nil
 }
 
+// entityTag names a state of a resource: it changes with what the resource shows, and
+// with nothing else that happens to it.
+func entityTag(shown any) string {
+	b, _ := json.Marshal(shown) // as it is sent, which is met there should it fail
+	sum := sha256.Sum256(b)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+}
+
+func roomTag(r *rooms.Record) string { return entityTag(showRoom(r)) }
+
 func sendRoom(w http.ResponseWriter, status int, rec *rooms.Record) error {
-	w.Header().Set("ETag", etag(rec))
+	w.Header().Set("ETag", roomTag(rec))
 	return sendJSON(w, status, showRoom(rec))
 }
 
