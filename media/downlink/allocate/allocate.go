@@ -18,6 +18,9 @@
 // before size up to there, and size before more motion above. A screen share is text:
 // size comes first.
 //
+// A queue that is to be emptied is no reason to change a spatial layer, which takes a
+// key frame: temporal layers are left out until it is empty.
+//
 // A layer that is forwarded stays while it fits; one that is not must fit with a
 // margin. So a bitrate that wavers does not make layers flap.
 package allocate
@@ -38,7 +41,7 @@ const (
 	// upMargin is the share of the budget that must stay free above a new layer.
 	upMargin = 0.04
 	// keepMargin is how much more than the budget a forwarded layer may cost.
-	keepMargin = 0.03
+	keepMargin = 0.06
 	fluent     = 15.0 // frames per second
 )
 
@@ -103,7 +106,7 @@ type Decision struct {
 
 // Summary is what the division comes to. Bitrates are in bits/s.
 type Summary struct {
-	Bitrate float64 // of all that is decided
+	Bitrate float64 // of all that is decided, once no queue is left
 	Goal    float64 // of all that is wanted
 	// Need is what would be sent with the next improvement, margin included; 0 =
 	// nothing is held back.
@@ -133,9 +136,10 @@ type Allocator struct {
 	steps      []step
 }
 
-// Divide decides about tracks with a budget in bits/s, 0 = no bound. The decisions are
-// valid until the next call.
-func (a *Allocator) Divide(tracks []Track, budget float64) ([]Decision, Summary) {
+// Divide decides about tracks with a budget in bits/s, 0 = no bound. momentary is what
+// may be sent until a queue is empty, if that is less: temporal layers are left out for
+// it. The decisions are valid until the next call.
+func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decision, Summary) {
 	a.prepare(tracks)
 	bound := budget
 	if bound <= 0 {
@@ -177,6 +181,9 @@ func (a *Allocator) Divide(tracks []Track, budget float64) ([]Decision, Summary)
 	}
 	a.decide(tracks)
 	s.Need = a.need(s.Bitrate)
+	if momentary > 0 && momentary < s.Bitrate {
+		a.thin(tracks, s.Bitrate, momentary)
+	}
 	return a.decisions, s
 }
 
@@ -213,6 +220,23 @@ func (a *Allocator) prepare(tracks []Track) {
 		}
 		return int(int64(t.Priority) - int64(s.Priority))
 	})
+}
+
+// thin leaves out temporal layers until all fits, those of the last tracks first.
+func (a *Allocator) thin(tracks []Track, total, bound float64) {
+	for i := len(a.order) - 1; i >= 0; i-- {
+		index := a.candidates[a.order[i]].index
+		d := &a.decisions[index]
+		for total > bound && d.Layer != None && d.Layer.Temporal > 0 {
+			lower := Layer{d.Layer.Spatial, d.Layer.Temporal - 1}
+			less := cost(&tracks[index], lower)
+			if less == 0 {
+				break
+			}
+			total -= d.Bitrate - less
+			d.Layer, d.Bitrate, d.Reason = lower, less, Bandwidth
+		}
+	}
 }
 
 func cost(t *Track, l Layer) float64 {

@@ -27,7 +27,7 @@ func voice(id uint32) Track {
 func layersAt(t *testing.T, budget float64, tracks ...Track) ([]Decision, Summary) {
 	t.Helper()
 	var a Allocator
-	d, s := a.Divide(tracks, budget)
+	d, s := a.Divide(tracks, budget, 0)
 	return append([]Decision(nil), d...), s
 }
 
@@ -120,13 +120,26 @@ func TestABudgetThatWaversChangesNothing(t *testing.T) {
 	changes := 0
 	for i := range 100 {
 		budget := 560_000 * (1 + 0.03*float64(i%3-1))
-		d, _ := a.Divide(tracks, budget)
+		d, _ := a.Divide(tracks, budget, 0)
 		if d[1].Layer != tracks[1].Now {
 			changes++
 		}
 		tracks[1].Now = d[1].Layer
 	}
 	require.LessOrEqual(t, changes, 2)
+}
+
+func TestAQueueIsEmptiedByTemporalLayers(t *testing.T) {
+	var a Allocator
+	now := camera(2)
+	now.Now = Layer{2, 2}
+	d, s := a.Divide([]Track{voice(1), now}, 1e6, 500_000)
+	require.Equal(t, Layer{2, 0}, d[1].Layer)
+	require.Equal(t, Bandwidth, d[1].Reason)
+	require.Equal(t, 840_000.0, s.Bitrate)
+	require.Zero(t, s.Need, "nothing is held back for long")
+	d, _ = a.Divide([]Track{voice(1), now}, 1e6, 1e6)
+	require.Equal(t, Layer{2, 2}, d[1].Layer)
 }
 
 func TestWhatThePublisherDoesNotSendIsSaid(t *testing.T) {
@@ -151,7 +164,7 @@ func TestDivideDoesNotAllocate(t *testing.T) {
 	for i := range uint32(20) {
 		tracks = append(tracks, camera(i))
 	}
-	require.Zero(t, testing.AllocsPerRun(100, func() { a.Divide(tracks, 3e6) }))
+	require.Zero(t, testing.AllocsPerRun(100, func() { a.Divide(tracks, 3e6, 0) }))
 }
 
 func BenchmarkDivide(b *testing.B) {
@@ -161,6 +174,6 @@ func BenchmarkDivide(b *testing.B) {
 		tracks = append(tracks, camera(i))
 	}
 	for b.Loop() {
-		a.Divide(tracks, 3e6)
+		a.Divide(tracks, 3e6, 0)
 	}
 }

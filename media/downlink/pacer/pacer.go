@@ -33,9 +33,13 @@ const OldestWaiting = 250 * time.Millisecond
 // The numbers of pacing.
 const (
 	// burst is how much of what the path carries may leave at once.
-	burst = 40 * time.Millisecond
-	// factor is how much faster than the estimate packets leave when they wait.
-	factor = 1.5
+	burst = 25 * time.Millisecond
+	// factor is how much faster than the estimate packets leave when they wait, and
+	// hurry how much faster at most when they would become too old else.
+	factor = 1.1
+	hurry  = 1.3
+	// target is the age that the hurry is to keep them below.
+	target = 200 * time.Millisecond
 	// leastBurst lets two packets leave at once whatever the estimate.
 	leastBurst = 2500
 	// mostWaiting bounds the packets that wait, per class.
@@ -67,9 +71,10 @@ const (
 )
 
 type item[T any] struct {
-	p  Packet
-	at int64
-	v  T
+	p    Packet
+	at   int64
+	v    T
+	dead bool // a key frame has made it needless
 }
 
 // lane is the packets of one class that wait.
@@ -146,6 +151,7 @@ type Pacer[T any] struct {
 	waiting  int
 	bytes    int
 	rate     float64 // bits/s, 0 = no bound
+	emptying bool    // a queue on the way is to be emptied
 	debt     float64 // bytes
 	paidAt   int64
 	broken   []broken
@@ -153,9 +159,11 @@ type Pacer[T any] struct {
 }
 
 // SetRate sets the pace to what a path is estimated to carry, in bits/s; 0 = no bound.
-func (p *Pacer[T]) SetRate(now int64, rate float64) {
+// emptying: there is a queue on the way that is to be emptied; nothing hurries then, and
+// what waits of a stream is dropped when a key frame of it comes.
+func (p *Pacer[T]) SetRate(now int64, rate float64, emptying bool) {
 	p.pay(now)
-	p.rate = rate
+	p.rate, p.emptying = rate, emptying
 	if rate <= 0 {
 		p.debt = 0
 	}
@@ -170,9 +178,22 @@ func (p *Pacer[T]) Waiting() (packets, bytes int) { return p.waiting, p.bytes }
 // pay takes off the debt what the path has carried since.
 func (p *Pacer[T]) pay(now int64) {
 	if passed := now - p.paidAt; passed > 0 {
-		p.debt = max(p.debt-p.rate/8*factor*float64(passed)/float64(time.Second), 0)
+		p.debt = max(p.debt-p.pace()*float64(passed)/float64(time.Second), 0)
 		p.paidAt = now
 	}
+}
+
+// pace is the bytes per second that leave while packets wait.
+func (p *Pacer[T]) pace() float64 {
+	bytes := p.rate / 8
+	if p.emptying {
+		return bytes
+	}
+	if l := &p.lanes[video]; l.n > 0 {
+		left := max(int64(target)-(p.paidAt-l.first().at), int64(10*time.Millisecond))
+		return min(max(float64(p.bytes)/(float64(left)/float64(time.Second)), factor*bytes), hurry*bytes)
+	}
+	return factor * bytes
 }
 
 // open reports whether the pace lets a packet leave.
@@ -194,7 +215,10 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 		p.counters.Passed++
 		return Send
 	}
-	if !p.lanes[class(pkt.Kind)].push(item[T]{pkt, now, v}) {
+	if pkt.KeyStart && p.emptying {
+		p.supersede(pkt.Stream)
+	}
+	if !p.lanes[class(pkt.Kind)].push(item[T]{p: pkt, at: now, v: v}) {
 		p.counters.Dropped++
 		return p.breakStream(&pkt)
 	}
@@ -217,6 +241,8 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		}
 		first := l.first()
 		switch {
+		case first.dead:
+			verdict = Drop
 		case len(p.broken) > 0 && !p.mend(&first.p):
 			verdict = Drop
 		case now-first.at > int64(OldestWaiting):
@@ -239,6 +265,16 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 	return v, pkt, Nothing
 }
 
+// supersede has what waits of a stream dropped.
+func (p *Pacer[T]) supersede(stream uint32) {
+	l := &p.lanes[video]
+	for i := range l.n {
+		if it := &l.items[(l.head+i)&(len(l.items)-1)]; it.p.Stream == stream {
+			it.dead = true
+		}
+	}
+}
+
 // When is when Next is to be called again, 0 when nothing waits.
 func (p *Pacer[T]) When(now int64) int64 {
 	if p.waiting == 0 {
@@ -247,10 +283,13 @@ func (p *Pacer[T]) When(now int64) int64 {
 	p.pay(now)
 	at := now
 	if !p.open() {
-		at += int64((p.debt-p.allowed())/(p.rate/8*factor)*float64(time.Second)) + 1
+		at += int64((p.debt-p.allowed())/p.pace()*float64(time.Second)) + 1
 	}
 	for i := range p.lanes {
 		if l := &p.lanes[i]; l.n > 0 {
+			if l.first().dead {
+				return now
+			}
 			at = min(at, max(l.first().at+int64(OldestWaiting)+1, now))
 		}
 	}

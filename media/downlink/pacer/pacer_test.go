@@ -20,7 +20,7 @@ func TestBurstsPassWholeWhereThereIsRoom(t *testing.T) {
 	for i := range 30 {
 		require.Equal(t, Send, p.Offer(0, ofVideo(1, 1200), i), "no rate is known")
 	}
-	p.SetRate(0, 20e6)
+	p.SetRate(0, 20e6, false)
 	for frame := range int64(30) {
 		for i := range 30 { // 36 kB key frames
 			require.Equal(t, Send, p.Offer(frame*33*ms, ofVideo(1, 1200), i))
@@ -29,11 +29,11 @@ func TestBurstsPassWholeWhereThereIsRoom(t *testing.T) {
 	require.Zero(t, p.When(0))
 }
 
-// A key frame of 18 kB on a path of 600 kbit/s leaves within some 150 ms, and never
+// A key frame of 18 kB on a path of 600 kbit/s leaves within some 200 ms, and never
 // much faster than the path carries it.
 func TestAKeyFrameIsShapedWhereTheEstimateIsNear(t *testing.T) {
 	var p Pacer[int]
-	p.SetRate(0, 600_000)
+	p.SetRate(0, 600_000, false)
 	passed := 0
 	for i := range 15 {
 		if p.Offer(0, ofVideo(1, 1200), i) == Send {
@@ -53,19 +53,19 @@ func TestAKeyFrameIsShapedWhereTheEstimateIsNear(t *testing.T) {
 			require.Greater(t, v, last, "in order")
 			last = v
 			passed += pkt.Size
-			require.LessOrEqual(t, float64(passed), 4800+600_000/8*1.5*float64(at)/1e9+1)
+			require.LessOrEqual(t, float64(passed), 4800+600_000/8*1.3*float64(at)/1e9+1)
 		}
 		if p.waiting > 0 {
 			require.Greater(t, p.When(at), at, "no spinning")
 		}
-		require.Less(t, at, 200*ms)
+		require.Less(t, at, 250*ms)
 	}
 	require.Equal(t, 18000, passed)
 }
 
 func TestAudioAndRepeatsGoFirst(t *testing.T) {
 	var p Pacer[string]
-	p.SetRate(0, 300_000)
+	p.SetRate(0, 300_000, false)
 	for p.Offer(0, ofVideo(1, 1200), "video") == Send {
 	}
 	require.Equal(t, Queued, p.Offer(0, Packet{Size: 200, Kind: sent.Padding}, "padding"))
@@ -82,7 +82,7 @@ func TestAudioAndRepeatsGoFirst(t *testing.T) {
 
 func TestWhatIsTooOldIsDroppedUpToTheNextKeyFrame(t *testing.T) {
 	var p Pacer[int]
-	p.SetRate(0, 30_000)
+	p.SetRate(0, 30_000, false)
 	for p.Offer(0, ofVideo(1, 1200), -1) == Send {
 	}
 	p.Offer(0, ofVideo(1, 1200), 0)
@@ -118,7 +118,7 @@ func TestWhatIsTooOldIsDroppedUpToTheNextKeyFrame(t *testing.T) {
 
 func TestAFrameOnWhichNothingDependsIsDroppedAlone(t *testing.T) {
 	var p Pacer[int]
-	p.SetRate(0, 30_000)
+	p.SetRate(0, 30_000, false)
 	for {
 		d := ofVideo(1, 1200)
 		d.Disposable = true
@@ -140,9 +140,31 @@ func TestAFrameOnWhichNothingDependsIsDroppedAlone(t *testing.T) {
 	require.Zero(t, p.Counters().Broken)
 }
 
+func TestAKeyFrameReplacesWhatWaitsWhileAQueueIsEmptied(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 300_000, true)
+	for p.Offer(0, ofVideo(1, 1200), 0) == Send {
+	}
+	p.Offer(0, ofVideo(1, 1200), 0)
+	p.Offer(0, ofVideo(2, 1200), 2)
+	key := ofVideo(1, 500)
+	key.KeyStart = true
+	require.Equal(t, Queued, p.Offer(1, key, 1))
+	var got []int
+	for at := p.When(1); at != 0; at = p.When(at) {
+		switch v, _, verdict := p.Next(at); verdict {
+		case Send:
+			got = append(got, v)
+		case Drop:
+			require.Zero(t, v)
+		}
+	}
+	require.Equal(t, []int{2, 1}, got)
+}
+
 func TestTheQueueIsBoundedInNumber(t *testing.T) {
 	var p Pacer[int]
-	p.SetRate(0, 30_000)
+	p.SetRate(0, 30_000, false)
 	asked := 0
 	for i := range 3 * mostWaiting {
 		if p.Offer(0, ofVideo(1, 100), i) == DropAndAsk {
@@ -156,7 +178,7 @@ func TestTheQueueIsBoundedInNumber(t *testing.T) {
 
 func TestPacerDoesNotAllocate(t *testing.T) {
 	var p Pacer[[2]uintptr]
-	p.SetRate(0, 1_000_000)
+	p.SetRate(0, 1_000_000, false)
 	now := int64(0)
 	step := func() {
 		now += 33 * ms

@@ -1,0 +1,114 @@
+package estimate
+
+import "time"
+
+const (
+	bucketLength = int64(25 * time.Millisecond)
+	rateBuckets  = 32 // 800 ms
+	rateWindow   = 20 // buckets that a rate is taken over: 500 ms
+)
+
+// rate is the bitrate by the times of its packets, over a sliding window.
+type rate struct {
+	bytes  [rateBuckets]int64
+	first  int64 // bucket of the first packet ever
+	newest int64
+	any    bool
+}
+
+func (r *rate) add(at int64, size int) {
+	bucket := at / bucketLength
+	switch {
+	case !r.any || bucket > r.newest+400 || bucket < r.newest-400:
+		*r = rate{first: bucket, newest: bucket, any: true}
+	case bucket > r.newest:
+		for b := r.newest + 1; b <= bucket && b <= r.newest+rateBuckets; b++ {
+			r.bytes[b%rateBuckets] = 0
+		}
+		r.newest = bucket
+	case bucket <= r.newest-rateBuckets || bucket < 0:
+		return
+	}
+	r.bytes[bucket%rateBuckets] += int64(size)
+}
+
+// over is the bitrate in the n whole buckets before the newest, false while fewer than
+// a third of them have passed.
+func (r *rate) over(n int64) (float64, bool) {
+	if !r.any {
+		return 0, false
+	}
+	passed := min(n, r.newest-r.first)
+	if passed < max(n/3, 1) {
+		return 0, false
+	}
+	var bytes int64
+	for b := r.newest - passed; b < r.newest; b++ {
+		bytes += r.bytes[(b%rateBuckets+rateBuckets)%rateBuckets]
+	}
+	return float64(bytes*8) / seconds(passed*bucketLength), true
+}
+
+// queue is how much longer packets need than at best lately.
+type queue struct {
+	best    [bestWindows]int64 // fastest by window of bestLength
+	window  int64
+	any     bool
+	recent  [recentPackets]int64
+	count   int
+	before  [2]int64 // fastest of the packets before
+	jitter  float64  // ns, mean
+	current int64
+	since   int64 // when what arrived first found a queue, by the receiver's clock
+}
+
+const (
+	bestLength    = int64(5 * time.Second)
+	bestWindows   = 6
+	recentPackets = 8
+	mostJitter    = float64(100 * time.Millisecond)
+)
+
+// forget makes what is measured from now on the best there is.
+func (q *queue) forget() { q.any, q.count = false, 0 }
+
+func (q *queue) add(now, way, arrived int64) {
+	window := now / bestLength
+	switch {
+	case !q.any:
+		q.any, q.window = true, window
+		for i := range q.best {
+			q.best[i] = way
+		}
+	case window > q.window:
+		for w := max(q.window+1, window-bestWindows+1); w <= window; w++ {
+			q.best[w%bestWindows] = way
+		}
+		q.window = window
+	}
+	if slot := &q.best[q.window%bestWindows]; way < *slot {
+		*slot = way
+	}
+	q.recent[q.count%recentPackets] = way
+	q.count++
+	fastest := way
+	for _, w := range q.recent[:min(q.count, recentPackets)] {
+		fastest = min(fastest, w)
+	}
+	if q.count%recentPackets == 0 {
+		// What a queue that grows or shrinks steadily does is no jitter.
+		d := fastest - 2*q.before[0] + q.before[1]
+		if q.count >= 3*recentPackets {
+			q.jitter += (min(float64(max(d, -d))/2, mostJitter) - q.jitter) / 8
+		}
+		q.before[0], q.before[1] = fastest, q.before[0]
+	}
+	base := q.best[0]
+	for _, b := range q.best[1:] {
+		base = min(base, b)
+	}
+	if q.current < emptyQueue {
+		q.since = arrived
+	}
+	q.current = max(fastest-base, 0)
+}

@@ -1,0 +1,165 @@
+package estimate
+
+import (
+	"math"
+	"time"
+)
+
+// The numbers of the loss bound.
+const (
+	observationLength  = int64(250 * time.Millisecond)
+	observationPackets = 12
+	observations       = 20
+	observationWeight  = 0.9 // of each next older observation
+	ignoredLoss        = 0.02
+	mostRandom         = 0.15 // a path that loses more than that at random is not believed in
+	leastRandom        = 0.0005
+	towardsMore        = 0.01 // per doubling of the bound and observation, in log-likelihood
+)
+
+type observation struct {
+	packets, lost float64
+	bitrate       float64 // sent
+}
+
+// lossBound finds the bitrate that explains the losses best. With a bound b, packets
+// sent at a bitrate r are lost with the probability p + (1-p)·max(0, 1-b/r), p being
+// the share that is lost at random whatever is sent: of the pairs (b, p) the likeliest
+// is taken, and the higher bound of two that explain the losses alike.
+type lossBound struct {
+	seen  [observations]observation
+	count int
+	open  observation
+	since int64
+	bytes int64
+	first bool
+
+	bound  float64 // 0 = none
+	random float64
+	loss   float64
+}
+
+// add takes in a packet that was reported for the first time.
+func (l *lossBound) add(sentAt int64, size int, received bool) {
+	if !l.first {
+		l.since, l.first = sentAt, true
+	}
+	l.open.packets++
+	l.bytes += int64(size)
+	if !received {
+		l.open.lost++
+	}
+}
+
+// revise takes back a loss.
+func (l *lossBound) revise() {
+	if l.open.lost > 0 {
+		l.open.lost--
+	} else if l.count > 0 {
+		if last := &l.seen[(l.count-1)%observations]; last.lost > 0 {
+			last.lost--
+		}
+	}
+}
+
+// close ends an observation when it is long enough; it reports whether it did.
+func (l *lossBound) close(sentAt int64) bool {
+	length := sentAt - l.since
+	if !l.first || length < observationLength || l.open.packets < observationPackets && length < 8*observationLength {
+		return false
+	}
+	l.open.bitrate = float64(l.bytes*8) / seconds(length)
+	l.seen[l.count%observations] = l.open
+	l.count++
+	l.open, l.bytes, l.since = observation{}, 0, sentAt
+	return true
+}
+
+// judge sets the bound anew. known is the bitrate that other signs allow, acked what
+// arrived.
+func (l *lossBound) judge(known, acked float64) {
+	packets, lost := l.totals()
+	if packets > 0 {
+		l.loss = lost / packets
+	}
+	if l.loss < ignoredLoss {
+		l.random = l.loss
+		if l.bound > 0 {
+			if l.bound *= 1.08; l.bound >= known {
+				l.bound = 0
+			}
+		}
+		return
+	}
+	from := l.bound
+	if from == 0 {
+		from = known
+	}
+	best, likelihood := 0.0, math.Inf(-1)
+	for _, candidate := range [...]float64{from, from * 0.95, from * 1.04, known, acked, acked * 0.93} {
+		if candidate < leastBitrate || candidate > known || candidate > from*1.04 && l.bound > 0 {
+			continue
+		}
+		value, random := l.likelihood(candidate, packets)
+		if value > likelihood {
+			best, likelihood, l.random = candidate, value, random
+		}
+	}
+	switch {
+	case best == 0:
+	case best >= known:
+		l.bound = 0
+	default:
+		l.bound = best
+	}
+}
+
+func (l *lossBound) totals() (packets, lost float64) {
+	weight := 1.0
+	for i := l.count - 1; i >= max(0, l.count-observations); i-- {
+		o := &l.seen[i%observations]
+		packets += weight * o.packets
+		lost += weight * o.lost
+		weight *= observationWeight
+	}
+	return packets, lost
+}
+
+// likelihood is the logarithm of how likely a bound makes what was seen, with the
+// random loss that makes it likeliest.
+func (l *lossBound) likelihood(bound, packets float64) (value, random float64) {
+	random = min(max(l.fit(bound), leastRandom), mostRandom)
+	weight := 1.0
+	for i := l.count - 1; i >= max(0, l.count-observations); i-- {
+		o := &l.seen[i%observations]
+		p := min(random+(1-random)*excess(bound, o.bitrate), 1-leastRandom)
+		value += weight * (o.lost*math.Log(p) + (o.packets-o.lost)*math.Log1p(-p))
+		weight *= observationWeight
+	}
+	return value + towardsMore*packets*math.Log2(bound/leastBitrate), random
+}
+
+// fit is the share lost at random that is left when a bound explains the rest.
+func (l *lossBound) fit(bound float64) float64 {
+	var lost, packets float64
+	weight := 1.0
+	for i := l.count - 1; i >= max(0, l.count-observations); i-- {
+		o := &l.seen[i%observations]
+		through := o.packets * (1 - excess(bound, o.bitrate))
+		packets += weight * through
+		lost += weight * (through - (o.packets - o.lost))
+		weight *= observationWeight
+	}
+	if packets <= 0 {
+		return 0
+	}
+	return lost / packets
+}
+
+// excess is the share of a bitrate that a bound does not let through.
+func excess(bound, bitrate float64) float64 {
+	if bitrate <= bound {
+		return 0
+	}
+	return 1 - bound/bitrate
+}

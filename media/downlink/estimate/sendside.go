@@ -1,0 +1,272 @@
+package estimate
+
+import (
+	"time"
+
+	"parlor/media/downlink/sent"
+)
+
+// The numbers of the control.
+const (
+	leastBitrate = 30_000.0
+	mostBitrate  = 1e9
+
+	holdQueue  = int64(25 * time.Millisecond) // a queue in which nothing is added
+	drainQueue = int64(60 * time.Millisecond) // a queue that is emptied even if it does not grow
+	emptyQueue = int64(15 * time.Millisecond)
+	aheadSpare = int64(100 * time.Millisecond) // between two reports
+	mostAhead  = int64(400 * time.Millisecond)
+	provenFor  = int64(10 * time.Second) // how long a measurement is believed while nothing is sent to show it
+	noFeedback = int64(2 * time.Second)
+	// mostProbeJitter is up to where a probe that measures less than the estimate is
+	// believed.
+	mostProbeJitter = float64(5 * time.Millisecond)
+	futileCuts      = 3
+	growth          = 0.08 // per second, far from what was found to be too much
+	packetBits      = 1200 * 8
+	leastWindow     = 3
+	shortWindow     = 6 // buckets: 150 ms
+)
+
+// SendSide judges by transport-wide feedback, by the delay and by the losses of the
+// packets sent. It is made with [NewSendSide].
+type SendSide struct {
+	trend   trend
+	queue   queue
+	acked   rate // by arrival
+	sending rate // by sending, of what was reported
+	losses  lossBound
+
+	delay   float64 // bits/s that the delay allows
+	cause   Cause
+	knee    float64 // bits/s that arrived when there was too much, 0 = not known
+	rtt     time.Duration
+	wayBack int64 // ns, fastest way of a packet and its report lately
+
+	updatedAt int64
+	cutAt     int64
+	cutQueue  int64 // the queue at the last cut
+	draining  bool
+	futile    int
+
+	acknowledged float64
+	sent         float64
+	proven       float64
+	provenAt     int64
+	feedbackAt   int64
+}
+
+// NewSendSide makes an estimator that takes a path to carry start, in bits/s, until it
+// is known better.
+func NewSendSide(start float64) *SendSide {
+	e := &SendSide{delay: max(start, leastBitrate)}
+	e.trend.limit = firstLimit
+	return e
+}
+
+// Estimated does nothing: what is seen here is more than what a REMB tells.
+func (e *SendSide) Estimated(int64, float64) {}
+
+// Lost does nothing: transport-wide feedback tells of each packet.
+func (e *SendSide) Lost(int64, float64) {}
+
+// SetRTT says the round trip.
+func (e *SendSide) SetRTT(rtt time.Duration) { e.rtt = rtt }
+
+// Feedback takes in what became of packets.
+func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
+	if len(results) == 0 {
+		return
+	}
+	var latest int64
+	for i := range results {
+		r := &results[i]
+		latest = max(latest, r.Sent)
+		if r.Revised {
+			e.losses.revise()
+		} else {
+			e.losses.add(r.Sent, r.Size, r.Received)
+			e.sending.add(r.Sent, r.Size)
+		}
+		if !r.Received {
+			continue
+		}
+		e.acked.add(r.Arrived, r.Size)
+		e.queue.add(now, r.Arrived-r.Sent, r.Arrived)
+		e.trend.add(r.Sent, r.Arrived)
+	}
+	if way := now - latest; e.wayBack == 0 || way < e.wayBack {
+		e.wayBack = way
+	} else {
+		e.wayBack += (way - e.wayBack) / 64
+	}
+	e.feedbackAt = now
+	if v, ok := e.acked.over(rateWindow); ok {
+		e.acknowledged = v
+	}
+	if v, ok := e.sending.over(rateWindow); ok {
+		e.sent = v
+	}
+	if e.losses.close(latest) {
+		e.losses.judge(e.delay, e.acknowledged)
+	}
+	e.control(now, e.ahead(inFlight))
+}
+
+// control follows draft-ietf-rmcat-gcc-02, 5.5, but for the queue, which is emptied
+// once it was let grow, and for what an application-limited sender is to do.
+func (e *SendSide) control(now, ahead int64) {
+	passed := min(now-e.updatedAt, int64(time.Second))
+	if e.updatedAt == 0 {
+		passed = 0
+	}
+	e.updatedAt = now
+	if e.acknowledged > e.proven || now-e.provenAt > provenFor {
+		e.proven, e.provenAt = e.acknowledged, now
+	}
+	waiting := max(e.queue.current, ahead)
+	limited := e.sent < 0.8*e.delay
+	switch {
+	case e.trend.usage == overuse && (waiting > holdQueue || !limited && waiting > int64(e.queue.jitter)):
+		e.cut(now, waiting)
+	case waiting > drainQueue+int64(e.queue.jitter):
+		e.cut(now, waiting)
+	case e.draining:
+		e.follow(waiting)
+		if waiting < emptyQueue+int64(e.queue.jitter/2) {
+			e.draining, e.futile = false, 0
+			e.delay = max(e.delay, 0.95*e.knee)
+		}
+	case waiting > holdQueue+int64(e.queue.jitter), e.trend.usage != normal, limited:
+	default:
+		e.grow(passed)
+	}
+}
+
+// ahead is the queue that what is in flight will see, if it is much: packets that have
+// arrived tell of the queue only as it was when they left. It is known only when there
+// is a queue, since then what arrives is what the path carries.
+func (e *SendSide) ahead(inFlight int) int64 {
+	arriving, ok := e.busy()
+	if !ok || arriving < leastBitrate || e.queue.current < holdQueue {
+		return 0
+	}
+	over := int64(float64(inFlight*8)/arriving*float64(time.Second)) - e.wayBack - aheadSpare
+	if over < drainQueue {
+		return 0
+	}
+	return min(over, mostAhead)
+}
+
+// grow raises the estimate of a sender that uses it.
+func (e *SendSide) grow(passed int64) {
+	most := 1.5*e.acknowledged + 10_000
+	if e.delay >= most {
+		return
+	}
+	more := e.delay * growth * seconds(passed)
+	if e.knee > 0 && e.delay > 0.8*e.knee && e.delay < 1.2*e.knee {
+		// Near what was too much before: about a packet in each time to respond.
+		more = min(more, packetBits*seconds(passed)/(e.response().Seconds()))
+	} else if e.delay >= 1.2*e.knee {
+		e.knee = 0
+	}
+	e.delay = min(e.delay+more, most, mostBitrate)
+}
+
+// follow learns what the path carries while a queue keeps it busy.
+func (e *SendSide) follow(waiting int64) {
+	if v, ok := e.busy(); ok && waiting > holdQueue {
+		e.knee += (v - e.knee) / 4
+	}
+}
+
+// busy is what arrived since there is a queue, over some 100 ms.
+func (e *SendSide) busy() (float64, bool) {
+	since := e.acked.newest - e.queue.since/bucketLength
+	return e.acked.over(min(max(since, leastWindow), shortWindow))
+}
+
+// response is how long it takes until a change shows.
+func (e *SendSide) response() time.Duration {
+	return max(e.rtt, time.Duration(e.wayBack)) + 100*time.Millisecond
+}
+
+// cut lowers the estimate below what arrives, the more the longer the queue.
+func (e *SendSide) cut(now, waiting int64) {
+	if e.draining && now-e.cutAt < int64(e.response())+waiting/2 {
+		e.follow(waiting)
+		return
+	}
+	arriving := e.acknowledged
+	if v, ok := e.busy(); ok && waiting > holdQueue {
+		if arriving = v; e.acknowledged > v && e.acknowledged < 1.2*v {
+			arriving = e.acknowledged
+		}
+	}
+	if arriving <= 0 {
+		return
+	}
+	if e.draining && waiting > e.cutQueue*9/10 {
+		// The queue does not follow what is sent. Others may fill it, or the way has
+		// become longer: what it is now is taken for the way.
+		if e.futile++; e.futile >= futileCuts {
+			e.futile, e.draining = 0, false
+			e.queue.forget()
+			return
+		}
+	}
+	arriving /= 1 - min(e.losses.random, mostRandom)
+	factor := 0.9 - min(seconds(waiting), 0.4)
+	target := max(arriving*factor, leastBitrate)
+	if !e.draining {
+		e.knee = arriving
+	}
+	e.draining, e.cutAt, e.cutQueue = true, now, waiting
+	if target < e.delay {
+		e.delay, e.cause = target, Delay
+	}
+	e.proven, e.provenAt = min(e.proven, e.delay), now
+}
+
+// Probed takes in what a probe measured.
+func (e *SendSide) Probed(now int64, bitrate float64, full bool) {
+	if e.draining || bitrate <= 0 {
+		return
+	}
+	if bitrate > e.proven {
+		e.proven, e.provenAt = bitrate, now
+	}
+	if e.losses.bound > 0 {
+		e.losses.bound = max(e.losses.bound, bitrate)
+	}
+	if bitrate <= e.delay && e.cause != Start {
+		if !full && e.queue.jitter < mostProbeJitter {
+			e.delay = max(bitrate, min(e.delay, e.acknowledged))
+		}
+		return
+	}
+	e.delay, e.cause = min(max(bitrate, leastBitrate), mostBitrate), Probe
+	if bitrate > 1.2*e.knee {
+		e.knee = 0
+	}
+}
+
+// State judges.
+func (e *SendSide) State(now int64, _, _ float64) State {
+	s := State{
+		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,
+		Queue: time.Duration(e.queue.current), Jitter: time.Duration(e.queue.jitter),
+		Settled: e.delay, Loss: e.losses.loss, RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
+	}
+	s.Proven = e.proven
+	if e.draining {
+		s.Settled = max(e.delay, 0.95*e.knee)
+		s.Proven = s.Settled
+	}
+	if b := e.losses.bound; b > 0 && b < s.Settled {
+		s.Settled, s.Bitrate, s.Cause = b, min(b, s.Bitrate), Loss
+	}
+	s.Proven = min(s.Settled, s.Proven)
+	return s
+}

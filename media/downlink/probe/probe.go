@@ -1,0 +1,299 @@
+// Package probe finds out whether a path carries more than is sent, before more is
+// sent: a few packets leave faster than the estimate for some tens of milliseconds,
+// and how they arrive tells.
+//
+// The nouns:
+//
+//   - A [Cluster] is one probe: a bitrate, a number of bytes, and the id that all
+//     packets are recorded with which leave while it runs, media among them.
+//   - A [Controller] says when to probe, how much may leave now, and what came of it.
+//
+// A probe is bounded: in bytes, in time, in its share of the estimate; none begins
+// while a queue grows or is emptied, and one that runs ends when one does.
+//
+// Nothing here is safe for concurrent use, and nothing reads a clock: times are
+// nanoseconds of any monotonic clock.
+package probe
+
+import (
+	"time"
+
+	"parlor/media/downlink/sent"
+)
+
+// The numbers of probing.
+const (
+	length        = int64(25 * time.Millisecond)
+	longestLength = int64(100 * time.Millisecond)
+	packets       = 8 // at least
+	leastSize     = 250
+	mostSize      = 1100
+	atOnce        = 2_500_000.0 // bits/s that the first probe tries at most
+	overEstimate  = 3.0         // times the estimate that a probe tries at most
+	margin        = 1.15        // times what is needed
+	interval      = int64(2500 * time.Millisecond)
+	longestWait   = int64(10 * time.Second)
+	failedAfter   = int64(4 * time.Second) // trouble so soon after a success is its fault
+	forgetFailure = int64(30 * time.Second)
+	resultAfter   = int64(1500 * time.Millisecond) // no result comes later
+	share         = 0.05                           // of the estimate, over the time to the next probe
+	mostLost      = 0.25
+	kept          = 0.9 // of what is sent arrives at least as fast, if the path carries it
+	quietQueue    = 30 * time.Millisecond
+)
+
+// Cluster is one probe.
+type Cluster struct {
+	ID      uint8
+	Bitrate float64 // bits/s to send with, media included
+	Bytes   int     // to send in all
+	Size    int     // bytes that a packet of it should have at most
+}
+
+// Situation is what a decision to probe needs to know. Bitrates are in bits/s.
+type Situation struct {
+	Estimate  float64 // what may be sent
+	Need      float64 // what would be sent with the next improvement; 0 = nothing is held back
+	Goal      float64 // what would be sent if all fitted
+	Queue     time.Duration
+	Jitter    time.Duration
+	Congested bool
+}
+
+// Outcome is what a probe measured.
+type Outcome struct {
+	Cluster Cluster
+	Bitrate float64 // bits/s that the path carried; 0 = it could not be measured
+	Full    bool    // all that was tried
+}
+
+// Controller probes one path. The zero value is ready.
+type Controller struct {
+	cluster  Cluster
+	running  bool
+	started  bool
+	startAt  int64
+	leftover int // bytes still to send
+	sum      measure
+
+	waiting bool // for the result
+	endAt   int64
+	lastID  uint8
+
+	nextAt    int64
+	wait      int64
+	succeeded int64
+	failed    int64
+	before    struct{ need, estimate float64 }
+	probes    uint64
+}
+
+// Probes is how many were started.
+func (c *Controller) Probes() uint64 { return c.probes }
+
+// Cluster is the id to record packets with that leave now, 0 = none.
+func (c *Controller) Cluster() uint8 {
+	if c.running {
+		return c.cluster.ID
+	}
+	return 0
+}
+
+// Decide begins a probe when it is time for one. It is to be called with each
+// feedback, with each change of what is wanted, and at the time that Next names.
+func (c *Controller) Decide(now int64, s Situation) (begun bool) {
+	c.expire(now)
+	if s.Congested || s.Queue > quietQueue+s.Jitter {
+		c.trouble(now, s.Congested)
+		return false
+	}
+	if c.running || c.waiting || s.Need <= 0 || s.Estimate <= 0 {
+		return false
+	}
+	// What is wanted has changed, or the last probe brought the estimate up: no wait.
+	fresh := !c.started || s.Need > c.before.need*1.05 && s.Estimate >= c.before.estimate || s.Estimate > c.before.estimate*1.3
+	if now < c.nextAt && (!fresh || c.wait > interval) {
+		return false
+	}
+	c.begin(now, s)
+	return true
+}
+
+func (c *Controller) begin(now int64, s Situation) {
+	most := overEstimate * s.Estimate
+	if !c.started {
+		most = max(most, atOnce)
+	}
+	bitrate := min(max(s.Need, s.Goal)*margin, most)
+	long := min(length+2*int64(s.Jitter), longestLength)
+	bytes := max(int(bitrate*float64(long)/float64(8*time.Second)), packets*leastSize)
+	c.lastID++
+	if c.lastID == 0 {
+		c.lastID = 1
+	}
+	c.cluster = Cluster{ID: c.lastID, Bitrate: bitrate, Bytes: bytes, Size: min(max(bytes/packets, leastSize), mostSize)}
+	c.running, c.started, c.startAt, c.leftover = true, true, now, bytes
+	c.sum = measure{}
+	c.before.need, c.before.estimate = s.Need, s.Estimate
+	wait := max(c.wait, interval, int64(float64(bytes*8)/(share*s.Estimate)*float64(time.Second)))
+	c.nextAt = now + wait
+	c.probes++
+}
+
+// Due is how many bytes of the probe are to leave now, 0 when none are, and when to
+// ask again, 0 when no probe runs. Media that leaves counts too: see Sent.
+func (c *Controller) Due(now int64) (bytes, size int, again int64) {
+	c.expire(now)
+	if !c.running {
+		return 0, 0, 0
+	}
+	should := min(int(c.cluster.Bitrate*float64(now-c.startAt)/float64(8*time.Second))+c.cluster.Size, c.cluster.Bytes)
+	left := should - (c.cluster.Bytes - c.leftover)
+	if left > 0 {
+		return left, c.cluster.Size, now
+	}
+	return 0, c.cluster.Size, now + int64(float64((1-left)*8)/c.cluster.Bitrate*float64(time.Second))
+}
+
+// Sent takes note of bytes that left with the running probe's id.
+func (c *Controller) Sent(now int64, bytes int) {
+	if !c.running {
+		return
+	}
+	if c.leftover -= bytes; c.leftover <= 0 {
+		c.end(now)
+	}
+}
+
+func (c *Controller) end(now int64) {
+	c.running, c.waiting, c.endAt = false, true, now
+}
+
+// Next is when Decide is to be called at the latest, 0 = when something changes.
+func (c *Controller) Next(now int64, s Situation) int64 {
+	if s.Need <= 0 {
+		return 0
+	}
+	return max(c.nextAt, now)
+}
+
+// expire ends what takes too long.
+func (c *Controller) expire(now int64) {
+	if c.running && now-c.startAt > 4*longestLength {
+		c.end(now)
+	}
+	if c.waiting && now-c.endAt > resultAfter {
+		c.waiting = false
+	}
+}
+
+// trouble ends a running probe, and makes the next wait longer if the path fails
+// after a probe said that it would not.
+func (c *Controller) trouble(now int64, congested bool) {
+	if c.running {
+		c.end(now)
+	}
+	if !congested {
+		return
+	}
+	if c.succeeded != 0 && now-c.succeeded < failedAfter {
+		c.wait = min(max(2*c.wait, 2*interval), longestWait)
+		c.failed, c.succeeded = now, 0
+		c.nextAt = now + c.wait
+	}
+}
+
+// Feedback takes in what became of packets; ok says that it completes a probe.
+func (c *Controller) Feedback(now int64, results []sent.Result) (o Outcome, ok bool) {
+	if c.wait > interval && now-c.failed > forgetFailure {
+		c.wait = interval
+	}
+	if !c.running && !c.waiting {
+		return Outcome{}, false
+	}
+	after := false
+	for i := range results {
+		r := &results[i]
+		switch {
+		case r.Cluster == c.cluster.ID:
+			c.sum.add(r)
+		case c.waiting && r.Sent > c.endAt, c.waiting && c.sum.count() > 0 && r.Cluster == 0 && r.Number > c.sum.highest:
+			after = true
+		}
+	}
+	if !c.waiting || !after && c.sum.bytes+c.sum.lostBytes < c.cluster.Bytes-c.leftover {
+		return Outcome{}, false
+	}
+	c.waiting = false
+	o = Outcome{Cluster: c.cluster}
+	o.Bitrate, o.Full = c.sum.bitrate()
+	if o.Bitrate >= c.before.need {
+		c.succeeded = now
+	}
+	return o, true
+}
+
+// measure is what is known of a cluster's packets.
+type measure struct {
+	n, lost          int
+	bytes, lostBytes int
+	firstSent        int64
+	lastSent         int64
+	firstArrived     int64
+	lastArrived      int64
+	firstSize        int // of the packet that arrived first
+	lastSize         int // of the packet that was sent last
+	highest          int64
+}
+
+func (m *measure) count() int { return m.n + m.lost }
+
+func (m *measure) add(r *sent.Result) {
+	m.highest = max(m.highest, r.Number)
+	if !r.Received {
+		m.lost++
+		m.lostBytes += r.Size
+		return
+	}
+	if r.Revised {
+		m.lost--
+		m.lostBytes -= r.Size
+	}
+	if m.n == 0 || r.Sent < m.firstSent {
+		m.firstSent = r.Sent
+	}
+	if m.n == 0 || r.Arrived < m.firstArrived {
+		m.firstArrived, m.firstSize = r.Arrived, r.Size
+	}
+	if m.n == 0 || r.Sent >= m.lastSent {
+		m.lastSent, m.lastSize = r.Sent, r.Size
+	}
+	m.lastArrived = max(m.lastArrived, r.Arrived)
+	if m.n == 0 {
+		m.lastArrived = r.Arrived
+	}
+	m.n++
+	m.bytes += r.Size
+}
+
+// bitrate is what the path carried; full means that it kept up with what was sent.
+func (m *measure) bitrate() (bitrate float64, full bool) {
+	if m.n < packets/2 || float64(m.lost) > mostLost*float64(m.count()) || m.lastSent <= m.firstSent {
+		return 0, false
+	}
+	// A few that were lost on the way count as if they had come: that losses are at
+	// random is for the estimator to judge.
+	bytes := m.bytes + m.lostBytes
+	sending := bitrateOf(bytes-m.lastSize, m.lastSent-m.firstSent)
+	if m.lastArrived <= m.firstArrived {
+		return sending, true
+	}
+	if arriving := bitrateOf(bytes-m.firstSize, m.lastArrived-m.firstArrived); arriving < kept*sending {
+		return 0.95 * arriving, false
+	}
+	return sending, true
+}
+
+func bitrateOf(bytes int, ns int64) float64 {
+	return float64(bytes*8) / (float64(ns) / float64(time.Second))
+}

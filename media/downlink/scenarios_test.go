@@ -1,0 +1,154 @@
+package downlink
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/feedback"
+	"parlor/media/downlink/netsim"
+	"parlor/media/downlink/pacer"
+	"parlor/media/downlink/sent"
+)
+
+// table is what the scenarios came to; go test -v prints it.
+type table struct{ strings.Builder }
+
+func (t *table) head() {
+	fmt.Fprintf(t, "\n%-24s %7s %7s %7s %8s %7s %7s %6s %7s %7s %5s %5s %8s %7s\n",
+		"", "kbit/s", "steady", "oracle", "estimate", "median", "p95", "drops", "freezes", "frozen", "fps", "keys", "switches", "reached")
+}
+
+func (t *table) row(name string, m measured, oracle float64) {
+	fmt.Fprintf(t, "%-24s %7.0f %7.0f %7.0f %8.0f %7s %7s %6d %7d %7s %5.1f %5d %8d %7s\n",
+		name, m.media/1e3, m.steady/1e3, oracle/1e3, m.estimate.Bitrate/1e3, m.median.Round(time.Millisecond),
+		m.p95.Round(time.Millisecond), m.dropped, m.freezes, m.frozen.Round(10*time.Millisecond), m.fps, m.keys, m.switches, m.reached)
+}
+
+func plain() netsim.Conditions {
+	return netsim.Conditions{Rate: 3e6, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond}
+}
+
+func newPath(c netsim.Conditions, cameras int) *subscriber {
+	clock := &netsim.Clock{}
+	up := netsim.NewLink(clock, 2, netsim.Conditions{Delay: 20 * time.Millisecond})
+	return newSubscriber(clock, netsim.NewLink(clock, 1, c), up, 3, cameras)
+}
+
+func TestTheBitrateFollowsThePath(t *testing.T) {
+	var tab table
+	tab.head()
+	c := plain()
+	c.Rate = 20e6
+	s := newPath(c, 1)
+	for _, p := range []struct {
+		name    string
+		rate    float64
+		loss    float64
+		length  time.Duration
+		share   float64       // of the oracle, at least, in the second half
+		reached time.Duration // 0 = not asserted
+		frozen  time.Duration
+	}{
+		{"20 M", 20e6, 0, 15 * time.Second, 0.95, time.Second, 0},
+		{"600 k", 600e3, 0, 25 * time.Second, 0.8, 0, 3 * time.Second},
+		{"3 M", 3e6, 0, 30 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
+		{"3 M, 5 % loss", 3e6, 0.05, 30 * time.Second, 0.95, time.Second, time.Second},
+		{"250 k", 250e3, 0, 20 * time.Second, 0.8, 0, 2 * time.Second},
+		{"20 M again", 20e6, 0, 25 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
+	} {
+		c.Rate, c.Loss = p.rate, p.loss
+		s.down.Set(c)
+		m, oracle := s.phase(p.length, p.rate), s.oracle(p.rate)
+		tab.row(p.name, m, oracle)
+		require.GreaterOrEqual(t, m.steady, p.share*oracle, p.name)
+		require.LessOrEqual(t, m.p95, 110*time.Millisecond, p.name)
+		require.LessOrEqual(t, m.frozen, p.frozen, p.name)
+		require.Less(t, m.probes, 0.06, p.name)
+		if p.reached > 0 {
+			require.GreaterOrEqual(t, m.reached, time.Duration(0), p.name)
+			require.LessOrEqual(t, m.reached, p.reached, p.name)
+		}
+	}
+	t.Log(tab.String())
+}
+
+func TestLossDelayAndJitterCostLittle(t *testing.T) {
+	var tab table
+	tab.head()
+	for _, tt := range []struct {
+		name    string
+		change  func(*netsim.Conditions)
+		cameras int
+		share   float64 // of the oracle, at least
+	}{
+		{"1 % loss", func(c *netsim.Conditions) { c.Loss = 0.01 }, 1, 0.95},
+		{"5 % loss", func(c *netsim.Conditions) { c.Loss = 0.05 }, 1, 0.95},
+		{"10 % loss", func(c *netsim.Conditions) { c.Loss = 0.1 }, 1, 0.95},
+		{"bursts of loss", func(c *netsim.Conditions) { c.Burst, c.BurstLength = 0.005, 6 }, 1, 0.85},
+		{"200 ms round trip", func(c *netsim.Conditions) { c.Delay = 180 * time.Millisecond }, 1, 0.95},
+		{"30 ms jitter, reordered", func(c *netsim.Conditions) { c.Jitter, c.Reorder = 30*time.Millisecond, true }, 1, 0.9},
+		{"30 ms jitter, in order", func(c *netsim.Conditions) { c.Jitter = 30 * time.Millisecond }, 1, 0.9},
+		{"9 cameras, 2 M", func(c *netsim.Conditions) { c.Rate = 2e6 }, 9, 0.9},
+		{"9 cameras, 20 M", func(c *netsim.Conditions) { c.Rate = 20e6 }, 9, 0.95},
+		{"100 k", func(c *netsim.Conditions) { c.Rate = 100e3 }, 1, 0.95},
+	} {
+		c := plain()
+		tt.change(&c)
+		s := newPath(c, tt.cameras)
+		m, oracle := s.phase(60*time.Second, c.Rate), s.oracle(c.Rate)
+		tab.row(tt.name, m, oracle)
+		require.GreaterOrEqual(t, m.steady, tt.share*oracle, tt.name)
+		require.LessOrEqual(t, m.p95, 100*time.Millisecond, tt.name)
+	}
+	t.Log(tab.String())
+}
+
+func TestTheSameRunIsTheSameTwice(t *testing.T) {
+	c := plain()
+	c.Rate, c.Loss, c.Jitter, c.Reorder = 600e3, 0.02, 10*time.Millisecond, true
+	require.Equal(t, newPath(c, 2).phase(10*time.Second, c.Rate), newPath(c, 2).phase(10*time.Second, c.Rate))
+}
+
+// steady is a Control on a path with room, with feedback after each 20 packets.
+func steady() func() {
+	s := NewControl[[2]uintptr](true)
+	s.Divide(1, nil)
+	fb := feedback.Report{Arrivals: make([]int32, 20)}
+	now := int64(time.Second)
+	p := pacer.Packet{Stream: 1, Size: 1100, Kind: sent.Video}
+	return func() {
+		for i := range fb.Arrivals {
+			now += int64(20 * time.Millisecond)
+			if s.Offer(now, p, [2]uintptr{}) != pacer.Send {
+				panic("there is room")
+			}
+			n := s.Leave(now, p.Size, p.Kind)
+			if i == 0 {
+				fb.Base, fb.Reference = n, uint32(now/int64(64*time.Millisecond))&0xffffff
+			}
+			fb.Arrivals[i] = int32((now - int64(fb.Reference)*int64(64*time.Millisecond)) / int64(250*time.Microsecond))
+		}
+		s.Feedback(now, &fb)
+	}
+}
+
+func TestControlDoesNotAllocate(t *testing.T) {
+	step := steady()
+	for range 100 {
+		step()
+	}
+	require.Zero(t, testing.AllocsPerRun(500, step))
+}
+
+// BenchmarkControl is the cost of 20 packets that pass, with their feedback.
+func BenchmarkControl(b *testing.B) {
+	step := steady()
+	b.ReportAllocs()
+	for b.Loop() {
+		step()
+	}
+}
