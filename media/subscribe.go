@@ -323,6 +323,9 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		AdaptiveStream:  s.p.cfg.AdaptiveStream,
 		Downlink:        t.down,
 	}
+	if s.ask.Info.GetEncryption() != livekit.Encryption_NONE {
+		cfg.Trailer = s.ask.Trailer
+	}
 	s.bound++
 	if s.p.sub != nil || !s.p.mayBePion() {
 		s.start(&cfg)

@@ -59,6 +59,9 @@ type Subscription struct {
 	SyncStreams bool
 	// Playout delay bounds in ms to send to the subscriber; both 0 = none.
 	MinPlayoutDelay, MaxPlayoutDelay uint32
+	// Trailer ends the frames that the server makes in a track that is encrypted end
+	// to end (JoinResponse.sif_trailer).
+	Trailer []byte
 }
 
 // Peer is what a room asks of a participant's media: of its transports, of what

@@ -54,8 +54,11 @@ func (f *Forwarder) rebase(p *packet.Packet) {
 }
 
 // byClock is the timestamp for p by the time since the last packet.
-func (f *Forwarder) byClock(p *packet.Packet) uint32 {
-	elapsed := max(p.Arrival-f.anchor.arrival, 0)
+func (f *Forwarder) byClock(p *packet.Packet) uint32 { return f.clockAt(p.Arrival) }
+
+// clockAt is the timestamp for what comes now, by the time since the last packet.
+func (f *Forwarder) clockAt(now int64) uint32 {
+	elapsed := max(now-f.anchor.arrival, 0)
 	return f.anchor.timestamp + uint32(elapsed/1000*f.rate/1_000_000)
 }
 

@@ -33,6 +33,8 @@ const (
 	h264Codec
 	h265Codec
 	av1Codec
+	pcmu
+	pcma
 )
 
 func (c Codec) family() family {
@@ -51,6 +53,10 @@ func (c Codec) family() family {
 		return h265Codec
 	case "video/av1":
 		return av1Codec
+	case "audio/pcmu":
+		return pcmu
+	case "audio/pcma":
+		return pcma
 	}
 	return otherCodec
 }
@@ -179,6 +185,9 @@ type ForwarderConfig struct {
 	// Playout delay bounds in ms; both 0 = what the publisher says.
 	MinPlayoutDelay, MaxPlayoutDelay uint32
 	CNAME                            string
+	// Trailer ends the frames that are made here, by which clients know them in a
+	// track that is encrypted end to end; empty if it is not.
+	Trailer []byte
 
 	// AdaptiveStream: the client will say which size it shows; until then it
 	// gets the lowest quality. Otherwise it begins with the highest.

@@ -71,23 +71,32 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool
 
 // emitBlock writes a packet that was rebuilt. mu is held.
 func (f *Forwarder) emitBlock(number uint16, timestamp uint32, payload []byte, sendTime [3]byte) {
+	h := f.plainHeader(number, timestamp, sendTime)
+	h.Marker, h.PayloadType = false, f.cfg.Codec.PayloadType
+	f.send(payload)
+	f.stats.Rebuilt++
+}
+
+// plainHeader is the header of a packet that does not stand for a received one: its
+// extensions are those about the path. mu is held.
+func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byte) *rtp.Header {
 	h := &f.header
-	h.Version, h.Marker = 2, false
-	h.SequenceNumber, h.Timestamp = number, timestamp
-	h.SSRC, h.PayloadType = f.cfg.SSRC, f.cfg.Codec.PayloadType
+	h.Version = 2
+	h.SequenceNumber, h.Timestamp, h.SSRC = number, timestamp, f.cfg.SSRC
 	h.Extension, h.Extensions = false, h.Extensions[:0]
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
 	if f.cfg.Ext.wide() {
 		h.ExtensionProfile = rtp.ExtensionProfileTwoByte
 	}
 	f.putTransport(sendTime)
-	f.send(payload)
-	f.stats.Rebuilt++
+	return h
 }
 
-// send writes a packet whose header is ready. mu is held.
-func (f *Forwarder) send(payload []byte) {
-	if f.cfg.Write(&f.header, payload) != nil {
+// send writes a packet whose header is ready; it reports whether that could be
+// done. mu is held.
+func (f *Forwarder) send(payload []byte) bool {
+	failed := f.cfg.Write(&f.header, payload) != nil
+	if failed {
 		f.stats.WriteErrors++
 	}
 	f.dirty.Store(true)
@@ -97,6 +106,7 @@ func (f *Forwarder) send(payload []byte) {
 		f.stats.packets++
 		f.stats.octets += uint32(len(payload))
 	}
+	return !failed
 }
 
 // payloadType is what the subscriber calls p's format.

@@ -71,6 +71,7 @@ type Forwarder struct {
 	described  descriptors
 	offset     uint32 // from incoming to outgoing timestamps of current
 	anchor     anchor // the last packet that was forwarded
+	made       int    // frames that were made because the track is muted
 	history    []sent
 	rtxNumber  uint16
 	header     rtp.Header

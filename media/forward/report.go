@@ -157,6 +157,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	f.stats.measure(now)
 	report := f.senderReportLocked(now)
 	request := f.retargetLocked(true)
+	f.makeLocked(at, now)
 	f.mu.Unlock()
 	if report != nil && f.cfg.WriteRTCP != nil && f.cfg.WriteRTCP(report) != nil {
 		f.mu.Lock()

@@ -34,6 +34,25 @@ type Map struct {
 // Start sets the outgoing number before the first one.
 func (m *Map) Start(before uint16) { m.lastOut = 1<<16 + int64(before) }
 
+// Insert counts on for a packet that came in from nowhere, and gives its number.
+// Until Begin it may come at any time.
+func (m *Map) Insert() int64 {
+	m.lastOut++
+	return m.lastOut
+}
+
+// NextPicture counts on for a VP8 key frame that came in from nowhere, and gives its
+// numbers.
+func (m *Map) NextPicture() vp8.Values {
+	m.lastPicture = vp8.Values{
+		PictureID: (m.lastPicture.PictureID + 1) & 0x7fff,
+		TL0PicIdx: m.lastPicture.TL0PicIdx + 1,
+		KeyIdx:    (m.lastPicture.KeyIdx + 1) & 0x1f,
+	}
+	m.started = true
+	return m.lastPicture
+}
+
 // Begin takes in as the next packet of a new source, or of the same source
 // after a pause: what came before is over, late packets of it included.
 func (m *Map) Begin(in int64, picture vp8.Values) {

@@ -1,0 +1,68 @@
+package media
+
+import (
+	"testing"
+
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+)
+
+// A client gets a track that is muted when it subscribes, though pion tells of a
+// track only with its first packet; and what follows when it is unmuted continues
+// what came.
+func TestMutedBeforeSubscribed(t *testing.T) {
+	codecs := []struct {
+		codec webrtc.RTPCodecCapability
+		body  []byte // how the first payload begins; nil: padding
+	}{
+		{opus, []byte{0xf8}},
+		{webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypePCMU, ClockRate: 8000}, []byte{0xff}},
+		{vp8, []byte{0x90, 0xf0}},
+		{vp9Codec, nil},
+	}
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		for i, c := range codecs {
+			sid := "TR_" + string(rune('0'+i))
+			local := a.publish(sid, c.codec, nil)
+			if c.body == nil {
+				pumpPayload(t, local, vp9Key)
+			} else {
+				pump(t, local)
+			}
+			p := a.published(sid)
+			a.peer.SetTrackMuted(sid, true)
+			b.subscribe("PA_a", p)
+			r := b.track()
+			require.Equal(t, sid, b.trackAt(r.mid))
+			require.Equal(t, c.codec.MimeType, r.Codec().MimeType)
+			read := func() *rtp.Packet {
+				t.Helper()
+				packet, _, err := r.ReadRTP()
+				require.NoError(t, err)
+				return packet
+			}
+			first := read()
+			if c.body == nil {
+				require.Empty(t, first.Payload)
+			} else {
+				require.Equal(t, c.body, first.Payload[:len(c.body)])
+			}
+			a.peer.SetTrackMuted(sid, false)
+			next, last := read(), first
+			for ; len(next.Payload) == len(first.Payload); next = read() { // made ones that were on their way
+				require.Equal(t, last.SequenceNumber+1, next.SequenceNumber)
+				last = next
+			}
+			require.Equal(t, last.SequenceNumber+1, next.SequenceNumber)
+			require.Positive(t, int32(next.Timestamp-last.Timestamp))
+			require.Less(t, next.Timestamp-last.Timestamp, 10*r.Codec().ClockRate)
+			require.Equal(t, first.SSRC, next.SSRC)
+		}
+	})
+}
