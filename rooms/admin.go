@@ -468,6 +468,7 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 			reply(Record{}, err)
 			return
 		}
+		hold := r.rec.Config.Hold
 		f(&r.rec)
 		updated := NewEvent(&livekit.WebhookEvent{Event: EventRoomUpdated, Room: r.rec.Info()}, time.Now())
 		r.request(ChangeUpdate, nil, []Event{updated}, func(out Outcome, err error) {
@@ -481,6 +482,11 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 			}
 			r.watchDeadline()
 			r.tellRoom()
+			if hold != r.rec.Config.Hold {
+				for _, p := range r.participants {
+					r.tellHeld(p)
+				}
+			}
 			reply(out.Room, nil)
 		})
 	})

@@ -3,9 +3,12 @@ package rooms
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
 )
 
 // Hold keeps tracks muted, those published later too, until it is released. It
@@ -112,6 +115,40 @@ func (rs *Rooms) Release(ctx context.Context, room string) error {
 func (r *Room) held(p *Participant, t *livekit.TrackInfo) bool {
 	h := r.rec.Config.Hold
 	return h != nil && !p.shadow() && h.covers(p.identity, t)
+}
+
+// HoldTopic is the topic of the data packets by which the server tells a client
+// which of its sources a hold keeps muted: {"held":["microphone"]}, an empty list
+// when nothing is kept muted any more. LiveKit has no message for it.
+const HoldTopic = "parlor.hold"
+
+// heldSources are the sources of p that the hold keeps muted, in lower case.
+func (r *Room) heldSources(p *Participant) []string {
+	held := []string{}
+	for _, t := range []*livekit.TrackInfo{
+		{Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE},
+		{Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_CAMERA},
+		{Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_SCREEN_SHARE},
+		{Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_SCREEN_SHARE_AUDIO},
+	} {
+		if r.held(p, t) {
+			held = append(held, strings.ToLower(t.Source.String()))
+		}
+	}
+	return held
+}
+
+// tellHeld tells p's client what the hold keeps muted.
+func (r *Room) tellHeld(p *Participant) {
+	if p.peer == nil || p.shadow() {
+		return
+	}
+	topic := HoldTopic
+	payload, _ := json.Marshal(map[string][]string{"held": r.heldSources(p)}) // strings can always be marshalled
+	packet, _ := proto.Marshal(&livekit.DataPacket{                           // our own message, valid by construction
+		Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload, Topic: &topic}},
+	})
+	p.peer.SendData(nil, livekit.DataPacket_RELIABLE, packet)
 }
 
 // muteRemotely mutes or unmutes t by another's will: its client is told.

@@ -347,6 +347,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 	if !info.Muted && r.held(p, info) {
 		info.Muted = true
 		p.tellMuted(info.Sid, true)
+		r.tellHeld(p)
 	}
 	r.forgetPending(p, info.Sid)
 	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant), denied: make(map[string]*Participant)}
@@ -502,6 +503,7 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 				Request: &livekit.RequestResponse_Mute{Mute: req},
 			})))
 			p.tellMuted(req.Sid, true) // its client believes otherwise
+			r.tellHeld(p)
 			return
 		}
 		r.mute(t, req.Muted)

@@ -8,7 +8,7 @@ import { joinProblem } from './js/messages.js';
 import { Meter } from './js/meter.js';
 import { readOptions, showRoom } from './js/options.js';
 import { preferences, remember } from './js/preferences.js';
-import { NoTokenError, handsOutTokens, newIdentity, ownServer, readToken, requestToken } from './js/token.js';
+import { NoTokenError, handsOutTokens, newIdentity, ownServer, readToken, requestToken, whyRefused } from './js/token.js';
 
 const { isBrowserSupported, setLogLevel, Track } = window.LivekitClient;
 
@@ -55,7 +55,7 @@ async function join({ name, room }) {
     await enter({ url, token });
     if (!options.token) showRoom(room);
   } catch (error) {
-    problem(error instanceof NoTokenError ? noToken : joinProblem(error));
+    problem(error instanceof NoTokenError ? noToken : joinProblem(error, error.refused));
     if (parlor.screen !== 'lobby') {
       show('lobby');
       lobby.open(wanted(options));
@@ -83,6 +83,7 @@ async function enter({ url, token }) {
     call.room.once('connected', () => show('call'));
     await joined;
   } catch (error) {
+    error.refused = await whyRefused(url, token);
     parlor.call = null;
     parlor.room = null;
     lobby.preview.adopt(tracks);
@@ -186,8 +187,14 @@ async function start() {
     lobby.closed();
     return;
   }
-  await lobby.open(wanted(options));
-  if (options.autojoin) $('#join-form').requestSubmit();
+  if (!options.autojoin) {
+    await lobby.open(wanted(options));
+    return;
+  }
+  // Somebody else may have written the address: it can let a person watch, but only
+  // that person's own click sends a picture or a voice.
+  await lobby.open({ audio: false, video: false });
+  $('#join-form').requestSubmit();
 }
 
 start();

@@ -3,6 +3,7 @@ package browser_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,12 @@ func TestPage(t *testing.T) {
 	t.Run("refused", f.testRefused)
 	t.Run("invitation only", f.testInvitationOnly)
 	t.Run("watching only", f.testWatchOnly)
+	t.Run("joined without a click", f.testJoinedWithoutAClick)
+	t.Run("lost events", f.testLostEvents)
+	t.Run("nothing is covered", f.testNothingIsCovered)
+	t.Run("held", f.testHeld)
+	t.Run("patience", f.testPatience)
+	t.Run("names and headings", f.testNamesAndHeadings)
 	t.Run("without devices", f.testWithoutDevices)
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
@@ -63,13 +70,15 @@ func (f *fixture) testWithoutDevices(t *testing.T) {
 	p.until("a word about the missing camera", `document.querySelector('.toast[data-code="camera-missing"]')`)
 }
 
-// join opens the page and joins by itself. The picture is small, so that two
-// cores can encode for several people.
+// join opens the page and joins, with camera and microphone unless the query says
+// otherwise. The picture is small, so that two cores can encode for several people.
 func (f *fixture) join(t *testing.T, m mode, room, name string, query ...string) *page {
 	t.Helper()
 	p := f.browser.open(t, name, f.server.page(append([]string{
-		"room", room, "name", name, "single", m.single, "autojoin", "1", "resolution", "180", "simulcast", "0",
+		"room", room, "name", name, "single", m.single, "resolution", "180", "simulcast", "0",
 	}, query...)...))
+	p.until("the lobby", fmt.Sprintf(`document.querySelector('#name').value === %q`, name))
+	p.click("#join")
 	p.until("the call", `parlor.screen === 'call' && parlor.room.state === 'connected'`)
 	return p
 }
@@ -354,10 +363,14 @@ func (f *fixture) testRefused(t *testing.T) {
 	require.NoError(t, err)
 	f.join(t, modes[0], "full", "First", "video", "0")
 	p := f.browser.open(t, "Second", f.server.page("room", "full", "name", "Second", "autojoin", "1", "video", "0"))
-	// livekit-client does not hand on why a WebSocket was refused, only what a
-	// validation says: so the page may have to guess.
-	p.until("a word that the room is full", `/\bfull\b/.test(document.querySelector('#lobby-problem').textContent)`)
+	p.until("a word that the room is full", `parlor.problem?.code === 'room-full' && document.querySelector('#lobby-problem').textContent === parlor.problem.text`)
 	require.True(t, get[bool](p, `parlor.screen === 'lobby' && !document.querySelector('#join').disabled`), "and another try is possible")
+
+	_, err = service.CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "locked"})
+	require.NoError(t, err)
+	f.server.rest(http.MethodPatch, "/v1/rooms/locked", `{"locked":true}`)
+	late := f.browser.open(t, "Late", f.server.page("room", "locked", "name", "Late", "autojoin", "1"))
+	late.until("a word that the room is locked", `parlor.problem?.code === 'room-locked' && document.querySelector('#lobby-problem').textContent === parlor.problem.text`)
 }
 
 // Outside development there is no way in without a token, and the page says so

@@ -188,6 +188,19 @@ func (s *server) token(identity string, valid time.Duration, grant auth.VideoGra
 	return token
 }
 
+// rest makes a call of the REST API that succeeds.
+func (s *server) rest(method, path, body string) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://localhost:"+s.port+path, strings.NewReader(body))
+	require.NoError(s.t, err)
+	req.SetBasicAuth(devKey, devSecret)
+	req.Header.Set("Content-Type", "application/json")
+	answer, err := http.DefaultClient.Do(req)
+	require.NoError(s.t, err)
+	require.NoError(s.t, answer.Body.Close())
+	require.Less(s.t, answer.StatusCode, 300, "%s %s", method, path)
+}
+
 // rooms is the API with every right, and a context that carries it; to is where
 // participants may be moved.
 func (s *server) rooms(room, to string) (livekit.RoomService, context.Context) {

@@ -6,13 +6,15 @@ import { captureOptions } from './devices.js';
 import { $ } from './dom.js';
 import { listen } from './keys.js';
 import { deviceProblem, ending } from './messages.js';
-import { Banner, toast } from './notices.js';
+import { Banner, dismiss, toast } from './notices.js';
 import { inviteLink } from './options.js';
 import { People } from './people.js';
 import { preferences } from './preferences.js';
 import { videoResolution } from './preview.js';
+import { reconnectPolicy } from './reconnect.js';
 import { Stage } from './stage.js';
 import { nameOf } from './tile.js';
+import { watch } from './watch.js';
 
 const { DisconnectReason, Room, RoomEvent, Track } = window.LivekitClient;
 
@@ -35,6 +37,7 @@ export class Call {
   #invitable;
   #ended;
   #wakeLock;
+  #watch;
   #news = new Map(); // identity → who came or went, not yet told
   #telling;
 
@@ -118,9 +121,7 @@ export class Call {
     room.on(RoomEvent.ParticipantPermissionsChanged, (before, participant) => {
       if (participant.isLocal) this.#permissionsChanged(before);
     });
-    for (const event of [RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.Reconnected]) {
-      room.on(event, () => this.#update());
-    }
+    this.#watch = watch(room, () => this.#update());
   }
 
   #reconnecting(delay) {
@@ -177,6 +178,7 @@ export class Call {
       $(`#${name}-toggle`).setAttribute('aria-expanded', String(name === open));
     }
     $('#call').classList.toggle('with-panel', open !== null);
+    if (open) dismiss(open); // it shows what they announced
     if (open === 'chat') this.chat.opened();
     else if (open) $(`#${open} [data-close]`).focus();
     else if (from) $(`#${from}-toggle`).focus();
@@ -220,8 +222,8 @@ export class Call {
     if (this.room.remoteParticipants.size > ANNOUNCED_UP_TO) return;
     for (const what of ['left', 'joined']) {
       const names = news.filter((item) => item.what === what).map((item) => item.name);
-      if (names.length > 3) toast(`${names.length} people ${what}`);
-      else if (names.length > 0) toast(`${new Intl.ListFormat('en').format(names)} ${what}`);
+      if (names.length > 3) toast(`${names.length} people ${what}`, { code: 'people' });
+      else if (names.length > 0) toast(`${new Intl.ListFormat('en').format(names)} ${what}`, { code: 'people' });
     }
   }
 
@@ -267,8 +269,10 @@ export class Call {
     clearTimeout(this.#telling);
     this.#banner.hide();
     this.#showPanel(null, null);
+    this.#watch.end();
     this.controls.close();
     this.chat.close();
+    this.people.close();
     this.stage.close();
     this.#wakeLock?.release();
     $('#hear').hidden = true;
@@ -283,6 +287,7 @@ function roomOptions(options) {
     adaptiveStream: options.adaptive,
     dynacast: options.dynacast,
     singlePeerConnection: options.single,
+    reconnectPolicy,
     audioCaptureDefaults: captureOptions('audioinput'),
     videoCaptureDefaults: { ...captureOptions('videoinput'), resolution: videoResolution(options.resolution) },
     audioOutput: preferences.audiooutput ? { deviceId: preferences.audiooutput } : undefined,

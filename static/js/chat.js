@@ -15,7 +15,8 @@ const KEPT = 500; // messages
 
 export class Chat {
   #room;
-  #log = $('#chat-log');
+  #log = $('#chat-log'); // scrolls
+  #list = $('#chat-log ol');
   #form = $('#chat-form');
   #text = $('#chat-text');
   #items = new Map(); // message id → list item, for edits
@@ -25,7 +26,7 @@ export class Chat {
 
   constructor(room) {
     this.#room = room;
-    this.#log.replaceChildren();
+    this.#list.replaceChildren();
     $('#chat-empty').hidden = false;
     this.#showUnread();
     room.registerTextStreamHandler(TOPIC, (reader, { identity }) => this.#readStream(reader, identity));
@@ -112,7 +113,7 @@ export class Chat {
     }
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
     const item = this.#item(shown, identity, timestamp || Date.now());
-    this.#log.append(item);
+    this.#list.append(item);
     if (id) this.#items.set(id, { item, identity });
     this.#forgetOldest();
     $('#chat-empty').hidden = true;
@@ -142,7 +143,7 @@ export class Chat {
   }
 
   #forgetOldest() {
-    while (this.#log.children.length > KEPT) this.#log.firstElementChild.remove();
+    while (this.#list.children.length > KEPT) this.#list.firstElementChild.remove();
     for (const id of this.#items.keys()) {
       if (this.#items.size <= KEPT) break;
       this.#items.delete(id);

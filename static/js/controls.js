@@ -2,21 +2,25 @@
 
 import { $, setSwitch } from './dom.js';
 import { deviceProblem } from './messages.js';
-import { toast } from './notices.js';
+import { dismiss, toast } from './notices.js';
 import { preferences, remember } from './preferences.js';
 
 const { RoomEvent, Track } = window.LivekitClient;
 
+// The server says on it what it keeps muted.
+const HOLD_TOPIC = 'parlor.hold';
+
 const sources = {
-  microphone: { source: Track.Source.Microphone, number: 2, button: '#mic', onIcon: 'mic', offIcon: 'mic-off', key: 'M' },
-  camera: { source: Track.Source.Camera, number: 1, button: '#cam', onIcon: 'cam', offIcon: 'cam-off', key: 'V' },
-  screen: { source: Track.Source.ScreenShare, number: 3, button: '#share', onIcon: 'screen', offIcon: 'screen', key: 'S' },
+  microphone: { source: Track.Source.Microphone, number: 2, button: '#mic', visible: 'Mic', onIcon: 'mic', offIcon: 'mic-off', key: 'M' },
+  camera: { source: Track.Source.Camera, number: 1, button: '#cam', visible: 'Camera', onIcon: 'cam', offIcon: 'cam-off', key: 'V' },
+  screen: { source: Track.Source.ScreenShare, number: 3, button: '#share', visible: 'Share', onIcon: 'screen', offIcon: 'screen', key: 'S' },
 };
 
 export class Controls {
   #room;
   #busy = new Set(); // kinds that are being switched
   #talking = false; // the space bar holds the microphone open
+  #held = []; // sources that the server keeps muted
   #listening = new AbortController();
 
   constructor(room) {
@@ -34,6 +38,10 @@ export class Controls {
     ];
     for (const event of events) room.on(event, () => this.update());
     room.on(RoomEvent.TrackMuted, (publication, participant) => this.#mutedByOther(publication, participant));
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
+      if (topic === HOLD_TOPIC && !participant) this.#holdChanged(payload);
+    });
+    room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold was of the other room
     this.update();
   }
 
@@ -55,12 +63,43 @@ export class Controls {
     return permissions.canPublish && (only.length === 0 || only.includes(sources[kind].number));
   }
 
+  // isHeld tells whether somebody who runs the room keeps it off.
+  isHeld(kind) {
+    return this.#held.includes(kind === 'screen' ? 'screen_share' : kind);
+  }
+
+  #holdChanged(payload) {
+    try {
+      const { held } = JSON.parse(new TextDecoder().decode(payload));
+      if (Array.isArray(held)) this.#setHeld(held);
+    } catch {
+      // Not the server's.
+    }
+  }
+
+  #setHeld(held) {
+    const before = Object.keys(sources).filter((kind) => this.isHeld(kind));
+    this.#held = held;
+    for (const kind of Object.keys(sources)) {
+      if (this.isHeld(kind) === before.includes(kind)) continue;
+      dismiss('held');
+      dismiss('muted-by-moderator');
+      if (this.isHeld(kind)) toast(heldText(kind), { code: 'held' });
+      else toast(`You can turn your ${kind} on again.`, { code: 'released' });
+    }
+    this.update();
+  }
+
   toggle(kind) {
     return this.set(kind, !this.isOn(kind));
   }
 
   async set(kind, on) {
     if (this.#busy.has(kind) || on === this.isOn(kind) || !this.allowed(kind)) return;
+    if (on && this.isHeld(kind)) {
+      toast(heldText(kind), { code: 'held' });
+      return;
+    }
     this.#busy.add(kind);
     this.update();
     try {
@@ -102,13 +141,14 @@ export class Controls {
   }
 
   update() {
-    for (const [kind, { button, onIcon, offIcon, key }] of Object.entries(sources)) {
+    for (const [kind, { button, visible, onIcon, offIcon, key }] of Object.entries(sources)) {
       const node = $(button);
       const on = this.isOn(kind);
-      const verb = kind === 'screen' ? (on ? 'Stop sharing the screen' : 'Share the screen') : `Turn ${kind} ${on ? 'off' : 'on'}`;
+      const verb = kind === 'screen' ? (on ? 'stop sharing the screen' : 'share the screen') : `turn ${kind} ${on ? 'off' : 'on'}`;
       const allowed = this.allowed(kind);
-      const label = allowed ? `${verb}${preferences.shortcuts ? ` (${key})` : ''}` : `Your ${kind} is not allowed in this room`;
-      setSwitch(node, on, { onIcon, offIcon, label });
+      const what = this.isHeld(kind) && !on ? 'kept off by somebody who runs this room' : allowed ? `${verb}${preferences.shortcuts ? ` (${key})` : ''}` : `your ${kind} is not allowed in this room`;
+      // The name holds the visible label: voice control takes what is read (WCAG 2.5.3).
+      setSwitch(node, on, { onIcon, offIcon, label: `${visible}: ${what}` });
       node.disabled = !allowed;
       node.setAttribute('aria-busy', String(this.#busy.has(kind)));
     }
@@ -120,6 +160,8 @@ export class Controls {
   #mutedByOther(publication, participant) {
     if (!participant.isLocal) return;
     const kind = Object.keys(sources).find((name) => sources[name].source === publication.source);
-    if (kind && !this.#busy.has(kind)) toast(`Your ${kind} was turned off by somebody who runs this room.`, { code: 'muted-by-moderator' });
+    if (kind && !this.#busy.has(kind) && !this.isHeld(kind)) toast(`Your ${kind} was turned off by somebody who runs this room.`, { code: 'muted-by-moderator' });
   }
 }
+
+const heldText = (kind) => `Somebody who runs this room keeps your ${kind} off. You will be told when you can turn it on.`;

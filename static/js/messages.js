@@ -45,8 +45,9 @@ export function deviceProblem(kind, error) {
 }
 
 // joinProblem explains why a call could not be joined. again: trying once more
-// with the same token makes sense.
-export function joinProblem(error) {
+// with the same token makes sense. refused is what the server answered when it was
+// asked for the reason, {status, message}: livekit-client hands on only some.
+export function joinProblem(error, refused) {
   const problem = (code, text, again = false) => ({ code, text, again });
   const detail = error?.message ? ` (${error.message})` : '';
   const gone = () => problem('server-gone', 'The server does not answer. Check your connection and try again.', true);
@@ -68,11 +69,11 @@ export function joinProblem(error) {
     case ConnectionErrorReason.Cancelled:
       return problem('cancelled', 'Joining was cancelled.', true);
     default:
-      if (isFull(error.message)) return full();
+      if (refused) return refusal(refused);
       if (/pc connection|peer ?connection/i.test(error.message)) {
         return problem('media-blocked', 'The server answers, but sound and picture cannot get through. A firewall or VPN may be in the way.', true);
       }
-      return problem('failed', `The call could not be joined${detail}. The room may be full, or the server busy.`, true);
+      return problem('failed', `The call could not be joined${detail}. The server may be busy: try again.`, true);
   }
 }
 
@@ -81,6 +82,15 @@ const full = () => ({ code: 'room-full', text: 'This room is full. Try again whe
 
 function refusal({ message = '', status }) {
   if (isFull(message)) return full();
+  if (/\blocked\b/i.test(message)) {
+    return { code: 'room-locked', text: 'This room is locked: somebody who runs it lets nobody else in at the moment.', again: true };
+  }
+  if (status === 409) {
+    return { code: 'already-here', text: 'You are in this room already, in another window or on another device. Leave it there first.', again: true };
+  }
+  if (status >= 500) {
+    return { code: 'server-busy', text: 'The server cannot let you in at the moment. Try again shortly.', again: true };
+  }
   if (status === 404 || /room does not exist/i.test(message)) {
     return { code: 'no-room', text: 'This room does not exist, and rooms here are not opened by joining.', again: true };
   }

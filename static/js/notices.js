@@ -1,10 +1,10 @@
 // Short messages: toasts that go away by themselves, and the banner that stays
 // for as long as something is wrong.
 
-import { $, element, icon } from './dom.js';
+import { $, $$, element, icon } from './dom.js';
 
 const SHOWN_FOR = 6000; // ms
-const AT_ONCE = 3;
+const AT_ONCE = 2;
 
 // toast says something in passing. code names the message for tests.
 export function toast(text, { bad = false, code = '' } = {}) {
@@ -18,6 +18,11 @@ export function toast(text, { bad = false, code = '' } = {}) {
   holder.append(node);
   while (holder.children.length > AT_ONCE) holder.firstElementChild.remove();
   setTimeout(() => node.remove(), bad ? 2 * SHOWN_FOR : SHOWN_FOR);
+}
+
+// dismiss takes away the toasts with that code.
+export function dismiss(code) {
+  for (const node of $$('.toast', $('#toasts'))) if (node.dataset.code === code) node.remove();
 }
 
 // Banner shows one line across the top of the call.

@@ -3,7 +3,7 @@
 //
 //   room, name, identity   who joins what; room and name are also typed by hand
 //   token                  an access token; without it the server's own dev token is tried
-//   autojoin=1             join without a click
+//   autojoin=1             join without a click, with microphone and camera off
 //   audio=0, video=0       start with microphone or camera off
 //   single=0               two peer connections instead of one
 //   simulcast=0, dynacast=0, adaptive=0, red=0, dtx=0, subscribe=0

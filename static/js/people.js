@@ -2,56 +2,62 @@
 
 import { $, element, hue, icon, initials } from './dom.js';
 import { nameOf } from './tile.js';
+import { watch } from './watch.js';
 
-const { RoomEvent, Track } = window.LivekitClient;
+const { Track } = window.LivekitClient;
 
 export class People {
   #room;
   #stage;
-  #due = false;
+  #watch;
+  #shown = ''; // what the list says now
 
   constructor(room, stage) {
     this.#room = room;
     this.#stage = stage;
-    const events = [
-      RoomEvent.Connected, RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.ParticipantNameChanged,
-      RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted,
-      RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished, RoomEvent.Reconnected,
-    ];
-    for (const event of events) room.on(event, () => this.update());
-    this.update();
+    this.#watch = watch(room, () => this.#show());
   }
 
-  update() {
-    if (this.#due) return;
-    this.#due = true;
-    queueMicrotask(() => {
-      this.#due = false;
-      this.#show();
-    });
+  close() {
+    this.#watch.end();
   }
 
   #show() {
-    const { people } = this.#stage;
+    const people = this.#stage.people.map(describe);
+    const say = JSON.stringify([this.#room.name, people]);
+    if (say === this.#shown) return;
+    this.#shown = say;
     $('#count').textContent = String(people.length);
     document.title = `${this.#room.name || 'Call'} (${people.length}) – Parlor`;
-    $('#people-list').replaceChildren(...people.map((participant) => this.#row(participant)));
+    $('#people-list').replaceChildren(...people.map(row));
   }
+}
 
-  #row(participant) {
-    const avatar = element('span', { className: 'avatar', 'aria-hidden': 'true', textContent: initials(nameOf(participant)) });
-    avatar.style.setProperty('--hue', hue(participant.identity));
-    const row = element('li', {}, avatar,
-      element('span', { className: 'people-name', textContent: nameOf(participant) + (participant.isLocal ? ' (you)' : '') }));
-    const on = (source) => {
-      const publication = participant.getTrackPublication(source);
-      return Boolean(publication) && !publication.isMuted;
-    };
-    if (on(Track.Source.ScreenShare)) row.append(icon('screen'), element('span', { className: 'sr', textContent: 'shares a screen' }));
-    for (const [source, noun, name] of [[Track.Source.Microphone, 'microphone', 'mic'], [Track.Source.Camera, 'camera', 'cam']]) {
-      const state = on(source);
-      row.append(icon(state ? name : `${name}-off`, state ? 'icon' : 'icon dim'), element('span', { className: 'sr', textContent: `${noun} ${state ? 'on' : 'off'}` }));
-    }
-    return row;
+// describe is all that the list says of a participant.
+function describe(participant) {
+  const on = (source) => {
+    const publication = participant.getTrackPublication(source);
+    return Boolean(publication) && !publication.isMuted;
+  };
+  return {
+    identity: participant.identity,
+    name: nameOf(participant),
+    local: participant.isLocal,
+    screen: on(Track.Source.ScreenShare),
+    microphone: on(Track.Source.Microphone),
+    camera: on(Track.Source.Camera),
+  };
+}
+
+function row(person) {
+  const avatar = element('span', { className: 'avatar', 'aria-hidden': 'true', textContent: initials(person.name) });
+  avatar.style.setProperty('--hue', hue(person.identity));
+  const node = element('li', {}, avatar,
+    element('span', { className: 'people-name', textContent: person.name + (person.local ? ' (you)' : '') }));
+  if (person.screen) node.append(icon('screen'), element('span', { className: 'sr', textContent: 'shares a screen' }));
+  for (const [noun, name] of [['microphone', 'mic'], ['camera', 'cam']]) {
+    const on = person[noun];
+    node.append(icon(on ? name : `${name}-off`, on ? 'icon' : 'icon dim'), element('span', { className: 'sr', textContent: `${noun} ${on ? 'on' : 'off'}` }));
   }
+  return node;
 }

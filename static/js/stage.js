@@ -3,8 +3,9 @@
 
 import { grid, spotlight } from './layout.js';
 import { Tile } from './tile.js';
+import { watch } from './watch.js';
 
-const { RoomEvent, Track } = window.LivekitClient;
+const { Track } = window.LivekitClient;
 
 const keyOf = (participant, source) => `${source}:${participant.identity}`;
 
@@ -21,8 +22,7 @@ export class Stage {
   #screens = []; // keys of shared screens, the newest last
   #pinned = null;
   #resizing;
-  #due = false;
-  #closed = false; // the room still tells of its own end after that of the call
+  #watch;
 
   constructor(room, node, audio) {
     this.#room = room;
@@ -30,27 +30,12 @@ export class Stage {
     this.#audio = audio;
     this.#resizing = new ResizeObserver(() => this.#arrange());
     this.#resizing.observe(node);
-    const events = [
-      RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.ParticipantNameChanged,
-      RoomEvent.ParticipantPermissionsChanged, RoomEvent.ActiveSpeakersChanged, RoomEvent.ConnectionQualityChanged,
-      RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
-      RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.TrackStreamStateChanged,
-      RoomEvent.TrackSubscriptionPermissionChanged, RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished,
-      RoomEvent.Reconnected, RoomEvent.Connected,
-    ];
-    for (const event of events) room.on(event, () => this.update());
-    this.update();
+    this.#watch = watch(room, () => this.#sync());
   }
 
-  // update brings the tiles in line with the room, once for any number of calls
-  // in the same turn.
+  // update brings the tiles in line with the room.
   update() {
-    if (this.#due) return;
-    this.#due = true;
-    queueMicrotask(() => {
-      this.#due = false;
-      if (!this.#closed) this.#sync();
-    });
+    this.#watch.update();
   }
 
   // unpin goes back to the plain arrangement and tells whether anything was pinned.
@@ -62,7 +47,7 @@ export class Stage {
   }
 
   close() {
-    this.#closed = true;
+    this.#watch.end();
     this.#resizing.disconnect();
     for (const tile of this.#tiles.values()) tile.remove();
     this.#tiles.clear();

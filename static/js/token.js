@@ -68,3 +68,16 @@ export function ownServer() {
   url.hash = '';
   return url.href.replace(/\/$/, '');
 }
+
+// whyRefused asks the server why it does not let the bearer of a token in: a refused
+// WebSocket does not tell. It is null where the server would let it in, or does not
+// answer.
+export async function whyRefused(server, token) {
+  const url = new URL(`${server.replace(/^ws/, 'http')}/rtc/validate`);
+  try {
+    const response = await fetch(url, { headers: { Authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(5000) });
+    return response.ok ? null : { status: response.status, message: (await response.text()).trim() };
+  } catch {
+    return null;
+  }
+}
