@@ -115,6 +115,7 @@ func (p *program) openServer() error {
 	p.guard = unpack.NewGuard()
 	p.registry.MustRegister(p.guard)
 	p.verifier = access.NewVerifier(p.cfg.Keys)
+	p.verifier.Guard = p.guard
 	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
 	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,

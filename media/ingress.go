@@ -1,6 +1,7 @@
 package media
 
 import (
+	"encoding/binary"
 	"io"
 	"os"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/transport/v5/packetio"
 
+	"parlor/media/downlink/feedback"
 	"parlor/media/forward"
 )
 
@@ -42,6 +44,7 @@ type ingress struct {
 	credit   int
 	creditAt time.Time
 	flooded  func() // called once, when there is no credit left; nil afterwards
+	report   feedback.Report
 }
 
 // A client may begin so many streams at once, and one more each streamInterval. One
@@ -343,15 +346,52 @@ type rtcpStream struct {
 	closed chan struct{}
 }
 
-// Write takes one decrypted RTCP packet from pion.
+// Write takes decrypted RTCP from pion: one packet, or several that came as one.
 func (s *rtcpStream) Write(p []byte) (int, error) {
-	if handle := s.in.rtcpHandler(s.ssrc); handle != nil {
-		// What does not parse is the client's fault and concerns nobody else.
-		if packets, err := rtcp.Unmarshal(p); err == nil {
+	handle := s.in.rtcpHandler(s.ssrc)
+	if handle == nil {
+		return len(p), nil
+	}
+	for rest := p; len(rest) >= rtcpHeader; {
+		size := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
+		if size > len(rest) {
+			break // What does not parse is the client's fault and concerns nobody else.
+		}
+		one := rest[:size]
+		rest = rest[size:]
+		if !s.in.reads(one) {
+			continue
+		}
+		if packets, err := rtcp.Unmarshal(one); err == nil {
 			handle(packets)
 		}
 	}
 	return len(p), nil
+}
+
+const rtcpHeader = 4 // bytes
+
+// reads tells whether an RTCP packet is of a kind that somebody here reads, and does
+// not unpack to much more than its bytes: forty bytes of transport-wide feedback may
+// claim to tell of 65535 packets, which pion makes before it looks for what they tell.
+func (in *ingress) reads(packet []byte) bool {
+	format := packet[0] & 0x1f
+	switch rtcp.PacketType(packet[1]) {
+	case rtcp.TypeSenderReport, rtcp.TypeReceiverReport:
+		return true
+	case rtcp.TypeTransportSpecificFeedback:
+		return format == rtcp.FormatTLN || format == rtcp.FormatTCC && in.consistent(packet)
+	case rtcp.TypePayloadSpecificFeedback:
+		return format == rtcp.FormatPLI || format == rtcp.FormatFIR || format == rtcp.FormatREMB
+	}
+	return false
+}
+
+// consistent tells whether transport-wide feedback has what it claims to have.
+func (in *ingress) consistent(packet []byte) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.report.Parse(packet) == nil
 }
 
 // Read waits for the end: nothing is read here.

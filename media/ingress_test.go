@@ -1,6 +1,7 @@
 package media
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/pion/transport/v5/packetio"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink/feedback"
 	"parlor/media/forward"
 )
 
@@ -182,6 +184,37 @@ func FuzzUnwrapRTX(f *testing.F) {
 	})
 }
 
+// TestRTCPCostsLittleMoreThanItsBytes, whatever it claims to tell of.
+func TestRTCPCostsLittleMoreThanItsBytes(t *testing.T) {
+	in := newIngress(func() {})
+	var got []rtcp.Packet
+	in.onRTCP(7, func(p []rtcp.Packet) { got = append(got, p...) })
+	w := in.buffer(packetio.RTCPBufferPacket, 7)
+	read := func(packet []byte) {
+		_, err := w.Write(packet)
+		require.NoError(t, err)
+	}
+
+	claims := []byte{0x8f, 205, 0, 9, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0xff, 0xff, 0, 0, 0, 0}
+	claims = append(claims, bytes.Repeat([]byte{0x3f, 0xff}, 10)...) // runs of 8191 packets that came
+	nobodyReads := append([]byte{0x81, 202, 0, 128, 0, 0, 0, 7}, bytes.Repeat([]byte{1, 0}, 254)...)
+	nobodyReads = append(nobodyReads, 0, 0, 0, 0)
+	for _, packet := range [][]byte{claims, nobodyReads} {
+		require.Less(t, testing.AllocsPerRun(10, func() { read(packet) }), 10.0)
+	}
+	require.Empty(t, got)
+
+	report := &feedback.Report{Base: 3, Arrivals: []int32{4, feedback.NotReceived, 8}}
+	reports, err := rtcp.Marshal([]rtcp.Packet{
+		&rtcp.ReceiverReport{SSRC: 1, Reports: []rtcp.ReceptionReport{{SSRC: 7}}},
+		&rtcp.PictureLossIndication{MediaSSRC: 7},
+	})
+	require.NoError(t, err)
+	read(append(reports, report.Append(nil, 1, 7)...))
+	require.Len(t, got, 3, "each of a compound packet is read")
+	require.EqualValues(t, 3, got[2].(*rtcp.TransportLayerCC).PacketStatusCount)
+}
+
 func FuzzIngress(f *testing.F) {
 	f.Add([]byte{0x90, 97, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0xbe, 0xde, 0, 1, 0x10, 1, 0, 0, 0, 5, 1, 2})
 	f.Fuzz(func(t *testing.T, packet []byte) {
@@ -192,6 +225,7 @@ func FuzzIngress(f *testing.F) {
 			repair: func(uint32, string, string) {},
 		})
 		in.whenFirst(1, func(uint8) {})
+		in.onRTCP(1, func([]rtcp.Packet) {})
 		_, _ = in.buffer(packetio.RTPBufferPacket, 1).Write(packet)
 		_, _ = in.buffer(packetio.RTCPBufferPacket, 1).Write(packet)
 		in.attach(1, func(p []byte, _ time.Time) { require.GreaterOrEqual(t, len(p), 12) })

@@ -11,13 +11,17 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/livekit/protocol/auth"
+
+	"parlor/server/unpack"
 )
 
 // The failures of a request's credentials. All of them are answered with 401,
@@ -61,6 +65,10 @@ func (c *Claims) Expired(now time.Time) bool {
 // Verifier checks and signs tokens with a fixed set of keys. It may be used
 // concurrently.
 type Verifier struct {
+	// Guard counts the tokens that are refused before they are decoded; nil counts
+	// nothing. It is set before the first of them comes.
+	Guard *unpack.Guard
+
 	secrets map[string]string // API key → secret; never changed
 }
 
@@ -72,6 +80,9 @@ func NewVerifier(keys map[string]string) *Verifier {
 // Verify checks a token's signature and times, and returns what it claims. The
 // error's text is fit for the client.
 func (v *Verifier) Verify(token string) (*Claims, error) {
+	if err := measure(token); err != nil {
+		return nil, v.Guard.Refused("token", err)
+	}
 	t, err := auth.ParseAPIToken(token)
 	if err != nil {
 		return nil, ErrToken
@@ -93,6 +104,30 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		c.NotBefore = registered.NotBefore.Time
 	}
 	return c, nil
+}
+
+// measure refuses a token whose parts would unpack to much more than its text: they are
+// decoded before its signature can be checked, since one of them names the key.
+func measure(token string) error {
+	const (
+		headerCost  = 16 << 10  // beside twice its length: a few values
+		payloadCost = 256 << 10 // likewise: some thousand
+	)
+	header, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	for _, part := range []struct {
+		text string
+		free int64
+	}{{header, headerCost}, {payload, payloadCost}} {
+		b, err := base64.RawURLEncoding.DecodeString(part.text)
+		if err != nil {
+			return ErrToken
+		}
+		if _, err := unpack.JSON(b, 2*int64(len(b))+part.free); err != nil {
+			return fmt.Errorf("%w: %w", ErrToken, err)
+		}
+	}
+	return nil
 }
 
 // VerifySecret checks a key and its secret, as HTTP Basic carries them, in

@@ -3,9 +3,11 @@ package access_test
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/server/access"
+	"parlor/server/unpack"
 )
 
 const (
@@ -238,6 +241,44 @@ func TestGrants(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDenseTokensCostLittle: they are read before it is known that nobody signed them.
+func TestDenseTokensCostLittle(t *testing.T) {
+	raw := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	const header, payload = `{"alg":"HS256","typ":"JWT"}`, `{"iss":"APIkey","sub":"eve","exp":99999999999}`
+	var members strings.Builder
+	for i := range 60_000 {
+		fmt.Fprintf(&members, `,"%x":0`, i)
+	}
+	values := strings.Repeat(`,""`, 200_000)
+	for name, token := range map[string]string{
+		"members of the header": raw(`{"alg":"HS256"`+members.String()+`}`) + "." + raw(payload) + ".",
+		"audiences":             raw(header) + "." + raw(`{"iss":"APIkey","aud":[""`+values+`]}`) + ".",
+		"nothing of a header":   raw(`[0`+strings.Repeat(`,0`, 300_000)+`]`) + "." + raw(payload) + ".",
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := verifier()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := v.Verify(token)
+			runtime.ReadMemStats(&after)
+			require.ErrorIs(t, err, access.ErrToken)
+			require.ErrorIs(t, err, unpack.ErrTooMuch)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*len(token)))
+		})
+	}
+
+	attributes := map[string]string{}
+	for i := range 500 {
+		attributes[fmt.Sprint("attribute-", i)] = "value"
+	}
+	long, err := verifier().Mint(key, &auth.ClaimGrants{
+		Identity: "ada", Metadata: strings.Repeat("\"", 256<<10), Attributes: attributes, Video: &auth.VideoGrant{RoomJoin: true, Room: "r"},
+	}, time.Hour)
+	require.NoError(t, err)
+	_, err = verifier().Verify(long)
+	require.NoError(t, err, "what an application puts into a token is taken")
 }
 
 func FuzzVerify(f *testing.F) {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"parlor/rooms"
 	"parlor/server/unpack"
 )
 
@@ -19,6 +20,7 @@ const freeCost = 256 << 10
 type decoder struct {
 	guard                  *unpack.Guard
 	wrapped, join, request *unpack.Shape
+	data                   *unpack.Shape
 }
 
 func newDecoder(g *unpack.Guard) *decoder {
@@ -27,6 +29,7 @@ func newDecoder(g *unpack.Guard) *decoder {
 		wrapped: unpack.ShapeOf(&livekit.WrappedJoinRequest{}),
 		join:    unpack.ShapeOf(&livekit.JoinRequest{}),
 		request: unpack.ShapeOf(&livekit.SignalRequest{}),
+		data:    unpack.ShapeOf(&livekit.DataPacket{}),
 	}
 }
 
@@ -58,6 +61,24 @@ func (d *decoder) signalRequest(ctx context.Context, b []byte, json bool) (req *
 		err = descriptions(req.GetOffer(), req.GetAnswer(), req.GetSyncState().GetOffer(), req.GetSyncState().GetAnswer())
 	}
 	return req, cost, d.guard.Refused("signal", err)
+}
+
+// measured tells a participant of what its peer meets, and holds what the client sends
+// as data against what it unpacks to: its room decodes that.
+type measured struct {
+	rooms.PeerEvents
+	decoder *decoder
+}
+
+// Data implements [rooms.PeerEvents]. A packet that is refused is dropped, since nothing
+// can be answered to it, and counted.
+func (m measured) Data(kind livekit.DataPacket_Kind, packet []byte) {
+	const most = 8 // times its length: a packet of nothing but measurements, or names of receivers
+	if _, err := m.decoder.data.Binary(packet, most*int64(len(packet))+64<<10); err != nil {
+		_ = m.decoder.guard.Refused("data", err) // it is not answered
+		return
+	}
+	m.PeerEvents.Data(kind, packet)
 }
 
 // descriptions checks session descriptions before anybody parses them; nil is none.

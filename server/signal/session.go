@@ -63,7 +63,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		CanPublishData:    perm.GetCanPublishData(),
 		CanSubscribe:      perm.GetCanSubscribe(),
 		Send:              func(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) },
-		Events:            s.p,
+		Events:            measured{s.p, s.h.decoder},
 		Log:               s.h.log.With("room", snap.Room.Name, "participant", s.p.Identity()),
 	})
 	if err != nil {

@@ -37,7 +37,7 @@ func NewGuard() *Guard {
 		places: semaphore.NewWeighted(atOnce),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_unpack_refused_total",
-			Help: "Input refused before it was decoded, by where it came in and why: too_long (bytes), too_much (what they unpack to), too_deep, busy.",
+			Help: "Input refused before it was decoded, by where it came in and why: too_long (bytes), too_much (what they unpack to), too_deep, malformed, busy.",
 		}, []string{"what", "why"}),
 	}
 }
@@ -53,7 +53,7 @@ func (g *Guard) Refused(what string, err error) error {
 	if g == nil {
 		return err
 	}
-	for why, known := range map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "busy": ErrBusy} {
+	for why, known := range map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "malformed": ErrMalformed, "busy": ErrBusy} {
 		if errors.Is(err, known) {
 			g.refused.WithLabelValues(what, why).Inc()
 		}

@@ -41,11 +41,7 @@ type Target struct {
 // Resolution is a spatial layer's largest size in pixels.
 type Resolution struct{ Width, Height uint32 }
 
-type template struct {
-	spatial, temporal uint8
-	indications       [MaxTargets]Indication
-	chainDiffs        [MaxTargets]uint8
-}
+type template struct{ spatial, temporal uint8 }
 
 // Structure is what a key frame says about the frames that follow. It does not
 // change once parsed.
@@ -56,8 +52,15 @@ type Structure struct {
 	MaxSpatial  uint8
 	MaxTemporal uint8
 
-	idOffset  uint8
-	templates []template
+	idOffset    uint8
+	templates   []template
+	indications []Indication // of each template for each target
+	chainDiffs  []uint8      // of each template for each chain
+}
+
+// template is what the template of that index says of the targets and of the chains.
+func (s *Structure) template(i int) (indications []Indication, chainDiffs []uint8) {
+	return s.indications[i*len(s.Targets) : (i+1)*len(s.Targets)], s.chainDiffs[i*s.Chains : (i+1)*s.Chains]
 }
 
 // Frame is one packet's descriptor, completed from the structure.
@@ -122,7 +125,7 @@ func (f *Frame) Parse(b []byte, s *Structure) error {
 	if index >= len(f.Structure.templates) {
 		return ErrInvalid
 	}
-	f.complete(&r, &f.Structure.templates[index], customDTIs, customDiffs, customChains)
+	f.complete(&r, index, customDTIs, customDiffs, customChains)
 	if r.failed {
 		return ErrShort
 	}
@@ -130,9 +133,13 @@ func (f *Frame) Parse(b []byte, s *Structure) error {
 }
 
 // complete is frame_dependency_definition() of the specification.
-func (f *Frame) complete(r *reader, t *template, dtis, diffs, chains bool) {
+func (f *Frame) complete(r *reader, index int, dtis, diffs, chains bool) {
+	t := f.Structure.templates[index]
 	f.Spatial, f.Temporal = t.spatial, t.temporal
-	f.Indications, f.ChainDiffs = t.indications, t.chainDiffs
+	f.Indications, f.ChainDiffs = [MaxTargets]Indication{}, [MaxTargets]uint8{}
+	indications, chainDiffs := f.Structure.template(index)
+	copy(f.Indications[:], indications)
+	copy(f.ChainDiffs[:], chainDiffs)
 	if dtis {
 		for i := range f.Structure.Targets {
 			f.Indications[i] = Indication(r.bits(2))
@@ -157,13 +164,12 @@ func (s *Structure) all() uint32 { return uint32(1<<len(s.Targets) - 1) }
 func (s *Structure) parse(r *reader) error {
 	s.idOffset = uint8(r.bits(6))
 	targets := int(r.bits(5)) + 1
-	if err := s.parseLayers(r); err != nil {
+	if err := s.parseLayers(r, targets); err != nil {
 		return err
 	}
-	for i := range s.templates {
-		for t := range targets {
-			s.templates[i].indications[t] = Indication(r.bits(2))
-		}
+	s.indications = make([]Indication, len(s.templates)*targets)
+	for i := range s.indications {
+		s.indications[i] = Indication(r.bits(2))
 	}
 	for range s.templates {
 		for r.flag() {
@@ -185,11 +191,20 @@ func (s *Structure) parse(r *reader) error {
 	return nil
 }
 
-// parseLayers is template_layers(): it makes the templates.
-func (s *Structure) parseLayers(r *reader) error {
+// parseLayers is template_layers(): it makes the templates, once all that must tell of
+// them is seen to be there.
+func (s *Structure) parseLayers(r *reader, targets int) error {
+	n, err := r.countTemplates()
+	if err != nil {
+		return err
+	}
+	if n*(2+2*targets+1) > len(r.buf)*8-r.pos { // its layer, its indications, no frame that it depends on
+		return ErrShort
+	}
+	s.templates = make([]template, 0, n)
 	var spatial, temporal uint8
 	for {
-		if len(s.templates) == maxTemplates || spatial > maxSpatial || temporal > maxTemporal {
+		if spatial > maxSpatial || temporal > maxTemporal {
 			return ErrInvalid
 		}
 		s.templates = append(s.templates, template{spatial: spatial, temporal: temporal})
@@ -209,6 +224,20 @@ func (s *Structure) parseLayers(r *reader) error {
 	}
 }
 
+// countTemplates reads ahead how many templates follow, and leaves r where it was.
+func (r reader) countTemplates() (int, error) {
+	for n := 1; n <= maxTemplates; n++ {
+		last := r.bits(2) == 3
+		switch {
+		case r.failed:
+			return 0, ErrShort
+		case last:
+			return n, nil
+		}
+	}
+	return 0, ErrInvalid
+}
+
 // parseChains is template_chains().
 func (s *Structure) parseChains(r *reader) {
 	s.Chains = int(r.nonSymmetric(uint32(len(s.Targets)) + 1))
@@ -221,10 +250,9 @@ func (s *Structure) parseChains(r *reader) {
 	for i := range s.Targets {
 		s.Targets[i].Chain = int8(r.nonSymmetric(uint32(s.Chains)))
 	}
-	for i := range s.templates {
-		for c := range s.Chains {
-			s.templates[i].chainDiffs[c] = uint8(r.bits(4))
-		}
+	s.chainDiffs = make([]uint8, len(s.templates)*s.Chains)
+	for i := range s.chainDiffs {
+		s.chainDiffs[i] = uint8(r.bits(4))
 	}
 }
 
@@ -233,8 +261,8 @@ func (s *Structure) parseChains(r *reader) {
 func (s *Structure) nameTargets() {
 	for t := range s.Targets {
 		for i := range s.templates {
-			p := &s.templates[i]
-			if p.indications[t] != NotPresent {
+			p := s.templates[i]
+			if s.indications[i*len(s.Targets)+t] != NotPresent {
 				s.Targets[t].Spatial = max(s.Targets[t].Spatial, p.spatial)
 				s.Targets[t].Temporal = max(s.Targets[t].Temporal, p.temporal)
 			}

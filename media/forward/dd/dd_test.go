@@ -1,6 +1,10 @@
 package dd_test
 
 import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -82,6 +86,40 @@ func TestAppendActive(t *testing.T) {
 			require.Equal(t, before.ChainDiffs, after.ChainDiffs)
 			require.Equal(t, before.Number, after.Number)
 			require.Equal(t, before.Structure.Targets, after.Structure.Targets)
+		})
+	}
+}
+
+// TestAStructureCostsLittleMoreThanItsBytes: any packet may bring one.
+func TestAStructureCostsLittleMoreThanItsBytes(t *testing.T) {
+	const templates, targets = 64, 32
+	for name, tc := range map[string]struct {
+		targets, layers, rest int // after the layers, in bits
+		err                   error
+	}{
+		"many templates":           {1, templates, templates*3 + 4, nil},
+		"of many targets":          {targets, templates / 2, templates/2*(2*targets+1) + 8, nil},
+		"that never end":           {1, 2 * templates, 0, dd.ErrInvalid},
+		"of which nothing is told": {targets, templates, 100, dd.ErrShort},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bits := "10000" + "000000" + fmt.Sprintf("%05b", tc.targets-1) +
+				strings.Repeat("00", tc.layers-1) + "11" + strings.Repeat("0", tc.rest)
+			raw := make([]byte, 3, 512)
+			for bits += "0000000"; len(bits) >= 8; bits = bits[8:] {
+				b, err := strconv.ParseUint(bits[:8], 2, 8)
+				require.NoError(t, err)
+				raw = append(raw, byte(b))
+			}
+			const times = 1000
+			var f dd.Frame
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range times {
+				require.ErrorIs(t, f.Parse(raw, nil), tc.err)
+			}
+			runtime.ReadMemStats(&after)
+			require.Less(t, (after.TotalAlloc-before.TotalAlloc)/times, uint64(20*len(raw)), "of %d bytes", len(raw))
 		})
 	}
 }
