@@ -1,19 +1,16 @@
 package media
 
 import (
-	"errors"
 	"net/netip"
 	"slices"
 
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/forward"
 	"parlor/media/srtpout"
 	"parlor/media/udp"
 )
-
-// errNotConnected: the transport cannot carry media yet.
-var errNotConnected = errors.New("transport is not connected")
 
 // outgoing is how a transport's RTP leaves. It is chosen once, when the transport
 // is connected, and never changed: both ways have the same keys, and one must not
@@ -114,7 +111,7 @@ func (w *downWriter) write(h *rtp.Header, payload []byte) error {
 	out := w.t.out.Load()
 	switch {
 	case out == nil:
-		return errNotConnected
+		return forward.ErrNotConnected
 	case out.sender == nil:
 		_, err := w.pion.WriteRTP(h, payload)
 		return err

@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"errors"
+
 	"github.com/pion/rtp"
 
 	"parlor/media/forward/dd"
@@ -92,10 +94,18 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 	return h
 }
 
+// ErrNotConnected is what a forwarder's Write gives while there is no way to the
+// subscriber yet. Such a packet is not sent, and is no fault.
+var ErrNotConnected = errors.New("the transport is not connected")
+
 // send writes a packet whose header is ready; it reports whether that could be
 // done. mu is held.
 func (f *Forwarder) send(payload []byte) bool {
-	failed := f.cfg.Write(&f.header, payload) != nil
+	err := f.cfg.Write(&f.header, payload)
+	if err == ErrNotConnected {
+		return false
+	}
+	failed := err != nil
 	if failed {
 		f.stats.WriteErrors++
 	}

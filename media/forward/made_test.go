@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
@@ -114,5 +115,45 @@ func TestNoneAreMadeAfterRealFrames(t *testing.T) {
 	for n := range 5 {
 		tickOnce(track, f, 4+n)
 	}
+	require.Len(t, *out, 2)
+}
+
+// While there is no way to the subscriber yet nothing counts as sent or failed, and
+// the frames are made once there is.
+func TestNoFramesAreMadeBeforeConnected(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	track.SetMuted(true)
+	connected, written := false, 0
+	f := track.AddForwarder(ForwarderConfig{SSRC: 7, Codec: vp8Config(), Write: func(*rtp.Header, []byte) error {
+		if !connected {
+			return ErrNotConnected
+		}
+		written++
+		return nil
+	}})
+	for n := range 20 {
+		tickOnce(track, f, n)
+	}
+	stats := f.Stats()
+	require.Zero(t, stats.WriteErrors)
+	require.Zero(t, stats.Packets)
+	connected = true
+	for n := range 20 {
+		tickOnce(track, f, 20+n)
+	}
+	require.Equal(t, madeFrames, written)
+	require.EqualValues(t, madeFrames, f.Stats().Packets)
+}
+
+// A made frame that is asked for again costs nothing: another one follows.
+func TestMadeFramesAreNotSentAgain(t *testing.T) {
+	track, f, out := muted(t, livekit.TrackType_VIDEO, vp8Config(), nil)
+	tickOnce(track, f, 1)
+	require.Len(t, *out, 1)
+	f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{
+		MediaSSRC: 7, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{(*out)[0].SequenceNumber}),
+	}})
+	require.Len(t, *out, 1)
+	tickOnce(track, f, 2)
 	require.Len(t, *out, 2)
 }
