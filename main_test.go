@@ -52,12 +52,17 @@ type house struct {
 
 func start(t *testing.T, database string, flags ...config.Setting) *house {
 	t.Helper()
+	return startLogging(t, database, slog.New(slog.DiscardHandler), flags...)
+}
+
+func startLogging(t *testing.T, database string, log *slog.Logger, flags ...config.Setting) *house {
+	t.Helper()
 	cfg, _, err := config.Load(config.Sources{Flags: append([]config.Setting{
 		{Path: "development", Value: "true", From: "test"}, {Path: "port", Value: "0", From: "test"},
 		{Path: "bind_addresses", Value: "127.0.0.1", From: "test"}, {Path: "database", Value: database, From: "test"},
 	}, flags...)})
 	require.NoError(t, err)
-	p, err := open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	p, err := open(t.Context(), cfg, log)
 	require.NoError(t, err)
 	h := &house{program: p, t: t, url: "http://" + p.main[0].Addr().String()}
 	ctx, cancel := context.WithCancel(context.Background())

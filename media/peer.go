@@ -55,6 +55,7 @@ type Peer struct {
 	cfg    PeerConfig
 	engine *Engine
 	log    *slog.Logger
+	born   time.Time
 	queue  *taskQueue
 	data   *dataChannels
 	stop   chan struct{}
@@ -94,7 +95,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 		cfg.Log = e.log
 	}
 	p := &Peer{
-		cfg: cfg, engine: e, log: cfg.Log,
+		cfg: cfg, engine: e, log: cfg.Log, born: time.Now(),
 		queue: newTaskQueue(), quality: newQualityMeter(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
@@ -224,6 +225,7 @@ func (p *Peer) teardown() {
 		s.unbind()
 	}
 	p.data.close()
+	p.warnUnconnected()
 	if err := p.closeTransports(); err != nil {
 		p.log.Warn("transports did not close cleanly", "error", err)
 	}
@@ -264,6 +266,7 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 		if t == p.primary() && !p.connected {
 			p.connected = true
 			p.joinTimer.Stop()
+			p.log.Info("media connected", "transport", t.protocol(), "after", time.Since(p.born).Round(time.Millisecond))
 			if p.sub != nil && p.sub.offered {
 				p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
 			}

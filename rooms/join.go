@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -32,7 +33,9 @@ type JoinRequest struct {
 	Session       string
 	Protocol      int
 	AutoSubscribe bool
-	Outlet        Outlet
+	// Client tells of the client in the log: pairs as of slog.
+	Client []any
+	Outlet Outlet
 	// OnChange is called when name, metadata, attributes or permission changed,
 	// so that the edge gives the client a fresh token. It must not block.
 	OnChange func(*livekit.ParticipantInfo)
@@ -257,7 +260,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 				replaced()
 			}
 			r.announceNew(p)
-			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil)
+			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.client...))
 			reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
 		}
 		successors := p.successors
@@ -316,6 +319,7 @@ func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Parti
 		protocol:      req.Protocol,
 		joinedMs:      NowMs(now),
 		autoSubscribe: req.AutoSubscribe,
+		client:        req.Client,
 		pendingTracks: make(map[string]*livekit.TrackInfo),
 		pendingCIDs:   make(map[string]string),
 		askedAgain:    make(map[string]*livekit.AddTrackRequest),

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 // client's wishes are posted to its room, and the room's record of it.
 type Participant struct {
 	identity  string
+	client    []any // tells of the client in the log; never changed
 	outlet    Outlet
 	room      atomic.Pointer[Room]   // changes when the participant is moved
 	publicSID atomic.Pointer[string] // sid, for those outside the room's goroutine
@@ -274,7 +276,8 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	r.judge(now)
 	r.fact([]Session{s}, events)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
-	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why)
+	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why,
+		"after", now.Sub(time.UnixMilli(p.joinedMs)).Round(time.Millisecond), slog.Group("client", p.client...))
 	return s, true
 }
 

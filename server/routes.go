@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 
@@ -42,7 +43,7 @@ func routes(c *Config) http.Handler {
 		r.Handle(path, readable(h))
 	}
 	r.Group(func(r chi.Router) {
-		r.Use(limited(c.Joins.Addresses, tooOften), c.Verifier.Middleware, limited(c.Joins.Keys, tooOften))
+		r.Use(limited(c.Joins.Addresses, tooOften), verified(c, "connect refused"), limited(c.Joins.Keys, tooOften))
 		handle := func(path string, h http.Handler) {
 			if h != nil {
 				r.Handle(path, h)
@@ -54,7 +55,7 @@ func routes(c *Config) http.Handler {
 		handle("/rtc/v1/validate", c.ValidateV1)
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(limited(c.Requests.Addresses, api.TwirpTooOften), c.Verifier.Middleware, limited(c.Requests.Keys, api.TwirpTooOften))
+		r.Use(limited(c.Requests.Addresses, api.TwirpTooOften), verified(c, "API call refused"), limited(c.Requests.Keys, api.TwirpTooOften))
 		for prefix, h := range c.Twirp {
 			r.Handle(prefix+"*", h)
 		}
@@ -78,6 +79,29 @@ func readable(h http.Handler) http.Handler {
 // limited is a bound as a middleware.
 func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.HandlerFunc) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler { return bound(next, refuse) }
+}
+
+// verified looks at the tokens of requests, and writes a line of a bad one:
+// what is behind it never sees the request. The token itself is in no line.
+func verified(c *Config, line string) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return c.Verifier.MiddlewareRefusing(next, func(w http.ResponseWriter, r *http.Request, err error) {
+			// A client that was refused asks /rtc/validate for the reason, which is no news.
+			if !strings.HasSuffix(r.URL.Path, "/validate") {
+				c.Log.Info(line, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
+					"address", addressOf(r), "agent", r.UserAgent())
+			}
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+		})
+	}
+}
+
+// addressOf is the client's address without its port.
+func addressOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
 }
 
 // tooOften is 503 and not 429: many versions of LiveKit's clients take any 4xx

@@ -18,6 +18,12 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	})
 }
 
+// MiddlewareRefusing is [Verifier.Middleware] with refuse to answer a request whose
+// token is bad.
+func (v *Verifier) MiddlewareRefusing(next http.Handler, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler {
+	return v.door(next, false, refuse)
+}
+
 // MiddlewareBasic is [Verifier.Middleware] that also takes an API key and its
 // secret as HTTP Basic (RFC 7617), for server-to-server use. refuse answers a
 // request whose credentials are bad.

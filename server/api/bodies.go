@@ -132,6 +132,10 @@ func admitted(service http.Handler, c *Config, prefix string) http.Handler {
 		}
 		leave, err := c.admit(w, r, m, kind == "application/json")
 		if err != nil {
+			if denied(err) {
+				line := append([]any{"method", strings.TrimPrefix(r.URL.Path, prefix)}, by(r.Context(), r.RemoteAddr)...)
+				c.Log.Info("API call refused", append(line, "why", err.Msg())...)
+			}
 			_ = twirp.WriteError(w, err) // the client may be gone
 			return
 		}

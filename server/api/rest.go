@@ -40,7 +40,9 @@ func REST(c Config) chi.Router {
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {
-		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, _ *http.Request, err error) {
+		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, r *http.Request, err error) {
+			line := append([]any{"method", r.Method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
+			c.Log.Info("API call refused", append(line, "status", http.StatusUnauthorized, "why", err.Error())...)
 			problemf(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).write(w)
 		})
 	})
@@ -120,8 +122,12 @@ func (s *rest) serve(op *operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		if err := s.run(op, w, r); err != nil {
-			asProblem(r, s.Log, err).write(w)
+			p := asProblem(r, s.Log, err)
+			s.tellDone(op, r, p)
+			p.write(w)
+			return
 		}
+		s.tellDone(op, r, nil)
 	}
 }
 

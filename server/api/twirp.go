@@ -24,7 +24,8 @@ const (
 // Twirp returns the handlers of LiveKit's services by path prefix. They want
 // the token's claims in the context: see [access.Verifier.Middleware].
 func Twirp(c Config) map[string]http.Handler {
-	service := livekit.NewRoomServiceServer(&roomService{c: c, log: c.Log})
+	impl := &roomService{c: c, log: c.Log}
+	service := livekit.NewRoomServiceServer(impl, twirp.WithServerInterceptors(impl.audit))
 	return map[string]http.Handler{
 		service.PathPrefix(): admitted(idempotent(withWriter(service), &c), &c, service.PathPrefix()),
 		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
@@ -40,7 +41,8 @@ type writerKey struct{}
 // written to.
 func withWriter(service http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		service.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+		service.ServeHTTP(w, r.WithContext(context.WithValue(
+			context.WithValue(r.Context(), writerKey{}, w), addressKey{}, r.RemoteAddr)))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -118,7 +119,7 @@ func (h *Handler) Validate(v1 bool) http.Handler {
 			_, err = h.admit(r.Context(), req)
 		}
 		if err != nil {
-			h.refuse(w, err)
+			h.answer(w, err)
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -134,12 +135,12 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 		}
 		req, err := h.request(r, v1, false)
 		if err != nil {
-			h.refuse(w, err)
+			h.refuse(w, r, err)
 			return
 		}
 		defer h.open.Add(-1)
 		if n := h.open.Add(1); h.cfg.MaxConnections > 0 && n > int64(h.cfg.MaxConnections) {
-			h.refuse(w, errFull)
+			h.refuse(w, r, errFull)
 			return
 		}
 		h.sessions.Add(1)
@@ -155,8 +156,39 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 // errFull: limit.max_connections is reached.
 var errFull = rooms.Errorf(rooms.Unavailable, "the server has as many connections as it takes, try again")
 
-// refuse answers a request that is not let in: a status and a text.
-func (h *Handler) refuse(w http.ResponseWriter, err error) {
+// refuse answers a request that is not let in, and writes a line of it.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status := h.answer(w, err)
+	level := slog.LevelInfo
+	if status >= http.StatusInternalServerError {
+		level = slog.LevelWarn
+	}
+	line := []any{"status", status, "why", err.Error()}
+	if c := access.FromContext(r.Context()); c != nil {
+		if c.Grants.Video != nil {
+			line = append(line, "room", c.Grants.Video.Room)
+		}
+		line = append(line, "participant", c.Grants.Identity, "key", c.APIKey)
+	}
+	h.log.Log(r.Context(), level, "connect refused", append(line, "address", addressOf(r), "agent", r.UserAgent())...)
+}
+
+// addressOf is the client's address without its port.
+func addressOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
+}
+
+// clientLine tells of the client in the log.
+func clientLine(r *http.Request, c *livekit.ClientInfo) []any {
+	return []any{"address", addressOf(r), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
+}
+
+// answer answers a request that is not let in with a status, which it returns, and a
+// text.
+func (h *Handler) answer(w http.ResponseWriter, err error) int {
 	status, text := http.StatusInternalServerError, "internal error"
 	if ref, ok := asRefusal(err); ok {
 		status, text = ref.status, ref.text
@@ -182,10 +214,8 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 		}
 	}
 	h.metrics.joins.WithLabelValues(strconv.Itoa(status)).Inc()
-	if status >= http.StatusInternalServerError {
-		h.log.Warn("connect refused", "status", status, "error", err)
-	}
 	http.Error(w, text, status)
+	return status
 }
 
 // request is a connect request that may go on: who, where, how.
@@ -301,22 +331,22 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	ln := &line{metrics: h.metrics}
 	s := &session{h: h, line: ln, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
 	p, snap, err := h.enter(r.Context(), req, func(j *rooms.JoinRequest) {
-		j.Outlet, j.OnChange, j.Token = ln, s.refresh, s.moved
+		j.Outlet, j.OnChange, j.Token, j.Client = ln, s.refresh, s.moved, clientLine(r, req.opts.client)
 	})
 	if err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	s.p = p
 	s.line.info.CompareAndSwap(nil, snap.Self)
 	if err := s.makePeer(snap); err != nil {
 		if p.Ended() { // removed or replaced since
-			h.refuse(w, rooms.ErrNoParticipant)
+			h.refuse(w, r, rooms.ErrNoParticipant)
 			return
 		}
 		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
 		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	conn, err := h.accept(w, r)
@@ -374,7 +404,7 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 // is not there any more is told to join anew.
 func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	if err := h.mayResume(r.Context(), req); err != nil {
-		h.refuse(w, err)
+		h.refuse(w, r, err)
 		return
 	}
 	conn, err := h.accept(w, r)

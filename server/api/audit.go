@@ -1,0 +1,85 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"slices"
+
+	"github.com/twitchtv/twirp"
+
+	"parlor/server/access"
+)
+
+// by tells, for a line of the log, who asks for something: the key, the token's
+// identity if it has one, and the address. Never the token or what is in a query.
+func by(ctx context.Context, address string) []any {
+	var all []any
+	if c := access.FromContext(ctx); c != nil {
+		all = append(all, "key", c.APIKey)
+		if c.Grants != nil && c.Grants.Identity != "" {
+			all = append(all, "by", c.Grants.Identity)
+		}
+	}
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	return append(all, "address", address)
+}
+
+// tellDone writes a line of a call that changed something, and of one that was refused
+// for want of a right.
+func (s *rest) tellDone(op *operation, r *http.Request, p *problem) {
+	line := append([]any{"method", op.method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
+	switch {
+	case p == nil && op.method != http.MethodGet && !op.quiet():
+		s.Log.Info("API call", line...)
+	case p != nil && (p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden):
+		s.Log.Info("API call refused", append(line, "status", p.Status, "why", p.Detail)...)
+	}
+}
+
+// quiet tells of an operation that changes nothing that lasts.
+func (op *operation) quiet() bool {
+	return slices.Contains([]string{"createToken", "sendData", "callParticipant", "subscribe", "unsubscribe"}, op.id)
+}
+
+// quietMethods are LiveKit's calls that change nothing that lasts.
+func quietMethods(method string) bool {
+	return slices.Contains([]string{"ListRooms", "ListParticipants", "GetParticipant", "SendData", "PerformRpc", "UpdateSubscriptions"}, method)
+}
+
+// audit writes the same of LiveKit's calls.
+func (s *roomService) audit(next twirp.Method) twirp.Method {
+	return func(ctx context.Context, req any) (any, error) {
+		res, err := next(ctx, req)
+		method, _ := twirp.MethodName(ctx)
+		address, _ := ctx.Value(addressKey{}).(string)
+		line := []any{"method", method}
+		if m, ok := req.(interface{ GetRoom() string }); ok {
+			line = append(line, "room", m.GetRoom())
+		} else if m, ok := req.(interface{ GetName() string }); ok {
+			line = append(line, "room", m.GetName())
+		}
+		if m, ok := req.(interface{ GetIdentity() string }); ok {
+			line = append(line, "participant", m.GetIdentity())
+		}
+		line = append(line, by(ctx, address)...)
+		if err == nil {
+			if !quietMethods(method) {
+				s.log.Info("API call", line...)
+			}
+		} else if e, ok := err.(twirp.Error); ok && denied(e) {
+			s.log.Info("API call refused", append(line, "why", e.Msg())...)
+		}
+		return res, err
+	}
+}
+
+// denied tells of a call that was refused for want of a right.
+func denied(err twirp.Error) bool {
+	return err.Code() == twirp.Unauthenticated || err.Code() == twirp.PermissionDenied
+}
+
+// addressKey is the context's key of the caller's address.
+type addressKey struct{}
