@@ -101,7 +101,7 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	gauge("parlor_rooms_live", "Open rooms with something going on.", float64(s.Live))
 	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
 	count("parlor_room_failures_total", "Rooms whose goroutine panicked: their clients were sent away to come back.", s.Failures)
-	count("parlor_data_forged_total", "Data packets refused since they named another sender.", s.DataRefused)
+	count("parlor_data_refused_total", "Data packets of participants that named another sender, or were too long with their own.", s.DataRefused)
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 

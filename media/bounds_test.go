@@ -32,53 +32,6 @@ func TestStreamsOfASectionAreBounded(t *testing.T) {
 	require.Same(t, last, s.streams[len(s.streams)-1])
 }
 
-// A label's place is free again when its client has closed the channel, and when it
-// has not been used for a while.
-func TestPlacesOfLabelsAreReclaimed(t *testing.T) {
-	e := newTestEngine(t, nil)
-	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
-	channels := make(chan *webrtc.DataChannel, 10*maxLabelsOfOne)
-	a.pub.OnDataChannel(func(dc *webrtc.DataChannel) {
-		a.listen(dc)
-		dc.OnOpen(func() { channels <- dc })
-	})
-	a.join()
-	send := func(label string) { a.peer.SendRaw(nil, "PA_b", label, []byte(label), false) }
-	labels := func() int {
-		d := a.peer.data
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return len(d.out)
-	}
-	none := labels()
-	for i := range maxLabelsOfOne {
-		send(fmt.Sprint("label", i))
-		require.Equal(t, fmt.Sprint("label", i), string(a.message().data))
-	}
-	send("one too many")
-	require.EqualValues(t, 1, e.Stats().ReliableDropped)
-
-	select {
-	case dc := <-channels:
-		require.NoError(t, dc.Close())
-	case <-time.After(patience):
-		require.FailNow(t, "no channel came")
-	}
-	require.Eventually(t, func() bool { return labels() == none+maxLabelsOfOne-1 }, patience, time.Millisecond)
-	send("in its place")
-	require.Equal(t, "in its place", string(a.message().data))
-
-	send("one too many")
-	require.EqualValues(t, 2, e.Stats().ReliableDropped)
-	d := a.peer.data
-	d.mu.Lock()
-	d.out["in its place"].last = time.Now().Add(-labelIdle)
-	d.mu.Unlock()
-	send("in the idle one's place")
-	require.Equal(t, "in the idle one's place", string(a.message().data))
-	require.Equal(t, none+maxLabelsOfOne, labels())
-}
-
 // A message that is longer than clients are told has its sender start again, and
 // harms nobody else.
 func TestAMessageThatIsTooLong(t *testing.T) {
@@ -91,7 +44,7 @@ func TestAMessageThatIsTooLong(t *testing.T) {
 		a.join()
 		require.Eventually(t, func() bool { return long.ReadyState() == webrtc.DataChannelStateOpen }, patience, time.Millisecond)
 		require.NoError(t, long.Send(make([]byte, rooms.MaxDataPacket)))
-		require.Len(t, a.events.wait(t, "raw").data, rooms.MaxDataPacket)
+		require.Len(t, a.events.wait(t, "message").data, rooms.MaxDataPacket)
 		require.Error(t, long.Send(make([]byte, size)), "the server has said what it takes")
 
 		setMaxMessageSize(a.pub, 2<<20) // a client that does not listen

@@ -76,9 +76,8 @@ func (e *events) SubscriptionFailed(sid string, err livekit.SubscriptionError) {
 func (e *events) Data(kind livekit.DataPacket_Kind, p []byte) {
 	e.put(occurrence{what: "data", kind: kind, data: p})
 }
-func (e *events) RawData(label string, p []byte, _ bool) {
-	e.put(occurrence{what: "raw", label: label, data: p})
-}
+func (e *events) Message(p []byte)   { e.put(occurrence{what: "message", data: p}) }
+func (e *events) DataTrack(p []byte) { e.put(occurrence{what: "data track", data: p}) }
 
 // wait returns the next occurrence of that kind; others are kept for later.
 func (e *events) wait(t *testing.T, what string) occurrence {

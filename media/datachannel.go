@@ -3,11 +3,8 @@ package media
 import (
 	"errors"
 	"io"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
@@ -16,7 +13,8 @@ import (
 	"parlor/rooms"
 )
 
-// The labels that clients and servers agree on. Any other label is the client's own.
+// The labels that clients and servers agree on. Any other label is the client's own:
+// what comes on it goes out on the reliable channels.
 const (
 	labelReliable  = "_reliable"
 	labelLossy     = "_lossy"
@@ -31,14 +29,6 @@ const (
 	idReliable  uint16 = 100
 	idLossy     uint16 = 101
 	idDataTrack uint16 = 102
-)
-
-// Bounds of channels with labels of clients' own.
-const (
-	maxOwnLabels   = 64 // to one client
-	maxLabelsOfOne = 8  // of those, such as one sender asked for
-
-	labelIdle = 30 * time.Second // then another label may take the place of an own one
 )
 
 // Bounds of channels that a client opens. Each takes a goroutine and 64 KiB while it
@@ -57,11 +47,11 @@ const sequenceField = 16
 type dataChannels struct {
 	p       *Peer
 	lastSeq atomic.Uint32
-	flow    *dataFlow // what the client sent to others
+	flow    *dataFlow              // what the client sent to others
+	out     map[string]*outChannel // by label; never changed
 
 	// mu guards the following.
 	mu     sync.Mutex
-	out    map[string]*outChannel
 	opened map[*webrtc.DataChannel]struct{} // by the client, and not closed
 	ever   int                              // how many it has opened
 	closed bool
@@ -79,9 +69,8 @@ func newDataChannels(p *Peer) *dataChannels {
 func (d *dataChannels) close() {
 	d.mu.Lock()
 	d.closed = true
-	out := slices.Collect(maps.Values(d.out))
 	d.mu.Unlock()
-	for _, o := range out {
+	for _, o := range d.out {
 		o.end()
 	}
 }
@@ -128,12 +117,9 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
 		return // it only brings; ours are on the other transport
 	}
-	out := d.channel(dc.Label(), "")
-	if out == nil {
-		d.p.engine.counters.dataRefused.Add(1)
-		return
+	if out := d.out[dc.Label()]; out != nil {
+		out.use(dc)
 	}
-	out.use(dc)
 }
 
 // mayOpen notes that the client opened dc. A client that opens channel after channel
@@ -160,56 +146,6 @@ func (d *dataChannels) gone(dc *webrtc.DataChannel) {
 	delete(d.opened, dc)
 }
 
-// channel is the way out for a label; nil if it is one too many of who asks for it:
-// from is the sender, "" this peer's client. Nobody can fill the places of others.
-func (d *dataChannels) channel(label, from string) *outChannel {
-	now := time.Now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil
-	}
-	if out := d.out[label]; out != nil {
-		out.last = now
-		return out
-	}
-	mine, total := 0, 0
-	var idle *outChannel
-	for _, o := range d.out {
-		if !o.own {
-			continue
-		}
-		total++
-		if o.from == from {
-			mine++
-		}
-		if now.Sub(o.last) >= labelIdle && (idle == nil || o.last.Before(idle.last)) {
-			idle = o
-		}
-	}
-	if mine >= maxLabelsOfOne || total >= maxOwnLabels {
-		if idle == nil || mine >= maxLabelsOfOne && idle.from != from {
-			return nil
-		}
-		delete(d.out, idle.label)
-		d.p.post(idle.close)
-	}
-	out := &outChannel{p: d.p, label: label, own: true, from: from, last: now}
-	d.out[label] = out
-	return out
-}
-
-// forget gives up the place of an own label whose channel the client closed.
-func (d *dataChannels) forget(out *outChannel, dc *webrtc.DataChannel) {
-	current := out.closed(dc)
-	d.gone(dc)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if current && out.own && d.out[out.label] == out {
-		delete(d.out, out.label)
-	}
-}
-
 // listen passes on what comes in, on the channel's own reading goroutine: a room
 // that is slow to take, and receivers that are, make this client wait, and nobody
 // else. It waits with all it sends, since SCTP has one window for all channels.
@@ -232,18 +168,19 @@ func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 			d.p.engine.counters.dataRefused.Add(1)
 			return
 		}
-		if label == labelLossy {
+		switch label {
+		case labelLossy:
 			d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, m.Data)
-			return
+		case labelDataTrack:
+			d.p.cfg.Events.DataTrack(m.Data)
+		case labelReliable:
+			d.flow.pass(d.p.engine, d.p.stop, func() {
+				d.noteSequence(m.Data)
+				d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
+			})
+		default:
+			d.flow.pass(d.p.engine, d.p.stop, func() { d.p.cfg.Events.Message(m.Data) })
 		}
-		d.flow.pass(d.p.engine, d.p.stop, func() {
-			if label != labelReliable {
-				d.p.cfg.Events.RawData(label, m.Data, m.IsString)
-				return
-			}
-			d.noteSequence(m.Data)
-			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
-		})
 	})
 }
 
@@ -284,37 +221,14 @@ func packetSequence(b []byte) uint32 {
 	return 0
 }
 
-// send queues a message of sender, which asked for its label by the name of from.
-// sender is nil for what the server itself sends.
-func (d *dataChannels) send(sender *Peer, from, label string, payload []byte, isText bool) {
+// send queues a message of sender; nil is the server itself.
+func (d *dataChannels) send(sender *Peer, label string, payload []byte) {
 	if d.p.closing.Load() {
 		return
-	}
-	out := d.channel(label, from)
-	if out == nil {
-		d.p.engine.counters.reliableDropped.Add(1)
-		return
-	}
-	if out.own && !out.used() {
-		d.p.post(func() { d.createOwn(label, out) })
 	}
 	flow := d.p.engine.flow
 	if sender != nil {
 		flow = sender.data.flow
 	}
-	out.send(outMessage{payload, isText, flow})
-}
-
-// createOwn makes our side of a channel with a label of the client's own.
-func (d *dataChannels) createOwn(label string, out *outChannel) {
-	if out.used() {
-		return // somebody else was quicker
-	}
-	dc, err := d.p.primary().pc.CreateDataChannel(label, nil)
-	if err != nil {
-		d.p.log.Warn("data channel not made", "label", label, "error", err)
-		return
-	}
-	d.listen(dc)
-	out.use(dc)
+	d.out[label].send(outMessage{payload, flow})
 }

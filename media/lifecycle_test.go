@@ -391,7 +391,7 @@ func TestConcurrentUse(t *testing.T) {
 			for range 25 {
 				b.subscribe("PA_a", p)
 				b.peer.SendData(nil, livekit.DataPacket_Kind(i%2), []byte("x"))
-				b.peer.SendRaw(nil, "PA_a", "label", []byte("x"), true)
+				b.peer.SendDataTrack([]byte("x"))
 				b.peer.Quality()
 				b.peer.SetPublisherAllowed(i%2 == 0, true)
 				b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}, Disabled: i%2 == 0})

@@ -3,7 +3,6 @@ package media
 import (
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/pion/webrtc/v4"
 )
@@ -23,9 +22,6 @@ type outChannel struct {
 	p     *Peer
 	label string
 	lossy bool
-	own   bool      // a label of a client's own
-	from  string    // its first sender; "" is this peer's client
-	last  time.Time // used last; of an own label, and guarded by dataChannels.mu
 
 	// mu guards the following; it is held while pion takes a message, which keeps
 	// messages in order.
@@ -42,15 +38,7 @@ type outChannel struct {
 
 type outMessage struct {
 	payload []byte
-	isText  bool
 	flow    *dataFlow // of its sender
-}
-
-// used reports whether somebody has made this channel.
-func (o *outChannel) used() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.dc != nil
 }
 
 // use sends over dc from when it opens.
@@ -59,7 +47,10 @@ func (o *outChannel) use(dc *webrtc.DataChannel) {
 	o.dc, o.open = dc, false
 	o.sent, o.under, o.done = 0, nil, 0
 	o.mu.Unlock()
-	dc.OnClose(func() { o.p.data.forget(o, dc) })
+	dc.OnClose(func() {
+		o.closed(dc)
+		o.p.data.gone(dc)
+	})
 	if !o.lossy {
 		dc.OnBufferedAmountLow(o.pump)
 	}
@@ -73,35 +64,21 @@ func (o *outChannel) use(dc *webrtc.DataChannel) {
 	})
 }
 
-// closed follows the end of dc; false if it is not this channel's any more.
-func (o *outChannel) closed(dc *webrtc.DataChannel) bool {
+// closed follows the end of dc.
+func (o *outChannel) closed(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.dc != dc {
-		return false
+	if o.dc == dc {
+		o.dropLocked()
 	}
-	o.dropLocked()
-	o.ended = o.own // another place is made for the label if somebody asks again
-	return true
 }
 
-// end gives the channel up for good: another takes its place, or its peer ends.
+// end gives the channel up for good: its peer ends.
 func (o *outChannel) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dropLocked()
 	o.ended = true
-}
-
-// close ends a channel whose place another took.
-func (o *outChannel) close() {
-	o.end()
-	o.mu.Lock()
-	dc := o.dc
-	o.mu.Unlock()
-	if dc != nil {
-		_ = dc.Close() // the transport may have ended
-	}
 }
 
 // dropLocked gives up what waits.
@@ -223,13 +200,7 @@ func (o *outChannel) tooSlowLocked() {
 }
 
 func (o *outChannel) writeLocked(m outMessage) {
-	var err error
-	if m.isText {
-		err = o.dc.SendText(string(m.payload))
-	} else {
-		err = o.dc.Send(m.payload)
-	}
-	if err != nil { // closed, or larger than the client accepts
+	if err := o.dc.Send(m.payload); err != nil { // closed, or larger than the client accepts
 		o.p.engine.counters.reliableDropped.Add(1)
 		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
 		return

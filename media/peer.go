@@ -351,17 +351,14 @@ func (p *Peer) SetPublisherAllowed(media, data bool) {
 func (p *Peer) SendData(from rooms.Peer, kind livekit.DataPacket_Kind, packet []byte) {
 	sender, _ := from.(*Peer)
 	if kind == livekit.DataPacket_LOSSY {
-		p.data.send(sender, "", labelLossy, packet, false)
+		p.data.send(sender, labelLossy, packet)
 		return
 	}
-	p.data.send(sender, "", labelReliable, packet, false)
+	p.data.send(sender, labelReliable, packet)
 }
 
-// SendRaw implements rooms.Peer.
-func (p *Peer) SendRaw(from rooms.Peer, sid, label string, payload []byte, isText bool) {
-	sender, _ := from.(*Peer)
-	p.data.send(sender, sid, label, payload, isText)
-}
+// SendDataTrack implements rooms.Peer.
+func (p *Peer) SendDataTrack(packet []byte) { p.data.send(nil, labelDataTrack, packet) }
 
 // LimitDownlink takes the path to the client for one that carries bitrate at most,
 // in bits/s, whatever the client reports of it; 0 lifts that.

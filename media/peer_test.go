@@ -62,7 +62,7 @@ func TestJoinAndData(t *testing.T) {
 
 		c.peer.SendData(nil, livekit.DataPacket_LOSSY, []byte("l"))
 		require.Equal(t, occurrence{label: "_lossy", data: []byte("l")}, c.message())
-		c.peer.SendRaw(nil, "PA_b", "_data_track", []byte("d"), false)
+		c.peer.SendDataTrack([]byte("d"))
 		require.Equal(t, occurrence{label: "_data_track", data: []byte("d")}, c.message())
 
 		c.peer.SetPublisherAllowed(true, false)

@@ -69,43 +69,32 @@ func TestNegotiatedDataChannels(t *testing.T) {
 	require.Equal(t, "hello yourself", string(a.events.wait(t, "data").data))
 }
 
-// Channels with labels of the client's own carry raw bytes both ways.
+// What comes on a channel with a label of the client's own is a message, and what comes
+// on the channel of data tracks one of theirs.
 func TestOwnChannels(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
-		own, err := a.pub.CreateDataChannel("mine", nil)
-		require.NoError(t, err)
+		send := map[string]*webrtc.DataChannel{}
+		opened := make(chan struct{}, 2)
+		for _, label := range []string{"mine", labelDataTrack} {
+			dc, err := a.pub.CreateDataChannel(label, nil)
+			require.NoError(t, err)
+			dc.OnOpen(func() { opened <- struct{}{} })
+			send[label] = dc
+		}
 		a.join()
-		opened := make(chan struct{})
-		own.OnOpen(func() { close(opened) })
-		select {
-		case <-opened:
-		case <-time.After(patience):
-			require.FailNow(t, "channel did not open")
-		}
-		require.NoError(t, own.Send([]byte("raw")))
-		got := a.events.wait(t, "raw")
-		require.Equal(t, "mine", got.label)
-		require.Equal(t, "raw", string(got.data))
-		for i := range 5 {
-			a.peer.SendRaw(nil, "PA_b", "other", []byte{byte(i)}, false)
-		}
-		for i := range 5 {
-			require.Equal(t, occurrence{label: "other", data: []byte{byte(i)}}, a.message())
-		}
-		// One sender's labels are bounded, and leave room for those of others.
-		for i := range 2 * maxOwnLabels {
-			a.peer.SendRaw(nil, "PA_c", fmt.Sprint("label", i), nil, true)
-		}
-		require.EqualValues(t, 2*maxOwnLabels-maxLabelsOfOne, e.Stats().ReliableDropped)
-		a.peer.SendRaw(nil, "PA_d", "last", []byte("heard"), false)
-		for {
-			if m := a.message(); m.label == "last" {
-				require.Equal(t, "heard", string(m.data))
-				return
+		for range send {
+			select {
+			case <-opened:
+			case <-time.After(patience):
+				require.FailNow(t, "channel did not open")
 			}
 		}
+		require.NoError(t, send["mine"].SendText("words"))
+		require.Equal(t, "words", string(a.events.wait(t, "message").data))
+		require.NoError(t, send[labelDataTrack].Send([]byte("frame")))
+		require.Equal(t, "frame", string(a.events.wait(t, "data track").data))
 	})
 }
 

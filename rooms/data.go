@@ -60,15 +60,23 @@ func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
 	p.wait(func(r *Room) { r.forwardData(p, kind, dp) })
 }
 
-// RawData is for the peer: its client sent on a channel of its own label.
-func (p *Participant) RawData(label string, payload []byte, isText bool) {
+// Message is for the peer: its client sent on a channel with a label of its own. The
+// others get it as they get all reliable data, with its sender, as from LiveKit.
+func (p *Participant) Message(payload []byte) {
+	dp := &livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload}}}
+	p.wait(func(r *Room) { r.forwardData(p, livekit.DataPacket_RELIABLE, dp) })
+}
+
+// DataTrack is for the peer: its client sent a packet of a data track, which the
+// others get as it is.
+func (p *Participant) DataTrack(packet []byte) {
 	p.wait(func(r *Room) {
 		if !p.info.GetPermission().GetCanPublishData() {
 			return
 		}
 		for _, q := range r.participants {
 			if q != p && q.peer != nil {
-				q.peer.SendRaw(p.peer, p.sid, label, payload, isText)
+				q.peer.SendDataTrack(packet)
 			}
 		}
 	})
@@ -124,6 +132,10 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 			return
 		}
 		stampUser(v.User, dp)
+		if checkSize(dp) != nil { // with the sender's name in it
+			r.rooms.dataRefused.Add(1)
+			return
+		}
 		if len(to) == 0 {
 			to = v.User.DestinationIdentities //nolint:staticcheck // as older clients say it
 		}

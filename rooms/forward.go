@@ -144,7 +144,7 @@ func (absent) SetPublisherAllowed(bool, bool)                        {}
 func (absent) Subscribe(Subscription)                                {}
 func (absent) Unsubscribe(string)                                    {}
 func (absent) SendData(Peer, livekit.DataPacket_Kind, []byte)        {}
-func (absent) SendRaw(Peer, string, string, []byte, bool)            {}
+func (absent) SendDataTrack([]byte)                                  {}
 func (absent) Close()                                                {}
 func (absent) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5

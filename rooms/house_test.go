@@ -74,6 +74,7 @@ type client struct {
 	left       *livekit.LeaveRequest
 	subscribed map[string]bool
 	data       []*livekit.DataPacket
+	tracks     []string // packets of data tracks
 	closed     bool
 }
 
@@ -106,7 +107,6 @@ func (fakePeer) SetTrackMuted(string, bool)                            {}
 func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
 func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
 func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
-func (fakePeer) SendRaw(rooms.Peer, string, string, []byte, bool)      {}
 func (fakePeer) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 4.5
 }
@@ -121,6 +121,12 @@ func (p fakePeer) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, packet []byt
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
 	p.c.data = append(p.c.data, mustUnmarshal(packet))
+}
+
+func (p fakePeer) SendDataTrack(packet []byte) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.tracks = append(p.c.tracks, string(packet))
 }
 
 func (p fakePeer) Close() {

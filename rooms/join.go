@@ -359,7 +359,9 @@ func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Parti
 // which it continues, takes the place of, or which left lately.
 //
 // A token from before the permission was decided does not undo that; a later one
-// is the newer decision. So it is with name, metadata and attributes in a new
+// is the newer decision. A token's time in whole seconds may be anywhere in its second:
+// in the second of the decision the decision holds, unless the time has a fraction by
+// which the token is known to be the later. So it is with name, metadata and attributes in a new
 // session, where who left of its own will comes as its token says; a session that
 // goes on after a restart keeps them, since an app may well make a new token for
 // each connection without looking at them.

@@ -84,3 +84,48 @@ func TestWithoutSignallingNobodyStays(t *testing.T) {
 		require.Equal(t, []string{"host"}, here("tea"))
 	})
 }
+
+// TestDataOfALabelOfItsOwn reaches the others as a user packet with its sender.
+func TestDataOfALabelOfItsOwn(t *testing.T) {
+	h := newHouse(t)
+	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
+	ann.Message([]byte("line"))
+	ann.Sync()
+	require.Len(t, bob.packets(), 1)
+	dp := bob.packets()[0]
+	require.Equal(t, "line", string(dp.GetUser().GetPayload()))
+	require.Equal(t, []string{"ann", ann.SID()}, []string{dp.ParticipantIdentity, dp.ParticipantSid})
+	require.Empty(t, ann.packets())
+	ann.Message(make([]byte, rooms.MaxDataPacket))
+	ann.Sync()
+	require.Len(t, bob.packets(), 1)
+	require.EqualValues(t, 1, h.Stats().DataRefused)
+
+	ann.DataTrack([]byte("frame"))
+	ann.Sync()
+	require.Equal(t, []string{"frame"}, bob.tracks, "as it is")
+	require.Len(t, bob.packets(), 1)
+	require.Empty(t, ann.tracks)
+}
+
+// TestATokenOfTheSameSecond as a decision about its bearer undoes it if it is known to
+// be the later.
+func TestATokenOfTheSameSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at a full second
+		h := newHouse(t)
+		second := rooms.NowMs(time.Now())
+		at := func(ms int64) func(*rooms.JoinRequest) {
+			return func(req *rooms.JoinRequest) { req.IssuedMs = second + ms }
+		}
+		h.join("tea", "ann", at(0))
+		time.Sleep(500 * time.Millisecond)
+		_, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+			Room: "tea", Identity: "ann", Permission: &livekit.ParticipantPermission{CanSubscribe: true},
+		})
+		require.NoError(t, err)
+		time.Sleep(200 * time.Millisecond)
+		require.False(t, h.join("tea", "ann", at(0)).snap.Self.Permission.CanPublish, "it may be of before")
+		require.False(t, h.join("tea", "ann", at(499)).snap.Self.Permission.CanPublish, "it is of before")
+		require.True(t, h.join("tea", "ann", at(600)).snap.Self.Permission.CanPublish, "it is the newer decision")
+	})
+}

@@ -93,9 +93,9 @@ type Peer interface {
 	// server. What cannot be sent in time is dropped by the channel's rule and
 	// counted.
 	SendData(from Peer, kind livekit.DataPacket_Kind, packet []byte)
-	// SendRaw sends raw bytes of the participant sid, as a channel of a label of
-	// that client's own has it; from is as in SendData.
-	SendRaw(from Peer, sid, label string, payload []byte, isText bool)
+	// SendDataTrack sends a packet of a data track; its receivers share the bytes.
+	// What cannot be sent at once is dropped and counted.
+	SendDataTrack(packet []byte)
 
 	// Quality is the connection's quality as of the last seconds.
 	Quality() (livekit.ConnectionQuality, float32)
@@ -104,8 +104,9 @@ type Peer interface {
 	Close()
 }
 
-// PeerEvents is what a peer tells its room. The calls never block, but for Data
-// and RawData, which make a client that sends faster than its room takes it wait.
+// PeerEvents is what a peer tells its room. The calls never block, but for Data,
+// Message and DataTrack, which make a client that sends faster than its room takes
+// it wait.
 type PeerEvents interface {
 	// Connected: the primary transport is up (ICE and DTLS), for the first time.
 	Connected()
@@ -130,6 +131,8 @@ type PeerEvents interface {
 	// Data: the client sent an encoded DataPacket on a channel of that kind. The
 	// bytes are the callee's.
 	Data(kind livekit.DataPacket_Kind, packet []byte)
-	// RawData: the client sent on a channel with a label of its own.
-	RawData(label string, payload []byte, isText bool)
+	// Message: the client sent on a channel with a label of its own.
+	Message(payload []byte)
+	// DataTrack: the client sent a packet on the channel of data tracks.
+	DataTrack(packet []byte)
 }

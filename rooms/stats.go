@@ -5,7 +5,8 @@ type Stats struct {
 	Live         int // rooms that somebody is in, is expected back in, or asks something of
 	Participants int // sessions with a client, dependents and forwarded ones included
 	ExpectedBack int // sessions of before the restart whose participants are not back yet
-	// DataRefused are packets of participants that claimed to be of another sender.
+	// DataRefused are packets of participants that were not sent on: they named another
+	// sender, or were longer than receivers take with the sender's name in them.
 	DataRefused uint64
 	Failures    uint64 // times that a room was taken down since its goroutine panicked
 }

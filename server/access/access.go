@@ -12,9 +12,11 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"strings"
 	"time"
 
@@ -43,7 +45,7 @@ const leeway = time.Minute
 type Claims struct {
 	APIKey    string
 	Grants    *auth.ClaimGrants // never nil; must not be changed
-	NotBefore time.Time         // zero if the token has none
+	NotBefore time.Time         // to the millisecond; zero if the token has none
 	Expires   time.Time         // zero for a key and its secret
 	// ID is the token's jti; "" if it has none. In a token that a client was given
 	// in its session it is that session's SID.
@@ -101,7 +103,7 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		ID: registered.ID, Digest: sha256.Sum256([]byte(token)),
 	}
 	if registered.NotBefore != nil {
-		c.NotBefore = registered.NotBefore.Time
+		c.NotBefore = registered.NotBefore.Add(fraction(token))
 	}
 	return c, nil
 }
@@ -128,6 +130,28 @@ func measure(token string) error {
 		}
 	}
 	return nil
+}
+
+// fraction is the part of a second in a verified token's not-before time, which the
+// library cuts off (NumericDate of RFC 7519, section 2, may have one). By it a token
+// of the second in which its bearer's permissions were changed is known to be newer.
+func fraction(token string) time.Duration {
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		return 0
+	}
+	var claims struct {
+		NotBefore json.Number `json:"nbf"`
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return 0
+	}
+	at, err := claims.NotBefore.Float64()
+	if err != nil {
+		return 0
+	}
+	_, part := math.Modf(at)
+	return time.Duration(min(math.Round(part*1000), 999)) * time.Millisecond
 }
 
 // VerifySecret checks a key and its secret, as HTTP Basic carries them, in

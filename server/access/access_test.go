@@ -3,6 +3,7 @@ package access_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -111,6 +112,27 @@ func TestIdentityFallsBackToTokenID(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "ada", c.Grants.Identity)
 	require.True(t, c.NotBefore.IsZero())
+}
+
+// TestAFractionOfNotBefore is kept to the millisecond, so that a token tells its place in
+// its second.
+func TestAFractionOfNotBefore(t *testing.T) {
+	second := time.Now().Truncate(time.Second).Add(-time.Second)
+	for nbf, want := range map[string]time.Duration{
+		"%d": 0, "%d.0": 0, "%d.25": 250 * time.Millisecond, "%d.0004": 0, "%d.9996": 999 * time.Millisecond,
+	} {
+		at := json.Number(fmt.Sprintf(nbf, second.Unix()))
+		c, err := verifier().Verify(sign(t, jwt.SigningMethodHS256, []byte(secret),
+			jwt.MapClaims{"iss": key, "sub": "ada", "nbf": at, "exp": time.Now().Add(time.Hour).Unix()}))
+		require.NoError(t, err)
+		require.Equal(t, second.Add(want).UnixMilli(), c.NotBefore.UnixMilli(), nbf)
+
+		next, err := verifier().MintFor(key, "PA_1", c.Grants, c.NotBefore, time.Hour)
+		require.NoError(t, err)
+		follows, err := verifier().Verify(next)
+		require.NoError(t, err)
+		require.Equal(t, second.UnixMilli(), follows.NotBefore.UnixMilli(), "whole seconds, which no client reads wrongly")
+	}
 }
 
 func TestLeewayIsOneMinute(t *testing.T) {

@@ -66,7 +66,7 @@ func (noMedia) SetTrackMuted(string, bool)                            {}
 func (noMedia) SetPublisherAllowed(bool, bool)                        {}
 func (noMedia) Subscribe(rooms.Subscription)                          {}
 func (noMedia) Unsubscribe(string)                                    {}
-func (noMedia) SendRaw(rooms.Peer, string, string, []byte, bool)      {}
+func (noMedia) SendDataTrack([]byte)                                  {}
 func (noMedia) Quality() (livekit.ConnectionQuality, float32)         { return 0, 0 }
 func (noMedia) Close()                                                {}
 func (m noMedia) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, b []byte) {
