@@ -155,6 +155,15 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.UnknownSections, "kind", "rtp")
 	count("parlor_media_refused_total", refused, s.StreamFloods, "kind", "streams")
 	count("parlor_media_refused_total", refused, s.ChannelFloods, "kind", "channels")
+	count("parlor_media_refused_total", refused, s.OwnTransports, "kind", "own-transport")
+	count("parlor_media_refused_total", refused, s.ICERestarts, "kind", "ice-restarts")
+	const strays = "UDP packets on the media ports that were not passed on, by why: unknown, from an address that no transport " +
+		"has authenticated; sources, from more addresses than a transport may have; overflow, of a transport that did not " +
+		"read in time; own, from or to an address of the server's own."
+	count("parlor_media_udp_refused_total", strays, s.UDPUnknown, "why", "unknown")
+	count("parlor_media_udp_refused_total", strays, s.UDPSources, "why", "sources")
+	count("parlor_media_udp_refused_total", strays, s.UDPOverflow, "why", "overflow")
+	count("parlor_media_udp_refused_total", strays, s.UDPOwn, "why", "own")
 	const lost = "Clients given up, by why: join, they never connected; timeout, they vanished."
 	count("parlor_media_lost_total", lost, s.JoinFailures, "why", "join")
 	count("parlor_media_lost_total", lost, s.Timeouts, "why", "timeout")

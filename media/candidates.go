@@ -42,6 +42,9 @@ func (p *Peer) trickle(r *livekit.TrickleRequest) {
 		}
 		return
 	}
+	if init.Candidate != "" && !p.accepts(init.Candidate) {
+		return
+	}
 	if t.trickled++; t.trickled > maxCandidates {
 		p.engine.counters.badCandidates.Add(1)
 		return

@@ -1,9 +1,7 @@
 package media
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,6 +113,7 @@ type Engine struct {
 	codecs      codecSet
 	net         *network
 	certificate webrtc.Certificate
+	x509        *x509.Certificate // the same
 	counters    counters
 	ticker      *forward.Ticker
 	pool        *packet.Pool
@@ -138,13 +137,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certificate, parsed, err := newCertificate()
 	if err != nil {
-		return nil, fmt.Errorf("make a DTLS key: %w", err)
-	}
-	certificate, err := webrtc.GenerateCertificate(key)
-	if err != nil {
-		return nil, fmt.Errorf("make a DTLS certificate: %w", err)
+		return nil, err
 	}
 	n, err := openNetwork(&cfg)
 	if err != nil {
@@ -155,7 +150,8 @@ func NewEngine(cfg Config) (*Engine, error) {
 		log:         cfg.Log,
 		codecs:      codecs,
 		net:         n,
-		certificate: *certificate,
+		certificate: certificate,
+		x509:        parsed,
 		ticker:      forward.NewTicker(),
 		pool:        packet.NewPool(),
 		peers:       make(map[*Peer]struct{}),
@@ -220,6 +216,12 @@ func (e *Engine) remove(p *Peer) {
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
+// replayWindow is how far behind the newest packet of a stream one may come and is
+// still taken, once, in packets (RFC 3711, 3.3.2). Package forward remembers as many.
+// It is less than what package reception takes for a restart of the stream: whoever
+// replays old packets cannot make it believe in one.
+const replayWindow = 512
+
 // settings are what every transport has in common; with tcpOnly there is no UDP for
 // it, if there is TCP.
 func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
@@ -257,8 +259,8 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 		return s, nil, fmt.Errorf("choose the DTLS role: %w", err)
 	}
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
-	s.DisableSRTPReplayProtection(true) // the packet cache refuses what it has
-	s.DisableSRTCPReplayProtection(true)
+	s.SetSRTPReplayProtectionWindow(replayWindow)
+	s.SetSRTCPReplayProtectionWindow(replayWindow)
 	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // a peer connection is closed by its peer's loop alone

@@ -11,21 +11,21 @@ import (
 // HandleOffer takes the client's offer: of its publishing connection, or of the
 // only one.
 func (p *Peer) HandleOffer(d *livekit.SessionDescription) {
-	p.postDescription(d, func() { p.answerOffer(d) })
+	p.postDescription("offer", d, p.answerOffer)
 }
 
 // HandleAnswer takes the client's answer to our offer (two peer connections).
 func (p *Peer) HandleAnswer(d *livekit.SessionDescription) {
-	p.postDescription(d, func() { p.takeAnswer(d) })
+	p.postDescription("answer", d, p.takeAnswer)
 }
 
 // maxDescriptionsWaiting bounds the bytes of a client's descriptions that wait for
 // its peer's loop: they are long, and take longer to apply than to send.
 const maxDescriptionsWaiting = 4 * maxDescription
 
-// postDescription queues f, which applies d. A client that describes more than its
-// loop gets done has to start again.
-func (p *Peer) postDescription(d *livekit.SessionDescription, f func()) {
+// postDescription queues f, which applies d, if d passes the screen. A client that
+// describes more than its loop gets done, or that does not pass, has to start again.
+func (p *Peer) postDescription(what string, d *livekit.SessionDescription, f func(*livekit.SessionDescription)) {
 	size := int64(len(d.GetSdp()))
 	if p.describing.Add(size) > maxDescriptionsWaiting {
 		p.describing.Add(-size)
@@ -34,7 +34,18 @@ func (p *Peer) postDescription(d *livekit.SessionDescription, f func()) {
 	}
 	p.postFromClient(func() {
 		p.describing.Add(-size)
-		f()
+		t := p.pub
+		if what == "answer" {
+			t = p.sub
+		}
+		screened, err := p.screen(t, d)
+		if err != nil {
+			p.engine.counters.badOffers.Add(1)
+			p.log.Info(what+" refused", "error", err)
+			p.needsReconnect(err.Error())
+			return
+		}
+		f(screened)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/pion/ice/v4"
 	"github.com/pion/stun/v3"
 
+	"parlor/media/icemux"
 	"parlor/media/srtpout"
 	"parlor/media/udp"
 )
@@ -24,11 +25,25 @@ type network struct {
 	addrs   []netip.Addr // bound and advertised
 	// external, if valid, is advertised instead of internal.
 	external, internal netip.Addr
+
+	muxed icemux.Counters
+}
+
+// own reports whether an address is one of the server's own for media, bound or
+// advertised. No client is there: what came from it, or went to it, would be the
+// server talking to itself.
+func (n *network) own(a netip.AddrPort) bool {
+	for _, s := range n.sockets {
+		if slices.ContainsFunc(s.conns, func(c *udp.Conn) bool { return c.Port() == a.Port() }) {
+			return a.Addr() == n.external || slices.Contains(n.addrs, a.Addr())
+		}
+	}
+	return false
 }
 
 // socket is one UDP port on all bound addresses.
 type socket struct {
-	mux     ice.UDPMux
+	mux     *icemux.Mux
 	conns   []*udp.Conn
 	addrs   []netip.Addr    // under which clients know each of conns
 	buffers srtpout.Buffers // of what leaves over conns
@@ -128,6 +143,9 @@ func (n *network) listen(cfg *Config) error {
 		}
 		n.sockets = append(n.sockets, s)
 	}
+	if err := n.serve(cfg); err != nil {
+		return err
+	}
 	if cfg.TCPPort == 0 {
 		return nil
 	}
@@ -145,10 +163,8 @@ func (n *network) keepIP(ip net.IP) bool {
 // anyPortTries is how often a port is looked for that is free on all addresses.
 const anyPortTries = 20
 
-// openSocket binds a port on each address by itself, not on the wildcard address:
-// pion has one reader per address and transport, which on a shared conn take each
-// other's packets and change their order. It also makes answers come from where the
-// question went.
+// openSocket binds a port on each address by itself, not on the wildcard address, so
+// that answers come from where the question went.
 func (n *network) openSocket(cfg *Config, port int) (*socket, error) {
 	for try := 1; ; try++ {
 		s, err := n.bindAll(cfg, port)
@@ -159,31 +175,37 @@ func (n *network) openSocket(cfg *Config, port int) (*socket, error) {
 }
 
 // bindAll binds one port, chosen with the first address if it is 0, everywhere.
+// Nothing is read yet.
 func (n *network) bindAll(cfg *Config, port int) (*socket, error) {
 	s := &socket{}
-	var muxes []ice.UDPMux
 	for _, addr := range n.addrs {
 		conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, uint16(port)).String(), Log: cfg.Log})
 		if err != nil {
-			for _, m := range muxes {
-				err = errors.Join(err, m.Close())
+			for _, c := range s.conns {
+				err = errors.Join(err, c.Close())
 			}
 			return nil, err
 		}
-		if local, ok := conn.LocalAddr().(*net.UDPAddr); ok {
-			port = local.Port
-		}
+		port = int(conn.Port())
 		if n.external.IsValid() && addr == n.internal {
 			addr = n.external
 		}
 		s.conns, s.addrs = append(s.conns, conn), append(s.addrs, addr)
-		muxes = append(muxes, ice.NewUDPMuxDefault(ice.UDPMuxParams{
-			UDPConn: conn,
-			Logger:  pionLogs{cfg.Log}.NewLogger("udpmux"),
-		}))
 	}
-	s.mux = ice.NewMultiUDPMuxDefault(muxes...)
 	return s, nil
+}
+
+// serve begins to read the sockets.
+func (n *network) serve(cfg *Config) error {
+	for _, s := range n.sockets {
+		s.mux = icemux.New(icemux.Config{Own: n.own, Counters: &n.muxed, Log: cfg.Log})
+		for _, c := range s.conns {
+			if err := s.mux.Add(c); err != nil {
+				return fmt.Errorf("share UDP port: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 func openTCP(cfg *Config) (ice.TCPMux, error) {
@@ -217,9 +239,11 @@ func openTCP(cfg *Config) (ice.TCPMux, error) {
 func (n *network) close() error {
 	var errs []error
 	for _, s := range n.sockets {
-		errs = append(errs, s.mux.Close())
-		for _, c := range s.conns { // the mux closes them too; this one waits for them
-			if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+		if s.mux != nil {
+			errs = append(errs, s.mux.Close())
+		}
+		for _, c := range s.conns { // the mux closes them too; this one is for those not read yet
+			if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
 		}

@@ -33,21 +33,23 @@ func TestPacketsKeepTheirOrder(t *testing.T) {
 			time.Sleep(time.Millisecond) // so that no buffer overflows
 		}
 	}
-	stats := func() forward.LayerStats {
-		got := make(chan forward.LayerStats, 1)
-		a.peer.post(func() {
-			for _, s := range a.peer.sections {
-				if len(s.streams) > 0 && s.streams[0].layer != nil {
-					got <- s.streams[0].layer.Stats()
-					return
-				}
+	require.Eventually(t, func() bool { return layerStats(a).Packets > packets*9/10 }, patience, 10*time.Millisecond)
+	require.Zero(t, layerStats(a).Late)
+}
+
+// layerStats is what the server counted of the client's first stream.
+func layerStats(a *client) forward.LayerStats {
+	got := make(chan forward.LayerStats, 1)
+	a.peer.post(func() {
+		for _, s := range a.peer.sections {
+			if len(s.streams) > 0 && s.streams[0].layer != nil {
+				got <- s.streams[0].layer.Stats()
+				return
 			}
-			got <- forward.LayerStats{}
-		})
-		return <-got
-	}
-	require.Eventually(t, func() bool { return stats().Packets > packets*9/10 }, patience, 10*time.Millisecond)
-	require.Zero(t, stats().Late)
+		}
+		got <- forward.LayerStats{}
+	})
+	return <-got
 }
 
 func TestAddressesToBind(t *testing.T) {

@@ -14,6 +14,7 @@ type counters struct {
 	subscriptionsFailed, channelFloods         atomic.Uint64
 	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
+	ownTransports, iceRestarts                 atomic.Uint64
 }
 
 // Stats are an engine's counts, since it began but for the first two.
@@ -33,6 +34,14 @@ type Stats struct {
 	ChannelFloods                  uint64 // data channels refused of clients that had opened too many
 	JoinFailures, Timeouts         uint64 // clients that never connected, and that vanished
 
+	OwnTransports uint64 // descriptions and candidates of clients that were our own transports
+	ICERestarts   uint64 // clients cut off for restarting ICE too often
+
+	// UDP packets that were not passed on: from addresses that no transport has
+	// authenticated, from more addresses than a transport may have, of transports that
+	// did not read in time, and from or to our own addresses.
+	UDPUnknown, UDPSources, UDPOverflow, UDPOwn uint64
+
 	Sockets []udp.Stats // one per UDP socket
 }
 
@@ -50,6 +59,9 @@ func (e *Engine) Stats() Stats {
 		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
+		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(),
+		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
+		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),
 	}
 	for _, sock := range e.net.sockets {
 		for _, conn := range sock.conns {

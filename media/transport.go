@@ -40,6 +40,7 @@ type transport struct {
 	gone     bool                      // the client closed it
 	pending  []webrtc.ICECandidateInit // of the client, waiting for its description
 	ufrag    string                    // of the client's last description
+	restarts allowance                 // of ICE, by the client's descriptions
 	trickled int                       // candidates of the client since ICE began
 	held     *webrtc.ICECandidate      // ours, waiting to know whether it is the last
 	mids     []string                  // of the last offer, whoever made it, by m-line

@@ -129,6 +129,9 @@ func shardCount() int {
 // LocalAddr is the *net.UDPAddr that the socket is bound to.
 func (c *Conn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
 
+// Port is the UDP port that the socket is bound to.
+func (c *Conn) Port() uint16 { return c.local.Port() }
+
 // isMedia tells RTP and RTCP from the rest by their first byte (RFC 7983).
 func isMedia(p []byte) bool { return len(p) > 0 && p[0]&0xc0 == 0x80 }
 

@@ -74,6 +74,9 @@ func (c *Conn) openPath(cfg Config) error {
 	var domainErr, segmentErr error
 	err := c.raw.Control(func(fd uintptr) {
 		domain, domainErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		// The standard library allows broadcast; media has no use for it, and a client
+		// might name such an address as its own. Where this fails it stays allowed.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
 		segment, segmentErr = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
 	})
 	if err != nil {

@@ -1,0 +1,351 @@
+package icemux
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/ice/v4"
+)
+
+// Socket is what a Mux reads and writes. Its sources are never IPv4-mapped IPv6
+// addresses.
+type Socket interface {
+	net.PacketConn
+	ice.AddrPortReaderWriter
+}
+
+// Config says how a [Mux] works.
+type Config struct {
+	// Own tells whether an address is one of the server's own, bound or advertised.
+	// Nil: none is known. It must not block.
+	Own func(netip.AddrPort) bool
+	// Counters counts what is dropped; several Muxes may share them. Required.
+	Counters *Counters
+	// Log receives errors of sockets, not packets. Required.
+	Log *slog.Logger
+}
+
+// Counters are packets that were not passed on, by reason.
+type Counters struct {
+	// Unknown: from an address without an owner, or STUN of no session.
+	Unknown atomic.Uint64
+	// Sources: STUN from more addresses than a session may have.
+	Sources atomic.Uint64
+	// Overflow: of a session that does not read in time.
+	Overflow atomic.Uint64
+	// Own: from or to an address of the server's own.
+	Own atomic.Uint64
+}
+
+// Mux shares one UDP port. All methods may be called concurrently.
+type Mux struct {
+	cfg     Config
+	readers sync.WaitGroup // each ends when its socket is closed
+
+	// mu guards the following.
+	mu     sync.Mutex
+	ports  []*port
+	closed bool
+}
+
+var _ ice.UDPMux = (*Mux)(nil)
+
+// New makes a Mux without sockets. Close must be called.
+func New(cfg Config) *Mux { return &Mux{cfg: cfg} }
+
+// Add begins to read a socket, which the Mux closes. The socket's local address is
+// an address that ICE agents gather from now on.
+func (m *Mux) Add(s Socket) error {
+	local, ok := s.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return fmt.Errorf("local address %v is not of UDP", s.LocalAddr())
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return net.ErrClosed
+	}
+	p := newPort(s, local, &m.cfg)
+	m.ports = append(m.ports, p)
+	m.readers.Go(p.read)
+	return nil
+}
+
+// Remove closes a socket and ends its sessions.
+func (m *Mux) Remove(s Socket) error {
+	m.mu.Lock()
+	var gone *port
+	m.ports = slices.DeleteFunc(m.ports, func(p *port) bool {
+		if p.socket == s {
+			gone = p
+		}
+		return p.socket == s
+	})
+	m.mu.Unlock()
+	if gone == nil {
+		return nil
+	}
+	return gone.close()
+}
+
+// Close closes the sockets, ends all sessions and waits for the readers.
+func (m *Mux) Close() error {
+	m.mu.Lock()
+	m.closed = true
+	ports := m.ports
+	m.ports = nil
+	m.mu.Unlock()
+	var errs []error
+	for _, p := range ports {
+		errs = append(errs, p.close())
+	}
+	m.readers.Wait()
+	return errors.Join(errs...)
+}
+
+// GetListenAddresses implements ice.UDPMux.
+func (m *Mux) GetListenAddresses() []net.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]net.Addr, len(m.ports))
+	for i, p := range m.ports {
+		out[i] = p.local
+	}
+	return out
+}
+
+// GetConn implements ice.UDPMux: the session of ufrag on the socket with that local
+// address. It is made if there is none. The conn must be closed; the session ends
+// with the last of its conns.
+func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, io.ErrClosedPipe
+	}
+	for _, p := range m.ports {
+		if p.local.String() == local.String() {
+			return p.open(ufrag)
+		}
+	}
+	return nil, fmt.Errorf("no socket has the local address %v", local)
+}
+
+// RemoveConnByUfrag implements ice.UDPMux: nothing is passed on to the sessions of
+// ufrag any more, and they own nothing.
+func (m *Mux) RemoveConnByUfrag(ufrag string) {
+	for _, p := range m.snapshot() {
+		p.forget(ufrag)
+	}
+}
+
+// Has reports whether ufrag is one of a session.
+func (m *Mux) Has(ufrag string) bool {
+	return slices.ContainsFunc(m.snapshot(), func(p *port) bool { return p.session(ufrag) != nil })
+}
+
+// Handle has RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
+// the sessions of ufrag own go to h instead of the sessions' conns; nil ends that. h
+// runs on the sockets' readers, must not block, and may use the packet only during
+// the call.
+func (m *Mux) Handle(ufrag string, h func(packet []byte, from netip.AddrPort)) {
+	for _, p := range m.snapshot() {
+		if s := p.session(ufrag); s != nil {
+			s.handle(h)
+		}
+	}
+}
+
+func (m *Mux) snapshot() []*port {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.ports)
+}
+
+// readRetry is how long a reader waits after an error that may pass.
+const readRetry = 50 * time.Millisecond
+
+// port is one socket.
+type port struct {
+	cfg    *Config
+	socket Socket
+	local  *net.UDPAddr
+	done   chan struct{} // closed by close
+
+	// mu guards the following and what sessions say that it guards.
+	mu       sync.Mutex
+	closed   bool
+	sessions map[string]*session
+	owners   map[netip.AddrPort]*session
+	asked    map[transaction]*session // requests of sessions that wait for a response
+}
+
+func newPort(s Socket, local *net.UDPAddr, cfg *Config) *port {
+	return &port{
+		cfg: cfg, socket: s, local: local, done: make(chan struct{}),
+		sessions: map[string]*session{}, owners: map[netip.AddrPort]*session{}, asked: map[transaction]*session{},
+	}
+}
+
+func (p *port) close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	sessions := p.sessions
+	p.sessions, p.owners, p.asked = map[string]*session{}, map[netip.AddrPort]*session{}, map[transaction]*session{}
+	p.mu.Unlock()
+	close(p.done)
+	for _, s := range sessions {
+		s.close()
+	}
+	return p.socket.Close()
+}
+
+func (p *port) session(ufrag string) *session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sessions[ufrag]
+}
+
+func (p *port) open(ufrag string) (net.PacketConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, io.ErrClosedPipe
+	}
+	s := p.sessions[ufrag]
+	if s == nil {
+		s = newSession(p, ufrag)
+		p.sessions[ufrag] = s
+	}
+	s.conns++
+	return &conn{s: s, closed: make(chan struct{})}, nil
+}
+
+func (p *port) forget(ufrag string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sessions[ufrag]; s != nil {
+		p.forgetLocked(s)
+	}
+}
+
+func (p *port) forgetLocked(s *session) {
+	if p.sessions[s.ufrag] != s {
+		return
+	}
+	delete(p.sessions, s.ufrag)
+	for addr := range s.sources {
+		p.disownLocked(s, addr)
+	}
+	for _, r := range s.requests {
+		delete(p.asked, r.id)
+	}
+	s.sources, s.requests = nil, nil
+}
+
+func (p *port) disownLocked(s *session, addr netip.AddrPort) {
+	if p.owners[addr] == s {
+		delete(p.owners, addr)
+	}
+}
+
+// read passes packets on until the socket is closed.
+func (p *port) read() {
+	buf := make([]byte, maxPacket)
+	for {
+		n, src, err := p.socket.ReadFromAddrPort(buf)
+		if err == nil {
+			p.take(buf[:n], canonical(src), time.Now)
+			continue
+		}
+		select {
+		case <-p.done:
+			return
+		default:
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		p.cfg.Log.Warn("media socket: cannot read; trying again", "address", p.local.String(), "error", err)
+		select {
+		case <-p.done:
+			return
+		case <-time.After(readRetry):
+		}
+	}
+}
+
+// take passes one packet on.
+func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
+	if m, ok := parseSTUN(packet); ok {
+		if s := p.sessionOfSTUN(&m, src, now()); s != nil {
+			s.push(packet, src)
+		}
+		return
+	}
+	p.mu.Lock()
+	s := p.owners[src]
+	var h handler
+	if s != nil && len(packet) > 0 && packet[0]&0xc0 == 0x80 {
+		h = s.handler
+	}
+	p.mu.Unlock()
+	switch {
+	case s == nil:
+		p.cfg.Counters.Unknown.Add(1)
+	case h != nil:
+		h(packet, src)
+	default:
+		s.push(packet, src)
+	}
+}
+
+// sessionOfSTUN finds the session that a STUN message is for, nil if it is for none.
+func (p *port) sessionOfSTUN(m *stunMessage, src netip.AddrPort, now time.Time) *session {
+	if p.cfg.Own != nil && p.cfg.Own(src) {
+		p.cfg.Counters.Own.Add(1)
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var s *session
+	switch m.class {
+	case classRequest:
+		if s = p.sessions[string(m.ufrag())]; s != nil && s.sourceLocked(src, now) == nil {
+			p.cfg.Counters.Sources.Add(1)
+			return nil
+		}
+	case classIndication:
+		s = p.owners[src]
+	case classSuccess, classError:
+		if s = p.asked[m.id]; s != nil && m.class == classSuccess {
+			s.reachedLocked(src, now)
+		}
+	}
+	if s == nil {
+		p.cfg.Counters.Unknown.Add(1)
+	}
+	return s
+}
+
+// canonical is the form in which addresses are compared: an IPv4 address is never
+// mapped to IPv6, and only link-local addresses have a zone.
+func canonical(a netip.AddrPort) netip.AddrPort {
+	ip := a.Addr().Unmap()
+	if !ip.IsLinkLocalUnicast() && !ip.IsLinkLocalMulticast() {
+		ip = ip.WithZone("")
+	}
+	return netip.AddrPortFrom(ip, a.Port())
+}

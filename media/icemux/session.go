@@ -1,0 +1,354 @@
+package icemux
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"parlor/media/udp"
+)
+
+// maxPacket is the longest packet that sockets hand out, in bytes.
+const maxPacket = udp.MaxPacket
+
+// Bounds of a session.
+const (
+	// maxSources is how many addresses a client may send STUN from at a time. A
+	// client has one per network interface, and one more per NAT that changes its
+	// mind.
+	maxSources = 16
+	// maxSourcesEver bounds them over the time of one ufrag: the agent keeps a
+	// candidate of each.
+	maxSourcesEver = 128
+	// sourceUnproven is how long an address counts that the agent has not answered,
+	// and sourceIdle how long one counts that sends no STUN any more.
+	sourceUnproven = time.Second
+	sourceIdle     = time.Minute
+	// requestAge is how long a response to a request is waited for.
+	requestAge = 10 * time.Second
+	// maxRequests bounds the requests that wait at a time.
+	maxRequests = 512
+	// maxQueued bounds the packets that a session's reader has not read: a second
+	// of high-definition video.
+	maxQueued = 1024
+)
+
+type handler func(packet []byte, from netip.AddrPort)
+
+// session is one ufrag on one socket.
+type session struct {
+	port  *port
+	ufrag string
+
+	// The port's mu guards the following.
+	conns    int // not closed yet
+	sources  map[netip.AddrPort]*source
+	ever     int           // sources that the agent has answered
+	requests []sentRequest // that wait for a response, oldest first
+	handler  handler       // of RTP and RTCP; nil: the queue
+
+	// mu guards the queue; the port's mu may be held when it is taken.
+	mu         sync.Mutex
+	head, tail *datagram
+	queued     int
+	closed     bool
+
+	wake chan struct{} // has one element if there may be packets
+	done chan struct{} // closed by close
+}
+
+// source is a remote address that sent STUN to a session.
+type source struct {
+	seen     time.Time
+	answered bool // the agent has answered a request: its integrity was right
+	reached  bool // a request of ours to there was answered from there
+}
+
+type sentRequest struct {
+	id transaction
+	at time.Time
+}
+
+// datagram is a packet that waits.
+type datagram struct {
+	next *datagram
+	from netip.AddrPort
+	n    int
+	buf  [maxPacket]byte
+}
+
+// datagrams is shared by all sessions.
+var datagrams = sync.Pool{New: func() any { return new(datagram) }} //nolint:gochecknoglobals // a pool has no state
+
+func newSession(p *port, ufrag string) *session {
+	return &session{
+		port: p, ufrag: ufrag, sources: map[netip.AddrPort]*source{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+}
+
+func (s *session) handle(h handler) {
+	s.port.mu.Lock()
+	defer s.port.mu.Unlock()
+	s.handler = h
+}
+
+// sourceLocked is the source of that address. It is made if the session may have
+// another, else it is nil.
+func (s *session) sourceLocked(addr netip.AddrPort, now time.Time) *source {
+	if known := s.sources[addr]; known != nil {
+		known.seen = now
+		return known
+	}
+	if s.sources == nil || s.ever >= maxSourcesEver {
+		return nil
+	}
+	if len(s.sources) >= maxSources && !s.dropSourceLocked(now) {
+		return nil
+	}
+	made := &source{seen: now}
+	s.sources[addr] = made
+	return made
+}
+
+// dropSourceLocked forgets the sources that no longer count, and tells whether there
+// were any.
+func (s *session) dropSourceLocked(now time.Time) (dropped bool) {
+	for addr, src := range s.sources {
+		bound := sourceUnproven
+		if src.answered {
+			bound = sourceIdle
+		}
+		if now.Sub(src.seen) > bound {
+			delete(s.sources, addr)
+			s.port.disownLocked(s, addr)
+			dropped = true
+		}
+	}
+	return dropped
+}
+
+// answeredLocked follows the agent's answer to a request from addr.
+func (s *session) answeredLocked(addr netip.AddrPort) {
+	src := s.sources[addr]
+	if src == nil {
+		return
+	}
+	if !src.answered {
+		src.answered = true
+		s.ever++
+	}
+	s.ownLocked(addr, src)
+}
+
+// reachedLocked follows a response from addr to a request of the session's.
+func (s *session) reachedLocked(addr netip.AddrPort, now time.Time) {
+	if src := s.sourceLocked(addr, now); src != nil {
+		src.reached = true
+		s.ownLocked(addr, src)
+	}
+}
+
+// ownLocked makes the session the owner of addr, if it may be.
+func (s *session) ownLocked(addr netip.AddrPort, src *source) {
+	owner := s.port.owners[addr]
+	if src.answered && (owner == nil || src.reached) {
+		s.port.owners[addr] = s
+	}
+}
+
+// askedLocked takes note of a request, whose response is the session's.
+func (s *session) askedLocked(id transaction, now time.Time) {
+	if s.port.sessions[s.ufrag] != s {
+		return
+	}
+	over := 0
+	for over < len(s.requests) && (now.Sub(s.requests[over].at) > requestAge || len(s.requests)-over >= maxRequests) {
+		delete(s.port.asked, s.requests[over].id)
+		over++
+	}
+	s.requests = append(s.requests[:0], s.requests[over:]...)
+	s.requests = append(s.requests, sentRequest{id, now})
+	s.port.asked[id] = s
+}
+
+// push queues a packet for the session's reader.
+func (s *session) push(packet []byte, from netip.AddrPort) {
+	d := datagrams.Get().(*datagram) //nolint:forcetypeassert // the pool has nothing else
+	d.n, d.from = copy(d.buf[:], packet), from
+	s.mu.Lock()
+	if s.closed || s.queued == maxQueued {
+		if !s.closed {
+			s.port.cfg.Counters.Overflow.Add(1)
+		}
+		s.mu.Unlock()
+		datagrams.Put(d)
+		return
+	}
+	if s.tail == nil {
+		s.head = d
+	} else {
+		s.tail.next = d
+	}
+	s.tail = d
+	s.queued++
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pop takes the oldest packet, nil if there is none. more tells that there are
+// others.
+func (s *session) pop() (d *datagram, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d = s.head
+	if d == nil {
+		return nil, false
+	}
+	if s.head = d.next; s.head == nil {
+		s.tail = nil
+	}
+	d.next = nil
+	s.queued--
+	return d, s.head != nil
+}
+
+// close ends the session's reads. What waits is dropped.
+func (s *session) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.head, s.tail, s.queued = nil, nil, 0
+	close(s.done)
+}
+
+// conn is a reader and writer of a session.
+type conn struct {
+	s      *session
+	once   sync.Once
+	closed chan struct{}
+}
+
+// ReadFromAddrPort waits for a packet. It fails with io.EOF when the conn or the
+// session is closed.
+func (c *conn) ReadFromAddrPort(b []byte) (int, netip.AddrPort, error) {
+	for {
+		select {
+		case <-c.closed:
+			return 0, netip.AddrPort{}, io.EOF
+		default:
+		}
+		if d, more := c.s.pop(); d != nil {
+			if more {
+				c.s.signal() // there may be another reader
+			}
+			n, from, short := copy(b, d.buf[:d.n]), d.from, d.n > len(b)
+			datagrams.Put(d)
+			if short {
+				return 0, netip.AddrPort{}, io.ErrShortBuffer
+			}
+			return n, from, nil
+		}
+		select {
+		case <-c.s.wake:
+		case <-c.closed:
+		case <-c.s.done:
+			return 0, netip.AddrPort{}, io.EOF
+		}
+	}
+}
+
+// ReadFrom is ReadFromAddrPort with a *net.UDPAddr.
+func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.ReadFromAddrPort(b)
+	if err != nil {
+		return n, nil, err
+	}
+	return n, net.UDPAddrFromAddrPort(from), nil
+}
+
+// WriteToAddrPort sends a packet. STUN among them tells who owns what.
+func (c *conn) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	select {
+	case <-c.closed:
+		return 0, io.ErrClosedPipe
+	case <-c.s.done:
+		return 0, io.ErrClosedPipe
+	default:
+	}
+	if m, ok := parseSTUN(b); ok && !c.s.note(&m, canonical(to)) {
+		return len(b), nil // as if it were lost
+	}
+	return c.s.port.socket.WriteToAddrPort(b, to)
+}
+
+// note takes note of a STUN message that is about to be sent; false: it must not be.
+func (s *session) note(m *stunMessage, to netip.AddrPort) bool {
+	p := s.port
+	if p.cfg.Own != nil && p.cfg.Own(to) {
+		p.cfg.Counters.Own.Add(1)
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch m.class {
+	case classSuccess:
+		s.answeredLocked(to)
+	case classRequest:
+		s.askedLocked(m.id, time.Now())
+	default:
+	}
+	return true
+}
+
+// WriteTo is WriteToAddrPort for a *net.UDPAddr.
+func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
+	u, ok := to.(*net.UDPAddr)
+	if !ok {
+		return 0, &net.OpError{Op: "write", Net: "udp", Addr: to, Err: net.InvalidAddrError("not an address of UDP")}
+	}
+	return c.WriteToAddrPort(b, u.AddrPort())
+}
+
+// Close ends the conn's reads, and the session with the last of its conns.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		close(c.closed)
+		p := c.s.port
+		p.mu.Lock()
+		c.s.conns--
+		last := c.s.conns == 0
+		if last {
+			p.forgetLocked(c.s)
+		}
+		p.mu.Unlock()
+		if last {
+			c.s.close()
+		}
+	})
+	return nil
+}
+
+// LocalAddr is the socket's.
+func (c *conn) LocalAddr() net.Addr { return c.s.port.local }
+
+// SetDeadline does nothing: pion closes the conn after it, which ends reads.
+func (c *conn) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline does nothing, as SetDeadline.
+func (c *conn) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does nothing, as SetDeadline.
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }

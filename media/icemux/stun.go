@@ -1,0 +1,63 @@
+package icemux
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// transaction is a STUN transaction id (RFC 8489, 5).
+type transaction [12]byte
+
+// class is a STUN message's class, as its bits stand in the message type.
+type class uint16
+
+const (
+	classRequest    class = 0x000
+	classIndication class = 0x010
+	classSuccess    class = 0x100
+	classError      class = 0x110
+)
+
+const (
+	stunHeader   = 20
+	stunCookie   = 0x2112a442
+	attrUsername = 0x0006
+)
+
+// stunMessage is what routing needs of a STUN message.
+type stunMessage struct {
+	class class
+	id    transaction
+	attrs []byte
+}
+
+// parseSTUN reads a message's head; false if p is no STUN message. It allocates
+// nothing.
+func parseSTUN(p []byte) (m stunMessage, ok bool) {
+	if len(p) < stunHeader || p[0] > 3 || binary.BigEndian.Uint32(p[4:]) != stunCookie {
+		return m, false
+	}
+	if size := int(binary.BigEndian.Uint16(p[2:])); size != len(p)-stunHeader {
+		return m, false
+	}
+	m.class = class(binary.BigEndian.Uint16(p) & 0x110)
+	copy(m.id[:], p[8:])
+	m.attrs = p[stunHeader:]
+	return m, true
+}
+
+// ufrag is the receiver's part of USERNAME, nil if there is none.
+func (m *stunMessage) ufrag() []byte {
+	for rest := m.attrs; len(rest) >= 4; {
+		size := int(binary.BigEndian.Uint16(rest[2:]))
+		if size > len(rest)-4 {
+			return nil
+		}
+		if binary.BigEndian.Uint16(rest) == attrUsername {
+			local, _, _ := bytes.Cut(rest[4:4+size], []byte{':'})
+			return local
+		}
+		rest = rest[min(4+(size+3)&^3, len(rest)):]
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+package media
+
+import (
+	"crypto/sha1" //nolint:gosec // a fingerprint that clients may use
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward"
+)
+
+// lacksNothing reads n packets, and fails if one before the last was lost.
+func (w *witness) lacksNothing(n int) {
+	w.t.Helper()
+	require.NoError(w.t, w.r.SetReadDeadline(time.Now().Add(patience)))
+	var last uint16
+	for i := range n {
+		p, _, err := w.r.ReadRTP()
+		require.NoError(w.t, err)
+		if i > 0 {
+			require.Equal(w.t, last+1, p.SequenceNumber, "packets were lost")
+		}
+		last = p.SequenceNumber
+	}
+}
+
+// remoteOf is where a client is, as the server sees it.
+func remoteOf(t *testing.T, pc *webrtc.PeerConnection) (host string, port uint16) {
+	t.Helper()
+	pair, err := pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	require.NoError(t, err)
+	return pair.Local.Address, pair.Local.Port
+}
+
+func trickleHost(c *client, target livekit.SignalTarget, host string, port uint16) {
+	c.peer.HandleTrickle(&livekit.TrickleRequest{Target: target, CandidateInit: fmt.Sprintf(
+		`{"candidate":"candidate:1 1 udp 2130706431 %s %d typ host","sdpMid":"0","sdpMLineIndex":0}`, host, port)})
+}
+
+// A client that gives the server's own transports as its own is sent away, and the
+// server does not talk to itself.
+func TestOurOwnTransportAsAClients(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	silent := func(sid string) *client {
+		c := newClient(t, e, clientConfig{sid: sid})
+		c.mu.Lock()
+		c.mute = true
+		c.mu.Unlock()
+		c.peer.Start()
+		require.Eventually(t, func() bool { return c.offered() == 1 }, patience, time.Millisecond)
+		return c
+	}
+	offerOf := func(c *client) string {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.offers[0].Sdp
+	}
+	line := func(text, name string) string {
+		_, after, ok := strings.Cut(text, name)
+		require.True(t, ok)
+		l, _, _ := strings.Cut(after, "\r\n")
+		return l
+	}
+	ours := offerOf(silent("PA_o")) // of another participant of the attacker's
+	foreign := "AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99"
+	digest := sha1.Sum(e.x509.Raw) //nolint:gosec // likewise
+	sha1Text := strings.ReplaceAll(strings.TrimSpace(fmt.Sprintf("% x", digest)), " ", ":")
+	fingerprint := "sha-256 " + line(ours, "a=fingerprint:sha-256 ")
+	for what, text := range map[string]string{
+		"all of it":      ours,
+		"another ufrag":  strings.ReplaceAll(ours, "a=ice-ufrag:"+line(ours, "a=ice-ufrag:"), "a=ice-ufrag:abcdefgh"),
+		"another hash":   strings.NewReplacer(fingerprint, "SHA-1 "+sha1Text, line(ours, "a=ice-ufrag:"), "abcdefgh").Replace(ours),
+		"the ufrag only": strings.ReplaceAll(ours, fingerprint, "sha-256 "+foreign),
+	} {
+		t.Run(what, func(t *testing.T) {
+			before := e.Stats().OwnTransports
+			c := silent("PA_c")
+			c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
+			require.Contains(t, c.events.wait(t, "reconnect").label, "own transports")
+			require.Equal(t, before+1, e.Stats().OwnTransports)
+			d := silent("PA_d")
+			d.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: text})
+			require.Contains(t, d.events.wait(t, "reconnect").label, "own transports")
+		})
+	}
+	before := e.Stats().OwnTransports
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	trickleHost(a, livekit.SignalTarget_PUBLISHER, "127.0.0.1", e.net.sockets[0].conns[0].Port())
+	require.Eventually(t, func() bool { return e.Stats().OwnTransports == before+1 }, patience, time.Millisecond)
+	w.isWell()
+}
+
+// A client that names others' addresses as its own silences nobody, however often it
+// restarts ICE to have the server write there.
+func TestOthersAddressesAsCandidates(t *testing.T) {
+	e := newTestEngine(t, nil)
+	publisher := newClient(t, e, clientConfig{sid: "PA_w"})
+	publisher.join()
+	pump(t, publisher.publish("TR_w", opus, nil))
+	watcher := newClient(t, e, clientConfig{sid: "PA_x", single: true})
+	watcher.join()
+	watcher.subscribe("PA_w", publisher.published("TR_w"))
+	w := &witness{t, watcher.receives("PA_w", "TR_w")}
+	w.lacksNothing(20)
+	attacker := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	attacker.join()
+	for range 4 {
+		for _, pc := range []*webrtc.PeerConnection{publisher.pub, publisher.sub, watcher.pub} {
+			host, port := remoteOf(t, pc)
+			trickleHost(attacker, livekit.SignalTarget_PUBLISHER, host, port)
+		}
+		w.lacksNothing(50)
+		n := attacker.answered()
+		attacker.offer(true)
+		require.Eventually(t, func() bool { return attacker.answered() > n }, patience, time.Millisecond)
+	}
+	// RTCP and data of the others come, too.
+	watcher.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
+	require.Equal(t, "well", string(watcher.message().data))
+}
+
+// A client that restarts ICE again and again is sent away.
+func TestICERestartFlood(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	text := a.pub.LocalDescription().SDP
+	was := "a=ice-ufrag:" + ufrag(t, a.pub.LocalDescription())
+	for i := range restartBurst + 2 {
+		a.peer.HandleOffer(&livekit.SessionDescription{
+			Type: "offer", Id: uint32(100 + i), Sdp: strings.ReplaceAll(text, was, fmt.Sprintf("a=ice-ufrag:restart%d", i)),
+		})
+	}
+	require.Contains(t, a.events.wait(t, "reconnect").label, "ICE restarts")
+	require.NotZero(t, e.Stats().ICERestarts)
+	w.isWell()
+}
+
+// Nothing is sent to places where no client is.
+func TestCandidatesWithoutAClient(t *testing.T) {
+	n := &network{}
+	for text, want := range map[string]candidateVerdict{
+		"candidate:1 1 udp 1 192.0.2.1 5000 typ host":                                  candidateGood,
+		"1 1 udp 1 10.0.0.1 5000 typ srflx raddr 0.0.0.0 rport 0":                      candidateGood,
+		"candidate:1 1 udp 1 2001:db8::1 5000 typ host":                                candidateGood,
+		"candidate:1 1 udp 1 6ba7b810-9dad-11d1-80b4-00c04fd430c8.local 5000 typ host": candidateUseless,
+		"candidate:1 1 tcp 1 192.0.2.1 9 typ host tcptype active":                      candidateUseless,
+		"candidate:1 1 tcp 1 192.0.2.1 22 typ host tcptype passive":                    candidateUseless,
+		"candidate:1 1 udp 1 example.com 5000 typ host":                                candidateBad,
+		"candidate:1 1 udp 1 0.0.0.0 5000 typ host":                                    candidateBad,
+		"candidate:1 1 udp 1 :: 5000 typ host":                                         candidateBad,
+		"candidate:1 1 udp 1 127.0.0.1 5000 typ host":                                  candidateBad,
+		"candidate:1 1 udp 1 ::ffff:127.0.0.1 5000 typ host":                           candidateBad,
+		"candidate:1 1 udp 1 ::1 5000 typ host":                                        candidateBad,
+		"candidate:1 1 udp 1 169.254.169.254 5000 typ host":                            candidateBad,
+		"candidate:1 1 udp 1 fe80::1 5000 typ host":                                    candidateBad,
+		"candidate:1 1 udp 1 224.0.0.251 5353 typ host":                                candidateBad,
+		"candidate:1 1 udp 1 ff02::fb 5353 typ host":                                   candidateBad,
+		"candidate:1 1 udp 1 255.255.255.255 5000 typ host":                            candidateBad,
+		"candidate:1 1 udp 1 192.0.2.1 0 typ host":                                     candidateBad,
+		"candidate:1 1 udp 1 192.0.2.1 70000 typ host":                                 candidateBad,
+		"nonsense": candidateBad,
+	} {
+		require.Equal(t, want, n.judgeCandidate(text, false), text)
+	}
+	require.Equal(t, candidateGood, n.judgeCandidate("candidate:1 1 udp 1 127.0.0.1 5000 typ host", true))
+}
+
+// Right credentials from ever more ports cost no more than from a few: the server
+// answers few of them, and sends them less than it got.
+func TestManySources(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	n := newRawNet(t)
+	var mu sync.Mutex
+	var request []byte
+	n.lose(func(b []byte) bool {
+		if len(b) > 20 && b[0] == 0 && b[1] == 1 { // a Binding request
+			mu.Lock()
+			request = append(request[:0], b...)
+			mu.Unlock()
+		}
+		return false
+	})
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, settings: n.settings})
+	a.join()
+	mu.Lock()
+	check := append([]byte(nil), request...)
+	mu.Unlock()
+	n.mu.Lock()
+	server := n.to
+	n.mu.Unlock()
+	const ports = 600
+	var sockets []net.PacketConn
+	t.Cleanup(func() {
+		for _, s := range sockets {
+			_ = s.Close()
+		}
+	})
+	for range ports {
+		s, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		sockets = append(sockets, s)
+		_, err = s.WriteTo(check, server)
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { return e.Stats().UDPSources >= ports/2 }, patience, time.Millisecond)
+	w.lacksNothing(100)
+	answered, bytes := 0, 0
+	until := time.Now().Add(100 * time.Millisecond)
+	for _, s := range sockets {
+		require.NoError(t, s.SetReadDeadline(until))
+		buf, got := make([]byte, 1500), 0
+		for {
+			n, _, err := s.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			got += n
+		}
+		if got > 0 {
+			answered++
+		}
+		bytes += got
+	}
+	require.LessOrEqual(t, answered, 16)
+	require.Less(t, bytes, ports*len(check), "amplified")
+	w.isWell()
+	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
+	require.Equal(t, "well", string(a.message().data))
+}
+
+// What was sent before and is sent again by somebody else is not forwarded again,
+// however old it is, and does not pass for a restart.
+func TestReplayedPackets(t *testing.T) {
+	e := newTestEngine(t, nil)
+	n := newRawNet(t)
+	var mu sync.Mutex
+	var sent [][]byte
+	n.lose(func(b []byte) bool {
+		if len(b) > 12 && b[0]&0xc0 == 0x80 && b[1]&0x7f == 96 {
+			mu.Lock()
+			sent = append(sent, append([]byte(nil), b...))
+			mu.Unlock()
+		}
+		return false
+	})
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, settings: n.settings})
+	a.join()
+	local := a.publish("TR_1", vp8, nil)
+	a.published("TR_1")
+	const packets = 3000
+	frame := []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00}
+	carried := func() int { mu.Lock(); defer mu.Unlock(); return len(sent) }
+	i := 0
+	for ; carried() < packets; i++ { // the first may come before the connection
+		require.NoError(t, local.WriteRTP(&rtp.Packet{
+			Header: rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)}, Payload: frame,
+		}))
+		if i%50 == 0 { // so that no buffer overflows
+			n := carried()
+			require.Eventually(t, func() bool { return n == 0 || layerStats(a).Packets+50 > uint64(n) }, patience, time.Millisecond)
+		}
+	}
+	require.Eventually(t, func() bool { return layerStats(a).Packets > packets*9/10 }, patience, 10*time.Millisecond)
+	var before forward.LayerStats
+	require.Eventually(t, func() bool { // what is on its way arrives
+		was := before.Packets
+		before = layerStats(a)
+		return before.Packets == was
+	}, patience, 200*time.Millisecond)
+	mu.Lock()
+	old := append([][]byte(nil), sent...)
+	mu.Unlock()
+	require.Greater(t, len(old), packets*9/10)
+	for _, from := range []int{len(old) - 10, len(old) - 400, len(old) - 700, len(old) - 1910, 10} {
+		for _, b := range old[from : from+10] {
+			n.write(b)
+		}
+	}
+	require.NoError(t, local.WriteRTP(&rtp.Packet{ // what comes after all of them
+		Header: rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)}, Payload: frame,
+	}))
+	require.Eventually(t, func() bool { return layerStats(a).Packets > before.Packets }, patience, time.Millisecond)
+	after := layerStats(a)
+	require.Equal(t, before.Packets+1, after.Packets)
+	require.Equal(t, before.Restarts, after.Restarts)
+	require.Equal(t, before.Late, after.Late)
+}
+
+// Clients come in for as long as the process runs.
+func TestCertificateOutlivesTheProcess(t *testing.T) {
+	e := newTestEngine(t, nil)
+	require.Greater(t, time.Until(e.certificate.Expires()), 10*365*24*time.Hour)
+}
