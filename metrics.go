@@ -45,7 +45,7 @@ func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	c.collectStore(gauge, count)
 	c.collectRooms(gauge, count)
-	c.collectReplica(gauge)
+	c.collectReplica(gauge, count)
 	c.collectMedia(gauge, count)
 	commit := c.store.Stats().Commit
 	buckets := make(map[float64]uint64, len(commit.Bounds))
@@ -105,7 +105,7 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 
-func (c *partsCollector) collectReplica(gauge gaugeFunc) {
+func (c *partsCollector) collectReplica(gauge gaugeFunc, count countFunc) {
 	if c.replica == nil {
 		return
 	}
@@ -117,6 +117,15 @@ func (c *partsCollector) collectReplica(gauge gaugeFunc) {
 	gauge("parlor_replica_lease_held", "1 while this server holds the lease on the replica.", held)
 	gauge("parlor_replica_epoch", "Grows with each lease on the replica.", float64(s.Epoch))
 	gauge("parlor_replica_lag_seconds", "Age of the oldest write that the replica does not have; 0 if it has all.", s.LagSeconds)
+	for _, stage := range s.Stages {
+		failing := 0.0
+		if stage.LastError != "" {
+			failing = 1
+		}
+		gauge("parlor_replica_failing", "1 while this stage of a write's way to the replica fails.", failing, "stage", stage.Stage)
+		count("parlor_replica_failures_total", "Failures on the way to the replica, by stage.", stage.Failures, "stage", stage.Stage)
+	}
+	count("parlor_replica_generations_total", "Generations that began because the last one could not go on.", s.Generations)
 }
 
 // writerStatus is how the database's writer fares, for GET /v1/status.

@@ -33,8 +33,13 @@ func (r replication) Status() api.ReplicaStatus {
 	case replica.LeaseLost:
 		out.State = api.LeaseLost
 	}
-	if out.LastError == "" {
-		out.LastError = s.LeaseError
+	out.Stage, out.Failures, out.Generations = string(s.Stage), s.Failures, s.Begun
+	if out.LastError == "" && s.LeaseError != "" {
+		out.LastError, out.Stage = s.LeaseError, "lease"
+	}
+	for _, f := range s.Faults {
+		out.Stages = append(out.Stages, api.ReplicaStage{Stage: string(f.Stage), Failures: f.Failures, LastError: f.Error})
+		out.Stages[len(out.Stages)-1].SetFailingSince(f.Since)
 	}
 	out.SetLeaseExpires(s.Expires)
 	return out
@@ -51,13 +56,14 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	r, err := replica.New(replica.Config{
 		URL: p.cfg.Replica, ExpectReplica: p.cfg.ExpectReplica, Adopt: p.cfg.AdoptDatabase,
 		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, OnLost: func(err error) { p.lost <- err }, Log: p.log,
+		OnEpoch: func(ctx context.Context, epoch int64) error { return p.store.SetEpoch(ctx, epoch) },
 	})
 	if err != nil {
 		return err
 	}
 	p.copy = r
 	p.replica = replication{r}
-	c.Prepare, c.Allow, c.Sync, c.SyncInterval = r.Prepare, r.Check, r.Sync, syncInterval
+	c.Prepare, c.Allow, c.Committed, c.Sync, c.SyncInterval = r.Prepare, r.Check, r.Committed, r.Sync, syncInterval
 	if p.store, err = sqlite.Open(ctx, c); err != nil {
 		return err
 	}

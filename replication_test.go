@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -196,4 +200,66 @@ func (p *process) newest() int64 {
 	var page struct{ Newest int64 }
 	require.Equal(p.t, 200, p.get("/v1/events?limit=1", &page))
 	return page.Newest
+}
+
+// TestReplicationThatCannotStage is told by the program wherever an operator looks,
+// though rooms go on; then it heals, the events that waited for the replica go out,
+// and the program ends well.
+func TestReplicationThatCannotStage(t *testing.T) {
+	t.Parallel()
+	hooks := newInbox(t)
+	place := filepath.Join(t.TempDir(), "replica")
+	home := machine(t)
+	configuration := fmt.Sprintf(`{"replica": "file://%s", "webhook": {"api_key": "devkey", "urls": [%q], "after_replication": true}}`, place, hooks.URL+"/")
+	p := spawn(t, home, configuration)
+	require.NotEmpty(t, p.url, p.log)
+	ctx := as(t.Context(), "before")
+	_, err := p.roomService().CreateRoom(ctx, &livekit.CreateRoomRequest{Name: "before", EmptyTimeout: rooms.WireNever})
+	require.NoError(t, err)
+	hooks.await(t, "/", 1)
+
+	folder := filepath.Join(home, ".parlor.db-litestream")
+	require.NoError(t, os.RemoveAll(folder))
+	require.NoError(t, os.WriteFile(folder, nil, 0o600)) // which root cannot write below either
+	_, err = p.roomService().CreateRoom(as(t.Context(), "during"), &livekit.CreateRoomRequest{Name: "during", EmptyTimeout: rooms.WireNever})
+	require.NoError(t, err, "rooms go on")
+	var status struct {
+		Replication struct {
+			Stage      string
+			LagSeconds float64 `json:"lag_seconds"`
+			LastError  string  `json:"last_error"`
+			Failures   uint64
+		}
+	}
+	require.Eventually(t, func() bool {
+		require.Equal(t, 200, p.get("/v1/status", &status))
+		return status.Replication.Stage == "local" && status.Replication.LagSeconds > 1
+	}, time.Minute, 50*time.Millisecond)
+	require.Contains(t, status.Replication.LastError, "make "+folder+" a folder that the server can write")
+	require.NotZero(t, status.Replication.Failures)
+	require.Greater(t, p.metric("parlor_replica_lag_seconds"), 1.0)
+	require.Equal(t, 1.0, p.metric(`parlor_replica_failing{stage="local"}`))
+	require.NotZero(t, p.metric(`parlor_replica_failures_total{stage="local"}`))
+	resp, err := http.Get(p.url + "/readyz")
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, errors.Join(err, resp.Body.Close()))
+	require.Equal(t, 200, resp.StatusCode, "calls go on")
+	require.Regexp(t, `^ready, but the replica is \d+ s behind: local fails: `, string(body))
+	require.Len(t, hooks.letters("/"), 1, "a receiver was told what a restore forgets")
+
+	require.NoError(t, os.Remove(folder))
+	hooks.await(t, "/", 2)
+	require.Eventually(t, func() bool { return p.metric("parlor_replica_lag_seconds") == 0 }, time.Minute, 50*time.Millisecond)
+	require.Equal(t, 1.0, p.metric("parlor_replica_generations_total"))
+	require.NoError(t, os.RemoveAll(filepath.Join(folder, "ltx", "0"))) // and right before the end
+	_, err = p.roomService().CreateRoom(as(t.Context(), "after"), &livekit.CreateRoomRequest{Name: "after", EmptyTimeout: rooms.WireNever})
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	require.Zero(t, p.exit(2*stopBound), p.log)
+	p = spawn(t, machine(t), configuration, "--expect-replica")
+	require.NotEmpty(t, p.url, p.log)
+	list, err := p.roomService().ListRooms(as(t.Context(), ""), &livekit.ListRoomsRequest{})
+	require.NoError(t, err)
+	require.Len(t, list.Rooms, 3)
 }

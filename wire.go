@@ -148,7 +148,7 @@ func (p *program) openServer() error {
 		return err
 	}
 	c := server.Config{
-		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready,
+		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready, Ails: p.ails,
 		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
@@ -184,6 +184,19 @@ func (p *program) ready(context.Context) error {
 		return fmt.Errorf("the database cannot be written: %s", why)
 	}
 	return nil
+}
+
+// ails tells of the replica what does not keep the server from taking work: who
+// sent it elsewhere for that would end calls that nothing is wrong with.
+func (p *program) ails() string {
+	if p.replica == nil {
+		return ""
+	}
+	s := p.replica.Status()
+	if s.Stage == "" {
+		return ""
+	}
+	return fmt.Sprintf("the replica is %.0f s behind: %s fails: %s", s.LagSeconds, s.Stage, s.LastError)
 }
 
 // listen takes the ports. Of several addresses one that the machine does not

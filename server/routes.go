@@ -24,7 +24,7 @@ func routes(c *Config) http.Handler {
 	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
 
 	r.Handle("/healthz", readable(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })))
-	r.Handle("/readyz", readable(ready(c.Ready)))
+	r.Handle("/readyz", readable(ready(c.Ready, c.Ails)))
 	if c.MetricsOnMain && c.Metrics != nil {
 		r.Handle("/metrics", readable(metricsHandler(c)))
 	}
@@ -124,7 +124,7 @@ func front(page http.Handler) http.HandlerFunc {
 	}
 }
 
-func ready(check func(context.Context) error) http.HandlerFunc {
+func ready(check func(context.Context) error, ails func() string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if check != nil {
 			if err := check(r.Context()); err != nil {
@@ -132,7 +132,13 @@ func ready(check func(context.Context) error) http.HandlerFunc {
 				return
 			}
 		}
-		text(w, http.StatusOK, "ready\n")
+		answer := "ready\n"
+		if ails != nil {
+			if what := ails(); what != "" {
+				answer = "ready, but " + what + "\n"
+			}
+		}
+		text(w, http.StatusOK, answer)
 	}
 }
 

@@ -48,6 +48,9 @@ type Config struct {
 	Metrics *prometheus.Registry
 	// Ready tells whether work is taken: nil, or why not. It answers /readyz.
 	Ready func(context.Context) error
+	// Ails, if given, tells what is wrong though work is taken; "" is nothing. It
+	// stands in the answer of /readyz.
+	Ails func() string
 
 	Page                 http.Handler            // "/" for browsers, and "/static/…"
 	RTC, RTCv1           http.Handler            // WebSocket signalling

@@ -38,6 +38,10 @@ type Config struct {
 	Machine string
 	// SyncInterval is the least time between uploads; 0 is one second.
 	SyncInterval time.Duration
+	// CheckInterval is how often it is checked, while there are uploads, that the
+	// replica has all that was uploaded, and so how late it is noticed if not; 0 is a
+	// second for a directory, and a minute for S3, where it costs ten requests.
+	CheckInterval time.Duration
 	// SnapshotRetention is how far back a generation can be restored; 0 is a week.
 	SnapshotRetention time.Duration
 	// Retention is after what time a generation of the past is deleted; 0 is 30
@@ -50,6 +54,10 @@ type Config struct {
 	// and leaves nothing beside it. Without it a database that lost its WAL is
 	// taken to be older than the replica.
 	ReadSeq func(ctx context.Context, path string) (int64, error)
+	// OnEpoch, if given, is called, from a goroutine of the replica's, when the epoch
+	// grows while the database is served, since a generation could not go on. The
+	// database is to keep it. It may be called again with the same one.
+	OnEpoch func(ctx context.Context, epoch int64) error
 	// OnLost is called once, from a goroutine of the replica's, when the lease is
 	// lost: stop serving, for somebody else may. It must not wait for Close.
 	OnLost func(error)
@@ -60,11 +68,17 @@ type Config struct {
 const (
 	DefaultLeaseTTL          = 30 * time.Second
 	DefaultSyncInterval      = time.Second
+	DefaultDirectoryCheck    = time.Second
+	DefaultBucketCheck       = time.Minute
 	DefaultSnapshotRetention = 7 * 24 * time.Hour
 	DefaultRetention         = 30 * 24 * time.Hour
 )
 
-func (c *Config) fill() error {
+func (c *Config) fill(scheme string) error {
+	check := DefaultDirectoryCheck
+	if scheme == "s3" {
+		check = DefaultBucketCheck
+	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
@@ -72,6 +86,7 @@ func (c *Config) fill() error {
 	}{
 		{"lease time", &c.LeaseTTL, DefaultLeaseTTL},
 		{"sync interval", &c.SyncInterval, DefaultSyncInterval},
+		{"check interval", &c.CheckInterval, check},
 		{"snapshot retention", &c.SnapshotRetention, DefaultSnapshotRetention},
 		{"retention", &c.Retention, DefaultRetention},
 		{"patience", &c.Patience, 0},

@@ -20,7 +20,7 @@ import (
 // a file in it, so a lease ends with its holder, whatever the time.
 type directory struct {
 	dir  string
-	lock *os.File // nil for those who only read
+	lock *os.File // nil for those who only read; of the one goroutine that writes owner.json at a time
 }
 
 func openDirectory(dir string, lock bool) (*directory, error) {
@@ -72,6 +72,9 @@ func (d *directory) readOwner(context.Context) (b []byte, version string, age ti
 
 // writeOwner compares and then writes: the lock keeps others from coming between.
 func (d *directory) writeOwner(ctx context.Context, b []byte, version string) (string, error) {
+	if err := d.relock(); err != nil {
+		return "", err
+	}
 	_, current, _, err := d.readOwner(ctx)
 	if err != nil && !errors.Is(err, errNoOwner) {
 		return "", err
@@ -80,6 +83,32 @@ func (d *directory) writeOwner(ctx context.Context, b []byte, version string) (s
 		return "", errChanged
 	}
 	return digest(b), replaceFile(filepath.Join(d.dir, ownerName), b)
+}
+
+// relock takes the lock again if its file was removed, perhaps with the directory: a
+// lock on a file that nobody finds keeps nobody out. [errChanged] if another has it.
+func (d *directory) relock() error {
+	held, err := d.lock.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Stat(d.lock.Name())
+	if err == nil && os.SameFile(held, there) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	again, err := openDirectory(d.dir, true)
+	if other := (*HeldError)(nil); errors.As(err, &other) {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	if err != nil {
+		return err
+	}
+	old := d.lock
+	d.lock = again.lock
+	return old.Close()
 }
 
 func (d *directory) probe(context.Context, []byte) error { return nil }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -24,11 +25,28 @@ type guarded struct {
 	allowed func() error
 	files   atomic.Uint64 // uploaded
 	bytes   atomic.Uint64
+	last    atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
+	// frozen: nothing may be written to the generation any more, and what is there
+	// concerns nobody: a new one is about to begin.
+	frozen atomic.Bool
+}
+
+// LTXFiles implements litestream.ReplicaClient.
+func (g *guarded) LTXFiles(ctx context.Context, level int, seek ltx.TXID, metadata bool) (ltx.FileIterator, error) {
+	if g.frozen.Load() {
+		return ltx.NewFileInfoSliceIterator(nil), nil
+	}
+	return g.ReplicaClient.LTXFiles(ctx, level, seek, metadata)
 }
 
 func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
 	if err := g.allowed(); err != nil {
 		return nil, err
+	}
+	if level == 0 {
+		if err := checkStaged(r); err != nil {
+			return nil, err
+		}
 	}
 	ctx, done := g.while(ctx)
 	defer done()
@@ -36,8 +54,25 @@ func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID
 	if err == nil {
 		g.files.Add(1)
 		g.bytes.Add(uint64(max(0, info.Size)))
+		if level == 0 {
+			g.last.Store(info)
+		}
 	}
 	return info, err
+}
+
+// checkStaged reads a staged file before it is uploaded: one that was cut would make
+// the replica unrestorable from there on.
+func checkStaged(r io.Reader) error {
+	file, ok := r.(io.ReadSeeker)
+	if !ok {
+		return nil // Litestream uploads files
+	}
+	if err := ltx.NewDecoder(file).Verify(); err != nil {
+		return fmt.Errorf("%w: %w", errStaged, err)
+	}
+	_, err := file.Seek(0, io.SeekStart)
+	return err
 }
 
 func (g *guarded) DeleteLTXFiles(ctx context.Context, files []*ltx.FileInfo) error {

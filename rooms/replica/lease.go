@@ -70,6 +70,8 @@ type lease struct {
 
 	told renewals // run's: what was logged last
 
+	writing sync.Mutex // held while owner.json is renewed or raised: over one request, at most for attempt
+
 	mu      sync.Mutex // guards the following
 	owner   owner      // as this process wrote it last
 	version string     // of owner.json
@@ -234,8 +236,19 @@ func (l *lease) begin() {
 	l.begun = true
 }
 
-// raise gives the lease, which is held, a new epoch.
+// attempt bounds one renewal, and all that renewals can have to wait for.
+func (l *lease) attempt() time.Duration { return max(l.ttl/6, 500*time.Millisecond) }
+
+// raise gives the lease, which is held, a new epoch. Once renewals run it takes no
+// longer than one of them: they wait for it.
 func (l *lease) raise(ctx context.Context, epoch int64) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.ended != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, l.attempt(), errors.New("the replica does not answer in time"))
+		defer cancel()
+	}
 	o, version := l.current()
 	o.Epoch = epoch
 	if err := l.write(ctx, l.prolonged(o), version); err != nil {
@@ -251,14 +264,22 @@ func (l *lease) current() (owner, string) {
 }
 
 // renew writes owner.json anew. A write that succeeded may look like one that
-// another forestalled, when its answer got lost and it was tried again.
+// another forestalled, when its answer got lost and it was tried again. An owner.json
+// that was removed is written again while the lease runs: another machine that finds
+// none makes one, and of the two the first stays. Once the lease has run out, another
+// may have had it and been removed since.
 func (l *lease) renew(ctx context.Context) error {
 	o, version := l.current()
+	runs := l.check() == nil
 	err := l.write(ctx, l.prolonged(o), version)
 	if !errors.Is(err, errChanged) {
 		return err
 	}
 	now, version, err := l.reread(ctx, o.Instance)
+	if errors.Is(err, ErrRemoved) && runs {
+		l.log.Warn("the lease was removed from the replica: writing it again", "file", ownerName)
+		now, version, err = o, "", nil
+	}
 	if err != nil {
 		return err
 	}
@@ -321,9 +342,11 @@ func (l *lease) pause() time.Duration {
 
 // renewInTime renews the lease; an error means that it is lost.
 func (l *lease) renewInTime(ctx context.Context) error {
-	attempt, cancel := context.WithTimeout(ctx, max(l.ttl/6, 500*time.Millisecond))
+	l.writing.Lock()
+	attempt, cancel := context.WithTimeout(ctx, l.attempt())
 	err := l.renew(attempt)
 	cancel()
+	l.writing.Unlock()
 	if errors.Is(err, errChanged) {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	}

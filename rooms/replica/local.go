@@ -28,6 +28,9 @@ type local struct {
 	// Serving: from when replication has begun until it ends in order. All that time
 	// there is a WAL, for the database is open.
 	Serving bool `json:"serving"`
+	// Unstaged: what Litestream keeps here does not tell how new the database is. It is
+	// at or ahead of the generation of Epoch, to which nothing is written any more.
+	Unstaged bool `json:"unstaged,omitempty"`
 }
 
 func localPath(database string) string { return database + ".replica" }

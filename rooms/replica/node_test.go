@@ -77,13 +77,14 @@ func openNode(ctx context.Context, dir, machine string, c Config) (*node, error)
 	c.Machine = machine
 	c.ReadEpoch, c.ReadSeq = sqlite.ReadEpoch, sqlite.ReadSeq
 	c.OnLost = func(err error) { n.lost <- err }
+	c.OnEpoch = func(ctx context.Context, epoch int64) error { return n.store.SetEpoch(ctx, epoch) }
 	r, err := New(c)
 	if err != nil {
 		return nil, err
 	}
 	n.replica = r
 	n.store, err = sqlite.Open(ctx, sqlite.Config{
-		Path: database(dir), Prepare: r.Prepare, Sync: r.Sync, Allow: r.Check, SyncInterval: 100 * time.Millisecond,
+		Path: database(dir), Prepare: r.Prepare, Sync: r.Sync, Committed: r.Committed, Allow: r.Check, SyncInterval: 100 * time.Millisecond,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.Close(ctx))

@@ -243,7 +243,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	}
 	ours := r.wasOurs(before)
 	begun := s.found && s.generation >= r.local.Epoch
-	goesOn := ours && s.database && !r.config.Adopt && !r.doubt && (!begun || (s.generation == r.local.Epoch && s.own >= s.last))
+	goesOn := ours && s.database && !r.config.Adopt && !r.doubt && !(r.local.Unstaged && begun) && (!begun || (s.generation == r.local.Epoch && s.own >= s.last))
 	if ours && !goesOn {
 		if err := r.lease.raise(ctx, max(before.Epoch, s.generation)+1); err != nil {
 			return err
@@ -286,7 +286,7 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 		// after ours, none served after us.
 		return s.generation < r.local.Epoch
 	}
-	return s.own >= s.last // else it is an old image of the disk
+	return r.local.Unstaged || s.own >= s.last // else it is an old image of the disk
 }
 
 // isAhead reports whether the database here has events that the replica has not.
@@ -320,7 +320,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 func (r *Replica) settled(there bool) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
-	r.local.Replicated, r.local.Restoring, r.local.Serving = false, false, false
+	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged = false, false, false, false
 	if err := r.local.write(r.path); err != nil {
 		return err
 	}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"slices"
+	"math"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/litestream"
@@ -29,6 +32,13 @@ type Replica struct {
 	store  *litestream.Store
 	db     *litestream.DB
 	upload *uploader
+	begun  atomic.Uint64 // generations that began while the database was served
+
+	// The uploader's goroutine has the following, and local, from Start until Close ends it.
+	restaged   bool   // a new generation is staged, and not all of it is uploaded
+	closing    bool   // the database is closed
+	merges     bool   // files on the replica may be merged
+	endMerging func() // stops that, and waits for it
 
 	endPruning context.CancelFunc
 	pruned     chan struct{} // closed when prune returns
@@ -41,7 +51,7 @@ type Replica struct {
 func New(c Config) (*Replica, error) {
 	l, err := parse(c.URL)
 	if err == nil {
-		err = c.fill()
+		err = c.fill(l.scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("configure replica: %w", err)
@@ -54,7 +64,7 @@ func New(c Config) (*Replica, error) {
 	log := c.Log.With("replica", l.name)
 	dropCABundle(l, log)
 	return &Replica{
-		config: c, location: l, log: log,
+		config: c, location: l, log: log, endMerging: func() {},
 		lease: &lease{log: log, ttl: c.LeaseTTL, wait: c.Patience, onLost: c.OnLost, state: LeaseNone},
 	}, nil
 }
@@ -72,7 +82,7 @@ func (r *Replica) Check() error { return r.lease.check() }
 // the database's writer is between transactions; nil calls it as it is.
 func (r *Replica) Start(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
 	if between == nil {
-		between = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+		between = direct
 	}
 	if err := r.start(ctx, between); err != nil {
 		return fmt.Errorf("start replication to %s: %w", r.location.name, err)
@@ -80,7 +90,10 @@ func (r *Replica) Start(ctx context.Context, between func(context.Context, func(
 	return nil
 }
 
-func (r *Replica) start(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
+// direct is [between] where the database has no writer.
+func direct(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+
+func (r *Replica) start(ctx context.Context, f between) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
@@ -88,8 +101,11 @@ func (r *Replica) start(ctx context.Context, between func(context.Context, func(
 	if err != nil {
 		return err
 	}
-	r.client = &guarded{ReplicaClient: client, allowed: r.Check}
+	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload}
 	r.db = litestream.NewDB(r.path)
+	// A TRUNCATE waits a second, in vain, for a reader that holds the WAL, and the
+	// writer with it. A passive checkpoint begins the WAL again once the reader is gone.
+	r.db.TruncatePageN = math.MaxInt32
 	r.db.MonitorInterval = 0 // the writer drives it: on its own it would lose the race for SQLite's lock
 	r.db.Replica = litestream.NewReplicaWithClient(r.db, r.client)
 	r.db.Replica.MonitorEnabled = false // the uploader drives it: on its own it could wait minutes to try again
@@ -97,43 +113,57 @@ func (r *Replica) start(ctx context.Context, between func(context.Context, func(
 	r.store.Logger = demoted(r.log)
 	r.store.SnapshotRetention = r.config.SnapshotRetention
 	r.store.SetShutdownSyncTimeout(0)
+	r.store.CompactionMonitorEnabled, r.store.L0RetentionCheckInterval = false, 0 // merge does it
 	r.db.SetLogger(r.store.Logger)
 	if err := r.store.Open(ctx); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
 	}
-	r.upload = newUploader(r.db, r.log, r.config.SyncInterval, between)
-	if err := r.first(ctx, between); err != nil {
+	r.upload = newUploader(r.path, r.db, r.client, &r.config, r.log, f)
+	r.upload.regenerate = r.regenerate
+	if err := r.first(ctx, f); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
 	}
 	var ctxPrune context.Context
 	ctxPrune, r.endPruning = context.WithCancel(context.Background())
 	r.pruned = make(chan struct{})
 	go r.prune(ctxPrune)
+	r.merges = true
+	r.beginMerging()
 	go r.upload.run()
 	r.mu.Lock()
 	r.started = true
 	r.mu.Unlock()
-	return r.upload.stage(ctx) // what came between
+	return f(ctx, r.upload.stage) // what came between
 }
 
-// first brings what there is to the replica, and notes that something is there.
-func (r *Replica) first(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
-	if err := between(ctx, r.upload.stage); err != nil {
-		return fmt.Errorf("read the database: %w", err)
+// mayUpload fails when nothing may be written to the generation.
+func (r *Replica) mayUpload() error {
+	if r.client.frozen.Load() {
+		return errors.New("the generation is given up")
 	}
-	if err := r.upload.once(ctx); err != nil {
+	return r.Check()
+}
+
+// first brings what there is to the replica, and notes that something is there. If
+// what an earlier process left beside the database cannot be gone on with, it begins
+// a new generation.
+func (r *Replica) first(ctx context.Context, f between) error {
+	stage, err := StageLocal, f(ctx, r.upload.stage)
+	if err == nil {
+		stage, err = StageUpload, r.upload.once(ctx)
+	}
+	if incurable(stage, err) {
+		r.log.Warn("the replica's generation cannot go on: beginning a new one", "stage", stage, "error", err)
+		err = r.regenerate(ctx, f)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", stage, explain(err, litestreamPath(r.path)))
+	}
+	if err := r.askLevels(ctx); err != nil {
 		return err
 	}
-	// Litestream asks the replica once for the newest file of each level, and holds
-	// up the database's writer meanwhile: long, when nobody answers. So now.
-	levels := slices.Concat(litestream.DefaultCompactionLevels, litestream.CompactionLevels{{Level: litestream.SnapshotLevel}})
-	for _, level := range levels {
-		if _, err := r.db.MaxLTXFileInfo(ctx, level.Level); err != nil {
-			return err
-		}
-	}
 	r.lease.begin()
-	r.local.Replicated, r.local.Serving = true, true
+	r.local.Replicated, r.local.Serving, r.local.Unstaged = true, true, false
 	return r.local.write(r.path)
 }
 
@@ -145,6 +175,14 @@ func (r *Replica) Sync(ctx context.Context) error {
 		return nil // Start will
 	}
 	return r.upload.stage(ctx)
+}
+
+// Committed tells that the database's writer committed something: from then on, until
+// it is on the replica, the replica is behind.
+func (r *Replica) Committed() {
+	if r.running() {
+		r.upload.commit()
+	}
 }
 
 func (r *Replica) running() bool {
@@ -192,6 +230,8 @@ func (r *Replica) close(ctx context.Context) error {
 	r.started = false
 	r.mu.Unlock()
 	r.upload.stop()
+	r.closing, r.merges = true, false
+	r.endMerging()
 	r.endPruning()
 	<-r.pruned
 	err := r.last(ctx)
@@ -204,21 +244,41 @@ func (r *Replica) close(ctx context.Context) error {
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats it
 		err = e
 	}
+	if errors.Is(err, errWAL) {
+		r.dropWAL()
+	}
 	if errors.Is(err, ErrLost) {
 		return nil // OnLost has it
 	}
 	return err
 }
 
-// last uploads what is missing, trying until ctx ends or the lease is lost.
+// dropWAL moves away what stands where the WAL was. With its last connection SQLite
+// brought the WAL that it had into the database; the next start would play the other
+// one over it.
+func (r *Replica) dropWAL() {
+	to := fmt.Sprintf("%s-wal.replaced-%s", r.path, time.Now().UTC().Format("20060102T150405.000Z"))
+	switch err := os.Rename(r.path+"-wal", to); {
+	case err == nil:
+		r.log.Warn("what stood where the database's -wal file had been is moved away", "to", to)
+	case !errors.Is(err, fs.ErrNotExist):
+		r.log.Error("what stands where the database's -wal file had been cannot be moved away: do so before the next start", "error", err)
+	}
+}
+
+// last uploads what is missing, trying until ctx ends, the lease is lost, or no try
+// can help.
 func (r *Replica) last(ctx context.Context) error {
 	for {
-		err := r.upload.stage(ctx)
-		if err == nil {
-			err = r.upload.once(ctx)
-		}
+		err := r.upload.round(ctx, direct, true)
 		if err == nil || errors.Is(err, ErrLost) {
 			return err
+		}
+		if lost := r.Check(); errors.Is(lost, ErrLost) { // what failed need not have asked
+			return lost
+		}
+		if errors.Is(err, errWAL) {
+			return fmt.Errorf("bring the last changes to the replica (the next start does): %w", err)
 		}
 		select {
 		case <-time.After(500 * time.Millisecond):
@@ -235,10 +295,13 @@ type Status struct {
 	Lease      LeaseState
 	Expires    time.Time     // when others may take the lease, by this machine's clock
 	LeaseError string        // of the last renewal; "" = none
-	Lag        time.Duration // since when something is not on the replica; 0 = all is
+	Lag        time.Duration // age of the oldest commit that is not on the replica; 0 = all are
 	LastSync   time.Time     // when all was there last
-	LastError  string        // of the last upload; "" = none
-	Failures   uint64        // of uploads
+	LastError  string        // of the first stage that fails; "" = none does
+	Stage      Stage         // which that is
+	Faults     []Fault       // of every stage
+	Failures   uint64        // of all of them
+	Begun      uint64        // generations that began since the last one could not go on
 	Files      uint64        // uploaded
 	Bytes      uint64
 }
@@ -253,6 +316,7 @@ func (r *Replica) Status() Status {
 	}
 	if r.running() {
 		r.upload.status(&s)
+		s.Begun = r.begun.Load()
 		s.Files, s.Bytes = r.client.files.Load(), r.client.bytes.Load()
 	}
 	return s

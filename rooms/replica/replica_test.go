@@ -542,21 +542,80 @@ func TestNoSuchBucket(t *testing.T) {
 	require.NoFileExists(t, database(dir))
 }
 
-// TestRemovedWhileServing ends the server, and does not tell of another that has
-// the rooms.
+// TestRemovedWhileServing: the lease, or the whole replica, is removed under a server.
+// It writes both again, serves on, and still keeps others out.
 func TestRemovedWhileServing(t *testing.T) {
 	t.Parallel()
-	place := filepath.Join(t.TempDir(), "replica")
-	a := mustOpen(t, t.TempDir(), "a", Config{URL: "file://" + place, LeaseTTL: shortTTL, Patience: time.Hour})
-	require.NoError(t, os.Remove(filepath.Join(place, ownerName)))
-	select {
-	case err := <-a.lost:
+	for name, all := range map[string]bool{"lease": false, "all": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			place := filepath.Join(t.TempDir(), "replica")
+			config := Config{URL: "file://" + place, LeaseTTL: shortTTL, Patience: time.Hour, SyncInterval: 100 * time.Millisecond, CheckInterval: 200 * time.Millisecond}
+			a := mustOpen(t, t.TempDir(), "a", config)
+			a.mustCreate(t, "before")
+			a.mustBarrier(t)
+			removed := filepath.Join(place, ownerName)
+			if all {
+				removed = place
+			}
+			// The server writes meanwhile: what it makes in a folder that is being removed
+			// stops the removal.
+			require.Eventually(t, func() bool { return os.RemoveAll(removed) == nil }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool {
+				_, err := os.Stat(filepath.Join(place, ownerName))
+				return err == nil
+			}, time.Minute, 20*time.Millisecond)
+			a.mustCreate(t, "after")
+			// By a new generation, or by a snapshot that was under way.
+			require.Eventually(t, func() bool { return a.replica.Barrier(t.Context()) == nil && a.replica.Status().LastError == "" }, time.Minute, 20*time.Millisecond)
+			_, err := openNode(within(t, time.Minute), t.TempDir(), "b", config)
+			require.ErrorAs(t, err, new(*HeldError))
+			require.Empty(t, a.lost)
+			a.mustClose(t)
+			b := mustOpen(t, t.TempDir(), "b", config)
+			require.Equal(t, []string{"after", "before"}, b.names(t))
+			b.mustClose(t)
+		})
+	}
+}
+
+// TestRemovedAndTaken: another machine took the lease while it was removed, or may
+// have, since the lease had run out. The server ends then.
+func TestRemovedAndTaken(t *testing.T) {
+	t.Parallel()
+	open := func(t *testing.T) (*node, Config) {
+		config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), LeaseTTL: time.Hour, Patience: time.Hour}
+		a := mustOpen(t, t.TempDir(), "a", config)
+		a.replica.lease.stop() // the test renews it
+		require.NoError(t, os.RemoveAll(a.replica.place.(*directory).dir))
+		return a, config
+	}
+	t.Run("taken", func(t *testing.T) {
+		t.Parallel()
+		a, config := open(t)
+		b := mustOpen(t, t.TempDir(), "b", config)
+		err := a.replica.lease.renewInTime(within(t, time.Minute))
+		require.ErrorIs(t, err, ErrLost)
+		require.ErrorContains(t, err, "holds it")
+		a.replica.lease.lose(err)
+		require.NoError(t, a.close(within(t, time.Minute)))
+		b.mustCreate(t, "one")
+		b.mustBarrier(t)
+		b.mustClose(t)
+	})
+	t.Run("run out", func(t *testing.T) {
+		t.Parallel()
+		a, _ := open(t)
+		l := a.replica.lease
+		l.mu.Lock()
+		l.renewed = l.renewed.Add(-l.ttl)
+		l.mu.Unlock()
+		err := l.renewInTime(within(t, time.Minute))
 		require.ErrorIs(t, err, ErrLost)
 		require.ErrorIs(t, err, ErrRemoved)
-	case <-time.After(time.Minute):
-		require.Fail(t, "the server did not notice")
-	}
-	require.NoError(t, a.close(within(t, time.Minute)))
+		l.lose(err)
+		require.NoError(t, a.close(within(t, time.Minute)))
+	})
 }
 
 // TestEmptiedReplica: what was replicated to a place is not there any more.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,71 +25,166 @@ const (
 	// stuck in a connection that is dead.
 	uploadPatience = 30 * time.Second
 	uploadRate     = 1 << 20 // bytes per second
+	// uploadSlow is after what time an upload that goes on is told of.
+	uploadSlow = 5 * time.Second
+	// checkIdle is how many times rarer the replica is checked while nothing is
+	// uploaded.
+	checkIdle = 10
 )
+
+// between runs a function while the database's writer is between transactions.
+type between func(context.Context, func(context.Context) error) error
 
 // uploader brings what the database's writer staged to the replica: one
 // goroutine, run, until stop.
 type uploader struct {
+	path     string // the database's
 	db       *litestream.DB
+	client   *guarded
 	log      *slog.Logger
 	interval time.Duration
-	between  func(context.Context, func(context.Context) error) error
+	every    time.Duration // between two checks of the replica
+	between  between
+	// regenerate begins a new generation and brings everything to it.
+	regenerate func(context.Context, between) error
+	wal        string // fileID of the database's WAL; the writer's, "" before the first stage
+	faults     *faults
+	checked    time.Time // run's: when the replica was checked last
+	uploaded   bool      // run's: since then something was uploaded
 
-	dirty    chan struct{}   // something is staged; capacity 1
+	dirty    chan struct{}   // something is staged, or staging failed; capacity 1
 	barriers chan chan error // who waits
 	cancel   context.CancelFunc
 	ctx      context.Context // run's lifetime
 	ended    chan struct{}   // closed when run returns
 
-	mu       sync.Mutex // guards the following
-	staged   ltx.TXID
-	behind   time.Time // since when something staged is not on the replica; zero = nothing
-	synced   time.Time
-	failing  error
-	failures uint64
+	mu        sync.Mutex // guards the following
+	staged    ltx.TXID
+	committed time.Time // of the first commit that is not staged; zero = none
+	behind    time.Time // of the first staged commit that is not on the replica; zero = none
+	whole     time.Time // when the replica was last seen to have all that was uploaded
+	uploading time.Time // when the upload that goes on began; zero = none does
+	synced    time.Time
 }
 
-func newUploader(db *litestream.DB, log *slog.Logger, interval time.Duration, between func(context.Context, func(context.Context) error) error) *uploader {
+func newUploader(path string, db *litestream.DB, client *guarded, c *Config, log *slog.Logger, f between) *uploader {
 	u := &uploader{
-		db: db, log: log, interval: interval, between: between,
+		path: path, db: db, client: client, log: log, interval: c.SyncInterval, every: c.CheckInterval, between: f, faults: newFaults(),
 		dirty: make(chan struct{}, 1), barriers: make(chan chan error), ended: make(chan struct{}),
+		whole: time.Now(),
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	return u
 }
 
-// stage takes the WAL's news, and wakes run if there are any.
+// commit notes that something was committed: from now on the replica is behind.
+func (u *uploader) commit() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.committed.IsZero() {
+		u.committed = time.Now()
+	}
+}
+
+// stage takes the WAL's news, and wakes run if there are any. It runs while the
+// database's writer is between transactions.
 func (u *uploader) stage(ctx context.Context) error {
-	if err := u.db.Sync(ctx); err != nil {
+	news, err := u.take(ctx)
+	if ctx.Err() != nil {
 		return err
+	}
+	err = explain(err, litestreamPath(u.path))
+	began, ended := u.faults.note(StageLocal, err)
+	switch {
+	case began:
+		u.log.Error("what was written cannot be staged for the replica", "error", err)
+	case ended:
+		u.log.Info("what is written is staged for the replica again")
+	}
+	if news || err != nil {
+		u.poke()
+	}
+	return err
+}
+
+func (u *uploader) poke() {
+	select {
+	case u.dirty <- struct{}{}:
+	default:
+	}
+}
+
+func (u *uploader) take(ctx context.Context) (news bool, err error) {
+	if err := u.checkWAL(); err != nil {
+		return false, err
+	}
+	if err := u.shrinkWAL(ctx); err != nil {
+		return false, err
+	}
+	if err := u.db.Sync(ctx); err != nil {
+		return false, err
+	}
+	if u.wal == "" {
+		if u.wal, err = fileID(u.path + "-wal"); err != nil {
+			return false, err
+		}
 	}
 	pos, err := u.db.Pos()
 	if err != nil {
-		return err
+		return false, err
 	}
 	u.mu.Lock()
-	news := pos.TXID > u.staged
-	u.staged = max(u.staged, pos.TXID)
-	if news && u.behind.IsZero() {
-		u.behind = time.Now()
+	defer u.mu.Unlock()
+	if pos.TXID < u.staged {
+		return false, fmt.Errorf("%w: it is at %s, and was at %s", errAstray, pos.TXID, u.staged)
 	}
-	u.mu.Unlock()
-	if news {
-		select {
-		case u.dirty <- struct{}{}:
-		default:
+	news = pos.TXID > u.staged
+	u.staged = pos.TXID
+	if news && u.behind.IsZero() {
+		u.behind = u.committed
+		if u.committed.IsZero() { // Litestream's own
+			u.behind = time.Now()
 		}
 	}
-	return nil
+	u.committed = time.Time{}
+	return news, nil
 }
 
-// run uploads what is staged, at most once per interval but for barriers, and
-// tries again what failed.
+// checkWAL fails if another file is where SQLite's WAL was: SQLite goes on with the
+// one that it has open, and what Litestream would read is not what is written.
+func (u *uploader) checkWAL() error {
+	if u.wal == "" {
+		return nil
+	}
+	id, err := fileID(u.path + "-wal")
+	if err == nil && id != u.wal {
+		err = errWAL
+	}
+	return err
+}
+
+// walKept is the size to which the WAL is cut when it begins again: the same as
+// without a replica.
+const walKept = 64 << 20
+
+// shrinkWAL has the WAL cut, when SQLite next begins it again, if it has grown.
+// Litestream's connection begins it, and takes no settings when it is opened.
+func (u *uploader) shrinkWAL(ctx context.Context) error {
+	fi, err := os.Stat(u.path + "-wal")
+	db := u.db.SQLDB()
+	if err != nil || fi.Size() <= walKept || db == nil {
+		return nil // what is wrong with it is told by what reads it
+	}
+	_, err = db.ExecContext(ctx, fmt.Sprintf("PRAGMA journal_size_limit = %d", walKept))
+	return err
+}
+
+// run uploads what is staged, at most once per interval but for barriers, tries
+// again what failed, and looks now and then whether the replica still has it.
 func (u *uploader) run() {
 	defer close(u.ended)
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(u.every)
 	defer timer.Stop()
-	timer.Stop()
 	var began time.Time
 	var pause time.Duration // before the next try; 0 = the last one did not fail
 	for {
@@ -106,18 +202,27 @@ func (u *uploader) run() {
 		case <-timer.C:
 		}
 		began = time.Now()
-		err := u.round(len(waiting) > 0)
+		err := u.round(u.ctx, u.between, len(waiting) > 0)
 		for _, w := range waiting {
 			w <- err
 		}
-		timer.Stop()
 		if err == nil {
 			pause = 0
+			timer.Reset(u.idle())
 			continue
 		}
 		pause = min(max(2*pause, u.interval), retryMost)
 		timer.Reset(pause)
 	}
+}
+
+// idle is how long until the replica is to be checked.
+func (u *uploader) idle() time.Duration {
+	every := u.every
+	if !u.uploaded {
+		every *= checkIdle
+	}
+	return max(0, time.Until(u.checked.Add(every)))
 }
 
 // others is w and everyone else who waits by now.
@@ -133,28 +238,73 @@ func (u *uploader) others(w chan error) []chan error {
 	}
 }
 
-// round uploads; for a barrier it stages first what was committed.
-func (u *uploader) round(barrier bool) error {
+// round uploads; for a barrier it stages first what was committed. If the
+// generation cannot go on it begins a new one.
+func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 	if barrier {
-		if err := u.between(u.ctx, u.stage); err != nil {
-			return fmt.Errorf("read the database for the replica: %w", err)
+		// A failure is the barrier's only if no new generation heals it.
+		if err := f(ctx, u.stage); err != nil && (ctx.Err() != nil || !u.hopeless()) {
+			return fmt.Errorf("stage the database for the replica: %w", err)
 		}
 	}
-	err := u.once(u.ctx)
-	if u.ctx.Err() != nil {
+	if u.hopeless() {
+		if err := u.renew(ctx, f); err != nil {
+			return err
+		}
+	}
+	if err := u.upload(ctx); err != nil {
 		return err
 	}
-	u.mu.Lock()
-	failing := u.failing != nil
-	u.failing = err
-	if err != nil {
-		u.failures++
+	if u.idle() > 0 {
+		return nil
 	}
-	u.mu.Unlock()
+	return u.check(ctx)
+}
+
+// hopeless reports whether the generation has to be given up for a new one.
+func (u *uploader) hopeless() bool {
+	_, begun := u.faults.last(StageGeneration)
+	return begun > 0 || slices.ContainsFunc(Stages(), u.faults.hopeless)
+}
+
+// renew begins a new generation.
+func (u *uploader) renew(ctx context.Context, f between) error {
+	_, tried := u.faults.last(StageGeneration)
+	for _, s := range Stages() {
+		if err, _ := u.faults.last(s); err != nil && tried == 0 {
+			u.log.Warn("the replica's generation cannot go on: beginning a new one", "stage", s, "error", err)
+		}
+	}
+	err := u.regenerate(ctx, f)
+	if ctx.Err() != nil {
+		return err
+	}
+	err = explain(err, litestreamPath(u.path))
+	began, _ := u.faults.note(StageGeneration, err)
+	if began {
+		u.log.Error("a new generation of the replica cannot be begun, trying again", "error", err)
+	}
+	if err != nil {
+		return fmt.Errorf("begin a new generation: %w", err)
+	}
+	for _, s := range []Stage{StageUpload, StageCheck, StageMerge} { // of the generation before
+		u.faults.note(s, nil)
+	}
+	u.seen()
+	return nil
+}
+
+// upload is once, and keeps the record.
+func (u *uploader) upload(ctx context.Context) error {
+	err := u.once(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	began, ended := u.faults.note(StageUpload, err)
 	switch {
-	case err != nil && !failing:
+	case began:
 		u.log.Error("the replica cannot be written", "error", err)
-	case err == nil && failing:
+	case ended:
 		u.log.Info("the replica can be written again")
 	}
 	return err
@@ -164,20 +314,88 @@ func (u *uploader) round(barrier bool) error {
 func (u *uploader) once(ctx context.Context) error {
 	u.mu.Lock()
 	began, staged := time.Now(), u.staged
+	u.uploading = began
 	u.mu.Unlock()
+	before := u.db.Replica.Pos().TXID
 	ctx, cancel := context.WithTimeoutCause(ctx, u.patience(), errors.New("the replica does not answer in time"))
 	defer cancel()
-	if err := u.db.Replica.Sync(ctx); err != nil {
-		return fmt.Errorf("upload: %w", err)
-	}
+	err := u.db.Replica.Sync(ctx)
+	after := u.db.Replica.Pos().TXID
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.uploading = time.Time{}
+	if err != nil {
+		return fmt.Errorf("upload: %w", err)
+	}
+	// Litestream uploads nothing, and says that all is well, if the replica has more.
+	if here, err := u.db.Pos(); err != nil || after < staged || after > here.TXID {
+		return fmt.Errorf("upload: %w: that is at %s, this at %s", errors.Join(errAstray, err), after, here.TXID)
+	}
+	u.uploaded = u.uploaded || after != before
 	u.synced = began
 	switch {
 	case u.staged <= staged:
 		u.behind = time.Time{}
 	default: // staged meanwhile: some of it may be there, but which is not known
 		u.behind = began
+	}
+	return nil
+}
+
+// check fails if the replica does not have what was uploaded, and all before it.
+func (u *uploader) check(ctx context.Context) error {
+	err := u.look(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	began, ended := u.faults.note(StageCheck, err)
+	switch {
+	case began:
+		u.log.Error("the replica is not what it should be", "error", err)
+	case ended:
+		u.log.Info("the replica is what it should be again")
+	}
+	if err == nil {
+		u.seen()
+	}
+	return err
+}
+
+// seen notes that the replica has all that was uploaded.
+func (u *uploader) seen() {
+	u.checked, u.uploaded = time.Now(), false
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.whole = u.checked
+}
+
+func (u *uploader) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, uploadPatience, errors.New("the replica does not answer in time"))
+	defer cancel()
+	want := u.db.Replica.Pos().TXID
+	plan, err := litestream.CalcRestorePlan(ctx, u.db.Replica.Client, 0, time.Time{}, u.db.Logger)
+	switch {
+	case isNothing(err), isGap(err):
+		return fmt.Errorf("%w: %w", errGap, err)
+	case err != nil:
+		return fmt.Errorf("check: %w", err)
+	}
+	if cut := u.cut(plan); cut != nil {
+		return fmt.Errorf("%w: %s has %d bytes there", errGap, ltx.FormatFilename(cut.MinTXID, cut.MaxTXID), cut.Size)
+	}
+	if last := plan[len(plan)-1].MaxTXID; last < want {
+		return fmt.Errorf("%w: it can be restored to %s, and was uploaded to %s", errGap, last, want)
+	}
+	return nil
+}
+
+// cut finds the file that was uploaded last, if it is there with another size.
+func (u *uploader) cut(plan []*ltx.FileInfo) *ltx.FileInfo {
+	last := u.client.last.Load()
+	for _, f := range plan {
+		if last != nil && f.Level == last.Level && f.MinTXID == last.MinTXID && f.MaxTXID == last.MaxTXID && f.Size != last.Size {
+			return f
+		}
 	}
 	return nil
 }
@@ -227,13 +445,31 @@ func (u *uploader) stop() {
 }
 
 func (u *uploader) status(s *Status) {
+	s.Faults = u.faults.all()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	s.LastSync, s.Failures = u.synced, u.failures
-	if !u.behind.IsZero() {
-		s.Lag = time.Since(u.behind)
+	s.LastSync = u.synced
+	if slow := time.Since(u.uploading); !u.uploading.IsZero() && slow > uploadSlow {
+		for i := range s.Faults {
+			if f := &s.Faults[i]; f.Stage == StageUpload && f.Error == "" {
+				f.Error, f.Since = fmt.Sprintf("the replica takes long: an upload began %v ago", slow.Round(time.Second)), u.uploading
+			}
+		}
 	}
-	if u.failing != nil {
-		s.LastError = u.failing.Error()
+	first := u.committed
+	if first.IsZero() || (!u.behind.IsZero() && u.behind.Before(first)) {
+		first = u.behind
+	}
+	for _, f := range s.Faults {
+		s.Failures += f.Failures
+		if f.Error != "" && s.LastError == "" {
+			s.LastError, s.Stage = f.Error, f.Stage
+		}
+		if f.Stage == StageCheck && f.Error != "" && (first.IsZero() || u.whole.Before(first)) {
+			first = u.whole
+		}
+	}
+	if !first.IsZero() {
+		s.Lag = time.Since(first)
 	}
 }

@@ -196,7 +196,7 @@ func TestOpenFailsClearly(t *testing.T) {
 
 // TestNewDatabaseIsTold: a mistyped path looks like lost rooms.
 func TestNewDatabaseIsTold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "not", "yet", "there", "parlor.db")
+	path := filepath.Join(t.TempDir(), "parlor.db")
 	for _, want := range []int{1, 0} {
 		var log strings.Builder
 		s, err := Open(t.Context(), Config{Path: path, Log: slog.New(slog.NewTextHandler(&log, nil))})

@@ -33,6 +33,8 @@ type Config struct {
 	// Allow, if given, is asked before every transaction. Its error fails all that
 	// is in it, and nothing is written: somebody else may have the rooms.
 	Allow func() error
+	// Committed, if given, is called by the writer right after each commit. It must not wait.
+	Committed func()
 	// Sync, if given, is called by the writer between transactions, at most every
 	// SyncInterval while there is something that it has not seen, and once more
 	// when the store closes. It takes over the checkpointing of the WAL.

@@ -30,6 +30,7 @@ type writer struct {
 	watch *watchers
 
 	allow        func() error // Config.Allow, never nil
+	committed    func()       // Config.Committed, never nil
 	sync         func(context.Context) error
 	syncInterval time.Duration
 	dirtySince   time.Time // of the first commit that sync has not seen; zero = none
@@ -46,11 +47,14 @@ func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer 
 	w := &writer{
 		path: path, log: c.Log, conn: conn, watch: watch,
 		queue: newQueue(), stats: newWriterStats(),
-		allow: c.Allow, sync: c.Sync, syncInterval: c.SyncInterval,
+		allow: c.Allow, committed: c.Committed, sync: c.Sync, syncInterval: c.SyncInterval,
 		ended: make(chan struct{}),
 	}
 	if w.allow == nil {
 		w.allow = func() error { return nil }
+	}
+	if w.committed == nil {
+		w.committed = func() {}
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
@@ -132,6 +136,7 @@ func (w *writer) commit(batch []job) {
 		}
 		return
 	}
+	w.committed()
 	if w.sync != nil && w.dirtySince.IsZero() {
 		w.dirtySince = time.Now()
 		w.syncTimer.Reset(w.syncInterval)

@@ -39,8 +39,28 @@ type ReplicaStatus struct {
 	State        string     `json:"state" enum:"held,unsure,lost" doc:"Of the lease on the replica."`
 	Epoch        int64      `json:"epoch" doc:"Grows with each lease, never falls."`
 	LeaseExpires *timestamp `json:"lease_expires_at"`
-	LagSeconds   float64    `json:"lag_seconds" doc:"Age of the oldest write that the replica does not have; 0 if it has all."`
-	LastError    string     `json:"last_error,omitempty"`
+	LagSeconds   float64    `json:"lag_seconds" doc:"Age of the oldest write that the replica does not have, whatever stage it is stuck in; 0 if it has all."`
+	// The stages are told together: what stands in Stage is the first that fails.
+	Stage       string         `json:"stage,omitempty" enum:"local,generation,upload,check,merge,lease" doc:"The first stage that fails now; absent if none does."`
+	LastError   string         `json:"last_error,omitempty" doc:"Why it fails, and what has to be done if it does not heal by itself."`
+	Failures    uint64         `json:"failures" doc:"Failures of all stages since the start."`
+	Generations uint64         `json:"generations_begun" doc:"Generations that began since the start because the last one could not go on."`
+	Stages      []ReplicaStage `json:"stages" doc:"In the order of a write's way to the replica."`
+}
+
+// ReplicaStage is how one stage of a write's way to the replica fares.
+type ReplicaStage struct {
+	Stage        string     `json:"stage" enum:"local,generation,upload,check,merge" doc:"local: out of the write-ahead log into the folder beside the database; generation: a new one begins; upload: to the replica; check: what was uploaded is there; merge: files there are merged."`
+	Failures     uint64     `json:"failures" doc:"Since the start."`
+	LastError    string     `json:"last_error,omitempty" doc:"Absent if the last try succeeded."`
+	FailingSince *timestamp `json:"failing_since"`
+}
+
+// SetFailingSince sets when the failures began that go on now; zero is none.
+func (s *ReplicaStage) SetFailingSince(t time.Time) {
+	if !t.IsZero() {
+		s.FailingSince = at(rooms.NowMs(t))
+	}
 }
 
 // SetLeaseExpires sets when the lease runs out if it is not renewed.
@@ -96,6 +116,9 @@ func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	if s.Replica != nil {
 		replica := s.Replica.Status()
+		if replica.Stages == nil { // none while replication starts or ends; null is not of the schema
+			replica.Stages = []ReplicaStage{}
+		}
 		out.Replication = &replica
 	}
 	err := s.countRooms(r.Context(), now, &out.Rooms)
