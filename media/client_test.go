@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,6 +123,9 @@ type client struct {
 	onTrack  func(*webrtc.TrackRemote) // on a goroutine of its own, instead of tracks; nil: tracks
 	reword   func(string) string       // of an offer before it is sent; nil: as it is
 	reread   func(string) string       // of an answer before it is taken; nil: as it is
+	reroute  func(string) string       // of the server's candidates; the client tells none then; nil: as they are
+
+	layerSizes [3]int // of the frames of publishSimulcast in bytes; 0: as small as can be
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32
@@ -153,6 +157,8 @@ type clientConfig struct {
 	change   func(*PeerConfig)
 	codecs   func(*webrtc.MediaEngine) error
 	settings func(*webrtc.SettingEngine)
+
+	interceptors func(*webrtc.MediaEngine, *interceptor.Registry) error // nil: none
 }
 
 func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
@@ -186,7 +192,11 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	if cc.settings != nil {
 		cc.settings(&s)
 	}
-	c.api = webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithSettingEngine(s), webrtc.WithInterceptorRegistry(&interceptor.Registry{}))
+	registry := &interceptor.Registry{}
+	if cc.interceptors != nil {
+		require.NoError(t, cc.interceptors(m, registry))
+	}
+	c.api = webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithSettingEngine(s), webrtc.WithInterceptorRegistry(registry))
 	c.pub = c.newPC(livekit.SignalTarget_PUBLISHER)
 	if !cc.single {
 		c.sub = c.newPC(livekit.SignalTarget_SUBSCRIBER)
@@ -212,7 +222,7 @@ func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
 	pc, err := c.api.NewPeerConnection(webrtc.Configuration{})
 	require.NoError(c.t, err)
 	pc.OnICECandidate(func(ic *webrtc.ICECandidate) {
-		if ic == nil {
+		if ic == nil || c.reroute != nil {
 			return
 		}
 		body, _ := json.Marshal(ic.ToJSON())
@@ -297,7 +307,7 @@ func (c *client) receive(r *livekit.SignalResponse) {
 		if c.reread != nil {
 			text = c.reread(text)
 		}
-		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
+		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: c.rerouted(text)})
 		if err != nil {
 			c.t.Errorf("answer: %v", err)
 		}
@@ -329,7 +339,7 @@ func (c *client) receive(r *livekit.SignalResponse) {
 }
 
 func (c *client) answerLocked(o *livekit.SessionDescription) {
-	if err := c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: o.Sdp}); err != nil {
+	if err := c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: c.rerouted(o.Sdp)}); err != nil {
 		c.t.Errorf("offer: %v", err)
 		return
 	}
@@ -345,7 +355,7 @@ func (c *client) answerLocked(o *livekit.SessionDescription) {
 	if err := c.sub.SetLocalDescription(answer); err != nil {
 		c.t.Errorf("set answer: %v", err)
 	}
-	d := &livekit.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: o.Id}
+	d := &livekit.SessionDescription{Type: "answer", Sdp: c.hidden(answer.SDP), Id: o.Id}
 	if c.repeats {
 		d.Id = 0
 		if c.repeated != nil {
@@ -362,6 +372,7 @@ func (c *client) trickleLocked(r *livekit.TrickleRequest) {
 		c.t.Errorf("candidate %q: %v", r.CandidateInit, err)
 		return
 	}
+	ic.Candidate = c.rerouted(ic.Candidate)
 	pc, pending := c.pub, &c.pendingPub
 	if r.Target == livekit.SignalTarget_SUBSCRIBER {
 		pc, pending = c.sub, &c.pendingSub
@@ -371,6 +382,28 @@ func (c *client) trickleLocked(r *livekit.TrickleRequest) {
 		return
 	}
 	_ = pc.AddICECandidate(ic)
+}
+
+// rerouted is what the server says with its candidates as the client is to know them.
+func (c *client) rerouted(text string) string {
+	if c.reroute == nil {
+		return text
+	}
+	return c.reroute(text)
+}
+
+// hidden is what the client says without its candidates, if it is to tell none.
+func (c *client) hidden(text string) string {
+	if c.reroute == nil {
+		return text
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "a=candidate") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 func (c *client) addReceiverLocked(kind webrtc.RTPCodecType) {
@@ -407,7 +440,7 @@ func (c *client) offerLocked(restart bool) {
 		text = c.reword(text)
 	}
 	c.offerID++
-	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text, Id: c.offerID})
+	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: c.hidden(text), Id: c.offerID})
 }
 
 // join connects as stock clients do: their own data channels, in single mode with

@@ -146,9 +146,7 @@ func audioFeedback(mime string) []webrtc.RTCPFeedback {
 
 func videoFeedback(r role) []webrtc.RTCPFeedback {
 	fb := []webrtc.RTCPFeedback{{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}}
-	if r != roleSubscriber {
-		fb = append(fb, webrtc.RTCPFeedback{Type: "transport-cc"})
-	}
+	fb = append(fb, webrtc.RTCPFeedback{Type: "transport-cc"})
 	if r != rolePublisher {
 		fb = append(fb, webrtc.RTCPFeedback{Type: "goog-remb"})
 	}
@@ -174,15 +172,20 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 			{uriAbsCaptureTime, both, downs},
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, downs},
 			{uriAbsSendTime, []webrtc.RTPCodecType{video}, downs},
+			{uriTransportCC, []webrtc.RTPCodecType{video}, downs},
 			{uriPlayoutDelay, []webrtc.RTPCodecType{video}, downs},
 		}
 	default:
+		transportCC := ups
+		if r == roleSingle {
+			transportCC = upDown
+		}
 		list = []extension{
 			{uriMID, both, ups},
 			{uriRID, both, ups},
 			{uriRepairedRID, []webrtc.RTPCodecType{video}, ups},
 			{uriAudioLevel, []webrtc.RTPCodecType{audio}, ups},
-			{uriTransportCC, []webrtc.RTPCodecType{video}, ups},
+			{uriTransportCC, []webrtc.RTPCodecType{video}, transportCC},
 			{uriFrameMarking, []webrtc.RTPCodecType{video}, ups},
 			{uriAbsCaptureTime, both, upDown},
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, upDown},

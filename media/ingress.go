@@ -12,7 +12,6 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/transport/v5/packetio"
 
-	"parlor/media/downlink/feedback"
 	"parlor/media/forward"
 )
 
@@ -32,6 +31,10 @@ type rtpSink func(packet []byte, arrival time.Time)
 // section a stream belongs to; once that is known, packets go straight to the
 // stream's sink.
 type ingress struct {
+	// feedback takes transport-wide feedback, as it came; nil: nobody wants it. It is set
+	// before anything comes.
+	feedback func(raw []byte)
+
 	parked atomic.Int64 // bytes
 	facts  atomic.Pointer[ingressFacts]
 
@@ -44,7 +47,6 @@ type ingress struct {
 	credit   int
 	creditAt time.Time
 	flooded  func() // called once, when there is no credit left; nil afterwards
-	report   feedback.Report
 }
 
 // A client may begin so many streams at once, and one more each streamInterval. One
@@ -349,9 +351,6 @@ type rtcpStream struct {
 // Write takes decrypted RTCP from pion: one packet, or several that came as one.
 func (s *rtcpStream) Write(p []byte) (int, error) {
 	handle := s.in.rtcpHandler(s.ssrc)
-	if handle == nil {
-		return len(p), nil
-	}
 	for rest := p; len(rest) >= rtcpHeader; {
 		size := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
 		if size > len(rest) {
@@ -359,7 +358,8 @@ func (s *rtcpStream) Write(p []byte) (int, error) {
 		}
 		one := rest[:size]
 		rest = rest[size:]
-		if !s.in.reads(one) {
+		switch {
+		case s.takeFeedback(one), handle == nil, !reads(one):
 			continue
 		}
 		if packets, err := rtcp.Unmarshal(one); err == nil {
@@ -372,26 +372,32 @@ func (s *rtcpStream) Write(p []byte) (int, error) {
 const rtcpHeader = 4 // bytes
 
 // reads tells whether an RTCP packet is of a kind that somebody here reads, and does
-// not unpack to much more than its bytes: forty bytes of transport-wide feedback may
-// claim to tell of 65535 packets, which pion makes before it looks for what they tell.
-func (in *ingress) reads(packet []byte) bool {
+// not unpack to much more than its bytes. Transport-wide feedback might (forty bytes may
+// claim to tell of 65535 packets): it is not unpacked here.
+func reads(packet []byte) bool {
 	format := packet[0] & 0x1f
 	switch rtcp.PacketType(packet[1]) {
 	case rtcp.TypeSenderReport, rtcp.TypeReceiverReport:
 		return true
 	case rtcp.TypeTransportSpecificFeedback:
-		return format == rtcp.FormatTLN || format == rtcp.FormatTCC && in.consistent(packet)
+		return format == rtcp.FormatTLN
 	case rtcp.TypePayloadSpecificFeedback:
 		return format == rtcp.FormatPLI || format == rtcp.FormatFIR || format == rtcp.FormatREMB
 	}
 	return false
 }
 
-// consistent tells whether transport-wide feedback has what it claims to have.
-func (in *ingress) consistent(packet []byte) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.report.Parse(packet) == nil
+// takeFeedback gives transport-wide feedback to whoever judges the path; it reports
+// whether a packet is such. Of a compound that concerns several SSRCs each stream gets
+// a copy: feedback is taken from the one it names.
+func (s *rtcpStream) takeFeedback(packet []byte) bool {
+	if rtcp.PacketType(packet[1]) != rtcp.TypeTransportSpecificFeedback || packet[0]&0x1f != rtcp.FormatTCC {
+		return false
+	}
+	if s.in.feedback != nil && len(packet) >= 12 && binary.BigEndian.Uint32(packet[8:]) == s.ssrc {
+		s.in.feedback(packet)
+	}
+	return true
 }
 
 // Read waits for the end: nothing is read here.

@@ -39,6 +39,7 @@ func (p *Peer) followPath(t *transport) {
 	}
 	if out == nil {
 		t.out.Store(t.chooseOutgoing(pair))
+		t.down.Connected()
 		return
 	}
 	if out.sender == nil {

@@ -84,6 +84,7 @@ func (c *client) sendLayers(sender *webrtc.RTPSender, locals []*webrtc.TrackLoca
 			Header:  rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)},
 			Payload: []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00, byte(n)},
 		}
+		p.Payload = append(p.Payload, make([]byte, max(c.layerSizes[n]-len(p.Payload), 0))...)
 		_ = p.SetExtension(midID, []byte(mid))
 		_ = p.SetExtension(ridID, []byte(local.RID()))
 		_ = local.WriteRTP(p)

@@ -247,7 +247,7 @@ func (p *Peer) UpdateTrackSettings(u *livekit.UpdateTrackSettings) {
 	p.postFromClient(func() {
 		settings := forward.Settings{
 			Disabled: u.GetDisabled(), Quality: u.GetQuality(),
-			Width: u.GetWidth(), Height: u.GetHeight(), FPS: u.GetFps(),
+			Width: u.GetWidth(), Height: u.GetHeight(), FPS: u.GetFps(), Priority: u.GetPriority(),
 		}
 		for _, sid := range u.GetTrackSids() {
 			s := p.subs[sid]

@@ -83,6 +83,8 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}
 	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
+	t.down = forward.NewDownlink()
+	t.ingress.feedback = t.down.Feedback
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
 	settings.DisableMediaEngineCopy(true) // it is made for this transport
@@ -99,7 +101,6 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 	if err != nil {
 		return nil, fmt.Errorf("make a peer connection: %w", err)
 	}
-	t.down = forward.NewDownlink()
 	p.watch(t)
 	return t, nil
 }

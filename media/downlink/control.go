@@ -35,6 +35,12 @@ type Control[T any] struct {
 	emptyingAt int64 // when a queue began to be emptied
 	divided    allocate.Summary
 
+	wide      bool    // judged by transport-wide feedback
+	limit     float64 // bits/s, whatever is judged; 0 = none
+	firstSent int64   // when the first packet with a number left, 0 = none yet
+	told      bool    // transport-wide feedback came
+	silent    bool    // none came, so what else is reported is gone by
+
 	sending     float64 // bits/s
 	windowAt    int64
 	windowBytes int64
@@ -46,11 +52,25 @@ type Control[T any] struct {
 func NewControl[T any](transportWide bool) *Control[T] {
 	c := &Control[T]{record: sent.New(), estimator: &estimate.Reported{}}
 	if transportWide {
-		c.estimator = estimate.NewSendSide(StartBitrate)
+		c.JudgeBySending()
 	}
 	c.judge(0)
 	return c
 }
+
+// JudgeBySending has a control judge by transport-wide feedback from now on. If none
+// comes within a while of the first packet, it goes on by what else is reported.
+func (c *Control[T]) JudgeBySending() {
+	if !c.wide {
+		c.wide, c.estimator = true, estimate.NewSendSide(StartBitrate)
+	}
+}
+
+// Limit bounds, in bits/s, what is divided; 0 leaves it to the judgement.
+func (c *Control[T]) Limit(bitrate float64) { c.limit = max(bitrate, 0) }
+
+// Count takes note of a packet that is written now without a transport-wide number.
+func (c *Control[T]) Count(now int64, size int) { c.windowBytes += int64(size) }
 
 // Offer takes a packet that is to leave: see [pacer.Pacer.Offer].
 func (c *Control[T]) Offer(now int64, p pacer.Packet, v T) pacer.Verdict {
@@ -65,6 +85,9 @@ func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) { return c
 // number. It is to be called in the order in which packets leave.
 func (c *Control[T]) Leave(now int64, size int, kind sent.Kind) uint16 {
 	c.windowBytes += int64(size)
+	if c.firstSent == 0 {
+		c.firstSent = now
+	}
 	cluster := c.probe.Cluster()
 	if cluster != 0 {
 		c.probe.Sent(now, size)
@@ -89,6 +112,9 @@ func (c *Control[T]) Probe(now int64) (bytes, size int) {
 // Feedback takes in transport-wide feedback. It reports whether the judgement has
 // changed so much that Divide is to be called at once.
 func (c *Control[T]) Feedback(now int64, fb *feedback.Report) (divide bool) {
+	if c.told = true; c.silent {
+		c.silent, c.estimator = false, estimate.NewSendSide(StartBitrate)
+	}
 	before := c.state
 	c.results = c.record.Match(fb, c.results[:0])
 	c.estimator.Feedback(now, c.results, c.record.InFlight())
@@ -116,6 +142,9 @@ func (c *Control[T]) judge(now int64) {
 		c.sending = float64(c.windowBytes*8) / (float64(passed) / float64(time.Second))
 		c.windowAt, c.windowBytes = now, 0
 	}
+	if c.wide && !c.told && !c.silent && c.firstSent != 0 && now-c.firstSent > untold {
+		c.silent, c.estimator = true, &estimate.Reported{}
+	}
 	emptying := c.state.Emptying
 	c.state = c.estimator.State(now, c.sending, c.divided.Goal)
 	if c.state.Emptying && !emptying {
@@ -142,17 +171,35 @@ func (c *Control[T]) decide(now int64) {
 func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decision {
 	c.judge(now)
 	budget := c.state.Settled
-	if budget > 0 {
+	if budget > 0 && c.state.Cause != estimate.Start {
 		// What was not shown lately is not believed: it takes a probe to add to what is sent.
 		budget = min(budget, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
 	}
 	if c.state.Emptying && now-c.emptyingAt < patience && budget > hopeless*c.divided.Bitrate {
 		budget = max(budget, c.divided.Bitrate)
 	}
+	if c.limit > 0 && (budget <= 0 || budget > c.limit) {
+		budget = c.limit
+	}
 	decisions, summary := c.allocator.Divide(tracks, budget, c.momentary())
 	c.divided = summary
 	c.decide(now)
 	return decisions
+}
+
+// Tight reports whether something is held back, or may have to be soon: whether Divide
+// is worth while more often than each second.
+func (c *Control[T]) Tight() bool {
+	s := &c.state
+	return c.divided.Need > 0 || s.Congested || s.Bitrate > 0 && c.divided.Goal > 0.7*s.Bitrate
+}
+
+// Bound is what is divided at most, in bits/s, 0 = no bound.
+func (c *Control[T]) Bound() float64 {
+	if c.limit > 0 && (c.state.Bitrate <= 0 || c.state.Bitrate > c.limit) {
+		return c.limit
+	}
+	return c.state.Bitrate
 }
 
 // momentary is the bitrate to add to what waits, in the pacer and on the way: less than
@@ -172,8 +219,10 @@ func (c *Control[T]) momentary() float64 {
 // A queue that has just been seen is emptied by temporal layers alone, for patience,
 // unless the path seems to carry less than the share hopeless of what is sent.
 const (
-	patience       = int64(300 * time.Millisecond)
-	hopeless       = 0.8
+	patience = int64(300 * time.Millisecond)
+	hopeless = 0.8
+	// untold is how long feedback is waited for after the first packet.
+	untold         = int64(1200 * time.Millisecond)
 	backlogAllowed = 50 * time.Millisecond
 	// deepQueue is a queue that more is done against than leaving out temporal layers.
 	deepQueue = 150 * time.Millisecond

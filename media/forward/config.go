@@ -205,4 +205,6 @@ type Settings struct {
 	Width, Height uint32
 	// FPS is the highest useful frame rate, 0 = any.
 	FPS uint32
+	// Priority: where not all fits, a track of more comes first among its like.
+	Priority uint32
 }

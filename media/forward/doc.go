@@ -21,10 +21,12 @@
 // Locks are taken in this order: Layer.fan (one packet or burst at a time) and
 // dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
 // order of its writes: whoever writes to its SSRCs holds it), Layer.mu
-// (reception and cache), and the leaves Track.mu, Downlink.mu, TWCC.mu.
+// (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and
+// Downlink.probing come before Forwarder.mu; Downlink.mu comes after it and after
+// Layer.mu, and is held while a packet is written.
 //
-// Write and Flush are called with Forwarder.mu held: that is what makes them one
-// at a time. The other callbacks are made with no lock but Layer.fan, which
+// Write is called with Forwarder.mu and Downlink.mu held, so that the packets of a
+// transport leave in the order of their numbers; Flush with Forwarder.mu held. The other callbacks are made with no lock but Layer.fan, which
 // Layer.Close waits for: they must not block on who may be closing a layer.
 //
 // # What is dropped

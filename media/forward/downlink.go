@@ -7,41 +7,93 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
-	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 
-	"parlor/media/forward/congestion"
+	"parlor/media/downlink"
+	"parlor/media/downlink/allocate"
+	"parlor/media/downlink/feedback"
+	record "parlor/media/downlink/sent"
 )
 
-// judgeEvery is how often a downlink is judged.
-const judgeEvery = time.Second
+// How often what a path carries is divided among the tracks: while something is held
+// back, and else.
+const (
+	divideEvery  = int64(100 * time.Millisecond)
+	divideSeldom = int64(900 * time.Millisecond)
+)
 
-// Downlink is what is known of the path to one subscriber, shared by the
-// forwarders to it: it numbers their packets for transport-wide congestion
-// control, and when the path does not carry all, it tells them which quality
-// they may forward at most. It never pauses one.
+// mostPadding bounds the packets of a probe that leave at once.
+const mostPadding = 64
+
+// Downlink is the path to one subscriber, shared by the forwarders to it. All their
+// packets leave through it: it numbers them for transport-wide congestion control,
+// judges by what the subscriber reports how much the path carries, tells the
+// forwarders which layers they may forward, and sends probes to find out whether
+// more fits (package downlink).
 //
-// Its methods may be called concurrently. It has no goroutine: it is judged in
-// the turns of its forwarders.
+// Its methods may be called concurrently. It has no goroutine: it acts when packets
+// leave, when something is reported and in the turns of its forwarders; a timer runs
+// while a probe does.
 type Downlink struct {
-	transport atomic.Uint32 // last transport-wide sequence number
-	budget    atomic.Uint64 // bits/s, 0 = no bound
+	epoch     time.Time     // times are nanoseconds since it
+	bandwidth atomic.Uint64 // bits/s, 0 = no bound known
 
-	mu         sync.Mutex // guards the following
+	// division is held while the bitrate is divided, so that one division after the
+	// other takes effect. It guards tracks and divided.
+	division sync.Mutex
+	tracks   []allocate.Track
+	divided  []*Forwarder
+
+	probing sync.Mutex // held by the one that sends a probe's packets
+
+	// mu guards the following. It is held while a packet is written: packets leave in
+	// the order of their numbers, and one writer at a time is all there is to any SSRC.
+	mu         sync.Mutex
 	forwarders []*Forwarder
-	estimator  congestion.Estimator
-	limit      float64 // bits/s, whatever is reported; 0 = none
-	judgedAt   time.Time
-	// Of transport-wide feedback since the last judgement.
-	reported, missing int
+	control    *downlink.Control[struct{}]
+	report     feedback.Report
+	connected  bool
+	dividedAt  int64
+	malformed  uint64
+	timer      *time.Timer // of a probe; nil before the first
 }
 
-// NewDownlink makes a downlink of which nothing is known.
-func NewDownlink() *Downlink { return &Downlink{} }
+// limit is what of a track the path carries.
+type limit struct {
+	quality  livekit.VideoQuality
+	temporal uint8
+	decided  allocate.Layer
+}
 
-func (d *Downlink) add(f *Forwarder) {
+func noLimit() limit {
+	return limit{quality: livekit.VideoQuality_HIGH, temporal: anyLayer, decided: allocate.None}
+}
+
+// NewDownlink makes a downlink of which nothing is known. Nothing is judged before it
+// is Connected.
+func NewDownlink() *Downlink {
+	return &Downlink{epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[struct{}](false)}
+}
+
+// since is a time of the downlink's clock.
+func (d *Downlink) since(at time.Time) int64 { return int64(at.Sub(d.epoch)) }
+
+// Connected says that packets arrive from now on.
+func (d *Downlink) Connected() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.connected = true
+	d.mu.Unlock()
+	d.serve(time.Now())
+}
+
+func (d *Downlink) add(f *Forwarder, at time.Time) {
+	d.mu.Lock()
 	d.forwarders = append(d.forwarders, f)
+	if f.probes() {
+		d.control.JudgeBySending()
+	}
+	d.mu.Unlock()
+	d.reallocate(at)
 }
 
 func (d *Downlink) remove(f *Forwarder) {
@@ -50,190 +102,330 @@ func (d *Downlink) remove(f *Forwarder) {
 	if i := slices.Index(d.forwarders, f); i >= 0 {
 		d.forwarders = slices.Delete(d.forwarders, i, i+1)
 	}
+	d.control.Forget(f.cfg.SSRC)
+	if len(d.forwarders) == 0 && d.timer != nil {
+		d.timer.Stop()
+	}
 }
-
-// nextTransport is the next transport-wide sequence number.
-func (d *Downlink) nextTransport() uint16 { return uint16(d.transport.Add(1)) }
 
 // Bandwidth is what the path is judged to carry in bits/s, 0 = no bound known.
-func (d *Downlink) Bandwidth() uint64 { return d.budget.Load() }
+func (d *Downlink) Bandwidth() uint64 { return d.bandwidth.Load() }
+
+// write sends the packet whose header f holds; f's lock is held.
+func (d *Downlink) write(f *Forwarder, payload []byte, kind record.Kind) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.connected {
+		d.leave(f, &f.header, len(payload), kind)
+	}
+	return f.cfg.Write(&f.header, payload)
+}
+
+// leave takes note of a packet and gives it its number. mu is held.
+func (d *Downlink) leave(f *Forwarder, h *rtp.Header, payload int, kind record.Kind) {
+	size := h.MarshalSize() + payload + int(h.PaddingSize)
+	if f.cfg.Ext.TransportCC == 0 {
+		d.control.Count(f.now, size)
+		return
+	}
+	n := d.control.Leave(f.now, size, kind)
+	f.extScratch.transport = [2]byte{byte(n >> 8), byte(n)}
+}
 
 // estimated takes in a REMB.
-func (d *Downlink) estimated(bitrate float64, now time.Time) {
+func (d *Downlink) estimated(bitrate float64, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.estimator.Estimated(bitrate, now)
+	d.control.Estimated(d.since(at), bitrate)
 }
 
-// lost takes in the loss that a receiver report tells.
-func (d *Downlink) lost(share float64, now time.Time) {
+// lost takes in what a receiver report tells: the share of packets lost, and the round
+// trip, 0 = unknown.
+func (d *Downlink) lost(share float64, rtt time.Duration, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.estimator.Lost(share, now)
+	d.control.Report(d.since(at), share, rtt)
 }
 
-// feedback takes in transport-wide feedback: of the losses alone so far.
-func (d *Downlink) feedback(fb *rtcp.TransportLayerCC) {
-	total, received := int(fb.PacketStatusCount), min(len(fb.RecvDeltas), int(fb.PacketStatusCount))
+// Feedback takes in an RTCP packet of transport-wide feedback
+// (draft-holmer-rmcat-transport-wide-cc-extensions-01). One that is malformed is
+// counted and dropped.
+func (d *Downlink) Feedback(raw []byte) {
+	at := time.Now()
+	now := d.since(at)
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.reported += total
-	d.missing += total - received
-}
-
-// tick judges the path when it is time.
-func (d *Downlink) tick(now time.Time) {
-	d.mu.Lock()
-	if now.Sub(d.judgedAt) < judgeEvery*9/10 {
+	if d.report.Parse(raw) != nil {
+		d.malformed++
 		d.mu.Unlock()
 		return
 	}
-	d.judgedAt = now
-	if d.reported > 0 {
-		d.estimator.Lost(float64(d.missing)/float64(d.reported), now)
-		d.reported, d.missing = 0, 0
-	}
-	forwarders := slices.Clone(d.forwarders)
+	due := d.control.Feedback(now, &d.report) || now-d.dividedAt >= divideEvery && d.control.Tight()
 	d.mu.Unlock()
-
-	shares := sharesOf(forwarders)
-	var sent, wanted float64
-	for i := range shares {
-		sent += shares[i].sent
-		wanted += shares[i].cost(shares[i].want)
+	if due {
+		d.divide(at)
 	}
-	d.mu.Lock()
-	budget := d.estimator.Budget(sent, wanted, now)
-	if d.limit > 0 && (budget == 0 || budget > d.limit) {
-		budget = d.limit
-	}
-	d.mu.Unlock()
-	d.budget.Store(uint64(budget))
-	allocate(shares, budget)
+	d.serve(at)
 }
 
-// Limit bounds, in bits/s, what the path is judged to carry; 0 leaves it to what is
-// reported of it. It holds from the next judgement on.
+// tick is the turn of one of the forwarders.
+func (d *Downlink) tick(at time.Time) {
+	d.mu.Lock()
+	due := d.since(at)-d.dividedAt >= divideSeldom
+	d.mu.Unlock()
+	if due {
+		d.divide(at)
+		d.serve(at)
+	}
+}
+
+// Limit bounds, in bits/s, what is divided among the tracks; 0 leaves it to what is
+// judged of the path.
 func (d *Downlink) Limit(bitrate uint64) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.limit = float64(bitrate)
+	d.control.Limit(float64(bitrate))
+	d.mu.Unlock()
+	at := time.Now()
+	d.divide(at)
+	d.serve(at)
 }
 
-// reallocate divides the budget anew when somebody wants something else.
-func (d *Downlink) reallocate() {
-	budget := float64(d.budget.Load())
-	if budget == 0 {
-		return
+// reallocate divides when a subscriber wants something else.
+func (d *Downlink) reallocate(at time.Time) {
+	d.mu.Lock()
+	bound := d.control.Bound()
+	d.mu.Unlock()
+	if bound > 0 {
+		d.divide(at)
+		d.serve(at)
+	}
+}
+
+// divide decides which layers are forwarded, and tells the forwarders.
+func (d *Downlink) divide(at time.Time) {
+	d.division.Lock()
+	defer d.division.Unlock()
+	d.mu.Lock()
+	d.divided = append(d.divided[:0], d.forwarders...)
+	d.mu.Unlock()
+	d.tracks = d.tracks[:0]
+	for _, f := range d.divided {
+		d.tracks = append(d.tracks, f.describe())
 	}
 	d.mu.Lock()
-	forwarders := slices.Clone(d.forwarders)
+	d.dividedAt = d.since(at)
+	decisions := d.control.Divide(d.dividedAt, d.tracks)
+	d.bandwidth.Store(uint64(d.control.Bound()))
 	d.mu.Unlock()
-	allocate(sharesOf(forwarders), budget)
-}
-
-// share is one forwarder's part in a budget.
-type share struct {
-	forwarder *Forwarder
-	sent      float64 // bits/s in the last second
-	want      livekit.VideoQuality
-	allowed   livekit.VideoQuality
-	costs     [livekit.VideoQuality_HIGH + 1]float64 // bits/s by quality
-	fixed     bool                                   // audio: nothing to choose
-}
-
-func (s *share) cost(q livekit.VideoQuality) float64 {
-	if q == livekit.VideoQuality_OFF {
-		return 0
-	}
-	return s.costs[q]
-}
-
-func sharesOf(forwarders []*Forwarder) []share {
-	shares := make([]share, 0, len(forwarders))
-	for _, f := range forwarders {
-		shares = append(shares, f.share())
-	}
-	return shares
-}
-
-// allocate lowers the costliest video until all fits, but none below the lowest
-// quality, and lets the forwarders know.
-func allocate(shares []share, budget float64) {
-	var total float64
-	for i := range shares {
-		s := &shares[i]
-		s.allowed = s.want
-		total += s.cost(s.want)
-	}
-	for budget > 0 && total > budget {
-		var costliest *share
-		for i := range shares {
-			s := &shares[i]
-			if s.fixed || s.allowed == livekit.VideoQuality_OFF || s.allowed == livekit.VideoQuality_LOW {
-				continue
-			}
-			if costliest == nil || s.cost(s.allowed) > costliest.cost(costliest.allowed) {
-				costliest = s
-			}
+	for i, f := range d.divided {
+		if f.video {
+			f.setLimit(limitOf(&d.tracks[i], &decisions[i]))
 		}
-		if costliest == nil {
+	}
+	clear(d.divided)
+}
+
+// limitOf is what a decision leaves of a track.
+func limitOf(t *allocate.Track, d *allocate.Decision) limit {
+	l := noLimit()
+	l.decided = d.Layer
+	if d.Reason != allocate.Bandwidth || d.Layer == allocate.None {
+		return l
+	}
+	l.quality = livekit.VideoQuality(d.Layer.Spatial)
+	for higher := d.Layer.Temporal + 1; higher < allocate.Temporals; higher++ {
+		if t.Bitrates[d.Layer.Spatial][higher] > 0 {
+			l.temporal = uint8(d.Layer.Temporal)
+		}
+	}
+	return l
+}
+
+// serve sends what a running probe needs now.
+func (d *Downlink) serve(at time.Time) {
+	if !d.probing.TryLock() {
+		return // it is being done
+	}
+	defer d.probing.Unlock()
+	var flush *Forwarder
+	for range mostPadding {
+		d.mu.Lock()
+		f, size := d.dueLocked(d.since(at))
+		d.mu.Unlock()
+		if f == nil {
 			break
 		}
-		total -= costliest.cost(costliest.allowed)
-		costliest.allowed--
-		total += costliest.cost(costliest.allowed)
-	}
-	for i := range shares {
-		s := &shares[i]
-		limit := s.allowed
-		if s.fixed || s.allowed == s.want {
-			limit = livekit.VideoQuality_HIGH
+		if !f.pad(size, at) {
+			break
 		}
-		s.forwarder.setLimit(limit)
+		flush = f
+	}
+	if flush != nil {
+		flush.flush()
 	}
 }
 
-// setLimit is the highest quality that the path carries.
-func (f *Forwarder) setLimit(limit livekit.VideoQuality) {
+// dueLocked is the forwarder that is to send a packet of a probe now, and the packet's
+// size; without one it sets the timer for the next.
+func (d *Downlink) dueLocked(now int64) (*Forwarder, int) {
+	if !d.connected {
+		return nil, 0
+	}
+	i := slices.IndexFunc(d.forwarders, (*Forwarder).probes)
+	if i < 0 {
+		return nil, 0
+	}
+	if bytes, size := d.control.Probe(now); bytes > 0 {
+		return d.forwarders[i], size
+	}
+	if next := d.control.When(now); next != 0 {
+		d.wakeLocked(time.Duration(max(next-now, int64(time.Millisecond))))
+	}
+	return nil, 0
+}
+
+func (d *Downlink) wakeLocked(after time.Duration) {
+	if d.timer == nil {
+		d.timer = time.AfterFunc(after, func() { d.serve(time.Now()) })
+		return
+	}
+	d.timer.Reset(after)
+}
+
+// probes reports whether the forwarder can send packets that nobody asked for, and is
+// told what becomes of them.
+func (f *Forwarder) probes() bool { return f.video && f.hasRTX && f.cfg.Ext.TransportCC != 0 }
+
+// recent is how many packets back a probe repeats.
+const recent = 64
+
+// pad sends a packet that nobody asked for: a recent one again, of at most size bytes
+// or little more, or one that is empty but for padding. It reports false when the
+// forwarder is closed.
+func (f *Forwarder) pad(size int, at time.Time) bool {
 	f.mu.Lock()
-	changed := f.limit != limit
-	f.limit = limit
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	f.now = f.downlink.since(at)
+	sendTime := absSendTime(at)
+	last := f.numbers.LastOut()
+	if f.padded > last || f.padded <= last-recent {
+		f.padded = last - recent/2
+	}
+	for range recent / 2 {
+		f.padded++
+		if f.padded > last {
+			f.padded = last - recent/2
+		}
+		s := &f.history[uint16(f.padded)&uint16(len(f.history)-1)]
+		if !s.used || s.out != uint16(f.padded) || s.layer == nil {
+			continue
+		}
+		p := s.layer.get(s.ext, s.generation)
+		if p == nil {
+			continue
+		}
+		fits := p.Size <= size+size/4
+		if fits {
+			f.emit(p, s, sendTime, record.Padding)
+		}
+		p.Release()
+		if fits {
+			return true
+		}
+	}
+	f.emitPadding(min(size, 255), sendTime)
+	return true
+}
+
+// setLimit says what the path carries.
+func (f *Forwarder) setLimit(l limit) {
+	f.mu.Lock()
+	changed := f.limit.quality != l.quality || f.limit.temporal != l.temporal
+	f.limit = l
 	f.mu.Unlock()
 	if changed {
 		f.retarget(f.track.since(time.Now()))
 	}
 }
 
-// spatialCosts is what part of a stream's bitrate its spatial layers up to each
-// quality have, when one stream carries three: their own is not measured.
-func spatialCosts() [livekit.VideoQuality_HIGH + 1]float64 { return [...]float64{0.15, 0.4, 1} }
+// Costs until they are measured: of sound in all, of a picture per pixel.
+const (
+	soundCost = 40_000.0 // bits/s
+	pixelCost = 1.8      // bits/s
+)
 
-// share is what the forwarder wants and what each quality costs.
-func (f *Forwarder) share() share {
+// largeSide is the shorter side from which on a picture counts as shown large, in
+// pixels.
+const largeSide = 540
+
+// describe is what the forwarder wants and what each layer costs.
+func (f *Forwarder) describe() allocate.Track {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := share{forwarder: f, sent: float64(f.stats.Bitrate), want: f.wantedLocked(), fixed: !f.video}
-	if f.closed || f.track.muted.Load() {
-		s.want = livekit.VideoQuality_OFF
+	t := allocate.Track{ID: f.cfg.SSRC, Audio: !f.video, Class: allocate.Rest, Most: allocate.None, Now: f.limit.decided}
+	want := f.wantedLocked()
+	if f.closed || f.track.muted.Load() || want == livekit.VideoQuality_OFF {
+		return t
 	}
-	layers := *f.track.layers.Load()
-	for q := range s.costs {
-		l := f.chooseAmong(layers, livekit.VideoQuality(q), true)
-		if l == nil {
+	if !f.video {
+		t.Most = allocate.Layer{}
+		if t.Bitrates[0][0] = float64(f.stats.Bitrate); f.stats.Bitrate == 0 && f.inStep {
+			t.Bitrates[0][0] = soundCost
+		}
+		return t
+	}
+	switch s := &f.settings; {
+	case f.track.screen.Load():
+		t.Class = allocate.Screen
+	case min(s.Width, s.Height) >= largeSide:
+		t.Class = allocate.Pinned
+	}
+	t.Priority = f.settings.Priority
+	t.Most = allocate.Layer{Spatial: int8(rank(want) - rank(livekit.VideoQuality_LOW)), Temporal: allocate.Temporals - 1}
+	sizes := f.track.sizes.Load()
+	for q := range t.Sizes {
+		t.Sizes[q] = int(sizes.width[q]) * int(sizes.height[q])
+	}
+	for _, l := range *f.track.layers.Load() {
+		q := int(l.cfg.Quality)
+		if !l.cfg.Codec.carries(*f.codec()) || !l.live.Load() || q >= allocate.Spatials {
 			continue
 		}
-		s.costs[q] = l.bitrate()
-		if f.video && l.spatialLayers() > 1 && f.alone(l) {
-			s.costs[q] *= spatialCosts()[q]
+		c, layers := l.costs()
+		switch {
+		case !c.measured:
+			pixels := t.Sizes[q]
+			if pixels == 0 {
+				pixels = 320 * 180 << (2 * q)
+			}
+			t.Bitrates[q][0] = pixelCost * float64(pixels)
+		case layers > 1 && f.alone(l):
+			t.Bitrates, t.FPS = c.bitrates, c.fps
+		default:
+			t.Bitrates[q], t.FPS[q] = c.whole()
 		}
 	}
-	return s
+	return t
 }
 
-// bitrate is what came in the last second, in bits/s.
-func (l *Layer) bitrate() float64 {
+// costs are what the layers of the stream cost, and how many spatial ones there are.
+func (l *Layer) costs() (costs, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return float64(l.rates.bitrate)
+	return l.rates.costs, l.inspector.spatialLayers()
+}
+
+// whole is what the temporal layers cost with all spatial layers.
+func (c *costs) whole() (bitrates, fps [allocate.Temporals]float64) {
+	for s := range c.bitrates {
+		for t, b := range c.bitrates[s] {
+			if b > 0 {
+				bitrates[t] = max(bitrates[t], b)
+				fps[t] = max(fps[t], c.fps[s][t])
+			}
+		}
+	}
+	return bitrates, fps
 }

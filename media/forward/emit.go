@@ -5,6 +5,7 @@ import (
 
 	"github.com/pion/rtp"
 
+	record "parlor/media/downlink/sent"
 	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
 	"parlor/media/forward/red"
@@ -47,9 +48,10 @@ func (f *Forwarder) body(p *packet.Packet) []byte {
 	return p.Payload()
 }
 
-// emit writes p as s says; again: as a retransmission (RFC 4588). mu is held.
-func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool) {
-	h := &f.header
+// emit writes p as s says; a kind other than media: as a retransmission (RFC 4588).
+// mu is held.
+func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind record.Kind) {
+	h, again := &f.header, kind == record.Repeat || kind == record.Padding
 	h.Version = 2
 	h.Marker = s.marker
 	h.SequenceNumber = s.out
@@ -64,7 +66,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool
 		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.codecOf(s.layer).RTXPayloadType
 	}
 	f.putExtensions(h, p, s, sendTime)
-	f.send(payload)
+	f.send(payload, kind)
 	if again {
 		f.stats.Retransmitted++
 		f.stats.RetransmittedBytes += uint64(len(payload) + 12)
@@ -75,7 +77,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, again bool
 func (f *Forwarder) emitBlock(number uint16, timestamp uint32, payload []byte, sendTime [3]byte) {
 	h := f.plainHeader(number, timestamp, sendTime)
 	h.Marker, h.PayloadType = false, f.cfg.Codec.PayloadType
-	f.send(payload)
+	f.send(payload, record.Audio)
 	f.stats.Rebuilt++
 }
 
@@ -94,14 +96,24 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 	return h
 }
 
+// emitPadding writes a packet of nothing but padding (RFC 3550 5.1). mu is held.
+func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
+	f.rtxNumber++
+	h := f.plainHeader(f.rtxNumber, f.anchor.timestamp, sendTime)
+	h.Marker, h.SSRC, h.PayloadType = false, f.cfg.RTXSSRC, f.codec().RTXPayloadType
+	h.Padding, h.PaddingSize = true, byte(size)
+	f.send(nil, record.Padding)
+	h.Padding, h.PaddingSize = false, 0
+}
+
 // ErrNotConnected is what a forwarder's Write gives while there is no way to the
 // subscriber yet. Such a packet is not sent, and is no fault.
 var ErrNotConnected = errors.New("the transport is not connected")
 
 // send writes a packet whose header is ready; it reports whether that could be
 // done. mu is held.
-func (f *Forwarder) send(payload []byte) bool {
-	err := f.cfg.Write(&f.header, payload)
+func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
+	err := f.downlink.write(f, payload, kind)
 	if err == ErrNotConnected {
 		return false
 	}
@@ -211,9 +223,7 @@ func (f *Forwarder) putTransport(sendTime [3]byte) {
 		f.put(ids.AbsSendTime, x.sendTime[:])
 	}
 	if ids.TransportCC != 0 {
-		n := f.downlink.nextTransport()
-		x.transport = [2]byte{byte(n >> 8), byte(n)}
-		f.put(ids.TransportCC, x.transport[:])
+		f.put(ids.TransportCC, x.transport[:]) // the number is given when the packet leaves
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtp"
 
+	record "parlor/media/downlink/sent"
 	"parlor/media/forward/packet"
 	"parlor/media/forward/red"
 	"parlor/media/forward/sequence"
@@ -19,7 +20,8 @@ import (
 type burst struct {
 	layer    *Layer
 	packets  []*packet.Packet
-	sendTime [3]byte // abs-send-time
+	at       time.Time // when it leaves
+	sendTime [3]byte   // abs-send-time
 }
 
 // absSendTime is the send time of a packet as the header extension has it: NTP
@@ -59,7 +61,7 @@ type Forwarder struct {
 
 	// What is wanted.
 	settings Settings
-	limit    livekit.VideoQuality // what the path carries
+	limit    limit
 	target   *Layer
 	selector selector
 
@@ -76,10 +78,20 @@ type Forwarder struct {
 	rtxNumber  uint16
 	header     rtp.Header
 	scratch    []byte
+	now        int64 // of the downlink's clock, when what is written leaves
+	padded     int64 // number of the packet that a probe repeated last
 	extScratch extScratch
 	stats      forwarderState
 	waiting    *Layer // a key frame of it is to be asked for
 	notices    notices
+}
+
+// kind is what the forwarder's media is to the downlink.
+func (f *Forwarder) kind() record.Kind {
+	if f.video {
+		return record.Video
+	}
+	return record.Audio
 }
 
 // anchor is the last forwarded packet in the order of the stream.
@@ -125,11 +137,12 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		rate:     int64(max(cfg.Codec.ClockRate, 1)),
 		downlink: cfg.Downlink,
 		hasRTX:   cfg.RTXSSRC != 0 && cfg.Codec.RTXPayloadType != 0,
-		limit:    livekit.VideoQuality_HIGH,
+		limit:    noLimit(),
 		scratch:  make([]byte, 0, packet.MaxSize+2),
 	}
 	if f.downlink == nil {
 		f.downlink = NewDownlink()
+		f.downlink.Connected()
 	}
 	size := audioCache
 	if f.video {
@@ -157,7 +170,7 @@ func (f *Forwarder) SetSettings(s Settings) {
 	f.settings = s
 	f.mu.Unlock()
 	now := time.Now()
-	f.downlink.reallocate()
+	f.downlink.reallocate(now)
 	f.retarget(f.track.since(now))
 	f.track.updateQualities(now)
 }
@@ -212,6 +225,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.mu.Unlock()
 		return
 	}
+	f.now = f.downlink.since(b.at)
 	for _, p := range b.packets {
 		f.write(b, p)
 	}
@@ -278,7 +292,7 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
-	f.emit(p, &s, b.sendTime, false)
+	f.emit(p, &s, b.sendTime, f.kind())
 	if !f.stats.started {
 		f.stats.started = true
 		f.notices.firstPacket, f.notices.active = true, f.video
@@ -347,7 +361,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
-	f.emit(p, &s, b.sendTime, false)
+	f.emit(p, &s, b.sendTime, f.kind())
 }
 
 // takeUp begins to forward l with p if it may; it reports whether p is to be
@@ -366,6 +380,9 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 		f.stats.Switches++
 	}
 	f.current, f.generation, f.inStep = l, p.Generation, true
+	if f.video && l == f.target {
+		f.selector.want(f.bounds(false))
+	}
 	f.selector.begin()
 	f.numbers.Begin(p.Ext, p.Picture())
 	f.described.begin(p)

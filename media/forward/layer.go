@@ -287,7 +287,8 @@ func (l *Layer) flush() {
 		return
 	}
 	if !l.track.muted.Load() {
-		b := burst{layer: l, packets: l.burst, sendTime: absSendTime(time.Now())}
+		at := time.Now()
+		b := burst{layer: l, packets: l.burst, at: at, sendTime: absSendTime(at)}
 		forwarders := *l.track.forwarders.Load()
 		bit := uint32(1) << l.index
 		for _, f := range forwarders {

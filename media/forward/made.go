@@ -52,6 +52,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 			timestamp = f.anchor.timestamp + 1
 		}
 	}
+	f.now = f.downlink.since(at)
 	sendTime := absSendTime(at)
 	ok := true
 	frame := func(payload []byte) {
@@ -97,7 +98,7 @@ func (f *Forwarder) sendMade(timestamp uint32, pt uint8, marker bool, padding ui
 	h := f.plainHeader(uint16(f.numbers.LastOut()+1), timestamp, sendTime)
 	h.PayloadType, h.Marker = pt, marker
 	h.Padding, h.PaddingSize = padding > 0, padding
-	ok := f.send(payload)
+	ok := f.send(payload, f.kind())
 	h.Padding, h.PaddingSize = false, 0
 	if ok {
 		f.numbers.Insert()

@@ -101,8 +101,8 @@ func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32,
 		return 0, 0, false
 	}
 	path := Path{Loss: f.stats.loss, RTT: f.stats.RTT, Jitter: f.stats.Jitter, Audio: !f.video}
-	if want := f.wantedLocked(); f.video && rank(f.limit) < rank(want) {
-		path.Missing = rank(want) - rank(f.limit)
+	if want := f.wantedLocked(); f.video && rank(f.limit.quality) < rank(want) {
+		path.Missing = rank(want) - rank(f.limit.quality)
 	}
 	quality, score = Score(path)
 	return quality, score, true

@@ -6,6 +6,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 
+	record "parlor/media/downlink/sent"
 	"parlor/media/forward/packet"
 )
 
@@ -46,8 +47,6 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 			f.receiverReports(p.Reports, at, now)
 		case *rtcp.ReceiverEstimatedMaximumBitrate:
 			f.downlink.estimated(float64(p.Bitrate), at)
-		case *rtcp.TransportLayerCC:
-			f.downlink.feedback(p)
 		}
 	}
 }
@@ -60,6 +59,7 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	if f.closed {
 		return
 	}
+	f.now = f.downlink.since(at)
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
@@ -98,7 +98,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	}
 	s.answers++
 	s.answered = now
-	f.emit(p, s, sendTime, true)
+	f.emit(p, s, sendTime, record.Repeat)
 	p.Release()
 }
 
@@ -141,9 +141,9 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 				s.RTT = time.Duration(max(now-report.at-delay, 0))
 			}
 		}
-		loss := s.FractionLost
+		loss, rtt := s.FractionLost, s.RTT
 		f.mu.Unlock()
-		f.downlink.lost(loss, at)
+		f.downlink.lost(loss, rtt, at)
 	}
 }
 

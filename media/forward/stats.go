@@ -6,6 +6,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 
+	"parlor/media/downlink/allocate"
 	"parlor/media/forward/packet"
 )
 
@@ -73,6 +74,17 @@ type rateMeter struct {
 	frames0   uint64
 	bitrate   uint64
 	fps       float64 // of the last second that had frames
+
+	// Of this second, by spatial and temporal layer.
+	parts [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }
+	costs costs // of the last second
+}
+
+// costs are what a stream's layers cost, each with all below it.
+type costs struct {
+	measured bool
+	bitrates [allocate.Spatials][allocate.Temporals]float64 // bits/s, 0 = it is not there
+	fps      [allocate.Spatials][allocate.Temporals]float64
 }
 
 func (r *rateMeter) add(p *packet.Packet) {
@@ -82,6 +94,35 @@ func (r *rateMeter) add(p *packet.Packet) {
 	}
 	r.packets++
 	r.bytes += uint64(p.Size)
+	part := &r.parts[min(p.Frame.Spatial, allocate.Spatials-1)][min(p.Frame.Temporal, allocate.Temporals-1)]
+	part.bytes += uint64(p.Size)
+	if p.Frame.Start && !p.Late {
+		part.frames++
+	}
+}
+
+// measure makes the costs of a second.
+func (r *rateMeter) measure(seconds float64) {
+	if r.bytes == r.bytes0 {
+		return // what it cost when it was sent last is the best guess
+	}
+	r.costs = costs{measured: true}
+	for s := range r.parts {
+		for t := range r.parts[s] {
+			if r.parts[s][t].bytes == 0 {
+				continue
+			}
+			for below := range s + 1 {
+				for slower := range t + 1 {
+					r.costs.bitrates[s][t] += float64(r.parts[below][slower].bytes*8) / seconds
+				}
+			}
+			for slower := range t + 1 {
+				r.costs.fps[s][t] += float64(r.parts[s][slower].frames) / seconds
+			}
+		}
+	}
+	r.parts = [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }{}
 }
 
 // frameInterval is the time between frames in the last second that had any.
@@ -99,6 +140,7 @@ func (r *rateMeter) tick(now int64) {
 	}
 	seconds := float64(elapsed) / float64(time.Second)
 	r.bitrate = uint64(float64(r.bytes-r.bytes0) * 8 / seconds)
+	r.measure(seconds)
 	if r.frames > r.frames0 {
 		r.fps = float64(r.frames-r.frames0) / seconds
 	}

@@ -59,10 +59,7 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	if f.current != nil && f.current.gone.Load() {
 		f.inStep = false
 	}
-	want := f.wantedLocked()
-	if want != livekit.VideoQuality_OFF && rank(f.limit) < rank(want) {
-		want = f.limit
-	}
+	want := f.allowedLocked()
 	f.target = nil
 	if want != livekit.VideoQuality_OFF {
 		f.target = f.choose(want)
@@ -76,7 +73,7 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	if !f.video {
 		return nil
 	}
-	f.selector.want(f.spatialBound(want), f.temporalBound(f.target))
+	f.selector.want(f.bounds(f.steppingDown()))
 	if !f.target.live.Load() {
 		return nil
 	}
@@ -84,6 +81,30 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 		return f.target
 	}
 	return nil
+}
+
+// allowedLocked is the wanted quality as far as the path carries it.
+func (f *Forwarder) allowedLocked() livekit.VideoQuality {
+	want := f.wantedLocked()
+	if want != livekit.VideoQuality_OFF && rank(f.limit.quality) < rank(want) {
+		want = f.limit.quality
+	}
+	return want
+}
+
+// steppingDown reports whether the path does not carry what is forwarded and a key
+// frame of a lower layer is waited for.
+func (f *Forwarder) steppingDown() bool {
+	return f.inStep && f.current != nil && f.current != f.target && f.limit.quality != livekit.VideoQuality_HIGH && better(f.current, f.target)
+}
+
+// bounds are the highest spatial and temporal layer of target to forward; while
+// stepping down only the lowest temporal layer is.
+func (f *Forwarder) bounds(steppingDown bool) (spatial, temporal uint8) {
+	if steppingDown {
+		return anyLayer, 0
+	}
+	return f.spatialBound(f.allowedLocked()), min(f.temporalBound(f.target), f.limit.temporal)
 }
 
 // choose is the layer for a quality: the best one that is live and not above it,

@@ -39,7 +39,8 @@ type Track struct {
 	forwarders atomic.Pointer[[]*Forwarder]
 	sizes      atomic.Pointer[layerSizes]
 
-	muted atomic.Bool
+	screen atomic.Bool // it shows a screen
+	muted  atomic.Bool
 	// regressed: who can get a backup codec gets it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
@@ -149,9 +150,10 @@ func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
 	forwarders := append(append(make([]*Forwarder, 0, len(old)+1), old...), f)
 	t.forwarders.Store(&forwarders)
 	t.mu.Unlock()
-	f.downlink.add(f)
-	f.retarget(t.since(time.Now()))
-	t.updateQualities(time.Now())
+	now := time.Now()
+	f.downlink.add(f, now)
+	f.retarget(t.since(now))
+	t.updateQualities(now)
 	return f
 }
 
@@ -171,6 +173,7 @@ func (t *Track) SetMuted(muted bool) {
 // SetInfo tells the sizes of the layers.
 func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	t.sizes.Store(sizesOf(info))
+	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
 	t.retarget()
 	t.updateQualities(time.Now())
 }

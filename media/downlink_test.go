@@ -1,0 +1,130 @@
+package media
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pion/interceptor"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/emulator"
+)
+
+// behindRelay has a client know nothing of the server but a relay's address, and the
+// server nothing of the client.
+func behindRelay(t *testing.T, e *Engine) (*emulator.Relay, func(string) string) {
+	t.Helper()
+	server := e.net.sockets[0].conns[0].LocalAddr().(*net.UDPAddr).AddrPort()
+	r, err := emulator.New(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), server.Port()))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	return r, func(text string) string {
+		return strings.ReplaceAll(text, fmt.Sprintf("127.0.0.1 %d ", server.Port()), fmt.Sprintf("127.0.0.1 %d ", r.Addr().Port()))
+	}
+}
+
+// watcher tells which layer each frame that comes is of.
+type watcher struct {
+	t      *testing.T
+	frames chan byte
+}
+
+func (w *watcher) watch(r *webrtc.TrackRemote) {
+	drain(r, func(raw []byte) {
+		if raw[0]&0x20 != 0 {
+			return // there is nothing but padding
+		}
+		if i := strings.Index(string(raw), "\x9d\x01\x2a"); i > 0 && i+7 < len(raw) {
+			select {
+			case w.frames <- raw[i+7]:
+			default:
+			}
+		}
+	})
+}
+
+// until waits until frames of the wanted layers, and no others, came for a second or
+// so.
+func (w *watcher) until(why string, want ...byte) {
+	w.t.Helper()
+	deadline := time.After(time.Minute)
+	for got := 0; got < 100; {
+		select {
+		case layer := <-w.frames:
+			got++
+			if !strings.Contains(string(want), string([]byte{layer})) {
+				got = 0
+			}
+		case <-deadline:
+			require.FailNow(w.t, "not within a minute", "layer %v at %s", want, why)
+		}
+	}
+}
+
+// share is which part of the next frames is of a layer.
+func (w *watcher) share(layer byte, frames int) float64 {
+	w.t.Helper()
+	of := 0
+	deadline := time.After(time.Minute)
+	for range frames {
+		select {
+		case got := <-w.frames:
+			if got == layer {
+				of++
+			}
+		case <-deadline:
+			require.FailNow(w.t, "frames ceased")
+		}
+	}
+	return float64(of) / float64(frames)
+}
+
+// A subscriber's layers fall with its bandwidth, without a queue that stays, and come
+// back with it; losses that have nothing to do with what is sent do not cost them.
+func TestLayersFollowTheBandwidth(t *testing.T) {
+	for _, single := range []bool{false, true} {
+		t.Run(fmt.Sprintf("single=%v", single), func(t *testing.T) {
+			e := newTestEngine(t, nil)
+			a := newClient(t, e, clientConfig{sid: "PA_a"})
+			a.layerSizes = [3]int{190, 500, 1100} // 150, 400, 880 kbit/s
+			a.join()
+			a.publishSimulcast("TR_s")
+			published := a.published("TR_s")
+
+			relay, reroute := behindRelay(t, e)
+			way := func(rate, loss float64) {
+				relay.SetDown(emulator.Conditions{Rate: rate, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond, Loss: loss})
+			}
+			relay.SetUp(emulator.Conditions{Delay: 20 * time.Millisecond})
+			way(20e6, 0)
+			w := &watcher{t, make(chan byte, 1000)}
+			b := newClient(t, e, clientConfig{sid: "PA_b", single: single, interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+				return webrtc.ConfigureTWCCSender(m, r)
+			}})
+			b.reroute, b.onTrack = reroute, w.watch
+			b.join()
+			b.subscribe("PA_a", published)
+
+			w.until("20 Mbit/s", 2)
+			way(600e3, 0)
+			w.until("600 kbit/s", 0, 1)
+			relay.TakeDown()
+			require.Less(t, w.share(2, 300), 0.2, "it is not tried again and again what does not fit")
+			require.Less(t, relay.TakeDown().Dropped, 30, "the queue does not overflow")
+			way(3e6, 0)
+			w.until("3 Mbit/s again", 2)
+			way(3e6, 0.05)
+			w.share(2, 300)
+			require.Greater(t, w.share(2, 300), 0.5, "with losses at random")
+			way(600e3, 0)
+			w.until("600 kbit/s again", 0, 1)
+			way(20e6, 0)
+			w.until("20 Mbit/s again", 2)
+		})
+	}
+}

@@ -1,0 +1,222 @@
+// Package emulator is a bad network for tests: a relay for UDP on this machine with a
+// bottleneck in each direction. It needs no rights and no help of the kernel.
+//
+// The nouns:
+//
+//   - A [Relay] stands between clients and one server. Clients are told its address in
+//     place of the server's; the server sees a socket of its own for each client.
+//   - A link is one direction, shared by all clients of the relay: a queue in front of a
+//     bottleneck, and the way behind it.
+//   - [Conditions] are what a link is like for the time being.
+package emulator
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Conditions are what a link is like. The zero value lets everything pass at once.
+type Conditions struct {
+	Rate  float64       // bits/s with UDP and IP headers, 0 = no bottleneck
+	Queue time.Duration // what would wait longer than that at Rate is dropped
+	Delay time.Duration // of the way behind the bottleneck
+	Loss  float64       // share lost at random, 0 to 1
+}
+
+// headers are the bytes of IPv4 and UDP headers.
+const headers = 28
+
+// Traffic is what passed a link since it was asked last.
+type Traffic struct {
+	Packets, Bytes int // that arrived
+	Dropped        int // for want of room in the queue
+	Lost           int // at random
+	LongestWait    time.Duration
+}
+
+// Relay is a bad network in front of one server. Its methods may be called
+// concurrently. Its goroutines live until Close.
+type Relay struct {
+	server   netip.AddrPort
+	conn     *net.UDPConn
+	down, up *link
+	running  sync.WaitGroup
+
+	mu      sync.Mutex // guards the following
+	closed  bool
+	clients map[netip.AddrPort]*net.UDPConn
+}
+
+// New makes a relay to a server on this machine, which lets everything pass at first.
+func New(server netip.AddrPort) (*Relay, error) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, fmt.Errorf("listen for clients: %w", err)
+	}
+	r := &Relay{server: server, conn: conn, down: newLink(), up: newLink(), clients: map[netip.AddrPort]*net.UDPConn{}}
+	r.running.Go(r.down.run)
+	r.running.Go(r.up.run)
+	r.running.Go(r.fromClients)
+	return r, nil
+}
+
+// Addr is what clients are to take for the server's address.
+func (r *Relay) Addr() netip.AddrPort { return r.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+// SetDown changes the way to the clients. What waits already leaves as it would have.
+func (r *Relay) SetDown(c Conditions) { r.down.set(c) }
+
+// SetUp changes the way to the server.
+func (r *Relay) SetUp(c Conditions) { r.up.set(c) }
+
+// TakeDown is what passed to the clients since the last call.
+func (r *Relay) TakeDown() Traffic { return r.down.take() }
+
+// Close ends the relay; what is on the way is lost.
+func (r *Relay) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	err := r.conn.Close()
+	for _, c := range r.clients {
+		err = errors.Join(err, c.Close())
+	}
+	r.mu.Unlock()
+	close(r.down.stop)
+	close(r.up.stop)
+	r.running.Wait()
+	return err
+}
+
+func (r *Relay) fromClients() {
+	b := make([]byte, 2048)
+	for {
+		n, from, err := r.conn.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		if to := r.client(from); to != nil {
+			r.up.send(b[:n], func(p []byte) { _, _ = to.Write(p) }) // a lost packet is what this is for
+		}
+	}
+}
+
+// client is the socket that stands for a client towards the server, nil when there can
+// be none.
+func (r *Relay) client(from netip.AddrPort) *net.UDPConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.clients[from]
+	if c != nil || r.closed {
+		return c
+	}
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.server))
+	if err != nil {
+		return nil
+	}
+	r.clients[from] = c
+	r.running.Go(func() { r.fromServer(c, from) })
+	return c
+}
+
+func (r *Relay) fromServer(c *net.UDPConn, to netip.AddrPort) {
+	b := make([]byte, 2048)
+	for {
+		n, err := c.Read(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // the server's socket is closed for the time being
+		}
+		r.down.send(b[:n], func(p []byte) { _, _ = r.conn.WriteToUDPAddrPort(p, to) })
+	}
+}
+
+// link is one direction.
+type link struct {
+	packets chan packet
+	stop    chan struct{}
+
+	mu      sync.Mutex // guards the following
+	c       Conditions
+	freeAt  time.Time // when the bottleneck has nothing more to send
+	traffic Traffic
+}
+
+type packet struct {
+	bytes []byte
+	at    time.Time
+	write func([]byte)
+}
+
+func newLink() *link {
+	return &link{packets: make(chan packet, 1<<14), stop: make(chan struct{})}
+}
+
+func (l *link) set(c Conditions) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c = c
+}
+
+func (l *link) take() Traffic {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.traffic
+	l.traffic = Traffic{}
+	return t
+}
+
+func (l *link) send(p []byte, write func([]byte)) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.freeAt.Before(now) {
+		l.freeAt = now
+	}
+	wait := l.freeAt.Sub(now)
+	if l.c.Rate > 0 {
+		if wait > l.c.Queue {
+			l.traffic.Dropped++
+			return
+		}
+		l.freeAt = l.freeAt.Add(time.Duration(float64((len(p)+headers)*8) / l.c.Rate * float64(time.Second)))
+	}
+	if l.c.Loss > 0 && rand.Float64() < l.c.Loss {
+		l.traffic.Lost++
+		return
+	}
+	select {
+	case l.packets <- packet{append([]byte(nil), p...), l.freeAt.Add(l.c.Delay), write}:
+		l.traffic.Packets++
+		l.traffic.Bytes += len(p)
+		l.traffic.LongestWait = max(l.traffic.LongestWait, wait)
+	default:
+		l.traffic.Dropped++
+	}
+}
+
+// run delivers packets when they are due, in order.
+func (l *link) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case p := <-l.packets:
+			timer.Reset(time.Until(p.at))
+			select {
+			case <-l.stop:
+				return
+			case <-timer.C:
+			}
+			p.write(p.bytes)
+		}
+	}
+}
