@@ -255,8 +255,13 @@ func (r *Room) setTimer() {
 		r.timer.Stop()
 		return
 	}
-	r.timer.Reset(max(time.Until(next), 0))
+	r.timer.Reset(min(max(time.Until(next), 0), longestWait))
 }
+
+// longestWait bounds the timer of a live room: alarms are times of the wall clock,
+// which can be set, and goes on while a machine is suspended and its timers stand
+// still.
+const longestWait = 5 * time.Second
 
 // ring does what is due.
 func (r *Room) ring(now time.Time) {

@@ -271,19 +271,23 @@ func (rs *Rooms) noteDeadline(ms int64) {
 }
 
 // reap ends rooms at their deadline. It owns one timer, set to the earliest
-// deadline that the store knows, and wakes for nothing else.
+// deadline that the store knows; while there is one it looks at the clock from time
+// to time, and asks the store only at the deadline.
 func (rs *Rooms) reap() {
 	const (
-		batch   = 100 // ended in one transaction; whoever joins meanwhile waits for it
-		retry   = time.Second
-		longest = 15 * time.Minute // a suspended machine's timer stands still; its wall clock does not
+		batch = 100 // ended in one transaction; whoever joins meanwhile waits for it
+		retry = time.Second
+		// A clock that is set, or a machine that was suspended, moves deadlines that the
+		// timer does not know of.
+		longest = 5 * time.Second
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	earliest := NowMs(time.Now()) // what the timer is set to; 0 = nothing
+	deadline := int64(0)          // earliest, if it is a room's and not another try
 	var outage Outage
 	again := func(d time.Duration) {
-		earliest = NowMs(time.Now().Add(d)) // so that no later deadline takes its place
+		earliest, deadline = NowMs(time.Now().Add(d)), 0 // so that no later deadline takes its place
 		timer.Reset(d)
 	}
 	for {
@@ -292,11 +296,15 @@ func (rs *Rooms) reap() {
 			return
 		case <-rs.wake:
 			if ms := rs.noted.Swap(0); ms != 0 && (earliest == 0 || ms < earliest) {
-				earliest = ms
+				earliest, deadline = ms, ms
 				timer.Reset(min(time.Until(time.UnixMilli(ms)), longest))
 			}
 			continue
 		case <-timer.C:
+		}
+		if left := time.Until(time.UnixMilli(deadline)); left > 0 {
+			timer.Reset(min(left, longest))
+			continue
 		}
 		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(time.Now()), batch)
 		switch {
@@ -321,6 +329,7 @@ func (rs *Rooms) reap() {
 			continue
 		}
 		outage.Over(rs.log, "rooms that are due are ended again")
+		deadline = earliest
 		if earliest != 0 {
 			timer.Reset(min(max(time.Until(time.UnixMilli(earliest)), 0), longest))
 		}

@@ -20,9 +20,10 @@ const (
 	minClaims = 256
 	// maxTried bounds how many deliveries a sweep or a row of probes remembers.
 	maxTried = 512
-	// maxSleep bounds the timer for a delivery that is due later, since a machine
-	// that is suspended stops timers but not the wall clock they are set by.
-	maxSleep = 10 * time.Minute
+	// maxSleep bounds the timer for a delivery that is due later: a clock that is set,
+	// or a machine that was suspended, moves the wall clock and not the timer. Looking
+	// at the clock costs nothing; the store is asked only when it is time.
+	maxSleep = 5 * time.Second
 	// storeRetry is the time until a failed read or write of the store is repeated.
 	storeRetry = time.Second
 	// recordTime bounds the last write when the dispatcher closes.
@@ -154,7 +155,9 @@ func (l *lane) run(ctx context.Context) {
 		case <-l.wake:
 			l.exhausted = false
 		case <-timer.C:
-			l.exhausted, l.sleepTill = false, time.Time{}
+			if !time.Now().Before(l.sleepTill) { // by the wall clock, as it is now
+				l.exhausted, l.sleepTill = false, time.Time{}
+			}
 		case f := <-l.ctl:
 			f()
 		case a := <-l.done:
