@@ -29,10 +29,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "parlor: stopping at once")
 		os.Exit(130)
 	}()
+	// Supervisors and certbot send SIGHUP as a matter of habit: it must not end calls.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
 	// A file that may not grow any more, by the process's limits, is a full disk: an
 	// error of the write, and no reason to die.
 	signal.Ignore(syscall.SIGXFSZ)
-	os.Exit(run(ctx, environment{os.Args[1:], os.Environ(), os.Stdout, os.Stderr}))
+	os.Exit(run(ctx, environment{os.Args[1:], os.Environ(), os.Stdout, os.Stderr, hangups}))
 }
 
 // awaitSecond returns when somebody asks again to stop. Supervisors and shells
@@ -52,8 +55,9 @@ func awaitSecond(signals <-chan os.Signal) {
 type environment struct {
 	args    []string
 	environ []string
-	out     io.Writer // what was asked for
-	err     io.Writer // logs, and what went wrong
+	out     io.Writer        // what was asked for
+	err     io.Writer        // logs, and what went wrong
+	hangups <-chan os.Signal // SIGHUP: read the configuration again; nil = never
 }
 
 const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protocol.

@@ -109,7 +109,7 @@ func (h *house) roomService() (livekit.RoomService, context.Context) {
 func command(t testing.TB, environ []string, args ...string) (status int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	status = run(t.Context(), environment{args, environ, &o, &e})
+	status = run(t.Context(), environment{args, environ, &o, &e, nil})
 	return status, o.String(), e.String()
 }
 

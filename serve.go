@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"parlor/server/config"
@@ -32,7 +33,9 @@ func serve(ctx context.Context, env environment) error {
 	if err != nil {
 		return fmt.Errorf("the configuration cannot be used:\n%w", err)
 	}
-	log := newLogger(env.err, cfg)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg.Logging.Level))
+	log := newLogger(env.err, cfg, level)
 	for _, w := range warnings {
 		log.Warn(w)
 	}
@@ -44,7 +47,12 @@ func serve(ctx context.Context, env environment) error {
 		_, _ = io.WriteString(env.out, p.banner())
 	}
 	log.Info("serving", "version", version(), "addresses", strings.Join(p.addresses(), " "), "database", p.store.Path())
+	var reloading sync.WaitGroup
+	reloads, stopReloading := context.WithCancel(ctx)
+	reloading.Go(func() { p.reload(reloads, env.hangups, sources, level) })
 	failure := p.run(ctx)
+	stopReloading()
+	reloading.Wait()
 	if failure == nil {
 		log.Info("stopping", "reason", context.Cause(ctx))
 	}
@@ -120,16 +128,20 @@ func printFlags(f *flag.FlagSet) {
 	})
 }
 
-func newLogger(w io.Writer, cfg *config.Config) *slog.Logger {
-	level := slog.LevelInfo
-	switch cfg.Logging.Level {
+// logLevel is the level of that name in the configuration.
+func logLevel(name string) slog.Level {
+	switch name {
 	case "debug":
-		level = slog.LevelDebug
+		return slog.LevelDebug
 	case "warn":
-		level = slog.LevelWarn
+		return slog.LevelWarn
 	case "error":
-		level = slog.LevelError
+		return slog.LevelError
 	}
+	return slog.LevelInfo
+}
+
+func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Logging.JSON {
 		return slog.New(slog.NewJSONHandler(w, opts))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,6 +62,8 @@ type program struct {
 	replica  api.Replica   // nil = the database is not replicated
 	copy     *replica.Replica
 	lost     chan error // the lease on the replica was lost: stop serving
+
+	certificate *certificate // nil = no TLS
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -159,11 +160,10 @@ func (p *program) openServer() error {
 		c.DevKey, c.MetricsOnMain = firstKey(p.cfg), true
 	}
 	if p.cfg.TLS.CertFile != "" {
-		certificate, err := tls.LoadX509KeyPair(p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile)
-		if err != nil {
-			return fmt.Errorf("tls: %w", err)
+		if p.certificate, err = newCertificate(p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile, p.log); err != nil {
+			return err
 		}
-		c.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+		c.TLS = p.certificate.config()
 	}
 	p.server = server.New(c)
 	return nil
@@ -325,6 +325,9 @@ func (p *program) startUpkeep() {
 		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
+	if p.certificate != nil {
+		p.upkeep.Go(func() { p.certificate.watch(ctx) })
+	}
 }
 
 // pruneModeration forgets bans that have run out, and revocations older than any
