@@ -56,6 +56,9 @@ func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *conn
 	}
 	if registry != nil {
 		registry.MustRegister(c.refused, c.gauge)
+		for _, why := range []string{"head", "waiting"} {
+			c.refused.WithLabelValues(why) // shown from the start on
+		}
 	}
 	return c
 }

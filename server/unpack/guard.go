@@ -33,13 +33,25 @@ type Guard struct {
 
 // NewGuard makes a guard.
 func NewGuard() *Guard {
-	return &Guard{
+	g := &Guard{
 		places: semaphore.NewWeighted(atOnce),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_unpack_refused_total",
 			Help: "Input refused before it was decoded, by where it came in and why: too_long (bytes), too_much (what they unpack to), too_deep, malformed, busy.",
 		}, []string{"what", "why"}),
 	}
+	// From the start on: a rate is of a series that was there before.
+	for _, what := range []string{"twirp", "rest", "join_request", "signal", "token", "data"} {
+		for why := range reasons() {
+			g.refused.WithLabelValues(what, why)
+		}
+	}
+	return g
+}
+
+// reasons are why input is refused, as the counter names them.
+func reasons() map[string]error {
+	return map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "malformed": ErrMalformed, "busy": ErrBusy}
 }
 
 // Describe implements [prometheus.Collector].
@@ -53,7 +65,7 @@ func (g *Guard) Refused(what string, err error) error {
 	if g == nil {
 		return err
 	}
-	for why, known := range map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "malformed": ErrMalformed, "busy": ErrBusy} {
+	for why, known := range reasons() {
 		if errors.Is(err, known) {
 			g.refused.WithLabelValues(what, why).Inc()
 		}
