@@ -20,9 +20,10 @@ import (
 
 // network is the engine's sockets and the addresses that are advertised.
 type network struct {
-	sockets []*socket // one per port; a transport uses one of them
-	tcp     ice.TCPMux
-	addrs   []netip.Addr // bound and advertised
+	sockets   []*socket // one per port; a transport uses one of them
+	tcp       ice.TCPMux
+	tcpCounts tcpCounts
+	addrs     []netip.Addr // bound and advertised
 	// external, if valid, is advertised instead of internal.
 	external, internal netip.Addr
 
@@ -150,7 +151,7 @@ func (n *network) listen(cfg *Config) error {
 		return nil
 	}
 	var err error
-	n.tcp, err = openTCP(cfg)
+	n.tcp, err = openTCP(cfg, &n.tcpCounts)
 	return err
 }
 
@@ -208,7 +209,7 @@ func (n *network) serve(cfg *Config) error {
 	return nil
 }
 
-func openTCP(cfg *Config) (ice.TCPMux, error) {
+func openTCP(cfg *Config, counts *tcpCounts) (ice.TCPMux, error) {
 	hosts := cfg.BindAddresses
 	if len(hosts) == 0 {
 		hosts = []string{""}
@@ -224,10 +225,13 @@ func openTCP(cfg *Config) (ice.TCPMux, error) {
 			return nil, fmt.Errorf("listen for ICE over TCP: %w", err)
 		}
 		muxes = append(muxes, ice.NewTCPMuxDefault(ice.TCPMuxParams{
-			Listener:        l,
+			Listener:        newListener(l, cfg.Log, counts),
 			Logger:          pionLogs{cfg.Log}.NewLogger("tcpmux"),
 			ReadBufferSize:  64,
-			WriteBufferSize: 4 << 20,
+			WriteBufferSize: tcpQueue,
+
+			FirstStunBindTimeout:         firstSTUN,
+			AliveDurationForConnFromStun: firstSTUN,
 		}))
 	}
 	if len(muxes) == 1 {

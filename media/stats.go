@@ -37,6 +37,10 @@ type Stats struct {
 	OwnTransports uint64 // descriptions and candidates of clients that were our own transports
 	ICERestarts   uint64 // clients cut off for restarting ICE too often
 
+	TCPConns    int64  // ICE-TCP connections now
+	TCPFailures uint64 // times that none could be accepted, such as for want of file descriptors
+	TCPRefused  uint64 // connections beyond the bounds, in all or of an address
+
 	// UDP packets that were not passed on: from addresses that no transport has
 	// authenticated, from more addresses than a transport may have, of transports that
 	// did not read in time, and from or to our own addresses.
@@ -60,6 +64,7 @@ func (e *Engine) Stats() Stats {
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(),
+		TCPConns: e.net.tcpCounts.open.Load(), TCPFailures: e.net.tcpCounts.failures.Load(), TCPRefused: e.net.tcpCounts.refused.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),
 	}
