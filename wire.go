@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -416,11 +417,10 @@ func mediaConfig(cfg *config.Config, log *slog.Logger) media.Config {
 		EnabledCodecs:     codecs(cfg),
 		Log:               log,
 	}
-	switch ip := cfg.RTC.NodeIP; {
-	case ip.V4.IsValid():
-		c.NodeIP = ip.V4.String()
-	case ip.V6.IsValid():
-		c.NodeIP = ip.V6.String()
+	for _, ip := range []netip.Addr{cfg.RTC.NodeIP.V4, cfg.RTC.NodeIP.V6} {
+		if ip.IsValid() {
+			c.NodeIPs = append(c.NodeIPs, ip.String())
+		}
 	}
 	return c
 }

@@ -33,8 +33,9 @@ type Config struct {
 	TCPPort int
 	// BindAddresses are the local addresses to bind; empty is all.
 	BindAddresses []string
-	// NodeIP is advertised instead of the local addresses.
-	NodeIP string
+	// NodeIPs are advertised instead of the local addresses, at most one of each
+	// family; of a family that none is of, nothing is advertised.
+	NodeIPs []string
 	// UseExternalIP asks DiscoverySTUN once, at start, for the address to advertise.
 	UseExternalIP bool
 	// DiscoverySTUN (host:port) are asked by UseExternalIP; empty is STUNServers.
@@ -242,15 +243,18 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	s.SetIPFilter(e.net.keepIP)
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
-	if e.net.external.IsValid() {
-		err := s.SetICEAddressRewriteRules(webrtc.ICEAddressRewriteRule{
-			External:        []string{e.net.external.String()},
-			Local:           e.net.internal.String(),
+	var rewrites []webrtc.ICEAddressRewriteRule
+	for internal, external := range e.net.external {
+		rewrites = append(rewrites, webrtc.ICEAddressRewriteRule{
+			External:        []string{external.String()},
+			Local:           internal.String(),
 			AsCandidateType: webrtc.ICECandidateTypeHost,
 			Mode:            webrtc.ICEAddressRewriteReplace,
 		})
-		if err != nil {
-			return s, nil, fmt.Errorf("advertise %v: %w", e.net.external, err)
+	}
+	if len(rewrites) > 0 {
+		if err := s.SetICEAddressRewriteRules(rewrites...); err != nil {
+			return s, nil, fmt.Errorf("advertise other addresses: %w", err)
 		}
 	}
 	// As DTLS server we choose the SRTP profile: AES-GCM costs a third of AES-CM

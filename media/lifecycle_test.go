@@ -307,7 +307,7 @@ func TestNetworkConfiguration(t *testing.T) {
 }
 
 func TestAdvertisedAddress(t *testing.T) {
-	e := newTestEngine(t, func(c *Config) { c.NodeIP = "203.0.113.7" })
+	e := newTestEngine(t, func(c *Config) { c.NodeIPs = []string{"203.0.113.7"} })
 	sent := make(chan *livekit.TrickleRequest, 100)
 	p, err := e.NewPeer(PeerConfig{SID: "PA_a", SubscriberPrimary: true, Protocol: 17, Events: &events{ch: make(chan occurrence, 10)},
 		Send: func(r *livekit.SignalResponse) {

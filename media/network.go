@@ -3,10 +3,12 @@ package media
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,9 +25,8 @@ type network struct {
 	sockets   []*socket // one per port; a transport uses one of them
 	tcp       ice.TCPMux
 	tcpCounts tcpCounts
-	addrs     []netip.Addr // bound and advertised
-	// external, if valid, is advertised instead of internal.
-	external, internal netip.Addr
+	addrs     []netip.Addr              // bound and advertised
+	external  map[netip.Addr]netip.Addr // what is advertised instead, by local address
 
 	muxed icemux.Counters
 }
@@ -36,7 +37,7 @@ type network struct {
 func (n *network) own(a netip.AddrPort) bool {
 	for _, s := range n.sockets {
 		if slices.ContainsFunc(s.conns, func(c *udp.Conn) bool { return c.Port() == a.Port() }) {
-			return a.Addr() == n.external || slices.Contains(n.addrs, a.Addr())
+			return slices.Contains(n.addrs, a.Addr()) || slices.Contains(slices.Collect(maps.Values(n.external)), a.Addr())
 		}
 	}
 	return false
@@ -78,38 +79,56 @@ func openNetwork(cfg *Config) (*network, error) {
 	return n, nil
 }
 
-// findExternal finds the address to advertise, if another than the local ones is
-// wanted, and the local one that it stands for: that on the way to it. Other
-// addresses of its family are then of no use to clients, but for loopback.
+// findExternal finds the addresses to advertise, if others than the local ones are
+// wanted, and the local ones that they stand for: those on the way to them. Other
+// addresses are then of no use to clients, but for loopback: of the same family where
+// the address was found out, of any where the configuration names what to advertise.
 func (n *network) findExternal(cfg *Config) error {
-	text := cfg.NodeIP
-	if text == "" && cfg.UseExternalIP {
+	texts, named := cfg.NodeIPs, true
+	if len(texts) == 0 && cfg.UseExternalIP {
+		named = false
 		servers := cfg.DiscoverySTUN
 		if len(servers) == 0 {
 			servers = cfg.STUNServers
 		}
-		var err error
-		if text, err = externalIP(servers); err != nil { // the local addresses may do
+		if text, err := externalIP(servers); err != nil { // the local addresses may do
 			cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
+		} else {
+			texts = []string{text}
 		}
 	}
-	if text == "" {
+	if len(texts) == 0 {
 		return nil
 	}
-	external, err := netip.ParseAddr(text)
-	if err != nil {
-		return fmt.Errorf("address to advertise: %w", err)
+	n.external = map[netip.Addr]netip.Addr{}
+	var internals []netip.Addr
+	families := map[bool]bool{} // by Is4
+	for _, text := range texts {
+		external, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("address to advertise: %w", err)
+		}
+		internal, ok := wayOut(external, n.addrs)
+		if !ok {
+			err := fmt.Errorf("no address is bound that %v could stand for", external)
+			if len(texts) == 1 {
+				return err
+			}
+			cfg.Log.Warn("an address is not advertised", "error", err) // such as IPv6 where this machine has none
+			continue
+		}
+		internals = append(internals, internal)
+		families[external.Is4()] = true
+		if internal != external {
+			n.external[internal] = external
+		}
 	}
-	internal, ok := wayOut(external, n.addrs)
-	if !ok {
-		return fmt.Errorf("no address is bound that %v could stand for", external)
+	if len(internals) == 0 {
+		return fmt.Errorf("no address is bound that any of %s could stand for", strings.Join(texts, ", "))
 	}
 	n.addrs = slices.DeleteFunc(n.addrs, func(a netip.Addr) bool {
-		return a.Is4() == external.Is4() && !a.IsLoopback() && a != internal
+		return !a.IsLoopback() && !slices.Contains(internals, a) && (named || families[a.Is4()])
 	})
-	if internal != external {
-		n.external, n.internal = external, internal
-	}
 	return nil
 }
 
@@ -188,8 +207,8 @@ func (n *network) bindAll(cfg *Config, port int) (*socket, error) {
 			return nil, err
 		}
 		port = int(conn.Port())
-		if n.external.IsValid() && addr == n.internal {
-			addr = n.external
+		if external, ok := n.external[addr]; ok {
+			addr = external
 		}
 		s.conns, s.addrs = append(s.conns, conn), append(s.addrs, addr)
 	}

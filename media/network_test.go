@@ -89,18 +89,42 @@ func TestExternalAddress(t *testing.T) {
 		{"2001:db8::2", "2001:db8::1", "2001:db8::2"},
 	} {
 		n := &network{addrs: append([]netip.Addr(nil), local...)}
-		require.NoError(t, n.findExternal(&Config{NodeIP: c.external}))
+		require.NoError(t, n.findExternal(&Config{NodeIPs: []string{c.external}}))
 		require.Contains(t, n.addrs, parse(c.internal))
 		require.Contains(t, n.addrs, parse("127.0.0.1"))
 		if c.wantAddr == "" {
-			require.False(t, n.external.IsValid(), "it needs no mapping")
+			require.Empty(t, n.external, "it needs no mapping")
 			require.NotContains(t, n.addrs, parse("198.51.100.1"))
 			continue
 		}
-		require.Equal(t, parse(c.wantAddr), n.external)
-		require.Equal(t, parse(c.internal), n.internal)
+		require.Equal(t, map[netip.Addr]netip.Addr{parse(c.internal): parse(c.wantAddr)}, n.external)
 	}
 	n := &network{addrs: []netip.Addr{parse("127.0.0.1")}}
-	require.Error(t, n.findExternal(&Config{NodeIP: "2001:db8::2"}))
-	require.Error(t, n.findExternal(&Config{NodeIP: "here"}))
+	require.Error(t, n.findExternal(&Config{NodeIPs: []string{"2001:db8::2"}}))
+	require.Error(t, n.findExternal(&Config{NodeIPs: []string{"here"}}))
+}
+
+// What is advertised is what the configuration names, and nothing besides: of both
+// families where it names both, of one where it names one.
+func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
+	parse := netip.MustParseAddr
+	local := []netip.Addr{parse("127.0.0.1"), parse("198.51.100.1"), parse("2001:db8::1")}
+	for _, c := range []struct {
+		named, kept []string
+		external    map[netip.Addr]netip.Addr
+	}{
+		{[]string{"203.0.113.7"}, []string{"127.0.0.1", "198.51.100.1"}, map[netip.Addr]netip.Addr{local[1]: parse("203.0.113.7")}},
+		{[]string{"2001:db8::9"}, []string{"127.0.0.1", "2001:db8::1"}, map[netip.Addr]netip.Addr{local[2]: parse("2001:db8::9")}},
+		{[]string{"203.0.113.7", "2001:db8::9"}, []string{"127.0.0.1", "198.51.100.1", "2001:db8::1"},
+			map[netip.Addr]netip.Addr{local[1]: parse("203.0.113.7"), local[2]: parse("2001:db8::9")}},
+	} {
+		n := &network{addrs: append([]netip.Addr(nil), local...)}
+		require.NoError(t, n.findExternal(&Config{NodeIPs: c.named}))
+		var kept []string
+		for _, a := range n.addrs {
+			kept = append(kept, a.String())
+		}
+		require.Equal(t, c.kept, kept)
+		require.Equal(t, c.external, n.external)
+	}
 }

@@ -66,7 +66,7 @@ func Keys() []Key {
 		{"rtc.port_range_start", Applied, "without `rtc.udp_port`: media is received on the first port of this range"},
 		{"rtc.port_range_end", Applied, "end of that range"},
 		{"rtc.tcp_port", Applied, "port of ICE over TCP; 0 turns it off"},
-		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; of `v4,v6` the first"},
+		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; `v4,v6` for one of each family, else that family alone is advertised"},
 		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise; without them a public one, which clients are not told of"},
 		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses"},
 		{"rtc.interfaces.includes", Applied, "network interfaces to use; all if empty"},

@@ -125,9 +125,6 @@ func (l *loader) validateRTC(r *RTC) {
 	if r.UseExternalIP && len(r.STUNServers) == 0 && r.NodeIP == (NodeIP{}) {
 		l.warn("rtc.use_external_ip asks %s, since rtc.stun_servers names nobody; clients are not told of it", r.DiscoverySTUN()[0])
 	}
-	if r.NodeIP.V4.IsValid() && r.NodeIP.V6.IsValid() {
-		l.warn("rtc.node_ip: the IPv4 address alone is advertised")
-	}
 	l.validateSTUN(r)
 	l.validateNodeIP(r.NodeIP)
 	for i := range r.TURNServers {
