@@ -167,6 +167,7 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.ChannelFloods, "kind", "channels")
 	count("parlor_media_refused_total", refused, s.OwnTransports, "kind", "own-transport")
 	count("parlor_media_refused_total", refused, s.ICERestarts, "kind", "ice-restarts")
+	count("parlor_media_refused_total", refused, s.BadFeedback, "kind", "feedback")
 	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
 	count("parlor_media_tcp_accept_failures_total", "Times that no ICE-TCP connection could be accepted, such as for want of file descriptors.", s.TCPFailures)
 	const strays = "UDP packets on the media ports that were not passed on, by why: unknown, from an address that no transport " +

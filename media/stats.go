@@ -15,6 +15,7 @@ type counters struct {
 	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
 	ownTransports, iceRestarts                 atomic.Uint64
+	badFeedback                                atomic.Uint64
 }
 
 // Stats are an engine's counts, since it began but for the first two.
@@ -36,6 +37,7 @@ type Stats struct {
 
 	OwnTransports uint64 // descriptions and candidates of clients that were our own transports
 	ICERestarts   uint64 // clients cut off for restarting ICE too often
+	BadFeedback   uint64 // transport-wide feedback that could not be read
 
 	TCPConns    int64  // ICE-TCP connections now
 	TCPFailures uint64 // times that none could be accepted, such as for want of file descriptors
@@ -63,7 +65,7 @@ func (e *Engine) Stats() Stats {
 		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
-		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(),
+		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),
 		TCPConns: e.net.tcpCounts.open.Load(), TCPFailures: e.net.tcpCounts.failures.Load(), TCPRefused: e.net.tcpCounts.refused.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),

@@ -84,6 +84,7 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 	}
 	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	t.down = forward.NewDownlink()
+	t.down.CountMalformed(&p.engine.counters.badFeedback)
 	t.ingress.feedback = t.down.Feedback
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)

@@ -54,8 +54,8 @@ type Downlink struct {
 	report     feedback.Report
 	connected  bool
 	dividedAt  int64
-	malformed  uint64
-	timer      *time.Timer // of a probe; nil before the first
+	malformed  *atomic.Uint64 // counts feedback that could not be read; nil = nobody does
+	timer      *time.Timer    // of a probe; nil before the first
 }
 
 // limit is what of a track the path carries.
@@ -73,6 +73,13 @@ func noLimit() limit {
 // is Connected.
 func NewDownlink() *Downlink {
 	return &Downlink{epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[struct{}](false)}
+}
+
+// CountMalformed has feedback that cannot be read counted in c.
+func (d *Downlink) CountMalformed(c *atomic.Uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.malformed = c
 }
 
 // since is a time of the downlink's clock.
@@ -155,7 +162,9 @@ func (d *Downlink) Feedback(raw []byte) {
 	now := d.since(at)
 	d.mu.Lock()
 	if d.report.Parse(raw) != nil {
-		d.malformed++
+		if d.malformed != nil {
+			d.malformed.Add(1)
+		}
 		d.mu.Unlock()
 		return
 	}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -341,4 +342,26 @@ func TestTimestampsOfJumpingSource(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Feedback that claims more than it has is dropped, and counted.
+func TestMalformedFeedbackIsCounted(t *testing.T) {
+	var malformed atomic.Uint64
+	d := NewDownlink()
+	d.CountMalformed(&malformed)
+	d.Connected()
+	whole := []byte{
+		0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, // header, sender, media SSRC
+		0, 1, 0, 1, // from number 1, one packet
+		0, 0, 1, 0, // reference time, count of feedback
+		0x20, 0x01, 4, 0, // a run of one small delta, the delta, padding
+	}
+	d.Feedback(whole)
+	require.Zero(t, malformed.Load())
+	many := append([]byte(nil), whole...)
+	many[14], many[15] = 0xff, 0xff // packets that are not there
+	d.Feedback(many)
+	d.Feedback(whole[:11])
+	d.Feedback(nil)
+	require.EqualValues(t, 3, malformed.Load())
 }
