@@ -219,8 +219,8 @@ func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
 // replayWindow is how far behind the newest packet of a stream one may come and is
 // still taken, once, in packets (RFC 3711, 3.3.2). Package forward remembers as many.
-// It is less than what package reception takes for a restart of the stream: whoever
-// replays old packets cannot make it believe in one.
+// It is less than what package reception takes for a restart of the stream:
+// old packets that are replayed do not look like one.
 const replayWindow = 512
 
 // settings are what every transport has in common; with tcpOnly there is no UDP for

@@ -387,8 +387,8 @@ func reads(packet []byte) bool {
 	return false
 }
 
-// takeFeedback gives transport-wide feedback to whoever judges the path; it reports
-// whether a packet is such. Of a compound that concerns several SSRCs each stream gets
+// takeFeedback gives transport-wide feedback to the downlink that judges the path. It
+// reports whether the packet was feedback. Of a compound that concerns several SSRCs each stream gets
 // a copy: feedback is taken from the one it names.
 func (s *rtcpStream) takeFeedback(packet []byte) bool {
 	if rtcp.PacketType(packet[1]) != rtcp.TypeTransportSpecificFeedback || packet[0]&0x1f != rtcp.FormatTCC {

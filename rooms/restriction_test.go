@@ -16,7 +16,7 @@ import (
 type journey struct {
 	name string
 	goes func(h *house, ann *client) (at string, now *client)
-	// anew: the client joined and says again what it wishes, as SDKs do.
+	// anew: the client joined a second time, and repeats its wishes as SDKs do.
 	anew bool
 }
 
@@ -73,9 +73,9 @@ func (h *house) again(room string, ann *client) *client {
 	return h.join(room, ann.Identity(), func(req *rooms.JoinRequest) { req.IssuedMs = 1; req.Session = ann.SID() })
 }
 
-// restriction is what somebody decided about ann. imposed decides it; holds finds
-// out whether it is so for now, as eve in the same room sees it, to whom ann has
-// tried to show a microphone and a camera.
+// restriction is a decision about ann. imposed makes the decision. holds finds out
+// whether it still stands: ann tries to publish a microphone and a camera, and eve
+// looks on in the same room.
 type restriction struct {
 	name    string
 	imposed func(h *house, ann *client, mic string)

@@ -91,8 +91,8 @@ func TestSilentConnectionsAreBounded(t *testing.T) {
 	require.Equal(t, 200, asks(t, dialFrom(t, "127.0.0.1", address)))
 }
 
-// TestLongHeadsAreBounded: a few may be unfinished at one time, whoever else sends a
-// long one is told to come again, and ordinary requests notice nothing.
+// TestLongHeadsAreBounded: a few long heads may be unfinished at one time. Further
+// long ones are refused, and ordinary requests notice nothing.
 func TestLongHeadsAreBounded(t *testing.T) {
 	c := complete(quiet())
 	address := serving(t, c)

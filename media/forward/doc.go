@@ -26,8 +26,9 @@
 // Layer.mu, and is held while a packet is written.
 //
 // Write is called with Forwarder.mu and Downlink.mu held, so that the packets of a
-// transport leave in the order of their numbers; Flush with Forwarder.mu held. The other callbacks are made with no lock but Layer.fan, which
-// Layer.Close waits for: they must not block on who may be closing a layer.
+// transport leave in the order of their numbers; Flush is called with Forwarder.mu
+// held. The other callbacks are made with no lock but Layer.fan, which Layer.Close
+// waits for: they must not wait for a layer that is being closed.
 //
 // # What is dropped
 //

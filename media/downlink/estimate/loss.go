@@ -75,8 +75,8 @@ func (l *lossBound) close(sentAt int64) bool {
 	return true
 }
 
-// judge sets the bound anew. known is the bitrate that other signs allow, acked what
-// arrived.
+// judge sets the bound. known is the bitrate that other signs allow; acked is the
+// bitrate that arrived.
 func (l *lossBound) judge(known, acked float64) {
 	packets, lost := l.totals()
 	if packets > 0 {
