@@ -25,8 +25,9 @@ func refusals(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "why" {
-					got[l.GetValue()] = m.GetCounter().GetValue()
+				// Each input has counters of its own, all shown from the start on.
+				if v := m.GetCounter().GetValue(); l.GetName() == "why" && v > 0 {
+					got[l.GetValue()] += v
 				}
 			}
 		}
