@@ -58,7 +58,7 @@ type Rooms struct {
 	log *slog.Logger
 
 	stopping atomic.Bool
-	loops    sync.WaitGroup // every live room's goroutine, and the reaper
+	loops    sync.WaitGroup // every live room's goroutine, added to under mu, and the reaper
 	quit     context.CancelFunc
 	life     context.Context // ends when Close is called; the loops' own lifetime
 	noted    atomic.Int64    // earliest deadline told to the reaper and not yet looked at; 0 = none
@@ -67,8 +67,9 @@ type Rooms struct {
 	present, expectedBack atomic.Int64  // over all live rooms, for Stats
 	dataRefused, failures atomic.Uint64 // likewise
 
-	mu   sync.Mutex // guards the following
-	live map[string]*Room
+	mu     sync.Mutex // guards the following
+	closed bool       // Close was called: no loop begins any more
+	live   map[string]*Room
 	// failures is by name when the goroutine of a room panicked, of late.
 	failed map[string]failure
 }
@@ -124,6 +125,9 @@ func (rs *Rooms) Stop() {
 // Rooms with participants give them up without ending their sessions.
 func (rs *Rooms) Close(ctx context.Context) error {
 	rs.Stop()
+	rs.mu.Lock()
+	rs.closed = true
+	rs.mu.Unlock()
 	rs.quit()
 	done := make(chan struct{})
 	go func() { // ends with the loops; they end once the store has answered
@@ -155,7 +159,10 @@ func (rs *Rooms) room(name string) (*Room, error) {
 	defer rs.mu.Unlock()
 	r := rs.live[name]
 	if r == nil {
-		if rs.failed[name].refused {
+		switch {
+		case rs.closed:
+			return nil, ErrStopping
+		case rs.failed[name].refused:
 			return nil, ErrFailed
 		}
 		r = newRoom(rs, name)

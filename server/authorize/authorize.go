@@ -56,11 +56,11 @@ type Hook struct {
 	cfg     Config
 	metrics *metrics
 
-	life  context.Context // ends when Close is called: the requests' own lifetime
-	quit  context.CancelFunc
-	calls sync.WaitGroup // one for each request under way
+	life context.Context // ends when Close is called: the requests' own lifetime
+	quit context.CancelFunc
 
-	mu      sync.Mutex // guards the following
+	mu      sync.Mutex     // guards the following
+	calls   sync.WaitGroup // one for each request under way; added to under mu while life lasts
 	answers answers
 }
 
@@ -77,7 +77,9 @@ func New(cfg Config) *Hook {
 
 // Close gives up what is asked, and waits for it.
 func (h *Hook) Close() {
+	h.mu.Lock()
 	h.quit()
+	h.mu.Unlock()
 	h.calls.Wait()
 	if t, ok := h.cfg.Transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
@@ -92,9 +94,9 @@ func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (
 	if err != nil {
 		return nil, fmt.Errorf("write the question: %w", err)
 	}
-	c, mine := h.begin(callKey{sha256.Sum256(append(digest[:], who...)), q.Create, q.Reconnect})
-	if mine {
-		h.calls.Go(func() { h.end(c, q) }) // ends by its timeout, or by Close
+	c, err := h.begin(callKey{sha256.Sum256(append(digest[:], who...)), q.Create, q.Reconnect}, q)
+	if err != nil {
+		return nil, err
 	}
 	select {
 	case <-c.done:
@@ -112,15 +114,20 @@ func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (
 	return nil, &Unavailable{c.err}
 }
 
-// begin finds the call that answers, or makes one that the caller has to make.
-func (h *Hook) begin(key callKey) (c *call, mine bool) {
+// begin finds the call that answers, or begins one.
+func (h *Hook) begin(key callKey, q *Question) (*call, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c := h.answers.find(key, time.Now()); c != nil {
 		h.metrics.cached.Inc()
-		return c, false
+		return c, nil
 	}
-	return h.answers.add(key), true
+	if err := h.life.Err(); err != nil {
+		return nil, &Unavailable{err}
+	}
+	c := h.answers.add(key)
+	h.calls.Go(func() { h.end(c, q) }) // ends by its timeout, or by Close
+	return c, nil
 }
 
 // end makes the call, and tells those who wait for it.

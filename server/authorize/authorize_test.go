@@ -358,3 +358,33 @@ func FuzzAnswer(f *testing.F) {
 		a.AmendRoom(nil)
 	})
 }
+
+// TestAskedWhileClosing: a question that comes during Close is answered or given up,
+// and no request outlives Close.
+func TestAskedWhileClosing(t *testing.T) {
+	for range 50 {
+		var under atomic.Int64
+		h := open(t, func(c *authorize.Config) {
+			c.Transport = trip(func(*http.Request) (*http.Response, error) {
+				under.Add(1)
+				defer under.Add(-1)
+				return says(200, `{"allow":true}`)
+			})
+		})
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				_, err := h.Ask(t.Context(), digest(string(rune('a'+i))), question(false))
+				var gone *authorize.Unavailable
+				if err != nil && !errors.As(err, &gone) {
+					t.Error(err)
+				}
+			})
+		}
+		h.Close()
+		if under.Load() != 0 {
+			t.Error("a request goes on after Close")
+		}
+		all.Wait()
+	}
+}

@@ -79,8 +79,11 @@ type Handler struct {
 	overTCP preferences
 	decoder *decoder
 
-	open     atomic.Int64   // connections, resumes too
-	sessions sync.WaitGroup // every session's goroutines
+	open atomic.Int64 // connections, resumes too
+
+	mu       sync.Mutex     // guards the following
+	waiting  bool           // Wait was called: no session begins any more
+	sessions sync.WaitGroup // every session's goroutines; added to under mu
 }
 
 // New makes the handler.
@@ -88,8 +91,21 @@ func New(cfg Config) *Handler {
 	return &Handler{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard)}
 }
 
-// Wait returns when every session has ended, or ctx has.
+// begin counts a session that begins. It reports false when none may.
+func (h *Handler) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.waiting {
+		h.sessions.Add(1)
+	}
+	return !h.waiting
+}
+
+// Wait returns when every session has ended, or ctx has. No session begins any more.
 func (h *Handler) Wait(ctx context.Context) error {
+	h.mu.Lock()
+	h.waiting = true
+	h.mu.Unlock()
 	done := make(chan struct{})
 	go func() { // ends with the sessions
 		h.sessions.Wait()
@@ -143,7 +159,10 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 			h.refuse(w, r, errFull)
 			return
 		}
-		h.sessions.Add(1)
+		if !h.begin() {
+			h.refuse(w, r, rooms.ErrStopping)
+			return
+		}
 		defer h.sessions.Done()
 		if req.opts.reconnect {
 			h.resume(w, r, req)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,4 +112,27 @@ func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 		close(hold)
 		<-done
 	})
+}
+
+// TestSessionsThatBeginWhileOthersAreWaitedFor are counted or refused: none goes on
+// after Wait has returned.
+func TestSessionsThatBeginWhileOthersAreWaitedFor(t *testing.T) {
+	for range 200 {
+		var h Handler
+		var running atomic.Int64
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if h.begin() {
+					running.Add(1)
+					running.Add(-1)
+					h.sessions.Done()
+				}
+			})
+		}
+		require.NoError(t, h.Wait(t.Context()))
+		require.Zero(t, running.Load())
+		all.Wait()
+		require.False(t, h.begin())
+	}
 }

@@ -1,0 +1,36 @@
+package rooms_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+// TestRequestsDuringClose are served or refused as by a server that stops, and the
+// rooms that they would make live do not outlive Close.
+func TestRequestsDuringClose(t *testing.T) {
+	for range 10 {
+		h := newHouse(t)
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				for n := range 5 {
+					_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: fmt.Sprintf("room-%d-%d", i, n)})
+					if err != nil {
+						require.ErrorIs(t, err, rooms.ErrStopping)
+						return
+					}
+				}
+			})
+		}
+		require.NoError(t, h.Rooms.Close(t.Context()))
+		all.Wait()
+		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "late"})
+		require.ErrorIs(t, err, rooms.ErrStopping)
+	}
+}
