@@ -64,7 +64,7 @@ func startLogging(t *testing.T, database string, log *slog.Logger, flags ...conf
 	require.NoError(t, err)
 	p, err := open(t.Context(), cfg, log)
 	require.NoError(t, err)
-	h := &house{program: p, t: t, url: "http://" + p.main[0].Addr().String()}
+	h := &house{program: p, t: t, url: "http://" + p.listeners[0].Addr().String()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- p.run(ctx) }()
@@ -469,7 +469,7 @@ func TestALostDiskIsRestored(t *testing.T) {
 	require.Len(t, list, 1)
 	require.Equal(t, room.Sid, list[0].Sid)
 	require.Equal(t, "m", list[0].Metadata)
-	require.Equal(t, "held", h.replica.Status().State)
+	require.Equal(t, "held", h.replication.Status().State)
 	require.NoError(t, h.stop())
 
 	status, out, errs := command(t, nil, "restore", "--replica", replica.Value, "--to", filepath.Join(dir, "c.db"))

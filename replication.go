@@ -61,8 +61,8 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.copy = r
-	p.replica = replication{r}
+	p.replica = r
+	p.replication = replication{r}
 	c.Prepare, c.Allow, c.Committed, c.Sync, c.SyncInterval = r.Prepare, r.Check, r.Committed, r.Sync, syncInterval
 	if p.store, err = sqlite.Open(ctx, c); err != nil {
 		return err
@@ -75,10 +75,10 @@ func (p *program) openStore(ctx context.Context) (err error) {
 
 // barrier returns when the replica has all that is committed now.
 func (p *program) barrier() func(context.Context, int64) error {
-	if p.copy == nil || !p.cfg.Webhook.AfterReplication {
+	if p.replica == nil || !p.cfg.Webhook.AfterReplication {
 		return nil
 	}
-	return func(ctx context.Context, _ int64) error { return p.copy.Barrier(ctx) }
+	return func(ctx context.Context, _ int64) error { return p.replica.Barrier(ctx) }
 }
 
 const restoreUsage = `Make a database of what is on a replica. The replica may be in use.

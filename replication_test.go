@@ -77,7 +77,7 @@ func TestWebhooksWaitForTheReplica(t *testing.T) {
 		_, err = c.DeleteRoom(ctx, &livekit.DeleteRoomRequest{Room: "b"})
 		require.NoError(t, err)
 		// Whatever does not wait for the replica is out by then.
-		require.Eventually(t, func() bool { return h.replica.Status().LagSeconds > 1 }, time.Minute, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return h.replication.Status().LagSeconds > 1 }, time.Minute, 5*time.Millisecond)
 		require.Equal(t, []string{"room_started"}, hooks.types("/"))
 		all, err := h.hooks.Endpoints(ctx)
 		require.NoError(t, err)

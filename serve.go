@@ -151,9 +151,9 @@ func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger
 
 // banner tells a person who develops what to do next.
 func (p *program) banner() string {
-	host := p.main[0].Addr().String()
+	host := p.listeners[0].Addr().String()
 	// A browser trusts localhost alone with camera and microphone.
-	if ip := p.main[0].Addr().(*net.TCPAddr).IP; ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
+	if ip := p.listeners[0].Addr().(*net.TCPAddr).IP; ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
 		host = "localhost:" + strconv.Itoa(p.port())
 	}
 	http, ws := "http://", "ws://"
@@ -187,11 +187,11 @@ func firstKey(cfg *config.Config) string {
 }
 
 // port is the one that HTTP listens on.
-func (p *program) port() int { return p.main[0].Addr().(*net.TCPAddr).Port }
+func (p *program) port() int { return p.listeners[0].Addr().(*net.TCPAddr).Port }
 
 func (p *program) addresses() []string {
 	var all []string
-	for _, l := range p.main {
+	for _, l := range p.listeners {
 		all = append(all, l.Addr().String())
 	}
 	return all

@@ -47,22 +47,22 @@ type program struct {
 	cfg *config.Config
 	log *slog.Logger
 
-	store    *sqlite.Store
-	media    *media.Engine
-	rooms    *rooms.Rooms
-	hooks    *webhooks.Dispatcher
-	asks     *authorize.Hook // nil = nobody is asked who may come in
-	events   *events.Handler // the event log, for those who pull it
-	signal   *signal.Handler
-	server   *server.Server
-	main     []net.Listener // HTTP and WebSocket
-	metrics  []net.Listener // the metrics' own port
-	verifier *access.Verifier
-	registry *prometheus.Registry
-	guard    *unpack.Guard // of all that the server decodes
-	replica  api.Replica   // nil = the database is not replicated
-	copy     *replica.Replica
-	lost     chan error // the lease on the replica was lost: stop serving
+	store            *sqlite.Store
+	media            *media.Engine
+	rooms            *rooms.Rooms
+	hooks            *webhooks.Dispatcher
+	asks             *authorize.Hook // nil = nobody is asked who may come in
+	events           *events.Handler // the event log, for those who pull it
+	signal           *signal.Handler
+	server           *server.Server
+	listeners        []net.Listener // HTTP and WebSocket
+	metricsListeners []net.Listener // the metrics' own port
+	verifier         *access.Verifier
+	registry         *prometheus.Registry
+	guard            *unpack.Guard    // of all that the server decodes
+	replica          *replica.Replica // nil = the database is not replicated
+	replication      api.Replica      // the replica as the API shows it; nil as well
+	lost             chan error       // the lease on the replica was lost: stop serving
 
 	certificate *certificate // nil = no TLS
 
@@ -91,14 +91,14 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 	}
 	hooks := webhooksConfig(cfg, p.store, log)
 	hooks.Barrier = p.barrier()
-	if p.copy != nil {
-		hooks.Allow = p.copy.Check
+	if p.replica != nil {
+		hooks.Allow = p.replica.Check
 	}
 	p.hooks = webhooks.New(hooks)
 	if err := p.openServer(); err != nil {
 		return nil, err
 	}
-	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replica}, p.hooks.Collector())
+	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replication}, p.hooks.Collector())
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (p *program) openServer() error {
 		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
-		Replica: p.replica, Version: version(), Started: time.Now(),
+		Replica: p.replication, Version: version(), Started: time.Now(),
 	}
 	requests, joins := p.rateLimits()
 	apiConfig.Requests = requests
@@ -176,8 +176,8 @@ func (p *program) ready(context.Context) error {
 	if err := p.rooms.Accepts(); err != nil {
 		return err
 	}
-	if p.copy != nil {
-		if err := p.copy.Check(); err != nil {
+	if p.replica != nil {
+		if err := p.replica.Check(); err != nil {
 			return err
 		}
 	}
@@ -190,10 +190,10 @@ func (p *program) ready(context.Context) error {
 // ails tells of the replica what does not keep the server from taking work: who
 // sent it elsewhere for that would end calls that nothing is wrong with.
 func (p *program) ails() string {
-	if p.replica == nil {
+	if p.replication == nil {
 		return ""
 	}
-	s := p.replica.Status()
+	s := p.replication.Status()
 	if s.Stage == "" {
 		return ""
 	}
@@ -207,11 +207,11 @@ func (p *program) listen(ctx context.Context) (err error) {
 	if len(hosts) == 0 {
 		hosts = []string{""}
 	}
-	if p.main, err = p.listenOn(ctx, hosts, p.cfg.Port); err != nil {
+	if p.listeners, err = p.listenOn(ctx, hosts, p.cfg.Port); err != nil {
 		return portHint(err, "--port")
 	}
 	if p.cfg.Prometheus.Port != 0 {
-		p.metrics, err = p.listenOn(ctx, hosts, p.cfg.Prometheus.Port)
+		p.metricsListeners, err = p.listenOn(ctx, hosts, p.cfg.Prometheus.Port)
 	}
 	return portHint(err, "prometheus.port")
 }
@@ -240,7 +240,7 @@ func (p *program) run(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.requests = cancel
 	failed := make(chan error, 1)
-	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.main, p.metrics) }) // ends by close
+	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.listeners, p.metricsListeners) }) // ends by close
 	select {
 	case <-ctx.Done():
 		return nil
@@ -275,7 +275,7 @@ func (p *program) close(ctx context.Context) error {
 	if p.server != nil {
 		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
 	}
-	for _, l := range append(p.main, p.metrics...) {
+	for _, l := range append(p.listeners, p.metricsListeners...) {
 		_ = l.Close() // if nothing was served; else it is closed already
 	}
 	if p.asks != nil {
@@ -300,8 +300,8 @@ func (p *program) close(ctx context.Context) error {
 	if p.store != nil {
 		errs = append(errs, p.store.Close(ctx))
 	}
-	if p.copy != nil {
-		errs = append(errs, p.copy.Close(ctx))
+	if p.replica != nil {
+		errs = append(errs, p.replica.Close(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -170,7 +170,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	// Not all clients number their answers. One that answers an offer twice, since
 	// it was sent twice, must not have the second taken for the answer to the next,
 	// which restarts ICE: then it has new credentials.
-	if was := t.pc.CurrentRemoteDescription(); t.restarting && was != nil && iceUfrag(was.SDP) == iceUfrag(d.GetSdp()) {
+	if remote := t.pc.CurrentRemoteDescription(); t.restarting && remote != nil && iceUfrag(remote.SDP) == iceUfrag(d.GetSdp()) {
 		p.log.Debug("answer to an offer before the last")
 		return
 	}

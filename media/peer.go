@@ -262,7 +262,7 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 	p.quality.setLost(p.connected && p.failing())
 	switch s {
 	case webrtc.PeerConnectionStateConnected:
-		t.was = true
+		t.everConnected = true
 		if t == p.primary() && !p.connected {
 			p.connected = true
 			p.joinTimer.Stop()
@@ -295,7 +295,7 @@ func (p *Peer) closedByClient(t *transport) {
 // failing reports whether a transport has been up and does not answer now.
 func (p *Peer) failing() bool {
 	for _, t := range []*transport{p.pub, p.sub} {
-		if t != nil && t.was && t.state == webrtc.PeerConnectionStateDisconnected {
+		if t != nil && t.everConnected && t.state == webrtc.PeerConnectionStateDisconnected {
 			return true
 		}
 	}

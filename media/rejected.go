@@ -104,8 +104,8 @@ func (c codecSet) lacks(offered []offeredSection) map[webrtc.RTPCodecType]bool {
 	for i := range offered {
 		if s := &offered[i]; s.kind != 0 {
 			has := len(c.supported(s)) > 0
-			was, seen := out[s.kind]
-			out[s.kind] = !has && (was || !seen)
+			lacked, seen := out[s.kind]
+			out[s.kind] = !has && (lacked || !seen)
 		}
 	}
 	maps.DeleteFunc(out, func(_ webrtc.RTPCodecType, lacks bool) bool { return !lacks })

@@ -136,10 +136,10 @@ func TestICERestartFlood(t *testing.T) {
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
 	a.join()
 	text := a.pub.LocalDescription().SDP
-	was := "a=ice-ufrag:" + ufrag(t, a.pub.LocalDescription())
+	earlier := "a=ice-ufrag:" + ufrag(t, a.pub.LocalDescription())
 	for i := range restartBurst + 2 {
 		a.peer.HandleOffer(&livekit.SessionDescription{
-			Type: "offer", Id: uint32(100 + i), Sdp: strings.ReplaceAll(text, was, fmt.Sprintf("a=ice-ufrag:restart%d", i)),
+			Type: "offer", Id: uint32(100 + i), Sdp: strings.ReplaceAll(text, earlier, fmt.Sprintf("a=ice-ufrag:restart%d", i)),
 		})
 	}
 	require.Contains(t, a.events.wait(t, "reconnect").label, "ICE restarts")
@@ -276,9 +276,9 @@ func TestReplayedPackets(t *testing.T) {
 	require.Eventually(t, func() bool { return layerStats(a).Packets > packets*9/10 }, patience, 10*time.Millisecond)
 	var before forward.LayerStats
 	require.Eventually(t, func() bool { // what is on its way arrives
-		was := before.Packets
+		earlier := before.Packets
 		before = layerStats(a)
-		return before.Packets == was
+		return before.Packets == earlier
 	}, patience, 200*time.Millisecond)
 	mu.Lock()
 	old := append([][]byte(nil), sent...)

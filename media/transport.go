@@ -35,15 +35,15 @@ type transport struct {
 	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 
-	state    webrtc.PeerConnectionState
-	was      bool                      // it has been connected
-	gone     bool                      // the client closed it
-	pending  []webrtc.ICECandidateInit // of the client, waiting for its description
-	ufrag    string                    // of the client's last description
-	restarts allowance                 // of ICE, by the client's descriptions
-	trickled int                       // candidates of the client since ICE began
-	held     *webrtc.ICECandidate      // ours, waiting to know whether it is the last
-	mids     []string                  // of the last offer, whoever made it, by m-line
+	state         webrtc.PeerConnectionState
+	everConnected bool
+	gone          bool                      // the client closed it
+	pending       []webrtc.ICECandidateInit // of the client, waiting for its description
+	ufrag         string                    // of the client's last description
+	restarts      allowance                 // of ICE, by the client's descriptions
+	trickled      int                       // candidates of the client since ICE began
+	held          *webrtc.ICECandidate      // ours, waiting to know whether it is the last
+	mids          []string                  // of the last offer, whoever made it, by m-line
 
 	// Our offers (role subscriber).
 	offered     bool // an offer waits for its answer

@@ -91,13 +91,13 @@ func TestApplyBesideLitestream(t *testing.T) {
 func TestFailedStepLeavesNothing(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "a.db"))
 	require.NoError(t, Apply(t.Context(), db))
-	was, before := version(t, db), schema(t, db)
+	earlier, before := version(t, db), schema(t, db)
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()
-	require.Error(t, apply(t.Context(), conn, was+1, "CREATE TABLE half (x); INSERT INTO nowhere VALUES (1)"))
+	require.Error(t, apply(t.Context(), conn, earlier+1, "CREATE TABLE half (x); INSERT INTO nowhere VALUES (1)"))
 	require.NoError(t, conn.Close())
-	require.Equal(t, was, version(t, db))
+	require.Equal(t, earlier, version(t, db))
 	require.Equal(t, before, schema(t, db))
 }
 

@@ -322,14 +322,14 @@ func (p *Participant) edit(e *ParticipantEdit) {
 	if e.Permit == nil {
 		return
 	}
-	was := p.info.GetPermission()
-	now := proto.CloneOf(was)
+	before := p.info.GetPermission()
+	now := proto.CloneOf(before)
 	if now == nil {
 		now = &livekit.ParticipantPermission{}
 	}
 	e.Permit(now)
 	// Whether it counts was decided when it joined.
-	now.Agent, now.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
+	now.Agent, now.Recorder = before.GetAgent(), before.GetRecorder() //nolint:staticcheck // old tokens
 	p.info.Permission = now
 	p.permittedMs = NowMs(time.Now())
 }

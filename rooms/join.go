@@ -217,18 +217,18 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	// often, and comes again; kept until the join is on disk it would be both there
 	// and replaced while it goes on publishing. What the others see is a change of
 	// session; of its leaving they are told if no successor takes its place.
-	was := back
+	previous := back
 	replaced := func() {}
 	if old != nil {
 		s := old.session(r.rec.SID)
-		was = &s
+		previous = &s
 		gone, _ := r.remove(old, livekit.DisconnectReason_DUPLICATE_IDENTITY, &livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY, Action: livekit.LeaveRequest_DISCONNECT,
 		})
 		replaced = func() { r.tellGone(gone.Info) }
 	}
 	now := time.Now()
-	p, events := r.seat(req, back, was, now)
+	p, events := r.seat(req, back, previous, now)
 	r.participants[identity] = p
 	delete(r.expected, identity)
 	if r.rec.NumParticipants > 0 {
@@ -309,8 +309,8 @@ func (s *Session) lost() bool {
 }
 
 // seat makes the participant: a new session, or back, the one of before a
-// restart. was is what it was in the room until now; nil = it was not there.
-func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Participant, []Event) {
+// restart. previous is the session of its identity until now; nil = there was none.
+func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []Event) {
 	p := &Participant{
 		sid:           NewID("PA_"),
 		identity:      req.Info.Identity,
@@ -330,11 +330,11 @@ func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Parti
 		token:         req.Token,
 	}
 	p.room.Store(r)
-	if was == nil {
-		was = r.lately(p.identity)
+	if previous == nil {
+		previous = r.lately(p.identity)
 	}
-	if was != nil {
-		p.inherit(was, was == back, req.IssuedMs)
+	if previous != nil {
+		p.inherit(previous, previous == back, req.IssuedMs)
 	}
 	var events []Event
 	if back != nil {
@@ -365,17 +365,17 @@ func (r *Room) seat(req *JoinRequest, back, was *Session, now time.Time) (*Parti
 // session, where who left of its own will comes as its token says; a session that
 // goes on after a restart keeps them, since an app may well make a new token for
 // each connection without looking at them.
-func (p *Participant) inherit(was *Session, goesOn bool, issuedMs int64) {
-	info := proto.CloneOf(was.Info)
-	if was.PermittedMs > 0 {
-		p.permittedMs = max(was.PermittedMs, issuedMs)
-		if issuedMs <= was.PermittedMs {
+func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
+	info := proto.CloneOf(previous.Info)
+	if previous.PermittedMs > 0 {
+		p.permittedMs = max(previous.PermittedMs, issuedMs)
+		if issuedMs <= previous.PermittedMs {
 			p.info.Permission = info.GetPermission()
 		}
 	}
-	if was.EditedMs > 0 && (goesOn || was.LeftMs == 0 || was.lost()) {
-		p.editedMs = was.EditedMs
-		if goesOn || issuedMs <= was.EditedMs {
+	if previous.EditedMs > 0 && (goesOn || previous.LeftMs == 0 || previous.lost()) {
+		p.editedMs = previous.EditedMs
+		if goesOn || issuedMs <= previous.EditedMs {
 			p.info.Name, p.info.Metadata, p.info.Attributes = info.GetName(), info.GetMetadata(), info.GetAttributes()
 		}
 	}
@@ -404,11 +404,11 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 	// clients that kept p's info ignore what seems older.
 	p.info.Version = back.Info.GetVersion() + unwritten
 	p.info.Kind = back.Info.GetKind()
-	was := back.Info.GetPermission()
+	before := back.Info.GetPermission()
 	if p.info.Permission == nil {
 		p.info.Permission = &livekit.ParticipantPermission{}
 	}
-	p.info.Permission.Agent, p.info.Permission.Recorder = was.GetAgent(), was.GetRecorder() //nolint:staticcheck // old tokens
+	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() //nolint:staticcheck // old tokens
 	var events []Event
 	if len(back.Info.GetTracks()) > 0 {
 		r.rec.NumPublishers--

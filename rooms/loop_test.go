@@ -39,12 +39,12 @@ func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	send(bob, own)
 	require.Len(t, eve.packets(), 2)
 
-	was := bob.SID()
+	earlier := bob.SID()
 	require.NoError(t, h.Move(t.Context(), &livekit.MoveParticipantRequest{Room: "tea", Identity: "bob", DestinationRoom: "hall"}))
 	bob.Sync()
 	host := h.join("hall", "host")
 	own = user(&livekit.UserPacket{})
-	own.ParticipantSid = was // it has not read of the move yet
+	own.ParticipantSid = earlier // it has not read of the move yet
 	send(bob, own)
 	require.Len(t, host.packets(), 1)
 	require.Equal(t, bob.SID(), host.packets()[0].ParticipantSid)

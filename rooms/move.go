@@ -149,7 +149,7 @@ func (r *Room) release(p *Participant) {
 }
 
 // send takes p out of r without ending its media. What is posted for p from now
-// on waits in p.parked.
+// on waits in p.inTransit.
 func (r *Room) send(p *Participant) *luggage {
 	now := time.Now()
 	l := &luggage{from: r, peer: p.peer}
@@ -287,8 +287,8 @@ func (r *Room) settle(p *Participant, l *luggage) {
 		r.setAlarm(alarmQueued, time.Now().Add(queuedFor))
 	}
 	// Behind all that the old room still has for p.
-	if !l.from.mail.post(letter{run: p.unpark, retired: p.unpark}) {
-		p.unpark()
+	if !l.from.mail.post(letter{run: p.repost, retired: p.repost}) {
+		p.repost()
 	}
 	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", l.from.name)
 }

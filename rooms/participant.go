@@ -23,8 +23,8 @@ type Participant struct {
 
 	paid atomic.Int64 // Unix ns: the pace that its client has used up; see Pace
 
-	parking sync.Mutex    // guards parked
-	parked  []func(*Room) // posted while under way
+	transitMu sync.Mutex    // guards inTransit
+	inTransit []func(*Room) // posted while under way
 
 	// The rest belongs to the room's goroutine; on a move, to the old room's until
 	// publicSID and room are stored.
@@ -97,28 +97,29 @@ func (p *Participant) redirect(r *Room, f func(*Room)) bool {
 		p.post(f)
 		return true
 	case p.awayFrom.Load() == r:
-		p.park(f)
+		p.holdInTransit(f)
 		if p.room.Load() != r { // it has arrived meanwhile
-			p.unpark()
+			p.repost()
 		}
 		return true
 	}
 	return false
 }
 
-func (p *Participant) park(f func(*Room)) {
-	p.parking.Lock()
-	defer p.parking.Unlock()
-	p.parked = append(p.parked, f)
+// holdInTransit keeps f until p has arrived in its new room.
+func (p *Participant) holdInTransit(f func(*Room)) {
+	p.transitMu.Lock()
+	defer p.transitMu.Unlock()
+	p.inTransit = append(p.inTransit, f)
 }
 
-// unpark posts again, to the room that p is in now, what was parked.
-func (p *Participant) unpark() {
-	p.parking.Lock()
-	parked := p.parked
-	p.parked = nil
-	p.parking.Unlock()
-	for _, f := range parked {
+// repost posts again, to the room that p is in now, what was held.
+func (p *Participant) repost() {
+	p.transitMu.Lock()
+	held := p.inTransit
+	p.inTransit = nil
+	p.transitMu.Unlock()
+	for _, f := range held {
 		p.post(f)
 	}
 }

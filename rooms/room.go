@@ -36,7 +36,7 @@ type Room struct {
 	departed     []Session // the newest to leave, for those who were away then, or come again
 
 	stored      Record          // as it was last written
-	line        *Line           // what the changes stand in
+	pipeline    *Pipeline       // of the changes
 	pending     int             // changes submitted and not answered
 	pendingRows int             // of those changes
 	backlog     *Change         // facts that the store could not take yet, to be tried again
@@ -91,7 +91,7 @@ func newRoom(rs *Rooms, name string) *Room {
 		name:         name,
 		mail:         newMailbox(),
 		failed:       make(chan struct{}),
-		line:         new(Line),
+		pipeline:     new(Pipeline),
 		log:          rs.log.With("room", name),
 		participants: make(map[string]*Participant),
 		expected:     make(map[string]*Session),

@@ -24,31 +24,32 @@ const (
 // submitted. Events get their Seq and RoomSeq from the store, in order.
 type Change struct {
 	Kind ChangeKind
-	// Line, if given, is what the change stands in: it is refused with [ErrHeld]
-	// when one before it in the line could not be written.
-	Line     *Line
+	// Pipeline, if given, is the pipeline of the change: the change is refused with
+	// [ErrHeld] when one before it in the pipeline could not be written.
+	Pipeline *Pipeline
 	Room     Record
 	Sessions []Session // inserted or replaced by SID
 	Events   []Event
 }
 
-// Line is a row of changes each of which takes for granted that those before it
-// are written: the changes of a live room. The store breaks the line with the
-// first that it cannot write, in the same breath, so that none behind it is
-// written before it. What failed is then submitted again in order, and what
-// follows it, in a new line. The zero value is ready for use.
-type Line struct{ broken atomic.Bool }
+// Pipeline is a sequence of changes that are submitted without waiting for the
+// answers, and each of which depends on those before it: the changes of a live room.
+// The store aborts the pipeline with the first change that it cannot write, before it
+// writes any other, so that no change is written whose predecessor is missing. What
+// failed is then submitted again in order, and what follows it, in a new pipeline.
+// The zero value is ready for use.
+type Pipeline struct{ aborted atomic.Bool }
 
-// Break is for the store: a change in the line could not be written.
-func (l *Line) Break() {
-	if l != nil {
-		l.broken.Store(true)
+// Abort is for the store: a change in the pipeline could not be written.
+func (p *Pipeline) Abort() {
+	if p != nil {
+		p.aborted.Store(true)
 	}
 }
 
-// Broken reports whether a change in the line could not be written. It is safe
+// Aborted reports whether a change in the pipeline could not be written. It is safe
 // for concurrent use.
-func (l *Line) Broken() bool { return l != nil && l.broken.Load() }
+func (p *Pipeline) Aborted() bool { return p != nil && p.aborted.Load() }
 
 // Outcome is what became of a committed [Change].
 type Outcome struct {
@@ -63,7 +64,7 @@ type Outcome struct {
 //
 // There is one order of writes: changes commit in the order in which they were
 // submitted, several in one transaction on the disk, each atomic by itself. Of
-// the changes of a [Line], those that are written are the first.
+// the changes of a [Pipeline], those that are written are the first.
 type Store interface {
 	// Submit queues c. done is called once, from the store's own goroutine, when c
 	// is on disk or has failed; it must not block. After Close, done gets

@@ -13,7 +13,7 @@ import (
 // of theirs is lost.
 //
 // Several changes of a room may be under way at once, so that many share a
-// transaction. They stand in one [Line], so that what is on disk is at any time
+// transaction. They are one [Pipeline], so that what is on disk is at any time
 // what the room was after one of them: the first that fails takes all behind it
 // along, their failures come in order, and so the backlog is in order.
 
@@ -28,7 +28,7 @@ func (r *Room) request(kind ChangeKind, sessions []Session, events []Event, done
 }
 
 // unwritable: the room has changes that could not be written, so that requests are refused.
-func (r *Room) unwritable() bool { return r.backlog != nil || r.line.Broken() }
+func (r *Room) unwritable() bool { return r.backlog != nil || r.pipeline.Aborted() }
 
 // fact submits a change that has happened.
 func (r *Room) fact(sessions []Session, events []Event) {
@@ -47,7 +47,7 @@ func (r *Room) fact(sessions []Session, events []Event) {
 	})
 }
 
-// settleBacklog, once nothing is on its way in a broken line, adds to what failed
+// settleBacklog, once nothing is on its way in an aborted pipeline, adds to what failed
 // in it the facts that came meanwhile. Then what the disk has is r.stored.
 func (r *Room) settleBacklog() {
 	if r.pending > 0 {
@@ -60,7 +60,7 @@ func (r *Room) settleBacklog() {
 	r.rec.Version = r.stored.Version
 	switch {
 	case r.backlog == nil: // requests failed alone: the next may try the disk at once
-		r.line = new(Line)
+		r.pipeline = new(Pipeline)
 	case r.stopped && !r.triedLast:
 		r.triedLast = true
 		r.retry()
@@ -95,7 +95,7 @@ func (c *Change) keepSession(s Session) {
 	c.Sessions = append(c.Sessions, s)
 }
 
-// retry submits the backlog in a new line. Should it fail again, it fails before
+// retry submits the backlog in a new pipeline. Should it fail again, it fails before
 // all that has come behind it.
 func (r *Room) retry() {
 	c := r.backlog
@@ -106,7 +106,7 @@ func (r *Room) retry() {
 		return
 	}
 	r.letGo() // they have waited for a try
-	r.backlog, r.line = nil, new(Line)
+	r.backlog, r.pipeline = nil, new(Pipeline)
 	r.fact(c.Sessions, c.Events)
 }
 
@@ -115,7 +115,7 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 	r.pending++
 	r.pendingRows += c.rows()
 	r.rec.Version++
-	c.Line = r.line
+	c.Pipeline = r.pipeline
 	r.rooms.cfg.Store.Submit(c, func(out Outcome, err error) {
 		if err == nil {
 			r.rooms.noteDeadline(out.Room.ExpiresMs)
@@ -148,7 +148,7 @@ func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, er
 	if errors.Is(err, ErrEnded) && !r.gone {
 		r.vanish()
 	}
-	if r.line.Broken() {
+	if r.pipeline.Aborted() {
 		r.settleBacklog()
 	}
 }

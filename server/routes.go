@@ -83,12 +83,12 @@ func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.Han
 
 // verified looks at the tokens of requests, and writes a line of a bad one:
 // what is behind it never sees the request. The token itself is in no line.
-func verified(c *Config, line string) func(http.Handler) http.Handler {
+func verified(c *Config, message string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return c.Verifier.MiddlewareRefusing(next, func(w http.ResponseWriter, r *http.Request, err error) {
 			// A client that was refused asks /rtc/validate for the reason, which is no news.
 			if !strings.HasSuffix(r.URL.Path, "/validate") {
-				c.Log.Info(line, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
+				c.Log.Info(message, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
 					"address", addressOf(r), "agent", r.UserAgent())
 			}
 			http.Error(w, err.Error(), http.StatusUnauthorized)

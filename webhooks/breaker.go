@@ -17,7 +17,7 @@ const (
 )
 
 // breaker keeps a dead endpoint from being hammered: while it is open, one
-// request at a time goes out, at growing intervals. It is owned by its lane.
+// request at a time goes out, at growing intervals. It is owned by its worker.
 type breaker struct {
 	min, max time.Duration // between probes
 

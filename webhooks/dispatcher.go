@@ -31,8 +31,8 @@ var ErrClosed = errors.New("webhooks: the dispatcher is not running")
 // Dispatcher reads the outbox and sends what is due. Its methods may be called
 // concurrently, after Start.
 //
-// Each endpoint has a lane, a goroutine that sends to it alone, so that none
-// waits for another. One more goroutine wakes the lanes when the store has
+// Each endpoint has a worker, a goroutine that sends to it alone, so that none
+// waits for another. One more goroutine wakes the workers when the store has
 // something new; with a barrier, one follows the replica.
 type Dispatcher struct {
 	config    Config
@@ -40,10 +40,10 @@ type Dispatcher struct {
 	transport http.RoundTripper
 	metrics   *metrics
 
-	lanes  map[int64]*lane // by endpoint; not changed after Start
-	order  []int64         // the configuration's
-	cancel context.CancelFunc
-	loops  sync.WaitGroup
+	workers map[int64]*worker // by endpoint; not changed after Start
+	order   []int64           // the configuration's
+	cancel  context.CancelFunc
+	loops   sync.WaitGroup
 
 	replicated atomic.Int64  // the newest seq that the barrier let pass
 	advance    chan struct{} // pokes the barrier's loop
@@ -56,7 +56,7 @@ func New(c Config) *Dispatcher {
 		config:    c,
 		store:     c.Store,
 		transport: c.Transport,
-		lanes:     map[int64]*lane{},
+		workers:   map[int64]*worker{},
 		advance:   make(chan struct{}, 1),
 	}
 	if d.transport == nil {
@@ -105,7 +105,7 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	}
 	for _, t := range targets {
 		t.record = byURL[t.record.URL]
-		d.lanes[t.record.ID] = d.newLane(t)
+		d.workers[t.record.ID] = d.newWorker(t)
 		d.order = append(d.order, t.record.ID)
 	}
 	d.run(context.WithoutCancel(ctx))
@@ -126,23 +126,23 @@ func (d *Dispatcher) tellRemoved(before []rooms.EndpointStats, configured []room
 	}
 }
 
-func (d *Dispatcher) newLane(t target) *lane {
-	l := newLane(t, d.config.ProbeMin, d.config.ProbeMax)
-	l.store = d.store
-	l.sender = &sender{transport: d.transport, timeout: d.config.Timeout, userAgent: d.config.UserAgent}
-	l.sched = t.schedule
-	l.maxSeq = d.maxSeq
-	l.allow = d.config.Allow
-	l.metrics = d.metrics.lane(t.record)
-	l.log = d.config.Logger.With("endpoint", cmp.Or(t.name, redact(t.record.URL)))
-	return l
+func (d *Dispatcher) newWorker(t target) *worker {
+	w := newWorker(t, d.config.ProbeMin, d.config.ProbeMax)
+	w.store = d.store
+	w.sender = &sender{transport: d.transport, timeout: d.config.Timeout, userAgent: d.config.UserAgent}
+	w.sched = t.schedule
+	w.maxSeq = d.maxSeq
+	w.allow = d.config.Allow
+	w.metrics = d.metrics.worker(t.record)
+	w.log = d.config.Logger.With("endpoint", cmp.Or(t.name, redact(t.record.URL)))
+	return w
 }
 
 // run starts the goroutines. Close ends them and waits.
 func (d *Dispatcher) run(ctx context.Context) {
 	ctx, d.cancel = context.WithCancel(ctx)
-	for _, l := range d.lanes {
-		d.loops.Go(func() { l.run(ctx) })
+	for _, w := range d.workers {
+		d.loops.Go(func() { w.run(ctx) })
 	}
 	d.loops.Go(func() { d.watch(ctx) })
 	if d.config.Barrier != nil {
@@ -163,13 +163,13 @@ func (d *Dispatcher) Drain(ctx context.Context) error {
 			replica = fmt.Errorf("wait for the replica: %w", err)
 		}
 	}
-	idle := make([]chan struct{}, 0, len(d.lanes))
-	for _, l := range d.lanes {
+	idle := make([]chan struct{}, 0, len(d.workers))
+	for _, w := range d.workers {
 		c := make(chan struct{})
 		idle = append(idle, c)
-		if !l.do(ctx, func() {
-			l.exhausted = false // look once more
-			l.waiters = append(l.waiters, c)
+		if !w.do(ctx, func() {
+			w.exhausted = false // look once more
+			w.waiters = append(w.waiters, c)
 		}) {
 			return errors.Join(replica, cmp.Or(ctx.Err(), ErrClosed))
 		}
@@ -197,7 +197,7 @@ func (d *Dispatcher) Close() {
 	}
 }
 
-// watch wakes the lanes when the store has something new, and keeps what pends
+// watch wakes the workers when the store has something new, and keeps what pends
 // within its bound.
 func (d *Dispatcher) watch(ctx context.Context) {
 	tokens, cancel := d.store.Watch()
@@ -229,11 +229,11 @@ func (d *Dispatcher) watch(ctx context.Context) {
 	}
 }
 
-// wakeAll wakes the lanes for what they may send, and the barrier's loop for the
+// wakeAll wakes the workers for what they may send, and the barrier's loop for the
 // rest.
 func (d *Dispatcher) wakeAll() {
-	for _, l := range d.lanes {
-		l.poke()
+	for _, w := range d.workers {
+		w.poke()
 	}
 	select {
 	case d.advance <- struct{}{}:
@@ -321,8 +321,8 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 			break
 		}
 	}
-	for _, l := range d.lanes {
-		l.poke()
+	for _, w := range d.workers {
+		w.poke()
 	}
 	return nil
 }

@@ -50,18 +50,18 @@ func newMetrics(d *Dispatcher) *metrics {
 	}
 }
 
-// laneMetrics are the counters of one endpoint.
-type laneMetrics struct {
+// workerMetrics are the counters of one endpoint.
+type workerMetrics struct {
 	attempts *prometheus.CounterVec
 	latency  prometheus.Observer
 }
 
-func (m *metrics) lane(e rooms.Endpoint) laneMetrics {
+func (m *metrics) worker(e rooms.Endpoint) workerMetrics {
 	labels := prometheus.Labels{"endpoint": strconv.FormatInt(e.ID, 10), "url": redact(e.URL)}
-	return laneMetrics{attempts: m.attempts.MustCurryWith(labels), latency: m.latency.With(labels)}
+	return workerMetrics{attempts: m.attempts.MustCurryWith(labels), latency: m.latency.With(labels)}
 }
 
-func (m laneMetrics) attempt(outcome string, d time.Duration) {
+func (m workerMetrics) attempt(outcome string, d time.Duration) {
 	m.attempts.WithLabelValues(outcome).Inc()
 	m.latency.Observe(d.Seconds())
 }

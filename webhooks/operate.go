@@ -77,8 +77,8 @@ func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
 	out := make([]EndpointStatus, 0, len(stats))
 	for _, s := range stats {
 		e := statusOf(&s)
-		if l := d.lanes[s.Endpoint.ID]; l != nil {
-			l.do(ctx, func() { l.describe(&e) }) // a lane that has ended has nothing to add
+		if w := d.workers[s.Endpoint.ID]; w != nil {
+			w.do(ctx, func() { w.describe(&e) }) // a worker that has ended has nothing to add
 		}
 		out = append(out, e)
 	}
@@ -104,15 +104,15 @@ func statusOf(s *rooms.EndpointStats) EndpointStatus {
 	return e
 }
 
-// describe adds what only the lane knows. It runs in the lane's loop.
-func (l *lane) describe(e *EndpointStatus) {
-	e.Name = l.target.name
-	e.InFlight = l.active
-	e.FailingSinceMs = l.failSince
-	e.Down = l.breaker.open
-	if l.breaker.open && l.state == rooms.EndpointOn {
-		e.NextProbeMs = rooms.NowMs(l.breaker.until)
-		e.ProbeError = l.probeErr
+// describe adds what only the worker knows. It runs in the worker's loop.
+func (w *worker) describe(e *EndpointStatus) {
+	e.Name = w.target.name
+	e.InFlight = w.active
+	e.FailingSinceMs = w.failSince
+	e.Down = w.breaker.open
+	if w.breaker.open && w.state == rooms.EndpointOn {
+		e.NextProbeMs = rooms.NowMs(w.breaker.until)
+		e.ProbeError = w.probeErr
 	}
 }
 
@@ -144,7 +144,7 @@ func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state roo
 // They are sent at once, with the same ids and bodies, each room's in order. It
 // returns how many.
 func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r rooms.Replay) (int, error) {
-	if _, err := d.lane(endpointID); err != nil {
+	if _, err := d.worker(endpointID); err != nil {
 		return 0, err
 	}
 	if r.State == rooms.DeliveryPending {
@@ -169,15 +169,15 @@ func (d *Dispatcher) Resume(ctx context.Context, endpointID int64) error {
 }
 
 func (d *Dispatcher) setState(ctx context.Context, id int64, s rooms.EndpointState, reason string) error {
-	l, err := d.lane(id)
+	w, err := d.worker(id)
 	if err != nil {
 		return err
 	}
 	if err := d.store.SetEndpointState(ctx, id, s, reason); err != nil {
 		return fmt.Errorf("set the webhook endpoint's state: %w", err)
 	}
-	// It is decided on disk: tell the lane even if nobody waits any more.
-	if !l.do(context.WithoutCancel(ctx), func() { l.setState(s) }) {
+	// It is decided on disk: tell the worker even if nobody waits any more.
+	if !w.do(context.WithoutCancel(ctx), func() { w.setState(s) }) {
 		return ErrClosed
 	}
 	return nil
@@ -186,7 +186,7 @@ func (d *Dispatcher) setState(ctx context.Context, id int64, s rooms.EndpointSta
 // SendTest sends an event of the type [EventTest] to that endpoint alone, through
 // the outbox like any other, and returns the event as it stands in the log.
 func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (rooms.Event, error) {
-	if _, err := d.lane(endpointID); err != nil {
+	if _, err := d.worker(endpointID); err != nil {
 		return rooms.Event{}, err
 	}
 	e := rooms.NewEvent(&livekit.WebhookEvent{Event: EventTest}, time.Now())
@@ -198,11 +198,11 @@ func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (rooms.Even
 	return e, nil
 }
 
-// lane is the lane of an endpoint that the configuration names.
-func (d *Dispatcher) lane(id int64) (*lane, error) {
-	l := d.lanes[id]
-	if l == nil {
+// worker is the worker of an endpoint that the configuration names.
+func (d *Dispatcher) worker(id int64) (*worker, error) {
+	w := d.workers[id]
+	if w == nil {
 		return nil, rooms.Errorf(rooms.NotFound, "no webhook endpoint with the id %d is configured", id)
 	}
-	return l, nil
+	return w, nil
 }

@@ -208,12 +208,12 @@ func TestReplay(t *testing.T) {
 		w.room("b", story...)
 		time.Sleep(time.Second)
 		replay := func(p rooms.Replay) []int64 {
-			was := len(r.took())
+			earlier := len(r.took())
 			n, err := d.Replay(ctx, 1, p)
 			require.NoError(t, err)
 			time.Sleep(time.Second)
 			var seqs []int64
-			for _, g := range r.took()[was:] {
+			for _, g := range r.took()[earlier:] {
 				seqs = append(seqs, g.event.Seq)
 			}
 			require.Len(t, seqs, n)

@@ -8,42 +8,42 @@ import (
 )
 
 // finish takes up what came of a request.
-func (l *lane) finish(ctx context.Context, a attempt) {
-	l.active--
+func (w *worker) finish(ctx context.Context, a attempt) {
+	w.active--
 	if a.probe {
-		l.probing = false
+		w.probing = false
 	}
 	switch a.class {
 	case aborted:
-		delete(l.claimed, a.delivery.Seq)
+		delete(w.claimed, a.delivery.Seq)
 	case delivered:
-		l.succeeded(a)
+		w.succeeded(a)
 	case gone:
-		l.failed(a)
-		l.disable(ctx, a)
+		w.failed(a)
+		w.disable(ctx, a)
 	default:
-		l.failed(a)
+		w.failed(a)
 	}
 }
 
-func (l *lane) succeeded(a attempt) {
-	l.results = append(l.results, rooms.DeliveryResult{
-		EndpointID: l.target.record.ID, Seq: a.delivery.Seq,
+func (w *worker) succeeded(a attempt) {
+	w.results = append(w.results, rooms.DeliveryResult{
+		EndpointID: w.target.record.ID, Seq: a.delivery.Seq,
 		State: rooms.DeliveryDelivered, AtMs: rooms.NowMs(a.at), Status: a.status,
 	})
-	wasOpen, since := l.breaker.open, l.failSince
-	l.failSince, l.probeErr, l.sweepFail, l.expiring = 0, "", 0, false
-	recovered := l.breaker.success(a.at)
+	wasOpen, since := w.breaker.open, w.failSince
+	w.failSince, w.probeErr, w.sweepFail, w.expiring = 0, "", 0, false
+	recovered := w.breaker.success(a.at)
 	if !wasOpen {
 		return
 	}
-	l.exhausted = false
-	if !l.sweeping {
-		clear(l.tried)
+	w.exhausted = false
+	if !w.sweeping {
+		clear(w.tried)
 	}
 	if recovered {
-		l.sweeping = true
-		l.log.Info("webhooks: endpoint is back, sending what pends", "failing_since", time.UnixMilli(since))
+		w.sweeping = true
+		w.log.Info("webhooks: endpoint is back, sending what pends", "failing_since", time.UnixMilli(since))
 	}
 }
 
@@ -52,69 +52,69 @@ func (l *lane) succeeded(a attempt) {
 // event was not due, and was sent as a probe or in a sweep, and not if a probe
 // found that the endpoint is still unreachable. So an outage uses up nobody's
 // attempts, and releases nobody from the order.
-func (l *lane) failed(a attempt) {
+func (w *worker) failed(a attempt) {
 	if a.early || a.probe && a.class == unreachable {
-		delete(l.claimed, a.delivery.Seq)
-		l.setAside(a)
+		delete(w.claimed, a.delivery.Seq)
+		w.setAside(a)
 	} else {
-		l.results = append(l.results, l.failure(a))
+		w.results = append(w.results, w.failure(a))
 	}
 	if a.early && !a.probe && a.class == refused {
 		return // it failed before and was tried early: no news of the endpoint
 	}
-	if l.failSince == 0 {
-		l.failSince = rooms.NowMs(a.at)
+	if w.failSince == 0 {
+		w.failSince = rooms.NowMs(a.at)
 	}
 	if a.probe {
-		l.probeErr = a.err
-		l.expiring = a.at.Sub(time.UnixMilli(l.failSince)) >= l.sched.total()
+		w.probeErr = a.err
+		w.expiring = a.at.Sub(time.UnixMilli(w.failSince)) >= w.sched.total()
 	}
-	opened := l.breaker.failure(a.at, a.probe, a.class)
+	opened := w.breaker.failure(a.at, a.probe, a.class)
 	if a.retryAfter > 0 {
-		opened = opened || !l.breaker.open
-		l.breaker.hold(a.at, a.retryAfter)
+		opened = opened || !w.breaker.open
+		w.breaker.hold(a.at, a.retryAfter)
 	}
 	if opened {
-		l.endSweep()
-		l.release()
-		l.log.Warn("webhooks: endpoint is failing, probing it", "err", a.err)
+		w.endSweep()
+		w.release()
+		w.log.Warn("webhooks: endpoint is failing, probing it", "err", a.err)
 	}
 }
 
 // setAside keeps a delivery from being tried again in this sweep or row of probes.
-func (l *lane) setAside(a attempt) {
-	if !l.sweeping && !l.breaker.open {
+func (w *worker) setAside(a attempt) {
+	if !w.sweeping && !w.breaker.open {
 		return
 	}
-	if len(l.tried) >= maxTried {
-		clear(l.tried)
-		l.sweeping = false
+	if len(w.tried) >= maxTried {
+		clear(w.tried)
+		w.sweeping = false
 	}
-	l.tried[a.delivery.Seq] = struct{}{}
-	l.exhausted = false
+	w.tried[a.delivery.Seq] = struct{}{}
+	w.exhausted = false
 	if !a.probe {
-		l.sweepFail++
-		if l.sweepFail >= breakAfter {
-			l.endSweep() // they fail for reasons of their own: their schedule rules
+		w.sweepFail++
+		if w.sweepFail >= breakAfter {
+			w.endSweep() // they fail for reasons of their own: their schedule rules
 		}
 	}
 }
 
-func (l *lane) endSweep() {
-	l.sweeping, l.sweepFail = false, 0
-	clear(l.tried)
+func (w *worker) endSweep() {
+	w.sweeping, w.sweepFail = false, 0
+	clear(w.tried)
 }
 
 // failure is the record of a failed attempt.
-func (l *lane) failure(a attempt) rooms.DeliveryResult {
+func (w *worker) failure(a attempt) rooms.DeliveryResult {
 	r := rooms.DeliveryResult{
-		EndpointID: l.target.record.ID, Seq: a.delivery.Seq,
+		EndpointID: w.target.record.ID, Seq: a.delivery.Seq,
 		AtMs: rooms.NowMs(a.at), Status: a.status, Error: a.err,
 	}
-	wait, again := l.sched.next(a.delivery.Attempts + 1)
+	wait, again := w.sched.next(a.delivery.Attempts + 1)
 	if !again {
 		r.State = rooms.DeliveryDead
-		l.log.Warn("webhooks: giving up an event", "room", a.delivery.Event.RoomName,
+		w.log.Warn("webhooks: giving up an event", "room", a.delivery.Event.RoomName,
 			"event", a.delivery.Event.ID, "attempts", a.delivery.Attempts+1, "err", a.err)
 		return r
 	}
@@ -124,78 +124,78 @@ func (l *lane) failure(a attempt) rooms.DeliveryResult {
 }
 
 // disable obeys a 410: the receiver wants no more, now or of what pends.
-func (l *lane) disable(ctx context.Context, a attempt) {
+func (w *worker) disable(ctx context.Context, a attempt) {
 	const reason = "the receiver answered 410 Gone"
-	l.setState(rooms.EndpointDisabled)
-	l.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
-	id := l.target.record.ID
-	if err := l.store.SetEndpointState(ctx, id, rooms.EndpointDisabled, reason); err != nil {
-		l.storeFailed(ctx, &l.writes, "disable the endpoint", err)
+	w.setState(rooms.EndpointDisabled)
+	w.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
+	id := w.target.record.ID
+	if err := w.store.SetEndpointState(ctx, id, rooms.EndpointDisabled, reason); err != nil {
+		w.storeFailed(ctx, &w.writes, "disable the endpoint", err)
 		return
 	}
-	if _, err := l.store.BoundPending(ctx, id, 0, rooms.NowMs(a.at), reason); err != nil {
-		l.storeFailed(ctx, &l.writes, "give up what pends", err)
+	if _, err := w.store.BoundPending(ctx, id, 0, rooms.NowMs(a.at), reason); err != nil {
+		w.storeFailed(ctx, &w.writes, "give up what pends", err)
 	}
 }
 
 // setState follows a change of the endpoint's state.
-func (l *lane) setState(s rooms.EndpointState) {
-	l.state = s
-	l.endSweep()
-	l.release()
+func (w *worker) setState(s rooms.EndpointState) {
+	w.state = s
+	w.endSweep()
+	w.release()
 	if s == rooms.EndpointOn {
-		l.exhausted = false
-		if l.failSince != 0 { // look before sending all of it; what is old has its time anew
-			l.breaker.doubt(time.UnixMilli(l.failSince), time.Now())
-			l.failSince, l.expiring = 0, false
+		w.exhausted = false
+		if w.failSince != 0 { // look before sending all of it; what is old has its time anew
+			w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
+			w.failSince, w.expiring = 0, false
 		}
 	}
 }
 
 // release gives back what is claimed but not being sent.
-func (l *lane) release() {
-	for _, d := range l.queue {
-		delete(l.claimed, d.Seq)
+func (w *worker) release() {
+	for _, d := range w.queue {
+		delete(w.claimed, d.Seq)
 	}
-	l.queue = nil
-	l.exhausted = false
+	w.queue = nil
+	w.exhausted = false
 }
 
 // expire gives up, while the endpoint is down, what it has failed to take for as
 // long as the schedule lasts. Else a receiver that never returns would keep the
 // log from ever being pruned.
-func (l *lane) expire(ctx context.Context) {
-	if !l.expiring || !l.breaker.open || l.state != rooms.EndpointOn || len(l.results) > 0 || l.recording != nil {
+func (w *worker) expire(ctx context.Context) {
+	if !w.expiring || !w.breaker.open || w.state != rooms.EndpointOn || len(w.results) > 0 || w.recording != nil {
 		return
 	}
-	bound, ok := l.maxSeq()
+	bound, ok := w.maxSeq()
 	if !ok {
 		return
 	}
 	now := time.Now()
-	found, err := l.store.DueHeads(ctx, rooms.DueQuery{
-		EndpointID: l.target.record.ID, NowMs: anyTime, MaxSeq: bound, Limit: claimBatch, Exclude: l.inHand(nil),
+	found, err := w.store.DueHeads(ctx, rooms.DueQuery{
+		EndpointID: w.target.record.ID, NowMs: anyTime, MaxSeq: bound, Limit: claimBatch, Exclude: w.inHand(nil),
 	})
 	if err != nil {
-		l.storeFailed(ctx, &l.reads, "read old deliveries", err)
+		w.storeFailed(ctx, &w.reads, "read old deliveries", err)
 		return
 	}
-	limit := rooms.NowMs(now.Add(-l.sched.total()))
+	limit := rooms.NowMs(now.Add(-w.sched.total()))
 	reason := "given up: the endpoint has been failing since " +
-		time.UnixMilli(l.failSince).UTC().Format(time.RFC3339) + ": " + l.probeErr
+		time.UnixMilli(w.failSince).UTC().Format(time.RFC3339) + ": " + w.probeErr
 	for _, d := range found {
 		if d.Event.CreatedMs > limit {
 			continue
 		}
-		l.claimed[d.Seq] = struct{}{}
-		l.results = append(l.results, rooms.DeliveryResult{
+		w.claimed[d.Seq] = struct{}{}
+		w.results = append(w.results, rooms.DeliveryResult{
 			EndpointID: d.EndpointID, Seq: d.Seq, State: rooms.DeliveryDead, AtMs: rooms.NowMs(now), Error: reason,
 		})
 	}
-	l.expired += len(l.results)
-	l.expiring = len(l.results) > 0 // then there may be more, also behind these
-	if !l.expiring && l.expired > 0 {
-		l.log.Warn("webhooks: gave up old events", "count", l.expired, "err", l.probeErr)
-		l.expired = 0
+	w.expired += len(w.results)
+	w.expiring = len(w.results) > 0 // then there may be more, also behind these
+	if !w.expiring && w.expired > 0 {
+		w.log.Warn("webhooks: gave up old events", "count", w.expired, "err", w.probeErr)
+		w.expired = 0
 	}
 }

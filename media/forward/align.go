@@ -75,16 +75,16 @@ func (f *Forwarder) byReports(l *Layer, p *packet.Packet) (uint32, bool) {
 	if f.current == nil || f.current == l {
 		return 0, false
 	}
-	was, is := f.current.senderReport(), l.senderReport()
-	if !was.valid || !is.valid {
+	from, to := f.current.senderReport(), l.senderReport()
+	if !from.valid || !to.valid {
 		return 0, false
 	}
 	const hour = int64(3600) << 32
-	between := int64(is.ntp - was.ntp)
+	between := int64(to.ntp - from.ntp)
 	if between > hour || between < -hour {
 		return 0, false
 	}
 	// 32.32 seconds times Hz would overflow: split off the seconds.
 	ticks := between>>32*f.rate + (between&0xffffffff)*f.rate>>32
-	return was.rtp + f.offset + uint32(ticks) + (p.Timestamp - is.rtp), true
+	return from.rtp + f.offset + uint32(ticks) + (p.Timestamp - to.rtp), true
 }

@@ -55,11 +55,11 @@ func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {
 	s.frame(false, 1)
 	second := r.take()[0]
 	require.Empty(t, second.GetExtension(9), "the receiver has it")
-	for _, was := range []rtp.Packet{first, second} {
-		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{was.SequenceNumber})}})
+	for _, earlier := range []rtp.Packet{first, second} {
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{earlier.SequenceNumber})}})
 		again := r.take()
 		require.Len(t, again, 1)
-		want, err := was.Marshal()
+		want, err := earlier.Marshal()
 		require.NoError(t, err)
 		got, err := again[0].Marshal()
 		require.NoError(t, err)

@@ -352,7 +352,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.stats.Dropped++
 		return
 	}
-	if was := &f.history[uint16(out)&uint16(len(f.history)-1)]; was.used && was.out == uint16(out) {
+	if slot := &f.history[uint16(out)&uint16(len(f.history)-1)]; slot.used && slot.out == uint16(out) {
 		return // repaired already
 	}
 	s := sent{

@@ -325,9 +325,9 @@ func TestConcurrentUse(t *testing.T) {
 				track.SetMuted(i%20 == g)
 				r.Close()
 				writing.Lock()
-				was := last
+				earlier := last
 				writing.Unlock()
-				_ = was
+				_ = earlier
 			}
 		})
 	}

@@ -62,10 +62,10 @@ func TestMadeFramesByCodec(t *testing.T) {
 			require.Len(t, *out, madeFrames*each, "a few, not for ever")
 			for i, p := range *out {
 				if i > 0 {
-					was := (*out)[i-1]
-					require.Equal(t, was.SequenceNumber+1, p.SequenceNumber)
-					require.Equal(t, i%each != 0, p.Timestamp == was.Timestamp, "packets of one frame share it")
-					require.LessOrEqual(t, p.Timestamp-was.Timestamp, c.codec.ClockRate)
+					earlier := (*out)[i-1]
+					require.Equal(t, earlier.SequenceNumber+1, p.SequenceNumber)
+					require.Equal(t, i%each != 0, p.Timestamp == earlier.Timestamp, "packets of one frame share it")
+					require.LessOrEqual(t, p.Timestamp-earlier.Timestamp, c.codec.ClockRate)
 				}
 				if c.packets == nil {
 					require.Empty(t, p.Payload)

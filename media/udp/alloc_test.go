@@ -15,7 +15,7 @@ func TestWritesDoNotAllocate(t *testing.T) {
 	_, a := peer(t, "127.0.0.1:0")
 	p := rtpPacket(1150, 1)
 	b := c.NewBatch()
-	burst := func() {
+	sendBatch := func() {
 		for range 7 {
 			_, _ = c.WriteToAddrPort(p, a)
 			copy(b.Reserve(len(p)), p)
@@ -24,5 +24,5 @@ func TestWritesDoNotAllocate(t *testing.T) {
 		c.Flush()
 		b.Flush()
 	}
-	require.Less(t, testing.AllocsPerRun(200, burst), 0.5)
+	require.Less(t, testing.AllocsPerRun(200, sendBatch), 0.5)
 }

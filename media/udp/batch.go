@@ -4,13 +4,13 @@ import (
 	"net/netip"
 )
 
-// Limits of a burst.
+// Limits of a batch.
 const (
-	// arenaSize bounds a burst's bytes: about 15 destinations with a video frame
+	// arenaSize bounds a batch's bytes: about 15 destinations with a video frame
 	// each, past which a longer sendmmsg gains nothing, and well within the
 	// second-level cache.
 	arenaSize = 128 << 10
-	// maxSegments bounds a burst's packets. It matters for audio.
+	// maxSegments bounds a batch's packets. It matters for audio.
 	maxSegments = 512
 	// MaxPacket is the longest packet that is batched, in bytes. Longer ones
 	// leave at once; RTP over the Internet stays below 1500.
@@ -38,8 +38,8 @@ type run struct {
 	closed      bool // the last is shorter: nothing may follow
 }
 
-// burst collects packets into runs. It is not safe for concurrent use.
-type burst struct {
+// sendBatch collects packets into runs. It is not safe for concurrent use.
+type sendBatch struct {
 	arena []byte
 	used  int
 	segs  []segment
@@ -53,8 +53,8 @@ type burst struct {
 	out scratch // what the system call needs, see send_linux.go
 }
 
-func newBurst() *burst {
-	return &burst{
+func newSendBatch() *sendBatch {
+	return &sendBatch{
 		arena:   make([]byte, arenaSize),
 		segs:    make([]segment, 0, maxSegments),
 		runs:    make([]run, 0, 64),
@@ -63,9 +63,9 @@ func newBurst() *burst {
 	}
 }
 
-// reserve gives n bytes at the end of the arena, or nil when the burst is full.
+// reserve gives n bytes at the end of the arena, or nil when the batch is full.
 // They count only when committed.
-func (b *burst) reserve(n int) []byte {
+func (b *sendBatch) reserve(n int) []byte {
 	if n > len(b.arena)-b.used || len(b.segs) == maxSegments {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (b *burst) reserve(n int) []byte {
 }
 
 // commit makes the n bytes that follow what is used a packet to dst.
-func (b *burst) commit(dst netip.AddrPort, n int) {
+func (b *sendBatch) commit(dst netip.AddrPort, n int) {
 	i := int32(len(b.segs))
 	b.segs = append(b.segs, segment{off: int32(b.used), len: int32(n), next: -1})
 	b.used += n
@@ -96,7 +96,7 @@ func (b *burst) commit(dst netip.AddrPort, n int) {
 }
 
 // runTo is the newest run to dst, or -1.
-func (b *burst) runTo(dst netip.AddrPort) int32 {
+func (b *sendBatch) runTo(dst netip.AddrPort) int32 {
 	if b.lastRun >= 0 && b.lastDst == dst {
 		return b.lastRun
 	}
@@ -113,14 +113,14 @@ func (r *run) takes(n int32) bool {
 	return !r.closed && n <= r.size && r.count < runSegments && r.bytes+n <= runBytes
 }
 
-func (b *burst) packet(i int32) []byte {
+func (b *sendBatch) packet(i int32) []byte {
 	s := b.segs[i]
 	return b.arena[s.off : s.off+s.len]
 }
 
-func (b *burst) empty() bool { return len(b.segs) == 0 }
+func (b *sendBatch) empty() bool { return len(b.segs) == 0 }
 
-func (b *burst) reset() {
+func (b *sendBatch) reset() {
 	b.used = 0
 	b.segs = b.segs[:0]
 	b.runs = b.runs[:0]
@@ -128,12 +128,13 @@ func (b *burst) reset() {
 	b.lastDst, b.lastRun = netip.AddrPort{}, -1
 }
 
-// Batch is a burst of one goroutine: whoever holds it writes packets in place and
-// flushes it at the burst's end. It holds memory only while it holds packets. It
-// is not safe for concurrent use and has no backstop: what is not flushed stays.
+// Batch is a batch in the making that belongs to one goroutine, which writes packets
+// in place and calls [Batch.Flush] after the last one. It holds memory only while it
+// holds packets. It is not safe for concurrent use and has no backstop: packets that
+// are not flushed stay.
 type Batch struct {
 	conn *Conn
-	b    *burst
+	b    *sendBatch
 }
 
 // NewBatch makes an empty batch that sends over c. Any number may exist.
@@ -147,7 +148,7 @@ func (t *Batch) Reserve(n int) []byte {
 		return nil
 	}
 	if t.b == nil {
-		t.b = t.conn.takeBurst()
+		t.b = t.conn.takeBatch()
 	}
 	p := t.b.reserve(n)
 	if p == nil {
@@ -176,6 +177,6 @@ func (t *Batch) Flush() {
 	if !t.b.empty() {
 		t.conn.send(t.b)
 	}
-	t.conn.giveBurst(t.b)
+	t.conn.giveBatch(t.b)
 	t.b = nil
 }

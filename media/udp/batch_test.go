@@ -48,7 +48,7 @@ func destination(i byte) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 4000)
 }
 
-func requireModel(t *testing.T, b *burst, dsts []netip.AddrPort, packets [][]byte) {
+func requireModel(t *testing.T, b *sendBatch, dsts []netip.AddrPort, packets [][]byte) {
 	t.Helper()
 	want := model(dsts, packets)
 	require.Len(t, b.runs, len(want))
@@ -78,7 +78,7 @@ func FuzzRuns(f *testing.F) {
 	}
 	f.Add(long)
 	f.Fuzz(func(t *testing.T, in []byte) {
-		b := newBurst()
+		b := newSendBatch()
 		var dsts []netip.AddrPort
 		var packets [][]byte
 		for ; len(in) >= 3; in = in[3:] {
@@ -130,7 +130,7 @@ func TestRunLimits(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			b := newBurst()
+			b := newSendBatch()
 			for _, n := range tc.sizes {
 				require.NotNil(t, b.reserve(n))
 				b.commit(destination(1), n)
@@ -146,7 +146,7 @@ func TestRunLimits(t *testing.T) {
 
 func TestInterleavedDestinationsKeepTheirRuns(t *testing.T) {
 	t.Parallel()
-	b := newBurst()
+	b := newSendBatch()
 	for range 5 {
 		for d := range byte(3) {
 			require.NotNil(t, b.reserve(1000))

@@ -21,7 +21,7 @@ const (
 	// DefaultFlushAfter is how long a packet waits for a Flush that does not come: as
 	// a rule twice this, five times if others keep coming.
 	DefaultFlushAfter = time.Millisecond
-	// maxShards bounds the bursts in the making: more of them are each shorter.
+	// maxShards bounds the batches in the making: more of them are each shorter.
 	maxShards = 8
 )
 
@@ -35,7 +35,7 @@ type Config struct {
 	// Buffer is the size asked for each of the socket's buffers, in bytes; 0 means
 	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
 	Buffer int
-	// FlushAfter is how often the backstop looks at a burst; 0 means
+	// FlushAfter is how often the backstop looks at a batch; 0 means
 	// DefaultFlushAfter. It sends one that has not grown since it last looked.
 	FlushAfter time.Duration
 	// NoOffload sends without UDP_SEGMENT, and Plain moreover packet by packet, as
@@ -53,7 +53,7 @@ type Conn struct {
 	local      netip.AddrPort
 
 	shards  []shard
-	bursts  sync.Pool // of *burst
+	batches sync.Pool // of *sendBatch
 	count   counters
 	path    path // what the system can do, see send_linux.go
 	receive receiver
@@ -106,7 +106,7 @@ func wrap(socket *net.UDPConn, cfg Config) (*Conn, error) {
 	if cfg.Buffer <= 0 {
 		cfg.Buffer = DefaultBuffer
 	}
-	c.bursts.New = func() any { return newBurst() }
+	c.batches.New = func() any { return newSendBatch() }
 	if err := c.openPath(cfg); err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (c *Conn) Port() uint16 { return c.local.Port() }
 func isMedia(p []byte) bool { return len(p) > 0 && p[0]&0xc0 == 0x80 }
 
 // WriteToAddrPort sends p to dst: RTP and RTCP with the next flush, anything else
-// at once. What happens to a packet after it was taken into a burst is told by
+// at once. What happens to a packet after it was taken into a batch is told by
 // [Conn.Stats] alone.
 func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 	if !isMedia(p) {
@@ -189,8 +189,8 @@ func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
 	return c.WriteToAddrPort(p, dst)
 }
 
-// Flush sends what the writers have collected. Whoever writes a burst calls it at
-// the burst's end. It also sends what others have collected so far; what another
+// Flush sends what the writers have collected. A writer calls it at
+// the end of a batch. It also sends what others have collected so far; what another
 // goroutine is just sending it does not wait for.
 func (c *Conn) Flush() {
 	for i := range c.shards {
@@ -201,7 +201,7 @@ func (c *Conn) Flush() {
 }
 
 // runBackstop flushes what nobody has flushed in time. The timer runs only after
-// a burst has begun, so an idle socket wakes nobody.
+// a batch has begun, so an idle socket wakes nobody.
 func (c *Conn) runBackstop() {
 	for {
 		select {
@@ -216,7 +216,7 @@ func (c *Conn) runBackstop() {
 	}
 }
 
-// flushResting sends the bursts that do not grow and tells whether there are others.
+// flushResting sends the batches that do not grow and tells whether there are others.
 func (c *Conn) flushResting() (others bool) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -246,7 +246,7 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
 // SetReadDeadline bounds reads, but for packets that were already received.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
 
-// SetWriteDeadline bounds writes that leave at once; bursts never wait long.
+// SetWriteDeadline bounds writes that leave at once; batches never wait long.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
 
 // Close sends what waits, ends the backstop, waits for it, and closes the socket.
@@ -264,9 +264,9 @@ func (c *Conn) Close() error {
 	return c.closeErr
 }
 
-func (c *Conn) takeBurst() *burst { return c.bursts.Get().(*burst) }
+func (c *Conn) takeBatch() *sendBatch { return c.batches.Get().(*sendBatch) }
 
-func (c *Conn) giveBurst(b *burst) {
+func (c *Conn) giveBatch(b *sendBatch) {
 	b.reset()
-	c.bursts.Put(b)
+	c.batches.Put(b)
 }

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// scratch is what a system call needs of a burst: nothing here.
+// scratch is what a system call needs of a batch: nothing here.
 type scratch struct{}
 
 // path is what the system can do: no more than send packets one by one.
@@ -23,7 +23,7 @@ func (c *Conn) openPath(cfg Config) error {
 }
 
 // send sends b packet by packet.
-func (c *Conn) send(b *burst) {
+func (c *Conn) send(b *sendBatch) {
 	for i := range b.runs {
 		c.sendOneByOne(b, &b.runs[i])
 	}

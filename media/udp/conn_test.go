@@ -200,7 +200,7 @@ func TestBackstop(t *testing.T) {
 	}
 }
 
-// TestBackstopWaitsForWriters: a burst that grows is left to its writer, but not
+// TestBackstopWaitsForWriters: a batch that grows is left to its writer, but not
 // for ever.
 func TestBackstopWaitsForWriters(t *testing.T) {
 	t.Parallel()
@@ -226,7 +226,7 @@ func TestBackstopWaitsForWriters(t *testing.T) {
 	requireReceives(t, u, rtpPacket(100, 7))
 }
 
-func TestFullBurstLeavesByItself(t *testing.T) {
+func TestFullBatchLeavesByItself(t *testing.T) {
 	t.Parallel()
 	c := listen(t, Config{FlushAfter: time.Hour})
 	u, a := peer(t, "127.0.0.1:0")

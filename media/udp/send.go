@@ -30,7 +30,7 @@ func (c *Conn) drop(err error, n int) {
 }
 
 // sendOneByOne sends a run without batching. The errors are counted.
-func (c *Conn) sendOneByOne(b *burst, r *run) {
+func (c *Conn) sendOneByOne(b *sendBatch, r *run) {
 	for i := r.first; i >= 0; i = b.segs[i].next {
 		_, _ = c.writeNow(b.packet(i), r.dst) // counted there; the next may pass
 	}

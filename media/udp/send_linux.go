@@ -16,7 +16,7 @@ const (
 	// enough to make the call itself cheap.
 	callMessages = 64
 	callPieces   = 256
-	// busyWait is how long a burst waits, once, for a full send buffer to drain. A
+	// busyWait is how long a batch waits, once, for a full send buffer to drain. A
 	// real-time packet that waits longer is worth less than those behind it.
 	busyWait = 5 // ms
 	// maxRefused bounds the remembered addresses that refuse offload.
@@ -36,7 +36,7 @@ type control struct {
 	_    [6]byte
 }
 
-// scratch is what sendmmsg needs of a burst. It lies in the burst so that it is
+// scratch is what sendmmsg needs of a batch. It lies in the batch so that it is
 // neither allocated nor shared.
 type scratch struct {
 	n      int // messages
@@ -51,7 +51,7 @@ type scratch struct {
 	iov    [callPieces]unix.Iovec
 
 	conn *Conn
-	b    *burst
+	b    *sendBatch
 	// call is sendAll bound to this scratch, made once: a method value allocates.
 	call func(fd uintptr)
 }
@@ -118,7 +118,7 @@ func (c *Conn) enlarge(which string, want, option, force int) {
 }
 
 // send hands b to the kernel. What fails is counted.
-func (c *Conn) send(b *burst) {
+func (c *Conn) send(b *sendBatch) {
 	if c.path.plain.Load() {
 		for i := range b.runs {
 			c.sendOneByOne(b, &b.runs[i])
@@ -139,7 +139,7 @@ func (c *Conn) send(b *burst) {
 	o.conn = nil
 }
 
-// sendAll sends every run of the burst.
+// sendAll sends every run of the batch.
 func (o *scratch) sendAll(fd uintptr) {
 	s := sending{o: o, fd: int(fd)}
 	for i := range o.b.runs {
@@ -203,7 +203,7 @@ func (p *path) refuse(a netip.Addr, size int32, err unix.Errno) {
 	p.refused.Store(&next)
 }
 
-// sending is one burst on its way: messages are added, and leave callMessages at a
+// sending is one batch on its way: messages are added, and leave callMessages at a
 // time.
 type sending struct {
 	o      *scratch

@@ -7,18 +7,18 @@ import (
 	"sync/atomic"
 )
 
-// shard is the burst in the making of those destinations that hash to it.
+// shard is the batch in the making of those destinations that hash to it.
 //
-// Two locks: a writer that only appends must not wait for a burst on its way
+// Two locks: a writer that only appends must not wait for a batch on its way
 // into the kernel. sendMu comes before mu.
 type shard struct {
-	// sendMu is held from taking the burst until the kernel has it, so that bursts
+	// sendMu is held from taking the batch until the kernel has it, so that batches
 	// leave in the order in which they were filled.
 	sendMu sync.Mutex
 
 	// mu guards the following.
 	mu     sync.Mutex
-	cur    *burst // nil while nothing waits
+	cur    *sendBatch // nil while nothing waits
 	closed bool
 	seen   int // packets of cur at the backstop's last look
 	looks  int // of the backstop at cur
@@ -38,7 +38,7 @@ func (s *shard) append(c *Conn, p []byte, dst netip.AddrPort) (begun bool, err e
 			return false, net.ErrClosed
 		}
 		if s.cur == nil {
-			s.cur = c.takeBurst()
+			s.cur = c.takeBatch()
 			s.pending.Store(true)
 			s.seen, s.looks = 0, 0
 			begun = true
@@ -61,11 +61,11 @@ func (s *shard) flush(c *Conn) {
 	defer s.sendMu.Unlock()
 	if b := s.take(); b != nil {
 		c.send(b)
-		c.giveBurst(b)
+		c.giveBatch(b)
 	}
 }
 
-func (s *shard) take() *burst {
+func (s *shard) take() *sendBatch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.cur
@@ -74,11 +74,11 @@ func (s *shard) take() *burst {
 	return b
 }
 
-// maxLooks is how often the backstop finds a burst growing before it sends it all
+// maxLooks is how often the backstop finds a batch growing before it sends it all
 // the same.
 const maxLooks = 4
 
-// growing tells whether the burst has grown since the last call: its writer is at
+// growing tells whether the batch has grown since the last call: its writer is at
 // work and is left to flush it, so that its runs are not cut short.
 func (s *shard) growing() bool {
 	s.mu.Lock()

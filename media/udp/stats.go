@@ -30,7 +30,7 @@ type Drops struct {
 	Unreachable uint64
 	// TooLong: longer than the path takes, or, received, than MaxPacket.
 	TooLong uint64
-	// Closed: the socket was closed under a burst.
+	// Closed: the socket was closed under a batch.
 	Closed uint64
 	// Other: any other error of the system's.
 	Other uint64

@@ -338,26 +338,26 @@ func (r *Replica) forget() error {
 
 // replaceDatabase restores the newest generation, over a database that is older.
 func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
-	was := r.local
+	before := r.local
 	r.local.Restoring, r.local.Serving = true, false
 	aside := ""
 	var err error
 	if s.database {
 		// Until it is out of the way it is whole, and no half restore.
-		if aside, err = moveAside(r.path, was.Epoch, time.Now()); err != nil {
+		if aside, err = moveAside(r.path, before.Epoch, time.Now()); err != nil {
 			return err
 		}
 		why := "the database is older than the replica: it was moved aside"
 		if r.doubt {
 			why = "the database's WAL is gone, and it has nothing that the replica has not: it was moved aside"
 		}
-		r.log.Warn(why, "to", aside, "epoch", was.Epoch, "generation", s.generation)
+		r.log.Warn(why, "to", aside, "epoch", before.Epoch, "generation", s.generation)
 	}
 	if err := r.local.write(r.path); err != nil {
 		return err
 	}
 	if !s.database {
-		if _, err := moveAside(r.path, was.Epoch, time.Now()); err != nil {
+		if _, err := moveAside(r.path, before.Epoch, time.Now()); err != nil {
 			return err
 		}
 	}

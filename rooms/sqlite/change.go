@@ -16,21 +16,21 @@ func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 	s.writer.queue.submit(job{
 		run: func(t *tx) (err error) {
 			switch {
-			case c.Line.Broken():
+			case c.Pipeline.Aborted():
 				return rooms.ErrHeld
 			case broken != nil: // it keeps its place in the order
 				err = rooms.Errorf(rooms.Internal, "write room %s: %v", c.Room.SID, broken)
 			default:
 				out, err = t.change(&row)
 			}
-			if t.final(err) && breaks(err) { // before the next of the line is run, in this transaction
-				c.Line.Break()
+			if t.final(err) && aborts(err) { // before the next of the pipeline is run, in this transaction
+				c.Pipeline.Abort()
 			}
 			return err
 		},
 		done: func(err error) {
-			if breaks(err) { // the transaction failed, and this with it: before the next one
-				c.Line.Break()
+			if aborts(err) { // the transaction failed, and this with it: before the next one
+				c.Pipeline.Abort()
 			}
 			if err != nil {
 				done(rooms.Outcome{}, err)
@@ -41,9 +41,9 @@ func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 	})
 }
 
-// breaks reports whether what follows in its line must not be written after a
+// aborts reports whether what follows in its pipeline must not be written after a
 // change that ended with err. A room that has ended refuses all that comes.
-func breaks(err error) bool { return err != nil && err != rooms.ErrEnded }
+func aborts(err error) bool { return err != nil && err != rooms.ErrEnded }
 
 func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 	out := rooms.Outcome{Room: c.Room}

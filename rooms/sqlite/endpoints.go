@@ -83,7 +83,7 @@ func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.En
 			return nil, rooms.Errorf(rooms.Invalid, "webhook URL %s is configured twice", c.URL)
 		}
 	}
-	was := t.endpoints
+	before := t.endpoints
 	for _, c := range configured {
 		_, err := t.exec(`INSERT INTO endpoint (url, key_id, include, exclude, relax_after, state) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (url) DO UPDATE SET key_id = excluded.key_id, include = excluded.include,
@@ -96,7 +96,7 @@ func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.En
 			return nil, err
 		}
 	}
-	for _, e := range was {
+	for _, e := range before {
 		if slices.ContainsFunc(configured, func(c rooms.Endpoint) bool { return c.URL == e.URL }) {
 			continue
 		}
@@ -109,14 +109,14 @@ func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.En
 	if err := t.reloadEndpoints(); err != nil {
 		return nil, err
 	}
-	return t.endpoints, t.requeueChanged(was, nowMs)
+	return t.endpoints, t.requeueChanged(before, nowMs)
 }
 
 // requeueChanged requeues what pends for endpoints whose ordering changed.
-func (t *tx) requeueChanged(was []rooms.Endpoint, nowMs int64) error {
+func (t *tx) requeueChanged(before []rooms.Endpoint, nowMs int64) error {
 	for i := range t.endpoints {
 		e := &t.endpoints[i]
-		if slices.ContainsFunc(was, func(o rooms.Endpoint) bool { return o.ID == e.ID && o.RelaxAfter != e.RelaxAfter }) {
+		if slices.ContainsFunc(before, func(o rooms.Endpoint) bool { return o.ID == e.ID && o.RelaxAfter != e.RelaxAfter }) {
 			if err := t.requeue(e, "", nowMs); err != nil {
 				return err
 			}

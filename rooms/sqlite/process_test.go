@@ -328,9 +328,9 @@ func roleFull(path string) {
 	}
 	check(put("a"))
 	fmt.Println("created")
-	var was unix.Rlimit
-	check(unix.Getrlimit(unix.RLIMIT_FSIZE, &was))
-	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 300_000, Max: was.Max}))
+	var earlier unix.Rlimit
+	check(unix.Getrlimit(unix.RLIMIT_FSIZE, &earlier))
+	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 300_000, Max: earlier.Max}))
 	for err == nil {
 		err = put(rooms.NewID("n"))
 	}
@@ -341,7 +341,7 @@ func roleFull(path string) {
 	if s.Stats().Failing != "" {
 		fmt.Println("failing")
 	}
-	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &was))
+	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &earlier))
 	check(put("b"))
 	fmt.Println("created")
 	if s.Stats().Failing == "" {

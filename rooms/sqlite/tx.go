@@ -182,7 +182,7 @@ func eachRow(st *sql.Stmt, ctx context.Context, each func(*sql.Rows) error, args
 }
 
 // flush writes what the transaction counted, before it commits.
-func (t *tx) flush(was facts) error {
+func (t *tx) flush(before facts) error {
 	for id, c := range t.counts {
 		if c == (counts{}) {
 			continue
@@ -194,7 +194,7 @@ func (t *tx) flush(was facts) error {
 			return err
 		}
 	}
-	if t.epoch == was.epoch && t.eventSeq == was.eventSeq && t.open == was.open && t.ended == was.ended {
+	if t.epoch == before.epoch && t.eventSeq == before.eventSeq && t.open == before.open && t.ended == before.ended {
 		return nil
 	}
 	_, err := t.exec("UPDATE meta SET epoch = ?, event_seq = ?, open_rooms = ?, ended_rooms = ? WHERE id = 1",

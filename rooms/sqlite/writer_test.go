@@ -412,7 +412,7 @@ func TestWALStaysBounded(t *testing.T) {
 
 // What stands in a line behind a change that was not written is not written
 // either, be it in the same transaction or in a later one; other lines go on.
-func TestLine(t *testing.T) {
+func TestPipeline(t *testing.T) {
 	for name, spoil := range map[string]func(*rooms.Change){
 		"refused by the database": func(c *rooms.Change) {
 			c.Sessions = []rooms.Session{{SID: "PA_a", RoomSID: c.Room.SID, Identity: "x"}, {SID: "PA_b", RoomSID: c.Room.SID, Identity: "x"}}
@@ -422,17 +422,17 @@ func TestLine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openNew(t)
 			a, b := create(t, s, "a", 1000), create(t, s, "b", 1000)
-			lineA, lineB := new(rooms.Line), new(rooms.Line)
-			change := func(r rooms.Record, l *rooms.Line, metadata string) *rooms.Change {
+			pipelineA, pipelineB := new(rooms.Pipeline), new(rooms.Pipeline)
+			change := func(r rooms.Record, p *rooms.Pipeline, metadata string) *rooms.Change {
 				r.Metadata = metadata
-				return &rooms.Change{Kind: rooms.ChangeUpdate, Line: l, Room: r}
+				return &rooms.Change{Kind: rooms.ChangeUpdate, Pipeline: p, Room: r}
 			}
-			bad := change(a, lineA, "bad")
+			bad := change(a, pipelineA, "bad")
 			spoil(bad)
 			release := hold(t, s)
 			var wg sync.WaitGroup
 			errs := make([]error, 4)
-			for i, c := range []*rooms.Change{change(a, lineA, "1"), bad, change(b, lineB, "1"), change(a, lineA, "2")} {
+			for i, c := range []*rooms.Change{change(a, pipelineA, "1"), bad, change(b, pipelineB, "1"), change(a, pipelineA, "2")} {
 				wg.Add(1)
 				s.Submit(c, func(_ rooms.Outcome, err error) {
 					errs[i] = err
@@ -445,20 +445,20 @@ func TestLine(t *testing.T) {
 			require.Equal(t, rooms.Internal, rooms.ErrorCode(errs[1]))
 			require.NoError(t, errs[2])
 			require.ErrorIs(t, errs[3], rooms.ErrHeld)
-			_, err := submit(t, s, *change(a, lineA, "3"))
+			_, err := submit(t, s, *change(a, pipelineA, "3"))
 			require.ErrorIs(t, err, rooms.ErrHeld)
 			got, err := s.FindOpen(t.Context(), "a")
 			require.NoError(t, err)
 			require.Equal(t, "1", got.Metadata)
-			_, err = submit(t, s, *change(a, new(rooms.Line), "4"))
+			_, err = submit(t, s, *change(a, new(rooms.Pipeline), "4"))
 			require.NoError(t, err)
 			requireSound(t, s)
 		})
 	}
 }
 
-// A transaction that fails breaks the lines of all that is in it.
-func TestLineBreaksWithItsTransaction(t *testing.T) {
+// A transaction that fails aborts the pipelines of all that is in it.
+func TestPipelineAbortsWithItsTransaction(t *testing.T) {
 	var fail atomic.Bool
 	s, err := Open(t.Context(), Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Allow: func() error {
 		if fail.CompareAndSwap(true, false) {
@@ -468,13 +468,13 @@ func TestLineBreaksWithItsTransaction(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
-	r, line := create(t, s, "a", 1000), new(rooms.Line)
+	r, pipeline := create(t, s, "a", 1000), new(rooms.Pipeline)
 	fail.Store(true)
-	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Line: line, Room: r})
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Pipeline: pipeline, Room: r})
 	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
-	require.True(t, line.Broken())
-	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Line: line, Room: r})
+	require.True(t, pipeline.Aborted())
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Pipeline: pipeline, Room: r})
 	require.ErrorIs(t, err, rooms.ErrHeld)
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r})
-	require.NoError(t, err, "a change in no line depends on none")
+	require.NoError(t, err, "a change in no pipeline depends on none")
 }

@@ -30,12 +30,12 @@ func by(ctx context.Context, address string) []any {
 // tellDone writes a line of a call that changed something, and of one that was refused
 // for want of a right.
 func (s *rest) tellDone(op *operation, r *http.Request, p *problem) {
-	line := append([]any{"method", op.method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
+	attrs := append([]any{"method", op.method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
 	switch {
 	case p == nil && op.method != http.MethodGet && !op.quiet():
-		s.Log.Info("API call", line...)
+		s.Log.Info("API call", attrs...)
 	case p != nil && (p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden):
-		s.Log.Info("API call refused", append(line, "status", p.Status, "why", p.Detail)...)
+		s.Log.Info("API call refused", append(attrs, "status", p.Status, "why", p.Detail)...)
 	}
 }
 
@@ -55,22 +55,22 @@ func (s *roomService) audit(next twirp.Method) twirp.Method {
 		res, err := next(ctx, req)
 		method, _ := twirp.MethodName(ctx)
 		address, _ := ctx.Value(addressKey{}).(string)
-		line := []any{"method", method}
+		attrs := []any{"method", method}
 		if m, ok := req.(interface{ GetRoom() string }); ok {
-			line = append(line, "room", m.GetRoom())
+			attrs = append(attrs, "room", m.GetRoom())
 		} else if m, ok := req.(interface{ GetName() string }); ok {
-			line = append(line, "room", m.GetName())
+			attrs = append(attrs, "room", m.GetName())
 		}
 		if m, ok := req.(interface{ GetIdentity() string }); ok {
-			line = append(line, "participant", m.GetIdentity())
+			attrs = append(attrs, "participant", m.GetIdentity())
 		}
-		line = append(line, by(ctx, address)...)
+		attrs = append(attrs, by(ctx, address)...)
 		if err == nil {
 			if !quietMethods(method) {
-				s.log.Info("API call", line...)
+				s.log.Info("API call", attrs...)
 			}
 		} else if e, ok := err.(twirp.Error); ok && denied(e) {
-			s.log.Info("API call refused", append(line, "why", e.Msg())...)
+			s.log.Info("API call refused", append(attrs, "why", e.Msg())...)
 		}
 		return res, err
 	}

@@ -133,8 +133,8 @@ func admitted(service http.Handler, c *Config, prefix string) http.Handler {
 		leave, err := c.admit(w, r, m, kind == "application/json")
 		if err != nil {
 			if denied(err) {
-				line := append([]any{"method", strings.TrimPrefix(r.URL.Path, prefix)}, by(r.Context(), r.RemoteAddr)...)
-				c.Log.Info("API call refused", append(line, "why", err.Msg())...)
+				attrs := append([]any{"method", strings.TrimPrefix(r.URL.Path, prefix)}, by(r.Context(), r.RemoteAddr)...)
+				c.Log.Info("API call refused", append(attrs, "why", err.Msg())...)
 			}
 			_ = twirp.WriteError(w, err) // the client may be gone
 			return
@@ -153,7 +153,7 @@ func (c *Config) admit(w http.ResponseWriter, r *http.Request, m *method, json b
 	if err := m.grant(r.Context()); err != nil {
 		return nil, twirpError(err)
 	}
-	if err := c.standing(r.Context()); err != nil {
+	if err := c.admissible(r.Context()); err != nil {
 		return nil, asTwirp(r.Context(), c.Log, r.URL.Path, err)
 	}
 	most := m.body.bytes(c, json)

@@ -198,7 +198,7 @@ func (s *rest) toAnotherRoom(w http.ResponseWriter, r *http.Request, do func(roo
 	if err := access.EnsureDestRoom(r.Context(), at[0], body.Room); err != nil {
 		return err
 	}
-	if err := s.standingIn(r.Context(), body.Room); err != nil {
+	if err := s.admissibleIn(r.Context(), body.Room); err != nil {
 		return err
 	}
 	if err := do(at[0], at[1], body.Room); err != nil {

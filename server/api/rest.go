@@ -41,8 +41,8 @@ func REST(c Config) chi.Router {
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {
 		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, r *http.Request, err error) {
-			line := append([]any{"method", r.Method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
-			c.Log.Info("API call refused", append(line, "status", http.StatusUnauthorized, "why", err.Error())...)
+			attrs := append([]any{"method", r.Method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
+			c.Log.Info("API call refused", append(attrs, "status", http.StatusUnauthorized, "why", err.Error())...)
 			problemf(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).write(w)
 		})
 	})
@@ -135,7 +135,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := op.grant.ensure(r); err != nil {
 		return err
 	}
-	if err := s.standing(r.Context()); err != nil {
+	if err := s.admissible(r.Context()); err != nil {
 		return err
 	}
 	if err := readable(r); err != nil {

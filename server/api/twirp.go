@@ -199,7 +199,7 @@ func (s *roomService) ForwardParticipant(ctx context.Context, req *livekit.Forwa
 		if req.Room == req.DestinationRoom {
 			return nil, errSameRoom
 		}
-		if err := s.c.standingIn(ctx, req.DestinationRoom); err != nil {
+		if err := s.c.admissibleIn(ctx, req.DestinationRoom); err != nil {
 			return nil, err
 		}
 		return &livekit.ForwardParticipantResponse{}, s.c.Rooms.Forward(ctx, req)
@@ -211,7 +211,7 @@ func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MovePart
 		if req.Room == req.DestinationRoom {
 			return nil, errSameRoom
 		}
-		if err := s.c.standingIn(ctx, req.DestinationRoom); err != nil {
+		if err := s.c.admissibleIn(ctx, req.DestinationRoom); err != nil {
 			return nil, err
 		}
 		return &livekit.MoveParticipantResponse{}, s.c.Rooms.Move(ctx, req)

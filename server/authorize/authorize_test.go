@@ -306,11 +306,11 @@ func TestAmendments(t *testing.T) {
 	})
 	a, err := h.Ask(t.Context(), digest("t"), question(true))
 	require.NoError(t, err)
-	was := &livekit.ParticipantInfo{
+	earlier := &livekit.ParticipantInfo{
 		Identity: "ann", Name: "A", Metadata: "secret", Attributes: map[string]string{"old": "x", "kept": "y"},
 		Permission: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true},
 	}
-	got := a.Amend(was)
+	got := a.Amend(earlier)
 	require.Equal(t, "Ann", got.Name)
 	require.Empty(t, got.Metadata)
 	require.Equal(t, map[string]string{"role": "host", "kept": "y"}, got.Attributes)
@@ -318,8 +318,8 @@ func TestAmendments(t *testing.T) {
 	require.True(t, got.Permission.CanSubscribe, "not in the answer")
 	require.True(t, got.Permission.Hidden)
 	require.Equal(t, []livekit.TrackSource{livekit.TrackSource_CAMERA}, got.Permission.CanPublishSources)
-	require.Equal(t, "A", was.Name, "the token's own stays")
-	require.Len(t, was.Attributes, 2)
+	require.Equal(t, "A", earlier.Name, "the token's own stays")
+	require.Len(t, earlier.Attributes, 2)
 
 	room := a.AmendRoom(&livekit.CreateRoomRequest{MaxParticipants: 2, SyncStreams: true})
 	require.EqualValues(t, 600, room.EmptyTimeout)
@@ -332,7 +332,7 @@ func TestAmendments(t *testing.T) {
 
 	yes := true
 	plain := &authorize.Answer{Allow: &yes}
-	require.Same(t, was, plain.Amend(was))
+	require.Same(t, earlier, plain.Amend(earlier))
 	require.Nil(t, plain.AmendRoom(nil))
 }
 

@@ -33,7 +33,7 @@ func testRawResume(t *testing.T) {
 		c.hears(t)
 
 		for round, said := range []string{joined.Participant.Sid, ""} {
-			was := map[*webrtc.PeerConnection]string{
+			earlier := map[*webrtc.PeerConnection]string{
 				c.pub: ufragOf(c.pub.CurrentRemoteDescription().SDP), c.sub: ufragOf(c.sub.CurrentRemoteDescription().SDP),
 			}
 			old, now := c.resume(said)
@@ -63,7 +63,7 @@ func testRawResume(t *testing.T) {
 			}}})
 			c.offerAnd(uint32(10+round), true)
 			eventually(t, "ICE is restarted", func() bool {
-				for pc, ufrag := range was {
+				for pc, ufrag := range earlier {
 					if ufragOf(pc.CurrentRemoteDescription().SDP) == ufrag || pc.ICEConnectionState() != webrtc.ICEConnectionStateConnected {
 						return false
 					}

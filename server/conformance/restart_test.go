@@ -193,16 +193,16 @@ func (r *restart) verify(down time.Time) {
 	after, err := api.ListParticipants(r.Context(), &livekit.ListParticipantsRequest{Room: r.room})
 	require.NoError(r, err)
 	for identity := range r.back() {
-		was, is := find(r.before, identity), find(after, identity)
-		require.NotNil(r, was, identity)
+		earlier, is := find(r.before, identity), find(after, identity)
+		require.NotNil(r, earlier, identity)
 		require.NotNil(r, is, identity)
-		require.Equal(r, was.Sid, is.Sid, identity)
-		require.Equal(r, was.JoinedAtMs, is.JoinedAtMs, identity)
-		require.Equal(r, was.Name, is.Name, identity)
-		require.Equal(r, was.Metadata, is.Metadata, identity)
-		require.Equal(r, was.Attributes, is.Attributes, identity)
-		require.Equal(r, was.Permission.String(), is.Permission.String(), identity)
-		require.Equal(r, len(was.Tracks), len(is.Tracks), identity)
+		require.Equal(r, earlier.Sid, is.Sid, identity)
+		require.Equal(r, earlier.JoinedAtMs, is.JoinedAtMs, identity)
+		require.Equal(r, earlier.Name, is.Name, identity)
+		require.Equal(r, earlier.Metadata, is.Metadata, identity)
+		require.Equal(r, earlier.Attributes, is.Attributes, identity)
+		require.Equal(r, earlier.Permission.String(), is.Permission.String(), identity)
+		require.Equal(r, len(earlier.Tracks), len(is.Tracks), identity)
 	}
 	ada, carol := find(after, "ada"), find(after, "carol")
 	require.Equal(r, "Ada L. moderated host", strings.Join([]string{ada.Name, ada.Metadata, ada.Attributes["role"]}, " "))
@@ -245,9 +245,9 @@ func (r *restart) verifyWebhooks(ready time.Time) {
 		switch e.Event {
 		case "track_unpublished":
 			ended[e.Track.Sid] = true
-			was := find(r.before, e.Participant.Identity)
-			require.True(r, slices.ContainsFunc(was.Tracks, func(t *livekit.TrackInfo) bool { return t.Sid == e.Track.Sid }), lines[n])
-			require.Equal(r, was.Sid, e.Participant.Sid)
+			earlier := find(r.before, e.Participant.Identity)
+			require.True(r, slices.ContainsFunc(earlier.Tracks, func(t *livekit.TrackInfo) bool { return t.Sid == e.Track.Sid }), lines[n])
+			require.Equal(r, earlier.Sid, e.Participant.Sid)
 		case "track_published":
 			require.False(r, ended[e.Track.Sid])
 			line := strings.Replace(lines[n], "_published", "_unpublished", 1)

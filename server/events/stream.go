@@ -172,12 +172,12 @@ func (s *sse) caughtUp(at webhooks.Cursor) error {
 		return err
 	}
 	if time.Since(s.flushed) >= beat {
-		line := ": nothing new\n\n"
+		comment := ": nothing new\n\n"
 		if at.Seq > s.sent {
-			line = fmt.Sprintf("id: %v\n\n", at)
+			comment = fmt.Sprintf("id: %v\n\n", at)
 			s.sent = at.Seq
 		}
-		if err := s.write(line); err != nil {
+		if err := s.write(comment); err != nil {
 			return err
 		}
 	}

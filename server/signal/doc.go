@@ -2,7 +2,7 @@
 // the wire and the domain, and decides nothing.
 //
 //   - A [Handler] answers /rtc, /rtc/v1 and their validate routes.
-//   - A line is a participant's way to its client. It outlives WebSockets: a
+//   - An outlet is a participant's way to its client. It outlives WebSockets: a
 //     resume attaches a new one to it.
 //   - A socket is one WebSocket with a bounded queue and one writer. A client
 //     that does not read fast enough is cut off, and resumes.

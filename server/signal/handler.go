@@ -182,14 +182,14 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if status >= http.StatusInternalServerError {
 		level = slog.LevelWarn
 	}
-	line := []any{"status", status, "why", err.Error()}
+	attrs := []any{"status", status, "why", err.Error()}
 	if c := access.FromContext(r.Context()); c != nil {
 		if c.Grants.Video != nil {
-			line = append(line, "room", c.Grants.Video.Room)
+			attrs = append(attrs, "room", c.Grants.Video.Room)
 		}
-		line = append(line, "participant", c.Grants.Identity, "key", c.APIKey)
+		attrs = append(attrs, "participant", c.Grants.Identity, "key", c.APIKey)
 	}
-	h.log.Log(r.Context(), level, "connect refused", append(line, "address", addressOf(r), "agent", r.UserAgent())...)
+	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", addressOf(r), "agent", r.UserAgent())...)
 }
 
 // addressOf is the client's address without its port.
@@ -200,8 +200,8 @@ func addressOf(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// clientLine tells of the client in the log.
-func clientLine(r *http.Request, c *livekit.ClientInfo) []any {
+// clientAttrs is what a log line tells of the client.
+func clientAttrs(r *http.Request, c *livekit.ClientInfo) []any {
 	return []any{"address", addressOf(r), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
 }
 
@@ -347,17 +347,17 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 // join lets a new participant in. The upgrade comes only when the join is on
 // disk: a refusal is an HTTP answer.
 func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
-	ln := &line{metrics: h.metrics}
-	s := &session{h: h, line: ln, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
+	out := &outlet{metrics: h.metrics}
+	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
 	p, snap, err := h.enter(r.Context(), req, func(j *rooms.JoinRequest) {
-		j.Outlet, j.OnChange, j.Token, j.Client = ln, s.refresh, s.moved, clientLine(r, req.opts.client)
+		j.Outlet, j.OnChange, j.Token, j.Client = out, s.refresh, s.moved, clientAttrs(r, req.opts.client)
 	})
 	if err != nil {
 		h.refuse(w, r, err)
 		return
 	}
 	s.p = p
-	s.line.info.CompareAndSwap(nil, snap.Self)
+	s.outlet.info.CompareAndSwap(nil, snap.Self)
 	if err := s.makePeer(snap); err != nil {
 		if p.Ended() { // removed or replaced since
 			h.refuse(w, r, rooms.ErrNoParticipant)
@@ -375,8 +375,8 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	}
 	h.metrics.joins.WithLabelValues("joined").Inc()
 	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
-	if !ln.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
-		bye := ln.farewell()
+	if !out.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
+		bye := out.farewell()
 		p.Leave(livekit.DisconnectReason_SIGNAL_CLOSE) // if it is in the room still
 		h.dismiss(s.ws, bye)
 		return
@@ -433,13 +433,13 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	var s *session
 	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, req.sessions(), func(p *rooms.Participant, snap rooms.Snapshot) {
-		ln, ok := p.Outlet().(*line)
-		if !ok || ln.peer.Load() == nil {
+		out, ok := p.Outlet().(*outlet)
+		if !ok || out.peer.Load() == nil {
 			return
 		}
-		s = &session{h: h, line: ln, p: p, peer: ln.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
-		s.line.info.Store(snap.Self)
-		if !ln.attach(ws, h.resumeMessages(s, snap)...) {
+		s = &session{h: h, outlet: out, p: p, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
+		s.outlet.info.Store(snap.Self)
+		if !out.attach(ws, h.resumeMessages(s, snap)...) {
 			s = nil
 		}
 	})

@@ -29,7 +29,7 @@ const (
 // session reads one WebSocket of a participant, in the goroutine of its request.
 type session struct {
 	h      *Handler
-	line   *line
+	outlet *outlet
 	ws     *socket
 	p      *rooms.Participant
 	peer   *media.Peer
@@ -62,7 +62,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		CanPublish:        perm.GetCanPublish(),
 		CanPublishData:    perm.GetCanPublishData(),
 		CanSubscribe:      perm.GetCanSubscribe(),
-		Send:              func(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) },
+		Send:              func(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMessage(resp)) },
 		Events:            measured{s.p, s.h.decoder},
 		Log:               s.h.log.With("room", snap.Room.Name, "participant", s.p.Identity()),
 	})
@@ -74,7 +74,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		peer.Close()
 		return err
 	}
-	s.line.peer.Store(peer)
+	s.outlet.peer.Store(peer)
 	return nil
 }
 
@@ -117,7 +117,7 @@ func (s *session) run() {
 		s.late.Stop()
 	}
 	s.ws.cut()
-	if s.line.detach(s.ws) {
+	if s.outlet.detach(s.ws) {
 		s.p.SignalLost()
 	}
 }
@@ -270,7 +270,7 @@ func (s *session) unserved(req *livekit.SignalRequest) {
 	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}})
 }
 
-func (s *session) send(resp *livekit.SignalResponse) { s.line.Send(rooms.NewMessage(resp)) }
+func (s *session) send(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMessage(resp)) }
 
 // sync takes what a resumed client says of its own state.
 func (s *session) sync(state *livekit.SyncState) {
@@ -282,8 +282,8 @@ func (s *session) sync(state *livekit.SyncState) {
 
 // refresh is called by the room when what the token says has changed.
 func (s *session) refresh(info *livekit.ParticipantInfo) {
-	s.line.info.Store(info)
-	s.line.Send(s.tokenMessage(info))
+	s.outlet.info.Store(info)
+	s.outlet.Send(s.tokenMessage(info))
 }
 
 // refreshTokens gives the client a fresh token from time to time, so that it can
@@ -296,7 +296,7 @@ func (s *session) refreshTokens() {
 		case <-s.ws.done.Done():
 			return
 		case <-tick.C:
-			s.line.Send(s.tokenMessage(s.line.info.Load()))
+			s.outlet.Send(s.tokenMessage(s.outlet.info.Load()))
 		}
 	}
 }
@@ -310,8 +310,8 @@ func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
 // moved makes the token for another room that the participant was moved to;
 // all later ones are for that room too.
 func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
-	s.line.moved.Store(&move{room, time.Now()})
-	s.line.info.Store(info)
+	s.outlet.moved.Store(&move{room, time.Now()})
+	s.outlet.info.Store(info)
 	return s.token(info)
 }
 
@@ -323,7 +323,7 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 	}
 	g.Video.UpdateFromPermission(info.Permission)
 	since := s.claims.NotBefore
-	if m := s.line.moved.Load(); m != nil {
+	if m := s.outlet.moved.Load(); m != nil {
 		if m.room != g.Video.Room { // whose admin it is not for having been moved there
 			g.Video.RoomAdmin, g.Video.DestinationRoom = false, ""
 		}

@@ -37,7 +37,7 @@ func (s *session) simulate(sc *livekit.SimulateScenario) {
 // theirs for as long as they live, so it has to come again, with new ones.
 func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 	room := s.claims.Grants.Video.Room
-	if m := s.line.moved.Load(); m != nil {
+	if m := s.outlet.moved.Load(); m != nil {
 		room = m.room
 	}
 	switch to {
@@ -59,7 +59,7 @@ func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 
 // refuse tells the client that what it asked to simulate is not done.
 func (s *session) refuse(why string) {
-	s.line.Send(rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{
+	s.outlet.Send(rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{
 		RequestResponse: &livekit.RequestResponse{Reason: livekit.RequestResponse_UNSUPPORTED_TYPE, Message: why},
 	}}))
 }
@@ -101,9 +101,9 @@ func (p *preferences) prefer(room, identity string, now time.Time) {
 func (p *preferences) forget(room, identity string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, was := p.until[seat{room, identity}]
+	_, known := p.until[seat{room, identity}]
 	delete(p.until, seat{room, identity})
-	return was
+	return known
 }
 
 // holds reports whether the client is to be given nothing but TCP.

@@ -138,14 +138,14 @@ func TestKillInACall(t *testing.T) {
 	require.Equal(t, "of the room", roomAfter.Metadata)
 	require.EqualValues(t, 3, roomAfter.MaxParticipants)
 	require.EqualValues(t, 1001, roomAfter.DepartureTimeout)
-	for name, was := range before {
+	for name, earlier := range before {
 		is := after[name]
-		require.Equal(t, was.Sid, is.Sid, name)
-		require.Equal(t, was.JoinedAtMs, is.JoinedAtMs, name)
-		require.Equal(t, was.Metadata, is.Metadata, name)
-		require.Equal(t, was.Attributes, is.Attributes, name)
-		require.Equal(t, was.Permission.String(), is.Permission.String(), name)
-		require.Equal(t, was.Sid, get[string](pages[name], `parlor.room.localParticipant.sid`))
+		require.Equal(t, earlier.Sid, is.Sid, name)
+		require.Equal(t, earlier.JoinedAtMs, is.JoinedAtMs, name)
+		require.Equal(t, earlier.Metadata, is.Metadata, name)
+		require.Equal(t, earlier.Attributes, is.Attributes, name)
+		require.Equal(t, earlier.Permission.String(), is.Permission.String(), name)
+		require.Equal(t, earlier.Sid, get[string](pages[name], `parlor.room.localParticipant.sid`))
 		require.Equal(t, roomBefore.Sid, get[string](pages[name], `await parlor.room.getSid()`))
 	}
 	require.Equal(t, "host", after["Ann"].Attributes["role"])

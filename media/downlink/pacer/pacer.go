@@ -32,8 +32,8 @@ const OldestWaiting = 250 * time.Millisecond
 
 // The numbers of pacing.
 const (
-	// burst is how much of what the path carries may leave at once.
-	burst = 25 * time.Millisecond
+	// burstTime is how much of what the path carries may leave at once.
+	burstTime = 25 * time.Millisecond
 	// factor is how much faster than the estimate packets leave when they wait, and
 	// hurry how much faster at most when they would become too old else.
 	factor = 1.1
@@ -77,36 +77,36 @@ type item[T any] struct {
 	dead bool // a key frame has made it needless
 }
 
-// lane is the packets of one class that wait.
-type lane[T any] struct {
+// queue is the packets of one class that wait.
+type queue[T any] struct {
 	items []item[T] // a ring; its length is a power of two
 	head  int
 	n     int
 }
 
-func (l *lane[T]) push(it item[T]) bool {
-	if l.n == len(l.items) {
-		if l.n >= mostWaiting {
+func (q *queue[T]) push(it item[T]) bool {
+	if q.n == len(q.items) {
+		if q.n >= mostWaiting {
 			return false
 		}
-		grown := make([]item[T], max(2*l.n, 64))
-		for i := range l.n {
-			grown[i] = l.items[(l.head+i)&(len(l.items)-1)]
+		grown := make([]item[T], max(2*q.n, 64))
+		for i := range q.n {
+			grown[i] = q.items[(q.head+i)&(len(q.items)-1)]
 		}
-		l.items, l.head = grown, 0
+		q.items, q.head = grown, 0
 	}
-	l.items[(l.head+l.n)&(len(l.items)-1)] = it
-	l.n++
+	q.items[(q.head+q.n)&(len(q.items)-1)] = it
+	q.n++
 	return true
 }
 
-func (l *lane[T]) first() *item[T] { return &l.items[l.head] }
+func (q *queue[T]) first() *item[T] { return &q.items[q.head] }
 
-func (l *lane[T]) pop() item[T] {
-	it := l.items[l.head]
-	l.items[l.head] = item[T]{}
-	l.head = (l.head + 1) & (len(l.items) - 1)
-	l.n--
+func (q *queue[T]) pop() item[T] {
+	it := q.items[q.head]
+	q.items[q.head] = item[T]{}
+	q.head = (q.head + 1) & (len(q.items) - 1)
+	q.n--
 	return it
 }
 
@@ -147,7 +147,7 @@ type Counters struct {
 // Pacer paces what leaves on one path. The zero value is ready: it passes everything
 // until a rate is set.
 type Pacer[T any] struct {
-	lanes    [classes]lane[T]
+	queues   [classes]queue[T]
 	waiting  int
 	bytes    int
 	rate     float64 // bits/s, 0 = no bound
@@ -189,8 +189,8 @@ func (p *Pacer[T]) pace() float64 {
 	if p.emptying {
 		return bytes
 	}
-	if l := &p.lanes[video]; l.n > 0 {
-		left := max(int64(target)-(p.paidAt-l.first().at), int64(10*time.Millisecond))
+	if q := &p.queues[video]; q.n > 0 {
+		left := max(int64(target)-(p.paidAt-q.first().at), int64(10*time.Millisecond))
 		return min(max(float64(p.bytes)/(float64(left)/float64(time.Second)), factor*bytes), hurry*bytes)
 	}
 	return factor * bytes
@@ -199,14 +199,14 @@ func (p *Pacer[T]) pace() float64 {
 // open reports whether the pace lets a packet leave.
 func (p *Pacer[T]) open() bool { return p.rate <= 0 || p.debt <= p.allowed() }
 
-func (p *Pacer[T]) allowed() float64 { return max(p.rate/8*burst.Seconds(), leastBurst) }
+func (p *Pacer[T]) allowed() float64 { return max(p.rate/8*burstTime.Seconds(), leastBurst) }
 
 // Offer takes a packet. Send: it is to be sent now. Queued: v is kept, and Next will
 // give it back. Drop and DropAndAsk: it is not to be sent.
 func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	p.pay(now)
 	// What a stream has waiting decides about its state first.
-	if len(p.broken) > 0 && p.lanes[video].n == 0 && !p.mend(&pkt) {
+	if len(p.broken) > 0 && p.queues[video].n == 0 && !p.mend(&pkt) {
 		p.counters.Dropped++
 		return Drop
 	}
@@ -218,7 +218,7 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	if pkt.KeyStart && p.emptying {
 		p.supersede(pkt.Stream)
 	}
-	if !p.lanes[class(pkt.Kind)].push(item[T]{p: pkt, at: now, v: v}) {
+	if !p.queues[class(pkt.Kind)].push(item[T]{p: pkt, at: now, v: v}) {
 		p.counters.Dropped++
 		return p.breakStream(&pkt)
 	}
@@ -234,12 +234,12 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		return v, pkt, Nothing
 	}
 	p.pay(now)
-	for c := range p.lanes {
-		l := &p.lanes[c]
-		if l.n == 0 {
+	for c := range p.queues {
+		q := &p.queues[c]
+		if q.n == 0 {
 			continue
 		}
-		first := l.first()
+		first := q.first()
 		switch {
 		case first.dead:
 			verdict = Drop
@@ -252,7 +252,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		default:
 			continue
 		}
-		it := l.pop()
+		it := q.pop()
 		p.waiting--
 		p.bytes -= it.p.Size
 		if verdict == Send {
@@ -267,9 +267,9 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 
 // supersede has what waits of a stream dropped.
 func (p *Pacer[T]) supersede(stream uint32) {
-	l := &p.lanes[video]
-	for i := range l.n {
-		if it := &l.items[(l.head+i)&(len(l.items)-1)]; it.p.Stream == stream {
+	q := &p.queues[video]
+	for i := range q.n {
+		if it := &q.items[(q.head+i)&(len(q.items)-1)]; it.p.Stream == stream {
 			it.dead = true
 		}
 	}
@@ -285,12 +285,12 @@ func (p *Pacer[T]) When(now int64) int64 {
 	if !p.open() {
 		at += int64((p.debt-p.allowed())/p.pace()*float64(time.Second)) + 1
 	}
-	for i := range p.lanes {
-		if l := &p.lanes[i]; l.n > 0 {
-			if l.first().dead {
+	for i := range p.queues {
+		if q := &p.queues[i]; q.n > 0 {
+			if q.first().dead {
 				return now
 			}
-			at = min(at, max(l.first().at+int64(OldestWaiting)+1, now))
+			at = min(at, max(q.first().at+int64(OldestWaiting)+1, now))
 		}
 	}
 	return at

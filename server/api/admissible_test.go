@@ -88,7 +88,7 @@ func TestNoTwirpCallTakesABannedToken(t *testing.T) {
 }
 
 // A ban holds for its room alone, but for where that token would move people to.
-func TestStandingIsThatOfTheRoom(t *testing.T) {
+func TestAdmissionIsThatOfTheRoom(t *testing.T) {
 	h := open(t)
 	h.mustJoin("sec", "ada")
 	require.NoError(t, h.rooms.Ban(t.Context(), rooms.Ban{RoomName: "side", Identity: "host"}))

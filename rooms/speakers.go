@@ -32,8 +32,8 @@ func (r *Room) tellSpeakers(now time.Time) {
 	}
 	var changed []*livekit.SpeakerInfo
 	for sid, level := range levels {
-		was := r.speakers[sid]
-		if was == nil || was.Level != level {
+		last := r.speakers[sid]
+		if last == nil || last.Level != level {
 			s := &livekit.SpeakerInfo{Sid: sid, Level: level, Active: true}
 			r.speakers[sid] = s
 			changed = append(changed, s)
@@ -87,41 +87,4 @@ func hearing(q *Participant) map[string]bool {
 		set[t.publisher.sid] = true
 	}
 	return set
-}
-
-// tellQuality tells each active participant of its own connection quality and
-// of those whom it is subscribed to, if anybody's changed.
-func (r *Room) tellQuality(now time.Time) {
-	infos := make(map[string]*livekit.ConnectionQualityInfo)
-	changed := false
-	for _, p := range r.participants {
-		if p.peer == nil || p.info.State != livekit.ParticipantInfo_ACTIVE {
-			continue
-		}
-		q, score := p.peer.Quality()
-		if was, ok := r.quality[p.sid]; !ok || was != q {
-			changed = true
-			r.quality[p.sid] = q
-		}
-		infos[p.sid] = &livekit.ConnectionQualityInfo{ParticipantSid: p.sid, Quality: q, Score: score}
-	}
-	if len(infos) > 0 {
-		r.setAlarm(alarmQuality, now.Add(qualityInterval))
-	}
-	for _, q := range r.participants {
-		own := infos[q.sid]
-		if own == nil || !(changed || q.unrated) {
-			continue
-		}
-		q.unrated = false
-		updates := []*livekit.ConnectionQualityInfo{own}
-		for sid := range hearing(q) {
-			if i := infos[sid]; i != nil && sid != q.sid {
-				updates = append(updates, i)
-			}
-		}
-		q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_ConnectionQuality{
-			ConnectionQuality: &livekit.ConnectionQualityUpdate{Updates: updates},
-		}}))
-	}
 }

@@ -11,21 +11,21 @@ import (
 	"parlor/server/events"
 )
 
-// standing refuses the token of somebody who is banned from its room, or whose
+// admissible refuses the token of somebody who is banned from its room, or whose
 // tokens for that room were revoked after it was made: who may not come in may not
 // rule from outside either. It asks what a join asks. Tokens without an identity
 // or a room are a server's own and not concerned, nor is an API key with its
 // secret.
-func (c *Config) standing(ctx context.Context) error {
+func (c *Config) admissible(ctx context.Context) error {
 	claims := access.FromContext(ctx)
 	if claims == nil || claims.Grants.Video == nil {
 		return nil
 	}
-	return c.standingIn(ctx, claims.Grants.Video.Room)
+	return c.admissibleIn(ctx, claims.Grants.Video.Room)
 }
 
-// standingIn is standing in another room, which the call is to change too.
-func (c *Config) standingIn(ctx context.Context, room string) error {
+// admissibleIn is admissible in another room, which the call is to change too.
+func (c *Config) admissibleIn(ctx context.Context, room string) error {
 	claims := access.FromContext(ctx)
 	if claims == nil || claims.Grants.Identity == "" || room == "" {
 		return nil
@@ -51,7 +51,7 @@ func (s *rest) stillGood(ctx context.Context) error {
 	if c := access.FromContext(ctx); c != nil && c.Expired(time.Now()) {
 		return &events.Refusal{Status: http.StatusUnauthorized, Code: "unauthenticated", Detail: "the token has expired"}
 	}
-	err := s.standing(ctx)
+	err := s.admissible(ctx)
 	if p, ok := errors.AsType[*problem](err); ok {
 		return &events.Refusal{Status: p.Status, Code: p.Code, Detail: p.Detail}
 	}

@@ -23,19 +23,19 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	long := rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{
 		RefreshToken: strings.Repeat("x", 1<<20),
 	}})
-	l := &line{metrics: newMetrics(nil)}
+	o := &outlet{metrics: newMetrics(nil)}
 	early := 0
-	for l.Send(long) {
+	for o.Send(long) {
 		early++
 	}
 	require.LessOrEqual(t, early, queueBytes>>20+1)
 
 	registry := prometheus.NewRegistry()
-	l = &line{metrics: newMetrics(registry)}
-	ws := newSocket(t.Context(), nil, l.metrics)
-	require.True(t, l.attach(ws))
+	o = &outlet{metrics: newMetrics(registry)}
+	ws := newSocket(t.Context(), nil, o.metrics)
+	require.True(t, o.attach(ws))
 	late := 0
-	for l.Send(long) {
+	for o.Send(long) {
 		late++
 	}
 	require.Equal(t, early, late)
@@ -46,7 +46,7 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	<-ws.done.Done()
 
 	// What is written makes room.
-	ws = newSocket(t.Context(), nil, l.metrics)
+	ws = newSocket(t.Context(), nil, o.metrics)
 	require.True(t, ws.push(frame{message: long}))
 	f := <-ws.queue
 	require.EqualValues(t, len(long.Binary()), ws.bytes.Add(-f.size())+f.size())
@@ -87,30 +87,30 @@ func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 // What is said between a join and its socket is heard as a whole, or its client is
 // told to begin again.
 func TestNothingIsLostBeforeTheSocket(t *testing.T) {
-	said := func(n int) (*line, *socket, bool) {
-		l := &line{metrics: newMetrics(nil)}
+	said := func(n int) (*outlet, *socket, bool) {
+		o := &outlet{metrics: newMetrics(nil)}
 		for range n {
-			l.Send(rooms.NewMessage(&livekit.SignalResponse{}))
+			o.Send(rooms.NewMessage(&livekit.SignalResponse{}))
 		}
-		ws := newSocket(t.Context(), nil, l.metrics)
+		ws := newSocket(t.Context(), nil, o.metrics)
 		first := rooms.NewMessage(&livekit.SignalResponse{})
-		return l, ws, l.attach(ws, first, first)
+		return o, ws, o.attach(ws, first, first)
 	}
 	_, ws, ok := said(queueLength)
 	require.True(t, ok)
 	require.Len(t, ws.queue, queueLength+2)
 
-	l, ws, ok := said(queueLength + 76)
+	o, ws, ok := said(queueLength + 76)
 	require.False(t, ok)
 	require.Empty(t, ws.queue)
-	require.Equal(t, livekit.LeaveRequest_RECONNECT, l.farewell().Response.GetLeave().GetAction())
-	l.Leave(&livekit.LeaveRequest{Action: livekit.LeaveRequest_DISCONNECT}) // the room's part
-	require.Equal(t, livekit.LeaveRequest_RECONNECT, l.farewell().Response.GetLeave().GetAction())
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, o.farewell().Response.GetLeave().GetAction())
+	o.Leave(&livekit.LeaveRequest{Action: livekit.LeaveRequest_DISCONNECT}) // the room's part
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, o.farewell().Response.GetLeave().GetAction())
 
 	// However long the state is that a socket begins with, all of it is queued.
-	l = &line{metrics: newMetrics(nil)}
+	o = &outlet{metrics: newMetrics(nil)}
 	long := rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: strings.Repeat("x", queueBytes+1)}})
-	ws = newSocket(t.Context(), nil, l.metrics)
-	require.True(t, l.attach(ws, long, long, long, long))
+	ws = newSocket(t.Context(), nil, o.metrics)
+	require.True(t, o.attach(ws, long, long, long, long))
 	require.Len(t, ws.queue, 4)
 }

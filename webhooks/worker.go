@@ -32,17 +32,17 @@ const (
 	anyTime = math.MaxInt64
 )
 
-// lane sends to one endpoint. One goroutine, run, owns all of it; requests and
+// worker sends to one endpoint. One goroutine, run, owns all of it; requests and
 // writes run in goroutines of their own, bounded, that report to it and are
 // waited for before run returns.
-type lane struct {
+type worker struct {
 	target  target
 	store   Store
 	sender  *sender
 	sched   schedule
 	maxSeq  func() (seq int64, ok bool) // bound set by the barrier; false = send nothing yet
 	allow   func() error                // nil = always
-	metrics laneMetrics
+	metrics workerMetrics
 	log     *slog.Logger
 
 	wake     chan struct{}   // poked: something may be due
@@ -52,7 +52,7 @@ type lane struct {
 	recorded chan error      // writes → loop; room for the one that may be under way
 	lifetime context.Context // of requests: ends when the dispatcher closes
 	writing  context.Context // of writes: ends a while later
-	workers  sync.WaitGroup
+	tasks    sync.WaitGroup
 
 	// Owned by run.
 	state     rooms.EndpointState
@@ -88,8 +88,8 @@ type attempt struct {
 	at time.Time // when it ended
 }
 
-func newLane(t target, probeMin, probeMax time.Duration) *lane {
-	return &lane{
+func newWorker(t target, probeMin, probeMax time.Duration) *worker {
+	return &worker{
 		target:    t,
 		wake:      make(chan struct{}, 1),
 		ctl:       make(chan func()),
@@ -104,87 +104,87 @@ func newLane(t target, probeMin, probeMax time.Duration) *lane {
 	}
 }
 
-// poke wakes the lane; it never blocks.
-func (l *lane) poke() {
+// poke wakes the worker; it never blocks.
+func (w *worker) poke() {
 	select {
-	case l.wake <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default: // it is awake already
 	}
 }
 
-// do runs f in the lane's loop and waits for it. It reports false if ctx ended
-// or the lane has.
-func (l *lane) do(ctx context.Context, f func()) bool {
+// do runs f in the worker's loop and waits for it. It reports false if ctx ended
+// or the worker has.
+func (w *worker) do(ctx context.Context, f func()) bool {
 	ran := make(chan struct{})
 	select {
-	case l.ctl <- func() { f(); close(ran) }:
+	case w.ctl <- func() { f(); close(ran) }:
 	case <-ctx.Done():
 		return false
-	case <-l.ended:
+	case <-w.ended:
 		return false
 	}
 	<-ran // the loop waits for nobody, so this is soon
 	return true
 }
 
-// run is the lane's loop. It returns after ctx has ended, when all that it
+// run is the worker's loop. It returns after ctx has ended, when all that it
 // started has.
-func (l *lane) run(ctx context.Context) {
-	defer close(l.ended)
-	l.lifetime = ctx
+func (w *worker) run(ctx context.Context) {
+	defer close(w.ended)
+	w.lifetime = ctx
 	var giveUp context.CancelFunc // what is known must be written, but not for ever
-	l.writing, giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	w.writing, giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	if l.failSince != 0 {
-		l.breaker.doubt(time.UnixMilli(l.failSince), time.Now())
+	if w.failSince != 0 {
+		w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		if !l.retryAt.IsZero() && !time.Now().Before(l.retryAt) {
-			l.retryAt = time.Time{}
+		if !w.retryAt.IsZero() && !time.Now().Before(w.retryAt) {
+			w.retryAt = time.Time{}
 		}
-		l.expire(ctx)
-		l.fill(ctx)
-		l.dispatch()
-		l.record()
-		l.tellWaiters()
-		l.arm(timer)
+		w.expire(ctx)
+		w.fill(ctx)
+		w.dispatch()
+		w.record()
+		w.tellWaiters()
+		w.arm(timer)
 		select {
 		case <-ctx.Done():
-		case <-l.wake:
-			l.exhausted = false
+		case <-w.wake:
+			w.exhausted = false
 		case <-timer.C:
-			if !time.Now().Before(l.sleepTill) { // by the wall clock, as it is now
-				l.exhausted, l.sleepTill = false, time.Time{}
+			if !time.Now().Before(w.sleepTill) { // by the wall clock, as it is now
+				w.exhausted, w.sleepTill = false, time.Time{}
 			}
-		case f := <-l.ctl:
+		case f := <-w.ctl:
 			f()
-		case a := <-l.done:
-			l.finish(ctx, a)
-		case err := <-l.recorded:
-			l.afterRecord(err)
+		case a := <-w.done:
+			w.finish(ctx, a)
+		case err := <-w.recorded:
+			w.afterRecord(err)
 		}
 	}
 	late := time.AfterFunc(recordTime, giveUp)
 	defer late.Stop()
-	l.stop(ctx)
+	w.stop(ctx)
 }
 
-// arm sets the timer to the next moment at which the lane has something to do
+// arm sets the timer to the next moment at which the worker has something to do
 // by itself.
-func (l *lane) arm(timer *time.Timer) {
-	at := l.sleepTill
+func (w *worker) arm(timer *time.Timer) {
+	at := w.sleepTill
 	switch {
-	case !l.retryAt.IsZero():
-		at = l.retryAt
-	case l.state != rooms.EndpointOn:
+	case !w.retryAt.IsZero():
+		at = w.retryAt
+	case w.state != rooms.EndpointOn:
 		at = time.Time{}
-	case l.breaker.open:
-		if l.probing || l.active >= l.target.concurrency {
+	case w.breaker.open:
+		if w.probing || w.active >= w.target.concurrency {
 			at = time.Time{} // what ends is news
-		} else if !l.exhausted {
-			at = l.breaker.until
+		} else if !w.exhausted {
+			at = w.breaker.until
 		}
 	}
 	if at.IsZero() {
@@ -195,29 +195,29 @@ func (l *lane) arm(timer *time.Timer) {
 }
 
 // fill claims what can be sent.
-func (l *lane) fill(ctx context.Context) {
-	for l.wantsMore() {
+func (w *worker) fill(ctx context.Context) {
+	for w.wantsMore() {
 		now := time.Now()
-		q, ok := l.query(now)
+		q, ok := w.query(now)
 		if !ok {
-			l.exhausted, l.sleepTill = true, time.Time{} // the barrier will wake us
+			w.exhausted, w.sleepTill = true, time.Time{} // the barrier will wake us
 			return
 		}
-		found, err := l.store.DueHeads(ctx, q)
+		found, err := w.store.DueHeads(ctx, q)
 		if err != nil {
-			l.storeFailed(ctx, &l.reads, "read due deliveries", err)
+			w.storeFailed(ctx, &w.reads, "read due deliveries", err)
 			return
 		}
 		for _, d := range found {
-			l.claimed[d.Seq] = struct{}{}
-			l.queue = append(l.queue, d)
+			w.claimed[d.Seq] = struct{}{}
+			w.queue = append(w.queue, d)
 		}
 		if len(found) == q.Limit {
 			continue
 		}
-		if !l.noMore(ctx, q, len(found)) {
-			if l.retryAt.IsZero() {
-				l.reads.Over(l.log, "webhooks: deliveries are read again")
+		if !w.noMore(ctx, q, len(found)) {
+			if w.retryAt.IsZero() {
+				w.reads.Over(w.log, "webhooks: deliveries are read again")
 			}
 			return
 		}
@@ -226,190 +226,190 @@ func (l *lane) fill(ctx context.Context) {
 
 // mayNot tells whether another machine may have the outbox. What is claimed is
 // given back, and in a while it is asked again.
-func (l *lane) mayNot() bool {
+func (w *worker) mayNot() bool {
 	var err error
-	if l.allow != nil {
-		err = l.allow()
+	if w.allow != nil {
+		err = w.allow()
 	}
-	if err != nil && !l.barred {
-		l.log.Warn("webhooks: nothing is sent, another machine may have the rooms", "err", err)
+	if err != nil && !w.barred {
+		w.log.Warn("webhooks: nothing is sent, another machine may have the rooms", "err", err)
 	}
-	if l.barred = err != nil; l.barred {
-		l.release()
-		l.retryAt = time.Now().Add(storeRetry)
+	if w.barred = err != nil; w.barred {
+		w.release()
+		w.retryAt = time.Now().Add(storeRetry)
 	}
-	return l.barred
+	return w.barred
 }
 
 // wantsMore tells whether there is room for more claims, and a chance of any.
-func (l *lane) wantsMore() bool {
-	if l.state != rooms.EndpointOn || l.exhausted || !l.retryAt.IsZero() || l.mayNot() {
+func (w *worker) wantsMore() bool {
+	if w.state != rooms.EndpointOn || w.exhausted || !w.retryAt.IsZero() || w.mayNot() {
 		return false
 	}
-	if l.breaker.open {
-		return !l.probing && len(l.queue) == 0 && l.active < l.target.concurrency &&
-			!time.Now().Before(l.breaker.until)
+	if w.breaker.open {
+		return !w.probing && len(w.queue) == 0 && w.active < w.target.concurrency &&
+			!time.Now().Before(w.breaker.until)
 	}
-	return len(l.queue) < l.target.concurrency && l.room() > 0
+	return len(w.queue) < w.target.concurrency && w.room() > 0
 }
 
 // room is how many more deliveries may be claimed.
-func (l *lane) room() int {
-	return max(minClaims, 4*l.target.concurrency) - len(l.claimed)
+func (w *worker) room() int {
+	return max(minClaims, 4*w.target.concurrency) - len(w.claimed)
 }
 
 // query is what to ask for now: what is due; in a sweep, what is not due either;
 // one for a probe, due or not. It is false if the barrier lets nothing pass yet.
-func (l *lane) query(now time.Time) (rooms.DueQuery, bool) {
-	bound, ok := l.maxSeq()
+func (w *worker) query(now time.Time) (rooms.DueQuery, bool) {
+	bound, ok := w.maxSeq()
 	q := rooms.DueQuery{
-		EndpointID: l.target.record.ID,
+		EndpointID: w.target.record.ID,
 		NowMs:      rooms.NowMs(now),
 		MaxSeq:     bound,
-		Limit:      min(claimBatch, l.room()),
+		Limit:      min(claimBatch, w.room()),
 	}
-	if l.breaker.open {
+	if w.breaker.open {
 		q.Limit = 1
 	}
-	if l.breaker.open && !now.Before(l.breaker.early) || l.sweeping {
+	if w.breaker.open && !now.Before(w.breaker.early) || w.sweeping {
 		q.NowMs = anyTime // those longest due come first
 	}
-	q.Exclude = l.inHand(l.tried)
+	q.Exclude = w.inHand(w.tried)
 	return q, ok
 }
 
 // inHand is the deliveries that are claimed, and those in more.
-func (l *lane) inHand(more map[int64]struct{}) []int64 {
-	out := make([]int64, 0, len(l.claimed)+len(more))
-	out = slices.AppendSeq(out, maps.Keys(l.claimed))
+func (w *worker) inHand(more map[int64]struct{}) []int64 {
+	out := make([]int64, 0, len(w.claimed)+len(more))
+	out = slices.AppendSeq(out, maps.Keys(w.claimed))
 	return slices.AppendSeq(out, maps.Keys(more))
 }
 
 // noMore decides what follows a query that found less than it asked for. It
 // reports whether to ask again at once.
-func (l *lane) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
+func (w *worker) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
 	switch {
-	case l.breaker.open && found == 0 && len(l.tried) > 0:
-		clear(l.tried) // all have had their turn as probes: begin again
+	case w.breaker.open && found == 0 && len(w.tried) > 0:
+		clear(w.tried) // all have had their turn as probes: begin again
 		return true
-	case l.sweeping:
-		l.endSweep()
+	case w.sweeping:
+		w.endSweep()
 		return true
 	}
-	l.exhausted, l.sleepTill = true, time.Time{}
+	w.exhausted, w.sleepTill = true, time.Time{}
 	if q.NowMs == anyTime {
 		return false // nothing pends at all; what comes wakes us
 	}
-	next, err := l.store.NextDue(ctx, q.EndpointID, q.NowMs)
+	next, err := w.store.NextDue(ctx, q.EndpointID, q.NowMs)
 	if err != nil {
-		l.storeFailed(ctx, &l.reads, "read the next due delivery", err)
+		w.storeFailed(ctx, &w.reads, "read the next due delivery", err)
 		return false
 	}
 	if next > 0 {
-		l.sleepTill = time.UnixMilli(next)
-		if l.breaker.open && l.breaker.early.Before(l.sleepTill) {
-			l.sleepTill = l.breaker.early
+		w.sleepTill = time.UnixMilli(next)
+		if w.breaker.open && w.breaker.early.Before(w.sleepTill) {
+			w.sleepTill = w.breaker.early
 		}
 	}
 	return false
 }
 
-// storeFailed has the lane use the store again in a while.
-func (l *lane) storeFailed(ctx context.Context, o *rooms.Outage, what string, err error) {
+// storeFailed has the worker use the store again in a while.
+func (w *worker) storeFailed(ctx context.Context, o *rooms.Outage, what string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	o.Failed(l.log, "webhooks: cannot "+what, err)
-	l.exhausted = false
-	l.retryAt = time.Now().Add(storeRetry)
+	o.Failed(w.log, "webhooks: cannot "+what, err)
+	w.exhausted = false
+	w.retryAt = time.Now().Add(storeRetry)
 }
 
 // dispatch starts requests for what is claimed.
-func (l *lane) dispatch() {
-	for len(l.queue) > 0 && l.active < l.target.concurrency {
-		if l.breaker.open && l.probing || l.mayNot() {
+func (w *worker) dispatch() {
+	for len(w.queue) > 0 && w.active < w.target.concurrency {
+		if w.breaker.open && w.probing || w.mayNot() {
 			return
 		}
-		d := l.queue[0]
-		l.queue = l.queue[1:]
+		d := w.queue[0]
+		w.queue = w.queue[1:]
 		a := attempt{
 			delivery: d,
-			probe:    l.breaker.open,
+			probe:    w.breaker.open,
 			early:    d.NextMs > rooms.NowMs(time.Now()),
 		}
-		l.probing = l.probing || a.probe
-		l.active++
-		l.workers.Go(func() { // ends within the sender's timeout, or with lifetime; stop waits
+		w.probing = w.probing || a.probe
+		w.active++
+		w.tasks.Go(func() { // ends within the sender's timeout, or with lifetime; stop waits
 			begin := time.Now()
-			a.outcome = l.sender.send(l.lifetime, &l.target, &a.delivery.Event)
+			a.outcome = w.sender.send(w.lifetime, &w.target, &a.delivery.Event)
 			a.at = time.Now()
-			l.metrics.attempt(a.label(), a.at.Sub(begin))
-			l.done <- a
+			w.metrics.attempt(a.label(), a.at.Sub(begin))
+			w.done <- a
 		})
 	}
 }
 
 // record writes what attempts came to, one batch at a time.
-func (l *lane) record() {
-	if l.recording != nil || len(l.results) == 0 || !l.retryAt.IsZero() {
+func (w *worker) record() {
+	if w.recording != nil || len(w.results) == 0 || !w.retryAt.IsZero() {
 		return
 	}
-	l.recording, l.results = l.results, nil
-	batch := l.recording
-	l.workers.Go(func() { // ends when the store has answered, or with writing; stop waits
-		l.recorded <- l.store.FinishDeliveries(l.writing, batch)
+	w.recording, w.results = w.results, nil
+	batch := w.recording
+	w.tasks.Go(func() { // ends when the store has answered, or with writing; stop waits
+		w.recorded <- w.store.FinishDeliveries(w.writing, batch)
 	})
 }
 
 // afterRecord takes up the store's answer.
-func (l *lane) afterRecord(err error) {
-	batch := l.recording
-	l.recording = nil
+func (w *worker) afterRecord(err error) {
+	batch := w.recording
+	w.recording = nil
 	if err != nil {
-		l.results = append(batch, l.results...)
-		l.storeFailed(context.Background(), &l.writes, "record deliveries", err)
+		w.results = append(batch, w.results...)
+		w.storeFailed(context.Background(), &w.writes, "record deliveries", err)
 		return
 	}
-	l.writes.Over(l.log, "webhooks: deliveries are recorded again")
+	w.writes.Over(w.log, "webhooks: deliveries are recorded again")
 	for _, r := range batch {
-		delete(l.claimed, r.Seq)
+		delete(w.claimed, r.Seq)
 	}
-	l.exhausted = false
+	w.exhausted = false
 }
 
 // tellWaiters answers those who wait until there is nothing to do now.
-func (l *lane) tellWaiters() {
-	if len(l.waiters) == 0 || l.active > 0 || len(l.results) > 0 || l.recording != nil {
+func (w *worker) tellWaiters() {
+	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil {
 		return
 	}
-	if l.state == rooms.EndpointOn && !l.breaker.open && !l.barred && (!l.exhausted || len(l.queue) > 0) {
+	if w.state == rooms.EndpointOn && !w.breaker.open && !w.barred && (!w.exhausted || len(w.queue) > 0) {
 		return
 	}
-	for _, w := range l.waiters {
-		close(w)
+	for _, c := range w.waiters {
+		close(c)
 	}
-	l.waiters = nil
+	w.waiters = nil
 }
 
-// stop waits for what the lane started and writes what it knows.
-func (l *lane) stop(ctx context.Context) {
-	for l.active > 0 {
-		a := <-l.done
+// stop waits for what the worker started and writes what it knows.
+func (w *worker) stop(ctx context.Context) {
+	for w.active > 0 {
+		a := <-w.done
 		if a.class == gone {
 			a.class = refused // whoever starts next asks again
 		}
-		l.finish(ctx, a)
+		w.finish(ctx, a)
 	}
-	if l.recording != nil {
-		l.afterRecord(<-l.recorded)
+	if w.recording != nil {
+		w.afterRecord(<-w.recorded)
 	}
-	l.workers.Wait()
-	if len(l.results) > 0 {
-		if err := l.store.FinishDeliveries(l.writing, l.results); err != nil {
-			l.log.Error("webhooks: cannot record deliveries, they will be sent again", "err", err)
+	w.tasks.Wait()
+	if len(w.results) > 0 {
+		if err := w.store.FinishDeliveries(w.writing, w.results); err != nil {
+			w.log.Error("webhooks: cannot record deliveries, they will be sent again", "err", err)
 		}
 	}
-	for _, w := range l.waiters {
-		close(w)
+	for _, c := range w.waiters {
+		close(c)
 	}
 }

@@ -31,8 +31,8 @@ const (
 	lastWords = time.Second
 )
 
-// line is a participant's way to its client; it implements [rooms.Outlet].
-type line struct {
+// outlet is a participant's way to its client; it implements [rooms.Outlet].
+type outlet struct {
 	metrics *metrics
 	// peer is the participant's media, for the session that a resume begins; nil
 	// before it is made.
@@ -51,7 +51,7 @@ type line struct {
 	ws      *socket
 }
 
-var _ rooms.Outlet = (*line)(nil)
+var _ rooms.Outlet = (*outlet)(nil)
 
 // move is the room that a participant was moved to, and when.
 type move struct {
@@ -61,112 +61,112 @@ type move struct {
 
 // Send implements [rooms.Outlet]. Before the first socket is attached messages
 // wait behind the join response; between sockets they are dropped.
-func (l *line) Send(m *rooms.Message) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (o *outlet) Send(m *rooms.Message) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	switch {
-	case l.left:
+	case o.left:
 		return false
-	case !l.opened:
-		if len(l.waiting) >= queueLength || l.bytes > queueBytes {
-			l.overrun()
+	case !o.opened:
+		if len(o.waiting) >= queueLength || o.bytes > queueBytes {
+			o.overrun()
 			return false
 		}
-		l.waiting = append(l.waiting, m)
-		l.bytes += len(m.Binary())
+		o.waiting = append(o.waiting, m)
+		o.bytes += len(m.Binary())
 		return true
-	case l.ws == nil:
+	case o.ws == nil:
 		return false
 	}
-	if l.ws.push(frame{message: m}) {
+	if o.ws.push(frame{message: m}) {
 		return true
 	}
-	l.metrics.slow.Inc()
-	l.ws.cut()
-	l.ws = nil
+	o.metrics.slow.Inc()
+	o.ws.cut()
+	o.ws = nil
 	return false
 }
 
-// overrun gives up a line whose socket has not come before too much waited for it:
+// overrun gives up an outlet whose socket has not come before too much waited for it:
 // what is lost cannot be told later, so its client is to join again and to begin with
-// the state of then. l.mu is held.
-func (l *line) overrun() {
-	l.metrics.slow.Inc()
-	l.left, l.waiting = true, nil
-	l.leave = leaveMessage(&livekit.LeaveRequest{
+// the state of then. o.mu is held.
+func (o *outlet) overrun() {
+	o.metrics.slow.Inc()
+	o.left, o.waiting = true, nil
+	o.leave = leaveMessage(&livekit.LeaveRequest{
 		CanReconnect: true, Reason: livekit.DisconnectReason_STATE_MISMATCH, Action: livekit.LeaveRequest_RECONNECT,
 	})
 }
 
 // Leave implements [rooms.Outlet].
-func (l *line) Leave(leave *livekit.LeaveRequest) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.left {
+func (o *outlet) Leave(leave *livekit.LeaveRequest) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.left {
 		return
 	}
-	l.left = true
-	l.waiting = nil
+	o.left = true
+	o.waiting = nil
 	switch {
-	case l.ws != nil:
-		l.ws.finish(leaveMessage(leave))
-		l.ws = nil
-	case !l.opened:
-		l.leave = leaveMessage(leave)
+	case o.ws != nil:
+		o.ws.finish(leaveMessage(leave))
+		o.ws = nil
+	case !o.opened:
+		o.leave = leaveMessage(leave)
 	}
 }
 
 // Attached implements [rooms.Outlet].
-func (l *line) Attached() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ws != nil
+func (o *outlet) Attached() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ws != nil
 }
 
 // farewell is what a client is to be told whose participant was sent away before
 // its first socket was there; nil = nothing.
-func (l *line) farewell() *rooms.Message {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.leave
+func (o *outlet) farewell() *rooms.Message {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.leave
 }
 
 func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: leave}})
 }
 
-// attach makes ws the line's socket: first goes what is given, then what has
+// attach makes ws the outlet's socket: first goes what is given, then what has
 // been waiting. A socket attached before is closed. It reports false if the
 // participant is gone, or is to go since too much waited for the socket.
-func (l *line) attach(ws *socket, first ...*rooms.Message) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.left {
+func (o *outlet) attach(ws *socket, first ...*rooms.Message) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.left {
 		return false
 	}
-	if l.ws != nil {
-		l.ws.finish(nil)
+	if o.ws != nil {
+		o.ws.finish(nil)
 	}
-	l.ws, l.opened = ws, true
-	for _, m := range append(first, l.waiting...) {
+	o.ws, o.opened = ws, true
+	for _, m := range append(first, o.waiting...) {
 		if !ws.enqueue(frame{message: m}) { // cannot be: the queue is empty and longer than that
 			ws.cut()
 		}
 	}
-	l.waiting = nil
+	o.waiting = nil
 	return true
 }
 
-// detach takes ws off the line; false if another has replaced it, or the
+// detach takes ws off the outlet; false if another has replaced it, or the
 // participant has left.
-func (l *line) detach(ws *socket) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ws != ws {
+func (o *outlet) detach(ws *socket) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ws != ws {
 		return false
 	}
-	l.ws = nil
-	return !l.left
+	o.ws = nil
+	return !o.left
 }
 
 // frame is what a socket's writer is to do.
