@@ -135,6 +135,7 @@ type client struct {
 	midToTrack   map[string]string
 	states       []*livekit.StreamStateInfo
 	qualities    []*livekit.SubscribedQualityUpdate
+	sounds       []*livekit.SubscribedAudioCodecUpdate
 	mute         bool // answers no offers
 	repeats      bool // answers each offer without its number, and again when the next comes
 	repeated     *livekit.SessionDescription
@@ -333,6 +334,8 @@ func (c *client) receive(r *livekit.SignalResponse) {
 		c.states = append(c.states, m.StreamStateUpdate.StreamStates...)
 	case *livekit.SignalResponse_SubscribedQualityUpdate:
 		c.qualities = append(c.qualities, m.SubscribedQualityUpdate)
+	case *livekit.SignalResponse_SubscribedAudioCodecUpdate:
+		c.sounds = append(c.sounds, m.SubscribedAudioCodecUpdate)
 	case *livekit.SignalResponse_Leave:
 		c.leaves = append(c.leaves, m.Leave)
 	}

@@ -207,9 +207,6 @@ func (pub *publication) wants(cid string) string {
 // announces first. Their formats are not known before they are sent; what browsers
 // send is assumed.
 func (pub *publication) announcedCodecs() (list []forward.Codec) {
-	if pub.kind != webrtc.RTPCodecTypeVideo {
-		return nil
-	}
 	for i, ask := range pub.asks {
 		for j, c := range ask.GetSimulcastCodecs() {
 			mime := canonicalMime(fullMime(c.GetCodec(), pub.kind))
@@ -232,13 +229,14 @@ func (pub *publication) announcedCodecs() (list []forward.Codec) {
 // than the worse of them costs its audience.
 const fewSubscribers = 4
 
-// regressBelow is forward.TrackConfig's, as the client's policy has it.
+// regressBelow is forward.TrackConfig's, as the client's policy has it. By default the
+// codecs of sound are sent side by side, since sound costs little.
 func (pub *publication) regressBelow() int {
-	switch pub.asks[0].GetBackupCodecPolicy() {
-	case livekit.BackupCodecPolicy_SIMULCAST:
-		return 0
-	case livekit.BackupCodecPolicy_REGRESSION:
+	switch policy := pub.asks[0].GetBackupCodecPolicy(); {
+	case policy == livekit.BackupCodecPolicy_REGRESSION:
 		return math.MaxInt
+	case policy == livekit.BackupCodecPolicy_SIMULCAST || pub.kind == webrtc.RTPCodecTypeAudio:
+		return 0
 	default:
 		return fewSubscribers
 	}
@@ -272,11 +270,31 @@ func (p *Peer) endPublication(pub *publication) {
 	}
 }
 
-// qualitiesWanted tells the publisher which layers somebody watches.
+// qualitiesWanted tells the publisher of video which layers somebody watches.
 func (p *Peer) qualitiesWanted(sid string, codecs []*livekit.SubscribedCodec) {
 	u := &livekit.SubscribedQualityUpdate{TrackSid: sid, SubscribedCodecs: codecs}
 	if len(codecs) > 0 {
 		u.SubscribedQualities = codecs[0].Qualities //nolint:staticcheck // what older clients read
 	}
 	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedQualityUpdate{SubscribedQualityUpdate: u}})
+}
+
+// audioCodecsWanted tells the publisher of sound which of the codecs that it announced
+// somebody gets. Of its first alone it is told nothing: it sends that unasked.
+func (p *Peer) audioCodecsWanted(sid string, announced []forward.Codec, codecs []*livekit.SubscribedCodec) {
+	if len(codecs) < 2 {
+		return
+	}
+	u := &livekit.SubscribedAudioCodecUpdate{TrackSid: sid}
+	for _, c := range codecs {
+		name := c.Codec
+		for _, a := range announced {
+			if interchangeable(a.MimeType, fullMime(name, webrtc.RTPCodecTypeAudio)) { // RED, as it named it
+				_, name, _ = strings.Cut(strings.ToLower(a.MimeType), "/")
+			}
+		}
+		enabled := slices.ContainsFunc(c.Qualities, (*livekit.SubscribedQuality).GetEnabled)
+		u.SubscribedAudioCodecs = append(u.SubscribedAudioCodecs, &livekit.SubscribedAudioCodec{Codec: name, Enabled: enabled})
+	}
+	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedAudioCodecUpdate{SubscribedAudioCodecUpdate: u}})
 }

@@ -390,11 +390,17 @@ func TestBackupCodec(t *testing.T) {
 // joinVideoOnly is join of a client that has video codecs alone.
 func (c *client) joinVideoOnly() {
 	c.t.Helper()
+	c.joinWith(webrtc.RTPCodecTypeVideo)
+}
+
+// joinWith is join of a client that has codecs of that kind alone.
+func (c *client) joinWith(kind webrtc.RTPCodecType) {
+	c.t.Helper()
 	_, err := c.pub.CreateDataChannel("_reliable", nil)
 	require.NoError(c.t, err)
 	c.mu.Lock()
 	if c.single {
-		c.addReceiverLocked(webrtc.RTPCodecTypeVideo)
+		c.addReceiverLocked(kind)
 	}
 	c.mu.Unlock()
 	c.peer.Start()

@@ -346,11 +346,11 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 // one that is sent first; zero: none.
 func (s *subscription) backup(sent forward.Codec, negotiated []webrtc.RTPCodecParameters) forward.Codec {
 	list := *s.track.codecs.Load()
-	if s.kind != webrtc.RTPCodecTypeVideo || list[0].MimeType != sent.MimeType {
+	if !interchangeable(list[0].MimeType, sent.MimeType) {
 		return forward.Codec{}
 	}
 	c, ok := pickDownstream(list[1:], negotiated)
-	if !ok {
+	if !ok || interchangeable(c.MimeType, sent.MimeType) {
 		return forward.Codec{}
 	}
 	fc := forwardCodec(c, negotiated)

@@ -301,12 +301,19 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 			kind = livekit.TrackType_VIDEO
 		}
 		sid := pub.sid
-		pub.track = &track{Track: forward.NewTrack(forward.TrackConfig{
+		made := &track{}
+		made.codecs.Store(&[]forward.Codec{fc})
+		wanted := func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) }
+		if kind == livekit.TrackType_AUDIO {
+			wanted = func(q []*livekit.SubscribedCodec) { p.audioCodecsWanted(sid, *made.codecs.Load(), q) }
+		}
+		made.Track = forward.NewTrack(forward.TrackConfig{
 			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,
-			OnQualities:  func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) },
+			OnQualities:  wanted,
 			RegressBelow: pub.regressBelow(),
 			Ticker:       p.engine.ticker, Pool: p.engine.pool,
-		})}
+		})
+		pub.track = made
 		pub.track.SetMuted(pub.muted)
 	}
 	pub.setCodec(s, fc)
@@ -361,7 +368,7 @@ func (pub *publication) listCodecs() {
 		}
 	}
 	for _, c := range pub.announcedCodecs() {
-		if !slices.ContainsFunc(list, func(have forward.Codec) bool { return have.MimeType == c.MimeType }) {
+		if !slices.ContainsFunc(list, func(have forward.Codec) bool { return interchangeable(have.MimeType, c.MimeType) }) {
 			list = append(list, c)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
 )
 
 // TestAnnouncementsAreBounded: what a client announces is told to everybody, so
@@ -97,6 +99,49 @@ func TestAnnouncedCodec(t *testing.T) {
 			ann.TrackPublished(fakeTrack(info.Sid), info) // as before
 		}
 	})
+}
+
+// TestFurtherCodecSaysNoMoreThanItsTrack: the Go SDK announces a further codec again when
+// it sends it, under the cid that it named ahead, and leaves kind and source out.
+func TestFurtherCodecSaysNoMoreThanItsTrack(t *testing.T) {
+	for _, c := range []struct {
+		kind          livekit.TrackType
+		source        livekit.TrackSource
+		first, backup string
+		policy        livekit.BackupCodecPolicy
+	}{
+		{livekit.TrackType_AUDIO, microphone, "audio/PCMU", "opus", livekit.BackupCodecPolicy_SIMULCAST},
+		{livekit.TrackType_VIDEO, camera, "video/AV1", "vp8", livekit.BackupCodecPolicy_PREFER_REGRESSION},
+	} {
+		t.Run(c.kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHouse(t)
+				ann := h.join("tea", "ann", func(r *rooms.JoinRequest) {
+					r.Info.Permission = &livekit.ParticipantPermission{CanPublish: true, CanPublishSources: []livekit.TrackSource{c.source}}
+				})
+				kind, _, _ := strings.Cut(c.first, "/")
+				ann.AddTrack(&livekit.AddTrackRequest{Cid: "first", Type: c.kind, Source: c.source, SimulcastCodecs: []*livekit.SimulcastCodec{
+					{Codec: c.first, Cid: "first"}, {Codec: kind + "/" + c.backup, Cid: "second"},
+				}})
+				ann.Sync()
+				info := ann.announced("first")
+				require.NotNil(t, info)
+				require.Equal(t, c.policy, info.BackupCodecPolicy, "sound is sent side by side by default")
+				ann.TrackPublished(fakeTrack(info.Sid), info)
+				ann.AddTrack(&livekit.AddTrackRequest{Sid: info.Sid, Cid: "second", SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: c.backup, Cid: "second"}}})
+				ann.Sync()
+				again := ann.announced("second")
+				require.NotNil(t, again, "%v", ann.refused())
+				require.Equal(t, info.Sid, again.Sid)
+				require.Len(t, again.Codecs, 2, "one that was announced is not another")
+				require.Equal(t, kind+"/"+c.backup, again.Codecs[1].MimeType)
+
+				ann.AddTrack(&livekit.AddTrackRequest{Sid: info.Sid, Cid: "third", Source: livekit.TrackSource_SCREEN_SHARE, Type: c.kind})
+				ann.Sync()
+				require.Nil(t, ann.announced("third"), "another source is not permitted")
+			})
+		})
+	}
 }
 
 func (c *client) refused() *livekit.RequestResponse {

@@ -25,6 +25,11 @@ func (p *Participant) AddTrack(req *livekit.AddTrackRequest) {
 }
 
 func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
+	if has := r.announcedAs(p, req.Sid); has != nil && req.Source == livekit.TrackSource_UNKNOWN && req.Type == livekit.TrackType_AUDIO {
+		// Clients that leave both at their defaults say no more than which track it is.
+		req = proto.CloneOf(req)
+		req.Source, req.Type = has.Source, has.Type
+	}
 	refuse := func(why livekit.RequestResponse_Reason, msg string) { p.refuseTrack(req, why, msg) }
 	if why := unreasonable(req); why != "" {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, why)
@@ -134,12 +139,18 @@ func (p *Participant) refuseTrack(req *livekit.AddTrackRequest, why livekit.Requ
 	})))
 }
 
+// announcedAs is p's track of that SID, which it publishes or has announced; nil if
+// there is none.
+func (r *Room) announcedAs(p *Participant, sid string) *livekit.TrackInfo {
+	if t := r.tracks[sid]; t != nil && t.publisher == p {
+		return t.info
+	}
+	return p.pendingTracks[sid]
+}
+
 // addCodec announces a further codec of a track that is there.
 func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse func(livekit.RequestResponse_Reason, string)) {
-	info := p.pendingTracks[req.Sid]
-	if t := r.tracks[req.Sid]; t != nil && t.publisher == p {
-		info = t.info
-	}
+	info := r.announcedAs(p, req.Sid)
 	if info == nil {
 		refuse(livekit.RequestResponse_NOT_FOUND, "no such track")
 		return
@@ -167,10 +178,11 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	p.tellAnnounced(req.Cid, info)
 }
 
-// withCodec adds c, in the place where it was announced ahead if it was.
+// withCodec adds c, in the place where it was announced ahead if it was: some clients
+// name its cid only when they send it.
 func withCodec(codecs []*livekit.SimulcastCodecInfo, c *livekit.SimulcastCodecInfo) []*livekit.SimulcastCodecInfo {
 	for i, have := range codecs {
-		if i > 0 && c.Cid != "" && have.Cid == "" && have.MimeType == c.MimeType {
+		if i > 0 && c.Cid != "" && (have.Cid == "" || have.Cid == c.Cid) && strings.EqualFold(have.MimeType, c.MimeType) {
 			codecs[i] = c
 			return codecs
 		}
@@ -265,7 +277,7 @@ func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 		Encryption:            req.Encryption,
 		Stream:                stream,
 		AudioFeatures:         audioFeatures(req),
-		BackupCodecPolicy:     req.BackupCodecPolicy,
+		BackupCodecPolicy:     backupCodecPolicy(req),
 		PacketTrailerFeatures: req.PacketTrailerFeatures,
 		Version:               &livekit.TimedVersion{UnixMicro: time.Now().UnixMicro()},
 	}
@@ -296,6 +308,15 @@ func codecInfo(c *livekit.SimulcastCodec, req *livekit.AddTrackRequest) *livekit
 		cid = req.Cid
 	}
 	return &livekit.SimulcastCodecInfo{MimeType: mime, Cid: cid, Layers: layers, VideoLayerMode: c.VideoLayerMode}
+}
+
+// backupCodecPolicy is what req asks for; codecs of sound are sent side by side unless
+// it says otherwise.
+func backupCodecPolicy(req *livekit.AddTrackRequest) livekit.BackupCodecPolicy {
+	if req.Type == livekit.TrackType_AUDIO && req.BackupCodecPolicy == livekit.BackupCodecPolicy_PREFER_REGRESSION {
+		return livekit.BackupCodecPolicy_SIMULCAST
+	}
+	return req.BackupCodecPolicy
 }
 
 // audioFeatures is what req says in the new way and in the old.

@@ -12,6 +12,9 @@ const (
 // align sets the offset with which l, beginning with p, continues what was
 // forwarded. mu is held.
 //
+// Where the new source has another clock rate (a backup codec; RFC 7160 is about such
+// streams) the time since the last packet counts at the rate before.
+//
 // If both sources' sender reports are known the offset puts the new one where
 // the old one would be at the same moment of the publisher's clock; otherwise
 // the time that went by between arrivals is taken.
@@ -72,7 +75,7 @@ func (f *Forwarder) plausible(out, byClock uint32) bool {
 // byReports is the timestamp for p by the sender reports of l and of the source
 // before.
 func (f *Forwarder) byReports(l *Layer, p *packet.Packet) (uint32, bool) {
-	if f.current == nil || f.current == l {
+	if f.current == nil || f.current == l || f.current.rate != l.rate {
 		return 0, false
 	}
 	from, to := f.current.senderReport(), l.senderReport()

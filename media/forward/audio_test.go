@@ -1,11 +1,13 @@
 package forward
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 )
@@ -169,4 +171,170 @@ func TestAudioGoesOnAfterMute(t *testing.T) {
 	require.Equal(t, []string{"a", "c"}, payloads(got))
 	requireContiguous(t, got)
 	require.Equal(t, uint32(11*960), got[1].Timestamp-got[0].Timestamp)
+}
+
+func pcmuConfig() Codec {
+	return Codec{MimeType: "audio/PCMU", ClockRate: 8000, PayloadType: 0}
+}
+
+// speak sends a packet of sound every 20 ms of the codec's clock.
+func (s *sender) speak(samples uint32, payload []byte) {
+	s.layer.WriteRTP(s.packet(false, payload), s.at)
+	s.ts += samples
+	s.at = s.at.Add(20 * time.Millisecond)
+}
+
+// Where the policy is so, the backup codec takes the place of the first for subscribers
+// that can get both, in the same stream, at its own clock rate. Others keep what they have.
+func TestRegressionOfSound(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		backup Codec // of the publisher
+		wrap   func(string) []byte
+	}{
+		{"Opus", opusConfig(), func(s string) []byte { return []byte(s) }},
+		{"RED", redConfig(), func(s string) []byte { return redOf("before", s) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := NewTrack(TrackConfig{Kind: livekit.TrackType_AUDIO, Codec: pcmuConfig(), RegressBelow: 100})
+				defer track.Close()
+				first := newSender(track, 1, pcmuConfig(), "", 0)
+				first.pt = 0
+				able := newReceiver(track, pcmuConfig(), func(c *ForwarderConfig) { c.Backup = opusConfig() })
+				stubborn := newReceiver(track, pcmuConfig(), nil)
+				modern := newReceiver(track, opusConfig(), nil)
+				const interval = 20 * time.Millisecond
+				for range 5 {
+					first.at = time.Now()
+					first.speak(160, []byte("x"))
+					time.Sleep(interval)
+				}
+				backup := newSender(track, 2, c.backup, "", 0)
+				for i := range 100 {
+					first.at, backup.at = time.Now(), time.Now()
+					first.speak(160, []byte("x"))
+					if i == 5 {
+						backup.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 2, NTPTime: 1 << 32, RTPTime: backup.ts}})
+					}
+					backup.speak(960, c.wrap("y"))
+					time.Sleep(interval)
+				}
+				require.Len(t, stubborn.take(), 105)
+				require.Len(t, modern.take(), 100)
+				got := able.take()
+				require.GreaterOrEqual(t, len(got), 105)
+				requireContiguous(t, got)
+				var switched int
+				for i, p := range got[1:] {
+					step := p.Timestamp - got[i].Timestamp
+					switch {
+					case p.PayloadType == 0:
+						require.EqualValues(t, 160, step)
+						require.Equal(t, "x", string(p.Payload))
+					case got[i].PayloadType == 0:
+						switched++
+						require.LessOrEqual(t, step, uint32(160), "as the clock before has it")
+					default:
+						require.EqualValues(t, 960, step)
+						require.Equal(t, "y", string(p.Payload))
+					}
+				}
+				require.Equal(t, 1, switched)
+				require.EqualValues(t, 111, got[len(got)-1].PayloadType)
+
+				reports := of[*rtcp.SenderReport](able.rtcp.take())
+				require.NotEmpty(t, reports)
+				last := reports[len(reports)-1]
+				// The publisher reported at its packet 5, which is five before the sixth.
+				want := got[len(got)-95].Timestamp + uint32((last.NTPTime>>32-1)*48000+last.NTPTime&0xffffffff*48000>>32)
+				require.InDelta(t, 0, int32(last.RTPTime-want), 48, "reports follow the clock of what is sent")
+				able.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, Jitter: 480}}}})
+				require.Equal(t, 10*time.Millisecond, able.f.Stats().Jitter)
+
+				lost := got[3]
+				able.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost.SequenceNumber})}})
+				again := able.take()
+				require.Len(t, again, 1)
+				require.Equal(t, lost.Header.PayloadType, again[0].PayloadType, "what was lost before is repeated in its own format")
+				require.Equal(t, lost.Payload, again[0].Payload)
+
+				backup.layer.Close()
+				first.at = time.Now()
+				first.speak(160, []byte("x"))
+				first.at = time.Now()
+				first.speak(160, []byte("x"))
+				got = able.take()
+				require.Len(t, got, 2, "without the backup, the first again")
+				require.EqualValues(t, 0, got[1].PayloadType)
+				require.EqualValues(t, 160, got[1].Timestamp-got[0].Timestamp)
+			})
+		})
+	}
+}
+
+// The codecs of sound are wanted or not, the first always; RED is no codec beside Opus.
+func TestDynacastOfSound(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		first   Codec
+		regress int
+		want    []string
+	}{
+		{"side by side", pcmuConfig(), 0, []string{
+			"0s pcmu true", "1s pcmu true opus true", "9s pcmu true opus false", "12s pcmu true opus true",
+		}},
+		{"regression", pcmuConfig(), 100, []string{
+			"0s pcmu true", "1s pcmu true opus true", "7s pcmu false opus true", "14s pcmu false opus false", "15s pcmu true opus false",
+		}},
+		{"RED and Opus", redConfig(), 100, []string{"0s opus true"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log []string
+				start := time.Now()
+				track := NewTrack(TrackConfig{
+					Kind: livekit.TrackType_AUDIO, Codec: c.first, RegressBelow: c.regress,
+					OnQualities: func(codecs []*livekit.SubscribedCodec) {
+						line := fmt.Sprintf("%v", time.Since(start).Truncate(time.Second))
+						for _, c := range codecs {
+							line += fmt.Sprintf(" %s %t", c.Codec, c.Qualities[2].Enabled)
+						}
+						log = append(log, line)
+					},
+				})
+				defer track.Close()
+				newSender(track, 1, c.first, "", 0)
+				newReceiver(track, c.first, func(f *ForwarderConfig) {
+					f.AdaptiveStream = true // which is of pictures
+					if c.regress > 0 && c.first.family() == pcmu {
+						f.Backup = opusConfig()
+					}
+				})
+				time.Sleep(time.Second)
+				modern := newReceiver(track, opusConfig(), nil)
+				time.Sleep(time.Second)
+				if c.regress > 0 {
+					backup := newSender(track, 2, opusConfig(), "", 0)
+					time.Sleep(7 * time.Second)
+					modern.f.Close()
+					if c.first.family() == pcmu {
+						for _, f := range *track.forwarders.Load() {
+							f.SetSettings(Settings{Disabled: true})
+						}
+					}
+					time.Sleep(6 * time.Second)
+					backup.layer.Close()
+				} else {
+					newSender(track, 2, redConfig(), "", 0)
+					time.Sleep(2 * time.Second)
+					modern.f.Close()
+					time.Sleep(8 * time.Second)
+					newReceiver(track, opusConfig(), nil)
+				}
+				synctest.Wait()
+				require.Equal(t, c.want, log)
+			})
+		})
+	}
 }

@@ -61,6 +61,18 @@ func (c Codec) family() family {
 	return otherCodec
 }
 
+// opusLike tells Opus and what carries it: RED.
+func (f family) opusLike() bool { return f == opus || f == redundant }
+
+// like reports whether packets of codec c count as packets of codec o: RED and Opus
+// are turned into one another, so that neither is a backup of the other.
+func (c Codec) like(o Codec) bool {
+	return strings.EqualFold(c.MimeType, o.MimeType) || c.family().opusLike() && o.family().opusLike()
+}
+
+// rate is the clock rate, for arithmetic.
+func (c Codec) rate() int64 { return int64(max(c.ClockRate, 1)) }
+
 // redPrimary is the payload type of the primary encoding that a RED codec's
 // parameters name ("111/111", RFC 2198 section 5), -1 when unknown.
 func (c Codec) redPrimary() int {
@@ -123,8 +135,9 @@ type TrackConfig struct {
 	Codec Codec
 	Log   *slog.Logger
 	// OnQualities tells which qualities of which codecs anybody wants: raised at
-	// once, lowered after 5 s; that nobody wants any, after 10 s. Video only; may
-	// be nil.
+	// once, lowered after 5 s; that nobody wants any, after 10 s. Sound has one
+	// quality, HIGH, of each codec, RED counts as Opus, and Codec is wanted always,
+	// for the judging of who speaks, unless the track has regressed. May be nil.
 	OnQualities func([]*livekit.SubscribedCodec)
 	// RegressBelow: when the track begins to be sent in a second codec, who can get
 	// either gets that one, so that the first need not be sent; but not if the track
@@ -168,7 +181,7 @@ type ForwarderConfig struct {
 	// Codec as negotiated with this subscriber.
 	Codec Codec
 	// Backup is another codec that was negotiated, for when the track regresses to
-	// it; zero: none. It has RTX if Codec has.
+	// it; zero: none. It has RTX if Codec has, and may have another clock rate.
 	Backup Codec
 	Ext    Extensions
 	// Write sends a packet: h and payload are valid only during the call. There is

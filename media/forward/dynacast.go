@@ -36,8 +36,12 @@ func (d *dynacast) init(main Codec, tell func([]*livekit.SubscribedCodec)) {
 	d.main, d.tell = codecName(main), tell
 }
 
-// codecName is how a SubscribedCodec names a codec: "vp8".
+// codecName is how a SubscribedCodec names a codec: "vp8". RED is named as what it
+// carries.
 func codecName(c Codec) string {
+	if c.family() == redundant {
+		return "opus"
+	}
 	_, name, ok := strings.Cut(strings.ToLower(c.MimeType), "/")
 	if !ok {
 		return strings.ToLower(c.MimeType)
@@ -133,6 +137,16 @@ func (d *dynacast) tick(now time.Time) {
 	d.told = d.want
 	d.mu.Unlock()
 	d.send()
+}
+
+// repeat tells again what was told last, if anything was.
+func (d *dynacast) repeat() {
+	d.mu.Lock()
+	told := d.told != nil
+	d.mu.Unlock()
+	if told {
+		d.send()
+	}
 }
 
 // send tells what is to be told as of now.

@@ -40,9 +40,9 @@ type extScratch struct {
 	dd        [256]byte
 }
 
-// body is what is forwarded of a packet's payload.
-func (f *Forwarder) body(p *packet.Packet) []byte {
-	if f.family == opus && p.PrimarySize != 0 {
+// body is what is forwarded of the payload of a layer's packet.
+func (f *Forwarder) body(p *packet.Packet, from *Layer) []byte {
+	if p.PrimarySize != 0 && f.familyOf(from) == opus {
 		return p.Primary()
 	}
 	return p.Payload()
@@ -74,9 +74,9 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 }
 
 // emitBlock writes a packet that was rebuilt. mu is held.
-func (f *Forwarder) emitBlock(number uint16, timestamp uint32, payload []byte, sendTime [3]byte) {
+func (f *Forwarder) emitBlock(number uint16, timestamp uint32, pt uint8, payload []byte, sendTime [3]byte) {
 	h := f.plainHeader(number, timestamp, sendTime)
-	h.Marker, h.PayloadType = false, f.cfg.Codec.PayloadType
+	h.Marker, h.PayloadType = false, pt
 	f.send(payload, record.Audio)
 	f.stats.Rebuilt++
 }
@@ -133,7 +133,7 @@ func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 
 // payloadType is what the subscriber calls p's format.
 func (f *Forwarder) payloadType(p *packet.Packet, from *Layer) uint8 {
-	if f.family == redundant && (from.family == opus || int(p.PayloadType) == from.plain) {
+	if f.familyOf(from) == redundant && (from.family == opus || int(p.PayloadType) == from.plain) {
 		return f.plainPT
 	}
 	return f.codecOf(from).PayloadType
@@ -141,10 +141,23 @@ func (f *Forwarder) payloadType(p *packet.Packet, from *Layer) uint8 {
 
 // codecOf is the subscriber's codec for the packets of a layer.
 func (f *Forwarder) codecOf(from *Layer) *Codec {
-	if f.backup != otherCodec && from.family == f.backup {
+	if f.takesBackup(from) {
 		return &f.cfg.Backup
 	}
 	return &f.cfg.Codec
+}
+
+// familyOf is the family of codecOf.
+func (f *Forwarder) familyOf(from *Layer) family {
+	if f.takesBackup(from) {
+		return f.backup
+	}
+	return f.family
+}
+
+// takesBackup reports whether a layer's packets are sent in the backup codec.
+func (f *Forwarder) takesBackup(from *Layer) bool {
+	return f.backup != otherCodec && (from.family == f.backup || from.family.opusLike() && f.backup.opusLike())
 }
 
 // codec is the subscriber's codec for what it is to get now.
@@ -158,13 +171,13 @@ func (f *Forwarder) codec() *Codec {
 // rewrite is the payload with the numbers the subscriber is to see. It is the
 // shared payload when nothing changes, else a copy at rtxRoom in scratch.
 func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
-	body := f.body(p)
+	body := f.body(p, s.layer)
 	switch {
 	case s.picture != (vp8.Values{}):
 		b := f.copyOf(body)
 		p.PutPicture(b, p.Picture().Sub(s.picture))
 		return b
-	case f.family == redundant && s.layer.family == redundant && int(p.PayloadType) != s.layer.plain &&
+	case s.layer.family == redundant && f.familyOf(s.layer) == redundant && int(p.PayloadType) != s.layer.plain &&
 		s.layer.plain >= 0 && s.layer.plain != int(f.plainPT):
 		b := f.copyOf(body)
 		red.SetPayloadType(b, f.plainPT)

@@ -45,9 +45,8 @@ type Forwarder struct {
 	cfg      ForwarderConfig
 	family   family
 	backup   family // of cfg.Backup; otherCodec: there is none
-	plainPT  uint8  // payload type of Opus when the codec is RED
+	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
-	rate     int64
 	downlink *Downlink
 	hasRTX   bool
 
@@ -66,6 +65,7 @@ type Forwarder struct {
 	selector selector
 
 	// What is forwarded.
+	rate       int64  // of the clock of what was forwarded last, Hz
 	current    *Layer // the last source, nil before the first
 	generation uint32 // of current
 	inStep     bool   // the next packet of current continues what was forwarded
@@ -134,7 +134,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		family:   cfg.Codec.family(),
 		backup:   cfg.Backup.family(),
 		video:    t.video,
-		rate:     int64(max(cfg.Codec.ClockRate, 1)),
+		rate:     cfg.Codec.rate(),
 		downlink: cfg.Downlink,
 		hasRTX:   cfg.RTXSSRC != 0 && cfg.Codec.RTXPayloadType != 0,
 		limit:    noLimit(),
@@ -152,9 +152,9 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
 	f.header.Extensions = make([]rtp.Extension, 0, 8)
-	f.plainPT = cfg.Codec.PayloadType
-	if pt := cfg.Codec.redPrimary(); f.family == redundant && pt >= 0 {
-		f.plainPT = uint8(pt)
+	f.plainPT = plainPayloadType(cfg.Codec)
+	if f.backup == redundant {
+		f.plainPT = plainPayloadType(cfg.Backup)
 	}
 	f.settings.Quality = livekit.VideoQuality_HIGH
 	if cfg.AdaptiveStream {
@@ -162,6 +162,15 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 	}
 	f.selector.reset()
 	return f
+}
+
+// plainPayloadType is what the subscriber calls Opus that is not wrapped in the RED
+// that c is.
+func plainPayloadType(c Codec) uint8 {
+	if pt := c.redPrimary(); c.family() == redundant && pt >= 0 {
+		return uint8(pt)
+	}
+	return c.PayloadType
 }
 
 // SetSettings says what the subscriber wants.
@@ -274,11 +283,11 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	if p.Ext <= f.numbers.Last() {
 		return // it was passed before the forwarder took the layer up
 	}
-	if f.family == opus && l.family == redundant {
+	if l.family == redundant && f.familyOf(l) == opus {
 		f.repair(b, p)
 	}
 	pass, marker := f.selector.pass(p)
-	if !pass || len(f.body(p)) == 0 {
+	if !pass || len(f.body(p, l)) == 0 {
 		f.leaveOut(p)
 		return
 	}
@@ -320,7 +329,7 @@ func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 		out, _ := f.numbers.Pass(p.Ext-back, vp8.Values{})
 		f.history[uint16(out)&uint16(len(f.history)-1)] = sent{out: uint16(out), used: true}
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
-		f.emitBlock(uint16(out), timestamp, block.Payload, b.sendTime)
+		f.emitBlock(uint16(out), timestamp, f.codecOf(b.layer).PayloadType, block.Payload, b.sendTime)
 	}
 }
 
@@ -338,7 +347,7 @@ func (f *Forwarder) leaveOut(p *packet.Packet) {
 
 // writeLate forwards a packet that fills a gap in what was forwarded.
 func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
-	if len(f.body(p)) == 0 {
+	if len(f.body(p, b.layer)) == 0 {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
@@ -376,6 +385,7 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 		return false
 	}
 	f.align(l, p)
+	f.rate = f.codecOf(l).rate()
 	if f.current != l {
 		f.stats.Switches++
 	}

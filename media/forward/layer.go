@@ -83,7 +83,7 @@ func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
 		family: cfg.Codec.family(),
 		ids:    cfg.Ext.known(),
 		plain:  -1,
-		rate:   int64(max(cfg.Codec.ClockRate, 1)),
+		rate:   cfg.Codec.rate(),
 		ssrc:   cfg.SSRC, hasSSRC: cfg.SSRC != 0,
 		stream: reception.New(cfg.Codec.ClockRate),
 		burst:  make([]*packet.Packet, 0, maxBurst),

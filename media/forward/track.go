@@ -119,7 +119,7 @@ func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 }
 
 // isBackup tells layers of another codec than the track's first.
-func (t *Track) isBackup(l *Layer) bool { return t.video && !l.cfg.Codec.carries(t.cfg.Codec) }
+func (t *Track) isBackup(l *Layer) bool { return !l.cfg.Codec.like(t.cfg.Codec) }
 
 // freeIndex is the lowest index that no layer has, for the bit masks of the
 // forwarders.
@@ -271,10 +271,14 @@ func (t *Track) tick(at time.Time) {
 
 // updateQualities recomputes what anybody wants, for the publisher.
 func (t *Track) updateQualities(at time.Time) {
-	if t.video && t.cfg.OnQualities != nil {
+	if t.cfg.OnQualities != nil {
 		t.qualities.update(t.wanted, at)
 	}
 }
+
+// RepeatQualities tells again which qualities are wanted, as they were told last, to
+// a publisher that may have missed it.
+func (t *Track) RepeatQualities() { t.qualities.repeat() }
 
 // wanted is the highest quality that anybody wants of each codec.
 func (t *Track) wanted() map[string]livekit.VideoQuality {
@@ -285,9 +289,15 @@ func (t *Track) wanted() map[string]livekit.VideoQuality {
 	if len(want) == 0 {
 		want[codecName(t.cfg.Codec)] = livekit.VideoQuality_OFF
 	}
+	if !t.video && !t.regressed.Load() {
+		want[codecName(t.cfg.Codec)] = livekit.VideoQuality_HIGH
+	}
 	for _, f := range *t.forwarders.Load() {
 		name := codecName(*f.codec())
 		q := f.wanted()
+		if !t.video && q != livekit.VideoQuality_OFF {
+			q = livekit.VideoQuality_HIGH
+		}
 		if old, ok := want[name]; !ok || rank(q) > rank(old) {
 			want[name] = q
 		}
