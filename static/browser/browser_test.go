@@ -156,6 +156,7 @@ func (p *page) report() {
 	for _, line := range console {
 		p.t.Logf("%s: %.300s", p.name, line)
 	}
+	p.t.Logf("%s in the end: %s", p.name, p.state())
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
@@ -225,8 +226,18 @@ func (p *page) state() string {
 				remote.push(one);
 			}
 		}
+		const local = [];
+		for (const publication of parlor.room?.localParticipant.trackPublications.values() ?? []) {
+			const one = { sid: publication.trackSid, source: publication.source, muted: publication.isMuted, streams: [],
+				state: publication.track?.mediaStreamTrack.readyState };
+			for (const report of (await publication.track?.sender?.getStats())?.values() ?? []) {
+				if (report.type === 'outbound-rtp') one.streams.push({ rid: report.rid, active: report.active, packets: report.packetsSent,
+					encoded: report.framesEncoded, limited: report.qualityLimitationReason, pli: report.pliCount });
+			}
+			local.push(one);
+		}
 		return JSON.stringify({
-			screen: parlor.screen, problem: parlor.problem, room: parlor.room?.state, remote,
+			screen: parlor.screen, problem: parlor.problem, room: parlor.room?.state, remote, local,
 			tiles: [...document.querySelectorAll('.tile')].map((tile) => [tile.className, tile.getAttribute('aria-label'), tile.querySelector('video').readyState]),
 			toasts: [...document.querySelectorAll('.toast')].map((toast) => toast.textContent),
 		});

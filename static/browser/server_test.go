@@ -206,7 +206,7 @@ func (s *server) rest(method, path, body string) {
 func (s *server) rooms(room, to string) (livekit.RoomService, context.Context) {
 	s.t.Helper()
 	header := http.Header{}
-	header.Set("Authorization", "Bearer "+s.token("backend", time.Minute, auth.VideoGrant{
+	header.Set("Authorization", "Bearer "+s.token("backend", time.Hour, auth.VideoGrant{
 		RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room, DestinationRoom: to,
 	}))
 	ctx, err := twirp.WithHTTPRequestHeaders(s.t.Context(), header)
