@@ -253,8 +253,8 @@ func fullMime(codec string, kind webrtc.RTPCodecType) string {
 func (pub *publication) audioShape() audioShape {
 	ask := pub.asks[0]
 	features := pub.info.GetAudioFeatures()
-	noDTX := ask.GetDisableDtx() || slices.Contains(features, livekit.AudioTrackFeature_TF_NO_DTX) //nolint:staticcheck // older clients
-	stereo := ask.GetStereo() || slices.Contains(features, livekit.AudioTrackFeature_TF_STEREO)    //nolint:staticcheck // older clients
+	noDTX := ask.GetDisableDtx() || slices.Contains(features, livekit.AudioTrackFeature_TF_NO_DTX) // older clients
+	stereo := ask.GetStereo() || slices.Contains(features, livekit.AudioTrackFeature_TF_STEREO)    // older clients
 	return audioShape{dtx: !noDTX, stereo: stereo, nack: true}
 }
 
@@ -274,7 +274,7 @@ func (p *Peer) endPublication(pub *publication) {
 func (p *Peer) qualitiesWanted(sid string, codecs []*livekit.SubscribedCodec) {
 	u := &livekit.SubscribedQualityUpdate{TrackSid: sid, SubscribedCodecs: codecs}
 	if len(codecs) > 0 {
-		u.SubscribedQualities = codecs[0].Qualities //nolint:staticcheck // what older clients read
+		u.SubscribedQualities = codecs[0].Qualities // what older clients read
 	}
 	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedQualityUpdate{SubscribedQualityUpdate: u}})
 }

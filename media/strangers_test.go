@@ -1,7 +1,7 @@
 package media
 
 import (
-	"crypto/sha1" //nolint:gosec // a fingerprint that clients may use
+	"crypto/sha1" // a fingerprint that clients may use
 	"fmt"
 	"net"
 	"strings"
@@ -72,7 +72,7 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 	}
 	ours := offerOf(silent("PA_o")) // of another participant of the attacker's
 	foreign := "AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99"
-	digest := sha1.Sum(e.x509.Raw) //nolint:gosec // likewise
+	digest := sha1.Sum(e.x509.Raw)
 	sha1Text := strings.ReplaceAll(strings.TrimSpace(fmt.Sprintf("% x", digest)), " ", ":")
 	fingerprint := "sha-256 " + line(ours, "a=fingerprint:sha-256 ")
 	for what, text := range map[string]string{

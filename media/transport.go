@@ -181,9 +181,6 @@ func (t *transport) free(tr *webrtc.RTPTransceiver) bool {
 	return tr.Sender() == nil && !retired
 }
 
-// connected reports whether ICE and DTLS are up.
-func (t *transport) connected() bool { return t.state == webrtc.PeerConnectionStateConnected }
-
 // midToTrack maps the sections in which we send to the tracks' SIDs: clients know
 // by it what arrives where.
 func (t *transport) midToTrack() map[string]string {

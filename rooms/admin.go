@@ -329,7 +329,7 @@ func (p *Participant) edit(e *ParticipantEdit) {
 	}
 	e.Permit(now)
 	// Whether it counts was decided when it joined.
-	now.Agent, now.Recorder = before.GetAgent(), before.GetRecorder() //nolint:staticcheck // old tokens
+	now.Agent, now.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	p.info.Permission = now
 	p.permittedMs = NowMs(time.Now())
 }

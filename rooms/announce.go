@@ -21,7 +21,7 @@ const (
 // unreasonable says what of req is beyond the bounds; "" if nothing is.
 func unreasonable(req *livekit.AddTrackRequest) string {
 	names := []string{req.Cid, req.Name, req.Sid, req.Stream}
-	layers := [][]*livekit.VideoLayer{req.Layers} //nolint:staticcheck // older clients
+	layers := [][]*livekit.VideoLayer{req.Layers} // older clients
 	if len(req.SimulcastCodecs) > mostCodecs {
 		return fmt.Sprintf("a track can have %d codecs", mostCodecs)
 	}

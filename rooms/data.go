@@ -112,14 +112,14 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 	}
 	to := dp.DestinationIdentities
 	var toSIDs []string
-	dp.Kind = kind //nolint:staticcheck // older clients read it
+	dp.Kind = kind // older clients read it
 	dp.ParticipantSid, dp.ParticipantIdentity = p.sid, p.identity
 	if p.hidden() {
 		dp.ParticipantSid, dp.ParticipantIdentity = "", ""
 	}
 	metricsOnly := false
 	switch v := dp.Value.(type) {
-	case *livekit.DataPacket_Speaker: //nolint:staticcheck // only the server says who speaks
+	case *livekit.DataPacket_Speaker: // only the server says who speaks
 		return
 	case *livekit.DataPacket_Transcription:
 		if p.info.Kind != livekit.ParticipantInfo_AGENT {
@@ -137,9 +137,9 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 			return
 		}
 		if len(to) == 0 {
-			to = v.User.DestinationIdentities //nolint:staticcheck // as older clients say it
+			to = v.User.DestinationIdentities // as older clients say it
 		}
-		toSIDs = v.User.DestinationSids //nolint:staticcheck // likewise
+		toSIDs = v.User.DestinationSids // as older clients say it
 	case *livekit.DataPacket_RpcAck:
 		if v.RpcAck != nil && r.rpcs[v.RpcAck.RequestId] != nil {
 			return // the server is the caller
@@ -163,11 +163,11 @@ func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 			continue
 		}
 		switch q.sid {
-		case dp.ParticipantSid, user.GetParticipantSid(): //nolint:staticcheck // older clients
+		case dp.ParticipantSid, user.GetParticipantSid(): // older clients
 			return false
 		}
 		switch q.identity {
-		case dp.ParticipantIdentity, user.GetParticipantIdentity(): //nolint:staticcheck // older clients
+		case dp.ParticipantIdentity, user.GetParticipantIdentity(): // older clients
 			return false
 		}
 	}
@@ -176,7 +176,7 @@ func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 
 // stampUser fills in the sender where older clients look for it.
 func stampUser(u *livekit.UserPacket, dp *livekit.DataPacket) {
-	u.ParticipantSid, u.ParticipantIdentity = dp.ParticipantSid, dp.ParticipantIdentity //nolint:staticcheck // older clients
+	u.ParticipantSid, u.ParticipantIdentity = dp.ParticipantSid, dp.ParticipantIdentity // older clients
 }
 
 // deliver sends dp to the participants named, or to all but its sender.
@@ -213,9 +213,9 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 		return Errorf(Invalid, "nonce should be 16-bytes or not present, got: %d bytes", n)
 	}
 	user := &livekit.UserPacket{Payload: req.Data, Topic: req.Topic}
-	user.DestinationIdentities = req.DestinationIdentities //nolint:staticcheck // older clients
+	user.DestinationIdentities = req.DestinationIdentities // older clients
 	dp := &livekit.DataPacket{
-		Kind:                  req.Kind, //nolint:staticcheck // older clients
+		Kind:                  req.Kind, // older clients
 		DestinationIdentities: req.DestinationIdentities,
 		Value:                 &livekit.DataPacket_User{User: user},
 	}
@@ -228,7 +228,7 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 			return
 		}
 		if r.nonces.fresh(string(req.Nonce)) {
-			r.deliver(nil, req.Kind, dp, req.DestinationIdentities, req.DestinationSids, false) //nolint:staticcheck // as older SDKs say it
+			r.deliver(nil, req.Kind, dp, req.DestinationIdentities, req.DestinationSids, false) // as older SDKs say it
 		}
 		reply(struct{}{}, nil)
 	})

@@ -106,7 +106,7 @@ func TestAFreshTokenDoesNotChangeWhoCounts(t *testing.T) {
 	h.join("tea", "ann")
 	h.restart()
 	h.join("tea", "ann", issued(time.Now()), func(r *rooms.JoinRequest) {
-		r.Info.Permission.Agent = true //nolint:staticcheck // old tokens say it this way
+		r.Info.Permission.Agent = true // old tokens say it this way
 		r.Info.Kind = livekit.ParticipantInfo_AGENT
 	})
 	require.EqualValues(t, 1, h.one("tea").NumParticipants)

@@ -104,7 +104,7 @@ func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []r
 		may = &livekit.ParticipantPermission{}
 	}
 	// Whether it counts was decided when it was forwarded.
-	may.Agent, may.Recorder = s.info.GetPermission().GetAgent(), s.info.GetPermission().GetRecorder() //nolint:staticcheck // old tokens
+	may.Agent, may.Recorder = s.info.GetPermission().GetAgent(), s.info.GetPermission().GetRecorder() // old tokens
 	s.info.Permission = may
 	r.enforce(s, wasHidden)
 	for _, t := range r.tracks {

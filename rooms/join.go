@@ -341,7 +341,7 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		events = r.takeUp(p, back, now)
 	} else if !dependent(p.info) {
 		r.rec.NumParticipants++
-	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // old tokens
+	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
 		r.rec.ActiveRecording = true
 	}
 	sid := p.sid
@@ -408,7 +408,7 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 	if p.info.Permission == nil {
 		p.info.Permission = &livekit.ParticipantPermission{}
 	}
-	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() //nolint:staticcheck // old tokens
+	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	var events []Event
 	if len(back.Info.GetTracks()) > 0 {
 		r.rec.NumPublishers--

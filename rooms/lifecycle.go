@@ -84,7 +84,7 @@ func (r *Room) recount() {
 	count := func(info *livekit.ParticipantInfo) {
 		if !dependent(info) {
 			r.rec.NumParticipants++
-		} else if info.GetPermission().GetRecorder() || info.GetKind() == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // old tokens
+		} else if info.GetPermission().GetRecorder() || info.GetKind() == livekit.ParticipantInfo_EGRESS { // old tokens
 			r.rec.ActiveRecording = true
 		}
 		if len(info.GetTracks()) > 0 {

@@ -28,13 +28,13 @@ func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	echo := user(&livekit.UserPacket{Payload: []byte("hi")})
 	echo.ParticipantIdentity = "ann"
 	send(bob, echo)
-	send(bob, user(&livekit.UserPacket{ParticipantSid: ann.SID()}))  //nolint:staticcheck // older clients
-	send(bob, user(&livekit.UserPacket{ParticipantIdentity: "ann"})) //nolint:staticcheck // older clients
+	send(bob, user(&livekit.UserPacket{ParticipantSid: ann.SID()}))  // older clients
+	send(bob, user(&livekit.UserPacket{ParticipantIdentity: "ann"})) // older clients
 	require.Len(t, eve.packets(), 1)
 	require.Empty(t, ann.packets())
 	require.EqualValues(t, 4, h.Stats().DataRefused)
 
-	own := user(&livekit.UserPacket{ParticipantSid: bob.SID(), ParticipantIdentity: "bob"}) //nolint:staticcheck // older clients
+	own := user(&livekit.UserPacket{ParticipantSid: bob.SID(), ParticipantIdentity: "bob"}) // older clients
 	own.ParticipantSid, own.ParticipantIdentity = bob.SID(), "bob"
 	send(bob, own)
 	require.Len(t, eve.packets(), 2)

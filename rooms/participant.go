@@ -131,7 +131,7 @@ func dependent(info *livekit.ParticipantInfo) bool {
 		return true
 	}
 	perm := info.GetPermission()
-	return perm.GetAgent() || perm.GetRecorder() //nolint:staticcheck // old tokens say it this way
+	return perm.GetAgent() || perm.GetRecorder() // old tokens say it this way
 }
 
 func (p *Participant) hidden() bool { return p.info.GetPermission().GetHidden() }
@@ -212,7 +212,7 @@ func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) 
 	}
 	if !dependent(info) {
 		r.rec.NumParticipants--
-	} else if info.GetPermission().GetRecorder() || info.Kind == livekit.ParticipantInfo_EGRESS { //nolint:staticcheck // as above
+	} else if info.GetPermission().GetRecorder() || info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
 		r.rec.ActiveRecording = false
 	}
 	info.Tracks = nil

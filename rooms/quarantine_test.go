@@ -100,7 +100,7 @@ func TestAPanicTakesDownItsRoomAlone(t *testing.T) {
 		require.Contains(t, h.events("tea"), "track_unpublished bob")
 		require.NotEqual(t, mic, back.publish(t, "mic", microphone))
 
-		ann = lay("ann")
+		lay("ann")
 		require.ErrorIs(t, fail(), rooms.ErrFailed)
 		synctest.Wait()
 		_, err := h.try("tea", "bob")

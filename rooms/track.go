@@ -270,7 +270,7 @@ func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 		Width:                 req.Width,
 		Height:                req.Height,
 		Source:                req.Source,
-		Layers:                req.Layers, //nolint:staticcheck // older clients read the layers here
+		Layers:                req.Layers, // older clients read the layers here
 		DisableDtx:            req.DisableDtx,
 		Stereo:                req.Stereo,
 		DisableRed:            req.DisableRed,

@@ -25,7 +25,7 @@ func recovery(log *slog.Logger) func(http.Handler) http.Handler {
 				if v == nil {
 					return
 				}
-				if v == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
+				if v == http.ErrAbortHandler { // net/http compares it this way
 					panic(v)
 				}
 				log.Error("panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))

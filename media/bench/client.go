@@ -86,7 +86,7 @@ func join(ctx context.Context, s settings, address, room, identity string, api *
 		"access_token": {jwt}, "protocol": {"17"}, "sdk": {"go"}, "version": {"2.0.0"},
 		"auto_subscribe": {strconv.FormatBool(publish == nil)},
 	}
-	ws, _, err := websocket.Dial(ctx, address+"/rtc?"+q.Encode(), nil) //nolint:bodyclose // the library's
+	ws, _, err := websocket.Dial(ctx, address+"/rtc?"+q.Encode(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", identity, err)
 	}

@@ -173,7 +173,6 @@ type subscriber struct {
 	sources  []*source
 	voice    bool
 	wakeAt   int64
-	onTrace  func()
 	tracks   []allocate.Track
 
 	// Of the receiver.
@@ -184,7 +183,6 @@ type subscriber struct {
 	report            feedback.Report
 
 	media, voiceSent, voiceLost int64 // bytes, packets
-	lastReport                  int64
 }
 
 func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, cameras int) *subscriber {

@@ -80,7 +80,7 @@ type datagram struct {
 }
 
 // datagrams is shared by all sessions.
-var datagrams = sync.Pool{New: func() any { return new(datagram) }} //nolint:gochecknoglobals // a pool has no state
+var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool has no state
 
 func newSession(p *port, ufrag string) *session {
 	return &session{
@@ -176,7 +176,7 @@ func (s *session) askedLocked(id transaction, now time.Time) {
 
 // push queues a packet for the session's reader.
 func (s *session) push(packet []byte, from netip.AddrPort) {
-	d := datagrams.Get().(*datagram) //nolint:forcetypeassert // the pool has nothing else
+	d := datagrams.Get().(*datagram) // the pool has nothing else
 	d.n, d.from = copy(d.buf[:], packet), from
 	s.mu.Lock()
 	if s.closed || s.queued == maxQueued {

@@ -4,7 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // RFC 3711's HMAC-SHA1 is what is negotiated
+	"crypto/sha1" // RFC 3711's HMAC-SHA1 is what is negotiated
 	"encoding/binary"
 	"fmt"
 	"hash"

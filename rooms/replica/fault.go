@@ -79,11 +79,11 @@ func (f *faults) note(s Stage, err error) (began, ended bool) {
 	return !failing, false
 }
 
-// last is the error of the last try of s, and how many failed in a row.
-func (f *faults) last(s Stage) (error, int) {
+// last is how many tries of s have failed in a row, and the error of the last one.
+func (f *faults) last(s Stage) (failures int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.m[s].err, f.m[s].row
+	return f.m[s].row, f.m[s].err
 }
 
 // all is the record as of now.
@@ -121,7 +121,7 @@ var (
 // hopeless reports whether the generation cannot go on: s failed a few times for a
 // reason that does not end by itself.
 func (f *faults) hopeless(s Stage) bool {
-	err, row := f.last(s)
+	row, err := f.last(s)
 	return row >= persistent && incurable(s, err)
 }
 

@@ -263,15 +263,15 @@ func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 
 // hopeless reports whether the generation has to be given up for a new one.
 func (u *uploader) hopeless() bool {
-	_, begun := u.faults.last(StageGeneration)
+	begun, _ := u.faults.last(StageGeneration)
 	return begun > 0 || slices.ContainsFunc(Stages(), u.faults.hopeless)
 }
 
 // renew begins a new generation.
 func (u *uploader) renew(ctx context.Context, f between) error {
-	_, tried := u.faults.last(StageGeneration)
+	tried, _ := u.faults.last(StageGeneration)
 	for _, s := range Stages() {
-		if err, _ := u.faults.last(s); err != nil && tried == 0 {
+		if _, err := u.faults.last(s); err != nil && tried == 0 {
 			u.log.Warn("the replica's generation cannot go on: beginning a new one", "stage", s, "error", err)
 		}
 	}

@@ -70,7 +70,7 @@ func testDataChannels(t *testing.T) {
 					if string(got.GetUser().GetPayload()) == reply {
 						require.Equal(t, "bob", got.ParticipantIdentity)
 						require.Equal(t, bob.LocalParticipant.SID(), got.ParticipantSid)
-						require.Equal(t, kind, got.Kind) //nolint:staticcheck // old clients read it
+						require.Equal(t, kind, got.Kind) // old clients read it
 						return true
 					}
 				}

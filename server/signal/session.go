@@ -196,7 +196,7 @@ func requestID(req *livekit.SignalRequest) uint32 {
 	if id == nil || id.Kind() != protoreflect.Uint32Kind {
 		return 0
 	}
-	return uint32(m.Get(set).Message().Get(id).Uint()) //nolint:gosec // of that kind
+	return uint32(m.Get(set).Message().Get(id).Uint())
 }
 
 // handle passes one message on.

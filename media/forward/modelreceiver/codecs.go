@@ -82,10 +82,9 @@ func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 
 // vp9State is what VP9 frames without a flexible mode are related by.
 type vp9State struct {
-	diffs  [][]int // by picture of the group
-	start  int64   // picture id that the group begins with
-	has    bool
-	layers map[int64]bool
+	diffs [][]int // by picture of the group
+	start int64   // picture id that the group begins with
+	has   bool
 }
 
 // vp9Layers is more than the spatial layers there can be.
