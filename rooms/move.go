@@ -64,6 +64,26 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 	return nil
 }
 
+// What goes along when a participant is moved, and when it is forwarded:
+//
+//	                                  move                         forward
+//	----------------------------------------------------------------------------------------
+//	identity, name, metadata          goes along                   as in its own room, always
+//	permission                        goes along                   as in its own room, always
+//	decided by the API (edits)        goes along                   not: it is decided in its own
+//	tracks: SIDs, media               go along, published anew     shown, while published there
+//	muted                             goes along, and more by      as in its own room
+//	                                  a hold of the second room
+//	announced, unnegotiated tracks    go along                     not
+//	subscription permission           goes along                   as in its own room, always
+//	its subscriptions and wishes      end; it begins as a joiner   none: it receives nothing
+//	connections, client's queue       go along                     none
+//	session: SID, time of joining     new                          new, beside its own
+//	token                             new, of the second room      none
+//	what it is forwarded to           ends                         stays
+//	a ban, a lock, max_participants   refuse it                    refuse it
+//	a restart                         is as after a join           ends it, after the grace
+//
 // luggage is what a moved participant takes along.
 type luggage struct {
 	from   *Room

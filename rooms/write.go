@@ -12,6 +12,24 @@ import (
 // are refused. So running calls go on through a disk that fails, and no event
 // of theirs is lost.
 //
+// What becomes of a change:
+//
+//	change    answer of the store            what the room does
+//	------------------------------------------------------------------------------------------
+//	request   committed                      tells everybody, and its asker
+//	request   cannot be written              takes it back, fails it with the store's error
+//	request   one before it cannot           fails it with ErrHeld, written or not yet asked
+//	request   the row has ended              is no longer live; askers look the name up again
+//	fact      committed                      nothing: everybody was told when it happened
+//	fact      cannot be written              adds it to the backlog, tries again every
+//	                                         retryInterval, and once more at a stop
+//	fact      one before it cannot           adds it to the backlog, in order
+//	fact      the row has ended              drops it: it is of a join that came too late
+//	any       none, the room panicked        its asker has ErrFailed; the row, read again,
+//	                                         has the change or has not
+//	any       none, the process died         its asker has no answer; the next start goes on
+//	                                         from the row, and ends who does not come back
+//
 // Several changes of a room may be under way at once, so that many share a
 // transaction. They are one [Pipeline], so that what is on disk is at any time
 // what the room was after one of them: the first that fails takes all behind it

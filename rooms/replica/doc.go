@@ -32,14 +32,39 @@
 //
 // # Which database is right
 //
-// Beside the database stands a file, .replica, which says of which epoch of
-// which replica it is. A database that is behind the newest generation is moved
-// aside, never deleted, and the newest generation is restored. One that is at or
-// ahead of it is kept. One whose process died and whose WAL is gone is not what was
-// replicated, however far that got: it is kept only if it has events that the
-// replica has not, as when somebody opened it in between. One of which this cannot be told is not touched: that is
-// an error, and [Config].Adopt is how an operator says that it is right. So it is
-// where owner.json says that there was something, and nothing is there.
+// Three things may differ at a start: the database; the stage, which is the folder
+// beside it from which Litestream uploads and whose last transaction tells how far the
+// database was replicated; and the newest generation on the replica. Beside the
+// database stands a file, .replica, which names the replica and the epoch that the
+// database is of. The first line that fits decides:
+//
+//	database                                 newest generation           what happens
+//	--------------------------------------------------------------------------------------------
+//	of this replica, and was replicated      none                        ErrEmpty
+//	none, or of another replica              none, owner.json has it     ErrEmpty
+//	its WAL is lost                          none                        ErrUnknown
+//	of another replica, or no .replica       there                       ErrUnknown
+//	ours                                     none yet in our epoch       kept, same epoch
+//	ours, the stage has all of it            of our epoch                kept, same generation
+//	ours, any other                          any                         kept, new generation
+//	not ours                                 none                        kept, new generation
+//	not ours                                 of an older epoch           kept, new generation
+//	not ours, the stage has all of it        of its epoch                kept, new generation
+//	not ours, the stage lacks some of it     of its epoch                moved aside, restored
+//	not ours                                 of a newer epoch            moved aside, restored
+//	none, or half a restore                  there                       restored
+//	none, or half a restore                  none                        begun empty
+//
+// A database is ours if this machine was the last to hold the lease, with it. A WAL is
+// lost if the process died while it served, and the WAL that it left is gone: such a
+// database is kept by the lines above only if it has events that the replica has not,
+// as when somebody opened it in between; else it is moved aside and the newest
+// generation is restored. Where .replica says that the stage was given up (unstaged),
+// the database has all that its epoch's generation has.
+//
+// Nothing is ever deleted. Where a line says ErrEmpty or ErrUnknown nothing is touched,
+// and [Config].Adopt is how an operator says that the database is right: then it is
+// kept, in a new generation.
 //
 // # Goroutines
 //
