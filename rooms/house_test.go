@@ -76,6 +76,7 @@ type client struct {
 	data       []*livekit.DataPacket
 	tracks     []string // packets of data tracks
 	closed     bool
+	poor       bool // its connection is
 }
 
 func (c *client) Send(m *rooms.Message) bool {
@@ -107,7 +108,12 @@ func (fakePeer) SetTrackMuted(string, bool)                            {}
 func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
 func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
 func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
-func (fakePeer) Quality() (livekit.ConnectionQuality, float32) {
+func (p fakePeer) Quality() (livekit.ConnectionQuality, float32) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	if p.c.poor {
+		return livekit.ConnectionQuality_POOR, 1
+	}
 	return livekit.ConnectionQuality_EXCELLENT, 4.5
 }
 

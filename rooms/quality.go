@@ -1,44 +1,76 @@
 package rooms
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
 )
 
-// tellQuality tells each active participant of its own connection quality and
-// of those whom it is subscribed to, if anybody's changed.
+// qualities are what is to be told of connection qualities, by who is told.
+type qualities map[*Participant]map[string]*livekit.ConnectionQualityInfo
+
+func (u qualities) add(to *Participant, info *livekit.ConnectionQualityInfo) {
+	if to.peer == nil || to.info.State != livekit.ParticipantInfo_ACTIVE {
+		return
+	}
+	if u[to] == nil {
+		u[to] = make(map[string]*livekit.ConnectionQualityInfo, 1)
+	}
+	u[to][info.ParticipantSid] = info
+}
+
+// tellQuality tells of each connection quality that changed: the participant itself and
+// those who are subscribed to it. Who has subscribed to somebody new is told of all
+// that it is subscribed to. It costs a look at each participant, and beyond that what
+// changed.
 func (r *Room) tellQuality(now time.Time) {
-	infos := make(map[string]*livekit.ConnectionQualityInfo)
-	changed := false
+	infos := make(map[string]*livekit.ConnectionQualityInfo, len(r.participants))
+	changed := make(map[string]*livekit.ConnectionQualityInfo)
+	updates := make(qualities)
 	for _, p := range r.participants {
 		if p.peer == nil || p.info.State != livekit.ParticipantInfo_ACTIVE {
 			continue
 		}
 		q, score := p.peer.Quality()
+		info := &livekit.ConnectionQualityInfo{ParticipantSid: p.sid, Quality: q, Score: score}
+		infos[p.sid] = info
 		if last, ok := r.quality[p.sid]; !ok || last != q {
-			changed = true
 			r.quality[p.sid] = q
+			changed[p.sid] = info
+			updates.add(p, info)
 		}
-		infos[p.sid] = &livekit.ConnectionQualityInfo{ParticipantSid: p.sid, Quality: q, Score: score}
 	}
-	if len(infos) > 0 {
-		r.setAlarm(alarmQuality, now.Add(qualityInterval))
+	if len(infos) == 0 {
+		return
+	}
+	r.setAlarm(alarmQuality, now.Add(qualityInterval))
+	if len(changed) > 0 {
+		for _, t := range r.tracks {
+			if info := changed[t.publisher.sid]; info != nil {
+				for _, q := range t.subscribers {
+					updates.add(q, info)
+				}
+			}
+		}
 	}
 	for _, q := range r.participants {
 		own := infos[q.sid]
-		if own == nil || !(changed || q.unrated) {
+		if own == nil || !q.unrated {
 			continue
 		}
 		q.unrated = false
-		updates := []*livekit.ConnectionQualityInfo{own}
+		updates.add(q, own)
 		for sid := range hearing(q) {
-			if i := infos[sid]; i != nil && sid != q.sid {
-				updates = append(updates, i)
+			if info := infos[sid]; info != nil {
+				updates.add(q, info)
 			}
 		}
+	}
+	for q, told := range updates {
 		q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_ConnectionQuality{
-			ConnectionQuality: &livekit.ConnectionQualityUpdate{Updates: updates},
+			ConnectionQuality: &livekit.ConnectionQualityUpdate{Updates: slices.Collect(maps.Values(told))},
 		}}))
 	}
 }

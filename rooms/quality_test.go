@@ -1,12 +1,15 @@
 package rooms_test
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // Whoever subscribes when nobody's connection changes any more is told how those
@@ -33,5 +36,50 @@ func TestALateSubscriberIsToldOfQualities(t *testing.T) {
 		before := len(bob.messages)
 		require.Equal(t, map[string]bool{alice.SID(): true, bob.SID(): true}, told())
 		require.Len(t, bob.messages, before, "and not again")
+	})
+}
+
+// A connection that changes is told to the participant itself and to its subscribers,
+// and nobody is told of connections that did not.
+func TestQualitiesAreToldToWhomTheyConcern(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		alice, bob := h.join("r", "alice"), h.join("r", "bob")
+		eve := h.join("r", "eve", func(j *rooms.JoinRequest) { j.AutoSubscribe = false })
+		for i, p := range []*client{alice, bob} {
+			p.publish(t, fmt.Sprint("mic", i), livekit.TrackSource_MICROPHONE)
+			p.publish(t, fmt.Sprint("cam", i), livekit.TrackSource_CAMERA)
+		}
+		everybody := []*client{alice, bob, eve}
+		// told is what each of them was told in the next seconds.
+		told := func() (all []map[string]livekit.ConnectionQuality) {
+			for _, c := range everybody {
+				c.mu.Lock()
+				c.messages = nil
+				c.mu.Unlock()
+			}
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			for _, c := range everybody {
+				got := map[string]livekit.ConnectionQuality{}
+				if update := find(c, (*livekit.SignalResponse).GetConnectionQuality); update != nil {
+					for _, info := range update.Updates {
+						got[info.ParticipantSid] = info.Quality
+					}
+				}
+				all = append(all, got)
+			}
+			return all
+		}
+		type is = map[string]livekit.ConnectionQuality
+		const good, poor = livekit.ConnectionQuality_EXCELLENT, livekit.ConnectionQuality_POOR
+		a, b, e := alice.SID(), bob.SID(), eve.SID()
+		require.Equal(t, []is{{a: good, b: good}, {a: good, b: good}, {e: good}}, told())
+		require.Equal(t, []is{{}, {}, {}}, told())
+		alice.mu.Lock()
+		alice.poor = true
+		alice.mu.Unlock()
+		require.Equal(t, []is{{a: poor}, {a: poor}, {}}, told())
+		require.Equal(t, []is{{}, {}, {}}, told())
 	})
 }
