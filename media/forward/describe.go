@@ -24,12 +24,13 @@ type descriptors struct {
 	last    uint16 // newest outgoing frame number
 	nextID  uint8  // outgoing template id after those of the last structure
 	numbers bool   // nextID is valid
+	since   int64  // number of the packet that brought the last structure
 }
 
 // begin takes in p as the first packet of a new source, or of the same source
 // after a pause.
 func (d *descriptors) begin(p *packet.Packet) {
-	d.told = p.HasDD && p.DD.NewStructure
+	d.told, d.since = p.HasDD && p.DD.NewStructure, p.Ext
 	if !d.told {
 		return
 	}
@@ -42,14 +43,14 @@ func (d *descriptors) begin(p *packet.Packet) {
 	}
 }
 
-// follow takes in a packet that is forwarded and follows all others.
+// follow takes in a packet that is forwarded. It may come late.
 func (d *descriptors) follow(p *packet.Packet) {
 	n, ok := dd.Number(p.Extension(packet.ExtDependencyDescriptor))
 	if !ok {
 		return
 	}
-	if p.HasDD && p.DD.NewStructure {
-		d.told = true
+	if p.HasDD && p.DD.NewStructure && p.Ext >= d.since {
+		d.told, d.since = true, p.Ext
 		first, count := p.DD.Structure.IDs()
 		d.nextID, d.numbers = (first+uint8(count)+d.shift.Template)&63, true
 	}

@@ -65,25 +65,30 @@ type Forwarder struct {
 	selector selector
 
 	// What is forwarded.
-	rate       int64  // of the clock of what was forwarded last, Hz
-	current    *Layer // the last source, nil before the first
-	generation uint32 // of current
-	inStep     bool   // the next packet of current continues what was forwarded
-	numbers    sequence.Map
-	described  descriptors
-	offset     uint32 // from incoming to outgoing timestamps of current
-	anchor     anchor // the last packet that was forwarded
-	made       int    // frames that were made because the track is muted
-	history    []sent
-	rtxNumber  uint16
-	header     rtp.Header
-	scratch    []byte
-	now        int64 // of the downlink's clock, when what is written leaves
-	padded     int64 // number of the packet that a probe repeated last
-	extScratch extScratch
-	stats      forwarderState
-	waiting    *Layer // a key frame of it is to be asked for
-	notices    notices
+	rate           int64  // of the clock of what was forwarded last, Hz
+	current        *Layer // the last source, nil before the first
+	generation     uint32 // of current
+	inStep         bool   // the next packet of current continues what was forwarded
+	broken         bool   // current lost a structure, and goes on with its next key frame
+	brokenAt       int64
+	left           *Layer // the source before current
+	leftAt         int64  // number of the last packet that was forwarded of left
+	leftGeneration uint32
+	numbers        sequence.Map
+	described      descriptors
+	offset         uint32 // from incoming to outgoing timestamps of current
+	anchor         anchor // the last packet that was forwarded
+	made           int    // frames that were made because the track is muted
+	history        []sent
+	rtxNumber      uint16
+	header         rtp.Header
+	scratch        []byte
+	now            int64 // of the downlink's clock, when what is written leaves
+	padded         int64 // number of the packet that a probe repeated last
+	extScratch     extScratch
+	stats          forwarderState
+	waiting        *Layer // a key frame of it is to be asked for
+	notices        notices
 }
 
 // kind is what the forwarder's media is to the downlink.
@@ -218,11 +223,14 @@ func (f *Forwarder) wantedLocked() livekit.VideoQuality {
 	return s.Quality
 }
 
+// stop ends what is forwarded of the current source. mu is held.
+func (f *Forwarder) stop() { f.inStep, f.broken = false, false }
+
 // resync makes the forwarder take up its source anew: after a pause what comes
 // next neither continues the numbers nor can be decoded without a key frame.
 func (f *Forwarder) resync(now int64) {
 	f.mu.Lock()
-	f.inStep = false
+	f.stop()
 	f.mu.Unlock()
 	f.retarget(now)
 }
@@ -271,18 +279,43 @@ func (f *Forwarder) flushLocked() {
 // write forwards p if it is of use. mu is held.
 func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	l := b.layer
+	if f.inStep && !p.Late && l == f.current && f.selector.unreadable(p) {
+		f.inStep, f.broken, f.brokenAt = false, true, p.Arrival
+		f.listen()
+	}
 	if l != f.current || p.Generation != f.generation || !f.inStep {
 		if !f.takeUp(l, p) {
 			return
 		}
 	}
-	if p.Late {
+	if p.Late && p.Ext <= f.numbers.Last() {
 		f.writeLate(b, p)
 		return
 	}
 	if p.Ext <= f.numbers.Last() {
 		return // it was passed before the forwarder took the layer up
 	}
+	f.writeNext(b, p)
+	if p.Late {
+		f.catchUp(b, p)
+	}
+}
+
+// catchUp forwards what came before p although it follows p, and could not be
+// forwarded without it. mu is held.
+func (f *Forwarder) catchUp(b *burst, p *packet.Packet) {
+	f.waiting = nil
+	for ext, newest := p.Ext+1, b.layer.newest(); ext <= newest; ext++ {
+		if next := b.layer.get(ext, p.Generation); next != nil {
+			f.writeNext(b, next)
+			next.Release()
+		}
+	}
+}
+
+// writeNext forwards a packet that follows all that were forwarded. mu is held.
+func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
+	l := b.layer
 	if l.family == redundant && f.familyOf(l) == opus {
 		f.repair(b, p)
 	}
@@ -356,14 +389,17 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.stats.TooLate++
 		return
 	}
-	pass, marker := f.selector.passLate(p)
-	if !pass {
-		f.stats.Dropped++
-		return
-	}
 	if slot := &f.history[uint16(out)&uint16(len(f.history)-1)]; slot.used && slot.out == uint16(out) {
 		return // repaired already
 	}
+	pass, marker := f.selector.passLate(p)
+	if !pass {
+		f.stats.Dropped++
+		f.fill(uint16(out), p.Timestamp+f.offset, b.sendTime)
+		return
+	}
+	f.numbers.Follow(p.Picture().Sub(off))
+	f.described.follow(p)
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
@@ -373,25 +409,39 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	f.emit(p, &s, b.sendTime, f.kind())
 }
 
+// fill sends an empty packet with a number that was kept for one that came late and is
+// left out: receivers would wait for it, and ask for it again and again. mu is held.
+func (f *Forwarder) fill(number uint16, timestamp uint32, sendTime [3]byte) {
+	f.history[number&uint16(len(f.history)-1)] = sent{out: number, used: true}
+	h := f.plainHeader(number, timestamp, sendTime)
+	h.Marker, h.PayloadType = false, f.codecOf(f.current).PayloadType
+	h.Padding, h.PaddingSize = true, 1
+	f.send(nil, f.kind())
+	h.Padding, h.PaddingSize = false, 0
+}
+
 // takeUp begins to forward l with p if it may; it reports whether p is to be
 // forwarded. mu is held.
 func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
-	mayTake := l == f.target || l == f.current && f.inStep
-	if !mayTake || p.Late || len(p.Payload()) == 0 {
+	mayTake := l == f.target || l == f.current && (f.inStep || f.broken)
+	if !mayTake || len(p.Payload()) == 0 || p.Late && !f.mayTakeLate(l, p) {
 		return false
 	}
 	if f.video && !(p.Frame.Key && p.Frame.Start) {
-		f.waiting = l
+		if !f.broken || l != f.current || p.Arrival-f.brokenAt > structureWait {
+			f.waiting = l
+		}
 		return false
 	}
 	f.align(l, p)
 	f.rate = f.codecOf(l).rate()
 	if f.current != l {
 		f.stats.Switches++
+		f.left, f.leftGeneration, f.leftAt = f.current, f.generation, f.numbers.Last()
 	}
-	f.current, f.generation, f.inStep = l, p.Generation, true
+	f.current, f.generation, f.inStep, f.broken = l, p.Generation, true, false
 	if f.video && l == f.target {
-		f.selector.want(f.bounds(false))
+		f.selector.want(f.bounds(l, false))
 	}
 	f.selector.begin()
 	f.numbers.Begin(p.Ext, p.Picture())
@@ -400,12 +450,34 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 	return true
 }
 
+// structureWait is how long a structure that was lost may take to come again before
+// a key frame is asked for.
+const structureWait = int64(100 * time.Millisecond)
+
+// maxCatchUp is how many packets may have overtaken the one that a layer is taken
+// up with.
+const maxCatchUp = 128
+
+// mayTakeLate reports whether l may be taken up with p, which others overtook: it
+// begins a key frame, and nothing from it on was forwarded before.
+func (f *Forwarder) mayTakeLate(l *Layer, p *packet.Packet) bool {
+	switch {
+	case !f.video || !p.Frame.Key || !p.Frame.Start || l.newest()-p.Ext > maxCatchUp:
+		return false
+	case l == f.current && p.Generation == f.generation:
+		return p.Ext > f.numbers.Last()
+	case l == f.left && p.Generation == f.leftGeneration:
+		return p.Ext > f.leftAt
+	}
+	return true
+}
+
 // listen recomputes which layers' packets are of use. mu is held.
 func (f *Forwarder) listen() {
 	var mask uint32
 	if f.target != nil {
 		mask |= 1 << f.target.index
-		if f.current != nil && f.inStep {
+		if f.current != nil && (f.inStep || f.broken) {
 			mask |= 1 << f.current.index
 		}
 	}

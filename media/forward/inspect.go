@@ -14,15 +14,22 @@ import (
 type inspector struct {
 	family family
 
-	structure *dd.Structure // AV1, VP9: the last one that came
-	vp9       vp9.Descriptor
-	red       red.Payload
-	plain     int // payload type of what RED wraps, -1 when unknown
+	structure   *dd.Structure // the newest one
+	since       int64         // number of the packet that brought it
+	former      *dd.Structure // the one before, for packets that come late
+	active      uint32        // decode targets that the sender sends
+	activeSince int64         // number of the packet that told them
+	vp9         vp9.Descriptor
+	red         red.Payload
+	plain       int // payload type of what RED wraps, -1 when unknown
 
-	// Of the frame that is coming in: its timestamp, whether it was seen to be a
-	// key frame, whether its end came.
+	last int64 // number of the newest packet
+
+	// Of the frame that is coming in: its timestamp, whether nothing of it was lost so
+	// far, whether it was seen to be a key frame, whether its end came.
 	timestamp uint32
 	began     bool
+	whole     bool
 	keySeen   bool
 	ended     bool
 
@@ -38,12 +45,17 @@ func (in *inspector) reset() {
 // payload is not what the codec says.
 func (in *inspector) inspect(p *packet.Packet) bool {
 	payload := p.Payload()
+	next := p.Ext == in.last+1 // nothing is missing just before p
+	in.last = max(in.last, p.Ext)
 	if len(payload) == 0 {
 		return true // padding only
 	}
 	f := &p.Frame
 	f.Start = !in.began || in.ended || p.Timestamp != in.timestamp
 	f.End = p.Marker
+	if !p.Late {
+		in.whole = next && in.began && (f.Start || in.whole)
+	}
 	if f.Start && !p.Late {
 		in.timestamp, in.began, in.keySeen = p.Timestamp, true, false
 	}
@@ -104,25 +116,43 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 	return true
 }
 
-// firstOfKey judges where a key frame of H.264 or H.265 begins: at its
-// parameter sets, or at the picture when it brings none.
+// firstOfKey judges where a key frame of H.264 or H.265 begins: at its parameter
+// sets, or at the picture when the frame brings none. A picture before which
+// something was lost may have had some.
 func (in *inspector) firstOfKey(found keyframe.NAL, late bool) bool {
-	if found == 0 || in.keySeen {
+	if late {
+		return found&keyframe.ParameterSets != 0
+	}
+	if in.keySeen || found&keyframe.ParameterSets == 0 && (found == 0 || !in.whole) {
 		return false
 	}
-	in.keySeen = !late
+	in.keySeen = true
 	return true
 }
 
 // inspectDD lets the dependency descriptor overrule what the payload told: it
 // is not encrypted, and says more. A descriptor that cannot be read is as none.
 func (in *inspector) inspectDD(p *packet.Packet, raw []byte) {
-	if p.DD.Parse(raw, in.structure) != nil {
+	structure := in.structure
+	if p.Ext < in.since {
+		structure = in.former
+	}
+	if p.DD.Parse(raw, structure) != nil {
 		return
 	}
 	p.HasDD = true
-	if p.DD.NewStructure && !p.Late {
-		in.structure = p.DD.Structure
+	// The packet that brings a structure may be lost and come again, after packets
+	// that follow it.
+	if p.DD.NewStructure && p.Ext >= in.since {
+		in.former, in.structure, in.since = in.structure, p.DD.Structure, p.Ext
+	}
+	switch {
+	case !p.DD.HasActive && !p.DD.NewStructure:
+		if p.DD.Structure == in.structure {
+			p.DD.Active = in.active
+		}
+	case p.Ext >= in.activeSince:
+		in.active, in.activeSince = p.DD.Active, p.Ext
 	}
 	f := &p.Frame
 	f.Start, f.End = p.DD.Start, p.DD.End

@@ -219,6 +219,9 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		l.counters.duplicates.Add(1)
 		return false
 	}
+	if p.Late && p.HasDD && p.DD.NewStructure && p.DD.Structure == l.inspector.structure {
+		l.inspectAgain(p.Ext)
+	}
 	l.stream.Count(p.Timestamp, p.Arrival, !p.Late)
 	l.rates.add(p)
 	if p.Late {
@@ -232,6 +235,34 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		l.lastArrival.Store(p.Arrival)
 	}
 	return true
+}
+
+// inspectAgain reads the descriptors of the packets after ext that could not be
+// read before the structure came. Packets do not change once they are shared, so
+// copies take their places. Those that could be read are left as they are: they may
+// have been forwarded, and are to be sent again as they were.
+func (l *Layer) inspectAgain(ext int64) {
+	last := min(l.stream.Max(), ext+maxCatchUp)
+	for ext++; ext <= last; ext++ {
+		p := l.ring.Get(ext)
+		if p == nil {
+			continue
+		}
+		if raw := p.Extension(packet.ExtDependencyDescriptor); raw != nil && !p.HasDD && p.Generation == l.generation {
+			c := l.track.pool.Copy(p)
+			l.inspector.inspectDD(c, raw)
+			l.ring.Replace(c)
+			c.Release()
+		}
+		p.Release()
+	}
+}
+
+// newest is the newest extended sequence number.
+func (l *Layer) newest() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stream.Max()
 }
 
 // restart begins a new source: what belonged to the one before is forgotten.

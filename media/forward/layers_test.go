@@ -452,6 +452,30 @@ func TestKeyFramesOfH264(t *testing.T) {
 	}
 }
 
+// A picture whose parameter sets were lost is no beginning: nothing could decode it.
+// It is forwarded once they came again; otherwise the next key frame is waited for.
+func TestKeyFramesOfH264WithoutTheirParameterSets(t *testing.T) {
+	codec := Codec{MimeType: "video/H264", ClockRate: 90000, PayloadType: 102}
+	slice, sps, idr := []byte{0x41, 1, 2}, []byte{0x67, 1, 2}, []byte{0x65, 0x85, 1}
+	track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+	s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, codec, nil)
+	s.layer.WriteRTP(s.packet(true, slice), s.at)
+	s.next()
+	lost := s.packet(false, sps)
+	s.layer.WriteRTP(s.packet(true, idr), s.at)
+	s.next()
+	s.layer.WriteRTP(s.packet(true, slice), s.at)
+	require.Empty(t, r.take())
+	require.Equal(t, 1, count[*rtcp.PictureLossIndication](s.rtcp.take()))
+	s.layer.WriteRTP(lost, s.at)
+	got := r.take()
+	require.Len(t, got, 3)
+	requireContiguous(t, got)
+	require.Equal(t, sps, got[0].Payload)
+	require.Equal(t, idr, got[1].Payload)
+}
+
 func TestBackupCodec(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, av1Config())
 	first := newDescribed(track)

@@ -40,6 +40,8 @@ type taped struct {
 	p          *packet.Packet // nil for RTCP
 	key, start bool           // of a key frame's beginning
 	end        bool           // of a frame
+	seq        int64          // unwrapped
+	frame      int            // which of the tape's frames it is part of
 }
 
 const loadedTop = livekit.VideoQuality_HIGH
@@ -58,6 +60,8 @@ func loadTape(t testing.TB, name string) *tape {
 	for i := range layers {
 		layers[i] = newLayer(track, LayerConfig{Codec: tp.codec, Ext: tp.extensions()}, uint8(i))
 	}
+	newest := make([]int64, len(r.Layers))
+	frames := map[string]int{}
 	for _, p := range r.Packets {
 		one := taped{Packet: p}
 		var ssrc uint32
@@ -71,10 +75,18 @@ func loadTape(t testing.TB, name string) *tape {
 		if !p.RTCP {
 			parsed, err := track.pool.Parse(p.Raw, &layers[one.layer].ids)
 			require.NoError(t, err)
+			parsed.Ext = newest[one.layer] + int64(int16(parsed.Seq-uint16(newest[one.layer])))
+			newest[one.layer] = max(newest[one.layer], parsed.Ext)
 			require.True(t, layers[one.layer].inspector.inspect(parsed))
+			one.seq = parsed.Ext
 			if len(parsed.Payload()) > 0 {
 				one.p = parsed
 				one.key, one.start, one.end = parsed.Frame.Key && parsed.Frame.Start, parsed.Frame.Start, parsed.Frame.End
+				name := fmt.Sprint(one.layer, parsed.Timestamp, parsed.Frame.Spatial)
+				if _, ok := frames[name]; !ok {
+					frames[name] = len(frames)
+				}
+				one.frame = frames[name]
 			}
 		}
 		tp.packets = append(tp.packets, one)

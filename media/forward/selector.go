@@ -59,10 +59,19 @@ func (s *selector) pass(p *packet.Packet) (pass, marker bool) {
 	switch {
 	case p.HasDD:
 		return s.passDescribed(p)
+	case s.unreadable(p):
+		return false, false
 	case p.Frame.Layered:
 		return s.passLayered(p)
 	}
 	return true, p.Marker
+}
+
+// unreadable reports whether the descriptor of p cannot be read although the stream
+// has descriptors: the structure that it needs was lost. A receiver cannot read it
+// either, and nobody can tell which layers the packet belongs to.
+func (s *selector) unreadable(p *packet.Packet) bool {
+	return s.structure != nil && !p.HasDD && p.Extension(packet.ExtDependencyDescriptor) != nil
 }
 
 // passLate is pass for a packet that comes late: it changes nothing.
@@ -78,6 +87,8 @@ func (s *selector) passLate(p *packet.Packet) (pass, marker bool) {
 			pass = p.DD.Indications[s.target] != dd.NotPresent
 		}
 		return pass, s.describedMarker(p)
+	case s.unreadable(p):
+		return false, false
 	case p.Frame.Layered:
 		pass = p.Frame.Spatial <= s.spatial && p.Frame.Temporal <= s.temporal
 		return pass, s.layeredMarker(p)
@@ -121,20 +132,32 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	fresh := !s.judged || d.Number != s.frame
 	picture := !s.started || p.Timestamp != s.timestamp
 	s.started, s.timestamp = true, p.Timestamp
-	if d.Structure != s.structure {
-		s.structure = d.Structure
-		if fresh {
-			s.active, s.target, s.reduced = 1<<len(d.Structure.Targets)-1, -1, false
-			s.frames = [frameWindow]uint32{}
-		}
+	switch {
+	case d.Structure == s.structure:
+	case fresh && d.NewStructure || s.structure == nil:
+		s.structure, s.target, s.reduced = d.Structure, -1, false
+		s.frames = [frameWindow]uint32{}
+	default:
+		s.follow(d)
 	}
-	if d.HasActive {
-		s.active = d.Active
-	}
+	s.active = d.Active
 	if fresh {
 		s.judge(d, picture)
 	}
 	return s.passed, s.describedMarker(p)
+}
+
+// follow takes up the structure of d, whose key frame began with a packet that came
+// late. What was left out of that key frame is missing, so no layer comes to those
+// that are forwarded.
+func (s *selector) follow(d *dd.Frame) {
+	if s.target >= 0 && s.target < len(s.structure.Targets) {
+		t := s.structure.Targets[s.target]
+		if s.target = d.Structure.Choose(t.Spatial, t.Temporal, dd.AllTargets); s.target < 0 {
+			s.target = d.Structure.Lowest(dd.AllTargets)
+		}
+	}
+	s.structure = d.Structure
 }
 
 // judge decides about a frame when its first packet comes. picture: it is the

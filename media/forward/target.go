@@ -57,7 +57,7 @@ func (f *Forwarder) retarget(now int64) {
 // patient: the last choice had the time to come true.
 func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	if f.current != nil && f.current.gone.Load() {
-		f.inStep = false
+		f.stop()
 	}
 	want := f.allowedLocked()
 	f.target = nil
@@ -65,7 +65,7 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 		f.target = f.choose(want)
 	}
 	if f.target == nil {
-		f.inStep = false
+		f.stop()
 		f.listen()
 		return nil
 	}
@@ -73,7 +73,11 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	if !f.video {
 		return nil
 	}
-	f.selector.want(f.bounds(f.steppingDown()))
+	source := f.target
+	if f.inStep {
+		source = f.current // it goes on until the target's key frame
+	}
+	f.selector.want(f.bounds(source, f.steppingDown()))
 	if !f.target.live.Load() {
 		return nil
 	}
@@ -98,13 +102,13 @@ func (f *Forwarder) steppingDown() bool {
 	return f.inStep && f.current != nil && f.current != f.target && f.limit.quality != livekit.VideoQuality_HIGH && better(f.current, f.target)
 }
 
-// bounds are the highest spatial and temporal layer of target to forward; while
-// stepping down only the lowest temporal layer is.
-func (f *Forwarder) bounds(steppingDown bool) (spatial, temporal uint8) {
+// bounds are the highest spatial and temporal layer of l to forward; while stepping
+// down only the lowest temporal layer is.
+func (f *Forwarder) bounds(l *Layer, steppingDown bool) (spatial, temporal uint8) {
 	if steppingDown {
 		return anyLayer, 0
 	}
-	return f.spatialBound(f.allowedLocked()), min(f.temporalBound(f.target), f.limit.temporal)
+	return f.spatialBound(l, f.allowedLocked()), min(f.temporalBound(l), f.limit.temporal)
 }
 
 // choose is the layer for a quality: the best one that is live and not above it,
@@ -137,10 +141,10 @@ func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live
 	return best
 }
 
-// spatialBound is the highest spatial layer that a quality asks for. A stream
+// spatialBound is the highest spatial layer of l that a quality asks for. A stream
 // that is one of several has a size of its own.
-func (f *Forwarder) spatialBound(want livekit.VideoQuality) uint8 {
-	if want >= livekit.VideoQuality_HIGH || !f.alone(f.target) {
+func (f *Forwarder) spatialBound(l *Layer, want livekit.VideoQuality) uint8 {
+	if want >= livekit.VideoQuality_HIGH || !f.alone(l) {
 		return anyLayer
 	}
 	return uint8(want)

@@ -13,6 +13,9 @@ const (
 	maxTemporal  = 7
 )
 
+// AllTargets is the mask that has every decode target of any structure.
+const AllTargets = 1<<MaxTargets - 1
+
 // Errors of [Frame.Parse].
 var (
 	ErrShort       = errors.New("dependency descriptor ends early")
@@ -77,7 +80,8 @@ type Frame struct {
 	// brought it, that is, it belongs to a key frame.
 	Structure    *Structure
 	NewStructure bool
-	// Active is the mask of active decode targets; valid when HasActive.
+	// Active is the mask of active decode targets. Without HasActive the packet does
+	// not tell it, and Parse takes all of them.
 	Active    uint32
 	HasActive bool
 
@@ -115,7 +119,7 @@ func (f *Frame) Parse(b []byte, s *Structure) error {
 	}
 	if f.HasActive {
 		f.Active = r.bits(len(f.Structure.Targets))
-	} else if f.NewStructure {
+	} else {
 		f.Active = f.Structure.all()
 	}
 	index := int((id + 64 - f.Structure.idOffset) & 63)

@@ -173,6 +173,19 @@ func (s *vp9State) parse(b []byte, picture int64) {
 	}
 }
 
+// startsKey reports whether a key frame of H.264 or AV1 begins with a payload,
+// whatever came before it: with a sequence parameter set, or a new coded video
+// sequence.
+func startsKey(codec string, b []byte) bool {
+	switch {
+	case len(b) < 4:
+		return false
+	case codec == "video/h264":
+		return b[0]&0x1f == 7 || b[0]&0x1f == 24 && b[3]&0x1f == 7
+	}
+	return codec == "video/av1" && b[0]&0x08 != 0
+}
+
 // keyPayload reports whether a payload of H.264, AV1, or VP8 without an extended
 // descriptor is of a key frame.
 func keyPayload(codec string, b []byte) bool {

@@ -217,7 +217,7 @@ func (r *Receiver) begins(p *packet) bool {
 	}
 	before := r.packets[p.seq-1]
 	if before == nil {
-		return p.seq == r.lowest
+		return p.seq == r.lowest || startsKey(p.codec, p.payload)
 	}
 	return before.padding || before.timestamp != p.timestamp
 }
@@ -436,6 +436,16 @@ func (r *Receiver) Frames() []Frame {
 
 // Dropped says which packets could not be made part of any frame, and why.
 func (r *Receiver) Dropped() []string { return r.dropped }
+
+// Payloads are those of the frame's packets.
+func (f *Frame) Payloads() [][]byte { return f.payload }
+
+// ID is the frame's number in the order of decoding.
+func (f *Frame) ID() int64 { return f.id }
+
+// Needs are the ids of the frames that f depends on. chained: it depends on the one
+// before, whatever its id.
+func (f *Frame) Needs() (ids []int64, chained bool) { return f.refs, f.chained }
 
 // Fragments is how many packets came that are part of no complete frame.
 func (r *Receiver) Fragments() (n int) {

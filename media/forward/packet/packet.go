@@ -188,6 +188,17 @@ func (pl *Pool) Parse(raw []byte, ids *ExtensionMap) (*Packet, error) {
 	return p, nil
 }
 
+// Copy returns a packet with the same content as p, held once by the caller.
+func (pl *Pool) Copy(p *Packet) *Packet {
+	c := pl.get(len(p.buf))
+	c.buf = append(c.buf[:0], p.buf...)
+	c.payload, c.exts = p.payload, p.exts
+	c.SSRC, c.Timestamp, c.Seq, c.PayloadType, c.Marker, c.Size = p.SSRC, p.Timestamp, p.Seq, p.PayloadType, p.Marker, p.Size
+	c.Ext, c.Generation, c.Late, c.Arrival = p.Ext, p.Generation, p.Late, p.Arrival
+	c.Frame, c.PrimarySize, c.VP8, c.VP9, c.DD, c.HasDD = p.Frame, p.PrimarySize, p.VP8, p.VP9, p.DD, p.HasDD
+	return c
+}
+
 func (pl *Pool) get(size int) *Packet {
 	from, capacity, small := &pl.large, MaxSize, false
 	if size <= smallSize {

@@ -48,6 +48,14 @@ func (r *Ring) Get(ext int64) *Packet {
 	return p
 }
 
+// Replace puts p in the place of the packet with its number, which must be held.
+func (r *Ring) Replace(p *Packet) {
+	slot := &r.slots[p.Ext&r.mask]
+	p.Retain()
+	(*slot).Release()
+	*slot = p
+}
+
 // Clear lets go of every packet.
 func (r *Ring) Clear() {
 	if r.held == 0 {

@@ -25,6 +25,7 @@ type Map struct {
 
 	last    int64 // newest incoming number
 	lastOut int64 // newest outgoing number, given or kept for what was lost
+	given   int64 // newest outgoing number that a packet got
 	started bool
 
 	lastPicture    vp8.Values // newest outgoing
@@ -32,12 +33,16 @@ type Map struct {
 }
 
 // Start sets the outgoing number before the first one.
-func (m *Map) Start(before uint16) { m.lastOut = 1<<16 + int64(before) }
+func (m *Map) Start(before uint16) {
+	m.lastOut = 1<<16 + int64(before)
+	m.given = m.lastOut
+}
 
 // Insert counts on for a packet that came in from nowhere, and gives its number.
 // Until Begin it may come at any time.
 func (m *Map) Insert() int64 {
 	m.lastOut++
+	m.given = m.lastOut
 	return m.lastOut
 }
 
@@ -54,8 +59,10 @@ func (m *Map) NextPicture() vp8.Values {
 }
 
 // Begin takes in as the next packet of a new source, or of the same source
-// after a pause: what came before is over, late packets of it included.
+// after a pause: what came before is over, late packets of it included, so that
+// the numbers that were kept for them last are free.
 func (m *Map) Begin(in int64, picture vp8.Values) {
+	m.lastOut = m.given
 	s := span{first: in, offset: in - (m.lastOut + 1)}
 	if m.started {
 		next := vp8.Values{
@@ -76,6 +83,7 @@ func (m *Map) Begin(in int64, picture vp8.Values) {
 func (m *Map) Pass(in int64, picture vp8.Values) (out int64, off vp8.Values) {
 	s := &m.spans[m.head]
 	m.last, m.lastOut = in, in-s.offset
+	m.given = m.lastOut
 	m.lastPicture = picture.Sub(s.picture)
 	return m.lastOut, s.picture
 }
@@ -107,10 +115,19 @@ func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
 	for i := range m.count {
 		s := &m.spans[(m.head-i+history)%history]
 		if s.first <= in {
+			m.given = max(m.given, in-s.offset)
 			return in - s.offset, s.picture, true
 		}
 	}
 	return 0, off, false
+}
+
+// Follow takes in the numbers of a picture that goes out late: what begins later
+// comes after it, too.
+func (m *Map) Follow(picture vp8.Values) {
+	if ahead := (picture.PictureID - m.lastPicture.PictureID) & 0x7fff; ahead != 0 && ahead < 0x4000 {
+		m.lastPicture = picture
+	}
 }
 
 // Last is the newest incoming number.

@@ -40,6 +40,35 @@ func TestDropsLeaveNoGap(t *testing.T) {
 	require.False(t, ok, "of before the new source")
 }
 
+// Numbers that were kept for lost packets are free once what comes late is refused:
+// receivers would ask for them again and again.
+func TestNothingIsMissingBeforeANewSource(t *testing.T) {
+	var m Map
+	m.Start(99)
+	m.Begin(1000, vp8.Values{})
+	out, _ := m.Pass(1000, vp8.Values{})
+	require.EqualValues(t, 100, out&0xffff)
+	m.Drop(1004, -1) // 1001 to 1003 were lost
+	m.Begin(5, vp8.Values{})
+	out, _ = m.Pass(5, vp8.Values{})
+	require.EqualValues(t, 101, out&0xffff)
+}
+
+// A picture that goes out late counts for what comes after it.
+func TestPicturesThatComeLate(t *testing.T) {
+	var m Map
+	v := func(picture uint16, tl0 uint8) vp8.Values { return vp8.Values{PictureID: picture, TL0PicIdx: tl0} }
+	m.Begin(1, v(0x7fff, 255))
+	m.Pass(1, v(0x7fff, 255))
+	m.Drop(3, 1)
+	_, off, ok := m.Late(2)
+	require.True(t, ok)
+	m.Follow(v(0, 0).Sub(off))
+	m.Begin(50, v(300, 9))
+	_, off = m.Pass(50, v(300, 9))
+	require.Equal(t, v(1, 1), vp8.Values{PictureID: v(300, 9).Sub(off).PictureID, TL0PicIdx: v(300, 9).Sub(off).TL0PicIdx})
+}
+
 func TestVP8Numbers(t *testing.T) {
 	var m Map
 	v := func(picture uint16, tl0, key uint8) vp8.Values {

@@ -1,0 +1,598 @@
+package forward
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward/modelreceiver"
+)
+
+// script is a replay of which every packet is known again by its receiver, so that
+// what it gets can be held against what it ought to get: a subscriber is owed all
+// frames of the layer that it wants from the layer's first key frame on after it
+// asked, and those of the layer before until then.
+type script struct {
+	*play
+	described bool
+	sources   []*source
+	receivers []*modelreceiver.Receiver
+	events    []event
+	packets   []*stamped
+	now       int // index of the event
+	owed      int // frames that were owed to the subscriber
+	reordered bool
+
+	// What the subscriber wants, as the tests did it.
+	want   livekit.VideoQuality // OFF: paused
+	muted  bool
+	closed bool
+	backup bool // it is to get the backup codec
+	rising bool // something of the stream is forwarded, but not what is wanted
+
+	current *period
+	periods []*period
+
+	salt byte // of the sources that were added last
+
+	// On the way down.
+	random  *rand.Rand
+	losing  int // of a thousand packets
+	lossy   bool
+	breaks  []time.Duration // when what was sent before cannot be repeated any more
+	begin   time.Time
+	keys    int // key frames that began to arrive
+	waiting []rtp.Packet
+	nacks   []nackDue
+}
+
+// source is one stream of packets that a publisher sends.
+type source struct {
+	tape   *tape
+	index  int // of the tape's layer
+	backup bool
+	layer  *Layer
+	ssrc   uint32
+	frames map[int]*frameState
+	newest int64         // number of the newest packet that arrived
+	left   int64         // newest when something else was forwarded last
+	over   bool          // another took its place
+	until  time.Duration // when it ends
+}
+
+// frameState is what is known of a frame.
+type frameState struct {
+	source     *source
+	first      int64
+	spatial    int
+	key        bool
+	packets    int
+	arrived    int
+	begun      bool // its first packet is part of the script
+	ended      bool
+	complete   int // event
+	missing    int // packets that were lost on the way down and did not come again
+	ready      int // event with which all that it needs was there
+	at         time.Duration
+	decodable  bool // from what arrived of its source
+	decoded    bool
+	timestamps uint32
+}
+
+// period is a time in which a source is forwarded.
+type period struct {
+	source     *source
+	from       int64 // number of its first packet
+	spatial    int
+	begin, end int // events
+}
+
+// stamped is a packet of the script.
+type stamped struct {
+	taped
+	source *source
+	lost   bool
+	came   bool
+	keys   int // how many key frames had come when it was lost on the way down
+}
+
+type event struct {
+	at     time.Duration
+	packet *stamped
+	do     func()
+}
+
+type nackDue struct {
+	at     time.Time
+	number uint16
+}
+
+const stampSize = 8
+
+// newScript begins a script with the packets of a tape from one time to another.
+func newScript(t testing.TB, tp *tape, described bool, from, to time.Duration, r *rand.Rand) *script {
+	s := &script{play: newPlay(t, tp, described), described: described, want: livekit.VideoQuality_HIGH, random: r}
+	s.receivers = append(s.receivers, s.model)
+	s.link = s.deliver
+	s.addSources(tp, s.layers, from, to, 0, false, 0)
+	return s
+}
+
+// addSources adds the packets of a tape; they come from the time after on. salt makes
+// their SSRCs differ from those of other sources.
+func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Duration, backup bool, salt byte) []*source {
+	var fresh []*source
+	for i := range tp.Layers {
+		fresh = append(fresh, &source{tape: tp, index: i, backup: backup, layer: layers[i], frames: map[int]*frameState{}, newest: -1, left: -1, until: 1 << 62})
+	}
+	s.sources = append(s.sources, fresh...)
+	for _, p := range tp.window(from, from+time.Duration(s.random.Int64N(int64(to-from))), to, s.random) {
+		p = p.of(salt)
+		p.At += after
+		st := &stamped{taped: p, source: fresh[p.layer]}
+		if p.p != nil {
+			st.stamp(len(s.packets))
+			s.packets = append(s.packets, st)
+			st.source.note(st)
+		}
+		s.events = append(s.events, event{at: p.At, packet: st})
+	}
+	return fresh
+}
+
+// of is the packet as another source sends it.
+func (p taped) of(salt byte) taped {
+	p.Raw = slices.Clone(p.Raw)
+	at := 8
+	if p.RTCP {
+		at = 4
+	}
+	binary.BigEndian.PutUint32(p.Raw[at:], binary.BigEndian.Uint32(p.Raw[at:])^uint32(salt)<<24)
+	return p
+}
+
+// stamp ends the payload with the packet's index. The bytes before it end the search
+// of those that look for units in payloads.
+func (p *stamped) stamp(index int) {
+	b := append(p.Raw, 0xff, 0xff, 0xff, 0xff)
+	p.Raw = binary.BigEndian.AppendUint32(b, uint32(index))
+}
+
+func (src *source) note(p *stamped) {
+	f := src.frames[p.frame]
+	if f == nil {
+		f = &frameState{source: src, first: p.seq, spatial: int(p.p.Frame.Spatial), at: p.At}
+		src.frames[p.frame] = f
+	}
+	f.packets++
+	f.first = min(f.first, p.seq)
+	f.begun = f.begun || p.start
+	f.ended = f.ended || p.end
+	f.key = f.key || p.key
+}
+
+// at has something done at a time.
+func (s *script) at(when time.Duration, do func()) {
+	s.events = append(s.events, event{at: when, do: do})
+}
+
+// between are the packets with payload in a time.
+func (s *script) between(from, to time.Duration) (list []*stamped) {
+	for _, p := range s.packets {
+		if p.At >= from && p.At < to {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// setWant says what the subscriber wants, OFF for nothing.
+func (s *script) setWant(q livekit.VideoQuality) {
+	if q == s.want || s.closed {
+		return
+	}
+	s.rising = s.svc() && s.current != nil && q != livekit.VideoQuality_OFF
+	if q == livekit.VideoQuality_OFF || s.want == livekit.VideoQuality_OFF || s.svc() {
+		s.leave()
+	}
+	s.want = q
+	s.f.SetSettings(Settings{Quality: q, Disabled: q == livekit.VideoQuality_OFF})
+}
+
+func (s *script) setMuted(muted bool) {
+	if s.muted == muted {
+		return
+	}
+	s.rising = false
+	s.leave()
+	s.muted = muted
+	s.track.SetMuted(muted)
+}
+
+func (s *script) unsubscribe() {
+	if s.closed {
+		return
+	}
+	s.rising = false
+	s.leave()
+	s.closed = true
+	s.f.Close()
+}
+
+func (s *script) resubscribe() {
+	if !s.closed {
+		return
+	}
+	s.subscribe(s.described)
+	s.receivers = append(s.receivers, s.model)
+	s.closed, s.want = false, livekit.VideoQuality_HIGH
+	s.waiting, s.nacks = nil, nil
+}
+
+func (s *script) svc() bool { return len(s.tape.Layers) == 1 }
+
+// leave ends the period.
+func (s *script) leave() {
+	if s.current == nil {
+		return
+	}
+	s.current.end = s.now
+	s.current.source.left = s.current.source.newest
+	s.current = nil
+}
+
+// target is the source that is wanted.
+func (s *script) target() *source {
+	if s.muted || s.closed || s.want == livekit.VideoQuality_OFF {
+		return nil
+	}
+	var best *source
+	for _, src := range s.sources {
+		if src.over || src.backup != s.backup || src.newest < 0 {
+			continue
+		}
+		switch {
+		case len(src.tape.Layers) == 1:
+			return src
+		case best == nil, best.index > int(s.want) && src.index < best.index, src.index <= int(s.want) && src.index > best.index:
+			best = src
+		}
+	}
+	return best
+}
+
+// arrive follows what ought to be forwarded.
+func (s *script) arrive(p *stamped) {
+	src := p.source
+	if src.newest < 0 {
+		for _, other := range s.sources {
+			if other != src && other.layer == src.layer && !other.over && other.newest >= 0 {
+				other.over = true
+				if s.current != nil && s.current.source == other {
+					s.leave()
+				}
+			}
+		}
+	}
+	p.came = true
+	overtaken := src.newest - p.seq
+	src.newest = max(src.newest, p.seq)
+	f := src.frames[p.frame]
+	if f.arrived++; f.arrived == f.packets {
+		f.complete = s.now
+	}
+	target := s.target()
+	if src != target || s.current != nil && s.current.source == src || !p.key || p.seq <= src.left || overtaken > maxCatchUp {
+		return
+	}
+	if s.rising && overtaken > 0 {
+		return // what of it was left out comes no more
+	}
+	s.rising = false
+	s.leave()
+	s.current = &period{source: src, from: p.seq, begin: s.now, end: 1 << 30, spatial: int(s.want)}
+	s.periods = append(s.periods, s.current)
+}
+
+// deliver takes a packet to the receiver, or loses it.
+func (s *script) deliver(h *rtp.Header, payload []byte) {
+	// Receivers throw away what comes before the structure that it needs, so that one
+	// is not lost.
+	p := s.stampOf(payload)
+	if h.SSRC == s.cfg.SSRC && s.losing > 0 && (p == nil || !p.key) && !s.breaking() && s.random.IntN(1000) < s.losing {
+		s.nacks = append(s.nacks, nackDue{time.Now().Add(repeatAfter), h.SequenceNumber})
+		if p != nil {
+			p.source.frames[p.frame].missing++
+			p.keys = s.keys
+		}
+		return
+	}
+	switch {
+	case p == nil:
+	case h.SSRC != s.cfg.SSRC && p.keys == s.keys:
+		p.source.frames[p.frame].missing--
+	case p.key:
+		s.keys++
+	}
+	if s.model.Write(h, payload) != nil {
+		s.t.Error("the receiver refuses a packet")
+	}
+}
+
+// repeatAfter is when a packet that was lost on the way down is asked for again.
+const repeatAfter = 20 * time.Millisecond
+
+// breaking reports whether what is lost now could not be repeated.
+func (s *script) breaking() bool {
+	now := time.Since(s.begin)
+	return slices.ContainsFunc(s.breaks, func(at time.Duration) bool { return now <= at && at <= now+10*repeatAfter })
+}
+
+func (s *script) repair() {
+	for len(s.nacks) > 0 && !s.nacks[0].at.After(time.Now()) {
+		n := s.nacks[0].number
+		s.nacks = s.nacks[1:]
+		s.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: s.cfg.SSRC, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{n})}})
+	}
+}
+
+// run plays the script and judges what came.
+func (s *script) run(what string) {
+	s.t.Helper()
+	slices.SortStableFunc(s.events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	s.begin = time.Now()
+	for i, e := range s.events {
+		time.Sleep(time.Until(s.begin.Add(e.at)))
+		s.now = i
+		s.repair()
+		switch p := e.packet; {
+		case e.do != nil:
+			e.do()
+		case p.lost || p.At >= p.source.until:
+		case p.RTCP && p.source.layer != nil:
+			if decoded, err := rtcp.Unmarshal(p.Raw); err == nil {
+				p.source.layer.HandleRTCP(decoded)
+			}
+		default:
+			if p.source.layer == nil {
+				continue
+			}
+			if p.p != nil && !p.source.over {
+				s.arrive(p)
+			}
+			p.source.layer.WriteRTP(p.Raw, time.Now())
+			p.source.layer.Flush()
+		}
+	}
+	for range 5 {
+		time.Sleep(50 * time.Millisecond)
+		s.repair()
+	}
+	time.Sleep(time.Second)
+	for _, r := range s.receivers {
+		r.Tick()
+	}
+	s.judge(what)
+	s.track.Close()
+}
+
+// stampOf is the packet of the script that a payload is of.
+func (s *script) stampOf(payload []byte) *stamped {
+	if len(payload) < stampSize {
+		return nil
+	}
+	i := int(binary.BigEndian.Uint32(payload[len(payload)-4:]))
+	if i >= len(s.packets) {
+		return nil
+	}
+	return s.packets[i]
+}
+
+func (s *script) frameOf(f *modelreceiver.Frame) *frameState {
+	p := s.stampOf(f.Payloads()[0])
+	if p == nil {
+		return nil
+	}
+	return p.source.frames[p.frame]
+}
+
+// maxStale is how much older than what was shown a frame may be: layers differ in
+// how long they take.
+const maxStale = 200 * time.Millisecond
+
+func (s *script) judge(what string) {
+	s.t.Helper()
+	for _, src := range s.sources {
+		s.decodeAll(src)
+	}
+	for _, r := range s.receivers {
+		frames := r.Frames()
+		slices.SortStableFunc(frames, func(a, b modelreceiver.Frame) int { return cmp.Compare(a.First, b.First) })
+		var last uint32
+		var newest time.Duration
+		any := false
+		for i := range frames {
+			f := &frames[i]
+			known := s.frameOf(f)
+			if known == nil {
+				require.False(s.t, f.Decoded.IsZero(), "%s: a frame that the forwarder made cannot be decoded", what)
+				continue
+			}
+			if f.Decoded.IsZero() {
+				if known.decodable && !s.interrupted(known) {
+					require.Fail(s.t, what, "frame %d of %s (timestamp %d, at %v, key %t, spatial %d, temporal %d): %s",
+						i, known.source.name(), f.Timestamp, known.at, f.Key, f.Spatial, f.Temporal, f.Why)
+				}
+				continue
+			}
+			known.decoded = true
+			if any {
+				require.GreaterOrEqual(s.t, int32(f.Timestamp-last), int32(0), "%s: frame %d goes back in time", what, i)
+			}
+			any, last = true, f.Timestamp
+			require.GreaterOrEqual(s.t, known.at, newest-maxStale, "%s: frame %d is older than one before", what, i)
+			newest = max(newest, known.at)
+		}
+		require.Empty(s.t, slices.DeleteFunc(slices.Clone(r.Dropped()), func(why string) bool {
+			return s.reordered && strings.Contains(why, "older than the last one") || // it came that late
+				s.lossy && strings.Contains(why, "cannot be read") // a key frame came before it
+		}), what)
+	}
+	for _, p := range s.periods {
+		tops := p.tops()
+		for _, f := range p.source.frames {
+			if f.first < p.from || !f.decodable || f.ready >= p.end || f.spatial != tops(f.first) {
+				continue
+			}
+			s.owed++
+			if !f.decoded {
+				require.Fail(s.t, what, "frame of %s at %v (packet %d, key %t, spatial %d) is missing in the period from %v to %v",
+					p.source.name(), f.at, f.first, f.key, f.spatial, s.events[p.begin].at, s.events[min(p.end, len(s.events)-1)].at)
+			}
+		}
+	}
+}
+
+func (src *source) name() string {
+	return fmt.Sprintf("%s layer %d (backup %t, %d)", src.tape.name, src.index, src.backup, src.ssrc)
+}
+
+// tops is the spatial layer that is owed at each packet: the highest that is wanted
+// and that the stream has from a key frame to the next.
+func (p *period) tops() func(first int64) int {
+	if len(p.source.tape.Layers) > 1 {
+		return func(int64) int { return 0 }
+	}
+	want := p.spatial
+	if want >= int(livekit.VideoQuality_HIGH) {
+		want = 255
+	}
+	var keys []int64
+	top := map[int64]int{}
+	for _, f := range p.source.frames {
+		if f.key {
+			keys = append(keys, f.first)
+		}
+	}
+	slices.Sort(keys)
+	keyOf := func(first int64) int64 {
+		i, found := slices.BinarySearch(keys, first)
+		switch {
+		case found:
+			return keys[i]
+		case i == 0:
+			return -1
+		}
+		return keys[i-1]
+	}
+	for _, f := range p.source.frames {
+		if k := keyOf(f.first); f.spatial <= want {
+			top[k] = max(top[k], f.spatial)
+		}
+	}
+	return func(first int64) int { return top[keyOf(first)] }
+}
+
+// interrupted reports whether something changed while what f needs was missing.
+func (s *script) interrupted(f *frameState) bool {
+	for i := f.complete + 1; i <= f.ready && i < len(s.events); i++ {
+		if s.events[i].do != nil || slices.ContainsFunc(s.periods, func(p *period) bool { return p.end == i }) {
+			return true
+		}
+	}
+	return false
+}
+
+// decodeAll finds what can be decoded of what arrived of a source.
+func (s *script) decodeAll(src *source) {
+	now := time.Now()
+	cfg := modelreceiver.Config{Now: func() time.Time {
+		now = now.Add(time.Second) // nothing more is to come
+		return now
+	}}
+	if s.described {
+		cfg.DescriptorID = src.tape.DescriptorID
+	}
+	var packets []*stamped
+	for _, p := range s.packets {
+		if p.source == src && p.came {
+			packets = append(packets, p)
+		}
+	}
+	slices.SortStableFunc(packets, func(a, b *stamped) int { return cmp.Compare(a.seq, b.seq) })
+	var direct *modelreceiver.Receiver
+	for _, p := range packets {
+		var h rtp.Header
+		n, err := h.Unmarshal(p.Raw)
+		require.NoError(s.t, err)
+		if direct == nil {
+			src.ssrc, cfg.SSRC = h.SSRC, h.SSRC
+			cfg.Codecs = map[uint8]string{h.PayloadType: src.tape.MimeType}
+			direct = modelreceiver.New(cfg)
+		}
+		require.NoError(s.t, direct.Write(&h, p.Raw[n:]))
+	}
+	if direct == nil {
+		return
+	}
+	known := map[int64]*frameState{}
+	var before *frameState
+	for _, f := range direct.Frames() {
+		k := s.frameOf(&f)
+		known[f.ID()] = k
+		k.decodable = !f.Decoded.IsZero() && k.begun && k.ended && k.arrived == k.packets && k.missing == 0
+		k.ready = k.complete
+		need := func(other *frameState) {
+			switch {
+			case other == nil:
+			case !other.decodable:
+				k.decodable = false
+			default:
+				k.ready = max(k.ready, other.ready)
+			}
+		}
+		ids, chained := f.Needs()
+		for _, id := range ids {
+			need(known[id])
+		}
+		if chained {
+			need(before)
+		}
+		before = k
+	}
+	src.leaveOutOverdue()
+}
+
+// leaveOutOverdue takes for what cannot be decoded all frames that are complete, with
+// what they need, only after one that follows them.
+func (src *source) leaveOutOverdue() {
+	var frames []*frameState
+	for _, f := range src.frames {
+		if f.decodable {
+			frames = append(frames, f)
+		}
+	}
+	slices.SortFunc(frames, func(a, b *frameState) int { return cmp.Compare(b.first, a.first) })
+	next := 1 << 30 // event at which one that follows was ready
+	for _, f := range frames {
+		f.decodable = f.ready <= next
+		next = min(next, f.ready)
+	}
+}
+
+// everyScript runs a test for each recording, with descriptors and without.
+func everyScript(t *testing.T, test func(t *testing.T, tp *tape, described bool, r *rand.Rand)) {
+	everyTape(t, func(t *testing.T, tp *tape, described bool) {
+		test(t, tp, described, rand.New(rand.NewPCG(uint64(len(tp.name)), uint64(tp.name[0]))))
+	})
+}
