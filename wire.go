@@ -35,7 +35,7 @@ import (
 // The parts of [stopBound] that the steps of a stop may take.
 const (
 	// For clients to hang up after they were told to come back. Most do within a
-	// round trip; whoever is kept waiting for the others grows slower to try again.
+	// round trip; a client that is kept waiting for the others grows slower to try again.
 	clientsBound  = 1500 * time.Millisecond
 	requestsBound = 2 * time.Second // for running requests
 	outboxBound   = 2 * time.Second // for what is due to the webhooks
@@ -266,7 +266,7 @@ func (p *program) close(ctx context.Context) error {
 		p.events.Close()
 	}
 	if p.signal != nil {
-		// Who has not hung up by then is cut off with its request's context.
+		// A client that has not hung up by then is cut off with its request's context.
 		_ = within(ctx, clientsBound, p.signal.Wait)
 	}
 	if p.requests != nil {
@@ -362,7 +362,7 @@ func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log 
 	})
 }
 
-// pruneSessions forgets who left the open rooms, which may never end, until ctx
+// pruneSessions forgets sessions that left the open rooms, which may never end, until ctx
 // ends. It looks at every open room, so it does not do it often.
 func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
 	var at rooms.RoomCursor

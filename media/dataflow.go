@@ -10,7 +10,7 @@ import (
 const (
 	maxFlowWaiting = 8 << 20   // bytes of one sender, then its client waits
 	maxDataWaiting = 256 << 20 // bytes of all, then each has one message under way at a time
-	crowdedQueue   = 8 << 20   // bytes that wait for one receiver, then likewise of those that wait there
+	crowdedQueue   = 8 << 20   // bytes that wait for one receiver, then a sender of any of them waits
 	minDataRate    = 12_500    // bytes a second that a receiver takes at least while a sender waits for it
 
 	messageOverhead = 64 // counted for a message beside its bytes
@@ -102,7 +102,7 @@ func (f *dataFlow) over(limit int, total int64) (bool, <-chan struct{}) {
 	return f.bytes > limit || f.bytes > 0 && (f.total.Load() > total || f.crowdedLocked()), f.eased
 }
 
-// crowdedLocked reports whether much waits, of whomever, where something of this
+// crowdedLocked reports whether much waits, of any sender, where something of this
 // flow does: many senders together are not to fill a receiver's queue.
 func (f *dataFlow) crowdedLocked() bool {
 	for o := range f.at {

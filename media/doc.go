@@ -16,7 +16,7 @@
 //     section when one is free.
 //
 // Who owns what: a Peer has one goroutine, its loop, that owns negotiation,
-// publications and subscriptions; whoever wants something of a peer posts to the
+// publications and subscriptions; a caller that wants something of a peer posts to the
 // loop and goes on. Received packets do not pass through the loop: an ingress
 // takes them on the transport's own reading goroutine and gives them straight to
 // their layer (package media/forward). Data messages arrive on one goroutine per

@@ -340,7 +340,7 @@ func (s *rtpStream) Close() error {
 	return nil
 }
 
-// rtcpStream is the RTCP that concerns one SSRC, given to whoever asked for it.
+// rtcpStream is the RTCP that concerns one SSRC, given to the function that asked for it.
 type rtcpStream struct {
 	in     *ingress
 	ssrc   uint32
@@ -388,8 +388,8 @@ func reads(packet []byte) bool {
 }
 
 // takeFeedback gives transport-wide feedback to the downlink that judges the path. It
-// reports whether the packet was feedback. Of a compound that concerns several SSRCs each stream gets
-// a copy: feedback is taken from the one it names.
+// reports whether the packet was feedback. Of a compound that concerns several SSRCs
+// each stream gets a copy: feedback is taken from the one it names.
 func (s *rtcpStream) takeFeedback(packet []byte) bool {
 	if rtcp.PacketType(packet[1]) != rtcp.TypeTransportSpecificFeedback || packet[0]&0x1f != rtcp.FormatTCC {
 		return false

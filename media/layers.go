@@ -99,7 +99,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	p.tellSoon(pub)
 }
 
-// replaceTrack begins a publication's media anew: the client sends another codec
+// replaceTrack begins a publication's media again: the client sends another codec
 // than we had reason to expect, which those who forward the track cannot send. What
 // is published next, under the same SID, has other media in place of these.
 func (p *Peer) replaceTrack(pub *publication) {
@@ -181,7 +181,7 @@ func (u *upStream) sink(packet []byte, arrival time.Time) {
 	u.layer.WriteRTP(packet, arrival)
 }
 
-// reopen makes a stream's layer anew. A client that sends RED may begin with plain
+// reopen makes a stream's layer again. A client that sends RED may begin with plain
 // Opus, which says nothing of what follows.
 func (u *upStream) reopen() {
 	if u.layer != nil && slices.Contains(u.s.streams, u) {

@@ -66,7 +66,7 @@ func mids(sections []offeredSection) []string {
 }
 
 // rejectUnusable rejects the sections of a client's offer that nothing can come of:
-// of an unknown kind (m=text), or in codecs of which we have none. The other
+// of an unknown kind (m=text), or in codecs that we do not have. The other
 // sections are not to suffer from them.
 func (c codecSet) rejectUnusable(offered []offeredSection) {
 	for i := range offered {

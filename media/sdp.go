@@ -18,7 +18,7 @@ const (
 	maxAttributes  = 1000    // of a section: browsers write some 200
 	maxFormats     = 128     // of a section: all payload types there are
 	maxSSRCs       = 32      // of a section: more are not looked at
-	maxRIDs        = 8       // likewise
+	maxRIDs        = 8       // of a section: more are not looked at
 )
 
 // section is one m-line of a description, as far as we care.

@@ -43,7 +43,7 @@ type transport struct {
 	restarts      allowance                 // of ICE, by the client's descriptions
 	trickled      int                       // candidates of the client since ICE began
 	held          *webrtc.ICECandidate      // ours, waiting to know whether it is the last
-	mids          []string                  // of the last offer, whoever made it, by m-line
+	mids          []string                  // of the last offer, the client's or ours, by m-line
 
 	// Our offers (role subscriber).
 	offered     bool // an offer waits for its answer

@@ -141,7 +141,7 @@ func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.Part
 	})
 }
 
-// Participant returns one participant, also one who is expected back after a
+// Participant returns one participant, also one that is expected back after a
 // restart.
 func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
@@ -155,7 +155,7 @@ func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livek
 	})
 }
 
-// askParticipant asks the room about a participant who is in it;
+// askParticipant asks the room about a participant that is in it;
 // [ErrNoParticipant] at once if there is none. Whose join is on its way to the
 // disk is waited for.
 func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string, f func(*Room, *Participant, answer[T])) (T, error) {
@@ -261,7 +261,7 @@ func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParti
 	return rs.EditParticipant(ctx, req.Room, req.Identity, e)
 }
 
-// ParticipantEdit is a change of a participant who is in a room.
+// ParticipantEdit is a change of a participant that is in a room.
 type ParticipantEdit struct {
 	Name, Metadata string            // empty leaves it as it is
 	Attributes     map[string]string // set one by one; an empty value deletes
@@ -273,8 +273,8 @@ type ParticipantEdit struct {
 	If func(*livekit.ParticipantInfo) bool
 }
 
-// EditParticipant changes what a participant is and may do; a permission is
-// enforced at once. Who is expected back after a restart comes back as changed.
+// EditParticipant changes what a participant is and may do; a permission is enforced at
+// once. A participant that is expected back after a restart comes back as changed.
 func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (*livekit.ParticipantInfo, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
 		if s := r.expected[identity]; s != nil {
@@ -298,7 +298,7 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 	})
 }
 
-// editExpected is EditParticipant for one of whom only the row is here.
+// editExpected is EditParticipant for a participant of which only the row is here.
 func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
 	p := &Participant{
 		sid: s.SID, identity: s.Identity, info: proto.CloneOf(s.Info), joinedMs: s.JoinedMs, activeMs: s.ActiveMs,

@@ -23,7 +23,7 @@ const (
 	Internal     Code = "internal"            // our fault; the text is for the log
 )
 
-// Error is a failure that whoever asked may be told of: Msg says what was asked
+// Error is a failure that the caller may be told of: Msg says what was asked
 // and what to do about it.
 type Error struct {
 	Code Code

@@ -127,14 +127,14 @@ func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []r
 	r.changed(s)
 }
 
-// nowhere is the outlet of who has no client.
+// nowhere is the outlet of a shadow, which has no client.
 type nowhere struct{}
 
 func (nowhere) Send(*Message) bool          { return true }
 func (nowhere) Leave(*livekit.LeaveRequest) {}
 func (nowhere) Attached() bool              { return true }
 
-// absent is the media of who has none of its own.
+// absent is the media of a shadow, which has none of its own.
 type absent struct{}
 
 func (absent) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}

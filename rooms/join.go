@@ -17,8 +17,8 @@ import (
 // JoinRequest is what the edge knows of a client that wants in.
 type JoinRequest struct {
 	Room string
-	// Info is who joins, by its token and its own wishes: identity, name, kind,
-	// metadata, attributes, permission, client protocol, capabilities.
+	// Info is the participant that joins, by its token and its own wishes: identity,
+	// name, kind, metadata, attributes, permission, client protocol, capabilities.
 	Info *livekit.ParticipantInfo
 	// MayCreate: the token has the roomCreate grant.
 	MayCreate bool
@@ -39,7 +39,7 @@ type JoinRequest struct {
 	// OnChange is called when name, metadata, attributes or permission changed,
 	// so that the edge gives the client a fresh token. It must not block.
 	OnChange func(*livekit.ParticipantInfo)
-	// Token makes a token for a participant who was moved to a room. It must not
+	// Token makes a token for a participant that was moved to a room. It must not
 	// block; nil = none.
 	Token func(room string, info *livekit.ParticipantInfo) string
 }
@@ -52,7 +52,7 @@ type Snapshot struct {
 	// SIFTrailer marks frames that the server made, so that an end-to-end
 	// encrypted client does not try to decrypt them. It is the room's, and secret.
 	SIFTrailer []byte
-	// Departed are the newest who left: a client that resumes may have missed it.
+	// Departed are the newest sessions to leave: a client that resumes may have missed it.
 	Departed []*livekit.ParticipantInfo
 	// Resumed tells that the session of before a restart was taken up.
 	Resumed bool
@@ -64,9 +64,9 @@ type joined struct {
 }
 
 // Join lets a participant into the open room of the name, which is made if need
-// be and allowed. It returns when the join is on disk. Whoever is in the room
-// under the same identity is replaced; who was in it when the last process went
-// away takes its session up again. The caller attaches a peer next.
+// be and allowed. It returns when the join is on disk. A participant that
+// is in the room under the same identity is replaced; one that was in it when the last
+// process ended takes its session up again. The caller attaches a peer next.
 //
 // A join that races with the room's end either is in before the end, and the
 // end does not happen, or opens a new room.
@@ -195,7 +195,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	identity := req.Info.Identity
 	old, back := r.participants[identity], r.expected[identity]
 	again := letter{run: func() { r.join(req, reply) }, retired: func() { reply(joined{}, errRetired) }}
-	if s := r.seats[identity]; s != nil { // who comes first is served first
+	if s := r.seats[identity]; s != nil { // the first to come is served first
 		s.waiting = append(s.waiting, again)
 		return
 	}
@@ -213,7 +213,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		})
 		old, back = nil, r.expected[identity]
 	}
-	// Who is replaced goes whatever becomes of the join. Its client has gone most
+	// The replaced participant goes whatever becomes of the join. Its client has gone most
 	// often, and comes again; kept until the join is on disk it would be both there
 	// and replaced while it goes on publishing. What the others see is a change of
 	// session; of its leaving they are told if no successor takes its place.
@@ -358,13 +358,13 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 // inherit keeps for p what was decided in the session of its identity before,
 // which it continues, takes the place of, or which left lately.
 //
-// A token from before the permission was decided does not undo that; a later one
-// is the newer decision. A token's time in whole seconds may be anywhere in its second:
-// in the second of the decision the decision holds, unless the time has a fraction by
-// which the token is known to be the later. So it is with name, metadata and attributes in a new
-// session, where who left of its own will comes as its token says; a session that
-// goes on after a restart keeps them, since an app may well make a new token for
-// each connection without looking at them.
+// A token from before the permission was decided does not undo that; a later one is the
+// newer decision. A token's time in whole seconds may be anywhere in its second: in the
+// second of the decision the decision holds, unless the time has a fraction by which
+// the token is known to be the later. So it is with name, metadata and attributes in a
+// new session, where a participant that left of its own will comes as its token says; a
+// session that goes on after a restart keeps them, since an app may well make a new
+// token for each connection without looking at them.
 func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	info := proto.CloneOf(previous.Info)
 	if previous.PermittedMs > 0 {
@@ -382,7 +382,7 @@ func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 }
 
 // lately is the newest session of that identity which left; nil if there is none
-// among the newest who left.
+// among the newest to leave.
 func (r *Room) lately(identity string) *Session {
 	for i := range slices.Backward(r.departed) {
 		if r.departed[i].Identity == identity {
@@ -419,8 +419,8 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 	return events
 }
 
-// expectAgain puts back among the expected who came back after a restart and was
-// lost again before its media was there, as happens while a network or a busy
+// expectAgain puts back among the expected a participant that came back after a restart
+// and was lost again before its media was there, as happens while a network or a busy
 // machine recovers. It reports false if p has had media, or the grace is over.
 func (r *Room) expectAgain(p *Participant) bool {
 	if p.activeMs == 0 || p.info.State == livekit.ParticipantInfo_ACTIVE || r.alarms[alarmGrace].IsZero() {

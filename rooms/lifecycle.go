@@ -78,7 +78,7 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 	})
 }
 
-// recount counts anew who is in the room.
+// recount counts again how many are in the room.
 func (r *Room) recount() {
 	r.rec.NumParticipants, r.rec.NumPublishers, r.rec.ActiveRecording = 0, 0, false
 	count := func(info *livekit.ParticipantInfo) {
@@ -116,8 +116,8 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 	r.failRPCs()
 }
 
-// vanish makes the room no longer live: its row has ended. Whoever waits for it
-// is told to look the name up again.
+// vanish makes the room no longer live: its row has ended. A caller that waits
+// for it is told to look the name up again.
 func (r *Room) vanish() {
 	r.gone = true
 	r.dismiss(livekit.DisconnectReason_ROOM_CLOSED)
@@ -183,7 +183,7 @@ func (r *Room) deadlineOver(now time.Time) {
 	})
 }
 
-// graceOver: who was expected back and is not here has left.
+// graceOver: a participant that was expected back and is not here has left.
 func (r *Room) graceOver() {
 	if len(r.expected) == 0 || r.stopped {
 		return

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// errRetired tells whoever asked a room that it is no longer live: look it up again.
+// errRetired tells a caller that the room is no longer live: look it up again.
 var errRetired = errors.New("room is no longer live")
 
 // letter is one thing a room is asked to do, on its own goroutine.

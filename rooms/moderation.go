@@ -7,8 +7,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// ErrBanned and ErrRevoked are said to whoever tries to join, or calls the API
-// by a token for joining.
+// ErrBanned and ErrRevoked are the answers to a client that tries to join, or
+// calls the API by a token for joining.
 var (
 	ErrBanned  = &Error{Denied, "this identity is banned from the room"}
 	ErrRevoked = &Error{Denied, "this token has been revoked: ask for a new one"}
@@ -33,9 +33,9 @@ func (rs *Rooms) Admissible(ctx context.Context, room, identity string, issuedMs
 	return nil
 }
 
-// CanResume fails if who asks for its session back is banned, or has a token that
-// was revoked: unless the token was given in that very session, since who is in
-// the room stays.
+// CanResume fails if the client that asks for its session back is banned, or has a
+// token that was revoked: unless the token was given in that very session, since a
+// participant that is in the room stays.
 func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
 	err := rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs)
 	if !errors.Is(err, ErrRevoked) || req.Session == "" {
@@ -79,7 +79,7 @@ func (rs *Rooms) checkBan(b *Ban) error {
 }
 
 // Revoke makes tokens of an identity that were issued before notBeforeMs worthless
-// for rooms of that name, durably. Who is in the room stays.
+// for rooms of that name, durably. A participant that is in the room stays.
 func (rs *Rooms) Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "revocations cannot be stored here")

@@ -8,16 +8,16 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// Move takes a participant from one room to another, which is opened if need
-// be. Its connections, what it publishes, who may have it, and what it is stay; it
+// Move takes a participant from one room to another, which is opened if need be. Its
+// connections, what it publishes, its subscription permission, and what it is stay; it
 // is a new session there. Its client is told by room_moved and gets a token for the new
 // room.
 //
 // It leaves the first room before it is in the second, so that at no instant it
-// is in both; meanwhile a seat is held for it there, and who joins under the same
+// is in both; meanwhile a seat is held for it there, and a join under the same
 // identity waits. If the second room does not take it after all, it is sent back
-// to join anew with the token that it has. A second room that is closed meanwhile
-// is opened again, as by any who joins.
+// to join again with the token that it has. A second room that is closed meanwhile
+// is opened again, as by any join.
 func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) error {
 	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 //	identity, name, metadata          goes along                   as in its own room, always
 //	permission                        goes along                   as in its own room, always
 //	decided by the API (edits)        goes along                   not: it is decided in its own
-//	tracks: SIDs, media               go along, published anew     shown, while published there
+//	tracks: SIDs, media               go along, published again    shown, while published there
 //	muted                             goes along, and more by      as in its own room
 //	                                  a hold of the second room
 //	announced, unnegotiated tracks    go along                     not
@@ -91,10 +91,10 @@ type luggage struct {
 	tracks []*track
 }
 
-// seat is held for a participant who is under way from another room.
+// seat is held for a participant that is under way from another room.
 type seat struct {
 	p       *Participant
-	waiting []letter // who joins under the same identity
+	waiting []letter // joins under the same identity
 }
 
 // hasRoomFor reports whether the room of that name would take p, and holds a seat
@@ -122,7 +122,7 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, ho
 	})
 }
 
-// takes is why the room does not take p, who is in another; nil if it does.
+// takes is why the room does not take p, which is in another; nil if it does.
 func (r *Room) takes(p *Participant) error {
 	held := r.seats[p.identity]
 	switch {
@@ -156,7 +156,7 @@ func (r *Room) full() bool {
 	return n >= r.rec.MaxParticipants
 }
 
-// release gives the seat of p back, and lets in who waits for it.
+// release gives the seat of p back, and lets in a join that waits for it.
 func (r *Room) release(p *Participant) {
 	s := r.seats[p.identity]
 	if s == nil || s.p != p {
@@ -204,7 +204,7 @@ func (r *Room) send(p *Participant) *luggage {
 	return l
 }
 
-// receive seats p, who comes from another room with its tracks. From here on p
+// receive seats p, which comes from another room with its tracks. From here on p
 // belongs to r's goroutine, but that what is posted for it waits until it is in.
 func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 	if r.stopped || p.ended.Load() {
@@ -313,7 +313,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", l.from.name)
 }
 
-// sendBack has a participant whom no room took join anew.
+// sendBack has a participant that no room took join again.
 func (l *luggage) sendBack(p *Participant) {
 	p.ended.Store(true)
 	p.outlet.Leave(&livekit.LeaveRequest{

@@ -157,7 +157,7 @@ type EndpointStats struct {
 // EventQuery asks for events in the order of their seq.
 type EventQuery struct {
 	After int64 // events after this seq
-	Epoch int64 // of the event After, as who asks has it; 0 = not known
+	Epoch int64 // of the event After, as the reader has it; 0 = not known
 	Limit int
 	Room  string   // a room's SID, or a name: all rooms that bore it; "" = all
 	Types []string // empty = all

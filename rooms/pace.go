@@ -16,7 +16,7 @@ const (
 
 // Pace returns when p's client may send its next message: at once, unless the
 // client has made changes faster than anybody needs to, or its room has more to
-// write than the disk takes. Whoever reads the client's messages calls it after
+// write than the disk takes. The reader of the client's messages calls it after
 // each, so that the client waits and not a queue grows. It returns early when
 // ctx ends.
 func (p *Participant) Pace(ctx context.Context) {
@@ -50,7 +50,7 @@ func (p *Participant) pay(now time.Time) {
 	p.paid.Store(max(p.paid.Load(), now.UnixNano()) + int64(paceInterval))
 }
 
-// releasePaced tells how much waits for the disk, and lets go on who waits for
+// releasePaced tells how much waits for the disk, and lets go on the clients that wait for
 // that to be less.
 func (r *Room) releasePaced() {
 	n := r.pendingRows

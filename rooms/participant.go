@@ -34,7 +34,7 @@ type Participant struct {
 	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
 	protocol        int
 	admitted        bool     // its join is on disk and was answered
-	successors      []letter // until then: who joins under the same identity
+	successors      []letter // until then: joins under the same identity
 	joinedMs        int64
 	activeMs        int64
 	permittedMs     int64 // as in Session
@@ -50,7 +50,7 @@ type Participant struct {
 	subscribed      map[string]*track                   // by track SID: forwarded to it
 	speaksUntil     time.Time                           // it is shown as speaking; see SimulateSpeaker
 	unrated         bool                                // it has subscribed to somebody since it was told of qualities
-	permissions     *audience
+	permissions     *audience                           // its subscription permission: what others may have of it
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
 	shadows         []*Participant // where it is forwarded to
@@ -249,7 +249,7 @@ func (r *Room) leave(p *Participant, why livekit.DisconnectReason, say *livekit.
 	}
 }
 
-// tellGone tells everybody of somebody who has left.
+// tellGone tells everybody that a participant has left.
 func (r *Room) tellGone(info *livekit.ParticipantInfo) {
 	if !info.GetPermission().GetHidden() {
 		r.tell(updateOf(info), nil)

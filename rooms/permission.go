@@ -2,8 +2,9 @@ package rooms
 
 import "github.com/livekit/protocol/livekit"
 
-// audience is a publisher's rule of who may have which of its tracks, made to be
-// asked for every track and participant; nil = everybody may have all.
+// audience is a publisher's subscription permission, LiveKit's SubscriptionPermission:
+// which participants may subscribe to which of its tracks. It is made to be asked for
+// every track and participant; nil = everybody may subscribe to all.
 type audience struct {
 	byIdentity, bySID map[string]*trackSet
 }

@@ -88,7 +88,7 @@ type Peer interface {
 	Unsubscribe(trackSID string)
 
 	// SendData sends an encoded livekit.DataPacket on the channel of that kind;
-	// its receivers share the bytes. from is the peer of who sent it, which is made
+	// its receivers share the bytes. from is the peer of the sender, which is made
 	// to wait while too much of its reliable data has not been taken; nil is the
 	// server. What cannot be sent in time is dropped by the channel's rule and
 	// counted.

@@ -21,7 +21,7 @@ type failure struct {
 // quarantine, deferred, takes down a room whose goroutine panics, and only that room:
 // nobody knows what its state is worth. Its clients are sent away to come back, and
 // the room is read from its row, which has what was written so far. Sessions stay,
-// and who does not come back leaves with the grace, as after a restart.
+// and a client that does not come back leaves with the grace, as after a restart.
 func (r *Room) quarantine() {
 	why := recover()
 	if why == nil {
@@ -31,7 +31,7 @@ func (r *Room) quarantine() {
 	rs.failures.Add(1)
 	refused := rs.noteFailure(r.name, now)
 	r.log.Error("the room has failed and is read again", "panic", why, "refused", refused, "stack", string(debug.Stack()))
-	close(r.failed) // who waits for an answer is told
+	close(r.failed) // callers that wait for an answer are told
 	r.gone = true
 	for _, p := range r.participants {
 		guard(func() {

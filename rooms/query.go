@@ -79,7 +79,7 @@ type History interface {
 	PruneSessions(ctx context.Context, leftBeforeMs int64, after RoomCursor, batch int) (n int, next RoomCursor, err error)
 }
 
-// Moderation is who may not come in. It binds to a room's name, so it outlives
+// Moderation is bans and revoked tokens. It binds to a room's name, so it outlives
 // the room that was open when it was made.
 type Moderation interface {
 	// SetBan makes a ban, or changes the one of that identity and room name.

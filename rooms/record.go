@@ -165,7 +165,7 @@ func (r *Record) Info() *livekit.Room {
 }
 
 // Session is one stay of one identity in one room, as the store keeps it. A row
-// with LeftMs 0 whose process is gone is a participant who is expected back.
+// with LeftMs 0 whose process is gone is a participant that is expected back.
 type Session struct {
 	SID      string // PA_…
 	RoomSID  string

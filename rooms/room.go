@@ -18,7 +18,7 @@ type Room struct {
 	mail  *mailbox
 	log   *slog.Logger
 
-	failed chan struct{} // closed when the room has failed: whoever waits for its answer gets none
+	failed chan struct{} // closed when the room has failed: callers that wait for its answer get none
 
 	unwritten atomic.Int64 // how much waits for the disk, as of the loop's last round
 
@@ -29,7 +29,7 @@ type Room struct {
 
 	participants map[string]*Participant // by identity
 	expected     map[string]*Session     // by identity: expected back after a restart
-	seats        map[string]*seat        // by identity: held for who is moved here
+	seats        map[string]*seat        // by identity: held for participants that are moved here
 	tracks       map[string]*track       // by SID
 	rpcs         map[string]answer[*livekit.PerformRpcResponse]
 	nonces       nonces
@@ -40,8 +40,8 @@ type Room struct {
 	pending     int             // changes submitted and not answered
 	pendingRows int             // of those changes
 	backlog     *Change         // facts that the store could not take yet, to be tried again
-	behind      []*Change       // facts behind those, while some of which the outcome is not known may belong between
-	paced       []chan struct{} // who waits for less to be unwritten
+	behind      []*Change       // facts behind those, while changes whose outcome is not known may belong between
+	paced       []chan struct{} // clients that wait for less to be unwritten
 	failing     bool            // the newest answer was that nothing can be written
 	overdue     Outage          // of the room's end at its deadline
 	closing     bool            // an end is submitted: everything else waits for its outcome
@@ -104,7 +104,7 @@ func newRoom(rs *Rooms, name string) *Room {
 }
 
 // post has f run on the room's goroutine, in order. If the room has gone f is
-// forgotten: whoever it spoke of went with it.
+// forgotten: the participant that it was about went with the room.
 func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
 
 // loop runs until the room is no longer live, or has failed.
@@ -173,7 +173,7 @@ func (r *Room) read() {
 	r.setAlarm(alarmRead, time.Now().Add(retryInterval))
 }
 
-// load reads the open room of this name and who is expected back in it.
+// load reads the open room of this name and the sessions that are expected back in it.
 func (r *Room) load() error {
 	ctx := r.rooms.life
 	rec, err := r.rooms.cfg.Store.FindOpen(ctx, r.name)
@@ -281,7 +281,7 @@ func (r *Room) ring(now time.Time) {
 		case alarmRetry:
 			r.retry()
 		case alarmRead:
-			if r.unread { // else who asked has had it read
+			if r.unread { // else a caller has had it read
 				r.read()
 			}
 		case alarmSpeakers:

@@ -36,7 +36,7 @@ type Config struct {
 	MaxParticipants  uint32
 	// Room is the rest of a new room's defaults.
 	Room RoomConfig
-	// RejectDuplicates refuses who joins under the identity of somebody whose client
+	// RejectDuplicates refuses a join under the identity of somebody whose client
 	// is connected; otherwise the newcomer replaces it.
 	RejectDuplicates bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.
@@ -65,7 +65,7 @@ type Rooms struct {
 	wake     chan struct{}   // capacity 1; wakes the reaper
 
 	present, expectedBack atomic.Int64  // over all live rooms, for Stats
-	dataRefused, failures atomic.Uint64 // likewise
+	dataRefused, failures atomic.Uint64 // as well
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop begins any more
@@ -282,7 +282,7 @@ func (rs *Rooms) noteDeadline(ms int64) {
 // to time, and asks the store only at the deadline.
 func (rs *Rooms) reap() {
 	const (
-		batch = 100 // ended in one transaction; whoever joins meanwhile waits for it
+		batch = 100 // ended in one transaction; a join that comes meanwhile waits for it
 		retry = time.Second
 		// A clock that is set, or a machine that was suspended, moves deadlines that the
 		// timer does not know of.

@@ -84,13 +84,13 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 		}
 		q.wanted[sid] = on
 		if t != nil {
-			delete(t.denied, q.identity) // who asks is answered, also again
+			delete(t.denied, q.identity) // a subscriber that asks is answered, also again
 			r.consider(q, t)
 		}
 	}
 }
 
-// SetSubscriptionPermission is a publisher's rule of who may have its tracks, also
+// SetSubscriptionPermission says which participants may have a publisher's tracks, also
 // where it is forwarded to. It counts against the client's pace once for each
 // track: everybody else is told of each, and a client that is told faster than it
 // reads is cut off.
@@ -108,7 +108,7 @@ func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermis
 	})
 }
 
-// permit sets who may have p's tracks. A participant that may have no more and no
+// permit sets p's subscription permission. A participant that may have no more and no
 // less than before is not touched.
 func (r *Room) permit(p *Participant, may *audience) {
 	before := p.permissions

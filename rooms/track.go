@@ -392,7 +392,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 	r.log.Info("track published", "participant", p.identity, "track", info.Sid, "mime", info.MimeType)
 }
 
-// replaceMedia gives t other media, of another codec: whoever has it gets it anew.
+// replaceMedia gives t other media, of another codec: its subscribers get it again.
 func (r *Room) replaceMedia(t *track, media MediaTrack) {
 	t.media = media
 	for _, q := range t.subscribers {

@@ -28,7 +28,8 @@ import (
 //	any       none, the room panicked        its asker has ErrFailed; the row, read again,
 //	                                         has the change or has not
 //	any       none, the process died         its asker has no answer; the next start goes on
-//	                                         from the row, and ends who does not come back
+//	                                         from the row; a client that does not
+//	                                         come back leaves after the grace
 //
 // Several changes of a room may be under way at once, so that many share a
 // transaction. They are one [Pipeline], so that what is on disk is at any time
@@ -146,7 +147,7 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
 	r.pending--
 	r.pendingRows -= c.rows()
-	if r.hasFailed() { // who asked has been told; the row has it or has not
+	if r.hasFailed() { // the asker has been told; the row has it or has not
 		return
 	}
 	switch {

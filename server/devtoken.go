@@ -11,7 +11,7 @@ import (
 // devTokenLife is how long the page's token of development holds.
 const devTokenLife = 6 * time.Hour
 
-// devToken gives whoever asks a token to join any room under any name. Requests
+// devToken gives every caller a token to join any room under any name. Requests
 // are JSON, so that no form of another site can make one.
 func devToken(c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

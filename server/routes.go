@@ -86,7 +86,8 @@ func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.Han
 func verified(c *Config, message string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return c.Verifier.MiddlewareRefusing(next, func(w http.ResponseWriter, r *http.Request, err error) {
-			// A client that was refused asks /rtc/validate for the reason, which is no news.
+			// A client that was refused asks /rtc/validate for the reason, which is no
+			// news.
 			if !strings.HasSuffix(r.URL.Path, "/validate") {
 				c.Log.Info(message, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
 					"address", addressOf(r), "agent", r.UserAgent())
@@ -111,7 +112,7 @@ func tooOften(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "too many connects, try again later", http.StatusServiceUnavailable)
 }
 
-// front answers "/": the page for whoever asks for HTML, and LiveKit's OK, which
+// front answers "/": the page for clients that ask for HTML, and LiveKit's OK, which
 // load balancers look for, for everybody else.
 func front(page http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -67,8 +67,8 @@ type Config struct {
 	// no bound.
 	Joins, Requests *ratelimit.Limits
 
-	// DevKey, if set, is the API key that POST /dev/token signs with for whoever
-	// asks: for development alone.
+	// DevKey, if set, is the API key that POST /dev/token signs with for every
+	// caller: for development alone.
 	DevKey string
 	// MetricsOnMain serves /metrics beside everything else, without a password.
 	MetricsOnMain bool
@@ -158,8 +158,8 @@ func (s *Server) serve(srv *http.Server, l net.Listener) error {
 }
 
 // Shutdown closes the listeners and waits for running requests until ctx ends,
-// then cuts off those that are left. WebSockets are not requests: whoever owns
-// them ends them first.
+// then cuts off those that are left. WebSockets are not requests: their
+// owner ends them first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx))
 	if err != nil {

@@ -10,8 +10,8 @@
 // Nothing is dropped otherwise: not by a restart, a crash, or a full queue.
 //
 // Delivery is at least once. After a crash, a timeout or a lost answer an event
-// is sent again, with the same id and the same bytes. Receivers should keep the
-// webhook-id (which is the id in the body) of what they have done.
+// is sent again, with the same id and the same bytes. Receivers should be idempotent:
+// keep the webhook-id (which is the id in the body) of what they have done.
 //
 // # Order
 //
@@ -50,7 +50,7 @@
 // # Signatures
 //
 // Authorization carries LiveKit's token: HS256 with the API secret, the body's
-// SHA-256 as claim sha256, made anew for each attempt and valid for 5 minutes.
+// SHA-256 as claim sha256, made for each attempt and valid for 5 minutes.
 // LiveKit's receivers verify it as it is. Beside it stand the headers of Standard
 // Webhooks 1.0: webhook-id, webhook-timestamp and webhook-signature, with the
 // secrets of the configuration or that of [DeriveSecret].

@@ -145,7 +145,7 @@ func (w *worker) setState(s rooms.EndpointState) {
 	w.release()
 	if s == rooms.EndpointOn {
 		w.exhausted = false
-		if w.failSince != 0 { // look before sending all of it; what is old has its time anew
+		if w.failSince != 0 { // look before sending all of it; what is old has its time again
 			w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
 			w.failSince, w.expiring = 0, false
 		}

@@ -69,7 +69,7 @@ type worker struct {
 	sleepTill time.Time              // when to look again by ourselves; zero = never
 	retryAt   time.Time              // when to use the store again after a failure
 	reads     rooms.Outage           // of the store
-	writes    rooms.Outage           // likewise
+	writes    rooms.Outage           // of the store
 	barred    bool                   // another machine may send what pends
 	sweeping  bool                   // what pends is tried at once, due or not
 	sweepFail int                    // in a row, within the sweep
@@ -396,7 +396,7 @@ func (w *worker) stop(ctx context.Context) {
 	for w.active > 0 {
 		a := <-w.done
 		if a.class == gone {
-			a.class = refused // whoever starts next asks again
+			a.class = refused // the next process asks again
 		}
 		w.finish(ctx, a)
 	}

@@ -26,5 +26,5 @@
 //
 // A Sender sends over UDP alone. What to do when ICE settles on TCP is the
 // caller's choice, before the first packet: write with pion for the transport's
-// whole life, or have the client connect anew.
+// whole life, or have the client connect again.
 package srtpout

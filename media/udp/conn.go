@@ -58,7 +58,7 @@ type Conn struct {
 	path    path // what the system can do, see send_linux.go
 	receive receiver
 
-	// armed is set while timer runs. Whoever sets it starts the timer; the
+	// armed is set while timer runs. The writer that sets it starts the timer; the
 	// backstop goroutine clears it.
 	armed atomic.Bool
 	timer *time.Timer

@@ -32,7 +32,7 @@ type Config struct {
 	// after it had to stop writing: until then the lease is its own again if nobody
 	// took it. 0 is not at all: the lease is lost at once.
 	Patience time.Duration
-	// Machine tells this machine from others: who has the same may take the lease
+	// Machine tells this machine from others: one with the same may take the lease
 	// away at once. "" is made of the machine's boot, of what is kept beside the
 	// database and of where that is on the disk, and is right but for tests.
 	Machine string

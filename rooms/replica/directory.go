@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directory is a replica in a directory. Whoever holds the lease holds a lock on
+// directory is a replica in a directory. The holder of the lease holds a lock on
 // a file in it, so a lease ends with its holder, whatever the time.
 type directory struct {
 	dir  string
@@ -46,7 +46,7 @@ func openDirectory(dir string, lock bool) (*directory, error) {
 	return d, nil
 }
 
-// held says who has the lock.
+// held says which process has the lock.
 func (d *directory) held() error {
 	b, _, _, err := d.readOwner(context.Background())
 	if err != nil {

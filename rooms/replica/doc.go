@@ -9,9 +9,9 @@
 //	gen-<epoch>/    the generation that the holder of that epoch writes
 //
 // An epoch grows with every lease that another took before, and never falls:
-// owner.json is never deleted, only marked as released. Whoever gets a new epoch
-// begins a generation of its own with a full snapshot, so that two machines
-// never write to one place, whatever they believe of each other. Two writers of
+// owner.json is never deleted, only marked as released. The process that gets a new
+// epoch begins a generation of its own with a full snapshot, so that two machines
+// never write to one place, whatever they know of each other. Two writers of
 // one Litestream path make it unrestorable, and Litestream does not guard
 // against them.
 //

@@ -123,7 +123,7 @@ func (l *lease) epoch() int64 {
 }
 
 // take waits until nobody else holds the lease and takes it, as self, with the
-// epoch that is told for who had it before (nil = nobody ever). It does not wait
+// epoch that is told for its holder before (nil = nobody ever). It does not wait
 // for a holder that is alive: that is a [HeldError].
 func (l *lease) take(ctx context.Context, self owner, epoch func(before *owner) int64) (before *owner, err error) {
 	var seen string // the version of the holder that is waited for
@@ -263,7 +263,7 @@ func (l *lease) current() (owner, string) {
 	return l.owner, l.version
 }
 
-// renew writes owner.json anew. A write that succeeded may look like one that
+// renew writes owner.json again. A write that succeeded may look like one that
 // another forestalled, when its answer got lost and it was tried again. An owner.json
 // that was removed is written again while the lease runs: another machine that finds
 // none makes one, and of the two the first stays. Once the lease has run out, another

@@ -181,7 +181,7 @@ func (s survey) check(r *Replica) error {
 // last with this database, so that the generation can go on.
 func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 	least := r.local.Epoch
-	if r.local.Serving && !r.doubt { // before the database is opened: whoever closes it removes its WAL
+	if r.local.Serving && !r.doubt { // before the database is opened: closing it removes its WAL
 		r.local.Serving = false
 		if err := r.local.write(r.path); err != nil {
 			return nil, err
@@ -282,7 +282,7 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 	case r.config.Adopt, !s.found, ours:
 		return true
 	case s.generation != r.local.Epoch:
-		// Whoever begins a generation does so before it serves. So if there is none
+		// A process begins its generation before it serves. So if there is none
 		// after ours, none served after us.
 		return s.generation < r.local.Epoch
 	}

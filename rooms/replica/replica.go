@@ -17,7 +17,7 @@ import (
 
 // Replica replicates a database. The order of its life: New, Prepare before the
 // database is opened, Start once it is, then Sync by the database's writer and
-// Barrier by whoever wants; Close after the database is closed.
+// Barrier by any goroutine; Close after the database is closed.
 type Replica struct {
 	config   Config
 	location location
@@ -34,7 +34,8 @@ type Replica struct {
 	upload *uploader
 	begun  atomic.Uint64 // generations that began while the database was served
 
-	// The uploader's goroutine has the following, and local, from Start until Close ends it.
+	// The uploader's goroutine has the following, and local, from Start until Close
+	// ends it.
 	restaged   bool   // a new generation is staged, and not all of it is uploaded
 	closing    bool   // the database is closed
 	merges     bool   // files on the replica may be merged

@@ -53,7 +53,7 @@ type uploader struct {
 	uploaded   bool      // run's: since then something was uploaded
 
 	dirty    chan struct{}   // something is staged, or staging failed; capacity 1
-	barriers chan chan error // who waits
+	barriers chan chan error // callers of Barrier that wait
 	cancel   context.CancelFunc
 	ctx      context.Context // run's lifetime
 	ended    chan struct{}   // closed when run returns
@@ -225,7 +225,7 @@ func (u *uploader) idle() time.Duration {
 	return max(0, time.Until(u.checked.Add(every)))
 }
 
-// others is w and everyone else who waits by now.
+// others is w and all others that wait by now.
 func (u *uploader) others(w chan error) []chan error {
 	all := []chan error{w}
 	for {

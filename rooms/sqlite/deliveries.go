@@ -22,7 +22,7 @@ func (s *Store) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Deliver
 		w.add("event_seq <= ?", q.MaxSeq)
 	}
 	// What is in flight is skipped here: it is few, and SQL made of it would have
-	// to be prepared anew each time.
+	// to be prepared again each time.
 	limit := pageLimit(q.Limit)
 	if limit == 0 {
 		return nil, nil

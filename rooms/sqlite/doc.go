@@ -23,8 +23,8 @@
 //
 // # Files
 //
-// Beside the database stand SQLite's -wal and -shm, and a .lock: whoever has the
-// database open holds a lock on that file, which the kernel takes away when the
+// Beside the database stand SQLite's -wal and -shm, and a .lock: the process that
+// has the database open holds a lock on that file, which the kernel takes away when the
 // process ends in whatever manner. The database must not be opened, read or
 // copied by other means from this process: closing any file descriptor of it
 // drops SQLite's own locks.

@@ -25,7 +25,7 @@ type holder struct {
 	Since time.Time `json:"since"`
 }
 
-// lockFile takes the lock on path, or fails with [ErrLocked] and who has it.
+// lockFile takes the lock on path, or fails with [ErrLocked] and its holder.
 // Closing the file, or the end of the process, gives it up. The file stays: to
 // remove it would let two processes lock two files of the same name.
 func lockFile(path string) (*os.File, error) {

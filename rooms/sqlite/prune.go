@@ -50,7 +50,8 @@ func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 }
 
 // forgettable holds for a session s that left before ?1 and has ?2 newer ones in its
-// room. Who left before a time joined before it, too, which bounds what is looked at.
+// room. A session that left before a time joined before it, too, which bounds what is
+// looked at.
 const forgettable = `s.joined_ms < ?1 AND s.left_ms > 0 AND s.left_ms < ?1
 	AND (s.joined_ms, s.sid) <= (SELECT n.joined_ms, n.sid FROM session n WHERE n.room_sid = s.room_sid
 		ORDER BY n.joined_ms DESC, n.sid DESC LIMIT 1 OFFSET ?2)`
@@ -97,7 +98,7 @@ func (s *Store) PruneSessions(ctx context.Context, leftBeforeMs int64, after roo
 }
 
 // pruneSessions deletes up to limit sessions of a room. Which are its newest is
-// found in the transaction itself: who joins meanwhile counts.
+// found in the transaction itself: a join that came meanwhile counts.
 func (s *Store) pruneSessions(ctx context.Context, roomSID string, leftBeforeMs int64, limit int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		n, err := t.exec(`DELETE FROM session WHERE id IN

@@ -23,7 +23,7 @@ type job struct {
 }
 
 // queue is the jobs that wait for the writer, first in, first out. It has no
-// bound: who waits for an answer is bounded by his own patience, and a room's
+// bound: a caller that waits for an answer is bounded by its own patience, and a room's
 // changes must not be lost since the disk is slow. Its depth is in [Stats].
 type queue struct {
 	wake chan struct{} // a token: look again

@@ -25,7 +25,8 @@ func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
 		return fmt.Errorf("write a reply's header: %w", err)
 	}
 	return s.do(ctx, func(t *tx) error {
-		// First, so that a key that is used anew after a day is not in its own way.
+		// First, so that an idempotency key that is used again after a day is not in
+		// its own way.
 		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
 			return err
 		}

@@ -33,7 +33,8 @@ type Config struct {
 	// Allow, if given, is asked before every transaction. Its error fails all that
 	// is in it, and nothing is written: somebody else may have the rooms.
 	Allow func() error
-	// Committed, if given, is called by the writer right after each commit. It must not wait.
+	// Committed, if given, is called by the writer right after each commit. It must not
+	// wait.
 	Committed func()
 	// Sync, if given, is called by the writer between transactions, at most every
 	// SyncInterval while there is something that it has not seen, and once more
@@ -68,10 +69,11 @@ var (
 	_ rooms.Moderation = (*Store)(nil)
 )
 
-// Open opens the database, brings its schema up to date and starts the writer.
-// It fails with [ErrLocked] when another process has it open,
-// [ErrOrphan] when there is a WAL without its database, [migrations.ErrNewer] when
-// a newer Parlor wrote it, [migrations.ErrForeign] when another program did, and with the reason when it cannot be written.
+// Open opens the database, brings its schema up to date and starts the writer. It fails
+// with [ErrLocked] when another process has it open, [ErrOrphan] when there is a WAL
+// without its database, [migrations.ErrNewer] when a newer Parlor wrote it,
+// [migrations.ErrForeign] when another program did, and with the reason when it cannot
+// be written.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -250,7 +252,7 @@ func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
 }
 
 // writeDSN opens the writer's connection. Pragmas stand here since a pool applies
-// nothing else to a connection that it makes anew.
+// nothing else to a connection that it makes later.
 func writeDSN(path string, replicated bool) string {
 	q := url.Values{"_txlock": {"immediate"}, "_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {
 		"busy_timeout(5000)",

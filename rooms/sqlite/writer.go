@@ -15,7 +15,7 @@ import (
 const closeGrace = time.Second
 
 // probeInterval is the time between two tries to write while that fails and
-// nobody else tries: whoever looks at [Stats] before sending work would wait for
+// nobody else tries: a caller that looks at [Stats] before sending work would wait for
 // the work that shows that the disk is back.
 const probeInterval = time.Second
 

@@ -113,7 +113,7 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 func measure(token string) error {
 	const (
 		headerCost  = 16 << 10  // beside twice its length: a few values
-		payloadCost = 256 << 10 // likewise: some thousand
+		payloadCost = 256 << 10 // beside twice its length: some thousand
 	)
 	header, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
@@ -184,7 +184,7 @@ func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefor
 	if !ok || secret == "" {
 		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
 	}
-	// A room configuration's credentials are let through: whoever gets this token
+	// A room configuration's credentials are let through: the reader of this token
 	// brought them, or holds the secret.
 	now := time.Now()
 	var nbf *jwt.NumericDate
@@ -206,7 +206,7 @@ func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefor
 	return signed, nil
 }
 
-// printable is s if it is short plain ASCII, fit to be repeated to whoever sent it.
+// printable is s if it is short plain ASCII, fit to be repeated to its sender.
 func printable(s string) string {
 	if len(s) > 64 {
 		return "(too long)"

@@ -11,9 +11,9 @@ import (
 	"parlor/server/events"
 )
 
-// admissible refuses the token of somebody who is banned from its room, or whose
-// tokens for that room were revoked after it was made: who may not come in may not
-// rule from outside either. It asks what a join asks. Tokens without an identity
+// admissible refuses the token of an identity that is banned from its room, or whose
+// tokens for that room were revoked after it was made: a host that may not come in may
+// not rule from outside either. It asks what a join asks. Tokens without an identity
 // or a room are a server's own and not concerned, nor is an API key with its
 // secret.
 func (c *Config) admissible(ctx context.Context) error {

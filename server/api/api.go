@@ -1,6 +1,6 @@
 // Package api is how other programs act on rooms: LiveKit's RoomService over
-// Twirp, which every LiveKit server SDK speaks, and REST under /v1 for whoever
-// has only curl. Both translate between the wire and [Rooms], and decide
+// Twirp, which every LiveKit server SDK speaks, and REST under /v1 for callers
+// that have only curl. Both translate between the wire and [Rooms], and decide
 // nothing but whether the caller holds the grant.
 //
 // A failure's text is fit for the caller; what is our own fault is logged and

@@ -100,8 +100,8 @@ type revocation struct {
 	Before   wireTime `json:"before,omitempty" doc:"Tokens that are valid from before this time (RFC 3339) are refused; now without it."`
 }
 
-// revoke refuses the tokens that an identity has for rooms of that name. Who is
-// in the room stays in it.
+// revoke refuses the tokens that an identity has for rooms of that name. A
+// participant that is in the room stays in it.
 func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {

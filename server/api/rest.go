@@ -117,7 +117,7 @@ type grant struct {
 	ensure func(*http.Request) error
 }
 
-// serve checks the grant first, so that whoever lacks it learns nothing else.
+// serve checks the grant first, so that a caller that lacks it learns nothing else.
 func (s *rest) serve(op *operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -228,8 +228,9 @@ var (
 	}}
 )
 
-// toRecall is for who was in a room that may have ended: whoever may see who is in
-// the one of its name. A token is not told whether a room that it may not see exists.
+// toRecall is for the past sessions of a room that may have ended: a token that may
+// list the participants of the room of its name may read them. A token is not told
+// whether a room that it may not see exists.
 func (s *rest) toRecall() grant {
 	return grant{"roomAdmin of the room", func(r *http.Request) error {
 		if toOperate.ensure(r) == nil {

@@ -56,7 +56,7 @@ type token struct {
 	ExpiresAt *timestamp `json:"expires_at"`
 }
 
-// mintToken signs a token with the key of whoever asks, who has its secret.
+// mintToken signs a token with the key of the caller, which has its secret.
 func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
 	var body tokenRequest
 	if err := s.readJSON(r, &body); err != nil {

@@ -86,7 +86,7 @@ func TwirpTooOften(w http.ResponseWriter, _ *http.Request) {
 	_ = twirp.WriteError(w, twirp.NewError(twirp.ResourceExhausted, "too many requests, try again later")) // the client may be gone
 }
 
-// absent answers for a service that does not exist here, to whoever has a token.
+// absent answers for a service that does not exist here, to every caller with a token.
 func absent(msg string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := twirp.NewError(twirp.Unimplemented, msg)
@@ -97,8 +97,8 @@ func absent(msg string) http.Handler {
 	})
 }
 
-// roomService is livekit.RoomService. Grants are checked first, so that whoever
-// lacks them learns nothing else.
+// roomService is livekit.RoomService. Grants are checked first, so that a
+// caller that lacks them learns nothing else.
 type roomService struct {
 	c   Config
 	log *slog.Logger

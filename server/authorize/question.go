@@ -30,7 +30,8 @@ type Question struct {
 	Client      Client          `json:"client"`
 }
 
-// Participant is who wants in, by its token and, where that lets it, its own wishes.
+// Participant is the participant that wants in, by its token and, where that lets it,
+// its own wishes.
 type Participant struct {
 	Identity    string            `json:"identity"`
 	Name        string            `json:"name"`
@@ -72,7 +73,7 @@ type Answer struct {
 	Room        *RoomSettings      `json:"room,omitempty" doc:"What the room is to be if this join opens it."`
 }
 
-// ParticipantChange amends who joins.
+// ParticipantChange amends the participant that joins.
 type ParticipantChange struct {
 	Name        *string            `json:"name,omitempty"`
 	Metadata    *string            `json:"metadata,omitempty"`

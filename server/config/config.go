@@ -99,8 +99,8 @@ type Room struct {
 	SyncStreams                  bool              `yaml:"sync_streams"`
 	RoomConfigurations           map[string]Preset `yaml:"room_configurations"`             // presets by name
 	MaxMetadataSize              int               `yaml:"max_metadata_size"`               // LiveKit's old name of limit.…
-	MaxRoomNameLength            int               `yaml:"max_room_name_length"`            // likewise
-	MaxParticipantIdentityLength int               `yaml:"max_participant_identity_length"` // likewise
+	MaxRoomNameLength            int               `yaml:"max_room_name_length"`            // as above
+	MaxParticipantIdentityLength int               `yaml:"max_participant_identity_length"` // as above
 }
 
 // Codec is a codec that may be published.
@@ -133,7 +133,7 @@ type Limit struct {
 	Burst              Duration `yaml:"burst"` // the requests of so long may come at once
 }
 
-// Webhook is who is told of events.
+// Webhook is the endpoints that events are sent to.
 type Webhook struct {
 	URLs             []string          `yaml:"urls"`
 	Endpoints        []WebhookEndpoint `yaml:"endpoints"` // beside those of URLs
@@ -225,7 +225,7 @@ func Default() *Config {
 	}
 }
 
-// DiscoverySTUN is whom rtc.use_external_ip asks: rtc.stun_servers, and without
+// DiscoverySTUN is the servers that rtc.use_external_ip asks: rtc.stun_servers, and without
 // them public servers, which clients are never told of. Nobody is asked without
 // rtc.use_external_ip.
 func (r *RTC) DiscoverySTUN() []string {

@@ -1,5 +1,5 @@
 // Package events serves the event log to those who pull it: GET /v1/events as
-// JSON pages, and the same as server-sent events for whoever accepts
+// JSON pages, and the same as server-sent events for clients that accept
 // text/event-stream.
 //
 // Query parameters:
@@ -12,16 +12,16 @@
 //	type   event types, separated by commas or given several times
 //
 // A page says in "cursor" what to ask for the next one after, and each event of a
-// stream has it as its id: SEQ-EPOCH ([webhooks.Cursor]). Where the answer would
-// have a gap there is an error instead, in the form of RFC 9457: 410 with code
-// "pruned" and the "oldest" seq that is left, when what was asked for is pruned; 409
-// with code "ahead" and the "newest" seq that the log has in common with the reader,
-// when the database was restored to an earlier state, and gives the same numbers
-// again in a higher epoch. Who asks with a seq alone is told so only until the log
-// has caught up. A stream that falls behind the pruning ends with the same as data of
-// an event "gone", and so does one whose reader may read no more.
+// stream has it as its id: SEQ-EPOCH ([webhooks.Cursor]). Where the answer would have a
+// gap there is an error instead, in the form of RFC 9457: 410 with code "pruned" and
+// the "oldest" seq that is left, when what was asked for is pruned; 409 with code
+// "ahead" and the "newest" seq that the log has in common with the reader, when the
+// database was restored to an earlier state, and gives the same numbers again in a
+// higher epoch. A reader that asks with a seq alone is told so only until the log has
+// caught up. A stream that falls behind the pruning ends with the same as data of an
+// event "gone", and so does one whose reader may read no more.
 //
-// The handler checks no credentials: whoever mounts it does, and says by [While] when
+// The handler checks no credentials: its caller does, and says by [While] when
 // a stream is to end since its reader may read no more.
 package events
 

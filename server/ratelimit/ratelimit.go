@@ -1,5 +1,5 @@
 // Package ratelimit bounds how often a client address and an API key may ask: a
-// token bucket for each. Who asks too often is told when to come again.
+// token bucket for each. A caller that asks too often is told when to come again.
 package ratelimit
 
 import (

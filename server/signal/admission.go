@@ -57,8 +57,8 @@ func (h *Handler) enter(ctx context.Context, req *request, complete func(*rooms.
 	}
 }
 
-// mayResume asks about a client that comes back to its session. Whoever is not
-// let back is sent away, since its media has gone on meanwhile; but only by a
+// mayResume asks about a client that comes back to its session. A client that is
+// not let back is sent away, since its media has gone on meanwhile; but only by a
 // token that was given in that session: others may be anybody's.
 func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err := h.cfg.Rooms.CanResume(ctx, req.join()); err != nil || h.cfg.Authorize == nil {

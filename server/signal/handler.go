@@ -303,7 +303,8 @@ func (req *request) tokenSession() string {
 // its newest token yet.
 func (req *request) sessions() []string { return []string{req.opts.session, req.tokenSession()} }
 
-// participantInfo is who joins, by its token and, where it may, its own wishes.
+// participantInfo is the participant that joins, by its token and, where it may, its
+// own wishes.
 func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo, error) {
 	if (o.metadata != "" || len(o.attributes) > 0) && !g.Video.GetCanUpdateOwnMetadata() {
 		return nil, refuse(http.StatusUnauthorized, access.ErrNoAccess.Error())
@@ -419,8 +420,8 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 	return req, nil
 }
 
-// resume attaches a new WebSocket to a participant whose last was lost. Whoever
-// is not there any more is told to join anew.
+// resume attaches a new WebSocket to a participant whose last was lost. A
+// participant that is not there any more is told to join again.
 func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	if err := h.mayResume(r.Context(), req); err != nil {
 		h.refuse(w, r, err)

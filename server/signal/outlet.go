@@ -20,7 +20,7 @@ const (
 	// queueLength is how many messages may wait for a client to read. A client
 	// further behind than that gets the whole state again by resuming.
 	queueLength = 1024
-	queueBytes  = 16 << 20 // likewise; but one message is always taken
+	queueBytes  = 16 << 20 // the bound in bytes; but one message is always taken
 	// reserved are places beyond it for what a socket begins and ends with.
 	reserved     = 8
 	writeTimeout = 10 * time.Second

@@ -225,7 +225,7 @@ func sdkOf(s string) livekit.ClientInfo_SDK {
 	return livekit.ClientInfo_SDK(livekit.ClientInfo_SDK_value[strings.ToUpper(s)])
 }
 
-// clientAddress is where the client is: whoever stands before us has seen to it
+// clientAddress is where the client is: the server before this handler has seen to it
 // that proxies do not count.
 func clientAddress(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
