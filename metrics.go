@@ -158,6 +158,7 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	s := c.media.Stats()
 	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
 	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))
+	gauge("parlor_media_tcp_strangers", "ICE-TCP connections that have not named a transport yet.", float64(s.TCPStrangers))
 	const refused = "Input of clients that was refused, by kind."
 	count("parlor_media_refused_total", refused, s.BadDescriptions, "kind", "sdp")
 	count("parlor_media_refused_total", refused, s.BadCandidates, "kind", "candidate")
@@ -169,6 +170,7 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.ICERestarts, "kind", "ice-restarts")
 	count("parlor_media_refused_total", refused, s.BadFeedback, "kind", "feedback")
 	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
+	count("parlor_media_tcp_overflow_total", "Packets not sent over ICE-TCP, since too much waited for their receiver.", s.TCPOverflow)
 	count("parlor_media_tcp_accept_failures_total", "Times that no ICE-TCP connection could be accepted, such as for want of file descriptors.", s.TCPFailures)
 	const strays = "UDP packets on the media ports that were not passed on, by why: unknown, from an address that no transport " +
 		"has authenticated; sources, from more addresses than a transport may have; overflow, of a transport that did not " +

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -46,7 +47,8 @@ func serve(ctx context.Context, env environment) error {
 	if cfg.Development {
 		_, _ = io.WriteString(env.out, p.banner())
 	}
-	log.Info("serving", "version", version(), "addresses", strings.Join(p.addresses(), " "), "database", p.store.Path())
+	log.Info("serving", "version", version(), "addresses", strings.Join(addressesOf(p.listeners), " "),
+		"metrics", strings.Join(addressesOf(p.metricsListeners), " "), "media", p.mediaAddresses(), "database", p.store.Path())
 	var reloading sync.WaitGroup
 	reloads, stopReloading := context.WithCancel(ctx)
 	reloading.Go(func() { p.reload(reloads, env.hangups, sources, level) })
@@ -171,13 +173,14 @@ func (p *program) banner() string {
     page       %[1]s%[2]s/
     API        %[1]s%[2]s      for LiveKit's SDKs and clients: %[3]s%[2]s
     listens on %[7]s
+    media on   %[8]s
     API key    %[4]s
     secret     %[5]s
     database   %[6]s
 
   Ctrl-C stops it. Rooms are still there when it starts again.
 
-`, http, host, ws, key, p.cfg.Keys[key], database, strings.Join(p.addresses(), " "))
+`, http, host, ws, key, p.cfg.Keys[key], database, strings.Join(append(addressesOf(p.listeners), addressesOf(p.metricsListeners)...), " "), p.mediaAddresses())
 }
 
 // firstKey is the API key that is used where none is named: the first by name.
@@ -189,10 +192,27 @@ func firstKey(cfg *config.Config) string {
 // port is the one that HTTP listens on.
 func (p *program) port() int { return p.listeners[0].Addr().(*net.TCPAddr).Port }
 
-func (p *program) addresses() []string {
+func addressesOf(listeners []net.Listener) []string {
 	var all []string
-	for _, l := range p.listeners {
+	for _, l := range listeners {
 		all = append(all, l.Addr().String())
 	}
 	return all
+}
+
+// mediaAddresses tells where media is received, for people.
+func (p *program) mediaAddresses() string {
+	udp, tcp := p.media.Addrs()
+	if len(tcp) == 0 {
+		return "UDP " + join(udp)
+	}
+	return "UDP " + join(udp) + ", TCP " + join(tcp)
+}
+
+func join(addrs []netip.AddrPort) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, " ")
 }

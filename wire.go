@@ -86,7 +86,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program
 	if err := p.openStore(ctx); err != nil {
 		return nil, err
 	}
-	if p.media, err = media.NewEngine(mediaConfig(cfg, log)); err != nil {
+	if p.media, err = media.NewEngine(mediaConfig(cfg, p.present(cfg.RTC.BindAddresses), log)); err != nil {
 		return nil, portHint(err, "--udp-port and --tcp-port")
 	}
 	hooks := webhooksConfig(cfg, p.store, log)
@@ -200,39 +200,16 @@ func (p *program) ails() string {
 	return fmt.Sprintf("the replica is %.0f s behind: %s fails: %s", s.LagSeconds, s.Stage, s.LastError)
 }
 
-// listen takes the ports. Of several addresses one that the machine does not
-// have, such as ::1 without IPv6, is passed over in development.
+// listen takes the ports of HTTP and metrics.
 func (p *program) listen(ctx context.Context) (err error) {
-	hosts := p.cfg.BindAddresses
-	if len(hosts) == 0 {
-		hosts = []string{""}
-	}
-	if p.listeners, err = p.listenOn(ctx, hosts, p.cfg.Port); err != nil {
+	hosts := p.present(p.cfg.BindAddresses)
+	if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
 		return portHint(err, "--port")
 	}
 	if p.cfg.Prometheus.Port != 0 {
-		p.metricsListeners, err = p.listenOn(ctx, hosts, p.cfg.Prometheus.Port)
+		p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port)
 	}
 	return portHint(err, "prometheus.port")
-}
-
-func (p *program) listenOn(ctx context.Context, hosts []string, port int) ([]net.Listener, error) {
-	var all []net.Listener
-	for _, host := range hosts {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err != nil {
-			if p.cfg.Development && len(all) > 0 {
-				p.log.Debug("not listening", "address", host, "error", err)
-				continue
-			}
-			return all, fmt.Errorf("listen: %w", err)
-		}
-		all = append(all, l)
-		if port == 0 { // the same for every address
-			port = l.Addr().(*net.TCPAddr).Port
-		}
-	}
-	return all, nil
 }
 
 // run serves until ctx ends, and returns nil then; or until serving fails.
@@ -400,11 +377,12 @@ func prune(ctx context.Context, every time.Duration, log *slog.Logger, failure s
 	}
 }
 
-func mediaConfig(cfg *config.Config, log *slog.Logger) media.Config {
+func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media.Config {
 	ports := cfg.RTC.UDPPorts()
 	c := media.Config{
 		UDPPort:           [2]int{ports[0], ports[len(ports)-1]},
 		TCPPort:           cfg.RTC.TCPPort,
+		BindAddresses:     addresses,
 		UseExternalIP:     cfg.RTC.UseExternalIP,
 		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
 		STUNServers:       cfg.RTC.STUNServers,

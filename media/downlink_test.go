@@ -19,7 +19,7 @@ import (
 // server nothing of the client.
 func behindRelay(t *testing.T, e *Engine) (*emulator.Relay, func(string) string) {
 	t.Helper()
-	server := e.net.sockets[0].conns[0].LocalAddr().(*net.UDPAddr).AddrPort()
+	server := (*e.net.sockets[0].conns.Load())[0].LocalAddr().(*net.UDPAddr).AddrPort()
 	r, err := emulator.New(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), server.Port()))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })

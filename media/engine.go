@@ -1,10 +1,12 @@
 package media
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,12 +33,16 @@ type Config struct {
 	// TCPPort is for ICE over TCP (RFC 6544), passive; 0 is none, [TCPEphemeral]
 	// lets the system choose.
 	TCPPort int
-	// BindAddresses are the local addresses to bind; empty is all.
+	// BindAddresses are the local addresses to bind; empty is all. "0.0.0.0" is all of
+	// IPv4, "" is all, and so is "::", but for IPv4 where an IPv4 address stands beside it.
+	// What interfaces have is followed: an address that appears is bound, one that goes is
+	// advertised no more.
 	BindAddresses []string
 	// NodeIPs are advertised instead of the local addresses, at most one of each
 	// family; of a family that none is of, nothing is advertised.
 	NodeIPs []string
-	// UseExternalIP asks DiscoverySTUN once, at start, for the address to advertise.
+	// UseExternalIP asks DiscoverySTUN for the address to advertise, at start and when the
+	// machine's addresses change.
 	UseExternalIP bool
 	// DiscoverySTUN (host:port) are asked by UseExternalIP; empty is STUNServers.
 	// Clients are not told of them.
@@ -77,6 +83,11 @@ type Config struct {
 	Protocol int
 	// Log receives what operators should know. Required.
 	Log *slog.Logger
+
+	// interfaces are this machine's, and changes calls its function when they may be
+	// others, until its context ends; nil is the system's.
+	interfaces func() ([]networkInterface, error)
+	changes    func(ctx context.Context, log *slog.Logger, changed func())
 }
 
 func (c *Config) setDefaults() {
@@ -103,6 +114,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.interfaces == nil {
+		c.interfaces, c.changes = systemInterfaces, systemChanges
 	}
 }
 
@@ -214,6 +228,19 @@ func (e *Engine) remove(p *Peer) {
 	delete(e.peers, p)
 }
 
+// Addrs are the addresses that media is received on now.
+func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
+	for _, s := range e.net.sockets {
+		for _, c := range *s.conns.Load() {
+			overUDP = append(overUDP, netip.AddrPortFrom(c.local, s.port))
+		}
+	}
+	if e.net.tcp != nil {
+		overTCP = e.net.tcp.Addrs()
+	}
+	return overUDP, overTCP
+}
+
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
@@ -239,12 +266,12 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	}
 	s.SetNetworkTypes(types)
 	s.DisableActiveTCP(true)
-	s.SetIncludeLoopbackCandidate(e.cfg.LoopbackCandidate)
-	s.SetIPFilter(e.net.keepIP)
+	s.SetIncludeLoopbackCandidate(true) // of what is bound
+	s.SetNet(e.net.forPion())
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
 	var rewrites []webrtc.ICEAddressRewriteRule
-	for internal, external := range e.net.external {
+	for internal, external := range e.net.now.Load().external {
 		rewrites = append(rewrites, webrtc.ICEAddressRewriteRule{
 			External:        []string{external.String()},
 			Local:           internal.String(),

@@ -1,19 +1,19 @@
 package media
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/pion/ice/v4"
 	"github.com/pion/stun/v3"
+	"github.com/pion/webrtc/v4"
 
 	"parlor/media/icemux"
 	"parlor/media/srtpout"
@@ -22,114 +22,227 @@ import (
 
 // network is the engine's sockets and the addresses that are advertised.
 type network struct {
-	sockets   []*socket // one per port; a transport uses one of them
-	tcp       ice.TCPMux
-	tcpCounts tcpCounts
-	addrs     []netip.Addr              // bound and advertised
-	external  map[netip.Addr]netip.Addr // what is advertised instead, by local address
+	cfg       *Config
+	filter    addressFilter
+	binds     []bindAddress
+	sockets   []*socket      // one per port; a transport uses one of them
+	tcp       *icemux.TCPMux // nil: there is no ICE over TCP
+	tcpCounts icemux.TCPCounters
+	muxed     icemux.Counters
 
-	muxed icemux.Counters
+	// now is what is bound and advertised. It is replaced at opening, and then by the
+	// goroutine of follow alone.
+	now      atomic.Pointer[addresses]
+	present  []netip.Addr // what could be bound when that was made; of the same owner
+	external []netip.Addr // found out by UseExternalIP; likewise
+	unbound  bool         // an address could not be bound yet; likewise
+
+	following sync.WaitGroup // follow, which unfollow ends
+	unfollow  context.CancelFunc
+}
+
+// addresses are this machine's addresses for media. They never change: others take their
+// place.
+type addresses struct {
+	local    []netip.Addr              // bound and advertised
+	external map[netip.Addr]netip.Addr // what is advertised instead, by local address
+}
+
+// known is the address under which clients know a local one.
+func (a *addresses) known(local netip.Addr) netip.Addr {
+	if external, ok := a.external[local]; ok {
+		return external
+	}
+	return local
 }
 
 // own reports whether an address is one of the server's own for media, bound or
 // advertised. No client is there: what came from it, or went to it, would be the
 // server talking to itself.
 func (n *network) own(a netip.AddrPort) bool {
-	for _, s := range n.sockets {
-		if slices.ContainsFunc(s.conns, func(c *udp.Conn) bool { return c.Port() == a.Port() }) {
-			return slices.Contains(n.addrs, a.Addr()) || slices.Contains(slices.Collect(maps.Values(n.external)), a.Addr())
-		}
+	now := n.now.Load()
+	if now == nil || !slices.ContainsFunc(n.sockets, func(s *socket) bool { return s.port == a.Port() }) {
+		return false
 	}
-	return false
+	return slices.ContainsFunc(now.local, func(l netip.Addr) bool { return l == a.Addr() || now.known(l) == a.Addr() })
 }
 
 // socket is one UDP port on all bound addresses.
 type socket struct {
+	net     *network
+	port    uint16
 	mux     *icemux.Mux
-	conns   []*udp.Conn
-	addrs   []netip.Addr    // under which clients know each of conns
-	buffers srtpout.Buffers // of what leaves over conns
+	conns   atomic.Pointer[[]boundConn] // written as network.now is
+	gone    atomic.Pointer[udp.Stats]   // of the conns that were closed; likewise
+	buffers srtpout.Buffers             // of what leaves over conns
+}
+
+// boundConn is a socket on one address.
+type boundConn struct {
+	*udp.Conn
+	local netip.Addr
 }
 
 // flush sends the bursts that writers have collected.
 func (s *socket) flush() {
-	for _, c := range s.conns {
+	for _, c := range *s.conns.Load() {
 		c.Flush()
 	}
+}
+
+// local is the conn behind a local candidate, nil if it is not known.
+func (s *socket) local(c *webrtc.ICECandidate) *udp.Conn {
+	addr, err := netip.ParseAddr(c.Address)
+	if err != nil {
+		return nil
+	}
+	now := s.net.now.Load()
+	for _, bound := range *s.conns.Load() {
+		if now.known(bound.local) == addr.Unmap() {
+			return bound.Conn
+		}
+	}
+	return nil
 }
 
 func openNetwork(cfg *Config) (*network, error) {
 	if cfg.UDPPort[1] < cfg.UDPPort[0] {
 		return nil, fmt.Errorf("UDP ports %d-%d: the second is below the first", cfg.UDPPort[0], cfg.UDPPort[1])
 	}
-	filter, err := newAddressFilter(cfg)
+	n := &network{cfg: cfg}
+	var err error
+	if n.filter, err = newAddressFilter(cfg); err != nil {
+		return nil, err
+	}
+	if n.binds, err = parseBindAddresses(cfg.BindAddresses); err != nil {
+		return nil, err
+	}
+	list, err := cfg.interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	if n.present = n.bindable(list); len(n.present) == 0 {
+		return nil, n.noAddress()
+	}
+	n.discover(context.Background())
+	now, err := n.advertised(n.present)
 	if err != nil {
 		return nil, err
 	}
-	n := &network{}
-	if n.addrs, err = filter.bindable(cfg.BindAddresses, cfg.LoopbackCandidate); err != nil {
-		return nil, err
-	}
-	if err := n.findExternal(cfg); err != nil {
-		return nil, err
-	}
-	if err := n.listen(cfg); err != nil {
+	if err := n.listen(now); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
+	var ctx context.Context
+	ctx, n.unfollow = context.WithCancel(context.Background())
+	n.following.Go(func() { n.follow(ctx) })
 	return n, nil
 }
 
-// findExternal finds the addresses to advertise, if others than the local ones are
-// wanted, and the local ones that they stand for: those on the way to them. Other
-// addresses are then of no use to clients, but for loopback: of the same family where
-// the address was found out, of any where the configuration names what to advertise.
-func (n *network) findExternal(cfg *Config) error {
-	texts, named := cfg.NodeIPs, true
-	if len(texts) == 0 && cfg.UseExternalIP {
-		named = false
-		servers := cfg.DiscoverySTUN
-		if len(servers) == 0 {
-			servers = cfg.STUNServers
+// bindable lists the addresses to bind and advertise: those named, and for a wildcard
+// those of the interfaces that the filter keeps.
+func (n *network) bindable(list []networkInterface) []netip.Addr {
+	var out, all []netip.Addr
+	for _, i := range list {
+		if !n.filter.keepInterface(i.name) || (i.loopback && !n.cfg.LoopbackCandidate) {
+			continue
 		}
-		if text, err := externalIP(servers); err != nil { // the local addresses may do
-			cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
-		} else {
-			texts = []string{text}
+		for _, addr := range i.addrs {
+			if !addr.IsLinkLocalUnicast() && n.filter.keepAddr(addr) { // link-local ones need a zone
+				all = append(all, addr)
+			}
 		}
 	}
-	if len(texts) == 0 {
-		return nil
+	for _, b := range n.binds {
+		if !b.IsUnspecified() {
+			out = append(out, b.Addr)
+			continue
+		}
+		for _, a := range all {
+			if b.covers(a) {
+				out = append(out, a)
+			}
+		}
 	}
-	n.external = map[netip.Addr]netip.Addr{}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+func (n *network) noAddress() error {
+	if !n.cfg.LoopbackCandidate {
+		return errors.New("no address to bind: this machine has no network but loopback, or its interfaces are down or excluded; " +
+			"for calls on this machine alone set rtc.enable_loopback_candidate, or start with --dev")
+	}
+	return errors.New("no address to bind: every interface is down or excluded; see rtc.interfaces and rtc.ips")
+}
+
+// discover asks under which address the machine appears, if that is wanted. Without an
+// answer what was known stays.
+func (n *network) discover(ctx context.Context) {
+	if !n.cfg.UseExternalIP || len(n.cfg.NodeIPs) > 0 {
+		return
+	}
+	servers := n.cfg.DiscoverySTUN
+	if len(servers) == 0 {
+		servers = n.cfg.STUNServers
+	}
+	addr, err := externalIP(ctx, servers)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && len(n.external) == 0: // the local addresses may do
+		n.cfg.Log.Warn("no external address found; advertising local addresses", "error", err)
+	case err != nil:
+		n.cfg.Log.Warn("no external address found; advertising the last", "address", n.external[0], "error", err)
+	default:
+		n.external = []netip.Addr{addr}
+	}
+}
+
+// advertised chooses what to advertise of the local addresses. If others than they are
+// wanted, those on the way to them stand for them, and the rest are of no use to clients,
+// but for loopback: of the same family where the address was found out, of any where the
+// configuration names what to advertise.
+func (n *network) advertised(local []netip.Addr) (*addresses, error) {
+	wanted, named := n.external, false
+	if len(n.cfg.NodeIPs) > 0 {
+		wanted, named = nil, true
+		for _, text := range n.cfg.NodeIPs {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, fmt.Errorf("address to advertise: %w", err)
+			}
+			wanted = append(wanted, addr.Unmap())
+		}
+	}
+	now := &addresses{local: local}
+	if len(wanted) == 0 {
+		return now, nil
+	}
+	now.external = map[netip.Addr]netip.Addr{}
 	var internals []netip.Addr
 	families := map[bool]bool{} // by Is4
-	for _, text := range texts {
-		external, err := netip.ParseAddr(text)
-		if err != nil {
-			return fmt.Errorf("address to advertise: %w", err)
-		}
-		internal, ok := wayOut(external, n.addrs)
+	for _, external := range wanted {
+		internal, ok := wayOut(external, local)
 		if !ok {
 			err := fmt.Errorf("no address is bound that %v could stand for", external)
-			if len(texts) == 1 {
-				return err
+			if len(wanted) == 1 {
+				return nil, err
 			}
-			cfg.Log.Warn("an address is not advertised", "error", err) // such as IPv6 where this machine has none
+			n.cfg.Log.Warn("an address is not advertised", "error", err) // such as IPv6 where this machine has none
 			continue
 		}
 		internals = append(internals, internal)
 		families[external.Is4()] = true
 		if internal != external {
-			n.external[internal] = external
+			now.external[internal] = external
 		}
 	}
 	if len(internals) == 0 {
-		return fmt.Errorf("no address is bound that any of %s could stand for", strings.Join(texts, ", "))
+		return nil, fmt.Errorf("no address is bound that any of %v could stand for", wanted)
 	}
-	n.addrs = slices.DeleteFunc(n.addrs, func(a netip.Addr) bool {
+	now.local = slices.DeleteFunc(slices.Clone(local), func(a netip.Addr) bool {
 		return !a.IsLoopback() && !slices.Contains(internals, a) && (named || families[a.Is4()])
 	})
-	return nil
+	return now, nil
 }
 
 // wayOut is the local address from which packets go to another: by the system's
@@ -155,117 +268,97 @@ func wayOut(to netip.Addr, local []netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (n *network) listen(cfg *Config) error {
-	for port := cfg.UDPPort[0]; port <= cfg.UDPPort[1]; port++ {
-		s, err := n.openSocket(cfg, port)
+func (n *network) listen(now *addresses) error {
+	for port := n.cfg.UDPPort[0]; port <= n.cfg.UDPPort[1]; port++ {
+		s, err := n.openSocket(now.local, port)
 		if err != nil {
 			return err
 		}
 		n.sockets = append(n.sockets, s)
 	}
-	if err := n.serve(cfg); err != nil {
-		return err
+	n.now.Store(now)
+	for _, s := range n.sockets { // nothing is read before it is known what is our own
+		s.mux = icemux.New(icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log})
+		for _, c := range *s.conns.Load() {
+			if err := s.mux.Add(c.Conn); err != nil {
+				return fmt.Errorf("share UDP port: %w", err)
+			}
+		}
 	}
-	if cfg.TCPPort == 0 {
+	if n.cfg.TCPPort == 0 {
 		return nil
 	}
 	var err error
-	n.tcp, err = openTCP(cfg, &n.tcpCounts)
+	n.tcp, err = openTCP(n.cfg, n.binds, &n.tcpCounts)
 	return err
-}
-
-// keepIP is pion's filter of the addresses that it finds.
-func (n *network) keepIP(ip net.IP) bool {
-	addr, ok := netip.AddrFromSlice(ip)
-	return ok && slices.Contains(n.addrs, addr.Unmap())
 }
 
 // anyPortTries is how often a port is looked for that is free on all addresses.
 const anyPortTries = 20
 
 // openSocket binds a port on each address by itself, not on the wildcard address, so
-// that answers come from where the question went.
-func (n *network) openSocket(cfg *Config, port int) (*socket, error) {
+// that answers come from where the question went. Port 0 is any, the same on all.
+func (n *network) openSocket(local []netip.Addr, port int) (*socket, error) {
 	for try := 1; ; try++ {
-		s, err := n.bindAll(cfg, port)
+		s, err := n.bindAll(local, port)
 		if err == nil || port != 0 || try == anyPortTries || !errors.Is(err, syscall.EADDRINUSE) {
 			return s, err
 		}
 	}
 }
 
-// bindAll binds one port, chosen with the first address if it is 0, everywhere.
-// Nothing is read yet.
-func (n *network) bindAll(cfg *Config, port int) (*socket, error) {
-	s := &socket{}
-	for _, addr := range n.addrs {
-		conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, uint16(port)).String(), Log: cfg.Log})
+func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
+	s := &socket{net: n, port: uint16(port)} //nolint:gosec // it is a port
+	var conns []boundConn
+	for _, addr := range local {
+		c, err := s.bind(addr)
 		if err != nil {
-			for _, c := range s.conns {
+			for _, c := range conns {
 				err = errors.Join(err, c.Close())
 			}
 			return nil, err
 		}
-		port = int(conn.Port())
-		if external, ok := n.external[addr]; ok {
-			addr = external
-		}
-		s.conns, s.addrs = append(s.conns, conn), append(s.addrs, addr)
+		s.port = c.Port()
+		conns = append(conns, c)
 	}
+	s.conns.Store(&conns)
+	s.gone.Store(&udp.Stats{})
 	return s, nil
 }
 
-// serve begins to read the sockets.
-func (n *network) serve(cfg *Config) error {
-	for _, s := range n.sockets {
-		s.mux = icemux.New(icemux.Config{Own: n.own, Counters: &n.muxed, Log: cfg.Log})
-		for _, c := range s.conns {
-			if err := s.mux.Add(c); err != nil {
-				return fmt.Errorf("share UDP port: %w", err)
-			}
-		}
-	}
-	return nil
+// bind opens the socket's port on one more address. Nothing is read yet.
+func (s *socket) bind(addr netip.Addr) (boundConn, error) {
+	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log})
+	return boundConn{conn, addr}, err
 }
 
-func openTCP(cfg *Config, counts *tcpCounts) (ice.TCPMux, error) {
-	hosts := cfg.BindAddresses
-	if len(hosts) == 0 {
-		hosts = []string{""}
-	}
-	port := max(cfg.TCPPort, 0)
-	var muxes []ice.TCPMux
-	for _, host := range hosts {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err != nil {
-			for _, m := range muxes {
-				err = errors.Join(err, m.Close())
-			}
-			return nil, fmt.Errorf("listen for ICE over TCP: %w", err)
+// openTCP listens for ICE over TCP on each address by its name, on a wildcard address as
+// such: a connection knows which address it came to.
+func openTCP(cfg *Config, binds []bindAddress, counts *icemux.TCPCounters) (*icemux.TCPMux, error) {
+	mux := icemux.NewTCP(icemux.TCPConfig{Counters: counts, Log: cfg.Log})
+	for _, a := range binds {
+		l, err := a.listen(max(cfg.TCPPort, 0))
+		if err == nil {
+			err = mux.Listen(l, a.covers)
 		}
-		muxes = append(muxes, ice.NewTCPMuxDefault(ice.TCPMuxParams{
-			Listener:        newListener(l, cfg.Log, counts),
-			Logger:          pionLogs{cfg.Log}.NewLogger("tcpmux"),
-			ReadBufferSize:  64,
-			WriteBufferSize: tcpQueue,
-
-			FirstStunBindTimeout:         firstSTUN,
-			AliveDurationForConnFromStun: firstSTUN,
-		}))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("listen for ICE over TCP: %w", err), mux.Close())
+		}
 	}
-	if len(muxes) == 1 {
-		return muxes[0], nil
-	}
-	return ice.NewMultiTCPMuxDefault(muxes...), nil
+	return mux, nil
 }
 
 func (n *network) close() error {
+	if n.unfollow != nil {
+		n.unfollow()
+	}
+	n.following.Wait()
 	var errs []error
 	for _, s := range n.sockets {
 		if s.mux != nil {
 			errs = append(errs, s.mux.Close())
 		}
-		for _, c := range s.conns { // the mux closes them too; this one is for those not read yet
+		for _, c := range *s.conns.Load() { // the mux closes them too; this one is for those not read yet
 			if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
@@ -324,119 +417,55 @@ func (f addressFilter) keepAddr(addr netip.Addr) bool {
 	return len(f.include) == 0 || slices.ContainsFunc(f.include, contains)
 }
 
-// bindable lists the addresses to bind and advertise: those named, and for a
-// wildcard, or if none is named, those of the interfaces that the filter keeps. What
-// is added to an interface later is not seen.
-func (f addressFilter) bindable(named []string, loopback bool) ([]netip.Addr, error) {
-	if len(named) == 0 {
-		named = []string{""}
-	}
-	var out []netip.Addr
-	for _, name := range named {
-		var addr netip.Addr
-		if name != "" {
-			var err error
-			if addr, err = netip.ParseAddr(name); err != nil {
-				return nil, fmt.Errorf("address to bind: %w", err)
-			}
-		}
-		if addr.IsValid() && !addr.IsUnspecified() {
-			out = append(out, addr)
-			continue
-		}
-		list, err := f.interfaceAddrs(loopback)
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range list {
-			if !addr.Is4() || a.Is4() { // 0.0.0.0 is IPv4 alone
-				out = append(out, a)
-			}
-		}
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	out = slices.Compact(out)
-	if len(out) == 0 {
-		if !loopback {
-			return nil, errors.New("no address to bind: this machine has no network but loopback, or its interfaces are down or excluded; " +
-				"for calls on this machine alone set rtc.enable_loopback_candidate, or start with --dev")
-		}
-		return nil, errors.New("no address to bind: every interface is down or excluded; see rtc.interfaces and rtc.ips")
-	}
-	return out, nil
-}
-
-func (f addressFilter) interfaceAddrs(loopback bool) ([]netip.Addr, error) {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	var out []netip.Addr
-	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || !f.keepInterface(i.Name) || (i.Flags&net.FlagLoopback != 0 && !loopback) {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("list addresses of %s: %w", i.Name, err)
-		}
-		for _, a := range addrs {
-			prefix, ok := a.(*net.IPNet)
-			if !ok || prefix.IP.IsLinkLocalUnicast() { // which need a zone
-				continue
-			}
-			if addr, ok := netip.AddrFromSlice(prefix.IP); ok && f.keepAddr(addr.Unmap()) {
-				out = append(out, addr.Unmap())
-			}
-		}
-	}
-	return out, nil
-}
-
 // externalIP asks the STUN servers in turn under which address we appear.
-func externalIP(servers []string) (string, error) {
+func externalIP(ctx context.Context, servers []string) (netip.Addr, error) {
 	err := errors.New("no STUN servers are configured")
 	for _, server := range servers {
-		ip, askErr := askSTUN(server)
+		addr, askErr := askSTUN(ctx, server)
 		if askErr == nil {
-			return ip, nil
+			return addr, nil
 		}
 		err = fmt.Errorf("ask %s: %w", server, askErr)
 	}
-	return "", err
+	return netip.Addr{}, err
 }
 
-func askSTUN(server string) (string, error) {
-	conn, err := net.DialTimeout("udp4", server, 3*time.Second)
+func askSTUN(ctx context.Context, server string) (none netip.Addr, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "udp4", server)
 	if err != nil {
-		return "", err
+		return none, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
-		return "", err
-	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // which ends the read
+	defer stop()
 	request, err := stun.Build(stun.TransactionID, stun.BindingRequest)
 	if err != nil {
-		return "", err
+		return none, err
 	}
 	if _, err := conn.Write(request.Raw); err != nil {
-		return "", err
+		return none, err
 	}
 	buf := make([]byte, 1500)
 	n, err := conn.Read(buf)
 	if err != nil {
-		return "", err
+		return none, errors.Join(ctx.Err(), err)
 	}
 	answer := &stun.Message{Raw: buf[:n]}
 	if err := answer.Decode(); err != nil {
-		return "", err
+		return none, err
 	}
 	var mapped stun.XORMappedAddress
 	if answer.TransactionID != request.TransactionID {
-		return "", errors.New("answer to another request")
+		return none, errors.New("answer to another request")
 	}
 	if err := mapped.GetFrom(answer); err != nil {
-		return "", err
+		return none, err
 	}
-	return mapped.IP.String(), nil
+	addr, ok := netip.AddrFromSlice(mapped.IP)
+	if !ok {
+		return none, fmt.Errorf("%v is not an address", mapped.IP)
+	}
+	return addr.Unmap(), nil
 }

@@ -16,8 +16,8 @@ import (
 // which they came: pion reads a conn once for each address that shares it.
 func TestPacketsKeepTheirOrder(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.BindAddresses = []string{"0.0.0.0"} })
-	require.Len(t, e.net.sockets[0].conns, len(e.net.addrs))
-	if len(e.net.addrs) < 2 {
+	require.Len(t, *e.net.sockets[0].conns.Load(), len(e.net.now.Load().local))
+	if len(e.net.now.Load().local) < 2 {
 		t.Skip("this machine has one address")
 	}
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -60,26 +60,55 @@ func layerStats(a *client) forward.LayerStats {
 	return <-got
 }
 
+// networkOf is the network of a configuration that is not opened yet.
+func networkOf(t *testing.T, cfg *Config) *network {
+	t.Helper()
+	cfg.setDefaults()
+	filter, err := newAddressFilter(cfg)
+	require.NoError(t, err)
+	binds, err := parseBindAddresses(cfg.BindAddresses)
+	require.NoError(t, err)
+	return &network{cfg: cfg, filter: filter, binds: binds}
+}
+
+func parseAll(texts ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range texts {
+		out = append(out, netip.MustParseAddr(text))
+	}
+	return out
+}
+
 func TestAddressesToBind(t *testing.T) {
-	f := addressFilter{exclude: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
-	addrs, err := f.bindable([]string{"127.0.0.1", "::1", "127.0.0.1"}, false)
-	require.NoError(t, err)
-	require.Equal(t, []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, addrs, "those named are bound as they are")
-	all, err := (addressFilter{}).bindable(nil, true)
-	require.NoError(t, err)
-	require.Contains(t, all, netip.MustParseAddr("127.0.0.1"))
-	if rest, err := f.bindable([]string{"0.0.0.0"}, true); err == nil {
-		for _, a := range rest {
-			require.True(t, a.Is4() && !a.IsLoopback(), "%v", a)
-		}
+	list := []networkInterface{
+		{"lo", true, parseAll("127.0.0.1", "::1")},
+		{"eth0", false, parseAll("198.51.100.1", "2001:db8::1", "fe80::1")},
+		{"docker0", false, parseAll("172.17.0.1")},
+	}
+	for name, c := range map[string]struct {
+		cfg  Config
+		want []netip.Addr
+	}{
+		"named, as they are": {Config{BindAddresses: []string{"127.0.0.1", "::1", "127.0.0.1"}, ExcludeIPs: []string{"127.0.0.0/8"}},
+			parseAll("127.0.0.1", "::1")},
+		"all":                 {Config{}, parseAll("172.17.0.1", "198.51.100.1", "2001:db8::1")},
+		"all, with loopback":  {Config{LoopbackCandidate: true}, parseAll("127.0.0.1", "172.17.0.1", "198.51.100.1", "::1", "2001:db8::1")},
+		"all in LiveKit's":    {Config{BindAddresses: []string{""}}, parseAll("172.17.0.1", "198.51.100.1", "2001:db8::1")},
+		"of IPv4":             {Config{BindAddresses: []string{"0.0.0.0"}}, parseAll("172.17.0.1", "198.51.100.1")},
+		"of IPv6, as Linux":   {Config{BindAddresses: []string{"::"}}, parseAll("172.17.0.1", "198.51.100.1", "2001:db8::1")},
+		"of IPv6, beside one": {Config{BindAddresses: []string{"::", "127.0.0.1"}}, parseAll("127.0.0.1", "2001:db8::1")},
+		"of an interface":     {Config{IncludeInterfaces: []string{"eth0"}}, parseAll("198.51.100.1", "2001:db8::1")},
+		"not of an interface": {Config{ExcludeInterfaces: []string{"docker0"}}, parseAll("198.51.100.1", "2001:db8::1")},
+		"of a network":        {Config{IncludeIPs: []string{"198.51.100.0/24"}}, parseAll("198.51.100.1")},
+	} {
+		require.Equal(t, c.want, networkOf(t, &c.cfg).bindable(list), name)
 	}
 }
 
 // The address on the way to the outside stands for the external one; others of its
 // family lead clients nowhere.
 func TestExternalAddress(t *testing.T) {
-	parse := netip.MustParseAddr
-	local := []netip.Addr{parse("127.0.0.1"), parse("198.51.100.1"), parse("198.51.100.2"), parse("2001:db8::1")}
+	local := parseAll("127.0.0.1", "198.51.100.1", "198.51.100.2", "2001:db8::1")
 	for _, c := range []struct {
 		external           string
 		internal, wantAddr string
@@ -88,43 +117,40 @@ func TestExternalAddress(t *testing.T) {
 		{"198.51.100.2", "198.51.100.2", ""},
 		{"2001:db8::2", "2001:db8::1", "2001:db8::2"},
 	} {
-		n := &network{addrs: append([]netip.Addr(nil), local...)}
-		require.NoError(t, n.findExternal(&Config{NodeIPs: []string{c.external}}))
-		require.Contains(t, n.addrs, parse(c.internal))
-		require.Contains(t, n.addrs, parse("127.0.0.1"))
+		now, err := networkOf(t, &Config{NodeIPs: []string{c.external}}).advertised(local)
+		require.NoError(t, err)
+		require.Contains(t, now.local, netip.MustParseAddr(c.internal))
+		require.Contains(t, now.local, netip.MustParseAddr("127.0.0.1"))
 		if c.wantAddr == "" {
-			require.Empty(t, n.external, "it needs no mapping")
-			require.NotContains(t, n.addrs, parse("198.51.100.1"))
+			require.Empty(t, now.external, "it needs no mapping")
+			require.NotContains(t, now.local, netip.MustParseAddr("198.51.100.1"))
 			continue
 		}
-		require.Equal(t, map[netip.Addr]netip.Addr{parse(c.internal): parse(c.wantAddr)}, n.external)
+		require.Equal(t, map[netip.Addr]netip.Addr{netip.MustParseAddr(c.internal): netip.MustParseAddr(c.wantAddr)}, now.external)
 	}
-	n := &network{addrs: []netip.Addr{parse("127.0.0.1")}}
-	require.Error(t, n.findExternal(&Config{NodeIPs: []string{"2001:db8::2"}}))
-	require.Error(t, n.findExternal(&Config{NodeIPs: []string{"here"}}))
+	_, err := networkOf(t, &Config{NodeIPs: []string{"2001:db8::2"}}).advertised(parseAll("127.0.0.1"))
+	require.Error(t, err)
+	_, err = networkOf(t, &Config{NodeIPs: []string{"here"}}).advertised(local)
+	require.Error(t, err)
 }
 
 // What is advertised is what the configuration names, and nothing besides: of both
 // families where it names both, of one where it names one.
 func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
-	parse := netip.MustParseAddr
-	local := []netip.Addr{parse("127.0.0.1"), parse("198.51.100.1"), parse("2001:db8::1")}
+	local := parseAll("127.0.0.1", "198.51.100.1", "2001:db8::1")
+	four, six := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::9")
 	for _, c := range []struct {
-		named, kept []string
-		external    map[netip.Addr]netip.Addr
+		named    []string
+		kept     []netip.Addr
+		external map[netip.Addr]netip.Addr
 	}{
-		{[]string{"203.0.113.7"}, []string{"127.0.0.1", "198.51.100.1"}, map[netip.Addr]netip.Addr{local[1]: parse("203.0.113.7")}},
-		{[]string{"2001:db8::9"}, []string{"127.0.0.1", "2001:db8::1"}, map[netip.Addr]netip.Addr{local[2]: parse("2001:db8::9")}},
-		{[]string{"203.0.113.7", "2001:db8::9"}, []string{"127.0.0.1", "198.51.100.1", "2001:db8::1"},
-			map[netip.Addr]netip.Addr{local[1]: parse("203.0.113.7"), local[2]: parse("2001:db8::9")}},
+		{[]string{"203.0.113.7"}, parseAll("127.0.0.1", "198.51.100.1"), map[netip.Addr]netip.Addr{local[1]: four}},
+		{[]string{"2001:db8::9"}, parseAll("127.0.0.1", "2001:db8::1"), map[netip.Addr]netip.Addr{local[2]: six}},
+		{[]string{"203.0.113.7", "2001:db8::9"}, local, map[netip.Addr]netip.Addr{local[1]: four, local[2]: six}},
 	} {
-		n := &network{addrs: append([]netip.Addr(nil), local...)}
-		require.NoError(t, n.findExternal(&Config{NodeIPs: c.named}))
-		var kept []string
-		for _, a := range n.addrs {
-			kept = append(kept, a.String())
-		}
-		require.Equal(t, c.kept, kept)
-		require.Equal(t, c.external, n.external)
+		now, err := networkOf(t, &Config{NodeIPs: c.named}).advertised(local)
+		require.NoError(t, err)
+		require.Equal(t, c.kept, now.local)
+		require.Equal(t, c.external, now.external)
 	}
 }

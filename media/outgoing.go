@@ -2,7 +2,6 @@ package media
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
@@ -85,18 +84,6 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 	}
 	sender.SetPath(conn, remote)
 	return &outgoing{sender: sender}
-}
-
-// local is the conn behind a local candidate, nil if it is not known.
-func (s *socket) local(c *webrtc.ICECandidate) *udp.Conn {
-	addr, err := netip.ParseAddr(c.Address)
-	if err != nil {
-		return nil
-	}
-	if i := slices.Index(s.addrs, addr.Unmap()); i >= 0 {
-		return s.conns[i]
-	}
-	return nil
 }
 
 // downWriter writes one subscription's packets. Its forwarder makes one call at a

@@ -78,7 +78,7 @@ func (n *network) hasUfrag(ufrag string) bool {
 			return true
 		}
 	}
-	return false
+	return n.tcp != nil && n.tcp.Has(ufrag)
 }
 
 // candidateVerdict is what to make of a client's candidate.
@@ -168,7 +168,7 @@ func (p *Peer) withoutUseless(d *livekit.SessionDescription) *livekit.SessionDes
 
 // loopback reports whether a loopback address is bound.
 func (n *network) loopback() bool {
-	for _, a := range n.addrs {
+	for _, a := range n.now.Load().local {
 		if a.IsLoopback() {
 			return true
 		}

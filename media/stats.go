@@ -39,16 +39,18 @@ type Stats struct {
 	ICERestarts   uint64 // clients cut off for restarting ICE too often
 	BadFeedback   uint64 // transport-wide feedback that could not be read
 
-	TCPConns    int64  // ICE-TCP connections now
-	TCPFailures uint64 // times that none could be accepted, such as for want of file descriptors
-	TCPRefused  uint64 // connections beyond the bounds, in all or of an address
+	TCPConns     int64  // ICE-TCP connections now
+	TCPStrangers int64  // of those, the ones that have not shown that they are a client's
+	TCPFailures  uint64 // times that none could be accepted, such as for want of file descriptors
+	TCPRefused   uint64 // connections closed since there were too many, or since they did not show it in time
+	TCPOverflow  uint64 // packets not sent, since too much waited for their receiver
 
 	// UDP packets that were not passed on: from addresses that no transport has
 	// authenticated, from more addresses than a transport may have, of transports that
 	// did not read in time, and from or to our own addresses.
 	UDPUnknown, UDPSources, UDPOverflow, UDPOwn uint64
 
-	Sockets []udp.Stats // one per UDP socket
+	Sockets []udp.Stats // one per UDP socket, and one for those of a port that were closed
 }
 
 // Stats takes the counts; they may be a moment apart from one another.
@@ -66,13 +68,17 @@ func (e *Engine) Stats() Stats {
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),
-		TCPConns: e.net.tcpCounts.open.Load(), TCPFailures: e.net.tcpCounts.failures.Load(), TCPRefused: e.net.tcpCounts.refused.Load(),
+		TCPConns: e.net.tcpCounts.Open.Load(), TCPStrangers: e.net.tcpCounts.Strangers.Load(), TCPFailures: e.net.tcpCounts.Failures.Load(),
+		TCPRefused: e.net.tcpCounts.Refused.Load(), TCPOverflow: e.net.tcpCounts.Overflow.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),
 	}
 	for _, sock := range e.net.sockets {
-		for _, conn := range sock.conns {
+		for _, conn := range *sock.conns.Load() {
 			s.Sockets = append(s.Sockets, conn.Stats())
+		}
+		if gone := *sock.gone.Load(); gone != (udp.Stats{}) {
+			s.Sockets = append(s.Sockets, gone)
 		}
 	}
 	return s

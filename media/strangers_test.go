@@ -95,7 +95,7 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 	before := e.Stats().OwnTransports
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
 	a.join()
-	trickleHost(a, livekit.SignalTarget_PUBLISHER, "127.0.0.1", e.net.sockets[0].conns[0].Port())
+	trickleHost(a, livekit.SignalTarget_PUBLISHER, "127.0.0.1", e.net.sockets[0].port)
 	require.Eventually(t, func() bool { return e.Stats().OwnTransports == before+1 }, patience, time.Millisecond)
 	w.isWell()
 }

@@ -1,17 +1,21 @@
-// Package icemux shares UDP sockets between the ICE agents of many transports. It
-// is pion's ice.UDPMux, with other rules for whose packets are whose.
+// Package icemux shares UDP sockets and TCP ports between the ICE agents of many
+// transports. It is pion's ice.UDPMux and ice.TCPMux, with other rules for whose packets
+// are whose.
 //
 // The nouns:
 //
 //   - A [Mux] is one UDP port on one or more local addresses, each with a socket of
 //     its own. Each socket has one goroutine that reads.
 //   - A session is the packets of one ICE username fragment (ufrag, RFC 8445, 5.3)
-//     on one socket.
+//     on one socket, or, over TCP, at one local address.
 //   - A source is a remote address that a session has heard from.
 //   - The owner of a remote address is the session that its DTLS, RTP and RTCP go
 //     to.
+//   - A [TCPMux] is one TCP port, to which clients connect (RFC 6544).
+//   - A stranger is a connection that has not named a session yet; a member is one that
+//     has, and is proven when the agent has answered it.
 //
-// The rules:
+// The rules over UDP:
 //
 //   - A STUN request goes to the session whose ufrag its USERNAME names, wherever it
 //     comes from. A STUN response goes to the session that sent the request.
@@ -23,4 +27,17 @@
 //   - All else from an address without an owner is dropped, and counted.
 //   - A session has a bounded number of sources, and a bounded queue.
 //   - Nothing is taken from, or sent to, an address of the server's own.
+//
+// The rules over TCP:
+//
+//   - A connection is a stranger until its first packet, a STUN request, names a session
+//     that there is. Strangers are few, in all and of each network, and have seconds; one
+//     too many takes the place of the oldest. They never take a member's.
+//   - A member that is not proven carries STUN alone, to either side, for a bounded time
+//     and a bounded number of packets. One too many takes the place of another that is
+//     not proven.
+//   - What a connection is does not outlast it: another one from the same address and port
+//     begins as a stranger.
+//   - The end of a connection, however it comes, ends no other and no session.
+//   - What waits for a receiver is bounded; what comes beyond it is dropped, and counted.
 package icemux

@@ -67,3 +67,22 @@ func (c *Conn) Stats() Stats {
 		},
 	}
 }
+
+// Add is the sum of both.
+func (s Stats) Add(o Stats) Stats {
+	s.PacketsSent += o.PacketsSent
+	s.BytesSent += o.BytesSent
+	s.SendCalls += o.SendCalls
+	s.OffloadMessages += o.OffloadMessages
+	s.OffloadPackets += o.OffloadPackets
+	s.OffloadRefused += o.OffloadRefused
+	s.PacketsReceived += o.PacketsReceived
+	s.BytesReceived += o.BytesReceived
+	s.ReceiveCalls += o.ReceiveCalls
+	s.Dropped.Busy += o.Dropped.Busy
+	s.Dropped.Unreachable += o.Dropped.Unreachable
+	s.Dropped.TooLong += o.Dropped.TooLong
+	s.Dropped.Closed += o.Dropped.Closed
+	s.Dropped.Other += o.Dropped.Other
+	return s
+}

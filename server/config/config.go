@@ -15,7 +15,7 @@ import (
 // keep LiveKit's units, which each field's comment tells.
 type Config struct {
 	Port          int      `yaml:"port"`           // TCP port of HTTP and WebSocket; 0 = any free one
-	BindAddresses []string `yaml:"bind_addresses"` // IP addresses to listen on; empty = all
+	BindAddresses []string `yaml:"bind_addresses"` // IP addresses of every socket; empty = all
 	// TrustedProxies are networks whose X-Forwarded-For is believed.
 	TrustedProxies []string `yaml:"trusted_proxies"`
 	CORSOrigins    []string `yaml:"cors_origins"` // whose pages may call /v1; "*" = any
@@ -59,8 +59,9 @@ type RTC struct {
 	UDPPort                 PortRange    `yaml:"udp_port"`         // one socket for all participants, or one per port of a range
 	PortRangeStart          int          `yaml:"port_range_start"` // LiveKit's socket per transport; see UDPPorts
 	PortRangeEnd            int          `yaml:"port_range_end"`
-	TCPPort                 int          `yaml:"tcp_port"` // ICE over TCP (RFC 6544); 0 = none
-	NodeIP                  NodeIP       `yaml:"node_ip"`  // address to advertise instead of the host's own
+	TCPPort                 int          `yaml:"tcp_port"`       // ICE over TCP (RFC 6544); 0 = none
+	BindAddresses           []string     `yaml:"bind_addresses"` // of media, in place of the server's
+	NodeIP                  NodeIP       `yaml:"node_ip"`        // address to advertise instead of the host's own
 	UseExternalIP           bool         `yaml:"use_external_ip"`
 	EnableLoopbackCandidate bool         `yaml:"enable_loopback_candidate"`
 	Interfaces              Filter       `yaml:"interfaces"`   // by name

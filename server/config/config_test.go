@@ -407,6 +407,50 @@ func TestDevelopment(t *testing.T) {
 	require.Zero(t, c.RTC.TCPPort)
 }
 
+// TestMediaIsBoundWhereEverythingIs, unless it is named apart; and where no client can be
+// it is said, and which key mends it.
+func TestMediaIsBoundWhereEverythingIs(t *testing.T) {
+	const keys = "keys: {key: 0123456789abcdef0123456789abcdef}\n"
+	for name, c := range map[string]struct {
+		text     string
+		media    []string
+		loopback bool   // is advertised
+		warning  string // "" = none
+	}{
+		"nothing":      {"", nil, false, ""},
+		"LiveKit's":    {"bind_addresses: ['']", []string{""}, false, ""},
+		"one":          {"bind_addresses: [192.0.2.1]", []string{"192.0.2.1"}, false, ""},
+		"media apart":  {"bind_addresses: [127.0.0.1]\nrtc: {bind_addresses: ['::']}", []string{"::"}, false, ""},
+		"media on all": {"bind_addresses: [127.0.0.1]\nrtc: {bind_addresses: []}", []string{}, false, ""},
+		"loopback":     {"bind_addresses: [127.0.0.1, '::1']", []string{"127.0.0.1", "::1"}, true, "no call from another machine can work"},
+		"loopback and not": {"bind_addresses: [127.0.0.1]\nrtc: {enable_loopback_candidate: false}", []string{"127.0.0.1"}, false,
+			"no call can work"},
+		"loopback is meant": {"bind_addresses: [127.0.0.1]\nrtc: {enable_loopback_candidate: true}", []string{"127.0.0.1"}, true, ""},
+		"loopback is named": {"bind_addresses: [127.0.0.1]\nrtc: {bind_addresses: [127.0.0.1], node_ip: 192.0.2.1}", []string{"127.0.0.1"}, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c2, warnings, err := load(t, keys+c.text)
+			require.NoError(t, err)
+			require.Equal(t, c.media, c2.RTC.BindAddresses)
+			require.Equal(t, c.loopback, c2.RTC.EnableLoopbackCandidate)
+			if c.warning == "" {
+				require.Empty(t, warnings)
+				return
+			}
+			require.Len(t, warnings, 1)
+			require.Contains(t, warnings[0], c.warning)
+			require.Contains(t, warnings[0], "rtc.bind_addresses")
+		})
+	}
+	for _, key := range []string{"node_ip: 192.0.2.1", "use_external_ip: true"} {
+		_, _, err := load(t, keys+"bind_addresses: [127.0.0.1]\nrtc: {"+key+"}")
+		require.ErrorContains(t, err, "rtc."+key[:7])
+		require.ErrorContains(t, err, "name the addresses of media in rtc.bind_addresses")
+	}
+	_, _, err := load(t, keys+"rtc: {bind_addresses: [example.com]}")
+	require.ErrorContains(t, err, `rtc.bind_addresses: "example.com" is not an IP address`)
+}
+
 func TestWeakSecretsAreRefusedOrWarnedOf(t *testing.T) {
 	_, _, err := load(t, "keys: {short: abcdefghijklmno, devkey: secret}")
 	require.ErrorContains(t, err, "keys: devkey has the secret that every developer knows; choose another, or start with --dev")

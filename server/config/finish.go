@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -82,6 +83,40 @@ func (l *loader) finish() {
 	}
 	if c.Development {
 		l.development()
+	}
+	l.mediaAddresses()
+}
+
+// mediaAddresses decides where media is received, and whether clients can be there.
+func (l *loader) mediaAddresses() {
+	c := l.config
+	if !l.wasGiven("rtc.bind_addresses") {
+		c.RTC.BindAddresses = slices.Clone(c.BindAddresses)
+	}
+	for _, text := range c.RTC.BindAddresses {
+		if ip, err := netip.ParseAddr(text); err != nil || !ip.IsLoopback() {
+			return
+		}
+	}
+	switch {
+	case len(c.RTC.BindAddresses) == 0:
+		return
+	case !l.wasGiven("rtc.enable_loopback_candidate"):
+		c.RTC.EnableLoopbackCandidate = true
+	}
+	if c.Development || l.wasGiven("rtc.bind_addresses") {
+		return
+	}
+	const cure = "where HTTP alone is to be on loopback, as behind a proxy, name the addresses of media in rtc.bind_addresses, such as 0.0.0.0"
+	switch ip := c.RTC.NodeIP; {
+	case ip.V4.IsValid() && !ip.V4.IsLoopback(), ip.V6.IsValid() && !ip.V6.IsLoopback():
+		l.problem(nil, "rtc.node_ip", "no client can reach it, since bind_addresses has media on loopback alone; %s", cure)
+	case c.RTC.UseExternalIP:
+		l.problem(nil, "rtc.use_external_ip", "no client can reach that address, since bind_addresses has media on loopback alone; %s", cure)
+	case !l.wasGiven("rtc.enable_loopback_candidate"):
+		l.warn("bind_addresses: media is on loopback alone, too, and no call from another machine can work; %s", cure)
+	case !c.RTC.EnableLoopbackCandidate:
+		l.warn("bind_addresses: media is on loopback alone, too, and no call can work, since rtc.enable_loopback_candidate is false; %s", cure)
 	}
 }
 

@@ -40,7 +40,7 @@ func (k Key) Env() string {
 func Keys() []Key {
 	return []Key{
 		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
-		{"bind_addresses", Applied, "IP addresses to listen on; all if empty, loopback alone in development"},
+		{"bind_addresses", Applied, "IP addresses to listen on, with every socket: HTTP, metrics and media; all if empty, loopback alone in development"},
 		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
 		{"cors_origins", Applied, "origins whose pages may call `/v1`, such as `https://app.example`; all without it, none if `[]`. LiveKit's routes take every origin"},
 		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more, with a warning of 16"},
@@ -66,9 +66,10 @@ func Keys() []Key {
 		{"rtc.port_range_start", Applied, "without `rtc.udp_port`: media is received on the first port of this range"},
 		{"rtc.port_range_end", Applied, "end of that range"},
 		{"rtc.tcp_port", Applied, "port of ICE over TCP; 0 turns it off"},
+		{"rtc.bind_addresses", Applied, "IP addresses to receive media on, in place of `bind_addresses`; all if `[]`"},
 		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; `v4,v6` for one of each family, else that family alone is advertised"},
 		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise; without them a public one, which clients are not told of"},
-		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses"},
+		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses; `true` where media is on loopback alone"},
 		{"rtc.interfaces.includes", Applied, "network interfaces to use; all if empty"},
 		{"rtc.interfaces.excludes", Applied, "network interfaces not to use"},
 		{"rtc.ips.includes", Applied, "networks whose addresses are used, as CIDR; all if empty"},

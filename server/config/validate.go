@@ -81,10 +81,9 @@ func (l *loader) validateListeners(c *Config) {
 	if c.Port != 0 && c.Port == c.Prometheus.Port {
 		l.problem(nil, "prometheus.port", "must differ from port")
 	}
-	for _, a := range c.BindAddresses {
-		if _, err := netip.ParseAddr(a); err != nil && a != "" { // LiveKit's "" is all addresses
-			l.problem(nil, "bind_addresses", "%q is not an IP address", a)
-		}
+	l.addresses("bind_addresses", c.BindAddresses)
+	if !slices.Equal(c.RTC.BindAddresses, c.BindAddresses) {
+		l.addresses("rtc.bind_addresses", c.RTC.BindAddresses)
 	}
 	for _, cidr := range c.TrustedProxies {
 		if _, err := netip.ParsePrefix(cidr); err != nil {
@@ -102,6 +101,14 @@ func (l *loader) validateListeners(c *Config) {
 	}
 	if strings.Contains(c.Prometheus.Username, ":") {
 		l.problem(nil, "prometheus.username", "must not have a colon: HTTP Basic ends the user name there")
+	}
+}
+
+func (l *loader) addresses(path string, texts []string) {
+	for _, a := range texts {
+		if _, err := netip.ParseAddr(a); err != nil && a != "" { // LiveKit's "" is all addresses
+			l.problem(nil, path, "%q is not an IP address", a)
+		}
 	}
 }
 

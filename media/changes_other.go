@@ -1,0 +1,11 @@
+//go:build !linux
+
+package media
+
+import (
+	"context"
+	"log/slog"
+)
+
+// systemChanges tells, until ctx ends, when the machine's addresses may have changed.
+func systemChanges(ctx context.Context, _ *slog.Logger, changed func()) { pollChanges(ctx, changed) }

@@ -1,0 +1,208 @@
+package media
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	piontransport "github.com/pion/transport/v5"
+	"github.com/pion/transport/v5/stdnet"
+)
+
+// networkInterface is an interface that is up, and its addresses.
+type networkInterface struct {
+	name     string
+	loopback bool
+	addrs    []netip.Addr
+}
+
+// systemInterfaces asks the system.
+func systemInterfaces() ([]networkInterface, error) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var out []networkInterface
+	for _, i := range list {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue // it went away meanwhile
+		}
+		made := networkInterface{name: i.Name, loopback: i.Flags&net.FlagLoopback != 0}
+		for _, a := range addrs {
+			if prefix, ok := a.(*net.IPNet); ok {
+				if addr, ok := netip.AddrFromSlice(prefix.IP); ok {
+					made.addrs = append(made.addrs, addr.Unmap())
+				}
+			}
+		}
+		out = append(out, made)
+	}
+	return out, nil
+}
+
+// bindRetry is how soon an address is tried again that cannot be bound. IPv6 addresses
+// cannot for a second or two after they appear, until no other machine turns out to have
+// them (RFC 4862, 5.4).
+const bindRetry = time.Second
+
+// pollInterval is how often the machine's addresses are listed where no word of changes
+// comes. Listing them takes less than a millisecond.
+const pollInterval = 10 * time.Second
+
+func pollChanges(ctx context.Context, changed func()) {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		changed()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// follow keeps to the machine's addresses until ctx ends.
+func (n *network) follow(ctx context.Context) {
+	changes := make(chan struct{}, 1)
+	n.following.Go(func() {
+		n.cfg.changes(ctx, n.cfg.Log, func() {
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		})
+	})
+	again := time.NewTimer(bindRetry)
+	again.Stop() // until something cannot be bound
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		case <-again.C:
+		}
+		if !n.refresh(ctx) {
+			again.Reset(bindRetry)
+		}
+	}
+}
+
+// refresh binds and advertises the machine's addresses as they are now; false: some
+// cannot be bound yet.
+func (n *network) refresh(ctx context.Context) bool {
+	list, err := n.cfg.interfaces()
+	if err != nil {
+		n.cfg.Log.Warn("the machine's addresses cannot be listed; keeping to the last", "error", err)
+		return false
+	}
+	present := n.presentOf(list)
+	was := n.now.Load()
+	if slices.Equal(present, n.present) && len(was.local) > 0 && !n.unbound {
+		return true
+	}
+	if !slices.Equal(present, n.present) {
+		n.present = present
+		n.discover(ctx)
+	}
+	now, err := n.advertised(present)
+	if err != nil { // such as when the network is down
+		now = &addresses{}
+	}
+	n.unbound = !n.keep(now)
+	if !slices.Equal(was.local, now.local) || !maps.Equal(was.external, now.external) {
+		n.cfg.Log.Info("the addresses of media have changed", "before", was.local, "now", now.local)
+	}
+	return !n.unbound
+}
+
+// presentOf is what there is to bind of what interfaces have.
+func (n *network) presentOf(list []networkInterface) []netip.Addr {
+	return slices.DeleteFunc(n.bindable(list), func(a netip.Addr) bool {
+		return !a.IsLoopback() && !slices.ContainsFunc(list, func(i networkInterface) bool { return slices.Contains(i.addrs, a) })
+	})
+}
+
+// keep binds what now has and is not bound yet, and closes what it does not have. What
+// cannot be bound is taken out of it; then it returns false.
+func (n *network) keep(now *addresses) bool {
+	fresh := make([][]boundConn, len(n.sockets))
+	kept := slices.DeleteFunc(slices.Clone(now.local), func(a netip.Addr) bool {
+		if slices.Contains(n.now.Load().local, a) {
+			return false
+		}
+		for i, s := range n.sockets {
+			c, err := s.bind(a)
+			if err != nil {
+				n.cfg.Log.Debug("an address cannot be bound yet", "address", a, "error", err)
+				for j := range n.sockets[:i] {
+					last := len(fresh[j]) - 1
+					_ = fresh[j][last].Close() // nothing was sent on it
+					fresh[j] = fresh[j][:last]
+				}
+				return true
+			}
+			fresh[i] = append(fresh[i], c)
+		}
+		return false
+	})
+	all := len(kept) == len(now.local)
+	now.local = kept
+	closing := make([][]boundConn, len(n.sockets))
+	for i, s := range n.sockets {
+		var conns []boundConn
+		for _, c := range *s.conns.Load() {
+			if slices.Contains(kept, c.local) {
+				conns = append(conns, c)
+			} else {
+				closing[i] = append(closing[i], c)
+			}
+		}
+		conns = append(conns, fresh[i]...)
+		s.conns.Store(&conns)
+	}
+	n.now.Store(now)
+	for i, s := range n.sockets {
+		for _, c := range fresh[i] {
+			if err := s.mux.Add(c.Conn); err != nil {
+				n.cfg.Log.Error("cannot receive media on an address", "address", c.local, "error", err)
+			}
+		}
+		for _, c := range closing[i] {
+			if err := s.mux.Remove(c.Conn); err != nil {
+				n.cfg.Log.Warn("close the media socket of an address that went", "address", c.local, "error", err)
+			}
+			sum := s.gone.Load().Add(c.Stats())
+			s.gone.Store(&sum)
+		}
+	}
+	return all
+}
+
+// boundNet is the network as pion sees it: the machine has the addresses that are bound,
+// and no others.
+type boundNet struct {
+	piontransport.Net
+	n *network
+}
+
+// forPion is a network whose only interface has the addresses that are bound, so that ICE
+// agents gather these alone.
+func (n *network) forPion() piontransport.Net { return &boundNet{&stdnet.Net{}, n} }
+
+// Interfaces implements transport.Net.
+func (b *boundNet) Interfaces() ([]*piontransport.Interface, error) {
+	i := piontransport.NewInterface(net.Interface{Index: 1, MTU: 1500, Name: "media", Flags: net.FlagUp})
+	for _, a := range b.n.now.Load().local {
+		i.AddAddress(&net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())})
+	}
+	return []*piontransport.Interface{i}, nil
+}

@@ -1,0 +1,543 @@
+package icemux
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/ice/v4"
+)
+
+// Bounds of TCP connections. A participant has one or two for each transport, and many
+// participants may share an address behind a NAT.
+const (
+	// maxStrangers is how many strangers there may be, and maxStrangersOfNetwork how
+	// many of one IPv4 address or IPv6 network of 64 bits. A client's connection is one
+	// for a round trip.
+	maxStrangers          = 512
+	maxStrangersOfNetwork = 64
+	// strangerTime is how long a connection may be one: clients send a request at once
+	// (RFC 6544, 5).
+	strangerTime = 5 * time.Second
+	// maxUnproven and maxProven are how many members of either kind a session may have,
+	// and unprovenTime and maxUnprovenPackets bound what one may do until it is proven.
+	maxUnproven        = 4
+	maxProven          = 8
+	unprovenTime       = 15 * time.Second
+	maxUnprovenPackets = 128
+	// maxTCPQueue bounds the bytes that wait for one receiver: two seconds of 2 Mbit/s.
+	maxTCPQueue = 512 << 10
+	// maxTCPPackets is how many packets may wait for a session's reader. Those that come
+	// later wait in the kernel.
+	maxTCPPackets = 64
+)
+
+// TCPConfig says how a [TCPMux] works.
+type TCPConfig struct {
+	// Counters counts connections; several muxes may share them. Required.
+	Counters *TCPCounters
+	// Log receives errors of listeners, not of connections. Required.
+	Log *slog.Logger
+}
+
+// TCPCounters are a TCPMux's connections.
+type TCPCounters struct {
+	Open      atomic.Int64 // now
+	Strangers atomic.Int64 // of those, strangers
+	// Failures: times that no connection could be accepted.
+	Failures atomic.Uint64
+	// Refused: connections that were closed since there were too many, or since they did
+	// not show in time that they are a client's.
+	Refused atomic.Uint64
+	// Overflow: packets that were not sent, since too much waited for their receiver.
+	Overflow atomic.Uint64
+}
+
+// TCPMux shares TCP ports, on which clients connect to us (RFC 6544). All methods may be
+// called concurrently.
+type TCPMux struct {
+	cfg  TCPConfig
+	work sync.WaitGroup // acceptors, and readers and writers of connections
+	done chan struct{}  // closed by Close
+
+	strangerTime, unprovenTime time.Duration // never changed
+
+	// mu guards the following, and what connections say that it guards. A session's mu
+	// may be taken while it is held.
+	mu        sync.Mutex
+	closed    bool
+	listeners []tcpListener
+	sessions  map[string][]*tcpSession // by ufrag, one for each local address
+	strangers []*tcpConn               // oldest first
+}
+
+type tcpListener struct {
+	net.Listener
+	port   int
+	covers func(netip.Addr) bool
+}
+
+var _ ice.TCPMux = (*TCPMux)(nil)
+
+// NewTCP makes a TCPMux without listeners. Close must be called.
+func NewTCP(cfg TCPConfig) *TCPMux {
+	return &TCPMux{
+		cfg: cfg, done: make(chan struct{}), sessions: map[string][]*tcpSession{},
+		strangerTime: strangerTime, unprovenTime: unprovenTime,
+	}
+}
+
+// Listen begins to accept l's connections, and closes l in the end. covers tells the
+// local addresses that clients reach it at.
+func (m *TCPMux) Listen(l net.Listener, covers func(local netip.Addr) bool) error {
+	local, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return fmt.Errorf("local address %v is not of TCP", l.Addr())
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return net.ErrClosed
+	}
+	m.listeners = append(m.listeners, tcpListener{l, local.Port, covers})
+	m.work.Go(func() { m.accept(l) })
+	return nil
+}
+
+// Addrs are the addresses of the listeners.
+func (m *TCPMux) Addrs() []netip.AddrPort {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []netip.AddrPort
+	for _, l := range m.listeners {
+		out = append(out, l.Addr().(*net.TCPAddr).AddrPort()) //nolint:forcetypeassert // Listen has looked
+	}
+	return out
+}
+
+// Close ends listeners, sessions and connections, and waits for their goroutines.
+func (m *TCPMux) Close() error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	close(m.done)
+	var errs []error
+	for _, l := range m.listeners {
+		errs = append(errs, l.Close())
+	}
+	for _, c := range m.strangers {
+		c.close()
+	}
+	sessions := m.sessions
+	m.sessions = map[string][]*tcpSession{}
+	m.mu.Unlock()
+	for _, of := range sessions {
+		for _, s := range of {
+			s.end()
+		}
+	}
+	m.work.Wait()
+	return errors.Join(errs...)
+}
+
+// GetConnByUfrag implements ice.TCPMux: the session of ufrag at a local address. It is
+// made if there is none, and connections that wait for it become its members. The conn
+// must be closed; the session ends with the last of its conns.
+func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
+	addr, ok := netip.AddrFromSlice(local)
+	if !ok {
+		return nil, fmt.Errorf("%v is not an address", local)
+	}
+	addr = addr.Unmap()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, io.ErrClosedPipe
+	}
+	s := m.sessionLocked(ufrag, addr)
+	if s == nil {
+		i := slices.IndexFunc(m.listeners, func(l tcpListener) bool { return l.covers(addr) })
+		if i < 0 {
+			return nil, fmt.Errorf("no TCP listener has the local address %v", addr)
+		}
+		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, uint16(m.listeners[i].port))) //nolint:gosec // it is a port
+		m.sessions[ufrag] = append(m.sessions[ufrag], s)
+		for _, c := range slices.Clone(m.strangers) {
+			if c.ufrag == ufrag && c.local == addr {
+				m.admitLocked(c, s)
+			}
+		}
+	}
+	s.conns++
+	return &tcpPacketConn{s: s, closed: make(chan struct{})}, nil
+}
+
+func (m *TCPMux) sessionLocked(ufrag string, local netip.Addr) *tcpSession {
+	for _, s := range m.sessions[ufrag] {
+		if s.local.Addr() == local {
+			return s
+		}
+	}
+	return nil
+}
+
+// RemoveConnByUfrag implements ice.TCPMux: the sessions of ufrag end.
+func (m *TCPMux) RemoveConnByUfrag(ufrag string) {
+	m.mu.Lock()
+	sessions := m.sessions[ufrag]
+	delete(m.sessions, ufrag)
+	m.mu.Unlock()
+	for _, s := range sessions {
+		s.end()
+	}
+}
+
+// Has reports whether ufrag is one of a session.
+func (m *TCPMux) Has(ufrag string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.sessions[ufrag]) > 0
+}
+
+// accept takes a listener's connections until it is closed. A process that is out of
+// file descriptors gets some back: it goes on after an error, and gives the descriptor of
+// the oldest stranger back.
+func (m *TCPMux) accept(l net.Listener) {
+	const (
+		again    = 100 * time.Millisecond
+		logEvery = time.Minute
+	)
+	var logged time.Time
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			if !logged.IsZero() {
+				m.cfg.Log.Info("ICE-TCP connections are accepted again", "address", l.Addr())
+				logged = time.Time{}
+			}
+			m.take(conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		m.cfg.Counters.Failures.Add(1)
+		if now := time.Now(); now.Sub(logged) >= logEvery {
+			logged = now
+			m.cfg.Log.Error("no ICE-TCP connection can be accepted, trying again", "address", l.Addr(), "error", err)
+		}
+		m.mu.Lock()
+		if len(m.strangers) > 0 {
+			m.refuseLocked(m.strangers[0])
+		}
+		m.mu.Unlock()
+		select {
+		case <-m.done:
+			return
+		case <-time.After(again):
+		}
+	}
+}
+
+// take makes a connection a stranger. One that comes when there are too many takes the
+// place of another: of the oldest of its own network, or of the network that has most.
+// Clients are strangers for a round trip, so those that fill the places are others.
+func (m *TCPMux) take(conn net.Conn) {
+	c, ok := newTCPConn(m, conn)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || !ok {
+		_ = conn.Close() // nothing was sent on it
+		return
+	}
+	if of := m.ofNetworkLocked(c.network); len(of) >= maxStrangersOfNetwork {
+		m.refuseLocked(of[0])
+	} else if len(m.strangers) >= maxStrangers {
+		m.refuseLocked(m.ofNetworkLocked(m.fullestLocked())[0])
+	}
+	m.strangers, c.counted = append(m.strangers, c), true
+	m.cfg.Counters.Open.Add(1)
+	m.cfg.Counters.Strangers.Add(1)
+	c.timer = time.AfterFunc(m.strangerTime, c.late)
+	m.work.Go(c.read)
+}
+
+func (m *TCPMux) ofNetworkLocked(network netip.Prefix) []*tcpConn {
+	var out []*tcpConn
+	for _, c := range m.strangers {
+		if c.network == network {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// fullestLocked is the network that has the most strangers.
+func (m *TCPMux) fullestLocked() (fullest netip.Prefix) {
+	counts := map[netip.Prefix]int{}
+	for _, c := range m.strangers {
+		if counts[c.network]++; counts[c.network] > counts[fullest] {
+			fullest = c.network
+		}
+	}
+	return fullest
+}
+
+// refuseLocked ends a connection that is one too many, or too late.
+func (m *TCPMux) refuseLocked(c *tcpConn) {
+	m.cfg.Counters.Refused.Add(1)
+	m.forgetLocked(c)
+}
+
+// forgetLocked ends a connection, whatever it is.
+func (m *TCPMux) forgetLocked(c *tcpConn) {
+	m.noStrangerLocked(c)
+	if c.session != nil {
+		c.session.remove(c)
+	}
+	if c.counted {
+		c.counted = false
+		m.cfg.Counters.Open.Add(-1)
+	}
+	c.close()
+}
+
+func (m *TCPMux) noStrangerLocked(c *tcpConn) {
+	if i := slices.Index(m.strangers, c); i >= 0 {
+		m.strangers = slices.Delete(m.strangers, i, i+1)
+		m.cfg.Counters.Strangers.Add(-1)
+	}
+}
+
+// join makes a stranger a member of the session that its first request names, or has it
+// wait for that session.
+func (m *TCPMux) join(c *tcpConn, ufrag string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.ufrag = ufrag
+	if s := m.sessionLocked(ufrag, c.local); s != nil {
+		m.admitLocked(c, s)
+	}
+}
+
+// admitLocked makes a stranger a member.
+func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
+	if !slices.Contains(m.strangers, c) {
+		return // it was refused meanwhile
+	}
+	displaced, ok := s.add(c)
+	if displaced != nil {
+		m.refuseLocked(displaced)
+	}
+	if !ok {
+		m.refuseLocked(c)
+		return
+	}
+	m.noStrangerLocked(c)
+	c.session = s
+	c.timer.Reset(m.unprovenTime)
+	m.work.Go(c.write)
+	close(c.joined)
+}
+
+// tcpSession is the packets of one ufrag at one local address.
+type tcpSession struct {
+	mux   *TCPMux
+	ufrag string
+	local netip.AddrPort
+	conns int // not closed yet; the mux's mu guards it
+	in    chan tcpPacket
+	done  chan struct{} // closed by end
+
+	mu      sync.Mutex // guards the following
+	ended   bool
+	members []*tcpConn // in the order in which they became what they are
+}
+
+type tcpPacket struct {
+	from  netip.AddrPort
+	bytes []byte
+}
+
+func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort) *tcpSession {
+	return &tcpSession{mux: m, ufrag: ufrag, local: local, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
+}
+
+// add makes c a member. One that is not proven yet gives its place to it if there are too
+// many; proven ones do not.
+func (s *tcpSession) add(c *tcpConn) (displaced *tcpConn, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.memberLocked(c.remote) != nil {
+		return nil, false
+	}
+	var unproven []*tcpConn
+	for _, other := range s.members {
+		if !other.proven.Load() {
+			unproven = append(unproven, other)
+		}
+	}
+	if len(unproven) >= maxUnproven {
+		displaced = unproven[0]
+	}
+	s.members = append(s.members, c)
+	return displaced, true
+}
+
+func (s *tcpSession) remove(c *tcpConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members = slices.DeleteFunc(s.members, func(other *tcpConn) bool { return other == c })
+}
+
+func (s *tcpSession) memberLocked(remote netip.AddrPort) *tcpConn {
+	for _, c := range s.members {
+		if c.remote == remote {
+			return c
+		}
+	}
+	return nil
+}
+
+func (s *tcpSession) member(remote netip.AddrPort) *tcpConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memberLocked(remote)
+}
+
+// prove follows the agent's answer to a request over c: its integrity was right. Beyond
+// maxProven the one that was heard of least lately goes: clients leave connections behind
+// that neither side has seen end.
+func (s *tcpSession) prove(c *tcpConn) {
+	if c.proven.Swap(true) {
+		return
+	}
+	c.timer.Stop()
+	s.mu.Lock()
+	var proven []*tcpConn
+	for _, other := range s.members {
+		if other.proven.Load() && other != c {
+			proven = append(proven, other)
+		}
+	}
+	s.mu.Unlock()
+	if len(proven) < maxProven {
+		return
+	}
+	silent := slices.MinFunc(proven, func(a, b *tcpConn) int { return int(a.heard.Load() - b.heard.Load()) })
+	s.mux.mu.Lock()
+	s.mux.refuseLocked(silent)
+	s.mux.mu.Unlock()
+}
+
+// end closes the session's connections and ends its reads.
+func (s *tcpSession) end() {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	members := slices.Clone(s.members)
+	s.mu.Unlock()
+	close(s.done)
+	for _, c := range members {
+		c.finish()
+	}
+}
+
+// tcpPacketConn is a reader and writer of a session.
+type tcpPacketConn struct {
+	s      *tcpSession
+	once   sync.Once
+	closed chan struct{}
+}
+
+// ReadFrom waits for a packet. It fails with io.EOF when the conn or the session is
+// closed, and not when a connection is.
+func (p *tcpPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case packet := <-p.s.in:
+		n := copy(b, packet.bytes)
+		if n < len(packet.bytes) {
+			return 0, nil, io.ErrShortBuffer
+		}
+		return n, net.TCPAddrFromAddrPort(packet.from), nil
+	case <-p.closed:
+	case <-p.s.done:
+	}
+	return 0, nil, io.EOF
+}
+
+// errNoConnection tells that the receiver is not connected, or not proven.
+var errNoConnection = errors.New("no TCP connection leads there")
+
+// WriteTo sends a packet over the connection from that address. Until that is proven it
+// is sent STUN alone.
+func (p *tcpPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	select {
+	case <-p.closed:
+		return 0, io.ErrClosedPipe
+	case <-p.s.done:
+		return 0, io.ErrClosedPipe
+	default:
+	}
+	t, ok := to.(*net.TCPAddr)
+	if !ok {
+		return 0, &net.OpError{Op: "write", Net: "tcp", Addr: to, Err: net.InvalidAddrError("not an address of TCP")}
+	}
+	c := p.s.member(canonical(t.AddrPort()))
+	if c == nil {
+		return 0, errNoConnection
+	}
+	if m, ok := parseSTUN(b); ok && m.class == classSuccess {
+		p.s.prove(c)
+	} else if !ok && !c.proven.Load() {
+		return 0, errNoConnection
+	}
+	return c.send(b)
+}
+
+// Close ends the conn's reads, and the session with the last of its conns.
+func (p *tcpPacketConn) Close() error {
+	p.once.Do(func() {
+		close(p.closed)
+		m := p.s.mux
+		m.mu.Lock()
+		p.s.conns--
+		last := p.s.conns == 0
+		if last {
+			of := slices.DeleteFunc(slices.Clone(m.sessions[p.s.ufrag]), func(s *tcpSession) bool { return s == p.s })
+			if m.sessions[p.s.ufrag] = of; len(of) == 0 {
+				delete(m.sessions, p.s.ufrag)
+			}
+		}
+		m.mu.Unlock()
+		if last {
+			p.s.end()
+		}
+	})
+	return nil
+}
+
+// LocalAddr is where clients connect to.
+func (p *tcpPacketConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(p.s.local) }
+
+// SetDeadline does nothing: pion closes the conn after it, which ends reads.
+func (p *tcpPacketConn) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline does nothing, as SetDeadline.
+func (p *tcpPacketConn) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does nothing, as SetDeadline.
+func (p *tcpPacketConn) SetWriteDeadline(time.Time) error { return nil }

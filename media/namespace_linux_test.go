@@ -1,0 +1,93 @@
+package media
+
+import (
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// inNamespace runs the calling test again in a process with a network of its own, and
+// tells whether this is that process. Where there are no such namespaces, or no ip
+// command, it is not run: what follows addresses is tested without the kernel, too.
+func inNamespace(t *testing.T) bool {
+	t.Helper()
+	const inside = "TEST_IN_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		return true
+	}
+	command := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}
+		return cmd
+	}
+	if out, err := command("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1").CombinedOutput(); err != nil {
+		t.Logf("the kernel's part is not tested, since there is no namespace to be had: %v %s", err, out)
+		return false
+	}
+	cmd := command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Contains(t, string(out), "--- PASS: "+t.Name())
+	return false
+}
+
+// What the kernel says of its interfaces is heard: an address that comes, an interface
+// that goes down, an address that goes.
+func TestTheKernelsAddressesAreFollowed(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	ip := func(args string) {
+		out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		require.NoError(t, err, "ip %s: %s", args, out)
+	}
+	ip("link set lo up")
+	log := &lockedLog{}
+	e := newTestEngine(t, func(c *Config) {
+		c.BindAddresses, c.TCPPort, c.Log = []string{"0.0.0.0"}, TCPEphemeral, slog.New(slog.NewTextHandler(log, nil))
+	})
+	advertises(t, e, "127.0.0.1")
+	ip("link add v0 type veth peer name v1")
+	ip("link set v1 up")
+	ip("link set v0 up")
+	ip("address add 198.51.100.7/24 dev v0")
+	advertises(t, e, "127.0.0.1", "198.51.100.7")
+	require.NotContains(t, log.String(), "no word from the kernel")
+	ip("link set v0 down")
+	advertises(t, e, "127.0.0.1")
+	ip("link set v0 up")
+	advertises(t, e, "127.0.0.1", "198.51.100.7")
+	ip("address del 198.51.100.7/24 dev v0")
+	advertises(t, e, "127.0.0.1")
+	require.False(t, slices.Contains(e.net.now.Load().local, parseAll("198.51.100.7")[0]))
+}
+
+// lockedLog is a log that may be read while it is written.
+type lockedLog struct {
+	mu sync.Mutex // guards b
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
