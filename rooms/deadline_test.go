@@ -145,3 +145,41 @@ func TestCreateOfARoomThatHasJustEnded(t *testing.T) {
 		require.Equal(t, room.Sid, h.one("tea").Sid)
 	})
 }
+
+// TestAStepOfTheClock: a deadline is a time of the wall clock. When that is set forwards,
+// or was suspended with the machine while it went on elsewhere, rooms end within seconds
+// of it; when it is set backwards, none ends early.
+func TestAStepOfTheClock(t *testing.T) {
+	for name, dependents := range map[string]bool{"idle rooms": false, "a room with an agent alone": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var step atomic.Int64
+				h := newHouse(t, func(c *rooms.Config) {
+					c.Wall = func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+				})
+				_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "tea", EmptyTimeout: 3600})
+				require.NoError(t, err)
+				if dependents {
+					h.join("tea", "agent", anAgent)
+				}
+				step.Store(int64(-time.Hour))
+				time.Sleep(3605 * time.Second) // by the timers it would be due
+				h.one("tea")
+				step.Store(0)
+				time.Sleep(6 * time.Second)
+				h.none("tea")
+
+				_, err = h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "coffee", EmptyTimeout: 3600})
+				require.NoError(t, err)
+				if dependents {
+					h.join("coffee", "agent", anAgent)
+				}
+				time.Sleep(time.Minute)
+				h.one("coffee")
+				step.Store(int64(2 * time.Hour))
+				time.Sleep(6 * time.Second)
+				h.none("coffee")
+			})
+		})
+	}
+}

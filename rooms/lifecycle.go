@@ -176,7 +176,7 @@ func (r *Room) deadlineOver(now time.Time) {
 	r.end(r.rec.DueReason(), livekit.DisconnectReason_ROOM_CLOSED, func(err error) {
 		if err != nil {
 			r.overdue.Failed(r.log, "cannot end the room that is due, trying again", err)
-			r.alarms[alarmDeadline] = time.Now().Add(retryInterval)
+			r.alarms[alarmDeadline] = r.now(alarmDeadline).Add(retryInterval)
 			return
 		}
 		r.overdue.Over(r.log, "the room that was due has ended")

@@ -137,7 +137,7 @@ func (r *Room) serve() {
 		select {
 		case <-r.mail.wake:
 		case <-r.timer.C:
-			r.ring(time.Now())
+			r.ring()
 		}
 	}
 }
@@ -245,27 +245,37 @@ func (r *Room) setTimer() {
 		r.timer.Stop()
 		return
 	}
-	var next time.Time
-	for _, at := range r.alarms {
-		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
+	next, any := longestWait, false
+	for a, at := range r.alarms {
+		if !at.IsZero() {
+			next, any = min(next, at.Sub(r.now(alarm(a)))), true
 		}
 	}
-	if next.IsZero() {
+	if !any {
 		r.timer.Stop()
 		return
 	}
-	r.timer.Reset(min(max(time.Until(next), 0), longestWait))
+	r.timer.Reset(max(next, 0))
 }
 
-// longestWait bounds the timer of a live room: alarms are times of the wall clock,
+// now is the time that an alarm is held against: a deadline is one of the wall clock, the
+// others are so long after what set them.
+func (r *Room) now(a alarm) time.Time {
+	if a == alarmDeadline {
+		return r.rooms.cfg.Wall()
+	}
+	return time.Now()
+}
+
+// longestWait bounds the timer of a live room: its deadline is a time of the wall clock,
 // which can be set, and goes on while a machine is suspended and its timers stand
 // still.
 const longestWait = 5 * time.Second
 
 // ring does what is due.
-func (r *Room) ring(now time.Time) {
+func (r *Room) ring() {
 	for a, at := range r.alarms {
+		now := r.now(alarm(a))
 		if at.IsZero() || now.Before(at) {
 			continue
 		}

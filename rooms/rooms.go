@@ -45,6 +45,9 @@ type Config struct {
 	// RestartGrace is how long after a start participants who were in a room are
 	// expected back before they count as gone.
 	RestartGrace time.Duration
+	// Wall is the wall clock, which deadlines are held against; nil is the system's. It
+	// may be set, and goes on while a machine is suspended, which timers do not know of.
+	Wall func() time.Time
 	// SignalGrace is how long a participant stays whose client has media and no
 	// signalling; 0 = [DefaultSignalGrace].
 	SignalGrace time.Duration
@@ -81,6 +84,9 @@ func New(cfg Config) *Rooms {
 	}
 	if cfg.DepartureTimeout == 0 {
 		cfg.DepartureTimeout = DefaultDepartureTimeout
+	}
+	if cfg.Wall == nil {
+		cfg.Wall = time.Now
 	}
 	if cfg.SignalGrace == 0 {
 		cfg.SignalGrace = DefaultSignalGrace
@@ -290,11 +296,11 @@ func (rs *Rooms) reap() {
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	earliest := NowMs(time.Now()) // what the timer is set to; 0 = nothing
+	earliest := NowMs(rs.cfg.Wall()) // what the timer is set to; 0 = nothing
 	deadline := int64(0)          // earliest, if it is a room's and not another try
 	var outage Outage
 	again := func(d time.Duration) {
-		earliest, deadline = NowMs(time.Now().Add(d)), 0 // so that no later deadline takes its place
+		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline takes its place
 		timer.Reset(d)
 	}
 	for {
@@ -304,16 +310,16 @@ func (rs *Rooms) reap() {
 		case <-rs.wake:
 			if ms := rs.noted.Swap(0); ms != 0 && (earliest == 0 || ms < earliest) {
 				earliest, deadline = ms, ms
-				timer.Reset(min(time.Until(time.UnixMilli(ms)), longest))
+				timer.Reset(min(time.UnixMilli(ms).Sub(rs.cfg.Wall()), longest))
 			}
 			continue
 		case <-timer.C:
 		}
-		if left := time.Until(time.UnixMilli(deadline)); left > 0 {
+		if left := time.UnixMilli(deadline).Sub(rs.cfg.Wall()); left > 0 {
 			timer.Reset(min(left, longest))
 			continue
 		}
-		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(time.Now()), batch)
+		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(rs.cfg.Wall()), batch)
 		switch {
 		case rs.life.Err() != nil:
 			return
@@ -338,7 +344,7 @@ func (rs *Rooms) reap() {
 		outage.Over(rs.log, "rooms that are due are ended again")
 		deadline = earliest
 		if earliest != 0 {
-			timer.Reset(min(max(time.Until(time.UnixMilli(earliest)), 0), longest))
+			timer.Reset(min(max(time.UnixMilli(earliest).Sub(rs.cfg.Wall()), 0), longest))
 		}
 	}
 }
