@@ -48,6 +48,7 @@ type uploader struct {
 	// regenerate begins a new generation and brings everything to it.
 	regenerate func(context.Context, between) error
 	wal        string // fileID of the database's WAL; the writer's, "" before the first stage
+	walKept    int64  // bytes to which the WAL is cut when it begins again
 	faults     *faults
 	checked    time.Time // run's: when the replica was checked last
 	uploaded   bool      // run's: since then something was uploaded
@@ -71,7 +72,7 @@ func newUploader(path string, db *litestream.DB, client *guarded, c *Config, log
 	u := &uploader{
 		path: path, db: db, client: client, log: log, interval: c.SyncInterval, every: c.CheckInterval, between: f, faults: newFaults(),
 		dirty: make(chan struct{}, 1), barriers: make(chan chan error), ended: make(chan struct{}),
-		whole: time.Now(),
+		whole: time.Now(), walKept: walKept,
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	return u
@@ -172,10 +173,10 @@ const walKept = 64 << 20
 func (u *uploader) shrinkWAL(ctx context.Context) error {
 	fi, err := os.Stat(u.path + "-wal")
 	db := u.db.SQLDB()
-	if err != nil || fi.Size() <= walKept || db == nil {
+	if err != nil || fi.Size() <= u.walKept || db == nil {
 		return nil // what is wrong with it is told by what reads it
 	}
-	_, err = db.ExecContext(ctx, fmt.Sprintf("PRAGMA journal_size_limit = %d", walKept))
+	_, err = db.ExecContext(ctx, fmt.Sprintf("PRAGMA journal_size_limit = %d", u.walKept))
 	return err
 }
 
