@@ -189,13 +189,24 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 			return err
 		}
 	}
-	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
+	return rs.remove(ctx, req.Room, req.Identity, "")
+}
+
+// RemoveSession is Remove of a participant by the SID of its session: whoever has joined
+// under the identity since then stays.
+func (rs *Rooms) RemoveSession(ctx context.Context, room, identity, sid string) error {
+	return rs.remove(ctx, room, identity, sid)
+}
+
+// remove sends a participant away; with a sid, only if that is its session.
+func (rs *Rooms) remove(ctx context.Context, room, identity, sid string) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		why := livekit.DisconnectReason_PARTICIPANT_REMOVED
-		if p := r.participants[req.Identity]; p != nil {
+		if p := r.participants[identity]; p != nil && (sid == "" || p.sid == sid) {
 			r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
-		} else if s := r.expected[req.Identity]; s != nil {
+		} else if s := r.expected[identity]; s != nil && (sid == "" || s.SID == sid) {
 			now := time.Now()
-			delete(r.expected, req.Identity)
+			delete(r.expected, identity)
 			gone, events := r.absence(s, why, now)
 			r.remember(gone)
 			r.judge(now)

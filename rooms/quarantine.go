@@ -20,7 +20,7 @@ type failure struct {
 
 // quarantine, deferred, takes down a room whose goroutine panics, and only that room:
 // nobody knows what its state is worth. Its clients are sent away to come back, and
-// the room is read from its row, which has what was written so far. Sessions stay,
+// the room is read from its row, which has all that has happened in it. Sessions stay,
 // and a client that does not come back leaves with the grace, as after a restart.
 func (r *Room) quarantine() {
 	why := recover()
@@ -64,6 +64,7 @@ func (r *Room) quarantine() {
 		}
 		<-r.mail.wake
 	}
+	guard(r.bringFacts)
 	rs.drop(r)
 	for _, l := range r.mail.take() { // posted before it was closed
 		r.turnAway(l)
@@ -79,6 +80,24 @@ func (r *Room) quarantine() {
 	case <-timer.C:
 		rs.forgive(r.name)
 		rs.readAgain(r.name)
+	}
+}
+
+// turnAwayFor turns away what is posted for that long; true: the process stops.
+func (r *Room) turnAwayFor(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return false
+		case <-r.rooms.life.Done():
+			return true
+		case <-r.mail.wake:
+			for _, l := range r.mail.take() {
+				r.turnAway(l)
+			}
+		}
 	}
 }
 

@@ -119,3 +119,98 @@ func TestAPanicTakesDownItsRoomAlone(t *testing.T) {
 		h.join("tea", "bob") // the failures of long ago are forgotten
 	})
 }
+
+// TestWhatHappenedIsWrittenThoughTheRoomFails: what the database could not take yet when
+// a room failed is written when it can be, before the room is read again.
+func TestWhatHappenedIsWrittenThoughTheRoomFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk(1)
+		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: d.allow}
+		h.open()
+		t.Cleanup(h.close)
+		var trap *mine
+		ann := h.join("tea", "ann", func(req *rooms.JoinRequest) {
+			trap = &mine{client: req.Outlet.(*client)}
+			req.Outlet = trap
+		})
+		bob, cid := h.join("tea", "bob"), h.join("tea", "cid")
+		bob.publish(t, "mic", microphone)
+		h.flush("tea")
+
+		d.fails.Store(100)
+		bob.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		bob.Sync()
+		cid.publish(t, "mic", microphone)
+		cid.Sync()
+		synctest.Wait()
+		trap.arm()
+		cid.publish(t, "cam", camera)
+		synctest.Wait()
+		require.EqualValues(t, 1, h.Stats().Failures)
+		time.Sleep(5 * time.Second)
+		require.NotContains(t, h.events("tea"), "participant_left bob", "the disk takes nothing")
+		_, err := h.try("tea", "dan")
+		require.ErrorIs(t, err, rooms.ErrFailed)
+
+		d.fails.Store(0)
+		time.Sleep(5 * time.Second)
+		require.Contains(t, h.events("tea"), "track_unpublished bob")
+		require.Contains(t, h.events("tea"), "participant_left bob")
+		require.Contains(t, h.events("tea"), "track_published cid")
+		require.Equal(t, ann.SID(), h.join("tea", "ann").SID(), "those who were in it are expected back")
+		require.Equal(t, cid.SID(), h.join("tea", "cid").SID())
+		require.NotEqual(t, bob.SID(), h.join("tea", "bob").SID(), "and who left is not")
+		require.EqualValues(t, 3, h.one("tea").NumParticipants)
+		h.checkLog()
+	})
+}
+
+// TestAStopWhileAFailedRoomCannotBeWritten ends in time.
+func TestAStopWhileAFailedRoomCannotBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk(1)
+		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: d.allow}
+		h.open()
+		t.Cleanup(h.close)
+		var trap *mine
+		h.join("tea", "ann", func(req *rooms.JoinRequest) {
+			trap = &mine{client: req.Outlet.(*client)}
+			req.Outlet = trap
+		})
+		bob, cid := h.join("tea", "bob"), h.join("tea", "cid")
+		h.flush("tea")
+		d.fails.Store(100)
+		bob.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		bob.Sync()
+		synctest.Wait()
+		trap.arm()
+		cid.publish(t, "mic", microphone)
+		synctest.Wait()
+		require.EqualValues(t, 1, h.Stats().Failures)
+		h.close() // the disk still takes nothing
+	})
+}
+
+// TestRemovingASession leaves alone who has joined under the identity since then.
+func TestRemovingASession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		h.join("tea", "ann")
+		old := h.join("tea", "bob")
+		old.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		old.Sync()
+		bob := h.join("tea", "bob")
+		require.NotEqual(t, old.SID(), bob.SID())
+		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "bob", old.SID()), rooms.ErrNoParticipant)
+		require.Nil(t, bob.leave())
+		require.NoError(t, h.RemoveSession(t.Context(), "tea", "bob", bob.SID()))
+		require.Equal(t, livekit.LeaveRequest_DISCONNECT, bob.leave().GetAction())
+
+		cid := h.join("tea", "cid")
+		h.flush("tea")
+		h.restart() // and who is expected back is found by its SID, too
+		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "cid", bob.SID()), rooms.ErrNoParticipant)
+		require.NoError(t, h.RemoveSession(t.Context(), "tea", "cid", cid.SID()))
+		require.Equal(t, "participant_left cid", h.events("tea")[len(h.events("tea"))-1])
+	})
+}

@@ -297,7 +297,7 @@ func (rs *Rooms) reap() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	earliest := NowMs(rs.cfg.Wall()) // what the timer is set to; 0 = nothing
-	deadline := int64(0)          // earliest, if it is a room's and not another try
+	deadline := int64(0)             // earliest, if it is a room's and not another try
 	var outage Outage
 	again := func(d time.Duration) {
 		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline takes its place

@@ -30,6 +30,8 @@ type Change struct {
 	Room     Record
 	Sessions []Session // inserted or replaced by SID
 	Events   []Event
+
+	fact bool // of a room's: it has happened, and cannot be refused
 }
 
 // Pipeline is a sequence of changes that are submitted without waiting for the

@@ -57,13 +57,37 @@ func (r *Room) fact(sessions []Session, events []Event) {
 		r.settleBacklog()
 		return
 	}
-	r.submit(c, func(_ Outcome, err error) {
-		// A room that has ended had nobody in it: it is about one whose join came
-		// after the end, and is void with that join.
-		if err != nil && !errors.Is(err, ErrEnded) {
-			r.keep(c)
+	c.fact = true
+	r.submit(c, func(Outcome, error) {})
+}
+
+// bringFacts has the store take, for a room that has failed, the facts that it could not
+// take yet: they have happened, whatever the room's state is worth, and the row is read
+// after them. It tries until the process stops, and once more then.
+func (r *Room) bringFacts() {
+	for _, c := range r.behind {
+		r.keep(c)
+	}
+	c := r.backlog
+	r.backlog, r.behind = nil, nil
+	for last := false; c != nil; {
+		written := make(chan error, 1)
+		try := &Change{Kind: ChangeUpdate, Pipeline: new(Pipeline), Room: c.Room, Sessions: c.Sessions, Events: c.Events}
+		r.rooms.cfg.Store.Submit(try, func(out Outcome, err error) {
+			if err == nil {
+				r.rooms.noteDeadline(out.Room.ExpiresMs)
+			}
+			written <- err
+		})
+		switch err := <-written; {
+		case err == nil, errors.Is(err, ErrEnded):
+			return
+		case last:
+			r.log.Error("what the failed room could not write is lost", "error", err)
+			return
 		}
-	})
+		last = r.turnAwayFor(retryInterval)
+	}
 }
 
 // settleBacklog, once nothing is on its way in an aborted pipeline, adds to what failed
@@ -100,6 +124,7 @@ func (r *Room) keep(c *Change) {
 		r.backlog.keepSession(s)
 	}
 	r.backlog.Events = append(r.backlog.Events, c.Events...)
+	r.backlog.Room = c.Room
 	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
 }
 
@@ -147,6 +172,11 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
 	r.pending--
 	r.pendingRows -= c.rows()
+	// A room that has ended had nobody in it: a fact is about one whose join came after
+	// the end, and is void with that join.
+	if c.fact && err != nil && !errors.Is(err, ErrEnded) {
+		r.keep(c)
+	}
 	if r.hasFailed() { // the asker has been told; the row has it or has not
 		return
 	}

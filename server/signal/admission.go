@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/livekit/protocol/livekit"
-
 	"parlor/rooms"
 	"parlor/server/authorize"
 )
@@ -70,10 +68,8 @@ func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err != nil || *answer.Allow {
 		return err
 	}
-	there, err := h.cfg.Rooms.Participant(ctx, req.room, req.info.Identity)
-	if err == nil && there.Sid == req.claims.ID {
-		err = h.cfg.Rooms.Remove(ctx, &livekit.RoomParticipantIdentity{Room: req.room, Identity: req.info.Identity})
-	}
+	// A session's own token has its SID for an id.
+	err = h.cfg.Rooms.RemoveSession(ctx, req.room, req.info.Identity, req.claims.ID)
 	if err != nil && rooms.ErrorCode(err) != rooms.NotFound {
 		return err
 	}
