@@ -1,0 +1,171 @@
+package conformance
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tour is the README's commands of the API, by their comments, as they stand there.
+type tour struct {
+	t        *testing.T
+	commands []string
+	env      []string
+	address  string
+}
+
+func newTour(t *testing.T, s *server) *tour {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	found := regexp.MustCompile("(?s)A tour, against `go run \\. --dev`:\n\n```sh\n(.*?)```").FindStringSubmatch(string(readme))
+	require.Len(t, found, 2, "the README has its tour")
+	to := &tour{t: t, address: strings.TrimPrefix(s.http(), "http://")}
+	for line := range strings.Lines(strings.ReplaceAll(found[1], "\\\n", " ")) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			require.True(t, strings.HasPrefix(line, "curl "), line)
+			to.commands = append(to.commands, line)
+		}
+	}
+	// What curl is told beside the command: an error is one of curl's, too.
+	home := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".curlrc"), []byte("silent\nshow-error\nfail-with-body\n"), 0o600))
+	to.env = append(os.Environ(), "CURL_HOME="+home)
+	return to
+}
+
+// next is the tour's next command, which has that in it.
+func (to *tour) next(part string) *exec.Cmd {
+	to.t.Helper()
+	require.NotEmpty(to.t, to.commands, part)
+	line := to.commands[0]
+	to.commands = to.commands[1:]
+	require.Contains(to.t, line, part)
+	require.Contains(to.t, line, "localhost:7880")
+	cmd := exec.CommandContext(to.t.Context(), "sh", "-c", "exec "+strings.ReplaceAll(line, "localhost:7880", to.address))
+	cmd.Env = to.env
+	return cmd
+}
+
+// run runs a command, and reads its answer into out unless that is nil.
+func (to *tour) run(cmd *exec.Cmd, out any) {
+	to.t.Helper()
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	answer, err := cmd.Output()
+	require.NoError(to.t, err, "%v: %s%s", cmd.Args, answer, &errs)
+	if out != nil {
+		require.NoError(to.t, json.Unmarshal(answer, out), string(answer))
+	}
+}
+
+// TestTheTourOfTheReadme runs its commands as they stand there, but for the port and the
+// SID of ada's microphone, in their order, and looks at what they answer and do.
+func TestTheTourOfTheReadme(t *testing.T) {
+	parlorOnly(t)
+	t.Parallel()
+	if _, err := exec.LookPath("curl"); err != nil {
+		require.NotEqual(t, "true", os.Getenv("CI"), "curl is not installed")
+		t.Skip("curl is not installed")
+	}
+	s := startServer(t, settings{"development": true, "keys": map[string]string{"devkey": "secret"}})
+	to := newTour(t, s)
+
+	var room struct{ Sid, Name, State string }
+	to.run(to.next(`"name":"board"`), &room)
+	require.Equal(t, "board", room.Name)
+	require.True(t, strings.HasPrefix(room.Sid, "RM_"), room.Sid)
+
+	var made struct{ Token string }
+	to.run(to.next("/v1/tokens"), &made)
+	ada := single.joinAt(t, s.ws(), made.Token)
+	microphone := ada.publishMicrophone(t)
+
+	live := to.next("text/event-stream")
+	stream, err := live.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, live.Start())
+	seen := make(chan string, 100)
+	go func() { // ends with the command
+		defer close(seen)
+		for lines := bufio.NewScanner(stream); lines.Scan(); {
+			if event, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+				seen <- event
+			}
+		}
+	}()
+	t.Cleanup(func() { _ = live.Process.Kill(); _ = live.Wait() }) // as Ctrl-C
+	sees := func(event string) {
+		t.Helper()
+		for got := range seen {
+			if got == event {
+				return
+			}
+		}
+		require.Fail(t, "the stream ended", "before %s", event)
+	}
+	sees("track_published")
+
+	var participants struct {
+		Participants []struct{ Identity, State string }
+	}
+	to.run(to.next("/participants"), &participants)
+	require.Len(t, participants.Participants, 1)
+	require.Equal(t, "ada", participants.Participants[0].Identity)
+
+	type track struct {
+		Sid, Source string
+		Muted       bool
+	}
+	var tracks struct{ Tracks []track }
+	to.run(to.next("/ada/tracks"), &tracks)
+	require.Equal(t, []track{{Sid: microphone.SID(), Source: "microphone"}}, tracks.Tracks)
+	mute := to.next("/tracks/TR_AMxxxxxxxxxxxx")
+	mute.Args[2] = strings.ReplaceAll(mute.Args[2], "TR_AMxxxxxxxxxxxx", microphone.SID())
+	var muted track
+	to.run(mute, &muted)
+	require.True(t, muted.Muted)
+	sees("track_muted")
+
+	to.run(to.next(`"hold":true`), nil)
+	to.run(to.next("-X DELETE"), nil)
+
+	var locked struct{ Locked bool }
+	to.run(to.next(`"locked":true`), &locked)
+	require.True(t, locked.Locked)
+	_, err = to.try(s, "bob")
+	require.Error(t, err, "nobody new")
+
+	to.run(to.next("-X DELETE"), nil)
+	sees("room_finished")
+	var ended struct {
+		Rooms []struct {
+			Sid, Name string
+			EndReason string `json:"end_reason"`
+		}
+	}
+	to.run(to.next("state=ended"), &ended)
+	require.Len(t, ended.Rooms, 1)
+	require.Equal(t, room.Sid, ended.Rooms[0].Sid)
+	require.Equal(t, "closed", ended.Rooms[0].EndReason)
+	require.Empty(t, to.commands, "the tour has gone on")
+}
+
+// try asks whether somebody may join.
+func (to *tour) try(s *server, identity string) (string, error) {
+	jwt, err := exec.CommandContext(to.t.Context(), env.binary, "token", "--dev", "--room", "board", "--identity", identity).Output()
+	require.NoError(to.t, err)
+	status, body, err := fetch(to.t.Context(), s.http()+"/rtc/validate?access_token="+strings.TrimSpace(string(jwt)))
+	if err == nil && status != 200 {
+		err = fmt.Errorf("%d %s", status, body)
+	}
+	return string(body), err
+}
