@@ -44,6 +44,7 @@ type Layer struct {
 	live        atomic.Bool  // packets come
 	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
+	silence     silence
 	counters    layerCounters
 
 	// fan is held while packets go out, so that they go in order and Close waits.

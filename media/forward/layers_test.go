@@ -40,6 +40,55 @@ func simulcast(t *testing.T) (track *Track, q, h, f *sender) {
 	return track, q, h, f
 }
 
+// A layer that the publisher stops is left after a few of its frames are missing.
+func TestLeavesALayerThatStopsSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, h, _ := simulcast(t)
+		r := newReceiver(track, vp8Config(), nil)
+		run(2*time.Second, q, h)
+		require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current)
+		run(450*time.Millisecond, q)
+		require.Equal(t, livekit.VideoQuality_LOW, r.f.Stats().Current)
+		run(200*time.Millisecond, q, h)
+		require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current, "it is back")
+		run(450*time.Millisecond, q)
+		require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current, "it may come back soon again")
+		run(700*time.Millisecond, q)
+		require.Equal(t, livekit.VideoQuality_LOW, r.f.Stats().Current)
+		requireContiguous(t, r.take())
+	})
+}
+
+// A layer that sends few frames has not stopped: that of a camera at 5 frames a second
+// which loses some, and that of a shared screen on which nothing moves for long, whose
+// layers send one after the other.
+func TestStaysAtALayerThatSendsFewFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, h, _ := simulcast(t)
+		r := newReceiver(track, vp8Config(), nil)
+		run(2*time.Second, q, h)
+		send := func(every time.Duration, senders ...*sender) {
+			for _, s := range senders {
+				key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0
+				s.at = time.Now()
+				s.frame(key, 2)
+				require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current)
+				time.Sleep(every / time.Duration(len(senders)))
+			}
+		}
+		for i := range 100 {
+			if send(200*time.Millisecond, q, h); i%10 == 0 {
+				send(200*time.Millisecond, q)
+				send(200*time.Millisecond, q)
+			}
+		}
+		for i := range 20 {
+			send(time.Duration(i)*700*time.Millisecond, q, h)
+		}
+		require.EqualValues(t, 1, r.f.Stats().Switches)
+	})
+}
+
 func TestFollowsLayersThatStopAndReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)

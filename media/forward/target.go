@@ -7,27 +7,68 @@ import (
 )
 
 // How long a layer is silent, while others are not, before it counts as stopped:
-// at least stoppedAfter, more for slow ones.
+// several of its frames are missing, and more than a short stall of the publisher. One
+// that came back soon after it was taken for stopped is given more time for a while.
 const (
-	stoppedAfter  = int64(time.Second)
-	stoppedFrames = 3
+	stoppedFrames  = 5
+	stoppedAfter   = int64(250 * time.Millisecond)
+	stoppedUnsure  = int64(time.Second) // its frame rate is unknown, or it came back soon
+	returnedSoon   = int64(2 * time.Second)
+	unsureAfterOne = int64(time.Minute)
 )
+
+// silence is how long a layer sends nothing while others do. The ticker's goroutine
+// alone uses it.
+type silence struct {
+	seen    int64 // last arrival at the tick before
+	lasts   int64 // how long the others sent meanwhile
+	counted int64 // when that was added to
+	stopped int64 // when the layer was taken for stopped, 0 = never
+	unsure  int64 // until when more time is given
+}
 
 // judgeLiveness notes which layers have stopped; it reports whether any has.
 // A track whose only layer is silent has nothing to fall back to, and one that
-// is all silent is paused, not stopped.
+// is all silent is paused, not stopped: time counts only while another layer sends.
 func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
 	if !t.video || len(layers) < 2 {
 		return false
 	}
-	var newest int64
+	sent := 0
 	for _, l := range layers {
-		newest = max(newest, l.lastArrival.Load())
+		if l.lastArrival.Load() != l.silence.seen {
+			sent++
+		}
 	}
 	for _, l := range layers {
-		patience := max(stoppedAfter, stoppedFrames*l.frameInterval())
-		if l.live.Load() && newest-l.lastArrival.Load() > patience {
+		s := &l.silence
+		last := l.lastArrival.Load()
+		switch {
+		case last != s.seen:
+			s.seen, s.lasts = last, 0
+			if s.stopped != 0 && l.live.Load() {
+				if now-s.stopped < returnedSoon {
+					s.unsure = now + unsureAfterOne
+				}
+				s.stopped = 0
+			}
+			s.counted = now
+		case sent > 0:
+			// A pause of all is none of this one: they may begin one after the other.
+			s.lasts += min(now-s.counted, l.frameInterval()+int64(tickInterval))
+			s.counted = now
+		}
+		if !l.live.Load() || s.lasts < stoppedAfter {
+			continue
+		}
+		interval := l.frameInterval()
+		patience := max(stoppedAfter, stoppedFrames*interval)
+		if now < s.unsure || interval == 0 {
+			patience = max(patience, stoppedUnsure)
+		}
+		if s.lasts >= patience {
 			l.live.Store(false)
+			s.stopped = now
 			changed = true
 			t.log.Debug("layer stopped", "rid", l.cfg.RID, "quality", l.cfg.Quality)
 		}
