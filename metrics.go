@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/media"
+	"parlor/media/forward"
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
 	"parlor/server/api"
@@ -154,8 +155,29 @@ func quantile(h *sqlite.Histogram, q float64) float64 {
 	return 1000 * h.Bounds[len(h.Bounds)-1]
 }
 
+// collectTraffic tells what went over the tracks, without a label for rooms, of which
+// there may be any number.
+func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
+	tell := func(kind, direction string, t *forward.Traffic) {
+		labels := []string{"kind", kind, "direction", direction}
+		count("parlor_media_packets_total", "RTP packets from publishers (in) and to subscribers (out), repeats included.", t.Packets, labels...)
+		count("parlor_media_bytes_total", "Bytes of those packets; out without header extensions.", t.Bytes, labels...)
+		count("parlor_media_packets_lost_total", "RTP packets that did not arrive; out, as subscribers report it.", t.Lost, labels...)
+		count("parlor_media_nacks_total", "RTP packets that the receiver asked for again: we of publishers (in), subscribers of us (out).", t.NACKs, labels...)
+		count("parlor_media_key_frame_requests_total", "Key frames asked for: of publishers (in), by subscribers (out).", t.KeyRequests, labels...)
+		if direction == "out" {
+			count("parlor_media_packets_repeated_total", "RTP packets sent again to subscribers.", t.Repeats, "kind", kind)
+		}
+	}
+	tell("audio", "in", &s.Audio.Received)
+	tell("audio", "out", &s.Audio.Sent)
+	tell("video", "in", &s.Video.Received)
+	tell("video", "out", &s.Video.Sent)
+}
+
 func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	s := c.media.Stats()
+	c.collectTraffic(&s, count)
 	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
 	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))
 	gauge("parlor_media_tcp_strangers", "ICE-TCP connections that have not named a transport yet.", float64(s.TCPStrangers))

@@ -132,6 +132,7 @@ type Engine struct {
 	counters    counters
 	ticker      *forward.Ticker
 	pool        *packet.Pool
+	totals      forward.Totals
 
 	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
 	early   atomic.Int64 // the same of the server's data, and of what came before a channel opened

@@ -260,5 +260,15 @@ func TestPublishAndSubscribe(t *testing.T) {
 		b.subscribe("PA_a", pv)
 		require.Equal(t, "TR_v", b.events.wait(t, "subscribed").sid)
 		b.receives("PA_a", "TR_v")
+
+		require.Eventually(t, func() bool {
+			s := e.Stats()
+			for _, t := range []forward.Traffic{s.Audio.Received, s.Audio.Sent, s.Video.Received, s.Video.Sent} {
+				if t.Packets == 0 || t.Bytes == 0 {
+					return false
+				}
+			}
+			return true
+		}, patience, 10*time.Millisecond, "what flows is counted")
 	})
 }

@@ -3,6 +3,7 @@ package media
 import (
 	"sync/atomic"
 
+	"parlor/media/forward"
 	"parlor/media/udp"
 )
 
@@ -51,6 +52,9 @@ type Stats struct {
 	UDPUnknown, UDPSources, UDPOverflow, UDPOwn uint64
 
 	Sockets []udp.Stats // one per UDP socket, and one for those of a port that were closed
+
+	// What came from publishers and what went to subscribers.
+	Audio, Video struct{ Received, Sent forward.Traffic }
 }
 
 // Stats takes the counts; they may be a moment apart from one another.
@@ -73,6 +77,8 @@ func (e *Engine) Stats() Stats {
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),
 	}
+	s.Audio.Received, s.Video.Received = e.totals.Received()
+	s.Audio.Sent, s.Video.Sent = e.totals.Sent()
 	for _, sock := range e.net.sockets {
 		for _, conn := range *sock.conns.Load() {
 			s.Sockets = append(s.Sockets, conn.Stats())

@@ -311,7 +311,7 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,
 			OnQualities:  wanted,
 			RegressBelow: pub.regressBelow(),
-			Ticker:       p.engine.ticker, Pool: p.engine.pool,
+			Ticker:       p.engine.ticker, Pool: p.engine.pool, Totals: &p.engine.totals,
 		})
 		pub.track = made
 		pub.track.SetMuted(pub.muted)

@@ -96,6 +96,7 @@ func (l *Layer) tick(now int64) {
 		l.judged = now
 		lost := l.stream.Lost()
 		l.window.add(l.rates.packets+lost, lost)
+		l.countLocked()
 	}
 	if now-l.lastArrival.Load() > forgetAfter {
 		l.ring.Clear() // nobody asks for what is that old

@@ -87,7 +87,8 @@ type Forwarder struct {
 	padded         int64 // number of the packet that a probe repeated last
 	extScratch     extScratch
 	stats          forwarderState
-	waiting        *Layer // a key frame of it is to be asked for
+	counted        Traffic // of stats, what the totals have
+	waiting        *Layer  // a key frame of it is to be asked for
 	notices        notices
 }
 
@@ -197,6 +198,7 @@ func (f *Forwarder) Close() {
 		return
 	}
 	f.closed = true
+	f.countLocked()
 	f.listens.Store(0)
 	f.mu.Unlock()
 	f.downlink.remove(f)

@@ -73,7 +73,8 @@ type Layer struct {
 	keyWanted  bool
 	keyAsked   int64 // when, 0 = never
 	firSeq     uint8
-	reported   int64 // when the last receiver report left
+	reported   int64   // when the last receiver report left
+	counted    Traffic // of what the totals have
 }
 
 func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
@@ -368,6 +369,7 @@ func (l *Layer) Close() {
 	l.live.Store(false)
 	l.mu.Lock()
 	l.ring.Clear()
+	l.countLocked()
 	l.mu.Unlock()
 	l.track.removeLayer(l)
 }

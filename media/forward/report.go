@@ -155,6 +155,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 		return
 	}
 	f.stats.measure(now)
+	f.countLocked()
 	report := f.senderReportLocked(now)
 	request := f.retargetLocked(true)
 	f.makeLocked(at, now)

@@ -1,0 +1,103 @@
+package forward
+
+import "sync/atomic"
+
+// Traffic is what went over tracks in one direction: from publishers to us, or from us
+// to subscribers.
+type Traffic struct {
+	Packets uint64
+	// Bytes of the packets. Those of RTP header extensions and of SRTP do not count on
+	// the way to subscribers.
+	Bytes uint64
+	// Lost packets: of publishers' those that never came, of subscribers' those that
+	// their reports tell of (RFC 3550, 6.4.1).
+	Lost uint64
+	// NACKs are packets that the receiver asked for again, and Repeats those that we
+	// sent again; publishers' are not told from others.
+	NACKs, Repeats uint64
+	KeyRequests    uint64 // for key frames (PLI, FIR), by the receiver
+}
+
+// Totals count the traffic of many tracks, by kind and direction, to within a second.
+// The zero value has counted nothing. Its methods may be called concurrently.
+type Totals struct{ audio, video [2]traffic }
+
+// Directions of traffic.
+const (
+	incoming = iota
+	outgoing
+)
+
+type traffic struct {
+	packets, bytes, lost, nacks, repeats, keyRequests atomic.Uint64
+}
+
+// Received is what came from publishers.
+func (t *Totals) Received() (audio, video Traffic) {
+	return t.audio[incoming].get(), t.video[incoming].get()
+}
+
+// Sent is what went to subscribers.
+func (t *Totals) Sent() (audio, video Traffic) {
+	return t.audio[outgoing].get(), t.video[outgoing].get()
+}
+
+// of is the counter of a kind and direction. A nil t has none.
+func (t *Totals) of(video bool, direction int) *traffic {
+	switch {
+	case t == nil:
+		return nil
+	case video:
+		return &t.video[direction]
+	}
+	return &t.audio[direction]
+}
+
+func (c *traffic) get() Traffic {
+	return Traffic{
+		Packets: c.packets.Load(), Bytes: c.bytes.Load(), Lost: c.lost.Load(),
+		NACKs: c.nacks.Load(), Repeats: c.repeats.Load(), KeyRequests: c.keyRequests.Load(),
+	}
+}
+
+// grow adds what a stream's traffic has grown by since it was counted last, which
+// counted says. What shrinks, as losses do by packets that come late, counts again when
+// it has grown beyond what it was.
+func (c *traffic) grow(counted *Traffic, now Traffic) {
+	if c == nil {
+		return
+	}
+	for _, f := range []struct {
+		total       *atomic.Uint64
+		before, now *uint64
+	}{
+		{&c.packets, &counted.Packets, &now.Packets},
+		{&c.bytes, &counted.Bytes, &now.Bytes},
+		{&c.lost, &counted.Lost, &now.Lost},
+		{&c.nacks, &counted.NACKs, &now.NACKs},
+		{&c.repeats, &counted.Repeats, &now.Repeats},
+		{&c.keyRequests, &counted.KeyRequests, &now.KeyRequests},
+	} {
+		if *f.now > *f.before {
+			f.total.Add(*f.now - *f.before)
+			*f.before = *f.now
+		}
+	}
+}
+
+// countLocked brings the track's totals up to date. mu is held.
+func (l *Layer) countLocked() {
+	l.track.cfg.Totals.of(l.track.video, incoming).grow(&l.counted, Traffic{
+		Packets: l.rates.packets, Bytes: l.rates.bytes, Lost: l.stream.Lost(),
+		NACKs: l.counters.nacks.Load(), KeyRequests: l.counters.keyRequests.Load(),
+	})
+}
+
+// countLocked brings the track's totals up to date. mu is held.
+func (f *Forwarder) countLocked() {
+	s := &f.stats
+	f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, Traffic{
+		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word
+		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
+	})
+}

@@ -1,0 +1,79 @@
+package forward
+
+import (
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/stretchr/testify/require"
+)
+
+// TestTotalsCountWhatHasEndedToo: a scrape comes every so often, and tracks and
+// subscriptions end in between.
+func TestTotalsCountWhatHasEndedToo(t *testing.T) {
+	var totals Totals
+	var sent, sentBytes uint64
+	for range 2 {
+		track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Totals: &totals})
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		receivers := []*receiver{newReceiver(track, vp8Config(), nil), newReceiver(track, vp8Config(), nil)}
+		s.frame(true, 3)
+		s.frame(false, 2)
+		s.seq += 4 // lost
+		s.frame(false, 1)
+		r := receivers[0]
+		r.f.HandleRTCP([]rtcp.Packet{
+			&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{r.take()[1].SequenceNumber})},
+			&rtcp.PictureLossIndication{MediaSSRC: 5000},
+			// It claims to have lost more than there was.
+			&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, TotalLost: 1 << 23}}},
+		})
+		for _, r := range receivers {
+			stats := r.f.Stats()
+			sent, sentBytes = sent+stats.Packets, sentBytes+stats.Bytes
+		}
+		receivers[1].f.Close()
+		track.Close()
+	}
+	_, in := totals.Received()
+	require.EqualValues(t, 12, in.Packets)
+	require.Greater(t, in.Bytes, uint64(1200))
+	require.EqualValues(t, 8, in.Lost)
+	require.Positive(t, in.KeyRequests)
+	_, out := totals.Sent()
+	require.Equal(t, sent, out.Packets)
+	require.Equal(t, sentBytes, out.Bytes)
+	require.EqualValues(t, 2, out.NACKs)
+	require.EqualValues(t, 2, out.Repeats)
+	require.EqualValues(t, 2, out.KeyRequests)
+	require.LessOrEqual(t, out.Lost, out.Packets)
+	audioIn, _ := totals.Received()
+	audioOut, _ := totals.Sent()
+	require.Zero(t, audioIn)
+	require.Zero(t, audioOut)
+}
+
+// TestTotalsGrowWhileTracksLast, a second behind at most, and each packet counts once.
+func TestTotalsGrowWhileTracksLast(t *testing.T) {
+	var totals Totals
+	track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_AUDIO, Codec: opusConfig(), Totals: &totals, Ticker: NewTicker()})
+	t.Cleanup(func() { track.Close(); track.ticker.Close() })
+	s := newSender(track, 1, opusConfig(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, opusConfig(), nil)
+	for range 10 {
+		s.layer.WriteRTP(s.packet(false, []byte{1, 2, 3}), s.at)
+		s.next()
+	}
+	require.Len(t, r.take(), 10)
+	require.Eventually(t, func() bool {
+		in, _ := totals.Received()
+		out, _ := totals.Sent()
+		return in.Packets == 10 && out.Packets == 10
+	}, time.Minute, 50*time.Millisecond)
+	track.Close()
+	in, _ := totals.Received()
+	out, _ := totals.Sent()
+	require.EqualValues(t, 10, in.Packets)
+	require.EqualValues(t, 10, out.Packets)
+}
