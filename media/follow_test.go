@@ -103,8 +103,8 @@ func candidatesOf(t *testing.T, e *Engine) []string {
 }
 
 // An address that an interface gets while the server runs is bound and advertised, and one
-// that it loses no more; who is in over one that stays notices nothing, and who comes in
-// over the new one is served.
+// that it loses no more; a client on one that stays notices nothing, and a client that comes
+// in over the new one is served.
 func TestAddressesAreFollowed(t *testing.T) {
 	m := &machine{}
 	m.has("127.0.0.1")

@@ -40,8 +40,8 @@ func echoes(c *client, text string) {
 	require.Equal(c.t, text, string(c.message().data))
 }
 
-// While somebody opens connection after connection and is silent on them, those who join
-// over TCP come in, and those who are in stay, from that address too; the server holds
+// While an attacker opens connection after connection and is silent on them, clients that
+// join over TCP come in, and clients that are in stay, from that address too; the server holds
 // few of the others.
 func TestJoiningOverTCPAmongStrangers(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
@@ -83,7 +83,7 @@ func TestJoiningOverTCPAmongStrangers(t *testing.T) {
 	require.GreaterOrEqual(t, e.Stats().TCPRefused, uint64(500))
 }
 
-// Who has seen a participant's ufrag, which goes over the network in the clear, can
+// An attacker that has seen a participant's ufrag, which goes over the network in the clear, can
 // connect and name it. That silences nobody and shows nothing.
 func TestAStrangerWhoKnowsTheUfragOverTCP(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })

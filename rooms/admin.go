@@ -192,8 +192,8 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 	return rs.remove(ctx, req.Room, req.Identity, "")
 }
 
-// RemoveSession is Remove of a participant by the SID of its session: whoever has joined
-// under the identity since then stays.
+// RemoveSession is Remove of a participant by the SID of its session: a participant
+// that has joined under the identity since then stays.
 func (rs *Rooms) RemoveSession(ctx context.Context, room, identity, sid string) error {
 	return rs.remove(ctx, room, identity, sid)
 }

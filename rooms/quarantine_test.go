@@ -191,7 +191,7 @@ func TestAStopWhileAFailedRoomCannotBeWritten(t *testing.T) {
 	})
 }
 
-// TestRemovingASession leaves alone who has joined under the identity since then.
+// TestRemovingASession leaves a newer session of the identity alone.
 func TestRemovingASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -208,7 +208,7 @@ func TestRemovingASession(t *testing.T) {
 
 		cid := h.join("tea", "cid")
 		h.flush("tea")
-		h.restart() // and who is expected back is found by its SID, too
+		h.restart() // and a participant that is expected back is found by its SID, too
 		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "cid", bob.SID()), rooms.ErrNoParticipant)
 		require.NoError(t, h.RemoveSession(t.Context(), "tea", "cid", cid.SID()))
 		require.Equal(t, "participant_left cid", h.events("tea")[len(h.events("tea"))-1])

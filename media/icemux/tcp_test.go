@@ -139,7 +139,7 @@ func TestStrangersAreFew(t *testing.T) {
 	require.Equal(t, dtls, nextFrame(t, member), "it goes on")
 }
 
-// Who does not show a request in time, or shows something else, is closed.
+// A connection that shows no request in time, or something else, is closed.
 func TestStrangersAreShortLived(t *testing.T) {
 	r := newTCPRig(t, func(m *TCPMux) { m.strangerTime = 50 * time.Millisecond })
 	silent, slow, unknown := r.dial("127.0.0.1"), r.dial("127.0.0.1"), r.dial("127.0.0.1")
@@ -181,8 +181,8 @@ func TestAConnectionWaitsForItsSession(t *testing.T) {
 	require.Zero(t, r.counters.Strangers.Load())
 }
 
-// Who knows a ufrag, which goes over the network in the clear, but not the password gets
-// nothing, and takes nothing from whoever knows both.
+// A ufrag goes over the network in the clear. A connection that names it without the
+// password gets nothing, and takes nothing from the client that has both.
 func TestTheUfragAloneGivesNothing(t *testing.T) {
 	r := newTCPRig(t, nil)
 	s := r.session("victim")
