@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"parlor/server/access"
 	"parlor/server/api"
 )
 
@@ -90,19 +90,11 @@ func verified(c *Config, message string) func(http.Handler) http.Handler {
 			// news.
 			if !strings.HasSuffix(r.URL.Path, "/validate") {
 				c.Log.Info(message, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
-					"address", addressOf(r), "agent", r.UserAgent())
+					"address", access.Address(r.RemoteAddr), "agent", r.UserAgent())
 			}
 			http.Error(w, err.Error(), http.StatusUnauthorized)
 		})
 	}
-}
-
-// addressOf is the client's address without its port.
-func addressOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return host
-	}
-	return r.RemoteAddr
 }
 
 // tooOften is 503 and not 429: many versions of LiveKit's clients take any 4xx

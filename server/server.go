@@ -113,9 +113,6 @@ func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
 	}
 }
 
-// Handler is what the main listeners serve.
-func (s *Server) Handler() http.Handler { return s.main.Handler }
-
 // Serve serves until [Server.Shutdown], and returns nil after it; if a listener
 // fails, all are closed and the failure is returned. It closes the listeners in
 // any case. ctx is the parent of every request's context.

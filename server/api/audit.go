@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"slices"
 
@@ -21,10 +20,7 @@ func by(ctx context.Context, address string) []any {
 			all = append(all, "by", c.Grants.Identity)
 		}
 	}
-	if host, _, err := net.SplitHostPort(address); err == nil {
-		address = host
-	}
-	return append(all, "address", address)
+	return append(all, "address", access.Address(address))
 }
 
 // tellDone writes a line of a call that changed something, and of one that was refused

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -189,20 +188,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		attrs = append(attrs, "participant", c.Grants.Identity, "key", c.APIKey)
 	}
-	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", addressOf(r), "agent", r.UserAgent())...)
-}
-
-// addressOf is the client's address without its port.
-func addressOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return host
-	}
-	return r.RemoteAddr
+	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", access.Address(r.RemoteAddr), "agent", r.UserAgent())...)
 }
 
 // clientAttrs is what a log line tells of the client.
 func clientAttrs(r *http.Request, c *livekit.ClientInfo) []any {
-	return []any{"address", addressOf(r), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
+	return []any{"address", access.Address(r.RemoteAddr), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
 }
 
 // answer answers a request that is not let in with a status, which it returns, and a

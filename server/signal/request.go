@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/access"
 	"parlor/server/unpack"
 )
 
@@ -56,12 +56,12 @@ type options struct {
 func (d *decoder) parseOptions(r *http.Request, v1, validate bool) (*options, error) {
 	q := r.URL.Query()
 	if wrapped := q.Get("join_request"); wrapped != "" {
-		return d.parseJoinRequest(r.Context(), wrapped, clientAddress(r))
+		return d.parseJoinRequest(r.Context(), wrapped, access.Address(r.RemoteAddr))
 	}
 	if v1 {
 		return nil, refuse(http.StatusBadRequest, "join_request is required")
 	}
-	return parseQuery(q, clientAddress(r), validate)
+	return parseQuery(q, access.Address(r.RemoteAddr), validate)
 }
 
 // parseJoinRequest reads the join_request parameter: base64 (URL alphabet) of a
@@ -223,16 +223,6 @@ func sdkOf(s string) livekit.ClientInfo_SDK {
 		return livekit.ClientInfo_UNKNOWN
 	}
 	return livekit.ClientInfo_SDK(livekit.ClientInfo_SDK_value[strings.ToUpper(s)])
-}
-
-// clientAddress is where the client is: the server before this handler has seen to it
-// that proxies do not count.
-func clientAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 // asRefusal is err as an HTTP answer.
