@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Licenses writes the notice of the licences of all that is in the binary and in
-// the page: licenses.txt, which "parlor licenses" shows.
+// the page: server/program/licenses.txt, which "parlor licenses" shows.
 //
 //	go run .ci/licenses.go          writes it
 //	go run .ci/licenses.go -check   fails if it is not what would be written
@@ -23,7 +23,7 @@ import (
 	"strings"
 )
 
-const notice = "licenses.txt"
+const notice = "server/program/licenses.txt"
 
 func main() {
 	check := flag.Bool("check", false, "compare instead of writing")

@@ -1,0 +1,107 @@
+package program
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// certificateEvery is how often it is looked whether the certificate's files changed.
+const certificateEvery = 10 * time.Second
+
+// certificate is the TLS certificate of two files, which are read again when they
+// change. Files that cannot be used leave the certificate that is in use.
+type certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+	current           atomic.Pointer[tls.Certificate]
+	ask               chan struct{} // capacity 1; see readAgain
+	seen              [2]stamp      // of the files as they were last read; watch's, from the start on
+}
+
+// stamp tells one content of a file from the next.
+type stamp struct {
+	changed time.Time
+	size    int64
+}
+
+// newCertificate reads the files.
+func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
+	c := &certificate{certFile: certFile, keyFile: keyFile, log: log, ask: make(chan struct{}, 1)}
+	c.seen = c.stamps()
+	if err := c.read(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *certificate) stamps() (all [2]stamp) {
+	for i, name := range []string{c.certFile, c.keyFile} {
+		if fi, err := os.Stat(name); err == nil { // else reading it tells
+			all[i] = stamp{fi.ModTime(), fi.Size()}
+		}
+	}
+	return all
+}
+
+func (c *certificate) read() error {
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	c.current.Store(&pair)
+	return nil
+}
+
+// config is of a server with the certificate that is in use at each handshake.
+func (c *certificate) config() *tls.Config {
+	return &tls.Config{
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+		MinVersion:     tls.VersionTLS12,
+	}
+}
+
+// readAgain has watch read the files now.
+func (c *certificate) readAgain() {
+	select {
+	case c.ask <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// watch reads the files when they changed, and when asked to, until ctx ends. The two
+// are seldom replaced in one moment: what does not fit together is read again.
+func (c *certificate) watch(ctx context.Context) {
+	tick := time.NewTicker(certificateEvery)
+	defer tick.Stop()
+	failed := false
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.ask:
+			asked = true
+		case <-tick.C:
+		}
+		now := c.stamps()
+		if now == c.seen && !asked && !failed {
+			continue
+		}
+		changed := now != c.seen
+		c.seen = now
+		err := c.read()
+		switch {
+		case err == nil && (changed || asked || failed):
+			leaf := c.current.Load().Leaf
+			c.log.Info("the TLS certificate was read again", "subjects", leaf.DNSNames, "until", leaf.NotAfter)
+		case err != nil && (!failed || asked):
+			c.log.Error("the TLS certificate cannot be read again: the one before stays in use", "error", err)
+		}
+		failed = err != nil
+	}
+}

@@ -1,0 +1,116 @@
+package program
+
+import (
+	"go/build"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// rule says what the folders of one part of the house may import. A part is a
+// folder with all below it, but for parts of their own.
+type rule struct {
+	part string
+	// may names the parts whose packages may be imported, beside its own.
+	may []string
+	// never begins the paths of packages of others that must not be.
+	never []string
+}
+
+func houseRules() []rule {
+	const (
+		http, sql, webSocket, pion = "net/http", "database/sql", "github.com/coder/websocket", "github.com/pion/"
+		rpc, psrpc, redis          = "github.com/livekit/protocol/rpc", "github.com/livekit/psrpc", "github.com/redis/"
+	)
+	edge := []string{"rooms", "media"}
+	return []rule{
+		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // but for server/program
+		{"server/program", []string{"webhooks", "media", "rooms", "rooms/sqlite", "rooms/replica", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
+		{"rooms", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms/sqlite", []string{"rooms", "migrations"}, []string{http, webSocket, pion}},
+		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
+		{"migrations", nil, []string{http, webSocket, pion}},
+		{"media", []string{"rooms"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
+		{"webhooks", []string{"rooms"}, []string{sql, webSocket, pion}},
+		{"static", nil, []string{sql, webSocket, pion}},
+		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},
+		// It signs as the webhooks are signed.
+		{"server/authorize", append(edge, "webhooks"), []string{sql, pion, webSocket, rpc, psrpc, redis}},
+		// They show what the sender of webhooks does, in that one's own words.
+		{"server/api", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
+		{"server/events", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
+	}
+}
+
+// TestImportsRunOneWay reads the source of every package in this process, so
+// that the test is run again when a file changes; what a subprocess reads, the
+// test cache does not see.
+func TestImportsRunOneWay(t *testing.T) {
+	checked := map[string]bool{}
+	for dir, imports := range packages(t) {
+		r := ruleOf(dir)
+		checked[r.part] = true
+		for _, imported := range imports {
+			for _, banned := range r.never {
+				require.False(t, imported == banned || strings.HasPrefix(imported, banned+"/") || (strings.HasSuffix(banned, "/") && strings.HasPrefix(imported, banned)),
+					"%s must not import %s", dir, imported)
+			}
+			if own, ok := strings.CutPrefix(imported, "parlor/"); ok {
+				part := ruleOf(own).part
+				if part == "server/program" && part != r.part {
+					require.Equal(t, ".", r.part, "%s imports the program", dir)
+					continue
+				}
+				require.True(t, part == r.part || slices.Contains(r.may, part) || (strings.HasPrefix(r.part, "server") && strings.HasPrefix(part, "server")),
+					"%s must not import %s", dir, imported)
+			}
+		}
+	}
+	for _, part := range []string{".", "server/program", "rooms", "rooms/sqlite", "media", "webhooks", "server", "static", "migrations"} {
+		require.True(t, checked[part], "no package was found in %s", part)
+	}
+}
+
+// ruleOf is the rule of the longest part that dir is in.
+func ruleOf(dir string) rule {
+	var best rule
+	for _, r := range houseRules() {
+		inside := r.part == "." || dir == r.part || strings.HasPrefix(dir, r.part+"/")
+		if inside && len(r.part) >= len(best.part) {
+			best = r
+		}
+	}
+	return best
+}
+
+// packages are the imports of every folder of this module, tests left out.
+func packages(t *testing.T) map[string][]string {
+	found := map[string][]string{}
+	require.NoError(t, filepath.WalkDir(repository, func(dir string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		name := d.Name()
+		if dir != repository {
+			if name == "testdata" || name == "node_modules" || strings.HasPrefix(name, ".") {
+				return fs.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+				return fs.SkipDir // another module
+			}
+		}
+		p, err := build.ImportDir(dir, 0)
+		if err != nil {
+			return nil // no package, or one of tests alone
+		}
+		rel, err := filepath.Rel(repository, dir)
+		found[filepath.ToSlash(rel)] = p.Imports
+		return err
+	}))
+	return found
+}

@@ -1,0 +1,215 @@
+package program
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/media"
+	"parlor/media/forward"
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+	"parlor/server/api"
+)
+
+// partsCollector shows the figures of the parts that know nothing of
+// Prometheus. They are read when somebody asks.
+type partsCollector struct {
+	store   *sqlite.Store
+	media   *media.Engine
+	rooms   *rooms.Rooms
+	replica api.Replica // nil = the database is not replicated
+}
+
+// countBound is how long counting rooms may hold up a scrape.
+const countBound = 2 * time.Second
+
+// Describe sends nothing: the collector is unchecked, and what it has is told by
+// Collect alone.
+func (c *partsCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
+	emit := func(kind prometheus.ValueType, name, help string, value float64, labels ...string) {
+		var names, values []string
+		for i := 0; i+1 < len(labels); i += 2 {
+			names, values = append(names, labels[i]), append(values, labels[i+1])
+		}
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+	}
+	gauge := func(name, help string, v float64, labels ...string) {
+		emit(prometheus.GaugeValue, name, help, v, labels...)
+	}
+	count := func(name, help string, v uint64, labels ...string) {
+		emit(prometheus.CounterValue, name, help, float64(v), labels...)
+	}
+	c.collectStore(gauge, count)
+	c.collectRooms(gauge, count)
+	c.collectReplica(gauge, count)
+	c.collectMedia(gauge, count)
+	commit := c.store.Stats().Commit
+	buckets := make(map[float64]uint64, len(commit.Bounds))
+	for i, bound := range commit.Bounds {
+		buckets[bound] = commit.Counts[i]
+	}
+	out <- prometheus.MustNewConstHistogram(prometheus.NewDesc("parlor_database_commit_seconds",
+		"Time that transactions took, with the disk's part.", nil, nil), commit.Count, commit.Sum, buckets)
+}
+
+type (
+	gaugeFunc func(name, help string, v float64, labels ...string)
+	countFunc func(name, help string, v uint64, labels ...string)
+)
+
+func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), countBound)
+	defer cancel()
+	if open, ended, err := c.store.CountRooms(ctx); err == nil { // else the failing gauge tells
+		const help = "Rooms in the database, by state."
+		gauge("parlor_rooms", help, float64(open), "state", "open")
+		gauge("parlor_rooms", help, float64(ended), "state", "ended")
+	}
+	s := c.store.Stats()
+	failing := 0.0
+	if s.Failing != "" {
+		failing = 1
+	}
+	gauge("parlor_database_failing", "1 while the database cannot be written.", failing)
+	gauge("parlor_database_queue", "Writes that wait for the database.", float64(s.Queue))
+	gauge("parlor_database_wal_bytes", "Size of the write-ahead log.", float64(s.WALBytes))
+	count("parlor_database_failures_total", "Transactions that failed.", s.Failures)
+}
+
+// overdueAfter is how long after its deadline an open room counts as overdue.
+const overdueAfter = 5 * time.Second
+
+func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), countBound)
+	defer cancel()
+	now := time.Now()
+	if n, err := c.store.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter))); err == nil {
+		gauge("parlor_rooms_overdue", "Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault.", float64(n))
+	}
+	if oldest, err := c.store.ListRooms(ctx, rooms.RoomQuery{Limit: 1}); err == nil {
+		age := 0.0
+		if len(oldest) > 0 {
+			age = now.Sub(time.UnixMilli(oldest[0].CreatedMs)).Seconds()
+		}
+		gauge("parlor_rooms_oldest_seconds", "Age of the open room that is open longest; 0 if none is open.", age)
+	}
+	s := c.rooms.Stats()
+	gauge("parlor_rooms_live", "Open rooms with something going on.", float64(s.Live))
+	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
+	count("parlor_room_failures_total", "Rooms whose goroutine panicked: their clients were sent away to come back.", s.Failures)
+	count("parlor_data_refused_total", "Data packets of participants that named another sender, or were too long with their own.", s.DataRefused)
+	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
+}
+
+func (c *partsCollector) collectReplica(gauge gaugeFunc, count countFunc) {
+	if c.replica == nil {
+		return
+	}
+	s := c.replica.Status()
+	held := 0.0
+	if s.State == api.LeaseHeld {
+		held = 1
+	}
+	gauge("parlor_replica_lease_held", "1 while this server holds the lease on the replica.", held)
+	gauge("parlor_replica_epoch", "Grows with each lease on the replica.", float64(s.Epoch))
+	gauge("parlor_replica_lag_seconds", "Age of the oldest write that the replica does not have; 0 if it has all.", s.LagSeconds)
+	for _, stage := range s.Stages {
+		failing := 0.0
+		if stage.LastError != "" {
+			failing = 1
+		}
+		gauge("parlor_replica_failing", "1 while this stage of a write's way to the replica fails.", failing, "stage", stage.Stage)
+		count("parlor_replica_failures_total", "Failures on the way to the replica, by stage.", stage.Failures, "stage", stage.Stage)
+	}
+	count("parlor_replica_generations_total", "Generations that began because the last one could not go on.", s.Generations)
+}
+
+// writerStatus is how the database's writer fares, for GET /v1/status.
+func writerStatus(s sqlite.Stats) api.Writer {
+	w := api.Writer{
+		Failing: s.Failing, Queue: s.Queue, Commits: s.Commit.Count, Failures: s.Failures,
+		P50Ms: quantile(&s.Commit, 0.5), P99Ms: quantile(&s.Commit, 0.99), WALBytes: s.WALBytes, SyncError: s.Syncing,
+	}
+	if s.Commit.Count > 0 {
+		w.MeanMs = 1000 * s.Commit.Sum / float64(s.Commit.Count)
+	}
+	return w
+}
+
+// quantile is, in milliseconds, the least bound that so much of what was
+// observed does not exceed; the greatest bound if there is none.
+func quantile(h *sqlite.Histogram, q float64) float64 {
+	if h.Count == 0 {
+		return 0
+	}
+	for i, n := range h.Counts {
+		if float64(n) >= q*float64(h.Count) {
+			return 1000 * h.Bounds[i]
+		}
+	}
+	return 1000 * h.Bounds[len(h.Bounds)-1]
+}
+
+// collectTraffic tells what went over the tracks, without a label for rooms, of which
+// there may be any number.
+func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
+	tell := func(kind, direction string, t *forward.Traffic) {
+		labels := []string{"kind", kind, "direction", direction}
+		count("parlor_media_packets_total", "RTP packets from publishers (in) and to subscribers (out), repeats included.", t.Packets, labels...)
+		count("parlor_media_bytes_total", "Bytes of those packets; out without header extensions.", t.Bytes, labels...)
+		count("parlor_media_packets_lost_total", "RTP packets that did not arrive; out, as subscribers report it.", t.Lost, labels...)
+		count("parlor_media_nacks_total", "RTP packets that the receiver asked for again: we of publishers (in), subscribers of us (out).", t.NACKs, labels...)
+		count("parlor_media_key_frame_requests_total", "Key frames asked for: of publishers (in), by subscribers (out).", t.KeyRequests, labels...)
+		if direction == "out" {
+			count("parlor_media_packets_repeated_total", "RTP packets sent again to subscribers.", t.Repeats, "kind", kind)
+		}
+	}
+	tell("audio", "in", &s.Audio.Received)
+	tell("audio", "out", &s.Audio.Sent)
+	tell("video", "in", &s.Video.Received)
+	tell("video", "out", &s.Video.Sent)
+}
+
+func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
+	s := c.media.Stats()
+	c.collectTraffic(&s, count)
+	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
+	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))
+	gauge("parlor_media_tcp_strangers", "ICE-TCP connections that have not named a transport yet.", float64(s.TCPStrangers))
+	const refused = "Input of clients that was refused, by kind."
+	count("parlor_media_refused_total", refused, s.BadDescriptions, "kind", "sdp")
+	count("parlor_media_refused_total", refused, s.BadCandidates, "kind", "candidate")
+	count("parlor_media_refused_total", refused, s.DataRefused, "kind", "data")
+	count("parlor_media_refused_total", refused, s.UnknownSections, "kind", "rtp")
+	count("parlor_media_refused_total", refused, s.StreamFloods, "kind", "streams")
+	count("parlor_media_refused_total", refused, s.ChannelFloods, "kind", "channels")
+	count("parlor_media_refused_total", refused, s.OwnTransports, "kind", "own-transport")
+	count("parlor_media_refused_total", refused, s.ICERestarts, "kind", "ice-restarts")
+	count("parlor_media_refused_total", refused, s.BadFeedback, "kind", "feedback")
+	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
+	count("parlor_media_tcp_overflow_total", "Packets not sent over ICE-TCP, since too much waited for their receiver.", s.TCPOverflow)
+	count("parlor_media_tcp_accept_failures_total", "Times that no ICE-TCP connection could be accepted, such as for want of file descriptors.", s.TCPFailures)
+	const strays = "UDP packets on the media ports that were not passed on, by why: unknown, from an address that no transport " +
+		"has authenticated; sources, from more addresses than a transport may have; overflow, of a transport that did not " +
+		"read in time; own, from or to an address of the server's own."
+	count("parlor_media_udp_refused_total", strays, s.UDPUnknown, "why", "unknown")
+	count("parlor_media_udp_refused_total", strays, s.UDPSources, "why", "sources")
+	count("parlor_media_udp_refused_total", strays, s.UDPOverflow, "why", "overflow")
+	count("parlor_media_udp_refused_total", strays, s.UDPOwn, "why", "own")
+	const lost = "Clients given up, by why: join, they never connected; timeout, they vanished."
+	count("parlor_media_lost_total", lost, s.JoinFailures, "why", "join")
+	count("parlor_media_lost_total", lost, s.Timeouts, "why", "timeout")
+	const dropped = "Data messages that a client did not take in time, by kind."
+	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
+	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")
+	gauge("parlor_media_data_waiting_bytes", "Reliable data that waits for receivers.", float64(s.DataWaiting))
+	count("parlor_media_data_held_up_total", "Times that a sender of reliable data was made to wait for its receivers.", s.DataHeldUp)
+	count("parlor_media_slow_clients_total", "Clients cut off for not taking their reliable data.", s.SlowReliable)
+	count("parlor_media_reconnects_total", "Clients that were told to start again.", s.NeedsReconnect)
+	count("parlor_media_subscriptions_failed_total", "Tracks that could not be forwarded to a client.", s.SubscriptionsFailed)
+}

@@ -1,0 +1,86 @@
+package program
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"parlor/rooms"
+	"parlor/server/config"
+)
+
+// TestEveryPromiseHasAGauge holds what the README tells operators to watch against
+// what the program shows: there is no rule on a metric that does not exist.
+func TestEveryPromiseHasAGauge(t *testing.T) {
+	hooks := newInbox(t)
+	hooks.answer("/", http.StatusInternalServerError)
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"),
+		config.Setting{Path: "replica", Value: "file://" + filepath.Join(t.TempDir(), "replica"), From: "test"},
+		config.Setting{Path: "webhook.urls", Value: hooks.URL + "/", From: "test"},
+		config.Setting{Path: "webhook.api_key", Value: "devkey", From: "test"})
+	_, err := h.rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", EmptyTimeout: rooms.WireNever})
+	require.NoError(t, err)
+	_, metrics := h.get("/metrics")
+
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	require.NoError(t, err)
+	named := regexp.MustCompile(`\bparlor_[a-z_]+`).FindAllString(string(readme), -1)
+	require.Greater(t, len(named), 20)
+	for _, name := range named {
+		require.Regexp(t, `(?m)^`+name+`[ {_]`, metrics)
+	}
+	for _, line := range []string{
+		`parlor_rooms{state="open"} 1`, "parlor_rooms_overdue 0", "parlor_participants_expected_back 0", "parlor_database_failing 0",
+		"parlor_replica_lease_held 1", "parlor_replica_epoch 1",
+	} {
+		require.Contains(t, metrics, line+"\n")
+	}
+	require.Regexp(t, `(?m)^parlor_webhook_pending{.*} 1$`, metrics)
+	require.Regexp(t, `(?m)^parlor_rooms_oldest_seconds 0\.`, metrics)
+
+	_, rules, found := strings.Cut(string(readme), "As rules of Prometheus:\n\n```yaml\n")
+	require.True(t, found)
+	rules, _, _ = strings.Cut(rules, "```")
+	var parsed struct {
+		Groups []struct {
+			Rules []struct{ Alert, Expr string }
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(rules), &parsed))
+	for _, r := range parsed.Groups[0].Rules {
+		require.NotEmpty(t, r.Alert)
+		require.Contains(t, r.Expr, "parlor_", r.Alert)
+	}
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+"/v1/status", nil)
+	require.NoError(t, err)
+	req.SetBasicAuth("devkey", "secret")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var status map[string]map[string]any
+	var all map[string]any
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&all))
+	b, err := json.Marshal(map[string]any{"rooms": all["rooms"], "database": all["database"], "replication": all["replication"], "webhooks": all["webhooks"]})
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &status))
+	for part, fields := range map[string][]string{
+		"rooms":       {"open", "live", "expected_back", "overdue", "oldest_created_at"},
+		"database":    {"commit_p50_ms", "commit_p99_ms", "queue", "wal_bytes"},
+		"replication": {"state", "epoch", "lag_seconds", "lease_expires_at"},
+		"webhooks":    {"pending", "dead", "oldest_pending_at", "failing"},
+	} {
+		for _, field := range fields {
+			require.Contains(t, status[part], field)
+			require.NotNil(t, status[part][field], field)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package program
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms/replica/s3test"
+)
+
+// s3Server is started by the first test that needs it and stopped by TestMain.
+var s3Server s3test.Server
+
+// built is the program that the tests start, made by the first that needs it and
+// removed by TestMain.
+var built struct {
+	once      sync.Once
+	dir, path string
+	err       error
+}
+
+// binary is the path of the program, built as these tests are: with the race detector
+// if they have it.
+func binary(t testing.TB) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "parlor-program"); built.err != nil {
+			return
+		}
+		built.path = filepath.Join(built.dir, "parlor")
+		args := []string{"build", "-o", built.path}
+		if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+			args = append(args, "-race")
+		}
+		if out, err := exec.Command("go", append(args, "parlor")...).CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build the program: %w: %s", err, out)
+		}
+	})
+	require.NoError(t, built.err)
+	return built.path
+}
+
+// process is the real program in a process of its own.
+type process struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	url   string
+	log   *transcript
+	ended chan struct{} // closed when it has ended, and err is set
+	err   error
+}
+
+// transcript is what a process logs. It may be used concurrently.
+type transcript struct {
+	mu  sync.Mutex // guards b
+	buf bytes.Buffer
+}
+
+func (l *transcript) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *transcript) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// machine is a folder that a process keeps its database in.
+func machine(t testing.TB) string {
+	dir := filepath.Join(t.TempDir(), "machine")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	return dir
+}
+
+// spawn starts the program on the database in dir, with a configuration in YAML.
+func spawn(t testing.TB, dir, config string, args ...string) *process {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "parlor.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	p := &process{t: t, log: &transcript{}, ended: make(chan struct{})}
+	p.cmd = exec.Command(binary(t), append([]string{
+		"--dev", "--config", file, "--port", "0", "--bind", "127.0.0.1", "--database", filepath.Join(dir, "parlor.db"),
+	}, args...)...)
+	p.cmd.Dir, p.cmd.Stderr = dir, p.log
+	out, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	urls := make(chan string, 1)
+	go func() { // ends with the process
+		defer close(p.ended)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			if fields := strings.Fields(s.Text()); len(fields) == 2 && fields[0] == "page" {
+				urls <- strings.TrimSuffix(fields[1], "/")
+			}
+		}
+		p.err = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("the log of the process in %s:\n%s", dir, p.log)
+		}
+	})
+	select {
+	case p.url = <-urls:
+	case <-p.ended: // it did not come up; the caller sees that it has no URL
+	case <-time.After(time.Minute):
+		require.Fail(t, "the server does not come up", p.log)
+	}
+	return p
+}
+
+// kill ends the process as a crash does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.ended
+}
+
+// exit waits until the process has ended by itself, and returns its status.
+func (p *process) exit(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(within):
+		require.Fail(p.t, "the process goes on", "after %v: %s", within, p.log)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) roomService() livekit.RoomService {
+	return livekit.NewRoomServiceProtobufClient(p.url, &http.Client{Timeout: 20 * time.Second})
+}
+
+// get asks the REST API, and parses the answer into out unless that is nil.
+func (p *process) get(path string, out any) int {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.url+path, nil)
+	require.NoError(p.t, err)
+	req.SetBasicAuth("devkey", "secret")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(p.t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(p.t, err)
+	if out != nil && resp.StatusCode == http.StatusOK {
+		require.NoError(p.t, json.Unmarshal(body, out), string(body))
+	}
+	return resp.StatusCode
+}

@@ -1,0 +1,218 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"parlor/server/config"
+)
+
+// stopBound is how long an orderly stop may take before the process ends
+// whatever is still going on.
+const stopBound = 10 * time.Second
+
+// serve runs the server until ctx ends or it fails.
+func serve(ctx context.Context, env Environment) error {
+	sources, err := serveFlags(env)
+	if err != nil {
+		return err
+	}
+	cfg, warnings, err := config.Load(sources)
+	if err != nil {
+		return fmt.Errorf("the configuration cannot be used:\n%w", err)
+	}
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg.Logging.Level))
+	log := newLogger(env.Err, cfg, level)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	p, err := open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if cfg.Development {
+		_, _ = io.WriteString(env.Out, p.banner())
+	}
+	log.Info("serving", "version", version(), "addresses", strings.Join(addressesOf(p.listeners), " "),
+		"metrics", strings.Join(addressesOf(p.metricsListeners), " "), "media", p.mediaAddresses(), "database", p.store.Path())
+	var reloading sync.WaitGroup
+	reloads, stopReloading := context.WithCancel(ctx)
+	reloading.Go(func() { p.reload(reloads, env.Hangups, sources, level) })
+	failure := p.run(ctx)
+	stopReloading()
+	reloading.Wait()
+	if failure == nil {
+		log.Info("stopping", "reason", context.Cause(ctx))
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
+	defer cancel()
+	err = errors.Join(failure, p.close(bounded))
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// serveFlags reads the command line: each flag sets one key of the configuration.
+func serveFlags(env Environment) (config.Sources, error) {
+	s := config.Sources{Environ: env.Environ}
+	f := flag.NewFlagSet("parlor", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), usage)
+		printFlags(f)
+		fmt.Fprint(f.Output(), usageEnd)
+	}
+	var bind []string
+	set := func(name, path, usage string) {
+		f.Func(name, usage, func(v string) error {
+			s.Flags = append(s.Flags, config.Setting{Path: path, Value: v, From: "--" + name})
+			return nil
+		})
+	}
+	f.StringVar(&s.File, "config", "", "YAML `file`, with LiveKit's keys")
+	f.BoolFunc("dev", "development: keys devkey and secret, loopback only, the page open to everyone", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "development", Value: v, From: "--dev"})
+		return nil
+	})
+	f.Func("bind", "`address` to listen on; may be given more than once", func(v string) error {
+		bind = append(bind, v)
+		return nil
+	})
+	set("port", "port", "TCP `port` of HTTP and WebSocket (7880)")
+	set("udp-port", "rtc.udp_port", "UDP `port` of media, or a range such as 7882-7885 (7882)")
+	set("tcp-port", "rtc.tcp_port", "TCP `port` of media where UDP is blocked, 0 for none (7881)")
+	set("node-ip", "rtc.node_ip", "`address` of this machine that clients can reach")
+	set("database", "database", "SQLite `file` (parlor.db)")
+	set("replica", "replica", "`URL` that the database is replicated to")
+	f.BoolFunc("expect-replica", "refuse to start if there is nothing on the replica", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "expect_replica", Value: v, From: "--expect-replica"})
+		return nil
+	})
+	f.BoolFunc("adopt-database", "the database here is right, whatever the replica has", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "adopt_database", Value: v, From: "--adopt-database"})
+		return nil
+	})
+	set("keys", "keys", "API keys and secrets, `key:secret,…`")
+	set("key-file", "key_file", "`file` with one \"key: secret\" a line")
+	set("log-level", "logging.level", "`level`: debug, info, warn or error (info)")
+	if err := parse(f, env); err != nil {
+		return s, err
+	}
+	if len(bind) > 0 {
+		s.Flags = append(s.Flags, config.Setting{Path: "bind_addresses", Value: strings.Join(bind, ","), From: "--bind"})
+	}
+	return s, nil
+}
+
+// printFlags lists f's flags, one a line, with two dashes as people write them.
+func printFlags(f *flag.FlagSet) {
+	f.VisitAll(func(fl *flag.Flag) {
+		value, text := flag.UnquoteUsage(fl)
+		name := "--" + fl.Name
+		if value != "" {
+			name += " " + value
+		}
+		fmt.Fprintf(f.Output(), "  %-24s %s\n", name, text)
+	})
+}
+
+// logLevel is the level of that name in the configuration.
+func logLevel(name string) slog.Level {
+	switch name {
+	case "debug":
+		return slog.LevelDebug
+	case "warn":
+		return slog.LevelWarn
+	case "error":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Logging.JSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// banner tells a person who develops what to do next.
+func (p *program) banner() string {
+	host := p.listeners[0].Addr().String()
+	// A browser trusts localhost alone with camera and microphone.
+	if ip := p.listeners[0].Addr().(*net.TCPAddr).IP; ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
+		host = "localhost:" + strconv.Itoa(p.port())
+	}
+	http, ws := "http://", "ws://"
+	if p.cfg.TLS.CertFile != "" {
+		http, ws = "https://", "wss://"
+	}
+	key := firstKey(p.cfg)
+	database, err := filepath.Abs(p.cfg.Database)
+	if err != nil {
+		database = p.cfg.Database // the working directory is gone; the path still tells
+	}
+	return fmt.Sprintf(`
+  Parlor is running, for development.
+
+    page       %[1]s%[2]s/
+    API        %[1]s%[2]s      for LiveKit's SDKs and clients: %[3]s%[2]s
+    listens on %[7]s
+    media on   %[8]s
+    API key    %[4]s
+    secret     %[5]s
+    database   %[6]s
+
+  Ctrl-C stops it. Rooms are still there when it starts again.
+
+`, http, host, ws, key, p.cfg.Keys[key], database, strings.Join(append(addressesOf(p.listeners), addressesOf(p.metricsListeners)...), " "), p.mediaAddresses())
+}
+
+// firstKey is the API key that is used where none is named: the first by name.
+func firstKey(cfg *config.Config) string {
+	names := slices.Sorted(maps.Keys(cfg.Keys))
+	return names[0] // the configuration has at least one
+}
+
+// port is the one that HTTP listens on.
+func (p *program) port() int { return p.listeners[0].Addr().(*net.TCPAddr).Port }
+
+func addressesOf(listeners []net.Listener) []string {
+	var all []string
+	for _, l := range listeners {
+		all = append(all, l.Addr().String())
+	}
+	return all
+}
+
+// mediaAddresses tells where media is received, for people.
+func (p *program) mediaAddresses() string {
+	udp, tcp := p.media.Addrs()
+	if len(tcp) == 0 {
+		return "UDP " + join(udp)
+	}
+	return "UDP " + join(udp) + ", TCP " + join(tcp)
+}
+
+func join(addrs []netip.AddrPort) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, " ")
+}

@@ -1,0 +1,107 @@
+package program
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+)
+
+// mint makes ann a token that was made at a time.
+func (h *house) mint(at time.Time, g *auth.VideoGrant) string {
+	g.RoomJoin = true
+	token, err := h.verifier.MintFor("devkey", "", &auth.ClaimGrants{Identity: "ann", Video: g}, at, time.Hour)
+	require.NoError(h.t, err)
+	return token
+}
+
+// dial connects, or returns the answer that refuses it.
+func (h *house) dial(query, token string) (*websocket.Conn, int) {
+	conn, resp, err := websocket.Dial(h.t.Context(),
+		"ws"+strings.TrimPrefix(h.url, "http")+"/rtc?protocol=17&access_token="+token+query, nil)
+	if err != nil {
+		require.NotNil(h.t, resp, "%v", err)
+		return nil, resp.StatusCode
+	}
+	h.t.Cleanup(func() { _ = conn.CloseNow() })
+	conn.SetReadLimit(1 << 20)
+	return conn, resp.StatusCode
+}
+
+// await reads until a message gives what is looked for.
+func (h *house) await(conn *websocket.Conn, find func(*livekit.SignalResponse) string) string {
+	for {
+		m, err := receive(h.t.Context(), conn)
+		require.NoError(h.t, err)
+		if found := find(m); found != "" {
+			return found
+		}
+	}
+}
+
+// operate calls REST with the key and its secret, or with a token.
+func (h *house) operate(method, path, body, token string) (int, string) {
+	req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, strings.NewReader(body))
+	require.NoError(h.t, err)
+	req.Header.Set("Content-Type", "application/json")
+	if req.SetBasicAuth("devkey", "secret"); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(h.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(h.t, err)
+	return resp.StatusCode, string(text)
+}
+
+// TestRevocationHoldsForWhatFollows: neither a resume nor a token that was given in
+// the session brings back whose token was revoked; but who is in the room stays.
+func TestRevocationHoldsForWhatFollows(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	hourAgo := time.Now().Add(-time.Hour)
+	first := h.mint(hourAgo, &auth.VideoGrant{Room: "r"})
+	conn, _ := h.dial("", first)
+	require.NotNil(t, conn)
+	fresh := h.await(conn, (*livekit.SignalResponse).GetRefreshToken)
+	status, body := h.operate("POST", "/v1/rooms/r/revocations",
+		fmt.Sprintf(`{"identity":"ann","before":%q}`, hourAgo.Add(30*time.Minute).Format(time.RFC3339)), "")
+	require.Equal(t, 204, status, body)
+
+	stranger, status := h.dial("&reconnect=1", first)
+	require.Nil(t, stranger)
+	require.Equal(t, 401, status)
+	again, _ := h.dial("&reconnect=1", fresh)
+	require.NotNil(t, again, "a client in the room that lost its connection")
+
+	for token, want := range map[string]int{first: 401, fresh: 401, h.mint(time.Now(), &auth.VideoGrant{Room: "r"}): 200} {
+		status, body = h.get("/rtc/validate?access_token=" + token)
+		require.Equal(t, want, status, body)
+	}
+}
+
+// TestAMovedParticipantIsNoAdmin of the room that it did not choose.
+func TestAMovedParticipantIsNoAdmin(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	conn, _ := h.dial("", h.mint(time.Now(), &auth.VideoGrant{Room: "r", RoomAdmin: true, DestinationRoom: "t"}))
+	require.NotNil(t, conn)
+	fresh := h.await(conn, (*livekit.SignalResponse).GetRefreshToken)
+	status, body := h.operate("GET", "/v1/rooms/r/participants", "", fresh)
+	require.Equal(t, 200, status, body)
+
+	status, body = h.operate("POST", "/v1/rooms/r/participants/ann/move", `{"room":"s"}`, "")
+	require.Equal(t, 204, status, body)
+	moved := h.await(conn, func(m *livekit.SignalResponse) string { return m.GetRoomMoved().GetToken() })
+	status, body = h.operate("GET", "/v1/rooms/s/participants", "", moved)
+	require.Equal(t, 403, status, body)
+	status, body = h.get("/rtc/validate?access_token=" + moved)
+	require.Equal(t, 200, status, body)
+}

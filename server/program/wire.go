@@ -1,0 +1,518 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"parlor/media"
+	"parlor/rooms"
+	"parlor/rooms/replica"
+	"parlor/rooms/sqlite"
+	"parlor/server"
+	"parlor/server/access"
+	"parlor/server/api"
+	"parlor/server/authorize"
+	"parlor/server/config"
+	"parlor/server/events"
+	"parlor/server/signal"
+	"parlor/server/unpack"
+	"parlor/static"
+	"parlor/webhooks"
+)
+
+// The parts of [stopBound] that the steps of a stop may take.
+const (
+	// For clients to hang up after they were told to come back. Most do within a
+	// round trip; a client that is kept waiting for the others grows slower to try again.
+	clientsBound  = 1500 * time.Millisecond
+	requestsBound = 2 * time.Second // for running requests
+	outboxBound   = 2 * time.Second // for what is due to the webhooks
+)
+
+// program is the server's parts, built by [open] in the order of the fields and
+// taken down by close.
+type program struct {
+	cfg *config.Config
+	log *slog.Logger
+
+	store            *sqlite.Store
+	media            *media.Engine
+	rooms            *rooms.Rooms
+	hooks            *webhooks.Dispatcher
+	asks             *authorize.Hook // nil = nobody is asked who may come in
+	events           *events.Handler // the event log, for those who pull it
+	signal           *signal.Handler
+	server           *server.Server
+	listeners        []net.Listener // HTTP and WebSocket
+	metricsListeners []net.Listener // the metrics' own port
+	verifier         *access.Verifier
+	registry         *prometheus.Registry
+	guard            *unpack.Guard    // of all that the server decodes
+	replica          *replica.Replica // nil = the database is not replicated
+	replication      api.Replica      // the replica as the API shows it; nil as well
+	lost             chan error       // the lease on the replica was lost: stop serving
+
+	certificate *certificate // nil = no TLS
+
+	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
+	stopUpkeep context.CancelFunc
+	requests   context.CancelFunc // ends every request's context; set by run
+}
+
+// open builds the program: when it returns, the database is open, rooms that
+// were occupied expect their participants back, and the ports are taken.
+func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program, err error) {
+	p := &program{cfg: cfg, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
+			defer cancel()
+			err = errors.Join(err, p.close(bounded))
+		}
+	}()
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := p.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if p.media, err = media.NewEngine(mediaConfig(cfg, p.present(cfg.RTC.BindAddresses), log)); err != nil {
+		return nil, portHint(err, "--udp-port and --tcp-port")
+	}
+	hooks := webhooksConfig(cfg, p.store, log)
+	hooks.Barrier = p.barrier()
+	if p.replica != nil {
+		hooks.Allow = p.replica.Check
+	}
+	p.hooks = webhooks.New(hooks)
+	if err := p.openServer(); err != nil {
+		return nil, err
+	}
+	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replication}, p.hooks.Collector())
+	if err := p.listen(ctx); err != nil {
+		return nil, err
+	}
+	// The webhooks' endpoints are to be known before the first event is written.
+	if err := p.hooks.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.rooms.Open(ctx); err != nil {
+		return nil, err
+	}
+	p.startUpkeep()
+	return p, nil
+}
+
+func (p *program) openServer() error {
+	p.guard = unpack.NewGuard()
+	p.registry.MustRegister(p.guard)
+	p.verifier = access.NewVerifier(p.cfg.Keys)
+	p.verifier.Guard = p.guard
+	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
+	signals := signal.Config{
+		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
+		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
+		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
+		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
+	}
+	if p.cfg.Hooks.Authorize != "" {
+		if err := p.openAuthorize(); err != nil {
+			return err
+		}
+		signals.Authorize = p.asks
+	}
+	p.signal = signal.New(signals)
+	page, err := static.NewHandler(static.Files())
+	if err != nil {
+		return err
+	}
+	p.events = events.New(&webhooks.Log{Store: p.store}, p.log, len(p.cfg.Keys))
+	apiConfig := api.Config{
+		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
+		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
+		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
+		Replica: p.replication, Version: version(), Started: time.Now(),
+	}
+	requests, joins := p.rateLimits()
+	apiConfig.Requests = requests
+	documents, err := api.Documents(version())
+	if err != nil {
+		return err
+	}
+	c := server.Config{
+		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready, Ails: p.ails,
+		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
+		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
+		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
+		CORSOrigins: p.cfg.CORSOrigins, TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
+		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
+	}
+	if p.cfg.Development {
+		c.DevKey, c.MetricsOnMain = firstKey(p.cfg), true
+	}
+	if p.cfg.TLS.CertFile != "" {
+		if p.certificate, err = newCertificate(p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile, p.log); err != nil {
+			return err
+		}
+		c.TLS = p.certificate.config()
+	}
+	p.server = server.New(c)
+	return nil
+}
+
+// ready tells whether the server takes work: not while it stops, so that what
+// balances load looks elsewhere.
+func (p *program) ready(context.Context) error {
+	if err := p.rooms.Accepts(); err != nil {
+		return err
+	}
+	if p.replica != nil {
+		if err := p.replica.Check(); err != nil {
+			return err
+		}
+	}
+	if why := p.store.Stats().Failing; why != "" {
+		return fmt.Errorf("the database cannot be written: %s", why)
+	}
+	return nil
+}
+
+// ails tells of the replica what does not keep the server from taking work: who
+// sent it elsewhere for that would end calls that nothing is wrong with.
+func (p *program) ails() string {
+	if p.replication == nil {
+		return ""
+	}
+	s := p.replication.Status()
+	if s.Stage == "" {
+		return ""
+	}
+	return fmt.Sprintf("the replica is %.0f s behind: %s fails: %s", s.LagSeconds, s.Stage, s.LastError)
+}
+
+// listen takes the ports of HTTP and metrics.
+func (p *program) listen(ctx context.Context) (err error) {
+	hosts := p.present(p.cfg.BindAddresses)
+	if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
+		return portHint(err, "--port")
+	}
+	if p.cfg.Prometheus.Port != 0 {
+		p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port)
+	}
+	return portHint(err, "prometheus.port")
+}
+
+// run serves until ctx ends, and returns nil then; or until serving fails.
+func (p *program) run(ctx context.Context) error {
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.requests = cancel
+	failed := make(chan error, 1)
+	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.listeners, p.metricsListeners) }) // ends by close
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	case err := <-p.lost:
+		if errors.Is(err, replica.ErrRemoved) {
+			return fmt.Errorf("stopping: %w", err)
+		}
+		return fmt.Errorf("stopping, another machine may have the rooms: %w", err)
+	}
+}
+
+// close stops the program in order, whatever of it was opened: clients are told
+// to come back, requests finish, rooms are written, what is due goes to the
+// webhooks, the database closes. Rooms stay open. ctx bounds all of it.
+func (p *program) close(ctx context.Context) error {
+	var errs []error
+	if p.rooms != nil {
+		p.rooms.Stop()
+	}
+	if p.events != nil {
+		p.events.Close()
+	}
+	if p.signal != nil {
+		// A client that has not hung up by then is cut off with its request's context.
+		_ = within(ctx, clientsBound, p.signal.Wait)
+	}
+	if p.requests != nil {
+		p.requests()
+	}
+	if p.server != nil {
+		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
+	}
+	for _, l := range append(p.listeners, p.metricsListeners...) {
+		_ = l.Close() // if nothing was served; else it is closed already
+	}
+	if p.asks != nil {
+		p.asks.Close()
+	}
+	if p.stopUpkeep != nil {
+		p.stopUpkeep()
+	}
+	p.upkeep.Wait()
+	if p.rooms != nil {
+		errs = append(errs, p.rooms.Close(ctx))
+	}
+	if p.hooks != nil {
+		if err := within(ctx, outboxBound, p.hooks.Drain); err != nil {
+			p.log.Info("webhooks that are due are sent after the next start", "error", err)
+		}
+		p.hooks.Close()
+	}
+	if p.media != nil {
+		errs = append(errs, p.media.Close())
+	}
+	if p.store != nil {
+		errs = append(errs, p.store.Close(ctx))
+	}
+	if p.replica != nil {
+		errs = append(errs, p.replica.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func within(ctx context.Context, bound time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	return f(ctx)
+}
+
+// startUpkeep prunes what need not be kept for ever.
+func (p *program) startUpkeep() {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stopUpkeep = cancel
+	kept := webhooks.Retention{Store: p.store, Logger: p.log, MaxAge: time.Duration(p.cfg.Events.MaxAge), MaxEvents: p.cfg.Events.MaxCount}
+	if kept.MaxEvents == 0 {
+		kept.MaxEvents = -1 // no bound; 0 would be its default
+	}
+	p.upkeep.Go(func() { kept.Run(ctx) })
+	if keep := p.cfg.History; keep != config.Forever {
+		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
+		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
+	}
+	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
+	if p.certificate != nil {
+		p.upkeep.Go(func() { p.certificate.watch(ctx) })
+	}
+}
+
+// pruneModeration forgets bans that have run out, and revocations older than any
+// token can sensibly be, until ctx ends. Neither is in a hurry: a ban that has run
+// out keeps nobody away.
+func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) {
+	const (
+		longestToken = 10 * 366 * 24 * time.Hour
+		every        = time.Hour
+	)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-timer.C:
+			if _, err := m.PruneModeration(ctx, rooms.NowMs(now), rooms.NowMs(now.Add(-longestToken))); err != nil && ctx.Err() == nil {
+				log.Error("cannot forget bans that have run out", "error", err)
+			}
+			timer.Reset(every)
+		}
+	}
+}
+
+// pruneHistory forgets ended rooms until ctx ends.
+func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
+	prune(ctx, 10*time.Minute, log, "cannot forget old rooms", func() (more bool, err error) {
+		n, err := h.PruneHistory(ctx, rooms.NowMs(time.Now().Add(-keep)), pruneBatch)
+		return n == pruneBatch, err
+	})
+}
+
+// pruneSessions forgets sessions that left the open rooms, which may never end, until ctx
+// ends. It looks at every open room, so it does not do it often.
+func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
+	var at rooms.RoomCursor
+	prune(ctx, time.Hour, log, "cannot forget old sessions", func() (more bool, err error) {
+		n, next, err := h.PruneSessions(ctx, rooms.NowMs(time.Now().Add(-keep)), at, pruneBatch)
+		at = next
+		return n == pruneBatch || next != rooms.RoomCursor{}, err
+	})
+}
+
+// pruneBatch is how many rows are forgotten at a time, so that nobody waits for it.
+const pruneBatch = 500
+
+// prune calls step until there is no more to forget, and again after every; after a
+// failure too. It returns when ctx ends.
+func prune(ctx context.Context, every time.Duration, log *slog.Logger, failure string, step func() (more bool, err error)) {
+	const pause = 50 * time.Millisecond // between two batches
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		more, err := step()
+		if err != nil && ctx.Err() == nil {
+			log.Error(failure, "error", err)
+		}
+		if more && err == nil {
+			timer.Reset(pause)
+		} else {
+			timer.Reset(every)
+		}
+	}
+}
+
+func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media.Config {
+	ports := cfg.RTC.UDPPorts()
+	c := media.Config{
+		UDPPort:           [2]int{ports[0], ports[len(ports)-1]},
+		TCPPort:           cfg.RTC.TCPPort,
+		BindAddresses:     addresses,
+		UseExternalIP:     cfg.RTC.UseExternalIP,
+		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
+		STUNServers:       cfg.RTC.STUNServers,
+		ICEServerList:     turnServers(cfg),
+		LoopbackCandidate: cfg.RTC.EnableLoopbackCandidate,
+		IncludeInterfaces: cfg.RTC.Interfaces.Includes,
+		ExcludeInterfaces: cfg.RTC.Interfaces.Excludes,
+		IncludeIPs:        cfg.RTC.IPs.Includes,
+		ExcludeIPs:        cfg.RTC.IPs.Excludes,
+		EnabledCodecs:     codecs(cfg),
+		Log:               log,
+	}
+	for _, ip := range []netip.Addr{cfg.RTC.NodeIP.V4, cfg.RTC.NodeIP.V6} {
+		if ip.IsValid() {
+			c.NodeIPs = append(c.NodeIPs, ip.String())
+		}
+	}
+	return c
+}
+
+// turnServers are the configured TURN servers as clients are told of them
+// (RFC 7065).
+func turnServers(cfg *config.Config) []*livekit.ICEServer {
+	var all []*livekit.ICEServer
+	for _, t := range cfg.RTC.TURNServers {
+		if t.Username == "" || t.Credential == "" {
+			continue
+		}
+		scheme, transport := "turn", t.Protocol
+		if t.Protocol == "tls" {
+			scheme, transport = "turns", "tcp"
+		}
+		all = append(all, &livekit.ICEServer{
+			Urls:     []string{fmt.Sprintf("%s:%s?transport=%s", scheme, net.JoinHostPort(t.Host, strconv.Itoa(t.Port)), transport)},
+			Username: t.Username, Credential: t.Credential,
+		})
+	}
+	return all
+}
+
+// codecs are the mime types that may be published, video first.
+func codecs(cfg *config.Config) []string {
+	if len(cfg.Room.EnabledCodecs) == 0 {
+		return config.Codecs()
+	}
+	var video, audio []string
+	for _, c := range cfg.Room.EnabledCodecs {
+		if c.Mime[0] == 'v' || c.Mime[0] == 'V' {
+			video = append(video, c.Mime)
+		} else {
+			audio = append(audio, c.Mime)
+		}
+	}
+	return append(video, audio...)
+}
+
+func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) rooms.Config {
+	c := rooms.Config{
+		Store: store, Moderation: store, Log: log,
+		AutoCreate:         cfg.Room.AutoCreate,
+		EmptyTimeout:       roomTimeout(cfg.Room.EmptyTimeout),
+		DepartureTimeout:   roomTimeout(cfg.Room.DepartureTimeout),
+		MaxParticipants:    cfg.Room.MaxParticipants,
+		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
+		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
+		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
+		Limits:             limits(cfg),
+		RestartGrace:       time.Duration(cfg.RestartGrace),
+	}
+	if d := cfg.Room.PlayoutDelay; d.Enabled {
+		c.Room.MinPlayoutDelay, c.Room.MaxPlayoutDelay = d.Min, d.Max
+	}
+	return c
+}
+
+func limits(cfg *config.Config) rooms.Limits {
+	return rooms.Limits{
+		MaxMetadata:        cfg.Limit.MaxMetadataSize,
+		MaxAttributes:      cfg.Limit.MaxAttributesSize,
+		MaxRoomName:        cfg.Limit.MaxRoomNameLength,
+		MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
+		MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
+	}
+}
+
+// roomTimeout is a configured timeout as the domain has it. Configured as 0 a
+// room ends at once when it is empty; in the domain's own configuration 0 would
+// be its default.
+func roomTimeout(s config.Seconds) rooms.Timeout {
+	switch s {
+	case config.Never:
+		return rooms.Never
+	case 0:
+		return 1
+	}
+	return rooms.Timeout(s) * 1000
+}
+
+func webhooksConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) webhooks.Config {
+	c := webhooks.Config{
+		Store: store, Keys: cfg.Keys, Key: cfg.Webhook.APIKey, Logger: log,
+		UserAgent: "Parlor/" + version(), Ordering: webhooks.Ordering(cfg.Webhook.Ordering),
+		MaxPending: cfg.Webhook.MaxPending,
+	}
+	if c.MaxPending == 0 { // no limit
+		c.MaxPending = -1
+	}
+	for _, url := range cfg.Webhook.URLs {
+		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{
+			URL:     url,
+			Include: cfg.Webhook.FilterParams.IncludeEvents,
+			Exclude: cfg.Webhook.FilterParams.ExcludeEvents,
+		})
+	}
+	for _, e := range cfg.Webhook.Endpoints {
+		filter := e.FilterParams
+		if filter.Empty() {
+			filter = cfg.Webhook.FilterParams
+		}
+		c.Endpoints = append(c.Endpoints, webhooks.Endpoint{
+			URL: e.URL, Name: e.Name, Key: e.APIKey, Include: filter.IncludeEvents, Exclude: filter.ExcludeEvents,
+			Ordering: webhooks.Ordering(e.Ordering), Secrets: e.Secrets,
+			RetryFor: time.Duration(e.RetryFor), Concurrency: e.Concurrency,
+		})
+	}
+	return c
+}
+
+var (
+	_ api.Rooms    = (*rooms.Rooms)(nil)
+	_ api.Records  = (*sqlite.Store)(nil)
+	_ http.Handler = (*static.Handler)(nil)
+)
