@@ -1,11 +1,15 @@
 package media
 
 import (
+	"bytes"
 	"testing"
 
+	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // A client gets a track that is muted when it subscribes, though pion tells of a
@@ -65,4 +69,25 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 			require.Equal(t, first.SSRC, next.SSRC)
 		}
 	})
+}
+
+// What is made here in place of a track that is encrypted from end to end is marked with
+// what the subscriber was told, so that its client does not try to decrypt it.
+func TestMadeFramesOfEncryptedTracksAreMarked(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.join()
+	trailer := []byte("as the client was told")
+	for sid, encryption := range map[string]livekit.Encryption_Type{"TR_g": livekit.Encryption_GCM, "TR_n": livekit.Encryption_NONE} {
+		pump(t, a.publish(sid, opus, nil))
+		p := a.published(sid)
+		p.info.Encryption = encryption // as the room has it
+		a.peer.SetTrackMuted(sid, true)
+		b.peer.Subscribe(rooms.Subscription{Track: p.track, Info: p.info, PublisherSID: "PA_a", PublisherIdentity: "id-PA_a", Trailer: trailer})
+		packet, _, err := b.track().ReadRTP()
+		require.NoError(t, err)
+		require.Equal(t, encryption == livekit.Encryption_GCM, bytes.HasSuffix(packet.Payload, trailer))
+	}
 }

@@ -73,6 +73,7 @@ type client struct {
 	messages   []*livekit.SignalResponse
 	left       *livekit.LeaveRequest
 	subscribed map[string]bool
+	trailers   map[string]string // by track SID: that its last subscription was to have
 	data       []*livekit.DataPacket
 	tracks     []string // packets of data tracks
 	closed     bool
@@ -106,8 +107,13 @@ func (fakePeer) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
 func (fakePeer) RemoveTrack(string)                                    {}
 func (fakePeer) SetTrackMuted(string, bool)                            {}
 func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
-func (p fakePeer) Subscribe(s rooms.Subscription)                      { p.set(s.Info.Sid, true) }
-func (p fakePeer) Unsubscribe(sid string)                              { p.set(sid, false) }
+func (p fakePeer) Subscribe(s rooms.Subscription) {
+	p.set(s.Info.Sid, true)
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.trailers[s.Info.Sid] = string(s.Trailer)
+}
+func (p fakePeer) Unsubscribe(sid string) { p.set(sid, false) }
 func (p fakePeer) Quality() (livekit.ConnectionQuality, float32) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
@@ -175,7 +181,7 @@ func anyone() *livekit.ParticipantPermission {
 
 // try joins; edit may change the request.
 func (h *house) try(room, identity string, edit ...func(*rooms.JoinRequest)) (*client, error) {
-	c := &client{subscribed: make(map[string]bool)}
+	c := &client{subscribed: make(map[string]bool), trailers: make(map[string]string)}
 	req := rooms.JoinRequest{
 		Room:          room,
 		Info:          &livekit.ParticipantInfo{Identity: identity, Permission: anyone()},

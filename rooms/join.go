@@ -50,7 +50,8 @@ type Snapshot struct {
 	Self   *livekit.ParticipantInfo
 	Others []*livekit.ParticipantInfo
 	// SIFTrailer marks frames that the server made, so that an end-to-end
-	// encrypted client does not try to decrypt them. It is the room's, and secret.
+	// encrypted client does not try to decrypt them. It is that of the room which the
+	// participant joined first, and secret.
 	SIFTrailer []byte
 	// Departed are the newest sessions to leave: a client that resumes may have missed it.
 	Departed []*livekit.ParticipantInfo
@@ -255,7 +256,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			replaced()
 			reply(joined{}, ErrNoParticipant)
 		default:
-			p.admitted = true
+			p.admitted, p.sifTrailer = true, r.sifTrailer()
 			if p.hidden() {
 				replaced()
 			}
@@ -473,7 +474,7 @@ func (r *Room) announceNew(p *Participant) {
 
 // snapshotFor is the room as p may see it.
 func (r *Room) snapshotFor(p *Participant, resumed bool) Snapshot {
-	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: r.sifTrailer(), Resumed: resumed}
+	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: p.sifTrailer, Resumed: resumed}
 	for _, q := range r.participants {
 		if q != p && q.admitted && !q.hidden() {
 			s.Others = append(s.Others, q.snapshot())

@@ -204,3 +204,24 @@ func TestAForwardedParticipantIsShownAsItIs(t *testing.T) {
 	h.flush("hall")
 	require.True(t, eve.isSubscribed(cam), "it may publish again, there too")
 }
+
+// TestFramesOfTheServerEndAsTheClientWasTold: at its join, which a move is not.
+func TestFramesOfTheServerEndAsTheClientWasTold(t *testing.T) {
+	h := newHouse(t)
+	ann, bob := h.join("tea", "ann"), h.join("coffee", "bob")
+	eve := h.join("tea", "eve")
+	trailer := func(of *client, sid string) string {
+		h.flush("coffee")
+		of.Sync()
+		of.mu.Lock()
+		defer of.mu.Unlock()
+		return of.trailers[sid]
+	}
+	cam := ann.publish(t, "cam", camera)
+	require.NotEmpty(t, eve.snap.SIFTrailer)
+	require.Equal(t, string(eve.snap.SIFTrailer), trailer(eve, cam))
+	require.NotEqual(t, eve.snap.SIFTrailer, bob.snap.SIFTrailer, "every room has its own")
+	require.NoError(t, h.Move(t.Context(), &livekit.MoveParticipantRequest{Room: "tea", Identity: "eve", DestinationRoom: "coffee"}))
+	mic := bob.publish(t, "mic", microphone)
+	require.Equal(t, string(eve.snap.SIFTrailer), trailer(eve, mic))
+}

@@ -54,6 +54,7 @@ type Participant struct {
 	lastReliableSeq uint32
 	onChange        func(*livekit.ParticipantInfo)
 	shadows         []*Participant // where it is forwarded to
+	sifTrailer      []byte         // as its client was told; it is told of no other on a move
 	token           func(room string, info *livekit.ParticipantInfo) string
 }
 

@@ -34,7 +34,7 @@ func (r *Room) consider(q *Participant, t *track) {
 			SyncStreams:       r.rec.Config.SyncStreams,
 			MinPlayoutDelay:   r.rec.Config.MinPlayoutDelay,
 			MaxPlayoutDelay:   r.rec.Config.MaxPlayoutDelay,
-			Trailer:           r.sifTrailer(),
+			Trailer:           q.sifTrailer,
 		})
 	case on && !(wants && may && allowed):
 		delete(t.subscribers, q.identity)

@@ -43,6 +43,10 @@ func (d *descriptors) begin(p *packet.Packet) {
 	}
 }
 
+// after makes what begins next count on from a frame without a descriptor, which
+// receivers order by the number n: libwebrtc compares the two.
+func (d *descriptors) after(n uint16) { d.last, d.counted = n, true }
+
 // follow takes in a packet that is forwarded. It may come late.
 func (d *descriptors) follow(p *packet.Packet) {
 	n, ok := dd.Number(p.Extension(packet.ExtDependencyDescriptor))

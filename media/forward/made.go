@@ -10,7 +10,9 @@ import (
 // a track by its first packet would not have it until it is unmuted. So it gets some
 // that are made here: silence, or a black key frame, or where we can make neither
 // (VP9, AV1, H.265) a packet of nothing but padding. They are numbered in one series
-// with the publisher's packets, and sent like them under the forwarder's lock.
+// with the publisher's packets, and sent like them under the forwarder's lock. They
+// have no dependency descriptor; what follows may have, and then brings a structure with
+// its first frame, which is a key frame, and counts on from them.
 
 // madeFrames is how many frames are made for one subscriber: one a second, since the
 // first may be lost.
@@ -75,6 +77,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 		frame(append([]byte{
 			0x90, 0xf0, 0x80 | byte(v.PictureID>>8), byte(v.PictureID), v.TL0PicIdx, 0x20 | v.KeyIdx,
 		}, blackVP8...))
+		f.described.after(v.PictureID)
 	case h264Codec:
 		last := len(blackH264) - 1
 		for _, unit := range blackH264[:last] {
@@ -83,6 +86,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 		if ok {
 			frame(blackH264[last])
 		}
+		f.described.after(uint16(f.numbers.LastOut()))
 	default:
 		ok = f.sendMade(timestamp, f.codec().PayloadType, f.video, 1, nil, sendTime)
 	}

@@ -399,3 +399,33 @@ func skew(packets []taped, n int) []taped {
 	slices.SortStableFunc(list, func(a, b taped) int { return cmp.Compare(a.At, b.At) })
 	return list
 }
+
+// A subscriber of a muted track gets frames that are made here, without descriptors. What
+// the publisher sends afterwards has them, whatever its numbers, and can be decoded from
+// its first frame on.
+func TestRealFramesFollowMadeOnes(t *testing.T) {
+	everyTape(t, func(t *testing.T, tp *tape, described bool) {
+		for seed := range uint64(6) {
+			pl := newPlay(t, tp, described)
+			pl.want(livekit.VideoQuality_LOW)
+			pl.track.SetMuted(true)
+			time.Sleep(3500 * time.Millisecond)
+			synctest.Wait() // for the ticker, which makes them
+			made := len(pl.model.Frames())
+			if f := tp.codec.family(); f == vp8Codec || f == h264Codec {
+				require.Equal(t, 4, made)
+			}
+			pl.track.SetMuted(false)
+			begin := time.Now()
+			packets := tp.window(0, 0, lead, rand.New(rand.NewPCG(7, seed)))
+			pl.feed(pl.layers, packets, nil)
+			frames, key, ok := due(packets, 0, 0)
+			require.True(t, ok)
+			if len(tp.Layers) == 1 {
+				frames = 1
+			}
+			pl.check("after the mute", frames, begin.Add(key), 0)
+			pl.track.Close()
+		}
+	})
+}

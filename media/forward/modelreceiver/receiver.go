@@ -164,7 +164,7 @@ func (r *Receiver) drop(format string, args ...any) {
 
 func (r *Receiver) unwrapSequence(n uint16) int64 {
 	if !r.started {
-		r.started, r.newest, r.lowest = true, int64(n)+1<<16, int64(n)+1<<16
+		r.started, r.newest, r.lowest = true, int64(n), int64(n)
 		return r.newest
 	}
 	seq := r.newest + int64(int16(n-uint16(r.newest)))
@@ -294,7 +294,8 @@ func (r *Receiver) relate(f *Frame) {
 		finder = "vp9"
 	}
 	if r.finder != "" && r.finder != finder {
-		r.rebase()
+		// Its ids are compared with those before, though it counts something else.
+		r.vp8, r.vp9 = map[int64]map[int]int64{}, vp9State{}
 	}
 	r.finder = finder
 	switch finder {
