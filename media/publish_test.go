@@ -10,6 +10,8 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // publishSimulcast announces and offers three layers, and sends them until the test
@@ -486,4 +488,29 @@ func TestCongestionFeedback(t *testing.T) {
 			require.FailNow(t, "no feedback")
 		}
 	}
+}
+
+// What a client's packets have told of its codec holds, though it announced none and
+// negotiates again: later subscribers too are sent what comes.
+func TestTheCodecThatCameHoldsAfterTheNextOffer(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, codecs: func(m *webrtc.MediaEngine) error {
+			if err := only(pcmuCodec)(m); err != nil { // which pion then sends, though Opus is negotiated
+				return err
+			}
+			return m.RegisterDefaultCodecs()
+		}})
+		a.join()
+		pump(t, a.publish("TR_a", pcmuCodec, func(r *livekit.AddTrackRequest) { r.SimulcastCodecs = nil }))
+		require.Eventually(t, func() bool { return strings.EqualFold(a.published("TR_a").info.MimeType, pcmuCodec.MimeType) }, patience, time.Millisecond)
+		pump(t, a.publish("TR_v", vp8, nil))
+		a.published("TR_v")
+		p := a.peer.pubTrack("TR_a")
+		require.Equal(t, webrtc.MimeTypePCMU, (*p.codecs.Load())[0].MimeType)
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		b.peer.Subscribe(rooms.Subscription{Track: p, Info: &livekit.TrackInfo{Sid: "TR_a"}, PublisherSID: "PA_a", PublisherIdentity: "id-PA_a"})
+		require.Equal(t, webrtc.MimeTypePCMU, b.receives("PA_a", "TR_a").Codec().MimeType)
+	})
 }

@@ -224,6 +224,12 @@ func (s *upSection) expected() (webrtc.RTPCodecParameters, bool) {
 	return only, n == 1
 }
 
+// heard reports whether packets have told in which codec the section is sent. What
+// would be expected counts no more then.
+func (s *upSection) heard() bool {
+	return slices.ContainsFunc(s.streams, func(u *upStream) bool { return u.layer != nil })
+}
+
 // sectionsNegotiated follows each answer: tracks whose sections are negotiated
 // exist from now on.
 func (p *Peer) sectionsNegotiated() {
@@ -240,7 +246,7 @@ func (p *Peer) sectionsNegotiated() {
 		if s.pub == nil {
 			continue
 		}
-		if c, ok := s.expected(); ok {
+		if c, ok := s.expected(); ok && !s.heard() {
 			p.publish(s, c)
 		}
 		for _, u := range s.streams {
