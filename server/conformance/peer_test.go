@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -238,6 +239,7 @@ type inbound struct {
 	mu      sync.Mutex // guards the following
 	packets []packet
 	last    time.Time // when the newest packet of any content came
+	made    []byte    // payload of the newest packet that bears no stamp; nil if there was none
 }
 
 // packet is one that bears a stamp. Servers may send others, such as silence
@@ -266,11 +268,14 @@ func (p *peer) read(track *webrtc.TrackRemote, sid string) {
 				in.last = time.Now()
 				in.mu.Unlock()
 			}
-			if s, ok := findStamp(pkt.Payload); ok {
-				in.mu.Lock()
+			s, ok := findStamp(pkt.Payload)
+			in.mu.Lock()
+			if ok {
 				in.packets = append(in.packets, packet{pkt.SequenceNumber, pkt.Timestamp, s, time.Now()})
-				in.mu.Unlock()
+			} else if len(pkt.Payload) > 0 {
+				in.made = bytes.Clone(pkt.Payload)
 			}
+			in.mu.Unlock()
 		}
 	})
 }
@@ -280,6 +285,16 @@ func (p *peer) inbound(sid string) *inbound {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.in[sid]
+}
+
+// unstamped is the newest payload that bears no stamp, nil if there was none.
+func (i *inbound) unstamped() []byte {
+	if i == nil {
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.made
 }
 
 // newest is when the newest packet came, stamped or not.

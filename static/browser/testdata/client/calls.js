@@ -1,7 +1,7 @@
 // What an app does with livekit-client, judged by what the others see and hear.
 
 import {
-  assert, equal, eventually, hears, inbound, join, nothing, publication, publish, rejects, roomName, sees, sleep, steadily, told, tone,
+  assert, equal, eventually, hears, inbound, join, nothing, publication, publish, rejects, roomName, sees, sleep, steadily, stillness, told, tone,
 } from './peer.js';
 
 const bytes = (text) => new TextEncoder().encode(text);
@@ -57,6 +57,29 @@ export const scenarios = [
     await camera.unmute();
     await sees(late, 'alice camera');
   }],
+  ...['vp8', 'h264'].map((videoCodec) => [`join while all is muted, ${videoCodec}`, async () => {
+    const room = roomName();
+    const alice = await join(room, 'alice');
+    const [camera, microphone] = [
+      await publish(alice, 'camera', { videoCodec, simulcast: true, backupCodec: false }, { width: 640, height: 360 }), await publish(alice, 'microphone'),
+    ];
+    const sent = async () => [...(await camera.track.sender.getStats()).values()]
+      .reduce((sum, { type, framesEncoded = 0 }) => sum + (type === 'outbound-rtp' ? framesEncoded : 0), 0);
+    await eventually('frames to be encoded', async () => await sent() > 10);
+    await Promise.all([camera.mute(), microphone.mute()]);
+    const bob = await join(room, 'bob');
+    for (const source of ['camera', 'microphone']) {
+      await told(bob, `subscribed alice ${source}`);
+      assert(publication(bob, `alice ${source}`).isMuted, `bob knows that the ${source} is muted`);
+      await eventually(`packets that the server made in place of the ${source}`, async () => (await inbound(bob, `alice ${source}`))?.packetsReceived > 0);
+    }
+    await eventually('the black picture', async () => (await inbound(bob, 'alice camera')).frameWidth === 16);
+    await Promise.all([camera.unmute(), microphone.unmute()]);
+    await eventually('a picture of hers', async () => (await inbound(bob, 'alice camera')).frameWidth > 16);
+    const still = await stillness(sent, async () => (await inbound(bob, 'alice camera')).framesDecoded);
+    assert(still <= 500, `the picture stood still for ${still} ms: ${JSON.stringify(await inbound(bob, 'alice camera'))}`);
+    await Promise.all([sees(bob, 'alice camera'), hears(bob, 'alice microphone')]);
+  }]),
   ['a second video track; unpublish and publish again', async () => {
     const { room, alice, bob } = await pair();
     const camera = await publish(alice, 'camera');

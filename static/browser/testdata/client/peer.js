@@ -212,6 +212,24 @@ export async function sees(peer, key, frames = 5) {
   if (hues.has(key)) await eventually(() => `${peer.identity} sees the colour of ${key}, but it is ${hue(peer, key)}`, () => Math.abs(hue(peer, key) - hues.get(key)) < 20);
 }
 
+/**
+ * The longest time, in ms of the next 3 s, in which frames were sent and none decoded.
+ * Time in which this page did not get to run does not count.
+ */
+export async function stillness(sent, decoded) {
+  let [longest, still, last] = [0, 0, [performance.now(), await sent(), await decoded()]];
+  for (const end = last[0] + 3000; last[0] < end;) {
+    await sleep(100);
+    const now = [performance.now(), await sent(), await decoded()];
+    const [time, out, shown] = now.map((value, n) => value - last[n]);
+    if (shown > 0) still = 0;
+    else if (out > 0 && time < 300) still += time;
+    longest = Math.max(longest, still);
+    last = now;
+  }
+  return Math.round(longest);
+}
+
 /** Waits until pictures of that width are decoded. */
 export const width = (peer, key, want) =>
   eventually(async () => `${peer.identity} sees ${key} ${want} wide: ${JSON.stringify(await inbound(peer, key))}`,
