@@ -7,6 +7,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
+	"parlor/media/srtpin"
 	"parlor/media/srtpout"
 	"parlor/media/udp"
 )
@@ -39,8 +40,10 @@ func (p *Peer) followPath(t *transport) {
 	if out == nil {
 		t.out.Store(t.chooseOutgoing(pair))
 		t.down.Connected()
+		t.takeFeedback()
 		return
 	}
+	t.takeFeedback()
 	if out.sender == nil {
 		return // pion follows by itself
 	}
@@ -49,6 +52,29 @@ func (p *Peer) followPath(t *transport) {
 	if !ok {
 		p.needsReconnect("media can no longer go over UDP")
 	}
+}
+
+// takeFeedback has the client's transport-wide feedback come straight from the socket,
+// where ICE now leads. Where that cannot be it comes through pion.
+func (t *transport) takeFeedback() {
+	if t.opener == nil {
+		keys, err := t.capture.ClientKeys()
+		if err != nil {
+			return
+		}
+		if t.opener, err = srtpin.NewFeedback(keys.Profile, keys.Key, keys.Salt); err != nil {
+			t.log.Warn("feedback comes by way of pion", "error", err)
+			return
+		}
+	}
+	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
+	if err != nil {
+		return // it has ended
+	}
+	opener, feedback := t.opener, t.down.Feedback
+	t.sock.mux.Handle(ice.UsernameFragment, func(packet []byte, _ netip.AddrPort) bool {
+		return opener.Take(packet, feedback)
+	})
 }
 
 // udpPath is the conn and the address that a pair sends from and to; false if it is

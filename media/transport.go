@@ -13,6 +13,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
+	"parlor/media/srtpin"
 	"parlor/media/srtpout"
 )
 
@@ -32,6 +33,7 @@ type transport struct {
 	twcc    *forward.TWCC // congestion feedback to the client; nil until it may be wanted
 	down    *forward.Downlink
 	capture srtpout.Capture
+	opener  *srtpin.Feedback         // nil until connected
 	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 

@@ -22,11 +22,11 @@
 // dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
 // order of its writes: whoever writes to its SSRCs holds it), Layer.mu
 // (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and
-// Downlink.probing come before Forwarder.mu; Downlink.mu comes after it and after
-// Layer.mu, and is held while a packet is written.
+// Downlink.probing come before Forwarder.mu; Downlink.leaving and then Downlink.mu
+// come after it and after Layer.mu.
 //
-// Write is called with Forwarder.mu and Downlink.mu held, so that the packets of a
-// transport leave in the order of their numbers; Flush is called with Forwarder.mu
+// Write is called with Forwarder.mu and Downlink.leaving held, so that the packets of
+// a transport leave in the order of their numbers; Flush is called with Forwarder.mu
 // held. The other callbacks are made with no lock but Layer.fan, which Layer.Close
 // waits for: they must not wait for a layer that is being closed.
 //

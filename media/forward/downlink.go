@@ -32,8 +32,8 @@ const mostPadding = 64
 // more fits (package downlink).
 //
 // Its methods may be called concurrently. It has no goroutine: it acts when packets
-// leave, when something is reported and in the turns of its forwarders; a timer runs
-// while a probe does.
+// leave, in the turns of its forwarders, and when its timer fires, which runs while a
+// probe does and after a report that changes much.
 type Downlink struct {
 	epoch     time.Time     // times are nanoseconds since it
 	bandwidth atomic.Uint64 // bits/s, 0 = no bound known
@@ -46,16 +46,21 @@ type Downlink struct {
 
 	probing sync.Mutex // held by the one that sends a probe's packets
 
-	// mu guards the following. It is held while a packet is written: packets leave in
-	// the order of their numbers, and one writer at a time is all there is to any SSRC.
+	// leaving is held while a packet gets its number and is written: packets leave in the
+	// order of their numbers, and one writer at a time is all there is to any SSRC.
+	leaving sync.Mutex
+
+	// mu guards the following. It is never held for long: the reader of the socket waits
+	// for it when feedback comes.
 	mu         sync.Mutex
 	forwarders []*Forwarder
 	control    *downlink.Control[struct{}]
 	report     feedback.Report
 	connected  bool
 	dividedAt  int64
+	due        bool           // a report asks for a division
 	malformed  *atomic.Uint64 // counts feedback that could not be read; nil = nobody does
-	timer      *time.Timer    // of a probe; nil before the first
+	timer      *time.Timer    // nil before the first probe or report that asks for it
 }
 
 // limit is what of a track the path carries.
@@ -120,17 +125,20 @@ func (d *Downlink) Bandwidth() uint64 { return d.bandwidth.Load() }
 
 // write sends the packet whose header f holds; f's lock is held.
 func (d *Downlink) write(f *Forwarder, payload []byte, kind record.Kind) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.connected {
-		d.leave(f, &f.header, len(payload), kind)
-	}
+	d.leaving.Lock()
+	defer d.leaving.Unlock()
+	d.leave(f, &f.header, len(payload), kind)
 	return f.cfg.Write(&f.header, payload)
 }
 
-// leave takes note of a packet and gives it its number. mu is held.
+// leave takes note of a packet and gives it its number. leaving is held.
 func (d *Downlink) leave(f *Forwarder, h *rtp.Header, payload int, kind record.Kind) {
 	size := h.MarshalSize() + payload + int(h.PaddingSize)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.connected {
+		return
+	}
 	if f.cfg.Ext.TransportCC == 0 {
 		d.control.Count(f.now, size)
 		return
@@ -156,19 +164,31 @@ func (d *Downlink) lost(share float64, rtt time.Duration, at time.Time) {
 
 // Feedback takes in an RTCP packet of transport-wide feedback
 // (draft-holmer-rmcat-transport-wide-cc-extensions-01). One that is malformed is
-// counted and dropped.
+// counted and dropped. It does not wait for anything that is sent.
 func (d *Downlink) Feedback(raw []byte) {
-	at := time.Now()
-	now := d.since(at)
+	now := d.since(time.Now())
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.report.Parse(raw) != nil {
 		if d.malformed != nil {
 			d.malformed.Add(1)
 		}
-		d.mu.Unlock()
 		return
 	}
-	due := d.control.Feedback(now, &d.report) || now-d.dividedAt >= divideEvery && d.control.Tight()
+	if d.control.Feedback(now, &d.report) || now-d.dividedAt >= divideEvery && d.control.Tight() {
+		d.due = true
+		d.wakeLocked(0)
+	} else if next := d.control.When(now); next != 0 {
+		d.wakeLocked(time.Duration(max(next-now, 0)))
+	}
+}
+
+// act does what is due when the timer fires.
+func (d *Downlink) act() {
+	at := time.Now()
+	d.mu.Lock()
+	due := d.due
+	d.due = false
 	d.mu.Unlock()
 	if due {
 		d.divide(at)
@@ -294,7 +314,7 @@ func (d *Downlink) dueLocked(now int64) (*Forwarder, int) {
 
 func (d *Downlink) wakeLocked(after time.Duration) {
 	if d.timer == nil {
-		d.timer = time.AfterFunc(after, func() { d.serve(time.Now()) })
+		d.timer = time.AfterFunc(after, d.act)
 		return
 	}
 	d.timer.Reset(after)

@@ -152,11 +152,11 @@ func (m *Mux) Has(ufrag string) bool {
 	return slices.ContainsFunc(m.snapshot(), func(p *port) bool { return p.session(ufrag) != nil })
 }
 
-// Handle has RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
-// the sessions of ufrag own go to h instead of the sessions' conns; nil ends that. h
-// runs on the sockets' readers, must not block, and may use the packet only during
-// the call.
-func (m *Mux) Handle(ufrag string, h func(packet []byte, from netip.AddrPort)) {
+// Handle shows RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
+// the sessions of ufrag own to h first; nil ends that. What h takes, which it tells by
+// true, goes no further; all else goes to the sessions' conns. h runs on the sockets'
+// readers, must not block, and may use the packet only during the call.
+func (m *Mux) Handle(ufrag string, h func(packet []byte, from netip.AddrPort) (taken bool)) {
 	for _, p := range m.snapshot() {
 		if s := p.session(ufrag); s != nil {
 			s.handle(h)
@@ -305,9 +305,7 @@ func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
 	switch {
 	case s == nil:
 		p.cfg.Counters.Unknown.Add(1)
-	case h != nil:
-		h(packet, src)
-	default:
+	case h == nil || !h(packet, src):
 		s.push(packet, src)
 	}
 }

@@ -144,10 +144,15 @@ func TestMediaGoesToItsHandler(t *testing.T) {
 	s, remote := r.session("s"), r.remote()
 	r.authenticate(s, "s", remote)
 	got := make(chan []byte, 1)
-	r.mux.Handle("s", func(p []byte, from netip.AddrPort) {
+	rtcp := []byte{0x80, 200, 0, 1}
+	r.mux.Handle("s", func(p []byte, from netip.AddrPort) bool {
+		if p[1] == rtcp[1] {
+			return false
+		}
 		if from == remote.LocalAddr().(*net.UDPAddr).AddrPort() {
 			got <- append([]byte(nil), p...)
 		}
+		return true
 	})
 	rtp := []byte{0x80, 111, 0, 1}
 	send(t, r.remote(), rtp) // of a stranger
@@ -156,6 +161,9 @@ func TestMediaGoesToItsHandler(t *testing.T) {
 	send(t, remote, dtls)
 	b, _ := next(t, s)
 	require.Equal(t, dtls, b, "all else goes on to the agent")
+	send(t, remote, rtcp)
+	b, _ = next(t, s)
+	require.Equal(t, rtcp, b, "and so does what the handler does not take")
 	r.mux.Handle("s", nil)
 	send(t, remote, rtp)
 	b, _ = next(t, s)

@@ -35,7 +35,7 @@ const (
 	maxQueued = 1024
 )
 
-type handler func(packet []byte, from netip.AddrPort)
+type handler func(packet []byte, from netip.AddrPort) (taken bool)
 
 // session is one ufrag on one socket.
 type session struct {
@@ -47,7 +47,7 @@ type session struct {
 	sources  map[netip.AddrPort]*source
 	ever     int           // sources that the agent has answered
 	requests []sentRequest // that wait for a response, oldest first
-	handler  handler       // of RTP and RTCP; nil: the queue
+	handler  handler       // sees RTP and RTCP first; nil: nobody does
 
 	// mu guards the queue; the port's mu may be held when it is taken.
 	mu         sync.Mutex

@@ -22,10 +22,10 @@ import (
 // client or when it chose what this package does not know.
 var ErrNoKeys = errors.New("no SRTP keys from this DTLS handshake")
 
-// Keys are what outgoing SRTP of one transport is encrypted with.
+// Keys are what one side of a transport encrypts SRTP with.
 type Keys struct {
 	Profile   srtp.ProtectionProfile
-	Key, Salt []byte // the master key and salt of our side
+	Key, Salt []byte // the master key and salt of that side
 }
 
 // Capture learns a transport's keys from its handshake. Methods may be called
@@ -104,23 +104,35 @@ func (k keyLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Keys gives the keys once the handshake has yielded them, else ErrNoKeys. They are
-// not to be used before the transport is connected: only then is the client known
-// to be who it says.
+// Keys gives the keys of our side once the handshake has yielded them, else ErrNoKeys.
+// They are not to be used before the transport is connected: only then is the client
+// known to be who it says.
 func (c *Capture) Keys() (Keys, error) {
+	s, err := c.session()
+	return Keys{Profile: s.Profile, Key: s.Keys.LocalMasterKey, Salt: s.Keys.LocalMasterSalt}, err
+}
+
+// ClientKeys gives those of the client's side, as Keys gives ours.
+func (c *Capture) ClientKeys() (Keys, error) {
+	s, err := c.session()
+	return Keys{Profile: s.Profile, Key: s.Keys.RemoteMasterKey, Salt: s.Keys.RemoteMasterSalt}, err
+}
+
+// session has the keys of both sides.
+func (c *Capture) session() (srtp.Config, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.hello || len(c.clientRandom) != handshake.RandomLength || len(c.masterSecret) == 0 {
-		return Keys{}, ErrNoKeys
+		return srtp.Config{}, ErrNoKeys
 	}
 	if !supported(c.profile) {
-		return Keys{}, fmt.Errorf("%w: profile %v", ErrNoKeys, c.profile)
+		return srtp.Config{}, fmt.Errorf("%w: profile %v", ErrNoKeys, c.profile)
 	}
 	config := srtp.Config{Profile: c.profile}
 	if err := config.ExtractSessionKeysFromDTLS(exporter{c}, false); err != nil {
-		return Keys{}, fmt.Errorf("derive SRTP keys: %w", err)
+		return srtp.Config{}, fmt.Errorf("derive SRTP keys: %w", err)
 	}
-	return Keys{Profile: c.profile, Key: config.Keys.LocalMasterKey, Salt: config.Keys.LocalMasterSalt}, nil
+	return config, nil
 }
 
 // exporter exports keying material (RFC 5705). The capture's mu is held.

@@ -1,0 +1,126 @@
+package srtpin
+
+import (
+	"testing"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/srtp/v3"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/feedback"
+)
+
+// client encrypts RTCP as a client does, with pion.
+type client struct {
+	t       testing.TB
+	context *srtp.Context
+}
+
+func newPair(t testing.TB, profile srtp.ProtectionProfile) (*client, *Feedback) {
+	t.Helper()
+	keyLen, err := profile.KeyLen()
+	require.NoError(t, err)
+	saltLen, err := profile.SaltLen()
+	require.NoError(t, err)
+	key, salt := make([]byte, keyLen), make([]byte, saltLen)
+	key[0], salt[0] = 1, 2
+	c, err := srtp.CreateContext(key, salt, profile)
+	require.NoError(t, err)
+	f, err := NewFeedback(profile, key, salt)
+	require.NoError(t, err)
+	return &client{t, c}, f
+}
+
+func (c *client) encrypt(plain []byte) []byte {
+	c.t.Helper()
+	out, err := c.context.EncryptRTCP(nil, plain, nil)
+	require.NoError(c.t, err)
+	return out
+}
+
+func report(sender uint32, base uint16) []byte {
+	r := feedback.Report{Base: base, Arrivals: []int32{0, 4, feedback.NotReceived, 9}}
+	return r.Append(nil, sender, 0)
+}
+
+func marshal(t testing.TB, p rtcp.Packet) []byte {
+	t.Helper()
+	b, err := p.Marshal()
+	require.NoError(t, err)
+	return b
+}
+
+func TestFeedbackIsOpened(t *testing.T) {
+	for _, profile := range []srtp.ProtectionProfile{
+		srtp.ProtectionProfileAeadAes128Gcm, srtp.ProtectionProfileAeadAes256Gcm, srtp.ProtectionProfileAes128CmHmacSha1_80,
+	} {
+		t.Run(profile.String(), func(t *testing.T) {
+			c, f := newPair(t, profile)
+			var got [][]byte
+			take := func(b []byte) { got = append(got, append([]byte(nil), b...)) }
+
+			one := c.encrypt(report(7, 1))
+			require.True(t, f.Take(one, take))
+			require.Equal(t, [][]byte{report(7, 1)}, got)
+			require.False(t, f.Take(one, take), "the same packet again is a replay")
+
+			got = nil
+			require.True(t, f.Take(c.encrypt(append(report(7, 5), report(7, 9)...)), take), "two reports in one packet")
+			require.Equal(t, [][]byte{report(7, 5), report(7, 9)}, got)
+		})
+	}
+}
+
+func TestAllElseIsLeftToPion(t *testing.T) {
+	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
+	nack := marshal(t, &rtcp.TransportLayerNack{SenderSSRC: 7, MediaSSRC: 1, Nacks: []rtcp.NackPair{{PacketID: 3}}})
+	receiver := marshal(t, &rtcp.ReceiverReport{SSRC: 7})
+	forged := c.encrypt(report(7, 1))
+	forged[len(forged)-6] ^= 1
+	shorter := report(7, 1)
+	shorter[3]++ // it says that it is longer than it is
+	for name, packet := range map[string][]byte{
+		"an RTP packet":                     append([]byte{0x80, 111}, make([]byte, 40)...),
+		"a request to send again":           c.encrypt(nack),
+		"a receiver report":                 c.encrypt(receiver),
+		"feedback with a request behind it": c.encrypt(append(report(7, 1), nack...)),
+		"feedback behind a receiver report": c.encrypt(append(receiver, report(7, 1)...)),
+		"feedback that was changed":         forged,
+		"feedback that is cut short":        c.encrypt(shorter),
+		"a header alone":                    report(7, 1)[:8],
+		"nothing":                           nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.False(t, f.Take(packet, func([]byte) { require.Fail(t, "taken") }))
+		})
+	}
+}
+
+// What is remembered of a client's senders is bounded.
+func TestSendersAreBounded(t *testing.T) {
+	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
+	taken := 0
+	for sender := range uint32(1000) {
+		if f.Take(c.encrypt(report(sender, 1)), func([]byte) {}) {
+			taken++
+		}
+	}
+	require.Equal(t, maxSenders, taken)
+	require.True(t, f.Take(c.encrypt(report(1, 2)), func([]byte) {}), "a sender that is known goes on")
+}
+
+func TestOpeningDoesNotAllocate(t *testing.T) {
+	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
+	packets := make([][]byte, 0, 400)
+	for i := range uint16(400) {
+		packets = append(packets, c.encrypt(report(7, i)))
+	}
+	next, got := 0, 0
+	allocs := testing.AllocsPerRun(300, func() {
+		if f.Take(packets[next], func([]byte) { got++ }) {
+			next++
+		}
+	})
+	require.Equal(t, 301, got)
+	require.Zero(t, allocs)
+}
