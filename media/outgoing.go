@@ -116,6 +116,7 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 // time.
 type downWriter struct {
 	t             *transport
+	video         bool
 	pion          webrtc.TrackLocalWriter
 	ssrc, rtx     uint32 // rtx 0: repeats go on ssrc
 	media, repair *srtpout.Stream
@@ -132,7 +133,7 @@ func (w *downWriter) write(h *rtp.Header, payload []byte) error {
 	case w.media == nil:
 		w.media = out.sender.Stream(w.ssrc)
 		if w.rtx == 0 {
-			w.media.AllowRepeats()
+			w.media.AllowRepeats(forward.Repeatable(w.video))
 		} else {
 			w.repair = out.sender.Stream(w.rtx)
 		}
@@ -141,4 +142,18 @@ func (w *downWriter) write(h *rtp.Header, payload []byte) error {
 		return w.repair.Write(h, payload)
 	}
 	return w.media.Write(h, payload)
+}
+
+// retire gives the SSRCs up once nobody writes them. It reports whether the transport
+// has had so many that it is to be replaced.
+func (w *downWriter) retire() (worn bool) {
+	out := w.t.out.Load()
+	if out == nil || out.sender == nil {
+		return false
+	}
+	n := out.sender.Retire(w.ssrc)
+	if w.rtx != 0 {
+		n = out.sender.Retire(w.rtx)
+	}
+	return n >= srtpout.MaxRetired
 }

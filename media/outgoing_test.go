@@ -1,12 +1,18 @@
 package media
 
 import (
+	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/pion/srtp/v3"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/forward"
 	"parlor/media/srtpout"
 )
 
@@ -79,3 +85,83 @@ func TestOutgoingFollowsICE(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// liveHeap is the memory that is in use.
+func liveHeap() float64 {
+	runtime.GC()
+	runtime.GC() // what finalizers and pools held
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
+
+// A listener stays for hours while speakers come and go: what its subscriptions leave
+// behind must not grow with their number.
+func TestEndedSubscriptionsGiveTheirMemoryBack(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_a", opus, nil))
+	p := a.published("TR_a")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	got := make(chan struct{}, 100)
+	b.onTrack = func(r *webrtc.TrackRemote) {
+		drain(r, func([]byte) {
+			select {
+			case got <- struct{}{}:
+			default:
+			}
+		})
+	}
+	b.join()
+	churn := func(times int) {
+		for range times {
+			b.subscribe("PA_a", p)
+			b.events.wait(t, "subscribed")
+			<-got
+			b.peer.Unsubscribe("TR_a")
+		}
+	}
+	churn(20)
+	const times = 150
+	before := liveHeap()
+	churn(times)
+	// The client of the test and pion, on both sides, keep some.
+	require.Less(t, (liveHeap()-before)/times, 8e3, "bytes for each")
+}
+
+// An audio room has as many subscriptions as pairs of people.
+func TestAudioSubscriptionIsSmall(t *testing.T) {
+	keys := srtpout.Keys{Profile: srtp.ProtectionProfileAeadAes128Gcm, Key: make([]byte, 16), Salt: make([]byte, 12)}
+	sender, err := srtpout.NewSender(&srtpout.Buffers{}, keys)
+	require.NoError(t, err)
+	sender.SetPath(nowhere{}, netip.MustParseAddrPort("192.0.2.7:1234"))
+	transport := &transport{}
+	transport.out.Store(&outgoing{sender: sender})
+	codec := forward.Codec{MimeType: mimeOpus, PayloadType: 111, ClockRate: 48000, Channels: 2}
+	ticker := forward.NewTicker()
+	defer ticker.Close()
+	track := forward.NewTrack(forward.TrackConfig{Kind: livekit.TrackType_AUDIO, Codec: codec, Ticker: ticker})
+	defer track.Close()
+	layer := track.AddLayer(forward.LayerConfig{SSRC: 1, Codec: codec})
+	down := forward.NewDownlink()
+	down.Connected()
+	const subscriptions = 500
+	before := liveHeap()
+	for i := range uint32(subscriptions) {
+		w := &downWriter{t: transport, ssrc: 2 + i}
+		track.AddForwarder(forward.ForwarderConfig{SSRC: w.ssrc, Codec: codec, Write: w.write, Downlink: down})
+	}
+	for i := range uint16(100) {
+		p := rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 111, SSRC: 1, SequenceNumber: i, Timestamp: 960 * uint32(i)}, Payload: make([]byte, 80)}
+		raw, err := p.Marshal()
+		require.NoError(t, err)
+		layer.WriteRTP(raw, time.Now())
+	}
+	require.Less(t, (liveHeap()-before)/subscriptions, 10e3, "bytes for each")
+	runtime.KeepAlive(sender)
+}
+
+type nowhere struct{}
+
+func (nowhere) WriteToAddrPort(p []byte, _ netip.AddrPort) (int, error) { return len(p), nil }

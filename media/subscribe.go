@@ -26,6 +26,7 @@ type subscription struct {
 	transceiver *webrtc.RTPTransceiver // nil until it has a section
 	sender      *webrtc.RTPSender
 	forwarder   *forward.Forwarder // nil until its section is negotiated
+	writer      *downWriter        // of forwarder
 	ssrc, rtx   uint32
 	bound       int // grows with each Bind and Unbind
 }
@@ -305,7 +306,8 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		s.rtx = 0
 	}
 	backup := s.backup(fc, all)
-	w := &downWriter{t: t, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
+	w := &downWriter{t: t, video: s.kind == webrtc.RTPCodecTypeVideo, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
+	s.writer = w
 	cfg := forward.ForwarderConfig{
 		SubscriberSID:   s.p.cfg.SID,
 		SSRC:            s.ssrc,
@@ -402,6 +404,9 @@ func (s *subscription) unbind() {
 		in.onRTCP(s.rtx, nil)
 	}
 	s.forwarder.Close()
+	if s.writer.retire() {
+		s.p.needsReconnect("its media needs new keys")
+	}
 	s.p.quality.remove(s.forwarder)
 	s.forwarder = nil
 }

@@ -175,6 +175,15 @@ type LayerConfig struct {
 	FIR bool
 }
 
+// Repeatable is how many packets back a forwarder sends one again that is asked for:
+// some seconds of video, one or two of audio.
+func Repeatable(video bool) int {
+	if video {
+		return 512
+	}
+	return 64
+}
+
 // ForwarderConfig is what a [Forwarder] is made of. The callbacks must not call
 // methods of the forwarder or its track.
 type ForwarderConfig struct {

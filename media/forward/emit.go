@@ -190,6 +190,9 @@ func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
 const rtxRoom = 2
 
 func (f *Forwarder) copyOf(body []byte) []byte {
+	if f.scratch == nil { // most subscriptions of audio never need it
+		f.scratch = make([]byte, 0, rtxRoom+packet.MaxSize)
+	}
 	f.scratch = append(f.scratch[:rtxRoom], body...)
 	return f.scratch[rtxRoom:]
 }

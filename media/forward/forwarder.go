@@ -144,17 +144,12 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		downlink: cfg.Downlink,
 		hasRTX:   cfg.RTXSSRC != 0 && cfg.Codec.RTXPayloadType != 0,
 		limit:    noLimit(),
-		scratch:  make([]byte, 0, packet.MaxSize+2),
 	}
 	if f.downlink == nil {
 		f.downlink = NewDownlink()
 		f.downlink.Connected()
 	}
-	size := audioCache
-	if f.video {
-		size = videoCache
-	}
-	f.history = make([]sent, size)
+	f.history = make([]sent, Repeatable(f.video))
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
 	f.header.Extensions = make([]rtp.Extension, 0, 8)

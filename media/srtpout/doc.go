@@ -19,8 +19,8 @@
 //     transport must never carry RTP again: pion would begin with rollover counter
 //     0 under the same key. All RTP, retransmissions and padding included, goes
 //     through the Sender's Streams. SRTCP has keys of its own and stays pion's.
-//   - A Sender keeps every Stream that it ever had, so that an SSRC that is used
-//     again goes on where it ended.
+//   - A Sender remembers of every SSRC that it ever sent the last index at least, so
+//     that an SSRC that is used again goes on where it ended ([Sender.Retire]).
 //   - A Stream seals no index twice, except for the very same packet again, where
 //     retransmissions share the media's SSRC ([Stream.AllowRepeats]).
 //

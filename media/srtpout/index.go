@@ -2,7 +2,7 @@ package srtpout
 
 import "errors"
 
-// window is how far behind the newest packet one may still be sent first, or again.
+// window is how far behind the newest packet one may still be sent first.
 const window = 2048
 
 var (
@@ -18,9 +18,23 @@ type indices struct {
 	started bool
 	newest  uint64
 	used    [window / 64]uint64 // by index modulo window
-	// digests are of the packets in the window, by index; nil where none is sent
-	// again.
-	digests []uint64
+	// digests are of the newest packets, by index; nil where none is sent again. There
+	// are a power of two, at most window.
+	digests []digest
+}
+
+// digest tells the packets of one index apart.
+type digest struct {
+	index uint64
+	hash  uint64
+}
+
+// resume goes on after a stream whose last index is known.
+func (x *indices) resume(last uint64) {
+	x.started, x.newest = true, last
+	for i := range x.used {
+		x.used[i] = ^uint64(0)
+	}
 }
 
 // index is the index that a sequence number means: the one nearest to the newest
@@ -37,8 +51,8 @@ func (x *indices) index(seq uint16) (uint64, error) {
 	return uint64(i), nil
 }
 
-// take marks an index as used for a packet with that digest.
-func (x *indices) take(i, digest uint64) error {
+// take marks an index as used for a packet with that hash.
+func (x *indices) take(i, hash uint64) error {
 	switch {
 	case !x.started:
 		x.started, x.newest = true, i
@@ -50,16 +64,24 @@ func (x *indices) take(i, digest uint64) error {
 	case x.newest-i >= window:
 		return errStale
 	case x.used[i%window/64]&(1<<(i%64)) != 0:
-		if x.digests != nil && x.digests[i%window] == digest {
+		if d := x.digest(i); d != nil && *d == (digest{i, hash}) {
 			return nil
 		}
 		return errUsed
 	}
 	x.used[i%window/64] |= 1 << (i % 64)
-	if x.digests != nil {
-		x.digests[i%window] = digest
+	if d := x.digest(i); d != nil && d.index <= i {
+		*d = digest{i, hash}
 	}
 	return nil
+}
+
+// digest is where the digest of an index stands, nil if none is kept.
+func (x *indices) digest(i uint64) *digest {
+	if len(x.digests) == 0 {
+		return nil
+	}
+	return &x.digests[i&uint64(len(x.digests)-1)]
 }
 
 func (x *indices) clear(i uint64) { x.used[i%window/64] &^= 1 << (i % 64) }

@@ -16,7 +16,7 @@ func FuzzIndices(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, repeats bool) {
 		var x indices
 		if repeats {
-			x.digests = make([]uint64, window)
+			x.digests = make([]digest, window/4)
 		}
 		used := map[uint64]uint64{} // index to digest
 		newest := int64(-1)

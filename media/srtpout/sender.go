@@ -20,7 +20,13 @@ var (
 	ErrNoRemote = errors.New("no address to send media to")
 	// ErrTooLong: the packet is longer than any that came in.
 	ErrTooLong = errors.New("RTP packet too long")
+	// ErrRetired: the stream has ended.
+	ErrRetired = errors.New("the SSRC was given up")
 )
+
+// MaxRetired is how many SSRCs a Sender remembers that were given up, at some twenty
+// bytes each. One that has so many is to be replaced, with new keys.
+const MaxRetired = 1 << 16
 
 // Socket is where encrypted packets go: a udp.Conn.
 type Socket interface {
@@ -49,8 +55,9 @@ type Sender struct {
 
 	// mu guards the following.
 	mu sync.Mutex
-	// streams has every SSRC that was ever written, see the package comment.
+	// Every SSRC that was ever written is in one of them, see the package comment.
 	streams map[uint32]*Stream
+	retired map[uint32]uint64 // the last index
 }
 
 // path is where packets go.
@@ -66,7 +73,7 @@ func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sender{buffers: buffers, keys: k, streams: map[uint32]*Stream{}}, nil
+	return &Sender{buffers: buffers, keys: k, streams: map[uint32]*Stream{}, retired: map[uint32]uint64{}}, nil
 }
 
 // SetPath says where ICE's selected pair begins and ends; an invalid address is
@@ -101,16 +108,35 @@ func RemoteOf(pair *webrtc.ICECandidatePair) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), pair.Remote.Port), true
 }
 
-// Stream is the stream of an SSRC, the same one every time.
+// Stream is the stream of an SSRC, the same one every time until the SSRC is retired.
+// After that it is another one, which goes on behind the last index of the one before.
 func (s *Sender) Stream(ssrc uint32) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.streams[ssrc]
 	if t == nil {
 		t = &Stream{sender: s, ssrc: ssrc, sealer: newSealer(s.keys)}
+		if last, was := s.retired[ssrc]; was {
+			t.indices.resume(last)
+			delete(s.retired, ssrc)
+		}
 		s.streams[ssrc] = t
 	}
 	return t
+}
+
+// Retire gives up an SSRC that nobody will write: its last index is all that stays.
+// It returns how many were given up, see [MaxRetired].
+func (s *Sender) Retire(ssrc uint32) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.streams[ssrc]; t != nil {
+		delete(s.streams, ssrc)
+		if last, any := t.retire(); any {
+			s.retired[ssrc] = last
+		}
+	}
+	return len(s.retired)
 }
 
 // Stream is one SSRC of a Sender. Methods may be called concurrently, though the
@@ -124,17 +150,27 @@ type Stream struct {
 	sealer  sealer
 	indices indices
 	hash    maphash.Hash // of a seed of its own
+	retired bool
 }
 
-// AllowRepeats lets a packet be sent again with the same header and payload, for
-// receivers that have not negotiated retransmission on an SSRC of its own (RFC
-// 4588). It is called before the first packet.
-func (t *Stream) AllowRepeats() {
+// AllowRepeats lets one of the newest packets, whose number is given and is a power of
+// two, be sent again with the same header and payload, for receivers that have not
+// negotiated retransmission on an SSRC of its own (RFC 4588). It is called before the
+// first packet.
+func (t *Stream) AllowRepeats(packets int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.indices.digests == nil && !t.indices.started {
-		t.indices.digests = make([]uint64, window)
+	if t.indices.digests == nil {
+		t.indices.digests = make([]digest, min(packets, window))
 	}
+}
+
+// retire ends the stream; any says that it has a last index.
+func (t *Stream) retire() (last uint64, any bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retired = true
+	return t.indices.newest, t.indices.started
 }
 
 // Write encrypts a packet and gives it to the socket. The header's SSRC is the
@@ -146,6 +182,9 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.retired {
+		return ErrRetired
+	}
 	if h.SSRC != t.ssrc {
 		return fmt.Errorf("RTP of SSRC %d for the stream of %d", h.SSRC, t.ssrc)
 	}

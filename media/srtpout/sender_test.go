@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -141,7 +142,7 @@ func TestRepeats(t *testing.T) {
 	var w wire
 	s := newSender(t, &w, randomKeys(t, profiles[0]))
 	st := s.Stream(1)
-	st.AllowRepeats()
+	st.AllowRepeats(64)
 	for n := range uint16(100) {
 		require.NoError(t, st.Write(header(1, n), []byte{byte(n)}))
 	}
@@ -152,7 +153,61 @@ func TestRepeats(t *testing.T) {
 	changed.Extensions = nil
 	require.NoError(t, changed.SetExtension(3, []byte{9, 9, 9}))
 	require.ErrorIs(t, st.Write(changed, []byte{50}), errUsed)
+	require.ErrorIs(t, st.Write(header(1, 20), []byte{20}), errUsed, "too old to know whether it is the same")
 	require.Len(t, w.packets, 101)
+}
+
+// A transport lives for days, and its subscriptions come and go, each with SSRCs of its
+// own.
+func TestEndedStreamsCostNothing(t *testing.T) {
+	const streams = 5000
+	s := newSender(t, nowhere{}, randomKeys(t, profiles[0]))
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for ssrc := range uint32(streams) {
+		st := s.Stream(ssrc)
+		st.AllowRepeats(512)
+		for n := range uint16(3) {
+			require.NoError(t, st.Write(header(ssrc, n), []byte{1}))
+		}
+		require.EqualValues(t, ssrc+1, s.Retire(ssrc))
+	}
+	require.Less(t, (float64(heap())-float64(before))/streams, 100.0, "bytes for each")
+	runtime.KeepAlive(s)
+}
+
+func TestRetiredSSRCGoesOnWhereItEnded(t *testing.T) {
+	t.Parallel()
+	var w wire
+	k := randomKeys(t, profiles[0])
+	s := newSender(t, &w, k)
+	old := s.Stream(1)
+	for _, n := range []uint16{65000, 20, 21} { // the number wraps: the last index is 1<<16 + 21
+		require.NoError(t, old.Write(header(1, n), []byte{1}))
+	}
+	s.Retire(1)
+	s.Retire(2) // it was never written: nothing is remembered
+	require.ErrorIs(t, old.Write(header(1, 22), []byte{1}), ErrRetired)
+
+	again := s.Stream(1)
+	again.AllowRepeats(64)
+	for _, n := range []uint16{21, 20, 5, 65000} {
+		require.Error(t, again.Write(header(1, n), []byte{1}), "number %d was used, or may have been", n)
+	}
+	require.NoError(t, again.Write(header(1, 22), []byte{1}))
+	require.Zero(t, s.Retire(2))
+	peer, err := srtp.CreateContext(k.Key, k.Salt, k.Profile)
+	require.NoError(t, err)
+	for _, p := range w.packets {
+		_, err := peer.DecryptRTP(nil, p, nil)
+		require.NoError(t, err)
+	}
+	require.Len(t, w.packets, 4)
 }
 
 func TestRefusals(t *testing.T) {

@@ -6,8 +6,12 @@ package sequence
 
 import "parlor/media/forward/vp8"
 
-// history is how many changes of the offset are remembered for late packets.
-const history = 128
+// history is how many changes of the offset are remembered for late packets. There is
+// room for few of them before more have come: most streams have none.
+const (
+	history    = 128
+	leastSpans = 4
+)
 
 // span says which offsets hold from the incoming number first on.
 type span struct {
@@ -19,7 +23,7 @@ type span struct {
 // Map maps incoming extended sequence numbers to outgoing ones, and VP8's frame
 // numbers with them. The zero Map is ready. It is not safe for concurrent use.
 type Map struct {
-	spans [history]span
+	spans []span
 	count int // spans in use
 	head  int // index of the newest
 
@@ -73,6 +77,9 @@ func (m *Map) Begin(in int64, picture vp8.Values) {
 		s.picture = picture.Sub(next)
 	}
 	m.started, m.droppedPicture = true, -1
+	if m.spans == nil {
+		m.spans = make([]span, leastSpans)
+	}
 	m.count, m.head = 1, 0
 	m.spans[0] = s
 	m.last = in - 1
@@ -104,16 +111,27 @@ func (m *Map) Drop(in int64, picture int32) {
 		m.spans[m.head] = s // nothing was mapped by the one before
 		return
 	}
-	m.head = (m.head + 1) % history
+	if m.count == len(m.spans) && m.count < history {
+		m.grow()
+	}
+	m.head = (m.head + 1) % len(m.spans)
 	m.spans[m.head] = s
-	m.count = min(m.count+1, history)
+	m.count = min(m.count+1, len(m.spans))
+}
+
+func (m *Map) grow() {
+	grown := make([]span, 2*len(m.spans))
+	for i := range m.count {
+		grown[i] = m.spans[(m.head+1+i)%len(m.spans)] // the oldest first
+	}
+	m.spans, m.head = grown, m.count-1
 }
 
 // Late maps a packet that comes after ones that follow it. It reports false when
 // it belongs to what is over.
 func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
 	for i := range m.count {
-		s := &m.spans[(m.head-i+history)%history]
+		s := &m.spans[(m.head-i+len(m.spans))%len(m.spans)]
 		if s.first <= in {
 			m.given = max(m.given, in-s.offset)
 			return in - s.offset, s.picture, true
