@@ -77,6 +77,16 @@ func (c *Control[T]) Offer(now int64, p pacer.Packet, v T) pacer.Verdict {
 	return c.pacer.Offer(now, p, v)
 }
 
+// Waiting is the packets and bytes that wait in the pacer.
+func (c *Control[T]) Waiting() (packets, bytes int) { return c.pacer.Waiting() }
+
+// Paces reports whether packets may have to wait: whether they are to be offered at
+// all.
+func (c *Control[T]) Paces() bool {
+	waiting, _ := c.pacer.Waiting()
+	return c.state.Limited || waiting > 0
+}
+
 // Next is the next waiting packet that is to be sent or dropped: see
 // [pacer.Pacer.Next].
 func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) { return c.pacer.Next(now) }
@@ -153,6 +163,9 @@ func (c *Control[T]) judge(now int64) {
 	pace, deep := c.state.Bitrate, c.state.Emptying && c.state.Queue > deepQueue
 	if c.state.Emptying && !deep {
 		pace = c.state.Settled // what is left out already is enough to empty it
+	}
+	if !c.state.Limited {
+		pace = 0 // nothing is held where there is room, or where nothing is known yet
 	}
 	c.pacer.SetRate(now, pace, deep)
 	c.decide(now)

@@ -22,7 +22,7 @@
 // dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
 // order of its writes: whoever writes to its SSRCs holds it), Layer.mu
 // (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and
-// Downlink.probing come before Forwarder.mu; Downlink.leaving and then Downlink.mu
+// Downlink.serving come before Forwarder.mu; Downlink.leaving and then Downlink.mu
 // come after it and after Layer.mu.
 //
 // Write is called with Forwarder.mu and Downlink.leaving held, so that the packets of

@@ -12,7 +12,9 @@ import (
 	"parlor/media/downlink"
 	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/feedback"
+	"parlor/media/downlink/pacer"
 	record "parlor/media/downlink/sent"
+	"parlor/media/forward/packet"
 )
 
 // How often what a path carries is divided among the tracks: while something is held
@@ -44,7 +46,12 @@ type Downlink struct {
 	tracks   []allocate.Track
 	divided  []*Forwarder
 
-	probing sync.Mutex // held by the one that sends a probe's packets
+	// serving is held by the timer's goroutine while it sends what has waited and what a
+	// probe needs.
+	serving sync.Mutex
+
+	// paces: packets may have to wait, and are offered to the control. It is set under mu.
+	paces atomic.Bool
 
 	// leaving is held while a packet gets its number and is written: packets leave in the
 	// order of their numbers, and one writer at a time is all there is to any SSRC.
@@ -54,7 +61,7 @@ type Downlink struct {
 	// for it when feedback comes.
 	mu         sync.Mutex
 	forwarders []*Forwarder
-	control    *downlink.Control[struct{}]
+	control    *downlink.Control[queued]
 	report     feedback.Report
 	connected  bool
 	dividedAt  int64
@@ -77,7 +84,15 @@ func noLimit() limit {
 // NewDownlink makes a downlink of which nothing is known. Nothing is judged before it
 // is Connected.
 func NewDownlink() *Downlink {
-	return &Downlink{epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[struct{}](false)}
+	return &Downlink{epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[queued](false)}
+}
+
+// queued is a packet that waits for its turn to leave. p is held for it.
+type queued struct {
+	f    *Forwarder
+	p    *packet.Packet
+	s    sent
+	kind record.Kind
 }
 
 // CountMalformed has feedback that cannot be read counted in c.
@@ -115,7 +130,8 @@ func (d *Downlink) remove(f *Forwarder) {
 		d.forwarders = slices.Delete(d.forwarders, i, i+1)
 	}
 	d.control.Forget(f.cfg.SSRC)
-	if len(d.forwarders) == 0 && d.timer != nil {
+	// What waits of it is given back in its turn, which comes soon.
+	if len(d.forwarders) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
 		d.timer.Stop()
 	}
 }
@@ -175,6 +191,7 @@ func (d *Downlink) Feedback(raw []byte) {
 		}
 		return
 	}
+	defer d.judgedLocked()
 	if d.control.Feedback(now, &d.report) || now-d.dividedAt >= divideEvery && d.control.Tight() {
 		d.due = true
 		d.wakeLocked(0)
@@ -193,7 +210,117 @@ func (d *Downlink) act() {
 	if due {
 		d.divide(at)
 	}
-	d.serve(at)
+	d.serving.Lock()
+	defer d.serving.Unlock()
+	d.drain(at)
+	d.probe(at)
+}
+
+// judgedLocked follows a new judgement.
+func (d *Downlink) judgedLocked() { d.paces.Store(d.control.Paces()) }
+
+// offer asks whether a packet may leave now. If not it waits, or is dropped. f's lock
+// is held.
+func (d *Downlink) offer(f *Forwarder, p *packet.Packet, s *sent, kind record.Kind) (now bool) {
+	described := pacer.Packet{
+		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: p.Frame.Key && p.Frame.Start, End: s.marker,
+	}
+	d.mu.Lock()
+	verdict := d.control.Offer(f.now, described, queued{f, p, *s, kind})
+	if verdict == pacer.Queued {
+		p.Retain()
+		d.paces.Store(true)
+		d.wakeLocked(time.Duration(max(d.control.When(f.now)-f.now, leastWait)))
+	}
+	d.mu.Unlock()
+	switch verdict {
+	case pacer.Send:
+		return true
+	case pacer.Drop, pacer.DropAndAsk:
+		f.overdue(s, kind, verdict == pacer.DropAndAsk)
+		if verdict == pacer.DropAndAsk {
+			f.waiting = s.layer
+		}
+	}
+	return false
+}
+
+// leastWait is how long packets wait at least that have to, so that they leave some at
+// a time.
+const leastWait = int64(3 * time.Millisecond)
+
+// drain sends what has waited for its turn. serving is held.
+func (d *Downlink) drain(at time.Time) {
+	sendTime, now := absSendTime(at), d.since(at)
+	var last *Forwarder
+	for {
+		d.mu.Lock()
+		v, _, verdict := d.control.Next(now)
+		d.judgedLocked()
+		d.mu.Unlock()
+		if last != nil && v.f != last {
+			last.flush()
+		}
+		if last = v.f; verdict == pacer.Nothing {
+			return
+		}
+		v.f.release(&v, verdict, sendTime, now)
+		if verdict == pacer.DropAndAsk {
+			v.s.layer.requestKeyFrame(v.f.track.since(at))
+		}
+		v.p.Release()
+	}
+}
+
+// release does with a packet that has waited what was decided.
+func (f *Forwarder) release(v *queued, verdict pacer.Verdict, sendTime [3]byte, now int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+	case verdict == pacer.Send:
+		f.now = now
+		if v.kind != record.Repeat {
+			if s := f.remembered(v.s.out); s != nil {
+				s.sendTime = sendTime
+			}
+		} else if !f.hasRTX {
+			sendTime = v.s.sendTime // as it left the first time, see answerOne
+		}
+		f.emit(v.p, &v.s, sendTime, v.kind)
+	default:
+		f.overdue(&v.s, v.kind, verdict == pacer.DropAndAsk)
+	}
+}
+
+// remembered is what is remembered of the packet of that number, nil if nothing is.
+func (f *Forwarder) remembered(number uint16) *sent {
+	if s := &f.history[number&uint16(len(f.history)-1)]; s.used && s.out == number {
+		return s
+	}
+	return nil
+}
+
+// overdue follows a packet that is not sent since it waited for too long. broken: what
+// comes until the next key frame depends on it. mu is held.
+func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
+	f.stats.Overdue++
+	if kind == record.Repeat {
+		return
+	}
+	if s := f.remembered(s.out); s != nil {
+		s.used = false // it is not repeated either
+	}
+	if broken {
+		f.inStep = false
+	}
+}
+
+// deliver sends a packet now or, where the path is narrow, in its turn. mu is held.
+func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind record.Kind) {
+	if !f.downlink.paces.Load() || f.downlink.offer(f, p, s, kind) {
+		f.emit(p, s, sendTime, kind)
+	}
 }
 
 // tick is the turn of one of the forwarders.
@@ -244,6 +371,7 @@ func (d *Downlink) divide(at time.Time) {
 	d.dividedAt = d.since(at)
 	decisions := d.control.Divide(d.dividedAt, d.tracks)
 	d.bandwidth.Store(uint64(d.control.Bound()))
+	d.judgedLocked()
 	d.mu.Unlock()
 	for i, f := range d.divided {
 		if f.video {
@@ -269,12 +397,18 @@ func limitOf(t *allocate.Track, d *allocate.Decision) limit {
 	return l
 }
 
-// serve sends what a running probe needs now.
+// serve has the timer send what waits and what a probe needs, if there is any.
 func (d *Downlink) serve(at time.Time) {
-	if !d.probing.TryLock() {
-		return // it is being done
+	now := d.since(at)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if next := d.control.When(now); next != 0 && d.connected {
+		d.wakeLocked(time.Duration(max(next-now, 0)))
 	}
-	defer d.probing.Unlock()
+}
+
+// probe sends what a running probe needs now. serving is held.
+func (d *Downlink) probe(at time.Time) {
 	var flush *Forwarder
 	for range mostPadding {
 		d.mu.Lock()
@@ -296,15 +430,12 @@ func (d *Downlink) serve(at time.Time) {
 // dueLocked is the forwarder that is to send a packet of a probe now, and the packet's
 // size; without one it sets the timer for the next.
 func (d *Downlink) dueLocked(now int64) (*Forwarder, int) {
-	if !d.connected {
+	if i := slices.IndexFunc(d.forwarders, (*Forwarder).probes); i >= 0 && d.connected {
+		if bytes, size := d.control.Probe(now); bytes > 0 {
+			return d.forwarders[i], size
+		}
+	} else if waiting, _ := d.control.Waiting(); waiting == 0 {
 		return nil, 0
-	}
-	i := slices.IndexFunc(d.forwarders, (*Forwarder).probes)
-	if i < 0 {
-		return nil, 0
-	}
-	if bytes, size := d.control.Probe(now); bytes > 0 {
-		return d.forwarders[i], size
 	}
 	if next := d.control.When(now); next != 0 {
 		d.wakeLocked(time.Duration(max(next-now, int64(time.Millisecond))))

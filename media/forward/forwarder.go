@@ -331,7 +331,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
-	f.emit(p, &s, b.sendTime, f.kind())
+	f.deliver(p, &s, b.sendTime, f.kind())
 	if !f.stats.started {
 		f.stats.started = true
 		f.notices.firstPacket, f.notices.active = true, f.video
@@ -403,7 +403,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
-	f.emit(p, &s, b.sendTime, f.kind())
+	f.deliver(p, &s, b.sendTime, f.kind())
 }
 
 // fill sends an empty packet with a number that was kept for one that came late and is

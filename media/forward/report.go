@@ -98,7 +98,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	}
 	s.answers++
 	s.answered = now
-	f.emit(p, s, sendTime, record.Repeat)
+	f.deliver(p, s, sendTime, record.Repeat)
 	p.Release()
 }
 

@@ -161,6 +161,7 @@ type ForwarderStats struct {
 	KeyRequests                                      uint64 // PLI and FIR from the subscriber
 	Dropped                                          uint64 // left out by choice of layers
 	TooLate                                          uint64 // came after what they belong to was over
+	Overdue                                          uint64 // packets that were dropped since they waited too long for their turn
 	WriteErrors, RTCPErrors, Malformed               uint64
 	Switches                                         uint64 // of layers
 	FractionLost                                     float64

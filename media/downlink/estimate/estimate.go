@@ -35,6 +35,7 @@ type State struct {
 	RTT          time.Duration // 0 = unknown
 	Congested    bool          // the queue grows, or is being emptied
 	Emptying     bool          // the queue is being emptied
+	Limited      bool          // Bitrate is near what the path was seen not to carry
 }
 
 // Estimator is the judgement about one path.

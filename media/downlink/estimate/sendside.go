@@ -260,6 +260,7 @@ func (e *SendSide) State(now int64, _, _ float64) State {
 		Settled: e.delay, Loss: e.losses.loss, RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
 	}
 	s.Proven = e.proven
+	s.Limited = e.draining || e.knee > 0 || e.losses.bound > 0
 	if e.draining {
 		s.Settled = max(e.delay, 0.95*e.knee)
 		s.Proven = s.Settled

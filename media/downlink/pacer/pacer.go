@@ -152,6 +152,7 @@ type Pacer[T any] struct {
 	bytes    int
 	rate     float64 // bits/s, 0 = no bound
 	emptying bool    // a queue on the way is to be emptied
+	handed   bool    // what Next gave out may not have left yet
 	debt     float64 // bytes
 	paidAt   int64
 	broken   []broken
@@ -210,7 +211,7 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 		p.counters.Dropped++
 		return Drop
 	}
-	if pkt.Kind == sent.Audio || p.waiting == 0 && p.open() {
+	if pkt.Kind == sent.Audio || p.waiting == 0 && !p.handed && p.open() {
 		p.owe(pkt.Size)
 		p.counters.Passed++
 		return Send
@@ -228,8 +229,10 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	return Queued
 }
 
-// Next is the next packet that is to be sent or dropped now; Nothing when none is.
+// Next is the next packet that is to be sent or dropped now; Nothing when none is. It is
+// called again once that has been done: until then no other packet passes it.
 func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
+	p.handed = false
 	if p.waiting == 0 {
 		return v, pkt, Nothing
 	}
@@ -256,6 +259,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		p.waiting--
 		p.bytes -= it.p.Size
 		if verdict == Send {
+			p.handed = true
 			p.owe(it.p.Size)
 		} else {
 			p.counters.Dropped++

@@ -1,0 +1,150 @@
+package forward
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/stretchr/testify/require"
+)
+
+// narrow is a subscriber that gets a picture and a voice over one path.
+type narrow struct {
+	t            *testing.T
+	video, audio *receiver
+	camera       *sender
+	microphone   *sender
+}
+
+func newNarrow(t *testing.T) *narrow {
+	d := NewDownlink()
+	d.Connected()
+	onPath := func(ssrc uint32) func(*ForwarderConfig) {
+		return func(c *ForwarderConfig) { c.SSRC, c.RTXSSRC, c.Downlink = ssrc, ssrc+1, d }
+	}
+	camera := NewTrack(TrackConfig{SID: "TR_v", Kind: livekit.TrackType_VIDEO, Codec: vp8Config()})
+	voice := NewTrack(TrackConfig{SID: "TR_a", Kind: livekit.TrackType_AUDIO, Codec: opusConfig()})
+	t.Cleanup(camera.Close)
+	t.Cleanup(voice.Close)
+	n := &narrow{
+		t: t, camera: newSender(camera, 1, vp8Config(), "", livekit.VideoQuality_HIGH),
+		microphone: newSender(voice, 2, opusConfig(), "", 0),
+	}
+	n.video, n.audio = newReceiver(camera, vp8Config(), onPath(5000)), newReceiver(voice, opusConfig(), onPath(6000))
+	return n
+}
+
+// frame sends a frame of packets of a kilobyte.
+func (n *narrow) frame(key bool, packets int) {
+	if key {
+		n.camera.key++
+	}
+	n.camera.tl0++
+	n.camera.at = time.Now()
+	for i := range packets {
+		n.camera.layer.WriteRTP(n.camera.packet(i == packets-1, n.camera.vp8Payload(i == 0, key, 0, 1000)), n.camera.at)
+	}
+	n.camera.pic++
+	n.camera.ts += 3000
+}
+
+func (n *narrow) speak() {
+	n.microphone.layer.WriteRTP(n.microphone.packet(false, make([]byte, 80)), time.Now())
+	n.microphone.ts += 960
+}
+
+// limit lets the subscriber say for a while that its path carries less than is sent.
+func (n *narrow) limit(bitrate float32) {
+	for range 5 * 30 {
+		n.frame(false, 8)
+		n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: bitrate, SSRCs: []uint32{5000}}})
+		time.Sleep(frame)
+	}
+	require.NotZero(n.t, n.video.f.Stats().Bandwidth)
+	time.Sleep(time.Second)
+	n.frame(true, 1) // what was dropped is over
+	time.Sleep(time.Second)
+	n.video.take()
+	n.camera.rtcp.take()
+}
+
+// A key frame leaves whole where there is room. Where the path is narrow it leaves as
+// fast as the path carries it, and sound passes it.
+func TestKeyFramesArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.frame(true, 20)
+		require.Len(t, n.video.take(), 20, "nothing is known to be in the way")
+
+		n.limit(1_200_000)
+		n.frame(true, 20) // 20 kB are 140 ms
+		n.speak()
+		got := n.video.take()
+		require.LessOrEqual(t, len(got), 6)
+		require.Len(t, n.audio.take(), 1)
+		time.Sleep(60 * time.Millisecond)
+		got = append(got, n.video.take()...)
+		require.Greater(t, len(got), 6)
+		require.Less(t, len(got), 20)
+		n.frame(false, 2)
+		time.Sleep(180 * time.Millisecond)
+		got = append(got, n.video.take()...)
+		require.Len(t, got, 22)
+		requireContiguous(t, got)
+
+		lost := got[5]
+		n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost.SequenceNumber})}})
+		require.Len(t, n.video.take(), 1, "a repeat that has room leaves at once")
+	})
+}
+
+// What waits for longer than a quarter of a second is dropped to the next key frame,
+// which is asked for once.
+func TestNothingOldLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.frame(true, 1)
+		n.limit(1_200_000)
+		before := n.video.f.Stats().Overdue
+		n.frame(true, 120) // almost a second's worth
+		for range 10 {
+			n.frame(false, 1)
+			time.Sleep(frame)
+		}
+		time.Sleep(300 * time.Millisecond)
+		got := n.video.take()
+		require.Less(t, len(got), 70)
+		require.NotEmpty(t, got)
+		require.Greater(t, n.video.f.Stats().Overdue, before)
+		require.Equal(t, 1, count[*rtcp.PictureLossIndication](n.camera.rtcp.take()))
+		n.frame(true, 2)
+		n.frame(false, 1)
+		time.Sleep(100 * time.Millisecond)
+		after := n.video.take()
+		require.Len(t, after, 3)
+		requireContiguous(t, after)
+		n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{got[len(got)-1].SequenceNumber + 1})}})
+		require.Empty(t, n.video.take(), "what was dropped is not repeated")
+	})
+}
+
+// A subscription that ends while packets of it wait gives them back.
+func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.frame(true, 1)
+		n.limit(1_200_000)
+		n.frame(true, 40)
+		n.video.take()
+		n.video.f.Close()
+		time.Sleep(time.Second)
+		require.Empty(t, n.video.take())
+		d := n.video.f.downlink
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		waiting, _ := d.control.Waiting()
+		require.Zero(t, waiting)
+	})
+}
