@@ -18,15 +18,9 @@ type indices struct {
 	started bool
 	newest  uint64
 	used    [window / 64]uint64 // by index modulo window
-	// digests are of the newest packets, by index; nil where none is sent again. There
-	// are a power of two, at most window.
-	digests []digest
-}
-
-// digest tells the packets of one index apart.
-type digest struct {
-	index uint64
-	hash  uint64
+	// digests are of the newest packets and their indices, by index; nil where none is
+	// sent again. There are a power of two, at most window.
+	digests []uint64
 }
 
 // resume goes on after a stream whose last index is known.
@@ -51,8 +45,8 @@ func (x *indices) index(seq uint16) (uint64, error) {
 	return uint64(i), nil
 }
 
-// take marks an index as used for a packet with that hash.
-func (x *indices) take(i, hash uint64) error {
+// take marks an index as used for a packet with that digest.
+func (x *indices) take(i, digest uint64) error {
 	switch {
 	case !x.started:
 		x.started, x.newest = true, i
@@ -64,20 +58,20 @@ func (x *indices) take(i, hash uint64) error {
 	case x.newest-i >= window:
 		return errStale
 	case x.used[i%window/64]&(1<<(i%64)) != 0:
-		if d := x.digest(i); d != nil && *d == (digest{i, hash}) {
+		if d := x.digest(i); d != nil && *d == digest {
 			return nil
 		}
 		return errUsed
 	}
 	x.used[i%window/64] |= 1 << (i % 64)
-	if d := x.digest(i); d != nil && d.index <= i {
-		*d = digest{i, hash}
+	if d := x.digest(i); d != nil {
+		*d = digest
 	}
 	return nil
 }
 
 // digest is where the digest of an index stands, nil if none is kept.
-func (x *indices) digest(i uint64) *digest {
+func (x *indices) digest(i uint64) *uint64 {
 	if len(x.digests) == 0 {
 		return nil
 	}

@@ -16,19 +16,20 @@ func FuzzIndices(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, repeats bool) {
 		var x indices
 		if repeats {
-			x.digests = make([]digest, window/4)
+			x.digests = make([]uint64, window/4)
 		}
 		used := map[uint64]uint64{} // index to digest
 		newest := int64(-1)
 		for ; len(in) >= 2; in = in[2:] {
 			seq := binary.BigEndian.Uint16(in)
-			digest := uint64(seq & 3)
 			// Around half of the numbers move on, as in a stream, so that the counter
 			// wraps within a fuzzed input.
 			if seq&4 != 0 && newest >= 0 {
 				seq = uint16(newest) + seq%3000
 			}
+			packet := uint64(seq & 3)
 			i, err := x.index(seq)
+			digest := i<<2 | packet + 1<<60
 			if err == nil {
 				require.EqualValues(t, seq, uint16(i))
 				if newest >= 0 {

@@ -1,6 +1,7 @@
 package srtpout
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -161,7 +162,7 @@ func (t *Stream) AllowRepeats(packets int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.indices.digests == nil {
-		t.indices.digests = make([]digest, min(packets, window))
+		t.indices.digests = make([]uint64, min(packets, window))
 	}
 }
 
@@ -204,7 +205,7 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := t.indices.take(i, t.digest(packet[:n], payload)); err != nil {
+	if err := t.indices.take(i, t.digest(i, packet[:n], payload)); err != nil {
 		return err
 	}
 	n = t.sealer.seal(packet[:], n, payload, t.ssrc, i)
@@ -222,13 +223,16 @@ func pad(packet *[maxPacket]byte, header int, payload []byte, size byte) []byte 
 	return padded
 }
 
-// digest tells packets of one index apart. mu is held.
-func (t *Stream) digest(header, payload []byte) uint64 {
+// digest tells packets of one index, and of other indices, apart. mu is held.
+func (t *Stream) digest(i uint64, header, payload []byte) uint64 {
 	if t.indices.digests == nil {
 		return 0
 	}
 	t.hash.Reset()
-	_, _ = t.hash.Write(header)  // never fails
-	_, _ = t.hash.Write(payload) // never fails
+	var index [8]byte
+	binary.BigEndian.PutUint64(index[:], i)
+	_, _ = t.hash.Write(index[:]) // never fails
+	_, _ = t.hash.Write(header)   // never fails
+	_, _ = t.hash.Write(payload)  // never fails
 	return t.hash.Sum64()
 }
