@@ -301,5 +301,7 @@ func FuzzSwitchPoints(f *testing.F) {
 		f.Add([]byte{tape, 0, 90, 4, opBackup, 60, 120, 2, opWant, 100, 0, 0, opUnsubscribe, 110, 40, 0})
 		f.Add([]byte{tape, 0, 20, 5, opReplace, 70, 30, 2, opDelay, 60, 120, 40})
 	}
+	// A frame that went out late was the newest, and the next source began before it.
+	f.Add([]byte{54, 107, 196, 40, 8, 161, 52, 60, 117, 217, 149, 215, 162, 11, 167, 160, 45, 203, 81, 35})
 	f.Fuzz(func(t *testing.T, b []byte) { runScript(t, tapes, b) })
 }

@@ -397,6 +397,9 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	}
 	f.numbers.Follow(p.Picture().Sub(off))
 	f.described.follow(p)
+	if timestamp := p.Timestamp + f.offset; int32(timestamp-f.anchor.timestamp) > 0 {
+		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
+	}
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
