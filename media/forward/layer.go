@@ -75,6 +75,7 @@ type Layer struct {
 	firSeq     uint8
 	reported   int64   // when the last receiver report left
 	counted    Traffic // of what the totals have
+	captured   captureTime
 }
 
 func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
@@ -217,6 +218,9 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		l.stream.Count(p.Timestamp, p.Arrival, false)
 		return false
 	}
+	if l.track.video {
+		l.captured.follow(p, l.rate)
+	}
 	if !l.ring.Put(p) {
 		l.counters.duplicates.Add(1)
 		return false
@@ -275,7 +279,7 @@ func (l *Layer) restart() {
 	l.counters.restarts.Add(1)
 	l.ring.Clear()
 	l.inspector.reset()
-	l.report = senderReport{}
+	l.report, l.captured = senderReport{}, captureTime{}
 	if l.missing != nil {
 		l.missing.Reset()
 	}

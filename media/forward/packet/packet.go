@@ -136,6 +136,16 @@ func (p *Packet) Extension(e Extension) []byte {
 	return p.buf[s.off : s.off+s.len]
 }
 
+// SetExtension gives p a header extension that it came without. It is for the packet's
+// only holder. A value for which there is no room is left out.
+func (p *Packet) SetExtension(e Extension, value []byte) {
+	if len(p.buf)+len(value) > cap(p.buf) {
+		return
+	}
+	p.exts[e] = span{uint16(len(p.buf)), uint16(len(value))}
+	p.buf = append(p.buf, value...)
+}
+
 // Picture are the numbers of the picture that p belongs to, of VP8 or VP9; 0
 // where the codec or the packet has none.
 func (p *Packet) Picture() vp8.Values {

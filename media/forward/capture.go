@@ -1,0 +1,43 @@
+package forward
+
+import (
+	"encoding/binary"
+
+	"parlor/media/forward/packet"
+)
+
+// captureAge is how old a capture time may be to tell others from, in seconds. Senders
+// tell one a second.
+const captureAge = 5
+
+// captureTime is the last absolute capture time of a layer
+// (http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time).
+type captureTime struct {
+	size      int // of the value; 0 = none is known
+	value     [16]byte
+	timestamp uint32 // of the packet that told it
+}
+
+// follow takes note of p's capture time. A packet that begins a key frame and has none
+// gets one, interpolated as a receiver does it: the subscriber's last one is of another
+// source if that packet is where this layer is taken up. The packet has it for good, so
+// that it is the same when it is sent again.
+func (c *captureTime) follow(p *packet.Packet, rate int64) {
+	if e := p.Extension(packet.ExtAbsCaptureTime); len(e) == 8 || len(e) == 16 {
+		if !p.Late {
+			c.size, c.timestamp = copy(c.value[:], e), p.Timestamp
+		}
+		return
+	}
+	if c.size == 0 || p.Late || !p.Frame.Key || !p.Frame.Start {
+		return
+	}
+	since := int64(int32(p.Timestamp - c.timestamp))
+	if since < 0 || since > captureAge*rate {
+		return
+	}
+	value := c.value
+	ntp := binary.BigEndian.Uint64(value[:]) // seconds in 32.32 fixed point
+	binary.BigEndian.PutUint64(value[:], ntp+uint64(since)<<32/uint64(rate))
+	p.SetExtension(packet.ExtAbsCaptureTime, value[:c.size])
+}
