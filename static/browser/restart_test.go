@@ -69,7 +69,7 @@ func TestKillInACall(t *testing.T) {
 	require.NoError(t, err)
 	pages := map[string]*page{
 		"Ann": f.join(t, modes[0], room, "Ann", "identity", "Ann"),
-		"Bob": f.join(t, modes[1], room, "Bob", "identity", "Bob"),
+		"Bob": f.elsewhere(t).join(t, modes[1], room, "Bob", "identity", "Bob"),
 		"Cem": f.join(t, modes[0], room, "Cem", "identity", "Cem", "video", "0"),
 	}
 	flows := func() map[string]time.Time {
