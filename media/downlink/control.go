@@ -34,6 +34,7 @@ type Control[T any] struct {
 	state      estimate.State
 	emptyingAt int64 // when a queue began to be emptied
 	divided    allocate.Summary
+	forced     bool // divided is more than the path is judged to carry
 
 	wide      bool    // judged by transport-wide feedback
 	limit     float64 // bits/s, whatever is judged; 0 = none
@@ -164,6 +165,11 @@ func (c *Control[T]) judge(now int64) {
 	if c.state.Emptying && !deep {
 		pace = c.state.Settled // what is left out already is enough to empty it
 	}
+	if c.forced {
+		// Nothing is left to leave out. What waits would only become too old: the path may
+		// carry it, since the judgement may be wrong, and if not, it drops what it cannot.
+		pace, deep = max(pace, forcedPace*c.divided.Bitrate), false
+	}
 	if !c.state.Limited {
 		pace = 0 // nothing is held where there is room, or where nothing is known yet
 	}
@@ -195,7 +201,7 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 		budget = c.limit
 	}
 	decisions, summary := c.allocator.Divide(tracks, budget, c.momentary())
-	c.divided = summary
+	c.divided, c.forced = summary, budget > 0 && summary.Bitrate > budget
 	c.decide(now)
 	return decisions
 }
@@ -240,6 +246,10 @@ const (
 	// deepQueue is a queue that more is done against than leaving out temporal layers.
 	deepQueue = 150 * time.Millisecond
 )
+
+// forcedPace is how much faster than its bitrate media is paced that goes beyond what
+// the path is judged to carry.
+const forcedPace = 1.25
 
 // budgetMargin keeps the layers that are forwarded within the budget that they have
 // proved themselves.
