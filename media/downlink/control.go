@@ -161,6 +161,12 @@ func (c *Control[T]) judge(now int64) {
 	if c.state.Emptying && !emptying {
 		c.emptyingAt = now
 	}
+	c.setPace(now)
+	c.decide(now)
+}
+
+// setPace has the pacer follow the judgement and the division.
+func (c *Control[T]) setPace(now int64) {
 	pace, deep := c.state.Bitrate, c.state.Emptying && c.state.Queue > deepQueue
 	if c.state.Emptying && !deep {
 		pace = c.state.Settled // what is left out already is enough to empty it
@@ -174,7 +180,6 @@ func (c *Control[T]) judge(now int64) {
 		pace = 0 // nothing is held where there is room, or where nothing is known yet
 	}
 	c.pacer.SetRate(now, pace, deep)
-	c.decide(now)
 }
 
 func (c *Control[T]) decide(now int64) {
@@ -202,6 +207,7 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 	}
 	decisions, summary := c.allocator.Divide(tracks, budget, c.momentary())
 	c.divided, c.forced = summary, budget > 0 && summary.Bitrate > budget
+	c.setPace(now)
 	c.decide(now)
 	return decisions
 }
