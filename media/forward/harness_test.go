@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/binary"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ type sender struct {
 	tl0   uint8
 	key   uint8
 	rtcp  *rtcpLog
+	late  map[uint16]bool // numbers of packets that come late
+	held  [][]byte        // those that are still to come
 }
 
 // rtcpLog remembers the RTCP that was written.
@@ -91,6 +94,23 @@ func (s *sender) packet(marker bool, payload []byte) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// send sends a packet, unless it comes late.
+func (s *sender) send(raw []byte) {
+	if s.late[binary.BigEndian.Uint16(raw[2:])] {
+		s.held = append(s.held, raw)
+		return
+	}
+	s.layer.WriteRTP(raw, s.at)
+}
+
+// catchUp sends what comes late.
+func (s *sender) catchUp() {
+	for _, raw := range s.held {
+		s.layer.WriteRTP(raw, s.at)
+	}
+	s.held = nil
 }
 
 // vp8Payload is a payload with 15 bit picture id, TL0PICIDX, TID and KEYIDX.

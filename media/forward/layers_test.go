@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -336,7 +337,7 @@ func (d *described) picture(key bool) {
 				panic(err)
 			}
 			d.seq++
-			d.layer.WriteRTP(b, d.at)
+			d.send(b)
 		}
 		d.n++
 	}
@@ -435,14 +436,58 @@ func vp9Picture(s *sender, key bool) {
 			if !key {
 				b[0] |= 0x40
 			}
-			s.layer.WriteRTP(s.packet(spatial == 1 && part == 1, b), s.at)
+			s.send(s.packet(spatial == 1 && part == 1, b))
 		}
 	}
 	s.next()
 }
 
+func vp9Config() Codec { return Codec{MimeType: "video/VP9", ClockRate: 90000, PayloadType: 98} }
+
+// A frame of a layer that was left out at its place comes late, when the layer is
+// forwarded: what it depends on was left out, so it is, too. One of a layer that was
+// forwarded at its place is forwarded, though the layer is left out now.
+func TestLateFramesAreJudgedByTheirPlace(t *testing.T) {
+	for codec, begin := range map[Codec]func(*Track) (*sender, func(key bool)){
+		av1Config(): func(track *Track) (*sender, func(key bool)) {
+			s := newDescribed(track)
+			return s.sender, s.picture
+		},
+		vp9Config(): func(track *Track) (*sender, func(key bool)) {
+			s := newSender(track, 1, vp9Config(), "", livekit.VideoQuality_HIGH)
+			return s, func(key bool) { vp9Picture(s, key) }
+		},
+	} {
+		for _, up := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s up %t", codec.MimeType, up), func(t *testing.T) {
+				before, after := livekit.VideoQuality_HIGH, livekit.VideoQuality_LOW
+				if up {
+					before, after = after, before
+				}
+				track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+				s, picture := begin(track)
+				r := newReceiver(track, codec, nil)
+				r.f.SetSettings(Settings{Quality: before})
+				picture(true)
+				s.late = map[uint16]bool{s.seq + 2: true, s.seq + 3: true} // the higher layer
+				picture(false)
+				s.layer.Flush()
+				r.f.SetSettings(Settings{Quality: after})
+				picture(true)
+				r.take()
+				s.catchUp()
+				got := r.take()
+				require.Len(t, got, 2)
+				for _, p := range got {
+					require.Equal(t, up, len(p.Payload) == 0, "up: nothing but padding, so that no gap is waited for")
+				}
+			})
+		}
+	}
+}
+
 func TestSpatialLayersOfVP9(t *testing.T) {
-	codec := Codec{MimeType: "video/VP9", ClockRate: 90000, PayloadType: 98}
+	codec := vp9Config()
 	track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
 	s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
 	r := newReceiver(track, codec, nil)

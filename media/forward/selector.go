@@ -27,17 +27,53 @@ type selector struct {
 
 	// With dependency descriptors.
 	structure *dd.Structure
-	active    uint32 // decode targets that the sender sends
-	target    int    // decode target that is forwarded
-	frame     uint16 // number of the frame that was judged last
-	passed    bool   // it is forwarded
-	judged    bool   // there is one
-	reduced   bool   // the receiver was told of fewer targets since the last structure
-	// frames[n%frameWindow] is n+1 with frameForwarded if it was, 0 if not judged.
-	frames [frameWindow]uint32
+	active    uint32                 // decode targets that the sender sends
+	target    int                    // decode target that is forwarded
+	frame     uint16                 // number of the frame that was judged last
+	passed    bool                   // it is forwarded
+	judged    bool                   // there is one
+	reduced   bool                   // the receiver was told of fewer targets since the last structure
+	frames    [frameWindow]judgement // by frame number modulo frameWindow
+
+	// Without: the bounds before the last changes of them, the newest first.
+	former [formerBounds]bounds
 }
 
-const frameForwarded = 1 << 31
+// judgement is what was decided of a frame: its number plus one, 0 = nothing was
+// decided; from bit judgedTarget on the decode target plus one; frameForwarded.
+type judgement uint32
+
+const (
+	judgedNumber   = 1<<17 - 1
+	judgedTarget   = 17
+	frameForwarded = 1 << 31
+)
+
+func judged(number uint16, target int, forwarded bool) judgement {
+	j := judgement(number) + 1 | judgement(target+1)<<judgedTarget
+	if forwarded {
+		j |= frameForwarded
+	}
+	return j
+}
+
+// of reports whether j is of the frame with that number.
+func (j judgement) of(number uint16) bool { return j&judgedNumber == judgement(number)+1 }
+
+func (j judgement) forwarded() bool { return j&frameForwarded != 0 }
+
+func (j judgement) target() int { return int(j&^frameForwarded>>judgedTarget) - 1 }
+
+// formerBounds is how many changes of the bounds are remembered for packets that
+// come late.
+const formerBounds = 4
+
+// bounds held until the picture with the timestamp until.
+type bounds struct {
+	valid             bool
+	until             uint32
+	spatial, temporal uint8
+}
 
 func (s *selector) reset() {
 	*s = selector{wantSpatial: anyLayer, wantTemporal: anyLayer, spatial: anyLayer, temporal: anyLayer, target: -1}
@@ -47,6 +83,7 @@ func (s *selector) reset() {
 func (s *selector) begin() {
 	s.spatial, s.temporal, s.started = s.wantSpatial, s.wantTemporal, false
 	s.structure, s.judged, s.reduced, s.target = nil, false, false, -1
+	s.former = [formerBounds]bounds{}
 }
 
 // want sets the bounds; they are reached when the stream allows it.
@@ -74,26 +111,50 @@ func (s *selector) unreadable(p *packet.Packet) bool {
 	return s.structure != nil && !p.HasDD && p.Extension(packet.ExtDependencyDescriptor) != nil
 }
 
-// passLate is pass for a packet that comes late: it changes nothing.
+// passLate is pass for a packet that comes late. What is forwarded does not change by
+// it, and it is judged by what was forwarded at its place: since then there may be
+// more, which depends on what was left out.
 func (s *selector) passLate(p *packet.Packet) (pass, marker bool) {
 	switch {
 	case p.HasDD:
 		if s.structure == nil || s.target < 0 {
 			return false, false
 		}
-		if known := s.frames[p.DD.Number%frameWindow]; known&^frameForwarded == uint32(p.DD.Number)+1 {
-			pass = known&frameForwarded != 0
-		} else {
-			pass = p.DD.Indications[s.target] != dd.NotPresent
+		known := &s.frames[p.DD.Number%frameWindow]
+		if !known.of(p.DD.Number) {
+			target := s.targetBefore(p.DD.Number)
+			*known = judged(p.DD.Number, target, p.DD.Indications[target] != dd.NotPresent)
 		}
-		return pass, s.describedMarker(p)
+		return known.forwarded(), describedMarker(p, known.target())
 	case s.unreadable(p):
 		return false, false
 	case p.Frame.Layered:
-		pass = p.Frame.Spatial <= s.spatial && p.Frame.Temporal <= s.temporal
-		return pass, s.layeredMarker(p)
+		spatial, temporal := s.boundsAt(p.Timestamp)
+		return p.Frame.Spatial <= spatial && p.Frame.Temporal <= temporal, layeredMarker(p, spatial)
 	}
 	return true, p.Marker
+}
+
+// targetBefore is the decode target that was forwarded just before a frame.
+func (s *selector) targetBefore(number uint16) int {
+	for back := uint16(1); back < frameWindow; back++ {
+		if j := s.frames[(number-back)%frameWindow]; j.of(number-back) && j.target() >= 0 {
+			return j.target()
+		}
+	}
+	return s.target
+}
+
+// boundsAt are the bounds that held for the picture with a timestamp.
+func (s *selector) boundsAt(timestamp uint32) (spatial, temporal uint8) {
+	spatial, temporal = s.spatial, s.temporal
+	for _, b := range s.former {
+		if !b.valid || int32(timestamp-b.until) >= 0 {
+			break
+		}
+		spatial, temporal = b.spatial, b.temporal
+	}
+	return spatial, temporal
 }
 
 // passLayered judges by the layer ids of VP8 and VP9.
@@ -101,6 +162,7 @@ func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 	f := &p.Frame
 	picture := !s.started || p.Timestamp != s.timestamp
 	s.started, s.timestamp = true, p.Timestamp
+	before := bounds{true, p.Timestamp, s.spatial, s.temporal}
 	switch {
 	case f.Key && f.Start:
 		s.spatial, s.temporal = s.wantSpatial, s.wantTemporal
@@ -117,12 +179,16 @@ func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 	if f.Start && f.Sync && f.Temporal <= s.wantTemporal && f.Temporal == s.temporal+1 {
 		s.temporal = f.Temporal
 	}
-	return f.Spatial <= s.spatial && f.Temporal <= s.temporal, s.layeredMarker(p)
+	if s.spatial != before.spatial || s.temporal != before.temporal {
+		copy(s.former[1:], s.former[:])
+		s.former[0] = before
+	}
+	return f.Spatial <= s.spatial && f.Temporal <= s.temporal, layeredMarker(p, s.spatial)
 }
 
 // layeredMarker marks the last packet of a picture whose higher layers are left out.
-func (s *selector) layeredMarker(p *packet.Packet) bool {
-	return p.Marker || p.Frame.End && p.Frame.Spatial == s.spatial && s.spatial != anyLayer
+func layeredMarker(p *packet.Packet, spatial uint8) bool {
+	return p.Marker || p.Frame.End && p.Frame.Spatial == spatial && spatial != anyLayer
 }
 
 // passDescribed judges by the dependency descriptor (AV1 RTP payload format,
@@ -134,9 +200,11 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	s.started, s.timestamp = true, p.Timestamp
 	switch {
 	case d.Structure == s.structure:
-	case fresh && d.NewStructure || s.structure == nil:
+	case s.structure == nil:
 		s.structure, s.target, s.reduced = d.Structure, -1, false
-		s.frames = [frameWindow]uint32{}
+		s.frames = [frameWindow]judgement{}
+	case fresh && d.NewStructure:
+		s.structure, s.target, s.reduced = d.Structure, -1, false
 	default:
 		s.follow(d)
 	}
@@ -144,7 +212,7 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	if fresh {
 		s.judge(d, picture)
 	}
-	return s.passed, s.describedMarker(p)
+	return s.passed, describedMarker(p, s.target)
 }
 
 // follow takes up the structure of d, whose key frame began with a packet that came
@@ -174,11 +242,7 @@ func (s *selector) judge(d *dd.Frame, picture bool) {
 	}
 	s.frame, s.judged = d.Number, true
 	s.passed = s.target >= 0 && d.Indications[s.target] != dd.NotPresent
-	known := uint32(d.Number) + 1
-	if s.passed {
-		known |= frameForwarded
-	}
-	s.frames[d.Number%frameWindow] = known
+	s.frames[d.Number%frameWindow] = judged(d.Number, s.target, s.passed)
 }
 
 // wantedTarget is the decode target of the bounds among those that are sent.
@@ -201,15 +265,18 @@ func (s *selector) intact(target int, d *dd.Frame) bool {
 		return true
 	}
 	before := d.Number - uint16(diff)
-	return s.frames[before%frameWindow] == uint32(before)+1|frameForwarded
+	j := s.frames[before%frameWindow]
+	return j.of(before) && j.forwarded()
 }
 
-func (s *selector) describedMarker(p *packet.Packet) bool {
-	if p.Marker || s.target < 0 || s.structure == nil {
+// describedMarker marks the last packet of a picture of which no more is in a target.
+func describedMarker(p *packet.Packet, target int) bool {
+	structure := p.DD.Structure
+	if p.Marker || target < 0 || target >= len(structure.Targets) {
 		return p.Marker
 	}
-	top := s.structure.Targets[s.target].Spatial
-	return p.DD.End && p.DD.Spatial == top && top < s.structure.MaxSpatial
+	top := structure.Targets[target].Spatial
+	return p.DD.End && p.DD.Spatial == top && top < structure.MaxSpatial
 }
 
 // mask is the active decode targets to tell with p, 0 for none: where a frame
