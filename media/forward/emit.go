@@ -23,6 +23,7 @@ type sent struct {
 	picture    vp8.Values // what was subtracted
 	described  dd.Shift   // what is added to the dependency descriptor, if told
 	told       bool
+	empty      uint8 // payload type of a packet of nothing but padding, whose timestamp is offset; 0: it has more
 	out        uint16
 	used       bool
 	marker     bool

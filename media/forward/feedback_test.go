@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/binary"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -300,6 +301,41 @@ func TestPaddingLeavesNoGap(t *testing.T) {
 	got := r.take()
 	require.Len(t, got, 4)
 	requireContiguous(t, got)
+}
+
+// The padding that stands for a late packet that is left out may be lost, too. It is
+// sent again: as a retransmission, or as it was.
+func TestPaddingForLatePacketsIsSentAgain(t *testing.T) {
+	for _, rtx := range []bool{true, false} {
+		codec := vp9Config()
+		if rtx {
+			codec.RTXPayloadType = 99
+		}
+		track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+		s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, codec, nil)
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+		vp9Picture(s, true)
+		s.late = map[uint16]bool{s.seq + 2: true}
+		vp9Picture(s, false)
+		vp9Picture(s, false)
+		r.take()
+		s.catchUp()
+		lost := r.take()
+		require.Len(t, lost, 1)
+		require.Empty(t, lost[0].Payload)
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost[0].SequenceNumber})}})
+		got := r.take()
+		require.Len(t, got, 1)
+		if !rtx {
+			require.Equal(t, lost, got)
+			continue
+		}
+		require.EqualValues(t, 5001, got[0].SSRC)
+		require.EqualValues(t, 99, got[0].PayloadType)
+		require.Equal(t, lost[0].Timestamp, got[0].Timestamp)
+		require.Equal(t, binary.BigEndian.AppendUint16(nil, lost[0].SequenceNumber), got[0].Payload)
+	}
 }
 
 func TestClosedTakesNothing(t *testing.T) {

@@ -412,11 +412,29 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 // fill sends an empty packet with a number that was kept for one that came late and is
 // left out: receivers would wait for it, and ask for it again and again. mu is held.
 func (f *Forwarder) fill(number uint16, timestamp uint32, sendTime [3]byte) {
-	f.history[number&uint16(len(f.history)-1)] = sent{out: number, used: true}
-	h := f.plainHeader(number, timestamp, sendTime)
-	h.Marker, h.PayloadType = false, f.codecOf(f.current).PayloadType
+	s := &f.history[number&uint16(len(f.history)-1)]
+	*s = sent{out: number, used: true, offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime}
+	f.emitEmpty(s, sendTime, f.kind())
+}
+
+// emitEmpty writes what fill remembers; of the kind Repeat, as a retransmission if the
+// subscriber has those, in which there is nothing after the original number (RFC 4588 4).
+// mu is held.
+func (f *Forwarder) emitEmpty(s *sent, sendTime [3]byte, kind record.Kind) {
+	h := f.plainHeader(s.out, s.offset, sendTime)
+	h.Marker, h.PayloadType = false, s.empty
+	if kind == record.Repeat {
+		f.stats.Retransmitted++
+		f.stats.RetransmittedBytes += 12
+		if f.hasRTX {
+			f.rtxNumber++
+			h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.codecOf(f.current).RTXPayloadType
+			f.send(f.withOriginal(nil, s.out), kind)
+			return
+		}
+	}
 	h.Padding, h.PaddingSize = true, 1
-	f.send(nil, f.kind())
+	f.send(nil, kind)
 	h.Padding, h.PaddingSize = false, 0
 }
 

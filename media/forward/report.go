@@ -88,6 +88,12 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 		}
 		sendTime = s.sendTime
 	}
+	if s.empty != 0 {
+		s.answers++
+		s.answered = now
+		f.emitEmpty(s, sendTime, record.Repeat)
+		return
+	}
 	var p *packet.Packet
 	if s.layer != nil {
 		p = s.layer.get(s.ext, s.generation)
