@@ -96,14 +96,13 @@ func (s *script) delay(p *stamped, by time.Duration) {
 // replace ends what the publisher sends and begins other streams: of the same layers
 // with other SSRCs, or of layers that are added in their place.
 func (s *script) replace(when, end time.Duration, added bool, start byte) {
-	var former []*source
+	any := false
 	for _, src := range s.sources {
 		if !src.backup && src.until > when {
-			src.until = when
-			former = append(former, src)
+			src.until, any = when, true
 		}
 	}
-	if len(former) == 0 || end-when < 50*time.Millisecond {
+	if !any || end-when < 50*time.Millisecond {
 		return
 	}
 	s.breaks = append(s.breaks, when)
@@ -112,16 +111,19 @@ func (s *script) replace(when, end time.Duration, added bool, start byte) {
 	fresh := s.addSources(s.tape, make([]*Layer, len(s.tape.Layers)), from, from+end-when, when, false, s.salt)
 	s.at(when, func() {
 		if added {
-			for _, l := range s.layers {
-				l.Close()
-			}
-			s.layers = s.addLayers(s.tape)
-			for _, src := range former {
+			for _, src := range s.sources {
+				if !slices.Contains(s.layers, src.layer) {
+					continue
+				}
 				src.over = true
 				if s.current != nil && s.current.source == src {
 					s.leave()
 				}
 			}
+			for _, l := range s.layers {
+				l.Close()
+			}
+			s.layers = s.addLayers(s.tape)
 		}
 		for i, l := range s.layers {
 			fresh[i].layer = l
@@ -303,5 +305,31 @@ func FuzzSwitchPoints(f *testing.F) {
 	}
 	// A frame that went out late was the newest, and the next source began before it.
 	f.Add([]byte{54, 107, 196, 40, 8, 161, 52, 60, 117, 217, 149, 215, 162, 11, 167, 160, 45, 203, 81, 35})
+	// A frame of a layer that was left out came late, when the layer was forwarded again.
+	f.Add([]byte{62, 102, 47, 183, 194, 250, 199, 237, 7, 103, 116, 188, 239, 204, 118, 234, 232, 218, 108, 194, 166, 11, 86, 138, 114, 177, 138, 18, 228, 140, 115, 160, 76, 53, 92, 222, 66, 143, 189, 246})
+	// The padding for a late packet that was left out was lost, and was not sent again.
+	f.Add([]byte{28, 187, 107, 154, 120, 33, 45, 216, 5, 225, 16, 209, 140, 106, 193, 236, 106, 164, 255, 147, 254, 132, 15, 105, 174, 63, 207, 172})
+	f.Add([]byte{163, 131, 180, 0, 228, 32, 125, 241, 119, 110, 54, 166, 169, 202, 231, 241, 196, 103, 230, 244, 136, 18, 120, 196, 54, 14, 191, 167, 233, 36, 181, 172, 49, 200, 67, 68, 20, 12, 236, 95})
+	f.Add([]byte{226, 83, 177, 20, 174, 146, 149, 15, 179, 206, 58, 53, 80, 31, 121, 179, 246, 25, 150, 19, 207, 228, 162, 1, 156, 89, 250, 155})
+	// A packet of the codec before came again after the first of the next codec.
+	f.Add([]byte{174, 189, 133, 196, 197, 237, 81, 114, 35, 61, 253, 50, 254, 113, 220, 133, 75, 234, 67, 16, 80, 22, 214, 206, 242, 253, 57, 188, 234, 204, 159, 230, 254, 114, 240, 72})
+	f.Add([]byte{55, 217, 217, 226, 23, 163, 205, 101, 32, 22, 47, 63, 96, 74, 89, 108, 68, 140, 130, 155, 41, 252, 190, 98, 72, 157, 140, 106, 211, 206, 11, 116, 21, 239, 88, 1, 72, 74, 249, 9})
+	f.Add([]byte{56, 99, 148, 81, 16, 176, 170, 23, 112, 191, 127, 167, 168, 123, 157, 88, 56, 4, 138, 212, 59, 59, 243, 43, 0, 95, 63, 68, 104, 74, 91, 74, 193, 120, 64, 201, 40, 129, 191, 29})
+	f.Add([]byte{87, 59, 247, 178, 68, 201, 63, 225, 215, 204, 243, 109, 42, 180, 71, 242, 221, 0, 233, 245, 210, 126, 225, 147})
+	// A source began with padding, and a straggler of the one before came after it.
+	f.Add([]byte{32, 90, 203, 4, 40, 238, 6, 218, 233, 187, 129, 130, 113, 41, 76, 3, 9, 191, 214, 215, 63, 31, 146, 121})
+	f.Add([]byte{152, 175, 53, 116, 174, 180, 66, 65, 222, 118, 154, 86, 77, 9, 66, 168, 221, 35, 12, 87, 31, 121, 226, 234, 10, 13, 156, 3, 69, 199, 9, 149, 206, 90, 160, 173})
+	f.Add([]byte{34, 48, 173, 48, 35, 220, 65, 48, 57, 48, 48, 48, 55, 32, 48, 48})
+	// A straggler came after its layer was replaced for the second time.
+	f.Add([]byte{64, 188, 2, 39, 225, 139, 242, 60, 211, 20, 77, 49, 96, 94, 238, 62, 90, 169, 63, 105, 150, 129, 112, 94, 20, 183, 172, 208, 187, 87, 75, 44, 162, 116, 71, 172, 154, 141, 6, 54})
+	// What was left out of the frame before came after the source had changed.
+	f.Add([]byte{37, 75, 120, 21, 251, 66, 162, 147, 246, 42, 32, 35, 234, 101, 222, 167, 54, 194, 73, 133, 120, 81, 194, 169, 205, 158, 213, 247, 246, 67, 163, 67, 0, 158, 227, 105, 212, 228, 140, 157})
+	// A key frame began to arrive after one that follows it.
+	f.Add([]byte{92, 150, 247, 15, 78, 64, 195, 90, 102, 81, 199, 237})
+	f.Add([]byte{169, 144, 128, 246, 248, 36, 160, 147, 21, 251, 157, 182, 38, 243, 208, 31, 66, 95, 196, 141, 194, 194, 239, 129})
+	// A layer stopped for a while, and returned.
+	f.Add([]byte{21, 172, 104, 112, 84, 208, 201, 67, 96, 178, 236, 204})
+	// A layer's next source began with padding, before those of the other layers.
+	f.Add([]byte{162, 37, 130, 203, 105, 124, 3, 169, 210, 88, 238, 55, 108, 47, 207, 122, 160, 219, 22, 239, 95, 158, 211, 238, 242, 220, 105, 181, 224, 104, 204, 97, 58, 22, 37, 176})
 	f.Fuzz(func(t *testing.T, b []byte) { runScript(t, tapes, b) })
 }

@@ -64,6 +64,8 @@ type source struct {
 	layer  *Layer
 	ssrc   uint32
 	frames map[int]*frameState
+	begun  bool          // a packet of it arrived
+	live   bool          // one with payload did, of it or of the source before in its layer
 	newest int64         // number of the newest packet that arrived
 	left   int64         // newest when something else was forwarded last
 	over   bool          // another took its place
@@ -80,6 +82,7 @@ type frameState struct {
 	arrived    int
 	begun      bool // its first packet is part of the script
 	ended      bool
+	begins     int // event with which its first packet came
 	complete   int // event
 	missing    int // packets that were lost on the way down and did not come again
 	ready      int // event with which all that it needs was there
@@ -201,7 +204,7 @@ func (s *script) setWant(q livekit.VideoQuality) {
 	if q == s.want || s.closed {
 		return
 	}
-	s.rising = s.svc() && s.current != nil && q != livekit.VideoQuality_OFF
+	s.rising = s.svc() && (s.rising || s.current != nil) && q != livekit.VideoQuality_OFF
 	if q == livekit.VideoQuality_OFF || s.want == livekit.VideoQuality_OFF || s.svc() {
 		s.leave()
 	}
@@ -251,14 +254,22 @@ func (s *script) leave() {
 	s.current = nil
 }
 
-// target is the source that is wanted.
-func (s *script) target() *source {
+// target is the source that is wanted when a packet of another, or of itself, arrives:
+// the best of those whose layers have not stopped, or of all if all have.
+func (s *script) target(arriving *source) *source {
 	if s.muted || s.closed || s.want == livekit.VideoQuality_OFF {
 		return nil
 	}
-	var best *source
+	if best := s.best(func(src *source) bool { return src == arriving || src.layer.live.Load() }); best != nil {
+		return best
+	}
+	return s.best(func(*source) bool { return true })
+}
+
+// best is the source that is wanted of those that may be.
+func (s *script) best(may func(*source) bool) (best *source) {
 	for _, src := range s.sources {
-		if src.over || src.backup != s.backup || src.newest < 0 {
+		if src.over || src.backup != s.backup || !src.live || !may(src) {
 			continue
 		}
 		switch {
@@ -271,27 +282,36 @@ func (s *script) target() *source {
 	return best
 }
 
-// arrive follows what ought to be forwarded.
-func (s *script) arrive(p *stamped) {
-	src := p.source
-	if src.newest < 0 {
-		for _, other := range s.sources {
-			if other != src && other.layer == src.layer && !other.over && other.newest >= 0 {
-				other.over = true
-				if s.current != nil && s.current.source == other {
-					s.leave()
-				}
+// appear follows the first packet of a source, which may be one of nothing but padding:
+// the source before in its layer is over.
+func (s *script) appear(src *source) {
+	if src.begun {
+		return
+	}
+	src.begun = true
+	for _, other := range s.sources {
+		if other != src && other.layer == src.layer && !other.over && other.begun {
+			other.over, src.live = true, other.live
+			if s.current != nil && s.current.source == other {
+				s.leave()
 			}
 		}
 	}
-	p.came = true
+}
+
+// arrive follows what ought to be forwarded.
+func (s *script) arrive(p *stamped) {
+	src := p.source
+	p.came, src.live = true, true
 	overtaken := src.newest - p.seq
-	src.newest = max(src.newest, p.seq)
 	f := src.frames[p.frame]
+	if p.start {
+		f.begins = s.now
+	}
 	if f.arrived++; f.arrived == f.packets {
 		f.complete = s.now
 	}
-	target := s.target()
+	target := s.target(src)
 	if src != target || s.current != nil && s.current.source == src || !p.key || p.seq <= src.left || overtaken > maxCatchUp {
 		return
 	}
@@ -367,9 +387,13 @@ func (s *script) run(what string) {
 			if p.source.layer == nil {
 				continue
 			}
+			if !p.source.over {
+				s.appear(p.source)
+			}
 			if p.p != nil && !p.source.over {
 				s.arrive(p)
 			}
+			p.source.newest = max(p.source.newest, p.seq) // padding counts
 			p.source.layer.WriteRTP(p.Raw, time.Now())
 			p.source.layer.Flush()
 		}
@@ -404,6 +428,15 @@ func (s *script) frameOf(f *modelreceiver.Frame) *frameState {
 		return nil
 	}
 	return p.source.frames[p.frame]
+}
+
+// broken reports whether packets of f were lost on the way down. Without descriptors
+// the layers of AV1 are one frame.
+func (s *script) broken(f *modelreceiver.Frame) bool {
+	return slices.ContainsFunc(f.Payloads(), func(b []byte) bool {
+		p := s.stampOf(b)
+		return p != nil && p.source.frames[p.frame].missing > 0
+	})
 }
 
 // maxStale is how much older than what was shown a frame may be: layers differ in
@@ -547,10 +580,15 @@ func (s *script) decodeAll(src *source) {
 	}
 	known := map[int64]*frameState{}
 	var before *frameState
+	whole := 0 // event with which all layers of the frames so far were there
 	for _, f := range direct.Frames() {
 		k := s.frameOf(&f)
 		known[f.ID()] = k
-		k.decodable = !f.Decoded.IsZero() && k.begun && k.ended && k.arrived == k.packets && k.missing == 0
+		k.decodable = !f.Decoded.IsZero() && k.begun && k.ended && k.arrived == k.packets && !s.broken(&f)
+		if s.described && k.key && src.begunBefore(k) {
+			// Receivers have a newer structure, and throw its own away.
+			k.decodable = false
+		}
 		k.ready = k.complete
 		need := func(other *frameState) {
 			switch {
@@ -566,11 +604,27 @@ func (s *script) decodeAll(src *source) {
 			need(known[id])
 		}
 		if chained {
+			// Without what is left out of the frame before, nothing tells that it was.
 			need(before)
+			k.ready = max(k.ready, whole)
 		}
 		before = k
+		for _, b := range f.Payloads() {
+			p := s.stampOf(b)
+			whole = max(whole, p.source.frames[p.frame].complete)
+		}
 	}
 	src.leaveOutOverdue()
+}
+
+// begunBefore reports whether a key frame that follows f began to arrive before f did.
+func (src *source) begunBefore(f *frameState) bool {
+	for _, other := range src.frames {
+		if other.key && other.first > f.first && other.arrived > 0 && other.begins < f.begins {
+			return true
+		}
+	}
+	return false
 }
 
 // leaveOutOverdue takes for what cannot be decoded all frames that are complete, with

@@ -80,9 +80,9 @@ type Receiver struct {
 	waiting  []*Frame // complete, not decoded
 	stash    []*Frame // complete, what they depend on is not known yet
 	decoded  map[int64]bool
-	lastID   int64 // of the newest decoded frame
-	lastRTP  uint32
-	any      bool // something was decoded
+	lastID   int64  // of the newest decoded frame
+	related  uint32 // newest timestamp of a complete frame
+	any      bool   // something was decoded
 	askedAt  time.Time
 	since    time.Time // of the last decoded frame, or the first packet
 	asked    int
@@ -274,14 +274,18 @@ func (r *Receiver) assemble(p *packet, now time.Time) {
 // relate finds what f depends on.
 func (r *Receiver) relate(f *Frame) {
 	first, payload := f.first, f.payload
+	newer := r.codec == "" || int32(f.Timestamp-r.related) > 0
 	if f.Codec != r.codec {
-		if r.codec != "" && int32(f.Timestamp-r.lastRTP) <= 0 {
+		if !newer {
 			f.Why = "of the codec before, or not later than it"
 			return
 		}
 		// The ids of another codec begin beyond all those before.
 		r.codec = f.Codec
 		r.rebase()
+	}
+	if newer {
+		r.related = f.Timestamp
 	}
 	finder := "numbers"
 	ok := true
@@ -381,7 +385,7 @@ func (r *Receiver) decodeNext(now time.Time) bool {
 	next.Decoded = now
 	r.decoded[next.id] = true
 	r.lastID, r.any = next.id, true
-	r.lastRTP, r.since = next.Timestamp, now
+	r.since = now
 	r.waiting = slices.DeleteFunc(r.waiting, func(f *Frame) bool { return f == next })
 	return true
 }
