@@ -320,6 +320,9 @@ func FuzzSwitchPoints(f *testing.F) {
 	f.Add([]byte{32, 90, 203, 4, 40, 238, 6, 218, 233, 187, 129, 130, 113, 41, 76, 3, 9, 191, 214, 215, 63, 31, 146, 121})
 	f.Add([]byte{152, 175, 53, 116, 174, 180, 66, 65, 222, 118, 154, 86, 77, 9, 66, 168, 221, 35, 12, 87, 31, 121, 226, 234, 10, 13, 156, 3, 69, 199, 9, 149, 206, 90, 160, 173})
 	f.Add([]byte{34, 48, 173, 48, 35, 220, 65, 48, 57, 48, 48, 48, 55, 32, 48, 48})
+	// A stream whose structure was lost went on with layers that nobody wanted, when
+	// another codec was waited for.
+	f.Add([]byte{8, 67, 12, 36, 138, 68, 71, 184, 28, 55, 104, 190, 107, 237, 39, 197, 132, 154, 135, 134, 100, 166, 236, 239})
 	// A straggler came after its layer was replaced for the second time.
 	f.Add([]byte{64, 188, 2, 39, 225, 139, 242, 60, 211, 20, 77, 49, 96, 94, 238, 62, 90, 169, 63, 105, 150, 129, 112, 94, 20, 183, 172, 208, 187, 87, 75, 44, 162, 116, 71, 172, 154, 141, 6, 54})
 	// What was left out of the frame before came after the source had changed.

@@ -115,7 +115,7 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 		return nil
 	}
 	source := f.target
-	if f.inStep {
+	if f.inStep || f.broken {
 		source = f.current // it goes on until the target's key frame
 	}
 	f.selector.want(f.bounds(source, f.steppingDown()))
