@@ -74,22 +74,21 @@ type source struct {
 
 // frameState is what is known of a frame.
 type frameState struct {
-	source     *source
-	first      int64
-	spatial    int
-	key        bool
-	packets    int
-	arrived    int
-	begun      bool // its first packet is part of the script
-	ended      bool
-	begins     int // event with which its first packet came
-	complete   int // event
-	missing    int // packets that were lost on the way down and did not come again
-	ready      int // event with which all that it needs was there
-	at         time.Duration
-	decodable  bool // from what arrived of its source
-	decoded    bool
-	timestamps uint32
+	source    *source
+	first     int64
+	spatial   int
+	key       bool
+	packets   int
+	arrived   int
+	begun     bool // its first packet is part of the script
+	ended     bool
+	begins    int // event with which its first packet came
+	complete  int // event
+	missing   int // packets that were lost on the way down and did not come again
+	ready     int // event with which all that it needs was there
+	at        time.Duration
+	decodable bool // from what arrived of its source
+	decoded   bool
 }
 
 // period is a time in which a source is forwarded.
