@@ -174,9 +174,11 @@ func TestTheExternalAddressIsFollowed(t *testing.T) {
 	})
 	advertises(t, e, "203.0.113.7")
 	m.has("127.0.0.2")
+	require.Eventually(t, func() bool {
+		udp, _ := e.Addrs()
+		return len(udp) == 1 && udp[0].Addr().String() == "127.0.0.2"
+	}, patience, time.Millisecond)
 	advertises(t, e, "203.0.113.7")
-	udp, _ := e.Addrs()
-	require.Equal(t, "127.0.0.2", udp[0].Addr().String())
 }
 
 // An address by name is bound as soon as the machine has it again.
