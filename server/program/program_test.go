@@ -485,7 +485,7 @@ func TestALostDiskIsRestored(t *testing.T) {
 func TestReadmeListsTheKeys(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	require.NoError(t, err)
-	reference, err := os.ReadFile("server/config/testdata/reference.golden.md")
+	reference, err := os.ReadFile(filepath.Join(repository, "server/config/testdata/reference.golden.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(readme), strings.TrimSpace(string(reference)))
 }
