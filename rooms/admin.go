@@ -189,22 +189,22 @@ func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentit
 			return err
 		}
 	}
-	return rs.remove(ctx, req.Room, req.Identity, "")
+	return rs.remove(ctx, req.Room, req.Identity, func(string) bool { return true })
 }
 
 // RemoveSession is Remove of a participant by the SID of its session: a participant
-// that has joined under the identity since then stays.
+// that has joined under the identity since then stays. No session has the SID "".
 func (rs *Rooms) RemoveSession(ctx context.Context, room, identity, sid string) error {
-	return rs.remove(ctx, room, identity, sid)
+	return rs.remove(ctx, room, identity, func(s string) bool { return s == sid })
 }
 
-// remove sends a participant away; with a sid, only if that is its session.
-func (rs *Rooms) remove(ctx context.Context, room, identity, sid string) error {
+// remove sends a participant away if it is the one by the SID of its session.
+func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid string) bool) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		why := livekit.DisconnectReason_PARTICIPANT_REMOVED
-		if p := r.participants[identity]; p != nil && (sid == "" || p.sid == sid) {
+		if p := r.participants[identity]; p != nil && is(p.sid) {
 			r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
-		} else if s := r.expected[identity]; s != nil && (sid == "" || s.SID == sid) {
+		} else if s := r.expected[identity]; s != nil && is(s.SID) {
 			now := time.Now()
 			delete(r.expected, identity)
 			gone, events := r.absence(s, why, now)

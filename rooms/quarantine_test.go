@@ -202,6 +202,7 @@ func TestRemovingASession(t *testing.T) {
 		bob := h.join("tea", "bob")
 		require.NotEqual(t, old.SID(), bob.SID())
 		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "bob", old.SID()), rooms.ErrNoParticipant)
+		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "bob", ""), rooms.ErrNoParticipant, "a token without an id names no session")
 		require.Nil(t, bob.leave())
 		require.NoError(t, h.RemoveSession(t.Context(), "tea", "bob", bob.SID()))
 		require.Equal(t, livekit.LeaveRequest_DISCONNECT, bob.leave().GetAction())
