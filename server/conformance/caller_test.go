@@ -141,7 +141,8 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 			pc = c.sub
 		}
 		var candidate webrtc.ICECandidateInit
-		if err = json.Unmarshal([]byte(m.GetTrickle().CandidateInit), &candidate); err == nil {
+		// One that comes before the description is in it as well.
+		if err = json.Unmarshal([]byte(m.GetTrickle().CandidateInit), &candidate); err == nil && pc.RemoteDescription() != nil {
 			err = pc.AddICECandidate(candidate)
 		}
 	}
@@ -169,11 +170,20 @@ func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart b
 	if err == nil {
 		err = pc.SetLocalDescription(sd)
 	}
+	select {
+	case <-c.stop:
+		return // its connections are closed, which gather no more
+	default:
+	}
 	if err != nil {
 		c.Errorf("describe: %v", err)
 		return
 	}
-	<-gathered
+	select {
+	case <-gathered:
+	case <-c.stop:
+		return
+	}
 	said := &livekit.SessionDescription{Type: sd.Type.String(), Sdp: pc.LocalDescription().SDP, Id: id}
 	request := &livekit.SignalRequest{Message: &livekit.SignalRequest_Answer{Answer: said}}
 	if offer {
