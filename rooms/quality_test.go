@@ -12,7 +12,7 @@ import (
 	"parlor/rooms"
 )
 
-// Whoever subscribes when nobody's connection changes any more is told how those
+// A subscriber that comes when no connection changes any more is told how those
 // are that it hears.
 func TestALateSubscriberIsToldOfQualities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
