@@ -226,6 +226,9 @@ func TestJudge(t *testing.T) {
 // TestPictureGoesOn starts calls with Chromium on both sides, for each codec and
 // with both ways of connecting, and watches their first seconds: once there is a
 // picture it must go on. PARLOR_TEST_STARTS says how many starts there are of each.
+// PARLOR_TEST_AGAINST="name=ws://localhost:PORT,..." names other LiveKit-compatible
+// servers with the development key, whose starts take turns with these and are not
+// judged.
 func TestPictureGoesOn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")
@@ -239,37 +242,51 @@ func TestPictureGoesOn(t *testing.T) {
 	findChromium(t)
 	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
 	watchers := []string{"single", "dual"}
+	const parlor = "Parlor"
+	names, urls := []string{parlor}, []string{"ws://localhost:" + f.server.port}
+	if others := os.Getenv("PARLOR_TEST_AGAINST"); others != "" {
+		for other := range strings.SplitSeq(others, ",") {
+			name, url, found := strings.Cut(other, "=")
+			require.True(t, found, "PARLOR_TEST_AGAINST: %q is not name=url", other)
+			names, urls = append(names, name), append(urls, url)
+		}
+	}
 	publisher := f.observer(t, "publisher")
 	pages := []*page{f.observer(t, watchers[0]), f.observer(t, watchers[1])}
 
 	var table strings.Builder
-	fmt.Fprintf(&table, "%-6s%-8s%-8s%-14s%-10s%-10s%-6s%s\n", "codec", "mode", "starts", "longest gap", "freezes", "frozen", "PLIs", "gaps above 500 ms")
+	fmt.Fprintf(&table, "%-8s%-6s%-8s%-8s%-14s%-10s%-10s%-6s%s\n", "server", "codec", "mode", "starts", "longest gap", "freezes", "frozen", "PLIs", "gaps above 500 ms")
 	for _, codec := range []string{"vp8", "h264", "vp9", "av1"} {
-		seen := map[string][]judgement{}
+		seen := map[[2]string][]judgement{}
 		for start := range starts {
-			judged := f.start(t, codec, start, publisher, pages)
-			for again := 1; again <= repeats && slices.ContainsFunc(judged, func(j judgement) bool { return j.unseen }); again++ {
-				judged = f.start(t, codec, start+again*starts, publisher, pages)
-			}
-			for i, j := range judged {
-				require.False(t, j.unseen, "the machine is too busy to judge a start")
-				seen[watchers[i]] = append(seen[watchers[i]], j)
+			for i, name := range names {
+				judged := f.start(t, urls[i], codec, start, publisher, pages)
+				for again := 1; again <= repeats && slices.ContainsFunc(judged, func(j judgement) bool { return j.unseen }); again++ {
+					judged = f.start(t, urls[i], codec, start+again*starts, publisher, pages)
+				}
+				for w, j := range judged {
+					require.False(t, j.unseen, "the machine is too busy to judge a start")
+					seen[[2]string{name, watchers[w]}] = append(seen[[2]string{name, watchers[w]}], j)
+				}
 			}
 		}
 		for _, mode := range watchers {
-			var sum judgement
-			var bad int
-			for _, j := range seen[mode] {
-				sum.gap = max(sum.gap, j.gap)
-				sum.freezes, sum.frozen, sum.plis = sum.freezes+j.freezes, sum.frozen+j.frozen, sum.plis+j.plis
-				if j.gap > allowedGap {
-					bad++
+			for _, name := range names {
+				judged := seen[[2]string{name, mode}]
+				var sum judgement
+				var bad int
+				for _, j := range judged {
+					sum.gap = max(sum.gap, j.gap)
+					sum.freezes, sum.frozen, sum.plis = sum.freezes+j.freezes, sum.frozen+j.frozen, sum.plis+j.plis
+					if j.gap > allowedGap {
+						bad++
+					}
 				}
-			}
-			fmt.Fprintf(&table, "%-6s%-8s%-8d%-14v%-10d%-10v%-6d%d\n", codec, mode, len(seen[mode]), sum.gap.Round(time.Millisecond),
-				sum.freezes, sum.frozen.Round(time.Millisecond), sum.plis, bad)
-			if bad > 0 {
-				t.Errorf("%s, %s: in %d of %d starts the picture stood still for more than %v", codec, mode, bad, len(seen[mode]), allowedGap)
+				fmt.Fprintf(&table, "%-8s%-6s%-8s%-8d%-14v%-10d%-10v%-6d%d\n", name, codec, mode, len(judged), sum.gap.Round(time.Millisecond),
+					sum.freezes, sum.frozen.Round(time.Millisecond), sum.plis, bad)
+				if bad > 0 && name == parlor {
+					t.Errorf("%s, %s: in %d of %d starts the picture stood still for more than %v", codec, mode, bad, len(judged), allowedGap)
+				}
 			}
 		}
 	}
@@ -284,11 +301,11 @@ func (f *fixture) observer(t *testing.T, name string) *page {
 }
 
 // start has the publisher come into a room where the watchers wait.
-func (f *fixture) start(t *testing.T, codec string, n int, publisher *page, watchers []*page) (seen []judgement) {
+func (f *fixture) start(t *testing.T, url, codec string, n int, publisher *page, watchers []*page) (seen []judgement) {
 	room := fmt.Sprintf("start-%s-%d", codec, n)
 	join := func(p *page, identity string, single bool) {
 		token := f.server.token(identity, time.Hour, auth.VideoGrant{RoomJoin: true, Room: room})
-		p.do(fmt.Sprintf(`await starts.join(%q, %q, %t)`, "ws://localhost:"+f.server.port, token, single))
+		p.do(fmt.Sprintf(`await starts.join(%q, %q, %t)`, url, token, single))
 	}
 	for i, p := range watchers {
 		join(p, p.name, i == 0)
@@ -305,7 +322,7 @@ func (f *fixture) start(t *testing.T, codec string, n int, publisher *page, watc
 		require.NotEmpty(t, decoded)
 		j := judge(decoded, encoded)
 		seen = append(seen, j)
-		t.Logf("%s, start %d, %s: longest gap %v (machine: %v), freezes %d (%v), PLIs %d, height %d", codec, n, p.name, j.gap.Round(time.Millisecond),
+		t.Logf("%s, %s, start %d, %s: longest gap %v (machine: %v), freezes %d (%v), PLIs %d, height %d", url, codec, n, p.name, j.gap.Round(time.Millisecond),
 			j.starved.Round(time.Millisecond), j.freezes, j.frozen.Round(time.Millisecond), j.plis, decoded[len(decoded)-1].Height)
 	}
 	for _, p := range append(slices.Clone(watchers), publisher) {
