@@ -27,7 +27,7 @@ func TestStreamsOfASectionAreBounded(t *testing.T) {
 	require.EqualValues(t, 2*maxSectionStreams+1, s.streams[0].ssrc, "the oldest that is left")
 	require.EqualValues(t, 3*maxSectionStreams, s.streams[maxSectionStreams-1].ssrc)
 	s.stream(1, "q")
-	last := s.stream(2, "q") // a layer that begins anew
+	last := s.stream(2, "q") // a layer that begins again
 	require.Len(t, s.streams, maxSectionStreams)
 	require.Same(t, last, s.streams[len(s.streams)-1])
 }

@@ -206,8 +206,8 @@ func TestAV1SpatialLayers(t *testing.T) {
 	}
 }
 
-// Two channels are announced to who is to play them, silence may be left out, and
-// the room's playout delay is on the packets of video.
+// Two channels are announced to subscribers that are to play them, silence may be left
+// out, and the room's playout delay is on the packets of video.
 func TestStereoDTXAndPlayoutDelay(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		withDelay := func(m *webrtc.MediaEngine) error {

@@ -200,7 +200,7 @@ func TestSlowReceiverGetsEverything(t *testing.T) {
 	}
 }
 
-// A sender that has sent what it wanted may leave: who is slower still gets it all.
+// A sender that has sent what it wanted may leave: slower receivers still get it all.
 func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
 	e := newTestEngine(t, nil)
 	h := &hall{t: t, e: e}

@@ -136,7 +136,7 @@ type Engine struct {
 
 	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
 	early   atomic.Int64 // the same of the server's data, and of what came before a channel opened
-	flow    *dataFlow    // of those, what the server itself sends, and who joins is to have
+	flow    *dataFlow    // of those, what the server itself sends, and what participants that join are to have
 
 	next atomic.Uint32 // which of the UDP sockets the next transport uses
 

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// witness is two clients in a call, who must notice nothing of a third.
+// witness is two clients in a call, which must notice nothing of a third.
 type witness struct {
 	t *testing.T
 	r remoteTrack

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestComingBackTakesSeveralTries: whoever comes back after a restart and is
+// TestComingBackTakesSeveralTries: a participant that comes back after a restart and is
 // lost again before it has media may try again, as often as the grace allows.
 func TestComingBackTakesSeveralTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -97,8 +97,8 @@ func reading(between func() error) option {
 	return func(c *rooms.Config) { c.Store = &present{c.Store.(*sqlite.Store), between} }
 }
 
-// TestARoomThatCannotBeReadAtFirst: whoever was in it when the process went away
-// is not expected for ever, though nobody asks for the room.
+// TestARoomThatCannotBeReadAtFirst: a participant that was in it when the process went
+// away is not expected for ever, though nobody asks for the room.
 func TestARoomThatCannotBeReadAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)

@@ -18,8 +18,8 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// TestAJoinBehindTheEndOpensANewRoom: whoever joins while the end is on its way to
-// the disk, be it a close or a deadline, is in a new room, and is not sent away.
+// TestAJoinBehindTheEndOpensANewRoom: a participant that joins while the end is on its
+// way to the disk, be it a close or a deadline, is in a new room, and is not sent away.
 func TestAJoinBehindTheEndOpensANewRoom(t *testing.T) {
 	for name, end := range map[string]func(*house){
 		"closed":   func(h *house) { go func() { _ = h.Delete(context.Background(), "tea") }() }, // ends before the bubble does
@@ -92,7 +92,7 @@ func TestADiskThatFailsWhenARoomIsDue(t *testing.T) {
 	}
 }
 
-// TestARoomEndsAtItsDeadline, not a tenth of a second later, whoever watches it.
+// TestARoomEndsAtItsDeadline, not a tenth of a second later, however it is watched.
 func TestARoomEndsAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)

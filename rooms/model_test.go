@@ -136,7 +136,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 				for id := range r.here {
 					r.expected[id] = time.Now().Add(time.Minute)
 				}
-				for id := range r.expected { // the grace begins anew
+				for id := range r.expected { // the grace begins again
 					r.expected[id] = time.Now().Add(time.Minute)
 				}
 				r.here = map[string]bool{}

@@ -72,7 +72,7 @@ type MutedTrack struct {
 	Track    *livekit.TrackInfo
 }
 
-// MuteAll mutes the published tracks that which covers, and returns those that
+// MuteAll mutes the published tracks that the hold covers, and returns those that
 // were not muted before. With hold it keeps them and later ones muted, through
 // restarts, until [Rooms.Release]; it takes the place of an earlier hold.
 func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool) ([]MutedTrack, error) {

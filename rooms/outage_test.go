@@ -36,7 +36,7 @@ func (l *lines) take() string {
 	return s
 }
 
-// TestAnOutageIsToldOnceAMinute by the reaper, who tries each second, and its end is
+// TestAnOutageIsToldOnceAMinute by the reaper, which tries each second, and its end is
 // told too.
 func TestAnOutageIsToldOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -83,8 +83,8 @@ func TestAClientCannotOutrunTheDisk(t *testing.T) {
 	})
 }
 
-// Everybody is told of each change of who may have a publisher's tracks, and
-// whoever cannot read as fast is cut off: so the publisher has to wait.
+// Everybody is told of each change of a subscription permission, and a client that cannot
+// read as fast is cut off: so the publisher has to wait.
 func TestPermissionsAreChangedAtAPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)

@@ -21,7 +21,7 @@ func (c *client) verdicts(sid string) []bool {
 	return all
 }
 
-// Only who gains or loses a track is told, and who asks again.
+// Only a participant that gains or loses a track is told, and one that asks again.
 func TestPermissionsThatDoNotChangeAreNotRepeated(t *testing.T) {
 	h := newHouse(t)
 	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")

@@ -8,7 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// qualities are what is to be told of connection qualities, by who is told.
+// qualities are what is to be told of connection qualities, by the participant to tell.
 type qualities map[*Participant]map[string]*livekit.ConnectionQualityInfo
 
 func (u qualities) add(to *Participant, info *livekit.ConnectionQualityInfo) {
@@ -22,9 +22,9 @@ func (u qualities) add(to *Participant, info *livekit.ConnectionQualityInfo) {
 }
 
 // tellQuality tells of each connection quality that changed: the participant itself and
-// those who are subscribed to it. Who has subscribed to somebody new is told of all
-// that it is subscribed to. It costs a look at each participant, and beyond that what
-// changed.
+// those that are subscribed to it. A participant that has subscribed to somebody new is
+// told of all that it is subscribed to. It costs a look at each participant, and beyond
+// that what changed.
 func (r *Room) tellQuality(now time.Time) {
 	infos := make(map[string]*livekit.ConnectionQualityInfo, len(r.participants))
 	changed := make(map[string]*livekit.ConnectionQualityInfo)

@@ -81,8 +81,9 @@ const (
 	retryInterval   = time.Second
 )
 
-// MostDeparted is how many of its newest sessions a room goes by: who of them left
-// is told to a client that resumes, and comes back with what was decided for it.
+// MostDeparted is how many of its newest sessions a room goes by. A client that resumes is
+// told which of them left, and a participant that left comes back with what was decided
+// for it.
 const MostDeparted = 128
 
 func newRoom(rs *Rooms, name string) *Room {
@@ -158,8 +159,8 @@ func (r *Room) deliverLetter(l letter) {
 	}
 }
 
-// read is the first load. A room that cannot be read may have somebody in it who
-// is expected back, for whom nobody else would ask: so it is tried again.
+// read is the first load. A room that cannot be read is tried again: a participant may be
+// expected back in it, and nobody else would ask for the room.
 func (r *Room) read() {
 	err := r.load()
 	if err == nil || r.rooms.life.Err() != nil {
@@ -226,8 +227,8 @@ func (r *Room) found() error {
 	return nil
 }
 
-// idle: nothing holds the room live. A stopped room forgets who was in it and
-// whom it expected: their rows say so.
+// idle: nothing holds the room live. A stopped room forgets its participants and those
+// that it expected back: their rows tell of them.
 func (r *Room) idle() bool {
 	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.seats) > 0 || len(r.rpcs) > 0 {
 		return false
@@ -315,7 +316,7 @@ func (r *Room) setAlarm(a alarm, at time.Time) {
 	}
 }
 
-// tell sends a message to every participant for whom want holds; nil = all.
+// tell sends a message to every participant that want tells; nil = all.
 func (r *Room) tell(resp *livekit.SignalResponse, want func(*Participant) bool) {
 	m := NewMessage(resp)
 	for _, p := range r.participants {

@@ -168,7 +168,7 @@ func TestDeleteSendsEverybodyAwayAndFreesTheName(t *testing.T) {
 	ann := h.join("tea", "ann")
 	old := ann.snap.Room.Sid
 	require.NoError(t, h.Delete(t.Context(), "tea"))
-	// It is told after whoever deletes is answered.
+	// It is told after the request is answered.
 	require.Eventually(t, func() bool { return ann.leave() != nil }, 30*time.Second, time.Millisecond)
 	require.Equal(t, livekit.DisconnectReason_ROOM_DELETED, ann.leave().Reason)
 	require.Equal(t, livekit.LeaveRequest_DISCONNECT, ann.leave().Action)

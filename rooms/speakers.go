@@ -7,8 +7,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// tellSpeakers looks at the audio levels and tells of the speakers that
-// changed, each participant those whom it hears, and itself.
+// tellSpeakers looks at the audio levels and tells of the speakers that changed: each
+// participant is told of those that it hears, and of itself.
 func (r *Room) tellSpeakers(now time.Time) {
 	levels := make(map[string]float32) // by publisher SID: the loudest of its tracks
 	publishers := make(map[string]*Participant)

@@ -13,7 +13,7 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// publication is a track that looks like a camera's VP8 to whoever does not decode it.
+// publication is a track that looks like a camera's VP8 to a receiver that does not decode it.
 type publication struct {
 	perFrame, payload int
 	interval          time.Duration

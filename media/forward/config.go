@@ -137,11 +137,11 @@ type TrackConfig struct {
 	// OnQualities tells which qualities of which codecs anybody wants: raised at
 	// once, lowered after 5 s; that nobody wants any, after 10 s. Sound has one
 	// quality, HIGH, of each codec, RED counts as Opus, and Codec is wanted always,
-	// for the judging of who speaks, unless the track has regressed. May be nil.
+	// to judge which participants speak, unless the track has regressed. May be nil.
 	OnQualities func([]*livekit.SubscribedCodec)
-	// RegressBelow: when the track begins to be sent in a second codec, who can get
-	// either gets that one, so that the first need not be sent; but not if the track
-	// has this many forwarders or more.
+	// RegressBelow: when the track begins to be sent in a second codec, subscribers
+	// that can get either get that one, so that the first need not be sent; but not
+	// if the track has this many forwarders or more.
 	RegressBelow int
 
 	// Totals count what goes over the track. Nil: nobody counts.

@@ -20,7 +20,7 @@
 //
 // Locks are taken in this order: Layer.fan (one packet or burst at a time) and
 // dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
-// order of its writes: whoever writes to its SSRCs holds it), Layer.mu
+// order of its writes: it is held while its SSRCs are written to), Layer.mu
 // (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and
 // Downlink.serving come before Forwarder.mu; Downlink.leaving and then Downlink.mu
 // come after it and after Layer.mu.

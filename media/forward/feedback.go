@@ -169,9 +169,9 @@ func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
 	return &rtcp.ReceiverReport{SSRC: l.track.rtcpSSRC, Reports: []rtcp.ReceptionReport{block}}
 }
 
-// SetRTT says how long packets take to the publisher and back; it is what the
-// wait between two requests for the same packet is made from. Without it, it is
-// learnt from the answers.
+// SetRTT says how long packets take to the publisher and back. The wait between two
+// requests for the same packet depends on it. Without SetRTT the time is learnt from the
+// answers.
 func (l *Layer) SetRTT(rtt time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

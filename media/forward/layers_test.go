@@ -582,7 +582,7 @@ func TestBackupCodec(t *testing.T) {
 	require.Len(t, old.take(), 1)
 }
 
-// Where the policy is so, the backup codec takes the place of the first for whoever
+// Where the policy is so, the backup codec takes the place of the first for subscribers
 // can get both, in the same stream; the first is no longer asked for.
 func TestRegression(t *testing.T) {
 	for _, c := range []struct {

@@ -18,7 +18,7 @@ const (
 )
 
 // idleAfter: a stream that sent nothing for so long sends no reports (RFC 3550
-// 6.4: who has not sent since the second last report is no sender).
+// 6.4: a source that has not sent since the second last report is no sender).
 const idleAfter = int64(5 * time.Second)
 
 // HandleRTCP takes in what the subscriber reports of this stream.

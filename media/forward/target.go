@@ -84,7 +84,7 @@ func (l *Layer) frameInterval() int64 {
 	return l.rates.frameInterval()
 }
 
-// retarget chooses the layer to forward anew.
+// retarget chooses the layer to forward again, and asks for the key frame that it takes.
 func (f *Forwarder) retarget(now int64) {
 	f.mu.Lock()
 	request := f.retargetLocked(false)

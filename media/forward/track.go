@@ -41,7 +41,7 @@ type Track struct {
 
 	screen atomic.Bool // it shows a screen
 	muted  atomic.Bool
-	// regressed: who can get a backup codec gets it. It is set under mu.
+	// regressed: subscribers that can get a backup codec get it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
 
@@ -230,7 +230,7 @@ func (t *Track) removeForwarder(gone *Forwarder) {
 	t.updateQualities(time.Now())
 }
 
-// retarget lets every forwarder choose anew.
+// retarget lets every forwarder choose again.
 func (t *Track) retarget() {
 	now := t.since(time.Now())
 	for _, f := range *t.forwarders.Load() {

@@ -193,7 +193,7 @@ func TestBackstop(t *testing.T) {
 	t.Parallel()
 	c := listen(t, Config{})
 	u, a := peer(t, "127.0.0.1:0")
-	for i := range uint32(5) { // it is armed anew each time
+	for i := range uint32(5) { // it is armed again each time
 		_, err := c.WriteToAddrPort(rtpPacket(100, i), a)
 		require.NoError(t, err)
 		requireReceives(t, u, rtpPacket(100, i))

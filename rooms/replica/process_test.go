@@ -106,8 +106,9 @@ func TestKilledAndRestarted(t *testing.T) {
 }
 
 // TestLostWAL: the process is killed, and the WAL that it leaves is removed, with what
-// the replica has and the database's own file does not. Who only looked at it, or
-// served it without the replica, has brought the WAL into it: then nothing is lost.
+// the replica has and the database's own file does not. A
+// program that only looked at it, or served it without the replica, has brought the WAL
+// into it: then nothing is lost.
 func TestLostWAL(t *testing.T) {
 	t.Parallel()
 	killed := func(t *testing.T, url string) (dir string, lines []string) {

@@ -638,7 +638,7 @@ func TestEmptiedReplica(t *testing.T) {
 }
 
 // TestLostGenerations: a fresh machine finds that something was replicated, and not
-// what. It does not begin anew by itself.
+// what. It does not begin a new one by itself.
 func TestLostGenerations(t *testing.T) {
 	t.Parallel()
 	place := filepath.Join(t.TempDir(), "replica")

@@ -225,8 +225,8 @@ func TestPruneHistoryInBatches(t *testing.T) {
 	requireSound(t, s)
 }
 
-// TestPruneSessions of a room that never ends: who left long ago is forgotten, but
-// for those that the room goes by when somebody comes back.
+// TestPruneSessions of a room that never ends: sessions that ended long ago are forgotten,
+// but for those that the room goes by when somebody comes back.
 func TestPruneSessions(t *testing.T) {
 	s := openNew(t)
 	ctx := t.Context()

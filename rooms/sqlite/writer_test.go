@@ -125,7 +125,7 @@ func TestBadChangeAmongGood(t *testing.T) {
 	requireSound(t, s)
 }
 
-// At most one open room bears a name, whoever races.
+// At most one open room bears a name, however many race for it.
 func TestOneNameOneRoom(t *testing.T) {
 	s := openNew(t)
 	const callers, names, rounds = 16, 3, 40
@@ -243,7 +243,7 @@ func TestDatabaseFull(t *testing.T) {
 	requireSound(t, s)
 }
 
-// Nobody need write for the store to find that it can again: whoever sends no
+// Nobody need write for the store to find that it can again: a balancer that sends no
 // work to a server that is not ready would wait for ever.
 func TestRecoveryIsNoticedWhenNobodyWrites(t *testing.T) {
 	s := openNew(t)

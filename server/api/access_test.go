@@ -166,7 +166,7 @@ func TestHeadIsGetWithoutItsBody(t *testing.T) {
 		require.Empty(t, body, path)
 		require.Equal(t, 401, h.unknown("HEAD", "/v1"+path), path)
 	}
-	// Whoever asks for the head of a stream is not kept.
+	// A request for the head of a stream is answered at once.
 	require.Equal(t, 200, h.status("HEAD", "/v1/events", "", "Accept", "text/event-stream"))
 	require.Equal(t, 405, h.status("HEAD", "/v1/tokens", ""))
 }

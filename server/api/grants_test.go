@@ -50,7 +50,7 @@ func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 				resp, _ := h.ask(strings.ToUpper(method), target, c.token, "application/json", "{}")
 				require.Equal(t, c.status, resp.StatusCode, "%s %s by %s", method, target, c.name)
 			}
-			// Whoever holds the key gets past the door.
+			// A caller with the key gets past the door.
 			resp, body := h.server(strings.ToUpper(method), target, "")
 			require.NotContains(t, []int{http.StatusUnauthorized, http.StatusForbidden}, resp.StatusCode, "%s %s: %s", method, target, body)
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// again serves the same database anew, as after a restart.
+// again serves the same database once more, as after a restart.
 func (h *house) again() {
 	h.Server.Close()
 	h.serve(h.config)
@@ -49,8 +49,8 @@ func TestIdempotencyKeysOutliveARestart(t *testing.T) {
 	require.NotEmpty(t, secret)
 }
 
-// TestTwirpRetries: what has an Idempotency-Key is done once there too, and seen
-// only by whoever may do it.
+// TestTwirpRetries: what has an Idempotency-Key is done once there too, and its answer is
+// seen only by a caller that may do it.
 func TestTwirpRetries(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")

@@ -42,7 +42,7 @@ func TestRepliesAreBounded(t *testing.T) {
 	require.Zero(t, rs.bytes)
 }
 
-// TestOneKeyDoesNotCrowdOutAnother: whoever asks most gives way first, by number
+// TestOneKeyDoesNotCrowdOutAnother: the key that asks most gives way first, by number
 // and by size.
 func TestOneKeyDoesNotCrowdOutAnother(t *testing.T) {
 	rs := newReplies(nil)

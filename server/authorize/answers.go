@@ -43,8 +43,8 @@ func newAnswers(keep time.Duration) answers {
 	return answers{keep: keep, calls: map[callKey]*call{}, order: list.New()}
 }
 
-// find returns a call that answers; nil if there is none. Who may come in even
-// though it opens the room may come in when it is open.
+// find returns a call that answers; nil if there is none. A participant that may come in
+// even though it opens the room may come in when it is open.
 func (a *answers) find(key callKey, now time.Time) *call {
 	for e := a.order.Front(); e != nil && !now.Before(e.Value.(*call).until); e = a.order.Front() {
 		a.forget(e.Value.(*call))

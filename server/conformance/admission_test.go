@@ -134,7 +134,7 @@ func TestAuthorizationHook(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, info.Permission.CanPublish, "the hook does not let bob publish")
 
-	// A client that comes back is asked about too; whoever is not let back is sent away.
+	// A client that comes back is asked about too; one that is not let back is sent away.
 	w.cut()
 	ada.await(t, "reconnected")
 	asked = d.questions()
@@ -264,8 +264,8 @@ func post(t *testing.T, s *server, path, body string) string {
 	return string(text)
 }
 
-// TestHeldRoom: nobody is heard but who is left out, whatever clients do and
-// through a restart.
+// TestHeldRoom: nobody is heard but the participants that the hold leaves out, whatever
+// clients do and through a restart.
 func TestHeldRoom(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)

@@ -193,7 +193,7 @@ func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart b
 	if err == nil {
 		err = c.ws.conn.Write(context.Background(), websocket.MessageBinary, data)
 	}
-	if err != nil { // the server has ended it, and whoever waits for what was to follow tells
+	if err != nil { // the server has ended it, and the wait for what was to follow tells
 		c.Logf("not said: %v", err)
 	}
 }
@@ -337,7 +337,7 @@ func (d *channels) add(dc *webrtc.DataChannel) {
 	dc.OnMessage(func(m webrtc.DataChannelMessage) {
 		packet := &livekit.DataPacket{}
 		if err := proto.Unmarshal(m.Data, packet); err != nil {
-			return // whoever waits for it tells
+			return // the wait for it tells
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 
 // testDataChannels: data packets travel on _reliable and _lossy: to the server on
 // those that the client made, from it on those of the connection by which it
-// receives; and who sent them the server says, not the sender.
+// receives. The server says which participant sent them, not the sender.
 func testDataChannels(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)

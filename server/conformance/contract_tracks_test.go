@@ -107,8 +107,8 @@ func testVersions(t *testing.T) {
 	})
 }
 
-// testMuteMessages: who mutes says so, and everybody is told, also who muted; a
-// moderator's mute is told to the publisher by itself as well.
+// testMuteMessages: a participant that mutes says so, and everybody is told, itself
+// included. A moderator's mute is told to the publisher by itself as well.
 func testMuteMessages(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -314,8 +314,8 @@ func testStreamState(t *testing.T) {
 	})
 }
 
-// testSpeakersChanged: who hears a speaker is told of it, and so is the speaker;
-// and when it falls silent.
+// testSpeakersChanged: participants that hear a speaker are told of it, and so is the
+// speaker; so they are when it falls silent.
 func testSpeakersChanged(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -344,8 +344,8 @@ func testSpeakersChanged(t *testing.T) {
 	})
 }
 
-// testQualityMessages: each is told its own connection's quality and that of those
-// whom it is subscribed to.
+// testQualityMessages: each participant is told its own connection's quality, and the
+// qualities of the participants that it is subscribed to.
 func testQualityMessages(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		alice, _, c := subscribing(t, m)

@@ -92,7 +92,7 @@ func testWebhooks(t *testing.T) {
 	})
 }
 
-// testAborted: who leaves before it was connected has not joined.
+// testAborted: a client that leaves before it was connected has not joined.
 func testAborted(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -153,7 +153,7 @@ func TestTimeouts(t *testing.T) {
 		env.hooks.await(t, room, "participant_left alice")
 		left := time.Now()
 
-		// Whoever comes back in time finds the same room.
+		// A participant that comes back in time finds the same room.
 		bob := dual.join(t, room, "bob")
 		require.Equal(t, sid, bob.SID())
 		steadily(t, 3*time.Second-time.Since(left), "the room stays while somebody is in it", func() bool {

@@ -59,7 +59,7 @@ func TestTextFrames(t *testing.T) {
 	require.False(t, *isText(4712), "and in protobuf when it turns to that")
 }
 
-// TestGarbage: whoever sends nonsense hurts only itself.
+// TestGarbage: a client that sends nonsense hurts only itself.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -109,7 +109,7 @@ func TestGarbage(t *testing.T) {
 			} {
 				c := victim(fmt.Sprintf("sdp-%d-%T", n, r.Message))
 				c.request(t, r)
-				// The server may go on, or send the client away to start anew.
+				// The server may go on, or send the client away to start again.
 				ping, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_Ping{Ping: 1}})
 				require.NoError(t, err)
 				_ = c.conn.Write(t.Context(), websocket.MessageBinary, ping) // fails if it was sent away already
@@ -257,8 +257,8 @@ func testLeaves(t *testing.T) {
 			require.NoError(t, err)
 			expect(c, livekit.DisconnectReason_PARTICIPANT_REMOVED)
 
-			// Without media there is nothing to come back to: who loses the
-			// WebSocket now is gone.
+			// Without media there is nothing to come back to: a client that
+			// loses the WebSocket now is gone.
 			c = dialect.dial(t, room, "lost")
 			c.joined(t)
 			watcher.sees(t, "lost")
@@ -272,7 +272,7 @@ func testLeaves(t *testing.T) {
 	}
 }
 
-// TestNeverConnected: who never gets its media through is let go after a minute.
+// TestNeverConnected: a client that never gets its media through is let go after a minute.
 func TestNeverConnected(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a minute")
@@ -289,8 +289,8 @@ func TestNeverConnected(t *testing.T) {
 	require.NotContains(t, env.hooks.lines(room), "participant_joined alice")
 }
 
-// testResumeUnknown: who is not in the room cannot be resumed, and is told to
-// join anew.
+// testResumeUnknown: a client that is not in the room cannot be resumed, and is told to
+// join again.
 func testResumeUnknown(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)

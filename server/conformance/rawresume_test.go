@@ -86,7 +86,7 @@ func testRawResume(t *testing.T) {
 		}}})
 		require.Equal(t, livekit.LeaveRequest_RECONNECT, c.ws.awaitLeave(t).Action)
 
-		// Whoever is gone cannot be resumed.
+		// A session that has ended cannot be resumed.
 		again := dial(t, env.server, c.path(true, joined.Participant.Sid), c.jwt)
 		leave := again.awaitLeave(t)
 		require.Equal(t, []string{"Leave"}, again.kinds())

@@ -221,8 +221,9 @@ func (r *restart) verify(down time.Time) {
 	r.verifyWebhooks(ready)
 }
 
-// verifyWebhooks: those who came back never went; their tracks of before ended
-// and those that they published again began; who did not come back left once.
+// verifyWebhooks: the participants that came back never went, their tracks of before ended
+// and those that they published again began. A participant that did not come back left
+// once.
 func (r *restart) verifyWebhooks(ready time.Time) {
 	r.Helper()
 	events, lines := env.hooks.of(r.room)[r.told:], env.hooks.lines(r.room)[r.told:]
@@ -319,7 +320,7 @@ func TestStopInACall(t *testing.T) {
 	r.verify(down)
 }
 
-// TestSecondSignal: who asks twice does not wait.
+// TestSecondSignal: the second signal ends the process at once.
 func TestSecondSignal(t *testing.T) {
 	parlorOnly(t)
 	s := startServer(t, nil)

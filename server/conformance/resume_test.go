@@ -215,7 +215,7 @@ func TestResumeAfterPause(t *testing.T) {
 	})
 }
 
-// TestFullReconnect: who cannot be resumed joins anew and publishes again,
+// TestFullReconnect: a client that cannot be resumed joins again and publishes again,
 // without help from the application.
 func TestFullReconnect(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {

@@ -74,7 +74,7 @@ func (o *owner) live(ctx context.Context, api livekit.RoomService, giveUp bool) 
 	}
 }
 
-// awaitNobody waits until whoever was expected back has been given up.
+// awaitNobody waits until all that were expected back have been given up.
 func (o *owner) awaitNobody(ctx context.Context, api livekit.RoomService) bool {
 	for identity, s := range o.state.people {
 		s.leaving = true

@@ -28,8 +28,8 @@ func connect(ctx context.Context, conn *websocket.Conn) {
 			time.AfterFunc(50*time.Millisecond+rand.N(300*time.Millisecond), cancel)
 		}
 	})
-	// Reading ends with the connection, since a cancelled read closes it: so
-	// whoever has media is cut off, and comes to leave by its transports.
+	// Reading ends with the connection, since a cancelled read closes it: so a client
+	// with media is cut off, and comes to leave by its transports.
 	for {
 		m, err := receive(ctx, conn)
 		if err != nil {

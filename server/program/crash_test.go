@@ -214,8 +214,8 @@ func (c *crashes) fail(format string, args ...any) {
 	}
 }
 
-// settle lets the last process give up whom nobody brings back and end what is
-// open, and waits for the last webhook.
+// settle lets the last process give up the participants that do not come back and end
+// what is open, and waits for the last webhook.
 func (c *crashes) settle() {
 	c.Helper()
 	c.launch(shortGrace)

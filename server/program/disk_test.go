@@ -139,7 +139,7 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	_, err = s.roomService().UpdateRoomMetadata(ctx, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
 	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere, though nothing was written yet")
-	server := asWhom(t.Context(), "lobby", "") // whom no ban can concern
+	server := asWhom(t.Context(), "lobby", "") // which no ban can concern
 	_, err = s.roomService().UpdateRoomMetadata(server, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
 	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere")

@@ -54,8 +54,8 @@ var noLimits = []config.Setting{
 	{Path: "limit.joins_per_key", Value: "100000", From: "test"},
 }
 
-// TestHalfOpenJoins: who joins and says nothing, and who vanishes at once, costs
-// nobody else anything, and nothing of them stays.
+// TestHalfOpenJoins: clients that join and say nothing, or vanish at once, cost nobody
+// else anything, and nothing of them stays.
 func TestHalfOpenJoins(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))

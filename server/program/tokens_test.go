@@ -64,7 +64,8 @@ func (h *house) operate(method, path, body, token string) (int, string) {
 }
 
 // TestRevocationHoldsForWhatFollows: neither a resume nor a token that was given in
-// the session brings back whose token was revoked; but who is in the room stays.
+// the session brings a participant back whose token was revoked. One that is in the room
+// stays.
 func TestRevocationHoldsForWhatFollows(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	hourAgo := time.Now().Add(-time.Hour)

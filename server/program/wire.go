@@ -187,8 +187,8 @@ func (p *program) ready(context.Context) error {
 	return nil
 }
 
-// ails tells of the replica what does not keep the server from taking work: who
-// sent it elsewhere for that would end calls that nothing is wrong with.
+// ails tells of the replica what does not keep the server from taking work: a balancer
+// that sent work elsewhere for that would end calls that nothing is wrong with.
 func (p *program) ails() string {
 	if p.replication == nil {
 		return ""

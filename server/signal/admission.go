@@ -13,8 +13,8 @@ import (
 )
 
 // admit is what a join of req's kind asks for now, with the changes that the
-// authorization hook wants; or why it would not be let in. Only whom the domain
-// would let in is asked about.
+// authorization hook wants; or why it would not be let in. The hook is asked only about
+// joins that the domain would let in.
 func (h *Handler) admit(ctx context.Context, req *request) (*rooms.JoinRequest, error) {
 	j := req.join()
 	sid, err := h.cfg.Rooms.CanJoin(ctx, j)

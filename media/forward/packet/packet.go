@@ -2,8 +2,8 @@
 // pooled, reference-counted buffer, and remembered in a [Ring] from which lost
 // packets are sent again.
 //
-// A [Packet] is written by whoever reads it from the wire and never changes
-// after it was shared; it goes back to its [Pool] when its last holder calls
+// The goroutine that reads a [Packet] from the wire writes it. A packet never changes
+// after it was shared. It goes back to its [Pool] when its last holder calls
 // [Packet.Release].
 package packet
 

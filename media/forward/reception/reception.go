@@ -21,7 +21,7 @@ const (
 	Late
 	// Duplicate of the newest packet.
 	Duplicate
-	// Restart: the source began anew with this packet, the first one included.
+	// Restart: the source began again with this packet, or for the first time.
 	Restart
 	// Suspect: too far off to be believed yet.
 	Suspect
@@ -86,7 +86,7 @@ func (s *Stream) Reset() {
 	s.started = false
 }
 
-// restart begins anew at seq. Extended numbers go on upwards, so that packets
+// restart begins again at seq. Extended numbers go on upwards, so that packets
 // of before are never taken for packets of after.
 func (s *Stream) restart(seq uint16) {
 	if s.started {
