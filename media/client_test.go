@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,7 +126,8 @@ type client struct {
 	reread   func(string) string       // of an answer before it is taken; nil: as it is
 	reroute  func(string) string       // of the server's candidates; the client tells none then; nil: as they are
 
-	layerSizes [3]int // of the frames of publishSimulcast in bytes; 0: as small as can be
+	layerSizes [3]int      // of the frames of publishSimulcast in bytes; 0: as small as can be
+	still      atomic.Bool // publishSimulcast sends nothing
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32

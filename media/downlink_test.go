@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pion/interceptor"
+	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -125,6 +126,76 @@ func TestLayersFollowTheBandwidth(t *testing.T) {
 			w.until("600 kbit/s again", 0, 1)
 			way(20e6, 0)
 			w.until("20 Mbit/s again", 2)
+		})
+	}
+}
+
+// A layer that its publisher says it stops, by RTCP BYE or in an offer, is left without
+// waiting for its silence: while nothing is sent at all, as here, silence tells nothing.
+func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
+	offer := func(layers string) func(a *client, _ uint32) {
+		return func(a *client, _ uint32) {
+			a.mu.Lock()
+			a.reword = func(text string) string {
+				kept := strings.ReplaceAll(text, "a=simulcast:send q;h;f", "a=simulcast:send "+layers)
+				if !strings.Contains(layers, "f") {
+					kept = strings.ReplaceAll(kept, "a=rid:f send\r\n", "")
+				}
+				require.NotEqual(t, text, kept)
+				return kept
+			}
+			a.mu.Unlock()
+			a.offer(false)
+		}
+	}
+	for name, stop := range map[string]func(a *client, ssrc uint32){
+		"BYE": func(a *client, ssrc uint32) {
+			require.NoError(t, a.pub.WriteRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{ssrc}}}))
+		},
+		"paused": offer("q;h;~f"),
+		"gone":   offer("q;h"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newTestEngine(t, nil)
+			a := newClient(t, e, clientConfig{sid: "PA_a"})
+			a.join()
+			a.publishSimulcast("TR_s")
+			sender := a.pub.GetSenders()[0]
+			encodings := sender.GetParameters().Encodings
+			require.Len(t, encodings, 3)
+			asked := make(chan uint32, 1000)
+			go func() { // ends with the connection
+				for {
+					packets, _, err := sender.ReadSimulcastRTCP("h")
+					if err != nil {
+						return
+					}
+					for _, p := range packets {
+						if pli, ok := p.(*rtcp.PictureLossIndication); ok {
+							asked <- pli.MediaSSRC
+						}
+					}
+				}
+			}()
+			w := &watcher{t, make(chan byte, 1000)}
+			b := newClient(t, e, clientConfig{sid: "PA_b"})
+			b.onTrack = w.watch
+			b.join()
+			b.subscribe("PA_a", a.published("TR_s"))
+			w.until("all are sent", 2)
+			a.still.Store(true)
+			for len(asked) > 0 { // of the beginning
+				<-asked
+			}
+			stop(a, uint32(encodings[2].SSRC))
+			select {
+			case ssrc := <-asked:
+				require.EqualValues(t, encodings[1].SSRC, ssrc)
+			case <-time.After(patience):
+				require.FailNow(t, "no key frame of the next layer is asked for")
+			}
+			a.still.Store(false)
+			w.until("it is sent again", 2)
 		})
 	}
 }

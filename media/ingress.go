@@ -377,7 +377,7 @@ const rtcpHeader = 4 // bytes
 func reads(packet []byte) bool {
 	format := packet[0] & 0x1f
 	switch rtcp.PacketType(packet[1]) {
-	case rtcp.TypeSenderReport, rtcp.TypeReceiverReport:
+	case rtcp.TypeSenderReport, rtcp.TypeReceiverReport, rtcp.TypeGoodbye:
 		return true
 	case rtcp.TypeTransportSpecificFeedback:
 		return format == rtcp.FormatTLN

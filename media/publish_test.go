@@ -78,7 +78,7 @@ func (c *client) sendLayers(sender *webrtc.RTPSender, locals []*webrtc.TrackLoca
 			mid = tr.Mid()
 		}
 	}
-	if mid == "" || midID == 0 || ridID == 0 {
+	if mid == "" || midID == 0 || ridID == 0 || c.still.Load() {
 		return
 	}
 	for n, local := range locals {

@@ -35,6 +35,7 @@ type offeredSection struct {
 	streamID string              // msid's stream id
 	trackID  string              // msid's track id
 	rids     []string            // simulcast layers, in the author's order
+	paused   []string            // of those, the ones that are not sent for now
 	ssrcs    []uint32            // without those that repair others
 	repairs  map[uint32]uint32   // SSRC to the one that repairs it
 	codecs   []offeredCodec
@@ -128,6 +129,8 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 			if f := strings.Fields(a.Value); len(f) >= 2 && f[1] == "send" && len(s.rids) < maxRIDs {
 				s.rids = append(s.rids, f[0])
 			}
+		case "simulcast":
+			s.paused = pausedLayers(a.Value)
 		case "ssrc-group":
 			if f := strings.Fields(a.Value); len(f) == 3 && (f[0] == "FID" || f[0] == "FEC-FR") {
 				primary, repair := parseSSRC(f[1]), parseSSRC(f[2])
@@ -143,6 +146,31 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 	s.ssrcs = slices.DeleteFunc(s.ssrcs, func(v uint32) bool { return v == 0 || slices.Contains(repairing, v) })
 	s.codecs = readCodecs(m)
 	return s
+}
+
+// pausedLayers are the rids that an a=simulcast line says are not sent for now (RFC 8853
+// 5.1).
+func pausedLayers(value string) (rids []string) {
+	f := strings.Fields(value)
+	for i := 0; i+1 < len(f); i += 2 {
+		if f[i] != "send" {
+			continue
+		}
+		for _, rid := range strings.FieldsFunc(f[i+1], func(r rune) bool { return r == ';' || r == ',' }) {
+			if rid, ok := strings.CutPrefix(rid, "~"); ok && len(rids) < maxRIDs {
+				rids = append(rids, rid)
+			}
+		}
+	}
+	return rids
+}
+
+// announces reports whether the section's author says that it sends a stream.
+func (s *offeredSection) announces(ssrc uint32, rid string) bool {
+	if rid == "" {
+		return slices.Contains(s.ssrcs, ssrc)
+	}
+	return slices.Contains(s.rids, rid) && !slices.Contains(s.paused, rid)
 }
 
 // readSSRC reads an a=ssrc line, which in older clients carries the msid too.

@@ -90,6 +90,7 @@ func (p *Peer) updateSection(s *upSection, o offeredSection) {
 	if o.trackID != s.trackID || !o.sends {
 		s.refused = false
 	}
+	s.stopUnannounced(o)
 	s.offeredSection = o
 	if ended {
 		p.sectionEnded(s)
@@ -99,6 +100,17 @@ func (p *Peer) updateSection(s *upSection, o offeredSection) {
 			u.end()
 		}
 		s.streams = nil // pion stops them
+	}
+}
+
+// stopUnannounced follows an offer that says no more of some streams that they are sent.
+// They may be sent again after another offer, or without: clients pause and resume layers
+// as they like.
+func (s *upSection) stopUnannounced(o offeredSection) {
+	for _, u := range s.streams {
+		if u.layer != nil && s.announces(u.ssrc, u.rid) && !o.announces(u.ssrc, u.rid) {
+			u.layer.Stop()
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"parlor/media/forward/reception"
 )
 
-// How many packets are remembered for those who lost them.
+// How many packets are remembered for subscribers that lose them.
 const (
 	videoCache = 512
 	audioCache = 256
@@ -42,6 +43,7 @@ type Layer struct {
 	rate   int64
 
 	live        atomic.Bool  // packets come
+	stragglers  atomic.Int64 // until when what comes may have been sent before a Stop
 	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
 	silence     silence
@@ -128,13 +130,18 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 		p.Release()
 		return
 	}
-	if !l.live.Load() && len(p.Payload()) > 0 {
+	if !l.live.Load() && l.revives(p) {
 		l.flush()
 		l.live.Store(true)
 		l.track.retargetQuietly()
 	}
 	l.observeLevel(p)
 	l.collect(p)
+}
+
+// revives reports whether p shows that a layer is sent which had stopped.
+func (l *Layer) revives(p *packet.Packet) bool {
+	return len(p.Payload()) > 0 && (p.Arrival >= l.stragglers.Load() || p.Frame.Key && p.Frame.Start && !p.Late)
 }
 
 // Flush says that the reader has nothing more to read for now: what was held
@@ -389,15 +396,39 @@ func (l *Layer) spatialLayers() int {
 func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
 	now := l.track.since(time.Now())
 	for _, p := range packets {
-		sr, ok := p.(*rtcp.SenderReport)
-		if !ok {
-			continue
+		switch p := p.(type) {
+		case *rtcp.SenderReport:
+			l.mu.Lock()
+			if !l.hasSSRC || p.SSRC == l.ssrc {
+				l.report = senderReport{ntp: p.NTPTime, rtp: p.RTPTime, at: now, valid: true}
+			}
+			l.mu.Unlock()
+		case *rtcp.Goodbye:
+			l.mu.Lock()
+			own := l.hasSSRC && slices.Contains(p.Sources, l.ssrc)
+			l.mu.Unlock()
+			if own {
+				l.Stop()
+			}
 		}
-		l.mu.Lock()
-		if !l.hasSSRC || sr.SSRC == l.ssrc {
-			l.report = senderReport{ntp: sr.NTPTime, rtp: sr.RTPTime, at: now, valid: true}
-		}
-		l.mu.Unlock()
+	}
+}
+
+// stragglerTime is how long after a Stop packets may come that were sent before it: they
+// may take another way than the word of it, or be repeats.
+const stragglerTime = int64(100 * time.Millisecond)
+
+// Stop follows the publisher's word that it does not send the layer any more, as RTCP BYE
+// (RFC 3550 6.6) and its session descriptions (RFC 8853 5.2) say it. Forwarders leave a
+// layer of video at once for the next best one that is sent. The publisher may send the
+// layer again later; then it is a layer as before.
+func (l *Layer) Stop() {
+	if !l.track.video {
+		return
+	}
+	l.stragglers.Store(l.track.since(time.Now()) + stragglerTime)
+	if l.live.Swap(false) {
+		l.track.retarget()
 	}
 }
 

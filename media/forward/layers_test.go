@@ -60,6 +60,67 @@ func TestLeavesALayerThatStopsSoon(t *testing.T) {
 	})
 }
 
+// A layer that the publisher says it stops is left at once, for the next best one, and
+// with that one's next key frame. What comes late of it does not bring it back; it comes
+// back when it is sent again.
+func TestLeavesALayerThatIsSaidToStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, stop := range map[string]func(l *Layer, ssrc uint32){
+			"BYE": func(l *Layer, ssrc uint32) {
+				l.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{99, ssrc}, Reason: "inactive"}})
+			},
+			"announced": func(l *Layer, _ uint32) { l.Stop() },
+		} {
+			track, q, h, f := simulcast(t)
+			r := newReceiver(track, vp8Config(), nil)
+			run(2*time.Second, q, h, f)
+			require.Equal(t, livekit.VideoQuality_HIGH, r.f.Stats().Current)
+			h.rtcp.take()
+			f.layer.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{99}}})
+			require.Zero(t, count[*rtcp.PictureLossIndication](h.rtcp.take()), "it is of another stream")
+			stop(f.layer, f.ssrc)
+			require.Equal(t, 1, count[*rtcp.PictureLossIndication](h.rtcp.take()), "%s: at once", name)
+			f.at = time.Now()
+			f.frame(false, 2)
+			h.at = time.Now()
+			h.frame(true, 2)
+			require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current, name)
+			f.at = time.Now()
+			f.frame(false, 2)
+			run(500*time.Millisecond, q, h)
+			require.Equal(t, livekit.VideoQuality_MEDIUM, r.f.Stats().Current, "%s: it is not back by its stragglers", name)
+			run(time.Second, q, h, f)
+			require.Equal(t, livekit.VideoQuality_HIGH, r.f.Stats().Current, "%s: it is sent again", name)
+			stop(f.layer, f.ssrc)
+			f.at = time.Now()
+			f.frame(true, 2)
+			require.Equal(t, livekit.VideoQuality_HIGH, r.f.Stats().Current, "%s: a key frame is no straggler", name)
+			requireContiguous(t, r.take())
+			track.Close()
+		}
+	})
+}
+
+// The publisher says of every layer that it stops, one after the other, and then sends
+// again: the subscriber gets all of it.
+func TestALayerThatIsTheLastIsNotLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, h, f := simulcast(t)
+		r := newReceiver(track, vp8Config(), nil)
+		run(2*time.Second, q, h, f)
+		for _, s := range []*sender{f, h, q} {
+			s.layer.Stop()
+		}
+		time.Sleep(5 * time.Second)
+		r.take()
+		run(time.Second, q)
+		require.Equal(t, livekit.VideoQuality_LOW, r.f.Stats().Current)
+		run(time.Second, q, h, f)
+		require.Equal(t, livekit.VideoQuality_HIGH, r.f.Stats().Current)
+		requireContiguous(t, r.take())
+	})
+}
+
 // A layer that sends few frames has not stopped: that of a camera at 5 frames a second
 // which loses some, and that of a shared screen on which nothing moves for long, whose
 // layers send one after the other.
@@ -583,7 +644,7 @@ func TestBackupCodec(t *testing.T) {
 }
 
 // Where the policy is so, the backup codec takes the place of the first for subscribers
-// can get both, in the same stream; the first is no longer asked for.
+// that can get both, in the same stream; the first is no longer asked for.
 func TestRegression(t *testing.T) {
 	for _, c := range []struct {
 		name    string
