@@ -100,7 +100,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 }
 
 // replaceTrack begins a publication's media again: the client sends another codec
-// than we had reason to expect, which those who forward the track cannot send. What
+// than we had reason to expect, which the track's forwarders cannot send. What
 // is published next, under the same SID, has other media in place of these.
 func (p *Peer) replaceTrack(pub *publication) {
 	pub.track.Close()

@@ -1,5 +1,5 @@
 // Package rooms is the domain: rooms, the participants in them, the tracks
-// they publish, who is subscribed to what, and the events that tell the world.
+// they publish, their subscriptions, and the events that tell the world.
 //
 // The nouns:
 //
@@ -13,9 +13,8 @@
 //     participants, tracks, subscriptions and permissions.
 //   - A [Participant] is the edge's handle on one session in a live room.
 //
-// The package knows no HTTP, no WebSocket, no pion and no SQL. What it needs of
-// those it asks of small interfaces that stand here: [Store], [Outlet], [Peer]
-// and [MediaTrack].
+// The package knows no HTTP, no WebSocket, no pion and no SQL. It has small interfaces
+// for what it needs of them: [Store], [Outlet], [Peer] and [MediaTrack].
 //
 // Waits go one way: the edge may wait on a room; a room waits on nobody, it
 // posts to peers, outlets and the store, and is called back through its

@@ -6,7 +6,7 @@ import (
 )
 
 // What a client does to its own state is written, and told in events. A client
-// is held to a pace at which the disk and those who are told can follow.
+// is held to a pace at which the disk and the participants that are told can follow.
 const (
 	paceInterval   = 20 * time.Millisecond // between two changes, in the long run
 	paceBurst      = 100                   // changes that may come at once

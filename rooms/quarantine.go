@@ -148,7 +148,7 @@ func (rs *Rooms) forgive(name string) {
 	delete(rs.failed, name)
 }
 
-// readAgain makes the room of that name live, for the sake of those who are
+// readAgain makes the room of that name live, for the sake of the participants that are
 // expected back in it.
 func (rs *Rooms) readAgain(name string) {
 	if rs.life.Err() != nil {

@@ -135,7 +135,7 @@ func cors(rest []string) func(http.Handler) http.Handler {
 func noCORS(path string) bool { return strings.HasPrefix(path, "/dev/") }
 
 // validateCORS opens the validate routes to every origin even in the answers of
-// those who come before them: a page asks there why its WebSocket was refused.
+// the handlers that come before them: a page asks there why its WebSocket was refused.
 func validateCORS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/rtc/validate" || r.URL.Path == "/rtc/v1/validate" {

@@ -66,6 +66,6 @@
 //
 // # The log
 //
-// [Log] is the same events for those who pull. [Retention] prunes them by age and
+// [Log] is the same events for programs that pull them. [Retention] prunes them by age and
 // number, but for events that still pend.
 package webhooks

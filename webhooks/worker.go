@@ -377,7 +377,7 @@ func (w *worker) afterRecord(err error) {
 	w.exhausted = false
 }
 
-// tellWaiters answers those who wait until there is nothing to do now.
+// tellWaiters answers the callers that wait until there is nothing to do now.
 func (w *worker) tellWaiters() {
 	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil {
 		return

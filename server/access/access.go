@@ -1,4 +1,4 @@
-// Package access says who may do what. It verifies and mints LiveKit's access
+// Package access decides what a caller may do. It verifies and mints LiveKit's access
 // tokens (JWT, RFC 7519, signed with HS256 and nothing else), puts what a token
 // grants into a request's context, and checks grants there.
 //

@@ -2,9 +2,9 @@
 // a room, and before a room is opened by a join.
 //
 // A [Hook] posts a [Question] as JSON, signed as webhooks are, and reads an
-// [Answer]: it may allow, deny with a message, or allow with changes. Of several
-// who ask about one token at once one request is made, and its answer is kept for
-// a while; so a crowd that comes back after a restart asks once per token.
+// [Answer]: it may allow, deny with a message, or allow with changes. Several joins
+// with one token at once make one request, and its answer is kept for a while; so a
+// crowd that comes back after a restart asks once per token.
 package authorize
 
 import (
@@ -130,7 +130,7 @@ func (h *Hook) begin(key callKey, q *Question) (*call, error) {
 	return c, nil
 }
 
-// end makes the call, and tells those who wait for it.
+// end makes the call, and tells the joins that wait for it.
 func (h *Hook) end(c *call, q *Question) {
 	began := time.Now()
 	answer, size, err := h.post(q)

@@ -47,7 +47,7 @@ type Config struct {
 	Development bool `yaml:"development"` // well-known keys, loopback only, the page open to everyone
 }
 
-// Events is how much of the event log is kept for those who pull it. What is
+// Events is how much of the event log is kept for programs that pull it. What is
 // not delivered yet is kept in any case.
 type Events struct {
 	MaxAge   Retention `yaml:"max_age"`

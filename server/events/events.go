@@ -1,4 +1,4 @@
-// Package events serves the event log to those who pull it: GET /v1/events as
+// Package events serves the event log to programs that pull it: GET /v1/events as
 // JSON pages, and the same as server-sent events for clients that accept
 // text/event-stream.
 //

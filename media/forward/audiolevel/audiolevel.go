@@ -1,5 +1,5 @@
-// Package audiolevel judges from the levels in RTP packets (RFC 6464) who is
-// speaking, by LiveKit's rule: a participant speaks while at least 40 % of a
+// Package audiolevel judges from the levels in RTP packets (RFC 6464) whether a
+// participant is speaking, by LiveKit's rule: a participant speaks while at least 40 % of a
 // 400 ms window is at -35 dBov or louder.
 package audiolevel
 
