@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 )
 
 // op is one thing that happens in a script, and two numbers that say how.
@@ -28,14 +29,26 @@ const (
 	opRestart
 	opReplace
 	opBackup
-	opCount
+	opMove
+	opRepublish
+	opStop
 )
+
+// opOf is the op that a byte stands for. Bytes keep their meaning when ops are added, so
+// that what was found once is played again.
+func opOf(b byte) byte {
+	const added = 252
+	if b < added {
+		return b % opMove
+	}
+	return opMove + (b-added)%3
+}
 
 // add puts an op at a time into the script, which ends at the time end.
 func (s *script) add(o op, when, end time.Duration) {
 	while := time.Duration(o.a) * 2 * time.Millisecond
 	late := time.Duration(1+o.b%90) * time.Millisecond
-	switch o.kind % opCount {
+	switch o.kind {
 	case opWant:
 		q := livekit.VideoQuality(o.a % 3)
 		s.at(when, func() {
@@ -56,7 +69,7 @@ func (s *script) add(o op, when, end time.Duration) {
 	case opLose, opLoseAndRepeat:
 		packets := s.between(when, end)
 		for _, p := range packets[:min(len(packets), 1+int(o.a%5))] {
-			if o.kind%opCount == opLose {
+			if o.kind == opLose {
 				p.lost = true
 			} else {
 				s.delay(p, late)
@@ -83,6 +96,12 @@ func (s *script) add(o op, when, end time.Duration) {
 		s.replace(when, end, true, o.a)
 	case opBackup:
 		s.addBackup(when, end, o)
+	case opMove:
+		s.addRoom(when, when+while, end, o.b)
+	case opRepublish:
+		s.republish(when, end, o.a)
+	case opStop:
+		s.stopLayer(when, when+while, int(o.b))
 	}
 }
 
@@ -98,7 +117,7 @@ func (s *script) delay(p *stamped, by time.Duration) {
 func (s *script) replace(when, end time.Duration, added bool, start byte) {
 	any := false
 	for _, src := range s.sources {
-		if !src.backup && src.until > when {
+		if src.room == 0 && !src.backup && src.until > when {
 			src.until, any = when, true
 		}
 	}
@@ -108,7 +127,7 @@ func (s *script) replace(when, end time.Duration, added bool, start byte) {
 	s.breaks = append(s.breaks, when)
 	s.salt++
 	from := time.Duration(start) * 20 * time.Millisecond
-	fresh := s.addSources(s.tape, make([]*Layer, len(s.tape.Layers)), from, from+end-when, when, false, s.salt)
+	fresh := s.addSources(s.tape, make([]*Layer, len(s.tape.Layers)), from, from+end-when, when, false, s.salt, false)
 	s.at(when, func() {
 		if added {
 			for _, src := range s.sources {
@@ -123,10 +142,79 @@ func (s *script) replace(when, end time.Duration, added bool, start byte) {
 			for _, l := range s.layers {
 				l.Close()
 			}
-			s.layers = s.addLayers(s.tape)
+			s.layers = s.addLayers(s.track, s.tape)
 		}
 		for i, l := range s.layers {
 			fresh[i].layer = l
+		}
+	})
+}
+
+// stopLayer has the publisher stop a layer with RTCP BYE, and send it again later.
+func (s *script) stopLayer(when, again time.Duration, layer int) {
+	of := func(src *source) bool { return src.room == 0 && !src.backup && src.index == layer%len(s.tape.Layers) }
+	for _, p := range s.between(when, again) {
+		p.lost = p.lost || of(p.source)
+	}
+	s.at(when, func() {
+		for _, src := range s.sources {
+			if of(src) && src.begun && !src.over {
+				src.layer.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{src.layer.Stats().SSRC}}})
+			}
+		}
+	})
+}
+
+// addRoom has the subscriber be in another room for a while, whose publisher was there
+// before it.
+func (s *script) addRoom(when, back, end time.Duration, start byte) {
+	begin, from := max(0, when-300*time.Millisecond), time.Duration(start)*20*time.Millisecond
+	t := s.newTrack()
+	s.rooms = append(s.rooms, t)
+	room := len(s.rooms)
+	s.salt++
+	for _, src := range s.addSources(s.tape, s.addLayers(t, s.tape), from, from+max(end-begin, 50*time.Millisecond), begin, false, s.salt, true) {
+		src.room = room
+	}
+	s.breaks = append(s.breaks, when, back)
+	s.at(when, func() { s.move(room, t) })
+	s.at(back, func() { s.move(0, s.track) })
+}
+
+// republish has the publisher end its track and publish another: nothing of the former
+// goes on, and its numbers begin anywhere.
+func (s *script) republish(when, end time.Duration, start byte) {
+	if end-when < 50*time.Millisecond {
+		return
+	}
+	for _, src := range s.sources {
+		if src.room == 0 {
+			src.until = min(src.until, when)
+		}
+	}
+	s.breaks = append(s.breaks, when)
+	s.salt++
+	from := time.Duration(start) * 20 * time.Millisecond
+	fresh := s.addSources(s.tape, make([]*Layer, len(s.tape.Layers)), from, from+end-when, when, false, s.salt, true)
+	s.at(when, func() {
+		watching := s.room == 0 && !s.closed
+		if watching {
+			s.unsubscribe()
+		}
+		for _, src := range s.sources {
+			src.over = src.over || src.room == 0 && !slices.Contains(fresh, src) && src.until <= when
+		}
+		s.track.Close()
+		s.track, s.muted, s.backup = s.newTrack(), false, false
+		s.layers = s.addLayers(s.track, s.tape)
+		for i, l := range s.layers {
+			fresh[i].layer = l
+		}
+		if s.room == 0 {
+			s.watched = s.track
+		}
+		if watching {
+			s.resubscribe()
 		}
 	})
 }
@@ -140,10 +228,10 @@ func (s *script) addBackup(when, end time.Duration, o op) {
 	tp := loadTape(s.t, []string{"vp8-simulcast", "vp8-simulcast-temporal"}[o.b%2])
 	from := time.Duration(o.b) * 20 * time.Millisecond
 	s.salt++
-	fresh := s.addSources(tp, make([]*Layer, len(tp.Layers)), from, from+stop-when, when, true, s.salt)
+	fresh := s.addSources(tp, make([]*Layer, len(tp.Layers)), from, from+stop-when, when, true, s.salt, false)
 	s.at(when, func() {
 		s.backup = true
-		for i, l := range s.addLayers(tp) {
+		for i, l := range s.addLayers(s.track, tp) {
 			fresh[i].layer = l
 		}
 	})
@@ -186,6 +274,9 @@ func changes() []change {
 		{"other layers", plain(opReplace)},
 		{"backup codec", func(r *rand.Rand) op { return op{opBackup, byte(100 + r.IntN(100)), byte(r.IntN(256))} }},
 		{"key frame late", plain(opDelayKey)},
+		{"another room", plain(opMove)},
+		{"published again", plain(opRepublish)},
+		{"stopped", plain(opStop)},
 	}
 }
 
@@ -238,12 +329,24 @@ func TestKeyFrameWhoseBeginningComesLate(t *testing.T) {
 // maxOps is how many ops of a script are played.
 const maxOps = 10
 
+// tapes are the recordings, and those that were made of them.
+type tapes struct{ recorded, made []*tape }
+
+// of is the tape that two bytes name.
+func (t *tapes) of(index, kind byte) *tape {
+	const made = 0xf0
+	if kind >= made {
+		return t.made[int(index)%len(t.made)]
+	}
+	return t.recorded[int(index)%len(t.recorded)]
+}
+
 // runScript plays what bytes say.
-func runScript(t *testing.T, tapes []*tape, b []byte) {
+func runScript(t *testing.T, all *tapes, b []byte) {
 	if len(b) < 4 {
 		return
 	}
-	tp := tapes[int(b[0])%len(tapes)]
+	tp := all.of(b[0], b[1])
 	described := b[1]&1 == 0
 	from := time.Duration(b[2]) * 20 * time.Millisecond
 	length := 2 * time.Second
@@ -260,7 +363,7 @@ func runScript(t *testing.T, tapes []*tape, b []byte) {
 		}
 		slices.SortStableFunc(ops, func(a, b []byte) int { return cmp.Compare(a[1], b[1]) })
 		for _, b := range ops {
-			o, when := op{b[0] % opCount, b[2], b[3]}, time.Duration(b[1])*length/256
+			o, when := op{opOf(b[0]), b[2], b[3]}, time.Duration(b[1])*length/256
 			s.add(o, when, length)
 			what += fmt.Sprintf("; %v at %v", o, when)
 		}
@@ -268,23 +371,38 @@ func runScript(t *testing.T, tapes []*tape, b []byte) {
 	})
 }
 
-func loadTapes(t testing.TB) (tapes []*tape) {
+func loadTapes(t testing.TB) *tapes {
+	all := &tapes{}
 	for _, name := range tapeNames(t) {
-		tapes = append(tapes, loadTape(t, name))
+		all.recorded = append(all.recorded, loadTape(t, name))
 	}
-	return tapes
+	for _, name := range madeTapes {
+		all.made = append(all.made, loadTape(t, name))
+	}
+	return all
 }
 
 // Losses, reorderings and switches at random, one on top of the other.
 func TestGoesOnAfterRandomChanges(t *testing.T) {
-	tapes := loadTapes(t)
-	for seed := range uint64(300) {
+	all := loadTapes(t)
+	const plain, more = 300, 150
+	for seed := range uint64(plain + more) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		b := make([]byte, 4+4*(1+r.IntN(5)))
 		for i := range b {
 			b[i] = byte(r.IntN(256))
 		}
-		runScript(t, tapes, b)
+		if seed >= plain { // with what is rare among them
+			if seed%2 == 0 {
+				b[1] |= 0xf0
+			}
+			for i := 4; i < len(b); i += 4 {
+				if r.IntN(3) == 0 {
+					b[i] |= 0xfc
+				}
+			}
+		}
+		runScript(t, all, b)
 		if t.Failed() {
 			t.Fatalf("seed %d: %v", seed, b)
 		}
@@ -294,25 +412,32 @@ func TestGoesOnAfterRandomChanges(t *testing.T) {
 // FuzzSwitchPoints looks for points at which a switch, a loss or a reordering leaves
 // the subscriber with less than it is owed.
 func FuzzSwitchPoints(f *testing.F) {
-	tapes := loadTapes(f)
-	for i := range tapes {
+	all := loadTapes(f)
+	for i := range all.recorded {
 		tape := byte(i)
 		f.Add([]byte{tape, 0, 40, 1, opWant, 100, 0, 0, opWant, 104, 2, 0, opLoseAndRepeat, 101, 3, 40})
 		f.Add([]byte{tape, 1, 60, 2, opPause, 90, 20, 2, opDelayKey, 80, 1, 50, opLose, 120, 1, 0})
 		f.Add([]byte{tape, 2, 80, 3, opRestart, 90, 20, 2, opMute, 92, 30, 0, opLoseDown, 140, 200, 60})
 		f.Add([]byte{tape, 0, 90, 4, opBackup, 60, 120, 2, opWant, 100, 0, 0, opUnsubscribe, 110, 40, 0})
 		f.Add([]byte{tape, 0, 20, 5, opReplace, 70, 30, 2, opDelay, 60, 120, 40})
+		f.Add([]byte{tape, 0, 20, 5, 252, 70, 100, 2, 253, 100, 40, 40, 252, 180, 30, 40})
+		f.Add([]byte{tape, 0, 20, 5, 254, 70, 100, 2, opDelay, 60, 30, 70, 254, 160, 10, 1})
+	}
+	for i := range all.made {
+		tape := byte(i)
+		f.Add([]byte{tape, 0xf1, 30, 5, opWant, 60, 0, 0, opDelay, 90, 100, 40, opWant, 130, 2, 0})
+		f.Add([]byte{tape, 0xf1, 30, 5, opMute, 60, 90, 0, 252, 110, 40, 9, opRestart, 160, 2, 0, 253, 200, 0, 0})
 	}
 	// A frame that went out late was the newest, and the next source began before it.
 	f.Add([]byte{54, 107, 196, 40, 8, 161, 52, 60, 117, 217, 149, 215, 162, 11, 167, 160, 45, 203, 81, 35})
 	// A frame of a layer that was left out came late, when the layer was forwarded again.
 	f.Add([]byte{62, 102, 47, 183, 194, 250, 199, 237, 7, 103, 116, 188, 239, 204, 118, 234, 232, 218, 108, 194, 166, 11, 86, 138, 114, 177, 138, 18, 228, 140, 115, 160, 76, 53, 92, 222, 66, 143, 189, 246})
 	// The padding for a late packet that was left out was lost, and was not sent again.
-	f.Add([]byte{28, 187, 107, 154, 120, 33, 45, 216, 5, 225, 16, 209, 140, 106, 193, 236, 106, 164, 255, 147, 254, 132, 15, 105, 174, 63, 207, 172})
+	f.Add([]byte{28, 187, 107, 154, 120, 33, 45, 216, 5, 225, 16, 209, 140, 106, 193, 236, 106, 164, 255, 147, 242, 132, 15, 105, 174, 63, 207, 172})
 	f.Add([]byte{163, 131, 180, 0, 228, 32, 125, 241, 119, 110, 54, 166, 169, 202, 231, 241, 196, 103, 230, 244, 136, 18, 120, 196, 54, 14, 191, 167, 233, 36, 181, 172, 49, 200, 67, 68, 20, 12, 236, 95})
 	f.Add([]byte{226, 83, 177, 20, 174, 146, 149, 15, 179, 206, 58, 53, 80, 31, 121, 179, 246, 25, 150, 19, 207, 228, 162, 1, 156, 89, 250, 155})
 	// A packet of the codec before came again after the first of the next codec.
-	f.Add([]byte{174, 189, 133, 196, 197, 237, 81, 114, 35, 61, 253, 50, 254, 113, 220, 133, 75, 234, 67, 16, 80, 22, 214, 206, 242, 253, 57, 188, 234, 204, 159, 230, 254, 114, 240, 72})
+	f.Add([]byte{174, 189, 133, 196, 197, 237, 81, 114, 35, 61, 253, 50, 242, 113, 220, 133, 75, 234, 67, 16, 80, 22, 214, 206, 242, 253, 57, 188, 234, 204, 159, 230, 242, 114, 240, 72})
 	f.Add([]byte{55, 217, 217, 226, 23, 163, 205, 101, 32, 22, 47, 63, 96, 74, 89, 108, 68, 140, 130, 155, 41, 252, 190, 98, 72, 157, 140, 106, 211, 206, 11, 116, 21, 239, 88, 1, 72, 74, 249, 9})
 	f.Add([]byte{56, 99, 148, 81, 16, 176, 170, 23, 112, 191, 127, 167, 168, 123, 157, 88, 56, 4, 138, 212, 59, 59, 243, 43, 0, 95, 63, 68, 104, 74, 91, 74, 193, 120, 64, 201, 40, 129, 191, 29})
 	f.Add([]byte{87, 59, 247, 178, 68, 201, 63, 225, 215, 204, 243, 109, 42, 180, 71, 242, 221, 0, 233, 245, 210, 126, 225, 147})
@@ -334,5 +459,5 @@ func FuzzSwitchPoints(f *testing.F) {
 	f.Add([]byte{21, 172, 104, 112, 84, 208, 201, 67, 96, 178, 236, 204})
 	// A layer's next source began with padding, before those of the other layers.
 	f.Add([]byte{162, 37, 130, 203, 105, 124, 3, 169, 210, 88, 238, 55, 108, 47, 207, 122, 160, 219, 22, 239, 95, 158, 211, 238, 242, 220, 105, 181, 224, 104, 204, 97, 58, 22, 37, 176})
-	f.Fuzz(func(t *testing.T, b []byte) { runScript(t, tapes, b) })
+	f.Fuzz(func(t *testing.T, b []byte) { runScript(t, all, b) })
 }

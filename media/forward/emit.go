@@ -174,9 +174,9 @@ func (f *Forwarder) codec() *Codec {
 func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
 	body := f.body(p, s.layer)
 	switch {
-	case s.picture != (vp8.Values{}):
-		b := f.copyOf(body)
-		p.PutPicture(b, p.Picture().Sub(s.picture))
+	case s.picture != (vp8.Values{}), p.HasShortPicture():
+		b := p.PutPicture(f.copyOf(body), p.Picture().Sub(s.picture))
+		f.scratch = f.scratch[:rtxRoom+len(b)] // there is room, since received packets have headers
 		return b
 	case s.layer.family == redundant && f.familyOf(s.layer) == redundant && int(p.PayloadType) != s.layer.plain &&
 		s.layer.plain >= 0 && s.layer.plain != int(f.plainPT):

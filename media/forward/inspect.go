@@ -34,6 +34,9 @@ type inspector struct {
 	ended     bool
 
 	maxSpatial, maxTemporal uint8 // seen since the last key frame
+
+	pictured bool   // a picture id was seen
+	picture  uint16 // the newest, in 15 bits
 }
 
 // reset forgets the source.
@@ -94,6 +97,9 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 			return false
 		}
 		p.VP8 = d
+		if d.PictureIDOffset != 0 {
+			p.VP8.PictureID = in.longPicture(d.PictureID, d.LongPictureID, p.Late)
+		}
 		f.Start, f.Key, f.Sync = d.Start, d.Key, d.Sync
 		f.Temporal, f.Layered = d.TID, d.HasTID
 	case vp9Codec:
@@ -102,6 +108,9 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 			return false
 		}
 		p.VP9 = d.Numbers()
+		if d.HasPictureID {
+			p.VP9.PictureID = in.longPicture(d.PictureID, d.LongPictureID, p.Late)
+		}
 		f.Start, f.End, f.Key = d.Start, d.End, d.Key()
 		f.Spatial, f.Temporal, f.SwitchUp, f.Layered = d.Spatial, d.Temporal, d.SwitchUp, d.HasLayers
 	case h264Codec:
@@ -114,6 +123,24 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 		f.Key = keyframe.AV1(payload)
 	}
 	return true
+}
+
+// longPicture is a picture id in 15 bits. One of 7 bits counts on from the newest before
+// it; in a packet that comes late it is the nearest to that, since only padding may have
+// come before the packet.
+func (in *inspector) longPicture(id uint16, long, late bool) uint16 {
+	switch ahead := (id - in.picture) & 0x7f; {
+	case long || !in.pictured:
+	case late && ahead >= 0x40:
+		id = in.picture + ahead - 0x80
+	default:
+		id = in.picture + ahead
+	}
+	id &= 0x7fff
+	if ahead := (id - in.picture) & 0x7fff; !late || !in.pictured || ahead < 0x4000 {
+		in.pictured, in.picture = true, id
+	}
+	return id
 }
 
 // firstOfKey judges where a key frame of H.264 or H.265 begins: at its parameter

@@ -43,7 +43,9 @@ type script struct {
 	current *period
 	periods []*period
 
-	salt byte // of the sources that were added last
+	salt  byte     // of the sources that were added last
+	room  int      // in which the subscriber is; the tests begin in 0
+	rooms []*Track // of the others, from 1 on
 
 	// On the way down.
 	random  *rand.Rand
@@ -60,6 +62,7 @@ type script struct {
 type source struct {
 	tape   *tape
 	index  int // of the tape's layer
+	room   int
 	backup bool
 	layer  *Layer
 	ssrc   uint32
@@ -126,19 +129,19 @@ func newScript(t testing.TB, tp *tape, described bool, from, to time.Duration, r
 	s := &script{play: newPlay(t, tp, described), described: described, want: livekit.VideoQuality_HIGH, random: r}
 	s.receivers = append(s.receivers, s.model)
 	s.link = s.deliver
-	s.addSources(tp, s.layers, from, to, 0, false, 0)
+	s.addSources(tp, s.layers, from, to, 0, false, 0, false)
 	return s
 }
 
 // addSources adds the packets of a tape; they come from the time after on. salt makes
-// their SSRCs differ from those of other sources.
-func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Duration, backup bool, salt byte) []*source {
+// their SSRCs differ from those of other sources. far: their numbers are anywhere.
+func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Duration, backup bool, salt byte, far bool) []*source {
 	var fresh []*source
 	for i := range tp.Layers {
 		fresh = append(fresh, &source{tape: tp, index: i, backup: backup, layer: layers[i], frames: map[int]*frameState{}, newest: -1, left: -1, until: 1 << 62})
 	}
 	s.sources = append(s.sources, fresh...)
-	for _, p := range tp.window(from, from+time.Duration(s.random.Int64N(int64(to-from))), to, s.random) {
+	for _, p := range tp.window(from, from+time.Duration(s.random.Int64N(int64(to-from))), to, s.random, far) {
 		p = p.of(salt)
 		p.At += after
 		st := &stamped{taped: p, source: fresh[p.layer]}
@@ -154,20 +157,28 @@ func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Dura
 
 // of is the packet as another source sends it.
 func (p taped) of(salt byte) taped {
-	p.Raw = slices.Clone(p.Raw)
 	at := 8
 	if p.RTCP {
 		at = 4
 	}
-	binary.BigEndian.PutUint32(p.Raw[at:], binary.BigEndian.Uint32(p.Raw[at:])^uint32(salt)<<24)
+	for _, raw := range []*[]byte{&p.Raw, &p.whole} {
+		if *raw != nil {
+			*raw = slices.Clone(*raw)
+			binary.BigEndian.PutUint32((*raw)[at:], binary.BigEndian.Uint32((*raw)[at:])^uint32(salt)<<24)
+		}
+	}
 	return p
 }
 
 // stamp ends the payload with the packet's index. The bytes before it end the search
 // of those that look for units in payloads.
 func (p *stamped) stamp(index int) {
-	b := append(p.Raw, 0xff, 0xff, 0xff, 0xff)
-	p.Raw = binary.BigEndian.AppendUint32(b, uint32(index))
+	for _, raw := range []*[]byte{&p.Raw, &p.whole} {
+		if *raw != nil {
+			b := append(*raw, 0xff, 0xff, 0xff, 0xff)
+			*raw = binary.BigEndian.AppendUint32(b, uint32(index))
+		}
+	}
 }
 
 func (src *source) note(p *stamped) {
@@ -215,8 +226,10 @@ func (s *script) setMuted(muted bool) {
 	if s.muted == muted {
 		return
 	}
-	s.rising = false
-	s.leave()
+	if s.room == 0 {
+		s.rising = false
+		s.leave()
+	}
 	s.muted = muted
 	s.track.SetMuted(muted)
 }
@@ -241,6 +254,13 @@ func (s *script) resubscribe() {
 	s.waiting, s.nacks = nil, nil
 }
 
+// move has the subscriber leave its room for another, in which it subscribes to a track.
+func (s *script) move(room int, to *Track) {
+	s.unsubscribe()
+	s.room, s.watched = room, to
+	s.resubscribe()
+}
+
 func (s *script) svc() bool { return len(s.tape.Layers) == 1 }
 
 // leave ends the period.
@@ -255,11 +275,12 @@ func (s *script) leave() {
 
 // target is the source that is wanted when a packet of another, or of itself, arrives:
 // the best of those whose layers have not stopped, or of all if all have.
-func (s *script) target(arriving *source) *source {
-	if s.muted || s.closed || s.want == livekit.VideoQuality_OFF {
+func (s *script) target(p *stamped) *source {
+	if s.muted && s.room == 0 || s.closed || s.want == livekit.VideoQuality_OFF {
 		return nil
 	}
-	if best := s.best(func(src *source) bool { return src == arriving || src.layer.live.Load() }); best != nil {
+	revives := p.key || p.source.layer.track.since(time.Now()) >= p.source.layer.stragglers.Load()
+	if best := s.best(func(src *source) bool { return src == p.source && revives || src.layer.live.Load() }); best != nil {
 		return best
 	}
 	return s.best(func(*source) bool { return true })
@@ -268,7 +289,7 @@ func (s *script) target(arriving *source) *source {
 // best is the source that is wanted of those that may be.
 func (s *script) best(may func(*source) bool) (best *source) {
 	for _, src := range s.sources {
-		if src.over || src.backup != s.backup || !src.live || !may(src) {
+		if src.room != s.room || src.over || src.backup != (s.backup && s.room == 0) || !src.live || !may(src) {
 			continue
 		}
 		switch {
@@ -310,7 +331,7 @@ func (s *script) arrive(p *stamped) {
 	if f.arrived++; f.arrived == f.packets {
 		f.complete = s.now
 	}
-	target := s.target(src)
+	target := s.target(p)
 	if src != target || s.current != nil && s.current.source == src || !p.key || p.seq <= src.left || overtaken > maxCatchUp {
 		return
 	}
@@ -406,7 +427,9 @@ func (s *script) run(what string) {
 		r.Tick()
 	}
 	s.judge(what)
-	s.track.Close()
+	for _, t := range append(s.rooms, s.track) {
+		t.Close()
+	}
 }
 
 // stampOf is the packet of the script that a payload is of.
@@ -565,14 +588,18 @@ func (s *script) decodeAll(src *source) {
 	var direct *modelreceiver.Receiver
 	for _, p := range packets {
 		var h rtp.Header
-		n, err := h.Unmarshal(p.Raw)
+		raw := p.Raw
+		if p.whole != nil {
+			raw = p.whole
+		}
+		n, err := h.Unmarshal(raw)
 		require.NoError(s.t, err)
 		if direct == nil {
 			src.ssrc, cfg.SSRC = h.SSRC, h.SSRC
 			cfg.Codecs = map[uint8]string{h.PayloadType: src.tape.MimeType}
 			direct = modelreceiver.New(cfg)
 		}
-		require.NoError(s.t, direct.Write(&h, p.Raw[n:]))
+		require.NoError(s.t, direct.Write(&h, raw[n:]))
 	}
 	if direct == nil {
 		return

@@ -155,13 +155,18 @@ func (p *Packet) Picture() vp8.Values {
 	return p.VP8.Values()
 }
 
-// PutPicture writes numbers in place of p's own into a copy of p's payload.
-func (p *Packet) PutPicture(payload []byte, v vp8.Values) {
+// HasShortPicture reports whether the picture id has 7 bits on the wire.
+func (p *Packet) HasShortPicture() bool {
+	return p.VP8.PictureIDOffset != 0 && !p.VP8.LongPictureID || p.VP9.PictureIDOffset != 0 && !p.VP9.LongPictureID
+}
+
+// PutPicture writes numbers in place of p's own into a copy of p's payload, and returns
+// the copy. It is a byte longer if p's picture id is short.
+func (p *Packet) PutPicture(payload []byte, v vp8.Values) []byte {
 	if p.VP9 != (vp9.Numbers{}) {
-		p.VP9.Put(payload, v.PictureID, v.TL0PicIdx)
-		return
+		return p.VP9.Put(payload, v.PictureID, v.TL0PicIdx)
 	}
-	p.VP8.Put(payload, v)
+	return p.VP8.Put(payload, v)
 }
 
 // Retain adds a holder.

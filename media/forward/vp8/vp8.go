@@ -115,21 +115,26 @@ func (v Values) Sub(o Values) Values {
 	return Values{(v.PictureID - o.PictureID) & 0x7fff, v.TL0PicIdx - o.TL0PicIdx, (v.KeyIdx - o.KeyIdx) & 0x1f}
 }
 
-// Put writes v into the descriptor at the start of payload, which must be the
-// one d was parsed from (or a copy), at the size each field has there.
-func (d *Descriptor) Put(payload []byte, v Values) {
+// Put writes v into the descriptor at the start of payload, which must be the one d was
+// parsed from (or a copy), and returns the payload, which may have other bytes then. A
+// picture id of 7 bits becomes one of 15, for which the payload grows by a byte: receivers
+// compare ids modulo 2^15, and a source may change from one size to the other.
+func (d *Descriptor) Put(payload []byte, v Values) []byte {
+	grown := uint8(0)
 	if o := d.PictureIDOffset; o != 0 {
-		if d.LongPictureID {
-			payload[o] = 0x80 | byte(v.PictureID>>8)&0x7f
-			payload[o+1] = byte(v.PictureID)
-		} else {
-			payload[o] = byte(v.PictureID) & 0x7f
+		if !d.LongPictureID {
+			payload = append(payload, 0)
+			copy(payload[o+2:], payload[o+1:])
+			grown = 1
 		}
+		payload[o] = 0x80 | byte(v.PictureID>>8)&0x7f
+		payload[o+1] = byte(v.PictureID)
 	}
 	if o := d.TL0PicIdxOffset; o != 0 {
-		payload[o] = v.TL0PicIdx
+		payload[o+grown] = v.TL0PicIdx
 	}
 	if o := d.KeyIdxOffset; o != 0 {
-		payload[o] = payload[o]&0xe0 | v.KeyIdx&0x1f
+		payload[o+grown] = payload[o+grown]&0xe0 | v.KeyIdx&0x1f
 	}
+	return payload
 }

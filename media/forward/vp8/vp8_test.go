@@ -46,8 +46,14 @@ func TestPutKeepsTheRest(t *testing.T) {
 	d, ok := Parse(in)
 	require.True(t, ok)
 	out := bytes.Clone(in)
-	d.Put(out, Values{PictureID: 0x7fff, TL0PicIdx: 1, KeyIdx: 0x1f})
-	require.Equal(t, []byte{0xb0, 0xf0, 0xff, 0xff, 0x01, 0xbf, 0x00, 0x99}, out)
+	require.Equal(t, []byte{0xb0, 0xf0, 0xff, 0xff, 0x01, 0xbf, 0x00, 0x99},
+		d.Put(out, Values{PictureID: 0x7fff, TL0PicIdx: 1, KeyIdx: 0x1f}))
+
+	short := []byte{0xb0, 0xf0, 0x12, 0x56, 0xa7, 0x00, 0x99}
+	d, ok = Parse(short)
+	require.True(t, ok)
+	require.Equal(t, []byte{0xb0, 0xf0, 0xff, 0xff, 0x01, 0xbf, 0x00, 0x99},
+		d.Put(short, Values{PictureID: 0x7fff, TL0PicIdx: 1, KeyIdx: 0x1f}), "of 7 bits")
 }
 
 // What Put writes Parse reads, and nothing else changes.
@@ -60,12 +66,19 @@ func FuzzPut(f *testing.F) {
 			return
 		}
 		want := d
-		want.PictureID, want.TL0PicIdx, want.KeyIdx = picture&0x7f, tl0, key&0x1f
-		if d.LongPictureID {
-			want.PictureID = picture & 0x7fff
-		}
-		if d.PictureIDOffset == 0 {
+		want.PictureID, want.TL0PicIdx, want.KeyIdx = picture&0x7fff, tl0, key&0x1f
+		switch {
+		case d.PictureIDOffset == 0:
 			want.PictureID = 0
+		case !d.LongPictureID:
+			want.LongPictureID = true
+			want.Size++
+			if want.TL0PicIdxOffset != 0 {
+				want.TL0PicIdxOffset++
+			}
+			if want.KeyIdxOffset != 0 {
+				want.KeyIdxOffset++
+			}
 		}
 		if d.TL0PicIdxOffset == 0 {
 			want.TL0PicIdx = 0
@@ -74,10 +87,10 @@ func FuzzPut(f *testing.F) {
 			want.KeyIdx = 0
 		}
 		out := bytes.Clone(in)
-		d.Put(out, Values{picture & 0x7fff, tl0, key & 0x1f})
+		out = d.Put(out, Values{picture & 0x7fff, tl0, key & 0x1f})
 		got, ok := Parse(out)
 		require.True(t, ok)
 		require.Equal(t, want, got)
-		require.Equal(t, in[d.Size:], out[d.Size:])
+		require.Equal(t, in[d.Size:], out[got.Size:])
 	})
 }

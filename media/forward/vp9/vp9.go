@@ -172,17 +172,21 @@ func (d *Descriptor) Numbers() Numbers {
 	}
 }
 
-// Put writes other numbers into the payload n was read from (or a copy), at the
-// size each field has there.
-func (n *Numbers) Put(payload []byte, pictureID uint16, tl0PicIdx uint8) {
+// Put writes other numbers into the payload n was read from (or a copy), and returns the
+// payload. A picture id of 7 bits becomes one of 15, as package vp8 has it, for which the
+// payload grows by a byte.
+func (n *Numbers) Put(payload []byte, pictureID uint16, tl0PicIdx uint8) []byte {
+	grown := uint8(0)
 	if o := n.PictureIDOffset; o != 0 {
-		if n.LongPictureID {
-			payload[o], payload[o+1] = 0x80|byte(pictureID>>8)&0x7f, byte(pictureID)
-		} else {
-			payload[o] = byte(pictureID) & 0x7f
+		if !n.LongPictureID {
+			payload = append(payload, 0)
+			copy(payload[o+2:], payload[o+1:])
+			grown = 1
 		}
+		payload[o], payload[o+1] = 0x80|byte(pictureID>>8)&0x7f, byte(pictureID)
 	}
 	if o := n.TL0PicIdxOffset; o != 0 {
-		payload[o] = tl0PicIdx
+		payload[o+grown] = tl0PicIdx
 	}
+	return payload
 }
