@@ -36,6 +36,8 @@
 //   - A member that is not proven carries STUN alone, to either side, for a bounded time
 //     and a bounded number of packets. One too many takes the place of another that is
 //     not proven.
+//   - Members are bounded, of each session and in all. One too many in all takes the place
+//     of one of the session that has the most, or is refused where each has one.
 //   - What a connection is does not outlast it: another one from the same address and port
 //     begins as a stranger.
 //   - The end of a connection, however it comes, ends no other and no session.

@@ -32,6 +32,9 @@ const (
 	maxProven          = 8
 	unprovenTime       = 15 * time.Second
 	maxUnprovenPackets = 128
+	// maxMembers bounds the members of all sessions: each has two goroutines, a file
+	// descriptor and a queue.
+	maxMembers = 4096
 	// maxTCPQueue bounds the bytes that wait for one receiver: two seconds of 2 Mbit/s.
 	maxTCPQueue = 512 << 10
 	// maxTCPPackets is how many packets may wait for a session's reader. Those that come
@@ -68,14 +71,17 @@ type TCPMux struct {
 	done chan struct{}  // closed by Close
 
 	strangerTime, unprovenTime time.Duration // never changed
+	maxMembers                 int           // likewise
 
 	// mu guards the following, and what connections say that it guards. A session's mu
 	// may be taken while it is held.
 	mu        sync.Mutex
 	closed    bool
 	listeners []tcpListener
-	sessions  map[string][]*tcpSession // by ufrag, one for each local address
-	strangers []*tcpConn               // oldest first
+	sessions  map[string][]*tcpSession         // by ufrag, one for each local address
+	strangers []*tcpConn                       // oldest first
+	members   int                              // of all sessions
+	bySize    map[int]map[*tcpSession]struct{} // the sessions that have members, by how many
 }
 
 type tcpListener struct {
@@ -90,7 +96,8 @@ var _ ice.TCPMux = (*TCPMux)(nil)
 func NewTCP(cfg TCPConfig) *TCPMux {
 	return &TCPMux{
 		cfg: cfg, done: make(chan struct{}), sessions: map[string][]*tcpSession{},
-		strangerTime: strangerTime, unprovenTime: unprovenTime,
+		strangerTime: strangerTime, unprovenTime: unprovenTime, maxMembers: maxMembers,
+		bySize: map[int]map[*tcpSession]struct{}{},
 	}
 }
 
@@ -302,8 +309,10 @@ func (m *TCPMux) refuseLocked(c *tcpConn) {
 // forgetLocked ends a connection, whatever it is.
 func (m *TCPMux) forgetLocked(c *tcpConn) {
 	m.noStrangerLocked(c)
-	if c.session != nil {
+	if c.member {
+		c.member = false
 		c.session.remove(c)
+		m.resizeLocked(c.session, -1)
 	}
 	if c.counted {
 		c.counted = false
@@ -330,7 +339,9 @@ func (m *TCPMux) join(c *tcpConn, ufrag string) {
 	}
 }
 
-// admitLocked makes a stranger a member.
+// admitLocked makes a stranger a member. When there are too many in all, the session that
+// has the most gives one up: many connections of few participants take no place from
+// participants that have one.
 func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	if !slices.Contains(m.strangers, c) {
 		return // it was refused meanwhile
@@ -344,10 +355,45 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 		return
 	}
 	m.noStrangerLocked(c)
-	c.session = s
+	c.session, c.member = s, true
 	c.timer.Reset(m.unprovenTime)
 	m.work.Go(c.write)
 	close(c.joined)
+	if m.resizeLocked(s, +1); m.members > m.maxMembers {
+		m.refuseLocked(m.crowdedLocked(s).expendable(c))
+	}
+}
+
+// resizeLocked counts a member that a session got or lost.
+func (m *TCPMux) resizeLocked(s *tcpSession, by int) {
+	if same := m.bySize[s.size]; same != nil {
+		if delete(same, s); len(same) == 0 {
+			delete(m.bySize, s.size)
+		}
+	}
+	s.size += by
+	m.members += by
+	if s.size == 0 {
+		return
+	}
+	if m.bySize[s.size] == nil {
+		m.bySize[s.size] = map[*tcpSession]struct{}{}
+	}
+	m.bySize[s.size][s] = struct{}{}
+}
+
+// crowdedLocked is the session that has the most members: s unless another has more.
+func (m *TCPMux) crowdedLocked(s *tcpSession) *tcpSession {
+	most := s.size
+	for size := range m.bySize {
+		most = max(most, size)
+	}
+	if most > s.size {
+		for other := range m.bySize[most] {
+			return other
+		}
+	}
+	return s
 }
 
 // tcpSession is the packets of one ufrag at one local address.
@@ -356,6 +402,7 @@ type tcpSession struct {
 	ufrag string
 	local netip.AddrPort
 	conns int // not closed yet; the mux's mu guards it
+	size  int // how many members there are; likewise
 	in    chan tcpPacket
 	done  chan struct{} // closed by end
 
@@ -398,6 +445,24 @@ func (s *tcpSession) remove(c *tcpConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.members = slices.DeleteFunc(s.members, func(other *tcpConn) bool { return other == c })
+}
+
+// expendable is the member that the session can best do without: the oldest that is not
+// proven, else the one that was heard of least lately. It is c if there is no other.
+func (s *tcpSession) expendable(c *tcpConn) *tcpConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	silent := c
+	for _, other := range s.members {
+		switch {
+		case other == c:
+		case !other.proven.Load():
+			return other
+		case silent == c || other.heard.Load() < silent.heard.Load():
+			silent = other
+		}
+	}
+	return silent
 }
 
 func (s *tcpSession) memberLocked(remote netip.AddrPort) *tcpConn {

@@ -262,6 +262,47 @@ func TestConnectionsOfASessionAreBounded(t *testing.T) {
 	require.False(t, r.mux.Has("a"))
 }
 
+// The connections of all sessions are bounded. Where many of them are one session's, it
+// gives them up for others; where each session has one, no more are let in until one ends.
+func TestConnectionsOfAllSessionsAreBounded(t *testing.T) {
+	const most = 6
+	r := newTCPRig(t, func(m *TCPMux) { m.maxMembers = most })
+	one, crowd := r.session("one"), r.session("crowd")
+	victim := r.dial("127.0.0.1")
+	from := r.authenticate(one, "one", victim)
+	var many []*net.TCPConn
+	for range most - 1 {
+		c := r.dial("127.0.0.2")
+		r.authenticate(crowd, "crowd", c)
+		many = append(many, c)
+	}
+	for i, c := range many[:most-2] {
+		ufrag := fmt.Sprint("late", i)
+		r.authenticate(r.session(ufrag), ufrag, r.dial("127.0.0.1"))
+		isClosed(t, c)
+	}
+	require.EqualValues(t, most-2, r.counters.Refused.Load())
+	require.EqualValues(t, most, r.counters.Open.Load())
+	last := r.session("last")
+	refused := r.dial("127.0.0.1")
+	sendFrame(t, refused, request(t, "last").Raw)
+	isClosed(t, refused)
+	require.EqualValues(t, most-1, r.counters.Refused.Load())
+
+	sendFrame(t, victim, dtls)
+	got, again := next(t, one)
+	require.Equal(t, dtls, got)
+	require.Equal(t, from, again)
+	_, err := one.WriteTo(dtls, from)
+	require.NoError(t, err)
+	require.Equal(t, dtls, nextFrame(t, victim))
+
+	require.NoError(t, crowd.Close())
+	isClosed(t, many[most-2])
+	require.Eventually(t, func() bool { return r.counters.Open.Load() == most-1 }, patience, time.Millisecond)
+	r.authenticate(last, "last", r.dial("127.0.0.1"))
+}
+
 // What a receiver does not take is bounded, and others do not wait for it.
 func TestAReceiverThatDoesNotRead(t *testing.T) {
 	r := newTCPRig(t, nil)

@@ -29,7 +29,8 @@ type tcpConn struct {
 
 	// The mux's mu guards the following.
 	counted bool        // among those that are open
-	session *tcpSession // nil: a stranger
+	session *tcpSession // nil: it never was a member
+	member  bool        // it is one
 	ufrag   string      // of the session that a stranger waits for
 	timer   *time.Timer // until it has to have become a member, and then proven
 
