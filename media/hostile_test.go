@@ -11,6 +11,8 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/feedback"
 )
 
 // witness is two clients in a call, which must notice nothing of a third.
@@ -217,6 +219,35 @@ func TestFeedbackFlood(t *testing.T) {
 	require.NotZero(t, again)
 	require.LessOrEqual(t, again, 3*once)
 	w.isWell()
+}
+
+// A client that floods with authentic transport-wide feedback, which is read where all
+// clients' packets come in, costs the others nothing: what is too much is not decrypted.
+func TestAuthenticFeedbackFlood(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		w := newWitness(t, e)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		pc := a.pub
+		if !single {
+			pc = a.sub
+			a.channel("_reliable") // it is connected
+		}
+		report := feedback.Report{Arrivals: []int32{0, 4, feedback.NotReceived, 9}}
+		const packets = 3000
+		for i := range packets {
+			report.Base = uint16(i)
+			require.NoError(t, pc.WriteRTCP([]rtcp.Packet{rawRTCP(report.Append(nil, 7, 0))}))
+			if i%100 == 0 {
+				w.lacksNothing(2) // and so that the socket takes most of it
+			}
+		}
+		require.Eventually(t, func() bool { return e.Stats().ExcessFeedback > packets/3 }, patience, time.Millisecond)
+		w.lacksNothing(20)
+		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
+		require.Equal(t, "well", string(a.message().data))
+	})
 }
 
 // Packets that lie of themselves are counted and go no further.

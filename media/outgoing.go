@@ -62,7 +62,7 @@ func (t *transport) takeFeedback() {
 		if err != nil {
 			return
 		}
-		if t.opener, err = srtpin.NewFeedback(keys.Profile, keys.Key, keys.Salt); err != nil {
+		if t.opener, err = srtpin.NewFeedback(keys.Profile, keys.Key, keys.Salt, t.excess); err != nil {
 			t.log.Warn("feedback comes by way of pion", "error", err)
 			return
 		}

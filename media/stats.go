@@ -16,7 +16,7 @@ type counters struct {
 	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
 	ownTransports, iceRestarts                 atomic.Uint64
-	badFeedback                                atomic.Uint64
+	badFeedback, excessFeedback                atomic.Uint64
 }
 
 // Stats are an engine's counts, since it began but for the first two.
@@ -39,6 +39,8 @@ type Stats struct {
 	OwnTransports uint64 // descriptions and candidates of clients that were our own transports
 	ICERestarts   uint64 // clients cut off for restarting ICE too often
 	BadFeedback   uint64 // transport-wide feedback that could not be read
+	// ExcessFeedback: packets of it that were dropped, since their client sent too many.
+	ExcessFeedback uint64
 
 	TCPConns     int64  // ICE-TCP connections now
 	TCPStrangers int64  // of those, the ones that have not shown that they are a client's
@@ -72,7 +74,8 @@ func (e *Engine) Stats() Stats {
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),
-		TCPConns: e.net.tcpCounts.Open.Load(), TCPStrangers: e.net.tcpCounts.Strangers.Load(), TCPFailures: e.net.tcpCounts.Failures.Load(),
+		ExcessFeedback: c.excessFeedback.Load(),
+		TCPConns:       e.net.tcpCounts.Open.Load(), TCPStrangers: e.net.tcpCounts.Strangers.Load(), TCPFailures: e.net.tcpCounts.Failures.Load(),
 		TCPRefused: e.net.tcpCounts.Refused.Load(), TCPOverflow: e.net.tcpCounts.Overflow.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),

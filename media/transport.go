@@ -34,6 +34,7 @@ type transport struct {
 	down    *forward.Downlink
 	capture srtpout.Capture
 	opener  *srtpin.Feedback         // nil until connected
+	excess  *atomic.Uint64           // the engine's, of feedback that was too much
 	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 
@@ -79,7 +80,7 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 		return nil, err
 	}
 	t := &transport{
-		role: r, target: target, sock: sock,
+		role: r, target: target, sock: sock, excess: &p.engine.counters.excessFeedback,
 		log: p.log.With("target", target.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},

@@ -1,7 +1,10 @@
 package srtpin
 
 import (
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/srtp/v3"
@@ -26,7 +29,7 @@ func newPair(t testing.TB, profile srtp.ProtectionProfile) (*client, *Feedback) 
 	key[0], salt[0] = 1, 2
 	c, err := srtp.CreateContext(key, salt, profile)
 	require.NoError(t, err)
-	f, err := NewFeedback(profile, key, salt)
+	f, err := NewFeedback(profile, key, salt, new(atomic.Uint64))
 	require.NoError(t, err)
 	return &client{t, c}, f
 }
@@ -117,10 +120,55 @@ func TestOpeningDoesNotAllocate(t *testing.T) {
 	}
 	next, got := 0, 0
 	allocs := testing.AllocsPerRun(300, func() {
+		f.budget = maxBurst
 		if f.Take(packets[next], func([]byte) { got++ }) {
 			next++
 		}
 	})
 	require.Equal(t, 301, got)
 	require.Zero(t, allocs)
+}
+
+// A client that floods is bounded, and counted. Its reports are taken again as soon as it
+// sends no more than clients do; many in one packet count as many.
+func TestFloodsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
+		took := 0
+		send := func(reports int) {
+			var plain []byte
+			for i := range reports {
+				plain = append(plain, report(7, uint16(i))...)
+			}
+			require.True(t, f.Take(c.encrypt(plain), func([]byte) { took++ }))
+		}
+		for range 10 * maxBurst {
+			send(1)
+		}
+		require.Equal(t, maxBurst, took)
+		require.EqualValues(t, 9*maxBurst, f.excess.Load())
+
+		took = 0
+		time.Sleep(time.Second)
+		for range 10 * maxBurst {
+			send(1)
+		}
+		require.EqualValues(t, time.Second/reportInterval, took, "of a second")
+
+		time.Sleep(time.Hour)
+		excess := f.excess.Load()
+		took = 0
+		for range 200 {
+			send(1)
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.Equal(t, 200, took)
+		require.Equal(t, excess, f.excess.Load(), "it is no flood")
+
+		took = 0
+		for range 10 * maxBurst {
+			send(10)
+		}
+		require.LessOrEqual(t, took, maxBurst+10)
+	})
 }

@@ -191,6 +191,7 @@ func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
 	count("parlor_media_refused_total", refused, s.OwnTransports, "kind", "own-transport")
 	count("parlor_media_refused_total", refused, s.ICERestarts, "kind", "ice-restarts")
 	count("parlor_media_refused_total", refused, s.BadFeedback, "kind", "feedback")
+	count("parlor_media_refused_total", refused, s.ExcessFeedback, "kind", "feedback-flood")
 	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
 	count("parlor_media_tcp_overflow_total", "Packets not sent over ICE-TCP, since too much waited for their receiver.", s.TCPOverflow)
 	count("parlor_media_tcp_accept_failures_total", "Times that no ICE-TCP connection could be accepted, such as for want of file descriptors.", s.TCPFailures)
