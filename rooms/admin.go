@@ -8,6 +8,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/log"
 )
 
 // Create opens a room, or returns the open room of that name as it is.
@@ -62,13 +64,13 @@ func (rs *Rooms) FindOrCreate(ctx context.Context, req *livekit.CreateRoomReques
 	// itself lets no second open room bear the name.
 	now := time.Now()
 	rec := rs.newRecord(req, now)
-	started := NewEvent(&livekit.WebhookEvent{Event: EventRoomStarted, Room: rec.Info()}, now)
+	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
 	type result struct {
 		out Outcome
 		err error
 	}
 	ch := make(chan result, 1)
-	rs.cfg.Store.Submit(&Change{Kind: ChangeCreate, Room: rec, Events: []Event{started}}, func(out Outcome, err error) {
+	rs.cfg.Store.Submit(&Change{Kind: ChangeCreate, Room: rec, Events: []log.Event{started}}, func(out Outcome, err error) {
 		if err == nil {
 			rs.noteDeadline(out.Room.ExpiresMs)
 		}
@@ -323,7 +325,7 @@ func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*liveki
 	p.info.Version++
 	edited := p.session(r.rec.SID)
 	r.expected[s.Identity] = &edited
-	r.fact([]Session{edited}, []Event{r.participantEvent(EventParticipantUpdated, edited.Info, time.Now())})
+	r.fact([]Session{edited}, []log.Event{r.participantEvent(log.ParticipantUpdated, edited.Info, time.Now())})
 	r.afterWrites(func(err error) { reply(edited.Info, err) })
 }
 
@@ -408,7 +410,7 @@ func (p *Participant) setIdentityData(name, metadata string, attributes map[stri
 // decided writes and tells a change that no earlier token may undo.
 func (r *Room) decided(p *Participant) {
 	p.info.Version++
-	r.changed(p, r.participantEvent(EventParticipantUpdated, p.snapshot(), time.Now()))
+	r.changed(p, r.participantEvent(log.ParticipantUpdated, p.snapshot(), time.Now()))
 	if p.onChange != nil {
 		p.onChange(p.snapshot())
 	}
@@ -481,8 +483,8 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 		}
 		hold := r.rec.Config.Hold
 		f(&r.rec)
-		updated := NewEvent(&livekit.WebhookEvent{Event: EventRoomUpdated, Room: r.rec.Info()}, time.Now())
-		r.request(ChangeUpdate, nil, []Event{updated}, func(out Outcome, err error) {
+		updated := log.New(&livekit.WebhookEvent{Event: log.RoomUpdated, Room: r.rec.Info()}, time.Now())
+		r.request(ChangeUpdate, nil, []log.Event{updated}, func(out Outcome, err error) {
 			if err != nil {
 				r.undo()
 				if errors.Is(err, ErrEnded) {

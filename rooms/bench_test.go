@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
 	"parlor/rooms/sqlite"
 )
 
@@ -52,7 +53,7 @@ func fill(b *testing.B, store *sqlite.Store, n int, deadline time.Time) {
 	var wg sync.WaitGroup
 	for i := range n {
 		r := rooms.Record{
-			SID: rooms.NewID("RM_"), Name: fmt.Sprintf("due-%05d", i),
+			SID: guid.New("RM_"), Name: fmt.Sprintf("due-%05d", i),
 			CreatedMs: rooms.NowMs(time.Now()), EmptyTimeout: 1000, DepartureTimeout: 1000,
 			EmptySinceMs: rooms.NowMs(time.Now()), ExpiresMs: rooms.NowMs(deadline),
 		}

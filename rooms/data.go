@@ -7,6 +7,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/guid"
 )
 
 // MaxDataPacket is the largest encoded DataPacket in bytes: what LiveKit's clients
@@ -246,7 +248,7 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 	if req.ResponseTimeoutMs > 0 {
 		timeout = min(time.Duration(req.ResponseTimeoutMs)*time.Millisecond, longest)
 	}
-	id := NewID("RPC_")
+	id := guid.New("RPC_")
 	dp := &livekit.DataPacket{
 		ParticipantIdentity:   "server",
 		DestinationIdentities: []string{req.DestinationIdentity},

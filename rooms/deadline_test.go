@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 )
 
@@ -41,7 +42,7 @@ func TestARestartWithOnlyAnAgent(t *testing.T) {
 				h.one("tea")
 				time.Sleep(2 * time.Second)
 				h.none("tea")
-				require.Len(t, h.log(rooms.EventRoomFinished), 1)
+				require.Len(t, h.log(log.RoomFinished), 1)
 				h.everybodyLeftOnce()
 			})
 		})
@@ -76,7 +77,7 @@ func TestWhatIsOverdueIsNotForgottenForWhatIsNot(t *testing.T) {
 		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "coffee", EmptyTimeout: 3600})
 		require.NoError(t, err)
 		time.Sleep(1100 * time.Millisecond)
-		require.Len(t, h.log(rooms.EventRoomFinished), 3)
+		require.Len(t, h.log(log.RoomFinished), 3)
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // disk is one that can be made to fail: of a hundred transactions, so many. It
@@ -215,11 +216,11 @@ func diff(a, b proto.Message) string {
 // checkMutes: a track's mutes and unmutes are told in turn.
 func (h *house) checkMutes() {
 	h.t.Helper()
-	evs := h.log(rooms.EventTrackMuted, rooms.EventTrackUnmuted)
+	evs := h.log(log.TrackMuted, log.TrackUnmuted)
 	muted := make(map[string]bool)
 	for _, e := range evs {
 		sid := webhook(h.t, e).Track.Sid
-		require.Equal(h.t, muted[sid], e.Type == rooms.EventTrackUnmuted, "%s of %s is out of turn", e.Type, sid)
+		require.Equal(h.t, muted[sid], e.Type == log.TrackUnmuted, "%s of %s is out of turn", e.Type, sid)
 		muted[sid] = !muted[sid]
 	}
 	require.NotEmpty(h.t, evs)
@@ -238,9 +239,9 @@ func (h *house) everybodyLeftOnce() {
 		p := webhook(h.t, e).GetParticipant().GetSid()
 		sids[e.RoomSID] = true
 		switch e.Type {
-		case rooms.EventParticipantJoined:
+		case log.ParticipantJoined:
 			open[p] = true
-		case rooms.EventParticipantLeft:
+		case log.ParticipantLeft:
 			delete(open, p)
 		}
 	}

@@ -5,7 +5,7 @@
 //
 //   - A [Record] is a room's row: what the store keeps of it, open or ended.
 //   - A [Session] is a participant's row: one stay of one identity in one room.
-//   - An [Event] is what a webhook receiver gets: written in the transaction of
+//   - An [log.Event] is what a webhook receiver gets: written in the transaction of
 //     the change that it tells of.
 //   - [Rooms] is the registry of rooms that are live: somebody is in them, or
 //     joining, or expected back. A room that is not live is only its row.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 )
 
@@ -85,7 +86,7 @@ func TestADiskThatFailsWhenARoomIsDue(t *testing.T) {
 				time.Sleep(1100 * time.Millisecond)
 				h.none("tea")
 				time.Sleep(time.Minute)
-				require.Len(t, h.log(rooms.EventRoomFinished), 1)
+				require.Len(t, h.log(log.RoomFinished), 1)
 				h.everybodyLeftOnce()
 			})
 		})

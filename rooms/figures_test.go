@@ -8,7 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // TestARoomsFigures: how many have joined and how many were there at one time is
@@ -22,7 +22,7 @@ func TestARoomsFigures(t *testing.T) {
 			rec, err := h.store.GetBySID(t.Context(), sid)
 			require.NoError(t, err)
 			require.Equal(t, [2]int{joined, peak}, [2]int{int(rec.NumJoined), int(rec.PeakParticipants)})
-			require.Len(t, h.log(rooms.EventParticipantJoined), joined)
+			require.Len(t, h.log(log.ParticipantJoined), joined)
 		}
 		leaves := func(c *client) {
 			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)

@@ -12,6 +12,9 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 )
 
 // JoinRequest is what the edge knows of a client that wants in.
@@ -311,9 +314,9 @@ func (s *Session) lost() bool {
 
 // seat makes the participant: a new session, or back, the one of before a
 // restart. previous is the session of its identity until now; nil = there was none.
-func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []Event) {
+func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []log.Event) {
 	p := &Participant{
-		sid:           NewID("PA_"),
+		sid:           guid.New("PA_"),
 		identity:      req.Info.Identity,
 		outlet:        req.Outlet,
 		info:          proto.CloneOf(req.Info),
@@ -337,7 +340,7 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 	if previous != nil {
 		p.inherit(previous, previous == back, req.IssuedMs)
 	}
-	var events []Event
+	var events []log.Event
 	if back != nil {
 		events = r.takeUp(p, back, now)
 	} else if !dependent(p.info) {
@@ -399,7 +402,7 @@ const unwritten = 1000
 
 // takeUp continues the session back: its SID and times. The tracks of before are
 // gone. Whether it counts was decided when it joined.
-func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
+func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event {
 	p.sid, p.joinedMs, p.activeMs = back.SID, back.JoinedMs, back.ActiveMs
 	// More than it can have been told of and not written before the process died:
 	// clients that kept p's info ignore what seems older.
@@ -410,12 +413,12 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []Event {
 		p.info.Permission = &livekit.ParticipantPermission{}
 	}
 	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
-	var events []Event
+	var events []log.Event
 	if len(back.Info.GetTracks()) > 0 {
 		r.rec.NumPublishers--
 	}
 	for _, t := range back.Info.GetTracks() {
-		events = append(events, r.trackEvent(EventTrackUnpublished, back.Info, t, now))
+		events = append(events, r.trackEvent(log.TrackUnpublished, back.Info, t, now))
 	}
 	return events
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms/log"
 )
 
 // create opens the room if no open room bears the name, and then calls done: of those
@@ -16,8 +18,8 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error))
 	}
 	now := time.Now()
 	rec := r.rooms.newRecord(req, now)
-	started := NewEvent(&livekit.WebhookEvent{Event: EventRoomStarted, Room: rec.Info()}, now)
-	r.submit(&Change{Kind: ChangeCreate, Room: rec, Events: []Event{started}}, func(out Outcome, err error) {
+	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
+	r.submit(&Change{Kind: ChangeCreate, Room: rec, Events: []log.Event{started}}, func(out Outcome, err error) {
 		waiting := r.creating
 		r.creating = nil
 		if err == nil {
@@ -44,7 +46,7 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 	before := r.rec
 	now := time.Now()
 	var sessions []Session
-	var events []Event
+	var events []log.Event
 	for _, p := range r.participants {
 		s, e := r.departure(p, why, now)
 		sessions, events = append(sessions, s), append(events, e...)
@@ -190,7 +192,7 @@ func (r *Room) graceOver() {
 	}
 	now := time.Now()
 	var sessions []Session
-	var events []Event
+	var events []log.Event
 	for id, s := range r.expected {
 		delete(r.expected, id)
 		gone, e := r.absence(s, livekit.DisconnectReason_CONNECTION_TIMEOUT, now)

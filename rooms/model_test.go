@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // modelRoom is a room in the slow, obvious model of the life cycle.
@@ -183,34 +184,34 @@ func (h *house) checkLog() {
 		w := webhook(h.t, e)
 		l := lives[e.RoomSID]
 		if l == nil {
-			require.Equal(h.t, rooms.EventRoomStarted, e.Type, "a room's first event")
+			require.Equal(h.t, log.RoomStarted, e.Type, "a room's first event")
 			l = &life{}
 			lives[e.RoomSID] = l
 		}
 		require.False(h.t, l.finished, "room_finished is a room's last event, then came %s", e.Type)
 		p := w.GetParticipant().GetSid()
 		switch e.Type {
-		case rooms.EventRoomStarted:
+		case log.RoomStarted:
 			require.False(h.t, l.started)
 			l.started = true
 			require.Empty(h.t, open[e.RoomName], "two open rooms of one name")
 			open[e.RoomName] = e.RoomSID
-		case rooms.EventRoomFinished:
+		case log.RoomFinished:
 			l.finished = true
 			delete(open, e.RoomName)
-		case rooms.EventParticipantJoined:
+		case log.ParticipantJoined:
 			require.Zero(h.t, sessions[p], "joined once")
 			sessions[p] = 1
-		case rooms.EventParticipantLeft:
+		case log.ParticipantLeft:
 			require.Equal(h.t, 1, sessions[p], "left once, after it joined")
 			sessions[p] = 2
-		case rooms.EventParticipantAborted:
+		case log.ParticipantAborted:
 			require.Zero(h.t, sessions[p])
 			sessions[p] = 2
-		case rooms.EventTrackPublished:
+		case log.TrackPublished:
 			require.False(h.t, tracks[w.Track.Sid])
 			tracks[w.Track.Sid] = true
-		case rooms.EventTrackUnpublished:
+		case log.TrackUnpublished:
 			require.True(h.t, tracks[w.Track.Sid])
 			delete(tracks, w.Track.Sid)
 		}

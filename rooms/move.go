@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 )
 
 // Move takes a participant from one room to another, which is opened if need be. Its
@@ -237,7 +240,7 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 		return
 	}
 	now := time.Now()
-	p.sid, p.joinedMs, p.activeMs, p.admitted = NewID("PA_"), NowMs(now), NowMs(now), false
+	p.sid, p.joinedMs, p.activeMs, p.admitted = guid.New("PA_"), NowMs(now), NowMs(now), false
 	p.info.Sid, p.info.Tracks, p.info.IsPublisher = p.sid, nil, false
 	p.info.JoinedAt, p.info.JoinedAtMs = p.joinedMs/1000, p.joinedMs
 	p.info.Version = 1
@@ -248,7 +251,7 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 	}
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
-	events := []Event{r.participantEvent(EventParticipantJoined, p.snapshot(), now)}
+	events := []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)}
 	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
 		here := r.participants[p.identity] == p
 		switch {

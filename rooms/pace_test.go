@@ -12,7 +12,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // toggle mutes and unmutes as fast as it is let, as the edge lets a client, and
@@ -79,7 +79,7 @@ func TestAClientCannotOutrunTheDisk(t *testing.T) {
 		synctest.Wait()
 		h.rowsAreWhatTheRoomIs("tea", "")
 		h.checkMutes()
-		require.Len(t, h.log(rooms.EventTrackMuted, rooms.EventTrackUnmuted), int(all()), "all is told")
+		require.Len(t, h.log(log.TrackMuted, log.TrackUnmuted), int(all()), "all is told")
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/log"
 )
 
 // Participant is one session in a live room: the edge's handle, by which a
@@ -182,7 +184,7 @@ func (r *Room) announce(p *Participant) {
 }
 
 // changed announces p's change and writes it: a fact.
-func (r *Room) changed(p *Participant, events ...Event) {
+func (r *Room) changed(p *Participant, events ...log.Event) {
 	p.pay(time.Now())
 	r.announce(p)
 	r.fact([]Session{p.session(r.rec.SID)}, events)
@@ -191,25 +193,25 @@ func (r *Room) changed(p *Participant, events ...Event) {
 
 // departure makes what is written when p leaves: its closed row and the closing
 // events, with counts as of each. It changes the room's counts only.
-func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []Event) {
+func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	s := p.session(r.rec.SID)
 	return r.absence(&s, why, now)
 }
 
 // absence is departure for a session of which only the row is here.
-func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) (Session, []Event) {
+func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	gone := *s
 	gone.LeftMs, gone.Reason = NowMs(now), why
 	info := proto.CloneOf(s.Info)
 	if info == nil { // a row from before the first snapshot cannot exist; be safe against a damaged one
 		info = &livekit.ParticipantInfo{Sid: s.SID, Identity: s.Identity}
 	}
-	var events []Event
+	var events []log.Event
 	if len(info.Tracks) > 0 {
 		r.rec.NumPublishers--
 	}
 	for _, t := range info.Tracks {
-		events = append(events, r.trackEvent(EventTrackUnpublished, info, t, now))
+		events = append(events, r.trackEvent(log.TrackUnpublished, info, t, now))
 	}
 	if !dependent(info) {
 		r.rec.NumParticipants--
@@ -221,19 +223,19 @@ func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) 
 	info.DisconnectReason = why
 	info.Version++
 	gone.Info = info
-	typ := EventParticipantLeft
+	typ := log.ParticipantLeft
 	if s.ActiveMs == 0 {
-		typ = EventParticipantAborted
+		typ = log.ParticipantAborted
 	}
 	return gone, append(events, r.participantEvent(typ, info, now))
 }
 
-func (r *Room) participantEvent(typ string, info *livekit.ParticipantInfo, now time.Time) Event {
-	return NewEvent(&livekit.WebhookEvent{Event: typ, Room: r.rec.Info(), Participant: info}, now)
+func (r *Room) participantEvent(typ string, info *livekit.ParticipantInfo, now time.Time) log.Event {
+	return log.New(&livekit.WebhookEvent{Event: typ, Room: r.rec.Info(), Participant: info}, now)
 }
 
-func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.TrackInfo, now time.Time) Event {
-	return NewEvent(&livekit.WebhookEvent{
+func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.TrackInfo, now time.Time) log.Event {
+	return log.New(&livekit.WebhookEvent{
 		Event:       typ,
 		Room:        &livekit.Room{Sid: r.rec.SID, Name: r.rec.Name},
 		Participant: &livekit.ParticipantInfo{Sid: info.Sid, Identity: info.Identity},
@@ -383,12 +385,12 @@ func (p *Participant) Connected() {
 		p.info.State = livekit.ParticipantInfo_ACTIVE
 		r.setAlarm(alarmQuality, now.Add(qualityInterval))
 		if p.activeMs != 0 { // taken up after a restart: it joined long ago
-			r.changed(p, r.participantEvent(EventParticipantResumed, p.snapshot(), now))
+			r.changed(p, r.participantEvent(log.ParticipantResumed, p.snapshot(), now))
 			return
 		}
 		p.activeMs = NowMs(now)
 		r.announce(p)
-		r.fact([]Session{p.session(r.rec.SID)}, []Event{r.participantEvent(EventParticipantJoined, p.snapshot(), now)})
+		r.fact([]Session{p.session(r.rec.SID)}, []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)})
 		r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	})
 }

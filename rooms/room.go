@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms/outage"
 )
 
 // Room is one live room: one goroutine that owns everything in it. Other
@@ -43,7 +45,7 @@ type Room struct {
 	behind      []*Change       // facts behind those, while changes whose outcome is not known may belong between
 	paced       []chan struct{} // clients that wait for less to be unwritten
 	failing     bool            // the newest answer was that nothing can be written
-	overdue     Outage          // of the room's end at its deadline
+	overdue     outage.Log      // of the room's end at its deadline
 	closing     bool            // an end is submitted: everything else waits for its outcome
 	deferred    []letter        // what waits meanwhile
 	unread      bool            // the row could not be read so far

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms/guid"
+	"parlor/rooms/outage"
 )
 
 // Limits bound what clients and API callers may store. 0 = unlimited.
@@ -298,7 +301,7 @@ func (rs *Rooms) reap() {
 	defer timer.Stop()
 	earliest := NowMs(rs.cfg.Wall()) // what the timer is set to; 0 = nothing
 	deadline := int64(0)             // earliest, if it is a room's and not another try
-	var outage Outage
+	var failing outage.Log
 	again := func(d time.Duration) {
 		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline takes its place
 		timer.Reset(d)
@@ -324,7 +327,7 @@ func (rs *Rooms) reap() {
 		case rs.life.Err() != nil:
 			return
 		case err != nil:
-			outage.Failed(rs.log, "cannot end the rooms that are due, trying again", err)
+			failing.Failed(rs.log, "cannot end the rooms that are due, trying again", err)
 			again(retry)
 			continue
 		}
@@ -337,11 +340,11 @@ func (rs *Rooms) reap() {
 		}
 		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
 		if err != nil {
-			outage.Failed(rs.log, "cannot read the next deadline, trying again", err)
+			failing.Failed(rs.log, "cannot read the next deadline, trying again", err)
 			again(retry)
 			continue
 		}
-		outage.Over(rs.log, "rooms that are due are ended again")
+		failing.Over(rs.log, "rooms that are due are ended again")
 		deadline = earliest
 		if earliest != 0 {
 			timer.Reset(min(max(time.UnixMilli(earliest).Sub(rs.cfg.Wall()), 0), longest))
@@ -353,7 +356,7 @@ func (rs *Rooms) reap() {
 func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time) Record {
 	c := rs.cfg
 	rec := Record{
-		SID:              NewID("RM_"),
+		SID:              guid.New("RM_"),
 		Name:             req.GetName(),
 		CreatedMs:        NowMs(now),
 		EmptyTimeout:     TimeoutFromWire(req.GetEmptyTimeout(), c.EmptyTimeout),
@@ -361,7 +364,7 @@ func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time) Record
 		MaxParticipants:  c.MaxParticipants,
 		Metadata:         req.GetMetadata(),
 		Config:           c.Room,
-		TurnPassword:     NewID(""),
+		TurnPassword:     guid.New(""),
 	}
 	if n := req.GetMaxParticipants(); n != 0 {
 		rec.MaxParticipants = n

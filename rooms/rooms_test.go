@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 func mustUnmarshal(b []byte) *livekit.DataPacket {
@@ -25,7 +26,7 @@ func mustUnmarshal(b []byte) *livekit.DataPacket {
 	return dp
 }
 
-func webhook(t *testing.T, e rooms.Event) *livekit.WebhookEvent {
+func webhook(t *testing.T, e log.Event) *livekit.WebhookEvent {
 	t.Helper()
 	w := &livekit.WebhookEvent{}
 	require.NoError(t, protojson.Unmarshal(e.Body, w))
@@ -96,7 +97,7 @@ func TestCountsInEventsAreExact(t *testing.T) {
 	ann.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	bob.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	require.NoError(t, h.Delete(t.Context(), "tea"))
-	evs, err := h.store.Events(t.Context(), rooms.EventQuery{Limit: 100})
+	evs, err := h.store.Events(t.Context(), log.Query{Limit: 100})
 	require.NoError(t, err)
 	var got []string
 	for _, e := range evs {
@@ -119,7 +120,7 @@ func TestEmptyTimeoutCountsFromCreation(t *testing.T) {
 		h.one("quiet")
 		time.Sleep(100 * time.Millisecond)
 		h.none("quiet")
-		evs, err := h.store.Events(t.Context(), rooms.EventQuery{Limit: 10, Types: []string{rooms.EventRoomFinished}})
+		evs, err := h.store.Events(t.Context(), log.Query{Limit: 10, Types: []string{log.RoomFinished}})
 		require.NoError(t, err)
 		require.Len(t, evs, 1)
 		require.Equal(t, livekit.RoomEndReason_ROOM_END_IDLE_TIMEOUT, webhook(t, evs[0]).RoomEndReason)
@@ -515,7 +516,7 @@ func TestParlorsOwnEvents(t *testing.T) {
 	h.restart()
 	h.join("tea", "ann")
 	h.flush("tea")
-	evs, err := h.store.Events(t.Context(), rooms.EventQuery{Limit: 100, Types: parlorsOwn})
+	evs, err := h.store.Events(t.Context(), log.Query{Limit: 100, Types: parlorsOwn()})
 	require.NoError(t, err)
 	var got []string
 	for _, e := range evs {

@@ -3,6 +3,8 @@ package rooms
 import (
 	"context"
 	"sync/atomic"
+
+	"parlor/rooms/log"
 )
 
 // ChangeKind is what a [Change] does with its room.
@@ -29,7 +31,7 @@ type Change struct {
 	Pipeline *Pipeline
 	Room     Record
 	Sessions []Session // inserted or replaced by SID
-	Events   []Event
+	Events   []log.Event
 
 	fact bool // of a room's: it has happened, and cannot be refused
 }

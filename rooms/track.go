@@ -7,6 +7,9 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 )
 
 // track is a published track. It belongs to its room's goroutine.
@@ -263,7 +266,7 @@ func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 		}
 	}
 	info := &livekit.TrackInfo{
-		Sid:                   NewID("TR_" + kind + source),
+		Sid:                   guid.New("TR_" + kind + source),
 		Type:                  req.Type,
 		Name:                  req.Name,
 		Muted:                 req.Muted,
@@ -382,7 +385,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 	if info.Muted {
 		p.peer.SetTrackMuted(info.Sid, true)
 	}
-	r.changed(p, r.trackEvent(EventTrackPublished, p.info, info, now))
+	r.changed(p, r.trackEvent(log.TrackPublished, p.info, info, now))
 	if info.Type == livekit.TrackType_AUDIO {
 		r.setAlarm(alarmSpeakers, now.Add(speakerInterval))
 	}
@@ -485,7 +488,7 @@ func (r *Room) unpublish(t *track) {
 		r.rec.NumPublishers--
 		r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	}
-	r.changed(p, r.trackEvent(EventTrackUnpublished, p.info, t.info, now))
+	r.changed(p, r.trackEvent(log.TrackUnpublished, p.info, t.info, now))
 	r.log.Info("track unpublished", "participant", p.identity, "track", t.info.Sid)
 	r.dequeue(p)
 }
@@ -547,9 +550,9 @@ func (r *Room) mute(t *track, muted bool) {
 	if t.publisher.peer != nil {
 		t.publisher.peer.SetTrackMuted(t.info.Sid, muted)
 	}
-	typ := EventTrackUnmuted
+	typ := log.TrackUnmuted
 	if muted {
-		typ = EventTrackMuted
+		typ = log.TrackMuted
 	}
 	r.changed(t.publisher, r.trackEvent(typ, t.publisher.info, t.info, time.Now()))
 }

@@ -3,6 +3,8 @@ package rooms
 import (
 	"errors"
 	"time"
+
+	"parlor/rooms/log"
 )
 
 // A change is either a request, which may be refused, or a fact, which has
@@ -38,7 +40,7 @@ import (
 
 // request submits a change that may be refused. The caller has applied it to
 // r.rec already; done is called on the room's goroutine.
-func (r *Room) request(kind ChangeKind, sessions []Session, events []Event, done func(Outcome, error)) {
+func (r *Room) request(kind ChangeKind, sessions []Session, events []log.Event, done func(Outcome, error)) {
 	if r.unwritable() {
 		done(Outcome{}, ErrHeld)
 		return
@@ -50,7 +52,7 @@ func (r *Room) request(kind ChangeKind, sessions []Session, events []Event, done
 func (r *Room) unwritable() bool { return r.backlog != nil || r.pipeline.Aborted() }
 
 // fact submits a change that has happened.
-func (r *Room) fact(sessions []Session, events []Event) {
+func (r *Room) fact(sessions []Session, events []log.Event) {
 	c := &Change{Kind: ChangeUpdate, Room: r.row(), Sessions: sessions, Events: events}
 	if r.unwritable() {
 		r.behind = append(r.behind, c)

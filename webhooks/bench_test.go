@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/webhooks"
 )
 
@@ -102,7 +103,7 @@ func BenchmarkBacklog(b *testing.B) {
 				begin := time.Now()
 				const asked = 100
 				for range asked {
-					found, err := w.store.DueHeads(b.Context(), rooms.DueQuery{
+					found, err := w.store.DueHeads(b.Context(), log.DueQuery{
 						EndpointID: 1, NowMs: rooms.NowMs(time.Now()), Limit: 64,
 					})
 					require.NoError(b, err)

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // The defaults of [Config].
@@ -59,7 +59,7 @@ type Endpoint struct {
 
 // Config is what a [Dispatcher] is made of. What is zero takes its default.
 type Config struct {
-	Store     Store
+	Store     log.Outbox
 	Endpoints []Endpoint
 	Keys      map[string]string // API key → secret
 	Key       string            // the API key that signs for endpoints without one
@@ -127,7 +127,7 @@ type target struct {
 	signing     [][]byte // of Standard Webhooks, the current one first
 	concurrency int
 	schedule    schedule
-	record      rooms.Endpoint
+	record      log.Endpoint
 }
 
 // targets checks the endpoints of c, which has its defaults.
@@ -166,7 +166,7 @@ func (c *Config) target(e Endpoint) (target, error) {
 	}
 	t := target{
 		url: u, name: e.Name, key: e.Key, secret: secret, concurrency: e.Concurrency, schedule: c.Schedule,
-		record: rooms.Endpoint{URL: e.URL, KeyID: e.Key, Include: e.Include, Exclude: e.Exclude},
+		record: log.Endpoint{URL: e.URL, KeyID: e.Key, Include: e.Include, Exclude: e.Exclude},
 	}
 	if e.RetryFor > 0 {
 		t.schedule = t.schedule.lasting(e.RetryFor)
@@ -201,22 +201,3 @@ func redact(raw string) string {
 	u.RawQuery, u.Fragment = "", ""
 	return strings.ToValidUTF8(u.Redacted(), "?")
 }
-
-// Store is what a [Dispatcher] needs of the outbox; see [rooms.Outbox] for what
-// the methods do.
-type Store interface {
-	SyncEndpoints(ctx context.Context, configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error)
-	SetEndpointState(ctx context.Context, endpointID int64, s rooms.EndpointState, reason string) error
-	DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Delivery, error)
-	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)
-	FinishDeliveries(ctx context.Context, results []rooms.DeliveryResult) error
-	BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error)
-	SendTest(ctx context.Context, endpointID int64, e rooms.Event) (int64, error)
-	Replay(ctx context.Context, endpointID int64, r rooms.Replay, nowMs int64) (int, error)
-	ListDeliveries(ctx context.Context, q rooms.DeliveryQuery) ([]rooms.Delivery, error)
-	EndpointStats(ctx context.Context) ([]rooms.EndpointStats, error)
-	SeqRange(ctx context.Context) (oldest, newest int64, err error)
-	Watch() (c <-chan struct{}, cancel func())
-}
-
-var _ Store = rooms.Outbox(nil)

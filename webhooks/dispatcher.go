@@ -13,7 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 const (
@@ -36,7 +36,7 @@ var ErrClosed = errors.New("webhooks: the dispatcher is not running")
 // something new; with a barrier, one follows the replica.
 type Dispatcher struct {
 	config    Config
-	store     Store
+	store     log.Outbox
 	transport http.RoundTripper
 	metrics   *metrics
 
@@ -86,7 +86,7 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	configured := make([]rooms.Endpoint, len(targets))
+	configured := make([]log.Endpoint, len(targets))
 	for i, t := range targets {
 		configured[i] = t.record
 	}
@@ -94,12 +94,12 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the webhook endpoints: %w", err)
 	}
-	stored, err := d.store.SyncEndpoints(ctx, configured, rooms.NowMs(time.Now()))
+	stored, err := d.store.SyncEndpoints(ctx, configured, time.Now().UnixMilli())
 	if err != nil {
 		return fmt.Errorf("store the webhook endpoints: %w", err)
 	}
 	d.tellRemoved(before, stored)
-	byURL := make(map[string]rooms.Endpoint, len(stored))
+	byURL := make(map[string]log.Endpoint, len(stored))
 	for _, e := range stored {
 		byURL[e.URL] = e
 	}
@@ -114,9 +114,9 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 
 // tellRemoved logs what was given up of endpoints that were there before and that
 // the configuration no longer names.
-func (d *Dispatcher) tellRemoved(before []rooms.EndpointStats, configured []rooms.Endpoint) {
+func (d *Dispatcher) tellRemoved(before []log.EndpointStats, configured []log.Endpoint) {
 	for _, s := range before {
-		named := slices.ContainsFunc(configured, func(e rooms.Endpoint) bool { return e.ID == s.Endpoint.ID })
+		named := slices.ContainsFunc(configured, func(e log.Endpoint) bool { return e.ID == s.Endpoint.ID })
 		if named || s.Pending == 0 {
 			continue
 		}
@@ -251,7 +251,7 @@ func (d *Dispatcher) bound(ctx context.Context) error {
 		if s.Pending <= d.config.MaxPending {
 			continue
 		}
-		n, err := d.store.BoundPending(ctx, s.Endpoint.ID, d.config.MaxPending, rooms.NowMs(time.Now()),
+		n, err := d.store.BoundPending(ctx, s.Endpoint.ID, d.config.MaxPending, time.Now().UnixMilli(),
 			fmt.Sprintf("given up: more than %d deliveries pend for the endpoint", d.config.MaxPending))
 		if err != nil {
 			return fmt.Errorf("give up the oldest: %w", err)

@@ -16,15 +16,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 	"parlor/webhooks"
 )
 
 var errRefused = errors.New("connection refused")
 
 var story = []string{
-	rooms.EventParticipantJoined, rooms.EventTrackPublished,
-	rooms.EventTrackUnpublished, rooms.EventParticipantLeft, rooms.EventRoomFinished,
+	log.ParticipantJoined, log.TrackPublished,
+	log.TrackUnpublished, log.ParticipantLeft, log.RoomFinished,
 }
 
 func TestDeliversEachRoomInOrder(t *testing.T) {
@@ -153,7 +154,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 			}
 			return ok
 		}}
-		poison = rooms.EventParticipantJoined
+		poison = log.ParticipantJoined
 		w.start(webhooks.Config{Transport: r, Ordering: webhooks.Strict})
 		bad := w.room("poisoned", story...)
 		var stop atomic.Bool
@@ -161,7 +162,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 		go func() { // others live on
 			for !stop.Load() {
 				time.Sleep(5 * time.Minute)
-				w.room(rooms.NewID("room"))
+				w.room(guid.New("room"))
 			}
 		}()
 		count := func() (n int, others int) {
@@ -195,7 +196,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 				after = append(after, g.event.Type)
 			}
 		}
-		require.Equal(t, append([]string{rooms.EventRoomStarted}, story[1:]...), after)
+		require.Equal(t, append([]string{log.RoomStarted}, story[1:]...), after)
 	})
 }
 
@@ -203,7 +204,7 @@ func TestRelaxedOrderPassesAPoison(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		r := &receiver{t: t, behave: func(g received) answer {
-			if g.event.Type == rooms.EventParticipantJoined {
+			if g.event.Type == log.ParticipantJoined {
 				return answer{status: 400}
 			}
 			return ok
@@ -234,11 +235,11 @@ func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
 		require.EqualValues(t, 360, s.Dead)
 		require.EqualValues(t, 6, s.Pending, "what is young is still tried")
 		require.Less(t, len(r.requests()), 2*80*60)
-		list, err := d.Deliveries(context.Background(), s.Endpoint.ID, rooms.DeliveryDead, 0, 5)
+		list, err := d.Deliveries(context.Background(), s.Endpoint.ID, log.DeliveryDead, 0, 5)
 		require.NoError(t, err)
 		require.Contains(t, list[0].LastError, "connection refused")
 		// The log can be pruned up to what is pending.
-		n, err := (&webhooks.Retention{Store: w.store, MaxAge: time.Hour}).Prune(context.Background())
+		n, err := (&log.Retention{Store: w.store, MaxAge: time.Hour}).Prune(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, 360, n)
 		require.Equal(t, fresh.record.SID, w.log()[0].RoomSID)
@@ -289,7 +290,7 @@ func TestGoneDisablesAndReplayRevives(t *testing.T) {
 		a := w.room("a", story...)
 		time.Sleep(time.Minute)
 		s := w.stats()
-		require.Equal(t, rooms.EndpointDisabled, s.Endpoint.State)
+		require.Equal(t, log.EndpointDisabled, s.Endpoint.State)
 		require.Contains(t, s.Endpoint.Reason, "410")
 		require.Zero(t, s.Pending)
 		require.EqualValues(t, 6, s.Dead)
@@ -300,7 +301,7 @@ func TestGoneDisablesAndReplayRevives(t *testing.T) {
 
 		off.Store(false)
 		require.NoError(t, d.Resume(ctx, s.Endpoint.ID))
-		k, err := d.Replay(ctx, s.Endpoint.ID, rooms.Replay{State: rooms.DeliveryDead})
+		k, err := d.Replay(ctx, s.Endpoint.ID, log.Replay{State: log.DeliveryDead})
 		require.NoError(t, err)
 		require.Equal(t, 6, k)
 		time.Sleep(time.Second)
@@ -310,7 +311,7 @@ func TestGoneDisablesAndReplayRevives(t *testing.T) {
 			took = append(took, g.event.RoomSeq)
 		}
 		require.Equal(t, []int64{1, 2, 3, 4, 5, 6}, took)
-		k, err = d.Replay(ctx, s.Endpoint.ID, rooms.Replay{State: rooms.DeliveryDead, Missing: true})
+		k, err = d.Replay(ctx, s.Endpoint.ID, log.Replay{State: log.DeliveryDead, Missing: true})
 		require.NoError(t, err)
 		require.Equal(t, 1, k)
 		time.Sleep(time.Second)
@@ -501,17 +502,17 @@ func TestDrain(t *testing.T) {
 
 // faultyStore is a store that counts what is asked of it, and fails on demand.
 type faultyStore struct {
-	webhooks.Store
+	log.Outbox
 	calls atomic.Int64
 	fail  atomic.Bool
 }
 
-func (s *faultyStore) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Delivery, error) {
+func (s *faultyStore) DueHeads(ctx context.Context, q log.DueQuery) ([]log.Delivery, error) {
 	s.calls.Add(1)
 	if s.fail.Load() {
 		return nil, errors.New("disk full")
 	}
-	return s.Store.DueHeads(ctx, q)
+	return s.Outbox.DueHeads(ctx, q)
 }
 
 func (s *faultyStore) NextDue(ctx context.Context, id, after int64) (int64, error) {
@@ -519,17 +520,17 @@ func (s *faultyStore) NextDue(ctx context.Context, id, after int64) (int64, erro
 	if s.fail.Load() {
 		return 0, errors.New("disk full")
 	}
-	return s.Store.NextDue(ctx, id, after)
+	return s.Outbox.NextDue(ctx, id, after)
 }
 
-func (s *faultyStore) FinishDeliveries(ctx context.Context, r []rooms.DeliveryResult) error {
+func (s *faultyStore) FinishDeliveries(ctx context.Context, r []log.DeliveryResult) error {
 	if s.fail.Load() {
 		return errors.New("disk full")
 	}
-	return s.Store.FinishDeliveries(ctx, r)
+	return s.Outbox.FinishDeliveries(ctx, r)
 }
 
-func startOn(w *world, s webhooks.Store, c webhooks.Config) *webhooks.Dispatcher {
+func startOn(w *world, s log.Outbox, c webhooks.Config) *webhooks.Dispatcher {
 	c = w.config(c)
 	c.Store = s
 	d := webhooks.New(c)
@@ -541,7 +542,7 @@ func startOn(w *world, s webhooks.Store, c webhooks.Config) *webhooks.Dispatcher
 func TestNothingPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		s := &faultyStore{Store: w.store}
+		s := &faultyStore{Outbox: w.store}
 		r := &receiver{t: t}
 		startOn(w, s, webhooks.Config{Transport: r})
 		w.room("a", story...)
@@ -558,7 +559,7 @@ func TestNothingPolls(t *testing.T) {
 func TestStoreThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		s := &faultyStore{Store: w.store}
+		s := &faultyStore{Outbox: w.store}
 		r := &receiver{t: t, behave: func(received) answer { return answer{status: 200, after: 10 * time.Millisecond} }}
 		var log bytes.Buffer // read while nobody runs
 		startOn(w, s, webhooks.Config{Transport: r, Logger: slog.New(slog.NewTextHandler(&log, nil))})

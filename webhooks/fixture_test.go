@@ -25,6 +25,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 	"parlor/webhooks"
 )
@@ -63,11 +65,11 @@ func (w *world) submit(c *rooms.Change) rooms.Record {
 func (w *world) room(name string, more ...string) *room {
 	now := time.Now()
 	r := rooms.Record{
-		SID: rooms.NewID("RM_"), Name: name, CreatedMs: rooms.NowMs(now),
+		SID: guid.New("RM_"), Name: name, CreatedMs: rooms.NowMs(now),
 		EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never,
 	}
 	c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r}
-	for _, typ := range append([]string{rooms.EventRoomStarted}, more...) {
+	for _, typ := range append([]string{log.RoomStarted}, more...) {
 		c.Events = append(c.Events, newEvent(&r, typ))
 	}
 	return &room{world: w, record: w.submit(c)}
@@ -87,19 +89,19 @@ func (r *room) tell(types ...string) {
 	r.record = r.world.submit(c)
 }
 
-func newEvent(r *rooms.Record, typ string) rooms.Event {
-	return rooms.NewEvent(&livekit.WebhookEvent{Event: typ, Room: r.Info()}, time.Now())
+func newEvent(r *rooms.Record, typ string) log.Event {
+	return log.New(&livekit.WebhookEvent{Event: typ, Room: r.Info()}, time.Now())
 }
 
 // log is every event that there is.
-func (w *world) log() []rooms.Event {
-	var all []rooms.Event
+func (w *world) log() []log.Event {
+	var all []log.Event
 	for {
 		var after int64
 		if n := len(all); n > 0 {
 			after = all[n-1].Seq
 		}
-		page, err := w.store.Events(context.Background(), rooms.EventQuery{After: after, Limit: 1000})
+		page, err := w.store.Events(context.Background(), log.Query{After: after, Limit: 1000})
 		require.NoError(w.t, err)
 		if len(page) == 0 {
 			return all
@@ -108,7 +110,7 @@ func (w *world) log() []rooms.Event {
 	}
 }
 
-func (w *world) stats() rooms.EndpointStats {
+func (w *world) stats() log.EndpointStats {
 	all, err := w.store.EndpointStats(context.Background())
 	require.NoError(w.t, err)
 	require.NotEmpty(w.t, all)
@@ -149,7 +151,7 @@ var ok = answer{status: http.StatusOK}
 
 // received is a request as it came, verified.
 type received struct {
-	event  rooms.Event
+	event  log.Event
 	url    string
 	at     time.Time
 	status int // that it was answered with; 0 = not, or not in time
@@ -240,7 +242,7 @@ func verify(t testing.TB, req *http.Request, key, secret, whsec string) received
 		return n
 	}
 	return received{
-		event: rooms.Event{
+		event: log.Event{
 			Seq: number("Parlor-Seq"), RoomSeq: number("Parlor-Room-Seq"), Epoch: number("Parlor-Epoch"),
 			ID: ev.Id, Type: ev.Event, RoomSID: ev.Room.GetSid(), RoomName: ev.Room.GetName(), Body: body,
 		},
@@ -278,7 +280,7 @@ func checkStandard(h http.Header, body []byte, whsec string) error {
 func (w *world) requireAll(got []received) {
 	w.t.Helper()
 	want := w.log()
-	byID := make(map[string]rooms.Event, len(want))
+	byID := make(map[string]log.Event, len(want))
 	for _, e := range want {
 		byID[e.ID] = e
 	}

@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // scrapeTime bounds how long a scrape waits for the store.
@@ -56,7 +56,7 @@ type workerMetrics struct {
 	latency  prometheus.Observer
 }
 
-func (m *metrics) worker(e rooms.Endpoint) workerMetrics {
+func (m *metrics) worker(e log.Endpoint) workerMetrics {
 	labels := prometheus.Labels{"endpoint": strconv.FormatInt(e.ID, 10), "url": redact(e.URL)}
 	return workerMetrics{attempts: m.attempts.MustCurryWith(labels), latency: m.latency.With(labels)}
 }
@@ -109,7 +109,7 @@ func (m *metrics) collect(c chan<- prometheus.Metric, e *EndpointStatus) {
 	put(m.dead, prometheus.GaugeValue, float64(e.Dead))
 	put(m.delivered, prometheus.CounterValue, float64(e.Delivered))
 	state := string(e.State)
-	if e.Down && e.State == rooms.EndpointOn {
+	if e.Down && e.State == log.EndpointOn {
 		state = "down"
 	}
 	put(m.state, prometheus.GaugeValue, 1, state)

@@ -7,11 +7,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
-
-// EventTest is the type of the event that [Dispatcher.SendTest] sends.
-const EventTest = "webhook_test"
 
 const (
 	defaultPage = 100
@@ -21,15 +18,15 @@ const (
 // EndpointStatus is how an endpoint fares. Times are Unix milliseconds; what is
 // zero is left out.
 type EndpointStatus struct {
-	ID       int64               `json:"id"`
-	Name     string              `json:"name,omitempty"`
-	URL      string              `json:"url"` // without password and query
-	Key      string              `json:"key"`
-	Include  []string            `json:"include_events,omitempty"`
-	Exclude  []string            `json:"exclude_events,omitempty"`
-	Ordering Ordering            `json:"ordering"`
-	State    rooms.EndpointState `json:"state"`
-	Reason   string              `json:"reason,omitempty"`
+	ID       int64             `json:"id"`
+	Name     string            `json:"name,omitempty"`
+	URL      string            `json:"url"` // without password and query
+	Key      string            `json:"key"`
+	Include  []string          `json:"include_events,omitempty"`
+	Exclude  []string          `json:"exclude_events,omitempty"`
+	Ordering Ordering          `json:"ordering"`
+	State    log.EndpointState `json:"state"`
+	Reason   string            `json:"reason,omitempty"`
 
 	Pending         int64   `json:"pending"`
 	Dead            int64   `json:"dead"`
@@ -85,7 +82,7 @@ func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
 	return out, nil
 }
 
-func statusOf(s *rooms.EndpointStats) EndpointStatus {
+func statusOf(s *log.EndpointStats) EndpointStatus {
 	e := EndpointStatus{
 		ID: s.Endpoint.ID, URL: redact(s.Endpoint.URL), Key: s.Endpoint.KeyID,
 		Include: s.Endpoint.Include, Exclude: s.Endpoint.Exclude,
@@ -110,19 +107,19 @@ func (w *worker) describe(e *EndpointStatus) {
 	e.InFlight = w.active
 	e.FailingSinceMs = w.failSince
 	e.Down = w.breaker.open
-	if w.breaker.open && w.state == rooms.EndpointOn {
-		e.NextProbeMs = rooms.NowMs(w.breaker.until)
+	if w.breaker.open && w.state == log.EndpointOn {
+		e.NextProbeMs = w.breaker.until.UnixMilli()
 		e.ProbeError = w.probeErr
 	}
 }
 
 // Deliveries returns a page of an endpoint's deliveries in that state, newest
 // first, of events before that seq; beforeSeq 0 begins at the newest.
-func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state rooms.DeliveryState, beforeSeq int64, limit int) ([]DeliveryStatus, error) {
+func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state log.DeliveryState, beforeSeq int64, limit int) ([]DeliveryStatus, error) {
 	if limit <= 0 {
 		limit = defaultPage
 	}
-	found, err := d.store.ListDeliveries(ctx, rooms.DeliveryQuery{
+	found, err := d.store.ListDeliveries(ctx, log.DeliveryQuery{
 		EndpointID: endpointID, State: state, BeforeSeq: beforeSeq, Limit: min(limit, maxPage),
 	})
 	if err != nil {
@@ -143,14 +140,14 @@ func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state roo
 // Replay makes deliveries pending again: one event, a range, or all dead letters.
 // They are sent at once, with the same ids and bodies, each room's in order. It
 // returns how many.
-func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r rooms.Replay) (int, error) {
+func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r log.Replay) (int, error) {
 	if _, err := d.worker(endpointID); err != nil {
 		return 0, err
 	}
-	if r.State == rooms.DeliveryPending {
-		r.State = rooms.DeliveryDead
+	if r.State == log.DeliveryPending {
+		r.State = log.DeliveryDead
 	}
-	n, err := d.store.Replay(ctx, endpointID, r, rooms.NowMs(time.Now()))
+	n, err := d.store.Replay(ctx, endpointID, r, time.Now().UnixMilli())
 	if err != nil {
 		return 0, fmt.Errorf("replay webhook deliveries: %w", err)
 	}
@@ -160,15 +157,15 @@ func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r rooms.Repla
 // Pause stops sending to an endpoint; its events are kept. Requests under way
 // end by themselves.
 func (d *Dispatcher) Pause(ctx context.Context, endpointID int64, reason string) error {
-	return d.setState(ctx, endpointID, rooms.EndpointPaused, reason)
+	return d.setState(ctx, endpointID, log.EndpointPaused, reason)
 }
 
 // Resume begins to send again to an endpoint that was paused or disabled.
 func (d *Dispatcher) Resume(ctx context.Context, endpointID int64) error {
-	return d.setState(ctx, endpointID, rooms.EndpointOn, "")
+	return d.setState(ctx, endpointID, log.EndpointOn, "")
 }
 
-func (d *Dispatcher) setState(ctx context.Context, id int64, s rooms.EndpointState, reason string) error {
+func (d *Dispatcher) setState(ctx context.Context, id int64, s log.EndpointState, reason string) error {
 	w, err := d.worker(id)
 	if err != nil {
 		return err
@@ -183,16 +180,16 @@ func (d *Dispatcher) setState(ctx context.Context, id int64, s rooms.EndpointSta
 	return nil
 }
 
-// SendTest sends an event of the type [EventTest] to that endpoint alone, through
+// SendTest sends an event of the type [log.WebhookTest] to that endpoint alone, through
 // the outbox like any other, and returns the event as it stands in the log.
-func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (rooms.Event, error) {
+func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (log.Event, error) {
 	if _, err := d.worker(endpointID); err != nil {
-		return rooms.Event{}, err
+		return log.Event{}, err
 	}
-	e := rooms.NewEvent(&livekit.WebhookEvent{Event: EventTest}, time.Now())
+	e := log.New(&livekit.WebhookEvent{Event: log.WebhookTest}, time.Now())
 	seq, err := d.store.SendTest(ctx, endpointID, e)
 	if err != nil {
-		return rooms.Event{}, fmt.Errorf("write a test event: %w", err)
+		return log.Event{}, fmt.Errorf("write a test event: %w", err)
 	}
 	e.Seq = seq
 	return e, nil
@@ -202,7 +199,7 @@ func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (rooms.Even
 func (d *Dispatcher) worker(id int64) (*worker, error) {
 	w := d.workers[id]
 	if w == nil {
-		return nil, rooms.Errorf(rooms.NotFound, "no webhook endpoint with the id %d is configured", id)
+		return nil, fmt.Errorf("%w with the id %d in the configuration", log.ErrNoEndpoint, id)
 	}
 	return w, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/webhooks"
 )
 
@@ -29,8 +30,8 @@ func TestFilters(t *testing.T) {
 		r := &receiver{t: t}
 		w.start(webhooks.Config{Transport: r, Endpoints: []webhooks.Endpoint{
 			{URL: "http://all.test/"},
-			{URL: "http://only.test/", Include: []string{rooms.EventRoomFinished}},
-			{URL: "http://but.test/", Exclude: []string{rooms.EventTrackPublished, rooms.EventTrackUnpublished}},
+			{URL: "http://only.test/", Include: []string{log.RoomFinished}},
+			{URL: "http://but.test/", Exclude: []string{log.TrackPublished, log.TrackUnpublished}},
 			{URL: "http://more.test/", Include: []string{"*"}},
 		}})
 		w.room("a", append(story, "room_metadata_changed")...)
@@ -127,7 +128,7 @@ func TestPauseAndResume(t *testing.T) {
 		require.Empty(t, r.requests())
 		all, err := d.Endpoints(ctx)
 		require.NoError(t, err)
-		require.Equal(t, rooms.EndpointPaused, all[0].State)
+		require.Equal(t, log.EndpointPaused, all[0].State)
 		require.Equal(t, "maintenance", all[0].Reason)
 		require.EqualValues(t, 6, all[0].Pending)
 
@@ -140,8 +141,8 @@ func TestPauseAndResume(t *testing.T) {
 		time.Sleep(time.Second)
 		w.requireAll(r.took())
 
-		require.Equal(t, rooms.NotFound, rooms.ErrorCode(d.Pause(ctx, 77, "")))
-		require.Equal(t, rooms.NotFound, rooms.ErrorCode(d.Resume(ctx, 77)))
+		require.ErrorIs(t, d.Pause(ctx, 77, ""), log.ErrNoEndpoint)
+		require.ErrorIs(t, d.Resume(ctx, 77), log.ErrNoEndpoint)
 	})
 }
 
@@ -176,12 +177,12 @@ func TestEndpointsTell(t *testing.T) {
 		require.Equal(t, "502 Bad Gateway: bad gateway", e.LastError)
 		require.Equal(t, "502 Bad Gateway: bad gateway", e.ProbeError)
 		require.Greater(t, e.NextProbeMs, rooms.NowMs(time.Now()))
-		list, err := d.Deliveries(ctx, e.ID, rooms.DeliveryPending, 0, 0)
+		list, err := d.Deliveries(ctx, e.ID, log.DeliveryPending, 0, 0)
 		require.NoError(t, err)
 		require.Len(t, list, 6)
-		require.Equal(t, rooms.EventRoomFinished, list[0].Type, "newest first")
+		require.Equal(t, log.RoomFinished, list[0].Type, "newest first")
 		require.Equal(t, 2, list[5].Attempts, "probes are not counted")
-		list, err = d.Deliveries(ctx, e.ID, rooms.DeliveryPending, 4, 2)
+		list, err = d.Deliveries(ctx, e.ID, log.DeliveryPending, 4, 2)
 		require.NoError(t, err)
 		require.Equal(t, []int64{3, 2}, []int64{list[0].Seq, list[1].Seq})
 
@@ -207,7 +208,7 @@ func TestReplay(t *testing.T) {
 		w.room("a", story...)
 		w.room("b", story...)
 		time.Sleep(time.Second)
-		replay := func(p rooms.Replay) []int64 {
+		replay := func(p log.Replay) []int64 {
 			earlier := len(r.took())
 			n, err := d.Replay(ctx, 1, p)
 			require.NoError(t, err)
@@ -219,13 +220,13 @@ func TestReplay(t *testing.T) {
 			require.Len(t, seqs, n)
 			return seqs
 		}
-		require.Equal(t, []int64{3}, replay(rooms.Replay{EventID: w.log()[2].ID, AnyState: true}))
-		require.Equal(t, []int64{2, 3, 4}, replay(rooms.Replay{FromSeq: 2, ToSeq: 4, State: rooms.DeliveryDelivered}))
-		require.Empty(t, replay(rooms.Replay{}), "there are no dead letters")
+		require.Equal(t, []int64{3}, replay(log.Replay{EventID: w.log()[2].ID, AnyState: true}))
+		require.Equal(t, []int64{2, 3, 4}, replay(log.Replay{FromSeq: 2, ToSeq: 4, State: log.DeliveryDelivered}))
+		require.Empty(t, replay(log.Replay{}), "there are no dead letters")
 		w.requireAll(r.took())
-		_, err := d.Replay(ctx, 77, rooms.Replay{})
-		require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
-		_, err = d.Replay(ctx, 1, rooms.Replay{EventID: "EV_unknown"})
+		_, err := d.Replay(ctx, 77, log.Replay{})
+		require.ErrorIs(t, err, log.ErrNoEndpoint)
+		_, err = d.Replay(ctx, 1, log.Replay{EventID: "EV_unknown"})
 		require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
 	})
 }
@@ -236,7 +237,7 @@ func TestSendTest(t *testing.T) {
 		w := newWorld(t)
 		r := &receiver{t: t}
 		d := w.start(webhooks.Config{Transport: r, Endpoints: []webhooks.Endpoint{
-			{URL: "http://a.test/", Include: []string{rooms.EventRoomFinished}}, {URL: "http://b.test/"},
+			{URL: "http://a.test/", Include: []string{log.RoomFinished}}, {URL: "http://b.test/"},
 		}})
 		e, err := d.SendTest(ctx, 1)
 		require.NoError(t, err)
@@ -244,11 +245,11 @@ func TestSendTest(t *testing.T) {
 		took := r.took()
 		require.Len(t, took, 1)
 		require.Equal(t, "http://a.test/", took[0].url)
-		require.Equal(t, webhooks.EventTest, took[0].event.Type)
+		require.Equal(t, log.WebhookTest, took[0].event.Type)
 		require.Equal(t, e.ID, took[0].event.ID)
 		require.Equal(t, e.Seq, took[0].event.Seq)
 		_, err = d.SendTest(ctx, 77)
-		require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
+		require.ErrorIs(t, err, log.ErrNoEndpoint)
 	})
 }
 
@@ -317,7 +318,7 @@ func TestAllAtOnce(t *testing.T) {
 	var others sync.WaitGroup
 	for _, f := range []func() error{
 		func() error { _, err := d.Endpoints(ctx); return err },
-		func() error { _, err := d.Deliveries(ctx, 1, rooms.DeliveryDelivered, 0, 3); return err },
+		func() error { _, err := d.Deliveries(ctx, 1, log.DeliveryDelivered, 0, 3); return err },
 		func() error {
 			if err := d.Pause(ctx, 1, "now and then"); err != nil {
 				return err
@@ -386,25 +387,25 @@ func TestAnEndpointThatIsLeftOutForOneStart(t *testing.T) {
 		w.room("b")
 		d.Close()
 
-		var log bytes.Buffer
+		var text bytes.Buffer
 		without := webhooks.Config{
-			Transport: r, Logger: slog.New(slog.NewTextHandler(&log, nil)), Endpoints: []webhooks.Endpoint{{URL: "http://other.test/"}},
+			Transport: r, Logger: slog.New(slog.NewTextHandler(&text, nil)), Endpoints: []webhooks.Endpoint{{URL: "http://other.test/"}},
 		}
 		d = w.start(without)
 		d.Close()
-		require.Contains(t, log.String(), "level=WARN")
-		require.Contains(t, log.String(), fmt.Sprint("count=", len(story)))
-		require.Contains(t, log.String(), "a.test")
-		require.NotContains(t, log.String(), "pw@")
-		require.NotContains(t, log.String(), "token")
+		require.Contains(t, text.String(), "level=WARN")
+		require.Contains(t, text.String(), fmt.Sprint("count=", len(story)))
+		require.Contains(t, text.String(), "a.test")
+		require.NotContains(t, text.String(), "pw@")
+		require.NotContains(t, text.String(), "token")
 		w.room("c") // of which the endpoint is not told
-		log.Reset()
+		text.Reset()
 		w.start(without).Close()
-		require.NotContains(t, log.String(), "a.test", "there is nothing more to give up")
+		require.NotContains(t, text.String(), "a.test", "there is nothing more to give up")
 
 		up.Store(true)
 		d = w.start(named)
-		n, err := d.Replay(t.Context(), w.stats().Endpoint.ID, rooms.Replay{Missing: true})
+		n, err := d.Replay(t.Context(), w.stats().Endpoint.ID, log.Replay{Missing: true})
 		require.NoError(t, err)
 		require.Equal(t, len(story)+1, n)
 		time.Sleep(time.Second)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // finish takes up what came of a request.
@@ -27,9 +27,9 @@ func (w *worker) finish(ctx context.Context, a attempt) {
 }
 
 func (w *worker) succeeded(a attempt) {
-	w.results = append(w.results, rooms.DeliveryResult{
+	w.results = append(w.results, log.DeliveryResult{
 		EndpointID: w.target.record.ID, Seq: a.delivery.Seq,
-		State: rooms.DeliveryDelivered, AtMs: rooms.NowMs(a.at), Status: a.status,
+		State: log.DeliveryDelivered, AtMs: a.at.UnixMilli(), Status: a.status,
 	})
 	wasOpen, since := w.breaker.open, w.failSince
 	w.failSince, w.probeErr, w.sweepFail, w.expiring = 0, "", 0, false
@@ -63,7 +63,7 @@ func (w *worker) failed(a attempt) {
 		return // it failed before and was tried early: no news of the endpoint
 	}
 	if w.failSince == 0 {
-		w.failSince = rooms.NowMs(a.at)
+		w.failSince = a.at.UnixMilli()
 	}
 	if a.probe {
 		w.probeErr = a.err
@@ -106,44 +106,44 @@ func (w *worker) endSweep() {
 }
 
 // failure is the record of a failed attempt.
-func (w *worker) failure(a attempt) rooms.DeliveryResult {
-	r := rooms.DeliveryResult{
+func (w *worker) failure(a attempt) log.DeliveryResult {
+	r := log.DeliveryResult{
 		EndpointID: w.target.record.ID, Seq: a.delivery.Seq,
-		AtMs: rooms.NowMs(a.at), Status: a.status, Error: a.err,
+		AtMs: a.at.UnixMilli(), Status: a.status, Error: a.err,
 	}
 	wait, again := w.sched.next(a.delivery.Attempts + 1)
 	if !again {
-		r.State = rooms.DeliveryDead
+		r.State = log.DeliveryDead
 		w.log.Warn("webhooks: giving up an event", "room", a.delivery.Event.RoomName,
 			"event", a.delivery.Event.ID, "attempts", a.delivery.Attempts+1, "err", a.err)
 		return r
 	}
-	r.State = rooms.DeliveryPending
-	r.NextMs = rooms.NowMs(a.at.Add(max(wait, a.retryAfter)))
+	r.State = log.DeliveryPending
+	r.NextMs = a.at.Add(max(wait, a.retryAfter)).UnixMilli()
 	return r
 }
 
 // disable obeys a 410: the receiver wants no more, now or of what pends.
 func (w *worker) disable(ctx context.Context, a attempt) {
 	const reason = "the receiver answered 410 Gone"
-	w.setState(rooms.EndpointDisabled)
+	w.setState(log.EndpointDisabled)
 	w.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
 	id := w.target.record.ID
-	if err := w.store.SetEndpointState(ctx, id, rooms.EndpointDisabled, reason); err != nil {
+	if err := w.store.SetEndpointState(ctx, id, log.EndpointDisabled, reason); err != nil {
 		w.storeFailed(ctx, &w.writes, "disable the endpoint", err)
 		return
 	}
-	if _, err := w.store.BoundPending(ctx, id, 0, rooms.NowMs(a.at), reason); err != nil {
+	if _, err := w.store.BoundPending(ctx, id, 0, a.at.UnixMilli(), reason); err != nil {
 		w.storeFailed(ctx, &w.writes, "give up what pends", err)
 	}
 }
 
 // setState follows a change of the endpoint's state.
-func (w *worker) setState(s rooms.EndpointState) {
+func (w *worker) setState(s log.EndpointState) {
 	w.state = s
 	w.endSweep()
 	w.release()
-	if s == rooms.EndpointOn {
+	if s == log.EndpointOn {
 		w.exhausted = false
 		if w.failSince != 0 { // look before sending all of it; what is old has its time again
 			w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
@@ -165,7 +165,7 @@ func (w *worker) release() {
 // long as the schedule lasts. Else a receiver that never returns would keep the
 // log from ever being pruned.
 func (w *worker) expire(ctx context.Context) {
-	if !w.expiring || !w.breaker.open || w.state != rooms.EndpointOn || len(w.results) > 0 || w.recording != nil {
+	if !w.expiring || !w.breaker.open || w.state != log.EndpointOn || len(w.results) > 0 || w.recording != nil {
 		return
 	}
 	bound, ok := w.maxSeq()
@@ -173,14 +173,14 @@ func (w *worker) expire(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	found, err := w.store.DueHeads(ctx, rooms.DueQuery{
+	found, err := w.store.DueHeads(ctx, log.DueQuery{
 		EndpointID: w.target.record.ID, NowMs: anyTime, MaxSeq: bound, Limit: claimBatch, Exclude: w.inHand(nil),
 	})
 	if err != nil {
 		w.storeFailed(ctx, &w.reads, "read old deliveries", err)
 		return
 	}
-	limit := rooms.NowMs(now.Add(-w.sched.total()))
+	limit := now.Add(-w.sched.total()).UnixMilli()
 	reason := "given up: the endpoint has been failing since " +
 		time.UnixMilli(w.failSince).UTC().Format(time.RFC3339) + ": " + w.probeErr
 	for _, d := range found {
@@ -188,8 +188,8 @@ func (w *worker) expire(ctx context.Context) {
 			continue
 		}
 		w.claimed[d.Seq] = struct{}{}
-		w.results = append(w.results, rooms.DeliveryResult{
-			EndpointID: d.EndpointID, Seq: d.Seq, State: rooms.DeliveryDead, AtMs: rooms.NowMs(now), Error: reason,
+		w.results = append(w.results, log.DeliveryResult{
+			EndpointID: d.EndpointID, Seq: d.Seq, State: log.DeliveryDead, AtMs: now.UnixMilli(), Error: reason,
 		})
 	}
 	w.expired += len(w.results)

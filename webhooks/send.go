@@ -14,7 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // What is read of an answer. Its body matters to nobody; reading a small one to
@@ -89,7 +89,7 @@ type sender struct {
 }
 
 // send makes one attempt to bring e to t.
-func (s *sender) send(parent context.Context, t *target, e *rooms.Event) outcome {
+func (s *sender) send(parent context.Context, t *target, e *log.Event) outcome {
 	ctx, cancel := context.WithTimeout(parent, s.timeout)
 	defer cancel()
 	req, err := s.request(ctx, t, e)
@@ -117,7 +117,7 @@ func (s *sender) send(parent context.Context, t *target, e *rooms.Event) outcome
 	return judge(resp, excerpt)
 }
 
-func (s *sender) request(ctx context.Context, t *target, e *rooms.Event) (*http.Request, error) {
+func (s *sender) request(ctx context.Context, t *target, e *log.Event) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url.String(), bytes.NewReader(e.Body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)

@@ -9,7 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
+	"parlor/rooms/outage"
 )
 
 const (
@@ -37,7 +38,7 @@ const (
 // waited for before run returns.
 type worker struct {
 	target  target
-	store   Store
+	store   log.Outbox
 	sender  *sender
 	sched   schedule
 	maxSeq  func() (seq int64, ok bool) // bound set by the barrier; false = send nothing yet
@@ -55,33 +56,33 @@ type worker struct {
 	tasks    sync.WaitGroup
 
 	// Owned by run.
-	state     rooms.EndpointState
+	state     log.EndpointState
 	failSince int64 // ms; 0 = the last attempt succeeded
 	breaker   breaker
 	probing   bool   // a probe is under way
 	probeErr  string // of the last failed probe
 	claimed   map[int64]struct{}
-	queue     []rooms.Delivery // claimed and waiting for a request
-	active    int              // requests under way
-	results   []rooms.DeliveryResult
-	recording []rooms.DeliveryResult // being written
-	exhausted bool                   // the last query found no more; until woken
-	sleepTill time.Time              // when to look again by ourselves; zero = never
-	retryAt   time.Time              // when to use the store again after a failure
-	reads     rooms.Outage           // of the store
-	writes    rooms.Outage           // of the store
-	barred    bool                   // another machine may send what pends
-	sweeping  bool                   // what pends is tried at once, due or not
-	sweepFail int                    // in a row, within the sweep
-	tried     map[int64]struct{}     // not to be tried again in this sweep or row of probes
-	expiring  bool                   // what is too old may have to be given up
-	expired   int                    // given up so far, to be logged
-	waiters   []chan struct{}        // told when nothing is to be done now
+	queue     []log.Delivery // claimed and waiting for a request
+	active    int            // requests under way
+	results   []log.DeliveryResult
+	recording []log.DeliveryResult // being written
+	exhausted bool                 // the last query found no more; until woken
+	sleepTill time.Time            // when to look again by ourselves; zero = never
+	retryAt   time.Time            // when to use the store again after a failure
+	reads     outage.Log           // of the store
+	writes    outage.Log           // of the store
+	barred    bool                 // another machine may send what pends
+	sweeping  bool                 // what pends is tried at once, due or not
+	sweepFail int                  // in a row, within the sweep
+	tried     map[int64]struct{}   // not to be tried again in this sweep or row of probes
+	expiring  bool                 // what is too old may have to be given up
+	expired   int                  // given up so far, to be logged
+	waiters   []chan struct{}      // told when nothing is to be done now
 }
 
 // attempt is one request on its way, and what came of it.
 type attempt struct {
-	delivery rooms.Delivery
+	delivery log.Delivery
 	probe    bool // made because the breaker is open
 	early    bool // made before it was due
 	outcome
@@ -178,7 +179,7 @@ func (w *worker) arm(timer *time.Timer) {
 	switch {
 	case !w.retryAt.IsZero():
 		at = w.retryAt
-	case w.state != rooms.EndpointOn:
+	case w.state != log.EndpointOn:
 		at = time.Time{}
 	case w.breaker.open:
 		if w.probing || w.active >= w.target.concurrency {
@@ -243,7 +244,7 @@ func (w *worker) mayNot() bool {
 
 // wantsMore tells whether there is room for more claims, and a chance of any.
 func (w *worker) wantsMore() bool {
-	if w.state != rooms.EndpointOn || w.exhausted || !w.retryAt.IsZero() || w.mayNot() {
+	if w.state != log.EndpointOn || w.exhausted || !w.retryAt.IsZero() || w.mayNot() {
 		return false
 	}
 	if w.breaker.open {
@@ -260,11 +261,11 @@ func (w *worker) room() int {
 
 // query is what to ask for now: what is due; in a sweep, what is not due either;
 // one for a probe, due or not. It is false if the barrier lets nothing pass yet.
-func (w *worker) query(now time.Time) (rooms.DueQuery, bool) {
+func (w *worker) query(now time.Time) (log.DueQuery, bool) {
 	bound, ok := w.maxSeq()
-	q := rooms.DueQuery{
+	q := log.DueQuery{
 		EndpointID: w.target.record.ID,
-		NowMs:      rooms.NowMs(now),
+		NowMs:      now.UnixMilli(),
 		MaxSeq:     bound,
 		Limit:      min(claimBatch, w.room()),
 	}
@@ -287,7 +288,7 @@ func (w *worker) inHand(more map[int64]struct{}) []int64 {
 
 // noMore decides what follows a query that found less than it asked for. It
 // reports whether to ask again at once.
-func (w *worker) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
+func (w *worker) noMore(ctx context.Context, q log.DueQuery, found int) bool {
 	switch {
 	case w.breaker.open && found == 0 && len(w.tried) > 0:
 		clear(w.tried) // all have had their turn as probes: begin again
@@ -315,7 +316,7 @@ func (w *worker) noMore(ctx context.Context, q rooms.DueQuery, found int) bool {
 }
 
 // storeFailed has the worker use the store again in a while.
-func (w *worker) storeFailed(ctx context.Context, o *rooms.Outage, what string, err error) {
+func (w *worker) storeFailed(ctx context.Context, o *outage.Log, what string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -335,7 +336,7 @@ func (w *worker) dispatch() {
 		a := attempt{
 			delivery: d,
 			probe:    w.breaker.open,
-			early:    d.NextMs > rooms.NowMs(time.Now()),
+			early:    d.NextMs > time.Now().UnixMilli(),
 		}
 		w.probing = w.probing || a.probe
 		w.active++
@@ -382,7 +383,7 @@ func (w *worker) tellWaiters() {
 	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil {
 		return
 	}
-	if w.state == rooms.EndpointOn && !w.breaker.open && !w.barred && (!w.exhausted || len(w.queue) > 0) {
+	if w.state == log.EndpointOn && !w.breaker.open && !w.barred && (!w.exhausted || len(w.queue) > 0) {
 		return
 	}
 	for _, c := range w.waiters {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 	"parlor/rooms/replica/s3test"
 	"parlor/rooms/sqlite"
 
@@ -134,11 +136,11 @@ func testLog(t testing.TB) *slog.Logger {
 // create makes a room and waits for the disk.
 func (n *node) create(name string) error {
 	now := rooms.NowMs(time.Now())
-	r := rooms.Record{SID: rooms.NewID("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
+	r := rooms.Record{SID: guid.New("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
 	r.SetEmpty(now)
 	done := make(chan error, 1)
-	started := rooms.Event{ID: rooms.NewID("EV_"), Type: rooms.EventRoomStarted, RoomSID: r.SID, RoomName: name, CreatedMs: now, Body: []byte("{}")}
-	n.store.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{started}}, func(_ rooms.Outcome, err error) { done <- err })
+	started := log.Event{ID: guid.New("EV_"), Type: log.RoomStarted, RoomSID: r.SID, RoomName: name, CreatedMs: now, Body: []byte("{}")}
+	n.store.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []log.Event{started}}, func(_ rooms.Outcome, err error) { done <- err })
 	return <-done
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
 )
 
 // mustGrow writes some hundred kilobytes.
@@ -20,7 +21,7 @@ func (n *node) mustGrow(t testing.TB, name string) {
 	t.Helper()
 	now := rooms.NowMs(time.Now())
 	r := rooms.Record{
-		SID: rooms.NewID("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never,
+		SID: guid.New("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never,
 		Metadata: strings.Repeat(name, 256<<10/len(name)),
 	}
 	r.SetEmpty(now)

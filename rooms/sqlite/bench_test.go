@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 
 	"github.com/stretchr/testify/require"
 )
@@ -21,7 +22,7 @@ func BenchmarkCreate(b *testing.B) {
 		b.Run(fmt.Sprintf("endpoints=%d", endpoints), func(b *testing.B) {
 			s := openNew(b)
 			if endpoints > 0 {
-				_, err := s.SyncEndpoints(b.Context(), []rooms.Endpoint{{URL: "http://receiver"}}, 1)
+				_, err := s.SyncEndpoints(b.Context(), []log.Endpoint{{URL: "http://receiver"}}, 1)
 				require.NoError(b, err)
 			}
 			b.ResetTimer()
@@ -46,7 +47,7 @@ func createMany(b testing.TB, s *Store, n, callers int) {
 				r := newRoom(fmt.Sprintf("room-%08x", uint32(i)*2654435761), now)
 				s.Submit(&rooms.Change{
 					Kind: rooms.ChangeCreate, Room: r,
-					Events: []rooms.Event{event(rooms.EventRoomStarted, &r, now)},
+					Events: []log.Event{event(log.RoomStarted, &r, now)},
 				}, func(_ rooms.Outcome, err error) { done <- err })
 				if err := <-done; err != nil {
 					b.Error(err)

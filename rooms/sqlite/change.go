@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // Submit queues a change; see [rooms.Store]. After Close done is called on the
@@ -131,9 +132,9 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 }
 
 // joins counts the participants that events tell to have joined.
-func joins(events []rooms.Event) (n int64) {
+func joins(events []log.Event) (n int64) {
 	for i := range events {
-		if events[i].Type == rooms.EventParticipantJoined {
+		if events[i].Type == log.ParticipantJoined {
 			n++
 		}
 	}
@@ -160,7 +161,7 @@ func (t *tx) putSession(v *sessionRow) error {
 
 // appendEvents writes a room's events, whose numbers r.Seq already counts, and
 // what endpoints get of them.
-func (t *tx) appendEvents(r *rooms.Record, events []rooms.Event) error {
+func (t *tx) appendEvents(r *rooms.Record, events []log.Event) error {
 	for i := range events {
 		e := events[i] // the change is the caller's
 		e.RoomSID, e.RoomName = r.SID, r.Name
@@ -176,7 +177,7 @@ func (t *tx) appendEvents(r *rooms.Record, events []rooms.Event) error {
 }
 
 // appendEvent gives e its seq and epoch and writes it.
-func (t *tx) appendEvent(e *rooms.Event) error {
+func (t *tx) appendEvent(e *log.Event) error {
 	t.eventSeq++
 	e.Seq, e.Epoch = t.eventSeq, t.epoch
 	body := e.Body
@@ -217,7 +218,7 @@ func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
 		}
 		t.open--
 		t.ended++
-		if err := t.appendEvents(r, []rooms.Event{rooms.RoomFinished(r, now)}); err != nil {
+		if err := t.appendEvents(r, []log.Event{rooms.RoomFinished(r, now)}); err != nil {
 			return nil, err
 		}
 	}

@@ -3,7 +3,7 @@ package sqlite
 import (
 	"database/sql"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // The pending deliveries of a room to an endpoint are a queue in the order of
@@ -14,28 +14,25 @@ import (
 
 // passes reports whether a pending delivery with so many failed attempts lets the
 // later ones of its room pass.
-func passes(e *rooms.Endpoint, attempts int) bool {
+func passes(e *log.Endpoint, attempts int) bool {
 	return e.RelaxAfter > 0 && attempts >= e.RelaxAfter
 }
 
-// errNoEndpoint: no endpoint has the id.
-var errNoEndpoint = rooms.Errorf(rooms.NotFound, "no such webhook endpoint")
-
 // endpoint returns the endpoint with that id.
-func (t *tx) endpoint(id int64) (*rooms.Endpoint, error) {
+func (t *tx) endpoint(id int64) (*log.Endpoint, error) {
 	for i := range t.endpoints {
 		if t.endpoints[i].ID == id {
 			return &t.endpoints[i], nil
 		}
 	}
-	return nil, errNoEndpoint
+	return nil, log.ErrNoEndpoint
 }
 
 // deliver writes what endpoints get of an event that was just written.
-func (t *tx) deliver(ev *rooms.Event) error {
+func (t *tx) deliver(ev *log.Event) error {
 	for i := range t.endpoints {
 		e := &t.endpoints[i]
-		if e.State == rooms.EndpointDisabled || !e.Wants(ev.Type) {
+		if e.State == log.EndpointDisabled || !e.Wants(ev.Type) {
 			continue
 		}
 		if err := t.deliverTo(e, ev); err != nil {
@@ -46,7 +43,7 @@ func (t *tx) deliver(ev *rooms.Event) error {
 }
 
 // deliverTo puts an event that is newer than all at the end of its queue.
-func (t *tx) deliverTo(e *rooms.Endpoint, ev *rooms.Event) error {
+func (t *tx) deliverTo(e *log.Endpoint, ev *log.Event) error {
 	ready := true
 	if ev.RoomSeq > 1 { // a room's first event finds no queue, one of no room joins none
 		var attempts int
@@ -74,7 +71,7 @@ func nextMs(ready bool, ms int64) sql.NullInt64 {
 
 // promote lets those go that waited behind the delivery of event seq, which was
 // ready and pends no more, or lets others pass.
-func (t *tx) promote(e *rooms.Endpoint, roomSID string, seq, nowMs int64) error {
+func (t *tx) promote(e *log.Endpoint, roomSID string, seq, nowMs int64) error {
 	if roomSID == "" {
 		return nil
 	}
@@ -127,7 +124,7 @@ func scanQueued(into *[]queued) func(*sql.Rows) error {
 
 // requeue makes the rule true again in the queue of a room where deliveries came
 // in elsewhere than at the end, or in all queues of the endpoint if room is "".
-func (t *tx) requeue(e *rooms.Endpoint, room string, nowMs int64) error {
+func (t *tx) requeue(e *log.Endpoint, room string, nowMs int64) error {
 	query := `SELECT event_seq, room_sid, attempts, next_ms IS NOT NULL FROM delivery INDEXED BY delivery_queue
 		WHERE endpoint_id = ? AND state = 0 `
 	args := []any{e.ID}

@@ -8,14 +8,15 @@ import (
 	"unicode/utf8"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // errorMax bounds what is kept of an attempt's error, in bytes.
 const errorMax = 500
 
 // DueHeads returns deliveries that can be sent now, those longest due first; see
-// [rooms.Outbox].
-func (s *Store) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Delivery, error) {
+// [log.Outbox].
+func (s *Store) DueHeads(ctx context.Context, q log.DueQuery) ([]log.Delivery, error) {
 	var w where
 	w.add("endpoint_id = ? AND next_ms <= ?", q.EndpointID, q.NowMs)
 	if q.MaxSeq > 0 {
@@ -27,7 +28,7 @@ func (s *Store) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Deliver
 	if limit == 0 {
 		return nil, nil
 	}
-	var due []rooms.Delivery
+	var due []log.Delivery
 	err := s.each(ctx, func(rs *sql.Rows) error {
 		d, err := scanDelivery(rs, true)
 		if err == nil && len(due) < limit && !slices.Contains(q.Exclude, d.Seq) {
@@ -45,8 +46,8 @@ func (s *Store) DueHeads(ctx context.Context, q rooms.DueQuery) ([]rooms.Deliver
 const deliveryColumns = `d.endpoint_id, d.event_seq, d.state, d.attempts, coalesce(d.next_ms, 0), d.last_ms, d.last_status, d.last_error,
 	e.id, e.type, e.room_sid, e.room_name, e.room_seq, e.created_ms, e.epoch`
 
-func scanDelivery(s scanner, body bool) (rooms.Delivery, error) {
-	var d rooms.Delivery
+func scanDelivery(s scanner, body bool) (log.Delivery, error) {
+	var d log.Delivery
 	e := &d.Event
 	fields := []any{&d.EndpointID, &d.Seq, &d.State, &d.Attempts, &d.NextMs, &d.LastMs, &d.LastStatus, &d.LastError,
 		&e.ID, &e.Type, &e.RoomSID, &e.RoomName, &e.RoomSeq, &e.CreatedMs, &e.Epoch}
@@ -66,14 +67,14 @@ func (s *Store) NextDue(ctx context.Context, endpointID, afterMs int64) (ms int6
 }
 
 // ListDeliveries returns a page of at most 1000 of an endpoint's deliveries; see
-// [rooms.Outbox].
-func (s *Store) ListDeliveries(ctx context.Context, q rooms.DeliveryQuery) ([]rooms.Delivery, error) {
+// [log.Outbox].
+func (s *Store) ListDeliveries(ctx context.Context, q log.DeliveryQuery) ([]log.Delivery, error) {
 	var w where
 	w.add("d.endpoint_id = ? AND d.state = ?", q.EndpointID, int(q.State))
 	if q.BeforeSeq > 0 {
 		w.add("d.event_seq < ?", q.BeforeSeq)
 	}
-	var out []rooms.Delivery
+	var out []log.Delivery
 	err := s.each(ctx, func(rs *sql.Rows) error {
 		d, err := scanDelivery(rs, false)
 		out = append(out, d)
@@ -86,8 +87,8 @@ func (s *Store) ListDeliveries(ctx context.Context, q rooms.DeliveryQuery) ([]ro
 	return out, nil
 }
 
-// FinishDeliveries records what attempts came to; see [rooms.Outbox].
-func (s *Store) FinishDeliveries(ctx context.Context, results []rooms.DeliveryResult) error {
+// FinishDeliveries records what attempts came to; see [log.Outbox].
+func (s *Store) FinishDeliveries(ctx context.Context, results []log.DeliveryResult) error {
 	return s.do(ctx, func(t *tx) error {
 		health := make(map[int64]*health)
 		for i := range results {
@@ -113,8 +114,8 @@ func (s *Store) FinishDeliveries(ctx context.Context, results []rooms.DeliveryRe
 	})
 }
 
-func (t *tx) finish(e *rooms.Endpoint, r *rooms.DeliveryResult) error {
-	if r.State != rooms.DeliveryDelivered {
+func (t *tx) finish(e *log.Endpoint, r *log.DeliveryResult) error {
+	if r.State != log.DeliveryDelivered {
 		t.count(e.ID, counts{failures: 1})
 	}
 	var room string
@@ -129,7 +130,7 @@ func (t *tx) finish(e *rooms.Endpoint, r *rooms.DeliveryResult) error {
 		return err
 	}
 	// It is not ready any more if a replay came before it while it was in flight.
-	next := nextMs(ready && r.State == rooms.DeliveryPending, r.NextMs)
+	next := nextMs(ready && r.State == log.DeliveryPending, r.NextMs)
 	_, err = t.exec(`UPDATE delivery SET state = ?, attempts = attempts + 1, next_ms = ?,
 			last_ms = ?, last_status = ?, last_error = ? WHERE endpoint_id = ? AND event_seq = ?`,
 		int(r.State), next, r.AtMs, r.Status, bounded(r.Error), r.EndpointID, r.Seq)
@@ -137,11 +138,11 @@ func (t *tx) finish(e *rooms.Endpoint, r *rooms.DeliveryResult) error {
 		return err
 	}
 	switch r.State {
-	case rooms.DeliveryDelivered:
+	case log.DeliveryDelivered:
 		t.count(e.ID, counts{pending: -1, delivered: 1})
-	case rooms.DeliveryDead:
+	case log.DeliveryDead:
 		t.count(e.ID, counts{pending: -1, dead: 1})
-	case rooms.DeliveryPending:
+	case log.DeliveryPending:
 		t.news = true
 		ready = ready && passes(e, attempts+1)
 	}
@@ -153,8 +154,8 @@ func (t *tx) finish(e *rooms.Endpoint, r *rooms.DeliveryResult) error {
 
 // finishLate records the success of a delivery that was dead-lettered while it
 // was in flight.
-func (t *tx) finishLate(r *rooms.DeliveryResult) error {
-	if r.State != rooms.DeliveryDelivered {
+func (t *tx) finishLate(r *log.DeliveryResult) error {
+	if r.State != log.DeliveryDelivered {
 		return nil
 	}
 	n, err := t.exec(`UPDATE delivery SET state = 1, attempts = attempts + 1, last_ms = ?, last_status = ?, last_error = ?
@@ -186,9 +187,9 @@ type health struct {
 
 func newHealth() *health { return new(health) }
 
-func (h *health) add(r *rooms.DeliveryResult) {
+func (h *health) add(r *log.DeliveryResult) {
 	h.lastMs, h.status = r.AtMs, r.Status
-	if r.State == rooms.DeliveryDelivered {
+	if r.State == log.DeliveryDelivered {
 		h.succeeded, h.failSinceMs, h.successMs = true, 0, r.AtMs
 		return
 	}
@@ -208,7 +209,7 @@ func (t *tx) setHealth(endpointID int64, h *health) error {
 }
 
 // BoundPending dead-letters the oldest pending deliveries of an endpoint until at
-// most max pend, in small transactions; see [rooms.Outbox].
+// most max pend, in small transactions; see [log.Outbox].
 func (s *Store) BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error) {
 	total := 0
 	for {
@@ -259,14 +260,14 @@ func (t *tx) boundPending(endpointID, max, nowMs int64, reason string) (int, err
 }
 
 // SendTest writes an event of no room, and a delivery to that endpoint alone; see
-// [rooms.Outbox].
-func (s *Store) SendTest(ctx context.Context, endpointID int64, ev rooms.Event) (int64, error) {
+// [log.Outbox].
+func (s *Store) SendTest(ctx context.Context, endpointID int64, ev log.Event) (int64, error) {
 	return call(ctx, s, func(t *tx) (int64, error) {
 		e, err := t.endpoint(endpointID)
 		if err != nil {
 			return 0, err
 		}
-		if e.State == rooms.EndpointDisabled {
+		if e.State == log.EndpointDisabled {
 			return 0, rooms.Errorf(rooms.Precondition, "webhook endpoint %d is disabled (%s): resume it first", e.ID, e.Reason)
 		}
 		ev := ev // the job may be run twice

@@ -1,6 +1,6 @@
 // Package sqlite keeps rooms, sessions, events and what is on its way to webhook
 // receivers in an SQLite database: it implements [rooms.Store], [rooms.History],
-// [rooms.Moderation] and [rooms.Outbox], and has the only SQL about them.
+// [rooms.Moderation] and [log.Outbox], and has the only SQL about them.
 //
 // # Writing
 //

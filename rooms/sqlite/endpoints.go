@@ -8,13 +8,14 @@ import (
 	"slices"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 const endpointColumns = `id, url, key_id, include, exclude, relax_after, state, reason, fail_since_ms`
 
 // endpointRow is an endpoint's row, to be scanned.
 type endpointRow struct {
-	endpoint         rooms.Endpoint
+	endpoint         log.Endpoint
 	include, exclude []byte
 }
 
@@ -23,7 +24,7 @@ func (r *endpointRow) fields() []any {
 	return []any{&e.ID, &e.URL, &e.KeyID, &r.include, &r.exclude, &e.RelaxAfter, &e.State, &e.Reason, &e.FailSinceMs}
 }
 
-func (r *endpointRow) done() (rooms.Endpoint, error) {
+func (r *endpointRow) done() (log.Endpoint, error) {
 	e := r.endpoint
 	if err := json.Unmarshal(r.include, &e.Include); err != nil {
 		return e, fmt.Errorf("read the filter of endpoint %d: %w", e.ID, err)
@@ -35,8 +36,8 @@ func (r *endpointRow) done() (rooms.Endpoint, error) {
 }
 
 // loadEndpoints reads all endpoints for the writer to remember.
-func loadEndpoints(t *tx) ([]rooms.Endpoint, error) {
-	var all []rooms.Endpoint
+func loadEndpoints(t *tx) ([]log.Endpoint, error) {
+	var all []log.Endpoint
 	err := t.rows(func(rs *sql.Rows) error {
 		var r endpointRow
 		if err := rs.Scan(r.fields()...); err != nil {
@@ -54,32 +55,32 @@ func loadEndpoints(t *tx) ([]rooms.Endpoint, error) {
 const retireBatch = 500
 
 // SyncEndpoints makes the endpoints those of the configuration; see
-// [rooms.Outbox].
-func (s *Store) SyncEndpoints(ctx context.Context, configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error) {
-	all, err := call(ctx, s, func(t *tx) ([]rooms.Endpoint, error) { return t.syncEndpoints(configured, nowMs) })
+// [log.Outbox].
+func (s *Store) SyncEndpoints(ctx context.Context, configured []log.Endpoint, nowMs int64) ([]log.Endpoint, error) {
+	all, err := call(ctx, s, func(t *tx) ([]log.Endpoint, error) { return t.syncEndpoints(configured, nowMs) })
 	if err != nil {
 		return nil, err
 	}
-	out := make([]rooms.Endpoint, len(configured))
+	out := make([]log.Endpoint, len(configured))
 	for _, e := range all {
-		i := slices.IndexFunc(configured, func(c rooms.Endpoint) bool { return c.URL == e.URL })
+		i := slices.IndexFunc(configured, func(c log.Endpoint) bool { return c.URL == e.URL })
 		if i >= 0 {
 			out[i] = e
 			continue
 		}
-		if e.Reason != rooms.ReasonRemoved {
+		if e.Reason != log.ReasonRemoved {
 			continue
 		}
-		if _, err := s.BoundPending(ctx, e.ID, 0, nowMs, rooms.ReasonRemoved); err != nil {
+		if _, err := s.BoundPending(ctx, e.ID, 0, nowMs, log.ReasonRemoved); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.Endpoint, error) {
+func (t *tx) syncEndpoints(configured []log.Endpoint, nowMs int64) ([]log.Endpoint, error) {
 	for i, c := range configured {
-		if slices.ContainsFunc(configured[:i], func(o rooms.Endpoint) bool { return o.URL == c.URL }) {
+		if slices.ContainsFunc(configured[:i], func(o log.Endpoint) bool { return o.URL == c.URL }) {
 			return nil, rooms.Errorf(rooms.Invalid, "webhook URL %s is configured twice", c.URL)
 		}
 	}
@@ -90,18 +91,18 @@ func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.En
 				exclude = excluded.exclude, relax_after = excluded.relax_after,
 				state = CASE reason WHEN ? THEN excluded.state ELSE state END,
 				reason = CASE reason WHEN ? THEN '' ELSE reason END`,
-			c.URL, c.KeyID, jsonList(c.Include), jsonList(c.Exclude), c.RelaxAfter, string(rooms.EndpointOn),
-			rooms.ReasonRemoved, rooms.ReasonRemoved)
+			c.URL, c.KeyID, jsonList(c.Include), jsonList(c.Exclude), c.RelaxAfter, string(log.EndpointOn),
+			log.ReasonRemoved, log.ReasonRemoved)
 		if err != nil {
 			return nil, err
 		}
 	}
 	for _, e := range before {
-		if slices.ContainsFunc(configured, func(c rooms.Endpoint) bool { return c.URL == e.URL }) {
+		if slices.ContainsFunc(configured, func(c log.Endpoint) bool { return c.URL == e.URL }) {
 			continue
 		}
 		_, err := t.exec(`UPDATE endpoint SET state = ?, reason = ? WHERE id = ?`,
-			string(rooms.EndpointDisabled), rooms.ReasonRemoved, e.ID)
+			string(log.EndpointDisabled), log.ReasonRemoved, e.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -113,10 +114,10 @@ func (t *tx) syncEndpoints(configured []rooms.Endpoint, nowMs int64) ([]rooms.En
 }
 
 // requeueChanged requeues what pends for endpoints whose ordering changed.
-func (t *tx) requeueChanged(before []rooms.Endpoint, nowMs int64) error {
+func (t *tx) requeueChanged(before []log.Endpoint, nowMs int64) error {
 	for i := range t.endpoints {
 		e := &t.endpoints[i]
-		if slices.ContainsFunc(before, func(o rooms.Endpoint) bool { return o.ID == e.ID && o.RelaxAfter != e.RelaxAfter }) {
+		if slices.ContainsFunc(before, func(o log.Endpoint) bool { return o.ID == e.ID && o.RelaxAfter != e.RelaxAfter }) {
 			if err := t.requeue(e, "", nowMs); err != nil {
 				return err
 			}
@@ -133,14 +134,14 @@ func (t *tx) reloadEndpoints() error {
 	return err
 }
 
-// SetEndpointState pauses, disables or resumes an endpoint; see [rooms.Outbox].
-func (s *Store) SetEndpointState(ctx context.Context, endpointID int64, state rooms.EndpointState, reason string) error {
+// SetEndpointState pauses, disables or resumes an endpoint; see [log.Outbox].
+func (s *Store) SetEndpointState(ctx context.Context, endpointID int64, state log.EndpointState, reason string) error {
 	return s.do(ctx, func(t *tx) error {
 		if _, err := t.endpoint(endpointID); err != nil {
 			return err
 		}
 		switch state {
-		case rooms.EndpointOn, rooms.EndpointPaused, rooms.EndpointDisabled:
+		case log.EndpointOn, log.EndpointPaused, log.EndpointDisabled:
 		default:
 			return rooms.Errorf(rooms.Invalid, "no such endpoint state: %q", state)
 		}
@@ -156,11 +157,11 @@ func (s *Store) SetEndpointState(ctx context.Context, endpointID int64, state ro
 }
 
 // EndpointStats tells of every endpoint, the removed ones included.
-func (s *Store) EndpointStats(ctx context.Context) ([]rooms.EndpointStats, error) {
-	var out []rooms.EndpointStats
+func (s *Store) EndpointStats(ctx context.Context) ([]log.EndpointStats, error) {
+	var out []log.EndpointStats
 	err := s.each(ctx, func(rs *sql.Rows) error {
 		var r endpointRow
-		var v rooms.EndpointStats
+		var v log.EndpointStats
 		err := rs.Scan(append(r.fields(), &v.Pending, &v.Dead, &v.Delivered, &v.Failures,
 			&v.LastMs, &v.LastSuccessMs, &v.LastStatus, &v.LastError, &v.OldestSeq, &v.OldestPendingMs)...)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 
 	"modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
@@ -19,7 +20,7 @@ func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*rooms.Error](err); ok {
 		return true
 	}
-	return isContext(err)
+	return errors.Is(err, log.ErrNoEndpoint) || isContext(err)
 }
 
 func isContext(err error) bool {

@@ -5,11 +5,12 @@ import (
 	"database/sql"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // Events returns at most 1000 events in the order of their seq. The events of a
 // room that history has forgotten are found by its name alone.
-func (s *Store) Events(ctx context.Context, q rooms.EventQuery) ([]rooms.Event, error) {
+func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	var w where
 	w.add("seq > ?", q.After)
 	if q.Room != "" {
@@ -25,9 +26,9 @@ func (s *Store) Events(ctx context.Context, q rooms.EventQuery) ([]rooms.Event, 
 	if len(q.Types) > 0 {
 		w.add("type IN (SELECT value FROM json_each(?))", jsonList(q.Types))
 	}
-	var out []rooms.Event
+	var out []log.Event
 	err := s.each(ctx, func(rs *sql.Rows) error {
-		var e rooms.Event
+		var e log.Event
 		err := rs.Scan(eventFields(&e)...)
 		out = append(out, e)
 		return err
@@ -48,7 +49,7 @@ func (s *Store) nameOrSID(ctx context.Context, room string) (name, sid string, e
 }
 
 // SeqRange returns the seqs of the oldest and the newest event that can be read;
-// see [rooms.EventLog].
+// see [log.Store].
 func (s *Store) SeqRange(ctx context.Context) (oldest, newest int64, err error) {
 	err = s.one(ctx, []any{&oldest, &newest}, `SELECT coalesce((SELECT min(seq) FROM event),
 		CASE event_seq WHEN 0 THEN 0 ELSE event_seq + 1 END), event_seq FROM meta WHERE id = 1`)
@@ -56,7 +57,7 @@ func (s *Store) SeqRange(ctx context.Context) (oldest, newest int64, err error) 
 }
 
 // PruneEvents deletes up to batch of the oldest events, and at most 1000; see
-// [rooms.EventLog].
+// [log.Store].
 func (s *Store) PruneEvents(ctx context.Context, olderThanMs, maxRows int64, batch int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) { return t.pruneEvents(olderThanMs, maxRows, pageLimit(batch)) })
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,7 +17,7 @@ import (
 func exercise(t *testing.T, s *Store) {
 	t.Helper()
 	ctx := t.Context()
-	e := endpoints(t, s, rooms.Endpoint{URL: "http://a"}, rooms.Endpoint{URL: "http://b"})
+	e := endpoints(t, s, log.Endpoint{URL: "http://a"}, log.Endpoint{URL: "http://b"})
 	e[0].RelaxAfter = 1
 	e = endpoints(t, s, e[0])
 	r := create(t, s, "a", 1000)
@@ -27,9 +28,9 @@ func exercise(t *testing.T, s *Store) {
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID}}})
 	require.NoError(t, err)
 	r = tell(t, s, r, 1000, 3)
-	for seq, state := range []rooms.DeliveryState{rooms.DeliveryDelivered, rooms.DeliveryDead, rooms.DeliveryPending} {
-		finish(t, s, rooms.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: state})
-		finish(t, s, rooms.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: rooms.DeliveryDelivered})
+	for seq, state := range []log.DeliveryState{log.DeliveryDelivered, log.DeliveryDead, log.DeliveryPending} {
+		finish(t, s, log.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: state})
+		finish(t, s, log.DeliveryResult{EndpointID: e[0].ID, Seq: int64(seq + 1), State: log.DeliveryDelivered})
 	}
 	must := func(_ any, err error) {
 		t.Helper()
@@ -37,21 +38,21 @@ func exercise(t *testing.T, s *Store) {
 	}
 	must(s.SendTest(ctx, e[0].ID, event("test", &r, 1)))
 	must(s.BoundPending(ctx, e[0].ID, 0, 1, ""))
-	for _, p := range []rooms.Replay{{EventID: "EV", State: 1}, {State: rooms.DeliveryDead}, {AnyState: true}} {
+	for _, p := range []log.Replay{{EventID: "EV", State: 1}, {State: log.DeliveryDead}, {AnyState: true}} {
 		if _, err := s.Replay(ctx, e[0].ID, p, 1); rooms.ErrorCode(err) != rooms.NotFound {
 			require.NoError(t, err)
 		}
 	}
-	must(s.DueHeads(ctx, rooms.DueQuery{EndpointID: 1, Limit: 1}))
-	must(s.DueHeads(ctx, rooms.DueQuery{EndpointID: 1, Limit: 1, MaxSeq: 1}))
+	must(s.DueHeads(ctx, log.DueQuery{EndpointID: 1, Limit: 1}))
+	must(s.DueHeads(ctx, log.DueQuery{EndpointID: 1, Limit: 1, MaxSeq: 1}))
 	must(s.NextDue(ctx, 1, 1))
-	must(s.ListDeliveries(ctx, rooms.DeliveryQuery{BeforeSeq: 1}))
-	must(s.ListDeliveries(ctx, rooms.DeliveryQuery{}))
+	must(s.ListDeliveries(ctx, log.DeliveryQuery{BeforeSeq: 1}))
+	must(s.ListDeliveries(ctx, log.DeliveryQuery{}))
 	must(s.EndpointStats(ctx))
-	for _, q := range []rooms.EventQuery{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
+	for _, q := range []log.Query{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
 		must(s.Events(ctx, q))
 	}
-	require.NoError(t, s.SaveReply(ctx, rooms.Reply{}))
+	require.NoError(t, s.SaveReply(ctx, log.Reply{}))
 	_, _, err = s.FindReply(ctx, [32]byte{}, 1)
 	require.NoError(t, err)
 	_, _, err = s.SeqRange(ctx)

@@ -22,6 +22,8 @@ import (
 
 	"parlor/migrations"
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -332,7 +334,7 @@ func roleFull(path string) {
 	check(unix.Getrlimit(unix.RLIMIT_FSIZE, &earlier))
 	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 300_000, Max: earlier.Max}))
 	for err == nil {
-		err = put(rooms.NewID("n"))
+		err = put(guid.New("n"))
 	}
 	fmt.Printf("%s: %v\n", rooms.ErrorCode(err), err)
 	_, err = s.FindOpen(ctx, "a")
@@ -367,7 +369,7 @@ func TestCrash(t *testing.T) {
 		time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { _ = c.cmd.Process.Kill() })
 		for c.lines.Scan() {
 			what, sid, ok := strings.Cut(c.lines.Text(), " ")
-			if !ok || len(sid) != len(rooms.NewID("RM_")) {
+			if !ok || len(sid) != len(guid.New("RM_")) {
 				break // the kill cut the line
 			}
 			acknowledged[sid] = what
@@ -405,7 +407,7 @@ func requireAcknowledged(t *testing.T, path string, acknowledged map[string]stri
 func roleLoad(path string) {
 	s, err := Open(context.Background(), Config{Path: path})
 	check(err)
-	_, err = s.SyncEndpoints(context.Background(), []rooms.Endpoint{{URL: "http://a"}}, 1)
+	_, err = s.SyncEndpoints(context.Background(), []log.Endpoint{{URL: "http://a"}}, 1)
 	check(err)
 	var mu sync.Mutex // guards the output
 	say := func(what, sid string) {
@@ -415,7 +417,7 @@ func roleLoad(path string) {
 	}
 	fmt.Println("ready")
 	do := func(c rooms.Change, what, eventType string) rooms.Record {
-		c.Events = []rooms.Event{event(eventType, &c.Room, 1)}
+		c.Events = []log.Event{event(eventType, &c.Room, 1)}
 		done := make(chan rooms.Record, 1)
 		s.Submit(&c, func(out rooms.Outcome, err error) {
 			check(err)
@@ -428,12 +430,12 @@ func roleLoad(path string) {
 	for i := range 24 {
 		go func() {
 			for {
-				r := do(rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom(rooms.NewID("n"), 1)}, "create", rooms.EventRoomStarted)
-				v := rooms.Session{SID: rooms.NewID("PA_"), RoomSID: r.SID, Identity: fmt.Sprint(i), JoinedMs: 2}
-				r = do(rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{v}}, "join", rooms.EventParticipantJoined)
+				r := do(rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom(guid.New("n"), 1)}, "create", log.RoomStarted)
+				v := rooms.Session{SID: guid.New("PA_"), RoomSID: r.SID, Identity: fmt.Sprint(i), JoinedMs: 2}
+				r = do(rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{v}}, "join", log.ParticipantJoined)
 				v.LeftMs = 3
 				r.EndedMs, r.EndReason = 3, rooms.EndClosed
-				do(rooms.Change{Kind: rooms.ChangeEnd, Room: r, Sessions: []rooms.Session{v}}, "end", rooms.EventRoomFinished)
+				do(rooms.Change{Kind: rooms.ChangeEnd, Room: r, Sessions: []rooms.Session{v}}, "end", log.RoomFinished)
 			}
 		}()
 	}

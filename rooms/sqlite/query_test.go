@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
 
 	"github.com/stretchr/testify/require"
 )
@@ -99,7 +100,7 @@ func TestPagesUnderChange(t *testing.T) {
 	var stay []string
 	var passing []rooms.Record
 	for i := range 60 {
-		r := create(t, s, rooms.NewID("n"), int64(1000+i))
+		r := create(t, s, guid.New("n"), int64(1000+i))
 		if i%2 == 0 {
 			stay = append(stay, r.SID)
 		} else {
@@ -123,7 +124,7 @@ func TestPagesUnderChange(t *testing.T) {
 		i := rnd.IntN(len(passing))
 		end(t, s, passing[i], 2000)
 		passing = slices.Delete(passing, i, i+1)
-		passing = append(passing, create(t, s, rooms.NewID("n"), 1000+rnd.Int64N(60)))
+		passing = append(passing, create(t, s, guid.New("n"), 1000+rnd.Int64N(60)))
 	}
 	require.Equal(t, stay, got)
 }

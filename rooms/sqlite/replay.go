@@ -6,14 +6,15 @@ import (
 	"math"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // replayBatch is how many events or deliveries one transaction looks at.
 const replayBatch = 500
 
 // Replay makes deliveries pending again, in small transactions; see
-// [rooms.Outbox].
-func (s *Store) Replay(ctx context.Context, endpointID int64, r rooms.Replay, nowMs int64) (int, error) {
+// [log.Outbox].
+func (s *Store) Replay(ctx context.Context, endpointID int64, r log.Replay, nowMs int64) (int, error) {
 	if r.ToSeq == 0 {
 		r.ToSeq = math.MaxInt64
 	}
@@ -66,12 +67,12 @@ const (
 		WHERE e.seq BETWEEN ? AND ? ORDER BY e.seq LIMIT ?`
 )
 
-func (t *tx) replay(endpointID int64, r rooms.Replay, nowMs int64) (n int, next int64, err error) {
+func (t *tx) replay(endpointID int64, r log.Replay, nowMs int64) (n int, next int64, err error) {
 	e, err := t.endpoint(endpointID)
 	if err != nil {
 		return 0, 0, err
 	}
-	if e.State == rooms.EndpointDisabled { // nothing would send them
+	if e.State == log.EndpointDisabled { // nothing would send them
 		return 0, 0, rooms.Errorf(rooms.Precondition, "webhook endpoint %d is disabled (%s): resume it first, then replay", e.ID, e.Reason)
 	}
 	query, args := replayState, []any{endpointID, int(r.State), r.FromSeq, r.ToSeq, replayBatch}
@@ -114,20 +115,20 @@ func (t *tx) replay(endpointID int64, r rooms.Replay, nowMs int64) (n int, next 
 }
 
 // replays reports whether r selects c.
-func replays(e *rooms.Endpoint, r *rooms.Replay, c *candidate) bool {
+func replays(e *log.Endpoint, r *log.Replay, c *candidate) bool {
 	if c.createdMs < r.SinceMs {
 		return false
 	}
 	if !c.state.Valid {
 		return r.Missing && e.Wants(c.eventType)
 	}
-	state := rooms.DeliveryState(c.state.Int64)
-	return state != rooms.DeliveryPending && (r.AnyState || state == r.State)
+	state := log.DeliveryState(c.state.Int64)
+	return state != log.DeliveryPending && (r.AnyState || state == r.State)
 }
 
 // revive makes a delivery pend, due at nowMs.
-func (t *tx) revive(e *rooms.Endpoint, c *candidate, nowMs int64) error {
-	if c.state.Valid && c.state.Int64 == int64(rooms.DeliveryDead) {
+func (t *tx) revive(e *log.Endpoint, c *candidate, nowMs int64) error {
+	if c.state.Valid && c.state.Int64 == int64(log.DeliveryDead) {
 		t.count(e.ID, counts{dead: -1})
 	}
 	t.count(e.ID, counts{pending: 1})

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // The bounds of the replies that are kept.
@@ -19,7 +19,7 @@ const (
 
 // SaveReply keeps a reply, and forgets those that are older than a day, and the
 // oldest of its API key if they are too many.
-func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
+func (s *Store) SaveReply(ctx context.Context, r log.Reply) error {
 	header, err := json.Marshal(r.Header)
 	if err != nil {
 		return fmt.Errorf("write a reply's header: %w", err)
@@ -44,7 +44,7 @@ func (s *Store) SaveReply(ctx context.Context, r rooms.Reply) error {
 
 // FindReply returns the reply of that key, if there is one that is not older than
 // a day at nowMs.
-func (s *Store) FindReply(ctx context.Context, key [32]byte, nowMs int64) (r rooms.Reply, found bool, err error) {
+func (s *Store) FindReply(ctx context.Context, key [32]byte, nowMs int64) (r log.Reply, found bool, err error) {
 	var fingerprint []byte
 	var header string
 	r.Key = key

@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 func TestReplies(t *testing.T) {
@@ -14,7 +14,7 @@ func TestReplies(t *testing.T) {
 	ctx := t.Context()
 	day := (24 * time.Hour).Milliseconds()
 	key := func(n byte) (k [32]byte) { k[0] = n; return k }
-	first := rooms.Reply{
+	first := log.Reply{
 		Key: key(1), APIKey: "APIx", Fingerprint: key(7), CreatedMs: 1000, Status: 201,
 		Header: map[string]string{"ETag": `"x"`}, Body: []byte("answer"),
 	}
@@ -37,9 +37,9 @@ func TestReplies(t *testing.T) {
 		require.NoError(t, s.one(ctx, []any{&n}, `SELECT count(*) FROM reply`))
 		return n
 	}
-	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(3), CreatedMs: 1001 + day}))
+	require.NoError(t, s.SaveReply(ctx, log.Reply{Key: key(3), CreatedMs: 1001 + day}))
 	require.Equal(t, 1, count(), "the old one is forgotten")
-	anew := rooms.Reply{Key: key(3), CreatedMs: 1002 + 2*day, Status: 200, Header: map[string]string{}, Body: []byte("anew")}
+	anew := log.Reply{Key: key(3), CreatedMs: 1002 + 2*day, Status: 200, Header: map[string]string{}, Body: []byte("anew")}
 	require.NoError(t, s.SaveReply(ctx, anew))
 	got, _, err = s.FindReply(ctx, key(3), 1002+2*day)
 	require.NoError(t, err)
@@ -52,12 +52,12 @@ func TestReplies(t *testing.T) {
 		_, err := tx.exec(`UPDATE reply SET number = 20000`)
 		return err
 	}))
-	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(4), CreatedMs: 1001 + day}))
+	require.NoError(t, s.SaveReply(ctx, log.Reply{Key: key(4), CreatedMs: 1001 + day}))
 	require.NoError(t, s.do(ctx, func(tx *tx) error {
 		_, err := tx.exec(`UPDATE reply SET number = 1 WHERE number = 20000`)
 		return err
 	}))
-	require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key(5), CreatedMs: 1001 + day}))
+	require.NoError(t, s.SaveReply(ctx, log.Reply{Key: key(5), CreatedMs: 1001 + day}))
 	require.Equal(t, 2, count(), "no more than ten thousand back")
 }
 
@@ -69,7 +69,7 @@ func TestRepliesOfOneKeyDoNotCrowdOutAnothers(t *testing.T) {
 	save := func(apiKey string) (key [32]byte) {
 		n++
 		key[0], key[1] = byte(n), byte(n>>8)
-		require.NoError(t, s.SaveReply(ctx, rooms.Reply{Key: key, APIKey: apiKey, CreatedMs: 1000, Status: 200}))
+		require.NoError(t, s.SaveReply(ctx, log.Reply{Key: key, APIKey: apiKey, CreatedMs: 1000, Status: 200}))
 		return key
 	}
 	has := func(key [32]byte) bool {

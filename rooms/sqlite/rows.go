@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
@@ -70,7 +71,7 @@ func scanSession(s scanner) (rooms.Session, error) {
 // eventColumns are an event's, in the order of scanEvent.
 const eventColumns = `seq, id, type, room_sid, room_name, room_seq, created_ms, epoch, body`
 
-func eventFields(e *rooms.Event) []any {
+func eventFields(e *log.Event) []any {
 	return []any{&e.Seq, &e.ID, &e.Type, &e.RoomSID, &e.RoomName, &e.RoomSeq, &e.CreatedMs, &e.Epoch, &e.Body}
 }
 

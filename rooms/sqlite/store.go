@@ -14,6 +14,8 @@ import (
 
 	"parlor/migrations"
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 
 	"modernc.org/sqlite"
 )
@@ -64,7 +66,7 @@ type Store struct {
 
 var (
 	_ rooms.Store      = (*Store)(nil)
-	_ rooms.Outbox     = (*Store)(nil)
+	_ log.Outbox       = (*Store)(nil)
 	_ rooms.History    = (*Store)(nil)
 	_ rooms.Moderation = (*Store)(nil)
 )
@@ -208,7 +210,7 @@ func (s *Store) start(ctx context.Context, c Config) error {
 // that one which cannot be written fails now.
 func (s *Store) found(ctx context.Context) error {
 	_, err := s.write.ExecContext(ctx, `INSERT INTO meta (id, database_id, created_ms) VALUES (1, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET epoch = epoch`, rooms.NewID("DB_"), rooms.NowMs(time.Now()))
+		ON CONFLICT (id) DO UPDATE SET epoch = epoch`, guid.New("DB_"), rooms.NowMs(time.Now()))
 	return err
 }
 

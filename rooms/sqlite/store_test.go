@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -44,15 +46,15 @@ func submit(t testing.TB, s *Store, c rooms.Change) (rooms.Outcome, error) {
 // newRoom is an empty open room with a deadline, as it is created.
 func newRoom(name string, nowMs int64) rooms.Record {
 	r := rooms.Record{
-		SID: rooms.NewID("RM_"), Name: name, CreatedMs: nowMs,
+		SID: guid.New("RM_"), Name: name, CreatedMs: nowMs,
 		EmptyTimeout: rooms.DefaultEmptyTimeout, DepartureTimeout: rooms.DefaultDepartureTimeout,
 	}
 	r.SetEmpty(nowMs)
 	return r
 }
 
-func event(eventType string, r *rooms.Record, nowMs int64) rooms.Event {
-	return rooms.NewEvent(&livekit.WebhookEvent{Event: eventType, Room: r.Info()}, time.UnixMilli(nowMs))
+func event(eventType string, r *rooms.Record, nowMs int64) log.Event {
+	return log.New(&livekit.WebhookEvent{Event: eventType, Room: r.Info()}, time.UnixMilli(nowMs))
 }
 
 // create makes a room with its first event.
@@ -61,7 +63,7 @@ func create(t testing.TB, s *Store, name string, nowMs int64) rooms.Record {
 	r := newRoom(name, nowMs)
 	out, err := submit(t, s, rooms.Change{
 		Kind: rooms.ChangeCreate, Room: r,
-		Events: []rooms.Event{event(rooms.EventRoomStarted, &r, nowMs)},
+		Events: []log.Event{event(log.RoomStarted, &r, nowMs)},
 	})
 	require.NoError(t, err)
 	require.True(t, out.Created)
@@ -73,7 +75,7 @@ func tell(t testing.TB, s *Store, r rooms.Record, nowMs int64, n int) rooms.Reco
 	t.Helper()
 	c := rooms.Change{Kind: rooms.ChangeUpdate, Room: r}
 	for range n {
-		c.Events = append(c.Events, event(rooms.EventTrackPublished, &r, nowMs))
+		c.Events = append(c.Events, event(log.TrackPublished, &r, nowMs))
 	}
 	out, err := submit(t, s, c)
 	require.NoError(t, err)
@@ -85,7 +87,7 @@ func end(t testing.TB, s *Store, r rooms.Record, nowMs int64) rooms.Record {
 	r.EndedMs, r.EndReason = nowMs, rooms.EndClosed
 	out, err := submit(t, s, rooms.Change{
 		Kind: rooms.ChangeEnd, Room: r,
-		Events: []rooms.Event{rooms.RoomFinished(&r, time.UnixMilli(nowMs))},
+		Events: []log.Event{rooms.RoomFinished(&r, time.UnixMilli(nowMs))},
 	})
 	require.NoError(t, err)
 	return out.Room
@@ -123,7 +125,7 @@ func TestCreateUpdateEnd(t *testing.T) {
 	r := newRoom("lobby", 1000)
 	r.MaxParticipants, r.Metadata, r.TurnPassword = 7, `{"a":1}`, "secret"
 	r.Config = rooms.RoomConfig{SyncStreams: true, EnabledCodecs: []string{"video/VP8"}, Tags: map[string]string{"k": "v"}, Locked: true}
-	out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{event(rooms.EventRoomStarted, &r, 1000)}})
+	out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []log.Event{event(log.RoomStarted, &r, 1000)}})
 	require.NoError(t, err)
 	require.True(t, out.Created)
 	want := r
@@ -138,8 +140,8 @@ func TestCreateUpdateEnd(t *testing.T) {
 	r.SetOccupied()
 	r.NumParticipants, r.NumPublishers, r.ActiveRecording, r.EmptyTimeout = 1, 1, true, rooms.Never
 	r.Seq, r.Version = 0, 0
-	ev := event(rooms.EventParticipantJoined, &r, 2000)
-	out, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Events: []rooms.Event{ev, event(rooms.EventTrackPublished, &r, 2001)}})
+	ev := event(log.ParticipantJoined, &r, 2000)
+	out, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Events: []log.Event{ev, event(log.TrackPublished, &r, 2001)}})
 	require.NoError(t, err)
 	require.False(t, out.Created)
 	want = r
@@ -163,14 +165,14 @@ func TestCreateUpdateEnd(t *testing.T) {
 		if kind == rooms.ChangeUpdate {
 			late.EndedMs, late.EndReason = 0, ""
 		}
-		_, err = submit(t, s, rooms.Change{Kind: kind, Room: late, Events: []rooms.Event{event(rooms.EventTrackPublished, &late, 1)}})
+		_, err = submit(t, s, rooms.Change{Kind: kind, Room: late, Events: []log.Event{event(log.TrackPublished, &late, 1)}})
 		require.ErrorIs(t, err, rooms.ErrEnded)
 	}
 
 	again := create(t, s, "lobby", 4000)
 	require.NotEqual(t, r.SID, again.SID)
 
-	events, err := s.Events(t.Context(), rooms.EventQuery{Limit: 10})
+	events, err := s.Events(t.Context(), log.Query{Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, events, 5)
 	for i, e := range events {
@@ -191,7 +193,7 @@ func TestCreateFindsTheOpenRoom(t *testing.T) {
 	out, err := submit(t, s, rooms.Change{
 		Kind: rooms.ChangeCreate, Room: r,
 		Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID, Identity: "ann"}},
-		Events:   []rooms.Event{event(rooms.EventRoomStarted, &r, 2000)},
+		Events:   []log.Event{event(log.RoomStarted, &r, 2000)},
 	})
 	require.NoError(t, err)
 	require.False(t, out.Created)
@@ -237,7 +239,7 @@ func TestSessions(t *testing.T) {
 	twin := ann2
 	twin.SID = "PA_twin"
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{twin},
-		Events: []rooms.Event{event(rooms.EventParticipantJoined, &r, 1)}})
+		Events: []log.Event{event(log.ParticipantJoined, &r, 1)}})
 	require.Error(t, err)
 	require.Equal(t, rooms.Internal, rooms.ErrorCode(err))
 
@@ -304,7 +306,7 @@ func TestEndDue(t *testing.T) {
 		require.Equal(t, r, stored)
 	}
 	require.ElementsMatch(t, want, got)
-	events, err := s.Events(t.Context(), rooms.EventQuery{Limit: 100, Types: []string{rooms.EventRoomFinished}})
+	events, err := s.Events(t.Context(), log.Query{Limit: 100, Types: []string{log.RoomFinished}})
 	require.NoError(t, err)
 	require.Len(t, events, 8)
 	require.Contains(t, string(events[1].Body), "ROOM_END_IDLE_TIMEOUT")
@@ -342,7 +344,7 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, r, got)
 	create(t, s, "other", 2000)
-	events, err := s.Events(t.Context(), rooms.EventQuery{After: 1, Limit: 10})
+	events, err := s.Events(t.Context(), log.Query{After: 1, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, events, 1)
 	require.EqualValues(t, 2, events[0].Seq)

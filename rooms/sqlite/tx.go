@@ -7,7 +7,7 @@ import (
 	"errors"
 	"maps"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // writeConn is the one connection that writes, with its prepared statements. It
@@ -84,7 +84,7 @@ type facts struct {
 	open     int64 // rooms
 	ended    int64
 	// endpoints is replaced, never changed in place.
-	endpoints []rooms.Endpoint
+	endpoints []log.Endpoint
 }
 
 // counts is how an endpoint's counters move in a transaction.

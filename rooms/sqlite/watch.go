@@ -35,5 +35,5 @@ func (w *watchers) add() (c chan struct{}, cancel func()) {
 }
 
 // Watch returns a channel that gets a token after each commit that wrote events
-// or made deliveries due; see [rooms.EventLog].
+// or made deliveries due; see [log.Store].
 func (s *Store) Watch() (c <-chan struct{}, cancel func()) { return s.watch.add() }

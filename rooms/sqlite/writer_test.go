@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 
 	"github.com/stretchr/testify/require"
 )
@@ -80,7 +82,7 @@ func TestBadChangeAmongGood(t *testing.T) {
 	results := make([]error, 30)
 	for i := range results {
 		r := newRoom(fmt.Sprint("room", i), 1000)
-		c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{event(rooms.EventRoomStarted, &r, 1)}}
+		c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []log.Event{event(log.RoomStarted, &r, 1)}}
 		switch i {
 		case 7: // two sessions of one identity
 			c.Sessions = []rooms.Session{{SID: "PA_a", RoomSID: r.SID, Identity: "x"}, {SID: "PA_b", RoomSID: r.SID, Identity: "x"}}
@@ -136,7 +138,7 @@ func TestOneNameOneRoom(t *testing.T) {
 			for i := range rounds {
 				name := fmt.Sprint("name", i%names)
 				r := newRoom(name, 1000)
-				out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []rooms.Event{event(rooms.EventRoomStarted, &r, 1)}})
+				out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r, Events: []log.Event{event(log.RoomStarted, &r, 1)}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -149,7 +151,7 @@ func TestOneNameOneRoom(t *testing.T) {
 				}
 				last := out.Room
 				last.EndedMs, last.EndReason = 2000, rooms.EndClosed
-				_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: last, Events: []rooms.Event{rooms.RoomFinished(&last, time.UnixMilli(2000))}})
+				_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: last, Events: []log.Event{rooms.RoomFinished(&last, time.UnixMilli(2000))}})
 				switch {
 				case err == nil:
 					ended.Add(1)
@@ -177,7 +179,7 @@ func TestPipelinedChanges(t *testing.T) {
 	const n = 50
 	for i := range n {
 		wg.Add(1)
-		c := &rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Events: []rooms.Event{event(fmt.Sprint("e", i), &r, 1)}}
+		c := &rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Events: []log.Event{event(fmt.Sprint("e", i), &r, 1)}}
 		c.Room.Metadata = fmt.Sprint(i)
 		s.Submit(c, func(out rooms.Outcome, err error) {
 			if err != nil || out.Room.Seq != int64(i+2) || out.Room.Version != int64(i+2) {
@@ -187,7 +189,7 @@ func TestPipelinedChanges(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	events, err := s.Events(t.Context(), rooms.EventQuery{After: 1, Limit: 100})
+	events, err := s.Events(t.Context(), log.Query{After: 1, Limit: 100})
 	require.NoError(t, err)
 	require.Len(t, events, n)
 	for i, e := range events {
@@ -236,7 +238,7 @@ func TestDatabaseFull(t *testing.T) {
 	require.ErrorIs(t, err, rooms.ErrNoRoom)
 
 	limit("1000000")
-	out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: big, Events: []rooms.Event{event(rooms.EventRoomStarted, &big, 1)}})
+	out, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: big, Events: []log.Event{event(log.RoomStarted, &big, 1)}})
 	require.NoError(t, err)
 	require.True(t, out.Created)
 	require.Empty(t, s.Stats().Failing)
@@ -356,7 +358,7 @@ func TestSyncIsCalledWhileDirty(t *testing.T) {
 
 		began = time.Now()
 		for range 10 { // 100 ms apart
-			create(t, s, rooms.NewID(""), 1)
+			create(t, s, guid.New(""), 1)
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)

@@ -21,6 +21,7 @@ import (
 	"github.com/twitchtv/twirp"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 	"parlor/server/access"
 	"parlor/server/api"
@@ -47,21 +48,21 @@ type house struct {
 
 func open(t *testing.T) *house {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: log})
+	logger := slog.New(slog.DiscardHandler)
+	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: logger})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
-	h.receive(log)
+	h.receive(logger)
 	limits := rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256, MaxParticipantName: 256}
-	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log, AutoCreate: true, Limits: limits})
+	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger, AutoCreate: true, Limits: limits})
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs
-	pull := events.New(&webhooks.Log{Store: store}, log, 1)
+	pull := events.New(&log.Reader{Store: store}, logger, 1)
 	t.Cleanup(pull.Close)
 	h.serve(api.Config{
-		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: log, MaxBody: 1 << 20, Limits: limits,
+		Rooms: rs, Records: store, Moderation: store, Replies: store, Verifier: h.verifier, Log: logger, MaxBody: 1 << 20, Limits: limits,
 		Presets: map[string]config.Preset{"webinar": {MaxParticipants: 1000, Metadata: "preset"}},
 		Events:  pull, Webhooks: h.hooks, Version: "1.2.3", Started: time.Now(),
 		Writer: func() api.Writer { return api.Writer{WALBytes: 7} },

@@ -12,6 +12,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms/log"
 	"parlor/server/access"
 )
 
@@ -55,6 +56,19 @@ func TestEveryRouteIsDocumentedAndEveryDocumentedRouteExists(t *testing.T) {
 	for _, ref := range regexp.MustCompile(`"\$ref": "#/components/schemas/(\w+)"`).FindAllStringSubmatch(raw, -1) {
 		require.Contains(t, doc.Components.Schemas, ref[1])
 	}
+}
+
+func TestEveryEventTypeIsDocumented(t *testing.T) {
+	doc, _ := published(t)
+	for _, p := range doc.Paths["/events"]["get"].Parameters {
+		if p.Name == "type" {
+			for _, name := range log.Names() {
+				require.Contains(t, p.Description, name)
+			}
+			return
+		}
+	}
+	require.Fail(t, "the event log takes no type")
 }
 
 // A timeout is a number or the word never, in words that generators of clients

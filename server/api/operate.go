@@ -6,18 +6,18 @@ import (
 	"net/url"
 	"strconv"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/webhooks"
 )
 
 // Webhooks is the sender of webhooks as its operator sees it.
 type Webhooks interface {
 	Endpoints(ctx context.Context) ([]webhooks.EndpointStatus, error)
-	Deliveries(ctx context.Context, endpointID int64, state rooms.DeliveryState, beforeSeq int64, limit int) ([]webhooks.DeliveryStatus, error)
-	Replay(ctx context.Context, endpointID int64, r rooms.Replay) (int, error)
+	Deliveries(ctx context.Context, endpointID int64, state log.DeliveryState, beforeSeq int64, limit int) ([]webhooks.DeliveryStatus, error)
+	Replay(ctx context.Context, endpointID int64, r log.Replay) (int, error)
 	Pause(ctx context.Context, endpointID int64, reason string) error
 	Resume(ctx context.Context, endpointID int64) error
-	SendTest(ctx context.Context, endpointID int64) (rooms.Event, error)
+	SendTest(ctx context.Context, endpointID int64) (log.Event, error)
 }
 
 // endpoint is a receiver of webhooks and how it fares.
@@ -145,12 +145,12 @@ type deliveryPage struct {
 	NextCursor string     `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
 }
 
-func deliveryState(params url.Values, def string) (rooms.DeliveryState, *fieldProblem) {
+func deliveryState(params url.Values, def string) (log.DeliveryState, *fieldProblem) {
 	name := params.Get("state")
 	if name == "" {
 		name = def
 	}
-	for _, s := range []rooms.DeliveryState{rooms.DeliveryPending, rooms.DeliveryDelivered, rooms.DeliveryDead} {
+	for _, s := range []log.DeliveryState{log.DeliveryPending, log.DeliveryDelivered, log.DeliveryDead} {
 		if s.String() == name {
 			return s, nil
 		}
@@ -225,14 +225,14 @@ func (s *rest) replay(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q := rooms.Replay{
+	q := log.Replay{
 		EventID: body.EventID, FromSeq: int64(body.FromSeq), ToSeq: int64(body.ToSeq), SinceMs: body.Since.ms(),
-		State: rooms.DeliveryDead, Missing: body.Missing, AnyState: body.State == "" && body.EventID != "",
+		State: log.DeliveryDead, Missing: body.Missing, AnyState: body.State == "" && body.EventID != "",
 	}
 	switch body.State {
 	case "", "dead":
 	case "delivered":
-		q.State = rooms.DeliveryDelivered
+		q.State = log.DeliveryDelivered
 	case "any":
 		q.AnyState = true
 	default:

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"parlor/rooms"
+	eventlog "parlor/rooms/log"
 	"parlor/server/access"
 )
 
@@ -74,6 +75,9 @@ func asProblem(r *http.Request, log *slog.Logger, err error) *problem {
 	}
 	if errors.Is(err, rooms.ErrDataTooLarge) {
 		return problemf(http.StatusRequestEntityTooLarge, "too_large", "%s", rooms.ErrDataTooLarge.Msg)
+	}
+	if errors.Is(err, eventlog.ErrNoEndpoint) {
+		return problemf(http.StatusNotFound, "not_found", "%s", err)
 	}
 	e := tell(r.Context(), log, r.Method+" "+r.URL.Path, err)
 	status := http.StatusInternalServerError

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/server/access"
 	"parlor/server/unpack"
 )
@@ -29,8 +30,8 @@ const (
 
 // Replies keeps what requests were answered through a restart.
 type Replies interface {
-	FindReply(ctx context.Context, key [sha256.Size]byte, nowMs int64) (rooms.Reply, bool, error)
-	SaveReply(ctx context.Context, r rooms.Reply) error
+	FindReply(ctx context.Context, key [sha256.Size]byte, nowMs int64) (log.Reply, bool, error)
+	SaveReply(ctx context.Context, r log.Reply) error
 }
 
 // replies remembers what POST requests with an Idempotency-Key were answered, so
@@ -156,8 +157,8 @@ func (mine *reply) answered(rec *recorder) *reply {
 	return &done
 }
 
-func (mine *reply) row() rooms.Reply {
-	return rooms.Reply{
+func (mine *reply) row() log.Reply {
+	return log.Reply{
 		Key: mine.key, APIKey: mine.apiKey, Fingerprint: mine.fingerprint, CreatedMs: rooms.NowMs(mine.since),
 		Status: mine.status, Header: mine.header, Body: mine.body,
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/server/api"
 )
 
@@ -193,7 +194,7 @@ func TestWebhookOperations(t *testing.T) {
 	require.Equal(t, "on", read[endpoint](t, body).State)
 
 	// A disabled endpoint is sent nothing: what is replayed would pend for ever.
-	require.NoError(t, h.store.SetEndpointState(t.Context(), all[0].ID, rooms.EndpointDisabled, "it said 410"))
+	require.NoError(t, h.store.SetEndpointState(t.Context(), all[0].ID, log.EndpointDisabled, "it said 410"))
 	_, body = h.server("GET", path, "")
 	pending := read[endpoint](t, body).Pending
 	for _, what := range []string{"", `{"event_id":"` + sent.ID + `"}`, `{"missing":true,"state":"any"}`} {

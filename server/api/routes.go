@@ -2,7 +2,9 @@ package api
 
 import (
 	"net/http"
+	"strings"
 
+	"parlor/rooms/log"
 	"parlor/server/events"
 )
 
@@ -198,6 +200,15 @@ func (s *rest) moderationOperations() []operation {
 	}
 }
 
+// eventTypes says when events of which type are written.
+func eventTypes() string {
+	var all []string
+	for _, t := range log.Types() {
+		all = append(all, t.Name+": "+t.Doc)
+	}
+	return strings.Join(all, "; ") + "."
+}
+
 func (s *rest) eventOperations() []operation {
 	return []operation{
 		{
@@ -210,7 +221,7 @@ func (s *rest) eventOperations() []operation {
 				{name: "after", doc: "A page's cursor, or a seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
 				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},
 				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
-				{name: "type", doc: "Types of events, separated by commas or given several times.", many: true},
+				{name: "type", doc: "Types of events, separated by commas or given several times. " + eventTypes(), many: true},
 			},
 			status: http.StatusOK, answer: events.Page{}, stream: true, handle: s.pullEvents,
 		},

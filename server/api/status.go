@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // Writer is how the database's writer fares. Latencies are of transactions,
@@ -178,14 +179,14 @@ func (s *rest) countDeliveries(ctx context.Context) (*outboxFigures, error) {
 
 func (f *outboxFigures) add(all []endpoint) {
 	for _, e := range all {
-		if e.Reason == rooms.ReasonRemoved {
+		if e.Reason == log.ReasonRemoved {
 			f.Dead += e.Dead
 			continue
 		}
 		f.Endpoints++
 		f.Pending += e.Pending
 		f.Dead += e.Dead
-		if e.FailingSince != nil || e.State != string(rooms.EndpointOn) {
+		if e.FailingSince != nil || e.State != string(log.EndpointOn) {
 			f.Failing++
 		}
 		if t := e.OldestPending; t != nil && (f.OldestPending == nil || time.Time(*t).Before(time.Time(*f.OldestPending))) {

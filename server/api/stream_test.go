@@ -15,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 	"parlor/server/access"
 	"parlor/server/api"
 	"parlor/server/events"
-	"parlor/webhooks"
 )
 
 // piped is a ResponseWriter whose body is read while it is written.
@@ -56,17 +56,17 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log := slog.New(slog.DiscardHandler)
-				store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: log})
+				logger := slog.New(slog.DiscardHandler)
+				store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: logger})
 				require.NoError(t, err)
 				defer func() { require.NoError(t, store.Close(context.Background())) }()
-				rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: log})
+				rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger})
 				require.NoError(t, rs.Open(t.Context()))
 				defer func() { require.NoError(t, rs.Close(context.Background())) }()
-				pull := events.New(&webhooks.Log{Store: store}, log, 1)
+				pull := events.New(&log.Reader{Store: store}, logger, 1)
 				defer pull.Close()
 				verifier := access.NewVerifier(map[string]string{key: secret})
-				rest := api.REST(api.Config{Rooms: rs, Records: store, Moderation: store, Verifier: verifier, Log: log, Events: pull})
+				rest := api.REST(api.Config{Rooms: rs, Records: store, Moderation: store, Verifier: verifier, Log: logger, Events: pull})
 
 				token, err := verifier.Mint(key, &auth.ClaimGrants{
 					Identity: tc.identity, Video: &auth.VideoGrant{RoomAdmin: true, Room: "sec"},

@@ -20,7 +20,7 @@ import (
 	"sync"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/guid"
 	"parlor/webhooks"
 )
 
@@ -162,7 +162,7 @@ func (h *Hook) post(q *Question) (_ *Answer, size int, _ error) {
 	if err != nil {
 		return nil, 0, errors.New("hooks.authorize is not a URL that can be asked")
 	}
-	if err := h.cfg.Signer.Sign(req.Header, rooms.NewID("AQ_"), body); err != nil {
+	if err := h.cfg.Signer.Sign(req.Header, guid.New("AQ_"), body); err != nil {
 		return nil, 0, fmt.Errorf("sign the question: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")

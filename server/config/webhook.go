@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 func (l *loader) validateWebhook(c *Config) {
@@ -87,7 +87,7 @@ func (l *loader) oneOf(path, value string, choices ...string) {
 // eventTypes warns of types that are never sent. It is no error: a filter may name
 // events of those services of LiveKit's that Parlor does not have.
 func (l *loader) eventTypes(path string, f FilterParams) {
-	known := rooms.EventTypes()
+	known := log.Names()
 	for _, typ := range slices.Concat(f.IncludeEvents, f.ExcludeEvents) {
 		if typ != "*" && !slices.Contains(known, typ) {
 			l.warn("%s: Parlor sends no event of the type %q; it sends %s", path, typ, strings.Join(known, ", "))

@@ -12,7 +12,7 @@
 //	type   event types, separated by commas or given several times
 //
 // A page says in "cursor" what to ask for the next one after, and each event of a
-// stream has it as its id: SEQ-EPOCH ([webhooks.Cursor]). Where the answer would have a
+// stream has it as its id: SEQ-EPOCH ([log.Cursor]). Where the answer would have a
 // gap there is an error instead, in the form of RFC 9457: 410 with code "pruned" and
 // the "oldest" seq that is left, when what was asked for is pruned; 409 with code
 // "ahead" and the "newest" seq that the log has in common with the reader, when the
@@ -36,8 +36,7 @@ import (
 	"sync"
 	"time"
 
-	"parlor/rooms"
-	"parlor/webhooks"
+	"parlor/rooms/log"
 )
 
 const (
@@ -52,7 +51,7 @@ const (
 
 // Handler serves the log. It may be used concurrently.
 type Handler struct {
-	log    *webhooks.Log
+	log    *log.Reader
 	logger *slog.Logger
 	mostOf int // streams that one API key may have
 
@@ -67,7 +66,7 @@ type Handler struct {
 var _ http.Handler = (*Handler)(nil)
 
 // New makes a handler for a server of that many API keys.
-func New(l *webhooks.Log, logger *slog.Logger, keys int) *Handler {
+func New(l *log.Reader, logger *slog.Logger, keys int) *Handler {
 	h := &Handler{log: l, logger: logger, mostOf: maxStreams, ofKey: map[string]int{}}
 	if keys > 1 {
 		h.mostOf = maxOfKey
@@ -93,7 +92,7 @@ type Event struct {
 	Event     json.RawMessage `json:"event" doc:"LiveKit's WebhookEvent, as webhooks send it, but for the room's turnPassword."`
 }
 
-func wire(e *rooms.Event) Event {
+func wire(e *log.Event) Event {
 	w := Event{
 		Seq: e.Seq, ID: e.ID, Type: e.Type, RoomSID: e.RoomSID, Room: e.RoomName,
 		RoomSeq: e.RoomSeq, CreatedAt: time.UnixMilli(e.CreatedMs).UTC(), Epoch: e.Epoch,
@@ -152,9 +151,9 @@ func wantsStream(r *http.Request) bool {
 }
 
 // query reads what is asked for.
-func (h *Handler) query(r *http.Request) (rooms.EventQuery, *problem) {
+func (h *Handler) query(r *http.Request) (log.Query, *problem) {
 	v := r.URL.Query()
-	q := rooms.EventQuery{Room: v.Get("room"), Limit: defaultLimit}
+	q := log.Query{Room: v.Get("room"), Limit: defaultLimit}
 	for _, list := range v["type"] {
 		for t := range strings.SplitSeq(list, ",") {
 			if t = strings.TrimSpace(t); t != "" {
@@ -180,7 +179,7 @@ func (h *Handler) query(r *http.Request) (rooms.EventQuery, *problem) {
 	case "latest":
 		q.After, err = h.log.Newest(r.Context())
 	default:
-		c, err := webhooks.ParseCursor(after)
+		c, err := log.ParseCursor(after)
 		if err != nil {
 			return q, newProblem(http.StatusBadRequest, "invalid_argument", "after must be a cursor, the seq of an event, or latest")
 		}
@@ -192,7 +191,7 @@ func (h *Handler) query(r *http.Request) (rooms.EventQuery, *problem) {
 	return q, nil
 }
 
-func (h *Handler) page(w http.ResponseWriter, r *http.Request, q rooms.EventQuery) {
+func (h *Handler) page(w http.ResponseWriter, r *http.Request, q log.Query) {
 	p, err := h.log.Page(r.Context(), q)
 	if err != nil {
 		h.problem(r, err).write(w)
@@ -222,12 +221,12 @@ func newProblem(status int, code, detail string) *problem {
 
 // problem says what a failure is to the reader.
 func (h *Handler) problem(r *http.Request, err error) *problem {
-	if e, ok := errors.AsType[*webhooks.PrunedError](err); ok {
+	if e, ok := errors.AsType[*log.PrunedError](err); ok {
 		p := newProblem(http.StatusGone, "pruned", e.Error())
 		p.Oldest = &e.Oldest
 		return p
 	}
-	if e, ok := errors.AsType[*webhooks.AheadError](err); ok {
+	if e, ok := errors.AsType[*log.AheadError](err); ok {
 		p := newProblem(http.StatusConflict, "ahead", e.Error())
 		p.Newest = &e.Newest
 		return p
@@ -238,7 +237,7 @@ func (h *Handler) problem(r *http.Request, err error) *problem {
 	if r.Context().Err() == nil {
 		h.logger.Error("cannot read the event log", "err", err)
 	}
-	return newProblem(http.StatusInternalServerError, string(rooms.Internal), "internal error")
+	return newProblem(http.StatusInternalServerError, "internal", "internal error")
 }
 
 func (p *problem) write(w http.ResponseWriter) {

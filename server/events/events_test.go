@@ -20,9 +20,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
 	"parlor/server/events"
-	"parlor/webhooks"
 )
 
 type fixture struct {
@@ -35,7 +36,7 @@ func newFixture(t testing.TB) *fixture {
 	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
-	h := events.New(&webhooks.Log{Store: s}, slog.New(slog.NewTextHandler(t.Output(), nil)), 2)
+	h := events.New(&log.Reader{Store: s}, slog.New(slog.NewTextHandler(t.Output(), nil)), 2)
 	t.Cleanup(h.Close)
 	return &fixture{t: t, store: s, handler: h}
 }
@@ -43,12 +44,12 @@ func newFixture(t testing.TB) *fixture {
 // room opens a room with these events.
 func (f *fixture) room(name string, types ...string) rooms.Record {
 	r := rooms.Record{
-		SID: rooms.NewID("RM_"), Name: name, CreatedMs: rooms.NowMs(time.Now()),
+		SID: guid.New("RM_"), Name: name, CreatedMs: rooms.NowMs(time.Now()),
 		EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never, Metadata: "a\nb <&>", TurnPassword: "hush",
 	}
 	c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r}
 	for _, typ := range types {
-		c.Events = append(c.Events, rooms.NewEvent(&livekit.WebhookEvent{Event: typ, Room: r.Info()}, time.Now()))
+		c.Events = append(c.Events, log.New(&livekit.WebhookEvent{Event: typ, Room: r.Info()}, time.Now()))
 	}
 	done := make(chan error, 1)
 	f.store.Submit(c, func(_ rooms.Outcome, err error) { done <- err })

@@ -9,9 +9,8 @@ import (
 	"net/http"
 	"time"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 	"parlor/server/access"
-	"parlor/webhooks"
 )
 
 const (
@@ -48,7 +47,7 @@ func While(ctx context.Context, check func(context.Context) error) context.Conte
 
 // stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the
 // reader goes, or the handler is closed.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQuery) {
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	key := ""
 	if c := access.FromContext(r.Context()); c != nil {
 		key = c.APIKey
@@ -59,7 +58,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQu
 	}
 	defer h.ended(key)
 	// An error that is known at once is an answer; later it is the stream's end.
-	if _, err := h.log.Page(r.Context(), rooms.EventQuery{After: q.After, Epoch: q.Epoch, Limit: 1}); err != nil {
+	if _, err := h.log.Page(r.Context(), log.Query{After: q.After, Epoch: q.Epoch, Limit: 1}); err != nil {
 		h.problem(r, err).write(w)
 		return
 	}
@@ -85,7 +84,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q rooms.EventQu
 		return // the reader has gone
 	}
 	q.Limit = maxLimit
-	err = h.log.Stream(ctx, q, webhooks.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: beat / 5})
+	err = h.log.Stream(ctx, q, log.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: beat / 5})
 	h.end(s, r, err)
 }
 
@@ -98,7 +97,7 @@ func (h *Handler) begin(key string) *problem {
 		return newProblem(http.StatusTooManyRequests, "too_many_streams",
 			fmt.Sprintf("this API key has %d streams open already: close some, or read pages", h.mostOf))
 	case h.streams >= maxStreams:
-		return newProblem(http.StatusServiceUnavailable, string(rooms.Unavailable), "too many streams are open")
+		return newProblem(http.StatusServiceUnavailable, "unavailable", "too many streams are open")
 	}
 	h.streams++
 	h.ofKey[key]++
@@ -152,7 +151,7 @@ func (s *sse) allowed() error {
 	return s.check()
 }
 
-func (s *sse) event(e rooms.Event) error {
+func (s *sse) event(e log.Event) error {
 	if err := s.allowed(); err != nil {
 		return err
 	}
@@ -161,13 +160,13 @@ func (s *sse) event(e rooms.Event) error {
 		return fmt.Errorf("write event %s: %w", e.ID, err)
 	}
 	s.sent = e.Seq
-	return s.write(fmt.Sprintf("id: %v\nevent: %s\ndata: %s\n\n", webhooks.Cursor{Seq: e.Seq, Epoch: e.Epoch}, e.Type, body))
+	return s.write(fmt.Sprintf("id: %v\nevent: %s\ndata: %s\n\n", log.Cursor{Seq: e.Seq, Epoch: e.Epoch}, e.Type, body))
 }
 
 // caughtUp sends on what is written. After a silence it tells how far there is
 // nothing, so that a reader who wants little does not come back with an
 // id that is long pruned; an id without data is no event.
-func (s *sse) caughtUp(at webhooks.Cursor) error {
+func (s *sse) caughtUp(at log.Cursor) error {
 	if err := s.allowed(); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/guid"
 	"parlor/rooms/sqlite"
 )
 
@@ -98,8 +99,8 @@ func fill(b *testing.B, path string, n int) {
 			for i := w; i < n; i += 256 {
 				now := rooms.NowMs(time.Now())
 				r := rooms.Record{
-					SID: rooms.NewID("RM_"), Name: benchRoom(i), CreatedMs: now, Metadata: `{"plan":"free"}`,
-					EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never, TurnPassword: rooms.NewID(""),
+					SID: guid.New("RM_"), Name: benchRoom(i), CreatedMs: now, Metadata: `{"plan":"free"}`,
+					EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never, TurnPassword: guid.New(""),
 				}
 				r.SetEmpty(now)
 				s.Submit(&rooms.Change{Kind: rooms.ChangeCreate, Room: r}, func(_ rooms.Outcome, err error) { done <- err })

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
-	"parlor/rooms"
+	"parlor/rooms/log"
 )
 
 // history is what the event log has said so far.
@@ -153,16 +153,16 @@ func (c *crashes) readEvents(db *sql.DB) {
 			h.stays[told.Participant.Sid] = stay
 		}
 		switch typ {
-		case rooms.EventRoomStarted:
+		case log.RoomStarted:
 			require.EqualValues(c, 1, roomSeq)
 			r.started++
-		case rooms.EventRoomFinished:
+		case log.RoomFinished:
 			r.finished++
-		case rooms.EventParticipantJoined:
+		case log.ParticipantJoined:
 			stay.joined++
-		case rooms.EventParticipantAborted:
+		case log.ParticipantAborted:
 			stay.aborted++
-		case rooms.EventParticipantLeft:
+		case log.ParticipantLeft:
 			require.Equal(c, 1, stay.joined, "who leaves has joined")
 			stay.left++
 		}
@@ -175,8 +175,8 @@ func (c *crashes) readEvents(db *sql.DB) {
 // for those who name them.
 func isLiveKits(typ string) bool {
 	switch typ {
-	case rooms.EventRoomStarted, rooms.EventRoomFinished, rooms.EventParticipantJoined, rooms.EventParticipantLeft,
-		rooms.EventParticipantAborted, rooms.EventTrackPublished, rooms.EventTrackUnpublished:
+	case log.RoomStarted, log.RoomFinished, log.ParticipantJoined, log.ParticipantLeft,
+		log.ParticipantAborted, log.TrackPublished, log.TrackUnpublished:
 		return true
 	}
 	return false

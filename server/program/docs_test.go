@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms/log"
 )
 
 // repository is its folder, from this package's.
@@ -47,6 +49,26 @@ func TestTheDocumentsNameWhatExists(t *testing.T) {
 		}
 		require.Greater(t, checked, 10, file)
 	}
+}
+
+// TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend holds what it says of webhooks
+// against the table of event types.
+func TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	require.NoError(t, err)
+	_, list, found := strings.Cut(string(text), "Beyond LiveKit's events there are ")
+	require.True(t, found)
+	list, _, _ = strings.Cut(list, ": an endpoint gets them")
+	var told, there []string
+	for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(list, -1) {
+		told = append(told, m[1])
+	}
+	for _, typ := range log.Types() {
+		if typ.For == log.Askers {
+			there = append(there, typ.Name)
+		}
+	}
+	require.Equal(t, there, told)
 }
 
 // elsewhere tells of words in code style that name something outside of the

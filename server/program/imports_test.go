@@ -27,23 +27,26 @@ func houseRules() []rule {
 		http, sql, webSocket, pion = "net/http", "database/sql", "github.com/coder/websocket", "github.com/pion/"
 		rpc, psrpc, redis          = "github.com/livekit/protocol/rpc", "github.com/livekit/psrpc", "github.com/redis/"
 	)
-	edge := []string{"rooms", "media"}
+	edge := []string{"rooms", "rooms/guid", "rooms/log", "media"}
 	return []rule{
 		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // but for server/program
-		{"server/program", []string{"webhooks", "media", "rooms", "rooms/sqlite", "rooms/replica", "migrations", "static"}, []string{sql, rpc, psrpc, redis}},
-		{"rooms", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
-		{"rooms/sqlite", []string{"rooms", "migrations"}, []string{http, webSocket, pion}},
+		{"server/program", append(edge, "webhooks", "rooms/sqlite", "rooms/replica", "migrations", "static"), []string{sql, rpc, psrpc, redis}},
+		{"rooms/guid", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms/outage", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms/log", []string{"rooms/guid"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms", []string{"rooms/guid", "rooms/log", "rooms/outage"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms/sqlite", []string{"rooms", "rooms/guid", "rooms/log", "migrations"}, []string{http, webSocket, pion}},
 		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
-		{"webhooks", []string{"rooms"}, []string{sql, webSocket, pion}},
+		{"webhooks", []string{"rooms/log", "rooms/outage"}, []string{sql, webSocket, pion}}, // not the domain
 		{"static", nil, []string{sql, webSocket, pion}},
 		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},
 		// It signs as the webhooks are signed.
 		{"server/authorize", append(edge, "webhooks"), []string{sql, pion, webSocket, rpc, psrpc, redis}},
 		// They show what the sender of webhooks does, in that one's own words.
 		{"server/api", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
-		{"server/events", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
+		{"server/events", []string{"rooms/log"}, []string{sql, pion, rpc, psrpc, redis}},
 	}
 }
 
@@ -71,7 +74,7 @@ func TestImportsRunOneWay(t *testing.T) {
 			}
 		}
 	}
-	for _, part := range []string{".", "server/program", "rooms", "rooms/sqlite", "media", "webhooks", "server", "static", "migrations"} {
+	for _, part := range []string{".", "server/program", "rooms", "rooms/log", "rooms/sqlite", "media", "webhooks", "server", "server/events", "static", "migrations"} {
 		require.True(t, checked[part], "no package was found in %s", part)
 	}
 }

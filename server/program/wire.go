@@ -18,6 +18,8 @@ import (
 
 	"parlor/media"
 	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/log"
 	"parlor/rooms/replica"
 	"parlor/rooms/sqlite"
 	"parlor/server"
@@ -121,7 +123,7 @@ func (p *program) openServer() error {
 	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
 	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
-		Version: version(), NodeID: rooms.NewID("ND_"), Region: p.cfg.Region,
+		Version: version(), NodeID: guid.New("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
 	}
@@ -136,7 +138,7 @@ func (p *program) openServer() error {
 	if err != nil {
 		return err
 	}
-	p.events = events.New(&webhooks.Log{Store: p.store}, p.log, len(p.cfg.Keys))
+	p.events = events.New(&log.Reader{Store: p.store}, p.log, len(p.cfg.Keys))
 	apiConfig := api.Config{
 		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
@@ -293,7 +295,7 @@ func within(ctx context.Context, bound time.Duration, f func(context.Context) er
 func (p *program) startUpkeep() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stopUpkeep = cancel
-	kept := webhooks.Retention{Store: p.store, Logger: p.log, MaxAge: time.Duration(p.cfg.Events.MaxAge), MaxEvents: p.cfg.Events.MaxCount}
+	kept := log.Retention{Store: p.store, Logger: p.log, MaxAge: time.Duration(p.cfg.Events.MaxAge), MaxEvents: p.cfg.Events.MaxCount}
 	if kept.MaxEvents == 0 {
 		kept.MaxEvents = -1 // no bound; 0 would be its default
 	}

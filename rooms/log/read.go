@@ -1,23 +1,27 @@
-package webhooks
+package log
 
 import (
 	"context"
 	"fmt"
 	"time"
-
-	"parlor/rooms"
 )
 
-// Log is the pulling side of the event log: for receivers that cannot be reached
+// How many events a page of a [Reader] has.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// Reader is the pulling side of the event log: for receivers that cannot be reached
 // from here, and for those that want to catch up. It keeps nothing of its own,
 // and its methods may be called concurrently.
-type Log struct {
-	Store rooms.EventLog
+type Reader struct {
+	Store Store
 }
 
 // Page is a run of the log.
 type Page struct {
-	Events []rooms.Event
+	Events []Event
 	// Next is what to ask for the next page after: the last event looked at, wanted
 	// or not.
 	Next Cursor
@@ -51,33 +55,33 @@ func (e *AheadError) Error() string {
 }
 
 // Oldest is the seq to read after to get all that is left of the log.
-func (l *Log) Oldest(ctx context.Context) (int64, error) {
-	oldest, _, err := l.Store.SeqRange(ctx)
+func (r *Reader) Oldest(ctx context.Context) (int64, error) {
+	oldest, _, err := r.Store.SeqRange(ctx)
 	return max(oldest-1, 0), err
 }
 
 // Newest is the seq to read after to get only what is yet to come.
-func (l *Log) Newest(ctx context.Context) (int64, error) {
-	_, newest, err := l.Store.SeqRange(ctx)
+func (r *Reader) Newest(ctx context.Context) (int64, error) {
+	_, newest, err := r.Store.SeqRange(ctx)
 	return newest, err
 }
 
 // Page returns up to q.Limit events after q.After; none is no error. It fails
 // with a [*PrunedError] or an [*AheadError] if the answer could not be without
 // gaps.
-func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
+func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 	if q.Limit <= 0 {
 		q.Limit = defaultPage
 	}
 	q.Limit = min(q.Limit, maxPage)
 	// What is newest is read before the events, so that Next never skips one that
 	// is written meanwhile; what is oldest after, so that no pruning is missed.
-	oldest, newest, err := l.Store.SeqRange(ctx)
+	oldest, newest, err := r.Store.SeqRange(ctx)
 	if err != nil {
 		return Page{}, fmt.Errorf("read the log's range: %w", err)
 	}
 	after := Cursor{Seq: q.After, Epoch: q.Epoch}
-	shared, err := l.shared(ctx, after, oldest, newest)
+	shared, err := r.shared(ctx, after, oldest, newest)
 	if err != nil {
 		return Page{}, err
 	}
@@ -85,10 +89,10 @@ func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
 		return Page{}, &AheadError{After: after, Newest: shared}
 	}
 	p := Page{Next: Cursor{Seq: newest}, Newest: newest}
-	if p.Events, err = l.Store.Events(ctx, q); err != nil {
+	if p.Events, err = r.Store.Events(ctx, q); err != nil {
 		return Page{}, fmt.Errorf("read events: %w", err)
 	}
-	if p.Oldest, _, err = l.Store.SeqRange(ctx); err != nil {
+	if p.Oldest, _, err = r.Store.SeqRange(ctx); err != nil {
 		return Page{}, fmt.Errorf("read the log's range: %w", err)
 	}
 	if q.After+1 < p.Oldest {
@@ -107,14 +111,14 @@ func (l *Log) Page(ctx context.Context, q rooms.EventQuery) (Page, error) {
 		p.Next.Epoch = q.Epoch
 		return p, nil
 	}
-	p.Next.Epoch, err = l.epochAt(ctx, p.Next.Seq)
+	p.Next.Epoch, err = r.epochAt(ctx, p.Next.Seq)
 	return p, err
 }
 
 // Sink takes what a stream brings. Its functions are called from one goroutine;
 // an error from one ends the stream.
 type Sink struct {
-	Event func(rooms.Event) error
+	Event func(Event) error
 	// CaughtUp, if set, is called each time that the log was read to its end, with
 	// how far there is nothing more: it grows also when nothing that is wanted comes.
 	// It may be called often.
@@ -125,13 +129,13 @@ type Sink struct {
 }
 
 // Stream gives sink each event after q.After, those too that are yet to come,
-// until ctx ends or sink fails; it returns that error. It fails like [Log.Page]
+// until ctx ends or sink fails; it returns that error. It fails like [Reader.Page]
 // when it falls behind what is pruned.
-func (l *Log) Stream(ctx context.Context, q rooms.EventQuery, sink Sink) error {
-	tokens, cancel := l.Store.Watch() // before the first look: nothing falls between
+func (r *Reader) Stream(ctx context.Context, q Query, sink Sink) error {
+	tokens, cancel := r.Store.Watch() // before the first look: nothing falls between
 	defer cancel()
 	for {
-		p, err := l.Page(ctx, q)
+		p, err := r.Page(ctx, q)
 		if err != nil {
 			return err
 		}

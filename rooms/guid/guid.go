@@ -1,4 +1,5 @@
-package rooms
+// Package guid makes identifiers: RM_…, PA_…, TR_…, EV_….
+package guid
 
 import (
 	"crypto/rand"
@@ -6,18 +7,18 @@ import (
 	"time"
 )
 
-const idAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// NewID makes an identifier: the prefix, seven characters of time and twelve of
+// New makes an identifier: the prefix, seven characters of time and twelve of
 // chance (71 bits). The leading time keeps an index of ids appending at its end
 // instead of all over it.
-func NewID(prefix string) string {
+func New(prefix string) string {
 	b := make([]byte, 0, len(prefix)+19)
 	b = append(b, prefix...)
 	t := uint64(time.Now().UnixMilli())
 	var head [7]byte
 	for i := len(head) - 1; i >= 0; i-- {
-		head[i] = idAlphabet[t%62]
+		head[i] = alphabet[t%62]
 		t /= 62
 	}
 	b = append(b, head[:]...)
@@ -25,7 +26,7 @@ func NewID(prefix string) string {
 	rand.Read(r[:]) // never fails, by its contract
 	hi, lo := binary.BigEndian.Uint64(r[:8]), binary.BigEndian.Uint64(r[8:])
 	for range 6 {
-		b = append(b, idAlphabet[hi%62], idAlphabet[lo%62])
+		b = append(b, alphabet[hi%62], alphabet[lo%62])
 		hi /= 62
 		lo /= 62
 	}

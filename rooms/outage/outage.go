@@ -1,28 +1,29 @@
-package rooms
+// Package outage tells of failures that last.
+package outage
 
 import (
 	"log/slog"
 	"time"
 )
 
-// outageReminder is how often the log repeats that an outage lasts.
-const outageReminder = time.Minute
+// reminder is how often the log repeats that an outage lasts.
+const reminder = time.Minute
 
-// Outage tells the log of a failure that is tried again and again: when it begins,
+// Log tells the program's log of a failure that is tried again and again: when it begins,
 // once a minute while it lasts, and when it is over. It belongs to one goroutine.
 // The zero value is ready for use.
-type Outage struct {
+type Log struct {
 	since, told time.Time // zero = there is none
 }
 
 // Failed logs err, unless that was done within the last minute.
-func (o *Outage) Failed(log *slog.Logger, what string, err error) {
+func (o *Log) Failed(log *slog.Logger, what string, err error) {
 	now := time.Now()
 	switch {
 	case o.since.IsZero():
 		o.since = now
 		log.Error(what, "error", err)
-	case now.Sub(o.told) < outageReminder:
+	case now.Sub(o.told) < reminder:
 		return
 	default:
 		log.Error(what, "error", err, "for", now.Sub(o.since).Round(time.Second))
@@ -31,10 +32,10 @@ func (o *Outage) Failed(log *slog.Logger, what string, err error) {
 }
 
 // Over logs what works again, if it did not.
-func (o *Outage) Over(log *slog.Logger, what string) {
+func (o *Log) Over(log *slog.Logger, what string) {
 	if o.since.IsZero() {
 		return
 	}
 	log.Info(what, "after", time.Since(o.since).Round(time.Second))
-	*o = Outage{}
+	*o = Log{}
 }

@@ -1,11 +1,10 @@
-package webhooks
+package log
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
-
-	"parlor/rooms"
 )
 
 // The defaults of [Retention].
@@ -19,7 +18,7 @@ const (
 
 // Retention prunes the event log. Its fields must not change while it runs.
 type Retention struct {
-	Store     rooms.EventLog
+	Store     Store
 	MaxAge    time.Duration // of an event; 0 = DefaultMaxAge, negative = no bound
 	MaxEvents int64         // in the log; 0 = DefaultMaxEvents, negative = no bound
 	Every     time.Duration // between two rounds; 0 = DefaultPruneTime
@@ -29,9 +28,7 @@ type Retention struct {
 // Run prunes in rounds until ctx ends: small batches with a pause between them,
 // so that rooms never wait long for the store.
 func (r *Retention) Run(ctx context.Context) {
-	every, log := r.Every, r.Logger
-	def(&every, DefaultPruneTime)
-	def(&log, slog.Default())
+	every, log := cmp.Or(r.Every, DefaultPruneTime), cmp.Or(r.Logger, slog.Default())
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -52,12 +49,10 @@ func (r *Retention) Run(ctx context.Context) {
 
 // Prune does one round and returns how many events it deleted.
 func (r *Retention) Prune(ctx context.Context) (total int, err error) {
-	age, maxRows := r.MaxAge, r.MaxEvents
-	def(&age, DefaultMaxAge)
-	def(&maxRows, DefaultMaxEvents)
+	age, maxRows := cmp.Or(r.MaxAge, DefaultMaxAge), cmp.Or(r.MaxEvents, DefaultMaxEvents)
 	var olderThan int64
 	if age > 0 {
-		olderThan = rooms.NowMs(time.Now().Add(-age))
+		olderThan = time.Now().Add(-age).UnixMilli()
 	}
 	for {
 		n, err := r.Store.PruneEvents(ctx, olderThan, max(maxRows, 0), pruneBatch)

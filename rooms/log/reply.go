@@ -1,4 +1,4 @@
-package rooms
+package log
 
 import "crypto/sha256"
 

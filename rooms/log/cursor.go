@@ -1,4 +1,4 @@
-package webhooks
+package log
 
 import (
 	"context"
@@ -6,8 +6,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-
-	"parlor/rooms"
 )
 
 // Cursor is how far a reader of the log got: an event's seq, and the epoch that it
@@ -41,8 +39,8 @@ func ParseCursor(s string) (Cursor, error) {
 }
 
 // epochAt is the epoch of the event of that seq; 0 if it cannot be read.
-func (l *Log) epochAt(ctx context.Context, seq int64) (int64, error) {
-	events, err := l.Store.Events(ctx, rooms.EventQuery{After: seq - 1, Limit: 1})
+func (r *Reader) epochAt(ctx context.Context, seq int64) (int64, error) {
+	events, err := r.Store.Events(ctx, Query{After: seq - 1, Limit: 1})
 	if err != nil {
 		return 0, fmt.Errorf("read event %d: %w", seq, err)
 	}
@@ -55,12 +53,12 @@ func (l *Log) epochAt(ctx context.Context, seq int64) (int64, error) {
 // shared is the newest seq that the log has in common with a reader who got to c.
 // It is c's own unless a restore forgot what the reader saw. Of what is pruned it
 // cannot be told.
-func (l *Log) shared(ctx context.Context, c Cursor, oldest, newest int64) (int64, error) {
+func (r *Reader) shared(ctx context.Context, c Cursor, oldest, newest int64) (int64, error) {
 	if c.Seq == 0 || c.Epoch == 0 || c.Seq < oldest {
 		return min(c.Seq, newest), nil
 	}
 	if c.Seq <= newest {
-		epoch, err := l.epochAt(ctx, c.Seq)
+		epoch, err := r.epochAt(ctx, c.Seq)
 		if err != nil || epoch == c.Epoch {
 			return c.Seq, err
 		}
@@ -70,7 +68,7 @@ func (l *Log) shared(ctx context.Context, c Cursor, oldest, newest int64) (int64
 	end := min(newest, c.Seq-1)
 	var failed error
 	n := sort.Search(int(max(end-oldest+1, 0)), func(i int) bool {
-		epoch, err := l.epochAt(ctx, oldest+int64(i))
+		epoch, err := r.epochAt(ctx, oldest+int64(i))
 		if err != nil {
 			failed = err
 		}

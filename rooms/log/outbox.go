@@ -1,9 +1,13 @@
-package rooms
+package log
 
 import (
 	"context"
+	"errors"
 	"slices"
 )
+
+// ErrNoEndpoint: no endpoint has the id, or the configuration does not name it.
+var ErrNoEndpoint = errors.New("no such webhook endpoint")
 
 // EndpointState is what an [Endpoint] is doing. It is stored as text.
 type EndpointState string
@@ -42,18 +46,12 @@ type Endpoint struct {
 }
 
 // Wants reports whether events of that type are recorded for e. As with LiveKit,
-// Exclude is looked at only if there is no Include. Types that LiveKit does not
-// send are wanted only if Include has them.
+// Exclude is looked at only if there is no Include.
 func (e *Endpoint) Wants(eventType string) bool {
 	if len(e.Include) > 0 {
 		return slices.Contains(e.Include, eventType) || slices.Contains(e.Include, "*")
 	}
-	switch eventType {
-	case EventRoomStarted, EventRoomFinished, EventParticipantJoined, EventParticipantLeft,
-		EventParticipantAborted, EventTrackPublished, EventTrackUnpublished:
-		return !slices.Contains(e.Exclude, eventType)
-	}
-	return false
+	return isFor(eventType, Everybody) && !slices.Contains(e.Exclude, eventType)
 }
 
 // DeliveryState is what has become of a [Delivery]. It is stored as a number.
@@ -154,8 +152,8 @@ type EndpointStats struct {
 	LastError       string // of the last failed attempt
 }
 
-// EventQuery asks for events in the order of their seq.
-type EventQuery struct {
+// Query asks for events in the order of their seq.
+type Query struct {
 	After int64 // events after this seq
 	Epoch int64 // of the event After, as the reader has it; 0 = not known
 	Limit int
@@ -163,10 +161,10 @@ type EventQuery struct {
 	Types []string // empty = all
 }
 
-// EventLog is the reading side of the events that a [Store] writes.
-type EventLog interface {
+// Store is where the log is kept, as those who read it see it.
+type Store interface {
 	// Events returns events in the order of their seq.
-	Events(ctx context.Context, q EventQuery) ([]Event, error)
+	Events(ctx context.Context, q Query) ([]Event, error)
 	// SeqRange returns the seqs of the oldest and the newest event that can be
 	// read. Before the first event both are 0; when all are pruned oldest is
 	// newest+1.
@@ -184,10 +182,10 @@ type EventLog interface {
 }
 
 // Outbox is the store as the sender of webhooks sees it. Writes go through the
-// store's one queue, in order with its changes, and return when they are on
-// disk.
+// store's one queue, in order with the changes of rooms, and return when they are on
+// disk. What names an endpoint that there is not fails with [ErrNoEndpoint].
 type Outbox interface {
-	EventLog
+	Store
 
 	// SyncEndpoints makes the endpoints those of the configuration, and returns
 	// all of them with their ids, in the order given. Those that the configuration
@@ -212,8 +210,8 @@ type Outbox interface {
 	// SendTest writes e, which is of no room, and a delivery to that endpoint
 	// alone, whatever its filter. It returns the event's seq.
 	SendTest(ctx context.Context, endpointID int64, e Event) (int64, error)
-	// Replay makes deliveries pending again, due at nowMs with no attempts made;
-	// [Precondition] if the endpoint is disabled, where they would stay so for ever.
+	// Replay makes deliveries pending again, due at nowMs with no attempts made. It is
+	// refused while the endpoint is disabled, where they would stay so for ever.
 	// It returns how many.
 	Replay(ctx context.Context, endpointID int64, r Replay, nowMs int64) (int, error)
 

@@ -1,0 +1,62 @@
+package rooms_test
+
+import (
+	"testing"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/log"
+)
+
+// TestEventsHoldWhatTheirTypesSay has a room write an event of every type, and holds
+// their bodies against the table.
+func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
+	h := newHouse(t)
+	ann := h.join("tea", "ann")
+	sid := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+	ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
+	ann.Mute(&livekit.MuteTrackRequest{Sid: sid})
+	_, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{Room: "tea", Identity: "ann", Name: "Ann"})
+	require.NoError(t, err)
+	_, err = h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea", Metadata: "m"})
+	require.NoError(t, err)
+	_, err = h.try("tea", "bob") // whose media is never connected
+	require.NoError(t, err)
+	h.restart()
+	h.join("tea", "ann")
+	require.NoError(t, h.Delete(t.Context(), "tea"))
+
+	types := map[string]log.Type{}
+	for _, typ := range log.Types() {
+		types[typ.Name] = typ
+	}
+	written := map[string]bool{}
+	for _, e := range h.log() {
+		written[e.Type] = true
+		typ, known := types[e.Type]
+		require.True(t, known, "%s is not in the table", e.Type)
+		w := webhook(t, e)
+		require.Equal(t, typ.Holds, log.Body{
+			Room:        part(w.Room, &livekit.Room{Sid: w.Room.GetSid(), Name: w.Room.GetName()}),
+			Participant: part(w.Participant, &livekit.ParticipantInfo{Sid: w.Participant.GetSid(), Identity: w.Participant.GetIdentity()}),
+			Track:       w.Track != nil,
+			EndReason:   w.RoomEndReason != livekit.RoomEndReason_ROOM_END_UNKNOWN,
+		}, e.Type)
+	}
+	for _, name := range log.Names() {
+		require.True(t, written[name], "no event of the type %s was written", name)
+	}
+}
+
+// part is how much of what is named there is.
+func part[M proto.Message](whole, names M) log.Part {
+	switch {
+	case !whole.ProtoReflect().IsValid():
+		return log.Absent
+	case proto.Equal(whole, names):
+		return log.Named
+	}
+	return log.Whole
+}
