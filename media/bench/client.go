@@ -26,18 +26,30 @@ type client struct {
 	identity string
 	ws       *websocket.Conn
 	api      *webrtc.API
-	received *atomic.Int64 // RTP packets
+	received *atomic.Int64 // RTP packets, unless watch is set
+	// watch reads a track that begins, on a goroutine of its own; nil: packets are counted.
+	watch func(*webrtc.TrackRemote, *webrtc.RTPReceiver)
 
 	// The reading goroutine owns the following.
-	pub, sub *webrtc.PeerConnection
-	pending  map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
-	publish  *publication // nil for a subscriber
+	pub, sub  *webrtc.PeerConnection
+	pending   map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
+	publish   published // nil for a subscriber
+	announced int       // tracks that the server knows
+	path      *path     // between it and the server; nil: none
 
 	writeMu sync.Mutex // one message at a time
 	ready   chan struct{}
 	onReady sync.Once
 	ended   sync.WaitGroup
 	failed  chan error // the first failure
+}
+
+// published is what a client publishes.
+type published interface {
+	// requests announce its tracks.
+	requests() []*livekit.AddTrackRequest
+	// addTo adds them to pc and listens for keyframe requests until pc is closed.
+	addTo(pc *webrtc.PeerConnection) error
 }
 
 // token is a token to join room.
@@ -76,36 +88,43 @@ func newAPI(feedback, publisher bool) (*webrtc.API, error) {
 
 // join connects; [client.waitReady] waits until media flows or may flow.
 func join(ctx context.Context, s settings, address, room, identity string, api *webrtc.API,
-	publish *publication, received *atomic.Int64,
+	publish published, received *atomic.Int64,
 ) (*client, error) {
+	c := &client{received: received, publish: publish}
+	return c, c.join(ctx, s, address, room, identity, api)
+}
+
+// join connects c, which says what it publishes and how it is connected.
+func (c *client) join(ctx context.Context, s settings, address, room, identity string, api *webrtc.API) error {
 	jwt, err := token(s, room, identity)
 	if err != nil {
-		return nil, fmt.Errorf("make a token: %w", err)
+		return fmt.Errorf("make a token: %w", err)
 	}
 	q := url.Values{
 		"access_token": {jwt}, "protocol": {"17"}, "sdk": {"go"}, "version": {"2.0.0"},
-		"auto_subscribe": {strconv.FormatBool(publish == nil)},
+		"auto_subscribe": {strconv.FormatBool(c.publish == nil)},
 	}
 	ws, _, err := websocket.Dial(ctx, address+"/rtc?"+q.Encode(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("join %s: %w", identity, err)
+		return fmt.Errorf("join %s: %w", identity, err)
 	}
 	ws.SetReadLimit(4 << 20)
-	c := &client{
-		identity: identity, ws: ws, api: api, received: received, publish: publish,
-		pending: map[*webrtc.PeerConnection][]webrtc.ICECandidateInit{},
-		ready:   make(chan struct{}), failed: make(chan error, 1),
-	}
+	c.identity, c.ws, c.api = identity, ws, api
+	c.pending = map[*webrtc.PeerConnection][]webrtc.ICECandidateInit{}
+	c.ready, c.failed = make(chan struct{}), make(chan error, 1)
 	for _, pc := range []**webrtc.PeerConnection{&c.pub, &c.sub} {
 		if *pc, err = api.NewPeerConnection(webrtc.Configuration{}); err != nil {
 			_ = ws.CloseNow()
-			return nil, err
+			return err
 		}
 	}
-	c.sub.OnTrack(c.onTrack)
+	if c.watch == nil {
+		c.watch = c.onTrack
+	}
+	c.sub.OnTrack(c.watch)
 	c.ended.Go(func() { c.read(ctx) })
 	c.ended.Go(func() { c.ping(ctx) })
-	return c, nil
+	return nil
 }
 
 // waitReady waits until a publisher is connected, or a subscriber has had a packet.
@@ -189,13 +208,19 @@ func (c *client) read(ctx context.Context) {
 func (c *client) handle(ctx context.Context, r *livekit.SignalResponse) error {
 	switch m := r.Message.(type) {
 	case *livekit.SignalResponse_Join:
-		if c.publish != nil {
-			return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_AddTrack{
-				AddTrack: c.publish.request(),
-			}})
+		if c.publish == nil {
+			return nil
+		}
+		for _, request := range c.publish.requests() {
+			err := c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_AddTrack{AddTrack: request}})
+			if err != nil {
+				return err
+			}
 		}
 	case *livekit.SignalResponse_TrackPublished:
-		return c.offer(ctx)
+		if c.announced++; c.announced == len(c.publish.requests()) {
+			return c.offer(ctx)
+		}
 	case *livekit.SignalResponse_Answer:
 		return c.setRemote(c.pub, webrtc.SDPTypeAnswer, m.Answer.GetSdp())
 	case *livekit.SignalResponse_Offer:
@@ -241,7 +266,7 @@ func (c *client) answer(ctx context.Context, o *livekit.SessionDescription) erro
 		return fmt.Errorf("answer: %w", err)
 	}
 	return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Answer{
-		Answer: &livekit.SessionDescription{Type: "answer", Sdp: d.SDP, Id: o.GetId()},
+		Answer: &livekit.SessionDescription{Type: "answer", Sdp: c.path.hidden(d.SDP), Id: o.GetId()},
 	}})
 }
 
@@ -257,6 +282,10 @@ func gathered(pc *webrtc.PeerConnection, d webrtc.SessionDescription) (webrtc.Se
 }
 
 func (c *client) setRemote(pc *webrtc.PeerConnection, t webrtc.SDPType, sdp string) error {
+	sdp, err := c.path.rerouted(sdp)
+	if err != nil {
+		return err
+	}
 	if err := pc.SetRemoteDescription(webrtc.SessionDescription{Type: t, SDP: sdp}); err != nil {
 		return fmt.Errorf("server's %s: %w", t, err)
 	}
@@ -276,6 +305,10 @@ func (c *client) trickled(t *livekit.TrickleRequest) error {
 	var i webrtc.ICECandidateInit
 	if err := json.Unmarshal([]byte(t.GetCandidateInit()), &i); err != nil {
 		return fmt.Errorf("server's candidate: %w", err)
+	}
+	var err error
+	if i.Candidate, err = c.path.rerouted(i.Candidate); err != nil || i.Candidate == "" {
+		return err
 	}
 	pc := c.pub
 	if t.GetTarget() == livekit.SignalTarget_SUBSCRIBER {

@@ -19,5 +19,19 @@
 // kernel's work to the sender; a network card would not. -server and -url measure
 // other builds and other LiveKit servers.
 //
+// # Bad networks
+//
+//	go -C media/bench run . network
+//	go -C media/bench run . network -short -only "5 % loss,steps"
+//	go -C media/bench run . network -against ws://127.0.0.1:7890 devkey secret
+//
+// network prints what a subscriber gets behind a network that misbehaves: how soon what
+// there is of bandwidth is used, how much of it, what stands still, what waits, what is
+// lost. Publishers send frames that look like a camera's in simulcast, of sizes that do
+// not depend on how busy the machine is; the network is package emulator, and the
+// subscriber's receiver is package modelreceiver, which decodes nothing and knows what a
+// browser could. -against runs the same against another LiveKit-compatible server, each
+// scenario one after the other.
+//
 // It is a module of its own, so that what it needs is no requirement of the server.
 package main

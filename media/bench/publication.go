@@ -39,12 +39,12 @@ func newPublication(s settings) (*publication, error) {
 	}, err
 }
 
-func (p *publication) request() *livekit.AddTrackRequest {
-	return &livekit.AddTrackRequest{
+func (p *publication) requests() []*livekit.AddTrackRequest {
+	return []*livekit.AddTrackRequest{{
 		Cid: p.track.ID(), Name: "camera", Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_CAMERA,
 		Width: 1280, Height: 720,
 		Layers: []*livekit.VideoLayer{{Quality: livekit.VideoQuality_HIGH, Width: 1280, Height: 720}},
-	}
+	}}
 }
 
 // addTo adds the track and listens for keyframe requests until pc is closed.

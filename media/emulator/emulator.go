@@ -11,6 +11,7 @@
 package emulator
 
 import (
+	"container/heap"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,7 +26,15 @@ type Conditions struct {
 	Rate  float64       // bits/s with UDP and IP headers, 0 = no bottleneck
 	Queue time.Duration // what would wait longer than that at Rate is dropped
 	Delay time.Duration // of the way behind the bottleneck
-	Loss  float64       // share lost at random, 0 to 1
+	// Jitter is up to how much more, evenly spread; with Reorder packets overtake each
+	// other by it.
+	Jitter  time.Duration
+	Reorder bool
+	Loss    float64 // share lost at random, 0 to 1
+	// Burst is the share of packets with which a run of losses begins, and BurstLength the
+	// mean length of such a run.
+	Burst       float64
+	BurstLength float64
 }
 
 // headers are the bytes of IPv4 and UDP headers.
@@ -37,6 +46,8 @@ type Traffic struct {
 	Dropped        int // for want of room in the queue
 	Lost           int // at random
 	LongestWait    time.Duration
+	// Waits are how long each packet that arrived waited in the queue.
+	Waits []time.Duration
 }
 
 // Relay is a bad network in front of one server. Its methods may be called
@@ -145,13 +156,17 @@ type link struct {
 	mu      sync.Mutex // guards the following
 	c       Conditions
 	freeAt  time.Time // when the bottleneck has nothing more to send
+	lastAt  time.Time // when the last packet arrives
+	inBurst bool
+	number  uint64
 	traffic Traffic
 }
 
 type packet struct {
-	bytes []byte
-	at    time.Time
-	write func([]byte)
+	bytes  []byte
+	at     time.Time
+	number uint64 // in the order in which they came
+	write  func([]byte)
 }
 
 func newLink() *link {
@@ -187,36 +202,81 @@ func (l *link) send(p []byte, write func([]byte)) {
 		}
 		l.freeAt = l.freeAt.Add(time.Duration(float64((len(p)+headers)*8) / l.c.Rate * float64(time.Second)))
 	}
-	if l.c.Loss > 0 && rand.Float64() < l.c.Loss {
+	if l.loseLocked() {
 		l.traffic.Lost++
 		return
 	}
+	at := l.freeAt.Add(l.c.Delay)
+	if l.c.Jitter > 0 {
+		at = at.Add(rand.N(l.c.Jitter))
+	}
+	if !l.c.Reorder && at.Before(l.lastAt) {
+		at = l.lastAt
+	}
+	l.lastAt = at
+	l.number++
 	select {
-	case l.packets <- packet{append([]byte(nil), p...), l.freeAt.Add(l.c.Delay), write}:
+	case l.packets <- packet{append([]byte(nil), p...), at, l.number, write}:
 		l.traffic.Packets++
 		l.traffic.Bytes += len(p)
 		l.traffic.LongestWait = max(l.traffic.LongestWait, wait)
+		l.traffic.Waits = append(l.traffic.Waits, wait)
 	default:
 		l.traffic.Dropped++
 	}
 }
 
-// run delivers packets when they are due, in order.
+// loseLocked decides whether a packet is lost on the way. mu is held.
+func (l *link) loseLocked() bool {
+	lost := l.c.Loss > 0 && rand.Float64() < l.c.Loss
+	switch {
+	case l.c.Burst <= 0:
+		l.inBurst = false
+	case l.inBurst:
+		l.inBurst = rand.Float64() >= 1/max(l.c.BurstLength, 1)
+	default:
+		l.inBurst = rand.Float64() < l.c.Burst
+	}
+	return lost || l.inBurst
+}
+
+// run delivers packets when they are due.
 func (l *link) run() {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var waiting schedule
 	for {
 		select {
 		case <-l.stop:
 			return
 		case p := <-l.packets:
-			timer.Reset(time.Until(p.at))
-			select {
-			case <-l.stop:
-				return
-			case <-timer.C:
-			}
+			heap.Push(&waiting, p)
+		case <-timer.C:
+		}
+		for len(waiting) > 0 && !waiting[0].at.After(time.Now()) {
+			p := heap.Pop(&waiting).(packet)
 			p.write(p.bytes)
 		}
+		if len(waiting) > 0 {
+			timer.Reset(time.Until(waiting[0].at))
+		}
 	}
+}
+
+// schedule is packets by when they are due; those of one time in the order in which
+// they came.
+type schedule []packet
+
+func (s schedule) Len() int { return len(s) }
+func (s schedule) Less(i, j int) bool {
+	return s[i].at.Before(s[j].at) || s[i].at.Equal(s[j].at) && s[i].number < s[j].number
+}
+func (s schedule) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
+func (s *schedule) Push(x any)   { *s = append(*s, x.(packet)) }
+func (s *schedule) Pop() any {
+	last := len(*s) - 1
+	p := (*s)[last]
+	(*s)[last] = packet{}
+	*s = (*s)[:last]
+	return p
 }

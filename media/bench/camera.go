@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+)
+
+// The frames of a camera: what each layer costs, in bits/s, its size, and how its three
+// temporal layers follow each other, with the size of their frames in that of the mean.
+var (
+	layerRates  = [3]float64{150_000, 400_000, 800_000}
+	layerWidths = [3]int{320, 640, 1280}
+	layerOrder  = [4]int{0, 2, 1, 2}
+	frameSizes  = [3]float64{1.6, 0.8, 0.8}
+)
+
+const (
+	cameraInterval = 33 * time.Millisecond
+	// A key frame is so many times the size of a mean one, and comes so long after it is
+	// asked for.
+	keySize  = 5.0
+	keyAfter = 50 * time.Millisecond
+	// voiceRate is what the voice costs, with headers.
+	voiceRate    = 56_000.0
+	voicePayload = 100
+	mostPayload  = 1100
+)
+
+// cameraRate is what the highest layer costs with headers.
+const cameraRate = 860_000.0
+
+// camera is a participant's camera in simulcast, and its voice.
+type camera struct {
+	layers [3]*webrtc.TrackLocalStaticRTP
+	voice  *webrtc.TrackLocalStaticRTP
+
+	asked [3]atomic.Int64 // when a key frame was asked for, Unix ns; 0: it is not wanted
+	keys  atomic.Int64    // how many were asked for
+	ended sync.WaitGroup
+
+	mu         sync.Mutex // guards the following
+	sender     *webrtc.RTPSender
+	sectionID  string
+	mid, rid   uint8 // of the header extensions
+	connection *webrtc.PeerConnection
+
+	// The sending goroutine owns the following.
+	random  *rand.Rand
+	count   int
+	seq     [3]uint16
+	picture [3]uint16
+	tl0     [3]uint8
+	key     [3]uint8
+	sound   uint16
+}
+
+func newCamera(seed uint64) (*camera, error) {
+	c := &camera{random: rand.New(rand.NewPCG(seed, 1))}
+	var err error
+	for i, rid := range []string{"q", "h", "f"} {
+		c.layers[i], err = webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{
+			MimeType: webrtc.MimeTypeVP8, ClockRate: 90000,
+		}, "camera", "stream", webrtc.WithRTPStreamID(rid))
+		if err != nil {
+			return nil, err
+		}
+		c.asked[i].Store(1)
+	}
+	c.voice, err = webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{
+		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
+	}, "voice", "stream")
+	return c, err
+}
+
+func (c *camera) requests() []*livekit.AddTrackRequest {
+	var layers []*livekit.VideoLayer
+	for i, width := range layerWidths {
+		layers = append(layers, &livekit.VideoLayer{
+			Quality: livekit.VideoQuality(i), Width: uint32(width), Height: uint32(width * 9 / 16), Bitrate: uint32(layerRates[i]),
+		})
+	}
+	return []*livekit.AddTrackRequest{
+		{
+			Cid: "camera", Name: "camera", Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_CAMERA,
+			Width: 1280, Height: 720, Layers: layers, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "camera"}},
+		},
+		{Cid: "voice", Name: "voice", Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE},
+	}
+}
+
+func (c *camera) addTo(pc *webrtc.PeerConnection) error {
+	tr, err := pc.AddTransceiverFromTrack(c.layers[0], webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	if err != nil {
+		return err
+	}
+	for _, l := range c.layers[1:] {
+		if err := tr.Sender().AddEncoding(l); err != nil {
+			return err
+		}
+	}
+	for i, l := range c.layers {
+		c.ended.Go(func() { c.listen(tr.Sender(), i, l.RID()) })
+	}
+	voice, err := pc.AddTransceiverFromTrack(c.voice, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	if err != nil {
+		return err
+	}
+	c.ended.Go(func() {
+		for {
+			if _, _, err := voice.Sender().ReadRTCP(); err != nil {
+				return
+			}
+		}
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sender, c.connection = tr.Sender(), pc
+	return nil
+}
+
+// listen follows what is asked of a layer until the connection is closed.
+func (c *camera) listen(sender *webrtc.RTPSender, layer int, rid string) {
+	for {
+		packets, _, err := sender.ReadSimulcastRTCP(rid)
+		if err != nil {
+			return
+		}
+		for _, p := range packets {
+			switch p.(type) {
+			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
+				c.keys.Add(1)
+				c.asked[layer].CompareAndSwap(0, time.Now().UnixNano())
+			}
+		}
+	}
+}
+
+// run sends until ctx ends.
+func (c *camera) run(ctx context.Context) {
+	pictures, voice := time.NewTicker(cameraInterval), time.NewTicker(20*time.Millisecond)
+	defer pictures.Stop()
+	defer voice.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pictures.C:
+			c.picturesNow()
+		case <-voice.C:
+			c.sound++
+			_ = c.voice.WriteRTP(&rtp.Packet{ // fails until it is connected
+				Header:  rtp.Header{Version: 2, SequenceNumber: c.sound, Timestamp: uint32(c.sound) * 960},
+				Payload: make([]byte, voicePayload),
+			})
+		}
+	}
+}
+
+// negotiated learns how streams are told apart; false: not yet.
+func (c *camera) negotiated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sender == nil || c.connection.ConnectionState() != webrtc.PeerConnectionStateConnected {
+		return false
+	}
+	if c.sectionID != "" {
+		return true
+	}
+	for _, e := range c.sender.GetParameters().HeaderExtensions {
+		switch e.URI {
+		case "urn:ietf:params:rtp-hdrext:sdes:mid":
+			c.mid = uint8(e.ID)
+		case "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id":
+			c.rid = uint8(e.ID)
+		}
+	}
+	for _, tr := range c.connection.GetTransceivers() {
+		if tr.Sender() == c.sender {
+			c.sectionID = tr.Mid()
+		}
+	}
+	return c.sectionID != ""
+}
+
+// picturesNow sends a frame of each layer.
+func (c *camera) picturesNow() {
+	if !c.negotiated() {
+		return
+	}
+	temporal := layerOrder[c.count%len(layerOrder)]
+	c.count++
+	now := time.Now().UnixNano()
+	for layer := range c.layers {
+		mean := layerRates[layer] / 8 * cameraInterval.Seconds()
+		size, t := mean*frameSizes[temporal]*(0.85+0.3*c.random.Float64()), temporal
+		asked := c.asked[layer].Load()
+		key := asked != 0 && now-asked >= int64(keyAfter)
+		if key {
+			size, t = keySize*mean, 0
+			c.asked[layer].Store(0)
+			c.key[layer]++
+		}
+		if t == 0 {
+			c.tl0[layer]++
+		}
+		c.frame(layer, t, key, int(size))
+	}
+}
+
+func (c *camera) frame(layer, temporal int, key bool, size int) {
+	c.picture[layer] = (c.picture[layer] + 1) & 0x7fff
+	packets := max((size+mostPayload-1)/mostPayload, 1)
+	for i := range packets {
+		c.seq[layer]++
+		p := &rtp.Packet{
+			Header: rtp.Header{
+				Version: 2, Marker: i == packets-1, SequenceNumber: c.seq[layer], Timestamp: uint32(c.count) * 2970,
+			},
+			Payload: c.payload(layer, temporal, key, i == 0, max(size/packets, 20)),
+		}
+		if c.mid != 0 && c.rid != 0 {
+			_ = p.SetExtension(c.mid, []byte(c.sectionID))
+			_ = p.SetExtension(c.rid, []byte(c.layers[layer].RID()))
+		}
+		_ = c.layers[layer].WriteRTP(p) // fails while it is not connected
+	}
+}
+
+// payload is a descriptor with everything (RFC 7741 4.2), and in a frame's first packet
+// the frame's tag and size (RFC 6386 9.1).
+func (c *camera) payload(layer, temporal int, key, first bool, size int) []byte {
+	b := make([]byte, size)
+	b[0], b[1] = 0x80, 0xf0
+	binary.BigEndian.PutUint16(b[2:], 0x8000|c.picture[layer])
+	b[4] = c.tl0[layer]
+	b[5] = byte(temporal)<<6 | c.key[layer]&0x1f
+	if !first {
+		return b
+	}
+	b[0] |= 0x10
+	b[6] = 0x11
+	if key {
+		copy(b[6:], []byte{0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a})
+		binary.LittleEndian.PutUint16(b[12:], uint16(layerWidths[layer]))
+		binary.LittleEndian.PutUint16(b[14:], uint16(layerWidths[layer]*9/16))
+	}
+	return b
+}
