@@ -34,7 +34,8 @@ type Control[T any] struct {
 	state      estimate.State
 	emptyingAt int64 // when a queue began to be emptied
 	divided    allocate.Summary
-	forced     bool // divided is more than the path is judged to carry
+	forced     bool  // divided is more than the path is judged to carry
+	forcedAt   int64 // when that began
 
 	wide      bool    // judged by transport-wide feedback
 	limit     float64 // bits/s, whatever is judged; 0 = none
@@ -205,11 +206,40 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 	if c.limit > 0 && (budget <= 0 || budget > c.limit) {
 		budget = c.limit
 	}
+	if c.emptyingAt != 0 && now-c.emptyingAt < steadyFor {
+		for i := range tracks {
+			tracks[i].Steady = true
+		}
+	}
+	if !c.mayPause(now) {
+		for i := range tracks {
+			tracks[i].CanPause = false
+		}
+	}
 	decisions, summary := c.allocator.Divide(tracks, budget, c.momentary())
-	c.divided, c.forced = summary, budget > 0 && summary.Bitrate > budget
+	forced := budget > 0 && summary.Bitrate > budget
+	if forced && !c.forced {
+		c.forcedAt = now
+	}
+	c.divided, c.forced = summary, forced
 	c.setPace(now)
 	c.decide(now)
 	return decisions
+}
+
+// mayPause reports whether tracks may be paused: once one is, or if it is known that the
+// path does not carry the lowest layers of all. That it was not shown to carry them is
+// not enough: whenever tracks are added it has to be, by a probe.
+func (c *Control[T]) mayPause(now int64) bool {
+	switch {
+	case c.divided.Paused > 0:
+		return true
+	case !c.forced:
+		return false
+	case c.limit > 0 && c.divided.Bitrate > c.limit, c.state.Limited && c.divided.Bitrate > c.state.Settled:
+		return true
+	}
+	return now-c.forcedAt >= pauseAfter
 }
 
 // Tight reports whether something is held back, or may have to be soon: whether Divide
@@ -249,6 +279,12 @@ const (
 	// untold is how long feedback is waited for after the first packet.
 	untold         = int64(1200 * time.Millisecond)
 	backlogAllowed = 50 * time.Millisecond
+	// steadyFor is how long after a queue was seen spatial layers stay where they can: a
+	// change takes a key frame, which is more than what is too much.
+	steadyFor = int64(2 * time.Second)
+	// pauseAfter is how long the lowest layers may cost more than was shown to fit, though
+	// nothing shows that they do not: more than a probe needs, and the next.
+	pauseAfter = int64(3 * time.Second)
 	// deepQueue is a queue that more is done against than leaving out temporal layers.
 	deepQueue = 150 * time.Millisecond
 )
@@ -282,6 +318,9 @@ func (c *Control[T]) Summary() allocate.Summary { return c.divided }
 
 // Pacing is what the pacer has done.
 func (c *Control[T]) Pacing() pacer.Counters { return c.pacer.Counters() }
+
+// Sending is the bitrate of what left, over the last half second or so.
+func (c *Control[T]) Sending() float64 { return c.sending }
 
 // Probed is how many bytes left as padding.
 func (c *Control[T]) Probed() uint64 { return c.probed }

@@ -34,7 +34,7 @@
 //     screen or its speaker changes: Divide, with the bitrate of each layer as measured.
 //     A layer that takes a key frame is asked for; until it comes, and if it is a lower
 //     one, only the lowest temporal layer of the one before is forwarded.
-//   - What is paused or resumed is told to the client from the decisions.
+//   - What is paused or resumed is told to the client: see allocate.Paused.
 //
 // The zero-allocation path is Offer and Leave: where there is room Offer says Send, and
 // a burst leaves whole.

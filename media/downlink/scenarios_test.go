@@ -107,6 +107,42 @@ func TestLossDelayAndJitterCostLittle(t *testing.T) {
 	t.Log(tab.String())
 }
 
+// Where there is room nothing is paused, not even before that is known. Where not even
+// the lowest layers fit, some are, and stay so; they come back with the room.
+func TestWhatDoesNotFitIsPaused(t *testing.T) {
+	var tab table
+	tab.head()
+	c := plain()
+	c.Rate = 20e6
+	s := newPath(c, 9)
+	for _, p := range []struct {
+		name   string
+		rate   float64
+		length time.Duration
+		most   int // pauses
+		paused bool
+	}{
+		{"9 cameras, 20 M", 20e6, 15 * time.Second, 0, false},
+		{"300 k, at once", 300e3, 15 * time.Second, 30, true},
+		{"300 k, then", 300e3, 60 * time.Second, 20, true},
+		{"20 M again", 20e6, 15 * time.Second, 10, false},
+		{"400 k", 400e3, 30 * time.Second, 30, true},
+		{"2 M", 2e6, 15 * time.Second, 10, false},
+	} {
+		c.Rate = p.rate
+		s.down.Set(c)
+		m := s.phase(p.length, p.rate)
+		tab.row(fmt.Sprintf("%s: %d", p.name, m.pauses), m, s.oracle(p.rate))
+		require.LessOrEqual(t, m.pauses, p.most, p.name)
+		require.Equal(t, p.paused, s.control.Summary().Paused > 0, p.name)
+		if p.paused {
+			require.LessOrEqual(t, s.control.Summary().Bitrate, 1.06*p.rate, p.name)
+			require.Less(t, m.voiceLost, 0.05, p.name)
+		}
+	}
+	t.Log(tab.String())
+}
+
 func TestTheSameRunIsTheSameTwice(t *testing.T) {
 	c := plain()
 	c.Rate, c.Loss, c.Jitter, c.Reorder = 600e3, 0.02, 10*time.Millisecond, true

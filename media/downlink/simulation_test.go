@@ -57,6 +57,7 @@ type source struct {
 	switches    int
 	class       allocate.Class
 	interval    float64
+	pauses      int
 }
 
 const frameTime = 33_333 * time.Microsecond
@@ -226,6 +227,9 @@ func (s *subscriber) describe() []allocate.Track {
 func (s *subscriber) divide() {
 	for i, d := range s.control.Divide(s.clock.Now(), s.describe())[1:] {
 		v := s.sources[i]
+		if d.Reason == allocate.Paused && v.wants != allocate.None {
+			v.pauses++
+		}
 		v.wants = d.Layer
 		v.layerTime[allocate.Layer{Spatial: v.current, Temporal: d.Layer.Temporal}]++
 		if d.Layer.Spatial != v.current {
@@ -411,6 +415,7 @@ type measured struct {
 	fps         float64
 	keys        int
 	switches    int
+	pauses      int
 	probes      float64 // share of what was sent
 	voiceLost   float64
 	layer       allocate.Layer
@@ -423,10 +428,11 @@ func (s *subscriber) phase(length time.Duration, rate float64) (m measured) {
 	begin := time.Duration(s.clock.Now())
 	s.down.TakeDelays()
 	dropped, media, probed, voice, lost := s.down.Dropped, s.media, s.control.Probed(), s.voiceSent, s.voiceLost
-	var frames, freezes, keys, switches int
+	var frames, freezes, keys, switches, pauses int
 	var frozen time.Duration
 	for _, v := range s.sources {
 		frames, freezes, keys, switches, frozen = frames+v.frames, freezes+v.freezes, keys+v.keyRequests, switches+v.switches, frozen+v.frozen
+		pauses += v.pauses
 	}
 	best := s.oracle(rate)
 	m.reached = -1
@@ -460,12 +466,14 @@ func (s *subscriber) phase(length time.Duration, rate float64) (m measured) {
 		m.frozen += v.frozen
 		m.keys += v.keyRequests
 		m.switches += v.switches
+		m.pauses += v.pauses
 	}
 	m.fps = (m.fps - float64(frames)) / length.Seconds() / float64(max(len(s.sources), 1))
 	m.freezes -= freezes
 	m.frozen -= frozen
 	m.keys -= keys
 	m.switches -= switches
+	m.pauses -= pauses
 	m.probes = float64(s.control.Probed()-probed) * 8 / length.Seconds() / m.media
 	if voice := s.voiceSent - voice; voice > 0 {
 		m.voiceLost = float64(s.voiceLost-lost) / float64(voice)

@@ -40,6 +40,8 @@ const (
 const (
 	// upMargin is the share of the budget that must stay free above a new layer.
 	upMargin = 0.04
+	// resumeMargin is the same above what a paused track would cost.
+	resumeMargin = 0.08
 	// keepMargin is how much more than the budget a forwarded layer may cost.
 	keepMargin = 0.06
 	fluent     = 15.0 // frames per second
@@ -78,6 +80,8 @@ type Track struct {
 	FPS   [Spatials][Temporals]float64
 	Most  Layer // the highest wanted; None = nothing is wanted
 	Now   Layer // forwarded now; None = nothing
+	// Steady: the spatial layer of Now stays while any temporal layer of it fits.
+	Steady bool
 }
 
 // Reason is why a decision is what it is.
@@ -110,7 +114,8 @@ type Summary struct {
 	Goal    float64 // of all that is wanted
 	// Need is what would be sent with the next improvement, margin included; 0 =
 	// nothing is held back.
-	Need float64
+	Need   float64
+	Paused int // tracks
 }
 
 type step struct {
@@ -121,7 +126,8 @@ type step struct {
 
 type candidate struct {
 	index int
-	steps []step
+	all   []step
+	steps []step // all, or those of one spatial layer that is to stay
 	at    int // -1 = none
 	now   int // the step that is forwarded now, -1 = none
 	done  bool
@@ -152,9 +158,10 @@ func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decisio
 		}
 	}
 	s.Goal = s.Bitrate
+	a.release(tracks, s.Bitrate, bound)
 	for _, i := range a.order {
 		c := &a.candidates[i]
-		s.Goal += c.steps[len(c.steps)-1].cost
+		s.Goal += c.all[len(c.all)-1].cost
 		if !tracks[c.index].CanPause {
 			c.at = 0
 			s.Bitrate += c.steps[0].cost
@@ -181,6 +188,11 @@ func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decisio
 	}
 	a.decide(tracks)
 	s.Need = a.need(s.Bitrate)
+	for i := range a.candidates {
+		if a.candidates[i].at < 0 {
+			s.Paused++
+		}
+	}
 	if momentary > 0 && momentary < s.Bitrate {
 		a.thin(tracks, s.Bitrate, momentary)
 	}
@@ -190,7 +202,7 @@ func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decisio
 // prepare finds the steps of each video track and their order.
 func (a *Allocator) prepare(tracks []Track) {
 	a.candidates, a.order, a.steps = a.candidates[:0], a.order[:0], a.steps[:0]
-	if need := len(tracks) * Spatials * Temporals; cap(a.steps) < need {
+	if need := len(tracks) * (Spatials + 1) * Temporals; cap(a.steps) < need {
 		a.steps = make([]step, 0, 2*need)
 	}
 	for i := range tracks {
@@ -198,16 +210,20 @@ func (a *Allocator) prepare(tracks []Track) {
 		if t.Audio || t.Most == None {
 			continue
 		}
-		from := len(a.steps)
-		a.addSteps(t)
-		steps := a.steps[from:]
-		if len(steps) == 0 {
+		all := a.addSteps(t, 0, t.Most.Spatial)
+		for s := int8(0); s < Spatials && len(all) == 0; s++ {
+			if all = a.addSteps(t, s, s); len(all) > 0 {
+				all = all[:1] // nothing wanted is there: the lowest there is
+			}
+		}
+		if len(all) == 0 {
 			continue
 		}
-		c := candidate{index: i, steps: steps, at: -1, now: -1}
-		for j := range steps {
-			if t.Now != None && steps[j].cost <= cost(t, t.Now) {
-				c.now = j
+		c := candidate{index: i, all: all, at: -1}
+		c.use(t, all)
+		if t.Steady && t.Now != None && t.Now.Spatial <= t.Most.Spatial {
+			if steps := a.addSteps(t, t.Now.Spatial, t.Now.Spatial); len(steps) > 0 {
+				c.use(t, steps)
 			}
 		}
 		a.order = append(a.order, len(a.candidates))
@@ -220,6 +236,34 @@ func (a *Allocator) prepare(tracks []Track) {
 		}
 		return int(int64(t.Priority) - int64(s.Priority))
 	})
+}
+
+// use has a candidate get one of steps.
+func (c *candidate) use(t *Track, steps []step) {
+	c.steps, c.now = steps, -1
+	for j := range steps {
+		if t.Now != None && steps[j].cost <= cost(t, t.Now) {
+			c.now = j
+		}
+	}
+}
+
+// release lets spatial layers change that are to stay where that does not fit. sound is
+// what goes out before any video.
+func (a *Allocator) release(tracks []Track, sound, bound float64) {
+	total := sound
+	for i := range a.candidates {
+		total += a.candidates[i].all[0].cost
+	}
+	for _, i := range a.order {
+		c := &a.candidates[i]
+		more := c.steps[0].cost - c.all[0].cost
+		if more > 0 && total+more > bound*(1+keepMargin) {
+			c.use(&tracks[c.index], c.all)
+			continue
+		}
+		total += more
+	}
 }
 
 // thin leaves out temporal layers until all fits, those of the last tracks first.
@@ -246,23 +290,14 @@ func cost(t *Track, l Layer) float64 {
 	return t.Bitrates[l.Spatial][l.Temporal]
 }
 
-// addSteps adds the layers of a track that are worth more than all that cost less.
-func (a *Allocator) addSteps(t *Track) {
+// addSteps adds the layers of a track, between two spatial ones, that are worth more than
+// all that cost less.
+func (a *Allocator) addSteps(t *Track, lowest, highest int8) []step {
 	from := len(a.steps)
-	for s := int8(0); s <= min(t.Most.Spatial, Spatials-1); s++ {
+	for s := lowest; s <= min(highest, Spatials-1); s++ {
 		for u := int8(0); u <= min(t.Most.Temporal, Temporals-1); u++ {
 			if l := (Layer{s, u}); cost(t, l) > 0 {
 				a.steps = append(a.steps, step{l, cost(t, l), value(t, l)})
-			}
-		}
-	}
-	if len(a.steps) == from {
-		// Nothing wanted is there: the lowest there is.
-		for s := int8(0); s < Spatials && len(a.steps) == from; s++ {
-			for u := int8(0); u < Temporals && len(a.steps) == from; u++ {
-				if l := (Layer{s, u}); cost(t, l) > 0 {
-					a.steps = append(a.steps, step{l, cost(t, l), value(t, l)})
-				}
 			}
 		}
 	}
@@ -289,6 +324,7 @@ func (a *Allocator) addSteps(t *Track) {
 		}
 	}
 	a.steps = a.steps[:from+kept]
+	return a.steps[from:]
 }
 
 // value is what a layer is worth: doublings of its size and of its motion.
@@ -327,12 +363,20 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	next := c.at + 1
 	free := bound - (*total - have)
 	switch {
-	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-upMargin*bound, math.IsInf(bound, 1):
+	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-c.margin()*bound, math.IsInf(bound, 1):
 		*total += c.steps[next].cost - have
 		c.at = next
 	default:
 		c.done = true
 	}
+}
+
+// margin is the share of the budget that must stay free above the next step.
+func (c *candidate) margin() float64 {
+	if c.at < 0 {
+		return resumeMargin
+	}
+	return upMargin
 }
 
 // least is the track of a class that has least and may have more, nil when none may.
@@ -364,12 +408,12 @@ func (a *Allocator) decide(tracks []Track) {
 	}
 	for i := range a.candidates {
 		c := &a.candidates[i]
-		t, top := &tracks[c.index], c.steps[len(c.steps)-1]
+		t, top := &tracks[c.index], c.all[len(c.all)-1]
 		d := Decision{Layer: None, Wanted: top.layer, Reason: Paused}
 		if c.at >= 0 {
 			d.Layer, d.Bitrate, d.Reason = c.steps[c.at].layer, c.steps[c.at].cost, Bandwidth
 			switch {
-			case c.at < len(c.steps)-1:
+			case d.Layer != top.layer:
 			case top.layer.Spatial < t.Most.Spatial || top.layer.Spatial > t.Most.Spatial:
 				d.Reason = Absent
 			default:
@@ -380,23 +424,24 @@ func (a *Allocator) decide(tracks []Track) {
 	}
 }
 
-// need is what would be sent with the cheapest improvement of the first class that is
-// held back.
+// need is what would be sent with the cheapest improvement, with its margin.
 func (a *Allocator) need(total float64) float64 {
 	best := math.Inf(1)
 	for _, i := range a.order {
 		c := &a.candidates[i]
-		if c.at == len(c.steps)-1 {
-			continue
-		}
-		more := c.steps[c.at+1].cost
+		have := 0.0
 		if c.at >= 0 {
-			more -= c.steps[c.at].cost
+			have = c.steps[c.at].cost
 		}
-		best = min(best, more)
+		for _, next := range c.all {
+			if next.cost > have {
+				best = min(best, (total+next.cost-have)/(1-c.margin()))
+				break
+			}
+		}
 	}
 	if math.IsInf(best, 1) {
 		return 0
 	}
-	return (total + best) / (1 - upMargin)
+	return best
 }

@@ -75,6 +75,24 @@ func TestClientsThatCannotPauseGetTheLowest(t *testing.T) {
 	require.Equal(t, Layer{0, 0}, d[0].Layer)
 }
 
+func TestAPausedTrackComesBackWithAMargin(t *testing.T) {
+	paused, shown := camera(1), camera(1)
+	shown.Now = Layer{0, 0}
+	for budget, want := range map[float64][2]bool{ // whether the paused one comes back, and the shown one stays
+		56_000: {false, false}, 58_000: {false, true}, 62_000: {false, true}, 64_000: {false, true}, 66_000: {true, true},
+	} {
+		p, s := layersAt(t, budget, paused)
+		require.Equal(t, want[0], p[0].Layer != None, "%.0f", budget)
+		if !want[0] {
+			require.Equal(t, 1, s.Paused)
+			d, _ := layersAt(t, s.Need+1, paused)
+			require.NotEqual(t, None, d[0].Layer, "what is needed is what lets it come back")
+		}
+		p, _ = layersAt(t, budget, shown)
+		require.Equal(t, want[1], p[0].Layer != None, "%.0f", budget)
+	}
+}
+
 func TestAScreenShareComesFirstAndSizeBeforeMotion(t *testing.T) {
 	share := camera(1)
 	share.Class = Screen

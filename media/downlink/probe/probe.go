@@ -32,7 +32,7 @@ const (
 	overEstimate  = 3.0         // times the estimate that a probe tries at most
 	margin        = 1.15        // times what is needed
 	interval      = int64(2500 * time.Millisecond)
-	longestWait   = int64(10 * time.Second)
+	longestWait   = int64(4500 * time.Millisecond)
 	failedAfter   = int64(4 * time.Second) // trouble so soon after a success is its fault
 	forgetFailure = int64(30 * time.Second)
 	resultAfter   = int64(1500 * time.Millisecond) // no result comes later
@@ -111,8 +111,8 @@ func (c *Controller) Decide(now int64, s Situation) (begun bool) {
 		return false
 	}
 	// What is wanted has changed, or the last probe brought the estimate up: no wait.
-	fresh := !c.started || s.Need > c.before.need*1.05 && s.Estimate >= c.before.estimate || s.Estimate > c.before.estimate*1.3
-	if now < c.nextAt && (!fresh || c.wait > interval) {
+	changed := !c.started || s.Need > c.before.need*1.05 && s.Estimate >= c.before.estimate
+	if now < c.nextAt && (!changed || c.wait > interval) && s.Estimate <= c.before.estimate*1.3 {
 		return false
 	}
 	c.begin(now, s)
