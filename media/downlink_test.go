@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
 	"github.com/pion/interceptor"
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
@@ -198,4 +199,69 @@ func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
 			w.until("it is sent again", 2)
 		})
 	}
+}
+
+// states are those that the client was told last, by track, and how many it was told.
+func (c *client) toldStates() (last map[string]livekit.StreamState, told int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last = map[string]livekit.StreamState{}
+	for _, s := range c.states {
+		last[s.TrackSid] = s.State
+	}
+	return last, len(c.states)
+}
+
+func pausedOf(states map[string]livekit.StreamState) (n int) {
+	for _, s := range states {
+		if s == livekit.StreamState_PAUSED {
+			n++
+		}
+	}
+	return n
+}
+
+// Of nine videos some are paused where not all of them fit, which the subscriber is told,
+// again when its signalling is resumed; they come back with the room.
+func TestVideosArePausedWhereTheyDoNotFit(t *testing.T) {
+	const videos = 9
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	relay, reroute := behindRelay(t, e)
+	way := func(rate float64) {
+		relay.SetDown(emulator.Conditions{Rate: rate, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond})
+	}
+	relay.SetUp(emulator.Conditions{Delay: 20 * time.Millisecond})
+	way(50e6)
+	b := newClient(t, e, clientConfig{
+		sid: "PA_b", change: func(c *PeerConfig) { c.AllowPause = true },
+		interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error { return webrtc.ConfigureTWCCSender(m, r) },
+	})
+	b.reroute, b.onTrack = reroute, func(r *webrtc.TrackRemote) { drain(r, func([]byte) {}) }
+	b.join()
+	frame := append([]byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00}, make([]byte, 240)...)
+	for i := range videos {
+		sid := fmt.Sprintf("TR_%d", i)
+		pumpPayload(t, a.publish(sid, vp8, nil), frame) // 200 kbit/s
+		b.subscribe("PA_a", a.published(sid))
+	}
+	until := func(why string, right func(states map[string]livekit.StreamState) bool) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			states, _ := b.toldStates()
+			return len(states) == videos && right(states)
+		}, time.Minute, 50*time.Millisecond, why)
+	}
+	until("all are shown", func(s map[string]livekit.StreamState) bool { return pausedOf(s) == 0 })
+	way(700e3)
+	until("some are paused", func(s map[string]livekit.StreamState) bool { return pausedOf(s) >= 3 && pausedOf(s) < videos })
+	_, before := b.toldStates()
+	b.peer.Resume(nil)
+	require.Eventually(t, func() bool {
+		_, told := b.toldStates()
+		return told >= before+videos
+	}, time.Minute, 10*time.Millisecond, "they are told again")
+	way(50e6)
+	until("all are back", func(s map[string]livekit.StreamState) bool { return pausedOf(s) == 0 })
 }

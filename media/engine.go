@@ -76,6 +76,10 @@ type Config struct {
 	// all; 0 is 256 MiB. From there on senders wait for their receivers.
 	MaxDataWaiting int64
 
+	// MaxForwardedAudio is how many participants' sound goes to one subscriber, the
+	// loudest; 0 is everybody's.
+	MaxForwardedAudio int
+
 	// EnabledCodecs are mime types ("video/VP8"); empty is all that we know.
 	EnabledCodecs []string
 	// Protocol is the signalling protocol that the server advertises; 0 is 17. From

@@ -55,14 +55,20 @@ func (p *Peer) HandleTrickle(r *livekit.TrickleRequest) {
 }
 
 // Resume follows a resumed WebSocket: what the client may have missed is sent
-// again, what is wanted of its tracks too. With two peer connections it gets an offer that restarts ICE; with one it
-// restarts ICE itself, by its own offer. The state that the client sends along
-// tells the room of subscriptions; transports need nothing of it, so nil will do.
+// again, what is wanted of its tracks and which videos are paused too. With two peer
+// connections it gets an offer that restarts ICE; with one it restarts ICE itself, by
+// its own offer. The state that the client sends along tells the room of subscriptions;
+// transports need nothing of it, so nil will do.
 func (p *Peer) Resume(*livekit.SyncState) {
 	p.post(func() {
 		for _, pub := range p.pubs {
 			if pub.track != nil {
 				pub.track.RepeatQualities()
+			}
+		}
+		for _, s := range p.subOrder {
+			if s.forwarder != nil {
+				s.forwarder.RepeatState()
 			}
 		}
 		if p.sub == nil {

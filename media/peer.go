@@ -12,6 +12,7 @@ import (
 	"github.com/pion/interceptor"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/forward"
 	"parlor/rooms"
 )
 
@@ -31,8 +32,8 @@ type PeerConfig struct {
 	// AdaptiveStream: video starts at its lowest layer until the client says what
 	// it shows.
 	AdaptiveStream bool
-	// AllowPause: the client would bear video being paused for want of bandwidth.
-	// Nothing is paused so far: what does not fit is sent in a lower layer.
+	// AllowPause: video is paused when not even its lowest layer fits. Else that layer is
+	// sent all the same.
 	AllowPause bool
 	// TCPOnly offers the client nothing but candidates over TCP, if there are any.
 	TCPOnly bool
@@ -67,6 +68,7 @@ type Peer struct {
 	dataAllowed  atomic.Bool
 	describing   atomic.Int64 // bytes of the client's descriptions that wait for the loop
 	quality      *qualityMeter
+	voice        *forward.Voice
 
 	// The following belong to the loop.
 	pub, sub    *transport // sub is nil in single mode
@@ -96,7 +98,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	p := &Peer{
 		cfg: cfg, engine: e, log: cfg.Log, born: time.Now(),
-		queue: newTaskQueue(), quality: newQualityMeter(), stop: make(chan struct{}), done: make(chan struct{}),
+		queue: newTaskQueue(), quality: newQualityMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
 		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},

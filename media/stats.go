@@ -57,6 +57,8 @@ type Stats struct {
 
 	// What came from publishers and what went to subscribers.
 	Audio, Video struct{ Received, Sent forward.Traffic }
+
+	Paths forward.Paths // to subscribers
 }
 
 // Stats takes the counts; they may be a moment apart from one another.
@@ -82,6 +84,7 @@ func (e *Engine) Stats() Stats {
 	}
 	s.Audio.Received, s.Video.Received = e.totals.Received()
 	s.Audio.Sent, s.Video.Sent = e.totals.Sent()
+	s.Paths = e.totals.Paths()
 	for _, sock := range e.net.sockets {
 		for _, conn := range *sock.conns.Load() {
 			s.Sockets = append(s.Sockets, conn.Stats())

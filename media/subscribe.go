@@ -323,6 +323,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		MaxPlayoutDelay: s.ask.MaxPlayoutDelay,
 		CNAME:           s.StreamID(),
 		AdaptiveStream:  s.p.cfg.AdaptiveStream,
+		CanPause:        s.p.cfg.AllowPause,
 		Downlink:        t.down,
 	}
 	if s.ask.Info.GetEncryption() != livekit.Encryption_NONE {
@@ -411,7 +412,7 @@ func (s *subscription) unbind() {
 	s.forwarder = nil
 }
 
-// streamState tells the client that a video starts or stops.
+// streamState tells the client that a video starts, is paused, or goes on.
 func (s *subscription) streamState(state livekit.StreamState) {
 	s.p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_StreamStateUpdate{
 		StreamStateUpdate: &livekit.StreamStateUpdate{StreamStates: []*livekit.StreamStateInfo{{

@@ -88,6 +88,8 @@ func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, er
 	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	t.down = forward.NewDownlink()
 	t.down.CountMalformed(&p.engine.counters.badFeedback)
+	t.down.CountIn(&p.engine.totals)
+	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback = t.down.Feedback
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)

@@ -330,6 +330,7 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 			OnQualities:  wanted,
 			RegressBelow: pub.regressBelow(),
 			Ticker:       p.engine.ticker, Pool: p.engine.pool, Totals: &p.engine.totals,
+			Voice: p.voice,
 		})
 		pub.track = made
 		pub.track.SetMuted(pub.muted)

@@ -143,6 +143,31 @@ func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.Part
 	})
 }
 
+// Member is somebody in a room, with what carries its media.
+type Member struct {
+	Info *livekit.ParticipantInfo
+	Peer Peer // nil: there is none, or none yet
+}
+
+// Members lists who is in the open room of that name, also those expected back after a
+// restart, in no order. A room that does not exist has nobody in it.
+func (rs *Rooms) Members(ctx context.Context, room string) ([]Member, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[[]Member]) {
+		if err := r.found(); err != nil && !errors.Is(err, ErrNoRoom) {
+			reply(nil, err)
+			return
+		}
+		members := make([]Member, 0, len(r.participants)+len(r.expected))
+		for _, p := range r.participants {
+			members = append(members, Member{p.snapshot(), p.peer})
+		}
+		for _, s := range r.expected {
+			members = append(members, Member{Info: s.Info})
+		}
+		reply(members, nil)
+	})
+}
+
 // Participant returns one participant, also one that is expected back after a
 // restart.
 func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error) {

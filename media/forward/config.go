@@ -144,6 +144,10 @@ type TrackConfig struct {
 	// if the track has this many forwarders or more.
 	RegressBelow int
 
+	// Voice is shared by the tracks of one publisher: the video of a speaker comes before
+	// that of others where not all fits. Nil: it does not matter.
+	Voice *Voice
+
 	// Totals count what goes over the track. Nil: nobody counts.
 	Totals *Totals
 
@@ -205,8 +209,12 @@ type ForwarderConfig struct {
 	WriteRTCP func([]rtcp.Packet) error
 	// OnFirstPacket is called once; may be nil.
 	OnFirstPacket func()
-	// OnStreamState tells when video starts; may be nil.
+	// OnStreamState tells when video starts, and when it is paused for want of bandwidth
+	// and goes on; may be nil.
 	OnStreamState func(livekit.StreamState)
+	// CanPause: video may be paused when not even its lowest layer fits. Else that layer is
+	// sent all the same.
+	CanPause bool
 	// Playout delay bounds in ms; both 0 = what the publisher says.
 	MinPlayoutDelay, MaxPlayoutDelay uint32
 	CNAME                            string

@@ -53,6 +53,9 @@ type Downlink struct {
 	// paces: packets may have to wait, and are offered to the control. It is set under mu.
 	paces atomic.Bool
 
+	// voices are whose sound is forwarded.
+	voices voices
+
 	// leaving is held while a packet gets its number and is written: packets leave in the
 	// order of their numbers, and one writer at a time is all there is to any SSRC.
 	leaving sync.Mutex
@@ -65,12 +68,14 @@ type Downlink struct {
 	report     feedback.Report
 	connected  bool
 	dividedAt  int64
+	countedAt  int64
 	due        bool           // a report asks for a division
 	malformed  *atomic.Uint64 // counts feedback that could not be read; nil = nobody does
+	totals     *Totals        // have what is measured of the path; nil = nobody has
 	timer      *time.Timer    // nil before the first probe or report that asks for it
 }
 
-// limit is what of a track the path carries.
+// limit is what of a track the path carries. A quality of OFF: nothing, it is paused.
 type limit struct {
 	quality  livekit.VideoQuality
 	temporal uint8
@@ -102,6 +107,28 @@ func (d *Downlink) CountMalformed(c *atomic.Uint64) {
 	d.malformed = c
 }
 
+// CountIn has what is measured of the path counted in t.
+func (d *Downlink) CountIn(t *Totals) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.totals = t
+}
+
+// count takes what is measured now into the totals.
+func (d *Downlink) count() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.totals == nil || !d.connected {
+		return
+	}
+	s := d.control.State()
+	if s.RTT > 0 { // else nothing was reported yet
+		d.totals.rtt.observe(rttBounds, s.RTT.Seconds())
+		d.totals.queue.observe(queueBounds, s.Queue.Seconds())
+		d.totals.loss.observe(lossBounds, s.Loss)
+	}
+}
+
 // since is a time of the downlink's clock.
 func (d *Downlink) since(at time.Time) int64 { return int64(at.Sub(d.epoch)) }
 
@@ -120,10 +147,16 @@ func (d *Downlink) add(f *Forwarder, at time.Time) {
 		d.control.JudgeBySending()
 	}
 	d.mu.Unlock()
+	d.voices.add(f)
 	d.reallocate(at)
 }
 
+// LimitVoices has the sound of at most so many forwarded, the loudest; 0: everybody's.
+// It is to be called before there are forwarders.
+func (d *Downlink) LimitVoices(most int) { d.voices.limit(most) }
+
 func (d *Downlink) remove(f *Forwarder) {
+	d.voices.remove(f)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i := slices.Index(d.forwarders, f); i >= 0 {
@@ -326,8 +359,15 @@ func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind re
 // tick is the turn of one of the forwarders.
 func (d *Downlink) tick(at time.Time) {
 	d.mu.Lock()
-	due := d.since(at)-d.dividedAt >= divideSeldom
+	now := d.since(at)
+	due, count := now-d.dividedAt >= divideSeldom, now-d.countedAt >= divideSeldom
+	if count {
+		d.countedAt = now
+	}
 	d.mu.Unlock()
+	if count {
+		d.count()
+	}
 	if due {
 		d.divide(at)
 		d.serve(at)
@@ -365,7 +405,7 @@ func (d *Downlink) divide(at time.Time) {
 	d.mu.Unlock()
 	d.tracks = d.tracks[:0]
 	for _, f := range d.divided {
-		d.tracks = append(d.tracks, f.describe())
+		d.tracks = append(d.tracks, f.describe(at))
 	}
 	d.mu.Lock()
 	d.dividedAt = d.since(at)
@@ -385,7 +425,12 @@ func (d *Downlink) divide(at time.Time) {
 func limitOf(t *allocate.Track, d *allocate.Decision) limit {
 	l := noLimit()
 	l.decided = d.Layer
-	if d.Reason != allocate.Bandwidth || d.Layer == allocate.None {
+	switch d.Reason {
+	case allocate.Paused:
+		l.quality = livekit.VideoQuality_OFF
+		return l
+	case allocate.Bandwidth:
+	default:
 		return l
 	}
 	l.quality = livekit.VideoQuality(d.Layer.Spatial)
@@ -504,11 +549,61 @@ func (f *Forwarder) setLimit(l limit) {
 	f.mu.Lock()
 	changed := f.limit.quality != l.quality || f.limit.temporal != l.temporal
 	f.limit = l
-	f.mu.Unlock()
+	var request *Layer
 	if changed {
-		f.retarget(f.track.since(time.Now()))
+		if f.paused() {
+			f.state = livekit.StreamState_PAUSED
+			f.stats.Pauses++
+		}
+		request = f.retargetLocked(false)
+	}
+	f.mu.Unlock()
+	if request != nil {
+		request.requestKeyFrame(f.track.since(time.Now()))
+	}
+	if changed {
+		f.tellState()
 	}
 }
+
+// paused reports whether nothing is forwarded for want of bandwidth. mu is held.
+func (f *Forwarder) paused() bool { return f.limit.quality == livekit.VideoQuality_OFF }
+
+// tellState tells the subscriber whether video comes, if that has changed.
+func (f *Forwarder) tellState() {
+	if f.cfg.OnStreamState == nil {
+		return
+	}
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	f.mu.Lock()
+	state, told := f.state, f.stateTold
+	f.stateTold = state
+	closed := f.closed
+	f.mu.Unlock()
+	if state != told && !closed {
+		f.cfg.OnStreamState(state)
+	}
+}
+
+// RepeatState tells again whether video comes, as it was told last, to a subscriber that
+// may have missed it.
+func (f *Forwarder) RepeatState() {
+	if f.cfg.OnStreamState == nil {
+		return
+	}
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	f.mu.Lock()
+	told, closed := f.stateTold, f.closed
+	f.mu.Unlock()
+	if told != untoldState && !closed {
+		f.cfg.OnStreamState(told)
+	}
+}
+
+// untoldState is a stream's state before its first packet.
+const untoldState livekit.StreamState = -1
 
 // Costs until they are measured: of sound in all, of a picture per pixel.
 const (
@@ -521,12 +616,14 @@ const (
 const largeSide = 540
 
 // describe is what the forwarder wants and what each layer costs.
-func (f *Forwarder) describe() allocate.Track {
+func (f *Forwarder) describe(at time.Time) allocate.Track {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t := allocate.Track{ID: f.cfg.SSRC, Audio: !f.video, Class: allocate.Rest, Most: allocate.None, Now: f.limit.decided}
+	t := allocate.Track{
+		ID: f.cfg.SSRC, Audio: !f.video, Class: allocate.Rest, CanPause: f.cfg.CanPause, Most: allocate.None, Now: f.limit.decided,
+	}
 	want := f.wantedLocked()
-	if f.closed || f.track.muted.Load() || want == livekit.VideoQuality_OFF {
+	if f.closed || f.track.muted.Load() || want == livekit.VideoQuality_OFF || f.heldBack.Load() {
 		return t
 	}
 	if !f.video {
@@ -539,6 +636,8 @@ func (f *Forwarder) describe() allocate.Track {
 	switch s := &f.settings; {
 	case f.track.screen.Load():
 		t.Class = allocate.Screen
+	case f.track.cfg.Voice.speaking(at):
+		t.Class = allocate.Speaker
 	case min(s.Width, s.Height) >= largeSide:
 		t.Class = allocate.Pinned
 	}

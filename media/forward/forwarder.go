@@ -54,6 +54,11 @@ type Forwarder struct {
 	listens atomic.Uint32
 	// dirty: written to since the last Flush. It is set under mu.
 	dirty atomic.Bool
+	// heldBack: its sound is not sent, since others are louder. It is set under mu.
+	heldBack atomic.Bool
+
+	// telling is held while the stream's state is told, so that what is told last holds.
+	telling sync.Mutex
 
 	mu     sync.Mutex // guards the following; held while Write and Flush are called
 	closed bool
@@ -90,6 +95,8 @@ type Forwarder struct {
 	counted        Traffic // of stats, what the totals have
 	waiting        *Layer  // a key frame of it is to be asked for
 	notices        notices
+
+	state, stateTold livekit.StreamState // of video
 }
 
 // kind is what the forwarder's media is to the downlink.
@@ -115,7 +122,7 @@ type forwarderState struct {
 	ForwarderStats
 	started         bool
 	since           int64
-	bytes0          uint64
+	bytes0, frames0 uint64
 	lastSent        int64 // when the last packet was written
 	sentSR          [4]sentReport
 	nextSR          int
@@ -144,6 +151,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		downlink: cfg.Downlink,
 		hasRTX:   cfg.RTXSSRC != 0 && cfg.Codec.RTXPayloadType != 0,
 		limit:    noLimit(),
+		state:    untoldState, stateTold: untoldState,
 	}
 	if f.downlink == nil {
 		f.downlink = NewDownlink()
@@ -249,8 +257,8 @@ func (f *Forwarder) writeBurst(b *burst) {
 	if due.firstPacket && f.cfg.OnFirstPacket != nil {
 		f.cfg.OnFirstPacket()
 	}
-	if due.active && f.cfg.OnStreamState != nil {
-		f.cfg.OnStreamState(livekit.StreamState_ACTIVE)
+	if due.active {
+		f.tellState()
 	}
 	if waiting != nil {
 		waiting.requestKeyFrame(b.packets[len(b.packets)-1].Arrival)
@@ -333,8 +341,13 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
 	f.deliver(p, &s, b.sendTime, f.kind())
 	if !f.stats.started {
-		f.stats.started = true
-		f.notices.firstPacket, f.notices.active = true, f.video
+		f.stats.started, f.notices.firstPacket = true, true
+	}
+	if f.video && f.state != livekit.StreamState_ACTIVE {
+		f.state, f.notices.active = livekit.StreamState_ACTIVE, true
+	}
+	if marker && f.video {
+		f.stats.Frames++
 	}
 	f.stats.lastSent = p.Arrival
 }

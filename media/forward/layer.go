@@ -298,9 +298,16 @@ func (l *Layer) observeLevel(p *packet.Packet) {
 		return
 	}
 	e := p.Extension(packet.ExtAudioLevel)
-	if len(e) == 0 || l.track.muted.Load() {
+	if l.track.muted.Load() {
 		return
 	}
+	if len(e) == 0 {
+		if len(p.Payload()) > comfortNoise {
+			l.track.hear(assumedLevel, p.Arrival)
+		}
+		return
+	}
+	l.track.hear((127-int64(e[0]&0x7f))*fine, p.Arrival)
 	if l.level.Observe(e[0]&0x7f, p.Arrival) {
 		l.track.setAudioLevel(l.level)
 	}

@@ -783,3 +783,29 @@ func TestLimitStepsDown(t *testing.T) {
 		requireContiguous(t, r.take())
 	})
 }
+
+// What keeps a subscriber from what it wants is told.
+func TestShortfalls(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	r := newReceiver(track, vp8Config(), nil)
+	short := func(want Shortfall) {
+		t.Helper()
+		require.Equal(t, want, r.f.Stats().Shortfall)
+	}
+	short(NotSent)
+	low := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+	low.frame(false, 1)
+	short(KeyFrame)
+	low.frame(true, 1)
+	short("")
+	high := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
+	short(NotSent)
+	high.frame(false, 1)
+	short(KeyFrame)
+	high.frame(true, 1)
+	short("")
+	high.layer.Close()
+	low.frame(true, 1)
+	short("")
+	require.EqualValues(t, 3, r.f.Stats().Frames)
+}

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// A subscriber of a track that is muted gets no packet of it, and clients that know
-// a track by its first packet would not have it until it is unmuted. So it gets some
+// A subscriber of a track that is muted, paused for want of bandwidth, or not among the
+// loudest gets no packet of it, and clients that know a track by its first packet would not have it until that
+// is over. So it gets some
 // that are made here: silence, or a black key frame, or where we can make neither
 // (VP9, AV1, H.265) a packet of nothing but padding. They are numbered in one series
 // with the publisher's packets, and sent like them under the forwarder's lock. They
@@ -45,7 +46,7 @@ var (
 
 // makeLocked sends a made frame if the subscriber is to have one now. mu is held.
 func (f *Forwarder) makeLocked(at time.Time, now int64) {
-	if f.stats.started || f.made >= madeFrames || !f.track.muted.Load() {
+	if f.stats.started || f.made >= madeFrames || !f.track.muted.Load() && !f.paused() && !f.heldBack.Load() {
 		return
 	}
 	timestamp := rand.Uint32()

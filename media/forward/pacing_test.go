@@ -158,6 +158,79 @@ func TestWhatCannotBeLeftOutIsNotDropped(t *testing.T) {
 	})
 }
 
+// Video is paused where not even its lowest layer fits, if that is allowed, and goes on
+// with a key frame when it does; sound is never paused. The subscriber is told.
+func TestWhatDoesNotFitIsPaused(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNarrow(t)
+			n.video.f.cfg.CanPause = allowed
+			play := func() {
+				n.video.take()
+				n.audio.take()
+				n.camera.rtcp.take()
+				for range 2 * 30 {
+					n.frame(false, 2) // 500 kbit/s
+					n.speak()
+					time.Sleep(frame)
+				}
+			}
+			n.frame(true, 2)
+			play()
+			require.Equal(t, []livekit.StreamState{livekit.StreamState_ACTIVE}, n.video.states)
+			n.video.f.downlink.Limit(50_000)
+			play()
+			play()
+			require.NotEmpty(t, n.audio.take())
+			if !allowed {
+				require.NotEmpty(t, n.video.take())
+				require.Equal(t, []livekit.StreamState{livekit.StreamState_ACTIVE}, n.video.states)
+				return
+			}
+			require.Empty(t, n.video.take())
+			require.Equal(t, []livekit.StreamState{livekit.StreamState_ACTIVE, livekit.StreamState_PAUSED}, n.video.states)
+			quality, _, ok := n.video.f.Quality()
+			require.True(t, ok)
+			require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+			n.video.f.RepeatState()
+			require.Equal(t, livekit.StreamState_PAUSED, n.video.states[2])
+
+			n.video.f.downlink.Limit(0)
+			play()
+			require.NotZero(t, count[*rtcp.PictureLossIndication](n.camera.rtcp.take()))
+			require.Len(t, n.video.states, 3, "not before a picture comes")
+			n.frame(true, 2)
+			require.Equal(t, livekit.StreamState_ACTIVE, n.video.states[3])
+			require.Len(t, n.video.take(), 2)
+			require.Len(t, n.video.states, 4)
+		})
+	}
+}
+
+// Clients that know a track by its first packet learn of one that is paused from the
+// beginning.
+func TestPausedFromTheBeginningIsStillSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.video.f.cfg.CanPause = true
+		n.video.f.downlink.Limit(50_000)
+		time.Sleep(3 * time.Second)
+		n.camera.at = time.Now()
+		for range 6 * 30 {
+			n.frame(false, 2)
+			time.Sleep(frame)
+		}
+		require.Equal(t, []livekit.StreamState{livekit.StreamState_PAUSED}, n.video.states)
+		require.NotEmpty(t, n.video.take(), "a black picture")
+		n.video.f.downlink.Limit(0)
+		time.Sleep(2 * time.Second)
+		n.video.take()
+		n.frame(true, 2)
+		require.Len(t, n.video.take(), 2)
+		require.Equal(t, livekit.StreamState_ACTIVE, n.video.states[1])
+	})
+}
+
 // A subscription that ends while packets of it wait gives them back.
 func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -97,11 +97,12 @@ func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok 
 func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.inStep || !f.stats.reported {
+	want := f.wantedLocked()
+	if pausedNow := f.paused() && want != livekit.VideoQuality_OFF; !pausedNow && (!f.inStep || !f.stats.reported) {
 		return 0, 0, false
 	}
 	path := Path{Loss: f.stats.loss, RTT: f.stats.RTT, Jitter: f.stats.Jitter, Audio: !f.video}
-	if want := f.wantedLocked(); f.video && rank(f.limit.quality) < rank(want) {
+	if f.video && rank(f.limit.quality) < rank(want) {
 		path.Missing = rank(want) - rank(f.limit.quality)
 	}
 	quality, score = Score(path)

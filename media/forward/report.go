@@ -179,8 +179,10 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 
 func (s *forwarderState) measure(now int64) {
 	if elapsed := now - s.since; elapsed >= int64(time.Second)/2 {
-		s.Bitrate = uint64(float64(s.Bytes-s.bytes0) * 8 / (float64(elapsed) / float64(time.Second)))
-		s.since, s.bytes0 = now, s.Bytes
+		seconds := float64(elapsed) / float64(time.Second)
+		s.Bitrate = uint64(float64(s.Bytes-s.bytes0) * 8 / seconds)
+		s.FPS = float64(s.Frames-s.frames0) / seconds
+		s.since, s.bytes0, s.frames0 = now, s.Bytes, s.Frames
 	}
 }
 
@@ -227,6 +229,10 @@ func (f *Forwarder) Stats() ForwarderStats {
 			s.Current = livekit.VideoQuality(min(f.selector.quality(uint8(top-1)), uint8(livekit.VideoQuality_HIGH)))
 		}
 	}
+	if f.video {
+		s.Width, s.Height = f.track.sizes.Load().of(s.Current)
+	}
+	s.Shortfall = f.shortfallLocked(s.Wanted)
 	s.Bandwidth = f.downlink.Bandwidth()
 	return s
 }

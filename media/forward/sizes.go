@@ -33,6 +33,14 @@ func sizesOf(info *livekit.TrackInfo) *layerSizes {
 	return s
 }
 
+// of is the size of a quality, 0 = unknown.
+func (s *layerSizes) of(q livekit.VideoQuality) (width, height uint32) {
+	if q < livekit.VideoQuality_LOW || q > livekit.VideoQuality_HIGH {
+		return 0, 0
+	}
+	return s.width[q], s.height[q]
+}
+
 // fit is the lowest quality whose picture is at least as large as it is shown.
 // The smaller sides are compared: a picture may be turned, or cropped to its
 // frame.

@@ -18,10 +18,13 @@ type layerCounters struct {
 
 // LayerStats is what a layer has received, since it began unless said otherwise.
 type LayerStats struct {
-	SSRC    uint32
-	RID     string
-	Quality livekit.VideoQuality
-	Live    bool // packets came in the last second or so
+	SSRC     uint32
+	RID      string
+	MimeType string
+	Quality  livekit.VideoQuality
+	Live     bool   // packets came in the last second or so
+	Width    uint32 // pixels, as the publisher announced; 0 = unknown, or sound
+	Height   uint32
 
 	Packets, Bytes, Lost uint64
 	// Dropped with a reason: malformed; of another payload type or too far off in
@@ -33,6 +36,7 @@ type LayerStats struct {
 	Frames, KeyFrames  uint64
 	RTCPErrors         uint64
 	Jitter, RTT        time.Duration
+	Loss               float64 // share of packets lost in the last seconds, 0 to 1
 	Bitrate            uint64  // bits/s over the last second
 	FPS                float64 // over the last second
 	SpatialLayers      int
@@ -44,7 +48,7 @@ func (l *Layer) Stats() LayerStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := LayerStats{
-		SSRC: l.ssrc, RID: l.cfg.RID, Quality: l.cfg.Quality, Live: l.live.Load(),
+		SSRC: l.ssrc, RID: l.cfg.RID, MimeType: l.cfg.Codec.MimeType, Quality: l.cfg.Quality, Live: l.live.Load(),
 		Packets: l.rates.packets, Bytes: l.rates.bytes, Lost: l.stream.Lost(),
 		Malformed: l.counters.malformed.Load(), Foreign: l.counters.foreign.Load(),
 		Duplicates: l.counters.duplicates.Load(), Late: l.counters.late.Load(),
@@ -54,6 +58,13 @@ func (l *Layer) Stats() LayerStats {
 		Jitter:  time.Duration(l.stream.Jitter() * float64(time.Second)),
 		Bitrate: l.rates.bitrate, FPS: l.rates.fps,
 		SpatialLayers: l.inspector.spatialLayers(),
+	}
+	s.Loss, _ = l.window.get()
+	if l.track.video {
+		s.Width, s.Height = l.track.sizes.Load().of(l.cfg.Quality)
+	}
+	if !s.Live {
+		s.Bitrate, s.FPS = 0, 0
 	}
 	if l.missing != nil {
 		s.RTT = l.missing.RTT()
@@ -164,6 +175,9 @@ type ForwarderStats struct {
 	Overdue                                          uint64 // packets that were dropped since they waited too long for their turn
 	WriteErrors, RTCPErrors, Malformed               uint64
 	Switches                                         uint64 // of layers
+	Pauses                                           uint64 // for want of bandwidth
+	Frames                                           uint64
+	FPS                                              float64 // over the last second
 	FractionLost                                     float64
 	Lost                                             uint64
 	Jitter, RTT                                      time.Duration
@@ -172,4 +186,47 @@ type ForwarderStats struct {
 	// Wanted by the settings, Target after what is live and what the path carries,
 	// Current as forwarded now; OFF = nothing.
 	Wanted, Target, Current livekit.VideoQuality
+	Width, Height           uint32 // of Current in pixels, 0 = unknown
+	Shortfall               Shortfall
+}
+
+// Shortfall is why less than what is wanted of a track is forwarded; empty: it is all
+// that is wanted.
+type Shortfall string
+
+// The reasons.
+const (
+	Muted       Shortfall = "muted"         // by the publisher, or for it
+	NotAskedFor Shortfall = "not_asked_for" // the subscriber wants nothing of it now
+	Paused      Shortfall = "paused"        // not even the lowest layer fits the path
+	Bandwidth   Shortfall = "bandwidth"     // more does not fit the path
+	NotSent     Shortfall = "not_sent"      // the publisher does not send it
+	KeyFrame    Shortfall = "key_frame"     // the publisher's next key frame is waited for
+	Softer      Shortfall = "softer"        // others are louder, and no more voices may be forwarded
+)
+
+// shortfallLocked is why less than want is forwarded. mu is held.
+func (f *Forwarder) shortfallLocked(want livekit.VideoQuality) Shortfall {
+	switch {
+	case f.track.muted.Load():
+		return Muted
+	case want == livekit.VideoQuality_OFF:
+		return NotAskedFor
+	case f.heldBack.Load():
+		return Softer
+	case f.paused():
+		return Paused
+	case f.target == nil || !f.target.live.Load():
+		return NotSent
+	case f.video && (rank(f.limit.quality) < rank(want) || f.limit.temporal != anyLayer):
+		return Bandwidth
+	case !f.inStep || f.current != f.target:
+		if !f.video {
+			return NotSent
+		}
+		return KeyFrame
+	case f.chooseAmong(*f.track.layers.Load(), want, false) != f.target:
+		return NotSent
+	}
+	return ""
 }

@@ -128,11 +128,15 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	return nil
 }
 
-// allowedLocked is the wanted quality as far as the path carries it.
+// allowedLocked is the wanted quality as far as the path carries it; OFF for sound that
+// is held back.
 func (f *Forwarder) allowedLocked() livekit.VideoQuality {
 	want := f.wantedLocked()
-	if want != livekit.VideoQuality_OFF && rank(f.limit.quality) < rank(want) {
-		want = f.limit.quality
+	switch {
+	case f.heldBack.Load():
+		return livekit.VideoQuality_OFF
+	case want != livekit.VideoQuality_OFF && rank(f.limit.quality) < rank(want):
+		return f.limit.quality
 	}
 	return want
 }

@@ -16,11 +16,70 @@ type Traffic struct {
 	// sent again; publishers' are not told from others.
 	NACKs, Repeats uint64
 	KeyRequests    uint64 // for key frames (PLI, FIR), by the receiver
+
+	// Of subscribers: packets that were dropped since they waited too long for their turn,
+	// changes of the layer that is forwarded, and pauses for want of bandwidth.
+	Overdue, Switches, Pauses uint64
+}
+
+// Histogram is how often something was measured to be how much.
+type Histogram struct {
+	Bounds []float64
+	Counts []uint64 // of measurements up to each bound
+	Count  uint64
+	Sum    float64
+}
+
+// histogram counts measurements, of up to 16 bounds.
+type histogram struct {
+	counts [17]atomic.Uint64
+	sum    atomic.Uint64 // millionths
+}
+
+func (h *histogram) observe(bounds []float64, v float64) {
+	i := 0
+	for i < len(bounds) && v > bounds[i] {
+		i++
+	}
+	h.counts[i].Add(1)
+	h.sum.Add(uint64(max(v, 0) * 1e6))
+}
+
+func (h *histogram) get(bounds []float64) Histogram {
+	out := Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds)), Sum: float64(h.sum.Load()) / 1e6}
+	for i := range bounds {
+		out.Count += h.counts[i].Load()
+		out.Counts[i] = out.Count
+	}
+	out.Count += h.counts[len(bounds)].Load()
+	return out
+}
+
+// The bounds of what is measured of paths to subscribers, in seconds and shares.
+var (
+	rttBounds   = []float64{0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2}
+	queueBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1}
+	lossBounds  = []float64{0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5}
+)
+
+// Paths is how the paths to subscribers fared: what was measured of each, about once a
+// second.
+type Paths struct {
+	RTT, Queue Histogram // seconds
+	Loss       Histogram // share of packets
+}
+
+// Paths is how the paths to subscribers fared.
+func (t *Totals) Paths() Paths {
+	return Paths{t.rtt.get(rttBounds), t.queue.get(queueBounds), t.loss.get(lossBounds)}
 }
 
 // Totals count the traffic of many tracks, by kind and direction, to within a second.
 // The zero value has counted nothing. Its methods may be called concurrently.
-type Totals struct{ audio, video [2]traffic }
+type Totals struct {
+	audio, video     [2]traffic
+	rtt, queue, loss histogram // of paths to subscribers
+}
 
 // Directions of traffic.
 const (
@@ -30,6 +89,7 @@ const (
 
 type traffic struct {
 	packets, bytes, lost, nacks, repeats, keyRequests atomic.Uint64
+	overdue, switches, pauses                         atomic.Uint64
 }
 
 // Received is what came from publishers.
@@ -57,6 +117,7 @@ func (c *traffic) get() Traffic {
 	return Traffic{
 		Packets: c.packets.Load(), Bytes: c.bytes.Load(), Lost: c.lost.Load(),
 		NACKs: c.nacks.Load(), Repeats: c.repeats.Load(), KeyRequests: c.keyRequests.Load(),
+		Overdue: c.overdue.Load(), Switches: c.switches.Load(), Pauses: c.pauses.Load(),
 	}
 }
 
@@ -77,6 +138,9 @@ func (c *traffic) grow(counted *Traffic, now Traffic) {
 		{&c.nacks, &counted.NACKs, &now.NACKs},
 		{&c.repeats, &counted.Repeats, &now.Repeats},
 		{&c.keyRequests, &counted.KeyRequests, &now.KeyRequests},
+		{&c.overdue, &counted.Overdue, &now.Overdue},
+		{&c.switches, &counted.Switches, &now.Switches},
+		{&c.pauses, &counted.Pauses, &now.Pauses},
 	} {
 		if *f.now > *f.before {
 			f.total.Add(*f.now - *f.before)
@@ -99,5 +163,6 @@ func (f *Forwarder) countLocked() {
 	f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, Traffic{
 		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word
 		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
+		Overdue: s.Overdue, Switches: s.Switches, Pauses: s.Pauses,
 	})
 }

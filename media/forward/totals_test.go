@@ -2,6 +2,7 @@ package forward
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -76,4 +77,27 @@ func TestTotalsGrowWhileTracksLast(t *testing.T) {
 	out, _ := totals.Sent()
 	require.EqualValues(t, 10, in.Packets)
 	require.EqualValues(t, 10, out.Packets)
+}
+
+// What is measured of a path is counted about once a second, in the bucket that it
+// belongs to.
+func TestPathsAreMeasured(t *testing.T) {
+	var totals Totals
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.video.f.downlink.CountIn(&totals)
+		n.frame(true, 2)
+		require.Zero(t, totals.Paths().RTT.Count, "nothing is known")
+		n.video.f.downlink.lost(0.03, 70*time.Millisecond, time.Now())
+		for range 10 * 30 {
+			n.frame(false, 2)
+			time.Sleep(frame)
+		}
+	})
+	p := totals.Paths()
+	require.InDelta(t, 10, p.RTT.Count, 3)
+	require.Equal(t, p.RTT.Count, p.Loss.Count)
+	require.InDelta(t, 0.07*float64(p.RTT.Count), p.RTT.Sum, 0.001)
+	require.Zero(t, p.RTT.Counts[2], "none up to 50 ms")
+	require.Equal(t, p.RTT.Count, p.RTT.Counts[3], "all up to 100 ms")
 }

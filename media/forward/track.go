@@ -39,12 +39,14 @@ type Track struct {
 	forwarders atomic.Pointer[[]*Forwarder]
 	sizes      atomic.Pointer[layerSizes]
 
-	screen atomic.Bool // it shows a screen
-	muted  atomic.Bool
+	screen      atomic.Bool // it shows a screen
+	screenSound atomic.Bool // it is the sound of what is shown
+	muted       atomic.Bool
 	// regressed: subscribers that can get a backup codec get it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
 
+	loudness  loudness
 	qualities dynacast
 	ticks     int // of tick's goroutine
 
@@ -174,6 +176,7 @@ func (t *Track) SetMuted(muted bool) {
 func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	t.sizes.Store(sizesOf(info))
 	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
+	t.screenSound.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE_AUDIO)
 	t.retarget()
 	t.updateQualities(time.Now())
 }

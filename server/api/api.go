@@ -31,6 +31,7 @@ type Rooms interface {
 	Delete(ctx context.Context, name string) error
 	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
 	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
+	Members(ctx context.Context, room string) ([]rooms.Member, error)
 	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
 	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
 	UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error)

@@ -93,6 +93,12 @@ func (s *rest) participantOperations() []operation {
 			status:  http.StatusOK, answer: participantList{}, handle: s.listParticipants,
 		},
 		{
+			method: get, path: onRoom + "/stats", id: "getRoomStats", tag: tag, grant: toAdmin,
+			summary: "How media fares: of each participant its connection's quality, what comes of its tracks, how the path to it fares, and what goes out over it, with why it is less than wanted. By identity; a page is short where participants have many subscriptions.",
+			query:   pageParameters(parameter{name: "identity", doc: "Only this participant."}),
+			status:  http.StatusOK, answer: roomStats{}, handle: s.getRoomStats,
+		},
+		{
 			method: get, path: onParticipant, id: "getParticipant", tag: tag, grant: toAdmin,
 			summary: "One participant.",
 			status:  http.StatusOK, answer: participant{}, handle: s.getParticipant,

@@ -32,6 +32,7 @@ type Config struct {
 	Events        Events    `yaml:"events"`
 
 	RTC     RTC     `yaml:"rtc"`
+	Audio   Audio   `yaml:"audio"`
 	Room    Room    `yaml:"room"`
 	Limit   Limit   `yaml:"limit"`
 	Webhook Webhook `yaml:"webhook"`
@@ -68,6 +69,18 @@ type RTC struct {
 	IPs                     Filter       `yaml:"ips"`          // by CIDR
 	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients; see DiscoverySTUN
 	TURNServers             []TURNServer `yaml:"turn_servers"` // handed to clients
+
+	CongestionControl CongestionControl `yaml:"congestion_control"`
+}
+
+// CongestionControl is what is done where a path is too narrow.
+type CongestionControl struct {
+	AllowPause bool `yaml:"allow_pause"` // of video, unless the client asks otherwise
+}
+
+// Audio is how sound is forwarded.
+type Audio struct {
+	MaxForwarded int `yaml:"max_forwarded"` // voices to one participant; 0 = all
 }
 
 // Filter includes and excludes; empty includes = everything. What is in both is

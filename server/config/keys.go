@@ -83,6 +83,10 @@ func Keys() []Key {
 		{"rtc.turn_servers[].credential", Applied, "fixed password"},
 		{"rtc.turn_servers[].credentials_file", Applied, "YAML file with `username` and `credential`"},
 
+		{"rtc.congestion_control.allow_pause", Applied, "pause video of which not even the lowest layer fits, the least important first, and tell the client; it may ask otherwise when it joins"},
+
+		{"audio.max_forwarded", Applied, "how many participants' sound goes to one participant, the loudest; 0 = everybody's"},
+
 		{"room.auto_create", Applied, "the first join creates the room"},
 		{"room.empty_timeout", Applied, "seconds a room stays open that nobody has joined, or `never`"},
 		{"room.departure_timeout", Applied, "seconds a room stays open after the last has left, or `never`"},
@@ -213,8 +217,8 @@ func Keys() []Key {
 		{"rtc.datachannel_data_track_target_latency", Tuning, "data channels"},
 		{"rtc.forward_stats.*", Tuning, "statistics"},
 		{"rtc.enable_rtp_stream_restart_detection", Tuning, "RTP"},
-		{"rtc.congestion_control.*", Tuning, "bandwidth estimation"},
-		{"audio.*", Tuning, "who counts as speaking: LiveKit's defaults"},
+		{"rtc.congestion_control.*", Tuning, "bandwidth estimation, but for `allow_pause`"},
+		{"audio.*", Tuning, "who counts as speaking: LiveKit's defaults; but for `max_forwarded`"},
 		{"video.*", Tuning, "layers that nobody watches, stream tracking"},
 		{"room.update_batch_target_size", Tuning, "participant updates"},
 		{"room.participant_disconnect_timeout", Tuning, "ICE"},

@@ -72,6 +72,9 @@ func (l *loader) validateEvents(e *Events) {
 }
 
 func (l *loader) validateListeners(c *Config) {
+	if c.Audio.MaxForwarded < 0 {
+		l.problem(nil, "audio.max_forwarded", "must not be negative; 0 is everybody")
+	}
 	l.port("port", c.Port)
 	l.port("rtc.tcp_port", c.RTC.TCPPort)
 	l.port("prometheus.port", c.Prometheus.Port)

@@ -121,6 +121,19 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	require.Len(t, participants.Participants, 1)
 	require.Equal(t, "ada", participants.Participants[0].Identity)
 
+	var stats struct {
+		Participants []struct {
+			Identity, Quality, Up string
+			Tracks                []struct{ Sid, Source string }
+		}
+	}
+	to.run(to.next("/board/stats"), &stats)
+	require.Len(t, stats.Participants, 1)
+	require.Equal(t, "ada", stats.Participants[0].Identity)
+	require.Equal(t, "udp", stats.Participants[0].Up)
+	require.Equal(t, "excellent", stats.Participants[0].Quality)
+	require.Equal(t, microphone.SID(), stats.Participants[0].Tracks[0].Sid)
+
 	type track struct {
 		Sid, Source string
 		Muted       bool

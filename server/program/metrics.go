@@ -47,7 +47,9 @@ func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
 	c.collectStore(gauge, count)
 	c.collectRooms(gauge, count)
 	c.collectReplica(gauge, count)
-	c.collectMedia(gauge, count)
+	s := c.media.Stats()
+	c.collectMedia(&s, gauge, count)
+	collectPaths(&s.Paths, out)
 	commit := c.store.Stats().Commit
 	buckets := make(map[float64]uint64, len(commit.Bounds))
 	for i, bound := range commit.Bounds {
@@ -167,6 +169,11 @@ func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
 		count("parlor_media_key_frame_requests_total", "Key frames asked for: of publishers (in), by subscribers (out).", t.KeyRequests, labels...)
 		if direction == "out" {
 			count("parlor_media_packets_repeated_total", "RTP packets sent again to subscribers.", t.Repeats, "kind", kind)
+			count("parlor_media_packets_overdue_total", "RTP packets to subscribers dropped since they waited too long for their turn.", t.Overdue, "kind", kind)
+			if kind == "video" {
+				count("parlor_media_layer_switches_total", "Changes of the layer that a subscriber is sent.", t.Switches)
+				count("parlor_media_pauses_total", "Videos paused for a subscriber for want of bandwidth.", t.Pauses)
+			}
 		}
 	}
 	tell("audio", "in", &s.Audio.Received)
@@ -175,9 +182,22 @@ func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
 	tell("video", "out", &s.Video.Sent)
 }
 
-func (c *partsCollector) collectMedia(gauge gaugeFunc, count countFunc) {
-	s := c.media.Stats()
-	c.collectTraffic(&s, count)
+// collectPaths tells how the paths to subscribers fared.
+func collectPaths(p *forward.Paths, out chan<- prometheus.Metric) {
+	tell := func(name, help string, h *forward.Histogram) {
+		buckets := make(map[float64]uint64, len(h.Bounds))
+		for i, bound := range h.Bounds {
+			buckets[bound] = h.Counts[i]
+		}
+		out <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, nil, nil), h.Count, h.Sum, buckets)
+	}
+	tell("parlor_media_round_trip_seconds", "Round trip to subscribers, of each about once a second.", &p.RTT)
+	tell("parlor_media_queue_seconds", "How long packets to subscribers waited on the way, of each about once a second.", &p.Queue)
+	tell("parlor_media_loss_ratio", "Share of packets to subscribers that were lost in the last seconds, of each about once a second.", &p.Loss)
+}
+
+func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count countFunc) {
+	c.collectTraffic(s, count)
 	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
 	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))
 	gauge("parlor_media_tcp_strangers", "ICE-TCP connections that have not named a transport yet.", float64(s.TCPStrangers))

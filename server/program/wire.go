@@ -126,6 +126,7 @@ func (p *program) openServer() error {
 		Version: version(), NodeID: guid.New("ND_"), Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
+		AllowPause: p.cfg.RTC.CongestionControl.AllowPause,
 	}
 	if p.cfg.Hooks.Authorize != "" {
 		if err := p.openAuthorize(); err != nil {
@@ -395,6 +396,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		IncludeIPs:        cfg.RTC.IPs.Includes,
 		ExcludeIPs:        cfg.RTC.IPs.Excludes,
 		EnabledCodecs:     codecs(cfg),
+		MaxForwardedAudio: cfg.Audio.MaxForwarded,
 		Log:               log,
 	}
 	for _, ip := range []netip.Addr{cfg.RTC.NodeIP.V4, cfg.RTC.NodeIP.V6} {

@@ -60,6 +60,9 @@ type Config struct {
 	Presets map[string]config.Preset
 	// Authorize is asked before somebody is let in; nil = nobody is asked.
 	Authorize Authorizer
+	// AllowPause: video is paused when not even its lowest layer fits, of clients that say
+	// nothing of it.
+	AllowPause bool
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
 }

@@ -42,7 +42,7 @@ type options struct {
 	client         *livekit.ClientInfo
 	autoSubscribe  bool
 	adaptiveStream bool
-	allowPause     bool
+	allowPause     *bool // nil: as the configuration says
 	reconnect      bool
 	session        string // with reconnect: the SID of the session that it had; may be ""
 	metadata       string
@@ -97,7 +97,7 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 		client:         j.ClientInfo,
 		autoSubscribe:  j.ConnectionSettings.GetAutoSubscribe(),
 		adaptiveStream: j.ConnectionSettings.GetAdaptiveStream(),
-		allowPause:     j.ConnectionSettings.GetSubscriberAllowPause(),
+		allowPause:     allowPause(j.ConnectionSettings),
 		reconnect:      j.Reconnect,
 		session:        j.ParticipantSid,
 		metadata:       j.Metadata,
@@ -114,6 +114,14 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 	o.client.Address = address
 	o.protocol = int(o.client.Protocol)
 	return o, nil
+}
+
+// allowPause is what the settings say of pausing, nil if nothing.
+func allowPause(s *livekit.ConnectionSettings) *bool {
+	if s == nil {
+		return nil
+	}
+	return s.SubscriberAllowPause
 }
 
 // refuseJoin is the answer to a join request that failed with err; malformed is what is
@@ -162,7 +170,6 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 		protocol:       int(number("protocol")),
 		autoSubscribe:  !q.Has("auto_subscribe") || yes("auto_subscribe"),
 		adaptiveStream: yes("adaptive_stream"),
-		allowPause:     yes("subscriber_allow_pause"),
 		reconnect:      yes("reconnect"),
 		session:        q.Get("sid"),
 		client: &livekit.ClientInfo{
@@ -178,6 +185,10 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 			Address:        address,
 			Sdk:            sdkOf(q.Get("sdk")),
 		},
+	}
+	if q.Has("subscriber_allow_pause") {
+		allow := yes("subscriber_allow_pause")
+		o.allowPause = &allow
 	}
 	for name := range strings.SplitSeq(q.Get("capabilities"), ",") {
 		if v, ok := livekit.ClientInfo_Capability_value[name]; ok {

@@ -98,6 +98,31 @@ func TestQueryDefaults(t *testing.T) {
 	require.NoError(t, err, "the WebSocket ignores what validate refuses")
 }
 
+// A client's word about pausing goes before the configuration's, by either way to join.
+func TestWhoDecidesAboutPausing(t *testing.T) {
+	yes, no := true, false
+	for query, asked := range map[string]*bool{"": nil, "subscriber_allow_pause=1": &yes, "subscriber_allow_pause=0": &no} {
+		q, err := url.ParseQuery(query)
+		require.NoError(t, err)
+		fromQuery, err := parseQuery(q, "", false)
+		require.NoError(t, err)
+		inner, err := proto.Marshal(&livekit.JoinRequest{ConnectionSettings: &livekit.ConnectionSettings{SubscriberAllowPause: asked}})
+		require.NoError(t, err)
+		fromJoin, err := newDecoder(nil).parseJoinRequest(t.Context(), wrap(t, livekit.WrappedJoinRequest_NONE, inner), "")
+		require.NoError(t, err)
+		for _, o := range []*options{fromQuery, fromJoin} {
+			for _, configured := range []bool{true, false} {
+				want := configured
+				if asked != nil {
+					want = *asked
+				}
+				s := &session{opts: o, h: &Handler{cfg: Config{AllowPause: configured}}}
+				require.Equal(t, want, s.allowPause(), "%q, configured %v", query, configured)
+			}
+		}
+	}
+}
+
 // FuzzConnect holds that whatever a client connects with is read or refused.
 func FuzzConnect(f *testing.F) {
 	f.Add("auto_subscribe=1&protocol=17&attributes=e30=", false)

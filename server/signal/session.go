@@ -46,6 +46,15 @@ func (s *session) subscriberPrimary(self *livekit.ParticipantInfo) bool {
 	return !s.opts.singlePC && s.opts.protocol > 2 && self.GetPermission().GetCanSubscribe()
 }
 
+// allowPause reports whether video may be paused for want of bandwidth: the client's word
+// goes before the configuration's.
+func (s *session) allowPause() bool {
+	if asked := s.opts.allowPause; asked != nil {
+		return *asked
+	}
+	return s.h.cfg.AllowPause
+}
+
 // makePeer makes the participant's transports and hands them to its room.
 func (s *session) makePeer(snap rooms.Snapshot) error {
 	perm := snap.Self.GetPermission()
@@ -57,7 +66,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		Protocol:          s.opts.protocol,
 		Client:            s.opts.client,
 		AdaptiveStream:    s.opts.adaptiveStream,
-		AllowPause:        s.opts.allowPause,
+		AllowPause:        s.allowPause(),
 		TCPOnly:           s.h.overTCP.holds(snap.Room.Name, s.p.Identity(), time.Now()),
 		CanPublish:        perm.GetCanPublish(),
 		CanPublishData:    perm.GetCanPublishData(),

@@ -128,8 +128,8 @@ type candidate struct {
 	index int
 	all   []step
 	steps []step // all, or those of one spatial layer that is to stay
-	at    int // -1 = none
-	now   int // the step that is forwarded now, -1 = none
+	at    int    // -1 = none
+	now   int    // the step that is forwarded now, -1 = none
 	done  bool
 }
 

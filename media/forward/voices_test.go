@@ -1,0 +1,146 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/allocate"
+)
+
+// speaker is a microphone in a meeting, and what a listener hears of it.
+type speaker struct {
+	s     *sender
+	r     *receiver
+	level int // dBov, 0 = it tells none
+}
+
+// meeting is speakers and one listener, to whom the loudest two are sent.
+type meeting struct {
+	t        *testing.T
+	speakers []*speaker
+}
+
+func newMeeting(t *testing.T, speakers int, source livekit.TrackSource) *meeting {
+	d := NewDownlink()
+	d.LimitVoices(2)
+	d.Connected()
+	m := &meeting{t: t}
+	for i := range speakers {
+		track := NewTrack(TrackConfig{SID: fmt.Sprint(i), Kind: livekit.TrackType_AUDIO, Codec: opusConfig()})
+		t.Cleanup(track.Close)
+		track.SetInfo(&livekit.TrackInfo{Source: source})
+		m.speakers = append(m.speakers, &speaker{
+			s: newSender(track, uint32(i+1), opusConfig(), "", 0), level: -70,
+			r: newReceiver(track, opusConfig(), func(c *ForwarderConfig) { c.SSRC, c.Downlink = uint32(5000+i), d }),
+		})
+	}
+	return m
+}
+
+// talk lets time pass, and returns how many packets of each came.
+func (m *meeting) talk(d time.Duration) (heard []int) {
+	for range int(d / (20 * time.Millisecond)) {
+		for _, sp := range m.speakers {
+			sp.s.at = time.Now()
+			raw := sp.s.packet(false, make([]byte, 80))
+			if sp.level != 0 {
+				p := rtp.Packet{}
+				require.NoError(m.t, p.Unmarshal(raw))
+				require.NoError(m.t, p.SetExtension(1, []byte{byte(-sp.level)}))
+				var err error
+				raw, err = p.Marshal()
+				require.NoError(m.t, err)
+			}
+			sp.s.layer.WriteRTP(raw, sp.s.at)
+			sp.s.ts += 960
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, sp := range m.speakers {
+		got := sp.r.take()
+		requireContiguous(m.t, got)
+		heard = append(heard, len(slices.DeleteFunc(got, func(p rtp.Packet) bool { return len(p.Payload) < 80 }))) // without silence that is made
+	}
+	return heard
+}
+
+// A listener gets the sound of as many as it may, the loudest; a participant that speaks
+// up is heard soon.
+func TestTheLoudestAreHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting(t, 5, livekit.TrackSource_MICROPHONE)
+		require.Equal(t, []int{50, 50, 0, 0, 0}, m.talk(time.Second), "places are taken as they come")
+		require.Equal(t, Softer, m.speakers[4].r.f.Stats().Shortfall)
+
+		m.speakers[4].level = -30
+		heard := m.talk(200 * time.Millisecond)
+		require.GreaterOrEqual(t, heard[4], 8, "after two packets")
+		require.Zero(t, heard[2]+heard[3])
+		heard = m.talk(time.Second)
+		require.Equal(t, 50, heard[4])
+		require.Equal(t, 100, heard[0]+heard[1]+heard[4], "not more than two")
+
+		m.speakers[3].level, m.speakers[2].level = -32, -33
+		heard = m.talk(time.Second)
+		require.Equal(t, 50, heard[4])
+		require.GreaterOrEqual(t, heard[3]+heard[2], 48, "one of them has the other place")
+		require.Zero(t, min(heard[3], heard[2]), "and keeps it while it speaks")
+
+		first := 3
+		if heard[2] > 0 {
+			first = 2
+		}
+		m.speakers[first].level = -70 // the other is still speaking
+		heard = m.talk(time.Second)
+		require.GreaterOrEqual(t, heard[5-first], 30)
+		require.Equal(t, 50, heard[4])
+
+		m.speakers[4].r.f.Close()
+		m.speakers[1].level = 0 // it tells no level, so it is taken to speak
+		heard = m.talk(time.Second)
+		require.GreaterOrEqual(t, heard[1], 45, "a place that is given up is free")
+	})
+}
+
+// The sound of a shared screen is no voice.
+func TestSharedSoundIsNotLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting(t, 4, livekit.TrackSource_SCREEN_SHARE_AUDIO)
+		require.Equal(t, []int{50, 50, 50, 50}, m.talk(time.Second))
+	})
+}
+
+// Clients that know a track by its first packet learn of one that is not heard yet.
+func TestWhoIsNotHeardYetIsStillSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting(t, 3, livekit.TrackSource_MICROPHONE)
+		time.Sleep(2 * time.Second)
+		require.NotEmpty(t, m.speakers[2].r.take())
+	})
+}
+
+// The video of a speaker comes before that of others for a while.
+func TestSpeakersAreShownFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		voice := NewVoice()
+		sound := NewTrack(TrackConfig{SID: "TR_a", Kind: livekit.TrackType_AUDIO, Codec: opusConfig(), Voice: voice})
+		t.Cleanup(sound.Close)
+		camera := NewTrack(TrackConfig{SID: "TR_v", Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Voice: voice})
+		t.Cleanup(camera.Close)
+		r := newReceiver(camera, vp8Config(), nil)
+		require.Equal(t, allocate.Rest, r.f.describe(time.Now()).Class)
+		m := &meeting{t: t, speakers: []*speaker{{s: newSender(sound, 1, opusConfig(), "", 0), r: &receiver{}, level: -30}}}
+		m.talk(100 * time.Millisecond)
+		require.Equal(t, allocate.Speaker, r.f.describe(time.Now()).Class)
+		m.speakers[0].level = -70
+		m.talk(4 * time.Second)
+		require.Equal(t, allocate.Rest, r.f.describe(time.Now()).Class)
+	})
+}

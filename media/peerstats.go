@@ -1,0 +1,86 @@
+package media
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/forward"
+)
+
+// ErrPeerClosed is returned for what is asked of a peer that has ended.
+var ErrPeerClosed = errors.New("the participant's media has ended")
+
+// PeerStats is how a participant's media fares.
+type PeerStats struct {
+	Quality livekit.ConnectionQuality // of the last seconds
+	Score   float32                   // 0 to 5, the best
+
+	// How the participant's media comes and goes: "udp" or "tcp", empty while it is not
+	// connected.
+	Up, Down string
+
+	Published     []PublishedStats // by SID
+	Downlink      forward.DownlinkStats
+	Subscriptions []SubscriptionStats // in the order subscribed
+}
+
+// PublishedStats is what comes of a published track.
+type PublishedStats struct {
+	SID    string
+	Layers []forward.LayerStats // the lowest quality first
+}
+
+// SubscriptionStats is what goes out of a track to one subscriber.
+type SubscriptionStats struct {
+	SID, PublisherSID string
+	Negotiated        bool // media may flow; else Forwarded says nothing
+	Forwarded         forward.ForwarderStats
+}
+
+// Stats is how the participant's media fares. Packets do not wait for it. The error is
+// ErrPeerClosed or the context's.
+func (p *Peer) Stats(ctx context.Context) (PeerStats, error) {
+	answer := make(chan PeerStats, 1)
+	p.post(func() { answer <- p.stats() })
+	select {
+	case s := <-answer:
+		return s, nil
+	case <-p.done:
+		return PeerStats{}, ErrPeerClosed
+	case <-ctx.Done():
+		return PeerStats{}, ctx.Err()
+	}
+}
+
+// stats runs on the loop.
+func (p *Peer) stats() PeerStats {
+	s := PeerStats{Up: p.pub.protocol(), Down: p.down().protocol(), Downlink: p.down().down.Stats()}
+	s.Quality, s.Score = p.quality.judge()
+	for _, pub := range p.pubs {
+		track := PublishedStats{SID: pub.sid}
+		for _, part := range pub.parts() {
+			for _, u := range part.streams {
+				if u.layer != nil {
+					track.Layers = append(track.Layers, u.layer.Stats())
+				}
+			}
+		}
+		slices.SortStableFunc(track.Layers, func(a, b forward.LayerStats) int {
+			return cmp.Or(cmp.Compare(a.MimeType, b.MimeType), cmp.Compare(a.Quality, b.Quality))
+		})
+		s.Published = append(s.Published, track)
+	}
+	slices.SortFunc(s.Published, func(a, b PublishedStats) int { return cmp.Compare(a.SID, b.SID) })
+	for _, sub := range p.subOrder {
+		track := SubscriptionStats{SID: sub.sid, PublisherSID: sub.ask.PublisherSID}
+		if sub.forwarder != nil {
+			track.Negotiated, track.Forwarded = true, sub.forwarder.Stats()
+		}
+		s.Subscriptions = append(s.Subscriptions, track)
+	}
+	return s
+}
