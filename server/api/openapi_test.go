@@ -120,20 +120,24 @@ func TestRequestSchemasAreStrict(t *testing.T) {
 	}
 }
 
+// The reference is drawn in the browser from /openapi.json: it may run its own
+// script, fetch from this server and nothing else.
 func TestReferencePage(t *testing.T) {
 	all, err := Documents("1.2.3")
 	require.NoError(t, err)
-	w := httptest.NewRecorder()
-	all["/docs"].ServeHTTP(w, httptest.NewRequest("GET", "/docs", nil))
-	page := w.Body.String()
-	for _, op := range (&rest{}).operations() {
-		require.Contains(t, page, `<section id="`+op.id+`">`)
+	var w *httptest.ResponseRecorder
+	for path, contentType := range map[string]string{"/docs": "text/html", "/docs/style.css": "text/css", "/docs/reference.js": "text/javascript"} {
+		w = httptest.NewRecorder()
+		require.Contains(t, all, path)
+		all[path].ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		require.Equal(t, 200, w.Code, path)
+		require.Contains(t, w.Header().Get("Content-Type"), contentType)
+		require.NotRegexp(t, `(src|href)="(https?:)?//|@import|url\(|innerHTML`, w.Body.String(), "nothing is fetched from others, and nothing becomes HTML")
+		require.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'; script-src 'self';")
+		require.NotContains(t, w.Header().Get("Content-Security-Policy"), "unsafe")
 	}
-	require.Contains(t, page, "<code>/v1/rooms/{name}/participants/{identity}/move</code>")
-	require.NotContains(t, page, "<script")
-	require.NotRegexp(t, `(src|href)="(https?:)?//`, page, "nothing is fetched from others")
-	require.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'; style-src 'sha256-")
-	require.NotContains(t, page, "ZgotmplZ", "the template trusts what it is given")
+	w = httptest.NewRecorder()
+	all["/docs"].ServeHTTP(w, httptest.NewRequest("GET", "/docs", nil))
 
 	again := httptest.NewRequest("GET", "/docs", nil)
 	again.Header.Set("If-None-Match", w.Header().Get("ETag"))

@@ -1,44 +1,46 @@
 package api
 
 import (
-	"bytes"
 	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
+	"embed"
 	"encoding/json"
 	"fmt"
-	"html/template"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
 )
 
-//go:embed reference.html
-var referenceHTML string
+// referenceFiles are the reference for people. The page draws itself from
+// /openapi.json: a template engine in the server would keep every exported method
+// of every type in the binary, since it calls methods by name.
+//
+//go:embed reference
+var referenceFiles embed.FS
 
-//go:embed reference.css
-var referenceCSS string
+// referencePolicy is the Content-Security-Policy of the reference: its own script
+// and style, and requests to this server alone.
+const referencePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
-// Documents returns what documents REST, by path: /openapi.json, and /docs,
-// which is rendered from it. Both are the same for everybody.
+// Documents returns what documents REST, by path: /openapi.json, and /docs with its
+// script and style, which is drawn from it. All are the same for everybody.
 func Documents(version string) (map[string]http.Handler, error) {
 	d := describe(version, (&rest{}).operations())
 	machines, err := json.MarshalIndent(d, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("make the OpenAPI document: %w", err)
 	}
-	people, err := d.html()
-	if err != nil {
-		return nil, fmt.Errorf("make the API's reference: %w", err)
+	all := map[string]http.Handler{"/openapi.json": fixed("application/json", "", machines)}
+	for path, file := range map[string]struct{ name, contentType string }{
+		"/docs":              {"index.html", "text/html; charset=utf-8"},
+		"/docs/style.css":    {"style.css", "text/css; charset=utf-8"},
+		"/docs/reference.js": {"reference.js", "text/javascript; charset=utf-8"},
+	} {
+		body, err := referenceFiles.ReadFile("reference/" + file.name)
+		if err != nil {
+			return nil, fmt.Errorf("read the API's reference: %w", err)
+		}
+		all[path] = fixed(file.contentType, referencePolicy, body)
 	}
-	style := sha256.Sum256([]byte(referenceCSS))
-	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(style[:]) +
-		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-	return map[string]http.Handler{
-		"/openapi.json": fixed("application/json", "", machines),
-		"/docs":         fixed("text/html; charset=utf-8", policy, people),
-	}, nil
+	return all, nil
 }
 
 // fixed serves a body that never changes.
@@ -60,130 +62,4 @@ func fixed(contentType, policy string, body []byte) http.Handler {
 		}
 		_, _ = w.Write(body) // the client may be gone
 	})
-}
-
-// What the page shows, as its template walks it.
-type (
-	pageGroup struct {
-		Name   string
-		Routes []pageRoute
-	}
-	pageRoute struct {
-		docRoute
-		Method, Path string
-		Request      map[string]docMedia
-		Answers      []pageAnswer
-	}
-	pageAnswer struct {
-		Status string
-		Types  []template.HTML
-	}
-	pageType struct {
-		Name   string
-		Fields []pageField
-	}
-	pageField struct {
-		Name, Doc string
-		Required  bool
-		Schema    schema
-	}
-)
-
-func (d *document) html() ([]byte, error) {
-	page, err := template.New("reference").Funcs(template.FuncMap{"typeOf": typeOf}).Parse(referenceHTML)
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	err = page.Execute(&out, struct {
-		Info   docInfo
-		Style  template.CSS
-		Groups []pageGroup
-		Types  []pageType
-	}{d.Info, template.CSS(referenceCSS), d.groups(), d.types()}) // our own style sheet
-	return out.Bytes(), err
-}
-
-func (d *document) groups() []pageGroup {
-	var all []pageGroup
-	for _, tag := range d.Tags {
-		g := pageGroup{Name: tag.Name}
-		for _, path := range slices.Sorted(maps.Keys(d.Paths)) {
-			for _, method := range []string{"get", "post", "put", "patch", "delete"} {
-				if r, ok := d.Paths[path][method]; ok && r.Tags[0] == tag.Name {
-					g.Routes = append(g.Routes, pageRouteOf(r, method, path))
-				}
-			}
-		}
-		all = append(all, g)
-	}
-	asked := pageGroup{Name: "hooks"}
-	for name, methods := range d.Webhooks {
-		for method, r := range methods {
-			asked.Routes = append(asked.Routes, pageRouteOf(r, method, "hooks."+name))
-		}
-	}
-	return append(all, asked)
-}
-
-func pageRouteOf(r docRoute, method, path string) pageRoute {
-	out := pageRoute{docRoute: r, Method: strings.ToUpper(method), Path: path}
-	if r.RequestBody != nil {
-		out.Request = r.RequestBody.Content
-	}
-	for _, status := range slices.Sorted(maps.Keys(r.Responses)) {
-		a := pageAnswer{Status: status}
-		for _, media := range r.Responses[status].Content {
-			a.Types = append(a.Types, typeOf(media.Schema))
-		}
-		slices.Sort(a.Types)
-		out.Answers = append(out.Answers, a)
-	}
-	return out
-}
-
-func (d *document) types() []pageType {
-	var all []pageType
-	for _, name := range slices.Sorted(maps.Keys(d.Components.Schemas)) {
-		s := d.Components.Schemas[name]
-		properties, _ := s["properties"].(map[string]schema)
-		required, _ := s["required"].([]string)
-		t := pageType{Name: name}
-		for _, field := range slices.Sorted(maps.Keys(properties)) {
-			doc, _ := properties[field]["description"].(string)
-			t.Fields = append(t.Fields, pageField{field, doc, slices.Contains(required, field), properties[field]})
-		}
-		all = append(all, t)
-	}
-	return all
-}
-
-// typeOf says a schema in a few words, with links to the types.
-func typeOf(s schema) template.HTML {
-	text := template.HTMLEscapeString
-	if ref, ok := s["$ref"].(string); ok {
-		name := text(ref[strings.LastIndexByte(ref, '/')+1:])
-		return template.HTML(`<a href="#type-` + name + `">` + name + `</a>`) // escaped
-	}
-	if all, ok := s["oneOf"].([]schema); ok {
-		var words []string
-		for _, one := range all {
-			words = append(words, string(typeOf(one)))
-		}
-		return template.HTML(strings.Join(words, " or ")) // escaped, each
-	}
-	if values, ok := s["enum"].([]string); ok {
-		return template.HTML(text(strings.Join(values, " | "))) // escaped
-	}
-	if items, ok := s["items"].(schema); ok {
-		return "list of " + typeOf(items)
-	}
-	if values, ok := s["additionalProperties"].(schema); ok {
-		return "map to " + typeOf(values)
-	}
-	name, _ := s["type"].(string)
-	if s["format"] == "date-time" {
-		name = "time"
-	}
-	return template.HTML(text(name)) // escaped
 }

@@ -112,8 +112,16 @@ type page struct {
 	console []string
 }
 
-// open opens an address in a new tab, which the test's end closes.
+// open opens an address of the page in a new tab, which the test's end closes.
 func (b *browser) open(t *testing.T, name, address string) *page {
+	t.Helper()
+	p := b.visit(t, name, address)
+	p.until("the page to start", `window.parlor !== undefined`)
+	return p
+}
+
+// visit opens any address in a new tab, which the test's end closes.
+func (b *browser) visit(t *testing.T, name, address string) *page {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
 	p := &page{t: t, name: name, ctx: ctx, artifacts: t.ArtifactDir()}
@@ -135,7 +143,6 @@ func (b *browser) open(t *testing.T, name, address string) *page {
 		listening.Wait()
 	})
 	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(960, 600), chromedp.Navigate(address)))
-	p.until("the page to start", `window.parlor !== undefined`)
 	return p
 }
 

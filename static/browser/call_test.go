@@ -37,6 +37,7 @@ func TestPage(t *testing.T) {
 	findChromium(t)
 	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
 
+	t.Run("reference", f.testReference)
 	t.Run("lobby", f.testLobby)
 	t.Run("layout", f.testLayout)
 	t.Run("refused", f.testRefused)
