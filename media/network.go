@@ -200,7 +200,9 @@ func (n *network) discover(ctx context.Context) {
 // advertised chooses what to advertise of the local addresses. If others than they are
 // wanted, those on the way to them stand for them, and the rest are of no use to clients,
 // but for loopback: of the same family where the address was found out, of any where the
-// configuration names what to advertise.
+// configuration names what to advertise. Where it names loopback, what is sent there may
+// come to another address, as it does to a container whose ports are published on its
+// host's loopback; so the others of that family stay.
 func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 	wanted, named := n.external, false
 	if len(n.cfg.NodeIPs) > 0 {
@@ -220,6 +222,7 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 	now.external = map[netip.Addr]netip.Addr{}
 	var internals []netip.Addr
 	families := map[bool]bool{} // by Is4
+	relayed := map[bool]bool{}  // likewise: loopback is named
 	for _, external := range wanted {
 		internal, ok := wayOut(external, local)
 		if !ok {
@@ -232,6 +235,7 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 		}
 		internals = append(internals, internal)
 		families[external.Is4()] = true
+		relayed[external.Is4()] = internal == external && external.IsLoopback()
 		if internal != external {
 			now.external[internal] = external
 		}
@@ -240,7 +244,7 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 		return nil, fmt.Errorf("no address is bound that any of %v could stand for", wanted)
 	}
 	now.local = slices.DeleteFunc(slices.Clone(local), func(a netip.Addr) bool {
-		return !a.IsLoopback() && !slices.Contains(internals, a) && (named || families[a.Is4()])
+		return !a.IsLoopback() && !slices.Contains(internals, a) && (named || families[a.Is4()]) && !relayed[a.Is4()]
 	})
 	return now, nil
 }

@@ -135,7 +135,8 @@ func TestExternalAddress(t *testing.T) {
 }
 
 // What is advertised is what the configuration names, and nothing besides: of both
-// families where it names both, of one where it names one.
+// families where it names both, of one where it names one. What is sent to loopback may
+// come to another address, so where loopback is named the others of its family stay.
 func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
 	local := parseAll("127.0.0.1", "198.51.100.1", "2001:db8::1")
 	four, six := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::9")
@@ -146,6 +147,7 @@ func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
 	}{
 		{[]string{"203.0.113.7"}, parseAll("127.0.0.1", "198.51.100.1"), map[netip.Addr]netip.Addr{local[1]: four}},
 		{[]string{"2001:db8::9"}, parseAll("127.0.0.1", "2001:db8::1"), map[netip.Addr]netip.Addr{local[2]: six}},
+		{[]string{"127.0.0.1"}, parseAll("127.0.0.1", "198.51.100.1"), map[netip.Addr]netip.Addr{}},
 		{[]string{"203.0.113.7", "2001:db8::9"}, local, map[netip.Addr]netip.Addr{local[1]: four, local[2]: six}},
 	} {
 		now, err := networkOf(t, &Config{NodeIPs: c.named}).advertised(local)
