@@ -3,9 +3,11 @@ package media
 import (
 	"net/netip"
 
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/downlink/sent"
 	"parlor/media/forward"
 	"parlor/media/srtpin"
 	"parlor/media/srtpout"
@@ -112,8 +114,7 @@ func (t *transport) chooseOutgoing(pair *webrtc.ICECandidatePair) *outgoing {
 	return &outgoing{sender: sender}
 }
 
-// downWriter writes one subscription's packets. Its forwarder makes one call at a
-// time.
+// downWriter is the forward.Output of one subscription.
 type downWriter struct {
 	t             *transport
 	video         bool
@@ -122,7 +123,7 @@ type downWriter struct {
 	media, repair *srtpout.Stream
 }
 
-func (w *downWriter) write(h *rtp.Header, payload []byte) error {
+func (w *downWriter) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 	out := w.t.out.Load()
 	switch {
 	case out == nil:
@@ -143,6 +144,13 @@ func (w *downWriter) write(h *rtp.Header, payload []byte) error {
 	}
 	return w.media.Write(h, payload)
 }
+
+func (w *downWriter) Flush() { w.t.sock.flush() }
+
+func (w *downWriter) WriteRTCP(packets []rtcp.Packet) error { return w.t.writeRTCP(packets) }
+
+// End does nothing: the subscription retires its SSRCs when it leaves its section.
+func (w *downWriter) End() {}
 
 // retire gives the SSRCs up once nobody writes them. It reports whether the transport
 // has had so many that it is to be replaced.

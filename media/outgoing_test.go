@@ -136,7 +136,8 @@ func TestAudioSubscriptionIsSmall(t *testing.T) {
 	sender, err := srtpout.NewSender(&srtpout.Buffers{}, keys)
 	require.NoError(t, err)
 	sender.SetPath(nowhere{}, netip.MustParseAddrPort("192.0.2.7:1234"))
-	transport := &transport{}
+	transport := &transport{sock: &socket{}}
+	transport.sock.conns.Store(&[]boundConn{})
 	transport.out.Store(&outgoing{sender: sender})
 	codec := forward.Codec{MimeType: mimeOpus, PayloadType: 111, ClockRate: 48000, Channels: 2}
 	ticker := forward.NewTicker()
@@ -150,7 +151,7 @@ func TestAudioSubscriptionIsSmall(t *testing.T) {
 	before := liveHeap()
 	for i := range uint32(subscriptions) {
 		w := &downWriter{t: transport, ssrc: 2 + i}
-		track.AddForwarder(forward.ForwarderConfig{SSRC: w.ssrc, Codec: codec, Write: w.write, Downlink: down})
+		track.AddForwarder(forward.ForwarderConfig{SSRC: w.ssrc, Codec: codec, Output: w, Downlink: down})
 	}
 	for i := range uint16(100) {
 		p := rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 111, SSRC: 1, SequenceNumber: i, Timestamp: 960 * uint32(i)}, Payload: make([]byte, 80)}

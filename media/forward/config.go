@@ -6,7 +6,6 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
-	"github.com/pion/rtp"
 
 	"parlor/media/forward/packet"
 )
@@ -200,13 +199,12 @@ type ForwarderConfig struct {
 	// it; zero: none. It has RTX if Codec has, and may have another clock rate.
 	Backup Codec
 	Ext    Extensions
-	// Write sends a packet: h and payload are valid only during the call. There is
-	// one call at a time.
-	Write func(h *rtp.Header, payload []byte) error
-	// Flush says that a burst of Writes is over; may be nil.
-	Flush func()
-	// WriteRTCP sends to the subscriber. It may be called concurrently.
-	WriteRTCP func([]rtcp.Packet) error
+	// Output is where the packets go. Required. With a Downlink it is what that one
+	// writes them to.
+	Output Output
+	// Aside: the output is no subscriber. Nothing is made for it while the track is muted,
+	// and the totals do not count it.
+	Aside bool
 	// OnFirstPacket is called once; may be nil.
 	OnFirstPacket func()
 	// OnStreamState tells when video starts, and when it is paused for want of bandwidth
@@ -225,7 +223,8 @@ type ForwarderConfig struct {
 	// AdaptiveStream: the client will say which size it shows; until then it
 	// gets the lowest quality. Otherwise it begins with the highest.
 	AdaptiveStream bool
-	// Downlink is shared by all forwarders to one subscriber. Nil: its own.
+	// Downlink is shared by all forwarders to one subscriber. Nil: nothing holds the
+	// packets back.
 	Downlink *Downlink
 }
 

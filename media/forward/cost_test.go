@@ -32,9 +32,8 @@ func newFanOut(tb testing.TB, codec Codec, kind livekit.TrackType, forwarders, p
 	for i := range forwarders {
 		cfg := ForwarderConfig{
 			SSRC: 5000 + uint32(i), Codec: codec,
-			Write: func(*rtp.Header, []byte) error { f.count++; return nil },
-			Flush: func() {},
-			Ext:   Extensions{AbsCaptureTime: 1, AbsSendTime: 2},
+			Output: writes(func(*rtp.Header, []byte) error { f.count++; return nil }),
+			Ext:    Extensions{AbsCaptureTime: 1, AbsSendTime: 2}, Downlink: connected(),
 		}
 		if change != nil {
 			change(&cfg)

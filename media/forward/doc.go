@@ -9,7 +9,9 @@
 //     for lost ones, remembers the last ones, and reports to the publisher.
 //   - A [Forwarder] is one subscription: it picks a layer, renumbers what it
 //     forwards, answers NACKs and reports to the subscriber.
-//   - A [Downlink] is what is known of the path to one subscriber.
+//   - An [Output] is where a forwarder's packets go.
+//   - A [Downlink] is what is known of the path to one subscriber. The forwarders to
+//     that subscriber write over it.
 //   - A [Ticker] drives the timers of many tracks.
 //
 // # Who owns what
@@ -25,9 +27,9 @@
 // Downlink.serving come before Forwarder.mu; Downlink.leaving and then Downlink.mu
 // come after it and after Layer.mu.
 //
-// Write is called with Forwarder.mu and Downlink.leaving held, so that the packets of
-// a transport leave in the order of their numbers; Flush is called with Forwarder.mu
-// held. The other callbacks are made with no lock but Layer.fan, which Layer.Close
+// An output's Write is called with Forwarder.mu and, over a downlink, Downlink.leaving
+// held, so that the packets of a transport leave in the order of their numbers; Flush is
+// called with Forwarder.mu held. The other callbacks are made with no lock but Layer.fan, which Layer.Close
 // waits for: they must not wait for a layer that is being closed.
 //
 // # What is dropped

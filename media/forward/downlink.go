@@ -33,6 +33,9 @@ const mostPadding = 64
 // forwarders which layers they may forward, and sends probes to find out whether
 // more fits (package downlink).
 //
+// A nil Downlink is that of an output to which nothing is narrow: nothing is numbered,
+// held back or divided.
+//
 // Its methods may be called concurrently. It has no goroutine: it acts when packets
 // leave, in the turns of its forwarders, and when its timer fires, which runs while a
 // probe does and after a report that changes much.
@@ -130,7 +133,12 @@ func (d *Downlink) count() {
 }
 
 // since is a time of the downlink's clock.
-func (d *Downlink) since(at time.Time) int64 { return int64(at.Sub(d.epoch)) }
+func (d *Downlink) since(at time.Time) int64 {
+	if d == nil {
+		return 0
+	}
+	return int64(at.Sub(d.epoch))
+}
 
 // Connected says that packets arrive from now on.
 func (d *Downlink) Connected() {
@@ -141,6 +149,9 @@ func (d *Downlink) Connected() {
 }
 
 func (d *Downlink) add(f *Forwarder, at time.Time) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	d.forwarders = append(d.forwarders, f)
 	if f.probes() {
@@ -170,14 +181,11 @@ func (d *Downlink) remove(f *Forwarder) {
 }
 
 // Bandwidth is what the path is judged to carry in bits/s, 0 = no bound known.
-func (d *Downlink) Bandwidth() uint64 { return d.bandwidth.Load() }
-
-// write sends the packet whose header f holds; f's lock is held.
-func (d *Downlink) write(f *Forwarder, payload []byte, kind record.Kind) error {
-	d.leaving.Lock()
-	defer d.leaving.Unlock()
-	d.leave(f, &f.header, len(payload), kind)
-	return f.cfg.Write(&f.header, payload)
+func (d *Downlink) Bandwidth() uint64 {
+	if d == nil {
+		return 0
+	}
+	return d.bandwidth.Load()
 }
 
 // leave takes note of a packet and gives it its number. leaving is held.
@@ -198,6 +206,9 @@ func (d *Downlink) leave(f *Forwarder, h *rtp.Header, payload int, kind record.K
 
 // estimated takes in a REMB.
 func (d *Downlink) estimated(bitrate float64, at time.Time) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.control.Estimated(d.since(at), bitrate)
@@ -206,6 +217,9 @@ func (d *Downlink) estimated(bitrate float64, at time.Time) {
 // lost takes in what a receiver report tells: the share of packets lost, and the round
 // trip, 0 = unknown.
 func (d *Downlink) lost(share float64, rtt time.Duration, at time.Time) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.control.Report(d.since(at), share, rtt)
@@ -351,13 +365,16 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 
 // deliver sends a packet now or, where the path is narrow, in its turn. mu is held.
 func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind record.Kind) {
-	if !f.downlink.paces.Load() || f.downlink.offer(f, p, s, kind) {
+	if d := f.downlink; d == nil || !d.paces.Load() || d.offer(f, p, s, kind) {
 		f.emit(p, s, sendTime, kind)
 	}
 }
 
 // tick is the turn of one of the forwarders.
 func (d *Downlink) tick(at time.Time) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	now := d.since(at)
 	due, count := now-d.dividedAt >= divideSeldom, now-d.countedAt >= divideSeldom
@@ -387,6 +404,9 @@ func (d *Downlink) Limit(bitrate uint64) {
 
 // reallocate divides when a subscriber wants something else.
 func (d *Downlink) reallocate(at time.Time) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	bound := d.control.Bound()
 	d.mu.Unlock()

@@ -1,8 +1,6 @@
 package forward
 
 import (
-	"errors"
-
 	"github.com/pion/rtp"
 
 	record "parlor/media/downlink/sent"
@@ -107,14 +105,10 @@ func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
 	h.Padding, h.PaddingSize = false, 0
 }
 
-// ErrNotConnected is what a forwarder's Write gives while there is no way to the
-// subscriber yet. Such a packet is not sent, and is no fault.
-var ErrNotConnected = errors.New("the transport is not connected")
-
 // send writes a packet whose header is ready; it reports whether that could be
 // done. mu is held.
 func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
-	err := f.downlink.write(f, payload, kind)
+	err := f.out.Write(&f.header, payload, kind)
 	if err == ErrNotConnected {
 		return false
 	}

@@ -47,7 +47,8 @@ type Forwarder struct {
 	backup   family // of cfg.Backup; otherCodec: there is none
 	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
-	downlink *Downlink
+	out      Output
+	downlink *Downlink // that out goes over; nil: none
 	hasRTX   bool
 
 	// listens has the bits of the layers whose packets are of use now.
@@ -60,7 +61,7 @@ type Forwarder struct {
 	// telling is held while the stream's state is told, so that what is told last holds.
 	telling sync.Mutex
 
-	mu     sync.Mutex // guards the following; held while Write and Flush are called
+	mu     sync.Mutex // guards the following; held while out's Write and Flush are called
 	closed bool
 
 	// What is wanted.
@@ -153,10 +154,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		limit:    noLimit(),
 		state:    untoldState, stateTold: untoldState,
 	}
-	if f.downlink == nil {
-		f.downlink = NewDownlink()
-		f.downlink.Connected()
-	}
+	f.out = outputOf(f)
 	f.history = make([]sent, Repeatable(f.video))
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
@@ -193,7 +191,14 @@ func (f *Forwarder) SetSettings(s Settings) {
 	f.track.updateQualities(now)
 }
 
-// Close ends the subscription. After it nothing is written.
+// RequestKeyFrame asks the publisher for a key frame of what is forwarded. Requests that
+// come soon after one another are one.
+func (f *Forwarder) RequestKeyFrame() { f.keyFrameAsked(f.track.since(time.Now())) }
+
+// Format is the codec as it is written.
+func (f *Forwarder) Format() Codec { return f.cfg.Codec }
+
+// Close ends the subscription, and its output. After it nothing is written.
 func (f *Forwarder) Close() {
 	f.mu.Lock()
 	if f.closed {
@@ -204,7 +209,7 @@ func (f *Forwarder) Close() {
 	f.countLocked()
 	f.listens.Store(0)
 	f.mu.Unlock()
-	f.downlink.remove(f)
+	f.out.End()
 	f.track.removeForwarder(f)
 }
 
@@ -276,8 +281,8 @@ func (f *Forwarder) flush() {
 }
 
 func (f *Forwarder) flushLocked() {
-	if f.dirty.Swap(false) && f.cfg.Flush != nil && !f.closed {
-		f.cfg.Flush()
+	if f.dirty.Swap(false) && !f.closed {
+		f.out.Flush()
 	}
 }
 

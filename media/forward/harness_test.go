@@ -10,6 +10,8 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
+
+	record "parlor/media/downlink/sent"
 )
 
 // The tests' clock: it stands at the track's epoch until it is moved.
@@ -163,13 +165,14 @@ type receiver struct {
 	mu      sync.Mutex
 	packets []rtp.Packet
 	flushes int
+	ends    int
 	rtcp    rtcpLog
 	f       *Forwarder
 	first   int
 	states  []livekit.StreamState
 }
 
-func (r *receiver) write(h *rtp.Header, payload []byte) error {
+func (r *receiver) Write(h *rtp.Header, payload []byte, _ record.Kind) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clone := h.Clone()
@@ -177,10 +180,33 @@ func (r *receiver) write(h *rtp.Header, payload []byte) error {
 	return nil
 }
 
-func (r *receiver) flush() {
+func (r *receiver) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flushes++
+}
+
+func (r *receiver) WriteRTCP(packets []rtcp.Packet) error { return r.rtcp.write(packets) }
+
+func (r *receiver) End() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ends++
+}
+
+// writes is an Output that is a function.
+type writes func(h *rtp.Header, payload []byte) error
+
+func (w writes) Write(h *rtp.Header, payload []byte, _ record.Kind) error { return w(h, payload) }
+func (writes) Flush()                                                     {}
+func (writes) WriteRTCP([]rtcp.Packet) error                              { return nil }
+func (writes) End()                                                       {}
+
+// connected is a downlink of which nothing is known.
+func connected() *Downlink {
+	d := NewDownlink()
+	d.Connected()
+	return d
 }
 
 func (r *receiver) take() []rtp.Packet {
@@ -195,7 +221,7 @@ func newReceiver(t *Track, codec Codec, change func(*ForwarderConfig)) *receiver
 	r := &receiver{}
 	cfg := ForwarderConfig{
 		SubscriberSID: "PA_s", SSRC: 5000, RTXSSRC: 5001, Codec: codec,
-		Write: r.write, Flush: r.flush, WriteRTCP: r.rtcp.write, CNAME: "parlor",
+		Output: r, CNAME: "parlor", Downlink: connected(),
 		OnFirstPacket: func() { r.first++ },
 		OnStreamState: func(s livekit.StreamState) { r.states = append(r.states, s) },
 	}

@@ -87,7 +87,7 @@ func FuzzWriteRTP(f *testing.F) {
 			to = opusConfig()
 		}
 		f := track.AddForwarder(ForwarderConfig{
-			SSRC: 5000, RTXSSRC: 5001, Codec: to, Write: check, Flush: func() {},
+			SSRC: 5000, RTXSSRC: 5001, Codec: to, Output: writes(check), Downlink: connected(),
 			Ext: Extensions{AudioLevel: 1, DependencyDescriptor: 12, TransportCC: 3, AbsCaptureTime: 4, PlayoutDelay: 5},
 		})
 		at := track.epoch
@@ -212,7 +212,7 @@ func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 		newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH),
 	}
 	w := &wire{seen: map[uint16]uint32{}}
-	r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Write = w.write })
+	r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Output = writes(w.write) })
 	at := track.epoch
 	var held [][]byte
 	lost := 0
@@ -301,7 +301,7 @@ func TestConcurrentUse(t *testing.T) {
 				var last uint16
 				r := track.AddForwarder(ForwarderConfig{
 					SSRC: 5000, RTXSSRC: 5001, Codec: codec, Downlink: downlink,
-					Write: func(h *rtp.Header, payload []byte) error {
+					Output: writes(func(h *rtp.Header, payload []byte) error {
 						if !writing.TryLock() {
 							t.Error("two writers at once")
 							return nil
@@ -310,7 +310,7 @@ func TestConcurrentUse(t *testing.T) {
 						last = h.SequenceNumber
 						_ = binary.BigEndian.Uint32(payload)
 						return nil
-					},
+					}),
 				})
 				for j := range 5 {
 					r.SetSettings(Settings{Quality: livekit.VideoQuality((i + j) % 4)})

@@ -46,7 +46,7 @@ var (
 
 // makeLocked sends a made frame if the subscriber is to have one now. mu is held.
 func (f *Forwarder) makeLocked(at time.Time, now int64) {
-	if f.stats.started || f.made >= madeFrames || !f.track.muted.Load() && !f.paused() && !f.heldBack.Load() {
+	if f.stats.started || f.made >= madeFrames || f.cfg.Aside || !f.track.muted.Load() && !f.paused() && !f.heldBack.Load() {
 		return
 	}
 	timestamp := rand.Uint32()

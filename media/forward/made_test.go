@@ -20,10 +20,10 @@ func muted(t *testing.T, kind livekit.TrackType, codec Codec, trailer []byte) (*
 	var out []rtp.Packet
 	f := track.AddForwarder(ForwarderConfig{
 		SSRC: 7, RTXSSRC: 8, Codec: codec, Trailer: trailer,
-		Write: func(h *rtp.Header, payload []byte) error {
+		Output: writes(func(h *rtp.Header, payload []byte) error {
 			out = append(out, rtp.Packet{Header: h.Clone(), Payload: bytes.Clone(payload)})
 			return nil
-		},
+		}),
 	})
 	return track, f, &out
 }
@@ -124,13 +124,13 @@ func TestNoFramesAreMadeBeforeConnected(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	track.SetMuted(true)
 	connected, written := false, 0
-	f := track.AddForwarder(ForwarderConfig{SSRC: 7, Codec: vp8Config(), Write: func(*rtp.Header, []byte) error {
+	f := track.AddForwarder(ForwarderConfig{SSRC: 7, Codec: vp8Config(), Output: writes(func(*rtp.Header, []byte) error {
 		if !connected {
 			return ErrNotConnected
 		}
 		written++
 		return nil
-	}})
+	})})
 	for n := range 20 {
 		tickOnce(track, f, n)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	record "parlor/media/downlink/sent"
 	"parlor/media/forward/dd"
 	"parlor/media/forward/modelreceiver"
 	"parlor/media/forward/packet"
@@ -341,15 +342,22 @@ func (pl *play) subscribe(described bool) {
 		pl.cfg.Ext.DependencyDescriptor, model.DescriptorID = 5, 5
 	}
 	pl.model = modelreceiver.New(model)
-	receiver := pl.model
-	pl.cfg.Write = func(h *rtp.Header, payload []byte) error {
-		if pl.link != nil {
-			pl.link(h, payload)
-			return nil
-		}
-		return receiver.Write(h, payload)
-	}
+	pl.cfg.Output = received{pl.model, pl}
 	pl.f = pl.watched.AddForwarder(pl.cfg)
+}
+
+// received is the model receiver at the end of what may be between.
+type received struct {
+	*modelreceiver.Receiver
+	pl *play
+}
+
+func (r received) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
+	if r.pl.link != nil {
+		r.pl.link(h, payload)
+		return nil
+	}
+	return r.Receiver.Write(h, payload, kind)
 }
 
 // want asks for a layer of the tape.

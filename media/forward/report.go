@@ -166,7 +166,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	request := f.retargetLocked(true)
 	f.makeLocked(at, now)
 	f.mu.Unlock()
-	if report != nil && f.cfg.WriteRTCP != nil && f.cfg.WriteRTCP(report) != nil {
+	if report != nil && f.out.WriteRTCP(report) != nil {
 		f.mu.Lock()
 		f.stats.RTCPErrors++
 		f.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	record "parlor/media/downlink/sent"
 	"parlor/media/forward/modelreceiver"
 )
 
@@ -364,7 +365,7 @@ func (s *script) deliver(h *rtp.Header, payload []byte) {
 	case p.key:
 		s.keys++
 	}
-	if s.model.Write(h, payload) != nil {
+	if s.model.Write(h, payload, record.Video) != nil {
 		s.t.Error("the receiver refuses a packet")
 	}
 }
@@ -599,7 +600,7 @@ func (s *script) decodeAll(src *source) {
 			cfg.Codecs = map[uint8]string{h.PayloadType: src.tape.MimeType}
 			direct = modelreceiver.New(cfg)
 		}
-		require.NoError(s.t, direct.Write(&h, raw[n:]))
+		require.NoError(s.t, direct.Write(&h, raw[n:], record.Video))
 	}
 	if direct == nil {
 		return

@@ -159,6 +159,9 @@ func (l *Layer) countLocked() {
 
 // countLocked brings the track's totals up to date. mu is held.
 func (f *Forwarder) countLocked() {
+	if f.cfg.Aside {
+		return
+	}
 	s := &f.stats
 	f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, Traffic{
 		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word

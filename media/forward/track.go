@@ -146,6 +146,7 @@ func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
 	if t.closed {
 		t.mu.Unlock()
 		f.closed = true // nobody else knows it yet
+		f.out.End()
 		return f
 	}
 	old := *t.forwarders.Load()

@@ -18,7 +18,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
+
+	"parlor/media/downlink/sent"
 )
 
 // How long a receiver waits before it asks for a key frame: at the beginning, and
@@ -121,8 +124,8 @@ func New(cfg Config) *Receiver {
 }
 
 // Write takes in a packet as it comes from the wire. Neither h nor payload is
-// kept.
-func (r *Receiver) Write(h *rtp.Header, payload []byte) error {
+// kept. With the three methods that follow a receiver is a forwarder's output.
+func (r *Receiver) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 	now := r.cfg.Now()
 	seq, pt := h.SequenceNumber, h.PayloadType
 	if original, ok := r.cfg.RTX[pt]; ok {
@@ -157,6 +160,15 @@ func (r *Receiver) Write(h *rtp.Header, payload []byte) error {
 	r.Tick()
 	return nil
 }
+
+// Flush does nothing: a browser does not know where bursts end.
+func (r *Receiver) Flush() {}
+
+// WriteRTCP does nothing: what the model judges needs no reports.
+func (r *Receiver) WriteRTCP([]rtcp.Packet) error { return nil }
+
+// End does nothing.
+func (r *Receiver) End() {}
 
 func (r *Receiver) drop(format string, args ...any) {
 	r.dropped = append(r.dropped, fmt.Sprintf(format, args...))

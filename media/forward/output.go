@@ -1,0 +1,70 @@
+package forward
+
+import (
+	"errors"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+
+	record "parlor/media/downlink/sent"
+)
+
+// Output is where a forwarder's packets go: over a [Downlink] to a subscriber, or into
+// a file, to another server, to a program that listens. They are one stream, whatever
+// layers, codecs or sources they come from: one SSRC, with numbers and timestamps that
+// go on.
+//
+// What an output wants of its track it says to the forwarder: [Forwarder.SetSettings],
+// [Forwarder.RequestKeyFrame], and [Forwarder.HandleRTCP] where it receives RTCP.
+type Output interface {
+	// Write takes a packet, and what it is sent for. h and payload are valid only during
+	// the call. There is one call of Write or Flush at a time, with the forwarder's lock
+	// held: it must not wait, and not call the forwarder or its track.
+	Write(h *rtp.Header, payload []byte, kind record.Kind) error
+	// Flush says that a burst of Writes is over.
+	Flush()
+	// WriteRTCP takes a report about the stream, which relates its timestamps to the
+	// publisher's clock (RFC 3550, 6.4.1). It may be called concurrently with Write, and
+	// once more after End.
+	WriteRTCP(packets []rtcp.Packet) error
+	// End is called once, when the forwarder is closed, since its track has ended or since
+	// nobody wants it any more. Nothing is written after it.
+	End()
+}
+
+// ErrNotConnected is what an Output gives while there is no way to the receiver yet.
+// Such a packet is not sent, and is no fault.
+var ErrNotConnected = errors.New("the transport is not connected")
+
+// overDownlink is the Output of a subscription: it shares its downlink with the others
+// of its subscriber.
+type overDownlink struct {
+	d    *Downlink
+	f    *Forwarder
+	next Output
+}
+
+// outputOf is where a forwarder writes.
+func outputOf(f *Forwarder) Output {
+	if f.downlink == nil {
+		return f.cfg.Output
+	}
+	return &overDownlink{f.downlink, f, f.cfg.Output}
+}
+
+// Write sends the packet under the transport's next number.
+func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
+	o.d.leaving.Lock()
+	defer o.d.leaving.Unlock()
+	o.d.leave(o.f, h, len(payload), kind)
+	return o.next.Write(h, payload, kind)
+}
+
+func (o *overDownlink) Flush() { o.next.Flush() }
+
+func (o *overDownlink) WriteRTCP(packets []rtcp.Packet) error { return o.next.WriteRTCP(packets) }
+
+func (o *overDownlink) End() {
+	o.d.remove(o.f)
+	o.next.End()
+}
