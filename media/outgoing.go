@@ -42,10 +42,10 @@ func (p *Peer) followPath(t *transport) {
 	if out == nil {
 		t.out.Store(t.chooseOutgoing(pair))
 		t.down.Connected()
-		t.takeFeedback()
+		t.watchPath()
 		return
 	}
-	t.takeFeedback()
+	t.watchPath()
 	if out.sender == nil {
 		return // pion follows by itself
 	}
@@ -56,9 +56,17 @@ func (p *Peer) followPath(t *transport) {
 	}
 }
 
-// takeFeedback has the client's transport-wide feedback come straight from the socket,
-// where ICE now leads. Where that cannot be it comes through pion.
-func (t *transport) takeFeedback() {
+// watchPath has the downlink know what happens where ICE now leads: what a TCP connection
+// drops, and the client's transport-wide feedback straight from the UDP socket. Where that
+// cannot be it comes through pion.
+func (t *transport) watchPath() {
+	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
+	if err != nil {
+		return // it has ended
+	}
+	if tcp := t.sock.net.tcp; tcp != nil {
+		tcp.Watch(ice.UsernameFragment, t.down)
+	}
 	if t.opener == nil {
 		keys, err := t.capture.ClientKeys()
 		if err != nil {
@@ -68,10 +76,6 @@ func (t *transport) takeFeedback() {
 			t.log.Warn("feedback comes by way of pion", "error", err)
 			return
 		}
-	}
-	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
-	if err != nil {
-		return // it has ended
 	}
 	opener, feedback := t.opener, t.down.Feedback
 	t.sock.mux.Handle(ice.UsernameFragment, func(packet []byte, _ netip.AddrPort) bool {

@@ -47,6 +47,7 @@ type Stats struct {
 	TCPFailures  uint64 // times that none could be accepted, such as for want of file descriptors
 	TCPRefused   uint64 // connections closed since there were too many, or since they did not show it in time
 	TCPOverflow  uint64 // packets not sent, since too much waited for their receiver
+	TCPOverdue   uint64 // RTP packets not sent, since they had waited too long for their receiver
 
 	// UDP packets that were not passed on: from addresses that no transport has
 	// authenticated, from more addresses than a transport may have, of transports that
@@ -78,7 +79,7 @@ func (e *Engine) Stats() Stats {
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),
 		ExcessFeedback: c.excessFeedback.Load(),
 		TCPConns:       e.net.tcpCounts.Open.Load(), TCPStrangers: e.net.tcpCounts.Strangers.Load(), TCPFailures: e.net.tcpCounts.Failures.Load(),
-		TCPRefused: e.net.tcpCounts.Refused.Load(), TCPOverflow: e.net.tcpCounts.Overflow.Load(),
+		TCPRefused: e.net.tcpCounts.Refused.Load(), TCPOverflow: e.net.tcpCounts.Overflow.Load(), TCPOverdue: e.net.tcpCounts.Overdue.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),
 		UDPOverflow: e.net.muxed.Overflow.Load(), UDPOwn: e.net.muxed.Own.Load(),
 	}

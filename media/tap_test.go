@@ -120,8 +120,9 @@ func oggPackets(t *testing.T, name string) (packets [][]byte) {
 	}
 }
 
-// perform publishes samples again and again, quicker than they are played.
-func (c *client) perform(sid string, codec webrtc.RTPCodecCapability, samples [][]byte, each time.Duration) {
+// perform publishes samples again and again, quicker than they are played: one each time
+// that passes.
+func (c *client) perform(sid string, codec webrtc.RTPCodecCapability, samples [][]byte, each, pass time.Duration) {
 	c.t.Helper()
 	local, err := webrtc.NewTrackLocalStaticSample(codec, "cid-"+sid, "stream-"+sid)
 	require.NoError(c.t, err)
@@ -130,7 +131,7 @@ func (c *client) perform(sid string, codec webrtc.RTPCodecCapability, samples []
 	c.t.Cleanup(func() { close(stop); <-done })
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(5 * time.Millisecond)
+		tick := time.NewTicker(pass)
 		defer tick.Stop()
 		for i := 0; ; i++ {
 			select {
@@ -165,8 +166,8 @@ func TestARecorderIsAnOutput(t *testing.T) {
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
 	a.join()
 	picture, voice := ivfFrames(t, "testdata/picture.ivf"), oggPackets(t, "testdata/voice.ogg")
-	a.perform("TR_v", vp8, picture, time.Second/15)
-	a.perform("TR_a", opus, voice, 20*time.Millisecond)
+	a.perform("TR_v", vp8, picture, time.Second/15, 5*time.Millisecond)
+	a.perform("TR_a", opus, voice, 20*time.Millisecond, 5*time.Millisecond)
 	dir := t.TempDir()
 	film, sound := filepath.Join(dir, "film.ivf"), filepath.Join(dir, "sound.ogg")
 	camera, err := record(a.published("TR_v").track, film)

@@ -2,15 +2,25 @@ package media
 
 import (
 	"encoding/binary"
+	"fmt"
+	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtp"
 	"github.com/pion/stun/v3"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/sent"
+	"parlor/media/forward/modelreceiver"
 )
 
 func overTCP(s *webrtc.SettingEngine) {
@@ -119,4 +129,184 @@ func TestAStrangerWhoKnowsTheUfragOverTCP(t *testing.T) {
 		require.Equal(t, "and back", string(victim.events.wait(t, "data").data))
 	}
 	require.Zero(t, e.Stats().NeedsReconnect)
+}
+
+// slowTCP stands between a client and the server, and reads what the server sends no
+// faster than it is told.
+type slowTCP struct {
+	listener net.Listener
+	rate     atomic.Int64 // bytes/s, 0 = as fast as it comes
+	work     sync.WaitGroup
+	mu       sync.Mutex // guards conns
+	conns    []net.Conn
+}
+
+func newSlowTCP(t *testing.T, server *net.TCPAddr) *slowTCP {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &slowTCP{listener: l}
+	// The kernel is to hold little.
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
+	}}
+	s.work.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := dialer.Dial("tcp4", server.String())
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			s.mu.Lock()
+			s.conns = append(s.conns, client, up)
+			s.mu.Unlock()
+			s.work.Go(func() { _, _ = io.Copy(up, client); _ = up.Close() })
+			s.work.Go(func() { s.pass(client, up); _ = client.Close() })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		s.mu.Lock()
+		for _, c := range s.conns {
+			_ = c.Close()
+		}
+		s.mu.Unlock()
+		s.work.Wait()
+	})
+	return s
+}
+
+func (s *slowTCP) pass(to, from net.Conn) {
+	b := make([]byte, 1024)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if rate := s.rate.Load(); rate > 0 {
+			time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// viewer is what a subscriber sees and hears.
+type viewer struct {
+	mu    sync.Mutex // guards the following
+	model *modelreceiver.Receiver
+	ages  []time.Duration // of sound, when it came
+}
+
+func (v *viewer) watch(r *webrtc.TrackRemote) {
+	v.mu.Lock()
+	if r.Kind() == webrtc.RTPCodecTypeVideo {
+		v.model = modelreceiver.New(modelreceiver.Config{
+			SSRC: uint32(r.SSRC()), Codecs: map[uint8]string{uint8(r.PayloadType()): r.Codec().MimeType}, Now: time.Now,
+		})
+	}
+	v.mu.Unlock()
+	drain(r, func(raw []byte) {
+		var h rtp.Header
+		n, err := h.Unmarshal(raw)
+		if err != nil {
+			return
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		switch payload := raw[n:]; {
+		case r.Kind() == webrtc.RTPCodecTypeVideo:
+			if h.Padding && len(payload) > 0 {
+				payload = payload[:len(payload)-int(payload[len(payload)-1])]
+			}
+			_ = v.model.Write(&h, payload, sent.Video)
+		case len(payload) > 8:
+			v.ages = append(v.ages, time.Since(time.Unix(0, int64(binary.BigEndian.Uint64(payload[1:])))))
+		}
+	})
+}
+
+// seen is how many frames were decoded, and heard how many packets of sound came.
+func (v *viewer) seen() (frames, heard int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.model == nil {
+		return 0, len(v.ages)
+	}
+	v.model.Tick()
+	for _, f := range v.model.Frames() {
+		if !f.Decoded.IsZero() {
+			frames++
+		}
+	}
+	return frames, len(v.ages)
+}
+
+// A subscriber over TCP whose network becomes narrow hears what is said now, not what was
+// said long ago, and all that it is sent of the picture can be decoded. The picture goes on.
+func TestANarrowPathOverTCP(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	a.perform("TR_v", vp8, ivfFrames(t, "testdata/picture.ivf"), time.Second/15, 15*time.Millisecond) // some 80 kB/s
+	voice := a.publish("TR_a", opus, nil)
+	stop, done := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-done }()
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			payload := binary.BigEndian.AppendUint64([]byte{0xfc}, uint64(time.Now().UnixNano()))
+			_ = voice.WriteRTP(&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(i), Timestamp: uint32(i * 960)}, Payload: payload})
+		}
+	}()
+
+	server := tcpAddr(t, e)
+	relay := newSlowTCP(t, server)
+	v := &viewer{}
+	b := newClient(t, e, clientConfig{sid: "PA_b", settings: overTCP})
+	b.onTrack = v.watch
+	b.reroute = func(text string) string {
+		return strings.ReplaceAll(text, fmt.Sprintf("127.0.0.1 %d ", server.Port), fmt.Sprintf("127.0.0.1 %d ", relay.listener.Addr().(*net.TCPAddr).Port))
+	}
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	b.subscribe("PA_a", a.published("TR_a"))
+	until := func(frames, heard int, why string) {
+		t.Helper()
+		moreFrames, more := v.seen()
+		moreFrames, more = moreFrames+frames, more+heard
+		require.Eventually(t, func() bool {
+			f, h := v.seen()
+			return f >= moreFrames && h >= more
+		}, 2*patience, 10*time.Millisecond, why)
+	}
+	until(30, 30, "where there is room")
+	relay.rate.Store(30_000)
+	until(1, 200, "where there is not")
+	v.mu.Lock()
+	late := slices.Sorted(slices.Values(v.ages[len(v.ages)-50:]))
+	v.mu.Unlock()
+	require.Less(t, late[len(late)/2], 2500*time.Millisecond, "the age of sound; the kernel's buffers hold a second of it")
+	require.NotZero(t, e.Stats().TCPOverdue)
+	relay.rate.Store(0)
+	until(60, 60, "where there is room again")
+
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i, f := range v.model.Frames() {
+		if time.Since(f.Complete) > time.Second { // else it may wait for one before it
+			require.False(t, f.Decoded.IsZero(), "frame %d: %s", i, f.Why)
+		}
+	}
 }

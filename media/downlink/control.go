@@ -86,7 +86,7 @@ func (c *Control[T]) Waiting() (packets, bytes int) { return c.pacer.Waiting() }
 // all.
 func (c *Control[T]) Paces() bool {
 	waiting, _ := c.pacer.Waiting()
-	return c.state.Limited || waiting > 0
+	return c.state.Limited || waiting > 0 || c.pacer.Broken()
 }
 
 // Next is the next waiting packet that is to be sent or dropped: see
@@ -147,6 +147,16 @@ func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 	if rtt > 0 {
 		c.estimator.SetRTT(rtt)
 	}
+}
+
+// Overdue says that the path itself, such as a TCP connection, dropped a packet that it
+// had held for waited. broken: those of the stream that follow depend on it.
+func (c *Control[T]) Overdue(now int64, stream uint32, waited time.Duration, broken bool) {
+	if broken {
+		c.pacer.Break(stream)
+	}
+	c.estimator.Overdue(now, waited, c.sending)
+	c.judge(now)
 }
 
 func (c *Control[T]) judge(now int64) {

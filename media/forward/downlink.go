@@ -73,6 +73,7 @@ type Downlink struct {
 	dividedAt  int64
 	countedAt  int64
 	due        bool           // a report asks for a division
+	gaps       []gap          // what the path itself dropped, at most one of each stream
 	malformed  *atomic.Uint64 // counts feedback that could not be read; nil = nobody does
 	totals     *Totals        // have what is measured of the path; nil = nobody has
 	timer      *time.Timer    // nil before the first probe or report that asks for it
@@ -101,6 +102,63 @@ type queued struct {
 	p    *packet.Packet
 	s    sent
 	kind record.Kind
+}
+
+// gap is from where on packets of a stream were dropped on the path.
+type gap struct {
+	stream uint32
+	number uint16
+}
+
+// Linked reports whether the packets of a stream are of no use without those before
+// them: of video's, but not of its repeats.
+func (d *Downlink) Linked(ssrc uint32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.writerOfLocked(ssrc)
+	return f != nil && f.video
+}
+
+// Dropped follows the path dropping packets of a stream from a number on, after the first
+// had waited for so long: it carries less than is sent. What follows of video is dropped
+// until a key frame comes, which is asked for.
+func (d *Downlink) Dropped(ssrc uint32, number uint16, waited time.Duration) {
+	now := d.since(time.Now())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.writerOfLocked(ssrc)
+	broken := f != nil && f.video
+	if broken {
+		if i := slices.IndexFunc(d.gaps, func(g gap) bool { return g.stream == ssrc }); i < 0 {
+			d.gaps = append(d.gaps, gap{ssrc, number})
+		}
+	}
+	d.control.Overdue(now, ssrc, waited, broken)
+	d.judgedLocked()
+	d.due = true
+	d.wakeLocked(0)
+}
+
+// gapOf is from where on packets of a stream were dropped on the path, once.
+func (d *Downlink) gapOf(ssrc uint32) (number uint16, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.gaps, func(g gap) bool { return g.stream == ssrc })
+	if i < 0 {
+		return 0, false
+	}
+	number = d.gaps[i].number
+	d.gaps = slices.Delete(d.gaps, i, i+1)
+	return number, true
+}
+
+func (d *Downlink) writerOfLocked(ssrc uint32) *Forwarder {
+	for _, f := range d.forwarders {
+		if f.cfg.SSRC == ssrc {
+			return f
+		}
+	}
+	return nil
 }
 
 // CountMalformed has feedback that cannot be read counted in c.
@@ -174,6 +232,7 @@ func (d *Downlink) remove(f *Forwarder) {
 		d.forwarders = slices.Delete(d.forwarders, i, i+1)
 	}
 	d.control.Forget(f.cfg.SSRC)
+	d.gaps = slices.DeleteFunc(d.gaps, func(g gap) bool { return g.stream == f.cfg.SSRC })
 	// What waits of it is given back in its turn, which comes soon.
 	if len(d.forwarders) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
 		d.timer.Stop()
@@ -358,8 +417,16 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	if s := f.remembered(s.out); s != nil {
 		s.used = false // it is not repeated either
 	}
-	if broken {
-		f.inStep = false
+	if !broken {
+		return
+	}
+	f.inStep = false
+	// What the path dropped is not repeated either.
+	first, ok := f.downlink.gapOf(f.cfg.SSRC)
+	for last := uint16(f.numbers.LastOut()); ok && int16(last-first) >= 0; first++ {
+		if s := f.remembered(first); s != nil {
+			s.used = false
+		}
 	}
 }
 

@@ -249,3 +249,52 @@ func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
 		require.Zero(t, waiting)
 	})
 }
+
+// What a path drops by itself, such as a TCP connection, ends the picture there: until the
+// next key frame, which is asked for, nothing of it is sent or repeated. Sound goes on.
+func TestWhatThePathDropsEndsThePicture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.frame(true, 8)
+		for range 60 {
+			n.frame(false, 8)
+			n.speak()
+			time.Sleep(frame)
+		}
+		got := n.video.take()
+		requireContiguous(t, got)
+		n.audio.take()
+		n.camera.rtcp.take()
+		d := n.video.f.downlink
+		lost := got[len(got)-3].SequenceNumber
+		require.False(t, d.Linked(6000), "sound")
+		require.False(t, d.Linked(5001), "repeats")
+		require.True(t, d.Linked(5000))
+		d.Dropped(6000, 7, 250*time.Millisecond)
+		n.frame(false, 2)
+		n.speak()
+		require.Len(t, n.audio.take(), 1)
+		require.Len(t, n.video.take(), 2, "it is no part of the picture")
+		time.Sleep(time.Millisecond)
+		require.NotZero(t, n.video.f.Stats().Bandwidth, "the path has shown that it is narrow")
+
+		d.Dropped(5000, lost, 250*time.Millisecond)
+		for range 3 {
+			n.frame(false, 2)
+			n.speak()
+			time.Sleep(frame)
+		}
+		require.Empty(t, n.video.take())
+		require.Len(t, n.audio.take(), 3)
+		require.Equal(t, 1, count[*rtcp.PictureLossIndication](n.camera.rtcp.take()))
+		n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost, lost + 1, lost + 2})}})
+		require.Empty(t, n.video.take(), "what was dropped is not repeated")
+
+		n.frame(true, 2)
+		n.frame(false, 1)
+		time.Sleep(200 * time.Millisecond)
+		after := n.video.take()
+		require.Len(t, after, 3)
+		requireContiguous(t, after)
+	})
+}

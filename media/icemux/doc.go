@@ -41,5 +41,6 @@
 //   - What a connection is does not outlast it: another one from the same address and port
 //     begins as a stranger.
 //   - The end of a connection, however it comes, ends no other and no session.
-//   - What waits for a receiver is bounded; what comes beyond it is dropped, and counted.
+//   - What waits for a receiver is bounded, and RTP moreover in age ([MaxTCPWait]); what is
+//     beyond it is dropped, and counted, and its sender is told ([Media]).
 package icemux

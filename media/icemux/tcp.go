@@ -35,12 +35,37 @@ const (
 	// maxMembers bounds the members of all sessions: each has two goroutines, a file
 	// descriptor and a queue.
 	maxMembers = 4096
-	// maxTCPQueue bounds the bytes that wait for one receiver: two seconds of 2 Mbit/s.
+	// maxTCPQueue bounds the bytes that wait for one receiver: what is a second of
+	// 4 Mbit/s, and more than an SCTP association sends before it is acknowledged.
 	maxTCPQueue = 512 << 10
+	// maxTCPWrite is up to how many bytes are written at a time.
+	maxTCPWrite = 16 << 10
 	// maxTCPPackets is how many packets may wait for a session's reader. Those that come
 	// later wait in the kernel.
 	maxTCPPackets = 64
 )
+
+// MaxTCPWait is how long an RTP packet may wait to be written to a TCP connection. An
+// older one is dropped.
+const MaxTCPWait = 250 * time.Millisecond
+
+// Media is told what becomes of the RTP packets of a session that wait for their
+// receiver. Its methods are called while packets are held up: they must not wait, nor
+// write to the session.
+type Media interface {
+	// Linked reports whether packets of a stream are of no use without those before them.
+	Linked(ssrc uint32) bool
+	// Dropped tells that packets of a stream were dropped, from one with that number on,
+	// since their receiver is too slow for them: so long has the first of them waited. Of a
+	// linked stream nothing leaves from there on that was sent before the call returns.
+	Dropped(ssrc uint32, number uint16, waited time.Duration)
+}
+
+// nobody is the Media of a session that has none.
+type nobody struct{}
+
+func (nobody) Linked(uint32) bool                    { return false }
+func (nobody) Dropped(uint32, uint16, time.Duration) {}
 
 // TCPConfig says how a [TCPMux] works.
 type TCPConfig struct {
@@ -61,6 +86,9 @@ type TCPCounters struct {
 	Refused atomic.Uint64
 	// Overflow: packets that were not sent, since too much waited for their receiver.
 	Overflow atomic.Uint64
+	// Overdue: RTP packets that were not sent, since they, or others that they depend on,
+	// had waited longer than MaxTCPWait.
+	Overdue atomic.Uint64
 }
 
 // TCPMux shares TCP ports, on which clients connect to us (RFC 6544). All methods may be
@@ -70,8 +98,9 @@ type TCPMux struct {
 	work sync.WaitGroup // acceptors, and readers and writers of connections
 	done chan struct{}  // closed by Close
 
-	strangerTime, unprovenTime time.Duration // never changed
-	maxMembers                 int           // likewise
+	strangerTime, unprovenTime time.Duration    // never changed
+	maxMembers                 int              // likewise
+	now                        func() time.Time // likewise
 
 	// mu guards the following, and what connections say that it guards. A session's mu
 	// may be taken while it is held.
@@ -96,7 +125,7 @@ var _ ice.TCPMux = (*TCPMux)(nil)
 func NewTCP(cfg TCPConfig) *TCPMux {
 	return &TCPMux{
 		cfg: cfg, done: make(chan struct{}), sessions: map[string][]*tcpSession{},
-		strangerTime: strangerTime, unprovenTime: unprovenTime, maxMembers: maxMembers,
+		strangerTime: strangerTime, unprovenTime: unprovenTime, maxMembers: maxMembers, now: time.Now,
 		bySize: map[int]map[*tcpSession]struct{}{},
 	}
 }
@@ -209,6 +238,15 @@ func (m *TCPMux) RemoveConnByUfrag(ufrag string) {
 	}
 }
 
+// Watch has media told of what becomes of the RTP packets of a ufrag's sessions.
+func (m *TCPMux) Watch(ufrag string, media Media) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.sessions[ufrag] {
+		s.watch(&media)
+	}
+}
+
 // Has reports whether ufrag is one of a session.
 func (m *TCPMux) Has(ufrag string) bool {
 	m.mu.Lock()
@@ -261,6 +299,9 @@ func (m *TCPMux) accept(l net.Listener) {
 // Clients are strangers for a round trip, so those that fill the places are others.
 func (m *TCPMux) take(conn net.Conn) {
 	c, ok := newTCPConn(m, conn)
+	if err := limitUnsent(conn); err != nil {
+		m.cfg.Log.Debug("the kernel holds more of a connection than is wanted", "error", err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed || !ok {
@@ -409,6 +450,7 @@ type tcpSession struct {
 	mu      sync.Mutex // guards the following
 	ended   bool
 	members []*tcpConn // in the order in which they became what they are
+	media   *Media     // nil: nobody
 }
 
 type tcpPacket struct {
@@ -438,7 +480,18 @@ func (s *tcpSession) add(c *tcpConn) (displaced *tcpConn, ok bool) {
 		displaced = unproven[0]
 	}
 	s.members = append(s.members, c)
+	c.watched.Store(s.media)
 	return displaced, true
+}
+
+// watch has media told of the packets of all connections of the session.
+func (s *tcpSession) watch(media *Media) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.media = media
+	for _, c := range s.members {
+		c.watched.Store(media)
+	}
 }
 
 func (s *tcpSession) remove(c *tcpConn) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,14 +35,33 @@ type tcpConn struct {
 	ufrag   string      // of the session that a stranger waits for
 	timer   *time.Timer // until it has to have become a member, and then proven
 
-	proven atomic.Bool  // the agent has answered a request over it
-	heard  atomic.Int64 // when a packet came last, in ns of the Unix epoch
+	proven  atomic.Bool // the agent has answered a request over it
+	watched atomic.Pointer[Media]
+	heard   atomic.Int64 // when a packet came last, in ns of the Unix epoch
 
 	wake chan struct{} // has one element if there may be packets to send
 
-	mu     sync.Mutex // guards the following
-	queue  net.Buffers
-	queued int // bytes in the queue, and of those that are being written
+	// mu guards the following. What the session's Media does is done while it is held.
+	mu sync.Mutex
+	// media and others wait in the order in which they came: RTP, which is dropped when it
+	// is too old, and all else, which is not.
+	media, others []tcpFrame
+	queued        int // bytes of both, and of those that are being written
+	// broken are the streams of which something was dropped that those that follow depend
+	// on, and that have not been told so.
+	broken []brokenStream
+}
+
+// tcpFrame is a packet with its length before it.
+type tcpFrame struct {
+	bytes []byte
+	at    time.Time // when it was queued
+}
+
+// brokenStream is a stream with the first packet of it that was dropped.
+type brokenStream struct {
+	ssrc   uint32
+	number uint16
 }
 
 func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
@@ -165,15 +185,26 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	frame := make([]byte, 2+len(b))
 	binary.BigEndian.PutUint16(frame, uint16(len(b))) //nolint:gosec // packets are shorter
 	copy(frame[2:], b)
+	now, rtp := c.mux.now(), isRTP(b)
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expireLocked(now)
+	if rtp && c.refusedLocked(b) {
+		return len(b), nil
+	}
 	if c.queued+len(frame) > maxTCPQueue {
-		c.mu.Unlock()
 		c.mux.cfg.Counters.Overflow.Add(1)
+		if rtp {
+			c.mediaOf().Dropped(ssrcOf(b), numberOf(b), now.Sub(c.oldestLocked(now)))
+		}
 		return 0, errFull
 	}
-	c.queue = append(c.queue, frame)
 	c.queued += len(frame)
-	c.mu.Unlock()
+	if rtp {
+		c.media = append(c.media, tcpFrame{frame, now})
+	} else {
+		c.others = append(c.others, tcpFrame{frame, now})
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -183,6 +214,92 @@ func (c *tcpConn) send(b []byte) (int, error) {
 
 var errFull = errors.New("too much waits for the receiver")
 
+// expireLocked drops the RTP packets that have waited for too long. Of a linked stream it
+// drops all that wait, and the next that comes (refusedLocked): Media is told only then,
+// so that nothing of the stream can be on its way that Media takes for useful.
+func (c *tcpConn) expireLocked(now time.Time) {
+	for len(c.media) > 0 && now.Sub(c.media[0].at) > MaxTCPWait {
+		first := c.media[0].bytes[2:]
+		ssrc, number := ssrcOf(first), numberOf(first)
+		c.droppedLocked(&c.media[0])
+		c.media[0] = tcpFrame{}
+		c.media = c.media[1:]
+		if !c.mediaOf().Linked(ssrc) {
+			c.mediaOf().Dropped(ssrc, number, MaxTCPWait)
+			continue
+		}
+		c.media = slices.DeleteFunc(c.media, func(f tcpFrame) bool {
+			of := ssrcOf(f.bytes[2:]) == ssrc
+			if of {
+				c.droppedLocked(&f)
+			}
+			return of
+		})
+		c.broken = append(c.broken, brokenStream{ssrc, number})
+	}
+}
+
+func (c *tcpConn) droppedLocked(f *tcpFrame) {
+	c.mux.cfg.Counters.Overdue.Add(1)
+	c.queued -= len(f.bytes)
+}
+
+// refusedLocked drops a packet that follows others of its stream that were dropped, and
+// tells so.
+func (c *tcpConn) refusedLocked(b []byte) bool {
+	if len(c.broken) == 0 {
+		return false
+	}
+	ssrc := ssrcOf(b)
+	i := slices.IndexFunc(c.broken, func(s brokenStream) bool { return s.ssrc == ssrc })
+	if i < 0 {
+		return false
+	}
+	c.mux.cfg.Counters.Overdue.Add(1)
+	c.mediaOf().Dropped(ssrc, c.broken[i].number, MaxTCPWait)
+	c.broken = slices.Delete(c.broken, i, i+1)
+	return true
+}
+
+// oldestLocked is since when the oldest RTP packet has waited.
+func (c *tcpConn) oldestLocked(now time.Time) time.Time {
+	if len(c.media) == 0 {
+		return now
+	}
+	return c.media[0].at
+}
+
+// mediaOf is what is told of the packets that are dropped.
+func (c *tcpConn) mediaOf() Media {
+	if m := c.watched.Load(); m != nil {
+		return *m
+	}
+	return nobody{}
+}
+
+// takeLocked takes what is to be written next, the oldest first, some packets at a time:
+// what is written cannot be dropped any more.
+func (c *tcpConn) takeLocked(now time.Time) (batch net.Buffers) {
+	c.expireLocked(now)
+	for size := 0; size < maxTCPWrite; {
+		from := &c.media
+		if len(c.media) == 0 || len(c.others) > 0 && c.others[0].at.Before(c.media[0].at) {
+			from = &c.others
+		}
+		if len(*from) == 0 {
+			break
+		}
+		next := (*from)[0].bytes
+		(*from)[0] = tcpFrame{}
+		if *from = (*from)[1:]; len(*from) == 0 {
+			*from = nil
+		}
+		batch = append(batch, next)
+		size += len(next)
+	}
+	return batch
+}
+
 // write sends what is queued until the connection ends.
 func (c *tcpConn) write() {
 	for {
@@ -191,17 +308,30 @@ func (c *tcpConn) write() {
 		case <-c.gone:
 			return
 		}
-		c.mu.Lock()
-		batch := c.queue
-		c.queue = nil
-		c.mu.Unlock()
-		n, err := batch.WriteTo(c.conn)
-		if err != nil {
-			c.close() // which ends the reader, which forgets the connection
-			return
+		for {
+			c.mu.Lock()
+			batch := c.takeLocked(c.mux.now())
+			c.mu.Unlock()
+			if len(batch) == 0 {
+				break
+			}
+			n, err := batch.WriteTo(c.conn)
+			if err != nil {
+				c.close() // which ends the reader, which forgets the connection
+				return
+			}
+			c.mu.Lock()
+			c.queued -= int(n)
+			c.mu.Unlock()
 		}
-		c.mu.Lock()
-		c.queued -= int(n)
-		c.mu.Unlock()
 	}
 }
+
+// isRTP tells RTP from RTCP and all else (RFC 7983, RFC 5761).
+func isRTP(b []byte) bool {
+	return len(b) >= 12 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223)
+}
+
+func ssrcOf(rtp []byte) uint32 { return binary.BigEndian.Uint32(rtp[8:]) }
+
+func numberOf(rtp []byte) uint16 { return binary.BigEndian.Uint16(rtp[2:]) }

@@ -214,6 +214,7 @@ func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count cou
 	count("parlor_media_refused_total", refused, s.ExcessFeedback, "kind", "feedback-flood")
 	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
 	count("parlor_media_tcp_overflow_total", "Packets not sent over ICE-TCP, since too much waited for their receiver.", s.TCPOverflow)
+	count("parlor_media_tcp_overdue_total", "Media packets not sent over ICE-TCP, since they or those before them had waited too long for their receiver.", s.TCPOverdue)
 	count("parlor_media_tcp_accept_failures_total", "Times that no ICE-TCP connection could be accepted, such as for want of file descriptors.", s.TCPFailures)
 	const strays = "UDP packets on the media ports that were not passed on, by why: unknown, from an address that no transport " +
 		"has authenticated; sources, from more addresses than a transport may have; overflow, of a transport that did not " +

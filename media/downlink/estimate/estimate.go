@@ -50,6 +50,9 @@ type Estimator interface {
 	Estimated(now int64, bitrate float64)
 	// Lost takes in the share of packets that a receiver report says were lost.
 	Lost(now int64, share float64)
+	// Overdue says that the path, while sending bits/s were sent, held a packet back for so
+	// long that it was dropped. It is a queue that has been seen.
+	Overdue(now int64, waited time.Duration, sending float64)
 	// SetRTT says the round trip that a receiver report tells.
 	SetRTT(rtt time.Duration)
 	// State judges. sending is the bitrate of the last second, wanted what would be

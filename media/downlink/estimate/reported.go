@@ -13,6 +13,7 @@ const (
 	reportedShare     = 0.85 // an estimate below this share of what is sent counts
 	reportedFresh     = int64(5 * time.Second)
 	reportedHighLoss  = 0.10
+	overdueShare      = 0.7 // of what is sent, when the path itself holds packets up
 	lossFresh         = int64(3 * time.Second)
 
 	judgeEvery  = int64(900 * time.Millisecond)
@@ -95,6 +96,17 @@ func (e *Reported) Lost(now int64, share float64) {
 		e.loss += (share - e.loss) / 4
 	}
 	e.lossAt, e.lost = now, true
+}
+
+// Overdue cuts at once, to less than was sent when it became too much.
+func (e *Reported) Overdue(now int64, _ time.Duration, sending float64) {
+	if e.cutOnce && now-e.cutAt < settle {
+		return
+	}
+	if e.bound > 0 {
+		sending = min(sending, e.bound)
+	}
+	e.cut(now, sending*overdueShare, Delay)
 }
 
 // SetRTT says the round trip.

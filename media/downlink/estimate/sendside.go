@@ -70,6 +70,14 @@ func (e *SendSide) Estimated(int64, float64) {}
 // Lost does nothing: transport-wide feedback tells of each packet.
 func (e *SendSide) Lost(int64, float64) {}
 
+// Overdue cuts as for a queue that feedback tells of.
+func (e *SendSide) Overdue(now int64, waited time.Duration, sending float64) {
+	if e.acknowledged <= 0 {
+		e.acknowledged = sending / 2 // none came in time to tell of any
+	}
+	e.cut(now, int64(waited))
+}
+
 // SetRTT says the round trip.
 func (e *SendSide) SetRTT(rtt time.Duration) { e.rtt = rtt }
 

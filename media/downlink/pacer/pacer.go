@@ -136,6 +136,8 @@ type broken struct {
 	stream uint32
 	// rest: only what is left of the frame is dropped, since no other depends on it.
 	rest bool
+	// ask: a key frame has not been asked for yet.
+	ask bool
 }
 
 // Counters are what the pacer has done.
@@ -209,7 +211,7 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	// What a stream has waiting decides about its state first.
 	if len(p.broken) > 0 && p.queues[video].n == 0 && !p.mend(&pkt) {
 		p.counters.Dropped++
-		return Drop
+		return p.dropBroken(pkt.Stream)
 	}
 	if pkt.Kind == sent.Audio || p.waiting == 0 && !p.handed && p.open() {
 		p.owe(pkt.Size)
@@ -247,7 +249,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		case first.dead:
 			verdict = Drop
 		case len(p.broken) > 0 && !p.mend(&first.p):
-			verdict = Drop
+			verdict = p.dropBroken(first.p.Stream)
 		case now-first.at > int64(OldestWaiting):
 			verdict = p.breakStream(&first.p)
 		case p.open():
@@ -329,11 +331,38 @@ func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
 	case pkt.Kind != sent.Video || p.isBroken(pkt.Stream):
 		return Drop
 	case !pkt.Disposable:
-		p.broken = append(p.broken, broken{pkt.Stream, false})
+		p.broken = append(p.broken, broken{stream: pkt.Stream})
 		p.counters.Broken++
 		return DropAndAsk
 	case !pkt.End:
-		p.broken = append(p.broken, broken{pkt.Stream, true})
+		p.broken = append(p.broken, broken{stream: pkt.Stream, rest: true})
+	}
+	return Drop
+}
+
+// Break says that packets of a stream were lost on the path, on which those that follow
+// depend: until its next key frame they are dropped, and the first of them asks for one.
+func (p *Pacer[T]) Break(stream uint32) {
+	for i := range p.broken {
+		if b := &p.broken[i]; b.stream == stream {
+			b.ask, b.rest = b.ask || b.rest, false
+			return
+		}
+	}
+	p.broken = append(p.broken, broken{stream: stream, ask: true})
+}
+
+// Broken reports whether packets of any stream are dropped until its next key frame.
+func (p *Pacer[T]) Broken() bool { return len(p.broken) > 0 }
+
+// dropBroken judges a packet of a broken stream.
+func (p *Pacer[T]) dropBroken(stream uint32) Verdict {
+	for i := range p.broken {
+		if b := &p.broken[i]; b.stream == stream && b.ask {
+			b.ask = false
+			p.counters.Broken++
+			return DropAndAsk
+		}
 	}
 	return Drop
 }

@@ -196,3 +196,34 @@ func TestPacerDoesNotAllocate(t *testing.T) {
 	}
 	require.Zero(t, testing.AllocsPerRun(1000, step))
 }
+
+// A stream that broke on the path is dropped until its next key frame, for which the first
+// packet asks; others are not concerned.
+func TestAStreamThatBreaksOnThePath(t *testing.T) {
+	var p Pacer[int]
+	require.Equal(t, Send, p.Offer(0, ofVideo(1, 1000), 0))
+	p.Break(1)
+	p.Break(1)
+	require.True(t, p.Broken())
+	require.Equal(t, DropAndAsk, p.Offer(0, ofVideo(1, 1000), 1))
+	require.Equal(t, Drop, p.Offer(0, ofVideo(1, 1000), 2))
+	require.Equal(t, Send, p.Offer(0, ofVideo(2, 1000), 3))
+	require.Equal(t, Send, p.Offer(0, Packet{Stream: 1, Size: 50, Kind: sent.Repeat}, 4))
+	key := ofVideo(1, 1000)
+	key.KeyStart = true
+	require.Equal(t, Send, p.Offer(0, key, 5))
+	require.False(t, p.Broken())
+
+	p.SetRate(0, 100_000, false)
+	for i := range 10 {
+		p.Offer(0, ofVideo(1, 1000), i)
+	}
+	p.Break(1)
+	_, _, verdict := p.Next(ms)
+	require.Equal(t, DropAndAsk, verdict, "what waits comes first")
+	require.Equal(t, 1, int(p.counters.Broken)-1, "once more")
+	for waiting, _ := p.Waiting(); waiting > 0; waiting, _ = p.Waiting() {
+		_, _, verdict = p.Next(ms)
+		require.Equal(t, Drop, verdict)
+	}
+}
