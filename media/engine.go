@@ -134,7 +134,6 @@ type Engine struct {
 	certificate webrtc.Certificate
 	x509        *x509.Certificate // the same
 	counters    counters
-	ticker      *forward.Ticker
 	pool        *packet.Pool
 	totals      forward.Totals
 
@@ -172,7 +171,6 @@ func NewEngine(cfg Config) (*Engine, error) {
 		net:         n,
 		certificate: certificate,
 		x509:        parsed,
-		ticker:      forward.NewTicker(),
 		pool:        packet.NewPool(),
 		peers:       make(map[*Peer]struct{}),
 	}
@@ -199,7 +197,6 @@ func (e *Engine) Close() error {
 	for _, p := range peers {
 		<-p.done
 	}
-	e.ticker.Close()
 	return e.net.close()
 }
 

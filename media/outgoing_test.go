@@ -140,9 +140,7 @@ func TestAudioSubscriptionIsSmall(t *testing.T) {
 	transport.sock.conns.Store(&[]boundConn{})
 	transport.out.Store(&outgoing{sender: sender})
 	codec := forward.Codec{MimeType: mimeOpus, PayloadType: 111, ClockRate: 48000, Channels: 2}
-	ticker := forward.NewTicker()
-	defer ticker.Close()
-	track := forward.NewTrack(forward.TrackConfig{Kind: livekit.TrackType_AUDIO, Codec: codec, Ticker: ticker})
+	track := forward.NewTrack(forward.TrackConfig{Kind: livekit.TrackType_AUDIO, Codec: codec})
 	defer track.Close()
 	layer := track.AddLayer(forward.LayerConfig{SSRC: 1, Codec: codec})
 	down := forward.NewDownlink()

@@ -329,7 +329,7 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,
 			OnQualities:  wanted,
 			RegressBelow: pub.regressBelow(),
-			Ticker:       p.engine.ticker, Pool: p.engine.pool, Totals: &p.engine.totals,
+			Pool:         p.engine.pool, Totals: &p.engine.totals,
 			Voice: p.voice,
 		})
 		pub.track = made

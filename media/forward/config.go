@@ -150,8 +150,6 @@ type TrackConfig struct {
 	// Totals count what goes over the track. Nil: nobody counts.
 	Totals *Totals
 
-	// Ticker drives the track's timers. Nil: the track has its own goroutine.
-	Ticker *Ticker
 	// Pool is where packets' buffers come from. Nil: the track has its own.
 	Pool *packet.Pool
 }

@@ -21,8 +21,8 @@ type fanOut struct {
 }
 
 func newFanOut(tb testing.TB, codec Codec, kind livekit.TrackType, forwarders, packets, size int, change func(*ForwarderConfig)) *fanOut {
-	ticker := &Ticker{tracks: map[*Track]struct{}{}} // no timers
-	f := &fanOut{track: NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet(), Ticker: ticker})}
+	f := &fanOut{track: NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet()})}
+	f.track.timer.Stop() // it counts what packets cost
 	tb.Cleanup(f.track.Close)
 	f.layer = f.track.AddLayer(LayerConfig{
 		SSRC: 1, Codec: codec, Quality: livekit.VideoQuality_HIGH,

@@ -12,7 +12,6 @@
 //   - An [Output] is where a forwarder's packets go.
 //   - A [Downlink] is what is known of the path to one subscriber. The forwarders to
 //     that subscriber write over it.
-//   - A [Ticker] drives the timers of many tracks.
 //
 // # Who owns what
 //
@@ -20,7 +19,10 @@
 // and then goes forwarder by forwarder, packet by packet. It takes no lock that
 // tracks share, makes no allocation and reads the clock once a burst.
 //
-// Locks are taken in this order: Layer.fan (one packet or burst at a time) and
+// What is due at a time is done by a timer of each track, which runs while anything
+// happens to it.
+//
+// Locks are taken in this order: Track.turning (one turn of the timer at a time), Layer.fan (one packet or burst at a time) and
 // dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
 // order of its writes: it is held while its SSRCs are written to), Layer.mu
 // (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and

@@ -126,6 +126,13 @@ func (d *dynacast) arm(lower bool, now time.Time) {
 	}
 }
 
+// waits reports whether a lower demand waits to be told.
+func (d *dynacast) waits() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.due.IsZero()
+}
+
 // tick tells a lower demand that has lasted.
 func (d *dynacast) tick(now time.Time) {
 	d.mu.Lock()

@@ -46,6 +46,7 @@ func (l *Layer) requestKeyFrame(now int64) {
 	if !l.track.video || l.track.muted.Load() {
 		return
 	}
+	l.track.stir(now)
 	l.mu.Lock()
 	l.keyWanted = true
 	request := l.keyRequestLocked(now)

@@ -55,8 +55,8 @@ func FuzzWriteRTP(f *testing.F) {
 		if codec.MimeType[0] == 'a' {
 			kind = livekit.TrackType_AUDIO
 		}
-		ticker := &Ticker{tracks: map[*Track]struct{}{}} // without its goroutine
-		track := NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet(), Ticker: ticker})
+		track := NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet()})
+		track.timer.Stop()
 		defer track.Close()
 		var layers []*Layer
 		for q := range livekit.VideoQuality(2) {
@@ -118,8 +118,8 @@ func FuzzHandleRTCP(f *testing.F) {
 		}
 		f.Add(raw)
 	}
-	ticker := &Ticker{tracks: map[*Track]struct{}{}}
-	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Log: quiet(), Ticker: ticker})
+	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Log: quiet()})
+	track.timer.Stop()
 	s := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
 	other := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
 	r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Ext.TransportCC = 3 })
@@ -204,8 +204,8 @@ func TestForwardsInOrder(t *testing.T) {
 // can change. It returns how many packets came out.
 func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	ticker := &Ticker{tracks: map[*Track]struct{}{}}
-	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Log: quiet(), Ticker: ticker})
+	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Log: quiet()})
+	track.timer.Stop()
 	defer track.Close()
 	senders := []*sender{
 		newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW),

@@ -119,6 +119,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 		return
 	}
 	p.Arrival = l.track.since(arrival)
+	l.track.wake()
 	l.fan.Lock()
 	defer l.fan.Unlock()
 	if l.closed {

@@ -44,9 +44,22 @@ var (
 	}
 )
 
+// isOwed reports whether the subscriber is to get frames that are made, while it gets none
+// of the track.
+func (f *Forwarder) isOwed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owedLocked()
+}
+
+func (f *Forwarder) owedLocked() bool {
+	return !f.closed && !f.cfg.Aside && !f.stats.started && f.made < madeFrames &&
+		(f.track.muted.Load() || f.paused() || f.heldBack.Load())
+}
+
 // makeLocked sends a made frame if the subscriber is to have one now. mu is held.
 func (f *Forwarder) makeLocked(at time.Time, now int64) {
-	if f.stats.started || f.made >= madeFrames || f.cfg.Aside || !f.track.muted.Load() && !f.paused() && !f.heldBack.Load() {
+	if !f.owedLocked() {
 		return
 	}
 	timestamp := rand.Uint32()

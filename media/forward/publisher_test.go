@@ -339,3 +339,39 @@ func TestQualityOfStreams(t *testing.T) {
 		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
 	})
 }
+
+// A track to which nothing happens has no timer, and what is due is done again when
+// something does.
+func TestATrackRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config()})
+		defer track.Close()
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		play := func() {
+			for range 60 {
+				s.at = time.Now()
+				s.frame(s.seq == uint16(s.ssrc*1000), 2)
+				time.Sleep(frame)
+			}
+			synctest.Wait()
+			require.NotZero(t, r.f.Stats().Bitrate)
+			require.NotEmpty(t, s.rtcp.take(), "reports")
+		}
+		play()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.False(t, track.awake.Load())
+		require.Zero(t, r.f.Stats().Bitrate, "which was measured before it rests")
+		s.rtcp.take()
+		play()
+		track.SetMuted(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.False(t, track.awake.Load())
+		late := newReceiver(track, vp8Config(), nil)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Len(t, late.take(), madeFrames)
+	})
+}

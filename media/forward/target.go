@@ -17,8 +17,7 @@ const (
 	unsureAfterOne = int64(time.Minute)
 )
 
-// silence is how long a layer sends nothing while others do. The ticker's goroutine
-// alone uses it.
+// silence is how long a layer sends nothing while others do. Track.turning guards it.
 type silence struct {
 	seen    int64 // last arrival at the tick before
 	lasts   int64 // how long the others sent meanwhile

@@ -58,8 +58,8 @@ func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 // TestTotalsGrowWhileTracksLast, a second behind at most, and each packet counts once.
 func TestTotalsGrowWhileTracksLast(t *testing.T) {
 	var totals Totals
-	track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_AUDIO, Codec: opusConfig(), Totals: &totals, Ticker: NewTicker()})
-	t.Cleanup(func() { track.Close(); track.ticker.Close() })
+	track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_AUDIO, Codec: opusConfig(), Totals: &totals})
+	t.Cleanup(track.Close)
 	s := newSender(track, 1, opusConfig(), "", livekit.VideoQuality_HIGH)
 	r := newReceiver(track, opusConfig(), nil)
 	for range 10 {

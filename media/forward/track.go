@@ -25,14 +25,12 @@ var _ rooms.MediaTrack = (*Track)(nil)
 // Track is a published track: its layers come in, its forwarders go out. All
 // methods may be called concurrently. Close ends everything.
 type Track struct {
-	cfg       TrackConfig
-	log       *slog.Logger
-	epoch     time.Time // times in the packet path are nanoseconds since it
-	pool      *packet.Pool
-	ticker    *Ticker
-	ownTicker bool
-	video     bool
-	rtcpSSRC  uint32 // sender of our reports and requests to the publisher
+	cfg      TrackConfig
+	log      *slog.Logger
+	epoch    time.Time // times in the packet path are nanoseconds since it
+	pool     *packet.Pool
+	video    bool
+	rtcpSSRC uint32 // sender of our reports and requests to the publisher
 
 	// Copy on write: replaced under mu, read without.
 	layers     atomic.Pointer[[]*Layer]
@@ -48,7 +46,7 @@ type Track struct {
 
 	loudness  loudness
 	qualities dynacast
-	ticks     int // of tick's goroutine
+	turns
 
 	mu     sync.Mutex // guards the following and the replacing of layers and forwarders
 	closed bool
@@ -61,7 +59,6 @@ func NewTrack(cfg TrackConfig) *Track {
 		log:      cfg.Log,
 		epoch:    time.Now(),
 		pool:     cfg.Pool,
-		ticker:   cfg.Ticker,
 		video:    cfg.Kind == livekit.TrackType_VIDEO,
 		rtcpSSRC: rand.Uint32(),
 	}
@@ -76,10 +73,7 @@ func NewTrack(cfg TrackConfig) *Track {
 	t.forwarders.Store(&[]*Forwarder{})
 	t.sizes.Store(&layerSizes{})
 	t.qualities.init(cfg.Codec, cfg.OnQualities)
-	if t.ticker == nil {
-		t.ticker, t.ownTicker = NewTicker(), true
-	}
-	t.ticker.add(t)
+	t.begin()
 	return t
 }
 
@@ -168,6 +162,7 @@ func (t *Track) SetMuted(muted bool) {
 	}
 	t.audio.Store(0)
 	now := t.since(time.Now())
+	t.stir(now)
 	for _, f := range *t.forwarders.Load() {
 		f.resync(now)
 	}
@@ -192,10 +187,7 @@ func (t *Track) Close() {
 	}
 	t.closed = true
 	t.mu.Unlock()
-	t.ticker.remove(t)
-	if t.ownTicker {
-		t.ticker.Close()
-	}
+	t.end()
 	for _, l := range *t.layers.Load() {
 		l.Close()
 	}
@@ -252,8 +244,15 @@ func (t *Track) retargetQuietly() {
 	}
 }
 
-// tick runs the timers; the ticker's goroutine calls it.
+// tick does what is due.
 func (t *Track) tick(at time.Time) {
+	t.turning.Lock()
+	defer t.turning.Unlock()
+	t.tickLocked(at)
+}
+
+// tickLocked does what is due. turning is held.
+func (t *Track) tickLocked(at time.Time) {
 	now := t.since(at)
 	layers := *t.layers.Load()
 	if t.judgeLiveness(layers, now) {
@@ -273,8 +272,10 @@ func (t *Track) tick(at time.Time) {
 	t.qualities.tick(at)
 }
 
-// updateQualities recomputes what anybody wants, for the publisher.
+// updateQualities recomputes what anybody wants, for the publisher. It follows all that
+// changes layers, forwarders or what they want.
 func (t *Track) updateQualities(at time.Time) {
+	t.stir(t.since(at))
 	if t.cfg.OnQualities != nil {
 		t.qualities.update(t.wanted, at)
 	}
