@@ -22,17 +22,18 @@
 // What is due at a time is done by a timer of each track, which runs while anything
 // happens to it.
 //
-// Locks are taken in this order: Track.turning (one turn of the timer at a time), Layer.fan (one packet or burst at a time) and
-// dynacast.mu (what the publisher is told), Forwarder.mu (its numbering, and the
-// order of its writes: it is held while its SSRCs are written to), Layer.mu
-// (reception and cache), and the leaves Track.mu, TWCC.mu. Downlink.division and
-// Downlink.serving come before Forwarder.mu; Downlink.leaving and then Downlink.mu
-// come after it and after Layer.mu.
+// Locks are taken in this order: Track.turning (one turn of the timer at a time),
+// Layer.fan (one packet or burst at a time) and dynacast.mu (what the publisher is told),
+// Forwarder.mu (its numbering, and the order of its writes: it is held while its SSRCs
+// are written to), Downlink.leaving (one burst at a time on a path), Layer.mu (reception and cache),
+// Downlink.mu, and the leaves Track.mu, TWCC.mu. Downlink.division and Downlink.serving
+// come before Forwarder.mu.
 //
 // An output's Write is called with Forwarder.mu and, over a downlink, Downlink.leaving
-// held, so that the packets of a transport leave in the order of their numbers; Flush is
-// called with Forwarder.mu held. The other callbacks are made with no lock but Layer.fan, which Layer.Close
-// waits for: they must not wait for a layer that is being closed.
+// held, which is taken once for the packets of a burst, so that those of a transport leave
+// in the order of their numbers; Flush is called with Forwarder.mu held. The other
+// callbacks are made with no lock but Track.turning and Layer.fan, which Track.Close and
+// Layer.Close wait for: they must not wait for a track or a layer that is being closed.
 //
 // # What is dropped
 //

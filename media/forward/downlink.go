@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
-	"github.com/pion/rtp"
 
 	"parlor/media/downlink"
 	"parlor/media/downlink/allocate"
@@ -59,9 +58,14 @@ type Downlink struct {
 	// voices are whose sound is forwarded.
 	voices voices
 
-	// leaving is held while a packet gets its number and is written: packets leave in the
-	// order of their numbers, and one writer at a time is all there is to any SSRC.
-	leaving sync.Mutex
+	// leaving is held while packets of a burst get their numbers and are written: packets
+	// leave in the order of their numbers, and one writer at a time is all there is to any
+	// SSRC. It guards number, the last one that was given, and departed.
+	leaving  sync.Mutex
+	number   uint16
+	departed []departure
+
+	connected atomic.Bool
 
 	// mu guards the following. It is never held for long: the reader of the socket waits
 	// for it when feedback comes.
@@ -69,7 +73,6 @@ type Downlink struct {
 	forwarders []*Forwarder
 	control    *downlink.Control[queued]
 	report     feedback.Report
-	connected  bool
 	dividedAt  int64
 	countedAt  int64
 	due        bool           // a report asks for a division
@@ -78,6 +81,16 @@ type Downlink struct {
 	totals     *Totals        // have what is measured of the path; nil = nobody has
 	timer      *time.Timer    // nil before the first probe or report that asks for it
 }
+
+// departure is a packet that has left and of which the control does not know yet.
+type departure struct {
+	size int32
+	kind record.Kind
+	wide bool // it has a number
+}
+
+// mostDepartures bounds how many packets the control does not know of.
+const mostDepartures = 64
 
 // limit is what of a track the path carries. A quality of OFF: nothing, it is paused.
 type limit struct {
@@ -93,7 +106,10 @@ func noLimit() limit {
 // NewDownlink makes a downlink of which nothing is known. Nothing is judged before it
 // is Connected.
 func NewDownlink() *Downlink {
-	return &Downlink{epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[queued](false)}
+	return &Downlink{
+		epoch: time.Now().Add(-time.Hour), control: downlink.NewControl[queued](false),
+		departed: make([]departure, 0, mostDepartures),
+	}
 }
 
 // queued is a packet that waits for its turn to leave. p is held for it.
@@ -179,7 +195,7 @@ func (d *Downlink) CountIn(t *Totals) {
 func (d *Downlink) count() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.totals == nil || !d.connected {
+	if d.totals == nil || !d.connected.Load() {
 		return
 	}
 	s := d.control.State()
@@ -200,9 +216,7 @@ func (d *Downlink) since(at time.Time) int64 {
 
 // Connected says that packets arrive from now on.
 func (d *Downlink) Connected() {
-	d.mu.Lock()
-	d.connected = true
-	d.mu.Unlock()
+	d.connected.Store(true)
 	d.serve(time.Now())
 }
 
@@ -247,20 +261,38 @@ func (d *Downlink) Bandwidth() uint64 {
 	return d.bandwidth.Load()
 }
 
-// leave takes note of a packet and gives it its number. leaving is held.
-func (d *Downlink) leave(f *Forwarder, h *rtp.Header, payload int, kind record.Kind) {
-	size := h.MarshalSize() + payload + int(h.PaddingSize)
+// leave gives a packet that is written now its transport-wide number, if it is to have
+// one. leaving is held, and note is called before it is given up.
+func (d *Downlink) leave(now int64, wide bool, size int, kind record.Kind) (number uint16, ok bool) {
+	if !d.connected.Load() {
+		return 0, false
+	}
+	if len(d.departed) == cap(d.departed) {
+		d.note(now)
+	}
+	d.departed = append(d.departed, departure{size: int32(size), kind: kind, wide: wide})
+	if !wide {
+		return 0, false
+	}
+	d.number++
+	return d.number, true
+}
+
+// note has the control know what has left. leaving is held.
+func (d *Downlink) note(now int64) {
+	if len(d.departed) == 0 {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.connected {
-		return
+	for _, p := range d.departed {
+		if p.wide {
+			d.control.Leave(now, int(p.size), p.kind)
+		} else {
+			d.control.Count(now, int(p.size))
+		}
 	}
-	if f.cfg.Ext.TransportCC == 0 {
-		d.control.Count(f.now, size)
-		return
-	}
-	n := d.control.Leave(f.now, size, kind)
-	f.extScratch.transport = [2]byte{byte(n >> 8), byte(n)}
+	d.departed = d.departed[:0]
 }
 
 // estimated takes in a REMB.
@@ -382,6 +414,7 @@ func (d *Downlink) drain(at time.Time) {
 func (f *Forwarder) release(v *queued, verdict pacer.Verdict, sendTime [3]byte, now int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.over.left()
 	switch {
 	case f.closed:
 	case verdict == pacer.Send:
@@ -534,7 +567,7 @@ func (d *Downlink) serve(at time.Time) {
 	now := d.since(at)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if next := d.control.When(now); next != 0 && d.connected {
+	if next := d.control.When(now); next != 0 && d.connected.Load() {
 		d.wakeLocked(time.Duration(max(next-now, 0)))
 	}
 }
@@ -562,7 +595,7 @@ func (d *Downlink) probe(at time.Time) {
 // dueLocked is the forwarder that is to send a packet of a probe now, and the packet's
 // size; without one it sets the timer for the next.
 func (d *Downlink) dueLocked(now int64) (*Forwarder, int) {
-	if i := slices.IndexFunc(d.forwarders, (*Forwarder).probes); i >= 0 && d.connected {
+	if i := slices.IndexFunc(d.forwarders, (*Forwarder).probes); i >= 0 && d.connected.Load() {
 		if bytes, size := d.control.Probe(now); bytes > 0 {
 			return d.forwarders[i], size
 		}
@@ -596,6 +629,7 @@ const recent = 64
 func (f *Forwarder) pad(size int, at time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.over.left()
 	if f.closed {
 		return false
 	}

@@ -35,7 +35,7 @@ func (d *Downlink) Stats() DownlinkStats {
 	defer d.mu.Unlock()
 	state, divided, pacing := d.control.State(), d.control.Summary(), d.control.Pacing()
 	s := DownlinkStats{
-		Connected: d.connected, Estimate: d.control.Bound(), Cause: state.Cause.String(),
+		Connected: d.connected.Load(), Estimate: d.control.Bound(), Cause: state.Cause.String(),
 		Sent: d.control.Sending(), Acknowledged: state.Acknowledged, Allocated: divided.Bitrate, Wanted: divided.Goal,
 		Loss: state.Loss, RTT: state.RTT, Queue: state.Queue, Jitter: state.Jitter,
 		Congested: state.Congested, Limited: state.Limited,

@@ -87,6 +87,7 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 	h.Version = 2
 	h.SequenceNumber, h.Timestamp, h.SSRC = number, timestamp, f.cfg.SSRC
 	h.Extension, h.Extensions = false, h.Extensions[:0]
+	f.extBytes = 0
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
 	if f.cfg.Ext.wide() {
 		h.ExtensionProfile = rtp.ExtensionProfileTwoByte
@@ -108,6 +109,10 @@ func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
 // send writes a packet whose header is ready; it reports whether that could be
 // done. mu is held.
 func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
+	f.headerSize = 12
+	if f.extBytes > 0 {
+		f.headerSize += 4 + (f.extBytes+3)&^3
+	}
 	err := f.out.Write(&f.header, payload, kind)
 	if err == ErrNotConnected {
 		return false
@@ -204,6 +209,7 @@ func (f *Forwarder) withOriginal(payload []byte, number uint16) []byte {
 // putExtensions fills in the header extensions that the subscriber negotiated.
 func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, sendTime [3]byte) {
 	h.Extension, h.Extensions = false, h.Extensions[:0]
+	f.extBytes = 0
 	ids, x := &f.cfg.Ext, &f.extScratch
 	// The one-byte form takes ids up to 14 and values up to 16 bytes (RFC 8285 4.2).
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
@@ -248,6 +254,11 @@ func (f *Forwarder) put(id uint8, value []byte) {
 	}
 	if f.header.SetExtension(id, value) != nil {
 		f.stats.Malformed++
+	} else {
+		f.extBytes += len(value) + 1
+		if f.header.ExtensionProfile == rtp.ExtensionProfileTwoByte {
+			f.extBytes++
+		}
 	}
 	if len(f.header.Extensions) == 0 {
 		f.header.Extension = false

@@ -48,7 +48,8 @@ type Forwarder struct {
 	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
 	out      Output
-	downlink *Downlink // that out goes over; nil: none
+	over     *overDownlink // out, if that is one
+	downlink *Downlink     // that out goes over; nil: none
 	hasRTX   bool
 
 	// listens has the bits of the layers whose packets are of use now.
@@ -88,6 +89,8 @@ type Forwarder struct {
 	history        []sent
 	rtxNumber      uint16
 	header         rtp.Header
+	extBytes       int // of the values of header's extensions, as they are written
+	headerSize     int // of header
 	scratch        []byte
 	now            int64 // of the downlink's clock, when what is written leaves
 	padded         int64 // number of the packet that a probe repeated last
@@ -154,7 +157,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		limit:    noLimit(),
 		state:    untoldState, stateTold: untoldState,
 	}
-	f.out = outputOf(f)
+	f.out, f.over = outputOf(f)
 	f.history = make([]sent, Repeatable(f.video))
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
@@ -256,6 +259,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 	for _, p := range b.packets {
 		f.write(b, p)
 	}
+	f.over.left()
 	due, waiting := f.notices, f.waiting
 	f.notices, f.waiting = notices{}, nil
 	f.mu.Unlock()

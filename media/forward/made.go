@@ -68,6 +68,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 			timestamp = f.anchor.timestamp + 1
 		}
 	}
+	defer f.over.left()
 	f.rate = f.codec().rate()
 	f.now = f.downlink.since(at)
 	sendTime := absSendTime(at)

@@ -37,27 +37,45 @@ type Output interface {
 var ErrNotConnected = errors.New("the transport is not connected")
 
 // overDownlink is the Output of a subscription: it shares its downlink with the others
-// of its subscriber.
+// of its subscriber. The forwarder's lock is held when it is used, and from the first
+// packet of a burst to the last Downlink.leaving too.
 type overDownlink struct {
-	d    *Downlink
-	f    *Forwarder
-	next Output
+	d      *Downlink
+	f      *Forwarder
+	next   Output
+	leaves bool // leaving is held
+	wide   bool // packets have transport-wide numbers
 }
 
 // outputOf is where a forwarder writes.
-func outputOf(f *Forwarder) Output {
+func outputOf(f *Forwarder) (Output, *overDownlink) {
 	if f.downlink == nil {
-		return f.cfg.Output
+		return f.cfg.Output, nil
 	}
-	return &overDownlink{f.downlink, f, f.cfg.Output}
+	o := &overDownlink{d: f.downlink, f: f, next: f.cfg.Output, wide: f.cfg.Ext.TransportCC != 0}
+	return o, o
 }
 
 // Write sends the packet under the transport's next number.
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
-	o.d.leaving.Lock()
-	defer o.d.leaving.Unlock()
-	o.d.leave(o.f, h, len(payload), kind)
+	if !o.leaves {
+		o.d.leaving.Lock()
+		o.leaves = true
+	}
+	if n, ok := o.d.leave(o.f.now, o.wide, o.f.headerSize+len(payload)+int(h.PaddingSize), kind); ok {
+		o.f.extScratch.transport = [2]byte{byte(n >> 8), byte(n)}
+	}
 	return o.next.Write(h, payload, kind)
+}
+
+// left ends a burst: the downlink takes note of what was sent, and others may send.
+func (o *overDownlink) left() {
+	if o == nil || !o.leaves {
+		return
+	}
+	o.d.note(o.f.now)
+	o.leaves = false
+	o.d.leaving.Unlock()
 }
 
 func (o *overDownlink) Flush() { o.next.Flush() }

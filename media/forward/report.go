@@ -67,6 +67,7 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 			return true
 		})
 	}
+	f.over.left()
 	f.flushLocked()
 }
 

@@ -189,14 +189,14 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	if h.SSRC != t.ssrc {
 		return fmt.Errorf("RTP of SSRC %d for the stream of %d", h.SSRC, t.ssrc)
 	}
-	if h.MarshalSize()+len(payload)+int(h.PaddingSize)+t.sealer.overhead() > maxPacket {
-		return ErrTooLong
-	}
 	packet := t.sender.buffers.get()
 	defer t.sender.buffers.put(packet)
 	n, err := h.MarshalTo(packet[:])
 	if err != nil {
 		return fmt.Errorf("write an RTP header: %w", err)
+	}
+	if n+len(payload)+int(h.PaddingSize)+t.sealer.overhead() > maxPacket {
+		return ErrTooLong
 	}
 	if h.PaddingSize != 0 {
 		payload = pad(packet, n, payload, h.PaddingSize)
