@@ -19,8 +19,10 @@ func (f *fixture) testReference(t *testing.T) {
 	require.Empty(t, get[[]string](p, `[...document.querySelectorAll('main a[href^="#"]')].map((link) => link.hash.slice(1)).filter((id) => !document.getElementById(id))`), "links to nowhere")
 
 	p.press("/")
-	p.write("#search", "create room")
-	p.until("only what has the words", `[...document.querySelectorAll('article:not([hidden])')].length < 5`)
+	p.until("the search to have the focus", `document.activeElement.id === 'search'`)
+	p.write("#search", "createRoom")
+	require.Equal(t, "createRoom", get[string](p, `document.getElementById('search').value`))
+	require.Less(t, get[int](p, `document.querySelectorAll('article:not([hidden])').length`), 5, "only what has the words")
 	require.True(t, get[bool](p, `!document.getElementById('createRoom').hidden`))
 	p.do(`document.getElementById('language').value = 'Python'; document.getElementById('language').dispatchEvent(new Event('change'))`)
 	require.Contains(t, get[string](p, `document.querySelector('#createRoom pre').textContent`), "requests.request(\"POST\"")

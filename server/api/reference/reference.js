@@ -217,11 +217,8 @@ async function start() {
 	find('contents').open = !matchMedia('(max-width: 50rem)').matches;
 	find('search').addEventListener('input', search);
 	search();
-	document.addEventListener('keydown', (event) => {
-		if (event.key === '/' && !event.target.closest('input, textarea, select')) {
-			event.preventDefault();
-			find('search').focus();
-		}
+	document.addEventListener('keyup', (event) => { // and not when it goes down: it would be typed there
+		if (event.key === '/' && !event.target.closest('input, textarea, select')) find('search').focus();
 	});
 	if (location.hash) find(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
