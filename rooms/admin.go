@@ -33,6 +33,9 @@ func (rs *Rooms) FindOrCreate(ctx context.Context, req *livekit.CreateRoomReques
 	if err := rs.checkTags(req.Tags); err != nil {
 		return Outcome{}, err
 	}
+	if err := rs.checkDispatches(req.Agents); err != nil {
+		return Outcome{}, err
+	}
 	if rs.stopping.Load() {
 		return Outcome{}, ErrStopping
 	}
@@ -64,19 +67,26 @@ func (rs *Rooms) FindOrCreate(ctx context.Context, req *livekit.CreateRoomReques
 	// itself lets no second open room bear the name.
 	now := time.Now()
 	rec := rs.newRecord(req, now)
+	dispatches, jobs := rs.startAgents(req, &rec, livekit.AgentDispatchTrigger_ADT_ROOM_API, now)
 	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
+	c := &Change{Kind: ChangeCreate, Room: rec, Dispatches: dispatches, Jobs: jobs, Events: []log.Event{started}}
 	type result struct {
 		out Outcome
 		err error
 	}
 	ch := make(chan result, 1)
-	rs.cfg.Store.Submit(&Change{Kind: ChangeCreate, Room: rec, Events: []log.Event{started}}, func(out Outcome, err error) {
+	rs.cfg.Store.Submit(c, func(out Outcome, err error) {
 		if err == nil {
 			rs.noteDeadline(out.Room.ExpiresMs)
 		}
 		ch <- result{out, err}
 	})
 	res := <-ch
+	if res.err == nil && res.out.Created {
+		for i := range jobs {
+			rs.cfg.Agents.Workers.Wake(jobs[i].Kind)
+		}
+	}
 	return res.out, res.err
 }
 
@@ -238,6 +248,7 @@ func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid 
 			r.remember(gone)
 			r.judge(now)
 			r.fact([]Session{gone}, events)
+			r.agentLeft(identity, why, now)
 		} else {
 			reply(struct{}{}, ErrNoParticipant)
 			return

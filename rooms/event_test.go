@@ -2,18 +2,21 @@ package rooms_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"parlor/rooms"
 	"parlor/rooms/log"
+	"parlor/rooms/sqlite"
 )
 
 // TestEventsHoldWhatTheirTypesSay has a room write an event of every type, and holds
 // their bodies against the table.
 func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
-	h := newHouse(t)
+	h := newHouse(t, withWorkers)
 	ann := h.join("tea", "ann")
 	sid := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
 	ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
@@ -24,7 +27,13 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.try("tea", "bob") // whose media is never connected
 	require.NoError(t, err)
-	h.restart()
+	d, err := h.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: "tea", AgentName: "scribe"})
+	require.NoError(t, err)
+	job := d.State.Jobs[0].Id
+	require.NoError(t, h.PostponeJob(t.Context(), "tea", job, time.Now()))
+	_, err = h.AssignJob(t.Context(), "tea", job, rooms.JobAnswer{WorkerID: "AW_1", Identity: "agent"})
+	require.NoError(t, err)
+	h.restart(withWorkers)
 	h.join("tea", "ann")
 	require.NoError(t, h.Delete(t.Context(), "tea"))
 
@@ -42,6 +51,7 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 			Room:        part(w.Room, &livekit.Room{Sid: w.Room.GetSid(), Name: w.Room.GetName()}),
 			Participant: part(w.Participant, &livekit.ParticipantInfo{Sid: w.Participant.GetSid(), Identity: w.Participant.GetIdentity()}),
 			Track:       w.Track != nil,
+			Job:         w.Job != nil,
 			EndReason:   w.RoomEndReason != livekit.RoomEndReason_ROOM_END_UNKNOWN,
 		}, e.Type)
 	}
@@ -49,6 +59,23 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 		require.True(t, written[name], "no event of the type %s was written", name)
 	}
 }
+
+// withWorkers gives a house workers of agents, of one name.
+func withWorkers(c *rooms.Config) {
+	c.Agents = &rooms.AgentsConfig{Workers: scribes{}, Records: c.Store.(*sqlite.Store)}
+}
+
+// scribes are workers for rooms.
+type scribes struct{}
+
+func (scribes) Kinds(name, _ string) (kinds []rooms.AgentKind) {
+	if name == "scribe" {
+		kinds = append(kinds, rooms.AgentKind{AgentName: name})
+	}
+	return kinds
+}
+func (scribes) Wake(rooms.AgentKind) {}
+func (scribes) Terminate(string)     {}
 
 // part is how much of what is named there is.
 func part[M proto.Message](whole, names M) log.Part {

@@ -33,7 +33,10 @@ type JoinRequest struct {
 	IssuedMs int64
 	// Session is the SID of the session that the client had, by a token that it was
 	// given in it; "" = its token tells of none.
-	Session       string
+	Session string
+	// Job is the job that its token is of: it is let in as the agent of that job alone;
+	// "" = it is of none.
+	Job           string
 	Protocol      int
 	AutoSubscribe bool
 	// Client tells of the client in the log: pairs as of slog.
@@ -116,7 +119,7 @@ func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string,
 			err = ErrStopping
 		case err == nil:
 			err = r.refusal(req)
-		case errors.Is(err, ErrNoRoom) && (rs.cfg.AutoCreate || req.MayCreate):
+		case errors.Is(err, ErrNoRoom) && req.Job == "" && (rs.cfg.AutoCreate || req.MayCreate):
 			err = nil
 		}
 		reply(r.rec.SID, err)
@@ -136,6 +139,9 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 		return err
 	}
 	if err := rs.checkMetadata(req.Create.GetMetadata()); err != nil {
+		return err
+	}
+	if err := rs.checkDispatches(req.Create.GetAgents()); err != nil {
 		return err
 	}
 	return rs.Admissible(ctx, req.Room, info.Identity, req.IssuedMs)
@@ -170,7 +176,7 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 		return
 	}
 	if err := r.found(); errors.Is(err, ErrNoRoom) {
-		if req.MustExist || (!r.rooms.cfg.AutoCreate && !req.MayCreate) {
+		if req.MustExist || req.Job != "" || (!r.rooms.cfg.AutoCreate && !req.MayCreate) {
 			reply(joined{}, ErrNoRoom)
 			return
 		}
@@ -264,6 +270,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 				replaced()
 			}
 			r.announceNew(p)
+			r.agentJoined(p)
 			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.client...))
 			reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
 		}
@@ -289,7 +296,7 @@ func (r *Room) refusal(req *JoinRequest) error {
 	case r.unwritable():
 		return ErrHeld
 	}
-	return nil
+	return r.refusedAgent(req)
 }
 
 // returns tells that req's client was in the room a moment ago, and lost it

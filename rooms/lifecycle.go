@@ -18,14 +18,23 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error))
 	}
 	now := time.Now()
 	rec := r.rooms.newRecord(req, now)
+	dispatches, jobs := r.rooms.startAgents(req, &rec, livekit.AgentDispatchTrigger_ADT_JOIN, now)
 	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
-	r.submit(&Change{Kind: ChangeCreate, Room: rec, Events: []log.Event{started}}, func(out Outcome, err error) {
+	c := &Change{Kind: ChangeCreate, Room: rec, Dispatches: dispatches, Jobs: jobs, Events: []log.Event{started}}
+	r.submit(c, func(out Outcome, err error) {
 		waiting := r.creating
 		r.creating = nil
-		if err == nil {
+		switch {
+		case err != nil:
+		case out.Created:
 			r.rec = out.Room
-			if out.Created {
-				r.log.Info("room started", "sid", rec.SID)
+			r.setAgents(dispatches, jobs)
+			r.log.Info("room started", "sid", rec.SID)
+			r.wakeWorkers(jobs)
+		default: // it was opened meanwhile
+			r.rec = out.Room
+			if err = r.loadAgents(r.rooms.life); err != nil {
+				r.rec = Record{}
 			}
 		}
 		for _, done := range waiting {
@@ -55,9 +64,11 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 		gone, e := r.absence(s, why, now)
 		sessions, events = append(sessions, gone), append(events, e...)
 	}
+	jobs, ended := r.jobsEndWithRoom(now)
+	events = append(events, ended...)
 	r.rec.EndedMs, r.rec.EndReason, r.rec.ExpiresMs = NowMs(now), reason, 0
 	events = append(events, RoomFinished(&r.rec, now))
-	c := &Change{Kind: ChangeEnd, Room: r.row(), Sessions: sessions, Events: events}
+	c := &Change{Kind: ChangeEnd, Room: r.row(), Sessions: sessions, Jobs: jobs, Events: events}
 	r.submit(c, func(_ Outcome, err error) {
 		r.closing = false
 		if err != nil && !errors.Is(err, ErrEnded) {
@@ -123,6 +134,7 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 func (r *Room) vanish() {
 	r.gone = true
 	r.dismiss(livekit.DisconnectReason_ROOM_CLOSED)
+	r.dismissAgents()
 	r.backlog = nil
 	for _, done := range r.creating {
 		done(Outcome{}, errRetired)
@@ -203,4 +215,7 @@ func (r *Room) graceOver() {
 	}
 	r.judge(now)
 	r.fact(sessions, events)
+	for i := range sessions {
+		r.agentLeft(sessions[i].Identity, sessions[i].Reason, now)
+	}
 }

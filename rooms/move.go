@@ -203,6 +203,7 @@ func (r *Room) send(p *Participant) *luggage {
 	delete(r.quality, p.sid)
 	r.judge(now)
 	r.fact([]Session{s}, events)
+	r.agentLeft(p.identity, livekit.DisconnectReason_MIGRATION, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	return l
 }
@@ -286,6 +287,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	p.admitted = true
 	p.room.Store(r)
 	r.announceNew(p)
+	r.agentJoined(p)
 	snap := r.snapshotFor(p, false)
 	token := ""
 	if p.token != nil {

@@ -67,7 +67,9 @@ func (r *Room) releasePaced() {
 }
 
 // rows is how many c writes.
-func (c *Change) rows() int { return 1 + len(c.Sessions) + len(c.Events) }
+func (c *Change) rows() int {
+	return 1 + len(c.Sessions) + len(c.Dispatches) + len(c.Jobs) + len(c.Events)
+}
 
 func (r *Room) letGo() {
 	for _, c := range r.paced {

@@ -279,6 +279,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	delete(r.quality, p.sid)
 	r.judge(now)
 	r.fact([]Session{s}, events)
+	r.agentLeft(p.identity, why, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why,
 		"after", now.Sub(time.UnixMilli(p.joinedMs)).Round(time.Millisecond), slog.Group("client", p.client...))

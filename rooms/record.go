@@ -62,6 +62,8 @@ type RoomConfig struct {
 	Tags            map[string]string `json:"tags,omitempty"`
 	Locked          bool              `json:"locked,omitempty"` // nobody new may join
 	Hold            *Hold             `json:"hold,omitempty"`   // what must be muted; nil = nothing
+	// AgentsNamed: it was created with agents, so that those for every room are not wanted.
+	AgentsNamed bool `json:"agents_named,omitempty"`
 }
 
 // Record is a room as the store keeps it. Times are wall-clock Unix

@@ -36,6 +36,7 @@ type Room struct {
 	rpcs         map[string]answer[*livekit.PerformRpcResponse]
 	nonces       nonces
 	departed     []Session // the newest to leave, for those who were away then, or come again
+	agents       agents    // who is wanted in it
 
 	stored      Record          // as it was last written
 	pipeline    *Pipeline       // of the changes
@@ -72,6 +73,7 @@ const (
 	alarmQuality               // look at connections' qualities
 	alarmUpdate                // tell the counts
 	alarmAway                  // participants without signalling have left
+	alarmAgents                // agents have not come, or not gone
 	alarmQueued                // answer whose queued tracks have waited too long
 	alarmCount
 )
@@ -103,6 +105,7 @@ func newRoom(rs *Rooms, name string) *Room {
 		rpcs:         make(map[string]answer[*livekit.PerformRpcResponse]),
 		speakers:     make(map[string]*livekit.SpeakerInfo),
 		quality:      make(map[string]livekit.ConnectionQuality),
+		agents:       newAgents(),
 	}
 }
 
@@ -195,11 +198,17 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
-	r.rec, r.stored, r.unread = rec, rec, false
+	r.rec = rec
+	if err := r.loadAgents(ctx); err != nil {
+		r.rec = Record{}
+		return err
+	}
+	r.stored, r.unread = rec, false
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
 	}
 	r.departed = slices.DeleteFunc(latest, func(s Session) bool { return s.LeftMs == 0 })
+	r.awaitAgents()
 	// With dependents alone in it the row has no deadline, and the room yet has one.
 	r.rec.SetDeadline()
 	r.watchDeadline()
@@ -238,7 +247,7 @@ func (r *Room) idle() bool {
 	if r.stopped {
 		return true
 	}
-	return len(r.participants) == 0 && len(r.expected) == 0 && r.backlog == nil && !r.unread
+	return len(r.participants) == 0 && len(r.expected) == 0 && len(r.agents.awaited) == 0 && r.backlog == nil && !r.unread
 }
 
 // setTimer sets the timer to the earliest alarm. While the room is closing
@@ -305,6 +314,8 @@ func (r *Room) ring() {
 			r.tellRoom()
 		case alarmAway:
 			r.endAway(now)
+		case alarmAgents:
+			r.agentsOver(now)
 		case alarmQueued:
 			r.endQueues(now)
 		}

@@ -51,6 +51,8 @@ type Config struct {
 	// Wall is the wall clock, which deadlines are held against; nil is the system's. It
 	// may be set, and goes on while a machine is suspended, which timers do not know of.
 	Wall func() time.Time
+	// Agents is what agents need; nil = none are dispatched.
+	Agents *AgentsConfig
 	// SignalGrace is how long a participant stays whose client has media and no
 	// signalling; 0 = [DefaultSignalGrace].
 	SignalGrace time.Duration

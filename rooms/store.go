@@ -31,7 +31,11 @@ type Change struct {
 	Pipeline *Pipeline
 	Room     Record
 	Sessions []Session // inserted or replaced by SID
-	Events   []log.Event
+	// Dispatches and Jobs are inserted or replaced by ID. With its room a dispatch ends
+	// without being named.
+	Dispatches []Dispatch
+	Jobs       []Job
+	Events     []log.Event
 
 	fact bool // of a room's: it has happened, and cannot be refused
 }
@@ -82,8 +86,8 @@ type Store interface {
 	// Latest returns the room's newest sessions, present and past, at most limit of
 	// them, in the order of joining.
 	Latest(ctx context.Context, roomSID string, limit int) ([]Session, error)
-	// Occupied returns the open rooms that have a session which has not left: at
-	// start, those whose participants are expected back.
+	// Occupied returns the open rooms that have a session which has not left, or a job
+	// that runs: at start, those whose participants are expected back.
 	Occupied(ctx context.Context) ([]Record, error)
 	// ListOpen returns the open rooms by name, all of them if names is empty.
 	ListOpen(ctx context.Context, names []string) ([]Record, error)

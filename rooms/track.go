@@ -386,6 +386,9 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 		p.peer.SetTrackMuted(info.Sid, true)
 	}
 	r.changed(p, r.trackEvent(log.TrackPublished, p.info, info, now))
+	if len(p.info.Tracks) == 1 {
+		r.wantForTarget(p, livekit.JobType_JT_PUBLISHER)
+	}
 	if info.Type == livekit.TrackType_AUDIO {
 		r.setAlarm(alarmSpeakers, now.Add(speakerInterval))
 	}

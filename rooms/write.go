@@ -41,11 +41,17 @@ import (
 // request submits a change that may be refused. The caller has applied it to
 // r.rec already; done is called on the room's goroutine.
 func (r *Room) request(kind ChangeKind, sessions []Session, events []log.Event, done func(Outcome, error)) {
+	r.requestChange(&Change{Kind: kind, Sessions: sessions, Events: events}, done)
+}
+
+// requestChange is request for a change of more than sessions; its room is filled in.
+func (r *Room) requestChange(c *Change, done func(Outcome, error)) {
 	if r.unwritable() {
 		done(Outcome{}, ErrHeld)
 		return
 	}
-	r.submit(&Change{Kind: kind, Room: r.row(), Sessions: sessions, Events: events}, done)
+	c.Room = r.row()
+	r.submit(c, done)
 }
 
 // unwritable: the room has changes that could not be written, so that requests are refused.
@@ -53,7 +59,12 @@ func (r *Room) unwritable() bool { return r.backlog != nil || r.pipeline.Aborted
 
 // fact submits a change that has happened.
 func (r *Room) fact(sessions []Session, events []log.Event) {
-	c := &Change{Kind: ChangeUpdate, Room: r.row(), Sessions: sessions, Events: events}
+	r.factChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Events: events})
+}
+
+// factChange is fact for a change of more than sessions; its room is filled in.
+func (r *Room) factChange(c *Change) {
+	c.Room = r.row()
 	if r.unwritable() {
 		r.behind = append(r.behind, c)
 		r.settleBacklog()
@@ -74,7 +85,10 @@ func (r *Room) bringFacts() {
 	r.backlog, r.behind = nil, nil
 	for last := false; c != nil; {
 		written := make(chan error, 1)
-		try := &Change{Kind: ChangeUpdate, Pipeline: new(Pipeline), Room: c.Room, Sessions: c.Sessions, Events: c.Events}
+		try := &Change{
+			Kind: ChangeUpdate, Pipeline: new(Pipeline), Room: c.Room,
+			Sessions: c.Sessions, Dispatches: c.Dispatches, Jobs: c.Jobs, Events: c.Events,
+		}
 		r.rooms.cfg.Store.Submit(try, func(out Outcome, err error) {
 			if err == nil {
 				r.rooms.noteDeadline(out.Room.ExpiresMs)
@@ -125,6 +139,12 @@ func (r *Room) keep(c *Change) {
 	for _, s := range c.Sessions {
 		r.backlog.keepSession(s)
 	}
+	for _, d := range c.Dispatches {
+		r.backlog.keepDispatch(d)
+	}
+	for _, j := range c.Jobs {
+		r.backlog.keepJob(j)
+	}
 	r.backlog.Events = append(r.backlog.Events, c.Events...)
 	r.backlog.Room = c.Room
 	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
@@ -153,7 +173,7 @@ func (r *Room) retry() {
 	}
 	r.letGo() // they have waited for a try
 	r.backlog, r.pipeline = nil, new(Pipeline)
-	r.fact(c.Sessions, c.Events)
+	r.factChange(&Change{Kind: ChangeUpdate, Sessions: c.Sessions, Dispatches: c.Dispatches, Jobs: c.Jobs, Events: c.Events})
 }
 
 // submit hands c to the store.

@@ -51,6 +51,7 @@ func routes(c *Config) http.Handler {
 		}
 		handle("/rtc", c.RTC)
 		handle("/rtc/v1", c.RTCv1)
+		handle("/agent", c.Agents)
 		handle("/rtc/validate", c.Validate)
 		handle("/rtc/v1/validate", c.ValidateV1)
 	})

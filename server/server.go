@@ -54,6 +54,7 @@ type Config struct {
 
 	Page                 http.Handler            // "/" for browsers, and "/static/…"
 	RTC, RTCv1           http.Handler            // WebSocket signalling
+	Agents               http.Handler            // WebSocket of agents' workers
 	Validate, ValidateV1 http.Handler            // whether it would let one in
 	Twirp                map[string]http.Handler // by path prefix
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself

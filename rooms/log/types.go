@@ -20,6 +20,9 @@ const (
 	ParticipantResumed = "participant_resumed"
 	TrackMuted         = "track_muted"
 	TrackUnmuted       = "track_unmuted"
+	JobPending         = "agent_job_pending"
+	JobStarted         = "agent_job_started"
+	JobEnded           = "agent_job_ended"
 	WebhookTest        = "webhook_test"
 )
 
@@ -53,6 +56,7 @@ const (
 type Body struct {
 	Room, Participant Part
 	Track             bool
+	Job               bool
 	EndReason         bool // room_end_reason
 }
 
@@ -80,6 +84,9 @@ var types = []Type{
 	{ParticipantResumed, Askers, Body{Room: Whole, Participant: Whole}, "a participant is back after a restart of the server"},
 	{TrackMuted, Askers, Body{Room: Named, Participant: Named, Track: true}, "a track is muted"},
 	{TrackUnmuted, Askers, Body{Room: Named, Participant: Named, Track: true}, "a track is unmuted"},
+	{JobPending, Askers, Body{Room: Whole, Job: true}, "every worker of agents refused a job"},
+	{JobStarted, Askers, Body{Room: Whole, Job: true}, "a worker takes the job of an agent"},
+	{JobEnded, Askers, Body{Room: Whole, Job: true}, "the job of an agent is over"},
 	{WebhookTest, One, Body{}, "an operator tests an endpoint"},
 }
 

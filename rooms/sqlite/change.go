@@ -66,6 +66,9 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 			return out, err
 		}
 	}
+	if err := t.putAgents(c); err != nil {
+		return out, err
+	}
 	return out, t.appendEvents(&out.Room, c.Events)
 }
 
@@ -209,16 +212,21 @@ func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
 	for i := range due {
 		r := &due[i]
 		r.EndedMs, r.EndReason = nowMs, r.DueReason()
+		events, err := t.endJobs(r, now)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, rooms.RoomFinished(r, now))
 		r.Version++
-		r.Seq++
-		_, err := t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
+		r.Seq += int64(len(events))
+		_, err = t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
 			r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
 		if err != nil {
 			return nil, err
 		}
 		t.open--
 		t.ended++
-		if err := t.appendEvents(r, []log.Event{rooms.RoomFinished(r, now)}); err != nil {
+		if err := t.appendEvents(r, events); err != nil {
 			return nil, err
 		}
 	}

@@ -42,8 +42,12 @@ func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 	if err != nil || int(n) == limit {
 		return int(n), err
 	}
-	if _, err := t.exec(`DELETE FROM room WHERE sid = ?`, sid); err != nil {
-		return 0, err
+	for _, query := range []string{
+		`DELETE FROM job WHERE room_sid = ?`, `DELETE FROM dispatch WHERE room_sid = ?`, `DELETE FROM room WHERE sid = ?`,
+	} {
+		if _, err := t.exec(query, sid); err != nil {
+			return 0, err
+		}
 	}
 	t.ended--
 	return int(n) + 1, nil

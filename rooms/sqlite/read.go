@@ -72,10 +72,12 @@ func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.
 	return all, err
 }
 
-// Occupied returns the open rooms that have a session which has not left.
+// Occupied returns the open rooms that have a session which has not left, or an agent
+// that is on its way.
 func (s *Store) Occupied(ctx context.Context) ([]rooms.Record, error) {
 	return s.records(ctx, `SELECT `+roomColumns+` FROM room WHERE ended_ms = 0 AND sid IN
-		(SELECT room_sid FROM session INDEXED BY session_present WHERE left_ms = 0)`)
+		(SELECT room_sid FROM session INDEXED BY session_present WHERE left_ms = 0
+		UNION SELECT room_sid FROM job INDEXED BY job_running WHERE ended_ms = 0 AND status = 1)`)
 }
 
 // ListOpen returns the open rooms by name, all of them if names is empty, in the

@@ -86,6 +86,9 @@ type changeRow struct {
 	*rooms.Change
 	config   string
 	sessions []sessionRow
+
+	dispatches []dispatchRow
+	jobs       []jobRow
 }
 
 func encodeChange(c *rooms.Change) (changeRow, error) {
@@ -115,5 +118,5 @@ func encodeChange(c *rooms.Change) (changeRow, error) {
 			r.sessions = append(r.sessions, sessionRow{v, info})
 		}
 	}
-	return r, nil
+	return r, r.encodeAgents()
 }

@@ -69,6 +69,8 @@ var (
 	_ log.Outbox       = (*Store)(nil)
 	_ rooms.History    = (*Store)(nil)
 	_ rooms.Moderation = (*Store)(nil)
+
+	_ rooms.DispatchRecords = (*Store)(nil)
 )
 
 // Open opens the database, brings its schema up to date and starts the writer. It fails

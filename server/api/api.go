@@ -71,9 +71,17 @@ type Moderation interface {
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 
+// Dispatches is what the API asks of the domain about agents.
+type Dispatches interface {
+	CreateDispatch(ctx context.Context, req *livekit.CreateAgentDispatchRequest) (*livekit.AgentDispatch, error)
+	DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDispatchRequest) (*livekit.AgentDispatch, error)
+	ListDispatch(ctx context.Context, req *livekit.ListAgentDispatchRequest) (*livekit.ListAgentDispatchResponse, error)
+}
+
 // Config is what the API needs.
 type Config struct {
 	Rooms      Rooms
+	Dispatches Dispatches
 	Records    Records
 	Moderation Moderation
 	Replies    Replies // nil = Idempotency-Keys are forgotten by a restart

@@ -55,7 +55,7 @@ func open(t *testing.T) *house {
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
 	h.receive(logger)
 	limits := rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256, MaxParticipantName: 256}
-	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger, AutoCreate: true, Limits: limits})
+	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger, AutoCreate: true, Limits: limits, Agents: &rooms.AgentsConfig{Workers: noWorkers{}, Records: store}})
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs
@@ -231,7 +231,8 @@ func TestTwirpErrors(t *testing.T) {
 		{"no name", "CreateRoom", all, `{}`, 400, "invalid_argument", "no room name"},
 		{"long metadata", "CreateRoom", all, `{"name":"x","metadata":"` + strings.Repeat("x", 1001) + `"}`, 400, "invalid_argument", "metadata size exceeds limits: max size 1000"},
 		{"unknown preset", "CreateRoom", all, `{"name":"x","room_preset":"y"}`, 400, "invalid_argument", `unknown room preset "y"`},
-		{"agents", "CreateRoom", all, `{"name":"x","agents":[{"agent_name":"scribe"}]}`, 501, "unimplemented", "agents are not dispatched: a room cannot be created with agents; an agent can join as a participant, with a token of its own"},
+		{"too many agents", "CreateRoom", all, `{"name":"x","agents":[{}` + strings.Repeat(",{}", 100) + `]}`, 400, "invalid_argument", "a room has at most 100 dispatches"},
+		{"agents", "CreateRoom", all, `{"name":"x","agents":[{"deployment":"a_b"}]}`, 400, "invalid_argument", "the deployment must not have spaces, control characters or underscores"},
 		{"egress", "CreateRoom", all, `{"name":"x","egress":{}}`, 501, "unimplemented", "Parlor does not record: a room cannot be created with egress"},
 		{"bad JSON", "CreateRoom", all, `{`, 400, "malformed", "the json request could not be decoded"},
 		{"wrong type", "CreateRoom", all, `{"name":7}`, 400, "malformed", "the json request could not be decoded"},
@@ -314,7 +315,7 @@ func TestTwirpGrants(t *testing.T) {
 
 func TestAbsentServicesSaySo(t *testing.T) {
 	h := open(t)
-	for _, path := range []string{"Egress/ListEgress", "Ingress/ListIngress", "SIP/ListSIPTrunk", "AgentDispatchService/ListDispatch"} {
+	for _, path := range []string{"Egress/ListEgress", "Ingress/ListIngress", "SIP/ListSIPTrunk"} {
 		resp, body := h.ask("POST", "/twirp/livekit."+path, h.token(admin("r")), "application/json", "{}")
 		require.Equal(t, 501, resp.StatusCode, path)
 		require.Contains(t, body, `"code":"unimplemented"`)
@@ -371,3 +372,10 @@ func TestOurOwnFaultsAreLoggedAndHidden(t *testing.T) {
 	require.JSONEq(t, `{"type":"about:blank","title":"Internal Server Error","status":500,"code":"internal","detail":"internal error"}`, body)
 	require.Equal(t, 2, strings.Count(logged.String(), "secret-path"), "each failure is logged once")
 }
+
+// noWorkers are the workers of agents where there are none.
+type noWorkers struct{}
+
+func (noWorkers) Kinds(string, string) []rooms.AgentKind { return nil }
+func (noWorkers) Wake(rooms.AgentKind)                   {}
+func (noWorkers) Terminate(string)                       {}

@@ -42,7 +42,7 @@ func (op *operation) quiet() bool {
 
 // quietMethods are LiveKit's calls that change nothing that lasts.
 func quietMethods(method string) bool {
-	return slices.Contains([]string{"ListRooms", "ListParticipants", "GetParticipant", "SendData", "PerformRpc", "UpdateSubscriptions"}, method)
+	return slices.Contains([]string{"ListRooms", "ListParticipants", "GetParticipant", "SendData", "PerformRpc", "UpdateSubscriptions", "ListDispatch"}, method)
 }
 
 // audit writes the same of LiveKit's calls.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/twitchtv/twirp"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"parlor/rooms"
 	"parlor/server/access"
@@ -107,9 +108,13 @@ func methods() map[string]*method {
 		"ForwardParticipant":  {grant: access.EnsureSomeAdmin},
 		"MoveParticipant":     {grant: access.EnsureSomeAdmin},
 	}
-	described := livekit.File_livekit_room_proto.Services().ByName("RoomService").Methods()
-	for i := range described.Len() {
-		m := described.Get(i)
+	return shaped(all, livekit.File_livekit_room_proto.Services().ByName("RoomService"))
+}
+
+// shaped gives the methods of a service the shapes of their requests.
+func shaped(all map[string]*method, service protoreflect.ServiceDescriptor) map[string]*method {
+	for i := range service.Methods().Len() {
+		m := service.Methods().Get(i)
 		if known := all[string(m.Name())]; known != nil {
 			known.shape = unpack.NewShape(m.Input())
 		}
@@ -120,8 +125,7 @@ func methods() map[string]*method {
 // admitted lets a call on only when its token is good for it as far as that can be
 // told without the body, and when its body is not longer, nor unpacks to more, than
 // the method can use. What a call costs before that is nothing.
-func admitted(service http.Handler, c *Config, prefix string) http.Handler {
-	known := methods()
+func admitted(service http.Handler, c *Config, prefix string, known map[string]*method) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := known[strings.TrimPrefix(r.URL.Path, prefix)]
 		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // as the generated service reads it

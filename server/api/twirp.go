@@ -15,10 +15,9 @@ import (
 
 // Services that LiveKit's SDKs may call and Parlor does not have.
 const (
-	egressPath   = "/twirp/livekit.Egress/"
-	ingressPath  = "/twirp/livekit.Ingress/"
-	sipPath      = "/twirp/livekit.SIP/"
-	dispatchPath = "/twirp/livekit.AgentDispatchService/"
+	egressPath  = "/twirp/livekit.Egress/"
+	ingressPath = "/twirp/livekit.Ingress/"
+	sipPath     = "/twirp/livekit.SIP/"
 )
 
 // Twirp returns the handlers of LiveKit's services by path prefix. They want
@@ -26,12 +25,13 @@ const (
 func Twirp(c Config) map[string]http.Handler {
 	impl := &roomService{c: c, log: c.Log}
 	service := livekit.NewRoomServiceServer(impl, twirp.WithServerInterceptors(impl.audit))
+	dispatches := livekit.NewAgentDispatchServiceServer(&dispatchService{impl}, twirp.WithServerInterceptors(impl.audit))
 	return map[string]http.Handler{
-		service.PathPrefix(): admitted(idempotent(withWriter(service), &c), &c, service.PathPrefix()),
-		egressPath:           absent("Parlor does not record or stream out: there is no egress service"),
-		ingressPath:          absent("there is no ingress service"),
-		sipPath:              absent("there is no SIP service"),
-		dispatchPath:         absent("agents are not dispatched: there is no agent service"),
+		service.PathPrefix():    admitted(idempotent(withWriter(service), &c), &c, service.PathPrefix(), methods()),
+		dispatches.PathPrefix(): admitted(idempotent(withWriter(dispatches), &c), &c, dispatches.PathPrefix(), dispatchMethods()),
+		egressPath:              absent("Parlor does not record or stream out: there is no egress service"),
+		ingressPath:             absent("there is no ingress service"),
+		sipPath:                 absent("there is no SIP service"),
 	}
 }
 
@@ -110,10 +110,6 @@ func (s *roomService) CreateRoom(ctx context.Context, req *livekit.CreateRoomReq
 	return call(ctx, s, "CreateRoom", access.EnsureCreate(ctx), func() (*livekit.Room, error) {
 		if req.Egress != nil {
 			return nil, twirp.NewError(twirp.Unimplemented, "Parlor does not record: a room cannot be created with egress")
-		}
-		if len(req.Agents) > 0 { // nobody would come, and the caller would wait
-			return nil, twirp.NewError(twirp.Unimplemented, "agents are not dispatched: a room cannot be created with agents; "+
-				"an agent can join as a participant, with a token of its own")
 		}
 		if err := s.c.withPreset(req); err != nil {
 			return nil, err

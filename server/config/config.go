@@ -138,6 +138,7 @@ type Limit struct {
 	MaxParticipantNameLength     int   `yaml:"max_participant_name_length"`
 	MaxAPIRequestBodySize        int64 `yaml:"max_api_request_body_size"`
 	MaxConnections               int   `yaml:"max_connections"` // signalling WebSockets
+	AgentSignalMessageSizeLimit  int64 `yaml:"agent_signal_message_size_limit"`
 
 	// Requests a second; 0 = no limit.
 	JoinsPerAddress    int      `yaml:"joins_per_address"`
@@ -228,6 +229,7 @@ func Default() *Config {
 			MaxParticipantIdentityLength: 256,
 			MaxParticipantNameLength:     256,
 			MaxAPIRequestBodySize:        10 << 20,
+			AgentSignalMessageSizeLimit:  2 << 20,
 			JoinsPerAddress:              100,
 			JoinsPerKey:                  1000,
 			RequestsPerAddress:           1000,

@@ -182,6 +182,7 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_participant_name_length", int64(c.MaxParticipantNameLength)},
 		{"max_api_request_body_size", c.MaxAPIRequestBodySize},
 		{"max_connections", int64(c.MaxConnections)},
+		{"agent_signal_message_size_limit", c.AgentSignalMessageSizeLimit},
 		{"joins_per_address", int64(c.JoinsPerAddress)},
 		{"joins_per_key", int64(c.JoinsPerKey)},
 		{"requests_per_address", int64(c.RequestsPerAddress)},

@@ -24,6 +24,7 @@ import (
 	"parlor/rooms/sqlite"
 	"parlor/server"
 	"parlor/server/access"
+	"parlor/server/agents"
 	"parlor/server/api"
 	"parlor/server/authorize"
 	"parlor/server/config"
@@ -52,6 +53,7 @@ type program struct {
 	store            *sqlite.Store
 	media            *media.Engine
 	rooms            *rooms.Rooms
+	agents           *agents.Handler
 	hooks            *webhooks.Dispatcher
 	asks             *authorize.Hook // nil = nobody is asked who may come in
 	events           *events.Handler // the event log, for those who pull it
@@ -120,10 +122,18 @@ func (p *program) openServer() error {
 	p.registry.MustRegister(p.guard)
 	p.verifier = access.NewVerifier(p.cfg.Keys)
 	p.verifier.Guard = p.guard
-	p.rooms = rooms.New(roomsConfig(p.cfg, p.store, p.log))
+	node := guid.New("ND_")
+	p.agents = agents.New(agents.Config{
+		Records: p.store, Verifier: p.verifier, Log: p.log, Metrics: p.registry, Guard: p.guard,
+		ServerInfo: signal.ServerInfo(version(), node, p.cfg.Region), MaxMessage: p.cfg.Limit.AgentSignalMessageSizeLimit,
+	})
+	domain := roomsConfig(p.cfg, p.store, p.log)
+	domain.Agents = &rooms.AgentsConfig{Workers: p.agents, Records: p.store}
+	p.rooms = rooms.New(domain)
+	p.agents.Open(p.rooms)
 	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
-		Version: version(), NodeID: guid.New("ND_"), Region: p.cfg.Region,
+		Version: version(), NodeID: node, Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
 		AllowPause: p.cfg.RTC.CongestionControl.AllowPause,
@@ -141,7 +151,7 @@ func (p *program) openServer() error {
 	}
 	p.events = events.New(&log.Reader{Store: p.store}, p.log, len(p.cfg.Keys))
 	apiConfig := api.Config{
-		Rooms: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
+		Rooms: p.rooms, Dispatches: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Replica: p.replication, Version: version(), Started: time.Now(),
@@ -154,7 +164,7 @@ func (p *program) openServer() error {
 	}
 	c := server.Config{
 		Verifier: p.verifier, Log: p.log, Metrics: p.registry, Ready: p.ready, Ails: p.ails,
-		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(),
+		Page: page, RTC: p.signal.RTC(), RTCv1: p.signal.RTCv1(), Agents: p.agents,
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
 		CORSOrigins: p.cfg.CORSOrigins, TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
@@ -244,6 +254,9 @@ func (p *program) close(ctx context.Context) error {
 	}
 	if p.events != nil {
 		p.events.Close()
+	}
+	if p.agents != nil {
+		_ = within(ctx, clientsBound, p.agents.Close) // what is left is cut off
 	}
 	if p.signal != nil {
 		// A client that has not hung up by then is cut off with its request's context.

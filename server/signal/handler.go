@@ -280,6 +280,9 @@ func (req *request) join() *rooms.JoinRequest {
 		AutoSubscribe: req.opts.autoSubscribe,
 	}
 	j.Session = req.tokenSession()
+	if strings.HasPrefix(req.claims.ID, "AJ_") {
+		j.Job = req.claims.ID
+	}
 	return j
 }
 
@@ -403,6 +406,7 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 		MaxPlayoutDelay:  c.GetMaxPlayoutDelay(),
 		SyncStreams:      c.GetSyncStreams(),
 		Tags:             c.GetTags(),
+		Agents:           c.GetAgents(),
 	}
 	if g.RoomPreset != "" {
 		p, known := h.cfg.Presets[g.RoomPreset]
@@ -505,13 +509,18 @@ func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
 }
 
 func (h *Handler) serverInfo() *livekit.ServerInfo {
+	return ServerInfo(h.cfg.Version, h.cfg.NodeID, h.cfg.Region)
+}
+
+// ServerInfo is what clients, and the workers of agents, are told of the server.
+func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
 	return &livekit.ServerInfo{
 		Edition:       livekit.ServerInfo_Standard,
 		Version:       compatVersion,
 		Protocol:      protocolVersion,
-		Region:        h.cfg.Region,
-		NodeId:        h.cfg.NodeID,
-		DebugInfo:     "parlor " + h.cfg.Version,
+		Region:        region,
+		NodeId:        nodeID,
+		DebugInfo:     "parlor " + version,
 		AgentProtocol: 1,
 	}
 }

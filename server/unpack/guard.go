@@ -41,7 +41,7 @@ func NewGuard() *Guard {
 		}, []string{"what", "why"}),
 	}
 	// From the start on: a rate is of a series that was there before.
-	for _, what := range []string{"twirp", "rest", "join_request", "signal", "token", "data"} {
+	for _, what := range []string{"twirp", "rest", "join_request", "signal", "token", "data", "agent"} {
 		for why := range reasons() {
 			g.refused.WithLabelValues(what, why)
 		}

@@ -1,0 +1,596 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms/log"
+)
+
+// AgentKind tells workers apart by the jobs that they take. It is comparable.
+type AgentKind struct {
+	AgentName  string // "" = an agent for every room
+	Deployment string
+	Namespace  string
+	Type       livekit.JobType // for a room, each publisher or each participant
+}
+
+// Dispatch is a wish for the agents of a name in a room, as the store keeps it. It is
+// never changed in place.
+type Dispatch struct {
+	ID        string // AD_…
+	RoomSID   string
+	AgentName string
+	CreatedMs int64
+	DeletedMs int64                  // 0 while it holds
+	Info      *livekit.AgentDispatch // without its jobs
+}
+
+// Job is one worker's work for a dispatch, as the store keeps it. A job that failed
+// gets a successor with an id of its own. It is never changed in place.
+type Job struct {
+	ID         string // AJ_…
+	DispatchID string // "" = simulated by its worker
+	RoomSID    string
+	Kind       AgentKind
+	APIKey     string // of the worker that has it
+	CreatedMs  int64
+	DueMs      int64        // when a worker may be asked
+	EndedMs    int64        // 0 while it waits or runs
+	Info       *livekit.Job // complete but for its room
+}
+
+// Status is what has become of the job.
+func (j *Job) Status() livekit.JobStatus { return j.Info.GetState().GetStatus() }
+
+// Agent is the identity of the job's agent; "" while no worker has it.
+func (j *Job) Agent() string { return j.Info.GetState().GetParticipantIdentity() }
+
+// with is j with another state.
+func (j *Job) with(now time.Time, edit func(*livekit.JobState)) *Job {
+	next := *j
+	next.Info = proto.CloneOf(j.Info)
+	if next.Info.State == nil {
+		next.Info.State = &livekit.JobState{}
+	}
+	next.Info.State.UpdatedAt = now.UnixNano()
+	edit(next.Info.State)
+	return &next
+}
+
+// Ended is j, over with that status, and the event that tells of it.
+func (j *Job) Ended(room *livekit.Room, status livekit.JobStatus, why string, reason livekit.JobStateReason, now time.Time) (*Job, log.Event) {
+	next := j.with(now, func(s *livekit.JobState) {
+		s.Status, s.Error, s.Reason, s.EndedAt = status, why, reason, now.UnixNano()
+	})
+	next.EndedMs = NowMs(now)
+	return next, log.New(&livekit.WebhookEvent{Event: log.JobEnded, Room: room, Job: next.Info}, now)
+}
+
+// EndedWithRoom is [Job.Ended] of a job whose room ends.
+func (j *Job) EndedWithRoom(room *livekit.Room, now time.Time) (*Job, log.Event) {
+	if j.Status() == livekit.JobStatus_JS_PENDING {
+		return j.Ended(room, livekit.JobStatus_JS_CANCELLED, "", livekit.JobStateReason_JSR_ROOM_CLOSED, now)
+	}
+	return j.Ended(room, livekit.JobStatus_JS_SUCCESS, "", livekit.JobStateReason_JSR_UNSPECIFIED, now)
+}
+
+// Workers is what the domain asks of those that look after the workers of agents. Its
+// methods never block.
+type Workers interface {
+	// Kinds are the kinds of workers of that agent name and deployment that there are.
+	Kinds(agentName, deployment string) []AgentKind
+	// Wake tells that jobs of the kind wait for a worker, on disk.
+	Wake(k AgentKind)
+	// Terminate has a job's worker end it: the job is over.
+	Terminate(jobID string)
+}
+
+// DueJob is a job that waits for a worker.
+type DueJob struct {
+	ID   string
+	Room string // its name
+}
+
+// DispatchRecords is what is read of dispatches and jobs. Reads see what is committed.
+type DispatchRecords interface {
+	// Dispatches returns a room's dispatches that are not deleted, oldest first.
+	Dispatches(ctx context.Context, roomSID string) ([]Dispatch, error)
+	// Jobs returns those of a room's jobs that have not ended and the newest others, at
+	// most limit of these, in the order of their creation.
+	Jobs(ctx context.Context, roomSID string, limit int) ([]Job, error)
+	// FindJob returns a job and the name of its room, which is open; [ErrNoJob] if there
+	// is none.
+	FindJob(ctx context.Context, id string) (Job, string, error)
+	// DueJobs returns jobs that wait for a worker of the kind and are due at nowMs, those
+	// first that have been due longest, and when the next that is not due yet will be; 0 =
+	// there is none.
+	DueJobs(ctx context.Context, k AgentKind, nowMs int64, limit int) (due []DueJob, nextMs int64, err error)
+	// RoomsWanting returns names of open rooms with a dispatch of that agent name, in
+	// the order of their SIDs, behind that SID, and the SID of the last.
+	RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) (names []string, lastSID string, err error)
+}
+
+// AgentsConfig is what rooms need to have agents.
+type AgentsConfig struct {
+	Workers Workers
+	Records DispatchRecords
+	// JoinGrace is how long an agent may take to join after its worker was given the
+	// job; 0 = [DefaultAgentJoinGrace].
+	JoinGrace time.Duration
+	// WorkerGrace is how long a worker whose connection is lost may take to come back
+	// until its agents that are not connected either count as gone; 0 =
+	// [DefaultWorkerGrace].
+	WorkerGrace time.Duration
+}
+
+// The defaults of [AgentsConfig].
+const (
+	// DefaultAgentJoinGrace is for agents that load a model first.
+	DefaultAgentJoinGrace = 2 * time.Minute
+	DefaultWorkerGrace    = 15 * time.Second
+)
+
+const (
+	// MostDispatches is how many dispatches a room has at most.
+	MostDispatches = 100
+	// MostJobs is how many jobs of a room wait or run at most, and how many that have
+	// ended it goes by.
+	MostJobs = 1000
+	// statusGrace is how long the status of a job is waited for whose agent has left by
+	// itself.
+	statusGrace = 5 * time.Second
+	// leaveGrace is how long an agent may take to leave whose job was terminated.
+	leaveGrace = 3 * time.Second
+	// The wait before a job that failed gets a successor: it doubles with each that
+	// fails soon.
+	leastBackoff, mostBackoff = time.Second, time.Minute
+)
+
+var (
+	// ErrNoDispatch: the room has no dispatch of that id.
+	ErrNoDispatch = &Error{NotFound, "dispatch ID not found"}
+	// ErrNoJob: there is no such job, or it is over, or another worker has it.
+	ErrNoJob    = &Error{NotFound, "there is no such job, or it is over"}
+	errNoAgents = &Error{Unavailable, "agents are not dispatched here"}
+)
+
+// JobAnswer is what a worker that takes a job says of its agent.
+type JobAnswer struct {
+	WorkerID string
+	APIKey   string
+	Identity string
+}
+
+// CreateDispatch makes a dispatch in the open room of the name, which is opened if joins
+// open rooms.
+func (rs *Rooms) CreateDispatch(ctx context.Context, req *livekit.CreateAgentDispatchRequest) (*livekit.AgentDispatch, error) {
+	if rs.cfg.Agents == nil {
+		return nil, errNoAgents
+	}
+	if err := rs.checkRoomName(req.Room); err != nil {
+		return nil, err
+	}
+	wish := &livekit.RoomAgentDispatch{
+		AgentName: req.AgentName, Metadata: req.Metadata, RestartPolicy: req.RestartPolicy, Deployment: req.Deployment,
+		Attributes: req.Attributes, ThreadId: req.ThreadId,
+	}
+	if err := rs.checkDispatches([]*livekit.RoomAgentDispatch{wish}); err != nil {
+		return nil, err
+	}
+	if rs.stopping.Load() {
+		return nil, ErrStopping
+	}
+	return askName(ctx, rs, req.Room, func(r *Room, reply answer[*livekit.AgentDispatch]) { r.createDispatch(wish, reply) })
+}
+
+func (r *Room) createDispatch(wish *livekit.RoomAgentDispatch, reply answer[*livekit.AgentDispatch]) {
+	err := r.found()
+	if errors.Is(err, ErrNoRoom) && r.rooms.cfg.AutoCreate {
+		r.create(&livekit.CreateRoomRequest{Name: r.name}, func(_ Outcome, err error) {
+			if err != nil {
+				reply(nil, err)
+				return
+			}
+			r.createDispatch(wish, reply)
+		})
+		return
+	}
+	switch {
+	case err != nil:
+		reply(nil, err)
+		return
+	case len(r.agents.dispatches) >= MostDispatches:
+		reply(nil, Errorf(Exhausted, "a room has at most %d dispatches", MostDispatches))
+		return
+	}
+	now := time.Now()
+	d := newDispatch(&r.rec, wish, livekit.AgentDispatchTrigger_ADT_DISPATCH_API, now)
+	r.agents.dispatches[d.ID] = d
+	jobs := r.reconcile(d, now)
+	c := &Change{Kind: ChangeUpdate, Dispatches: []Dispatch{*d}, Jobs: jobs}
+	r.requestChange(c, func(_ Outcome, err error) {
+		if err != nil {
+			delete(r.agents.dispatches, d.ID)
+			r.forgetJobs(jobs)
+			if errors.Is(err, ErrEnded) {
+				err = errRetired
+			}
+			reply(nil, err)
+			return
+		}
+		r.log.Info("agents are wanted", "agent", d.AgentName, "dispatch", d.ID)
+		r.wakeWorkers(jobs)
+		reply(d.show(jobs), nil)
+	})
+}
+
+// DeleteDispatch deletes a dispatch of the open room of the name. Its jobs are over; agents
+// that do not leave are sent away.
+func (rs *Rooms) DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDispatchRequest) (*livekit.AgentDispatch, error) {
+	if rs.cfg.Agents == nil {
+		return nil, errNoAgents
+	}
+	return askName(ctx, rs, req.Room, func(r *Room, reply answer[*livekit.AgentDispatch]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		d := r.agents.dispatches[req.DispatchId]
+		if d == nil {
+			reply(nil, ErrNoDispatch)
+			return
+		}
+		if r.unwritable() {
+			reply(nil, ErrHeld)
+			return
+		}
+		now := time.Now()
+		gone := *d
+		gone.DeletedMs, gone.Info = NowMs(now), proto.CloneOf(d.Info)
+		gone.Info.State.DeletedAt = now.UnixNano()
+		delete(r.agents.dispatches, d.ID)
+		c := &Change{Kind: ChangeUpdate, Dispatches: []Dispatch{gone}}
+		for _, j := range r.agents.jobs {
+			if j.DispatchID != d.ID {
+				continue
+			}
+			status, reason := livekit.JobStatus_JS_SUCCESS, livekit.JobStateReason_JSR_UNSPECIFIED
+			if j.Status() == livekit.JobStatus_JS_PENDING {
+				status, reason = livekit.JobStatus_JS_CANCELLED, livekit.JobStateReason_JSR_DISPATCH_DELETED
+			}
+			r.endJob(c, j, status, "", reason, now)
+			if id := j.Agent(); id != "" {
+				r.dismissLater(id, now)
+				r.rooms.cfg.Agents.Workers.Terminate(j.ID)
+			}
+		}
+		r.factChange(c)
+		r.log.Info("agents are no longer wanted", "agent", d.AgentName, "dispatch", d.ID)
+		r.afterWrites(func(err error) { reply(gone.show(c.Jobs), err) })
+	})
+}
+
+// ListDispatch returns the dispatches of the open room of the name, with their jobs; only
+// that of an id if it is not "".
+func (rs *Rooms) ListDispatch(ctx context.Context, req *livekit.ListAgentDispatchRequest) (*livekit.ListAgentDispatchResponse, error) {
+	if rs.cfg.Agents == nil {
+		return nil, errNoAgents
+	}
+	rec, err := rs.cfg.Store.FindOpen(ctx, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	dispatches, err := rs.cfg.Agents.Records.Dispatches(ctx, rec.SID)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := rs.cfg.Agents.Records.Jobs(ctx, rec.SID, MostJobs)
+	if err != nil {
+		return nil, err
+	}
+	res := &livekit.ListAgentDispatchResponse{}
+	for i := range dispatches {
+		d := &dispatches[i]
+		if req.DispatchId != "" && req.DispatchId != d.ID {
+			continue
+		}
+		var own []Job
+		for _, j := range jobs {
+			if j.DispatchID == d.ID {
+				own = append(own, j)
+			}
+		}
+		res.AgentDispatches = append(res.AgentDispatches, d.show(own))
+	}
+	return res, nil
+}
+
+// show is the dispatch as the wire has it.
+func (d *Dispatch) show(jobs []Job) *livekit.AgentDispatch {
+	out := proto.CloneOf(d.Info)
+	for i := range jobs {
+		out.State.Jobs = append(out.State.Jobs, jobs[i].Info)
+	}
+	return out
+}
+
+// Reconsider makes the jobs that the workers there are could do in a room with
+// dispatches of that agent name, and that are not there yet.
+func (rs *Rooms) Reconsider(ctx context.Context, room, agentName string) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		now := time.Now()
+		c := &Change{Kind: ChangeUpdate}
+		for _, d := range r.agents.dispatches {
+			if d.AgentName == agentName {
+				c.Jobs = append(c.Jobs, r.reconcile(d, now)...)
+			}
+		}
+		r.addJobs(c)
+		reply(struct{}{}, nil)
+	})
+	return err
+}
+
+// PendingJob is a job as a worker is asked for it; [ErrNoJob] if it waits for none.
+func (rs *Rooms) PendingJob(ctx context.Context, room, id string) (*livekit.Job, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
+			reply(nil, ErrNoJob)
+			return
+		}
+		reply(r.showJob(j), nil)
+	})
+}
+
+// showJob is the job as a worker gets it.
+func (r *Room) showJob(j *Job) *livekit.Job {
+	out := proto.CloneOf(j.Info)
+	out.Room = r.rec.Info()
+	if p := r.participants[j.Info.GetParticipant().GetIdentity()]; p != nil {
+		out.Participant = p.snapshot()
+	}
+	return out
+}
+
+// AssignJob gives a job that waits to a worker: when it returns, that is on disk.
+// [ErrNoJob] if the job does not wait any more.
+func (rs *Rooms) AssignJob(ctx context.Context, room, id string, a JobAnswer) (*livekit.Job, error) {
+	if err := rs.checkIdentity(a.Identity); err != nil {
+		return nil, err
+	}
+	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
+			reply(nil, ErrNoJob)
+			return
+		}
+		r.assign(j, a, reply)
+	})
+}
+
+// PostponeJob has a job that waits, and that every worker refused, wait until then.
+func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Time) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
+			reply(struct{}{}, ErrNoJob)
+			return
+		}
+		now := time.Now()
+		next := j.with(now, func(s *livekit.JobState) { s.Reason = livekit.JobStateReason_JSR_NO_CAPACITY })
+		next.DueMs = NowMs(until)
+		r.agents.jobs[id] = next
+		c := &Change{Kind: ChangeUpdate, Jobs: []Job{*next}}
+		if j.Info.GetState().GetReason() != livekit.JobStateReason_JSR_NO_CAPACITY { // it is news
+			c.Events = []log.Event{log.New(&livekit.WebhookEvent{Event: log.JobPending, Room: r.rec.Info(), Job: next.Info}, now)}
+		}
+		r.factChange(c)
+		r.afterWrites(func(err error) { reply(struct{}{}, err) })
+	})
+	return err
+}
+
+// StartJob makes a job that is of no dispatch, and gives it to the worker of that kind
+// that asks for it.
+func (rs *Rooms) StartJob(ctx context.Context, room string, job *livekit.Job, k AgentKind, a JobAnswer) (*livekit.Job, error) {
+	if err := rs.checkIdentity(a.Identity); err != nil {
+		return nil, err
+	}
+	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
+		if err := r.found(); err != nil {
+			reply(nil, err)
+			return
+		}
+		if len(r.agents.jobs) >= MostJobs {
+			reply(nil, Errorf(Exhausted, "a room has at most %d jobs at a time", MostJobs))
+			return
+		}
+		info := proto.CloneOf(job)
+		info.Room, info.State = nil, &livekit.JobState{}
+		r.assign(&Job{ID: job.Id, RoomSID: r.rec.SID, Kind: k, CreatedMs: NowMs(time.Now()), Info: info}, a, reply)
+	})
+}
+
+// assign writes that the job runs.
+func (r *Room) assign(j *Job, a JobAnswer, reply answer[*livekit.Job]) {
+	there := r.expected[a.Identity] != nil && r.expected[a.Identity].Info.GetKind() != livekit.ParticipantInfo_AGENT
+	if p := r.participants[a.Identity]; p != nil && p.info.GetKind() != livekit.ParticipantInfo_AGENT {
+		there = true
+	}
+	if there || r.agentJob(a.Identity) != nil {
+		reply(nil, Errorf(Exists, "the identity %q is taken in this room", a.Identity))
+		return
+	}
+	now := time.Now()
+	running := j.with(now, func(s *livekit.JobState) {
+		ns := now.UnixNano()
+		s.Status, s.Reason, s.Error = livekit.JobStatus_JS_RUNNING, livekit.JobStateReason_JSR_UNSPECIFIED, ""
+		s.WorkerId, s.ParticipantIdentity = a.WorkerID, a.Identity
+		s.StartedAt, s.AcceptedAt, s.AssignedAt = ns, ns, ns
+		s.Attempts++
+		if s.FirstStartedAt == 0 {
+			s.FirstStartedAt = ns
+		}
+	})
+	running.APIKey = a.APIKey
+	r.agents.jobs[j.ID] = running
+	started := log.New(&livekit.WebhookEvent{Event: log.JobStarted, Room: r.rec.Info(), Job: running.Info}, now)
+	c := &Change{Kind: ChangeUpdate, Jobs: []Job{*running}, Events: []log.Event{started}}
+	r.requestChange(c, func(_ Outcome, err error) {
+		switch {
+		case err != nil && errors.Is(err, ErrEnded):
+			reply(nil, ErrNoJob)
+		case err != nil:
+			if r.agents.jobs[j.ID] == running {
+				delete(r.agents.jobs, j.ID)
+				if j.DispatchID != "" {
+					r.agents.jobs[j.ID] = j
+				}
+			}
+			reply(nil, err)
+		case r.agents.jobs[j.ID] != running: // it ended meanwhile
+			reply(nil, ErrNoJob)
+		default:
+			r.await(running, time.Now().Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent did not join")
+			r.log.Info("job started", "job", j.ID, "agent", j.Kind.AgentName, "worker", a.WorkerID, "participant", a.Identity)
+			reply(r.showJob(running), nil)
+		}
+	})
+}
+
+// EndJob ends a job that its worker says is over; one that waits, too, if workerID is "".
+func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status livekit.JobStatus, why string) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Info.GetState().GetWorkerId() != workerID {
+			reply(struct{}{}, ErrNoJob)
+			return
+		}
+		r.finish(j, status, why, time.Now())
+		r.afterWrites(func(err error) { reply(struct{}{}, err) })
+	})
+	return err
+}
+
+// AdoptJob gives a running job to the worker that has it still, and has connected anew.
+func (rs *Rooms) AdoptJob(ctx context.Context, room, id, workerID string) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Status() != livekit.JobStatus_JS_RUNNING {
+			reply(struct{}{}, ErrNoJob)
+			return
+		}
+		next := j.with(time.Now(), func(s *livekit.JobState) { s.WorkerId = workerID })
+		r.agents.jobs[id] = next
+		if w, ok := r.agents.awaited[id]; ok && w.orphan {
+			delete(r.agents.awaited, id)
+			if !r.agentHere(j.Agent()) {
+				r.await(next, time.Now().Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent did not join")
+			}
+		}
+		r.factChange(&Change{Kind: ChangeUpdate, Jobs: []Job{*next}})
+		reply(struct{}{}, nil)
+	})
+	return err
+}
+
+// WorkerLost tells that a job's worker has lost its connection. The agent may well go on.
+func (rs *Rooms) WorkerLost(ctx context.Context, room, id, workerID string) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		defer reply(struct{}{}, nil)
+		if r.found() != nil {
+			return
+		}
+		j := r.agents.jobs[id]
+		if j == nil || j.Info.GetState().GetWorkerId() != workerID {
+			return
+		}
+		if w, ok := r.agents.awaited[id]; ok && w.status == livekit.JobStatus_JS_SUCCESS {
+			return // it has done its work
+		}
+		grace := r.rooms.cfg.Agents.WorkerGrace
+		if grace == 0 {
+			grace = DefaultWorkerGrace
+		}
+		r.await(j, time.Now().Add(grace), livekit.JobStatus_JS_FAILED, "the worker is gone")
+		w := r.agents.awaited[id]
+		w.orphan = true
+		r.agents.awaited[id] = w
+	})
+	return err
+}
+
+func (rs *Rooms) agentJoinGrace() time.Duration {
+	if d := rs.cfg.Agents.JoinGrace; d != 0 {
+		return d
+	}
+	return DefaultAgentJoinGrace
+}
+
+// checkDispatches holds what a request says of agents against the limits.
+func (rs *Rooms) checkDispatches(all []*livekit.RoomAgentDispatch) error {
+	switch {
+	case len(all) == 0:
+		return nil
+	case rs.cfg.Agents == nil:
+		return errNoAgents
+	case len(all) > MostDispatches:
+		return Errorf(Invalid, "a room has at most %d dispatches", MostDispatches)
+	}
+	for _, d := range all {
+		if n := rs.cfg.Limits.MaxIdentity; n > 0 && len(d.GetAgentName()) > n {
+			return Errorf(Invalid, "agent name length exceeds limits: max length %d", n)
+		}
+		if err := CheckDeployment(d.GetDeployment()); err != nil {
+			return err
+		}
+		if err := rs.checkIdentityData("", d.GetMetadata(), d.GetAttributes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckDeployment holds the name of a deployment against LiveKit's rule.
+func CheckDeployment(name string) error {
+	const most = 64 // bytes
+	if len(name) > most {
+		return Errorf(Invalid, "the deployment has more than %d bytes", most)
+	}
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c == 0x7f || c == '_' {
+			return Errorf(Invalid, "the deployment must not have spaces, control characters or underscores")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+	"parlor/rooms/log"
+)
+
+// dispatchRow is a dispatch made ready to be written.
+type dispatchRow struct {
+	*rooms.Dispatch
+	info []byte
+}
+
+// jobRow is a job made ready to be written.
+type jobRow struct {
+	*rooms.Job
+	info []byte
+}
+
+// encodeAgents makes a change's dispatches and jobs ready to be written.
+func (r *changeRow) encodeAgents() error {
+	for i := range r.Dispatches {
+		d := &r.Dispatches[i]
+		info, err := proto.Marshal(d.Info)
+		if err != nil {
+			return fmt.Errorf("marshal dispatch %s: %w", d.ID, err)
+		}
+		r.dispatches = append(r.dispatches, dispatchRow{d, info})
+	}
+	for i := range r.Jobs {
+		j := &r.Jobs[i]
+		info, err := proto.Marshal(j.Info)
+		if err != nil {
+			return fmt.Errorf("marshal job %s: %w", j.ID, err)
+		}
+		r.jobs = append(r.jobs, jobRow{j, info})
+	}
+	return nil
+}
+
+// putAgents writes a change's dispatches and jobs, and ends the dispatches of a room that
+// ends.
+func (t *tx) putAgents(c *changeRow) error {
+	for i := range c.dispatches {
+		d := &c.dispatches[i]
+		_, err := t.exec(`INSERT INTO dispatch (id, room_sid, agent_name, created_ms, deleted_ms, info) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO UPDATE SET deleted_ms = excluded.deleted_ms, info = excluded.info`,
+			d.ID, d.RoomSID, d.AgentName, d.CreatedMs, d.DeletedMs, d.info)
+		if err != nil {
+			return err
+		}
+	}
+	for i := range c.jobs {
+		if err := t.putJob(c.jobs[i].Job, c.jobs[i].info); err != nil {
+			return err
+		}
+	}
+	if c.Kind == rooms.ChangeEnd {
+		return t.endDispatches(c.Room.SID, c.Room.EndedMs)
+	}
+	return nil
+}
+
+func (t *tx) putJob(j *rooms.Job, info []byte) error {
+	_, err := t.exec(`INSERT INTO job (id, dispatch_id, room_sid, agent_name, deployment, namespace, type, status,
+			api_key, created_ms, due_ms, ended_ms, info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET status = excluded.status, api_key = excluded.api_key, due_ms = excluded.due_ms,
+			ended_ms = excluded.ended_ms, info = excluded.info`,
+		j.ID, j.DispatchID, j.RoomSID, j.Kind.AgentName, j.Kind.Deployment, j.Kind.Namespace, int32(j.Kind.Type),
+		int32(j.Status()), j.APIKey, j.CreatedMs, j.DueMs, j.EndedMs, info)
+	return err
+}
+
+func (t *tx) endDispatches(roomSID string, nowMs int64) error {
+	_, err := t.exec(`UPDATE dispatch SET deleted_ms = ? WHERE room_sid = ? AND deleted_ms = 0`, nowMs, roomSID)
+	return err
+}
+
+// endJobs ends the jobs of a room that is due: nobody is in it. It returns the events
+// of that.
+func (t *tx) endJobs(r *rooms.Record, now time.Time) ([]log.Event, error) {
+	var open []rooms.Job
+	err := t.rows(func(rs *sql.Rows) error {
+		j, err := scanJob(rs)
+		open = append(open, j)
+		return err
+	}, `SELECT `+jobColumns+` FROM job INDEXED BY job_open WHERE room_sid = ? AND ended_ms = 0`, r.SID)
+	if err != nil {
+		return nil, err
+	}
+	var events []log.Event
+	for i := range open {
+		over, event := open[i].EndedWithRoom(r.Info(), now)
+		info, err := proto.Marshal(over.Info)
+		if err != nil {
+			return nil, fmt.Errorf("marshal job %s: %w", over.ID, err)
+		}
+		if err := t.putJob(over, info); err != nil {
+			return nil, err
+		}
+		events = append(events, event)
+	}
+	return events, t.endDispatches(r.SID, rooms.NowMs(now))
+}
+
+// jobColumns are a job's, in the order of scanJob.
+const jobColumns = `job.id, dispatch_id, job.room_sid, agent_name, deployment, namespace, type, api_key, job.created_ms, due_ms, job.ended_ms, info`
+
+func scanJob(s scanner, more ...any) (rooms.Job, error) {
+	var j rooms.Job
+	var info []byte
+	k := &j.Kind
+	err := s.Scan(append([]any{
+		&j.ID, &j.DispatchID, &j.RoomSID, &k.AgentName, &k.Deployment, &k.Namespace, (*int32)(&k.Type), &j.APIKey,
+		&j.CreatedMs, &j.DueMs, &j.EndedMs, &info,
+	}, more...)...)
+	if err != nil {
+		return rooms.Job{}, err
+	}
+	j.Info = new(livekit.Job)
+	if err := proto.Unmarshal(info, j.Info); err != nil {
+		return rooms.Job{}, fmt.Errorf("read job %s: %w", j.ID, err)
+	}
+	return j, nil
+}
+
+// Dispatches returns a room's dispatches that are not deleted, oldest first.
+func (s *Store) Dispatches(ctx context.Context, roomSID string) ([]rooms.Dispatch, error) {
+	var out []rooms.Dispatch
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		d := rooms.Dispatch{Info: new(livekit.AgentDispatch)}
+		var info []byte
+		if err := rs.Scan(&d.ID, &d.RoomSID, &d.AgentName, &d.CreatedMs, &d.DeletedMs, &info); err != nil {
+			return err
+		}
+		if err := proto.Unmarshal(info, d.Info); err != nil {
+			return fmt.Errorf("read dispatch %s: %w", d.ID, err)
+		}
+		out = append(out, d)
+		return nil
+	}, `SELECT id, room_sid, agent_name, created_ms, deleted_ms, info FROM dispatch INDEXED BY dispatch_room
+		WHERE room_sid = ? AND deleted_ms = 0 ORDER BY created_ms, id`, roomSID)
+	return out, err
+}
+
+// Jobs returns a room's jobs; see [rooms.DispatchRecords].
+func (s *Store) Jobs(ctx context.Context, roomSID string, limit int) ([]rooms.Job, error) {
+	var out []rooms.Job
+	into := func(rs *sql.Rows) error {
+		j, err := scanJob(rs)
+		out = append(out, j)
+		return err
+	}
+	err := s.each(ctx, into, `SELECT `+jobColumns+` FROM job INDEXED BY job_room
+		WHERE room_sid = ? AND ended_ms > 0 ORDER BY created_ms DESC, id DESC LIMIT ?`, roomSID, limit)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(out)
+	err = s.each(ctx, into, `SELECT `+jobColumns+` FROM job INDEXED BY job_open
+		WHERE room_sid = ? AND ended_ms = 0 ORDER BY created_ms, id`, roomSID)
+	return out, err
+}
+
+// FindJob returns a job of an open room, and the room's name.
+func (s *Store) FindJob(ctx context.Context, id string) (job rooms.Job, room string, err error) {
+	err = rooms.ErrNoJob
+	failed := s.each(ctx, func(rs *sql.Rows) error {
+		job, err = scanJob(rs, &room)
+		return err
+	}, `SELECT `+jobColumns+`, room.name FROM job JOIN room ON room.sid = job.room_sid WHERE job.id = ? AND room.ended_ms = 0`, id)
+	if failed != nil {
+		err = failed
+	}
+	return job, room, err
+}
+
+// DueJobs returns jobs that wait for a worker of the kind; see [rooms.DispatchRecords].
+func (s *Store) DueJobs(ctx context.Context, k rooms.AgentKind, nowMs int64, limit int) (due []rooms.DueJob, nextMs int64, err error) {
+	const waiting = ` FROM job INDEXED BY job_due JOIN room ON room.sid = job.room_sid
+		WHERE agent_name = ? AND deployment = ? AND namespace = ? AND type = ? AND job.ended_ms = 0 AND status = 0 AND room.ended_ms = 0`
+	err = s.each(ctx, func(rs *sql.Rows) error {
+		var j rooms.DueJob
+		err := rs.Scan(&j.ID, &j.Room)
+		due = append(due, j)
+		return err
+	}, `SELECT job.id, room.name`+waiting+` AND due_ms <= ? ORDER BY due_ms LIMIT ?`,
+		k.AgentName, k.Deployment, k.Namespace, int32(k.Type), nowMs, limit)
+	if err == nil {
+		err = s.one(ctx, []any{&nextMs}, `SELECT coalesce(min(due_ms), 0)`+waiting+` AND due_ms > ?`,
+			k.AgentName, k.Deployment, k.Namespace, int32(k.Type), nowMs)
+	}
+	return due, nextMs, err
+}
+
+// RoomsWanting returns open rooms with a dispatch of that agent name; see
+// [rooms.DispatchRecords].
+func (s *Store) RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) (names []string, lastSID string, err error) {
+	err = s.each(ctx, func(rs *sql.Rows) error {
+		var name string
+		err := rs.Scan(&name, &lastSID)
+		names = append(names, name)
+		return err
+	}, `SELECT DISTINCT room.name, room_sid FROM dispatch INDEXED BY dispatch_open JOIN room ON room.sid = room_sid
+		WHERE agent_name = ? AND deleted_ms = 0 AND room_sid > ? AND room.ended_ms = 0 ORDER BY room_sid LIMIT ?`, agentName, afterSID, limit)
+	return names, lastSID, err
+}

@@ -1,0 +1,430 @@
+package agents_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
+)
+
+const (
+	running   = livekit.JobStatus_JS_RUNNING
+	pending   = livekit.JobStatus_JS_PENDING
+	success   = livekit.JobStatus_JS_SUCCESS
+	failed    = livekit.JobStatus_JS_FAILED
+	cancelled = livekit.JobStatus_JS_CANCELLED
+)
+
+func named(name string) *livekit.RegisterWorkerRequest {
+	return &livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_ROOM, AgentName: name}
+}
+
+func want(t *testing.T, h *house, room, name string) *livekit.AgentDispatch {
+	t.Helper()
+	d, err := h.CreateDispatch(context.Background(), &livekit.CreateAgentDispatchRequest{Room: room, AgentName: name, Metadata: "m"})
+	require.NoError(t, err)
+	return d
+}
+
+func TestEveryNewRoomGetsAnAgent(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(&livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_ROOM, AllowedPermissions: &livekit.ParticipantPermission{CanSubscribe: true, Hidden: true}})
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r"})
+	require.NoError(t, err)
+
+	a := w.job(1)
+	require.Equal(t, "r", a.Job.Room.Name)
+	require.Equal(t, running, a.Job.State.Status)
+	require.Equal(t, "agent-"+a.Job.Id, a.Job.State.ParticipantIdentity)
+	c, err := h.verifier.Verify(a.Token)
+	require.NoError(t, err)
+	require.Equal(t, "agent-"+a.Job.Id, c.Grants.Identity)
+	require.Equal(t, livekit.ParticipantInfo_AGENT, c.Grants.GetParticipantKind())
+	require.Contains(t, c.Grants.Attributes, "lk.agent_name")
+	v := c.Grants.Video
+	require.True(t, v.RoomJoin && v.Agent && v.Hidden && v.GetCanSubscribe())
+	require.False(t, v.GetCanPublish() || v.GetCanPublishData() || v.GetCanUpdateOwnMetadata())
+	_, err = h.agent(a)
+	require.NoError(t, err)
+
+	require.NoError(t, h.Delete(t.Context(), "r"))
+	h.eventually("the job is not terminated", func() bool { return len(w.terminated()) == 1 })
+	events := h.events("r")
+	require.Equal(t, []string{"room_started", "agent_job_started", "participant_joined"}, events[:3])
+	require.Equal(t, "room_finished", events[len(events)-1], "a room's last event")
+	require.Contains(t, events, "agent_job_ended")
+}
+
+func TestWhoNamesAgentsGetsThoseAlone(t *testing.T) {
+	h := newHouse(t)
+	implicit, one, two := h.worker(named("")), h.worker(named("one")), h.worker(named("two"))
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", Agents: []*livekit.RoomAgentDispatch{{AgentName: "one", Metadata: "hello"}}})
+	require.NoError(t, err)
+	require.Equal(t, "hello", one.job(1).Job.Metadata)
+
+	// As a token's room configuration says it.
+	_, err = h.enter(rooms.JoinRequest{
+		Room: "joined", Info: &livekit.ParticipantInfo{Identity: "ada"},
+		Create: &livekit.CreateRoomRequest{Agents: []*livekit.RoomAgentDispatch{{AgentName: "two"}}},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "joined", two.job(1).Job.Room.Name)
+	require.Empty(t, implicit.jobs())
+	require.Len(t, one.jobs(), 1)
+
+	_, err = h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "bad", Agents: []*livekit.RoomAgentDispatch{{Deployment: "a_b"}}})
+	require.Equal(t, rooms.Invalid, rooms.ErrorCode(err))
+}
+
+func TestADispatchWaitsForItsWorker(t *testing.T) {
+	h := newHouse(t)
+	d := want(t, h, "r", "late")
+	require.Empty(t, d.State.Jobs)
+	h.restart()
+	w := h.worker(named("late"))
+	a := w.job(1)
+	require.Equal(t, "m", a.Job.Metadata)
+	require.Equal(t, d.Id, a.Job.DispatchId)
+	agent, err := h.agent(a)
+	require.NoError(t, err)
+
+	list, err := h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "r", DispatchId: d.Id})
+	require.NoError(t, err)
+	require.Len(t, list.AgentDispatches, 1)
+	require.Len(t, list.AgentDispatches[0].State.Jobs, 1)
+	require.Equal(t, running, list.AgentDispatches[0].State.Jobs[0].State.Status)
+
+	gone, err := h.DeleteDispatch(t.Context(), &livekit.DeleteAgentDispatchRequest{Room: "r", DispatchId: d.Id})
+	require.NoError(t, err)
+	require.NotZero(t, gone.State.DeletedAt)
+	require.Equal(t, success, gone.State.Jobs[0].State.Status)
+	h.eventually("the job is not terminated", func() bool { return len(w.terminated()) == 1 })
+	select { // it does not leave by itself
+	case l := <-agent.left:
+		require.Equal(t, livekit.DisconnectReason_PARTICIPANT_REMOVED, l.Reason)
+	case <-time.After(patience):
+		require.FailNow(t, "the agent was not sent away")
+	}
+	_, err = h.agent(a)
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(err), "its job is over")
+	_, err = h.DeleteDispatch(t.Context(), &livekit.DeleteAgentDispatchRequest{Room: "r", DispatchId: d.Id})
+	require.Equal(t, rooms.ErrNoDispatch, err)
+	list, err = h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "r"})
+	require.NoError(t, err)
+	require.Empty(t, list.AgentDispatches)
+	_, err = h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "nowhere"})
+	require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
+}
+
+func TestTheNextWorkerIsAsked(t *testing.T) {
+	h := newHouse(t)
+	var workers []*worker
+	for range 3 {
+		w := h.worker(named("n"))
+		w.answers(func(*livekit.Job) *livekit.AvailabilityResponse { return &livekit.AvailabilityResponse{} })
+		workers = append(workers, w)
+	}
+	want(t, h, "r", "n")
+	h.eventually("the job does not wait", func() bool { return h.counter("parlor_agent_jobs_total", "refused") >= 3 && h.jobs("r")[pending] == 1 })
+	h.eventually("nobody is told that it waits", func() bool { return strings.Contains(strings.Join(h.events("r"), " "), "agent_job_pending") })
+	workers[2].answers(func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true, ParticipantIdentity: "helper"}
+	})
+	require.Equal(t, "helper", workers[2].job(1).Job.State.ParticipantIdentity)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+}
+
+func TestASilentWorkerHoldsNobodyUp(t *testing.T) {
+	h := newHouse(t)
+	silent := h.worker(named("n"))
+	asked := make(chan struct{}, 10)
+	silent.answers(func(*livekit.Job) *livekit.AvailabilityResponse { asked <- struct{}{}; return nil })
+	want(t, h, "r", "n")
+	<-asked
+	w := h.worker(named("n"))
+	w.job(1)
+	require.EqualValues(t, 1, h.counter("parlor_agent_jobs_total", "unanswered"))
+	require.Empty(t, silent.jobs())
+}
+
+func TestWorkersAreChosenByLoad(t *testing.T) {
+	h := newHouse(t)
+	full, loaded, free := h.worker(named("n")), h.worker(named("n")), h.worker(named("n"))
+	report := func(w *worker, u *livekit.UpdateWorkerStatus) {
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: u}})
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{}}})
+		w.expect()
+	}
+	report(full, &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_FULL.Enum()})
+	report(loaded, &livekit.UpdateWorkerStatus{Load: 1})
+	for _, room := range []string{"a", "b", "c", "d"} {
+		want(t, h, room, "n")
+	}
+	free.job(4)
+	require.Empty(t, full.jobs())
+	require.Empty(t, loaded.jobs())
+
+	report(free, &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_FULL.Enum()})
+	want(t, h, "e", "n")
+	report(full, &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_AVAILABLE.Enum()})
+	require.Equal(t, "e", full.job(1).Job.Room.Name)
+}
+
+func TestAnAgentThatIsLostHasASuccessor(t *testing.T) {
+	h := newHouse(t)
+	first := h.worker(named("n"))
+	want(t, h, "r", "n")
+	h.person("r", "ada")
+	a := first.job(1)
+	agent, err := h.agent(a)
+	require.NoError(t, err)
+	first.die()
+	agent.Disconnected(livekit.DisconnectReason_CONNECTION_TIMEOUT)
+
+	second := h.worker(named("n"))
+	b := second.job(1)
+	require.NotEqual(t, a.Job.Id, b.Job.Id)
+	require.EqualValues(t, 2, b.Job.State.Attempts)
+	_, err = h.agent(b)
+	require.NoError(t, err)
+	_, err = h.agent(a)
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(err), "the room has an agent")
+	// Nor with a token that it was given in its session.
+	_, err = h.enter(rooms.JoinRequest{Room: "r", Info: &livekit.ParticipantInfo{Identity: a.Job.State.ParticipantIdentity, Kind: livekit.ParticipantInfo_AGENT}})
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(err))
+	require.Equal(t, []string{b.Job.State.ParticipantIdentity}, h.agentsIn("r"))
+	require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs("r"))
+}
+
+func TestAWorkerThatDiesBeforeItsAgentJoins(t *testing.T) {
+	h := newHouse(t)
+	first := h.worker(named("n"))
+	want(t, h, "r", "n")
+	first.job(1)
+	first.die()
+	second := h.worker(named("n"))
+	second.job(1)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs("r"))
+}
+
+func TestAnAgentThatNeverJoinsHasASuccessor(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.join = 20 * time.Millisecond })
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	a, b := w.job(1), w.job(2)
+	require.NotEqual(t, a.Job.Id, b.Job.Id)
+	h.eventually("the worker is not told", func() bool { return len(w.terminated()) > 0 })
+}
+
+func TestAnAgentThatHasDoneItsWorkHasNone(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	h.person("r", "ada")
+	a := w.job(1)
+	agent, err := h.agent(a)
+	require.NoError(t, err)
+	agent.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+	w.status(a.Job.Id, success)
+	h.eventually("the job has not ended", func() bool { return h.jobs("r")[success] == 1 })
+	h.worker(named("n")) // which is asked for what there is
+	require.NoError(t, h.Reconsider(t.Context(), "r", "n"))
+	require.Equal(t, map[livekit.JobStatus]int{success: 1}, h.jobs("r"))
+	require.Empty(t, h.agentsIn("r"))
+
+	// A job that its worker says has failed is done again.
+	want(t, h, "s", "n")
+	h.eventually("no job", func() bool { return h.jobs("s")[running] == 1 })
+	h.person("s", "ada")
+	var b *livekit.JobAssignment
+	all := w.jobs()
+	if len(all) < 2 {
+		return // the other worker has it
+	}
+	b = all[1]
+	w.status(b.Job.Id, failed)
+	h.eventually("no successor", func() bool { return h.jobs("s")[failed] == 1 && h.jobs("s")[running] == 1 })
+}
+
+func TestARestartLeavesOneAgent(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	h.person("r", "ada")
+	a := w.job(1)
+	_, err := h.agent(a)
+	require.NoError(t, err)
+
+	h.restart()
+	require.Len(t, h.agentsIn("r"), 1, "it is expected back")
+	again := h.worker(named("n"))
+	_, err = h.agent(a)
+	require.NoError(t, err)
+	again.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{a.Job.Id}}}})
+	again.status(a.Job.Id, running)
+	require.NoError(t, h.Reconsider(t.Context(), "r", "n"))
+	require.Empty(t, again.jobs())
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+	again.status(a.Job.Id, success)
+
+	h.eventually("its worker has it no longer", func() bool { return h.jobs("r")[success] == 1 })
+}
+
+func TestAnAgentThatDoesNotComeBackHasASuccessor(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.grace = 50 * time.Millisecond })
+	w := h.worker(named("n"))
+	want(t, h, "r", "n") // its agent was there
+	want(t, h, "s", "n") // its agent was on its way
+	w.job(2)
+	for _, a := range w.jobs() {
+		if a.Job.Room.Name == "r" {
+			_, err := h.agent(a)
+			require.NoError(t, err)
+		}
+	}
+	h.restart()
+	again := h.worker(named("n"))
+	again.job(2)
+	for _, a := range again.jobs() {
+		_, err := h.agent(a)
+		require.NoError(t, err)
+	}
+	for _, room := range []string{"r", "s"} {
+		require.Len(t, h.agentsIn(room), 1)
+		require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs(room))
+	}
+}
+
+func TestJobsOfParticipants(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(&livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_PARTICIPANT})
+	publishers := h.worker(&livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_PUBLISHER})
+	ada := h.person("r", "ada")
+	require.Equal(t, "ada", w.job(1).Job.Participant.Identity)
+	_, err := h.agent(w.job(1))
+	require.NoError(t, err)
+	h.person("r", "bob")
+	require.Equal(t, "bob", w.job(2).Job.Participant.Identity)
+	require.Len(t, w.jobs(), 2, "an agent is nobody that an agent is for")
+
+	for _, cid := range []string{"a", "b"} {
+		ada.AddTrack(&livekit.AddTrackRequest{Cid: cid, Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE})
+	}
+	ada.Sync()
+	require.Empty(t, publishers.jobs(), "it has announced tracks, and published none")
+}
+
+func TestARoomThatEndsCancelsWhatWaits(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	w.answers(func(*livekit.Job) *livekit.AvailabilityResponse { return &livekit.AvailabilityResponse{} })
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", EmptyTimeout: 1, Agents: []*livekit.RoomAgentDispatch{{AgentName: "n"}}})
+	require.NoError(t, err)
+	h.eventually("the room has not ended at its deadline", func() bool {
+		events := h.events("r")
+		return len(events) > 0 && events[len(events)-1] == "room_finished"
+	})
+	events := h.events("r")
+	require.Equal(t, "agent_job_ended", events[len(events)-2])
+	w.answers(func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true}
+	})
+	names, _, err := h.store.RoomsWanting(t.Context(), "n", "", 10)
+	require.NoError(t, err)
+	require.Empty(t, names)
+}
+
+func TestASimulatedJob(t *testing.T) {
+	h := newHouse(t)
+	h.person("r", "ada")
+	w := h.worker(named("n"))
+	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_SimulateJob{SimulateJob: &livekit.SimulateJobRequest{Room: &livekit.Room{Name: "r"}}}})
+	_, err := h.agent(w.job(1))
+	require.NoError(t, err)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+}
+
+func TestWorkersWithoutTheGrantAreRefused(t *testing.T) {
+	h := newHouse(t)
+	res, err := h.server.Client().Get(h.server.URL + "/agent")
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, http.StatusNotFound, res.StatusCode, "it is no WebSocket")
+	for _, grant := range []*auth.VideoGrant{nil, {RoomJoin: true, Room: "r"}} {
+		_, res, err := websocket.Dial(t.Context(), strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", &websocket.DialOptions{
+			HTTPHeader: http.Header{"Authorization": {"Bearer " + token(t, h, key, grant)}},
+		})
+		require.Error(t, err)
+		require.Equal(t, http.StatusUnauthorized, res.StatusCode)
+	}
+}
+
+func TestWorkersThatSpeakJSON(t *testing.T) {
+	h := newHouse(t)
+	w := h.connect(key, true)
+	w.register(named("n"))
+	want(t, h, "r", "n")
+	require.NotEmpty(t, w.job(1).Token)
+}
+
+func TestHostileWorkers(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.limit = 64 << 10 })
+	owner := h.worker(named("n"))
+	want(t, h, "r", "n")
+	a := owner.job(1)
+
+	// Another's job, on a connection of the same kind, of another key, and of another kind.
+	thief := h.worker(named("n"))
+	foreign := h.connect(otherKey, false)
+	foreign.register(named("n"))
+	for i, w := range []*worker{thief, foreign, h.worker(named("other"))} {
+		w.status(a.Job.Id, success)
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{a.Job.Id, "AJ_x"}}}})
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: &livekit.AvailabilityResponse{JobId: a.Job.Id, Available: true}}})
+		h.eventually("they are not counted", func() bool { return h.counter("parlor_agent_bad_messages_total", "foreign") == float64(4*(i+1)) })
+	}
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+
+	closes := func(w *worker, status websocket.StatusCode) {
+		t.Helper()
+		select {
+		case <-w.over:
+		case <-time.After(patience):
+			require.FailNow(t, "the connection goes on")
+		}
+		require.Equal(t, status, websocket.CloseStatus(w.err), w.err)
+	}
+	early := h.connect(key, false)
+	early.status("AJ_x", success)
+	closes(early, websocket.StatusPolicyViolation)
+	typeless := h.connect(key, false)
+	typeless.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: &livekit.RegisterWorkerRequest{Type: 9}}})
+	closes(typeless, websocket.StatusPolicyViolation)
+	twice := h.worker(named("n"))
+	twice.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: named("n")}})
+	closes(twice, websocket.StatusPolicyViolation)
+	garbage := h.worker(named("n"))
+	require.NoError(t, garbage.conn.Write(t.Context(), websocket.MessageBinary, []byte{0xff, 0xff, 0xff}))
+	closes(garbage, websocket.StatusInvalidFramePayloadData)
+	long := h.worker(named("n"))
+	long.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{Error: strings.Repeat("x", 65<<10)}}})
+	closes(long, websocket.StatusMessageTooBig)
+
+	// An identity that is somebody else's.
+	h.person("s", "ada")
+	greedy := h.worker(named("greedy"))
+	greedy.answers(func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true, ParticipantIdentity: "ada"}
+	})
+	want(t, h, "s", "greedy")
+	h.eventually("the job does not wait", func() bool { return h.counter("parlor_agent_jobs_total", "refused") >= 1 })
+	require.Empty(t, greedy.jobs())
+}

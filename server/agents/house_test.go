@@ -1,0 +1,377 @@
+package agents_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+	eventlog "parlor/rooms/log"
+	"parlor/rooms/sqlite"
+	"parlor/server/access"
+	"parlor/server/agents"
+	"parlor/server/unpack"
+)
+
+const (
+	key, secret = "APIkey", "a-secret-that-is-long-enough-for-hs256"
+	otherKey    = "APIother"
+	patience    = time.Minute
+)
+
+// house is the domain over a real database file, with the workers' edge in front of it.
+type house struct {
+	t        *testing.T
+	path     string
+	grace    time.Duration // of a restart
+	join     time.Duration // for an agent to join
+	limit    int64         // of a message
+	store    *sqlite.Store
+	verifier *access.Verifier
+	agents   *agents.Handler
+	metrics  *prometheus.Registry
+	server   *httptest.Server
+	*rooms.Rooms
+}
+
+func newHouse(t *testing.T, with ...func(*house)) *house {
+	t.Helper()
+	h := &house{t: t, path: filepath.Join(t.TempDir(), "parlor.db"), grace: patience, join: patience, limit: 2 << 20}
+	for _, f := range with {
+		f(h)
+	}
+	h.open()
+	t.Cleanup(h.close)
+	return h
+}
+
+func (h *house) open() {
+	h.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path})
+	require.NoError(h.t, err)
+	h.store, h.verifier, h.metrics = store, access.NewVerifier(map[string]string{key: secret, otherKey: secret}), prometheus.NewPedanticRegistry()
+	h.agents = agents.New(agents.Config{
+		Records: store, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
+		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
+	})
+	h.Rooms = rooms.New(rooms.Config{
+		Store: store, Log: log, AutoCreate: true, RestartGrace: h.grace,
+		Agents: &rooms.AgentsConfig{Workers: h.agents, Records: store, JoinGrace: h.join, WorkerGrace: 10 * time.Millisecond},
+	})
+	h.agents.Open(h.Rooms)
+	require.NoError(h.t, h.Open(context.Background()))
+	h.server = httptest.NewServer(h.verifier.Middleware(h.agents))
+}
+
+func (h *house) close() {
+	if h.store == nil {
+		return
+	}
+	h.Stop()
+	require.NoError(h.t, h.agents.Close(context.Background()))
+	h.server.Close()
+	require.NoError(h.t, h.Rooms.Close(context.Background()))
+	require.NoError(h.t, h.store.Close(context.Background()))
+	h.store = nil
+}
+
+// restart is a stop and a start on the same file.
+func (h *house) restart() {
+	h.close()
+	h.open()
+}
+
+// events are the types of a room's events so far.
+func (h *house) events(room string) (types []string) {
+	h.t.Helper()
+	all, err := h.store.Events(context.Background(), eventlog.Query{Room: room, Limit: 1000})
+	require.NoError(h.t, err)
+	for _, e := range all {
+		types = append(types, e.Type)
+	}
+	return types
+}
+
+// jobs are the jobs of the room that is open, by status.
+func (h *house) jobs(room string) map[livekit.JobStatus]int {
+	h.t.Helper()
+	rec, err := h.store.FindOpen(context.Background(), room)
+	require.NoError(h.t, err)
+	jobs, err := h.store.Jobs(context.Background(), rec.SID, 1000)
+	require.NoError(h.t, err)
+	count := map[livekit.JobStatus]int{}
+	for i := range jobs {
+		count[jobs[i].Status()]++
+	}
+	return count
+}
+
+func (h *house) counter(name, label string) (n float64) {
+	h.t.Helper()
+	families, err := h.metrics.Gather()
+	require.NoError(h.t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (len(m.GetLabel()) == 0 || m.GetLabel()[0].GetValue() == label) {
+				n += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return n
+}
+
+func (h *house) eventually(what string, ok func() bool) {
+	h.t.Helper()
+	require.Eventually(h.t, ok, patience, 5*time.Millisecond, what)
+}
+
+// worker is a program that runs agents, as the server sees it: a WebSocket.
+type worker struct {
+	h    *house
+	conn *websocket.Conn
+	text bool // it speaks JSON
+	got  chan *livekit.ServerMessage
+	over chan struct{} // closed when the connection has ended
+	err  error         // with which it has
+
+	mu       sync.Mutex // guards the following
+	answer   func(*livekit.Job) *livekit.AvailabilityResponse
+	assigned []*livekit.JobAssignment
+	ended    []string // jobs that were terminated
+}
+
+func token(t *testing.T, h *house, apiKey string, grant *auth.VideoGrant) string {
+	t.Helper()
+	jwt, err := h.verifier.Mint(apiKey, &auth.ClaimGrants{Video: grant}, time.Hour)
+	require.NoError(t, err)
+	return jwt
+}
+
+// connect opens a worker's connection, without a registration.
+func (h *house) connect(apiKey string, text bool) *worker {
+	h.t.Helper()
+	conn, _, err := websocket.Dial(context.Background(), strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", &websocket.DialOptions{
+		HTTPHeader: map[string][]string{"Authorization": {"Bearer " + token(h.t, h, apiKey, &auth.VideoGrant{Agent: true})}},
+	})
+	require.NoError(h.t, err)
+	w := &worker{h: h, conn: conn, text: text, got: make(chan *livekit.ServerMessage, 100), over: make(chan struct{})}
+	w.answer = func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true}
+	}
+	go w.read() // ends with the connection
+	h.t.Cleanup(w.die)
+	return w
+}
+
+// worker registers one that takes jobs.
+func (h *house) worker(req *livekit.RegisterWorkerRequest) *worker {
+	h.t.Helper()
+	w := h.connect(key, false)
+	w.register(req)
+	return w
+}
+
+func (w *worker) register(req *livekit.RegisterWorkerRequest) {
+	w.h.t.Helper()
+	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: req}})
+	res := w.expect().GetRegister()
+	require.True(w.h.t, strings.HasPrefix(res.GetWorkerId(), "AW_"))
+	require.EqualValues(w.h.t, 1, res.ServerInfo.AgentProtocol)
+	// It is in its pool when the next message is answered.
+	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{Timestamp: 7}}})
+	require.EqualValues(w.h.t, 7, w.expect().GetPong().GetLastTimestamp())
+}
+
+func (w *worker) send(m *livekit.WorkerMessage) {
+	kind, marshal := websocket.MessageBinary, proto.Marshal
+	if w.text {
+		kind, marshal = websocket.MessageText, protojson.Marshal
+	}
+	b, err := marshal(m)
+	if err == nil {
+		_ = w.conn.Write(context.Background(), kind, b) // what ends the connection, read tells
+	}
+}
+
+// expect is the next message that is not one of jobs.
+func (w *worker) expect() *livekit.ServerMessage {
+	w.h.t.Helper()
+	select {
+	case m := <-w.got:
+		return m
+	case <-w.over:
+		require.FailNow(w.h.t, "the connection has ended", "%v", w.err)
+	case <-time.After(patience):
+		require.FailNow(w.h.t, "no message has come")
+	}
+	return nil
+}
+
+func (w *worker) read() {
+	defer close(w.over)
+	w.conn.SetReadLimit(-1)
+	for {
+		typ, b, err := w.conn.Read(context.Background())
+		m := &livekit.ServerMessage{}
+		if err == nil && typ == websocket.MessageText {
+			err = protojson.Unmarshal(b, m)
+		} else if err == nil {
+			err = proto.Unmarshal(b, m)
+		}
+		if err != nil {
+			w.err = err
+			return
+		}
+		w.mu.Lock()
+		answer := w.answer
+		switch {
+		case m.GetAssignment() != nil:
+			w.assigned = append(w.assigned, m.GetAssignment())
+		case m.GetTermination() != nil:
+			w.ended = append(w.ended, m.GetTermination().JobId)
+		}
+		w.mu.Unlock()
+		switch {
+		case m.GetAvailability() != nil:
+			if res := answer(m.GetAvailability().Job); res != nil {
+				res.JobId = m.GetAvailability().Job.Id
+				w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: res}})
+			}
+		case m.GetAssignment() == nil && m.GetTermination() == nil:
+			w.got <- m
+		}
+	}
+}
+
+func (w *worker) answers(f func(*livekit.Job) *livekit.AvailabilityResponse) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer = f
+}
+
+// die ends the connection without a word.
+func (w *worker) die() {
+	_ = w.conn.CloseNow() // it may have ended
+	<-w.over
+}
+
+// jobs are what the worker was given so far.
+func (w *worker) jobs() []*livekit.JobAssignment {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]*livekit.JobAssignment(nil), w.assigned...)
+}
+
+func (w *worker) terminated() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.ended...)
+}
+
+// job waits for the worker's nth job, from 1.
+func (w *worker) job(n int) *livekit.JobAssignment {
+	w.h.t.Helper()
+	w.h.eventually("the worker has not got its job", func() bool { return len(w.jobs()) >= n })
+	return w.jobs()[n-1]
+}
+
+// status tells what has become of a job.
+func (w *worker) status(id string, s livekit.JobStatus) {
+	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{JobId: id, Status: s}}})
+}
+
+// silentOutlet is the way to a client that is told nothing.
+type silentOutlet struct{ left chan *livekit.LeaveRequest }
+
+func (silentOutlet) Send(*rooms.Message) bool { return true }
+func (o silentOutlet) Leave(l *livekit.LeaveRequest) {
+	select {
+	case o.left <- l:
+	default:
+	}
+}
+func (silentOutlet) Attached() bool { return false }
+
+// noPeer is media that nothing is asked of.
+type noPeer struct{}
+
+func (noPeer) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
+func (noPeer) RemoveTrack(string)                                    {}
+func (noPeer) SetTrackMuted(string, bool)                            {}
+func (noPeer) SetPublisherAllowed(bool, bool)                        {}
+func (noPeer) Subscribe(rooms.Subscription)                          {}
+func (noPeer) Unsubscribe(string)                                    {}
+func (noPeer) SendData(rooms.Peer, livekit.DataPacket_Kind, []byte)  {}
+func (noPeer) SendDataTrack([]byte)                                  {}
+func (noPeer) Quality() (livekit.ConnectionQuality, float32) {
+	return livekit.ConnectionQuality_EXCELLENT, 5
+}
+func (noPeer) Close() {}
+
+// participant is a client in a room.
+type participant struct {
+	*rooms.Participant
+	left chan *livekit.LeaveRequest
+}
+
+// enter has a client join, with the claims of a token if it has one.
+func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
+	out := silentOutlet{left: make(chan *livekit.LeaveRequest, 1)}
+	req.Outlet = out
+	p, _, err := h.Join(context.Background(), req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Attach(noPeer{}); err != nil {
+		return nil, err
+	}
+	p.Connected()
+	p.Sync()
+	return &participant{p, out.left}, nil
+}
+
+// person joins as somebody who is no agent.
+func (h *house) person(room, identity string) *participant {
+	h.t.Helper()
+	p, err := h.enter(rooms.JoinRequest{Room: room, Info: &livekit.ParticipantInfo{
+		Identity: identity, Permission: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true},
+	}})
+	require.NoError(h.t, err)
+	return p
+}
+
+// agent joins as the agent of a job.
+func (h *house) agent(a *livekit.JobAssignment) (*participant, error) {
+	c, err := h.verifier.Verify(a.Token)
+	require.NoError(h.t, err)
+	return h.enter(rooms.JoinRequest{Room: c.Grants.Video.Room, Job: c.ID, IssuedMs: c.NotBefore.UnixMilli(), Info: &livekit.ParticipantInfo{
+		Identity: c.Grants.Identity, Kind: c.Grants.GetParticipantKind(), Permission: c.Grants.Video.ToPermission(),
+	}})
+}
+
+// agentsIn are the identities of the agents in a room, those expected back included.
+func (h *house) agentsIn(room string) (all []string) {
+	h.t.Helper()
+	list, err := h.Participants(context.Background(), room)
+	require.NoError(h.t, err)
+	for _, p := range list {
+		if p.Kind == livekit.ParticipantInfo_AGENT {
+			all = append(all, p.Identity)
+		}
+	}
+	return all
+}

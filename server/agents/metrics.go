@@ -1,0 +1,70 @@
+package agents
+
+import (
+	"sync"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/rooms"
+)
+
+// mostNames is how many agents' names the metrics tell apart; the others are "other".
+const mostNames = 100
+
+// metrics counts what happens between the server and workers.
+type metrics struct {
+	workers  *prometheus.GaugeVec
+	connects *prometheus.CounterVec
+	jobs     *prometheus.CounterVec
+	bad      *prometheus.CounterVec
+
+	mu    sync.Mutex // guards names
+	names map[string]bool
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		workers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "parlor_agent_workers", Help: "Workers that are registered, by their agent's name and the type of their jobs.",
+		}, []string{"agent", "type"}),
+		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parlor_agent_refused_total", Help: "Workers that were not let in, by HTTP status.",
+		}, []string{"status"}),
+		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parlor_agent_jobs_total",
+			Help: "What workers did with jobs: assigned, refused, unanswered, declined for good, succeeded, failed.",
+		}, []string{"outcome"}),
+		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parlor_agent_bad_messages_total",
+			Help: "Messages of workers that were not taken, by why; foreign: of a job that the worker does not have; slow: one to a worker that does not read.",
+		}, []string{"why"}),
+		names: make(map[string]bool),
+	}
+	if reg != nil {
+		reg.MustRegister(m.workers, m.connects, m.jobs, m.bad)
+	}
+	return m
+}
+
+// name is the label of a kind's agent.
+func (m *metrics) name(k rooms.AgentKind) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.names[k.AgentName] {
+		if len(m.names) >= mostNames {
+			return "other"
+		}
+		m.names[k.AgentName] = true
+	}
+	return k.AgentName
+}
+
+// ended counts a job that its worker says is over.
+func (m *metrics) ended(s livekit.JobStatus) {
+	outcome := "failed"
+	if s == livekit.JobStatus_JS_SUCCESS {
+		outcome = "succeeded"
+	}
+	m.jobs.WithLabelValues(outcome).Inc()
+}

@@ -1,0 +1,505 @@
+package agents
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/livekit"
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/rooms"
+	"parlor/rooms/guid"
+)
+
+const (
+	// queueLength is how many messages may wait for a worker to read; one that is further
+	// behind is cut off.
+	queueLength  = 1024
+	writeTimeout = 10 * time.Second
+	pingInterval = 10 * time.Second
+	pingTimeout  = 20 * time.Second
+	// A worker that sends faster is read more slowly.
+	messagesPerSecond, messagesBurst = 100, 1000
+	// mostJobs is how many jobs a worker has at most.
+	mostJobs = 10_000
+	// silence is how long a worker that did not answer is asked after the others.
+	silence = 30 * time.Second
+)
+
+// worker is one connection. Its request's goroutine reads (run), a second one writes
+// (write), the pool's ask.
+type worker struct {
+	h      *Handler
+	id     string // AW_…
+	key    string // API key
+	log    *slog.Logger
+	conn   *websocket.Conn
+	done   context.Context // ends with the connection
+	cut    context.CancelFunc
+	queue  chan *livekit.ServerMessage
+	closed chan closing // capacity 1: what the writer closes the connection with
+	pool   *pool        // set by Handler.join; read by the reader alone
+
+	// Set by register, before the worker is in its pool.
+	kind        rooms.AgentKind
+	permissions *livekit.ParticipantPermission
+
+	mu          sync.Mutex // guards the following
+	json        bool       // it speaks JSON in text frames
+	full        bool       // it wants no more jobs
+	load        float32
+	silentUntil time.Time                                     // it did not answer
+	asked       map[string]chan *livekit.AvailabilityResponse // by job
+	jobs        map[string]string                             // the rooms' names, by job; nil once it is gone
+}
+
+// closing is how a connection is closed.
+type closing struct {
+	status websocket.StatusCode
+	why    string
+}
+
+func newWorker(h *Handler, ctx context.Context, conn *websocket.Conn, key string) *worker {
+	done, cut := context.WithCancel(ctx)
+	return &worker{
+		h: h, id: guid.New("AW_"), key: key, conn: conn, done: done, cut: cut,
+		queue: make(chan *livekit.ServerMessage, queueLength), closed: make(chan closing, 1),
+		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string),
+	}
+}
+
+// run reads until the connection ends.
+func (w *worker) run() {
+	defer w.cut()
+	if !w.register() {
+		return
+	}
+	if err := w.h.join(w); err != nil {
+		w.log.Warn("worker refused", "why", err)
+		w.end(websocket.StatusTryAgainLater, err.Error())
+		return
+	}
+	w.log.Info("worker registered", "agent", w.kind.AgentName, "type", w.kind.Type, "namespace", w.kind.Namespace, "deployment", w.kind.Deployment)
+	defer func() {
+		w.cut() // so that who asks it for something waits no longer
+		w.h.part(w)
+		w.log.Info("worker gone", "agent", w.kind.AgentName)
+	}()
+	pace := rate.NewLimiter(messagesPerSecond, messagesBurst)
+	for {
+		msg, err := w.next(w.done)
+		if err != nil {
+			return
+		}
+		if !w.handle(msg) {
+			w.h.metrics.bad.WithLabelValues("unknown").Inc()
+			w.end(websocket.StatusPolicyViolation, "unknown or repeated message")
+			return
+		}
+		if pace.Wait(w.done) != nil {
+			return
+		}
+	}
+}
+
+// register reads until the worker has said what it takes; false if it does not, in time.
+func (w *worker) register() bool {
+	ctx, cancel := context.WithTimeout(w.done, registerTimeout)
+	defer cancel()
+	for range messagesBurst {
+		msg, err := w.next(ctx)
+		if err != nil {
+			return false
+		}
+		switch m := msg.Message.(type) {
+		case *livekit.WorkerMessage_Ping:
+			w.pong(m.Ping)
+			continue
+		case *livekit.WorkerMessage_Register:
+			why := w.become(m.Register)
+			if why == nil {
+				w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Register{
+					Register: &livekit.RegisterWorkerResponse{WorkerId: w.id, ServerInfo: w.h.cfg.ServerInfo},
+				}})
+				return true
+			}
+			w.log.Warn("worker refused", "why", why)
+			w.h.metrics.bad.WithLabelValues("register").Inc()
+			w.end(websocket.StatusPolicyViolation, why.Error())
+			return false
+		}
+		break
+	}
+	w.h.metrics.bad.WithLabelValues("register").Inc()
+	w.end(websocket.StatusPolicyViolation, "a worker registers first")
+	return false
+}
+
+// become takes what a worker says that it is.
+func (w *worker) become(req *livekit.RegisterWorkerRequest) error {
+	if _, known := livekit.JobType_name[int32(req.Type)]; !known {
+		return errors.New("unknown job type")
+	}
+	if len(req.AgentName) > mostName || len(req.GetNamespace()) > mostName {
+		return errors.New("the agent's name or namespace is too long")
+	}
+	if err := rooms.CheckDeployment(req.Deployment); err != nil {
+		return err
+	}
+	w.kind = rooms.AgentKind{AgentName: req.AgentName, Deployment: req.Deployment, Namespace: req.GetNamespace(), Type: req.Type}
+	w.permissions = req.AllowedPermissions
+	if w.permissions == nil {
+		w.permissions = &livekit.ParticipantPermission{CanSubscribe: true, CanPublish: true, CanPublishData: true, CanUpdateMetadata: true}
+	}
+	w.log = w.log.With("version", req.Version)
+	return nil
+}
+
+// next reads one message.
+func (w *worker) next(ctx context.Context) (*livekit.WorkerMessage, error) {
+	typ, data, err := w.conn.Read(ctx)
+	if err != nil {
+		if websocket.CloseStatus(err) == websocket.StatusMessageTooBig || errors.Is(err, websocket.ErrMessageTooBig) {
+			w.h.metrics.bad.WithLabelValues("too_big").Inc()
+		}
+		return nil, err
+	}
+	text := typ == websocket.MessageText
+	w.mu.Lock()
+	w.json = text
+	w.mu.Unlock()
+	msg, err := w.h.decoder.message(ctx, data, text)
+	switch {
+	case err != nil && excessive(err):
+		w.h.metrics.bad.WithLabelValues("too_much").Inc()
+		w.end(websocket.StatusMessageTooBig, err.Error())
+	case err != nil:
+		w.h.metrics.bad.WithLabelValues("garbage").Inc()
+		w.end(websocket.StatusInvalidFramePayloadData, "the message cannot be read")
+	}
+	return msg, err
+}
+
+// handle does what a registered worker says; false if it is nothing that may be said.
+func (w *worker) handle(msg *livekit.WorkerMessage) bool {
+	switch m := msg.Message.(type) {
+	case *livekit.WorkerMessage_Availability:
+		w.answered(m.Availability)
+	case *livekit.WorkerMessage_UpdateWorker:
+		w.update(m.UpdateWorker)
+	case *livekit.WorkerMessage_UpdateJob:
+		w.updateJob(m.UpdateJob)
+	case *livekit.WorkerMessage_Ping:
+		w.pong(m.Ping)
+	case *livekit.WorkerMessage_SimulateJob:
+		w.simulate(m.SimulateJob)
+	case *livekit.WorkerMessage_MigrateJob:
+		w.migrate(m.MigrateJob)
+	case *livekit.WorkerMessage_CreateJobToken:
+		w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_CreateJobToken{CreateJobToken: &livekit.CreateJobTokenResponse{
+			RequestId: m.CreateJobToken.RequestId, Error: "tokens of jobs are not made here: ask the application for one",
+		}}})
+	default:
+		return false
+	}
+	return true
+}
+
+func (w *worker) pong(p *livekit.WorkerPing) {
+	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Pong{
+		Pong: &livekit.WorkerPong{LastTimestamp: p.Timestamp, Timestamp: time.Now().UnixMilli()},
+	}})
+}
+
+func (w *worker) update(u *livekit.UpdateWorkerStatus) {
+	w.mu.Lock()
+	if u.Status != nil {
+		w.full = *u.Status != livekit.WorkerStatus_WS_AVAILABLE
+	}
+	w.full = w.full || u.Draining
+	w.load = u.Load
+	free := !w.full && w.load < 1
+	w.mu.Unlock()
+	if free {
+		w.pool.freed()
+	}
+}
+
+// capacity is what part of the worker is free; 0 = it is to be asked for nothing.
+func (w *worker) capacity(now time.Time) float32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.full || w.done.Err() != nil || len(w.jobs) >= mostJobs || !(w.load < 1): // not a number, too
+		return 0
+	case now.Before(w.silentUntil):
+		return 1e-6 // after all others
+	}
+	return 1 - max(w.load, 0)
+}
+
+// answered takes the worker's word on a job that it was asked for.
+func (w *worker) answered(res *livekit.AvailabilityResponse) {
+	w.mu.Lock()
+	c := w.asked[res.JobId]
+	delete(w.asked, res.JobId)
+	w.mu.Unlock()
+	if c == nil {
+		w.h.metrics.bad.WithLabelValues("foreign").Inc()
+		return
+	}
+	c <- res
+}
+
+// The ways in which a worker does not take a job.
+var (
+	errRefused = errors.New("the worker refused")
+	errSilent  = errors.New("the worker did not answer")
+	errGone    = errors.New("the worker is gone")
+)
+
+// ask asks the worker for a job, and waits for its word.
+func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (*livekit.AvailabilityResponse, error) {
+	c := make(chan *livekit.AvailabilityResponse, 1)
+	w.mu.Lock()
+	w.asked[job.Id] = c
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.asked, job.Id)
+		w.mu.Unlock()
+	}()
+	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Availability{
+		Availability: &livekit.AvailabilityRequest{Job: job, Resuming: resuming},
+	}})
+	timer := time.NewTimer(answerTimeout)
+	defer timer.Stop()
+	select {
+	case res := <-c:
+		if !res.Available && !res.Terminate {
+			return nil, errRefused
+		}
+		if res.ParticipantIdentity == "" {
+			res.ParticipantIdentity = "agent-" + job.Id
+		}
+		return res, nil
+	case <-timer.C:
+		w.mu.Lock()
+		w.silentUntil = time.Now().Add(silence)
+		w.mu.Unlock()
+		return nil, errSilent
+	case <-w.done.Done():
+		return nil, errGone
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// take notes a job of the worker's; false if it is gone.
+func (w *worker) take(jobID, room string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.jobs == nil {
+		return false
+	}
+	w.jobs[jobID] = room
+	return true
+}
+
+func (w *worker) forget(jobID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.jobs, jobID)
+}
+
+// leaveJobs is what the worker has as it goes.
+func (w *worker) leaveJobs() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	had := maps.Clone(w.jobs)
+	w.jobs = nil
+	return had
+}
+
+func (w *worker) room(jobID string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.jobs[jobID]
+}
+
+// updateJob takes the worker's word on one of its jobs.
+func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
+	if !w.h.owns(w, u.JobId) && !w.adopt(u.JobId) {
+		w.h.metrics.bad.WithLabelValues("foreign").Inc()
+		return
+	}
+	if u.Status != livekit.JobStatus_JS_SUCCESS && u.Status != livekit.JobStatus_JS_FAILED {
+		return // it goes on
+	}
+	const mostWhy = 1024
+	why := u.Error
+	if len(why) > mostWhy {
+		why = string([]rune(why[:mostWhy]))
+	}
+	err := w.h.rooms.EndJob(w.done, w.room(u.JobId), u.JobId, w.id, u.Status, why)
+	w.h.release(w, u.JobId)
+	if err != nil && !errors.Is(err, rooms.ErrNoJob) && !errors.Is(err, rooms.ErrNoRoom) {
+		w.log.Warn("cannot end a job", "job", u.JobId, "error", err)
+		return
+	}
+	w.h.metrics.ended(u.Status)
+	w.pool.freed()
+}
+
+// migrate takes up the jobs that the worker had on its connection before, and still has.
+func (w *worker) migrate(req *livekit.MigrateJobRequest) {
+	ids := req.JobIds
+	for _, j := range req.Jobs {
+		ids = append(ids, j.GetId())
+	}
+	for _, id := range ids[:min(len(ids), mostJobs)] {
+		if !w.h.owns(w, id) && !w.adopt(id) {
+			w.h.metrics.bad.WithLabelValues("foreign").Inc()
+		}
+	}
+}
+
+// adopt takes up a job that the worker says is its own. It is if it runs, was given to a
+// worker of that kind and API key, and nobody else has it.
+func (w *worker) adopt(jobID string) bool {
+	job, room, err := w.h.cfg.Records.FindJob(w.done, jobID)
+	if err != nil && !errors.Is(err, rooms.ErrNoJob) && w.done.Err() == nil {
+		w.log.Warn("cannot look a job up", "job", jobID, "error", err)
+	}
+	if err != nil || job.Kind != w.kind || job.APIKey != w.key || job.Status() != livekit.JobStatus_JS_RUNNING {
+		return false
+	}
+	if !w.h.give(w, jobID, room) {
+		return false
+	}
+	if err := w.h.rooms.AdoptJob(w.done, room, jobID, w.id); err != nil {
+		w.h.release(w, jobID)
+		return false
+	}
+	w.log.Info("worker goes on with a job", "job", jobID, "room", room)
+	return true
+}
+
+// simulate gives the worker a job of no dispatch in a room that is there.
+func (w *worker) simulate(req *livekit.SimulateJobRequest) {
+	job := &livekit.Job{
+		Id: guid.New("AJ_"), Type: req.Type, Room: req.Room, Participant: req.Participant,
+		Namespace: w.kind.Namespace, AgentName: w.kind.AgentName, Deployment: w.kind.Deployment,
+		CreatedAt: time.Now().UnixNano(), State: &livekit.JobState{},
+	}
+	if req.Participant != nil && req.Type == livekit.JobType_JT_ROOM {
+		job.Type = livekit.JobType_JT_PUBLISHER // as old workers mean it
+	}
+	select {
+	case w.pool.places <- struct{}{}:
+	default:
+		w.log.Info("a job is not simulated: too much is under way")
+		return
+	}
+	w.h.goes(func() {
+		defer func() { <-w.pool.places }()
+		res, err := w.ask(w.done, job, false)
+		if err != nil || res.Terminate {
+			return
+		}
+		room := req.Room.GetName()
+		started, err := w.h.rooms.StartJob(w.done, room, job, w.kind, rooms.JobAnswer{WorkerID: w.id, APIKey: w.key, Identity: res.ParticipantIdentity})
+		if err != nil {
+			w.log.Info("a job is not simulated", "room", room, "why", err)
+			return
+		}
+		w.h.assigned(w, started, res)
+	})
+}
+
+// send queues a message. A worker that does not read is cut off.
+func (w *worker) send(m *livekit.ServerMessage) {
+	select {
+	case w.queue <- m:
+	default:
+		w.h.metrics.bad.WithLabelValues("slow").Inc()
+		w.cut()
+	}
+}
+
+// finish has the connection closed after what is queued.
+func (w *worker) finish(status websocket.StatusCode, why string) {
+	select {
+	case w.closed <- closing{status, why}:
+	default:
+	}
+}
+
+// end is finish for the reader, which then waits for the writer.
+func (w *worker) end(status websocket.StatusCode, why string) {
+	w.finish(status, why)
+	<-w.done.Done()
+}
+
+// write sends what is queued, and pings, until the connection ends.
+func (w *worker) write() {
+	defer w.conn.CloseNow()
+	defer w.cut()
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	for {
+		select {
+		case <-w.done.Done():
+			return
+		case <-ping.C:
+			go w.ping() // ends by its timeout or with the connection
+		case m := <-w.queue:
+			if w.put(m) != nil {
+				return
+			}
+		case c := <-w.closed:
+			for len(w.queue) > 0 {
+				if w.put(<-w.queue) != nil {
+					return
+				}
+			}
+			if len(c.why) > 120 {
+				c.why = c.why[:120] // a close frame has 125 bytes
+			}
+			_ = w.conn.Close(c.status, c.why) // the worker may be gone already
+			return
+		}
+	}
+}
+
+func (w *worker) ping() {
+	ctx, cancel := context.WithTimeout(w.done, pingTimeout)
+	defer cancel()
+	if w.conn.Ping(ctx) != nil {
+		w.cut()
+	}
+}
+
+func (w *worker) put(m *livekit.ServerMessage) error {
+	ctx, cancel := context.WithTimeout(w.done, writeTimeout)
+	defer cancel()
+	w.mu.Lock()
+	text := w.json
+	w.mu.Unlock()
+	kind, marshal := websocket.MessageBinary, proto.Marshal
+	if text {
+		kind, marshal = websocket.MessageText, protojson.Marshal
+	}
+	b, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	return w.conn.Write(ctx, kind, b)
+}
