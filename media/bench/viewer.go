@@ -12,6 +12,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/downlink/sent"
 	"parlor/media/forward/modelreceiver"
 )
 
@@ -137,7 +138,7 @@ func (v *viewer) show(t *webrtc.TrackRemote) (write func(*rtp.Packet), stop func
 	return func(p *rtp.Packet) {
 			v.mu.Lock()
 			defer v.mu.Unlock()
-			_ = one.model.Write(&p.Header, p.Payload) // of another SSRC: there is none here
+			_ = one.model.Write(&p.Header, p.Payload, sent.Video) // of another SSRC: there is none here
 		}, func() {
 			close(done)
 			<-ended
