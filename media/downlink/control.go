@@ -33,6 +33,7 @@ type Control[T any] struct {
 	results    []sent.Result
 	state      estimate.State
 	emptyingAt int64 // when a queue began to be emptied
+	steadyAt   int64 // since when spatial layers stay for steadyFor
 	divided    allocate.Summary
 	forced     bool  // divided is more than the path is judged to carry
 	forcedAt   int64 // when that began
@@ -171,6 +172,9 @@ func (c *Control[T]) judge(now int64) {
 	c.state = c.estimator.State(now, c.sending, c.divided.Goal)
 	if c.state.Emptying && !emptying {
 		c.emptyingAt = now
+		if now-c.steadyAt >= 2*steadyFor {
+			c.steadyAt = now // not again and again: then it is no passing matter
+		}
 	}
 	c.setPace(now)
 	c.decide(now)
@@ -210,13 +214,16 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 		// What was not shown lately is not believed: it takes a probe to add to what is sent.
 		budget = min(budget, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
 	}
+	if c.state.Emptying && c.state.Backlog > deepQueue {
+		budget *= wary // what arrives now was in part sent before the path narrowed
+	}
 	if c.state.Emptying && now-c.emptyingAt < patience && budget > hopeless*c.divided.Bitrate {
 		budget = max(budget, c.divided.Bitrate)
 	}
 	if c.limit > 0 && (budget <= 0 || budget > c.limit) {
 		budget = c.limit
 	}
-	if c.emptyingAt != 0 && now-c.emptyingAt < steadyFor {
+	if c.steadyAt != 0 && now-c.steadyAt < steadyFor {
 		for i := range tracks {
 			tracks[i].Steady = true
 		}
@@ -286,6 +293,9 @@ func (c *Control[T]) momentary() float64 {
 const (
 	patience = int64(300 * time.Millisecond)
 	hopeless = 0.8
+	// wary is the share of what seems to fit that is given out while a deep queue is
+	// emptied.
+	wary = 0.85
 	// untold is how long feedback is waited for after the first packet.
 	untold         = int64(1200 * time.Millisecond)
 	backlogAllowed = 50 * time.Millisecond

@@ -45,6 +45,7 @@ type source struct {
 	wants   allocate.Layer
 	current int8 // spatial layer that is forwarded, -1 = none
 	last    [3]*frame
+	keyMade int64 // when the last key frame that was offered was made
 
 	decodedAt   int64
 	begun       bool
@@ -117,6 +118,7 @@ func (v *source) forward(spatial, temporal int8, key bool, size int) {
 		}
 	} else {
 		v.last = [3]*frame{}
+		v.keyMade = f.made
 	}
 	v.last[temporal] = f
 	f.packets = max((size+1099)/1100, 1)
@@ -329,7 +331,9 @@ func (s *subscriber) send(p packet) {
 	s.clock.After(queue+s.down.Conditions().Delay+15*time.Millisecond+time.Duration(p.tries-1)*s.down.Conditions().Delay, func() {
 		s.up.Send(60, func() {
 			if !p.frame.dropped && s.clock.Now()-p.frame.made < int64(time.Second) {
-				s.offer(p, pacer.Packet{Stream: p.frame.source.id, Size: p.size, Kind: sent.Repeat})
+				s.offer(p, pacer.Packet{
+					Stream: p.frame.source.id, Size: p.size, Kind: sent.Repeat, Needless: p.frame.made < p.frame.source.keyMade,
+				})
 			}
 		})
 	})

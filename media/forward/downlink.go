@@ -361,7 +361,8 @@ func (d *Downlink) judgedLocked() { d.paces.Store(d.control.Paces()) }
 // is held.
 func (d *Downlink) offer(f *Forwarder, p *packet.Packet, s *sent, kind record.Kind) (now bool) {
 	described := pacer.Packet{
-		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: p.Frame.Key && p.Frame.Start, End: s.marker,
+		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video, End: s.marker,
+		Needless: kind == record.Repeat && f.extended(s.out) < f.keyAt,
 	}
 	d.mu.Lock()
 	verdict := d.control.Offer(f.now, described, queued{f, p, *s, kind})
@@ -382,6 +383,16 @@ func (d *Downlink) offer(f *Forwarder, p *packet.Packet, s *sent, kind record.Ki
 	}
 	return false
 }
+
+// extended is the number that a packet of the last ones left with, unwrapped. mu is held.
+func (f *Forwarder) extended(number uint16) int64 {
+	last := f.numbers.LastOut()
+	return last - int64(uint16(last)-number)
+}
+
+// beginsKey reports whether a picture begins with p that needs no other: in SVC its lowest
+// layer.
+func beginsKey(p *packet.Packet) bool { return p.Frame.Key && p.Frame.Start && p.Frame.Spatial == 0 }
 
 // leastWait is how long packets wait at least that have to, so that they leave some at
 // a time.

@@ -98,6 +98,7 @@ type Forwarder struct {
 	stats          forwarderState
 	counted        Traffic // of stats, what the totals have
 	waiting        *Layer  // a key frame of it is to be asked for
+	keyAt          int64   // number of the first packet of the last key frame, 0 = none yet
 	notices        notices
 
 	state, stateTold livekit.StreamState // of video
@@ -347,6 +348,9 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
+	if beginsKey(p) {
+		f.keyAt = out
+	}
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
 	f.deliver(p, &s, b.sendTime, f.kind())
 	if !f.stats.started {

@@ -158,6 +158,34 @@ func TestWhatCannotBeLeftOutIsNotDropped(t *testing.T) {
 	})
 }
 
+// What is asked for again of before a key frame holds up nothing where the path is narrow;
+// what came after it is sent again.
+func TestRepeatsOfBeforeAKeyFrameAreNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNarrow(t)
+		n.frame(true, 2)
+		n.limit(1_200_000)
+		n.frame(false, 1)
+		lost := n.video.take()[0].SequenceNumber
+		repeats := func() (repeats int) {
+			n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost})}})
+			time.Sleep(200 * time.Millisecond)
+			for _, p := range n.video.take() {
+				if p.SSRC == 5001 {
+					repeats++
+				}
+			}
+			return repeats
+		}
+		n.frame(false, 12) // more than leaves at once
+		require.Equal(t, 1, repeats())
+		n.frame(true, 15)
+		require.Zero(t, repeats())
+		n.frame(false, 1)
+		require.Equal(t, 1, repeats(), "nothing is in the way any more")
+	})
+}
+
 // Video is paused where not even its lowest layer fits, if that is allowed, and goes on
 // with a key frame when it does; sound is never paused. The subscriber is told.
 func TestWhatDoesNotFitIsPaused(t *testing.T) {

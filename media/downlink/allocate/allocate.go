@@ -131,6 +131,8 @@ type candidate struct {
 	at    int    // -1 = none
 	now   int    // the step that is forwarded now, -1 = none
 	done  bool
+	// spatial is the layer that is forwarded now, -1 = none.
+	spatial int8
 }
 
 // Allocator divides; it keeps room between calls. The zero value is ready. It is not
@@ -219,7 +221,7 @@ func (a *Allocator) prepare(tracks []Track) {
 		if len(all) == 0 {
 			continue
 		}
-		c := candidate{index: i, all: all, at: -1}
+		c := candidate{index: i, all: all, at: -1, spatial: t.Now.Spatial}
 		c.use(t, all)
 		if t.Steady && t.Now != None && t.Now.Spatial <= t.Most.Spatial {
 			if steps := a.addSteps(t, t.Now.Spatial, t.Now.Spatial); len(steps) > 0 {
@@ -363,7 +365,7 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	next := c.at + 1
 	free := bound - (*total - have)
 	switch {
-	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-c.margin()*bound, math.IsInf(bound, 1):
+	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-c.margin(&c.steps[next])*bound, math.IsInf(bound, 1):
 		*total += c.steps[next].cost - have
 		c.at = next
 	default:
@@ -371,9 +373,13 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	}
 }
 
-// margin is the share of the budget that must stay free above the next step.
-func (c *candidate) margin() float64 {
-	if c.at < 0 {
+// margin is the share of the budget that must stay free above the next step. More frames
+// of what is forwarded take no key frame, and can be left out again at once.
+func (c *candidate) margin(next *step) float64 {
+	switch {
+	case next.layer.Spatial == c.spatial:
+		return 0
+	case c.at < 0:
 		return resumeMargin
 	}
 	return upMargin
@@ -433,9 +439,9 @@ func (a *Allocator) need(total float64) float64 {
 		if c.at >= 0 {
 			have = c.steps[c.at].cost
 		}
-		for _, next := range c.all {
-			if next.cost > have {
-				best = min(best, (total+next.cost-have)/(1-c.margin()))
+		for i := range c.all {
+			if next := &c.all[i]; next.cost > have {
+				best = min(best, (total+next.cost-have)/(1-c.margin(next)))
 				break
 			}
 		}

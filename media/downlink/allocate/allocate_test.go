@@ -195,3 +195,30 @@ func BenchmarkDivide(b *testing.B) {
 		a.Divide(tracks, 3e6, 0)
 	}
 }
+
+// A spatial layer that is to stay does so with fewer frames, while those fit, and is not
+// left for a higher one.
+func TestASteadyLayerChangesItsFramesAlone(t *testing.T) {
+	c := camera(1)
+	c.Now, c.Steady = Layer{1, 2}, true
+	for _, tt := range []struct {
+		budget float64
+		layer  Layer
+	}{
+		{2_000_000, Layer{1, 2}}, {400_000, Layer{1, 2}}, {300_000, Layer{1, 1}}, {200_000, Layer{1, 0}},
+		{155_000, Layer{1, 0}}, {140_000, Layer{0, 1}}, {66_000, Layer{0, 0}}, {40_000, None},
+	} {
+		d, s := layersAt(t, tt.budget, c)
+		require.Equal(t, tt.layer, d[0].Layer, "%.0f", tt.budget)
+		require.Equal(t, Layer{2, 2}, d[0].Wanted)
+		require.Equal(t, 800_000.0, s.Goal)
+		require.Greater(t, s.Need, s.Bitrate, "more would be better")
+	}
+	c.Steady = false
+	d, _ := layersAt(t, 200_000, c)
+	require.Equal(t, Layer{0, 2}, d[0].Layer)
+
+	c.Steady, c.CanPause = true, false
+	d, _ = layersAt(t, 100_000, c, camera(2))
+	require.Zero(t, d[0].Layer.Spatial, "it does not keep what does not fit")
+}

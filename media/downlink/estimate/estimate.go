@@ -30,6 +30,7 @@ type State struct {
 	Proven       float64       // bits/s of Bitrate that traffic or a probe has shown lately
 	Acknowledged float64       // bits/s that arrived lately, 0 = unknown
 	Queue        time.Duration // how long packets wait on the way
+	Backlog      time.Duration // at least Queue: how long what is on the way will wait
 	Jitter       time.Duration // mean difference between packets' times on the way
 	Loss         float64       // share of packets lost in the last seconds, 0 to 1
 	RTT          time.Duration // 0 = unknown

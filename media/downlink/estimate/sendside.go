@@ -47,6 +47,7 @@ type SendSide struct {
 	cutAt     int64
 	cutQueue  int64 // the queue at the last cut
 	draining  bool
+	backlog   int64 // ns, as judged last
 	futile    int
 
 	acknowledged float64
@@ -133,6 +134,7 @@ func (e *SendSide) control(now, ahead int64) {
 		e.proven, e.provenAt = e.acknowledged, now
 	}
 	waiting := max(e.queue.current, ahead)
+	e.backlog = waiting
 	limited := e.sent < 0.8*e.delay
 	switch {
 	case e.trend.usage == overuse && (waiting > holdQueue || !limited && waiting > int64(e.queue.jitter)):
@@ -264,7 +266,7 @@ func (e *SendSide) Probed(now int64, bitrate float64, full bool) {
 func (e *SendSide) State(now int64, _, _ float64) State {
 	s := State{
 		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,
-		Queue: time.Duration(e.queue.current), Jitter: time.Duration(e.queue.jitter),
+		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Jitter: time.Duration(e.queue.jitter),
 		Settled: e.delay, Loss: e.losses.loss, RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
 	}
 	s.Proven = e.proven

@@ -55,6 +55,9 @@ type Packet struct {
 	End      bool // ends a frame
 	// Disposable: no other frame depends on it.
 	Disposable bool
+	// Needless: it repeats what came before a key frame that was offered since. It leaves
+	// only if it need not wait, since it would hold up what follows the key frame.
+	Needless bool
 }
 
 // Verdict is what is to be done with a packet.
@@ -218,8 +221,15 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 		p.counters.Passed++
 		return Send
 	}
-	if pkt.KeyStart && p.emptying {
-		p.supersede(pkt.Stream)
+	switch {
+	case pkt.KeyStart:
+		p.supersede(repeats, pkt.Stream)
+		if p.emptying {
+			p.supersede(video, pkt.Stream)
+		}
+	case pkt.Needless:
+		p.counters.Dropped++
+		return Drop
 	}
 	if !p.queues[class(pkt.Kind)].push(item[T]{p: pkt, at: now, v: v}) {
 		p.counters.Dropped++
@@ -271,9 +281,9 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 	return v, pkt, Nothing
 }
 
-// supersede has what waits of a stream dropped.
-func (p *Pacer[T]) supersede(stream uint32) {
-	q := &p.queues[video]
+// supersede has what waits of a stream in a class dropped.
+func (p *Pacer[T]) supersede(class int, stream uint32) {
+	q := &p.queues[class]
 	for i := range q.n {
 		if it := &q.items[(q.head+i)&(len(q.items)-1)]; it.p.Stream == stream {
 			it.dead = true

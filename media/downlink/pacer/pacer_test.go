@@ -227,3 +227,36 @@ func TestAStreamThatBreaksOnThePath(t *testing.T) {
 		require.Equal(t, Drop, verdict)
 	}
 }
+
+// What is asked for again of before a key frame leaves where there is room, but holds up
+// neither the key frame nor what follows it.
+func TestRepeatsOfBeforeAKeyFrameHoldNothingUp(t *testing.T) {
+	var p Pacer[int]
+	repeat := Packet{Stream: 1, Size: 1200, Kind: sent.Repeat}
+	needless := repeat
+	needless.Needless = true
+	require.Equal(t, Send, p.Offer(ms, needless, 0), "no rate is known")
+	p.SetRate(ms, 300_000, false)
+	n := 0
+	for ; p.Offer(ms, repeat, n) == Send; n++ {
+	}
+	require.Equal(t, Queued, p.Offer(ms, Packet{Stream: 2, Size: 1200, Kind: sent.Repeat}, 100), "of another stream")
+	key := ofVideo(1, 1200)
+	key.KeyStart = true
+	require.Equal(t, Queued, p.Offer(ms, key, 101))
+	require.Equal(t, Drop, p.Offer(ms, needless, 102))
+	require.Equal(t, Queued, p.Offer(ms, repeat, 103), "of the key frame itself")
+	var left []int
+	for now := p.When(ms); now != 0; now = p.When(now) {
+		for {
+			v, _, verdict := p.Next(now)
+			if verdict == Nothing {
+				break
+			}
+			if verdict == Send {
+				left = append(left, v)
+			}
+		}
+	}
+	require.Equal(t, []int{100, 103, 101}, left)
+}
