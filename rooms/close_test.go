@@ -21,6 +21,9 @@ func TestRequestsDuringClose(t *testing.T) {
 			all.Go(func() {
 				for n := range 5 {
 					_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: fmt.Sprintf("room-%d-%d", i, n)})
+					if err == nil {
+						_, err = h.Participants(t.Context(), fmt.Sprintf("room-%d-%d", i, n)) // makes it live again
+					}
 					if err != nil {
 						require.ErrorIs(t, err, rooms.ErrStopping)
 						return
@@ -32,5 +35,7 @@ func TestRequestsDuringClose(t *testing.T) {
 		all.Wait()
 		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "late"})
 		require.ErrorIs(t, err, rooms.ErrStopping)
+		_, err = h.Participants(t.Context(), "room-0-0")
+		require.ErrorIs(t, err, rooms.ErrStopping, "no loop begins after Close")
 	}
 }
