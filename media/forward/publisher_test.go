@@ -364,6 +364,14 @@ func TestATrackRests(t *testing.T) {
 		require.False(t, track.awake.Load())
 		require.Zero(t, r.f.Stats().Bitrate, "which was measured before it rests")
 		s.rtcp.take()
+		before, _ := s.layer.costs()
+		for range 10 {
+			s.at = time.Now()
+			s.frame(false, 2)
+			time.Sleep(frame)
+		}
+		after, _ := s.layer.costs()
+		require.Equal(t, before, after, "what it costs is not made of the time in which it rested")
 		play()
 		track.SetMuted(true)
 		time.Sleep(time.Minute)

@@ -179,7 +179,9 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 }
 
 func (s *forwarderState) measure(now int64) {
-	if elapsed := now - s.since; elapsed >= int64(time.Second)/2 {
+	if elapsed := now - s.since; elapsed > longestMeasure {
+		s.since, s.bytes0, s.frames0 = now, s.Bytes, s.Frames
+	} else if elapsed >= int64(time.Second)/2 {
 		seconds := float64(elapsed) / float64(time.Second)
 		s.Bitrate = uint64(float64(s.Bytes-s.bytes0) * 8 / seconds)
 		s.FPS = float64(s.Frames-s.frames0) / seconds

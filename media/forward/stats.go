@@ -144,9 +144,18 @@ func (r *rateMeter) frameInterval() int64 {
 	return int64(float64(time.Second) / r.fps)
 }
 
+// longestMeasure is up to how long a time rates are measured over.
+const longestMeasure = int64(3 * time.Second)
+
 func (r *rateMeter) tick(now int64) {
 	elapsed := now - r.since
 	if elapsed < int64(time.Second) {
+		return
+	}
+	if elapsed > longestMeasure {
+		// The track has rested: most of that time nothing could come.
+		r.since, r.bytes0, r.frames0 = now, r.bytes, r.frames
+		clear(r.parts[:])
 		return
 	}
 	seconds := float64(elapsed) / float64(time.Second)
