@@ -126,8 +126,9 @@ type client struct {
 	reread   func(string) string       // of an answer before it is taken; nil: as it is
 	reroute  func(string) string       // of the server's candidates; the client tells none then; nil: as they are
 
-	layerSizes [3]int      // of the frames of publishSimulcast in bytes; 0: as small as can be
-	still      atomic.Bool // publishSimulcast sends nothing
+	layerSizes    [3]int               // of the frames of publishSimulcast in bytes; 0: as small as can be
+	still         atomic.Bool          // publishSimulcast sends nothing
+	configuration webrtc.Configuration // of its peer connections
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32
@@ -161,6 +162,8 @@ type clientConfig struct {
 	codecs   func(*webrtc.MediaEngine) error
 	settings func(*webrtc.SettingEngine)
 
+	configuration webrtc.Configuration
+
 	interceptors func(*webrtc.MediaEngine, *interceptor.Registry) error // nil: none
 }
 
@@ -170,7 +173,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 		t: t, single: cc.single, events: &events{ch: make(chan occurrence, 10000)},
 		inbox: newTaskQueue(), stop: make(chan struct{}), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
 		messages: make(chan occurrence, 10000), midToTrack: map[string]string{},
-		open: map[string]chan *webrtc.DataChannel{},
+		open: map[string]chan *webrtc.DataChannel{}, configuration: cc.configuration,
 	}
 	for _, l := range []string{"_reliable", "_lossy", "_data_track", "own"} {
 		c.open[l] = make(chan *webrtc.DataChannel, 4)
@@ -222,7 +225,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 }
 
 func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
-	pc, err := c.api.NewPeerConnection(webrtc.Configuration{})
+	pc, err := c.api.NewPeerConnection(c.configuration)
 	require.NoError(c.t, err)
 	pc.OnICECandidate(func(ic *webrtc.ICECandidate) {
 		if ic == nil || c.reroute != nil {

@@ -49,6 +49,8 @@ type Config struct {
 	DiscoverySTUN []string
 	// STUNServers (host:port) are told to clients.
 	STUNServers []string
+	// TURN is the server's own TURN server; nil: there is none.
+	TURN *TURNConfig
 	// ICEServerList is told to clients beside STUNServers (TURN and the like).
 	ICEServerList []*livekit.ICEServer
 	// LoopbackCandidate advertises loopback addresses too.
@@ -200,9 +202,8 @@ func (e *Engine) Close() error {
 	return e.net.close()
 }
 
-// ICEServers are what clients should be told of: the configured ones, and no
-// others.
-func (e *Engine) ICEServers() []*livekit.ICEServer {
+// iceServers are those of others that clients should be told of: the configured ones.
+func (e *Engine) iceServers() []*livekit.ICEServer {
 	out := make([]*livekit.ICEServer, 0, len(e.cfg.ICEServerList)+1)
 	if len(e.cfg.STUNServers) > 0 {
 		urls := make([]string, len(e.cfg.STUNServers))
@@ -221,6 +222,9 @@ func (e *Engine) add(p *Peer) error {
 		return ErrClosed
 	}
 	e.peers[p] = struct{}{}
+	if e.net.turn != nil {
+		p.relays = e.net.turn.Begin(p.cfg.SID)
+	}
 	return nil
 }
 
@@ -232,7 +236,7 @@ func (e *Engine) remove(p *Peer) {
 
 // Addrs are the addresses that media is received on now.
 func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
-	for _, s := range e.net.sockets {
+	for _, s := range e.net.sockets[:e.net.media] {
 		for _, c := range *s.conns.Load() {
 			overUDP = append(overUDP, netip.AddrPortFrom(c.local, s.port))
 		}
@@ -256,7 +260,7 @@ const replayWindow = 512
 // it, if there is TCP.
 func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	var s webrtc.SettingEngine
-	sock := e.net.sockets[int(e.next.Add(1))%len(e.net.sockets)]
+	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
 	var types []webrtc.NetworkType
 	if !tcpOnly || !e.ServesTCP() {
 		s.SetICEUDPMux(sock.mux)

@@ -172,12 +172,12 @@ func (n *network) keep(now *addresses) bool {
 	n.now.Store(now)
 	for i, s := range n.sockets {
 		for _, c := range fresh[i] {
-			if err := s.mux.Add(c.Conn); err != nil {
+			if err := s.add(c); err != nil {
 				n.cfg.Log.Error("cannot receive media on an address", "address", c.local, "error", err)
 			}
 		}
 		for _, c := range closing[i] {
-			if err := s.mux.Remove(c.Conn); err != nil {
+			if err := s.remove(c); err != nil {
 				n.cfg.Log.Warn("close the media socket of an address that went", "address", c.local, "error", err)
 			}
 			sum := s.gone.Load().Add(c.Stats())

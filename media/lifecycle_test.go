@@ -329,9 +329,9 @@ func TestAdvertisedAddress(t *testing.T) {
 
 func TestICEServers(t *testing.T) {
 	e := newTestEngine(t, nil)
-	require.Empty(t, e.ICEServers(), "none but those configured")
+	require.Empty(t, e.iceServers(), "none but those configured")
 	e = newTestEngine(t, func(c *Config) { c.STUNServers = []string{"stun.example:3478"} })
-	require.Equal(t, []string{"stun:stun.example:3478"}, e.ICEServers()[0].Urls)
+	require.Equal(t, []string{"stun:stun.example:3478"}, e.iceServers()[0].Urls)
 }
 
 // What cannot be understood harms nobody. A description among it is answered at

@@ -17,6 +17,7 @@ import (
 
 	"parlor/media/icemux"
 	"parlor/media/srtpout"
+	"parlor/media/turn"
 	"parlor/media/udp"
 )
 
@@ -25,7 +26,9 @@ type network struct {
 	cfg       *Config
 	filter    addressFilter
 	binds     []bindAddress
-	sockets   []*socket      // one per port; a transport uses one of them
+	sockets   []*socket      // one per port; a transport uses one of them, but for the TURN server's
+	media     int            // how many of sockets transports use
+	turn      *turn.Server   // nil: there is none
 	tcp       *icemux.TCPMux // nil: there is no ICE over TCP
 	tcpCounts icemux.TCPCounters
 	muxed     icemux.Counters
@@ -72,6 +75,7 @@ type socket struct {
 	net     *network
 	port    uint16
 	mux     *icemux.Mux
+	turns   bool                        // it is the TURN server's too
 	conns   atomic.Pointer[[]boundConn] // written as network.now is
 	gone    atomic.Pointer[udp.Stats]   // of the conns that were closed; likewise
 	buffers srtpout.Buffers             // of what leaves over conns
@@ -280,11 +284,22 @@ func (n *network) listen(now *addresses) error {
 		}
 		n.sockets = append(n.sockets, s)
 	}
+	n.media = len(n.sockets)
 	n.now.Store(now)
+	if err := n.openTURN(now); err != nil {
+		return err
+	}
 	for _, s := range n.sockets { // nothing is read before it is known what is our own
-		s.mux = icemux.New(icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log})
+		c := icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log}
+		if n.turn != nil {
+			c.Relay = n.toRelay
+		}
+		if s.turns {
+			c.TURN = n.toTURN
+		}
+		s.mux = icemux.New(c)
 		for _, c := range *s.conns.Load() {
-			if err := s.mux.Add(c.Conn); err != nil {
+			if err := s.add(c); err != nil {
 				return fmt.Errorf("share UDP port: %w", err)
 			}
 		}
@@ -358,6 +373,9 @@ func (n *network) close() error {
 	}
 	n.following.Wait()
 	var errs []error
+	if n.turn != nil {
+		errs = append(errs, n.turn.Close())
+	}
 	for _, s := range n.sockets {
 		if s.mux != nil {
 			errs = append(errs, s.mux.Close())

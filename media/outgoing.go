@@ -1,6 +1,7 @@
 package media
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/pion/rtcp"
@@ -11,7 +12,6 @@ import (
 	"parlor/media/forward"
 	"parlor/media/srtpin"
 	"parlor/media/srtpout"
-	"parlor/media/udp"
 )
 
 // outgoing is how a transport's RTP leaves. It is chosen once, when the transport
@@ -85,7 +85,7 @@ func (t *transport) watchPath() {
 
 // udpPath is the conn and the address that a pair sends from and to; false if it is
 // not over UDP, or if the conn is not known.
-func (t *transport) udpPath(pair *webrtc.ICECandidatePair) (*udp.Conn, netip.AddrPort, bool) {
+func (t *transport) udpPath(pair *webrtc.ICECandidatePair) (srtpout.Socket, netip.AddrPort, bool) {
 	remote, ok := srtpout.RemoteOf(pair)
 	if !ok {
 		return nil, netip.AddrPort{}, false
@@ -93,6 +93,11 @@ func (t *transport) udpPath(pair *webrtc.ICECandidatePair) (*udp.Conn, netip.Add
 	conn := t.sock.local(pair.Local)
 	if conn == nil {
 		return nil, netip.AddrPort{}, false
+	}
+	if n := t.sock.net; n.turn != nil {
+		if path := n.turn.Path(n.asKnown(conn.LocalAddr().(*net.UDPAddr).AddrPort()), remote); path != nil {
+			return path, remote, true
+		}
 	}
 	return conn, remote, true
 }

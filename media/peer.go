@@ -13,6 +13,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
+	"parlor/media/turn"
 	"parlor/rooms"
 )
 
@@ -69,6 +70,7 @@ type Peer struct {
 	describing   atomic.Int64 // bytes of the client's descriptions that wait for the loop
 	quality      *qualityMeter
 	voice        *forward.Voice
+	relays       *turn.Session // by which the client uses our TURN server; nil without one
 
 	// The following belong to the loop.
 	pub, sub    *transport // sub is nil in single mode
@@ -217,6 +219,9 @@ func (p *Peer) Close() {
 }
 
 func (p *Peer) teardown() {
+	if p.relays != nil {
+		p.relays.End()
+	}
 	for _, t := range []*time.Timer{p.joinTimer, p.answerTimer, p.graceTimer, p.factsTimer} {
 		t.Stop()
 	}

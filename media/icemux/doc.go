@@ -27,6 +27,9 @@
 //   - All else from an address without an owner is dropped, and counted.
 //   - A session has a bounded number of sources, and a bounded queue.
 //   - Nothing is taken from, or sent to, an address of the server's own.
+//   - What is for the server's own TURN server goes there ([Config.TURN]). What a session
+//     sends to an address that this server relays never leaves the process
+//     ([Config.Relay]), nor does what comes from there ([Mux.Deliver]).
 //
 // The rules over TCP:
 //

@@ -27,6 +27,13 @@ type Config struct {
 	// Own tells whether an address is one of the server's own, bound or advertised.
 	// Nil: none is known. It must not block.
 	Own func(netip.AddrPort) bool
+	// TURN is shown what comes from the network first, with the socket that received it.
+	// What it takes, which it tells by true, goes no further. Nil: nobody is. It must not
+	// block, and may use the packet during the call only.
+	TURN func(packet []byte, from netip.AddrPort, s Socket) (taken bool)
+	// Relay is shown what sessions send first, with the local address of their socket.
+	// What it takes goes no further. Nil: nobody is. As TURN otherwise.
+	Relay func(packet []byte, from, to netip.AddrPort) (taken bool)
 	// Counters counts what is dropped; several Muxes may share them. Required.
 	Counters *Counters
 	// Log receives errors of sockets, not packets. Required.
@@ -137,6 +144,23 @@ func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
 		}
 	}
 	return nil, fmt.Errorf("no socket has the local address %v", local)
+}
+
+// Deliver passes on a packet that did not come from the network, as if the socket with
+// that local address had received it. It reports false if there is no such socket.
+func (m *Mux) Deliver(packet []byte, from, local netip.AddrPort) bool {
+	m.mu.Lock()
+	i := slices.IndexFunc(m.ports, func(p *port) bool { return canonical(p.local.AddrPort()) == local })
+	var p *port
+	if i >= 0 {
+		p = m.ports[i]
+	}
+	m.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	p.take(packet, from, time.Now)
+	return true
 }
 
 // RemoveConnByUfrag implements ice.UDPMux: nothing is passed on to the sessions of
@@ -267,7 +291,9 @@ func (p *port) read() {
 	for {
 		n, src, err := p.socket.ReadFromAddrPort(buf)
 		if err == nil {
-			p.take(buf[:n], canonical(src), time.Now)
+			if src = canonical(src); p.cfg.TURN == nil || !p.cfg.TURN(buf[:n], src, p.socket) {
+				p.take(buf[:n], src, time.Now)
+			}
 			continue
 		}
 		select {

@@ -291,6 +291,9 @@ func (c *conn) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if m, ok := parseSTUN(b); ok && !c.s.note(&m, canonical(to)) {
 		return len(b), nil // as if it were lost
 	}
+	if p := c.s.port; p.cfg.Relay != nil && p.cfg.Relay(b, canonical(p.local.AddrPort()), canonical(to)) {
+		return len(b), nil
+	}
 	return c.s.port.socket.WriteToAddrPort(b, to)
 }
 

@@ -119,6 +119,65 @@ func (l *loader) turnHost(t *TURNServer, path string) {
 	fill(&t.Port, port)
 }
 
+// validateOwnTURN checks the TURN server inside.
+func (l *loader) validateOwnTURN(c *Config) {
+	t := &c.TURN
+	l.port("turn.udp_port", t.UDPPort)
+	l.port("turn.tls_port", t.TLSPort)
+	l.port("turn.relay_range_start", t.RelayRangeStart)
+	l.port("turn.relay_range_end", t.RelayRangeEnd)
+	if t.RelayRangeEnd < t.RelayRangeStart {
+		l.problem(nil, "turn.relay_range_end", "must not be less than turn.relay_range_start")
+	}
+	for path, all := range map[string][]string{
+		"turn.relay.allow": t.Relay.Allow, "turn.relay.deny": t.Relay.Deny, "turn.deny_peer_cidrs": t.DenyPeerCIDRs,
+	} {
+		for _, cidr := range all {
+			if _, err := netip.ParsePrefix(cidr); err != nil {
+				l.problem(nil, path, "%q is not a network such as 10.0.0.0/8", cidr)
+			}
+		}
+	}
+	for path, n := range map[string]int{
+		"turn.ttl_seconds": t.TTLSeconds, "turn.max_allocations": t.MaxAllocations,
+		"turn.max_allocations_per_participant": t.MaxAllocationsPerParticipant, "turn.max_allocations_per_address": t.MaxAllocationsPerAddress,
+	} {
+		if n < 0 {
+			l.problem(nil, path, "must not be negative")
+		}
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		l.problem(nil, "turn", "needs both cert_file and key_file, or neither")
+	}
+	if t.Domain != "" {
+		if err := checkHost(t.Domain); err != nil {
+			l.problem(nil, "turn.domain", "%s is not a name: %v", quote(t.Domain), err)
+		}
+	}
+	if !t.Enabled {
+		if t.ForceRelay {
+			l.problem(nil, "turn.force_relay", "needs turn.enabled: else nobody could connect")
+		}
+		return
+	}
+	if t.TTLSeconds == 0 {
+		l.problem(nil, "turn.ttl_seconds", "must be more than nothing")
+	}
+	if t.TLSPort == 0 {
+		return
+	}
+	if t.Domain == "" {
+		l.problem(nil, "turn.domain", "is missing: clients connect to turn.tls_port by its name")
+	}
+	if !t.ExternalTLS && t.CertFile == "" && c.TLS.CertFile == "" {
+		l.problem(nil, "turn.tls_port", "needs a certificate: turn.cert_file and turn.key_file, or tls.cert_file and tls.key_file; "+
+			"or turn.external_tls, if a load balancer speaks TLS")
+	}
+	if t.TLSPort == c.Port || t.TLSPort == c.RTC.TCPPort {
+		l.problem(nil, "turn.tls_port", "must differ from port and rtc.tcp_port")
+	}
+}
+
 // quote repeats text in an error, unless it may hold a password.
 func quote(text string) string {
 	if strings.Contains(text, "@") {

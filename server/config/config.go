@@ -39,6 +39,7 @@ type Config struct {
 	Hooks   Hooks   `yaml:"hooks"`
 
 	TLS            TLS        `yaml:"tls"`
+	TURN           TURN       `yaml:"turn"`
 	Prometheus     Prometheus `yaml:"prometheus"`
 	PrometheusPort int        `yaml:"prometheus_port"` // LiveKit's old name of prometheus.port
 	Logging        Logging    `yaml:"logging"`
@@ -81,6 +82,35 @@ type CongestionControl struct {
 // Audio is how sound is forwarded.
 type Audio struct {
 	MaxForwarded int `yaml:"max_forwarded"` // voices to one participant; 0 = all
+}
+
+// TURN is the TURN server inside.
+type TURN struct {
+	Enabled     bool   `yaml:"enabled"`
+	Domain      string `yaml:"domain"`
+	UDPPort     int    `yaml:"udp_port"` // 0 = none, unless there is no other
+	TLSPort     int    `yaml:"tls_port"` // 0 = none
+	ExternalTLS bool   `yaml:"external_tls"`
+	CertFile    string `yaml:"cert_file"` // both or none; in place of TLS's
+	KeyFile     string `yaml:"key_file"`
+	TTLSeconds  int    `yaml:"ttl_seconds"`
+	ForceRelay  bool   `yaml:"force_relay"`
+
+	Relay           Relay    `yaml:"relay"`
+	DenyPeerCIDRs   []string `yaml:"deny_peer_cidrs"` // LiveKit's name for more of Relay.Deny
+	RelayRangeStart int      `yaml:"relay_range_start"`
+	RelayRangeEnd   int      `yaml:"relay_range_end"`
+
+	// Relays at a time; 0 = no limit.
+	MaxAllocations               int `yaml:"max_allocations"`
+	MaxAllocationsPerParticipant int `yaml:"max_allocations_per_participant"`
+	MaxAllocationsPerAddress     int `yaml:"max_allocations_per_address"`
+}
+
+// Relay is where relays may lead beside the server's own media, as CIDR.
+type Relay struct {
+	Allow []string `yaml:"allow"`
+	Deny  []string `yaml:"deny"`
 }
 
 // Filter includes and excludes; empty includes = everything. What is in both is
@@ -236,6 +266,7 @@ func Default() *Config {
 			RequestsPerKey:               5000,
 			Burst:                        Duration(10 * time.Second),
 		},
+		TURN:    TURN{TTLSeconds: 300, MaxAllocations: 8192, MaxAllocationsPerParticipant: 32, MaxAllocationsPerAddress: 1024},
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny", Cache: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info"},
 	}

@@ -85,6 +85,9 @@ func (l *loader) finish() {
 		l.development()
 	}
 	l.mediaAddresses()
+	if t := &c.TURN; t.Enabled && t.UDPPort == 0 && t.TLSPort == 0 {
+		t.UDPPort = stunPort
+	}
 }
 
 // mediaAddresses decides where media is received, and whether clients can be there.

@@ -23,6 +23,7 @@ func (l *loader) validate() {
 	l.validateEvents(&c.Events)
 	l.validateListeners(c)
 	l.validateRTC(&c.RTC)
+	l.validateOwnTURN(c)
 	l.validateRoom(c)
 	l.validateWebhook(c)
 	l.validateHooks(c)

@@ -8,6 +8,7 @@ import (
 
 	"parlor/media"
 	"parlor/media/forward"
+	"parlor/media/turn"
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
 	"parlor/server/api"
@@ -196,8 +197,36 @@ func collectPaths(p *forward.Paths, out chan<- prometheus.Metric) {
 	tell("parlor_media_loss_ratio", "Share of packets to subscribers that were lost in the last seconds, of each about once a second.", &p.Loss)
 }
 
+// collectTURN shows what the TURN server does, nothing if there is none.
+func (c *partsCollector) collectTURN(gauge gaugeFunc, count countFunc) {
+	s := c.media.TURN()
+	if s == nil {
+		s = &turn.Counters{}
+	}
+	gauge("parlor_turn_allocations", "Relays of the TURN server.", float64(s.Relays.Load()))
+	gauge("parlor_turn_connections", "Connections of the TURN server's clients over TCP and TLS.", float64(s.Streams.Load()))
+	count("parlor_turn_allocations_total", "Relays made.", s.Made.Load())
+	const refused = "What TURN clients were refused, by why: credentials, that are not right; expired, those too old for a new relay; " +
+		"session, those of a participant that is not there; quota-participant, quota-address and quota, for bounds of relays; " +
+		"peer, permissions for and packets to where no relay may lead; connection, those that made no relay in time or were too many."
+	for why, n := range map[string]uint64{
+		"credentials": s.Credentials.Load(), "expired": s.Expired.Load(), "session": s.Session.Load(),
+		"quota-participant": s.SessionQuota.Load(), "quota-address": s.NetworkQuota.Load(), "quota": s.Quota.Load(),
+		"peer": s.Peers.Load(), "connection": s.StreamsRefused.Load(),
+	} {
+		count("parlor_turn_refused_total", refused, n, "why", why)
+	}
+	const relayed = "Bytes relayed, to where: media, this server's own; clients, from there; peers, others; peer-clients, from those."
+	count("parlor_turn_relayed_bytes_total", relayed, s.ToMedia.Load(), "to", "media")
+	count("parlor_turn_relayed_bytes_total", relayed, s.ToClients.Load(), "to", "clients")
+	count("parlor_turn_relayed_bytes_total", relayed, s.OutsideOut.Load(), "to", "peers")
+	count("parlor_turn_relayed_bytes_total", relayed, s.OutsideIn.Load(), "to", "peer-clients")
+	count("parlor_turn_overflow_total", "Packets dropped, since too many waited for a client or for the TURN server.", s.Overflow.Load())
+}
+
 func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count countFunc) {
 	c.collectTraffic(s, count)
+	c.collectTURN(gauge, count)
 	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
 	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))
 	gauge("parlor_media_tcp_strangers", "ICE-TCP connections that have not named a transport yet.", float64(s.TCPStrangers))

@@ -25,8 +25,10 @@ func (p *program) reload(ctx context.Context, hangups <-chan os.Signal, sources 
 			return
 		case <-hangups:
 		}
-		if p.certificate != nil {
-			p.certificate.readAgain()
+		for _, c := range []*certificate{p.certificate, p.turnCertificate} {
+			if c != nil {
+				c.readAgain()
+			}
 		}
 		now, _, err := config.Load(sources)
 		if err != nil {

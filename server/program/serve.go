@@ -203,10 +203,19 @@ func addressesOf(listeners []net.Listener) []string {
 // mediaAddresses tells where media is received, for people.
 func (p *program) mediaAddresses() string {
 	udp, tcp := p.media.Addrs()
-	if len(tcp) == 0 {
-		return "UDP " + join(udp)
+	text := "UDP " + join(udp)
+	if len(tcp) > 0 {
+		text += ", TCP " + join(tcp)
 	}
-	return "UDP " + join(udp) + ", TCP " + join(tcp)
+	if relays := p.media.TURNAddrs(); len(relays) > 0 {
+		text += ", TURN " + join(relays)
+	}
+	if p.turn != nil {
+		for _, a := range p.turn.Addrs() {
+			text += ", TURN over TCP " + a.String()
+		}
+	}
+	return text
 }
 
 func join(addrs []netip.AddrPort) string {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"parlor/server/api"
 	"parlor/server/authorize"
 	"parlor/server/config"
+	"parlor/server/door"
 	"parlor/server/events"
 	"parlor/server/signal"
 	"parlor/server/unpack"
@@ -61,6 +63,7 @@ type program struct {
 	server           *server.Server
 	listeners        []net.Listener // HTTP and WebSocket
 	metricsListeners []net.Listener // the metrics' own port
+	turn             *door.Door     // nil: the TURN server has no port of TCP
 	verifier         *access.Verifier
 	registry         *prometheus.Registry
 	guard            *unpack.Guard    // of all that the server decodes
@@ -68,7 +71,8 @@ type program struct {
 	replication      api.Replica      // the replica as the API shows it; nil as well
 	lost             chan error       // the lease on the replica was lost: stop serving
 
-	certificate *certificate // nil = no TLS
+	certificate     *certificate // nil = no TLS
+	turnCertificate *certificate // of the TURN server alone; nil = it has that one, or none
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -220,9 +224,41 @@ func (p *program) listen(ctx context.Context) (err error) {
 		return portHint(err, "--port")
 	}
 	if p.cfg.Prometheus.Port != 0 {
-		p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port)
+		if p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port); err != nil {
+			return portHint(err, "prometheus.port")
+		}
 	}
-	return portHint(err, "prometheus.port")
+	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort != 0 {
+		return p.listenForTURN(ctx)
+	}
+	return nil
+}
+
+// listenForTURN takes the port of TURN over TLS, where media is bound.
+func (p *program) listenForTURN(ctx context.Context) error {
+	c := door.Config{
+		Trusted: trustedProxies(p.cfg), Log: p.log,
+		TURN: func(conn net.Conn) {
+			_ = p.media.ServeTURN(conn) // there is one
+		},
+	}
+	switch {
+	case p.cfg.TURN.ExternalTLS:
+	case p.cfg.TURN.CertFile != "":
+		var err error
+		if p.turnCertificate, err = newCertificate(p.cfg.TURN.CertFile, p.cfg.TURN.KeyFile, p.log); err != nil {
+			return err
+		}
+		c.TLS = p.turnCertificate.config()
+	default:
+		c.TLS = p.certificate.config()
+	}
+	p.turn = door.New(c)
+	listeners, err := listenOn(ctx, p.present(p.cfg.RTC.BindAddresses), p.cfg.TURN.TLSPort)
+	for _, l := range listeners {
+		err = errors.Join(err, p.turn.Listen(l))
+	}
+	return portHint(err, "turn.tls_port")
 }
 
 // run serves until ctx ends, and returns nil then; or until serving fails.
@@ -270,6 +306,9 @@ func (p *program) close(ctx context.Context) error {
 	}
 	for _, l := range append(p.listeners, p.metricsListeners...) {
 		_ = l.Close() // if nothing was served; else it is closed already
+	}
+	if p.turn != nil {
+		errs = append(errs, p.turn.Close())
 	}
 	if p.asks != nil {
 		p.asks.Close()
@@ -319,8 +358,10 @@ func (p *program) startUpkeep() {
 		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
-	if p.certificate != nil {
-		p.upkeep.Go(func() { p.certificate.watch(ctx) })
+	for _, c := range []*certificate{p.certificate, p.turnCertificate} {
+		if c != nil {
+			p.upkeep.Go(func() { c.watch(ctx) })
+		}
 	}
 }
 
@@ -410,6 +451,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		ExcludeIPs:        cfg.RTC.IPs.Excludes,
 		EnabledCodecs:     codecs(cfg),
 		MaxForwardedAudio: cfg.Audio.MaxForwarded,
+		TURN:              turnConfig(cfg),
 		Log:               log,
 	}
 	for _, ip := range []netip.Addr{cfg.RTC.NodeIP.V4, cfg.RTC.NodeIP.V6} {
@@ -418,6 +460,57 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		}
 	}
 	return c
+}
+
+// turnConfig is of the TURN server inside; nil if there is none.
+func turnConfig(cfg *config.Config) *media.TURNConfig {
+	t := &cfg.TURN
+	if !t.Enabled {
+		return nil
+	}
+	c := &media.TURNConfig{
+		Secret:     func(apiKey string) string { return cfg.Keys[apiKey] },
+		UDPPort:    t.UDPPort,
+		ForceRelay: t.ForceRelay,
+		TTL:        time.Duration(t.TTLSeconds) * time.Second,
+		Allow:      prefixes(t.Relay.Allow),
+		Deny:       prefixes(slices.Concat(t.Relay.Deny, t.DenyPeerCIDRs)),
+		FirstPort:  uint16(t.RelayRangeStart), LastPort: uint16(t.RelayRangeEnd),
+		PerSession: orNone(t.MaxAllocationsPerParticipant), PerNetwork: orNone(t.MaxAllocationsPerAddress), All: orNone(t.MaxAllocations),
+	}
+	if t.ExternalTLS {
+		c.PerNetwork = -1 // all come from the load balancer
+	}
+	if t.TLSPort != 0 {
+		const usual = 443 // LiveKit's clients are told of it, whatever the port
+		c.URLs = append(c.URLs, turnsURL(t.Domain, usual))
+		if t.TLSPort != usual && !t.ExternalTLS {
+			c.URLs = append(c.URLs, turnsURL(t.Domain, t.TLSPort))
+		}
+	}
+	return c
+}
+
+func turnsURL(host string, port int) string {
+	return "turns:" + net.JoinHostPort(host, strconv.Itoa(port)) + "?transport=tcp"
+}
+
+// orNone is a configured limit as the parts have it, for whom 0 is their default.
+func orNone(limit int) int {
+	if limit == 0 {
+		return -1
+	}
+	return limit
+}
+
+func prefixes(cidrs []string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range cidrs {
+		if p, err := netip.ParsePrefix(text); err == nil { // the configuration has told of others
+			all = append(all, p.Masked())
+		}
+	}
+	return all
 }
 
 // turnServers are the configured TURN servers as clients are told of them

@@ -78,7 +78,8 @@ type Handler struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	overTCP preferences
+	overTCP preferences // nothing but TCP
+	overTLS preferences // nothing but TURN over TLS
 	decoder *decoder
 
 	open atomic.Int64 // connections, resumes too
@@ -497,9 +498,9 @@ func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
 		ServerVersion:        compatVersion,
 		ServerInfo:           h.serverInfo(),
 		ServerRegion:         h.cfg.Region,
-		IceServers:           h.cfg.Media.ICEServers(),
+		IceServers:           s.iceServers(snap),
 		SubscriberPrimary:    s.subscriberPrimary(snap.Self),
-		ClientConfiguration:  &livekit.ClientConfiguration{},
+		ClientConfiguration:  s.clientConfiguration(snap),
 		PingInterval:         clientPingInterval,
 		PingTimeout:          clientPingTimeout,
 		SifTrailer:           snap.SIFTrailer,
@@ -530,8 +531,8 @@ func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Messa
 	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
 	return []*rooms.Message{
 		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
-			IceServers:          h.cfg.Media.ICEServers(),
-			ClientConfiguration: &livekit.ClientConfiguration{},
+			IceServers:          s.iceServers(snap),
+			ClientConfiguration: s.clientConfiguration(snap),
 			ServerInfo:          h.serverInfo(),
 			LastMessageSeq:      s.peer.LastMessageSeq(),
 		}}}),

@@ -87,6 +87,25 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 	return nil
 }
 
+// onlyTLS tells whether the client is to be given nothing but TURN over TLS.
+func (s *session) onlyTLS(snap rooms.Snapshot) bool {
+	return s.h.overTLS.holds(snap.Room.Name, s.p.Identity(), time.Now()) && s.h.cfg.Media.TURNOverTLS()
+}
+
+// iceServers are what the client is told of, with credentials of its own.
+func (s *session) iceServers(snap rooms.Snapshot) []*livekit.ICEServer {
+	return s.peer.ICEServers(s.claims.APIKey, s.onlyTLS(snap))
+}
+
+// clientConfiguration is how the client is to connect.
+func (s *session) clientConfiguration(snap rooms.Snapshot) *livekit.ClientConfiguration {
+	c := &livekit.ClientConfiguration{}
+	if s.h.cfg.Media.ForceRelay() || s.onlyTLS(snap) {
+		c.ForceRelay = livekit.ClientConfigSetting_ENABLED
+	}
+	return c
+}
+
 // answerDelay is how long the answer to an offer that came with the join request
 // waits for the client's first message.
 const answerDelay = 200 * time.Millisecond

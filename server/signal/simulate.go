@@ -42,7 +42,8 @@ func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 	}
 	switch to {
 	case livekit.CandidateProtocol_UDP:
-		if s.h.overTCP.forget(room, s.p.Identity()) {
+		tcp, tls := s.h.overTCP.forget(room, s.p.Identity()), s.h.overTLS.forget(room, s.p.Identity())
+		if tcp || tls {
 			s.p.NeedsReconnect("simulated: UDP is there again")
 		}
 	case livekit.CandidateProtocol_TCP:
@@ -50,10 +51,17 @@ func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 			s.refuse("this server has no TCP port for media: set rtc.tcp_port")
 			return
 		}
+		s.h.overTLS.forget(room, s.p.Identity())
 		s.h.overTCP.prefer(room, s.p.Identity(), time.Now())
 		s.p.NeedsReconnect("simulated: nothing but TCP")
 	default:
-		s.refuse("this server relays nothing over TLS; to try a path without UDP simulate TCP")
+		if !s.h.cfg.Media.TURNOverTLS() {
+			s.refuse("this server relays nothing over TLS: see turn in its configuration; to try a path without UDP simulate TCP")
+			return
+		}
+		s.h.overTCP.forget(room, s.p.Identity())
+		s.h.overTLS.prefer(room, s.p.Identity(), time.Now())
+		s.p.NeedsReconnect("simulated: nothing but TURN over TLS")
 	}
 }
 
@@ -65,13 +73,13 @@ func (s *session) refuse(why string) {
 }
 
 const (
-	// preferredFor is how long a client is given TCP alone, from when it asked.
+	// preferredFor is how long a client is given one way alone, from when it asked.
 	preferredFor = 5 * time.Minute
 	// mostPreferences bounds those that are remembered.
 	mostPreferences = 4096
 )
 
-// preferences are the clients that asked to be given nothing but TCP. Its methods
+// preferences are the clients that asked to be given nothing but one way, such as TCP. Its methods
 // may be called concurrently.
 type preferences struct {
 	mu    sync.Mutex // guards the following
@@ -82,7 +90,7 @@ type preferences struct {
 type seat struct{ room, identity string }
 
 // prefer remembers a client. If too many are remembered it is not: it will be
-// given UDP too.
+// given all ways.
 func (p *preferences) prefer(room, identity string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -106,7 +114,7 @@ func (p *preferences) forget(room, identity string) bool {
 	return known
 }
 
-// holds reports whether the client is to be given nothing but TCP.
+// holds reports whether the client is to be given nothing but that way.
 func (p *preferences) holds(room, identity string, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

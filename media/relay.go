@@ -1,0 +1,230 @@
+package media
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/icemux"
+	"parlor/media/turn"
+)
+
+// TURNConfig is what the engine's TURN server needs to know: LiveKit's turn.* keys, parsed.
+type TURNConfig struct {
+	// Secret is the secret of an API key, "" if there is no such key. Required.
+	Secret func(apiKey string) string
+	// UDPPort is where clients come over UDP: one of Config.UDPPort, or one of its own;
+	// [UDPEphemeral] lets the system choose one, 0 is none. It is bound as media is.
+	UDPPort int
+	// URLs are those of the server beside the ones of UDPPort (RFC 7065): of what is
+	// accepted for [Engine.ServeTURN].
+	URLs []string
+	// ForceRelay tells clients to use nothing but TURN.
+	ForceRelay bool
+
+	// The following are as in [turn.Config].
+	TTL                         time.Duration
+	Allow, Deny                 []netip.Prefix
+	FirstPort, LastPort         uint16
+	PerSession, PerNetwork, All int
+}
+
+// UDPEphemeral as TURNConfig.UDPPort takes any free one.
+const UDPEphemeral = -1
+
+// openTURN makes the TURN server, and opens its port unless media has it.
+func (n *network) openTURN(now *addresses) (err error) {
+	c := n.cfg.TURN
+	if c == nil {
+		return nil
+	}
+	n.turn, err = turn.New(turn.Config{
+		Secret: c.Secret, Media: n, TTL: c.TTL, Allow: c.Allow, Deny: c.Deny, FirstPort: c.FirstPort, LastPort: c.LastPort,
+		PerSession: c.PerSession, PerNetwork: c.PerNetwork, All: c.All, Loggers: pionLogs{n.cfg.Log}, Log: n.cfg.Log,
+	})
+	if err != nil || c.UDPPort == 0 {
+		return err
+	}
+	i := slices.IndexFunc(n.sockets, func(s *socket) bool { return int(s.port) == c.UDPPort })
+	if i < 0 {
+		s, err := n.openSocket(now.local, max(c.UDPPort, 0))
+		if err != nil {
+			return err
+		}
+		i, n.sockets = len(n.sockets), append(n.sockets, s)
+	}
+	n.sockets[i].turns = true
+	return nil
+}
+
+// toTURN gives the TURN server what is for it of what its sockets receive.
+func (n *network) toTURN(packet []byte, from netip.AddrPort, of icemux.Socket) bool {
+	if !turn.For(packet) {
+		return false
+	}
+	n.turn.Take(of, packet, from)
+	return true
+}
+
+// toRelay gives the client behind a relay what our media sends there.
+func (n *network) toRelay(packet []byte, from, to netip.AddrPort) bool {
+	return n.turn.Send(packet, n.asKnown(from), to)
+}
+
+// asKnown is a local address as clients know it.
+func (n *network) asKnown(local netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(n.now.Load().known(local.Addr()), local.Port())
+}
+
+// Receives implements turn.Media.
+func (n *network) Receives(ip netip.Addr) bool {
+	now := n.now.Load()
+	return slices.ContainsFunc(now.local, func(l netip.Addr) bool { return now.known(l) == ip })
+}
+
+// Deliver implements turn.Media.
+func (n *network) Deliver(packet []byte, from, to netip.AddrPort) bool {
+	now := n.now.Load()
+	for _, s := range n.sockets[:n.media] {
+		if s.port != to.Port() {
+			continue
+		}
+		for _, l := range now.local {
+			if now.known(l) == to.Addr() {
+				return s.mux.Deliver(packet, from, netip.AddrPortFrom(l, s.port))
+			}
+		}
+	}
+	return false
+}
+
+// Outside implements turn.Media.
+func (n *network) Outside(ipv4 bool) (bind, known netip.Addr, ok bool) {
+	now := n.now.Load()
+	for _, l := range preferred(now) {
+		if known := now.known(l); known.Is4() == ipv4 {
+			return l, known, true
+		}
+	}
+	return bind, known, false
+}
+
+// preferred is the local addresses, the one first that most can reach.
+func preferred(now *addresses) []netip.Addr {
+	rank := func(a netip.Addr) int {
+		switch known := now.known(a); {
+		case known.IsLoopback():
+			return 2
+		case known.IsPrivate():
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedStableFunc(slices.Values(now.local), func(a, b netip.Addr) int { return rank(a) - rank(b) })
+}
+
+// add has a conn of the socket's read.
+func (s *socket) add(c boundConn) error {
+	if s.turns {
+		if err := s.net.turn.AddSocket(c.Conn); err != nil {
+			return err
+		}
+	}
+	return s.mux.Add(c.Conn)
+}
+
+// remove closes a conn of the socket's.
+func (s *socket) remove(c boundConn) error {
+	if s.turns {
+		s.net.turn.RemoveSocket(c.Conn)
+	}
+	return s.mux.Remove(c.Conn)
+}
+
+// TURN is what the TURN server counts; nil if there is none.
+func (e *Engine) TURN() *turn.Counters {
+	if e.net.turn == nil {
+		return nil
+	}
+	return e.net.turn.Counters()
+}
+
+// TURNAddrs are the addresses that the TURN server is reached at over UDP.
+func (e *Engine) TURNAddrs() (all []netip.AddrPort) {
+	for _, s := range e.net.sockets {
+		if s.turns {
+			for _, c := range *s.conns.Load() {
+				all = append(all, netip.AddrPortFrom(c.local, s.port))
+			}
+		}
+	}
+	return all
+}
+
+// ServeTURN serves a client of the TURN server's that came over TCP or TLS, and closes the
+// connection in the end. Nothing was read from it, but for what TLS needs.
+func (e *Engine) ServeTURN(conn net.Conn) error {
+	if e.net.turn == nil {
+		return errors.Join(errors.New("there is no TURN server"), conn.Close())
+	}
+	e.net.turn.ServeConn(conn)
+	return nil
+}
+
+// ForceRelay reports whether clients are to use nothing but TURN.
+func (e *Engine) ForceRelay() bool { return e.cfg.TURN != nil && e.cfg.TURN.ForceRelay }
+
+// TURNOverTLS reports whether clients can reach the TURN server over TLS.
+func (e *Engine) TURNOverTLS() bool { return e.cfg.TURN != nil && len(overTLS(e.cfg.TURN.URLs)) > 0 }
+
+func overTLS(urls []string) []string {
+	return slices.DeleteFunc(slices.Clone(urls), func(url string) bool { return len(url) < 6 || url[:6] != "turns:" })
+}
+
+// maxTURNAddresses bounds the addresses that clients are told of: they try all of them.
+const maxTURNAddresses = 2
+
+// turnURLs are those that clients are told of.
+func (n *network) turnURLs() []string {
+	var urls []string
+	for _, s := range n.sockets {
+		if !s.turns {
+			continue
+		}
+		now := n.now.Load()
+		families := map[bool]bool{}
+		for _, l := range preferred(now) {
+			known := now.known(l)
+			if families[known.Is4()] || len(urls) == maxTURNAddresses {
+				continue
+			}
+			families[known.Is4()] = true
+			urls = append(urls, "turn:"+net.JoinHostPort(known.String(), strconv.Itoa(int(s.port)))+"?transport=udp")
+		}
+	}
+	return append(urls, n.cfg.TURN.URLs...)
+}
+
+// ICEServers are what the client should be told of: our own TURN server, with credentials
+// that hold as long as this peer lives, by an API key; and those that are configured. With
+// tlsOnly, of our own TURN server what goes over TLS.
+func (p *Peer) ICEServers(apiKey string, tlsOnly bool) []*livekit.ICEServer {
+	configured := p.engine.iceServers()
+	if p.relays == nil {
+		return configured
+	}
+	urls := p.engine.net.turnURLs()
+	if tlsOnly {
+		urls = overTLS(urls)
+	}
+	username, password, ok := p.relays.Credentials(apiKey)
+	if !ok || len(urls) == 0 {
+		return configured
+	}
+	return append([]*livekit.ICEServer{{Urls: urls, Username: username, Credential: password}}, configured...)
+}

@@ -1,0 +1,376 @@
+package turn
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	pionturn "github.com/pion/turn/v5"
+)
+
+// The addresses of relays that lead to our own media alone. They are of no network: the
+// dummy address of IPv4 (RFC 7600, 4.8), and one of IPv6's discard-only prefix (RFC 6666).
+// An address of this machine's would be taken for that of whichever client is at the port.
+func virtualIPv4() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 0, 8}) }
+func virtualIPv6() netip.Addr { return netip.AddrFrom16([16]byte{0: 1, 15: 8}) }
+
+const (
+	// maxWaiting is how many packets may wait for a client: half a second of
+	// high-definition video. What comes beyond them is dropped, as on any network.
+	maxWaiting = 512
+	// portTries is how often a free port is looked for.
+	portTries = 64
+)
+
+// packet is one that waits.
+type packet struct {
+	from netip.AddrPort
+	n    int
+	buf  [maxPacket]byte
+}
+
+var packets = sync.Pool{New: func() any { return new(packet) }} // a pool has no state
+
+// relay is an allocation. To pion it is the packet conn that its peers are behind.
+type relay struct {
+	server *Server
+	one    *Session
+	addr   netip.AddrPort // the relayed address
+	socket *net.UDPConn   // to peers other than our own media; nil: there are none
+	in     chan *packet   // for the client
+	done   chan struct{}  // closed by Close
+	once   sync.Once
+
+	// The server's mu guards the following.
+	network netip.Prefix // that it counts for; the zero one for none
+	stream  *stream      // that it was made over, nil over UDP
+	peers   int          // permissions and channels, ever
+}
+
+var errNoRelay = errors.New("no relay of that kind")
+
+// generator makes relays for pion.
+type generator struct{ s *Server }
+
+// Validate implements pion's RelayAddressGenerator.
+func (generator) Validate() error { return nil }
+
+// AllocateListener implements pion's RelayAddressGenerator: no relay leads over TCP.
+func (generator) AllocateListener(pionturn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errNoRelay
+}
+
+// AllocateConn implements pion's RelayAddressGenerator.
+func (generator) AllocateConn(pionturn.AllocateConnConfig) (net.Conn, error) { return nil, errNoRelay }
+
+// AllocatePacketConn implements pion's RelayAddressGenerator.
+func (g generator) AllocatePacketConn(c pionturn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	if c.UserID == "" || c.RequestedPort != 0 {
+		return nil, nil, errNoRelay // of a pair of ports, which nobody needs
+	}
+	ipv4 := c.Network == "udp4"
+	bind, known, ok := g.s.cfg.Media.Outside(ipv4)
+	if !ok {
+		return nil, nil, errNoRelay // no media is of that family
+	}
+	r := &relay{server: g.s, in: make(chan *packet, maxWaiting), done: make(chan struct{})}
+	if len(g.s.cfg.Allow) > 0 {
+		if err := r.bind(bind, known); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := g.s.add(r, c.UserID, ipv4); err != nil {
+		if r.socket != nil {
+			_ = r.socket.Close() // nothing was sent on it
+		}
+		return nil, nil, err
+	}
+	if r.socket != nil {
+		g.s.work.Go(r.receiveFromOutside)
+	}
+	return r, net.UDPAddrFromAddrPort(r.addr), nil
+}
+
+// bind opens the socket to other peers.
+func (r *relay) bind(ip, known netip.Addr) error {
+	first, last := r.server.cfg.FirstPort, r.server.cfg.LastPort
+	var err error
+	for range portTries {
+		port := uint16(0)
+		if first > 0 && last >= first {
+			port = first + uint16(rand.N(uint32(last-first)+1)) // it fits
+		}
+		r.socket, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, port)))
+		if err == nil {
+			r.addr = netip.AddrPortFrom(known, addrPort(r.socket.LocalAddr()).Port())
+			return nil
+		}
+	}
+	return err
+}
+
+// add makes r one of the session's, with an address of its own.
+func (s *Server) add(r *relay, sid string, ipv4 bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.one = s.sessions[sid]
+	if s.closed || r.one == nil || !s.roomLocked(r.one) {
+		return errNoRelay
+	}
+	if r.socket != nil {
+		s.relays.Store(r.addr, r)
+	} else if !s.nameLocked(r, ipv4) {
+		return errNoRelay
+	}
+	r.one.relays[r] = struct{}{}
+	s.all++
+	s.work.Add(1)
+	s.counters.Relays.Add(1)
+	s.counters.Made.Add(1)
+	return nil
+}
+
+// nameLocked gives r an address that no other has.
+func (s *Server) nameLocked(r *relay, ipv4 bool) bool {
+	ip := virtualIPv6()
+	if ipv4 {
+		ip = virtualIPv4()
+	}
+	const first = 1024
+	for range portTries {
+		r.addr = netip.AddrPortFrom(ip, first+uint16(rand.N(1<<16-first))) // it fits
+		if _, taken := s.relays.LoadOrStore(r.addr, r); !taken {
+			return true
+		}
+	}
+	return false
+}
+
+// made follows pion's word of a new relay: now it is known whose it is.
+func (s *Server) made(src, dst, relayed net.Addr) {
+	r := s.find(addrPort(relayed))
+	if r == nil {
+		return
+	}
+	network := networkOf(addrPort(src))
+	s.mu.Lock()
+	over := s.cfg.PerNetwork > 0 && s.networks[network] >= s.cfg.PerNetwork // others came between
+	if _, there := r.one.relays[r]; there && !over {
+		r.network = network
+		s.networks[network]++
+	}
+	if c := s.open[streamKey{addrPort(src), addrPort(dst)}]; c != nil && isTCP(src) {
+		r.stream = c
+		s.provenLocked(c)
+	}
+	ended := r.one.over
+	s.mu.Unlock()
+	if over {
+		s.counters.NetworkQuota.Add(1)
+	}
+	if over || ended {
+		_ = r.Close() // it has nothing to report
+	}
+}
+
+// ended follows pion's word of the end of a relay: its stream has nothing to do any more.
+func (s *Server) ended(src, dst net.Addr) {
+	if !isTCP(src) {
+		return
+	}
+	s.mu.Lock()
+	c := s.open[streamKey{addrPort(src), addrPort(dst)}]
+	s.mu.Unlock()
+	if c != nil {
+		_ = c.Close() // what waits is lost, as on any network
+	}
+}
+
+func isTCP(a net.Addr) bool {
+	_, ok := a.(*net.TCPAddr)
+	return ok
+}
+
+// another counts a permission or a channel of a relay, and ends one that has too many:
+// something is kept of each.
+func (s *Server) another(relayed net.Addr) {
+	r := s.find(addrPort(relayed))
+	if r == nil {
+		return
+	}
+	s.mu.Lock()
+	r.peers++
+	tooMany := r.peers > 2*maxPeers
+	s.mu.Unlock()
+	if tooMany {
+		s.counters.Peers.Add(1)
+		_ = r.Close() // it has nothing to report
+	}
+}
+
+func (s *Server) find(addr netip.AddrPort) *relay {
+	if s.counters.Relays.Load() == 0 {
+		return nil
+	}
+	if r, ok := s.relays.Load(addr); ok {
+		return r.(*relay) // nothing else is in it
+	}
+	return nil
+}
+
+// Path is a way for packets from one of our own media's addresses to the client behind a
+// relay; nil if to is no relay's address.
+func (s *Server) Path(from, to netip.AddrPort) *Path {
+	if r := s.find(to); r != nil {
+		return &Path{r, from}
+	}
+	return nil
+}
+
+// Send gives a packet of our own media to the client behind a relay; false if to is no
+// relay's address.
+func (s *Server) Send(b []byte, from, to netip.AddrPort) bool {
+	r := s.find(to)
+	if r == nil {
+		return false
+	}
+	r.toClient(b, from)
+	return true
+}
+
+// Path is where a [Server.Path] leads. Its method may be called concurrently.
+type Path struct {
+	r    *relay
+	from netip.AddrPort
+}
+
+// WriteToAddrPort sends a packet there, whatever the address.
+func (p *Path) WriteToAddrPort(b []byte, _ netip.AddrPort) (int, error) {
+	select {
+	case <-p.r.done:
+		return 0, net.ErrClosed
+	default:
+	}
+	p.r.toClient(b, p.from)
+	return len(b), nil
+}
+
+// toClient queues a packet for the client.
+func (r *relay) toClient(b []byte, from netip.AddrPort) {
+	r.server.counters.ToClients.Add(uint64(len(b)))
+	r.push(b, from)
+}
+
+func (r *relay) push(b []byte, from netip.AddrPort) {
+	p := packets.Get().(*packet) // the pool has nothing else
+	p.from, p.n = from, copy(p.buf[:], b)
+	if p.n == len(b) {
+		select {
+		case r.in <- p:
+			return
+		default:
+		}
+	}
+	packets.Put(p)
+	r.server.counters.Overflow.Add(1)
+}
+
+// receiveFromOutside takes what other peers send, until the relay ends.
+func (r *relay) receiveFromOutside() {
+	buf := make([]byte, maxPacket)
+	for {
+		n, from, err := r.socket.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			select {
+			case <-r.done:
+				return
+			default:
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue // another packet's misfortune
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		if !r.server.outside(from.Addr()) {
+			continue // it is no peer, or pretends to be our own media
+		}
+		r.server.counters.OutsideIn.Add(uint64(n)) // it is a length
+		r.push(buf[:n], from)
+	}
+}
+
+// ReadFrom implements net.PacketConn: what is for the client.
+func (r *relay) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		select {
+		case p := <-r.in:
+			n, from, fits := copy(b, p.buf[:p.n]), p.from, p.n <= len(b)
+			packets.Put(p)
+			if !fits {
+				r.server.counters.Overflow.Add(1)
+				continue
+			}
+			return n, net.UDPAddrFromAddrPort(from), nil
+		case <-r.done:
+			return 0, nil, net.ErrClosed
+		}
+	}
+}
+
+// WriteTo implements net.PacketConn: what the client sends to a peer.
+func (r *relay) WriteTo(b []byte, addr net.Addr) (int, error) {
+	to := addrPort(addr)
+	s := r.server
+	switch {
+	case s.cfg.Media.Deliver(b, r.addr, to):
+		s.counters.ToMedia.Add(uint64(len(b)))
+	case r.socket != nil && s.outside(to.Addr()):
+		s.counters.OutsideOut.Add(uint64(len(b)))
+		if _, err := r.socket.WriteToUDPAddrPort(b, to); err != nil {
+			return 0, err
+		}
+	default:
+		s.counters.Peers.Add(1) // another port of ours
+	}
+	return len(b), nil
+}
+
+// Close implements net.PacketConn. It fails never.
+func (r *relay) Close() error {
+	r.once.Do(func() {
+		close(r.done)
+		if r.socket != nil {
+			_ = r.socket.Close() // what waits is lost, as on any network
+		}
+		s := r.server
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.relays.CompareAndDelete(r.addr, r)
+		delete(r.one.relays, r)
+		s.all--
+		if r.network.IsValid() {
+			if s.networks[r.network]--; s.networks[r.network] == 0 {
+				delete(s.networks, r.network)
+			}
+		}
+		s.counters.Relays.Add(-1)
+		s.work.Done()
+	})
+	return nil
+}
+
+// LocalAddr implements net.PacketConn.
+func (r *relay) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(r.addr) }
+
+// SetDeadline implements net.PacketConn. It does nothing: pion sets none.
+func (r *relay) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline implements net.PacketConn, as SetDeadline.
+func (r *relay) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline implements net.PacketConn, as SetDeadline.
+func (r *relay) SetWriteDeadline(time.Time) error { return nil }

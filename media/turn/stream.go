@@ -1,0 +1,184 @@
+package turn
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds of connections.
+const (
+	// maxStrangers is how many connections may have no relay yet, and
+	// maxStrangersOfNetwork how many of one network. A client's has one after two
+	// round trips.
+	maxStrangers          = 512
+	maxStrangersOfNetwork = 64
+	// strangerTime is how long one may have none.
+	strangerTime = 10 * time.Second
+	// writeTime is how long a client may take to take a packet. Media that is older is of
+	// no use to it.
+	writeTime = 5 * time.Second
+	// writeBuffer is what may wait in the kernel for a client, in bytes: a second of
+	// 2 Mbit/s.
+	writeBuffer = 256 << 10
+)
+
+// streamKey names a stream as pion does.
+type streamKey struct{ remote, local netip.AddrPort }
+
+// stream is a client's connection over TCP or TLS.
+type stream struct {
+	net.Conn
+	server  *Server
+	key     streamKey
+	network netip.Prefix
+	once    sync.Once
+	timer   *time.Timer // until it has to have a relay
+
+	// The server's mu guards the following.
+	proven bool // it has a relay, or had one
+}
+
+// ServeConn serves a client's connection, from which nothing was read, and which the
+// server closes. It does not wait.
+func (s *Server) ServeConn(conn net.Conn) {
+	c := &stream{
+		Conn: conn, server: s, key: streamKey{addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())},
+	}
+	c.network = networkOf(c.key.remote)
+	if t, ok := underlying(conn).(*net.TCPConn); ok {
+		_ = t.SetWriteBuffer(writeBuffer) // where this fails more may wait
+	}
+	s.mu.Lock()
+	_, twice := s.open[c.key]
+	if s.closed || twice || s.unproven >= maxStrangers || s.strangers[c.network] >= maxStrangersOfNetwork ||
+		(s.cfg.All > 0 && len(s.open) >= s.cfg.All+maxStrangers) {
+		s.mu.Unlock()
+		s.counters.StreamsRefused.Add(1)
+		_ = conn.Close() // nothing was said on it
+		return
+	}
+	s.open[c.key] = c
+	s.unproven++
+	s.strangers[c.network]++
+	s.counters.Streams.Add(1)
+	s.work.Add(1) // until it is closed
+	c.timer = time.AfterFunc(strangerTime, c.late)
+	s.mu.Unlock()
+	if !s.streams.hand(c) {
+		_ = c.Close() // nothing was said on it
+	}
+}
+
+// underlying is the connection beneath those that wrap it.
+func underlying(conn net.Conn) net.Conn {
+	for {
+		w, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = w.NetConn()
+	}
+}
+
+// late ends a connection that has made no relay in time.
+func (c *stream) late() {
+	c.server.mu.Lock()
+	proven := c.proven
+	c.server.mu.Unlock()
+	if !proven {
+		c.server.counters.StreamsRefused.Add(1)
+		_ = c.Close() // it is a stranger's
+	}
+}
+
+// provenLocked follows a stream's first relay.
+func (s *Server) provenLocked(c *stream) {
+	if c.proven {
+		return
+	}
+	c.proven = true
+	s.strangerGoneLocked(c.network)
+}
+
+func (s *Server) strangerGoneLocked(network netip.Prefix) {
+	s.unproven--
+	if s.strangers[network]--; s.strangers[network] == 0 {
+		delete(s.strangers, network)
+	}
+}
+
+// Write implements net.Conn. A client that does not take in time what it is sent is given
+// up.
+func (c *stream) Write(b []byte) (int, error) {
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTime)) // where this fails, so does the write
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		_ = c.Close() // it is of no use any more
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *stream) Close() error {
+	var err error
+	c.once.Do(func() {
+		s := c.server
+		s.mu.Lock()
+		c.timer.Stop()
+		if !c.proven {
+			c.proven = true
+			s.strangerGoneLocked(c.network)
+		}
+		if s.open[c.key] == c {
+			delete(s.open, c.key)
+		}
+		s.counters.Streams.Add(-1)
+		s.mu.Unlock()
+		// A TLS connection says goodbye, for which it would wait.
+		err = underlying(c.Conn).Close()
+		s.work.Done()
+	})
+	return err
+}
+
+// streamListener hands streams to pion.
+type streamListener struct {
+	conns chan net.Conn
+	done  chan struct{} // closed by Close
+	once  sync.Once
+}
+
+func newStreamListener() *streamListener {
+	return &streamListener{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// hand gives pion a connection, which it takes at once; false: no more are taken.
+func (l *streamListener) hand(c net.Conn) bool {
+	select {
+	case l.conns <- c:
+		return true
+	case <-l.done:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (l *streamListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (l *streamListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *streamListener) Addr() net.Addr { return &net.TCPAddr{} }

@@ -1,0 +1,330 @@
+package door
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// DefaultTime is how long a caller may take to say what it is, TLS included.
+	DefaultTime = 10 * time.Second
+	// maxCallers is how many callers there may be, and maxCallersOfNetwork how many of one
+	// IPv4 address or IPv6 network of 64 bits: as many as HTTP has connections without a
+	// request.
+	maxCallers          = 4096
+	maxCallersOfNetwork = 256
+)
+
+// Config says where the guests of a [Door] go. Nil ways do not exist: guests who ask for
+// them are turned away.
+type Config struct {
+	// TLS is spoken with those who begin so; nil: they are turned away.
+	TLS *tls.Config
+	// TURNName is the server's name that TURN's clients alone ask TLS for; "" if there is
+	// none.
+	TURNName string
+	// TURN and ICE take connections. They must not wait, and close what they take.
+	TURN, ICE func(net.Conn)
+	// HTTP hands connections to the listeners of [Door.HTTP].
+	HTTP bool
+	// Trusted are the networks of proxies: their connections are many people's.
+	Trusted []netip.Prefix
+	// Time is how long a caller may take to say what it is; 0 is [DefaultTime].
+	Time time.Duration
+	// Log receives errors of listeners, not of connections. Required.
+	Log *slog.Logger
+}
+
+// Counters are a door's connections, since it opened but for the first.
+type Counters struct {
+	Callers atomic.Int64 // now
+	// Guests, by what they are.
+	HTTP, TURN, ICE atomic.Uint64
+	// Callers turned away: there were too many, they took too long, they said nothing
+	// that is known here, TLS could not be agreed on.
+	Crowd, Late, Unknown, TLS atomic.Uint64
+	// Failures: times that no connection could be accepted.
+	Failures atomic.Uint64
+}
+
+// Door is the listeners of one port. All methods may be called concurrently.
+type Door struct {
+	cfg      Config
+	counters Counters
+	work     sync.WaitGroup // acceptors and callers
+	done     chan struct{}  // closed by Close
+	ctx      context.Context
+	cancel   context.CancelFunc
+
+	// mu guards the following.
+	mu        sync.Mutex
+	closed    bool
+	listeners []net.Listener
+	inside    []*handed
+	callers   map[net.Conn]netip.Prefix
+	networks  map[netip.Prefix]int // callers of each
+}
+
+// New makes a door without listeners. Close must be called.
+func New(cfg Config) *Door {
+	if cfg.Time == 0 {
+		cfg.Time = DefaultTime
+	}
+	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix]int{}}
+	if cfg.TLS != nil {
+		// Who has named another protocol is not decrypted here.
+		d.cfg.TLS = cfg.TLS.Clone()
+		d.cfg.TLS.NextProtos = []string{turnProtocol}
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Counters are the door's counts.
+func (d *Door) Counters() *Counters { return &d.counters }
+
+// Listen begins to accept l's connections, and closes l in the end.
+func (d *Door) Listen(l net.Listener) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errors.Join(net.ErrClosed, l.Close())
+	}
+	d.listeners = append(d.listeners, l)
+	var ways *ways
+	if d.cfg.HTTP {
+		ways = newWays(l.Addr())
+		d.inside = append(d.inside, ways.asIs, ways.decrypted)
+	}
+	d.work.Go(func() { d.accept(l, ways) })
+	return nil
+}
+
+// HTTP are listeners, one for each that Listen was given: HTTP's guests as they came, which
+// speak TLS still if they began so, and those with whom the door has spoken TLS already.
+// They are closed by their user, or with the door.
+func (d *Door) HTTP() (asIs, decrypted []net.Listener) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, l := range d.inside {
+		if i%2 == 0 {
+			asIs = append(asIs, l)
+		} else {
+			decrypted = append(decrypted, l)
+		}
+	}
+	return asIs, decrypted
+}
+
+// Addrs are the addresses of the listeners.
+func (d *Door) Addrs() []net.Addr {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []net.Addr
+	for _, l := range d.listeners {
+		all = append(all, l.Addr())
+	}
+	return all
+}
+
+// Close ends the listeners and the callers, and waits for their goroutines. Guests are
+// others' to end.
+func (d *Door) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	close(d.done)
+	d.cancel()
+	var errs []error
+	for _, l := range d.listeners {
+		errs = append(errs, l.Close())
+	}
+	for _, l := range d.inside {
+		errs = append(errs, l.Close())
+	}
+	for conn := range d.callers {
+		_ = conn.Close() // nothing was said on it
+	}
+	d.mu.Unlock()
+	d.work.Wait()
+	return errors.Join(errs...)
+}
+
+// accept takes a listener's connections until it is closed. A process that is out of file
+// descriptors gets some back: it goes on after an error.
+func (d *Door) accept(l net.Listener, ways *ways) {
+	const (
+		again    = 100 * time.Millisecond
+		logEvery = time.Minute
+	)
+	var logged time.Time
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			d.admit(conn, ways)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		d.counters.Failures.Add(1)
+		if now := time.Now(); now.Sub(logged) >= logEvery {
+			logged = now
+			d.cfg.Log.Error("no connection can be accepted, trying again", "address", l.Addr(), "error", err)
+		}
+		select {
+		case <-d.done:
+			return
+		case <-time.After(again):
+		}
+	}
+}
+
+// admit makes a connection a caller, unless there are too many.
+func (d *Door) admit(conn net.Conn, ways *ways) {
+	network := d.network(conn)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.callers) >= maxCallers || network.IsValid() && d.networks[network] >= maxCallersOfNetwork {
+		d.counters.Crowd.Add(1)
+		_ = conn.Close() // nothing was said on it
+		return
+	}
+	d.callers[conn] = network
+	d.networks[network]++
+	d.counters.Callers.Add(1)
+	d.work.Go(func() { d.meet(conn, ways) })
+}
+
+// network is what counts as one client; the zero one for a proxy that is trusted.
+func (d *Door) network(conn net.Conn) netip.Prefix {
+	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip := at.Addr().Unmap().WithZone("")
+	if slices.ContainsFunc(d.cfg.Trusted, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		return netip.Prefix{}
+	}
+	bits := 64
+	if ip.Is4() {
+		bits = 32
+	}
+	p, _ := ip.Prefix(bits) // cannot fail for those bits
+	return p
+}
+
+// forget gives a caller's place to others.
+func (d *Door) forget(conn net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	network := d.callers[conn]
+	delete(d.callers, conn)
+	if d.networks[network]--; d.networks[network] == 0 {
+		delete(d.networks, network)
+	}
+	d.counters.Callers.Add(-1)
+}
+
+// meet finds out what a caller is, and hands it on.
+func (d *Door) meet(conn net.Conn, ways *ways) {
+	defer d.forget(conn)
+	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // where this fails, so does the read
+	g, err := d.ask(conn)
+	if err == nil {
+		// The clock is the next one's to set.
+		err = g.conn.SetDeadline(time.Time{})
+	}
+	if err == nil && d.hand(g, ways) {
+		return
+	}
+	var timeout net.Error
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		d.counters.Late.Add(1)
+	case errors.Is(err, errTLS):
+		d.counters.TLS.Add(1)
+	default:
+		d.counters.Unknown.Add(1)
+	}
+	_ = conn.Close() // it has been told all that there is to tell
+}
+
+// hand gives a guest to whom it is for; false if there is nobody.
+func (d *Door) hand(g guest, ways *ways) bool {
+	switch {
+	case g.kind == turnGuest && d.cfg.TURN != nil:
+		d.counters.TURN.Add(1)
+		d.cfg.TURN(g.conn)
+	case g.kind == iceGuest && d.cfg.ICE != nil:
+		d.counters.ICE.Add(1)
+		d.cfg.ICE(g.conn)
+	case g.kind == httpGuest && ways != nil:
+		l := ways.asIs
+		if g.decrypted {
+			l = ways.decrypted
+		}
+		d.counters.HTTP.Add(1)
+		return l.put(g.conn)
+	default:
+		return false
+	}
+	return true
+}
+
+// ways are the listeners of HTTP behind one of the door's.
+type ways struct{ asIs, decrypted *handed }
+
+func newWays(addr net.Addr) *ways { return &ways{newHanded(addr), newHanded(addr)} }
+
+// handed is a listener whose connections others have accepted.
+type handed struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{} // closed by Close
+	once  sync.Once
+}
+
+func newHanded(addr net.Addr) *handed {
+	return &handed{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// put hands a connection over; false if nobody accepts any more.
+func (l *handed) put(conn net.Conn) bool {
+	select {
+	case l.conns <- conn:
+		return true
+	case <-l.done:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (l *handed) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
+	}
+}
+
+// Close implements net.Listener.
+func (l *handed) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *handed) Addr() net.Addr { return l.addr }

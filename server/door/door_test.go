@@ -1,0 +1,263 @@
+package door
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const patience = time.Minute
+
+// house is a door and who is behind it: each way has a reader that answers with its name and
+// the first bytes that it was sent, so many.
+type house struct {
+	door *Door
+	addr string
+	root *x509.CertPool
+}
+
+func selfSigned(t *testing.T, names ...string) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: names, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	root := x509.NewCertPool()
+	root.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, root
+}
+
+func answers(name string, length int) func(net.Conn) {
+	return func(conn net.Conn) {
+		go func() { // ends with the connection, which the test ends
+			defer conn.Close()
+			b := make([]byte, length)
+			if _, err := io.ReadFull(conn, b); err == nil {
+				_, _ = fmt.Fprintf(conn, "%s %x", name, b) // the client may be gone
+			}
+		}()
+	}
+}
+
+func build(t *testing.T, change func(*Config)) *house {
+	t.Helper()
+	cert, root := selfSigned(t, "calls.example", "turn.example")
+	cfg := Config{
+		TLS: &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+				if err := h.SupportsCertificate(&cert); err != nil {
+					return nil, err
+				}
+				return &cert, nil
+			},
+		},
+		TURNName: "turn.example", TURN: answers("TURN", 20), ICE: answers("ICE", 22), HTTP: true, Log: slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	d := New(cfg)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, d.Listen(l))
+	if cfg.HTTP {
+		asIs, decrypted := d.HTTP()
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprintf(w, "%s %v", r.Proto, r.TLS != nil) // the client may be gone
+		})
+		plain, encrypted := &http.Server{Handler: handler, ReadHeaderTimeout: patience}, &http.Server{Handler: handler, TLSConfig: cfg.TLS, ReadHeaderTimeout: patience}
+		t.Cleanup(func() { _, _ = plain.Close(), encrypted.Close() })
+		go func() { _ = plain.Serve(decrypted[0]) }() // both end with the test
+		go func() { _ = encrypted.ServeTLS(asIs[0], "", "") }()
+	}
+	return &house{d, l.Addr().String(), root}
+}
+
+func (h *house) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", h.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	return conn
+}
+
+func (h *house) dialTLS(t *testing.T, name string, protocols ...string) *tls.Conn {
+	t.Helper()
+	c := tls.Client(h.dial(t), &tls.Config{ServerName: name, NextProtos: protocols, RootCAs: h.root})
+	require.NoError(t, c.Handshake())
+	return c
+}
+
+// stunRequest is what a TURN client sends first, and framed what one of ICE-TCP does.
+func stunRequest() []byte {
+	return append([]byte{0, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
+}
+
+func framed() []byte {
+	p := stunRequest()
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...)
+}
+
+// TestEverybodyFindsTheWay: on one port HTTP over TLS with either version, HTTP of clients that
+// name no protocol, ICE-TCP, and TURN over TCP and over TLS, told by its protocol, its
+// name, or its first bytes alone.
+func TestEverybodyFindsTheWay(t *testing.T) {
+	h := build(t, nil)
+	says := func(conn net.Conn, first []byte, want string) {
+		t.Helper()
+		_, err := conn.Write(first)
+		require.NoError(t, err)
+		b := make([]byte, 200)
+		n, err := conn.Read(b)
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintf("%s %x", want, first), string(b[:n]))
+	}
+	says(h.dial(t), stunRequest(), "TURN")
+	says(h.dial(t), framed(), "ICE")
+	says(h.dialTLS(t, "calls.example", "stun.turn"), stunRequest(), "TURN")
+	says(h.dialTLS(t, "turn.example"), stunRequest(), "TURN")
+	says(h.dialTLS(t, "calls.example"), stunRequest(), "TURN") // by its first bytes
+
+	for name, protocols := range map[string][]string{"HTTP/1.1 true": {"http/1.1"}, "HTTP/2.0 true": {"h2", "http/1.1"}} {
+		transport := &http.Transport{
+			TLSClientConfig: &tls.Config{ServerName: "calls.example", RootCAs: h.root, NextProtos: protocols}, ForceAttemptHTTP2: len(protocols) > 1,
+		}
+		defer transport.CloseIdleConnections()
+		res, err := (&http.Client{Transport: transport, Timeout: patience}).Get("https://" + h.addr)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, name, string(body))
+	}
+	c := h.dialTLS(t, "calls.example")
+	_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: calls.example\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	answer, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "HTTP/1.1 false")
+	require.EqualValues(t, 4, h.door.Counters().TURN.Load())
+	require.EqualValues(t, 1, h.door.Counters().ICE.Load())
+	require.EqualValues(t, 3, h.door.Counters().HTTP.Load())
+}
+
+// TestDropByDrop: who sends its first bytes one at a time is understood as well.
+func TestDropByDrop(t *testing.T) {
+	h := build(t, nil)
+	for want, first := range map[string][]byte{"TURN": stunRequest(), "ICE": framed()} {
+		conn := h.dial(t)
+		for _, b := range first {
+			_, err := conn.Write([]byte{b})
+			require.NoError(t, err)
+		}
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(answer, []byte(want)), "%q", answer)
+	}
+}
+
+// closed waits until the other side has closed.
+func closed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	_, err := io.ReadAll(conn)
+	var timeout net.Error
+	require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "it is open still")
+}
+
+// TestNobodyWaitsAtTheDoor: who says nothing, or something unknown, or never comes to the end of
+// a TLS handshake, is sent away in time, and others come in meanwhile.
+func TestNobodyWaitsAtTheDoor(t *testing.T) {
+	h := build(t, func(c *Config) { c.Time = 300 * time.Millisecond })
+	silent, slow, hello, encrypted := h.dial(t), h.dial(t), h.dial(t), h.dialTLS(t, "calls.example")
+	_, err := slow.Write([]byte{0, 3})
+	require.NoError(t, err)
+	_, err = hello.Write([]byte{0x16, 3, 1, 0x40, 0, 1, 0, 0x3f}) // the head of a long handshake
+	require.NoError(t, err)
+	for _, conn := range []net.Conn{silent, slow, hello, encrypted} {
+		closed(t, conn)
+	}
+	require.EqualValues(t, 4, h.door.Counters().Late.Load())
+
+	h = build(t, nil)
+	for _, nonsense := range []string{"nonsense of any kind", "\x00\x03\x00\x00nonsense of any kind", "\x16\x03\x01\x00\x05nonsense of any kind", "\x80nonsense of any kind"} {
+		conn := h.dial(t)
+		_, err := io.WriteString(conn, nonsense)
+		require.NoError(t, err)
+		closed(t, conn)
+	}
+	require.Error(t, tls.Client(h.dial(t), &tls.Config{ServerName: "other.example", RootCAs: h.root}).Handshake(), "a name without a certificate")
+	require.Error(t, tls.Client(h.dial(t), &tls.Config{ServerName: "calls.example", RootCAs: h.root, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}).Handshake())
+	require.Eventually(t, func() bool {
+		c := h.door.Counters()
+		return c.Unknown.Load() == 3 && c.TLS.Load() == 3 && c.Callers.Load() == 0
+	}, patience, 10*time.Millisecond)
+}
+
+// TestACrowdAtTheDoor: the silent connections of one network take so many places and no more.
+func TestACrowdAtTheDoor(t *testing.T) {
+	h := build(t, nil)
+	for range 2 * maxCallersOfNetwork {
+		h.dial(t)
+	}
+	require.Eventually(t, func() bool { return h.door.Counters().Crowd.Load() == maxCallersOfNetwork }, patience, 10*time.Millisecond)
+	require.EqualValues(t, maxCallersOfNetwork, h.door.Counters().Callers.Load())
+	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial("tcp", h.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Write(stunRequest())
+	require.NoError(t, err)
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "TURN")
+}
+
+// TestWaysThatAreNot: a door for TURN alone turns others away.
+func TestWaysThatAreNot(t *testing.T) {
+	h := build(t, func(c *Config) { c.HTTP, c.ICE = false, nil })
+	for _, first := range [][]byte{[]byte("GET / HTTP/1.1\r\n\r\n"), framed()} {
+		conn := h.dial(t)
+		_, err := conn.Write(first)
+		require.NoError(t, err)
+		closed(t, conn)
+	}
+	c := h.dialTLS(t, "calls.example", "stun.turn")
+	_, err := c.Write(stunRequest())
+	require.NoError(t, err)
+	b := make([]byte, 4)
+	_, err = io.ReadFull(c, b)
+	require.NoError(t, err)
+	require.Equal(t, "TURN", string(b))
+}
+
+func FuzzTell(f *testing.F) {
+	for _, b := range [][]byte{stunRequest(), framed(), []byte("GET / HTTP/1.1"), {0x16, 3, 1, 0, 5}} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, err := tell(b)
+		if len(b) >= firstBytes && k == unknown && err == nil {
+			t.Fatal("it asks for more than is ever looked at")
+		}
+	})
+}

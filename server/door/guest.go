@@ -1,0 +1,219 @@
+package door
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// kind is what a guest is.
+type kind int
+
+const (
+	unknown kind = iota
+	httpGuest
+	turnGuest
+	iceGuest
+	tlsGuest // which of the others is told by what TLS hides
+)
+
+// guest is a connection, and what was found out of it.
+type guest struct {
+	kind      kind
+	conn      net.Conn
+	decrypted bool // the door speaks TLS with it
+}
+
+var (
+	errTLS     = errors.New("TLS could not be agreed on")
+	errUnknown = errors.New("it begins like nothing that is served here")
+)
+
+const (
+	// firstBytes is how many bytes tell STUN, with a length before it.
+	firstBytes = 10
+	// maxHello bounds what a TLS handshake may begin with: its longest message, and the
+	// heads of the records it comes in.
+	maxHello = 80 << 10
+
+	stunCookie = 0x2112a442
+
+	turnProtocol = "stun.turn" // TURN's name in ALPN (RFC 7443)
+)
+
+// tell finds out what a connection is whose first bytes these are. It asks for more of
+// them by unknown and no error.
+func tell(b []byte) (kind, error) {
+	const handshake = 0x16 // a TLS record's type
+	isSTUN := func(b []byte) bool { return b[0] < 4 && binary.BigEndian.Uint32(b[4:]) == stunCookie }
+	switch {
+	case len(b) == 0:
+		return unknown, nil
+	case b[0] == handshake:
+		if len(b) == 1 {
+			return unknown, nil
+		}
+		if b[1] == 3 { // the first half of its version
+			return tlsGuest, nil
+		}
+	case b[0] >= 'A' && b[0] <= 'Z':
+		return httpGuest, nil
+	}
+	switch {
+	case len(b) >= 8 && isSTUN(b):
+		return turnGuest, nil
+	case len(b) >= firstBytes && isSTUN(b[2:]):
+		return iceGuest, nil
+	case len(b) >= firstBytes:
+		return unknown, errUnknown
+	}
+	return unknown, nil
+}
+
+// ask finds out what a caller is. The connection's deadline bounds it.
+func (d *Door) ask(conn net.Conn) (guest, error) {
+	k, first, err := peek(conn)
+	if err != nil {
+		return guest{}, err
+	}
+	again := &replay{Conn: conn, first: first}
+	if k != tlsGuest {
+		return guest{kind: k, conn: again}, nil
+	}
+	if d.cfg.TLS == nil {
+		return guest{}, errTLS
+	}
+	if !d.cfg.HTTP { // nothing but TURN comes over TLS
+		return d.decrypt(again, func(net.Conn) (kind, []byte, error) { return turnGuest, nil, nil })
+	}
+	hello, read, err := readHello(again)
+	if err != nil {
+		return guest{}, err
+	}
+	again = &replay{Conn: conn, first: read}
+	switch {
+	case slices.Contains(hello.SupportedProtos, turnProtocol),
+		d.cfg.TURNName != "" && strings.EqualFold(hello.ServerName, d.cfg.TURNName) && len(hello.SupportedProtos) == 0:
+		return d.decrypt(again, func(net.Conn) (kind, []byte, error) { return turnGuest, nil, nil })
+	case len(hello.SupportedProtos) > 0:
+		return guest{kind: httpGuest, conn: again}, nil
+	}
+	return d.decrypt(again, peek)
+}
+
+// decrypt speaks TLS with a caller, and asks what it is.
+func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) (guest, error) {
+	c := tls.Server(conn, d.cfg.TLS)
+	if err := c.HandshakeContext(d.ctx); err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return guest{}, err
+		}
+		return guest{}, fmt.Errorf("%w: %w", errTLS, err)
+	}
+	k, first, err := ask(c)
+	if err != nil {
+		return guest{}, err
+	}
+	if k == tlsGuest || k == iceGuest { // neither belongs within TLS
+		return guest{}, errUnknown
+	}
+	if len(first) == 0 {
+		return guest{kind: k, conn: c, decrypted: true}, nil
+	}
+	return guest{kind: k, conn: &replay{Conn: c, first: first}, decrypted: true}, nil
+}
+
+// peek reads until it is told what a connection is.
+func peek(conn net.Conn) (kind, []byte, error) {
+	var b [firstBytes]byte
+	for n := 0; n < len(b); {
+		read, err := conn.Read(b[n:])
+		n += read
+		k, unfit := tell(b[:n])
+		switch {
+		case unfit != nil:
+			return unknown, nil, unfit
+		case k != unknown:
+			return k, b[:n], nil
+		case err != nil:
+			return unknown, nil, err
+		}
+	}
+	return unknown, nil, errUnknown
+}
+
+// readHello reads the message that a TLS handshake begins with, and gives back all that it
+// has read.
+func readHello(conn net.Conn) (*tls.ClientHelloInfo, []byte, error) {
+	var read bytes.Buffer
+	var hello *tls.ClientHelloInfo
+	listen := &listener{Conn: conn, r: io.TeeReader(io.LimitReader(conn, maxHello), &read)}
+	err := tls.Server(listen, &tls.Config{
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			hello = h
+			return nil, errUnknown // enough was heard
+		},
+	}).Handshake()
+	if hello == nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return nil, nil, err
+		}
+		return nil, nil, fmt.Errorf("%w: %w", errTLS, err)
+	}
+	return hello, read.Bytes(), nil
+}
+
+// listener is a connection that is listened to and nothing is said on.
+type listener struct {
+	net.Conn
+	r io.Reader
+}
+
+// Read implements net.Conn.
+func (l *listener) Read(b []byte) (int, error) { return l.r.Read(b) }
+
+// Write implements net.Conn: what TLS would say of the end is not for the client.
+func (l *listener) Write(b []byte) (int, error) { return len(b), nil }
+
+// Close implements net.Conn: the connection goes on.
+func (l *listener) Close() error { return nil }
+
+// SetWriteDeadline implements net.Conn: nothing is written.
+func (l *listener) SetWriteDeadline(time.Time) error { return nil }
+
+// replay is a connection of which something was read, which is read again first. Its
+// methods may be called concurrently, but for Read.
+type replay struct {
+	net.Conn
+	first []byte
+}
+
+// Read implements net.Conn.
+func (r *replay) Read(b []byte) (int, error) {
+	if len(r.first) > 0 {
+		n := copy(b, r.first)
+		r.first = r.first[n:]
+		return n, nil
+	}
+	return r.Conn.Read(b)
+}
+
+// NetConn is the connection beneath.
+func (r *replay) NetConn() net.Conn { return r.Conn }
+
+// CloseWrite is for net/http, which ends connections with it.
+func (r *replay) CloseWrite() error {
+	if w, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
