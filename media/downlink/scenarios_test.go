@@ -197,3 +197,30 @@ func BenchmarkControl(b *testing.B) {
 		step()
 	}
 }
+
+// A path that drops what it held for too long, as a TCP connection does, is taken for
+// narrow at once, whatever else is told of it.
+func TestAPathThatHoldsPacketsUp(t *testing.T) {
+	for _, wide := range []bool{false, true} {
+		c := NewControl[int](wide)
+		now := int64(time.Hour)
+		for i := range 200 { // 1 Mbit/s
+			now += int64(10 * time.Millisecond)
+			c.Leave(now, 1250, sent.Video)
+			if i%50 == 0 {
+				c.Divide(now, nil)
+			}
+		}
+		require.False(t, c.State().Limited)
+		c.Overdue(now, 7, 250*time.Millisecond, true)
+		s := c.State()
+		require.True(t, s.Limited)
+		require.Less(t, s.Bitrate, 0.8e6)
+		require.Greater(t, s.Bitrate, 0.2e6)
+		require.True(t, c.Paces())
+		require.Equal(t, pacer.DropAndAsk, c.Offer(now, pacer.Packet{Stream: 7, Size: 1000, Kind: sent.Video}, 0))
+		require.Equal(t, pacer.Send, c.Offer(now, pacer.Packet{Stream: 8, Size: 1000, Kind: sent.Video}, 0))
+		c.Overdue(now, 7, 250*time.Millisecond, true)
+		require.Equal(t, s.Bitrate, c.State().Bitrate, "once for one queue")
+	}
+}
