@@ -52,6 +52,22 @@ func Apply(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
+// Version tells how many steps db has had, 0 if it is empty, and how many this program
+// knows. It changes nothing, and fails as Apply does.
+func Version(ctx context.Context, db *sql.DB) (version, known int, err error) {
+	steps, err := read()
+	if err != nil {
+		return 0, 0, err
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("open database to read its version: %w", err)
+	}
+	defer conn.Close()
+	version, err = check(ctx, conn, len(steps))
+	return version, len(steps), err
+}
+
 // read returns the steps in order: the file of step n begins with n in four
 // digits, and none is missing.
 func read() ([]string, error) {

@@ -27,5 +27,6 @@
 // has the database open holds a lock on that file, which the kernel takes away when the
 // process ends in whatever manner. The database must not be opened, read or
 // copied by other means from this process: closing any file descriptor of it
-// drops SQLite's own locks.
+// drops SQLite's own locks. Before a migration a copy of the database is kept beside it,
+// as .vN.backup with the version that it has.
 package sqlite

@@ -191,6 +191,9 @@ func open(ctx context.Context, path string, c Config) (*Store, error) {
 
 // start readies the schema and starts the writer's goroutine, which Close stops.
 func (s *Store) start(ctx context.Context, c Config) error {
+	if err := s.keepBeforeMigration(ctx, c.Log); err != nil {
+		return err
+	}
 	if err := migrations.Apply(ctx, s.write); err != nil {
 		if errors.Is(err, migrations.ErrNewer) || errors.Is(err, migrations.ErrForeign) || isContext(err) {
 			return fmt.Errorf("open database %s: %w", s.path, err)

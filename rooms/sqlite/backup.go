@@ -1,0 +1,292 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"parlor/migrations"
+
+	"modernc.org/sqlite"
+)
+
+// ErrExists: a backup does not take the place of what is there.
+var ErrExists = errors.New("there is a file of that name")
+
+// keptBackups is how many versions' copies are kept of those made before migrations.
+const keptBackups = 3
+
+// Backup is a copy of a database.
+type Backup struct {
+	Bytes    int64
+	Version  int   // of its schema
+	EventSeq int64 // of its newest event
+	Live     bool  // a server had the database open
+}
+
+// BackUp copies the database at from, as of one moment, into a new file, which its owner
+// alone may read. A server may have it open: the copy is read beside it. It fails with
+// [ErrExists] if the file is there, and leaves none if it fails; a copy that is not whole,
+// or that this program could not open, is a failure.
+func BackUp(ctx context.Context, from, to string) (Backup, error) {
+	path, err := resolve(from)
+	if err != nil {
+		return Backup{}, fmt.Errorf("back up database %s: %w", from, err)
+	}
+	if to, err = filepath.Abs(to); err != nil {
+		return Backup{}, fmt.Errorf("back up database %s: %w", from, err)
+	}
+	b, err := backUp(ctx, path, to)
+	if err != nil {
+		return b, fmt.Errorf("back up database %w", causeOf(path, err))
+	}
+	return b, nil
+}
+
+// causeOf is err with what ails the database in plain words.
+func causeOf(path string, err error) error {
+	if _, ok := errors.AsType[*sqlite.Error](err); ok {
+		return errors.New(reason(path, err))
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+func backUp(ctx context.Context, path, to string) (b Backup, err error) {
+	size, err := fileSize(path)
+	switch {
+	case err != nil:
+		return b, err
+	case size == 0:
+		return b, errors.New("there is no database")
+	}
+	if _, err := os.Lstat(to); err == nil {
+		return b, fmt.Errorf("%s: %w: choose another", to, ErrExists)
+	}
+	source, err := openSource(path, to)
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, source.close()) }()
+	b, err = source.copyTo(ctx, to, "integrity_check", os.Link)
+	b.Live = source.lock == nil
+	return b, err
+}
+
+// source is a database that is copied from.
+type source struct {
+	db   *sql.DB
+	lock *os.File // nil = a server has it
+	temp string   // folder to remove; "" = none
+}
+
+// openSource opens a database to read it. While no server has it open it holds the lock,
+// and leaves nothing beside the database: SQLite would bring the WAL of a server that died
+// into the database, and what replicates it would not find the WAL any more.
+func openSource(path, to string) (*source, error) {
+	s := &source{}
+	read := path
+	q := url.Values{"_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {"busy_timeout(5000)"}, "mode": {"ro"}}
+	var err error
+	s.lock, err = lockAsOwner(path)
+	switch {
+	case errors.Is(err, ErrLocked):
+	case err != nil:
+		return nil, err
+	default:
+		wal, err := fileSize(path + "-wal")
+		if err == nil && wal > 0 {
+			read, err = s.duplicate(path, to)
+			q.Del("mode") // what is in the WAL is to be brought into the duplicate
+		} else {
+			q.Set("immutable", "1")
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	if s.db, err = sql.Open("sqlite", (&url.URL{Scheme: "file", Path: read, RawQuery: q.Encode()}).String()); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.db.SetMaxOpenConns(1)
+	return s, nil
+}
+
+// lockAsOwner takes the lock. A lock file that it makes belongs to the owner of the
+// database, whose server is to open it.
+func lockAsOwner(path string) (*os.File, error) {
+	lock := path + ".lock"
+	_, err := os.Lstat(lock)
+	made := errors.Is(err, fs.ErrNotExist)
+	f, err := lockFile(lock)
+	if err != nil || !made {
+		return f, err
+	}
+	fi, err := os.Stat(path)
+	if err == nil {
+		if owner, ok := fi.Sys().(*syscall.Stat_t); ok {
+			err = os.Chown(lock, int(owner.Uid), int(owner.Gid))
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// duplicate copies the database and its WAL into a folder beside to.
+func (s *source) duplicate(path, to string) (string, error) {
+	var err error
+	if s.temp, err = os.MkdirTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.source"); err != nil {
+		return "", err
+	}
+	read := filepath.Join(s.temp, "database")
+	return read, errors.Join(copyFile(path, read), copyFile(path+"-wal", read+"-wal"))
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+func (s *source) close() (err error) {
+	if s.db != nil {
+		err = s.db.Close()
+	}
+	if s.temp != "" {
+		err = errors.Join(err, os.RemoveAll(s.temp))
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
+}
+
+// copyTo makes the copy under another name, checks it by that pragma, and places it by
+// place, which is [os.Rename] or, if what is there is to stay, [os.Link].
+func (s *source) copyTo(ctx context.Context, to, pragma string, place func(from, to string) error) (b Backup, err error) {
+	f, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.new") // which its owner alone may read
+	if err != nil {
+		return b, err
+	}
+	defer func() {
+		if e := os.Remove(f.Name()); e != nil && !errors.Is(e, fs.ErrNotExist) { // it was renamed
+			err = errors.Join(err, e)
+		}
+	}()
+	defer f.Close()
+	if _, err := s.db.ExecContext(ctx, "VACUUM INTO ?", f.Name()); err != nil {
+		return b, err
+	}
+	if b, err = checkBackup(ctx, f.Name(), pragma); err != nil {
+		return b, err
+	}
+	if err := f.Sync(); err != nil {
+		return b, err
+	}
+	if err := place(f.Name(), to); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("%s: %w: choose another", to, ErrExists)
+		}
+		return b, err
+	}
+	dir, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return b, err
+	}
+	return b, errors.Join(dir.Sync(), dir.Close())
+}
+
+// checkBackup tells whether a copy is whole, and that this program knows its schema.
+func checkBackup(ctx context.Context, path, pragma string) (b Backup, err error) {
+	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var verdict string
+	if err := db.QueryRowContext(ctx, "SELECT * FROM pragma_"+pragma+" LIMIT 1").Scan(&verdict); err != nil {
+		return b, err
+	}
+	if verdict != "ok" {
+		return b, fmt.Errorf("the database is damaged: %s: restore it from a replica or a backup", verdict)
+	}
+	if b.Version, _, err = migrations.Version(ctx, db); err != nil {
+		return b, err
+	}
+	if err := db.QueryRowContext(ctx, "SELECT coalesce(max(event_seq), 0) FROM meta").Scan(&b.EventSeq); err != nil {
+		return b, err
+	}
+	b.Bytes, err = fileSize(path)
+	return b, err
+}
+
+// keepBeforeMigration keeps a copy of a database of an older version, which the program
+// that wrote it can open, beside it. Without a way back nothing is migrated.
+func (s *Store) keepBeforeMigration(ctx context.Context, log *slog.Logger) error {
+	version, known, err := migrations.Version(ctx, s.write)
+	if err != nil || version == 0 || version == known {
+		return nil // Apply tells what is wrong
+	}
+	to := backupName(s.path, version)
+	source := &source{db: s.write} // which the caller closes
+	b, err := source.copyTo(ctx, to, "quick_check", os.Rename)
+	if err != nil {
+		return fmt.Errorf("keep a copy of database %s in %s before it is migrated to version %d; the program before still opens it: %w",
+			s.path, to, known, causeOf(s.path, err))
+	}
+	log.Warn("the database is of an older version: a copy was kept, and it is migrated", "database", s.path,
+		"version", version, "to", known, "copy", to, "bytes", b.Bytes)
+	return forgetBackups(s.path, log)
+}
+
+// backupName is the copy of a database of that version.
+func backupName(path string, version int) string {
+	return fmt.Sprintf("%s.v%d.backup", path, version)
+}
+
+// forgetBackups removes all but the newest copies that were kept before migrations.
+func forgetBackups(path string, log *slog.Logger) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("look for old copies of the database: %w", err)
+	}
+	var versions []int
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".v")
+		number, backup := strings.CutSuffix(number, ".backup")
+		if n, err := strconv.Atoi(number); ok && backup && err == nil && n > 0 {
+			versions = append(versions, n)
+		}
+	}
+	slices.Sort(versions)
+	for len(versions) > keptBackups {
+		old := backupName(path, versions[0])
+		if err := os.Remove(old); err != nil {
+			return fmt.Errorf("remove an old copy of the database: %w", err)
+		}
+		log.Info("an old copy of the database was removed", "copy", old)
+		versions = versions[1:]
+	}
+	return nil
+}
