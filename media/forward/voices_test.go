@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,4 +144,40 @@ func TestSpeakersAreShownFirst(t *testing.T) {
 		m.talk(4 * time.Second)
 		require.Equal(t, allocate.Rest, r.f.describe(time.Now()).Class)
 	})
+}
+
+// Participants that speak up, fall silent, come and go at the same time leave no more
+// voices than there may be, and nobody waits for another.
+func TestVoicesComeAndGoAtOnce(t *testing.T) {
+	d := NewDownlink()
+	d.LimitVoices(3)
+	d.Connected()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		track := newTestTrack(t, livekit.TrackType_AUDIO, opusConfig())
+		m := &meeting{t: t, speakers: []*speaker{{s: newSender(track, uint32(i+1), opusConfig(), "", 0), r: &receiver{}}}}
+		wg.Go(func() {
+			sp := m.speakers[0]
+			for n := range 60 {
+				r := newReceiver(track, opusConfig(), func(c *ForwarderConfig) { c.SSRC, c.Downlink = uint32(5000+i), d })
+				for k := range 10 {
+					p := rtp.Packet{}
+					_ = p.Unmarshal(sp.s.packet(false, make([]byte, 80)))
+					_ = p.SetExtension(1, []byte{byte(20 + (n*7+k*i)%60)})
+					raw, _ := p.Marshal()
+					sp.s.at = sp.s.at.Add(20 * time.Millisecond)
+					sp.s.layer.WriteRTP(raw, sp.s.at)
+				}
+				d.voices.mu.Lock()
+				chosen := len(d.voices.chosen)
+				d.voices.mu.Unlock()
+				if chosen > 3 {
+					t.Errorf("%d are heard", chosen)
+				}
+				r.f.Close()
+			}
+		})
+	}
+	wg.Wait()
+	require.Empty(t, d.voices.chosen)
 }
