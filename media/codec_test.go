@@ -260,3 +260,20 @@ func TestStereoDTXAndPlayoutDelay(t *testing.T) {
 		require.Equal(t, []byte{0x00, 0xa0, 0xc8}, p.GetExtension(id), "10 and 200 in units of 10 ms, 12 bits each")
 	})
 }
+
+// TestTheListedCodecsAreNegotiated: the list is what operators and clients are told.
+func TestTheListedCodecsAreNegotiated(t *testing.T) {
+	set, err := newCodecSet(nil)
+	require.NoError(t, err)
+	negotiated := map[string]bool{}
+	for _, c := range append(set.audio, set.video...) {
+		if c.MimeType != mimeRTX {
+			negotiated[c.MimeType] = true
+		}
+	}
+	listed := map[string]bool{}
+	for _, mime := range rooms.Codecs() {
+		listed[mime] = true
+	}
+	require.Equal(t, listed, negotiated)
+}

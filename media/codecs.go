@@ -8,6 +8,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/forward"
+	"parlor/rooms"
 )
 
 const (
@@ -323,10 +324,7 @@ func rtxPayloadType(pt webrtc.PayloadType, codecs []webrtc.RTPCodecParameters) u
 
 // canonicalMime spells a mime type as LiveKit's clients know it.
 func canonicalMime(mime string) string {
-	for _, known := range []string{
-		mimeOpus, mimeRED, webrtc.MimeTypePCMU, webrtc.MimeTypePCMA,
-		webrtc.MimeTypeVP8, mimeVP9, mimeH264, webrtc.MimeTypeH265, mimeAV1,
-	} {
+	for _, known := range rooms.Codecs() {
 		if strings.EqualFold(mime, known) {
 			return known
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"parlor/rooms"
 )
 
 // This file checks what the server only hands on and its clients parse. A browser
@@ -20,14 +22,6 @@ const (
 	maxDelay   = 40950 // ms, the most that the header extension of playout delays can say
 	maxICEText = 509   // bytes of a TURN user name or password that WebRTC's API takes
 )
-
-// Codecs are the media types that can be published, video first.
-func Codecs() []string {
-	return []string{
-		"video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265",
-		"audio/PCMU", "audio/PCMA", "audio/opus", "audio/red",
-	}
-}
 
 // validateSTUN checks rtc.stun_servers and leaves host:port of each.
 func (l *loader) validateSTUN(r *RTC) {
@@ -279,7 +273,7 @@ func (l *loader) validateNodeIP(ip NodeIP) {
 }
 
 func (l *loader) validateCodecs(r *Room) {
-	known := Codecs()
+	known := rooms.Codecs()
 	has := func(mime string) bool {
 		return slices.ContainsFunc(r.EnabledCodecs, func(c Codec) bool { return strings.EqualFold(c.Mime, mime) })
 	}

@@ -536,7 +536,7 @@ func turnServers(cfg *config.Config) []*livekit.ICEServer {
 // codecs are the mime types that may be published, video first.
 func codecs(cfg *config.Config) []string {
 	if len(cfg.Room.EnabledCodecs) == 0 {
-		return config.Codecs()
+		return rooms.Codecs()
 	}
 	var video, audio []string
 	for _, c := range cfg.Room.EnabledCodecs {
