@@ -9,6 +9,7 @@ import (
 	"parlor/rooms"
 	"parlor/server/access"
 	"parlor/server/events"
+	"parlor/server/problem"
 )
 
 // admissible refuses the token of an identity that is banned from its room, or whose
@@ -33,9 +34,9 @@ func (c *Config) admissibleIn(ctx context.Context, room string) error {
 	err := c.Rooms.Admissible(ctx, room, claims.Grants.Identity, claims.NotBefore.UnixMilli())
 	switch {
 	case errors.Is(err, rooms.ErrBanned):
-		return problemf(http.StatusForbidden, "banned", "the identity of this token is banned from room %q", room)
+		return problem.New(http.StatusForbidden, "banned", "the identity of this token is banned from room %q", room)
 	case errors.Is(err, rooms.ErrRevoked):
-		return problemf(http.StatusForbidden, "revoked", "this token has been revoked for room %q: ask for a new one", room)
+		return problem.New(http.StatusForbidden, "revoked", "this token has been revoked for room %q: ask for a new one", room)
 	}
 	return err
 }
@@ -49,11 +50,7 @@ func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
 // stillGood is why the token of a request that was let in is good no more.
 func (s *rest) stillGood(ctx context.Context) error {
 	if c := access.FromContext(ctx); c != nil && c.Expired(time.Now()) {
-		return &events.Refusal{Status: http.StatusUnauthorized, Code: "unauthenticated", Detail: "the token has expired"}
+		return problem.New(http.StatusUnauthorized, "unauthenticated", "the token has expired")
 	}
-	err := s.admissible(ctx)
-	if p, ok := errors.AsType[*problem](err); ok {
-		return &events.Refusal{Status: p.Status, Code: p.Code, Detail: p.Detail}
-	}
-	return err
+	return s.admissible(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/twitchtv/twirp"
 
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 // by tells, for a line of the log, who asks for something: the key, the token's
@@ -25,7 +26,7 @@ func by(ctx context.Context, address string) []any {
 
 // tellDone writes a line of a call that changed something, and of one that was refused
 // for want of a right.
-func (s *rest) tellDone(op *operation, r *http.Request, p *problem) {
+func (s *rest) tellDone(op *operation, r *http.Request, p *problem.Problem) {
 	attrs := append([]any{"method", op.method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
 	switch {
 	case p == nil && op.method != http.MethodGet && !op.quiet():

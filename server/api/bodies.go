@@ -14,6 +14,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/problem"
 	"parlor/server/unpack"
 )
 
@@ -206,9 +207,9 @@ func (c *Config) checkJSON(ctx context.Context, body []byte) (leave func(), err 
 	if err == nil {
 		return leave, nil
 	}
-	p := problemf(http.StatusRequestEntityTooLarge, "too_large", "the body is refused: %s", err)
+	p := problem.New(http.StatusRequestEntityTooLarge, "too_large", "the body is refused: %s", err)
 	if errors.Is(err, unpack.ErrBusy) {
-		p = problemf(http.StatusServiceUnavailable, string(rooms.Unavailable), "%s", err)
+		p = problem.New(http.StatusServiceUnavailable, string(rooms.Unavailable), "%s", err)
 	}
 	return nil, &refused{p, err}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"parlor/rooms"
+	"parlor/server/problem"
 )
 
 // The bounds of a search for rooms that no index finds: how many rooms are looked
@@ -23,7 +24,7 @@ type roomFilter struct {
 	tags     map[string]string
 }
 
-func roomFilterOf(params url.Values) (f roomFilter, wrong []fieldProblem) {
+func roomFilterOf(params url.Values) (f roomFilter, wrong []problem.Field) {
 	if params.Has("metadata") {
 		m := params.Get("metadata")
 		f.metadata = &m
@@ -33,7 +34,7 @@ func roomFilterOf(params url.Values) (f roomFilter, wrong []fieldProblem) {
 		for _, pair := range params[name] {
 			k, v, ok := strings.Cut(pair, "=")
 			if !ok || k == "" {
-				wrong = append(wrong, fieldProblem{name, "must be key=value"})
+				wrong = append(wrong, problem.Field{Path: name, Detail: "must be key=value"})
 			}
 			all[k] = v
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/server/problem"
 )
 
 // ban keeps an identity out of whatever room bears the name.
@@ -34,7 +35,7 @@ func (s *rest) listBans(w http.ResponseWriter, r *http.Request) error {
 	}
 	limit, bad := pageSize(r.URL.Query())
 	if bad != nil {
-		return fieldsProblem(*bad)
+		return problem.Fields(*bad)
 	}
 	list, err := s.Moderation.Bans(r.Context(), name, r.URL.Query().Get("cursor"), limit+1)
 	if err != nil {
@@ -71,7 +72,7 @@ func (s *rest) ban(w http.ResponseWriter, r *http.Request) error {
 		RoomName: at[0], Identity: at[1], UntilMs: body.Until.ms(), CreatedMs: rooms.NowMs(time.Now()), Reason: body.Reason,
 	}
 	if b.UntilMs != 0 && b.UntilMs <= b.CreatedMs {
-		return fieldsProblem(fieldProblem{"until", "must be in the future"})
+		return problem.Fields(problem.Field{Path: "until", Detail: "must be in the future"})
 	}
 	if err := s.Rooms.Ban(r.Context(), b); err != nil {
 		return err
@@ -89,7 +90,7 @@ func (s *rest) unban(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case !existed:
-		return problemf(http.StatusNotFound, "not_found", "this identity is not banned")
+		return problem.New(http.StatusNotFound, "not_found", "this identity is not banned")
 	}
 	return sendNothing(w)
 }
@@ -112,14 +113,14 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if body.Identity == "" {
-		return fieldsProblem(fieldProblem{"identity", "is missing"})
+		return problem.Fields(problem.Field{Path: "identity", Detail: "is missing"})
 	}
 	before, now := body.Before.ms(), rooms.NowMs(time.Now())
 	switch {
 	case before == 0:
 		before = now
 	case before > now+time.Minute.Milliseconds():
-		return fieldsProblem(fieldProblem{"before", "must not be in the future: tokens that are made until then would be refused too"})
+		return problem.Fields(problem.Field{Path: "before", Detail: "must not be in the future: tokens that are made until then would be refused too"})
 	}
 	if err := s.Rooms.Revoke(r.Context(), name, body.Identity, before); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (s *rest) liftRevocation(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case !existed:
-		return problemf(http.StatusNotFound, "not_found", "no tokens of this identity are revoked for rooms of this name")
+		return problem.New(http.StatusNotFound, "not_found", "no tokens of this identity are revoked for rooms of this name")
 	}
 	return sendNothing(w)
 }

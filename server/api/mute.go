@@ -8,6 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/problem"
 )
 
 // muteRequest is the body of POST …/mute.
@@ -90,12 +91,12 @@ func sourceOf(name string) (livekit.TrackSource, bool) {
 // sourcesOf reads the names of sources in the field of that path.
 func sourcesOf(path string, names []string) (all []livekit.TrackSource, err error) {
 	if len(names) > rooms.MaxSources {
-		return nil, fieldsProblem(fieldProblem{path, fmt.Sprintf("must not have more than %d entries", rooms.MaxSources)})
+		return nil, problem.Fields(problem.Field{Path: path, Detail: fmt.Sprintf("must not have more than %d entries", rooms.MaxSources)})
 	}
 	for i, name := range names {
 		source, ok := sourceOf(name)
 		if !ok {
-			return nil, fieldsProblem(fieldProblem{fmt.Sprintf("%s[%d]", path, i), notASource})
+			return nil, problem.Fields(problem.Field{Path: fmt.Sprintf("%s[%d]", path, i), Detail: notASource})
 		}
 		all = append(all, source)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"parlor/server/authorize"
+	"parlor/server/problem"
 )
 
 // document is the API as OpenAPI 3.1 has it. It is made of the table by which
@@ -148,7 +149,7 @@ func (d *document) route(op *operation) docRoute {
 		OperationID: op.id, Tags: []string{op.tag}, Summary: op.summary, Description: "Needs " + op.grant.doc + ".",
 		Responses: map[string]docResponse{"default": {
 			Description: "What is wrong.",
-			Content:     map[string]docMedia{"application/problem+json": {Schema: d.schema(reflect.TypeFor[problem](), false)}},
+			Content:     map[string]docMedia{"application/problem+json": {Schema: d.schema(reflect.TypeFor[problem.Problem](), false)}},
 		}},
 	}
 	if op.grant.doc == toOperate.doc {
@@ -298,6 +299,9 @@ func componentName(t reflect.Type) string {
 	name := strings.ToUpper(t.Name()[:1]) + t.Name()[1:]
 	if strings.HasSuffix(t.PkgPath(), "/events") && name == "Page" {
 		return "EventPage"
+	}
+	if t == reflect.TypeFor[problem.Field]() {
+		return "FieldProblem"
 	}
 	if strings.HasSuffix(t.PkgPath(), "/authorize") {
 		return "Authorize" + name

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"parlor/rooms/log"
+	"parlor/server/problem"
 	"parlor/webhooks"
 )
 
@@ -111,7 +112,7 @@ func (s *rest) endpointOf(r *http.Request) (endpoint, error) {
 			}
 		}
 	}
-	return endpoint{}, problemf(http.StatusNotFound, "not_found", "there is no webhook endpoint %q", text)
+	return endpoint{}, problem.New(http.StatusNotFound, "not_found", "there is no webhook endpoint %q", text)
 }
 
 func (s *rest) getEndpoint(w http.ResponseWriter, r *http.Request) error {
@@ -145,7 +146,7 @@ type deliveryPage struct {
 	NextCursor string     `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
 }
 
-func deliveryState(params url.Values, def string) (log.DeliveryState, *fieldProblem) {
+func deliveryState(params url.Values, def string) (log.DeliveryState, *problem.Field) {
 	name := params.Get("state")
 	if name == "" {
 		name = def
@@ -155,7 +156,7 @@ func deliveryState(params url.Values, def string) (log.DeliveryState, *fieldProb
 			return s, nil
 		}
 	}
-	return 0, &fieldProblem{"state", "must be pending, delivered or dead"}
+	return 0, &problem.Field{Path: "state", Detail: "must be pending, delivered or dead"}
 }
 
 // listDeliveries is a page of an endpoint's deliveries in one state, newest
@@ -164,17 +165,17 @@ func (s *rest) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 	params := r.URL.Query()
 	limit, bad := pageSize(params)
 	if bad != nil {
-		return fieldsProblem(*bad)
+		return problem.Fields(*bad)
 	}
 	state, bad := deliveryState(params, "pending")
 	if bad != nil {
-		return fieldsProblem(*bad)
+		return problem.Fields(*bad)
 	}
 	var before int64
 	if c := params.Get("cursor"); c != "" {
 		var err error
 		if before, err = strconv.ParseInt(c, 10, 64); err != nil || before < 1 {
-			return fieldsProblem(badCursor)
+			return problem.Fields(badCursor)
 		}
 	}
 	e, err := s.endpointOf(r)
@@ -236,10 +237,10 @@ func (s *rest) replay(w http.ResponseWriter, r *http.Request) error {
 	case "any":
 		q.AnyState = true
 	default:
-		return fieldsProblem(fieldProblem{"state", "must be dead, delivered or any"})
+		return problem.Fields(problem.Field{Path: "state", Detail: "must be dead, delivered or any"})
 	}
 	if q.ToSeq != 0 && q.ToSeq < q.FromSeq {
-		return fieldsProblem(fieldProblem{"to_seq", "must not be less than from_seq"})
+		return problem.Fields(problem.Field{Path: "to_seq", Detail: "must not be less than from_seq"})
 	}
 	n, err := s.Webhooks.Replay(r.Context(), e.ID, q)
 	if err != nil {
@@ -262,7 +263,7 @@ func (s *rest) pause(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(body.Reason) > maxReason {
-		return fieldsProblem(fieldProblem{"reason", "must not be longer than " + strconv.Itoa(maxReason) + " bytes"})
+		return problem.Fields(problem.Field{Path: "reason", Detail: "must not be longer than " + strconv.Itoa(maxReason) + " bytes"})
 	}
 	return s.change(w, r, func(id int64) error { return s.Webhooks.Pause(r.Context(), id, body.Reason) })
 }

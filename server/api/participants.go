@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 // participantList is everybody in a room.
@@ -157,7 +158,7 @@ func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	default:
-		return fieldsProblem(fieldProblem{"revoke", "must be true or false"})
+		return problem.Fields(problem.Field{Path: "revoke", Detail: "must be true or false"})
 	}
 	err = s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]})
 	if err != nil && !(revoke && rooms.ErrorCode(err) == rooms.NotFound) { // done: it has no way back
@@ -193,7 +194,7 @@ func (s *rest) toAnotherRoom(w http.ResponseWriter, r *http.Request, do func(roo
 		return err
 	}
 	if body.Room == "" {
-		return fieldsProblem(fieldProblem{"room", "is missing"})
+		return problem.Fields(problem.Field{Path: "room", Detail: "is missing"})
 	}
 	if err := access.EnsureDestRoom(r.Context(), at[0], body.Room); err != nil {
 		return err
@@ -235,7 +236,7 @@ func (s *rest) editTrack(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if body.Muted == nil {
-		return fieldsProblem(fieldProblem{"muted", "is missing"})
+		return problem.Fields(problem.Field{Path: "muted", Detail: "is missing"})
 	}
 	info, err := s.Rooms.MuteTrack(r.Context(), &livekit.MuteRoomTrackRequest{
 		Room: at[0], Identity: at[1], TrackSid: at[2], Muted: *body.Muted,
@@ -244,7 +245,7 @@ func (s *rest) editTrack(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case info == nil:
-		return problemf(http.StatusNotFound, "not_found", "the participant has no track %q", at[2])
+		return problem.New(http.StatusNotFound, "not_found", "the participant has no track %q", at[2])
 	}
 	return sendJSON(w, http.StatusOK, showTrack(info))
 }
@@ -287,7 +288,7 @@ func (s *rest) sendData(w http.ResponseWriter, r *http.Request) error {
 	payload := []byte(body.Text)
 	if body.Data != "" {
 		if payload, err = base64.StdEncoding.DecodeString(body.Data); err != nil || body.Text != "" {
-			return fieldsProblem(fieldProblem{"data", "must be base64, and not be given with text"})
+			return problem.Fields(problem.Field{Path: "data", Detail: "must be base64, and not be given with text"})
 		}
 	}
 	req := &livekit.SendDataRequest{Room: name, Data: payload, DestinationIdentities: body.To}
@@ -329,15 +330,15 @@ func (s *rest) performRPC(w http.ResponseWriter, r *http.Request) error {
 	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
-	var wrong []fieldProblem
+	var wrong []problem.Field
 	if body.Method == "" {
-		wrong = append(wrong, fieldProblem{"method", "is missing"})
+		wrong = append(wrong, problem.Field{Path: "method", Detail: "is missing"})
 	}
 	if body.Timeout > 300 {
-		wrong = append(wrong, fieldProblem{"timeout", "must be at most 300 seconds"})
+		wrong = append(wrong, problem.Field{Path: "timeout", Detail: "must be at most 300 seconds"})
 	}
 	if wrong != nil {
-		return fieldsProblem(wrong...)
+		return problem.Fields(wrong...)
 	}
 	unhurried(w)
 	answer, err := s.Rooms.PerformRPC(r.Context(), &livekit.PerformRpcRequest{

@@ -16,6 +16,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/log"
 	"parlor/server/access"
+	"parlor/server/problem"
 	"parlor/server/unpack"
 )
 
@@ -77,7 +78,7 @@ func newReplies(store Replies) *replies {
 // attempt makes the reply of r, whose body is read and put back.
 func attempt(r *http.Request, key string) (*reply, error) {
 	if len(key) > maxReplyKey {
-		return nil, problemf(http.StatusBadRequest, "malformed", "Idempotency-Key must not be longer than %d bytes", maxReplyKey)
+		return nil, problem.New(http.StatusBadRequest, "malformed", "Idempotency-Key must not be longer than %d bytes", maxReplyKey)
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -119,7 +120,7 @@ func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secr
 		return twin.repeat(w, mine)
 	}
 	if err := do(rec, r); err != nil {
-		asProblem(r, log, err).write(rec)
+		asProblem(r, log, err).Write(rec)
 	}
 	rec.done = true
 	if rs.store != nil && !secret && rec.final() && rec.body.Len() <= maxStored {
@@ -236,10 +237,10 @@ func (rs *replies) forget(e *list.Element) {
 func (twin *reply) repeat(w http.ResponseWriter, asked *reply) error {
 	switch {
 	case twin.fingerprint != asked.fingerprint:
-		return problemf(http.StatusUnprocessableEntity, "idempotency_key_reused", "the Idempotency-Key was used for another request")
+		return problem.New(http.StatusUnprocessableEntity, "idempotency_key_reused", "the Idempotency-Key was used for another request")
 	case twin.status == 0:
-		w.Header().Set("Retry-After", retryAfter)
-		return problemf(http.StatusConflict, "in_progress", "the request with this Idempotency-Key is still under way")
+		w.Header().Set("Retry-After", problem.RetryAfter)
+		return problem.New(http.StatusConflict, "in_progress", "the request with this Idempotency-Key is still under way")
 	}
 	for name, value := range twin.header {
 		w.Header().Set(name, value)
@@ -297,7 +298,7 @@ func (r *recorder) send() {
 // bodyProblem is why a request's body could not be read.
 func bodyProblem(err error) error {
 	if big, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &refused{problemf(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit), unpack.ErrTooLong}
+		return &refused{problem.New(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit), unpack.ErrTooLong}
 	}
-	return problemf(http.StatusBadRequest, "malformed", "the body ended early")
+	return problem.New(http.StatusBadRequest, "malformed", "the body ended early")
 }

@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 // The bounds of a page of a list.
@@ -43,16 +44,16 @@ func REST(c Config) chi.Router {
 		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, r *http.Request, err error) {
 			attrs := append([]any{"method", r.Method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
 			c.Log.Info("API call refused", append(attrs, "status", http.StatusUnauthorized, "why", err.Error())...)
-			problemf(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).write(w)
+			problem.New(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).Write(w)
 		})
 	})
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Keys(next, http.HandlerFunc(tooOften)) })
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		problemf(http.StatusNotFound, "no_such_route", "there is nothing at this path").write(w)
+		problem.New(http.StatusNotFound, "no_such_route", "there is nothing at this path").Write(w)
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Allow", strings.Join(methodsOf(r, req), ", ")) // RFC 9110, section 15.5.6
-		problemf(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take this method").write(w)
+		problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take this method").Write(w)
 	})
 	for _, op := range s.operations() {
 		r.Method(op.method, op.path, s.serve(&op))
@@ -74,7 +75,7 @@ func methodsOf(router chi.Routes, r *http.Request) (methods []string) {
 }
 
 func tooOften(w http.ResponseWriter, _ *http.Request) {
-	problemf(http.StatusTooManyRequests, "rate_limited", "too many requests, try again later").write(w)
+	problem.New(http.StatusTooManyRequests, "rate_limited", "too many requests, try again later").Write(w)
 }
 
 // handler answers a request, or returns the failure and leaves the answer to
@@ -124,7 +125,7 @@ func (s *rest) serve(op *operation) http.HandlerFunc {
 		if err := s.run(op, w, r); err != nil {
 			p := asProblem(r, s.Log, err)
 			s.tellDone(op, r, p)
-			p.write(w)
+			p.Write(w)
 			return
 		}
 		s.tellDone(op, r, nil)
@@ -143,7 +144,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	}
 	params, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil { // what of it could be read is not all that was meant
-		return problemf(http.StatusBadRequest, "malformed", "the query is not escaped correctly")
+		return problem.New(http.StatusBadRequest, "malformed", "the query is not escaped correctly")
 	}
 	if err := op.known(params); err != nil {
 		return err
@@ -172,23 +173,23 @@ func (s *rest) do(op *operation, w http.ResponseWriter, r *http.Request) error {
 // known refuses query parameters that a route does not take, those given twice,
 // and what is not text. access_token is every route's.
 func (op *operation) known(params url.Values) error {
-	var wrong []fieldProblem
+	var wrong []problem.Field
 	for name, values := range params {
 		at := slices.IndexFunc(op.query, func(p parameter) bool { return p.name == name })
 		switch {
 		case at < 0 && name != "access_token":
-			wrong = append(wrong, fieldProblem{name, "unknown parameter"})
+			wrong = append(wrong, problem.Field{Path: name, Detail: "unknown parameter"})
 		case len(values) > 1 && (at < 0 || !op.query[at].many):
-			wrong = append(wrong, fieldProblem{name, "is given twice"})
+			wrong = append(wrong, problem.Field{Path: name, Detail: "is given twice"})
 		case slices.ContainsFunc(values, func(v string) bool { return unreadable(v) != "" }):
-			wrong = append(wrong, fieldProblem{name, notUnicode + " without a NUL"})
+			wrong = append(wrong, problem.Field{Path: name, Detail: notUnicode + " without a NUL"})
 		}
 	}
 	if len(wrong) == 0 {
 		return nil
 	}
-	slices.SortFunc(wrong, func(a, b fieldProblem) int { return strings.Compare(a.Path, b.Path) })
-	return fieldsProblem(wrong...)
+	slices.SortFunc(wrong, func(a, b problem.Field) int { return strings.Compare(a.Path, b.Path) })
+	return problem.Fields(wrong...)
 }
 
 // The grants.
@@ -259,7 +260,7 @@ func pathValue(r *http.Request, name string) (string, error) {
 	}
 	value, err := url.PathUnescape(value)
 	if err != nil {
-		return "", problemf(http.StatusBadRequest, "malformed", "the path is not escaped correctly")
+		return "", problem.New(http.StatusBadRequest, "malformed", "the path is not escaped correctly")
 	}
 	return value, nil
 }
@@ -277,20 +278,20 @@ func pathValues(r *http.Request, names ...string) ([]string, error) {
 }
 
 // pageSize reads limit.
-func pageSize(params url.Values) (int, *fieldProblem) {
+func pageSize(params url.Values) (int, *problem.Field) {
 	s := params.Get("limit")
 	if s == "" {
 		return defaultPage, nil
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > maxPage {
-		return 0, &fieldProblem{"limit", "must be from 1 to " + strconv.Itoa(maxPage)}
+		return 0, &problem.Field{Path: "limit", Detail: "must be from 1 to " + strconv.Itoa(maxPage)}
 	}
 	return n, nil
 }
 
 func sendJSON(w http.ResponseWriter, status int, v any) error {
-	writeJSON(w, status, "application/json", v)
+	problem.WriteJSON(w, status, "application/json", v)
 	return nil
 }
 

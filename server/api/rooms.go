@@ -12,6 +12,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/problem"
 )
 
 // createRequest is the body of POST /v1/rooms.
@@ -36,7 +37,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if body.Name == "" {
-		return fieldsProblem(fieldProblem{"name", "is missing"})
+		return problem.Fields(problem.Field{Path: "name", Detail: "is missing"})
 	}
 	req := &livekit.CreateRoomRequest{
 		Name:             body.Name,
@@ -96,7 +97,7 @@ func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
 	}
 	filter, wrong := roomFilterOf(r.URL.Query())
 	if wrong != nil {
-		return fieldsProblem(wrong...)
+		return problem.Fields(wrong...)
 	}
 	list, next, err := s.search(r.Context(), q, &filter)
 	if err != nil {
@@ -114,7 +115,7 @@ func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
 
 func roomQuery(params url.Values) (rooms.RoomQuery, error) {
 	q := rooms.RoomQuery{Name: params.Get("name"), NamePrefix: params.Get("name_prefix")}
-	var wrong []fieldProblem
+	var wrong []problem.Field
 	switch params.Get("state") {
 	case "", "open":
 		q.State = rooms.RoomsOpen
@@ -123,25 +124,25 @@ func roomQuery(params url.Values) (rooms.RoomQuery, error) {
 	case "all":
 		q.State = rooms.RoomsAll
 	default:
-		wrong = append(wrong, fieldProblem{"state", "must be open, ended or all"})
+		wrong = append(wrong, problem.Field{Path: "state", Detail: "must be open, ended or all"})
 	}
 	switch params.Get("order") {
 	case "", "ascending":
 	case "descending":
 		q.Descending = true
 	default:
-		wrong = append(wrong, fieldProblem{"order", "must be ascending or descending"})
+		wrong = append(wrong, problem.Field{Path: "order", Detail: "must be ascending or descending"})
 	}
 	for name, to := range map[string]*int64{"created_after": &q.CreatedFromMs, "created_before": &q.CreatedBeforeMs} {
 		if v := params.Get(name); v != "" {
 			t, err := time.Parse(time.RFC3339, v)
 			if err != nil {
-				wrong = append(wrong, fieldProblem{name, notATime})
+				wrong = append(wrong, problem.Field{Path: name, Detail: notATime})
 			}
 			*to = t.UnixMilli()
 		}
 	}
-	var bad *fieldProblem
+	var bad *problem.Field
 	if q.Limit, bad = pageSize(params); bad != nil {
 		wrong = append(wrong, *bad)
 	}
@@ -152,14 +153,14 @@ func roomQuery(params url.Values) (rooms.RoomQuery, error) {
 		}
 	}
 	if len(wrong) > 0 {
-		return q, fieldsProblem(wrong...)
+		return q, problem.Fields(wrong...)
 	}
 	return q, nil
 }
 
 const notATime = "must be a time such as 2026-01-31T12:00:00Z"
 
-var badCursor = fieldProblem{"cursor", "is not one that this server gave"}
+var badCursor = problem.Field{Path: "cursor", Detail: "is not one that this server gave"}
 
 // A cursor is opaque to clients: where the page before ended.
 func writeCursor[T any](c T) string {
@@ -259,7 +260,7 @@ func condition[T any](r *http.Request, tagOf func(T) string) (func(T) bool, erro
 		return nil, nil
 	}
 	if tag == "" || strings.Contains(tag, ",") {
-		return nil, problemf(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
+		return nil, problem.New(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
 	}
 	return func(now T) bool { return tagOf(now) == tag }, nil
 }
@@ -312,13 +313,13 @@ type sessionCursor struct {
 func (s *rest) listSessions(w http.ResponseWriter, r *http.Request) error {
 	limit, bad := pageSize(r.URL.Query())
 	if bad != nil {
-		return fieldsProblem(*bad)
+		return problem.Fields(*bad)
 	}
 	var after sessionCursor
 	if c := r.URL.Query().Get("cursor"); c != "" {
 		b, err := base64.RawURLEncoding.DecodeString(c)
 		if err != nil || json.Unmarshal(b, &after) != nil {
-			return fieldsProblem(badCursor)
+			return problem.Fields(badCursor)
 		}
 	}
 	rec, err := s.recordBySID(r)

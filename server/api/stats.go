@@ -11,6 +11,7 @@ import (
 	"parlor/media"
 	"parlor/media/forward"
 	"parlor/rooms"
+	"parlor/server/problem"
 )
 
 // roomStats is a page of how the media of a room's participants fares.
@@ -128,7 +129,7 @@ func (s *rest) getRoomStats(w http.ResponseWriter, r *http.Request) error {
 	params := r.URL.Query()
 	limit, bad := pageSize(params)
 	if bad != nil {
-		return fieldsProblem(*bad)
+		return problem.Fields(*bad)
 	}
 	rec, err := s.Records.FindOpen(r.Context(), name)
 	if err != nil {

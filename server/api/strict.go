@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"parlor/server/problem"
 )
 
 // readJSON reads a request's body into v, a pointer to a struct. Every field
@@ -19,7 +21,7 @@ import (
 func (s *rest) readJSON(r *http.Request, v any) error {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
-		return problemf(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json")
+		return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json")
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -31,7 +33,7 @@ func (s *rest) readJSON(r *http.Request, v any) error {
 	}
 	defer leave()
 	if !json.Valid(body) {
-		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON")
+		return problem.New(http.StatusBadRequest, "malformed", "the body is not JSON")
 	}
 	if err := checkText(body); err != nil {
 		return err
@@ -40,17 +42,17 @@ func (s *rest) readJSON(r *http.Request, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(&tree); err != nil {
-		return problemf(http.StatusBadRequest, "malformed", "the body is not JSON: %v", err)
+		return problem.New(http.StatusBadRequest, "malformed", "the body is not JSON: %v", err)
 	}
 	if _, ok := tree.(map[string]any); !ok {
-		return problemf(http.StatusBadRequest, "malformed", "the body must be a JSON object")
+		return problem.New(http.StatusBadRequest, "malformed", "the body must be a JSON object")
 	}
 	if wrong := check(tree, reflect.TypeOf(v).Elem(), ""); len(wrong) > 0 {
-		slices.SortFunc(wrong, func(a, b fieldProblem) int { return strings.Compare(a.Path, b.Path) })
-		return fieldsProblem(wrong...)
+		slices.SortFunc(wrong, func(a, b problem.Field) int { return strings.Compare(a.Path, b.Path) })
+		return problem.Fields(wrong...)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return problemf(http.StatusBadRequest, "malformed", "the body cannot be decoded: %v", err)
+		return problem.New(http.StatusBadRequest, "malformed", "the body cannot be decoded: %v", err)
 	}
 	return nil
 }
@@ -68,7 +70,7 @@ func (s *rest) readOptionalJSON(r *http.Request, v any) error {
 type checker interface{ wrong(value any) string }
 
 // check lists what in tree does not fit t. A null is as if it were not there.
-func check(tree any, t reflect.Type, path string) []fieldProblem {
+func check(tree any, t reflect.Type, path string) []problem.Field {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -77,7 +79,7 @@ func check(tree any, t reflect.Type, path string) []fieldProblem {
 	}
 	if c, ok := reflect.Zero(t).Interface().(checker); ok {
 		if msg := c.wrong(tree); msg != "" {
-			return []fieldProblem{{path, msg}}
+			return []problem.Field{{Path: path, Detail: msg}}
 		}
 		return nil
 	}
@@ -88,15 +90,15 @@ func check(tree any, t reflect.Type, path string) []fieldProblem {
 		return checkArray(tree, t, path)
 	}
 	if msg := checkScalar(tree, t.Kind()); msg != "" {
-		return []fieldProblem{{path, msg}}
+		return []problem.Field{{Path: path, Detail: msg}}
 	}
 	return nil
 }
 
-func checkObject(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
+func checkObject(tree any, t reflect.Type, path string) (wrong []problem.Field) {
 	node, ok := tree.(map[string]any)
 	if !ok {
-		return []fieldProblem{{path, "must be an object"}}
+		return []problem.Field{{Path: path, Detail: "must be an object"}}
 	}
 	var fields map[string]reflect.Type
 	if t.Kind() == reflect.Struct {
@@ -111,7 +113,7 @@ func checkObject(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
 		case known:
 			wrong = append(wrong, check(v, f, at)...)
 		case fields != nil:
-			wrong = append(wrong, fieldProblem{at, "unknown field"})
+			wrong = append(wrong, problem.Field{Path: at, Detail: "unknown field"})
 		default:
 			wrong = append(wrong, check(v, t.Elem(), at)...)
 		}
@@ -119,10 +121,10 @@ func checkObject(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
 	return wrong
 }
 
-func checkArray(tree any, t reflect.Type, path string) (wrong []fieldProblem) {
+func checkArray(tree any, t reflect.Type, path string) (wrong []problem.Field) {
 	node, ok := tree.([]any)
 	if !ok {
-		return []fieldProblem{{path, "must be an array"}}
+		return []problem.Field{{Path: path, Detail: "must be an array"}}
 	}
 	for i, v := range node {
 		wrong = append(wrong, check(v, t.Elem(), fmt.Sprintf("%s[%d]", path, i))...)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"parlor/server/problem"
 )
 
 func TestUnknownFieldsAreNamedWithTheirPath(t *testing.T) {
@@ -22,10 +24,10 @@ func TestUnknownFieldsAreNamedWithTheirPath(t *testing.T) {
 		`{"list":[{"known":"x"},{"a":1,"known":null}],"map":{"m":{"b":1}},"c":{"known":1}}`))
 	r.Header.Set("Content-Type", "application/json")
 	err := (&rest{}).readJSON(r, &outer{})
-	var p *problem
+	var p *problem.Problem
 	require.ErrorAs(t, err, &p)
-	require.Equal(t, []fieldProblem{
-		{"c", "unknown field"}, {"list[1].a", "unknown field"}, {"map.m.b", "unknown field"},
+	require.Equal(t, []problem.Field{
+		{Path: "c", Detail: "unknown field"}, {Path: "list[1].a", Detail: "unknown field"}, {Path: "map.m.b", Detail: "unknown field"},
 	}, p.Errors)
 }
 
@@ -51,7 +53,7 @@ func FuzzReadJSON(f *testing.F) {
 			}
 			return
 		}
-		p, ok := err.(*problem)
+		p, ok := err.(*problem.Problem)
 		if !ok || p.Status < http.StatusBadRequest || p.Status >= http.StatusInternalServerError || p.Detail == "" {
 			t.Fatalf("not a problem of the sender's: %#v", err)
 		}

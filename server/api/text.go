@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
+
+	"parlor/server/problem"
 )
 
 const (
@@ -34,7 +36,7 @@ func readable(r *http.Request) error {
 			return err
 		}
 		if wrong := unreadable(value); wrong != "" {
-			return fieldsProblem(fieldProblem{name, wrong})
+			return problem.Fields(problem.Field{Path: name, Detail: wrong})
 		}
 	}
 	return nil
@@ -61,7 +63,7 @@ func checkText(body []byte) error {
 	if !found || at == "" {
 		at = "body"
 	}
-	return fieldsProblem(fieldProblem{at, notUnicode + ", without half of a surrogate pair"})
+	return problem.Fields(problem.Field{Path: at, Detail: notUnicode + ", without half of a surrogate pair"})
 }
 
 // isUnicode tells whether JSON says what can be said in Unicode.

@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 // defaultTTL is how long a minted token is valid if nothing is said.
@@ -80,10 +81,10 @@ func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (t *tokenRequest) check(c Config) error {
-	var wrong []fieldProblem
+	var wrong []problem.Field
 	add := func(bad bool, path, detail string) {
 		if bad {
-			wrong = append(wrong, fieldProblem{path, detail})
+			wrong = append(wrong, problem.Field{Path: path, Detail: detail})
 		}
 	}
 	add(t.Identity == "" && !t.Admin && !t.Create && !t.List, "identity",
@@ -102,16 +103,16 @@ func (t *tokenRequest) check(c Config) error {
 	_, known := c.Presets[t.RoomPreset]
 	add(t.RoomPreset != "" && !known, "room_preset", "is not a preset of the configuration")
 	if wrong != nil {
-		return fieldsProblem(wrong...)
+		return problem.Fields(wrong...)
 	}
 	return nil
 }
 
 // tooLong lists what no join would take, or no room that it opens.
-func (t *tokenRequest) tooLong(l *rooms.Limits) (wrong []fieldProblem) {
+func (t *tokenRequest) tooLong(l *rooms.Limits) (wrong []problem.Field) {
 	bound := func(path string, size, most int) {
 		if most > 0 && size > most {
-			wrong = append(wrong, fieldProblem{path, "must not be longer than " + strconv.Itoa(most) + " bytes"})
+			wrong = append(wrong, problem.Field{Path: path, Detail: "must not be longer than " + strconv.Itoa(most) + " bytes"})
 		}
 	}
 	all := func(m map[string]string) (size int) {

@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 // Services that LiveKit's SDKs may call and Parlor does not have.
@@ -66,7 +67,7 @@ func idempotent(service http.Handler, c *Config) http.Handler {
 }
 
 // onceError is why a call was not done, on Twirp's wire.
-func onceError(p *problem) twirp.Error {
+func onceError(p *problem.Problem) twirp.Error {
 	code := twirp.InvalidArgument
 	switch p.Status {
 	case http.StatusConflict:
@@ -233,7 +234,7 @@ func call[T any](ctx context.Context, s *roomService, method string, denied erro
 
 // asTwirp is a failure of a call as the caller may see it, and logs what it may not.
 func asTwirp(ctx context.Context, log *slog.Logger, method string, err error) twirp.Error {
-	if p, ok := errors.AsType[*problem](err); ok {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		return twirp.NewError(twirp.PermissionDenied, p.Detail).WithMeta("reason", p.Code)
 	}
 	if e, ok := errors.AsType[twirp.Error](err); ok {
@@ -242,14 +243,10 @@ func asTwirp(ctx context.Context, log *slog.Logger, method string, err error) tw
 	seen := tell(ctx, log, method, err)
 	if seen.Code == rooms.Unavailable {
 		// It only fails on a name that is not a header's.
-		_ = twirp.SetHTTPResponseHeader(ctx, "Retry-After", retryAfter)
+		_ = twirp.SetHTTPResponseHeader(ctx, "Retry-After", problem.RetryAfter)
 	}
 	return twirpError(seen)
 }
-
-// retryAfter is when to try again what is unavailable, in seconds: about what a
-// restart takes.
-const retryAfter = "1"
 
 // twirpError is the one place that says what a failure is on Twirp's wire. A
 // missing grant is unauthenticated (401), as LiveKit has it, not

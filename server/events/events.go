@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"parlor/rooms/log"
+	"parlor/server/problem"
 )
 
 const (
@@ -128,14 +129,15 @@ type Page struct {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the log can only be read").write(w)
+		problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "the log can only be read").Write(w)
 		return
 	}
 	q, p := h.query(r)
 	if p != nil {
-		p.write(w)
+		p.Write(w)
 		return
 	}
 	w.Header().Add("Vary", "Accept")
@@ -151,7 +153,7 @@ func wantsStream(r *http.Request) bool {
 }
 
 // query reads what is asked for.
-func (h *Handler) query(r *http.Request) (log.Query, *problem) {
+func (h *Handler) query(r *http.Request) (log.Query, *problem.Problem) {
 	v := r.URL.Query()
 	q := log.Query{Room: v.Get("room"), Limit: defaultLimit}
 	for _, list := range v["type"] {
@@ -164,7 +166,7 @@ func (h *Handler) query(r *http.Request) (log.Query, *problem) {
 	if s := v.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > maxLimit {
-			return q, newProblem(http.StatusBadRequest, "invalid_argument", "limit must be a number from 1 to 1000")
+			return q, problem.New(http.StatusBadRequest, "invalid_argument", "limit must be a number from 1 to 1000")
 		}
 		q.Limit = n
 	}
@@ -181,12 +183,12 @@ func (h *Handler) query(r *http.Request) (log.Query, *problem) {
 	default:
 		c, err := log.ParseCursor(after)
 		if err != nil {
-			return q, newProblem(http.StatusBadRequest, "invalid_argument", "after must be a cursor, the seq of an event, or latest")
+			return q, problem.New(http.StatusBadRequest, "invalid_argument", "after must be a cursor, the seq of an event, or latest")
 		}
 		q.After, q.Epoch = c.Seq, c.Epoch
 	}
 	if err != nil {
-		return q, h.problem(r, err)
+		return q, h.asProblem(r, err)
 	}
 	return q, nil
 }
@@ -194,67 +196,33 @@ func (h *Handler) query(r *http.Request) (log.Query, *problem) {
 func (h *Handler) page(w http.ResponseWriter, r *http.Request, q log.Query) {
 	p, err := h.log.Page(r.Context(), q)
 	if err != nil {
-		h.problem(r, err).write(w)
+		h.asProblem(r, err).Write(w)
 		return
 	}
 	out := Page{Events: make([]Event, len(p.Events)), Next: p.Next.Seq, Cursor: p.Next.String(), Oldest: p.Oldest, Newest: p.Newest}
 	for i := range p.Events {
 		out.Events[i] = wire(&p.Events[i])
 	}
-	writeJSON(w, http.StatusOK, "application/json", out)
+	problem.WriteJSON(w, http.StatusOK, "application/json", out)
 }
 
-// problem is an error as RFC 9457 has it, in the form that all of /v1 uses.
-type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
-	Oldest *int64 `json:"oldest,omitempty"`
-	Newest *int64 `json:"newest,omitempty"`
-}
-
-func newProblem(status int, code, detail string) *problem {
-	return &problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}
-}
-
-// problem says what a failure is to the reader.
-func (h *Handler) problem(r *http.Request, err error) *problem {
+// asProblem says what a failure is to the reader.
+func (h *Handler) asProblem(r *http.Request, err error) *problem.Problem {
 	if e, ok := errors.AsType[*log.PrunedError](err); ok {
-		p := newProblem(http.StatusGone, "pruned", e.Error())
+		p := problem.New(http.StatusGone, "pruned", "%s", e)
 		p.Oldest = &e.Oldest
 		return p
 	}
 	if e, ok := errors.AsType[*log.AheadError](err); ok {
-		p := newProblem(http.StatusConflict, "ahead", e.Error())
+		p := problem.New(http.StatusConflict, "ahead", "%s", e)
 		p.Newest = &e.Newest
 		return p
 	}
-	if e, ok := errors.AsType[*Refusal](err); ok {
-		return newProblem(e.Status, e.Code, e.Detail)
+	if p, ok := errors.AsType[*problem.Problem](err); ok { // of While
+		return p
 	}
 	if r.Context().Err() == nil {
 		h.logger.Error("cannot read the event log", "err", err)
 	}
-	return newProblem(http.StatusInternalServerError, "internal", "internal error")
-}
-
-func (p *problem) write(w http.ResponseWriter) {
-	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "5")
-	}
-	writeJSON(w, p.Status, "application/problem+json", p)
-}
-
-func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
-	body, err := json.Marshal(v)
-	if err != nil { // our own types: only a bug gets here
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the reader may be gone
+	return problem.New(http.StatusInternalServerError, "internal", "internal error")
 }

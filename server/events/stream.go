@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms/log"
 	"parlor/server/access"
+	"parlor/server/problem"
 )
 
 const (
@@ -27,20 +28,12 @@ const (
 	recheck = time.Second
 )
 
-// Refusal is why a stream's reader may read no more. It is told so by an event
-// "gone", with a problem of RFC 9457 as data.
-type Refusal struct {
-	Status       int // of HTTP
-	Code, Detail string
-}
-
-func (e *Refusal) Error() string { return e.Detail }
-
 type whileKey struct{}
 
 // While has the streams of requests with that context go on only while check gives
-// nil. It is asked again and again, with the request's context; an error that is
-// not a [*Refusal] is ours and is not told.
+// nil. It is asked again and again, with the request's context. The reader is told by
+// an event "gone" if the error is a [*problem.Problem]; any other is ours and is not
+// told.
 func While(ctx context.Context, check func(context.Context) error) context.Context {
 	return context.WithValue(ctx, whileKey{}, check)
 }
@@ -53,13 +46,14 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 		key = c.APIKey
 	}
 	if p := h.begin(key); p != nil {
-		p.write(w)
+		w.Header().Set("Retry-After", "5")
+		p.Write(w)
 		return
 	}
 	defer h.ended(key)
 	// An error that is known at once is an answer; later it is the stream's end.
 	if _, err := h.log.Page(r.Context(), log.Query{After: q.After, Epoch: q.Epoch, Limit: 1}); err != nil {
-		h.problem(r, err).write(w)
+		h.asProblem(r, err).Write(w)
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -74,7 +68,6 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; not all can
 	head := w.Header()
 	head.Set("Content-Type", "text/event-stream")
-	head.Set("Cache-Control", "no-store")
 	head.Set("X-Accel-Buffering", "no") // nginx would hold it back
 	err := s.write(fmt.Sprintf("retry: %d\n\n", reconnect.Milliseconds()))
 	if err == nil {
@@ -89,15 +82,15 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 }
 
 // begin takes a place for a stream of that API key, or says why there is none.
-func (h *Handler) begin(key string) *problem {
+func (h *Handler) begin(key string) *problem.Problem {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.ofKey[key] >= h.mostOf: // RFC 6585, section 4
-		return newProblem(http.StatusTooManyRequests, "too_many_streams",
-			fmt.Sprintf("this API key has %d streams open already: close some, or read pages", h.mostOf))
+		return problem.New(http.StatusTooManyRequests, "too_many_streams",
+			"this API key has %d streams open already: close some, or read pages", h.mostOf)
 	case h.streams >= maxStreams:
-		return newProblem(http.StatusServiceUnavailable, "unavailable", "too many streams are open")
+		return problem.New(http.StatusServiceUnavailable, "unavailable", "too many streams are open")
 	}
 	h.streams++
 	h.ofKey[key]++
@@ -119,7 +112,7 @@ func (h *Handler) end(s *sse, r *http.Request, err error) {
 	if s.failed || errors.Is(err, context.Canceled) {
 		return // it has gone, or comes again
 	}
-	body, err := json.Marshal(h.problem(r, err))
+	body, err := json.Marshal(h.asProblem(r, err))
 	if err != nil {
 		return // our own type: only a bug gets here
 	}
