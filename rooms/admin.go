@@ -12,18 +12,9 @@ import (
 	"parlor/rooms/log"
 )
 
-// Create opens a room, or returns the open room of that name as it is.
-func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
-	out, err := rs.FindOrCreate(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	return out.Room.Info(), nil
-}
-
-// FindOrCreate is [Rooms.Create] that tells whether it was this call that opened the
-// room: of several at one time it is one.
-func (rs *Rooms) FindOrCreate(ctx context.Context, req *livekit.CreateRoomRequest) (Outcome, error) {
+// Create opens a room, or returns the open room of that name as it is. The outcome tells
+// whether it was this call that opened it: of several at one time it is one.
+func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Outcome, error) {
 	if err := rs.checkRoomName(req.Name); err != nil {
 		return Outcome{}, err
 	}
@@ -111,15 +102,10 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 }
 
 // Delete closes a room: everybody in it is sent away, and the name is free from
-// the moment it is on disk.
-func (rs *Rooms) Delete(ctx context.Context, name string) error {
-	return rs.DeleteIf(ctx, name, nil)
-}
-
-// DeleteIf is [Rooms.Delete] that fails with [Precondition] unless the condition holds
-// for the room as it is; nil demands nothing. It must neither change the record nor
-// wait.
-func (rs *Rooms) DeleteIf(ctx context.Context, name string, condition func(*Record) bool) error {
+// the moment it is on disk. It fails with [Precondition] unless the condition holds
+// for the room as it is; nil demands nothing. The condition must neither change the
+// record nor wait.
+func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record) bool) error {
 	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
 		err := r.found()
 		if err == nil {
@@ -291,23 +277,6 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 		info := t.info
 		r.afterWrites(func(err error) { reply(info, err) })
 	})
-}
-
-// UpdateParticipant changes what a participant is and may do: empty name and
-// metadata mean unchanged, an attribute set to empty is deleted, a permission
-// replaces all of them and is enforced at once.
-func (rs *Rooms) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
-	e := ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
-	if req.Permission != nil {
-		if err := checkSources(req.Permission.CanPublishSources); err != nil {
-			return nil, err
-		}
-		e.Permit = func(p *livekit.ParticipantPermission) {
-			proto.Reset(p)
-			proto.Merge(p, req.Permission)
-		}
-	}
-	return rs.EditParticipant(ctx, req.Room, req.Identity, e)
 }
 
 // ParticipantEdit is a change of a participant that is in a room.
@@ -491,18 +460,6 @@ func (rs *Rooms) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSub
 		reply(struct{}{}, nil)
 	})
 	return err
-}
-
-// UpdateMetadata sets the room's metadata and tells everybody in it.
-func (rs *Rooms) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error) {
-	if err := rs.checkMetadata(req.Metadata); err != nil {
-		return nil, err
-	}
-	rec, err := rs.edit(ctx, req.Room, nil, func(rec *Record) { rec.Metadata = req.Metadata })
-	if err != nil {
-		return nil, err
-	}
-	return rec.Info(), nil
 }
 
 // edit changes an open room's record by f if the condition holds, writes it, and tells

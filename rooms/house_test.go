@@ -11,6 +11,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 	"parlor/rooms/log"
@@ -63,6 +64,30 @@ func (h *house) close() {
 func (h *house) restart(opts ...option) {
 	h.close()
 	h.open(opts...)
+}
+
+// The API's calls, as LiveKit's messages say them.
+
+func (h *house) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
+	out, err := h.Rooms.Create(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return out.Room.Info(), nil
+}
+
+func (h *house) Delete(ctx context.Context, name string) error { return h.Rooms.Delete(ctx, name, nil) }
+
+func (h *house) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (rooms.Record, error) {
+	return h.Edit(ctx, req.Room, rooms.RoomEdit{Metadata: &req.Metadata})
+}
+
+func (h *house) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
+	e := rooms.ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
+	if req.Permission != nil {
+		e.Permit = func(p *livekit.ParticipantPermission) { proto.Reset(p); proto.Merge(p, req.Permission) }
+	}
+	return h.EditParticipant(ctx, req.Room, req.Identity, e)
 }
 
 // client is a participant's other end: what its outlet and its peer were asked.

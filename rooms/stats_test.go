@@ -49,9 +49,9 @@ func TestConditionalClose(t *testing.T) {
 	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, If: with("")})
 	require.NoError(t, err)
 
-	require.Equal(t, rooms.Precondition, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", with(""))))
+	require.Equal(t, rooms.Precondition, rooms.ErrorCode(h.Rooms.Delete(t.Context(), "tea", with(""))))
 	_, err = h.Edit(t.Context(), "tea", rooms.RoomEdit{Metadata: &metadata, If: with("")})
 	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
-	require.NoError(t, h.DeleteIf(t.Context(), "tea", with("changed")))
-	require.Equal(t, rooms.NotFound, rooms.ErrorCode(h.DeleteIf(t.Context(), "tea", nil)))
+	require.NoError(t, h.Rooms.Delete(t.Context(), "tea", with("changed")))
+	require.Equal(t, rooms.NotFound, rooms.ErrorCode(h.Rooms.Delete(t.Context(), "tea", nil)))
 }

@@ -55,7 +55,7 @@ func TestEveryNewRoomGetsAnAgent(t *testing.T) {
 	_, err = h.agent(a)
 	require.NoError(t, err)
 
-	require.NoError(t, h.Delete(t.Context(), "r"))
+	require.NoError(t, h.Delete(t.Context(), "r", nil))
 	h.eventually("the job is not terminated", func() bool { return len(w.terminated()) == 1 })
 	events := h.events("r")
 	require.Equal(t, []string{"room_started", "agent_job_started", "participant_joined"}, events[:3])

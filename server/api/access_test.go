@@ -81,7 +81,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	lobby, err := h.rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: "lobby"})
 	require.NoError(t, err)
 	variable := regexp.MustCompile(`{(\w+)}`)
-	values := map[string]string{"name": "lobby", "identity": "ada", "track": "TR_x", "sid": lobby.Sid, "id": "1", "seq": "1", "event": "EV_x"}
+	values := map[string]string{"name": "lobby", "identity": "ada", "track": "TR_x", "sid": lobby.Room.SID, "id": "1", "seq": "1", "event": "EV_x"}
 	routes := 0
 	for path, methods := range openAPI()["paths"].(object) {
 		for method, operation := range methods.(object) {

@@ -12,6 +12,11 @@ import (
 	"parlor/server/problem"
 )
 
+// Doorkeeper tells whether the bearer of a token may join.
+type Doorkeeper interface {
+	Admissible(ctx context.Context, room, identity string, issuedMs int64) error
+}
+
 // admissible refuses the token of an identity that is banned from its room, or whose
 // tokens for that room were revoked after it was made: a host that may not come in may
 // not rule from outside either. It asks what a join asks. Tokens without an identity

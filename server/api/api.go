@@ -23,34 +23,14 @@ import (
 	"parlor/server/unpack"
 )
 
-// Rooms is what the API asks of the domain. Failures that the caller may be
-// told of are a [rooms.Error].
+// Rooms is what the API asks of the domain: each part stands beside what asks it.
+// Failures that the caller may be told of are a [rooms.Error].
 type Rooms interface {
-	Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error)
-	List(ctx context.Context, names []string) ([]*livekit.Room, error)
-	Delete(ctx context.Context, name string) error
-	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
-	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
-	Members(ctx context.Context, room string) ([]rooms.Member, error)
-	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
-	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
-	UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error)
-	UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error
-	SendData(ctx context.Context, req *livekit.SendDataRequest) error
-	UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error)
-	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
-	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
-	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
-
-	EditParticipant(ctx context.Context, room, identity string, e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error)
-	MuteAll(ctx context.Context, room string, which rooms.Hold, hold bool) ([]rooms.MutedTrack, error)
-	Release(ctx context.Context, room string) error
-	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
-	DeleteIf(ctx context.Context, name string, condition func(*rooms.Record) bool) error
-	FindOrCreate(ctx context.Context, req *livekit.CreateRoomRequest) (rooms.Outcome, error)
-	Ban(ctx context.Context, b rooms.Ban) error
-	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
-	Admissible(ctx context.Context, room, identity string, issuedMs int64) error
+	Directory
+	Participants
+	Messages
+	Moderator
+	Doorkeeper
 	Stats() rooms.Stats
 }
 
@@ -62,13 +42,6 @@ type Records interface {
 	ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error)
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
-}
-
-// Moderation is what REST does to bans and tokens beside [Rooms.Ban] and [Rooms.Revoke].
-type Moderation interface {
-	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
-	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
-	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 
 // Dispatches is what the API asks of the domain about agents.

@@ -352,11 +352,7 @@ func (failing) List(context.Context, []string) ([]*livekit.Room, error) {
 
 func (failing) Admissible(context.Context, string, string, int64) error { return nil }
 
-func (failing) Delete(context.Context, string) error {
-	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
-}
-
-func (failing) DeleteIf(context.Context, string, func(*rooms.Record) bool) error {
+func (failing) Delete(context.Context, string, func(*rooms.Record) bool) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }
 

@@ -1,12 +1,28 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"time"
 
 	"parlor/rooms"
 	"parlor/server/problem"
 )
+
+// Moderator is what moderators do to a room and to those who would be in it.
+type Moderator interface {
+	Ban(ctx context.Context, b rooms.Ban) error
+	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
+	MuteAll(ctx context.Context, room string, which rooms.Hold, hold bool) ([]rooms.MutedTrack, error)
+	Release(ctx context.Context, room string) error
+}
+
+// Moderation is the bans and revocations on disk.
+type Moderation interface {
+	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
+	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
+	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
+}
 
 // ban keeps an identity out of whatever room bears the name.
 type ban struct {

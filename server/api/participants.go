@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 	"slices"
@@ -13,6 +14,25 @@ import (
 	"parlor/server/access"
 	"parlor/server/problem"
 )
+
+// Participants is who is in a room, and what is done to them.
+type Participants interface {
+	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
+	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
+	Members(ctx context.Context, room string) ([]rooms.Member, error)
+	EditParticipant(ctx context.Context, room, identity string, e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error)
+	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
+	UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error
+	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
+	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
+	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
+}
+
+// Messages is what the server itself says to clients.
+type Messages interface {
+	SendData(ctx context.Context, req *livekit.SendDataRequest) error
+	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
+}
 
 // participantList is everybody in a room.
 type participantList struct {

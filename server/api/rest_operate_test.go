@@ -134,7 +134,7 @@ func TestEvents(t *testing.T) {
 	require.NoError(t, err)
 	defer stream.Body.Close()
 	require.Equal(t, "text/event-stream", stream.Header.Get("Content-Type"))
-	require.NoError(t, h.rooms.Delete(t.Context(), "r"))
+	require.NoError(t, h.rooms.Delete(t.Context(), "r", nil))
 	lines := bufio.NewScanner(stream.Body)
 	for lines.Scan() && lines.Text() != "event: room_finished" {
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 type roomJSON struct {
@@ -85,7 +87,8 @@ func TestRESTRoom(t *testing.T) {
 	resp, got = h.do(req)
 	require.Equal(t, 304, resp.StatusCode)
 	require.Empty(t, got)
-	_, err = h.rooms.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "a/b c", Metadata: "new"})
+	metadata := "new"
+	_, err = h.rooms.Edit(t.Context(), "a/b c", rooms.RoomEdit{Metadata: &metadata})
 	require.NoError(t, err)
 	resp, _ = h.do(req)
 	require.Equal(t, 200, resp.StatusCode, "a change changes the ETag")
@@ -130,7 +133,7 @@ func TestRESTPaging(t *testing.T) {
 			}
 			pages++
 			if pages == 1 { // what is closed between two pages moves nothing else
-				require.NoError(t, h.rooms.Delete(t.Context(), page.Rooms[0].Name))
+				require.NoError(t, h.rooms.Delete(t.Context(), page.Rooms[0].Name, nil))
 			}
 			if page.NextCursor == "" {
 				break

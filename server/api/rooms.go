@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -14,6 +15,14 @@ import (
 	"parlor/rooms"
 	"parlor/server/problem"
 )
+
+// Directory is the open rooms.
+type Directory interface {
+	List(ctx context.Context, names []string) ([]*livekit.Room, error)
+	Create(ctx context.Context, req *livekit.CreateRoomRequest) (rooms.Outcome, error)
+	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
+	Delete(ctx context.Context, name string, condition func(*rooms.Record) bool) error
+}
 
 // createRequest is the body of POST /v1/rooms.
 type createRequest struct {
@@ -54,7 +63,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err := s.withPreset(req); err != nil {
 		return err
 	}
-	out, err := s.Rooms.FindOrCreate(r.Context(), req)
+	out, err := s.Rooms.Create(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -244,7 +253,7 @@ func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Rooms.DeleteIf(r.Context(), name, unchanged); err != nil {
+	if err := s.Rooms.Delete(r.Context(), name, unchanged); err != nil {
 		return err
 	}
 	return sendNothing(w)

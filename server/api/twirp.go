@@ -8,6 +8,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/twitchtv/twirp"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 	"parlor/server/access"
@@ -115,7 +116,8 @@ func (s *roomService) CreateRoom(ctx context.Context, req *livekit.CreateRoomReq
 		if err := s.c.withPreset(req); err != nil {
 			return nil, err
 		}
-		return s.c.Rooms.Create(ctx, req)
+		out, err := s.c.Rooms.Create(ctx, req)
+		return out.Room.Info(), err
 	})
 }
 
@@ -128,7 +130,7 @@ func (s *roomService) ListRooms(ctx context.Context, req *livekit.ListRoomsReque
 
 func (s *roomService) DeleteRoom(ctx context.Context, req *livekit.DeleteRoomRequest) (*livekit.DeleteRoomResponse, error) {
 	return call(ctx, s, "DeleteRoom", access.EnsureCreate(ctx), func() (*livekit.DeleteRoomResponse, error) {
-		return &livekit.DeleteRoomResponse{}, s.c.Rooms.Delete(ctx, req.Room)
+		return &livekit.DeleteRoomResponse{}, s.c.Rooms.Delete(ctx, req.Room, nil)
 	})
 }
 
@@ -160,7 +162,14 @@ func (s *roomService) MutePublishedTrack(ctx context.Context, req *livekit.MuteR
 
 func (s *roomService) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
 	return call(ctx, s, "UpdateParticipant", access.EnsureAdmin(ctx, req.Room), func() (*livekit.ParticipantInfo, error) {
-		return s.c.Rooms.UpdateParticipant(ctx, req)
+		e := rooms.ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
+		if may := req.Permission; may != nil { // it replaces all of them
+			if len(may.CanPublishSources) > rooms.MaxSources {
+				return nil, rooms.Errorf(rooms.Invalid, "more than %d track sources are given", rooms.MaxSources)
+			}
+			e.Permit = func(p *livekit.ParticipantPermission) { proto.Reset(p); proto.Merge(p, may) }
+		}
+		return s.c.Rooms.EditParticipant(ctx, req.Room, req.Identity, e)
 	})
 }
 
@@ -178,7 +187,8 @@ func (s *roomService) SendData(ctx context.Context, req *livekit.SendDataRequest
 
 func (s *roomService) UpdateRoomMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (*livekit.Room, error) {
 	return call(ctx, s, "UpdateRoomMetadata", access.EnsureAdmin(ctx, req.Room), func() (*livekit.Room, error) {
-		return s.c.Rooms.UpdateMetadata(ctx, req)
+		rec, err := s.c.Rooms.Edit(ctx, req.Room, rooms.RoomEdit{Metadata: &req.Metadata})
+		return rec.Info(), err
 	})
 }
 

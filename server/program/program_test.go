@@ -466,7 +466,7 @@ func TestALostDiskIsRestored(t *testing.T) {
 	list, err := h.rooms.List(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, list, 1)
-	require.Equal(t, room.Sid, list[0].Sid)
+	require.Equal(t, room.Room.SID, list[0].Sid)
 	require.Equal(t, "m", list[0].Metadata)
 	require.Equal(t, "held", h.replication.Status().State)
 	require.NoError(t, h.stop())
