@@ -8,6 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/permission"
 	"parlor/server/problem"
 )
 
@@ -83,18 +84,13 @@ func (s *rest) releaseRoom(w http.ResponseWriter, r *http.Request) error {
 
 const notASource = "must be camera, microphone, screen_share or screen_share_audio"
 
-func sourceOf(name string) (livekit.TrackSource, bool) {
-	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
-	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)
-}
-
 // sourcesOf reads the names of sources in the field of that path.
 func sourcesOf(path string, names []string) (all []livekit.TrackSource, err error) {
 	if len(names) > rooms.MaxSources {
 		return nil, problem.Fields(problem.Field{Path: path, Detail: fmt.Sprintf("must not have more than %d entries", rooms.MaxSources)})
 	}
 	for i, name := range names {
-		source, ok := sourceOf(name)
+		source, ok := permission.Source(name)
 		if !ok {
 			return nil, problem.Fields(problem.Field{Path: fmt.Sprintf("%s[%d]", path, i), Detail: notASource})
 		}

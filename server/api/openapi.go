@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"parlor/server/authorize"
+	"parlor/server/permission"
 	"parlor/server/problem"
 )
 
@@ -300,8 +301,11 @@ func componentName(t reflect.Type) string {
 	if strings.HasSuffix(t.PkgPath(), "/events") && name == "Page" {
 		return "EventPage"
 	}
-	if t == reflect.TypeFor[problem.Field]() {
+	switch t {
+	case reflect.TypeFor[problem.Field]():
 		return "FieldProblem"
+	case reflect.TypeFor[permission.Edit]():
+		return "PermissionEdit"
 	}
 	if strings.HasSuffix(t.PkgPath(), "/authorize") {
 		return "Authorize" + name

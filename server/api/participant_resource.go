@@ -6,31 +6,22 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/permission"
 )
 
 // participant is somebody in a room as REST shows it.
 type participant struct {
-	SID         string            `json:"sid"`
-	Identity    string            `json:"identity"`
-	Name        string            `json:"name"`
-	State       string            `json:"state" enum:"joining,joined,active,disconnected"`
-	Kind        string            `json:"kind" doc:"standard, agent, egress, ingress, sip …"`
-	Metadata    string            `json:"metadata"`
-	Attributes  map[string]string `json:"attributes"`
-	JoinedAt    *timestamp        `json:"joined_at"`
-	IsPublisher bool              `json:"is_publisher"`
-	Permissions permissions       `json:"permissions"`
-	Tracks      []track           `json:"tracks"`
-}
-
-// permissions is what a participant may do.
-type permissions struct {
-	CanPublish        bool     `json:"can_publish"`
-	CanPublishSources []string `json:"can_publish_sources" doc:"Empty: every source."`
-	CanSubscribe      bool     `json:"can_subscribe"`
-	CanPublishData    bool     `json:"can_publish_data"`
-	CanUpdateMetadata bool     `json:"can_update_own_metadata"`
-	Hidden            bool     `json:"hidden"`
+	SID         string                 `json:"sid"`
+	Identity    string                 `json:"identity"`
+	Name        string                 `json:"name"`
+	State       string                 `json:"state" enum:"joining,joined,active,disconnected"`
+	Kind        string                 `json:"kind" doc:"standard, agent, egress, ingress, sip …"`
+	Metadata    string                 `json:"metadata"`
+	Attributes  map[string]string      `json:"attributes"`
+	JoinedAt    *timestamp             `json:"joined_at"`
+	IsPublisher bool                   `json:"is_publisher"`
+	Permissions permission.Permissions `json:"permissions"`
+	Tracks      []track                `json:"tracks"`
 }
 
 // track is what somebody publishes.
@@ -69,18 +60,10 @@ func showParticipant(p *livekit.ParticipantInfo) participant {
 	out := participant{
 		SID: p.Sid, Identity: p.Identity, Name: p.Name, State: lower(p.State.String()), Kind: lower(p.Kind.String()),
 		Metadata: p.Metadata, Attributes: p.Attributes, JoinedAt: at(joined), IsPublisher: p.IsPublisher,
-		Tracks: showTracks(p.Tracks),
+		Permissions: permission.Of(p.Permission), Tracks: showTracks(p.Tracks),
 	}
 	if out.Attributes == nil {
 		out.Attributes = map[string]string{}
-	}
-	g := p.GetPermission()
-	out.Permissions = permissions{
-		CanPublish: g.GetCanPublish(), CanSubscribe: g.GetCanSubscribe(), CanPublishData: g.GetCanPublishData(),
-		CanUpdateMetadata: g.GetCanUpdateMetadata(), Hidden: g.GetHidden(), CanPublishSources: []string{},
-	}
-	for _, source := range g.GetCanPublishSources() {
-		out.Permissions.CanPublishSources = append(out.Permissions.CanPublishSources, lower(source.String()))
 	}
 	return out
 }

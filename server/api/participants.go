@@ -12,6 +12,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/permission"
 	"parlor/server/problem"
 )
 
@@ -98,42 +99,7 @@ type participantEdit struct {
 	Name        string            `json:"name,omitempty" doc:"An empty one leaves the name as it is."`
 	Metadata    string            `json:"metadata,omitempty" doc:"An empty one leaves the metadata as it is."`
 	Attributes  map[string]string `json:"attributes,omitempty" doc:"Set one by one; an empty value deletes the attribute."`
-	Permissions *permissionEdit   `json:"permissions,omitempty"`
-}
-
-// permissionEdit changes the permissions that are given.
-type permissionEdit struct {
-	CanPublish        *bool    `json:"can_publish,omitempty"`
-	CanPublishSources []string `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"Empty: every source."`
-	CanSubscribe      *bool    `json:"can_subscribe,omitempty"`
-	CanPublishData    *bool    `json:"can_publish_data,omitempty"`
-	CanUpdateMetadata *bool    `json:"can_update_own_metadata,omitempty"`
-	Hidden            *bool    `json:"hidden,omitempty"`
-}
-
-// permit is the change itself, made where the permissions are; nil if nothing is
-// to be changed.
-func (e *permissionEdit) permit() (func(*livekit.ParticipantPermission), error) {
-	if e == nil {
-		return nil, nil
-	}
-	sources, err := sourcesOf("permissions.can_publish_sources", e.CanPublishSources)
-	if err != nil {
-		return nil, err
-	}
-	return func(p *livekit.ParticipantPermission) {
-		for from, to := range map[*bool]*bool{
-			e.CanPublish: &p.CanPublish, e.CanSubscribe: &p.CanSubscribe, e.CanPublishData: &p.CanPublishData,
-			e.CanUpdateMetadata: &p.CanUpdateMetadata, e.Hidden: &p.Hidden,
-		} {
-			if from != nil {
-				*to = *from
-			}
-		}
-		if e.CanPublishSources != nil {
-			p.CanPublishSources = sources
-		}
-	}, nil
+	Permissions *permission.Edit  `json:"permissions,omitempty"`
 }
 
 // editParticipant changes what is given.
@@ -151,8 +117,11 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	e := rooms.ParticipantEdit{Name: body.Name, Metadata: body.Metadata, Attributes: body.Attributes, If: unchanged}
-	if e.Permit, err = body.Permissions.permit(); err != nil {
-		return err
+	if edit := body.Permissions; edit != nil {
+		if _, err := sourcesOf("permissions.can_publish_sources", edit.CanPublishSources); err != nil {
+			return err
+		}
+		e.Permit = edit.Apply // where the permissions are
 	}
 	info, err := s.Rooms.EditParticipant(r.Context(), at[0], at[1], e)
 	if err != nil {

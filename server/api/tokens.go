@@ -11,6 +11,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/permission"
 	"parlor/server/problem"
 )
 
@@ -94,7 +95,7 @@ func (t *tokenRequest) check(c Config) error {
 	add(strings.ContainsRune(t.Name, 0), "name", hasNUL)
 	add(strings.ContainsRune(t.Room, 0), "room", hasNUL)
 	for _, source := range t.CanPublishSources {
-		_, ok := sourceOf(source)
+		_, ok := permission.Source(source)
 		add(!ok, "can_publish_sources", notASource)
 	}
 	for _, long := range t.tooLong(&c.Limits) {

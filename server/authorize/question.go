@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/server/permission"
 	"parlor/server/unpack"
 )
 
@@ -33,22 +34,12 @@ type Question struct {
 // Participant is the participant that wants in, by its token and, where that lets it,
 // its own wishes.
 type Participant struct {
-	Identity    string            `json:"identity"`
-	Name        string            `json:"name"`
-	Kind        string            `json:"kind" doc:"standard, agent, egress, ingress, sip …"`
-	Metadata    string            `json:"metadata"`
-	Attributes  map[string]string `json:"attributes"`
-	Permissions Permissions       `json:"permissions"`
-}
-
-// Permissions is what it may do.
-type Permissions struct {
-	CanPublish        bool     `json:"can_publish"`
-	CanPublishSources []string `json:"can_publish_sources" doc:"Empty: every source."`
-	CanSubscribe      bool     `json:"can_subscribe"`
-	CanPublishData    bool     `json:"can_publish_data"`
-	CanUpdateMetadata bool     `json:"can_update_own_metadata"`
-	Hidden            bool     `json:"hidden"`
+	Identity    string                 `json:"identity"`
+	Name        string                 `json:"name"`
+	Kind        string                 `json:"kind" doc:"standard, agent, egress, ingress, sip …"`
+	Metadata    string                 `json:"metadata"`
+	Attributes  map[string]string      `json:"attributes"`
+	Permissions permission.Permissions `json:"permissions"`
 }
 
 // Client is what the client says of itself, but for the address.
@@ -75,20 +66,10 @@ type Answer struct {
 
 // ParticipantChange amends the participant that joins.
 type ParticipantChange struct {
-	Name        *string            `json:"name,omitempty"`
-	Metadata    *string            `json:"metadata,omitempty"`
-	Attributes  map[string]string  `json:"attributes,omitempty" doc:"Set one by one; an empty value deletes the attribute."`
-	Permissions *PermissionsChange `json:"permissions,omitempty"`
-}
-
-// PermissionsChange changes the permissions that are given.
-type PermissionsChange struct {
-	CanPublish        *bool    `json:"can_publish,omitempty"`
-	CanPublishSources []string `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"Empty: every source."`
-	CanSubscribe      *bool    `json:"can_subscribe,omitempty"`
-	CanPublishData    *bool    `json:"can_publish_data,omitempty"`
-	CanUpdateMetadata *bool    `json:"can_update_own_metadata,omitempty"`
-	Hidden            *bool    `json:"hidden,omitempty"`
+	Name        *string           `json:"name,omitempty"`
+	Metadata    *string           `json:"metadata,omitempty"`
+	Attributes  map[string]string `json:"attributes,omitempty" doc:"Set one by one; an empty value deletes the attribute."`
+	Permissions *permission.Edit  `json:"permissions,omitempty"`
 }
 
 // RoomSettings are those of a room that a join opens.
@@ -151,7 +132,7 @@ func parse(status int, body []byte) (*Answer, error) {
 	}
 	if a.Participant != nil && a.Participant.Permissions != nil {
 		for _, s := range a.Participant.Permissions.CanPublishSources {
-			if _, ok := sourceOf(s); !ok {
+			if _, ok := permission.Source(s); !ok {
 				return nil, fmt.Errorf("the answer names a source that does not exist: %q", s)
 			}
 		}
@@ -178,23 +159,6 @@ func message(s string) string {
 	return s
 }
 
-func sourceOf(name string) (livekit.TrackSource, bool) {
-	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
-	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)
-}
-
-// PermissionsOf shows p.
-func PermissionsOf(p *livekit.ParticipantPermission) Permissions {
-	out := Permissions{
-		CanPublish: p.GetCanPublish(), CanSubscribe: p.GetCanSubscribe(), CanPublishData: p.GetCanPublishData(),
-		CanUpdateMetadata: p.GetCanUpdateMetadata(), Hidden: p.GetHidden(), CanPublishSources: []string{},
-	}
-	for _, s := range p.GetCanPublishSources() {
-		out.CanPublishSources = append(out.CanPublishSources, strings.ToLower(s.String()))
-	}
-	return out
-}
-
 // Amend returns info as the answer wants it.
 func (a *Answer) Amend(info *livekit.ParticipantInfo) *livekit.ParticipantInfo {
 	c := a.Participant
@@ -218,25 +182,9 @@ func (a *Answer) Amend(info *livekit.ParticipantInfo) *livekit.ParticipantInfo {
 		if info.Permission == nil {
 			info.Permission = &livekit.ParticipantPermission{}
 		}
-		p.apply(info.Permission)
+		p.Apply(info.Permission)
 	}
 	return info
-}
-
-func (c *PermissionsChange) apply(p *livekit.ParticipantPermission) {
-	set(&p.CanPublish, c.CanPublish)
-	set(&p.CanSubscribe, c.CanSubscribe)
-	set(&p.CanPublishData, c.CanPublishData)
-	set(&p.CanUpdateMetadata, c.CanUpdateMetadata)
-	set(&p.Hidden, c.Hidden)
-	if c.CanPublishSources == nil {
-		return
-	}
-	p.CanPublishSources = nil
-	for _, s := range c.CanPublishSources {
-		source, _ := sourceOf(s) // parse has looked
-		p.CanPublishSources = append(p.CanPublishSources, source)
-	}
 }
 
 // AmendRoom returns what a room that is created is to be; req may be nil.

@@ -10,6 +10,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/authorize"
+	"parlor/server/permission"
 )
 
 // admit is what a join of req's kind asks for now, with the changes that the
@@ -85,7 +86,7 @@ func (req *request) question(roomSID string) *authorize.Question {
 		APIKey: req.claims.APIKey, TokenID: req.claims.ID, Grants: grants,
 		Participant: authorize.Participant{
 			Identity: info.Identity, Name: info.Name, Kind: strings.ToLower(info.Kind.String()),
-			Metadata: info.Metadata, Attributes: info.Attributes, Permissions: authorize.PermissionsOf(info.Permission),
+			Metadata: info.Metadata, Attributes: info.Attributes, Permissions: permission.Of(info.Permission),
 		},
 		Client: authorize.Client{
 			SDK: strings.ToLower(c.GetSdk().String()), Version: c.GetVersion(), Protocol: c.GetProtocol(),
