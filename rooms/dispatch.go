@@ -115,6 +115,13 @@ type DispatchRecords interface {
 	RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) (names []string, lastSID string, err error)
 }
 
+// AgentKinds keeps which kinds of workers there are whose agents are for every room.
+type AgentKinds interface {
+	AgentKinds(ctx context.Context) ([]AgentKind, error)
+	// SetAgentKind notes that there are workers of the kind, or that there are none.
+	SetAgentKind(ctx context.Context, k AgentKind, there bool) error
+}
+
 // AgentsConfig is what rooms need to have agents.
 type AgentsConfig struct {
 	Workers Workers
@@ -492,7 +499,7 @@ func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status l
 			reply(struct{}{}, ErrNoJob)
 			return
 		}
-		r.finish(j, status, why, time.Now())
+		r.finish(j, status, why, false, time.Now())
 		r.afterWrites(func(err error) { reply(struct{}{}, err) })
 	})
 	return err
@@ -544,7 +551,7 @@ func (rs *Rooms) WorkerLost(ctx context.Context, room, id, workerID string) erro
 		}
 		r.await(j, time.Now().Add(grace), livekit.JobStatus_JS_FAILED, "the worker is gone")
 		w := r.agents.awaited[id]
-		w.orphan = true
+		w.orphan, w.lost = true, true
 		r.agents.awaited[id] = w
 	})
 	return err

@@ -30,6 +30,7 @@ type awaited struct {
 	status livekit.JobStatus
 	why    string
 	orphan bool // its worker has no connection
+	lost   bool // by no fault of its own
 }
 
 func newAgents() agents {
@@ -136,7 +137,15 @@ func (r *Room) awaitAgents() {
 			status, why, until = livekit.JobStatus_JS_SUCCESS, "", now.Add(statusGrace)
 		}
 		r.await(j, until, status, why)
+		r.lose(j)
 	}
+}
+
+// lose notes of a job that is awaited that it is no fault of its own.
+func (r *Room) lose(j *Job) {
+	w := r.agents.awaited[j.ID]
+	w.lost = true
+	r.agents.awaited[j.ID] = w
 }
 
 // await ends j with status unless its agent is there by then.
@@ -300,8 +309,9 @@ func (r *Room) endJob(c *Change, j *Job, status livekit.JobStatus, why string, r
 }
 
 // finish ends j. One that failed has a successor, where its dispatch says so; then its agent
-// is sent away first, so that the room never has both.
-func (r *Room) finish(j *Job, status livekit.JobStatus, why string, now time.Time) {
+// is sent away first, so that the room never has both. One that was lost with its machine
+// is followed at once, one that fails again and again more and more slowly.
+func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, now time.Time) {
 	c := &Change{Kind: ChangeUpdate}
 	d := r.agents.dispatches[j.DispatchID]
 	again := status == livekit.JobStatus_JS_FAILED && d != nil && d.Info.RestartPolicy == livekit.JobRestartPolicy_JRP_ON_FAILURE &&
@@ -317,6 +327,9 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, now time.Tim
 		next.Info.State.Attempts, next.Info.State.FirstStartedAt = before.GetAttempts(), before.GetFirstStartedAt()
 		next.Info.State.Reason = reason
 		next.DueMs = NowMs(now.Add(backoff(before, now)))
+		if lost || backoff(before, now) == 0 && before.GetAttempts() > 1 { // a new beginning
+			next.Info.State.Attempts, next.DueMs = 0, NowMs(now)
+		}
 		r.agents.jobs[next.ID] = next
 		c.Jobs = append(c.Jobs, *next)
 	}
@@ -368,12 +381,12 @@ func (r *Room) agentLeft(identity string, why livekit.DisconnectReason, now time
 	case livekit.DisconnectReason_DUPLICATE_IDENTITY:
 		r.await(j, now.Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent was replaced and did not join")
 	case livekit.DisconnectReason_MIGRATION: // it goes on in another room
-		r.finish(j, livekit.JobStatus_JS_SUCCESS, "", now)
+		r.finish(j, livekit.JobStatus_JS_SUCCESS, "", false, now)
 	case livekit.DisconnectReason_PARTICIPANT_REMOVED, livekit.DisconnectReason_ROOM_DELETED, livekit.DisconnectReason_ROOM_CLOSED:
-		r.finish(j, livekit.JobStatus_JS_SUCCESS, "", now)
+		r.finish(j, livekit.JobStatus_JS_SUCCESS, "", false, now)
 		r.rooms.cfg.Agents.Workers.Terminate(j.ID)
 	default:
-		r.finish(j, livekit.JobStatus_JS_FAILED, "agent worker left the room", now)
+		r.finish(j, livekit.JobStatus_JS_FAILED, "agent worker left the room", true, now)
 		r.rooms.cfg.Agents.Workers.Terminate(j.ID)
 	}
 }
@@ -422,7 +435,7 @@ func (r *Room) agentsOver(now time.Time) {
 			continue // which ends the job
 		}
 		if !r.agentHere(j.Agent()) {
-			r.finish(j, w.status, w.why, now)
+			r.finish(j, w.status, w.why, w.lost, now)
 			r.rooms.cfg.Agents.Workers.Terminate(j.ID)
 		}
 	}

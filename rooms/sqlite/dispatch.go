@@ -214,3 +214,26 @@ func (s *Store) RoomsWanting(ctx context.Context, agentName, afterSID string, li
 		WHERE agent_name = ? AND deleted_ms = 0 AND room_sid > ? AND room.ended_ms = 0 ORDER BY room_sid LIMIT ?`, agentName, afterSID, limit)
 	return names, lastSID, err
 }
+
+// AgentKinds returns the kinds of workers whose agents are for every room.
+func (s *Store) AgentKinds(ctx context.Context) (kinds []rooms.AgentKind, err error) {
+	err = s.each(ctx, func(rs *sql.Rows) error {
+		var k rooms.AgentKind
+		err := rs.Scan(&k.Deployment, &k.Namespace, (*int32)(&k.Type))
+		kinds = append(kinds, k)
+		return err
+	}, `SELECT deployment, namespace, type FROM agent_kind ORDER BY deployment, namespace, type LIMIT ?`, pageMax)
+	return kinds, err
+}
+
+// SetAgentKind notes that there are workers of the kind, or that there are none.
+func (s *Store) SetAgentKind(ctx context.Context, k rooms.AgentKind, there bool) error {
+	query := `DELETE FROM agent_kind WHERE deployment = ? AND namespace = ? AND type = ?`
+	if there {
+		query = `INSERT INTO agent_kind (deployment, namespace, type) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`
+	}
+	return s.do(ctx, func(t *tx) error {
+		_, err := t.exec(query, k.Deployment, k.Namespace, int32(k.Type))
+		return err
+	})
+}

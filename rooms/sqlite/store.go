@@ -71,6 +71,7 @@ var (
 	_ rooms.Moderation = (*Store)(nil)
 
 	_ rooms.DispatchRecords = (*Store)(nil)
+	_ rooms.AgentKinds      = (*Store)(nil)
 )
 
 // Open opens the database, brings its schema up to date and starts the writer. It fails

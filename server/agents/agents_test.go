@@ -192,7 +192,7 @@ func TestAnAgentThatIsLostHasASuccessor(t *testing.T) {
 	second := h.worker(named("n"))
 	b := second.job(1)
 	require.NotEqual(t, a.Job.Id, b.Job.Id)
-	require.EqualValues(t, 2, b.Job.State.Attempts)
+	require.EqualValues(t, 1, b.Job.State.Attempts, "the first was lost by no fault of its own")
 	_, err = h.agent(b)
 	require.NoError(t, err)
 	_, err = h.agent(a)
@@ -278,6 +278,21 @@ func TestARestartLeavesOneAgent(t *testing.T) {
 	h.eventually("its worker has it no longer", func() bool { return h.jobs("r")[success] == 1 })
 }
 
+// TestRoomsThatOpenBeforeTheWorkersAreBack: an agent for every room is for those, too.
+func TestRoomsThatOpenBeforeTheWorkersAreBack(t *testing.T) {
+	h := newHouse(t)
+	h.worker(named(""))
+	h.eventually("the kind is not noted", func() bool {
+		kinds, err := h.store.AgentKinds(t.Context())
+		return err == nil && len(kinds) == 1
+	})
+	h.restart()
+	h.person("r", "ada")
+	require.Equal(t, map[livekit.JobStatus]int{pending: 1}, h.jobs("r"))
+	w := h.worker(named(""))
+	require.Equal(t, "r", w.job(1).Job.Room.Name)
+}
+
 func TestAnAgentThatDoesNotComeBackHasASuccessor(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.grace = 50 * time.Millisecond })
 	w := h.worker(named("n"))
@@ -320,6 +335,10 @@ func TestJobsOfParticipants(t *testing.T) {
 	}
 	ada.Sync()
 	require.Empty(t, publishers.jobs(), "it has announced tracks, and published none")
+	ada.publish()
+	require.Equal(t, "ada", publishers.job(1).Job.Participant.Identity)
+	ada.publish()
+	require.Len(t, publishers.jobs(), 1)
 }
 
 func TestARoomThatEndsCancelsWhatWaits(t *testing.T) {

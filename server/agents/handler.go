@@ -3,6 +3,7 @@ package agents
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -46,7 +47,11 @@ type Rooms interface {
 
 // Config is what the workers' edge needs.
 type Config struct {
-	Records  rooms.DispatchRecords
+	Records rooms.DispatchRecords
+	Known   rooms.AgentKinds
+	// Grace is how long workers are expected back whose agents are for every room, after a
+	// restart or the loss of the last of a kind.
+	Grace    time.Duration
 	Verifier *access.Verifier
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer // may be nil
@@ -76,6 +81,9 @@ type Handler struct {
 	pools  map[rooms.AgentKind]*pool
 	perKey map[string]int     // workers, by API key
 	jobs   map[string]*worker // that have them, by the job's id
+	// known are kinds without workers whose agents are for every room, and until when their
+	// workers are expected back.
+	known map[rooms.AgentKind]time.Time
 }
 
 var _ rooms.Workers = (*Handler)(nil)
@@ -87,11 +95,34 @@ func New(cfg Config) *Handler {
 		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard),
 		life: life, quit: quit,
 		pools: make(map[rooms.AgentKind]*pool), perKey: make(map[string]int), jobs: make(map[string]*worker),
+		known: make(map[rooms.AgentKind]time.Time),
 	}
 }
 
-// Open tells where the rooms are.
-func (h *Handler) Open(r Rooms) { h.rooms = r }
+// Open tells where the rooms are. Workers of before the restart are expected back.
+func (h *Handler) Open(ctx context.Context, r Rooms) error {
+	kinds, err := h.cfg.Known.AgentKinds(ctx)
+	if err != nil {
+		return fmt.Errorf("read the kinds of workers: %w", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.rooms = r
+	for _, k := range kinds {
+		h.known[k] = time.Now().Add(h.cfg.Grace)
+	}
+	return nil
+}
+
+// note keeps for the next start whether there are workers of a kind.
+func (h *Handler) note(k rooms.AgentKind, there bool) {
+	if k.AgentName != "" { // rooms that want them by name say so themselves
+		return
+	}
+	if err := h.cfg.Known.SetAgentKind(h.life, k, there); err != nil && h.life.Err() == nil {
+		h.log.Error("cannot note a kind of workers", "error", err)
+	}
+}
 
 // Close ends every connection, so that workers connect again to the next process, and waits
 // for what was under way. Jobs go on.
@@ -119,6 +150,19 @@ func (h *Handler) Kinds(agentName, deployment string) (kinds []rooms.AgentKind) 
 	defer h.mu.Unlock()
 	for k := range h.pools {
 		if k.AgentName == agentName && k.Deployment == deployment {
+			kinds = append(kinds, k)
+		}
+	}
+	if agentName != "" {
+		return kinds
+	}
+	now := time.Now()
+	for k, until := range h.known {
+		switch {
+		case now.After(until):
+			delete(h.known, k)
+			h.goesLocked(func() { h.note(k, false) })
+		case k.Deployment == deployment && h.pools[k] == nil:
 			kinds = append(kinds, k)
 		}
 	}
@@ -230,6 +274,7 @@ func (h *Handler) join(w *worker) error {
 		}
 		p = newPool(h, w.kind)
 		h.pools[w.kind] = p
+		delete(h.known, w.kind)
 		h.running.Go(p.run)
 	}
 	p.workers[w] = struct{}{}
@@ -247,6 +292,9 @@ func (h *Handler) part(w *worker) {
 	delete(p.workers, w)
 	if len(p.workers) == 0 {
 		delete(h.pools, w.kind)
+		if w.kind.AgentName == "" {
+			h.known[w.kind] = time.Now().Add(h.cfg.Grace)
+		}
 		p.stop()
 	}
 	closed := h.closed

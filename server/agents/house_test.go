@@ -2,11 +2,13 @@ package agents_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +41,7 @@ type house struct {
 	grace    time.Duration // of a restart
 	join     time.Duration // for an agent to join
 	limit    int64         // of a message
+	dead     atomic.Bool   // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
 	agents   *agents.Handler
@@ -61,18 +64,23 @@ func newHouse(t *testing.T, with ...func(*house)) *house {
 func (h *house) open() {
 	h.t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path})
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path, Allow: func() error {
+		if h.dead.Load() {
+			return errors.New("the process is dead")
+		}
+		return nil
+	}})
 	require.NoError(h.t, err)
 	h.store, h.verifier, h.metrics = store, access.NewVerifier(map[string]string{key: secret, otherKey: secret}), prometheus.NewPedanticRegistry()
 	h.agents = agents.New(agents.Config{
-		Records: store, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
+		Records: store, Known: store, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
 		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
 	})
 	h.Rooms = rooms.New(rooms.Config{
 		Store: store, Log: log, AutoCreate: true, RestartGrace: h.grace,
 		Agents: &rooms.AgentsConfig{Workers: h.agents, Records: store, JoinGrace: h.join, WorkerGrace: 10 * time.Millisecond},
 	})
-	h.agents.Open(h.Rooms)
+	require.NoError(h.t, h.agents.Open(context.Background(), h.Rooms))
 	require.NoError(h.t, h.Open(context.Background()))
 	h.server = httptest.NewServer(h.verifier.Middleware(h.agents))
 }
@@ -92,6 +100,14 @@ func (h *house) close() {
 // restart is a stop and a start on the same file.
 func (h *house) restart() {
 	h.close()
+	h.open()
+}
+
+// crash ends all of it at once as far as the database knows, and starts it again.
+func (h *house) crash() {
+	h.dead.Store(true)
+	h.close()
+	h.dead.Store(false)
 	h.open()
 }
 
@@ -294,10 +310,18 @@ func (w *worker) status(id string, s livekit.JobStatus) {
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{JobId: id, Status: s}}})
 }
 
-// silentOutlet is the way to a client that is told nothing.
-type silentOutlet struct{ left chan *livekit.LeaveRequest }
+// silentOutlet is the way to a client that hears only of its tracks, and that it has left.
+type silentOutlet struct {
+	left   chan *livekit.LeaveRequest
+	tracks chan *livekit.TrackInfo
+}
 
-func (silentOutlet) Send(*rooms.Message) bool { return true }
+func (o silentOutlet) Send(m *rooms.Message) bool {
+	if t := m.Response.GetTrackPublished(); t != nil {
+		o.tracks <- t.Track
+	}
+	return true
+}
 func (o silentOutlet) Leave(l *livekit.LeaveRequest) {
 	select {
 	case o.left <- l:
@@ -325,12 +349,26 @@ func (noPeer) Close() {}
 // participant is a client in a room.
 type participant struct {
 	*rooms.Participant
-	left chan *livekit.LeaveRequest
+	left   chan *livekit.LeaveRequest
+	tracks chan *livekit.TrackInfo
 }
+
+// publish has the client's next announced track published.
+func (p *participant) publish() {
+	info := <-p.tracks
+	p.TrackPublished(soundless(info.Sid), info)
+	p.Sync()
+}
+
+// soundless is a track without media.
+type soundless string
+
+func (s soundless) SID() string               { return string(s) }
+func (soundless) AudioLevel() (float32, bool) { return 0, false }
 
 // enter has a client join, with the claims of a token if it has one.
 func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
-	out := silentOutlet{left: make(chan *livekit.LeaveRequest, 1)}
+	out := silentOutlet{left: make(chan *livekit.LeaveRequest, 1), tracks: make(chan *livekit.TrackInfo, 10)}
 	req.Outlet = out
 	p, _, err := h.Join(context.Background(), req)
 	if err != nil {
@@ -341,7 +379,7 @@ func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
 	}
 	p.Connected()
 	p.Sync()
-	return &participant{p, out.left}, nil
+	return &participant{p, out.left, out.tracks}, nil
 }
 
 // person joins as somebody who is no agent.

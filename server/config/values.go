@@ -167,6 +167,42 @@ type Preset struct {
 	MaxPlayoutDelay  uint32 // ms
 	SyncStreams      bool
 	Tags             map[string]string
+	Agents           []Agent // that are wanted in it
+}
+
+// Agent is who is wanted in a room, by the agent's name.
+type Agent struct {
+	AgentName  string            `yaml:"agent_name"`
+	Metadata   string            `yaml:"metadata"`
+	Deployment string            `yaml:"deployment"`
+	Attributes map[string]string `yaml:"attributes"`
+}
+
+// UnmarshalYAML reads an agent. Names are taken as those of a preset.
+func (a *Agent) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return errors.New("must be a mapping with agent_name")
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, value := n.Content[i].Value, n.Content[i+1]
+		var into any
+		switch strings.ToLower(strings.ReplaceAll(name, "_", "")) {
+		case "agentname":
+			into = &a.AgentName
+		case "metadata":
+			into = &a.Metadata
+		case "deployment":
+			into = &a.Deployment
+		case "attributes":
+			into = &a.Attributes
+		default:
+			return fmt.Errorf("line %d: %s is not a setting of an agent", n.Content[i].Line, name)
+		}
+		if err := value.Decode(into); err != nil {
+			return fmt.Errorf("line %d: %s: %w", value.Line, name, err)
+		}
+	}
+	return nil
 }
 
 // UnmarshalYAML reads a preset. Names are taken with and without underscores:
@@ -195,8 +231,10 @@ func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
 			into = &p.SyncStreams
 		case "tags":
 			into = &p.Tags
-		case "name", "egress", "agents":
-			continue // the preset's name is its key; the others are services of LiveKit's
+		case "agents":
+			into = &p.Agents
+		case "name", "egress":
+			continue // the preset's name is its key; egress is a service of LiveKit's
 		default:
 			return fmt.Errorf("line %d: %s is not a setting of a room preset", n.Content[i].Line, name)
 		}
@@ -222,6 +260,13 @@ func (p *Preset) Fill(req *livekit.CreateRoomRequest) {
 	fill(&req.SyncStreams, p.SyncStreams)
 	if len(req.Tags) == 0 {
 		req.Tags = p.Tags
+	}
+	if len(req.Agents) == 0 {
+		for _, a := range p.Agents {
+			req.Agents = append(req.Agents, &livekit.RoomAgentDispatch{
+				AgentName: a.AgentName, Metadata: a.Metadata, Deployment: a.Deployment, Attributes: a.Attributes,
+			})
+		}
 	}
 }
 

@@ -128,13 +128,15 @@ func (p *program) openServer() error {
 	p.verifier.Guard = p.guard
 	node := guid.New("ND_")
 	p.agents = agents.New(agents.Config{
-		Records: p.store, Verifier: p.verifier, Log: p.log, Metrics: p.registry, Guard: p.guard,
+		Records: p.store, Known: p.store, Grace: time.Duration(p.cfg.RestartGrace), Verifier: p.verifier, Log: p.log, Metrics: p.registry, Guard: p.guard,
 		ServerInfo: signal.ServerInfo(version(), node, p.cfg.Region), MaxMessage: p.cfg.Limit.AgentSignalMessageSizeLimit,
 	})
 	domain := roomsConfig(p.cfg, p.store, p.log)
 	domain.Agents = &rooms.AgentsConfig{Workers: p.agents, Records: p.store}
 	p.rooms = rooms.New(domain)
-	p.agents.Open(p.rooms)
+	if err := p.agents.Open(context.Background(), p.rooms); err != nil {
+		return err
+	}
 	signals := signal.Config{
 		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: node, Region: p.cfg.Region,
