@@ -135,7 +135,11 @@ func overUDP(t *testing.T) net.PacketConn {
 func (c *turnClient) allocate() (net.PacketConn, error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	return c.AllocateWithContext(ctx)
+	relay, err := c.AllocateWithContext(ctx)
+	if err == nil {
+		c.t.Cleanup(func() { _ = relay.Close() }) // its timers run until then; the server may have ended it
+	}
+	return relay, err
 }
 
 // credentials of any kind, as LiveKit makes them.
