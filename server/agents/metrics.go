@@ -41,6 +41,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"why"}),
 		names: make(map[string]bool),
 	}
+	// From the start on: a rate is of a series that was there before.
+	for _, outcome := range []string{"assigned", "refused", "unanswered", "declined", "succeeded", "failed"} {
+		m.jobs.WithLabelValues(outcome)
+	}
+	for typ := range livekit.JobType_name {
+		m.workers.WithLabelValues("", livekit.JobType(typ).String())
+	}
 	if reg != nil {
 		reg.MustRegister(m.workers, m.connects, m.jobs, m.bad)
 	}
