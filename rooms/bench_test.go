@@ -94,3 +94,16 @@ func report(b *testing.B, name string, took []time.Duration) {
 	b.ReportMetric(ms(took[len(took)-1]), "ms-max-"+name)
 	b.ReportMetric(float64(len(took)), "joins-"+name)
 }
+
+// openRooms makes rooms over a new database.
+func openRooms(b *testing.B) *rooms.Rooms {
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(b.TempDir(), "parlor.db")})
+	require.NoError(b, err)
+	rs := rooms.New(rooms.Config{Store: store, Log: slog.New(slog.DiscardHandler), AutoCreate: true})
+	require.NoError(b, rs.Open(context.Background()))
+	b.Cleanup(func() {
+		require.NoError(b, rs.Close(context.Background()))
+		require.NoError(b, store.Close(context.Background()))
+	})
+	return rs
+}

@@ -2,13 +2,10 @@ package rooms
 
 import (
 	"context"
-	"slices"
-	"time"
+	"sync"
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
-
-	"parlor/rooms/guid"
 )
 
 // MaxDataPacket is the largest encoded DataPacket in bytes: what LiveKit's clients
@@ -25,8 +22,10 @@ func checkSize(dp *livekit.DataPacket) error {
 	return nil
 }
 
-// nonces remembers the newest nonces of SendData, so that a retry is not sent twice.
+// nonces remembers the newest nonces of SendData, so that a retry is not sent twice. It
+// may be used concurrently.
 type nonces struct {
+	mu    sync.Mutex // guards the following
 	seen  map[string]bool
 	order []string
 }
@@ -37,6 +36,8 @@ func (s *nonces) fresh(n string) bool {
 	if n == "" {
 		return true
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.seen[n] {
 		return false
 	}
@@ -52,71 +53,73 @@ func (s *nonces) fresh(n string) bool {
 	return true
 }
 
-// Data is for the peer: its client sent a DataPacket. It waits until the room
-// has taken it, so that a client cannot send faster than its room forwards.
+// Data is for the peer: its client sent a DataPacket. It is brought to its receivers on
+// the caller's goroutine, so that a client cannot send faster than that. Calls of one
+// kind must come one after another.
 func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
+	at := p.mayPublishData()
+	if at == nil {
+		return
+	}
 	dp := &livekit.DataPacket{}
 	if err := proto.Unmarshal(packet, dp); err != nil {
 		return // not a DataPacket: nobody could read it
 	}
-	p.wait(func(r *Room) { r.forwardData(p, kind, dp) })
+	p.forwardData(at, kind, dp)
 }
 
 // Message is for the peer: its client sent on a channel with a label of its own. The
 // others get it as they get all reliable data, with its sender, as from LiveKit.
 func (p *Participant) Message(payload []byte) {
-	dp := &livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload}}}
-	p.wait(func(r *Room) { r.forwardData(p, livekit.DataPacket_RELIABLE, dp) })
+	if at := p.mayPublishData(); at != nil {
+		p.forwardData(at, livekit.DataPacket_RELIABLE, &livekit.DataPacket{
+			Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload}},
+		})
+	}
 }
 
 // DataTrack is for the peer: its client sent a packet of a data track, which the
 // others get as it is.
 func (p *Participant) DataTrack(packet []byte) {
-	p.wait(func(r *Room) {
-		if !p.info.GetPermission().GetCanPublishData() {
-			return
+	at := p.mayPublishData()
+	if at == nil {
+		return
+	}
+	for _, q := range at.room.receivers.Load().all {
+		if to := q.presentIn(at.room); to != nil && q != p {
+			to.peer.SendDataTrack(packet)
 		}
-		for _, q := range r.participants {
-			if q != p && q.peer != nil {
-				q.peer.SendDataTrack(packet)
-			}
-		}
-	})
+	}
 }
 
-// wait posts f and waits until it has run, or the room is gone.
-func (p *Participant) wait(f func(*Room)) {
-	r := p.room.Load()
-	_, _ = ask(r, func(reply answer[struct{}]) { // fails only when the room is gone, and p with it
-		if !p.ended.Load() && p.room.Load() == r && p.awayFrom.Load() != r {
-			f(r)
-		}
-		reply(struct{}{}, nil)
-	})
+// mayPublishData is p's presence if it may publish data; nil if not.
+func (p *Participant) mayPublishData() *presence {
+	if at := p.presence.Load(); at != nil && at.publishesData && !p.ended.Load() {
+		return at
+	}
+	return nil
 }
 
 // forwardData sends a participant's packet on to those it is for, with the
 // sender stamped by us.
-func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
-	if !p.info.GetPermission().GetCanPublishData() {
-		return
-	}
+func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
+	r := at.room
 	if !r.isFrom(p, dp) {
 		r.rooms.dataRefused.Add(1)
 		return
 	}
 	if kind == livekit.DataPacket_RELIABLE && dp.Sequence > 0 {
 		// After a resume a client sends again what it cannot know to have arrived.
-		if dp.Sequence <= p.lastReliableSeq {
+		if dp.Sequence <= p.lastReliableSeq.Load() {
 			return
 		}
-		p.lastReliableSeq = dp.Sequence
+		p.lastReliableSeq.Store(dp.Sequence)
 	}
 	to := dp.DestinationIdentities
 	var toSIDs []string
 	dp.Kind = kind // older clients read it
-	dp.ParticipantSid, dp.ParticipantIdentity = p.sid, p.identity
-	if p.hidden() {
+	dp.ParticipantSid, dp.ParticipantIdentity = at.sid, p.identity
+	if at.hidden {
 		dp.ParticipantSid, dp.ParticipantIdentity = "", ""
 	}
 	metricsOnly := false
@@ -124,7 +127,7 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 	case *livekit.DataPacket_Speaker: // only the server says who speaks
 		return
 	case *livekit.DataPacket_Transcription:
-		if p.info.Kind != livekit.ParticipantInfo_AGENT {
+		if !at.agent {
 			return
 		}
 	case *livekit.DataPacket_Metrics:
@@ -143,7 +146,7 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 		}
 		toSIDs = v.User.DestinationSids // as older clients say it
 	case *livekit.DataPacket_RpcAck:
-		if v.RpcAck != nil && r.rpcs[v.RpcAck.RequestId] != nil {
+		if v.RpcAck != nil && r.calls.has(v.RpcAck.RequestId) {
 			return // the server is the caller
 		}
 	case *livekit.DataPacket_RpcResponse:
@@ -151,7 +154,7 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 			return
 		}
 	}
-	r.deliver(p, kind, dp, to, toSIDs, metricsOnly)
+	r.deliver(p, at.peer, kind, dp, to, toSIDs, metricsOnly)
 }
 
 // isFrom reports whether dp does not name another participant of the room as its
@@ -159,17 +162,12 @@ func (r *Room) forwardData(p *Participant, kind livekit.DataPacket_Kind, dp *liv
 // of another has been received and comes back, by which a client could have the
 // server talk to itself without end.
 func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
-	user := dp.GetUser()
-	for _, q := range r.participants {
-		if q == p {
-			continue
-		}
-		switch q.sid {
-		case dp.ParticipantSid, user.GetParticipantSid(): // older clients
-			return false
-		}
-		switch q.identity {
-		case dp.ParticipantIdentity, user.GetParticipantIdentity(): // older clients
+	there, user := r.receivers.Load(), dp.GetUser()
+	for _, q := range []*Participant{
+		there.bySID[dp.ParticipantSid], there.byIdentity[dp.ParticipantIdentity],
+		there.bySID[user.GetParticipantSid()], there.byIdentity[user.GetParticipantIdentity()], // older clients
+	} {
+		if q != nil && q != p && q.presentIn(r) != nil {
 			return false
 		}
 	}
@@ -181,21 +179,13 @@ func stampUser(u *livekit.UserPacket, dp *livekit.DataPacket) {
 	u.ParticipantSid, u.ParticipantIdentity = dp.ParticipantSid, dp.ParticipantIdentity // older clients
 }
 
-// deliver sends dp to the participants named, or to all but its sender.
-func (r *Room) deliver(from *Participant, kind livekit.DataPacket_Kind, dp *livekit.DataPacket, identities, sids []string, metricsOnly bool) {
+// deliver sends dp to the participants named, or to all but its sender; from and sender
+// are nil for the server. It may be called on any goroutine.
+func (r *Room) deliver(from *Participant, sender Peer, kind livekit.DataPacket_Kind, dp *livekit.DataPacket, identities, sids []string, metricsOnly bool) {
 	var packet []byte
-	var sender Peer
-	if from != nil {
-		sender = from.peer
-	}
-	for _, q := range r.participants {
-		if q == from || q.peer == nil {
-			continue
-		}
-		if len(identities)+len(sids) > 0 && !slices.Contains(identities, q.identity) && !slices.Contains(sids, q.sid) {
-			continue
-		}
-		if metricsOnly && !q.info.GetPermission().GetCanSubscribeMetrics() {
+	for _, q := range r.receivers.Load().named(identities, sids) {
+		at := q.presentIn(r)
+		if at == nil || q == from || metricsOnly && !at.takesMetrics {
 			continue
 		}
 		if packet == nil {
@@ -204,7 +194,7 @@ func (r *Room) deliver(from *Participant, kind livekit.DataPacket_Kind, dp *live
 				return
 			}
 		}
-		q.peer.SendData(sender, kind, packet)
+		at.peer.SendData(sender, kind, packet)
 	}
 }
 
@@ -224,96 +214,27 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 	if err := checkSize(dp); err != nil {
 		return err
 	}
-	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
-		if err := r.found(); err != nil {
-			reply(struct{}{}, err)
-			return
-		}
+	return rs.sendTo(ctx, req.Room, func(r *Room) error {
 		if r.nonces.fresh(string(req.Nonce)) {
-			r.deliver(nil, req.Kind, dp, req.DestinationIdentities, req.DestinationSids, false) // as older SDKs say it
+			r.deliver(nil, nil, req.Kind, dp, req.DestinationIdentities, req.DestinationSids, false) // as older SDKs say it
 		}
-		reply(struct{}{}, nil)
+		return nil
+	})
+}
+
+// sendTo has send bring data of the server's to the open room of that name, on the
+// caller's goroutine where somebody is there; else the room is asked first whether it
+// exists.
+func (rs *Rooms) sendTo(ctx context.Context, room string, send func(*Room) error) error {
+	if r := rs.peek(room); r != nil && r.attended() {
+		return send(r)
+	}
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		err := r.found()
+		if err == nil {
+			err = send(r)
+		}
+		reply(struct{}{}, err)
 	})
 	return err
-}
-
-// PerformRPC calls a method that a participant offers, with the server as the
-// caller, and waits for its answer.
-func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error) {
-	if req.DestinationIdentity == "" {
-		return nil, Errorf(Invalid, "destination_identity is required")
-	}
-	const defaultTimeout, longest = 10 * time.Second, 5 * time.Minute
-	timeout := defaultTimeout
-	if req.ResponseTimeoutMs > 0 {
-		timeout = min(time.Duration(req.ResponseTimeoutMs)*time.Millisecond, longest)
-	}
-	id := guid.New("RPC_")
-	dp := &livekit.DataPacket{
-		ParticipantIdentity:   "server",
-		DestinationIdentities: []string{req.DestinationIdentity},
-		Value: &livekit.DataPacket_RpcRequest{RpcRequest: &livekit.RpcRequest{
-			Id: id, Method: req.Method, Payload: req.Payload,
-			ResponseTimeoutMs: uint32(timeout / time.Millisecond), Version: 1,
-		}},
-	}
-	if err := checkSize(dp); err != nil {
-		return nil, err
-	}
-	type result struct {
-		resp *livekit.PerformRpcResponse
-		err  error
-	}
-	ch := make(chan result, 1)
-	_, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[struct{}]) {
-		p := r.participants[req.DestinationIdentity]
-		if p == nil || p.peer == nil {
-			reply(struct{}{}, ErrNoParticipant)
-			return
-		}
-		r.rpcs[id] = func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} }
-		r.deliver(nil, livekit.DataPacket_RELIABLE, dp, dp.DestinationIdentities, nil, false)
-		reply(struct{}{}, nil)
-	})
-	if err != nil {
-		return nil, err
-	}
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case res := <-ch:
-		return res.resp, res.err
-	case <-timer.C:
-		err = Errorf(Unavailable, "participant %q did not answer method %q within %v", req.DestinationIdentity, req.Method, timeout)
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if r := rs.peek(req.Room); r != nil {
-		r.post(func() { delete(r.rpcs, id) })
-	}
-	return nil, err
-}
-
-// answerRPC gives a response to the caller waiting in this server; false if
-// there is none.
-func (r *Room) answerRPC(resp *livekit.RpcResponse) bool {
-	reply := r.rpcs[resp.RequestId]
-	if reply == nil {
-		return false
-	}
-	delete(r.rpcs, resp.RequestId)
-	if e := resp.GetError(); e != nil {
-		reply(nil, Errorf(Precondition, "rpc error %d: %s", e.Code, e.Message))
-		return true
-	}
-	reply(&livekit.PerformRpcResponse{Payload: resp.GetPayload()}, nil)
-	return true
-}
-
-// failRPCs answers all who wait: nobody will.
-func (r *Room) failRPCs() {
-	for id, reply := range r.rpcs {
-		delete(r.rpcs, id)
-		reply(nil, ErrNoParticipant)
-	}
 }

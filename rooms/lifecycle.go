@@ -84,10 +84,10 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 			}
 			return
 		}
-		done(nil)
 		r.log.Info("room ended", "sid", before.SID, "reason", reason)
 		r.dismiss(why)
 		r.vanish()
+		done(nil) // nobody is sent anything in it any more
 	})
 }
 
@@ -126,7 +126,7 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 	clear(r.participants)
 	clear(r.expected)
 	clear(r.tracks)
-	r.failRPCs()
+	r.calls.fail()
 }
 
 // vanish makes the room no longer live: its row has ended. A caller that waits

@@ -194,6 +194,7 @@ func (r *Room) send(p *Participant) *luggage {
 	clear(p.wanted)
 	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
 	p.peer = nil // no room has it do anything while it is under way
+	p.presence.Store(nil)
 	p.awayFrom.Store(r)
 	if !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
@@ -286,6 +287,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	p.peer = l.peer
 	p.admitted = true
 	p.room.Store(r)
+	r.present(p)
 	r.announceNew(p)
 	r.agentJoined(p)
 	snap := r.snapshotFor(p, false)

@@ -23,6 +23,8 @@ type Participant struct {
 	ended     atomic.Bool            // nothing more is done for it
 	awayFrom  atomic.Pointer[Room]   // the room that it last left on a move; while that is still its room, it is under way
 
+	presence atomic.Pointer[presence] // what data needs of it; nil = it neither sends nor receives any
+
 	paid atomic.Int64 // Unix ns: the pace that its client has used up; see Pace
 
 	transitMu sync.Mutex    // guards inTransit
@@ -53,7 +55,7 @@ type Participant struct {
 	speaksUntil     time.Time                           // it is shown as speaking; see SimulateSpeaker
 	unrated         bool                                // it has subscribed to somebody since it was told of qualities
 	permissions     *audience                           // its subscription permission: what others may have of it
-	lastReliableSeq uint32
+	lastReliableSeq atomic.Uint32                       // of its client's data; Data's alone
 	onChange        func(*livekit.ParticipantInfo)
 	shadows         []*Participant // where it is forwarded to
 	sifTrailer      []byte         // as its client was told; it is told of no other on a move
@@ -88,6 +90,17 @@ func (p *Participant) post(f func(*Room)) {
 	if !sent {
 		p.redirect(r, f)
 	}
+}
+
+// wait posts f and waits until it has run, or the room is gone.
+func (p *Participant) wait(f func(*Room)) {
+	r := p.room.Load()
+	_, _ = ask(r, func(reply answer[struct{}]) { // fails only when the room is gone, and p with it
+		if !p.ended.Load() && p.room.Load() == r && p.awayFrom.Load() != r {
+			f(r)
+		}
+		reply(struct{}{}, nil)
+	})
 }
 
 // redirect sends after p what was posted for it to r, where it is no longer; false
@@ -161,6 +174,7 @@ func (p *Participant) session(roomSID string) Session {
 // shut ends p's media and marks it over.
 func (p *Participant) shut() {
 	p.ended.Store(true)
+	p.presence.Store(nil)
 	if p.peer != nil {
 		p.peer.Close()
 	}
@@ -373,6 +387,7 @@ func (r *Room) allowPublisher(p *Participant) {
 	if p.peer != nil {
 		perm := p.info.GetPermission()
 		p.peer.SetPublisherAllowed(perm.GetCanPublish(), perm.GetCanPublishData())
+		r.present(p)
 	}
 }
 

@@ -104,9 +104,8 @@ type Peer interface {
 	Close()
 }
 
-// PeerEvents is what a peer tells its room. The calls never block, but for Data,
-// Message and DataTrack, which make a client that sends faster than its room takes
-// it wait.
+// PeerEvents is what a peer tells its room. The calls never block: Data, Message and
+// DataTrack bring what came to its receivers on the caller's goroutine.
 type PeerEvents interface {
 	// Connected: the primary transport is up (ICE and DTLS), for the first time.
 	Connected()
@@ -129,7 +128,7 @@ type PeerEvents interface {
 	// SubscriptionFailed: the track cannot be forwarded to this peer.
 	SubscriptionFailed(trackSID string, why livekit.SubscriptionError)
 	// Data: the client sent an encoded DataPacket on a channel of that kind. The
-	// bytes are the callee's.
+	// bytes are the callee's. Calls of one kind come one after another.
 	Data(kind livekit.DataPacket_Kind, packet []byte)
 	// Message: the client sent on a channel with a label of its own.
 	Message(payload []byte)

@@ -44,6 +44,7 @@ func (r *Room) quarantine() {
 		guard(p.shut)
 		guard(func() { p.dismissShadows(livekit.DisconnectReason_SIGNAL_CLOSE) })
 	}
+	guard(r.calls.fail)
 	for _, s := range r.seats {
 		for _, l := range s.waiting {
 			r.turnAway(l)

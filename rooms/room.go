@@ -24,6 +24,10 @@ type Room struct {
 
 	unwritten atomic.Int64 // how much waits for the disk, as of the loop's last round
 
+	receivers atomic.Pointer[receivers] // of data; see presence
+	calls     calls
+	nonces    nonces
+
 	// The rest is the loop's alone.
 
 	rec      Record // SID "" while no open room bears the name
@@ -33,10 +37,8 @@ type Room struct {
 	expected     map[string]*Session     // by identity: expected back after a restart
 	seats        map[string]*seat        // by identity: held for participants that are moved here
 	tracks       map[string]*track       // by SID
-	rpcs         map[string]answer[*livekit.PerformRpcResponse]
-	nonces       nonces
-	departed     []Session // the newest to leave, for those who were away then, or come again
-	agents       agents    // who is wanted in it
+	departed     []Session               // the newest to leave, for those who were away then, or come again
+	agents       agents                  // who is wanted in it
 
 	stored      Record          // as it was last written
 	pipeline    *Pipeline       // of the changes
@@ -91,7 +93,7 @@ const (
 const MostDeparted = 128
 
 func newRoom(rs *Rooms, name string) *Room {
-	return &Room{
+	r := &Room{
 		rooms:        rs,
 		name:         name,
 		mail:         newMailbox(),
@@ -102,11 +104,12 @@ func newRoom(rs *Rooms, name string) *Room {
 		expected:     make(map[string]*Session),
 		seats:        make(map[string]*seat),
 		tracks:       make(map[string]*track),
-		rpcs:         make(map[string]answer[*livekit.PerformRpcResponse]),
 		speakers:     make(map[string]*livekit.SpeakerInfo),
 		quality:      make(map[string]livekit.ConnectionQuality),
 		agents:       newAgents(),
 	}
+	r.receivers.Store(&receivers{})
+	return r
 }
 
 // post has f run on the room's goroutine, in order. If the room has gone f is
@@ -130,6 +133,7 @@ func (r *Room) serve() {
 		for _, l := range r.mail.take() {
 			r.deliverLetter(l)
 		}
+		r.forgetAbsent()
 		r.tally(len(r.participants), len(r.expected))
 		r.releasePaced()
 		if r.gone {
@@ -241,7 +245,7 @@ func (r *Room) found() error {
 // idle: nothing holds the room live. A stopped room forgets its participants and those
 // that it expected back: their rows tell of them.
 func (r *Room) idle() bool {
-	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.seats) > 0 || len(r.rpcs) > 0 {
+	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.seats) > 0 || r.calls.any() {
 		return false
 	}
 	if r.stopped {
@@ -363,7 +367,7 @@ func (r *Room) stop() {
 		p.shut()
 	}
 	clear(r.tracks)
-	r.failRPCs()
+	r.calls.fail()
 	if r.backlog != nil {
 		r.settleBacklog()
 	}

@@ -1,0 +1,148 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+
+	"parlor/rooms/guid"
+)
+
+// calls are the server's RPCs in a room that wait for their answers. It may be used
+// concurrently.
+type calls struct {
+	mu      sync.Mutex                                     // guards the following
+	waiting map[string]answer[*livekit.PerformRpcResponse] // by id
+}
+
+func (c *calls) add(id string, reply answer[*livekit.PerformRpcResponse]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(map[string]answer[*livekit.PerformRpcResponse])
+	}
+	c.waiting[id] = reply
+}
+
+func (c *calls) has(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting[id] != nil
+}
+
+// take gives the call of that id to the caller, to be answered; nil if there is none.
+func (c *calls) take(id string) answer[*livekit.PerformRpcResponse] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reply := c.waiting[id]
+	delete(c.waiting, id)
+	return reply
+}
+
+func (c *calls) any() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0
+}
+
+// fail answers all that wait: nobody will.
+func (c *calls) fail() {
+	c.mu.Lock()
+	waiting := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	for _, reply := range waiting {
+		reply(nil, ErrNoParticipant)
+	}
+}
+
+// PerformRPC calls a method that a participant offers, with the server as the
+// caller, and waits for its answer.
+func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error) {
+	if req.DestinationIdentity == "" {
+		return nil, Errorf(Invalid, "destination_identity is required")
+	}
+	const defaultTimeout, longest = 10 * time.Second, 5 * time.Minute
+	timeout := defaultTimeout
+	if req.ResponseTimeoutMs > 0 {
+		timeout = min(time.Duration(req.ResponseTimeoutMs)*time.Millisecond, longest)
+	}
+	id := guid.New("RPC_")
+	dp := &livekit.DataPacket{
+		ParticipantIdentity:   "server",
+		DestinationIdentities: []string{req.DestinationIdentity},
+		Value: &livekit.DataPacket_RpcRequest{RpcRequest: &livekit.RpcRequest{
+			Id: id, Method: req.Method, Payload: req.Payload,
+			ResponseTimeoutMs: uint32(timeout / time.Millisecond), Version: 1,
+		}},
+	}
+	if err := checkSize(dp); err != nil {
+		return nil, err
+	}
+	type result struct {
+		resp *livekit.PerformRpcResponse
+		err  error
+	}
+	ch := make(chan result, 1)
+	err := rs.sendTo(ctx, req.Room, func(r *Room) error {
+		p := r.receivers.Load().byIdentity[req.DestinationIdentity]
+		if p == nil {
+			return ErrNoParticipant
+		}
+		r.calls.add(id, func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} })
+		if p.presentIn(r) == nil { // looked at once the call is there, so that its leaving fails the one or the other
+			r.endCall(id)
+			return ErrNoParticipant
+		}
+		r.deliver(nil, nil, livekit.DataPacket_RELIABLE, dp, dp.DestinationIdentities, nil, false)
+		return nil
+	})
+	if errors.Is(err, ErrNoRoom) {
+		err = ErrNoParticipant
+	}
+	if err != nil {
+		return nil, err
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case res := <-ch:
+		return res.resp, res.err
+	case <-timer.C:
+		err = Errorf(Unavailable, "participant %q did not answer method %q within %v", req.DestinationIdentity, req.Method, timeout)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if r := rs.peek(req.Room); r != nil {
+		r.endCall(id)
+	}
+	return nil, err
+}
+
+// endCall takes the call of that id for its answer; nil if there is none. The room is
+// woken, which the call may have kept live.
+func (r *Room) endCall(id string) answer[*livekit.PerformRpcResponse] {
+	reply := r.calls.take(id)
+	if reply != nil {
+		r.post(func() {})
+	}
+	return reply
+}
+
+// answerRPC gives a response to the caller waiting in this server; false if
+// there is none.
+func (r *Room) answerRPC(resp *livekit.RpcResponse) bool {
+	reply := r.endCall(resp.RequestId)
+	if reply == nil {
+		return false
+	}
+	if e := resp.GetError(); e != nil {
+		reply(nil, Errorf(Precondition, "rpc error %d: %s", e.Code, e.Message))
+		return true
+	}
+	reply(&livekit.PerformRpcResponse{Payload: resp.GetPayload()}, nil)
+	return true
+}
