@@ -183,6 +183,8 @@ func (p *Peer) loop() {
 	defer close(p.done)
 	defer p.engine.remove(p)
 	defer p.teardown()
+	judge := time.NewTicker(qualityInterval)
+	defer judge.Stop()
 	for {
 		select {
 		case <-p.stop:
@@ -201,6 +203,8 @@ func (p *Peer) loop() {
 			p.disconnect(livekit.DisconnectReason_CONNECTION_TIMEOUT)
 		case <-p.factsTimer.C:
 			p.tellFacts()
+		case <-judge.C:
+			p.quality.judge()
 		case <-p.answerTimer.C:
 			if p.connected { // else the time to join decides
 				p.needsReconnect("no answer to an offer")

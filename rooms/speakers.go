@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -30,19 +31,19 @@ func (r *Room) tellSpeakers(now time.Time) {
 			levels[p.sid] = max(levels[p.sid], simulatedLevel)
 		}
 	}
-	var changed []*livekit.SpeakerInfo
+	changed := make(map[string]*livekit.SpeakerInfo) // by publisher SID
 	for sid, level := range levels {
 		last := r.speakers[sid]
 		if last == nil || last.Level != level {
 			s := &livekit.SpeakerInfo{Sid: sid, Level: level, Active: true}
 			r.speakers[sid] = s
-			changed = append(changed, s)
+			changed[sid] = s
 		}
 	}
 	for sid := range r.speakers {
 		if _, still := levels[sid]; !still {
 			delete(r.speakers, sid)
-			changed = append(changed, &livekit.SpeakerInfo{Sid: sid})
+			changed[sid] = &livekit.SpeakerInfo{Sid: sid}
 		}
 	}
 	if len(publishers) > 0 || simulated {
@@ -51,19 +52,28 @@ func (r *Room) tellSpeakers(now time.Time) {
 	if len(changed) == 0 {
 		return
 	}
+	// It costs what changed, and those who hear it.
+	updates := make(map[*Participant][]*livekit.SpeakerInfo)
 	for _, q := range r.participants {
-		hears := hearing(q)
-		var told []*livekit.SpeakerInfo
-		for _, s := range changed {
-			if s.Sid == q.sid || hears[s.Sid] {
-				told = append(told, s)
+		if s := changed[q.sid]; s != nil {
+			updates[q] = append(updates[q], s)
+		}
+	}
+	for _, t := range r.tracks {
+		s := changed[t.publisher.sid]
+		if s == nil {
+			continue
+		}
+		for _, q := range t.subscribers {
+			if !slices.Contains(updates[q], s) { // not by another of its tracks
+				updates[q] = append(updates[q], s)
 			}
 		}
-		if len(told) > 0 {
-			q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SpeakersChanged{
-				SpeakersChanged: &livekit.SpeakersChanged{Speakers: told},
-			}}))
-		}
+	}
+	for q, told := range updates {
+		q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SpeakersChanged{
+			SpeakersChanged: &livekit.SpeakersChanged{Speakers: told},
+		}}))
 	}
 }
 
