@@ -33,6 +33,9 @@ type Config struct {
 	// TCPPort is for ICE over TCP (RFC 6544), passive; 0 is none, [TCPEphemeral]
 	// lets the system choose.
 	TCPPort int
+	// TCPHanded: others listen on TCPPort, and hand over what is for ICE by
+	// [Engine.ServeICE].
+	TCPHanded bool
 	// BindAddresses are the local addresses to bind; empty is all. "0.0.0.0" is all of
 	// IPv4, "" is all, and so is "::", but for IPv4 where an IPv4 address stands beside it.
 	// What interfaces have is followed: an address that appears is bound, one that goes is

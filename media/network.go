@@ -356,6 +356,10 @@ func (s *socket) bind(addr netip.Addr) (boundConn, error) {
 func openTCP(cfg *Config, binds []bindAddress, counts *icemux.TCPCounters) (*icemux.TCPMux, error) {
 	mux := icemux.NewTCP(icemux.TCPConfig{Counters: counts, Log: cfg.Log})
 	for _, a := range binds {
+		if cfg.TCPHanded {
+			mux.Expect(netip.AddrPortFrom(a.Addr, uint16(cfg.TCPPort)), a.covers)
+			continue
+		}
 		l, err := a.listen(max(cfg.TCPPort, 0))
 		if err == nil {
 			err = mux.Listen(l, a.covers)

@@ -18,6 +18,9 @@ import (
 type TURNConfig struct {
 	// Secret is the secret of an API key, "" if there is no such key. Required.
 	Secret func(apiKey string) string
+	// Name is the server's in the URL of UDPPort; "" is the addresses that media is
+	// advertised at.
+	Name string
 	// UDPPort is where clients come over UDP: one of Config.UDPPort, or one of its own;
 	// [UDPEphemeral] lets the system choose one, 0 is none. It is bound as media is.
 	UDPPort int
@@ -166,6 +169,25 @@ func (e *Engine) TURNAddrs() (all []netip.AddrPort) {
 	return all
 }
 
+// Advertised are the addresses that clients are told of for media.
+func (e *Engine) Advertised() (all []netip.Addr) {
+	now := e.net.now.Load()
+	for _, l := range now.local {
+		all = append(all, now.known(l))
+	}
+	return all
+}
+
+// ServeICE takes a connection for ICE over TCP that others have accepted, and closes it in the
+// end. What they have read of it must be there still.
+func (e *Engine) ServeICE(conn net.Conn) error {
+	if e.net.tcp == nil {
+		return errors.Join(errors.New("there is no ICE over TCP"), conn.Close())
+	}
+	e.net.tcp.Hand(conn)
+	return nil
+}
+
 // ServeTURN serves a client of the TURN server's that came over TCP or TLS, and closes the
 // connection in the end. Nothing was read from it, but for what TLS needs.
 func (e *Engine) ServeTURN(conn net.Conn) error {
@@ -196,6 +218,10 @@ func (n *network) turnURLs() []string {
 		if !s.turns {
 			continue
 		}
+		if name := n.cfg.TURN.Name; name != "" {
+			urls = append(urls, turnURL(name, s.port))
+			continue
+		}
 		now := n.now.Load()
 		families := map[bool]bool{}
 		for _, l := range preferred(now) {
@@ -204,10 +230,14 @@ func (n *network) turnURLs() []string {
 				continue
 			}
 			families[known.Is4()] = true
-			urls = append(urls, "turn:"+net.JoinHostPort(known.String(), strconv.Itoa(int(s.port)))+"?transport=udp")
+			urls = append(urls, turnURL(known.String(), s.port))
 		}
 	}
 	return append(urls, n.cfg.TURN.URLs...)
+}
+
+func turnURL(host string, port uint16) string {
+	return "turn:" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "?transport=udp"
 }
 
 // ICEServers are what the client should be told of: our own TURN server, with credentials

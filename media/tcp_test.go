@@ -310,3 +310,27 @@ func TestANarrowPathOverTCP(t *testing.T) {
 		}
 	}
 }
+
+// TestICEOverHandedConnections: ICE over TCP works where others accept the connections, as on
+// a port that HTTP has too.
+func TestICEOverHandedConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	e := newTestEngine(t, func(c *Config) { c.TCPPort, c.TCPHanded = l.Addr().(*net.TCPAddr).Port, true })
+	require.Equal(t, l.Addr().String(), tcpAddr(t, e).String())
+	accepting := make(chan struct{})
+	go func() { // ends with the listener
+		defer close(accepting)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = e.ServeICE(conn) // there is ICE over TCP
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-accepting })
+	c := newClient(t, e, clientConfig{sid: "PA_c", settings: overTCP})
+	c.join()
+	echoes(c, "over TCP")
+}

@@ -23,7 +23,7 @@ func serving(t *testing.T, c server.Config) string {
 	require.NoError(t, err)
 	s := server.New(c)
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(context.Background(), []net.Listener{l}, nil) }() // ends with Close
+	go func() { served <- s.Serve(context.Background(), server.Listeners{Main: []net.Listener{l}}) }() // ends with Close
 	t.Cleanup(func() {
 		require.NoError(t, s.Close())
 		require.NoError(t, <-served)

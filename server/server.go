@@ -77,13 +77,16 @@ type Config struct {
 	MetricsUser, MetricsPassword string
 	// TLS, if set, is spoken on the main listeners.
 	TLS *tls.Config
+	// Plain answers the listeners of plain HTTP beside those of TLS; nil: there are none.
+	Plain http.Handler
 }
 
 // Server is the HTTP server. Its methods may be called concurrently.
 type Server struct {
 	main    *http.Server
 	metrics *http.Server
-	open    *connections // of both
+	plain   *http.Server
+	open    *connections // of all
 	tls     bool         // spoken by main
 }
 
@@ -94,10 +97,11 @@ func New(c Config) *Server {
 		open:    open,
 		main:    newHTTP(c.Log, routes(&c)),
 		metrics: newHTTP(c.Log, metricsOnly(&c)),
+		plain:   newHTTP(c.Log, c.Plain),
 		tls:     c.TLS != nil,
 	}
 	s.main.TLSConfig = c.TLS
-	s.main.ConnState, s.metrics.ConnState = open.state, open.state
+	s.main.ConnState, s.metrics.ConnState, s.plain.ConnState = open.state, open.state, open.state
 	return s
 }
 
@@ -114,29 +118,44 @@ func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
 	}
 }
 
+// Listeners are what a [Server] serves on.
+type Listeners struct {
+	// Main is everything but metrics, over TLS if there is a certificate, and Decrypted
+	// the same where others have spoken TLS already.
+	Main, Decrypted []net.Listener
+	Metrics         []net.Listener
+	Plain           []net.Listener // of Config.Plain
+}
+
 // Serve serves until [Server.Shutdown], and returns nil after it; if a listener
 // fails, all are closed and the failure is returned. It closes the listeners in
 // any case. ctx is the parent of every request's context.
-func (s *Server) Serve(ctx context.Context, main, metrics []net.Listener) error {
+func (s *Server) Serve(ctx context.Context, on Listeners) error {
 	base := func(net.Listener) context.Context { return ctx }
-	s.main.BaseContext, s.metrics.BaseContext = base, base
+	s.main.BaseContext, s.metrics.BaseContext, s.plain.BaseContext = base, base, base
 
 	// Each goroutine ends when its listener does, and is waited for here.
 	var serving sync.WaitGroup
-	failed := make(chan error, len(main)+len(metrics))
-	run := func(srv *http.Server, l net.Listener) {
+	failed := make(chan error, len(on.Main)+len(on.Decrypted)+len(on.Metrics)+len(on.Plain))
+	run := func(srv *http.Server, l net.Listener, overTLS bool) {
 		serving.Go(func() {
-			if err := s.serve(srv, l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.serve(srv, l, overTLS); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
 				_ = s.Close() // ends the others; what it might report is this failure again
 			}
 		})
 	}
-	for _, l := range main {
-		run(s.main, l)
+	for _, l := range on.Main {
+		run(s.main, l, s.tls)
 	}
-	for _, l := range metrics {
-		run(s.metrics, l)
+	for _, l := range on.Decrypted {
+		run(s.main, l, false)
+	}
+	for _, l := range on.Metrics {
+		run(s.metrics, l, false)
+	}
+	for _, l := range on.Plain {
+		run(s.plain, l, false)
 	}
 	serving.Wait()
 	select {
@@ -147,9 +166,9 @@ func (s *Server) Serve(ctx context.Context, main, metrics []net.Listener) error 
 	}
 }
 
-func (s *Server) serve(srv *http.Server, l net.Listener) error {
+func (s *Server) serve(srv *http.Server, l net.Listener, overTLS bool) error {
 	l = s.open.listen(l)
-	if s.tls && srv == s.main {
+	if overTLS {
 		return srv.ServeTLS(l, "", "") // the certificate is in TLSConfig
 	}
 	return srv.Serve(l)
@@ -159,7 +178,7 @@ func (s *Server) serve(srv *http.Server, l net.Listener) error {
 // then cuts off those that are left. WebSockets are not requests: their
 // owner ends them first.
 func (s *Server) Shutdown(ctx context.Context) error {
-	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx))
+	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx), s.plain.Shutdown(ctx))
 	if err != nil {
 		return errors.Join(fmt.Errorf("wait for running requests: %w", err), s.Close())
 	}
@@ -167,4 +186,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Close cuts everything off at once.
-func (s *Server) Close() error { return errors.Join(s.main.Close(), s.metrics.Close()) }
+func (s *Server) Close() error {
+	return errors.Join(s.main.Close(), s.metrics.Close(), s.plain.Close())
+}

@@ -267,7 +267,9 @@ func start(t *testing.T, c server.Config) (s *server.Server, main, metrics strin
 	a, b := listen(), listen()
 	s = server.New(c)
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(t.Context(), []net.Listener{a}, []net.Listener{b}) }()
+	go func() {
+		done <- s.Serve(t.Context(), server.Listeners{Main: []net.Listener{a}, Metrics: []net.Listener{b}})
+	}()
 	return s, a.Addr().String(), b.Addr().String(), func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -372,7 +374,7 @@ func TestServeFailsWhenAListenerDoes(t *testing.T) {
 	}
 	broken, whole := listen(), listen()
 	require.NoError(t, broken.Close())
-	err := server.New(complete(quiet())).Serve(t.Context(), []net.Listener{broken, whole}, nil)
+	err := server.New(complete(quiet())).Serve(t.Context(), server.Listeners{Main: []net.Listener{broken, whole}})
 	require.ErrorContains(t, err, "use of closed network connection")
 	_, err = net.Dial("tcp", whole.Addr().String())
 	require.Error(t, err, "the other listener is closed, too")

@@ -114,9 +114,9 @@ type TCPMux struct {
 }
 
 type tcpListener struct {
-	net.Listener
-	port   int
-	covers func(netip.Addr) bool
+	net.Listener // nil: others listen there
+	addr         netip.AddrPort
+	covers       func(netip.Addr) bool
 }
 
 var _ ice.TCPMux = (*TCPMux)(nil)
@@ -142,10 +142,22 @@ func (m *TCPMux) Listen(l net.Listener, covers func(local netip.Addr) bool) erro
 	if m.closed {
 		return net.ErrClosed
 	}
-	m.listeners = append(m.listeners, tcpListener{l, local.Port, covers})
+	m.listeners = append(m.listeners, tcpListener{l, local.AddrPort(), covers})
 	m.work.Go(func() { m.accept(l) })
 	return nil
 }
+
+// Expect has connections come by [TCPMux.Hand] that others accept at addr. covers is as in
+// [TCPMux.Listen].
+func (m *TCPMux) Expect(addr netip.AddrPort, covers func(local netip.Addr) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listeners = append(m.listeners, tcpListener{nil, addr, covers})
+}
+
+// Hand takes a connection that others have accepted, which is a stranger then. What they have
+// read of it must be there still.
+func (m *TCPMux) Hand(conn net.Conn) { m.take(conn) }
 
 // Addrs are the addresses of the listeners.
 func (m *TCPMux) Addrs() []netip.AddrPort {
@@ -153,7 +165,7 @@ func (m *TCPMux) Addrs() []netip.AddrPort {
 	defer m.mu.Unlock()
 	var out []netip.AddrPort
 	for _, l := range m.listeners {
-		out = append(out, l.Addr().(*net.TCPAddr).AddrPort()) //nolint:forcetypeassert // Listen has looked
+		out = append(out, l.addr)
 	}
 	return out
 }
@@ -169,7 +181,9 @@ func (m *TCPMux) Close() error {
 	close(m.done)
 	var errs []error
 	for _, l := range m.listeners {
-		errs = append(errs, l.Close())
+		if l.Listener != nil {
+			errs = append(errs, l.Close())
+		}
 	}
 	for _, c := range m.strangers {
 		c.close()
@@ -206,7 +220,7 @@ func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketC
 		if i < 0 {
 			return nil, fmt.Errorf("no TCP listener has the local address %v", addr)
 		}
-		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, uint16(m.listeners[i].port))) //nolint:gosec // it is a port
+		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()))
 		m.sessions[ufrag] = append(m.sessions[ufrag], s)
 		for _, c := range slices.Clone(m.strangers) {
 			if c.ufrag == ufrag && c.local == addr {

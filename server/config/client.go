@@ -113,6 +113,39 @@ func (l *loader) turnHost(t *TURNServer, path string) {
 	fill(&t.Port, port)
 }
 
+// validateTLS checks what clients are shown, and who signs it.
+func (l *loader) validateTLS(c *Config) {
+	t := &c.TLS
+	l.port("tls.http_port", t.HTTPPort)
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		l.problem(nil, "tls", "needs both cert_file and key_file")
+	}
+	if t.SelfSigned && (t.CertFile != "" || c.Domain != "") {
+		l.problem(nil, "tls.self_signed", "is in place of tls.cert_file and of domain")
+	}
+	if t.HTTPPort != 0 && (t.HTTPPort == c.Port || t.HTTPPort == c.RTC.TCPPort) {
+		l.problem(nil, "tls.http_port", "must differ from port and rtc.tcp_port")
+	}
+	if t.HTTPPort != 0 && c.Domain == "" {
+		l.problem(nil, "tls.http_port", "needs domain, to which it sends everybody")
+	}
+	if t.ACME.Directory != "" && !isHTTP(t.ACME.Directory) {
+		l.problem(nil, "tls.acme.directory", "%q is not a URL such as https://acme-v02.api.letsencrypt.org/directory", t.ACME.Directory)
+	}
+	if t.ACME.Staging && t.ACME.Directory != "" {
+		l.problem(nil, "tls.acme.staging", "is Let's Encrypt's, and tls.acme.directory names another")
+	}
+	if c.Domain == "" {
+		return
+	}
+	if err := checkHost(c.Domain); err != nil {
+		l.problem(nil, "domain", "%s is not a name: %v", quote(c.Domain), err)
+	}
+	if _, err := netip.ParseAddr(c.Domain); err == nil || !strings.Contains(c.Domain, ".") {
+		l.problem(nil, "domain", "%s is not a name of the public DNS such as calls.example.com", quote(c.Domain))
+	}
+}
+
 // validateOwnTURN checks the TURN server inside.
 func (l *loader) validateOwnTURN(c *Config) {
 	t := &c.TURN
@@ -163,12 +196,15 @@ func (l *loader) validateOwnTURN(c *Config) {
 	if t.Domain == "" {
 		l.problem(nil, "turn.domain", "is missing: clients connect to turn.tls_port by its name")
 	}
-	if !t.ExternalTLS && t.CertFile == "" && c.TLS.CertFile == "" {
+	if !t.ExternalTLS && t.CertFile == "" && !c.SpeaksTLS() {
 		l.problem(nil, "turn.tls_port", "needs a certificate: turn.cert_file and turn.key_file, or tls.cert_file and tls.key_file; "+
 			"or turn.external_tls, if a load balancer speaks TLS")
 	}
-	if t.TLSPort == c.Port || t.TLSPort == c.RTC.TCPPort {
-		l.problem(nil, "turn.tls_port", "must differ from port and rtc.tcp_port")
+	if t.TLSPort == c.Port && t.CertFile != "" {
+		l.problem(nil, "turn.cert_file", "has no place where turn.tls_port is port: tls.cert_file is shown there")
+	}
+	if t.TLSPort != c.Port && t.TLSPort == c.RTC.TCPPort {
+		l.problem(nil, "turn.tls_port", "must differ from rtc.tcp_port, unless both are port")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // Config is what the server runs with. Durations and sizes of LiveKit's keys
 // keep LiveKit's units, which each field's comment tells.
 type Config struct {
+	Domain        string   `yaml:"domain"`         // this server's name: it gets a certificate for it, and serves all on one port
 	Port          int      `yaml:"port"`           // TCP port of HTTP and WebSocket; 0 = any free one
 	BindAddresses []string `yaml:"bind_addresses"` // IP addresses of every socket; empty = all
 	// TrustedProxies are networks whose X-Forwarded-For is believed.
@@ -219,11 +220,30 @@ type Hooks struct {
 	Cache     Duration `yaml:"cache"`      // how long an answer holds for its token
 }
 
-// TLS makes the HTTP port speak TLS; both or none.
+// TLS makes the HTTP port speak TLS, by the two files, by ACME for Config.Domain, or by a
+// certificate that the server signs itself.
 type TLS struct {
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
+	CertFile   string `yaml:"cert_file"` // both or none
+	KeyFile    string `yaml:"key_file"`
+	SelfSigned bool   `yaml:"self_signed"`
+	HTTPPort   int    `yaml:"http_port"` // answers ACME, and sends to TLS; 0 = none
+	ACME       ACME   `yaml:"acme"`
 }
+
+// ACME is who signs the certificate.
+type ACME struct {
+	Directory string `yaml:"directory"` // URL; "" = Let's Encrypt
+	Email     string `yaml:"email"`     // told to the authority
+	Staging   bool   `yaml:"staging"`   // Let's Encrypt's, to try things out
+}
+
+// OneDoor tells whether HTTP shares its port with ICE over TCP or with TURN.
+func (c *Config) OneDoor() bool {
+	return c.Port != 0 && (c.RTC.TCPPort == c.Port || c.TURN.Enabled && c.TURN.TLSPort == c.Port)
+}
+
+// SpeaksTLS tells whether the HTTP port does.
+func (c *Config) SpeaksTLS() bool { return c.TLS.CertFile != "" || c.Domain != "" || c.TLS.SelfSigned }
 
 // Prometheus is where metrics are served; port 0 = nowhere.
 type Prometheus struct {

@@ -135,7 +135,20 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"two of one family", "rtc: {node_ip: '192.0.2.1,192.0.2.2'}", "rtc.node_ip: must be an IP address"},
 		{"cidr", "rtc: {ips: {includes: [10.0.0.1]}}", "rtc.ips: \"10.0.0.1\" is not a network"},
 		{"bind", "bind_addresses: [example.com]", "bind_addresses: \"example.com\" is not an IP address"},
-		{"same port", "port: 7881", "rtc.tcp_port: must differ from port"},
+		{"same port", "prometheus: {port: 7880}", "prometheus.port: must differ from port"},
+		{"TURN alone", "turn: {enabled: true, tls_port: 5349, domain: a.example}", "turn.tls_port: needs a certificate"},
+		{"TURN without a name", "turn: {enabled: true, tls_port: 5349, external_tls: true}", "turn.domain: is missing"},
+		{"TURN by force", "turn: {force_relay: true}", "turn.force_relay: needs turn.enabled"},
+		{"TURN and ICE", "turn: {enabled: true, tls_port: 7881, external_tls: true, domain: a.example}", "turn.tls_port: must differ from rtc.tcp_port"},
+		{"relay", "turn: {relay: {allow: [10.0.0.1]}}", `turn.relay.allow: "10.0.0.1" is not a network`},
+		{"relay ports", "turn: {relay_range_start: 2, relay_range_end: 1}", "turn.relay_range_end: must not be less"},
+		{"quota", "turn: {max_allocations: -1}", "turn.max_allocations: must not be negative"},
+		{"domain", "domain: 'a b'", `domain: "a b" is not a name`},
+		{"domain without a dot", "domain: localhost", `domain: "localhost" is not a name of the public DNS`},
+		{"an address as domain", "domain: 192.0.2.1", `domain: "192.0.2.1" is not a name of the public DNS`},
+		{"two certificates", "domain: a.example\ntls: {self_signed: true}", "tls.self_signed: is in place of"},
+		{"plain HTTP", "tls: {http_port: 80}", "tls.http_port: needs domain"},
+		{"authority", "domain: a.example\ntls: {acme: {directory: nowhere}}", `tls.acme.directory: "nowhere" is not a URL`},
 		{"half of TLS", "tls: {cert_file: x}", "tls: needs both"},
 		{"half of metrics", "prometheus: {username: x}", "prometheus: needs both"},
 		{"level", "logging: {level: loud}", "logging.level: must be debug, info, warn or error"},
@@ -464,6 +477,26 @@ func TestWeakSecretsAreRefusedOrWarnedOf(t *testing.T) {
 	_, warnings, err = load(t, "development: true\nkeys: {short: abc}")
 	require.NoError(t, err)
 	require.Empty(t, warnings)
+}
+
+// TestADomainIsOneDoor: with a domain everything is on port 443, TCP and UDP, unless other
+// keys say otherwise.
+func TestADomainIsOneDoor(t *testing.T) {
+	c, warnings, err := load(t, "domain: Calls.Example.com.")
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, "calls.example.com", c.Domain)
+	require.True(t, c.OneDoor())
+	require.True(t, c.SpeaksTLS())
+	require.Equal(t, []int{443, 443, 443, 443, 443, 80},
+		[]int{c.Port, c.RTC.TCPPort, c.RTC.UDPPorts()[0], c.TURN.UDPPort, c.TURN.TLSPort, c.TLS.HTTPPort})
+	require.True(t, c.TURN.Enabled)
+	require.Equal(t, "calls.example.com", c.TURN.Domain)
+	c, _, err = load(t, "domain: calls.example.com\nport: 7880\nrtc: {tcp_port: 7881, udp_port: 7882}\nturn: {enabled: false}\ntls: {http_port: 0}")
+	require.NoError(t, err)
+	require.False(t, c.OneDoor())
+	require.Equal(t, []int{7880, 7881, 7882, 0}, []int{c.Port, c.RTC.TCPPort, c.RTC.UDPPorts()[0], c.TLS.HTTPPort})
+	require.False(t, c.TURN.Enabled)
 }
 
 func TestValues(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -85,9 +86,43 @@ func (l *loader) finish() {
 		l.development()
 	}
 	l.mediaAddresses()
+	if c.Domain != "" {
+		l.oneDoor()
+	}
 	if t := &c.TURN; t.Enabled && t.UDPPort == 0 && t.TLSPort == 0 {
 		t.UDPPort = stunPort
 	}
+}
+
+// oneDoor fills in what a domain stands for: everything on one port, TURN included.
+func (l *loader) oneDoor() {
+	c := l.config
+	c.Domain = strings.ToLower(strings.TrimSuffix(c.Domain, "."))
+	const https, http = 443, 80
+	for _, k := range []struct {
+		path  string
+		field *int
+		value func() int
+	}{
+		{"port", &c.Port, func() int { return https }},
+		{"tls.http_port", &c.TLS.HTTPPort, func() int { return http }},
+		{"rtc.tcp_port", &c.RTC.TCPPort, func() int { return c.Port }},
+		{"turn.tls_port", &c.TURN.TLSPort, func() int { return c.Port }},
+	} {
+		if !l.wasGiven(k.path) {
+			*k.field = k.value()
+		}
+	}
+	if !l.wasGiven("rtc.udp_port") && !l.wasGiven("rtc.port_range_start") {
+		c.RTC.UDPPort = PortRange{Start: c.Port, End: c.Port, Set: true}
+	}
+	if !l.wasGiven("turn.udp_port") {
+		c.TURN.UDPPort = c.RTC.UDPPorts()[0]
+	}
+	if !l.wasGiven("turn.enabled") {
+		c.TURN.Enabled = true
+	}
+	fill(&c.TURN.Domain, c.Domain)
 }
 
 // mediaAddresses decides where media is received, and whether clients can be there.

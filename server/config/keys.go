@@ -39,6 +39,7 @@ func (k Key) Env() string {
 // reference. A test holds it against [Config].
 func Keys() []Key {
 	return []Key{
+		{"domain", Applied, "the name that leads to this server: it gets a certificate for it, by ACME, and serves all on TCP and UDP port 443, TURN included, unless other keys say otherwise"},
 		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
 		{"bind_addresses", Applied, "IP addresses to listen on, with every socket: HTTP, metrics and media; all if empty, loopback alone in development"},
 		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
@@ -55,8 +56,13 @@ func Keys() []Key {
 		{"history", Applied, "how long ended rooms are kept, and who left rooms that are still open, but for the newest 128 of a room: `720h`, `30d`, `forever`"},
 		{"events.max_age", Applied, "how long events are kept for those who pull them: `72h`, `3d`, `forever`"},
 		{"events.max_count", Applied, "how many events are kept; 0 = no limit. Those not delivered yet are kept in any case"},
-		{"tls.cert_file", Applied, "PEM certificate chain; with it the HTTP port speaks TLS"},
+		{"tls.cert_file", Applied, "PEM certificate chain; with it the HTTP port speaks TLS. With `domain`, in place of ACME"},
 		{"tls.key_file", Applied, "PEM private key"},
+		{"tls.self_signed", Applied, "speak TLS with a certificate that this server signs itself, kept in the folder `certificates` beside the database; clients must be told to trust it"},
+		{"tls.http_port", Applied, "port of plain HTTP that answers ACME and sends everybody else to TLS; 80 with `domain`, 0 = none"},
+		{"tls.acme.directory", Applied, "URL of the certificate authority's directory; Let's Encrypt's if left out"},
+		{"tls.acme.email", Applied, "address that the certificate authority may write to"},
+		{"tls.acme.staging", Applied, "Let's Encrypt's staging, to try things out: what it signs nobody trusts"},
 		{"hooks.authorize", Applied, "URL asked before somebody is let into a room; signed with `webhook.api_key`, or the only key"},
 		{"hooks.timeout", Applied, "how long its answer may take"},
 		{"hooks.on_failure", Applied, "`allow` or `deny` when there is no answer"},

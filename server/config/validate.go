@@ -79,9 +79,6 @@ func (l *loader) validateListeners(c *Config) {
 	l.port("port", c.Port)
 	l.port("rtc.tcp_port", c.RTC.TCPPort)
 	l.port("prometheus.port", c.Prometheus.Port)
-	if c.Port != 0 && c.Port == c.RTC.TCPPort {
-		l.problem(nil, "rtc.tcp_port", "must differ from port")
-	}
 	if c.Port != 0 && c.Port == c.Prometheus.Port {
 		l.problem(nil, "prometheus.port", "must differ from port")
 	}
@@ -97,9 +94,7 @@ func (l *loader) validateListeners(c *Config) {
 	for i, origin := range c.CORSOrigins {
 		c.CORSOrigins[i] = l.validateOrigin(origin, fmt.Sprintf("cors_origins[%d]", i))
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		l.problem(nil, "tls", "needs both cert_file and key_file")
-	}
+	l.validateTLS(c)
 	if (c.Prometheus.Username == "") != (c.Prometheus.Password == "") {
 		l.problem(nil, "prometheus", "needs both username and password, or neither")
 	}

@@ -48,7 +48,7 @@ func serve(ctx context.Context, env Environment) error {
 		_, _ = io.WriteString(env.Out, p.banner())
 	}
 	log.Info("serving", "version", version(), "addresses", strings.Join(addressesOf(p.listeners), " "),
-		"metrics", strings.Join(addressesOf(p.metricsListeners), " "), "media", p.mediaAddresses(), "database", p.store.Path())
+		"metrics", strings.Join(addressesOf(p.metricsListeners), " "), "plain", strings.Join(addressesOf(p.plainListeners), " "), "media", p.mediaAddresses(), "database", p.store.Path())
 	var reloading sync.WaitGroup
 	reloads, stopReloading := context.WithCancel(ctx)
 	reloading.Go(func() { p.reload(reloads, env.Hangups, sources, level) })
@@ -90,6 +90,11 @@ func serveFlags(env Environment) (config.Sources, error) {
 	})
 	f.Func("bind", "`address` to listen on; may be given more than once", func(v string) error {
 		bind = append(bind, v)
+		return nil
+	})
+	set("domain", "domain", "`name` that leads to this server: get a certificate for it, serve all on port 443")
+	f.BoolFunc("tls", "speak TLS with a certificate that the server signs itself", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "tls.self_signed", Value: v, From: "--tls"})
 		return nil
 	})
 	set("port", "port", "TCP `port` of HTTP and WebSocket (7880)")
@@ -159,7 +164,7 @@ func (p *program) banner() string {
 		host = "localhost:" + strconv.Itoa(p.port())
 	}
 	http, ws := "http://", "ws://"
-	if p.cfg.TLS.CertFile != "" {
+	if p.tls != nil {
 		http, ws = "https://", "wss://"
 	}
 	key := firstKey(p.cfg)

@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"parlor/rooms/sqlite"
 	"parlor/server"
 	"parlor/server/access"
+	"parlor/server/acme"
 	"parlor/server/agents"
 	"parlor/server/api"
 	"parlor/server/authorize"
@@ -62,6 +64,8 @@ type program struct {
 	signal           *signal.Handler
 	server           *server.Server
 	listeners        []net.Listener // HTTP and WebSocket
+	front            *door.Door     // accepts for them and for others; nil = they do it themselves
+	plainListeners   []net.Listener // of plain HTTP, which sends to TLS
 	metricsListeners []net.Listener // the metrics' own port
 	turn             *door.Door     // nil: the TURN server has no port of TCP
 	verifier         *access.Verifier
@@ -71,8 +75,10 @@ type program struct {
 	replication      api.Replica      // the replica as the API shows it; nil as well
 	lost             chan error       // the lease on the replica was lost: stop serving
 
-	certificate     *certificate // nil = no TLS
-	turnCertificate *certificate // of the TURN server alone; nil = it has that one, or none
+	tls             *tls.Config  // of the main port; nil = no TLS
+	certificate     *certificate // of files; nil = there are none
+	keeper          *acme.Keeper // has the certificate by ACME; nil = it comes otherwise
+	turnCertificate *certificate // of the TURN server alone; nil = it has that of the main port, or none
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -179,11 +185,14 @@ func (p *program) openServer() error {
 	if p.cfg.Development {
 		c.DevKey, c.MetricsOnMain = firstKey(p.cfg), true
 	}
-	if p.cfg.TLS.CertFile != "" {
-		if p.certificate, err = newCertificate(p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile, p.log); err != nil {
-			return err
-		}
-		c.TLS = p.certificate.config()
+	if err := p.openTLS(); err != nil {
+		return err
+	}
+	c.TLS = p.tls
+	if p.keeper != nil {
+		c.Plain = p.keeper.HTTP(toTLS(p.cfg.Domain, p.cfg.Port))
+	} else {
+		c.Plain = toTLS(p.cfg.Domain, p.cfg.Port)
 	}
 	p.server = server.New(c)
 	return nil
@@ -206,9 +215,15 @@ func (p *program) ready(context.Context) error {
 	return nil
 }
 
-// ails tells of the replica what does not keep the server from taking work: a balancer
-// that sent work elsewhere for that would end calls that nothing is wrong with.
+// ails tells of the certificate and the replica what does not keep the server from taking
+// work: a balancer that sent work elsewhere for that would end calls that nothing is wrong
+// with.
 func (p *program) ails() string {
+	if p.keeper != nil {
+		if why := p.keeper.Problem(); why != "" {
+			return why
+		}
+	}
 	if p.replication == nil {
 		return ""
 	}
@@ -225,25 +240,66 @@ func (p *program) listen(ctx context.Context) (err error) {
 	if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
 		return portHint(err, "--port")
 	}
+	if p.cfg.OneDoor() {
+		if err := p.openFront(); err != nil {
+			return err
+		}
+	}
+	if p.cfg.TLS.HTTPPort != 0 {
+		if p.plainListeners, err = listenOn(ctx, hosts, p.cfg.TLS.HTTPPort); err != nil {
+			p.log.Warn("nobody is sent from plain HTTP to TLS, and the certificate authority can ask on the TLS port alone",
+				"error", portHint(err, "tls.http_port"))
+		}
+	}
 	if p.cfg.Prometheus.Port != 0 {
 		if p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port); err != nil {
 			return portHint(err, "prometheus.port")
 		}
 	}
-	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort != 0 {
+	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort != 0 && p.cfg.TURN.TLSPort != p.cfg.Port {
 		return p.listenForTURN(ctx)
 	}
 	return nil
 }
 
+func (p *program) serveTURN(conn net.Conn) {
+	_ = p.media.ServeTURN(conn) // who is not served is gone
+}
+
+// openFront has one door for the listeners of HTTP and for whom they share their port with.
+func (p *program) openFront() error {
+	c := door.Config{TLS: p.tls, HTTP: true, Trusted: trustedProxies(p.cfg), Log: p.log}
+	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort == p.cfg.Port {
+		c.TURN = p.serveTURN
+		if p.cfg.TURN.Domain != p.cfg.Domain {
+			c.TURNName = p.cfg.TURN.Domain
+		}
+	}
+	if p.cfg.RTC.TCPPort == p.cfg.Port {
+		c.ICE = func(conn net.Conn) {
+			_ = p.media.ServeICE(conn) // who is not served is gone
+		}
+	}
+	p.front = door.New(c)
+	var errs []error
+	for _, l := range p.listeners {
+		errs = append(errs, p.front.Listen(l))
+	}
+	return errors.Join(errs...)
+}
+
+// serveOn is what the server serves on.
+func (p *program) serveOn() server.Listeners {
+	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners}
+	if p.front != nil {
+		on.Main, on.Decrypted = p.front.HTTP()
+	}
+	return on
+}
+
 // listenForTURN takes the port of TURN over TLS, where media is bound.
 func (p *program) listenForTURN(ctx context.Context) error {
-	c := door.Config{
-		Trusted: trustedProxies(p.cfg), Log: p.log,
-		TURN: func(conn net.Conn) {
-			_ = p.media.ServeTURN(conn) // there is one
-		},
-	}
+	c := door.Config{Trusted: trustedProxies(p.cfg), Log: p.log, TURN: p.serveTURN}
 	switch {
 	case p.cfg.TURN.ExternalTLS:
 	case p.cfg.TURN.CertFile != "":
@@ -253,7 +309,7 @@ func (p *program) listenForTURN(ctx context.Context) error {
 		}
 		c.TLS = p.turnCertificate.config()
 	default:
-		c.TLS = p.certificate.config()
+		c.TLS = p.tls
 	}
 	p.turn = door.New(c)
 	listeners, err := listenOn(ctx, p.present(p.cfg.RTC.BindAddresses), p.cfg.TURN.TLSPort)
@@ -268,7 +324,7 @@ func (p *program) run(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.requests = cancel
 	failed := make(chan error, 1)
-	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.listeners, p.metricsListeners) }) // ends by close
+	p.upkeep.Go(func() { failed <- p.server.Serve(requests, p.serveOn()) }) // ends by close
 	select {
 	case <-ctx.Done():
 		return nil
@@ -306,11 +362,13 @@ func (p *program) close(ctx context.Context) error {
 	if p.server != nil {
 		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
 	}
-	for _, l := range append(p.listeners, p.metricsListeners...) {
+	for _, l := range slices.Concat(p.listeners, p.metricsListeners, p.plainListeners) {
 		_ = l.Close() // if nothing was served; else it is closed already
 	}
-	if p.turn != nil {
-		errs = append(errs, p.turn.Close())
+	for _, d := range []*door.Door{p.front, p.turn} {
+		if d != nil {
+			_ = d.Close() // its listeners may be closed by now
+		}
 	}
 	if p.asks != nil {
 		p.asks.Close()
@@ -360,6 +418,9 @@ func (p *program) startUpkeep() {
 		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
+	if p.keeper != nil {
+		p.upkeep.Go(func() { p.keeper.Run(ctx) })
+	}
 	for _, c := range []*certificate{p.certificate, p.turnCertificate} {
 		if c != nil {
 			p.upkeep.Go(func() { c.watch(ctx) })
@@ -441,6 +502,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 	c := media.Config{
 		UDPPort:           [2]int{ports[0], ports[len(ports)-1]},
 		TCPPort:           cfg.RTC.TCPPort,
+		TCPHanded:         cfg.OneDoor() && cfg.RTC.TCPPort == cfg.Port,
 		BindAddresses:     addresses,
 		UseExternalIP:     cfg.RTC.UseExternalIP,
 		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
@@ -483,7 +545,13 @@ func turnConfig(cfg *config.Config) *media.TURNConfig {
 	if t.ExternalTLS {
 		c.PerNetwork = -1 // all come from the load balancer
 	}
-	if t.TLSPort != 0 {
+	if cfg.Domain != "" && cfg.OneDoor() {
+		c.Name = cfg.Domain
+	}
+	if t.TLSPort != 0 && t.TLSPort == cfg.Port {
+		// One door: TURN over TCP comes by it as well.
+		c.URLs = append(c.URLs, "turn:"+net.JoinHostPort(t.Domain, strconv.Itoa(t.TLSPort))+"?transport=tcp", turnsURL(t.Domain, t.TLSPort))
+	} else if t.TLSPort != 0 {
 		const usual = 443 // LiveKit's clients are told of it, whatever the port
 		c.URLs = append(c.URLs, turnsURL(t.Domain, usual))
 		if t.TLSPort != usual && !t.ExternalTLS {

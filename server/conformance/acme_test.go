@@ -1,0 +1,207 @@
+package conformance
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/letsencrypt/pebble/v2/ca"
+	"github.com/letsencrypt/pebble/v2/db"
+	"github.com/letsencrypt/pebble/v2/va"
+	"github.com/letsencrypt/pebble/v2/wfe"
+	"github.com/miekg/dns"
+	"github.com/pion/stun/v3"
+	"github.com/stretchr/testify/require"
+)
+
+const domain = "calls.example.test"
+
+// authority is a certificate authority of the test's own, Let's Encrypt's Pebble: it
+// speaks ACME, and asks back on the ports that it is told of.
+type authority struct {
+	directory string // URL
+	trust     string // file with the certificate of its own server
+	roots     *x509.CertPool
+	server    *httptest.Server
+}
+
+// startAuthority starts one that finds the domain on this machine.
+func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
+	t.Helper()
+	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	names, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	resolver := &dns.Server{Listener: names, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(q)
+		for _, question := range q.Question {
+			if question.Qtype == dns.TypeA && question.Name == domain+"." {
+				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.IPv4(127, 0, 0, 1)})
+			}
+		}
+		_ = w.WriteMsg(m) // who asked may be gone
+	})}
+	answering := make(chan struct{})
+	go func() { defer close(answering); _ = resolver.ActivateAndServe() }() // until it is shut down
+	t.Cleanup(func() { _ = resolver.Shutdown(); <-answering })
+
+	quiet := log.New(io.Discard, "", 0)
+	store := db.NewMemoryStore()
+	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: 7776000}})
+	front := wfe.New(quiet, store, va.New(quiet, httpPort, tlsPort, false, names.Addr().String(), store), issuer, nil, false, false, 1, 1)
+	a := &authority{server: httptest.NewTLSServer(front.Handler()), roots: x509.NewCertPool(), trust: filepath.Join(t.TempDir(), "trust.pem")}
+	t.Cleanup(a.server.Close)
+	a.directory = a.server.URL + wfe.DirectoryPath
+	require.NoError(t, os.WriteFile(a.trust, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.server.Certificate().Raw}), 0o600))
+	a.roots.AppendCertsFromPEM(issuer.GetRootCert(0).PEM())
+	return a
+}
+
+// served is the certificate that the server shows for the domain, nil if it shows none.
+func (a *authority) served(port int) *x509.Certificate {
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: &tls.Config{ServerName: domain, RootCAs: a.roots, NextProtos: []string{"http/1.1"}}}
+	conn, err := dialer.DialContext(context.Background(), "tcp", "127.0.0.1:"+strconv.Itoa(port))
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+// startForDomain starts a server that gets its certificate of a.
+func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort int) *exec.Cmd {
+	t.Helper()
+	parlorOnly(t)
+	cmd := exec.Command(env.binary, "--domain", domain, "--port", strconv.Itoa(tlsPort), "--udp-port", "0",
+		"--database", filepath.Join(dir, "parlor.db"), "--keys", apiKey+":"+apiSecret, "--bind", "127.0.0.1")
+	cmd.Dir = dir
+	output := &logBuffer{}
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+a.trust, "PARLOR_TLS_ACME_DIRECTORY="+a.directory, "PARLOR_TLS_HTTP_PORT="+strconv.Itoa(httpPort))
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }() // how it ended is in ProcessState
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			_ = cmd.Process.Kill()
+			<-ended
+			t.Error("the server did not stop")
+		}
+		if err := output.verdict(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("last of the server's log:\n%s", output.tail(40))
+		}
+	})
+	return cmd
+}
+
+// answersSTUN asks a TURN server under which address it sees us.
+func answersSTUN(t *testing.T, conn net.Conn) {
+	t.Helper()
+	defer conn.Close()
+	request, err := stun.Build(stun.TransactionID, stun.BindingRequest)
+	require.NoError(t, err)
+	_, err = conn.Write(request.Raw)
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	b := make([]byte, 1500)
+	n, err := conn.Read(b)
+	require.NoError(t, err)
+	answer := &stun.Message{Raw: b[:n]}
+	require.NoError(t, answer.Decode())
+	require.Equal(t, stun.BindingSuccess, answer.Type)
+	require.Equal(t, request.TransactionID, answer.TransactionID)
+}
+
+// TestCertificateByACME: a server that is told its name alone has a certificate, by either
+// challenge, keeps it over a restart, and sends from plain HTTP to TLS.
+func TestCertificateByACME(t *testing.T) {
+	for name, closed := range map[string]struct{ http, tls bool }{"TLS-ALPN-01": {http: true}, "HTTP-01": {tls: true}} {
+		t.Run(name, func(t *testing.T) {
+			ports, err := freePorts(4)
+			require.NoError(t, err)
+			httpPort, tlsPort := ports[0], ports[1]
+			asked := [2]int{httpPort, tlsPort}
+			if closed.http {
+				asked[0] = ports[2]
+			}
+			if closed.tls {
+				asked[1] = ports[3]
+			}
+			a := startAuthority(t, asked[0], asked[1])
+			dir := t.TempDir()
+			server := startForDomain(t, a, dir, httpPort, tlsPort)
+			eventually(t, "a certificate", func() bool { return a.served(tlsPort) != nil })
+			first := a.served(tlsPort)
+			require.IsType(t, &ecdsa.PublicKey{}, first.PublicKey)
+			require.Equal(t, []string{domain}, first.DNSNames)
+
+			client := &http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+			req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/a?b=c", httpPort), nil)
+			require.NoError(t, err)
+			req.Host = domain
+			res, err := client.Do(req)
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusPermanentRedirect, res.StatusCode)
+			require.Equal(t, fmt.Sprintf("https://%s:%d/a?b=c", domain, tlsPort), res.Header.Get("Location"))
+
+			// All is behind one door: HTTP, TURN over TLS, TURN over TCP.
+			door := "127.0.0.1:" + strconv.Itoa(tlsPort)
+			secure := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{ServerName: domain, RootCAs: a.roots}}}
+			res, err = secure.Get("https://" + door + "/healthz")
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			plain, err := net.Dial("tcp", door)
+			require.NoError(t, err)
+			answersSTUN(t, plain)
+			for _, protocols := range [][]string{nil, {"stun.turn"}} {
+				conn, err := tls.Dial("tcp", door, &tls.Config{ServerName: domain, RootCAs: a.roots, NextProtos: protocols})
+				require.NoError(t, err)
+				answersSTUN(t, conn)
+			}
+
+			// Of a name that is not its own it has no certificate, and asks for none.
+			_, err = tls.Dial("tcp", "127.0.0.1:"+strconv.Itoa(tlsPort), &tls.Config{ServerName: "other.example.test", InsecureSkipVerify: true})
+			require.Error(t, err)
+
+			if closed.tls {
+				return
+			}
+			a.server.Close() // nobody can be asked now
+			require.NoError(t, server.Process.Signal(syscall.SIGTERM))
+			startForDomain(t, a, dir, ports[2], ports[3])
+			eventually(t, "the certificate after a restart", func() bool { return a.served(ports[3]) != nil })
+			require.Equal(t, first.SerialNumber, a.served(ports[3]).SerialNumber)
+			files, err := filepath.Glob(filepath.Join(dir, "certificates", "*"))
+			require.NoError(t, err)
+			for _, f := range files {
+				info, err := os.Stat(f)
+				require.NoError(t, err)
+				require.Zero(t, info.Mode().Perm()&0o077, f)
+			}
+			require.NotEmpty(t, files)
+		})
+	}
+}

@@ -1,0 +1,191 @@
+package program
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parlor/server/acme"
+)
+
+// openTLS decides what clients of the main port are shown: the certificate of the files that
+// the configuration names, one by ACME for the domain, or one that the server signs itself.
+func (p *program) openTLS() (err error) {
+	certFile, keyFile := p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile
+	switch {
+	case certFile != "":
+	case p.cfg.Domain != "":
+		p.openKeeper()
+		return nil
+	case p.cfg.TLS.SelfSigned:
+		if certFile, keyFile, err = selfSigned(p.certificates(), p.cfg.BindAddresses); err != nil {
+			return fmt.Errorf("tls.self_signed: %w", err)
+		}
+	default:
+		return nil
+	}
+	if p.certificate, err = newCertificate(certFile, keyFile, p.log); err != nil {
+		return err
+	}
+	p.tls = p.certificate.config()
+	if p.cfg.TLS.SelfSigned {
+		p.log.Info("TLS is with a certificate that this server has signed itself", "sha256", p.fingerprint(), "file", certFile)
+	}
+	return nil
+}
+
+// certificates is the folder in which the server keeps those that it gets or makes.
+func (p *program) certificates() string {
+	return filepath.Join(filepath.Dir(p.cfg.Database), "certificates")
+}
+
+func (p *program) openKeeper() {
+	c := acme.Config{
+		Names: []string{p.cfg.Domain}, Folder: p.certificates(), Directory: p.cfg.TLS.ACME.Directory, Email: p.cfg.TLS.ACME.Email,
+		Addresses: p.addresses, Log: p.log,
+	}
+	if p.cfg.TLS.ACME.Staging {
+		c.Directory = acme.Staging
+	}
+	if t := &p.cfg.TURN; t.Enabled && t.TLSPort != 0 && !t.ExternalTLS && t.CertFile == "" && t.Domain != p.cfg.Domain {
+		c.Names = append(c.Names, t.Domain)
+	}
+	p.keeper = acme.New(c)
+	p.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "parlor_tls_certificate_seconds", Help: "How long the TLS certificate holds; 0 while there is none.",
+	}, func() float64 {
+		until := p.keeper.Until()
+		if until.IsZero() {
+			return 0
+		}
+		return max(0, time.Until(until).Seconds())
+	}))
+	p.tls = p.keeper.TLS()
+}
+
+// addresses are those that clients reach media at, as far as it is known.
+func (p *program) addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, a := range p.media.Advertised() {
+		if !a.IsPrivate() && !a.IsLoopback() { // behind a NAT the DNS has another
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// fingerprint is the SHA-256 of the certificate, as browsers show it.
+func (p *program) fingerprint() string {
+	sum := sha256.Sum256(p.certificate.current.Load().Certificate[0])
+	var parts []string
+	for _, b := range sum {
+		parts = append(parts, fmt.Sprintf("%02X", b))
+	}
+	return strings.Join(parts, ":")
+}
+
+const (
+	// signedFor is how long a certificate of our own holds, and signedAgain how long before
+	// its end a start makes another.
+	signedFor   = 365 * 24 * time.Hour
+	signedAgain = 30 * 24 * time.Hour
+)
+
+// selfSigned is the files of a certificate that is signed by itself, for localhost and the
+// hosts. It is made if there is none that holds.
+func selfSigned(folder string, hosts []string) (certFile, keyFile string, err error) {
+	certFile, keyFile = filepath.Join(folder, "self-signed.pem"), filepath.Join(folder, "self-signed.key")
+	template := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "Parlor"}, DNSNames: []string{"localhost"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(signedFor), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	if name, err := os.Hostname(); err == nil {
+		template.DNSNames = append(template.DNSNames, name)
+	}
+	template.IPAddresses = addressesFor(hosts)
+	if pair, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil && holds(pair.Leaf, template) {
+		return certFile, keyFile, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return "", "", err
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", "", err
+	}
+	secret, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return "", "", err
+	}
+	return certFile, keyFile, errors.Join(
+		os.MkdirAll(folder, 0o700),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600),
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+	)
+}
+
+// holds tells whether a certificate is for all that another is to be for, and does not end
+// soon.
+func holds(c, wanted *x509.Certificate) bool {
+	if time.Until(c.NotAfter) < signedAgain || !slices.Equal(c.DNSNames, wanted.DNSNames) {
+		return false
+	}
+	return slices.EqualFunc(c.IPAddresses, wanted.IPAddresses, net.IP.Equal)
+}
+
+// addressesFor is the hosts' addresses, and this machine's where a host stands for all.
+func addressesFor(hosts []string) []net.IP {
+	var all []net.IP
+	everything := len(hosts) == 0
+	for _, h := range hosts {
+		ip := net.ParseIP(h)
+		everything = everything || ip == nil || ip.IsUnspecified()
+		if ip != nil && !ip.IsUnspecified() {
+			all = append(all, ip)
+		}
+	}
+	if everything {
+		addrs, _ := net.InterfaceAddrs() // without them the certificate is for localhost
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+				all = append(all, n.IP)
+			}
+		}
+	}
+	return all
+}
+
+// toTLS sends requests to the same address over TLS.
+func toTLS(domain string, port int) http.Handler {
+	host := domain
+	if port != 443 {
+		host = net.JoinHostPort(domain, strconv.Itoa(port))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "https://"+host+r.URL.RequestURI(), http.StatusPermanentRedirect)
+	})
+}
