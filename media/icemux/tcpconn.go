@@ -150,6 +150,11 @@ func (c *tcpConn) read() {
 		c.heard.Store(time.Now().UnixNano())
 		if packet != nil {
 			select {
+			case <-c.gone: // it was refused as it came
+				return
+			default:
+			}
+			select {
 			case s.in <- tcpPacket{c.remote, packet}:
 			case <-s.done:
 				return
