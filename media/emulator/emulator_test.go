@@ -36,7 +36,7 @@ func pass(t *testing.T, up, down Conditions, packets int) (numbers []int, back T
 	require.NoError(t, err)
 	defer client.Close()
 	b := make([]byte, 500)
-	for i := range packets {
+	for i := range packets { // so few that no buffer of the system overflows
 		binary.BigEndian.PutUint32(b, uint32(i))
 		_, err := client.Write(b)
 		require.NoError(t, err)
@@ -75,9 +75,9 @@ func TestConditions(t *testing.T) {
 	require.Len(t, numbers, 100)
 	require.False(t, slices.IsSorted(numbers))
 
-	_, back = pass(t, Conditions{}, Conditions{Burst: 0.1, BurstLength: 5}, 300)
-	require.Greater(t, back.Lost, 30)
-	require.Less(t, back.Lost, 200)
+	_, back = pass(t, Conditions{}, Conditions{Burst: 0.2, BurstLength: 5}, 100)
+	require.Greater(t, back.Lost, 5)
+	require.Less(t, back.Lost, 95)
 
 	_, back = pass(t, Conditions{}, Conditions{Rate: 1e6, Queue: 50 * time.Millisecond}, 100)
 	require.NotZero(t, back.Dropped, "what would wait too long is dropped")
