@@ -3,6 +3,8 @@ package program
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"os"
@@ -104,4 +106,27 @@ func (c *certificate) watch(ctx context.Context) {
 		}
 		failed = err != nil
 	}
+}
+
+// readChain reads the certificates of a PEM file, the server's own first.
+func readChain(file string) ([]*x509.Certificate, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	var chain []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("tls: %s: %w", file, err)
+		}
+		chain = append(chain, c)
+	}
+	if len(chain) == 0 {
+		return nil, fmt.Errorf("tls: there is no certificate in %s", file)
+	}
+	return chain, nil
 }

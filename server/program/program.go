@@ -30,6 +30,14 @@ const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protoc
   parlor version         tell the version
   parlor help            show this
 
+Of a server that runs, each with --help:
+
+  parlor status          how it fares
+  parlor rooms           its rooms
+  parlor room NAME       who is in a room; close, lock, mute it
+  parlor events          what happened, and what happens
+  parlor webhooks        how its webhooks fare; pause, resume, replay, test them
+
 Try it on this machine, with a page to call from:
 
   parlor --dev
@@ -51,19 +59,11 @@ var errUsage = errors.New("wrong usage")
 func Run(ctx context.Context, env Environment) int {
 	command := serve
 	if len(env.Args) > 0 {
-		switch env.Args[0] {
-		case "token":
-			command, env.Args = token, env.Args[1:]
-		case "restore":
-			command, env.Args = restore, env.Args[1:]
-		case "licenses":
-			command, env.Args = licenses, env.Args[1:]
-		case "version", "--version", "-version":
-			command, env.Args = printVersion, env.Args[1:]
-		case "help":
+		name := env.Args[0]
+		if named := commandOf(name); named != nil {
+			command, env.Args = named, env.Args[1:]
+		} else if name == "help" {
 			env.Args = []string{"--help"}
-		case "serve":
-			env.Args = env.Args[1:]
 		}
 	}
 	switch err := command(ctx, env); {
@@ -77,24 +77,68 @@ func Run(ctx context.Context, env Environment) int {
 	}
 }
 
+// commandOf is the command of that name; nil if there is none.
+func commandOf(name string) func(context.Context, Environment) error {
+	switch name {
+	case "serve":
+		return serve
+	case "token":
+		return token
+	case "restore":
+		return restore
+	case "status":
+		return showStatus
+	case "rooms":
+		return showRooms
+	case "room":
+		return showRoom
+	case "events":
+		return showEvents
+	case "webhooks":
+		return showWebhooks
+	case "licenses":
+		return licenses
+	case "version", "--version", "-version":
+		return printVersion
+	}
+	return nil
+}
+
 // parse parses flags, and refuses arguments that are none. Usage that was asked
 // for goes where results go.
 func parse(f *flag.FlagSet, env Environment) error {
+	_, err := parseArguments(f, env, 0)
+	return err
+}
+
+// parseArguments parses flags and at most that many arguments, in any order; what
+// follows "--" is no flag.
+func parseArguments(f *flag.FlagSet, env Environment, most int) (arguments []string, err error) {
 	help := f.Usage
 	f.Usage = func() {}
 	f.SetOutput(env.Err)
-	switch err := f.Parse(env.Args); {
-	case errors.Is(err, flag.ErrHelp):
-		f.SetOutput(env.Out)
-		help()
-		return err
-	case err != nil: // flag has said which
-		fmt.Fprintf(env.Err, "see %s --help\n", f.Name())
-		return errUsage
+	for rest := env.Args; ; {
+		switch err := f.Parse(rest); {
+		case errors.Is(err, flag.ErrHelp):
+			f.SetOutput(env.Out)
+			help()
+			return nil, err
+		case err != nil: // flag has said which
+			fmt.Fprintf(env.Err, "see %s --help\n", f.Name())
+			return nil, errUsage
+		}
+		end := len(rest) - f.NArg()
+		literal := end > 0 && rest[end-1] == "--"
+		rest = f.Args()
+		if len(rest) == 0 || literal {
+			arguments = append(arguments, rest...)
+			break
+		}
+		arguments, rest = append(arguments, rest[0]), rest[1:]
 	}
-	if f.NArg() > 0 {
-		fmt.Fprintf(env.Err, "%q is not a command or flag; see %s --help\n", f.Arg(0), f.Name())
-		return errUsage
+	if len(arguments) > most {
+		fmt.Fprintf(env.Err, "%q is not a command or flag; see %s --help\n", arguments[most], f.Name())
+		return nil, errUsage
 	}
-	return nil
+	return arguments, nil
 }

@@ -2,7 +2,6 @@ package program
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"github.com/livekit/protocol/auth"
 
 	"parlor/server/access"
-	"parlor/server/config"
 )
 
 const tokenUsage = `Make an access token, signed with an API key of the configuration.
@@ -46,7 +44,7 @@ func token(_ context.Context, env Environment) error {
 	if err != nil {
 		return err
 	}
-	keys, err := t.keys(env)
+	keys, _, err := t.keys(env)
 	if err != nil {
 		return err
 	}
@@ -60,8 +58,7 @@ func token(_ context.Context, env Environment) error {
 
 // tokenRequest is what the command line asks for.
 type tokenRequest struct {
-	config, apiKey, secret string
-	dev                    bool
+	keyFlags
 
 	room, identity, name, metadata string
 	attributes                     map[string]string
@@ -105,10 +102,7 @@ func (t *tokenRequest) flags() *flag.FlagSet {
 	f.BoolVar(&t.create, "create", false, "may create and delete rooms by the API")
 	f.BoolVar(&t.list, "list", false, "may list rooms by the API")
 	f.StringVar(&t.destination, "destination-room", "", "`name` of the room that participants may be moved to")
-	f.StringVar(&t.config, "config", "", "configuration `file` to take the API key from")
-	f.BoolVar(&t.dev, "dev", false, "take the API key of development")
-	f.StringVar(&t.apiKey, "api-key", "", "API `key` to sign with (the first of the configuration)")
-	f.StringVar(&t.secret, "api-secret", "", "its `secret`, if it is not in the configuration")
+	t.keyFlags.register(f)
 	return f
 }
 
@@ -146,30 +140,4 @@ func (t *tokenRequest) grants() (*auth.ClaimGrants, error) {
 	return &auth.ClaimGrants{
 		Identity: t.identity, Name: t.name, Metadata: t.metadata, Attributes: t.attributes, Video: g,
 	}, nil
-}
-
-// keys are the API keys to choose from; it chooses if none was named.
-func (t *tokenRequest) keys(env Environment) (map[string]string, error) {
-	if t.secret != "" {
-		if t.apiKey == "" {
-			return nil, fmt.Errorf("--api-secret needs --api-key")
-		}
-		return map[string]string{t.apiKey: t.secret}, nil
-	}
-	sources := config.Sources{File: t.config, Environ: env.Environ}
-	switch {
-	case t.dev:
-		sources.Flags = []config.Setting{{Path: "development", Value: "true", From: "--dev"}}
-	case sources.Empty():
-		return nil, errors.New("there is no API key to sign with: name the configuration with --config or PARLOR_CONFIG, " +
-			"or the keys in LIVEKIT_KEYS; --dev takes the key of development, which a server in use does not accept")
-	}
-	cfg, _, err := config.Load(sources)
-	if err != nil {
-		return nil, fmt.Errorf("the configuration cannot be used:\n%w", err)
-	}
-	if t.apiKey == "" {
-		t.apiKey = firstKey(cfg)
-	}
-	return cfg.Keys, nil
 }
