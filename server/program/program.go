@@ -25,6 +25,7 @@ const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protoc
 
   parlor [flags]         run the server
   parlor token [flags]   make an access token
+  parlor backup FILE     copy the database, also while the server runs
   parlor restore [flags] make a database of what is on a replica
   parlor licenses        show the licences of all that is in it
   parlor version         tell the version
@@ -84,6 +85,8 @@ func commandOf(name string) func(context.Context, Environment) error {
 		return serve
 	case "token":
 		return token
+	case "backup":
+		return backup
 	case "restore":
 		return restore
 	case "status":
