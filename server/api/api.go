@@ -73,6 +73,7 @@ type Config struct {
 	Webhooks Webhooks      // nil = there are none
 	Writer   func() Writer // how the database's writer fares; nil = not told
 	Replica  Replica       // nil = the database is not replicated
+	Check    Checker       // nil = nothing is looked at
 	Version  string
 	Started  time.Time
 }

@@ -236,6 +236,11 @@ func (s *rest) eventOperations() []operation {
 			summary: "How the server fares: rooms, database, replication, webhooks.",
 			status:  http.StatusOK, answer: status{}, handle: s.getStatus,
 		},
+		{
+			method: get, path: "/status/check", id: "check", tag: "status", grant: toOperate,
+			summary: "What the machine and the configuration have wrong with them, looked at now: ports, names, certificate, disk, limits, replica.",
+			status:  http.StatusOK, answer: Checks{}, handle: s.check,
+		},
 	}
 }
 

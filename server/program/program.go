@@ -25,6 +25,7 @@ const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protoc
 
   parlor [flags]         run the server
   parlor token [flags]   make an access token
+  parlor check           look whether machine and configuration are fit
   parlor backup FILE     copy the database, also while the server runs
   parlor restore [flags] make a database of what is on a replica
   parlor licenses        show the licences of all that is in it
@@ -85,6 +86,8 @@ func commandOf(name string) func(context.Context, Environment) error {
 		return serve
 	case "token":
 		return token
+	case "check":
+		return check
 	case "backup":
 		return backup
 	case "restore":

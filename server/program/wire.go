@@ -166,6 +166,7 @@ func (p *program) openServer() error {
 		Rooms: p.rooms, Dispatches: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
+		Check:   (&inspection{cfg: p.cfg, server: p}).checks,
 		Replica: p.replication, Version: version(), Started: time.Now(),
 	}
 	requests, joins := p.rateLimits()

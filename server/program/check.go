@@ -1,0 +1,472 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"parlor/rooms/replica"
+	"parlor/server/api"
+	"parlor/server/config"
+)
+
+const checkUsage = `Look whether the configuration and this machine are fit for the server: its keys, ports,
+names, certificate, disk, limits and replica. If the server runs it looks itself. The exit
+status is 1 if something failed, and 0 if there are warnings alone.
+
+  parlor check
+  parlor check --local      only whether the server takes work, for a container's health
+
+`
+
+const (
+	// checkTime is how long one check may take.
+	checkTime = 10 * time.Second
+	// healthTime is how long the server may take to say that it takes work.
+	healthTime = 5 * time.Second
+)
+
+// errChecks: what failed stands in the table.
+var errChecks = errors.New("this machine or its configuration is not fit: see what failed above")
+
+// check looks at the configuration and the machine.
+func check(ctx context.Context, env Environment) error {
+	var c clientFlags
+	var local bool
+	f := flag.NewFlagSet("parlor check", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), checkUsage)
+		printFlags(f)
+		fmt.Fprint(f.Output(), clientUsage)
+	}
+	f.BoolVar(&local, "local", false, "ask /readyz of the server on this machine, and nothing else")
+	c.register(f)
+	if err := parse(f, env); err != nil {
+		return err
+	}
+	if local {
+		return c.checkHealth(ctx, env)
+	}
+	found := c.checkAll(ctx, env)
+	out := api.Checks{State: api.Worst(found), Checks: found}
+	err := printChecks(env.Out, out, c.json)
+	if err == nil && out.State == api.CheckFailed {
+		err = errChecks
+	}
+	return err
+}
+
+// checkHealth asks whether the server takes work.
+func (c *clientFlags) checkHealth(ctx context.Context, env Environment) error {
+	server, err := c.connect(env)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.base+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := server.http.Do(req)
+	if err != nil {
+		return server.unreached(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return server.unreached(err)
+	}
+	answer := printable(strings.TrimSpace(string(body)), 4*lineWidth)
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the server takes no work: %s", answer)
+	}
+	_, err = fmt.Fprintln(env.Out, answer)
+	return err
+}
+
+// checkAll checks the configuration here, and the rest in the server if it runs.
+func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check {
+	sources := c.sources(env)
+	if sources.Empty() {
+		return []api.Check{rowFailed("configuration", "there is none", "name it with --config or PARLOR_CONFIG, or write one with parlor init")}
+	}
+	cfg, warnings, err := config.Load(sources)
+	if err != nil {
+		return []api.Check{rowFailed("configuration", err.Error(), "mend it: the server does not start with it")}
+	}
+	all := checkConfiguration(warnings)
+	look := &inspection{cfg: cfg}
+	server, err := c.connect(env)
+	if err == nil {
+		var answer api.Checks
+		_, err = server.get(ctx, "/status/check", nil, &answer)
+		if err == nil {
+			return append(append(all, rowOK("server", "it runs at "+server.base)), answer.Checks...)
+		}
+	}
+	if p, isProblem := errors.AsType[*problemAnswer](err); isProblem {
+		look.running = true
+		all = append(all, rowWarning("server", "it runs, and cannot be asked: "+p.Error(),
+			"see whether it runs with this configuration and is of this version: what follows is seen from outside of it"))
+	} else {
+		all = append(all, rowOK("server", err.Error()))
+	}
+	return append(all, look.checks(ctx)...)
+}
+
+// inspection is what the checks look at.
+type inspection struct {
+	cfg     *config.Config
+	running bool     // a server has the ports
+	server  *program // which runs in this process; nil = none does
+}
+
+// checks looks at everything, all at once. What does not answer in time has failed.
+func (i *inspection) checks(ctx context.Context) []api.Check {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	each := []func(context.Context) []api.Check{
+		i.checkKeys, i.checkPorts, i.checkCertificate, i.checkNames, i.checkMapping, i.checkDisk, i.checkReplica, checkLimits,
+	}
+	found := make([][]api.Check, len(each))
+	var looking sync.WaitGroup
+	for at, look := range each {
+		looking.Go(func() { found[at] = look(ctx) })
+	}
+	looking.Wait()
+	return slices.Concat(found...)
+}
+
+func rowOK(what, found string) api.Check {
+	return api.Check{What: what, State: api.CheckOK, Found: found}
+}
+
+func rowWarning(what, found, do string) api.Check {
+	return api.Check{What: what, State: api.CheckWarning, Found: found, Do: do}
+}
+
+func rowFailed(what, found, do string) api.Check {
+	return api.Check{What: what, State: api.CheckFailed, Found: found, Do: do}
+}
+
+// printChecks writes a row for each check, and below it what to do.
+func printChecks(w io.Writer, all api.Checks, asJSON bool) error {
+	if asJSON {
+		return writeJSONValue(w, all)
+	}
+	for _, c := range all.Checks {
+		for at, line := range strings.Split(c.Found, "\n") {
+			head := strings.Repeat(" ", 28)
+			if at == 0 {
+				head = fmt.Sprintf("%-8s %-18s ", c.State, printable(c.What, cellWidth))
+			}
+			if _, err := fmt.Fprintln(w, head+printable(line, 8*lineWidth)); err != nil {
+				return err
+			}
+		}
+		if c.Do != "" {
+			if _, err := fmt.Fprintf(w, "%28s→ %s\n", "", printable(c.Do, 8*lineWidth)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkConfiguration tells the warnings of reading it.
+func checkConfiguration(warnings []string) []api.Check {
+	if len(warnings) == 0 {
+		return []api.Check{rowOK("configuration", "it has no faults")}
+	}
+	var all []api.Check
+	for _, w := range warnings {
+		all = append(all, rowWarning("configuration", w, "change it if this is not what you mean"))
+	}
+	return all
+}
+
+// exampleSecret is the secret of the README, which everybody knows.
+const exampleSecret = "a-secret-of-at-least-32-characters"
+
+// checkKeys looks how hard the secrets are to guess. It tells none.
+func (i *inspection) checkKeys(context.Context) []api.Check {
+	return []api.Check{judgeKeys(i.cfg)}
+}
+
+func judgeKeys(cfg *config.Config) api.Check {
+	const do = "make a new one: openssl rand -base64 32"
+	var known, weak []string
+	for name, secret := range cfg.Keys {
+		different := map[rune]bool{}
+		for _, r := range secret {
+			different[r] = true
+		}
+		switch {
+		case secret == exampleSecret:
+			known = append(known, name)
+		case !cfg.Development && (len(secret) < 32 || len(different) < 10):
+			weak = append(weak, name)
+		}
+	}
+	slices.Sort(known)
+	slices.Sort(weak)
+	switch {
+	case len(known) > 0:
+		return rowFailed("keys", "everybody knows the secret of "+strings.Join(known, ", ")+": it is the README's", do)
+	case cfg.Development && !onlyLoopback(cfg.BindAddresses):
+		return rowFailed("keys", "everybody knows the keys of development, and the server is open to the network", "run it without --dev")
+	case cfg.Development:
+		return rowWarning("keys", "everybody knows the keys of development", "run it without --dev where others can reach it")
+	case len(weak) > 0:
+		return rowWarning("keys", "the secret of "+strings.Join(weak, ", ")+" is short or repeats itself", do)
+	}
+	return rowOK("keys", count(int64(len(cfg.Keys)), "key")+", of 32 characters or more")
+}
+
+func onlyLoopback(hosts []string) bool {
+	return len(hosts) > 0 && !slices.ContainsFunc(hosts, func(host string) bool {
+		ip := net.ParseIP(host)
+		return ip == nil || !ip.IsLoopback()
+	})
+}
+
+// checkPorts tries whether the ports can be taken, or tells that the server has them.
+func (i *inspection) checkPorts(ctx context.Context) []api.Check {
+	const what = "ports"
+	if i.server != nil {
+		return []api.Check{rowOK(what, "the server has them: "+strings.Join(addressesOf(i.server.listeners), " ")+", media on "+i.server.mediaAddresses())}
+	}
+	if i.running {
+		return []api.Check{rowOK(what, "a server has them")}
+	}
+	p := &program{cfg: i.cfg, log: discard()}
+	var taken []error
+	try := func(hosts []string, port int, setting string) {
+		all, err := listenOn(ctx, hosts, port)
+		for _, l := range all {
+			_ = l.Close() // nothing was accepted on it
+		}
+		if err != nil {
+			taken = append(taken, portHint(err, setting))
+		}
+	}
+	hosts, mediaHosts := p.present(i.cfg.BindAddresses), p.present(i.cfg.RTC.BindAddresses)
+	try(hosts, i.cfg.Port, "--port")
+	if i.cfg.Prometheus.Port != 0 {
+		try(hosts, i.cfg.Prometheus.Port, "prometheus.port")
+	}
+	if i.cfg.RTC.TCPPort != 0 {
+		try(mediaHosts, i.cfg.RTC.TCPPort, "--tcp-port")
+	}
+	for _, port := range i.cfg.RTC.UDPPorts() {
+		if err := tryUDP(ctx, mediaHosts, port); err != nil {
+			taken = append(taken, portHint(err, "--udp-port"))
+		}
+	}
+	if len(taken) > 0 {
+		return []api.Check{rowFailed(what, errors.Join(taken...).Error(), "free them, or change them")}
+	}
+	return []api.Check{rowOK(what, "they are free; open them in the firewall: "+portsOf(i.cfg))}
+}
+
+// tryUDP takes a UDP port on each host, and gives it back.
+func tryUDP(ctx context.Context, hosts []string, port int) error {
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	for _, host := range hosts {
+		c, err := new(net.ListenConfig).ListenPacket(ctx, "udp", net.JoinHostPort(host, fmt.Sprint(port)))
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		_ = c.Close() // nothing was sent on it
+	}
+	return nil
+}
+
+// portsOf is what a firewall has to let in.
+func portsOf(cfg *config.Config) string {
+	udp := cfg.RTC.UDPPorts()
+	text := fmt.Sprintf("TCP %d (HTTP)", cfg.Port)
+	if cfg.RTC.TCPPort != 0 {
+		text += fmt.Sprintf(", TCP %d (media)", cfg.RTC.TCPPort)
+	}
+	text += fmt.Sprintf(", UDP %d", udp[0])
+	if last := udp[len(udp)-1]; last != udp[0] {
+		text += fmt.Sprintf("-%d", last)
+	}
+	return text + " (media)"
+}
+
+// certificateSoon is how long before its end a certificate should have been renewed.
+const certificateSoon = 14 * 24 * time.Hour
+
+// checkCertificate looks how long the certificate holds.
+func (i *inspection) checkCertificate(context.Context) []api.Check {
+	const what = "certificate"
+	if i.cfg.TLS.CertFile == "" {
+		if i.cfg.Development || onlyLoopback(i.cfg.BindAddresses) {
+			return []api.Check{rowOK(what, "none: the server is for this machine, or for a proxy on it")}
+		}
+		return []api.Check{rowWarning(what, "none, and browsers give a page camera and microphone over HTTPS alone",
+			"set tls.cert_file and tls.key_file, or put a proxy in front that speaks HTTPS")}
+	}
+	if _, err := newCertificate(i.cfg.TLS.CertFile, i.cfg.TLS.KeyFile, discard()); err != nil {
+		return []api.Check{rowFailed(what, err.Error(), "mend tls.cert_file and tls.key_file: the server does not start with them")}
+	}
+	leaf, err := readCertificate(i.cfg.TLS.CertFile)
+	if err != nil {
+		return []api.Check{rowFailed(what, err.Error(), "mend tls.cert_file")}
+	}
+	return []api.Check{judgeCertificate(what, strings.Join(leaf.DNSNames, ", "), leaf.NotBefore, leaf.NotAfter, time.Now())}
+}
+
+func judgeCertificate(what, names string, from, until, now time.Time) api.Check {
+	left := until.Sub(now)
+	text := fmt.Sprintf("for %s, until %s, %s from now", names, until.Local().Format("2006-01-02 15:04"), count(int64(left.Hours()/24), "day"))
+	switch {
+	case now.Before(from):
+		return rowFailed(what, fmt.Sprintf("for %s, and not valid before %s", names, from.Local().Format("2006-01-02 15:04")), "set this machine's clock, or get another certificate")
+	case left <= 0:
+		return rowFailed(what, fmt.Sprintf("for %s, and not valid any more since %s", names, until.Local().Format("2006-01-02 15:04")), "renew it; the server reads the new files by itself")
+	case left < certificateSoon:
+		return rowWarning(what, text, "renew it; the server reads the new files by itself")
+	}
+	return rowOK(what, text)
+}
+
+// checkReplica looks at the replica, and compares clocks with it.
+func (i *inspection) checkReplica(ctx context.Context) []api.Check {
+	const what = "replica"
+	if i.cfg.Replica == "" {
+		return []api.Check{rowOK(what, "none: what this machine's disk loses is lost")}
+	}
+	s, err := replica.Look(ctx, i.cfg.Replica)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return []api.Check{rowWarning(what, "there is nothing there yet: "+err.Error(), "see whether the path is right; the first start makes it")}
+	case err != nil:
+		return []api.Check{rowFailed(what, "it cannot be reached: "+err.Error(), "mend the URL, the credentials or the network: without it nothing is written after half a minute")}
+	}
+	all := []api.Check{i.judgeLease(&s, time.Now())}
+	if s.Clocked {
+		all = append(all, judgeClock(s.Ahead))
+	}
+	return all
+}
+
+// judgeLease tells who has the replica.
+func (i *inspection) judgeLease(s *replica.Sight, now time.Time) api.Check {
+	const what = "replica"
+	reached := fmt.Sprintf("it answers; its newest generation is %d", s.Generation)
+	switch {
+	case i.server != nil && i.server.replica != nil:
+		if err := i.server.replica.Check(); err != nil {
+			return rowFailed(what, "the lease is not sure: "+err.Error(), "see replication in parlor status")
+		}
+		if ails := i.server.ails(); ails != "" {
+			return rowWarning(what, ails, "see replication in parlor status")
+		}
+		return rowOK(what, fmt.Sprintf("%s; this server has the lease, with epoch %d", reached, s.Epoch))
+	case s.Owner == "" || s.Expires.Before(now):
+		return rowOK(what, reached+"; nobody has the lease")
+	}
+	return rowWarning(what, fmt.Sprintf("%s; %s has the lease, until %s", reached, s.Owner, s.Expires.Local().Format("15:04:05")),
+		"if that is another machine, stop the server there before this one starts")
+}
+
+// clockSlack is how far a clock may be off: tokens have a leeway of as much, and a lease
+// holds for half a minute.
+const clockSlack = 5 * time.Second
+
+func judgeClock(ahead time.Duration) api.Check {
+	const what = "clock"
+	switch {
+	case ahead.Abs() < clockSlack:
+		return rowOK(what, "it agrees with the replica's within seconds")
+	case ahead > 0:
+		return rowFailed(what, fmt.Sprintf("it is %s ahead of the replica's", ahead.Round(time.Second)), "set it by NTP: tokens and the lease depend on it")
+	}
+	return rowFailed(what, fmt.Sprintf("it is %s behind the replica's", -ahead.Round(time.Second)), "set it by NTP: tokens and the lease depend on it")
+}
+
+// The disk that is warned of, and the one on which the server soon cannot write.
+const (
+	littleDisk   = 1 << 30
+	hardlyDisk   = 100 << 20
+	slowSync     = 50 * time.Millisecond
+	syncsToCheck = 9
+)
+
+// checkDisk looks how much room the database has, and how long its writes take.
+func (i *inspection) checkDisk(context.Context) []api.Check {
+	folder := filepath.Dir(i.cfg.Database)
+	if fi, err := os.Stat(folder); err != nil || !fi.IsDir() {
+		return []api.Check{rowFailed("disk", "there is no folder "+folder+" for the database", "make it, for the server's user to write, or mend database in the configuration")}
+	}
+	var all []api.Check
+	if free, err := freeBytes(folder); err != nil {
+		all = append(all, rowWarning("disk", "its room cannot be told: "+err.Error(), "look with df"))
+	} else {
+		all = append(all, judgeRoom(free))
+	}
+	took, err := syncTime(folder)
+	if err != nil {
+		return append(all, rowFailed("disk writes", err.Error(), "let the server's user write into "+folder+"; run this check as that user"))
+	}
+	return append(all, judgeSync(took))
+}
+
+func judgeRoom(free int64) api.Check {
+	text := bytesOf(free) + " free for the database"
+	switch {
+	case free < hardlyDisk:
+		return rowFailed("disk", text, "make room: a full disk refuses joins")
+	case free < littleDisk:
+		return rowWarning("disk", text, "make room: an upgrade keeps a copy of the database, too")
+	}
+	return rowOK("disk", text)
+}
+
+func judgeSync(took time.Duration) api.Check {
+	text := fmt.Sprintf("a write is on disk after %.1f ms", float64(took.Microseconds())/1000)
+	if took > slowSync {
+		return rowWarning("disk writes", text, "put the database on a faster disk: each join waits for it")
+	}
+	return rowOK("disk writes", text)
+}
+
+// syncTime is the median time in which a write into the folder is on disk.
+func syncTime(folder string) (_ time.Duration, err error) {
+	f, err := os.CreateTemp(folder, ".parlor-check-*")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	page := make([]byte, 4096)
+	took := make([]time.Duration, syncsToCheck)
+	for i := range took {
+		began := time.Now()
+		if _, err := f.Write(page); err != nil {
+			return 0, err
+		}
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+		took[i] = time.Since(began)
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
+}

@@ -1,0 +1,124 @@
+package program
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"parlor/media"
+	"parlor/server/api"
+)
+
+// names are the DNS names by which clients reach the server.
+func (i *inspection) names() (all []string) {
+	if i.cfg.TLS.CertFile == "" {
+		return nil
+	}
+	leaf, err := readCertificate(i.cfg.TLS.CertFile)
+	if err != nil {
+		return nil // checkCertificate tells
+	}
+	for _, name := range leaf.DNSNames {
+		if strings.Contains(name, ".") && !strings.HasPrefix(name, "*") {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// checkNames looks whether the names lead here.
+func (i *inspection) checkNames(ctx context.Context) (all []api.Check) {
+	const what = "DNS"
+	ours := i.ourAddresses()
+	for _, name := range i.names() {
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		if err != nil {
+			all = append(all, rowFailed(what, fmt.Sprintf("%s leads nowhere: %v", name, err), "make an A or AAAA record of the name with this machine's address"))
+			continue
+		}
+		all = append(all, judgeName(name, found, ours))
+	}
+	return all
+}
+
+func judgeName(name string, found, ours []netip.Addr) api.Check {
+	const what = "DNS"
+	var here, elsewhere []string
+	for _, a := range found {
+		if a = a.Unmap(); slices.Contains(ours, a) {
+			here = append(here, a.String())
+		} else {
+			elsewhere = append(elsewhere, a.String())
+		}
+	}
+	switch {
+	case len(elsewhere) == 0:
+		return rowOK(what, fmt.Sprintf("%s leads here, to %s", name, strings.Join(here, ", ")))
+	case len(here) == 0:
+		return rowWarning(what, fmt.Sprintf("%s leads to %s, which is no address of this machine (%s)", name, strings.Join(elsewhere, ", "), addresses(ours)),
+			"change the record, unless that is a proxy or a NAT in front of this machine; set rtc.node_ip to the NAT's address")
+	}
+	return rowWarning(what, fmt.Sprintf("%s leads here, to %s, and also to %s", name, strings.Join(here, ", "), strings.Join(elsewhere, ", ")),
+		"take the other address out of the record: who gets it does not reach this server")
+}
+
+func addresses(all []netip.Addr) string {
+	var texts []string
+	for _, a := range all {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			texts = append(texts, a.String())
+		}
+	}
+	if len(texts) == 0 {
+		return "it has none"
+	}
+	return strings.Join(texts, ", ")
+}
+
+// ourAddresses are those of the interfaces, and those that the configuration says clients
+// reach us by.
+func (i *inspection) ourAddresses() (all []netip.Addr) {
+	interfaces, err := net.InterfaceAddrs()
+	if err != nil {
+		interfaces = nil // then nothing leads here, which tells
+	}
+	for _, a := range interfaces {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			all = append(all, p.Addr().Unmap())
+		}
+	}
+	for _, a := range []netip.Addr{i.cfg.RTC.NodeIP.V4, i.cfg.RTC.NodeIP.V6} {
+		if a.IsValid() {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// checkMapping asks the STUN servers of the configuration whether there is a NAT.
+func (i *inspection) checkMapping(ctx context.Context) []api.Check {
+	const what = "NAT"
+	if len(i.cfg.RTC.STUNServers) == 0 {
+		return nil // nobody is asked whom the configuration does not name
+	}
+	seen, err := media.ExternalAddress(ctx, i.cfg.RTC.STUNServers)
+	if err != nil {
+		return []api.Check{rowWarning(what, "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")}
+	}
+	return []api.Check{judgeMapping(seen, i.ourAddresses(), i.cfg.RTC.UseExternalIP)}
+}
+
+func judgeMapping(seen netip.Addr, ours []netip.Addr, asks bool) api.Check {
+	const what = "NAT"
+	switch {
+	case slices.Contains(ours, seen):
+		return rowOK(what, fmt.Sprintf("others see this machine as %s, which clients are told", seen))
+	case asks:
+		return rowOK(what, fmt.Sprintf("others see this machine as %s, which rtc.use_external_ip tells clients", seen))
+	}
+	return rowWarning(what, fmt.Sprintf("others see this machine as %s, and clients are told %s", seen, addresses(ours)),
+		fmt.Sprintf("set rtc.node_ip to %s, or rtc.use_external_ip to true, and forward the ports of media there", seen))
+}

@@ -1,0 +1,152 @@
+package program
+
+import (
+	"encoding/json"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms/replica"
+	"parlor/server/api"
+	"parlor/server/config"
+)
+
+// stateOf is the state of a check in JSON that the command wrote.
+func stateOf(t *testing.T, out, what string) string {
+	t.Helper()
+	var all api.Checks
+	require.NoError(t, json.Unmarshal([]byte(out), &all), out)
+	for _, c := range all.Checks {
+		if c.What == what {
+			require.NotEmpty(t, c.Found)
+			require.Equal(t, c.State == api.CheckOK, c.Do == "", "what is not right has something to be done about it: %+v", c)
+			return c.State
+		}
+	}
+	return ""
+}
+
+// TestCommandCheckLooksAtTheMachine of a server that runs, and of one that does not.
+func TestCommandCheckLooksAtTheMachine(t *testing.T) {
+	dir := t.TempDir()
+	h := start(t, filepath.Join(dir, "parlor.db"), config.Setting{Path: "replica", Value: "file://" + filepath.Join(dir, "replica"), From: "test"})
+	out := h.ask("check")
+	require.Contains(t, out, "it runs at "+h.url)
+	require.Contains(t, out, "this server has the lease")
+	require.Contains(t, out, strings.TrimPrefix(h.url, "http://"))
+	require.Regexp(t, `(?m)^warning  keys +everybody knows the keys of development\n +→ run it without --dev`, out)
+	require.Equal(t, "ready\n", h.ask("check", "--local"))
+	for _, what := range []string{"server", "ports", "certificate", "disk", "disk writes", "replica"} {
+		require.Contains(t, []string{api.CheckOK, api.CheckWarning}, stateOf(t, h.ask("check", "--json"), what), what)
+	}
+	require.NoError(t, h.stop())
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	require.NoError(t, err)
+	file := filepath.Join(dir, "parlor.yaml")
+	write := func(text string) {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	}
+	write("bind_addresses: [127.0.0.1]\nport: " + port + "\nrtc: {udp_port: 0, tcp_port: 0}\ndatabase: " + filepath.Join(dir, "absent", "parlor.db") +
+		"\nkeys: {k: a-secret-of-at-least-32-characters}\nreplica: file://" + filepath.Join(dir, "replica") + "\n")
+
+	status, out, errs := command(t, nil, "check", "--json", "--config", file, "--url", h.url)
+	require.Equal(t, 1, status, out)
+	require.Contains(t, errs, "see what failed")
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "ports"))
+	require.Contains(t, out, "choose another with --port")
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "keys"))
+	require.NotContains(t, out, exampleSecret)
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "disk"))
+	require.Equal(t, api.CheckOK, stateOf(t, out, "replica"), "which was given up")
+	require.Equal(t, api.CheckOK, stateOf(t, out, "server"), "it is no fault that it does not run")
+	require.Contains(t, out, "no server runs at")
+
+	write("keys: {k: 0123456789abcdef0123456789abcdef}\nbogus: 1\n")
+	status, out, _ = command(t, nil, "check", "--json", "--config", file)
+	require.Equal(t, 1, status)
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "configuration"))
+	status, out, _ = command(t, nil, "check", "--json")
+	require.Equal(t, 1, status)
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "configuration"))
+	status, _, errs = command(t, nil, "check", "--local", "--dev", "--url", h.url)
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "no server runs at")
+}
+
+// TestCommandCheckHealthTellsThatNoWorkIsTaken: a server that stops is not healthy.
+func TestCommandCheckHealthTellsThatNoWorkIsTaken(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	h.rooms.Stop()
+	status, _, errs := command(t, nil, "check", "--local", "--dev", "--url", h.url)
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "the server takes no work")
+}
+
+func TestCommandCheckJudges(t *testing.T) {
+	addr := netip.MustParseAddr
+	now := time.Now()
+	held := &replica.Sight{Owner: "process 1 on a", Epoch: 3, Expires: now.Add(time.Minute)}
+	for name, tc := range map[string]struct {
+		check api.Check
+		want  string
+	}{
+		"a name that leads here":      {judgeName("a.example", []netip.Addr{addr("192.0.2.1")}, []netip.Addr{addr("192.0.2.1")}), "ok"},
+		"a name that leads elsewhere": {judgeName("a.example", []netip.Addr{addr("192.0.2.9")}, []netip.Addr{addr("192.0.2.1")}), "warning"},
+		"a name that leads to both":   {judgeName("a.example", []netip.Addr{addr("::ffff:192.0.2.1"), addr("2001:db8::1")}, []netip.Addr{addr("192.0.2.1")}), "warning"},
+		"no NAT":                      {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("192.0.2.1")}, false), "ok"},
+		"a NAT that is told of":       {judgeMapping(addr("192.0.2.1"), nil, true), "ok"},
+		"a NAT":                       {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("10.0.0.1")}, false), "warning"},
+		"a new certificate":           {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(80*24*time.Hour), now), "ok"},
+		"one to renew":                {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(3*24*time.Hour), now), "warning"},
+		"one that has ended":          {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(-time.Minute), now), "failed"},
+		"one of tomorrow":             {judgeCertificate("c", "a", now.Add(time.Hour), now.Add(24*time.Hour), now), "failed"},
+		"a clock":                     {judgeClock(-2 * time.Second), "ok"},
+		"a clock ahead":               {judgeClock(time.Minute), "failed"},
+		"a clock behind":              {judgeClock(-time.Minute), "failed"},
+		"room":                        {judgeRoom(10 << 30), "ok"},
+		"little room":                 {judgeRoom(500 << 20), "warning"},
+		"no room":                     {judgeRoom(5 << 20), "failed"},
+		"a disk":                      {judgeSync(2 * time.Millisecond), "ok"},
+		"a slow disk":                 {judgeSync(time.Second), "warning"},
+		"a lease of another":          {(&inspection{}).judgeLease(held, now), "warning"},
+		"a lease that has run out":    {(&inspection{}).judgeLease(held, now.Add(time.Hour)), "ok"},
+		"short secrets":               {judgeKeys(&config.Config{Keys: map[string]string{"k": "0123456789abcdef"}}), "warning"},
+		"dull secrets":                {judgeKeys(&config.Config{Keys: map[string]string{"k": strings.Repeat("a", 40)}}), "warning"},
+		"development in the open":     {judgeKeys(&config.Config{Development: true, BindAddresses: []string{"0.0.0.0"}}), "failed"},
+	} {
+		require.Equal(t, tc.want, tc.check.State, "%s: %+v", name, tc.check)
+		require.Equal(t, tc.want == "ok", tc.check.Do == "", name)
+	}
+	require.Equal(t, "failed", api.Worst([]api.Check{{State: "ok"}, {State: "failed"}, {State: "warning"}}))
+	require.Equal(t, "warning", api.Worst([]api.Check{{State: "ok"}, {State: "warning"}, {State: "ok"}}))
+}
+
+// TestCommandBackup: what the operator is told; rooms/sqlite tests the copy.
+func TestCommandBackup(t *testing.T) {
+	dir := t.TempDir()
+	h := start(t, filepath.Join(dir, "parlor.db"))
+	to := filepath.Join(dir, "monday.db")
+	status, out, errs := command(t, nil, "backup", to, "--database", filepath.Join(dir, "parlor.db"))
+	require.Zero(t, status, errs)
+	require.Regexp(t, `^backed up .*parlor\.db to .*monday\.db: [\d.]+ kB, version \d+, events up to 0\n$`, out)
+	status, _, errs = command(t, nil, "backup", to, "--database", filepath.Join(dir, "parlor.db"))
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "there is a file of that name")
+	require.NoError(t, h.stop())
+	start(t, to)
+	_, _, errs = command(t, nil, "backup", to)
+	require.Contains(t, errs, "give --config or --database")
+	status, _, _ = command(t, nil, "backup")
+	require.Equal(t, 2, status)
+	require.Equal(t, "999 B 1.0 kB 2.5 MB", bytesOf(999)+" "+bytesOf(1000)+" "+bytesOf(2_500_000))
+}

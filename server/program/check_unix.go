@@ -1,0 +1,12 @@
+package program
+
+import "golang.org/x/sys/unix"
+
+// freeBytes is the room that is left for a user on the disk of a folder.
+func freeBytes(folder string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(folder, &s); err != nil {
+		return 0, err
+	}
+	return int64(s.Bavail) * int64(s.Bsize), nil
+}
