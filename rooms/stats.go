@@ -1,5 +1,7 @@
 package rooms
 
+import "context"
+
 // Stats is how many rooms are live and how many are in them.
 type Stats struct {
 	Live         int // rooms that somebody is in, is expected back in, or asks something of
@@ -35,4 +37,37 @@ func (r *Room) tally(present, expected int) {
 		r.rooms.expectedBack.Add(int64(d))
 	}
 	r.tallied = [2]int{present, expected}
+}
+
+// asked is how many live rooms Answer asks.
+const asked = 8
+
+// Answer returns when one of the live rooms, of which it asks a few, has answered, or if
+// there are none; ctx's error if none does. One room that hangs is no reason to give up the
+// others.
+func (rs *Rooms) Answer(ctx context.Context) error {
+	rs.mu.Lock()
+	some := make([]*Room, 0, asked)
+	for _, r := range rs.live {
+		if some = append(some, r); len(some) == asked {
+			break
+		}
+	}
+	rs.mu.Unlock()
+	if len(some) == 0 {
+		return nil
+	}
+	answered := make(chan struct{}, len(some))
+	answer := func() { answered <- struct{}{} }
+	for _, r := range some {
+		if !r.mail.post(letter{run: answer, retired: answer}) {
+			return nil // it goes away, which is an answer, too
+		}
+	}
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -25,27 +25,35 @@ func (p *program) reload(ctx context.Context, hangups <-chan os.Signal, sources 
 			return
 		case <-hangups:
 		}
-		for _, c := range []*certificate{p.certificate, p.turnCertificate} {
-			if c != nil {
-				c.readAgain()
-			}
+		p.supervisor.tell("RELOADING=1")
+		p.readAgain(&running, sources, level)
+		p.supervisor.tell("READY=1")
+	}
+}
+
+// readAgain reads the certificate and the configuration again; running is as the server
+// runs.
+func (p *program) readAgain(running *config.Config, sources config.Sources, level *slog.LevelVar) {
+	for _, c := range []*certificate{p.certificate, p.turnCertificate} {
+		if c != nil {
+			c.readAgain()
 		}
-		now, _, err := config.Load(sources)
-		if err != nil {
-			p.log.Error("the configuration cannot be used: the one before stays", "error", err)
-			continue
-		}
-		p.log.Info("the configuration was read again")
-		changed := changedKeys(reflect.ValueOf(running), reflect.ValueOf(*now), "")
-		if before := running.Logging.Level; before != now.Logging.Level {
-			running.Logging.Level = now.Logging.Level
-			level.Set(logLevel(now.Logging.Level))
-			p.log.Warn("a key of the configuration has changed", "key", "logging.level", "from", before, "to", now.Logging.Level)
-		}
-		ignored := slices.DeleteFunc(changed, func(key string) bool { return slices.Contains(reloadable(), key) })
-		if len(ignored) > 0 {
-			p.log.Warn("these keys have changed in the configuration, and take a restart", "keys", strings.Join(ignored, " "))
-		}
+	}
+	now, _, err := config.Load(sources)
+	if err != nil {
+		p.log.Error("the configuration cannot be used: the one before stays", "error", err)
+		return
+	}
+	p.log.Info("the configuration was read again")
+	changed := changedKeys(reflect.ValueOf(*running), reflect.ValueOf(*now), "")
+	if before := running.Logging.Level; before != now.Logging.Level {
+		running.Logging.Level = now.Logging.Level
+		level.Set(logLevel(now.Logging.Level))
+		p.log.Warn("a key of the configuration has changed", "key", "logging.level", "from", before, "to", now.Logging.Level)
+	}
+	ignored := slices.DeleteFunc(changed, func(key string) bool { return slices.Contains(reloadable(), key) })
+	if len(ignored) > 0 {
+		p.log.Warn("these keys have changed in the configuration, and take a restart", "keys", strings.Join(ignored, " "))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -40,10 +41,16 @@ func serve(ctx context.Context, env Environment) error {
 	for _, w := range warnings {
 		log.Warn(w)
 	}
-	p, err := open(ctx, cfg, log)
+	watching := newSupervisor(env.Environ, os.Getpid(), log)
+	inherited, err := watching.listeners()
 	if err != nil {
 		return err
 	}
+	p, err := open(ctx, cfg, log, inherited...)
+	if err != nil {
+		return err
+	}
+	p.supervisor = watching
 	if cfg.Development {
 		_, _ = io.WriteString(env.Out, p.banner())
 	}
@@ -52,7 +59,10 @@ func serve(ctx context.Context, env Environment) error {
 	var reloading sync.WaitGroup
 	reloads, stopReloading := context.WithCancel(ctx)
 	reloading.Go(func() { p.reload(reloads, env.Hangups, sources, level) })
+	reloading.Go(func() { watching.watch(reloads, p.alive) })
+	watching.tell("READY=1")
 	failure := p.run(ctx)
+	watching.tell("STOPPING=1")
 	stopReloading()
 	reloading.Wait()
 	if failure == nil {

@@ -79,6 +79,7 @@ type program struct {
 	certificate     *certificate // of files; nil = there are none
 	keeper          *acme.Keeper // has the certificate by ACME; nil = it comes otherwise
 	turnCertificate *certificate // of the TURN server alone; nil = it has that of the main port, or none
+	supervisor      *supervisor  // nil = nobody watches the process
 
 	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
@@ -87,8 +88,9 @@ type program struct {
 
 // open builds the program: when it returns, the database is open, rooms that
 // were occupied expect their participants back, and the ports are taken.
-func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *program, err error) {
-	p := &program{cfg: cfg, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
+// inherited are listeners of HTTP to use, if there are any, in place of the port.
+func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited ...net.Listener) (_ *program, err error) {
+	p := &program{cfg: cfg, listeners: inherited, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
@@ -238,8 +240,10 @@ func (p *program) ails() string {
 // listen takes the ports of HTTP and metrics.
 func (p *program) listen(ctx context.Context) (err error) {
 	hosts := p.present(p.cfg.BindAddresses)
-	if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
-		return portHint(err, "--port")
+	if len(p.listeners) == 0 { // none was handed over
+		if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
+			return portHint(err, "--port")
+		}
 	}
 	if p.cfg.OneDoor() {
 		if err := p.openFront(); err != nil {

@@ -1,0 +1,135 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// firstInherited is the first file descriptor that systemd hands over (sd_listen_fds(3)).
+const firstInherited = 3
+
+// supervisor is who started the process and watches it, as systemd does: it is told how
+// the process fares over a socket (sd_notify(3)), and may have opened its sockets.
+type supervisor struct {
+	socket   string        // "" = nobody is told
+	watchdog time.Duration // the longest silence; 0 = any
+	sockets  []string      // names of what was handed over, from firstInherited on
+	log      *slog.Logger
+}
+
+// newSupervisor reads the environment of a process.
+func newSupervisor(environ []string, pid int, log *slog.Logger) *supervisor {
+	get := func(name string) string {
+		for _, e := range environ {
+			if value, ok := strings.CutPrefix(e, name+"="); ok {
+				return value
+			}
+		}
+		return ""
+	}
+	mine := func(name string) bool { return get(name) == strconv.Itoa(pid) }
+	s := &supervisor{socket: get("NOTIFY_SOCKET"), log: log}
+	if usec, err := strconv.ParseInt(get("WATCHDOG_USEC"), 10, 64); err == nil && usec > 0 && (get("WATCHDOG_PID") == "" || mine("WATCHDOG_PID")) {
+		s.watchdog = time.Duration(usec) * time.Microsecond
+	}
+	if n, err := strconv.Atoi(get("LISTEN_FDS")); err == nil && n > 0 && mine("LISTEN_PID") {
+		s.sockets = make([]string, n)
+		copy(s.sockets, strings.Split(get("LISTEN_FDNAMES"), ":"))
+	}
+	return s
+}
+
+// tell tells the supervisor, if there is one.
+func (s *supervisor) tell(state string) {
+	if s == nil || s.socket == "" {
+		return
+	}
+	name := s.socket
+	if after, ok := strings.CutPrefix(name, "@"); ok { // of the abstract namespace (unix(7))
+		name = "\x00" + after
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err == nil {
+		_, err = c.Write([]byte(state))
+		err = errors.Join(err, c.Close())
+	}
+	if err != nil {
+		s.log.Warn("the supervisor cannot be told", "socket", s.socket, "state", strings.ReplaceAll(state, "\n", " "), "error", err)
+	}
+}
+
+// listeners are the sockets of HTTP that were handed over; none if none were.
+func (s *supervisor) listeners() (all []net.Listener, err error) {
+	for i := range s.sockets {
+		fd := firstInherited + i
+		syscall.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), s.sockets[i])
+		l, listenErr := net.FileListener(f) // which has a descriptor of its own
+		err = errors.Join(err, f.Close())
+		if listenErr == nil {
+			if _, ok := l.Addr().(*net.TCPAddr); !ok {
+				listenErr = errors.Join(fmt.Errorf("it is of %s, and should be of tcp", l.Addr().Network()), l.Close())
+			}
+		}
+		if listenErr != nil {
+			err = errors.Join(err, fmt.Errorf("socket %d that was handed over cannot be listened on: %w", i+1, listenErr))
+			continue
+		}
+		all = append(all, l)
+	}
+	if err != nil {
+		for _, l := range all {
+			_ = l.Close() // nothing was accepted on it
+		}
+		return nil, err
+	}
+	return all, nil
+}
+
+// watch tells the supervisor that the process lives for as long as alive says so, until
+// ctx ends. A process that hangs is ended by its silence.
+func (s *supervisor) watch(ctx context.Context, alive func(context.Context) error) {
+	if s.socket == "" || s.watchdog == 0 {
+		return
+	}
+	tick := time.NewTicker(s.watchdog / 3)
+	defer tick.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, s.watchdog)
+		err := alive(bounded)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.log.Error("a part of the server does not answer", "error", err)
+		default:
+			s.tell("WATCHDOG=1")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// alive tells whether the parts that everything waits for answer: the database's writer,
+// and the rooms. A disk that fails is no reason to end calls, which go on without it.
+func (p *program) alive(ctx context.Context) error {
+	if err := p.store.Between(ctx, func(context.Context) error { return nil }); err != nil {
+		return fmt.Errorf("the database's writer: %w", err)
+	}
+	if err := p.rooms.Answer(ctx); err != nil {
+		return fmt.Errorf("the rooms: %w", err)
+	}
+	return nil
+}
