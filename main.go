@@ -33,7 +33,7 @@ func main() {
 	// error of the write, and no reason to die.
 	signal.Ignore(syscall.SIGXFSZ)
 	os.Exit(program.Run(ctx, program.Environment{
-		Args: os.Args[1:], Environ: os.Environ(), Out: os.Stdout, Err: os.Stderr, Hangups: hangups,
+		Args: os.Args[1:], Environ: os.Environ(), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Hangups: hangups,
 	}))
 }
 

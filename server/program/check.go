@@ -270,6 +270,9 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	if i.cfg.RTC.TCPPort != 0 {
 		try(mediaHosts, i.cfg.RTC.TCPPort, "--tcp-port")
 	}
+	if i.cfg.TURN.Enabled && i.cfg.TURN.TLSPort != 0 {
+		try(mediaHosts, i.cfg.TURN.TLSPort, "turn.tls_port")
+	}
 	for _, port := range i.cfg.RTC.UDPPorts() {
 		if err := tryUDP(ctx, mediaHosts, port); err != nil {
 			taken = append(taken, portHint(err, "--udp-port"))
@@ -296,18 +299,30 @@ func tryUDP(ctx context.Context, hosts []string, port int) error {
 	return nil
 }
 
-// portsOf is what a firewall has to let in.
+// portsOf is what a firewall has to let in; not what is for this machine alone.
 func portsOf(cfg *config.Config) string {
-	udp := cfg.RTC.UDPPorts()
-	text := fmt.Sprintf("TCP %d (HTTP)", cfg.Port)
+	var all []string
+	if !onlyLoopback(cfg.BindAddresses) {
+		all = append(all, fmt.Sprintf("TCP %d (HTTP)", cfg.Port))
+	}
+	if onlyLoopback(cfg.RTC.BindAddresses) {
+		return strings.Join(append(all, "none for media"), ", ")
+	}
 	if cfg.RTC.TCPPort != 0 {
-		text += fmt.Sprintf(", TCP %d (media)", cfg.RTC.TCPPort)
+		all = append(all, fmt.Sprintf("TCP %d (media)", cfg.RTC.TCPPort))
 	}
-	text += fmt.Sprintf(", UDP %d", udp[0])
+	if cfg.TURN.Enabled && cfg.TURN.TLSPort != 0 {
+		all = append(all, fmt.Sprintf("TCP %d (TURN)", cfg.TURN.TLSPort))
+	}
+	if cfg.TURN.Enabled && cfg.TURN.UDPPort != 0 && !slices.Contains(cfg.RTC.UDPPorts(), cfg.TURN.UDPPort) {
+		all = append(all, fmt.Sprintf("UDP %d (TURN)", cfg.TURN.UDPPort))
+	}
+	udp := cfg.RTC.UDPPorts()
+	ports := fmt.Sprint(udp[0])
 	if last := udp[len(udp)-1]; last != udp[0] {
-		text += fmt.Sprintf("-%d", last)
+		ports += fmt.Sprintf("-%d", last)
 	}
-	return text + " (media)"
+	return strings.Join(append(all, "UDP "+ports+" (media)"), ", ")
 }
 
 // certificateSoon is how long before its end a certificate should have been renewed.

@@ -16,6 +16,7 @@ import (
 type Environment struct {
 	Args    []string         // without the program's name
 	Environ []string         // the environment's variables, as of [os.Environ]
+	In      io.Reader        // what a person answers; nil = there is none
 	Out     io.Writer        // what was asked for
 	Err     io.Writer        // logs, and what went wrong
 	Hangups <-chan os.Signal // SIGHUP: read the configuration again; nil = never
@@ -24,6 +25,7 @@ type Environment struct {
 const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protocol.
 
   parlor [flags]         run the server
+  parlor init            write a configuration with a new key; --install for systemd
   parlor token [flags]   make an access token
   parlor check           look whether machine and configuration are fit
   parlor backup FILE     copy the database, also while the server runs
@@ -84,6 +86,8 @@ func commandOf(name string) func(context.Context, Environment) error {
 	switch name {
 	case "serve":
 		return serve
+	case "init":
+		return initialise
 	case "token":
 		return token
 	case "check":
