@@ -102,9 +102,11 @@ func TestEverySocketObeysTheBindingRule(t *testing.T) {
 		beyond      bool   // something but loopback is bound for media, where there is such
 		warning     string // in the log; "" = none
 	}{
-		"development":                  {"", []string{"--dev"}, loopback, loopback, false, ""},
-		"development on one address":   {"", []string{"--dev", "--bind", "127.0.0.2"}, is("127.0.0.2"), is("127.0.0.2"), false, ""},
-		"development for others":       {"", []string{"--dev", "--bind", "0.0.0.0"}, is("0.0.0.0"), anyIPv4, true, "others can reach 0.0.0.0"},
+		"development":                {"", []string{"--dev"}, loopback, loopback, false, ""},
+		"development on one address": {"", []string{"--dev", "--bind", "127.0.0.2"}, is("127.0.0.2"), is("127.0.0.2"), false, ""},
+		"development for others":     {"", []string{"--dev", "--bind", "0.0.0.0"}, is("0.0.0.0"), anyIPv4, true, "others can reach 0.0.0.0"},
+		"development in a container": {"", []string{"--dev", "--bind", "0.0.0.0", "--node-ip", "127.0.0.1"},
+			is("0.0.0.0"), anyIPv4, true, "others can reach 0.0.0.0"},
 		"development, media elsewhere": {"rtc: {bind_addresses: [127.0.0.2]}", []string{"--dev"}, loopback, is("127.0.0.2"), false, ""},
 		"loopback":                     {keys + "bind_addresses: [127.0.0.1]", nil, is("127.0.0.1"), is("127.0.0.1"), false, "rtc.bind_addresses"},
 		"behind a proxy": {keys + "bind_addresses: [127.0.0.1]\nrtc: {bind_addresses: [0.0.0.0], enable_loopback_candidate: true}", nil,

@@ -14,9 +14,7 @@ import (
 // connect answers the server's offers until media is connected and some time
 // has passed, or the server closes or dies.
 func connect(ctx context.Context, conn *websocket.Conn) {
-	settings := webrtc.SettingEngine{}
-	settings.SetIncludeLoopbackCandidate(true)
-	pc, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{})
+	pc, err := newPeerConnection()
 	if err != nil {
 		return // the machine is out of sockets; the tally shows who connected
 	}
@@ -35,19 +33,31 @@ func connect(ctx context.Context, conn *websocket.Conn) {
 		if err != nil {
 			return
 		}
-		switch {
-		case m.GetOffer() != nil:
-			err = answer(ctx, conn, pc, m.GetOffer())
-		case m.GetTrickle().GetTarget() == livekit.SignalTarget_SUBSCRIBER && m.GetTrickle() != nil:
-			var c webrtc.ICECandidateInit
-			if err = json.Unmarshal([]byte(m.GetTrickle().CandidateInit), &c); err == nil {
-				err = pc.AddICECandidate(c)
-			}
-		}
-		if err != nil {
+		if negotiate(ctx, conn, pc, m) != nil {
 			return
 		}
 	}
+}
+
+func newPeerConnection() (*webrtc.PeerConnection, error) {
+	settings := webrtc.SettingEngine{}
+	settings.SetIncludeLoopbackCandidate(true)
+	return webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{})
+}
+
+// negotiate does for pc, which subscribes, what a message of the server asks.
+func negotiate(ctx context.Context, conn *websocket.Conn, pc *webrtc.PeerConnection, m *livekit.SignalResponse) error {
+	switch {
+	case m.GetOffer() != nil:
+		return answer(ctx, conn, pc, m.GetOffer())
+	case m.GetTrickle().GetTarget() == livekit.SignalTarget_SUBSCRIBER && m.GetTrickle() != nil:
+		var c webrtc.ICECandidateInit
+		if err := json.Unmarshal([]byte(m.GetTrickle().CandidateInit), &c); err != nil {
+			return err
+		}
+		return pc.AddICECandidate(c)
+	}
+	return nil
 }
 
 func answer(ctx context.Context, conn *websocket.Conn, pc *webrtc.PeerConnection, offer *livekit.SessionDescription) error {

@@ -10,11 +10,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
 	"parlor/server/config"
@@ -48,6 +50,33 @@ func (h *house) pings(conn *websocket.Conn) {
 	}
 }
 
+// withMedia connects a participant's media, and keeps it until the test ends. A
+// participant without media is given up after a minute.
+func (h *house) withMedia(conn *websocket.Conn) {
+	h.t.Helper()
+	pc, err := newPeerConnection()
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { _ = pc.Close() }) // the server may have ended first
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	var once sync.Once
+	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) {
+		if s == webrtc.PeerConnectionStateConnected {
+			once.Do(func() { // its answer ends the loop below
+				_ = send(ctx, conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_PingReq{PingReq: &livekit.Ping{Timestamp: 1}}})
+			})
+		}
+	})
+	for {
+		m, err := receive(ctx, conn)
+		require.NoError(h.t, err)
+		if m.GetPongResp() != nil {
+			return
+		}
+		require.NoError(h.t, negotiate(ctx, conn, pc, m))
+	}
+}
+
 // noLimits are the joins that one address may make in these tests.
 var noLimits = []config.Setting{
 	{Path: "limit.joins_per_address", Value: "100000", From: "test"},
@@ -60,6 +89,7 @@ func TestHalfOpenJoins(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
 	require.NotNil(t, witness)
+	h.withMedia(witness)
 	h.pings(witness)
 	tokens := make([]string, 20)
 	for i := range tokens {
@@ -120,6 +150,7 @@ func TestSlowSignallingReader(t *testing.T) {
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
 	require.NotNil(t, witness)
 	witness.SetReadLimit(4 << 20)
+	h.withMedia(witness)
 	service := livekit.NewRoomServiceProtobufClient(h.url, http.DefaultClient)
 	filler := strings.Repeat("x", 400_000)
 	for i := range 80 { // more than may wait for a client

@@ -63,6 +63,7 @@ func TestDenseBodiesCostLittle(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
 	require.NotNil(t, witness)
+	h.withMedia(witness)
 	h.pings(witness)
 	const binary, text = "application/protobuf", "application/json"
 	agents := bytes.Repeat([]byte{14<<3 | 2, 0}, 5*megabyte)
@@ -130,6 +131,7 @@ func TestDenseJoinRequestsCostLittle(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
 	require.NotNil(t, witness)
+	h.withMedia(witness)
 	join := func(c livekit.WrappedJoinRequest_Compression, inner []byte) string {
 		b, err := proto.Marshal(&livekit.WrappedJoinRequest{Compression: c, JoinRequest: inner})
 		require.NoError(t, err)
@@ -184,6 +186,7 @@ func TestDenseMessagesCostLittle(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
 	require.NotNil(t, witness)
+	h.withMedia(witness)
 	nested := func(field byte, inner []byte) []byte {
 		m, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_SyncState{SyncState: &livekit.SyncState{}}})
 		require.NoError(t, err)
