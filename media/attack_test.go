@@ -299,7 +299,7 @@ func TestOfferFlood(t *testing.T) {
 		a.join()
 		sdp := a.pub.LocalDescription().SDP
 		for i := range 500 {
-			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: sdp, Id: uint32(100 + i)})
+			a.peer.HandleOffer(Description{SDP: sdp, ID: uint32(100 + i)})
 		}
 		w.isWell()
 		done := make(chan struct{})

@@ -45,12 +45,9 @@ func (c *client) wanted() (names []string) {
 	if len(c.qualities) == 0 {
 		return nil
 	}
-	for _, codec := range c.qualities[len(c.qualities)-1].SubscribedCodecs {
-		for _, q := range codec.Qualities {
-			if q.Enabled {
-				names = append(names, codec.Codec)
-				break
-			}
+	for _, codec := range c.qualities[len(c.qualities)-1] {
+		if codec.Highest != livekit.VideoQuality_OFF {
+			names = append(names, codec.Codec)
 		}
 	}
 	return names
@@ -73,8 +70,8 @@ func (c *client) heard() (names []string) {
 	if len(c.sounds) == 0 {
 		return nil
 	}
-	for _, codec := range c.sounds[len(c.sounds)-1].SubscribedAudioCodecs {
-		if name := codec.Codec; codec.Enabled {
+	for _, codec := range c.sounds[len(c.sounds)-1] {
+		if name := codec.Codec; codec.Highest != livekit.VideoQuality_OFF {
 			names = append(names, name)
 		} else {
 			names = append(names, "no "+name)
@@ -276,7 +273,7 @@ func TestWantedIsToldAgainAfterAResume(t *testing.T) {
 		a.mu.Lock()
 		a.sounds, a.qualities = nil, nil
 		a.mu.Unlock()
-		a.peer.Resume(nil)
+		a.peer.Resume()
 		require.Eventually(t, told, patience, time.Millisecond)
 	})
 }

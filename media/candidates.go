@@ -1,11 +1,6 @@
 package media
 
-import (
-	"encoding/json"
-
-	"github.com/livekit/protocol/livekit"
-	"github.com/pion/webrtc/v4"
-)
+import "github.com/pion/webrtc/v4"
 
 // localCandidate tells the client of a candidate of ours. One is held back until
 // the next is known, since the last is marked final.
@@ -15,31 +10,17 @@ func (p *Peer) localCandidate(t *transport, c *webrtc.ICECandidate) {
 	if held == nil {
 		return
 	}
-	init := held.ToJSON()
-	body, err := json.Marshal(init)
-	if err != nil { // strings and numbers only
-		t.log.Error("marshal a candidate", "error", err)
-		return
-	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Trickle{Trickle: &livekit.TrickleRequest{
-		CandidateInit: string(body),
-		Target:        t.target,
-		Final:         c == nil,
-	}}})
+	p.cfg.Signals.Candidate(Candidate{ICECandidateInit: held.ToJSON(), Connection: t.side, Final: c == nil})
 }
 
 // trickle takes a candidate of the client.
-func (p *Peer) trickle(r *livekit.TrickleRequest) {
+func (p *Peer) trickle(c Candidate) {
 	t := p.pub
-	if r.GetTarget() == livekit.SignalTarget_SUBSCRIBER && p.sub != nil {
+	if c.Connection == Subscribing && p.sub != nil {
 		t = p.sub
 	}
-	var init webrtc.ICECandidateInit
-	if err := json.Unmarshal([]byte(r.GetCandidateInit()), &init); err != nil {
-		if !r.GetFinal() || r.GetCandidateInit() != "" {
-			p.engine.counters.badCandidates.Add(1)
-			t.log.Debug("candidate refused", "error", err)
-		}
+	init := c.ICECandidateInit
+	if init.Candidate == "" && c.Final {
 		return
 	}
 	if init.Candidate != "" && !p.accepts(init.Candidate) {

@@ -157,7 +157,7 @@ func (h *churnHouse) step() {
 		}
 	case n < 18:
 		h.note("%s resumes", g.sid)
-		g.peer.Resume(nil)
+		g.peer.Resume()
 	case n < 19 && len(h.guests) < 5:
 		h.enter()
 	case len(h.guests) > 2:

@@ -1,7 +1,6 @@
 package media
 
 import (
-	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
@@ -134,19 +133,19 @@ type client struct {
 	offerID      uint32
 	offering     bool
 	offerAgain   bool
-	requirements []*livekit.MediaSectionsRequirement
+	requirements []sectionCount
 	midToTrack   map[string]string
 	states       []*livekit.StreamStateInfo
-	qualities    []*livekit.SubscribedQualityUpdate
-	sounds       []*livekit.SubscribedAudioCodecUpdate
+	qualities    [][]Wanted // of video
+	sounds       [][]Wanted
 	mute         bool // answers no offers
 	repeats      bool // answers each offer without its number, and again when the next comes
-	repeated     *livekit.SessionDescription
+	repeated     *Description
 	pendingPub   []webrtc.ICECandidateInit
 	pendingSub   []webrtc.ICECandidateInit
-	answers      []*livekit.SessionDescription
-	offers       []*livekit.SessionDescription
-	leaves       []*livekit.LeaveRequest
+	answers      []Description
+	offers       []Description
+	resumes      int // that it was asked for
 }
 
 type remoteTrack struct {
@@ -203,15 +202,15 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 		require.NoError(t, cc.interceptors(m, registry))
 	}
 	c.api = webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithSettingEngine(s), webrtc.WithInterceptorRegistry(registry))
-	c.pub = c.newPC(livekit.SignalTarget_PUBLISHER)
+	c.pub = c.newPC(Publishing)
 	if !cc.single {
-		c.sub = c.newPC(livekit.SignalTarget_SUBSCRIBER)
+		c.sub = c.newPC(Subscribing)
 	}
 	cfg := PeerConfig{
 		SID: cc.sid, Identity: "id-" + cc.sid, SinglePC: cc.single, SubscriberPrimary: !cc.single,
 		Protocol: 17, Client: &livekit.ClientInfo{}, CanPublish: true, CanPublishData: true, CanSubscribe: true,
 		Events: c.events, Log: testLog(t).With("participant", cc.sid),
-		Send: func(r *livekit.SignalResponse) { c.inbox.post(func() { c.receive(r) }, 0) },
+		Signals: hearing{c},
 	}
 	if cc.change != nil {
 		cc.change(&cfg)
@@ -224,17 +223,15 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	return c
 }
 
-func (c *client) newPC(target livekit.SignalTarget) *webrtc.PeerConnection {
+func (c *client) newPC(connection Connection) *webrtc.PeerConnection {
 	pc, err := c.api.NewPeerConnection(c.configuration)
 	require.NoError(c.t, err)
 	pc.OnICECandidate(func(ic *webrtc.ICECandidate) {
 		if ic == nil || c.reroute != nil {
 			return
 		}
-		body, _ := json.Marshal(ic.ToJSON())
-		c.inbox.post(func() {
-			c.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: string(body), Target: target})
-		}, 0)
+		told := Candidate{ICECandidateInit: ic.ToJSON(), Connection: connection}
+		c.inbox.post(func() { c.peer.HandleCandidate(told) }, 0)
 	})
 	pc.OnTrack(func(r *webrtc.TrackRemote, recv *webrtc.RTPReceiver) {
 		if c.onTrack != nil {
@@ -287,67 +284,114 @@ func (c *client) end() {
 	<-c.peer.done
 }
 
-// receive handles a message of the server as stock clients do.
-func (c *client) receive(r *livekit.SignalResponse) {
-	if c.slow != nil {
-		time.Sleep(c.slow())
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch m := r.Message.(type) {
-	case *livekit.SignalResponse_Offer:
-		c.offers = append(c.offers, m.Offer)
-		c.midToTrack = m.Offer.MidToTrackId
+// hearing is a client that handles what the server says as stock clients do, on its
+// own goroutine.
+type hearing struct{ c *client }
+
+var _ Signals = hearing{}
+
+func (h hearing) hear(f func(c *client)) {
+	h.c.inbox.post(func() {
+		if h.c.slow != nil {
+			time.Sleep(h.c.slow())
+		}
+		h.c.mu.Lock()
+		defer h.c.mu.Unlock()
+		f(h.c)
+	}, 0)
+}
+
+func (h hearing) Offer(d Description) {
+	h.hear(func(c *client) {
+		c.offers = append(c.offers, d)
+		c.midToTrack = d.Tracks
 		if !c.mute {
-			c.answerLocked(m.Offer)
+			c.answerLocked(d)
 		}
-	case *livekit.SignalResponse_Answer:
-		c.answers = append(c.answers, m.Answer)
-		if c.single {
-			c.midToTrack = m.Answer.MidToTrackId
-		}
-		if m.Answer.Id != c.offerID || c.pub.SignalingState() != webrtc.SignalingStateHaveLocalOffer {
-			return
-		}
-		text := m.Answer.Sdp
-		if c.reread != nil {
-			text = c.reread(text)
-		}
-		err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: c.rerouted(text)})
-		if err != nil {
-			c.t.Errorf("answer: %v", err)
-		}
-		for _, ic := range c.pendingPub {
-			_ = c.pub.AddICECandidate(ic)
-		}
-		c.pendingPub, c.offering = nil, false
-		if c.offerAgain {
-			c.offerLocked(false)
-		}
-	case *livekit.SignalResponse_Trickle:
-		c.trickleLocked(m.Trickle)
-	case *livekit.SignalResponse_MediaSectionsRequirement:
-		c.requirements = append(c.requirements, m.MediaSectionsRequirement)
-		for range m.MediaSectionsRequirement.NumAudios {
+	})
+}
+
+func (h hearing) Answer(d Description) {
+	h.hear(func(c *client) { c.takeAnswerLocked(d) })
+}
+
+func (h hearing) Candidate(candidate Candidate) {
+	h.hear(func(c *client) { c.trickleLocked(candidate) })
+}
+
+func (h hearing) WantSections(audios, videos int) {
+	h.hear(func(c *client) {
+		c.requirements = append(c.requirements, sectionCount{audios, videos})
+		for range audios {
 			c.addReceiverLocked(webrtc.RTPCodecTypeAudio)
 		}
-		for range m.MediaSectionsRequirement.NumVideos {
+		for range videos {
 			c.addReceiverLocked(webrtc.RTPCodecTypeVideo)
 		}
 		c.offerLocked(false)
-	case *livekit.SignalResponse_StreamStateUpdate:
-		c.states = append(c.states, m.StreamStateUpdate.StreamStates...)
-	case *livekit.SignalResponse_SubscribedQualityUpdate:
-		c.qualities = append(c.qualities, m.SubscribedQualityUpdate)
-	case *livekit.SignalResponse_SubscribedAudioCodecUpdate:
-		c.sounds = append(c.sounds, m.SubscribedAudioCodecUpdate)
-	case *livekit.SignalResponse_Leave:
-		c.leaves = append(c.leaves, m.Leave)
+	})
+}
+
+func (h hearing) WantQualities(_ string, kind livekit.TrackType, wanted []Wanted) {
+	h.hear(func(c *client) {
+		if kind == livekit.TrackType_VIDEO {
+			c.qualities = append(c.qualities, wanted)
+		} else {
+			c.sounds = append(c.sounds, wanted)
+		}
+	})
+}
+
+func (h hearing) StreamState(publisherSID, trackSID string, state livekit.StreamState) {
+	h.hear(func(c *client) {
+		c.states = append(c.states, &livekit.StreamStateInfo{ParticipantSid: publisherSID, TrackSid: trackSID, State: state})
+	})
+}
+
+func (h hearing) AskResume() { h.hear(func(c *client) { c.resumes++ }) }
+
+// unheard is a client that hears nothing but, if it is set, the server's candidates.
+type unheard struct{ candidate func(Candidate) }
+
+func (unheard) Offer(Description)                                 {}
+func (unheard) Answer(Description)                                {}
+func (unheard) WantSections(int, int)                             {}
+func (unheard) WantQualities(string, livekit.TrackType, []Wanted) {}
+func (unheard) StreamState(string, string, livekit.StreamState)   {}
+func (unheard) AskResume()                                        {}
+func (u unheard) Candidate(c Candidate) {
+	if u.candidate != nil {
+		u.candidate(c)
 	}
 }
 
-func (c *client) answerLocked(o *livekit.SessionDescription) {
-	if err := c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: c.rerouted(o.Sdp)}); err != nil {
+func (c *client) takeAnswerLocked(d Description) {
+	c.answers = append(c.answers, d)
+	if c.single {
+		c.midToTrack = d.Tracks
+	}
+	if d.ID != c.offerID || c.pub.SignalingState() != webrtc.SignalingStateHaveLocalOffer {
+		return
+	}
+	text := d.SDP
+	if c.reread != nil {
+		text = c.reread(text)
+	}
+	err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: c.rerouted(text)})
+	if err != nil {
+		c.t.Errorf("answer: %v", err)
+	}
+	for _, ic := range c.pendingPub {
+		_ = c.pub.AddICECandidate(ic)
+	}
+	c.pendingPub, c.offering = nil, false
+	if c.offerAgain {
+		c.offerLocked(false)
+	}
+}
+
+func (c *client) answerLocked(o Description) {
+	if err := c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: c.rerouted(o.SDP)}); err != nil {
 		c.t.Errorf("offer: %v", err)
 		return
 	}
@@ -363,26 +407,22 @@ func (c *client) answerLocked(o *livekit.SessionDescription) {
 	if err := c.sub.SetLocalDescription(answer); err != nil {
 		c.t.Errorf("set answer: %v", err)
 	}
-	d := &livekit.SessionDescription{Type: "answer", Sdp: c.hidden(answer.SDP), Id: o.Id}
+	d := Description{SDP: c.hidden(answer.SDP), ID: o.ID}
 	if c.repeats {
-		d.Id = 0
+		d.ID = 0
 		if c.repeated != nil {
-			c.peer.HandleAnswer(c.repeated)
+			c.peer.HandleAnswer(*c.repeated)
 		}
-		c.repeated = d
+		c.repeated = &d
 	}
 	c.peer.HandleAnswer(d)
 }
 
-func (c *client) trickleLocked(r *livekit.TrickleRequest) {
-	var ic webrtc.ICECandidateInit
-	if err := json.Unmarshal([]byte(r.CandidateInit), &ic); err != nil {
-		c.t.Errorf("candidate %q: %v", r.CandidateInit, err)
-		return
-	}
+func (c *client) trickleLocked(candidate Candidate) {
+	ic := candidate.ICECandidateInit
 	ic.Candidate = c.rerouted(ic.Candidate)
 	pc, pending := c.pub, &c.pendingPub
-	if r.Target == livekit.SignalTarget_SUBSCRIBER {
+	if candidate.Connection == Subscribing {
 		pc, pending = c.sub, &c.pendingSub
 	}
 	if pc.RemoteDescription() == nil {
@@ -448,7 +488,7 @@ func (c *client) offerLocked(restart bool) {
 		text = c.reword(text)
 	}
 	c.offerID++
-	c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: c.hidden(text), Id: c.offerID})
+	c.peer.HandleOffer(Description{SDP: c.hidden(text), ID: c.offerID})
 }
 
 // join connects as stock clients do: their own data channels, in single mode with

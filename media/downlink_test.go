@@ -257,7 +257,7 @@ func TestVideosArePausedWhereTheyDoNotFit(t *testing.T) {
 	way(700e3)
 	until("some are paused", func(s map[string]livekit.StreamState) bool { return pausedOf(s) >= 3 && pausedOf(s) < videos })
 	_, before := b.toldStates()
-	b.peer.Resume(nil)
+	b.peer.Resume()
 	require.Eventually(t, func() bool {
 		_, told := b.toldStates()
 		return told >= before+videos

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 )
@@ -63,17 +62,9 @@ func advertises(t *testing.T, e *Engine, want ...string) {
 // UDP and TCP, else with the one that it is there over.
 func candidatesOf(t *testing.T, e *Engine) []string {
 	t.Helper()
-	type told struct {
-		candidate string
-		final     bool
-	}
-	sent := make(chan told, 100)
+	sent := make(chan Candidate, 100)
 	p, err := e.NewPeer(PeerConfig{SID: "PA_a", SubscriberPrimary: true, Protocol: 17, Events: &events{ch: make(chan occurrence, 10)},
-		Send: func(r *livekit.SignalResponse) {
-			if tr := r.GetTrickle(); tr != nil {
-				sent <- told{tr.CandidateInit, tr.Final}
-			}
-		}})
+		Signals: unheard{func(c Candidate) { sent <- c }}})
 	require.NoError(t, err)
 	defer func() { p.Close(); <-p.done }()
 	p.Start()
@@ -81,10 +72,10 @@ func candidatesOf(t *testing.T, e *Engine) []string {
 	for {
 		select {
 		case c := <-sent:
-			f := strings.Fields(c.candidate)
+			f := strings.Fields(c.Candidate)
 			require.Greater(t, len(f), 5)
 			protocols[f[4]] = append(protocols[f[4]], f[2])
-			if c.final {
+			if c.Final {
 				var out []string
 				for addr, over := range protocols {
 					slices.Sort(over)

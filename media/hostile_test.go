@@ -64,7 +64,7 @@ func TestHugeDescriptions(t *testing.T) {
 			offerHead + "m=audio 9 UDP/TLS/RTP/SAVPF" + strings.Repeat(" 111", maxFormats+1) + "\r\na=mid:0\r\n",
 		} {
 			before := e.Stats().BadDescriptions
-			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
+			a.peer.HandleOffer(Description{SDP: text})
 			require.Eventually(t, func() bool { return e.Stats().BadDescriptions == before+1 }, patience, time.Millisecond)
 		}
 		s, err := parseOffer(one+many(maxAttributes/2, "a=ssrc:%d cname:x\r\n")+many(maxRIDs+1, "a=rid:%d send\r\n"), nil)
@@ -86,9 +86,7 @@ func TestTrickleFlood(t *testing.T) {
 	a.join()
 	flood := func(n int) {
 		for i := range n {
-			a.peer.HandleTrickle(&livekit.TrickleRequest{
-				CandidateInit: fmt.Sprintf(`{"candidate":"candidate:1 1 udp 1 192.0.2.1 %d typ host","sdpMid":"0","sdpMLineIndex":0}`, 1+i),
-			})
+			a.peer.HandleCandidate(host("192.0.2.1", uint16(1+i)))
 		}
 	}
 	flood(1000)
@@ -113,7 +111,7 @@ func TestDescriptionFlood(t *testing.T) {
 	a.join()
 	busy := make(chan struct{})
 	a.peer.post(func() { <-busy })
-	long := &livekit.SessionDescription{Type: "offer", Sdp: strings.Repeat("x", maxDescription)}
+	long := Description{SDP: strings.Repeat("x", maxDescription)}
 	for range 100 {
 		a.peer.HandleOffer(long)
 	}

@@ -48,7 +48,7 @@ func TestEngineCloseEndsPeers(t *testing.T) {
 	require.Equal(t, 2, e.Stats().Peers)
 	require.NoError(t, e.Close())
 	require.Zero(t, e.Stats().Peers)
-	_, err = e.NewPeer(PeerConfig{SID: "PA_c", Send: func(*livekit.SignalResponse) {}, Events: a.events})
+	_, err = e.NewPeer(PeerConfig{SID: "PA_c", Signals: unheard{}, Events: a.events})
 	require.ErrorIs(t, err, ErrClosed)
 	// A closed peer takes everything and does nothing.
 	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("late"))
@@ -76,7 +76,7 @@ func TestICERestart(t *testing.T) {
 			down = b.pub
 		}
 		before := ufrag(t, down.CurrentRemoteDescription())
-		b.peer.Resume(&livekit.SyncState{})
+		b.peer.Resume()
 		require.Eventually(t, func() bool { return ufrag(t, down.CurrentRemoteDescription()) != before }, patience, time.Millisecond)
 		buf := make([]byte, 1500)
 		for range 100 { // packets of more than a second of restarting
@@ -153,13 +153,13 @@ func TestResumeWithAnOfferUnanswered(t *testing.T) {
 	b.mu.Lock()
 	b.mute = false
 	b.mu.Unlock()
-	b.peer.Resume(nil)
+	b.peer.Resume()
 	b.receives("PA_a", "TR_1")
 	require.Eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.offers) == n+3 }, patience, time.Millisecond)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	require.Equal(t, b.offers[n].Id, b.offers[n+1].Id)
-	require.Equal(t, b.offers[n].Id+1, b.offers[n+2].Id)
+	require.Equal(t, b.offers[n].ID, b.offers[n+1].ID)
+	require.Equal(t, b.offers[n].ID+1, b.offers[n+2].ID)
 }
 
 // A client that does not number its answers answers the same offer twice: the
@@ -182,7 +182,7 @@ func TestAnAnswerTwice(t *testing.T) {
 	b.mute = false
 	before := ufrag(t, b.sub.LocalDescription())
 	b.mu.Unlock()
-	b.peer.Resume(nil)
+	b.peer.Resume()
 	b.receives("PA_a", "TR_1")
 	require.Eventually(t, func() bool {
 		b.mu.Lock()
@@ -244,8 +244,7 @@ func TestVanishedClient(t *testing.T) {
 		require.Equal(t, livekit.ConnectionQuality_LOST, rating)
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		require.NotEmpty(t, a.leaves)
-		require.Equal(t, livekit.LeaveRequest_RESUME, a.leaves[0].Action)
+		require.NotZero(t, a.resumes)
 	})
 }
 
@@ -308,20 +307,16 @@ func TestNetworkConfiguration(t *testing.T) {
 
 func TestAdvertisedAddress(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.NodeIPs = []string{"203.0.113.7"} })
-	sent := make(chan *livekit.TrickleRequest, 100)
+	sent := make(chan Candidate, 100)
 	p, err := e.NewPeer(PeerConfig{SID: "PA_a", SubscriberPrimary: true, Protocol: 17, Events: &events{ch: make(chan occurrence, 10)},
-		Send: func(r *livekit.SignalResponse) {
-			if tr := r.GetTrickle(); tr != nil {
-				sent <- tr
-			}
-		}})
+		Signals: unheard{func(c Candidate) { sent <- c }}})
 	require.NoError(t, err)
 	p.Start()
 	select {
 	case tr := <-sent:
-		require.Contains(t, tr.CandidateInit, "203.0.113.7")
+		require.Contains(t, tr.Candidate, "203.0.113.7")
 		require.True(t, tr.Final, "the last candidate says so")
-		require.Equal(t, livekit.SignalTarget_SUBSCRIBER, tr.Target)
+		require.Equal(t, Subscribing, tr.Connection)
 	case <-time.After(patience):
 		require.FailNow(t, "no candidate")
 	}
@@ -340,7 +335,7 @@ func TestGarbage(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
-		a.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: "unasked"})
+		a.peer.HandleAnswer(Description{SDP: "unasked"})
 		a.join()
 		for _, text := range []string{
 			"", "v=0", "garbage", strings.Repeat("x", maxDescription+1),
@@ -348,16 +343,19 @@ func TestGarbage(t *testing.T) {
 			"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-ufrag:a\r\na=ice-pwd:b\r\na=fingerprint:sha-256 AA\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n",
 			"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-ufrag:a\r\na=ice-pwd:b\r\na=fingerprint:sha-256 AA\r\nm=whatever 9 UDP 1\r\na=mid:0\r\n",
 		} {
-			a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
-			a.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: text})
+			a.peer.HandleOffer(Description{SDP: text})
+			a.peer.HandleAnswer(Description{SDP: text})
 		}
-		a.peer.HandleOffer(nil)
-		a.peer.HandleAnswer(nil)
-		for _, text := range []string{"", "x", "{}", `{"candidate":"candidate:1"}`, `{"candidate":"candidate:1 1 udp 1 nowhere.local 1 typ host"}`} {
-			a.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: text})
-			a.peer.HandleTrickle(&livekit.TrickleRequest{CandidateInit: text, Target: livekit.SignalTarget_SUBSCRIBER})
+		a.peer.HandleOffer(Description{})
+		a.peer.HandleAnswer(Description{})
+		for _, text := range []string{"", "x", "{}", "candidate:1", "candidate:1 1 udp 1 nowhere.local 1 typ host"} {
+			for _, on := range []Connection{Publishing, Subscribing, -1} {
+				c := Candidate{Connection: on}
+				c.Candidate = text
+				a.peer.HandleCandidate(c)
+			}
 		}
-		a.peer.HandleTrickle(nil)
+		a.peer.HandleCandidate(Candidate{})
 		a.peer.UpdateTrackSettings(nil)
 		a.peer.UpdateLocalAudioTrack(nil)
 		a.peer.UpdateLocalVideoTrack(nil)

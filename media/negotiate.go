@@ -10,12 +10,12 @@ import (
 
 // HandleOffer takes the client's offer: of its publishing connection, or of the
 // only one.
-func (p *Peer) HandleOffer(d *livekit.SessionDescription) {
+func (p *Peer) HandleOffer(d Description) {
 	p.postDescription("offer", d, p.answerOffer)
 }
 
 // HandleAnswer takes the client's answer to our offer (two peer connections).
-func (p *Peer) HandleAnswer(d *livekit.SessionDescription) {
+func (p *Peer) HandleAnswer(d Description) {
 	p.postDescription("answer", d, p.takeAnswer)
 }
 
@@ -25,8 +25,8 @@ const maxDescriptionsWaiting = 4 * maxDescription
 
 // postDescription queues f, which applies d, if d passes the screen. A client that
 // describes more than its loop gets done, or that does not pass, has to start again.
-func (p *Peer) postDescription(what string, d *livekit.SessionDescription, f func(*livekit.SessionDescription)) {
-	size := int64(len(d.GetSdp()))
+func (p *Peer) postDescription(what string, d Description, f func(Description)) {
+	size := int64(len(d.SDP))
 	if p.describing.Add(size) > maxDescriptionsWaiting {
 		p.describing.Add(-size)
 		p.post(func() { p.needsReconnect("too many session descriptions") })
@@ -49,17 +49,16 @@ func (p *Peer) postDescription(what string, d *livekit.SessionDescription, f fun
 	})
 }
 
-// HandleTrickle takes a candidate of the client.
-func (p *Peer) HandleTrickle(r *livekit.TrickleRequest) {
-	p.postFromClient(func() { p.trickle(r) })
+// HandleCandidate takes a candidate of the client.
+func (p *Peer) HandleCandidate(c Candidate) {
+	p.postFromClient(func() { p.trickle(c) })
 }
 
-// Resume follows a resumed WebSocket: what the client may have missed is sent
-// again, what is wanted of its tracks and which videos are paused too. With two peer
-// connections it gets an offer that restarts ICE; with one it restarts ICE itself, by
-// its own offer. The state that the client sends along tells the room of subscriptions;
-// transports need nothing of it, so nil will do.
-func (p *Peer) Resume(*livekit.SyncState) {
+// Resume follows the client's signalling being there again: what the client may have
+// missed is said again, also what is wanted of its tracks and which videos are paused.
+// With two peer connections it gets an offer that restarts ICE; with one it restarts ICE
+// itself, by its own offer.
+func (p *Peer) Resume() {
 	p.post(func() {
 		for _, pub := range p.pubs {
 			if pub.track != nil {
@@ -81,7 +80,7 @@ func (p *Peer) Resume(*livekit.SyncState) {
 			// Whether the offer or its answer was lost we cannot know; both are
 			// mended by the same offer again. The restart follows its answer.
 			p.sub.restartNext = true
-			p.sendOffer(p.sub.lastOffer)
+			p.sendOffer(*p.sub.lastOffer)
 			return
 		}
 		if p.sub.lastOffer != nil {
@@ -145,8 +144,8 @@ func (p *Peer) offer(t *transport) error {
 	t.retirementOffered()
 	t.offerID++
 	t.offered = true
-	t.lastOffer = &livekit.SessionDescription{Type: "offer", Sdp: text, Id: t.offerID, MidToTrackId: t.midToTrack()}
-	p.sendOffer(t.lastOffer)
+	t.lastOffer = &Description{SDP: text, ID: t.offerID, Tracks: t.midToTrack()}
+	p.sendOffer(*t.lastOffer)
 	return nil
 }
 
@@ -156,24 +155,24 @@ func (p *Peer) mayBePion() bool {
 	return sdk == livekit.ClientInfo_GO || sdk == livekit.ClientInfo_UNKNOWN
 }
 
-func (p *Peer) sendOffer(d *livekit.SessionDescription) {
+func (p *Peer) sendOffer(d Description) {
 	if p.connected { // a client that never connected has JoinTimeout
 		p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
 	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Offer{Offer: d}})
+	p.cfg.Signals.Offer(d)
 }
 
-func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
+func (p *Peer) takeAnswer(d Description) {
 	t := p.sub
 	if t == nil || !t.offered {
-		p.log.Debug("answer without an offer", "id", d.GetId())
+		p.log.Debug("answer without an offer", "id", d.ID)
 		return
 	}
-	if d.GetId() != 0 && d.GetId() != t.offerID {
-		p.log.Debug("answer to another offer", "id", d.GetId(), "want", t.offerID)
+	if d.ID != 0 && d.ID != t.offerID {
+		p.log.Debug("answer to another offer", "id", d.ID, "want", t.offerID)
 		return
 	}
-	sections, err := parseOffer(d.GetSdp(), t.mids)
+	sections, err := parseOffer(d.SDP, t.mids)
 	if err != nil {
 		p.refuse("answer", err)
 		return
@@ -181,7 +180,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	// Not all clients number their answers. One that answers an offer twice, since
 	// it was sent twice, must not have the second taken for the answer to the next,
 	// which restarts ICE: then it has new credentials.
-	if remote := t.pc.CurrentRemoteDescription(); t.restarting && remote != nil && iceUfrag(remote.SDP) == iceUfrag(d.GetSdp()) {
+	if remote := t.pc.CurrentRemoteDescription(); t.restarting && remote != nil && iceUfrag(remote.SDP) == iceUfrag(d.SDP) {
 		p.log.Debug("answer to an offer before the last")
 		return
 	}
@@ -189,7 +188,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 	p.answerTimer.Stop()
 	t.noteClientCodecs(sections)
 	p.failRejected(sections)
-	text, err := asInactive(d.GetSdp(), t.lastOffer.GetSdp(), sections)
+	text, err := asInactive(d.SDP, t.lastOffer.SDP, sections)
 	if err == nil {
 		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
 	}
@@ -198,7 +197,7 @@ func (p *Peer) takeAnswer(d *livekit.SessionDescription) {
 		return
 	}
 	t.retirementAgreed()
-	p.flushCandidates(t, d.GetSdp())
+	p.flushCandidates(t, d.SDP)
 }
 
 // failRejected fails the subscriptions whose sections the client rejects in its
@@ -226,9 +225,9 @@ func (p *Peer) refuse(what string, err error) {
 
 // answerOffer negotiates what the client offers. Sections that are of no use are
 // answered with port 0.
-func (p *Peer) answerOffer(d *livekit.SessionDescription) {
+func (p *Peer) answerOffer(d Description) {
 	t := p.pub
-	sections, err := parseOffer(d.GetSdp(), t.mids)
+	sections, err := parseOffer(d.SDP, t.mids)
 	if err != nil {
 		p.refuse("offer", err)
 		return
@@ -239,7 +238,7 @@ func (p *Peer) answerOffer(d *livekit.SessionDescription) {
 	}
 	_, nothing := anyRejected(sections)
 	if !nothing {
-		if err := p.applyOffer(t, d.GetSdp(), sections); err != nil {
+		if err := p.applyOffer(t, d.SDP, sections); err != nil {
 			p.refuse("offer", err)
 			return
 		}
@@ -260,10 +259,8 @@ func (p *Peer) answerOffer(d *livekit.SessionDescription) {
 		p.needsReconnect("the offer cannot be answered")
 		return
 	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Answer{Answer: &livekit.SessionDescription{
-		Type: "answer", Sdp: text, Id: d.GetId(), MidToTrackId: t.midToTrack(),
-	}}})
-	p.flushCandidates(t, d.GetSdp())
+	p.cfg.Signals.Answer(Description{SDP: text, ID: d.ID, Tracks: t.midToTrack()})
+	p.flushCandidates(t, d.SDP)
 	p.sectionsNegotiated()
 }
 
@@ -437,9 +434,5 @@ func (p *Peer) requestSections() {
 	p.single.asked = true
 	p.single.requested.audios += more.audios
 	p.single.requested.videos += more.videos
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_MediaSectionsRequirement{
-		MediaSectionsRequirement: &livekit.MediaSectionsRequirement{
-			NumAudios: uint32(more.audios), NumVideos: uint32(more.videos),
-		},
-	}})
+	p.cfg.Signals.WantSections(more.audios, more.videos)
 }

@@ -43,8 +43,8 @@ type PeerConfig struct {
 	// it may subscribe is its room's to know, which subscribes it.
 	CanPublish, CanPublishData, CanSubscribe bool
 
-	// Send posts a message to the client. It must not block.
-	Send func(*livekit.SignalResponse)
+	// Signals is the way to the client.
+	Signals Signals
 	// Events receives what happens.
 	Events rooms.PeerEvents
 	// Log carries the room and the participant.
@@ -129,7 +129,7 @@ func (p *Peer) open() (err error) {
 	if p.cfg.SinglePC {
 		r = roleSingle
 	}
-	if p.pub, err = p.newTransport(r, livekit.SignalTarget_PUBLISHER); err != nil {
+	if p.pub, err = p.newTransport(r, Publishing); err != nil {
 		return err
 	}
 	if p.cfg.SinglePC {
@@ -138,7 +138,7 @@ func (p *Peer) open() (err error) {
 		}
 		return nil
 	}
-	if p.sub, err = p.newTransport(roleSubscriber, livekit.SignalTarget_SUBSCRIBER); err != nil {
+	if p.sub, err = p.newTransport(roleSubscriber, Subscribing); err != nil {
 		return err
 	}
 	p.sub.offerID = uint32(rand.IntN(1 << 8)) // as LiveKit: from a small random number on
@@ -322,14 +322,10 @@ func (p *Peer) failed() bool {
 	return false
 }
 
-// lost gives the client a moment to resume, and asks it to if it still listens.
+// lost gives the client a moment to resume, and asks it to.
 func (p *Peer) lost() {
 	p.graceTimer.Reset(p.engine.cfg.ReconnectGrace)
-	if p.cfg.Protocol > 12 {
-		p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: &livekit.LeaveRequest{
-			Action: livekit.LeaveRequest_RESUME,
-		}}})
-	}
+	p.cfg.Signals.AskResume()
 }
 
 func (p *Peer) disconnect(reason livekit.DisconnectReason) {

@@ -271,30 +271,23 @@ func (p *Peer) endPublication(pub *publication) {
 }
 
 // qualitiesWanted tells the publisher of video which layers somebody watches.
-func (p *Peer) qualitiesWanted(sid string, codecs []*livekit.SubscribedCodec) {
-	u := &livekit.SubscribedQualityUpdate{TrackSid: sid, SubscribedCodecs: codecs}
-	if len(codecs) > 0 {
-		u.SubscribedQualities = codecs[0].Qualities // what older clients read
-	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedQualityUpdate{SubscribedQualityUpdate: u}})
+func (p *Peer) qualitiesWanted(sid string, wanted []Wanted) {
+	p.cfg.Signals.WantQualities(sid, livekit.TrackType_VIDEO, wanted)
 }
 
 // audioCodecsWanted tells the publisher of sound which of the codecs that it announced
 // somebody gets. Of its first alone it is told nothing: it sends that unasked.
-func (p *Peer) audioCodecsWanted(sid string, announced []forward.Codec, codecs []*livekit.SubscribedCodec) {
-	if len(codecs) < 2 {
+func (p *Peer) audioCodecsWanted(sid string, announced []forward.Codec, wanted []Wanted) {
+	if len(wanted) < 2 {
 		return
 	}
-	u := &livekit.SubscribedAudioCodecUpdate{TrackSid: sid}
-	for _, c := range codecs {
-		name := c.Codec
+	named := slices.Clone(wanted)
+	for i := range named {
 		for _, a := range announced {
-			if interchangeable(a.MimeType, fullMime(name, webrtc.RTPCodecTypeAudio)) { // RED, as it named it
-				_, name, _ = strings.Cut(strings.ToLower(a.MimeType), "/")
+			if interchangeable(a.MimeType, fullMime(named[i].Codec, webrtc.RTPCodecTypeAudio)) { // RED, as it named it
+				_, named[i].Codec, _ = strings.Cut(strings.ToLower(a.MimeType), "/")
 			}
 		}
-		enabled := slices.ContainsFunc(c.Qualities, (*livekit.SubscribedQuality).GetEnabled)
-		u.SubscribedAudioCodecs = append(u.SubscribedAudioCodecs, &livekit.SubscribedAudioCodec{Codec: name, Enabled: enabled})
 	}
-	p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedAudioCodecUpdate{SubscribedAudioCodecUpdate: u}})
+	p.cfg.Signals.WantQualities(sid, livekit.TrackType_AUDIO, named)
 }

@@ -125,7 +125,7 @@ func TestSimulcast(t *testing.T) {
 		require.Equal(t, "f", published.info.Layers[2].Rid)
 		require.Equal(t, livekit.VideoQuality_HIGH, published.info.Layers[2].Quality)
 		a.mu.Lock()
-		answer := a.answers[len(a.answers)-1].Sdp
+		answer := a.answers[len(a.answers)-1].SDP
 		a.mu.Unlock()
 		require.Contains(t, answer, "a=rid:q recv")
 		require.Contains(t, answer, "a=simulcast:recv q;h;f")
@@ -159,7 +159,14 @@ func TestSimulcast(t *testing.T) {
 		b.mu.Lock()
 		require.NotEmpty(t, b.states)
 		require.Equal(t, livekit.StreamState_ACTIVE, b.states[0].State)
+		b.states = nil // as if it had been told between two sockets
 		b.mu.Unlock()
+		b.peer.Resume()
+		require.Eventually(t, func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return len(b.states) == 1 && b.states[0].State == livekit.StreamState_ACTIVE
+		}, patience, time.Millisecond)
 	})
 }
 
@@ -320,7 +327,7 @@ func TestOpusIsShapedByTheAnnouncement(t *testing.T) {
 	require.Eventually(t, func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		sections = strings.Split(a.answers[len(a.answers)-1].Sdp, "m=audio")
+		sections = strings.Split(a.answers[len(a.answers)-1].SDP, "m=audio")
 		return len(sections) == 3
 	}, patience, time.Millisecond)
 	require.Contains(t, sections[1], "stereo=1;maxaveragebitrate=510000")

@@ -162,14 +162,14 @@ func TestOfferOfNothing(t *testing.T) {
 		a.join()
 		answers := a.answered()
 		const audio = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=rtpmap:111 opus/48000/2\r\n"
-		a.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: offerHead + "m=text 9 RTP 98\r\na=mid:0\r\n" + audio, Id: 99})
+		a.peer.HandleOffer(Description{SDP: offerHead + "m=text 9 RTP 98\r\na=mid:0\r\n" + audio, ID: 99})
 		require.Eventually(t, func() bool { return a.answered() == answers+1 }, patience, time.Millisecond)
 		a.mu.Lock()
 		answer := a.answers[answers]
 		a.mu.Unlock()
-		require.EqualValues(t, 99, answer.Id)
+		require.EqualValues(t, 99, answer.ID)
 		var d sdp.SessionDescription
-		require.NoError(t, d.UnmarshalString(answer.Sdp))
+		require.NoError(t, d.UnmarshalString(answer.SDP))
 		require.Len(t, d.MediaDescriptions, 2)
 		for _, m := range d.MediaDescriptions {
 			require.Zero(t, m.MediaName.Port.Value)

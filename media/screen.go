@@ -7,10 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
 	"github.com/pion/dtls/v3/pkg/crypto/fingerprint"
 	"github.com/pion/ice/v4"
-	"google.golang.org/protobuf/proto"
 )
 
 // errOwnTransport: a client gives one of the server's transports as its own. Were it
@@ -24,17 +22,17 @@ var errRestarts = errors.New("ICE restarts too often")
 // screen is what a client's description goes through before anything else. It
 // refuses a description of one of our own transports, and ICE restarts that come too
 // often, and returns the description without candidates that lead nowhere.
-func (p *Peer) screen(t *transport, d *livekit.SessionDescription) (*livekit.SessionDescription, error) {
-	if len(d.GetSdp()) > maxDescription {
+func (p *Peer) screen(t *transport, d Description) (Description, error) {
+	if len(d.SDP) > maxDescription {
 		return d, nil // refused for it where it is parsed
 	}
-	if err := p.engine.notOurs(d.GetSdp()); err != nil {
+	if err := p.engine.notOurs(d.SDP); err != nil {
 		p.engine.counters.ownTransports.Add(1)
-		return nil, err
+		return Description{}, err
 	}
-	if ufrag := iceUfrag(d.GetSdp()); t != nil && t.ufrag != "" && ufrag != "" && ufrag != t.ufrag && !t.restarts.take(time.Now()) {
+	if ufrag := iceUfrag(d.SDP); t != nil && t.ufrag != "" && ufrag != "" && ufrag != t.ufrag && !t.restarts.take(time.Now()) {
 		p.engine.counters.iceRestarts.Add(1)
-		return nil, errRestarts
+		return Description{}, errRestarts
 	}
 	return p.withoutUseless(d), nil
 }
@@ -141,29 +139,28 @@ func (p *Peer) accepts(candidate string) bool {
 }
 
 // withoutUseless takes the candidates out of a description that are not accepted.
-func (p *Peer) withoutUseless(d *livekit.SessionDescription) *livekit.SessionDescription {
+func (p *Peer) withoutUseless(d Description) Description {
 	const attribute = "a=candidate:"
-	if !strings.Contains(d.GetSdp(), attribute) {
+	if !strings.Contains(d.SDP, attribute) {
 		return d
 	}
-	for section := range strings.SplitSeq(d.GetSdp(), "\nm=") {
+	for section := range strings.SplitSeq(d.SDP, "\nm=") {
 		if strings.Count(section, attribute) > maxCandidates {
 			return d // which is refused where it is parsed
 		}
 	}
 	var kept strings.Builder
-	for line := range strings.Lines(d.GetSdp()) {
+	for line := range strings.Lines(d.SDP) {
 		if candidate, ok := strings.CutPrefix(line, attribute); ok && !p.accepts(candidate) {
 			continue
 		}
 		kept.WriteString(line)
 	}
-	if kept.Len() == len(d.GetSdp()) {
+	if kept.Len() == len(d.SDP) {
 		return d
 	}
-	clean := proto.CloneOf(d)
-	clean.Sdp = kept.String()
-	return clean
+	d.SDP = kept.String()
+	return d
 }
 
 // loopback reports whether a loopback address is bound.

@@ -41,15 +41,15 @@ func TestSectionsAreAskedFor(t *testing.T) {
 	}
 	require.Len(t, got, 6)
 	b.mu.Lock()
-	var audios, videos uint32
+	var audios, videos int
 	for _, r := range b.requirements {
-		audios, videos = audios+r.NumAudios, videos+r.NumVideos
+		audios, videos = audios+r.audios, videos+r.videos
 	}
 	b.mu.Unlock()
 	require.EqualValues(t, 2, audios)
 	require.EqualValues(t, 0, videos)
 	require.Empty(t, b.offers, "the server never offers")
-	require.EqualValues(t, b.answers[0].Id, 1)
+	require.EqualValues(t, b.answers[0].ID, 1)
 }
 
 // From protocol 18 on both sides know the data channels without asking.
@@ -167,7 +167,7 @@ func TestRED(t *testing.T) {
 	require.Eventually(t, func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return strings.Contains(a.answers[len(a.answers)-1].Sdp, "m=audio 9 UDP/TLS/RTP/SAVPF 63 111")
+		return strings.Contains(a.answers[len(a.answers)-1].SDP, "m=audio 9 UDP/TLS/RTP/SAVPF 63 111")
 	}, patience, time.Millisecond)
 	pumpPayload(t, local, []byte{111, 0xfc, 1, 2}) // one block, the primary
 

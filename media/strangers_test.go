@@ -40,9 +40,12 @@ func remoteOf(t *testing.T, pc *webrtc.PeerConnection) (host string, port uint16
 	return pair.Local.Address, pair.Local.Port
 }
 
-func trickleHost(c *client, target livekit.SignalTarget, host string, port uint16) {
-	c.peer.HandleTrickle(&livekit.TrickleRequest{Target: target, CandidateInit: fmt.Sprintf(
-		`{"candidate":"candidate:1 1 udp 2130706431 %s %d typ host","sdpMid":"0","sdpMLineIndex":0}`, host, port)})
+// host is a client's candidate of its publishing connection.
+func host(address string, port uint16) Candidate {
+	mid, line := "0", uint16(0)
+	return Candidate{ICECandidateInit: webrtc.ICECandidateInit{
+		Candidate: fmt.Sprintf("candidate:1 1 udp 2130706431 %s %d typ host", address, port), SDPMid: &mid, SDPMLineIndex: &line,
+	}}
 }
 
 // A client that gives the server's own transports as its own is sent away, and the
@@ -62,7 +65,7 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 	offerOf := func(c *client) string {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.offers[0].Sdp
+		return c.offers[0].SDP
 	}
 	line := func(text, name string) string {
 		_, after, ok := strings.Cut(text, name)
@@ -84,18 +87,18 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			before := e.Stats().OwnTransports
 			c := silent("PA_c")
-			c.peer.HandleOffer(&livekit.SessionDescription{Type: "offer", Sdp: text})
+			c.peer.HandleOffer(Description{SDP: text})
 			require.Contains(t, c.events.wait(t, "reconnect").label, "own transports")
 			require.Equal(t, before+1, e.Stats().OwnTransports)
 			d := silent("PA_d")
-			d.peer.HandleAnswer(&livekit.SessionDescription{Type: "answer", Sdp: text})
+			d.peer.HandleAnswer(Description{SDP: text})
 			require.Contains(t, d.events.wait(t, "reconnect").label, "own transports")
 		})
 	}
 	before := e.Stats().OwnTransports
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
 	a.join()
-	trickleHost(a, livekit.SignalTarget_PUBLISHER, "127.0.0.1", e.net.sockets[0].port)
+	a.peer.HandleCandidate(host("127.0.0.1", e.net.sockets[0].port))
 	require.Eventually(t, func() bool { return e.Stats().OwnTransports == before+1 }, patience, time.Millisecond)
 	w.isWell()
 }
@@ -116,8 +119,8 @@ func TestOthersAddressesAsCandidates(t *testing.T) {
 	attacker.join()
 	for range 4 {
 		for _, pc := range []*webrtc.PeerConnection{publisher.pub, publisher.sub, watcher.pub} {
-			host, port := remoteOf(t, pc)
-			trickleHost(attacker, livekit.SignalTarget_PUBLISHER, host, port)
+			address, port := remoteOf(t, pc)
+			attacker.peer.HandleCandidate(host(address, port))
 		}
 		w.lacksNothing(50)
 		n := attacker.answered()
@@ -138,8 +141,8 @@ func TestICERestartFlood(t *testing.T) {
 	text := a.pub.LocalDescription().SDP
 	earlier := "a=ice-ufrag:" + ufrag(t, a.pub.LocalDescription())
 	for i := range restartBurst + 2 {
-		a.peer.HandleOffer(&livekit.SessionDescription{
-			Type: "offer", Id: uint32(100 + i), Sdp: strings.ReplaceAll(text, earlier, fmt.Sprintf("a=ice-ufrag:restart%d", i)),
+		a.peer.HandleOffer(Description{
+			ID: uint32(100 + i), SDP: strings.ReplaceAll(text, earlier, fmt.Sprintf("a=ice-ufrag:restart%d", i)),
 		})
 	}
 	require.Contains(t, a.events.wait(t, "reconnect").label, "ICE restarts")

@@ -412,9 +412,5 @@ func (s *subscription) unbind() {
 
 // streamState tells the client that a video starts, is paused, or goes on.
 func (s *subscription) streamState(state livekit.StreamState) {
-	s.p.cfg.Send(&livekit.SignalResponse{Message: &livekit.SignalResponse_StreamStateUpdate{
-		StreamStateUpdate: &livekit.StreamStateUpdate{StreamStates: []*livekit.StreamStateInfo{{
-			ParticipantSid: s.ask.PublisherSID, TrackSid: s.sid, State: state,
-		}}},
-	}})
+	s.p.cfg.Signals.StreamState(s.ask.PublisherSID, s.sid, state)
 }

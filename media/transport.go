@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
@@ -25,7 +24,7 @@ const maxCandidates = 128
 // owned by its peer's loop, but for the ingress.
 type transport struct {
 	role    role
-	target  livekit.SignalTarget
+	side    Connection
 	api     *webrtc.API
 	pc      *webrtc.PeerConnection
 	sock    *socket
@@ -51,7 +50,7 @@ type transport struct {
 	// Our offers (role subscriber).
 	offered     bool // an offer waits for its answer
 	offerID     uint32
-	lastOffer   *livekit.SessionDescription
+	lastOffer   *Description
 	dirty       bool // another offer is wanted
 	restartNext bool // and it restarts ICE
 	restarting  bool // the last one did
@@ -74,14 +73,14 @@ const (
 )
 
 // newTransport makes a peer connection. What happens to it is posted to p's loop.
-func (p *Peer) newTransport(r role, target livekit.SignalTarget) (*transport, error) {
+func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	settings, sock, err := p.engine.settings(p.cfg.TCPOnly)
 	if err != nil {
 		return nil, err
 	}
 	t := &transport{
-		role: r, target: target, sock: sock, excess: &p.engine.counters.excessFeedback,
-		log: p.log.With("target", target.String()), state: webrtc.PeerConnectionStateNew,
+		role: r, side: side, sock: sock, excess: &p.engine.counters.excessFeedback,
+		log: p.log.With("target", side.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}

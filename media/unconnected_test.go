@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 )
@@ -39,7 +38,7 @@ func TestMediaThatDoesNotConnectIsWarnedOf(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, e.Close()) }()
 	told := &events{ch: make(chan occurrence, 16)}
-	p, err := e.NewPeer(PeerConfig{SID: "PA_1", Identity: "ann", SinglePC: true, Send: func(*livekit.SignalResponse) {}, Events: told})
+	p, err := e.NewPeer(PeerConfig{SID: "PA_1", Identity: "ann", SinglePC: true, Signals: unheard{}, Events: told})
 	require.NoError(t, err)
 	told.wait(t, "disconnected")
 	p.Close()

@@ -321,9 +321,9 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 		sid := pub.sid
 		made := &track{}
 		made.codecs.Store(&[]forward.Codec{fc})
-		wanted := func(q []*livekit.SubscribedCodec) { p.qualitiesWanted(sid, q) }
+		wanted := func(q []Wanted) { p.qualitiesWanted(sid, q) }
 		if kind == livekit.TrackType_AUDIO {
-			wanted = func(q []*livekit.SubscribedCodec) { p.audioCodecsWanted(sid, *made.codecs.Load(), q) }
+			wanted = func(q []Wanted) { p.audioCodecsWanted(sid, *made.codecs.Load(), q) }
 		}
 		made.Track = forward.NewTrack(forward.TrackConfig{
 			SID: sid, PublisherIdentity: p.cfg.Identity, Kind: kind, Codec: fc, Log: p.log,

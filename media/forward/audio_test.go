@@ -295,10 +295,10 @@ func TestDynacastOfSound(t *testing.T) {
 				start := time.Now()
 				track := NewTrack(TrackConfig{
 					Kind: livekit.TrackType_AUDIO, Codec: c.first, RegressBelow: c.regress,
-					OnQualities: func(codecs []*livekit.SubscribedCodec) {
+					OnQualities: func(codecs []Wanted) {
 						line := fmt.Sprintf("%v", time.Since(start).Truncate(time.Second))
 						for _, c := range codecs {
-							line += fmt.Sprintf(" %s %t", c.Codec, c.Qualities[2].Enabled)
+							line += fmt.Sprintf(" %s %t", c.Codec, c.Has(livekit.VideoQuality_HIGH))
 						}
 						log = append(log, line)
 					},

@@ -137,7 +137,7 @@ type TrackConfig struct {
 	// once, lowered after 5 s; that nobody wants any, after 10 s. Sound has one
 	// quality, HIGH, of each codec, RED counts as Opus, and Codec is wanted always,
 	// to judge which participants speak, unless the track has regressed. May be nil.
-	OnQualities func([]*livekit.SubscribedCodec)
+	OnQualities func([]Wanted)
 	// RegressBelow: when the track begins to be sent in a second codec, subscribers
 	// that can get either get that one, so that the first need not be sent; but not
 	// if the track has this many forwarders or more.

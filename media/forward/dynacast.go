@@ -16,11 +16,20 @@ const (
 	nobodyAfter = 10 * time.Second // before anybody has subscribed
 )
 
+// Wanted is which qualities of a codec anybody wants: all up to the highest.
+type Wanted struct {
+	Codec   string               // in lower case, without its kind: "vp8"
+	Highest livekit.VideoQuality // OFF: none
+}
+
+// Has tells that the quality q is wanted.
+func (w Wanted) Has(q livekit.VideoQuality) bool { return rank(q) <= rank(w.Highest) }
+
 // dynacast tells the publisher which qualities anybody wants, so that it need
 // not send the others.
 type dynacast struct {
 	main string // the name of the codec that is told first
-	tell func([]*livekit.SubscribedCodec)
+	tell func([]Wanted)
 
 	// telling is held while tell is called, so that calls come in order.
 	telling sync.Mutex
@@ -32,11 +41,11 @@ type dynacast struct {
 	served bool                            // somebody has wanted something
 }
 
-func (d *dynacast) init(main Codec, tell func([]*livekit.SubscribedCodec)) {
+func (d *dynacast) init(main Codec, tell func([]Wanted)) {
 	d.main, d.tell = codecName(main), tell
 }
 
-// codecName is how a SubscribedCodec names a codec: "vp8". RED is named as what it
+// codecName is how a [Wanted] names a codec: "vp8". RED is named as what it
 // carries.
 func codecName(c Codec) string {
 	if c.family() == redundant {
@@ -166,15 +175,9 @@ func (d *dynacast) send() {
 	d.mu.Lock()
 	told := d.told
 	d.mu.Unlock()
-	var codecs []*livekit.SubscribedCodec
+	var wanted []Wanted
 	for _, name := range slices.SortedFunc(maps.Keys(told), d.order) {
-		c := &livekit.SubscribedCodec{Codec: name}
-		for q := livekit.VideoQuality_LOW; q <= livekit.VideoQuality_HIGH; q++ {
-			c.Qualities = append(c.Qualities, &livekit.SubscribedQuality{
-				Quality: q, Enabled: rank(q) <= rank(told[name]),
-			})
-		}
-		codecs = append(codecs, c)
+		wanted = append(wanted, Wanted{Codec: name, Highest: told[name]})
 	}
-	d.tell(codecs)
+	d.tell(wanted)
 }

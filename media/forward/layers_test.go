@@ -656,9 +656,9 @@ func TestRegression(t *testing.T) {
 				told := map[string]bool{}
 				track := NewTrack(TrackConfig{
 					Kind: livekit.TrackType_VIDEO, Codec: av1Config(), RegressBelow: c.below,
-					OnQualities: func(codecs []*livekit.SubscribedCodec) {
+					OnQualities: func(codecs []Wanted) {
 						for _, codec := range codecs {
-							told[codec.Codec] = codec.Qualities[0].Enabled
+							told[codec.Codec] = codec.Has(livekit.VideoQuality_LOW)
 						}
 					},
 				})

@@ -134,17 +134,10 @@ func TestDynacast(t *testing.T) {
 		start := time.Now()
 		track := NewTrack(TrackConfig{
 			Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
-			OnQualities: func(codecs []*livekit.SubscribedCodec) {
+			OnQualities: func(codecs []Wanted) {
 				require.Len(t, codecs, 1)
 				require.Equal(t, "vp8", codecs[0].Codec)
-				require.Len(t, codecs[0].Qualities, 3)
-				high := livekit.VideoQuality_OFF
-				for _, q := range codecs[0].Qualities {
-					if q.Enabled {
-						high = q.Quality
-					}
-				}
-				log = append(log, told{time.Since(start).Truncate(100 * time.Millisecond), high})
+				log = append(log, told{time.Since(start).Truncate(100 * time.Millisecond), codecs[0].Highest})
 			},
 		})
 		defer track.Close()
@@ -178,10 +171,10 @@ func TestDynacastOfBackupCodec(t *testing.T) {
 		start := time.Now()
 		track := NewTrack(TrackConfig{
 			Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
-			OnQualities: func(codecs []*livekit.SubscribedCodec) {
+			OnQualities: func(codecs []Wanted) {
 				line := fmt.Sprintf("%v", time.Since(start).Truncate(time.Second))
 				for _, c := range codecs {
-					line += fmt.Sprintf(" %s %t", c.Codec, c.Qualities[0].Enabled)
+					line += fmt.Sprintf(" %s %t", c.Codec, c.Has(livekit.VideoQuality_LOW))
 				}
 				log = append(log, line)
 			},

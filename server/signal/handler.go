@@ -461,7 +461,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 		return
 	}
 	h.metrics.joins.WithLabelValues("resumed").Inc()
-	s.peer.Resume(nil)
+	s.peer.Resume()
 	s.run()
 }
 

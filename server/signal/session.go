@@ -71,7 +71,7 @@ func (s *session) makePeer(snap rooms.Snapshot) error {
 		CanPublish:        perm.GetCanPublish(),
 		CanPublishData:    perm.GetCanPublishData(),
 		CanSubscribe:      perm.GetCanSubscribe(),
-		Send:              func(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMessage(resp)) },
+		Signals:           speaker{s.outlet, s.opts.protocol},
 		Events:            measured{s.p, s.h.decoder},
 		Log:               s.h.log.With("room", snap.Room.Name, "participant", s.p.Identity()),
 	})
@@ -127,7 +127,7 @@ func (s *session) start() {
 	}
 	s.begin = sync.OnceFunc(func() {
 		s.p.Sync()
-		s.peer.HandleOffer(s.opts.offer)
+		s.peer.HandleOffer(heard(s.opts.offer))
 		s.peer.Start()
 	})
 	s.late = time.AfterFunc(answerDelay, s.begin)
@@ -232,11 +232,11 @@ func (s *session) handle(req *livekit.SignalRequest) {
 	switch m := req.Message.(type) {
 	case *livekit.SignalRequest_Offer:
 		s.p.Sync() // so that the tracks announced before it are known to the peer
-		s.peer.HandleOffer(m.Offer)
+		s.peer.HandleOffer(heard(m.Offer))
 	case *livekit.SignalRequest_Answer:
-		s.peer.HandleAnswer(m.Answer)
+		s.peer.HandleAnswer(heard(m.Answer))
 	case *livekit.SignalRequest_Trickle:
-		s.peer.HandleTrickle(m.Trickle)
+		s.peer.HandleCandidate(heardCandidate(m.Trickle))
 	case *livekit.SignalRequest_AddTrack:
 		s.p.AddTrack(m.AddTrack)
 	case *livekit.SignalRequest_Mute:
