@@ -214,7 +214,7 @@ func (h *churnHouse) publish(g *churnGuest) {
 		req.Type = livekit.TrackType_VIDEO
 	}
 	req.SimulcastCodecs = []*livekit.SimulcastCodec{{Codec: codec.MimeType, Cid: req.Cid}}
-	g.peer.AddTrack(req, &livekit.TrackInfo{Sid: tr.sid, Type: req.Type})
+	g.announce(req, &livekit.TrackInfo{Sid: tr.sid, Type: req.Type})
 	g.offer(false)
 	h.tracks[tr.sid] = tr
 	go tr.pump(local, payload) // ends by stopPump

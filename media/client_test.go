@@ -15,6 +15,7 @@ import (
 	"github.com/pion/interceptor"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 )
@@ -53,10 +54,30 @@ type occurrence struct {
 	why   livekit.DisconnectReason
 }
 
-// events keeps what a peer tells its room, in order.
+// events keeps what a peer tells its room, in order. Of tracks it does what a room does:
+// it knows what was announced, puts the peer's facts into that, and tells the peer.
 type events struct {
 	ch   chan occurrence
 	kept []occurrence // of the test's goroutine
+	told *Peer        // of what a room would tell it; set before anything is announced
+
+	mu    sync.Mutex // guards the following
+	infos map[string]*livekit.TrackInfo
+}
+
+// change changes what is known of a track, and returns what it is then.
+func (e *events) change(sid string, f func(*livekit.TrackInfo) *livekit.TrackInfo) *livekit.TrackInfo {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	info := e.infos[sid]
+	if info == nil {
+		info = &livekit.TrackInfo{Sid: sid}
+	}
+	if e.infos == nil {
+		e.infos = map[string]*livekit.TrackInfo{}
+	}
+	e.infos[sid] = f(info)
+	return e.infos[sid]
 }
 
 func (e *events) put(o occurrence) { e.ch <- o }
@@ -66,8 +87,10 @@ func (e *events) Disconnected(r livekit.DisconnectReason) {
 	e.put(occurrence{what: "disconnected", why: r})
 }
 func (e *events) NeedsReconnect(why string) { e.put(occurrence{what: "reconnect", label: why}) }
-func (e *events) TrackPublished(t rooms.MediaTrack, info *livekit.TrackInfo) {
-	e.put(occurrence{what: "published", sid: t.SID(), track: t, info: info})
+func (e *events) TrackPublished(t rooms.MediaTrack, facts rooms.TrackFacts) {
+	info := e.change(t.SID(), facts.Complete)
+	e.told.UpdateTrack(info)
+	e.put(occurrence{what: "published", sid: t.SID(), track: t, info: proto.CloneOf(info)})
 }
 func (e *events) TrackUnpublished(sid string) { e.put(occurrence{what: "unpublished", sid: sid}) }
 func (e *events) Subscribed(sid string)       { e.put(occurrence{what: "subscribed", sid: sid}) }
@@ -79,6 +102,38 @@ func (e *events) Data(kind livekit.DataPacket_Kind, p []byte) {
 }
 func (e *events) Message(p []byte)   { e.put(occurrence{what: "message", data: p}) }
 func (e *events) DataTrack(p []byte) { e.put(occurrence{what: "data track", data: p}) }
+
+// announce has the peer know of a track as its room would, or of a further codec of it.
+func (c *client) announce(req *livekit.AddTrackRequest, info *livekit.TrackInfo) {
+	if req.Stereo {
+		info.AudioFeatures = append(info.AudioFeatures, livekit.AudioTrackFeature_TF_STEREO)
+	}
+	if req.DisableDtx {
+		info.AudioFeatures = append(info.AudioFeatures, livekit.AudioTrackFeature_TF_NO_DTX)
+	}
+	if len(info.Codecs) == 0 {
+		info.Codecs = []*livekit.SimulcastCodecInfo{{Cid: req.Cid, Layers: info.Layers}}
+	}
+	a := rooms.Announcement{CID: req.Cid, DisableRED: req.DisableRed, Backup: req.BackupCodecPolicy}
+	for _, codec := range req.SimulcastCodecs {
+		a.Codecs = append(a.Codecs, rooms.AnnouncedCodec{Codec: codec.Codec, CID: codec.Cid})
+	}
+	c.peer.AddTrack(a, c.events.change(info.Sid, func(known *livekit.TrackInfo) *livekit.TrackInfo {
+		if req.Sid != "" {
+			return known
+		}
+		return info
+	}))
+}
+
+// setMuted has a track muted or not, as its room would.
+func (c *client) setMuted(sid string, muted bool) {
+	c.peer.UpdateTrack(c.events.change(sid, func(info *livekit.TrackInfo) *livekit.TrackInfo {
+		info = proto.CloneOf(info)
+		info.Muted = muted
+		return info
+	}))
+}
 
 // wait returns the next occurrence of that kind; others are kept for later.
 func (e *events) wait(t *testing.T, what string) occurrence {
@@ -218,6 +273,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	var err error
 	c.peer, err = e.NewPeer(cfg)
 	require.NoError(t, err)
+	c.events.told = c.peer
 	go c.loop() // ends by close
 	t.Cleanup(c.close)
 	return c

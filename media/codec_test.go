@@ -135,7 +135,7 @@ func TestVP9SpatialLayers(t *testing.T) {
 		return before == nil || read(p).Spatial == (read(before).Spatial+1)%3
 	})
 	set := func(q livekit.VideoQuality) {
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_v"}, Quality: q})
+		b.peer.SetTrackSettings([]string{"TR_v"}, rooms.TrackSettings{Quality: q})
 	}
 	for q, top := range map[livekit.VideoQuality]uint8{livekit.VideoQuality_LOW: 0, livekit.VideoQuality_MEDIUM: 1} {
 		set(q)
@@ -197,7 +197,7 @@ func TestAV1SpatialLayers(t *testing.T) {
 	b.subscribe("PA_a", a.published("TR_v"))
 	r := b.track()
 	for q, top := range map[livekit.VideoQuality]byte{livekit.VideoQuality_HIGH: 1, livekit.VideoQuality_LOW: 0} {
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_v"}, Quality: q})
+		b.peer.SetTrackSettings([]string{"TR_v"}, rooms.TrackSettings{Quality: q})
 		until(t, r, 20, func(p, before *rtp.Packet) bool {
 			spatial := p.Payload[2]
 			return before != nil && spatial <= top && p.Marker == (spatial == top) &&

@@ -83,8 +83,6 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
 		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
 	})
-	pub.complete(s, fc)
-	pub.track.SetInfo(pub.info)
 	p.quality.add(u.layer)
 	u.pt, u.redPT, u.reopening = pt, 0, false
 	if strings.EqualFold(fc.MimeType, mimeOpus) {
@@ -152,7 +150,6 @@ func (p *Peer) repairStream(ssrc uint32, mid, rid string) {
 			u.repair = ssrc
 			if u.layer != nil {
 				u.attachRepair()
-				s.pub.complete(s, s.codec)
 				p.tellSoon(s.pub)
 			}
 		}

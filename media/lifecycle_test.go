@@ -14,6 +14,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // TestMain fails when goroutines outlive the tests: every engine was closed.
@@ -356,12 +358,11 @@ func TestGarbage(t *testing.T) {
 			}
 		}
 		a.peer.HandleCandidate(Candidate{})
-		a.peer.UpdateTrackSettings(nil)
-		a.peer.UpdateLocalAudioTrack(nil)
-		a.peer.UpdateLocalVideoTrack(nil)
+		a.peer.SetTrackSettings([]string{"unknown"}, rooms.TrackSettings{})
 		a.peer.Unsubscribe("unknown")
 		a.peer.RemoveTrack("unknown")
-		a.peer.SetTrackMuted("unknown", true)
+		a.peer.UpdateTrack(&livekit.TrackInfo{Sid: "unknown", Muted: true})
+		a.peer.UpdateTrack(nil)
 		// All of it is in the past, and the client is well.
 		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 		require.Equal(t, "well", string(a.message().data))
@@ -392,8 +393,8 @@ func TestConcurrentUse(t *testing.T) {
 				b.peer.SendDataTrack([]byte("x"))
 				b.peer.Quality()
 				b.peer.SetPublisherAllowed(i%2 == 0, true)
-				b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}, Disabled: i%2 == 0})
-				a.peer.SetTrackMuted("TR_1", i%2 == 0)
+				b.peer.SetTrackSettings([]string{"TR_1"}, rooms.TrackSettings{Disabled: i%2 == 0})
+				a.setMuted("TR_1", i%2 == 0)
 				b.peer.Unsubscribe("TR_1")
 				b.peer.LastMessageSeq()
 				e.Stats()
@@ -401,9 +402,9 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	a.peer.SetTrackMuted("TR_1", false)
+	a.setMuted("TR_1", false)
 	b.subscribe("PA_a", p)
-	b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_1"}})
+	b.peer.SetTrackSettings([]string{"TR_1"}, rooms.TrackSettings{})
 	for {
 		r := b.track() // tracks of subscriptions that came and went
 		if r.SetReadDeadline(time.Now().Add(time.Second)) == nil {

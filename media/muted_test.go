@@ -40,7 +40,7 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 				pump(t, local)
 			}
 			p := a.published(sid)
-			a.peer.SetTrackMuted(sid, true)
+			a.setMuted(sid, true)
 			b.subscribe("PA_a", p)
 			r := b.track()
 			require.Equal(t, sid, b.trackAt(r.mid))
@@ -57,7 +57,7 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 			} else {
 				require.Equal(t, c.body, first.Payload[:len(c.body)])
 			}
-			a.peer.SetTrackMuted(sid, false)
+			a.setMuted(sid, false)
 			next, last := read(), first
 			for ; len(next.Payload) == len(first.Payload); next = read() { // made ones that were on their way
 				require.Equal(t, last.SequenceNumber+1, next.SequenceNumber)
@@ -84,7 +84,7 @@ func TestMadeFramesOfEncryptedTracksAreMarked(t *testing.T) {
 		pump(t, a.publish(sid, opus, nil))
 		p := a.published(sid)
 		p.info.Encryption = encryption // as the room has it
-		a.peer.SetTrackMuted(sid, true)
+		a.setMuted(sid, true)
 		b.peer.Subscribe(rooms.Subscription{Track: p.track, Info: p.info, PublisherSID: "PA_a", PublisherIdentity: "id-PA_a", Trailer: trailer})
 		packet, _, err := b.track().ReadRTP()
 		require.NoError(t, err)

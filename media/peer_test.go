@@ -92,7 +92,7 @@ func (c *client) publishLocal(sid string, local webrtc.TrackLocal, codec webrtc.
 	if change != nil {
 		change(req)
 	}
-	c.peer.AddTrack(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: req.Layers, Muted: req.Muted, Width: req.Width, Height: req.Height})
+	c.announce(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: req.Layers, Muted: req.Muted, Width: req.Width, Height: req.Height})
 	c.offer(false)
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms"
+
 	"parlor/media/forward"
 )
 
@@ -78,13 +80,13 @@ func TestStatsTellTheTruth(t *testing.T) {
 				audio.Shortfall == "" && audio.Bitrate > 0 &&
 				down.Connected && down.Sent > 0 && down.Acknowledged > 0 && down.RTT > 0
 		})
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Disabled: true})
+		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Disabled: true})
 		b.untilShort("TR_s", forward.NotAskedFor)
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Quality: livekit.VideoQuality_HIGH})
+		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: livekit.VideoQuality_HIGH})
 		b.untilShort("TR_s", "")
-		a.peer.SetTrackMuted("TR_s", true)
+		a.setMuted("TR_s", true)
 		b.untilShort("TR_s", forward.Muted)
-		a.peer.SetTrackMuted("TR_s", false)
+		a.setMuted("TR_s", false)
 		b.untilShort("TR_s", "")
 		b.peer.LimitDownlink(700_000)
 		b.untilShort("TR_s", forward.Bandwidth)

@@ -8,16 +8,15 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
-	"google.golang.org/protobuf/proto"
 
 	"parlor/media/forward"
+	"parlor/rooms"
 )
 
-// Bounds of what a client may have announced at a time, and of one track's features.
+// Bounds of what a client may have announced at a time.
 // Its room refuses less.
 const (
 	maxPublications = 300
-	maxFeatures     = 16
 	maxAsks         = 8 // of a track
 )
 
@@ -33,41 +32,38 @@ type track struct {
 type publication struct {
 	sid     string
 	kind    webrtc.RTPCodecType
-	asks    []*livekit.AddTrackRequest // the first announces the track, others more codecs
-	info    *livekit.TrackInfo         // private
-	track   *track                     // nil until its codec is known
-	muted   bool
-	told    bool         // TrackPublished was called
-	main    *upSection   // where the first codec is sent; nil until offered
-	backups []*upSection // where other codecs are sent
+	asks    []rooms.Announcement // the first announces the track, others more codecs
+	info    *livekit.TrackInfo   // as the room has it; never changed here
+	track   *track               // nil until its codec is known
+	told    bool                 // TrackPublished was called
+	main    *upSection           // where the first codec is sent; nil until offered
+	backups []*upSection         // where other codecs are sent
 }
 
 // AddTrack implements rooms.Peer.
-func (p *Peer) AddTrack(req *livekit.AddTrackRequest, t *livekit.TrackInfo) {
-	p.post(func() { p.addTrack(req, t) })
+func (p *Peer) AddTrack(a rooms.Announcement, t *livekit.TrackInfo) {
+	p.post(func() { p.addTrack(a, t) })
 }
 
-func (p *Peer) addTrack(req *livekit.AddTrackRequest, info *livekit.TrackInfo) {
+func (p *Peer) addTrack(a rooms.Announcement, info *livekit.TrackInfo) {
 	pub := p.pubs[info.GetSid()]
 	if pub == nil {
 		if len(p.pubs) >= maxPublications {
 			p.log.Warn("too many tracks announced", "track", info.GetSid(), "limit", maxPublications)
 			return
 		}
-		pub = &publication{
-			sid: info.GetSid(), kind: webrtc.RTPCodecTypeAudio, muted: info.GetMuted(),
-			info: proto.CloneOf(info),
-		}
+		pub = &publication{sid: info.GetSid(), kind: webrtc.RTPCodecTypeAudio}
 		if info.GetType() == livekit.TrackType_VIDEO {
 			pub.kind = webrtc.RTPCodecTypeVideo
 		}
 		p.pubs[pub.sid] = pub
 	}
+	pub.update(info)
 	if len(pub.asks) >= maxAsks {
 		p.log.Warn("a track is announced again and again", "track", pub.sid, "limit", maxAsks)
 		return
 	}
-	pub.asks = append(pub.asks, req)
+	pub.asks = append(pub.asks, a)
 	pub.listCodecs()
 	// Media may have been offered before it was announced.
 	for _, mid := range p.sectionOrder() {
@@ -93,60 +89,21 @@ func (p *Peer) RemoveTrack(sid string) {
 	})
 }
 
-// SetTrackMuted implements rooms.Peer.
-func (p *Peer) SetTrackMuted(sid string, muted bool) {
-	p.post(func() {
-		if pub := p.pubs[sid]; pub != nil {
-			pub.muted = muted
-			if pub.track != nil {
-				pub.track.SetMuted(muted)
-			}
-		}
-	})
-}
-
-// UpdateLocalAudioTrack takes what the client changed of a microphone's features.
-func (p *Peer) UpdateLocalAudioTrack(u *livekit.UpdateLocalAudioTrack) {
+// UpdateTrack implements rooms.Peer. Most changes of a track are its client's wish.
+func (p *Peer) UpdateTrack(t *livekit.TrackInfo) {
 	p.postFromClient(func() {
-		if pub := p.pubs[u.GetTrackSid()]; pub != nil && len(u.GetFeatures()) <= maxFeatures {
-			pub.info.AudioFeatures = u.GetFeatures()
+		if pub := p.pubs[t.GetSid()]; pub != nil {
+			pub.update(t)
 		}
 	})
 }
 
-// UpdateLocalVideoTrack takes the new size of a camera's or screen's picture.
-func (p *Peer) UpdateLocalVideoTrack(u *livekit.UpdateLocalVideoTrack) {
-	p.postFromClient(func() {
-		pub := p.pubs[u.GetTrackSid()]
-		if pub == nil {
-			return
-		}
-		scaleLayers(pub.info, u.GetWidth(), u.GetHeight())
-		if pub.track != nil {
-			pub.track.SetInfo(pub.info)
-		}
-	})
-}
-
-// scaleLayers sets a track's size and its layers' in proportion.
-func scaleLayers(info *livekit.TrackInfo, width, height uint32) {
-	if width == 0 || height == 0 {
-		return
-	}
-	oldWidth, oldHeight := info.Width, info.Height
-	info.Width, info.Height = width, height
-	if oldWidth == 0 || oldHeight == 0 {
-		return
-	}
-	lists := [][]*livekit.VideoLayer{info.Layers}
-	for _, c := range info.Codecs {
-		lists = append(lists, c.Layers)
-	}
-	for _, layers := range lists {
-		for _, l := range layers {
-			l.Width = uint32(uint64(l.Width) * uint64(width) / uint64(oldWidth))
-			l.Height = uint32(uint64(l.Height) * uint64(height) / uint64(oldHeight))
-		}
+// update follows the track's being what info says.
+func (pub *publication) update(info *livekit.TrackInfo) {
+	pub.info = info
+	if pub.track != nil {
+		pub.track.SetMuted(info.GetMuted())
+		pub.track.SetInfo(info)
 	}
 }
 
@@ -164,11 +121,11 @@ func (pub *publication) has(cid string) bool {
 		return false
 	}
 	for _, ask := range pub.asks {
-		if ask.GetCid() == cid {
+		if ask.CID == cid {
 			return true
 		}
-		for _, c := range ask.GetSimulcastCodecs() {
-			if c.GetCid() == cid {
+		for _, c := range ask.Codecs {
+			if c.CID == cid {
 				return true
 			}
 		}
@@ -181,9 +138,9 @@ func (pub *publication) has(cid string) bool {
 func (pub *publication) wants(cid string) string {
 	named := ""
 	for _, ask := range pub.asks {
-		for _, c := range ask.GetSimulcastCodecs() {
-			mime := fullMime(c.GetCodec(), pub.kind)
-			if c.GetCid() == cid && cid != "" {
+		for _, c := range ask.Codecs {
+			mime := fullMime(c.Codec, pub.kind)
+			if c.CID == cid && cid != "" {
 				return mime
 			}
 			if named == "" {
@@ -192,7 +149,7 @@ func (pub *publication) wants(cid string) string {
 		}
 	}
 	if pub.kind == webrtc.RTPCodecTypeAudio {
-		if pub.asks[0].GetDisableRed() || (named != "" && !strings.EqualFold(named, mimeRED)) {
+		if pub.asks[0].DisableRED || (named != "" && !strings.EqualFold(named, mimeRED)) {
 			if named == "" || strings.EqualFold(named, mimeRED) {
 				return mimeOpus
 			}
@@ -208,8 +165,8 @@ func (pub *publication) wants(cid string) string {
 // send is assumed.
 func (pub *publication) announcedCodecs() (list []forward.Codec) {
 	for i, ask := range pub.asks {
-		for j, c := range ask.GetSimulcastCodecs() {
-			mime := canonicalMime(fullMime(c.GetCodec(), pub.kind))
+		for j, c := range ask.Codecs {
+			mime := canonicalMime(fullMime(c.Codec, pub.kind))
 			if i == 0 && j == 0 || mime == "" || !isPrimary(mime) {
 				continue
 			}
@@ -232,7 +189,7 @@ const fewSubscribers = 4
 // regressBelow is forward.TrackConfig's, as the client's policy has it. By default the
 // codecs of sound are sent side by side, since sound costs little.
 func (pub *publication) regressBelow() int {
-	switch policy := pub.asks[0].GetBackupCodecPolicy(); {
+	switch policy := pub.asks[0].Backup; {
 	case policy == livekit.BackupCodecPolicy_REGRESSION:
 		return math.MaxInt
 	case policy == livekit.BackupCodecPolicy_SIMULCAST || pub.kind == webrtc.RTPCodecTypeAudio:
@@ -251,11 +208,12 @@ func fullMime(codec string, kind webrtc.RTPCodecType) string {
 }
 
 func (pub *publication) audioShape() audioShape {
-	ask := pub.asks[0]
 	features := pub.info.GetAudioFeatures()
-	noDTX := ask.GetDisableDtx() || slices.Contains(features, livekit.AudioTrackFeature_TF_NO_DTX) // older clients
-	stereo := ask.GetStereo() || slices.Contains(features, livekit.AudioTrackFeature_TF_STEREO)    // older clients
-	return audioShape{dtx: !noDTX, stereo: stereo, nack: true}
+	return audioShape{
+		dtx:    !slices.Contains(features, livekit.AudioTrackFeature_TF_NO_DTX),
+		stereo: slices.Contains(features, livekit.AudioTrackFeature_TF_STEREO),
+		nack:   true,
+	}
 }
 
 // endPublication ends the media of a track. Nobody is told.

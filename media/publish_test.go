@@ -41,7 +41,7 @@ func (c *client) publishSimulcast(sid string) {
 		Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO, Layers: layers,
 		SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "cid-" + sid}},
 	}
-	c.peer.AddTrack(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: layers, Width: 1280, Height: 720})
+	c.announce(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: layers, Width: 1280, Height: 720})
 	c.offer(false)
 	stop, done := make(chan struct{}), make(chan struct{})
 	c.t.Cleanup(func() { close(stop); <-done })
@@ -152,9 +152,9 @@ func TestSimulcast(t *testing.T) {
 			}
 		}
 		waitLayer(2)
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Width: 320, Height: 180})
+		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Width: 320, Height: 180})
 		waitLayer(0)
-		b.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: []string{"TR_s"}, Quality: livekit.VideoQuality_MEDIUM})
+		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: livekit.VideoQuality_MEDIUM})
 		waitLayer(1)
 		b.mu.Lock()
 		require.NotEmpty(t, b.states)
@@ -194,7 +194,7 @@ func TestMediaBeforeAnnouncement(t *testing.T) {
 		a.offer(false)
 		pump(t, local)
 		require.Eventually(t, func() bool { return a.pub.SignalingState() == webrtc.SignalingStateStable }, patience, time.Millisecond)
-		a.peer.AddTrack(&livekit.AddTrackRequest{Cid: "early", Type: livekit.TrackType_VIDEO},
+		a.announce(&livekit.AddTrackRequest{Cid: "early", Type: livekit.TrackType_VIDEO},
 			&livekit.TrackInfo{Sid: "TR_e", Type: livekit.TrackType_VIDEO})
 		p := a.events.wait(t, "published")
 		require.Equal(t, "video/VP8", p.info.MimeType)
@@ -227,7 +227,7 @@ func TestUnpublishAndPublishAgain(t *testing.T) {
 			senders := a.pub.GetSenders()
 			sender := senders[len(senders)-1]
 			require.Equal(t, local, sender.Track())
-			a.peer.AddTrack(&livekit.AddTrackRequest{Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO,
+			a.announce(&livekit.AddTrackRequest{Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO,
 				SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "VP8", Cid: "cid-" + sid}}},
 				&livekit.TrackInfo{Sid: sid, Type: livekit.TrackType_VIDEO})
 			a.offer(false)
@@ -373,7 +373,7 @@ func TestBackupCodec(t *testing.T) {
 	require.NoError(t, err)
 	_, err = a.pub.AddTransceiverFromTrack(backup, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 	require.NoError(t, err)
-	a.peer.AddTrack(&livekit.AddTrackRequest{
+	a.announce(&livekit.AddTrackRequest{
 		Sid: "TR_v", Cid: "backup", Type: livekit.TrackType_VIDEO,
 		SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "backup"}},
 	}, &livekit.TrackInfo{Sid: "TR_v", Type: livekit.TrackType_VIDEO})

@@ -243,14 +243,11 @@ func (p *Peer) downShapes(t *transport) map[string]audioShape {
 	return shapes
 }
 
-// UpdateTrackSettings takes what the client shows of its subscriptions.
-func (p *Peer) UpdateTrackSettings(u *livekit.UpdateTrackSettings) {
+// SetTrackSettings implements rooms.Peer.
+func (p *Peer) SetTrackSettings(trackSIDs []string, shown rooms.TrackSettings) {
 	p.postFromClient(func() {
-		settings := forward.Settings{
-			Disabled: u.GetDisabled(), Quality: u.GetQuality(),
-			Width: u.GetWidth(), Height: u.GetHeight(), FPS: u.GetFps(), Priority: u.GetPriority(),
-		}
-		for _, sid := range u.GetTrackSids() {
+		settings := forward.Settings(shown)
+		for _, sid := range trackSIDs {
 			s := p.subs[sid]
 			if s == nil {
 				continue

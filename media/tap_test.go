@@ -269,8 +269,8 @@ func TestTapIsOneStream(t *testing.T) {
 		f.SetSettings(forward.Settings{Quality: q})
 		require.Eventually(t, func() bool { return out.layer() == int(q) }, patience, time.Millisecond, "%v", q)
 	}
-	a.peer.SetTrackMuted("TR_s", true)
-	a.peer.SetTrackMuted("TR_s", false)
+	a.setMuted("TR_s", true)
+	a.setMuted("TR_s", false)
 	before := f.Stats().Packets
 	require.Eventually(t, func() bool { return f.Stats().Packets > before+20 }, patience, time.Millisecond)
 	a.peer.RemoveTrack("TR_s")

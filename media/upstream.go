@@ -8,9 +8,9 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
-	"google.golang.org/protobuf/proto"
 
 	"parlor/media/forward"
+	"parlor/rooms"
 )
 
 // upSection is a section in which the client sends, or has sent, media. It belongs
@@ -333,11 +333,9 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 			Voice: p.voice,
 		})
 		pub.track = made
-		pub.track.SetMuted(pub.muted)
 	}
 	pub.setCodec(s, fc)
-	pub.complete(s, fc)
-	pub.track.SetInfo(pub.info)
+	pub.update(pub.info)
 	if !pub.told {
 		pub.told = true
 		p.tell(pub)
@@ -367,7 +365,7 @@ func (p *Peer) tellFacts() {
 
 func (p *Peer) tell(pub *publication) {
 	delete(p.untold, pub)
-	p.cfg.Events.TrackPublished(pub.track, proto.CloneOf(pub.info))
+	p.cfg.Events.TrackPublished(pub.track, pub.facts())
 }
 
 // setCodec notes that the track can be had in fc.
@@ -394,69 +392,22 @@ func (pub *publication) listCodecs() {
 	pub.track.codecs.Store(&list)
 }
 
-// complete writes into the TrackInfo what the negotiation of s decided.
-func (pub *publication) complete(s *upSection, fc forward.Codec) {
-	info := pub.info
-	entry := pub.codecInfo(s, fc)
-	entry.MimeType, entry.Mid = fc.MimeType, s.mid
-	if entry.Cid == "" {
-		entry.Cid = s.trackID
+// facts is what is known of how the track is sent.
+func (pub *publication) facts() (f rooms.TrackFacts) {
+	for _, s := range append([]*upSection{pub.main}, pub.backups...) {
+		if s != nil && s.codec.MimeType != "" {
+			f.Sections = append(f.Sections, s.facts())
+		}
 	}
-	if s.trackID != "" && s.trackID != entry.Cid {
-		entry.SdpCid = s.trackID
-	}
-	if pub.main == s {
-		info.MimeType, info.Mid = fc.MimeType, s.mid
-	}
-	if pub.kind == webrtc.RTPCodecTypeVideo && len(entry.Layers) == 0 && len(info.Layers) == 0 {
-		entry.Layers = []*livekit.VideoLayer{{Quality: livekit.VideoQuality_HIGH, Width: info.Width, Height: info.Height}}
-		info.Layers = []*livekit.VideoLayer{proto.CloneOf(entry.Layers[0])}
-	}
+	return f
+}
+
+func (s *upSection) facts() rooms.SectionFacts {
+	f := rooms.SectionFacts{MimeType: s.codec.MimeType, MID: s.mid, CID: s.trackID}
 	for _, u := range s.streams {
-		u.completeLayer(entry.Layers)
-		if pub.main == s {
-			u.completeLayer(info.Layers)
-		}
+		f.Streams = append(f.Streams, rooms.StreamFacts{Quality: u.quality(), RID: u.rid, SSRC: u.ssrc, RepairSSRC: u.repair})
 	}
-}
-
-// codecInfo is the entry of the TrackInfo for the codec sent in s; one is added if
-// the announcement named none.
-func (pub *publication) codecInfo(s *upSection, fc forward.Codec) *livekit.SimulcastCodecInfo {
-	for _, c := range pub.info.Codecs {
-		if c.Mid == s.mid || (c.Cid != "" && c.Cid == s.trackID) {
-			return c
-		}
-	}
-	for _, c := range pub.info.Codecs {
-		if c.Mid == "" && (c.MimeType == "" || strings.EqualFold(fullMime(c.MimeType, pub.kind), fc.MimeType)) {
-			return c
-		}
-	}
-	for _, c := range pub.info.Codecs {
-		if c.Mid == "" && pub.main == s {
-			return c // announced in another codec than it came
-		}
-	}
-	c := &livekit.SimulcastCodecInfo{Cid: pub.asks[0].GetCid()}
-	for _, l := range pub.info.Layers {
-		c.Layers = append(c.Layers, proto.CloneOf(l))
-	}
-	pub.info.Codecs = append(pub.info.Codecs, c)
-	return c
-}
-
-// completeLayer writes a stream's SSRCs into its layer.
-func (u *upStream) completeLayer(layers []*livekit.VideoLayer) {
-	for _, l := range layers {
-		if l.Quality == u.quality() || len(layers) == 1 {
-			l.Ssrc, l.RepairSsrc = u.ssrc, u.repair
-			if l.Rid == "" {
-				l.Rid = u.rid
-			}
-			return
-		}
-	}
+	return f
 }
 
 // quality is the layer's rank: by what the client announced, else by LiveKit's

@@ -114,8 +114,7 @@ func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []r
 	}
 	for _, k := range tracks {
 		if t := r.tracks[k.info.Sid]; t == nil {
-			s.pendingTracks[k.info.Sid] = k.info
-			r.trackPublished(s, k.media, k.info)
+			r.publish(s, k.media, k.info)
 		} else if t.publisher == s {
 			r.setInfo(t, k.info)
 			if t.media != k.media {
@@ -137,15 +136,16 @@ func (nowhere) Attached() bool              { return true }
 // absent is the media of a shadow, which has none of its own.
 type absent struct{}
 
-func (absent) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
-func (absent) RemoveTrack(string)                                    {}
-func (absent) SetTrackMuted(string, bool)                            {}
-func (absent) SetPublisherAllowed(bool, bool)                        {}
-func (absent) Subscribe(Subscription)                                {}
-func (absent) Unsubscribe(string)                                    {}
-func (absent) SendData(Peer, livekit.DataPacket_Kind, []byte)        {}
-func (absent) SendDataTrack([]byte)                                  {}
-func (absent) Close()                                                {}
+func (absent) AddTrack(Announcement, *livekit.TrackInfo)      {}
+func (absent) UpdateTrack(*livekit.TrackInfo)                 {}
+func (absent) RemoveTrack(string)                             {}
+func (absent) SetTrackSettings([]string, TrackSettings)       {}
+func (absent) SetPublisherAllowed(bool, bool)                 {}
+func (absent) Subscribe(Subscription)                         {}
+func (absent) Unsubscribe(string)                             {}
+func (absent) SendData(Peer, livekit.DataPacket_Kind, []byte) {}
+func (absent) SendDataTrack([]byte)                           {}
+func (absent) Close()                                         {}
 func (absent) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5
 }

@@ -129,10 +129,11 @@ type fakePeer struct{ c *client }
 
 var _ rooms.Peer = fakePeer{}
 
-func (fakePeer) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
-func (fakePeer) RemoveTrack(string)                                    {}
-func (fakePeer) SetTrackMuted(string, bool)                            {}
-func (fakePeer) SetPublisherAllowed(bool, bool)                        {}
+func (fakePeer) AddTrack(rooms.Announcement, *livekit.TrackInfo) {}
+func (fakePeer) RemoveTrack(string)                              {}
+func (fakePeer) UpdateTrack(*livekit.TrackInfo)                  {}
+func (fakePeer) SetTrackSettings([]string, rooms.TrackSettings)  {}
+func (fakePeer) SetPublisherAllowed(bool, bool)                  {}
 func (p fakePeer) Subscribe(s rooms.Subscription) {
 	p.set(s.Info.Sid, true)
 	p.c.mu.Lock()
@@ -252,7 +253,7 @@ func (c *client) publish(t *testing.T, cid string, src livekit.TrackSource) stri
 		return nil
 	})
 	require.NotNil(t, resp, "track_published for %s", cid)
-	c.TrackPublished(fakeTrack(resp.Track.Sid), resp.Track)
+	c.TrackPublished(fakeTrack(resp.Track.Sid), rooms.TrackFacts{})
 	c.Sync()
 	return resp.Track.Sid
 }

@@ -300,8 +300,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	}}}))
 	for _, t := range l.tracks {
 		t.announced = false
-		p.pendingTracks[t.info.Sid] = t.info
-		r.trackPublished(p, t.media, t.info)
+		r.publish(p, t.media, t.info)
 	}
 	for _, t := range r.tracks {
 		r.consider(p, t)

@@ -433,6 +433,11 @@ func (p *Participant) NeedsReconnect(why string) {
 // Sync returns when the room has done what was posted for it before.
 func (p *Participant) Sync() { p.wait(func(*Room) {}) }
 
+// After calls f when the room has done what was posted for it before, on the room's
+// goroutine: what a client says to its peer comes so behind what it has said to its
+// room. f must not block. It is not called if the session is over before.
+func (p *Participant) After(f func()) { p.post(func(*Room) { f() }) }
+
 // SyncState is what a resumed client says of its state: its subscriptions hold,
 // and a track that it believes published and that is not here needs a full
 // reconnect.

@@ -64,19 +64,49 @@ type Subscription struct {
 	Trailer []byte
 }
 
+// Announcement is what a client says of a track before it sends it, as its peer has to
+// know it to find the track's media section and to negotiate it.
+type Announcement struct {
+	CID string // the client's name of the section; "" if it says none
+	// Codecs are those that it will send, the first first; none = it has not said.
+	Codecs     []AnnouncedCodec
+	DisableRED bool
+	Backup     livekit.BackupCodecPolicy
+}
+
+// AnnouncedCodec is a codec of an [Announcement].
+type AnnouncedCodec struct {
+	Codec string // "vp8" or "video/VP8"
+	CID   string // of the section that it is sent in; "" until it is sent
+}
+
+// TrackSettings is how a subscriber shows a track.
+type TrackSettings struct {
+	Disabled bool // not at all
+	// Quality counts when Width and Height are 0.
+	Quality livekit.VideoQuality
+	// Width and Height in pixels at which the video is shown.
+	Width, Height uint32
+	// FPS is the highest useful frame rate, 0 = any.
+	FPS uint32
+	// Priority: where not all fits, a track of more comes first among its like.
+	Priority uint32
+}
+
 // Peer is what a room asks of a participant's media: of its transports, of what
 // it publishes, and of what is forwarded to it. The media package implements
 // it. Its methods never block; what they ask for happens in the order asked.
 type Peer interface {
-	// AddTrack announces a track that the client may now publish: the peer
-	// matches it with a media section by the cids in t and req. When the section
-	// is negotiated the peer calls [PeerEvents.TrackPublished].
-	AddTrack(req *livekit.AddTrackRequest, t *livekit.TrackInfo)
+	// AddTrack announces a track that the client may now publish, or a further codec
+	// of it: the peer matches it with a media section by the cids in a. When the
+	// section is negotiated the peer calls [PeerEvents.TrackPublished].
+	AddTrack(a Announcement, t *livekit.TrackInfo)
+	// UpdateTrack tells what an announced or published track is now. The peer stops
+	// or resumes forwarding of it as it is muted or not.
+	UpdateTrack(t *livekit.TrackInfo)
 	// RemoveTrack stops a published or announced track for good: whatever its
 	// client still sends is dropped. No TrackUnpublished follows.
 	RemoveTrack(trackSID string)
-	// SetTrackMuted stops or resumes forwarding of a published track.
-	SetTrackMuted(trackSID string, muted bool)
 	// SetPublisherAllowed refuses (false) whatever media or data channel the
 	// client sends from now on.
 	SetPublisherAllowed(media, data bool)
@@ -86,6 +116,8 @@ type Peer interface {
 	Subscribe(s Subscription)
 	// Unsubscribe ends forwarding of the track to this peer.
 	Unsubscribe(trackSID string)
+	// SetTrackSettings says how the client shows tracks that are forwarded to it.
+	SetTrackSettings(trackSIDs []string, s TrackSettings)
 
 	// SendData sends an encoded livekit.DataPacket on the channel of that kind;
 	// its receivers share the bytes. from is the peer of the sender, which is made
@@ -114,11 +146,11 @@ type PeerEvents interface {
 	Disconnected(reason livekit.DisconnectReason)
 	// NeedsReconnect: negotiation failed or timed out; only a full reconnect helps.
 	NeedsReconnect(why string)
-	// TrackPublished: the client's section for an announced track is negotiated.
-	// info is the TrackInfo completed with mime type, mid and codecs. It comes
-	// again, with the same t, when later facts (layers' SSRCs) complete it, and with
-	// another when the track turns out to be of another codec.
-	TrackPublished(t MediaTrack, info *livekit.TrackInfo)
+	// TrackPublished: the client's section for an announced track is negotiated. It
+	// comes again, with the same t, when more is known (layers' SSRCs), and with
+	// another when the track turns out to be of another codec. The facts are all that
+	// is known then.
+	TrackPublished(t MediaTrack, facts TrackFacts)
 	// TrackUnpublished: the client's section ended, that of an announced track too;
 	// what is sent next needs another AddTrack.
 	TrackUnpublished(trackSID string)

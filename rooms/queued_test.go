@@ -7,6 +7,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // announced is the track that the client was last told that it may send as cid.
@@ -38,7 +40,7 @@ func TestAQueuedTrackIsAnnouncedWhenTheOldOneEnds(t *testing.T) {
 	again := ann.announced("mic")
 	require.NotEqual(t, old, again.Sid)
 	require.True(t, again.Muted)
-	ann.TrackPublished(fakeTrack(again.Sid), again)
+	ann.TrackPublished(fakeTrack(again.Sid), rooms.TrackFacts{})
 	ann.Sync()
 	require.True(t, bob.isSubscribed(again.Sid))
 
@@ -89,7 +91,7 @@ func TestAnAnnouncedTrackIsAnnouncedAgain(t *testing.T) {
 	require.Nil(t, ann.refused())
 	mic := ann.announced("mic")
 	ann.TrackUnpublished(mic.Sid)
-	ann.TrackPublished(fakeTrack(mic.Sid), mic)
+	ann.TrackPublished(fakeTrack(mic.Sid), rooms.TrackFacts{})
 	ann.Sync()
 	require.True(t, bob.isSubscribed(mic.Sid))
 

@@ -73,6 +73,19 @@ func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
 	})
 }
 
+// UpdateTrackSettings is the client's word of how it shows tracks that it is
+// subscribed to.
+func (p *Participant) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
+	p.post(func(*Room) {
+		if p.peer != nil {
+			p.peer.SetTrackSettings(req.GetTrackSids(), TrackSettings{
+				Disabled: req.GetDisabled(), Quality: req.GetQuality(),
+				Width: req.GetWidth(), Height: req.GetHeight(), FPS: req.GetFps(), Priority: req.GetPriority(),
+			})
+		}
+	})
+}
+
 // want records the wish and acts on it. A wish for a track that is not there
 // holds for when it comes, within a bound.
 func (r *Room) want(q *Participant, sids []string, on bool) {

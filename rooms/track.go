@@ -59,7 +59,7 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		// since it took back what it wanted before the answer came.
 		info = proto.CloneOf(info)
 		info.Muted = req.Muted
-		p.pendingTracks[info.Sid] = info
+		p.setPending(info)
 		p.askedAgain[info.Sid] = req
 		p.tellAnnounced(req.Cid, info)
 		return
@@ -88,9 +88,26 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 	p.pendingTracks[info.Sid] = info
 	p.pendingCIDs[req.Cid] = info.Sid
 	if p.peer != nil {
-		p.peer.AddTrack(req, info)
+		p.peer.AddTrack(announcement(req), info)
 	}
 	p.tellAnnounced(req.Cid, info)
+}
+
+// announcement is what a peer has to know of req.
+func announcement(req *livekit.AddTrackRequest) Announcement {
+	a := Announcement{CID: req.Cid, DisableRED: req.DisableRed, Backup: req.BackupCodecPolicy}
+	for _, c := range req.SimulcastCodecs {
+		a.Codecs = append(a.Codecs, AnnouncedCodec{Codec: c.GetCodec(), CID: c.GetCid()})
+	}
+	return a
+}
+
+// setPending replaces the info of a track that is announced, and not negotiated.
+func (p *Participant) setPending(info *livekit.TrackInfo) {
+	p.pendingTracks[info.Sid] = info
+	if p.peer != nil {
+		p.peer.UpdateTrack(info)
+	}
 }
 
 // tellAnnounced answers that the client may send the track now.
@@ -176,7 +193,7 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 		p.pendingTracks[req.Sid] = info
 	}
 	if p.peer != nil {
-		p.peer.AddTrack(req, info)
+		p.peer.AddTrack(announcement(req), info)
 	}
 	p.tellAnnounced(req.Cid, info)
 }
@@ -341,33 +358,38 @@ func audioFeatures(req *livekit.AddTrackRequest) []livekit.AudioTrackFeature {
 }
 
 // TrackPublished is for the peer: a section of an announced track is negotiated.
-func (p *Participant) TrackPublished(media MediaTrack, info *livekit.TrackInfo) {
-	p.post(func(r *Room) { r.trackPublished(p, media, info) })
+func (p *Participant) TrackPublished(media MediaTrack, facts TrackFacts) {
+	p.post(func(r *Room) { r.trackPublished(p, media, facts) })
 }
 
-func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
-	now := time.Now()
-	info = proto.CloneOf(info)
-	info.Version = &livekit.TimedVersion{UnixMicro: now.UnixMicro()}
-	if t := r.tracks[info.Sid]; t != nil {
-		if t.publisher != p {
-			return
-		}
-		info.Muted = t.info.Muted
-		info.Name = t.info.Name
-		r.setInfo(t, info)
+func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts) {
+	sid := media.SID()
+	t, pending := r.tracks[sid], p.pendingTracks[sid]
+	switch {
+	case t != nil && t.publisher == p:
+		r.editTrack(t, facts.complete)
 		if t.media != media {
 			r.replaceMedia(t, media)
 		}
 		r.changed(p)
-		return
+	case t != nil: // another's
+	case pending == nil:
+		p.peer.RemoveTrack(sid)
+	default:
+		r.publish(p, media, facts.Complete(pending))
 	}
-	pending := p.pendingTracks[info.Sid]
-	if pending == nil || !mayPublish(p.info.GetPermission(), pending.Source) {
+}
+
+// publish makes media a track of p's, which is what info says, but that a hold may
+// have it muted.
+func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
+	if !mayPublish(p.info.GetPermission(), info.Source) {
 		p.peer.RemoveTrack(info.Sid)
 		return
 	}
-	info.Muted = pending.Muted
+	now := time.Now()
+	info = proto.CloneOf(info)
+	info.Version = &livekit.TimedVersion{UnixMicro: now.UnixMicro()}
 	if !info.Muted && r.held(p, info) {
 		info.Muted = true
 		p.tellMuted(info.Sid, true)
@@ -382,9 +404,6 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, info *livekit.Tr
 	}
 	p.info.IsPublisher = true
 	r.setInfo(t, info)
-	if info.Muted {
-		p.peer.SetTrackMuted(info.Sid, true)
-	}
 	r.changed(p, r.trackEvent(log.TrackPublished, p.info, info, now))
 	if len(p.info.Tracks) == 1 {
 		r.wantForTarget(p, livekit.JobType_JT_PUBLISHER)
@@ -413,9 +432,13 @@ func (r *Room) replaceMedia(t *track, media MediaTrack) {
 	}
 }
 
-// setInfo replaces t's info, also where its publisher's info shows it.
+// setInfo replaces t's info, also where its publisher's info shows it, and tells the
+// publisher's peer.
 func (r *Room) setInfo(t *track, info *livekit.TrackInfo) {
 	t.info = info
+	if t.publisher.peer != nil {
+		t.publisher.peer.UpdateTrack(info)
+	}
 	tracks := make([]*livekit.TrackInfo, 0, len(t.publisher.info.Tracks)+1)
 	found := false
 	for _, have := range t.publisher.info.Tracks {
@@ -446,7 +469,7 @@ func (p *Participant) TrackUnpublished(trackSID string) {
 		// this track.
 		delete(p.askedAgain, trackSID)
 		if p.peer != nil {
-			p.peer.AddTrack(req, info)
+			p.peer.AddTrack(announcement(req), info)
 		}
 	})
 }
@@ -513,7 +536,7 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 		if info := p.pendingTracks[req.Sid]; info != nil {
 			info = proto.CloneOf(info)
 			info.Muted = req.Muted
-			p.pendingTracks[req.Sid] = info
+			p.setPending(info)
 			return
 		}
 		t := r.tracks[req.Sid]
@@ -550,9 +573,6 @@ func (r *Room) mute(t *track, muted bool) {
 			t.publisher.queued[cid] = q
 		}
 	}
-	if t.publisher.peer != nil {
-		t.publisher.peer.SetTrackMuted(t.info.Sid, muted)
-	}
 	typ := log.TrackUnmuted
 	if muted {
 		typ = log.TrackMuted
@@ -586,7 +606,26 @@ func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) 
 func (p *Participant) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) {
 	p.editOwn(req.TrackSid, livekit.TrackType_VIDEO, nil, &livekit.RequestResponse{
 		Request: &livekit.RequestResponse_UpdateVideoTrack{UpdateVideoTrack: req},
-	}, func(info *livekit.TrackInfo) { info.Width, info.Height = req.Width, req.Height })
+	}, func(info *livekit.TrackInfo) { scale(info, req.Width, req.Height) })
+}
+
+// scale sets a track's size and its layers' in proportion.
+func scale(info *livekit.TrackInfo, width, height uint32) {
+	oldWidth, oldHeight := info.Width, info.Height
+	info.Width, info.Height = width, height
+	if width == 0 || height == 0 || oldWidth == 0 || oldHeight == 0 {
+		return
+	}
+	lists := [][]*livekit.VideoLayer{info.Layers}
+	for _, c := range info.Codecs {
+		lists = append(lists, c.Layers)
+	}
+	for _, layers := range lists {
+		for _, l := range layers {
+			l.Width = uint32(uint64(l.Width) * uint64(width) / uint64(oldWidth))
+			l.Height = uint32(uint64(l.Height) * uint64(height) / uint64(oldHeight))
+		}
+	}
 }
 
 func (p *Participant) editOwn(

@@ -333,14 +333,15 @@ func (silentOutlet) Attached() bool { return false }
 // noPeer is media that nothing is asked of.
 type noPeer struct{}
 
-func (noPeer) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
-func (noPeer) RemoveTrack(string)                                    {}
-func (noPeer) SetTrackMuted(string, bool)                            {}
-func (noPeer) SetPublisherAllowed(bool, bool)                        {}
-func (noPeer) Subscribe(rooms.Subscription)                          {}
-func (noPeer) Unsubscribe(string)                                    {}
-func (noPeer) SendData(rooms.Peer, livekit.DataPacket_Kind, []byte)  {}
-func (noPeer) SendDataTrack([]byte)                                  {}
+func (noPeer) AddTrack(rooms.Announcement, *livekit.TrackInfo)      {}
+func (noPeer) RemoveTrack(string)                                   {}
+func (noPeer) UpdateTrack(*livekit.TrackInfo)                       {}
+func (noPeer) SetTrackSettings([]string, rooms.TrackSettings)       {}
+func (noPeer) SetPublisherAllowed(bool, bool)                       {}
+func (noPeer) Subscribe(rooms.Subscription)                         {}
+func (noPeer) Unsubscribe(string)                                   {}
+func (noPeer) SendData(rooms.Peer, livekit.DataPacket_Kind, []byte) {}
+func (noPeer) SendDataTrack([]byte)                                 {}
 func (noPeer) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5
 }

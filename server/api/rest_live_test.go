@@ -60,15 +60,16 @@ func (g *guest) received() int {
 // noMedia is a guest's peer.
 type noMedia struct{ g *guest }
 
-func (noMedia) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
-func (noMedia) RemoveTrack(string)                                    {}
-func (noMedia) SetTrackMuted(string, bool)                            {}
-func (noMedia) SetPublisherAllowed(bool, bool)                        {}
-func (noMedia) Subscribe(rooms.Subscription)                          {}
-func (noMedia) Unsubscribe(string)                                    {}
-func (noMedia) SendDataTrack([]byte)                                  {}
-func (noMedia) Quality() (livekit.ConnectionQuality, float32)         { return 0, 0 }
-func (noMedia) Close()                                                {}
+func (noMedia) AddTrack(rooms.Announcement, *livekit.TrackInfo) {}
+func (noMedia) RemoveTrack(string)                              {}
+func (noMedia) UpdateTrack(*livekit.TrackInfo)                  {}
+func (noMedia) SetTrackSettings([]string, rooms.TrackSettings)  {}
+func (noMedia) SetPublisherAllowed(bool, bool)                  {}
+func (noMedia) Subscribe(rooms.Subscription)                    {}
+func (noMedia) Unsubscribe(string)                              {}
+func (noMedia) SendDataTrack([]byte)                            {}
+func (noMedia) Quality() (livekit.ConnectionQuality, float32)   { return 0, 0 }
+func (noMedia) Close()                                          {}
 func (m noMedia) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, b []byte) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
@@ -111,7 +112,7 @@ func (g *guest) publish() string {
 	g.mu.Lock()
 	info := g.announced
 	g.mu.Unlock()
-	g.TrackPublished(sound(info.Sid), info)
+	g.TrackPublished(sound(info.Sid), rooms.TrackFacts{})
 	g.Sync()
 	return info.Sid
 }

@@ -126,9 +126,10 @@ func (s *session) start() {
 		return
 	}
 	s.begin = sync.OnceFunc(func() {
-		s.p.Sync()
-		s.peer.HandleOffer(heard(s.opts.offer))
-		s.peer.Start()
+		s.p.After(func() {
+			s.peer.HandleOffer(heard(s.opts.offer))
+			s.peer.Start()
+		})
 	})
 	s.late = time.AfterFunc(answerDelay, s.begin)
 }
@@ -231,12 +232,12 @@ func requestID(req *livekit.SignalRequest) uint32 {
 func (s *session) handle(req *livekit.SignalRequest) {
 	switch m := req.Message.(type) {
 	case *livekit.SignalRequest_Offer:
-		s.p.Sync() // so that the tracks announced before it are known to the peer
-		s.peer.HandleOffer(heard(m.Offer))
+		s.p.After(func() { s.peer.HandleOffer(heard(m.Offer)) }) // its tracks are announced before it
 	case *livekit.SignalRequest_Answer:
-		s.peer.HandleAnswer(heard(m.Answer))
+		s.p.After(func() { s.peer.HandleAnswer(heard(m.Answer)) })
 	case *livekit.SignalRequest_Trickle:
-		s.peer.HandleCandidate(heardCandidate(m.Trickle))
+		candidate := heardCandidate(m.Trickle)
+		s.p.After(func() { s.peer.HandleCandidate(candidate) }) // and the offer before its candidates
 	case *livekit.SignalRequest_AddTrack:
 		s.p.AddTrack(m.AddTrack)
 	case *livekit.SignalRequest_Mute:
@@ -244,7 +245,7 @@ func (s *session) handle(req *livekit.SignalRequest) {
 	case *livekit.SignalRequest_Subscription:
 		s.p.UpdateSubscription(m.Subscription)
 	case *livekit.SignalRequest_TrackSetting:
-		s.peer.UpdateTrackSettings(m.TrackSetting)
+		s.p.UpdateTrackSettings(m.TrackSetting)
 	case *livekit.SignalRequest_Leave:
 		s.p.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	case *livekit.SignalRequest_SubscriptionPermission:
@@ -264,10 +265,8 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.p.UpdateSelf(m.UpdateMetadata)
 	case *livekit.SignalRequest_UpdateAudioTrack:
 		s.p.UpdateLocalAudioTrack(m.UpdateAudioTrack)
-		s.peer.UpdateLocalAudioTrack(m.UpdateAudioTrack)
 	case *livekit.SignalRequest_UpdateVideoTrack:
 		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
-		s.peer.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	default:
 		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks,
 		// unless the client waits for an answer.
@@ -304,7 +303,7 @@ func (s *session) send(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMe
 func (s *session) sync(state *livekit.SyncState) {
 	s.p.SyncState(state)
 	if sids := state.GetTrackSidsDisabled(); len(sids) > 0 {
-		s.peer.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
+		s.p.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
 	}
 }
 

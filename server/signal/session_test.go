@@ -50,11 +50,12 @@ func (s *stuck) held() chan struct{} {
 // noMedia is a participant's media, which is asked and does nothing.
 type noMedia struct{ rooms.Peer }
 
-func (noMedia) AddTrack(*livekit.AddTrackRequest, *livekit.TrackInfo) {}
-func (noMedia) SetPublisherAllowed(bool, bool)                        {}
-func (noMedia) Subscribe(rooms.Subscription)                          {}
-func (noMedia) Unsubscribe(string)                                    {}
-func (noMedia) Close()                                                {}
+func (noMedia) AddTrack(rooms.Announcement, *livekit.TrackInfo) {}
+func (noMedia) UpdateTrack(*livekit.TrackInfo)                  {}
+func (noMedia) SetPublisherAllowed(bool, bool)                  {}
+func (noMedia) Subscribe(rooms.Subscription)                    {}
+func (noMedia) Unsubscribe(string)                              {}
+func (noMedia) Close()                                          {}
 
 type silentTrack string
 
@@ -90,7 +91,7 @@ func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 		ann.Sync()
 		track := announced.sent[len(announced.sent)-1].GetTrackPublished().GetTrack()
 		require.NotNil(t, track)
-		ann.TrackPublished(silentTrack(track.Sid), track)
+		ann.TrackPublished(silentTrack(track.Sid), rooms.TrackFacts{})
 		ann.Sync()
 
 		session := &session{p: ann}
