@@ -52,7 +52,7 @@ func enter(t *testing.T, rs *rooms.Rooms, e *Engine, identity string) (*client, 
 	})
 	require.NoError(t, err)
 	c := newClient(t, e, clientConfig{sid: p.SID(), change: func(cfg *PeerConfig) { cfg.Events = p }})
-	require.NoError(t, p.Attach(c.peer))
+	require.NoError(t, p.Enter(c.peer, func(*rooms.Participant, rooms.Snapshot) {}))
 	c.begin()
 	return c, p, outlet
 }

@@ -296,11 +296,11 @@ func (h *house) joinWith(room, identity string, peer func(*client) rooms.Peer) *
 	h.t.Helper()
 	c := &client{subscribed: make(map[string]bool), trailers: make(map[string]string)}
 	var err error
-	c.Participant, c.snap, err = h.Join(h.t.Context(), rooms.JoinRequest{
+	c.Participant, _, err = h.Join(h.t.Context(), rooms.JoinRequest{
 		Room: room, Info: &livekit.ParticipantInfo{Identity: identity, Permission: anyone()}, Protocol: 17, Outlet: c,
 	})
 	require.NoError(h.t, err)
-	require.NoError(h.t, c.Attach(peer(c)))
+	require.NoError(h.t, c.Enter(peer(c), func(_ *rooms.Participant, snap rooms.Snapshot) { c.snap = snap }))
 	c.Connected()
 	c.Sync()
 	return c
@@ -347,7 +347,7 @@ func BenchmarkData(b *testing.B) {
 			Info: &livekit.ParticipantInfo{Identity: fmt.Sprint("p", i), Permission: anyone()},
 		})
 		require.NoError(b, err)
-		require.NoError(b, c.Attach(countingPeer{fakePeer{c}, &taken}))
+		require.NoError(b, c.Enter(countingPeer{fakePeer{c}, &taken}, func(*rooms.Participant, rooms.Snapshot) {}))
 		clients = append(clients, c)
 	}
 	packet := mustMarshal(&livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: make([]byte, 200)}}})

@@ -41,7 +41,7 @@ func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantReq
 	if err != nil {
 		return err
 	}
-	if err := shadow.Attach(absent{}); err != nil {
+	if err := shadow.Enter(absent{}, func(*Participant, Snapshot) {}); err != nil {
 		return err
 	}
 	shadow.Connected()

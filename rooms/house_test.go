@@ -220,11 +220,11 @@ func (h *house) try(room, identity string, edit ...func(*rooms.JoinRequest)) (*c
 		e(&req)
 	}
 	var err error
-	c.Participant, c.snap, err = h.Join(context.Background(), req)
+	c.Participant, _, err = h.Join(context.Background(), req)
 	if err != nil {
 		return nil, err
 	}
-	return c, c.Attach(fakePeer{c})
+	return c, c.Enter(fakePeer{c}, func(_ *rooms.Participant, snap rooms.Snapshot) { c.snap = snap })
 }
 
 // join joins and connects.

@@ -61,38 +61,44 @@ type Snapshot struct {
 	SIFTrailer []byte
 	// Departed are the newest sessions to leave: a client that resumes may have missed it.
 	Departed []*livekit.ParticipantInfo
-	// Resumed tells that the session of before a restart was taken up.
+	// Resumed tells that the session is one of before a restart, which was taken up.
 	Resumed bool
 }
 
 type joined struct {
 	p    *Participant
-	snap Snapshot
+	info *livekit.ParticipantInfo
 }
 
+// Attach connects a participant's client: from this moment on all that the room says is
+// for the client to hear, and what it said before is in the snapshot. It is called on
+// the room's goroutine and must not block.
+type Attach func(*Participant, Snapshot)
+
 // Join lets a participant into the open room of the name, which is made if need
-// be and allowed. It returns when the join is on disk. A participant that
-// is in the room under the same identity is replaced; one that was in it when the last
-// process ended takes its session up again. The caller attaches a peer next.
+// be and allowed. It returns when the join is on disk, with what the participant is
+// then. A participant that is in the room under the same identity is replaced; one that
+// was in it when the last process ended takes its session up again. The caller goes on
+// with [Participant.Enter]; until then nothing is said to the participant's client.
 //
 // A join that races with the room's end either is in before the end, and the
 // end does not happen, or opens a new room.
-func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, Snapshot, error) {
+func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *livekit.ParticipantInfo, error) {
 	if rs.stopping.Load() {
-		return nil, Snapshot{}, ErrStopping
+		return nil, nil, ErrStopping
 	}
 	if err := rs.checkJoin(ctx, &req); err != nil {
-		return nil, Snapshot{}, err
+		return nil, nil, err
 	}
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
 	if err == nil {
 		// A ban may have come between the first look and the seat.
 		if err = rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
 			j.p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
-			return nil, Snapshot{}, err
+			return nil, nil, err
 		}
 	}
-	return j.p, j.snap, err
+	return j.p, j.info, err
 }
 
 // Accepts reports whether anybody is let in at the moment: [ErrStopping] if not.
@@ -265,14 +271,14 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			replaced()
 			reply(joined{}, ErrNoParticipant)
 		default:
-			p.admitted, p.sifTrailer = true, r.sifTrailer()
+			p.admitted, p.resumed, p.sifTrailer = true, back != nil, r.sifTrailer()
 			if p.hidden() {
 				replaced()
 			}
 			r.announceNew(p)
 			r.agentJoined(p)
 			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.client...))
-			reply(joined{p, r.snapshotFor(p, back != nil)}, nil)
+			reply(joined{p, p.snapshot()}, nil)
 		}
 		successors := p.successors
 		p.successors = nil
@@ -483,8 +489,8 @@ func (r *Room) announceNew(p *Participant) {
 }
 
 // snapshotFor is the room as p may see it.
-func (r *Room) snapshotFor(p *Participant, resumed bool) Snapshot {
-	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: p.sifTrailer, Resumed: resumed}
+func (r *Room) snapshotFor(p *Participant) Snapshot {
+	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: p.sifTrailer, Resumed: p.resumed}
 	for _, q := range r.participants {
 		if q != p && q.admitted && !q.hidden() {
 			s.Others = append(s.Others, q.snapshot())
@@ -500,17 +506,40 @@ func (r *Room) sifTrailer() []byte {
 	return sum[:16]
 }
 
-// Resume finds the participant of that identity for a client whose WebSocket
-// was lost. attach is called on the room's goroutine, so that nothing that the
-// room says falls between the snapshot and what comes after it; it must not
-// block. [ErrNoParticipant] means that only a full join helps.
+// Enter is the second half of a join: it attaches the participant's client and gives it
+// its peer, which the room subscribes to what is there. When Enter returns, the peer has
+// been asked for all of it. It fails if the session is over; then the caller closes the
+// peer.
+func (p *Participant) Enter(peer Peer, attach Attach) error {
+	r := p.room.Load()
+	_, err := ask(r, func(reply answer[struct{}]) {
+		if p.ended.Load() {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		attach(p, r.snapshotFor(p))
+		p.peer = peer
+		r.allowPublisher(p)
+		for _, t := range r.tracks {
+			r.consider(p, t)
+		}
+		reply(struct{}{}, nil)
+	})
+	if err != nil {
+		return ErrNoParticipant
+	}
+	return nil
+}
+
+// Resume finds the participant of that identity for a client whose connection was
+// lost, and attaches it again. [ErrNoParticipant] means that only a full join helps.
 //
 // sessions are the SIDs by which the client names the session that it had, as it
 // says itself and as its token says; "" is none. A client that names sessions, and
 // not the present one, gets [ErrReplaced] if another client took the place of one of
 // them, else [ErrNoParticipant]; the present session is left alone. A client that
 // names none is known by its identity.
-func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []string, attach func(*Participant, Snapshot)) error {
+func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []string, attach Attach) error {
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
@@ -524,7 +553,7 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []s
 			reply(struct{}{}, ErrNoParticipant)
 			return
 		}
-		snap := r.snapshotFor(p, false)
+		snap := r.snapshotFor(p)
 		for _, gone := range r.departed {
 			if r.participants[gone.Identity] == nil && !gone.Info.GetPermission().GetHidden() {
 				snap.Departed = append(snap.Departed, gone.Info)

@@ -290,7 +290,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	r.present(p)
 	r.announceNew(p)
 	r.agentJoined(p)
-	snap := r.snapshotFor(p, false)
+	snap := r.snapshotFor(p)
 	token := ""
 	if p.token != nil {
 		token = p.token(r.name, snap.Self)

@@ -43,6 +43,7 @@ type Participant struct {
 	activeMs        int64
 	permittedMs     int64 // as in Session
 	editedMs        int64
+	resumed         bool      // it took up a session of before a restart
 	away            bool      // its client's connection is lost, and may be resumed
 	awaySince       time.Time // since when it is away
 	autoSubscribe   bool
@@ -357,29 +358,6 @@ func (r *Room) endAway(now time.Time) {
 		}
 		r.leave(p, livekit.DisconnectReason_SIGNAL_CLOSE, nil)
 	}
-}
-
-// Attach gives the participant its peer: the room subscribes it to what is
-// there. When Attach returns, the peer has been asked for all of it. It fails
-// if the session is over; then the caller closes the peer.
-func (p *Participant) Attach(peer Peer) error {
-	r := p.room.Load()
-	_, err := ask(r, func(reply answer[struct{}]) {
-		if p.ended.Load() {
-			reply(struct{}{}, ErrNoParticipant)
-			return
-		}
-		p.peer = peer
-		r.allowPublisher(p)
-		for _, t := range r.tracks {
-			r.consider(p, t)
-		}
-		reply(struct{}{}, nil)
-	})
-	if err != nil {
-		return ErrNoParticipant
-	}
-	return nil
 }
 
 // allowPublisher tells the peer what its client may send.

@@ -357,7 +357,7 @@ type participant struct {
 // publish has the client's next announced track published.
 func (p *participant) publish() {
 	info := <-p.tracks
-	p.TrackPublished(soundless(info.Sid), info)
+	p.TrackPublished(soundless(info.Sid), rooms.TrackFacts{})
 	p.Sync()
 }
 
@@ -375,7 +375,7 @@ func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Attach(noPeer{}); err != nil {
+	if err := p.Enter(noPeer{}, func(*rooms.Participant, rooms.Snapshot) {}); err != nil {
 		return nil, err
 	}
 	p.Connected()

@@ -93,7 +93,7 @@ func (h *house) join(room, identity string) (*guest, error) {
 		return nil, err
 	}
 	g.Participant = p
-	require.NoError(h.t, p.Attach(noMedia{g}))
+	require.NoError(h.t, p.Enter(noMedia{g}, func(*rooms.Participant, rooms.Snapshot) {}))
 	p.Connected()
 	p.Sync()
 	return g, nil

@@ -12,6 +12,7 @@ import (
 
 	"parlor/media"
 	"parlor/media/forward"
+	"parlor/rooms"
 )
 
 // measuredMedia is a guest's peer that tells how it fares.
@@ -59,7 +60,7 @@ func TestRoomStats(t *testing.T) {
 			{SID: "TR_y", PublisherSID: "PA_x"},
 		},
 	}}
-	require.NoError(t, ada.Attach(peer))
+	require.NoError(t, ada.Enter(peer, func(*rooms.Participant, rooms.Snapshot) {}))
 	ada.Sync()
 
 	token := h.token(admin("board"))
@@ -117,7 +118,7 @@ func TestPagesOfStatsAreBounded(t *testing.T) {
 		if i == 3 {
 			m.err = media.ErrPeerClosed
 		}
-		require.NoError(t, g.Attach(m))
+		require.NoError(t, g.Enter(m, func(*rooms.Participant, rooms.Snapshot) {}))
 		g.Sync()
 	}
 	_, body := h.ask("GET", "/v1/rooms/board/stats", h.token(admin("board")), "", "")

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/livekit/protocol/livekit"
+
 	"parlor/rooms"
 	"parlor/server/authorize"
 	"parlor/server/permission"
@@ -38,20 +40,20 @@ func (h *Handler) admit(ctx context.Context, req *request) (*rooms.JoinRequest, 
 	return j, nil
 }
 
-// enter joins, once it is admitted; complete adds the ways to the client.
-func (h *Handler) enter(ctx context.Context, req *request, complete func(*rooms.JoinRequest)) (*rooms.Participant, rooms.Snapshot, error) {
+// commit joins, once it is admitted; complete adds the ways to the client.
+func (h *Handler) commit(ctx context.Context, req *request, complete func(*rooms.JoinRequest)) (*rooms.Participant, *livekit.ParticipantInfo, error) {
 	const most = 3 // a room that ends between question and join, again and again, is somebody's mischief
 	for try := 1; ; try++ {
 		j, err := req.join(), error(nil)
 		if h.cfg.Authorize != nil {
 			if j, err = h.admit(ctx, req); err != nil {
-				return nil, rooms.Snapshot{}, err
+				return nil, nil, err
 			}
 		}
 		complete(j)
-		p, snap, err := h.cfg.Rooms.Join(ctx, *j)
+		p, info, err := h.cfg.Rooms.Join(ctx, *j)
 		if !j.MustExist || !errors.Is(err, rooms.ErrNoRoom) || try == most {
-			return p, snap, err
+			return p, info, err
 		}
 	}
 }

@@ -7,5 +7,6 @@
 //   - A socket is one WebSocket with a bounded queue and one writer. A client
 //     that does not read fast enough is cut off, and resumes.
 //   - A session reads one socket, in the goroutine of its HTTP request, and hands
-//     what it reads to the participant and to its media.
+//     what it reads to the participant, and SDP and ICE to its media.
+//   - A speaker says to the client what its media has to say.
 package signal

@@ -7,18 +7,15 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/coder/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/proto"
 
 	"parlor/media"
 	"parlor/rooms"
@@ -343,47 +340,6 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 	return conn, nil
 }
 
-// join lets a new participant in. The upgrade comes only when the join is on
-// disk: a refusal is an HTTP answer.
-func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
-	out := &outlet{metrics: h.metrics}
-	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
-	p, snap, err := h.enter(r.Context(), req, func(j *rooms.JoinRequest) {
-		j.Outlet, j.OnChange, j.Token, j.Client = out, s.refresh, s.moved, clientAttrs(r, req.opts.client)
-	})
-	if err != nil {
-		h.refuse(w, r, err)
-		return
-	}
-	s.p = p
-	s.outlet.info.CompareAndSwap(nil, snap.Self)
-	if err := s.makePeer(snap); err != nil {
-		if p.Ended() { // removed or replaced since
-			h.refuse(w, r, rooms.ErrNoParticipant)
-			return
-		}
-		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
-		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
-		h.refuse(w, r, err)
-		return
-	}
-	conn, err := h.accept(w, r)
-	if err != nil {
-		p.SignalLost()
-		return
-	}
-	h.metrics.joins.WithLabelValues("joined").Inc()
-	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
-	if !out.attach(s.ws, h.joinResponse(s, snap), s.tokenMessage(snap.Self)) {
-		bye := out.farewell()
-		p.Leave(livekit.DisconnectReason_SIGNAL_CLOSE) // if it is in the room still
-		h.dismiss(s.ws, bye)
-		return
-	}
-	s.start()
-	s.run()
-}
-
 func mode(o *options) string {
 	if o.singlePC {
 		return "single"
@@ -417,131 +373,4 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 		p.Fill(req)
 	}
 	return req, nil
-}
-
-// resume attaches a new WebSocket to a participant whose last was lost. A
-// participant that is not there any more is told to join again.
-func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
-	if err := h.mayResume(r.Context(), req); err != nil {
-		h.refuse(w, r, err)
-		return
-	}
-	conn, err := h.accept(w, r)
-	if err != nil {
-		return
-	}
-	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
-	var s *session
-	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, req.sessions(), func(p *rooms.Participant, snap rooms.Snapshot) {
-		out, ok := p.Outlet().(*outlet)
-		if !ok || out.peer.Load() == nil {
-			return
-		}
-		s = &session{h: h, outlet: out, p: p, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
-		s.outlet.info.Store(snap.Self)
-		if !out.attach(ws, h.resumeMessages(s, snap)...) {
-			s = nil
-		}
-	})
-	if errors.Is(err, rooms.ErrReplaced) { // its own leave, if it was told one, was lost with its socket
-		h.metrics.joins.WithLabelValues("replaced").Inc()
-		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
-			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY,
-			Action: livekit.LeaveRequest_DISCONNECT,
-		}))
-		return
-	}
-	if err != nil || s == nil {
-		h.metrics.joins.WithLabelValues("mismatch").Inc()
-		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
-			CanReconnect: true,
-			Reason:       livekit.DisconnectReason_STATE_MISMATCH,
-			Action:       livekit.LeaveRequest_RECONNECT,
-		}))
-		return
-	}
-	h.metrics.joins.WithLabelValues("resumed").Inc()
-	s.peer.Resume()
-	s.run()
-}
-
-// dismiss says m and closes a socket that has no participant.
-func (h *Handler) dismiss(ws *socket, m *rooms.Message) {
-	ws.finish(m)
-	h.sessions.Go(ws.write)
-	ws.drain()
-}
-
-// drain reads until the client has closed, so that it sees our last message.
-func (s *socket) drain() {
-	ctx, cancel := context.WithTimeout(s.done, 5*time.Second)
-	defer cancel()
-	for {
-		if _, _, err := s.conn.Read(ctx); err != nil {
-			return
-		}
-	}
-}
-
-// joinResponse is the first message to a client.
-func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
-	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
-	for _, m := range h.cfg.EnabledCodecs {
-		codecs = append(codecs, &livekit.Codec{Mime: m})
-	}
-	self := proto.CloneOf(snap.Self)
-	self.State = livekit.ParticipantInfo_JOINING // until it has heard of it
-	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
-		Room:                 snap.Room,
-		Participant:          self,
-		OtherParticipants:    snap.Others,
-		ServerVersion:        compatVersion,
-		ServerInfo:           h.serverInfo(),
-		ServerRegion:         h.cfg.Region,
-		IceServers:           s.iceServers(snap),
-		SubscriberPrimary:    s.subscriberPrimary(snap.Self),
-		ClientConfiguration:  s.clientConfiguration(snap),
-		PingInterval:         clientPingInterval,
-		PingTimeout:          clientPingTimeout,
-		SifTrailer:           snap.SIFTrailer,
-		EnabledPublishCodecs: codecs,
-		FastPublish:          snap.Self.GetPermission().GetCanPublish(),
-	}}})
-}
-
-func (h *Handler) serverInfo() *livekit.ServerInfo {
-	return ServerInfo(h.cfg.Version, h.cfg.NodeID, h.cfg.Region)
-}
-
-// ServerInfo is what clients, and the workers of agents, are told of the server.
-func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
-	return &livekit.ServerInfo{
-		Edition:       livekit.ServerInfo_Standard,
-		Version:       compatVersion,
-		Protocol:      protocolVersion,
-		Region:        region,
-		NodeId:        nodeID,
-		DebugInfo:     "parlor " + version,
-		AgentProtocol: 1,
-	}
-}
-
-// resumeMessages is what a resuming client is told first: all of the state.
-func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
-	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
-	return []*rooms.Message{
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
-			IceServers:          s.iceServers(snap),
-			ClientConfiguration: s.clientConfiguration(snap),
-			ServerInfo:          h.serverInfo(),
-			LastMessageSeq:      s.peer.LastMessageSeq(),
-		}}}),
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
-			Update: &livekit.ParticipantUpdate{Participants: all, FullSnapshot: true},
-		}}),
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
-			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
-		}}),
-		s.tokenMessage(snap.Self),
-	}
 }

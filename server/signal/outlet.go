@@ -42,13 +42,9 @@ type outlet struct {
 	info  atomic.Pointer[livekit.ParticipantInfo]
 	moved atomic.Pointer[move]
 
-	mu      sync.Mutex       // guards the following
-	waiting []*rooms.Message // sent before the first socket was attached
-	bytes   int              // of waiting
-	opened  bool
-	left    bool
-	leave   *rooms.Message // what was to be said before there was a socket
-	ws      *socket
+	mu   sync.Mutex     // guards the following
+	left *rooms.Message // what it was told last; nil: it has not left
+	ws   *socket        // nil while no client is attached
 }
 
 var _ rooms.Outlet = (*outlet)(nil)
@@ -59,23 +55,11 @@ type move struct {
 	at   time.Time
 }
 
-// Send implements [rooms.Outlet]. Before the first socket is attached messages
-// wait behind the join response; between sockets they are dropped.
+// Send implements [rooms.Outlet].
 func (o *outlet) Send(m *rooms.Message) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case o.left:
-		return false
-	case !o.opened:
-		if len(o.waiting) >= queueLength || o.bytes > queueBytes {
-			o.overrun()
-			return false
-		}
-		o.waiting = append(o.waiting, m)
-		o.bytes += len(m.Binary())
-		return true
-	case o.ws == nil:
+	if o.ws == nil {
 		return false
 	}
 	if o.ws.push(frame{message: m}) {
@@ -87,32 +71,17 @@ func (o *outlet) Send(m *rooms.Message) bool {
 	return false
 }
 
-// overrun gives up an outlet whose socket has not come before too much waited for it:
-// what is lost cannot be told later, so its client is to join again and to begin with
-// the state of then. o.mu is held.
-func (o *outlet) overrun() {
-	o.metrics.slow.Inc()
-	o.left, o.waiting = true, nil
-	o.leave = leaveMessage(&livekit.LeaveRequest{
-		CanReconnect: true, Reason: livekit.DisconnectReason_STATE_MISMATCH, Action: livekit.LeaveRequest_RECONNECT,
-	})
-}
-
 // Leave implements [rooms.Outlet].
 func (o *outlet) Leave(leave *livekit.LeaveRequest) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.left {
+	if o.left != nil {
 		return
 	}
-	o.left = true
-	o.waiting = nil
-	switch {
-	case o.ws != nil:
-		o.ws.finish(leaveMessage(leave))
+	o.left = leaveMessage(leave)
+	if o.ws != nil {
+		o.ws.finish(o.left)
 		o.ws = nil
-	case !o.opened:
-		o.leave = leaveMessage(leave)
 	}
 }
 
@@ -123,37 +92,44 @@ func (o *outlet) Attached() bool {
 	return o.ws != nil
 }
 
-// farewell is what a client is to be told whose participant was sent away before
-// its first socket was there; nil = nothing.
-func (o *outlet) farewell() *rooms.Message {
+// goodbye is what a client is told that comes too late.
+func (o *outlet) goodbye() *rooms.Message {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.leave
+	if o.left == nil {
+		return startAgain()
+	}
+	return o.left
+}
+
+// startAgain tells a client that its session is not there any more.
+func startAgain() *rooms.Message {
+	return leaveMessage(&livekit.LeaveRequest{
+		CanReconnect: true, Reason: livekit.DisconnectReason_STATE_MISMATCH, Action: livekit.LeaveRequest_RECONNECT,
+	})
 }
 
 func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: leave}})
 }
 
-// attach makes ws the outlet's socket: first goes what is given, then what has
-// been waiting. A socket attached before is closed. It reports false if the
-// participant is gone, or is to go since too much waited for the socket.
+// attach makes ws the outlet's socket, on which first is said first: the whole state. A
+// socket attached before is closed. It reports false if the participant is gone.
 func (o *outlet) attach(ws *socket, first ...*rooms.Message) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.left {
+	if o.left != nil {
 		return false
 	}
 	if o.ws != nil {
 		o.ws.finish(nil)
 	}
-	o.ws, o.opened = ws, true
-	for _, m := range append(first, o.waiting...) {
-		if !ws.enqueue(frame{message: m}) { // cannot be: the queue is empty and longer than that
+	o.ws = ws
+	for _, m := range first {
+		if !ws.enqueue(frame{message: m, first: true}) { // cannot be: the queue is empty and longer than that
 			ws.cut()
 		}
 	}
-	o.waiting = nil
 	return true
 }
 
@@ -166,18 +142,20 @@ func (o *outlet) detach(ws *socket) bool {
 		return false
 	}
 	o.ws = nil
-	return !o.left
+	return o.left == nil
 }
 
 // frame is what a socket's writer is to do.
 type frame struct {
 	message *rooms.Message // nil with last: only close
 	last    bool           // close 1000 afterwards
+	first   bool           // it belongs to what the socket begins with
 }
 
-// size is how many bytes wait with f.
+// size is how many bytes count as waiting with f. What a socket begins with is taken
+// however long it is, and is marshalled by the socket's writer: its room does not wait.
 func (f frame) size() int64 {
-	if f.message == nil {
+	if f.message == nil || f.first {
 		return 0
 	}
 	return int64(len(f.message.Binary()))

@@ -37,13 +37,11 @@ type session struct {
 	opts   *options
 	mode   string
 
+	subscriberPrimary bool // as of the join
+
 	begin func()      // begins negotiation, once; nil in a resumed session
 	late  *time.Timer // calls begin if the client says nothing; nil if there is nothing to wait for
 
-}
-
-func (s *session) subscriberPrimary(self *livekit.ParticipantInfo) bool {
-	return !s.opts.singlePC && s.opts.protocol > 2 && self.GetPermission().GetCanSubscribe()
 }
 
 // allowPause reports whether video may be paused for want of bandwidth: the client's word
@@ -53,38 +51,6 @@ func (s *session) allowPause() bool {
 		return *asked
 	}
 	return s.h.cfg.AllowPause
-}
-
-// makePeer makes the participant's transports and hands them to its room.
-func (s *session) makePeer(snap rooms.Snapshot) error {
-	perm := snap.Self.GetPermission()
-	peer, err := s.h.cfg.Media.NewPeer(media.PeerConfig{
-		SID:               s.p.SID(),
-		Identity:          s.p.Identity(),
-		SinglePC:          s.opts.singlePC,
-		SubscriberPrimary: s.subscriberPrimary(snap.Self),
-		Protocol:          s.opts.protocol,
-		Client:            s.opts.client,
-		AdaptiveStream:    s.opts.adaptiveStream,
-		AllowPause:        s.allowPause(),
-		TCPOnly:           s.h.overTCP.holds(snap.Room.Name, s.p.Identity(), time.Now()),
-		CanPublish:        perm.GetCanPublish(),
-		CanPublishData:    perm.GetCanPublishData(),
-		CanSubscribe:      perm.GetCanSubscribe(),
-		Signals:           speaker{s.outlet, s.opts.protocol},
-		Events:            measured{s.p, s.h.decoder},
-		Log:               s.h.log.With("room", snap.Room.Name, "participant", s.p.Identity()),
-	})
-	if err != nil {
-		return err
-	}
-	s.peer = peer
-	if err := s.p.Attach(peer); err != nil {
-		peer.Close()
-		return err
-	}
-	s.outlet.peer.Store(peer)
-	return nil
 }
 
 // onlyTLS tells whether the client is to be given nothing but TURN over TLS.

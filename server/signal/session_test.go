@@ -82,7 +82,7 @@ func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 				Info: &livekit.ParticipantInfo{Identity: identity, Permission: &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true}},
 			})
 			require.NoError(t, err)
-			require.NoError(t, p.Attach(noMedia{}))
+			require.NoError(t, p.Enter(noMedia{}, func(*rooms.Participant, rooms.Snapshot) {}))
 			return p, outlet
 		}
 		ann, announced := enter("ann")

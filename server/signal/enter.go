@@ -1,0 +1,212 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/media"
+	"parlor/rooms"
+)
+
+// join lets a new participant in. The upgrade comes only when the join is on
+// disk: a refusal is an HTTP answer. With the upgraded connection the client enters.
+func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
+	out := &outlet{metrics: h.metrics}
+	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
+	p, self, err := h.commit(r.Context(), req, func(j *rooms.JoinRequest) {
+		j.Outlet, j.OnChange, j.Token, j.Client = out, s.refresh, s.moved, clientAttrs(r, req.opts.client)
+	})
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	s.p = p
+	if err := s.makePeer(self); err != nil {
+		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
+		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
+		h.refuse(w, r, err)
+		return
+	}
+	if p.Ended() { // removed or replaced since
+		s.peer.Close()
+		h.refuse(w, r, rooms.ErrNoParticipant)
+		return
+	}
+	conn, err := h.accept(w, r)
+	if err != nil {
+		s.peer.Close()
+		p.SignalLost()
+		return
+	}
+	h.metrics.joins.WithLabelValues("joined").Inc()
+	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
+	if err := p.Enter(s.peer, func(_ *rooms.Participant, snap rooms.Snapshot) {
+		s.attach(snap, h.joinResponse(s, snap), s.tokenMessage(snap.Self))
+	}); err != nil { // since then
+		s.peer.Close()
+		h.dismiss(s.ws, out.goodbye())
+		return
+	}
+	s.start()
+	s.run()
+}
+
+// makePeer makes the participant's transports.
+func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
+	perm, room := self.GetPermission(), s.claims.Grants.Video.Room
+	s.subscriberPrimary = !s.opts.singlePC && s.opts.protocol > 2 && perm.GetCanSubscribe()
+	s.peer, err = s.h.cfg.Media.NewPeer(media.PeerConfig{
+		SID:               s.p.SID(),
+		Identity:          s.p.Identity(),
+		SinglePC:          s.opts.singlePC,
+		SubscriberPrimary: s.subscriberPrimary,
+		Protocol:          s.opts.protocol,
+		Client:            s.opts.client,
+		AdaptiveStream:    s.opts.adaptiveStream,
+		AllowPause:        s.allowPause(),
+		TCPOnly:           s.h.overTCP.holds(room, s.p.Identity(), time.Now()),
+		CanPublish:        perm.GetCanPublish(),
+		CanPublishData:    perm.GetCanPublishData(),
+		CanSubscribe:      perm.GetCanSubscribe(),
+		Signals:           speaker{s.outlet, s.opts.protocol},
+		Events:            measured{s.p, s.h.decoder},
+		Log:               s.h.log.With("room", room, "participant", s.p.Identity()),
+	})
+	return err
+}
+
+// attach makes the session's socket the way to its client, to which first is said
+// first. It reports false if the participant is gone.
+func (s *session) attach(snap rooms.Snapshot, first ...*rooms.Message) bool {
+	s.outlet.peer.Store(s.peer)
+	s.outlet.info.Store(snap.Self)
+	return s.outlet.attach(s.ws, first...)
+}
+
+// resume attaches a new WebSocket to a participant whose last was lost. A
+// participant that is not there any more is told to join again.
+func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
+	if err := h.mayResume(r.Context(), req); err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	conn, err := h.accept(w, r)
+	if err != nil {
+		return
+	}
+	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
+	var s *session
+	err = h.cfg.Rooms.Resume(r.Context(), req.room, req.info.Identity, req.sessions(), func(p *rooms.Participant, snap rooms.Snapshot) {
+		out, ok := p.Outlet().(*outlet)
+		if !ok || out.peer.Load() == nil {
+			return
+		}
+		s = &session{h: h, outlet: out, p: p, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
+		if !s.attach(snap, h.resumeMessages(s, snap)...) {
+			s = nil
+		}
+	})
+	if errors.Is(err, rooms.ErrReplaced) { // its own leave, if it was told one, was lost with its socket
+		h.metrics.joins.WithLabelValues("replaced").Inc()
+		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
+			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY,
+			Action: livekit.LeaveRequest_DISCONNECT,
+		}))
+		return
+	}
+	if err != nil || s == nil {
+		h.metrics.joins.WithLabelValues("mismatch").Inc()
+		h.dismiss(ws, startAgain())
+		return
+	}
+	h.metrics.joins.WithLabelValues("resumed").Inc()
+	s.peer.Resume()
+	s.run()
+}
+
+// dismiss says m and closes a socket that has no participant.
+func (h *Handler) dismiss(ws *socket, m *rooms.Message) {
+	ws.finish(m)
+	h.sessions.Go(ws.write)
+	ws.drain()
+}
+
+// drain reads until the client has closed, so that it sees our last message.
+func (s *socket) drain() {
+	ctx, cancel := context.WithTimeout(s.done, 5*time.Second)
+	defer cancel()
+	for {
+		if _, _, err := s.conn.Read(ctx); err != nil {
+			return
+		}
+	}
+}
+
+// joinResponse is the first message to a client.
+func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
+	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
+	for _, m := range h.cfg.EnabledCodecs {
+		codecs = append(codecs, &livekit.Codec{Mime: m})
+	}
+	self := proto.CloneOf(snap.Self)
+	self.State = livekit.ParticipantInfo_JOINING // until it has heard of it
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
+		Room:                 snap.Room,
+		Participant:          self,
+		OtherParticipants:    snap.Others,
+		ServerVersion:        compatVersion,
+		ServerInfo:           h.serverInfo(),
+		ServerRegion:         h.cfg.Region,
+		IceServers:           s.iceServers(snap),
+		SubscriberPrimary:    s.subscriberPrimary,
+		ClientConfiguration:  s.clientConfiguration(snap),
+		PingInterval:         clientPingInterval,
+		PingTimeout:          clientPingTimeout,
+		SifTrailer:           snap.SIFTrailer,
+		EnabledPublishCodecs: codecs,
+		FastPublish:          snap.Self.GetPermission().GetCanPublish(),
+	}}})
+}
+
+func (h *Handler) serverInfo() *livekit.ServerInfo {
+	return ServerInfo(h.cfg.Version, h.cfg.NodeID, h.cfg.Region)
+}
+
+// ServerInfo is what clients, and the workers of agents, are told of the server.
+func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
+	return &livekit.ServerInfo{
+		Edition:       livekit.ServerInfo_Standard,
+		Version:       compatVersion,
+		Protocol:      protocolVersion,
+		Region:        region,
+		NodeId:        nodeID,
+		DebugInfo:     "parlor " + version,
+		AgentProtocol: 1,
+	}
+}
+
+// resumeMessages is what a resuming client is told first: all of the state.
+func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
+	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
+	return []*rooms.Message{
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
+			IceServers:          s.iceServers(snap),
+			ClientConfiguration: s.clientConfiguration(snap),
+			ServerInfo:          h.serverInfo(),
+			LastMessageSeq:      s.peer.LastMessageSeq(),
+		}}}),
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
+			Update: &livekit.ParticipantUpdate{Participants: all, FullSnapshot: true},
+		}}),
+		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
+			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
+		}}),
+		s.tokenMessage(snap.Self),
+	}
+}

@@ -1,0 +1,124 @@
+package signal
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"parlor/media"
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
+	"parlor/server/access"
+)
+
+// lateUpgrade is a connection that is upgraded after something else has happened.
+type lateUpgrade struct {
+	http.ResponseWriter
+	before func()
+}
+
+func (l lateUpgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	l.before()
+	return http.NewResponseController(l.ResponseWriter).Hijack()
+}
+
+// entrance is the signalling of a real house, whose clients' connections are upgraded
+// after before has been called, when their joins are on disk.
+type entrance struct {
+	t      *testing.T
+	rooms  *rooms.Rooms
+	url    string
+	before func()
+}
+
+const secret = "a secret that is long enough for anybody"
+
+func newEntrance(t *testing.T) *entrance {
+	log := slog.New(slog.DiscardHandler)
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+	require.NoError(t, err)
+	house := rooms.New(rooms.Config{Store: store, Log: log, AutoCreate: true, RestartGrace: time.Minute})
+	require.NoError(t, house.Open(context.Background()))
+	engine, err := media.NewEngine(media.Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: log})
+	require.NoError(t, err)
+	verifier := access.NewVerifier(map[string]string{"key": secret})
+	h := New(Config{Rooms: house, Media: engine, Verifier: verifier, Log: log})
+	e := &entrance{t: t, rooms: house}
+	server := httptest.NewServer(verifier.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.RTC().ServeHTTP(lateUpgrade{w, e.before}, r)
+	})))
+	e.url = "ws" + strings.TrimPrefix(server.URL, "http")
+	t.Cleanup(func() {
+		house.Stop()
+		require.NoError(t, h.Wait(context.Background()))
+		server.Close()
+		require.NoError(t, house.Close(context.Background()))
+		require.NoError(t, engine.Close())
+		require.NoError(t, store.Close(context.Background()))
+	})
+	return e
+}
+
+// connect joins as ann, and returns what the client reads first.
+func (e *entrance) connect() *livekit.SignalResponse {
+	e.t.Helper()
+	token, err := auth.NewAccessToken("key", secret).SetIdentity("ann").
+		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: "tea"}).ToJWT()
+	require.NoError(e.t, err)
+	conn, _, err := websocket.Dial(e.t.Context(), e.url+"?protocol=17&access_token="+token, nil)
+	require.NoError(e.t, err)
+	conn.SetReadLimit(maxMessage)
+	e.t.Cleanup(func() { _ = conn.CloseNow() })
+	_, b, err := conn.Read(e.t.Context())
+	require.NoError(e.t, err)
+	resp := &livekit.SignalResponse{}
+	require.NoError(e.t, proto.Unmarshal(b, resp))
+	return resp
+}
+
+// Whatever a room says between a join and its socket, the client begins with the room
+// as it is when the socket is there.
+func TestAClientBeginsWithTheStateOfItsSocket(t *testing.T) {
+	const more = 1100 // messages than wait for a client that does not read
+	e := newEntrance(t)
+	bob, _, err := e.rooms.Join(t.Context(), rooms.JoinRequest{
+		Room: "tea", Outlet: &stuck{}, Protocol: 17,
+		Info: &livekit.ParticipantInfo{Identity: "bob", Permission: &livekit.ParticipantPermission{CanUpdateMetadata: true}},
+	})
+	require.NoError(t, err)
+	e.before = func() {
+		for n := range more {
+			bob.UpdateSelf(&livekit.UpdateParticipantMetadata{Metadata: strconv.Itoa(n + 1)})
+		}
+		bob.Sync()
+	}
+	joined := e.connect().GetJoin()
+	require.NotNil(t, joined)
+	require.Len(t, joined.OtherParticipants, 1)
+	require.Equal(t, strconv.Itoa(more), joined.OtherParticipants[0].Metadata)
+}
+
+// A client that is sent away before its socket is there is told so on the socket.
+func TestAClientSentAwayBeforeItsSocketIsTold(t *testing.T) {
+	e := newEntrance(t)
+	e.before = func() {
+		require.NoError(t, e.rooms.Remove(context.Background(), &livekit.RoomParticipantIdentity{Room: "tea", Identity: "ann"}))
+	}
+	leave := e.connect().GetLeave()
+	require.Equal(t, livekit.DisconnectReason_PARTICIPANT_REMOVED, leave.GetReason())
+	require.Equal(t, livekit.LeaveRequest_DISCONNECT, leave.GetAction())
+}
