@@ -230,8 +230,8 @@ func TestAuthenticFeedbackFlood(t *testing.T) {
 		pc := a.pub
 		if !single {
 			pc = a.sub
-			a.channel("_reliable") // it is connected
 		}
+		require.Eventually(t, func() bool { return pc.ConnectionState() == webrtc.PeerConnectionStateConnected }, patience, time.Millisecond)
 		report := feedback.Report{Arrivals: []int32{0, 4, feedback.NotReceived, 9}}
 		const packets = 3000
 		for i := range packets {

@@ -97,7 +97,7 @@ func (f *fixture) testHeld(t *testing.T) {
 	require.False(t, get[bool](ann, `parlor.room.localParticipant.isMicrophoneEnabled`))
 
 	late := f.join(t, modes[1], "held", "Late", "video", "0")
-	late.until("a word of the hold to somebody who comes later", toast("held")+` && !parlor.room.localParticipant.isMicrophoneEnabled`)
+	late.until("a word of the hold to somebody who comes later", toast("held")+` && [...parlor.room.localParticipant.trackPublications.values()].some((publication) => publication.isMuted)`)
 
 	f.server.rest(http.MethodDelete, "/v1/rooms/held/mute", ``)
 	for _, p := range []*page{ann, late} {
