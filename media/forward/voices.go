@@ -102,8 +102,29 @@ func (t *Track) hear(level, now int64) {
 // voices are whose sound goes to one subscriber, if only that of the loudest does.
 type voices struct {
 	mu     sync.Mutex   // guards the following; forwarders' locks are taken under it
-	most   int          // 0 = everybody's
-	chosen []*Forwarder // most of them at most
+	most   int          // participants; 0 = everybody's
+	chosen []*Forwarder // of most participants at most
+}
+
+// places is how many participants the chosen forwarders are of.
+func (v *voices) places() (n int) {
+	for i, f := range v.chosen {
+		if !slices.ContainsFunc(v.chosen[:i], f.besides) {
+			n++
+		}
+	}
+	return n
+}
+
+// besides reports whether o is of the same participant.
+func (f *Forwarder) besides(o *Forwarder) bool {
+	return f == o || (f.track.cfg.Voice != nil && f.track.cfg.Voice == o.track.cfg.Voice)
+}
+
+// has reports whether there is room for f: its participant has a place, whatever the number
+// of its tracks, or one is free.
+func (v *voices) has(f *Forwarder) bool {
+	return slices.ContainsFunc(v.chosen, f.besides) || v.places() < v.most
 }
 
 // limit says how many are heard at most, before there are any.
@@ -123,7 +144,7 @@ func (v *voices) add(f *Forwarder) {
 	defer v.mu.Unlock()
 	switch {
 	case v.most == 0 || !f.counts():
-	case len(v.chosen) < v.most:
+	case v.has(f):
 		v.chosen = append(v.chosen, f)
 	default:
 		f.hold(true)
@@ -144,17 +165,32 @@ func (v *voices) compete(f *Forwarder, at time.Time) {
 	if slices.Contains(v.chosen, f) {
 		return
 	}
-	if len(v.chosen) < v.most {
+	if v.has(f) {
 		if f.hold(false) {
 			v.chosen = append(v.chosen, f)
 		}
 		return
 	}
-	softest := slices.MinFunc(v.chosen, func(a, b *Forwarder) int { return int(a.heard(at) - b.heard(at)) })
-	if f.heard(at) >= softest.heard(at)+louder && f.hold(false) {
-		softest.hold(true)
-		v.chosen[slices.Index(v.chosen, softest)] = f
+	softest := slices.MinFunc(v.chosen, func(a, b *Forwarder) int { return int(v.participant(a, at) - v.participant(b, at)) })
+	if f.heard(at) >= v.participant(softest, at)+louder && f.hold(false) {
+		v.chosen = append(slices.DeleteFunc(v.chosen, func(o *Forwarder) bool {
+			gives := softest.besides(o)
+			if gives {
+				o.hold(true)
+			}
+			return gives
+		}), f)
 	}
+}
+
+// participant is how loud the loudest of the participant's chosen tracks is.
+func (v *voices) participant(f *Forwarder, at time.Time) (heard int64) {
+	for _, o := range v.chosen {
+		if f.besides(o) {
+			heard = max(heard, o.heard(at))
+		}
+	}
+	return heard
 }
 
 // heard is how loud the forwarder's track is.

@@ -28,13 +28,18 @@ type meeting struct {
 	speakers []*speaker
 }
 
-func newMeeting(t *testing.T, speakers int, source livekit.TrackSource) *meeting {
+// newMeeting makes a meeting of speakers, the first of which have these voices.
+func newMeeting(t *testing.T, speakers int, source livekit.TrackSource, voices ...*Voice) *meeting {
 	d := NewDownlink()
 	d.LimitVoices(2)
 	d.Connected()
 	m := &meeting{t: t}
 	for i := range speakers {
-		track := NewTrack(TrackConfig{SID: fmt.Sprint(i), Kind: livekit.TrackType_AUDIO, Codec: opusConfig()})
+		c := TrackConfig{SID: fmt.Sprint(i), Kind: livekit.TrackType_AUDIO, Codec: opusConfig()}
+		if i < len(voices) {
+			c.Voice = voices[i]
+		}
+		track := NewTrack(c)
 		t.Cleanup(track.Close)
 		track.SetInfo(&livekit.TrackInfo{Source: source})
 		m.speakers = append(m.speakers, &speaker{
@@ -107,6 +112,19 @@ func TestTheLoudestAreHeard(t *testing.T) {
 		m.speakers[1].level = 0 // it tells no level, so it is taken to speak
 		heard = m.talk(time.Second)
 		require.GreaterOrEqual(t, heard[1], 45, "a place that is given up is free")
+	})
+}
+
+// A participant has one place, whatever the number of its tracks: it can neither take
+// those of others nor lose a track for having two.
+func TestATrackMoreTakesNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loud := NewVoice()
+		m := newMeeting(t, 4, livekit.TrackSource_MICROPHONE, loud, loud, loud)
+		for _, s := range m.speakers {
+			s.level = -30
+		}
+		require.Equal(t, []int{50, 50, 50, 50}, m.talk(time.Second))
 	})
 }
 
