@@ -135,7 +135,7 @@ func lockAsOwner(path string) (*os.File, error) {
 	fi, err := os.Stat(path)
 	if err == nil {
 		if owner, ok := fi.Sys().(*syscall.Stat_t); ok {
-			err = os.Chown(lock, int(owner.Uid), int(owner.Gid))
+			err = f.Chown(int(owner.Uid), int(owner.Gid))
 		}
 	}
 	if err != nil {

@@ -109,6 +109,18 @@ func TestBackUpRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(kept))
 
+	// Root makes backups in a folder that the server's user may write to.
+	lock := path + ".lock"
+	require.NoError(t, os.Rename(lock, lock+".aside"))
+	require.NoError(t, os.Symlink(there, lock))
+	_, err = BackUp(t.Context(), path, filepath.Join(dir, "linked.db"))
+	require.Error(t, err)
+	require.NoError(t, os.Remove(lock))
+	require.NoError(t, os.Rename(lock+".aside", lock))
+	kept, err = os.ReadFile(there)
+	require.NoError(t, err)
+	require.Equal(t, "mine", string(kept), "what a link in the lock's place leads to")
+
 	to := t.TempDir()
 	_, err = BackUp(t.Context(), filepath.Join(dir, "absent.db"), filepath.Join(to, "b.db"))
 	require.ErrorContains(t, err, "there is no database")

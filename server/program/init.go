@@ -238,10 +238,7 @@ func (r *initRequest) do(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.write(r.file(), text, 0o600); err != nil {
-		return err
-	}
-	if err := r.give(r.file()); err != nil {
+	if err := r.writeFor(r.file(), text, 0o600, r.give); err != nil {
 		return err
 	}
 	if err := r.installProgram(); err != nil {
@@ -308,6 +305,11 @@ func (r *initRequest) keep(path string) error {
 
 // write writes a file that is not there.
 func (r *initRequest) write(path, text string, mode fs.FileMode) error {
+	return r.writeFor(path, text, mode, func(*os.File) error { return nil })
+}
+
+// writeFor is write for a file that is given to somebody before it has its mode.
+func (r *initRequest) writeFor(path, text string, mode fs.FileMode, give func(*os.File) error) error {
 	what := fmt.Sprintf("%s (mode %#o)", path, mode)
 	if _, err := os.Lstat(path); err == nil {
 		return r.keep(path)
@@ -320,20 +322,20 @@ func (r *initRequest) write(path, text string, mode fs.FileMode) error {
 			return err
 		}
 	}
-	if err := create(path, strings.NewReader(text), mode); err != nil {
+	if err := create(path, strings.NewReader(text), mode, give); err != nil {
 		return err
 	}
 	return r.say("wrote", "", what)
 }
 
 // create makes a file of that mode, which must not exist, with all of in.
-func create(path string, in io.Reader, mode fs.FileMode) (err error) {
+func create(path string, in io.Reader, mode fs.FileMode, give func(*os.File) error) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, in)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()) // the mode, whatever the umask
+	err = errors.Join(err, give(f), f.Chmod(mode), f.Sync(), f.Close()) // the mode, whatever the umask
 	if err != nil {
 		return errors.Join(err, os.Remove(path)) // half a file would be kept the next time
 	}
@@ -351,14 +353,19 @@ func (r *initRequest) makeFolder(path string) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return err
 	}
-	if err := r.give(path); err != nil {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(r.give(folder), folder.Close()); err != nil {
 		return err
 	}
 	return r.say("made", "", path+" (mode 0750)")
 }
 
-// give makes the server's user the owner of what was made.
-func (r *initRequest) give(path string) error {
+// give makes the server's user the owner of what was made. It is named by its descriptor:
+// the server's user might have put a link in place of its name.
+func (r *initRequest) give(f *os.File) error {
 	if r.root != "" || r.dryRun {
 		return nil // there is no user
 	}
@@ -374,7 +381,7 @@ func (r *initRequest) give(path string) error {
 	if err != nil {
 		return err
 	}
-	return os.Chown(path, uid, gid)
+	return f.Chown(uid, gid)
 }
 
 // makeUser makes the server's user. In another root systemd does, when that starts.
@@ -418,7 +425,7 @@ func (r *initRequest) installProgram() error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	if err := create(to, in, 0o755); err != nil {
+	if err := create(to, in, 0o755, func(*os.File) error { return nil }); err != nil {
 		return err
 	}
 	return r.say("copied", "", self+" to "+to)
