@@ -18,7 +18,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -168,6 +170,31 @@ func (k *Keeper) Until() time.Time {
 		}
 	}
 	return first
+}
+
+// Kept is when the first of the certificates runs out that a keeper has in its folder, which
+// may be of another process; an error that wraps [autocert.ErrCacheMiss] if one is missing.
+func Kept(ctx context.Context, folder string, names []string) (first time.Time, err error) {
+	for _, name := range names {
+		kept, err := autocert.DirCache(folder).Get(ctx, name)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("the certificate for %s: %w", name, err)
+		}
+		var block *pem.Block
+		for block, kept = pem.Decode(kept); block != nil && block.Type != "CERTIFICATE"; block, kept = pem.Decode(kept) {
+		}
+		if block == nil {
+			return time.Time{}, fmt.Errorf("the certificate for %s is not in its file", name)
+		}
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("the certificate for %s: %w", name, err)
+		}
+		if first.IsZero() || leaf.NotAfter.Before(first) {
+			first = leaf.NotAfter
+		}
+	}
+	return first, nil
 }
 
 // Run gets the certificates and keeps them new, until ctx ends. The server should answer

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"parlor/rooms/replica"
+	"parlor/server/acme"
 	"parlor/server/api"
 	"parlor/server/config"
 )
@@ -273,7 +274,14 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	if i.cfg.TURN.Enabled && i.cfg.TURN.TLSPort != 0 {
 		try(mediaHosts, i.cfg.TURN.TLSPort, "turn.tls_port")
 	}
-	for _, port := range i.cfg.RTC.UDPPorts() {
+	if i.cfg.TLS.HTTPPort != 0 {
+		try(hosts, i.cfg.TLS.HTTPPort, "tls.http_port")
+	}
+	udp := slices.Clone(i.cfg.RTC.UDPPorts())
+	if i.cfg.TURN.Enabled && i.cfg.TURN.UDPPort > 0 && !slices.Contains(udp, i.cfg.TURN.UDPPort) {
+		udp = append(udp, i.cfg.TURN.UDPPort)
+	}
+	for _, port := range udp {
 		if err := tryUDP(ctx, mediaHosts, port); err != nil {
 			taken = append(taken, portHint(err, "--udp-port"))
 		}
@@ -305,6 +313,9 @@ func portsOf(cfg *config.Config) string {
 	if !onlyLoopback(cfg.BindAddresses) {
 		all = append(all, fmt.Sprintf("TCP %d (HTTP)", cfg.Port))
 	}
+	if cfg.TLS.HTTPPort != 0 && !onlyLoopback(cfg.BindAddresses) {
+		all = append(all, fmt.Sprintf("TCP %d (to HTTPS)", cfg.TLS.HTTPPort))
+	}
 	if onlyLoopback(cfg.RTC.BindAddresses) {
 		return strings.Join(append(all, "none for media"), ", ")
 	}
@@ -329,9 +340,15 @@ func portsOf(cfg *config.Config) string {
 const certificateSoon = 14 * 24 * time.Hour
 
 // checkCertificate looks how long the certificate holds.
-func (i *inspection) checkCertificate(context.Context) []api.Check {
+func (i *inspection) checkCertificate(ctx context.Context) []api.Check {
 	const what = "certificate"
-	if i.cfg.TLS.CertFile == "" {
+	switch {
+	case i.cfg.TLS.CertFile != "":
+	case i.cfg.Domain != "":
+		return []api.Check{i.checkAuthority(ctx, what)}
+	case i.cfg.TLS.SelfSigned:
+		return []api.Check{rowWarning(what, "the server signs it itself", "have people compare its fingerprint, or set domain: browsers warn of it")}
+	default:
 		if i.cfg.Development || onlyLoopback(i.cfg.BindAddresses) {
 			return []api.Check{rowOK(what, "none: the server is for this machine, or for a proxy on it")}
 		}
@@ -346,6 +363,16 @@ func (i *inspection) checkCertificate(context.Context) []api.Check {
 		return []api.Check{rowFailed(what, err.Error(), "mend tls.cert_file")}
 	}
 	return []api.Check{judgeCertificate(what, strings.Join(leaf.DNSNames, ", "), leaf.NotBefore, leaf.NotAfter, time.Now())}
+}
+
+// checkAuthority looks for the certificate that the server has by ACME.
+func (i *inspection) checkAuthority(ctx context.Context, what string) api.Check {
+	names := acmeNames(i.cfg)
+	until, err := acme.Kept(ctx, certificatesOf(i.cfg), names)
+	if err != nil {
+		return rowWarning(what, err.Error(), "start the server, which asks the certificate authority, and see what its log says; only its own user can read what it has")
+	}
+	return judgeCertificate(what, strings.Join(names, ", "), time.Time{}, until, time.Now())
 }
 
 func judgeCertificate(what, names string, from, until, now time.Time) api.Check {

@@ -15,6 +15,9 @@ import (
 // names are the DNS names by which clients reach the server.
 func (i *inspection) names() (all []string) {
 	if i.cfg.TLS.CertFile == "" {
+		if i.cfg.Domain != "" {
+			return acmeNames(i.cfg)
+		}
 		return nil
 	}
 	leaf, err := readCertificate(i.cfg.TLS.CertFile)

@@ -80,8 +80,17 @@ func (c *clientFlags) connect(env Environment) (*client, error) {
 		}
 	}
 	transport.Proxy = nil // it is on this machine
-	if out.base, err = localURL(cfg); err == nil && cfg.TLS.CertFile != "" {
-		transport.TLSClientConfig, err = pinned(cfg.TLS.CertFile)
+	if out.base, err = localURL(cfg); err != nil {
+		return nil, err
+	}
+	switch {
+	case cfg.TLS.CertFile != "":
+		transport.TLSClientConfig, err = pinned(cfg.TLS.CertFile, "tls.cert_file")
+	case cfg.Domain != "": // an authority vouches for it
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.Domain}
+	case cfg.TLS.SelfSigned:
+		certFile, _ := selfSignedFiles(certificatesOf(cfg))
+		transport.TLSClientConfig, err = pinned(certFile, certFile)
 	}
 	return out, err
 }
@@ -104,7 +113,7 @@ func localURL(cfg *config.Config) (string, error) {
 		return "", errors.New("the configuration has the server take any free port: name it with --url")
 	}
 	scheme := "http"
-	if cfg.TLS.CertFile != "" {
+	if cfg.SpeaksTLS() {
 		scheme = "https"
 	}
 	return scheme + "://" + net.JoinHostPort(localHost(cfg.BindAddresses), strconv.Itoa(cfg.Port)), nil
@@ -128,7 +137,7 @@ func localHost(bind []string) string {
 // pinned is how TLS is spoken with the server on this machine, whose certificate is in
 // that file. It is for another name than the address that the server is reached at, and
 // may be signed by nobody.
-func pinned(certFile string) (*tls.Config, error) {
+func pinned(certFile, name string) (*tls.Config, error) {
 	leaf, err := readCertificate(certFile)
 	if err != nil {
 		return nil, err
@@ -138,7 +147,7 @@ func pinned(certFile string) (*tls.Config, error) {
 		InsecureSkipVerify: true, // VerifyConnection does it
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(leaf) {
-				return errors.New("it is not the one of tls.cert_file")
+				return fmt.Errorf("it is not the one of %s", name)
 			}
 			return nil
 		},

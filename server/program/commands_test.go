@@ -297,6 +297,14 @@ func TestCommandsFindTheServerOfTheConfiguration(t *testing.T) {
 	status, _, errs = command(t, nil, "rooms", "--dev", "--url", "https://127.0.0.1:"+port)
 	require.Equal(t, 1, status)
 	require.Contains(t, errs, "the certificate of https://127.0.0.1:"+port+" cannot be believed")
+
+	own := filepath.Join(dir, "own", "parlor.db")
+	require.NoError(t, os.MkdirAll(filepath.Dir(own), 0o755))
+	h = start(t, own, config.Setting{Path: "tls.self_signed", Value: "true", From: "test"})
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "development: true\nbind_addresses: [127.0.0.1]\nport: %s\ntls: {self_signed: true}\ndatabase: %s\n",
+		h.url[strings.LastIndex(h.url, ":")+1:], own), 0o600))
+	status, _, errs = command(t, nil, "rooms", "--config", file)
+	require.Equal(t, 0, status, errs)
 }
 
 func TestDurationsForPeople(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/server/acme"
+	"parlor/server/config"
 )
 
 // openTLS decides what clients of the main port are shown: the certificate of the files that
@@ -54,20 +55,28 @@ func (p *program) openTLS() (err error) {
 }
 
 // certificates is the folder in which the server keeps those that it gets or makes.
-func (p *program) certificates() string {
-	return filepath.Join(filepath.Dir(p.cfg.Database), "certificates")
+func (p *program) certificates() string { return certificatesOf(p.cfg) }
+
+func certificatesOf(cfg *config.Config) string {
+	return filepath.Join(filepath.Dir(cfg.Database), "certificates")
+}
+
+// acmeNames are what the certificates by ACME are for.
+func acmeNames(cfg *config.Config) []string {
+	names := []string{cfg.Domain}
+	if t := &cfg.TURN; t.Enabled && t.TLSPort != 0 && !t.ExternalTLS && t.CertFile == "" && t.Domain != cfg.Domain {
+		names = append(names, t.Domain)
+	}
+	return names
 }
 
 func (p *program) openKeeper() {
 	c := acme.Config{
-		Names: []string{p.cfg.Domain}, Folder: p.certificates(), Directory: p.cfg.TLS.ACME.Directory, Email: p.cfg.TLS.ACME.Email,
+		Names: acmeNames(p.cfg), Folder: p.certificates(), Directory: p.cfg.TLS.ACME.Directory, Email: p.cfg.TLS.ACME.Email,
 		Addresses: p.addresses, Log: p.log,
 	}
 	if p.cfg.TLS.ACME.Staging {
 		c.Directory = acme.Staging
-	}
-	if t := &p.cfg.TURN; t.Enabled && t.TLSPort != 0 && !t.ExternalTLS && t.CertFile == "" && t.Domain != p.cfg.Domain {
-		c.Names = append(c.Names, t.Domain)
 	}
 	p.keeper = acme.New(c)
 	p.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -110,10 +119,14 @@ const (
 	signedAgain = 30 * 24 * time.Hour
 )
 
+func selfSignedFiles(folder string) (certFile, keyFile string) {
+	return filepath.Join(folder, "self-signed.pem"), filepath.Join(folder, "self-signed.key")
+}
+
 // selfSigned is the files of a certificate that is signed by itself, for localhost and the
 // hosts. It is made if there is none that holds.
 func selfSigned(folder string, hosts []string) (certFile, keyFile string, err error) {
-	certFile, keyFile = filepath.Join(folder, "self-signed.pem"), filepath.Join(folder, "self-signed.key")
+	certFile, keyFile = selfSignedFiles(folder)
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "Parlor"}, DNSNames: []string{"localhost"}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(signedFor), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
