@@ -81,7 +81,7 @@ type Counters struct {
 	Credentials, Expired, Session             atomic.Uint64
 	SessionQuota, NetworkQuota, Quota         atomic.Uint64
 	Peers                                     atomic.Uint64 // permissions asked for, and packets sent, to where nobody may
-	StreamsRefused                            atomic.Uint64 // connections that made no relay in time, or were too many
+	StreamsRefused                            atomic.Uint64 // connections that made no relay in time, were too many, or sent no frames of TURN's
 	Overflow                                  atomic.Uint64 // packets that were not read in time
 	ToMedia, ToClients, OutsideOut, OutsideIn atomic.Uint64 // bytes relayed
 }

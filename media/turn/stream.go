@@ -1,6 +1,10 @@
 package turn
 
 import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -33,6 +37,7 @@ type stream struct {
 	server  *Server
 	key     streamKey
 	network netip.Prefix
+	in      *bufio.Reader // of Conn; Read alone uses it
 	once    sync.Once
 	timer   *time.Timer // until it has to have a relay
 
@@ -45,6 +50,7 @@ type stream struct {
 func (s *Server) ServeConn(conn net.Conn) {
 	c := &stream{
 		Conn: conn, server: s, key: streamKey{addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())},
+		in: bufio.NewReaderSize(conn, maxPacket),
 	}
 	c.network = networkOf(c.key.remote)
 	if t, ok := underlying(conn).(*net.TCPConn); ok {
@@ -107,6 +113,55 @@ func (s *Server) strangerGoneLocked(network netip.Prefix) {
 	if s.strangers[network]--; s.strangers[network] == 0 {
 		delete(s.strangers, network)
 	}
+}
+
+var errFrame = errors.New("neither a TURN message nor channel data of a length that is taken")
+
+// Read implements net.Conn: it gives one whole message, or the channel data of one packet with
+// its padding (RFC 8656, 12.5), and fails where that is longer than b. pion reads so until
+// it has such a frame, one call within the other, and looks at the frame's length last: from
+// shorter pieces of a long one a client could build a stack of any depth.
+func (c *stream) Read(b []byte) (int, error) {
+	n, err := readFrame(c.in, b)
+	if errors.Is(err, errFrame) {
+		c.server.counters.StreamsRefused.Add(1)
+	}
+	return n, err
+}
+
+// readFrame reads a message or channel data, of which pion has to find the same length: what
+// it takes for one kind must not be read as the other.
+func readFrame(r io.Reader, b []byte) (int, error) {
+	const (
+		head, header, cookie = 4, 20, 0x2112a442
+		align                = 4 // of channel data over TCP
+	)
+	if len(b) < header {
+		return 0, io.ErrShortBuffer
+	}
+	if _, err := io.ReadFull(r, b[:head]); err != nil {
+		return 0, err
+	}
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	message := b[0] < 4
+	switch {
+	case message:
+		n += header
+	case b[0]>>6 == 1: // a channel's number
+		n = head + (n+align-1)/align*align
+	default:
+		return 0, errFrame
+	}
+	if n > len(b) {
+		return 0, errFrame
+	}
+	if _, err := io.ReadFull(r, b[head:n]); err != nil {
+		return 0, err
+	}
+	if message != (n >= 8 && binary.BigEndian.Uint32(b[head:]) == cookie) {
+		return 0, errFrame
+	}
+	return n, nil
 }
 
 // Write implements net.Conn. A client that does not take in time what it is sent is given
