@@ -2,6 +2,7 @@ package agents_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -384,6 +385,29 @@ func TestWorkersWithoutTheGrantAreRefused(t *testing.T) {
 		require.Error(t, err)
 		require.Equal(t, http.StatusUnauthorized, res.StatusCode)
 	}
+}
+
+// TestTheTokenOfAnAgentIsNoWorkers: an agent is let into its room, and is given no jobs of
+// others.
+func TestTheTokenOfAnAgentIsNoWorkers(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	for what, jwt := range map[string]string{
+		"a job's":       w.job(1).Token,
+		"one to join":   token(t, h, key, &auth.VideoGrant{Agent: true, RoomJoin: true}),
+		"one of a room": token(t, h, key, &auth.VideoGrant{Agent: true, Room: "r"}),
+	} {
+		_, res, err := websocket.Dial(t.Context(), strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", &websocket.DialOptions{
+			HTTPHeader: http.Header{"Authorization": {"Bearer " + jwt}},
+		})
+		require.Error(t, err, what)
+		require.Equal(t, http.StatusUnauthorized, res.StatusCode, what)
+		why, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Contains(t, string(why), "the token is for a room", what)
+	}
+	require.EqualValues(t, 3, h.counter("parlor_agent_refused_total", "401"))
 }
 
 func TestWorkersThatSpeakJSON(t *testing.T) {

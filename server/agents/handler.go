@@ -205,6 +205,12 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		h.refuse(rw, r, http.StatusUnauthorized, access.ErrDenied.Error())
 		return
 	}
+	// The token of a job's agent has the grant, too, and is for one room alone: a worker
+	// is given jobs, and tokens, of every room.
+	if v := claims.Grants.Video; v.Room != "" || v.RoomJoin {
+		h.refuse(rw, r, http.StatusUnauthorized, "the token is for a room, and a worker's must be for none")
+		return
+	}
 	if why := h.enter(claims.APIKey); why != nil {
 		rw.Header().Set("Retry-After", "2")
 		h.refuse(rw, r, http.StatusServiceUnavailable, why.Error())
