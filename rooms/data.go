@@ -222,9 +222,8 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 	})
 }
 
-// sendTo has send bring data of the server's to the open room of that name, on the
-// caller's goroutine where somebody is there; else the room is asked first whether it
-// exists.
+// sendTo calls send with the open room of that name: on the caller's goroutine if somebody
+// is in it, else on the room's, after making sure that it exists.
 func (rs *Rooms) sendTo(ctx context.Context, room string, send func(*Room) error) error {
 	if r := rs.peek(room); r != nil && r.attended() {
 		return send(r)

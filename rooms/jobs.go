@@ -380,6 +380,9 @@ func (r *Room) agentLeft(identity string, why livekit.DisconnectReason, now time
 		r.await(j, now.Add(statusGrace), livekit.JobStatus_JS_SUCCESS, "")
 	case livekit.DisconnectReason_DUPLICATE_IDENTITY:
 		r.await(j, now.Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent was replaced and did not join")
+	case livekit.DisconnectReason_MEDIA_FAILURE: // it was told to join again
+		r.await(j, now.Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent lost its media and did not join again")
+		r.lose(j)
 	case livekit.DisconnectReason_MIGRATION: // it goes on in another room
 		r.finish(j, livekit.JobStatus_JS_SUCCESS, "", false, now)
 	case livekit.DisconnectReason_PARTICIPANT_REMOVED, livekit.DisconnectReason_ROOM_DELETED, livekit.DisconnectReason_ROOM_CLOSED:

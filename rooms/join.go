@@ -61,6 +61,10 @@ type Snapshot struct {
 	SIFTrailer []byte
 	// Departed are the newest sessions to leave: a client that resumes may have missed it.
 	Departed []*livekit.ParticipantInfo
+	// Mutes are what others decided of the participant's own tracks: a client that resumes
+	// may have missed it. It must hear of them before Self: a client that finds a track of
+	// its own muted there, and has not muted it, unmutes it.
+	Mutes []*livekit.MuteTrackRequest
 	// Resumed tells that the session is one of before a restart, which was taken up.
 	Resumed bool
 }
@@ -448,6 +452,7 @@ func (r *Room) expectAgain(p *Participant) bool {
 	delete(r.participants, p.identity)
 	r.withdrawAll(p)
 	p.shut()
+	r.calls.failFor(p)
 	p.dismissShadows(livekit.DisconnectReason_SIGNAL_CLOSE)
 	return true
 }
@@ -559,11 +564,26 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []s
 				snap.Departed = append(snap.Departed, gone.Info)
 			}
 		}
+		snap.Mutes = r.mutesByOthers(p)
 		p.away = false
 		attach(p, snap)
+		r.repeat(p)
 		reply(struct{}{}, nil)
 	})
 	return err
+}
+
+// repeat tells p's client, which has resumed, what it may have missed and no snapshot has.
+func (r *Room) repeat(p *Participant) {
+	for sid, t := range r.tracks {
+		if t.denied[p.identity] == p {
+			allowed := p.info.GetPermission().GetCanSubscribe() && t.publisher.permissions.permit(p, sid)
+			r.tellPermission(p, t.publisher, sid, allowed)
+		}
+	}
+	r.repeatSpeakers(p)
+	p.unrated = true
+	r.setAlarm(alarmQuality, time.Now())
 }
 
 // whyNot is why a client of those sessions may not have the present session of its

@@ -195,6 +195,7 @@ func (r *Room) send(p *Participant) *luggage {
 	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
 	p.peer = nil // no room has it do anything while it is under way
 	p.presence.Store(nil)
+	r.calls.failFor(p)
 	p.awayFrom.Store(r)
 	if !p.hidden() {
 		r.tell(updateOf(s.Info), nil)
@@ -301,6 +302,9 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	for _, t := range l.tracks {
 		t.announced = false
 		r.publish(p, t.media, t.info)
+		if now := r.tracks[t.info.Sid]; now != nil && t.mutedByOther {
+			now.mutedByOther = true
+		}
 	}
 	for _, t := range r.tracks {
 		r.consider(p, t)

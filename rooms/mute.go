@@ -154,6 +154,7 @@ func (r *Room) tellHeld(p *Participant) {
 // muteRemotely mutes or unmutes t by another's will: its client is told.
 func (r *Room) muteRemotely(t *track, muted bool) {
 	t.publisher.tellMuted(t.info.Sid, muted)
+	t.mutedByOther = true
 	r.mute(t, muted)
 }
 
@@ -161,6 +162,16 @@ func (p *Participant) tellMuted(sid string, muted bool) {
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
 		Mute: &livekit.MuteTrackRequest{Sid: sid, Muted: muted},
 	}}))
+}
+
+// mutesByOthers are what others decided of p's tracks and p's client may not have heard.
+func (r *Room) mutesByOthers(p *Participant) (mutes []*livekit.MuteTrackRequest) {
+	for sid, t := range r.tracks {
+		if t.publisher == p && t.mutedByOther {
+			mutes = append(mutes, &livekit.MuteTrackRequest{Sid: sid, Muted: t.info.Muted})
+		}
+	}
+	return mutes
 }
 
 // shadow tells that p shows somebody of another room, where it is muted.

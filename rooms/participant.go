@@ -288,6 +288,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 		p.outlet.Leave(say)
 	}
 	p.shut()
+	r.calls.failFor(p)
 	p.dismissShadows(why)
 	r.remember(s)
 	delete(r.speakers, p.sid)
@@ -411,9 +412,8 @@ func (p *Participant) NeedsReconnect(why string) {
 // Sync returns when the room has done what was posted for it before.
 func (p *Participant) Sync() { p.wait(func(*Room) {}) }
 
-// After calls f when the room has done what was posted for it before, on the room's
-// goroutine: what a client says to its peer comes so behind what it has said to its
-// room. f must not block. It is not called if the session is over before.
+// After calls f on the room's goroutine after everything posted earlier, so that a client's
+// SDP reaches its peer after the requests that preceded it. f must not block. It is not called if the session is over before.
 func (p *Participant) After(f func()) { p.post(func(*Room) { f() }) }
 
 // SyncState is what a resumed client says of its state: its subscriptions hold,

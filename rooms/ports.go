@@ -27,7 +27,7 @@ func (m *Message) Binary() []byte {
 
 // Outlet is a participant's way to its client. It outlives the client's
 // connections: while none is attached, what is sent is dropped, since each begins with
-// the whole state (see [Attach]). Its methods never block and may be called
+// the whole state (see [Attach] and [Rooms.Resume]). Its methods never block and may be called
 // concurrently; messages leave in the order in which they were sent.
 type Outlet interface {
 	// Send queues m. A client that is too slow for its bounded queue is cut off

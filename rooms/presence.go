@@ -28,7 +28,8 @@ type receivers struct {
 	bySID, byIdentity map[string]*Participant
 }
 
-// present publishes what p is, which belongs to r's goroutine and has a peer.
+// present publishes p's presence. It runs on r's goroutine, for a participant of r that has
+// a peer.
 func (r *Room) present(p *Participant) {
 	if p.ended.Load() {
 		return
@@ -44,8 +45,8 @@ func (r *Room) present(p *Participant) {
 	}
 }
 
-// listReceivers publishes who is there: newcomer, if any, and of those listed so far the
-// ones that still are.
+// listReceivers publishes a new list: those of the old one that are still there, and
+// newcomer unless it is nil.
 func (r *Room) listReceivers(newcomer *Participant) {
 	before := r.receivers.Load()
 	n := len(before.all) + 1

@@ -14,30 +14,36 @@ import (
 // calls are the server's RPCs in a room that wait for their answers. It may be used
 // concurrently.
 type calls struct {
-	mu      sync.Mutex                                     // guards the following
-	waiting map[string]answer[*livekit.PerformRpcResponse] // by id
+	mu      sync.Mutex      // guards the following
+	waiting map[string]call // by id
 }
 
-func (c *calls) add(id string, reply answer[*livekit.PerformRpcResponse]) {
+// call is an RPC to a participant.
+type call struct {
+	to    *Participant
+	reply answer[*livekit.PerformRpcResponse]
+}
+
+func (c *calls) add(id string, to *Participant, reply answer[*livekit.PerformRpcResponse]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waiting == nil {
-		c.waiting = make(map[string]answer[*livekit.PerformRpcResponse])
+		c.waiting = make(map[string]call)
 	}
-	c.waiting[id] = reply
+	c.waiting[id] = call{to, reply}
 }
 
 func (c *calls) has(id string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.waiting[id] != nil
+	return c.waiting[id].reply != nil
 }
 
 // take gives the call of that id to the caller, to be answered; nil if there is none.
 func (c *calls) take(id string) answer[*livekit.PerformRpcResponse] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	reply := c.waiting[id]
+	reply := c.waiting[id].reply
 	delete(c.waiting, id)
 	return reply
 }
@@ -54,8 +60,24 @@ func (c *calls) fail() {
 	waiting := c.waiting
 	c.waiting = nil
 	c.mu.Unlock()
-	for _, reply := range waiting {
-		reply(nil, ErrNoParticipant)
+	for _, call := range waiting {
+		call.reply(nil, ErrNoParticipant)
+	}
+}
+
+// failFor answers the calls to p, which has left and is not present any more.
+func (c *calls) failFor(p *Participant) {
+	var gone []call
+	c.mu.Lock()
+	for id, call := range c.waiting {
+		if call.to == p {
+			gone = append(gone, call)
+			delete(c.waiting, id)
+		}
+	}
+	c.mu.Unlock()
+	for _, call := range gone {
+		call.reply(nil, ErrNoParticipant)
 	}
 }
 
@@ -92,7 +114,7 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 		if p == nil {
 			return ErrNoParticipant
 		}
-		r.calls.add(id, func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} })
+		r.calls.add(id, p, func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} })
 		if p.presentIn(r) == nil { // looked at once the call is there, so that its leaving fails the one or the other
 			r.endCall(id)
 			return ErrNoParticipant

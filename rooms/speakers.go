@@ -71,10 +71,29 @@ func (r *Room) tellSpeakers(now time.Time) {
 		}
 	}
 	for q, told := range updates {
-		q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SpeakersChanged{
-			SpeakersChanged: &livekit.SpeakersChanged{Speakers: told},
-		}}))
+		q.outlet.Send(speakersChanged(told))
 	}
+}
+
+// repeatSpeakers tells q who speaks, and who does not, of those that it hears, and of itself.
+func (r *Room) repeatSpeakers(q *Participant) {
+	about := hearing(q)
+	about[q.sid] = true
+	speakers := make([]*livekit.SpeakerInfo, 0, len(about))
+	for sid := range about {
+		s := r.speakers[sid]
+		if s == nil {
+			s = &livekit.SpeakerInfo{Sid: sid}
+		}
+		speakers = append(speakers, s)
+	}
+	q.outlet.Send(speakersChanged(speakers))
+}
+
+func speakersChanged(speakers []*livekit.SpeakerInfo) *Message {
+	return NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SpeakersChanged{
+		SpeakersChanged: &livekit.SpeakersChanged{Speakers: speakers},
+	}})
 }
 
 // simulatedLevel is how loud a simulated speaker is.

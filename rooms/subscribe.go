@@ -162,6 +162,9 @@ func (p *Participant) SubscriptionFailed(trackSID string, why livekit.Subscripti
 			delete(t.subscribers, p.identity)
 			delete(p.subscribed, trackSID)
 			p.wanted[trackSID] = false
+			if p.peer != nil {
+				p.peer.Unsubscribe(trackSID) // it may have been asked for the track again since
+			}
 		}
 		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionResponse{
 			SubscriptionResponse: &livekit.SubscriptionResponse{TrackSid: trackSID, Err: why},

@@ -20,6 +20,9 @@ type track struct {
 	subscribers map[string]*Participant // by identity
 	denied      map[string]*Participant // by identity: told that they may not have it
 	announced   bool                    // the publisher was told of its first subscriber
+	// mutedByOther: another muted or unmuted it last, and its publisher's client has not
+	// said so itself since. The client may not have heard.
+	mutedByOther bool
 }
 
 // AddTrack is the client's wish to publish.
@@ -380,8 +383,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts
 	}
 }
 
-// publish makes media a track of p's, which is what info says, but that a hold may
-// have it muted.
+// publish makes media a track of p's as info describes it; a hold may mute it.
 func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
 	if !mayPublish(p.info.GetPermission(), info.Source) {
 		p.peer.RemoveTrack(info.Sid)
@@ -390,13 +392,17 @@ func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo
 	now := time.Now()
 	info = proto.CloneOf(info)
 	info.Version = &livekit.TimedVersion{UnixMicro: now.UnixMicro()}
-	if !info.Muted && r.held(p, info) {
+	held := !info.Muted && r.held(p, info)
+	if held {
 		info.Muted = true
 		p.tellMuted(info.Sid, true)
 		r.tellHeld(p)
 	}
 	r.forgetPending(p, info.Sid)
-	t := &track{publisher: p, media: media, subscribers: make(map[string]*Participant), denied: make(map[string]*Participant)}
+	t := &track{
+		publisher: p, media: media, mutedByOther: held,
+		subscribers: make(map[string]*Participant), denied: make(map[string]*Participant),
+	}
 	r.tracks[info.Sid] = t
 	if len(p.info.Tracks) == 0 {
 		r.rec.NumPublishers++
@@ -556,6 +562,7 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 			r.tellHeld(p)
 			return
 		}
+		t.mutedByOther = false
 		r.mute(t, req.Muted)
 	})
 }

@@ -205,6 +205,23 @@ func TestAnAgentThatIsLostHasASuccessor(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs("r"))
 }
 
+// An agent that the server has told to join again goes on with its job.
+func TestAnAgentThatIsToldToJoinAgain(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	h.person("r", "ada")
+	a := w.job(1)
+	agent, err := h.agent(a)
+	require.NoError(t, err)
+	agent.NeedsReconnect("its media failed")
+	require.Equal(t, livekit.LeaveRequest_RECONNECT, (<-agent.left).Action)
+	_, err = h.agent(a)
+	require.NoError(t, err)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+	require.Len(t, w.jobs(), 1)
+}
+
 func TestAWorkerThatDiesBeforeItsAgentJoins(t *testing.T) {
 	h := newHouse(t)
 	first := h.worker(named("n"))

@@ -81,8 +81,8 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 	return err
 }
 
-// attach makes the session's socket the way to its client, to which first is said
-// first. It reports false if the participant is gone.
+// attach connects the session's socket to its client. The messages in first go out before
+// all others. It reports false if the participant is gone.
 func (s *session) attach(snap rooms.Snapshot, first ...*rooms.Message) bool {
 	s.outlet.peer.Store(s.peer)
 	s.outlet.info.Store(snap.Self)
@@ -194,13 +194,18 @@ func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
 // resumeMessages is what a resuming client is told first: all of the state.
 func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
 	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
-	return []*rooms.Message{
+	first := []*rooms.Message{
 		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
 			IceServers:          s.iceServers(snap),
 			ClientConfiguration: s.clientConfiguration(snap),
 			ServerInfo:          h.serverInfo(),
 			LastMessageSeq:      s.peer.LastMessageSeq(),
 		}}}),
+	}
+	for _, m := range snap.Mutes {
+		first = append(first, rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{Mute: m}}))
+	}
+	return append(first,
 		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
 			Update: &livekit.ParticipantUpdate{Participants: all, FullSnapshot: true},
 		}}),
@@ -208,5 +213,5 @@ func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Messa
 			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
 		}}),
 		s.tokenMessage(snap.Self),
-	}
+	)
 }

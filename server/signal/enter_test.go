@@ -3,6 +3,7 @@ package signal
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,6 +42,7 @@ func (l lateUpgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 type entrance struct {
 	t      *testing.T
 	rooms  *rooms.Rooms
+	h      *Handler
 	url    string
 	before func()
 }
@@ -57,7 +59,7 @@ func newEntrance(t *testing.T) *entrance {
 	require.NoError(t, err)
 	verifier := access.NewVerifier(map[string]string{"key": secret})
 	h := New(Config{Rooms: house, Media: engine, Verifier: verifier, Log: log})
-	e := &entrance{t: t, rooms: house}
+	e := &entrance{t: t, rooms: house, h: h}
 	server := httptest.NewServer(verifier.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.RTC().ServeHTTP(lateUpgrade{w, e.before}, r)
 	})))
@@ -121,4 +123,32 @@ func TestAClientSentAwayBeforeItsSocketIsTold(t *testing.T) {
 	leave := e.connect().GetLeave()
 	require.Equal(t, livekit.DisconnectReason_PARTICIPANT_REMOVED, leave.GetReason())
 	require.Equal(t, livekit.LeaveRequest_DISCONNECT, leave.GetAction())
+}
+
+// A client that comes back hears first that it does, and what others muted of its tracks
+// before it sees them so: it would take it back.
+func TestAResumedClientHearsOfMutesBeforeItsTracks(t *testing.T) {
+	e := newEntrance(t)
+	p, self, err := e.rooms.Join(t.Context(), rooms.JoinRequest{
+		Room: "tea", Outlet: &stuck{}, Protocol: 17, Info: &livekit.ParticipantInfo{Identity: "ann"},
+	})
+	require.NoError(t, err)
+	o := &outlet{metrics: newMetrics(nil)}
+	peer, err := e.h.cfg.Media.NewPeer(media.PeerConfig{
+		SID: self.Sid, Identity: "ann", Protocol: 17, Signals: speaker{o, 17}, Log: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	defer peer.Close()
+	s := &session{
+		h: e.h, outlet: o, p: p, peer: peer,
+		claims: &access.Claims{APIKey: "key", Grants: &auth.ClaimGrants{Identity: "ann", Video: &auth.VideoGrant{Room: "tea"}}, Expires: time.Now().Add(time.Hour)},
+	}
+	var kinds []string
+	for _, m := range e.h.resumeMessages(s, rooms.Snapshot{
+		Room: &livekit.Room{Name: "tea"}, Self: self,
+		Mutes: []*livekit.MuteTrackRequest{{Sid: "TR_1", Muted: true}, {Sid: "TR_2"}},
+	}) {
+		kinds = append(kinds, strings.TrimPrefix(fmt.Sprintf("%T", m.Response.Message), "*livekit.SignalResponse_"))
+	}
+	require.Equal(t, []string{"Reconnect", "Mute", "Mute", "Update", "RoomUpdate", "RefreshToken"}, kinds)
 }

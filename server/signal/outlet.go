@@ -44,7 +44,7 @@ type outlet struct {
 
 	mu   sync.Mutex     // guards the following
 	left *rooms.Message // what it was told last; nil: it has not left
-	ws   *socket        // nil while no client is attached
+	ws   *socket        // nil while no client is attached; one that was cut stays until it is detached
 }
 
 var _ rooms.Outlet = (*outlet)(nil)
@@ -59,15 +59,14 @@ type move struct {
 func (o *outlet) Send(m *rooms.Message) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ws == nil {
+	if !o.attached() {
 		return false
 	}
 	if o.ws.push(frame{message: m}) {
 		return true
 	}
 	o.metrics.slow.Inc()
-	o.ws.cut()
-	o.ws = nil
+	o.ws.cut() // its reader detaches it, and tells the room
 	return false
 }
 
@@ -89,10 +88,13 @@ func (o *outlet) Leave(leave *livekit.LeaveRequest) {
 func (o *outlet) Attached() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.ws != nil
+	return o.attached()
 }
 
-// goodbye is what a client is told that comes too late.
+// attached reports whether a socket is there that is not over. mu is held.
+func (o *outlet) attached() bool { return o.ws != nil && o.ws.done.Err() == nil }
+
+// goodbye is the last message for a client that connects after its session has ended.
 func (o *outlet) goodbye() *rooms.Message {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -113,8 +115,9 @@ func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: leave}})
 }
 
-// attach makes ws the outlet's socket, on which first is said first: the whole state. A
-// socket attached before is closed. It reports false if the participant is gone.
+// attach makes ws the outlet's socket and queues first, the whole state, ahead of
+// everything else. A socket attached before is closed. It reports false if the participant
+// is gone.
 func (o *outlet) attach(ws *socket, first ...*rooms.Message) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

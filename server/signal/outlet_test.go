@@ -46,6 +46,29 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	require.Zero(t, ws.bytes.Load())
 }
 
+// A client that is cut off since it does not read has lost its socket, of which the room
+// is told; one that is attached again meanwhile has not.
+func TestACutSocketIsLost(t *testing.T) {
+	o := &outlet{metrics: newMetrics(nil)}
+	cut, next := newSocket(t.Context(), nil, o.metrics), newSocket(t.Context(), nil, o.metrics)
+	fill := func(ws *socket) {
+		require.True(t, o.attach(ws))
+		require.True(t, o.Attached())
+		for o.Send(rooms.NewMessage(&livekit.SignalResponse{})) {
+		}
+		<-ws.done.Done()
+		require.False(t, o.Attached())
+		require.False(t, o.Send(rooms.NewMessage(&livekit.SignalResponse{})))
+	}
+	fill(cut)
+	require.True(t, o.detach(cut), "the room must be told")
+	require.False(t, o.detach(cut), "once")
+	fill(next)
+	require.True(t, o.attach(newSocket(t.Context(), nil, o.metrics)))
+	require.False(t, o.detach(next))
+	require.True(t, o.Attached())
+}
+
 // A client that says goodbye and hangs up, with messages of ours unread, is
 // heard: that it cannot be written to any more is no reason not to read.
 func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
