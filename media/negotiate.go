@@ -54,10 +54,10 @@ func (p *Peer) HandleCandidate(c Candidate) {
 	p.postFromClient(func() { p.trickle(c) })
 }
 
-// Resume follows the client's signalling being there again: what the client may have
-// missed is said again, also what is wanted of its tracks and which videos are paused.
-// With two peer connections it gets an offer that restarts ICE; with one it restarts ICE
-// itself, by its own offer.
+// Resume is called when the client's signalling is back: it repeats what the client may
+// have missed, also what is wanted of its tracks and which videos are paused. With two
+// peer connections it gets an offer that restarts ICE; with one it restarts ICE itself,
+// by its own offer.
 func (p *Peer) Resume() {
 	p.post(func() {
 		for _, pub := range p.pubs {

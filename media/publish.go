@@ -98,7 +98,7 @@ func (p *Peer) UpdateTrack(t *livekit.TrackInfo) {
 	})
 }
 
-// update follows the track's being what info says.
+// update takes over what the room now says of the track.
 func (pub *publication) update(info *livekit.TrackInfo) {
 	pub.info = info
 	if pub.track != nil {

@@ -221,9 +221,6 @@ func (d *Downlink) Connected() {
 }
 
 func (d *Downlink) add(f *Forwarder, at time.Time) {
-	if d == nil {
-		return
-	}
 	d.mu.Lock()
 	d.forwarders = append(d.forwarders, f)
 	if f.probes() {
@@ -232,6 +229,20 @@ func (d *Downlink) add(f *Forwarder, at time.Time) {
 	d.mu.Unlock()
 	d.voices.add(f)
 	d.reallocate(at)
+}
+
+// addToDownlink adds f to its downlink, unless f is closed: its track may end meanwhile.
+func (f *Forwarder) addToDownlink(at time.Time) {
+	if f.downlink == nil {
+		return
+	}
+	f.downlink.add(f, at)
+	f.mu.Lock()
+	closed := f.closed
+	f.mu.Unlock()
+	if closed { // Close may have removed it before it was added
+		f.downlink.remove(f)
+	}
 }
 
 // LimitVoices has the sound of at most so many forwarded, the loudest; 0: everybody's.
@@ -586,20 +597,27 @@ func (d *Downlink) serve(at time.Time) {
 // probe sends what a running probe needs now. serving is held.
 func (d *Downlink) probe(at time.Time) {
 	var flush *Forwarder
+	goesOn := true
 	for range mostPadding {
 		d.mu.Lock()
 		f, size := d.dueLocked(d.since(at))
 		d.mu.Unlock()
 		if f == nil {
+			goesOn = false // dueLocked has set the timer, if more is to come
 			break
 		}
-		if !f.pad(size, at) {
+		if !f.pad(size, at) { // it is closed, and will be removed
 			break
 		}
 		flush = f
 	}
 	if flush != nil {
 		flush.flush()
+	}
+	if goesOn {
+		d.mu.Lock()
+		d.wakeForNextLocked(d.since(at))
+		d.mu.Unlock()
 	}
 }
 
@@ -613,10 +631,15 @@ func (d *Downlink) dueLocked(now int64) (*Forwarder, int) {
 	} else if waiting, _ := d.control.Waiting(); waiting == 0 {
 		return nil, 0
 	}
+	d.wakeForNextLocked(now)
+	return nil, 0
+}
+
+// wakeForNextLocked sets the timer for what is to leave next, not at once.
+func (d *Downlink) wakeForNextLocked(now int64) {
 	if next := d.control.When(now); next != 0 {
 		d.wakeLocked(time.Duration(max(next-now, int64(time.Millisecond))))
 	}
-	return nil, 0
 }
 
 func (d *Downlink) wakeLocked(after time.Duration) {

@@ -119,7 +119,6 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 		return
 	}
 	p.Arrival = l.track.since(arrival)
-	l.track.wake()
 	l.fan.Lock()
 	defer l.fan.Unlock()
 	if l.closed {
@@ -127,7 +126,9 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 		return
 	}
 	l.recordTWCC(p, arrival)
-	if !l.receive(p) {
+	ok := l.receive(p)
+	l.track.wake() // after lastArrival is stored, which turn looks at before the timer rests
+	if !ok {
 		p.Release()
 		return
 	}

@@ -148,7 +148,7 @@ func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
 	t.forwarders.Store(&forwarders)
 	t.mu.Unlock()
 	now := time.Now()
-	f.downlink.add(f, now)
+	f.addToDownlink(now)
 	f.retarget(t.since(now))
 	t.updateQualities(now)
 	return f

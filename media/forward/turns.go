@@ -50,8 +50,8 @@ func (t *Track) wake() {
 	}
 }
 
-// stir is to be called when something happens that is no packet, and of which something
-// may be due later.
+// stir must be called after every event, other than a packet, that may make something due
+// later.
 func (t *Track) stir(now int64) {
 	t.stirred.Store(now)
 	t.wake()
