@@ -2,6 +2,8 @@ package forward
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -375,4 +377,25 @@ func TestATrackRests(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, late.take(), madeFrames)
 	})
+}
+
+// A track that ends while it is subscribed to leaves nothing in the subscriber's downlink.
+func TestASubscriptionToATrackThatEnds(t *testing.T) {
+	d := connected()
+	for range 2000 {
+		track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config()})
+		var ending sync.WaitGroup
+		ending.Go(func() {
+			for len(*track.forwarders.Load()) == 0 {
+				runtime.Gosched()
+			}
+			track.Close()
+		})
+		newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = d })
+		ending.Wait()
+		d.mu.Lock()
+		left := len(d.forwarders)
+		d.mu.Unlock()
+		require.Zero(t, left)
+	}
 }
