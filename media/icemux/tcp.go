@@ -156,7 +156,8 @@ func (m *TCPMux) Expect(addr netip.AddrPort, covers func(local netip.Addr) bool)
 }
 
 // Hand takes a connection that others have accepted, which is a stranger then. What they have
-// read of it must be there still.
+// read of it must be there still: conn may wrap another to give it back, whose NetConn is the
+// one beneath. That one is written to, so that nothing may encrypt what is written.
 func (m *TCPMux) Hand(conn net.Conn) { m.take(conn) }
 
 // Addrs are the addresses of the listeners.
@@ -313,7 +314,7 @@ func (m *TCPMux) accept(l net.Listener) {
 // Clients are strangers for a round trip, so those that fill the places are others.
 func (m *TCPMux) take(conn net.Conn) {
 	c, ok := newTCPConn(m, conn)
-	if err := limitUnsent(conn); err != nil {
+	if err := limitUnsent(underlying(conn)); err != nil {
 		m.cfg.Log.Debug("the kernel holds more of a connection than is wanted", "error", err)
 	}
 	m.mu.Lock()

@@ -20,6 +20,7 @@ const maxFrame = 8192
 // tcpConn is one connection of a client's, or of a stranger's.
 type tcpConn struct {
 	conn    net.Conn
+	out     net.Conn // what is beneath conn, to write to: many packets in one call of the system
 	mux     *TCPMux
 	remote  netip.AddrPort
 	local   netip.Addr
@@ -71,7 +72,7 @@ func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
 		return nil, false
 	}
 	c := &tcpConn{
-		conn: conn, mux: m, remote: canonical(remote.AddrPort()), local: canonical(local.AddrPort()).Addr(),
+		conn: conn, out: underlying(conn), mux: m, remote: canonical(remote.AddrPort()), local: canonical(local.AddrPort()).Addr(),
 		joined: make(chan struct{}), gone: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	bits := 64
@@ -81,6 +82,17 @@ func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
 	network, err := c.remote.Addr().WithZone("").Prefix(bits)
 	c.network = network
 	return c, err == nil
+}
+
+// underlying is the connection beneath those that wrap it.
+func underlying(conn net.Conn) net.Conn {
+	for {
+		w, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = w.NetConn()
+	}
 }
 
 // close ends the connection's goroutines.
@@ -320,7 +332,7 @@ func (c *tcpConn) write() {
 			if len(batch) == 0 {
 				break
 			}
-			n, err := batch.WriteTo(c.conn)
+			n, err := batch.WriteTo(c.out)
 			if err != nil {
 				c.close() // which ends the reader, which forgets the connection
 				return
