@@ -104,8 +104,7 @@ type Server struct {
 	networks  map[netip.Prefix]int // relays of each
 	all       int                  // relays
 	open      map[streamKey]*stream
-	strangers map[netip.Prefix]int // streams without a relay, of each network
-	unproven  int                  // of all
+	strangers []*stream // those without a relay, oldest first
 
 	feedsMu sync.RWMutex // guards feeds
 	feeds   map[Socket]*feed
@@ -126,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, sessions: map[string]*Session{}, networks: map[netip.Prefix]int{},
-		open: map[streamKey]*stream{}, strangers: map[netip.Prefix]int{}, feeds: map[Socket]*feed{},
+		open: map[streamKey]*stream{}, feeds: map[Socket]*feed{},
 		ranges: restrictedRanges(),
 	}
 	// Browsers do not say of which family their relay is to be: of IPv4, where media has it.

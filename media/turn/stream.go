@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,8 +15,9 @@ import (
 // Bounds of connections.
 const (
 	// maxStrangers is how many connections may have no relay yet, and
-	// maxStrangersOfNetwork how many of one network. A client's has one after two
-	// round trips.
+	// maxStrangersOfNetwork how many of one network. One too many takes the place of the
+	// oldest: a client's has a relay after two round trips, so those that fill the places
+	// are others.
 	maxStrangers          = 512
 	maxStrangersOfNetwork = 64
 	// strangerTime is how long one may have none.
@@ -46,7 +48,8 @@ type stream struct {
 }
 
 // ServeConn serves a client's connection, from which nothing was read, and which the
-// server closes. It does not wait.
+// server closes. It does not wait. One that comes when there are too many strangers takes the
+// place of another: of the oldest of its own network, or of the network that has most.
 func (s *Server) ServeConn(conn net.Conn) {
 	c := &stream{
 		Conn: conn, server: s, key: streamKey{addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())},
@@ -58,20 +61,23 @@ func (s *Server) ServeConn(conn net.Conn) {
 	}
 	s.mu.Lock()
 	_, twice := s.open[c.key]
-	if s.closed || twice || s.unproven >= maxStrangers || s.strangers[c.network] >= maxStrangersOfNetwork ||
-		(s.cfg.All > 0 && len(s.open) >= s.cfg.All+maxStrangers) {
+	if s.closed || twice || (s.cfg.All > 0 && len(s.open) >= s.cfg.All+maxStrangers+1) { // one is being displaced
 		s.mu.Unlock()
 		s.counters.StreamsRefused.Add(1)
 		_ = conn.Close() // nothing was said on it
 		return
 	}
+	displaced := s.displaceLocked(c.network)
 	s.open[c.key] = c
-	s.unproven++
-	s.strangers[c.network]++
+	s.strangers = append(s.strangers, c)
 	s.counters.Streams.Add(1)
 	s.work.Add(1) // until it is closed
 	c.timer = time.AfterFunc(strangerTime, c.late)
 	s.mu.Unlock()
+	if displaced != nil {
+		s.counters.StreamsRefused.Add(1)
+		_ = displaced.Close() // it is a stranger's
+	}
 	if !s.streams.hand(c) {
 		_ = c.Close() // nothing was said on it
 	}
@@ -105,14 +111,34 @@ func (s *Server) provenLocked(c *stream) {
 		return
 	}
 	c.proven = true
-	s.strangerGoneLocked(c.network)
+	s.strangerGoneLocked(c)
 }
 
-func (s *Server) strangerGoneLocked(network netip.Prefix) {
-	s.unproven--
-	if s.strangers[network]--; s.strangers[network] == 0 {
-		delete(s.strangers, network)
+func (s *Server) strangerGoneLocked(c *stream) {
+	if i := slices.Index(s.strangers, c); i >= 0 {
+		s.strangers = slices.Delete(s.strangers, i, i+1)
 	}
+}
+
+// displaceLocked takes a stranger's place for another of a network, and returns it to be closed;
+// nil: there is room.
+func (s *Server) displaceLocked(network netip.Prefix) *stream {
+	counts := map[netip.Prefix]int{}
+	fullest := network
+	for _, c := range s.strangers {
+		if counts[c.network]++; counts[c.network] > counts[fullest] {
+			fullest = c.network
+		}
+	}
+	switch {
+	case s.cfg.PerNetwork > 0 && counts[network] >= maxStrangersOfNetwork: // else many clients share one
+		fullest = network
+	case len(s.strangers) < maxStrangers:
+		return nil
+	}
+	oldest := s.strangers[slices.IndexFunc(s.strangers, func(c *stream) bool { return c.network == fullest })]
+	s.strangerGoneLocked(oldest)
+	return oldest
 }
 
 var errFrame = errors.New("neither a TURN message nor channel data of a length that is taken")
@@ -182,10 +208,7 @@ func (c *stream) Close() error {
 		s := c.server
 		s.mu.Lock()
 		c.timer.Stop()
-		if !c.proven {
-			c.proven = true
-			s.strangerGoneLocked(c.network)
-		}
+		s.strangerGoneLocked(c)
 		if s.open[c.key] == c {
 			delete(s.open, c.key)
 		}

@@ -164,3 +164,82 @@ func TestFramesThatAreNone(t *testing.T) {
 		require.Empty(t, c.written, name)
 	}
 }
+
+// silent is a connection that says nothing.
+type silent struct {
+	net.Conn
+	remote net.TCPAddr
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *silent) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, io.EOF
+}
+
+func (c *silent) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return nil
+}
+
+func (c *silent) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 3478} }
+func (c *silent) RemoteAddr() net.Addr { return &c.remote }
+
+func (c *silent) isOpen() bool {
+	select {
+	case <-c.closed:
+		return false
+	default:
+		return true
+	}
+}
+
+// connect has silent connections come from an address.
+func connect(s *Server, from byte, n int) (all []*silent) {
+	for i := range n {
+		c := &silent{remote: net.TCPAddr{IP: net.IPv4(192, 0, 2, from), Port: 1000 + i}, closed: make(chan struct{})}
+		s.ServeConn(c)
+		all = append(all, c)
+	}
+	return all
+}
+
+func areOpen(all []*silent) (n int) {
+	for _, c := range all {
+		if c.isOpen() {
+			n++
+		}
+	}
+	return n
+}
+
+// TestStrangersGiveWay: connections without a relay are so many and no more, of a network and in
+// all. The newest is let in: in place of the oldest of its network, or of the network that has most.
+func TestStrangersGiveWay(t *testing.T) {
+	s := newServer(t, nil)
+	crowd := connect(s, 1, 3*maxStrangersOfNetwork)
+	require.Zero(t, areOpen(crowd[:2*maxStrangersOfNetwork]))
+	require.Equal(t, maxStrangersOfNetwork, areOpen(crowd[2*maxStrangersOfNetwork:]))
+	require.EqualValues(t, maxStrangersOfNetwork, s.Counters().Streams.Load())
+	require.EqualValues(t, 2*maxStrangersOfNetwork, s.Counters().StreamsRefused.Load())
+
+	few := connect(s, 2, maxStrangersOfNetwork-1)
+	for i := range maxStrangers / maxStrangersOfNetwork {
+		connect(s, 3+byte(i), maxStrangersOfNetwork-1)
+	}
+	require.EqualValues(t, maxStrangers, s.Counters().Streams.Load())
+	one := connect(s, 100, 1)
+	require.EqualValues(t, maxStrangers, s.Counters().Streams.Load())
+	require.Equal(t, 1, areOpen(one))
+	require.NotZero(t, areOpen(few))
+}
+
+// TestStrangersBehindALoadBalancer: where all have one address, there is a bound of all alone.
+func TestStrangersBehindALoadBalancer(t *testing.T) {
+	s := newServer(t, func(c *Config) { c.PerNetwork = -1 })
+	all := connect(s, 1, maxStrangers+1)
+	require.False(t, all[0].isOpen())
+	require.Equal(t, maxStrangers, areOpen(all))
+	require.EqualValues(t, 1, s.Counters().StreamsRefused.Load())
+}

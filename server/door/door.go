@@ -18,7 +18,8 @@ const (
 	DefaultTime = 10 * time.Second
 	// maxCallers is how many callers there may be, and maxCallersOfNetwork how many of one
 	// IPv4 address or IPv6 network of 64 bits: as many as HTTP has connections without a
-	// request.
+	// request. One too many takes the place of the oldest: a client says what it is within
+	// two round trips, so those that fill the places are others.
 	maxCallers          = 4096
 	maxCallersOfNetwork = 256
 )
@@ -70,7 +71,7 @@ type Door struct {
 	listeners []net.Listener
 	inside    []*handed
 	callers   map[net.Conn]netip.Prefix
-	networks  map[netip.Prefix]int // callers of each
+	networks  map[netip.Prefix][]net.Conn // the callers of each, oldest first
 }
 
 // New makes a door without listeners. Close must be called.
@@ -78,7 +79,7 @@ func New(cfg Config) *Door {
 	if cfg.Time == 0 {
 		cfg.Time = DefaultTime
 	}
-	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix]int{}}
+	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix][]net.Conn{}}
 	if cfg.TLS != nil {
 		// Who has named another protocol is not decrypted here.
 		d.cfg.TLS = cfg.TLS.Clone()
@@ -191,20 +192,41 @@ func (d *Door) accept(l net.Listener, ways *ways) {
 	}
 }
 
-// admit makes a connection a caller, unless there are too many.
+// admit makes a connection a caller. One that comes when there are too many takes the place of
+// another: of the oldest of its own network, or of the network that has most.
 func (d *Door) admit(conn net.Conn, ways *ways) {
 	network := d.network(conn)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || len(d.callers) >= maxCallers || network.IsValid() && d.networks[network] >= maxCallersOfNetwork {
-		d.counters.Crowd.Add(1)
+	if d.closed {
 		_ = conn.Close() // nothing was said on it
 		return
 	}
+	of := d.networks[network]
+	full := network.IsValid() && len(of) >= maxCallersOfNetwork
+	if !full && len(d.callers) >= maxCallers {
+		of, full = d.fullestLocked(), true
+	}
+	if full {
+		displaced := of[0]
+		d.forgetLocked(displaced)
+		d.counters.Crowd.Add(1)
+		_ = displaced.Close() // it has said nothing that is known here
+	}
 	d.callers[conn] = network
-	d.networks[network]++
+	d.networks[network] = append(d.networks[network], conn)
 	d.counters.Callers.Add(1)
 	d.work.Go(func() { d.meet(conn, ways) })
+}
+
+// fullestLocked are the callers of the network that has the most.
+func (d *Door) fullestLocked() (fullest []net.Conn) {
+	for _, of := range d.networks {
+		if len(of) > len(fullest) {
+			fullest = of
+		}
+	}
+	return fullest
 }
 
 // network is what counts as one client; the zero one for a proxy that is trusted.
@@ -225,29 +247,38 @@ func (d *Door) network(conn net.Conn) netip.Prefix {
 	return p
 }
 
-// forget gives a caller's place to others.
-func (d *Door) forget(conn net.Conn) {
+// forget gives a caller's place to others; false: another has taken it already.
+func (d *Door) forget(conn net.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	network := d.callers[conn]
+	return d.forgetLocked(conn)
+}
+
+func (d *Door) forgetLocked(conn net.Conn) bool {
+	network, ok := d.callers[conn]
+	if !ok {
+		return false
+	}
 	delete(d.callers, conn)
-	if d.networks[network]--; d.networks[network] == 0 {
+	of := slices.DeleteFunc(d.networks[network], func(c net.Conn) bool { return c == conn })
+	if d.networks[network] = of; len(of) == 0 {
 		delete(d.networks, network)
 	}
 	d.counters.Callers.Add(-1)
+	return true
 }
 
 // meet finds out what a caller is, and hands it on.
 func (d *Door) meet(conn net.Conn, ways *ways) {
-	defer d.forget(conn)
 	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // where this fails, so does the read
 	g, err := d.ask(conn)
 	if err == nil {
 		// The clock is the next one's to set.
 		err = g.conn.SetDeadline(time.Time{})
 	}
-	if err == nil && d.hand(g, ways) {
-		return
+	handed := err == nil && d.hand(g, ways)
+	if !d.forget(conn) || handed {
+		return // to others, or closed when another took its place
 	}
 	var timeout net.Error
 	switch {

@@ -15,6 +15,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -214,22 +216,88 @@ func TestNobodyWaitsAtTheDoor(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 }
 
-// TestACrowdAtTheDoor: the silent connections of one network take so many places and no more.
+// TestACrowdAtTheDoor: the silent connections of one network take so many places and no more,
+// and give way to those that come later.
 func TestACrowdAtTheDoor(t *testing.T) {
 	h := build(t, nil)
-	for range 2 * maxCallersOfNetwork {
+	first := h.dial(t)
+	for range 2*maxCallersOfNetwork - 1 {
 		h.dial(t)
 	}
 	require.Eventually(t, func() bool { return h.door.Counters().Crowd.Load() == maxCallersOfNetwork }, patience, 10*time.Millisecond)
 	require.EqualValues(t, maxCallersOfNetwork, h.door.Counters().Callers.Load())
-	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial("tcp", h.addr)
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = conn.Write(stunRequest())
-	require.NoError(t, err)
-	answer, err := io.ReadAll(conn)
-	require.NoError(t, err)
-	require.Contains(t, string(answer), "TURN")
+	closed(t, first)
+	for _, from := range []byte{1, 9} {
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}).Dial("tcp", h.addr)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.Write(stunRequest())
+		require.NoError(t, err)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.Contains(t, string(answer), "TURN")
+	}
+	require.Zero(t, h.door.Counters().Unknown.Load())
+}
+
+// silent is a connection that says nothing.
+type silent struct {
+	net.Conn
+	remote net.TCPAddr
+	gone   chan struct{}
+	once   sync.Once
+}
+
+func (c *silent) Read([]byte) (int, error) {
+	<-c.gone
+	return 0, io.EOF
+}
+
+func (c *silent) Close() error {
+	c.once.Do(func() { close(c.gone) })
+	return nil
+}
+
+func (c *silent) RemoteAddr() net.Addr        { return &c.remote }
+func (c *silent) SetDeadline(time.Time) error { return nil }
+
+// TestACrowdOfManyNetworks: when all places are taken, one of the network that has most gives
+// way. The networks of proxies are many people's, and have no bound of their own.
+func TestACrowdOfManyNetworks(t *testing.T) {
+	d := New(Config{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, Time: patience, Log: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	l := newHanded(&net.TCPAddr{})
+	require.NoError(t, d.Listen(l))
+	dial := func(from byte, n int) (all []*silent) {
+		for range n {
+			c := &silent{remote: net.TCPAddr{IP: net.IPv4(192, 0, 2, from), Port: 1000}, gone: make(chan struct{})}
+			require.True(t, l.put(c))
+			all = append(all, c)
+		}
+		return all
+	}
+	const ofProxy = 2 * maxCallersOfNetwork
+	proxy := dial(1, ofProxy)
+	others := byte(2)
+	for left := maxCallers - ofProxy; left > 0; left -= maxCallersOfNetwork {
+		dial(others, maxCallersOfNetwork)
+		others++
+	}
+	require.Eventually(t, func() bool { return d.Counters().Callers.Load() == maxCallers }, patience, time.Millisecond)
+	require.Zero(t, d.Counters().Crowd.Load())
+	late := dial(others, 1)[0]
+	select {
+	case <-proxy[0].gone: // it had the oldest place of the network with most
+	case <-time.After(patience):
+		require.FailNow(t, "nobody gave way")
+	}
+	require.Eventually(t, func() bool { return d.Counters().Callers.Load() == maxCallers }, patience, time.Millisecond)
+	require.EqualValues(t, 1, d.Counters().Crowd.Load())
+	select {
+	case <-late.gone:
+		require.Fail(t, "the late one was let in")
+	default:
+	}
 }
 
 // TestWaysThatAreNot: a door for TURN alone turns others away.

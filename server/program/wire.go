@@ -306,7 +306,8 @@ func (p *program) serveOn() server.Listeners {
 func (p *program) listenForTURN(ctx context.Context) error {
 	c := door.Config{Trusted: trustedProxies(p.cfg), Log: p.log, TURN: p.serveTURN}
 	switch {
-	case p.cfg.TURN.ExternalTLS:
+	case p.cfg.TURN.ExternalTLS: // all come from the load balancer
+		c.Trusted = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	case p.cfg.TURN.CertFile != "":
 		var err error
 		if p.turnCertificate, err = newCertificate(p.cfg.TURN.CertFile, p.cfg.TURN.KeyFile, p.log); err != nil {
