@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -297,6 +298,25 @@ func TestACrowdOfManyNetworks(t *testing.T) {
 	case <-late.gone:
 		require.Fail(t, "the late one was let in")
 	default:
+	}
+}
+
+// TestALongHello: the first message of a TLS handshake has a bound that clients' do not reach.
+func TestALongHello(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"with HTTP": nil, "TURN alone": func(c *Config) { c.HTTP, c.ICE = false, nil },
+	} {
+		h := build(t, change)
+		hello := func(protocols int) error {
+			names := []string{turnProtocol}
+			for range protocols {
+				names = append(names, strings.Repeat("x", 200))
+			}
+			return tls.Client(h.dial(t), &tls.Config{ServerName: "calls.example", NextProtos: names, RootCAs: h.root}).Handshake()
+		}
+		require.NoError(t, hello(40), name)
+		require.Error(t, hello(250), name)
+		require.EqualValues(t, 1, h.door.Counters().TLS.Load(), name)
 	}
 }
 

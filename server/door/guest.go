@@ -39,9 +39,13 @@ var (
 const (
 	// firstBytes is how many bytes tell STUN, with a length before it.
 	firstBytes = 10
-	// maxHello bounds what a TLS handshake may begin with: its longest message, and the
-	// heads of the records it comes in.
-	maxHello = 80 << 10
+	// maxHello bounds what a TLS handshake may begin with. Clients' hellos have two kilobytes
+	// with the keys of post-quantum cryptography, and are kept twice.
+	maxHello = 16 << 10
+	// maxHandshake bounds all that a caller says before it is known what it is: its hello twice,
+	// where the server asks for another key, and the end of the handshake. It has no
+	// certificates.
+	maxHandshake = 2*maxHello + 4<<10
 
 	stunCookie = 0x2112a442
 
@@ -110,7 +114,8 @@ func (d *Door) ask(conn net.Conn) (guest, error) {
 
 // decrypt speaks TLS with a caller, and asks what it is.
 func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) (guest, error) {
-	c := tls.Server(conn, d.cfg.TLS)
+	bound := &bounded{Conn: conn, left: maxHandshake}
+	c := tls.Server(bound, d.cfg.TLS)
 	if err := c.HandshakeContext(d.ctx); err != nil {
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
@@ -125,6 +130,7 @@ func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) 
 	if k == tlsGuest || k == iceGuest { // neither belongs within TLS
 		return guest{}, errUnknown
 	}
+	bound.over = true
 	if len(first) == 0 {
 		return guest{kind: k, conn: c, decrypted: true}, nil
 	}
@@ -189,6 +195,30 @@ func (l *listener) Close() error { return nil }
 
 // SetWriteDeadline implements net.Conn: nothing is written.
 func (l *listener) SetWriteDeadline(time.Time) error { return nil }
+
+// bounded is a connection of which so many bytes are read, until that is over. Its methods
+// may be called concurrently, but for Read.
+type bounded struct {
+	net.Conn
+	left int
+	over bool
+}
+
+// Read implements net.Conn.
+func (c *bounded) Read(b []byte) (int, error) {
+	if c.over {
+		return c.Conn.Read(b)
+	}
+	if c.left == 0 {
+		return 0, errTLS
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// NetConn is the connection beneath.
+func (c *bounded) NetConn() net.Conn { return c.Conn }
 
 // replay is a connection of which something was read, which is read again first. Its
 // methods may be called concurrently, but for Read.
