@@ -2,6 +2,7 @@ package media
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -72,6 +74,28 @@ func TestTheKernelsAddressesAreFollowed(t *testing.T) {
 	ip("address del 198.51.100.7/24 dev v0")
 	advertises(t, e, "127.0.0.1")
 	require.False(t, slices.Contains(e.net.now.Load().local, parseAll("198.51.100.7")[0]))
+}
+
+// TestAForgedRelay: what the network brings under an address that only relays have is dropped.
+func TestAForgedRelay(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for _, args := range []string{"link set lo up", "address add 192.0.0.8/32 dev lo"} {
+		out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		require.NoError(t, err, "ip %s: %s", args, out)
+	}
+	e, _ := newRelayingEngine(t, nil)
+	forger, err := net.ListenPacket("udp4", "192.0.0.8:0")
+	require.NoError(t, err)
+	defer forger.Close()
+	media, _ := e.Addrs()
+	for _, to := range []net.Addr{net.UDPAddrFromAddrPort(media[0]), net.UDPAddrFromAddrPort(e.TURNAddrs()[0])} {
+		before := e.net.muxed.Own.Load()
+		_, err = forger.WriteTo([]byte{0x80, 0xcd, 0, 1, 0, 0, 0, 0}, to)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return e.net.muxed.Own.Load() == before+1 }, patience, time.Millisecond)
+	}
 }
 
 // lockedLog is a log that may be read while it is written.

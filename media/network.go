@@ -292,7 +292,7 @@ func (n *network) listen(now *addresses) error {
 	for _, s := range n.sockets { // nothing is read before it is known what is our own
 		c := icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log}
 		if n.turn != nil {
-			c.Relay = n.toRelay
+			c.Relay, c.Relayed = n.toRelay, n.turn.Relays
 		}
 		if s.turns {
 			c.TURN = n.toTURN

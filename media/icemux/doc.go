@@ -29,7 +29,8 @@
 //   - Nothing is taken from, or sent to, an address of the server's own.
 //   - What is for the server's own TURN server goes there ([Config.TURN]). What a session
 //     sends to an address that this server relays never leaves the process
-//     ([Config.Relay]), nor does what comes from there ([Mux.Deliver]).
+//     ([Config.Relay]), nor does what comes from there ([Mux.Deliver]): what the network
+//     brings from such an address is dropped ([Config.Relayed]).
 //
 // The rules over TCP:
 //

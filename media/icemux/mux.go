@@ -27,6 +27,10 @@ type Config struct {
 	// Own tells whether an address is one of the server's own, bound or advertised.
 	// Nil: none is known. It must not block.
 	Own func(netip.AddrPort) bool
+	// Relayed tells whether an address is one that this server relays: its packets are
+	// brought by [Mux.Deliver], and those that come from the network are forged. Nil: none
+	// is. As Own otherwise.
+	Relayed func(netip.AddrPort) bool
 	// TURN is shown what comes from the network first, with the socket that received it.
 	// What it takes, which it tells by true, goes no further. Nil: nobody is. It must not
 	// block, and may use the packet during the call only.
@@ -48,7 +52,8 @@ type Counters struct {
 	Sources atomic.Uint64
 	// Overflow: of a session that does not read in time.
 	Overflow atomic.Uint64
-	// Own: from or to an address of the server's own.
+	// Own: from or to an address of the server's own, or from the network and one that it
+	// relays.
 	Own atomic.Uint64
 }
 
@@ -291,9 +296,7 @@ func (p *port) read() {
 	for {
 		n, src, err := p.socket.ReadFromAddrPort(buf)
 		if err == nil {
-			if src = canonical(src); p.cfg.TURN == nil || !p.cfg.TURN(buf[:n], src, p.socket) {
-				p.take(buf[:n], src, time.Now)
-			}
+			p.receive(buf[:n], canonical(src))
 			continue
 		}
 		select {
@@ -310,6 +313,16 @@ func (p *port) read() {
 			return
 		case <-time.After(readRetry):
 		}
+	}
+}
+
+// receive passes one packet of the network's on.
+func (p *port) receive(packet []byte, src netip.AddrPort) {
+	switch {
+	case p.cfg.Relayed != nil && p.cfg.Relayed(src):
+		p.cfg.Counters.Own.Add(1)
+	case p.cfg.TURN == nil || !p.cfg.TURN(packet, src, p.socket):
+		p.take(packet, src, time.Now)
 	}
 }
 

@@ -20,6 +20,7 @@ type rig struct {
 	mux      *Mux
 	counters Counters
 	local    *net.UDPAddr
+	relayed  atomic.Pointer[netip.AddrPort] // an address that the server relays; nil: there is none
 }
 
 func newRig(t *testing.T, own func(netip.AddrPort) bool) *rig {
@@ -28,7 +29,11 @@ func newRig(t *testing.T, own func(netip.AddrPort) bool) *rig {
 	log := slog.New(slog.DiscardHandler)
 	c, err := udp.Listen(udp.Config{Addr: "127.0.0.1:0", Log: log})
 	require.NoError(t, err)
-	r.mux = New(Config{Own: own, Counters: &r.counters, Log: log})
+	relayed := func(a netip.AddrPort) bool {
+		known := r.relayed.Load()
+		return known != nil && a == *known
+	}
+	r.mux = New(Config{Own: own, Relayed: relayed, Counters: &r.counters, Log: log})
 	require.NoError(t, r.mux.Add(c))
 	r.local = c.LocalAddr().(*net.UDPAddr)
 	t.Cleanup(func() { require.NoError(t, r.mux.Close()) })
@@ -247,4 +252,32 @@ func FuzzSTUN(f *testing.F) {
 		}
 		ours.ufrag()
 	})
+}
+
+// TestForgedAddressesOfRelays: what the server delivers of a relay's client goes where it should,
+// and what the network brings from the same address goes nowhere.
+func TestForgedAddressesOfRelays(t *testing.T) {
+	r := newRig(t, nil)
+	s, remote := r.session("relayed"), r.remote()
+	at := canonical(remote.LocalAddr().(*net.UDPAddr).AddrPort())
+	r.relayed.Store(&at)
+	ask := request(t, "relayed")
+	require.True(t, r.mux.Deliver(ask.Raw, at, canonical(r.local.AddrPort())))
+	_, from := next(t, s)
+	_, err := s.WriteTo(success(t, ask.TransactionID), from)
+	require.NoError(t, err)
+	var handled atomic.Int64
+	r.mux.Handle("relayed", func([]byte, netip.AddrPort) bool { handled.Add(1); return true })
+	rtp := append([]byte{0x80, 96}, make([]byte, 20)...)
+	for _, forged := range [][]byte{dtls, rtp, request(t, "relayed").Raw} {
+		send(t, remote, forged)
+	}
+	require.Eventually(t, func() bool { return r.counters.Own.Load() == 3 }, time.Minute, time.Millisecond)
+	require.Zero(t, handled.Load())
+	require.True(t, r.mux.Deliver(rtp, at, canonical(r.local.AddrPort())))
+	require.EqualValues(t, 1, handled.Load())
+	last := append(dtls, 4)
+	require.True(t, r.mux.Deliver(last, at, canonical(r.local.AddrPort())))
+	got, _ := next(t, s)
+	require.Equal(t, last, got, "nothing came between")
 }

@@ -121,7 +121,9 @@ func (s *Server) add(r *relay, sid string, ipv4 bool) error {
 		return errNoRelay
 	}
 	if r.socket != nil {
-		s.relays.Store(r.addr, r)
+		s.relaysMu.Lock()
+		s.relays[r.addr] = r
+		s.relaysMu.Unlock()
 	} else if !s.nameLocked(r, ipv4) {
 		return errNoRelay
 	}
@@ -140,9 +142,12 @@ func (s *Server) nameLocked(r *relay, ipv4 bool) bool {
 		ip = virtualIPv4()
 	}
 	const first = 1024
+	s.relaysMu.Lock()
+	defer s.relaysMu.Unlock()
 	for range portTries {
 		r.addr = netip.AddrPortFrom(ip, first+uint16(rand.N(1<<16-first))) // it fits
-		if _, taken := s.relays.LoadOrStore(r.addr, r); !taken {
+		if s.relays[r.addr] == nil {
+			s.relays[r.addr] = r
 			return true
 		}
 	}
@@ -215,10 +220,18 @@ func (s *Server) find(addr netip.AddrPort) *relay {
 	if s.counters.Relays.Load() == 0 {
 		return nil
 	}
-	if r, ok := s.relays.Load(addr); ok {
-		return r.(*relay) // nothing else is in it
+	s.relaysMu.RLock()
+	defer s.relaysMu.RUnlock()
+	return s.relays[addr]
+}
+
+// Relays reports whether an address is one of a relay, or one that only relays have: nobody
+// else is there.
+func (s *Server) Relays(addr netip.AddrPort) bool {
+	if ip := addr.Addr(); ip == virtualIPv4() || ip == virtualIPv6() {
+		return true
 	}
-	return nil
+	return len(s.cfg.Allow) > 0 && s.find(addr) != nil // the others have no address but those
 }
 
 // Path is a way for packets from one of our own media's addresses to the client behind a
@@ -349,7 +362,11 @@ func (r *relay) Close() error {
 		s := r.server
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.relays.CompareAndDelete(r.addr, r)
+		s.relaysMu.Lock()
+		if s.relays[r.addr] == r {
+			delete(s.relays, r.addr)
+		}
+		s.relaysMu.Unlock()
 		delete(r.one.relays, r)
 		s.all--
 		if r.network.IsValid() {

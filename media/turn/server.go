@@ -95,7 +95,9 @@ type Server struct {
 	strictV4 bool
 	ranges   []netip.Prefix // restricted ones; never changed
 	work     sync.WaitGroup // what reads feeds and streams for pion, and relays
-	relays   sync.Map       // netip.AddrPort → *relay
+
+	relaysMu sync.RWMutex // guards relays; mu may be held when it is taken
+	relays   map[netip.AddrPort]*relay
 
 	// mu guards the following, and what relays, sessions and streams say that it guards.
 	mu        sync.Mutex
@@ -124,7 +126,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.TTL = DefaultTTL
 	}
 	s := &Server{
-		cfg: cfg, sessions: map[string]*Session{}, networks: map[netip.Prefix]int{},
+		cfg: cfg, sessions: map[string]*Session{}, relays: map[netip.AddrPort]*relay{}, networks: map[netip.Prefix]int{},
 		open: map[streamKey]*stream{}, feeds: map[Socket]*feed{},
 		ranges: restrictedRanges(),
 	}

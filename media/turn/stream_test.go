@@ -13,6 +13,7 @@ import (
 
 	"github.com/pion/logging"
 	"github.com/pion/stun/v3"
+	pionturn "github.com/pion/turn/v5"
 	"github.com/stretchr/testify/require"
 )
 
@@ -242,4 +243,24 @@ func TestStrangersBehindALoadBalancer(t *testing.T) {
 	require.False(t, all[0].isOpen())
 	require.Equal(t, maxStrangers, areOpen(all))
 	require.EqualValues(t, 1, s.Counters().StreamsRefused.Load())
+}
+
+// TestAddressesOfRelays: the addresses that only relays have are theirs at each port, whether a
+// relay is there or not.
+func TestAddressesOfRelays(t *testing.T) {
+	s := newServer(t, nil)
+	for _, addr := range []string{"192.0.0.8:5000", "[100::8]:5000"} {
+		require.True(t, s.Relays(netip.MustParseAddrPort(addr)), addr)
+	}
+	for _, addr := range []string{"192.0.0.9:5000", "127.0.0.1:5000", "[100::9]:5000"} {
+		require.False(t, s.Relays(netip.MustParseAddrPort(addr)), addr)
+	}
+	// One of a relay that leads to other peers has a socket's address.
+	s = newServer(t, func(c *Config) { c.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} })
+	s.Begin("PA_a")
+	relay, addr, err := generator{s}.AllocatePacketConn(pionturn.AllocateListenerConfig{UserID: "PA_a", Network: "udp4"})
+	require.NoError(t, err)
+	require.True(t, s.Relays(addrPort(addr)))
+	require.NoError(t, relay.Close())
+	require.False(t, s.Relays(addrPort(addr)))
 }
