@@ -104,6 +104,7 @@ func (n *network) refresh(ctx context.Context) bool {
 		n.cfg.Log.Warn("the machine's addresses cannot be listed; keeping to the last", "error", err)
 		return false
 	}
+	n.list(list)
 	present := n.presentOf(list)
 	was := n.now.Load()
 	if slices.Equal(present, n.present) && len(was.local) > 0 && !n.unbound {

@@ -39,6 +39,9 @@ type network struct {
 	present  []netip.Addr // what could be bound when that was made; of the same owner
 	external []netip.Addr // found out by UseExternalIP; likewise
 	unbound  bool         // an address could not be bound yet; likewise
+	// machine are the addresses of all interfaces that are up, bound or not. It is replaced as
+	// now is.
+	machine atomic.Pointer[[]netip.Addr]
 
 	following sync.WaitGroup // follow, which unfollow ends
 	unfollow  context.CancelFunc
@@ -125,6 +128,7 @@ func openNetwork(cfg *Config) (*network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
+	n.list(list)
 	if n.present = n.bindable(list); len(n.present) == 0 {
 		return nil, n.noAddress()
 	}
@@ -140,6 +144,15 @@ func openNetwork(cfg *Config) (*network, error) {
 	ctx, n.unfollow = context.WithCancel(context.Background())
 	n.following.Go(func() { n.follow(ctx) })
 	return n, nil
+}
+
+// list takes note of the machine's addresses.
+func (n *network) list(interfaces []networkInterface) {
+	var all []netip.Addr
+	for _, i := range interfaces {
+		all = append(all, i.addrs...)
+	}
+	n.machine.Store(&all)
 }
 
 // bindable lists the addresses to bind and advertise: those named, and for a wildcard

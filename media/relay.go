@@ -90,6 +90,11 @@ func (n *network) Receives(ip netip.Addr) bool {
 	return slices.ContainsFunc(now.local, func(l netip.Addr) bool { return now.known(l) == ip })
 }
 
+// Ours implements turn.Media.
+func (n *network) Ours(ip netip.Addr) bool {
+	return n.Receives(ip) || slices.Contains(*n.machine.Load(), ip)
+}
+
 // Deliver implements turn.Media.
 func (n *network) Deliver(packet []byte, from, to netip.AddrPort) bool {
 	now := n.now.Load()

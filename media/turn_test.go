@@ -270,6 +270,29 @@ func TestTURNToOthersWhereAllowed(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestTURNLeadsToNoAddressOfTheMachine: where others are allowed, the addresses of this machine that
+// have no media are not, from when they appear until they go.
+func TestTURNLeadsToNoAddressOfTheMachine(t *testing.T) {
+	m := &machine{}
+	m.has("127.0.0.1", "127.0.0.5")
+	e, _ := newRelayingEngine(t, func(c *Config) {
+		c.interfaces, c.changes = m.interfaces, m.changes
+		c.TURN.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.4/31")}
+	})
+	newClient(t, e, clientConfig{sid: "PA_eve"})
+	user, password := credentials(turnKey, turnSecret, "PA_eve", time.Now().Add(time.Minute).Unix())
+	c := dialTURN(t, overUDP(t), e.TURNAddrs()[0].String(), user, password)
+	_, err := c.allocate()
+	require.NoError(t, err)
+	at := func(ip string) net.Addr { return &net.UDPAddr{IP: net.ParseIP(ip), Port: 80} }
+	require.NoError(t, c.CreatePermission(at("127.0.0.4")))
+	require.Error(t, c.CreatePermission(at("127.0.0.5")))
+	m.has("127.0.0.1", "127.0.0.4")
+	require.Eventually(t, func() bool { return e.net.Ours(netip.MustParseAddr("127.0.0.4")) }, patience, time.Millisecond)
+	require.Error(t, c.CreatePermission(at("127.0.0.4")))
+	require.NoError(t, c.CreatePermission(at("127.0.0.5")))
+}
+
 // TestTURNQuotas: a participant, an address and everybody together have so many relays, and
 // no more; one that ended makes room.
 func TestTURNQuotas(t *testing.T) {

@@ -40,6 +40,9 @@ const maxPeers = 64
 type Media interface {
 	// Receives reports whether media is received at an address.
 	Receives(ip netip.Addr) bool
+	// Ours reports whether an address is this machine's, or known as such, with media or
+	// without.
+	Ours(ip netip.Addr) bool
 	// Deliver gives media a packet for the address to; false: nothing is received there.
 	// The packet may be used during the call only.
 	Deliver(packet []byte, from, to netip.AddrPort) bool
@@ -215,9 +218,9 @@ func (s *Server) permits(_ net.Addr, peer net.IP) bool {
 }
 
 // outside tells whether a relay may lead to an address that is not our own, which it
-// may not to other ports of ours.
+// may not to other ports of ours, nor to any on this machine's other addresses.
 func (s *Server) outside(ip netip.Addr) bool {
-	if len(s.cfg.Allow) == 0 || s.cfg.Media.Receives(ip) {
+	if len(s.cfg.Allow) == 0 || s.cfg.Media.Ours(ip) {
 		return false
 	}
 	for _, p := range s.cfg.Deny {

@@ -23,6 +23,7 @@ const patience = time.Minute
 type noMedia struct{}
 
 func (noMedia) Receives(netip.Addr) bool                       { return false }
+func (noMedia) Ours(netip.Addr) bool                           { return false }
 func (noMedia) Deliver(_ []byte, _, _ netip.AddrPort) bool     { return false }
 func (noMedia) Outside(bool) (bind, known netip.Addr, ok bool) { return loopback(), loopback(), true }
 

@@ -101,7 +101,7 @@ func Keys() []Key {
 		{"turn.key_file", Applied, "PEM private key"},
 		{"turn.ttl_seconds", Applied, "how long a participant's credentials can be used for a new relay; relays live as long as its session"},
 		{"turn.force_relay", Applied, "clients are to use nothing but TURN"},
-		{"turn.relay.allow", Applied, "networks that clients may reach through relays, as CIDR, beside this server's media. Private, loopback and link-local addresses are in no other network"},
+		{"turn.relay.allow", Applied, "networks that clients may reach through relays, as CIDR, beside this server's media. Private, loopback and link-local addresses are in no other network; this machine's own are in none"},
 		{"turn.relay.deny", Applied, "networks taken out of those"},
 		{"turn.deny_peer_cidrs", Applied, "more of them, by LiveKit's name"},
 		{"turn.relay_range_start", Applied, "first UDP port of relays to `turn.relay.allow`; those to this server's media need none. Any if left out"},
