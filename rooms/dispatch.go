@@ -117,7 +117,8 @@ type DispatchRecords interface {
 
 // AgentKinds keeps which kinds of workers there are whose agents are for every room.
 type AgentKinds interface {
-	AgentKinds(ctx context.Context) ([]AgentKind, error)
+	// AgentKinds returns up to most kinds, and forgets the others.
+	AgentKinds(ctx context.Context, most int) ([]AgentKind, error)
 	// SetAgentKind notes that there are workers of the kind, or that there are none.
 	SetAgentKind(ctx context.Context, k AgentKind, there bool) error
 }

@@ -43,7 +43,8 @@ func newAgents() agents {
 }
 
 // startAgents is who is wanted in a room that is about to start: those that req names;
-// if it names none, the agents for every room that there are workers of.
+// if it names none, the agents for every room that there are workers of. They are no more
+// than a room may have; a room makes the other jobs when there is place for them.
 func (rs *Rooms) startAgents(req *livekit.CreateRoomRequest, rec *Record, trigger livekit.AgentDispatchTrigger, now time.Time) (ds []Dispatch, jobs []Job) {
 	if rs.cfg.Agents == nil {
 		return nil, nil
@@ -56,14 +57,22 @@ func (rs *Rooms) startAgents(req *livekit.CreateRoomRequest, rec *Record, trigge
 		}
 		wishes = []*livekit.RoomAgentDispatch{{}}
 	}
-	for _, wish := range wishes {
+	crowded := false
+	for _, wish := range wishes[:min(len(wishes), MostDispatches)] {
 		d := newDispatch(rec, wish, trigger, now)
 		ds = append(ds, *d)
 		for _, k := range rs.cfg.Agents.Workers.Kinds(d.AgentName, d.Info.Deployment) {
-			if k.Type == livekit.JobType_JT_ROOM {
-				jobs = append(jobs, *newJob(d, k, nil, now))
+			if k.Type != livekit.JobType_JT_ROOM {
+				continue
 			}
+			if crowded = len(jobs) >= MostJobs; crowded {
+				break
+			}
+			jobs = append(jobs, *newJob(d, k, nil, now))
 		}
+	}
+	if crowded {
+		rs.cfg.Log.Warn("the room has as many jobs as it may", "room", rec.Name, "most", MostJobs)
 	}
 	return ds, jobs
 }

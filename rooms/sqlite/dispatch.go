@@ -215,15 +215,23 @@ func (s *Store) RoomsWanting(ctx context.Context, agentName, afterSID string, li
 	return names, lastSID, err
 }
 
-// AgentKinds returns the kinds of workers whose agents are for every room.
-func (s *Store) AgentKinds(ctx context.Context) (kinds []rooms.AgentKind, err error) {
+// AgentKinds returns the kinds of workers whose agents are for every room; see
+// [rooms.AgentKinds].
+func (s *Store) AgentKinds(ctx context.Context, most int) (kinds []rooms.AgentKind, err error) {
 	err = s.each(ctx, func(rs *sql.Rows) error {
 		var k rooms.AgentKind
 		err := rs.Scan(&k.Deployment, &k.Namespace, (*int32)(&k.Type))
 		kinds = append(kinds, k)
 		return err
-	}, `SELECT deployment, namespace, type FROM agent_kind ORDER BY deployment, namespace, type LIMIT ?`, pageMax)
-	return kinds, err
+	}, `SELECT deployment, namespace, type FROM agent_kind ORDER BY deployment, namespace, type LIMIT ?`, most+1)
+	if err != nil || len(kinds) <= most {
+		return kinds, err
+	}
+	first := kinds[most]
+	return kinds[:most], s.do(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM agent_kind WHERE (deployment, namespace, type) >= (?, ?, ?)`, first.Deployment, first.Namespace, int32(first.Type))
+		return err
+	})
 }
 
 // SetAgentKind notes that there are workers of the kind, or that there are none.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 )
@@ -301,7 +304,7 @@ func TestRoomsThatOpenBeforeTheWorkersAreBack(t *testing.T) {
 	h := newHouse(t)
 	h.worker(named(""))
 	h.eventually("the kind is not noted", func() bool {
-		kinds, err := h.store.AgentKinds(t.Context())
+		kinds, err := h.store.AgentKinds(t.Context(), 10)
 		return err == nil && len(kinds) == 1
 	})
 	h.restart()
@@ -309,6 +312,119 @@ func TestRoomsThatOpenBeforeTheWorkersAreBack(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{pending: 1}, h.jobs("r"))
 	w := h.worker(named(""))
 	require.Equal(t, "r", w.job(1).Job.Room.Name)
+}
+
+// TestKindsThatComeAndGo are no more than there may be: not for a new room, and not on disk.
+func TestKindsThatComeAndGo(t *testing.T) {
+	const most = 3
+	h := newHouse(t, func(h *house) { h.kinds = most })
+	kind := func(i int) *livekit.RegisterWorkerRequest {
+		return &livekit.RegisterWorkerRequest{Namespace: proto.String(strconv.Itoa(i))}
+	}
+	stays := h.worker(kind(0))
+	for i := range 3 * most {
+		w := h.worker(kind(i + 1))
+		w.die()
+		h.eventually("the worker is not gone", func() bool { return h.counter("parlor_agent_workers", "") == 1 })
+	}
+	last := strconv.Itoa(3 * most)
+	noted := func() (all []string) {
+		kinds, err := h.store.AgentKinds(t.Context(), 100)
+		require.NoError(t, err)
+		for _, k := range kinds {
+			all = append(all, k.Namespace)
+		}
+		return all
+	}
+	h.eventually("the kinds are not noted", func() bool { all := noted(); return len(all) == most && slices.Contains(all, last) })
+	require.Contains(t, noted(), "0", "it has a worker")
+	h.person("r", "ada")
+	require.Equal(t, "r", stays.job(1).Job.Room.Name)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1, pending: most - 1}, h.jobs("r"))
+
+	// With a worker of each of them there is no place for one more.
+	for i := range most - 1 {
+		h.worker(kind(100 + i))
+	}
+	late := h.connect(key, false)
+	late.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: kind(200)}})
+	<-late.over
+	require.Equal(t, websocket.StatusTryAgainLater, websocket.CloseStatus(late.err), late.err)
+	// A start goes by as many as there may be, too.
+	for _, ns := range []string{"x", "y", "z"} {
+		require.NoError(t, h.store.SetAgentKind(t.Context(), rooms.AgentKind{Namespace: ns}, true))
+	}
+	h.restart()
+	require.Len(t, noted(), most)
+	h.person("s", "ada")
+	require.Equal(t, map[livekit.JobStatus]int{pending: most}, h.jobs("s"))
+}
+
+// slowToForget is what keeps the kinds of workers, and is held up as it is to forget one.
+type slowToForget struct {
+	kindsKeeper
+	held, on, done chan struct{} // held: it has come to it; on: it may go on; done: it has
+}
+
+type kindsKeeper = rooms.AgentKinds
+
+func (s slowToForget) SetAgentKind(ctx context.Context, k rooms.AgentKind, there bool) error {
+	if there {
+		return s.kindsKeeper.SetAgentKind(ctx, k, true)
+	}
+	s.held <- struct{}{}
+	<-s.on
+	err := s.kindsKeeper.SetAgentKind(ctx, k, false)
+	s.done <- struct{}{}
+	return err
+}
+
+// TestAKindThatIsBackStaysNoted: that its worker was gone may be written late.
+func TestAKindThatIsBackStaysNoted(t *testing.T) {
+	slow := slowToForget{held: make(chan struct{}, 10), on: make(chan struct{}), done: make(chan struct{}, 10)}
+	h := newHouse(t, func(h *house) {
+		h.grace = time.Nanosecond
+		h.known = func(k rooms.AgentKinds) rooms.AgentKinds { slow.kindsKeeper = k; return slow }
+	})
+	noted := func() bool {
+		kinds, err := h.store.AgentKinds(t.Context(), 10)
+		require.NoError(t, err)
+		return len(kinds) == 1
+	}
+	w := h.worker(named(""))
+	h.eventually("the kind is not noted", noted)
+	w.die()
+	h.eventually("the worker is not gone", func() bool { return h.counter("parlor_agent_workers", "") == 0 })
+	h.person("r", "ada") // who is looked for an agent for: there is none
+	<-slow.held
+	again := h.worker(named(""))
+	h.person("s", "ada")
+	again.job(1)
+	close(slow.on)
+	<-slow.done
+	h.eventually("the kind of a worker that is there is forgotten", noted)
+}
+
+// TestANewRoomHasNoMoreJobsThanItMay, however many kinds of workers do what it asks for.
+func TestANewRoomHasNoMoreJobsThanItMay(t *testing.T) {
+	h := newHouse(t)
+	const kinds = rooms.MostJobs/rooms.MostDispatches + 1
+	for i := range kinds {
+		w := h.worker(&livekit.RegisterWorkerRequest{AgentName: "n", Namespace: proto.String(strconv.Itoa(i))})
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_FULL.Enum()}}})
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{}}})
+		w.expect()
+	}
+	var all []*livekit.RoomAgentDispatch
+	for range rooms.MostDispatches {
+		all = append(all, &livekit.RoomAgentDispatch{AgentName: "n"})
+	}
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", Agents: all})
+	require.NoError(t, err)
+	require.Equal(t, map[livekit.JobStatus]int{pending: rooms.MostJobs}, h.jobs("r"))
+	list, err := h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "r"})
+	require.NoError(t, err)
+	require.Len(t, list.AgentDispatches, rooms.MostDispatches)
 }
 
 func TestAnAgentThatDoesNotComeBackHasASuccessor(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 	tokenFor        = time.Hour        // what an agent's token is good for
 	// MostWorkers is how many workers of one API key may be connected.
 	MostWorkers = 1000
-	// mostKinds is how many kinds of workers there may be: each has a goroutine.
+	// mostKinds is the default of [Config.MostKinds].
 	mostKinds = 1000
 	// mostName bounds an agent's name and a namespace, in bytes.
 	mostName = 256
@@ -51,11 +51,15 @@ type Config struct {
 	Known   rooms.AgentKinds
 	// Grace is how long workers are expected back whose agents are for every room, after a
 	// restart or the loss of the last of a kind.
-	Grace    time.Duration
-	Verifier *access.Verifier
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer // may be nil
-	Guard    *unpack.Guard         // bounds what is decoded at one time; nil = no bound
+	Grace time.Duration
+	// MostKinds is how many kinds of workers there are at most, those that are expected back
+	// included: each has a goroutine, and a new room has jobs for all those whose agents are
+	// for every room. 0 = 1000.
+	MostKinds int
+	Verifier  *access.Verifier
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer // may be nil
+	Guard     *unpack.Guard         // bounds what is decoded at one time; nil = no bound
 	// ServerInfo is told to workers that register.
 	ServerInfo *livekit.ServerInfo
 	// MaxMessage bounds a worker's message in bytes; 0 = no bound but that on what it
@@ -82,45 +86,107 @@ type Handler struct {
 	perKey map[string]int     // workers, by API key
 	jobs   map[string]*worker // that have them, by the job's id
 	// known are kinds without workers whose agents are for every room, and until when their
-	// workers are expected back.
+	// workers are expected back. With pools they are no more than Config.MostKinds.
 	known map[rooms.AgentKind]time.Time
+
+	changed chan struct{} // capacity 1: the kinds to be noted have changed
 }
 
 var _ rooms.Workers = (*Handler)(nil)
 
 // New makes the handler; no worker is let in before Open.
 func New(cfg Config) *Handler {
+	if cfg.MostKinds == 0 {
+		cfg.MostKinds = mostKinds
+	}
 	life, quit := context.WithCancel(context.Background())
 	return &Handler{
 		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard),
 		life: life, quit: quit,
 		pools: make(map[rooms.AgentKind]*pool), perKey: make(map[string]int), jobs: make(map[string]*worker),
-		known: make(map[rooms.AgentKind]time.Time),
+		known: make(map[rooms.AgentKind]time.Time), changed: make(chan struct{}, 1),
 	}
 }
 
 // Open tells where the rooms are. Workers of before the restart are expected back.
 func (h *Handler) Open(ctx context.Context, r Rooms) error {
-	kinds, err := h.cfg.Known.AgentKinds(ctx)
+	kinds, err := h.cfg.Known.AgentKinds(ctx, h.cfg.MostKinds)
 	if err != nil {
 		return fmt.Errorf("read the kinds of workers: %w", err)
 	}
+	noted := make(map[rooms.AgentKind]bool)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.rooms = r
 	for _, k := range kinds {
+		noted[k] = true
 		h.known[k] = time.Now().Add(h.cfg.Grace)
+	}
+	if !h.closed {
+		h.running.Go(func() { h.keepNotes(noted) })
 	}
 	return nil
 }
 
-// note keeps for the next start whether there are workers of a kind.
-func (h *Handler) note(k rooms.AgentKind, there bool) {
-	if k.AgentName != "" { // rooms that want them by name say so themselves
-		return
+// keepNotes keeps for the next start which kinds of workers there are whose agents are for
+// every room, until the handler closes. It alone writes them, each time by what there is
+// then, so that the last that is written is so. noted is what is on disk.
+func (h *Handler) keepNotes(noted map[rooms.AgentKind]bool) {
+	again := time.NewTimer(look)
+	defer again.Stop()
+	for {
+		select {
+		case <-h.life.Done():
+			return
+		case <-h.changed:
+		case <-again.C:
+		}
+		if err := h.note(noted); err != nil && h.life.Err() == nil {
+			h.log.Error("cannot note the kinds of workers", "error", err)
+			again.Reset(look)
+		}
 	}
-	if err := h.cfg.Known.SetAgentKind(h.life, k, there); err != nil && h.life.Err() == nil {
-		h.log.Error("cannot note a kind of workers", "error", err)
+}
+
+// note writes in what the kinds differ from noted, those first that are no more.
+func (h *Handler) note(noted map[rooms.AgentKind]bool) error {
+	there := make(map[rooms.AgentKind]bool)
+	h.mu.Lock()
+	for k := range h.pools {
+		if k.AgentName == "" { // rooms that want one by its name say so themselves
+			there[k] = true
+		}
+	}
+	for k := range h.known {
+		there[k] = true
+	}
+	h.mu.Unlock()
+	for k := range noted {
+		if there[k] {
+			continue
+		}
+		if err := h.cfg.Known.SetAgentKind(h.life, k, false); err != nil {
+			return err
+		}
+		delete(noted, k)
+	}
+	for k := range there {
+		if noted[k] {
+			continue
+		}
+		if err := h.cfg.Known.SetAgentKind(h.life, k, true); err != nil {
+			return err
+		}
+		noted[k] = true
+	}
+	return nil
+}
+
+// renote has keepNotes look at the kinds.
+func (h *Handler) renote() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -161,7 +227,7 @@ func (h *Handler) Kinds(agentName, deployment string) (kinds []rooms.AgentKind) 
 		switch {
 		case now.After(until):
 			delete(h.known, k)
-			h.goesLocked(func() { h.note(k, false) })
+			h.renote()
 		case k.Deployment == deployment && h.pools[k] == nil:
 			kinds = append(kinds, k)
 		}
@@ -274,13 +340,15 @@ func (h *Handler) join(w *worker) error {
 	h.mu.Lock()
 	p := h.pools[w.kind]
 	if p == nil {
-		if len(h.pools) >= mostKinds || h.closed {
+		if len(h.pools) >= h.cfg.MostKinds || h.closed {
 			h.mu.Unlock()
-			return errors.New("there are as many kinds of workers as there may be, " + strconv.Itoa(mostKinds))
+			return errors.New("there are as many kinds of workers as there may be, " + strconv.Itoa(h.cfg.MostKinds))
 		}
 		p = newPool(h, w.kind)
 		h.pools[w.kind] = p
 		delete(h.known, w.kind)
+		h.makePlace()
+		h.renote()
 		h.running.Go(p.run)
 	}
 	p.workers[w] = struct{}{}
@@ -289,6 +357,22 @@ func (h *Handler) join(w *worker) error {
 	h.metrics.workers.WithLabelValues(h.metrics.name(w.kind), w.kind.Type.String()).Inc()
 	p.poke()
 	return nil
+}
+
+// makePlace forgets the kind whose workers were to be back first, if there are more kinds
+// than there may be. The caller holds mu.
+func (h *Handler) makePlace() {
+	if len(h.pools)+len(h.known) <= h.cfg.MostKinds {
+		return
+	}
+	var first rooms.AgentKind
+	var soonest time.Time
+	for k, until := range h.known {
+		if soonest.IsZero() || until.Before(soonest) {
+			first, soonest = k, until
+		}
+	}
+	delete(h.known, first)
 }
 
 // part takes w out of its pool, and tells the rooms that it is gone.

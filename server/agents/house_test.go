@@ -38,10 +38,12 @@ const (
 type house struct {
 	t        *testing.T
 	path     string
-	grace    time.Duration // of a restart
-	join     time.Duration // for an agent to join
-	limit    int64         // of a message
-	dead     atomic.Bool   // nothing is written any more
+	grace    time.Duration                           // of a restart
+	join     time.Duration                           // for an agent to join
+	limit    int64                                   // of a message
+	kinds    int                                     // of workers at most; 0 = the default
+	known    func(rooms.AgentKinds) rooms.AgentKinds // what keeps them; nil = the store
+	dead     atomic.Bool                             // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
 	agents   *agents.Handler
@@ -72,8 +74,12 @@ func (h *house) open() {
 	}})
 	require.NoError(h.t, err)
 	h.store, h.verifier, h.metrics = store, access.NewVerifier(map[string]string{key: secret, otherKey: secret}), prometheus.NewPedanticRegistry()
+	known := rooms.AgentKinds(store)
+	if h.known != nil {
+		known = h.known(store)
+	}
 	h.agents = agents.New(agents.Config{
-		Records: store, Known: store, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
+		Records: store, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
 		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
 	})
 	h.Rooms = rooms.New(rooms.Config{

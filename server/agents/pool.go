@@ -69,10 +69,6 @@ func (p *pool) freed() {
 func (h *Handler) goes(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.goesLocked(f)
-}
-
-func (h *Handler) goesLocked(f func()) {
 	if !h.closed {
 		h.running.Go(f)
 	}
@@ -81,7 +77,6 @@ func (h *Handler) goesLocked(f func()) {
 // run finds workers for the jobs of the kind. First it has the rooms that want its agents
 // by name make the jobs that they have not made, as there was no worker.
 func (p *pool) run() {
-	p.h.note(p.kind, true)
 	p.reconsider()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
