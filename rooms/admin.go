@@ -234,7 +234,7 @@ func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid 
 			r.remember(gone)
 			r.judge(now)
 			r.fact([]Session{gone}, events)
-			r.agentLeft(identity, why, now)
+			r.agentLeft(gone.Info, why, now)
 		} else {
 			reply(struct{}{}, ErrNoParticipant)
 			return

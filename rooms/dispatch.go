@@ -443,11 +443,7 @@ func (rs *Rooms) StartJob(ctx context.Context, room string, job *livekit.Job, k 
 
 // assign writes that the job runs.
 func (r *Room) assign(j *Job, a JobAnswer, reply answer[*livekit.Job]) {
-	there := r.expected[a.Identity] != nil && r.expected[a.Identity].Info.GetKind() != livekit.ParticipantInfo_AGENT
-	if p := r.participants[a.Identity]; p != nil && p.info.GetKind() != livekit.ParticipantInfo_AGENT {
-		there = true
-	}
-	if there || r.agentJob(a.Identity) != nil {
+	if r.here(a.Identity) && !r.agentHere(a.Identity) || r.agentJob(a.Identity) != nil {
 		reply(nil, Errorf(Exists, "the identity %q is taken in this room", a.Identity))
 		return
 	}

@@ -137,12 +137,12 @@ func (r *Room) awaitAgents() {
 	now := time.Now()
 	for _, j := range r.agents.jobs {
 		id := j.Agent()
-		if j.Status() != livekit.JobStatus_JS_RUNNING || r.expected[id] != nil {
+		if j.Status() != livekit.JobStatus_JS_RUNNING || r.agentHere(id) {
 			continue
 		}
 		status, why := livekit.JobStatus_JS_FAILED, "the agent did not come back"
 		until := now.Add(r.rooms.cfg.RestartGrace)
-		if last := r.lately(id); last != nil && last.Reason == livekit.DisconnectReason_CLIENT_INITIATED && last.LeftMs >= j.Info.State.StartedAt/1e6 {
+		if last := r.lately(id); last != nil && isAgent(last.Info) && last.Reason == livekit.DisconnectReason_CLIENT_INITIATED && last.LeftMs >= j.Info.State.StartedAt/1e6 {
 			status, why, until = livekit.JobStatus_JS_SUCCESS, "", now.Add(statusGrace)
 		}
 		r.await(j, until, status, why)
@@ -163,9 +163,18 @@ func (r *Room) await(j *Job, until time.Time, status livekit.JobStatus, why stri
 	r.setAlarm(alarmAgents, until)
 }
 
-// agentHere tells that a participant of that identity is in the room, or expected back.
-func (r *Room) agentHere(identity string) bool {
+// here tells that a participant of that identity is in the room, or expected back.
+func (r *Room) here(identity string) bool {
 	return r.participants[identity] != nil || r.expected[identity] != nil
+}
+
+// agentHere is here of an agent: a person may come by the identity that a worker chose.
+func (r *Room) agentHere(identity string) bool {
+	if p := r.participants[identity]; p != nil {
+		return isAgent(p.info)
+	}
+	s := r.expected[identity]
+	return s != nil && isAgent(s.Info)
 }
 
 // agentJob is the running job whose agent has the identity; nil if there is none.
@@ -187,7 +196,7 @@ func (r *Room) refusedAgent(req *JoinRequest) error {
 		if j := r.agents.jobs[req.Job]; j == nil || j.Agent() != req.Info.Identity {
 			return over
 		}
-	case req.Info.GetKind() == livekit.ParticipantInfo_AGENT && r.agentJob(req.Info.Identity) == nil:
+	case isAgent(req.Info) && r.agentJob(req.Info.Identity) == nil:
 		for _, j := range r.agents.ended {
 			if j.Agent() == req.Info.Identity {
 				return over
@@ -197,12 +206,18 @@ func (r *Room) refusedAgent(req *JoinRequest) error {
 	return nil
 }
 
-// agentJoined is called of every participant whose join is on disk.
+// agentJoined is called of every participant whose join is on disk. A person who has come
+// by the identity of a job's agent keeps it: the agent must have another.
 func (r *Room) agentJoined(p *Participant) {
-	if j := r.agentJob(p.identity); j != nil {
+	switch j := r.agentJob(p.identity); {
+	case j == nil:
+	case isAgent(p.info):
 		delete(r.agents.awaited, j.ID)
 		delete(r.agents.dismissed, p.identity)
 		return
+	default:
+		r.finish(j, livekit.JobStatus_JS_FAILED, "its identity was taken", false, time.Now())
+		r.rooms.cfg.Agents.Workers.Terminate(j.ID)
 	}
 	r.wantForTarget(p, livekit.JobType_JT_PARTICIPANT)
 }
@@ -344,7 +359,7 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, n
 	}
 	p := r.participants[j.Agent()]
 	switch {
-	case p == nil || !p.admitted:
+	case p == nil || !p.admitted || !isAgent(p.info):
 	case !again: // it leaves by itself
 		r.dismissLater(j.Agent(), now)
 	default:
@@ -364,7 +379,7 @@ func (r *Room) dismissLater(identity string, now time.Time) {
 // targetHere tells that the participant that j is for is there; true if it is for none.
 func (r *Room) targetHere(j *Job) bool {
 	identity := j.Info.GetParticipant().GetIdentity()
-	return identity == "" || r.agentHere(identity)
+	return identity == "" || r.here(identity)
 }
 
 // backoff is the wait before the successor of a job that failed. One that has gone on for
@@ -377,10 +392,10 @@ func backoff(s *livekit.JobState, now time.Time) time.Duration {
 }
 
 // agentLeft is called of every participant that has left for that reason.
-func (r *Room) agentLeft(identity string, why livekit.DisconnectReason, now time.Time) {
-	j := r.agentJob(identity)
-	if j == nil {
-		r.cancelFor(identity, now)
+func (r *Room) agentLeft(info *livekit.ParticipantInfo, why livekit.DisconnectReason, now time.Time) {
+	j := r.agentJob(info.Identity)
+	if j == nil || !isAgent(info) {
+		r.cancelFor(info.Identity, now)
 		return
 	}
 	switch why {
@@ -425,7 +440,7 @@ func (r *Room) agentsOver(now time.Time) {
 			continue
 		}
 		delete(r.agents.dismissed, id)
-		if p := r.participants[id]; p != nil && p.admitted {
+		if p := r.participants[id]; p != nil && p.admitted && isAgent(p.info) {
 			r.leave(p, livekit.DisconnectReason_PARTICIPANT_REMOVED, &livekit.LeaveRequest{
 				Reason: livekit.DisconnectReason_PARTICIPANT_REMOVED, Action: livekit.LeaveRequest_DISCONNECT,
 			})
@@ -442,7 +457,7 @@ func (r *Room) agentsOver(now time.Time) {
 			continue
 		}
 		p := r.participants[j.Agent()]
-		if p != nil && w.orphan && p.away { // worker and agent are gone, most likely with their machine
+		if p != nil && isAgent(p.info) && w.orphan && p.away { // worker and agent are gone, most likely with their machine
 			r.leave(p, livekit.DisconnectReason_CONNECTION_TIMEOUT, nil)
 			continue // which ends the job
 		}

@@ -216,6 +216,6 @@ func (r *Room) graceOver() {
 	r.judge(now)
 	r.fact(sessions, events)
 	for i := range sessions {
-		r.agentLeft(sessions[i].Identity, sessions[i].Reason, now)
+		r.agentLeft(sessions[i].Info, sessions[i].Reason, now)
 	}
 }

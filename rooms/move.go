@@ -205,7 +205,7 @@ func (r *Room) send(p *Participant) *luggage {
 	delete(r.quality, p.sid)
 	r.judge(now)
 	r.fact([]Session{s}, events)
-	r.agentLeft(p.identity, livekit.DisconnectReason_MIGRATION, now)
+	r.agentLeft(s.Info, livekit.DisconnectReason_MIGRATION, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	return l
 }

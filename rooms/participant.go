@@ -141,6 +141,11 @@ func (p *Participant) repost() {
 	}
 }
 
+// isAgent tells that the participant is an agent, as the token of a job says.
+func isAgent(info *livekit.ParticipantInfo) bool {
+	return info.GetKind() == livekit.ParticipantInfo_AGENT
+}
+
 // dependent tells that p keeps no room open and does not count.
 func dependent(info *livekit.ParticipantInfo) bool {
 	switch info.GetKind() {
@@ -295,7 +300,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	delete(r.quality, p.sid)
 	r.judge(now)
 	r.fact([]Session{s}, events)
-	r.agentLeft(p.identity, why, now)
+	r.agentLeft(s.Info, why, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why,
 		"after", now.Sub(time.UnixMilli(p.joinedMs)).Round(time.Millisecond), slog.Group("client", p.client...))

@@ -275,6 +275,58 @@ func TestAnAgentThatHasDoneItsWorkHasNone(t *testing.T) {
 	h.eventually("no successor", func() bool { return h.jobs("s")[failed] == 1 && h.jobs("s")[running] == 1 })
 }
 
+// TestAPersonIsNoAgent: one who comes by the identity that a worker has chosen is let be, and
+// the agent that was to have it is followed by another.
+func TestAPersonIsNoAgent(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	w.answers(func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true, ParticipantIdentity: "alice"}
+	})
+	d := want(t, h, "r", "n")
+	a := w.job(1)
+	require.Equal(t, "alice", a.Job.State.ParticipantIdentity)
+	w.answers(func(*livekit.Job) *livekit.AvailabilityResponse {
+		return &livekit.AvailabilityResponse{Available: true, ParticipantIdentity: "helper"}
+	})
+	alice := h.person("r", "alice")
+	b := w.job(2)
+	require.Equal(t, "helper", b.Job.State.ParticipantIdentity)
+	require.Equal(t, map[livekit.JobStatus]int{failed: 1, running: 1}, h.jobs("r"))
+	h.eventually("the worker is not told", func() bool { return slices.Equal(w.terminated(), []string{a.Job.Id}) })
+	list, err := h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "r"})
+	require.NoError(t, err)
+	require.Contains(t, list.String(), "its identity was taken")
+	_, err = h.agent(a)
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(err), "its job is over")
+	helper, err := h.agent(b)
+	require.NoError(t, err)
+
+	// Nor is one sent away who comes by that of an agent that was to leave.
+	stays := h.worker(named("m"))
+	last := want(t, h, "r", "m")
+	agent, err := h.agent(stays.job(1))
+	require.NoError(t, err)
+	for _, id := range []string{d.Id, last.Id} {
+		_, err = h.DeleteDispatch(t.Context(), &livekit.DeleteAgentDispatchRequest{Room: "r", DispatchId: id})
+		require.NoError(t, err)
+	}
+	helper.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+	<-helper.left
+	person := h.person("r", "helper")
+	select { // the one that does not leave
+	case <-agent.left:
+	case <-time.After(patience):
+		require.FailNow(t, "the agent was not sent away")
+	}
+	person.Sync()
+	here, err := h.Participants(t.Context(), "r")
+	require.NoError(t, err)
+	require.Len(t, here, 2)
+	require.Empty(t, alice.left)
+	require.Empty(t, person.left)
+}
+
 func TestARestartLeavesOneAgent(t *testing.T) {
 	h := newHouse(t)
 	w := h.worker(named("n"))
