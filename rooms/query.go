@@ -77,6 +77,10 @@ type History interface {
 	// at some rooms behind after and forgets up to batch sessions; next is where to go
 	// on, the zero value at the end.
 	PruneSessions(ctx context.Context, leftBeforeMs int64, after RoomCursor, batch int) (n int, next RoomCursor, err error)
+	// PruneAgents forgets jobs of open rooms that have ended, but for the newest [MostJobs]
+	// of each room, and dispatches that were deleted: nobody reads them any more. It goes
+	// from room to room as PruneSessions does.
+	PruneAgents(ctx context.Context, after RoomCursor, batch int) (n int, next RoomCursor, err error)
 }
 
 // Moderation is bans and revoked tokens. It binds to a room's name, so it outlives

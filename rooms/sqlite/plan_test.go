@@ -66,6 +66,15 @@ func exercise(t *testing.T, s *Store) {
 	require.NoError(t, err)
 	_, err = s.pruneSessions(ctx, "", 1, 1)
 	require.NoError(t, err)
+	_, _, err = s.PruneAgents(ctx, rooms.RoomCursor{}, 1)
+	require.NoError(t, err)
+	_, err = s.pruneAgents(ctx, "", 1)
+	require.NoError(t, err)
+	for _, ns := range []string{"a", "b"} {
+		require.NoError(t, s.SetAgentKind(ctx, rooms.AgentKind{Namespace: ns}, true))
+	}
+	must(s.AgentKinds(ctx, 1))
+	require.NoError(t, s.SetAgentKind(ctx, rooms.AgentKind{Namespace: "a"}, false))
 	must(s.NextDeadline(ctx))
 	must(s.CountDue(ctx, 1))
 	must(s.Occupied(ctx))
@@ -118,7 +127,7 @@ func TestNoStatementScans(t *testing.T) {
 	require.Greater(t, len(queries), 80)
 	// The small tables; rooms in order from the first, until a page is full; who is
 	// present in any.
-	allowed := regexp.MustCompile(`SCAN (meta|endpoint|p|json_each|CONSTANT ROW|\(subquery-\d+\)|room USING INDEX room_(open|ended)|session USING COVERING INDEX session_present|job USING COVERING INDEX job_running)\b`)
+	allowed := regexp.MustCompile(`SCAN (meta|endpoint|agent_kind|p|json_each|CONSTANT ROW|\(subquery-\d+\)|room USING INDEX room_(open|ended)|session USING COVERING INDEX session_present|job USING COVERING INDEX job_running)\b`)
 	// Sorted: the few who are present in a room, the few rooms that were named,
 	// and the endpoints.
 	sorted := regexp.MustCompile(`session INDEXED BY session_present|json_each\(\?\)\) ORDER BY created_ms, sid$|FROM endpoint\)|DISTINCT`)

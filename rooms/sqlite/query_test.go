@@ -12,6 +12,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/guid"
 
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -186,8 +187,8 @@ func TestPruneHistoryTakesSessions(t *testing.T) {
 	require.Empty(t, v)
 }
 
-// TestPruneHistoryInBatches: a room with many sessions goes over several calls, and
-// stays until the last of them has gone.
+// TestPruneHistoryInBatches: a room with many sessions, jobs and dispatches goes over several
+// calls, and stays until the last of them has gone.
 func TestPruneHistoryInBatches(t *testing.T) {
 	s := openNew(t)
 	big, small := create(t, s, "big", 1), create(t, s, "small", 1)
@@ -198,20 +199,26 @@ func TestPruneHistoryInBatches(t *testing.T) {
 	c := rooms.Change{Kind: rooms.ChangeEnd, Room: big}
 	for i := range many {
 		c.Sessions = append(c.Sessions, rooms.Session{SID: fmt.Sprint("PA_", i), RoomSID: big.SID, Identity: fmt.Sprint(i), JoinedMs: 2, LeftMs: 5})
+		c.Jobs = append(c.Jobs, agentJob(big, i, 5))
+		c.Dispatches = append(c.Dispatches, rooms.Dispatch{ID: fmt.Sprint("AD_", i), RoomSID: big.SID, Info: &livekit.AgentDispatch{}})
 	}
 	_, err := submit(t, s, c)
 	require.NoError(t, err)
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeEnd, Room: small})
 	require.NoError(t, err)
-	left := many
+	rows := func() (n int) {
+		require.NoError(t, s.read.QueryRow(`SELECT (SELECT count(*) FROM session) + (SELECT count(*) FROM job) + (SELECT count(*) FROM dispatch)`).Scan(&n))
+		return n
+	}
+	left := rows()
+	require.Equal(t, 3*many, left)
 	for {
 		n, err := s.PruneHistory(t.Context(), 6, 10)
 		require.NoError(t, err)
 		require.LessOrEqual(t, n, 10)
-		v, err := s.ListSessions(t.Context(), rooms.SessionQuery{RoomSID: big.SID, Limit: 100})
-		require.NoError(t, err)
-		require.LessOrEqual(t, left-len(v), 10)
-		if left = len(v); left > 0 {
+		v := rows()
+		require.LessOrEqual(t, left-v, 10)
+		if left = v; left > 0 {
 			_, err := s.GetBySID(t.Context(), big.SID)
 			require.NoError(t, err)
 		}
@@ -223,6 +230,70 @@ func TestPruneHistoryInBatches(t *testing.T) {
 	_, ended, err := s.CountRooms(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, ended)
+	requireSound(t, s)
+}
+
+// agentJob is the nth job of a room; endedMs = 0 while it waits.
+func agentJob(r rooms.Record, n int, endedMs int64) rooms.Job {
+	return rooms.Job{ID: fmt.Sprintf("AJ_%s_%04d", r.Name, n), RoomSID: r.SID, CreatedMs: int64(10 + n), EndedMs: endedMs, Info: &livekit.Job{}}
+}
+
+// TestPruneAgents of rooms that never end: what nobody reads any more is forgotten, and what
+// a room goes by, or a client lists, is the same.
+func TestPruneAgents(t *testing.T) {
+	s := openNew(t)
+	ctx := t.Context()
+	const over = 30
+	all := []rooms.Record{create(t, s, "busy", 1), create(t, s, "quiet", 2)}
+	for i, r := range all {
+		c := rooms.Change{Kind: rooms.ChangeUpdate, Room: r}
+		for n := range rooms.MostJobs + over*(1-i) {
+			c.Jobs = append(c.Jobs, agentJob(r, n, 5000))
+		}
+		c.Jobs[3].EndedMs = 0 // it runs and runs
+		for n := range over {
+			d := rooms.Dispatch{ID: fmt.Sprint("AD_", r.Name, n), RoomSID: r.SID, CreatedMs: int64(n), DeletedMs: 7, Info: &livekit.AgentDispatch{}}
+			if n%10 == 0 {
+				d.DeletedMs = 0
+			}
+			c.Dispatches = append(c.Dispatches, d)
+		}
+		_, err := submit(t, s, c)
+		require.NoError(t, err)
+	}
+	read := func() (ids []string) {
+		for _, r := range all {
+			jobs, err := s.Jobs(ctx, r.SID, rooms.MostJobs)
+			require.NoError(t, err)
+			for i := range jobs {
+				ids = append(ids, jobs[i].ID)
+			}
+			dispatches, err := s.Dispatches(ctx, r.SID)
+			require.NoError(t, err)
+			require.Len(t, dispatches, over/10)
+			for i := range dispatches {
+				ids = append(ids, dispatches[i].ID)
+			}
+		}
+		return ids
+	}
+	before := read()
+	total, at := 0, rooms.RoomCursor{}
+	for {
+		n, next, err := s.PruneAgents(ctx, at, 10)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, 10)
+		total, at = total+n, next
+		if n < 10 && next == (rooms.RoomCursor{}) {
+			break
+		}
+	}
+	require.Equal(t, over-1+2*(over-over/10), total, "the jobs but for the newest and the one that runs, and the dispatches")
+	require.Equal(t, before, read())
+	var jobs, dispatches int
+	require.NoError(t, s.read.QueryRow(`SELECT (SELECT count(*) FROM job), (SELECT count(*) FROM dispatch)`).Scan(&jobs, &dispatches))
+	require.Equal(t, 2*rooms.MostJobs+1, jobs)
+	require.Equal(t, 2*over/10, dispatches)
 	requireSound(t, s)
 }
 

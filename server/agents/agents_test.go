@@ -557,6 +557,26 @@ func TestASimulatedJob(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
 }
 
+// TestASimulatedJobKeepsWhoItIsForAlone: whatever else a worker says of the participant.
+func TestASimulatedJobKeepsWhoItIsForAlone(t *testing.T) {
+	h := newHouse(t)
+	h.person("r", "ada")
+	w := h.worker(named("n"))
+	simulate := func(p *livekit.ParticipantInfo) {
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_SimulateJob{SimulateJob: &livekit.SimulateJobRequest{
+			Room: &livekit.Room{Name: "r"}, Participant: p,
+		}}})
+	}
+	simulate(&livekit.ParticipantInfo{Identity: strings.Repeat("x", 100<<10)})
+	h.eventually("it is not counted", func() bool { return h.counter("parlor_agent_bad_messages_total", "simulate") == 1 })
+	simulate(&livekit.ParticipantInfo{Identity: "bob", Sid: "PA_bob", Metadata: strings.Repeat("x", 100<<10), Attributes: map[string]string{"a": "b"}})
+	a := w.job(1)
+	require.Equal(t, livekit.JobType_JT_PUBLISHER, a.Job.Type)
+	job, _, err := h.store.FindJob(t.Context(), a.Job.Id)
+	require.NoError(t, err)
+	require.True(t, proto.Equal(&livekit.ParticipantInfo{Identity: "bob", Sid: "PA_bob"}, job.Info.Participant), "%d bytes", proto.Size(job.Info))
+}
+
 func TestWorkersWithoutTheGrantAreRefused(t *testing.T) {
 	h := newHouse(t)
 	res, err := h.server.Client().Get(h.server.URL + "/agent")

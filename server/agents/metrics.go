@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"outcome"}),
 		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_agent_bad_messages_total",
-			Help: "Messages of workers that were not taken, by why; foreign: of a job that the worker does not have; slow: one to a worker that does not read.",
+			Help: "Messages of workers that were not taken, by why; foreign: of a job that the worker does not have; simulate: a job for a participant whose identity or SID is too long; slow: one to a worker that does not read.",
 		}, []string{"why"}),
 		names: make(map[string]bool),
 	}

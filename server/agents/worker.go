@@ -392,14 +392,24 @@ func (w *worker) adopt(jobID string) bool {
 	return true
 }
 
-// simulate gives the worker a job of no dispatch in a room that is there.
+// simulate gives the worker a job of no dispatch in a room that is there. Of a participant
+// that the job is for, its identity and SID are kept: what else there is the room knows.
 func (w *worker) simulate(req *livekit.SimulateJobRequest) {
+	var target *livekit.ParticipantInfo
+	if p := req.Participant; p != nil {
+		if len(p.Identity) > mostName || len(p.Sid) > mostName {
+			w.h.metrics.bad.WithLabelValues("simulate").Inc()
+			w.log.Info("a job is not simulated: the participant's identity or SID is too long")
+			return
+		}
+		target = &livekit.ParticipantInfo{Identity: p.Identity, Sid: p.Sid}
+	}
 	job := &livekit.Job{
-		Id: guid.New("AJ_"), Type: req.Type, Room: req.Room, Participant: req.Participant,
+		Id: guid.New("AJ_"), Type: req.Type, Room: req.Room, Participant: target,
 		Namespace: w.kind.Namespace, AgentName: w.kind.AgentName, Deployment: w.kind.Deployment,
 		CreatedAt: time.Now().UnixNano(), State: &livekit.JobState{},
 	}
-	if req.Participant != nil && req.Type == livekit.JobType_JT_ROOM {
+	if target != nil && req.Type == livekit.JobType_JT_ROOM {
 		job.Type = livekit.JobType_JT_PUBLISHER // as old workers mean it
 	}
 	select {

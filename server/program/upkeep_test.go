@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
@@ -76,5 +77,32 @@ func TestSessionsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
 		require.Equal(t, many, left())
 		time.Sleep(3 * time.Hour)
 		require.Equal(t, rooms.MostDeparted, left())
+	})
+}
+
+// TestOldJobsOfARoomThatNeverEndsAreForgotten but for the newest, which it still goes by.
+func TestOldJobsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close(context.Background())) }()
+		now := rooms.NowMs(time.Now())
+		r := rooms.Record{SID: "RM_x", Name: "office", CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
+		c := &rooms.Change{Kind: rooms.ChangeCreate, Room: r}
+		const many = rooms.MostJobs + 2*pruneBatch
+		for i := range int64(many) {
+			c.Jobs = append(c.Jobs, rooms.Job{ID: fmt.Sprintf("AJ_%04d", i), RoomSID: r.SID, CreatedMs: now + i, EndedMs: now + i, Info: &livekit.Job{}})
+		}
+		done := make(chan error, 1)
+		s.Submit(c, func(_ rooms.Outcome, err error) { done <- err })
+		require.NoError(t, <-done)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go pruneAgents(ctx, s, slog.New(slog.DiscardHandler)) // ends with ctx, which synctest waits for
+		time.Sleep(time.Minute)
+		left, err := s.Jobs(t.Context(), r.SID, many)
+		require.NoError(t, err)
+		require.Len(t, left, rooms.MostJobs)
+		require.Equal(t, "AJ_1000", left[0].ID)
 	})
 }

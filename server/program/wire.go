@@ -423,6 +423,7 @@ func (p *program) startUpkeep() {
 		p.upkeep.Go(func() { pruneHistory(ctx, p.store, time.Duration(keep), p.log) })
 		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
+	p.upkeep.Go(func() { pruneAgents(ctx, p.store, p.log) })
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
 	if p.keeper != nil {
 		p.upkeep.Go(func() { p.keeper.Run(ctx) })
@@ -471,6 +472,17 @@ func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log
 	var at rooms.RoomCursor
 	prune(ctx, time.Hour, log, "cannot forget old sessions", func() (more bool, err error) {
 		n, next, err := h.PruneSessions(ctx, rooms.NowMs(time.Now().Add(-keep)), at, pruneBatch)
+		at = next
+		return n == pruneBatch || next != rooms.RoomCursor{}, err
+	})
+}
+
+// pruneAgents forgets what nobody reads any more of the agents of open rooms, until ctx ends.
+// It looks at every open room, so it does not do it often.
+func pruneAgents(ctx context.Context, h rooms.History, log *slog.Logger) {
+	var at rooms.RoomCursor
+	prune(ctx, time.Hour, log, "cannot forget old jobs of agents", func() (more bool, err error) {
+		n, next, err := h.PruneAgents(ctx, at, pruneBatch)
 		at = next
 		return n == pruneBatch || next != rooms.RoomCursor{}, err
 	})
