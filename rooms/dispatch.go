@@ -502,7 +502,7 @@ func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status l
 	return err
 }
 
-// AdoptJob gives a running job to the worker that has it still, and has connected anew.
+// AdoptJob gives a running job to the worker that has it still, and has connected again.
 func (rs *Rooms) AdoptJob(ctx context.Context, room, id, workerID string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {

@@ -259,7 +259,7 @@ func (s *Server) restricted(ip netip.Addr) bool {
 	return false
 }
 
-// within tells whether all of p is restricted: whoever wrote it meant that.
+// within tells whether all of p is restricted: such an entry is meant for restricted addresses.
 func (s *Server) within(p netip.Prefix) bool {
 	for _, r := range s.ranges {
 		if r.Bits() <= p.Bits() && r.Contains(p.Addr()) {

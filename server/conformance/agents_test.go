@@ -24,7 +24,7 @@ import (
 var agentKills = flag.Int("agent-kills", 20, "how often the server is killed with agents at work")
 
 // agentWorker runs agents as LiveKit's frameworks do: it keeps a connection, says which
-// jobs it still has when it has connected anew, and has each agent join with the Go SDK.
+// jobs it still has when it has connected again, and has each agent join with the Go SDK.
 type agentWorker struct {
 	t    *testing.T
 	url  string
