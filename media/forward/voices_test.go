@@ -22,7 +22,7 @@ type speaker struct {
 	level int // dBov, 0 = it tells none
 }
 
-// meeting is speakers and one listener, to whom the loudest two are sent.
+// meeting is speakers and one listener, which is sent the loudest two.
 type meeting struct {
 	t        *testing.T
 	speakers []*speaker

@@ -1,4 +1,4 @@
-// Package door accepts TCP connections and tells by what they begin with whom they are
+// Package door accepts TCP connections and tells by their first bytes which part they are
 // for, so that one port serves what would else take several: a firewall that lets nothing
 // but 443 through is enough for a call.
 //
@@ -19,5 +19,5 @@
 //     Browsers name none for TURN: then the door speaks TLS itself, and looks at what comes
 //     first.
 //
-// What the door has read is still there for whom the connection is handed to.
+// The part that is handed a connection still reads what the door has read of it.
 package door

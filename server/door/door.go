@@ -110,7 +110,7 @@ func (d *Door) Listen(l net.Listener) error {
 }
 
 // HTTP are listeners, one for each that Listen was given: HTTP's guests as they came, which
-// speak TLS still if they began so, and those with whom the door has spoken TLS already.
+// speak TLS still if they began so, and guests that the door has spoken TLS with already.
 // They are closed by their user, or with the door.
 func (d *Door) HTTP() (asIs, decrypted []net.Listener) {
 	d.mu.Lock()
@@ -292,7 +292,7 @@ func (d *Door) meet(conn net.Conn, ways *ways) {
 	_ = conn.Close() // it has been told all that there is to tell
 }
 
-// hand gives a guest to whom it is for; false if there is nobody.
+// hand gives a guest to the part that it is for; false if there is none.
 func (d *Door) hand(g guest, ways *ways) bool {
 	switch {
 	case g.kind == turnGuest && d.cfg.TURN != nil:

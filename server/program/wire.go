@@ -271,7 +271,7 @@ func (p *program) serveTURN(conn net.Conn) {
 	_ = p.media.ServeTURN(conn) // who is not served is gone
 }
 
-// openFront has one door for the listeners of HTTP and for whom they share their port with.
+// openFront has one door for HTTP and for the other parts that share its port.
 func (p *program) openFront() error {
 	c := door.Config{TLS: p.tls, HTTP: true, Trusted: trustedProxies(p.cfg), Log: p.log}
 	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort == p.cfg.Port {
@@ -583,7 +583,7 @@ func turnsURL(host string, port int) string {
 	return "turns:" + net.JoinHostPort(host, strconv.Itoa(port)) + "?transport=tcp"
 }
 
-// orNone is a configured limit as the parts have it, for whom 0 is their default.
+// orNone is a configured limit as the parts take it: 0 there is their default.
 func orNone(limit int) int {
 	if limit == 0 {
 		return -1
