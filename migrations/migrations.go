@@ -1,6 +1,6 @@
-// Package migrations is the schema of Parlor's database: numbered SQL files,
-// each a step from the version before it. SQLite's user_version says which steps
-// a database has had.
+// Package migrations is the schema of Parlor's database: numbered SQL files, each a step
+// from the version before it. SQLite's user_version counts the steps that a database has
+// had.
 package migrations
 
 import (
@@ -15,21 +15,20 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// ApplicationID is the mark that Parlor's databases bear in SQLite's
-// application_id: "Parl".
+// ApplicationID marks Parlor's databases in SQLite's application_id: "Parl".
 const ApplicationID = 0x5061726c
 
 var (
-	// ErrNewer: the database has had steps that this program does not know, since
-	// a newer Parlor wrote it.
+	// ErrNewer: the database has had steps that this program does not know. A newer
+	// Parlor wrote it.
 	ErrNewer = errors.New("the database was written by a newer Parlor")
-	// ErrForeign: the file is some other program's database.
+	// ErrForeign: the file is another program's database.
 	ErrForeign = errors.New("the database is not Parlor's")
 )
 
-// Apply takes db through the steps that it has not had, each in a transaction of
-// its own, so that a failure leaves it at a version that is whole. It refuses,
-// and changes nothing in, a database of a newer program or of another one.
+// Apply takes db through the steps that it has not had, each in a transaction of its own,
+// so that a failure leaves a complete version. It refuses a database of a newer program
+// ([ErrNewer]) or of another one ([ErrForeign]), and changes nothing in it.
 func Apply(ctx context.Context, db *sql.DB) error {
 	steps, err := read()
 	if err != nil {
@@ -52,7 +51,7 @@ func Apply(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// Version tells how many steps db has had, 0 if it is empty, and how many this program
+// Version returns how many steps db has had, 0 if it is empty, and how many this program
 // knows. It changes nothing, and fails as Apply does.
 func Version(ctx context.Context, db *sql.DB) (version, known int, err error) {
 	steps, err := read()
@@ -89,7 +88,7 @@ func read() ([]string, error) {
 	return steps, nil
 }
 
-// check returns the version of the database, if it is one that can be migrated.
+// check returns the version of a database that can be migrated.
 func check(ctx context.Context, conn *sql.Conn, known int) (int, error) {
 	var version, application, tables int
 	// Litestream keeps its own tables in a database that it replicates.
@@ -110,7 +109,8 @@ func check(ctx context.Context, conn *sql.Conn, known int) (int, error) {
 	return version, nil
 }
 
-// apply takes one step. Pragmas of the file's header are part of the transaction.
+// apply runs one step. The pragmas that change the file's header are part of the
+// transaction.
 func apply(ctx context.Context, conn *sql.Conn, version int, step string) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {

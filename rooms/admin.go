@@ -12,8 +12,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// Create opens a room, or returns the open room of that name as it is. The outcome tells
-// whether it was this call that opened it: of several at one time it is one.
+// Create opens a room, or returns the open room of that name as it is. Outcome.Created
+// tells whether this call opened the room: of several concurrent calls only one did.
 func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Outcome, error) {
 	if err := rs.checkRoomName(req.Name); err != nil {
 		return Outcome{}, err
@@ -36,7 +36,7 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Ou
 			switch {
 			case err == nil && len(r.participants)+len(r.expected) > 0:
 				reply(Outcome{Room: r.row()}, nil)
-			case err == nil: // nobody is in it, so it may have ended at its deadline
+			case err == nil: // the room is empty, so it may have ended at its deadline: the write tells
 				r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
 					switch {
 					case errors.Is(err, ErrEnded):
@@ -54,8 +54,8 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Ou
 			}
 		})
 	}
-	// Nobody is in it: a room that is not live is only a row, and the database
-	// itself lets no second open room bear the name.
+	// The room is not live, so it is only a row. The database itself lets no second open
+	// room bear the name.
 	now := time.Now()
 	rec := rs.newRecord(req, now)
 	dispatches, jobs := rs.startAgents(req, &rec, livekit.AgentDispatchTrigger_ADT_ROOM_API, now)
@@ -88,7 +88,8 @@ func (rs *Rooms) checkMetadata(metadata string) error {
 	return nil
 }
 
-// List returns the open rooms of those names, or all. Unknown names are left out.
+// List returns the open rooms with the given names; no names mean all. Unknown names are
+// left out.
 func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, error) {
 	recs, err := rs.cfg.Store.ListOpen(ctx, names)
 	if err != nil {
@@ -101,10 +102,10 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 	return infos, nil
 }
 
-// Delete closes a room: everybody in it is sent away, and the name is free from
-// the moment it is on disk. It fails with [Precondition] unless the condition holds
-// for the room as it is; nil demands nothing. The condition must neither change the
-// record nor wait.
+// Delete closes a room: its participants are sent away, and the name is free as soon as
+// the end is on disk. It fails with [Precondition] unless the condition holds for the
+// room as it is; nil demands nothing. The condition must neither change the record nor
+// wait.
 func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record) bool) error {
 	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
 		err := r.found()
@@ -120,8 +121,8 @@ func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record
 	return err
 }
 
-// Participants lists who is in the room, also those expected back after a
-// restart. A room that does not exist has nobody in it.
+// Participants lists the participants of the room, and also those that are expected back
+// after a restart. A room that does not exist gives an empty list.
 func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[[]*livekit.ParticipantInfo]) {
 		if err := r.found(); err != nil && !errors.Is(err, ErrNoRoom) {
@@ -139,14 +140,15 @@ func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.Part
 	})
 }
 
-// Member is somebody in a room, with what carries its media.
+// Member is a participant of a room, with its media.
 type Member struct {
 	Info *livekit.ParticipantInfo
-	Peer Peer // nil: there is none, or none yet
+	Peer Peer // nil: the participant has none, or none yet
 }
 
-// Members lists who is in the open room of that name, also those expected back after a
-// restart, in no order. A room that does not exist has nobody in it.
+// Members lists the participants of the open room of that name in no order, and also
+// those that are expected back after a restart. A room that does not exist gives an empty
+// list.
 func (rs *Rooms) Members(ctx context.Context, room string) ([]Member, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[[]Member]) {
 		if err := r.found(); err != nil && !errors.Is(err, ErrNoRoom) {
@@ -178,9 +180,9 @@ func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livek
 	})
 }
 
-// askParticipant asks the room about a participant that is in it;
-// [ErrNoParticipant] at once if there is none. Whose join is on its way to the
-// disk is waited for.
+// askParticipant asks the room about a participant that is in it, and fails with
+// [ErrNoParticipant] if there is none. If the participant's join is not yet on disk, it
+// waits for that.
 func askParticipant[T any](ctx context.Context, rs *Rooms, room, identity string, f func(*Room, *Participant, answer[T])) (T, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[T]) { withParticipant(r, identity, f, reply) })
 }
@@ -200,10 +202,11 @@ func withParticipant[T any](r *Room, identity string, f func(*Room, *Participant
 	}
 }
 
-// Remove sends a participant away. With revoke_token_ts its tokens from before
-// that time are worthless afterwards, also those that we refreshed.
+// Remove sends a participant away. With revoke_token_ts the tokens of this identity from
+// before that time are refused afterwards, also the refreshed tokens that the server gave
+// out.
 func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error {
-	const noSeconds = 1 << 40 // some 35,000 years hence: milliseconds or less, by mistake
+	const noSeconds = 1 << 40 // the year 36812 or so: a larger number is milliseconds, by mistake
 	switch {
 	case req.RevokeTokenTs > noSeconds:
 		return Errorf(Invalid, "revoke_token_ts is %d: it must be a Unix time in seconds", req.RevokeTokenTs)
@@ -221,7 +224,8 @@ func (rs *Rooms) RemoveSession(ctx context.Context, room, identity, sid string) 
 	return rs.remove(ctx, room, identity, func(s string) bool { return s == sid })
 }
 
-// remove sends a participant away if it is the one by the SID of its session.
+// remove sends the participant of that identity away if its session's SID is the one that
+// is meant.
 func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid string) bool) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		why := livekit.DisconnectReason_PARTICIPANT_REMOVED
@@ -244,9 +248,9 @@ func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid 
 	return err
 }
 
-// afterWrites calls done when all that was submitted so far about a participant
-// is on disk: with an error if it is being kept to try again, or if the
-// participant never came in, since the room's end was written before its join.
+// afterWrites calls done when everything that was submitted so far is on disk. done gets
+// an error if the store cannot write at the moment (the room tries again), or if the
+// room's end was written first, so that the participant never came in.
 func (r *Room) afterWrites(done func(error)) {
 	r.request(ChangeUpdate, nil, nil, func(_ Outcome, err error) {
 		if errors.Is(err, ErrEnded) {
@@ -256,8 +260,8 @@ func (r *Room) afterWrites(done func(error)) {
 	})
 }
 
-// MuteTrack mutes a published track, or unmutes it where that is enabled. An
-// unknown track gives an empty answer, as LiveKit does.
+// MuteTrack mutes a published track. It unmutes one only where EnableRemoteUnmute allows
+// it. An unknown track gives an empty answer, as in LiveKit.
 func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error) {
 	return askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*livekit.TrackInfo]) {
 		if !req.Muted && !rs.cfg.EnableRemoteUnmute {
@@ -283,16 +287,17 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 type ParticipantEdit struct {
 	Name, Metadata string            // empty leaves it as it is
 	Attributes     map[string]string // set one by one; an empty value deletes
-	// Permit changes the permission in the room itself, so that of two changes at
-	// once neither undoes the other. nil leaves it as it is.
+	// Permit changes the permission on the room's goroutine, so that two concurrent
+	// changes do not undo each other. nil leaves the permission as it is.
 	Permit func(*livekit.ParticipantPermission)
 	// If refuses the change with [Precondition] unless it holds for the participant as
 	// it is; nil demands nothing. It must neither change the info nor wait.
 	If func(*livekit.ParticipantInfo) bool
 }
 
-// EditParticipant changes what a participant is and may do; a permission is enforced at
-// once. A participant that is expected back after a restart comes back as changed.
+// EditParticipant changes a participant's data and permission, and enforces the
+// permission at once. A participant that is expected back after a restart comes back as
+// changed.
 func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (*livekit.ParticipantInfo, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
 		if s := r.expected[identity]; s != nil {
@@ -316,7 +321,7 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 	})
 }
 
-// editExpected is EditParticipant for a participant of which only the row is here.
+// editExpected is EditParticipant for an expected participant, which has only a row.
 func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
 	p := &Participant{
 		sid: s.SID, identity: s.Identity, info: proto.CloneOf(s.Info), joinedMs: s.JoinedMs, activeMs: s.ActiveMs,
@@ -334,7 +339,7 @@ func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*liveki
 	r.afterWrites(func(err error) { reply(edited.Info, err) })
 }
 
-// edit makes p what e says.
+// edit applies e to p.
 func (p *Participant) edit(e *ParticipantEdit) {
 	p.setIdentityData(e.Name, e.Metadata, e.Attributes)
 	if e.Permit == nil {
@@ -346,13 +351,13 @@ func (p *Participant) edit(e *ParticipantEdit) {
 		now = &livekit.ParticipantPermission{}
 	}
 	e.Permit(now)
-	// Whether it counts was decided when it joined.
+	// The room counted p, or not, by these fields when it joined.
 	now.Agent, now.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	p.info.Permission = now
 	p.permittedMs = NowMs(time.Now())
 }
 
-// mayEdit holds e against its own conditions and the limits.
+// mayEdit checks e against its condition and the limits.
 func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
 	if e.If != nil && !e.If(p.info) {
 		return Errorf(Precondition, "the participant has changed, or is another of this identity")
@@ -366,7 +371,8 @@ func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
 	return nil
 }
 
-// checkIdentityData holds what a participant is to be against the limits.
+// checkIdentityData checks a participant's name, metadata and attributes against the
+// limits.
 func (rs *Rooms) checkIdentityData(name, metadata string, attributes map[string]string) error {
 	l := rs.cfg.Limits
 	if l.MaxParticipantName > 0 && len(name) > l.MaxParticipantName {
@@ -388,8 +394,8 @@ func (rs *Rooms) checkIdentityData(name, metadata string, attributes map[string]
 	return nil
 }
 
-// merged is p's attributes with a change made; nil for none, which is within
-// every limit, so that what is there already stands in nobody's way.
+// merged is p's attributes after the change, or nil if the change is empty: attributes
+// that are over a limit already must not stop a change of something else.
 func (p *Participant) merged(change map[string]string) map[string]string {
 	if len(change) == 0 {
 		return nil
@@ -412,7 +418,7 @@ func (p *Participant) setIdentityData(name, metadata string, attributes map[stri
 	}
 }
 
-// decided writes and tells a change that no earlier token may undo.
+// decided writes and announces a change that no token from before may undo.
 func (r *Room) decided(p *Participant) {
 	p.info.Version++
 	r.changed(p, r.participantEvent(log.ParticipantUpdated, p.snapshot(), time.Now()))
@@ -421,7 +427,7 @@ func (r *Room) decided(p *Participant) {
 	}
 }
 
-// enforce makes what p publishes and is subscribed to fit its permission.
+// enforce fits p's published tracks and its subscriptions to its permission.
 func (r *Room) enforce(p *Participant, wasHidden bool) {
 	r.allowPublisher(p)
 	for _, t := range r.tracks {
@@ -448,7 +454,7 @@ func (r *Room) enforce(p *Participant, wasHidden bool) {
 	}
 }
 
-// UpdateSubscriptions subscribes a participant to tracks or ends that. Unknown
+// UpdateSubscriptions subscribes a participant to tracks, or unsubscribes it. Unknown
 // tracks are no error.
 func (rs *Rooms) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error {
 	_, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[struct{}]) {
@@ -462,8 +468,8 @@ func (rs *Rooms) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSub
 	return err
 }
 
-// edit changes an open room's record by f if the condition holds, writes it, and tells
-// everybody in the room.
+// edit changes an open room's record by f if the condition holds, writes it, and sends
+// the new state to the participants.
 func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) bool, f func(*Record)) (Record, error) {
 	return askName(ctx, rs, name, func(r *Room, reply answer[Record]) {
 		err := r.found()
@@ -498,9 +504,10 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 	})
 }
 
-// undo takes back what an API call changed of the record and could not write,
-// and nothing that happened in the room meanwhile. Whatever else was under way
-// has failed or will, so that the settings are those on disk.
+// undo puts the settings of the record back to those on disk after an API call could not
+// write its change. Counts and times, which events in the room may have changed
+// meanwhile, stay. All other edits that are under way fail too, so that the settings on
+// disk are the right ones.
 func (r *Room) undo() {
 	r.rec.Metadata, r.rec.Config, r.rec.MaxParticipants = r.stored.Metadata, r.stored.Config, r.stored.MaxParticipants
 	r.rec.EmptyTimeout, r.rec.DepartureTimeout = r.stored.EmptyTimeout, r.stored.DepartureTimeout

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Bounds of what a client may announce. All that is announced is told to everybody,
-// again with each change of its publisher.
+// Bounds of what a client may announce. Each announcement goes to every participant, and
+// goes out again with every change of its publisher.
 const (
 	mostTracks   = 256 // of a participant
 	mostCodecs   = 4   // of a track
@@ -18,7 +18,7 @@ const (
 	longestEcho  = 4 << 10
 )
 
-// unreasonable says what of req is beyond the bounds; "" if nothing is.
+// unreasonable says which bound req exceeds; "" if none.
 func unreasonable(req *livekit.AddTrackRequest) string {
 	names := []string{req.Cid, req.Name, req.Sid, req.Stream}
 	layers := [][]*livekit.VideoLayer{req.Layers} // older clients
@@ -48,8 +48,8 @@ func unreasonable(req *livekit.AddTrackRequest) string {
 	return ""
 }
 
-// requestResponse answers a request. One that is long is not said back: refusing
-// must not cost more than asking.
+// requestResponse answers a request. A long request is not echoed in the answer, so that
+// refusing costs no more than asking.
 func requestResponse(resp *livekit.RequestResponse) *livekit.SignalResponse {
 	if proto.Size(resp) > longestEcho {
 		resp.Request = nil

@@ -8,13 +8,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// MaxDataPacket is the largest encoded DataPacket in bytes: what LiveKit's clients
-// announce, or are taken to by SCTP if they announce nothing (max-message-size of
-// RFC 8841, section 6).
+// MaxDataPacket is the largest encoded DataPacket in bytes. LiveKit's clients announce
+// this max-message-size (RFC 8841, section 6), or announce none, which SCTP takes for 64
+// KiB.
 const MaxDataPacket = 65535
 
-// checkSize refuses a packet of the server's that its receivers could not take, and
-// that would be dropped on the way to them.
+// checkSize refuses a packet that is too large for a client's data channel, where it
+// would be dropped without a word.
 func checkSize(dp *livekit.DataPacket) error {
 	if proto.Size(dp) > MaxDataPacket {
 		return ErrDataTooLarge
@@ -30,7 +30,8 @@ type nonces struct {
 	order []string
 }
 
-// fresh reports whether n was not seen among the last hundred, and remembers it.
+// fresh reports whether n is not among the last hundred nonces, and remembers it. An
+// empty nonce is always fresh.
 func (s *nonces) fresh(n string) bool {
 	const most = 100
 	if n == "" {
@@ -53,9 +54,9 @@ func (s *nonces) fresh(n string) bool {
 	return true
 }
 
-// Data is for the peer: its client sent a DataPacket. It is brought to its receivers on
-// the caller's goroutine, so that a client cannot send faster than that. Calls of one
-// kind must come one after another.
+// Data is called by the peer when its client sent a DataPacket. The packet goes to its
+// receivers on the caller's goroutine, so that a client cannot send faster than that.
+// Calls of one kind must come one after another.
 func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
 	at := p.mayPublishData()
 	if at == nil {
@@ -68,8 +69,8 @@ func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
 	p.forwardData(at, kind, dp)
 }
 
-// Message is for the peer: its client sent on a channel with a label of its own. The
-// others get it as they get all reliable data, with its sender, as from LiveKit.
+// Message is called by the peer when its client sent on a data channel with a label of
+// its own. The others get the payload as reliable data with its sender, as from LiveKit.
 func (p *Participant) Message(payload []byte) {
 	if at := p.mayPublishData(); at != nil {
 		p.forwardData(at, livekit.DataPacket_RELIABLE, &livekit.DataPacket{
@@ -78,8 +79,8 @@ func (p *Participant) Message(payload []byte) {
 	}
 }
 
-// DataTrack is for the peer: its client sent a packet of a data track, which the
-// others get as it is.
+// DataTrack is called by the peer when its client sent a packet of a data track. The
+// others get the packet unchanged.
 func (p *Participant) DataTrack(packet []byte) {
 	at := p.mayPublishData()
 	if at == nil {
@@ -100,8 +101,8 @@ func (p *Participant) mayPublishData() *presence {
 	return nil
 }
 
-// forwardData sends a participant's packet on to those it is for, with the
-// sender stamped by us.
+// forwardData sends a participant's packet to its receivers, and stamps the true sender
+// on it.
 func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
 	r := at.room
 	if !r.isFrom(p, dp) {
@@ -109,7 +110,7 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 		return
 	}
 	if kind == livekit.DataPacket_RELIABLE && dp.Sequence > 0 {
-		// After a resume a client sends again what it cannot know to have arrived.
+		// After a resume a client sends again the packets that may not have arrived.
 		if dp.Sequence <= p.lastReliableSeq.Load() {
 			return
 		}
@@ -124,7 +125,7 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	}
 	metricsOnly := false
 	switch v := dp.Value.(type) {
-	case *livekit.DataPacket_Speaker: // only the server says who speaks
+	case *livekit.DataPacket_Speaker: // only the server sends speaker updates
 		return
 	case *livekit.DataPacket_Transcription:
 		if !at.agent {
@@ -137,17 +138,17 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 			return
 		}
 		stampUser(v.User, dp)
-		if checkSize(dp) != nil { // with the sender's name in it
+		if checkSize(dp) != nil { // with the sender's identity, which may make it too large
 			r.rooms.dataRefused.Add(1)
 			return
 		}
 		if len(to) == 0 {
 			to = v.User.DestinationIdentities // as older clients say it
 		}
-		toSIDs = v.User.DestinationSids // as older clients say it
+		toSIDs = v.User.DestinationSids // older clients put the receivers here
 	case *livekit.DataPacket_RpcAck:
 		if v.RpcAck != nil && r.calls.has(v.RpcAck.RequestId) {
-			return // the server is the caller
+			return // the ack is for a call of the server's
 		}
 	case *livekit.DataPacket_RpcResponse:
 		if v.RpcResponse != nil && r.answerRPC(v.RpcResponse) {
@@ -157,10 +158,10 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	r.deliver(p, at.peer, kind, dp, to, toSIDs, metricsOnly)
 }
 
-// isFrom reports whether dp does not name another participant of the room as its
-// sender. What clients say of themselves is overwritten; but a packet with the name
-// of another has been received and comes back, by which a client could have the
-// server talk to itself without end.
+// isFrom reports whether dp does not name another participant of the room as its sender.
+// A client's word about itself is overwritten in any case. But a packet that names
+// another participant was received from there and is on its way back: forwarding it could
+// go round in a circle without end.
 func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 	there, user := r.receivers.Load(), dp.GetUser()
 	for _, q := range []*Participant{
@@ -174,13 +175,13 @@ func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 	return true
 }
 
-// stampUser fills in the sender where older clients look for it.
+// stampUser sets the sender in the fields that older clients read.
 func stampUser(u *livekit.UserPacket, dp *livekit.DataPacket) {
 	u.ParticipantSid, u.ParticipantIdentity = dp.ParticipantSid, dp.ParticipantIdentity // older clients
 }
 
-// deliver sends dp to the participants named, or to all but its sender; from and sender
-// are nil for the server. It may be called on any goroutine.
+// deliver sends dp to the named participants, or to all but its sender if none is named.
+// from and sender are nil if the server sends. It may be called on any goroutine.
 func (r *Room) deliver(from *Participant, sender Peer, kind livekit.DataPacket_Kind, dp *livekit.DataPacket, identities, sids []string, metricsOnly bool) {
 	var packet []byte
 	for _, q := range r.receivers.Load().named(identities, sids) {
@@ -198,8 +199,8 @@ func (r *Room) deliver(from *Participant, sender Peer, kind livekit.DataPacket_K
 	}
 }
 
-// SendData sends a packet from the server to a room; [ErrDataTooLarge] if it would
-// be longer than [MaxDataPacket].
+// SendData sends a packet from the server to a room. It fails with [ErrDataTooLarge] if
+// the packet is longer than [MaxDataPacket].
 func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) error {
 	if n := len(req.Nonce); n != 0 && n != 16 {
 		return Errorf(Invalid, "nonce should be 16-bytes or not present, got: %d bytes", n)
@@ -222,8 +223,9 @@ func (rs *Rooms) SendData(ctx context.Context, req *livekit.SendDataRequest) err
 	})
 }
 
-// sendTo calls send with the open room of that name: on the caller's goroutine if somebody
-// is in it, else on the room's, after making sure that it exists.
+// sendTo calls send with the open room of that name. If a participant is connected, send
+// runs on the caller's goroutine, else on the room's goroutine after it has found its
+// row.
 func (rs *Rooms) sendTo(ctx context.Context, room string, send func(*Room) error) error {
 	if r := rs.peek(room); r != nil && r.attended() {
 		return send(r)

@@ -11,46 +11,46 @@ import (
 	"parlor/rooms/log"
 )
 
-// AgentKind tells workers apart by the jobs that they take. It is comparable.
+// AgentKind is a kind of workers: all its workers take the same jobs. It is comparable.
 type AgentKind struct {
 	AgentName  string // "" = an agent for every room
 	Deployment string
 	Namespace  string
-	Type       livekit.JobType // for a room, each publisher or each participant
+	Type       livekit.JobType // whether a job is for a room, a publisher or a participant
 }
 
-// Dispatch is a wish for the agents of a name in a room, as the store keeps it. It is
+// Dispatch asks for the agents of a name in a room. It is what the store keeps, and is
 // never changed in place.
 type Dispatch struct {
 	ID        string // AD_…
 	RoomSID   string
 	AgentName string
 	CreatedMs int64
-	DeletedMs int64                  // 0 while it holds
+	DeletedMs int64                  // 0 while it is in force
 	Info      *livekit.AgentDispatch // without its jobs
 }
 
-// Job is one worker's work for a dispatch, as the store keeps it. A job that failed
-// gets a successor with an id of its own. It is never changed in place.
+// Job is one worker's work for a dispatch. It is what the store keeps, and is never
+// changed in place. A job that failed may get a successor, which has an id of its own.
 type Job struct {
 	ID         string // AJ_…
-	DispatchID string // "" = simulated by its worker
+	DispatchID string // "" = no dispatch: the worker simulated the job
 	RoomSID    string
 	Kind       AgentKind
 	APIKey     string // of the worker that has it
 	CreatedMs  int64
-	DueMs      int64        // when a worker may be asked
+	DueMs      int64        // when workers may be asked for it
 	EndedMs    int64        // 0 while it waits or runs
-	Info       *livekit.Job // complete but for its room
+	Info       *livekit.Job // all fields but the room
 }
 
-// Status is what has become of the job.
+// Status is the job's status.
 func (j *Job) Status() livekit.JobStatus { return j.Info.GetState().GetStatus() }
 
-// Agent is the identity of the job's agent; "" while no worker has it.
+// Agent is the identity of the job's agent; "" while no worker has the job.
 func (j *Job) Agent() string { return j.Info.GetState().GetParticipantIdentity() }
 
-// with is j with another state.
+// with returns a copy of j whose state is edited.
 func (j *Job) with(now time.Time, edit func(*livekit.JobState)) *Job {
 	next := *j
 	next.Info = proto.CloneOf(j.Info)
@@ -62,7 +62,8 @@ func (j *Job) with(now time.Time, edit func(*livekit.JobState)) *Job {
 	return &next
 }
 
-// Ended is j, over with that status, and the event that tells of it.
+// Ended returns a copy of j that has ended with that status, and the event that tells of
+// it.
 func (j *Job) Ended(room *livekit.Room, status livekit.JobStatus, why string, reason livekit.JobStateReason, now time.Time) (*Job, log.Event) {
 	next := j.with(now, func(s *livekit.JobState) {
 		s.Status, s.Error, s.Reason, s.EndedAt = status, why, reason, now.UnixNano()
@@ -79,14 +80,14 @@ func (j *Job) EndedWithRoom(room *livekit.Room, now time.Time) (*Job, log.Event)
 	return j.Ended(room, livekit.JobStatus_JS_SUCCESS, "", livekit.JobStateReason_JSR_UNSPECIFIED, now)
 }
 
-// Workers is what the domain asks of those that look after the workers of agents. Its
-// methods never block.
+// Workers is what the domain needs of the part that keeps the agents' workers
+// (server/agents). Its methods never block.
 type Workers interface {
-	// Kinds are the kinds of workers of that agent name and deployment that there are.
+	// Kinds returns the kinds of connected workers with that agent name and deployment.
 	Kinds(agentName, deployment string) []AgentKind
-	// Wake tells that jobs of the kind wait for a worker, on disk.
+	// Wake tells that a job for workers of the kind is on disk and waits.
 	Wake(k AgentKind)
-	// Terminate has a job's worker end it: the job is over.
+	// Terminate asks the job's worker to end it: the job is over.
 	Terminate(jobID string)
 }
 
@@ -96,30 +97,29 @@ type DueJob struct {
 	Room string // its name
 }
 
-// DispatchRecords is what is read of dispatches and jobs. Reads see what is committed.
+// DispatchRecords reads dispatches and jobs. It sees what is committed.
 type DispatchRecords interface {
 	// Dispatches returns a room's dispatches that are not deleted, oldest first.
 	Dispatches(ctx context.Context, roomSID string) ([]Dispatch, error)
-	// Jobs returns those of a room's jobs that have not ended and the newest others, at
-	// most limit of these, in the order of their creation.
+	// Jobs returns the room's jobs in the order of their creation: all that have not
+	// ended, and the newest limit of those that have.
 	Jobs(ctx context.Context, roomSID string, limit int) ([]Job, error)
 	// FindJob returns a job and the name of its room, which is open; [ErrNoJob] if there
 	// is none.
 	FindJob(ctx context.Context, id string) (Job, string, error)
-	// DueJobs returns jobs that wait for a worker of the kind and are due at nowMs, those
-	// first that have been due longest, and when the next that is not due yet will be; 0 =
-	// there is none.
+	// DueJobs returns jobs that wait for a worker of the kind and are due at nowMs, the
+	// longest due first. nextMs is when the next job becomes due; 0 = there is none.
 	DueJobs(ctx context.Context, k AgentKind, nowMs int64, limit int) (due []DueJob, nextMs int64, err error)
-	// RoomsWanting returns names of open rooms with a dispatch of that agent name, in
-	// the order of their SIDs, behind that SID, and the SID of the last.
+	// RoomsWanting returns a page of the open rooms with a dispatch of that agent name:
+	// their names in the order of their SIDs, after afterSID, and the SID of the last.
 	RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) (names []string, lastSID string, err error)
 }
 
-// AgentKinds keeps which kinds of workers there are whose agents are for every room.
+// AgentKinds stores which kinds of workers exist whose agents go to every room.
 type AgentKinds interface {
-	// AgentKinds returns up to most kinds, and forgets the others.
+	// AgentKinds returns up to most kinds, and deletes the others.
 	AgentKinds(ctx context.Context, most int) ([]AgentKind, error)
-	// SetAgentKind notes that there are workers of the kind, or that there are none.
+	// SetAgentKind notes whether there are workers of the kind.
 	SetAgentKind(ctx context.Context, k AgentKind, there bool) error
 }
 
@@ -130,15 +130,15 @@ type AgentsConfig struct {
 	// JoinGrace is how long an agent may take to join after its worker was given the
 	// job; 0 = [DefaultAgentJoinGrace].
 	JoinGrace time.Duration
-	// WorkerGrace is how long a worker whose connection is lost may take to come back
-	// until its agents that are not connected either count as gone; 0 =
+	// WorkerGrace is how long a worker that lost its connection may take to come back.
+	// After it, those of its agents that are not connected count as gone too; 0 =
 	// [DefaultWorkerGrace].
 	WorkerGrace time.Duration
 }
 
 // The defaults of [AgentsConfig].
 const (
-	// DefaultAgentJoinGrace is for agents that load a model first.
+	// DefaultAgentJoinGrace leaves time for an agent that loads a model before it joins.
 	DefaultAgentJoinGrace = 2 * time.Minute
 	DefaultWorkerGrace    = 15 * time.Second
 )
@@ -146,36 +146,36 @@ const (
 const (
 	// MostDispatches is how many dispatches a room has at most.
 	MostDispatches = 100
-	// MostJobs is how many jobs of a room wait or run at most, and how many that have
-	// ended it goes by.
+	// MostJobs is how many jobs of a room may wait or run, and how many ended ones the
+	// room remembers.
 	MostJobs = 1000
-	// statusGrace is how long the status of a job is waited for whose agent has left by
+	// statusGrace is how long the room waits for a job's status after its agent left by
 	// itself.
 	statusGrace = 5 * time.Second
-	// leaveGrace is how long an agent may take to leave whose job was terminated.
+	// leaveGrace is how long the agent of a terminated job may take to leave.
 	leaveGrace = 3 * time.Second
-	// The wait before a job that failed gets a successor: it doubles with each that
-	// fails soon.
+	// Bounds of the wait before a failed job gets a successor. The wait doubles with each
+	// successor that fails soon.
 	leastBackoff, mostBackoff = time.Second, time.Minute
 )
 
 var (
 	// ErrNoDispatch: the room has no dispatch of that id.
 	ErrNoDispatch = &Error{NotFound, "dispatch ID not found"}
-	// ErrNoJob: there is no such job, or it is over, or another worker has it.
+	// ErrNoJob: there is no such job, or it has ended, or another worker has it.
 	ErrNoJob    = &Error{NotFound, "there is no such job, or it is over"}
 	errNoAgents = &Error{Unavailable, "agents are not dispatched here"}
 )
 
-// JobAnswer is what a worker that takes a job says of its agent.
+// JobAnswer is what a worker says of its agent when it takes a job.
 type JobAnswer struct {
 	WorkerID string
 	APIKey   string
 	Identity string
 }
 
-// CreateDispatch makes a dispatch in the open room of the name, which is opened if joins
-// open rooms.
+// CreateDispatch makes a dispatch in the open room of that name. If the room does not
+// exist it is opened, where joins open rooms (AutoCreate).
 func (rs *Rooms) CreateDispatch(ctx context.Context, req *livekit.CreateAgentDispatchRequest) (*livekit.AgentDispatch, error) {
 	if rs.cfg.Agents == nil {
 		return nil, errNoAgents
@@ -237,8 +237,8 @@ func (r *Room) createDispatch(wish *livekit.RoomAgentDispatch, reply answer[*liv
 	})
 }
 
-// DeleteDispatch deletes a dispatch of the open room of the name. Its jobs are over; agents
-// that do not leave are sent away.
+// DeleteDispatch deletes a dispatch of the open room of that name. Its jobs end; agents
+// that do not leave by themselves are sent away.
 func (rs *Rooms) DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDispatchRequest) (*livekit.AgentDispatch, error) {
 	if rs.cfg.Agents == nil {
 		return nil, errNoAgents
@@ -283,8 +283,8 @@ func (rs *Rooms) DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDis
 	})
 }
 
-// ListDispatch returns the dispatches of the open room of the name, with their jobs; only
-// that of an id if it is not "".
+// ListDispatch returns the dispatches of the open room of that name, with their jobs.
+// With a DispatchId it returns only that dispatch.
 func (rs *Rooms) ListDispatch(ctx context.Context, req *livekit.ListAgentDispatchRequest) (*livekit.ListAgentDispatchResponse, error) {
 	if rs.cfg.Agents == nil {
 		return nil, errNoAgents
@@ -318,7 +318,7 @@ func (rs *Rooms) ListDispatch(ctx context.Context, req *livekit.ListAgentDispatc
 	return res, nil
 }
 
-// show is the dispatch as the wire has it.
+// show returns the dispatch in LiveKit's form, with the jobs.
 func (d *Dispatch) show(jobs []Job) *livekit.AgentDispatch {
 	out := proto.CloneOf(d.Info)
 	for i := range jobs {
@@ -327,8 +327,8 @@ func (d *Dispatch) show(jobs []Job) *livekit.AgentDispatch {
 	return out
 }
 
-// Reconsider makes the jobs that the workers there are could do in a room with
-// dispatches of that agent name, and that are not there yet.
+// Reconsider makes the jobs that are missing in a room: those of its dispatches of that
+// agent name for which there are workers now.
 func (rs *Rooms) Reconsider(ctx context.Context, room, agentName string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
@@ -348,7 +348,7 @@ func (rs *Rooms) Reconsider(ctx context.Context, room, agentName string) error {
 	return err
 }
 
-// PendingJob is a job as a worker is asked for it; [ErrNoJob] if it waits for none.
+// PendingJob returns a job for a worker to judge; [ErrNoJob] if the job does not wait.
 func (rs *Rooms) PendingJob(ctx context.Context, room, id string) (*livekit.Job, error) {
 	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
 		if err := r.found(); err != nil {
@@ -364,7 +364,7 @@ func (rs *Rooms) PendingJob(ctx context.Context, room, id string) (*livekit.Job,
 	})
 }
 
-// showJob is the job as a worker gets it.
+// showJob returns the job as a worker gets it, with its room and participant.
 func (r *Room) showJob(j *Job) *livekit.Job {
 	out := proto.CloneOf(j.Info)
 	out.Room = r.rec.Info()
@@ -374,8 +374,8 @@ func (r *Room) showJob(j *Job) *livekit.Job {
 	return out
 }
 
-// AssignJob gives a job that waits to a worker: when it returns, that is on disk.
-// [ErrNoJob] if the job does not wait any more.
+// AssignJob gives a waiting job to a worker, and returns when that is on disk. It fails
+// with [ErrNoJob] if the job does not wait any more.
 func (rs *Rooms) AssignJob(ctx context.Context, room, id string, a JobAnswer) (*livekit.Job, error) {
 	if err := rs.checkIdentity(a.Identity); err != nil {
 		return nil, err
@@ -394,7 +394,7 @@ func (rs *Rooms) AssignJob(ctx context.Context, room, id string, a JobAnswer) (*
 	})
 }
 
-// PostponeJob has a job that waits, and that every worker refused, wait until then.
+// PostponeJob puts off a waiting job that no worker took, until the given time.
 func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Time) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
@@ -411,7 +411,7 @@ func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Ti
 		next.DueMs = NowMs(until)
 		r.agents.jobs[id] = next
 		c := &Change{Kind: ChangeUpdate, Jobs: []Job{*next}}
-		if j.Info.GetState().GetReason() != livekit.JobStateReason_JSR_NO_CAPACITY { // it is news
+		if j.Info.GetState().GetReason() != livekit.JobStateReason_JSR_NO_CAPACITY { // the first refusal is an event, later ones are not
 			c.Events = []log.Event{log.New(&livekit.WebhookEvent{Event: log.JobPending, Room: r.rec.Info(), Job: next.Info}, now)}
 		}
 		r.factChange(c)
@@ -420,8 +420,8 @@ func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Ti
 	return err
 }
 
-// StartJob makes a job that is of no dispatch, and gives it to the worker of that kind
-// that asks for it.
+// StartJob makes a job without a dispatch and gives it to the worker that asked for it,
+// which simulates a job.
 func (rs *Rooms) StartJob(ctx context.Context, room string, job *livekit.Job, k AgentKind, a JobAnswer) (*livekit.Job, error) {
 	if err := rs.checkIdentity(a.Identity); err != nil {
 		return nil, err
@@ -441,7 +441,7 @@ func (rs *Rooms) StartJob(ctx context.Context, room string, job *livekit.Job, k 
 	})
 }
 
-// assign writes that the job runs.
+// assign writes that the job runs, and answers when that is on disk.
 func (r *Room) assign(j *Job, a JobAnswer, reply answer[*livekit.Job]) {
 	if r.here(a.Identity) && !r.agentHere(a.Identity) || r.agentJob(a.Identity) != nil {
 		reply(nil, Errorf(Exists, "the identity %q is taken in this room", a.Identity))
@@ -484,7 +484,7 @@ func (r *Room) assign(j *Job, a JobAnswer, reply answer[*livekit.Job]) {
 	})
 }
 
-// EndJob ends a job that its worker says is over; one that waits, too, if workerID is "".
+// EndJob ends a job on its worker's word. With workerID "" it ends a waiting job.
 func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status livekit.JobStatus, why string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
@@ -502,7 +502,7 @@ func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status l
 	return err
 }
 
-// AdoptJob gives a running job to the worker that has it still, and has connected again.
+// AdoptJob gives a running job back to its worker, which has connected again.
 func (rs *Rooms) AdoptJob(ctx context.Context, room, id, workerID string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
@@ -528,7 +528,8 @@ func (rs *Rooms) AdoptJob(ctx context.Context, room, id, workerID string) error 
 	return err
 }
 
-// WorkerLost tells that a job's worker has lost its connection. The agent may well go on.
+// WorkerLost tells that a job's worker lost its connection. Its agent may still be
+// connected.
 func (rs *Rooms) WorkerLost(ctx context.Context, room, id, workerID string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		defer reply(struct{}{}, nil)
@@ -540,7 +541,7 @@ func (rs *Rooms) WorkerLost(ctx context.Context, room, id, workerID string) erro
 			return
 		}
 		if w, ok := r.agents.awaited[id]; ok && w.status == livekit.JobStatus_JS_SUCCESS {
-			return // it has done its work
+			return // the agent has left of its own will, and its status is waited for already
 		}
 		grace := r.rooms.cfg.Agents.WorkerGrace
 		if grace == 0 {
@@ -561,7 +562,7 @@ func (rs *Rooms) agentJoinGrace() time.Duration {
 	return DefaultAgentJoinGrace
 }
 
-// checkDispatches holds what a request says of agents against the limits.
+// checkDispatches checks the agents that a request names against the limits.
 func (rs *Rooms) checkDispatches(all []*livekit.RoomAgentDispatch) error {
 	switch {
 	case len(all) == 0:
@@ -585,7 +586,7 @@ func (rs *Rooms) checkDispatches(all []*livekit.RoomAgentDispatch) error {
 	return nil
 }
 
-// CheckDeployment holds the name of a deployment against LiveKit's rule.
+// CheckDeployment checks a deployment's name by LiveKit's rule.
 func CheckDeployment(name string) error {
 	const most = 64 // bytes
 	if len(name) > most {

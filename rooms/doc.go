@@ -1,22 +1,22 @@
-// Package rooms is the domain: rooms, the participants in them, the tracks
-// they publish, their subscriptions, and the events that tell the world.
+// Package rooms is the domain: rooms, the participants in them, the tracks that
+// participants publish, their subscriptions, and the events that webhooks deliver.
 //
 // The nouns:
 //
 //   - A [Record] is a room's row: what the store keeps of it, open or ended.
 //   - A [Session] is a participant's row: one stay of one identity in one room.
-//   - An [log.Event] is what a webhook receiver gets: written in the transaction of
+//   - A [log.Event] is what a webhook receiver gets. It is written in the transaction of
 //     the change that it tells of.
-//   - [Rooms] is the registry of rooms that are live: somebody is in them, or
-//     joining, or expected back. A room that is not live is only its row.
+//   - [Rooms] is the registry of live rooms. A room is live while a participant is in it,
+//     joins it, or is expected back in it. A room that is not live is only its row.
 //   - A [Room] is one live room: one goroutine with a mailbox that owns its
 //     participants, tracks, subscriptions and permissions.
 //   - A [Participant] is the edge's handle on one session in a live room.
 //
-// The package knows no HTTP, no WebSocket, no pion and no SQL. It has small interfaces
-// for what it needs of them: [Store], [Outlet], [Peer] and [MediaTrack].
+// The package knows no HTTP, no WebSocket, no pion and no SQL. It reaches them through
+// small interfaces: [Store], [Outlet], [Peer] and [MediaTrack].
 //
-// Waits go one way: the edge may wait on a room; a room waits on nobody, it
-// posts to peers, outlets and the store, and is called back through its
-// mailbox. So there is no cycle of waits and no order of locks to keep.
+// Waits go one way: the edge may wait for a room, and a room waits for nobody. A room
+// posts to peers, outlets and the store, and their answers come to its mailbox. So there
+// is no cycle of waits and no order of locks to keep.
 package rooms

@@ -15,8 +15,7 @@ type RoomEdit struct {
 	If func(*Record) bool
 }
 
-// Edit changes an open room. If it stands empty its deadline moves with its
-// timeouts.
+// Edit changes an open room. If the room is empty, its deadline moves with its timeouts.
 func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, error) {
 	if e.Metadata != nil {
 		if err := rs.checkMetadata(*e.Metadata); err != nil {
@@ -39,8 +38,8 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 	})
 }
 
-// holds puts the condition of a conditional change to the room as its row shows it;
-// nil demands nothing.
+// holds checks the condition of a conditional change against the room's row; nil demands
+// nothing.
 func (r *Room) holds(condition func(*Record) bool) error {
 	if condition == nil {
 		return nil
@@ -57,7 +56,7 @@ func set[T any](to *T, from *T) {
 	}
 }
 
-// checkTags holds a room's tags against what attributes are held against.
+// checkTags checks a room's tags against the limit for attributes.
 func (rs *Rooms) checkTags(tags map[string]string) error {
 	size := 0
 	for k, v := range tags {

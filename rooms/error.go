@@ -20,11 +20,11 @@ const (
 	Precondition Code = "failed_precondition" // the state does not allow it
 	Exhausted    Code = "resource_exhausted"  // a limit is reached
 	Unavailable  Code = "unavailable"         // try again later
-	Internal     Code = "internal"            // our fault; the text is for the log
+	Internal     Code = "internal"            // a fault of the server; the text is for the log
 )
 
-// Error is a failure that the caller may be told of: Msg says what was asked
-// and what to do about it.
+// Error is a failure that the caller may be told of. Msg says what was asked and what the
+// caller can do about it.
 type Error struct {
 	Code Code
 	Msg  string
@@ -53,19 +53,20 @@ var (
 	ErrNoParticipant = &Error{NotFound, "participant does not exist"}
 	// ErrReplaced: another client has taken the session's place, by the same identity.
 	ErrReplaced = &Error{Precondition, "another client of this identity has taken your place"}
-	// ErrEnded: the room with this SID has ended; a new one may bear its name. A
-	// store gives it for a change of a room that is not open.
+	// ErrEnded: the room with this SID has ended; another room may bear its name by now.
+	// A store returns it for a change of a room that is not open.
 	ErrEnded = &Error{NotFound, "the room has ended"}
-	// ErrHeld: a change that this one stands behind could not be written.
+	// ErrHeld: an earlier change of the room could not be written, and this one would
+	// come after it.
 	ErrHeld = &Error{Unavailable, "the room's state cannot be written at the moment, try again"}
 	// ErrRoomFull: max_participants is reached.
 	ErrRoomFull = &Error{Exhausted, "room is full: max_participants is reached"}
-	// ErrDataTooLarge: data that its receivers could not take.
+	// ErrDataTooLarge: the data is longer than a client can receive.
 	ErrDataTooLarge = Errorf(Invalid, "the data, with its topic and the identities that it is for, is longer than the %d bytes "+
 		"that a client receives at once: send it in parts", MaxDataPacket)
-	// ErrFailed: a fault of ours took the room down; its row is as it was.
+	// ErrFailed: a fault of the server took the room down; its row is intact.
 	ErrFailed = &Error{Unavailable, "the room has failed and is being read again, try again"}
-	// ErrStopping: the server is stopping; the room stays open, try again soon.
+	// ErrStopping: the server is stopping. The room stays open: try again soon.
 	ErrStopping = &Error{Unavailable, "server is restarting, try again"}
 )
 

@@ -8,7 +8,7 @@ import (
 	"parlor/rooms/log"
 )
 
-// RoomFinished makes the last event of a room. r must carry its end.
+// RoomFinished makes the room_finished event. r must have its end time and reason.
 func RoomFinished(r *Record, now time.Time) log.Event {
 	return log.New(&livekit.WebhookEvent{
 		Event:         log.RoomFinished,

@@ -7,25 +7,25 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// TrackFacts is what a peer knows of how its client sends a track, as of one moment.
-// The room alone knows the rest: what the client announced and what has been changed
-// since. So facts never undo a change, however late they come.
+// TrackFacts is what a peer has found out about how its client sends a track, at one
+// moment. The room alone knows the rest: what the client announced, and what was changed
+// since. So facts that arrive late undo no change.
 type TrackFacts struct {
-	// Sections are the media sections that the track is sent in, one for each codec,
-	// the first codec's first.
+	// Sections are the media sections in which the track is sent: one for each codec, the
+	// first codec first.
 	Sections []SectionFacts
 }
 
-// SectionFacts is what is known of a media section in which a track is sent.
+// SectionFacts describes a media section in which a track is sent.
 type SectionFacts struct {
 	MimeType string // of the codec
 	MID      string // RFC 8843
-	// CID is how the client's session description names the track; "" if it does not.
+	// CID is the track's name in the client's session description; "" if it has none.
 	CID     string
 	Streams []StreamFacts
 }
 
-// StreamFacts is what is known of an RTP stream of a section.
+// StreamFacts describes an RTP stream of a section.
 type StreamFacts struct {
 	Quality livekit.VideoQuality // the layer that it carries
 	RID     string               // RFC 8851; "" if it has none
@@ -33,7 +33,7 @@ type StreamFacts struct {
 	SSRC, RepairSSRC uint32
 }
 
-// Complete is a copy of info in which the facts are.
+// Complete returns a copy of info with the facts filled in.
 func (f TrackFacts) Complete(info *livekit.TrackInfo) *livekit.TrackInfo {
 	info = proto.CloneOf(info)
 	f.complete(info)
@@ -70,7 +70,7 @@ func (s *SectionFacts) complete(info *livekit.TrackInfo, first bool) {
 	}
 }
 
-// codecIn is the entry of info for the codec that is sent in s; one is added if the
+// codecIn returns info's entry for the codec that is sent in s, and adds one if the
 // announcement named none.
 func (s *SectionFacts) codecIn(info *livekit.TrackInfo, first bool) *livekit.SimulcastCodecInfo {
 	for _, c := range info.Codecs {
@@ -85,7 +85,7 @@ func (s *SectionFacts) codecIn(info *livekit.TrackInfo, first bool) *livekit.Sim
 	}
 	for _, c := range info.Codecs {
 		if c.Mid == "" && first {
-			return c // announced in another codec than it came
+			return c // the client announced another codec than it sends
 		}
 	}
 	c := &livekit.SimulcastCodecInfo{Cid: s.CID}
@@ -96,7 +96,7 @@ func (s *SectionFacts) codecIn(info *livekit.TrackInfo, first bool) *livekit.Sim
 	return c
 }
 
-// complete writes the stream into its layer.
+// complete writes the stream's facts into its layer.
 func (s *StreamFacts) complete(layers []*livekit.VideoLayer) {
 	for _, l := range layers {
 		if l.Quality == s.Quality || len(layers) == 1 {

@@ -8,11 +8,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Forward shows a participant and what it publishes in a second room too, which
-// is opened if need be, until it leaves its own. In the second room it is a
-// session of the same identity that has no client of its own: it receives
-// nothing, and API calls there do not reach the client. A restart ends the
-// forwarding; the session then leaves with the restart's grace.
+// Forward shows a participant and its tracks in a second room too, until the participant
+// leaves its own room. The second room is opened if need be. There the participant is a
+// session of the same identity without a client: it receives nothing, and API calls in
+// the second room do not reach the client. A restart ends the forwarding; the session
+// then leaves when the restart's grace is over.
 func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error {
 	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantReq
 	return err
 }
 
-// mirror brings p's shadows in other rooms up to what p is now.
+// mirror brings p's shadows in other rooms up to date with p.
 func (r *Room) mirror(p *Participant) {
 	if len(p.shadows) == 0 {
 		return
@@ -75,13 +75,13 @@ func (r *Room) mirror(p *Participant) {
 	info, may := p.snapshot(), p.permissions
 	for _, s := range p.shadows {
 		s.post(func(d *Room) {
-			d.permit(s, may) // before there is anything to have
+			d.permit(s, may) // before the tracks, so that nobody is subscribed without permission
 			d.reflect(s, info, tracks)
 		})
 	}
 }
 
-// dismissShadows ends p's shadows: it has left.
+// dismissShadows ends p's shadows, because p has left.
 func (p *Participant) dismissShadows(why livekit.DisconnectReason) {
 	for _, s := range p.shadows {
 		s.Leave(why)
@@ -95,15 +95,15 @@ type reflection struct {
 	info  *livekit.TrackInfo
 }
 
-// reflect makes s, a shadow in r, show what the participant that it is of is
-// and publishes in its own room.
+// reflect updates s, a shadow in r, from info and tracks: the participant that s shows,
+// and what that participant publishes in its own room.
 func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []reflection) {
 	wasHidden := s.hidden()
 	may := proto.CloneOf(info.GetPermission())
 	if may == nil {
 		may = &livekit.ParticipantPermission{}
 	}
-	// Whether it counts was decided when it was forwarded.
+	// The room counted s, or not, by these fields when it was forwarded.
 	may.Agent, may.Recorder = s.info.GetPermission().GetAgent(), s.info.GetPermission().GetRecorder() // old tokens
 	s.info.Permission = may
 	r.enforce(s, wasHidden)
@@ -126,14 +126,14 @@ func (r *Room) reflect(s *Participant, info *livekit.ParticipantInfo, tracks []r
 	r.changed(s)
 }
 
-// nowhere is the outlet of a shadow, which has no client.
+// nowhere is the outlet of a shadow. A shadow has no client.
 type nowhere struct{}
 
 func (nowhere) Send(*Message) bool          { return true }
 func (nowhere) Leave(*livekit.LeaveRequest) {}
 func (nowhere) Attached() bool              { return true }
 
-// absent is the media of a shadow, which has none of its own.
+// absent is the peer of a shadow. A shadow has no media of its own.
 type absent struct{}
 
 func (absent) AddTrack(Announcement, *livekit.TrackInfo)      {}

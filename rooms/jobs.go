@@ -11,26 +11,26 @@ import (
 	"parlor/rooms/log"
 )
 
-// agents is what a live room knows of the agents that are wanted in it. A room
-// has at most one job that waits or runs for each dispatch, kind of worker and, where the
-// kind is one for participants, identity; and it lets in only agents whose jobs run.
+// agents is what a live room knows of its agents. For each dispatch, kind of worker and
+// (where the kind serves participants) identity, at most one job waits or runs. The room
+// lets in only agents whose jobs run.
 type agents struct {
-	dispatches map[string]*Dispatch // by id, those that hold
+	dispatches map[string]*Dispatch // by id, those in force
 	jobs       map[string]*Job      // by id, those that wait or run
 	ended      []*Job               // the newest, oldest first
-	// awaited are running jobs whose agent is not there, by id, and until when.
+	// awaited holds, by id, running jobs whose agent is not in the room.
 	awaited map[string]awaited
-	// dismissed are agents that have been told to leave, by identity, and until when.
+	// dismissed holds, by identity, until when agents may leave by themselves.
 	dismissed map[string]time.Time
 }
 
-// awaited is what becomes of a job whose agent has not come by a time.
+// awaited says what a job ends with if its agent has not come by then.
 type awaited struct {
 	until  time.Time
 	status livekit.JobStatus
 	why    string
 	orphan bool // its worker has no connection
-	lost   bool // by no fault of its own
+	lost   bool // the job fails by no fault of its own, so its successor starts at once
 }
 
 func newAgents() agents {
@@ -42,9 +42,9 @@ func newAgents() agents {
 	}
 }
 
-// startAgents is who is wanted in a room that is about to start: those that req names;
-// if it names none, the agents for every room that there are workers of. They are no more
-// than a room may have; a room makes the other jobs when there is place for them.
+// startAgents makes the dispatches and jobs of a new room: for the agents that req names,
+// or else for the agents for every room, if there are workers of such agents. It makes no
+// more jobs than a room may have; the room makes the others when older ones have ended.
 func (rs *Rooms) startAgents(req *livekit.CreateRoomRequest, rec *Record, trigger livekit.AgentDispatchTrigger, now time.Time) (ds []Dispatch, jobs []Job) {
 	if rs.cfg.Agents == nil {
 		return nil, nil
@@ -93,13 +93,13 @@ func newJob(d *Dispatch, k AgentKind, target *livekit.ParticipantInfo, now time.
 	j.Info = &livekit.Job{
 		Id: j.ID, DispatchId: d.ID, Type: k.Type, Participant: target, Metadata: d.Info.Metadata, AgentName: k.AgentName,
 		Deployment: k.Deployment, Attributes: d.Info.Attributes, ThreadId: d.Info.ThreadId, CreatedAt: now.UnixNano(),
-		Namespace: k.Namespace, // workers still go by it
+		Namespace: k.Namespace, // workers still read it
 		State:     &livekit.JobState{UpdatedAt: now.UnixNano()},
 	}
 	return j
 }
 
-// loadAgents reads who is wanted in the room that r.rec is.
+// loadAgents reads the dispatches and jobs of the room r.rec.
 func (r *Room) loadAgents(ctx context.Context) error {
 	if r.rooms.cfg.Agents == nil {
 		return nil
@@ -116,7 +116,7 @@ func (r *Room) loadAgents(ctx context.Context) error {
 	return nil
 }
 
-// setAgents makes dispatches and jobs those of the room.
+// setAgents replaces the room's dispatches and jobs.
 func (r *Room) setAgents(dispatches []Dispatch, jobs []Job) {
 	r.agents = newAgents()
 	for i := range dispatches {
@@ -131,8 +131,8 @@ func (r *Room) setAgents(dispatches []Dispatch, jobs []Job) {
 	}
 }
 
-// awaitAgents has the agents of jobs that run, and that are not expected back, come within
-// the restart's grace; after it their jobs have failed.
+// awaitAgents gives agents whose jobs run, and which are not expected back, the restart's
+// grace to come. A job whose agent does not come has failed.
 func (r *Room) awaitAgents() {
 	now := time.Now()
 	for _, j := range r.agents.jobs {
@@ -150,25 +150,26 @@ func (r *Room) awaitAgents() {
 	}
 }
 
-// lose notes of a job that is awaited that it is no fault of its own.
+// lose notes that an awaited job is not to blame if its agent does not come.
 func (r *Room) lose(j *Job) {
 	w := r.agents.awaited[j.ID]
 	w.lost = true
 	r.agents.awaited[j.ID] = w
 }
 
-// await ends j with status unless its agent is there by then.
+// await ends j with status unless its agent is in the room by until.
 func (r *Room) await(j *Job, until time.Time, status livekit.JobStatus, why string) {
 	r.agents.awaited[j.ID] = awaited{until: until, status: status, why: why}
 	r.setAlarm(alarmAgents, until)
 }
 
-// here tells that a participant of that identity is in the room, or expected back.
+// here reports whether a participant of that identity is in the room or expected back.
 func (r *Room) here(identity string) bool {
 	return r.participants[identity] != nil || r.expected[identity] != nil
 }
 
-// agentHere is here of an agent: a person may come by the identity that a worker chose.
+// agentHere is here for agents alone: a person may join under the identity that a worker
+// chose.
 func (r *Room) agentHere(identity string) bool {
 	if p := r.participants[identity]; p != nil {
 		return isAgent(p.info)
@@ -177,7 +178,7 @@ func (r *Room) agentHere(identity string) bool {
 	return s != nil && isAgent(s.Info)
 }
 
-// agentJob is the running job whose agent has the identity; nil if there is none.
+// agentJob returns the running job whose agent has the identity; nil if there is none.
 func (r *Room) agentJob(identity string) *Job {
 	for _, j := range r.agents.jobs {
 		if j.Status() == livekit.JobStatus_JS_RUNNING && j.Agent() == identity {
@@ -187,8 +188,8 @@ func (r *Room) agentJob(identity string) *Job {
 	return nil
 }
 
-// refusedAgent is why an agent is not let in: its job is over, and its successor is another
-// agent's; nil if it is. An agent that comes without a job is let in.
+// refusedAgent returns why an agent is not let in: its job is over, and a successor may
+// have another agent already. nil lets it in. An agent without any job is let in.
 func (r *Room) refusedAgent(req *JoinRequest) error {
 	over := Errorf(Denied, "the job of this agent is over")
 	switch {
@@ -206,8 +207,9 @@ func (r *Room) refusedAgent(req *JoinRequest) error {
 	return nil
 }
 
-// agentJoined is called of every participant whose join is on disk. A person who has come
-// by the identity of a job's agent keeps it: the agent must have another.
+// agentJoined is called for every participant whose join is on disk. A person that has
+// joined under the identity of a job's agent keeps it: the job fails, and its successor
+// takes another identity.
 func (r *Room) agentJoined(p *Participant) {
 	switch j := r.agentJob(p.identity); {
 	case j == nil:
@@ -229,7 +231,7 @@ func (r *Room) wantForTarget(p *Participant, typ livekit.JobType) {
 	}
 	now := time.Now()
 	c := &Change{Kind: ChangeUpdate}
-	// The agents for every room are wanted in a room that began without workers, too.
+	// The agents for every room also come to a room that began before they had workers.
 	if !r.rec.Config.AgentsNamed && !r.implicit() && slices.ContainsFunc(r.rooms.cfg.Agents.Workers.Kinds("", ""), func(k AgentKind) bool { return k.Type == typ }) &&
 		len(r.agents.dispatches) < MostDispatches {
 		d := newDispatch(&r.rec, &livekit.RoomAgentDispatch{}, livekit.AgentDispatchTrigger_ADT_UNSPECIFIED, now)
@@ -246,7 +248,7 @@ func (r *Room) wantForTarget(p *Participant, typ livekit.JobType) {
 	r.addJobs(c)
 }
 
-// implicit tells that the room has a dispatch of the agents for every room.
+// implicit reports whether the room has a dispatch of the agents for every room.
 func (r *Room) implicit() bool {
 	for _, d := range r.agents.dispatches {
 		if d.AgentName == "" {
@@ -256,8 +258,7 @@ func (r *Room) implicit() bool {
 	return false
 }
 
-// reconcile makes the jobs that the workers there are could do for d, and that are not
-// there yet.
+// reconcile makes the missing jobs of d, for which there are workers.
 func (r *Room) reconcile(d *Dispatch, now time.Time) (jobs []Job) {
 	for _, k := range r.rooms.cfg.Agents.Workers.Kinds(d.AgentName, d.Info.Deployment) {
 		if k.Type == livekit.JobType_JT_ROOM {
@@ -273,8 +274,8 @@ func (r *Room) reconcile(d *Dispatch, now time.Time) (jobs []Job) {
 	return jobs
 }
 
-// wantJob adds to jobs that of a dispatch, kind and target, unless one waits or runs, or has
-// done its work. A target that comes again in a new session has it done again.
+// wantJob adds the job of a dispatch, kind and target to jobs, unless such a job waits or
+// runs, or has ended in the target's present session.
 func (r *Room) wantJob(jobs []Job, d *Dispatch, k AgentKind, target *livekit.ParticipantInfo, now time.Time) []Job {
 	same := func(j *Job) bool {
 		return j.DispatchID == d.ID && j.Kind == k && j.Info.GetParticipant().GetIdentity() == target.GetIdentity()
@@ -286,7 +287,7 @@ func (r *Room) wantJob(jobs []Job, d *Dispatch, k AgentKind, target *livekit.Par
 	}
 	for _, j := range r.agents.ended {
 		if same(j) && j.Info.GetParticipant().GetSid() == target.GetSid() {
-			return jobs // done, or its restart policy says that it is not to be done again
+			return jobs // it has succeeded, or its restart policy forbids another try
 		}
 	}
 	if len(r.agents.jobs) >= MostJobs {
@@ -298,13 +299,13 @@ func (r *Room) wantJob(jobs []Job, d *Dispatch, k AgentKind, target *livekit.Par
 	return append(jobs, *j)
 }
 
-// addJobs writes jobs that wait, and calls their workers when they are on disk.
+// addJobs writes waiting jobs, and wakes their workers when the jobs are on disk.
 func (r *Room) addJobs(c *Change) {
 	if len(c.Jobs)+len(c.Dispatches) == 0 {
 		return
 	}
 	r.factChange(c)
-	r.afterWrites(func(error) { r.wakeWorkers(c.Jobs) }) // what could not be written yet is found by the next look
+	r.afterWrites(func(error) { r.wakeWorkers(c.Jobs) }) // on an error too: workers also look from time to time
 }
 
 func (r *Room) wakeWorkers(jobs []Job) {
@@ -315,14 +316,14 @@ func (r *Room) wakeWorkers(jobs []Job) {
 	}
 }
 
-// forgetJobs takes back jobs that could not be written.
+// forgetJobs removes jobs that could not be written.
 func (r *Room) forgetJobs(jobs []Job) {
 	for i := range jobs {
 		delete(r.agents.jobs, jobs[i].ID)
 	}
 }
 
-// endJob adds to c that j is over.
+// endJob adds the end of j to c.
 func (r *Room) endJob(c *Change, j *Job, status livekit.JobStatus, why string, reason livekit.JobStateReason, now time.Time) {
 	over, event := j.Ended(r.rec.Info(), status, why, reason, now)
 	delete(r.agents.jobs, j.ID)
@@ -332,9 +333,10 @@ func (r *Room) endJob(c *Change, j *Job, status livekit.JobStatus, why string, r
 	r.log.Info("job ended", "job", j.ID, "agent", j.Kind.AgentName, "participant", j.Agent(), "status", status, "why", why)
 }
 
-// finish ends j. One that failed has a successor, where its dispatch says so; then its agent
-// is sent away first, so that the room never has both. One that was lost with its machine
-// is followed at once, one that fails again and again more and more slowly.
+// finish ends j. If it failed and its dispatch says so, it gets a successor. Then its
+// agent is sent away first, so that two agents of one job are never in the room together.
+// The successor of a job that was lost with its machine is due at once; a job that fails
+// again and again waits longer each time.
 func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, now time.Time) {
 	c := &Change{Kind: ChangeUpdate}
 	d := r.agents.dispatches[j.DispatchID]
@@ -351,7 +353,7 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, n
 		next.Info.State.Attempts, next.Info.State.FirstStartedAt = before.GetAttempts(), before.GetFirstStartedAt()
 		next.Info.State.Reason = reason
 		next.DueMs = NowMs(now.Add(backoff(before, now)))
-		if lost || backoff(before, now) == 0 && before.GetAttempts() > 1 { // a new beginning
+		if lost || backoff(before, now) == 0 && before.GetAttempts() > 1 { // it did not fail soon after its start: count from the beginning
 			next.Info.State.Attempts, next.DueMs = 0, NowMs(now)
 		}
 		r.agents.jobs[next.ID] = next
@@ -360,7 +362,7 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, n
 	p := r.participants[j.Agent()]
 	switch {
 	case p == nil || !p.admitted || !isAgent(p.info):
-	case !again: // it leaves by itself
+	case !again: // the agent leaves by itself
 		r.dismissLater(j.Agent(), now)
 	default:
 		r.leave(p, livekit.DisconnectReason_AGENT_ERROR, &livekit.LeaveRequest{
@@ -370,20 +372,20 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, n
 	r.addJobs(c)
 }
 
-// dismissLater sends an agent away if it does not leave by itself.
+// dismissLater sends an agent away if it has not left by itself within leaveGrace.
 func (r *Room) dismissLater(identity string, now time.Time) {
 	r.agents.dismissed[identity] = now.Add(leaveGrace)
 	r.setAlarm(alarmAgents, now.Add(leaveGrace))
 }
 
-// targetHere tells that the participant that j is for is there; true if it is for none.
+// targetHere reports whether j's participant is in the room; true for a job without one.
 func (r *Room) targetHere(j *Job) bool {
 	identity := j.Info.GetParticipant().GetIdentity()
 	return identity == "" || r.here(identity)
 }
 
-// backoff is the wait before the successor of a job that failed. One that has gone on for
-// long enough is followed at once.
+// backoff is the wait before the successor of a failed job. It is 0 after a first
+// failure, and after a job that ran for a minute or more.
 func backoff(s *livekit.JobState, now time.Time) time.Duration {
 	if s.GetStartedAt() == 0 || now.Sub(time.Unix(0, s.GetStartedAt())) >= mostBackoff || s.GetAttempts() <= 1 {
 		return 0
@@ -391,7 +393,7 @@ func backoff(s *livekit.JobState, now time.Time) time.Duration {
 	return min(leastBackoff<<min(s.GetAttempts()-2, 10), mostBackoff)
 }
 
-// agentLeft is called of every participant that has left for that reason.
+// agentLeft is called for every participant that has left, with its reason.
 func (r *Room) agentLeft(info *livekit.ParticipantInfo, why livekit.DisconnectReason, now time.Time) {
 	j := r.agentJob(info.Identity)
 	if j == nil || !isAgent(info) {
@@ -400,7 +402,7 @@ func (r *Room) agentLeft(info *livekit.ParticipantInfo, why livekit.DisconnectRe
 	}
 	switch why {
 	case livekit.DisconnectReason_CLIENT_INITIATED:
-		// Whether it has done its work, its worker tells in a moment.
+		// The worker's report, which comes in a moment, says whether the work is done.
 		r.await(j, now.Add(statusGrace), livekit.JobStatus_JS_SUCCESS, "")
 	case livekit.DisconnectReason_DUPLICATE_IDENTITY:
 		r.await(j, now.Add(r.rooms.agentJoinGrace()), livekit.JobStatus_JS_FAILED, "the agent was replaced and did not join")
@@ -418,7 +420,7 @@ func (r *Room) agentLeft(info *livekit.ParticipantInfo, why livekit.DisconnectRe
 	}
 }
 
-// cancelFor ends the jobs that wait for a worker and are for a participant that has left.
+// cancelFor ends the waiting jobs for a participant that has left.
 func (r *Room) cancelFor(identity string, now time.Time) {
 	c := &Change{Kind: ChangeUpdate}
 	for _, j := range r.agents.jobs {
@@ -432,7 +434,7 @@ func (r *Room) cancelFor(identity string, now time.Time) {
 }
 
 // agentsOver ends the jobs whose agents have not come in time, and sends away the agents
-// that have not gone in time.
+// that have not left in time.
 func (r *Room) agentsOver(now time.Time) {
 	for id, until := range r.agents.dismissed {
 		if now.Before(until) {
@@ -457,9 +459,9 @@ func (r *Room) agentsOver(now time.Time) {
 			continue
 		}
 		p := r.participants[j.Agent()]
-		if p != nil && isAgent(p.info) && w.orphan && p.away { // worker and agent are gone, most likely with their machine
+		if p != nil && isAgent(p.info) && w.orphan && p.away { // worker and agent are both gone, most likely with their machine
 			r.leave(p, livekit.DisconnectReason_CONNECTION_TIMEOUT, nil)
-			continue // which ends the job
+			continue // leave ends the job
 		}
 		if !r.agentHere(j.Agent()) {
 			r.finish(j, w.status, w.why, w.lost, now)
@@ -468,7 +470,7 @@ func (r *Room) agentsOver(now time.Time) {
 	}
 }
 
-// jobsEndWithRoom are the jobs of a room that ends, over, and the events of that.
+// jobsEndWithRoom returns the room's jobs as ended with the room, and their events.
 func (r *Room) jobsEndWithRoom(now time.Time) (jobs []Job, events []log.Event) {
 	for _, j := range r.agents.jobs {
 		over, e := j.EndedWithRoom(r.rec.Info(), now)
@@ -477,7 +479,7 @@ func (r *Room) jobsEndWithRoom(now time.Time) (jobs []Job, events []log.Event) {
 	return jobs, events
 }
 
-// dismissAgents has workers end what they do in a room that has ended.
+// dismissAgents terminates the running jobs of a room that has ended.
 func (r *Room) dismissAgents() {
 	for id, j := range r.agents.jobs {
 		if j.Status() == livekit.JobStatus_JS_RUNNING {
@@ -487,7 +489,7 @@ func (r *Room) dismissAgents() {
 	r.agents = newAgents()
 }
 
-// keepJob adds j, in the place of an older state of it.
+// keepJob adds j to c, or replaces an earlier state of it.
 func (c *Change) keepJob(j Job) {
 	for i := range c.Jobs {
 		if c.Jobs[i].ID == j.ID {
@@ -498,7 +500,7 @@ func (c *Change) keepJob(j Job) {
 	c.Jobs = append(c.Jobs, j)
 }
 
-// keepDispatch adds d, in the place of an older state of it.
+// keepDispatch adds d to c, or replaces an earlier state of it.
 func (c *Change) keepDispatch(d Dispatch) {
 	for i := range c.Dispatches {
 		if c.Dispatches[i].ID == d.ID {

@@ -17,36 +17,36 @@ import (
 	"parlor/rooms/log"
 )
 
-// JoinRequest is what the edge knows of a client that wants in.
+// JoinRequest is what the edge knows of a client that joins.
 type JoinRequest struct {
 	Room string
-	// Info is the participant that joins, by its token and its own wishes: identity,
-	// name, kind, metadata, attributes, permission, client protocol, capabilities.
+	// Info describes the participant by its token and its own request: identity, name,
+	// kind, metadata, attributes, permission, client protocol, capabilities.
 	Info *livekit.ParticipantInfo
 	// MayCreate: the token has the roomCreate grant.
 	MayCreate bool
-	// MustExist: the room is not to be created, whatever the configuration says.
+	// MustExist: the join must not create the room, whatever the configuration says.
 	MustExist bool
-	// Create is what the room is to be like if this join creates it; may be nil.
+	// Create has the settings of the room if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
-	// IssuedMs is the not-before time of its token.
+	// IssuedMs is the token's not-before time.
 	IssuedMs int64
-	// Session is the SID of the session that the client had, by a token that it was
-	// given in it; "" = its token tells of none.
+	// Session is the SID of the client's earlier session, as named by a refreshed token
+	// of that session; "" = the token names none.
 	Session string
-	// Job is the job that its token is of: it is let in as the agent of that job alone;
-	// "" = it is of none.
+	// Job is the id of the token's job: the client is let in only as the agent of that
+	// job. "" = the token is not for a job.
 	Job           string
 	Protocol      int
 	AutoSubscribe bool
-	// Client tells of the client in the log: pairs as of slog.
+	// Client describes the client in the log: pairs as of slog.
 	Client []any
 	Outlet Outlet
-	// OnChange is called when name, metadata, attributes or permission changed,
-	// so that the edge gives the client a fresh token. It must not block.
+	// OnChange is called after a change of name, metadata, attributes or permission, so
+	// that the edge gives the client a fresh token. It must not block.
 	OnChange func(*livekit.ParticipantInfo)
-	// Token makes a token for a participant that was moved to a room. It must not
-	// block; nil = none.
+	// Token makes a token for the participant after a move to another room. It must not
+	// block; nil = no token is made.
 	Token func(room string, info *livekit.ParticipantInfo) string
 }
 
@@ -55,17 +55,18 @@ type Snapshot struct {
 	Room   *livekit.Room
 	Self   *livekit.ParticipantInfo
 	Others []*livekit.ParticipantInfo
-	// SIFTrailer marks frames that the server made, so that an end-to-end
-	// encrypted client does not try to decrypt them. It is that of the room which the
-	// participant joined first, and secret.
+	// SIFTrailer marks frames that the server made, so that an end-to-end encrypted
+	// client does not try to decrypt them. It is a secret of the room that the
+	// participant joined first.
 	SIFTrailer []byte
-	// Departed are the newest sessions to leave: a client that resumes may have missed it.
+	// Departed are the newest sessions that left: a client that resumes may not know it.
 	Departed []*livekit.ParticipantInfo
-	// Mutes are what others decided of the participant's own tracks: a client that resumes
-	// may have missed it. It must hear of them before Self: a client that finds a track of
-	// its own muted there, and has not muted it, unmutes it.
+	// Mutes are the mutes and unmutes that others decided of the participant's own
+	// tracks: a client that resumes may not know them. They must be sent before Self: a
+	// client that has not muted a track of its own, and finds it muted in Self, unmutes
+	// it.
 	Mutes []*livekit.MuteTrackRequest
-	// Resumed tells that the session is one of before a restart, which was taken up.
+	// Resumed tells that the participant took up its session of before a restart.
 	Resumed bool
 }
 
@@ -74,19 +75,20 @@ type joined struct {
 	info *livekit.ParticipantInfo
 }
 
-// Attach connects a participant's client: from this moment on all that the room says is
-// for the client to hear, and what it said before is in the snapshot. It is called on
-// the room's goroutine and must not block.
+// Attach connects a participant's client. All that the room says from now on goes to the
+// client, and what it said before is in the snapshot. It is called on the room's
+// goroutine and must not block.
 type Attach func(*Participant, Snapshot)
 
-// Join lets a participant into the open room of the name, which is made if need
-// be and allowed. It returns when the join is on disk, with what the participant is
-// then. A participant that is in the room under the same identity is replaced; one that
-// was in it when the last process ended takes its session up again. The caller goes on
-// with [Participant.Enter]; until then nothing is said to the participant's client.
+// Join lets a participant into the open room of that name, and creates the room if need
+// be and allowed. It returns when the join is on disk, with the participant's info of
+// that moment. A participant in the room under the same identity is replaced. A
+// participant that was in the room when the last process ended takes up its session. The
+// caller goes on with [Participant.Enter]; until then the room sends nothing to the
+// client.
 //
-// A join that races with the room's end either is in before the end, and the
-// end does not happen, or opens a new room.
+// A join that races with the room's end either comes first, and the end does not happen,
+// or opens a new room.
 func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *livekit.ParticipantInfo, error) {
 	if rs.stopping.Load() {
 		return nil, nil, ErrStopping
@@ -96,7 +98,7 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *live
 	}
 	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
 	if err == nil {
-		// A ban may have come between the first look and the seat.
+		// A ban may have been set between the first check and the join.
 		if err = rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
 			j.p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 			return nil, nil, err
@@ -105,7 +107,7 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *live
 	return j.p, j.info, err
 }
 
-// Accepts reports whether anybody is let in at the moment: [ErrStopping] if not.
+// Accepts fails with [ErrStopping] if the server lets nobody in any more.
 func (rs *Rooms) Accepts() error {
 	if rs.stopping.Load() {
 		return ErrStopping
@@ -113,8 +115,8 @@ func (rs *Rooms) Accepts() error {
 	return nil
 }
 
-// CanJoin fails as a join of that kind would now, without joining, and tells the
-// SID of the room that it would enter: "" if it would create it.
+// CanJoin fails as such a join would fail now, without joining. It returns the SID of the
+// room that the join would enter; "" if it would create one.
 func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string, err error) {
 	if err := rs.Accepts(); err != nil {
 		return "", err
@@ -136,7 +138,7 @@ func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string,
 	})
 }
 
-// checkJoin holds a join against the limits, bans and revocations.
+// checkJoin checks a join against the limits, bans and revocations.
 func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 	if err := rs.checkRoomName(req.Room); err != nil {
 		return err
@@ -210,12 +212,12 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 	r.admit(req, reply)
 }
 
-// admit lets a participant into the room that is there.
+// admit lets a participant into the open room.
 func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	identity := req.Info.Identity
 	old, back := r.participants[identity], r.expected[identity]
 	again := letter{run: func() { r.join(req, reply) }, retired: func() { reply(joined{}, errRetired) }}
-	if s := r.seats[identity]; s != nil { // the first to come is served first
+	if s := r.seats[identity]; s != nil { // joins of one identity are served in their order
 		s.waiting = append(s.waiting, again)
 		return
 	}
@@ -233,10 +235,10 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 		})
 		old, back = nil, r.expected[identity]
 	}
-	// The replaced participant goes whatever becomes of the join. Its client has gone most
-	// often, and comes again; kept until the join is on disk it would be both there
-	// and replaced while it goes on publishing. What the others see is a change of
-	// session; of its leaving they are told if no successor takes its place.
+	// The replaced participant goes even if the new join fails. Most often its client is
+	// gone and comes back with this join. If it stayed until the join is on disk, it
+	// could publish while it is being replaced. The others see a change of session; they
+	// are told that it left only if no successor takes its place.
 	previous := back
 	replaced := func() {}
 	if old != nil {
@@ -258,7 +260,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	sessions := []Session{p.session(r.rec.SID)}
 	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
 		switch {
-		case errors.Is(err, ErrEnded): // the reaper was first: the name is free, look again
+		case errors.Is(err, ErrEnded): // the reaper ended the room first: the name is free, look it up again
 			if r.participants[identity] == p {
 				delete(r.participants, identity)
 			}
@@ -267,7 +269,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			r.unseat(p, back)
 			replaced()
 			reply(joined{}, err)
-		case err != nil: // it was removed meanwhile, and so has been here
+		case err != nil: // it was removed meanwhile, which is in the books already
 			r.keep(&Change{Room: r.rec, Sessions: sessions, Events: events})
 			replaced()
 			reply(joined{}, err)
@@ -292,7 +294,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	})
 }
 
-// refusal is why the room that is there does not let req in; nil if it does.
+// refusal returns why the open room does not let req in; nil if it does.
 func (r *Room) refusal(req *JoinRequest) error {
 	old, back := r.participants[req.Info.Identity], r.expected[req.Info.Identity]
 	known := old != nil || back != nil
@@ -309,8 +311,8 @@ func (r *Room) refusal(req *JoinRequest) error {
 	return r.refusedAgent(req)
 }
 
-// returns tells that req's client was in the room a moment ago, and lost it
-// against anybody's will.
+// returns reports whether req's client was in the room a moment ago and lost its
+// connection.
 func (r *Room) returns(req *JoinRequest) bool {
 	for _, gone := range r.departed {
 		if gone.SID == req.Session && gone.Identity == req.Info.Identity && gone.lost() {
@@ -320,7 +322,7 @@ func (r *Room) returns(req *JoinRequest) bool {
 	return false
 }
 
-// lost tells that the session ended against anybody's will.
+// lost reports whether the session ended because its connection was lost.
 func (s *Session) lost() bool {
 	switch s.Reason {
 	case livekit.DisconnectReason_MEDIA_FAILURE, livekit.DisconnectReason_SIGNAL_CLOSE, livekit.DisconnectReason_CONNECTION_TIMEOUT:
@@ -329,8 +331,8 @@ func (s *Session) lost() bool {
 	return false
 }
 
-// seat makes the participant: a new session, or back, the one of before a
-// restart. previous is the session of its identity until now; nil = there was none.
+// seat makes the participant: with a new session, or with back, its session of before a
+// restart. previous is the last session of its identity; nil = there was none.
 func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []log.Event) {
 	p := &Participant{
 		sid:           guid.New("PA_"),
@@ -376,16 +378,16 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 	return p, events
 }
 
-// inherit keeps for p what was decided in the session of its identity before,
-// which it continues, takes the place of, or which left lately.
+// inherit gives p the decisions that were made in the previous session of its identity.
+// p continues that session, replaces it, or joins after it left.
 //
-// A token from before the permission was decided does not undo that; a later one is the
-// newer decision. A token's time in whole seconds may be anywhere in its second: in the
-// second of the decision the decision holds, unless the time has a fraction by which
-// the token is known to be the later. So it is with name, metadata and attributes in a
-// new session, where a participant that left of its own will comes as its token says; a
-// session that goes on after a restart keeps them, since an app may well make a new
-// token for each connection without looking at them.
+// A token from before a change of permission does not undo the change; a later token is
+// a newer decision. A token's time in whole seconds may lie anywhere in its second: in
+// the second of the change the change wins, unless the token's time has a fraction and
+// is later. The same holds for name, metadata and attributes in a new session, but a
+// participant that left by itself comes back as its token says. A session that goes on
+// after a restart keeps them, because an app may make a new token for each connection
+// without looking at them.
 func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	info := proto.CloneOf(previous.Info)
 	if previous.PermittedMs > 0 {
@@ -402,8 +404,8 @@ func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	}
 }
 
-// lately is the newest session of that identity which left; nil if there is none
-// among the newest to leave.
+// lately returns the newest session of that identity among the newest that left; nil if
+// there is none.
 func (r *Room) lately(identity string) *Session {
 	for i := range slices.Backward(r.departed) {
 		if r.departed[i].Identity == identity {
@@ -413,16 +415,16 @@ func (r *Room) lately(identity string) *Session {
 	return nil
 }
 
-// unwritten is more changes of a participant than a process may tell of before one
-// is on disk.
+// unwritten is more than the changes of a participant that a process announces before one
+// of them is on disk.
 const unwritten = 1000
 
-// takeUp continues the session back: its SID and times. The tracks of before are
-// gone. Whether it counts was decided when it joined.
+// takeUp continues the session back: its SID and times. The tracks of before the restart
+// are gone. The room counted the session, or not, when it joined, and keeps to that.
 func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event {
 	p.sid, p.joinedMs, p.activeMs = back.SID, back.JoinedMs, back.ActiveMs
-	// More than it can have been told of and not written before the process died:
-	// clients that kept p's info ignore what seems older.
+	// The clients may know of versions that the last process announced and did not write.
+	// They ignore an info whose version seems older, so the version jumps ahead.
 	p.info.Version = back.Info.GetVersion() + unwritten
 	p.info.Kind = back.Info.GetKind()
 	before := back.Info.GetPermission()
@@ -440,9 +442,9 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event 
 	return events
 }
 
-// expectAgain puts back among the expected a participant that came back after a restart
-// and was lost again before its media was there, as happens while a network or a busy
-// machine recovers. It reports false if p has had media, or the grace is over.
+// expectAgain puts p back among the expected: a participant that came back after a
+// restart and was lost again before its media connected. That happens while a network or
+// a busy machine recovers. It reports false if p has had media, or the grace is over.
 func (r *Room) expectAgain(p *Participant) bool {
 	if p.activeMs == 0 || p.info.State == livekit.ParticipantInfo_ACTIVE || r.alarms[alarmGrace].IsZero() {
 		return false
@@ -462,14 +464,14 @@ func (r *Room) unseat(p *Participant, back *Session) {
 	p.ended.Store(true)
 	if back != nil {
 		r.expected[p.identity] = back
-		if r.alarms[alarmGrace].IsZero() { // it ran out meanwhile
+		if r.alarms[alarmGrace].IsZero() { // the grace ran out meanwhile
 			r.setAlarm(alarmGrace, time.Now().Add(r.rooms.cfg.RestartGrace))
 		}
 	}
 	r.vacate(p)
 }
 
-// vacate takes p out as if it had not come.
+// vacate removes p as if it had never come.
 func (r *Room) vacate(p *Participant) {
 	delete(r.participants, p.identity)
 	r.recount()
@@ -493,7 +495,7 @@ func (r *Room) announceNew(p *Participant) {
 	r.setAlarm(alarmUpdate, time.Now().Add(updateDelay))
 }
 
-// snapshotFor is the room as p may see it.
+// snapshotFor returns the room as p may see it.
 func (r *Room) snapshotFor(p *Participant) Snapshot {
 	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: p.sifTrailer, Resumed: p.resumed}
 	for _, q := range r.participants {
@@ -504,17 +506,17 @@ func (r *Room) snapshotFor(p *Participant) Snapshot {
 	return s
 }
 
-// sifTrailer is drawn from the room's stored secret, so that it is the same
-// after a restart.
+// sifTrailer is derived from the room's stored secret, so that it is the same after a
+// restart.
 func (r *Room) sifTrailer() []byte {
 	sum := sha256.Sum256([]byte("sif " + r.rec.SID + " " + r.rec.TurnPassword))
 	return sum[:16]
 }
 
-// Enter is the second half of a join: it attaches the participant's client and gives it
-// its peer, which the room subscribes to what is there. When Enter returns, the peer has
-// been asked for all of it. It fails if the session is over; then the caller closes the
-// peer.
+// Enter is the second half of a join. It attaches the participant's client and takes its
+// peer, which the room then subscribes to the published tracks. When Enter returns, the
+// peer has been asked for all of them. It fails if the session is over; then the caller
+// closes the peer.
 func (p *Participant) Enter(peer Peer, attach Attach) error {
 	r := p.room.Load()
 	_, err := ask(r, func(reply answer[struct{}]) {
@@ -536,14 +538,14 @@ func (p *Participant) Enter(peer Peer, attach Attach) error {
 	return nil
 }
 
-// Resume finds the participant of that identity for a client whose connection was
-// lost, and attaches it again. [ErrNoParticipant] means that only a full join helps.
+// Resume finds the participant of that identity for a client whose connection was lost,
+// and attaches the client again. [ErrNoParticipant] means that only a full join helps.
 //
-// sessions are the SIDs by which the client names the session that it had, as it
-// says itself and as its token says; "" is none. A client that names sessions, and
-// not the present one, gets [ErrReplaced] if another client took the place of one of
-// them, else [ErrNoParticipant]; the present session is left alone. A client that
-// names none is known by its identity.
+// sessions are the SIDs by which the client names its session, in its request and in its
+// token; "" counts as none. A client that names sessions other than the present one gets
+// [ErrReplaced] if another client took the place of one of them, else
+// [ErrNoParticipant]; the present session is left alone. A client that names none is
+// known by its identity.
 func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []string, attach Attach) error {
 	if rs.stopping.Load() {
 		return ErrStopping
@@ -573,7 +575,8 @@ func (rs *Rooms) Resume(ctx context.Context, room, identity string, sessions []s
 	return err
 }
 
-// repeat tells p's client, which has resumed, what it may have missed and no snapshot has.
+// repeat tells p's client, which has resumed, what it may have missed and is not in the
+// snapshot.
 func (r *Room) repeat(p *Participant) {
 	for sid, t := range r.tracks {
 		if t.denied[p.identity] == p {
@@ -586,8 +589,8 @@ func (r *Room) repeat(p *Participant) {
 	r.setAlarm(alarmQuality, time.Now())
 }
 
-// whyNot is why a client of those sessions may not have the present session of its
-// identity.
+// whyNot returns the error for a client of those sessions that asks for the present
+// session of its identity.
 func (r *Room) whyNot(identity string, sessions []string) error {
 	for _, gone := range r.departed {
 		if gone.Identity == identity && gone.Reason == livekit.DisconnectReason_DUPLICATE_IDENTITY && slices.Contains(sessions, gone.SID) {
@@ -597,7 +600,7 @@ func (r *Room) whyNot(identity string, sessions []string) error {
 	return ErrNoParticipant
 }
 
-// mergeAttributes sets what is set in change and deletes what is empty in it.
+// mergeAttributes returns have with the change applied: an empty value deletes its key.
 func mergeAttributes(have, change map[string]string) map[string]string {
 	out := maps.Clone(have)
 	if out == nil {

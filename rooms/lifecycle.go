@@ -9,8 +9,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// create opens the room if no open room bears the name, and then calls done: of those
-// that wait for one opening the first alone has created it.
+// create opens the room if no open room bears the name, and then calls done. Callers that
+// wait for the same opening share it, and Created is true for the first alone.
 func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error)) {
 	r.creating = append(r.creating, done)
 	if len(r.creating) > 1 {
@@ -44,8 +44,8 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error))
 	})
 }
 
-// end ends the room for reason: its participants' closing events and its own
-// are one change. Nobody is sent away before it is on disk.
+// end ends the room for reason: the closing events of its participants and its own end
+// are one change. Nobody is sent away before the change is on disk.
 func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(error)) {
 	if r.unwritable() {
 		done(ErrHeld)
@@ -87,11 +87,11 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 		r.log.Info("room ended", "sid", before.SID, "reason", reason)
 		r.dismiss(why)
 		r.vanish()
-		done(nil) // nobody is sent anything in it any more
+		done(nil) // the outlets are closed: nothing is sent to them any more
 	})
 }
 
-// recount counts again how many are in the room.
+// recount counts the participants, publishers and recorders again.
 func (r *Room) recount() {
 	r.rec.NumParticipants, r.rec.NumPublishers, r.rec.ActiveRecording = 0, 0, false
 	count := func(info *livekit.ParticipantInfo) {
@@ -112,7 +112,7 @@ func (r *Room) recount() {
 	}
 }
 
-// dismiss sends everybody away for good.
+// dismiss sends all participants away for good.
 func (r *Room) dismiss(why livekit.DisconnectReason) {
 	for _, p := range r.participants {
 		if !p.admitted { // its join is answered with the room's end, and tried again
@@ -129,8 +129,8 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 	r.calls.fail()
 }
 
-// vanish makes the room no longer live: its row has ended. A caller that waits
-// for it is told to look the name up again.
+// vanish takes the room, whose row has ended, out of the live ones. Callers that wait for
+// it are told to look the name up again.
 func (r *Room) vanish() {
 	r.gone = true
 	r.dismiss(livekit.DisconnectReason_ROOM_CLOSED)
@@ -154,7 +154,7 @@ func (r *Room) vanish() {
 	}
 }
 
-// judge looks, after a departure, whether the room is empty now.
+// judge checks, after a departure, whether the room is empty now.
 func (r *Room) judge(now time.Time) {
 	if r.rec.SID == "" {
 		return
@@ -169,8 +169,8 @@ func (r *Room) judge(now time.Time) {
 	r.watchDeadline()
 }
 
-// watchDeadline sets the room's own alarm if dependents keep it live while its
-// deadline runs.
+// watchDeadline sets the room's own alarm while dependents keep it live and its deadline
+// runs.
 func (r *Room) watchDeadline() {
 	r.alarms[alarmDeadline] = time.Time{}
 	if len(r.participants)+len(r.expected) > 0 && r.rec.ExpiresMs != 0 {
@@ -178,7 +178,7 @@ func (r *Room) watchDeadline() {
 	}
 }
 
-// deadlineOver ends a room in which only dependents are left.
+// deadlineOver ends a room in which only dependents are left and whose deadline has come.
 func (r *Room) deadlineOver(now time.Time) {
 	if r.rec.ExpiresMs == 0 || r.rec.NumParticipants > 0 {
 		return
@@ -197,7 +197,7 @@ func (r *Room) deadlineOver(now time.Time) {
 	})
 }
 
-// graceOver: a participant that was expected back and is not here has left.
+// graceOver ends the sessions whose participants were expected back and did not come.
 func (r *Room) graceOver() {
 	if len(r.expected) == 0 || r.stopped {
 		return

@@ -11,10 +11,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Hold keeps tracks muted, those published later too, until it is released. It
-// is part of the room's stored state and must not be changed once set.
+// Hold keeps tracks muted, those published later too, until it is released. It is part of
+// the room's stored state and must not be changed once set.
 type Hold struct {
-	Sources []livekit.TrackSource `json:"sources,omitempty"` // empty = whatever can be heard
+	Sources []livekit.TrackSource `json:"sources,omitempty"` // empty = every audio track
 	Except  []string              `json:"except,omitempty"`  // identities
 }
 
@@ -28,7 +28,7 @@ func checkSources(list []livekit.TrackSource) error {
 	return nil
 }
 
-// checkHold bounds what is written with every change of the room.
+// checkHold bounds a hold, because it is written with every change of the room.
 func (rs *Rooms) checkHold(h *Hold) error {
 	size := 0
 	for _, identity := range h.Except {
@@ -43,7 +43,7 @@ func (rs *Rooms) checkHold(h *Hold) error {
 	return checkSources(h.Sources)
 }
 
-// covers tells that h is for a track of that identity.
+// covers reports whether h applies to a track of that identity.
 func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
 	if slices.Contains(h.Except, identity) {
 		return false
@@ -54,8 +54,8 @@ func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
 	return slices.Contains(h.Sources, sourceOf(t))
 }
 
-// sourceOf is the source of a track as restrictions take it: the client chooses
-// what it says, and saying nothing is no way around them.
+// sourceOf is the source of a track for restrictions. The client chooses the source that
+// it announces, so a track without a source counts as microphone or camera.
 func sourceOf(t *livekit.TrackInfo) livekit.TrackSource {
 	if t.Source != livekit.TrackSource_UNKNOWN {
 		return t.Source
@@ -66,7 +66,7 @@ func sourceOf(t *livekit.TrackInfo) livekit.TrackSource {
 	return livekit.TrackSource_CAMERA
 }
 
-// MutedTrack is a track that [Rooms.MuteAll] muted, and whose it is.
+// MutedTrack is a track that [Rooms.MuteAll] muted, with its publisher's identity.
 type MutedTrack struct {
 	Identity string
 	Track    *livekit.TrackInfo
@@ -80,7 +80,7 @@ func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool
 		return nil, err
 	}
 	if hold {
-		// First, so that what is published meanwhile is held.
+		// The hold is set first, so that it covers tracks that are published meanwhile.
 		if _, err := rs.edit(ctx, room, nil, func(rec *Record) { rec.Config.Hold = &which }); err != nil {
 			return nil, err
 		}
@@ -104,14 +104,14 @@ func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool
 	})
 }
 
-// Release ends the room's hold. What is muted stays so until its publisher
-// unmutes it.
+// Release ends the room's hold. Muted tracks stay muted until their publishers unmute
+// them.
 func (rs *Rooms) Release(ctx context.Context, room string) error {
 	_, err := rs.edit(ctx, room, nil, func(rec *Record) { rec.Config.Hold = nil })
 	return err
 }
 
-// held tells that a track of p must be muted.
+// held reports whether a track of p must be muted.
 func (r *Room) held(p *Participant, t *livekit.TrackInfo) bool {
 	h := r.rec.Config.Hold
 	return h != nil && !p.shadow() && h.covers(p.identity, t)
@@ -138,7 +138,7 @@ func (r *Room) heldSources(p *Participant) []string {
 	return held
 }
 
-// tellHeld tells p's client what the hold keeps muted.
+// tellHeld tells p's client which sources the hold keeps muted.
 func (r *Room) tellHeld(p *Participant) {
 	if p.peer == nil || p.shadow() {
 		return
@@ -151,7 +151,7 @@ func (r *Room) tellHeld(p *Participant) {
 	p.peer.SendData(nil, livekit.DataPacket_RELIABLE, packet)
 }
 
-// muteRemotely mutes or unmutes t by another's will: its client is told.
+// muteRemotely mutes or unmutes t on another's behalf, and tells the publisher's client.
 func (r *Room) muteRemotely(t *track, muted bool) {
 	t.publisher.tellMuted(t.info.Sid, muted)
 	t.mutedByOther = true
@@ -164,7 +164,8 @@ func (p *Participant) tellMuted(sid string, muted bool) {
 	}}))
 }
 
-// mutesByOthers are what others decided of p's tracks and p's client may not have heard.
+// mutesByOthers returns the mutes and unmutes of p's tracks that others decided and that
+// p's client may not know.
 func (r *Room) mutesByOthers(p *Participant) (mutes []*livekit.MuteTrackRequest) {
 	for sid, t := range r.tracks {
 		if t.publisher == p && t.mutedByOther {
@@ -174,7 +175,8 @@ func (r *Room) mutesByOthers(p *Participant) (mutes []*livekit.MuteTrackRequest)
 	return mutes
 }
 
-// shadow tells that p shows somebody of another room, where it is muted.
+// shadow reports whether p shows a participant of another room: its tracks are muted
+// there.
 func (p *Participant) shadow() bool {
 	_, yes := p.outlet.(nowhere)
 	return yes

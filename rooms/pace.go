@@ -5,20 +5,19 @@ import (
 	"time"
 )
 
-// What a client does to its own state is written, and told in events. A client
-// is held to a pace at which the disk and the participants that are told can follow.
+// Each change that a client makes is written and announced. A client is held to a pace
+// that the disk and the other participants can follow.
 const (
 	paceInterval   = 20 * time.Millisecond // between two changes, in the long run
 	paceBurst      = 100                   // changes that may come at once
-	mostUnwritten  = 200                   // rows of a room that may wait for the disk, before its clients do
-	longestPaceFor = time.Second           // the wait for a disk that fails: calls go on
+	mostUnwritten  = 200                   // rows of a room that may wait for the disk before its clients have to
+	longestPaceFor = time.Second           // the longest wait for a failing disk: calls go on
 )
 
-// Pace returns when p's client may send its next message: at once, unless the
-// client has made changes faster than anybody needs to, or its room has more to
-// write than the disk takes. The reader of the client's messages calls it after
-// each, so that the client waits and not a queue grows. It returns early when
-// ctx ends.
+// Pace returns when p's client may send its next message. That is at once, unless the
+// client exceeds its pace or its room has more to write than the disk takes. The reader
+// of the client's messages calls it after each message, so that the client waits and no
+// queue grows. It returns early when ctx ends.
 func (p *Participant) Pace(ctx context.Context) {
 	if ahead := time.Until(time.Unix(0, p.paid.Load())) - paceBurst*paceInterval; ahead > 0 {
 		wait(ctx, nil, ahead)
@@ -44,14 +43,14 @@ func wait(ctx context.Context, c <-chan struct{}, d time.Duration) {
 	}
 }
 
-// pay notes a change of p's. paid is when the pace would have allowed it; the
-// room's goroutine alone moves it.
+// pay counts a change of p's against its pace. paid is the time at which a client at full
+// pace would have made that many changes. Only the room's goroutine moves it.
 func (p *Participant) pay(now time.Time) {
 	p.paid.Store(max(p.paid.Load(), now.UnixNano()) + int64(paceInterval))
 }
 
-// releasePaced tells how much waits for the disk, and lets go on the clients that wait for
-// that to be less.
+// releasePaced publishes how much waits for the disk, and releases the waiting clients
+// once that is little enough.
 func (r *Room) releasePaced() {
 	n := r.pendingRows
 	for _, c := range r.behind {
@@ -66,7 +65,7 @@ func (r *Room) releasePaced() {
 	}
 }
 
-// rows is how many c writes.
+// rows is the number of rows that c writes.
 func (c *Change) rows() int {
 	return 1 + len(c.Sessions) + len(c.Dispatches) + len(c.Jobs) + len(c.Events)
 }

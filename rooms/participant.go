@@ -12,26 +12,26 @@ import (
 	"parlor/rooms/log"
 )
 
-// Participant is one session in a live room: the edge's handle, by which a
-// client's wishes are posted to its room, and the room's record of it.
+// Participant is one session in a live room: the room's record of it, and the edge's
+// handle for posting a client's requests to the room.
 type Participant struct {
 	identity  string
 	client    []any // tells of the client in the log; never changed
 	outlet    Outlet
 	room      atomic.Pointer[Room]   // changes when the participant is moved
-	publicSID atomic.Pointer[string] // sid, for those outside the room's goroutine
-	ended     atomic.Bool            // nothing more is done for it
-	awayFrom  atomic.Pointer[Room]   // the room that it last left on a move; while that is still its room, it is under way
+	publicSID atomic.Pointer[string] // sid, for readers outside the room's goroutine
+	ended     atomic.Bool            // the session is over: its requests are dropped
+	awayFrom  atomic.Pointer[Room]   // the room that it left last by a move; while that is still its room, the move is under way
 
-	presence atomic.Pointer[presence] // what data needs of it; nil = it neither sends nor receives any
+	presence atomic.Pointer[presence] // what senders of data need to know of it; nil = it neither sends nor receives data
 
 	paid atomic.Int64 // Unix ns: the pace that its client has used up; see Pace
 
 	transitMu sync.Mutex    // guards inTransit
-	inTransit []func(*Room) // posted while under way
+	inTransit []func(*Room) // posted while a move is under way
 
-	// The rest belongs to the room's goroutine; on a move, to the old room's until
-	// publicSID and room are stored.
+	// The rest belongs to the room's goroutine. During a move it belongs to the old
+	// room's goroutine until publicSID and room are stored.
 
 	sid             string
 	peer            Peer
@@ -44,40 +44,40 @@ type Participant struct {
 	permittedMs     int64 // as in Session
 	editedMs        int64
 	resumed         bool      // it took up a session of before a restart
-	away            bool      // its client's connection is lost, and may be resumed
-	awaySince       time.Time // since when it is away
+	away            bool      // its client's connection is lost and may be resumed
+	awaySince       time.Time // since when its client has been away
 	autoSubscribe   bool
 	pendingTracks   map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
-	pendingCIDs     map[string]string                   // cid → SID of the announced
-	askedAgain      map[string]*livekit.AddTrackRequest // by SID: asked for again while announced
+	pendingCIDs     map[string]string                   // cid → SID of the announced track
+	askedAgain      map[string]*livekit.AddTrackRequest // by SID: announced a second time before it was negotiated
 	queued          map[string]queuedTrack              // by cid
-	wanted          map[string]bool                     // by track SID: an explicit wish to have it or not
+	wanted          map[string]bool                     // by track SID: the client asked for the track, or asked not to have it
 	subscribed      map[string]*track                   // by track SID: forwarded to it
 	speaksUntil     time.Time                           // it is shown as speaking; see SimulateSpeaker
-	unrated         bool                                // it has subscribed to somebody since it was told of qualities
-	permissions     *audience                           // its subscription permission: what others may have of it
-	lastReliableSeq atomic.Uint32                       // of its client's data; Data's alone
+	unrated         bool                                // it subscribed to another participant since it was last told of qualities
+	permissions     *audience                           // its subscription permission, as others are checked against it
+	lastReliableSeq atomic.Uint32                       // of its client's data; only Data uses it
 	onChange        func(*livekit.ParticipantInfo)
-	shadows         []*Participant // where it is forwarded to
-	sifTrailer      []byte         // as its client was told; it is told of no other on a move
+	shadows         []*Participant // its sessions in the rooms that it is forwarded to
+	sifTrailer      []byte         // as its client was told at the join; a move does not change it
 	token           func(room string, info *livekit.ParticipantInfo) string
 }
 
 // SID is the participant's PA_… id.
 func (p *Participant) SID() string { return *p.publicSID.Load() }
 
-// Identity is who it is, by its token.
+// Identity is the participant's identity, from its token.
 func (p *Participant) Identity() string { return p.identity }
 
-// Outlet is the way to its client, as it was given with the join.
+// Outlet is the way to its client that the join gave.
 func (p *Participant) Outlet() Outlet { return p.outlet }
 
 // Ended reports whether the session is over for this participant: it left, was
 // removed or replaced, or the server stops.
 func (p *Participant) Ended() bool { return p.ended.Load() }
 
-// post has f run on the goroutine of the room that p is in, unless p's session
-// is over. While p is moved from room to room f waits.
+// post runs f on the goroutine of the room that p is in, unless p's session is over.
+// During a move f waits until p is in its new room.
 func (p *Participant) post(f func(*Room)) {
 	r := p.room.Load()
 	sent := r.mail.post(letter{
@@ -104,8 +104,8 @@ func (p *Participant) wait(f func(*Room)) {
 	})
 }
 
-// redirect sends after p what was posted for it to r, where it is no longer; false
-// if p has not been moved away.
+// redirect sends on to p's new room what was posted for it to r; false if p is still in
+// r.
 func (p *Participant) redirect(r *Room, f func(*Room)) bool {
 	switch {
 	case p.ended.Load():
@@ -115,7 +115,7 @@ func (p *Participant) redirect(r *Room, f func(*Room)) bool {
 		return true
 	case p.awayFrom.Load() == r:
 		p.holdInTransit(f)
-		if p.room.Load() != r { // it has arrived meanwhile
+		if p.room.Load() != r { // it arrived before f was held
 			p.repost()
 		}
 		return true
@@ -130,7 +130,7 @@ func (p *Participant) holdInTransit(f func(*Room)) {
 	p.inTransit = append(p.inTransit, f)
 }
 
-// repost posts again, to the room that p is in now, what was held.
+// repost posts what was held to the room that p is in now.
 func (p *Participant) repost() {
 	p.transitMu.Lock()
 	held := p.inTransit
@@ -141,12 +141,12 @@ func (p *Participant) repost() {
 	}
 }
 
-// isAgent tells that the participant is an agent, as the token of a job says.
+// isAgent reports whether the participant is an agent by its token.
 func isAgent(info *livekit.ParticipantInfo) bool {
 	return info.GetKind() == livekit.ParticipantInfo_AGENT
 }
 
-// dependent tells that p keeps no room open and does not count.
+// dependent reports whether the participant keeps no room open and is not counted.
 func dependent(info *livekit.ParticipantInfo) bool {
 	switch info.GetKind() {
 	case livekit.ParticipantInfo_AGENT, livekit.ParticipantInfo_EGRESS:
@@ -158,7 +158,7 @@ func dependent(info *livekit.ParticipantInfo) bool {
 
 func (p *Participant) hidden() bool { return p.info.GetPermission().GetHidden() }
 
-// snapshot is p's info as of now, not to be changed.
+// snapshot is a copy of p's info as of now. It must not be changed.
 func (p *Participant) snapshot() *livekit.ParticipantInfo {
 	return proto.CloneOf(p.info)
 }
@@ -177,7 +177,7 @@ func (p *Participant) session(roomSID string) Session {
 	}
 }
 
-// shut ends p's media and marks it over.
+// shut closes p's media and marks the session as over.
 func (p *Participant) shut() {
 	p.ended.Store(true)
 	p.presence.Store(nil)
@@ -193,7 +193,7 @@ func updateOf(infos ...*livekit.ParticipantInfo) *livekit.SignalResponse {
 	}}
 }
 
-// announce tells the room of a change of p, and p itself.
+// announce sends p's new state to the room, p included; a hidden p's only to p.
 func (r *Room) announce(p *Participant) {
 	p.info.Version++
 	if p.hidden() {
@@ -203,7 +203,7 @@ func (r *Room) announce(p *Participant) {
 	r.tell(updateOf(p.snapshot()), nil)
 }
 
-// changed announces p's change and writes it: a fact.
+// changed announces p's change and writes it as a fact.
 func (r *Room) changed(p *Participant, events ...log.Event) {
 	p.pay(time.Now())
 	r.announce(p)
@@ -211,19 +211,19 @@ func (r *Room) changed(p *Participant, events ...log.Event) {
 	r.mirror(p)
 }
 
-// departure makes what is written when p leaves: its closed row and the closing
-// events, with counts as of each. It changes the room's counts only.
+// departure makes what is written when p leaves: its closed row and the closing events,
+// each with the room's counts at that point. It changes nothing but those counts.
 func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	s := p.session(r.rec.SID)
 	return r.absence(&s, why, now)
 }
 
-// absence is departure for a session of which only the row is here.
+// absence is departure for a session that has only a row.
 func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	gone := *s
 	gone.LeftMs, gone.Reason = NowMs(now), why
 	info := proto.CloneOf(s.Info)
-	if info == nil { // a row from before the first snapshot cannot exist; be safe against a damaged one
+	if info == nil { // only a damaged row has no info
 		info = &livekit.ParticipantInfo{Sid: s.SID, Identity: s.Identity}
 	}
 	var events []log.Event
@@ -263,9 +263,8 @@ func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.
 	}, now)
 }
 
-// leave takes p out of the room: its subscribers lose its tracks, the others
-// are told, its row is closed. say is what its client is told; nil when it
-// cannot be told.
+// leave takes p out of the room: p's tracks are withdrawn, the others are told, p's row
+// is closed. p's client gets say; nil if it cannot be reached.
 func (r *Room) leave(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest) {
 	if s, ok := r.remove(p, why, say); ok {
 		r.tellGone(s.Info)
@@ -279,8 +278,8 @@ func (r *Room) tellGone(info *livekit.ParticipantInfo) {
 	}
 }
 
-// remove is leave, but the others are yet to be told. It returns the closed row;
-// false if p is not there.
+// remove is leave without telling the others. It returns the closed row; false if p is
+// not in the room.
 func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit.LeaveRequest) (Session, bool) {
 	if r.participants[p.identity] != p {
 		return Session{}, false
@@ -307,12 +306,12 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	return s, true
 }
 
-// remember keeps s, which has left, among the newest.
+// remember keeps s among the newest sessions that left.
 func (r *Room) remember(s Session) {
 	r.departed = append(r.departed[max(0, len(r.departed)-MostDeparted+1):], s)
 }
 
-// withdrawAll ends what p publishes and what is forwarded to it.
+// withdrawAll ends p's tracks and p's subscriptions.
 func (r *Room) withdrawAll(p *Participant) {
 	for sid, t := range r.tracks {
 		if t.publisher == p {
@@ -324,24 +323,24 @@ func (r *Room) withdrawAll(p *Participant) {
 	}
 }
 
-// Leave is the client's own wish to go.
+// Leave ends the session: its client leaves, or the server sends it away.
 func (p *Participant) Leave(why livekit.DisconnectReason) {
 	p.post(func(r *Room) {
 		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 	})
 }
 
-// DefaultSignalGrace is longer than any LiveKit SDK tries to get its session back:
-// the Go SDK goes on for 86 s.
+// DefaultSignalGrace is longer than any LiveKit SDK tries to resume: the Go SDK tries for
+// 86 s.
 const DefaultSignalGrace = 2 * time.Minute
 
-// SignalLost: the client's WebSocket is gone. A participant that has media stays,
-// and may resume until [Config.SignalGrace] is over, whether its media lives or
-// not; one that never had is removed at once, unless a restart's grace still allows
-// it to come back.
+// SignalLost tells that the client's WebSocket is gone. A participant whose media was
+// connected stays until [Config.SignalGrace] is over, whether its media still flows or
+// not, and its client may resume. A participant without media is removed at once, unless
+// a restart's grace still allows it to come back.
 func (p *Participant) SignalLost() {
 	p.post(func(r *Room) {
-		if p.outlet.Attached() { // it was quicker to come back than the news of its loss
+		if p.outlet.Attached() { // the client came back before this ran
 			return
 		}
 		p.away, p.awaySince = true, time.Now()
@@ -375,7 +374,7 @@ func (r *Room) allowPublisher(p *Participant) {
 	}
 }
 
-// Connected is for the peer: the primary transport is up.
+// Connected is called by the peer: the primary transport is up.
 func (p *Participant) Connected() {
 	p.post(func(r *Room) {
 		if p.info.State == livekit.ParticipantInfo_ACTIVE {
@@ -384,7 +383,7 @@ func (p *Participant) Connected() {
 		now := time.Now()
 		p.info.State = livekit.ParticipantInfo_ACTIVE
 		r.setAlarm(alarmQuality, now.Add(qualityInterval))
-		if p.activeMs != 0 { // taken up after a restart: it joined long ago
+		if p.activeMs != 0 { // taken up after a restart: participant_joined was written long ago
 			r.changed(p, r.participantEvent(log.ParticipantResumed, p.snapshot(), now))
 			return
 		}
@@ -395,14 +394,14 @@ func (p *Participant) Connected() {
 	})
 }
 
-// Disconnected is for the peer: the transports failed for good.
+// Disconnected is called by the peer: the transports failed for good.
 func (p *Participant) Disconnected(why livekit.DisconnectReason) {
 	p.post(func(r *Room) {
 		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 	})
 }
 
-// NeedsReconnect is for the peer: only a full reconnect helps this client.
+// NeedsReconnect is called by the peer: only a full reconnect helps this client.
 func (p *Participant) NeedsReconnect(why string) {
 	p.post(func(r *Room) {
 		r.log.Warn("participant must reconnect", "participant", p.identity, "why", why)
@@ -414,16 +413,16 @@ func (p *Participant) NeedsReconnect(why string) {
 	})
 }
 
-// Sync returns when the room has done what was posted for it before.
+// Sync returns when the room has run everything that was posted for p before.
 func (p *Participant) Sync() { p.wait(func(*Room) {}) }
 
-// After calls f on the room's goroutine after everything posted earlier, so that a client's
-// SDP reaches its peer after the requests that preceded it. f must not block. It is not called if the session is over before.
+// After calls f on the room's goroutine, after everything that was posted before: a
+// client's SDP must reach its peer after the requests that preceded it. f must not block.
+// It is not called if the session ends first.
 func (p *Participant) After(f func()) { p.post(func(*Room) { f() }) }
 
-// SyncState is what a resumed client says of its state: its subscriptions hold,
-// and a track that it believes published and that is not here needs a full
-// reconnect.
+// SyncState takes a resumed client's view of its state. Its subscriptions hold. If it
+// publishes a track that the room does not know, it must reconnect in full.
 func (p *Participant) SyncState(s *livekit.SyncState) {
 	p.post(func(r *Room) {
 		for _, published := range s.GetPublishTracks() {
@@ -433,9 +432,9 @@ func (p *Participant) SyncState(s *livekit.SyncState) {
 				return
 			}
 		}
-		// What a client lists as not subscribed may be only not there yet: SDKs do
-		// not tell a track published meanwhile from one that is not wanted. A wish
-		// not to have one is known here already.
+		// The client's list of unsubscribed tracks is ignored. SDKs list tracks there
+		// that were published while the client was away, and the room already knows the
+		// tracks that the client asked not to have.
 		if sub := s.GetSubscription(); sub.GetSubscribe() && len(sub.TrackSids) > 0 {
 			r.want(p, sub.TrackSids, true)
 		}

@@ -2,9 +2,9 @@ package rooms
 
 import "github.com/livekit/protocol/livekit"
 
-// audience is a publisher's subscription permission, LiveKit's SubscriptionPermission:
-// which participants may subscribe to which of its tracks. It is made to be asked for
-// every track and participant; nil = everybody may subscribe to all.
+// audience is a publisher's subscription permission (LiveKit's SubscriptionPermission):
+// which participants may subscribe to which of its tracks. It is indexed for a look-up by
+// track and participant. nil = everybody may subscribe to all tracks.
 type audience struct {
 	byIdentity, bySID map[string]*trackSet
 }
@@ -15,7 +15,7 @@ type trackSet struct {
 	sids map[string]struct{}
 }
 
-// newAudience reads what the publisher said; nothing said = everybody.
+// newAudience reads a publisher's message; a message without restrictions gives nil.
 func newAudience(perm *livekit.SubscriptionPermission) *audience {
 	if perm == nil || perm.AllParticipants {
 		return nil
@@ -43,7 +43,7 @@ func add(to map[string]*trackSet, who string, tp *livekit.TrackPermission) {
 	}
 }
 
-// permit reports whether q may have the track.
+// permit reports whether q may subscribe to the track.
 func (s *audience) permit(q *Participant, trackSID string) bool {
 	return s == nil || s.byIdentity[q.identity].has(trackSID) || s.bySID[q.sid].has(trackSID)
 }

@@ -2,34 +2,34 @@ package rooms
 
 import "github.com/livekit/protocol/livekit"
 
-// Data does not pass through a room's goroutine: each sender's own goroutine brings it
-// to its receivers. What it has to know for that, the room's goroutine publishes with
-// every change, before the change is acknowledged or told to anybody: so whatever is
-// read from a client after that goes by it. Senders share no lock.
+// Data does not pass through a room's goroutine: each sender's goroutine delivers its own
+// data. The room's goroutine publishes what senders need to know, with every change and
+// before the change is acknowledged or announced. So all data that a client sends after
+// the acknowledgement is subject to the change. Senders share no lock.
 
-// presence is what data needs to know of a participant whose media is there. It is
-// replaced, never changed, by the goroutine of the participant's room.
+// presence is what senders of data need to know of a participant whose media is
+// connected. The goroutine of the participant's room replaces it; it is never changed.
 type presence struct {
 	room *Room
 	peer Peer
 	sid  string
 
-	publishesData bool // its permission
-	takesMetrics  bool // as well
+	publishesData bool // canPublishData
+	takesMetrics  bool // canSubscribeMetrics
 	hidden        bool
 	agent         bool
 }
 
-// receivers are the participants of a room that have presences. The list is replaced,
-// never changed, by the room's goroutine. It may lag behind those who leave: what
-// counts is [Participant.presentIn].
+// receivers are the participants of a room that have presences. The room's goroutine
+// replaces the list; it is never changed. It may still hold participants that have left,
+// so [Participant.presentIn] decides.
 type receivers struct {
 	all               []*Participant
 	bySID, byIdentity map[string]*Participant
 }
 
-// present publishes p's presence. It runs on r's goroutine, for a participant of r that has
-// a peer.
+// present publishes p's presence. It runs on r's goroutine; p must be in r and have a
+// peer.
 func (r *Room) present(p *Participant) {
 	if p.ended.Load() {
 		return
@@ -45,8 +45,8 @@ func (r *Room) present(p *Participant) {
 	}
 }
 
-// listReceivers publishes a new list: those of the old one that are still there, and
-// newcomer unless it is nil.
+// listReceivers publishes a new list: those of the old list that are still in the room,
+// and newcomer unless it is nil.
 func (r *Room) listReceivers(newcomer *Participant) {
 	before := r.receivers.Load()
 	n := len(before.all) + 1
@@ -68,14 +68,14 @@ func (r *Room) listReceivers(newcomer *Participant) {
 	r.receivers.Store(now)
 }
 
-// forgetAbsent lets go of participants that are listed and have left.
+// forgetAbsent drops participants that have left from the list.
 func (r *Room) forgetAbsent() {
 	if len(r.receivers.Load().all) > len(r.participants) {
 		r.listReceivers(nil)
 	}
 }
 
-// presentIn is p's presence in r; nil if it is not there, or no more.
+// presentIn is p's presence in r; nil if p is not in r, or not any more.
 func (p *Participant) presentIn(r *Room) *presence {
 	at := p.presence.Load()
 	if at == nil || at.room != r || p.ended.Load() {
@@ -84,7 +84,8 @@ func (p *Participant) presentIn(r *Room) *presence {
 	return at
 }
 
-// named are those of these identities and SIDs, each once; all, if none is named.
+// named returns the receivers with those identities or SIDs, each once; all if none is
+// given.
 func (l *receivers) named(identities, sids []string) []*Participant {
 	if len(identities)+len(sids) == 0 {
 		return l.all
@@ -106,8 +107,8 @@ func (l *receivers) named(identities, sids []string) []*Participant {
 	return named
 }
 
-// attended reports whether data of the server's can be brought to somebody in r. It may
-// be asked by anybody.
+// attended reports whether data can reach a participant in r. It may be called on any
+// goroutine.
 func (r *Room) attended() bool {
 	for _, p := range r.receivers.Load().all {
 		if p.presentIn(r) != nil {

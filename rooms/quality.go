@@ -8,7 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// qualities are what is to be told of connection qualities, by the participant to tell.
+// qualities are the connection qualities to send, by the participant that gets them.
 type qualities map[*Participant]map[string]*livekit.ConnectionQualityInfo
 
 func (u qualities) add(to *Participant, info *livekit.ConnectionQualityInfo) {
@@ -21,10 +21,10 @@ func (u qualities) add(to *Participant, info *livekit.ConnectionQualityInfo) {
 	u[to][info.ParticipantSid] = info
 }
 
-// tellQuality tells of each connection quality that changed: the participant itself and
-// those that are subscribed to it. A participant that has subscribed to somebody new is
-// told of all that it is subscribed to. It costs a look at each participant, and beyond
-// that what changed.
+// tellQuality sends each connection quality that changed to the participant itself and to
+// its subscribers. A participant that has a new subscription gets the qualities of all
+// that it is subscribed to. The cost is one look at each participant, and then only what
+// changed.
 func (r *Room) tellQuality(now time.Time) {
 	infos := make(map[string]*livekit.ConnectionQualityInfo, len(r.participants))
 	changed := make(map[string]*livekit.ConnectionQualityInfo)

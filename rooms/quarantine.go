@@ -7,21 +7,22 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// failureInterval is the time within which a name may fail once: the second time
-// it is refused for as long, so that what makes a room panic as soon as it is read
+// failureInterval is the time within which a room may fail once. After a second failure
+// its name is refused for that time, so that a room that panics as soon as it is read
 // does not do so all the time.
 const failureInterval = time.Minute
 
-// failure is the newest of a name's.
+// failure is the newest failure of a name.
 type failure struct {
 	at      time.Time
-	refused bool // it was the second within failureInterval, which is not over
+	refused bool // it was the second within failureInterval; the name is refused until forgive
 }
 
-// quarantine, deferred, takes down a room whose goroutine panics, and only that room:
-// nobody knows what its state is worth. Its clients are sent away to come back, and
-// the room is read from its row, which has all that has happened in it. Sessions stay,
-// and a client that does not come back leaves with the grace, as after a restart.
+// quarantine is deferred by the room's goroutine. If the goroutine panics, it takes down
+// that room alone, because the room's state cannot be trusted any more. Clients are told
+// to reconnect, and the room is read again from its row, which has everything that was
+// committed. Sessions stay open, and a client that does not come back leaves after the
+// grace, as after a restart.
 func (r *Room) quarantine() {
 	why := recover()
 	if why == nil {
@@ -31,7 +32,7 @@ func (r *Room) quarantine() {
 	rs.failures.Add(1)
 	refused := rs.noteFailure(r.name, now)
 	r.log.Error("the room has failed and is read again", "panic", why, "refused", refused, "stack", string(debug.Stack()))
-	close(r.failed) // callers that wait for an answer are told
+	close(r.failed) // ends the waits of ask
 	r.gone = true
 	for _, p := range r.participants {
 		guard(func() {
@@ -55,7 +56,7 @@ func (r *Room) quarantine() {
 	}
 	r.tally(0, 0)
 	r.letGo()
-	// The row is read when all that is on its way to it has been answered.
+	// The row is read only when every change that is on its way to it has been answered.
 	for {
 		for _, l := range r.mail.take() {
 			r.turnAway(l)
@@ -84,7 +85,7 @@ func (r *Room) quarantine() {
 	}
 }
 
-// turnAwayFor turns away what is posted for that long; true: the process stops.
+// turnAwayFor turns letters away for that long; true if the process is stopping.
 func (r *Room) turnAwayFor(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -102,8 +103,8 @@ func (r *Room) turnAwayFor(d time.Duration) bool {
 	}
 }
 
-// turnAway does of l what a failed room still can: an answer of the store is counted,
-// see answered, and everybody else is told that the room has gone.
+// turnAway does for l what a failed room still can: an answer of the store is counted
+// (see answered), and every other caller is told that the room has gone.
 func (r *Room) turnAway(l letter) {
 	switch {
 	case l.urgent:
@@ -113,13 +114,13 @@ func (r *Room) turnAway(l letter) {
 	}
 }
 
-// guard has f run in a room that has failed, where it may panic too.
+// guard runs f in a room that has failed, where f may panic too.
 func guard(f func()) {
 	defer func() { _ = recover() }() // the first panic is the one that is logged
 	f()
 }
 
-// hasFailed is for what runs on r's goroutine.
+// hasFailed reports whether the room has failed. It is called on r's goroutine.
 func (r *Room) hasFailed() bool {
 	select {
 	case <-r.failed:
@@ -129,7 +130,7 @@ func (r *Room) hasFailed() bool {
 	}
 }
 
-// noteFailure reports whether the name is refused from now on.
+// noteFailure records a failure, and reports whether the name is refused from now on.
 func (rs *Rooms) noteFailure(name string, now time.Time) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -149,11 +150,10 @@ func (rs *Rooms) forgive(name string) {
 	delete(rs.failed, name)
 }
 
-// readAgain makes the room of that name live, for the sake of the participants that are
-// expected back in it.
+// readAgain makes the room of that name live, so that its participants are expected back.
 func (rs *Rooms) readAgain(name string) {
 	if rs.life.Err() != nil {
 		return
 	}
-	_, _ = rs.room(name) // refused if it has failed once more: then that failure sees to it
+	_, _ = rs.room(name) // it may have failed again and be refused; that failure reads it again later
 }

@@ -12,8 +12,8 @@ const (
 	RoomsAll
 )
 
-// RoomCursor is a place in a list of rooms: that of the room it was made of.
-// The zero value is before the first.
+// RoomCursor is a place in a list of rooms: directly after the room that it was made of.
+// The zero value is the beginning.
 type RoomCursor struct {
 	Name      string
 	CreatedMs int64
@@ -25,9 +25,8 @@ func (r *Record) Cursor() RoomCursor {
 	return RoomCursor{Name: r.Name, CreatedMs: r.CreatedMs, SID: r.SID}
 }
 
-// RoomQuery asks for a page of rooms. They come in the order of their creation,
-// but with a Name or NamePrefix in the order of their names, and within a name
-// of their creation.
+// RoomQuery asks for a page of rooms, in the order of their creation. With a Name or
+// NamePrefix they come in the order of their names, and of creation within a name.
 type RoomQuery struct {
 	State      RoomState
 	Name       string // that name alone
@@ -35,7 +34,7 @@ type RoomQuery struct {
 	// CreatedFromMs and CreatedBeforeMs bound the time of creation; 0 = no bound.
 	CreatedFromMs, CreatedBeforeMs int64
 	Descending                     bool
-	After                          RoomCursor // the page begins behind it
+	After                          RoomCursor // the page begins after it
 	Limit                          int
 }
 
@@ -43,12 +42,12 @@ type RoomQuery struct {
 // order of joining.
 type SessionQuery struct {
 	RoomSID       string
-	AfterJoinedMs int64 // the page begins behind the session that
+	AfterJoinedMs int64 // the page begins after the session with this joining time
 	AfterSID      string
 	Limit         int
 }
 
-// Ban keeps an identity out of whatever room bears a name.
+// Ban keeps an identity out of every room of a name.
 type Ban struct {
 	RoomName  string
 	Identity  string
@@ -57,8 +56,8 @@ type Ban struct {
 	Reason    string
 }
 
-// History is what can be looked up of rooms beyond the [Store]. No look-up reads
-// more than the page it returns.
+// History looks up rooms beyond the [Store]. No look-up reads more than the page that it
+// returns.
 type History interface {
 	// GetBySID returns a room, open or ended; [ErrNoRoom] if there is none.
 	GetBySID(ctx context.Context, sid string) (Record, error)
@@ -68,23 +67,23 @@ type History interface {
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	// ListSessions returns a page of a room's sessions.
 	ListSessions(ctx context.Context, q SessionQuery) ([]Session, error)
-	// PruneHistory forgets rooms that ended before endedBeforeMs, with their
-	// sessions: up to batch rows in all, a room after the last of its sessions. Less
-	// than batch means there are no more.
+	// PruneHistory deletes rooms that ended before endedBeforeMs, with their sessions: up
+	// to batch rows in all, a room after the last of its sessions. A result below batch
+	// means that there are no more.
 	PruneHistory(ctx context.Context, endedBeforeMs int64, batch int) (int, error)
-	// PruneSessions forgets sessions of open rooms that left before leftBeforeMs, but
-	// for the newest [MostDeparted] of each room, which it still goes by. A call looks
-	// at some rooms behind after and forgets up to batch sessions; next is where to go
-	// on, the zero value at the end.
+	// PruneSessions deletes sessions of open rooms that left before leftBeforeMs, except
+	// the newest [MostDeparted] of each room, which a live room still uses. A call looks
+	// at some rooms after the cursor and deletes up to batch sessions. next is where the
+	// next call goes on; it is the zero value at the end.
 	PruneSessions(ctx context.Context, leftBeforeMs int64, after RoomCursor, batch int) (n int, next RoomCursor, err error)
-	// PruneAgents forgets jobs of open rooms that have ended, but for the newest [MostJobs]
-	// of each room, and dispatches that were deleted: nobody reads them any more. It goes
-	// from room to room as PruneSessions does.
+	// PruneAgents deletes ended jobs of open rooms, except the newest [MostJobs] of each
+	// room, and deleted dispatches: nothing reads them any more. It pages as
+	// PruneSessions does.
 	PruneAgents(ctx context.Context, after RoomCursor, batch int) (n int, next RoomCursor, err error)
 }
 
-// Moderation is bans and revoked tokens. It binds to a room's name, so it outlives
-// the room that was open when it was made.
+// Moderation stores bans and revoked tokens. They apply to a room's name, so they outlive
+// the room that was open when they were made.
 type Moderation interface {
 	// SetBan makes a ban, or changes the one of that identity and room name.
 	SetBan(ctx context.Context, b Ban) error
@@ -92,15 +91,15 @@ type Moderation interface {
 	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
 	// Bans returns a page of a room name's bans, by identity.
 	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]Ban, error)
-	// SetRevocation refuses that identity's tokens for that room name that were
-	// issued before notBeforeMs. An earlier time than the one set changes nothing.
+	// SetRevocation refuses that identity's tokens for that room name that were issued
+	// before notBeforeMs. A time earlier than the stored one changes nothing.
 	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
 	// ClearRevocation lifts a revocation; false if there was none.
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
-	// Admission tells whether an identity is banned from a room name as of now,
-	// and before when its tokens must not have been issued (0 = no matter).
+	// Admission tells whether an identity is banned from a room name now, and before
+	// which time its tokens are revoked; 0 = none are.
 	Admission(ctx context.Context, roomName, identity string) (banned bool, revokedBeforeMs int64, err error)
-	// PruneModeration forgets bans that ran out before nowMs and revocations of
-	// tokens issued before revokedBeforeMs. It returns how many.
+	// PruneModeration deletes bans that ran out before nowMs and revocations whose time
+	// is before revokedBeforeMs. It returns how many it deleted.
 	PruneModeration(ctx context.Context, nowMs, revokedBeforeMs int64) (int, error)
 }

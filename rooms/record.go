@@ -11,11 +11,11 @@ import (
 // that only an explicit close ends the room.
 type Timeout int64
 
-// Never is the timeout of a room that ends on explicit close alone. On the wire
-// it is [WireNever] seconds, in REST it is "never".
+// Never is the timeout of a room that ends only when it is closed. On the wire it is
+// [WireNever] seconds, in REST it is "never".
 const Never Timeout = -1
 
-// WireNever is how LiveKit's uint32 seconds say [Never].
+// WireNever stands for [Never] in LiveKit's uint32 seconds.
 const WireNever uint32 = math.MaxUint32
 
 // LiveKit's defaults.
@@ -46,14 +46,14 @@ func (t Timeout) Wire() uint32 {
 // EndReason is why a room ended. It is stored as text.
 type EndReason string
 
-// The reasons a room can end for. There are no others: not age, not a restart.
+// The reasons for which a room can end. Age and restarts are not among them.
 const (
 	EndClosed           EndReason = "closed"            // somebody closed it
 	EndEmptyTimeout     EndReason = "empty_timeout"     // nobody joined within its empty timeout
 	EndDepartureTimeout EndReason = "departure_timeout" // empty for its departure timeout after the last departure
 )
 
-// RoomConfig is what a room was created with beside its columns. It is stored as JSON.
+// RoomConfig holds a room's settings that have no column. It is stored as JSON.
 type RoomConfig struct {
 	MinPlayoutDelay uint32            `json:"min_playout_delay,omitempty"` // ms
 	MaxPlayoutDelay uint32            `json:"max_playout_delay,omitempty"` // ms
@@ -61,8 +61,9 @@ type RoomConfig struct {
 	EnabledCodecs   []string          `json:"enabled_codecs,omitempty"` // mime types; empty = the server's
 	Tags            map[string]string `json:"tags,omitempty"`
 	Locked          bool              `json:"locked,omitempty"` // nobody new may join
-	Hold            *Hold             `json:"hold,omitempty"`   // what must be muted; nil = nothing
-	// AgentsNamed: it was created with agents, so that those for every room are not wanted.
+	Hold            *Hold             `json:"hold,omitempty"`   // which tracks must be muted; nil = none
+	// AgentsNamed: the room was created with named agents, so the agents for every room
+	// do not come.
 	AgentsNamed bool `json:"agents_named,omitempty"`
 }
 
@@ -79,9 +80,9 @@ type Record struct {
 	Config           RoomConfig
 	TurnPassword     string
 
-	JoinedOnce   bool  // somebody has been in it, so the departure timeout rules
+	JoinedOnce   bool  // somebody has been in it, so the departure timeout applies
 	EmptySinceMs int64 // 0 while occupied
-	ExpiresMs    int64 // when it ends if nobody joins; 0 = occupied, or never
+	ExpiresMs    int64 // when the room ends if nobody joins; 0 = occupied, or never
 
 	EndedMs   int64 // 0 while open
 	EndReason EndReason
@@ -89,9 +90,8 @@ type Record struct {
 	NumParticipants uint32 // exact, dependents not counted
 	NumPublishers   uint32 // exact
 	ActiveRecording bool
-	// NumJoined and PeakParticipants are the store's to count, in the transaction of
-	// the change: participant_joined events so far, and the most that
-	// NumParticipants has been.
+	// NumJoined and PeakParticipants are counted by the store in the transaction of the change:
+	// the participant_joined events so far, and the highest NumParticipants so far.
 	NumJoined        int64
 	PeakParticipants uint32
 
@@ -102,9 +102,8 @@ type Record struct {
 // Open reports whether the room has not ended.
 func (r *Record) Open() bool { return r.EndedMs == 0 }
 
-// SetEmpty marks the room empty since now and sets its deadline by the timeout
-// that rules: the empty timeout until somebody has joined, then the departure
-// timeout.
+// SetEmpty marks the room as empty since nowMs and sets its deadline: by the empty
+// timeout until somebody has joined, then by the departure timeout.
 func (r *Record) SetEmpty(nowMs int64) {
 	r.EmptySinceMs = nowMs
 	r.SetDeadline()
@@ -117,8 +116,8 @@ func (r *Record) SetOccupied() {
 	r.ExpiresMs = 0
 }
 
-// SetDeadline computes ExpiresMs from EmptySinceMs and the ruling timeout. Call
-// it after a change of a timeout.
+// SetDeadline computes ExpiresMs from EmptySinceMs and the timeout that applies. Call it
+// after a change of a timeout.
 func (r *Record) SetDeadline() {
 	r.ExpiresMs = 0
 	if r.EmptySinceMs == 0 {
@@ -141,8 +140,8 @@ func (r *Record) DueReason() EndReason {
 	return EndEmptyTimeout
 }
 
-// Info is the room as LiveKit's wire shows it. The result is fresh and may be
-// kept, but must not be changed once shared.
+// Info is the room in LiveKit's form. The result is new and may be kept, but must not be
+// changed once shared.
 func (r *Record) Info() *livekit.Room {
 	codecs := make([]*livekit.Codec, 0, len(r.Config.EnabledCodecs))
 	for _, m := range r.Config.EnabledCodecs {
@@ -166,8 +165,8 @@ func (r *Record) Info() *livekit.Room {
 	}
 }
 
-// Session is one stay of one identity in one room, as the store keeps it. A row
-// with LeftMs 0 whose process is gone is a participant that is expected back.
+// Session is one stay of one identity in one room. It is what the store keeps. A row with
+// LeftMs 0 that no process serves is a participant that is expected back.
 type Session struct {
 	SID      string // PA_…
 	RoomSID  string
@@ -176,15 +175,15 @@ type Session struct {
 	ActiveMs int64 // when its transport connected and participant_joined was written; 0 = not yet
 	LeftMs   int64 // 0 while in the room
 	Reason   livekit.DisconnectReason
-	// Info is what the server and the moderators decided and what the
-	// participant published: a snapshot, marshalled as protobuf by the store. It
-	// must not be changed once submitted.
+	// Info is a snapshot of the participant: what the server and the moderators decided,
+	// and what it publishes. The store marshals it as protobuf. It must not be changed
+	// once submitted.
 	Info *livekit.ParticipantInfo
-	// PermittedMs is when the permission was last decided after the join, and
-	// EditedMs when name, metadata or attributes were last changed: what an earlier
-	// token says must not undo it on a rejoin. 0 = never.
+	// PermittedMs is when the permission was last changed after the join, and EditedMs
+	// when name, metadata or attributes were. A rejoin with an earlier token must not
+	// undo these changes. 0 = never.
 	PermittedMs, EditedMs int64
 }
 
-// NowMs is t as the store keeps it.
+// NowMs is t in the store's unit, Unix milliseconds.
 func NowMs(t time.Time) int64 { return t.UnixMilli() }

@@ -20,9 +20,9 @@ type Room struct {
 	mail  *mailbox
 	log   *slog.Logger
 
-	failed chan struct{} // closed when the room has failed: callers that wait for its answer get none
+	failed chan struct{} // closed when the room has failed: callers stop waiting for its answer
 
-	unwritten atomic.Int64 // how much waits for the disk, as of the loop's last round
+	unwritten atomic.Int64 // rows that wait for the disk, as of the loop's last round
 
 	receivers atomic.Pointer[receivers] // of data; see presence
 	calls     calls
@@ -37,46 +37,46 @@ type Room struct {
 	expected     map[string]*Session     // by identity: expected back after a restart
 	seats        map[string]*seat        // by identity: held for participants that are moved here
 	tracks       map[string]*track       // by SID
-	departed     []Session               // the newest to leave, for those who were away then, or come again
-	agents       agents                  // who is wanted in it
+	departed     []Session               // the newest sessions that left, for clients that resume or join again
+	agents       agents                  // the dispatches and jobs of the room
 
-	stored      Record          // as it was last written
+	stored      Record          // the record as last written
 	pipeline    *Pipeline       // of the changes
 	pending     int             // changes submitted and not answered
-	pendingRows int             // of those changes
-	backlog     *Change         // facts that the store could not take yet, to be tried again
-	behind      []*Change       // facts behind those, while changes whose outcome is not known may belong between
-	paced       []chan struct{} // clients that wait for less to be unwritten
-	failing     bool            // the newest answer was that nothing can be written
-	overdue     outage.Log      // of the room's end at its deadline
-	closing     bool            // an end is submitted: everything else waits for its outcome
-	deferred    []letter        // what waits meanwhile
+	pendingRows int             // the rows of those changes
+	backlog     *Change         // facts that the store could not take yet; they are tried again
+	behind      []*Change       // facts that came after those, while the outcome of changes between is still open
+	paced       []chan struct{} // clients that wait until fewer rows wait for the disk
+	failing     bool            // the newest answer of the store was a failure
+	overdue     outage.Log      // of ending the room at its deadline
+	closing     bool            // an end is submitted: all other letters wait for its outcome
+	deferred    []letter        // the letters that wait for it
 	unread      bool            // the row could not be read so far
-	gone        bool            // the loop is to stop
+	gone        bool            // the loop is to stop: the row has ended, or the room has failed
 	stopped     bool            // the process is stopping: clients were sent away, sessions stay
-	// triedLast: the backlog was tried once more since the process is stopping.
+	// triedLast: since the process began to stop, the backlog has been tried once more.
 	triedLast bool
 	alarms    [alarmCount]time.Time
 	timer     *time.Timer
-	speakers  map[string]*livekit.SpeakerInfo // last told, by participant SID
+	speakers  map[string]*livekit.SpeakerInfo // as last announced, by participant SID
 	quality   map[string]livekit.ConnectionQuality
-	tallied   [2]int // present and expected, as the registry's figures have them
+	tallied   [2]int // present and expected, as counted in the registry's figures
 }
 
 // The times at which a live room has something to do.
 type alarm int
 
 const (
-	alarmGrace    alarm = iota // those expected back and not here have left
+	alarmGrace    alarm = iota // participants that were expected back and did not come have left
 	alarmDeadline              // only dependents are in the room and its deadline has come
 	alarmRetry                 // try the backlog again
 	alarmRead                  // try to read the row again
 	alarmSpeakers              // look at audio levels
 	alarmQuality               // look at connections' qualities
-	alarmUpdate                // tell the counts
-	alarmAway                  // participants without signalling have left
-	alarmAgents                // agents have not come, or not gone
-	alarmQueued                // answer whose queued tracks have waited too long
+	alarmUpdate                // send the room's counts
+	alarmAway                  // participants that are without signalling for too long have left
+	alarmAgents                // agents have not come, or have not left, in time
+	alarmQueued                // answer clients whose queued tracks have waited too long
 	alarmCount
 )
 
@@ -87,9 +87,9 @@ const (
 	retryInterval   = time.Second
 )
 
-// MostDeparted is how many of its newest sessions a room goes by. A client that resumes is
-// told which of them left, and a participant that left comes back with what was decided
-// for it.
+// MostDeparted is how many of its newest sessions a room remembers. A client that resumes
+// is told which of them left, and a participant that rejoins gets the decisions about its
+// earlier session.
 const MostDeparted = 128
 
 func newRoom(rs *Rooms, name string) *Room {
@@ -112,8 +112,8 @@ func newRoom(rs *Rooms, name string) *Room {
 	return r
 }
 
-// post has f run on the room's goroutine, in order. If the room has gone f is
-// forgotten: the participant that it was about went with the room.
+// post runs f on the room's goroutine, in order. If the room has gone, f is dropped: its
+// participant went with the room.
 func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
 
 // loop runs until the room is no longer live, or has failed.
@@ -125,8 +125,7 @@ func (r *Room) loop() {
 	r.serve()
 }
 
-// serve does what the room is asked. Before, it reads the room's row: the one wait
-// of a room.
+// serve runs the room's letters. First it reads the room's row, for which the room waits.
 func (r *Room) serve() {
 	r.read()
 	for {
@@ -152,7 +151,8 @@ func (r *Room) serve() {
 	}
 }
 
-// deliverLetter does what l asks, or says why not.
+// deliverLetter runs l, defers it while the room is closing, or tells its sender that the
+// room has gone.
 func (r *Room) deliverLetter(l letter) {
 	switch {
 	case l.urgent:
@@ -168,8 +168,8 @@ func (r *Room) deliverLetter(l letter) {
 	}
 }
 
-// read is the first load. A room that cannot be read is tried again: a participant may be
-// expected back in it, and nobody else would ask for the room.
+// read loads the room for the first time. If that fails it is tried again: a participant
+// may be expected back, and perhaps nobody else asks for the room.
 func (r *Room) read() {
 	err := r.load()
 	if err == nil || r.rooms.life.Err() != nil {
@@ -213,7 +213,8 @@ func (r *Room) load() error {
 	}
 	r.departed = slices.DeleteFunc(latest, func(s Session) bool { return s.LeftMs == 0 })
 	r.awaitAgents()
-	// With dependents alone in it the row has no deadline, and the room yet has one.
+	// The row of a room with dependents alone has no deadline, but the room itself has
+	// one.
 	r.rec.SetDeadline()
 	r.watchDeadline()
 	if len(present) > 0 {
@@ -223,13 +224,14 @@ func (r *Room) load() error {
 	return nil
 }
 
-// found makes sure that r.rec is the open room; [ErrNoRoom] if there is none.
+// found makes sure that r.rec is the open room. It fails with [ErrNoRoom] if there is
+// none.
 func (r *Room) found() error {
 	if r.rec.SID != "" {
 		return nil
 	}
 	if len(r.creating) > 0 {
-		// Not to be read from the store before its answer has come: that would be a
+		// A creation is under way. Reading the store before its answer could give a
 		// second copy of the room's state.
 		return ErrNoRoom
 	}
@@ -242,8 +244,8 @@ func (r *Room) found() error {
 	return nil
 }
 
-// idle: nothing holds the room live. A stopped room forgets its participants and those
-// that it expected back: their rows tell of them.
+// idle reports whether nothing holds the room live. A stopped room may forget its
+// participants and those that are expected back: their rows remain.
 func (r *Room) idle() bool {
 	if r.pending > 0 || r.closing || len(r.creating) > 0 || len(r.seats) > 0 || r.calls.any() {
 		return false
@@ -254,8 +256,8 @@ func (r *Room) idle() bool {
 	return len(r.participants) == 0 && len(r.expected) == 0 && len(r.agents.awaited) == 0 && r.backlog == nil && !r.unread
 }
 
-// setTimer sets the timer to the earliest alarm. While the room is closing
-// everything waits for the outcome.
+// setTimer sets the timer to the earliest alarm. While the room is closing nothing is
+// due, since everything waits for the outcome.
 func (r *Room) setTimer() {
 	if r.closing || r.gone {
 		r.timer.Stop()
@@ -274,8 +276,8 @@ func (r *Room) setTimer() {
 	r.timer.Reset(max(next, 0))
 }
 
-// now is the time that an alarm is held against: a deadline is one of the wall clock, the
-// others are so long after what set them.
+// now is the clock that an alarm is compared with. Deadlines are times of the wall clock;
+// the other alarms are durations after an event.
 func (r *Room) now(a alarm) time.Time {
 	if a == alarmDeadline {
 		return r.rooms.cfg.Wall()
@@ -283,8 +285,8 @@ func (r *Room) now(a alarm) time.Time {
 	return time.Now()
 }
 
-// longestWait bounds the timer of a live room: its deadline is a time of the wall clock,
-// which can be set, and goes on while a machine is suspended and its timers stand
+// longestWait bounds the timer of a live room. Its deadline is a time of the wall clock,
+// which can be set, and which goes on while a machine is suspended and its timers stand
 // still.
 const longestWait = 5 * time.Second
 
@@ -295,7 +297,7 @@ func (r *Room) ring() {
 		if at.IsZero() || now.Before(at) {
 			continue
 		}
-		if r.closing { // by what has just rung
+		if r.closing { // an alarm before this one has begun to end the room
 			continue
 		}
 		r.alarms[a] = time.Time{}
@@ -326,14 +328,14 @@ func (r *Room) ring() {
 	}
 }
 
-// setAlarm sets a to at unless it is already set to an earlier time.
+// setAlarm sets a to at, unless a is set to an earlier time already.
 func (r *Room) setAlarm(a alarm, at time.Time) {
 	if cur := r.alarms[a]; cur.IsZero() || at.Before(cur) {
 		r.alarms[a] = at
 	}
 }
 
-// tell sends a message to every participant that want tells; nil = all.
+// tell sends a message to every participant for which want is true; nil = to all.
 func (r *Room) tell(resp *livekit.SignalResponse, want func(*Participant) bool) {
 	m := NewMessage(resp)
 	for _, p := range r.participants {
@@ -351,8 +353,8 @@ func (r *Room) tellRoom() {
 	}}, nil)
 }
 
-// stop sends every client away to reconnect. Nothing ends: the sessions' rows
-// stay, and the next process expects their participants back.
+// stop tells every client to reconnect. No session ends: the rows stay, and the next
+// process expects the participants back.
 func (r *Room) stop() {
 	if r.stopped {
 		return

@@ -39,28 +39,28 @@ type Config struct {
 	MaxParticipants  uint32
 	// Room is the rest of a new room's defaults.
 	Room RoomConfig
-	// RejectDuplicates refuses a join under the identity of somebody whose client
-	// is connected; otherwise the newcomer replaces it.
+	// RejectDuplicates refuses a join while a connected client has the same identity.
+	// Without it the newcomer replaces that client.
 	RejectDuplicates bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.
 	EnableRemoteUnmute bool
 	Limits             Limits
-	// RestartGrace is how long after a start participants who were in a room are
-	// expected back before they count as gone.
+	// RestartGrace is how long after a start participants are expected back before they
+	// count as gone.
 	RestartGrace time.Duration
-	// Wall is the wall clock, which deadlines are held against; nil is the system's. It
-	// may be set, and goes on while a machine is suspended, which timers do not know of.
+	// Wall is the wall clock, by which deadlines are judged; nil is the system's. It may
+	// be set, and goes on while a machine is suspended, which timers do not notice.
 	Wall func() time.Time
-	// Agents is what agents need; nil = none are dispatched.
+	// Agents configures the dispatch of agents; nil = no agents are dispatched.
 	Agents *AgentsConfig
-	// SignalGrace is how long a participant stays whose client has media and no
-	// signalling; 0 = [DefaultSignalGrace].
+	// SignalGrace is how long a participant stays that has media and no signalling; 0 =
+	// [DefaultSignalGrace].
 	SignalGrace time.Duration
 }
 
-// Rooms is the registry of live rooms and the reaper of empty ones. Its methods
-// may be called concurrently. Those of the room API take and give LiveKit's
-// messages, and fail with an [Error].
+// Rooms is the registry of live rooms and the reaper of empty ones. Its methods may be
+// called concurrently. The methods of the room API take and return LiveKit's messages,
+// and fail with an [Error].
 type Rooms struct {
 	cfg Config
 	log *slog.Logger
@@ -69,16 +69,16 @@ type Rooms struct {
 	loops    sync.WaitGroup // every live room's goroutine, added to under mu, and the reaper
 	quit     context.CancelFunc
 	life     context.Context // ends when Close is called; the loops' own lifetime
-	noted    atomic.Int64    // earliest deadline told to the reaper and not yet looked at; 0 = none
+	noted    atomic.Int64    // the earliest deadline reported to the reaper and not yet seen by it; 0 = none
 	wake     chan struct{}   // capacity 1; wakes the reaper
 
 	present, expectedBack atomic.Int64  // over all live rooms, for Stats
-	dataRefused, failures atomic.Uint64 // as well
+	dataRefused, failures atomic.Uint64 // for Stats too
 
 	mu     sync.Mutex // guards the following
-	closed bool       // Close was called: no loop begins any more
+	closed bool       // Close was called: no loop may begin
 	live   map[string]*Room
-	// failures is by name when the goroutine of a room panicked, of late.
+	// failed holds the recent panics of rooms, by name.
 	failed map[string]failure
 }
 
@@ -108,9 +108,9 @@ func New(cfg Config) *Rooms {
 	}
 }
 
-// Open takes up the rooms that were occupied when the last process went away:
-// their participants are expected back for the restart grace. Then the reaper
-// ends what is due, including what fell due while no process ran.
+// Open makes the rooms live that were occupied when the last process ended: their
+// participants are expected back for the restart grace. Then it starts the reaper, which
+// also ends what fell due while no process ran.
 func (rs *Rooms) Open(ctx context.Context) error {
 	occupied, err := rs.cfg.Store.Occupied(ctx)
 	if err != nil {
@@ -132,8 +132,8 @@ func (rs *Rooms) Stop() {
 	}
 }
 
-// Close waits until every room has written what it had to write, or ctx ends.
-// Rooms with participants give them up without ending their sessions.
+// Close waits until every room has written what it had to write, or ctx ends. Sessions of
+// participants stay open.
 func (rs *Rooms) Close(ctx context.Context) error {
 	rs.Stop()
 	rs.mu.Lock()
@@ -163,8 +163,8 @@ func (rs *Rooms) all() []*Room {
 	return all
 }
 
-// room returns the live room of that name, made live if it was not; [ErrFailed] if
-// the name is refused since its room failed again and again.
+// room returns the live room of that name, and makes it live if need be. It fails with
+// [ErrFailed] while the name is refused because its room failed twice.
 func (rs *Rooms) room(name string) (*Room, error) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -190,7 +190,7 @@ func (rs *Rooms) peek(name string) *Room {
 	return rs.live[name]
 }
 
-// retire takes r out of the registry if nobody has posted to it meanwhile.
+// retire takes r out of the registry unless a letter came meanwhile.
 func (rs *Rooms) retire(r *Room) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -203,8 +203,8 @@ func (rs *Rooms) retire(r *Room) bool {
 	return true
 }
 
-// drop takes r out of the registry at once: its room has ended, the name is
-// free. What waits in its mailbox will be told to look again.
+// drop takes r out of the registry at once: its row has ended, and the name is free. The
+// senders of letters in its mailbox are told to look the name up again.
 func (rs *Rooms) drop(r *Room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -214,13 +214,12 @@ func (rs *Rooms) drop(r *Room) {
 	}
 }
 
-// answer is what a letter's run gives its asker, once.
+// answer is how a letter gives its sender the result, once.
 type answer[T any] func(T, error)
 
-// ask has f run on r's goroutine and waits for its answer, which f may give
-// later, but must give, unless the room fails meanwhile ([ErrFailed]). It does not
-// give up when a caller does: what was asked of a room may have happened, and the
-// store always answers.
+// ask runs f on r's goroutine and waits for the answer. f may answer later, but must
+// answer, unless the room fails ([ErrFailed]). ask does not end with a caller's context:
+// what was asked may have happened already, and the store always answers.
 func ask[T any](r *Room, f func(answer[T])) (T, error) {
 	type result struct {
 		v   T
@@ -242,15 +241,15 @@ func ask[T any](r *Room, f func(answer[T])) (T, error) {
 	case <-r.failed:
 	}
 	select {
-	case res := <-ch: // both at once
+	case res := <-ch: // the answer came as the room failed
 		return res.v, res.err
 	default:
 		return zero, ErrFailed
 	}
 }
 
-// askName asks the room that bears name, made live for it, again and again
-// while the room that was asked has gone.
+// askName asks the live room of that name. If that room goes away first, it asks the
+// next one.
 func askName[T any](ctx context.Context, rs *Rooms, name string, f func(*Room, answer[T])) (T, error) {
 	for {
 		r, err := rs.room(name)
@@ -288,24 +287,24 @@ func (rs *Rooms) noteDeadline(ms int64) {
 	}
 }
 
-// reap ends rooms at their deadline. It owns one timer, set to the earliest
-// deadline that the store knows; while there is one it looks at the clock from time
-// to time, and asks the store only at the deadline.
+// reap ends rooms at their deadlines. It owns one timer, set to the earliest deadline in
+// the store. While there is one it looks at the clock from time to time, but it asks the
+// store only at the deadline.
 func (rs *Rooms) reap() {
 	const (
-		batch = 100 // ended in one transaction; a join that comes meanwhile waits for it
+		batch = 100 // ended in one transaction; a join meanwhile waits for it
 		retry = time.Second
-		// A clock that is set, or a machine that was suspended, moves deadlines that the
-		// timer does not know of.
+		// A clock that is set, or a machine that was suspended, moves deadlines without
+		// moving timers.
 		longest = 5 * time.Second
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	earliest := NowMs(rs.cfg.Wall()) // what the timer is set to; 0 = nothing
-	deadline := int64(0)             // earliest, if it is a room's and not another try
+	earliest := NowMs(rs.cfg.Wall()) // when the timer fires; 0 = it is not set
+	deadline := int64(0)             // earliest, if it is a room's deadline and not another try
 	var failing outage.Log
 	again := func(d time.Duration) {
-		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline takes its place
+		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline replaces it
 		timer.Reset(d)
 	}
 	for {

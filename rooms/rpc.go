@@ -11,8 +11,8 @@ import (
 	"parlor/rooms/guid"
 )
 
-// calls are the server's RPCs in a room that wait for their answers. It may be used
-// concurrently.
+// calls are the server's RPCs to participants of a room that wait for an answer. It may
+// be used concurrently.
 type calls struct {
 	mu      sync.Mutex      // guards the following
 	waiting map[string]call // by id
@@ -39,7 +39,7 @@ func (c *calls) has(id string) bool {
 	return c.waiting[id].reply != nil
 }
 
-// take gives the call of that id to the caller, to be answered; nil if there is none.
+// take removes the call of that id for the caller to answer; nil if there is none.
 func (c *calls) take(id string) answer[*livekit.PerformRpcResponse] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,7 +54,7 @@ func (c *calls) any() bool {
 	return len(c.waiting) > 0
 }
 
-// fail answers all that wait: nobody will.
+// fail answers all waiting calls with an error, because the room has gone.
 func (c *calls) fail() {
 	c.mu.Lock()
 	waiting := c.waiting
@@ -65,7 +65,7 @@ func (c *calls) fail() {
 	}
 }
 
-// failFor answers the calls to p, which has left and is not present any more.
+// failFor fails the calls to p, which has left.
 func (c *calls) failFor(p *Participant) {
 	var gone []call
 	c.mu.Lock()
@@ -81,8 +81,8 @@ func (c *calls) failFor(p *Participant) {
 	}
 }
 
-// PerformRPC calls a method that a participant offers, with the server as the
-// caller, and waits for its answer.
+// PerformRPC calls a method of a participant, with the server as the caller, and waits
+// for the answer: 10 s unless the request says otherwise, at most 5 minutes.
 func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error) {
 	if req.DestinationIdentity == "" {
 		return nil, Errorf(Invalid, "destination_identity is required")
@@ -115,7 +115,7 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 			return ErrNoParticipant
 		}
 		r.calls.add(id, p, func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} })
-		if p.presentIn(r) == nil { // looked at once the call is there, so that its leaving fails the one or the other
+		if p.presentIn(r) == nil { // checked after add, so that a leave between the two also fails the call
 			r.endCall(id)
 			return ErrNoParticipant
 		}
@@ -144,8 +144,8 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 	return nil, err
 }
 
-// endCall takes the call of that id for its answer; nil if there is none. The room is
-// woken, which the call may have kept live.
+// endCall removes the call of that id and returns its answer function; nil if there is
+// none. It wakes the room, which the call may have kept live.
 func (r *Room) endCall(id string) answer[*livekit.PerformRpcResponse] {
 	reply := r.calls.take(id)
 	if reply != nil {
@@ -154,8 +154,7 @@ func (r *Room) endCall(id string) answer[*livekit.PerformRpcResponse] {
 	return reply
 }
 
-// answerRPC gives a response to the caller waiting in this server; false if
-// there is none.
+// answerRPC gives a response to the server's waiting call; false if no call waits for it.
 func (r *Room) answerRPC(resp *livekit.RpcResponse) bool {
 	reply := r.endCall(resp.RequestId)
 	if reply == nil {

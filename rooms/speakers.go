@@ -8,8 +8,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// tellSpeakers looks at the audio levels and tells of the speakers that changed: each
-// participant is told of those that it hears, and of itself.
+// tellSpeakers reads the audio levels and announces the speakers that changed. Each
+// participant is told of itself and of the participants that it is subscribed to.
 func (r *Room) tellSpeakers(now time.Time) {
 	levels := make(map[string]float32) // by publisher SID: the loudest of its tracks
 	publishers := make(map[string]*Participant)
@@ -19,7 +19,7 @@ func (r *Room) tellSpeakers(now time.Time) {
 		}
 		publishers[t.publisher.sid] = t.publisher
 		if level, speaking := t.media.AudioLevel(); speaking && !t.info.Muted {
-			// In steps of an eighth, so that not every breath is news.
+			// Steps of an eighth keep small changes from being announced.
 			step := float32(math.Ceil(float64(level)*8) / 8)
 			levels[t.publisher.sid] = max(levels[t.publisher.sid], step)
 		}
@@ -52,7 +52,7 @@ func (r *Room) tellSpeakers(now time.Time) {
 	if len(changed) == 0 {
 		return
 	}
-	// It costs what changed, and those who hear it.
+	// The cost is what changed, and its subscribers.
 	updates := make(map[*Participant][]*livekit.SpeakerInfo)
 	for _, q := range r.participants {
 		if s := changed[q.sid]; s != nil {
@@ -65,7 +65,7 @@ func (r *Room) tellSpeakers(now time.Time) {
 			continue
 		}
 		for _, q := range t.subscribers {
-			if !slices.Contains(updates[q], s) { // not by another of its tracks
+			if !slices.Contains(updates[q], s) { // it may be there already by another track
 				updates[q] = append(updates[q], s)
 			}
 		}
@@ -75,7 +75,8 @@ func (r *Room) tellSpeakers(now time.Time) {
 	}
 }
 
-// repeatSpeakers tells q who speaks, and who does not, of those that it hears, and of itself.
+// repeatSpeakers sends q the state of itself and of each participant that it is
+// subscribed to.
 func (r *Room) repeatSpeakers(q *Participant) {
 	about := hearing(q)
 	about[q.sid] = true
@@ -96,11 +97,11 @@ func speakersChanged(speakers []*livekit.SpeakerInfo) *Message {
 	}})
 }
 
-// simulatedLevel is how loud a simulated speaker is.
+// simulatedLevel is the level of a simulated speaker.
 const simulatedLevel = 0.875
 
-// SimulateSpeaker shows the participant as speaking for a while, as if its
-// microphone were heard; 0 ends that.
+// SimulateSpeaker shows the participant as speaking for that long, as if its microphone
+// were heard; 0 ends it.
 func (p *Participant) SimulateSpeaker(during time.Duration) {
 	p.post(func(r *Room) {
 		now := time.Now()
@@ -109,7 +110,7 @@ func (p *Participant) SimulateSpeaker(during time.Duration) {
 	})
 }
 
-// hearing is the set of publishers' SIDs whose tracks q is subscribed to.
+// hearing is the set of the SIDs of publishers to which q is subscribed.
 func hearing(q *Participant) map[string]bool {
 	set := make(map[string]bool, len(q.subscribed))
 	for _, t := range q.subscribed {

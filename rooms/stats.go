@@ -2,18 +2,18 @@ package rooms
 
 import "context"
 
-// Stats is how many rooms are live and how many are in them.
+// Stats counts live rooms and their participants.
 type Stats struct {
-	Live         int // rooms that somebody is in, is expected back in, or asks something of
+	Live         int // rooms that have participants, expect participants back, or answer a request
 	Participants int // sessions with a client, dependents and forwarded ones included
-	ExpectedBack int // sessions of before the restart whose participants are not back yet
-	// DataRefused are packets of participants that were not sent on: they named another
-	// sender, or were longer than receivers take with the sender's name in them.
+	ExpectedBack int // sessions of before the restart whose participants have not come back yet
+	// DataRefused counts packets of participants that were not forwarded: they named
+	// another sender, or became too long with the sender's identity in them.
 	DataRefused uint64
-	Failures    uint64 // times that a room was taken down since its goroutine panicked
+	Failures    uint64 // rooms that were taken down because their goroutine panicked
 }
 
-// Stats returns the figures as of now, at no room's cost.
+// Stats returns the figures of now. It asks no room.
 func (rs *Rooms) Stats() Stats {
 	rs.mu.Lock()
 	live := len(rs.live)
@@ -27,8 +27,8 @@ func (rs *Rooms) Stats() Stats {
 	}
 }
 
-// tally brings the registry's figures up to what is in r now. It runs on the
-// room's goroutine, each time that r has done what was to be done.
+// tally updates the registry's figures with r's. It runs on the room's goroutine after
+// each round.
 func (r *Room) tally(present, expected int) {
 	if d := present - r.tallied[0]; d != 0 {
 		r.rooms.present.Add(int64(d))
@@ -39,12 +39,12 @@ func (r *Room) tally(present, expected int) {
 	r.tallied = [2]int{present, expected}
 }
 
-// asked is how many live rooms Answer asks.
+// asked is how many live rooms Answer asks at most.
 const asked = 8
 
-// Answer returns when one of the live rooms, of which it asks a few, has answered, or if
-// there are none; ctx's error if none does. One room that hangs is no reason to give up the
-// others.
+// Answer asks a few of the live rooms and returns when the first has answered, or at once
+// if there are none. It fails with ctx's error if none answers. One room that hangs alone
+// does not make it fail.
 func (rs *Rooms) Answer(ctx context.Context) error {
 	rs.mu.Lock()
 	some := make([]*Room, 0, asked)
@@ -61,7 +61,7 @@ func (rs *Rooms) Answer(ctx context.Context) error {
 	answer := func() { answered <- struct{}{} }
 	for _, r := range some {
 		if !r.mail.post(letter{run: answer, retired: answer}) {
-			return nil // it goes away, which is an answer, too
+			return nil // the room is going away, which shows that it works
 		}
 	}
 	select {

@@ -11,8 +11,8 @@ import (
 type ChangeKind int
 
 const (
-	// ChangeCreate inserts Room as a new open room. If an open room already bears
-	// the name nothing is written, and the outcome carries that room instead.
+	// ChangeCreate inserts Room as a new open room. If an open room bears the name
+	// already, nothing is written, and the outcome has that room instead.
 	ChangeCreate ChangeKind = iota + 1
 	// ChangeUpdate writes the whole of Room over its row, which must be open;
 	// else nothing is written and the failure is [ErrEnded].

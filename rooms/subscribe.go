@@ -7,8 +7,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// consider begins to forward t to q, if q wants it and may have it, and ends it
-// if not. It is called whenever something of that changed.
+// consider begins to forward t to q if q wants t and may have it, and ends that if not.
+// It is called after every change that matters to this.
 func (r *Room) consider(q *Participant, t *track) {
 	p := t.publisher
 	if p == q || q.peer == nil || q.ended.Load() {
@@ -48,7 +48,7 @@ func (r *Room) consider(q *Participant, t *track) {
 	}
 }
 
-// deny tells q that it may not have t.
+// deny tells q that it has no permission for t.
 func (r *Room) deny(q *Participant, t *track) {
 	t.denied[q.identity] = q
 	r.tellPermission(q, t.publisher, t.info.Sid, false)
@@ -62,7 +62,7 @@ func (r *Room) tellPermission(q, p *Participant, trackSID string, allowed bool) 
 	}}))
 }
 
-// UpdateSubscription is the client's wish to have or not to have tracks.
+// UpdateSubscription is the client's request to be subscribed to tracks, or not to be.
 func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
 	p.post(func(r *Room) {
 		sids := slices.Clone(req.TrackSids)
@@ -73,7 +73,7 @@ func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
 	})
 }
 
-// UpdateTrackSettings is the client's word of how it shows tracks that it is
+// UpdateTrackSettings is the client's message on how it shows tracks that it is
 // subscribed to.
 func (p *Participant) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
 	p.post(func(*Room) {
@@ -86,10 +86,10 @@ func (p *Participant) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
 	})
 }
 
-// want records the wish and acts on it. A wish for a track that is not there
-// holds for when it comes, within a bound.
+// want records a request and acts on it. A request for a track that does not exist yet is
+// kept until the track comes, within a bound.
 func (r *Room) want(q *Participant, sids []string, on bool) {
-	const mostAhead = 1000 // wishes for tracks unknown yet
+	const mostAhead = 1000 // requests for tracks that do not exist yet
 	for _, sid := range sids {
 		t := r.tracks[sid]
 		if t == nil && len(q.wanted) >= mostAhead {
@@ -97,16 +97,16 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 		}
 		q.wanted[sid] = on
 		if t != nil {
-			delete(t.denied, q.identity) // a subscriber that asks is answered, also again
+			delete(t.denied, q.identity) // so that a repeated request is answered again
 			r.consider(q, t)
 		}
 	}
 }
 
-// SetSubscriptionPermission says which participants may have a publisher's tracks, also
-// where it is forwarded to. It counts against the client's pace once for each
-// track: everybody else is told of each, and a client that is told faster than it
-// reads is cut off.
+// SetSubscriptionPermission sets which participants may subscribe to a publisher's
+// tracks, also in the rooms that it is forwarded to. It counts against the client's pace
+// once for each track, because each change goes to all participants, and a client that
+// gets more than it can read is cut off.
 func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
 	p.post(func(r *Room) {
 		now := time.Now()
@@ -121,8 +121,8 @@ func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermis
 	})
 }
 
-// permit sets p's subscription permission. A participant that may have no more and no
-// less than before is not touched.
+// permit sets p's subscription permission. Subscribers for which nothing changes are not
+// touched.
 func (r *Room) permit(p *Participant, may *audience) {
 	before := p.permissions
 	p.permissions = may
@@ -141,7 +141,7 @@ func (r *Room) permit(p *Participant, may *audience) {
 	}
 }
 
-// Subscribed is for the peer: a subscription is on its way to it.
+// Subscribed is called by the peer: its subscription to the track works.
 func (p *Participant) Subscribed(trackSID string) {
 	p.post(func(r *Room) {
 		t := r.tracks[trackSID]
@@ -155,7 +155,7 @@ func (p *Participant) Subscribed(trackSID string) {
 	})
 }
 
-// SubscriptionFailed is for the peer: the track cannot be forwarded to it.
+// SubscriptionFailed is called by the peer: it cannot forward the track.
 func (p *Participant) SubscriptionFailed(trackSID string, why livekit.SubscriptionError) {
 	p.post(func(r *Room) {
 		if t := r.tracks[trackSID]; t != nil {
@@ -163,7 +163,7 @@ func (p *Participant) SubscriptionFailed(trackSID string, why livekit.Subscripti
 			delete(p.subscribed, trackSID)
 			p.wanted[trackSID] = false
 			if p.peer != nil {
-				p.peer.Unsubscribe(trackSID) // it may have been asked for the track again since
+				p.peer.Unsubscribe(trackSID) // it may have been subscribed again meanwhile
 			}
 		}
 		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionResponse{

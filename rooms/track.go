@@ -18,21 +18,21 @@ type track struct {
 	media       MediaTrack
 	info        *livekit.TrackInfo      // replaced, never changed
 	subscribers map[string]*Participant // by identity
-	denied      map[string]*Participant // by identity: told that they may not have it
+	denied      map[string]*Participant // by identity: participants that were told that they may not subscribe
 	announced   bool                    // the publisher was told of its first subscriber
-	// mutedByOther: another muted or unmuted it last, and its publisher's client has not
-	// said so itself since. The client may not have heard.
+	// mutedByOther: the last mute or unmute was another's, and the publisher's client has
+	// not sent one since. The client may not know of it.
 	mutedByOther bool
 }
 
-// AddTrack is the client's wish to publish.
+// AddTrack is the client's request to publish a track.
 func (p *Participant) AddTrack(req *livekit.AddTrackRequest) {
 	p.post(func(r *Room) { r.addTrack(p, req) })
 }
 
 func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 	if has := r.announcedAs(p, req.Sid); has != nil && req.Source == livekit.TrackSource_UNKNOWN && req.Type == livekit.TrackType_AUDIO {
-		// Clients that leave both at their defaults say no more than which track it is.
+		// Clients that leave both at their defaults only name the track by its SID.
 		req = proto.CloneOf(req)
 		req.Source, req.Type = has.Source, has.Type
 	}
@@ -58,8 +58,8 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		return
 	}
 	if info := p.pendingTracks[p.pendingCIDs[req.Cid]]; info != nil && info.Type == req.Type && info.Source == req.Source {
-		// It is announced, and yet to be sent: the client asks again, for example
-		// since it took back what it wanted before the answer came.
+		// The track is announced already and not yet sent. The client may ask again, for
+		// example because it gave up before the answer came.
 		info = proto.CloneOf(info)
 		info.Muted = req.Muted
 		p.setPending(info)
@@ -70,7 +70,7 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		refuse(livekit.RequestResponse_INVALID_REQUEST, "a track of another kind or source is announced with this cid")
 		return
 	}
-	const mostPending = 64 // a client that announces and never sends must not fill our memory
+	const mostPending = 64 // a client that announces and never sends must not fill the server's memory
 	_, queued := p.queued[req.Cid]
 	if len(p.pendingTracks)+len(p.queued) >= mostPending && !queued {
 		refuse(livekit.RequestResponse_LIMIT_EXCEEDED, "too many tracks are announced and not sent")
@@ -96,7 +96,7 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 	p.tellAnnounced(req.Cid, info)
 }
 
-// announcement is what a peer has to know of req.
+// announcement is the part of req that a peer needs.
 func announcement(req *livekit.AddTrackRequest) Announcement {
 	a := Announcement{CID: req.Cid, DisableRED: req.DisableRed, Backup: req.BackupCodecPolicy}
 	for _, c := range req.SimulcastCodecs {
@@ -105,7 +105,7 @@ func announcement(req *livekit.AddTrackRequest) Announcement {
 	return a
 }
 
-// setPending replaces the info of a track that is announced, and not negotiated.
+// setPending replaces the info of an announced track that is not negotiated yet.
 func (p *Participant) setPending(info *livekit.TrackInfo) {
 	p.pendingTracks[info.Sid] = info
 	if p.peer != nil {
@@ -113,25 +113,25 @@ func (p *Participant) setPending(info *livekit.TrackInfo) {
 	}
 }
 
-// tellAnnounced answers that the client may send the track now.
+// tellAnnounced tells the client that it may send the track now.
 func (p *Participant) tellAnnounced(cid string, info *livekit.TrackInfo) {
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_TrackPublished{
 		TrackPublished: &livekit.TrackPublishedResponse{Cid: cid, Track: info},
 	}}))
 }
 
-// queuedTrack is a track that its client announced while one of the same cid was
-// still published: it is announced when that one ends.
+// queuedTrack is a track that the client announced while a track with the same cid was
+// still published. It is announced when that one ends.
 type queuedTrack struct {
 	req *livekit.AddTrackRequest
-	// until is when the client is told that it waits in vain. Its SDK has given up
-	// before.
+	// until is when the client is told that the wait was in vain. Its SDK has given up by
+	// then.
 	until time.Time
 }
 
 const queuedFor = 30 * time.Second
 
-// dequeue announces those of p's queued tracks whose cids are free.
+// dequeue announces p's queued tracks whose cids are free now.
 func (r *Room) dequeue(p *Participant) {
 	for cid, q := range p.queued {
 		if !r.hasCID(p, cid) {
@@ -141,7 +141,7 @@ func (r *Room) dequeue(p *Participant) {
 	}
 }
 
-// endQueues answers those whose tracks have waited too long.
+// endQueues answers the requests of queued tracks that have waited too long.
 func (r *Room) endQueues(now time.Time) {
 	for _, p := range r.participants {
 		for cid, q := range p.queued {
@@ -162,8 +162,7 @@ func (p *Participant) refuseTrack(req *livekit.AddTrackRequest, why livekit.Requ
 	})))
 }
 
-// announcedAs is p's track of that SID, which it publishes or has announced; nil if
-// there is none.
+// announcedAs is p's published or announced track of that SID; nil if there is none.
 func (r *Room) announcedAs(p *Participant, sid string) *livekit.TrackInfo {
 	if t := r.tracks[sid]; t != nil && t.publisher == p {
 		return t.info
@@ -171,7 +170,7 @@ func (r *Room) announcedAs(p *Participant, sid string) *livekit.TrackInfo {
 	return p.pendingTracks[sid]
 }
 
-// addCodec announces a further codec of a track that is there.
+// addCodec announces a further codec of a published or announced track.
 func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse func(livekit.RequestResponse_Reason, string)) {
 	info := r.announcedAs(p, req.Sid)
 	if info == nil {
@@ -201,8 +200,8 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 	p.tellAnnounced(req.Cid, info)
 }
 
-// withCodec adds c, in the place where it was announced ahead if it was: some clients
-// name its cid only when they send it.
+// withCodec adds c. If an entry for that codec exists without a cid, c replaces it: some
+// clients give a backup codec's cid only when they send it.
 func withCodec(codecs []*livekit.SimulcastCodecInfo, c *livekit.SimulcastCodecInfo) []*livekit.SimulcastCodecInfo {
 	for i, have := range codecs {
 		if i > 0 && c.Cid != "" && (have.Cid == "" || have.Cid == c.Cid) && strings.EqualFold(have.MimeType, c.MimeType) {
@@ -213,7 +212,7 @@ func withCodec(codecs []*livekit.SimulcastCodecInfo, c *livekit.SimulcastCodecIn
 	return append(codecs, c)
 }
 
-// hasCID: p publishes a track that it announced under cid.
+// hasCID reports whether p publishes a track that was announced with that cid.
 func (r *Room) hasCID(p *Participant, cid string) bool {
 	for _, t := range r.tracks {
 		if t.publisher == p && t.hasCID(cid) {
@@ -232,7 +231,7 @@ func (t *track) hasCID(cid string) bool {
 	return false
 }
 
-// fits tells that a track of that source may be of that kind.
+// fits reports whether a track of that source may be of that kind.
 func fits(source livekit.TrackSource, kind livekit.TrackType) bool {
 	switch source {
 	case livekit.TrackSource_UNKNOWN:
@@ -245,7 +244,7 @@ func fits(source livekit.TrackSource, kind livekit.TrackType) bool {
 	return false
 }
 
-// mayPublish: canPublish, and the source is one of those allowed, if any are named.
+// mayPublish reports whether perm has canPublish, and allows the source if it names any.
 func mayPublish(perm *livekit.ParticipantPermission, src livekit.TrackSource) bool {
 	if !perm.GetCanPublish() {
 		return false
@@ -261,8 +260,8 @@ func mayPublish(perm *livekit.ParticipantPermission, src livekit.TrackSource) bo
 	return false
 }
 
-// newTrackInfo makes the TrackInfo of an announced track. Its SID says kind and
-// source, as LiveKit's do.
+// newTrackInfo makes the TrackInfo of an announced track. Its SID shows kind and source,
+// as LiveKit's SIDs do.
 func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 	kind := "A"
 	if req.Type == livekit.TrackType_VIDEO {
@@ -307,7 +306,7 @@ func newTrackInfo(req *livekit.AddTrackRequest) *livekit.TrackInfo {
 	for i, c := range req.SimulcastCodecs {
 		entry := codecInfo(c, req)
 		if i > 0 {
-			entry.Cid = c.Cid // "" until the client sends it: it announces it again then
+			entry.Cid = c.Cid // "" until the client sends this codec and announces it again
 		}
 		info.Codecs = append(info.Codecs, entry)
 	}
@@ -333,8 +332,8 @@ func codecInfo(c *livekit.SimulcastCodec, req *livekit.AddTrackRequest) *livekit
 	return &livekit.SimulcastCodecInfo{MimeType: mime, Cid: cid, Layers: layers, VideoLayerMode: c.VideoLayerMode}
 }
 
-// backupCodecPolicy is what req asks for; codecs of sound are sent side by side unless
-// it says otherwise.
+// backupCodecPolicy is the policy in req. Audio codecs are sent side by side unless req
+// asks for something else: PREFER_REGRESSION is the zero value.
 func backupCodecPolicy(req *livekit.AddTrackRequest) livekit.BackupCodecPolicy {
 	if req.Type == livekit.TrackType_AUDIO && req.BackupCodecPolicy == livekit.BackupCodecPolicy_PREFER_REGRESSION {
 		return livekit.BackupCodecPolicy_SIMULCAST
@@ -342,7 +341,7 @@ func backupCodecPolicy(req *livekit.AddTrackRequest) livekit.BackupCodecPolicy {
 	return req.BackupCodecPolicy
 }
 
-// audioFeatures is what req says in the new way and in the old.
+// audioFeatures combines req's new and old fields for the features.
 func audioFeatures(req *livekit.AddTrackRequest) []livekit.AudioTrackFeature {
 	f := append([]livekit.AudioTrackFeature(nil), req.AudioFeatures...)
 	add := func(on bool, feature livekit.AudioTrackFeature) {
@@ -360,7 +359,7 @@ func audioFeatures(req *livekit.AddTrackRequest) []livekit.AudioTrackFeature {
 	return f
 }
 
-// TrackPublished is for the peer: a section of an announced track is negotiated.
+// TrackPublished is called by the peer: a section of an announced track is negotiated.
 func (p *Participant) TrackPublished(media MediaTrack, facts TrackFacts) {
 	p.post(func(r *Room) { r.trackPublished(p, media, facts) })
 }
@@ -375,7 +374,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts
 			r.replaceMedia(t, media)
 		}
 		r.changed(p)
-	case t != nil: // another's
+	case t != nil: // another participant's track
 	case pending == nil:
 		p.peer.RemoveTrack(sid)
 	default:
@@ -383,7 +382,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts
 	}
 }
 
-// publish makes media a track of p's as info describes it; a hold may mute it.
+// publish makes media a track of p with that info. A hold may mute it.
 func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
 	if !mayPublish(p.info.GetPermission(), info.Source) {
 		p.peer.RemoveTrack(info.Sid)
@@ -423,7 +422,8 @@ func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo
 	r.log.Info("track published", "participant", p.identity, "track", info.Sid, "mime", info.MimeType)
 }
 
-// replaceMedia gives t other media, of another codec: its subscribers get it again.
+// replaceMedia gives t new media, which has another codec, and subscribes its subscribers
+// again.
 func (r *Room) replaceMedia(t *track, media MediaTrack) {
 	t.media = media
 	for _, q := range t.subscribers {
@@ -438,8 +438,8 @@ func (r *Room) replaceMedia(t *track, media MediaTrack) {
 	}
 }
 
-// setInfo replaces t's info, also where its publisher's info shows it, and tells the
-// publisher's peer.
+// setInfo replaces t's info, also in its publisher's info, and tells the publisher's
+// peer.
 func (r *Room) setInfo(t *track, info *livekit.TrackInfo) {
 	t.info = info
 	if t.publisher.peer != nil {
@@ -459,7 +459,7 @@ func (r *Room) setInfo(t *track, info *livekit.TrackInfo) {
 	t.publisher.info.Tracks = tracks
 }
 
-// TrackUnpublished is for the peer: the client ended a track's section.
+// TrackUnpublished is called by the peer: the track's section has ended.
 func (p *Participant) TrackUnpublished(trackSID string) {
 	p.post(func(r *Room) {
 		if t := r.tracks[trackSID]; t != nil && t.publisher == p {
@@ -471,7 +471,7 @@ func (p *Participant) TrackUnpublished(trackSID string) {
 			r.forgetPending(p, trackSID)
 			return
 		}
-		// The section of before has ended, and the client was told that it may send
+		// The earlier section has ended, but the client was told since that it may send
 		// this track.
 		delete(p.askedAgain, trackSID)
 		if p.peer != nil {
@@ -490,7 +490,7 @@ func (r *Room) forgetPending(p *Participant, trackSID string) {
 	}
 }
 
-// withdraw takes t from its subscribers.
+// withdraw ends all subscriptions to t.
 func (r *Room) withdraw(t *track) {
 	for _, q := range t.subscribers {
 		if q.peer != nil {
@@ -503,7 +503,7 @@ func (r *Room) withdraw(t *track) {
 	clear(t.denied)
 }
 
-// unpublish ends t: a fact.
+// unpublish ends t, as a fact.
 func (r *Room) unpublish(t *track) {
 	p := t.publisher
 	r.withdraw(t)
@@ -525,7 +525,7 @@ func (r *Room) unpublish(t *track) {
 	r.dequeue(p)
 }
 
-// revoke ends a track by the server's will and tells its publisher's client.
+// revoke ends a track against its publisher's will and tells the publisher's client.
 func (r *Room) revoke(t *track) {
 	if t.publisher.peer != nil {
 		t.publisher.peer.RemoveTrack(t.info.Sid)
@@ -536,7 +536,7 @@ func (r *Room) revoke(t *track) {
 	r.unpublish(t)
 }
 
-// Mute is the client's mute of a track of its own.
+// Mute is the client's mute or unmute of a track of its own.
 func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 	p.post(func(r *Room) {
 		if info := p.pendingTracks[req.Sid]; info != nil {
@@ -558,7 +558,7 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 				Reason: livekit.RequestResponse_NOT_ALLOWED, Message: "a moderator keeps this muted",
 				Request: &livekit.RequestResponse_Mute{Mute: req},
 			})))
-			p.tellMuted(req.Sid, true) // its client believes otherwise
+			p.tellMuted(req.Sid, true) // its client has already unmuted it
 			r.tellHeld(p)
 			return
 		}
@@ -567,13 +567,13 @@ func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
 	})
 }
 
-// mute sets t's muted state and tells everybody.
+// mute sets t's muted state, and announces and writes the change.
 func (r *Room) mute(t *track, muted bool) {
 	if t.info.Muted == muted {
 		return
 	}
 	r.editTrack(t, func(info *livekit.TrackInfo) { info.Muted = muted })
-	for cid, q := range t.publisher.queued { // for its client the same track
+	for cid, q := range t.publisher.queued { // to the client a queued track with this cid is the same track
 		if t.hasCID(cid) {
 			q.req = proto.CloneOf(q.req)
 			q.req.Muted = muted
@@ -616,7 +616,7 @@ func (p *Participant) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) 
 	}, func(info *livekit.TrackInfo) { scale(info, req.Width, req.Height) })
 }
 
-// scale sets a track's size and its layers' in proportion.
+// scale sets a track's size, and that of its layers in proportion.
 func scale(info *livekit.TrackInfo, width, height uint32) {
 	oldWidth, oldHeight := info.Width, info.Height
 	info.Width, info.Height = width, height

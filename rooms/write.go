@@ -7,12 +7,11 @@ import (
 	"parlor/rooms/log"
 )
 
-// A change is either a request, which may be refused, or a fact, which has
-// happened whatever the disk says: somebody left, a track was published. A
-// request that cannot be written fails. A fact that cannot be written is kept,
-// and all later facts behind it, until the store takes them; meanwhile requests
-// are refused. So running calls go on through a disk that fails, and no event
-// of theirs is lost.
+// A change is either a request, which may be refused, or a fact, which has happened
+// whatever the disk says: a participant left, a track was published. A request that
+// cannot be written fails. A fact that cannot be written is kept, with all later facts
+// after it, until the store takes them; meanwhile requests are refused. So running calls
+// go on while a disk fails, and none of their events is lost.
 //
 // What becomes of a change:
 //
@@ -33,18 +32,17 @@ import (
 //	                                         from the row; a client that does not
 //	                                         come back leaves after the grace
 //
-// Several changes of a room may be under way at once, so that many share a
-// transaction. They are one [Pipeline], so that what is on disk is at any time
-// what the room was after one of them: the first that fails takes all behind it
-// along, their failures come in order, and so the backlog is in order.
+// Several changes of a room may be under way at once, so that many share a transaction.
+// They form one [Pipeline]: if one fails, all later ones fail too, in order. So the disk
+// always has the state after one of the changes, and the backlog is in order.
 
-// request submits a change that may be refused. The caller has applied it to
-// r.rec already; done is called on the room's goroutine.
+// request submits a change that may be refused. The caller has already applied it to
+// r.rec. done is called on the room's goroutine.
 func (r *Room) request(kind ChangeKind, sessions []Session, events []log.Event, done func(Outcome, error)) {
 	r.requestChange(&Change{Kind: kind, Sessions: sessions, Events: events}, done)
 }
 
-// requestChange is request for a change of more than sessions; its room is filled in.
+// requestChange is request for any change. It fills in c.Room.
 func (r *Room) requestChange(c *Change, done func(Outcome, error)) {
 	if r.unwritable() {
 		done(Outcome{}, ErrHeld)
@@ -54,7 +52,7 @@ func (r *Room) requestChange(c *Change, done func(Outcome, error)) {
 	r.submit(c, done)
 }
 
-// unwritable: the room has changes that could not be written, so that requests are refused.
+// unwritable reports whether a change could not be written, so that requests are refused.
 func (r *Room) unwritable() bool { return r.backlog != nil || r.pipeline.Aborted() }
 
 // fact submits a change that has happened.
@@ -62,7 +60,7 @@ func (r *Room) fact(sessions []Session, events []log.Event) {
 	r.factChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Events: events})
 }
 
-// factChange is fact for a change of more than sessions; its room is filled in.
+// factChange is fact for any change. It fills in c.Room.
 func (r *Room) factChange(c *Change) {
 	c.Room = r.row()
 	if r.unwritable() {
@@ -74,9 +72,9 @@ func (r *Room) factChange(c *Change) {
 	r.submit(c, func(Outcome, error) {})
 }
 
-// bringFacts has the store take, for a room that has failed, the facts that it could not
-// take yet: they have happened, whatever the room's state is worth, and the row is read
-// after them. It tries until the process stops, and once more then.
+// bringFacts submits the backlog of a room that has failed: its facts have happened even
+// if the room's state is wrong, and the row must be read after them. It tries until the
+// process stops, and then once more.
 func (r *Room) bringFacts() {
 	for _, c := range r.behind {
 		r.keep(c)
@@ -106,8 +104,8 @@ func (r *Room) bringFacts() {
 	}
 }
 
-// settleBacklog, once nothing is on its way in an aborted pipeline, adds to what failed
-// in it the facts that came meanwhile. Then what the disk has is r.stored.
+// settleBacklog runs when all changes of an aborted pipeline are answered. It adds the
+// facts that came meanwhile to the backlog. r.stored is then what the disk has.
 func (r *Room) settleBacklog() {
 	if r.pending > 0 {
 		return
@@ -118,7 +116,7 @@ func (r *Room) settleBacklog() {
 	r.behind = nil
 	r.rec.Version = r.stored.Version
 	switch {
-	case r.backlog == nil: // requests failed alone: the next may try the disk at once
+	case r.backlog == nil: // only requests failed: the next change may try the disk at once
 		r.pipeline = new(Pipeline)
 	case r.stopped && !r.triedLast:
 		r.triedLast = true
@@ -128,7 +126,7 @@ func (r *Room) settleBacklog() {
 	}
 }
 
-// keep puts c, which could not be written, behind the backlog.
+// keep adds c, which could not be written, to the end of the backlog.
 func (r *Room) keep(c *Change) {
 	if r.rec.SID != c.Room.SID {
 		return
@@ -150,7 +148,7 @@ func (r *Room) keep(c *Change) {
 	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
 }
 
-// keepSession adds s, in the place of an older state of it.
+// keepSession adds s, or replaces an earlier state of it.
 func (c *Change) keepSession(s Session) {
 	for i := range c.Sessions {
 		if c.Sessions[i].SID == s.SID {
@@ -161,22 +159,21 @@ func (c *Change) keepSession(s Session) {
 	c.Sessions = append(c.Sessions, s)
 }
 
-// retry submits the backlog in a new pipeline. Should it fail again, it fails before
-// all that has come behind it.
+// retry submits the backlog in a new pipeline, before any later change.
 func (r *Room) retry() {
 	c := r.backlog
 	if c == nil {
 		return
 	}
-	if r.pending > 0 { // their failures belong into the backlog first, and set the alarm
+	if r.pending > 0 { // the failures of those come into the backlog first, and set the alarm again
 		return
 	}
-	r.letGo() // they have waited for a try
+	r.letGo() // they have waited for one try, which is enough
 	r.backlog, r.pipeline = nil, new(Pipeline)
 	r.factChange(&Change{Kind: ChangeUpdate, Sessions: c.Sessions, Dispatches: c.Dispatches, Jobs: c.Jobs, Events: c.Events})
 }
 
-// submit hands c to the store.
+// submit gives c to the store.
 func (r *Room) submit(c *Change, done func(Outcome, error)) {
 	r.pending++
 	r.pendingRows += c.rows()
@@ -190,16 +187,16 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 	})
 }
 
-// answered is told what became of a change.
+// answered handles the store's answer to c.
 func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, error)) {
 	r.pending--
 	r.pendingRows -= c.rows()
-	// A room that has ended had nobody in it: a fact is about one whose join came after
-	// the end, and is void with that join.
+	// A room can only have ended while it was empty. So a fact that fails with ErrEnded
+	// is about a participant whose join came after the end, and is void with the join.
 	if c.fact && err != nil && !errors.Is(err, ErrEnded) {
 		r.keep(c)
 	}
-	if r.hasFailed() { // the asker has been told; the row has it or has not
+	if r.hasFailed() { // the caller of ask has been told already
 		return
 	}
 	switch {
@@ -224,8 +221,8 @@ func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, er
 	}
 }
 
-// row is the record as it is to be stored: a room that has any session, even of
-// dependents only, has no deadline in the store; the room itself ends it.
+// row is the record to store. A room with any session, even of dependents alone, has no
+// deadline in the store; the room itself ends it.
 func (r *Room) row() Record {
 	row := r.rec
 	if len(r.participants)+len(r.expected) > 0 {

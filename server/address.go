@@ -8,10 +8,9 @@ import (
 	"strings"
 )
 
-// clientAddress makes RemoteAddr the client's own where a trusted proxy stands
-// before us: the last address of X-Forwarded-For that is not a trusted proxy's
-// itself, since whatever stands before that may be made up. Everybody else's
-// header is passed over.
+// clientAddress sets RemoteAddr to the client's own address behind a trusted proxy: the
+// last address in X-Forwarded-For that is not a trusted proxy itself. Addresses before it
+// may be invented. From others the header is ignored.
 func clientAddress(trusted []netip.Prefix) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -34,7 +33,7 @@ func forwardedFor(r *http.Request, trusted []netip.Prefix) (from netip.Addr, ok 
 	for _, hop := range slices.Backward(hops) {
 		a, err := parseHop(strings.TrimSpace(hop))
 		if err != nil {
-			break // what stands before it cannot be trusted
+			break // addresses before it cannot be trusted
 		}
 		from, ok = a, true
 		if !contains(trusted, a) {
@@ -44,7 +43,7 @@ func forwardedFor(r *http.Request, trusted []netip.Prefix) (from netip.Addr, ok 
 	return from, ok
 }
 
-// parseHop reads an address, which some proxies give with a port.
+// parseHop reads an address. Some proxies add a port.
 func parseHop(s string) (netip.Addr, error) {
 	if at, err := netip.ParseAddrPort(s); err == nil {
 		return at.Addr().Unmap(), nil

@@ -12,14 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The bounds of connections from which the next request's head is awaited: what they
-// hold nobody has shown a token for. Connections with a request under way, and
-// WebSockets, are not among them.
+// The bounds of connections whose next request head is awaited: no token was shown yet
+// for what they hold. Connections with a running request, and WebSockets, are not
+// counted.
 const (
 	maxWaiting        = 4096 // in all
-	maxWaitingAddress = 256  // of one address, or IPv6 network of 64 bits
-	// A head longer than this, as of a join with a large offer, needs one of a few
-	// places until it is complete: it holds about twice its length.
+	maxWaitingAddress = 256  // of one IPv4 address, or IPv6 network of 64 bits
+	// A longer head, as of a join with a large offer, needs one of a few places until it
+	// is complete, because it takes about twice its length in memory.
 	largeHead       = 64 << 10
 	maxLarge        = 32
 	maxLargeAddress = 8
@@ -28,10 +28,10 @@ const (
 // errHead ends a connection whose head is refused.
 var errHead = errors.New("too many long request heads at one time")
 
-// connections bounds what unfinished request heads hold. Its methods may be called
-// concurrently.
+// connections bounds what unfinished request heads take in memory. Its methods may be
+// called concurrently.
 type connections struct {
-	trusted []netip.Prefix // of proxies: their connections are many people's
+	trusted []netip.Prefix // of proxies, whose connections serve many clients
 	refused *prometheus.CounterVec
 	gauge   prometheus.Gauge
 
@@ -40,7 +40,7 @@ type connections struct {
 	byNet map[string]*held
 }
 
-// held is what connections have taken.
+// held counts what connections have taken.
 type held struct{ waiting, large int }
 
 func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *connections {
@@ -57,13 +57,13 @@ func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *conn
 	if registry != nil {
 		registry.MustRegister(c.refused, c.gauge)
 		for _, why := range []string{"head", "waiting"} {
-			c.refused.WithLabelValues(why) // shown from the start on
+			c.refused.WithLabelValues(why) // shown from the start
 		}
 	}
 	return c
 }
 
-// listen is l with its connections counted.
+// listen is l with counted connections.
 func (c *connections) listen(l net.Listener) net.Listener { return &countedListener{l, c} }
 
 type countedListener struct {
@@ -80,7 +80,7 @@ func (l *countedListener) Accept() (net.Conn, error) {
 	return &countedConn{Conn: conn, connections: l.connections, network: l.connections.network(conn)}, nil
 }
 
-// network is what counts as one client; "" for a proxy that is trusted.
+// network identifies a client for the bounds; "" for a trusted proxy.
 func (c *connections) network(conn net.Conn) string {
 	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
@@ -97,7 +97,7 @@ func (c *connections) network(conn net.Conn) string {
 	return p.String()
 }
 
-// countedConn is a connection of HTTP. Its counts are guarded by connections.mu.
+// countedConn is an HTTP connection. connections.mu guards its counts.
 type countedConn struct {
 	net.Conn
 	connections *connections
@@ -125,14 +125,14 @@ func (conn *countedConn) CloseWrite() error {
 	return nil
 }
 
-// refuse says over a plain connection why it is closed. Nothing was written to it since
-// its last request, so this does not wait.
+// refuse writes over a plain connection why it is closed. Nothing was written since the
+// last request, so this does not block.
 func (conn *countedConn) refuse() {
 	_, _ = io.WriteString(conn.Conn, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"+ // the client may be gone
 		"Content-Type: text/plain; charset=utf-8\r\n\r\ntoo many connections without a complete request, try again later\n")
 }
 
-// reads tells whether conn may have read n bytes more.
+// reads reports whether conn may have read n bytes more.
 func (c *connections) reads(conn *countedConn, n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,7 +163,7 @@ func (c *connections) of(conn *countedConn) *held {
 	return h
 }
 
-// state follows a connection, as [http.Server.ConnState].
+// state follows a connection's state, as an [http.Server.ConnState].
 func (c *connections) state(nc net.Conn, state http.ConnState) {
 	overTLS := false
 	if t, ok := nc.(*tls.Conn); ok {
@@ -183,10 +183,10 @@ func (c *connections) state(nc net.Conn, state http.ConnState) {
 	if state == http.StateNew && !overTLS {
 		conn.refuse()
 	}
-	_ = conn.Close() // its reader meets that
+	_ = conn.Close() // its reader then fails
 }
 
-// enter tells whether conn may wait for a request.
+// enter reports whether conn may wait for a request.
 func (c *connections) enter(conn *countedConn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -208,7 +208,7 @@ func (c *connections) enter(conn *countedConn) bool {
 	return true
 }
 
-// leave gives back what conn holds: its request is complete, or it is closed.
+// leave returns what conn holds: its request is complete, or it is closed.
 func (c *connections) leave(conn *countedConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

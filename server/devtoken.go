@@ -8,11 +8,11 @@ import (
 	"github.com/livekit/protocol/auth"
 )
 
-// devTokenLife is how long the page's token of development holds.
+// devTokenLife is the lifetime of a development token.
 const devTokenLife = 6 * time.Hour
 
-// devToken gives every caller a token to join any room under any name. Requests
-// are JSON, so that no form of another site can make one.
+// devToken gives every caller a token to join any room under any name. Requests must be
+// JSON, which a form on another site cannot send.
 func devToken(c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var want struct{ Room, Identity, Name string }

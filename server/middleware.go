@@ -14,9 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// recovery makes a handler's panic a 500, if nothing was answered yet, and a log
-// line with the place. http.ErrAbortHandler stays what net/http makes of it. It
-// stands behind observe, whose writer it looks at.
+// recovery turns a handler's panic into a 500, if nothing was answered yet, and a log
+// line with the stack. It leaves http.ErrAbortHandler to net/http. It must run inside
+// observe, whose writer it uses.
 func recovery(log *slog.Logger) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,8 +38,8 @@ func recovery(log *slog.Logger) func(http.Handler) http.Handler {
 	}
 }
 
-// observe counts requests by route and status, and logs them at debug level,
-// without their query, where tokens stand.
+// observe counts requests by route and status, and logs them at debug level without their
+// query, which may have a token.
 func observe(registry *prometheus.Registry, log *slog.Logger) func(http.Handler) http.Handler {
 	requests := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "parlor_http_request_duration_seconds",
@@ -67,7 +67,7 @@ func observe(registry *prometheus.Registry, log *slog.Logger) func(http.Handler)
 	}
 }
 
-// statusLabel names a status; 0 is a connection that a handler took over.
+// statusLabel is the label of a status; 0 is a connection that a handler took over.
 func statusLabel(status int) string {
 	if status == 0 {
 		return "upgraded"
@@ -75,21 +75,21 @@ func statusLabel(status int) string {
 	return strconv.Itoa(status)
 }
 
-// corsMethod tells what every origin may do. Tokens, not origins, keep strangers
-// out.
+// corsMethod reports whether pages of every origin may use a method. Tokens, not origins,
+// keep strangers out.
 func corsMethod(m, path string) bool {
 	switch m {
 	case http.MethodOptions, http.MethodHead, http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete:
 		return true
 	}
-	return m == http.MethodPut && isREST(path) // LiveKit has no route that takes it
+	return m == http.MethodPut && isREST(path) // no route of LiveKit has PUT
 }
 
 func isREST(path string) bool { return path == "/v1" || strings.HasPrefix(path, "/v1/") }
 
-// cors lets pages of any origin use the server, but for REST, which takes those
-// of the given origins ("*" = any), and answers their preflights (Fetch standard,
-// section 3.2), as LiveKit does: 204, everything echoed, to be remembered for a day.
+// cors lets pages of any origin use the server, except REST, which only pages of the
+// given origins may use ("*" = any). It answers preflights (Fetch standard, section 3.2)
+// as LiveKit does: with 204, everything echoed, cached for a day.
 func cors(rest []string) func(http.Handler) http.Handler {
 	allowed := func(origin, path string) bool {
 		return origin != "" && !noCORS(path) &&
@@ -131,11 +131,11 @@ func cors(rest []string) func(http.Handler) http.Handler {
 	}
 }
 
-// noCORS tells the routes that are for the page alone.
+// noCORS reports whether a route is for the server's own page alone.
 func noCORS(path string) bool { return strings.HasPrefix(path, "/dev/") }
 
-// validateCORS opens the validate routes to every origin even in the answers of
-// the handlers that come before them: a page asks there why its WebSocket was refused.
+// validateCORS lets every origin read the validate routes, also when an earlier handler
+// answers: a page asks there why its WebSocket was refused.
 func validateCORS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/rtc/validate" || r.URL.Path == "/rtc/v1/validate" {

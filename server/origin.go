@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// ownOrigin refuses what a page of another origin has a browser send to REST with an
-// API key and its secret that the browser remembers (HTTP Basic): a form needs no
-// preflight. Pages of the origins in allowed may; "*" does not name any, and a token
-// is nothing that a browser sends by itself.
+// ownOrigin refuses REST requests that a page of another origin makes with an API key and
+// secret that the browser remembers (HTTP Basic): a form needs no preflight. Pages of the
+// allowed origins may make them; "*" names none. Tokens need no check, because browsers
+// do not send them on their own.
 func ownOrigin(allowed []string, next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -20,8 +20,8 @@ func ownOrigin(allowed []string, next http.Handler) http.Handler {
 	})
 }
 
-// fewParameters refuses queries with more parameters than any route has. They are
-// parsed before the token is read, which may stand among them.
+// fewParameters refuses queries with more parameters than any route has. The query is
+// parsed before the token is verified, because it may hold the token.
 func fewParameters(next http.Handler) http.Handler {
 	const most = 256
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

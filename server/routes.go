@@ -15,13 +15,13 @@ import (
 	"parlor/server/api"
 )
 
-// routes is the main handler. The order of the middlewares is LiveKit's:
-// recovery, CORS, a doubled first slash, credentials.
+// routes is the main handler. The order of the middlewares is LiveKit's: recovery, CORS,
+// a doubled first slash, credentials.
 func routes(c *Config) http.Handler {
 	r := chi.NewRouter()
 	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors(c.CORSOrigins), validateCORS, fewParameters)
 	r.NotFound(http.NotFound)
-	r.MethodNotAllowed(http.NotFound) // LiveKit's answer to everything that it does not know
+	r.MethodNotAllowed(http.NotFound) // LiveKit answers 404 to everything that it does not know
 
 	r.Handle("/healthz", readable(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })))
 	r.Handle("/readyz", readable(ready(c.Ready, c.Ails)))
@@ -33,7 +33,7 @@ func routes(c *Config) http.Handler {
 		r.Handle("/static/*", c.Page)
 	}
 	if c.DevKey != "" {
-		// Whatever site a developer visits must not fetch itself a token.
+		// A site that a developer visits must not fetch a token.
 		r.Method(http.MethodPost, "/dev/token", http.NewCrossOriginProtection().Handler(devToken(c)))
 	}
 	if c.REST != nil {
@@ -64,8 +64,8 @@ func routes(c *Config) http.Handler {
 	return singleSlash(r)
 }
 
-// readable is h for GET and HEAD; everything else is told what may be done (RFC
-// 9110, section 15.5.6). What a HEAD is not to have of a body, the server leaves out.
+// readable is h for GET and HEAD; other methods get 405 with the allowed ones (RFC 9110,
+// section 15.5.6). net/http leaves out the body of an answer to HEAD.
 func readable(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -77,18 +77,18 @@ func readable(h http.Handler) http.Handler {
 	})
 }
 
-// limited is a bound as a middleware.
+// limited makes a middleware of a rate limit.
 func limited(bound func(next, refuse http.Handler) http.Handler, refuse http.HandlerFunc) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler { return bound(next, refuse) }
 }
 
-// verified looks at the tokens of requests, and writes a line of a bad one:
-// what is behind it never sees the request. The token itself is in no line.
+// verified verifies the tokens of requests. It logs requests with a bad token, because
+// the handlers behind it never see them. No line has the token.
 func verified(c *Config, message string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return c.Verifier.MiddlewareRefusing(next, func(w http.ResponseWriter, r *http.Request, err error) {
-			// A client that was refused asks /rtc/validate for the reason, which is no
-			// news.
+			// A refused client asks /rtc/validate for the reason; that refusal is logged
+			// already.
 			if !strings.HasSuffix(r.URL.Path, "/validate") {
 				c.Log.Info(message, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
 					"address", access.Address(r.RemoteAddr), "agent", r.UserAgent())
@@ -98,15 +98,14 @@ func verified(c *Config, message string) func(http.Handler) http.Handler {
 	}
 }
 
-// tooOften is 503 and not 429: many versions of LiveKit's clients take any 4xx
-// for a final no, and would not come back after a restart that brings everybody
-// back at once.
+// tooOften answers 503 and not 429: many versions of LiveKit's clients take any 4xx as
+// final, and would not come back after a restart, when all clients come back at once.
 func tooOften(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "too many connects, try again later", http.StatusServiceUnavailable)
 }
 
-// front answers "/": the page for clients that ask for HTML, and LiveKit's OK, which
-// load balancers look for, for everybody else.
+// front answers "/": with the page for clients that ask for HTML, and with OK for all
+// others, as LiveKit does for load balancers.
 func front(page http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Accept")
@@ -145,8 +144,8 @@ func text(w http.ResponseWriter, status int, s string) {
 	_, _ = io.WriteString(w, s) // the client may be gone
 }
 
-// singleSlash takes one of two slashes off a path's front, which clients make of
-// a base URL that ends in one.
+// singleSlash removes one of two slashes at a path's front, which clients make of a base
+// URL that ends in a slash.
 func singleSlash(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "//") {
@@ -162,11 +161,11 @@ func singleSlash(next http.Handler) http.Handler {
 }
 
 func metricsHandler(c *Config) http.Handler {
-	// What cannot be read, as of a database that is damaged, must not hide the rest.
+	// A collector that fails, as of a damaged database, must not hide the others.
 	return promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{Registry: c.Metrics, ErrorHandling: promhttp.ContinueOnError})
 }
 
-// metricsOnly is what the metrics' own port serves.
+// metricsOnly is the handler of the metrics' own port.
 func metricsOnly(c *Config) http.Handler {
 	mux := http.NewServeMux()
 	if c.Metrics == nil {
@@ -180,7 +179,7 @@ func metricsOnly(c *Config) http.Handler {
 	return mux
 }
 
-// basicAuth asks for a name and a password (RFC 7617), compared in constant time.
+// basicAuth requires a name and a password (RFC 7617), compared in constant time.
 func basicAuth(next http.Handler, user, password string) http.Handler {
 	hash := func(s string) []byte { h := sha256.Sum256([]byte(s)); return h[:] }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,14 +1,19 @@
-// Package server is the edge: the HTTP server with its routes, and in its
-// subpackages what stands behind them.
+// Package server is the edge: the HTTP server with its routes. Its subpackages have what
+// the routes need:
 //
 //   - config reads the configuration.
 //   - access verifies tokens and checks grants.
-//   - authorize asks the operator's own service who may come in.
-//   - ratelimit bounds how often an address and an API key may ask.
+//   - authorize asks the operator's own service whether a client may join.
+//   - ratelimit bounds the requests of an address and of an API key.
 //   - api is Twirp and REST.
 //   - signal is LiveKit's signalling over WebSocket.
+//   - agents is LiveKit's protocol for workers of agents.
+//   - events is the event log over HTTP.
+//   - unpack bounds what input becomes in memory.
+//   - door tells HTTP, ICE and TURN apart on one TCP port.
+//   - acme keeps TLS certificates.
 //
-// It translates between the wire and the domain, and decides nothing.
+// The edge translates between the wire and the domain, and decides nothing.
 package server
 
 import (
@@ -31,45 +36,45 @@ import (
 
 // The limits of every connection.
 const (
-	headerTimeout = 10 * time.Second // to send a request's head
-	readTimeout   = time.Minute      // to send all of a request; a WebSocket is exempt once upgraded
-	writeTimeout  = time.Minute      // to take an answer; a handler that streams lifts it
+	headerTimeout = 10 * time.Second // for a request's head
+	readTimeout   = time.Minute      // for a whole request; a WebSocket is exempt once upgraded
+	writeTimeout  = time.Minute      // for an answer to be taken; streaming handlers lift it
 	idleTimeout   = 2 * time.Minute  // between two requests
-	// maxHeader bounds a request's head. A join_request stands in the URL, packed and
-	// in base64.
+	// maxHeader bounds a request's head. A join_request is in the URL, compressed and in
+	// base64.
 	maxHeader = 1 << 20
 )
 
-// Config is what a [Server] serves. Nil handlers are routes that do not exist.
+// Config is what a [Server] serves. A nil handler means that its route does not exist.
 type Config struct {
 	Verifier *access.Verifier
 	Log      *slog.Logger
-	// Metrics is what /metrics shows, and takes the server's own metrics.
+	// Metrics is the registry that /metrics shows. The server adds its own metrics.
 	Metrics *prometheus.Registry
-	// Ready tells whether work is taken: nil, or why not. It answers /readyz.
+	// Ready returns nil if the server takes work, or why not. It answers /readyz.
 	Ready func(context.Context) error
-	// Ails, if given, tells what is wrong though work is taken; "" is nothing. It
-	// stands in the answer of /readyz.
+	// Ails, if given, tells what is wrong while the server takes work; "" is nothing. It
+	// is shown in the answer of /readyz.
 	Ails func() string
 
 	Page                 http.Handler            // "/" for browsers, and "/static/…"
 	RTC, RTCv1           http.Handler            // WebSocket signalling
 	Agents               http.Handler            // WebSocket of agents' workers
-	Validate, ValidateV1 http.Handler            // whether it would let one in
+	Validate, ValidateV1 http.Handler            // whether a join would be let in
 	Twirp                map[string]http.Handler // by path prefix
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
-	Documents            map[string]http.Handler // by path: what documents REST, for everybody
+	Documents            map[string]http.Handler // by path: the documentation of REST, for everybody
 
 	// CORSOrigins are the origins whose pages may call REST; "*" = any.
 	CORSOrigins []string
-	// TrustedProxies are whose X-Forwarded-For is believed.
+	// TrustedProxies are the proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// Joins bounds the signalling routes, Requests Twirp; REST bounds itself. nil =
-	// no bound.
+	// Joins limits the signalling routes, Requests limits Twirp; REST has its own limits.
+	// nil = no limit.
 	Joins, Requests *ratelimit.Limits
 
-	// DevKey, if set, is the API key that POST /dev/token signs with for every
-	// caller: for development alone.
+	// DevKey, if set, is the API key with which POST /dev/token signs tokens for every
+	// caller. It is for development alone.
 	DevKey string
 	// MetricsOnMain serves /metrics beside everything else, without a password.
 	MetricsOnMain bool
@@ -77,7 +82,7 @@ type Config struct {
 	MetricsUser, MetricsPassword string
 	// TLS, if set, is spoken on the main listeners.
 	TLS *tls.Config
-	// Plain answers the listeners of plain HTTP beside those of TLS; nil: there are none.
+	// Plain answers the listeners of plain HTTP; nil: there are none.
 	Plain http.Handler
 }
 
@@ -87,7 +92,7 @@ type Server struct {
 	metrics *http.Server
 	plain   *http.Server
 	open    *connections // of all
-	tls     bool         // spoken by main
+	tls     bool         // TLS is spoken by main
 }
 
 // New makes a server; nothing runs before [Server.Serve].
@@ -113,23 +118,23 @@ func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		// What it has to say is about clients that send nonsense.
+		// Its messages are about clients that send garbage.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
-// Listeners are what a [Server] serves on.
+// Listeners are the listeners of a [Server].
 type Listeners struct {
-	// Main is everything but metrics, over TLS if there is a certificate, and Decrypted
-	// the same where others have spoken TLS already.
+	// Main serves everything but metrics, over TLS if there is a certificate. Decrypted
+	// serves the same where TLS has ended already.
 	Main, Decrypted []net.Listener
 	Metrics         []net.Listener
 	Plain           []net.Listener // of Config.Plain
 }
 
-// Serve serves until [Server.Shutdown], and returns nil after it; if a listener
-// fails, all are closed and the failure is returned. It closes the listeners in
-// any case. ctx is the parent of every request's context.
+// Serve serves until [Server.Shutdown], and then returns nil. If a listener fails, it
+// closes all of them and returns the failure. It closes the listeners in any case. ctx is
+// the parent of every request's context.
 func (s *Server) Serve(ctx context.Context, on Listeners) error {
 	base := func(net.Listener) context.Context { return ctx }
 	s.main.BaseContext, s.metrics.BaseContext, s.plain.BaseContext = base, base, base
@@ -141,7 +146,7 @@ func (s *Server) Serve(ctx context.Context, on Listeners) error {
 		serving.Go(func() {
 			if err := s.serve(srv, l, overTLS); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
-				_ = s.Close() // ends the others; what it might report is this failure again
+				_ = s.Close() // ends the others; its error would be this failure again
 			}
 		})
 	}
@@ -174,9 +179,8 @@ func (s *Server) serve(srv *http.Server, l net.Listener, overTLS bool) error {
 	return srv.Serve(l)
 }
 
-// Shutdown closes the listeners and waits for running requests until ctx ends,
-// then cuts off those that are left. WebSockets are not requests: their
-// owner ends them first.
+// Shutdown closes the listeners and waits for running requests until ctx ends, then cuts
+// off the rest. It does not wait for WebSockets: their handlers must end them first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx), s.plain.Shutdown(ctx))
 	if err != nil {
@@ -185,7 +189,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// Close cuts everything off at once.
+// Close closes all connections at once.
 func (s *Server) Close() error {
 	return errors.Join(s.main.Close(), s.metrics.Close(), s.plain.Close())
 }

@@ -3,42 +3,42 @@ package webhooks
 import "time"
 
 const (
-	// breakAfter failures in a row open a breaker at once.
+	// breakAfter is the number of failures in a row that opens a breaker at once.
 	breakAfter = 8
-	// breakSpan is how long nothing may have succeeded before two failures open it.
+	// breakSpan is the time without a success after which two failures open it.
 	breakSpan = 3 * time.Second
-	// sweepSpan is how long an endpoint must have failed for its return to be an
-	// event: everything that pends is then tried at once.
+	// sweepSpan is how long an endpoint must have failed for its return to start a sweep,
+	// which tries all pending deliveries at once.
 	sweepSpan = 5 * time.Second
-	// refusedFactor makes the longest time between probes with events that are not
-	// due longer while the endpoint answers but refuses: what pends may be the one
-	// event that it cannot take.
+	// refusedFactor lengthens the longest time between probes with events that are not
+	// due, while the endpoint answers but refuses: the pending event may be one that it
+	// cannot take.
 	refusedFactor = 5
 )
 
-// breaker keeps a dead endpoint from being hammered: while it is open, one
-// request at a time goes out, at growing intervals. It is owned by its worker.
+// breaker protects an endpoint that is down: while it is open, one request at a time goes
+// out, at growing intervals. It belongs to its worker.
 type breaker struct {
 	min, max time.Duration // between probes
 
-	fails int       // in a row
+	fails int       // when the first of them was
 	since time.Time // the first of them
 	open  bool
 	wait  time.Duration
 	until time.Time // when the next probe may go out
-	early time.Time // when it may be with an event that is not due
+	early time.Time // when the next probe may use an event that is not due
 }
 
-// success notes an attempt that succeeded. It reports whether the endpoint was
-// down for long enough that what pends should be tried at once.
+// success notes a successful attempt. It reports whether the endpoint was down for so
+// long that all pending deliveries should be tried at once.
 func (b *breaker) success(now time.Time) (recovered bool) {
 	recovered = b.open && now.Sub(b.since) >= sweepSpan
 	*b = breaker{min: b.min, max: b.max}
 	return recovered
 }
 
-// failure notes an attempt that failed; probe tells that it was made because the
-// breaker was open. It reports whether it opened the breaker.
+// failure notes a failed attempt; probe tells that it was made while the breaker was
+// open. It reports whether this failure opened the breaker.
 func (b *breaker) failure(now time.Time, probe bool, c class) (opened bool) {
 	if b.open {
 		if probe {
@@ -77,7 +77,7 @@ func (b *breaker) trip(now time.Time) {
 	b.early = b.until
 }
 
-// hold keeps the next probe back until d has passed, as the receiver asked.
+// hold delays the next probe until d has passed, as the receiver asked.
 func (b *breaker) hold(now time.Time, d time.Duration) {
 	if !b.open {
 		b.trip(now)
@@ -90,8 +90,8 @@ func (b *breaker) hold(now time.Time, d time.Duration) {
 	}
 }
 
-// doubt opens the breaker for an endpoint that was failing since that time when
-// last seen: the first request is a probe, at once.
+// doubt opens the breaker for an endpoint that was failing since that time: its first
+// request is a probe, at once.
 func (b *breaker) doubt(since, now time.Time) {
 	b.since = since
 	b.trip(now)

@@ -25,7 +25,7 @@ const (
 	DefaultMaxPending  = 1_000_000
 )
 
-// Ordering is what happens to a room's later events while an earlier one fails.
+// Ordering tells what happens to a room's later events while an earlier one fails.
 type Ordering string
 
 // The orderings.
@@ -33,31 +33,31 @@ const (
 	// Relaxed, the default: after [Config.RelaxAfter] failed attempts an event no
 	// longer holds up the later events of its room.
 	Relaxed Ordering = "relaxed"
-	// Strict: a room's events wait until the one before them is delivered or dead.
+	// Strict: a room's event waits until the earlier one is delivered or dead.
 	Strict Ordering = "strict"
 )
 
-// Endpoint is a receiver of webhooks as the configuration names it.
+// Endpoint is a receiver of webhooks in the configuration.
 type Endpoint struct {
 	URL  string // http or https; tells endpoints apart
 	Name string // for people: logs and status; may be empty
 	Key  string // the API key that signs; empty = Config.Key
-	// Include, if any, names the event types that are sent, "*" all of them.
-	// Without it all that LiveKit sends are sent, but for those in Exclude.
+	// Include names the event types that are sent, "*" all of them. If it is empty, all
+	// types that LiveKit sends are sent, except those in Exclude.
 	Include, Exclude []string
 	Ordering         Ordering // empty = Config.Ordering
-	// Secrets sign the Standard Webhooks headers: "whsec_" and base64 of 24 to 64
-	// bytes. While a secret is rotated name the new and the old one: a delivery
-	// carries a signature of each. Empty = [DeriveSecret] of the API secret.
+	// Secrets sign the Standard Webhooks headers: "whsec_" and the base64 of 24 to 64
+	// bytes. To rotate a secret, name the new and the old one: each delivery has a
+	// signature of each. Empty = [DeriveSecret] of the API secret.
 	Secrets     []string
 	Concurrency int // requests at a time; 0 = Config.Concurrency
-	// RetryFor is how long an event is tried before it is a dead letter; 0 = as
-	// long as Config.Schedule lasts. The schedule is cut there, or its last step
-	// repeated until then.
+	// RetryFor is how long an event is tried before it becomes a dead letter; 0 = as long
+	// as Config.Schedule lasts. The schedule is cut at that time, or its last step is
+	// repeated.
 	RetryFor time.Duration
 }
 
-// Config is what a [Dispatcher] is made of. What is zero takes its default.
+// Config configures a [Dispatcher]. Zero fields have defaults.
 type Config struct {
 	Store     log.Outbox
 	Endpoints []Endpoint
@@ -69,23 +69,22 @@ type Config struct {
 	RelaxAfter  int           // failed attempts, for Relaxed
 	Concurrency int           // requests at a time to one endpoint
 	Timeout     time.Duration // of one attempt
-	// Schedule is the time from each failed attempt to the next, [DefaultSchedule]
-	// by default; an event has one attempt more than it has entries.
+	// Schedule is the time from each failed attempt to the next, by default
+	// [DefaultSchedule]. An event has one attempt more than the schedule has entries.
 	Schedule []time.Duration
-	// ProbeMin and ProbeMax bound the time between the probes of an endpoint that
-	// is down; it doubles from one to the other. Up to five times ProbeMax pass
-	// while the endpoint answers but refuses.
+	// ProbeMin and ProbeMax bound the time between probes of an endpoint that is down; it
+	// doubles from the one to the other. It grows to five times ProbeMax while the
+	// endpoint answers but refuses.
 	ProbeMin, ProbeMax time.Duration
-	// MaxPending is how many deliveries may pend for one endpoint: beyond it the
-	// oldest become dead letters. Negative = no bound.
+	// MaxPending bounds the pending deliveries of an endpoint: beyond it the oldest
+	// become dead letters. Negative = no bound.
 	MaxPending int64
 
-	// Barrier, if set, returns when the replica holds all events up to seq: no
-	// event is sent before. It may be called concurrently.
+	// Barrier, if set, returns when the replica has all events up to seq; no event is
+	// sent before that. It may be called concurrently.
 	Barrier func(ctx context.Context, seq int64) error
-	// Allow, if set, fails while another machine may have the rooms, and with them
-	// the outbox: nothing is sent then. It is asked before every request, and must
-	// be cheap.
+	// Allow, if set, fails while another machine may serve the rooms and send the outbox:
+	// then nothing is sent. It is called before every request, and must be cheap.
 	Allow func() error
 	// Transport sends the requests; [NewTransport] by default.
 	Transport http.RoundTripper
@@ -119,7 +118,7 @@ func def[T comparable](field *T, value T) {
 	}
 }
 
-// target is an endpoint made ready to be sent to.
+// target is an endpoint with everything needed to send to it.
 type target struct {
 	url         *url.URL
 	name        string
@@ -130,7 +129,7 @@ type target struct {
 	record      log.Endpoint
 }
 
-// targets checks the endpoints of c, which has its defaults.
+// targets checks the endpoints of c, whose defaults are set.
 func (c *Config) targets() ([]target, error) {
 	var out []target
 	for _, e := range c.Endpoints {
@@ -192,7 +191,7 @@ func (c *Config) target(e Endpoint) (target, error) {
 	return t, nil
 }
 
-// redact is the URL without what may be secret in it: password and query.
+// redact is the URL without its secrets: password, query and fragment.
 func redact(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

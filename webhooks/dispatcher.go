@@ -17,23 +17,23 @@ import (
 )
 
 const (
-	// boundEvery is how often, at most, the pending deliveries are counted.
+	// boundEvery is the least time between two counts of the pending deliveries.
 	boundEvery = time.Minute
 	// barrierRetry is the time until a failed barrier is tried again.
 	barrierRetry = time.Second
-	// barrierRetryMax is what that time doubles up to.
+	// barrierRetryMax is the longest such time; it doubles up to this.
 	barrierRetryMax = 30 * time.Second
 )
 
-// ErrClosed is given by a [Dispatcher] that is closed or not started.
+// ErrClosed is returned by a [Dispatcher] that is closed or not started.
 var ErrClosed = errors.New("webhooks: the dispatcher is not running")
 
-// Dispatcher reads the outbox and sends what is due. Its methods may be called
-// concurrently, after Start.
+// Dispatcher reads the outbox and sends what is due. After Start its methods may be
+// called concurrently.
 //
-// Each endpoint has a worker, a goroutine that sends to it alone, so that none
-// waits for another. One more goroutine wakes the workers when the store has
-// something new; with a barrier, one follows the replica.
+// Each endpoint has a worker, a goroutine that sends to it alone, so that no endpoint
+// waits for another. One more goroutine wakes the workers when the store has news; with a
+// barrier, another follows the replica.
 type Dispatcher struct {
 	config    Config
 	store     log.Outbox
@@ -41,12 +41,12 @@ type Dispatcher struct {
 	metrics   *metrics
 
 	workers map[int64]*worker // by endpoint; not changed after Start
-	order   []int64           // the configuration's
+	order   []int64           // as in the configuration
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 
-	replicated atomic.Int64  // the newest seq that the barrier let pass
-	advance    chan struct{} // pokes the barrier's loop
+	replicated atomic.Int64  // the newest seq that is on the replica
+	advance    chan struct{} // wakes the barrier's loop
 }
 
 // New makes a dispatcher; nothing runs before Start.
@@ -66,8 +66,8 @@ func New(c Config) *Dispatcher {
 	return d
 }
 
-// perHost is how many idle connections to keep to a host: as many as may be used
-// at a time.
+// perHost is how many idle connections to keep to a host: as many as can be in use at a
+// time.
 func perHost(c Config) int {
 	n := c.Concurrency
 	for _, e := range c.Endpoints {
@@ -76,11 +76,11 @@ func perHost(c Config) int {
 	return n
 }
 
-// Collector gives the dispatcher's metrics. It is to be registered after Start.
+// Collector returns the dispatcher's metrics. Register it after Start.
 func (d *Dispatcher) Collector() prometheus.Collector { return d.metrics }
 
-// Start checks the configuration, makes the store's endpoints those of it, and
-// begins to send. ctx bounds the start alone: what was started runs until Close.
+// Start checks the configuration, brings the stored endpoints in line with it, and begins
+// to send. ctx bounds only the start: the goroutines run until Close.
 func (d *Dispatcher) Start(ctx context.Context) error {
 	targets, err := d.config.targets()
 	if err != nil {
@@ -112,8 +112,8 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 	return nil
 }
 
-// tellRemoved logs what was given up of endpoints that were there before and that
-// the configuration no longer names.
+// tellRemoved logs the deliveries that became dead letters because the configuration no
+// longer names their endpoint.
 func (d *Dispatcher) tellRemoved(before []log.EndpointStats, configured []log.Endpoint) {
 	for _, s := range before {
 		named := slices.ContainsFunc(configured, func(e log.Endpoint) bool { return e.ID == s.Endpoint.ID })
@@ -150,16 +150,16 @@ func (d *Dispatcher) run(ctx context.Context) {
 	}
 }
 
-// Drain sends what is due now, and returns when nothing more is, or when ctx
-// ends. What waits for a retry, or for an endpoint that is down or paused, stays
-// in the outbox for the next start.
+// Drain sends what is due now, and returns when nothing more is due, or when ctx ends.
+// Deliveries that wait for a retry, or for an endpoint that is down or paused, stay in
+// the outbox for the next start.
 func (d *Dispatcher) Drain(ctx context.Context) error {
 	if d.cancel == nil {
 		return nil
 	}
 	var replica error
 	if d.config.Barrier != nil {
-		if err := d.pass(ctx); err != nil { // then what it has is sent all the same
+		if err := d.pass(ctx); err != nil { // what the replica has is sent all the same
 			replica = fmt.Errorf("wait for the replica: %w", err)
 		}
 	}
@@ -184,8 +184,8 @@ func (d *Dispatcher) Drain(ctx context.Context) error {
 	return replica
 }
 
-// Close ends all requests and returns when everything that was started has
-// ended. What was under way is sent again at the next start, with the same id.
+// Close ends all requests and returns when all goroutines have ended. Requests that were
+// under way are sent again at the next start, with the same id.
 func (d *Dispatcher) Close() {
 	if d.cancel == nil {
 		return
@@ -197,12 +197,12 @@ func (d *Dispatcher) Close() {
 	}
 }
 
-// watch wakes the workers when the store has something new, and keeps what pends
-// within its bound.
+// watch wakes the workers when the store has news, and keeps the pending deliveries
+// within their bound.
 func (d *Dispatcher) watch(ctx context.Context) {
 	tokens, cancel := d.store.Watch()
 	defer cancel()
-	check := time.NewTimer(0) // a token is followed by a count, soon but not at once
+	check := time.NewTimer(0) // a token leads to a count soon, but not at once
 	defer check.Stop()
 	armed := true
 	for {
@@ -229,8 +229,7 @@ func (d *Dispatcher) watch(ctx context.Context) {
 	}
 }
 
-// wakeAll wakes the workers for what they may send, and the barrier's loop for the
-// rest.
+// wakeAll wakes the workers and the barrier's loop.
 func (d *Dispatcher) wakeAll() {
 	for _, w := range d.workers {
 		w.poke()
@@ -241,7 +240,7 @@ func (d *Dispatcher) wakeAll() {
 	}
 }
 
-// bound dead-letters the oldest of what pends beyond the configured number.
+// bound makes dead letters of the oldest pending deliveries beyond MaxPending.
 func (d *Dispatcher) bound(ctx context.Context) error {
 	stats, err := d.store.EndpointStats(ctx)
 	if err != nil {
@@ -262,8 +261,8 @@ func (d *Dispatcher) bound(ctx context.Context) error {
 	return nil
 }
 
-// maxSeq is the newest event that may be sent; 0 = any. It is false while the
-// replica is not known to hold any.
+// maxSeq is the newest event that may be sent; 0 = any. It is false while no event is
+// known to be on the replica.
 func (d *Dispatcher) maxSeq() (int64, bool) {
 	if d.config.Barrier == nil {
 		return 0, true
@@ -272,8 +271,8 @@ func (d *Dispatcher) maxSeq() (int64, bool) {
 	return seq, seq > 0
 }
 
-// follow keeps replicated behind the replica. While that fails it tells of it
-// once, and tries at growing intervals.
+// follow keeps replicated up to date. It logs the first of several failures, and tries
+// again at growing intervals.
 func (d *Dispatcher) follow(ctx context.Context) {
 	wait := time.Duration(0) // until the next try, after a failure
 	for {
@@ -303,7 +302,7 @@ func (d *Dispatcher) follow(ctx context.Context) {
 	}
 }
 
-// pass waits until the replica has the newest event, and lets all up to it go.
+// pass waits until the replica has the newest event, and lets the workers send up to it.
 func (d *Dispatcher) pass(ctx context.Context) error {
 	_, newest, err := d.store.SeqRange(ctx)
 	if err != nil {
@@ -315,7 +314,7 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 	if err := d.config.Barrier(ctx, newest); err != nil {
 		return err
 	}
-	for { // the barrier may be passed by two at a time
+	for { // another call may store its value at the same time
 		old := d.replicated.Load()
 		if newest <= old || d.replicated.CompareAndSwap(old, newest) {
 			break

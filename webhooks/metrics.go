@@ -13,8 +13,8 @@ import (
 // scrapeTime bounds how long a scrape waits for the store.
 const scrapeTime = 2 * time.Second
 
-// metrics counts attempts as they are made, and reads the rest from the store
-// when it is scraped: there is no second copy to disagree with it.
+// metrics counts attempts as they are made, and reads everything else from the store when
+// it is scraped, so that there is no second copy to disagree.
 type metrics struct {
 	dispatcher *Dispatcher
 
@@ -79,7 +79,7 @@ func (m *metrics) Describe(c chan<- *prometheus.Desc) {
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	m.attempts.Collect(c)
 	m.latency.Collect(c)
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime) // a Collector is given none
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime) // Collect has no context
 	defer cancel()
 	endpoints, err := m.dispatcher.Endpoints(ctx)
 	if err != nil {

@@ -15,8 +15,8 @@ const (
 	maxPage     = 1000
 )
 
-// EndpointStatus is how an endpoint fares. Times are Unix milliseconds; what is
-// zero is left out.
+// EndpointStatus is the state of an endpoint. Times are Unix milliseconds; zero values
+// are left out.
 type EndpointStatus struct {
 	ID       int64             `json:"id"`
 	Name     string            `json:"name,omitempty"`
@@ -47,7 +47,7 @@ type EndpointStatus struct {
 	ProbeError     string `json:"probe_error,omitempty"` // of the last probe
 }
 
-// DeliveryStatus is what has become of one event on its way to one endpoint.
+// DeliveryStatus is the state of one event's delivery to one endpoint.
 type DeliveryStatus struct {
 	Seq        int64  `json:"seq"`
 	EventID    string `json:"event_id"`
@@ -64,8 +64,8 @@ type DeliveryStatus struct {
 	LastError  string `json:"last_error,omitempty"`
 }
 
-// Endpoints tells of every endpoint, those too that the configuration no longer
-// names.
+// Endpoints returns the state of every endpoint, also of those that the configuration no
+// longer names.
 func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
 	stats, err := d.store.EndpointStats(ctx)
 	if err != nil {
@@ -75,7 +75,7 @@ func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
 	for _, s := range stats {
 		e := statusOf(&s)
 		if w := d.workers[s.Endpoint.ID]; w != nil {
-			w.do(ctx, func() { w.describe(&e) }) // a worker that has ended has nothing to add
+			w.do(ctx, func() { w.describe(&e) }) // a worker that has ended adds nothing
 		}
 		out = append(out, e)
 	}
@@ -113,8 +113,8 @@ func (w *worker) describe(e *EndpointStatus) {
 	}
 }
 
-// Deliveries returns a page of an endpoint's deliveries in that state, newest
-// first, of events before that seq; beforeSeq 0 begins at the newest.
+// Deliveries returns a page of an endpoint's deliveries in that state, newest first, of
+// events before beforeSeq; 0 begins at the newest.
 func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state log.DeliveryState, beforeSeq int64, limit int) ([]DeliveryStatus, error) {
 	if limit <= 0 {
 		limit = defaultPage
@@ -137,9 +137,9 @@ func (d *Dispatcher) Deliveries(ctx context.Context, endpointID int64, state log
 	return out, nil
 }
 
-// Replay makes deliveries pending again: one event, a range, or all dead letters.
-// They are sent at once, with the same ids and bodies, each room's in order. It
-// returns how many.
+// Replay makes deliveries pending again: one event, a range, or all dead letters. They
+// are sent at once, with the same ids and bodies, each room's in order. It returns how
+// many.
 func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r log.Replay) (int, error) {
 	if _, err := d.worker(endpointID); err != nil {
 		return 0, err
@@ -154,8 +154,8 @@ func (d *Dispatcher) Replay(ctx context.Context, endpointID int64, r log.Replay)
 	return n, nil
 }
 
-// Pause stops sending to an endpoint; its events are kept. Requests under way
-// end by themselves.
+// Pause stops sending to an endpoint; its events are recorded. Requests that are under
+// way continue.
 func (d *Dispatcher) Pause(ctx context.Context, endpointID int64, reason string) error {
 	return d.setState(ctx, endpointID, log.EndpointPaused, reason)
 }
@@ -173,7 +173,7 @@ func (d *Dispatcher) setState(ctx context.Context, id int64, s log.EndpointState
 	if err := d.store.SetEndpointState(ctx, id, s, reason); err != nil {
 		return fmt.Errorf("set the webhook endpoint's state: %w", err)
 	}
-	// It is decided on disk: tell the worker even if nobody waits any more.
+	// The state is on disk: tell the worker even if the caller no longer waits.
 	if !w.do(context.WithoutCancel(ctx), func() { w.setState(s) }) {
 		return ErrClosed
 	}
@@ -181,7 +181,7 @@ func (d *Dispatcher) setState(ctx context.Context, id int64, s log.EndpointState
 }
 
 // SendTest sends an event of the type [log.WebhookTest] to that endpoint alone, through
-// the outbox like any other, and returns the event as it stands in the log.
+// the outbox like any other event, and returns the event as logged.
 func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (log.Event, error) {
 	if _, err := d.worker(endpointID); err != nil {
 		return log.Event{}, err
@@ -195,7 +195,7 @@ func (d *Dispatcher) SendTest(ctx context.Context, endpointID int64) (log.Event,
 	return e, nil
 }
 
-// worker is the worker of an endpoint that the configuration names.
+// worker returns the worker of an endpoint in the configuration.
 func (d *Dispatcher) worker(id int64) (*worker, error) {
 	w := d.workers[id]
 	if w == nil {

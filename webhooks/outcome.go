@@ -7,7 +7,7 @@ import (
 	"parlor/rooms/log"
 )
 
-// finish takes up what came of a request.
+// finish handles the outcome of a request.
 func (w *worker) finish(ctx context.Context, a attempt) {
 	w.active--
 	if a.probe {
@@ -47,11 +47,11 @@ func (w *worker) succeeded(a attempt) {
 	}
 }
 
-// failed decides what a failure means for the event and for the endpoint. It is
-// recorded as an attempt of the event only if it tells of the event: not if the
-// event was not due, and was sent as a probe or in a sweep, and not if a probe
-// found that the endpoint is still unreachable. So an outage uses up nobody's
-// attempts, and releases nobody from the order.
+// failed decides what a failure means for the event and for the endpoint. It counts as an
+// attempt of the event only if it says something about the event. It does not if the
+// event was not due and was sent as a probe or in a sweep, nor if a probe found that the
+// endpoint is still unreachable. So an outage uses up no attempts and does not change the
+// order.
 func (w *worker) failed(a attempt) {
 	if a.early || a.probe && a.class == unreachable {
 		delete(w.claimed, a.delivery.Seq)
@@ -60,7 +60,7 @@ func (w *worker) failed(a attempt) {
 		w.results = append(w.results, w.failure(a))
 	}
 	if a.early && !a.probe && a.class == refused {
-		return // it failed before and was tried early: no news of the endpoint
+		return // it has failed before and was sent early: this says nothing new about the endpoint
 	}
 	if w.failSince == 0 {
 		w.failSince = a.at.UnixMilli()
@@ -81,7 +81,7 @@ func (w *worker) failed(a attempt) {
 	}
 }
 
-// setAside keeps a delivery from being tried again in this sweep or row of probes.
+// setAside excludes a delivery from this sweep or row of probes.
 func (w *worker) setAside(a attempt) {
 	if !w.sweeping && !w.breaker.open {
 		return
@@ -95,7 +95,7 @@ func (w *worker) setAside(a attempt) {
 	if !a.probe {
 		w.sweepFail++
 		if w.sweepFail >= breakAfter {
-			w.endSweep() // they fail for reasons of their own: their schedule rules
+			w.endSweep() // the events fail for their own reasons, so their schedule applies
 		}
 	}
 }
@@ -123,7 +123,7 @@ func (w *worker) failure(a attempt) log.DeliveryResult {
 	return r
 }
 
-// disable obeys a 410: the receiver wants no more, now or of what pends.
+// disable handles a 410: the receiver wants no more events, and none of the pending ones.
 func (w *worker) disable(ctx context.Context, a attempt) {
 	const reason = "the receiver answered 410 Gone"
 	w.setState(log.EndpointDisabled)
@@ -145,14 +145,14 @@ func (w *worker) setState(s log.EndpointState) {
 	w.release()
 	if s == log.EndpointOn {
 		w.exhausted = false
-		if w.failSince != 0 { // look before sending all of it; what is old has its time again
+		if w.failSince != 0 { // probe before sending everything; old events get their full time again
 			w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
 			w.failSince, w.expiring = 0, false
 		}
 	}
 }
 
-// release gives back what is claimed but not being sent.
+// release gives up the claims of deliveries that are not being sent.
 func (w *worker) release() {
 	for _, d := range w.queue {
 		delete(w.claimed, d.Seq)
@@ -161,9 +161,9 @@ func (w *worker) release() {
 	w.exhausted = false
 }
 
-// expire gives up, while the endpoint is down, what it has failed to take for as
-// long as the schedule lasts. Else a receiver that never returns would keep the
-// log from ever being pruned.
+// expire gives up, while the endpoint is down, the events that it has failed to take for
+// as long as the schedule lasts. Otherwise a receiver that never returns would keep the
+// log from being pruned.
 func (w *worker) expire(ctx context.Context) {
 	if !w.expiring || !w.breaker.open || w.state != log.EndpointOn || len(w.results) > 0 || w.recording != nil {
 		return
@@ -193,7 +193,7 @@ func (w *worker) expire(ctx context.Context) {
 		})
 	}
 	w.expired += len(w.results)
-	w.expiring = len(w.results) > 0 // then there may be more, also behind these
+	w.expiring = len(w.results) > 0 // then there may be more
 	if !w.expiring && w.expired > 0 {
 		w.log.Warn("webhooks: gave up old events", "count", w.expired, "err", w.probeErr)
 		w.expired = 0

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// DefaultSchedule is the example of Standard Webhooks 1.0: ten attempts in some
+// DefaultSchedule is the example schedule of Standard Webhooks 1.0: ten attempts in some
 // 75 hours.
 func DefaultSchedule() []time.Duration {
 	return []time.Duration{
@@ -17,15 +17,15 @@ func DefaultSchedule() []time.Duration {
 	}
 }
 
-// maxRetryAfter bounds how long a receiver's Retry-After is honoured: a mistake
-// there must not silence an endpoint for a year.
+// maxRetryAfter bounds a receiver's Retry-After, so that a mistake there does not silence
+// an endpoint for a year.
 const maxRetryAfter = time.Hour
 
 // schedule is the time from each failed attempt to the next.
 type schedule []time.Duration
 
-// next is how long to wait after the failed attempt of that number, from 1; false
-// if it was the last.
+// next is the wait after the failed attempt of that number, from 1; false if it was the
+// last.
 func (s schedule) next(attempt int) (time.Duration, bool) {
 	if attempt > len(s) {
 		return 0, false
@@ -33,8 +33,7 @@ func (s schedule) next(attempt int) (time.Duration, bool) {
 	return jitter(s[max(attempt, 1)-1]), true
 }
 
-// lasting is s with its last attempt after d: cut short, or with its last step
-// repeated.
+// lasting is s with its last attempt after d: cut short, or with its last step repeated.
 func (s schedule) lasting(d time.Duration) schedule {
 	var out schedule
 	for i := 0; d > 0; i++ {
@@ -45,7 +44,7 @@ func (s schedule) lasting(d time.Duration) schedule {
 	return out
 }
 
-// total is how long an event is tried for.
+// total is how long an event is tried.
 func (s schedule) total() (sum time.Duration) {
 	for _, d := range s {
 		sum += d
@@ -53,13 +52,13 @@ func (s schedule) total() (sum time.Duration) {
 	return sum
 }
 
-// jitter is d ±20 %, so that what failed together does not come back together.
+// jitter is d ±20 %, so that events that failed together are not retried together.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// retryAfter reads a Retry-After header (RFC 9110 section 10.2.3: seconds or a
-// date), bounded; 0 if there is none that makes sense.
+// retryAfter reads a Retry-After header (RFC 9110 section 10.2.3: seconds or a date),
+// bounded; 0 if there is none or it is invalid.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	v := strings.TrimSpace(h.Get("Retry-After"))
 	if v == "" {

@@ -17,24 +17,23 @@ import (
 	"parlor/rooms/log"
 )
 
-// What is read of an answer. Its body matters to nobody; reading a small one to
-// its end lets the connection be used again.
+// Bounds of what is read of an answer. Nothing uses its body, but reading a small one to
+// its end lets the connection be reused.
 const (
 	maxAnswer    = 16 << 10
 	maxExcerpt   = 200
 	maxError     = 500
-	answerTime   = time.Second // for the body, once the status is there
+	answerTime   = time.Second // for the body, after the status
 	maxHeader    = 64 << 10
 	idleConnTime = 90 * time.Second
-	// HTTP/2 would use a connection that has gone silent until the kernel gives it
-	// up, a quarter of an hour later: so it is asked whether it lives.
+	// HTTP/2 would use a dead connection until the kernel gives it up, a quarter of an
+	// hour later, so a ping checks it.
 	pingAfter = 10 * time.Second
 	pingTime  = 5 * time.Second
 )
 
-// NewTransport makes the transport that a [Dispatcher] uses: HTTP/2 where the
-// receiver offers it, connections kept and used again, perHost of them, nothing
-// decompressed. tlsConfig may be nil.
+// NewTransport makes the transport that a [Dispatcher] uses: HTTP/2 where the receiver
+// offers it, perHost kept connections, no decompression. tlsConfig may be nil.
 func NewTransport(tlsConfig *tls.Config, perHost int) *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
@@ -51,18 +50,18 @@ func NewTransport(tlsConfig *tls.Config, perHost int) *http.Transport {
 	}
 }
 
-// class is what an attempt says of the endpoint.
+// class tells what an attempt's outcome means for the endpoint.
 type class int
 
 const (
 	delivered   class = iota // 2xx
-	refused                  // it answered, but not this event: the event's own failure
-	unreachable              // no answer, or one that says the receiver is down or overloaded
-	gone                     // 410: it wants no more events
-	aborted                  // we stopped
+	refused                  // it answered, but refused this event: the event's own failure
+	unreachable              // no answer, or an answer that says the receiver is down or overloaded
+	gone                     // 410: the receiver wants no more events
+	aborted                  // the dispatcher was closed
 )
 
-// outcome is what became of one attempt.
+// outcome is the result of one attempt.
 type outcome struct {
 	class      class
 	status     int // HTTP status; 0 = no answer
@@ -70,7 +69,7 @@ type outcome struct {
 	retryAfter time.Duration
 }
 
-// label is the outcome as metrics name it.
+// label is the outcome's label in the metrics.
 func (o outcome) label() string {
 	switch {
 	case o.class == aborted:
@@ -88,7 +87,7 @@ type sender struct {
 	userAgent string
 }
 
-// send makes one attempt to bring e to t.
+// send makes one attempt to deliver e to t.
 func (s *sender) send(parent context.Context, t *target, e *log.Event) outcome {
 	ctx, cancel := context.WithTimeout(parent, s.timeout)
 	defer cancel()
@@ -96,8 +95,8 @@ func (s *sender) send(parent context.Context, t *target, e *log.Event) outcome {
 	if err != nil {
 		return outcome{class: refused, err: clip(err.Error(), maxError)}
 	}
-	// The transport by itself, without a Client: redirects are not followed, there
-	// are no cookies, and errors do not quote the URL.
+	// RoundTrip, and not a Client: it follows no redirects, keeps no cookies, and its
+	// errors do not contain the URL.
 	resp, err := s.transport.RoundTrip(req)
 	switch {
 	case err == nil:
@@ -109,8 +108,8 @@ func (s *sender) send(parent context.Context, t *target, e *log.Event) outcome {
 		return outcome{class: unreachable, err: clip(describe(err), maxError)}
 	}
 	defer resp.Body.Close()
-	// The status is what counts. An answer that trickles gets no more time, one
-	// that is too long has its connection closed by Close.
+	// The status decides. A slow body gets no more time, and Close closes the connection
+	// of a long one.
 	stop := time.AfterFunc(answerTime, cancel)
 	defer stop.Stop()
 	excerpt := readAnswer(resp.Body)
@@ -132,13 +131,13 @@ func (s *sender) request(ctx context.Context, t *target, e *log.Event) (*http.Re
 	h.Set("Parlor-Seq", strconv.FormatInt(e.Seq, 10))
 	h.Set("Parlor-Room-Seq", strconv.FormatInt(e.RoomSeq, 10))
 	h.Set("Parlor-Epoch", strconv.FormatInt(e.Epoch, 10))
-	// An empty list is not sent, but tells net/http that it may send again at once
-	// when a kept connection turns out to be closed: the id makes that harmless.
+	// An empty list is not sent, but lets net/http repeat the request at once if a kept
+	// connection turns out to be closed. The event's id makes that harmless.
 	h["Idempotency-Key"] = nil
 	return req, nil
 }
 
-// judge says what an answer means.
+// judge classifies an answer.
 func judge(resp *http.Response, excerpt string) outcome {
 	code := resp.StatusCode
 	if code >= 200 && code <= 299 {
@@ -163,18 +162,18 @@ func judge(resp *http.Response, excerpt string) outcome {
 	return o
 }
 
-// readAnswer reads a bounded part of an answer and returns its beginning. An
-// error in it changes nothing: the status has been given.
+// readAnswer reads a bounded part of an answer and returns its beginning. An error does
+// not matter: the status is known already.
 func readAnswer(r io.Reader) string {
 	head := make([]byte, maxExcerpt)
 	n, err := io.ReadFull(r, head)
 	if err == nil {
-		_, _ = io.CopyN(io.Discard, r, maxAnswer-maxExcerpt) // for the connection's sake only
+		_, _ = io.CopyN(io.Discard, r, maxAnswer-maxExcerpt) // only so that the connection can be reused
 	}
 	return clip(string(head[:n]), maxExcerpt)
 }
 
-// describe is err in words that an operator can act on.
+// describe is err in words for an operator.
 func describe(err error) string {
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "bad certificate: " + e.Err.Error()

@@ -15,13 +15,12 @@ import (
 
 const (
 	secretPrefix  = "whsec_"
-	tokenValidity = 5 * time.Minute // as LiveKit's
+	tokenValidity = 5 * time.Minute // as in LiveKit
 )
 
-// DeriveSecret is the Standard Webhooks secret of an API secret for which none is
-// configured: "whsec_" and the base64 of HMAC-SHA256(API secret, "parlor webhook
-// signing"). A key of its own, so that what one scheme signs is of no use in the
-// other.
+// DeriveSecret is the Standard Webhooks secret for an API secret without a configured
+// one: "whsec_" and the base64 of HMAC-SHA256(API secret, "parlor webhook signing"). It
+// differs from the API secret, so that a signature of one scheme is useless in the other.
 func DeriveSecret(apiSecret string) string {
 	m := hmac.New(sha256.New, []byte(apiSecret))
 	m.Write([]byte("parlor webhook signing"))
@@ -45,15 +44,15 @@ func liveKitToken(key, secret string, body []byte) (string, error) {
 		ToJWT()
 }
 
-// Signer signs requests as webhooks are signed, so that their receiver verifies
-// both with the same code. It may be used concurrently.
+// Signer signs requests as webhooks are signed, so that a receiver can verify both with
+// the same code. It may be used concurrently.
 type Signer struct {
 	key, secret string   // of LiveKit's signature
 	signing     [][]byte // of Standard Webhooks, the current one first
 }
 
-// NewSigner makes a signer for an API key, with the Standard Webhooks secret
-// that is derived from its secret.
+// NewSigner makes a signer for an API key, with the Standard Webhooks secret that is
+// derived from the key's secret.
 func NewSigner(key, secret string) (*Signer, error) {
 	b, err := parseSecret(DeriveSecret(secret))
 	if err != nil {
@@ -77,8 +76,8 @@ func (s *Signer) Sign(h http.Header, id string, body []byte) error {
 	return nil
 }
 
-// signatures is the webhook-signature header of Standard Webhooks 1.0: one
-// signature of "id.timestamp.body" for each secret.
+// signatures is the webhook-signature header of Standard Webhooks 1.0: a signature of
+// "id.timestamp.body" for each secret.
 func signatures(secrets [][]byte, id string, timestamp int64, body []byte) string {
 	signed := []byte(id + "." + strconv.FormatInt(timestamp, 10) + ".")
 	var b strings.Builder

@@ -14,34 +14,34 @@ import (
 )
 
 const (
-	// claimBatch is how many deliveries are asked for at once.
+	// claimBatch is how many deliveries one query asks for.
 	claimBatch = 64
-	// minClaims is how many deliveries may at least be in hand: waiting for a
-	// request, in one, or done and not yet recorded.
+	// minClaims is the least bound of claimed deliveries: those that wait for a request,
+	// are being sent, or are done and not yet recorded.
 	minClaims = 256
 	// maxTried bounds how many deliveries a sweep or a row of probes remembers.
 	maxTried = 512
-	// maxSleep bounds the timer for a delivery that is due later: a clock that is set,
-	// or a machine that was suspended, moves the wall clock and not the timer. Looking
-	// at the clock costs nothing; the store is asked only when it is time.
+	// maxSleep bounds the timer for a delivery that is due later: a clock that is set, or
+	// a machine that was suspended, moves the wall clock and not the timer. At a wake-up
+	// the worker looks at the clock, and asks the store only when the delivery is due.
 	maxSleep = 5 * time.Second
 	// storeRetry is the time until a failed read or write of the store is repeated.
 	storeRetry = time.Second
 	// recordTime bounds the last write when the dispatcher closes.
 	recordTime = 5 * time.Second
-	// anyTime is a time by which every delivery that heads its room is due.
+	// anyTime is a time by which every head of a room's queue is due.
 	anyTime = math.MaxInt64
 )
 
-// worker sends to one endpoint. One goroutine, run, owns all of it; requests and
-// writes run in goroutines of their own, bounded, that report to it and are
-// waited for before run returns.
+// worker sends to one endpoint. One goroutine, run, owns its state. Requests and writes
+// run on goroutines of their own, bounded in number, which report to run; run waits for
+// them before it returns.
 type worker struct {
 	target  target
 	store   log.Outbox
 	sender  *sender
 	sched   schedule
-	maxSeq  func() (seq int64, ok bool) // bound set by the barrier; false = send nothing yet
+	maxSeq  func() (seq int64, ok bool) // bound set by the barrier; false = nothing may be sent yet
 	allow   func() error                // nil = always
 	metrics workerMetrics
 	log     *slog.Logger
@@ -49,8 +49,8 @@ type worker struct {
 	wake     chan struct{}   // poked: something may be due
 	ctl      chan func()     // run in the loop
 	ended    chan struct{}   // closed when run has returned
-	done     chan attempt    // requests → loop; never blocks, its room is the concurrency
-	recorded chan error      // writes → loop; room for the one that may be under way
+	done     chan attempt    // requests → loop; its capacity is the concurrency, so it never blocks
+	recorded chan error      // writes → loop; capacity for the one that may be under way
 	lifetime context.Context // of requests: ends when the dispatcher closes
 	writing  context.Context // of writes: ends a while later
 	tasks    sync.WaitGroup
@@ -67,23 +67,23 @@ type worker struct {
 	results   []log.DeliveryResult
 	recording []log.DeliveryResult // being written
 	exhausted bool                 // the last query found no more; until woken
-	sleepTill time.Time            // when to look again by ourselves; zero = never
+	sleepTill time.Time            // when to look again without being woken; zero = never
 	retryAt   time.Time            // when to use the store again after a failure
 	reads     outage.Log           // of the store
 	writes    outage.Log           // of the store
-	barred    bool                 // another machine may send what pends
-	sweeping  bool                 // what pends is tried at once, due or not
-	sweepFail int                  // in a row, within the sweep
+	barred    bool                 // another machine may serve the rooms
+	sweeping  bool                 // all pending deliveries are tried at once, due or not
+	sweepFail int                  // failures in a row within the sweep
 	tried     map[int64]struct{}   // not to be tried again in this sweep or row of probes
-	expiring  bool                 // what is too old may have to be given up
-	expired   int                  // given up so far, to be logged
-	waiters   []chan struct{}      // told when nothing is to be done now
+	expiring  bool                 // old events may have to be given up
+	expired   int                  // given up so far, for the log
+	waiters   []chan struct{}      // callers of Drain, told when nothing can be done now
 }
 
-// attempt is one request on its way, and what came of it.
+// attempt is one request and its outcome.
 type attempt struct {
 	delivery log.Delivery
-	probe    bool // made because the breaker is open
+	probe    bool // made while the breaker is open
 	early    bool // made before it was due
 	outcome
 	at time.Time // when it ended
@@ -109,12 +109,12 @@ func newWorker(t target, probeMin, probeMax time.Duration) *worker {
 func (w *worker) poke() {
 	select {
 	case w.wake <- struct{}{}:
-	default: // it is awake already
+	default: // it is about to wake already
 	}
 }
 
-// do runs f in the worker's loop and waits for it. It reports false if ctx ended
-// or the worker has.
+// do runs f in the worker's loop and waits for it. It reports false if ctx or the worker
+// has ended.
 func (w *worker) do(ctx context.Context, f func()) bool {
 	ran := make(chan struct{})
 	select {
@@ -124,16 +124,15 @@ func (w *worker) do(ctx context.Context, f func()) bool {
 	case <-w.ended:
 		return false
 	}
-	<-ran // the loop waits for nobody, so this is soon
+	<-ran // soon: the loop runs f at once
 	return true
 }
 
-// run is the worker's loop. It returns after ctx has ended, when all that it
-// started has.
+// run is the worker's loop. It returns after ctx has ended and all its goroutines have.
 func (w *worker) run(ctx context.Context) {
 	defer close(w.ended)
 	w.lifetime = ctx
-	var giveUp context.CancelFunc // what is known must be written, but not for ever
+	var giveUp context.CancelFunc // outcomes must be recorded, but not wait for ever
 	w.writing, giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
 	if w.failSince != 0 {
@@ -172,8 +171,8 @@ func (w *worker) run(ctx context.Context) {
 	w.stop(ctx)
 }
 
-// arm sets the timer to the next moment at which the worker has something to do
-// by itself.
+// arm sets the timer to the next moment at which the worker has something to do without
+// being woken.
 func (w *worker) arm(timer *time.Timer) {
 	at := w.sleepTill
 	switch {
@@ -183,7 +182,7 @@ func (w *worker) arm(timer *time.Timer) {
 		at = time.Time{}
 	case w.breaker.open:
 		if w.probing || w.active >= w.target.concurrency {
-			at = time.Time{} // what ends is news
+			at = time.Time{} // the end of a request wakes the loop
 		} else if !w.exhausted {
 			at = w.breaker.until
 		}
@@ -195,13 +194,13 @@ func (w *worker) arm(timer *time.Timer) {
 	timer.Reset(min(time.Until(at), maxSleep))
 }
 
-// fill claims what can be sent.
+// fill claims deliveries that can be sent.
 func (w *worker) fill(ctx context.Context) {
 	for w.wantsMore() {
 		now := time.Now()
 		q, ok := w.query(now)
 		if !ok {
-			w.exhausted, w.sleepTill = true, time.Time{} // the barrier will wake us
+			w.exhausted, w.sleepTill = true, time.Time{} // the barrier will wake the worker
 			return
 		}
 		found, err := w.store.DueHeads(ctx, q)
@@ -225,8 +224,8 @@ func (w *worker) fill(ctx context.Context) {
 	}
 }
 
-// mayNot tells whether another machine may have the outbox. What is claimed is
-// given back, and in a while it is asked again.
+// mayNot reports whether another machine may serve the rooms. Then it gives up the
+// claims, and asks again after storeRetry.
 func (w *worker) mayNot() bool {
 	var err error
 	if w.allow != nil {
@@ -242,7 +241,7 @@ func (w *worker) mayNot() bool {
 	return w.barred
 }
 
-// wantsMore tells whether there is room for more claims, and a chance of any.
+// wantsMore reports whether the worker may claim more, and whether a query may find any.
 func (w *worker) wantsMore() bool {
 	if w.state != log.EndpointOn || w.exhausted || !w.retryAt.IsZero() || w.mayNot() {
 		return false
@@ -259,8 +258,8 @@ func (w *worker) room() int {
 	return max(minClaims, 4*w.target.concurrency) - len(w.claimed)
 }
 
-// query is what to ask for now: what is due; in a sweep, what is not due either;
-// one for a probe, due or not. It is false if the barrier lets nothing pass yet.
+// query is the query for now: for due deliveries; in a sweep also for others; for a probe
+// for one, due or not. It is false while the barrier lets nothing pass.
 func (w *worker) query(now time.Time) (log.DueQuery, bool) {
 	bound, ok := w.maxSeq()
 	q := log.DueQuery{
@@ -273,25 +272,25 @@ func (w *worker) query(now time.Time) (log.DueQuery, bool) {
 		q.Limit = 1
 	}
 	if w.breaker.open && !now.Before(w.breaker.early) || w.sweeping {
-		q.NowMs = anyTime // those longest due come first
+		q.NowMs = anyTime // the longest due come first
 	}
 	q.Exclude = w.inHand(w.tried)
 	return q, ok
 }
 
-// inHand is the deliveries that are claimed, and those in more.
+// inHand returns the claimed deliveries and those in more.
 func (w *worker) inHand(more map[int64]struct{}) []int64 {
 	out := make([]int64, 0, len(w.claimed)+len(more))
 	out = slices.AppendSeq(out, maps.Keys(w.claimed))
 	return slices.AppendSeq(out, maps.Keys(more))
 }
 
-// noMore decides what follows a query that found less than it asked for. It
-// reports whether to ask again at once.
+// noMore handles a query that found less than it asked for. It reports whether to ask
+// again at once.
 func (w *worker) noMore(ctx context.Context, q log.DueQuery, found int) bool {
 	switch {
 	case w.breaker.open && found == 0 && len(w.tried) > 0:
-		clear(w.tried) // all have had their turn as probes: begin again
+		clear(w.tried) // every delivery has been a probe: begin again
 		return true
 	case w.sweeping:
 		w.endSweep()
@@ -299,7 +298,7 @@ func (w *worker) noMore(ctx context.Context, q log.DueQuery, found int) bool {
 	}
 	w.exhausted, w.sleepTill = true, time.Time{}
 	if q.NowMs == anyTime {
-		return false // nothing pends at all; what comes wakes us
+		return false // nothing is pending at all; a new event wakes the worker
 	}
 	next, err := w.store.NextDue(ctx, q.EndpointID, q.NowMs)
 	if err != nil {
@@ -315,7 +314,7 @@ func (w *worker) noMore(ctx context.Context, q log.DueQuery, found int) bool {
 	return false
 }
 
-// storeFailed has the worker use the store again in a while.
+// storeFailed logs a failure and puts off the next use of the store.
 func (w *worker) storeFailed(ctx context.Context, o *outage.Log, what string, err error) {
 	if ctx.Err() != nil {
 		return
@@ -325,7 +324,7 @@ func (w *worker) storeFailed(ctx context.Context, o *outage.Log, what string, er
 	w.retryAt = time.Now().Add(storeRetry)
 }
 
-// dispatch starts requests for what is claimed.
+// dispatch starts requests for the claimed deliveries.
 func (w *worker) dispatch() {
 	for len(w.queue) > 0 && w.active < w.target.concurrency {
 		if w.breaker.open && w.probing || w.mayNot() {
@@ -350,7 +349,7 @@ func (w *worker) dispatch() {
 	}
 }
 
-// record writes what attempts came to, one batch at a time.
+// record writes the outcomes of attempts, one batch at a time.
 func (w *worker) record() {
 	if w.recording != nil || len(w.results) == 0 || !w.retryAt.IsZero() {
 		return
@@ -362,7 +361,7 @@ func (w *worker) record() {
 	})
 }
 
-// afterRecord takes up the store's answer.
+// afterRecord handles the store's answer.
 func (w *worker) afterRecord(err error) {
 	batch := w.recording
 	w.recording = nil
@@ -378,7 +377,7 @@ func (w *worker) afterRecord(err error) {
 	w.exhausted = false
 }
 
-// tellWaiters answers the callers that wait until there is nothing to do now.
+// tellWaiters answers the callers that wait until nothing can be done now.
 func (w *worker) tellWaiters() {
 	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil {
 		return
@@ -392,12 +391,12 @@ func (w *worker) tellWaiters() {
 	w.waiters = nil
 }
 
-// stop waits for what the worker started and writes what it knows.
+// stop waits for the worker's goroutines and records the last outcomes.
 func (w *worker) stop(ctx context.Context) {
 	for w.active > 0 {
 		a := <-w.done
 		if a.class == gone {
-			a.class = refused // the next process asks again
+			a.class = refused // the next process asks the endpoint again
 		}
 		w.finish(ctx, a)
 	}

@@ -9,9 +9,9 @@ import (
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// New makes an identifier: the prefix, seven characters of time and twelve of
-// chance (71 bits). The leading time keeps an index of ids appending at its end
-// instead of all over it.
+// New makes an identifier: the prefix, seven characters of time and twelve random ones
+// (71 bits). With the time in front, new ids go to the end of an index and not all over
+// it.
 func New(prefix string) string {
 	b := make([]byte, 0, len(prefix)+19)
 	b = append(b, prefix...)

@@ -8,15 +8,16 @@ import (
 	"strings"
 )
 
-// Cursor is how far a reader of the log got: an event's seq, and the epoch that it
-// bears. A log that was restored to an earlier state gives a seq again, in a higher
-// epoch: the two together name one event for ever.
+// Cursor is a reader's place in the log: the seq of the last event read, and that event's
+// epoch. After a restore to an earlier state the log gives seqs out again, in a higher
+// epoch, so only the two together name one event for ever.
 type Cursor struct {
 	Seq   int64
 	Epoch int64 // 0 = not known
 }
 
-// String is the cursor as [ParseCursor] reads it: SEQ-EPOCH, or SEQ alone.
+// String formats the cursor for [ParseCursor]: SEQ-EPOCH, or SEQ if the epoch is not
+// known.
 func (c Cursor) String() string {
 	if c.Epoch == 0 {
 		return strconv.FormatInt(c.Seq, 10)
@@ -38,7 +39,7 @@ func ParseCursor(s string) (Cursor, error) {
 	return c, nil
 }
 
-// epochAt is the epoch of the event of that seq; 0 if it cannot be read.
+// epochAt is the epoch of the event with that seq; 0 if the event is gone.
 func (r *Reader) epochAt(ctx context.Context, seq int64) (int64, error) {
 	events, err := r.Store.Events(ctx, Query{After: seq - 1, Limit: 1})
 	if err != nil {
@@ -50,8 +51,8 @@ func (r *Reader) epochAt(ctx context.Context, seq int64) (int64, error) {
 	return events[0].Epoch, nil
 }
 
-// shared is the newest seq that the log has in common with a reader who got to c.
-// It is c's own unless a restore forgot what the reader saw. Of what is pruned it
+// shared is the newest seq that the log has in common with a reader at c. That is c's own
+// seq, unless a restore dropped events that the reader saw. Where events are pruned this
 // cannot be told.
 func (r *Reader) shared(ctx context.Context, c Cursor, oldest, newest int64) (int64, error) {
 	if c.Seq == 0 || c.Epoch == 0 || c.Seq < oldest {
@@ -63,7 +64,7 @@ func (r *Reader) shared(ctx context.Context, c Cursor, oldest, newest int64) (in
 			return c.Seq, err
 		}
 	}
-	// Epochs never fall along the log: what bears a higher one than the reader's was
+	// Epochs never fall along the log. Events with a higher epoch than the reader's were
 	// written after the restore.
 	end := min(newest, c.Seq-1)
 	var failed error

@@ -9,12 +9,11 @@ import (
 	"parlor/rooms/guid"
 )
 
-// Event is one line of the event log: what the webhooks send and what the log's
-// readers pull. Seq, RoomSeq and Epoch are set by the store in the transaction
-// that writes the event.
+// Event is one entry of the event log: webhooks send it and readers pull it. The store
+// sets Seq, RoomSeq and Epoch in the transaction that writes the event.
 type Event struct {
 	Seq       int64  // gapless over all events of this database
-	ID        string // EV_…, stable across attempts
+	ID        string // EV_…, the same in every attempt
 	Type      string
 	RoomSID   string
 	RoomName  string
@@ -24,13 +23,11 @@ type Event struct {
 	Body      []byte // protojson of livekit.WebhookEvent, sent byte for byte
 }
 
-// New makes the event that w tells of; it fills in w's id and time. It
-// panics on nothing: a body that cannot be marshalled is impossible for this
-// message, and is reported as an empty body in tests.
+// New makes the event for w, and sets w's id and time.
 func New(w *livekit.WebhookEvent, now time.Time) Event {
 	w.Id = guid.New("EV_")
 	w.CreatedAt = now.Unix()
-	body, _ := protojson.Marshal(w) // fails only on invalid UTF-8, which the wire refuses before
+	body, _ := protojson.Marshal(w) // fails only on invalid UTF-8, which the decoders of all input refuse or replace
 	return Event{
 		ID:        w.Id,
 		Type:      w.Event,

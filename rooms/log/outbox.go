@@ -9,7 +9,7 @@ import (
 // ErrNoEndpoint: no endpoint has the id, or the configuration does not name it.
 var ErrNoEndpoint = errors.New("no such webhook endpoint")
 
-// EndpointState is what an [Endpoint] is doing. It is stored as text.
+// EndpointState tells whether an [Endpoint] gets events. It is stored as text.
 type EndpointState string
 
 // The states of an endpoint.
@@ -22,9 +22,9 @@ const (
 	EndpointDisabled EndpointState = "disabled"
 )
 
-// ReasonRemoved is the [Endpoint] Reason of one that the configuration no longer
-// names. It comes back on when the configuration names it again; an endpoint
-// that is disabled for any other reason stays so until it is resumed.
+// ReasonRemoved is the Reason of an [Endpoint] that the configuration no longer names. It
+// is turned on again when the configuration names it again. An endpoint that is disabled
+// for any other reason stays so until it is resumed.
 const ReasonRemoved = "removed from the configuration"
 
 // Endpoint is a receiver of webhooks. URL, KeyID, Include, Exclude and
@@ -33,8 +33,8 @@ type Endpoint struct {
 	ID    int64
 	URL   string // tells endpoints apart
 	KeyID string // the API key whose secret signs what is sent
-	// Include, if any, names the types that are sent; "*" is every type. Without
-	// it everything that LiveKit sends is sent, but for what Exclude names.
+	// Include names the event types that are sent; "*" is every type. If it is empty, all
+	// types that LiveKit sends are sent, except those in Exclude.
 	Include, Exclude []string
 	// RelaxAfter is the number of failed attempts after which an event no longer
 	// holds up the later events of its room. 0 keeps strict order.
@@ -54,7 +54,7 @@ func (e *Endpoint) Wants(eventType string) bool {
 	return isFor(eventType, Everybody) && !slices.Contains(e.Exclude, eventType)
 }
 
-// DeliveryState is what has become of a [Delivery]. It is stored as a number.
+// DeliveryState is the state of a [Delivery]. It is stored as a number.
 type DeliveryState int
 
 // The states of a delivery.
@@ -78,9 +78,9 @@ func (s DeliveryState) String() string {
 
 // Delivery is an event on its way to one endpoint.
 //
-// The pending deliveries of one room to one endpoint are a queue: the first is
-// due at its NextMs, those behind it wait (NextMs 0) until it is delivered, dead
-// or, if the endpoint's RelaxAfter says so, has failed often enough.
+// The pending deliveries of one room to one endpoint are a queue. The first is due at its
+// NextMs. The others wait (NextMs 0) until the first is delivered, dead, or has failed as
+// often as the endpoint's RelaxAfter allows.
 type Delivery struct {
 	EndpointID int64
 	Seq        int64 // of the event
@@ -88,12 +88,12 @@ type Delivery struct {
 	State      DeliveryState
 	Attempts   int   // made so far, all failed unless State is delivered
 	NextMs     int64 // when it is due; 0 = waits behind an earlier one, or not pending
-	LastMs     int64 // when the last attempt ended, or it was given up; 0 = never
+	LastMs     int64 // when the last attempt ended, or the delivery was given up; 0 = never
 	LastStatus int   // HTTP status of the last attempt; 0 = no answer
 	LastError  string
 }
 
-// DeliveryResult is what an attempt came to.
+// DeliveryResult is the outcome of an attempt.
 type DeliveryResult struct {
 	EndpointID int64
 	Seq        int64
@@ -123,8 +123,8 @@ type DeliveryQuery struct {
 	Limit      int
 }
 
-// Replay says which of an endpoint's deliveries are to be sent again. What is
-// given all has to hold.
+// Replay selects deliveries of an endpoint that are to be sent again. All conditions must
+// hold.
 type Replay struct {
 	EventID  string        // that event only
 	FromSeq  int64         // events from it on
@@ -132,12 +132,12 @@ type Replay struct {
 	SinceMs  int64         // events created at or after it
 	State    DeliveryState // DeliveryDead or DeliveryDelivered
 	AnyState bool          // both, whatever State says
-	// Missing also takes up events that were never recorded for the endpoint,
-	// since it was disabled then or filters differed, if it wants them now.
+	// Missing also includes events that were never recorded for the endpoint, because it
+	// was disabled or its filter differed, if the endpoint wants them now.
 	Missing bool
 }
 
-// EndpointStats is how an endpoint fares. Reading it costs a few index lookups.
+// EndpointStats are an endpoint's figures. Reading them costs a few index look-ups.
 type EndpointStats struct {
 	Endpoint        Endpoint
 	Pending         int64 // deliveries
@@ -155,13 +155,13 @@ type EndpointStats struct {
 // Query asks for events in the order of their seq.
 type Query struct {
 	After int64 // events after this seq
-	Epoch int64 // of the event After, as the reader has it; 0 = not known
+	Epoch int64 // epoch of the event After, as the reader knows it; 0 = not known
 	Limit int
 	Room  string   // a room's SID, or a name: all rooms that bore it; "" = all
 	Types []string // empty = all
 }
 
-// Store is where the log is kept, as those who read it see it.
+// Store is the log's storage, as its readers see it.
 type Store interface {
 	// Events returns events in the order of their seq.
 	Events(ctx context.Context, q Query) ([]Event, error)
@@ -169,55 +169,55 @@ type Store interface {
 	// read. Before the first event both are 0; when all are pruned oldest is
 	// newest+1.
 	SeqRange(ctx context.Context) (oldest, newest int64, err error)
-	// Watch returns a channel that gets a token after each commit that wrote
-	// events or made deliveries due. Tokens coalesce: one means "look again".
-	// cancel releases the channel; it is not closed.
+	// Watch returns a channel that gets a token after each commit that wrote events or
+	// made deliveries due. Tokens coalesce: after one, look again. cancel releases the
+	// channel; it is not closed.
 	Watch() (c <-chan struct{}, cancel func())
 	// PruneEvents deletes up to batch events, with their deliveries: those created
-	// before olderThanMs, and the oldest of more than maxRows (0 = no bound). An
-	// event that pends for an endpoint stays, and so do those after it; one that was
-	// given up at olderThanMs or later is not too old yet. It returns how many it
-	// deleted: less than batch means there are no more.
+	// PruneEvents deletes up to batch events with their deliveries: those created before
+	// olderThanMs, and the oldest beyond maxRows (0 = no bound). An event with a pending
+	// delivery stays, and so do all later events; a dead letter younger than olderThanMs
+	// keeps its event. It returns the number deleted: below batch means that there are no
+	// more.
 	PruneEvents(ctx context.Context, olderThanMs, maxRows int64, batch int) (int, error)
 }
 
-// Outbox is the store as the sender of webhooks sees it. Writes go through the
-// store's one queue, in order with the changes of rooms, and return when they are on
-// disk. What names an endpoint that there is not fails with [ErrNoEndpoint].
+// Outbox is the store as the sender of webhooks sees it. Writes go through the store's
+// one queue, in order with the changes of rooms, and return when they are on disk. Calls
+// for an endpoint that does not exist fail with [ErrNoEndpoint].
 type Outbox interface {
 	Store
 
-	// SyncEndpoints makes the endpoints those of the configuration, and returns
-	// all of them with their ids, in the order given. Those that the configuration
-	// no longer names become disabled ([ReasonRemoved]); what pended for them is
-	// dead-lettered.
+	// SyncEndpoints brings the stored endpoints in line with the configuration, and
+	// returns the configured ones with their ids, in the order given. Endpoints that the
+	// configuration no longer names become disabled ([ReasonRemoved]), and their pending
+	// deliveries become dead letters.
 	SyncEndpoints(ctx context.Context, configured []Endpoint, nowMs int64) ([]Endpoint, error)
-	// SetEndpointState pauses, disables or resumes an endpoint, with the reason.
-	// What pends for it keeps pending.
+	// SetEndpointState pauses, disables or resumes an endpoint, with the reason. Its
+	// pending deliveries stay pending.
 	SetEndpointState(ctx context.Context, endpointID int64, s EndpointState, reason string) error
 
-	// DueHeads returns deliveries that can be sent now, those longest due first,
-	// whatever the endpoint's state.
+	// DueHeads returns deliveries that can be sent now, the longest due first, whatever
+	// the endpoint's state.
 	DueHeads(ctx context.Context, q DueQuery) ([]Delivery, error)
-	// NextDue is when the next delivery after afterMs falls due; 0 = none does.
+	// NextDue is when the next delivery after afterMs falls due; 0 = there is none.
 	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)
-	// FinishDeliveries records what attempts came to. A failure for a delivery
-	// that is no longer pending is ignored.
+	// FinishDeliveries records the outcomes of attempts. A failure of a delivery that is
+	// no longer pending is ignored.
 	FinishDeliveries(ctx context.Context, results []DeliveryResult) error
-	// BoundPending dead-letters the oldest pending deliveries of an endpoint, with
-	// that reason, until at most max pend. It returns how many.
+	// BoundPending makes dead letters of an endpoint's oldest pending deliveries, with
+	// that reason, until at most max are pending. It returns how many.
 	BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error)
-	// SendTest writes e, which is of no room, and a delivery to that endpoint
-	// alone, whatever its filter. It returns the event's seq.
+	// SendTest writes e, which belongs to no room, and a delivery to that endpoint alone,
+	// whatever its filter. It returns the event's seq.
 	SendTest(ctx context.Context, endpointID int64, e Event) (int64, error)
-	// Replay makes deliveries pending again, due at nowMs with no attempts made. It is
-	// refused while the endpoint is disabled, where they would stay so for ever.
-	// It returns how many.
+	// Replay makes deliveries pending again, due at nowMs, with their attempts reset. It
+	// refuses a disabled endpoint, which would never send them. It returns how many.
 	Replay(ctx context.Context, endpointID int64, r Replay, nowMs int64) (int, error)
 
 	// ListDeliveries returns a page of an endpoint's deliveries, newest first,
 	// without their events' bodies.
 	ListDeliveries(ctx context.Context, q DeliveryQuery) ([]Delivery, error)
-	// EndpointStats tells of every endpoint, the removed ones included.
+	// EndpointStats returns the figures of every endpoint, removed ones included.
 	EndpointStats(ctx context.Context) ([]EndpointStats, error)
 }

@@ -12,25 +12,25 @@ const (
 	maxPage     = 1000
 )
 
-// Reader is the pulling side of the event log: for receivers that cannot be reached
-// from here, and for those that want to catch up. It keeps nothing of its own,
-// and its methods may be called concurrently.
+// Reader is the pulling side of the event log: for receivers that webhooks cannot reach,
+// and for those that catch up. It has no state, and its methods may be called
+// concurrently.
 type Reader struct {
 	Store Store
 }
 
-// Page is a run of the log.
+// Page is a part of the log.
 type Page struct {
 	Events []Event
-	// Next is what to ask for the next page after: the last event looked at, wanted
-	// or not.
+	// Next is the cursor for the next page: the last event that was looked at, whether
+	// the query wanted it or not.
 	Next Cursor
 	// Oldest and Newest are the seqs of the events that can be read.
 	Oldest, Newest int64
 }
 
-// PrunedError tells that events after the seq that was asked for are pruned, so
-// that what follows would have a gap.
+// PrunedError tells that events after the requested seq are pruned, so that the answer
+// would have a gap.
 type PrunedError struct {
 	After  int64 // as asked
 	Oldest int64 // the first event that can still be read
@@ -42,11 +42,11 @@ func (e *PrunedError) Error() string {
 }
 
 // AheadError tells that the reader has seen events that the log does not have: the
-// database was restored to an earlier state, and gives their numbers again, in a
-// higher epoch.
+// database was restored to an earlier state, and gives their seqs out again in a higher
+// epoch.
 type AheadError struct {
 	After  Cursor // as asked
-	Newest int64  // the newest event in the log that the reader may have seen, too
+	Newest int64  // the newest event that the log and the reader have in common
 }
 
 func (e *AheadError) Error() string {
@@ -60,22 +60,21 @@ func (r *Reader) Oldest(ctx context.Context) (int64, error) {
 	return max(oldest-1, 0), err
 }
 
-// Newest is the seq to read after to get only what is yet to come.
+// Newest is the seq to read after to get only events that are written from now on.
 func (r *Reader) Newest(ctx context.Context) (int64, error) {
 	_, newest, err := r.Store.SeqRange(ctx)
 	return newest, err
 }
 
-// Page returns up to q.Limit events after q.After; none is no error. It fails
-// with a [*PrunedError] or an [*AheadError] if the answer could not be without
-// gaps.
+// Page returns up to q.Limit events after q.After; no events are not an error. It fails
+// with a [*PrunedError] or an [*AheadError] if the answer would have a gap.
 func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 	if q.Limit <= 0 {
 		q.Limit = defaultPage
 	}
 	q.Limit = min(q.Limit, maxPage)
-	// What is newest is read before the events, so that Next never skips one that
-	// is written meanwhile; what is oldest after, so that no pruning is missed.
+	// newest is read before the events, so that Next never skips an event that is written
+	// meanwhile. oldest is read after them, so that no pruning is missed.
 	oldest, newest, err := r.Store.SeqRange(ctx)
 	if err != nil {
 		return Page{}, fmt.Errorf("read the log's range: %w", err)
@@ -115,22 +114,22 @@ func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 	return p, err
 }
 
-// Sink takes what a stream brings. Its functions are called from one goroutine;
-// an error from one ends the stream.
+// Sink takes the events of a stream. Its functions are called from one goroutine; an
+// error from one ends the stream.
 type Sink struct {
 	Event func(Event) error
-	// CaughtUp, if set, is called each time that the log was read to its end, with
-	// how far there is nothing more: it grows also when nothing that is wanted comes.
-	// It may be called often.
+	// CaughtUp, if set, is called each time the log was read to its end, with the cursor
+	// of that end. The cursor also moves over events that the query does not want. It may
+	// be called often.
 	CaughtUp func(Cursor) error
-	// Every, if not 0, is the longest time between two calls of CaughtUp while
-	// nothing comes.
+	// Every, if not 0, is the longest time between two calls of CaughtUp while no events
+	// come.
 	Every time.Duration
 }
 
-// Stream gives sink each event after q.After, those too that are yet to come,
-// until ctx ends or sink fails; it returns that error. It fails like [Reader.Page]
-// when it falls behind what is pruned.
+// Stream gives sink each event after q.After, also those that are written later, until
+// ctx ends or sink fails, and returns that error. Like [Reader.Page] it fails when the
+// reader falls behind what is pruned.
 func (r *Reader) Stream(ctx context.Context, q Query, sink Sink) error {
 	tokens, cancel := r.Store.Watch() // before the first look: nothing falls between
 	defer cancel()
@@ -157,7 +156,7 @@ func (r *Reader) Stream(ctx context.Context, q Query, sink Sink) error {
 	}
 }
 
-// wait returns when there is a token, calling CaughtUp as time goes by.
+// wait returns when there is a token. Meanwhile it calls CaughtUp at intervals.
 func (s *Sink) wait(ctx context.Context, tokens <-chan struct{}, at Cursor) error {
 	var tick <-chan time.Time
 	if s.Every > 0 {

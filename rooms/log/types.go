@@ -26,33 +26,33 @@ const (
 	WebhookTest        = "webhook_test"
 )
 
-// Type is all that is to be known of the events of one type.
+// Type describes the events of one type.
 type Type struct {
 	Name string
-	// For says which endpoints get them.
+	// For tells which endpoints get them.
 	For Audience
-	// Holds is what their bodies have beside id, event and createdAt.
+	// Holds tells what their bodies have besides id, event and createdAt.
 	Holds Body
-	// Doc is when one is written.
+	// Doc says when such an event is written.
 	Doc string
 }
 
-// Audience is which endpoints get events of a type.
+// Audience tells which endpoints get events of a type.
 type Audience int
 
 // The audiences.
 const (
-	// Everybody: endpoints get them unless their filter leaves them out. LiveKit sends
-	// these too.
+	// Everybody: all endpoints get them, except those whose filters exclude them. LiveKit
+	// sends these types too.
 	Everybody Audience = iota
-	// Askers: endpoints get them only if their filter names them, or all, so that
+	// Askers: only endpoints whose filters name the type, or all types, get them, so that
 	// receivers written for LiveKit see nothing new.
 	Askers
-	// One: the endpoint that is tested gets it, whatever its filter.
+	// One: only the endpoint that is tested gets it, whatever its filter.
 	One
 )
 
-// Body is which parts of LiveKit's WebhookEvent an event has.
+// Body tells which parts of LiveKit's WebhookEvent an event has.
 type Body struct {
 	Room, Participant Part
 	Track             bool
@@ -60,7 +60,7 @@ type Body struct {
 	EndReason         bool // room_end_reason
 }
 
-// Part is how much of a room or participant an event has.
+// Part tells how much of a room or participant an event has.
 type Part int
 
 // The parts.
@@ -70,7 +70,7 @@ const (
 	Whole       // as of then
 )
 
-// types is the table; it is never changed.
+// types is the table of all event types. It is never changed.
 var types = []Type{
 	{RoomStarted, Everybody, Body{Room: Whole}, "a room is opened: its first event"},
 	{RoomFinished, Everybody, Body{Room: Whole, EndReason: true}, "a room ends: its last event"},
@@ -90,10 +90,10 @@ var types = []Type{
 	{WebhookTest, One, Body{}, "an operator tests an endpoint"},
 }
 
-// Types is every type of events, those that LiveKit sends first.
+// Types returns every event type, those that LiveKit sends first.
 func Types() []Type { return slices.Clone(types) }
 
-// Names are the types that a filter can name, in the order of [Types].
+// Names returns the types that a filter can name, in the order of [Types].
 func Names() []string {
 	var names []string
 	for _, t := range types {
@@ -104,7 +104,7 @@ func Names() []string {
 	return names
 }
 
-// isFor reports whether events of the type of that name are for that audience.
+// isFor reports whether events of that type are for that audience.
 func isFor(name string, a Audience) bool {
 	return slices.ContainsFunc(types, func(t Type) bool { return t.Name == name && t.For == a })
 }

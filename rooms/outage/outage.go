@@ -1,4 +1,4 @@
-// Package outage tells of failures that last.
+// Package outage logs failures that last.
 package outage
 
 import (
@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// reminder is how often the log repeats that an outage lasts.
+// reminder is how often the log repeats that a failure goes on.
 const reminder = time.Minute
 
-// Log tells the program's log of a failure that is tried again and again: when it begins,
-// once a minute while it lasts, and when it is over. It belongs to one goroutine.
-// The zero value is ready for use.
+// Log logs a failure that is tried again and again: when it begins, once a minute while
+// it lasts, and when it is over. It belongs to one goroutine. The zero value is ready for
+// use.
 type Log struct {
-	since, told time.Time // zero = there is none
+	since, told time.Time // zero = no failure goes on
 }
 
-// Failed logs err, unless that was done within the last minute.
+// Failed logs err, unless the failure was logged within the last minute.
 func (o *Log) Failed(log *slog.Logger, what string, err error) {
 	now := time.Now()
 	switch {
@@ -31,7 +31,7 @@ func (o *Log) Failed(log *slog.Logger, what string, err error) {
 	o.told = now
 }
 
-// Over logs what works again, if it did not.
+// Over logs what, if a failure went on.
 func (o *Log) Over(log *slog.Logger, what string) {
 	if o.since.IsZero() {
 		return

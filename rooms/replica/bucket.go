@@ -22,7 +22,7 @@ import (
 	litestreams3 "github.com/benbjohnson/litestream/s3"
 )
 
-// bucket is a replica on S3, or what speaks like it.
+// bucket is a replica on S3 or a compatible service.
 type bucket struct {
 	location location
 	name     string // the bucket's
@@ -74,14 +74,14 @@ func (b *bucket) connect(cfg aws.Config, c *litestreams3.ReplicaClient) {
 		o.UseARNRegion = true
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
-			// Services other than AWS often know no trailing checksums.
+			// Many services other than AWS do not know trailing checksums.
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		}
 	})
 }
 
-// findRegion asks AWS where the bucket is.
+// findRegion asks AWS for the bucket's region.
 func (b *bucket) findRegion(ctx context.Context) (string, error) {
 	out, err := b.s3.GetBucketLocation(ctx, &s3.GetBucketLocationInput{Bucket: &b.name})
 	if err != nil {
@@ -93,7 +93,7 @@ func (b *bucket) findRegion(ctx context.Context) (string, error) {
 	return string(out.LocationConstraint), nil
 }
 
-// s3Client makes a client of Litestream's, not yet connected.
+// s3Client makes a Litestream client that is not yet connected.
 func (l location) s3Client() (*litestreams3.ReplicaClient, error) {
 	c, err := litestream.NewReplicaClientFromURL(l.raw)
 	if err != nil {
@@ -104,8 +104,8 @@ func (l location) s3Client() (*litestreams3.ReplicaClient, error) {
 		return nil, fmt.Errorf("replica URL is for %s, not S3", c.Type())
 	}
 	if os.Getenv("AWS_SESSION_TOKEN") != "" {
-		// Litestream would take the key without its token. Without both it asks the
-		// AWS library, which takes all three.
+		// Litestream would use the key without its session token. Without a key it asks
+		// the AWS library, which uses all three.
 		s.AccessKeyID, s.SecretAccessKey = "", ""
 	}
 	return s, nil
@@ -147,7 +147,7 @@ func (b *bucket) writeOwner(ctx context.Context, body []byte, version string) (s
 	switch {
 	case err == nil:
 		return aws.ToString(out.ETag), nil
-	// 409: another conditional write came between. 404: it was there, and is no more.
+	// 409: another conditional write came between. 404: the object was there and is gone.
 	case isStatus(err, 412), isStatus(err, 409), version != "" && isMissingKey(err):
 		return "", errChanged
 	case isStatus(err, 501):
@@ -156,8 +156,8 @@ func (b *bucket) writeOwner(ctx context.Context, body []byte, version string) (s
 	return "", fmt.Errorf("write %s: %w", ownerName, err)
 }
 
-// probe asks for a write that must be refused, since the object exists. Where the
-// condition is ignored it writes what is there already.
+// probe tries a write that must be refused, because the object exists. A service that
+// ignores the condition writes the bytes that are there already.
 func (b *bucket) probe(ctx context.Context, body []byte) error {
 	switch _, err := b.writeOwner(ctx, body, ""); {
 	case errors.Is(err, errChanged):
@@ -208,7 +208,7 @@ func isStatus(err error, status int) bool {
 	return ok && e.HTTPStatusCode() == status
 }
 
-// isMissingKey tells a missing object from a missing bucket.
+// isMissingKey reports whether the object is missing, and not the bucket.
 func isMissingKey(err error) bool {
 	e, ok := errors.AsType[interface {
 		error

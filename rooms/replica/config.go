@@ -15,51 +15,51 @@ import (
 // Config is how a database is replicated.
 type Config struct {
 	// URL is s3://BUCKET/PATH or file:///PATH. An s3 URL can have the parameters
-	// endpoint, region, forcePathStyle, and the others of Litestream's. Credentials
-	// come from where the AWS tools take them, never from the URL.
+	// endpoint, region, forcePathStyle, and Litestream's others. Credentials come from
+	// the places that the AWS tools use, never from the URL.
 	URL string
-	// ExpectReplica makes it an error when nothing is on the replica.
+	// ExpectReplica makes it an error if the replica is empty.
 	ExpectReplica bool
-	// Adopt says that the database on this machine is right where that cannot be
-	// told, or another is newer, or the replica has lost what it had: it becomes the
-	// newest generation. Without one here it begins with an empty one, if the replica
-	// is empty.
+	// Adopt tells that the database on this machine is the right one, and begins a new
+	// generation with it: for a start that finds a newer database on the replica, or a
+	// replica that lost its data, or cannot tell which is newer. Without a database here,
+	// and with an empty replica, it begins with an empty database.
 	Adopt bool
-	// LeaseTTL is after what time without a renewal others may take the lease; 0 is
-	// 30 s. Clocks of S3 servers tell whole seconds, so others wait one second more.
+	// LeaseTTL is the time without a renewal after which others may take the lease; 0 is
+	// 30 s. The clocks of S3 servers tell whole seconds, so others wait one second more.
 	LeaseTTL time.Duration
-	// Patience is how long a holder that cannot reach the replica goes on hoping
-	// after it had to stop writing: until then the lease is its own again if nobody
-	// took it. 0 is not at all: the lease is lost at once.
+	// Patience is how long a holder that had to stop writing keeps trying to renew the
+	// lease. If it succeeds before another takes the lease, it goes on. 0: the lease is
+	// lost at once.
 	Patience time.Duration
-	// Machine tells this machine from others: one with the same may take the lease
-	// away at once. "" is made of the machine's boot, of what is kept beside the
-	// database and of where that is on the disk, and is right but for tests.
+	// Machine identifies this machine. A process with the same value may take the lease
+	// at once. "" derives it from the boot, a random value beside the database, and the
+	// database's place on the disk; only tests need another.
 	Machine string
-	// SyncInterval is the least time between uploads; 0 is one second.
+	// SyncInterval is the shortest time between uploads; 0 is one second.
 	SyncInterval time.Duration
-	// CheckInterval is how often it is checked, while there are uploads, that the
-	// replica has all that was uploaded, and so how late it is noticed if not; 0 is a
-	// second for a directory, and a minute for S3, where it costs ten requests.
+	// CheckInterval is how often the replica is checked for all that was uploaded, while
+	// there are uploads. 0 is a second for a directory, and a minute for S3, where a
+	// check costs ten requests.
 	CheckInterval time.Duration
 	// SnapshotRetention is how far back a generation can be restored; 0 is a week.
 	SnapshotRetention time.Duration
-	// Retention is after what time a generation of the past is deleted; 0 is 30
-	// days. The newest two always stay.
+	// Retention is the age at which an earlier generation is deleted; 0 is 30 days. The
+	// newest two always stay.
 	Retention time.Duration
-	// ReadEpoch, if given, reads the epoch that the database at path has had, so
-	// that epochs do not fall when it moves to a new replica.
+	// ReadEpoch, if given, reads the epoch of the database at path, so that epochs do not
+	// fall when the database moves to a new replica.
 	ReadEpoch func(ctx context.Context, path string) (int64, error)
-	// ReadSeq, if given, reads how far the database at path got, of its file alone,
-	// and leaves nothing beside it. Without it a database that lost its WAL is
-	// taken to be older than the replica.
+	// ReadSeq, if given, reads the seq of the newest event from the database file at path
+	// alone, and leaves nothing beside it. Without it a database that lost its WAL counts
+	// as older than the replica.
 	ReadSeq func(ctx context.Context, path string) (int64, error)
-	// OnEpoch, if given, is called, from a goroutine of the replica's, when the epoch
-	// grows while the database is served, since a generation could not go on. The
-	// database is to keep it. It may be called again with the same one.
+	// OnEpoch, if given, is called on a goroutine of the replica's when the epoch grows
+	// while the database is served, because a generation could not go on. The database
+	// must store the epoch. It may be called again with the same epoch.
 	OnEpoch func(ctx context.Context, epoch int64) error
-	// OnLost is called once, from a goroutine of the replica's, when the lease is
-	// lost: stop serving, for somebody else may. It must not wait for Close.
+	// OnLost is called once, on a goroutine of the replica's, when the lease is lost. The
+	// server must stop serving, because another may serve. It must not wait for Close.
 	OnLost func(error)
 	Log    *slog.Logger // nil = none
 }
@@ -115,11 +115,11 @@ type location struct {
 	scheme string // s3 or file
 	dir    string // the directory, of a file URL
 	raw    string // an s3 URL as Litestream takes it
-	name   string // for people and logs: no secrets
+	name   string // for people and logs, without secrets
 }
 
-// parameters are what an s3 URL may have. Litestream ignores what it does not
-// know, so a misspelt one would be, too. skipVerify is left out on purpose.
+// parameters are the parameters that an s3 URL may have. Litestream ignores unknown ones,
+// and so would ignore a misspelt one. skipVerify is left out on purpose.
 func parameters() []string {
 	return []string{
 		"endpoint", "region", "forcePathStyle", "force-path-style",
@@ -131,8 +131,8 @@ func parameters() []string {
 	}
 }
 
-// parse reads a replica's URL. Its errors never repeat the URL's parameters,
-// which may have a key.
+// parse reads a replica's URL. Its errors never repeat the URL's parameters, because one
+// may be a key.
 func parse(raw string) (location, error) {
 	if raw == "" {
 		return location{}, errors.New("no replica URL given")

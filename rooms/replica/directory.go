@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directory is a replica in a directory. The holder of the lease holds a lock on
-// a file in it, so a lease ends with its holder, whatever the time.
+// directory is a replica in a directory. The holder of the lease holds a lock on a file
+// there, so the lease ends when its process ends, whatever the time.
 type directory struct {
 	dir  string
-	lock *os.File // nil for those who only read; of the one goroutine that writes owner.json at a time
+	lock *os.File // nil for readers; used by one goroutine at a time, which writes owner.json
 }
 
 func openDirectory(dir string, lock bool) (*directory, error) {
@@ -46,7 +46,7 @@ func openDirectory(dir string, lock bool) (*directory, error) {
 	return d, nil
 }
 
-// held says which process has the lock.
+// held returns an error that names the process that has the lock.
 func (d *directory) held() error {
 	b, _, _, err := d.readOwner(context.Background())
 	if err != nil {
@@ -70,7 +70,8 @@ func (d *directory) readOwner(context.Context) (b []byte, version string, age ti
 	return b, digest(b), -1, nil
 }
 
-// writeOwner compares and then writes: the lock keeps others from coming between.
+// writeOwner compares and then writes; the lock keeps other processes from writing
+// between.
 func (d *directory) writeOwner(ctx context.Context, b []byte, version string) (string, error) {
 	if err := d.relock(); err != nil {
 		return "", err
@@ -85,8 +86,9 @@ func (d *directory) writeOwner(ctx context.Context, b []byte, version string) (s
 	return digest(b), replaceFile(filepath.Join(d.dir, ownerName), b)
 }
 
-// relock takes the lock again if its file was removed, perhaps with the directory: a
-// lock on a file that nobody finds keeps nobody out. [errChanged] if another has it.
+// relock takes the lock again if its file was removed, perhaps with the directory:
+// another process would lock a new file. It fails with [errChanged] if another has the
+// new lock.
 func (d *directory) relock() error {
 	held, err := d.lock.Stat()
 	if err != nil {

@@ -1,42 +1,41 @@
-// Package replica keeps a copy of the database on S3 or in another directory,
-// restores it where it is missing, and sees to it that one machine at a time
-// goes on from it. Litestream runs inside the process for that: its format, so
-// its command can read what stands here.
+// Package replica keeps a copy of the database on S3 or in another directory, restores it
+// where it is missing, and makes sure that one machine at a time goes on from it.
+// Litestream runs inside the process for that, so the litestream command can read the
+// replica.
 //
-// # What stands on the replica
+// # What is on the replica
 //
-//	owner.json      who holds the lease: epoch, owner, machine, expiry
+//	owner.json      the lease: epoch, owner, machine, expiry
 //	gen-<epoch>/    the generation that the holder of that epoch writes
 //
-// An epoch grows with every lease that another took before, and never falls:
-// owner.json is never deleted, only marked as released. The process that gets a new
-// epoch begins a generation of its own with a full snapshot, so that two machines
-// never write to one place, whatever they know of each other. Two writers of
-// one Litestream path make it unrestorable, and Litestream does not guard
-// against them.
+// An epoch grows each time another process takes the lease, and never falls: owner.json
+// is never deleted, only marked as released. The process that gets a new epoch begins a
+// generation of its own with a full snapshot. So two machines never write to one place,
+// even if neither knows of the other. Two writers of one Litestream path make it
+// unrestorable, and Litestream does not guard against that.
 //
 // # The lease
 //
-// It is taken and renewed by writes that succeed only if owner.json is as it was
-// last seen (If-Match and If-None-Match on S3, a lock on a file elsewhere). Its
-// age is read off the server's clock alone. It is renewed every third of its
-// time. A holder that could not renew it stops to write some time before others
-// may take it: [Replica.Check] fails, and with it the store's writes and every
-// upload. When it learns that another holds it, or its patience ends, it has
-// lost the lease, for good: [Config].OnLost.
+// The lease is taken and renewed by writes that succeed only if owner.json is unchanged
+// (If-Match and If-None-Match on S3, a lock on a file in a directory). Its age is
+// measured by the server's clock, or by ours if the server's answer has none. The lease
+// is renewed every third of its time. A holder that could not renew it stops writing some
+// time before others may take it: [Replica.Check] fails, and with it the store's writes
+// and every upload. When it learns that another holds the lease, or its patience ends, it
+// has lost the lease for good: [Config].OnLost.
 //
-// A process that starts on the machine that holds the lease, on the same boot,
-// with the same database, takes it up at once, whether it ran out or not, and
-// goes on in the same generation. A copy of the database's folder is not the same:
-// it waits as another machine does.
+// A process that starts on the machine that holds the lease, in the same boot, with the
+// same database, takes the lease at once, even before it runs out, and goes on in the
+// same generation. A copy of the database's folder does not count as the same database:
+// its process waits as another machine does.
 //
 // # Which database is right
 //
-// Three things may differ at a start: the database; the stage, which is the folder
-// beside it from which Litestream uploads and whose last transaction tells how far the
-// database was replicated; and the newest generation on the replica. Beside the
-// database stands a file, .replica, which names the replica and the epoch that the
-// database is of. The first line that fits decides:
+// A start compares three things: the database; the stage, which is the folder beside it
+// from which Litestream uploads, and whose last transaction tells how far the database
+// was replicated; and the newest generation on the replica. Beside the database is a
+// file, .replica, which names the replica and the database's epoch. The first line that
+// fits decides:
 //
 //	database                                 newest generation           what happens
 //	--------------------------------------------------------------------------------------------
@@ -55,20 +54,21 @@
 //	none, or half a restore                  there                       restored
 //	none, or half a restore                  none                        begun empty
 //
-// A database is ours if this machine was the last to hold the lease, with it. A WAL is
-// lost if the process died while it served, and the WAL that it left is gone: such a
-// database is kept by the lines above only if it has events that the replica has not,
-// as when somebody opened it in between; else it is moved aside and the newest
-// generation is restored. Where .replica says that the stage was given up (unstaged),
-// the database has all that its epoch's generation has.
+// A database is ours if this machine held the lease last, with this database. A WAL is
+// lost if the process died while it served, and the WAL that it left is gone. Such a
+// database is kept by the lines above only if it has events that the replica lacks, as
+// when somebody opened it in between; else it is moved aside and the newest generation is
+// restored. If .replica says that the stage was given up (unstaged), the database has all
+// that its epoch's generation has.
 //
-// Nothing is ever deleted. Where a line says ErrEmpty or ErrUnknown nothing is touched,
-// and [Config].Adopt is how an operator says that the database is right: then it is
-// kept, in a new generation.
+// No database is ever deleted. Where a line says ErrEmpty or ErrUnknown nothing is
+// changed, and [Config].Adopt is how an operator says that the database is right: then it
+// is kept, in a new generation.
 //
 // # Goroutines
 //
-// The lease has one goroutine, from [Replica.Prepare] to [Replica.Close]; the
-// uploads have one, from [Replica.Start] to Close; the rest are Litestream's,
-// which Close ends, too.
+// The lease has one goroutine, from [Replica.Prepare] to [Replica.Close]. From
+// [Replica.Start] to Close the uploads, the merging of files and the pruning of
+// generations have one each; so has each upload while it runs, to watch the lease. The
+// rest are Litestream's, which Close ends too.
 package replica

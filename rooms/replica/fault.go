@@ -12,16 +12,16 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// Stage is a step on a write's way to the replica.
+// Stage is a step of a write on its way to the replica.
 type Stage string
 
-// The stages, in the order of the way.
+// The stages, in the order of that way.
 const (
-	StageLocal      Stage = "local"      // out of the WAL, into the folder beside the database
-	StageGeneration Stage = "generation" // a new generation begins, after the last one could not go on
-	StageUpload     Stage = "upload"     // out of that folder, to the replica
-	StageCheck      Stage = "check"      // what was uploaded is there, without a gap
-	StageMerge      Stage = "merge"      // files there are merged and old ones deleted: no write waits for it
+	StageLocal      Stage = "local"      // from the WAL into the folder beside the database
+	StageGeneration Stage = "generation" // a new generation is begun, after the last one could not go on
+	StageUpload     Stage = "upload"     // from that folder to the replica
+	StageCheck      Stage = "check"      // the uploaded files are looked for, without a gap
+	StageMerge      Stage = "merge"      // files there are merged and old ones deleted; no write waits for it
 )
 
 // Stages lists every stage, in the order of the way.
@@ -29,11 +29,11 @@ func Stages() []Stage {
 	return []Stage{StageLocal, StageGeneration, StageUpload, StageCheck, StageMerge}
 }
 
-// Fault is how a stage fares.
+// Fault is the state of a stage.
 type Fault struct {
 	Stage    Stage
 	Error    string    // of the last try; "" = it succeeded
-	Since    time.Time // when the failures began that go on now; zero = none does
+	Since    time.Time // when the present failures began; zero = none
 	Failures uint64    // since the start
 }
 
@@ -59,8 +59,8 @@ func newFaults() *faults {
 	return f
 }
 
-// note records the outcome of a try and reports whether it changed: began is the
-// first failure, ended the first success after one.
+// note records the outcome of a try. began reports the first failure, ended the first
+// success after a failure.
 func (f *faults) note(s Stage, err error) (began, ended bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -79,14 +79,14 @@ func (f *faults) note(s Stage, err error) (began, ended bool) {
 	return !failing, false
 }
 
-// last is how many tries of s have failed in a row, and the error of the last one.
+// last returns how many tries of s have failed in a row, and the last error.
 func (f *faults) last(s Stage) (failures int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.m[s].row, f.m[s].err
 }
 
-// all is the record as of now.
+// all returns the record as of now.
 func (f *faults) all() []Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,31 +102,31 @@ func (f *faults) all() []Fault {
 	return all
 }
 
-// persistent is the number of failures in a row after which a generation that
-// cannot go on is given up for a new one.
+// persistent is the number of failures in a row after which a generation that cannot go
+// on is replaced by a new one.
 const persistent = 3
 
 var (
-	// errWAL: no new generation helps, since SQLite itself writes to a file that
-	// nobody can open any more.
+	// errWAL: a new generation does not help, because SQLite itself writes to a file that
+	// nobody else can open any more.
 	errWAL = errors.New("the database's -wal file was removed or replaced while the server runs: stop the server in order (SIGTERM), which writes what it holds into the database, and start it again")
 	// errStaged: a file in the folder beside the database is damaged.
 	errStaged = errors.New("what is staged for the replica is damaged")
-	// errAstray: the folder beside the database and the replica are not of one series.
+	// errAstray: the folder beside the database and the replica do not belong together.
 	errAstray = errors.New("the folder beside the database does not continue what is on the replica")
-	// errGap: the replica has lost what was uploaded.
+	// errGap: the replica has lost uploaded files.
 	errGap = errors.New("the replica does not have what was uploaded to it")
 )
 
-// hopeless reports whether the generation cannot go on: s failed a few times for a
-// reason that does not end by itself.
+// hopeless reports whether the generation cannot go on: s failed several times for a
+// reason that does not go away.
 func (f *faults) hopeless(s Stage) bool {
 	row, err := f.last(s)
 	return row >= persistent && incurable(s, err)
 }
 
-// incurable reports whether s failed for a reason that neither time, nor an operator's
-// making room, nor the replica's coming back ends.
+// incurable reports whether s failed for a reason that does not go away with time, with
+// room on the disk, or with the replica's return.
 func incurable(s Stage, err error) bool {
 	switch {
 	case err == nil:
@@ -144,7 +144,7 @@ func incurable(s Stage, err error) bool {
 	return false
 }
 
-// isGap reports whether Litestream failed since a file is missing between two.
+// isGap reports whether Litestream failed because a file of the series is missing.
 func isGap(err error) bool { return err != nil && strings.Contains(err.Error(), "non-contiguous") }
 
 // isFull reports whether a disk, a quota or the process's limit is full.
@@ -152,8 +152,8 @@ func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) || errors.Is(err, litestream.ErrDiskFull)
 }
 
-// isForbidden reports whether a file or folder cannot be used as it is, whatever
-// stands in it.
+// isForbidden reports whether a file or folder cannot be used because of its permissions
+// or type.
 func isForbidden(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }

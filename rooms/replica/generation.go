@@ -11,19 +11,19 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// levels are Litestream's, the snapshots' included.
+// levels are Litestream's compaction levels, with that of the snapshots.
 func levels() litestream.CompactionLevels {
 	return slices.Concat(litestream.DefaultCompactionLevels, litestream.CompactionLevels{{Level: litestream.SnapshotLevel, Interval: litestream.DefaultSnapshotInterval}})
 }
 
-// regenerate begins a new generation while the server runs, as a restart would: it
-// forgets what is staged, stages the whole database, takes a new epoch, and brings
-// all of it there. It runs on the uploader's goroutine. What it has done when it
-// fails it does not do again at the next try.
+// regenerate begins a new generation while the server runs, as a restart would. It
+// deletes the stage, stages the whole database, takes a new epoch, and uploads
+// everything. It runs on the uploader's goroutine. If it fails, the next try goes on
+// where it failed.
 //
-// The order keeps every crash harmless. The local file says first that the stage
-// tells nothing of the database any more; nothing reaches the old generation from
-// then on; and the new one begins before its epoch counts as replicated.
+// Its order makes every crash harmless. First .replica says that the stage no longer
+// tells how new the database is. From then on nothing is written to the old generation.
+// And the new generation begins before its epoch counts as replicated.
 func (r *Replica) regenerate(ctx context.Context, f between) error {
 	if err := r.Check(); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (r *Replica) regenerate(ctx context.Context, f between) error {
 	return nil
 }
 
-// restage stages the whole database, unless that is done.
+// restage stages the whole database, unless that is done already.
 func (r *Replica) restage(ctx context.Context) error {
 	if r.restaged {
 		if err := r.upload.stage(ctx); err == nil || !r.upload.faults.hopeless(StageLocal) {
@@ -73,7 +73,7 @@ func (r *Replica) restage(ctx context.Context) error {
 	return r.upload.stage(ctx)
 }
 
-// moveOn brings what is staged to the generation of the lease's epoch.
+// moveOn uploads the stage to the generation of the lease's epoch.
 func (r *Replica) moveOn(ctx context.Context) error {
 	bounded, cancel := r.bounded(ctx)
 	defer cancel()
@@ -86,7 +86,7 @@ func (r *Replica) moveOn(ctx context.Context) error {
 		if err := client.Init(bounded); err != nil {
 			return err
 		}
-		r.client.ReplicaClient = client // nothing else uses it now
+		r.client.ReplicaClient = client // nothing else uses the client now
 		r.client.frozen.Store(false)
 		r.local.Epoch, r.local.Replicated = r.Epoch(), false
 		if err := r.local.write(r.path); err != nil {
@@ -110,13 +110,13 @@ func (r *Replica) moveOn(ctx context.Context) error {
 	return r.local.write(r.path)
 }
 
-// bounded bounds a step that asks the replica for little.
+// bounded bounds a step that makes few requests to the replica.
 func (r *Replica) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, uploadPatience, errors.New("the replica does not answer in time"))
 }
 
-// askLevels has Litestream ask the replica now for the newest file of each level: it
-// does so once, and holds up the database's writer meanwhile, long when nobody answers.
+// askLevels has Litestream ask the replica now for the newest file of each level.
+// Litestream asks once, and holds up the database's writer meanwhile, which may be long.
 func (r *Replica) askLevels(ctx context.Context) error {
 	ctx, cancel := r.bounded(ctx)
 	defer cancel()
@@ -128,12 +128,12 @@ func (r *Replica) askLevels(ctx context.Context) error {
 	return nil
 }
 
-// forget forgets how far staging got, which begins again.
+// forget resets how far staging got.
 func (u *uploader) forget() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.staged = 0
-	if u.behind.IsZero() { // the new generation has nothing yet
+	if u.behind.IsZero() { // nothing is in the new generation yet
 		u.behind = time.Now()
 	}
 }

@@ -13,21 +13,20 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// guardInterval is how often a change under way is held against the lease. It is
-// well below the time that its holder stops before others may take it.
+// guardInterval is how often the lease is checked during a request that changes the
+// replica. It is well below the time between the holder's stop and the end of the lease.
 const guardInterval = 50 * time.Millisecond
 
-// guarded is a client that changes nothing while that is not allowed. Nothing of
-// Litestream reaches a replica otherwise: so a machine that lost its lease writes
-// nothing, whatever it is at.
+// guarded is a client that changes nothing unless allowed permits it. All of Litestream's
+// requests pass through it, so a machine that lost its lease writes nothing.
 type guarded struct {
 	litestream.ReplicaClient
 	allowed func() error
 	files   atomic.Uint64 // uploaded
 	bytes   atomic.Uint64
 	last    atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
-	// frozen: nothing may be written to the generation any more, and what is there
-	// concerns nobody: a new one is about to begin.
+	// frozen: nothing may be written to the generation any more, and its files do not
+	// matter: a new generation is about to begin.
 	frozen atomic.Bool
 }
 
@@ -61,12 +60,12 @@ func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID
 	return info, err
 }
 
-// checkStaged reads a staged file before it is uploaded: one that was cut would make
+// checkStaged verifies a staged file before it is uploaded: a truncated file would make
 // the replica unrestorable from there on.
 func checkStaged(r io.Reader) error {
 	file, ok := r.(io.ReadSeeker)
 	if !ok {
-		return nil // Litestream uploads files
+		return nil // never: Litestream uploads files
 	}
 	if err := ltx.NewDecoder(file).Verify(); err != nil {
 		return fmt.Errorf("%w: %w", errStaged, err)
@@ -84,9 +83,9 @@ func (g *guarded) DeleteLTXFiles(ctx context.Context, files []*ltx.FileInfo) err
 	return g.ReplicaClient.DeleteLTXFiles(ctx, files)
 }
 
-// while returns a context that also ends when the change is not allowed any
-// more: a request that hangs could reach the replica long after its lease ended.
-// done ends the goroutine that looks after that, and waits for it.
+// while returns a context that also ends when changes are no longer allowed: a request
+// that hangs could reach the replica long after the lease ended. done ends the goroutine
+// that watches for this, and waits for it.
 func (g *guarded) while(ctx context.Context) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
@@ -121,8 +120,8 @@ func (g *guarded) DeleteAll(ctx context.Context) error {
 	return g.ReplicaClient.DeleteAll(ctx)
 }
 
-// dropCABundle takes AWS_CA_BUNDLE out of this process's environment: with it the
-// AWS library refuses the HTTP client that Litestream gives it.
+// dropCABundle removes AWS_CA_BUNDLE from this process's environment: with it the AWS
+// library refuses the HTTP client that Litestream gives it.
 func dropCABundle(l location, log *slog.Logger) {
 	const name = "AWS_CA_BUNDLE"
 	if l.scheme != "s3" || os.Getenv(name) == "" {
@@ -135,8 +134,8 @@ func dropCABundle(l location, log *slog.Logger) {
 	log.Warn("AWS_CA_BUNDLE is ignored: name the authorities in SSL_CERT_FILE instead, together with the system's")
 }
 
-// quieter takes a level off what Litestream logs as information: it tells of
-// every compaction, which is no operator's news.
+// quieter lowers the level of what Litestream logs as information: it reports every
+// compaction, which does not interest an operator.
 type quieter struct{ slog.Handler }
 
 func demoted(log *slog.Logger) *slog.Logger { return slog.New(quieter{log.Handler()}) }

@@ -10,21 +10,21 @@ import (
 )
 
 var (
-	// ErrLost: another took the lease, or it could not be renewed for too long.
-	// Nothing is written any more, here or on the replica.
+	// ErrLost: another took the lease, or it could not be renewed for too long. Nothing
+	// is written any more, neither here nor on the replica.
 	ErrLost = errors.New("the lease on the replica is lost")
-	// ErrUnsure: the lease was not renewed in time, so that another may have taken
-	// it. Nothing is written until it is known who has it.
+	// ErrUnsure: the lease was not renewed in time, so another may have taken it. Nothing
+	// is written until its holder is known.
 	ErrUnsure = errors.New("the lease on the replica could not be renewed")
 )
 
-// ErrRemoved: the lease is lost for what tells of it is gone from the replica. That
-// another has it does not follow.
+// ErrRemoved: the lease is lost because owner.json is gone from the replica. It does not
+// mean that another has the lease.
 var ErrRemoved = errors.New(ownerName + " was removed from the replica")
 
 // HeldError: another process holds the lease, and is alive.
 type HeldError struct {
-	Owner string // its host and process
+	Owner string // host and process
 	Epoch int64
 }
 
@@ -32,11 +32,11 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("the replica is in use by %s (epoch %d): stop that one first, or use another replica", e.Owner, e.Epoch)
 }
 
-// clockGrain is what S3's clocks, which tell whole seconds, can be wrong by when
-// two of their times are compared.
+// clockGrain is the largest error of a difference of two times of S3's clocks, which tell
+// whole seconds.
 const clockGrain = time.Second
 
-// LeaseState is how this process stands with the lease.
+// LeaseState is the state of this process's lease.
 type LeaseState string
 
 // The states of the lease.
@@ -48,17 +48,17 @@ const (
 	LeaseReleased LeaseState = "released" // given up by Close
 )
 
-// renewals is how the renewals of a lease fare.
+// renewals is the state of the renewals, as last logged.
 type renewals int
 
 const (
 	renewing renewals = iota
-	failing           // but it is not late yet
-	stopped           // it is late
+	failing           // failed, but not yet late
+	stopped           // late: writing has stopped
 )
 
-// lease is this process's part in owner.json. It is taken by take, then renewed
-// by run's goroutine until release.
+// lease is this process's lease in owner.json. take takes it, run's goroutine renews it,
+// and release gives it up.
 type lease struct {
 	place  place
 	log    *slog.Logger
@@ -68,26 +68,26 @@ type lease struct {
 	cancel context.CancelFunc // ends run
 	ended  chan struct{}      // closed when run returns; nil while it does not run
 
-	told renewals // run's: what was logged last
+	told renewals // of run: what was logged last
 
-	writing sync.Mutex // held while owner.json is renewed or raised: over one request, at most for attempt
+	writing sync.Mutex // held while owner.json is renewed or raised: for one request, at most for attempt
 
 	mu      sync.Mutex // guards the following
 	owner   owner      // as this process wrote it last
 	version string     // of owner.json
 	begun   bool       // owner.Begun is to be written
-	renewed time.Time  // when the last write that succeeded was begun, monotonic
-	wall    time.Time  // the same by the wall clock
-	state   LeaseState // held also while unsure
-	failing error      // of the last renewal
-	lost    error      // why
+	renewed time.Time  // when the last successful write began, monotonic
+	wall    time.Time  // the same, by the wall clock
+	state   LeaseState // LeaseHeld also while unsure
+	failing error      // the error of the last renewal
+	lost    error      // why the lease is lost
 }
 
-// margin is how long before others may take the lease its holder stops to write,
-// for what is under way then.
+// margin is how long before the end of the lease its holder stops writing, so that
+// requests under way end in time.
 func (l *lease) margin() time.Duration { return l.ttl / 6 }
 
-// check fails when nothing may be written under the lease.
+// check fails if the lease does not permit writing.
 func (l *lease) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,9 +109,9 @@ func (l *lease) checkLocked() error {
 	return nil
 }
 
-// age is how long ago the lease was renewed, by the clock that says longer: while
-// a machine is suspended the monotonic one stands still, and others take the lease.
-// A wall clock that is set forward costs the writes until the next renewal.
+// age is the time since the last renewal, by the clock that shows more. The monotonic
+// clock stops while a machine is suspended, but others may take the lease then. A wall
+// clock that is set forward stops the writes until the next renewal.
 func (l *lease) age() time.Duration {
 	return max(time.Since(l.renewed), time.Now().Round(0).Sub(l.wall))
 }
@@ -122,9 +122,9 @@ func (l *lease) epoch() int64 {
 	return l.owner.Epoch
 }
 
-// take waits until nobody else holds the lease and takes it, as self, with the
-// epoch that is told for its holder before (nil = nobody ever). It does not wait
-// for a holder that is alive: that is a [HeldError].
+// take waits until nobody else holds the lease and takes it as self. epoch gives the
+// epoch for the previous holder (nil = the first). take does not wait for a holder that
+// renews the lease: it fails with a [HeldError].
 func (l *lease) take(ctx context.Context, self owner, epoch func(before *owner) int64) (before *owner, err error) {
 	var seen string // the version of the holder that is waited for
 	for {
@@ -140,7 +140,7 @@ func (l *lease) take(ctx context.Context, self owner, epoch func(before *owner) 
 			o.Epoch = epoch(before)
 			err := l.write(ctx, l.prolonged(o), version)
 			if errors.Is(err, errChanged) {
-				continue // another was quicker: see who
+				continue // another process was faster: look at its lease
 			}
 			if err != nil {
 				return nil, fmt.Errorf("take the lease: %w", err)
@@ -171,7 +171,7 @@ func (l *lease) probe(ctx context.Context) error {
 	return l.place.probe(ctx, b)
 }
 
-// look reads who has the lease, and after what time it can be taken; 0 is now.
+// look reads the lease's holder, and after what time the lease can be taken; 0 = now.
 func (l *lease) look(ctx context.Context, machine string) (*owner, string, time.Duration, error) {
 	b, version, age, err := l.place.readOwner(ctx)
 	if errors.Is(err, errNoOwner) {
@@ -187,21 +187,21 @@ func (l *lease) look(ctx context.Context, machine string) (*owner, string, time.
 	if _, exclusive := l.place.(*directory); exclusive || o.Expires == 0 || o.Machine == machine {
 		return &o, version, 0, nil
 	}
-	if age < 0 { // the server does not tell: by our clocks then
+	if age < 0 { // the server's answer has no time, so our clock decides
 		age = max(0, time.Until(time.UnixMilli(o.Expires)))
 		return &o, version, age, nil
 	}
 	return &o, version, max(0, o.ttl()+clockGrain-age), nil
 }
 
-// prolonged is o as it is to be written now.
+// prolonged is o with a new expiry.
 func (l *lease) prolonged(o owner) owner {
 	o.TTLMs = l.ttl.Milliseconds()
 	o.Expires = time.Now().Add(l.ttl).UnixMilli()
 	return o
 }
 
-// write writes o over owner.json of that version, and keeps what it then knows.
+// write replaces the owner.json of that version by o, and notes the outcome.
 func (l *lease) write(ctx context.Context, o owner, version string) error {
 	l.mu.Lock()
 	o.Begun = o.Begun || l.begun
@@ -228,19 +228,19 @@ func (l *lease) write(ctx context.Context, o owner, version string) error {
 	return nil
 }
 
-// begin notes that the generation has begun: the next renewal, or the release, tells.
-// Should neither come, the generation itself tells.
+// begin notes that the generation has begun. The next renewal, or the release, writes
+// that down. If neither comes, the generation itself shows it.
 func (l *lease) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.begun = true
 }
 
-// attempt bounds one renewal, and all that renewals can have to wait for.
+// attempt bounds one renewal, and so how long raise has to wait for one.
 func (l *lease) attempt() time.Duration { return max(l.ttl/6, 500*time.Millisecond) }
 
-// raise gives the lease, which is held, a new epoch. Once renewals run it takes no
-// longer than one of them: they wait for it.
+// raise gives the held lease a new epoch. While the lease is renewed in the background it
+// takes no longer than a renewal, because renewals wait for it.
 func (l *lease) raise(ctx context.Context, epoch int64) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -263,11 +263,11 @@ func (l *lease) current() (owner, string) {
 	return l.owner, l.version
 }
 
-// renew writes owner.json again. A write that succeeded may look like one that
-// another forestalled, when its answer got lost and it was tried again. An owner.json
-// that was removed is written again while the lease runs: another machine that finds
-// none makes one, and of the two the first stays. Once the lease has run out, another
-// may have had it and been removed since.
+// renew writes owner.json again. If the answer to a successful write is lost, the retry
+// fails as if another had written; so renew looks at owner.json before it gives up. A
+// removed owner.json is written again while the lease has not run out: if another machine
+// writes one first, that one stays. After the lease has run out another may have held it
+// and been removed, so it is lost.
 func (l *lease) renew(ctx context.Context) error {
 	o, version := l.current()
 	runs := l.check() == nil
@@ -286,7 +286,7 @@ func (l *lease) renew(ctx context.Context) error {
 	return l.write(ctx, l.prolonged(now), version)
 }
 
-// reread reads owner.json as that instance wrote it; [errChanged] if it did not.
+// reread reads owner.json if that instance wrote it; else it fails with [errChanged].
 func (l *lease) reread(ctx context.Context, instance string) (owner, string, error) {
 	b, version, _, err := l.place.readOwner(ctx)
 	if errors.Is(err, errNoOwner) {
@@ -330,7 +330,7 @@ func (l *lease) run(ctx context.Context) {
 	}
 }
 
-// pause is how long to wait before the next renewal, or before giving up.
+// pause is the time until the next renewal, or until the lease is given up.
 func (l *lease) pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -361,7 +361,7 @@ func (l *lease) renewInTime(ctx context.Context) error {
 	return nil
 }
 
-// tell logs how the renewals fare, when that changes.
+// tell logs a change of how the renewals go.
 func (l *lease) tell(err error, unsure bool) {
 	now := renewing
 	switch {
@@ -399,15 +399,15 @@ func (l *lease) stop() {
 	<-l.ended
 }
 
-// release gives the lease up, for others to take at once. run must have ended.
+// release gives the lease up, so that others can take it at once. run must have ended.
 func (l *lease) release(ctx context.Context) error {
 	if err := l.check(); err != nil {
-		return nil // not ours to release, or it runs out by itself
+		return nil // it is not ours, or runs out by itself
 	}
 	o, version := l.current()
 	o.Expires = 0
 	err := l.write(ctx, o, version)
-	if errors.Is(err, errChanged) { // the last renewal was cut off, and may have come through
+	if errors.Is(err, errChanged) { // the last renewal was cut off, and may have succeeded
 		if o, version, err = l.reread(ctx, o.Instance); err == nil {
 			o.Expires = 0
 			err = l.write(ctx, o, version)

@@ -15,27 +15,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// local is what stands beside the database, in a file .replica: which replica
-// the database is of, and how new. It is written before the database changes its
-// meaning, so that a crash between leaves what is understood.
+// local is the file .replica beside the database: it names the database's replica and
+// tells how new the database is. It is written before the database changes, so that the
+// next start understands the state after a crash.
 type local struct {
 	Machine    string `json:"machine"`    // random, made once: a part of Config.Machine
 	Replica    string `json:"replica"`    // owner.Replica; "" = none yet
-	URL        string `json:"url"`        // for people, and for a replica whose owner.json is gone
+	URL        string `json:"url"`        // for people, and to recognise a replica whose owner.json is gone
 	Epoch      int64  `json:"epoch"`      // the lease under which the database was last opened
-	Replicated bool   `json:"replicated"` // a generation was begun: something must be there
-	Restoring  bool   `json:"restoring"`  // the database, if there is one, is half a restore
-	// Serving: from when replication has begun until it ends in order. All that time
-	// there is a WAL, for the database is open.
+	Replicated bool   `json:"replicated"` // a generation was begun, so the replica must not be empty
+	Restoring  bool   `json:"restoring"`  // the database, if there is one, may be half restored
+	// Serving is set while the database is replicated. During that time the database is
+	// open, so there is a WAL.
 	Serving bool `json:"serving"`
-	// Unstaged: what Litestream keeps here does not tell how new the database is. It is
-	// at or ahead of the generation of Epoch, to which nothing is written any more.
+	// Unstaged: the stage does not tell how new the database is. The database has at
+	// least all that the generation of Epoch has, to which nothing is written any more.
 	Unstaged bool `json:"unstaged,omitempty"`
 }
 
 func localPath(database string) string { return database + ".replica" }
 
-// readLocal reads it; a missing file is a zero local.
+// readLocal reads the file; a missing file gives the zero value.
 func readLocal(database string) (local, error) {
 	b, err := os.ReadFile(localPath(database))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -62,9 +62,9 @@ func (l local) write(database string) error {
 	return nil
 }
 
-// machineID tells this machine, in this boot, with this database, from others: a
-// copy of the disk that runs elsewhere is another machine, and so is a copy of the
-// folder that runs here.
+// machineID identifies this machine in this boot with this database. A copy of the disk
+// that runs elsewhere counts as another machine, and so does a copy of the folder that
+// runs here.
 func machineID(l local, database string) (string, error) {
 	folder, err := fileID(database + ".lock")
 	if err != nil {
@@ -79,10 +79,10 @@ func machineID(l local, database string) (string, error) {
 	return strings.TrimSpace(string(boot)) + "/" + id, err
 }
 
-// fileID is what no copy of a file shares with it while both are there: device and
-// inode; "" if there is no such file. Of the files beside the database it is the
-// lock's that stays, since that file is never replaced. Where a file system does
-// not keep them, a restart waits for the lease as another machine does.
+// fileID identifies a file among all files that exist now, by device and inode; "" if
+// there is no such file. The lock file's is used because that file is never replaced. On
+// a file system that does not keep these numbers, a restart waits for the lease as
+// another machine does.
 func fileID(path string) (string, error) {
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)
@@ -107,9 +107,9 @@ func exists(path string) (bool, error) {
 	return fi.Size() > 0, nil // SQLite makes an empty file before it writes
 }
 
-// lostWAL reports whether the database was being served when its process died, and
-// the WAL that this left is gone: what is here is older than what was committed, or
-// somebody had it open since, whose SQLite brought the WAL into it.
+// lostWAL reports whether the process died while it served the database and the WAL that
+// it left is gone. Then the database is older than the last commit, or somebody opened it
+// since and SQLite merged the WAL into it.
 func (l local) lostWAL(database string) (bool, error) {
 	if !l.Serving {
 		return false, nil
@@ -121,8 +121,8 @@ func (l local) lostWAL(database string) (bool, error) {
 	return false, err
 }
 
-// moveAside renames a database and what SQLite keeps beside it, and returns the
-// new name; "" if there was nothing. The database must not be open.
+// moveAside renames a database and SQLite's files beside it, and returns the new name; ""
+// if there was nothing. The database must not be open.
 func moveAside(path string, epoch int64, now time.Time) (string, error) {
 	to := fmt.Sprintf("%s.epoch-%d-%s", path, epoch, now.UTC().Format("20060102T150405.000Z"))
 	moved := ""
@@ -139,14 +139,14 @@ func moveAside(path string, epoch int64, now time.Time) (string, error) {
 	return moved, syncDirectory(filepath.Dir(path))
 }
 
-// litestreamPath is where Litestream keeps, beside a database, what it has yet to
-// upload.
+// litestreamPath is the stage: the folder beside a database for files that Litestream has
+// yet to upload.
 func litestreamPath(database string) string {
 	dir, name := filepath.Split(database)
 	return filepath.Join(dir, "."+name+litestream.MetaDirSuffix)
 }
 
-// replicatedTo is the last transaction that stands there; 0 if there is none.
+// replicatedTo is the last transaction in the stage; 0 if there is none.
 func replicatedTo(database string) (ltx.TXID, error) {
 	entries, err := os.ReadDir(filepath.Join(litestreamPath(database), "ltx", "0"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -154,7 +154,7 @@ func replicatedTo(database string) (ltx.TXID, error) {
 	}
 	var last ltx.TXID
 	for _, e := range entries {
-		if _, to, err := ltx.ParseFilename(e.Name()); err == nil { // else it is half written
+		if _, to, err := ltx.ParseFilename(e.Name()); err == nil { // else the file is half written
 			last = max(last, to)
 		}
 	}

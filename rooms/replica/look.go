@@ -12,20 +12,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// Sight is what a look at a replica shows.
+// Sight describes a replica.
 type Sight struct {
 	URL        string    // no secrets in it
-	Owner      string    // host and process that wrote the lease last; "" = nobody ever did
+	Owner      string    // host and process that last wrote the lease; "" = it was never taken
 	Epoch      int64     // of the lease
-	Expires    time.Time // when others may take the lease, by its owner's clock; zero = it was given up
+	Expires    time.Time // when others may take the lease, by its owner's clock; zero = it was released
 	Generation int64     // the newest one; 0 = there is none
-	// Ahead is how far this machine's clock is ahead of the replica's, to a second or so;
-	// Clocked tells whether the replica has one.
+	// Ahead is how far this machine's clock is ahead of the replica's, to a second or so.
+	// Clocked tells whether the replica's service gave its time.
 	Ahead   time.Duration
 	Clocked bool
 }
 
-// Look reads who has the replica and what is there. It takes no lease and writes nothing.
+// Look describes the replica at url. It takes no lease and writes nothing.
 func Look(ctx context.Context, url string) (Sight, error) {
 	l, err := parse(url)
 	if err != nil {
@@ -76,8 +76,8 @@ func look(ctx context.Context, l location) (s Sight, err error) {
 	return s, err
 }
 
-// ahead compares this machine's clock with that of the bucket's service, which tells whole
-// seconds.
+// ahead compares this machine's clock with that of the bucket's service, which tells
+// whole seconds.
 func (b *bucket) ahead(ctx context.Context) (time.Duration, bool, error) {
 	out, err := b.s3.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.name, Prefix: &b.prefix, MaxKeys: aws.Int32(1)})
 	if err != nil {

@@ -11,17 +11,16 @@ import (
 )
 
 const (
-	// mergeEvery is how often it is looked whether something is to be merged or
-	// deleted on the replica.
+	// mergeEvery is how often merges and deletions on the replica are considered.
 	mergeEvery = 15 * time.Second
 	// mergePatience bounds one merge. While a snapshot is read the WAL is not
-	// checkpointed, so a replica that hangs must not hold it for ever.
+	// checkpointed, so a replica that hangs must not delay that for ever.
 	mergePatience = 5 * time.Minute
 )
 
-// beginMerging starts the goroutine that merges files on the replica, as
-// Litestream's own would: it can be stopped between two generations, and what fails
-// is told. endMerging ends it and waits for it.
+// beginMerging starts the goroutine that merges files on the replica. It stands in for
+// Litestream's own, so that it can be stopped between two generations and its failures
+// are reported. endMerging ends it and waits for it.
 func (r *Replica) beginMerging() {
 	if !r.merges {
 		return
@@ -51,7 +50,7 @@ func (r *Replica) merge(ctx context.Context) {
 		case ended:
 			r.log.Info("files on the replica are merged again")
 		}
-		if err != nil { // what is read there instead may be whole
+		if err != nil { // the staged copies may be damaged: read the replica's the next time
 			r.dropUploaded()
 			r.upload.poke() // it may have to begin a new generation
 		}
@@ -63,8 +62,8 @@ func (r *Replica) merge(ctx context.Context) {
 	}
 }
 
-// mergeOnce merges what is due, each level into the next, and deletes what is not
-// needed any more.
+// mergeOnce does the merges that are due, each level into the next, and deletes files
+// that are no longer needed.
 func (r *Replica) mergeOnce(ctx context.Context, due map[int]time.Time) error {
 	var errs []error
 	for _, level := range levels() {
@@ -85,7 +84,7 @@ func (r *Replica) mergeOnce(ctx context.Context, due map[int]time.Time) error {
 
 func (r *Replica) mergeLevel(ctx context.Context, level *litestream.CompactionLevel) error {
 	patience := mergePatience
-	if fi, err := os.Stat(r.path); err == nil { // else the snapshot tells
+	if fi, err := os.Stat(r.path); err == nil { // else the merge itself fails
 		patience += time.Duration(fi.Size()/uploadRate) * time.Second
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the replica does not answer in time"))
@@ -100,20 +99,20 @@ func (r *Replica) mergeLevel(ctx context.Context, level *litestream.CompactionLe
 	return err
 }
 
-// dropUploaded removes the staged files that are on the replica, but for the newest,
-// which staging goes on from: Litestream merges from them if it can, and one of them
-// may be damaged.
+// dropUploaded removes staged files that are on the replica, except the newest, which
+// staging needs. Litestream prefers staged files for a merge, and one of them may be
+// damaged.
 func (r *Replica) dropUploaded() {
 	uploaded := r.db.Replica.Pos().TXID
 	dir := r.db.LTXLevelDir(0)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return // staging tells
+		return // staging reports it
 	}
 	for _, e := range entries {
 		from, to, err := ltx.ParseFilename(e.Name())
 		if err == nil && to < uploaded {
-			_ = os.Remove(r.db.LTXPath(0, from, to)) // the next time tells
+			_ = os.Remove(r.db.LTXPath(0, from, to)) // the next call tries again
 		}
 	}
 }

@@ -19,29 +19,29 @@ const (
 	generationPrefix = "gen-"
 )
 
-// errChanged: owner.json is not as it was last seen, so it was not written.
+// errChanged: owner.json has changed since it was read, so it was not written.
 var errChanged = errors.New("the lease is not as it was left")
 
-// errNoOwner: nobody ever held a lease on the replica.
+// errNoOwner: there is no owner.json.
 var errNoOwner = errors.New("there is no owner")
 
-// place is where a replica stands.
+// place is the storage of a replica.
 type place interface {
-	// readOwner returns owner.json, its version, and how old it is by the clock of
-	// the place; a negative age is unknown. [errNoOwner] if there is none.
+	// readOwner returns owner.json, its version, and its age by the clock of the place; a
+	// negative age is unknown. It fails with [errNoOwner] if there is none.
 	readOwner(ctx context.Context) (b []byte, version string, age time.Duration, err error)
-	// writeOwner replaces owner.json if it is of that version, "" being none, and
-	// returns the new one's version; else nothing is written: [errChanged].
+	// writeOwner replaces owner.json if it has that version ("" = none) and returns the
+	// new version; else it writes nothing and fails with [errChanged].
 	writeOwner(ctx context.Context, b []byte, version string) (string, error)
-	// probe fails if the place does not keep writeOwner's promise. b is what was
-	// written last.
+	// probe fails if the place ignores writeOwner's condition. b is what was written
+	// last.
 	probe(ctx context.Context, b []byte) error
-	// generations lists what is there, ascending, empty ones perhaps included.
+	// generations lists the generations there, ascending; some may be empty.
 	generations(ctx context.Context) ([]int64, error)
-	// client reaches a generation; 0 is what the litestream command, run beside a
-	// server without a replica of its own, put into the place itself.
+	// client reaches a generation. Generation 0 is the place itself, where the litestream
+	// command, run beside a server without a replica, puts its files.
 	client(generation int64) (litestream.ReplicaClient, error)
-	// close gives up what the place holds.
+	// close releases what the place holds.
 	close() error
 }
 
@@ -60,18 +60,18 @@ func (l location) open(ctx context.Context, lock bool) (place, error) {
 	return b, nil
 }
 
-// owner is owner.json.
+// owner is the content of owner.json.
 type owner struct {
 	Replica  string `json:"replica"`  // made once, for the life of the replica
 	Epoch    int64  `json:"epoch"`    // never falls
 	Owner    string `json:"owner"`    // for people: host and process
 	Machine  string `json:"machine"`  // of Config
 	Instance string `json:"instance"` // of the process that wrote it
-	Serial   int64  `json:"serial"`   // of the instance's writes, so that no two are alike
+	Serial   int64  `json:"serial"`   // counts the instance's writes, so that no two are alike
 	TTLMs    int64  `json:"ttl_ms"`
 	Expires  int64  `json:"expires"` // Unix ms by the owner's clock; 0 = released
-	// Begun: a generation is there, or was. Until it is nobody was served, so nothing
-	// can be lost.
+	// Begun: there is a generation, or there was one. Until then nobody was served, so
+	// nothing can be lost.
 	Begun bool `json:"begun"`
 }
 
@@ -106,7 +106,7 @@ func parseGeneration(name string) (int64, bool) {
 	return n, err == nil && n > 0 && generation(n) == name
 }
 
-// newest finds the newest generation that can be restored, and how far it goes;
+// newest finds the newest generation that can be restored, and its last transaction;
 // false if there is none.
 func newest(ctx context.Context, p place) (n int64, last ltx.TXID, found bool, err error) {
 	all, err := p.generations(ctx)
@@ -129,8 +129,8 @@ func newest(ctx context.Context, p place) (n int64, last ltx.TXID, found bool, e
 	return 0, 0, false, nil
 }
 
-// lastTXID is the last transaction that the generation has; 0 if it is empty.
-// Level 0 has the newest files, and always keeps the last.
+// lastTXID is the last transaction in the generation; 0 if it is empty. Level 0 has the
+// newest files, and always keeps the last one.
 func lastTXID(ctx context.Context, c litestream.ReplicaClient) (ltx.TXID, error) {
 	var last ltx.TXID
 	for level := range litestream.SnapshotLevel + 1 {

@@ -13,20 +13,19 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// ErrEmpty: nothing is on the replica, where something was expected.
+// ErrEmpty: the replica is empty, and should not be.
 var ErrEmpty = errors.New("there is nothing on the replica")
 
-// ErrUnknown: it cannot be told whether the database or the replica is newer.
+// ErrUnknown: whether the database or the replica is newer cannot be told.
 var ErrUnknown = errors.New("the database is not known to be a copy of what is on the replica")
 
-// Prepare takes the lease and sees to it that the database at path, an absolute
-// one, is the newest: it restores it where that is needed. It fails, and changes
-// nothing, with a [HeldError] when another process holds the lease, [ErrEmpty]
-// when the replica is empty and should not be, and [ErrUnknown] when it cannot
-// tell what is newer.
+// Prepare takes the lease and makes sure that the database at path, which must be
+// absolute, is the newest: it restores it if need be. It fails, and changes nothing, with
+// a [HeldError] if another process holds the lease, [ErrEmpty] if the replica is empty
+// and should not be, and [ErrUnknown] if it cannot tell which is newer.
 //
-// Nobody else may have the database open or prepare it meanwhile. The lease is
-// held when Prepare succeeded, until Close.
+// Nobody else may open or prepare the database meanwhile. After success the lease is held
+// until Close.
 func (r *Replica) Prepare(ctx context.Context, path string) error {
 	if r.place != nil {
 		return errors.New("the replica is prepared already")
@@ -60,14 +59,14 @@ func (r *Replica) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := here.check(r); err != nil { // before the lease, which leaves a trace
+	if err := here.check(r); err != nil { // before the lease is taken, which writes owner.json
 		return err
 	}
 	before, err := r.takeLease(ctx)
 	if err != nil {
 		return err
 	}
-	if here, err = r.survey(ctx); err != nil { // it may have changed until the lease was ours
+	if here, err = r.survey(ctx); err != nil { // it may have changed before the lease was ours
 		return err
 	}
 	if err := r.settle(ctx, here, before); err != nil {
@@ -76,7 +75,7 @@ func (r *Replica) prepare(ctx context.Context) error {
 	return r.Check()
 }
 
-// abandon gives up what prepare took.
+// abandon releases what prepare took.
 func (r *Replica) abandon(ctx context.Context) error {
 	if r.place == nil {
 		return nil
@@ -108,15 +107,15 @@ func (r *Replica) readLocal() error {
 
 func randomID() string { return strconv.FormatUint(rand.Uint64(), 36) }
 
-// survey is what there is, here and on the replica.
+// survey describes the database here and the replica.
 type survey struct {
-	database   bool     // there is one here
-	mine       bool     // which was a copy of this replica
-	begun      bool     // something was on the replica once
+	database   bool     // there is a database here
+	mine       bool     // it is a copy of this replica
+	begun      bool     // the replica had a generation once
 	own        ltx.TXID // how far this machine got in replicating it
-	found      bool     // something is on the replica
-	generation int64    // the newest one there
-	last       ltx.TXID // and how far it goes
+	found      bool     // the replica has a generation
+	generation int64    // its newest generation
+	last       ltx.TXID // the last transaction in that
 }
 
 func (r *Replica) survey(ctx context.Context) (survey, error) {
@@ -148,8 +147,8 @@ func (r *Replica) survey(ctx context.Context) (survey, error) {
 	return s, err
 }
 
-// expect fails if nothing is on the replica, and leaves nothing there: a mistyped
-// path is to stay what it was.
+// expect fails if the replica is empty, and writes nothing there, so that a mistyped path
+// stays as it was.
 func (r *Replica) expect(ctx context.Context) error {
 	p, err := r.location.open(ctx, false)
 	if err != nil {
@@ -162,7 +161,7 @@ func (r *Replica) expect(ctx context.Context) error {
 	return err
 }
 
-// check finds what an operator has to decide.
+// check finds the cases that an operator has to decide.
 func (s survey) check(r *Replica) error {
 	switch {
 	case !s.found && s.mine && r.local.Replicated && !r.config.Adopt:
@@ -177,11 +176,11 @@ func (s survey) check(r *Replica) error {
 	return nil
 }
 
-// takeLease takes the lease, with the epoch that it had if this machine had it
-// last with this database, so that the generation can go on.
+// takeLease takes the lease. If this machine had it last with this database it keeps the
+// epoch, so that the generation can go on.
 func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 	least := r.local.Epoch
-	if r.local.Serving && !r.doubt { // before the database is opened: closing it removes its WAL
+	if r.local.Serving && !r.doubt { // before the database is opened, because closing it removes its WAL
 		r.local.Serving = false
 		if err := r.local.write(r.path); err != nil {
 			return nil, err
@@ -222,8 +221,7 @@ func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 	})
 }
 
-// wasOurs reports whether nobody had the lease since this machine had it, for the
-// database that is here.
+// wasOurs reports whether this machine was the last to hold the lease, for this database.
 func (r *Replica) wasOurs(before *owner) bool {
 	return before != nil && before.Machine == r.config.Machine && before.Replica == r.local.Replica && before.Epoch == r.local.Epoch
 }
@@ -236,7 +234,7 @@ func (r *Replica) host() string {
 	return fmt.Sprintf("process %d on %s", os.Getpid(), host)
 }
 
-// settle decides whether the database here is the newest, and makes it so.
+// settle decides whether the database here is the newest, and restores the newest if not.
 func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	if err := s.check(r); err != nil {
 		return err
@@ -282,15 +280,15 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 	case r.config.Adopt, !s.found, ours:
 		return true
 	case s.generation != r.local.Epoch:
-		// A process begins its generation before it serves. So if there is none
-		// after ours, none served after us.
+		// A process begins its generation before it serves. So if no generation is newer
+		// than ours, no other process has served since.
 		return s.generation < r.local.Epoch
 	}
-	return r.local.Unstaged || s.own >= s.last // else it is an old image of the disk
+	return r.local.Unstaged || s.own >= s.last // else the disk was put back to an earlier state
 }
 
-// isAhead reports whether the database here has events that the replica has not.
-// Nothing opens it for that in a way that would leave a trace.
+// isAhead reports whether the database here has events that the replica lacks. It opens
+// the database in a way that leaves no trace.
 func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	if r.config.ReadSeq == nil {
 		return false, nil
@@ -305,7 +303,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 		return false, err
 	}
 	newest := r.path + ".newest"
-	if err := os.RemoveAll(newest); err != nil { // of a start that died here
+	if err := os.RemoveAll(newest); err != nil { // left by a start that died here
 		return false, err
 	}
 	if _, err := restore(ctx, c, newest, time.Time{}, litestream.IntegrityCheckNone, r.log); err != nil {
@@ -315,8 +313,8 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	return here > there, errors.Join(err, os.Remove(newest))
 }
 
-// settled notes that the database here is of the lease's epoch from now on, and
-// that its generation is yet to begin.
+// settled notes that the database belongs to the lease's epoch from now on, and that its
+// generation is yet to begin.
 func (r *Replica) settled(there bool) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
@@ -327,8 +325,7 @@ func (r *Replica) settled(there bool) error {
 	return r.forget()
 }
 
-// forget removes what Litestream keeps here of another generation, so that the
-// new one begins with a snapshot.
+// forget deletes the stage, so that the new generation begins with a snapshot.
 func (r *Replica) forget() error {
 	if err := os.RemoveAll(litestreamPath(r.path)); err != nil {
 		return fmt.Errorf("forget the last generation: %w", err)
@@ -336,14 +333,14 @@ func (r *Replica) forget() error {
 	return nil
 }
 
-// replaceDatabase restores the newest generation, over a database that is older.
+// replaceDatabase restores the newest generation in place of an older database.
 func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 	before := r.local
 	r.local.Restoring, r.local.Serving = true, false
 	aside := ""
 	var err error
 	if s.database {
-		// Until it is out of the way it is whole, and no half restore.
+		// Until it is moved, the database is whole and not half a restore.
 		if aside, err = moveAside(r.path, before.Epoch, time.Now()); err != nil {
 			return err
 		}

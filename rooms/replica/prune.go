@@ -9,10 +9,10 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// pruneEvery is how often generations of the past are looked at.
+// pruneEvery is how often earlier generations are considered for deletion.
 const pruneEvery = 24 * time.Hour
 
-// prune deletes generations of the past now and then, until ctx ends.
+// prune deletes old generations now and then, until ctx ends.
 func (r *Replica) prune(ctx context.Context) {
 	defer close(r.pruned)
 	for {
@@ -27,8 +27,8 @@ func (r *Replica) prune(ctx context.Context) {
 	}
 }
 
-// pruneOnce deletes those whose last file is older than the retention, but for
-// the newest two: the one that is written, and the one that it began with.
+// pruneOnce deletes generations whose last file is older than the retention, except the
+// newest two: the one that is written, and the one before it.
 func (r *Replica) pruneOnce(ctx context.Context, now time.Time) error {
 	all, err := r.place.generations(ctx)
 	if err != nil {
@@ -60,7 +60,7 @@ func (r *Replica) pruneGeneration(ctx context.Context, n int64, c litestream.Rep
 	return nil
 }
 
-// lastWritten is when a generation got its last file; zero if it has none.
+// lastWritten is when a generation got its last file; zero if it is empty.
 func lastWritten(ctx context.Context, c litestream.ReplicaClient) (time.Time, error) {
 	var last time.Time
 	for level := range litestream.SnapshotLevel + 1 {

@@ -15,31 +15,31 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// Replica replicates a database. The order of its life: New, Prepare before the
-// database is opened, Start once it is, then Sync by the database's writer and
-// Barrier by any goroutine; Close after the database is closed.
+// Replica replicates a database. The order of calls: New; Prepare before the database is
+// opened; Start once it is open; then Sync by the database's writer and Barrier by any
+// goroutine; Close after the database is closed.
 type Replica struct {
 	config   Config
 	location location
 	log      *slog.Logger
 
-	path   string // Prepare's
+	path   string // set by Prepare
 	place  place
 	local  local
 	doubt  bool // local.lostWAL, and the operator has not said that the database is right
 	lease  *lease
-	client *guarded // Start's
+	client *guarded // set by Start
 	store  *litestream.Store
 	db     *litestream.DB
 	upload *uploader
 	begun  atomic.Uint64 // generations that began while the database was served
 
-	// The uploader's goroutine has the following, and local, from Start until Close
+	// The following, and local, belong to the uploader's goroutine from Start until Close
 	// ends it.
 	restaged   bool   // a new generation is staged, and not all of it is uploaded
 	closing    bool   // the database is closed
 	merges     bool   // files on the replica may be merged
-	endMerging func() // stops that, and waits for it
+	endMerging func() // stops the merging and waits for it
 
 	endPruning context.CancelFunc
 	pruned     chan struct{} // closed when prune returns
@@ -48,7 +48,7 @@ type Replica struct {
 	started bool
 }
 
-// New reads c. It reaches for nothing.
+// New checks c. It makes no request.
 func New(c Config) (*Replica, error) {
 	l, err := parse(c.URL)
 	if err == nil {
@@ -70,17 +70,17 @@ func New(c Config) (*Replica, error) {
 	}, nil
 }
 
-// Epoch is the lease's, once Prepare succeeded. The database is to keep it.
+// Epoch is the lease's epoch, once Prepare has succeeded. The database must store it.
 func (r *Replica) Epoch() int64 { return r.lease.epoch() }
 
-// Check fails when nothing may be written, with [ErrUnsure] or [ErrLost]: another
-// machine may then have the rooms. It is cheap: ask before every transaction.
+// Check fails with [ErrUnsure] or [ErrLost] when nothing may be written, because another
+// machine may serve the rooms. It is cheap: call it before every transaction.
 func (r *Replica) Check() error { return r.lease.check() }
 
-// Start begins to replicate the database, which is open now, and returns when all
-// that it has is on the replica. Until then nobody must be served: others take it
-// from there that this epoch never served anybody. between runs a function while
-// the database's writer is between transactions; nil calls it as it is.
+// Start begins to replicate the open database, and returns when all of it is on the
+// replica. Nobody may be served before that: from a missing generation other machines
+// conclude that this epoch never served. between runs a function while the database's
+// writer is between transactions; nil calls the function directly.
 func (r *Replica) Start(ctx context.Context, between func(context.Context, func(context.Context) error) error) error {
 	if between == nil {
 		between = direct
@@ -91,7 +91,7 @@ func (r *Replica) Start(ctx context.Context, between func(context.Context, func(
 	return nil
 }
 
-// direct is [between] where the database has no writer.
+// direct is a [between] for a database without a writer.
 func direct(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
 
 func (r *Replica) start(ctx context.Context, f between) error {
@@ -104,17 +104,18 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	}
 	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload}
 	r.db = litestream.NewDB(r.path)
-	// A TRUNCATE waits a second, in vain, for a reader that holds the WAL, and the
-	// writer with it. A passive checkpoint begins the WAL again once the reader is gone.
+	// A TRUNCATE checkpoint would wait a second, in vain, for a reader that holds the
+	// WAL, and the writer would wait too. After a passive checkpoint SQLite reuses the
+	// WAL once the reader is gone.
 	r.db.TruncatePageN = math.MaxInt32
-	r.db.MonitorInterval = 0 // the writer drives it: on its own it would lose the race for SQLite's lock
+	r.db.MonitorInterval = 0 // the writer calls Sync instead: Litestream alone would lose the race for SQLite's lock
 	r.db.Replica = litestream.NewReplicaWithClient(r.db, r.client)
-	r.db.Replica.MonitorEnabled = false // the uploader drives it: on its own it could wait minutes to try again
+	r.db.Replica.MonitorEnabled = false // the uploader calls it instead: Litestream alone could wait minutes to try again
 	r.store = litestream.NewStore([]*litestream.DB{r.db}, litestream.DefaultCompactionLevels)
 	r.store.Logger = demoted(r.log)
 	r.store.SnapshotRetention = r.config.SnapshotRetention
 	r.store.SetShutdownSyncTimeout(0)
-	r.store.CompactionMonitorEnabled, r.store.L0RetentionCheckInterval = false, 0 // merge does it
+	r.store.CompactionMonitorEnabled, r.store.L0RetentionCheckInterval = false, 0 // merge does it instead
 	r.db.SetLogger(r.store.Logger)
 	if err := r.store.Open(ctx); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
@@ -134,7 +135,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	r.mu.Lock()
 	r.started = true
 	r.mu.Unlock()
-	return f(ctx, r.upload.stage) // what came between
+	return f(ctx, r.upload.stage) // for commits since the first stage
 }
 
 // mayUpload fails when nothing may be written to the generation.
@@ -145,9 +146,9 @@ func (r *Replica) mayUpload() error {
 	return r.Check()
 }
 
-// first brings what there is to the replica, and notes that something is there. If
-// what an earlier process left beside the database cannot be gone on with, it begins
-// a new generation.
+// first uploads the whole stage, and notes that the replica is not empty. If the state
+// that an earlier process left beside the database cannot be continued, it begins a new
+// generation.
 func (r *Replica) first(ctx context.Context, f between) error {
 	stage, err := StageLocal, f(ctx, r.upload.stage)
 	if err == nil {
@@ -168,18 +169,18 @@ func (r *Replica) first(ctx context.Context, f between) error {
 	return r.local.write(r.path)
 }
 
-// Sync takes what was committed out of the WAL, for the uploads. The database's
-// writer calls it between transactions, soon after they commit, and once more
-// before it closes. It does not wait for the replica.
+// Sync stages what was committed for the uploads. The database's writer calls it between
+// transactions, soon after they commit, and once more before it closes. It does not wait
+// for the replica.
 func (r *Replica) Sync(ctx context.Context) error {
 	if !r.running() {
-		return nil // Start will
+		return nil // Start will stage it
 	}
 	return r.upload.stage(ctx)
 }
 
-// Committed tells that the database's writer committed something: from then on, until
-// it is on the replica, the replica is behind.
+// Committed tells that the database's writer committed something: the replica lags behind
+// until that is uploaded.
 func (r *Replica) Committed() {
 	if r.running() {
 		r.upload.commit()
@@ -192,8 +193,8 @@ func (r *Replica) running() bool {
 	return r.started
 }
 
-// Barrier returns when what was committed before the call is on the replica.
-// Callers who wait at the same time share one upload.
+// Barrier returns when everything that was committed before the call is on the replica.
+// Callers that wait at the same time share one upload.
 func (r *Replica) Barrier(ctx context.Context) error {
 	if !r.running() {
 		return errors.New("replication has not started")
@@ -204,10 +205,9 @@ func (r *Replica) Barrier(ctx context.Context) error {
 	return r.upload.barrier(ctx)
 }
 
-// Close brings what is missing to the replica and gives up the lease, both as
-// far as that can be done until ctx ends, and stops replicating. What does not
-// reach the replica stays here for the next start on this machine. The database
-// must be closed before, Sync included.
+// Close uploads what is missing and releases the lease, as far as it can before ctx ends,
+// and stops replicating. Changes that do not reach the replica stay in the stage for the
+// next start on this machine. The database must be closed before, after a last Sync.
 func (r *Replica) Close(ctx context.Context) error {
 	if r.place == nil {
 		return nil
@@ -236,27 +236,26 @@ func (r *Replica) close(ctx context.Context) error {
 	r.endPruning()
 	<-r.pruned
 	err := r.last(ctx)
-	// Litestream alone has the database open, so this is the last moment at which
-	// its WAL is sure to be there: a crash from here on must not be taken for a loss.
+	// Now Litestream alone has the database open. When it closes, the WAL goes away; a
+	// later start must not take that for a lost WAL.
 	r.local.Serving = false
 	if e := r.local.write(r.path); e != nil && err == nil {
 		err = e
 	}
-	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats it
+	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats the error
 		err = e
 	}
 	if errors.Is(err, errWAL) {
 		r.dropWAL()
 	}
 	if errors.Is(err, ErrLost) {
-		return nil // OnLost has it
+		return nil // OnLost was told
 	}
 	return err
 }
 
-// dropWAL moves away what stands where the WAL was. With its last connection SQLite
-// brought the WAL that it had into the database; the next start would play the other
-// one over it.
+// dropWAL moves away the file that replaced the WAL. SQLite merged the true WAL into the
+// database when it closed its last connection; the next start would apply the other file.
 func (r *Replica) dropWAL() {
 	to := fmt.Sprintf("%s-wal.replaced-%s", r.path, time.Now().UTC().Format("20060102T150405.000Z"))
 	switch err := os.Rename(r.path+"-wal", to); {
@@ -267,7 +266,7 @@ func (r *Replica) dropWAL() {
 	}
 }
 
-// last uploads what is missing, trying until ctx ends, the lease is lost, or no try
+// last uploads what is missing, and tries until ctx ends, the lease is lost, or no try
 // can help.
 func (r *Replica) last(ctx context.Context) error {
 	for {
@@ -275,7 +274,7 @@ func (r *Replica) last(ctx context.Context) error {
 		if err == nil || errors.Is(err, ErrLost) {
 			return err
 		}
-		if lost := r.Check(); errors.Is(lost, ErrLost) { // what failed need not have asked
+		if lost := r.Check(); errors.Is(lost, ErrLost) { // what failed may have failed before it asked
 			return lost
 		}
 		if errors.Is(err, errWAL) {
@@ -289,25 +288,25 @@ func (r *Replica) last(ctx context.Context) error {
 	}
 }
 
-// Status is how the replication fares.
+// Status is the state of the replication.
 type Status struct {
-	URL        string // no secrets in it
+	URL        string // without secrets
 	Epoch      int64
 	Lease      LeaseState
 	Expires    time.Time     // when others may take the lease, by this machine's clock
-	LeaseError string        // of the last renewal; "" = none
+	LeaseError string        // the error of the last renewal; "" = it succeeded
 	Lag        time.Duration // age of the oldest commit that is not on the replica; 0 = all are
-	LastSync   time.Time     // when all was there last
-	LastError  string        // of the first stage that fails; "" = none does
-	Stage      Stage         // which that is
-	Faults     []Fault       // of every stage
-	Failures   uint64        // of all of them
-	Begun      uint64        // generations that began since the last one could not go on
-	Files      uint64        // uploaded
+	LastSync   time.Time     // when the replica last had everything
+	LastError  string        // of the first failing stage; "" = no stage fails
+	Stage      Stage         // that stage
+	Faults     []Fault       // every stage
+	Failures   uint64        // of all stages
+	Begun      uint64        // generations that were begun because the last one could not go on
+	Files      uint64        // uploaded files
 	Bytes      uint64
 }
 
-// Status returns it as of now. It reaches for nothing.
+// Status returns the state of now. It makes no request.
 func (r *Replica) Status() Status {
 	s := Status{URL: r.location.name, Epoch: r.Epoch()}
 	var err error

@@ -13,22 +13,22 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// RestoreConfig is what [Restore] restores.
+// RestoreConfig tells what [Restore] restores.
 type RestoreConfig struct {
 	URL string    // as in Config
 	To  string    // the file to make; neither it nor its -wal, -shm or -journal must exist
-	At  time.Time // as things were then; zero is the newest there is
+	At  time.Time // restore the state of that time; zero = the newest
 	Log *slog.Logger
 }
 
-// Restored is what [Restore] made a database of.
+// Restored describes what [Restore] restored.
 type Restored struct {
-	Generation int64     // the newest that had begun at the time asked for
-	At         time.Time // when the newest write in it was taken for the replica
+	Generation int64     // the newest that had begun at the requested time
+	At         time.Time // when its newest write was staged
 }
 
-// Restore makes a database of what is on a replica, and checks all of it.
-// It takes no lease and changes nothing on the replica, which may be in use.
+// Restore makes a database from a replica, and checks all of it. It takes no lease and
+// changes nothing on the replica, which may be in use.
 func Restore(ctx context.Context, c RestoreConfig) (Restored, error) {
 	l, err := parse(c.URL)
 	if err != nil {
@@ -52,8 +52,8 @@ func Restore(ctx context.Context, c RestoreConfig) (Restored, error) {
 	return n, nil
 }
 
-// checkTarget fails if something is where the database is to be made. SQLite would
-// take what another database left beside it, changes or a roll-back, for its own.
+// checkTarget fails if a file is where the database is to be made. SQLite would apply a
+// WAL or journal that another database left there.
 func checkTarget(to string) error {
 	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
 		_, err := os.Lstat(to + suffix)
@@ -95,13 +95,13 @@ func restoreFrom(ctx context.Context, p place, c RestoreConfig) (Restored, error
 	return Restored{}, ErrEmpty
 }
 
-// isNothing reports whether a restore failed for there is nothing to restore.
+// isNothing reports whether a restore failed because there is nothing to restore.
 func isNothing(err error) bool {
 	return errors.Is(err, litestream.ErrTxNotAvailable) || errors.Is(err, litestream.ErrNoSnapshots)
 }
 
-// restore makes the file to of a generation. It stands under its name when it is
-// whole. It returns when the newest write in it was taken for the replica.
+// restore makes the file to from a generation. The file gets its name when it is
+// complete. It returns when the newest write in it was staged.
 func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) (time.Time, error) {
 	log = demoted(log)
 	c = &guarded{ReplicaClient: c, allowed: func() error { return errors.New("a restore does not write") }}
@@ -115,10 +115,10 @@ func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time
 	}
 	o := litestream.NewRestoreOptions()
 	o.OutputPath, o.Timestamp, o.IntegrityCheck = to, at, check
-	db := litestream.NewDB(to) // for its logger alone: without it Litestream logs to the process's
+	db := litestream.NewDB(to) // for its logger alone: without one Litestream uses the process's
 	db.SetLogger(log)
 	if err := errors.Join(litestream.NewReplicaWithClient(db, c).Restore(ctx, o), db.Close(ctx)); err != nil {
 		return time.Time{}, err
 	}
-	return plan[len(plan)-1].CreatedAt, nil // a plan that is empty is an error
+	return plan[len(plan)-1].CreatedAt, nil // an empty plan is an error
 }

@@ -14,29 +14,28 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// ErrStopped: the replication was closed while its caller waited.
+// ErrStopped: the replication was closed while the caller waited.
 var ErrStopped = errors.New("replication has stopped")
 
 const (
-	// retryMost bounds the time between tries while uploads fail, and so how long
-	// a replica that is back stays behind.
+	// retryMost bounds the time between tries while uploads fail, and so how long a
+	// replica stays behind after its return.
 	retryMost = 10 * time.Second
-	// An upload that takes longer than this, and than its bytes at this rate, is
-	// stuck in a connection that is dead.
+	// An upload that takes longer than uploadPatience plus its size at uploadRate hangs
+	// on a dead connection.
 	uploadPatience = 30 * time.Second
 	uploadRate     = 1 << 20 // bytes per second
-	// uploadSlow is after what time an upload that goes on is told of.
+	// uploadSlow is the time after which a running upload is reported as slow.
 	uploadSlow = 5 * time.Second
-	// checkIdle is how many times rarer the replica is checked while nothing is
-	// uploaded.
+	// checkIdle is how many times rarer the replica is checked while nothing is uploaded.
 	checkIdle = 10
 )
 
 // between runs a function while the database's writer is between transactions.
 type between func(context.Context, func(context.Context) error) error
 
-// uploader brings what the database's writer staged to the replica: one
-// goroutine, run, until stop.
+// uploader uploads what the database's writer staged. It is one goroutine, run, until
+// stop.
 type uploader struct {
 	path     string // the database's
 	db       *litestream.DB
@@ -45,15 +44,15 @@ type uploader struct {
 	interval time.Duration
 	every    time.Duration // between two checks of the replica
 	between  between
-	// regenerate begins a new generation and brings everything to it.
+	// regenerate begins a new generation and uploads everything to it.
 	regenerate func(context.Context, between) error
 	wal        string // fileID of the database's WAL; the writer's, "" before the first stage
-	walKept    int64  // bytes to which the WAL is cut when it begins again
+	walKept    int64  // size in bytes to which SQLite cuts the WAL when it starts it over
 	faults     *faults
-	checked    time.Time // run's: when the replica was checked last
-	uploaded   bool      // run's: since then something was uploaded
+	checked    time.Time // of run: when the replica was checked last
+	uploaded   bool      // of run: something was uploaded since then
 
-	dirty    chan struct{}   // something is staged, or staging failed; capacity 1
+	dirty    chan struct{}   // capacity 1: something is staged, or staging failed
 	barriers chan chan error // callers of Barrier that wait
 	cancel   context.CancelFunc
 	ctx      context.Context // run's lifetime
@@ -61,10 +60,10 @@ type uploader struct {
 
 	mu        sync.Mutex // guards the following
 	staged    ltx.TXID
-	committed time.Time // of the first commit that is not staged; zero = none
-	behind    time.Time // of the first staged commit that is not on the replica; zero = none
-	whole     time.Time // when the replica was last seen to have all that was uploaded
-	uploading time.Time // when the upload that goes on began; zero = none does
+	committed time.Time // when the first commit that is not staged was made; zero = none
+	behind    time.Time // the same of the first staged commit that is not on the replica; zero = none
+	whole     time.Time // when the replica last had all that was uploaded
+	uploading time.Time // when the running upload began; zero = none
 	synced    time.Time
 }
 
@@ -78,7 +77,7 @@ func newUploader(path string, db *litestream.DB, client *guarded, c *Config, log
 	return u
 }
 
-// commit notes that something was committed: from now on the replica is behind.
+// commit notes a commit: the replica lags behind from now on.
 func (u *uploader) commit() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -87,8 +86,8 @@ func (u *uploader) commit() {
 	}
 }
 
-// stage takes the WAL's news, and wakes run if there are any. It runs while the
-// database's writer is between transactions.
+// stage stages what is new in the WAL, and wakes run. It runs while the database's writer
+// is between transactions.
 func (u *uploader) stage(ctx context.Context) error {
 	news, err := u.take(ctx)
 	if ctx.Err() != nil {
@@ -143,7 +142,7 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 	u.staged = pos.TXID
 	if news && u.behind.IsZero() {
 		u.behind = u.committed
-		if u.committed.IsZero() { // Litestream's own
+		if u.committed.IsZero() { // the commit was Litestream's own
 			u.behind = time.Now()
 		}
 	}
@@ -151,8 +150,8 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 	return news, nil
 }
 
-// checkWAL fails if another file is where SQLite's WAL was: SQLite goes on with the
-// one that it has open, and what Litestream would read is not what is written.
+// checkWAL fails if SQLite's WAL was replaced by another file: SQLite goes on with the
+// file that it has open, while Litestream would read the other.
 func (u *uploader) checkWAL() error {
 	if u.wal == "" {
 		return nil
@@ -164,30 +163,30 @@ func (u *uploader) checkWAL() error {
 	return err
 }
 
-// walKept is the size to which the WAL is cut when it begins again: the same as
+// walKept is the size to which the WAL is cut when SQLite starts it over. It is the same
 // without a replica.
 const walKept = 64 << 20
 
-// shrinkWAL has the WAL cut, when SQLite next begins it again, if it has grown.
-// Litestream's connection begins it, and takes no settings when it is opened.
+// shrinkWAL sets the size limit of the WAL on Litestream's connection if the WAL has
+// grown. That connection starts the WAL over, and takes no settings when it is opened.
 func (u *uploader) shrinkWAL(ctx context.Context) error {
 	fi, err := os.Stat(u.path + "-wal")
 	db := u.db.SQLDB()
 	if err != nil || fi.Size() <= u.walKept || db == nil {
-		return nil // what is wrong with it is told by what reads it
+		return nil // the reader of the WAL reports what is wrong with it
 	}
 	_, err = db.ExecContext(ctx, fmt.Sprintf("PRAGMA journal_size_limit = %d", u.walKept))
 	return err
 }
 
-// run uploads what is staged, at most once per interval but for barriers, tries
-// again what failed, and looks now and then whether the replica still has it.
+// run uploads what is staged, at most once per interval except for barriers, retries what
+// failed, and checks from time to time that the replica still has everything.
 func (u *uploader) run() {
 	defer close(u.ended)
 	timer := time.NewTimer(u.every)
 	defer timer.Stop()
 	var began time.Time
-	var pause time.Duration // before the next try; 0 = the last one did not fail
+	var pause time.Duration // before the next try; 0 = the last one succeeded
 	for {
 		var waiting []chan error
 		select {
@@ -217,7 +216,7 @@ func (u *uploader) run() {
 	}
 }
 
-// idle is how long until the replica is to be checked.
+// idle is the time until the next check of the replica.
 func (u *uploader) idle() time.Duration {
 	every := u.every
 	if !u.uploaded {
@@ -226,7 +225,7 @@ func (u *uploader) idle() time.Duration {
 	return max(0, time.Until(u.checked.Add(every)))
 }
 
-// others is w and all others that wait by now.
+// others returns w and all other callers that wait now.
 func (u *uploader) others(w chan error) []chan error {
 	all := []chan error{w}
 	for {
@@ -239,11 +238,11 @@ func (u *uploader) others(w chan error) []chan error {
 	}
 }
 
-// round uploads; for a barrier it stages first what was committed. If the
-// generation cannot go on it begins a new one.
+// round uploads; for a barrier it first stages what was committed. If the generation
+// cannot go on, it begins a new one.
 func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 	if barrier {
-		// A failure is the barrier's only if no new generation heals it.
+		// A failure to stage is the barrier's result only if no new generation cures it.
 		if err := f(ctx, u.stage); err != nil && (ctx.Err() != nil || !u.hopeless()) {
 			return fmt.Errorf("stage the database for the replica: %w", err)
 		}
@@ -262,13 +261,13 @@ func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 	return u.check(ctx)
 }
 
-// hopeless reports whether the generation has to be given up for a new one.
+// hopeless reports whether the generation must be replaced by a new one.
 func (u *uploader) hopeless() bool {
 	begun, _ := u.faults.last(StageGeneration)
 	return begun > 0 || slices.ContainsFunc(Stages(), u.faults.hopeless)
 }
 
-// renew begins a new generation.
+// renew begins a new generation, and logs and records the outcome.
 func (u *uploader) renew(ctx context.Context, f between) error {
 	tried, _ := u.faults.last(StageGeneration)
 	for _, s := range Stages() {
@@ -288,14 +287,14 @@ func (u *uploader) renew(ctx context.Context, f between) error {
 	if err != nil {
 		return fmt.Errorf("begin a new generation: %w", err)
 	}
-	for _, s := range []Stage{StageUpload, StageCheck, StageMerge} { // of the generation before
+	for _, s := range []Stage{StageUpload, StageCheck, StageMerge} { // of the earlier generation
 		u.faults.note(s, nil)
 	}
 	u.seen()
 	return nil
 }
 
-// upload is once, and keeps the record.
+// upload is once, and logs and records the outcome.
 func (u *uploader) upload(ctx context.Context) error {
 	err := u.once(ctx)
 	if ctx.Err() != nil {
@@ -328,7 +327,8 @@ func (u *uploader) once(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
-	// Litestream uploads nothing, and says that all is well, if the replica has more.
+	// If the replica has more than the stage, Litestream uploads nothing and reports
+	// success.
 	if here, err := u.db.Pos(); err != nil || after < staged || after > here.TXID {
 		return fmt.Errorf("upload: %w: that is at %s, this at %s", errors.Join(errAstray, err), after, here.TXID)
 	}
@@ -337,13 +337,13 @@ func (u *uploader) once(ctx context.Context) error {
 	switch {
 	case u.staged <= staged:
 		u.behind = time.Time{}
-	default: // staged meanwhile: some of it may be there, but which is not known
+	default: // staged meanwhile: some of it may be uploaded, but it is not known how much
 		u.behind = began
 	}
 	return nil
 }
 
-// check fails if the replica does not have what was uploaded, and all before it.
+// check fails if the replica lacks uploaded files.
 func (u *uploader) check(ctx context.Context) error {
 	err := u.look(ctx)
 	if ctx.Err() != nil {
@@ -390,7 +390,7 @@ func (u *uploader) look(ctx context.Context) error {
 	return nil
 }
 
-// cut finds the file that was uploaded last, if it is there with another size.
+// cut finds the file that was uploaded last, if its size on the replica differs.
 func (u *uploader) cut(plan []*ltx.FileInfo) *ltx.FileInfo {
 	last := u.client.last.Load()
 	for _, f := range plan {
@@ -401,10 +401,9 @@ func (u *uploader) cut(plan []*ltx.FileInfo) *ltx.FileInfo {
 	return nil
 }
 
-// patience is how long what is to be uploaded may take. An upload that cannot
-// tell what is to be uploaded has failed.
+// patience is the time that uploading the stage may take.
 func (u *uploader) patience() time.Duration {
-	entries, err := os.ReadDir(u.db.LTXLevelDir(0)) // what was uploaded lately stands there, too
+	entries, err := os.ReadDir(u.db.LTXLevelDir(0)) // files that were uploaded lately are there too
 	var bytes int64
 	if err == nil {
 		for _, e := range entries {
@@ -412,7 +411,7 @@ func (u *uploader) patience() time.Duration {
 			if err != nil || to <= u.db.Replica.Pos().TXID {
 				continue
 			}
-			if fi, err := e.Info(); err == nil { // else it is removed: it was uploaded
+			if fi, err := e.Info(); err == nil { // else it was removed, because it is uploaded
 				bytes += fi.Size()
 			}
 		}

@@ -21,10 +21,10 @@ import (
 	"modernc.org/sqlite"
 )
 
-// ErrExists: a backup does not take the place of what is there.
+// ErrExists: a backup does not replace an existing file.
 var ErrExists = errors.New("there is a file of that name")
 
-// keptBackups is how many versions' copies are kept of those made before migrations.
+// keptBackups is how many copies from before migrations are kept.
 const keptBackups = 3
 
 // Backup is a copy of a database.
@@ -35,10 +35,10 @@ type Backup struct {
 	Live     bool  // a server had the database open
 }
 
-// BackUp copies the database at from, as of one moment, into a new file, which its owner
-// alone may read. A server may have it open: the copy is read beside it. It fails with
-// [ErrExists] if the file is there, and leaves none if it fails; a copy that is not whole,
-// or that this program could not open, is a failure.
+// BackUp copies the database at from, as of one moment, into a new file that only its
+// owner may read. A server may have the database open meanwhile. It fails with
+// [ErrExists] if the file exists. It checks the copy: a copy that is damaged, or that
+// this program could not open, is an error. After an error there is no file.
 func BackUp(ctx context.Context, from, to string) (Backup, error) {
 	path, err := resolve(from)
 	if err != nil {
@@ -54,7 +54,7 @@ func BackUp(ctx context.Context, from, to string) (Backup, error) {
 	return b, nil
 }
 
-// causeOf is err with what ails the database in plain words.
+// causeOf is err, with a database error in plain words.
 func causeOf(path string, err error) error {
 	if _, ok := errors.AsType[*sqlite.Error](err); ok {
 		return errors.New(reason(path, err))
@@ -83,16 +83,16 @@ func backUp(ctx context.Context, path, to string) (b Backup, err error) {
 	return b, err
 }
 
-// source is a database that is copied from.
+// source is a database to copy from.
 type source struct {
 	db   *sql.DB
-	lock *os.File // nil = a server has it
+	lock *os.File // nil = a server has the database open
 	temp string   // folder to remove; "" = none
 }
 
-// openSource opens a database to read it. While no server has it open it holds the lock,
-// and leaves nothing beside the database: SQLite would bring the WAL of a server that died
-// into the database, and what replicates it would not find the WAL any more.
+// openSource opens a database for reading. If no server has it open, it holds the lock
+// and leaves the WAL of a server that died alone: SQLite would merge that WAL into the
+// database, and replication would miss it.
 func openSource(path, to string) (*source, error) {
 	s := &source{}
 	read := path
@@ -107,7 +107,7 @@ func openSource(path, to string) (*source, error) {
 		wal, err := fileSize(path + "-wal")
 		if err == nil && wal > 0 {
 			read, err = s.duplicate(path, to)
-			q.Del("mode") // what is in the WAL is to be brought into the duplicate
+			q.Del("mode") // so that SQLite can merge the WAL into the duplicate
 		} else {
 			q.Set("immutable", "1")
 		}
@@ -122,8 +122,8 @@ func openSource(path, to string) (*source, error) {
 	return s, nil
 }
 
-// lockAsOwner takes the lock. A lock file that it makes belongs to the owner of the
-// database, whose server is to open it.
+// lockAsOwner takes the lock. A lock file that it makes gets the owner of the database,
+// whose server must be able to open it.
 func lockAsOwner(path string) (*os.File, error) {
 	lock := path + ".lock"
 	_, err := os.Lstat(lock)
@@ -181,10 +181,10 @@ func (s *source) close() (err error) {
 	return err
 }
 
-// copyTo makes the copy under another name, checks it by that pragma, and places it by
-// place, which is [os.Rename] or, if what is there is to stay, [os.Link].
+// copyTo writes the copy under a temporary name, checks it with that pragma, and calls
+// place: [os.Rename], or [os.Link] if an existing file must stay.
 func (s *source) copyTo(ctx context.Context, to, pragma string, place func(from, to string) error) (b Backup, err error) {
-	f, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.new") // which its owner alone may read
+	f, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*.new") // only its owner may read it
 	if err != nil {
 		return b, err
 	}
@@ -216,7 +216,8 @@ func (s *source) copyTo(ctx context.Context, to, pragma string, place func(from,
 	return b, errors.Join(dir.Sync(), dir.Close())
 }
 
-// checkBackup tells whether a copy is whole, and that this program knows its schema.
+// checkBackup reports whether a copy is complete and has a schema that this program
+// knows.
 func checkBackup(ctx context.Context, path, pragma string) (b Backup, err error) {
 	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
@@ -241,15 +242,15 @@ func checkBackup(ctx context.Context, path, pragma string) (b Backup, err error)
 	return b, err
 }
 
-// keepBeforeMigration keeps a copy of a database of an older version, which the program
-// that wrote it can open, beside it. Without a way back nothing is migrated.
+// keepBeforeMigration keeps a copy of an older version's database beside it, so that the
+// program that wrote it can still open it. If that fails nothing is migrated.
 func (s *Store) keepBeforeMigration(ctx context.Context, log *slog.Logger) error {
 	version, known, err := migrations.Version(ctx, s.write)
 	if err != nil || version == 0 || version == known {
-		return nil // Apply tells what is wrong
+		return nil // Apply reports what is wrong
 	}
 	to := backupName(s.path, version)
-	source := &source{db: s.write} // which the caller closes
+	source := &source{db: s.write} // the caller closes s.write
 	b, err := source.copyTo(ctx, to, "quick_check", os.Rename)
 	if err != nil {
 		return fmt.Errorf("keep a copy of database %s in %s before it is migrated to version %d; the program before still opens it: %w",
@@ -260,12 +261,12 @@ func (s *Store) keepBeforeMigration(ctx context.Context, log *slog.Logger) error
 	return forgetBackups(s.path, log)
 }
 
-// backupName is the copy of a database of that version.
+// backupName is the name of the copy of a database of that version.
 func backupName(path string, version int) string {
 	return fmt.Sprintf("%s.v%d.backup", path, version)
 }
 
-// forgetBackups removes all but the newest copies that were kept before migrations.
+// forgetBackups removes all but the newest copies from before migrations.
 func forgetBackups(path string, log *slog.Logger) error {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {

@@ -7,15 +7,15 @@ import (
 	"parlor/rooms"
 )
 
-// call runs f in the writer's next transaction and waits for the disk. When ctx
-// ends first, f may run yet.
+// call runs f in the writer's next transaction and waits for the commit. If ctx ends
+// first, f may still run.
 func call[T any](ctx context.Context, s *Store, f func(*tx) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
 	answer := make(chan result, 1)
-	var r result // the writer's until it is sent
+	var r result // belongs to the writer until it is sent
 	s.writer.queue.submit(job{
 		run: func(t *tx) error {
 			if err := ctx.Err(); err != nil {
@@ -43,15 +43,15 @@ func call[T any](ctx context.Context, s *Store, f func(*tx) (T, error)) (T, erro
 	}
 }
 
-// do is call for what has no result.
+// do is call for functions without a result.
 func (s *Store) do(ctx context.Context, f func(*tx) error) error {
 	_, err := call(ctx, s, func(t *tx) (struct{}, error) { return struct{}{}, f(t) })
 	return err
 }
 
-// Between runs f on the writer's goroutine between two transactions, when all
-// that was submitted before is committed, and waits for it: for replication's
-// barriers, which must not meet a transaction that runs.
+// Between runs f on the writer's goroutine between two transactions, after everything
+// that was submitted before is committed, and waits for it. Replication uses it where it
+// must not meet a transaction.
 func (s *Store) Between(ctx context.Context, f func(context.Context) error) error {
 	answer := make(chan error, 1)
 	s.writer.queue.submit(job{
@@ -71,7 +71,7 @@ func (s *Store) Between(ctx context.Context, f func(context.Context) error) erro
 	}
 }
 
-// statement returns a prepared statement of the readers.
+// statement returns a prepared statement of the reading connections.
 func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) 
 	return st, nil
 }
 
-// one reads a single row; sql.ErrNoRows passes as it is.
+// one reads a single row; sql.ErrNoRows is returned unchanged.
 func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) error {
 	st, err := s.statement(ctx, query)
 	if err == nil {
@@ -101,7 +101,7 @@ func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) 
 	return err
 }
 
-// each reads all rows of a result.
+// each calls f for each row of a result.
 func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
 	st, err := s.statement(ctx, query)
 	if err == nil {

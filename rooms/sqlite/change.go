@@ -9,28 +9,28 @@ import (
 	"parlor/rooms/log"
 )
 
-// Submit queues a change; see [rooms.Store]. After Close done is called on the
-// caller's goroutine.
+// Submit queues a change; see [rooms.Store]. After Close it calls done on the caller's
+// goroutine.
 func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 	row, broken := encodeChange(c)
-	var out rooms.Outcome // the writer's
+	var out rooms.Outcome // belongs to the writer
 	s.writer.queue.submit(job{
 		run: func(t *tx) (err error) {
 			switch {
 			case c.Pipeline.Aborted():
 				return rooms.ErrHeld
-			case broken != nil: // it keeps its place in the order
+			case broken != nil: // it fails in its place in the order
 				err = rooms.Errorf(rooms.Internal, "write room %s: %v", c.Room.SID, broken)
 			default:
 				out, err = t.change(&row)
 			}
-			if t.final(err) && aborts(err) { // before the next of the pipeline is run, in this transaction
+			if t.final(err) && aborts(err) { // before the next change of the pipeline is run in this transaction
 				c.Pipeline.Abort()
 			}
 			return err
 		},
 		done: func(err error) {
-			if aborts(err) { // the transaction failed, and this with it: before the next one
+			if aborts(err) { // the whole transaction failed: before the next transaction
 				c.Pipeline.Abort()
 			}
 			if err != nil {
@@ -42,8 +42,9 @@ func (s *Store) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 	})
 }
 
-// aborts reports whether what follows in its pipeline must not be written after a
-// change that ended with err. A room that has ended refuses all that comes.
+// aborts reports whether later changes of the pipeline must not be written after a change
+// that ended with err. After ErrEnded they may: a room that has ended refuses them
+// anyway.
 func aborts(err error) bool { return err != nil && err != rooms.ErrEnded }
 
 func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
@@ -72,7 +73,7 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 	return out, t.appendEvents(&out.Room, c.Events)
 }
 
-// insertRoom inserts the room as r, or finds the open one that bears the name.
+// insertRoom inserts the room into the table, or sets r to the open room of that name.
 func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error) {
 	r.Version, r.Seq = 1, int64(len(c.Events))
 	r.NumJoined, r.PeakParticipants = joins(c.Events), r.NumParticipants
@@ -97,8 +98,8 @@ func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error)
 	return false, err
 }
 
-// The end is left out of an ordinary update: SQLite would rewrite every index
-// that asks for it.
+// The ordinary update leaves the end out: SQLite would rewrite every index that mentions
+// it.
 const (
 	updateRoomSet = `UPDATE room SET empty_timeout_ms = ?, departure_timeout_ms = ?, max_participants = ?,
 		joined_once = ?, empty_since_ms = ?, expires_ms = ?, num_participants = ?, num_publishers = ?,
@@ -109,8 +110,8 @@ const (
 	updateRoomAndEnd = updateRoomSet + `, ended_ms = ?, end_reason = ?` + updateRoomWhere
 )
 
-// updateRoom writes c's room over the open one, and completes r with what does
-// not change, or what only the store knows.
+// updateRoom writes c's room over the open room's row, and fills r with the columns that
+// never change and those that only the store knows.
 func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 	args := []any{
 		int64(r.EmptyTimeout), int64(r.DepartureTimeout), r.MaxParticipants,
@@ -134,7 +135,7 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 	return err
 }
 
-// joins counts the participants that events tell to have joined.
+// joins counts the participant_joined events.
 func joins(events []log.Event) (n int64) {
 	for i := range events {
 		if events[i].Type == log.ParticipantJoined {
@@ -144,8 +145,8 @@ func joins(events []log.Event) (n int64) {
 	return n
 }
 
-// putSession writes over the session with that SID, or inserts it. The common
-// update leaves out what would rewrite the indexes.
+// putSession updates the session with that SID, or inserts it. The update, which is the
+// usual case, leaves out the columns that are in indexes.
 func (t *tx) putSession(v *sessionRow) error {
 	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?
 		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
@@ -162,11 +163,10 @@ func (t *tx) putSession(v *sessionRow) error {
 	return err
 }
 
-// appendEvents writes a room's events, whose numbers r.Seq already counts, and
-// what endpoints get of them.
+// appendEvents writes a room's events, which r.Seq already counts, and their deliveries.
 func (t *tx) appendEvents(r *rooms.Record, events []log.Event) error {
 	for i := range events {
-		e := events[i] // the change is the caller's
+		e := events[i] // a copy: the change belongs to the caller
 		e.RoomSID, e.RoomName = r.SID, r.Name
 		e.RoomSeq = r.Seq - int64(len(events)-1-i)
 		if err := t.appendEvent(&e); err != nil {
@@ -193,7 +193,7 @@ func (t *tx) appendEvent(e *log.Event) error {
 	return err
 }
 
-// endDueMax bounds how many rooms one transaction ends, whatever was asked for.
+// endDueMax bounds how many rooms one transaction ends.
 const endDueMax = 1000
 
 // endDue ends rooms whose deadline has come.

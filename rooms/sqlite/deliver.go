@@ -6,14 +6,14 @@ import (
 	"parlor/rooms/log"
 )
 
-// The pending deliveries of a room to an endpoint are a queue in the order of
-// their events. In it one rule holds after every transaction: a delivery may be
-// sent (its next_ms is set) if and only if each that pends before it has failed
-// often enough to let others pass. So what is due is found without a look at
-// those that wait. Events of no room are no queue: each goes by itself.
+// The pending deliveries of a room to an endpoint are a queue in the order of their
+// events. After every transaction one rule holds: a delivery may be sent (its next_ms is
+// set) if and only if every earlier delivery of the queue has failed often enough to let
+// others pass. So a query for due deliveries does not look at the waiting ones. Events
+// without a room are in no queue: each is sent by itself.
 
-// passes reports whether a pending delivery with so many failed attempts lets the
-// later ones of its room pass.
+// passes reports whether a pending delivery with so many failed attempts lets later ones
+// of its room pass.
 func passes(e *log.Endpoint, attempts int) bool {
 	return e.RelaxAfter > 0 && attempts >= e.RelaxAfter
 }
@@ -28,7 +28,7 @@ func (t *tx) endpoint(id int64) (*log.Endpoint, error) {
 	return nil, log.ErrNoEndpoint
 }
 
-// deliver writes what endpoints get of an event that was just written.
+// deliver writes the deliveries of an event that was just written.
 func (t *tx) deliver(ev *log.Event) error {
 	for i := range t.endpoints {
 		e := &t.endpoints[i]
@@ -42,10 +42,10 @@ func (t *tx) deliver(ev *log.Event) error {
 	return nil
 }
 
-// deliverTo puts an event that is newer than all at the end of its queue.
+// deliverTo puts the newest event at the end of its queue.
 func (t *tx) deliverTo(e *log.Endpoint, ev *log.Event) error {
 	ready := true
-	if ev.RoomSeq > 1 { // a room's first event finds no queue, one of no room joins none
+	if ev.RoomSeq > 1 { // a room's first event finds no queue, and an event without a room joins none
 		var attempts int
 		err := t.row([]any{&ready, &attempts}, `SELECT next_ms IS NOT NULL, attempts FROM delivery INDEXED BY delivery_queue
 			WHERE endpoint_id = ? AND room_sid = ? AND state = 0 ORDER BY event_seq DESC LIMIT 1`, e.ID, ev.RoomSID)
@@ -64,13 +64,13 @@ func (t *tx) deliverTo(e *log.Endpoint, ev *log.Event) error {
 	return err
 }
 
-// nextMs is the column of that name: null for a delivery that waits.
+// nextMs is the value of the column next_ms: null for a delivery that waits.
 func nextMs(ready bool, ms int64) sql.NullInt64 {
 	return sql.NullInt64{Int64: ms, Valid: ready}
 }
 
-// promote lets those go that waited behind the delivery of event seq, which was
-// ready and pends no more, or lets others pass.
+// promote releases deliveries that waited behind the delivery of event seq. That one was
+// ready, and now is no longer pending or lets others pass.
 func (t *tx) promote(e *log.Endpoint, roomSID string, seq, nowMs int64) error {
 	if roomSID == "" {
 		return nil
@@ -122,8 +122,8 @@ func scanQueued(into *[]queued) func(*sql.Rows) error {
 	}
 }
 
-// requeue makes the rule true again in the queue of a room where deliveries came
-// in elsewhere than at the end, or in all queues of the endpoint if room is "".
+// requeue restores the rule in a room's queue after deliveries came in elsewhere than at
+// the end, or in all queues of the endpoint if room is "".
 func (t *tx) requeue(e *log.Endpoint, room string, nowMs int64) error {
 	query := `SELECT event_seq, room_sid, attempts, next_ms IS NOT NULL FROM delivery INDEXED BY delivery_queue
 		WHERE endpoint_id = ? AND state = 0 `

@@ -11,10 +11,10 @@ import (
 	"parlor/rooms/log"
 )
 
-// errorMax bounds what is kept of an attempt's error, in bytes.
+// errorMax bounds the stored text of an attempt's error, in bytes.
 const errorMax = 500
 
-// DueHeads returns deliveries that can be sent now, those longest due first; see
+// DueHeads returns deliveries that can be sent now, the longest due first; see
 // [log.Outbox].
 func (s *Store) DueHeads(ctx context.Context, q log.DueQuery) ([]log.Delivery, error) {
 	var w where
@@ -22,8 +22,8 @@ func (s *Store) DueHeads(ctx context.Context, q log.DueQuery) ([]log.Delivery, e
 	if q.MaxSeq > 0 {
 		w.add("event_seq <= ?", q.MaxSeq)
 	}
-	// What is in flight is skipped here: it is few, and SQL made of it would have
-	// to be prepared again each time.
+	// Deliveries in flight are skipped here and not in SQL: they are few, and SQL that
+	// lists them would have to be prepared each time.
 	limit := pageLimit(q.Limit)
 	if limit == 0 {
 		return nil, nil
@@ -59,7 +59,7 @@ func scanDelivery(s scanner, body bool) (log.Delivery, error) {
 	return d, err
 }
 
-// NextDue is when the next delivery after afterMs falls due; 0 = none does.
+// NextDue is when the next delivery after afterMs falls due; 0 = there is none.
 func (s *Store) NextDue(ctx context.Context, endpointID, afterMs int64) (ms int64, err error) {
 	err = s.one(ctx, []any{&ms}, `SELECT coalesce(min(next_ms), 0) FROM delivery INDEXED BY delivery_due
 		WHERE endpoint_id = ? AND next_ms > ?`, endpointID, afterMs)
@@ -87,7 +87,7 @@ func (s *Store) ListDeliveries(ctx context.Context, q log.DeliveryQuery) ([]log.
 	return out, nil
 }
 
-// FinishDeliveries records what attempts came to; see [log.Outbox].
+// FinishDeliveries records the outcomes of attempts; see [log.Outbox].
 func (s *Store) FinishDeliveries(ctx context.Context, results []log.DeliveryResult) error {
 	return s.do(ctx, func(t *tx) error {
 		health := make(map[int64]*health)
@@ -95,7 +95,7 @@ func (s *Store) FinishDeliveries(ctx context.Context, results []log.DeliveryResu
 			r := &results[i]
 			e, err := t.endpoint(r.EndpointID)
 			if err != nil {
-				continue // of a database that is another's; nothing to record it in
+				continue // the endpoint is not in this database, so there is nothing to record
 			}
 			if err := t.finish(e, r); err != nil {
 				return err
@@ -129,7 +129,7 @@ func (t *tx) finish(e *log.Endpoint, r *log.DeliveryResult) error {
 	if err != nil {
 		return err
 	}
-	// It is not ready any more if a replay came before it while it was in flight.
+	// A replay of an earlier event, while this one was in flight, may have made it wait.
 	next := nextMs(ready && r.State == log.DeliveryPending, r.NextMs)
 	_, err = t.exec(`UPDATE delivery SET state = ?, attempts = attempts + 1, next_ms = ?,
 			last_ms = ?, last_status = ?, last_error = ? WHERE endpoint_id = ? AND event_seq = ?`,
@@ -152,8 +152,8 @@ func (t *tx) finish(e *log.Endpoint, r *log.DeliveryResult) error {
 	return t.promote(e, room, r.Seq, r.AtMs)
 }
 
-// finishLate records the success of a delivery that was dead-lettered while it
-// was in flight.
+// finishLate records the success of a delivery that became a dead letter while it was in
+// flight.
 func (t *tx) finishLate(r *log.DeliveryResult) error {
 	if r.State != log.DeliveryDelivered {
 		return nil
@@ -164,7 +164,7 @@ func (t *tx) finishLate(r *log.DeliveryResult) error {
 	return err
 }
 
-// bounded cuts s to what is kept, at a rune's edge, and makes it valid.
+// bounded cuts s to errorMax bytes at a rune's edge, and makes it valid UTF-8.
 func bounded(s string) string {
 	if len(s) > errorMax {
 		s = s[:errorMax]
@@ -175,7 +175,7 @@ func bounded(s string) string {
 	return strings.ToValidUTF8(s, "�")
 }
 
-// health is what attempts say of their endpoint.
+// health is what attempts tell about their endpoint.
 type health struct {
 	succeeded   bool
 	failSinceMs int64 // of the failures after the last success
@@ -208,8 +208,8 @@ func (t *tx) setHealth(endpointID int64, h *health) error {
 	return err
 }
 
-// BoundPending dead-letters the oldest pending deliveries of an endpoint until at
-// most max pend, in small transactions; see [log.Outbox].
+// BoundPending makes dead letters of an endpoint's oldest pending deliveries until at
+// most max are pending, in small transactions; see [log.Outbox].
 func (s *Store) BoundPending(ctx context.Context, endpointID, max, nowMs int64, reason string) (int, error) {
 	total := 0
 	for {
@@ -240,7 +240,7 @@ func (t *tx) boundPending(endpointID, max, nowMs int64, reason string) (int, err
 	if err != nil {
 		return 0, err
 	}
-	heads := make(map[string]int64) // by room, the last that is given up
+	heads := make(map[string]int64) // by room: the last event that is given up
 	for _, q := range oldest {
 		_, err := t.exec(`UPDATE delivery SET state = 2, next_ms = NULL, last_ms = ?, last_error = ?
 			WHERE endpoint_id = ? AND event_seq = ?`, nowMs, bounded(reason), endpointID, q.seq)
@@ -249,7 +249,7 @@ func (t *tx) boundPending(endpointID, max, nowMs int64, reason string) (int, err
 		}
 		heads[q.room] = q.seq
 	}
-	for room, seq := range heads { // all before seq are gone, so what follows is the head
+	for room, seq := range heads { // nothing before seq is pending, so the next one is the head
 		if err := t.promote(e, room, seq, nowMs); err != nil {
 			return 0, err
 		}
@@ -259,7 +259,7 @@ func (t *tx) boundPending(endpointID, max, nowMs int64, reason string) (int, err
 	return len(oldest), nil
 }
 
-// SendTest writes an event of no room, and a delivery to that endpoint alone; see
+// SendTest writes an event without a room, and a delivery to that endpoint alone; see
 // [log.Outbox].
 func (s *Store) SendTest(ctx context.Context, endpointID int64, ev log.Event) (int64, error) {
 	return call(ctx, s, func(t *tx) (int64, error) {

@@ -14,19 +14,19 @@ import (
 	"parlor/rooms/log"
 )
 
-// dispatchRow is a dispatch made ready to be written.
+// dispatchRow is a dispatch encoded for writing.
 type dispatchRow struct {
 	*rooms.Dispatch
 	info []byte
 }
 
-// jobRow is a job made ready to be written.
+// jobRow is a job encoded for writing.
 type jobRow struct {
 	*rooms.Job
 	info []byte
 }
 
-// encodeAgents makes a change's dispatches and jobs ready to be written.
+// encodeAgents encodes a change's dispatches and jobs.
 func (r *changeRow) encodeAgents() error {
 	for i := range r.Dispatches {
 		d := &r.Dispatches[i]
@@ -47,8 +47,8 @@ func (r *changeRow) encodeAgents() error {
 	return nil
 }
 
-// putAgents writes a change's dispatches and jobs, and ends the dispatches of a room that
-// ends.
+// putAgents writes a change's dispatches and jobs, and deletes the dispatches of a room
+// that ends.
 func (t *tx) putAgents(c *changeRow) error {
 	for i := range c.dispatches {
 		d := &c.dispatches[i]
@@ -85,8 +85,7 @@ func (t *tx) endDispatches(roomSID string, nowMs int64) error {
 	return err
 }
 
-// endJobs ends the jobs of a room that is due: nobody is in it. It returns the events
-// of that.
+// endJobs ends the jobs of an empty room at its deadline, and returns their events.
 func (t *tx) endJobs(r *rooms.Record, now time.Time) ([]log.Event, error) {
 	var open []rooms.Job
 	err := t.rows(func(rs *sql.Rows) error {
@@ -112,7 +111,7 @@ func (t *tx) endJobs(r *rooms.Record, now time.Time) ([]log.Event, error) {
 	return events, t.endDispatches(r.SID, rooms.NowMs(now))
 }
 
-// jobColumns are a job's, in the order of scanJob.
+// jobColumns are a job's columns, in the order of scanJob.
 const jobColumns = `job.id, dispatch_id, job.room_sid, agent_name, deployment, namespace, type, api_key, job.created_ms, due_ms, job.ended_ms, info`
 
 func scanJob(s scanner, more ...any) (rooms.Job, error) {
@@ -184,7 +183,7 @@ func (s *Store) FindJob(ctx context.Context, id string) (job rooms.Job, room str
 	return job, room, err
 }
 
-// DueJobs returns jobs that wait for a worker of the kind; see [rooms.DispatchRecords].
+// DueJobs returns due jobs for workers of the kind; see [rooms.DispatchRecords].
 func (s *Store) DueJobs(ctx context.Context, k rooms.AgentKind, nowMs int64, limit int) (due []rooms.DueJob, nextMs int64, err error) {
 	const waiting = ` FROM job INDEXED BY job_due JOIN room ON room.sid = job.room_sid
 		WHERE agent_name = ? AND deployment = ? AND namespace = ? AND type = ? AND job.ended_ms = 0 AND status = 0 AND room.ended_ms = 0`
@@ -215,7 +214,7 @@ func (s *Store) RoomsWanting(ctx context.Context, agentName, afterSID string, li
 	return names, lastSID, err
 }
 
-// AgentKinds returns the kinds of workers whose agents are for every room; see
+// AgentKinds returns the kinds of workers whose agents go to every room; see
 // [rooms.AgentKinds].
 func (s *Store) AgentKinds(ctx context.Context, most int) (kinds []rooms.AgentKind, err error) {
 	err = s.each(ctx, func(rs *sql.Rows) error {
@@ -234,7 +233,7 @@ func (s *Store) AgentKinds(ctx context.Context, most int) (kinds []rooms.AgentKi
 	})
 }
 
-// SetAgentKind notes that there are workers of the kind, or that there are none.
+// SetAgentKind notes whether there are workers of the kind.
 func (s *Store) SetAgentKind(ctx context.Context, k rooms.AgentKind, there bool) error {
 	query := `DELETE FROM agent_kind WHERE deployment = ? AND namespace = ? AND type = ?`
 	if there {

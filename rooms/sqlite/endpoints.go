@@ -13,7 +13,7 @@ import (
 
 const endpointColumns = `id, url, key_id, include, exclude, relax_after, state, reason, fail_since_ms`
 
-// endpointRow is an endpoint's row, to be scanned.
+// endpointRow receives an endpoint's row.
 type endpointRow struct {
 	endpoint         log.Endpoint
 	include, exclude []byte
@@ -35,7 +35,7 @@ func (r *endpointRow) done() (log.Endpoint, error) {
 	return e, nil
 }
 
-// loadEndpoints reads all endpoints for the writer to remember.
+// loadEndpoints reads all endpoints for the writer's memory.
 func loadEndpoints(t *tx) ([]log.Endpoint, error) {
 	var all []log.Endpoint
 	err := t.rows(func(rs *sql.Rows) error {
@@ -50,12 +50,10 @@ func loadEndpoints(t *tx) ([]log.Endpoint, error) {
 	return all, err
 }
 
-// retireBatch is how many deliveries of a removed endpoint one transaction
-// dead-letters.
+// retireBatch is how many deliveries of an endpoint one transaction makes dead letters.
 const retireBatch = 500
 
-// SyncEndpoints makes the endpoints those of the configuration; see
-// [log.Outbox].
+// SyncEndpoints brings the endpoints in line with the configuration; see [log.Outbox].
 func (s *Store) SyncEndpoints(ctx context.Context, configured []log.Endpoint, nowMs int64) ([]log.Endpoint, error) {
 	all, err := call(ctx, s, func(t *tx) ([]log.Endpoint, error) { return t.syncEndpoints(configured, nowMs) })
 	if err != nil {
@@ -113,7 +111,7 @@ func (t *tx) syncEndpoints(configured []log.Endpoint, nowMs int64) ([]log.Endpoi
 	return t.endpoints, t.requeueChanged(before, nowMs)
 }
 
-// requeueChanged requeues what pends for endpoints whose ordering changed.
+// requeueChanged requeues the pending deliveries of endpoints whose ordering changed.
 func (t *tx) requeueChanged(before []log.Endpoint, nowMs int64) error {
 	for i := range t.endpoints {
 		e := &t.endpoints[i]
@@ -156,7 +154,7 @@ func (s *Store) SetEndpointState(ctx context.Context, endpointID int64, state lo
 	})
 }
 
-// EndpointStats tells of every endpoint, the removed ones included.
+// EndpointStats returns the figures of every endpoint, removed ones included.
 func (s *Store) EndpointStats(ctx context.Context) ([]log.EndpointStats, error) {
 	var out []log.EndpointStats
 	err := s.each(ctx, func(rs *sql.Rows) error {

@@ -14,8 +14,8 @@ import (
 	lib "modernc.org/sqlite/lib"
 )
 
-// isRefusal reports whether err is what a job answers its caller, rather than a
-// failure of the database.
+// isRefusal reports whether err is a job's answer to its caller and not a failure of the
+// database.
 func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*rooms.Error](err); ok {
 		return true
@@ -27,9 +27,9 @@ func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// isOwnFault reports whether a failure of the database is that of the statement
-// which met it, so that other jobs can be expected to succeed. The rest are
-// failures of the disk, the file or the connection.
+// isOwnFault reports whether the statement itself caused a failure of the database, so
+// that other jobs can succeed. Other failures are of the disk, the file or the
+// connection.
 func isOwnFault(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {
@@ -42,7 +42,7 @@ func isOwnFault(err error) bool {
 	return false
 }
 
-// reason says in plain words what ails the database at path.
+// reason says in plain words what is wrong with the database at path.
 func reason(path string, err error) string {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {
@@ -70,13 +70,13 @@ func reason(path string, err error) string {
 	return fmt.Sprintf("%s: %s (%v)", path, what, err)
 }
 
-// writeFailure is what callers get whose writes the disk refused.
+// writeFailure is the error for callers whose writes the database refused.
 func writeFailure(path string, err error) *rooms.Error {
 	return rooms.Errorf(rooms.Unavailable, "the database cannot be written: %s", reason(path, err))
 }
 
-// readFailure is what callers get whose read failed. The caller's own context
-// passes as it is.
+// readFailure is the error for callers whose reads failed. An error of the caller's own
+// context is returned unchanged.
 func readFailure(path string, err error) error {
 	if isRefusal(err) {
 		return err

@@ -8,8 +8,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// Events returns at most 1000 events in the order of their seq. The events of a
-// room that history has forgotten are found by its name alone.
+// Events returns at most 1000 events in the order of their seq. Events of a room that was
+// pruned from history are found by its name only.
 func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	var w where
 	w.add("seq > ?", q.After)
@@ -39,7 +39,7 @@ func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	return out, nil
 }
 
-// nameOrSID tells which of the two room is, since events are indexed by name.
+// nameOrSID tells whether room is a name or an SID, because events are indexed by name.
 func (s *Store) nameOrSID(ctx context.Context, room string) (name, sid string, err error) {
 	err = s.one(ctx, []any{&name}, `SELECT name FROM room WHERE sid = ?`, room)
 	if err == sql.ErrNoRows {
@@ -63,7 +63,7 @@ func (s *Store) PruneEvents(ctx context.Context, olderThanMs, maxRows int64, bat
 }
 
 func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
-	// An event that pends is kept, and so the log stays gapless behind it.
+	// An event with a pending delivery is kept, and so are all later ones, without a gap.
 	end := t.eventSeq + 1
 	for _, e := range t.endpoints {
 		var pending int64
@@ -102,9 +102,9 @@ func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
 	return n, err
 }
 
-// newDeadLetter is the first event, among those that a batch may delete, whose
-// delivery was given up at sinceMs or later, or end: what was tried for as long as
-// events are kept is yet to be seen, and sent again, for as long.
+// newDeadLetter is the first event, among those that a batch may delete, with a delivery
+// that was given up at sinceMs or later; end if there is none. So a dead letter can be
+// seen and replayed for as long as events are kept, counted from when it was given up.
 func (t *tx) newDeadLetter(sinceMs, end int64, batch int) (int64, error) {
 	var oldest int64
 	if err := t.row([]any{&oldest}, `SELECT coalesce(min(seq), 0) FROM event`); err != nil {
@@ -135,8 +135,8 @@ func (t *tx) forget(endpointID, last int64) error {
 	return err
 }
 
-// SetEpoch raises the epoch that events bear from now on: that of the lease under
-// which this process writes. It never falls.
+// SetEpoch sets the epoch of events from now on: that of the lease under which this
+// process writes. It refuses a lower epoch than the database's.
 func (s *Store) SetEpoch(ctx context.Context, epoch int64) error {
 	return s.do(ctx, func(t *tx) error {
 		if epoch < t.epoch {
@@ -147,14 +147,14 @@ func (s *Store) SetEpoch(ctx context.Context, epoch int64) error {
 	})
 }
 
-// Meta is what a database knows of itself.
+// Meta describes a database.
 type Meta struct {
 	DatabaseID string // DB_…, the same in every copy and restore
 	CreatedMs  int64
 	Epoch      int64
 }
 
-// Meta returns what the database knows of itself.
+// Meta returns the description of the database.
 func (s *Store) Meta(ctx context.Context) (m Meta, err error) {
 	err = s.one(ctx, []any{&m.DatabaseID, &m.CreatedMs, &m.Epoch}, `SELECT database_id, created_ms, epoch FROM meta WHERE id = 1`)
 	return m, err

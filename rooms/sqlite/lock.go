@@ -14,22 +14,23 @@ import (
 // ErrLocked: another process has the database open.
 var ErrLocked = errors.New("the database is in use")
 
-// ErrOrphan: the database's file is missing, and what was committed last is there.
+// ErrOrphan: the database's file is missing, but its WAL with the last commits is there.
 var ErrOrphan = errors.New("the database is missing")
 
-// holder is what the lock file tells of the process that holds it. It is for
-// people: the kernel's lock is what counts.
+// holder is the content of the lock file: the process that holds the lock, for people.
+// The kernel's lock is what counts.
 type holder struct {
 	PID   int       `json:"pid"`
 	Host  string    `json:"host"`
 	Since time.Time `json:"since"`
 }
 
-// lockFile takes the lock on path, or fails with [ErrLocked] and its holder.
-// Closing the file, or the end of the process, gives it up. The file stays: to
-// remove it would let two processes lock two files of the same name.
+// lockFile takes the lock on path, or fails with [ErrLocked] and the holder. Closing the
+// file, or the end of the process, releases it. The file stays: after a removal two
+// processes could lock two files of the same name.
 func lockFile(path string) (*os.File, error) {
-	// A link would have another file emptied, by root at that where root makes a backup.
+	// A symbolic link could make this process truncate another file, as root during a
+	// backup.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 	"parlor/rooms"
 )
 
-// SetBan makes a ban, or changes the one of that identity and room name.
+// SetBan makes a ban, or changes the ban of that identity and room name.
 func (s *Store) SetBan(ctx context.Context, b rooms.Ban) error {
 	return s.do(ctx, func(t *tx) error {
 		_, err := t.exec(`INSERT INTO ban (room_name, identity, until_ms, created_ms, reason) VALUES (?, ?, ?, ?, ?)
@@ -27,8 +27,8 @@ func (s *Store) ClearBan(ctx context.Context, roomName, identity string) (bool, 
 	})
 }
 
-// Bans returns a page of at most 1000 of a room name's bans, by identity. Those
-// that have run out are listed until they are pruned.
+// Bans returns a page of at most 1000 of a room name's bans, by identity. Expired bans
+// are listed until they are pruned.
 func (s *Store) Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error) {
 	var out []rooms.Ban
 	err := s.each(ctx, func(rs *sql.Rows) error {
@@ -44,8 +44,8 @@ func (s *Store) Bans(ctx context.Context, roomName, afterIdentity string, limit 
 	return out, nil
 }
 
-// SetRevocation refuses that identity's tokens for that room name that were
-// issued before notBeforeMs, or before the later time that is already set.
+// SetRevocation refuses that identity's tokens for that room name that were issued before
+// notBeforeMs, or before the later time that is stored already.
 func (s *Store) SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error {
 	return s.do(ctx, func(t *tx) error {
 		_, err := t.exec(`INSERT INTO revocation (room_name, identity, not_before_ms) VALUES (?, ?, ?)
@@ -63,8 +63,8 @@ func (s *Store) ClearRevocation(ctx context.Context, roomName, identity string) 
 	})
 }
 
-// Admission tells whether an identity is banned from a room name now, and before
-// when its tokens must not have been issued (0 = no matter).
+// Admission tells whether an identity is banned from a room name now, and before which
+// time its tokens are revoked; 0 = none are.
 func (s *Store) Admission(ctx context.Context, roomName, identity string) (banned bool, revokedBeforeMs int64, err error) {
 	err = s.one(ctx, []any{&banned, &revokedBeforeMs}, `SELECT
 		EXISTS (SELECT 1 FROM ban WHERE room_name = ?1 AND identity = ?2 AND (until_ms = 0 OR until_ms > ?3)),
@@ -73,8 +73,8 @@ func (s *Store) Admission(ctx context.Context, roomName, identity string) (banne
 	return banned, revokedBeforeMs, err
 }
 
-// PruneModeration forgets bans that ran out before nowMs and revocations of
-// tokens issued before revokedBeforeMs: choose it so that no token lives as long.
+// PruneModeration deletes bans that ran out before nowMs and revocations with a time
+// before revokedBeforeMs. Choose that so that no token lives as long.
 func (s *Store) PruneModeration(ctx context.Context, nowMs, revokedBeforeMs int64) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		bans, err := t.exec(`DELETE FROM ban WHERE until_ms > 0 AND until_ms < ?`, nowMs)

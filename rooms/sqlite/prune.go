@@ -7,8 +7,8 @@ import (
 	"parlor/rooms"
 )
 
-// PruneHistory forgets rooms that ended before endedBeforeMs, with their sessions;
-// see [rooms.History].
+// PruneHistory deletes rooms that ended before endedBeforeMs, with their sessions; see
+// [rooms.History].
 func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		var sids []string
@@ -36,7 +36,7 @@ func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int
 }
 
 // pruneRoom deletes up to limit rows of an ended room: its sessions, jobs and dispatches,
-// then itself.
+// then its own row.
 func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 	total := 0
 	for _, query := range []string{
@@ -59,9 +59,9 @@ func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 	return total + 1, nil
 }
 
-// forgettable holds for a session s that left before ?1 and has ?2 newer ones in its
-// room. A session that left before a time joined before it, too, which bounds what is
-// looked at.
+// forgettable selects a session s that left before ?1 and has ?2 newer ones in its room.
+// A session that left before a time also joined before it, which lets an index bound the
+// search.
 const forgettable = `s.joined_ms < ?1 AND s.left_ms > 0 AND s.left_ms < ?1
 	AND (s.joined_ms, s.sid) <= (SELECT n.joined_ms, n.sid FROM session n WHERE n.room_sid = s.room_sid
 		ORDER BY n.joined_ms DESC, n.sid DESC LIMIT 1 OFFSET ?2)`
@@ -69,7 +69,7 @@ const forgettable = `s.joined_ms < ?1 AND s.left_ms > 0 AND s.left_ms < ?1
 // roomsLookedAt is how many open rooms a call of PruneSessions or PruneAgents looks at.
 const roomsLookedAt = 500
 
-// PruneSessions forgets sessions of open rooms that left before leftBeforeMs; see
+// PruneSessions deletes sessions of open rooms that left before leftBeforeMs; see
 // [rooms.History].
 func (s *Store) PruneSessions(ctx context.Context, leftBeforeMs int64, after rooms.RoomCursor, batch int) (int, rooms.RoomCursor, error) {
 	return s.pruneOpen(ctx, after, batch, func(sid string, limit int) (int, error) {
@@ -79,8 +79,8 @@ func (s *Store) PruneSessions(ctx context.Context, leftBeforeMs int64, after roo
 		leftBeforeMs, rooms.MostDeparted, after.CreatedMs, after.SID, roomsLookedAt)
 }
 
-// PruneAgents forgets jobs of open rooms that have ended and dispatches that were deleted;
-// see [rooms.History].
+// PruneAgents deletes ended jobs and deleted dispatches of open rooms; see
+// [rooms.History].
 func (s *Store) PruneAgents(ctx context.Context, after rooms.RoomCursor, batch int) (int, rooms.RoomCursor, error) {
 	return s.pruneOpen(ctx, after, batch, func(sid string, limit int) (int, error) {
 		return s.pruneAgents(ctx, sid, limit)
@@ -90,13 +90,13 @@ func (s *Store) PruneAgents(ctx context.Context, after rooms.RoomCursor, batch i
 		rooms.MostJobs, after.CreatedMs, after.SID, roomsLookedAt)
 }
 
-// pruneOpen calls prune for the open rooms that a query says have rows to forget, until batch
-// are forgotten. It returns where to go on.
+// pruneOpen calls prune for the open rooms that the query marks, until batch rows are
+// deleted. It returns where the next call goes on.
 func (s *Store) pruneOpen(ctx context.Context, after rooms.RoomCursor, batch int, prune func(sid string, limit int) (int, error),
 	query string, args ...any) (int, rooms.RoomCursor, error) {
 	type candidate struct {
 		at   rooms.RoomCursor
-		some bool // it has rows to forget
+		some bool // it has rows to delete
 	}
 	var all []candidate
 	err := s.each(ctx, func(rs *sql.Rows) error {
@@ -127,8 +127,8 @@ func (s *Store) pruneOpen(ctx context.Context, after rooms.RoomCursor, batch int
 	return total, after, nil
 }
 
-// pruneAgents deletes up to limit dispatches and jobs of a room. Which jobs are its newest
-// is found in the transaction itself.
+// pruneAgents deletes up to limit dispatches and jobs of a room. The transaction itself
+// finds the newest jobs, so that jobs that came meanwhile count.
 func (s *Store) pruneAgents(ctx context.Context, roomSID string, limit int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		dispatches, err := t.exec(`DELETE FROM dispatch WHERE id IN
@@ -145,8 +145,8 @@ func (s *Store) pruneAgents(ctx context.Context, roomSID string, limit int) (int
 	})
 }
 
-// pruneSessions deletes up to limit sessions of a room. Which are its newest is
-// found in the transaction itself: a join that came meanwhile counts.
+// pruneSessions deletes up to limit sessions of a room. The transaction itself finds the
+// newest sessions, so that a join that came meanwhile counts.
 func (s *Store) pruneSessions(ctx context.Context, roomSID string, leftBeforeMs int64, limit int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		n, err := t.exec(`DELETE FROM session WHERE id IN

@@ -9,7 +9,7 @@ import (
 	"parlor/rooms"
 )
 
-// pageMax bounds a page, whatever was asked for.
+// pageMax bounds a page, whatever limit a query has.
 const pageMax = 1000
 
 func pageLimit(n int) int { return max(0, min(n, pageMax)) }
@@ -18,12 +18,12 @@ func pageLimit(n int) int { return max(0, min(n, pageMax)) }
 func (s *Store) ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error) {
 	q.Limit = pageLimit(q.Limit)
 	if q.Name != "" && !strings.HasPrefix(q.Name, q.NamePrefix) {
-		return nil, nil // no name is this one and begins like that
+		return nil, nil // the name does not begin with the prefix
 	}
 	if q.State != rooms.RoomsAll {
 		return s.listRooms(ctx, q)
 	}
-	// Open and ended rooms have indexes of their own, so their pages are merged.
+	// Open and ended rooms have separate indexes, so their pages are merged.
 	q.State = rooms.RoomsOpen
 	open, err := s.listRooms(ctx, q)
 	if err != nil {
@@ -42,7 +42,7 @@ func (s *Store) ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Recor
 		}
 		return c
 	})
-	// A room that ended between the two reads is in both: as it ended.
+	// A room that ended between the two reads is in both pages: the first is kept.
 	all = slices.CompactFunc(all, func(a, b rooms.Record) bool { return a.SID == b.SID })
 	return all[:min(len(all), q.Limit)], nil
 }
@@ -67,8 +67,8 @@ func (s *Store) listRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Recor
 	return s.records(ctx, query, append(w.args, q.Limit)...)
 }
 
-// where is the condition of a page, written so that an index serves both the
-// condition and the order.
+// where is the condition of a page, written so that one index serves both the condition
+// and the order.
 type where struct {
 	descending bool
 	terms      []string
@@ -82,7 +82,7 @@ func (w *where) add(term string, args ...any) {
 
 func (w *where) condition() string { return strings.Join(w.terms, " AND ") }
 
-// place puts the page behind q's cursor and returns the order.
+// place makes the page begin after q's cursor, and returns the order.
 func (w *where) place(q *rooms.RoomQuery) (order string) {
 	past, desc := ">", ""
 	if w.descending {
@@ -116,16 +116,15 @@ func (w *where) place(q *rooms.RoomQuery) (order string) {
 	return "name" + desc + ", " + byTime
 }
 
-// openName puts a page of open rooms by name behind c, which may be of an ended
-// room of a name that an open one bears too.
+// openName makes a page of open rooms by name begin after c. c may be an ended room whose
+// name an open room bears too.
 func (w *where) openName(past string, c rooms.RoomCursor) {
 	w.add("name "+past+"= ?", c.Name)
 	w.add("(name "+past+" ? OR (created_ms, sid) "+past+" (?, ?))", c.Name, c.CreatedMs, c.SID)
 }
 
-// prefix bounds the names: those from p on, before the first that cannot begin
-// with p. A bound that the cursor implies is left out, since an index is entered
-// at one place.
+// prefix bounds the names to those that begin with p. A bound that the cursor implies is
+// left out, because SQLite enters an index at one place.
 func (w *where) prefix(p string, behind bool) {
 	if !behind || w.descending {
 		w.add("name >= ?", p)
@@ -135,8 +134,8 @@ func (w *where) prefix(p string, behind bool) {
 	}
 }
 
-// prefixEnd is the first string, in the order of bytes, after all that begin with
-// p; "" if there is none.
+// prefixEnd is the first string, in the order of bytes, after all that begin with p; ""
+// if there is none.
 func prefixEnd(p string) string {
 	b := []byte(p)
 	for len(b) > 0 && b[len(b)-1] == 0xff {
@@ -149,7 +148,7 @@ func prefixEnd(p string) string {
 	return string(b)
 }
 
-// created bounds the time of creation, leaving out what the cursor implies.
+// created bounds the time of creation, without the bounds that the cursor implies.
 func (w *where) created(q *rooms.RoomQuery) {
 	c, byName := q.After.CreatedMs, q.NamePrefix != "" && q.Name == ""
 	if from := q.CreatedFromMs; from != 0 && (byName || w.descending || c < from) {

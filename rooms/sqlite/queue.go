@@ -6,27 +6,28 @@ import (
 	"parlor/rooms"
 )
 
-// batchMax bounds how much one transaction holds, and so how long the first in
-// it waits for the last.
+// batchMax bounds the jobs of one transaction, and so how long the first of them waits
+// for the last.
 const batchMax = 512
 
 // job is one caller's part of a transaction.
 type job struct {
-	// run does the work. It may be called twice: a transaction that fails is run
-	// again with each job behind a savepoint. An error that is a *rooms.Error or
-	// a context's is the caller's answer; any other is a failure of the database.
+	// run does the work. It may be called twice, because a transaction that fails is run
+	// again with each job behind a savepoint. An error that is a *rooms.Error,
+	// [log.ErrNoEndpoint] or a context's is the caller's answer; any other is a failure
+	// of the database.
 	run func(*tx) error
 	// alone, instead of run, is called between transactions.
 	alone func() error
-	// done is told what became of it, once.
+	// done is called once with the outcome.
 	done func(error)
 }
 
-// queue is the jobs that wait for the writer, first in, first out. It has no
-// bound: a caller that waits for an answer is bounded by its own patience, and a room's
-// changes must not be lost since the disk is slow. Its depth is in [Stats].
+// queue holds the jobs that wait for the writer, first in, first out. It has no bound: a
+// caller that waits for an answer is bounded by its own patience, and a room's changes must
+// not be lost because the disk is slow. Its depth is in [Stats].
 type queue struct {
-	wake chan struct{} // a token: look again
+	wake chan struct{} // capacity 1: a token tells to look again
 
 	mu     sync.Mutex // guards the following
 	jobs   []job
@@ -35,8 +36,8 @@ type queue struct {
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
-// submit queues j. After close j fails at once, on the caller's goroutine, since
-// there is no other.
+// submit queues j. After close, j fails at once on the caller's goroutine, because the
+// writer has none any more.
 func (q *queue) submit(j job) {
 	q.mu.Lock()
 	closed := q.closed
@@ -58,8 +59,8 @@ func (q *queue) poke() {
 	}
 }
 
-// take removes the jobs of the next transaction, or the one job that runs alone.
-// Closed tells that when nothing is left nothing will come.
+// take removes the jobs of the next transaction, or one job that runs alone. closed tells
+// that no more jobs will come.
 func (q *queue) take() (batch []job, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,7 +79,7 @@ func (q *queue) take() (batch []job, closed bool) {
 	return batch, q.closed
 }
 
-// close refuses what is submitted from now on.
+// close refuses all jobs that are submitted from now on.
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -86,7 +87,7 @@ func (q *queue) close() {
 	q.poke()
 }
 
-// abandon takes away all that waits.
+// abandon removes and returns all waiting jobs.
 func (q *queue) abandon() []job {
 	q.mu.Lock()
 	defer q.mu.Unlock()

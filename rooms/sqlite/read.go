@@ -72,15 +72,15 @@ func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.
 	return all, err
 }
 
-// Occupied returns the open rooms that have a session which has not left, or an agent
-// that is on its way.
+// Occupied returns the open rooms that have a session which has not left, or a running
+// job.
 func (s *Store) Occupied(ctx context.Context) ([]rooms.Record, error) {
 	return s.records(ctx, `SELECT `+roomColumns+` FROM room WHERE ended_ms = 0 AND sid IN
 		(SELECT room_sid FROM session INDEXED BY session_present WHERE left_ms = 0
 		UNION SELECT room_sid FROM job INDEXED BY job_running WHERE ended_ms = 0 AND status = 1)`)
 }
 
-// ListOpen returns the open rooms by name, all of them if names is empty, in the
+// ListOpen returns the open rooms with those names, all of them if names is empty, in the
 // order of their creation.
 func (s *Store) ListOpen(ctx context.Context, names []string) ([]rooms.Record, error) {
 	if len(names) == 0 {
@@ -108,9 +108,8 @@ func (s *Store) EndDue(ctx context.Context, nowMs int64, limit int) ([]rooms.Rec
 	return call(ctx, s, func(t *tx) ([]rooms.Record, error) { return t.endDue(nowMs, min(limit, endDueMax)) })
 }
 
-// jsonList is list as SQLite's json_each takes it. A list of strings always
-// marshals; what is not UTF-8 is in no room's name, since JSON and protobuf both
-// refuse it.
+// jsonList is list for SQLite's json_each. Names that are not UTF-8, which it would
+// change, cannot occur: JSON and protobuf do not carry them.
 func jsonList(list []string) string {
 	if len(list) == 0 {
 		return "[]"

@@ -31,7 +31,7 @@ func (s *Store) Replay(ctx context.Context, endpointID int64, r log.Replay, nowM
 	}
 	type progress struct {
 		replayed int
-		next     int64 // where to go on; 0 = done
+		next     int64 // where the next transaction goes on; 0 = done
 	}
 	total := 0
 	for {
@@ -53,11 +53,10 @@ type candidate struct {
 	eventType string
 	room      string
 	createdMs int64
-	state     sql.NullInt64 // of its delivery; null = there is none
+	state     sql.NullInt64 // of its delivery; null = it has none
 }
 
-// The candidates of a replay: the deliveries of one state, by their index, or all
-// events.
+// The candidates of a replay: the deliveries of one state, by their index, or all events.
 const (
 	replayState = `SELECT e.seq, e.type, e.room_sid, e.created_ms, d.state
 		FROM delivery AS d INDEXED BY delivery_state JOIN event AS e ON e.seq = d.event_seq
@@ -72,7 +71,7 @@ func (t *tx) replay(endpointID int64, r log.Replay, nowMs int64) (n int, next in
 	if err != nil {
 		return 0, 0, err
 	}
-	if e.State == log.EndpointDisabled { // nothing would send them
+	if e.State == log.EndpointDisabled { // it would never send them
 		return 0, 0, rooms.Errorf(rooms.Precondition, "webhook endpoint %d is disabled (%s): resume it first, then replay", e.ID, e.Reason)
 	}
 	query, args := replayState, []any{endpointID, int(r.State), r.FromSeq, r.ToSeq, replayBatch}
@@ -126,7 +125,7 @@ func replays(e *log.Endpoint, r *log.Replay, c *candidate) bool {
 	return state != log.DeliveryPending && (r.AnyState || state == r.State)
 }
 
-// revive makes a delivery pend, due at nowMs.
+// revive makes a delivery pending, due at nowMs.
 func (t *tx) revive(e *log.Endpoint, c *candidate, nowMs int64) error {
 	if c.state.Valid && c.state.Int64 == int64(log.DeliveryDead) {
 		t.count(e.ID, counts{dead: -1})

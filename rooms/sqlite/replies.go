@@ -11,22 +11,22 @@ import (
 	"parlor/rooms/log"
 )
 
-// The bounds of the replies that are kept.
+// The bounds of the stored replies.
 const (
 	maxReplies  = 10_000 // of one API key
 	repliesLive = 24 * time.Hour
 )
 
-// SaveReply keeps a reply, and forgets those that are older than a day, and the
-// oldest of its API key if they are too many.
+// SaveReply stores a reply. It deletes replies that are older than a day, and the oldest
+// of the API key beyond maxReplies.
 func (s *Store) SaveReply(ctx context.Context, r log.Reply) error {
 	header, err := json.Marshal(r.Header)
 	if err != nil {
 		return fmt.Errorf("write a reply's header: %w", err)
 	}
 	return s.do(ctx, func(t *tx) error {
-		// First, so that an idempotency key that is used again after a day is not in
-		// its own way.
+		// Old replies go first, so that an idempotency key that is used again after a day
+		// does not conflict with its own old reply.
 		if _, err := t.exec(`DELETE FROM reply WHERE created_ms < ?`, r.CreatedMs-repliesLive.Milliseconds()); err != nil {
 			return err
 		}
@@ -42,8 +42,7 @@ func (s *Store) SaveReply(ctx context.Context, r log.Reply) error {
 	})
 }
 
-// FindReply returns the reply of that key, if there is one that is not older than
-// a day at nowMs.
+// FindReply returns the reply with that key, unless it is older than a day at nowMs.
 func (s *Store) FindReply(ctx context.Context, key [32]byte, nowMs int64) (r log.Reply, found bool, err error) {
 	var fingerprint []byte
 	var header string

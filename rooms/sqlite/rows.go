@@ -11,12 +11,12 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// roomColumns are a room's, in the order of recordRow's fields.
+// roomColumns are a room's columns, in the order of recordRow's fields.
 const roomColumns = `sid, name, created_ms, empty_timeout_ms, departure_timeout_ms, max_participants,
 	joined_once, empty_since_ms, expires_ms, ended_ms, end_reason, num_participants, num_publishers,
 	num_joined, peak_participants, active_recording, version, seq, turn_password, config, metadata`
 
-// recordRow is a room's row, to be scanned.
+// recordRow receives a room's row.
 type recordRow struct {
 	record rooms.Record
 	config []byte
@@ -31,7 +31,7 @@ func (r *recordRow) fields() []any {
 	}
 }
 
-// done is the record, once the fields are scanned.
+// done returns the record, after the fields are scanned.
 func (r *recordRow) done() (rooms.Record, error) {
 	if string(r.config) != "{}" {
 		if err := json.Unmarshal(r.config, &r.record.Config); err != nil {
@@ -52,7 +52,7 @@ func scanRecord(s scanner) (rooms.Record, error) {
 	return r.done()
 }
 
-// sessionColumns are a session's, in the order of scanSession.
+// sessionColumns are a session's columns, in the order of scanSession.
 const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, info`
 
 func scanSession(s scanner) (rooms.Session, error) {
@@ -68,20 +68,20 @@ func scanSession(s scanner) (rooms.Session, error) {
 	return v, nil
 }
 
-// eventColumns are an event's, in the order of scanEvent.
+// eventColumns are an event's columns, in the order of eventFields.
 const eventColumns = `seq, id, type, room_sid, room_name, room_seq, created_ms, epoch, body`
 
 func eventFields(e *log.Event) []any {
 	return []any{&e.Seq, &e.ID, &e.Type, &e.RoomSID, &e.RoomName, &e.RoomSeq, &e.CreatedMs, &e.Epoch, &e.Body}
 }
 
-// sessionRow is a session made ready to be written.
+// sessionRow is a session encoded for writing.
 type sessionRow struct {
 	*rooms.Session
 	info []byte
 }
 
-// changeRow is a change made ready to be written, on the caller's goroutine.
+// changeRow is a change encoded for writing, on the caller's goroutine.
 type changeRow struct {
 	*rooms.Change
 	config   string
@@ -101,7 +101,7 @@ func encodeChange(c *rooms.Change) (changeRow, error) {
 		return r, fmt.Errorf("marshal settings of room %s: %w", c.Room.SID, err)
 	}
 	r.config = string(config)
-	// Those who leave go first, so that an identity is never there twice.
+	// Sessions that end are written first, so that an identity is never present twice.
 	for _, leaving := range []bool{true, false} {
 		for i := range c.Sessions {
 			v := &c.Sessions[i]
@@ -113,7 +113,7 @@ func encodeChange(c *rooms.Change) (changeRow, error) {
 				return r, fmt.Errorf("marshal session %s: %w", v.SID, err)
 			}
 			if info == nil {
-				info = []byte{} // nil is null to SQLite
+				info = []byte{} // SQLite would store nil as null
 			}
 			r.sessions = append(r.sessions, sessionRow{v, info})
 		}

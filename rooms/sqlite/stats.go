@@ -9,8 +9,7 @@ import (
 	"parlor/rooms"
 )
 
-// Histogram counts observations. Counts[i] are those up to Bounds[i], those of
-// the bounds below it included.
+// Histogram counts observations. Counts[i] is the number of observations up to Bounds[i].
 type Histogram struct {
 	Bounds []float64
 	Counts []uint64
@@ -36,21 +35,21 @@ func (h *Histogram) clone() Histogram {
 	return c
 }
 
-// Stats is how the writer fares.
+// Stats are the writer's figures.
 type Stats struct {
 	Queue     int       // jobs that wait
-	Commit    Histogram // seconds that transactions took, with the disk's part
+	Commit    Histogram // seconds of a transaction, the disk's part included
 	Batch     Histogram // jobs in a transaction
-	Failures  uint64    // transactions that failed
+	Failures  uint64    // failed transactions
 	Isolated  uint64    // transactions that were run again job by job
-	Failing   string    // why the last transaction failed, or a read of late; "" = none did
-	Sync      Histogram // seconds that Config.Sync took
+	Failing   string    // why the last transaction or a recent read failed; "" = neither did
+	Sync      Histogram // seconds of a call of Config.Sync
 	SyncFails uint64
-	Syncing   string // why the last call of Config.Sync failed; "" = it did not
+	Syncing   string // why the last call of Config.Sync failed; "" = it succeeded
 	WALBytes  int64
 }
 
-// writerStats are the writer's figures.
+// writerStats collects the writer's figures.
 type writerStats struct {
 	isolated atomic.Uint64
 
@@ -67,7 +66,7 @@ func newWriterStats() *writerStats {
 	}}
 }
 
-// observe counts a transaction and tells whether the one before it failed.
+// observe counts a transaction and reports whether the one before it failed.
 func (w *writerStats) observe(jobs int, took time.Duration, err error) (failing bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -94,7 +93,7 @@ func note(state *string, fails *uint64, err error) (failing bool) {
 	return failing
 }
 
-// Stats returns the figures as of now.
+// Stats returns the figures of now.
 func (s *Store) Stats() Stats {
 	w := s.writer.stats
 	w.mu.Lock()
@@ -106,24 +105,24 @@ func (s *Store) Stats() Stats {
 		v.Failing = s.unread.lately()
 	}
 	v.Queue = s.writer.queue.depth()
-	if fi, err := os.Stat(s.path + "-wal"); err == nil { // gone when the database is closed
+	if fi, err := os.Stat(s.path + "-wal"); err == nil { // there is none once the database is closed
 		v.WALBytes = fi.Size()
 	}
 	return v
 }
 
-// unread is the last read that failed for the disk's or the file's sake. What is asked
-// for first is often read first, so that no write would tell of the damage.
+// unread is the last read that failed because of the disk or the file. Often a read meets
+// a damage first, and then no write reports it.
 type unread struct {
 	mu  sync.Mutex // guards the following
 	why string
 	at  time.Time
 }
 
-// readsFailFor is how long a failed read is told of: another page may be whole.
+// readsFailFor is how long a failed read is reported: other pages may be intact.
 const readsFailFor = 10 * time.Second
 
-// note keeps err, and returns it, if it is the database that is to blame.
+// note records err if the database is to blame, and returns it.
 func (u *unread) note(err error) error {
 	if rooms.ErrorCode(err) == rooms.Unavailable {
 		u.mu.Lock()
@@ -133,7 +132,7 @@ func (u *unread) note(err error) error {
 	return err
 }
 
-// lately is why a read failed a short while ago; "" if none did.
+// lately is why a read failed a short while ago; "" if none failed.
 func (u *unread) lately() string {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -20,29 +20,29 @@ import (
 	"modernc.org/sqlite"
 )
 
-// readers is the number of connections that read. Reads are short, so a few
-// serve many; each keeps its own page cache.
+// readers is the number of connections that read. Reads are short, so a few serve many;
+// each keeps its own page cache.
 const readers = 4
 
-// Config is how a [Store] is opened.
+// Config tells how a [Store] is opened.
 type Config struct {
-	// Path is the database's file. It is created if missing, and so is its directory.
+	// Path is the database's file. It is created if missing; its folder must exist.
 	Path string
 	Log  *slog.Logger // nil = none
-	// Prepare, if given, is called once nobody else can have the database open, and
-	// before it is opened here: to restore it from a replica.
+	// Prepare, if given, is called after the lock is taken and before the database is
+	// opened: it may restore the database from a replica.
 	Prepare func(ctx context.Context, path string) error
-	// Allow, if given, is asked before every transaction. Its error fails all that
-	// is in it, and nothing is written: somebody else may have the rooms.
+	// Allow, if given, is called before every transaction. If it fails, the transaction
+	// fails with its error and nothing is written: another machine may serve the rooms.
 	Allow func() error
 	// Committed, if given, is called by the writer right after each commit. It must not
 	// wait.
 	Committed func()
-	// Sync, if given, is called by the writer between transactions, at most every
-	// SyncInterval while there is something that it has not seen, and once more
-	// when the store closes. It takes over the checkpointing of the WAL.
+	// Sync, if given, is called by the writer between transactions: at most once per
+	// SyncInterval while there are commits that it has not seen, and once more when the
+	// store closes. It takes over the checkpointing of the WAL.
 	Sync func(context.Context) error
-	// SyncInterval defaults to 250 ms.
+	// SyncInterval is 250 ms by default.
 	SyncInterval time.Duration
 }
 
@@ -51,14 +51,14 @@ type Config struct {
 type Store struct {
 	path   string
 	lock   *os.File
-	write  *sql.DB // the writer's alone
+	write  *sql.DB // used by the writer alone
 	read   *sql.DB
 	writer *writer
 	watch  *watchers
 	unread unread
 
 	mu         sync.Mutex           // guards statements
-	statements map[string]*sql.Stmt // the readers'; nil once closed
+	statements map[string]*sql.Stmt // of the readers; nil once closed
 
 	closing sync.Once
 	closed  error
@@ -75,10 +75,10 @@ var (
 )
 
 // Open opens the database, brings its schema up to date and starts the writer. It fails
-// with [ErrLocked] when another process has it open, [ErrOrphan] when there is a WAL
-// without its database, [migrations.ErrNewer] when a newer Parlor wrote it,
-// [migrations.ErrForeign] when another program did, and with the reason when it cannot
-// be written.
+// with [ErrLocked] if another process has the database open, [ErrOrphan] if there is a
+// WAL without its database, [migrations.ErrNewer] if a newer Parlor wrote it,
+// [migrations.ErrForeign] if another program did, and with the reason if it cannot be
+// written.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -112,8 +112,8 @@ func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	// What SQLite does of itself where it is built on Linux: the file's times, which
-	// fsync would write too, nobody reads. The switch is the whole process's.
+	// SQLite itself uses fdatasync where it is built on Linux: nobody reads the file's
+	// times, which fsync would write too. The switch is for the whole process.
 	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -124,8 +124,8 @@ func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) 
 	return s, err
 }
 
-// isNew reports whether there is no database yet. SQLite would delete a WAL whose
-// database is missing, and with it all that was not yet brought into the database.
+// isNew reports whether there is no database yet. It fails if there is a WAL without its
+// database: SQLite would delete that WAL, and with it the commits in it.
 func isNew(path string) (bool, error) {
 	size, err := fileSize(path)
 	if err != nil || size > 0 { // SQLite makes an empty file before it writes
@@ -138,7 +138,7 @@ func isNew(path string) (bool, error) {
 	return true, err
 }
 
-// fileSize is 0 for a file that is not there.
+// fileSize is the size of a file; 0 if it does not exist.
 func fileSize(path string) (int64, error) {
 	fi, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -150,9 +150,9 @@ func fileSize(path string) (int64, error) {
 	return fi.Size(), nil
 }
 
-// resolve makes path absolute and follows links, so that two names of a file
-// meet at one lock. It makes no directory: where there is none, the path is misspelt,
-// or its disk is not mounted, and a new database would hide the old.
+// resolve makes path absolute and follows links, so that two names of a file share one
+// lock. It makes no folder: if there is none, the path is misspelt or its disk is not
+// mounted, and a new database would hide the old one.
 func resolve(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("no path given")
@@ -190,7 +190,7 @@ func open(ctx context.Context, path string, c Config) (*Store, error) {
 	return s, nil
 }
 
-// start readies the schema and starts the writer's goroutine, which Close stops.
+// start migrates the schema and starts the writer's goroutine, which Close stops.
 func (s *Store) start(ctx context.Context, c Config) error {
 	if err := s.keepBeforeMigration(ctx, c.Log); err != nil {
 		return err
@@ -212,16 +212,16 @@ func (s *Store) start(ctx context.Context, c Config) error {
 	return nil
 }
 
-// found makes the row of facts of a new database, and writes to an old one, so
-// that one which cannot be written fails now.
+// found makes the row of facts in a new database. In an old one it writes too, so that a
+// database that cannot be written fails now.
 func (s *Store) found(ctx context.Context) error {
 	_, err := s.write.ExecContext(ctx, `INSERT INTO meta (id, database_id, created_ms) VALUES (1, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET epoch = epoch`, guid.New("DB_"), rooms.NowMs(time.Now()))
 	return err
 }
 
-// ReadEpoch reads the epoch of a database that is not open in this process; 0 is
-// that of one that has none yet.
+// ReadEpoch reads the epoch of a database that is not open in this process; 0 if it has
+// none yet.
 func ReadEpoch(ctx context.Context, path string) (epoch int64, err error) {
 	db, err := sql.Open("sqlite", readDSN(path))
 	if err != nil {
@@ -239,8 +239,8 @@ func ReadEpoch(ctx context.Context, path string) (epoch int64, err error) {
 	return epoch, nil
 }
 
-// ReadSeq reads the seq of the newest event of a database that nobody has open and
-// that has no WAL; 0 if there is none. It leaves nothing beside it.
+// ReadSeq reads the seq of the newest event of a database that is not open anywhere and
+// has no WAL; 0 if there is none. It leaves no file beside the database.
 func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
 	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
@@ -259,8 +259,8 @@ func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
 	return seq, nil
 }
 
-// writeDSN opens the writer's connection. Pragmas stand here since a pool applies
-// nothing else to a connection that it makes later.
+// writeDSN is the data source name of the writer's connection. Pragmas are part of it
+// because the pool applies nothing else to a connection that it makes later.
 func writeDSN(path string, replicated bool) string {
 	q := url.Values{"_txlock": {"immediate"}, "_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {
 		"busy_timeout(5000)",
@@ -270,8 +270,8 @@ func writeDSN(path string, replicated bool) string {
 		"temp_store(memory)",
 	}}
 	if replicated {
-		// The replication checkpoints. If SQLite did, it would do so at the writer's
-		// expense and in vain, since replication reads the WAL all the time.
+		// Replication does the checkpoints. SQLite's own would cost the writer time, in
+		// vain, because replication reads the WAL all the time.
 		q["_pragma"] = append(q["_pragma"], "wal_autocheckpoint(0)")
 	} else {
 		q["_pragma"] = append(q["_pragma"], "wal_autocheckpoint(1000)", "journal_size_limit(67108864)")
@@ -292,10 +292,10 @@ func readDSN(path string) string {
 // Path is the database's file.
 func (s *Store) Path() string { return s.path }
 
-// Close commits what was submitted, lets replication see it, and closes the
-// database. When ctx ends first, what is not yet committed gets
-// [rooms.ErrStopping]; should the disk not even then answer, Close returns ctx's
-// error and leaves the files to the end of the process.
+// Close commits what was submitted, lets replication see it, and closes the database. If
+// ctx ends first, jobs that are not committed fail with [rooms.ErrStopping]. If the disk
+// does not answer even then, Close returns ctx's error and leaves the files open until
+// the process ends.
 func (s *Store) Close(ctx context.Context) error {
 	s.closing.Do(func() { s.closed = s.close(ctx) })
 	return s.closed

@@ -10,13 +10,12 @@ import (
 	"parlor/rooms/log"
 )
 
-// writeConn is the one connection that writes, with its prepared statements. It
-// belongs to the writer's goroutine. A context that can end would cost a
-// goroutine for each statement, and an interrupted writer is no use to anyone:
-// so its statements run with one that cannot.
+// writeConn is the one connection that writes, with its prepared statements. It belongs
+// to the writer's goroutine. Its statements run with a context that never ends: one that
+// can end costs a goroutine per statement, and nobody gains from an interrupted writer.
 type writeConn struct {
 	db         *sql.DB
-	conn       *sql.Conn // nil until used, and after a failure that it did not survive
+	conn       *sql.Conn // nil until used, and after a failure that broke it
 	statements map[string]*sql.Stmt
 }
 
@@ -48,7 +47,7 @@ func (c *writeConn) exec(query string, args ...any) (sql.Result, error) {
 	return st.ExecContext(context.Background(), args...)
 }
 
-// close gives the connection back; the next statement opens another.
+// close returns the connection to the pool; the next statement takes another.
 func (c *writeConn) close() error {
 	if c.conn == nil {
 		return nil
@@ -62,8 +61,8 @@ func (c *writeConn) close() error {
 	return errors.Join(errs...)
 }
 
-// discard closes the connection for good, with whatever transaction is open on
-// it. Used when it does not even roll back.
+// discard closes the connection for good, with its open transaction. It is for a
+// connection that cannot even roll back.
 func (c *writeConn) discard() {
 	if c.conn == nil {
 		return
@@ -76,8 +75,8 @@ func (c *writeConn) discard() {
 	c.conn, c.statements = nil, nil
 }
 
-// facts is what the writer remembers of the committed database, so that it need
-// not ask. Nobody else writes to it.
+// facts is the writer's copy of committed values, so that it need not read them. Nobody
+// else writes to the database.
 type facts struct {
 	epoch    int64
 	eventSeq int64 // of the newest event
@@ -87,20 +86,20 @@ type facts struct {
 	endpoints []log.Endpoint
 }
 
-// counts is how an endpoint's counters move in a transaction.
+// counts are changes of an endpoint's counters in a transaction.
 type counts struct{ pending, dead, delivered, failures int64 }
 
-// tx is the transaction that runs. It belongs to the writer's goroutine.
+// tx is the running transaction. It belongs to the writer's goroutine.
 type tx struct {
 	conn     *writeConn
-	isolated bool // each job stands behind a savepoint
+	isolated bool // each job is behind a savepoint
 	writes   int  // statements that may have written
 	facts
 	counts map[int64]counts // by endpoint
 	news   bool             // events were written or deliveries fell due
 }
 
-// mark is what a savepoint must restore beside the database.
+// mark is what a rollback to a savepoint must restore in memory.
 type mark struct {
 	facts  facts
 	counts map[int64]counts
@@ -115,11 +114,11 @@ func (t *tx) restore(m mark) {
 	t.facts, t.counts, t.news = m.facts, m.counts, m.news
 }
 
-// final reports whether err is a job's own outcome, so that the transaction goes
-// on without it, rather than one for which everything is run again or undone.
+// final reports whether err is one job's outcome, so that the transaction goes on without
+// the job, and not a reason to run the transaction again or to undo it.
 func (t *tx) final(err error) bool { return t.isolated || isRefusal(err) }
 
-// count moves an endpoint's counters by d.
+// count changes an endpoint's counters by d.
 func (t *tx) count(endpointID int64, d counts) {
 	if t.counts == nil {
 		t.counts = make(map[int64]counts)
@@ -132,7 +131,7 @@ func (t *tx) count(endpointID int64, d counts) {
 	t.counts[endpointID] = c
 }
 
-// exec runs a statement that writes and returns how many rows it touched.
+// exec runs a statement that writes, and returns how many rows it changed.
 func (t *tx) exec(query string, args ...any) (int64, error) {
 	t.writes++
 	r, err := t.conn.exec(query, args...)
@@ -157,8 +156,8 @@ func (t *tx) row(dest []any, query string, args ...any) error {
 	return st.QueryRowContext(context.Background(), args...).Scan(dest...)
 }
 
-// rows runs a query and calls each for every row of its result, which must not
-// write: a statement that reads a table while another changes it is not defined.
+// rows runs a query and calls each for every row. each must not write: SQLite leaves
+// undefined what a query reads of a table that is changed meanwhile.
 func (t *tx) rows(each func(*sql.Rows) error, query string, args ...any) error {
 	st, err := t.conn.statement(query)
 	if err != nil {
@@ -181,7 +180,7 @@ func eachRow(st *sql.Stmt, ctx context.Context, each func(*sql.Rows) error, args
 	return rs.Err()
 }
 
-// flush writes what the transaction counted, before it commits.
+// flush writes the transaction's counters before it commits.
 func (t *tx) flush(before facts) error {
 	for id, c := range t.counts {
 		if c == (counts{}) {

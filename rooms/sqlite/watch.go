@@ -2,7 +2,7 @@ package sqlite
 
 import "sync"
 
-// watchers are the readers that want to know when there is something new to read.
+// watchers are the readers that are told when there is something new to read.
 type watchers struct {
 	mu  sync.Mutex // guards all
 	all map[chan struct{}]struct{}
@@ -10,7 +10,7 @@ type watchers struct {
 
 func newWatchers() *watchers { return &watchers{all: make(map[chan struct{}]struct{})} }
 
-// notify gives each watcher a token, unless it has not taken its last one.
+// notify gives each watcher a token, unless it still has its last one.
 func (w *watchers) notify() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -10,16 +10,16 @@ import (
 	"parlor/rooms"
 )
 
-// closeGrace is how long a closing writer is waited for after its time is up: the
-// transaction that runs should end by then, unless the disk hangs.
+// closeGrace is how long Close waits for the running transaction after its context ended.
+// The transaction takes longer only if the disk hangs.
 const closeGrace = time.Second
 
-// probeInterval is the time between two tries to write while that fails and
-// nobody else tries: a caller that looks at [Stats] before sending work would wait for
-// the work that shows that the disk is back.
+// probeInterval is the time between two tries to write while writes fail and no job
+// comes. A caller may look at [Stats] before it sends work, and only a write shows that
+// the disk is back.
 const probeInterval = time.Second
 
-// writer is the goroutine that writes. All but queue and stats is its own.
+// writer is the goroutine that writes. Only queue and stats are shared.
 type writer struct {
 	path  string
 	log   *slog.Logger
@@ -33,12 +33,12 @@ type writer struct {
 	committed    func()       // Config.Committed, never nil
 	sync         func(context.Context) error
 	syncInterval time.Duration
-	dirtySince   time.Time // of the first commit that sync has not seen; zero = none
+	dirtySince   time.Time // when the first commit that sync has not seen was made; zero = none
 	syncTimer    *time.Timer
-	failing      bool // nothing could be written last
+	failing      bool // the last transaction could not be written
 	probeTimer   *time.Timer
 
-	ctx    context.Context // ends when the writer is told to give up
+	ctx    context.Context // ends when the writer is to give up
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when run returns
 }
@@ -60,7 +60,7 @@ func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer 
 	return w
 }
 
-// stop lets the writer finish what is queued, or, when ctx ends, what it is at.
+// stop lets the writer finish all queued jobs, or, when ctx ends, only the running one.
 func (w *writer) stop(ctx context.Context) error {
 	w.queue.close()
 	defer w.cancel()
@@ -100,7 +100,7 @@ func (w *writer) run() {
 			case <-w.queue.wake:
 			case <-w.syncTimer.C:
 			case <-w.probeTimer.C:
-				w.commit([]job{{run: touch, done: func(error) {}}}) // observe has the outcome
+				w.commit([]job{{run: touch, done: func(error) {}}}) // observe notes the outcome
 			}
 		case batch[0].alone != nil:
 			batch[0].done(batch[0].alone())
@@ -111,7 +111,7 @@ func (w *writer) run() {
 	}
 }
 
-// commit runs a transaction and answers everyone in it.
+// commit runs a transaction and answers its jobs.
 func (w *writer) commit(batch []job) {
 	if err := w.allow(); err != nil {
 		refused := rooms.Errorf(rooms.Unavailable, "nothing may be written now: %v", err)
@@ -126,7 +126,7 @@ func (w *writer) commit(batch []job) {
 		w.stats.isolated.Add(1)
 		answers, wrote, err = w.transact(batch, true)
 	}
-	if err != nil || wrote { // else it tells nothing of the disk
+	if err != nil || wrote { // else the outcome tells nothing about the disk
 		w.observe(len(batch), time.Since(began), err)
 	}
 	if err != nil {
@@ -144,19 +144,19 @@ func (w *writer) commit(batch []job) {
 	for i, j := range batch {
 		j.done(answers[i])
 	}
-	// Those who have their answer may have more to write: let them, so that the
-	// next transaction carries them all.
+	// Answered callers may have more to write. They run first, so that the next
+	// transaction carries all of it.
 	runtime.Gosched()
 }
 
-// touch writes, and changes nothing.
+// touch writes a row without changing it.
 func touch(t *tx) error {
 	_, err := t.exec("UPDATE meta SET epoch = epoch WHERE id = 1")
 	return err
 }
 
-// observe keeps the figures, and logs when the disk begins to fail and when it
-// is well again.
+// observe records the figures, and logs when writes begin to fail and when they succeed
+// again.
 func (w *writer) observe(jobs int, took time.Duration, err error) {
 	failing := w.stats.observe(jobs, took, err)
 	w.failing = err != nil
@@ -172,12 +172,12 @@ func (w *writer) observe(jobs int, took time.Duration, err error) {
 	}
 }
 
-// transact runs batch in one transaction. It returns each job's answer, or the
-// failure for which nothing of it was written. While writes fail, wrote tells
-// whether there was anything to write: all jobs may have been refused.
+// transact runs batch in one transaction. It returns each job's answer, or the failure
+// for which nothing was written. wrote tells whether anything was written, which is only
+// determined while writes fail; else it is true.
 func (w *writer) transact(batch []job, isolate bool) (answers []error, wrote bool, err error) {
 	if _, err := w.conn.exec("BEGIN IMMEDIATE"); err != nil {
-		w.conn.discard() // it may be the connection that ails: the next try has another
+		w.conn.discard() // the connection may be broken: the next try takes another
 		return nil, false, err
 	}
 	t := &tx{conn: w.conn, facts: w.facts, isolated: isolate}
@@ -208,8 +208,8 @@ func (w *writer) transact(batch []job, isolate bool) (answers []error, wrote boo
 	return answers, !w.failing || after > before, nil
 }
 
-// rollback ends a failed transaction, for which SQLite may have done so already.
-// A connection that is not idle afterwards is replaced.
+// rollback ends a failed transaction, which SQLite may have ended already. A connection
+// that is still in a transaction afterwards is replaced.
 func (w *writer) rollback() {
 	if _, err := w.conn.exec("ROLLBACK"); err == nil {
 		return
@@ -238,7 +238,7 @@ func runJobs(t *tx, batch []job, isolate bool) ([]error, error) {
 	return answers, nil
 }
 
-// runJob runs j and tells its answer from a failure.
+// runJob runs j and separates its answer from a failure of the database.
 func runJob(t *tx, j job) (answer, failure error) {
 	writes := t.writes
 	err := j.run(t)
@@ -251,8 +251,7 @@ func runJob(t *tx, j job) (answer, failure error) {
 	return nil, err
 }
 
-// runIsolated runs j behind a savepoint, so that what it did can be undone
-// without the others'.
+// runIsolated runs j behind a savepoint, so that its changes can be undone alone.
 func runIsolated(t *tx, j job) (answer, failure error) {
 	if _, err := t.conn.exec("SAVEPOINT job"); err != nil {
 		return nil, err
@@ -277,7 +276,7 @@ func runIsolated(t *tx, j job) (answer, failure error) {
 	return err, nil
 }
 
-// syncIfDue lets replication see what was committed a while ago.
+// syncIfDue calls sync for commits that have waited for syncInterval.
 func (w *writer) syncIfDue() {
 	if !w.dirtySince.IsZero() && time.Since(w.dirtySince) >= w.syncInterval {
 		w.syncNow()
@@ -298,7 +297,7 @@ func (w *writer) syncNow() {
 		w.log.Info("replication reads the database again")
 	}
 	w.dirtySince = time.Time{}
-	if err != nil { // what it did not see it must see yet
+	if err != nil { // sync must still see what it has not seen
 		w.dirtySince = time.Now()
 		w.syncTimer.Reset(w.syncInterval)
 	}

@@ -1,10 +1,10 @@
 // Package access decides what a caller may do. It verifies and mints LiveKit's access
-// tokens (JWT, RFC 7519, signed with HS256 and nothing else), puts what a token
-// grants into a request's context, and checks grants there.
+// tokens (JWT, RFC 7519, signed with HS256 and nothing else), puts a token's grants into
+// the request's context, and checks them there.
 //
-// A token is verified once, at the door, by [Verifier.Middleware]. A request
-// without a token passes the door: the handlers decide with the Ensure
-// functions whether they need one.
+// [Verifier.Middleware] verifies a token once, before the handlers. It lets a request
+// without a token through: the handlers decide with the Ensure functions whether they
+// need one.
 package access
 
 import (
@@ -26,40 +26,41 @@ import (
 	"parlor/server/unpack"
 )
 
-// The failures of a request's credentials. All of them are answered with 401,
-// with the error's text, which never repeats a token or a secret.
+// The failures of a request's credentials. All of them are answered with 401 and the
+// error's text, which never repeats a token or a secret.
 var (
-	// ErrHeader: the Authorization header has a scheme that is not taken here.
+	// ErrHeader: the scheme of the Authorization header is not accepted.
 	ErrHeader = errors.New("invalid authorization header. Must start with Bearer ")
 	// ErrToken: the token is not a JWT signed with HS256.
 	ErrToken = errors.New("invalid authorization token")
-	// ErrBasic: HTTP Basic credentials that are not a key and its secret.
+	// ErrBasic: the HTTP Basic credentials are not a key and its secret.
 	ErrBasic = errors.New("invalid API key or secret")
 )
 
-// leeway is how far a token's times may be off, for clocks that differ.
-// LiveKit's value, which its verifier applies.
+// leeway is how far a token's times may be off, because clocks differ. LiveKit's verifier
+// applies the same value.
 const leeway = time.Minute
 
-// Claims is what a verified token, or a key and its secret, entitle to.
+// Claims are the rights of a verified token, or of a key and its secret.
 type Claims struct {
 	APIKey    string
 	Grants    *auth.ClaimGrants // never nil; must not be changed
 	NotBefore time.Time         // to the millisecond; zero if the token has none
 	Expires   time.Time         // zero for a key and its secret
-	// ID is the token's jti; "" if it has none. In a token that a client was given
-	// in its session it is that session's SID.
+	// ID is the token's jti; "" if it has none. In a token that the server gave a client
+	// in a session it is that session's SID.
 	ID string
-	// Digest is the token's SHA-256, which names it and is worth nothing to others.
+	// Digest is the token's SHA-256. It identifies the token and cannot be used in its
+	// place.
 	Digest [sha256.Size]byte
 
-	// Server tells that the request proved to hold the secret itself (HTTP Basic),
-	// so that every room is its own to create, list and administer.
+	// Server tells that the request showed the secret itself (HTTP Basic), so that it may
+	// create, list and administer every room.
 	Server bool
 }
 
-// Expired tells whether the token is taken no more at that time, the leeway for
-// clocks that differ included. A key with its secret never expires.
+// Expired reports whether the token is refused at that time, the leeway included. A key
+// with its secret never expires.
 func (c *Claims) Expired(now time.Time) bool {
 	return !c.Expires.IsZero() && !now.Before(c.Expires.Add(leeway))
 }
@@ -68,7 +69,7 @@ func (c *Claims) Expired(now time.Time) bool {
 // concurrently.
 type Verifier struct {
 	// Guard counts the tokens that are refused before they are decoded; nil counts
-	// nothing. It is set before the first of them comes.
+	// nothing. It must be set before the first request.
 	Guard *unpack.Guard
 
 	secrets map[string]string // API key → secret; never changed
@@ -79,8 +80,8 @@ func NewVerifier(keys map[string]string) *Verifier {
 	return &Verifier{secrets: maps.Clone(keys)}
 }
 
-// Verify checks a token's signature and times, and returns what it claims. The
-// error's text is fit for the client.
+// Verify checks a token's signature and times, and returns its claims. The error's text
+// may be shown to the client.
 func (v *Verifier) Verify(token string) (*Claims, error) {
 	if err := measure(token); err != nil {
 		return nil, v.Guard.Refused("token", err)
@@ -108,12 +109,12 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	return c, nil
 }
 
-// measure refuses a token whose parts would unpack to much more than its text: they are
-// decoded before its signature can be checked, since one of them names the key.
+// measure refuses a token whose parts would unpack to much more than their text. They are
+// decoded before the signature can be checked, because one of them names the key.
 func measure(token string) error {
 	const (
-		headerCost  = 16 << 10  // beside twice its length: a few values
-		payloadCost = 256 << 10 // beside twice its length: some thousand
+		headerCost  = 16 << 10  // besides twice its length: a few values
+		payloadCost = 256 << 10 // besides twice its length: some thousand
 	)
 	header, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
@@ -132,9 +133,9 @@ func measure(token string) error {
 	return nil
 }
 
-// fraction is the part of a second in a verified token's not-before time, which the
-// library cuts off (NumericDate of RFC 7519, section 2, may have one). By it a token
-// of the second in which its bearer's permissions were changed is known to be newer.
+// fraction is the fraction of a second in a verified token's not-before time, which the
+// library cuts off (NumericDate of RFC 7519, section 2). It tells that a token is newer
+// than a change of its bearer's permissions in the same second.
 func fraction(token string) time.Duration {
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
 	if err != nil {
@@ -154,10 +155,11 @@ func fraction(token string) time.Duration {
 	return time.Duration(min(math.Round(part*1000), 999)) * time.Millisecond
 }
 
-// VerifySecret checks a key and its secret, as HTTP Basic carries them, in
-// constant time, and returns claims to everything.
+// VerifySecret checks a key and its secret from HTTP Basic, in constant time, and returns
+// claims to everything.
 func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
-	// An unknown key is compared too, so that time does not tell which keys exist.
+	// The secret is compared for an unknown key too, so that the time does not show which
+	// keys exist.
 	want, known := v.secrets[apiKey]
 	a, b := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(secret))
 	same := subtle.ConstantTimeCompare(a[:], b[:]) == 1
@@ -171,21 +173,21 @@ func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
 	}, nil
 }
 
-// Mint signs a token that carries g, valid from now for ttl.
+// Mint signs a token with the grants g, valid from now for ttl.
 func (v *Verifier) Mint(apiKey string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
 	return v.MintFor(apiKey, "", g, time.Now(), ttl)
 }
 
-// MintFor is [Verifier.Mint] of a token for the client of a session, whose SID
-// becomes its jti. notBefore is that of the token which this one follows, so that
-// a revocation of that one holds for this one too; zero = none.
+// MintFor is [Verifier.Mint] for the client of a session, whose SID becomes the token's
+// jti. notBefore is taken from the token that this one replaces, so that a revocation of
+// that one covers this one too; zero = none.
 func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefore time.Time, ttl time.Duration) (string, error) {
 	secret, ok := v.secrets[apiKey]
 	if !ok || secret == "" {
 		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
 	}
-	// A room configuration's credentials are let through: the reader of this token
-	// brought them, or holds the secret.
+	// Credentials in a room configuration are passed on: the reader of this token brought
+	// them, or holds the secret.
 	now := time.Now()
 	var nbf *jwt.NumericDate
 	if !notBefore.IsZero() {
@@ -206,7 +208,7 @@ func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefor
 	return signed, nil
 }
 
-// printable is s if it is short plain ASCII, fit to be repeated to its sender.
+// printable is s if it is short plain ASCII, so that it may be repeated to its sender.
 func printable(s string) string {
 	if len(s) > 64 {
 		return "(too long)"

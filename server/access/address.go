@@ -2,8 +2,8 @@ package access
 
 import "net"
 
-// Address is the address of a client, given as a request's RemoteAddr, without its
-// port. Behind a trusted proxy RemoteAddr is the client's own already.
+// Address is a client's address without the port, from a request's RemoteAddr. Behind a
+// trusted proxy RemoteAddr is the client's own address already.
 func Address(remote string) string {
 	if host, _, err := net.SplitHostPort(remote); err == nil {
 		return host

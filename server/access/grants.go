@@ -9,7 +9,7 @@ import (
 
 // The failures of the Ensure functions.
 var (
-	// ErrDenied: the token is missing, or lacks the grant that the call needs.
+	// ErrDenied: the token is missing, or lacks the grant for the call.
 	ErrDenied = errors.New("permissions denied")
 	// ErrNoAccess: a join without a token, or with one that has no video grant.
 	ErrNoAccess = errors.New("no permissions to access the room")
@@ -23,7 +23,8 @@ func video(ctx context.Context) (*Claims, *auth.VideoGrant) {
 	return c, c.Grants.Video
 }
 
-// EnsureCreate gives [ErrDenied] unless rooms may be created and deleted (roomCreate).
+// EnsureCreate returns [ErrDenied] unless the token may create and delete rooms
+// (roomCreate).
 func EnsureCreate(ctx context.Context) error {
 	if _, g := video(ctx); g == nil || !g.RoomCreate {
 		return ErrDenied
@@ -31,7 +32,7 @@ func EnsureCreate(ctx context.Context) error {
 	return nil
 }
 
-// EnsureList gives [ErrDenied] unless rooms may be listed (roomList).
+// EnsureList returns [ErrDenied] unless the token may list rooms (roomList).
 func EnsureList(ctx context.Context) error {
 	if _, g := video(ctx); g == nil || !g.RoomList {
 		return ErrDenied
@@ -39,8 +40,8 @@ func EnsureList(ctx context.Context) error {
 	return nil
 }
 
-// EnsureAdmin gives [ErrDenied] unless that very room may be administered
-// (roomAdmin, and the grant's room).
+// EnsureAdmin returns [ErrDenied] unless the token may administer this room (roomAdmin,
+// and the grant's room).
 func EnsureAdmin(ctx context.Context, room string) error {
 	c, g := video(ctx)
 	if g == nil || !g.RoomAdmin || (g.Room != room && !c.Server) {
@@ -49,8 +50,8 @@ func EnsureAdmin(ctx context.Context, room string) error {
 	return nil
 }
 
-// EnsureSomeAdmin gives [ErrDenied] unless some room may be administered: what can be
-// told before a request says which.
+// EnsureSomeAdmin returns [ErrDenied] unless the token may administer some room. It is
+// for checks before a request is decoded, which names the room.
 func EnsureSomeAdmin(ctx context.Context) error {
 	if _, g := video(ctx); g == nil || !g.RoomAdmin {
 		return ErrDenied
@@ -58,7 +59,7 @@ func EnsureSomeAdmin(ctx context.Context) error {
 	return nil
 }
 
-// EnsureDestRoom gives [ErrDenied] unless participants may be moved or forwarded
+// EnsureDestRoom returns [ErrDenied] unless the token may move or forward participants
 // from one room to the other (roomAdmin of the first, destinationRoom the second).
 func EnsureDestRoom(ctx context.Context, from, to string) error {
 	if err := EnsureAdmin(ctx, from); err != nil {
@@ -70,9 +71,8 @@ func EnsureDestRoom(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// EnsureJoin returns the room that the token lets its bearer join (roomJoin),
-// which may be empty; [ErrNoAccess] without a video grant, [ErrDenied] without
-// roomJoin.
+// EnsureJoin returns the room that the token may join (roomJoin), which may be empty. It
+// fails with [ErrNoAccess] without a video grant, and with [ErrDenied] without roomJoin.
 func EnsureJoin(ctx context.Context) (room string, err error) {
 	_, g := video(ctx)
 	switch {

@@ -5,28 +5,27 @@ import (
 	"strings"
 )
 
-// Middleware verifies the token of a request, if there is one, and puts its
-// [*Claims] into the context. The token stands in the Authorization header
-// (RFC 6750, section 2.1) or, for browsers, which cannot set headers on a
-// WebSocket, in the query parameter access_token. It is never read from a form
-// body: a body belongs to its handler.
+// Middleware verifies the token of a request, if there is one, and puts its [*Claims]
+// into the context. The token is in the Authorization header (RFC 6750, section 2.1) or,
+// for browsers, which cannot set headers on a WebSocket, in the query parameter
+// access_token. It is never read from a form, because a body belongs to its handler.
 //
-// A bad token is answered with 401 and its reason as text; no token is passed on.
+// A bad token is answered with 401 and the reason as text. A request without a token is
+// passed on.
 func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return v.door(next, false, func(w http.ResponseWriter, _ *http.Request, err error) {
 		http.Error(w, err.Error(), http.StatusUnauthorized)
 	})
 }
 
-// MiddlewareRefusing is [Verifier.Middleware] with refuse to answer a request whose
-// token is bad.
+// MiddlewareRefusing is [Verifier.Middleware] with refuse answering requests with a bad
+// token.
 func (v *Verifier) MiddlewareRefusing(next http.Handler, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler {
 	return v.door(next, false, refuse)
 }
 
-// MiddlewareBasic is [Verifier.Middleware] that also takes an API key and its
-// secret as HTTP Basic (RFC 7617), for server-to-server use. refuse answers a
-// request whose credentials are bad.
+// MiddlewareBasic is [Verifier.Middleware] that also accepts an API key and its secret as
+// HTTP Basic (RFC 7617), for servers. refuse answers requests with bad credentials.
 func (v *Verifier) MiddlewareBasic(next http.Handler, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler {
 	return v.door(next, true, refuse)
 }
@@ -45,7 +44,7 @@ func (v *Verifier) door(next http.Handler, basic bool, refuse func(http.Response
 	})
 }
 
-// credentials returns the claims of r; nil, nil if it carries none.
+// credentials returns the claims of r; nil, nil if it has no credentials.
 func (v *Verifier) credentials(r *http.Request, basic bool) (*Claims, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -58,7 +57,7 @@ func (v *Verifier) credentials(r *http.Request, basic bool) (*Claims, error) {
 	// The scheme's case does not matter (RFC 9110, section 11.1).
 	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") {
 		if token == "" {
-			return nil, nil // as LiveKit: an empty token is no token
+			return nil, nil // as in LiveKit: an empty token counts as none
 		}
 		return v.Verify(token)
 	}

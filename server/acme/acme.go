@@ -1,15 +1,16 @@
-// Package acme has the server's TLS certificates from a certificate authority by ACME
-// (RFC 8555), and keeps them new.
+// Package acme gets the server's TLS certificates from a certificate authority by ACME
+// (RFC 8555), and renews them.
 //
-// The noun: a [Keeper] has a certificate for each of its names. It asks for them when it
-// starts, and again in time before they run out. A handshake is answered by what is there,
-// and never makes it ask: strangers cannot spend what the authority grants.
+// The noun: a [Keeper] keeps a certificate for each of its names. It orders them when it
+// starts, and again in time before they expire. A handshake gets a certificate that is
+// there and never makes the keeper order one, so that strangers cannot use up the
+// authority's rate limits.
 //
-// The protocol is golang.org/x/crypto's autocert. caddyserver/certmagic does more: storage
-// that machines share, DNS challenges, certificates for names that are not known before, none
-// of which a server with one name on one machine needs, and it brings some twenty modules
-// where autocert brings none that was not there. What autocert lacks is here: patience
-// between failures, words for them, and an end.
+// The protocol is golang.org/x/crypto's autocert. caddyserver/certmagic does more:
+// storage that machines share, DNS challenges, certificates for names that are not known
+// before. A server with one name on one machine needs none of this, and certmagic brings
+// some twenty modules where autocert brings no new one. This package adds what autocert
+// lacks: waits between failures, explanations of them, and an end.
 //
 // Challenges are answered on port 443 (TLS-ALPN-01, RFC 8737) and on port 80 (HTTP-01).
 package acme
@@ -38,38 +39,39 @@ import (
 )
 
 const (
-	// look is how often it is looked whether a certificate was renewed, which takes no
+	// look is the time between two looks for a renewed certificate, which need no
 	// request.
 	look = time.Minute
-	// firstAgain and lastAgain are how long after a failure the authority is asked again; it
-	// doubles from one to the other. Let's Encrypt bears five failures an hour.
+	// firstAgain and lastAgain bound the time from a failure to the next order; it
+	// doubles from the one to the other. Let's Encrypt allows five failures an hour.
 	firstAgain = 5 * time.Minute
 	lastAgain  = 4 * time.Hour
 )
 
 // Config says what a [Keeper] keeps.
 type Config struct {
-	// Names are what the certificates are for. At least one.
+	// Names are the names that get certificates. At least one.
 	Names []string
-	// Folder is where they are kept, with their keys. It is made, and others may not read it.
+	// Folder stores the certificates and their keys. It is created, closed to other users.
 	Folder string
 	// Directory is the authority's URL; "" is Let's Encrypt.
 	Directory string
-	// Email is told to the authority; "" is nobody.
+	// Email is the contact for the authority; "" gives none.
 	Email string
-	// Addresses are those that clients reach this server at, for words about DNS. May be nil.
+	// Addresses are this server's public addresses, for explanations about DNS. May be
+	// nil.
 	Addresses func() []netip.Addr
 	// Lookup finds the addresses of a name; nil asks the system.
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
-	// Log receives what operators should know. Required.
+	// Log gets what operators should know. Required.
 	Log *slog.Logger
 }
 
-// Staging is Let's Encrypt's directory for trying things out: what it signs nobody trusts,
-// and it bears more failures.
+// Staging is Let's Encrypt's directory for tests: nobody trusts its certificates, and it
+// allows more failures.
 const Staging = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
-// Keeper has certificates. All methods may be called concurrently.
+// Keeper keeps certificates. All methods may be called concurrently.
 type Keeper struct {
 	cfg     Config
 	manager *autocert.Manager
@@ -81,7 +83,8 @@ type Keeper struct {
 	problems map[string]string
 }
 
-// New makes a keeper, which has the certificates that are in its folder.
+// New makes a keeper. Run loads the certificates in its folder, and orders those that are
+// missing.
 func New(cfg Config) *Keeper {
 	if cfg.Lookup == nil {
 		cfg.Lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
@@ -102,8 +105,8 @@ func New(cfg Config) *Keeper {
 	return k
 }
 
-// mine tells autocert which names certificates are for. A port after the name, as HTTP's Host
-// may have it, is of no interest.
+// mine tells autocert for which names there are certificates. host may be an HTTP Host
+// with a port.
 func (k *Keeper) mine(_ context.Context, host string) error {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -114,7 +117,8 @@ func (k *Keeper) mine(_ context.Context, host string) error {
 	return errors.New("no certificate is for that name")
 }
 
-// TLS is of a server with the newest certificates, which answers the challenges of port 443.
+// TLS is the configuration of a server with the newest certificates, which also answers
+// the challenges of port 443.
 func (k *Keeper) TLS() *tls.Config {
 	return &tls.Config{
 		GetCertificate: k.certificate,
@@ -123,10 +127,10 @@ func (k *Keeper) TLS() *tls.Config {
 	}
 }
 
-// certificate answers a handshake by what is there.
+// certificate answers a handshake with a certificate that is there.
 func (k *Keeper) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
-		return k.manager.GetCertificate(hello) // which has it, or not, and asks nobody
+		return k.manager.GetCertificate(hello) // it has the challenge's certificate or not, and makes no request
 	}
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if name == "" {
@@ -140,10 +144,11 @@ func (k *Keeper) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	return nil, fmt.Errorf("there is no certificate for %q", name)
 }
 
-// HTTP answers the challenges of port 80, and gives all else to others.
+// HTTP answers the challenges of port 80, and passes all other requests to others.
 func (k *Keeper) HTTP(others http.Handler) http.Handler { return k.manager.HTTPHandler(others) }
 
-// Problem is why a certificate is missing or cannot be renewed; "" if all is well.
+// Problem is why a certificate is missing or cannot be renewed; "" if there is no
+// problem.
 func (k *Keeper) Problem() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -155,7 +160,7 @@ func (k *Keeper) Problem() string {
 	return ""
 }
 
-// Until is when the first of the certificates runs out; the zero time if one is missing.
+// Until is when the first of the certificates expires; zero if one is missing.
 func (k *Keeper) Until() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -172,8 +177,9 @@ func (k *Keeper) Until() time.Time {
 	return first
 }
 
-// Kept is when the first of the certificates runs out that a keeper has in its folder, which
-// may be of another process; an error that wraps [autocert.ErrCacheMiss] if one is missing.
+// Kept is when the first of the certificates in a keeper's folder expires; the keeper may
+// be another process's. It fails with an error that wraps [autocert.ErrCacheMiss] if one
+// is missing.
 func Kept(ctx context.Context, folder string, names []string) (first time.Time, err error) {
 	for _, name := range names {
 		kept, err := autocert.DirCache(folder).Get(ctx, name)
@@ -197,7 +203,7 @@ func Kept(ctx context.Context, folder string, names []string) (first time.Time, 
 	return first, nil
 }
 
-// Run gets the certificates and keeps them new, until ctx ends. The server should answer
+// Run gets the certificates and renews them, until ctx ends. The server must answer
 // challenges by then.
 func (k *Keeper) Run(ctx context.Context) {
 	k.heard.until(ctx)
@@ -208,7 +214,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	keeping.Wait()
 }
 
-// keep has the certificate of one name.
+// keep gets and renews the certificate of one name.
 func (k *Keeper) keep(ctx context.Context, name string) {
 	again := firstAgain
 	for {
@@ -218,7 +224,7 @@ func (k *Keeper) keep(ctx context.Context, name string) {
 		if err == nil {
 			c, err = k.manager.GetCertificate(ask(name))
 		} else {
-			again = look // nobody was asked
+			again = look // the authority was not asked
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -243,9 +249,9 @@ func (k *Keeper) keep(ctx context.Context, name string) {
 	}
 }
 
-// findable tells whether it makes sense to ask for a certificate that is not there: not
-// before the name has an address. An authority that the configuration names may have a DNS of
-// its own.
+// findable fails if a missing certificate cannot be had because the name has no address
+// yet. It passes every name for an authority other than Let's Encrypt, which may use
+// another DNS.
 func (k *Keeper) findable(ctx context.Context, name string) error {
 	if k.cfg.Directory != acme.LetsEncryptURL && k.cfg.Directory != Staging {
 		return nil
@@ -271,7 +277,7 @@ func (k *Keeper) took(name string, c *tls.Certificate) {
 	delete(k.problems, name)
 	left := time.Until(c.Leaf.NotAfter)
 	if whole := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore); left < whole/6 {
-		// autocert has tried since a third of its life was left.
+		// autocert has tried to renew it since a third of its life was left.
 		k.problems[name] = fmt.Sprintf("the certificate of %s is not renewed, and ends in %v: %s", name, left.Round(time.Hour), k.heard.last())
 	}
 	k.mu.Unlock()
@@ -280,7 +286,7 @@ func (k *Keeper) took(name string, c *tls.Certificate) {
 	}
 }
 
-// ask is a handshake of one who would be given an ECDSA certificate.
+// ask is the handshake of a client that accepts ECDSA certificates.
 func ask(name string) *tls.ClientHelloInfo {
 	return &tls.ClientHelloInfo{
 		ServerName: name, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
@@ -288,7 +294,7 @@ func ask(name string) *tls.ClientHelloInfo {
 	}
 }
 
-// limit is how long the authority wants to be left alone after an error.
+// limit is how long the authority asks to wait after an error; 0 = it does not say.
 func limit(err error) time.Duration {
 	if wait, limited := acme.RateLimit(err); limited {
 		return wait
@@ -296,7 +302,7 @@ func limit(err error) time.Duration {
 	return 0
 }
 
-// words say what went wrong, and what to do about it.
+// words explains what went wrong and what to do about it.
 func (k *Keeper) words(ctx context.Context, name string, err error) string {
 	said := ""
 	if heard := k.heard.last(); heard != "" {
@@ -327,15 +333,15 @@ func (k *Keeper) words(ctx context.Context, name string, err error) string {
 	return fmt.Sprintf("the certificate authority cannot be asked: %v", err)
 }
 
-// ear is the way to the authority. It hears what autocert does not pass on: why a challenge
-// failed. It ends with a context, which autocert has none of.
+// ear is the transport to the authority. It records what autocert does not pass on: why a
+// challenge failed. Its requests end with a context, which autocert does not have.
 type ear struct {
 	mu   sync.Mutex // guards the following
 	ctx  context.Context
 	text string
 }
 
-// maxHeard bounds an answer that is listened to, in bytes.
+// maxHeard bounds the answers that are read for a complaint, in bytes.
 const maxHeard = 64 << 10
 
 func (e *ear) until(ctx context.Context) {
@@ -344,7 +350,7 @@ func (e *ear) until(ctx context.Context) {
 	e.ctx = ctx
 }
 
-// last is what the authority said last of what went wrong; "" if it said nothing.
+// last is the authority's last complaint; "" if there was none.
 func (e *ear) last() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -381,8 +387,8 @@ func (e *ear) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// complaint is what an answer says went wrong: a problem (RFC 7807), or an authorization
-// whose challenge failed (RFC 8555, 7.5).
+// complaint is the failure that an answer reports: a problem document (RFC 7807), or an
+// authorization whose challenge failed (RFC 8555, 7.5).
 func complaint(body []byte) string {
 	if len(body) > maxHeard {
 		return ""

@@ -11,10 +11,10 @@ import (
 	"parlor/server/unpack"
 )
 
-// freeCost is what any message may unpack to in bytes, beside twice its length.
+// freeCost is what any message may unpack to, in bytes, besides twice its length.
 const freeCost = 256 << 10
 
-// decoder unpacks what workers send, within bounds.
+// decoder decodes workers' messages, within bounds.
 type decoder struct {
 	guard *unpack.Guard
 	shape *unpack.Shape
@@ -24,7 +24,7 @@ func newDecoder(g *unpack.Guard) *decoder {
 	return &decoder{guard: g, shape: unpack.ShapeOf(&livekit.WorkerMessage{})}
 }
 
-// message reads one message of a worker.
+// message decodes one message of a worker.
 func (d *decoder) message(ctx context.Context, b []byte, json bool) (*livekit.WorkerMessage, error) {
 	estimate := d.shape.Binary
 	if json {
@@ -48,7 +48,7 @@ func (d *decoder) message(ctx context.Context, b []byte, json bool) (*livekit.Wo
 	return m, err
 }
 
-// excessive tells that err is the failure of a message that is too much.
+// excessive reports whether err means that a message exceeds the bounds.
 func excessive(err error) bool {
 	return errors.Is(err, unpack.ErrTooMuch) || errors.Is(err, unpack.ErrTooLong) || errors.Is(err, unpack.ErrTooDeep) || errors.Is(err, unpack.ErrBusy)
 }

@@ -23,17 +23,17 @@ import (
 
 const (
 	registerTimeout = 10 * time.Second // for a worker's registration
-	answerTimeout   = 10 * time.Second // for its word on a job
-	tokenFor        = time.Hour        // what an agent's token is good for
+	answerTimeout   = 10 * time.Second // for its answer about a job
+	tokenFor        = time.Hour        // lifetime of an agent's token
 	// MostWorkers is how many workers of one API key may be connected.
 	MostWorkers = 1000
 	// mostKinds is the default of [Config.MostKinds].
 	mostKinds = 1000
-	// mostName bounds an agent's name and a namespace, in bytes.
+	// mostName bounds an agent's name and its namespace, in bytes.
 	mostName = 256
 )
 
-// Rooms is what the workers' edge asks of the domain.
+// Rooms is what this package needs of the domain.
 type Rooms interface {
 	PendingJob(ctx context.Context, room, id string) (*livekit.Job, error)
 	AssignJob(ctx context.Context, room, id string, a rooms.JobAnswer) (*livekit.Job, error)
@@ -45,29 +45,29 @@ type Rooms interface {
 	Reconsider(ctx context.Context, room, agentName string) error
 }
 
-// Config is what the workers' edge needs.
+// Config is what a [Handler] needs.
 type Config struct {
 	Records rooms.DispatchRecords
 	Known   rooms.AgentKinds
-	// Grace is how long workers are expected back whose agents are for every room, after a
-	// restart or the loss of the last of a kind.
+	// Grace is how long workers whose agents go to every room are expected back after a
+	// restart or after the last worker of a kind has gone.
 	Grace time.Duration
-	// MostKinds is how many kinds of workers there are at most, those that are expected back
-	// included: each has a goroutine, and a new room has jobs for all those whose agents are
-	// for every room. 0 = 1000.
+	// MostKinds bounds the kinds of workers, including those that are expected back: each
+	// kind has a goroutine, and a new room gets a job for each kind whose agents go to
+	// every room. 0 = 1000.
 	MostKinds int
 	Verifier  *access.Verifier
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer // may be nil
-	Guard     *unpack.Guard         // bounds what is decoded at one time; nil = no bound
-	// ServerInfo is told to workers that register.
+	Guard     *unpack.Guard         // bounds concurrent decoding; nil = no bound
+	// ServerInfo is sent to workers that register.
 	ServerInfo *livekit.ServerInfo
-	// MaxMessage bounds a worker's message in bytes; 0 = no bound but that on what it
-	// unpacks to.
+	// MaxMessage bounds a worker's message in bytes; 0 = only what it unpacks to is
+	// bounded.
 	MaxMessage int64
 }
 
-// Handler answers /agent, and gives jobs to workers. It implements [rooms.Workers]. Its
+// Handler answers /agent and gives jobs to workers. It implements [rooms.Workers]. Its
 // methods may be called concurrently.
 type Handler struct {
 	cfg     Config
@@ -76,25 +76,25 @@ type Handler struct {
 	metrics *metrics
 	decoder *decoder
 
-	life    context.Context // ends with Close: of the pools and of every connection
+	life    context.Context // ends with Close; parent of the pools and connections
 	quit    context.CancelFunc
 	running sync.WaitGroup // pools and connections; added to under mu
 
 	mu     sync.Mutex // guards the following
 	closed bool
 	pools  map[rooms.AgentKind]*pool
-	perKey map[string]int     // workers, by API key
-	jobs   map[string]*worker // that have them, by the job's id
-	// known are kinds without workers whose agents are for every room, and until when their
-	// workers are expected back. With pools they are no more than Config.MostKinds.
+	perKey map[string]int     // number of workers, by API key
+	jobs   map[string]*worker // the worker that has the job, by the job's id
+	// known holds, by kind, until when workers are expected back whose agents go to every
+	// room. Together with pools it has at most Config.MostKinds entries.
 	known map[rooms.AgentKind]time.Time
 
-	changed chan struct{} // capacity 1: the kinds to be noted have changed
+	changed chan struct{} // capacity 1: the kinds to be stored have changed
 }
 
 var _ rooms.Workers = (*Handler)(nil)
 
-// New makes the handler; no worker is let in before Open.
+// New makes the handler. It refuses workers before Open.
 func New(cfg Config) *Handler {
 	if cfg.MostKinds == 0 {
 		cfg.MostKinds = mostKinds
@@ -108,7 +108,7 @@ func New(cfg Config) *Handler {
 	}
 }
 
-// Open tells where the rooms are. Workers of before the restart are expected back.
+// Open gives the handler its rooms. Workers of before the restart are expected back.
 func (h *Handler) Open(ctx context.Context, r Rooms) error {
 	kinds, err := h.cfg.Known.AgentKinds(ctx, h.cfg.MostKinds)
 	if err != nil {
@@ -128,9 +128,9 @@ func (h *Handler) Open(ctx context.Context, r Rooms) error {
 	return nil
 }
 
-// keepNotes keeps for the next start which kinds of workers there are whose agents are for
-// every room, until the handler closes. It alone writes them, each time by what there is
-// then, so that the last that is written is so. noted is what is on disk.
+// keepNotes stores, for the next start, the kinds of workers whose agents go to every
+// room, until the handler closes. Only this goroutine writes them, each time by the
+// present state, so the last write is right. noted is what is on disk.
 func (h *Handler) keepNotes(noted map[rooms.AgentKind]bool) {
 	again := time.NewTimer(look)
 	defer again.Stop()
@@ -148,12 +148,13 @@ func (h *Handler) keepNotes(noted map[rooms.AgentKind]bool) {
 	}
 }
 
-// note writes in what the kinds differ from noted, those first that are no more.
+// note writes the differences between the present kinds and noted; kinds that are gone go
+// first.
 func (h *Handler) note(noted map[rooms.AgentKind]bool) error {
 	there := make(map[rooms.AgentKind]bool)
 	h.mu.Lock()
 	for k := range h.pools {
-		if k.AgentName == "" { // rooms that want one by its name say so themselves
+		if k.AgentName == "" { // rooms that want a named agent have a dispatch that says so
 			there[k] = true
 		}
 	}
@@ -182,7 +183,7 @@ func (h *Handler) note(noted map[rooms.AgentKind]bool) error {
 	return nil
 }
 
-// renote has keepNotes look at the kinds.
+// renote wakes keepNotes.
 func (h *Handler) renote() {
 	select {
 	case h.changed <- struct{}{}:
@@ -190,15 +191,15 @@ func (h *Handler) renote() {
 	}
 }
 
-// Close ends every connection, so that workers connect again to the next process, and waits
-// for what was under way. Jobs go on.
+// Close ends every connection, so that workers connect to the next process, and waits for
+// the goroutines. Jobs go on.
 func (h *Handler) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true
 	h.mu.Unlock()
 	h.quit()
 	done := make(chan struct{})
-	go func() { // ends with what runs
+	go func() { // ends with the goroutines that it waits for
 		h.running.Wait()
 		close(done)
 	}()
@@ -271,8 +272,8 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		h.refuse(rw, r, http.StatusUnauthorized, access.ErrDenied.Error())
 		return
 	}
-	// The token of a job's agent has the grant, too, and is for one room alone: a worker
-	// is given jobs, and tokens, of every room.
+	// The token of a job's agent has this grant too, but is for one room. A worker gets
+	// jobs and tokens for every room, so its token must name none.
 	if v := claims.Grants.Video; v.Room != "" || v.RoomJoin {
 		h.refuse(rw, r, http.StatusUnauthorized, "the token is for a room, and a worker's must be for none")
 		return
@@ -310,8 +311,7 @@ func (h *Handler) refuse(rw http.ResponseWriter, r *http.Request, status int, wh
 	http.Error(rw, why, status)
 }
 
-// enter counts a worker of a key; it says why not if there are too many. leave counts it
-// off.
+// enter counts a worker of a key, or returns why it is refused. leave undoes the count.
 func (h *Handler) enter(key string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -335,7 +335,7 @@ func (h *Handler) leave(key string) {
 	h.running.Done()
 }
 
-// join puts w into the pool of its kind, which is made if need be.
+// join puts w into the pool of its kind, and makes the pool if need be.
 func (h *Handler) join(w *worker) error {
 	h.mu.Lock()
 	p := h.pools[w.kind]
@@ -359,8 +359,8 @@ func (h *Handler) join(w *worker) error {
 	return nil
 }
 
-// makePlace forgets the kind whose workers were to be back first, if there are more kinds
-// than there may be. The caller holds mu.
+// makePlace forgets the expected kind with the earliest deadline if there are too many
+// kinds. The caller holds mu.
 func (h *Handler) makePlace() {
 	if len(h.pools)+len(h.known) <= h.cfg.MostKinds {
 		return
@@ -375,7 +375,7 @@ func (h *Handler) makePlace() {
 	delete(h.known, first)
 }
 
-// part takes w out of its pool, and tells the rooms that it is gone.
+// part takes w out of its pool and tells the rooms of its jobs.
 func (h *Handler) part(w *worker) {
 	h.mu.Lock()
 	p := w.pool
@@ -406,14 +406,14 @@ func (h *Handler) part(w *worker) {
 	}
 }
 
-// owns tells that w has the job.
+// owns reports whether w has the job.
 func (h *Handler) owns(w *worker, jobID string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.jobs[jobID] == w
 }
 
-// give notes that w has a job. It reports false if another has it.
+// give notes that w has a job. It reports false if another worker has it, or w has gone.
 func (h *Handler) give(w *worker, jobID, room string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -427,7 +427,7 @@ func (h *Handler) give(w *worker, jobID, room string) bool {
 	return true
 }
 
-// release notes that w has a job no longer.
+// release notes that w no longer has a job.
 func (h *Handler) release(w *worker, jobID string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -437,10 +437,10 @@ func (h *Handler) release(w *worker, jobID string) {
 	w.forget(jobID)
 }
 
-// agentName is the attribute by which clients know which agent a participant is.
+// agentName is the attribute in which clients find a participant's agent name.
 const agentName = "lk.agent_name"
 
-// token is what the agent of a job joins with.
+// token makes the token with which the agent of a job joins.
 func (h *Handler) token(w *worker, job *livekit.Job, res *livekit.AvailabilityResponse) (string, error) {
 	may := w.permissions
 	attributes := map[string]string{}

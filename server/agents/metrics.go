@@ -9,7 +9,7 @@ import (
 	"parlor/rooms"
 )
 
-// mostNames is how many agents' names the metrics tell apart; the others are "other".
+// mostNames is how many agent names the metrics distinguish; the others are "other".
 const mostNames = 100
 
 // metrics counts what happens between the server and workers.
@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"why"}),
 		names: make(map[string]bool),
 	}
-	// From the start on: a rate is of a series that was there before.
+	// Series exist from the start, because a rate needs an earlier value.
 	for _, outcome := range []string{"assigned", "refused", "unanswered", "declined", "succeeded", "failed"} {
 		m.jobs.WithLabelValues(outcome)
 	}
@@ -67,7 +67,7 @@ func (m *metrics) name(k rooms.AgentKind) string {
 	return k.AgentName
 }
 
-// ended counts a job that its worker says is over.
+// ended counts a job by the status that its worker reported.
 func (m *metrics) ended(s livekit.JobStatus) {
 	outcome := "failed"
 	if s == livekit.JobStatus_JS_SUCCESS {

@@ -14,27 +14,27 @@ import (
 )
 
 const (
-	// atOnce is how many jobs of a kind workers are asked for at one time.
+	// atOnce is how many jobs of a kind are offered to workers at a time.
 	atOnce = 64
-	// look is the time between two looks at jobs that no worker took; workers that
-	// become free are asked at once.
+	// look is the time between two looks for jobs that no worker took. A worker that
+	// becomes free is offered jobs at once.
 	look = 5 * time.Second
 )
 
-// pool is the workers of a kind, and the goroutine (run) that finds them jobs. It lives while
-// it has workers.
+// pool holds the workers of a kind, and run, the goroutine that offers them jobs. It
+// lives while it has workers.
 type pool struct {
 	h      *Handler
 	kind   rooms.AgentKind
 	life   context.Context
 	stop   context.CancelFunc
 	wake   chan struct{} // capacity 1
-	places chan struct{} // of what is under way
+	places chan struct{} // one for each job that is being offered
 
 	workers map[*worker]struct{} // guarded by Handler.mu
 
 	mu       sync.Mutex          // guards the following
-	underWay map[string]struct{} // jobs that a worker is being found for
+	underWay map[string]struct{} // jobs that are being offered
 	unplaced bool                // a job found no worker
 }
 
@@ -46,7 +46,7 @@ func newPool(h *Handler, k rooms.AgentKind) *pool {
 	}
 }
 
-// poke has the pool look for jobs.
+// poke makes the pool look for jobs.
 func (p *pool) poke() {
 	select {
 	case p.wake <- struct{}{}:
@@ -54,7 +54,7 @@ func (p *pool) poke() {
 	}
 }
 
-// freed tells that a worker may take more.
+// freed tells that a worker can take more jobs.
 func (p *pool) freed() {
 	p.mu.Lock()
 	waits := p.unplaced
@@ -65,7 +65,7 @@ func (p *pool) freed() {
 	}
 }
 
-// goes runs f beside what runs, unless the handler is closed.
+// goes runs f on a goroutine that Close waits for, unless the handler is closed.
 func (h *Handler) goes(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,8 +74,8 @@ func (h *Handler) goes(f func()) {
 	}
 }
 
-// run finds workers for the jobs of the kind. First it has the rooms that want its agents
-// by name make the jobs that they have not made, as there was no worker.
+// run offers the jobs of the kind to workers. First it has the rooms that want its agents
+// by name make the jobs that they could not make without a worker.
 func (p *pool) run() {
 	p.reconsider()
 	timer := time.NewTimer(0)
@@ -92,10 +92,10 @@ func (p *pool) run() {
 	}
 }
 
-// reconsider asks the rooms that have a dispatch of the pool's agent name.
+// reconsider tells the rooms that have a dispatch of the pool's agent name.
 func (p *pool) reconsider() {
 	if p.kind.AgentName == "" {
-		return // they are for rooms that start
+		return // agents for every room come to rooms that start
 	}
 	const page = 100
 	for after := ""; ; {
@@ -118,8 +118,8 @@ func (p *pool) reconsider() {
 	}
 }
 
-// fill begins to find workers for the jobs that are due, as many as there is place for.
-// It returns when to look again.
+// fill begins to offer the jobs that are due, as many as places allows. It returns when
+// to look again.
 func (p *pool) fill() time.Duration {
 	now := time.Now()
 	due, nextMs, err := p.h.cfg.Records.DueJobs(p.life, p.kind, rooms.NowMs(now), 2*atOnce)
@@ -139,7 +139,7 @@ func (p *pool) fill() time.Duration {
 		}
 		select {
 		case p.places <- struct{}{}:
-		default: // its end pokes
+		default: // the end of another offer pokes
 			p.over(job.ID, false)
 			return look
 		}
@@ -148,7 +148,7 @@ func (p *pool) fill() time.Duration {
 			<-p.places
 			p.over(job.ID, !placed)
 			if placed {
-				p.poke() // there is a place, and there may be jobs that wait for one
+				p.poke() // there is a place again, and jobs may wait for it
 			}
 		})
 	}
@@ -165,8 +165,8 @@ func (p *pool) over(jobID string, unplaced bool) {
 	p.unplaced = p.unplaced || unplaced
 }
 
-// place asks worker after worker until one has the job. It reports false if none takes it
-// now.
+// place offers a job to worker after worker until one takes it. It reports false if none
+// takes it now.
 func (p *pool) place(due rooms.DueJob) bool {
 	asked := map[*worker]bool{}
 	for {
@@ -180,7 +180,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 				return false
 			}
 			p.h.log.Info("no worker takes a job, it waits", "job", due.ID, "room", due.Room, "agent", p.kind.AgentName, "asked", len(asked))
-			// Behind the others, which may be taken.
+			// The job goes behind the others, which a worker may take.
 			return p.gone(due, p.h.rooms.PostponeJob(p.life, due.Room, due.ID, time.Now().Add(look)))
 		}
 		asked[w] = true
@@ -204,7 +204,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 		}
 		started, err := p.h.rooms.AssignJob(p.life, due.Room, due.ID, rooms.JobAnswer{WorkerID: w.id, APIKey: w.key, Identity: res.ParticipantIdentity})
 		switch rooms.ErrorCode(err) {
-		case rooms.Exists, rooms.Invalid: // by the identity that the worker chose
+		case rooms.Exists, rooms.Invalid: // because of the identity that the worker chose
 			if err != nil {
 				w.log.Warn("the worker's agent cannot be let in", "job", due.ID, "why", err)
 				p.h.metrics.jobs.WithLabelValues("refused").Inc()
@@ -219,8 +219,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 	}
 }
 
-// gone reports whether err, of a room that was asked about the job, says that nobody need
-// be found for it any more.
+// gone reports whether the pool is done with the job after a room answered err.
 func (p *pool) gone(due rooms.DueJob, err error) bool {
 	if err == nil || rooms.ErrorCode(err) == rooms.NotFound || p.life.Err() != nil {
 		return true
@@ -229,7 +228,7 @@ func (p *pool) gone(due rooms.DueJob, err error) bool {
 	return false
 }
 
-// assigned gives w a job that is on disk as its own.
+// assigned sends w its job, which is on disk as w's.
 func (h *Handler) assigned(w *worker, job *livekit.Job, res *livekit.AvailabilityResponse) {
 	token, err := h.token(w, job, res)
 	if err == nil && !h.give(w, job.Id, job.Room.Name) {
@@ -248,8 +247,8 @@ func (h *Handler) assigned(w *worker, job *livekit.Job, res *livekit.Availabilit
 	}})
 }
 
-// pick chooses a worker that was not asked yet, by chance, each with the weight of what it
-// has free; nil if none has.
+// pick chooses a worker that was not asked yet, at random and weighted by free capacity;
+// nil if none has any.
 func (p *pool) pick(asked map[*worker]bool) *worker {
 	p.h.mu.Lock()
 	all := maps.Clone(p.workers)
@@ -263,7 +262,7 @@ func (p *pool) pick(asked map[*worker]bool) *worker {
 			continue
 		}
 		sum += free
-		if rand.Float32()*sum < free { // each stays with the chance of its share
+		if rand.Float32()*sum < free { // so each worker is chosen with its share of the sum
 			chosen = w
 		}
 	}

@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// queueLength is how many messages may wait for a worker to read; one that is further
-	// behind is cut off.
+	// queueLength bounds the messages that wait for a worker to read; a worker that falls
+	// further behind is cut off.
 	queueLength  = 1024
 	writeTimeout = 10 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
 	// A worker that sends faster is read more slowly.
 	messagesPerSecond, messagesBurst = 100, 1000
-	// mostJobs is how many jobs a worker has at most.
+	// mostJobs is how many jobs a worker may have.
 	mostJobs = 10_000
-	// silence is how long a worker that did not answer is asked after the others.
+	// silence is how long a worker that did not answer is asked only after the others.
 	silence = 30 * time.Second
 )
 
 // worker is one connection. Its request's goroutine reads (run), a second one writes
-// (write), the pool's ask.
+// (write), and the pool's goroutines call ask.
 type worker struct {
 	h      *Handler
 	id     string // AW_…
@@ -44,23 +44,23 @@ type worker struct {
 	done   context.Context // ends with the connection
 	cut    context.CancelFunc
 	queue  chan *livekit.ServerMessage
-	closed chan closing // capacity 1: what the writer closes the connection with
-	pool   *pool        // set by Handler.join; read by the reader alone
+	closed chan closing // capacity 1: how the writer is to close the connection
+	pool   *pool        // set by Handler.join; used by the reader alone
 
 	// Set by register, before the worker is in its pool.
 	kind        rooms.AgentKind
 	permissions *livekit.ParticipantPermission
 
 	mu          sync.Mutex // guards the following
-	json        bool       // it speaks JSON in text frames
-	full        bool       // it wants no more jobs
+	json        bool       // it sends JSON in text frames
+	full        bool       // it does not want more jobs
 	load        float32
-	silentUntil time.Time                                     // it did not answer
+	silentUntil time.Time                                     // until then it counts as silent
 	asked       map[string]chan *livekit.AvailabilityResponse // by job
-	jobs        map[string]string                             // the rooms' names, by job; nil once it is gone
+	jobs        map[string]string                             // names of the rooms, by job; nil once the worker has gone
 }
 
-// closing is how a connection is closed.
+// closing tells how a connection is closed.
 type closing struct {
 	status websocket.StatusCode
 	why    string
@@ -88,7 +88,7 @@ func (w *worker) run() {
 	}
 	w.log.Info("worker registered", "agent", w.kind.AgentName, "type", w.kind.Type, "namespace", w.kind.Namespace, "deployment", w.kind.Deployment)
 	defer func() {
-		w.cut() // so that who asks it for something waits no longer
+		w.cut() // so that ask stops waiting
 		w.h.part(w)
 		w.log.Info("worker gone", "agent", w.kind.AgentName)
 	}()
@@ -109,7 +109,7 @@ func (w *worker) run() {
 	}
 }
 
-// register reads until the worker has said what it takes; false if it does not, in time.
+// register reads until the worker has registered; false if it does not do so in time.
 func (w *worker) register() bool {
 	ctx, cancel := context.WithTimeout(w.done, registerTimeout)
 	defer cancel()
@@ -142,7 +142,7 @@ func (w *worker) register() bool {
 	return false
 }
 
-// become takes what a worker says that it is.
+// become takes over what a worker registers as.
 func (w *worker) become(req *livekit.RegisterWorkerRequest) error {
 	if _, known := livekit.JobType_name[int32(req.Type)]; !known {
 		return errors.New("unknown job type")
@@ -187,7 +187,8 @@ func (w *worker) next(ctx context.Context) (*livekit.WorkerMessage, error) {
 	return msg, err
 }
 
-// handle does what a registered worker says; false if it is nothing that may be said.
+// handle does what a registered worker's message asks; false if the message is not
+// allowed.
 func (w *worker) handle(msg *livekit.WorkerMessage) bool {
 	switch m := msg.Message.(type) {
 	case *livekit.WorkerMessage_Availability:
@@ -232,20 +233,20 @@ func (w *worker) update(u *livekit.UpdateWorkerStatus) {
 	}
 }
 
-// capacity is what part of the worker is free; 0 = it is to be asked for nothing.
+// capacity is the free part of the worker; 0 = it gets no jobs.
 func (w *worker) capacity(now time.Time) float32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.full || w.done.Err() != nil || len(w.jobs) >= mostJobs || !(w.load < 1): // not a number, too
+	case w.full || w.done.Err() != nil || len(w.jobs) >= mostJobs || !(w.load < 1): // the negation also catches NaN
 		return 0
 	case now.Before(w.silentUntil):
-		return 1e-6 // after all others
+		return 1e-6 // after all other workers
 	}
 	return 1 - max(w.load, 0)
 }
 
-// answered takes the worker's word on a job that it was asked for.
+// answered takes the worker's answer to an offer.
 func (w *worker) answered(res *livekit.AvailabilityResponse) {
 	w.mu.Lock()
 	c := w.asked[res.JobId]
@@ -258,14 +259,14 @@ func (w *worker) answered(res *livekit.AvailabilityResponse) {
 	c <- res
 }
 
-// The ways in which a worker does not take a job.
+// The reasons why a worker does not take a job.
 var (
 	errRefused = errors.New("the worker refused")
 	errSilent  = errors.New("the worker did not answer")
 	errGone    = errors.New("the worker is gone")
 )
 
-// ask asks the worker for a job, and waits for its word.
+// ask offers a job to the worker and waits for the answer.
 func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (*livekit.AvailabilityResponse, error) {
 	c := make(chan *livekit.AvailabilityResponse, 1)
 	w.mu.Lock()
@@ -302,7 +303,7 @@ func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (*liv
 	}
 }
 
-// take notes a job of the worker's; false if it is gone.
+// take notes a job of the worker; false if the worker has gone.
 func (w *worker) take(jobID, room string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -319,7 +320,7 @@ func (w *worker) forget(jobID string) {
 	delete(w.jobs, jobID)
 }
 
-// leaveJobs is what the worker has as it goes.
+// leaveJobs returns the worker's jobs as it goes, and takes no more.
 func (w *worker) leaveJobs() map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -334,14 +335,14 @@ func (w *worker) room(jobID string) string {
 	return w.jobs[jobID]
 }
 
-// updateJob takes the worker's word on one of its jobs.
+// updateJob takes the worker's report on one of its jobs.
 func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
 	if !w.h.owns(w, u.JobId) && !w.adopt(u.JobId) {
 		w.h.metrics.bad.WithLabelValues("foreign").Inc()
 		return
 	}
 	if u.Status != livekit.JobStatus_JS_SUCCESS && u.Status != livekit.JobStatus_JS_FAILED {
-		return // it goes on
+		return // the job goes on
 	}
 	const mostWhy = 1024
 	why := u.Error
@@ -358,7 +359,7 @@ func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
 	w.pool.freed()
 }
 
-// migrate takes up the jobs that the worker had on its connection before, and still has.
+// migrate adopts the jobs of the worker's earlier connection that it still has.
 func (w *worker) migrate(req *livekit.MigrateJobRequest) {
 	ids := req.JobIds
 	for _, j := range req.Jobs {
@@ -371,8 +372,8 @@ func (w *worker) migrate(req *livekit.MigrateJobRequest) {
 	}
 }
 
-// adopt takes up a job that the worker says is its own. It is if it runs, was given to a
-// worker of that kind and API key, and nobody else has it.
+// adopt takes over a job that the worker claims. The job must run, and must have been
+// given to a worker of that kind and API key, and no other worker may have it.
 func (w *worker) adopt(jobID string) bool {
 	job, room, err := w.h.cfg.Records.FindJob(w.done, jobID)
 	if err != nil && !errors.Is(err, rooms.ErrNoJob) && w.done.Err() == nil {
@@ -392,8 +393,8 @@ func (w *worker) adopt(jobID string) bool {
 	return true
 }
 
-// simulate gives the worker a job of no dispatch in a room that is there. Of a participant
-// that the job is for, its identity and SID are kept: what else there is the room knows.
+// simulate gives the worker a job without a dispatch in an open room. Of the job's
+// participant only the identity and SID are used; the room knows the rest.
 func (w *worker) simulate(req *livekit.SimulateJobRequest) {
 	var target *livekit.ParticipantInfo
 	if p := req.Participant; p != nil {
@@ -410,7 +411,7 @@ func (w *worker) simulate(req *livekit.SimulateJobRequest) {
 		CreatedAt: time.Now().UnixNano(), State: &livekit.JobState{},
 	}
 	if target != nil && req.Type == livekit.JobType_JT_ROOM {
-		job.Type = livekit.JobType_JT_PUBLISHER // as old workers mean it
+		job.Type = livekit.JobType_JT_PUBLISHER // old workers mean this
 	}
 	select {
 	case w.pool.places <- struct{}{}:
@@ -444,7 +445,7 @@ func (w *worker) send(m *livekit.ServerMessage) {
 	}
 }
 
-// finish has the connection closed after what is queued.
+// finish closes the connection after the queued messages.
 func (w *worker) finish(status websocket.StatusCode, why string) {
 	select {
 	case w.closed <- closing{status, why}:
@@ -452,13 +453,13 @@ func (w *worker) finish(status websocket.StatusCode, why string) {
 	}
 }
 
-// end is finish for the reader, which then waits for the writer.
+// end is finish for the reader. It waits for the writer.
 func (w *worker) end(status websocket.StatusCode, why string) {
 	w.finish(status, why)
 	<-w.done.Done()
 }
 
-// write sends what is queued, and pings, until the connection ends.
+// write sends the queued messages, and pings, until the connection ends.
 func (w *worker) write() {
 	defer w.conn.CloseNow()
 	defer w.cut()
@@ -483,7 +484,7 @@ func (w *worker) write() {
 			if len(c.why) > 120 {
 				c.why = c.why[:120] // a close frame has 125 bytes
 			}
-			_ = w.conn.Close(c.status, c.why) // the worker may be gone already
+			_ = w.conn.Close(c.status, c.why) // the worker may have gone already
 			return
 		}
 	}

@@ -1,5 +1,5 @@
-// Package s3test gives tests a real S3 server, and a proxy that takes the network
-// to it away.
+// Package s3test gives tests a real S3 server, and a proxy that can cut the network to
+// it.
 package s3test
 
 import (
@@ -20,8 +20,8 @@ import (
 
 const version = "v1.8.0"
 
-// Server is a real S3 server, versitygw, on the loopback: one for all tests of a
-// package. Its zero value starts when it is first asked for; TestMain stops it.
+// Server is a real S3 server, versitygw, on the loopback: one for all tests of a package.
+// The zero value starts on first use; TestMain stops it.
 type Server struct {
 	once    sync.Once
 	address string
@@ -30,24 +30,23 @@ type Server struct {
 	err     error
 }
 
-// Environment sets the credentials of Server in this process's environment, and
-// takes out of it what would lead the AWS library elsewhere. It is for TestMain.
+// Environment sets the credentials of Server in this process's environment, and clears
+// the variables that would lead the AWS library elsewhere. It is for TestMain.
 func Environment() {
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "parlor", "AWS_SECRET_ACCESS_KEY": "parlor-secret", "AWS_EC2_METADATA_DISABLED": "true",
 		"AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_REGION": "", "AWS_CA_BUNDLE": "",
 	} {
-		_ = os.Setenv(name, value) // fails on impossible names alone
+		_ = os.Setenv(name, value) // fails only for impossible names
 	}
 }
 
-// URL is a replica of the test's own on the server that listens at address, which
-// may be a proxy's.
+// URL is a replica for the test on the server at address, which may be a proxy's.
 func URL(t testing.TB, address string) string {
 	return fmt.Sprintf("s3://bucket/%s?endpoint=http://%s&region=us-east-1&forcePathStyle=true", t.Name(), address)
 }
 
-// Address is where the server listens. It is started if it was not.
+// Address returns where the server listens. It starts the server if need be.
 func (g *Server) Address(t testing.TB) string {
 	t.Helper()
 	g.once.Do(g.start)
@@ -66,8 +65,7 @@ func (g *Server) start() {
 	g.err = err
 }
 
-// Install builds a program once, in a module of its own, and keeps it where
-// later runs find it.
+// Install builds a program once, in a module of its own, and keeps it for later runs.
 func Install(path, version string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -97,7 +95,7 @@ func (g *Server) run(program string) error {
 	if err := os.Mkdir(filepath.Join(dir, "bucket"), 0o755); err != nil {
 		return err
 	}
-	for range 3 { // somebody may take the free port before the server does
+	for range 3 { // another process may take the free port first
 		if g.address, err = freeAddress(); err != nil {
 			return err
 		}
@@ -116,7 +114,7 @@ func (g *Server) run(program string) error {
 		if answers(g.address) {
 			return nil
 		}
-		_ = g.cmd.Process.Kill() // it may have ended
+		_ = g.cmd.Process.Kill() // it may have ended already
 		_ = g.cmd.Wait()
 		g.cmd = nil
 	}
@@ -142,7 +140,7 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// Stop ends the server and removes what it keeps.
+// Stop ends the server and removes its files.
 func (g *Server) Stop() {
 	if g.cmd != nil {
 		_ = g.cmd.Process.Kill()
@@ -153,8 +151,7 @@ func (g *Server) Stop() {
 	}
 }
 
-// Objects lists what the replica of the test has under a folder, as the S3 server
-// keeps it: names below the folder.
+// Objects lists the objects of the test's replica under a folder, relative to it.
 func (g *Server) Objects(t testing.TB, folder string) []string {
 	t.Helper()
 	root := filepath.Join(g.dir, "bucket", t.Name(), folder)
@@ -172,7 +169,7 @@ func (g *Server) Objects(t testing.TB, folder string) []string {
 	return names
 }
 
-// Proxy stands between a replica and the S3 server, to take the network away.
+// Proxy stands between a replica and the S3 server, to cut the network.
 type Proxy struct {
 	listener net.Listener
 	to       string
