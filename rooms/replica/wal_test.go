@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/benbjohnson/litestream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
@@ -75,4 +77,66 @@ func TestAReaderThatHoldsTheWAL(t *testing.T) {
 	b := mustOpen(t, t.TempDir(), "b", Config{URL: n.replica.config.URL, ExpectReplica: true})
 	require.Equal(t, names, b.names(t))
 	b.mustClose(t)
+}
+
+// TestAReaderThatHoldsTheWALDelaysNoWrite: a blocking checkpoint would stop the writer
+// for a second and more at each try, and Litestream begins them once the WAL has 121,359
+// pages. Small pages bring the WAL there soon.
+func TestAReaderThatHoldsTheWALDelaysNoWrite(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db, err := sql.Open("sqlite", "file:"+database(dir))
+	require.NoError(t, err)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	for _, pragma := range []string{"page_size=512", "journal_mode=wal"} {
+		_, err = db.Exec("PRAGMA " + pragma)
+		require.NoError(t, err)
+	}
+	n := mustOpen(t, dir, "", Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")})
+	n.mustCreate(t, "one")
+	reader, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	var count int
+	require.NoError(t, reader.QueryRow("SELECT count(*) FROM room").Scan(&count))
+
+	const pages = litestream.DefaultTruncatePageN + 10_000
+	for i := 0; ; i++ {
+		fi, err := os.Stat(database(dir) + "-wal")
+		require.NoError(t, err)
+		if fi.Size() > pages*(512+24) {
+			break
+		}
+		n.mustGrow(t, fmt.Sprintf("room%03d", i))
+		require.Less(t, i, 1000, "the WAL does not grow")
+	}
+	n.mustBarrier(t)
+	tried := checkpoints(t, database(dir))
+	require.Zero(t, tried["TRUNCATE"], "checkpoints that block the writer, of %v", tried)
+	require.NotZero(t, tried["PASSIVE"], "no checkpoint was tried at all")
+	require.NoError(t, reader.Rollback())
+	n.mustClose(t)
+}
+
+// checkpoints that Litestream has tried of the database, by SQLite's mode.
+func checkpoints(t testing.TB, path string) map[string]float64 {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	require.NoError(t, err)
+	tried := map[string]float64{}
+	for _, family := range families {
+		if family.GetName() != "litestream_checkpoint_count" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if labels["db"] == path {
+				tried[labels["mode"]] += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return tried
 }
