@@ -142,6 +142,11 @@ function listenToPage() {
     // A click on the backdrop has the dialog itself for its target.
     if (event.target === event.currentTarget) $('#settings').close();
   });
+  $('#hide-self').checked = preferences.hideSelf;
+  $('#hide-self').addEventListener('change', (event) => {
+    remember({ hideSelf: event.target.checked });
+    parlor.call?.stage.update();
+  });
   $('#shortcuts-on').checked = preferences.shortcuts;
   $('#shortcuts-on').addEventListener('change', (event) => {
     remember({ shortcuts: event.target.checked });

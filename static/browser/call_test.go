@@ -49,6 +49,8 @@ func TestPage(t *testing.T) {
 	t.Run("held", f.testHeld)
 	t.Run("patience", f.testPatience)
 	t.Run("names and headings", f.testNamesAndHeadings)
+	t.Run("somebody runs the room", f.testModeration)
+	t.Run("more people than fit", f.testPagesOfPeople)
 	t.Run("without devices", f.testWithoutDevices)
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import { Chat } from './chat.js';
 import { Controls } from './controls.js';
 import { captureOptions } from './devices.js';
 import { $ } from './dom.js';
+import { Hands } from './hands.js';
 import { listen } from './keys.js';
 import { deviceProblem, ending } from './messages.js';
 import { Banner, dismiss, toast } from './notices.js';
@@ -51,6 +52,7 @@ export class Call {
     this.people = new People(this.room, this.stage);
     this.controls = new Controls(this.room);
     this.chat = new Chat(this.room);
+    this.hands = new Hands(this.room, this.stage);
     this.#listenToRoom();
     this.#listenToPage(openSettings);
   }
@@ -159,6 +161,9 @@ export class Call {
       s: () => !$('#share').hidden && this.controls.toggle('screen'),
       c: () => this.#togglePanel('chat'),
       p: () => this.#togglePanel('people'),
+      h: () => this.hands.toggle(),
+      ArrowLeft: () => this.stage.turn(-1),
+      ArrowRight: () => this.stage.turn(1),
       ' ': () => this.controls.startTalking(),
       '?': openSettings,
       Escape: () => this.#showPanel(null) || this.stage.unpin(),
@@ -179,6 +184,7 @@ export class Call {
     }
     $('#call').classList.toggle('with-panel', open !== null);
     if (open) dismiss(open); // it shows what they announced
+    if (open === 'people') this.people.opened();
     if (open === 'chat') this.chat.opened();
     else if (open) $(`#${open} [data-close]`).focus();
     else if (from) $(`#${from}-toggle`).focus();
@@ -273,6 +279,7 @@ export class Call {
     this.controls.close();
     this.chat.close();
     this.people.close();
+    this.hands.close();
     this.stage.close();
     this.#wakeLock?.release();
     $('#hear').hidden = true;

@@ -2,8 +2,10 @@
 
 import { $, setSwitch } from './dom.js';
 import { deviceProblem } from './messages.js';
+import { ASK_TOPIC } from './moderation.js';
 import { dismiss, toast } from './notices.js';
 import { preferences, remember } from './preferences.js';
+import { nameOf } from './tile.js';
 
 const { RoomEvent, Track } = window.LivekitClient;
 
@@ -40,6 +42,7 @@ export class Controls {
     room.on(RoomEvent.TrackMuted, (publication, participant) => this.#mutedByOther(publication, participant));
     room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
       if (topic === HOLD_TOPIC && !participant) this.#holdChanged(payload);
+      if (topic === ASK_TOPIC && participant) this.#asked(participant);
     });
     room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold was of the other room
     this.update();
@@ -88,6 +91,15 @@ export class Controls {
       else toast(`You can turn your ${kind} on again.`, { code: 'released' });
     }
     this.update();
+  }
+
+  // asked offers to turn the microphone on. Only the person does it.
+  #asked(participant) {
+    if (this.isOn('microphone') || !this.allowed('microphone') || this.isHeld('microphone')) return;
+    dismiss('asked-to-unmute');
+    toast(`${nameOf(participant)} asks you to unmute.`, {
+      code: 'asked-to-unmute', action: { label: 'Unmute', run: () => this.set('microphone', true) },
+    });
   }
 
   toggle(kind) {

@@ -1,6 +1,10 @@
-// Who is here: the count in the top bar, and the list behind it.
+// Who is here: the count in the top bar, and the list behind it. Those who run the room
+// have what they can do in the same list.
 
 import { $, element, hue, icon, initials } from './dom.js';
+import { handOf } from './hands.js';
+import { Camera, isSending, Microphone, Moderation } from './moderation.js';
+import { toast } from './notices.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
 
@@ -10,54 +14,199 @@ export class People {
   #room;
   #stage;
   #watch;
+  #moderation;
   #shown = ''; // what the list says now
+  #open = null; // identity of the person whose actions are shown
+  #sure = null; // key of the action that waits for a second click
+  #state = null; // the room as the server has it, for those who run it
+  #listening = new AbortController();
 
   constructor(room, stage) {
     this.#room = room;
     this.#stage = stage;
+    this.#moderation = new Moderation(room);
     this.#watch = watch(room, () => this.#show());
+    $('#people-list').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
+    $('#people-room').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
   }
 
   close() {
+    this.#listening.abort();
     this.#watch.end();
   }
 
+  // opened is told by whoever shows the panel: what only the server knows is asked for.
+  opened() {
+    if (this.#moderation.allowed) this.#ask();
+  }
+
+  async #ask() {
+    try {
+      const { locked, hold } = await this.#moderation.state();
+      this.#state = { locked, held: Boolean(hold) };
+    } catch (error) {
+      this.#failed(error);
+    }
+    this.#show();
+  }
+
   #show() {
-    const people = this.#stage.people.map(describe);
-    const say = JSON.stringify([this.#room.name, people]);
+    const runs = this.#moderation.allowed;
+    const people = this.#stage.people.map(describe).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
+    const say = JSON.stringify([this.#room.name, people, runs, this.#open, this.#sure, this.#state]);
     if (say === this.#shown) return;
     this.#shown = say;
     $('#count').textContent = String(people.length);
     document.title = `${this.#room.name || 'Call'} (${people.length}) – Parlor`;
-    $('#people-list').replaceChildren(...people.map(row));
+    keepFocus($('#people'), () => {
+      $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs && !person.local)));
+      $('#people-room').replaceChildren(...(runs ? this.#ofRoom() : []));
+    });
+    $('#people-room').hidden = !runs;
+  }
+
+  #row(person, runs) {
+    const node = row(person);
+    if (!runs) return node;
+    const open = this.#open === person.identity;
+    const more = button('more', person.identity, icon('more'));
+    more.className = 'plain';
+    more.setAttribute('aria-expanded', String(open));
+    more.setAttribute('aria-label', `What you can do with ${person.name}`);
+    node.append(more);
+    if (open) node.append(element('div', { className: 'actions', role: 'group', 'aria-label': person.name }, ...this.#ofPerson(person)));
+    return node;
+  }
+
+  #ofPerson(person) {
+    const action = (name, label, risky = false) => this.#action(name, person.identity, label, risky);
+    return [
+      person.microphone ? action('mute', 'Mute') : person.hasMicrophone ? action('ask', 'Ask to unmute') : null,
+      person.camera ? action('stop-camera', 'Stop the camera') : null,
+      person.hand ? action('lower-hand', 'Lower the hand') : null,
+      person.maySpeak ? action('only-watch', 'Let only watch') : action('let-speak', 'Let speak'),
+      action('remove', 'Remove', true),
+      action('ban', 'Ban', true),
+    ].filter(Boolean);
+  }
+
+  #ofRoom() {
+    const action = (name, label, risky) => this.#action(name, '', label, risky);
+    const { locked, held } = this.#state ?? {};
+    return [
+      action('mute-all', 'Mute everybody'),
+      held ? action('release', 'Let all unmute') : action('hold', 'Keep all muted'),
+      locked ? action('unlock', 'Unlock the room') : action('lock', 'Lock the room'),
+      ...(this.#moderation.mayClose ? [action('close', 'End the call for all', true)] : []),
+    ];
+  }
+
+  // A risky action is done by the second of two clicks.
+  #action(name, identity, label, risky) {
+    const node = button(name, identity, this.#sure === `${name}:${identity}` ? `${label}: are you sure?` : label);
+    node.className = `chip${risky ? ' risky' : ''}`;
+    node.dataset.risky = String(Boolean(risky));
+    return node;
+  }
+
+  async #clicked(node) {
+    if (!node?.dataset.action) return;
+    const { action, identity, risky } = node.dataset;
+    if (action === 'more') {
+      this.#open = this.#open === identity ? null : identity;
+      this.#sure = null;
+      this.#show();
+      return;
+    }
+    const key = `${action}:${identity}`;
+    if (risky === 'true' && this.#sure !== key) {
+      this.#sure = key;
+      this.#show();
+      return;
+    }
+    this.#sure = null;
+    try {
+      await this.#do(action, this.#room.getParticipantByIdentity(identity));
+    } catch (error) {
+      this.#failed(error);
+    }
+    this.#show();
+  }
+
+  async #do(action, participant) {
+    const moderation = this.#moderation;
+    const ofRoom = {
+      'mute-all': () => moderation.muteAll(false),
+      hold: () => moderation.muteAll(true),
+      release: () => moderation.release(),
+      lock: () => moderation.lock(true),
+      unlock: () => moderation.lock(false),
+      close: () => moderation.close(),
+    }[action];
+    if (ofRoom) {
+      await ofRoom();
+      if (action !== 'close') await this.#ask();
+      return;
+    }
+    if (!participant) return; // gone meanwhile
+    const done = {
+      mute: () => moderation.turnOff(participant, Microphone),
+      'stop-camera': () => moderation.turnOff(participant, Camera),
+      ask: () => moderation.ask(participant).then(() => toast(`${nameOf(participant)} was asked to unmute.`, { code: 'asked' })),
+      'lower-hand': () => moderation.lowerHand(participant),
+      'only-watch': () => moderation.letSpeak(participant, false),
+      'let-speak': () => moderation.letSpeak(participant, true),
+      remove: () => moderation.remove(participant),
+      ban: () => moderation.ban(participant),
+    }[action];
+    await done();
+    if (action === 'remove' || action === 'ban') this.#open = null;
+  }
+
+  #failed(error) {
+    toast(`That did not work: ${error.message}`, { bad: true, code: 'moderation-failed' });
   }
 }
 
 // describe is all that the list says of a participant.
 function describe(participant) {
-  const on = (source) => {
-    const publication = participant.getTrackPublication(source);
-    return Boolean(publication) && !publication.isMuted;
-  };
   return {
     identity: participant.identity,
     name: nameOf(participant),
     local: participant.isLocal,
-    screen: on(Track.Source.ScreenShare),
-    microphone: on(Track.Source.Microphone),
-    camera: on(Track.Source.Camera),
+    hand: handOf(participant),
+    screen: isSending(participant, Track.Source.ScreenShare),
+    microphone: isSending(participant, Microphone),
+    hasMicrophone: Boolean(participant.getTrackPublication(Microphone)),
+    camera: isSending(participant, Camera),
+    maySpeak: participant.permissions?.canPublish !== false,
   };
 }
 
 function row(person) {
   const avatar = element('span', { className: 'avatar', 'aria-hidden': 'true', textContent: initials(person.name) });
   avatar.style.setProperty('--hue', hue(person.identity));
-  const node = element('li', {}, avatar,
+  const node = element('li', { 'data-identity': person.identity }, avatar,
     element('span', { className: 'people-name', textContent: person.name + (person.local ? ' (you)' : '') }));
+  if (person.hand) node.append(icon('hand', 'icon hand-mark'), element('span', { className: 'sr', textContent: 'raised a hand' }));
   if (person.screen) node.append(icon('screen'), element('span', { className: 'sr', textContent: 'shares a screen' }));
   for (const [noun, name] of [['microphone', 'mic'], ['camera', 'cam']]) {
     const on = person[noun];
     node.append(icon(on ? name : `${name}-off`, on ? 'icon' : 'icon dim'), element('span', { className: 'sr', textContent: `${noun} ${on ? 'on' : 'off'}` }));
   }
   return node;
+}
+
+function button(action, identity, content) {
+  return element('button', { type: 'button', 'data-action': action, 'data-identity': identity }, content);
+}
+
+// keepFocus draws and gives the focus back to the button that had it, or to the next
+// best one of the same person.
+function keepFocus(root, draw) {
+  const had = root.contains(document.activeElement) ? document.activeElement.dataset : null;
+  draw();
+  if (!had?.action) return;
+  const same = (action) => root.querySelector(`[data-action="${action}"][data-identity="${CSS.escape(had.identity)}"]`);
+  (same(had.action) ?? same('more') ?? root.querySelector('[data-close]')).focus();
 }

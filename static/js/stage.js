@@ -1,11 +1,19 @@
 // The stage: a tile per person who may be seen or heard, and one per shared
-// screen, arranged to fit the window.
+// screen, arranged to fit the window. More than fit go to further pages; those who
+// speak, show a picture or raise a hand come to the first one.
 
-import { grid, spotlight } from './layout.js';
+import { $ } from './dom.js';
+import { handOf } from './hands.js';
+import { beside, capacity, grid, spotlight } from './layout.js';
+import { isSending } from './moderation.js';
+import { preferences } from './preferences.js';
 import { Tile } from './tile.js';
 import { watch } from './watch.js';
 
 const { Track } = window.LivekitClient;
+
+// Somebody keeps the place of a speaker for this long after the last word.
+const SPEAKS_FOR = 20_000; // ms
 
 const keyOf = (participant, source) => `${source}:${participant.identity}`;
 
@@ -21,8 +29,12 @@ export class Stage {
   #sounds = new Map(); // remote audio track → the element that plays it
   #screens = []; // keys of shared screens, the newest last
   #pinned = null;
+  #order = []; // keys in the order of their places, over all pages
+  #page = 0;
+  #pages = 1;
   #resizing;
   #watch;
+  #listening = new AbortController();
 
   constructor(room, node, audio) {
     this.#room = room;
@@ -31,6 +43,23 @@ export class Stage {
     this.#resizing = new ResizeObserver(() => this.#arrange());
     this.#resizing.observe(node);
     this.#watch = watch(room, () => this.#sync());
+    const { signal } = this.#listening;
+    $('#page-before').addEventListener('click', () => this.turn(-1), { signal });
+    $('#page-after').addEventListener('click', () => this.turn(1), { signal });
+  }
+
+  // turn shows the next page, or the one before with -1, and tells whether there is one.
+  turn(by) {
+    const to = Math.max(0, Math.min(this.#pages - 1, this.#page + by));
+    if (to === this.#page) return false;
+    this.#page = to;
+    this.#arrange();
+    return true;
+  }
+
+  // react shows a reaction on the participant's tile for that many ms.
+  react(participant, emoji, ms) {
+    this.#tiles.get(keyOf(participant, Track.Source.Camera))?.react(emoji, ms);
   }
 
   // update brings the tiles in line with the room.
@@ -48,6 +77,7 @@ export class Stage {
 
   close() {
     this.#watch.end();
+    this.#listening.abort();
     this.#resizing.disconnect();
     for (const tile of this.#tiles.values()) tile.remove();
     this.#tiles.clear();
@@ -73,7 +103,7 @@ export class Stage {
       }
     }
     for (const participant of this.people) {
-      if (maySpeak(participant)) wanted.set(keyOf(participant, Track.Source.Camera), [participant, Track.Source.Camera]);
+      if (this.#hasPlace(participant)) wanted.set(keyOf(participant, Track.Source.Camera), [participant, Track.Source.Camera]);
     }
 
     for (const [key, tile] of this.#tiles) {
@@ -90,6 +120,13 @@ export class Stage {
     this.#followScreens();
     for (const [key, tile] of ordered) tile.update({ pinned: key === this.#pinned });
     this.#arrange();
+  }
+
+  // hasPlace tells whether the participant has a tile: one's own can be hidden while
+  // others are there.
+  #hasPlace(participant) {
+    if (participant.isLocal && preferences.hideSelf && this.#room.remoteParticipants.size > 0) return false;
+    return maySpeak(participant);
   }
 
   #add(key, participant, source) {
@@ -116,14 +153,53 @@ export class Stage {
     if (width === 0 || height === 0) return;
     const space = { width, height, gap: width < 600 ? 6 : 10 };
     const large = this.#pinned ?? this.#screens.at(-1);
-    const order = [...this.#tiles.keys()];
-    if (large) {
-      order.splice(order.indexOf(large), 1);
-      order.unshift(large);
+    const room = large ? capacity(beside(space)) : capacity(space);
+    this.#keepOrder(large, room);
+    this.#pages = Math.max(1, Math.ceil(this.#order.length / room));
+    this.#page = Math.min(this.#page, this.#pages - 1);
+    const shown = this.#order.slice(this.#page * room, (this.#page + 1) * room);
+    if (large) shown.unshift(large);
+    const boxes = large ? spotlight(shown.length - 1, space) : grid(shown.length, space);
+    for (const [key, tile] of this.#tiles) if (!shown.includes(key)) tile.hide();
+    shown.forEach((key, index) => this.#tiles.get(key).place(boxes[index], key === large));
+    this.#node.dataset.tiles = String(this.#tiles.size);
+    this.#showPages();
+  }
+
+  // keepOrder puts those who matter most on the first page, which has that many places,
+  // and lets everybody else stay where they are: faces that jump are hard to follow.
+  #keepOrder(large, places) {
+    const keys = [...this.#tiles.keys()].filter((key) => key !== large);
+    const here = new Set(keys);
+    const kept = this.#order.filter((key) => here.delete(key));
+    // As long as all fit, the order is that of coming.
+    this.#order = keys.length <= places ? keys : [...kept, ...here];
+    if (keys.length <= places) return;
+    const wanted = keys.map((key, index) => ({ key, index, rank: this.#rank(key), first: this.#order.indexOf(key) < places }))
+      .sort((a, b) => b.rank - a.rank || Number(b.first) - Number(a.first) || a.index - b.index)
+      .slice(0, places).map(({ key }) => key);
+    const coming = wanted.filter((key) => this.#order.indexOf(key) >= places);
+    for (let place = 0; place < places && coming.length > 0; place++) {
+      if (wanted.includes(this.#order[place])) continue;
+      const key = coming.shift();
+      const from = this.#order.indexOf(key);
+      [this.#order[place], this.#order[from]] = [key, this.#order[place]];
     }
-    const boxes = large ? spotlight(order.length - 1, space) : grid(order.length, space);
-    order.forEach((key, index) => this.#tiles.get(key).place(boxes[index], key === large));
-    this.#node.dataset.tiles = String(order.length);
+  }
+
+  #rank(key) {
+    const { participant, isScreen } = this.#tiles.get(key);
+    if (isScreen) return 16;
+    if (participant.isLocal) return 8; // one's own tile does not go away by itself
+    const spoke = participant.isSpeaking ? Date.now() : participant.lastSpokeAt?.getTime() ?? 0;
+    return (Date.now() - spoke < SPEAKS_FOR ? 4 : 0) + (handOf(participant) ? 2 : 0) + (isSending(participant, Track.Source.Camera) ? 1 : 0);
+  }
+
+  #showPages() {
+    $('#pages').hidden = this.#pages < 2;
+    $('#page-now').textContent = `${this.#page + 1} / ${this.#pages}`;
+    $('#page-before').disabled = this.#page === 0;
+    $('#page-after').disabled = this.#page === this.#pages - 1;
   }
 
   // syncAudio lets every remote sound be heard: it needs an element, not a place.

@@ -1,6 +1,7 @@
 // One tile of the stage: a person's camera, or a screen that is shared.
 
 import { $, hue, initials } from './dom.js';
+import { handOf } from './hands.js';
 
 const { ConnectionQuality, Track, TrackPublication } = window.LivekitClient;
 
@@ -18,6 +19,7 @@ export class Tile {
   #video;
   #track; // what the video element shows
   #parts;
+  #reacting;
 
   // source is Track.Source.Camera or Track.Source.ScreenShare.
   constructor(participant, source, { pinClicked }) {
@@ -28,6 +30,7 @@ export class Tile {
       avatar: $('.avatar', this.node), note: $('.tile-note', this.node), name: $('.tile-name', this.node),
       quality: $('.quality', this.node), muted: $('.muted-mark', this.node),
       pin: $('.tile-pin', this.node), full: $('.tile-full', this.node),
+      hand: $('.hand-mark', this.node), reaction: $('.reaction', this.node),
     };
     this.#video = $('video', this.node);
     this.node.dataset.identity = participant.identity;
@@ -62,6 +65,7 @@ export class Tile {
     this.#parts.name.textContent = name;
     this.#parts.avatar.textContent = initials(nameOf(participant));
     this.#parts.muted.toggleAttribute('hidden', this.isScreen || !silent);
+    this.#parts.hand.toggleAttribute('hidden', this.isScreen || !handOf(participant));
     this.node.classList.toggle('speaking', !this.isScreen && participant.isSpeaking && !silent);
     this.#updateQuality(participant.connectionQuality);
     this.#updateNote(publication, track);
@@ -76,6 +80,7 @@ export class Tile {
   // place moves the tile to a rectangle in pixels.
   place({ x, y, width, height }, large) {
     const { style } = this.node;
+    this.node.hidden = false;
     style.width = `${Math.floor(width)}px`;
     style.height = `${Math.floor(height)}px`;
     style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
@@ -84,7 +89,25 @@ export class Tile {
     this.#shapeChanged();
   }
 
+  // hide takes the tile off the stage while another page is shown: the server then need
+  // not send its picture.
+  hide() {
+    this.node.hidden = true;
+    this.node.classList.remove('large');
+  }
+
+  // react shows an emoji for that many ms.
+  react(emoji, ms) {
+    clearTimeout(this.#reacting);
+    this.#parts.reaction.textContent = emoji;
+    this.#parts.reaction.hidden = false;
+    this.#reacting = setTimeout(() => {
+      this.#parts.reaction.hidden = true;
+    }, ms);
+  }
+
   remove() {
+    clearTimeout(this.#reacting);
     this.#show(undefined);
     this.node.remove();
   }
@@ -133,6 +156,7 @@ export class Tile {
   #describe(name, silent, track) {
     if (this.isScreen) return name;
     const parts = [name, silent ? 'microphone off' : 'microphone on', track ? 'camera on' : 'camera off'];
+    if (handOf(this.participant)) parts.push('raised a hand');
     if (this.node.classList.contains('speaking')) parts.push('speaking');
     return parts.join(', ');
   }

@@ -1,0 +1,133 @@
+package browser_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/livekit/protocol/auth"
+	"github.com/stretchr/testify/require"
+)
+
+// acts presses a button of the people panel: of the room, or, with an identity, of that
+// person.
+func (p *page) acts(action, identity string) {
+	p.t.Helper()
+	node := fmt.Sprintf(`#people [data-action=%q][data-identity=%q]`, action, identity)
+	p.until("the button "+action, fmt.Sprintf(`document.querySelector(%q)`, node))
+	p.click(node)
+}
+
+// Somebody whose token runs the room mutes, asks, lowers hands, locks, keeps muted,
+// removes and ends the call from the list of people; nobody else has these buttons.
+func (f *fixture) testModeration(t *testing.T) {
+	grant := auth.VideoGrant{RoomJoin: true, Room: "run", RoomAdmin: true, RoomCreate: true}
+	host := f.browser.open(t, "Hana", f.server.page("token", f.server.token("hana", time.Hour, grant), "autojoin", "1"))
+	host.until("the call", `parlor.screen === 'call'`)
+	ann := f.join(t, modes[0], "run", "Ann", "video", "0")
+	identity := get[string](ann, `parlor.room.localParticipant.identity`)
+	microphone := func(on bool) string { return fmt.Sprintf(`parlor.room.localParticipant.isMicrophoneEnabled === %v`, on) }
+	toast := func(code string) string { return fmt.Sprintf(`document.querySelector('.toast[data-code="%s"]')`, code) }
+	ann.until("Ann's microphone", microphone(true))
+
+	ann.click("#people-toggle")
+	require.Zero(t, get[int](ann, `document.querySelectorAll('#people [data-action]').length`), "who does not run the room has no such buttons")
+	ann.click(`[data-close="people"]`)
+
+	host.click("#people-toggle")
+	host.acts("more", identity)
+	host.acts("mute", identity)
+	ann.until("to be muted", microphone(false)+` && `+toast("muted-by-moderator"))
+	host.acts("ask", identity)
+	ann.until("to be asked", toast("asked-to-unmute"))
+	require.True(t, get[bool](ann, microphone(false)), "being asked turns nothing on")
+	ann.click(`.toast[data-code="asked-to-unmute"] .chip`)
+	ann.until("the microphone", microphone(true))
+
+	ann.click("#hand")
+	host.until("the hand", toast("hand")+` && [...document.querySelectorAll('.people-list li')][0].dataset.identity === `+fmt.Sprintf("%q", identity))
+	late := f.join(t, modes[1], "run", "Late", "audio", "0", "video", "0")
+	late.until("the hand, to somebody who comes later", tile("Ann")+`?.querySelector('.hand-mark').checkVisibility()`)
+	host.acts("lower-hand", identity)
+	ann.until("the hand down", `document.querySelector('#hand').getAttribute('aria-pressed') === 'false'`)
+
+	ann.click("#react")
+	ann.click("#reactions-list button:nth-child(2)")
+	host.until("the reaction", tile("Ann")+`.querySelector('.reaction').textContent === '👏'`)
+	ann.do(`parlor.room.localParticipant.publishData(new TextEncoder().encode('<img src=x>'), { reliable: true, topic: 'parlor.reaction' });
+		await parlor.room.localParticipant.publishData(new TextEncoder().encode('x'), { reliable: true, topic: 'seen' })`)
+	host.until("no reaction but those of the page", tile("Ann")+`.querySelector('.reaction').textContent === '👏'`)
+
+	host.acts("hold", "")
+	ann.until("to be kept muted", microphone(false)+` && `+toast("held"))
+	host.acts("release", "")
+	ann.until("to be let go", toast("released"))
+	host.acts("only-watch", identity)
+	ann.until("to watch only", `document.querySelector('#mic').disabled`)
+	host.acts("let-speak", identity)
+	ann.until("to speak again", `!document.querySelector('#mic').disabled`)
+
+	host.acts("lock", "")
+	host.until("the lock", `document.querySelector('#people [data-action="unlock"]')`)
+	refused := f.browser.open(t, "Refused", f.server.page("room", "run", "name", "Refused", "autojoin", "1"))
+	refused.until("a word of the lock", `parlor.problem?.code === 'room-locked'`)
+	host.acts("unlock", "")
+	host.until("the room open", `document.querySelector('#people [data-action="lock"]')`)
+
+	host.acts("remove", identity)
+	require.Contains(t, get[string](host, fmt.Sprintf(`document.querySelector('#people [data-action="remove"][data-identity=%q]').textContent`, identity)), "sure", "one click removes nobody")
+	require.True(t, get[bool](ann, `parlor.screen === 'call'`))
+	host.acts("remove", identity)
+	ann.until("to be removed", `parlor.screen === 'ended'`)
+	for range 2 {
+		host.acts("close", "")
+	}
+	for _, p := range []*page{host, late} {
+		p.until("the end for all", `parlor.screen === 'ended'`)
+	}
+}
+
+// Where more people are than the window has room for, the rest are on further pages,
+// and those who show themselves come to the first one. What is not looked at is not sent.
+func (f *fixture) testPagesOfPeople(t *testing.T) {
+	ann := f.join(t, modes[0], "many", "Ann", "audio", "0", "video", "0")
+	others := map[string]*page{}
+	for _, name := range []string{"Bob", "Cem", "Dan"} {
+		others[name] = f.join(t, modes[0], "many", name, "audio", "0", "video", "0")
+	}
+	require.NoError(t, chromedp.Do(ann.ctx, chromedp.EmulateViewport(360, 300)))
+	shown := func(p *page) string {
+		return get[string](p, `[...document.querySelectorAll('.tile')].filter((tile) => tile.checkVisibility()).map((tile) => tile.querySelector('.tile-name').textContent).sort().join()`)
+	}
+	ann.until("pages", `!document.querySelector('#pages').hidden`)
+	first := shown(ann)
+	require.Contains(t, first, "Ann (you)")
+	require.Less(t, strings.Count(first, ",")+1, 4)
+	hidden := ""
+	for _, name := range []string{"Dan", "Cem", "Bob"} {
+		if !strings.Contains(first, name) {
+			hidden = name
+			break
+		}
+	}
+	require.NotEmpty(t, hidden)
+	others[hidden].click("#cam")
+	ann.until("a camera on the first page", tile(hidden)+`.checkVisibility() && document.querySelector('#page-now').textContent.startsWith('1 /')`)
+	ann.sees(hidden)
+	publication := fmt.Sprintf(`[...parlor.room.remoteParticipants.values()].find((p) => p.name === %q).getTrackPublication('camera')`, hidden)
+	ann.do(`document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }))`)
+	ann.until("the next page", `document.querySelector('#page-now').textContent.startsWith('2 /') && !`+tile(hidden)+`.checkVisibility()`)
+	ann.until("the picture to be asked for no longer", publication+`.isEnabled === false`)
+	ann.click("#page-before")
+	ann.sees(hidden)
+
+	require.NoError(t, chromedp.Do(ann.ctx, chromedp.EmulateViewport(1280, 720)))
+	ann.until("one page with everybody", `document.querySelector('#pages').hidden && [...document.querySelectorAll('.tile')].every((tile) => tile.checkVisibility())`)
+	ann.do(`document.querySelector('#hide-self').click()`)
+	ann.until("one's own tile gone", `!`+tile("Ann (you)"))
+	order := get[[]string](ann, `[...document.querySelectorAll('.topbar button, .control, .tile-pin')].map((node) => node.matches('.tile-pin') ? 'pin' : node.id)`)
+	require.Less(t, slices.Index(order, "mic"), slices.Index(order, "pin"), "the microphone comes before the tiles in the order of the tab key")
+}

@@ -1,0 +1,89 @@
+// Raised hands and reactions. A hand is an attribute of its participant, so that those
+// who come later see it too; a reaction is data, and gone after a moment.
+
+import { $, $$ } from './dom.js';
+import { toast } from './notices.js';
+import { nameOf } from './tile.js';
+
+const { RoomEvent } = window.LivekitClient;
+
+const HAND = 'parlor.hand';
+const REACTION_TOPIC = 'parlor.reaction';
+const REACTIONS = ['👍', '👏', '❤️', '😂', '😮', '🎉'];
+const SHOWN_FOR = 4000; // ms
+const PACE = 500; // ms between two reactions of one person
+
+// handOf is when the participant raised a hand, in ms; 0 = it is down.
+export function handOf(participant) {
+  const since = Number(participant.attributes?.[HAND]);
+  return Number.isSafeInteger(since) && since > 0 ? since : 0;
+}
+
+export class Hands {
+  #room;
+  #stage;
+  #last = new Map(); // identity → when its last reaction was shown
+  #listening = new AbortController();
+
+  constructor(room, stage) {
+    this.#room = room;
+    this.#stage = stage;
+    const { signal } = this.#listening;
+    $('#hand').addEventListener('click', () => this.toggle(), { signal });
+    for (const button of $$('#reactions button')) button.addEventListener('click', () => this.react(button.textContent), { signal });
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
+      if (topic === REACTION_TOPIC && participant) this.#show(participant, new TextDecoder().decode(payload));
+    });
+    room.on(RoomEvent.ParticipantAttributesChanged, (changed, participant) => {
+      if (!(HAND in changed)) return;
+      if (!participant.isLocal && handOf(participant)) toast(`${nameOf(participant)} raised a hand`, { code: 'hand' });
+      this.update();
+    });
+    for (const event of [RoomEvent.Connected, RoomEvent.ParticipantPermissionsChanged, RoomEvent.Moved]) room.on(event, () => this.update());
+    this.update();
+  }
+
+  close() {
+    this.#listening.abort();
+    this.#last.clear();
+  }
+
+  async toggle() {
+    const { localParticipant } = this.#room;
+    if ($('#hand').hidden) return;
+    try {
+      await localParticipant.setAttributes({ [HAND]: handOf(localParticipant) ? '' : String(Date.now()) });
+    } catch (error) {
+      toast(`Your hand could not be ${handOf(localParticipant) ? 'lowered' : 'raised'}: ${error.message}`, { bad: true, code: 'hand-failed' });
+    }
+    this.update();
+  }
+
+  async react(emoji) {
+    const { localParticipant } = this.#room;
+    this.#show(localParticipant, emoji);
+    await localParticipant.publishData(new TextEncoder().encode(emoji), { reliable: true, topic: REACTION_TOPIC }).catch(() => {
+      toast('The reaction was not sent.', { bad: true, code: 'reaction-failed' });
+    });
+  }
+
+  update() {
+    const { permissions } = this.#room.localParticipant;
+    $('#hand').hidden = permissions?.canUpdateMetadata !== true;
+    $('#reactions').hidden = permissions?.canPublishData === false;
+    const up = handOf(this.#room.localParticipant) > 0;
+    $('#hand').setAttribute('aria-pressed', String(up));
+    const label = up ? 'Hand: lower your hand (H)' : 'Hand: raise your hand (H)';
+    $('#hand').setAttribute('aria-label', label);
+    $('#hand').title = label;
+  }
+
+  #show(participant, emoji) {
+    if (!REACTIONS.includes(emoji)) return; // only what this page itself would send
+    const now = performance.now();
+    if (now - (this.#last.get(participant.identity) ?? -PACE) < PACE) return;
+    this.#last.set(participant.identity, now);
+    this.#stage.react(participant, emoji, SHOWN_FOR);
+    $('#reaction-said').textContent = `${nameOf(participant)}: ${emoji}`;
+  }
+}

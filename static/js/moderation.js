@@ -1,0 +1,114 @@
+// What somebody who runs the room can do to it and to the others: the room API, called
+// with that person's own token.
+
+const { Track } = window.LivekitClient;
+
+// A request to unmute goes from one page to another as data on this topic.
+export const ASK_TOPIC = 'parlor.ask';
+
+export class Moderation {
+  #room;
+
+  constructor(room) {
+    this.#room = room;
+  }
+
+  // allowed tells whether the token of this person runs the room.
+  get allowed() {
+    const grant = this.#grant;
+    return grant.roomAdmin === true && (!grant.room || grant.room === this.#room.name);
+  }
+
+  // mayClose tells whether the token may also end rooms.
+  get mayClose() {
+    return this.allowed && this.#grant.roomCreate === true;
+  }
+
+  // state is the room as the server has it: locked, hold.
+  state() {
+    return this.#call('GET', '');
+  }
+
+  lock(locked) {
+    return this.#call('PATCH', '', { locked });
+  }
+
+  // muteAll turns off all other microphones; hold keeps them off.
+  muteAll(hold) {
+    return this.#call('POST', '/mute', { sources: ['microphone'], except: [this.#room.localParticipant.identity], hold });
+  }
+
+  release() {
+    return this.#call('DELETE', '/mute');
+  }
+
+  close() {
+    return this.#call('DELETE', '');
+  }
+
+  // turnOff mutes what the participant sends of that source.
+  async turnOff(participant, source) {
+    const publication = participant.getTrackPublication(source);
+    if (publication && !publication.isMuted) await this.#of(participant, 'PATCH', `/tracks/${encodeURIComponent(publication.trackSid)}`, { muted: true });
+  }
+
+  // ask has the participant's page offer to turn the microphone on.
+  ask(participant) {
+    return this.#room.localParticipant.publishData(new TextEncoder().encode(JSON.stringify({ unmute: 'microphone' })), {
+      reliable: true, topic: ASK_TOPIC, destinationIdentities: [participant.identity],
+    });
+  }
+
+  lowerHand(participant) {
+    return this.#of(participant, 'PATCH', '', { attributes: { 'parlor.hand': '' } });
+  }
+
+  letSpeak(participant, may) {
+    return this.#of(participant, 'PATCH', '', { permissions: { can_publish: may } });
+  }
+
+  remove(participant) {
+    return this.#of(participant, 'DELETE', '');
+  }
+
+  ban(participant) {
+    return this.#call('PUT', `/bans/${encodeURIComponent(participant.identity)}`);
+  }
+
+  get #token() {
+    return this.#room.engine?.token ?? ''; // livekit-client keeps it fresh
+  }
+
+  get #grant() {
+    try {
+      const part = this.#token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');
+      return JSON.parse(atob(part)).video ?? {};
+    } catch {
+      return {};
+    }
+  }
+
+  #of(participant, method, path, body) {
+    return this.#call(method, `/participants/${encodeURIComponent(participant.identity)}${path}`, body);
+  }
+
+  async #call(method, path, body) {
+    const response = await fetch(`v1/rooms/${encodeURIComponent(this.#room.name)}${path}`, {
+      method,
+      headers: { Authorization: `Bearer ${this.#token}`, ...(body && { 'Content-Type': 'application/json' }) },
+      body: body && JSON.stringify(body),
+      signal: AbortSignal.timeout(10_000),
+    });
+    if (response.ok) return response.status === 204 ? null : response.json();
+    const problem = await response.json().catch(() => ({}));
+    throw new Error(problem.detail || problem.title || `the server answered ${response.status}`);
+  }
+}
+
+// isSending tells whether the participant's source is on.
+export function isSending(participant, source) {
+  const publication = participant.getTrackPublication(source);
+  return Boolean(publication) && !publication.isMuted;
+}
+
+export const { Microphone, Camera } = Track.Source;
