@@ -26,20 +26,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "parlor: stopping at once")
 		os.Exit(130)
 	}()
-	// Supervisors and certbot send SIGHUP as a matter of habit: it must not end calls.
+	// Supervisors and certbot send SIGHUP out of habit: it must not end calls.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	// A file that may not grow any more, by the process's limits, is a full disk: an
-	// error of the write, and no reason to die.
+	// A write beyond the process's file size limit counts as a full disk: it should fail
+	// with an error, and not kill the process.
 	signal.Ignore(syscall.SIGXFSZ)
 	os.Exit(program.Run(ctx, program.Environment{
 		Args: os.Args[1:], Environ: os.Environ(), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Hangups: hangups,
 	}))
 }
 
-// awaitSecond returns when somebody asks again to stop. Supervisors and shells
-// signal a process and its group in one go: what comes with the first signal is
-// the same request.
+// awaitSecond returns at a second request to stop. Supervisors and shells signal a
+// process and its group at once, so signals within 300 ms of the first count as the same
+// request.
 func awaitSecond(signals <-chan os.Signal) {
 	const same = 300 * time.Millisecond
 	first := time.Now()

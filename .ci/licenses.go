@@ -1,7 +1,7 @@
 //go:build ignore
 
-// Licenses writes the notice of the licences of all that is in the binary and in
-// the page: server/program/licenses.txt, which "parlor licenses" shows.
+// Licenses writes the licences of everything in the binary and in the page to
+// server/program/licenses.txt, which "parlor licenses" shows.
 //
 //	go run .ci/licenses.go          writes it
 //	go run .ci/licenses.go -check   fails if it is not what would be written
@@ -62,10 +62,11 @@ func run(check bool) error {
 	return nil
 }
 
-// part is something with a licence.
+// part is a piece of software with a licence.
 type part struct{ name, text string }
 
-// modules are those with a package in the program, on any system that it is built for.
+// modules are the modules with a package in the program, on any system that it is built
+// for.
 func modules() ([]part, error) {
 	dirs := map[string]string{} // by name and version
 	for _, system := range []string{"linux", "darwin", "windows"} {
@@ -102,7 +103,7 @@ func modules() ([]part, error) {
 
 var licenceName = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|unlicense|patents)([-.].*)?$`)
 
-// licenceFiles are the files of a module's own folder that tell its licence.
+// licenceFiles are the licence files in a module's root folder.
 func licenceFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	var files []string
@@ -131,8 +132,8 @@ func text(dir string, files ...string) (string, error) {
 
 var comment = regexp.MustCompile(`(?s)/\*.*?\*/`)
 
-// page is the scripts of others in the page: the licence that lies beside each, and
-// the notices within, of what its author has put into it.
+// page lists third-party scripts of the page: the licence beside each, and the notices
+// inside it of the software that its author bundled.
 func page(dir string) ([]part, error) {
 	scripts, err := fs.Glob(os.DirFS(dir), "*.js")
 	if err != nil {
@@ -159,7 +160,7 @@ func page(dir string) ([]part, error) {
 	return all, nil
 }
 
-// format writes each text once, under the names of all that have it.
+// format writes each text once, below the names of all parts that have it.
 func format(parts []part) []byte {
 	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.name, b.name) })
 	var texts []string

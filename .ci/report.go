@@ -1,7 +1,6 @@
-// Command report reads the output of go test -json, prints what a person
-// wants of it (results of packages, and all output of tests that failed or
-// were skipped), and appends a line "passed failed skipped" to the file named
-// by its argument.
+// Command report reads the output of go test -json and prints what a person needs: the
+// results of packages, and all output of tests that failed or were skipped. It appends a
+// line "passed failed skipped" to the file named by its argument.
 package main
 
 import (
@@ -59,7 +58,7 @@ func (r *report) read(in io.Reader) error {
 			if json.Unmarshal(line, &e) == nil && e.Action != "" {
 				r.take(e)
 			} else {
-				r.out.Write(line) // not from a test: the go command itself
+				r.out.Write(line) // from the go command itself
 			}
 		}
 		if err == io.EOF {
@@ -103,8 +102,8 @@ func (r *report) take(e event) {
 	}
 }
 
-// fail counts a failed test, and a package that failed without one: it did
-// not build, panicked, or ran out of time.
+// fail counts a failed test, or a package that failed without one: it did not build,
+// panicked, or ran out of time.
 func (r *report) fail(e event, key [2]string) {
 	if e.Test != "" {
 		r.failed++
@@ -116,7 +115,7 @@ func (r *report) fail(e event, key [2]string) {
 	if !r.blamed[e.Package] {
 		r.failed++
 	}
-	// What the tests printed that never ended tells why.
+	// The output of tests that did not end tells why the package failed.
 	var open [][2]string
 	for k := range r.output {
 		if k[0] == e.Package {
@@ -137,7 +136,7 @@ func (r *report) text(key [2]string) string {
 	return ""
 }
 
-// noise is what go test -v prints and go test does not.
+// noise reports whether go test -v prints the line and go test does not.
 func noise(line string) bool {
 	return line == "PASS\n" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "testing: warning: no tests to run")
 }

@@ -12,16 +12,16 @@ import (
 	"parlor/server/problem"
 )
 
-// Doorkeeper tells whether the bearer of a token may join.
+// Doorkeeper decides whether the bearer of a token may join.
 type Doorkeeper interface {
 	Admissible(ctx context.Context, room, identity string, issuedMs int64) error
 }
 
 // admissible refuses the token of an identity that is banned from its room, or whose
-// tokens for that room were revoked after it was made: a host that may not come in may
-// not rule from outside either. It asks what a join asks. Tokens without an identity
-// or a room are a server's own and not concerned, nor is an API key with its
-// secret.
+// tokens for that room were revoked after this one was made, because a host that may not
+// join must not administer the room from outside either. It applies the rules of a join.
+// Tokens without an identity or a room belong to servers and pass; so does an API key
+// with its secret.
 func (c *Config) admissible(ctx context.Context) error {
 	claims := access.FromContext(ctx)
 	if claims == nil || claims.Grants.Video == nil {
@@ -30,7 +30,7 @@ func (c *Config) admissible(ctx context.Context) error {
 	return c.admissibleIn(ctx, claims.Grants.Video.Room)
 }
 
-// admissibleIn is admissible in another room, which the call is to change too.
+// admissibleIn is admissible for another room that the call changes too.
 func (c *Config) admissibleIn(ctx context.Context, room string) error {
 	claims := access.FromContext(ctx)
 	if claims == nil || claims.Grants.Identity == "" || room == "" {
@@ -46,13 +46,13 @@ func (c *Config) admissibleIn(ctx context.Context, room string) error {
 	return err
 }
 
-// pullEvents serves the event log. A stream goes on only while its token is good.
+// pullEvents serves the event log. A stream ends when its token is no longer good.
 func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
 	s.Events.ServeHTTP(w, r.WithContext(events.While(r.Context(), s.stillGood)))
 	return nil
 }
 
-// stillGood is why the token of a request that was let in is good no more.
+// stillGood returns why the token of a running request is no longer good; nil if it is.
 func (s *rest) stillGood(ctx context.Context) error {
 	if c := access.FromContext(ctx); c != nil && c.Expired(time.Now()) {
 		return problem.New(http.StatusUnauthorized, "unauthenticated", "the token has expired")

@@ -1,10 +1,10 @@
-// Package api is how other programs act on rooms: LiveKit's RoomService over
-// Twirp, which every LiveKit server SDK speaks, and REST under /v1 for callers
-// that have only curl. Both translate between the wire and [Rooms], and decide
-// nothing but whether the caller holds the grant.
+// Package api lets other programs act on rooms: by LiveKit's services over Twirp, which
+// every LiveKit server SDK speaks, and by REST under /v1 for callers that have only curl.
+// Both translate between the wire and [Rooms], and decide only whether the caller has the
+// grant.
 //
-// A failure's text is fit for the caller; what is our own fault is logged and
-// answered with "internal error" alone.
+// An error's text is meant for the caller. A fault of the server is logged, and its
+// caller gets "internal error" alone.
 package api
 
 import (
@@ -23,8 +23,8 @@ import (
 	"parlor/server/unpack"
 )
 
-// Rooms is what the API asks of the domain: each part stands beside what asks it.
-// Failures that the caller may be told of are a [rooms.Error].
+// Rooms is what the API needs of the domain; each part is declared in the file that uses
+// it. Errors that the caller may see are a [rooms.Error].
 type Rooms interface {
 	Directory
 	Participants
@@ -34,7 +34,7 @@ type Rooms interface {
 	Stats() rooms.Stats
 }
 
-// Records is what REST reads of rooms: their rows, open or ended.
+// Records reads the rows of rooms, open or ended.
 type Records interface {
 	FindOpen(ctx context.Context, name string) (rooms.Record, error)
 	GetBySID(ctx context.Context, sid string) (rooms.Record, error)
@@ -44,45 +44,45 @@ type Records interface {
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
 }
 
-// Dispatches is what the API asks of the domain about agents.
+// Dispatches is what the API needs of the domain for agents.
 type Dispatches interface {
 	CreateDispatch(ctx context.Context, req *livekit.CreateAgentDispatchRequest) (*livekit.AgentDispatch, error)
 	DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDispatchRequest) (*livekit.AgentDispatch, error)
 	ListDispatch(ctx context.Context, req *livekit.ListAgentDispatchRequest) (*livekit.ListAgentDispatchResponse, error)
 }
 
-// Config is what the API needs.
+// Config configures the API.
 type Config struct {
 	Rooms      Rooms
 	Dispatches Dispatches
 	Records    Records
 	Moderation Moderation
-	Replies    Replies // nil = Idempotency-Keys are forgotten by a restart
+	Replies    Replies // nil = a restart forgets Idempotency-Keys
 	Verifier   *access.Verifier
 	Presets    map[string]config.Preset // for room_preset
-	MaxBody    int64                    // bytes of the longest body that any request may have; 0 = no limit
-	Guard      *unpack.Guard            // bounds what is decoded at one time; nil = no bound
-	Limits     rooms.Limits             // that joins are held to, and so tokens too
+	MaxBody    int64                    // bound of any request's body in bytes; 0 = no bound
+	Guard      *unpack.Guard            // bounds concurrent decoding; nil = no bound
+	Limits     rooms.Limits             // the limits of joins, which hold for tokens too
 	Log        *slog.Logger
 
-	// The rest is REST's alone.
+	// The rest is for REST alone.
 
 	Requests *ratelimit.Limits // nil = no bound
 
 	Events   http.Handler  // serves the event log
-	Webhooks Webhooks      // nil = there are none
-	Writer   func() Writer // how the database's writer fares; nil = not told
+	Webhooks Webhooks      // nil = there are no webhooks
+	Writer   func() Writer // the figures of the database's writer; nil = not shown
 	Replica  Replica       // nil = the database is not replicated
-	Check    Checker       // nil = nothing is looked at
+	Check    Checker       // nil = there are no checks
 	Version  string
 	Started  time.Time
 }
 
-// errInternal stands for a failure of our own, whose text stays in the log.
+// errInternal stands for a fault of the server, whose text stays in the log.
 var errInternal = &rooms.Error{Code: rooms.Internal, Msg: "internal error"}
 
-// tell returns err as the caller may see it, and logs what it may not. A
-// request that its caller gave up on is nobody's failure.
+// tell returns err as the caller may see it, and logs the error that it hides. An error
+// after the caller has gone is not logged.
 func tell(ctx context.Context, log *slog.Logger, what string, err error) *rooms.Error {
 	if e, ok := errors.AsType[*rooms.Error](err); ok && e.Code != rooms.Internal {
 		return e
@@ -93,7 +93,7 @@ func tell(ctx context.Context, log *slog.Logger, what string, err error) *rooms.
 	return errInternal
 }
 
-// withPreset fills what req leaves open from its preset.
+// withPreset fills the empty fields of req from its preset.
 func (c *Config) withPreset(req *livekit.CreateRoomRequest) error {
 	if req.RoomPreset == "" {
 		return nil

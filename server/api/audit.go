@@ -11,8 +11,8 @@ import (
 	"parlor/server/problem"
 )
 
-// by tells, for a line of the log, who asks for something: the key, the token's
-// identity if it has one, and the address. Never the token or what is in a query.
+// by names the caller of a request for a log line: the API key, the token's identity if
+// it has one, and the address. It never has the token or the query.
 func by(ctx context.Context, address string) []any {
 	var all []any
 	if c := access.FromContext(ctx); c != nil {
@@ -24,8 +24,8 @@ func by(ctx context.Context, address string) []any {
 	return append(all, "address", access.Address(address))
 }
 
-// tellDone writes a line of a call that changed something, and of one that was refused
-// for want of a right.
+// tellDone logs a call that changed something, and a call that was refused for lack of a
+// right.
 func (s *rest) tellDone(op *operation, r *http.Request, p *problem.Problem) {
 	attrs := append([]any{"method", op.method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
 	switch {
@@ -36,17 +36,17 @@ func (s *rest) tellDone(op *operation, r *http.Request, p *problem.Problem) {
 	}
 }
 
-// quiet tells of an operation that changes nothing that lasts.
+// quiet reports whether an operation changes nothing that lasts.
 func (op *operation) quiet() bool {
 	return slices.Contains([]string{"createToken", "sendData", "callParticipant", "subscribe", "unsubscribe"}, op.id)
 }
 
-// quietMethods are LiveKit's calls that change nothing that lasts.
+// quietMethods reports the same of a method of LiveKit's services.
 func quietMethods(method string) bool {
 	return slices.Contains([]string{"ListRooms", "ListParticipants", "GetParticipant", "SendData", "PerformRpc", "UpdateSubscriptions", "ListDispatch"}, method)
 }
 
-// audit writes the same of LiveKit's calls.
+// audit is tellDone for LiveKit's services.
 func (s *roomService) audit(next twirp.Method) twirp.Method {
 	return func(ctx context.Context, req any) (any, error) {
 		res, err := next(ctx, req)
@@ -73,10 +73,10 @@ func (s *roomService) audit(next twirp.Method) twirp.Method {
 	}
 }
 
-// denied tells of a call that was refused for want of a right.
+// denied reports whether a call was refused for lack of a right.
 func denied(err twirp.Error) bool {
 	return err.Code() == twirp.Unauthenticated || err.Code() == twirp.PermissionDenied
 }
 
-// addressKey is the context's key of the caller's address.
+// addressKey is the context's key for the caller's address.
 type addressKey struct{}

@@ -18,21 +18,21 @@ import (
 	"parlor/server/unpack"
 )
 
-// The bounds of bodies in bytes, beside Config.MaxBody. Most requests name a room, an
+// Bounds of bodies in bytes, besides Config.MaxBody. Most requests name a room, an
 // identity and a few settings. JSON may write one byte as the six of \u0000.
 const (
 	plainBody  = 64 << 10
-	listBody   = 256 << 10 // of names and ids; of data, which is at most 65535 bytes, in base64
+	listBody   = 256 << 10 // lists of names and ids; or data, at most 65535 bytes, in base64
 	jsonFactor = 6
 )
 
-// bodySize says how long a request's body may be, by what stands in it.
+// bodySize tells how long a request's body may be, by its content.
 type bodySize struct {
-	base                 int64 // beside metadata and attributes; 0 = plainBody
+	base                 int64 // besides metadata and attributes; 0 = plainBody
 	metadata, attributes bool
 }
 
-// bytes is the bound; 0 = none, as where the limits of the configuration are 0.
+// bytes is the bound; 0 = none, where a limit of the configuration is 0.
 func (b bodySize) bytes(c *Config, json bool) int64 {
 	factor := int64(1)
 	if json {
@@ -57,11 +57,11 @@ func (b bodySize) bytes(c *Config, json bool) int64 {
 	return most
 }
 
-// budget is what a body of at most that many bytes may unpack to: its text, which is
-// held twice while it is decoded, and the values that a person or program would write.
+// budget is what a body of at most that many bytes may unpack to: twice its text, which
+// decoding holds, and room for the values of an honest request.
 func budget(body int64) int64 { return 2*body + 512<<10 }
 
-// readBody reads all of r's body, of at most that many bytes; 0 = no bound.
+// readBody reads r's whole body, of at most that many bytes; 0 = no bound.
 func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
 	if err := limitBody(w, r, most); err != nil {
 		return nil, err
@@ -69,9 +69,9 @@ func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error
 	return io.ReadAll(r.Body)
 }
 
-// limitBody ends r's body after that many bytes; 0 = no bound. It returns an
-// [http.MaxBytesError] at once where the request says itself that it is longer: the
-// sender may wait for that before it sends it (RFC 9110, section 10.1.1).
+// limitBody bounds r's body; 0 = no bound. It returns an [http.MaxBytesError] at once if
+// the request declares a longer body: its sender may wait for that before it sends the
+// body (RFC 9110, section 10.1.1).
 func limitBody(w http.ResponseWriter, r *http.Request, most int64) error {
 	if most <= 0 {
 		return nil
@@ -83,14 +83,14 @@ func limitBody(w http.ResponseWriter, r *http.Request, most int64) error {
 	return nil
 }
 
-// method is what is known of a call to RoomService before its body is read.
+// method is what is known of a call to a service before its body is read.
 type method struct {
-	grant func(context.Context) error // what of the grant does not depend on the body
+	grant func(context.Context) error // the part of the grant that does not depend on the body
 	body  bodySize
 	shape *unpack.Shape
 }
 
-// methods are those of RoomService by name.
+// methods are the methods of RoomService by name.
 func methods() map[string]*method {
 	list := bodySize{base: listBody}
 	all := map[string]*method{
@@ -112,7 +112,7 @@ func methods() map[string]*method {
 	return shaped(all, livekit.File_livekit_room_proto.Services().ByName("RoomService"))
 }
 
-// shaped gives the methods of a service the shapes of their requests.
+// shaped sets the shapes of the methods' requests.
 func shaped(all map[string]*method, service protoreflect.ServiceDescriptor) map[string]*method {
 	for i := range service.Methods().Len() {
 		m := service.Methods().Get(i)
@@ -123,16 +123,16 @@ func shaped(all map[string]*method, service protoreflect.ServiceDescriptor) map[
 	return all
 }
 
-// admitted lets a call on only when its token is good for it as far as that can be
-// told without the body, and when its body is not longer, nor unpacks to more, than
-// the method can use. What a call costs before that is nothing.
+// admitted passes a call on if its token has the grant, as far as that is known without
+// the body, and if the body is neither longer, nor unpacks to more, than the method can
+// use. Until then a call costs next to nothing.
 func admitted(service http.Handler, c *Config, prefix string, known map[string]*method) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := known[strings.TrimPrefix(r.URL.Path, prefix)]
-		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // as the generated service reads it
+		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // as the generated service parses it
 		kind = strings.TrimSpace(strings.ToLower(kind))
 		if m == nil || r.Method != http.MethodPost || (kind != "application/json" && kind != "application/protobuf") {
-			service.ServeHTTP(w, r) // answers without its body that there is no such route
+			service.ServeHTTP(w, r) // answers, without the body, that there is no such route
 			return
 		}
 		leave, err := c.admit(w, r, m, kind == "application/json")
@@ -149,11 +149,10 @@ func admitted(service http.Handler, c *Config, prefix string, known map[string]*
 	})
 }
 
-// decodedKey is the context's key of what is to be called when a body is decoded.
+// decodedKey is the context's key for the function to call when the body is decoded.
 type decodedKey struct{}
 
-// admit checks a call, and reads its body. leave gives back the place that the
-// decoding of its body has.
+// admit checks a call and reads its body. leave gives up the place for decoding the body.
 func (c *Config) admit(w http.ResponseWriter, r *http.Request, m *method, json bool) (leave func(), _ twirp.Error) {
 	if err := m.grant(r.Context()); err != nil {
 		return nil, twirpError(err)
@@ -180,7 +179,7 @@ func (c *Config) admit(w http.ResponseWriter, r *http.Request, m *method, json b
 	}
 	switch {
 	case errors.Is(err, unpack.ErrMalformed):
-		return func() {}, nil // the service says so in LiveKit's words
+		return func() {}, nil // the service answers this in LiveKit's words
 	case errors.Is(err, unpack.ErrTooMuch), errors.Is(err, unpack.ErrTooDeep):
 		return nil, twirp.NewError(twirp.Malformed, "the body is refused: "+c.Guard.Refused("twirp", err).Error())
 	case err != nil:
@@ -189,16 +188,16 @@ func (c *Config) admit(w http.ResponseWriter, r *http.Request, m *method, json b
 	return leave, nil
 }
 
-// decoded gives back the place that the decoding of a call's body had: the call may
-// take longer than that.
+// decoded gives up the place for decoding the call's body, because the call may take
+// longer than its decoding.
 func decoded(ctx context.Context) {
 	if leave, ok := ctx.Value(decodedKey{}).(func()); ok {
 		leave()
 	}
 }
 
-// checkJSON refuses a body of REST that would unpack to too much, and waits for a
-// place to decode it.
+// checkJSON refuses a REST body that would unpack to too much, and waits for a place to
+// decode it.
 func (c *Config) checkJSON(ctx context.Context, body []byte) (leave func(), err error) {
 	cost, err := unpack.JSON(body, budget(int64(len(body))))
 	if err == nil {

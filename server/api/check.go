@@ -8,11 +8,11 @@ import (
 // The states of a [Check].
 const (
 	CheckOK      = "ok"
-	CheckWarning = "warning" // it works, and something should be done
+	CheckWarning = "warning" // it works, but something should be done
 	CheckFailed  = "failed"  // it does not work, or soon will not
 )
 
-// Check is one thing about the machine or the configuration that was looked at.
+// Check is one look at the machine or the configuration.
 type Check struct {
 	What  string `json:"what" doc:"Such as disk or certificate."`
 	State string `json:"state" enum:"ok,warning,failed"`
@@ -20,13 +20,13 @@ type Check struct {
 	Do    string `json:"do,omitempty" doc:"What to do about it; absent if nothing is to be done."`
 }
 
-// Checks are all that were looked at.
+// Checks are all looks.
 type Checks struct {
 	State  string  `json:"state" enum:"ok,warning,failed" doc:"The worst of all."`
 	Checks []Check `json:"checks"`
 }
 
-// Worst is the state of the worst of them.
+// Worst is the worst of their states.
 func Worst(all []Check) string {
 	worst := CheckOK
 	for _, c := range all {
@@ -37,7 +37,7 @@ func Worst(all []Check) string {
 	return worst
 }
 
-// check looks at the machine that the server runs on.
+// check answers with the checks of the server's machine.
 func (s *rest) check(w http.ResponseWriter, r *http.Request) error {
 	out := Checks{Checks: []Check{}}
 	if s.Check != nil {
@@ -47,5 +47,5 @@ func (s *rest) check(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, out)
 }
 
-// Checker looks at the machine; it ends soon, whatever does not answer.
+// Checker does the checks. It returns soon, even if a check gets no answer.
 type Checker func(context.Context) []Check

@@ -31,7 +31,7 @@ func (d *dispatchService) ListDispatch(ctx context.Context, req *livekit.ListAge
 	})
 }
 
-// dispatchMethods are those of AgentDispatchService by name.
+// dispatchMethods are the methods of AgentDispatchService by name.
 func dispatchMethods() map[string]*method {
 	return shaped(map[string]*method{
 		"CreateDispatch": {grant: access.EnsureSomeAdmin, body: bodySize{metadata: true, attributes: true}},

@@ -10,16 +10,16 @@ import (
 	"parlor/server/problem"
 )
 
-// The bounds of a search for rooms that no index finds: how many rooms are looked
-// at for one page, and at a time.
+// Bounds of a search for rooms without an index: how many rooms are read for one page,
+// and in one query.
 const (
 	mostLookedAt = 2000
 	lookedAtOnce = 100
 )
 
-// roomFilter is what a room must be like beside what the database looks up.
+// roomFilter holds conditions on a room that the database does not check.
 type roomFilter struct {
-	metadata *string           // the whole of it
+	metadata *string           // equal to this
 	fields   map[string]string // of metadata that is a JSON object
 	tags     map[string]string
 }
@@ -72,7 +72,7 @@ func (f *roomFilter) matches(r *rooms.Record) bool {
 	return true
 }
 
-// plain is a JSON value as one writes it in a query: a string without quotes.
+// plain is a JSON value as it is written in a query: a string without quotes.
 func plain(value json.RawMessage) string {
 	var s string
 	if json.Unmarshal(value, &s) == nil {
@@ -81,11 +81,11 @@ func plain(value json.RawMessage) string {
 	return strings.TrimSpace(string(value))
 }
 
-// search reads rooms by q until limit of them match, or enough were looked at. It
-// returns where to go on; nil at the end.
+// search reads rooms by q until limit of them match, or mostLookedAt were read. next is
+// where to go on; nil at the end.
 func (s *rest) search(ctx context.Context, q rooms.RoomQuery, f *roomFilter) (found []rooms.Record, next *rooms.RoomCursor, err error) {
 	limit := q.Limit
-	batch := limit + 1 // one more tells whether there is a next page
+	batch := limit + 1 // the extra one tells whether there is a next page
 	if !f.empty() {
 		batch = lookedAtOnce
 	}

@@ -9,7 +9,7 @@ import (
 	"parlor/server/problem"
 )
 
-// Moderator is what moderators do to a room and to those who would be in it.
+// Moderator is what moderators do to a room and its participants.
 type Moderator interface {
 	Ban(ctx context.Context, b rooms.Ban) error
 	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
@@ -17,14 +17,14 @@ type Moderator interface {
 	Release(ctx context.Context, room string) error
 }
 
-// Moderation is the bans and revocations on disk.
+// Moderation reads and lifts the stored bans and revocations.
 type Moderation interface {
 	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
 	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 
-// ban keeps an identity out of whatever room bears the name.
+// ban keeps an identity out of every room of the name.
 type ban struct {
 	Identity  string     `json:"identity"`
 	Until     *timestamp `json:"until" doc:"Null: until lifted."`
@@ -42,7 +42,7 @@ type banPage struct {
 	NextCursor string `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
 }
 
-// listBans is a page of a room name's bans, by identity. The room need not be
+// listBans answers with a page of a room name's bans, by identity. The room need not be
 // open.
 func (s *rest) listBans(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
@@ -74,7 +74,7 @@ type banRequest struct {
 	Reason string   `json:"reason,omitempty"`
 }
 
-// ban keeps an identity out, and sends it away if it is there.
+// ban keeps an identity out, and sends it away if it is in the room.
 func (s *rest) ban(w http.ResponseWriter, r *http.Request) error {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
@@ -111,14 +111,14 @@ func (s *rest) unban(w http.ResponseWriter, r *http.Request) error {
 	return sendNothing(w)
 }
 
-// revocation makes tokens worthless.
+// revocation is the body of POST …/revocations.
 type revocation struct {
 	Identity string   `json:"identity" required:"true"`
 	Before   wireTime `json:"before,omitempty" doc:"Tokens that are valid from before this time (RFC 3339) are refused; now without it."`
 }
 
-// revoke refuses the tokens that an identity has for rooms of that name. A
-// participant that is in the room stays in it.
+// revoke refuses an identity's tokens for rooms of that name. A participant that is in
+// the room stays in it.
 func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 	return sendNothing(w)
 }
 
-// liftRevocation takes a revocation back. A ban of the identity stays.
+// liftRevocation lifts a revocation. A ban of the identity stays.
 func (s *rest) liftRevocation(w http.ResponseWriter, r *http.Request) error {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {

@@ -19,7 +19,7 @@ type muteRequest struct {
 	Hold    bool     `json:"hold,omitempty" doc:"What is published later is muted too, and nobody can unmute it, until the hold is released. It survives restarts, and takes the place of an earlier hold."`
 }
 
-// mutedTracks are those that were not muted before.
+// mutedTracks are the tracks that the call muted.
 type mutedTracks struct {
 	Tracks []mutedTrack `json:"tracks"`
 }
@@ -29,7 +29,7 @@ type mutedTrack struct {
 	Track    track  `json:"track"`
 }
 
-// hold is what a room keeps muted.
+// hold tells what a room keeps muted.
 type hold struct {
 	Sources []string `json:"sources" doc:"Empty: whatever can be heard."`
 	Except  []string `json:"except"`
@@ -84,7 +84,7 @@ func (s *rest) releaseRoom(w http.ResponseWriter, r *http.Request) error {
 
 const notASource = "must be camera, microphone, screen_share or screen_share_audio"
 
-// sourcesOf reads the names of sources in the field of that path.
+// sourcesOf reads the names of sources in the field at path.
 func sourcesOf(path string, names []string) (all []livekit.TrackSource, err error) {
 	if len(names) > rooms.MaxSources {
 		return nil, problem.Fields(problem.Field{Path: path, Detail: fmt.Sprintf("must not have more than %d entries", rooms.MaxSources)})

@@ -16,9 +16,9 @@ import (
 	"parlor/server/problem"
 )
 
-// document is the API as OpenAPI 3.1 has it. It is made of the table by which
-// requests are routed and of the types that bodies are read into and written
-// from, so that it says what the server does.
+// document is the API's OpenAPI 3.1 document. It is made from the table that routes
+// requests, and from the types that bodies are decoded into and encoded from, so that it
+// matches the server.
 type document struct {
 	OpenAPI    string                         `json:"openapi"`
 	Info       docInfo                        `json:"info"`
@@ -90,7 +90,7 @@ const aboutAPI = "Rooms over HTTP. Bodies are JSON; what is not known in them is
 	"secret as HTTP Basic, which may do everything. A token whose identity is banned from its room, or that was revoked for it, is refused " +
 	"with 403 (code banned or revoked)."
 
-// describe makes the document of the operations.
+// describe makes the document for the operations.
 func describe(version string, ops []operation) *document {
 	if version == "" {
 		version = "devel"
@@ -123,7 +123,7 @@ func describe(version string, ops []operation) *document {
 	return d
 }
 
-// authorize is what the authorization hook is asked, and may answer.
+// authorize describes the authorization hook: its question and its answers.
 func (d *document) authorize() docRoute {
 	asJSON := func(v any, request bool, example string) map[string]docMedia {
 		return map[string]docMedia{"application/json": {Schema: d.schema(reflect.TypeOf(v), request), Example: json.RawMessage(example)}}
@@ -185,7 +185,7 @@ func (d *document) route(op *operation) docRoute {
 	return r
 }
 
-// headers are those that mean something to op beyond what HTTP says of all.
+// headers are the request headers with a meaning for op beyond HTTP's.
 func (op *operation) headers() []parameter {
 	var all []parameter
 	if op.method == post {
@@ -214,11 +214,11 @@ func (p *parameter) schema() schema {
 	return s
 }
 
-// schema is one of JSON Schema, draft 2020-12.
+// schema is a JSON Schema (draft 2020-12).
 type schema map[string]any
 
-// schema is that of t; of a struct it is a reference to its component. What is
-// read from requests is strict: it takes no fields that it does not know.
+// schema is t's schema; for a struct it is a reference to its component. Schemas of
+// requests are strict: they allow no unknown fields.
 func (d *document) schema(t reflect.Type, request bool) schema {
 	switch t {
 	case reflect.TypeFor[timestamp](), reflect.TypeFor[wireTime](), reflect.TypeFor[time.Time]():
@@ -228,8 +228,8 @@ func (d *document) schema(t reflect.Type, request bool) schema {
 		if request {
 			least = 1
 		}
-		// An enum of one, not a const: there are generators (openapi-python-client)
-		// whose clients take a const in a union for all that may come.
+		// An enum of one value, not a const: clients of openapi-python-client take a
+		// const in a union for the only possible value.
 		return schema{"oneOf": []schema{{"type": "integer", "minimum": least}, {"type": "string", "enum": []string{"never"}}}}
 	case reflect.TypeFor[json.RawMessage]():
 		return schema{"type": "object"}
@@ -295,7 +295,7 @@ func (d *document) component(t reflect.Type, request bool) schema {
 	return ref
 }
 
-// componentName is the name that generated clients give t.
+// componentName is the name of t in generated clients.
 func componentName(t reflect.Type) string {
 	name := strings.ToUpper(t.Name()[:1]) + t.Name()[1:]
 	if strings.HasSuffix(t.PkgPath(), "/events") && name == "Page" {

@@ -11,7 +11,7 @@ import (
 	"parlor/webhooks"
 )
 
-// Webhooks is the sender of webhooks as its operator sees it.
+// Webhooks is what an operator needs of the sender of webhooks.
 type Webhooks interface {
 	Endpoints(ctx context.Context) ([]webhooks.EndpointStatus, error)
 	Deliveries(ctx context.Context, endpointID int64, state log.DeliveryState, beforeSeq int64, limit int) ([]webhooks.DeliveryStatus, error)
@@ -21,7 +21,7 @@ type Webhooks interface {
 	SendTest(ctx context.Context, endpointID int64) (log.Event, error)
 }
 
-// endpoint is a receiver of webhooks and how it fares.
+// endpoint is a receiver of webhooks and its state.
 type endpoint struct {
 	ID            int64      `json:"id"`
 	Name          string     `json:"name,omitempty" doc:"As configured."`
@@ -61,7 +61,7 @@ func showEndpoint(e *webhooks.EndpointStatus) endpoint {
 	}
 }
 
-// notNull is l, never null on the wire.
+// notNull is l, which is never null on the wire.
 func notNull(l []string) []string {
 	if l == nil {
 		return []string{}
@@ -94,7 +94,7 @@ func (s *rest) listEndpoints(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, endpointList{all})
 }
 
-// endpointOf is the endpoint that the path names.
+// endpointOf returns the endpoint that the path names.
 func (s *rest) endpointOf(r *http.Request) (endpoint, error) {
 	text, err := pathValue(r, "id")
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *rest) getEndpoint(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, e)
 }
 
-// delivery is an event on its way to an endpoint.
+// delivery is an event's delivery to an endpoint.
 type delivery struct {
 	Seq         int64      `json:"seq"`
 	EventID     string     `json:"event_id"`
@@ -159,7 +159,7 @@ func deliveryState(params url.Values, def string) (log.DeliveryState, *problem.F
 	return 0, &problem.Field{Path: "state", Detail: "must be pending, delivered or dead"}
 }
 
-// listDeliveries is a page of an endpoint's deliveries in one state, newest
+// listDeliveries answers with a page of an endpoint's deliveries in one state, newest
 // first.
 func (s *rest) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 	params := r.URL.Query()
@@ -201,8 +201,8 @@ func (s *rest) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, page)
 }
 
-// replayRequest is the body of POST …/replay. What is given all has to hold;
-// without anything it is all dead letters.
+// replayRequest is the body of POST …/replay. All conditions must hold; without any, all
+// dead letters are replayed.
 type replayRequest struct {
 	EventID string   `json:"event_id,omitempty" doc:"This event only."`
 	FromSeq seq      `json:"from_seq,omitempty" doc:"Events from this seq on."`
@@ -249,7 +249,7 @@ func (s *rest) replay(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, replayed{n})
 }
 
-// maxReason bounds why an endpoint is paused, in bytes, as a ban's reason is bound.
+// maxReason bounds the reason of a pause in bytes, as a ban's reason is bounded.
 const maxReason = 1000
 
 // pauseRequest is the body of POST …/pause.
@@ -272,7 +272,7 @@ func (s *rest) resume(w http.ResponseWriter, r *http.Request) error {
 	return s.change(w, r, func(id int64) error { return s.Webhooks.Resume(r.Context(), id) })
 }
 
-// change does something to an endpoint and answers with how it stands then.
+// change changes an endpoint and answers with its new state.
 func (s *rest) change(w http.ResponseWriter, r *http.Request, do func(id int64) error) error {
 	e, err := s.endpointOf(r)
 	if err != nil {
@@ -284,14 +284,14 @@ func (s *rest) change(w http.ResponseWriter, r *http.Request, do func(id int64) 
 	return s.getEndpoint(w, r)
 }
 
-// testEvent is the event that was written.
+// testEvent identifies the event that was written.
 type testEvent struct {
 	ID  string `json:"id"`
 	Seq int64  `json:"seq"`
 }
 
-// sendTest sends a test event to that endpoint alone, through the outbox like
-// any other: 202. What became of it is in the endpoint's deliveries.
+// sendTest sends a test event to that endpoint alone, through the outbox like any other
+// event: 202. The endpoint's deliveries show the outcome.
 func (s *rest) sendTest(w http.ResponseWriter, r *http.Request) error {
 	e, err := s.endpointOf(r)
 	if err != nil {

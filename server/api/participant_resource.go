@@ -9,7 +9,7 @@ import (
 	"parlor/server/permission"
 )
 
-// participant is somebody in a room as REST shows it.
+// participant is a participant of a room in REST.
 type participant struct {
 	SID         string                 `json:"sid"`
 	Identity    string                 `json:"identity"`
@@ -24,7 +24,7 @@ type participant struct {
 	Tracks      []track                `json:"tracks"`
 }
 
-// track is what somebody publishes.
+// track is a published track in REST.
 type track struct {
 	SID       string `json:"sid"`
 	Name      string `json:"name"`
@@ -38,7 +38,7 @@ type track struct {
 	Encrypted bool   `json:"encrypted" doc:"End to end: the server cannot see it."`
 }
 
-// session is one stay of somebody in a room.
+// session is one stay of a participant in a room.
 type session struct {
 	SID      string     `json:"sid"`
 	Identity string     `json:"identity"`

@@ -16,7 +16,7 @@ import (
 	"parlor/server/problem"
 )
 
-// Participants is who is in a room, and what is done to them.
+// Participants lists and changes the participants of rooms.
 type Participants interface {
 	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
 	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
@@ -29,19 +29,19 @@ type Participants interface {
 	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
 }
 
-// Messages is what the server itself says to clients.
+// Messages sends the server's own messages to clients.
 type Messages interface {
 	SendData(ctx context.Context, req *livekit.SendDataRequest) error
 	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
 }
 
-// participantList is everybody in a room.
+// participantList is all participants of a room.
 type participantList struct {
 	Participants []participant `json:"participants"`
 }
 
-// listParticipants is who is in an open room, also those expected back after a
-// restart, in the order of joining.
+// listParticipants answers with the participants of an open room, also those that are
+// expected back after a restart, in the order of joining.
 func (s *rest) listParticipants(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *rest) listParticipants(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, out)
 }
 
-// participantOf is the participant that the path names.
+// participantOf returns the participant that the path names.
 func (s *rest) participantOf(r *http.Request) (room string, info *livekit.ParticipantInfo, err error) {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
@@ -93,8 +93,8 @@ func (s *rest) getParticipant(w http.ResponseWriter, r *http.Request) error {
 
 func participantTag(p *livekit.ParticipantInfo) string { return entityTag(showParticipant(p)) }
 
-// participantEdit is the body of PATCH …/participants/{identity}: what is not
-// given stays.
+// participantEdit is the body of PATCH …/participants/{identity}. Absent fields stay as
+// they are.
 type participantEdit struct {
 	Name        string            `json:"name,omitempty" doc:"An empty one leaves the name as it is."`
 	Metadata    string            `json:"metadata,omitempty" doc:"An empty one leaves the metadata as it is."`
@@ -102,7 +102,7 @@ type participantEdit struct {
 	Permissions *permission.Edit  `json:"permissions,omitempty"`
 }
 
-// editParticipant changes what is given.
+// editParticipant changes the given fields.
 func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 		if _, err := sourcesOf("permissions.can_publish_sources", edit.CanPublishSources); err != nil {
 			return err
 		}
-		e.Permit = edit.Apply // where the permissions are
+		e.Permit = edit.Apply // it is applied in the room, where the permissions are
 	}
 	info, err := s.Rooms.EditParticipant(r.Context(), at[0], at[1], e)
 	if err != nil {
@@ -131,8 +131,8 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, showParticipant(info))
 }
 
-// removeParticipant sends a participant away: 204. With revoke=true the tokens
-// that it has are worthless from now on, whether or not it is there: 204 too.
+// removeParticipant sends a participant away: 204. With revoke=true the tokens that the
+// identity has are revoked, and the answer is 204 also if it is not in the room.
 func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 		return problem.Fields(problem.Field{Path: "revoke", Detail: "must be true or false"})
 	}
 	err = s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]})
-	if err != nil && !(revoke && rooms.ErrorCode(err) == rooms.NotFound) { // done: it has no way back
+	if err != nil && !(revoke && rooms.ErrorCode(err) == rooms.NotFound) { // the revocation is done, so it cannot come back
 		return err
 	}
 	return sendNothing(w)
@@ -300,12 +300,12 @@ type rpcRequest struct {
 	Timeout uint32 `json:"timeout,omitempty" doc:"Seconds to wait for the answer; 10 without it, 300 at most."`
 }
 
-// unhurried lifts the server's own time for an answer: a call may take longer.
+// unhurried lifts the server's write deadline, because a call may take longer.
 func unhurried(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a writer that knows no deadlines needs none
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a writer without deadlines needs none
 }
 
-// rpcAnswer is what the participant answered.
+// rpcAnswer is the participant's answer.
 type rpcAnswer struct {
 	Payload string `json:"payload"`
 }

@@ -11,8 +11,8 @@ import (
 	"parlor/server/problem"
 )
 
-// refused is a problem with a body that was not decoded, and which of unpack's errors
-// that was.
+// refused is the problem of a body that was not decoded, with the error of unpack that
+// caused it.
 type refused struct {
 	*problem.Problem
 	why error
@@ -20,7 +20,7 @@ type refused struct {
 
 func (r *refused) Unwrap() []error { return []error{r.Problem, r.why} }
 
-// asProblem is the one place that says what a failure is in REST.
+// asProblem is the one place that maps errors to REST's problems.
 func asProblem(r *http.Request, log *slog.Logger, err error) *problem.Problem {
 	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		return p
@@ -33,7 +33,8 @@ func asProblem(r *http.Request, log *slog.Logger, err error) *problem.Problem {
 		return problem.New(http.StatusForbidden, "permission_denied", "the token lacks the grant that this needs")
 	}
 	if errors.Is(err, rooms.ErrRoomFull) {
-		// RFC 9110, section 15.5.10: the state is in the way; 429 would be the caller's pace.
+		// RFC 9110, section 15.5.10: the state conflicts; 429 would blame the caller's
+		// pace.
 		return problem.New(http.StatusConflict, "room_full", "%s", rooms.ErrRoomFull.Msg)
 	}
 	if errors.Is(err, rooms.ErrDataTooLarge) {

@@ -8,20 +8,20 @@ import (
 	"net/http"
 )
 
-// referenceFiles are the reference for people. The page draws itself from
-// /openapi.json: a template engine in the server would keep every exported method
-// of every type in the binary, since it calls methods by name.
+// referenceFiles are the reference page for people. The page renders itself from
+// /openapi.json: a template engine in the server would keep every exported method of
+// every type in the binary, because templates call methods by name.
 //
 //go:embed reference
 var referenceFiles embed.FS
 
-// referencePolicy is the Content-Security-Policy of the reference: its own script
-// and style, and requests to this server alone.
+// referencePolicy is the reference page's Content-Security-Policy: its own script and
+// style, and requests to this server alone.
 const referencePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
-// Documents returns what documents REST, by path: /openapi.json, and /docs with its
-// script and style, which is drawn from it. All are the same for everybody.
+// Documents returns the documentation of REST, by path: /openapi.json, and the page /docs
+// with its script and style, which renders it. They are the same for every caller.
 func Documents(version string) (map[string]http.Handler, error) {
 	d := describe(version, (&rest{}).operations())
 	machines, err := json.MarshalIndent(d, "", " ")
@@ -43,7 +43,7 @@ func Documents(version string) (map[string]http.Handler, error) {
 	return all, nil
 }
 
-// fixed serves a body that never changes.
+// fixed serves a constant body.
 func fixed(contentType, policy string, body []byte) http.Handler {
 	sum := sha256.Sum256(body)
 	tag := fmt.Sprintf("%q", fmt.Sprintf("%x", sum[:8]))

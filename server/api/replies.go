@@ -20,46 +20,46 @@ import (
 	"parlor/server/unpack"
 )
 
-// The bounds of what is remembered of requests with an Idempotency-Key.
+// The bounds of the remembered replies.
 const (
 	maxReplies  = 10_000
 	repliesLive = 24 * time.Hour
 	maxReplyKey = 255      // bytes
-	maxKept     = 32 << 20 // bytes of answers
-	maxStored   = 64 << 10 // bytes of an answer that is stored
+	maxKept     = 32 << 20 // bytes of answers in memory
+	maxStored   = 64 << 10 // bytes of the longest answer that is stored
 )
 
-// Replies keeps what requests were answered through a restart.
+// Replies stores answers, so that they survive a restart.
 type Replies interface {
 	FindReply(ctx context.Context, key [sha256.Size]byte, nowMs int64) (log.Reply, bool, error)
 	SaveReply(ctx context.Context, r log.Reply) error
 }
 
-// replies remembers what POST requests with an Idempotency-Key were answered, so
-// that a retry gets the same answer and does nothing. A key is its path's and
-// its API key's and its token's identity's own, with what the token grants. Failures of
-// ours (5xx) are not remembered: a retry tries again.
+// replies remembers the answers to POST requests with an Idempotency-Key, so that a retry
+// gets the same answer and does nothing. A key counts together with its path, API key,
+// token identity and the token's grants. Failures of the server (5xx) are not remembered:
+// a retry tries again.
 //
-// An answer is stored before it is given, and kept for a day; the newest
-// [maxReplies] keys and [maxKept] bytes of answers are in memory too, where the API
-// key that has most gives way first, so that none crowds out the others. Answers that
-// hold secrets, and long ones, are in memory alone: a restart forgets them.
+// An answer is stored before it is sent, and kept for a day. The newest [maxReplies] keys
+// and [maxKept] bytes of answers are also in memory; when that is full, the API key with
+// the most loses its oldest, so that none crowds out the others. Answers with secrets,
+// and long ones, are only in memory: a restart forgets them.
 type replies struct {
-	store Replies // nil = everything is in memory alone
+	store Replies // nil = replies are only in memory
 
 	mu    sync.Mutex // guards the following
 	byKey map[[sha256.Size]byte]*list.Element
-	kept  map[string]*keptReplies // by API key; those that keep none are not in it
+	kept  map[string]*keptReplies // by API key; a key without replies has no entry
 	bytes int                     // of answers
 }
 
-// keptReplies are those of one API key. They are guarded by replies.mu.
+// keptReplies are the replies of one API key. replies.mu guards them.
 type keptReplies struct {
 	order *list.List // of *reply, the oldest first
 	bytes int        // of answers
 }
 
-// reply is what a request was answered; status 0 while it is under way.
+// reply is the answer to a request; status 0 while the request is under way.
 type reply struct {
 	key         [sha256.Size]byte
 	fingerprint [sha256.Size]byte // of the request
@@ -75,7 +75,7 @@ func newReplies(store Replies) *replies {
 	return &replies{store: store, byKey: map[[sha256.Size]byte]*list.Element{}, kept: map[string]*keptReplies{}}
 }
 
-// attempt makes the reply of r, whose body is read and put back.
+// attempt makes the reply for r. It reads r's body and puts it back.
 func attempt(r *http.Request, key string) (*reply, error) {
 	if len(key) > maxReplyKey {
 		return nil, problem.New(http.StatusBadRequest, "malformed", "Idempotency-Key must not be longer than %d bytes", maxReplyKey)
@@ -87,21 +87,21 @@ func attempt(r *http.Request, key string) (*reply, error) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	who, apiKey := "", ""
 	if c := access.FromContext(r.Context()); c != nil {
-		// With what it may do: nobody is to see what others were answered.
-		grants, _ := json.Marshal(c.Grants.Video) // read from JSON
+		// The grants are part of the key, so that nobody sees another's answer.
+		grants, _ := json.Marshal(c.Grants.Video) // they come from JSON, so they can be marshalled
 		apiKey = c.APIKey
 		who = apiKey + "\n" + c.Grants.Identity + "\n" + string(grants)
 	}
 	h := sha256.New()
-	_, _ = io.WriteString(h, r.URL.RawQuery+"\n"+r.Header.Get("Content-Type")+"\n") // a hash takes everything
+	_, _ = io.WriteString(h, r.URL.RawQuery+"\n"+r.Header.Get("Content-Type")+"\n") // a hash never fails
 	_, _ = h.Write(body)
 	mine := &reply{key: sha256.Sum256([]byte(who + "\n" + r.URL.EscapedPath() + "\n" + key)), since: time.Now(), apiKey: apiKey}
 	h.Sum(mine.fingerprint[:0])
 	return mine, nil
 }
 
-// once has do answer r, or gives the answer that r's twin got. secret keeps the
-// answer off the disk.
+// once calls do to answer r, or repeats the answer to an earlier request with the key.
+// secret keeps the answer off the disk.
 func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secret bool, log *slog.Logger, do handler) error {
 	mine, err := attempt(r, key)
 	if err != nil {
@@ -114,7 +114,7 @@ func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secr
 	defer func() { rs.end(mine, rec) }() // also when do panics
 	twin, err := rs.stored(r.Context(), mine)
 	switch {
-	case err != nil: // to do it again would be worse
+	case err != nil: // the request may have been done already
 		return err
 	case twin != nil:
 		return twin.repeat(w, mine)
@@ -124,7 +124,7 @@ func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secr
 	}
 	rec.done = true
 	if rs.store != nil && !secret && rec.final() && rec.body.Len() <= maxStored {
-		// What was done is done, whether or not the client still waits.
+		// The request is done, whether or not the client still waits.
 		if err := rs.store.SaveReply(context.WithoutCancel(r.Context()), mine.answered(rec).row()); err != nil {
 			log.Error("cannot store what a request with an Idempotency-Key was answered: a retry after a restart would repeat it", "error", err)
 		}
@@ -133,7 +133,7 @@ func (rs *replies) once(w http.ResponseWriter, r *http.Request, key string, secr
 	return nil
 }
 
-// stored is mine's twin of before a restart; nil if there is none.
+// stored returns mine's twin from before a restart; nil if there is none.
 func (rs *replies) stored(ctx context.Context, mine *reply) (*reply, error) {
 	if rs.store == nil {
 		return nil, nil
@@ -145,7 +145,7 @@ func (rs *replies) stored(ctx context.Context, mine *reply) (*reply, error) {
 	return &reply{fingerprint: row.Fingerprint, status: row.Status, header: row.Header, body: row.Body}, nil
 }
 
-// answered is mine with what rec has.
+// answered is mine with rec's answer.
 func (mine *reply) answered(rec *recorder) *reply {
 	done := *mine
 	done.status, done.body = rec.status, rec.body.Bytes()
@@ -165,7 +165,7 @@ func (mine *reply) row() log.Reply {
 	}
 }
 
-// begin remembers mine, unless it has a twin, of which it returns a copy.
+// begin remembers mine, unless it has a twin; then it returns a copy of the twin.
 func (rs *replies) begin(mine *reply) (twin *reply) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -190,13 +190,13 @@ func (rs *replies) begin(mine *reply) (twin *reply) {
 	return nil
 }
 
-// end keeps what mine was answered, or forgets it if it may be tried again.
+// end records mine's answer, or forgets mine if the request may be tried again.
 func (rs *replies) end(mine *reply, rec *recorder) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	e := rs.byKey[mine.key]
 	if e == nil || e.Value != mine {
-		return // crowded out meanwhile
+		return // it was crowded out meanwhile
 	}
 	if !rec.final() {
 		rs.forget(e)
@@ -210,7 +210,7 @@ func (rs *replies) end(mine *reply, rec *recorder) {
 	}
 }
 
-// forgetOf forgets the oldest reply of the API key that has most.
+// forgetOf forgets the oldest reply of the API key that has the most.
 func (rs *replies) forgetOf(have func(*keptReplies) int) {
 	var most *keptReplies
 	for _, k := range rs.kept {
@@ -233,7 +233,7 @@ func (rs *replies) forget(e *list.Element) {
 	}
 }
 
-// repeat answers asked as its twin was.
+// repeat answers asked as its twin was answered.
 func (twin *reply) repeat(w http.ResponseWriter, asked *reply) error {
 	switch {
 	case twin.fingerprint != asked.fingerprint:
@@ -251,7 +251,7 @@ func (twin *reply) repeat(w http.ResponseWriter, asked *reply) error {
 	return nil
 }
 
-// recorder keeps an answer until it is sent.
+// recorder holds an answer until it is sent.
 type recorder struct {
 	http.ResponseWriter
 	status  int
@@ -275,9 +275,9 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.body.Write(b)
 }
 
-// final tells that the answer is of what was done, or of the state that the request
-// met. A request that was refused before did nothing: mended, it may be sent again
-// under its key.
+// final reports whether the answer must be remembered: it tells what was done, or the
+// state that the request met. A refused request did nothing, and may be corrected and
+// sent again with its key.
 func (r *recorder) final() bool {
 	if !r.done || r.status >= 500 {
 		return false
@@ -295,7 +295,7 @@ func (r *recorder) send() {
 	_, _ = r.ResponseWriter.Write(r.body.Bytes()) // the client may be gone
 }
 
-// bodyProblem is why a request's body could not be read.
+// bodyProblem is the problem of a body that cannot be read.
 func bodyProblem(err error) error {
 	if big, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &refused{problem.New(http.StatusRequestEntityTooLarge, "too_large", "the body must not be longer than %d bytes", big.Limit), unpack.ErrTooLong}

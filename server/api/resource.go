@@ -8,7 +8,7 @@ import (
 	"parlor/rooms"
 )
 
-// room is a room as REST shows it.
+// room is a room in REST.
 type room struct {
 	SID              string            `json:"sid"`
 	Name             string            `json:"name"`
@@ -37,7 +37,7 @@ type room struct {
 	EndReason        string            `json:"end_reason,omitempty" enum:"closed,empty_timeout,departure_timeout"`
 }
 
-// showRoom is r for the wire. The TURN password stays inside.
+// showRoom is r for the wire, without its TURN password.
 func showRoom(r *rooms.Record) room {
 	out := room{
 		SID: r.SID, Name: r.Name, State: "open",
@@ -102,7 +102,7 @@ func (t timeout) MarshalJSON() ([]byte, error) {
 	return strconv.AppendUint(nil, uint64(rooms.Timeout(t).Wire()), 10), nil
 }
 
-// domain is t as the domain has it; nil stays nil.
+// domain is t in the domain's type; nil stays nil.
 func (t *wireTimeout) domain() *rooms.Timeout {
 	if t == nil {
 		return nil
@@ -111,8 +111,8 @@ func (t *wireTimeout) domain() *rooms.Timeout {
 	return &d
 }
 
-// wireTimeout is a timeout in a request, as LiveKit's messages carry it: whole
-// seconds from 1, or "never". 0 is not given, and means the server's default.
+// wireTimeout is a timeout in a request, in the form of LiveKit's messages: whole seconds
+// from 1, or "never". 0 means that it is not given: the server's default applies.
 type wireTimeout uint32
 
 func (wireTimeout) wrong(value any) string {
@@ -127,7 +127,7 @@ func (wireTimeout) wrong(value any) string {
 	return ""
 }
 
-// UnmarshalJSON reads what wrong finds nothing wrong with.
+// UnmarshalJSON reads a value that wrong has accepted.
 func (t *wireTimeout) UnmarshalJSON(b []byte) error {
 	if string(b) == `"never"` {
 		*t = wireTimeout(rooms.WireNever)
@@ -136,7 +136,7 @@ func (t *wireTimeout) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*uint32)(t))
 }
 
-// wireTime is a time in a request: RFC 3339. The zero value is not given.
+// wireTime is a time in a request, RFC 3339. The zero value means that it is not given.
 type wireTime time.Time
 
 func (wireTime) wrong(value any) string {
@@ -147,10 +147,10 @@ func (wireTime) wrong(value any) string {
 	return ""
 }
 
-// UnmarshalJSON reads what wrong finds nothing wrong with.
+// UnmarshalJSON reads a value that wrong has accepted.
 func (t *wireTime) UnmarshalJSON(b []byte) error { return (*time.Time)(t).UnmarshalJSON(b) }
 
-// ms is t as the domain has it; 0 if it is not given.
+// ms is t in Unix milliseconds; 0 if it is not given.
 func (t wireTime) ms() int64 {
 	if time.Time(t).IsZero() {
 		return 0
@@ -158,7 +158,7 @@ func (t wireTime) ms() int64 {
 	return rooms.NowMs(time.Time(t))
 }
 
-// seq is an event's number in a request.
+// seq is an event's seq in a request.
 type seq int64
 
 func (seq) wrong(value any) string {

@@ -22,20 +22,19 @@ const (
 
 // rest is the API under /v1. Conventions, for every route:
 //
-//   - bodies are JSON in snake_case; what is not known is refused with its path;
+//   - bodies are JSON in snake_case; unknown fields are refused with their paths;
 //   - errors are problem details (RFC 9457) with a stable code;
 //   - times are RFC 3339 in UTC; timeouts are whole seconds or "never";
-//   - lists come in pages: limit, and the cursor that the page before gave;
-//   - rooms and participants have an ETag (RFC 9110, section 8.8.3), which
-//     If-Match takes;
+//   - lists come in pages: limit, and the cursor from the previous page;
+//   - rooms and participants have an ETag (RFC 9110, section 8.8.3) for If-Match;
 //   - a POST with an Idempotency-Key is done once: see [replies].
 type rest struct {
 	Config
 	replies *replies
 }
 
-// REST returns the API, to be mounted at /v1. It checks credentials itself: a
-// token, or an API key and its secret as HTTP Basic.
+// REST returns the API, to be mounted at /v1. It checks credentials itself: a token, or
+// an API key and its secret as HTTP Basic.
 func REST(c Config) chi.Router {
 	s := &rest{Config: c, replies: newReplies(c.Replies)}
 	r := chi.NewRouter()
@@ -64,7 +63,7 @@ func REST(c Config) chi.Router {
 	return r
 }
 
-// methodsOf lists what r's path takes.
+// methodsOf lists the methods of r's path.
 func methodsOf(router chi.Routes, r *http.Request) (methods []string) {
 	for _, m := range []string{get, http.MethodHead, post, put, patch, del} {
 		if router.Match(chi.NewRouteContext(), m, chi.RouteContext(r.Context()).RoutePath) {
@@ -78,12 +77,11 @@ func tooOften(w http.ResponseWriter, _ *http.Request) {
 	problem.New(http.StatusTooManyRequests, "rate_limited", "too many requests, try again later").Write(w)
 }
 
-// handler answers a request, or returns the failure and leaves the answer to
-// [asProblem].
+// handler answers a request, or returns an error for [asProblem] to answer.
 type handler func(http.ResponseWriter, *http.Request) error
 
-// operation is one line of the API: [REST] routes by it, and the OpenAPI
-// document is made of it.
+// operation is one line of the API's table: [REST] routes by it, and the OpenAPI document
+// is made from it.
 type operation struct {
 	method, path string // the path beneath /v1
 	id           string // the name that generated clients give it
@@ -100,11 +98,11 @@ type operation struct {
 	answer       any  // zero value of the answer's body; nil = none
 	stream       bool // or a stream of server-sent events
 	conditional  bool // takes If-Match
-	secret       bool // the answer is not to be stored
+	secret       bool // the answer must not be stored
 	handle       handler
 }
 
-// parameter is one of a query.
+// parameter is a query parameter.
 type parameter struct {
 	name, doc string
 	number    bool
@@ -112,13 +110,14 @@ type parameter struct {
 	values    []string
 }
 
-// grant is what a caller must hold.
+// grant is the right that a caller needs.
 type grant struct {
 	doc    string
 	ensure func(*http.Request) error
 }
 
-// serve checks the grant first, so that a caller that lacks it learns nothing else.
+// serve handles op. It checks the grant first, so that a caller without it learns nothing
+// else.
 func (s *rest) serve(op *operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -143,7 +142,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	params, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil { // what of it could be read is not all that was meant
+	if err != nil { // the part that could be read may not be all that was meant
 		return problem.New(http.StatusBadRequest, "malformed", "the query is not escaped correctly")
 	}
 	if err := op.known(params); err != nil {
@@ -160,7 +159,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	return s.do(op, w, r)
 }
 
-// do handles a request; a route that takes no body refuses what is said in one.
+// do handles a request; an operation without a body refuses one that says something.
 func (s *rest) do(op *operation, w http.ResponseWriter, r *http.Request) error {
 	if op.body == nil {
 		if err := s.readOptionalJSON(r, &struct{}{}); err != nil {
@@ -170,8 +169,8 @@ func (s *rest) do(op *operation, w http.ResponseWriter, r *http.Request) error {
 	return s.Guard.Refused("rest", op.handle(w, r))
 }
 
-// known refuses query parameters that a route does not take, those given twice,
-// and what is not text. access_token is every route's.
+// known refuses query parameters that the operation does not have, that are given twice,
+// or that are not text. Every operation has access_token.
 func (op *operation) known(params url.Values) error {
 	var wrong []problem.Field
 	for name, values := range params {
@@ -209,8 +208,8 @@ var (
 		}
 		return toAdmin.ensure(r)
 	}}
-	// Events show participants, so listing rooms is not enough. A name that looks like
-	// an id would let its admin read another room's events.
+	// Events show participants, so roomList is not enough. A room name that looks like an
+	// SID would let its admin read another room's events.
 	toPull = grant{"roomAdmin of the room that room= names; for the whole log, the API key and its secret", func(r *http.Request) error {
 		if toOperate.ensure(r) == nil {
 			return nil
@@ -229,9 +228,8 @@ var (
 	}}
 )
 
-// toRecall is for the past sessions of a room that may have ended: a token that may
-// list the participants of the room of its name may read them. A token is not told
-// whether a room that it may not see exists.
+// toRecall is the grant for the past sessions of a room that may have ended: roomAdmin of
+// a room of its name. A token without that is not told whether the room exists.
 func (s *rest) toRecall() grant {
 	return grant{"roomAdmin of the room", func(r *http.Request) error {
 		if toOperate.ensure(r) == nil {
@@ -251,8 +249,8 @@ func (s *rest) toRecall() grant {
 	}}
 }
 
-// pathValue is a variable of the path. The router matches the escaped path where
-// there is one, so that a name may hold a slash.
+// pathValue is a variable of the path. The router matches the escaped path if there is
+// one, so that a name may contain a slash.
 func pathValue(r *http.Request, name string) (string, error) {
 	value := chi.URLParam(r, name)
 	if r.URL.RawPath == "" {
@@ -265,7 +263,7 @@ func pathValue(r *http.Request, name string) (string, error) {
 	return value, nil
 }
 
-// pathValues are variables of the path, in that order.
+// pathValues are several variables of the path.
 func pathValues(r *http.Request, names ...string) ([]string, error) {
 	values := make([]string, len(names))
 	for i, name := range names {
@@ -277,7 +275,7 @@ func pathValues(r *http.Request, names ...string) ([]string, error) {
 	return values, nil
 }
 
-// pageSize reads limit.
+// pageSize reads the parameter limit.
 func pageSize(params url.Values) (int, *problem.Field) {
 	s := params.Get("limit")
 	if s == "" {

@@ -16,7 +16,7 @@ import (
 	"parlor/server/problem"
 )
 
-// Directory is the open rooms.
+// Directory lists and changes open rooms.
 type Directory interface {
 	List(ctx context.Context, names []string) ([]*livekit.Room, error)
 	Create(ctx context.Context, req *livekit.CreateRoomRequest) (rooms.Outcome, error)
@@ -38,8 +38,8 @@ type createRequest struct {
 	SyncStreams      bool              `json:"sync_streams,omitempty"`
 }
 
-// createRoom opens a room: 201. If an open room bears the name already, that one
-// is returned as it is: 200, so that a retry does no harm.
+// createRoom opens a room: 201. If an open room bears the name already, that room is
+// returned unchanged: 200, so that a retry does no harm.
 func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	var body createRequest
 	if err := s.readJSON(r, &body); err != nil {
@@ -97,8 +97,8 @@ func roomParameters() []parameter {
 	}
 }
 
-// listRooms is a page of rooms, in the order of creation; with a name or prefix
-// in the order of names.
+// listRooms answers with a page of rooms in the order of creation, or, with a name or
+// prefix, in the order of names.
 func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
 	q, err := roomQuery(r.URL.Query())
 	if err != nil {
@@ -171,9 +171,9 @@ const notATime = "must be a time such as 2026-01-31T12:00:00Z"
 
 var badCursor = problem.Field{Path: "cursor", Detail: "is not one that this server gave"}
 
-// A cursor is opaque to clients: where the page before ended.
+// A cursor is opaque to clients. It tells where the previous page ended.
 func writeCursor[T any](c T) string {
-	b, _ := json.Marshal(c) // strings and numbers: cannot fail
+	b, _ := json.Marshal(c) // strings and numbers always marshal
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -185,7 +185,7 @@ func readCursor(s string) (c rooms.RoomCursor, ok bool) {
 	return c, true
 }
 
-// getRoom is the open room of that name. A room's own admin may see it, too.
+// getRoom answers with the open room of that name. The room's own admin may see it too.
 func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
@@ -195,7 +195,7 @@ func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// RFC 9110, section 13.1.2, for the one form that our own ETags take.
+	// RFC 9110, section 13.1.2, for the one form of this server's ETags.
 	if tag := roomTag(&rec); r.Header.Get("If-None-Match") == tag {
 		w.Header().Set("ETag", tag)
 		w.WriteHeader(http.StatusNotModified)
@@ -204,7 +204,7 @@ func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
 	return sendRoom(w, http.StatusOK, &rec)
 }
 
-// editRequest is the body of PATCH /v1/rooms/{name}: what is not given stays.
+// editRequest is the body of PATCH /v1/rooms/{name}. Absent fields stay as they are.
 type editRequest struct {
 	Metadata         *string           `json:"metadata,omitempty"`
 	EmptyTimeout     *wireTimeout      `json:"empty_timeout,omitempty"`
@@ -242,8 +242,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 	return sendRoom(w, http.StatusOK, &rec)
 }
 
-// deleteRoom closes the open room of that name: 204. Everybody in it is sent
-// away.
+// deleteRoom closes the open room of that name: 204. Its participants are sent away.
 func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
@@ -259,9 +258,9 @@ func (s *rest) deleteRoom(w http.ResponseWriter, r *http.Request) error {
 	return sendNothing(w)
 }
 
-// condition is what If-Match (RFC 9110, section 13.1.1) demands of what is to be
-// changed, whose entity tag is told by tagOf: nil without it, and for "*", since a room
-// that does not exist is not found anyway.
+// condition is the condition of If-Match (RFC 9110, section 13.1.1) on a resource whose
+// entity tag tagOf tells. It is nil without the header, and for "*", because a missing
+// room is not found anyway.
 func condition[T any](r *http.Request, tagOf func(T) string) (func(T) bool, error) {
 	tags := r.Header.Values("If-Match")
 	tag := strings.Join(tags, ",")
@@ -274,10 +273,10 @@ func condition[T any](r *http.Request, tagOf func(T) string) (func(T) bool, erro
 	return func(now T) bool { return tagOf(now) == tag }, nil
 }
 
-// entityTag names a state of a resource: it changes with what the resource shows, and
-// with nothing else that happens to it.
+// entityTag identifies the shown state of a resource: it changes with what the resource
+// shows, and with nothing else.
 func entityTag(shown any) string {
-	b, _ := json.Marshal(shown) // as it is sent, which is met there should it fail
+	b, _ := json.Marshal(shown) // the same value is sent, where a failure would show
 	sum := sha256.Sum256(b)
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
 }
@@ -289,7 +288,7 @@ func sendRoom(w http.ResponseWriter, status int, rec *rooms.Record) error {
 	return sendJSON(w, status, showRoom(rec))
 }
 
-// getHistory is a room by its id, open or ended.
+// getHistory answers with a room by its SID, open or ended.
 func (s *rest) getHistory(w http.ResponseWriter, r *http.Request) error {
 	rec, err := s.recordBySID(r)
 	if err != nil {
@@ -312,13 +311,13 @@ type sessionPage struct {
 	NextCursor string    `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
 }
 
-// sessionCursor is where a page of sessions ended.
+// sessionCursor tells where a page of sessions ended.
 type sessionCursor struct {
 	JoinedMs int64
 	SID      string
 }
 
-// listSessions is who was, or is, in a room, in the order of joining.
+// listSessions answers with a page of a room's sessions, in the order of joining.
 func (s *rest) listSessions(w http.ResponseWriter, r *http.Request) error {
 	limit, bad := pageSize(r.URL.Query())
 	if bad != nil {

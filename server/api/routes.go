@@ -23,7 +23,7 @@ func pageParameters(more ...parameter) []parameter {
 	}, more...)
 }
 
-// operations is every route of REST. The OpenAPI document is made of it.
+// operations returns every operation of REST. The OpenAPI document is made from it.
 func (s *rest) operations() []operation {
 	var all []operation
 	for _, part := range [][]operation{
@@ -206,7 +206,7 @@ func (s *rest) moderationOperations() []operation {
 	}
 }
 
-// eventTypes says when events of which type are written.
+// eventTypes describes when events of each type are written.
 func eventTypes() string {
 	var all []string
 	for _, t := range log.Types() {

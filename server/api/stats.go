@@ -14,7 +14,7 @@ import (
 	"parlor/server/problem"
 )
 
-// roomStats is a page of how the media of a room's participants fares.
+// roomStats is a page of figures on the media of a room's participants.
 type roomStats struct {
 	SID          string             `json:"sid"`
 	Name         string             `json:"name"`
@@ -23,7 +23,7 @@ type roomStats struct {
 	NextCursor   string             `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
 }
 
-// participantStats is how one participant's media fares.
+// participantStats are figures on one participant's media.
 type participantStats struct {
 	SID           string              `json:"sid"`
 	Identity      string              `json:"identity"`
@@ -36,7 +36,7 @@ type participantStats struct {
 	Subscriptions []subscriptionStats `json:"subscriptions"`
 }
 
-// publishedStats is what comes of a published track.
+// publishedStats are figures on a published track.
 type publishedStats struct {
 	SID    string       `json:"sid"`
 	Type   string       `json:"type" enum:"audio,video,data"`
@@ -45,7 +45,7 @@ type publishedStats struct {
 	Layers []layerStats `json:"layers" doc:"One of sound; one of each quality and codec of video."`
 }
 
-// layerStats is what comes of one layer.
+// layerStats are figures on one layer, as it arrives.
 type layerStats struct {
 	MimeType         string   `json:"mime_type"`
 	RID              string   `json:"rid,omitempty"`
@@ -66,7 +66,7 @@ type layerStats struct {
 	KeyFrameRequests int64    `json:"key_frame_requests" doc:"Key frames that the publisher was asked for."`
 }
 
-// downlinkStats is the path to a participant.
+// downlinkStats are figures on the path to a participant.
 type downlinkStats struct {
 	Estimate     *int64   `json:"estimate" doc:"Bits a second that may be sent; null while no bound is known."`
 	Cause        string   `json:"cause" enum:"start,delay,loss,probe,receiver" doc:"What the estimate is bounded by: start: nothing is known yet; delay: a queue that was seen; loss: losses that grow with what is sent; probe: what a probe found; receiver: the receiver's own estimate."`
@@ -87,7 +87,7 @@ type downlinkStats struct {
 	Paused       int64    `json:"paused_tracks" doc:"Now, for want of bandwidth."`
 }
 
-// subscriptionStats is what goes out of a track to a participant.
+// subscriptionStats are figures on a track as it is forwarded to a participant.
 type subscriptionStats struct {
 	SID              string   `json:"sid" doc:"Of the track."`
 	PublisherSID     string   `json:"publisher_sid"`
@@ -112,15 +112,15 @@ type subscriptionStats struct {
 	Pauses           int64    `json:"pauses" doc:"For want of bandwidth."`
 }
 
-// measured is a participant's media that tells how it fares.
+// measured is a participant's media with figures.
 type measured interface {
 	Stats(ctx context.Context) (media.PeerStats, error)
 }
 
-// mostSubscriptions is how many subscriptions a page of stats may have before it ends.
+// mostSubscriptions is the number of subscriptions at which a page of stats ends.
 const mostSubscriptions = 5000
 
-// getRoomStats is how the media of an open room fares, by identity.
+// getRoomStats answers with figures on the media of an open room, by identity.
 func (s *rest) getRoomStats(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
@@ -161,8 +161,8 @@ func (s *rest) getRoomStats(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, page)
 }
 
-// showParticipantStats is how a member's media fares. Of one that has none yet, or none
-// any more, it is unknown.
+// showParticipantStats shows the figures on a member's media. Without media, or no longer
+// with any, they are unknown.
 func showParticipantStats(ctx context.Context, m rooms.Member) (participantStats, error) {
 	out := participantStats{
 		SID: m.Info.Sid, Identity: m.Info.Identity, Quality: "unknown", Up: "none", Down: "none",
@@ -257,7 +257,7 @@ func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// knownMilliseconds is nil for what is unknown.
+// knownMilliseconds is d in ms; nil for 0, which means unknown.
 func knownMilliseconds(d time.Duration) *float64 {
 	if d == 0 {
 		return nil
@@ -266,7 +266,7 @@ func knownMilliseconds(d time.Duration) *float64 {
 	return &ms
 }
 
-// knownBitrate is nil for what is unknown.
+// knownBitrate is bitrate; nil if it is unknown.
 func knownBitrate(bitrate float64) *int64 {
 	if bitrate <= 0 {
 		return nil

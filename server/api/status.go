@@ -9,8 +9,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// Writer is how the database's writer fares. Latencies are of transactions,
-// with the disk's part, since the start.
+// Writer holds figures on the database's writer. Latencies are of transactions, the
+// disk's part included, since the start.
 type Writer struct {
 	Failing   string  `json:"failing,omitempty" doc:"Why the last write failed, or what this answer is made of could not be read; absent if neither did."`
 	Queue     int     `json:"queue" doc:"Writes that wait."`
@@ -26,22 +26,23 @@ type Writer struct {
 // The states of the lease on a replica.
 const (
 	LeaseHeld   = "held"
-	LeaseUnsure = "unsure" // it could not be renewed, and has not run out yet
+	LeaseUnsure = "unsure" // it was not renewed in time: nothing is written until it is
 	LeaseLost   = "lost"
 )
 
-// Replica is the replication of the database, as its operator sees it.
+// Replica tells the state of the database's replication.
 type Replica interface {
 	Status() ReplicaStatus
 }
 
-// ReplicaStatus is how the replication fares.
+// ReplicaStatus is the state of the replication.
 type ReplicaStatus struct {
 	State        string     `json:"state" enum:"held,unsure,lost" doc:"Of the lease on the replica."`
 	Epoch        int64      `json:"epoch" doc:"Grows with each lease, never falls."`
 	LeaseExpires *timestamp `json:"lease_expires_at"`
 	LagSeconds   float64    `json:"lag_seconds" doc:"Age of the oldest write that the replica does not have, whatever stage it is stuck in; 0 if it has all."`
-	// The stages are told together: what stands in Stage is the first that fails.
+	// Stage, LastError and FailingSince in Stages belong together: Stage is the first
+	// stage that fails.
 	Stage       string         `json:"stage,omitempty" enum:"local,generation,upload,check,merge,lease" doc:"The first stage that fails now; absent if none does."`
 	LastError   string         `json:"last_error,omitempty" doc:"Why it fails, and what has to be done if it does not heal by itself."`
 	Failures    uint64         `json:"failures" doc:"Failures of all stages since the start."`
@@ -49,7 +50,7 @@ type ReplicaStatus struct {
 	Stages      []ReplicaStage `json:"stages" doc:"In the order of a write's way to the replica."`
 }
 
-// ReplicaStage is how one stage of a write's way to the replica fares.
+// ReplicaStage is the state of one stage of a write's way to the replica.
 type ReplicaStage struct {
 	Stage        string     `json:"stage" enum:"local,generation,upload,check,merge" doc:"local: out of the write-ahead log into the folder beside the database; generation: a new one begins; upload: to the replica; check: what was uploaded is there; merge: files there are merged."`
 	Failures     uint64     `json:"failures" doc:"Since the start."`
@@ -57,21 +58,21 @@ type ReplicaStage struct {
 	FailingSince *timestamp `json:"failing_since"`
 }
 
-// SetFailingSince sets when the failures began that go on now; zero is none.
+// SetFailingSince sets when the present failures began; zero = none.
 func (s *ReplicaStage) SetFailingSince(t time.Time) {
 	if !t.IsZero() {
 		s.FailingSince = at(rooms.NowMs(t))
 	}
 }
 
-// SetLeaseExpires sets when the lease runs out if it is not renewed.
+// SetLeaseExpires sets when the lease ends if it is not renewed.
 func (s *ReplicaStatus) SetLeaseExpires(t time.Time) { s.LeaseExpires = at(rooms.NowMs(t)) }
 
-// overdueAfter is how long after its deadline an open room counts as overdue:
-// ending the rooms that are due takes a moment.
+// overdueAfter is how long after its deadline an open room counts as overdue, because
+// ending due rooms takes a moment.
 const overdueAfter = 5 * time.Second
 
-// status is how the server fares. What cannot be read is null.
+// status is the state of the server. A figure that cannot be read is null.
 type status struct {
 	Version       string         `json:"version"`
 	StartedAt     *timestamp     `json:"started_at"`
@@ -82,7 +83,7 @@ type status struct {
 	Webhooks      *outboxFigures `json:"webhooks" doc:"Null: the database cannot be read."`
 }
 
-// roomFigures counts rooms and who is in them.
+// roomFigures counts rooms and participants.
 type roomFigures struct {
 	Open            *int64     `json:"open" doc:"Null, as ended and overdue: the database cannot be read."`
 	Ended           *int64     `json:"ended" doc:"Kept as history."`
@@ -93,7 +94,7 @@ type roomFigures struct {
 	OldestCreatedAt *timestamp `json:"oldest_created_at" doc:"Of the open room that is open longest."`
 }
 
-// outboxFigures is how the webhooks fare, over all endpoints.
+// outboxFigures are figures on the webhooks, over all endpoints.
 type outboxFigures struct {
 	Endpoints     int        `json:"endpoints"`
 	Failing       int        `json:"failing" doc:"Endpoints whose last attempt failed, or that are paused or disabled."`
@@ -102,8 +103,9 @@ type outboxFigures struct {
 	OldestPending *timestamp `json:"oldest_pending_at"`
 }
 
-// getStatus is how the server fares. None of it costs a scan. It is there above all
-// for when something is wrong: what the database does not tell is left out.
+// getStatus answers with the state of the server. None of it costs a scan. It must work
+// above all when something is wrong, so figures that the database does not give are left
+// out.
 func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
 	live := s.Rooms.Stats()
@@ -117,7 +119,7 @@ func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	if s.Replica != nil {
 		replica := s.Replica.Status()
-		if replica.Stages == nil { // none while replication starts or ends; null is not of the schema
+		if replica.Stages == nil { // none while replication starts or ends; the schema does not allow null
 			replica.Stages = []ReplicaStage{}
 		}
 		out.Replication = &replica
@@ -128,14 +130,14 @@ func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		if r.Context().Err() != nil {
-			return err // nobody waits for an answer
+			return err // the caller has gone
 		}
 		out.Database = out.Database.unread(tell(r.Context(), s.Log, r.Method+" "+r.URL.Path, err).Msg)
 	}
 	return sendJSON(w, http.StatusOK, out)
 }
 
-// unread is w, which may be nil, failing for that reason if for no other.
+// unread is w, which may be nil, with that failure if it has no other.
 func (w *Writer) unread(why string) *Writer {
 	if w == nil {
 		w = &Writer{}

@@ -15,9 +15,9 @@ import (
 	"parlor/server/problem"
 )
 
-// readJSON reads a request's body into v, a pointer to a struct. Every field
-// that is unknown or of the wrong type is told with its path: a misspelt setting
-// that is silently dropped is the worst kind.
+// readJSON decodes a request's body into v, a pointer to a struct. It reports every field
+// that is unknown or has the wrong type, with its path, because a misspelt setting must
+// not be ignored silently.
 func (s *rest) readJSON(r *http.Request, v any) error {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
@@ -65,11 +65,10 @@ func (s *rest) readOptionalJSON(r *http.Request, v any) error {
 	return s.readJSON(r, v)
 }
 
-// checker is a type that says itself what JSON it takes: what is wrong with
-// the value, or "".
+// checker is a type that checks JSON values itself: wrong returns what is wrong, or "".
 type checker interface{ wrong(value any) string }
 
-// check lists what in tree does not fit t. A null is as if it were not there.
+// check lists the fields of tree that do not fit t. A null counts as absent.
 func check(tree any, t reflect.Type, path string) []problem.Field {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -147,7 +146,7 @@ func checkScalar(tree any, k reflect.Kind) string {
 		_, err := strconv.ParseUint(n.String(), 10, 32)
 		ok = isNumber && err == nil
 	default:
-		return "cannot be read" // a type of ours that this does not know: a test meets it
+		return "cannot be read" // a type that is not handled here: a test finds it
 	}
 	if ok {
 		return ""
@@ -155,7 +154,7 @@ func checkScalar(tree any, k reflect.Kind) string {
 	return want
 }
 
-// jsonFields are a struct's fields by the names that the wire has for them.
+// jsonFields are a struct's fields by their JSON names.
 func jsonFields(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
 	for i := range t.NumField() {

@@ -18,17 +18,17 @@ import (
 const (
 	notUnicode = "must be valid UTF-8"
 	hasNUL     = "must not hold a NUL"
-	// deepest is how far into a body its bad text is looked for: each level reads
-	// what is beneath it once more.
+	// deepest is how many levels of a body are searched for bad text: each level reads
+	// the levels beneath it once more.
 	deepest = 8
 )
 
-// readable refuses text in a request's path that could not be said back as it
-// came: the decoders would put U+FFFD in its place and make two names one.
+// readable refuses text in a request's path that is not Unicode: decoders would replace
+// it by U+FFFD, and make two names one.
 func readable(r *http.Request) error {
 	params := chi.RouteContext(r.Context()).URLParams
 	for _, name := range params.Keys {
-		if name == "*" { // where this is mounted
+		if name == "*" { // the mount point
 			continue
 		}
 		value, err := pathValue(r, name)
@@ -42,7 +42,7 @@ func readable(r *http.Request) error {
 	return nil
 }
 
-// unreadable is what is wrong with the text of a name; "" if nothing is.
+// unreadable returns what is wrong with the text of a name; "" if nothing is.
 func unreadable(s string) string {
 	switch {
 	case !utf8.ValidString(s):
@@ -66,13 +66,13 @@ func checkText(body []byte) error {
 	return problem.Fields(problem.Field{Path: at, Detail: notUnicode + ", without half of a surrogate pair"})
 }
 
-// isUnicode tells whether JSON says what can be said in Unicode.
+// isUnicode reports whether JSON text is valid Unicode.
 func isUnicode(body []byte) bool {
 	if !utf8.Valid(body) {
 		return false
 	}
 	for i := 0; i < len(body); i++ {
-		if body[i] != '\\' { // stands in strings alone
+		if body[i] != '\\' { // it occurs only in strings
 			continue
 		}
 		switch first := escaped(body[i:]); {
@@ -87,7 +87,7 @@ func isUnicode(body []byte) bool {
 	return true
 }
 
-// escaped is the code unit of the \uXXXX that s begins with; -1 if it does not.
+// escaped is the code unit of the \uXXXX at the beginning of s; -1 if there is none.
 func escaped(s []byte) rune {
 	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
 		return -1
@@ -99,8 +99,8 @@ func escaped(s []byte) rune {
 	return rune(n)
 }
 
-// findBadText is the path of the first value whose text is not Unicode, or, where
-// a name is not, of the object that has it.
+// findBadText returns the path of the first value whose text is not Unicode, or, if a
+// field's name is not, of its object.
 func findBadText(raw json.RawMessage, path string, depth int) (at string, found bool) {
 	if isUnicode(raw) {
 		return "", false

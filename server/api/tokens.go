@@ -15,7 +15,7 @@ import (
 	"parlor/server/problem"
 )
 
-// defaultTTL is how long a minted token is valid if nothing is said.
+// defaultTTL is the lifetime of a token for which the request gives none.
 const defaultTTL = 6 * time.Hour
 
 // tokenRequest is the body of POST /v1/tokens.
@@ -41,7 +41,7 @@ type tokenRequest struct {
 	RoomConfig        *roomConfig       `json:"room_config,omitempty" doc:"What the room is to be like that this join creates."`
 }
 
-// roomConfig is what a token says of the room that its bearer makes.
+// roomConfig describes, in a token, the room that its bearer's join creates.
 type roomConfig struct {
 	EmptyTimeout     wireTimeout       `json:"empty_timeout,omitempty"`
 	DepartureTimeout wireTimeout       `json:"departure_timeout,omitempty"`
@@ -58,7 +58,7 @@ type token struct {
 	ExpiresAt *timestamp `json:"expires_at"`
 }
 
-// mintToken signs a token with the key of the caller, which has its secret.
+// mintToken signs a token with the caller's API key.
 func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
 	var body tokenRequest
 	if err := s.readJSON(r, &body); err != nil {
@@ -109,7 +109,7 @@ func (t *tokenRequest) check(c Config) error {
 	return nil
 }
 
-// tooLong lists what no join would take, or no room that it opens.
+// tooLong lists the fields that a join, or the room that it opens, would refuse.
 func (t *tokenRequest) tooLong(l *rooms.Limits) (wrong []problem.Field) {
 	bound := func(path string, size, most int) {
 		if most > 0 && size > most {

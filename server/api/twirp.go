@@ -15,15 +15,15 @@ import (
 	"parlor/server/problem"
 )
 
-// Services that LiveKit's SDKs may call and Parlor does not have.
+// Services of LiveKit that Parlor does not have.
 const (
 	egressPath  = "/twirp/livekit.Egress/"
 	ingressPath = "/twirp/livekit.Ingress/"
 	sipPath     = "/twirp/livekit.SIP/"
 )
 
-// Twirp returns the handlers of LiveKit's services by path prefix. They want
-// the token's claims in the context: see [access.Verifier.Middleware].
+// Twirp returns the handlers of LiveKit's services by path prefix. They need the token's
+// claims in the context: see [access.Verifier.Middleware].
 func Twirp(c Config) map[string]http.Handler {
 	impl := &roomService{c: c, log: c.Log}
 	service := livekit.NewRoomServiceServer(impl, twirp.WithServerInterceptors(impl.audit))
@@ -39,8 +39,8 @@ func Twirp(c Config) map[string]http.Handler {
 
 type writerKey struct{}
 
-// withWriter gives the methods, which have only a context, what their answer is
-// written to.
+// withWriter puts the response writer and the caller's address into the context, which is
+// all that the methods get.
 func withWriter(service http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		service.ServeHTTP(w, r.WithContext(context.WithValue(
@@ -48,7 +48,7 @@ func withWriter(service http.Handler) http.Handler {
 	})
 }
 
-// idempotent does a call with an Idempotency-Key once.
+// idempotent makes a call with an Idempotency-Key happen once.
 func idempotent(service http.Handler, c *Config) http.Handler {
 	calls := newReplies(c.Replies)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +67,7 @@ func idempotent(service http.Handler, c *Config) http.Handler {
 	})
 }
 
-// onceError is why a call was not done, on Twirp's wire.
+// onceError is the Twirp error for a problem of a call that was not done.
 func onceError(p *problem.Problem) twirp.Error {
 	code := twirp.InvalidArgument
 	switch p.Status {
@@ -83,12 +83,12 @@ func onceError(p *problem.Problem) twirp.Error {
 	return twirp.NewError(code, p.Detail)
 }
 
-// TwirpTooOften answers what is refused because it came too often.
+// TwirpTooOften answers a call that exceeds a rate limit.
 func TwirpTooOften(w http.ResponseWriter, _ *http.Request) {
 	_ = twirp.WriteError(w, twirp.NewError(twirp.ResourceExhausted, "too many requests, try again later")) // the client may be gone
 }
 
-// absent answers for a service that does not exist here, to every caller with a token.
+// absent answers calls to a service that Parlor does not have.
 func absent(msg string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := twirp.NewError(twirp.Unimplemented, msg)
@@ -99,8 +99,8 @@ func absent(msg string) http.Handler {
 	})
 }
 
-// roomService is livekit.RoomService. Grants are checked first, so that a
-// caller that lacks them learns nothing else.
+// roomService is livekit.RoomService. It checks grants first, so that a caller without
+// them learns nothing else.
 type roomService struct {
 	c   Config
 	log *slog.Logger
@@ -163,7 +163,7 @@ func (s *roomService) MutePublishedTrack(ctx context.Context, req *livekit.MuteR
 func (s *roomService) UpdateParticipant(ctx context.Context, req *livekit.UpdateParticipantRequest) (*livekit.ParticipantInfo, error) {
 	return call(ctx, s, "UpdateParticipant", access.EnsureAdmin(ctx, req.Room), func() (*livekit.ParticipantInfo, error) {
 		e := rooms.ParticipantEdit{Name: req.Name, Metadata: req.Metadata, Attributes: req.Attributes}
-		if may := req.Permission; may != nil { // it replaces all of them
+		if may := req.Permission; may != nil { // it replaces the whole permission
 			if len(may.CanPublishSources) > rooms.MaxSources {
 				return nil, rooms.Errorf(rooms.Invalid, "more than %d track sources are given", rooms.MaxSources)
 			}
@@ -225,11 +225,11 @@ func (s *roomService) MoveParticipant(ctx context.Context, req *livekit.MovePart
 	})
 }
 
-// errSameRoom is in LiveKit's words, which the domain's own are not.
+// errSameRoom has LiveKit's text; the domain's text differs.
 var errSameRoom = &rooms.Error{Code: rooms.Invalid, Msg: "destination room cannot be the same as source room"}
 
-// call runs f unless denied, and makes what fails a Twirp error. That the token is
-// still good, [admitted] has checked.
+// call runs f unless denied, and maps its errors to Twirp's. [admitted] has checked
+// already that the token is still good.
 func call[T any](ctx context.Context, s *roomService, method string, denied error, f func() (*T, error)) (*T, error) {
 	decoded(ctx)
 	if denied != nil {
@@ -242,7 +242,7 @@ func call[T any](ctx context.Context, s *roomService, method string, denied erro
 	return nil, asTwirp(ctx, s.log, method, err)
 }
 
-// asTwirp is a failure of a call as the caller may see it, and logs what it may not.
+// asTwirp maps an error to Twirp's, and logs the error if the caller may not see it.
 func asTwirp(ctx context.Context, log *slog.Logger, method string, err error) twirp.Error {
 	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		return twirp.NewError(twirp.PermissionDenied, p.Detail).WithMeta("reason", p.Code)
@@ -252,15 +252,14 @@ func asTwirp(ctx context.Context, log *slog.Logger, method string, err error) tw
 	}
 	seen := tell(ctx, log, method, err)
 	if seen.Code == rooms.Unavailable {
-		// It only fails on a name that is not a header's.
+		// it fails only for an invalid header name
 		_ = twirp.SetHTTPResponseHeader(ctx, "Retry-After", problem.RetryAfter)
 	}
 	return twirpError(seen)
 }
 
-// twirpError is the one place that says what a failure is on Twirp's wire. A
-// missing grant is unauthenticated (401), as LiveKit has it, not
-// permission_denied.
+// twirpError is the one place that maps the domain's errors to Twirp's. A missing grant
+// is unauthenticated (401) and not permission_denied, as in LiveKit.
 func twirpError(err error) twirp.Error {
 	e, ok := errors.AsType[*rooms.Error](err)
 	if !ok {

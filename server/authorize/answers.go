@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// The bounds of the answers that are kept; beyond them the oldest are forgotten.
+// The bounds of the kept answers; beyond them the oldest are dropped.
 const (
 	maxAnswers = 10_000
 	maxKept    = 32 << 20 // bytes
 )
 
-// call is one question under way, or answered.
+// call is one question, under way or answered.
 type call struct {
 	key    callKey
 	done   chan struct{} // closed when the rest is set
@@ -23,19 +23,19 @@ type call struct {
 	kept   *list.Element // nil until it is answered
 }
 
-// callKey is a token, with what its bearer wishes to be, and whether the room
-// would be created. What is said of a reconnect says nothing of a join: it need
-// not tell what the participant is to be.
+// callKey identifies a question: the token and the client's own wishes (as a digest),
+// whether the room would be created, and whether the client reconnects. The answer to a
+// reconnect cannot serve a join, because it need not say how to change the participant.
 type callKey struct {
 	token             [sha256.Size]byte
 	create, reconnect bool
 }
 
-// answers finds calls. Its owner guards it.
+// answers indexes calls. Its owner guards it.
 type answers struct {
 	keep  time.Duration
 	calls map[callKey]*call
-	order *list.List // of *call, answered, the first to run out first
+	order *list.List // of *call, answered, the first to expire first
 	bytes int        // of them
 }
 
@@ -43,8 +43,8 @@ func newAnswers(keep time.Duration) answers {
 	return answers{keep: keep, calls: map[callKey]*call{}, order: list.New()}
 }
 
-// find returns a call that answers; nil if there is none. A participant that may come in
-// even though it opens the room may come in when it is open.
+// find returns a call for the key; nil if there is none. An answer that allows to open
+// the room also allows to join the open room.
 func (a *answers) find(key callKey, now time.Time) *call {
 	for e := a.order.Front(); e != nil && !now.Before(e.Value.(*call).until); e = a.order.Front() {
 		a.forget(e.Value.(*call))
@@ -65,8 +65,7 @@ func (a *answers) add(key callKey) *call {
 	return c
 }
 
-// finish keeps what was answered; a failure is forgotten, so that the next who
-// comes asks again.
+// finish keeps an answer. It drops a failure, so that the next join asks again.
 func (a *answers) finish(c *call, now time.Time) {
 	if c.err != nil || a.keep <= 0 {
 		a.forget(c)

@@ -1,10 +1,10 @@
-// Package authorize asks the operator's own service before somebody is let into
-// a room, and before a room is opened by a join.
+// Package authorize asks the operator's own service before a participant is let into a
+// room, and before a join opens a room.
 //
-// A [Hook] posts a [Question] as JSON, signed as webhooks are, and reads an
-// [Answer]: it may allow, deny with a message, or allow with changes. Several joins
-// with one token at once make one request, and its answer is kept for a while; so a
-// crowd that comes back after a restart asks once per token.
+// A [Hook] posts a [Question] as JSON, signed as webhooks are, and reads an [Answer],
+// which may allow, deny with a message, or allow with changes. Concurrent joins with one
+// token share one request, and the answer is kept for a while: so a crowd that comes back
+// after a restart asks once per token.
 package authorize
 
 import (
@@ -25,33 +25,34 @@ import (
 )
 
 const (
-	// maxAnswer bounds an answer, which may carry metadata of LiveKit's 512 KiB twice.
+	// maxAnswer bounds an answer in bytes; it may have two of LiveKit's 512 KiB of
+	// metadata.
 	maxAnswer = 2 << 20
-	// maxRequests is how many questions are under way at a time; others wait, within
-	// the time that an answer may take.
+	// maxRequests is how many questions may be under way at a time; others wait, within
+	// the time for an answer.
 	maxRequests = 64
 )
 
-// Config is what a [Hook] needs.
+// Config configures a [Hook].
 type Config struct {
 	URL     string
-	Timeout time.Duration // for an answer, with the wait for a free connection
-	// AllowOnFailure lets everybody in when there is no answer; otherwise nobody.
+	Timeout time.Duration // for an answer, the wait for a free connection included
+	// AllowOnFailure lets everybody in if there is no answer; otherwise nobody is let in.
 	AllowOnFailure bool
-	Cache          time.Duration // how long an answer holds for its token; 0 = for those who wait for it
+	Cache          time.Duration // how long an answer is kept for its token; 0 = only for the joins that wait for it
 	Signer         *webhooks.Signer
 	UserAgent      string
 	Log            *slog.Logger
 	Transport      http.RoundTripper // nil = one of its own
 }
 
-// Unavailable is the failure of a question that has no answer, if nobody is let in then.
+// Unavailable means that a question got no answer and nobody is let in then.
 type Unavailable struct{ Cause error }
 
 func (u *Unavailable) Error() string { return "ask whether to let in: " + u.Cause.Error() }
 func (u *Unavailable) Unwrap() error { return u.Cause }
 
-// Hook asks. Its methods may be called concurrently.
+// Hook asks the operator's service. Its methods may be called concurrently.
 type Hook struct {
 	cfg     Config
 	metrics *metrics
@@ -64,7 +65,7 @@ type Hook struct {
 	answers answers
 }
 
-// New makes a hook; call [Hook.Close] when it is needed no more.
+// New makes a hook; call [Hook.Close] when it is no longer needed.
 func New(cfg Config) *Hook {
 	if cfg.Transport == nil {
 		t := webhooks.NewTransport(nil, maxRequests)
@@ -75,7 +76,7 @@ func New(cfg Config) *Hook {
 	return &Hook{cfg: cfg, metrics: newMetrics(), life: life, quit: quit, answers: newAnswers(cfg.Cache)}
 }
 
-// Close gives up what is asked, and waits for it.
+// Close aborts the requests and waits for them.
 func (h *Hook) Close() {
 	h.mu.Lock()
 	h.quit()
@@ -86,11 +87,11 @@ func (h *Hook) Close() {
 	}
 }
 
-// Ask asks q about the bearer of a token, whose digest is given, and returns the
-// answer, which must not be changed; [*Unavailable] if there is none and nobody is
-// let in then.
+// Ask asks q about the bearer of the token with that digest, and returns the answer,
+// which must not be changed. It fails with [*Unavailable] if there is no answer and
+// AllowOnFailure is not set.
 func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (*Answer, error) {
-	who, err := json.Marshal(q.Participant) // what the client wishes to be is in it
+	who, err := json.Marshal(q.Participant) // the client's own wishes are in it
 	if err != nil {
 		return nil, fmt.Errorf("write the question: %w", err)
 	}
@@ -114,7 +115,7 @@ func (h *Hook) Ask(ctx context.Context, digest [sha256.Size]byte, q *Question) (
 	return nil, &Unavailable{c.err}
 }
 
-// begin finds the call that answers, or begins one.
+// begin finds a call that answers the question, or starts one.
 func (h *Hook) begin(key callKey, q *Question) (*call, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -130,7 +131,7 @@ func (h *Hook) begin(key callKey, q *Question) (*call, error) {
 	return c, nil
 }
 
-// end makes the call, and tells the joins that wait for it.
+// end makes the request, and wakes the joins that wait for it.
 func (h *Hook) end(c *call, q *Question) {
 	began := time.Now()
 	answer, size, err := h.post(q)
@@ -167,9 +168,9 @@ func (h *Hook) post(q *Question) (_ *Answer, size int, _ error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", h.cfg.UserAgent)
-	req.Header["Idempotency-Key"] = nil // not sent; lets net/http try a stale connection's request again
-	// The transport by itself: redirects are not followed, and errors do not quote
-	// the URL, in which a secret may stand.
+	req.Header["Idempotency-Key"] = nil // not sent; lets net/http retry on a stale connection
+	// RoundTrip, and not a Client: it follows no redirects, and its errors do not contain
+	// the URL, which may hold a secret.
 	resp, err := h.cfg.Transport.RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil && h.life.Err() == nil {

@@ -18,7 +18,7 @@ import (
 	"parlor/server/unpack"
 )
 
-// Question is what the hook is asked.
+// Question is what the hook asks.
 type Question struct {
 	Room        string          `json:"room"`
 	RoomSID     string          `json:"room_sid,omitempty" doc:"Of the open room; absent if there is none."`
@@ -31,8 +31,8 @@ type Question struct {
 	Client      Client          `json:"client"`
 }
 
-// Participant is the participant that wants in, by its token and, where that lets it,
-// its own wishes.
+// Participant describes the participant that joins, by its token and, where the token
+// permits, its own wishes.
 type Participant struct {
 	Identity    string                 `json:"identity"`
 	Name        string                 `json:"name"`
@@ -42,7 +42,7 @@ type Participant struct {
 	Permissions permission.Permissions `json:"permissions"`
 }
 
-// Client is what the client says of itself, but for the address.
+// Client is what the client says of itself; the server adds the address.
 type Client struct {
 	SDK            string `json:"sdk"`
 	Version        string `json:"version"`
@@ -56,7 +56,7 @@ type Client struct {
 	Address        string `json:"address"`
 }
 
-// Answer is what the hook says. What is not in it stays as the token has it.
+// Answer is the hook's answer. Fields that are absent leave the token's values.
 type Answer struct {
 	Allow       *bool              `json:"allow" required:"true"`
 	Message     string             `json:"message,omitempty" doc:"Told to a client that is not let in, with 403."`
@@ -64,7 +64,7 @@ type Answer struct {
 	Room        *RoomSettings      `json:"room,omitempty" doc:"What the room is to be if this join opens it."`
 }
 
-// ParticipantChange amends the participant that joins.
+// ParticipantChange changes the participant that joins.
 type ParticipantChange struct {
 	Name        *string           `json:"name,omitempty"`
 	Metadata    *string           `json:"metadata,omitempty"`
@@ -72,7 +72,7 @@ type ParticipantChange struct {
 	Permissions *permission.Edit  `json:"permissions,omitempty"`
 }
 
-// RoomSettings are those of a room that a join opens.
+// RoomSettings are the settings of a room that the join opens.
 type RoomSettings struct {
 	EmptyTimeout     *Timeout          `json:"empty_timeout,omitempty"`
 	DepartureTimeout *Timeout          `json:"departure_timeout,omitempty"`
@@ -81,10 +81,10 @@ type RoomSettings struct {
 	Tags             map[string]string `json:"tags,omitempty"`
 }
 
-// Timeout is whole seconds from 1, or "never", as LiveKit's messages carry it.
+// Timeout is whole seconds from 1, or "never", in the form of LiveKit's messages.
 type Timeout uint32
 
-// UnmarshalJSON refuses what is no timeout.
+// UnmarshalJSON refuses values that are no timeout.
 func (t *Timeout) UnmarshalJSON(b []byte) error {
 	if string(b) == `"never"` {
 		*t = Timeout(rooms.WireNever)
@@ -98,9 +98,9 @@ func (t *Timeout) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// parse reads an answer: 204 is a plain yes, 403 a no, 200 says which.
+// parse reads an answer: 204 means yes, 403 means no, 200 has a body.
 func parse(status int, body []byte) (*Answer, error) {
-	// 2 MiB of one-byte values would be a hundred times that.
+	// Two MiB of one-byte values would unpack to a hundred times that.
 	if _, err := unpack.JSON(body, 2*int64(len(body))+512<<10); err != nil {
 		return nil, fmt.Errorf("the answer is refused: %w", err)
 	}
@@ -116,8 +116,8 @@ func parse(status int, body []byte) (*Answer, error) {
 	default:
 		return nil, fmt.Errorf("the answer is %d %s", status, http.StatusText(status))
 	}
-	// A misspelt permission that is passed over would let somebody do more than was
-	// meant: what is not known is refused.
+	// Unknown fields are refused: a misspelt permission that is ignored could allow more
+	// than was meant.
 	a := &Answer{}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
@@ -141,7 +141,7 @@ func parse(status int, body []byte) (*Answer, error) {
 	return a, nil
 }
 
-// message is s fit for a client: one line, not long.
+// message is s for a client: one line of bounded length.
 func message(s string) string {
 	const most = 500
 	s = strings.ToValidUTF8(strings.Map(func(r rune) rune {
@@ -159,7 +159,7 @@ func message(s string) string {
 	return s
 }
 
-// Amend returns info as the answer wants it.
+// Amend returns info with the answer's changes.
 func (a *Answer) Amend(info *livekit.ParticipantInfo) *livekit.ParticipantInfo {
 	c := a.Participant
 	if c == nil {
@@ -187,7 +187,8 @@ func (a *Answer) Amend(info *livekit.ParticipantInfo) *livekit.ParticipantInfo {
 	return info
 }
 
-// AmendRoom returns what a room that is created is to be; req may be nil.
+// AmendRoom returns the settings of a room to create, with the answer's changes; req may
+// be nil.
 func (a *Answer) AmendRoom(req *livekit.CreateRoomRequest) *livekit.CreateRoomRequest {
 	s := a.Room
 	if s == nil {

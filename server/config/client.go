@@ -13,17 +13,17 @@ import (
 	"parlor/rooms"
 )
 
-// This file checks what the server only hands on and its clients parse. A browser
-// throws on a URL of an ICE server that it cannot read, and nobody can join.
+// This file checks values that the server passes on and clients parse. A browser throws
+// on an ICE server's URL that it cannot parse, and then nobody can join.
 
 const (
-	stunPort   = 3478  // of STUN and of TURN, where none is named (RFC 8489, section 18.6)
+	stunPort   = 3478  // of STUN and TURN by default (RFC 8489, section 18.6)
 	turnsPort  = 5349  // of TURN over TLS
-	maxDelay   = 40950 // ms, the most that the header extension of playout delays can say
-	maxICEText = 509   // bytes of a TURN user name or password that WebRTC's API takes
+	maxDelay   = 40950 // ms, the most that the RTP header extension for playout delay can carry
+	maxICEText = 509   // bytes of a TURN user name or password that WebRTC's API accepts
 )
 
-// validateSTUN checks rtc.stun_servers and leaves host:port of each.
+// validateSTUN checks rtc.stun_servers and rewrites each as host:port.
 func (l *loader) validateSTUN(r *RTC) {
 	for i, text := range r.STUNServers {
 		path := fmt.Sprintf("rtc.stun_servers[%d]", i)
@@ -45,8 +45,8 @@ func (l *loader) validateSTUN(r *RTC) {
 	}
 }
 
-// validateTURN checks an entry of rtc.turn_servers. Of a whole URL in the place of
-// the host it takes the parts that the other keys do not contradict.
+// validateTURN checks an entry of rtc.turn_servers. If the host is a whole URL, it splits
+// the URL and checks its parts against the other keys.
 func (l *loader) validateTURN(t *TURNServer, path string) {
 	if t.Host == "" {
 		l.problem(nil, path+".host", "is missing")
@@ -102,7 +102,7 @@ func (l *loader) turnHost(t *TURNServer, path string) {
 		l.problem(nil, path+".host", "%s says port %d, and port says %d", quote(t.Host), port, t.Port)
 		return
 	}
-	if port == 0 && scheme != "" { // a URL without a port means its scheme's
+	if port == 0 && scheme != "" { // a URL without a port means its scheme's port
 		port = stunPort
 		if scheme == "turns" {
 			port = turnsPort
@@ -113,7 +113,7 @@ func (l *loader) turnHost(t *TURNServer, path string) {
 	fill(&t.Port, port)
 }
 
-// validateTLS checks what clients are shown, and who signs it.
+// validateTLS checks the TLS keys and the keys for the certificate authority.
 func (l *loader) validateTLS(c *Config) {
 	t := &c.TLS
 	l.port("tls.http_port", t.HTTPPort)
@@ -146,7 +146,7 @@ func (l *loader) validateTLS(c *Config) {
 	}
 }
 
-// validateOwnTURN checks the TURN server inside.
+// validateOwnTURN checks the keys of the built-in TURN server.
 func (l *loader) validateOwnTURN(c *Config) {
 	t := &c.TURN
 	l.port("turn.udp_port", t.UDPPort)
@@ -216,13 +216,13 @@ func quote(text string) string {
 	return strconv.Quote(text)
 }
 
-// cutScheme cuts the scheme of an ICE server's URL (RFC 7064, RFC 7065), and the
-// slashes that do not belong there but are written often.
+// cutScheme cuts off the scheme of an ICE server's URL (RFC 7064, RFC 7065), and the
+// slashes that do not belong there but are often written.
 func cutScheme(text string) (scheme, rest string) {
 	for _, s := range []string{"stun", "stuns", "turn", "turns", "http", "https"} {
 		if len(text) > len(s) && strings.EqualFold(text[:len(s)], s) && text[len(s)] == ':' {
 			rest := text[len(s)+1:]
-			if digits(rest) { // a host that is called stun, and its port
+			if digits(rest) { // a host named stun, and its port
 				continue
 			}
 			return s, strings.TrimPrefix(rest, "//")
@@ -235,8 +235,8 @@ func digits(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 }
 
-// parseHostPort reads a name or an address, IPv6 in brackets, and a port, which is
-// 0 if there is none.
+// parseHostPort reads a name or an address, IPv6 in brackets, and a port; the port is 0
+// if there is none.
 func parseHostPort(text string) (host string, port int, err error) {
 	host, rest := text, ""
 	switch a, addrErr := netip.ParseAddr(text); {
@@ -272,8 +272,8 @@ func parseHostPort(text string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// checkHost checks a host's name or IPv4 address (RFC 1123, section 2.1). It takes
-// the underscore too, which names inside of networks have.
+// checkHost checks a host name or IPv4 address (RFC 1123, section 2.1). It accepts the
+// underscore too, which names in private networks have.
 func checkHost(host string) error {
 	if len(host) > 253 {
 		return errors.New("a name has at most 253 characters")
@@ -299,7 +299,7 @@ func checkHost(host string) error {
 	return nil
 }
 
-// validateNodeIP checks what clients are to send their packets to.
+// validateNodeIP checks the addresses that clients send media to.
 func (l *loader) validateNodeIP(ip NodeIP) {
 	for _, a := range []netip.Addr{ip.V4, ip.V6} {
 		if a.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
@@ -316,7 +316,8 @@ func (l *loader) validateCodecs(r *Room) {
 	for i := range r.EnabledCodecs {
 		mime := r.EnabledCodecs[i].Mime
 		at := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, mime) })
-		// LiveKit's files name the format of repeats, which every codec of video has.
+		// LiveKit's files list the format for retransmission, which every video codec has
+		// here.
 		if at < 0 && !strings.EqualFold(mime, "video/rtx") {
 			l.problem(nil, fmt.Sprintf("room.enabled_codecs[%d].mime", i), "%q is none of %s", mime, strings.Join(known, ", "))
 		}
@@ -337,7 +338,7 @@ func (l *loader) validateDelay(path string, lowest, highest uint32) {
 	}
 }
 
-// validatePresets checks what a request that names a preset would be refused for.
+// validatePresets checks presets for what would make a request with them fail.
 func (l *loader) validatePresets(c *Config) {
 	for name, p := range c.Room.RoomConfigurations {
 		path := "room.room_configurations." + name
@@ -355,8 +356,8 @@ func (l *loader) validatePresets(c *Config) {
 	}
 }
 
-// validateOrigin checks an origin as browsers send one (RFC 6454, section 6.2), and
-// leaves it in their spelling: lower case, and no port that is the scheme's own.
+// validateOrigin checks an origin as browsers send it (RFC 6454, section 6.2), and
+// returns it in their spelling: in lower case, without the scheme's default port.
 func (l *loader) validateOrigin(origin, path string) string {
 	if origin == "*" {
 		return origin
@@ -376,7 +377,7 @@ func (l *loader) validateOrigin(origin, path string) string {
 	return u.Scheme + "://" + host
 }
 
-// portFits tells whether u has a port that exists, or none.
+// portFits reports whether u has a valid port, or none.
 func portFits(u *url.URL) bool {
 	if u.Port() == "" {
 		return !strings.HasSuffix(u.Host, ":")
@@ -385,7 +386,7 @@ func portFits(u *url.URL) bool {
 	return err == nil && port >= 1 && port <= 65535
 }
 
-// isHTTP tells whether raw is a URL that requests can be sent to.
+// isHTTP reports whether raw is an http or https URL to send requests to.
 func isHTTP(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https") && portFits(u)

@@ -1,33 +1,33 @@
-// Package config reads Parlor's configuration: one YAML file with LiveKit's
-// keys and meanings and a few of Parlor's own, the environment over it, the
-// command line over that.
+// Package config reads Parlor's configuration: a YAML file with LiveKit's keys and
+// meanings and a few of Parlor's own, overridden by the environment, which the command
+// line overrides.
 //
-// A file written for LiveKit is read unchanged. [Keys] lists every key that is
-// known, what it does, and whether it does anything here; a key that is not in
-// the list is an error, since a misspelt limit is no limit.
+// A file written for LiveKit is read unchanged. [Keys] lists every known key, what it
+// does, and whether it has an effect here. An unknown key is an error, because a misspelt
+// limit limits nothing.
 package config
 
 import (
 	"time"
 )
 
-// Config is what the server runs with. Durations and sizes of LiveKit's keys
-// keep LiveKit's units, which each field's comment tells.
+// Config is the server's configuration. LiveKit's keys keep LiveKit's units; each field's
+// comment names them.
 type Config struct {
-	Domain        string   `yaml:"domain"`         // this server's name: it gets a certificate for it, and serves all on one port
+	Domain        string   `yaml:"domain"`         // this server's DNS name: it gets a certificate for it, and serves everything on one port
 	Port          int      `yaml:"port"`           // TCP port of HTTP and WebSocket; 0 = any free one
 	BindAddresses []string `yaml:"bind_addresses"` // IP addresses of every socket; empty = all
 	// TrustedProxies are networks whose X-Forwarded-For is believed.
 	TrustedProxies []string `yaml:"trusted_proxies"`
-	CORSOrigins    []string `yaml:"cors_origins"` // whose pages may call /v1; "*" = any
+	CORSOrigins    []string `yaml:"cors_origins"` // origins whose pages may call /v1; "*" = any
 
 	Keys    map[string]string `yaml:"keys"`     // API key → secret
 	KeyFile string            `yaml:"key_file"` // YAML file of more keys, readable by its owner and group alone
 
 	Database      string    `yaml:"database"`       // path of the SQLite file
 	Replica       string    `yaml:"replica"`        // URL that the database is replicated to
-	ExpectReplica bool      `yaml:"expect_replica"` // nothing on the replica is an error
-	AdoptDatabase bool      `yaml:"adopt_database"` // the local database is right, whatever the replica has
+	ExpectReplica bool      `yaml:"expect_replica"` // an empty replica is an error
+	AdoptDatabase bool      `yaml:"adopt_database"` // the local database is the right one, whatever the replica has
 	RestartGrace  Duration  `yaml:"restart_grace"`  // how long participants are expected back after a restart
 	History       Retention `yaml:"history"`        // how long ended rooms are kept
 	Events        Events    `yaml:"events"`
@@ -50,55 +50,55 @@ type Config struct {
 	Development bool `yaml:"development"` // well-known keys, loopback only, the page open to everyone
 }
 
-// Events is how much of the event log is kept for programs that pull it. What is
-// not delivered yet is kept in any case.
+// Events bounds the event log that is kept for programs that pull it. Events that are not
+// delivered yet are kept in any case.
 type Events struct {
 	MaxAge   Retention `yaml:"max_age"`
 	MaxCount int64     `yaml:"max_count"` // 0 = no limit
 }
 
-// RTC is where media is received and sent.
+// RTC configures how media is received and sent.
 type RTC struct {
-	UDPPort                 PortRange    `yaml:"udp_port"`         // one socket for all participants, or one per port of a range
+	UDPPort                 PortRange    `yaml:"udp_port"`         // one socket for all participants, or one for each port of a range
 	PortRangeStart          int          `yaml:"port_range_start"` // LiveKit's socket per transport; see UDPPorts
 	PortRangeEnd            int          `yaml:"port_range_end"`
 	TCPPort                 int          `yaml:"tcp_port"`       // ICE over TCP (RFC 6544); 0 = none
-	BindAddresses           []string     `yaml:"bind_addresses"` // of media, in place of the server's
+	BindAddresses           []string     `yaml:"bind_addresses"` // for media, in place of the server's
 	NodeIP                  NodeIP       `yaml:"node_ip"`        // address to advertise instead of the host's own
 	UseExternalIP           bool         `yaml:"use_external_ip"`
 	EnableLoopbackCandidate bool         `yaml:"enable_loopback_candidate"`
 	Interfaces              Filter       `yaml:"interfaces"`   // by name
 	IPs                     Filter       `yaml:"ips"`          // by CIDR
-	STUNServers             []string     `yaml:"stun_servers"` // host:port, handed to clients; see DiscoverySTUN
-	TURNServers             []TURNServer `yaml:"turn_servers"` // handed to clients
+	STUNServers             []string     `yaml:"stun_servers"` // host:port, sent to clients; see DiscoverySTUN
+	TURNServers             []TURNServer `yaml:"turn_servers"` // sent to clients
 
 	CongestionControl CongestionControl `yaml:"congestion_control"`
 }
 
-// CongestionControl is what is done where a path is too narrow.
+// CongestionControl configures what happens on paths that are too narrow.
 type CongestionControl struct {
 	AllowPause bool `yaml:"allow_pause"` // of video, unless the client asks otherwise
 }
 
-// Audio is how sound is forwarded.
+// Audio configures how audio is forwarded.
 type Audio struct {
 	MaxForwarded int `yaml:"max_forwarded"` // voices to one participant; 0 = all
 }
 
-// TURN is the TURN server inside.
+// TURN configures the built-in TURN server.
 type TURN struct {
 	Enabled     bool   `yaml:"enabled"`
 	Domain      string `yaml:"domain"`
-	UDPPort     int    `yaml:"udp_port"` // 0 = none, unless there is no other
+	UDPPort     int    `yaml:"udp_port"` // 0 = none, or the default if there is no TLS port
 	TLSPort     int    `yaml:"tls_port"` // 0 = none
 	ExternalTLS bool   `yaml:"external_tls"`
-	CertFile    string `yaml:"cert_file"` // both or none; in place of TLS's
+	CertFile    string `yaml:"cert_file"` // both or none; instead of TLS's certificate
 	KeyFile     string `yaml:"key_file"`
 	TTLSeconds  int    `yaml:"ttl_seconds"`
 	ForceRelay  bool   `yaml:"force_relay"`
 
 	Relay           Relay    `yaml:"relay"`
-	DenyPeerCIDRs   []string `yaml:"deny_peer_cidrs"` // LiveKit's name for more of Relay.Deny
+	DenyPeerCIDRs   []string `yaml:"deny_peer_cidrs"` // LiveKit's key for more of Relay.Deny
 	RelayRangeStart int      `yaml:"relay_range_start"`
 	RelayRangeEnd   int      `yaml:"relay_range_end"`
 
@@ -108,20 +108,20 @@ type TURN struct {
 	MaxAllocationsPerAddress     int `yaml:"max_allocations_per_address"`
 }
 
-// Relay is where relays may lead beside the server's own media, as CIDR.
+// Relay tells where relays may lead besides the server's own media, as CIDR.
 type Relay struct {
 	Allow []string `yaml:"allow"`
 	Deny  []string `yaml:"deny"`
 }
 
-// Filter includes and excludes; empty includes = everything. What is in both is
+// Filter includes and excludes items; empty includes = everything. An item in both is
 // included.
 type Filter struct {
 	Includes []string `yaml:"includes"`
 	Excludes []string `yaml:"excludes"`
 }
 
-// TURNServer is somebody else's TURN server (RFC 8656), told to clients.
+// TURNServer is an external TURN server (RFC 8656), announced to clients.
 type TURNServer struct {
 	Host            string `yaml:"host"`
 	Port            int    `yaml:"port"`
@@ -131,7 +131,7 @@ type TURNServer struct {
 	CredentialsFile string `yaml:"credentials_file"` // YAML file with username and credential
 }
 
-// Room is what a room has unless it was created with something else.
+// Room has the defaults of new rooms, and rules for all rooms.
 type Room struct {
 	AutoCreate                   bool              `yaml:"auto_create"` // the first join creates the room
 	EmptyTimeout                 Seconds           `yaml:"empty_timeout"`
@@ -153,14 +153,14 @@ type Codec struct {
 	Mime string `yaml:"mime"`
 }
 
-// PlayoutDelay is the delay that subscribers are asked to play out with, in ms.
+// PlayoutDelay is the playout delay that subscribers are asked for, in ms.
 type PlayoutDelay struct {
 	Enabled bool   `yaml:"enabled"`
 	Min     uint32 `yaml:"min"`
 	Max     uint32 `yaml:"max"`
 }
 
-// Limit is how much a client may ask for. Lengths are in bytes; 0 = no limit.
+// Limit bounds what a client may ask for. Lengths are in bytes; 0 = no limit.
 type Limit struct {
 	MaxMetadataSize              int   `yaml:"max_metadata_size"`
 	MaxAttributesSize            int   `yaml:"max_attributes_size"`
@@ -176,13 +176,13 @@ type Limit struct {
 	JoinsPerKey        int      `yaml:"joins_per_key"`
 	RequestsPerAddress int      `yaml:"requests_per_address"`
 	RequestsPerKey     int      `yaml:"requests_per_key"`
-	Burst              Duration `yaml:"burst"` // the requests of so long may come at once
+	Burst              Duration `yaml:"burst"` // the requests of that long may come at once
 }
 
-// Webhook is the endpoints that events are sent to.
+// Webhook configures the endpoints that events are sent to.
 type Webhook struct {
 	URLs             []string          `yaml:"urls"`
-	Endpoints        []WebhookEndpoint `yaml:"endpoints"` // beside those of URLs
+	Endpoints        []WebhookEndpoint `yaml:"endpoints"` // besides those of URLs
 	APIKey           string            `yaml:"api_key"`   // one of Keys; signs the deliveries
 	FilterParams     FilterParams      `yaml:"filter_params"`
 	Ordering         string            `yaml:"ordering"`          // relaxed or strict
@@ -190,8 +190,8 @@ type Webhook struct {
 	MaxPending       int64             `yaml:"max_pending"`       // of one endpoint; 0 = no limit
 }
 
-// WebhookEndpoint is a receiver with settings of its own; what is left out is as
-// the section says for all.
+// WebhookEndpoint is a receiver with its own settings; the section's settings apply where
+// one is left out.
 type WebhookEndpoint struct {
 	URL          string       `yaml:"url"`
 	Name         string       `yaml:"name"`          // for people
@@ -203,62 +203,62 @@ type WebhookEndpoint struct {
 	Concurrency  int          `yaml:"concurrency"` // requests at a time; 0 = 8
 }
 
-// FilterParams chooses events by type. ExcludeEvents matters only without IncludeEvents.
+// FilterParams selects events by type. ExcludeEvents counts only without IncludeEvents.
 type FilterParams struct {
 	IncludeEvents []string `yaml:"include_events"` // empty = all that LiveKit sends
 	ExcludeEvents []string `yaml:"exclude_events"`
 }
 
-// Empty tells whether f chooses nothing.
+// Empty reports whether f selects nothing.
 func (f FilterParams) Empty() bool { return len(f.IncludeEvents)+len(f.ExcludeEvents) == 0 }
 
-// Hooks are asked before something is allowed.
+// Hooks are URLs that are asked before something is allowed.
 type Hooks struct {
 	Authorize string   `yaml:"authorize"` // URL
 	Timeout   Duration `yaml:"timeout"`
 	OnFailure string   `yaml:"on_failure"` // allow or deny
-	Cache     Duration `yaml:"cache"`      // how long an answer holds for its token
+	Cache     Duration `yaml:"cache"`      // how long an answer is kept for its token
 }
 
-// TLS makes the HTTP port speak TLS, by the two files, by ACME for Config.Domain, or by a
-// certificate that the server signs itself.
+// TLS makes the HTTP port speak TLS: with a certificate from the two files, by ACME for
+// Config.Domain, or signed by the server itself.
 type TLS struct {
 	CertFile   string `yaml:"cert_file"` // both or none
 	KeyFile    string `yaml:"key_file"`
 	SelfSigned bool   `yaml:"self_signed"`
-	HTTPPort   int    `yaml:"http_port"` // answers ACME, and sends to TLS; 0 = none
+	HTTPPort   int    `yaml:"http_port"` // answers ACME, and redirects to TLS; 0 = none
 	ACME       ACME   `yaml:"acme"`
 }
 
-// ACME is who signs the certificate.
+// ACME configures the certificate authority.
 type ACME struct {
 	Directory string `yaml:"directory"` // URL; "" = Let's Encrypt
-	Email     string `yaml:"email"`     // told to the authority
-	Staging   bool   `yaml:"staging"`   // Let's Encrypt's, to try things out
+	Email     string `yaml:"email"`     // contact for the authority
+	Staging   bool   `yaml:"staging"`   // use Let's Encrypt's staging environment
 }
 
-// OneDoor tells whether HTTP shares its port with ICE over TCP or with TURN.
+// OneDoor reports whether HTTP shares its port with ICE over TCP or with TURN.
 func (c *Config) OneDoor() bool {
 	return c.Port != 0 && (c.RTC.TCPPort == c.Port || c.TURN.Enabled && c.TURN.TLSPort == c.Port)
 }
 
-// SpeaksTLS tells whether the HTTP port does.
+// SpeaksTLS reports whether the HTTP port speaks TLS.
 func (c *Config) SpeaksTLS() bool { return c.TLS.CertFile != "" || c.Domain != "" || c.TLS.SelfSigned }
 
-// Prometheus is where metrics are served; port 0 = nowhere.
+// Prometheus configures the port of /metrics; port 0 = none.
 type Prometheus struct {
 	Port     int    `yaml:"port"`
 	Username string `yaml:"username"` // both or none
 	Password string `yaml:"password"`
 }
 
-// Logging is what is logged, to standard error.
+// Logging configures the log, which goes to standard error.
 type Logging struct {
 	Level string `yaml:"level"` // debug, info, warn or error
 	JSON  bool   `yaml:"json"`
 }
 
-// Default is the configuration that an empty file gives.
+// Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
 		Port:           7880,
@@ -292,9 +292,9 @@ func Default() *Config {
 	}
 }
 
-// DiscoverySTUN is the servers that rtc.use_external_ip asks: rtc.stun_servers, and without
-// them public servers, which clients are never told of. Nobody is asked without
-// rtc.use_external_ip.
+// DiscoverySTUN are the servers that rtc.use_external_ip asks: rtc.stun_servers, or else
+// public servers, which are never sent to clients. Without rtc.use_external_ip there are
+// none.
 func (r *RTC) DiscoverySTUN() []string {
 	switch {
 	case !r.UseExternalIP:
@@ -305,13 +305,13 @@ func (r *RTC) DiscoverySTUN() []string {
 	return []string{"stun.cloudflare.com:3478", "stun.l.google.com:19302"}
 }
 
-// DefaultUDPPort is where media is received if nothing is configured.
+// DefaultUDPPort is the port of media if none is configured.
 const DefaultUDPPort = 7882
 
-// UDPPorts is the ports to receive media on: rtc.udp_port; without it the first
-// of rtc.port_range_start…end, since Parlor needs one socket where LiveKit took
-// one per transport and a firewall that opens the range opens its first port;
-// without both, [DefaultUDPPort]. A port 0 stands for any free one.
+// UDPPorts are the ports to receive media on: rtc.udp_port; without it the first port of
+// rtc.port_range_start…end, because Parlor needs one socket where LiveKit needs one per
+// transport, and a firewall that opens the range opens its first port; without both,
+// [DefaultUDPPort]. Port 0 means any free port.
 func (r *RTC) UDPPorts() []int {
 	switch {
 	case r.UDPPort.Set:

@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// aliases are LiveKit's own environment variables.
+// aliases are LiveKit's own environment variables, with the keys that they set.
 func aliases() map[string]string {
 	return map[string]string{
 		"LIVEKIT_KEYS":   "keys",
@@ -28,7 +28,7 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
-// Empty tells whether nothing is configured: no file, and no variable that
+// Empty reports whether there is no configuration: no file, no flag, and no variable that
 // Parlor reads.
 func (s Sources) Empty() bool {
 	if s.File != "" || len(s.Flags) > 0 {
@@ -44,13 +44,13 @@ func (s Sources) Empty() bool {
 	return !slices.ContainsFunc(names, func(name string) bool { return name != "" && lookup(s.Environ, name) != "" })
 }
 
-// environment overlays LIVEKIT_CONFIG, then LiveKit's variables, then PARLOR_….
+// environment applies LIVEKIT_CONFIG, then LiveKit's variables, then PARLOR_….
 func (l *loader) environment(environ []string) {
 	if body := lookup(environ, "LIVEKIT_CONFIG"); body != "" {
 		l.from = "LIVEKIT_CONFIG"
 		l.document([]byte(body))
 	}
-	environ = slices.Sorted(slices.Values(environ)) // one order of problems and warnings
+	environ = slices.Sorted(slices.Values(environ)) // so that problems and warnings have one order
 	liveKit := aliases()
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
@@ -82,7 +82,7 @@ func (l *loader) environment(environ []string) {
 	}
 }
 
-// setting overlays one key.
+// setting applies one key.
 func (l *loader) setting(s Setting) {
 	l.from = s.From
 	_, known := l.keys.exact[s.Path]
@@ -91,7 +91,7 @@ func (l *loader) setting(s Setting) {
 		l.problem(nil, s.Path, "unknown key")
 		return
 	}
-	if !utf8.ValidString(s.Value) { // as YAML is; what clients are told could not be sent
+	if !utf8.ValidString(s.Value) { // YAML files are checked by their decoder; values that are sent to clients must be UTF-8
 		l.problem(nil, s.Path, "is not UTF-8")
 		return
 	}
@@ -108,7 +108,7 @@ func (l *loader) setting(s Setting) {
 	l.value(n, field, s.Path)
 }
 
-// field finds a field by its path.
+// field finds the field of a path.
 func (l *loader) field(path string) (reflect.Value, bool) {
 	v := reflect.ValueOf(l.config).Elem()
 	for name := range strings.SplitSeq(path, ".") {
@@ -123,9 +123,9 @@ func (l *loader) field(path string) (reflect.Value, bool) {
 	return v, !isSection(v.Type())
 }
 
-// parseSetting reads a value as people write one into a variable or flag: a
-// text as it stands, a list with commas, key:secret without the space that YAML
-// wants, else YAML.
+// parseSetting reads a value as people write it into a variable or flag: a text verbatim,
+// a list with commas, key:secret without the space that YAML needs, and anything else as
+// YAML.
 func parseSetting(value string, t reflect.Type) (*yaml.Node, error) {
 	switch {
 	case t.Kind() == reflect.String:
@@ -151,8 +151,8 @@ func parseSetting(value string, t reflect.Type) (*yaml.Node, error) {
 	return resolve(doc.Content[0]), nil
 }
 
-// parsePairs reads "key: secret" or "key:secret", one a line or with commas
-// between them; false for anything else, such as YAML in braces.
+// parsePairs reads "key: secret" or "key:secret", one a line or separated by commas;
+// false for anything else, such as YAML in braces.
 func parsePairs(value string) (*yaml.Node, bool) {
 	n := &yaml.Node{Kind: yaml.MappingNode}
 	for pair := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == '\n' || r == ',' }) {

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The keys of development. The secret is public, hence loopback alone.
+// The keys of development. The secret is public, so the server listens on loopback alone.
 const (
 	DevKey    = "devkey"
 	DevSecret = "secret"
@@ -49,7 +49,7 @@ func (l *loader) keyFile() {
 	l.config.Keys = keys
 }
 
-// readPrivate reads a file of secrets, which others must not be able to.
+// readPrivate reads a file of secrets, which other users must not be able to read.
 func readPrivate(name string) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {
@@ -61,8 +61,8 @@ func readPrivate(name string) ([]byte, error) {
 	return readBounded(name)
 }
 
-// finish carries old names over to the new ones, reads the files that keys
-// name, and fills in what depends on other keys.
+// finish copies values of old names to the new ones, reads the files that keys name, and
+// sets defaults that depend on other keys.
 func (l *loader) finish() {
 	l.from = ""
 	c := l.config
@@ -94,7 +94,7 @@ func (l *loader) finish() {
 	}
 }
 
-// oneDoor fills in what a domain stands for: everything on one port, TURN included.
+// oneDoor sets the defaults that a domain implies: everything on one port, TURN included.
 func (l *loader) oneDoor() {
 	c := l.config
 	c.Domain = strings.ToLower(strings.TrimSuffix(c.Domain, "."))
@@ -125,7 +125,8 @@ func (l *loader) oneDoor() {
 	fill(&c.TURN.Domain, c.Domain)
 }
 
-// mediaAddresses decides where media is received, and whether clients can be there.
+// mediaAddresses sets the addresses of media, and reports settings with which no client
+// could reach them.
 func (l *loader) mediaAddresses() {
 	c := l.config
 	if !l.wasGiven("rtc.bind_addresses") {
@@ -158,7 +159,7 @@ func (l *loader) mediaAddresses() {
 	}
 }
 
-// development fills in what --dev makes safe to leave out.
+// development sets the defaults of --dev.
 func (l *loader) development() {
 	c := l.config
 	if len(c.Keys) == 0 {
@@ -171,7 +172,7 @@ func (l *loader) development() {
 	if !l.wasGiven("rtc.enable_loopback_candidate") {
 		c.RTC.EnableLoopbackCandidate = true
 	}
-	if c.Port == 0 { // a test, or somebody's second server: stay out of the way
+	if c.Port == 0 { // a test, or a second server: avoid fixed ports
 		if !l.wasGiven("rtc.udp_port") && !l.wasGiven("rtc.port_range_start") {
 			c.RTC.UDPPort = PortRange{Set: true}
 		}
@@ -181,15 +182,15 @@ func (l *loader) development() {
 	}
 }
 
-// warnOfOpenDevelopment warns of addresses that others can reach too.
+// warnOfOpenDevelopment warns of addresses that other machines can reach.
 func (l *loader) warnOfOpenDevelopment() {
 	addresses := l.config.BindAddresses
-	if len(addresses) == 0 { // all of them
+	if len(addresses) == 0 { // all addresses
 		addresses = []string{"0.0.0.0"}
 	}
 	for _, text := range addresses {
 		if ip, err := netip.ParseAddr(text); err != nil || ip.IsLoopback() {
-			continue // what is no address is told of elsewhere
+			continue // invalid addresses are reported elsewhere
 		}
 		secret := ""
 		if l.config.Keys[DevKey] == DevSecret {

@@ -1,7 +1,7 @@
 package config
 
-// HookKey is the API key that signs what hooks are asked: webhook.api_key, or the
-// only key; "" if there is neither.
+// HookKey is the API key that signs the hooks' questions: webhook.api_key, or the only
+// key; "" if there is neither.
 func (c *Config) HookKey() string {
 	if c.Webhook.APIKey != "" {
 		return c.Webhook.APIKey

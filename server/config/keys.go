@@ -2,32 +2,32 @@ package config
 
 import "strings"
 
-// Effect is what a known key does in Parlor.
+// Effect tells what a known key does in Parlor.
 type Effect int
 
 const (
-	// Applied: it does what its line says.
+	// Applied: the key does what its line says.
 	Applied Effect = iota
-	// Renamed: an old name of LiveKit's; its line tells the new one. It is applied.
+	// Renamed: an old name of LiveKit's, which is applied; its line gives the new name.
 	Renamed
-	// Cluster: it only means something among several servers.
+	// Cluster: the key has a meaning only for several servers.
 	Cluster
-	// Tuning: it adjusts how LiveKit does something that Parlor does its own way.
+	// Tuning: the key adjusts something that Parlor does in another way than LiveKit.
 	Tuning
-	// Absent: it belongs to a feature that this version of Parlor does not have.
+	// Absent: the key belongs to a feature that this version of Parlor does not have.
 	Absent
 )
 
 // Key is one line of the table of configuration keys.
 type Key struct {
-	// Path is the key with its sections, "rtc.udp_port"; "[]" stands for the items
-	// of a list; a trailing ".*" stands for everything beneath.
+	// Path is the key with its sections, "rtc.udp_port"; "[]" stands for the items of a
+	// list; a trailing ".*" stands for all keys below.
 	Path   string
 	Effect Effect
 	Doc    string // one line, for a person
 }
 
-// Env is the environment variable that sets k; "" if none does.
+// Env is the environment variable that sets k; "" if there is none.
 func (k Key) Env() string {
 	if k.Effect != Applied || strings.ContainsAny(k.Path, "[*") {
 		return ""
@@ -35,8 +35,8 @@ func (k Key) Env() string {
 	return "PARLOR_" + strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))
 }
 
-// Keys is every key that a configuration file may have, in the order of the
-// reference. A test holds it against [Config].
+// Keys returns every key that a configuration file may have, in the order of the
+// reference. A test compares it with [Config].
 func Keys() []Key {
 	return []Key{
 		{"domain", Applied, "the name that leads to this server: it gets a certificate for it, by ACME, and serves all on TCP and UDP port 443, TURN included, unless other keys say otherwise"},
@@ -261,8 +261,8 @@ func Keys() []Key {
 // table finds keys by path.
 type table struct {
 	exact    map[string]Key
-	subtrees []Key           // whose path ended in ".*", which is cut off
-	sections map[string]bool // what stands before a dot
+	subtrees []Key           // keys whose path ended in ".*", which is cut off
+	sections map[string]bool // every path that is followed by a dot
 }
 
 func newTable() *table {
@@ -283,7 +283,7 @@ func newTable() *table {
 	return t
 }
 
-// find returns the line for path: its own, or that of a subtree it is in.
+// find returns the line for path: its own, or that of a subtree that contains it.
 func (t *table) find(path string) (Key, bool) {
 	if k, ok := t.exact[path]; ok {
 		return k, true
@@ -296,11 +296,11 @@ func (t *table) find(path string) (Key, bool) {
 	return Key{}, false
 }
 
-// nearest is the known path most like path; "" if none is near.
+// nearest is the known path that is most similar to path; "" if none is similar.
 func (t *table) nearest(path string) string {
 	best, bestCost := "", max(3, len(path)/4)
 	try := func(candidate string) {
-		// The same name in another section is a near miss, whatever the section.
+		// The same name in another section counts as similar, whatever the section.
 		cost := distance(path, candidate)
 		if leaf(path) == leaf(candidate) {
 			cost = min(cost, 2)
@@ -320,8 +320,8 @@ func (t *table) nearest(path string) string {
 
 func leaf(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
 
-// distance is how many bytes must be inserted, deleted or replaced to make b of
-// a (Levenshtein); a swap of neighbours counts as two.
+// distance is the number of bytes to insert, delete or replace to turn a into b
+// (Levenshtein); a swap of neighbours counts as two.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

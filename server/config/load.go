@@ -13,24 +13,24 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Sources is where the configuration comes from; later ones win.
+// Sources are the sources of the configuration; later ones override earlier ones.
 type Sources struct {
-	File    string    // path; "" = $PARLOR_CONFIG, and none if that is not set
+	File    string    // path; "" = $PARLOR_CONFIG, or no file if that is not set
 	Environ []string  // as of os.Environ
-	Flags   []Setting // the command line's
+	Flags   []Setting // of the command line
 }
 
 // Setting sets one key from outside a file.
 type Setting struct {
 	Path  string // as in [Key]
 	Value string // YAML; a list may be written with commas
-	From  string // who says so, for errors: "--port"
+	From  string // the source, for errors: "--port"
 }
 
-// Problem is one thing that is wrong with the configuration.
+// Problem is a fault of the configuration.
 type Problem struct {
 	From string // file, variable or flag; "" = the configuration as a whole
-	Line int    // 0 if it has none
+	Line int    // 0 = no line
 	Path string
 	Msg  string
 }
@@ -51,12 +51,12 @@ func (p *Problem) Error() string {
 	return b.String()
 }
 
-// maxFile bounds a configuration; a bigger file is not one.
+// maxFile bounds a configuration file.
 const maxFile = 1 << 20
 
-// Load reads, merges and checks the configuration. The error joins every
-// [*Problem] found, so that all can be mended at once. The warnings tell of
-// what is allowed but has no effect, or is unwise.
+// Load reads, merges and checks the configuration. The error joins every [*Problem], so
+// that all can be corrected at once. The warnings tell of settings that have no effect or
+// are unwise.
 func Load(s Sources) (c *Config, warnings []string, err error) {
 	l := &loader{config: Default(), keys: newTable()}
 	l.file(s)
@@ -75,11 +75,11 @@ func Load(s Sources) (c *Config, warnings []string, err error) {
 	return l.config, l.warnings, nil
 }
 
-// loader overlays sources on a Config and collects what is wrong with them.
+// loader applies sources to a Config and collects their problems.
 type loader struct {
 	config   *Config
 	keys     *table
-	given    []string // paths that some source set
+	given    []string // paths that a source set
 	problems []error
 	warnings []string
 
@@ -135,12 +135,12 @@ func readBounded(name string) ([]byte, error) {
 	return body, nil
 }
 
-// document overlays a YAML document.
+// document applies a YAML document.
 func (l *loader) document(body []byte) {
 	var doc yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(&doc); err != nil {
-		if !errors.Is(err, io.EOF) { // which is an empty document
+		if !errors.Is(err, io.EOF) { // io.EOF means an empty document
 			l.problem(nil, "", "is not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
 		return
@@ -154,7 +154,7 @@ func (l *loader) document(body []byte) {
 	}
 }
 
-// section overlays a mapping on a struct.
+// section applies a mapping to a struct.
 func (l *loader) section(n *yaml.Node, v reflect.Value, path string) {
 	n = resolve(n)
 	if isNull(n) {
@@ -181,7 +181,7 @@ func (l *loader) section(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// key overlays one key of the struct v.
+// key applies one key to the struct v.
 func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 	field, isField := fieldByTag(v, name.Value)
 	k, known := l.keys.find(stripIndexes(path))
@@ -191,7 +191,7 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 	case !known:
 		l.unknown(name, path)
 	case isNull(resolve(value)):
-		// A key without a value is as if it were not there.
+		// A key without a value counts as absent.
 	case !isField:
 		l.warnIgnored(k)
 	default:
@@ -228,7 +228,7 @@ func (l *loader) value(n *yaml.Node, field reflect.Value, path string) {
 		l.list(n, field, path)
 		return
 	}
-	fresh := reflect.New(field.Type()) // so that a map replaces, and an error leaves no half
+	fresh := reflect.New(field.Type()) // so that a map replaces the old one, and an error sets nothing
 	if err := n.Decode(fresh.Interface()); err != nil {
 		l.problem(n, path, "%s", describe(err, field.Type()))
 		return
@@ -249,11 +249,11 @@ func (l *loader) list(n *yaml.Node, field reflect.Value, path string) {
 	field.Set(items)
 }
 
-// describe says what a value must be. It does not repeat the value, which may
-// be a secret.
+// describe says what a value must be. It does not repeat the value, which may be a
+// secret.
 func describe(err error, t reflect.Type) string {
 	if _, ok := errors.AsType[*yaml.TypeError](err); !ok {
-		return err.Error() // from one of our own types
+		return err.Error() // an error of this package's own types
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -272,10 +272,10 @@ func describe(err error, t reflect.Type) string {
 	return "has a value of the wrong type"
 }
 
-// resolve follows an alias to what it stands for.
+// resolve follows an alias to its node.
 func resolve(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
-		return n.Alias // never an alias itself
+		return n.Alias // an alias never points to an alias
 	}
 	return n
 }
@@ -291,7 +291,7 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// stripIndexes makes "a[0].b" the table's "a[].b".
+// stripIndexes turns "a[0].b" into the table's "a[].b".
 func stripIndexes(path string) string {
 	for {
 		open := strings.IndexByte(path, '[')
@@ -322,8 +322,8 @@ func fieldByTag(v reflect.Value, name string) (reflect.Value, bool) {
 	return reflect.Value{}, false
 }
 
-// isSection tells whether t is a struct that the loader walks into, rather than
-// a value that reads itself.
+// isSection reports whether t is a struct whose fields are keys, and not a value that
+// decodes itself.
 func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]())
 }

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// minSecret is the length from which on a secret is not warned of: HMAC-SHA256
-// wants a key as long as its output (RFC 7518, section 3.2).
+// minSecret is the length below which a secret causes a warning: HMAC-SHA256 wants a key
+// as long as its output (RFC 7518, section 3.2).
 const minSecret = 32
 
-// leastSecret is the length from which on a secret is taken at all. A token shows
-// whether a guess is right, and shorter ones are found by trying.
+// leastSecret is the length below which a secret is refused: by a token anybody can check
+// guesses, and short secrets are found by trying.
 const leastSecret = 16
 
-// validate checks what a key's type alone does not tell.
+// validate checks what a value's type does not tell.
 func (l *loader) validate() {
 	l.from = ""
 	c := l.config
@@ -51,7 +51,7 @@ func (l *loader) validateKeys(c *Config) {
 		case name == "" || secret == "":
 			l.problem(nil, "keys", "an API key and its secret must not be empty")
 		case c.Development:
-			// Nobody else reaches the server.
+			// Other machines do not reach the server.
 		case name == DevKey && secret == DevSecret:
 			l.problem(nil, "keys", "%s has the secret that every developer knows; choose another, or start with --dev", name)
 		case len(secret) < leastSecret:
@@ -105,7 +105,7 @@ func (l *loader) validateListeners(c *Config) {
 
 func (l *loader) addresses(path string, texts []string) {
 	for _, a := range texts {
-		if _, err := netip.ParseAddr(a); err != nil && a != "" { // LiveKit's "" is all addresses
+		if _, err := netip.ParseAddr(a); err != nil && a != "" { // LiveKit's "" means all addresses
 			l.problem(nil, path, "%q is not an IP address", a)
 		}
 	}
@@ -150,7 +150,7 @@ func (l *loader) validateRoom(c *Config) {
 	l.validateLimits(&c.Limit)
 }
 
-// level checks a log level, and makes LiveKit's other names of it the one.
+// level checks a log level, and replaces LiveKit's other names for it.
 func (l *loader) level(path string, level *string) {
 	switch strings.ToLower(*level) {
 	case "debug", "info", "warn", "error":

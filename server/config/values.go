@@ -38,11 +38,10 @@ func parseSpan(n *yaml.Node) (time.Duration, error) {
 	return span, nil
 }
 
-// Retention is how long something is kept: a [Duration], days as 30d, or
-// [Forever].
+// Retention is how long something is kept: a [Duration], days such as 30d, or [Forever].
 type Retention time.Duration
 
-// Forever keeps what it keeps; it is written "forever".
+// Forever means that nothing is deleted; it is written "forever".
 const Forever Retention = -1
 
 // UnmarshalYAML reads a span, days, or "forever".
@@ -68,8 +67,8 @@ func (r *Retention) UnmarshalYAML(n *yaml.Node) error {
 // Seconds is a room's timeout in whole seconds, or [Never].
 type Seconds uint32
 
-// Never is the timeout of a room that only an explicit close ends. It is
-// written "never", and is 4294967295 on LiveKit's wire.
+// Never is the timeout of a room that ends only when it is closed. It is written "never",
+// and is the number 4294967295 on LiveKit's wire.
 const Never Seconds = math.MaxUint32
 
 // UnmarshalYAML reads whole seconds or "never".
@@ -92,7 +91,7 @@ type PortRange struct {
 	Set        bool // the key was given
 }
 
-// maxPorts bounds a range: more sockets than this are a mistake.
+// maxPorts bounds a range: a larger one would be a mistake.
 const maxPorts = 1024
 
 // UnmarshalYAML reads a port or a range.
@@ -126,7 +125,7 @@ func parsePort(s string) (int, error) {
 	return int(p), nil
 }
 
-// NodeIP is the addresses to advertise, at most one of each family.
+// NodeIP holds the addresses to advertise, at most one of each family.
 type NodeIP struct{ V4, V6 netip.Addr }
 
 // UnmarshalYAML reads one address, or two of different families with a comma.
@@ -157,7 +156,7 @@ func (ip *NodeIP) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Preset is a named set of room settings; nil and zero settings are not set.
+// Preset is a named set of room settings; nil and zero fields are not set.
 type Preset struct {
 	EmptyTimeout     *Seconds
 	DepartureTimeout *Seconds
@@ -167,10 +166,10 @@ type Preset struct {
 	MaxPlayoutDelay  uint32 // ms
 	SyncStreams      bool
 	Tags             map[string]string
-	Agents           []Agent // that are wanted in it
+	Agents           []Agent // the agents that the room wants
 }
 
-// Agent is who is wanted in a room, by the agent's name.
+// Agent names an agent that a room wants.
 type Agent struct {
 	AgentName  string            `yaml:"agent_name"`
 	Metadata   string            `yaml:"metadata"`
@@ -178,7 +177,7 @@ type Agent struct {
 	Attributes map[string]string `yaml:"attributes"`
 }
 
-// UnmarshalYAML reads an agent. Names are taken as those of a preset.
+// UnmarshalYAML reads an agent. Key names are matched as in a preset.
 func (a *Agent) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
 		return errors.New("must be a mapping with agent_name")
@@ -205,7 +204,7 @@ func (a *Agent) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// UnmarshalYAML reads a preset. Names are taken with and without underscores:
+// UnmarshalYAML reads a preset. Key names are accepted with and without underscores:
 // LiveKit's own files, read with its library's defaults, need "emptytimeout".
 func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
@@ -234,7 +233,7 @@ func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
 		case "agents":
 			into = &p.Agents
 		case "name", "egress":
-			continue // the preset's name is its key; egress is a service of LiveKit's
+			continue // the preset's name is its key; Parlor has no egress service
 		default:
 			return fmt.Errorf("line %d: %s is not a setting of a room preset", n.Content[i].Line, name)
 		}
@@ -245,7 +244,7 @@ func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Fill sets what req leaves open to the preset's settings.
+// Fill sets the empty fields of req to the preset's settings.
 func (p *Preset) Fill(req *livekit.CreateRoomRequest) {
 	if req.EmptyTimeout == 0 && p.EmptyTimeout != nil {
 		req.EmptyTimeout = uint32(*p.EmptyTimeout)

@@ -58,8 +58,8 @@ func (l *loader) validateEndpoint(c *Config, e *WebhookEndpoint, path string) {
 	}
 }
 
-// webhookURL checks a URL, and that it is named once: it tells endpoints apart.
-// It may have a password, so that it is not repeated.
+// webhookURL checks that a URL is valid and occurs once, because it identifies the
+// endpoint. It does not repeat the URL, which may have a password.
 func (l *loader) webhookURL(seen map[string]string, raw, path string) {
 	if !isHTTP(raw) {
 		l.problem(nil, path, "is not an http or https URL")
@@ -84,8 +84,8 @@ func (l *loader) oneOf(path, value string, choices ...string) {
 	}
 }
 
-// eventTypes warns of types that are never sent. It is no error: a filter may name
-// events of those services of LiveKit's that Parlor does not have.
+// eventTypes warns of types that are never sent. That is no error: a filter may name
+// events of LiveKit's services that Parlor does not have.
 func (l *loader) eventTypes(path string, f FilterParams) {
 	known := log.Names()
 	for _, typ := range slices.Concat(f.IncludeEvents, f.ExcludeEvents) {

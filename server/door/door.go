@@ -14,49 +14,49 @@ import (
 )
 
 const (
-	// DefaultTime is how long a caller may take to say what it is, TLS included.
+	// DefaultTime is how long it may take to tell a caller's kind, the TLS handshake
+	// included.
 	DefaultTime = 10 * time.Second
-	// maxCallers is how many callers there may be, and maxCallersOfNetwork how many of one
-	// IPv4 address or IPv6 network of 64 bits: as many as HTTP has connections without a
-	// request. One too many takes the place of the oldest: a client says what it is within
-	// two round trips, so those that fill the places are others.
+	// maxCallers bounds all callers, and maxCallersOfNetwork those of one IPv4 address or
+	// IPv6 network of 64 bits: as many as HTTP allows connections without a request. A
+	// further caller takes the place of the oldest: an honest client shows its kind
+	// within two round trips, so others fill the places.
 	maxCallers          = 4096
 	maxCallersOfNetwork = 256
 )
 
-// Config says where the guests of a [Door] go. Nil ways do not exist: guests who ask for
-// them are turned away.
+// Config configures a [Door]. Guests of a kind without a way are turned away.
 type Config struct {
-	// TLS is spoken with those who begin so; nil: they are turned away.
+	// TLS is spoken with callers that begin with TLS; nil: they are turned away.
 	TLS *tls.Config
-	// TURNName is the server's name that TURN's clients alone ask TLS for; "" if there is
+	// TURNName is the server name (SNI) that only TURN clients ask for; "" if there is
 	// none.
 	TURNName string
-	// TURN and ICE take connections. They must not wait, and close what they take.
+	// TURN and ICE take connections. They must not block, and they close the connections.
 	TURN, ICE func(net.Conn)
-	// HTTP hands connections to the listeners of [Door.HTTP].
+	// HTTP makes the listeners of [Door.HTTP].
 	HTTP bool
-	// Trusted are the networks of proxies: their connections are many people's.
+	// Trusted are the networks of proxies, whose connections serve many clients.
 	Trusted []netip.Prefix
-	// Time is how long a caller may take to say what it is; 0 is [DefaultTime].
+	// Time is how long it may take to tell a caller's kind; 0 is [DefaultTime].
 	Time time.Duration
-	// Log receives errors of listeners, not of connections. Required.
+	// Log gets errors of listeners, not of connections. Required.
 	Log *slog.Logger
 }
 
-// Counters are a door's connections, since it opened but for the first.
+// Counters count a door's connections since it opened; Callers is the present number.
 type Counters struct {
 	Callers atomic.Int64 // now
-	// Guests, by what they are.
+	// Guests, by kind.
 	HTTP, TURN, ICE atomic.Uint64
-	// Callers turned away: there were too many, they took too long, they said nothing
-	// that is known here, TLS could not be agreed on.
+	// Callers that were turned away: another took their place, they took too long, their
+	// first bytes are of no known kind, the TLS handshake failed.
 	Crowd, Late, Unknown, TLS atomic.Uint64
-	// Failures: times that no connection could be accepted.
+	// Failures counts errors of accepting a connection.
 	Failures atomic.Uint64
 }
 
-// Door is the listeners of one port. All methods may be called concurrently.
+// Door holds the listeners of one port. All methods may be called concurrently.
 type Door struct {
 	cfg      Config
 	counters Counters
@@ -81,7 +81,7 @@ func New(cfg Config) *Door {
 	}
 	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix][]net.Conn{}}
 	if cfg.TLS != nil {
-		// Who has named another protocol is not decrypted here.
+		// A caller that names another protocol is not decrypted by the door.
 		d.cfg.TLS = cfg.TLS.Clone()
 		d.cfg.TLS.NextProtos = []string{turnProtocol}
 	}
@@ -89,10 +89,10 @@ func New(cfg Config) *Door {
 	return d
 }
 
-// Counters are the door's counts.
+// Counters returns the door's counters.
 func (d *Door) Counters() *Counters { return &d.counters }
 
-// Listen begins to accept l's connections, and closes l in the end.
+// Listen accepts l's connections. Close closes l.
 func (d *Door) Listen(l net.Listener) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,9 +109,9 @@ func (d *Door) Listen(l net.Listener) error {
 	return nil
 }
 
-// HTTP are listeners, one for each that Listen was given: HTTP's guests as they came, which
-// speak TLS still if they began so, and guests that the door has spoken TLS with already.
-// They are closed by their user, or with the door.
+// HTTP returns two listeners for each that Listen got: one for HTTP connections as they
+// came, which still speak TLS if they began with it, and one for connections that the
+// door has decrypted. Their user closes them, or the door does.
 func (d *Door) HTTP() (asIs, decrypted []net.Listener) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,7 +125,7 @@ func (d *Door) HTTP() (asIs, decrypted []net.Listener) {
 	return asIs, decrypted
 }
 
-// Addrs are the addresses of the listeners.
+// Addrs returns the addresses of the listeners.
 func (d *Door) Addrs() []net.Addr {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -136,8 +136,8 @@ func (d *Door) Addrs() []net.Addr {
 	return all
 }
 
-// Close ends the listeners and the callers, and waits for their goroutines. Guests are
-// others' to end.
+// Close closes the listeners and the callers, and waits for their goroutines. Guests
+// belong to their parts.
 func (d *Door) Close() error {
 	d.mu.Lock()
 	if d.closed {
@@ -162,8 +162,8 @@ func (d *Door) Close() error {
 	return errors.Join(errs...)
 }
 
-// accept takes a listener's connections until it is closed. A process that is out of file
-// descriptors gets some back: it goes on after an error.
+// accept accepts a listener's connections until it is closed. After an error it goes on,
+// because a process that has no file descriptor left gets some back.
 func (d *Door) accept(l net.Listener, ways *ways) {
 	const (
 		again    = 100 * time.Millisecond
@@ -192,8 +192,8 @@ func (d *Door) accept(l net.Listener, ways *ways) {
 	}
 }
 
-// admit makes a connection a caller. One that comes when there are too many takes the place of
-// another: of the oldest of its own network, or of the network that has most.
+// admit makes a connection a caller. If there are too many, it takes the place of the
+// oldest caller of its own network, or of the network with the most callers.
 func (d *Door) admit(conn net.Conn, ways *ways) {
 	network := d.network(conn)
 	d.mu.Lock()
@@ -211,7 +211,7 @@ func (d *Door) admit(conn net.Conn, ways *ways) {
 		displaced := of[0]
 		d.forgetLocked(displaced)
 		d.counters.Crowd.Add(1)
-		_ = displaced.Close() // it has said nothing that is known here
+		_ = displaced.Close() // it is of no known kind so far
 	}
 	d.callers[conn] = network
 	d.networks[network] = append(d.networks[network], conn)
@@ -219,7 +219,7 @@ func (d *Door) admit(conn net.Conn, ways *ways) {
 	d.work.Go(func() { d.meet(conn, ways) })
 }
 
-// fullestLocked are the callers of the network that has the most.
+// fullestLocked returns the callers of the network with the most.
 func (d *Door) fullestLocked() (fullest []net.Conn) {
 	for _, of := range d.networks {
 		if len(of) > len(fullest) {
@@ -229,7 +229,7 @@ func (d *Door) fullestLocked() (fullest []net.Conn) {
 	return fullest
 }
 
-// network is what counts as one client; the zero one for a proxy that is trusted.
+// network identifies a client for the bounds; it is zero for a trusted proxy.
 func (d *Door) network(conn net.Conn) netip.Prefix {
 	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
@@ -247,7 +247,7 @@ func (d *Door) network(conn net.Conn) netip.Prefix {
 	return p
 }
 
-// forget gives a caller's place to others; false: another has taken it already.
+// forget frees a caller's place; false if another caller has taken it already.
 func (d *Door) forget(conn net.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -268,17 +268,17 @@ func (d *Door) forgetLocked(conn net.Conn) bool {
 	return true
 }
 
-// meet finds out what a caller is, and hands it on.
+// meet tells a caller's kind, and hands it to its part.
 func (d *Door) meet(conn net.Conn, ways *ways) {
-	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // where this fails, so does the read
+	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // if this fails, so does the read
 	g, err := d.ask(conn)
 	if err == nil {
-		// The clock is the next one's to set.
+		// The part sets its own deadlines.
 		err = g.conn.SetDeadline(time.Time{})
 	}
 	handed := err == nil && d.hand(g, ways)
 	if !d.forget(conn) || handed {
-		return // to others, or closed when another took its place
+		return // a part has it, or it was closed when another took its place
 	}
 	var timeout net.Error
 	switch {
@@ -289,10 +289,10 @@ func (d *Door) meet(conn net.Conn, ways *ways) {
 	default:
 		d.counters.Unknown.Add(1)
 	}
-	_ = conn.Close() // it has been told all that there is to tell
+	_ = conn.Close() // nothing more is to be said to it
 }
 
-// hand gives a guest to the part that it is for; false if there is none.
+// hand gives a guest to its part; false if there is none.
 func (d *Door) hand(g guest, ways *ways) bool {
 	switch {
 	case g.kind == turnGuest && d.cfg.TURN != nil:
@@ -314,12 +314,12 @@ func (d *Door) hand(g guest, ways *ways) bool {
 	return true
 }
 
-// ways are the listeners of HTTP behind one of the door's.
+// ways are the two HTTP listeners behind one of the door's.
 type ways struct{ asIs, decrypted *handed }
 
 func newWays(addr net.Addr) *ways { return &ways{newHanded(addr), newHanded(addr)} }
 
-// handed is a listener whose connections others have accepted.
+// handed is a listener whose connections come from the door.
 type handed struct {
 	addr  net.Addr
 	conns chan net.Conn
@@ -331,7 +331,7 @@ func newHanded(addr net.Addr) *handed {
 	return &handed{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// put hands a connection over; false if nobody accepts any more.
+// put hands a connection over; false if the listener is closed.
 func (l *handed) put(conn net.Conn) bool {
 	select {
 	case l.conns <- conn:

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// kind is what a guest is.
+// kind is the kind of a guest.
 type kind int
 
 const (
@@ -21,14 +21,14 @@ const (
 	httpGuest
 	turnGuest
 	iceGuest
-	tlsGuest // which of the others is told by what TLS hides
+	tlsGuest // the kind is hidden by TLS
 )
 
-// guest is a connection, and what was found out of it.
+// guest is a connection whose kind is known.
 type guest struct {
 	kind      kind
 	conn      net.Conn
-	decrypted bool // the door speaks TLS with it
+	decrypted bool // the door speaks TLS on it
 }
 
 var (
@@ -37,13 +37,13 @@ var (
 )
 
 const (
-	// firstBytes is how many bytes tell STUN, with a length before it.
+	// firstBytes is the number of bytes that shows STUN with a length before it.
 	firstBytes = 10
-	// maxHello bounds what a TLS handshake may begin with. Clients' hellos have two kilobytes
-	// with the keys of post-quantum cryptography, and are kept twice.
+	// maxHello bounds the first message of a TLS handshake. Clients' hellos have two
+	// kilobytes with post-quantum keys, and are held twice.
 	maxHello = 16 << 10
-	// maxHandshake bounds all that a caller says before it is known what it is: its hello twice,
-	// where the server asks for another key, and the end of the handshake. It has no
+	// maxHandshake bounds what a caller sends before its kind is known: two hellos, if
+	// the server asks for another key, and the end of the handshake. A client sends no
 	// certificates.
 	maxHandshake = 2*maxHello + 4<<10
 
@@ -52,8 +52,8 @@ const (
 	turnProtocol = "stun.turn" // TURN's name in ALPN (RFC 7443)
 )
 
-// tell finds out what a connection is whose first bytes these are. It asks for more of
-// them by unknown and no error.
+// tell returns the kind of a connection that begins with b. unknown without an error
+// means that more bytes are needed.
 func tell(b []byte) (kind, error) {
 	const handshake = 0x16 // a TLS record's type
 	isSTUN := func(b []byte) bool { return b[0] < 4 && binary.BigEndian.Uint32(b[4:]) == stunCookie }
@@ -64,7 +64,7 @@ func tell(b []byte) (kind, error) {
 		if len(b) == 1 {
 			return unknown, nil
 		}
-		if b[1] == 3 { // the first half of its version
+		if b[1] == 3 { // the first byte of its version
 			return tlsGuest, nil
 		}
 	case b[0] >= 'A' && b[0] <= 'Z':
@@ -81,7 +81,7 @@ func tell(b []byte) (kind, error) {
 	return unknown, nil
 }
 
-// ask finds out what a caller is. The connection's deadline bounds it.
+// ask tells a caller's kind. The connection's deadline bounds the time.
 func (d *Door) ask(conn net.Conn) (guest, error) {
 	k, first, err := peek(conn)
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *Door) ask(conn net.Conn) (guest, error) {
 	if d.cfg.TLS == nil {
 		return guest{}, errTLS
 	}
-	if !d.cfg.HTTP { // nothing but TURN comes over TLS
+	if !d.cfg.HTTP { // only TURN comes over TLS
 		return d.decrypt(again, func(net.Conn) (kind, []byte, error) { return turnGuest, nil, nil })
 	}
 	hello, read, err := readHello(again)
@@ -112,7 +112,7 @@ func (d *Door) ask(conn net.Conn) (guest, error) {
 	return d.decrypt(again, peek)
 }
 
-// decrypt speaks TLS with a caller, and asks what it is.
+// decrypt speaks TLS with a caller, and tells its kind by ask.
 func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) (guest, error) {
 	bound := &bounded{Conn: conn, left: maxHandshake}
 	c := tls.Server(bound, d.cfg.TLS)
@@ -127,7 +127,7 @@ func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) 
 	if err != nil {
 		return guest{}, err
 	}
-	if k == tlsGuest || k == iceGuest { // neither belongs within TLS
+	if k == tlsGuest || k == iceGuest { // neither comes inside TLS
 		return guest{}, errUnknown
 	}
 	bound.over = true
@@ -137,7 +137,7 @@ func (d *Door) decrypt(conn net.Conn, ask func(net.Conn) (kind, []byte, error)) 
 	return guest{kind: k, conn: &replay{Conn: c, first: first}, decrypted: true}, nil
 }
 
-// peek reads until it is told what a connection is.
+// peek reads until the connection's kind is known.
 func peek(conn net.Conn) (kind, []byte, error) {
 	var b [firstBytes]byte
 	for n := 0; n < len(b); {
@@ -156,8 +156,8 @@ func peek(conn net.Conn) (kind, []byte, error) {
 	return unknown, nil, errUnknown
 }
 
-// readHello reads the message that a TLS handshake begins with, and gives back all that it
-// has read.
+// readHello reads the first message of a TLS handshake, and returns all bytes that it
+// read.
 func readHello(conn net.Conn) (*tls.ClientHelloInfo, []byte, error) {
 	var read bytes.Buffer
 	var hello *tls.ClientHelloInfo
@@ -165,7 +165,7 @@ func readHello(conn net.Conn) (*tls.ClientHelloInfo, []byte, error) {
 	err := tls.Server(listen, &tls.Config{
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			hello = h
-			return nil, errUnknown // enough was heard
+			return nil, errUnknown // only the hello is needed
 		},
 	}).Handshake()
 	if hello == nil {
@@ -178,7 +178,7 @@ func readHello(conn net.Conn) (*tls.ClientHelloInfo, []byte, error) {
 	return hello, read.Bytes(), nil
 }
 
-// listener is a connection that is listened to and nothing is said on.
+// listener is a connection that is read but not written.
 type listener struct {
 	net.Conn
 	r io.Reader
@@ -187,17 +187,17 @@ type listener struct {
 // Read implements net.Conn.
 func (l *listener) Read(b []byte) (int, error) { return l.r.Read(b) }
 
-// Write implements net.Conn: what TLS would say of the end is not for the client.
+// Write implements net.Conn. It drops the alert that TLS would send.
 func (l *listener) Write(b []byte) (int, error) { return len(b), nil }
 
-// Close implements net.Conn: the connection goes on.
+// Close implements net.Conn. It leaves the connection open.
 func (l *listener) Close() error { return nil }
 
 // SetWriteDeadline implements net.Conn: nothing is written.
 func (l *listener) SetWriteDeadline(time.Time) error { return nil }
 
-// bounded is a connection of which so many bytes are read, until that is over. Its methods
-// may be called concurrently, but for Read.
+// bounded is a connection of which at most left bytes are read until over is set. Its
+// methods may be called concurrently, except Read.
 type bounded struct {
 	net.Conn
 	left int
@@ -217,11 +217,11 @@ func (c *bounded) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// NetConn is the connection beneath.
+// NetConn returns the underlying connection.
 func (c *bounded) NetConn() net.Conn { return c.Conn }
 
-// replay is a connection of which something was read, which is read again first. Its
-// methods may be called concurrently, but for Read.
+// replay is a connection whose first bytes were read already and are read again. Its
+// methods may be called concurrently, except Read.
 type replay struct {
 	net.Conn
 	first []byte
@@ -237,7 +237,7 @@ func (r *replay) Read(b []byte) (int, error) {
 	return r.Conn.Read(b)
 }
 
-// NetConn is the connection beneath.
+// NetConn returns the underlying connection.
 func (r *replay) NetConn() net.Conn { return r.Conn }
 
 // CloseWrite is for net/http, which ends connections with it.

@@ -1,28 +1,26 @@
-// Package events serves the event log to programs that pull it: GET /v1/events as
-// JSON pages, and the same as server-sent events for clients that accept
-// text/event-stream.
+// Package events serves the event log to programs that pull it: GET /v1/events as JSON
+// pages, and as server-sent events for clients that accept text/event-stream.
 //
 // Query parameters:
 //
-//	after  a cursor, or a seq alone: events after it; "latest" = only what is yet to
-//	       come; without it all that is left of the log. A Last-Event-ID header goes
-//	       before it.
-//	limit  events in a page, 1 to 1000; 100 without it; nothing for streams
+//	after  a cursor, or a seq alone: events after it; "latest" = only events from now
+//	       on; without it all that are left in the log. A Last-Event-ID header
+//	       overrides it.
+//	limit  events in a page, 1 to 1000; 100 without it; streams ignore it
 //	room   a room's SID, or a name: all rooms that bore it
 //	type   event types, separated by commas or given several times
 //
-// A page says in "cursor" what to ask for the next one after, and each event of a
-// stream has it as its id: SEQ-EPOCH ([log.Cursor]). Where the answer would have a
-// gap there is an error instead, in the form of RFC 9457: 410 with code "pruned" and
-// the "oldest" seq that is left, when what was asked for is pruned; 409 with code
-// "ahead" and the "newest" seq that the log has in common with the reader, when the
-// database was restored to an earlier state, and gives the same numbers again in a
-// higher epoch. A reader that asks with a seq alone is told so only until the log has
-// caught up. A stream that falls behind the pruning ends with the same as data of an
-// event "gone", and so does one whose reader may read no more.
+// A page has in "cursor" the value for the next page, and each event of a stream has it
+// as its id: SEQ-EPOCH ([log.Cursor]). If the answer would have a gap there is an error
+// instead, in the form of RFC 9457: code "pruned" (410) with the "oldest" seq that is
+// left, if the requested events are pruned; code "ahead" (409) with the "newest" seq that
+// the log has in common with the reader, if the database was restored to an earlier state
+// and gives the same numbers again in a higher epoch. A reader that asks with a seq alone
+// gets "ahead" only until the log has caught up. A stream that falls behind the pruning
+// ends with an event "gone" that has the same data, and so does a stream whose reader
+// loses the right to read.
 //
-// The handler checks no credentials: its caller does, and says by [While] when
-// a stream is to end since its reader may read no more.
+// The handler checks no credentials: its caller does, and uses [While] to end streams.
 package events
 
 import (
@@ -43,14 +41,14 @@ import (
 const (
 	defaultLimit = 100
 	maxLimit     = 1000
-	// maxStreams bounds the streams at a time: each looks at the log after every
-	// commit. Where there are several API keys, one may have maxOfKey of them, so that
+	// maxStreams bounds the streams at a time, because each reads the log after every
+	// commit. If there are several API keys, one key may have maxOfKey of them, so that
 	// it cannot keep the others out.
 	maxStreams = 256
 	maxOfKey   = maxStreams / 2
 )
 
-// Handler serves the log. It may be used concurrently.
+// Handler serves the event log. It may be used concurrently.
 type Handler struct {
 	log    *log.Reader
 	logger *slog.Logger
@@ -61,12 +59,12 @@ type Handler struct {
 
 	mu      sync.Mutex // guards the following
 	streams int
-	ofKey   map[string]int // streams by API key; none with 0
+	ofKey   map[string]int // streams by API key; no entry is 0
 }
 
 var _ http.Handler = (*Handler)(nil)
 
-// New makes a handler for a server of that many API keys.
+// New makes a handler for a server with that many API keys.
 func New(l *log.Reader, logger *slog.Logger, keys int) *Handler {
 	h := &Handler{log: l, logger: logger, mostOf: maxStreams, ofKey: map[string]int{}}
 	if keys > 1 {
@@ -76,8 +74,8 @@ func New(l *log.Reader, logger *slog.Logger, keys int) *Handler {
 	return h
 }
 
-// Close ends all streams, and those that begin later: [http.Server.Shutdown]
-// would wait for them. Their readers come again with Last-Event-ID.
+// Close ends all streams, and those that begin later, because [http.Server.Shutdown]
+// would wait for them. Their readers come back with Last-Event-ID.
 func (h *Handler) Close() { h.close() }
 
 // Event is an event on the wire.
@@ -104,8 +102,8 @@ func wire(e *log.Event) Event {
 	return w
 }
 
-// withoutPassword is a WebhookEvent without its room's turnPassword, which LiveKit's
-// webhooks carry, and which nobody who reads a log needs.
+// withoutPassword is a WebhookEvent without its room's turnPassword. LiveKit's webhooks
+// carry it, but no reader of the log needs it.
 func withoutPassword(body json.RawMessage) json.RawMessage {
 	const name = "turnPassword"
 	var event, room map[string]json.RawMessage
@@ -152,7 +150,7 @@ func wantsStream(r *http.Request) bool {
 	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/event-stream")
 }
 
-// query reads what is asked for.
+// query reads the request's query.
 func (h *Handler) query(r *http.Request) (log.Query, *problem.Problem) {
 	v := r.URL.Query()
 	q := log.Query{Room: v.Get("room"), Limit: defaultLimit}
@@ -206,7 +204,7 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, q log.Query) {
 	problem.WriteJSON(w, http.StatusOK, "application/json", out)
 }
 
-// asProblem says what a failure is to the reader.
+// asProblem maps an error to the problem for the reader.
 func (h *Handler) asProblem(r *http.Request, err error) *problem.Problem {
 	if e, ok := errors.AsType[*log.PrunedError](err); ok {
 		p := problem.New(http.StatusGone, "pruned", "%s", e)
@@ -218,7 +216,7 @@ func (h *Handler) asProblem(r *http.Request, err error) *problem.Problem {
 		p.Newest = &e.Newest
 		return p
 	}
-	if p, ok := errors.AsType[*problem.Problem](err); ok { // of While
+	if p, ok := errors.AsType[*problem.Problem](err); ok { // from While
 		return p
 	}
 	if r.Context().Err() == nil {

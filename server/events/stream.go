@@ -15,31 +15,30 @@ import (
 )
 
 const (
-	// beat is the longest silence of a stream: what stands between must not think
-	// it dead.
+	// beat is the longest silence of a stream, so that proxies do not take it for dead.
 	beat = 15 * time.Second
-	// writeTime is how long a reader may take for a write. One that is slower is
-	// cut off; it comes again where it was.
+	// writeTime is how long a write may take. A slower reader is cut off, and comes back
+	// to where it was.
 	writeTime = 30 * time.Second
-	// reconnect is how long a reader should wait before it comes again.
+	// reconnect is how long a reader should wait before it comes back.
 	reconnect = 2 * time.Second
-	// recheck is how old the leave of a stream's reader may be when it is sent
-	// something; while nothing comes it is asked for at every fifth of a beat.
+	// recheck is how old the check of the reader's right may be when it is sent
+	// something; while nothing is sent, it is checked every fifth of a beat.
 	recheck = time.Second
 )
 
 type whileKey struct{}
 
-// While has the streams of requests with that context go on only while check gives
-// nil. It is asked again and again, with the request's context. The reader is told by
-// an event "gone" if the error is a [*problem.Problem]; any other is ours and is not
-// told.
+// While makes streams of requests with that context end when check returns an error.
+// check is called again and again with the request's context. If the error is a
+// [*problem.Problem], the reader gets it in an event "gone"; any other error is logged,
+// and the reader gets "internal error".
 func While(ctx context.Context, check func(context.Context) error) context.Context {
 	return context.WithValue(ctx, whileKey{}, check)
 }
 
-// stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the
-// reader goes, or the handler is closed.
+// stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the reader
+// goes or the handler is closed.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	key := ""
 	if c := access.FromContext(r.Context()); c != nil {
@@ -51,7 +50,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 		return
 	}
 	defer h.ended(key)
-	// An error that is known at once is an answer; later it is the stream's end.
+	// An error that shows now becomes the HTTP answer; a later one ends the stream.
 	if _, err := h.log.Page(r.Context(), log.Query{After: q.After, Epoch: q.Epoch, Limit: 1}); err != nil {
 		h.asProblem(r, err).Write(w)
 		return
@@ -65,10 +64,10 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	if check, ok := r.Context().Value(whileKey{}).(func(context.Context) error); ok {
 		s.check = func() error { return check(ctx) }
 	}
-	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; not all can
+	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; some writers have no deadlines
 	head := w.Header()
 	head.Set("Content-Type", "text/event-stream")
-	head.Set("X-Accel-Buffering", "no") // nginx would hold it back
+	head.Set("X-Accel-Buffering", "no") // nginx would buffer the stream
 	err := s.write(fmt.Sprintf("retry: %d\n\n", reconnect.Milliseconds()))
 	if err == nil {
 		err = s.flush()
@@ -81,7 +80,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	h.end(s, r, err)
 }
 
-// begin takes a place for a stream of that API key, or says why there is none.
+// begin takes a place for a stream of that API key, or returns why there is none.
 func (h *Handler) begin(key string) *problem.Problem {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +96,7 @@ func (h *Handler) begin(key string) *problem.Problem {
 	return nil
 }
 
-// ended gives the place back.
+// ended gives up the place.
 func (h *Handler) ended(key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,17 +106,17 @@ func (h *Handler) ended(key string) {
 	}
 }
 
-// end tells the reader why the stream ends, if it is to know.
+// end tells the reader why the stream ends, if the reader is still there.
 func (h *Handler) end(s *sse, r *http.Request, err error) {
 	if s.failed || errors.Is(err, context.Canceled) {
-		return // it has gone, or comes again
+		return // the reader has gone, or will come back
 	}
 	body, err := json.Marshal(h.asProblem(r, err))
 	if err != nil {
-		return // our own type: only a bug gets here
+		return // this package's own type: only a bug gets here
 	}
 	if s.write("event: gone\ndata: "+string(body)+"\n\n") == nil {
-		_ = s.flush() // nothing more can be done for it
+		_ = s.flush() // the reader may have gone
 	}
 }
 
@@ -127,15 +126,15 @@ type sse struct {
 	control *http.ResponseController
 
 	sent    int64     // the seq that the reader has
-	flushed time.Time // when it was last sent something
+	flushed time.Time // when something was last sent
 	unsent  bool      // something is written and not flushed
 	failed  bool      // the reader does not take what is written
 
-	check   func() error // whether the reader may read on; nil = it may
-	checked time.Time    // when that was last asked
+	check   func() error // whether the reader may still read; nil = it may
+	checked time.Time    // when check was last called
 }
 
-// allowed is why the reader may read no more.
+// allowed returns why the reader may not read any more; nil if it may.
 func (s *sse) allowed() error {
 	if s.check == nil || time.Since(s.checked) < recheck {
 		return nil
@@ -156,9 +155,9 @@ func (s *sse) event(e log.Event) error {
 	return s.write(fmt.Sprintf("id: %v\nevent: %s\ndata: %s\n\n", log.Cursor{Seq: e.Seq, Epoch: e.Epoch}, e.Type, body))
 }
 
-// caughtUp sends on what is written. After a silence it tells how far there is
-// nothing, so that a reader who wants little does not come back with an
-// id that is long pruned; an id without data is no event.
+// caughtUp flushes what is written. After a silence it sends the cursor up to which there
+// is nothing new, so that a reader that wants few events does not come back with an id
+// that was pruned long ago. An id without data is no event.
 func (s *sse) caughtUp(at log.Cursor) error {
 	if err := s.allowed(); err != nil {
 		return err
@@ -177,7 +176,7 @@ func (s *sse) caughtUp(at log.Cursor) error {
 }
 
 func (s *sse) write(text string) error {
-	// A writer that knows no deadlines is one that does not need them.
+	// Some writers have no deadlines and need none.
 	_ = s.control.SetWriteDeadline(time.Now().Add(writeTime))
 	_, err := io.WriteString(s.w, text)
 	s.unsent = true

@@ -1,5 +1,5 @@
-// Package permission is what a participant may do, as the REST API and the
-// authorization hook show and change it.
+// Package permission is a participant's permission in the form of the REST API and the
+// authorization hook.
 package permission
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// Permissions is what a participant may do.
+// Permissions tells what a participant may do.
 type Permissions struct {
 	CanPublish        bool     `json:"can_publish"`
 	CanPublishSources []string `json:"can_publish_sources" doc:"Empty: every source."`
@@ -18,7 +18,7 @@ type Permissions struct {
 	Hidden            bool     `json:"hidden"`
 }
 
-// Of shows p.
+// Of converts p.
 func Of(p *livekit.ParticipantPermission) Permissions {
 	out := Permissions{
 		CanPublish: p.GetCanPublish(), CanSubscribe: p.GetCanSubscribe(), CanPublishData: p.GetCanPublishData(),
@@ -30,7 +30,7 @@ func Of(p *livekit.ParticipantPermission) Permissions {
 	return out
 }
 
-// Edit changes the permissions that are given.
+// Edit changes the given permissions; absent ones stay as they are.
 type Edit struct {
 	CanPublish        *bool    `json:"can_publish,omitempty"`
 	CanPublishSources []string `json:"can_publish_sources,omitempty" enum:"camera,microphone,screen_share,screen_share_audio" doc:"Empty: every source."`
@@ -40,8 +40,8 @@ type Edit struct {
 	Hidden            *bool    `json:"hidden,omitempty"`
 }
 
-// Apply makes p what e says. Sources that do not exist are left out: the caller has
-// looked with [Source].
+// Apply applies e to p. Unknown sources are ignored: the caller has checked them with
+// [Source].
 func (e *Edit) Apply(p *livekit.ParticipantPermission) {
 	set := func(to, from *bool) {
 		if from != nil {
@@ -64,7 +64,7 @@ func (e *Edit) Apply(p *livekit.ParticipantPermission) {
 	}
 }
 
-// Source is the track source of that name; false if there is none.
+// Source returns the track source of that name; false if there is none.
 func Source(name string) (livekit.TrackSource, bool) {
 	n, ok := livekit.TrackSource_value[strings.ToUpper(name)]
 	return livekit.TrackSource(n), ok && n != 0 && name == strings.ToLower(name)

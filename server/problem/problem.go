@@ -1,5 +1,4 @@
-// Package problem is what /v1 answers when it cannot do what it was asked: problem
-// details of RFC 9457.
+// Package problem has the errors of /v1: problem details of RFC 9457.
 package problem
 
 import (
@@ -8,13 +7,12 @@ import (
 	"net/http"
 )
 
-// RetryAfter is when to try again what is unavailable, in seconds: about what a
-// restart takes.
+// RetryAfter is when to retry after an "unavailable", in seconds: about the duration of a
+// restart.
 const RetryAfter = "1"
 
-// Problem is an error of the REST API, as it is told. The type is always about:blank, so
-// the title is the status' text (section 4.2.1); Code is the stable name to program
-// against.
+// Problem is an error of the REST API on the wire. Its type is always about:blank, so the
+// title is the status' text (section 4.2.1). Programs should use Code, which is stable.
 type Problem struct {
 	Type   string  `json:"type"`
 	Title  string  `json:"title"`
@@ -26,7 +24,7 @@ type Problem struct {
 	Newest *int64  `json:"newest,omitempty" doc:"With code ahead: the newest seq."`
 }
 
-// Field is what is wrong with one field or parameter.
+// Field tells what is wrong with one field or parameter.
 type Field struct {
 	Path   string `json:"path"`
 	Detail string `json:"detail"`
@@ -42,20 +40,21 @@ func New(status int, code, format string, args ...any) *Problem {
 	}
 }
 
-// Fields is a 400 for a body or query some of whose fields are wrong.
+// Fields is a 400 for a body or query with those wrong fields.
 func Fields(wrong ...Field) *Problem {
 	p := New(http.StatusBadRequest, "invalid_argument", "%s: %s", wrong[0].Path, wrong[0].Detail)
 	p.Errors = wrong
 	return p
 }
 
-// Write answers with p. A Retry-After that is set already stays.
+// Write answers with p. It keeps a Retry-After that is set already.
 func (p *Problem) Write(w http.ResponseWriter) {
 	h := w.Header()
 	switch p.Status {
 	case http.StatusUnauthorized:
-		// Not Basic, which is taken too: a browser would ask its user for the API key and
-		// its secret, remember them, and send them with the forms of any site.
+		// Not Basic, although it is accepted too: a browser would ask its user for the
+		// API key and its secret, remember them, and send them with the forms of any
+		// site.
 		h.Set("WWW-Authenticate", `Bearer realm="parlor"`)
 	case http.StatusServiceUnavailable:
 		if h.Get("Retry-After") == "" {
@@ -68,7 +67,7 @@ func (p *Problem) Write(w http.ResponseWriter) {
 // WriteJSON answers with v.
 func WriteJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
-	if err != nil { // our own types: only a bug gets here
+	if err != nil { // the server's own types: only a bug gets here
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return
 	}

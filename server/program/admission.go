@@ -11,7 +11,7 @@ import (
 	"parlor/webhooks"
 )
 
-// rateLimits are the bounds of API requests and of joins.
+// rateLimits makes the limits of API requests and of joins.
 func (p *program) rateLimits() (requests, joins *ratelimit.Limits) {
 	l := p.cfg.Limit
 	requests = ratelimit.New(ratelimit.Config{
@@ -34,7 +34,7 @@ func trustedProxies(cfg *config.Config) []netip.Prefix {
 	return all
 }
 
-// openAuthorize makes the hook that is asked who may come in.
+// openAuthorize makes the authorization hook.
 func (p *program) openAuthorize() error {
 	key := p.cfg.HookKey()
 	signer, err := webhooks.NewSigner(key, p.cfg.Keys[key])

@@ -56,7 +56,7 @@ func backup(ctx context.Context, env Environment) error {
 	return err
 }
 
-// bytesOf is a size for people.
+// bytesOf is a size in human-readable form.
 func bytesOf(n int64) string {
 	const units = "kMGTP"
 	if n < 1000 {

@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// certificateEvery is how often it is looked whether the certificate's files changed.
+// certificateEvery is how often the certificate's files are checked for a change.
 const certificateEvery = 10 * time.Second
 
-// certificate is the TLS certificate of two files, which are read again when they
-// change. Files that cannot be used leave the certificate that is in use.
+// certificate is a TLS certificate from two files, which are read again when they change.
+// If they cannot be used, the present certificate stays in use.
 type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	current           atomic.Pointer[tls.Certificate]
 	ask               chan struct{} // capacity 1; see readAgain
-	seen              [2]stamp      // of the files as they were last read; watch's, from the start on
+	seen              [2]stamp      // of the files as last read; belongs to watch once that runs
 }
 
-// stamp tells one content of a file from the next.
+// stamp tells two contents of a file apart.
 type stamp struct {
 	changed time.Time
 	size    int64
@@ -43,7 +43,7 @@ func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, e
 
 func (c *certificate) stamps() (all [2]stamp) {
 	for i, name := range []string{c.certFile, c.keyFile} {
-		if fi, err := os.Stat(name); err == nil { // else reading it tells
+		if fi, err := os.Stat(name); err == nil { // else reading it fails
 			all[i] = stamp{fi.ModTime(), fi.Size()}
 		}
 	}
@@ -59,7 +59,8 @@ func (c *certificate) read() error {
 	return nil
 }
 
-// config is of a server with the certificate that is in use at each handshake.
+// config is the TLS configuration of a server that uses the present certificate at each
+// handshake.
 func (c *certificate) config() *tls.Config {
 	return &tls.Config{
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
@@ -67,7 +68,7 @@ func (c *certificate) config() *tls.Config {
 	}
 }
 
-// readAgain has watch read the files now.
+// readAgain makes watch read the files now.
 func (c *certificate) readAgain() {
 	select {
 	case c.ask <- struct{}{}:
@@ -75,8 +76,9 @@ func (c *certificate) readAgain() {
 	}
 }
 
-// watch reads the files when they changed, and when asked to, until ctx ends. The two
-// are seldom replaced in one moment: what does not fit together is read again.
+// watch reads the files when they have changed and when asked, until ctx ends. The two
+// files are seldom replaced at the same moment, so a pair that does not match is read
+// again.
 func (c *certificate) watch(ctx context.Context) {
 	tick := time.NewTicker(certificateEvery)
 	defer tick.Stop()
@@ -108,7 +110,7 @@ func (c *certificate) watch(ctx context.Context) {
 	}
 }
 
-// readChain reads the certificates of a PEM file, the server's own first.
+// readChain reads the certificates in a PEM file, the server's own first.
 func readChain(file string) ([]*x509.Certificate, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -32,16 +32,16 @@ status is 1 if something failed, and 0 if there are warnings alone.
 `
 
 const (
-	// checkTime is how long one check may take.
+	// checkTime is how long the checks may take.
 	checkTime = 10 * time.Second
-	// healthTime is how long the server may take to say that it takes work.
+	// healthTime is how long the server may take to answer /readyz.
 	healthTime = 5 * time.Second
 )
 
-// errChecks: what failed stands in the table.
+// errChecks: the table shows what failed.
 var errChecks = errors.New("this machine or its configuration is not fit: see what failed above")
 
-// check looks at the configuration and the machine.
+// check checks the configuration and the machine.
 func check(ctx context.Context, env Environment) error {
 	var c clientFlags
 	var local bool
@@ -68,7 +68,7 @@ func check(ctx context.Context, env Environment) error {
 	return err
 }
 
-// checkHealth asks whether the server takes work.
+// checkHealth asks the server whether it takes work.
 func (c *clientFlags) checkHealth(ctx context.Context, env Environment) error {
 	server, err := c.connect(env)
 	if err != nil {
@@ -97,7 +97,8 @@ func (c *clientFlags) checkHealth(ctx context.Context, env Environment) error {
 	return err
 }
 
-// checkAll checks the configuration here, and the rest in the server if it runs.
+// checkAll checks the configuration here, and everything else inside the server if it
+// runs.
 func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check {
 	sources := c.sources(env)
 	if sources.Empty() {
@@ -127,14 +128,15 @@ func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check
 	return append(all, look.checks(ctx)...)
 }
 
-// inspection is what the checks look at.
+// inspection is the subject of the checks.
 type inspection struct {
 	cfg     *config.Config
 	running bool     // a server has the ports
-	server  *program // which runs in this process; nil = none does
+	server  *program // the server that runs in this process; nil = none
 }
 
-// checks looks at everything, all at once. What does not answer in time has failed.
+// checks does all checks at the same time. A check that gets no answer in time has
+// failed.
 func (i *inspection) checks(ctx context.Context) []api.Check {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
@@ -162,7 +164,7 @@ func rowFailed(what, found, do string) api.Check {
 	return api.Check{What: what, State: api.CheckFailed, Found: found, Do: do}
 }
 
-// printChecks writes a row for each check, and below it what to do.
+// printChecks prints a row for each check, and below it what to do.
 func printChecks(w io.Writer, all api.Checks, asJSON bool) error {
 	if asJSON {
 		return writeJSONValue(w, all)
@@ -186,7 +188,7 @@ func printChecks(w io.Writer, all api.Checks, asJSON bool) error {
 	return nil
 }
 
-// checkConfiguration tells the warnings of reading it.
+// checkConfiguration reports the warnings about the configuration.
 func checkConfiguration(warnings []string) []api.Check {
 	if len(warnings) == 0 {
 		return []api.Check{rowOK("configuration", "it has no faults")}
@@ -201,7 +203,7 @@ func checkConfiguration(warnings []string) []api.Check {
 // exampleSecret is the secret of the README, which everybody knows.
 const exampleSecret = "a-secret-of-at-least-32-characters"
 
-// checkKeys looks how hard the secrets are to guess. It tells none.
+// checkKeys checks how hard the secrets are to guess. It shows none of them.
 func (i *inspection) checkKeys(context.Context) []api.Check {
 	return []api.Check{judgeKeys(i.cfg)}
 }
@@ -243,7 +245,7 @@ func onlyLoopback(hosts []string) bool {
 	})
 }
 
-// checkPorts tries whether the ports can be taken, or tells that the server has them.
+// checkPorts checks whether the ports are free, or reports that the server has them.
 func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	const what = "ports"
 	if i.server != nil {
@@ -292,7 +294,7 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	return []api.Check{rowOK(what, "they are free; open them in the firewall: "+portsOf(i.cfg))}
 }
 
-// tryUDP takes a UDP port on each host, and gives it back.
+// tryUDP binds a UDP port on each host, and closes it again.
 func tryUDP(ctx context.Context, hosts []string, port int) error {
 	if len(hosts) == 0 {
 		hosts = []string{""}
@@ -307,7 +309,8 @@ func tryUDP(ctx context.Context, hosts []string, port int) error {
 	return nil
 }
 
-// portsOf is what a firewall has to let in; not what is for this machine alone.
+// portsOf lists the ports that a firewall must open, without those for this machine
+// alone.
 func portsOf(cfg *config.Config) string {
 	var all []string
 	if !onlyLoopback(cfg.BindAddresses) {
@@ -339,7 +342,7 @@ func portsOf(cfg *config.Config) string {
 // certificateSoon is how long before its end a certificate should have been renewed.
 const certificateSoon = 14 * 24 * time.Hour
 
-// checkCertificate looks how long the certificate holds.
+// checkCertificate checks how long the certificate is valid.
 func (i *inspection) checkCertificate(ctx context.Context) []api.Check {
 	const what = "certificate"
 	switch {
@@ -365,7 +368,7 @@ func (i *inspection) checkCertificate(ctx context.Context) []api.Check {
 	return []api.Check{judgeCertificate(what, strings.Join(leaf.DNSNames, ", "), leaf.NotBefore, leaf.NotAfter, time.Now())}
 }
 
-// checkAuthority looks for the certificate that the server has by ACME.
+// checkAuthority checks the certificate that the server got by ACME.
 func (i *inspection) checkAuthority(ctx context.Context, what string) api.Check {
 	names := acmeNames(i.cfg)
 	until, err := acme.Kept(ctx, certificatesOf(i.cfg), names)
@@ -389,7 +392,7 @@ func judgeCertificate(what, names string, from, until, now time.Time) api.Check 
 	return rowOK(what, text)
 }
 
-// checkReplica looks at the replica, and compares clocks with it.
+// checkReplica checks the replica, and compares its clock with this machine's.
 func (i *inspection) checkReplica(ctx context.Context) []api.Check {
 	const what = "replica"
 	if i.cfg.Replica == "" {
@@ -409,7 +412,7 @@ func (i *inspection) checkReplica(ctx context.Context) []api.Check {
 	return all
 }
 
-// judgeLease tells who has the replica.
+// judgeLease reports the holder of the replica's lease.
 func (i *inspection) judgeLease(s *replica.Sight, now time.Time) api.Check {
 	const what = "replica"
 	reached := fmt.Sprintf("it answers; its newest generation is %d", s.Generation)
@@ -429,8 +432,8 @@ func (i *inspection) judgeLease(s *replica.Sight, now time.Time) api.Check {
 		"if that is another machine, stop the server there before this one starts")
 }
 
-// clockSlack is how far a clock may be off: tokens have a leeway of as much, and a lease
-// holds for half a minute.
+// clockSlack is how far a clock may be off. Tokens have a leeway of a minute, and the
+// lease lasts half a minute.
 const clockSlack = 5 * time.Second
 
 func judgeClock(ahead time.Duration) api.Check {
@@ -444,7 +447,7 @@ func judgeClock(ahead time.Duration) api.Check {
 	return rowFailed(what, fmt.Sprintf("it is %s behind the replica's", -ahead.Round(time.Second)), "set it by NTP: tokens and the lease depend on it")
 }
 
-// The disk that is warned of, and the one on which the server soon cannot write.
+// Bounds for warnings about the disk, and for failure.
 const (
 	littleDisk   = 1 << 30
 	hardlyDisk   = 100 << 20
@@ -452,7 +455,7 @@ const (
 	syncsToCheck = 9
 )
 
-// checkDisk looks how much room the database has, and how long its writes take.
+// checkDisk checks the free space for the database, and how long its writes take.
 func (i *inspection) checkDisk(context.Context) []api.Check {
 	folder := filepath.Dir(i.cfg.Database)
 	if fi, err := os.Stat(folder); err != nil || !fi.IsDir() {
@@ -490,7 +493,7 @@ func judgeSync(took time.Duration) api.Check {
 	return rowOK("disk writes", text)
 }
 
-// syncTime is the median time in which a write into the folder is on disk.
+// syncTime is the median time until a write into the folder is on disk.
 func syncTime(folder string) (_ time.Duration, err error) {
 	f, err := os.CreateTemp(folder, ".parlor-check-*")
 	if err != nil {

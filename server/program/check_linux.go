@@ -14,17 +14,17 @@ import (
 	"parlor/server/api"
 )
 
-// manyFiles is how many file descriptors a server should have: each participant has a
-// socket for signalling, and may have one for media over TCP.
+// manyFiles is how many file descriptors a server should be allowed: each participant has
+// a socket for signalling, and may have one for media over TCP.
 const manyFiles = 65536
 
-// checkLimits looks at what the kernel grants.
+// checkLimits checks the kernel's limits.
 func checkLimits(ctx context.Context) []api.Check {
 	all := []api.Check{checkFiles()}
 	for _, name := range []string{"rmem_max", "wmem_max"} {
 		text, err := os.ReadFile("/proc/sys/net/core/" + name)
 		if err != nil {
-			continue // a container without it: the media socket says what it got in the log
+			continue // a container without it: the media socket logs what it got
 		}
 		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
 			all = append(all, judgeBuffer("net.core."+name, n))
@@ -59,7 +59,7 @@ func judgeBuffer(name string, most int) api.Check {
 	return rowOK(name, fmt.Sprintf("%d bytes are enough for media", most))
 }
 
-// checkOffload looks whether the kernel takes a burst of packets in one call.
+// checkOffload checks whether the kernel supports UDP segmentation offload.
 func checkOffload(ctx context.Context) api.Check {
 	const what = "segmentation offload"
 	err := func() error {

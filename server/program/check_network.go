@@ -22,7 +22,7 @@ func (i *inspection) names() (all []string) {
 	}
 	leaf, err := readCertificate(i.cfg.TLS.CertFile)
 	if err != nil {
-		return nil // checkCertificate tells
+		return nil // checkCertificate reports it
 	}
 	for _, name := range leaf.DNSNames {
 		if strings.Contains(name, ".") && !strings.HasPrefix(name, "*") {
@@ -32,7 +32,7 @@ func (i *inspection) names() (all []string) {
 	return all
 }
 
-// checkNames looks whether the names lead here.
+// checkNames checks whether the names lead to this machine.
 func (i *inspection) checkNames(ctx context.Context) (all []api.Check) {
 	const what = "DNS"
 	ours := i.ourAddresses()
@@ -81,12 +81,12 @@ func addresses(all []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-// ourAddresses are those of the interfaces, and those that the configuration says clients
-// reach us by.
+// ourAddresses are the addresses of the interfaces, and those that the configuration
+// advertises to clients.
 func (i *inspection) ourAddresses() (all []netip.Addr) {
 	interfaces, err := net.InterfaceAddrs()
 	if err != nil {
-		interfaces = nil // then nothing leads here, which tells
+		interfaces = nil // then no name leads here, which is reported
 	}
 	for _, a := range interfaces {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -101,11 +101,11 @@ func (i *inspection) ourAddresses() (all []netip.Addr) {
 	return all
 }
 
-// checkMapping asks the STUN servers of the configuration whether there is a NAT.
+// checkMapping asks the configured STUN servers whether there is a NAT.
 func (i *inspection) checkMapping(ctx context.Context) []api.Check {
 	const what = "NAT"
 	if len(i.cfg.RTC.STUNServers) == 0 {
-		return nil // nobody is asked whom the configuration does not name
+		return nil // only configured servers are asked
 	}
 	seen, err := media.ExternalAddress(ctx, i.cfg.RTC.STUNServers)
 	if err != nil {

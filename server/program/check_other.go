@@ -8,5 +8,5 @@ import (
 	"parlor/server/api"
 )
 
-// checkLimits has nothing to look at that is known here.
+// checkLimits has no checks on this system.
 func checkLimits(context.Context) []api.Check { return nil }

@@ -2,7 +2,7 @@ package program
 
 import "golang.org/x/sys/unix"
 
-// freeBytes is the room that is left for a user on the disk of a folder.
+// freeBytes is the space that a user may still fill on the disk of a folder.
 func freeBytes(folder string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(folder, &s); err != nil {

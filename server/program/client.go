@@ -24,10 +24,10 @@ import (
 
 const (
 	callTime  = 30 * time.Second // for an answer
-	maxAnswer = 64 << 20         // bytes of one
+	maxAnswer = 64 << 20         // bytes of an answer
 )
 
-// clientFlags are the flags of commands that ask a running server.
+// clientFlags are the flags of commands that talk to a running server.
 type clientFlags struct {
 	keyFlags
 	url  string
@@ -40,21 +40,21 @@ func (c *clientFlags) register(f *flag.FlagSet) {
 	c.keyFlags.register(f)
 }
 
-// clientUsage ends the usage of those commands.
+// clientUsage ends the usage text of those commands.
 const clientUsage = `
 The server and its API key are found by --config, PARLOR_CONFIG or another variable of the
 configuration, and in ` + installedConfig + ` without them. --dev is for parlor --dev.
 
 `
 
-// client asks a server's REST API as its operator.
+// client calls a server's REST API as its operator.
 type client struct {
-	base        string // no slash at its end
+	base        string // without a trailing slash
 	key, secret string
 	http        *http.Client
 }
 
-// connect finds the server and the key. It reaches for nothing yet.
+// connect finds the server and the key. It makes no request.
 func (c *clientFlags) connect(env Environment) (*client, error) {
 	keys, cfg, err := c.keys(env)
 	if err != nil {
@@ -67,7 +67,7 @@ func (c *clientFlags) connect(env Environment) (*client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	out := &client{key: c.apiKey, secret: secret, http: &http.Client{
 		Transport: transport,
-		// What a redirect leads to is not the server that the secret is for.
+		// The secret must not go to the target of a redirect.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	if c.url != "" {
@@ -79,14 +79,14 @@ func (c *clientFlags) connect(env Environment) (*client, error) {
 			return nil, errors.Join(errors.New("--url is missing, and the configuration does not tell the server either"), err)
 		}
 	}
-	transport.Proxy = nil // it is on this machine
+	transport.Proxy = nil // the server is on this machine
 	if out.base, err = localURL(cfg); err != nil {
 		return nil, err
 	}
 	switch {
 	case cfg.TLS.CertFile != "":
 		transport.TLSClientConfig, err = pinned(cfg.TLS.CertFile, "tls.cert_file")
-	case cfg.Domain != "": // an authority vouches for it
+	case cfg.Domain != "": // a certificate authority vouches for the certificate
 		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.Domain}
 	case cfg.TLS.SelfSigned:
 		certFile, _ := selfSignedFiles(certificatesOf(cfg))
@@ -95,7 +95,7 @@ func (c *clientFlags) connect(env Environment) (*client, error) {
 	return out, err
 }
 
-// remoteURL checks a URL that was given.
+// remoteURL checks the URL of a flag.
 func remoteURL(raw string, warn io.Writer) (string, error) {
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -107,7 +107,7 @@ func remoteURL(raw string, warn io.Writer) (string, error) {
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-// localURL is where this machine reaches the server of that configuration.
+// localURL is the server's URL on this machine, by its configuration.
 func localURL(cfg *config.Config) (string, error) {
 	if cfg.Port == 0 {
 		return "", errors.New("the configuration has the server take any free port: name it with --url")
@@ -119,7 +119,7 @@ func localURL(cfg *config.Config) (string, error) {
 	return scheme + "://" + net.JoinHostPort(localHost(cfg.BindAddresses), strconv.Itoa(cfg.Port)), nil
 }
 
-// localHost is the address of this machine that a server on those addresses answers at.
+// localHost is a local address at which a server bound to those addresses answers.
 func localHost(bind []string) string {
 	if len(bind) == 0 {
 		return "127.0.0.1"
@@ -134,9 +134,9 @@ func localHost(bind []string) string {
 	return "::1"
 }
 
-// pinned is how TLS is spoken with the server on this machine, whose certificate is in
-// that file. It is for another name than the address that the server is reached at, and
-// may be signed by nobody.
+// pinned is the TLS configuration for the server on this machine, whose certificate is in
+// certFile. That certificate is for another name than the address, and may be signed by
+// nobody.
 func pinned(certFile, name string) (*tls.Config, error) {
 	leaf, err := readCertificate(certFile)
 	if err != nil {
@@ -158,7 +158,7 @@ func pinned(certFile, name string) (*tls.Config, error) {
 	return c, nil
 }
 
-// problemAnswer is a failure as the REST API tells it (RFC 9457).
+// problemAnswer is an error of the REST API (RFC 9457).
 type problemAnswer struct {
 	Status       int
 	Code, Detail string
@@ -177,7 +177,7 @@ func (p *problemAnswer) Error() string {
 	return detail
 }
 
-// request is a request for a path beneath /v1, which begins with a slash.
+// request makes a request for a path below /v1; path begins with a slash.
 func (c *client) request(ctx context.Context, method, path string, query url.Values, body any) (*http.Request, error) {
 	var reader io.Reader
 	if body != nil {
@@ -203,7 +203,7 @@ func (c *client) request(ctx context.Context, method, path string, query url.Val
 	return req, nil
 }
 
-// send sends a request, and returns the answer if it is not a failure.
+// send sends a request, and returns the answer if it is a success.
 func (c *client) send(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -228,7 +228,7 @@ func (c *client) send(req *http.Request) (*http.Response, error) {
 // unreached says in a sentence why there is no answer.
 func (c *client) unreached(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err // whose text does not repeat the address
+		err = e.Err // its text does not repeat the address
 	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -245,7 +245,8 @@ func (c *client) unreached(err error) error {
 	return fmt.Errorf("the server at %s cannot be asked: %w", c.base, err)
 }
 
-// call asks, and parses the answer into out unless that is nil. raw is the answer.
+// call makes a request, and decodes the answer into out unless that is nil. raw is the
+// answer.
 func (c *client) call(ctx context.Context, method, path string, query url.Values, body, out any) (raw []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -273,8 +274,8 @@ func (c *client) get(ctx context.Context, path string, query url.Values, out any
 	return c.call(ctx, http.MethodGet, path, query, nil, out)
 }
 
-// inPath is a name as one segment of a path. What stands for a folder elsewhere is a name
-// as any other.
+// inPath is a name as one segment of a URL's path. "." and ".." are escaped, because they
+// would mean folders.
 func inPath(name string) string {
 	if name == "." || name == ".." {
 		return strings.ReplaceAll(name, ".", "%2E")
@@ -282,7 +283,7 @@ func inPath(name string) string {
 	return url.PathEscape(name)
 }
 
-// readCertificate is the leaf of a file with a PEM chain.
+// readCertificate reads the first certificate of a PEM file.
 func readCertificate(file string) (*x509.Certificate, error) {
 	chain, err := readChain(file)
 	if err != nil {

@@ -23,7 +23,7 @@ An endpoint is named by its name, id or URL.
 
 `
 
-// endpointAnswer is what the commands show of an endpoint of webhooks.
+// endpointAnswer is the part of a webhook endpoint that the commands show.
 type endpointAnswer struct {
 	ID                       int64
 	Name, URL, State, Reason string
@@ -33,7 +33,7 @@ type endpointAnswer struct {
 	LastError                string     `json:"last_error"`
 }
 
-// label is what people call an endpoint.
+// label is the endpoint's name for people.
 func (e *endpointAnswer) label() string {
 	if e.Name != "" {
 		return e.Name
@@ -119,7 +119,7 @@ func listEndpoints(endpoints []endpointAnswer, out io.Writer) error {
 	return t.flush()
 }
 
-// findEndpoint is the endpoint of that name, id or URL.
+// findEndpoint returns the endpoint with that name, id or URL.
 func findEndpoint(endpoints []endpointAnswer, name string) (*endpointAnswer, error) {
 	var found *endpointAnswer
 	for i := range endpoints {

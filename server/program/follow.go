@@ -26,10 +26,10 @@ const eventsUsage = `Show what happened on a server, and with --follow what happ
 `
 
 const (
-	// tail is how many events are shown if nothing says which.
+	// tail is how many events are shown by default.
 	tail = 50
-	// silence is how long a stream may say nothing until it is taken for dead; the
-	// server sends something every 15 s.
+	// silence is how long a stream may be silent before it counts as dead; the server
+	// sends something every 15 s.
 	silence = time.Minute
 	// again is the time between two tries to reach a server that is away.
 	again = 2 * time.Second
@@ -45,7 +45,7 @@ type follower struct {
 
 	server *client
 	env    Environment
-	cursor string // of what was shown last
+	cursor string // of the last event that was shown
 }
 
 // showEvents shows the event log.
@@ -73,7 +73,7 @@ func showEvents(ctx context.Context, env Environment) error {
 		err = l.present(ctx)
 	}
 	if ctx.Err() != nil && l.follow {
-		return nil // which is how one stops following
+		return nil // this is how a user stops following
 	}
 	return err
 }
@@ -92,8 +92,8 @@ func (l *follower) query() url.Values {
 	return q
 }
 
-// start sets the cursor to where the showing begins: where --after says, at the oldest
-// if a filter says what is wanted, else a few events before the newest.
+// start sets the cursor to the first event to show: as --after says, at the oldest if
+// there is a filter, else a few events before the newest.
 func (l *follower) start(ctx context.Context) error {
 	if l.after != "" && l.after != "0" {
 		l.cursor = l.after
@@ -112,7 +112,7 @@ func (l *follower) start(ctx context.Context) error {
 	return nil
 }
 
-// past shows what is in the log.
+// past shows the events in the log.
 func (l *follower) past(ctx context.Context) error {
 	if err := l.start(ctx); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (l *follower) past(ctx context.Context) error {
 	}
 }
 
-// present shows what happens, until ctx ends. A restart of the server is a pause.
+// present shows new events until ctx ends. A restart of the server only causes a pause.
 func (l *follower) present(ctx context.Context) error {
 	away := false
 	for {
@@ -170,14 +170,14 @@ func (l *follower) present(ctx context.Context) error {
 	}
 }
 
-// outputError: what was to be shown could not be written.
+// outputError: an event could not be written to the output.
 type outputError struct{ err error }
 
 func (e *outputError) Error() string { return e.err.Error() }
 func (e *outputError) Unwrap() error { return e.err }
 
-// stream shows the events of one connection, as server-sent events (WHATWG HTML,
-// section 9.2), and returns nil when it ends. opened is called when it stands.
+// stream shows the events of one connection of server-sent events (WHATWG HTML, section
+// 9.2), and returns nil when it ends. opened is called when the connection stands.
 func (l *follower) stream(ctx context.Context, opened func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -207,7 +207,7 @@ func (l *follower) stream(ctx context.Context, opened func()) error {
 		case "event":
 			kind = value
 		case "data":
-			data = value // the server sends it in one line
+			data = value // the server sends data in one line
 		case "":
 			if value != "" {
 				continue // a comment
@@ -221,10 +221,10 @@ func (l *follower) stream(ctx context.Context, opened func()) error {
 	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
 		return fmt.Errorf("what answers at %s is not Parlor: %w", l.server.base, err)
 	}
-	return nil // it comes again where it was
+	return nil // the caller connects again and goes on at the cursor
 }
 
-// dispatch takes one event of a stream.
+// dispatch handles one event of a stream.
 func (l *follower) dispatch(id, kind, data string) error {
 	if kind == "gone" {
 		p := &problemAnswer{}
@@ -269,7 +269,7 @@ func printEvent(w io.Writer, e *events.Event) error {
 		Track       struct{ Source, Type string }
 		Room        struct{ EndReason string }
 	}
-	_ = json.Unmarshal(e.Event, &what) // what it does not tell is left out
+	_ = json.Unmarshal(e.Event, &what) // fields that it lacks are left out
 	details := []string{}
 	for _, text := range []string{what.Participant.Identity, strings.ToLower(what.Track.Source), strings.ToLower(what.Participant.DisconnectReason)} {
 		if text != "" {

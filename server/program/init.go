@@ -45,8 +45,8 @@ const (
 	usersFile      = "/etc/sysusers.d/parlor.conf"
 )
 
-// unit is the service. Its watchdog is patient: a disk that stalls holds the writer up, and
-// must not end calls.
+// unit is the systemd service. Its watchdog is patient, because a stalled disk holds up
+// the writer and must not end calls.
 const unit = `[Unit]
 Description=Parlor, a WebRTC conference server
 Wants=network-online.target
@@ -95,7 +95,7 @@ SystemCallFilter=@system-service
 WantedBy=multi-user.target
 `
 
-// socketUnit has systemd hold the port of HTTP, so that a restart refuses no connection.
+// socketUnit makes systemd hold the HTTP port, so that a restart refuses no connection.
 const socketUnit = `[Unit]
 Description=The port of Parlor
 
@@ -108,7 +108,7 @@ Backlog=4096
 WantedBy=sockets.target
 `
 
-// initRequest is what the command line asks for.
+// initRequest holds the command line's flags.
 type initRequest struct {
 	config          string
 	port            int
@@ -160,7 +160,7 @@ func initialise(ctx context.Context, env Environment) error {
 	return r.next(env)
 }
 
-// wrong is what is wrong with the flags; "" if nothing is.
+// wrong returns what is wrong with the flags; "" if nothing is.
 func (r *initRequest) wrong() string {
 	_, err := netip.ParseAddr(r.nodeIP)
 	switch {
@@ -221,7 +221,7 @@ func (r *initRequest) file() string {
 	return "parlor.yaml"
 }
 
-// do makes all that is missing.
+// do makes everything that is missing.
 func (r *initRequest) do(ctx context.Context) error {
 	text, err := r.configuration()
 	if err != nil {
@@ -260,7 +260,7 @@ func (r *initRequest) do(ctx context.Context) error {
 // configuration is a new parlor.yaml.
 func (r *initRequest) configuration() (string, error) {
 	random := make([]byte, 32+6)
-	_, _ = rand.Read(random) // which never fails
+	_, _ = rand.Read(random) // never fails
 	database := "parlor.db"
 	if r.install {
 		database = filepath.Join(installedState, "parlor.db")
@@ -288,7 +288,7 @@ func (r *initRequest) configuration() (string, error) {
 	return "# The configuration of Parlor. Its README lists every key. Only the server may read this:\n# the secret makes tokens for every room.\n" + string(text), err
 }
 
-// say tells what is done; with --dry-run what would be.
+// say reports what was done; with --dry-run, what would be done.
 func (r *initRequest) say(did, would, what string) error {
 	verb := did
 	if r.dryRun {
@@ -303,12 +303,12 @@ func (r *initRequest) keep(path string) error {
 	return err
 }
 
-// write writes a file that is not there.
+// write writes a file that does not exist.
 func (r *initRequest) write(path, text string, mode fs.FileMode) error {
 	return r.writeFor(path, text, mode, func(*os.File) error { return nil })
 }
 
-// writeFor is write for a file that is given to somebody before it has its mode.
+// writeFor is write for a file that give hands to its owner before it gets its mode.
 func (r *initRequest) writeFor(path, text string, mode fs.FileMode, give func(*os.File) error) error {
 	what := fmt.Sprintf("%s (mode %#o)", path, mode)
 	if _, err := os.Lstat(path); err == nil {
@@ -328,21 +328,21 @@ func (r *initRequest) writeFor(path, text string, mode fs.FileMode, give func(*o
 	return r.say("wrote", "", what)
 }
 
-// create makes a file of that mode, which must not exist, with all of in.
+// create makes a file with that mode and in's content. The file must not exist.
 func create(path string, in io.Reader, mode fs.FileMode, give func(*os.File) error) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, in)
-	err = errors.Join(err, give(f), f.Chmod(mode), f.Sync(), f.Close()) // the mode, whatever the umask
+	err = errors.Join(err, give(f), f.Chmod(mode), f.Sync(), f.Close()) // Chmod sets the mode whatever the umask
 	if err != nil {
-		return errors.Join(err, os.Remove(path)) // half a file would be kept the next time
+		return errors.Join(err, os.Remove(path)) // a half-written file would be kept the next time
 	}
 	return nil
 }
 
-// makeFolder makes a folder of the server's user.
+// makeFolder makes a folder that belongs to the server's user.
 func (r *initRequest) makeFolder(path string) error {
 	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
 		return r.keep(path)
@@ -363,8 +363,8 @@ func (r *initRequest) makeFolder(path string) error {
 	return r.say("made", "", path+" (mode 0750)")
 }
 
-// give makes the server's user the owner of what was made. It is named by its descriptor:
-// the server's user might have put a link in place of its name.
+// give makes the server's user the owner of f. It uses the descriptor and not the name,
+// because the server's user might have put a link in place of the name.
 func (r *initRequest) give(f *os.File) error {
 	if r.root != "" || r.dryRun {
 		return nil // there is no user
@@ -384,7 +384,8 @@ func (r *initRequest) give(f *os.File) error {
 	return f.Chown(uid, gid)
 }
 
-// makeUser makes the server's user. In another root systemd does, when that starts.
+// makeUser makes the server's user. In another root, systemd makes it when that system
+// starts.
 func (r *initRequest) makeUser(ctx context.Context) error {
 	if r.root != "" {
 		return r.write(filepath.Join(r.root, usersFile), "u "+serverUser+" - \"Parlor\" "+installedState+"\n", 0o644)
@@ -404,7 +405,7 @@ func (r *initRequest) makeUser(ctx context.Context) error {
 	return r.say("made", "", what)
 }
 
-// installProgram copies this program to where the unit starts it.
+// installProgram copies this program to the path in the unit.
 func (r *initRequest) installProgram() error {
 	to := filepath.Join(r.root, installedPath)
 	if _, err := os.Lstat(to); err == nil {
@@ -431,7 +432,7 @@ func (r *initRequest) installProgram() error {
 	return r.say("copied", "", self+" to "+to)
 }
 
-// next tells what is left for the operator to do.
+// next tells the operator what is left to do.
 func (r *initRequest) next(env Environment) error {
 	if r.dryRun {
 		return nil

@@ -9,11 +9,11 @@ import (
 	"parlor/server/config"
 )
 
-// installedConfig is where an installed server has its configuration. Commands that
-// are told of none read it.
+// installedConfig is the configuration of an installed server. Commands read it if no
+// other configuration is given.
 const installedConfig = "/etc/parlor/parlor.yaml"
 
-// errUnconfigured: neither a flag nor the environment nor an installed server tells the
+// errUnconfigured: no flag, environment variable or installed server gives a
 // configuration.
 var errUnconfigured = errors.New("there is no API key to sign with: name the configuration with --config or PARLOR_CONFIG, " +
 	"or the keys in LIVEKIT_KEYS; --dev takes the key of development, which a server in use does not accept")
@@ -35,14 +35,14 @@ func (k *keyFlags) registerConfig(f *flag.FlagSet) {
 	f.BoolVar(&k.dev, "dev", false, "take the configuration of development, as parlor --dev")
 }
 
-// sources are where the configuration comes from; more are settings over it.
+// sources are the sources of the configuration, with more settings on top.
 func (k *keyFlags) sources(env Environment, more ...config.Setting) config.Sources {
 	s := config.Sources{File: k.config, Environ: env.Environ, Flags: more}
 	if k.dev {
 		s.Flags = append(s.Flags, config.Setting{Path: "development", Value: "true", From: "--dev"})
 	}
 	if s.Empty() {
-		if _, err := os.Stat(installedConfig); err == nil { // else it is as if there were none
+		if _, err := os.Stat(installedConfig); err == nil { // else it counts as absent
 			s.File = installedConfig
 		}
 	}
@@ -62,8 +62,8 @@ func (k *keyFlags) load(env Environment) (*config.Config, error) {
 	return cfg, nil
 }
 
-// keys are the API keys to choose from, and the configuration that they are from; it is
-// nil if the key was given with its secret. keys chooses if none was named.
+// keys returns the API keys to choose from, and their configuration, which is nil if the
+// key was given with its secret. If no key was named, keys chooses one.
 func (k *keyFlags) keys(env Environment) (map[string]string, *config.Config, error) {
 	if k.secret != "" {
 		if k.apiKey == "" {

@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// notices are the licences of all that is in the binary and the page.
+// notices are the licences of everything in the binary and the page.
 //
 //go:generate go -C ../.. run .ci/licenses.go
 //go:embed licenses.txt

@@ -14,8 +14,8 @@ import (
 	"parlor/server/api"
 )
 
-// partsCollector shows the figures of the parts that know nothing of
-// Prometheus. They are read when somebody asks.
+// partsCollector exports the figures of the parts that know nothing of Prometheus. They
+// are read at each scrape.
 type partsCollector struct {
 	store   *sqlite.Store
 	media   *media.Engine
@@ -23,11 +23,10 @@ type partsCollector struct {
 	replica api.Replica // nil = the database is not replicated
 }
 
-// countBound is how long counting rooms may hold up a scrape.
+// countBound is how long counting rooms may delay a scrape.
 const countBound = 2 * time.Second
 
-// Describe sends nothing: the collector is unchecked, and what it has is told by
-// Collect alone.
+// Describe sends nothing: the collector is unchecked, and Collect describes its metrics.
 func (c *partsCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -68,7 +67,7 @@ type (
 func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), countBound)
 	defer cancel()
-	if open, ended, err := c.store.CountRooms(ctx); err == nil { // else the failing gauge tells
+	if open, ended, err := c.store.CountRooms(ctx); err == nil { // else the gauge of failures shows it
 		const help = "Rooms in the database, by state."
 		gauge("parlor_rooms", help, float64(open), "state", "open")
 		gauge("parlor_rooms", help, float64(ended), "state", "ended")
@@ -132,7 +131,7 @@ func (c *partsCollector) collectReplica(gauge gaugeFunc, count countFunc) {
 	count("parlor_replica_generations_total", "Generations that began because the last one could not go on.", s.Generations)
 }
 
-// writerStatus is how the database's writer fares, for GET /v1/status.
+// writerStatus are the figures of the database's writer for GET /v1/status.
 func writerStatus(s sqlite.Stats) api.Writer {
 	w := api.Writer{
 		Failing: s.Failing, Queue: s.Queue, Commits: s.Commit.Count, Failures: s.Failures,
@@ -144,8 +143,8 @@ func writerStatus(s sqlite.Stats) api.Writer {
 	return w
 }
 
-// quantile is, in milliseconds, the least bound that so much of what was
-// observed does not exceed; the greatest bound if there is none.
+// quantile is the least bound, in milliseconds, that covers the share q of the
+// observations; the greatest bound if none does.
 func quantile(h *sqlite.Histogram, q float64) float64 {
 	if h.Count == 0 {
 		return 0
@@ -158,8 +157,8 @@ func quantile(h *sqlite.Histogram, q float64) float64 {
 	return 1000 * h.Bounds[len(h.Bounds)-1]
 }
 
-// collectTraffic tells what went over the tracks, without a label for rooms, of which
-// there may be any number.
+// collectTraffic exports the traffic of tracks, without a label for rooms, because there
+// may be any number of those.
 func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
 	tell := func(kind, direction string, t *forward.Traffic) {
 		labels := []string{"kind", kind, "direction", direction}
@@ -183,7 +182,7 @@ func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
 	tell("video", "out", &s.Video.Sent)
 }
 
-// collectPaths tells how the paths to subscribers fared.
+// collectPaths exports figures on the paths to subscribers.
 func collectPaths(p *forward.Paths, out chan<- prometheus.Metric) {
 	tell := func(name, help string, h *forward.Histogram) {
 		buckets := make(map[float64]uint64, len(h.Bounds))
@@ -197,7 +196,7 @@ func collectPaths(p *forward.Paths, out chan<- prometheus.Metric) {
 	tell("parlor_media_loss_ratio", "Share of packets to subscribers that were lost in the last seconds, of each about once a second.", &p.Loss)
 }
 
-// collectTURN shows what the TURN server does, nothing if there is none.
+// collectTURN exports the TURN server's figures; without a TURN server they are 0.
 func (c *partsCollector) collectTURN(gauge gaugeFunc, count countFunc) {
 	s := c.media.TURN()
 	if s == nil {

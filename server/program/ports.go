@@ -12,7 +12,7 @@ import (
 )
 
 // present is hosts without those that this machine does not have, such as ::1 without
-// IPv6, if the configuration may be read so: in development, which names them by itself.
+// IPv6. It leaves hosts out only in development, where the program itself names them.
 func (p *program) present(hosts []string) []string {
 	if !p.cfg.Development {
 		return hosts
@@ -27,16 +27,16 @@ func (p *program) present(hosts []string) []string {
 		return false
 	})
 	if len(kept) == 0 {
-		return hosts // whose error tells
+		return hosts // listening on them gives the error
 	}
 	return kept
 }
 
-// anyPortTries is how often a port is looked for that is free on all addresses.
+// anyPortTries bounds the search for a port that is free on all addresses.
 const anyPortTries = 20
 
-// listenOn takes a TCP port on each host, on all addresses if there is none; port 0 is any
-// free one, the same on all.
+// listenOn listens on a TCP port on each host, or on all addresses if there are no hosts.
+// Port 0 is any free port, the same on all hosts.
 func listenOn(ctx context.Context, hosts []string, port int) (all []net.Listener, err error) {
 	for try := 1; ; try++ {
 		all, err = listenOnce(ctx, hosts, port)
@@ -65,8 +65,8 @@ func listenOnce(ctx context.Context, hosts []string, port int) ([]net.Listener, 
 	return all, nil
 }
 
-// network is what to listen on for a host: "::" takes IPv4, too, unless an address of it
-// is among the hosts.
+// network is the network to listen on for a host: "::" includes IPv4, unless one of the
+// hosts is an IPv4 address.
 func network(host string, hosts []string) string {
 	switch addr, err := netip.ParseAddr(host); {
 	case err != nil: // all addresses
@@ -82,8 +82,8 @@ func network(host string, hosts []string) string {
 	return "tcp6"
 }
 
-// portHint adds to an error of taking a port what can be done about it; setting names
-// what chooses the port.
+// portHint adds advice to an error of listening on a port. setting names the setting that
+// chooses the port.
 func portHint(err error, setting string) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

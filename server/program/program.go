@@ -1,5 +1,5 @@
-// Package program is the whole program: its subcommands, its configuration's
-// sources, the order in which the parts are built and taken down. Only the main
+// Package program is the whole program: its subcommands, the sources of its
+// configuration, and the order in which its parts are built and taken down. Only the main
 // package imports it; tests run it in their own process.
 package program
 
@@ -12,14 +12,14 @@ import (
 	"os"
 )
 
-// Environment is what a command is run with.
+// Environment holds a command's inputs and outputs.
 type Environment struct {
 	Args    []string         // without the program's name
 	Environ []string         // the environment's variables, as of [os.Environ]
-	In      io.Reader        // what a person answers; nil = there is none
-	Out     io.Writer        // what was asked for
-	Err     io.Writer        // logs, and what went wrong
-	Hangups <-chan os.Signal // SIGHUP: read the configuration again; nil = never
+	In      io.Reader        // a person's answers; nil = there is no person
+	Out     io.Writer        // results
+	Err     io.Writer        // logs and errors
+	Hangups <-chan os.Signal // SIGHUPs: read the configuration again; nil = never
 }
 
 const usage = `Parlor is a WebRTC conference server that speaks LiveKit's protocol.
@@ -55,11 +55,11 @@ Every key of the configuration file has an environment variable: rtc.udp_port is
 PARLOR_RTC_UDP_PORT. LiveKit's LIVEKIT_KEYS and LIVEKIT_CONFIG are read, too.
 `
 
-// errUsage tells that the command line was wrong; what and how was written.
+// errUsage: the command line was wrong, and a message about it was written.
 var errUsage = errors.New("wrong usage")
 
-// Run runs the command that the arguments name until it is done or ctx ends, and
-// returns the exit status: 0, 1 if it failed, 2 if the arguments were wrong.
+// Run runs the command that the arguments name until it is done or ctx ends, and returns
+// the exit status: 0, 1 if it failed, 2 if the arguments were wrong.
 func Run(ctx context.Context, env Environment) int {
 	command := serve
 	if len(env.Args) > 0 {
@@ -81,7 +81,7 @@ func Run(ctx context.Context, env Environment) int {
 	}
 }
 
-// commandOf is the command of that name; nil if there is none.
+// commandOf returns the command of that name; nil if there is none.
 func commandOf(name string) func(context.Context, Environment) error {
 	switch name {
 	case "serve":
@@ -114,15 +114,15 @@ func commandOf(name string) func(context.Context, Environment) error {
 	return nil
 }
 
-// parse parses flags, and refuses arguments that are none. Usage that was asked
-// for goes where results go.
+// parse parses flags, and refuses other arguments. A usage text that was asked for goes
+// to Out.
 func parse(f *flag.FlagSet, env Environment) error {
 	_, err := parseArguments(f, env, 0)
 	return err
 }
 
-// parseArguments parses flags and at most that many arguments, in any order; what
-// follows "--" is no flag.
+// parseArguments parses flags and at most that many arguments, in any order. After "--"
+// there are only arguments.
 func parseArguments(f *flag.FlagSet, env Environment, most int) (arguments []string, err error) {
 	help := f.Usage
 	f.Usage = func() {}
@@ -133,7 +133,7 @@ func parseArguments(f *flag.FlagSet, env Environment, most int) (arguments []str
 			f.SetOutput(env.Out)
 			help()
 			return nil, err
-		case err != nil: // flag has said which
+		case err != nil: // package flag has written which
 			fmt.Fprintf(env.Err, "see %s --help\n", f.Name())
 			return nil, errUsage
 		}

@@ -11,12 +11,12 @@ import (
 	"parlor/server/config"
 )
 
-// reloadable are the keys that SIGHUP changes in a running server. The files of the
-// TLS certificate are read again, too.
+// reloadable are the keys that SIGHUP changes in a running server. It also makes the TLS
+// certificates' files be read again.
 func reloadable() []string { return []string{"logging.level"} }
 
-// reload reads the configuration again at each SIGHUP, until ctx ends. One that cannot
-// be used changes nothing.
+// reload reads the configuration again at each SIGHUP, until ctx ends. An invalid
+// configuration changes nothing.
 func (p *program) reload(ctx context.Context, hangups <-chan os.Signal, sources config.Sources, level *slog.LevelVar) {
 	running := *p.cfg // reload's own copy
 	for {
@@ -31,8 +31,8 @@ func (p *program) reload(ctx context.Context, hangups <-chan os.Signal, sources 
 	}
 }
 
-// readAgain reads the certificate and the configuration again; running is as the server
-// runs.
+// readAgain reads the certificates and the configuration again. running is the
+// configuration in effect.
 func (p *program) readAgain(running *config.Config, sources config.Sources, level *slog.LevelVar) {
 	for _, c := range []*certificate{p.certificate, p.turnCertificate} {
 		if c != nil {
@@ -57,8 +57,8 @@ func (p *program) readAgain(running *config.Config, sources config.Sources, leve
 	}
 }
 
-// changedKeys are the keys, with dots, whose values differ. The values are not told:
-// some are secrets.
+// changedKeys are the keys, with dots, whose values differ. It does not return the
+// values, because some are secrets.
 func changedKeys(a, b reflect.Value, path string) []string {
 	if a.Kind() != reflect.Struct || !tagged(a.Type()) {
 		if reflect.DeepEqual(a.Interface(), b.Interface()) {

@@ -13,12 +13,12 @@ const (
 	// leasePatience is how long calls go on, with nothing written, while the replica
 	// cannot be reached and nobody else has taken the lease.
 	leasePatience = time.Hour
-	// syncInterval is the least time between two hand-overs to the replica, each of
-	// which is a request to S3.
+	// syncInterval is the least time between two calls of the replica's Sync, each of
+	// which leads to a request to S3.
 	syncInterval = 500 * time.Millisecond
 )
 
-// replication shows the replica to the API in its words.
+// replication converts the replica's status to the API's form.
 type replication struct{ *replica.Replica }
 
 func (r replication) Status() api.ReplicaStatus {
@@ -42,8 +42,8 @@ func (r replication) Status() api.ReplicaStatus {
 	return out
 }
 
-// openStore opens the database; with a replica, it first takes the lease on it
-// and brings the database up to it, and returns when all is there.
+// openStore opens the database. With a replica it first takes the lease and makes sure
+// that the database is the newest; it returns when the replica has everything.
 func (p *program) openStore(ctx context.Context) (err error) {
 	c := sqlite.Config{Path: p.cfg.Database, Log: p.log}
 	if p.cfg.Replica == "" {
@@ -70,7 +70,8 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	return r.Start(ctx, p.store.Between)
 }
 
-// barrier returns when the replica has all that is committed now.
+// barrier returns a function that waits until the replica has everything that is
+// committed.
 func (p *program) barrier() func(context.Context, int64) error {
 	if p.replica == nil || !p.cfg.Webhook.AfterReplication {
 		return nil

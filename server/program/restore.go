@@ -17,7 +17,7 @@ const restoreUsage = `Make a database of what is on a replica. The replica may b
 
 `
 
-// restore makes a database file of a replica.
+// restore makes a database file from a replica.
 func restore(ctx context.Context, env Environment) error {
 	var url, to, at string
 	f := flag.NewFlagSet("parlor restore", flag.ContinueOnError)

@@ -20,7 +20,7 @@ const roomsUsage = `Show the rooms of a server that runs.
 
 `
 
-// roomAnswer is what the commands show of a room.
+// roomAnswer is the part of a room that the commands show.
 type roomAnswer struct {
 	SID              string     `json:"sid"`
 	Name             string     `json:"name"`
@@ -41,7 +41,7 @@ type roomAnswer struct {
 	EndReason       string     `json:"end_reason"`
 }
 
-// notes are what is special about a room.
+// notes are the special states of a room.
 func (r *roomAnswer) notes() string {
 	var all []string
 	if r.Locked {
@@ -53,7 +53,7 @@ func (r *roomAnswer) notes() string {
 	return strings.Join(all, ", ")
 }
 
-// ends is when an open room ends.
+// ends tells when an open room ends.
 func (r *roomAnswer) ends(now time.Time) string {
 	switch {
 	case r.ExpiresAt != nil:
@@ -105,7 +105,7 @@ func showRooms(ctx context.Context, env Environment) error {
 	return server.listRooms(ctx, query, ended, env.Out)
 }
 
-// rooms hands on every page of a list of rooms.
+// rooms calls page for every page of a list of rooms.
 func (c *client) rooms(ctx context.Context, query url.Values, page func([]json.RawMessage) error) error {
 	for {
 		var answer struct {
@@ -162,7 +162,7 @@ const roomUsage = `Show who is in a room of a server that runs, or act on the ro
 
 `
 
-// roomRequest is what the command line asks of a room.
+// roomRequest holds the command line's flags about a room.
 type roomRequest struct {
 	clientFlags
 	name                string
@@ -210,7 +210,7 @@ func showRoom(ctx context.Context, env Environment) error {
 	return act(ctx)
 }
 
-// action is what is to be done, or what is wrong with the flags.
+// action returns what to do, or what is wrong with the flags.
 func (r *roomRequest) action() (act func(context.Context) error, wrong string) {
 	act = r.show
 	given := 0
@@ -237,7 +237,7 @@ func (r *roomRequest) action() (act func(context.Context) error, wrong string) {
 
 func (r *roomRequest) path(more string) string { return "/rooms/" + inPath(r.name) + more }
 
-// done tells what was done, or the answer as JSON if there is one.
+// done reports what was done, or the answer as JSON if there is one.
 func (r *roomRequest) done(raw []byte, format string, args ...any) error {
 	if r.json {
 		if len(raw) == 0 {
@@ -299,7 +299,7 @@ func (r *roomRequest) doRemove(ctx context.Context) error {
 	return r.done(raw, "is without %s", printable(r.remove, lineWidth))
 }
 
-// participantAnswer is what the commands show of a participant.
+// participantAnswer is the part of a participant that the commands show.
 type participantAnswer struct {
 	Identity, Name, State, Kind string
 	JoinedAt                    *time.Time `json:"joined_at"`
@@ -309,7 +309,7 @@ type participantAnswer struct {
 	}
 }
 
-// tracks are what somebody publishes.
+// tracks lists what the participant publishes.
 func (p *participantAnswer) tracks() string {
 	var all []string
 	for _, t := range p.Tracks {
@@ -347,7 +347,7 @@ func (r *roomRequest) show(ctx context.Context) error {
 	now := time.Now()
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(r.out, "%-12s%s\n", name, printable(value, lineWidth)) // the table's Flush tells of errors
+			fmt.Fprintf(r.out, "%-12s%s\n", name, printable(value, lineWidth)) // the table's flush reports errors
 		}
 	}
 	line("room", room.Name)

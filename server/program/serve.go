@@ -21,8 +21,7 @@ import (
 	"parlor/server/config"
 )
 
-// stopBound is how long an orderly stop may take before the process ends
-// whatever is still going on.
+// stopBound is how long an orderly stop may take before the process ends anyway.
 const stopBound = 10 * time.Second
 
 // serve runs the server until ctx ends or it fails.
@@ -133,7 +132,7 @@ func serveFlags(env Environment) (config.Sources, error) {
 	return s, nil
 }
 
-// printFlags lists f's flags, one a line, with two dashes as people write them.
+// printFlags lists f's flags, one a line, with two dashes.
 func printFlags(f *flag.FlagSet) {
 	f.VisitAll(func(fl *flag.Flag) {
 		value, text := flag.UnquoteUsage(fl)
@@ -166,10 +165,10 @@ func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// banner tells a person who develops what to do next.
+// banner tells a developer what to do next.
 func (p *program) banner() string {
 	host := p.listeners[0].Addr().String()
-	// A browser trusts localhost alone with camera and microphone.
+	// Browsers allow camera and microphone over plain HTTP for localhost alone.
 	if ip := p.listeners[0].Addr().(*net.TCPAddr).IP; ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
 		host = "localhost:" + strconv.Itoa(p.port())
 	}
@@ -180,7 +179,7 @@ func (p *program) banner() string {
 	key := firstKey(p.cfg)
 	database, err := filepath.Abs(p.cfg.Database)
 	if err != nil {
-		database = p.cfg.Database // the working directory is gone; the path still tells
+		database = p.cfg.Database // the working directory is gone; the relative path must do
 	}
 	return fmt.Sprintf(`
   Parlor is running, for development.
@@ -198,13 +197,13 @@ func (p *program) banner() string {
 `, http, host, ws, key, p.cfg.Keys[key], database, strings.Join(append(addressesOf(p.listeners), addressesOf(p.metricsListeners)...), " "), p.mediaAddresses())
 }
 
-// firstKey is the API key that is used where none is named: the first by name.
+// firstKey is the API key that is used if none is named: the first by name.
 func firstKey(cfg *config.Config) string {
 	names := slices.Sorted(maps.Keys(cfg.Keys))
 	return names[0] // the configuration has at least one
 }
 
-// port is the one that HTTP listens on.
+// port is the port of HTTP.
 func (p *program) port() int { return p.listeners[0].Addr().(*net.TCPAddr).Port }
 
 func addressesOf(listeners []net.Listener) []string {
@@ -215,7 +214,7 @@ func addressesOf(listeners []net.Listener) []string {
 	return all
 }
 
-// mediaAddresses tells where media is received, for people.
+// mediaAddresses lists the addresses of media for people.
 func (p *program) mediaAddresses() string {
 	udp, tcp := p.media.Addrs()
 	text := "UDP " + join(udp)

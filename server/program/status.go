@@ -16,7 +16,7 @@ database or replica.
 
 `
 
-// statusAnswer is what is shown of how a server fares.
+// statusAnswer is the part of a server's status that the command shows.
 type statusAnswer struct {
 	Version       string
 	UptimeSeconds int64 `json:"uptime_seconds"`
@@ -45,7 +45,7 @@ type statusAnswer struct {
 	}
 }
 
-// wrong is what a person has to look at, as an error; nil if there is nothing.
+// wrong returns what a person has to look at, as an error; nil if there is nothing.
 func (s *statusAnswer) wrong() error {
 	var all []error
 	if s.Database != nil && s.Database.Failing != "" {
@@ -65,7 +65,7 @@ func (s *statusAnswer) wrong() error {
 	return errors.Join(all...)
 }
 
-// showStatus shows how a server fares.
+// showStatus shows the state of a server.
 func showStatus(ctx context.Context, env Environment) error {
 	var c clientFlags
 	f := flag.NewFlagSet("parlor status", flag.ContinueOnError)

@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// firstInherited is the first file descriptor that systemd hands over (sd_listen_fds(3)).
+// firstInherited is the first file descriptor that systemd passes on (sd_listen_fds(3)).
 const firstInherited = 3
 
-// supervisor is who started the process and watches it, as systemd does: it is told how
-// the process fares over a socket (sd_notify(3)), and may have opened its sockets.
+// supervisor is the service manager that started the process, such as systemd. It is told
+// about the process's state over a socket (sd_notify(3)), and may have opened the
+// process's sockets.
 type supervisor struct {
-	socket   string        // "" = nobody is told
-	watchdog time.Duration // the longest silence; 0 = any
-	sockets  []string      // names of what was handed over, from firstInherited on
+	socket   string        // "" = there is nobody to tell
+	watchdog time.Duration // the longest time without a WATCHDOG=1; 0 = any
+	sockets  []string      // names of the inherited sockets, from firstInherited on
 	log      *slog.Logger
 }
 
@@ -47,13 +48,13 @@ func newSupervisor(environ []string, pid int, log *slog.Logger) *supervisor {
 	return s
 }
 
-// tell tells the supervisor, if there is one.
+// tell sends state to the supervisor, if there is one.
 func (s *supervisor) tell(state string) {
 	if s == nil || s.socket == "" {
 		return
 	}
 	name := s.socket
-	if after, ok := strings.CutPrefix(name, "@"); ok { // of the abstract namespace (unix(7))
+	if after, ok := strings.CutPrefix(name, "@"); ok { // in the abstract namespace (unix(7))
 		name = "\x00" + after
 	}
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
@@ -66,13 +67,13 @@ func (s *supervisor) tell(state string) {
 	}
 }
 
-// listeners are the sockets of HTTP that were handed over; none if none were.
+// listeners are the inherited sockets of HTTP; none if there are none.
 func (s *supervisor) listeners() (all []net.Listener, err error) {
 	for i := range s.sockets {
 		fd := firstInherited + i
 		syscall.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), s.sockets[i])
-		l, listenErr := net.FileListener(f) // which has a descriptor of its own
+		l, listenErr := net.FileListener(f) // it has a descriptor of its own
 		err = errors.Join(err, f.Close())
 		if listenErr == nil {
 			if _, ok := l.Addr().(*net.TCPAddr); !ok {
@@ -94,8 +95,8 @@ func (s *supervisor) listeners() (all []net.Listener, err error) {
 	return all, nil
 }
 
-// watch tells the supervisor that the process lives for as long as alive says so, until
-// ctx ends. A process that hangs is ended by its silence.
+// watch sends WATCHDOG=1 to the supervisor as long as alive succeeds, until ctx ends. If
+// the process hangs, the supervisor notices the silence and ends it.
 func (s *supervisor) watch(ctx context.Context, alive func(context.Context) error) {
 	if s.socket == "" || s.watchdog == 0 {
 		return
@@ -122,8 +123,8 @@ func (s *supervisor) watch(ctx context.Context, alive func(context.Context) erro
 	}
 }
 
-// alive tells whether the parts that everything waits for answer: the database's writer,
-// and the rooms. A disk that fails is no reason to end calls, which go on without it.
+// alive checks that the parts on which everything depends answer: the database's writer,
+// and the rooms. A failing disk does not count, because calls go on without it.
 func (p *program) alive(ctx context.Context) error {
 	if err := p.store.Between(ctx, func(context.Context) error { return nil }); err != nil {
 		return fmt.Errorf("the database's writer: %w", err)

@@ -19,9 +19,9 @@ const (
 	lineWidth = 120
 )
 
-// printable is text of others for a terminal, at most that many characters of it. What
-// is not to be seen, such as what moves the cursor or turns the direction of writing, is
-// shown escaped.
+// printable is foreign text for a terminal, at most that many characters. Characters that
+// are not visible, such as those that move the cursor or change the direction of writing,
+// are escaped.
 func printable(text string, most int) string {
 	var b strings.Builder
 	width := 0
@@ -41,8 +41,8 @@ func printable(text string, most int) string {
 	return b.String()
 }
 
-// writeJSONLine writes an answer in one line of ASCII and what can be seen: JSON lets
-// through what a terminal would obey.
+// writeJSONLine writes an answer in one line of visible characters: JSON allows
+// characters that a terminal would obey.
 func writeJSONLine(w io.Writer, raw []byte) error {
 	var compact, line bytes.Buffer
 	if err := json.Compact(&compact, raw); err != nil {
@@ -71,7 +71,7 @@ func newTable(w io.Writer, head ...string) *table {
 	return t
 }
 
-// row adds a row; what its cells hold may be anything.
+// row adds a row of any texts.
 func (t *table) row(cells ...string) {
 	for i, cell := range cells {
 		cells[i] = printable(cell, cellWidth)
@@ -79,12 +79,12 @@ func (t *table) row(cells ...string) {
 			cells[i] = "-"
 		}
 	}
-	fmt.Fprintln(t.w, strings.Join(cells, "\t")) // Flush tells of errors
+	fmt.Fprintln(t.w, strings.Join(cells, "\t")) // flush reports errors
 }
 
 func (t *table) flush() error { return t.w.Flush() }
 
-// when is a time for people; "" if it is none.
+// when is a time for people; "" for nil.
 func when(t *time.Time) string {
 	if t == nil {
 		return ""
@@ -92,7 +92,7 @@ func when(t *time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// ago is how long ago a time was, rounded; "" if it is none.
+// ago is the rounded time since t; "" for nil.
 func ago(t *time.Time, now time.Time) string {
 	if t == nil {
 		return ""
@@ -100,7 +100,7 @@ func ago(t *time.Time, now time.Time) string {
 	return rounded(now.Sub(*t))
 }
 
-// rounded is a duration as people tell it.
+// rounded is a duration for people.
 func rounded(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -115,7 +115,7 @@ func rounded(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// count is a number and what is counted, such as "1 room" and "2 rooms".
+// count is a number with its noun, such as "1 room" and "2 rooms".
 func count(n int64, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -123,7 +123,7 @@ func count(n int64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// writeJSONValue writes a value as [writeJSONLine] writes an answer.
+// writeJSONValue encodes v and writes it as [writeJSONLine] does.
 func writeJSONValue(w io.Writer, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -132,5 +132,5 @@ func writeJSONValue(w io.Writer, v any) error {
 	return writeJSONLine(w, raw)
 }
 
-// discard is a log that nobody reads.
+// discard is a logger that drops everything.
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

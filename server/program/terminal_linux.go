@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isTerminal tells whether a person may answer there.
+// isTerminal reports whether in is a terminal, where a person may answer.
 func isTerminal(in io.Reader) bool {
 	f, ok := in.(*os.File)
 	if !ok || f == nil {

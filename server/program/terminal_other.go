@@ -4,6 +4,6 @@ package program
 
 import "io"
 
-// isTerminal tells whether a person may answer there, which is known on Linux alone:
-// elsewhere flags tell all.
+// isTerminal reports false: it can only be known on Linux. Elsewhere flags must give all
+// answers.
 func isTerminal(io.Reader) bool { return false }

@@ -28,8 +28,8 @@ import (
 	"parlor/server/config"
 )
 
-// openTLS decides what clients of the main port are shown: the certificate of the files that
-// the configuration names, one by ACME for the domain, or one that the server signs itself.
+// openTLS chooses the certificate of the main port: from the configured files, by ACME
+// for the domain, or signed by the server itself.
 func (p *program) openTLS() (err error) {
 	certFile, keyFile := p.cfg.TLS.CertFile, p.cfg.TLS.KeyFile
 	switch {
@@ -54,14 +54,14 @@ func (p *program) openTLS() (err error) {
 	return nil
 }
 
-// certificates is the folder in which the server keeps those that it gets or makes.
+// certificates is the folder of certificates that the server gets or makes.
 func (p *program) certificates() string { return certificatesOf(p.cfg) }
 
 func certificatesOf(cfg *config.Config) string {
 	return filepath.Join(filepath.Dir(cfg.Database), "certificates")
 }
 
-// acmeNames are what the certificates by ACME are for.
+// acmeNames are the names that get certificates by ACME.
 func acmeNames(cfg *config.Config) []string {
 	names := []string{cfg.Domain}
 	if t := &cfg.TURN; t.Enabled && t.TLSPort != 0 && !t.ExternalTLS && t.CertFile == "" && t.Domain != cfg.Domain {
@@ -91,18 +91,18 @@ func (p *program) openKeeper() {
 	p.tls = p.keeper.TLS()
 }
 
-// addresses are those that clients reach media at, as far as it is known.
+// addresses are the public addresses of media, as far as they are known.
 func (p *program) addresses() []netip.Addr {
 	var all []netip.Addr
 	for _, a := range p.media.Advertised() {
-		if !a.IsPrivate() && !a.IsLoopback() { // behind a NAT the DNS has another
+		if !a.IsPrivate() && !a.IsLoopback() { // behind a NAT the DNS has another address
 			all = append(all, a)
 		}
 	}
 	return all
 }
 
-// fingerprint is the SHA-256 of the certificate, as browsers show it.
+// fingerprint is the SHA-256 of the certificate, in the form of browsers.
 func (p *program) fingerprint() string {
 	sum := sha256.Sum256(p.certificate.current.Load().Certificate[0])
 	var parts []string
@@ -113,8 +113,8 @@ func (p *program) fingerprint() string {
 }
 
 const (
-	// signedFor is how long a certificate of our own holds, and signedAgain how long before
-	// its end a start makes another.
+	// signedFor is how long a self-signed certificate is valid, and signedAgain how long
+	// before its end a start makes another.
 	signedFor   = 365 * 24 * time.Hour
 	signedAgain = 30 * 24 * time.Hour
 )
@@ -123,8 +123,8 @@ func selfSignedFiles(folder string) (certFile, keyFile string) {
 	return filepath.Join(folder, "self-signed.pem"), filepath.Join(folder, "self-signed.key")
 }
 
-// selfSigned is the files of a certificate that is signed by itself, for localhost and the
-// hosts. It is made if there is none that holds.
+// selfSigned returns the files of a self-signed certificate for localhost and the hosts.
+// It makes a new one if there is none that is still good.
 func selfSigned(folder string, hosts []string) (certFile, keyFile string, err error) {
 	certFile, keyFile = selfSignedFiles(folder)
 	template := &x509.Certificate{
@@ -161,8 +161,7 @@ func selfSigned(folder string, hosts []string) (certFile, keyFile string, err er
 	)
 }
 
-// holds tells whether a certificate is for all that another is to be for, and does not end
-// soon.
+// holds reports whether c has the names and addresses of wanted and does not end soon.
 func holds(c, wanted *x509.Certificate) bool {
 	if time.Until(c.NotAfter) < signedAgain || !slices.Equal(c.DNSNames, wanted.DNSNames) {
 		return false
@@ -170,7 +169,7 @@ func holds(c, wanted *x509.Certificate) bool {
 	return slices.EqualFunc(c.IPAddresses, wanted.IPAddresses, net.IP.Equal)
 }
 
-// addressesFor is the hosts' addresses, and this machine's where a host stands for all.
+// addressesFor are the hosts' addresses, and this machine's if a host stands for all.
 func addressesFor(hosts []string) []net.IP {
 	var all []net.IP
 	everything := len(hosts) == 0
@@ -192,7 +191,7 @@ func addressesFor(hosts []string) []net.IP {
 	return all
 }
 
-// toTLS sends requests to the same address over TLS.
+// toTLS redirects requests to the same path over TLS.
 func toTLS(domain string, port int) http.Handler {
 	host := domain
 	if port != 443 {

@@ -27,7 +27,7 @@ configuration. With --dev it is devkey, and its secret "secret", as in parlor --
 
 // token prints an access token.
 func token(_ context.Context, env Environment) error {
-	if len(env.Args) > 0 && env.Args[0] == "create" { // as one may expect it to be called
+	if len(env.Args) > 0 && env.Args[0] == "create" { // a name that a user may expect
 		env.Args = env.Args[1:]
 	}
 	var t tokenRequest
@@ -56,7 +56,7 @@ func token(_ context.Context, env Environment) error {
 	return err
 }
 
-// tokenRequest is what the command line asks for.
+// tokenRequest holds the command line's flags.
 type tokenRequest struct {
 	keyFlags
 

@@ -7,13 +7,13 @@ import (
 	"runtime/debug"
 )
 
-// printVersion prints what was built.
+// printVersion prints the version of the build.
 func printVersion(_ context.Context, env Environment) error {
 	_, err := fmt.Fprintf(env.Out, "parlor %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }
 
-// version is the module's, or the commit that was built.
+// version is the module's version, or the commit of the build.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -39,17 +39,18 @@ import (
 	"parlor/webhooks"
 )
 
-// The parts of [stopBound] that the steps of a stop may take.
+// Shares of [stopBound] for the steps of a stop.
 const (
-	// For clients to hang up after they were told to come back. Most do within a
-	// round trip; a client that is kept waiting for the others grows slower to try again.
+	// clientsBound is for clients to hang up after they were told to reconnect. Most do
+	// so within a round trip. A client that waits for the others would delay its next
+	// try.
 	clientsBound  = 1500 * time.Millisecond
 	requestsBound = 2 * time.Second // for running requests
-	outboxBound   = 2 * time.Second // for what is due to the webhooks
+	outboxBound   = 2 * time.Second // for webhooks that are due
 )
 
-// program is the server's parts, built by [open] in the order of the fields and
-// taken down by close.
+// program is the server's parts, built by [open] in the order of the fields and taken
+// down by close.
 type program struct {
 	cfg *config.Config
 	log *slog.Logger
@@ -59,36 +60,36 @@ type program struct {
 	rooms            *rooms.Rooms
 	agents           *agents.Handler
 	hooks            *webhooks.Dispatcher
-	asks             *authorize.Hook // nil = nobody is asked who may come in
-	events           *events.Handler // the event log, for those who pull it
+	asks             *authorize.Hook // nil = there is no authorization hook
+	events           *events.Handler // the event log over HTTP
 	signal           *signal.Handler
 	server           *server.Server
 	listeners        []net.Listener // HTTP and WebSocket
-	front            *door.Door     // accepts for them and for others; nil = they do it themselves
-	plainListeners   []net.Listener // of plain HTTP, which sends to TLS
-	metricsListeners []net.Listener // the metrics' own port
-	turn             *door.Door     // nil: the TURN server has no port of TCP
+	front            *door.Door     // accepts connections for HTTP and others; nil = the listeners do
+	plainListeners   []net.Listener // of plain HTTP, which redirects to TLS
+	metricsListeners []net.Listener // on the metrics' own port
+	turn             *door.Door     // nil: the TURN server has no TCP port
 	verifier         *access.Verifier
 	registry         *prometheus.Registry
-	guard            *unpack.Guard    // of all that the server decodes
+	guard            *unpack.Guard    // bounds everything that the server decodes
 	replica          *replica.Replica // nil = the database is not replicated
-	replication      api.Replica      // the replica as the API shows it; nil as well
+	replication      api.Replica      // the replica in the API's form; nil too
 	lost             chan error       // the lease on the replica was lost: stop serving
 
 	tls             *tls.Config  // of the main port; nil = no TLS
-	certificate     *certificate // of files; nil = there are none
-	keeper          *acme.Keeper // has the certificate by ACME; nil = it comes otherwise
-	turnCertificate *certificate // of the TURN server alone; nil = it has that of the main port, or none
-	supervisor      *supervisor  // nil = nobody watches the process
+	certificate     *certificate // from files; nil = there is none
+	keeper          *acme.Keeper // keeps certificates by ACME; nil = there are none
+	turnCertificate *certificate // of the TURN server alone; nil = it uses the main port's, or none
+	supervisor      *supervisor  // nil = there is no supervisor
 
-	upkeep     sync.WaitGroup // goroutines that prune; stopUpkeep ends them, close waits
+	upkeep     sync.WaitGroup // goroutines of upkeep; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
 	requests   context.CancelFunc // ends every request's context; set by run
 }
 
-// open builds the program: when it returns, the database is open, rooms that
-// were occupied expect their participants back, and the ports are taken.
-// inherited are listeners of HTTP to use, if there are any, in place of the port.
+// open builds the program. When it returns, the database is open, rooms that were
+// occupied expect their participants back, and the ports are bound. inherited are
+// listeners for HTTP to use instead of the port, if there are any.
 func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited ...net.Listener) (_ *program, err error) {
 	p := &program{cfg: cfg, listeners: inherited, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
 	defer func() {
@@ -118,7 +119,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited .
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
-	// The webhooks' endpoints are to be known before the first event is written.
+	// The endpoints of webhooks must be known before the first event is written.
 	if err := p.hooks.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -201,8 +202,8 @@ func (p *program) openServer() error {
 	return nil
 }
 
-// ready tells whether the server takes work: not while it stops, so that what
-// balances load looks elsewhere.
+// ready reports whether the server takes work. It does not while it stops, so that a load
+// balancer looks elsewhere.
 func (p *program) ready(context.Context) error {
 	if err := p.rooms.Accepts(); err != nil {
 		return err
@@ -218,9 +219,9 @@ func (p *program) ready(context.Context) error {
 	return nil
 }
 
-// ails tells of the certificate and the replica what does not keep the server from taking
-// work: a balancer that sent work elsewhere for that would end calls that nothing is wrong
-// with.
+// ails reports faults of the certificate and the replica that do not keep the server from
+// taking work: if a load balancer sent work elsewhere because of them, calls would end
+// that have no fault.
 func (p *program) ails() string {
 	if p.keeper != nil {
 		if why := p.keeper.Problem(); why != "" {
@@ -237,7 +238,7 @@ func (p *program) ails() string {
 	return fmt.Sprintf("the replica is %.0f s behind: %s fails: %s", s.LagSeconds, s.Stage, s.LastError)
 }
 
-// listen takes the ports of HTTP and metrics.
+// listen binds the ports of HTTP and metrics.
 func (p *program) listen(ctx context.Context) (err error) {
 	hosts := p.present(p.cfg.BindAddresses)
 	if len(p.listeners) == 0 { // none was handed over
@@ -268,10 +269,10 @@ func (p *program) listen(ctx context.Context) (err error) {
 }
 
 func (p *program) serveTURN(conn net.Conn) {
-	_ = p.media.ServeTURN(conn) // who is not served is gone
+	_ = p.media.ServeTURN(conn) // a client that is not served is disconnected
 }
 
-// openFront has one door for HTTP and for the other parts that share its port.
+// openFront opens one door for HTTP and for the other parts that share its port.
 func (p *program) openFront() error {
 	c := door.Config{TLS: p.tls, HTTP: true, Trusted: trustedProxies(p.cfg), Log: p.log}
 	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort == p.cfg.Port {
@@ -293,7 +294,7 @@ func (p *program) openFront() error {
 	return errors.Join(errs...)
 }
 
-// serveOn is what the server serves on.
+// serveOn are the listeners for the server.
 func (p *program) serveOn() server.Listeners {
 	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners}
 	if p.front != nil {
@@ -302,7 +303,7 @@ func (p *program) serveOn() server.Listeners {
 	return on
 }
 
-// listenForTURN takes the port of TURN over TLS, where media is bound.
+// listenForTURN binds the port of TURN over TLS, on the addresses of media.
 func (p *program) listenForTURN(ctx context.Context) error {
 	c := door.Config{Trusted: trustedProxies(p.cfg), Log: p.log, TURN: p.serveTURN}
 	switch {
@@ -325,7 +326,7 @@ func (p *program) listenForTURN(ctx context.Context) error {
 	return portHint(err, "turn.tls_port")
 }
 
-// run serves until ctx ends, and returns nil then; or until serving fails.
+// run serves until ctx ends, and then returns nil; or until serving fails.
 func (p *program) run(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.requests = cancel
@@ -344,9 +345,9 @@ func (p *program) run(ctx context.Context) error {
 	}
 }
 
-// close stops the program in order, whatever of it was opened: clients are told
-// to come back, requests finish, rooms are written, what is due goes to the
-// webhooks, the database closes. Rooms stay open. ctx bounds all of it.
+// close stops in order the parts that were opened: clients are told to reconnect,
+// requests finish, rooms are written, due webhooks are sent, the database closes. Rooms
+// stay open. ctx bounds the waits.
 func (p *program) close(ctx context.Context) error {
 	var errs []error
 	if p.rooms != nil {
@@ -356,7 +357,7 @@ func (p *program) close(ctx context.Context) error {
 		p.events.Close()
 	}
 	if p.agents != nil {
-		_ = within(ctx, clientsBound, p.agents.Close) // what is left is cut off
+		_ = within(ctx, clientsBound, p.agents.Close) // the rest is cut off
 	}
 	if p.signal != nil {
 		// A client that has not hung up by then is cut off with its request's context.
@@ -410,7 +411,8 @@ func within(ctx context.Context, bound time.Duration, f func(context.Context) er
 	return f(ctx)
 }
 
-// startUpkeep prunes what need not be kept for ever.
+// startUpkeep starts the goroutines that prune data, renew certificates and read their
+// files again.
 func (p *program) startUpkeep() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stopUpkeep = cancel
@@ -435,9 +437,8 @@ func (p *program) startUpkeep() {
 	}
 }
 
-// pruneModeration forgets bans that have run out, and revocations older than any
-// token can sensibly be, until ctx ends. Neither is in a hurry: a ban that has run
-// out keeps nobody away.
+// pruneModeration deletes expired bans, and revocations older than any sensible token,
+// until ctx ends. Neither is urgent: an expired ban keeps nobody away.
 func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) {
 	const (
 		longestToken = 10 * 366 * 24 * time.Hour
@@ -458,7 +459,7 @@ func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) 
 	}
 }
 
-// pruneHistory forgets ended rooms until ctx ends.
+// pruneHistory deletes old ended rooms until ctx ends.
 func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
 	prune(ctx, 10*time.Minute, log, "cannot forget old rooms", func() (more bool, err error) {
 		n, err := h.PruneHistory(ctx, rooms.NowMs(time.Now().Add(-keep)), pruneBatch)
@@ -466,8 +467,8 @@ func pruneHistory(ctx context.Context, h rooms.History, keep time.Duration, log 
 	})
 }
 
-// pruneSessions forgets sessions that left the open rooms, which may never end, until ctx
-// ends. It looks at every open room, so it does not do it often.
+// pruneSessions deletes old sessions of open rooms, which may never end, until ctx ends.
+// It runs seldom, because it looks at every open room.
 func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log *slog.Logger) {
 	var at rooms.RoomCursor
 	prune(ctx, time.Hour, log, "cannot forget old sessions", func() (more bool, err error) {
@@ -477,8 +478,8 @@ func pruneSessions(ctx context.Context, h rooms.History, keep time.Duration, log
 	})
 }
 
-// pruneAgents forgets what nobody reads any more of the agents of open rooms, until ctx ends.
-// It looks at every open room, so it does not do it often.
+// pruneAgents deletes old dispatches and jobs of open rooms until ctx ends. It runs
+// seldom, because it looks at every open room.
 func pruneAgents(ctx context.Context, h rooms.History, log *slog.Logger) {
 	var at rooms.RoomCursor
 	prune(ctx, time.Hour, log, "cannot forget old jobs of agents", func() (more bool, err error) {
@@ -488,11 +489,11 @@ func pruneAgents(ctx context.Context, h rooms.History, log *slog.Logger) {
 	})
 }
 
-// pruneBatch is how many rows are forgotten at a time, so that nobody waits for it.
+// pruneBatch is how many rows are deleted at a time, so that nobody waits long for it.
 const pruneBatch = 500
 
-// prune calls step until there is no more to forget, and again after every; after a
-// failure too. It returns when ctx ends.
+// prune calls step until nothing is left to delete, and again after every, also after a
+// failure. It returns when ctx ends.
 func prune(ctx context.Context, every time.Duration, log *slog.Logger, failure string, step func() (more bool, err error)) {
 	const pause = 50 * time.Millisecond // between two batches
 	timer := time.NewTimer(0)
@@ -544,7 +545,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 	return c
 }
 
-// turnConfig is of the TURN server inside; nil if there is none.
+// turnConfig configures the built-in TURN server; nil if there is none.
 func turnConfig(cfg *config.Config) *media.TURNConfig {
 	t := &cfg.TURN
 	if !t.Enabled {
@@ -561,16 +562,16 @@ func turnConfig(cfg *config.Config) *media.TURNConfig {
 		PerSession: orNone(t.MaxAllocationsPerParticipant), PerNetwork: orNone(t.MaxAllocationsPerAddress), All: orNone(t.MaxAllocations),
 	}
 	if t.ExternalTLS {
-		c.PerNetwork = -1 // all come from the load balancer
+		c.PerNetwork = -1 // all connections come from the load balancer
 	}
 	if cfg.Domain != "" && cfg.OneDoor() {
 		c.Name = cfg.Domain
 	}
 	if t.TLSPort != 0 && t.TLSPort == cfg.Port {
-		// One door: TURN over TCP comes by it as well.
+		// One door: TURN over plain TCP comes through it as well.
 		c.URLs = append(c.URLs, "turn:"+net.JoinHostPort(t.Domain, strconv.Itoa(t.TLSPort))+"?transport=tcp", turnsURL(t.Domain, t.TLSPort))
 	} else if t.TLSPort != 0 {
-		const usual = 443 // LiveKit's clients are told of it, whatever the port
+		const usual = 443 // LiveKit's clients are told of this port, whatever the true one is
 		c.URLs = append(c.URLs, turnsURL(t.Domain, usual))
 		if t.TLSPort != usual && !t.ExternalTLS {
 			c.URLs = append(c.URLs, turnsURL(t.Domain, t.TLSPort))
@@ -583,7 +584,7 @@ func turnsURL(host string, port int) string {
 	return "turns:" + net.JoinHostPort(host, strconv.Itoa(port)) + "?transport=tcp"
 }
 
-// orNone is a configured limit as the parts take it: 0 there is their default.
+// orNone is a configured limit in the parts' form, where 0 means their default.
 func orNone(limit int) int {
 	if limit == 0 {
 		return -1
@@ -594,15 +595,14 @@ func orNone(limit int) int {
 func prefixes(cidrs []string) []netip.Prefix {
 	var all []netip.Prefix
 	for _, text := range cidrs {
-		if p, err := netip.ParsePrefix(text); err == nil { // the configuration has told of others
+		if p, err := netip.ParsePrefix(text); err == nil { // the configuration's check has reported the others
 			all = append(all, p.Masked())
 		}
 	}
 	return all
 }
 
-// turnServers are the configured TURN servers as clients are told of them
-// (RFC 7065).
+// turnServers are the configured TURN servers in the form for clients (RFC 7065).
 func turnServers(cfg *config.Config) []*livekit.ICEServer {
 	var all []*livekit.ICEServer
 	for _, t := range cfg.RTC.TURNServers {
@@ -666,9 +666,8 @@ func limits(cfg *config.Config) rooms.Limits {
 	}
 }
 
-// roomTimeout is a configured timeout as the domain has it. Configured as 0 a
-// room ends at once when it is empty; in the domain's own configuration 0 would
-// be its default.
+// roomTimeout is a configured timeout in the domain's form. A configured 0 ends an empty
+// room at once, but in the domain's configuration 0 would mean the default.
 func roomTimeout(s config.Seconds) rooms.Timeout {
 	switch s {
 	case config.Never:

@@ -1,5 +1,5 @@
-// Package ratelimit bounds how often a client address and an API key may ask: a
-// token bucket for each. A caller that asks too often is told when to come again.
+// Package ratelimit bounds the rate of requests of each client address and each API key
+// with token buckets. A refused caller is told when to retry.
 package ratelimit
 
 import (
@@ -17,26 +17,26 @@ import (
 	"parlor/server/access"
 )
 
-// most is how many addresses, and how many keys, are remembered. Beyond it those
-// that have been quiet longest are forgotten, which is in their favour.
+// most is how many addresses, and how many keys, are remembered. Beyond it, those that
+// have been quiet longest are forgotten, which is in their favour.
 const most = 100_000
 
-// Config is what a [Limits] allows.
+// Config configures a [Limits].
 type Config struct {
 	What       string        // names it in metrics
 	PerAddress int           // requests a second of one client address; 0 = no limit
 	PerKey     int           // requests a second with one API key; 0 = no limit
-	Burst      time.Duration // the requests of so long may come at once
+	Burst      time.Duration // the requests of that long may come at once
 }
 
-// Limits bounds one kind of request. Its methods may be called concurrently; a
-// nil Limits bounds nothing.
+// Limits bounds one kind of request. Its methods may be called concurrently; a nil Limits
+// bounds nothing.
 type Limits struct {
 	addresses, keys *buckets
 	refused         *prometheus.CounterVec
 }
 
-// New makes limits.
+// New makes a Limits.
 func New(c Config) *Limits {
 	return &Limits{
 		addresses: newBuckets(c.PerAddress, c.Burst),
@@ -55,9 +55,9 @@ func (l *Limits) Describe(ch chan<- *prometheus.Desc) { l.refused.Describe(ch) }
 // Collect implements [prometheus.Collector].
 func (l *Limits) Collect(ch chan<- prometheus.Metric) { l.refused.Collect(ch) }
 
-// Addresses bounds the requests of each client address, which stands in
-// RemoteAddr; an IPv6 network of 64 bits is one. refuse answers what is too much,
-// with Retry-After set (RFC 6585, section 4).
+// Addresses bounds the requests of each client address, taken from RemoteAddr; an IPv6
+// network of 64 bits counts as one address. refuse answers excess requests, with
+// Retry-After set (RFC 6585, section 4).
 func (l *Limits) Addresses(next, refuse http.Handler) http.Handler {
 	if l == nil || l.addresses == nil {
 		return next
@@ -67,7 +67,7 @@ func (l *Limits) Addresses(next, refuse http.Handler) http.Handler {
 	})
 }
 
-// Keys bounds the requests with each API key; those without one pass.
+// Keys bounds the requests with each API key; requests without one pass.
 func (l *Limits) Keys(next, refuse http.Handler) http.Handler {
 	if l == nil || l.keys == nil {
 		return next
@@ -93,7 +93,7 @@ func (l *Limits) pass(b *buckets, by, who string, next, refuse http.Handler, w h
 	refuse.ServeHTTP(w, r)
 }
 
-// network is what counts as one client.
+// network identifies a client for the bounds.
 func network(remote string) string {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
@@ -111,7 +111,7 @@ func network(remote string) string {
 type buckets struct {
 	limit rate.Limit
 	burst int
-	full  time.Duration // after which an empty bucket is as good as new
+	full  time.Duration // the time after which an empty bucket is full again
 
 	mu     sync.Mutex // guards the following
 	byName map[string]*list.Element
@@ -135,7 +135,7 @@ func newBuckets(perSecond int, burst time.Duration) *buckets {
 	}
 }
 
-// take takes a token; if there is none it returns how long until there is one.
+// take takes a token and returns 0, or returns the time until there is one.
 func (b *buckets) take(name string, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	// atOnce is how many bytes may be unpacked at one time, by estimate. The largest
-	// single message costs an eighth of it.
+	// atOnce is how many bytes may be unpacked at a time, by estimate. The largest single
+	// message costs an eighth of it.
 	atOnce = 64 << 20
-	// small messages are decoded at once: they are most of all, and must not wait
-	// behind those of others.
+	// small is the cost up to which messages do not wait for a place: most messages are
+	// small, and must not wait behind large ones.
 	small = 8 << 10
-	// guardWait is how long a decoder waits for its place.
+	// guardWait is how long a decoder waits for a place.
 	guardWait = 10 * time.Second
 )
 
-// ErrBusy: so much is being unpacked that there was no place in time.
+// ErrBusy: no place was free in time, because too much is being unpacked.
 var ErrBusy = errors.New("the server has too much to read at this time, try again")
 
-// Guard bounds how much is unpacked at one time, and counts what is refused. Its
-// methods may be called concurrently; a nil Guard bounds and counts nothing.
+// Guard bounds how much is unpacked at a time, and counts refusals. Its methods may be
+// called concurrently; a nil Guard bounds and counts nothing.
 type Guard struct {
 	places  *semaphore.Weighted
 	refused *prometheus.CounterVec
@@ -40,7 +40,7 @@ func NewGuard() *Guard {
 			Help: "Input refused before it was decoded, by where it came in and why: too_long (bytes), too_much (what they unpack to), too_deep, malformed, busy.",
 		}, []string{"what", "why"}),
 	}
-	// From the start on: a rate is of a series that was there before.
+	// Series exist from the start, because a rate needs an earlier value.
 	for _, what := range []string{"twirp", "rest", "join_request", "signal", "token", "data", "agent"} {
 		for why := range reasons() {
 			g.refused.WithLabelValues(what, why)
@@ -49,7 +49,7 @@ func NewGuard() *Guard {
 	return g
 }
 
-// reasons are why input is refused, as the counter names them.
+// reasons are the errors of this package by the counter's labels.
 func reasons() map[string]error {
 	return map[string]error{"too_much": ErrTooMuch, "too_long": ErrTooLong, "too_deep": ErrTooDeep, "malformed": ErrMalformed, "busy": ErrBusy}
 }
@@ -60,7 +60,7 @@ func (g *Guard) Describe(ch chan<- *prometheus.Desc) { g.refused.Describe(ch) }
 // Collect implements [prometheus.Collector].
 func (g *Guard) Collect(ch chan<- prometheus.Metric) { g.refused.Collect(ch) }
 
-// Refused counts err, if it is one of this package, as of what. It returns err.
+// Refused counts err under what if it is an error of this package. It returns err.
 func (g *Guard) Refused(what string, err error) error {
 	if g == nil {
 		return err
@@ -73,8 +73,8 @@ func (g *Guard) Refused(what string, err error) error {
 	return err
 }
 
-// Enter waits for a place for cost bytes. The caller gives it back with leave, which
-// may be called more than once. The error is [ErrBusy], or ctx's.
+// Enter waits for a place for cost bytes. The caller gives it up with leave, which may be
+// called more than once. It fails with [ErrBusy], or with ctx's error.
 func (g *Guard) Enter(ctx context.Context, cost int64) (leave func(), err error) {
 	if g == nil || cost <= small {
 		return func() {}, nil

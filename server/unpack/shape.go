@@ -6,25 +6,25 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// What the parts of a message cost in bytes of memory.
+// Memory costs of the parts of a message, in bytes.
 const (
 	messageCost = 48 // a message's own state, and the rounding of its allocation
 	pointerCost = 16 // a place in a list of pointers that grows by doubling
 	stringCost  = 48 // a string's header in a list that grows, and its allocation
-	mapCost     = 96 // one entry of a map, beside what its key and value hold
+	mapCost     = 96 // one entry of a map, besides its key's and value's content
 )
 
-// Shape knows what messages of one type cost. It may be used concurrently.
+// Shape knows the memory costs of messages of one type. It may be used concurrently.
 type Shape struct {
 	root    protoreflect.MessageDescriptor
 	sizes   map[protoreflect.FullName]int64 // of an empty message
 	largest int64                           // of sizes
 }
 
-// ShapeOf is the shape of m's type.
+// ShapeOf returns the shape of m's type.
 func ShapeOf(m proto.Message) *Shape { return NewShape(m.ProtoReflect().Descriptor()) }
 
-// NewShape is the shape of the messages that root describes.
+// NewShape returns the shape of the messages that root describes.
 func NewShape(root protoreflect.MessageDescriptor) *Shape {
 	s := &Shape{root: root, sizes: map[protoreflect.FullName]int64{}}
 	s.measure(root)
@@ -36,7 +36,7 @@ func (s *Shape) measure(m protoreflect.MessageDescriptor) {
 		return
 	}
 	size := int64(messageCost)
-	s.sizes[m.FullName()] = size // for messages that hold themselves
+	s.sizes[m.FullName()] = size // for messages that contain their own type
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)
 		size += fieldCost(f)
@@ -48,7 +48,7 @@ func (s *Shape) measure(m protoreflect.MessageDescriptor) {
 	s.largest = max(s.largest, size)
 }
 
-// fieldCost is a field's place in its message.
+// fieldCost is the size of a field in its message.
 func fieldCost(f protoreflect.FieldDescriptor) int64 {
 	switch {
 	case f.IsMap():
@@ -61,15 +61,15 @@ func fieldCost(f protoreflect.FieldDescriptor) int64 {
 	return 8
 }
 
-// Binary returns the estimate of what b, the wire format of a message, unpacks to;
-// [ErrTooMuch] as soon as that passes most, [ErrTooDeep], or [ErrMalformed].
+// Binary estimates what b, a message in wire format, unpacks to. It fails with
+// [ErrTooMuch] as soon as that exceeds most, with [ErrTooDeep], or with [ErrMalformed].
 func (s *Shape) Binary(b []byte, most int64) (cost int64, err error) {
 	w := walk{s, most, s.sizes[s.root.FullName()]}
 	err = w.message(b, s.root, maxDepth)
 	return w.cost, err
 }
 
-// JSON is [Shape.Binary] of protobuf's JSON. It does not check the syntax.
+// JSON is [Shape.Binary] for protobuf's JSON. It does not check the syntax.
 func (s *Shape) JSON(b []byte, most int64) (cost int64, err error) {
 	return scanJSON(b, s.largest+pointerCost, most)
 }
@@ -104,7 +104,7 @@ func (w *walk) message(b []byte, m protoreflect.MessageDescriptor, depth int) er
 		f := m.Fields().ByNumber(number)
 		var err error
 		switch {
-		case f == nil: // it is kept as bytes, in a list that doubles
+		case f == nil: // an unknown field is kept as bytes, in a list that doubles
 			err = w.add(2 * int64(n+size))
 		case typ == protowire.BytesType:
 			inside, _ := protowire.ConsumeBytes(value) // it was consumed above
@@ -136,6 +136,6 @@ func (w *walk) bytes(b []byte, f protoreflect.FieldDescriptor, depth int) error 
 	case f.Kind() == protoreflect.StringKind, f.Kind() == protoreflect.BytesKind:
 		return w.add(stringCost + int64(len(b)))
 	}
-	// Packed numbers: a byte can be one.
+	// Packed numbers: each byte may be one.
 	return w.add(pointerCost * int64(len(b)))
 }

@@ -1,5 +1,5 @@
-// Package unpack bounds what bytes of strangers become in memory, before they are
-// decoded: two bytes of a protobuf message can become a struct of 300.
+// Package unpack bounds what untrusted input becomes in memory, before it is decoded: two
+// bytes of a protobuf message can become a struct of 300.
 //
 //   - A [Shape] estimates what a message of one type unpacks to, from its wire bytes
 //     or its JSON, without building it.
@@ -8,8 +8,8 @@
 //   - [SDP] bounds a session description.
 //   - A [Guard] bounds how much is decoded at one time, and counts refusals.
 //
-// The order at every entrance is: credentials, the number of bytes, what they unpack
-// to, a place at the guard, decoding.
+// The order at every entrance is: credentials, the number of bytes, the estimate of what
+// they unpack to, a place at the guard, decoding.
 package unpack
 
 import (
@@ -21,20 +21,20 @@ import (
 	"strings"
 )
 
-// The failures of a check. Their texts are fit for the sender.
+// The errors of the checks. Their texts may be shown to the sender.
 var (
 	// ErrTooMuch: the bytes would unpack to more than the budget.
 	ErrTooMuch = errors.New("it has more values than are taken here")
-	// ErrTooLong: there are more bytes than the budget.
+	// ErrTooLong: there are too many bytes.
 	ErrTooLong = errors.New("it is too long")
 	// ErrTooDeep: messages or values are nested too deeply.
 	ErrTooDeep = errors.New("it is nested too deeply")
-	// ErrMalformed: the bytes are no message.
+	// ErrMalformed: the bytes cannot be parsed.
 	ErrMalformed = errors.New("it cannot be read")
 )
 
-// What the parts of a document cost, in bytes of memory, when it is decoded into Go
-// values. Each is an upper estimate.
+// Memory costs of the parts of a document that is decoded into Go values, in bytes. Each
+// is an upper estimate.
 const (
 	objectCost = 320 // a small map with its first group of entries
 	valueCost  = 96  // an interface, a string's header, a place in a list or map
@@ -42,11 +42,12 @@ const (
 	maxDepth = 32
 )
 
-// JSON returns the estimate of what a JSON text takes in memory as maps, lists and
-// strings; [ErrTooMuch] as soon as it passes most. It does not check the syntax.
+// JSON estimates what a JSON text takes in memory as maps, lists and strings. It fails
+// with [ErrTooMuch] as soon as that exceeds most, or with [ErrTooDeep]. It does not check
+// the syntax.
 func JSON(b []byte, most int64) (cost int64, err error) { return scanJSON(b, objectCost, most) }
 
-// scanJSON counts values. Each opening bracket, comma and colon stands before one.
+// scanJSON counts values: each opening bracket, comma and colon comes before one.
 func scanJSON(b []byte, object, most int64) (int64, error) {
 	cost, depth := int64(len(b)), 0
 	for i := 0; i < len(b); i++ {
@@ -85,15 +86,15 @@ func scanJSON(b []byte, object, most int64) (int64, error) {
 	return cost, nil
 }
 
-// The ratio that gzip may have. Text that people write, and session descriptions,
-// come to about ten; a thousand is possible.
+// Bounds of gzip's compression ratio. Human text and session descriptions have a ratio of
+// about ten; a thousand is possible.
 const (
 	maxRatio  = 100
 	freeRatio = 64 << 10 // bytes of output that may have any ratio
 )
 
-// Gunzip unpacks b; [ErrTooLong] beyond most bytes, [ErrTooMuch] beyond a hundred
-// times the input, [ErrMalformed] if it is not gzip (RFC 1952).
+// Gunzip unpacks b. It fails with [ErrTooLong] beyond most bytes, [ErrTooMuch] beyond a
+// hundred times the input, and [ErrMalformed] if b is not gzip (RFC 1952).
 func Gunzip(b []byte, most int64) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -113,8 +114,8 @@ func Gunzip(b []byte, most int64) ([]byte, error) {
 	return out, nil
 }
 
-// The bounds of a session description (RFC 8866). A room of a thousand tracks needs
-// a thousand sections of about 30 lines.
+// The bounds of a session description (RFC 8866). A room with a thousand tracks needs a
+// thousand sections of about 30 lines.
 const (
 	maxSDP        = 1 << 20 // bytes
 	maxSections   = 2048
@@ -122,8 +123,8 @@ const (
 	maxCandidates = 64  // of one section
 )
 
-// SDP checks the number of bytes, media sections, and of lines and candidates in each
-// section of a session description. Its errors are [ErrTooLong] or [ErrTooMuch].
+// SDP checks the number of bytes, of media sections, and of lines and candidates in each
+// section of a session description. It fails with [ErrTooLong] or [ErrTooMuch].
 func SDP(text string) error {
 	if len(text) > maxSDP {
 		return fmt.Errorf("the session description has more than %d bytes: %w", maxSDP, ErrTooLong)
