@@ -537,3 +537,41 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// A server that is told its domain alone makes an API key, once, and keeps it from others.
+func TestADomainAloneHasAKeyMade(t *testing.T) {
+	dir := t.TempDir()
+	sources := config.Sources{MakeKeys: true, Flags: []config.Setting{
+		{Path: "domain", Value: "calls.example.com"}, {Path: "database", Value: filepath.Join(dir, "parlor.db")},
+	}}
+	asks := sources
+	asks.MakeKeys = false
+	file := filepath.Join(dir, "keys.yaml")
+	_, _, err := config.Load(asks)
+	require.ErrorContains(t, err, "the server has made none in "+file)
+	require.NoFileExists(t, file)
+
+	first, warnings, err := config.Load(sources)
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(warnings, "\n"), file)
+	require.Len(t, first.Keys, 1)
+	for _, secret := range first.Keys {
+		require.Len(t, secret, 43)
+	}
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	for _, s := range []config.Sources{sources, asks} {
+		again, warnings, err := config.Load(s)
+		require.NoError(t, err)
+		require.Empty(t, warnings)
+		require.Equal(t, first.Keys, again.Keys)
+	}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "and nothing else is left")
+
+	require.NoError(t, os.Chmod(file, 0o644))
+	_, _, err = config.Load(sources)
+	require.ErrorContains(t, err, "others may read it")
+}

@@ -2,10 +2,16 @@ package config
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -47,6 +53,55 @@ func (l *loader) keyFile() {
 	}
 	maps.Copy(keys, more)
 	l.config.Keys = keys
+}
+
+// ownKeysFile is the name of the file, beside the database, with the API key of a server that
+// has made its own.
+const ownKeysFile = "keys.yaml"
+
+// ownKeys reads the API key that a server made for itself. A server that has a domain and no
+// API keys makes one if makes is set.
+func (l *loader) ownKeys(makes bool) {
+	c := l.config
+	if c.Domain == "" || c.Development || c.KeyFile != "" || len(c.Keys) > 0 || c.Database == "" {
+		return
+	}
+	name := filepath.Join(filepath.Dir(c.Database), ownKeysFile)
+	switch _, err := os.Stat(name); {
+	case errors.Is(err, fs.ErrNotExist) && !makes:
+		l.problem(nil, "keys", "no API keys, and the server has made none in %s; is this its folder?", name)
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		if err := writeKeys(name); err != nil {
+			l.problem(nil, "keys", "no API keys, and the file for one cannot be written: %v", err)
+			return
+		}
+		l.warn("keys: there were none, so an API key was made; it is in %s, which only its owner can read", name)
+	}
+	c.KeyFile = name
+	l.keyFile()
+}
+
+// NewKey makes an API key and its secret, of 43 characters.
+func NewKey() (name, secret string) {
+	random := make([]byte, 32+6)
+	_, _ = rand.Read(random) // never fails
+	return "API" + hex.EncodeToString(random[32:]), base64.RawURLEncoding.EncodeToString(random[:32])
+}
+
+// writeKeys makes a file with a new key. The file gets its name when the key is on disk.
+func writeKeys(name string) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".keys-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	key, secret := NewKey()
+	_, err = fmt.Fprintf(f, "%s: %s\n", key, secret)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Link(f.Name(), name) // fails if the name is taken
+	}
+	return errors.Join(err, os.Remove(f.Name()))
 }
 
 // readPrivate reads a file of secrets, which other users must not be able to read.

@@ -18,6 +18,9 @@ type Sources struct {
 	File    string    // path; "" = $PARLOR_CONFIG, or no file if that is not set
 	Environ []string  // as of os.Environ
 	Flags   []Setting // of the command line
+	// MakeKeys lets a server that has a domain and no API keys make one, beside its database.
+	// Without it only a key that was made before is read.
+	MakeKeys bool
 }
 
 // Setting sets one key from outside a file.
@@ -66,6 +69,7 @@ func Load(s Sources) (c *Config, warnings []string, err error) {
 	}
 	if len(l.problems) == 0 {
 		l.keyFile()
+		l.ownKeys(s.MakeKeys)
 		l.finish()
 		l.validate()
 	}

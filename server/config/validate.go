@@ -34,7 +34,7 @@ func (l *loader) validate() {
 }
 
 func (l *loader) validateKeys(c *Config) {
-	if len(c.Keys) == 0 {
+	if len(c.Keys) == 0 && len(l.problems) == 0 {
 		l.problem(nil, "keys", "no API keys; set keys, key_file or LIVEKIT_KEYS, or start with --dev")
 	}
 	names := make([]string, 0, len(c.Keys))

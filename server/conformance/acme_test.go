@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,33 +44,44 @@ type authority struct {
 // startAuthority starts one that finds the domain on this machine.
 func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
 	t.Helper()
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	names, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	resolver := &dns.Server{Listener: names, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg)
-		m.SetReply(q)
-		for _, question := range q.Question {
-			if question.Qtype == dns.TypeA && question.Name == domain+"." {
-				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.IPv4(127, 0, 0, 1)})
-			}
-		}
-		_ = w.WriteMsg(m) // who asked may be gone
-	})}
-	answering := make(chan struct{})
-	go func() { defer close(answering); _ = resolver.ActivateAndServe() }() // until it is shut down
-	t.Cleanup(func() { _ = resolver.Shutdown(); <-answering })
-
-	quiet := log.New(io.Discard, "", 0)
-	store := db.NewMemoryStore()
-	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: 7776000}})
-	front := wfe.New(quiet, store, va.New(quiet, httpPort, tlsPort, false, names.Addr().String(), store), issuer, nil, false, false, 1, 1)
-	a := &authority{server: httptest.NewTLSServer(front.Handler()), roots: x509.NewCertPool(), trust: filepath.Join(t.TempDir(), "trust.pem")}
+	answerNames(t, &dns.Server{Listener: names}, map[string]net.IP{domain: net.IPv4(127, 0, 0, 1)})
+	front, root := newPebble(t, httpPort, tlsPort, names.Addr().String())
+	a := &authority{server: httptest.NewTLSServer(front), roots: x509.NewCertPool(), trust: filepath.Join(t.TempDir(), "trust.pem")}
 	t.Cleanup(a.server.Close)
 	a.directory = a.server.URL + wfe.DirectoryPath
 	require.NoError(t, os.WriteFile(a.trust, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.server.Certificate().Raw}), 0o600))
-	a.roots.AppendCertsFromPEM(issuer.GetRootCert(0).PEM())
+	a.roots.AppendCertsFromPEM(root)
 	return a
+}
+
+// answerNames has a DNS server answer with these addresses, until the test ends.
+func answerNames(t *testing.T, s *dns.Server, names map[string]net.IP) {
+	s.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(q)
+		for _, question := range q.Question {
+			if ip := names[strings.TrimSuffix(question.Name, ".")]; ip != nil && question.Qtype == dns.TypeA {
+				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: ip})
+			}
+		}
+		_ = w.WriteMsg(m) // who asked may be gone
+	})
+	answering := make(chan struct{})
+	go func() { defer close(answering); _ = s.ActivateAndServe() }() // until it is shut down
+	t.Cleanup(func() { _ = s.Shutdown(); <-answering })
+}
+
+// newPebble is an authority, and the root of what it signs, as PEM.
+func newPebble(t *testing.T, httpPort, tlsPort int, resolver string) (front http.Handler, root []byte) {
+	t.Helper()
+	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	quiet := log.New(io.Discard, "", 0)
+	store := db.NewMemoryStore()
+	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: 7776000}})
+	w := wfe.New(quiet, store, va.New(quiet, httpPort, tlsPort, false, resolver, store), issuer, nil, false, false, 1, 1)
+	return w.Handler(), issuer.GetRootCert(0).PEM()
 }
 
 // served is the certificate that the server shows for the domain, nil if it shows none.

@@ -3,8 +3,6 @@ package program
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -259,8 +257,7 @@ func (r *initRequest) do(ctx context.Context) error {
 
 // configuration is a new parlor.yaml.
 func (r *initRequest) configuration() (string, error) {
-	random := make([]byte, 32+6)
-	_, _ = rand.Read(random) // never fails
+	key, secret := config.NewKey()
 	database := "parlor.db"
 	if r.install {
 		database = filepath.Join(installedState, "parlor.db")
@@ -269,7 +266,7 @@ func (r *initRequest) configuration() (string, error) {
 	rtc := section{"udp_port": config.DefaultUDPPort, "tcp_port": 7881}
 	all := section{
 		"port": r.port, "database": database, "rtc": rtc,
-		"keys": section{"API" + fmt.Sprintf("%x", random[32:]): base64.RawURLEncoding.EncodeToString(random[:32])}, // 43 characters
+		"keys": section{key: secret},
 	}
 	if r.proxy {
 		all["bind_addresses"] = []string{"127.0.0.1"}

@@ -20,8 +20,8 @@ var errUnconfigured = errors.New("there is no API key to sign with: name the con
 
 // keyFlags are the flags by which a command finds its API key and the configuration.
 type keyFlags struct {
-	config, apiKey, secret string
-	dev                    bool
+	config, domain, apiKey, secret string
+	dev                            bool
 }
 
 func (k *keyFlags) register(f *flag.FlagSet) {
@@ -32,6 +32,7 @@ func (k *keyFlags) register(f *flag.FlagSet) {
 
 func (k *keyFlags) registerConfig(f *flag.FlagSet) {
 	f.StringVar(&k.config, "config", "", "configuration `file` to take the API key from")
+	f.StringVar(&k.domain, "domain", "", "take the configuration of parlor --domain `name`, in the same folder")
 	f.BoolVar(&k.dev, "dev", false, "take the configuration of development, as parlor --dev")
 }
 
@@ -40,6 +41,9 @@ func (k *keyFlags) sources(env Environment, more ...config.Setting) config.Sourc
 	s := config.Sources{File: k.config, Environ: env.Environ, Flags: more}
 	if k.dev {
 		s.Flags = append(s.Flags, config.Setting{Path: "development", Value: "true", From: "--dev"})
+	}
+	if k.domain != "" {
+		s.Flags = append(s.Flags, config.Setting{Path: "domain", Value: k.domain, From: "--domain"})
 	}
 	if s.Empty() {
 		if _, err := os.Stat(installedConfig); err == nil { // else it counts as absent

@@ -31,6 +31,7 @@ func serve(ctx context.Context, env Environment) error {
 		return err
 	}
 	cfg, warnings, err := config.Load(sources)
+	sources.MakeKeys = false // for those who read it again
 	if err != nil {
 		return fmt.Errorf("the configuration cannot be used:\n%w", err)
 	}
@@ -78,7 +79,7 @@ func serve(ctx context.Context, env Environment) error {
 
 // serveFlags reads the command line: each flag sets one key of the configuration.
 func serveFlags(env Environment) (config.Sources, error) {
-	s := config.Sources{Environ: env.Environ}
+	s := config.Sources{Environ: env.Environ, MakeKeys: true}
 	f := flag.NewFlagSet("parlor", flag.ContinueOnError)
 	f.Usage = func() {
 		fmt.Fprint(f.Output(), usage)

@@ -1,0 +1,331 @@
+package conformance
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/livekit/protocol/livekit"
+	"github.com/miekg/dns"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// The addresses of a small Internet.
+const (
+	vmAddress        = "203.0.113.2"
+	authorityAddress = "198.51.100.2"
+	officeAddress    = "192.0.2.2"
+	homeAddress      = "192.0.2.130" // of its router
+)
+
+// letsEncrypt is where a server asks for certificates that is told of no other authority.
+const letsEncrypt = "acme-v02.api.letsencrypt.org"
+
+// TestFromNothingToACall: on a machine to which a name leads, with nothing but the ports that
+// the README names open, one command with that name alone makes a server over which two
+// people hear each other: one from a network that lets nothing out but TCP to port 443, one
+// behind a NAT.
+func TestFromNothingToACall(t *testing.T) {
+	parlorOnly(t)
+	switch os.Getenv(inNamespace) {
+	case "":
+		runInNamespace(t)
+	case "internet":
+		fromNothingToACall(t)
+	case "authority":
+		beAuthority(t)
+	default:
+		beCaller(t)
+	}
+}
+
+// runInNamespace runs the calling test again in a process with a network and with mounts of
+// its own. Where there are no such namespaces, or no ip command, it is not run.
+func runInNamespace(t *testing.T) {
+	t.Helper()
+	command := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}
+		return cmd
+	}
+	if out, err := command("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1").CombinedOutput(); err != nil {
+		t.Logf("the call is not tried, since there is no namespace to be had: %v %s", err, out)
+		return
+	}
+	cmd := command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inNamespace+"=internet", "PARLOR_BINARY="+env.binary)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Contains(t, string(out), "--- PASS: "+t.Name())
+	t.Logf("%s", out)
+}
+
+// machine is one with a network of its own.
+type machine struct {
+	*testing.T
+	name    string
+	network int // descriptor of its namespace
+}
+
+// newMachine makes one that is connected to nothing.
+func newMachine(t *testing.T, name string) *machine {
+	m := &machine{T: t, name: name}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			m.network, err = unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		made <- err
+	}()
+	require.NoError(t, <-made)
+	m.ip("link set lo up")
+	return m
+}
+
+// on runs f on a thread that is in the machine's network, as are processes that f starts.
+func (m *machine) on(f func() error) {
+	m.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Setns(m.network, unix.CLONE_NEWNET)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	require.NoError(m, <-done, m.name)
+}
+
+func (m *machine) ip(args string) {
+	m.Helper()
+	m.on(func() error { return ip(args) })
+}
+
+func ip(args string) error {
+	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// plug lays a cable between two machines, with the addresses of its ends. The first is the
+// way out of the second.
+func plug(router *machine, routerAddress string, m *machine, address string, bits int) {
+	m.ip(fmt.Sprintf("link add eth0 type veth peer name %s netns /proc/%d/fd/%d", m.name, os.Getpid(), router.network))
+	router.ip(fmt.Sprintf("address add %s/%d dev %s", routerAddress, bits, m.name))
+	router.ip("link set " + m.name + " up")
+	m.ip(fmt.Sprintf("address add %s/%d dev eth0", address, bits))
+	m.ip("link set eth0 up")
+	m.ip("route add default via " + routerAddress)
+}
+
+// forward makes a machine a router.
+func (m *machine) forward() {
+	m.on(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+}
+
+// masquerade has a router hide what is behind it.
+func (m *machine) masquerade() {
+	m.on(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
+		chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("eth0"), make([]byte, 12)...)},
+			&expr.Masq{},
+		}})
+		return c.Flush()
+	})
+}
+
+// start runs a program on the machine, which ends with the test.
+func (m *machine) start(dir string, output io.Writer, environ []string, name string, args ...string) {
+	m.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd.Env = append(os.Environ(), environ...)
+	stdin, err := cmd.StdinPipe()
+	require.NoError(m, err)
+	m.on(cmd.Start)
+	m.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = stdin.Close()                       // which ends a part
+		_ = cmd.Wait()                          // how it ended tells nothing more
+	})
+}
+
+// part is another process of the test: what it says.
+type part struct {
+	*machine
+	logBuffer
+}
+
+// be runs this test as another part of it on the machine. It ends with the test.
+func (m *machine) be(name string, environ ...string) *part {
+	m.Helper()
+	p := &part{machine: m}
+	m.start("", p, append(environ, inNamespace+"="+name), os.Args[0], "-test.run=^"+m.Name()+"$", "-test.v")
+	return p
+}
+
+// awaitLine waits until the part has said a line that begins so.
+func (p *part) awaitLine(begin string) (line string) {
+	p.Helper()
+	defer func() {
+		if p.Failed() {
+			p.Logf("%s said:\n%s", p.name, p.tail(40))
+		}
+	}()
+	eventuallyWithin(p.T, 2*patience, p.name+" says "+begin, func() bool {
+		for said := range strings.Lines(p.String()) {
+			if strings.HasPrefix(said, begin) {
+				line = strings.TrimSpace(said)
+			}
+		}
+		return line != ""
+	})
+	return line
+}
+
+func fromNothingToACall(t *testing.T) {
+	dir := t.TempDir()
+	resolvers, trust := filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "trust.pem")
+	require.NoError(t, os.WriteFile(resolvers, []byte("nameserver "+authorityAddress+"\n"), 0o644))
+	require.NoError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	require.NoError(t, unix.Mount(resolvers, "/etc/resolv.conf", "", unix.MS_BIND, ""))
+
+	internet, vm, ca := newMachine(t, "internet"), newMachine(t, "vm"), newMachine(t, "ca")
+	office, router, home := newMachine(t, "office"), newMachine(t, "router"), newMachine(t, "home")
+	internet.forward()
+	plug(internet, "203.0.113.1", vm, vmAddress, 24)
+	plug(internet, "198.51.100.1", ca, authorityAddress, 24)
+	plug(internet, "192.0.2.1", office, officeAddress, 25)
+	plug(internet, "192.0.2.129", router, homeAddress, 25)
+	router.forward()
+	router.masquerade()
+	plug(router, "10.0.0.1", home, "10.0.0.2", 24)
+	// What may pass: to the office's name server, and TCP to port 443. To the machine what the
+	// README has opened, and the answers to what it asks itself.
+	for at, rule := range []string{
+		"iif office to " + authorityAddress + " ipproto udp dport 53 lookup main",
+		"iif office ipproto tcp dport 443 lookup main",
+		"iif office blackhole",
+		"to " + vmAddress + " ipproto tcp dport 443 lookup main",
+		"to " + vmAddress + " ipproto udp dport 443 lookup main",
+		"to " + vmAddress + " ipproto tcp dport 80 lookup main",
+		"from " + authorityAddress + " to " + vmAddress + " sport 443 lookup main",
+		"from " + authorityAddress + " to " + vmAddress + " sport 53 lookup main",
+		"to " + vmAddress + " blackhole",
+	} {
+		internet.ip(fmt.Sprintf("rule add priority %d %s", 100+at, rule))
+	}
+	ca.be("authority", "TRUST="+trust).awaitLine("READY")
+
+	folder := filepath.Join(dir, "vm")
+	require.NoError(t, os.Mkdir(folder, 0o755))
+	trusted := []string{"SSL_CERT_FILE=" + trust, "SSL_CERT_DIR=" + dir}
+	server := &part{machine: vm}
+	began := time.Now()
+	vm.start(folder, server, trusted, env.binary, "--domain", domain) // the first command
+	eventuallyWithin(t, 2*patience, "the server has a certificate", func() bool { return strings.Contains(server.String(), "a TLS certificate is in use") })
+	served := time.Since(began)
+	var files []string
+	require.NoError(t, filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, strings.TrimPrefix(path, folder+"/"))
+		}
+		return err
+	}))
+
+	token := func(identity string) string { // one more for each who calls
+		var out, said bytes.Buffer
+		cmd := exec.Command(env.binary, "token", "--domain", domain, "--room", "lobby", "--identity", identity)
+		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = folder, append(os.Environ(), trusted...), &out, &said
+		vm.on(cmd.Run)
+		return strings.TrimSpace(out.String())
+	}
+	callers := []*part{
+		office.be("ann", append(trusted, "TOKEN="+token("ann"), "OTHER=ben")...),
+		home.be("ben", append(trusted, "TOKEN="+token("ben"), "OTHER=ann")...),
+	}
+	for _, c := range callers {
+		t.Logf("%s: %s", c.name, c.awaitLine("HEARS"))
+	}
+	t.Logf("certificate after %v, both hear each other after %v; files that Parlor wrote: %v", served, time.Since(began), files)
+	require.Contains(t, files, "keys.yaml")
+	require.NoError(t, server.verdict())
+}
+
+// beAuthority is the name server, and Let's Encrypt.
+func beAuthority(t *testing.T) {
+	l, err := net.Listen("tcp", authorityAddress+":53")
+	require.NoError(t, err)
+	pc, err := net.ListenPacket("udp", authorityAddress+":53")
+	require.NoError(t, err)
+	names := map[string]net.IP{domain: net.ParseIP(vmAddress).To4(), letsEncrypt: net.ParseIP(authorityAddress).To4()}
+	answerNames(t, &dns.Server{Listener: l}, names)
+	answerNames(t, &dns.Server{PacketConn: pc}, names)
+	front, root := newPebble(t, 80, 443, authorityAddress+":53")
+	cert, key := selfSigned(t, letsEncrypt)
+	own, err := os.ReadFile(cert)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(os.Getenv("TRUST"), slices.Concat(own, root), 0o644))
+	front443, err := net.Listen("tcp", authorityAddress+":443")
+	require.NoError(t, err)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/directory" {
+			r.URL.Path = "/dir"
+		}
+		front.ServeHTTP(w, r)
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.ServeTLS(front443, cert, key) }) // until it is closed
+	defer func() { _ = s.Close(); serving.Wait() }()
+	fmt.Println("\nREADY")
+	_, _ = bufio.NewReader(os.Stdin).ReadString(0) // until the test ends
+}
+
+// beCaller is somebody who calls with a stock client.
+func beCaller(t *testing.T) {
+	p := dual.joinAt(t, "wss://"+domain, os.Getenv("TOKEN"))
+	p.publishMicrophone(t)
+	voice := p.remote(t, os.Getenv("OTHER"), livekit.TrackSource_MICROPHONE)
+	p.awaitMedia(t, voice.SID(), 20)
+	pair, err := p.LocalParticipant.GetPublisherPeerConnection().SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	require.NoError(t, err)
+	require.NotNil(t, pair)
+	fmt.Printf("\nHEARS %s by %v\n", os.Getenv("OTHER"), pair)
+	if os.Getenv(inNamespace) == "ann" {
+		require.True(t, pair.Local.Protocol == webrtc.ICEProtocolTCP || pair.Local.Typ == webrtc.ICECandidateTypeRelay, pair)
+	}
+	_, _ = bufio.NewReader(os.Stdin).ReadString(0) // until the test ends
+}
