@@ -83,7 +83,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
 		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
 	})
-	p.quality.add(u.layer)
+	p.follow(u.layer)
 	u.pt, u.redPT, u.reopening = pt, 0, false
 	if strings.EqualFold(fc.MimeType, mimeOpus) {
 		if c, ok := pickCodec(forward.Codec{MimeType: mimeRED}, all); ok {
@@ -250,7 +250,7 @@ func (u *upStream) end() {
 	}
 	if u.layer != nil {
 		u.layer.Close()
-		u.s.p.quality.remove(u.layer)
+		u.s.p.unfollow(u.layer)
 		u.layer = nil
 	}
 }

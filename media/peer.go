@@ -69,6 +69,7 @@ type Peer struct {
 	dataAllowed  atomic.Bool
 	describing   atomic.Int64 // bytes of the client's descriptions that wait for the loop
 	quality      *qualityMeter
+	summary      *summaryMeter
 	voice        *forward.Voice
 	relays       *turn.Session // by which the client uses our TURN server; nil without one
 
@@ -100,7 +101,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	p := &Peer{
 		cfg: cfg, engine: e, log: cfg.Log, born: time.Now(),
-		queue: newTaskQueue(), quality: newQualityMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
+		queue: newTaskQueue(), quality: newQualityMeter(), summary: newSummaryMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
 		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},
@@ -204,7 +205,10 @@ func (p *Peer) loop() {
 		case <-p.factsTimer.C:
 			p.tellFacts()
 		case <-judge.C:
-			p.quality.judge()
+			_, score := p.quality.judge()
+			if p.connected {
+				p.summary.look(p.down().protocol(), float64(score), time.Now())
+			}
 		case <-p.answerTimer.C:
 			if p.connected { // else the time to join decides
 				p.needsReconnect("no answer to an offer")
@@ -276,6 +280,7 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 		t.everConnected = true
 		if t == p.primary() && !p.connected {
 			p.connected = true
+			p.summary.begin(time.Now())
 			p.joinTimer.Stop()
 			p.log.Info("media connected", "transport", t.protocol(), "after", time.Since(p.born).Round(time.Millisecond))
 			if p.sub != nil && p.sub.offered {

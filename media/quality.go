@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/forward"
 )
 
 // maxScore is the score of a connection without fault.
@@ -18,6 +20,8 @@ const qualityInterval = 2 * time.Second
 type stream interface {
 	// Quality of the last seconds; ok is false when there is nothing to judge by.
 	Quality() (rating livekit.ConnectionQuality, score float32, ok bool)
+	// Account of all that it did.
+	Account() forward.Account
 }
 
 // qualityMeter judges a peer's connection: as its worst stream, or as lost while

@@ -5,6 +5,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward"
 )
 
 type judged struct {
@@ -14,6 +16,8 @@ type judged struct {
 }
 
 func (j *judged) Quality() (livekit.ConnectionQuality, float32, bool) { return j.rating, j.score, j.ok }
+
+func (*judged) Account() forward.Account { return forward.Account{} }
 
 func TestQualityIsThatOfTheWorstStream(t *testing.T) {
 	m := newQualityMeter()

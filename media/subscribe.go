@@ -371,7 +371,7 @@ func (s *subscription) start(cfg *forward.ForwarderConfig) {
 	if s.settings != nil {
 		s.forwarder.SetSettings(*s.settings)
 	}
-	s.p.quality.add(s.forwarder)
+	s.p.follow(s.forwarder)
 	t.ingress.onRTCP(s.ssrc, s.forwarder.HandleRTCP)
 	if s.rtx != 0 {
 		t.ingress.onRTCP(s.rtx, s.forwarder.HandleRTCP)
@@ -403,7 +403,7 @@ func (s *subscription) unbind() {
 	if s.writer.retire() {
 		s.p.needsReconnect("its media needs new keys")
 	}
-	s.p.quality.remove(s.forwarder)
+	s.p.unfollow(s.forwarder)
 	s.forwarder = nil
 }
 

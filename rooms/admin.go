@@ -325,7 +325,7 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
 	p := &Participant{
 		sid: s.SID, identity: s.Identity, info: proto.CloneOf(s.Info), joinedMs: s.JoinedMs, activeMs: s.ActiveMs,
-		permittedMs: s.PermittedMs, editedMs: s.EditedMs,
+		permittedMs: s.PermittedMs, editedMs: s.EditedMs, mediaBefore: s.Media,
 	}
 	if err := r.mayEdit(p, e); err != nil {
 		reply(nil, err)

@@ -149,3 +149,5 @@ func (absent) Close()                                         {}
 func (absent) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5
 }
+func (absent) Summary() *MediaSummary { return nil }
+func (absent) BeginSummary()          {}

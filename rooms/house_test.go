@@ -104,6 +104,7 @@ type client struct {
 	tracks     []string // packets of data tracks
 	closed     bool
 	poor       bool // its connection is
+	media      *rooms.MediaSummary
 }
 
 func (c *client) Send(m *rooms.Message) bool {
@@ -148,6 +149,18 @@ func (p fakePeer) Quality() (livekit.ConnectionQuality, float32) {
 		return livekit.ConnectionQuality_POOR, 1
 	}
 	return livekit.ConnectionQuality_EXCELLENT, 4.5
+}
+
+func (p fakePeer) Summary() *rooms.MediaSummary {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	return p.c.media
+}
+
+func (p fakePeer) BeginSummary() {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.media = nil
 }
 
 func (p fakePeer) set(sid string, on bool) {

@@ -422,7 +422,7 @@ const unwritten = 1000
 // takeUp continues the session back: its SID and times. The tracks of before the restart
 // are gone. The room counted the session, or not, when it joined, and keeps to that.
 func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event {
-	p.sid, p.joinedMs, p.activeMs = back.SID, back.JoinedMs, back.ActiveMs
+	p.sid, p.joinedMs, p.activeMs, p.mediaBefore = back.SID, back.JoinedMs, back.ActiveMs, back.Media
 	// The clients may know of versions that the last process announced and did not write.
 	// They ignore an info whose version seems older, so the version jumps ahead.
 	p.info.Version = back.Info.GetVersion() + unwritten

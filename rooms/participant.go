@@ -43,9 +43,10 @@ type Participant struct {
 	activeMs        int64
 	permittedMs     int64 // as in Session
 	editedMs        int64
-	resumed         bool      // it took up a session of before a restart
-	away            bool      // its client's connection is lost and may be resumed
-	awaySince       time.Time // since when its client has been away
+	mediaBefore     *MediaSummary // how the session's media fared before a restart
+	resumed         bool          // it took up a session of before a restart
+	away            bool          // its client's connection is lost and may be resumed
+	awaySince       time.Time     // since when its client has been away
 	autoSubscribe   bool
 	pendingTracks   map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
 	pendingCIDs     map[string]string                   // cid → SID of the announced track
@@ -174,6 +175,7 @@ func (p *Participant) session(roomSID string) Session {
 		Info:        p.snapshot(),
 		PermittedMs: p.permittedMs,
 		EditedMs:    p.editedMs,
+		Media:       p.mediaSoFar(),
 	}
 }
 
@@ -215,6 +217,10 @@ func (r *Room) changed(p *Participant, events ...log.Event) {
 // each with the room's counts at that point. It changes nothing but those counts.
 func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	s := p.session(r.rec.SID)
+	p.mediaBefore = nil // it may go on as another session, in another room
+	if p.peer != nil {
+		p.peer.BeginSummary()
+	}
 	return r.absence(&s, why, now)
 }
 

@@ -134,6 +134,11 @@ type Peer interface {
 	// Quality is the connection's quality over the last seconds, and its score
 	// (LiveKit's, up to 5).
 	Quality() (livekit.ConnectionQuality, float32)
+	// Summary is how the media has fared since it was connected, or since BeginSummary;
+	// nil while that is not known.
+	Summary() *MediaSummary
+	// BeginSummary: what comes from now on belongs to another session.
+	BeginSummary()
 
 	// Close closes the transports without waiting.
 	Close()

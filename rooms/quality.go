@@ -46,6 +46,9 @@ func (r *Room) tellQuality(now time.Time) {
 		return
 	}
 	r.setAlarm(alarmQuality, now.Add(qualityInterval))
+	if now.Sub(r.summarised) >= summaryInterval {
+		r.writeSummaries(now)
+	}
 	if len(changed) > 0 {
 		for _, t := range r.tracks {
 			if info := changed[t.publisher.sid]; info != nil {

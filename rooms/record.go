@@ -183,6 +183,9 @@ type Session struct {
 	// when name, metadata or attributes were. A rejoin with an earlier token must not
 	// undo these changes. 0 = never.
 	PermittedMs, EditedMs int64
+	// Media is how its media fared, as of when it was last written; nil if it never had
+	// any, or was written before that was kept.
+	Media *MediaSummary
 }
 
 // NowMs is t in the store's unit, Unix milliseconds.

@@ -60,7 +60,9 @@ type Room struct {
 	timer     *time.Timer
 	speakers  map[string]*livekit.SpeakerInfo // as last announced, by participant SID
 	quality   map[string]livekit.ConnectionQuality
-	tallied   [2]int // present and expected, as counted in the registry's figures
+	// summarised is when the media of sessions was written last; see writeSummaries.
+	summarised time.Time
+	tallied    [2]int // present and expected, as counted in the registry's figures
 }
 
 // The times at which a live room has something to do.
@@ -360,6 +362,7 @@ func (r *Room) stop() {
 		return
 	}
 	r.stopped = true
+	r.writeSummaries(time.Now())
 	for _, p := range r.participants {
 		p.outlet.Leave(&livekit.LeaveRequest{
 			CanReconnect: true,

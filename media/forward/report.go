@@ -225,19 +225,24 @@ func (f *Forwarder) Stats() ForwarderStats {
 	s := f.stats.ForwarderStats
 	s.SSRC = f.cfg.SSRC
 	s.Wanted = f.wantedLocked()
-	s.Target, s.Current = f.qualityOf(f.target), f.qualityOf(nil)
-	if f.inStep {
-		s.Current = f.qualityOf(f.current)
-		if top := f.current.spatialLayers(); top > 1 && f.alone(f.current) {
-			s.Current = livekit.VideoQuality(min(f.selector.quality(uint8(top-1)), uint8(livekit.VideoQuality_HIGH)))
-		}
-	}
+	s.Target, s.Current = f.qualityOf(f.target), f.shownLocked()
 	if f.video {
 		s.Width, s.Height = f.track.sizes.Load().of(s.Current)
 	}
 	s.Shortfall = f.shortfallLocked(s.Wanted)
 	s.Bandwidth = f.downlink.Bandwidth()
 	return s
+}
+
+// shownLocked is the quality that is forwarded now. mu is held.
+func (f *Forwarder) shownLocked() livekit.VideoQuality {
+	if !f.inStep {
+		return livekit.VideoQuality_OFF
+	}
+	if top := f.current.spatialLayers(); top > 1 && f.alone(f.current) {
+		return livekit.VideoQuality(min(f.selector.quality(uint8(top-1)), uint8(livekit.VideoQuality_HIGH)))
+	}
+	return f.qualityOf(f.current)
 }
 
 func (f *Forwarder) qualityOf(l *Layer) livekit.VideoQuality {

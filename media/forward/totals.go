@@ -1,6 +1,11 @@
 package forward
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+)
 
 // Traffic is what went over tracks in one direction: from publishers to us, or from us
 // to subscribers.
@@ -149,23 +154,72 @@ func (c *traffic) grow(counted *Traffic, now Traffic) {
 	}
 }
 
-// countLocked brings the track's totals up to date. mu is held.
-func (l *Layer) countLocked() {
-	l.track.cfg.Totals.of(l.track.video, incoming).grow(&l.counted, Traffic{
+// trafficLocked is what came of the layer. mu is held.
+func (l *Layer) trafficLocked() Traffic {
+	return Traffic{
 		Packets: l.rates.packets, Bytes: l.rates.bytes, Lost: l.stream.Lost(),
 		NACKs: l.counters.nacks.Load(), KeyRequests: l.counters.keyRequests.Load(),
-	})
+	}
+}
+
+// countLocked brings the track's totals up to date. mu is held.
+func (l *Layer) countLocked() {
+	l.track.cfg.Totals.of(l.track.video, incoming).grow(&l.counted, l.trafficLocked())
+}
+
+// trafficLocked is what went to the subscriber. mu is held.
+func (f *Forwarder) trafficLocked() Traffic {
+	s := &f.stats
+	return Traffic{
+		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word
+		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
+		Overdue: s.Overdue, Switches: s.Switches, Pauses: s.Pauses,
+	}
 }
 
 // countLocked brings the track's totals up to date. mu is held.
 func (f *Forwarder) countLocked() {
-	if f.cfg.Aside {
-		return
+	if !f.cfg.Aside {
+		f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, f.trafficLocked())
 	}
-	s := &f.stats
-	f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, Traffic{
-		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word
-		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
-		Overdue: s.Overdue, Switches: s.Switches, Pauses: s.Pauses,
-	})
+}
+
+// Account is what a stream of a track has done so far, in one direction.
+type Account struct {
+	Traffic Traffic
+	Inbound bool          // it came from the publisher; else it went to a subscriber
+	RTT     time.Duration // 0 = unknown
+	// Shown tells that it is video which the subscriber asks for and the publisher sends,
+	// and Quality in which quality it is forwarded, OFF for not at all.
+	Shown   bool
+	Quality livekit.VideoQuality
+}
+
+// Account is what came of the layer.
+func (l *Layer) Account() Account {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := Account{Traffic: l.trafficLocked(), Inbound: true}
+	if l.missing != nil {
+		a.RTT = l.missing.RTT()
+	}
+	return a
+}
+
+// Account is what went to the subscriber.
+func (f *Forwarder) Account() Account {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := Account{Traffic: f.trafficLocked(), RTT: f.stats.RTT, Quality: livekit.VideoQuality_OFF}
+	if f.video {
+		a.Quality = f.shownLocked()
+		switch f.shortfallLocked(f.wantedLocked()) {
+		case Muted, NotAskedFor:
+		case NotSent:
+			a.Shown = a.Quality != livekit.VideoQuality_OFF
+		default:
+			a.Shown = true
+		}
+	}
+	return a
 }

@@ -148,18 +148,18 @@ func joins(events []log.Event) (n int64) {
 // putSession updates the session with that SID, or inserts it. The update, which is the
 // usual case, leaves out the columns that are in indexes.
 func (t *tx) putSession(v *sessionRow) error {
-	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?
+	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?, media = ?
 		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
-		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
+		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.media, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
 	if err != nil || n == 1 {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sid) DO UPDATE SET room_sid = excluded.room_sid, identity = excluded.identity,
 			joined_ms = excluded.joined_ms, active_ms = excluded.active_ms, left_ms = excluded.left_ms,
 			reason = excluded.reason, permitted_ms = excluded.permitted_ms, edited_ms = excluded.edited_ms,
-			info = excluded.info`,
-		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info)
+			info = excluded.info, media = excluded.media`,
+		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.media)
 	return err
 }
 

@@ -53,17 +53,22 @@ func scanRecord(s scanner) (rooms.Record, error) {
 }
 
 // sessionColumns are a session's columns, in the order of scanSession.
-const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, info`
+const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, info, media`
 
 func scanSession(s scanner) (rooms.Session, error) {
 	var v rooms.Session
-	var info []byte
-	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &info); err != nil {
+	var info, media []byte
+	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &info, &media); err != nil {
 		return rooms.Session{}, err
 	}
 	v.Info = new(livekit.ParticipantInfo)
 	if err := proto.Unmarshal(info, v.Info); err != nil {
 		return rooms.Session{}, fmt.Errorf("read session %s: %w", v.SID, err)
+	}
+	if len(media) > 0 {
+		if err := json.Unmarshal(media, &v.Media); err != nil {
+			return rooms.Session{}, fmt.Errorf("read the media of session %s: %w", v.SID, err)
+		}
 	}
 	return v, nil
 }
@@ -78,7 +83,8 @@ func eventFields(e *log.Event) []any {
 // sessionRow is a session encoded for writing.
 type sessionRow struct {
 	*rooms.Session
-	info []byte
+	info  []byte
+	media string
 }
 
 // changeRow is a change encoded for writing, on the caller's goroutine.
@@ -115,7 +121,15 @@ func encodeChange(c *rooms.Change) (changeRow, error) {
 			if info == nil {
 				info = []byte{} // SQLite would store nil as null
 			}
-			r.sessions = append(r.sessions, sessionRow{v, info})
+			row := sessionRow{Session: v, info: info}
+			if v.Media != nil {
+				media, err := json.Marshal(v.Media)
+				if err != nil {
+					return r, fmt.Errorf("marshal the media of session %s: %w", v.SID, err)
+				}
+				row.media = string(media)
+			}
+			r.sessions = append(r.sessions, row)
 		}
 	}
 	return r, r.encodeAgents()

@@ -348,6 +348,8 @@ func (noPeer) Subscribe(rooms.Subscription)                         {}
 func (noPeer) Unsubscribe(string)                                   {}
 func (noPeer) SendData(rooms.Peer, livekit.DataPacket_Kind, []byte) {}
 func (noPeer) SendDataTrack([]byte)                                 {}
+func (noPeer) Summary() *rooms.MediaSummary                         { return nil }
+func (noPeer) BeginSummary()                                        {}
 func (noPeer) Quality() (livekit.ConnectionQuality, float32) {
 	return livekit.ConnectionQuality_EXCELLENT, 5
 }

@@ -25,6 +25,7 @@ type guest struct {
 	mu        sync.Mutex // guards the following
 	left      *livekit.LeaveRequest
 	data      []string
+	media     *rooms.MediaSummary
 	announced *livekit.TrackInfo
 }
 
@@ -69,7 +70,13 @@ func (noMedia) Subscribe(rooms.Subscription)                    {}
 func (noMedia) Unsubscribe(string)                              {}
 func (noMedia) SendDataTrack([]byte)                            {}
 func (noMedia) Quality() (livekit.ConnectionQuality, float32)   { return 0, 0 }
+func (noMedia) BeginSummary()                                   {}
 func (noMedia) Close()                                          {}
+func (m noMedia) Summary() *rooms.MediaSummary {
+	m.g.mu.Lock()
+	defer m.g.mu.Unlock()
+	return m.g.media
+}
 func (m noMedia) SendData(_ rooms.Peer, _ livekit.DataPacket_Kind, b []byte) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()

@@ -42,6 +42,17 @@ func newTour(t *testing.T, s *server) *tour {
 	return to
 }
 
+// history is the sessions of a room.
+type history struct {
+	Sessions []struct {
+		Identity, Reason string
+		Media            *struct {
+			Up, Down    struct{ Bytes, Bitrate int64 }
+			WorstMinute *struct{ Score float64 } `json:"worst_minute"`
+		}
+	}
+}
+
 // next is the tour's next command, which has that in it.
 func (to *tour) next(part string) *exec.Cmd {
 	to.t.Helper()
@@ -50,6 +61,11 @@ func (to *tour) next(part string) *exec.Cmd {
 	to.commands = to.commands[1:]
 	require.Contains(to.t, line, part)
 	require.Contains(to.t, line, "localhost:7880")
+	return to.command(line)
+}
+
+// command is a command of curl, for the test's server.
+func (to *tour) command(line string) *exec.Cmd {
 	cmd := exec.CommandContext(to.t.Context(), "sh", "-c", "exec "+strings.ReplaceAll(line, "localhost:7880", to.address))
 	cmd.Env = to.env
 	return cmd
@@ -157,6 +173,19 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	_, err = to.try(s, "bob")
 	require.Error(t, err, "nobody new")
 
+	// What is written of ada tells of her media, once that was looked at.
+	const edit = `curl -u devkey:secret -X PATCH http://localhost:7880/v1/rooms/board/participants/ada -d '{"metadata":"%d"}' -H 'Content-Type: application/json'`
+	const sessions = `curl -u devkey:secret http://localhost:7880/v1/history/%s/sessions`
+	history, edits := history{}, 0
+	eventually(t, "how ada's media fares is written", func() bool {
+		edits++
+		to.run(to.command(fmt.Sprintf(edit, edits)), nil)
+		to.run(to.command(fmt.Sprintf(sessions, room.Sid)), &history)
+		m := history.Sessions[0].Media
+		return m != nil && m.Up.Bytes > 0 && m.WorstMinute != nil
+	})
+	sent := history.Sessions[0].Media.Up.Bytes
+
 	to.run(to.next("-X DELETE"), nil)
 	sees("room_finished")
 	var ended struct {
@@ -169,6 +198,14 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	require.Len(t, ended.Rooms, 1)
 	require.Equal(t, room.Sid, ended.Rooms[0].Sid)
 	require.Equal(t, "closed", ended.Rooms[0].EndReason)
+
+	of := to.next("RM_xxxxxxxxxxxx/sessions")
+	of.Args[2] = strings.ReplaceAll(of.Args[2], "RM_xxxxxxxxxxxx", room.Sid)
+	to.run(of, &history)
+	require.Equal(t, "room_deleted", history.Sessions[0].Reason)
+	require.GreaterOrEqual(t, history.Sessions[0].Media.Up.Bytes, sent)
+	require.Positive(t, history.Sessions[0].Media.Up.Bitrate)
+	require.Zero(t, history.Sessions[0].Media.Down.Bytes)
 	require.Empty(t, to.commands, "the tour has gone on")
 }
 
