@@ -14,8 +14,8 @@ type bindAddress struct {
 	both       bool // a wildcard of both families
 }
 
-// parseBindAddresses reads addresses to bind; "" is all, as is "::" where no IPv4 address
-// is named beside it.
+// parseBindAddresses reads addresses to bind. "" is every local address, and so is "::"
+// unless an IPv4 address is named beside it: then "::" is IPv6 alone.
 func parseBindAddresses(texts []string) ([]bindAddress, error) {
 	if len(texts) == 0 {
 		texts = []string{""}
@@ -40,7 +40,7 @@ func parseBindAddresses(texts []string) ([]bindAddress, error) {
 	return out, nil
 }
 
-// covers reports whether what is bound to a receives what is sent to a local address.
+// covers reports whether a socket bound to a receives packets sent to a local address.
 func (a bindAddress) covers(local netip.Addr) bool {
 	if a.IsUnspecified() {
 		return a.both || a.Is4() == local.Is4()

@@ -2,8 +2,8 @@ package media
 
 import "github.com/pion/webrtc/v4"
 
-// localCandidate tells the client of a candidate of ours. One is held back until
-// the next is known, since the last is marked final.
+// localCandidate sends one of our candidates to the client. The newest candidate is held
+// back until the next one is known, because the last candidate must be marked final.
 func (p *Peer) localCandidate(t *transport, c *webrtc.ICECandidate) {
 	held := t.held
 	t.held = c
@@ -13,7 +13,7 @@ func (p *Peer) localCandidate(t *transport, c *webrtc.ICECandidate) {
 	p.cfg.Signals.Candidate(Candidate{ICECandidateInit: held.ToJSON(), Connection: t.side, Final: c == nil})
 }
 
-// trickle takes a candidate of the client.
+// trickle takes an ICE candidate that the client trickled (RFC 8838).
 func (p *Peer) trickle(c Candidate) {
 	t := p.pub
 	if c.Connection == Subscribing && p.sub != nil {
@@ -31,8 +31,8 @@ func (p *Peer) trickle(c Candidate) {
 		return
 	}
 	if t.pc.RemoteDescription() == nil || t.offered {
-		// Before the description that it belongs to: the first, or, when our offer
-		// restarts ICE, the answer to it.
+		// The candidate came before its description, which is the client's first one, or,
+		// if our offer restarts ICE, the client's answer to it.
 		t.pending = append(t.pending, init)
 		return
 	}
@@ -46,8 +46,8 @@ func (p *Peer) addCandidate(t *transport, init webrtc.ICECandidateInit) {
 	}
 }
 
-// flushCandidates follows the client's description: it adds what waited for it, and
-// allows as many candidates again if ICE restarts with it.
+// flushCandidates follows the client's description: it adds the candidates that waited
+// for the description. If ICE restarts, the client may send maxCandidates again.
 func (p *Peer) flushCandidates(t *transport, text string) {
 	if ufrag := iceUfrag(text); ufrag != t.ufrag {
 		t.ufrag, t.trickled = ufrag, len(t.pending)

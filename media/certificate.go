@@ -13,12 +13,12 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// certificateYears is how long the DTLS certificate is valid, in years: longer than
-// a process runs, since pion makes no peer connection with one that has expired.
+// certificateYears is how long the DTLS certificate is valid, in years. It outlasts the
+// process, because pion makes no peer connection with an expired certificate.
 const certificateYears = 20
 
-// newCertificate makes the certificate that all transports use. Clients know it by
-// its fingerprint in our descriptions; nobody vouches for it.
+// newCertificate makes the self-signed certificate that all transports use. Clients know
+// it by its fingerprint in our session descriptions (RFC 8122).
 func newCertificate() (webrtc.Certificate, *x509.Certificate, error) {
 	fail := func(err error) (webrtc.Certificate, *x509.Certificate, error) {
 		return webrtc.Certificate{}, nil, fmt.Errorf("make a DTLS certificate: %w", err)
@@ -35,7 +35,7 @@ func newCertificate() (webrtc.Certificate, *x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: "WebRTC"},
-		NotBefore:    now.AddDate(0, 0, -1), // of clients whose clock is slow
+		NotBefore:    now.AddDate(0, 0, -1), // a client's clock may be slow
 		NotAfter:     now.AddDate(certificateYears, 0, 0),
 	}, &x509.Certificate{Subject: pkix.Name{CommonName: "WebRTC"}}, key.Public(), key)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// systemChanges tells, until ctx ends, when the machine's interfaces or their addresses
-// may have changed: the kernel says so over netlink (rtnetlink(7)). Where it may not be
-// asked, changes are looked for now and then.
+// systemChanges calls changed, until ctx ends, when the machine's interfaces or their
+// addresses may have changed. The kernel reports changes over netlink (rtnetlink(7)).
+// Where the process may not use netlink, changed is called every pollInterval.
 func systemChanges(ctx context.Context, log *slog.Logger, changed func()) {
 	err := kernelChanges(ctx, changed)
 	if ctx.Err() == nil {
@@ -28,11 +28,11 @@ func kernelChanges(ctx context.Context, changed func()) error {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // which ends Receive
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // closing the connection ends Receive
 	defer stop()
-	changed() // what came before
+	changed() // changes before the subscription
 	for {
-		if _, err := conn.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) { // with it, messages were lost
+		if _, err := conn.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) { // ENOBUFS: messages were lost
 			return err
 		}
 		changed()

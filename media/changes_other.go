@@ -7,5 +7,6 @@ import (
 	"log/slog"
 )
 
-// systemChanges tells, until ctx ends, when the machine's addresses may have changed.
+// systemChanges calls changed, until ctx ends, when the machine's addresses may have
+// changed.
 func systemChanges(ctx context.Context, _ *slog.Logger, changed func()) { pollChanges(ctx, changed) }

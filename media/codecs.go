@@ -38,7 +38,7 @@ const (
 	h264ConstrainedPrefix = "level-asymmetry-allowed=1;packetization-mode="
 )
 
-// role is what a transport is for; it decides codecs and header extensions.
+// role is the purpose of a transport. It decides codecs and header extensions.
 type role int
 
 const (
@@ -47,13 +47,13 @@ const (
 	roleSingle                 // the client offers both
 )
 
-// codecSet is the codecs of this server, with the payload types of our own offers.
-// Read-only once made.
+// codecSet is the codecs of this server, with the payload types of our own offers. It
+// does not change once made.
 type codecSet struct {
-	audio, video []webrtc.RTPCodecParameters // without feedback; video with RTX after each
+	audio, video []webrtc.RTPCodecParameters // without RTCP feedback; in video, each codec is followed by its RTX
 }
 
-// newCodecSet keeps the codecs whose mime types are enabled; none named is all.
+// newCodecSet keeps the codecs whose mime types are enabled; an empty list enables all.
 func newCodecSet(enabled []string) (codecSet, error) {
 	var s codecSet
 	keep := func(mime string) bool {
@@ -104,13 +104,13 @@ func codec(pt webrtc.PayloadType, mime string, rate uint32, channels uint16, fmt
 	}
 }
 
-// isHighH264 tells the profile that browsers may decode but rarely negotiate, and
-// that is therefore never offered downstream.
+// isHighH264 reports whether a codec is H.264 in High profile. Browsers may decode this
+// profile but rarely negotiate it, so it is never offered downstream.
 func isHighH264(c webrtc.RTPCodecParameters) bool {
 	return strings.EqualFold(c.MimeType, mimeH264) && strings.HasPrefix(fmtpParameter(c.SDPFmtpLine, "profile-level-id"), "64")
 }
 
-// mediaEngine makes the codecs and header extensions of one transport.
+// mediaEngine registers the codecs and header extensions of one transport.
 func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}
 	for _, c := range s.audio {
@@ -192,8 +192,9 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, upDown},
 		}
 		if r == roleSingle {
-			// A section is first answered before anything is sent in it, and clients do
-			// not offer again what was refused then: so both are for either way.
+			// The first answer for a section is sent before media flows in the section,
+			// and clients do not offer again an extension that was refused then. So both
+			// extensions are accepted for both directions.
 			list = append(list,
 				extension{uriAbsSendTime, []webrtc.RTPCodecType{video}, upDown},
 				extension{uriPlayoutDelay, []webrtc.RTPCodecType{video}, upDown})
@@ -209,7 +210,7 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 	return nil
 }
 
-// extensionIDs sorts negotiated header extensions by what they are.
+// extensionIDs sorts negotiated header extensions by URI.
 func extensionIDs(list []webrtc.RTPHeaderExtensionParameter) forward.Extensions {
 	var e forward.Extensions
 	for _, x := range list {
@@ -242,7 +243,7 @@ func extensionIDs(list []webrtc.RTPHeaderExtensionParameter) forward.Extensions 
 	return e
 }
 
-// fmtpParameter is the value of one format parameter, "" if it is absent.
+// fmtpParameter is the value of one format parameter in lower case; "" if it is absent.
 func fmtpParameter(fmtp, name string) string {
 	for part := range strings.SplitSeq(fmtp, ";") {
 		key, value, _ := strings.Cut(strings.TrimSpace(part), "=")
@@ -253,7 +254,8 @@ func fmtpParameter(fmtp, name string) string {
 	return ""
 }
 
-// isPrimary tells codecs that carry media from those that protect others.
+// isPrimary reports whether a codec carries media itself, and does not merely repair or
+// accompany another codec.
 func isPrimary(mime string) bool {
 	switch strings.ToLower(mime) {
 	case "video/rtx", "video/ulpfec", "video/flexfec-03", "video/red", "audio/telephone-event", "audio/cn":
@@ -262,8 +264,8 @@ func isPrimary(mime string) bool {
 	return true
 }
 
-// pickCodec finds, among what is negotiated, the codec that can carry want: of the
-// same mime type, and of its profile if there is a choice.
+// pickCodec finds, among the negotiated codecs, the best match for want: it has the same
+// mime type, and the same profile if there is a choice.
 func pickCodec(want forward.Codec, negotiated []webrtc.RTPCodecParameters) (webrtc.RTPCodecParameters, bool) {
 	best, score := webrtc.RTPCodecParameters{}, 0
 	for _, c := range negotiated {
@@ -274,7 +276,7 @@ func pickCodec(want forward.Codec, negotiated []webrtc.RTPCodecParameters) (webr
 	return best, score > 0
 }
 
-// profileMatch is 0 if the codecs differ and grows with their likeness.
+// profileMatch is 0 if the codecs differ, and grows with their likeness.
 func profileMatch(mimeA, fmtpA, mimeB, fmtpB string) int {
 	if !strings.EqualFold(mimeA, mimeB) {
 		return 0
@@ -311,7 +313,7 @@ func profileMatch(mimeA, fmtpA, mimeB, fmtpB string) int {
 	return score
 }
 
-// rtxPayloadType is the payload type that repeats packets of pt, 0 if there is none.
+// rtxPayloadType is the payload type that retransmits packets of pt; 0 if there is none.
 func rtxPayloadType(pt webrtc.PayloadType, codecs []webrtc.RTPCodecParameters) uint8 {
 	apt := fmt.Sprint(pt)
 	for _, c := range codecs {
@@ -322,7 +324,7 @@ func rtxPayloadType(pt webrtc.PayloadType, codecs []webrtc.RTPCodecParameters) u
 	return 0
 }
 
-// canonicalMime spells a mime type as LiveKit's clients know it.
+// canonicalMime spells a mime type as LiveKit's clients do.
 func canonicalMime(mime string) string {
 	for _, known := range rooms.Codecs() {
 		if strings.EqualFold(mime, known) {
@@ -339,8 +341,8 @@ func forwardCodec(c webrtc.RTPCodecParameters, all []webrtc.RTPCodecParameters) 
 	}
 }
 
-// preferCodec orders codecs so that want comes first, red before opus if red is
-// wanted; each keeps its RTX behind it.
+// preferCodec orders codecs so that those with mime type want come first. Each keeps its
+// RTX behind it.
 func preferCodec(codecs []webrtc.RTPCodecParameters, want string) []webrtc.RTPCodecParameters {
 	out := make([]webrtc.RTPCodecParameters, 0, len(codecs))
 	var rest []webrtc.RTPCodecParameters

@@ -13,16 +13,16 @@ import (
 	"parlor/rooms"
 )
 
-// The labels that clients and servers agree on. Any other label is the client's own:
-// what comes on it goes out on the reliable channels.
+// The labels that clients and servers agree on. A message on a channel with any other
+// label goes out on the receivers' reliable channels.
 const (
 	labelReliable  = "_reliable"
 	labelLossy     = "_lossy"
 	labelDataTrack = "_data_track"
 )
 
-// From this protocol on, data channels of a single peer connection are negotiated
-// out of band, with these ids.
+// From this signalling protocol on, the data channels of a single peer connection are
+// negotiated out of band, with these ids.
 const (
 	negotiatedChannelsProtocol = 18
 
@@ -31,8 +31,8 @@ const (
 	idDataTrack uint16 = 102
 )
 
-// Bounds of channels that a client opens. Each takes a goroutine and 64 KiB while it
-// is open, and leaves something behind.
+// Bounds of channels that a client opens. Each takes a goroutine and 64 KiB while it is
+// open. Pion keeps some state of each channel after it closed.
 const (
 	maxOpened     = 128  // at one time
 	maxOpenedEver = 4096 // by one peer
@@ -41,9 +41,10 @@ const (
 // sequenceField is DataPacket.sequence.
 const sequenceField = 16
 
-// dataChannels are a peer's. What is sent goes out on the primary transport; what
-// comes may come on any channel that the client has. Sending takes a channel's
-// lock and pion's, and waits for neither the network nor the loop.
+// dataChannels are a peer's data channels. Messages to the client go out on the primary
+// transport. Messages from the client may come on any channel that the client has.
+// Sending takes a channel's lock and pion's, and waits for neither the network nor the
+// loop.
 type dataChannels struct {
 	p       *Peer
 	lastSeq atomic.Uint32
@@ -52,8 +53,8 @@ type dataChannels struct {
 
 	// mu guards the following.
 	mu     sync.Mutex
-	opened map[*webrtc.DataChannel]struct{} // by the client, and not closed
-	ever   int                              // how many it has opened
+	opened map[*webrtc.DataChannel]struct{} // channels that the client opened and that are not closed
+	ever   int                              // how many channels the client has opened
 	closed bool
 }
 
@@ -65,7 +66,7 @@ func newDataChannels(p *Peer) *dataChannels {
 	return d
 }
 
-// close gives up what waits to be sent. The transports end after it.
+// close drops messages that wait to be sent. It is called before the transports end.
 func (d *dataChannels) close() {
 	d.mu.Lock()
 	d.closed = true
@@ -75,12 +76,13 @@ func (d *dataChannels) close() {
 	}
 }
 
-// create makes our channels on the transport that we offer.
+// create makes our channels on the transport for which we make the offers.
 func (d *dataChannels) create(pc *webrtc.PeerConnection) error {
 	return d.createAll(pc, func(string) *webrtc.DataChannelInit { return &webrtc.DataChannelInit{} })
 }
 
-// negotiated makes the channels that both sides know without asking.
+// negotiated makes the channels with fixed ids, which both sides open without announcing
+// them.
 func (d *dataChannels) negotiated(pc *webrtc.PeerConnection) error {
 	ids := map[string]uint16{labelReliable: idReliable, labelLossy: idLossy, labelDataTrack: idDataTrack}
 	return d.createAll(pc, func(label string) *webrtc.DataChannelInit {
@@ -106,7 +108,7 @@ func (d *dataChannels) createAll(pc *webrtc.PeerConnection, base func(label stri
 	return nil
 }
 
-// accept takes a channel that the client made. It runs on pion's goroutine.
+// accept takes a channel that the client opened. It runs on pion's goroutine.
 func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 	if !d.mayOpen(dc) {
 		_ = dc.Close() // before pion has begun to read it
@@ -115,15 +117,15 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 	dc.OnClose(func() { d.gone(dc) })
 	d.listen(dc)
 	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
-		return // it only brings; ours are on the other transport
+		return // this channel only receives: ours are on the other transport
 	}
 	if out := d.out[dc.Label()]; out != nil {
 		out.use(dc)
 	}
 }
 
-// mayOpen notes that the client opened dc. A client that opens channel after channel
-// is cut off.
+// mayOpen notes that the client opened dc. A client that opens too many channels must
+// reconnect.
 func (d *dataChannels) mayOpen(dc *webrtc.DataChannel) bool {
 	d.mu.Lock()
 	d.ever++
@@ -139,20 +141,21 @@ func (d *dataChannels) mayOpen(dc *webrtc.DataChannel) bool {
 	return ok
 }
 
-// gone follows the end of a channel.
+// gone forgets a channel that closed.
 func (d *dataChannels) gone(dc *webrtc.DataChannel) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.opened, dc)
 }
 
-// listen passes on what comes in, on the channel's own reading goroutine: a room
-// that is slow to take, and receivers that are, make this client wait, and nobody
-// else. It waits with all it sends, since SCTP has one window for all channels.
+// listen passes messages of a channel on, on the channel's own reading goroutine. If the
+// room or the receivers are slow, this client waits, and no other client does. All
+// channels of the client wait together, because SCTP has one receive window for all of
+// them.
 func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 	label := dc.Label()
 	dc.OnError(func(err error) {
-		if errors.Is(err, io.ErrShortBuffer) { // pion reads the channel no more
+		if errors.Is(err, io.ErrShortBuffer) { // after this error pion stops reading the channel
 			d.tooLong()
 		}
 	})
@@ -184,8 +187,8 @@ func (d *dataChannels) listen(dc *webrtc.DataChannel) {
 	})
 }
 
-// tooLong ends a client that sends longer messages than it was told to (RFC 8841,
-// section 6): it starts again.
+// tooLong makes a client reconnect that sends longer messages than our session
+// description allows (a=max-message-size, RFC 8841, section 6).
 func (d *dataChannels) tooLong() {
 	d.p.engine.counters.dataRefused.Add(1)
 	d.p.post(func() { d.p.needsReconnect("a data message is longer than the server takes") })
@@ -197,8 +200,8 @@ func (d *dataChannels) noteSequence(packet []byte) {
 	}
 }
 
-// packetSequence reads a DataPacket's sequence without decoding the rest; 0 if it
-// has none or is no DataPacket.
+// packetSequence reads a DataPacket's sequence without decoding the rest; 0 if there is
+// none, or if b is no DataPacket.
 func packetSequence(b []byte) uint32 {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -221,7 +224,7 @@ func packetSequence(b []byte) uint32 {
 	return 0
 }
 
-// send queues a message of sender; nil is the server itself.
+// send queues a message. The sender is nil for messages of the server itself.
 func (d *dataChannels) send(sender *Peer, label string, payload []byte) {
 	if d.p.closing.Load() {
 		return

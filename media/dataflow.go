@@ -8,37 +8,37 @@ import (
 
 // Bounds of the reliable data that waits for receivers.
 const (
-	maxFlowWaiting = 8 << 20   // bytes of one sender, then its client waits
-	maxDataWaiting = 256 << 20 // bytes of all, then each has one message under way at a time
-	crowdedQueue   = 8 << 20   // bytes that wait for one receiver, then a sender of any of them waits
-	minDataRate    = 12_500    // bytes a second that a receiver takes at least while a sender waits for it
+	maxFlowWaiting = 8 << 20   // bytes of one sender; above, its client waits
+	maxDataWaiting = 256 << 20 // bytes of all senders; above, each has one message under way at a time
+	crowdedQueue   = 8 << 20   // bytes that wait for one receiver; above, each sender of some of them waits
+	minDataRate    = 12_500    // bytes per second that a receiver must take while a sender waits for it
 
-	messageOverhead = 64 // counted for a message beside its bytes
+	messageOverhead = 64 // counted for a message on top of its bytes
 )
 
-// dataFlow is the reliable data of one sender that some receiver has not taken
-// yet. A sender that is much faster than its receivers is made to wait: its data
-// channels are not read, so that SCTP's flow control (RFC 9260, section 6.2) slows
-// its client. A receiver that makes a sender wait and takes next to nothing itself
-// is cut off, so that nobody waits for the dead.
+// dataFlow is the reliable data of one sender that some receiver has not taken yet. A
+// sender that is much faster than its receivers is made to wait: the server stops reading
+// its data channels, so that SCTP's flow control (RFC 9260, section 6.2) slows the
+// client. A receiver that makes a sender wait and takes less than minDataRate must
+// reconnect, so that no sender waits for a dead receiver.
 //
-// Waiting is no good thing: SCTP's window is one for all channels of a client, and
-// what was acknowledged and not read is lost if the client leaves. Hence the bound
-// of a sender is far above what is sent in one go.
+// Making a client wait has a price. SCTP has one receive window for all channels of a
+// client, and messages that SCTP acknowledged but that were not read are lost if the
+// client leaves. So the bound of a sender is far above what clients send in one go.
 type dataFlow struct {
-	total *atomic.Int64 // bytes of all clients' flows of the engine
+	total *atomic.Int64 // bytes of the flows of all clients of the engine
 
-	// gate is held while one message is passed on, so that a client gets past its
-	// bound with no more than one, however many channels it has.
+	// gate is held while one message is passed on, so that a client exceeds its bound by
+	// at most one message, however many channels it has.
 	gate sync.Mutex
 
-	// mu guards the following. It may be taken while an outChannel's is held, and
-	// not the other way round.
+	// mu guards the following. It may be taken while an outChannel's mu is held, but not
+	// the other way round.
 	mu       sync.Mutex
 	bytes    int
-	messages map[*byte]heldMessage // by the first byte: receivers share a message's bytes
-	at       map[*outChannel]int   // messages that wait there
-	eased    chan struct{}         // closed when something was taken
+	messages map[*byte]heldMessage // by address of the first byte: receivers share a message's bytes
+	at       map[*outChannel]int   // messages that wait at each channel
+	eased    chan struct{}         // closed when a receiver took something
 }
 
 type heldMessage struct{ receivers, size int }
@@ -93,17 +93,17 @@ func (f *dataFlow) addLocked(n int) {
 	f.total.Add(int64(n))
 }
 
-// over reports whether more waits than limit, or anything while too much waits in
-// all, or where it waits; and gives a channel that is closed when that may have
-// changed.
+// over reports whether the sender has to wait: more than limit bytes of the flow wait; or
+// some wait while more than total bytes wait in the whole engine, or while one of their
+// receivers has too much waiting. The channel is closed when that may have changed.
 func (f *dataFlow) over(limit int, total int64) (bool, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.bytes > limit || f.bytes > 0 && (f.total.Load() > total || f.crowdedLocked()), f.eased
 }
 
-// crowdedLocked reports whether much waits, of any sender, where something of this
-// flow does: many senders together are not to fill a receiver's queue.
+// crowdedLocked reports whether some receiver of this flow has more than crowdedQueue
+// bytes waiting, of any sender: many senders together must not fill a receiver's queue.
 func (f *dataFlow) crowdedLocked() bool {
 	for o := range f.at {
 		if o.bytes.Load() > crowdedQueue {
@@ -113,8 +113,7 @@ func (f *dataFlow) crowdedLocked() bool {
 	return false
 }
 
-// pass passes a message of this flow on, after its client was held up if it is
-// faster than its receivers.
+// pass waits until the sender may pass a message on, and calls on.
 func (f *dataFlow) pass(e *Engine, stop <-chan struct{}, on func()) {
 	f.gate.Lock()
 	defer f.gate.Unlock()
@@ -122,8 +121,8 @@ func (f *dataFlow) pass(e *Engine, stop <-chan struct{}, on func()) {
 	on()
 }
 
-// wait holds up a client that is faster than its receivers. It returns early when
-// stop is closed.
+// wait blocks while a client is faster than its receivers. It returns early when stop is
+// closed.
 func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 	over, eased := f.over(e.cfg.MaxFlowWaiting, e.cfg.MaxDataWaiting)
 	if !over {
@@ -146,17 +145,17 @@ func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 	}
 }
 
-// stallLooks is how often a receiver is looked at before it is cut off. It is not
-// cut off by the clock alone, which also runs while this process does not.
+// stallLooks is how many times a receiver is looked at before it must reconnect. The
+// clock alone does not decide, because it also runs while this process is suspended.
 const stallLooks = 10
 
-// stallWatch cuts off receivers that take less than least bytes over stallLooks.
+// stallWatch makes receivers reconnect that take less than least bytes over stallLooks.
 type stallWatch struct {
 	least int
 	marks map[*outChannel]*stallMark
 }
 
-// stallMark is what a receiver had taken, so many looks ago.
+// stallMark is the number of bytes that a receiver had taken a number of looks ago.
 type stallMark struct{ taken, looks int }
 
 // look goes through the receivers that a sender waits for.
@@ -173,7 +172,8 @@ func (w *stallWatch) look(taken map[*outChannel]int) {
 	}
 }
 
-// taken is how many bytes each receiver has taken that something waits for.
+// taken is the number of bytes that each receiver of this flow's waiting messages has
+// taken.
 func (f *dataFlow) taken() map[*outChannel]int {
 	f.mu.Lock()
 	all := make(map[*outChannel]int, len(f.at))

@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// ExternalAddress asks STUN servers, host:port, in turn under which address this machine
-// appears to them (RFC 8489), and returns the first answer. One that does not answer is
-// waited for three seconds.
+// ExternalAddress returns the address under which this machine appears to the first of
+// the STUN servers (host:port) that answers (RFC 8489). It asks them in turn, and waits
+// three seconds for each.
 func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) {
 	return externalIP(ctx, servers)
 }

@@ -1,30 +1,30 @@
-// Package media is the packets: WebRTC transports, what comes in over them and
-// what is forwarded over them.
+// Package media carries the packets: it has the WebRTC transports, receives media and
+// data over them, and forwards both.
 //
 // The nouns:
 //
-//   - An [Engine] is the sockets, and what all transports share: addresses, the
-//     certificate, limits. One per process.
+//   - An [Engine] has the sockets, and all that transports share: addresses, the
+//     certificate, limits. There is one per process.
 //   - A [Peer] is one participant's transports. It implements rooms.Peer.
-//   - Signals is how a peer speaks to its client, whatever signalling that has; no
-//     message of LiveKit's signalling is known here.
-//   - A transport is one peer connection: a peer has two (one that the client
-//     offers, for what it publishes; one that we offer, for what it subscribes
-//     to), or in single mode one, which the client offers.
+//   - Signals is the interface by which a peer speaks to its client. Package media knows
+//     no message of LiveKit's signalling.
+//   - A transport is one peer connection. A peer has two: the client makes the offers of
+//     the first, for the tracks that it publishes; we make the offers of the second, for
+//     the tracks that it subscribes to. In single mode a peer has one, and the client
+//     makes the offers.
 //   - A section is one m-line of a peer connection, known by its mid.
-//   - A publication is a track that the client announced; it meets its section
-//     when the client offers it. What the track is, its room alone says; the peer
-//     reports what it finds out of it.
-//   - A subscription is a track that is forwarded to the client; it meets its
-//     section when one is free.
+//   - A publication is a track that the client announced. It gets its section when the
+//     client offers the section. The room alone decides what the track is; the peer
+//     reports its findings to the room.
+//   - A subscription is a track that is forwarded to the client. It gets its section when
+//     one is free.
 //
-// Who owns what: a Peer has one goroutine, its loop, that owns negotiation,
-// publications and subscriptions; a caller that wants something of a peer posts to the
-// loop and goes on. Received packets do not pass through the loop: an ingress
-// takes them on the transport's own reading goroutine and gives them straight to
-// their layer (package media/forward). Data messages arrive on one goroutine per
-// data channel, which may wait for the room.
+// Ownership: a Peer has one goroutine, its loop, that owns negotiation, publications and
+// subscriptions. A call on a peer posts to the loop and does not wait. Received packets
+// do not pass through the loop: an ingress takes them on the transport's own reading
+// goroutine and gives them straight to their layer (package media/forward). Data messages
+// arrive on one goroutine per data channel, which may wait for the room.
 //
-// Pion is the control plane: SDP, ICE, DTLS, SCTP. No interceptors run: NACK,
-// reports, congestion feedback and keyframe requests are media/forward's.
+// Pion is the control plane: SDP, ICE, DTLS, SCTP. No interceptors of pion run: package
+// media/forward does NACK, RTCP reports, congestion feedback and keyframe requests.
 package media

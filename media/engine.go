@@ -21,10 +21,10 @@ import (
 	"parlor/rooms"
 )
 
-// TCPEphemeral as Config.TCPPort takes any free port.
+// TCPEphemeral as Config.TCPPort lets the system choose a free port.
 const TCPEphemeral = -1
 
-// Config is what an [Engine] needs to know: LiveKit's rtc.* keys, parsed.
+// Config configures an [Engine]: LiveKit's rtc.* keys, parsed.
 type Config struct {
 	// UDPPort is the lowest and highest UDP port. One socket is bound to each port
 	// of the range (on each of BindAddresses), and each transport uses one of
@@ -33,32 +33,33 @@ type Config struct {
 	// TCPPort is for ICE over TCP (RFC 6544), passive; 0 is none, [TCPEphemeral]
 	// lets the system choose.
 	TCPPort int
-	// TCPHanded: others listen on TCPPort, and hand over what is for ICE by
-	// [Engine.ServeICE].
+	// TCPHanded: another part of the program listens on TCPPort, and hands connections
+	// for ICE over by [Engine.ServeICE].
 	TCPHanded bool
-	// BindAddresses are the local addresses to bind; empty is all. "0.0.0.0" is all of
-	// IPv4, "" is all, and so is "::", but for IPv4 where an IPv4 address stands beside it.
-	// What interfaces have is followed: an address that appears is bound, one that goes is
-	// advertised no more.
+	// BindAddresses are the local addresses to bind; an empty list is all of them.
+	// "0.0.0.0" is all IPv4 addresses. "" and "::" are all addresses, but if an IPv4
+	// address stands beside it, "::" is IPv6 alone. The engine follows the interfaces: it
+	// binds an address that appears, and stops advertising an address that goes.
 	BindAddresses []string
-	// NodeIPs are advertised instead of the local addresses, at most one of each
-	// family; of a family that none is of, nothing is advertised.
+	// NodeIPs are advertised in place of the local addresses, at most one of each family.
+	// If no NodeIP is of a family, no address of that family is advertised.
 	NodeIPs []string
-	// UseExternalIP asks DiscoverySTUN for the address to advertise, at start and when the
-	// machine's addresses change.
+	// UseExternalIP asks DiscoverySTUN for the address to advertise, at start and each
+	// time that the machine's addresses change.
 	UseExternalIP bool
-	// DiscoverySTUN (host:port) are asked by UseExternalIP; empty is STUNServers.
-	// Clients are not told of them.
+	// DiscoverySTUN (host:port) are the servers that UseExternalIP asks; empty means
+	// STUNServers. Clients do not learn of them.
 	DiscoverySTUN []string
-	// STUNServers (host:port) are told to clients.
+	// STUNServers (host:port) are announced to clients.
 	STUNServers []string
 	// TURN is the server's own TURN server; nil: there is none.
 	TURN *TURNConfig
-	// ICEServerList is told to clients beside STUNServers (TURN and the like).
+	// ICEServerList is announced to clients beside STUNServers (TURN servers and the
+	// like).
 	ICEServerList []*livekit.ICEServer
 	// LoopbackCandidate advertises loopback addresses too.
 	LoopbackCandidate bool
-	// Names of interfaces, and addresses or CIDR blocks, to advertise or not. An
+	// The names of interfaces, and addresses or CIDR blocks, to advertise or not. An
 	// empty include list includes all.
 	IncludeInterfaces, ExcludeInterfaces []string
 	IncludeIPs, ExcludeIPs               []string
@@ -71,30 +72,31 @@ type Config struct {
 	JoinTimeout        time.Duration // 60 s to connect for the first time
 	NegotiationTimeout time.Duration // 15 s for an answer to our offer
 
-	// DataStall is how long a receiver may take next to no reliable data while a
-	// sender waits for it; 0 is 10 s. Then it has to start again.
+	// DataStall is how long a receiver may take next to no reliable data while a sender
+	// waits for it; 0 is 10 s. Then the receiver must reconnect.
 	DataStall time.Duration
 	// MaxFlowWaiting bounds the bytes of reliable data of one sender that wait for
-	// receivers; 0 is 8 MiB. From there on the sender waits for them.
+	// receivers; 0 is 8 MiB. Above it the sender waits for its receivers.
 	MaxFlowWaiting int
-	// MaxDataWaiting bounds the bytes of reliable data that wait for receivers, in
-	// all; 0 is 256 MiB. From there on senders wait for their receivers.
+	// MaxDataWaiting bounds the bytes of all senders' reliable data that wait for
+	// receivers; 0 is 256 MiB. Above it senders wait for their receivers.
 	MaxDataWaiting int64
 
-	// MaxForwardedAudio is how many participants' sound goes to one subscriber, the
-	// loudest; 0 is everybody's.
+	// MaxForwardedAudio is how many participants' sound goes to one subscriber: that of
+	// the loudest; 0 is no limit.
 	MaxForwardedAudio int
 
-	// EnabledCodecs are mime types ("video/VP8"); empty is all that we know.
+	// EnabledCodecs are mime types ("video/VP8"); an empty list enables all known codecs.
 	EnabledCodecs []string
-	// Protocol is the signalling protocol that the server advertises; 0 is 17. From
-	// 18 on both sides, data channels in single mode are negotiated out of band.
+	// Protocol is the signalling protocol that the server advertises; 0 is 17. If both
+	// sides speak 18 or later, data channels in single mode are negotiated out of band.
 	Protocol int
-	// Log receives what operators should know. Required.
+	// Log receives messages for operators; nil discards them.
 	Log *slog.Logger
 
-	// interfaces are this machine's, and changes calls its function when they may be
-	// others, until its context ends; nil is the system's.
+	// interfaces lists this machine's interfaces. changes calls its function when they
+	// may have changed, until its context ends. If interfaces is nil, both are the
+	// system's.
 	interfaces func() ([]networkInterface, error)
 	changes    func(ctx context.Context, log *slog.Logger, changed func())
 }
@@ -129,24 +131,24 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Engine is the sockets and what all peers' transports share. Its methods may be
-// called concurrently.
+// Engine has the sockets and all that peers' transports share. Its methods may be called
+// concurrently.
 type Engine struct {
 	cfg         Config
 	log         *slog.Logger
 	codecs      codecSet
 	net         *network
 	certificate webrtc.Certificate
-	x509        *x509.Certificate // the same
+	x509        *x509.Certificate // the same certificate
 	counters    counters
 	pool        *packet.Pool
 	totals      forward.Totals
 
 	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
-	early   atomic.Int64 // the same of the server's data, and of what came before a channel opened
-	flow    *dataFlow    // of those, what the server itself sends, and what participants that join are to have
+	early   atomic.Int64 // the same of data that the server sends, and of data that waits for a channel to open
+	flow    *dataFlow    // the flow whose bytes early counts
 
-	next atomic.Uint32 // which of the UDP sockets the next transport uses
+	next atomic.Uint32 // decides which of the UDP sockets the next transport uses
 
 	// mu guards the following.
 	mu     sync.Mutex
@@ -183,7 +185,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// ErrClosed is given by an [Engine] that was closed.
+// ErrClosed is the error of an [Engine] that was closed.
 var ErrClosed = errors.New("media engine is closed")
 
 // Close ends every peer's transports, waits for their goroutines, and closes the
@@ -205,7 +207,8 @@ func (e *Engine) Close() error {
 	return e.net.close()
 }
 
-// iceServers are those of others that clients should be told of: the configured ones.
+// iceServers are the configured STUN and TURN servers that clients are told of. The
+// server's own TURN server is not among them.
 func (e *Engine) iceServers() []*livekit.ICEServer {
 	out := make([]*livekit.ICEServer, 0, len(e.cfg.ICEServerList)+1)
 	if len(e.cfg.STUNServers) > 0 {
@@ -237,7 +240,7 @@ func (e *Engine) remove(p *Peer) {
 	delete(e.peers, p)
 }
 
-// Addrs are the addresses that media is received on now.
+// Addrs are the addresses on which the engine receives media now.
 func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
 	for _, s := range e.net.sockets[:e.net.media] {
 		for _, c := range *s.conns.Load() {
@@ -253,14 +256,14 @@ func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
-// replayWindow is how far behind the newest packet of a stream one may come and is
-// still taken, once, in packets (RFC 3711, 3.3.2). Package forward remembers as many.
-// It is less than what package reception takes for a restart of the stream:
-// old packets that are replayed do not look like one.
+// replayWindow is how many packets behind the newest one of its stream a packet may
+// arrive and still be accepted, once (RFC 3711, section 3.3.2). Package forward remembers
+// as many packets. The window is smaller than the jump that package reception takes for a
+// restart of the stream, so that replayed old packets do not look like a restart.
 const replayWindow = 512
 
-// settings are what every transport has in common; with tcpOnly there is no UDP for
-// it, if there is TCP.
+// settings are the settings that all transports have in common. With tcpOnly the
+// transport gets no UDP socket, if the engine has ICE over TCP.
 func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	var s webrtc.SettingEngine
 	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
@@ -275,7 +278,7 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	}
 	s.SetNetworkTypes(types)
 	s.DisableActiveTCP(true)
-	s.SetIncludeLoopbackCandidate(true) // of what is bound
+	s.SetIncludeLoopbackCandidate(true) // the bound addresses are already filtered
 	s.SetNet(e.net.forPion())
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
@@ -293,8 +296,8 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 			return s, nil, fmt.Errorf("advertise other addresses: %w", err)
 		}
 	}
-	// As DTLS server we choose the SRTP profile: AES-GCM costs a third of AES-CM
-	// with HMAC-SHA1. As client, browsers would choose the latter.
+	// A DTLS server chooses the SRTP profile. We want to choose, because AES-GCM costs a
+	// third of AES-CM with HMAC-SHA1, which browsers would choose as servers.
 	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
 		return s, nil, fmt.Errorf("choose the DTLS role: %w", err)
 	}
@@ -303,7 +306,7 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 	s.SetSRTCPReplayProtectionWindow(replayWindow)
 	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
 	s.SetFireOnTrackBeforeFirstRTP(true)
-	s.DisableCloseByDTLS(true) // a peer connection is closed by its peer's loop alone
+	s.DisableCloseByDTLS(true) // only a peer's loop closes its peer connections
 	s.LoggerFactory = pionLogs{e.log}
 	return s, sock, nil
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/pion/transport/v5/stdnet"
 )
 
-// networkInterface is an interface that is up, and its addresses.
+// networkInterface is an interface that is up, with its addresses.
 type networkInterface struct {
 	name     string
 	loopback bool
 	addrs    []netip.Addr
 }
 
-// systemInterfaces asks the system.
+// systemInterfaces asks the operating system for its interfaces.
 func systemInterfaces() ([]networkInterface, error) {
 	list, err := net.Interfaces()
 	if err != nil {
@@ -32,7 +32,7 @@ func systemInterfaces() ([]networkInterface, error) {
 		}
 		addrs, err := i.Addrs()
 		if err != nil {
-			continue // it went away meanwhile
+			continue // the interface went away meanwhile
 		}
 		made := networkInterface{name: i.Name, loopback: i.Flags&net.FlagLoopback != 0}
 		for _, a := range addrs {
@@ -47,13 +47,13 @@ func systemInterfaces() ([]networkInterface, error) {
 	return out, nil
 }
 
-// bindRetry is how soon an address is tried again that cannot be bound. IPv6 addresses
-// cannot for a second or two after they appear, until no other machine turns out to have
-// them (RFC 4862, 5.4).
+// bindRetry is the time until another attempt to bind an address that could not be bound.
+// A new IPv6 address cannot be bound for a second or two, until duplicate address
+// detection ends (RFC 4862, section 5.4).
 const bindRetry = time.Second
 
-// pollInterval is how often the machine's addresses are listed where no word of changes
-// comes. Listing them takes less than a millisecond.
+// pollInterval is how often the machine's addresses are listed where the system does not
+// report changes. Listing them takes less than a millisecond.
 const pollInterval = 10 * time.Second
 
 func pollChanges(ctx context.Context, changed func()) {
@@ -69,7 +69,7 @@ func pollChanges(ctx context.Context, changed func()) {
 	}
 }
 
-// follow keeps to the machine's addresses until ctx ends.
+// follow adapts the sockets to the machine's addresses until ctx ends.
 func (n *network) follow(ctx context.Context) {
 	changes := make(chan struct{}, 1)
 	n.following.Go(func() {
@@ -81,7 +81,7 @@ func (n *network) follow(ctx context.Context) {
 		})
 	})
 	again := time.NewTimer(bindRetry)
-	again.Stop() // until something cannot be bound
+	again.Stop() // an attempt is due only when an address cannot be bound
 	defer again.Stop()
 	for {
 		select {
@@ -96,8 +96,8 @@ func (n *network) follow(ctx context.Context) {
 	}
 }
 
-// refresh binds and advertises the machine's addresses as they are now; false: some
-// cannot be bound yet.
+// refresh binds and advertises the machine's present addresses. It returns false if some
+// of them cannot be bound yet.
 func (n *network) refresh(ctx context.Context) bool {
 	list, err := n.cfg.interfaces()
 	if err != nil {
@@ -115,7 +115,7 @@ func (n *network) refresh(ctx context.Context) bool {
 		n.discover(ctx)
 	}
 	now, err := n.advertised(present)
-	if err != nil { // such as when the network is down
+	if err != nil { // for example, the network is down
 		now = &addresses{}
 	}
 	n.unbound = !n.keep(now)
@@ -125,15 +125,16 @@ func (n *network) refresh(ctx context.Context) bool {
 	return !n.unbound
 }
 
-// presentOf is what there is to bind of what interfaces have.
+// presentOf lists the bindable addresses that an interface has now, and loopback.
 func (n *network) presentOf(list []networkInterface) []netip.Addr {
 	return slices.DeleteFunc(n.bindable(list), func(a netip.Addr) bool {
 		return !a.IsLoopback() && !slices.ContainsFunc(list, func(i networkInterface) bool { return slices.Contains(i.addrs, a) })
 	})
 }
 
-// keep binds what now has and is not bound yet, and closes what it does not have. What
-// cannot be bound is taken out of it; then it returns false.
+// keep binds the addresses of now that are not bound yet, and closes the sockets of
+// addresses that now lacks. It removes from now the addresses that cannot be bound, and
+// then returns false.
 func (n *network) keep(now *addresses) bool {
 	fresh := make([][]boundConn, len(n.sockets))
 	kept := slices.DeleteFunc(slices.Clone(now.local), func(a netip.Addr) bool {
@@ -188,15 +189,15 @@ func (n *network) keep(now *addresses) bool {
 	return all
 }
 
-// boundNet is the network as pion sees it: the machine has the addresses that are bound,
-// and no others.
+// boundNet is the network as pion sees it: the machine has the bound addresses, and no
+// others.
 type boundNet struct {
 	piontransport.Net
 	n *network
 }
 
-// forPion is a network whose only interface has the addresses that are bound, so that ICE
-// agents gather these alone.
+// forPion is a network whose only interface has the bound addresses, so that ICE agents
+// gather candidates from these alone.
 func (n *network) forPion() piontransport.Net { return &boundNet{&stdnet.Net{}, n} }
 
 // Interfaces implements transport.Net.

@@ -15,24 +15,23 @@ import (
 	"parlor/media/forward"
 )
 
-// Bounds on packets whose layer is not known yet: per stream about a second of
+// Bounds on packets whose layer is not known yet. A stream parks about a second of
 // high-definition video, so that its first keyframe is not lost.
 const (
 	parkedPackets = 256
-	parkedBytes   = 4 << 20 // of a whole transport
+	parkedBytes   = 4 << 20 // of all streams of a transport
 )
 
-// rtpSink takes one stream's packets. The bytes are valid during the call only.
+// rtpSink takes the packets of one stream. The bytes are valid only during the call.
 type rtpSink func(packet []byte, arrival time.Time)
 
-// ingress is where a transport's decrypted packets arrive, on pion's reading
-// goroutines: one for RTP, one for RTCP. Pion asks it for a buffer per SSRC
-// (webrtc.SettingEngine.BufferFactory) and reads from it only to find out which
-// section a stream belongs to; once that is known, packets go straight to the
-// stream's sink.
+// ingress is where a transport's decrypted packets arrive, on pion's reading goroutines:
+// one for RTP, one for RTCP. Pion asks it for a buffer per SSRC
+// (webrtc.SettingEngine.BufferFactory) and reads the buffer only to learn to which
+// section a stream belongs. From then on packets go straight to the stream's sink.
 type ingress struct {
-	// feedback takes transport-wide feedback, as it came; nil: nobody wants it. It is set
-	// before anything comes.
+	// feedback takes raw transport-wide feedback; nil drops it. It is set before the
+	// first packet arrives.
 	feedback func(raw []byte)
 
 	parked atomic.Int64 // bytes
@@ -42,30 +41,30 @@ type ingress struct {
 	mu      sync.Mutex
 	streams map[uint32]*rtpStream
 	rtcp    map[uint32]func([]rtcp.Packet)
-	// Streams that pion may still begin; it keeps something of each for as long as
-	// the transport lives.
+	// credit is how many more streams pion may begin. Pion keeps some state of each
+	// stream for as long as the transport lives.
 	credit   int
 	creditAt time.Time
-	flooded  func() // called once, when there is no credit left; nil afterwards
+	flooded  func() // called once, when no credit is left; then nil
 }
 
-// A client may begin so many streams at once, and one more each streamInterval. One
-// that toggles a simulcast camera begins six.
+// A client may begin streamBurst streams at once, and one more each streamInterval. A
+// client that toggles a simulcast camera begins six.
 const (
 	streamBurst    = 1024
 	streamInterval = 200 * time.Millisecond
 )
 
-// ingressFacts is what the negotiation tells of packets that have no sink. It is
-// not changed once stored.
+// ingressFacts is what the negotiation says about packets that have no sink. It does not
+// change once stored.
 type ingressFacts struct {
 	ext    forward.Extensions
 	twcc   *forward.TWCC // nil: no congestion feedback
 	repair func(ssrc uint32, mid, rid string)
 }
 
-// newIngress makes an ingress; flooded is called on a reading goroutine and must
-// only post.
+// newIngress makes an ingress. It calls flooded on a reading goroutine, so flooded must
+// do no more than post to the loop.
 func newIngress(flooded func()) *ingress {
 	return &ingress{
 		streams: map[uint32]*rtpStream{}, rtcp: map[uint32]func([]rtcp.Packet){},
@@ -73,7 +72,7 @@ func newIngress(flooded func()) *ingress {
 	}
 }
 
-// began counts a stream.
+// began takes one stream off the credit.
 func (in *ingress) began(now time.Time) {
 	in.mu.Lock()
 	if n := int(now.Sub(in.creditAt) / streamInterval); n > 0 {
@@ -104,7 +103,7 @@ func (in *ingress) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWr
 	return s
 }
 
-// stream is the one of that SSRC; it is made if it has not been seen yet.
+// stream returns the stream of an SSRC, and makes it if it is new.
 func (in *ingress) stream(ssrc uint32) *rtpStream {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -117,9 +116,9 @@ func (in *ingress) stream(ssrc uint32) *rtpStream {
 	return s
 }
 
-// whenFirst calls f once with the payload type of the stream's next packet, at once
-// if one is parked. f runs on a reading goroutine and must only post. Packets are
-// parked until attach.
+// whenFirst calls f once with the payload type of the stream's next packet, or at once if
+// a packet is parked. f runs on a reading goroutine and must do no more than post to the
+// loop. Packets are parked until attach.
 func (in *ingress) whenFirst(ssrc uint32, f func(pt uint8)) {
 	s := in.stream(ssrc)
 	s.mu.Lock()
@@ -132,7 +131,7 @@ func (in *ingress) whenFirst(ssrc uint32, f func(pt uint8)) {
 	s.first = f
 }
 
-// skipFirst forgets the oldest parked packet.
+// skipFirst drops the oldest parked packet.
 func (in *ingress) skipFirst(ssrc uint32) {
 	s := in.stream(ssrc)
 	s.mu.Lock()
@@ -144,7 +143,7 @@ func (in *ingress) skipFirst(ssrc uint32) {
 	}
 }
 
-// attach gives the packets of ssrc to sink, those first that were parked.
+// attach gives the packets of ssrc to sink, the parked ones first.
 func (in *ingress) attach(ssrc uint32, sink rtpSink) {
 	s := in.stream(ssrc)
 	s.mu.Lock()
@@ -156,7 +155,7 @@ func (in *ingress) attach(ssrc uint32, sink rtpSink) {
 	s.sink, s.attached, s.first = sink, true, nil
 }
 
-// detach drops the packets of ssrc from now on. When it returns, the stream's sink
+// detach drops the packets of ssrc from now on. When it returns, the stream's former sink
 // is not running and will not run.
 func (in *ingress) detach(ssrc uint32) {
 	s := in.stream(ssrc)
@@ -170,7 +169,7 @@ func (in *ingress) detach(ssrc uint32) {
 	}
 }
 
-// onRTCP gives RTCP that concerns ssrc to f; nil takes it away.
+// onRTCP gives the RTCP packets that concern ssrc to f; nil removes the function.
 func (in *ingress) onRTCP(ssrc uint32, f func([]rtcp.Packet)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -195,14 +194,15 @@ func (in *ingress) forget(s *rtpStream) {
 	}
 }
 
-// rtpStream is one SSRC's packets: parked until attached, then passed on.
+// rtpStream is the packets of one SSRC. They are parked until a sink is attached, and
+// then passed to it.
 type rtpStream struct {
 	in   *ingress
 	ssrc uint32
 
-	// mu guards the following. It is held while the sink runs, so that packets
-	// that were parked and packets that arrive reach it one after the other, and so
-	// that after detach the former sink is not running.
+	// mu guards the following. It is held while the sink runs, so that parked packets and
+	// arriving packets reach the sink one after the other, and so that the former sink is
+	// not running when detach returns.
 	mu       sync.Mutex
 	wake     sync.Cond
 	live     bool // pion writes to it
@@ -211,7 +211,7 @@ type rtpStream struct {
 	sink     rtpSink // nil while attached: packets are dropped
 	first    func(pt uint8)
 	queue    []parkedPacket
-	next     int // of queue, which pion reads next
+	next     int // index in queue of the packet that pion reads next
 	deadline time.Time
 }
 
@@ -236,8 +236,8 @@ func (s *rtpStream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// withoutSinkLocked parks or drops a packet, after reading of it what concerns the
-// whole transport.
+// withoutSinkLocked parks or drops a packet, after it has read what concerns the whole
+// transport.
 func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
 	var h rtp.Header
 	if _, err := h.Unmarshal(p); err != nil || len(p) < 12 {
@@ -257,8 +257,8 @@ func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
 	s.wake.Broadcast()
 }
 
-// note takes note of an arrival for congestion control, which counts all packets of
-// a transport; layers do it for theirs.
+// note records an arrival for congestion control, which counts all packets of a
+// transport. Layers record their own packets.
 func (in *ingress) note(h *rtp.Header, now time.Time) {
 	facts := in.facts.Load()
 	if facts == nil || facts.twcc == nil {
@@ -269,7 +269,7 @@ func (in *ingress) note(h *rtp.Header, now time.Time) {
 	}
 }
 
-// noteArrival is note for a packet that goes no further.
+// noteArrival is note for a packet that is dropped afterwards.
 func (in *ingress) noteArrival(packet []byte, now time.Time) {
 	var h rtp.Header
 	if _, err := h.Unmarshal(packet); err == nil {
@@ -277,7 +277,7 @@ func (in *ingress) noteArrival(packet []byte, now time.Time) {
 	}
 }
 
-// recogniseLocked finds a stream that repairs another (RFC 8852).
+// recogniseLocked reports a stream that repairs another one (RFC 8852).
 func (s *rtpStream) recogniseLocked(h *rtp.Header) {
 	facts := s.in.facts.Load()
 	if s.attached || facts == nil || facts.ext.RepairedRID == 0 || facts.ext.MID == 0 {
@@ -289,8 +289,8 @@ func (s *rtpStream) recogniseLocked(h *rtp.Header) {
 	}
 }
 
-// Read gives pion the parked packets while it looks for the stream's mid and rid.
-// They stay parked.
+// Read gives pion the parked packets while pion looks for the stream's mid and rid. The
+// packets stay parked.
 func (s *rtpStream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -312,8 +312,8 @@ func (s *rtpStream) Read(p []byte) (int, error) {
 	}
 }
 
-// SetReadDeadline implements what pion asks of a buffer. Pion uses it only to end
-// reads at once.
+// SetReadDeadline sets the time at which Read fails. Pion uses it only to end reads at
+// once.
 func (s *rtpStream) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -340,7 +340,7 @@ func (s *rtpStream) Close() error {
 	return nil
 }
 
-// rtcpStream is the RTCP that concerns one SSRC, given to the function that asked for it.
+// rtcpStream is the RTCP that concerns one SSRC. It goes to the function set by onRTCP.
 type rtcpStream struct {
 	in     *ingress
 	ssrc   uint32
@@ -348,13 +348,13 @@ type rtcpStream struct {
 	closed chan struct{}
 }
 
-// Write takes decrypted RTCP from pion: one packet, or several that came as one.
+// Write takes decrypted RTCP from pion: a compound of one packet or several.
 func (s *rtcpStream) Write(p []byte) (int, error) {
 	handle := s.in.rtcpHandler(s.ssrc)
 	for rest := p; len(rest) >= rtcpHeader; {
 		size := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
 		if size > len(rest) {
-			break // What does not parse is the client's fault and concerns nobody else.
+			break // the packet is malformed: the client alone is to blame, and is the only one harmed
 		}
 		one := rest[:size]
 		rest = rest[size:]
@@ -371,9 +371,9 @@ func (s *rtcpStream) Write(p []byte) (int, error) {
 
 const rtcpHeader = 4 // bytes
 
-// reads tells whether an RTCP packet is of a kind that somebody here reads, and does
-// not unpack to much more than its bytes. Transport-wide feedback might (forty bytes may
-// claim to tell of 65535 packets): it is not unpacked here.
+// reads reports whether an RTCP packet is of a kind that the server uses, and whose
+// unpacked form is not much larger than its bytes. Forty bytes of transport-wide feedback
+// may claim to cover 65535 packets, so it is not unpacked here.
 func reads(packet []byte) bool {
 	format := packet[0] & 0x1f
 	switch rtcp.PacketType(packet[1]) {
@@ -387,9 +387,9 @@ func reads(packet []byte) bool {
 	return false
 }
 
-// takeFeedback gives transport-wide feedback to the downlink that judges the path. It
-// reports whether the packet was feedback. Of a compound that concerns several SSRCs
-// each stream gets a copy: feedback is taken from the one it names.
+// takeFeedback gives transport-wide feedback to the downlink that estimates the path, and
+// reports whether the packet was feedback. Each SSRC that a compound concerns gets a copy
+// of it, so only the stream that the feedback names passes it on.
 func (s *rtcpStream) takeFeedback(packet []byte) bool {
 	if rtcp.PacketType(packet[1]) != rtcp.TypeTransportSpecificFeedback || packet[0]&0x1f != rtcp.FormatTCC {
 		return false
@@ -400,7 +400,7 @@ func (s *rtcpStream) takeFeedback(packet []byte) bool {
 	return true
 }
 
-// Read waits for the end: nothing is read here.
+// Read blocks until Close: pion reads here, but the packets went to the handler.
 func (s *rtcpStream) Read([]byte) (int, error) {
 	<-s.closed
 	return 0, io.EOF

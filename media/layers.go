@@ -11,13 +11,13 @@ import (
 	"parlor/media/forward"
 )
 
-// maxPacket is the largest RTP packet that is taken, in bytes.
+// maxPacket is the length of the largest RTP packet that is accepted, in bytes.
 const maxPacket = 1500
 
-// remoteStream follows pion's finding out which section an RTP stream belongs to.
+// remoteStream is called when pion has found the section of an RTP stream.
 func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 	if t != p.pub {
-		t.ingress.detach(uint32(r.SSRC())) // nothing was asked for here
+		t.ingress.detach(uint32(r.SSRC())) // the client may not publish on this transport
 		return
 	}
 	tr := receiver.RTPTransceiver()
@@ -33,13 +33,13 @@ func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrt
 	p.startStream(u)
 }
 
-// floodedWithStreams follows a client beginning stream after stream.
+// floodedWithStreams makes a client reconnect that begins too many streams.
 func (p *Peer) floodedWithStreams() {
 	p.engine.counters.streamFloods.Add(1)
 	p.needsReconnect("too many RTP streams")
 }
 
-// startStream lets a stream flow into its track as soon as its section is claimed
+// startStream connects a stream to its track as soon as the stream's section is claimed
 // and its first packet has told its codec.
 func (p *Peer) startStream(u *upStream) {
 	if u.s.pub == nil || u.layer != nil {
@@ -58,7 +58,8 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	all := s.negotiatedCodecs()
 	i := slices.IndexFunc(all, func(c webrtc.RTPCodecParameters) bool { return uint8(c.PayloadType) == pt })
 	if i < 0 || !isPrimary(all[i].MimeType) {
-		// Padding before media, or nothing that was agreed: look at the next.
+		// The packet is padding before the media, or its codec was not negotiated: look
+		// at the next.
 		s.t.ingress.skipFirst(u.ssrc)
 		p.startStream(u)
 		return
@@ -75,7 +76,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	ext := s.extensions()
 	twcc := s.t.feedback(ext)
 	if twcc != nil {
-		twcc.SetMediaSSRC(u.ssrc) // libwebrtc ignores feedback on no stream of its own
+		twcc.SetMediaSSRC(u.ssrc) // libwebrtc ignores feedback that names a stream of another client
 	}
 	u.layer = pub.track.AddLayer(forward.LayerConfig{
 		RID: u.rid, SSRC: u.ssrc, Codec: fc, Ext: ext, Quality: u.quality(),
@@ -97,9 +98,9 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	p.tellSoon(pub)
 }
 
-// replaceTrack begins a publication's media again: the client sends another codec
-// than we had reason to expect, which the track's forwarders cannot send. What
-// is published next, under the same SID, has other media in place of these.
+// replaceTrack ends a publication's media so that it can begin again: the client sends
+// another codec than announced, which the track's forwarders cannot send. The next
+// publish under the same SID brings the new media.
 func (p *Peer) replaceTrack(pub *publication) {
 	pub.track.Close()
 	pub.track, pub.told = nil, false
@@ -113,7 +114,7 @@ func (p *Peer) replaceTrack(pub *publication) {
 	}
 }
 
-// interchangeable tells codecs that forwarders turn into one another.
+// interchangeable reports whether forwarders can turn one codec into the other.
 func interchangeable(a, b string) bool {
 	isOpus := func(m string) bool { return strings.EqualFold(m, mimeOpus) || strings.EqualFold(m, mimeRED) }
 	return strings.EqualFold(a, b) || (isOpus(a) && isOpus(b))
@@ -123,7 +124,7 @@ func hasFeedback(c webrtc.RTPCodecParameters, kind, parameter string) bool {
 	return slices.Contains(c.RTCPFeedback, webrtc.RTCPFeedback{Type: kind, Parameter: parameter})
 }
 
-// extensions are those that the client may use in this section.
+// extensions are the header extensions that the client may use in this section.
 func (s *upSection) extensions() forward.Extensions {
 	tr := s.t.transceiver(s.mid)
 	if tr == nil || tr.Receiver() == nil {
@@ -132,7 +133,7 @@ func (s *upSection) extensions() forward.Extensions {
 	return extensionIDs(tr.Receiver().GetParameters().HeaderExtensions)
 }
 
-// repairStream follows the ingress finding a stream that repeats the packets of
+// repairStream is called by the ingress for a stream that retransmits the packets of
 // another. It runs on a reading goroutine.
 func (p *Peer) repairStream(ssrc uint32, mid, rid string) {
 	p.post(func() {
@@ -166,7 +167,7 @@ func (u *upStream) attachRepair() {
 	u.s.t.ingress.attach(u.repair, u.repairSink)
 }
 
-// sink takes the stream's packets, on pion's reading goroutine.
+// sink takes the stream's packets on pion's reading goroutine.
 func (u *upStream) sink(packet []byte, arrival time.Time) {
 	if len(packet) < 2 || !u.allowed.Load() {
 		return
@@ -178,8 +179,8 @@ func (u *upStream) sink(packet []byte, arrival time.Time) {
 	u.layer.WriteRTP(packet, arrival)
 }
 
-// reopen makes a stream's layer again. A client that sends RED may begin with plain
-// Opus, which says nothing of what follows.
+// reopen makes a stream's layer again. A client that sends RED may begin with plain Opus,
+// so the first packet did not show that RED follows.
 func (u *upStream) reopen() {
 	if u.layer != nil && slices.Contains(u.s.streams, u) {
 		u.end()
@@ -187,8 +188,8 @@ func (u *upStream) reopen() {
 	}
 }
 
-// repairSink takes the packets of the stream that repairs this one, and gives them
-// to the layer as what they repeat.
+// repairSink takes the packets of the stream that repairs this one, unwraps them, and
+// gives the original packets to the layer.
 func (u *upStream) repairSink(packet []byte, arrival time.Time) {
 	if !u.allowed.Load() {
 		return
@@ -200,9 +201,10 @@ func (u *upStream) repairSink(packet []byte, arrival time.Time) {
 	u.s.t.ingress.noteArrival(packet, arrival)
 }
 
-// unwrapRTX writes into dst the packet that a retransmission repeats (RFC 4588, 4):
-// the first two bytes of its payload are the original sequence number. It returns
-// the length, 0 for packets that repeat nothing (padding) or are malformed.
+// unwrapRTX writes into dst the original packet of a retransmission (RFC 4588, section
+// 4). The first two bytes of the retransmission's payload are the original sequence
+// number. It returns the length; 0 for a packet without an original (padding) or a
+// malformed packet.
 func unwrapRTX(dst, packet []byte, ssrc uint32, pt uint8) int {
 	if len(packet) < 12 || len(packet) > len(dst) {
 		return 0
@@ -222,7 +224,7 @@ func unwrapRTX(dst, packet []byte, ssrc uint32, pt uint8) int {
 		return 0
 	}
 	if len(packet) == header+2+padding {
-		return 0 // nothing but padding
+		return 0 // only padding
 	}
 	n := copy(dst, packet[:header])
 	n += copy(dst[n:], packet[header+2:])
@@ -232,8 +234,8 @@ func unwrapRTX(dst, packet []byte, ssrc uint32, pt uint8) int {
 	return n
 }
 
-// release ends the section's layers; what the client still sends is dropped. The
-// streams stay known, since another track may follow in the same section.
+// release ends the section's layers; packets that the client still sends are dropped. The
+// streams stay known, because another track may follow in the same section.
 func (s *upSection) release() {
 	for _, u := range s.streams {
 		u.end()

@@ -8,9 +8,9 @@ import (
 	"github.com/pion/logging"
 )
 
-// pionLogs gives pion's loggers a home in slog. All of pion's levels become
-// debug: what it warns of is mostly the network's or the client's doing, and what
-// matters of it comes to us as an error or a state.
+// pionLogs turns pion's log messages into slog messages at debug level. Pion warns mostly
+// of what the network or the client does; important failures reach us as an error or a
+// state.
 type pionLogs struct{ log *slog.Logger }
 
 // NewLogger implements logging.LoggerFactory.

@@ -8,8 +8,8 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// HandleOffer takes the client's offer: of its publishing connection, or of the
-// only one.
+// HandleOffer takes the client's offer for its publishing connection, or for its only
+// one.
 func (p *Peer) HandleOffer(d Description) {
 	p.postDescription("offer", d, p.answerOffer)
 }
@@ -19,12 +19,14 @@ func (p *Peer) HandleAnswer(d Description) {
 	p.postDescription("answer", d, p.takeAnswer)
 }
 
-// maxDescriptionsWaiting bounds the bytes of a client's descriptions that wait for
-// its peer's loop: they are long, and take longer to apply than to send.
+// maxDescriptionsWaiting bounds the bytes of a client's session descriptions that wait
+// for its peer's loop: descriptions are long, and applying one takes longer than sending
+// one.
 const maxDescriptionsWaiting = 4 * maxDescription
 
-// postDescription queues f, which applies d, if d passes the screen. A client that
-// describes more than its loop gets done, or that does not pass, has to start again.
+// postDescription queues f, which applies d if d passes the screen. A client must
+// reconnect if it sends descriptions faster than its loop applies them, or if a
+// description does not pass.
 func (p *Peer) postDescription(what string, d Description, f func(Description)) {
 	size := int64(len(d.SDP))
 	if p.describing.Add(size) > maxDescriptionsWaiting {
@@ -49,15 +51,15 @@ func (p *Peer) postDescription(what string, d Description, f func(Description)) 
 	})
 }
 
-// HandleCandidate takes a candidate of the client.
+// HandleCandidate takes an ICE candidate of the client.
 func (p *Peer) HandleCandidate(c Candidate) {
 	p.postFromClient(func() { p.trickle(c) })
 }
 
-// Resume is called when the client's signalling is back: it repeats what the client may
-// have missed, also what is wanted of its tracks and which videos are paused. With two
-// peer connections it gets an offer that restarts ICE; with one it restarts ICE itself,
-// by its own offer.
+// Resume is called when the client's signalling is back. It repeats what the client may
+// have missed, among it which qualities of its tracks are wanted and which videos are
+// paused. A client with two peer connections gets an offer that restarts ICE; a client
+// with one restarts ICE itself by its own offer.
 func (p *Peer) Resume() {
 	p.post(func() {
 		for _, pub := range p.pubs {
@@ -71,14 +73,14 @@ func (p *Peer) Resume() {
 			}
 		}
 		if p.sub == nil {
-			p.single.asked = false // it may never have heard
+			p.single.asked = false // the client may have missed the request
 			p.single.requested = sectionCount{}
 			p.single.dirty = p.single.dirty || p.unplaced() != (sectionCount{})
 			return
 		}
 		if p.sub.offered {
-			// Whether the offer or its answer was lost we cannot know; both are
-			// mended by the same offer again. The restart follows its answer.
+			// We cannot know whether our offer or the client's answer was lost. Repeating
+			// the offer mends both. The offer that restarts ICE follows after the answer.
 			p.sub.restartNext = true
 			p.sendOffer(*p.sub.lastOffer)
 			return
@@ -89,8 +91,8 @@ func (p *Peer) Resume() {
 	})
 }
 
-// negotiate does what the tasks before it made necessary. The loop calls it each
-// time that its queue is empty, so that what was asked together is one offer.
+// negotiate does what the tasks before it made necessary. The loop calls it each time
+// that its queue is empty, so that several requests become one offer.
 func (p *Peer) negotiate() {
 	for len(p.deferred) > 0 {
 		f := p.deferred[0]
@@ -149,14 +151,14 @@ func (p *Peer) offer(t *transport) error {
 	return nil
 }
 
-// mayBePion reports whether the client's WebRTC may be pion: the Go SDK's is.
+// mayBePion reports whether the client may use pion for WebRTC, as the Go SDK does.
 func (p *Peer) mayBePion() bool {
 	sdk := p.cfg.Client.GetSdk()
 	return sdk == livekit.ClientInfo_GO || sdk == livekit.ClientInfo_UNKNOWN
 }
 
 func (p *Peer) sendOffer(d Description) {
-	if p.connected { // a client that never connected has JoinTimeout
+	if p.connected { // before it connects, JoinTimeout bounds the wait
 		p.answerTimer.Reset(p.engine.cfg.NegotiationTimeout)
 	}
 	p.cfg.Signals.Offer(d)
@@ -177,9 +179,9 @@ func (p *Peer) takeAnswer(d Description) {
 		p.refuse("answer", err)
 		return
 	}
-	// Not all clients number their answers. One that answers an offer twice, since
-	// it was sent twice, must not have the second taken for the answer to the next,
-	// which restarts ICE: then it has new credentials.
+	// Not all clients number their answers. If we sent an offer twice, the client may
+	// answer it twice. The second answer must not count as the answer to our next offer:
+	// that one restarts ICE, so its answer has new credentials.
 	if remote := t.pc.CurrentRemoteDescription(); t.restarting && remote != nil && iceUfrag(remote.SDP) == iceUfrag(d.SDP) {
 		p.log.Debug("answer to an offer before the last")
 		return
@@ -200,8 +202,8 @@ func (p *Peer) takeAnswer(d Description) {
 	p.flushCandidates(t, d.SDP)
 }
 
-// failRejected fails the subscriptions whose sections the client rejects in its
-// answer: it has no codec for them.
+// failRejected fails the subscriptions whose sections the client rejects in its answer,
+// because it has no codec for them.
 func (p *Peer) failRejected(answered []offeredSection) {
 	for i := range answered {
 		if !answered[i].rejected {
@@ -215,16 +217,16 @@ func (p *Peer) failRejected(answered []offeredSection) {
 	}
 }
 
-// refuse ends a session in which the client's description cannot be taken: without
-// an answer the client would wait in vain, so it has to start again.
+// refuse makes a client reconnect whose description cannot be applied: without an answer
+// it would wait in vain.
 func (p *Peer) refuse(what string, err error) {
 	p.engine.counters.badOffers.Add(1)
 	p.log.Info(what+" refused", "error", err)
 	p.needsReconnect("the client's " + what + " cannot be used")
 }
 
-// answerOffer negotiates what the client offers. Sections that are of no use are
-// answered with port 0.
+// answerOffer answers the client's offer. It rejects sections that are of no use by port
+// 0.
 func (p *Peer) answerOffer(d Description) {
 	t := p.pub
 	sections, err := parseOffer(d.SDP, t.mids)
@@ -264,7 +266,7 @@ func (p *Peer) answerOffer(d Description) {
 	p.sectionsNegotiated()
 }
 
-// applyOffer gives pion the client's offer, without what is rejected of it.
+// applyOffer gives pion the client's offer without the rejected sections.
 func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) error {
 	text, err := withoutRejected(text, sections)
 	if err != nil {
@@ -279,7 +281,8 @@ func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) 
 	return nil
 }
 
-// answer is our answer to an offer with those sections, as the client gets it.
+// answer makes our answer, in the form that the client gets, to an offer with those
+// sections.
 func (p *Peer) answer(t *transport, sections []offeredSection) (string, error) {
 	p.preferCodecs(t)
 	answer, err := t.pc.CreateAnswer(nil)
@@ -297,8 +300,8 @@ func (p *Peer) answer(t *transport, sections []offeredSection) (string, error) {
 	return withRejected(text, sections, p.mayBePion())
 }
 
-// answerShapes is what our answer says of audio: both of what the client sends and
-// of what it gets.
+// answerShapes lists the format parameters of audio in our answer, for the audio that the
+// client sends and for the audio that it receives.
 func (p *Peer) answerShapes(t *transport) map[string]audioShape {
 	shapes := p.downShapes(t)
 	for mid, s := range p.sections {
@@ -309,10 +312,10 @@ func (p *Peer) answerShapes(t *transport) map[string]audioShape {
 	return shapes
 }
 
-// keepReceivers changes a client's offer, for pion, so that sections that are
-// inactive stay usable: pion stops the receiver of an inactive section for good, if
-// it is offered twice. Of a section that only takes media it makes a new receiver,
-// and having nothing to send it answers inactive all the same.
+// keepReceivers changes a client's offer before pion gets it, so that inactive sections
+// stay usable. If a section is offered as inactive twice, pion stops its receiver for
+// good. If the offer says that we send in the section, pion makes a new receiver, and
+// still answers inactive because it has nothing to send.
 func (t *transport) keepReceivers(text string, sections []offeredSection) (string, error) {
 	var inactive []string
 	for _, s := range sections {
@@ -323,7 +326,7 @@ func (t *transport) keepReceivers(text string, sections []offeredSection) (strin
 	return reactivate(text, inactive)
 }
 
-// transceiver finds a section's transceiver.
+// transceiver finds the transceiver of a section; nil if there is none.
 func (t *transport) transceiver(mid string) *webrtc.RTPTransceiver {
 	for _, tr := range t.pc.GetTransceivers() {
 		if tr.Mid() == mid {
@@ -344,24 +347,24 @@ func (c *sectionCount) add(kind webrtc.RTPCodecType, n int) {
 	}
 }
 
-// singleState is the negotiation of a single peer connection, where the client
-// alone offers and we can only ask it to.
+// singleState is the negotiation of a single peer connection, where only the client
+// offers and we can only ask it for an offer.
 type singleState struct {
-	offers    int                            // of the client
-	dirty     bool                           // a new offer of the client is wanted
-	asked     bool                           // it was asked since its last offer
-	requested sectionCount                   // sections asked for since its last offer
+	offers    int                            // how many the client has made
+	dirty     bool                           // we need a new offer of the client
+	asked     bool                           // we asked for one since its last offer
+	requested sectionCount                   // sections that we asked for since its last offer
 	free      map[string]webrtc.RTPCodecType // by mid, as of its last offer
-	lacks     map[webrtc.RTPCodecType]bool   // kinds that it has no codec for, as of its last offer
+	lacks     map[webrtc.RTPCodecType]bool   // kinds of media for which it has no codec, as of its last offer
 }
 
-// placeSubscriptions gives subscriptions that have none a section in which the
-// client takes media, and counts what is left.
+// placeSubscriptions gives each subscription without a section one in which the client
+// receives media, and notes the sections that stay free.
 func (p *Peer) placeSubscriptions(sections []offeredSection) {
 	p.single.offers++
 	p.single.asked, p.single.dirty, p.single.requested = false, false, sectionCount{}
 	p.single.free = map[string]webrtc.RTPCodecType{}
-	for _, onlyTakes := range []bool{true, false} { // those with nothing else in them first
+	for _, onlyTakes := range []bool{true, false} { // first the sections in which the client sends nothing
 		for i := range sections {
 			s := &sections[i]
 			if !s.receives || s.sends == onlyTakes {
@@ -379,9 +382,9 @@ func (p *Peer) placeSubscriptions(sections []offeredSection) {
 	p.single.lacks = p.engine.codecs.lacks(sections)
 }
 
-// placeOne gives a section to the subscription of its kind that has waited longest
-// and whose track the client can take in it. Those before it, which it cannot take,
-// fail: the section is not to be lost with them.
+// placeOne gives a section to the subscription of its kind that has waited longest and
+// whose track the client can receive in it. Subscriptions before that one fail, so that
+// they do not keep the section from being used.
 func (p *Peer) placeOne(s *offeredSection, tr *webrtc.RTPTransceiver) bool {
 	codecs := p.engine.codecs.supported(s)
 	for {
@@ -406,8 +409,8 @@ func (p *Peer) unplaced() (n sectionCount) {
 	return n
 }
 
-// requestSections asks the client for an offer with as many free sections as are
-// missing, minus those that it has been asked for.
+// requestSections asks the client for an offer with as many more sections as
+// subscriptions lack, less those that we already asked for.
 func (p *Peer) requestSections() {
 	for kind := range p.single.lacks {
 		for s := p.nextUnplaced(kind); s != nil; s = p.nextUnplaced(kind) {

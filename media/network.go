@@ -21,40 +21,40 @@ import (
 	"parlor/media/udp"
 )
 
-// network is the engine's sockets and the addresses that are advertised.
+// network is the engine's sockets, and the addresses that it advertises.
 type network struct {
 	cfg       *Config
 	filter    addressFilter
 	binds     []bindAddress
-	sockets   []*socket      // one per port; a transport uses one of them, but for the TURN server's
-	media     int            // how many of sockets transports use
+	sockets   []*socket      // one per port; the last may be the TURN server's alone
+	media     int            // how many of sockets transports use: the first ones
 	turn      *turn.Server   // nil: there is none
 	tcp       *icemux.TCPMux // nil: there is no ICE over TCP
 	tcpCounts icemux.TCPCounters
 	muxed     icemux.Counters
 
-	// now is what is bound and advertised. It is replaced at opening, and then by the
-	// goroutine of follow alone.
+	// now is the addresses that are bound and advertised. It is replaced at opening, and
+	// then only by the goroutine of follow.
 	now      atomic.Pointer[addresses]
-	present  []netip.Addr // what could be bound when that was made; of the same owner
-	external []netip.Addr // found out by UseExternalIP; likewise
-	unbound  bool         // an address could not be bound yet; likewise
-	// machine are the addresses of all interfaces that are up, bound or not. It is replaced as
-	// now is.
+	present  []netip.Addr // addresses that could be bound when now was made; same owner
+	external []netip.Addr // addresses found by UseExternalIP; same owner
+	unbound  bool         // some address could not be bound yet; same owner
+	// machine is the addresses of all interfaces that are up, bound or not. It has the
+	// same owner as now.
 	machine atomic.Pointer[[]netip.Addr]
 
-	following sync.WaitGroup // follow, which unfollow ends
+	following sync.WaitGroup // waits for follow, which unfollow ends
 	unfollow  context.CancelFunc
 }
 
-// addresses are this machine's addresses for media. They never change: others take their
-// place.
+// addresses are this machine's addresses for media. A value never changes: another value
+// takes its place.
 type addresses struct {
 	local    []netip.Addr              // bound and advertised
-	external map[netip.Addr]netip.Addr // what is advertised instead, by local address
+	external map[netip.Addr]netip.Addr // by local address: the address that is advertised in its place
 }
 
-// known is the address under which clients know a local one.
+// known is the address under which clients know a local address.
 func (a *addresses) known(local netip.Addr) netip.Addr {
 	if external, ok := a.external[local]; ok {
 		return external
@@ -63,8 +63,8 @@ func (a *addresses) known(local netip.Addr) netip.Addr {
 }
 
 // own reports whether an address is one of the server's own for media, bound or
-// advertised. No client is there: what came from it, or went to it, would be the
-// server talking to itself.
+// advertised. No client has such an address: packets from or to it would mean that the
+// server talks to itself.
 func (n *network) own(a netip.AddrPort) bool {
 	now := n.now.Load()
 	if now == nil || !slices.ContainsFunc(n.sockets, func(s *socket) bool { return s.port == a.Port() }) {
@@ -78,10 +78,10 @@ type socket struct {
 	net     *network
 	port    uint16
 	mux     *icemux.Mux
-	turns   bool                        // it is the TURN server's too
-	conns   atomic.Pointer[[]boundConn] // written as network.now is
-	gone    atomic.Pointer[udp.Stats]   // of the conns that were closed; likewise
-	buffers srtpout.Buffers             // of what leaves over conns
+	turns   bool                        // the TURN server uses the socket too
+	conns   atomic.Pointer[[]boundConn] // same owner as network.now
+	gone    atomic.Pointer[udp.Stats]   // counts of the conns that were closed; same owner
+	buffers srtpout.Buffers             // packets that leave over conns
 }
 
 // boundConn is a socket on one address.
@@ -90,14 +90,14 @@ type boundConn struct {
 	local netip.Addr
 }
 
-// flush sends the bursts that writers have collected.
+// flush sends the packets that writers have collected.
 func (s *socket) flush() {
 	for _, c := range *s.conns.Load() {
 		c.Flush()
 	}
 }
 
-// local is the conn behind a local candidate, nil if it is not known.
+// local finds the conn behind a local candidate; nil if it is not known.
 func (s *socket) local(c *webrtc.ICECandidate) *udp.Conn {
 	addr, err := netip.ParseAddr(c.Address)
 	if err != nil {
@@ -146,7 +146,7 @@ func openNetwork(cfg *Config) (*network, error) {
 	return n, nil
 }
 
-// list takes note of the machine's addresses.
+// list notes the machine's addresses.
 func (n *network) list(interfaces []networkInterface) {
 	var all []netip.Addr
 	for _, i := range interfaces {
@@ -155,8 +155,8 @@ func (n *network) list(interfaces []networkInterface) {
 	n.machine.Store(&all)
 }
 
-// bindable lists the addresses to bind and advertise: those named, and for a wildcard
-// those of the interfaces that the filter keeps.
+// bindable lists the addresses to bind and advertise: the named ones, and for a wildcard
+// the addresses of interfaces that pass the filter.
 func (n *network) bindable(list []networkInterface) []netip.Addr {
 	var out, all []netip.Addr
 	for _, i := range list {
@@ -164,7 +164,7 @@ func (n *network) bindable(list []networkInterface) []netip.Addr {
 			continue
 		}
 		for _, addr := range i.addrs {
-			if !addr.IsLinkLocalUnicast() && n.filter.keepAddr(addr) { // link-local ones need a zone
+			if !addr.IsLinkLocalUnicast() && n.filter.keepAddr(addr) { // link-local addresses need a zone
 				all = append(all, addr)
 			}
 		}
@@ -192,8 +192,8 @@ func (n *network) noAddress() error {
 	return errors.New("no address to bind: every interface is down or excluded; see rtc.interfaces and rtc.ips")
 }
 
-// discover asks under which address the machine appears, if that is wanted. Without an
-// answer what was known stays.
+// discover asks STUN servers for the machine's external address, if that is configured.
+// Without an answer the former address stays.
 func (n *network) discover(ctx context.Context) {
 	if !n.cfg.UseExternalIP || len(n.cfg.NodeIPs) > 0 {
 		return
@@ -214,12 +214,13 @@ func (n *network) discover(ctx context.Context) {
 	}
 }
 
-// advertised chooses what to advertise of the local addresses. If others than they are
-// wanted, those on the way to them stand for them, and the rest are of no use to clients,
-// but for loopback: of the same family where the address was found out, of any where the
-// configuration names what to advertise. Where it names loopback, what is sent there may
-// come to another address, as it does to a container whose ports are published on its
-// host's loopback; so the others of that family stay.
+// advertised chooses which of the local addresses to advertise. If other addresses are
+// wanted (NodeIPs, or those found by UseExternalIP), each stands for the local address
+// from which packets go to it. The remaining local addresses are then dropped, because
+// clients cannot use them: all of them if NodeIPs names the addresses, else those of the
+// same families. Loopback stays. If NodeIPs names a loopback address, the others of its
+// family stay as well: a packet that is sent to loopback may arrive at another address,
+// as in a container whose ports are published on its host's loopback.
 func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 	wanted, named := n.external, false
 	if len(n.cfg.NodeIPs) > 0 {
@@ -238,8 +239,8 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 	}
 	now.external = map[netip.Addr]netip.Addr{}
 	var internals []netip.Addr
-	families := map[bool]bool{} // by Is4
-	relayed := map[bool]bool{}  // likewise: loopback is named
+	families := map[bool]bool{} // with an advertised address; by Is4
+	relayed := map[bool]bool{}  // with a named loopback address; by Is4
 	for _, external := range wanted {
 		internal, ok := wayOut(external, local)
 		if !ok {
@@ -247,7 +248,7 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 			if len(wanted) == 1 {
 				return nil, err
 			}
-			n.cfg.Log.Warn("an address is not advertised", "error", err) // such as IPv6 where this machine has none
+			n.cfg.Log.Warn("an address is not advertised", "error", err) // for example IPv6 on a machine that has none
 			continue
 		}
 		internals = append(internals, internal)
@@ -266,8 +267,8 @@ func (n *network) advertised(local []netip.Addr) (*addresses, error) {
 	return now, nil
 }
 
-// wayOut is the local address from which packets go to another: by the system's
-// routes, else the first of its family. Nothing is sent.
+// wayOut is the local address from which the system routes packets to another address,
+// else the first local address of its family. It sends nothing.
 func wayOut(to netip.Addr, local []netip.Addr) (netip.Addr, bool) {
 	if slices.Contains(local, to) {
 		return to, true
@@ -302,7 +303,7 @@ func (n *network) listen(now *addresses) error {
 	if err := n.openTURN(now); err != nil {
 		return err
 	}
-	for _, s := range n.sockets { // nothing is read before it is known what is our own
+	for _, s := range n.sockets { // reading starts when all of our own addresses are known
 		c := icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log}
 		if n.turn != nil {
 			c.Relay, c.Relayed = n.toRelay, n.turn.Relays
@@ -325,11 +326,13 @@ func (n *network) listen(now *addresses) error {
 	return err
 }
 
-// anyPortTries is how often a port is looked for that is free on all addresses.
+// anyPortTries is how often openSocket tries to find a port that is free on all
+// addresses.
 const anyPortTries = 20
 
-// openSocket binds a port on each address by itself, not on the wildcard address, so
-// that answers come from where the question went. Port 0 is any, the same on all.
+// openSocket binds a port on each address, and not on the wildcard address, so that
+// answers leave from the address that the question came to. Port 0 lets the system choose
+// one port for all addresses.
 func (n *network) openSocket(local []netip.Addr, port int) (*socket, error) {
 	for try := 1; ; try++ {
 		s, err := n.bindAll(local, port)
@@ -340,7 +343,7 @@ func (n *network) openSocket(local []netip.Addr, port int) (*socket, error) {
 }
 
 func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
-	s := &socket{net: n, port: uint16(port)} //nolint:gosec // it is a port
+	s := &socket{net: n, port: uint16(port)}
 	var conns []boundConn
 	for _, addr := range local {
 		c, err := s.bind(addr)
@@ -358,14 +361,14 @@ func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
 	return s, nil
 }
 
-// bind opens the socket's port on one more address. Nothing is read yet.
+// bind opens the socket's port on one more address. Reading starts with add.
 func (s *socket) bind(addr netip.Addr) (boundConn, error) {
 	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log})
 	return boundConn{conn, addr}, err
 }
 
-// openTCP listens for ICE over TCP on each address by its name, on a wildcard address as
-// such: a connection knows which address it came to.
+// openTCP listens for ICE over TCP on each of the addresses to bind. A wildcard address
+// is bound as such, since an accepted connection knows its local address.
 func openTCP(cfg *Config, binds []bindAddress, counts *icemux.TCPCounters) (*icemux.TCPMux, error) {
 	mux := icemux.NewTCP(icemux.TCPConfig{Counters: counts, Log: cfg.Log})
 	for _, a := range binds {
@@ -397,7 +400,7 @@ func (n *network) close() error {
 		if s.mux != nil {
 			errs = append(errs, s.mux.Close())
 		}
-		for _, c := range *s.conns.Load() { // the mux closes them too; this one is for those not read yet
+		for _, c := range *s.conns.Load() { // the mux closes those that it reads; here the others are closed
 			if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
@@ -424,7 +427,7 @@ func newAddressFilter(cfg *Config) (f addressFilter, err error) {
 	return f, err
 }
 
-// parsePrefixes takes addresses and CIDR blocks.
+// parsePrefixes parses addresses and CIDR blocks.
 func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, t := range texts {
@@ -456,7 +459,7 @@ func (f addressFilter) keepAddr(addr netip.Addr) bool {
 	return len(f.include) == 0 || slices.ContainsFunc(f.include, contains)
 }
 
-// externalIP asks the STUN servers in turn under which address we appear.
+// externalIP asks the STUN servers in turn for the address under which we appear to them.
 func externalIP(ctx context.Context, servers []string) (netip.Addr, error) {
 	err := errors.New("no STUN servers are configured")
 	for _, server := range servers {
@@ -477,7 +480,7 @@ func askSTUN(ctx context.Context, server string) (none netip.Addr, err error) {
 		return none, err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // which ends the read
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // closing the connection ends the read
 	defer stop()
 	request, err := stun.Build(stun.TransactionID, stun.BindingRequest)
 	if err != nil {

@@ -9,31 +9,31 @@ import (
 
 // Bounds of what waits to be sent to one client, in bytes.
 const (
-	maxReliableSent   = 256 << 10 // handed to SCTP and not acknowledged; more waits here
-	maxReliableQueued = 16 << 20  // then the client is too slow and starts again
-	maxReliableEarly  = 256 << 10 // before the channel opens; more is dropped
-	maxLossyBuffered  = 64 << 10  // then lossy messages are dropped
+	maxReliableSent   = 256 << 10 // bytes that SCTP has and that are not acknowledged; more waits here
+	maxReliableQueued = 16 << 20  // above, the client is too slow and must reconnect
+	maxReliableEarly  = 256 << 10 // before the channel opens; above, messages are dropped
+	maxLossyBuffered  = 64 << 10  // above, lossy messages are dropped
 
-	maxMessagesSent = 2048 // as maxReliableSent, in messages: SCTP keeps more of each than its bytes
+	maxMessagesSent = 2048 // like maxReliableSent, but in messages: SCTP keeps more of each than its bytes
 )
 
-// outChannel is where messages of one label leave.
+// outChannel sends the messages of one label.
 type outChannel struct {
 	p     *Peer
 	label string
 	lossy bool
 
-	// mu guards the following; it is held while pion takes a message, which keeps
+	// mu guards the following. It is held while pion takes a message, which keeps
 	// messages in order.
 	mu    sync.Mutex
 	dc    *webrtc.DataChannel
 	open  bool
-	ended bool         // for good: nothing more is sent
-	queue []outMessage // reliable ones, until the channel opens, and while SCTP has enough
-	bytes atomic.Int64 // of queue; read without mu, too
+	ended bool         // for good: no more messages are sent
+	queue []outMessage // reliable messages that wait until the channel opens, or until SCTP takes more
+	bytes atomic.Int64 // bytes of queue; also read without mu
 	sent  int          // bytes handed to dc
-	under []int        // sizes of those of sent that are not known to be acknowledged
-	done  int          // bytes of the others
+	under []int        // sizes of the messages, among those of sent, that are not known to be acknowledged
+	done  int          // bytes of the acknowledged messages
 }
 
 type outMessage struct {
@@ -41,7 +41,7 @@ type outMessage struct {
 	flow    *dataFlow // of its sender
 }
 
-// use sends over dc from when it opens.
+// use sends over dc, from the time that it opens.
 func (o *outChannel) use(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	o.dc, o.open = dc, false
@@ -64,7 +64,7 @@ func (o *outChannel) use(dc *webrtc.DataChannel) {
 	})
 }
 
-// closed follows the end of dc.
+// closed drops the queue when dc has closed.
 func (o *outChannel) closed(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,7 +73,7 @@ func (o *outChannel) closed(dc *webrtc.DataChannel) {
 	}
 }
 
-// end gives the channel up for good: its peer ends.
+// end drops the queue and stops sending for good, because the peer ends.
 func (o *outChannel) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -81,7 +81,7 @@ func (o *outChannel) end() {
 	o.ended = true
 }
 
-// dropLocked gives up what waits.
+// dropLocked drops the queue.
 func (o *outChannel) dropLocked() {
 	o.p.engine.counters.reliableDropped.Add(uint64(len(o.queue)))
 	for _, m := range o.queue {
@@ -91,7 +91,7 @@ func (o *outChannel) dropLocked() {
 	o.bytes.Store(0)
 }
 
-// taken is how many bytes the client has acknowledged.
+// taken is the number of bytes that the client has acknowledged.
 func (o *outChannel) taken() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -120,9 +120,9 @@ func (o *outChannel) send(m outMessage) {
 	}
 }
 
-// waitLocked queues a reliable message. For a channel that is not open yet nobody
-// is held up: what is too much is dropped. The same holds for what the server
-// itself sends while too much waits in all.
+// waitLocked queues a reliable message. A channel that is not open yet holds up no
+// sender: above maxReliableEarly its messages are dropped. Messages of the server itself
+// are dropped too, while more than MaxDataWaiting of its bytes wait.
 func (o *outChannel) waitLocked(m outMessage) {
 	e := o.p.engine
 	most := int64(maxReliableQueued)
@@ -144,7 +144,7 @@ func (o *outChannel) waitLocked(m outMessage) {
 	}
 }
 
-// roomLocked reports whether SCTP is to have more.
+// roomLocked reports whether SCTP should get more messages.
 func (o *outChannel) roomLocked() bool {
 	buffered := int(o.dc.BufferedAmount()) // pion's count fits into memory
 	n := 0
@@ -156,7 +156,7 @@ func (o *outChannel) roomLocked() bool {
 	return buffered < maxReliableSent && len(o.under) < maxMessagesSent
 }
 
-// pump goes on when SCTP has little left.
+// pump continues to send when SCTP has few bytes left.
 func (o *outChannel) pump() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -169,7 +169,7 @@ func (o *outChannel) pumpLocked() {
 			low := o.dc.BufferedAmount() / 2
 			o.dc.SetBufferedAmountLowThreshold(low)
 			if o.dc.BufferedAmount() > low {
-				return // it is called again
+				return // pump is called again
 			}
 			continue
 		}
@@ -182,7 +182,7 @@ func (o *outChannel) pumpLocked() {
 	}
 }
 
-// tooSlow ends a client that does not take its reliable data: it starts again.
+// tooSlow makes a client reconnect that does not take its reliable data.
 func (o *outChannel) tooSlow() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -200,12 +200,12 @@ func (o *outChannel) tooSlowLocked() {
 }
 
 func (o *outChannel) writeLocked(m outMessage) {
-	if err := o.dc.Send(m.payload); err != nil { // closed, or larger than the client accepts
+	if err := o.dc.Send(m.payload); err != nil { // the channel closed, or the message is larger than the client accepts
 		o.p.engine.counters.reliableDropped.Add(1)
 		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
 		return
 	}
-	size := max(1, len(m.payload)) // an empty one is sent as one byte (RFC 8831, section 6.6)
+	size := max(1, len(m.payload)) // an empty message is sent as one byte (RFC 8831, section 6.6)
 	o.sent += size
 	if !o.lossy {
 		o.under = append(o.under, size)

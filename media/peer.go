@@ -17,42 +17,43 @@ import (
 	"parlor/rooms"
 )
 
-// maxWaiting bounds what a client may have waiting in its peer's loop.
+// maxWaiting bounds the tasks of a client that wait for its peer's loop.
 const maxWaiting = 4096
 
-// PeerConfig is what a [Peer] needs to know of its participant.
+// PeerConfig configures a [Peer] for its participant.
 type PeerConfig struct {
 	SID, Identity string
-	// SinglePC: one peer connection that the client offers. Else two.
+	// SinglePC: there is one peer connection, and the client makes its offers. Otherwise
+	// there are two.
 	SinglePC bool
-	// SubscriberPrimary (two peer connections only): the participant is connected
-	// when the one that we offer is.
+	// SubscriberPrimary (two peer connections only): the participant counts as connected
+	// when the subscribing connection is up, and not the publishing one.
 	SubscriberPrimary bool
 	Protocol          int
 	Client            *livekit.ClientInfo
-	// AdaptiveStream: video starts at its lowest layer until the client says what
-	// it shows.
+	// AdaptiveStream: video starts at its lowest layer until the client says how large it
+	// shows the video.
 	AdaptiveStream bool
-	// AllowPause: video is paused when not even its lowest layer fits. Else that layer is
-	// sent all the same.
+	// AllowPause: video is paused when not even its lowest layer fits. Otherwise that
+	// layer is sent all the same.
 	AllowPause bool
-	// TCPOnly offers the client nothing but candidates over TCP, if there are any.
+	// TCPOnly offers the client only candidates over TCP, if there are any.
 	TCPOnly bool
 
-	// What the participant may do at first; see [Peer.SetPublisherAllowed]. Whether
-	// it may subscribe is its room's to know, which subscribes it.
+	// The permissions at the beginning; see [Peer.SetPublisherAllowed]. The room checks
+	// the permission to subscribe itself, before it calls [Peer.Subscribe].
 	CanPublish, CanPublishData, CanSubscribe bool
 
-	// Signals is the way to the client.
+	// Signals carries messages to the client.
 	Signals Signals
-	// Events receives what happens.
+	// Events receives the events of the peer.
 	Events rooms.PeerEvents
-	// Log carries the room and the participant.
+	// Log has the room and the participant as attributes.
 	Log *slog.Logger
 }
 
-// Peer is one participant's transports. All methods may be called concurrently and
-// never block; what they ask for happens in the order asked, on the peer's loop.
+// Peer is the transports of one participant. All methods may be called concurrently and
+// never block. The peer's loop carries the calls out in the order in which they came.
 type Peer struct {
 	cfg    PeerConfig
 	engine *Engine
@@ -61,7 +62,7 @@ type Peer struct {
 	queue  *taskQueue
 	data   *dataChannels
 	stop   chan struct{}
-	done   chan struct{} // closed when everything has ended
+	done   chan struct{} // closed when all goroutines of the peer have ended
 
 	closeOnce    sync.Once
 	closing      atomic.Bool
@@ -71,7 +72,7 @@ type Peer struct {
 	quality      *qualityMeter
 	summary      *summaryMeter
 	voice        *forward.Voice
-	relays       *turn.Session // by which the client uses our TURN server; nil without one
+	relays       *turn.Session // the client's use of our TURN server; nil without one
 
 	// The following belong to the loop.
 	pub, sub    *transport // sub is nil in single mode
@@ -79,11 +80,11 @@ type Peer struct {
 	connected   bool // Events.Connected was called
 	ended       bool // Events.Disconnected or NeedsReconnect was called
 	pubs        map[string]*publication
-	sections    map[string]*upSection // by mid, of the transport that the client offers
+	sections    map[string]*upSection // by mid, of the transport for which the client makes the offers
 	subs        map[string]*subscription
 	subOrder    []*subscription // in the order subscribed
 	single      singleState
-	deferred    []func() // of Bind
+	deferred    []func() // tasks of Bind
 	joinTimer   *time.Timer
 	answerTimer *time.Timer
 	graceTimer  *time.Timer
@@ -93,7 +94,7 @@ type Peer struct {
 
 var _ rooms.Peer = (*Peer)(nil)
 
-// NewPeer makes a participant's transports. Nothing is sent until Start or the
+// NewPeer makes a participant's transports. They send nothing before Start or the
 // client's first offer. Close must be called.
 func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 	if cfg.Log == nil {
@@ -142,14 +143,14 @@ func (p *Peer) open() (err error) {
 	if p.sub, err = p.newTransport(roleSubscriber, Subscribing); err != nil {
 		return err
 	}
-	p.sub.offerID = uint32(rand.IntN(1 << 8)) // as LiveKit: from a small random number on
+	p.sub.offerID = uint32(rand.IntN(1 << 8)) // like LiveKit: offer IDs start at a small random number
 	if p.cfg.SubscriberPrimary {
 		return p.data.create(p.sub.pc)
 	}
 	return nil
 }
 
-// down is the transport that carries what the client is subscribed to.
+// down is the transport that carries the client's subscriptions.
 func (p *Peer) down() *transport {
 	if p.sub != nil {
 		return p.sub
@@ -157,7 +158,7 @@ func (p *Peer) down() *transport {
 	return p.pub
 }
 
-// primary is the transport that makes the participant connected.
+// primary is the transport that decides whether the participant is connected.
 func (p *Peer) primary() *transport {
 	if p.sub != nil && p.cfg.SubscriberPrimary {
 		return p.sub
@@ -168,12 +169,12 @@ func (p *Peer) primary() *transport {
 // post queues f for the loop.
 func (p *Peer) post(f func()) { p.queue.post(f, 0) }
 
-// later does f when the description that pion is at is applied. For what pion calls
-// on the loop.
+// later queues f to run after pion has applied the description that it is applying now.
+// It is for callbacks that pion makes on the loop.
 func (p *Peer) later(f func()) { p.deferred = append(p.deferred, f) }
 
-// postFromClient queues what the client asked for. A client that asks faster than
-// its loop works has to start again.
+// postFromClient queues a request of the client. A client that sends requests faster than
+// its loop works must reconnect.
 func (p *Peer) postFromClient(f func()) {
 	if !p.queue.post(f, maxWaiting) && !p.closing.Load() {
 		p.post(func() { p.needsReconnect("too many signalling messages") })
@@ -210,7 +211,7 @@ func (p *Peer) loop() {
 				p.summary.look(p.down().protocol(), float64(score), time.Now())
 			}
 		case <-p.answerTimer.C:
-			if p.connected { // else the time to join decides
+			if p.connected { // before it connects, joinTimer decides
 				p.needsReconnect("no answer to an offer")
 			}
 		}
@@ -256,7 +257,7 @@ func (p *Peer) closeTransports() error {
 	return errors.Join(errs...)
 }
 
-// Start lets the first offer go out (two peer connections only).
+// Start allows the first offer to be sent (two peer connections only).
 func (p *Peer) Start() {
 	p.post(func() {
 		p.started = true
@@ -266,7 +267,7 @@ func (p *Peer) Start() {
 	})
 }
 
-// stateChanged follows a transport's ICE and DTLS.
+// stateChanged is called when a transport's ICE or DTLS state has changed.
 func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 	if t.state == s {
 		return
@@ -298,8 +299,8 @@ func (p *Peer) stateChanged(t *transport, s webrtc.PeerConnectionState) {
 	}
 }
 
-// closedByClient follows the end of a data channel association: the client closed
-// its peer connection, which is noticed so before ICE would.
+// closedByClient is called when the SCTP association has ended: the client closed its
+// peer connection. ICE would notice it later.
 func (p *Peer) closedByClient(t *transport) {
 	t.gone = true
 	p.quality.setLost(p.connected)
@@ -308,7 +309,7 @@ func (p *Peer) closedByClient(t *transport) {
 	}
 }
 
-// failing reports whether a transport has been up and does not answer now.
+// failing reports whether a transport was connected and does not answer now.
 func (p *Peer) failing() bool {
 	for _, t := range []*transport{p.pub, p.sub} {
 		if t != nil && t.everConnected && t.state == webrtc.PeerConnectionStateDisconnected {
@@ -327,7 +328,7 @@ func (p *Peer) failed() bool {
 	return false
 }
 
-// lost gives the client a moment to resume, and asks it to.
+// lost asks the client to resume, and gives it ReconnectGrace to do so.
 func (p *Peer) lost() {
 	p.graceTimer.Reset(p.engine.cfg.ReconnectGrace)
 	p.cfg.Signals.AskResume()
@@ -372,15 +373,15 @@ func (p *Peer) SendData(from rooms.Peer, kind livekit.DataPacket_Kind, packet []
 // SendDataTrack implements rooms.Peer.
 func (p *Peer) SendDataTrack(packet []byte) { p.data.send(nil, labelDataTrack, packet) }
 
-// LimitDownlink takes the path to the client for one that carries bitrate at most,
-// in bits/s, whatever the client reports of it; 0 lifts that.
+// LimitDownlink treats the path to the client as one that carries at most bitrate, in
+// bits/s, whatever the client's feedback says; 0 removes the limit.
 func (p *Peer) LimitDownlink(bitrate uint64) {
 	p.post(func() { p.down().down.Limit(bitrate) })
 }
 
-// LastMessageSeq is the sequence of the last reliable data packet that came from
-// the client, which a resuming client is told; 0 if there was none.
+// LastMessageSeq is the sequence number of the last reliable data packet that came from
+// the client; 0 if none came. A resuming client is told of it.
 func (p *Peer) LastMessageSeq() uint32 { return p.data.lastSeq.Load() }
 
-// noInterceptors keeps pion from adding its own.
+// noInterceptors keeps pion from adding its default interceptors.
 func noInterceptors() *interceptor.Registry { return &interceptor.Registry{} }

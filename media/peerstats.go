@@ -11,16 +11,16 @@ import (
 	"parlor/media/forward"
 )
 
-// ErrPeerClosed is returned for what is asked of a peer that has ended.
+// ErrPeerClosed is the error of a call on a peer that has ended.
 var ErrPeerClosed = errors.New("the participant's media has ended")
 
-// PeerStats is how a participant's media fares.
+// PeerStats are statistics of a participant's media.
 type PeerStats struct {
 	Quality livekit.ConnectionQuality // of the last seconds
-	Score   float32                   // 0 to 5, the best
+	Score   float32                   // 0 to 5; 5 is the best
 
-	// How the participant's media comes and goes: "udp" or "tcp", empty while it is not
-	// connected.
+	// The protocol that carries media from and to the participant: "udp" or "tcp"; empty
+	// while it is not connected.
 	Up, Down string
 
 	Published     []PublishedStats // by SID
@@ -28,21 +28,21 @@ type PeerStats struct {
 	Subscriptions []SubscriptionStats // in the order subscribed
 }
 
-// PublishedStats is what comes of a published track.
+// PublishedStats are statistics of a track that the participant publishes.
 type PublishedStats struct {
 	SID    string
 	Layers []forward.LayerStats // the lowest quality first
 }
 
-// SubscriptionStats is what goes out of a track to one subscriber.
+// SubscriptionStats are statistics of a track that is forwarded to the participant.
 type SubscriptionStats struct {
 	SID, PublisherSID string
-	Negotiated        bool // media may flow; else Forwarded says nothing
+	Negotiated        bool // media may flow; otherwise Forwarded is empty
 	Forwarded         forward.ForwarderStats
 }
 
-// Stats is how the participant's media fares. Packets do not wait for it. The error is
-// ErrPeerClosed or the context's.
+// Stats returns statistics of the participant's media. It does not delay packets. The
+// error is ErrPeerClosed or the context's.
 func (p *Peer) Stats(ctx context.Context) (PeerStats, error) {
 	answer := make(chan PeerStats, 1)
 	p.post(func() { answer <- p.stats() })

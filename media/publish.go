@@ -13,31 +13,30 @@ import (
 	"parlor/rooms"
 )
 
-// Bounds of what a client may have announced at a time.
-// Its room refuses less.
+// Bounds of a client's announcements. They are a second line: the room allows fewer.
 const (
 	maxPublications = 300
-	maxAsks         = 8 // of a track
+	maxAsks         = 8 // announcements of one track
 )
 
-// track is a published track as the room holds it: its media, and in which codecs
-// it can be had, the first preferred: those that are sent, then those that its
-// client has announced and sends once somebody wants them.
+// track is a published track as the room holds it: its media, and the codecs in which
+// subscribers can get it, the preferred one first. The codecs that are sent stand before
+// those that the client has announced and sends only on demand.
 type track struct {
 	*forward.Track
-	codecs atomic.Pointer[[]forward.Codec] // replaced as a whole by the publisher's loop
+	codecs atomic.Pointer[[]forward.Codec] // the publisher's loop replaces the whole list
 }
 
 // publication is a track that the client announced. It belongs to the loop.
 type publication struct {
 	sid     string
 	kind    webrtc.RTPCodecType
-	asks    []rooms.Announcement // the first announces the track, others more codecs
-	info    *livekit.TrackInfo   // as the room has it; never changed here
+	asks    []rooms.Announcement // the first announces the track, the others announce more codecs
+	info    *livekit.TrackInfo   // as the room has it; the peer does not change it
 	track   *track               // nil until its codec is known
 	told    bool                 // TrackPublished was called
-	main    *upSection           // where the first codec is sent; nil until offered
-	backups []*upSection         // where other codecs are sent
+	main    *upSection           // section of the first codec; nil until offered
+	backups []*upSection         // sections of the other codecs
 }
 
 // AddTrack implements rooms.Peer.
@@ -65,7 +64,7 @@ func (p *Peer) addTrack(a rooms.Announcement, info *livekit.TrackInfo) {
 	}
 	pub.asks = append(pub.asks, a)
 	pub.listCodecs()
-	// Media may have been offered before it was announced.
+	// The client may have offered the media before the room announced the track.
 	for _, mid := range p.sectionOrder() {
 		s := p.sections[mid]
 		if s.pub == nil && s.sends && !s.refused && p.claim(s) == pub {
@@ -83,13 +82,13 @@ func (p *Peer) RemoveTrack(sid string) {
 			return
 		}
 		for _, s := range pub.parts() {
-			s.refused = true // until the client offers something else in it
+			s.refused = true // until the client offers another track in the section
 		}
 		p.endPublication(pub)
 	})
 }
 
-// UpdateTrack implements rooms.Peer. Most changes of a track are its client's wish.
+// UpdateTrack implements rooms.Peer. Most changes of a track come from its client.
 func (p *Peer) UpdateTrack(t *livekit.TrackInfo) {
 	p.postFromClient(func() {
 		if pub := p.pubs[t.GetSid()]; pub != nil {
@@ -98,7 +97,7 @@ func (p *Peer) UpdateTrack(t *livekit.TrackInfo) {
 	})
 }
 
-// update takes over what the room now says of the track.
+// update takes the room's new state of the track.
 func (pub *publication) update(info *livekit.TrackInfo) {
 	pub.info = info
 	if pub.track != nil {
@@ -115,7 +114,8 @@ func (pub *publication) parts() []*upSection {
 	return out
 }
 
-// cids are the client's names of the track: by codec, if it has several.
+// has reports whether cid is one of the client's names of the track. A track in several
+// codecs has a name for each.
 func (pub *publication) has(cid string) bool {
 	if cid == "" {
 		return false
@@ -133,8 +133,8 @@ func (pub *publication) has(cid string) bool {
 	return false
 }
 
-// wants is the mime type that the client announced for the section with that cid;
-// "" if it named none.
+// wants is the mime type that the client announced for the section with that cid; "" if
+// it announced none.
 func (pub *publication) wants(cid string) string {
 	named := ""
 	for _, ask := range pub.asks {
@@ -160,9 +160,8 @@ func (pub *publication) wants(cid string) string {
 	return named
 }
 
-// announcedCodecs are those that the client can send besides the first, which it
-// announces first. Their formats are not known before they are sent; what browsers
-// send is assumed.
+// announcedCodecs are the codecs that the client can send besides the first one. Their
+// format parameters are known only when they are sent, so those of browsers are assumed.
 func (pub *publication) announcedCodecs() (list []forward.Codec) {
 	for i, ask := range pub.asks {
 		for j, c := range ask.Codecs {
@@ -180,14 +179,14 @@ func (pub *publication) announcedCodecs() (list []forward.Codec) {
 	return list
 }
 
-// fewSubscribers is how many subscribers a track may have for the server to have all
-// of them take its backup codec, by the default policy: with the publisher they are
-// fewer than 5 participants. With more, sending both codecs costs the publisher less
-// than the worse of them costs its audience.
+// fewSubscribers is the largest number of subscribers for which, by the default policy,
+// all subscribers are moved to the backup codec. With the publisher that makes fewer than
+// 5 participants. With more subscribers, sending both codecs costs the publisher less
+// than the worse codec costs its audience.
 const fewSubscribers = 4
 
-// regressBelow is forward.TrackConfig's, as the client's policy has it. By default the
-// codecs of sound are sent side by side, since sound costs little.
+// regressBelow is forward.TrackConfig.RegressBelow according to the client's policy. By
+// default the codecs of sound are sent side by side, because sound costs little.
 func (pub *publication) regressBelow() int {
 	switch policy := pub.asks[0].Backup; {
 	case policy == livekit.BackupCodecPolicy_REGRESSION:
@@ -199,7 +198,7 @@ func (pub *publication) regressBelow() int {
 	}
 }
 
-// fullMime is a codec's mime type: clients say "vp8" or "video/VP8".
+// fullMime is a codec's mime type. Clients say either "vp8" or "video/VP8".
 func fullMime(codec string, kind webrtc.RTPCodecType) string {
 	if codec == "" || strings.Contains(codec, "/") {
 		return codec
@@ -216,7 +215,7 @@ func (pub *publication) audioShape() audioShape {
 	}
 }
 
-// endPublication ends the media of a track. Nobody is told.
+// endPublication ends the media of a track. It tells neither the room nor the client.
 func (p *Peer) endPublication(pub *publication) {
 	delete(p.pubs, pub.sid)
 	for _, s := range pub.parts() {
@@ -228,13 +227,13 @@ func (p *Peer) endPublication(pub *publication) {
 	}
 }
 
-// qualitiesWanted tells the publisher of video which layers somebody watches.
+// qualitiesWanted tells the publisher of a video which layers have subscribers.
 func (p *Peer) qualitiesWanted(sid string, wanted []Wanted) {
 	p.cfg.Signals.WantQualities(sid, livekit.TrackType_VIDEO, wanted)
 }
 
-// audioCodecsWanted tells the publisher of sound which of the codecs that it announced
-// somebody gets. Of its first alone it is told nothing: it sends that unasked.
+// audioCodecsWanted tells the publisher of sound which of its announced codecs have
+// subscribers. A publisher with one codec is not told, since it sends that codec unasked.
 func (p *Peer) audioCodecsWanted(sid string, announced []forward.Codec, wanted []Wanted) {
 	if len(wanted) < 2 {
 		return
@@ -242,7 +241,7 @@ func (p *Peer) audioCodecsWanted(sid string, announced []forward.Codec, wanted [
 	named := slices.Clone(wanted)
 	for i := range named {
 		for _, a := range announced {
-			if interchangeable(a.MimeType, fullMime(named[i].Codec, webrtc.RTPCodecTypeAudio)) { // RED, as it named it
+			if interchangeable(a.MimeType, fullMime(named[i].Codec, webrtc.RTPCodecTypeAudio)) { // by the publisher's own name, which for RED is "red"
 				_, named[i].Codec, _ = strings.Cut(strings.ToLower(a.MimeType), "/")
 			}
 		}

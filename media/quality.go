@@ -10,23 +10,23 @@ import (
 	"parlor/media/forward"
 )
 
-// maxScore is the score of a connection without fault.
+// maxScore is the score of a faultless connection.
 const maxScore = 5
 
 // qualityInterval is how often a peer judges its connection.
 const qualityInterval = 2 * time.Second
 
-// stream is one direction of one track: a layer that comes in or a forwarder.
+// stream is one direction of one track: an incoming layer or a forwarder.
 type stream interface {
-	// Quality of the last seconds; ok is false when there is nothing to judge by.
+	// Quality is that of the last seconds. ok is false if there is no data to judge by.
 	Quality() (rating livekit.ConnectionQuality, score float32, ok bool)
 	// Account of all that it did.
 	Account() forward.Account
 }
 
-// qualityMeter judges a peer's connection: as its worst stream, or as lost while
-// the transports do not answer. The peer's loop judges, since that is a look at each
-// stream; others are told what it found.
+// qualityMeter judges a peer's connection by its worst stream, or as lost while the
+// transports do not answer. The peer's loop judges, because judging reads each stream.
+// Other goroutines read the last verdict.
 type qualityMeter struct {
 	last atomic.Pointer[verdict]
 
@@ -36,7 +36,7 @@ type qualityMeter struct {
 	streams map[stream]struct{}
 }
 
-// verdict is what a connection was judged to be.
+// verdict is the judgement of a connection.
 type verdict struct {
 	rating livekit.ConnectionQuality
 	score  float32
@@ -48,8 +48,8 @@ func newQualityMeter() *qualityMeter {
 	return m
 }
 
-// Quality implements rooms.Peer: of the last seconds, the worst of what the client
-// sends and of what it is sent.
+// Quality implements rooms.Peer. It is the quality of the last seconds of the worst
+// stream, in either direction.
 func (p *Peer) Quality() (livekit.ConnectionQuality, float32) {
 	v := p.quality.last.Load()
 	return v.rating, v.score
@@ -84,7 +84,7 @@ func (m *qualityMeter) remove(s stream) {
 	delete(m.streams, s)
 }
 
-// setLost tells whether the transports answer.
+// setLost sets whether the transports have stopped answering.
 func (m *qualityMeter) setLost(lost bool) {
 	m.mu.Lock()
 	m.lost = lost

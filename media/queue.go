@@ -2,10 +2,10 @@ package media
 
 import "sync"
 
-// taskQueue is a loop's mailbox: any number of writers that never wait, one
-// reader, order kept.
+// taskQueue is a loop's mailbox. Any number of goroutines post to it without waiting; one
+// takes the tasks in order.
 type taskQueue struct {
-	wake chan struct{} // holds a token when there is something to take
+	wake chan struct{} // holds a token when tasks wait
 
 	// mu guards the following.
 	mu     sync.Mutex
@@ -17,8 +17,8 @@ func newTaskQueue() *taskQueue {
 	return &taskQueue{wake: make(chan struct{}, 1)}
 }
 
-// post queues f; false after close. A non-zero limit refuses f when as many wait,
-// for what the client can cause without bound.
+// post queues f, and returns false after close. With a non-zero limit it also returns
+// false if that many tasks wait: for tasks that a client can cause without bound.
 func (q *taskQueue) post(f func(), limit int) bool {
 	q.mu.Lock()
 	if q.closed || (limit > 0 && len(q.tasks) >= limit) {
@@ -34,7 +34,7 @@ func (q *taskQueue) post(f func(), limit int) bool {
 	return true
 }
 
-// take empties the queue.
+// take returns the tasks and empties the queue.
 func (q *taskQueue) take() []func() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -11,16 +11,16 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// A section that is rejected has port 0 (RFC 3264, 6). It stands in no BUNDLE group
-// and needs no mid (RFC 9143, 7.3), and pion writes it without one. Pion cannot read
-// such a section, and takes the codecs of a section for those of all later ones of
-// its kind. So pion never sees a rejected section: it gets an offer without those,
-// and an answer in which they are inactive.
+// A rejected section has port 0 (RFC 3264, section 6). It stands in no BUNDLE group and
+// needs no mid (RFC 9143, section 7.3), and pion writes it without one. Pion cannot read
+// such a section, and mistakes the codecs of a section for those of all later sections of
+// its kind. So pion never sees a rejected section: rejected sections are removed from the
+// offers that it gets, and made inactive in the answers that it gets.
 
-// nameSections gives every section a mid: a rejected one that has none gets the mid
-// that it had in the description before, whose mids are given by m-line; else its
-// index, as pion numbers sections. A section that has no mid and is not rejected is
-// of no use to us, since all sections share a transport.
+// nameSections gives every section a mid. A rejected section without a mid gets the one
+// that it had in the description before (in "before", by m-line), else its index, because
+// pion numbers sections by index. A section without a mid that is not rejected is
+// rejected here: all sections share a transport, which takes a mid.
 func nameSections(sections []offeredSection, before []string) error {
 	taken := make(map[string]bool, len(sections))
 	for i := range sections {
@@ -51,12 +51,12 @@ func nameSections(sections []offeredSection, before []string) error {
 	return nil
 }
 
-// reject takes a section for one of port 0.
+// reject marks a section as rejected.
 func (s *offeredSection) reject() {
 	s.rejected, s.sends, s.receives = true, false, false
 }
 
-// mids are the mids of sections by m-line.
+// mids are the mids of the sections by m-line.
 func mids(sections []offeredSection) []string {
 	out := make([]string, len(sections))
 	for i := range sections {
@@ -65,9 +65,9 @@ func mids(sections []offeredSection) []string {
 	return out
 }
 
-// rejectUnusable rejects the sections of a client's offer that nothing can come of:
-// of an unknown kind (m=text), or in codecs that we do not have. The other
-// sections are not to suffer from them.
+// rejectUnusable rejects the sections of a client's offer that the server cannot use:
+// those of an unknown kind (m=text), and those without a codec that the server has. The
+// other sections can then still be negotiated.
 func (c codecSet) rejectUnusable(offered []offeredSection) {
 	for i := range offered {
 		s := &offered[i]
@@ -80,8 +80,8 @@ func (c codecSet) rejectUnusable(offered []offeredSection) {
 	}
 }
 
-// supported is those of an offered section's codecs that we have, without those that
-// only protect others.
+// supported are the codecs of an offered section that the server has too, without those
+// that only repair others.
 func (c codecSet) supported(s *offeredSection) []webrtc.RTPCodecParameters {
 	ours := c.audio
 	if s.kind == webrtc.RTPCodecTypeVideo {
@@ -97,8 +97,8 @@ func (c codecSet) supported(s *offeredSection) []webrtc.RTPCodecParameters {
 	return out
 }
 
-// lacks is the kinds of media for which a client has no codec that we have: sections
-// of that kind are offered, but none with one.
+// lacks are the kinds of media that the client offers, but without a codec that the
+// server has.
 func (c codecSet) lacks(offered []offeredSection) map[webrtc.RTPCodecType]bool {
 	out := map[webrtc.RTPCodecType]bool{}
 	for i := range offered {
@@ -112,7 +112,7 @@ func (c codecSet) lacks(offered []offeredSection) map[webrtc.RTPCodecType]bool {
 	return out
 }
 
-// anyRejected reports whether a section is rejected, and whether all are.
+// anyRejected reports whether some section is rejected, and whether all are.
 func anyRejected(sections []offeredSection) (some, all bool) {
 	all = true
 	for i := range sections {
@@ -122,7 +122,7 @@ func anyRejected(sections []offeredSection) (some, all bool) {
 	return some, all
 }
 
-// withoutRejected is a client's offer without the sections that are rejected.
+// withoutRejected is a client's offer without the rejected sections.
 func withoutRejected(text string, sections []offeredSection) (string, error) {
 	if some, _ := anyRejected(sections); !some {
 		return text, nil
@@ -142,8 +142,8 @@ func withoutRejected(text string, sections []offeredSection) (string, error) {
 	return write(&d)
 }
 
-// keepBundled takes rejected sections out of the BUNDLE group: pion looks for the
-// transport in its first.
+// keepBundled takes rejected sections out of the BUNDLE group, because pion looks for the
+// transport in the group's first section.
 func keepBundled(d *sdp.SessionDescription, sections []offeredSection) {
 	for i, a := range d.Attributes {
 		f := strings.Fields(a.Value)
@@ -158,9 +158,9 @@ func keepBundled(d *sdp.SessionDescription, sections []offeredSection) {
 }
 
 // withRejected is our answer to an offer with those sections: pion's answer to
-// withoutRejected, with the rejected sections in their places. A section that pion
-// itself rejects gets its mid back. A section that was offered without a mid has one
-// in the answer if the client may be pion, which cannot go on without.
+// withoutRejected, with the rejected sections in their places. A section that pion itself
+// rejects gets its mid back. A section that was offered without a mid gets one in the
+// answer only if the client may use pion, which cannot continue without.
 func withRejected(answer string, offered []offeredSection, mayBePion bool) (string, error) {
 	if some, _ := anyRejected(offered); !some && !strings.Contains(answer, " 0 UDP/") {
 		return answer, nil
@@ -189,7 +189,7 @@ func withRejected(answer string, offered []offeredSection, mayBePion bool) (stri
 	return write(&d)
 }
 
-// rejection answers a section with port 0. Firefox wants the c= line.
+// rejection answers a section with port 0. Firefox requires the c= line.
 func rejection(s *offeredSection, mayBePion bool) *sdp.MediaDescription {
 	m := &sdp.MediaDescription{
 		MediaName: sdp.MediaName{Media: s.media, Protos: s.protos, Formats: s.formats},
@@ -206,7 +206,8 @@ func rejection(s *offeredSection, mayBePion bool) *sdp.MediaDescription {
 	return m
 }
 
-// rejectAll is the answer to an offer of which nothing is left: pion makes none.
+// rejectAll is the answer to an offer of which all sections are rejected. Pion makes no
+// such answer.
 func rejectAll(offered []offeredSection, mayBePion bool) (string, error) {
 	d, err := sdp.NewJSEPSessionDescription(false)
 	if err != nil {
@@ -218,9 +219,9 @@ func rejectAll(offered []offeredSection, mayBePion bool) (string, error) {
 	return write(d)
 }
 
-// asInactive is a client's answer in which the sections that it rejects are inactive
-// instead, in the codecs that it takes elsewhere, or else in those of our offer: then
-// the codecs of our next offers stay as they are.
+// asInactive is a client's answer with its rejected sections made inactive. Their codecs
+// are those that the client accepts in another section of the kind, or else those of our
+// offer, so that the codecs of our next offers do not change.
 func asInactive(answer, offer string, answered []offeredSection) (string, error) {
 	if some, _ := anyRejected(answered); !some {
 		return answer, nil
@@ -256,7 +257,7 @@ func asInactive(answer, offer string, answered []offeredSection) (string, error)
 		}
 		d.MediaDescriptions[i] = inactive(s.mid, codecs)
 	}
-	if live != nil { // pion looks for them in the first section
+	if live != nil { // pion looks for the credentials in the session and in the first section
 		for _, key := range []string{"ice-ufrag", "ice-pwd"} {
 			if _, has := d.Attribute(key); has {
 				continue
@@ -269,8 +270,8 @@ func asInactive(answer, offer string, answered []offeredSection) (string, error)
 	return write(&d)
 }
 
-// inactive is a section in the codecs and with the header extensions of another, in
-// which nobody sends.
+// inactive is an inactive section with the codecs and the header extensions of another
+// section.
 func inactive(mid string, of *sdp.MediaDescription) *sdp.MediaDescription {
 	m := &sdp.MediaDescription{
 		MediaName:             of.MediaName,

@@ -14,20 +14,21 @@ import (
 	"parlor/media/turn"
 )
 
-// TURNConfig is what the engine's TURN server needs to know: LiveKit's turn.* keys, parsed.
+// TURNConfig configures the engine's TURN server: LiveKit's turn.* keys, parsed.
 type TURNConfig struct {
-	// Secret is the secret of an API key, "" if there is no such key. Required.
+	// Secret returns the secret of an API key; "" if there is no such key. Required.
 	Secret func(apiKey string) string
-	// Name is the server's in the URL of UDPPort; "" is the addresses that media is
-	// advertised at.
+	// Name is the server's host name in the URL of UDPPort; "" means the addresses that
+	// are advertised for media.
 	Name string
-	// UDPPort is where clients come over UDP: one of Config.UDPPort, or one of its own;
-	// [UDPEphemeral] lets the system choose one, 0 is none. It is bound as media is.
+	// UDPPort is the server's UDP port. It may be one of Config.UDPPort, or another.
+	// [UDPEphemeral] lets the system choose one; 0 is none. It is bound to the same
+	// addresses as media.
 	UDPPort int
-	// URLs are those of the server beside the ones of UDPPort (RFC 7065): of what is
-	// accepted for [Engine.ServeTURN].
+	// URLs are the server's other URLs (RFC 7065), for the connections that are handed to
+	// [Engine.ServeTURN].
 	URLs []string
-	// ForceRelay tells clients to use nothing but TURN.
+	// ForceRelay tells clients to use only TURN.
 	ForceRelay bool
 
 	// The following are as in [turn.Config].
@@ -37,10 +38,10 @@ type TURNConfig struct {
 	PerSession, PerNetwork, All int
 }
 
-// UDPEphemeral as TURNConfig.UDPPort takes any free one.
+// UDPEphemeral as TURNConfig.UDPPort lets the system choose a free port.
 const UDPEphemeral = -1
 
-// openTURN makes the TURN server, and opens its port unless media has it.
+// openTURN makes the TURN server, and opens its port unless media has opened it.
 func (n *network) openTURN(now *addresses) (err error) {
 	c := n.cfg.TURN
 	if c == nil {
@@ -65,7 +66,7 @@ func (n *network) openTURN(now *addresses) (err error) {
 	return nil
 }
 
-// toTURN gives the TURN server what is for it of what its sockets receive.
+// toTURN gives the TURN server a packet from its sockets, if the packet is for it.
 func (n *network) toTURN(packet []byte, from netip.AddrPort, of icemux.Socket) bool {
 	if !turn.For(packet) {
 		return false
@@ -74,12 +75,12 @@ func (n *network) toTURN(packet []byte, from netip.AddrPort, of icemux.Socket) b
 	return true
 }
 
-// toRelay gives the client behind a relay what our media sends there.
+// toRelay gives a packet of our media to the client behind a relay.
 func (n *network) toRelay(packet []byte, from, to netip.AddrPort) bool {
 	return n.turn.Send(packet, n.asKnown(from), to)
 }
 
-// asKnown is a local address as clients know it.
+// asKnown is a local address in the form that clients know.
 func (n *network) asKnown(local netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(n.now.Load().known(local.Addr()), local.Port())
 }
@@ -122,7 +123,8 @@ func (n *network) Outside(ipv4 bool) (bind, known netip.Addr, ok bool) {
 	return bind, known, false
 }
 
-// preferred is the local addresses, the one first that most can reach.
+// preferred lists the local addresses: public ones first, then private ones, then
+// loopback.
 func preferred(now *addresses) []netip.Addr {
 	rank := func(a netip.Addr) int {
 		switch known := now.known(a); {
@@ -136,7 +138,7 @@ func preferred(now *addresses) []netip.Addr {
 	return slices.SortedStableFunc(slices.Values(now.local), func(a, b netip.Addr) int { return rank(a) - rank(b) })
 }
 
-// add has a conn of the socket's read.
+// add starts to read a conn of the socket.
 func (s *socket) add(c boundConn) error {
 	if s.turns {
 		if err := s.net.turn.AddSocket(c.Conn); err != nil {
@@ -146,7 +148,7 @@ func (s *socket) add(c boundConn) error {
 	return s.mux.Add(c.Conn)
 }
 
-// remove closes a conn of the socket's.
+// remove closes a conn of the socket.
 func (s *socket) remove(c boundConn) error {
 	if s.turns {
 		s.net.turn.RemoveSocket(c.Conn)
@@ -154,7 +156,7 @@ func (s *socket) remove(c boundConn) error {
 	return s.mux.Remove(c.Conn)
 }
 
-// TURN is what the TURN server counts; nil if there is none.
+// TURN is the counters of the TURN server; nil if there is none.
 func (e *Engine) TURN() *turn.Counters {
 	if e.net.turn == nil {
 		return nil
@@ -162,7 +164,7 @@ func (e *Engine) TURN() *turn.Counters {
 	return e.net.turn.Counters()
 }
 
-// TURNAddrs are the addresses that the TURN server is reached at over UDP.
+// TURNAddrs are the UDP addresses of the TURN server.
 func (e *Engine) TURNAddrs() (all []netip.AddrPort) {
 	for _, s := range e.net.sockets {
 		if s.turns {
@@ -174,7 +176,7 @@ func (e *Engine) TURNAddrs() (all []netip.AddrPort) {
 	return all
 }
 
-// Advertised are the addresses that clients are told of for media.
+// Advertised are the addresses that are advertised to clients for media.
 func (e *Engine) Advertised() (all []netip.Addr) {
 	now := e.net.now.Load()
 	for _, l := range now.local {
@@ -183,8 +185,8 @@ func (e *Engine) Advertised() (all []netip.Addr) {
 	return all
 }
 
-// ServeICE takes a connection for ICE over TCP that others have accepted, and closes it in the
-// end. What they have read of it must be there still.
+// ServeICE takes a connection for ICE over TCP that another part of the program has
+// accepted, and closes it in the end. Reading it must begin with its first byte.
 func (e *Engine) ServeICE(conn net.Conn) error {
 	if e.net.tcp == nil {
 		return errors.Join(errors.New("there is no ICE over TCP"), conn.Close())
@@ -193,8 +195,8 @@ func (e *Engine) ServeICE(conn net.Conn) error {
 	return nil
 }
 
-// ServeTURN serves a client of the TURN server's that came over TCP or TLS, and closes the
-// connection in the end. Nothing was read from it, but for what TLS needs.
+// ServeTURN serves a TURN client that came over TCP or TLS, and closes the connection in
+// the end. Beyond the TLS handshake nothing may have been read from it.
 func (e *Engine) ServeTURN(conn net.Conn) error {
 	if e.net.turn == nil {
 		return errors.Join(errors.New("there is no TURN server"), conn.Close())
@@ -203,7 +205,7 @@ func (e *Engine) ServeTURN(conn net.Conn) error {
 	return nil
 }
 
-// ForceRelay reports whether clients are to use nothing but TURN.
+// ForceRelay reports whether clients must use only TURN.
 func (e *Engine) ForceRelay() bool { return e.cfg.TURN != nil && e.cfg.TURN.ForceRelay }
 
 // TURNOverTLS reports whether clients can reach the TURN server over TLS.
@@ -213,10 +215,10 @@ func overTLS(urls []string) []string {
 	return slices.DeleteFunc(slices.Clone(urls), func(url string) bool { return len(url) < 6 || url[:6] != "turns:" })
 }
 
-// maxTURNAddresses bounds the addresses that clients are told of: they try all of them.
+// maxTURNAddresses bounds the addresses in TURN URLs, because clients try all of them.
 const maxTURNAddresses = 2
 
-// turnURLs are those that clients are told of.
+// turnURLs are the URLs of the TURN server that clients are told.
 func (n *network) turnURLs() []string {
 	var urls []string
 	for _, s := range n.sockets {
@@ -245,9 +247,10 @@ func turnURL(host string, port uint16) string {
 	return "turn:" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "?transport=udp"
 }
 
-// ICEServers are what the client should be told of: our own TURN server, with credentials
-// that hold as long as this peer lives, by an API key; and those that are configured. With
-// tlsOnly, of our own TURN server what goes over TLS.
+// ICEServers are the STUN and TURN servers that the client is told of: the server's own
+// TURN server, with credentials by an API key that are valid for the life of this peer,
+// and the configured servers. With tlsOnly, only the URLs over TLS of the own TURN server
+// are listed.
 func (p *Peer) ICEServers(apiKey string, tlsOnly bool) []*livekit.ICEServer {
 	configured := p.engine.iceServers()
 	if p.relays == nil {

@@ -11,20 +11,20 @@ import (
 	"github.com/pion/ice/v4"
 )
 
-// errOwnTransport: a client gives one of the server's transports as its own. Were it
-// believed, the server would connect to itself, and what it sends would come back as
-// the client's.
+// errOwnTransport: a client presents one of the server's transports as its own. If the
+// server believed it, it would connect to itself, and would take its own packets for the
+// client's.
 var errOwnTransport = errors.New("the description is one of the server's own transports")
 
-// errRestarts: a client restarts ICE more often than allowance says.
+// errRestarts: a client restarts ICE more often than allowance permits.
 var errRestarts = errors.New("ICE restarts too often")
 
-// screen is what a client's description goes through before anything else. It
-// refuses a description of one of our own transports, and ICE restarts that come too
-// often, and returns the description without candidates that lead nowhere.
+// screen checks a client's description before any other step. It refuses a description of
+// one of our own transports, and too frequent ICE restarts. It returns the description
+// without useless candidates.
 func (p *Peer) screen(t *transport, d Description) (Description, error) {
 	if len(d.SDP) > maxDescription {
-		return d, nil // refused for it where it is parsed
+		return d, nil // parseOffer refuses it
 	}
 	if err := p.engine.notOurs(d.SDP); err != nil {
 		p.engine.counters.ownTransports.Add(1)
@@ -37,8 +37,8 @@ func (p *Peer) screen(t *transport, d Description) (Description, error) {
 	return p.withoutUseless(d), nil
 }
 
-// notOurs refuses a description that carries our fingerprint or the ufrag of one of
-// our transports. It looks at the lines alone: parsing comes later, once.
+// notOurs refuses a description with our fingerprint, or with the ufrag of one of our
+// transports. It only scans the lines; the description is parsed later, once.
 func (e *Engine) notOurs(text string) error {
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), ":")
@@ -54,8 +54,8 @@ func (e *Engine) notOurs(text string) error {
 	return nil
 }
 
-// isOurFingerprint compares the value of a fingerprint attribute (RFC 8122, 5) with
-// our certificate, by whatever hash it names.
+// isOurFingerprint compares the value of a fingerprint attribute (RFC 8122, section 5)
+// with our certificate, by the hash that the value names.
 func (e *Engine) isOurFingerprint(value string) bool {
 	name, want, ok := strings.Cut(strings.TrimSpace(value), " ")
 	if !ok {
@@ -69,7 +69,7 @@ func (e *Engine) isOurFingerprint(value string) bool {
 	return err == nil && strings.EqualFold(ours, strings.TrimSpace(want))
 }
 
-// hasUfrag reports whether a transport of ours has that ufrag.
+// hasUfrag reports whether one of our transports has that ufrag.
 func (n *network) hasUfrag(ufrag string) bool {
 	for _, s := range n.sockets {
 		if s.mux.Has(ufrag) {
@@ -79,20 +79,20 @@ func (n *network) hasUfrag(ufrag string) bool {
 	return n.tcp != nil && n.tcp.Has(ufrag)
 }
 
-// candidateVerdict is what to make of a client's candidate.
+// candidateVerdict is the judgement of a client's candidate.
 type candidateVerdict int
 
 const (
 	candidateGood    candidateVerdict = iota
-	candidateUseless                  // nothing is to be done with it, and nothing is wrong with it
-	candidateBad                      // no client is there
-	candidateOwn                      // an address of ours
+	candidateUseless                  // ignored, but not a fault of the client
+	candidateBad                      // no client can have this address
+	candidateOwn                      // one of our own addresses
 )
 
-// judgeCandidate says whether connectivity checks may be sent to a candidate (the
-// value of the attribute, with or without its name). What a client names is only
-// where it says that it is: it must not have us write to a multicast group, to a
-// link's own services, to this machine, or to ourselves.
+// judgeCandidate decides whether we may send connectivity checks to a candidate (the
+// value of the attribute, with or without its name). A client can name any address. It
+// must not make us send to a multicast group, to the services of a link, to this machine,
+// or to ourselves.
 func (n *network) judgeCandidate(text string, loopback bool) candidateVerdict {
 	text = strings.TrimSpace(text)
 	c, err := ice.UnmarshalCandidate(strings.TrimPrefix(text, "candidate:"))
@@ -100,7 +100,7 @@ func (n *network) judgeCandidate(text string, loopback bool) candidateVerdict {
 		return candidateBad
 	}
 	if c.NetworkType().IsTCP() || strings.HasSuffix(strings.ToLower(c.Address()), ".local") {
-		return candidateUseless // clients connect to our TCP port; we look up no names
+		return candidateUseless // clients connect to our TCP port; we do not resolve names
 	}
 	addr, err := netip.ParseAddr(c.Address())
 	if err != nil || c.Port() <= 0 || c.Port() > 65535 {
@@ -117,13 +117,13 @@ func (n *network) judgeCandidate(text string, loopback bool) candidateVerdict {
 		return candidateBad
 	case addr.Zone() != "", addr.IsLinkLocalUnicast(), addr.IsMulticast(), addr.IsUnspecified():
 		return candidateBad
-	case addr.Is4() && (addr.As4()[0] == 0 || addr.As4()[0] >= 240): // this network, reserved, broadcast
+	case addr.Is4() && (addr.As4()[0] == 0 || addr.As4()[0] >= 240): // "this network", reserved, and broadcast addresses
 		return candidateBad
 	}
 	return candidateGood
 }
 
-// accepts judges a candidate and counts it if it is refused.
+// accepts judges a candidate, and counts a bad one.
 func (p *Peer) accepts(candidate string) bool {
 	e := p.engine
 	switch e.net.judgeCandidate(candidate, e.cfg.LoopbackCandidate || e.net.loopback()) {
@@ -138,7 +138,7 @@ func (p *Peer) accepts(candidate string) bool {
 	return false
 }
 
-// withoutUseless takes the candidates out of a description that are not accepted.
+// withoutUseless removes the candidates from a description that are not accepted.
 func (p *Peer) withoutUseless(d Description) Description {
 	const attribute = "a=candidate:"
 	if !strings.Contains(d.SDP, attribute) {
@@ -146,7 +146,7 @@ func (p *Peer) withoutUseless(d Description) Description {
 	}
 	for section := range strings.SplitSeq(d.SDP, "\nm=") {
 		if strings.Count(section, attribute) > maxCandidates {
-			return d // which is refused where it is parsed
+			return d // parseOffer refuses it
 		}
 	}
 	var kept strings.Builder
@@ -173,15 +173,15 @@ func (n *network) loopback() bool {
 	return false
 }
 
-// A client may restart ICE so many times at once, and once more each
-// restartInterval. Clients restart when their network changes or fails.
+// A client may restart ICE restartBurst times at once, and once more each
+// restartInterval. Clients restart ICE when their network changes or fails.
 const (
 	restartBurst    = 10
 	restartInterval = 5 * time.Second
 )
 
-// allowance bounds ICE restarts. The zero value allows restartBurst. It belongs to
-// the peer's loop.
+// allowance limits ICE restarts. The zero value allows restartBurst. It belongs to the
+// peer's loop.
 type allowance struct {
 	used int
 	at   time.Time // when used was last brought up to date

@@ -11,33 +11,33 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// Bounds on what a client may offer; a session of this size is no conference.
+// Bounds on a client's description. No real conference is this large.
 const (
 	maxSections    = 1000
 	maxDescription = 2 << 20 // bytes
-	maxAttributes  = 1000    // of a section: browsers write some 200
-	maxFormats     = 128     // of a section: all payload types there are
-	maxSSRCs       = 32      // of a section: more are not looked at
-	maxRIDs        = 8       // of a section: more are not looked at
+	maxAttributes  = 1000    // of a section; browsers write some 200
+	maxFormats     = 128     // of a section; there are no more payload types
+	maxSSRCs       = 32      // of a section; the rest is ignored
+	maxRIDs        = 8       // of a section; the rest is ignored
 )
 
-// section is one m-line of a description, as far as we care.
+// offeredSection is one m-line of a client's description.
 type offeredSection struct {
 	mid      string
-	unnamed  bool // its author gave it no mid
+	unnamed  bool // the client gave it no mid
 	media    string
 	protos   []string
 	formats  []string
-	kind     webrtc.RTPCodecType // 0 for data, and for what we do not know
-	rejected bool                // port 0 (RFC 3264, 6), or to be answered so
-	sends    bool                // its author sends media in it
-	receives bool                // its author takes media in it
+	kind     webrtc.RTPCodecType // 0 for data, and for unknown kinds
+	rejected bool                // port 0 (RFC 3264, section 6), or to be answered with port 0
+	sends    bool                // the client sends media in it
+	receives bool                // the client receives media in it
 	streamID string              // msid's stream id
 	trackID  string              // msid's track id
-	rids     []string            // simulcast layers, in the author's order
-	paused   []string            // of those, the ones that are not sent for now
-	ssrcs    []uint32            // without those that repair others
-	repairs  map[uint32]uint32   // SSRC to the one that repairs it
+	rids     []string            // simulcast layers, in the client's order
+	paused   []string            // those of rids that are not sent for now
+	ssrcs    []uint32            // without those of repair streams
+	repairs  map[uint32]uint32   // SSRC to the SSRC of the stream that repairs it
 	codecs   []offeredCodec
 }
 
@@ -49,9 +49,9 @@ type offeredCodec struct {
 	fmtp string
 }
 
-// parseOffer reads a client's description and refuses what pion would stumble
-// over after it has changed its state. Sections that are rejected may have no mid;
-// they get one (see nameSections), with before the mids of the description before.
+// parseOffer parses a client's description. It refuses descriptions at which pion would
+// fail after a partial change of its state. Rejected sections may have no mid:
+// nameSections gives them one, with the mids of the description before.
 func parseOffer(text string, before []string) ([]offeredSection, error) {
 	if len(text) > maxDescription {
 		return nil, fmt.Errorf("session description of %d bytes, limit %d", len(text), maxDescription)
@@ -76,9 +76,9 @@ func parseOffer(text string, before []string) ([]offeredSection, error) {
 	return out, nameSections(out, before)
 }
 
-// checkSize refuses what would keep us busy: sections are read with effort that
-// grows with the product of their parts, and each candidate is a place that we send
-// connectivity checks to.
+// checkSize refuses descriptions that would keep the server busy: the cost of reading a
+// section grows with the product of its parts, and we send connectivity checks to each
+// candidate.
 func checkSize(d *sdp.SessionDescription) error {
 	for i, m := range d.MediaDescriptions {
 		candidates := 0
@@ -148,8 +148,8 @@ func readSection(m *sdp.MediaDescription, d *sdp.SessionDescription) offeredSect
 	return s
 }
 
-// pausedLayers are the rids that an a=simulcast line says are not sent for now (RFC 8853
-// 5.1).
+// pausedLayers are the rids that an a=simulcast line marks as not sent for now (RFC 8853,
+// section 5.1).
 func pausedLayers(value string) (rids []string) {
 	f := strings.Fields(value)
 	for i := 0; i+1 < len(f); i += 2 {
@@ -165,7 +165,7 @@ func pausedLayers(value string) (rids []string) {
 	return rids
 }
 
-// announces reports whether the section's author says that it sends a stream.
+// announces reports whether the section says that the client sends a stream.
 func (s *offeredSection) announces(ssrc uint32, rid string) bool {
 	if rid == "" {
 		return slices.Contains(s.ssrcs, ssrc)
@@ -173,7 +173,7 @@ func (s *offeredSection) announces(ssrc uint32, rid string) bool {
 	return slices.Contains(s.rids, rid) && !slices.Contains(s.paused, rid)
 }
 
-// readSSRC reads an a=ssrc line, which in older clients carries the msid too.
+// readSSRC reads an a=ssrc line. In older clients it carries the msid too.
 func (s *offeredSection) readSSRC(value string) {
 	id, rest, _ := strings.Cut(value, " ")
 	if ssrc := parseSSRC(id); len(s.ssrcs) < maxSSRCs && !slices.Contains(s.ssrcs, ssrc) {
@@ -192,7 +192,7 @@ func parseSSRC(text string) uint32 {
 	return uint32(v)
 }
 
-// iceUfrag is the first ICE user fragment of a description, "" if it has none.
+// iceUfrag is the first ICE username fragment of a description; "" if there is none.
 func iceUfrag(text string) string {
 	_, after, _ := strings.Cut(text, "a=ice-ufrag:")
 	line, _, _ := strings.Cut(after, "\n")
@@ -210,8 +210,8 @@ func splitMSID(value string) (stream, track string) {
 	return stream, track
 }
 
-// direction resolves who sends (RFC 8866, 6.7): the section's word, the session's,
-// else both.
+// direction resolves the direction of a section (RFC 8866, section 6.7): the section's
+// attribute, else the session's, else both ways.
 func direction(m *sdp.MediaDescription, d *sdp.SessionDescription) (sends, receives bool) {
 	for _, list := range [][]sdp.Attribute{m.Attributes, d.Attributes} {
 		for _, a := range list {
@@ -252,7 +252,7 @@ func readCodecs(m *sdp.MediaDescription) []offeredCodec {
 		switch {
 		case m.MediaName.Media != "audio":
 		case c.mime == "" && pt == 0:
-			c.mime, c.rate = webrtc.MimeTypePCMU, 8000 // static types need no rtpmap (RFC 3551)
+			c.mime, c.rate = webrtc.MimeTypePCMU, 8000 // static payload types need no rtpmap (RFC 3551)
 		case c.mime == "" && pt == 8:
 			c.mime, c.rate = webrtc.MimeTypePCMA, 8000
 		}
@@ -280,7 +280,8 @@ func (s *offeredSection) has(mime string) bool {
 	return slices.ContainsFunc(s.codecs, func(c offeredCodec) bool { return strings.EqualFold(c.mime, mime) })
 }
 
-// reactivate makes the named sections, which are inactive, ones that take media.
+// reactivate changes the named inactive sections to recvonly: the client receives in
+// them.
 func reactivate(text string, mids []string) (string, error) {
 	if len(mids) == 0 {
 		return text, nil
@@ -303,15 +304,16 @@ func reactivate(text string, mids []string) (string, error) {
 	return string(out), nil
 }
 
-// audioShape is what we want said of audio in one section of our descriptions.
+// audioShape is the format parameters and feedback for audio in one section of our
+// descriptions.
 type audioShape struct {
 	dtx, stereo, nack bool
-	sends             bool // it is we who send
+	sends             bool // the server sends in the section
 }
 
-// shapeAudio changes what pion wrote of opus in the sections named: usedtx and
-// stereo (RFC 7587) are wishes of this track, and feedback that the client did not
-// offer but understands. The result is what the client gets; pion keeps its own.
+// shapeAudio changes pion's parameters of Opus in the named sections: usedtx and stereo
+// (RFC 7587), which differ by track, and NACK, which clients understand without offering
+// it. The client gets the result; pion keeps its own description.
 func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
 	if len(shapes) == 0 {
 		return text, nil
@@ -319,15 +321,15 @@ func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
 	return shapeOffer(text, shapes, false)
 }
 
-// shapeOffer is shapeAudio that also, with guardIdle, names an SSRC in sections in
-// which we send nothing.
+// shapeOffer does the same as shapeAudio. With guardIdle it also names an SSRC in each
+// section in which we send nothing.
 //
-// That is for clients built on pion. Packets of a track may come after the offer
-// that ends it, since media and signalling go separate ways. Pion takes their SSRC,
-// which no section names any more, for a new stream of the first section with that
-// payload type, makes a transceiver for it and tells of a track without a name; and
-// when the next offer comes in between, the stream of the next track is never
-// started. With an SSRC in the section it drops such packets.
+// The SSRC is for clients built on pion. Media and signalling go separate ways, so
+// packets of a track may arrive after the offer that ends it. No section names their SSRC
+// any more, so pion takes them for a new stream of the first section with that payload
+// type: it makes a transceiver and reports a nameless track. If the next offer comes in
+// between, pion never starts the stream of the next track. If the section names an SSRC,
+// pion drops such packets.
 func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (string, error) {
 	var d sdp.SessionDescription
 	if err := d.UnmarshalString(text); err != nil {
@@ -385,7 +387,8 @@ func opusPayloadType(m *sdp.MediaDescription) string {
 	return ""
 }
 
-// fmtp is opus's format parameters with those that this shape decides.
+// fmtp is the format parameters of Opus: those of have, with the ones that this shape
+// decides.
 func (s audioShape) fmtp(have string) string {
 	var out []string
 	for part := range strings.SplitSeq(have, ";") {

@@ -7,49 +7,50 @@ import (
 	"parlor/media/forward"
 )
 
-// Signals is how a peer speaks to its client, whatever signalling the client has:
-// LiveKit's over a WebSocket (server/signal), or WHIP and WHEP over HTTP (RFC 9725).
-// A peer is told by methods of its own what the client says.
+// Signals is the interface by which a peer speaks to its client. Implementations use
+// LiveKit's signalling over a WebSocket (server/signal), or WHIP and WHEP over HTTP (RFC
+// 9725). Messages in the other direction are calls of the peer's methods.
 //
-// The calls must not block. They come from the peer's loop, in order, but for
-// WantQualities and StreamState, which come from where packets are forwarded and may
-// come at the same time as others.
+// The calls must not block. The peer's loop makes them, in order, except for
+// WantQualities and StreamState: the forwarding goroutines make those two, possibly at
+// the same time as others.
 type Signals interface {
-	// Offer says our offer of the subscribing connection. The client answers it by
-	// [Peer.HandleAnswer]. The same offer may come again, with the same ID, after
-	// [Peer.Resume].
+	// Offer sends our offer for the subscribing connection. The client's answer arrives
+	// by [Peer.HandleAnswer]. After [Peer.Resume] the same offer may be sent again with
+	// the same ID.
 	Offer(d Description)
-	// Answer says our answer to the client's offer of the same ID. Candidates of ours
-	// are not in it.
+	// Answer sends our answer to the client's offer of the same ID. It contains no
+	// candidates of ours.
 	Answer(d Description)
-	// Candidate says an ICE candidate of ours (trickle ICE, RFC 8838).
+	// Candidate sends an ICE candidate of ours (trickle ICE, RFC 8838).
 	Candidate(c Candidate)
-	// WantSections asks for an offer of the only connection, with so many more sections
-	// that take media; 0, 0 asks for an offer as it is.
+	// WantSections asks for an offer for the only connection, with that many more
+	// sections in which the client receives media; 0, 0 asks for an offer with the
+	// present sections.
 	WantSections(audios, videos int)
-	// WantQualities says which qualities of a track that the client publishes anybody
-	// wants: the client need not send the others. Sound is told of if the client has
-	// announced it in several codecs, by the names under which it announced them.
+	// WantQualities says which qualities of a published track have subscribers: the
+	// client need not send the others. It is called for sound only if the client has
+	// announced it in several codecs, and then uses the client's names of the codecs.
 	WantQualities(trackSID string, kind livekit.TrackType, wanted []Wanted)
-	// StreamState says that a track which is forwarded to the client begins to flow, or
-	// stops.
+	// StreamState says that a track which is forwarded to the client is now active or
+	// paused.
 	StreamState(publisherSID, trackSID string, state livekit.StreamState)
-	// AskResume asks a client whose transports have failed to connect again and to
-	// restart ICE.
+	// AskResume asks a client whose transports have failed to reconnect its signalling
+	// and to restart ICE.
 	AskResume()
 }
 
-// Wanted is which qualities of a codec of a track anybody wants.
+// Wanted lists the qualities of a codec of a track that have subscribers.
 type Wanted = forward.Wanted
 
 // Description is a session description (RFC 8866).
 type Description struct {
 	SDP string
-	// ID tells which offer an answer belongs to; 0 if the client does not number its
-	// own.
+	// ID matches an answer to its offer; 0 if the client does not number its offers and
+	// answers.
 	ID uint32
 	// Tracks are the SIDs of the tracks that we send, by the mid of their sections.
-	// Clients' descriptions have none.
+	// Descriptions of clients have none.
 	Tracks map[string]string
 }
 
@@ -57,10 +58,10 @@ type Description struct {
 type Connection int
 
 const (
-	// Publishing is the connection that the client offers. In single mode it is the
-	// only one.
+	// Publishing is the connection for which the client makes the offers. In single mode
+	// it is the only one.
 	Publishing Connection = iota
-	// Subscribing is the connection that we offer.
+	// Subscribing is the connection for which we make the offers.
 	Subscribing
 )
 
@@ -72,12 +73,12 @@ func (c Connection) String() string {
 	return "PUBLISHER"
 }
 
-// Candidate is an ICE candidate of one of the connections. As JSON it is
-// RTCIceCandidateInit (W3C WebRTC, 4.8.2).
+// Candidate is an ICE candidate of one of the connections. Its JSON is
+// RTCIceCandidateInit (W3C WebRTC, section 4.8.2).
 type Candidate struct {
 	webrtc.ICECandidateInit
 	Connection Connection `json:"-"`
-	// Final tells that no more candidates follow, until ICE restarts. What is final
-	// without a candidate tells that alone.
+	// Final says that no more candidates follow until ICE restarts. A final Candidate may
+	// be empty and say only that.
 	Final bool `json:"-"`
 }

@@ -7,7 +7,7 @@ import (
 	"parlor/media/udp"
 )
 
-// counters are what went wrong on the engine's peers since it began.
+// counters count failures and refusals of the engine's peers since it began.
 type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
@@ -19,50 +19,52 @@ type counters struct {
 	badFeedback, excessFeedback                atomic.Uint64
 }
 
-// Stats are an engine's counts, since it began but for the first two.
+// Stats are an engine's counts. A field counts since the engine began, unless its comment
+// says "now".
 type Stats struct {
 	Peers       int   // now
 	DataWaiting int64 // bytes of reliable data that wait for receivers now
 
-	BadDescriptions, BadCandidates uint64 // refused, of clients
-	NeedsReconnect                 uint64 // peers whose client had to start again
-	DataRefused                    uint64 // messages of clients that may send none
+	BadDescriptions, BadCandidates uint64 // of clients; refused
+	NeedsReconnect                 uint64 // peers whose client had to reconnect
+	DataRefused                    uint64 // messages of clients without permission to send data
 	LossyDropped, ReliableDropped  uint64 // messages to clients
-	SlowReliable                   uint64 // clients cut off for not taking their data
+	SlowReliable                   uint64 // clients that had to reconnect because they did not take their data
 	DataHeldUp                     uint64 // times that a sender was made to wait for its receivers
 	SubscriptionsFailed            uint64
-	UnknownSections                uint64 // RTP streams of sections that were not offered
-	StreamFloods                   uint64 // clients cut off for beginning too many RTP streams
-	ChannelFloods                  uint64 // data channels refused of clients that had opened too many
-	JoinFailures, Timeouts         uint64 // clients that never connected, and that vanished
+	UnknownSections                uint64 // RTP streams of sections that no offer contained
+	StreamFloods                   uint64 // clients that had to reconnect because they began too many RTP streams
+	ChannelFloods                  uint64 // data channels refused because the client had opened too many
+	JoinFailures, Timeouts         uint64 // clients that never connected; clients that vanished
 
-	OwnTransports uint64 // descriptions and candidates of clients that were our own transports
-	ICERestarts   uint64 // clients cut off for restarting ICE too often
+	OwnTransports uint64 // descriptions and candidates of clients that named our own transports
+	ICERestarts   uint64 // clients that had to reconnect because they restarted ICE too often
 	BadFeedback   uint64 // transport-wide feedback that could not be read
-	// ExcessFeedback: packets of it that were dropped, since their client sent too many.
+	// ExcessFeedback counts packets of transport-wide feedback that were dropped because
+	// the client sent too many.
 	ExcessFeedback uint64
 
 	TCPConns     int64  // ICE-TCP connections now
-	TCPStrangers int64  // of those, the ones that have not shown that they are a client's
-	TCPFailures  uint64 // times that none could be accepted, such as for want of file descriptors
-	TCPRefused   uint64 // connections closed since there were too many, or since they did not show it in time
-	TCPOverflow  uint64 // packets not sent, since too much waited for their receiver
-	TCPOverdue   uint64 // RTP packets not sent, since they had waited too long for their receiver
+	TCPStrangers int64  // those that have not yet shown that they belong to a client, now
+	TCPFailures  uint64 // failures to accept a connection, for example for want of file descriptors
+	TCPRefused   uint64 // connections closed because there were too many, or because they belonged to no client in time
+	TCPOverflow  uint64 // packets dropped because too much waited for their receiver
+	TCPOverdue   uint64 // RTP packets dropped because they had waited too long for their receiver
 
-	// UDP packets that were not passed on: from addresses that no transport has
-	// authenticated, from more addresses than a transport may have, of transports that
-	// did not read in time, and from or to our own addresses.
+	// UDP packets that were dropped: from addresses that no transport has authenticated,
+	// from more addresses than a transport may have, of transports that did not read in
+	// time, and from or to our own addresses.
 	UDPUnknown, UDPSources, UDPOverflow, UDPOwn uint64
 
-	Sockets []udp.Stats // one per UDP socket, and one for those of a port that were closed
+	Sockets []udp.Stats // one per UDP socket, and per port one for its closed sockets
 
-	// What came from publishers and what went to subscribers.
+	// Media received from publishers and sent to subscribers.
 	Audio, Video struct{ Received, Sent forward.Traffic }
 
 	Paths forward.Paths // to subscribers
 }
 
-// Stats takes the counts; they may be a moment apart from one another.
+// Stats reads the counts one after the other, so they may be a moment apart.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	peers := len(e.peers)

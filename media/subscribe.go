@@ -12,23 +12,23 @@ import (
 	"parlor/rooms"
 )
 
-// subscription is a track that is forwarded to this peer's client. It is owned by
-// the loop; pion calls Bind and Unbind on the loop too, while it applies a
-// description or removes a sender.
+// subscription is a track that is forwarded to this peer's client. It belongs to the
+// loop. Pion calls Bind and Unbind on the loop too, while it applies a description or
+// removes a sender.
 type subscription struct {
 	p        *Peer
 	ask      rooms.Subscription
-	sid      string // the track's
+	sid      string // of the track
 	kind     webrtc.RTPCodecType
 	track    *track
-	settings *forward.Settings // what the client asked for; nil if nothing yet
+	settings *forward.Settings // the client's settings; nil before the first
 
 	transceiver *webrtc.RTPTransceiver // nil until it has a section
 	sender      *webrtc.RTPSender
 	forwarder   *forward.Forwarder // nil until its section is negotiated
-	writer      *downWriter        // of forwarder
+	writer      *downWriter        // of the forwarder
 	ssrc, rtx   uint32
-	bound       int // grows with each Bind and Unbind
+	bound       int // counts calls of Bind and Unbind
 }
 
 // Subscribe implements rooms.Peer.
@@ -55,7 +55,7 @@ func (p *Peer) subscribe(ask rooms.Subscription) {
 	p.subs[sid] = s
 	p.subOrder = append(p.subOrder, s)
 	if p.sub == nil {
-		return // requestSections sees it
+		return // requestSections finds it
 	}
 	if known, ok := p.sub.clientCodecs[s.kind]; ok {
 		if _, has := pickDownstream(*source.codecs.Load(), known); !has {
@@ -69,15 +69,15 @@ func (p *Peer) subscribe(ask rooms.Subscription) {
 	}
 }
 
-// addToOffer gives s a section of the transport that we offer: a free one of its
-// kind, or a new one.
+// addToOffer gives s a section of the transport for which we make the offers: a free one
+// of its kind, or a new one.
 func (p *Peer) addToOffer(s *subscription) error {
 	t := p.sub
 	tr := p.freeTransceiver(t, s.kind)
 	if tr == nil {
-		// Both ways, though nothing is expected back: without a sender it is then
-		// offered recvonly, where a section of one way would be offered inactive;
-		// clients built on pion cannot use a section again that was inactive twice.
+		// The section goes both ways, though we expect no media back. When its sender is
+		// removed, it is then offered recvonly, where a one-way section would be offered
+		// inactive. Clients built on pion cannot reuse a section that was inactive twice.
 		var err error
 		init := webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendrecv}
 		if tr, err = t.pc.AddTransceiverFromTrack(s, init); err != nil {
@@ -100,8 +100,8 @@ func (p *Peer) addToOffer(s *subscription) error {
 	return nil
 }
 
-// orderCodecs puts the track's codec first in its section; false if the client is
-// known not to have it.
+// orderCodecs puts the track's codec first in its section. It returns false if the client
+// is known to lack the codec.
 func (s *subscription) orderCodecs() bool {
 	if err := s.transceiver.SetCodecPreferences(nil); err != nil {
 		return false
@@ -114,8 +114,8 @@ func (s *subscription) orderCodecs() bool {
 	return s.transceiver.SetCodecPreferences(preferCodec(codecs, found.MimeType)) == nil
 }
 
-// pickDownstream finds the codec in which a track that can be had in some codecs is
-// sent: the first that both have; RED can be sent as opus.
+// pickDownstream finds the first codec of a track that was negotiated too. RED can be
+// sent as Opus.
 func pickDownstream(source []forward.Codec, negotiated []webrtc.RTPCodecParameters) (webrtc.RTPCodecParameters, bool) {
 	for _, want := range source {
 		if c, ok := pickCodec(want, negotiated); ok {
@@ -130,8 +130,8 @@ func pickDownstream(source []forward.Codec, negotiated []webrtc.RTPCodecParamete
 	return webrtc.RTPCodecParameters{}, false
 }
 
-// freeTransceiver is a section of ours that an ended subscription left behind.
-// Safari shows nothing in a section that is used again.
+// freeTransceiver is a section of ours that an ended subscription left, or nil. For
+// Safari it is always nil, because Safari shows nothing in a section that is reused.
 func (p *Peer) freeTransceiver(t *transport, kind webrtc.RTPCodecType) *webrtc.RTPTransceiver {
 	if strings.EqualFold(p.cfg.Client.GetBrowser(), "safari") {
 		return nil
@@ -144,7 +144,8 @@ func (p *Peer) freeTransceiver(t *transport, kind webrtc.RTPCodecType) *webrtc.R
 	return nil
 }
 
-// nextUnplaced is the subscription of that kind that has waited longest.
+// nextUnplaced is the subscription of that kind that has waited longest for a section;
+// nil if none waits.
 func (p *Peer) nextUnplaced(kind webrtc.RTPCodecType) *subscription {
 	for _, s := range p.subOrder {
 		if s.transceiver == nil && s.kind == kind {
@@ -154,8 +155,8 @@ func (p *Peer) nextUnplaced(kind webrtc.RTPCodecType) *subscription {
 	return nil
 }
 
-// place puts s into a section that the client offered; it is negotiated by our
-// answer.
+// place puts s into a section that the client offered. Our answer then negotiates the
+// section.
 func (p *Peer) place(s *subscription, tr *webrtc.RTPTransceiver) bool {
 	sender, err := p.pub.api.NewRTPSender(s, p.pub.pc.SCTP().Transport())
 	if err == nil {
@@ -173,8 +174,8 @@ func (p *Peer) place(s *subscription, tr *webrtc.RTPTransceiver) bool {
 	return true
 }
 
-// unplace takes subscriptions out of sections in which the client no longer takes
-// media; they wait for others.
+// unplace takes subscriptions out of sections in which the client no longer receives
+// media. They wait for other sections.
 func (p *Peer) unplace(sections []offeredSection) {
 	for _, o := range sections {
 		if o.kind == 0 || o.receives {
@@ -188,7 +189,7 @@ func (p *Peer) unplace(sections []offeredSection) {
 	}
 }
 
-// leaveSection ends s's sending and lets go of its section.
+// leaveSection stops sending s and gives up its section.
 func (p *Peer) leaveSection(s *subscription) {
 	t := p.down()
 	if err := t.pc.RemoveTrack(s.sender); err != nil {
@@ -226,7 +227,7 @@ func (p *Peer) failSubscription(s *subscription, why livekit.SubscriptionError) 
 	p.cfg.Events.SubscriptionFailed(s.sid, why)
 }
 
-// downShapes is what our descriptions say of the audio that we send.
+// downShapes lists the audio parameters, in our descriptions, of the audio that we send.
 func (p *Peer) downShapes(t *transport) map[string]audioShape {
 	shapes := map[string]audioShape{}
 	for _, s := range p.subOrder {
@@ -260,7 +261,7 @@ func (p *Peer) SetTrackSettings(trackSIDs []string, shown rooms.TrackSettings) {
 	})
 }
 
-// ID implements webrtc.TrackLocal: the second half of the msid.
+// ID implements webrtc.TrackLocal. It is the second half of the msid.
 func (s *subscription) ID() string { return s.sid }
 
 // RID implements webrtc.TrackLocal.
@@ -269,9 +270,8 @@ func (s *subscription) RID() string { return "" }
 // Kind implements webrtc.TrackLocal.
 func (s *subscription) Kind() webrtc.RTPCodecType { return s.kind }
 
-// StreamID implements webrtc.TrackLocal: the first half of the msid, by which
-// clients know the publisher and the track, or the stream whose tracks belong
-// together.
+// StreamID implements webrtc.TrackLocal. It is the first half of the msid, by which
+// clients know the publisher and the track, or the stream whose tracks are synchronised.
 func (s *subscription) StreamID() string {
 	switch {
 	case s.p.cfg.Protocol < 1:
@@ -287,8 +287,9 @@ func (p *Peer) isFirefox() bool {
 	return strings.HasPrefix(b, "firefox")
 }
 
-// Bind implements webrtc.TrackLocal: the section is negotiated, media may flow. It
-// gives pion no error, which would undo the negotiation of all the others too.
+// Bind implements webrtc.TrackLocal. The section is negotiated, so media may flow. It
+// never returns an error to pion, which would undo the negotiation of all other sections
+// too.
 func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
 	all := ctx.CodecParameters()
 	codec, ok := pickDownstream(*s.track.codecs.Load(), all)
@@ -330,7 +331,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		return codec, nil
 	}
 	bound := s.bound
-	time.AfterFunc(earlyMedia, func() { // a closed peer takes no more posts
+	time.AfterFunc(earlyMedia, func() { // a closed peer refuses the post
 		s.p.post(func() {
 			if s.bound == bound {
 				s.start(&cfg)
@@ -340,8 +341,8 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	return codec, nil
 }
 
-// backup is the codec in which the client can be sent the track too, if it gets the
-// one that is sent first; zero: none.
+// backup is the codec in which the client can also receive the track, if it gets the
+// track's first codec; zero if there is none.
 func (s *subscription) backup(sent forward.Codec, negotiated []webrtc.RTPCodecParameters) forward.Codec {
 	list := *s.track.codecs.Load()
 	if !interchangeable(list[0].MimeType, sent.MimeType) {
@@ -358,13 +359,13 @@ func (s *subscription) backup(sent forward.Codec, negotiated []webrtc.RTPCodecPa
 	return fc
 }
 
-// earlyMedia is how long media waits after our answer, of a single peer connection,
-// for clients built on pion. Packets that such a client gets before it has read the
-// answer it takes for a stream of its own to find out about: it reads away the first
-// ten, races with the track's own reader, and ends the track's reports.
+// earlyMedia is how long media waits after our answer, on a single peer connection, for
+// clients built on pion. If packets arrive before such a client has read the answer, it
+// takes them for an unknown stream of its own: it consumes the first ten, competes with
+// the track's own reader, and ends the track's reports.
 const earlyMedia = 150 * time.Millisecond
 
-// start begins to forward.
+// start begins forwarding.
 func (s *subscription) start(cfg *forward.ForwarderConfig) {
 	t := s.p.down()
 	s.forwarder = s.track.AddForwarder(*cfg)
@@ -407,7 +408,7 @@ func (s *subscription) unbind() {
 	s.forwarder = nil
 }
 
-// streamState tells the client that a video starts, is paused, or goes on.
+// streamState tells the client that a video starts, pauses or continues.
 func (s *subscription) streamState(state livekit.StreamState) {
 	s.p.cfg.Signals.StreamState(s.ask.PublisherSID, s.sid, state)
 }

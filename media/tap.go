@@ -10,30 +10,31 @@ import (
 	"parlor/rooms"
 )
 
-// ErrNoCodec is given where a track cannot be had in any codec that an output takes.
+// ErrNoCodec is the error of [Tap] if the track is available in no codec that the output
+// takes.
 var ErrNoCodec = errors.New("the track is in no codec that the output takes")
 
-// TapConfig is what an output wants of a track. The zero value takes what there is, the
-// best layer of a video.
+// TapConfig says what an output wants of a track. The zero value takes the track as it is
+// sent, and of a video the best layer.
 type TapConfig struct {
-	// Codecs are the MIME types that the output takes ("video/VP8"), the best first. None:
-	// what is sent, but Opus without the RED around it.
+	// Codecs are the MIME types that the output takes ("video/VP8"), the best first. An
+	// empty list takes the codec that is sent, but Opus without the RED around it.
 	Codecs []string
-	// Ext are the ids of the header extensions that the packets are to have.
+	// Ext are the ids of the header extensions that the packets should have.
 	Ext forward.Extensions
-	// Settings of video; nil is the best layer.
+	// Settings are those of a video; nil is the best layer.
 	Settings *forward.Settings
 }
 
-// Tap begins to write a published track to an output that is no subscriber, such as a
-// recorder. The output gets one stream, as a subscriber does, that begins with a key
-// frame and goes on over changes of layer and of source; while the track is muted it
-// gets nothing. It ends, with [forward.Output.End], when the track does or when the
-// forwarder that is returned is closed, which also changes what is wanted, asks for key
-// frames, and tells the codec.
+// Tap begins to write a published track to an output that is not a subscriber, such as a
+// recorder. The output gets one continuous stream, as a subscriber does: it begins with a
+// keyframe, and continues over changes of layer and of source. While the track is muted
+// the output gets nothing. The stream ends with [forward.Output.End], when the track ends
+// or when the returned forwarder is closed. The forwarder also changes the settings, asks
+// for keyframes, and reports the codec.
 //
-// The output holds the publisher's packets up while it writes: one that may wait takes
-// copies of them to a goroutine of its own.
+// While the output writes, the publisher's packets wait. An output that may block must
+// copy the packets to a goroutine of its own.
 func Tap(t rooms.MediaTrack, out forward.Output, cfg TapConfig) (*forward.Forwarder, error) {
 	source, ok := t.(*track)
 	if !ok {
@@ -52,7 +53,7 @@ func Tap(t rooms.MediaTrack, out forward.Output, cfg TapConfig) (*forward.Forwar
 	return f, nil
 }
 
-// codec chooses among those that a track can be had in.
+// codec chooses among the codecs in which a track is available.
 func (c *TapConfig) codec(source []forward.Codec) (forward.Codec, error) {
 	takes := c.Codecs
 	if len(takes) == 0 && len(source) > 0 {
@@ -74,7 +75,7 @@ func (c *TapConfig) codec(source []forward.Codec) (forward.Codec, error) {
 	return forward.Codec{}, ErrNoCodec
 }
 
-// complete is a codec with what is not known of it before it is sent.
+// complete fills in the parameters of a codec that are unknown before it is sent.
 func complete(c forward.Codec) forward.Codec {
 	if c.ClockRate == 0 {
 		c.PayloadType, c.ClockRate = 96, 48000

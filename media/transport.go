@@ -16,12 +16,12 @@ import (
 	"parlor/media/srtpout"
 )
 
-// maxCandidates bounds the candidates of a client, in a description and, until ICE
-// restarts, trickled: we send connectivity checks to each.
+// maxCandidates bounds the candidates of a client, both in one description and trickled
+// between two ICE restarts, because we send connectivity checks to each.
 const maxCandidates = 128
 
-// transport is one peer connection and what belongs to its negotiation. It is
-// owned by its peer's loop, but for the ingress.
+// transport is one peer connection and its negotiation. It belongs to its peer's loop,
+// except for the ingress.
 type transport struct {
 	role    role
 	side    Connection
@@ -29,50 +29,50 @@ type transport struct {
 	pc      *webrtc.PeerConnection
 	sock    *socket
 	ingress *ingress
-	twcc    *forward.TWCC // congestion feedback to the client; nil until it may be wanted
+	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
 	down    *forward.Downlink
 	capture srtpout.Capture
 	opener  *srtpin.Feedback         // nil until connected
-	excess  *atomic.Uint64           // the engine's, of feedback that was too much
+	excess  *atomic.Uint64           // the engine's counter of dropped excess feedback
 	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
 	log     *slog.Logger
 
 	state         webrtc.PeerConnectionState
 	everConnected bool
 	gone          bool                      // the client closed it
-	pending       []webrtc.ICECandidateInit // of the client, waiting for its description
-	ufrag         string                    // of the client's last description
-	restarts      allowance                 // of ICE, by the client's descriptions
-	trickled      int                       // candidates of the client since ICE began
-	held          *webrtc.ICECandidate      // ours, waiting to know whether it is the last
-	mids          []string                  // of the last offer, the client's or ours, by m-line
+	pending       []webrtc.ICECandidateInit // candidates of the client that wait for its description
+	ufrag         string                    // the client's, in its last description
+	restarts      allowance                 // ICE restarts that the client's descriptions may still make
+	trickled      int                       // candidates of the client since ICE began or restarted
+	held          *webrtc.ICECandidate      // our newest candidate, held until it is known whether it is the last
+	mids          []string                  // by m-line, of the last offer of the client or of ours
 
-	// Our offers (role subscriber).
-	offered     bool // an offer waits for its answer
+	// The following are for our offers (role subscriber).
+	offered     bool // an offer is unanswered
 	offerID     uint32
 	lastOffer   *Description
-	dirty       bool // another offer is wanted
-	restartNext bool // and it restarts ICE
-	restarting  bool // the last one did
+	dirty       bool // another offer is needed
+	restartNext bool // the next offer restarts ICE
+	restarting  bool // the last offer restarted ICE
 
-	// What the client has of what we offered, by kind, once it has answered a
-	// section of that kind.
+	// clientCodecs are the client's codecs among those that we offered, by kind. A kind
+	// is present once the client has answered a section of it.
 	clientCodecs map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters
 
-	// Sections that a subscription left, by whether an offer or answer has said so.
-	// They can be used again only after the client has agreed: in a section that
-	// changes hands while it is active, clients show nothing.
+	// retired are the sections that a subscription left. A section can be reused only
+	// after a description said so and the client agreed: if a section goes to another
+	// track while it is active, clients show nothing.
 	retired map[*webrtc.RTPTransceiver]retirement
 }
 
 type retirement int
 
 const (
-	retiredSilently retirement = iota // we know
+	retiredSilently retirement = iota // no description says so yet
 	retiredOffered                    // our offer says so
 )
 
-// newTransport makes a peer connection. What happens to it is posted to p's loop.
+// newTransport makes a peer connection. Its events are posted to p's loop.
 func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	settings, sock, err := p.engine.settings(p.cfg.TCPOnly)
 	if err != nil {
@@ -92,7 +92,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.ingress.feedback = t.down.Feedback
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
-	settings.DisableMediaEngineCopy(true) // it is made for this transport
+	settings.DisableMediaEngineCopy(true) // the media engine is made for this transport alone
 	codecs, err := p.engine.codecs.mediaEngine(r)
 	if err != nil {
 		return nil, err
@@ -110,13 +110,14 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	return t, nil
 }
 
-// watch posts what pion tells of t to the loop.
+// watch posts the events of pion's peer connection to the loop.
 func (p *Peer) watch(t *transport) {
 	t.pc.OnICECandidate(func(c *webrtc.ICECandidate) {
 		p.post(func() { p.localCandidate(t, c) })
 	})
 	t.pc.OnConnectionStateChange(func(webrtc.PeerConnectionState) {
-		// The calls come on goroutines of their own, in no order: ask for the state.
+		// Pion makes the calls on separate goroutines, in no order, so the loop asks for
+		// the present state.
 		p.post(func() { p.stateChanged(t, t.pc.ConnectionState()) })
 	})
 	t.pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) {
@@ -138,7 +139,7 @@ func (t *transport) writeRTCP(packets []rtcp.Packet) error {
 	return err
 }
 
-// feedback is the transport's congestion feedback, nil if it was not agreed on.
+// feedback is the transport's congestion feedback; nil if it was not negotiated.
 func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
 	if t.twcc == nil && ext.TransportCC != 0 {
 		t.twcc = forward.NewTWCC(t.writeRTCP)
@@ -146,7 +147,7 @@ func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
 	return t.twcc
 }
 
-// noteClientCodecs follows an answer to our offer.
+// noteClientCodecs notes the client's codecs from its answer to our offer.
 func (t *transport) noteClientCodecs(answered []offeredSection) {
 	for _, s := range answered {
 		if s.kind == 0 {
@@ -160,21 +161,21 @@ func (t *transport) noteClientCodecs(answered []offeredSection) {
 				known = append(known, codec(pt, c.mime, c.rate, c.chs, c.fmtp))
 			}
 		}
-		t.clientCodecs[s.kind] = known // of a rejected kind, none
+		t.clientCodecs[s.kind] = known // none, if the section is rejected
 	}
 }
 
-// retire takes note that a subscription left a section.
+// retire notes that a subscription left a section.
 func (t *transport) retire(tr *webrtc.RTPTransceiver) { t.retired[tr] = retiredSilently }
 
-// retirementOffered follows our offer, which says which sections are retired.
+// retirementOffered notes that our offer says which sections are retired.
 func (t *transport) retirementOffered() {
 	for tr := range t.retired {
 		t.retired[tr] = retiredOffered
 	}
 }
 
-// retirementAgreed follows the answer to our offer.
+// retirementAgreed frees the sections whose retirement the client's answer agreed to.
 func (t *transport) retirementAgreed() {
 	maps.DeleteFunc(t.retired, func(_ *webrtc.RTPTransceiver, r retirement) bool { return r == retiredOffered })
 }
@@ -185,8 +186,8 @@ func (t *transport) free(tr *webrtc.RTPTransceiver) bool {
 	return tr.Sender() == nil && !retired
 }
 
-// midToTrack maps the sections in which we send to the tracks' SIDs: clients know
-// by it what arrives where.
+// midToTrack maps the mids of the sections in which we send to the SIDs of their tracks,
+// so that clients can tell the tracks.
 func (t *transport) midToTrack() map[string]string {
 	out := map[string]string{}
 	for _, tr := range t.pc.GetTransceivers() {

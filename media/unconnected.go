@@ -6,11 +6,12 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// slowConnect is how long a client has tried before an operator should know that its
-// media does not connect; one that leaves earlier has merely left.
+// slowConnect is how long a client must have tried to connect its media before a failure
+// is logged for operators. A client that ends earlier has merely left.
 const slowConnect = 5 * time.Second
 
-// protocol is what media of t goes over: udp, tcp, or "" if nothing is chosen.
+// protocol is the protocol that carries the media of t: udp, tcp, or "" if no candidate
+// pair is selected.
 func (t *transport) protocol() string {
 	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 	if err != nil || pair == nil {
@@ -19,8 +20,8 @@ func (t *transport) protocol() string {
 	return pair.Local.Protocol.String()
 }
 
-// warnUnconnected writes a line of a client that ends without its media having
-// connected, with the likely cause. It runs on the loop, before transports close.
+// warnUnconnected logs a client that ends before its media has connected, with the likely
+// cause. It runs on the loop, before the transports close.
 func (p *Peer) warnUnconnected() {
 	if tried := time.Since(p.born); !p.connected && tried >= min(slowConnect, p.engine.cfg.JoinTimeout) {
 		t := p.primary()
@@ -29,8 +30,8 @@ func (p *Peer) warnUnconnected() {
 	}
 }
 
-// likelyCause says in words why a transport did not connect: by whether the client has
-// described its side, how many candidates it told, and how far ICE came.
+// likelyCause says why a transport probably did not connect, from whether the client has
+// sent a description, how many candidates it has sent, and the state of ICE.
 func likelyCause(described bool, candidates int, ice webrtc.ICEConnectionState) string {
 	switch {
 	case ice == webrtc.ICEConnectionStateConnected || ice == webrtc.ICEConnectionStateCompleted:

@@ -13,20 +13,20 @@ import (
 	"parlor/rooms"
 )
 
-// upSection is a section in which the client sends, or has sent, media. It belongs
-// to the loop.
+// upSection is a section in which the client sends media or has sent it. It belongs to
+// the loop.
 type upSection struct {
 	offeredSection
 	p       *Peer
 	t       *transport
 	pub     *publication  // nil until claimed
-	refused bool          // its track was removed by the server
-	codec   forward.Codec // that is sent; zero until published
+	refused bool          // the server removed its track
+	codec   forward.Codec // codec that is sent; zero until published
 	streams []*upStream
 }
 
-// upStream is one RTP stream of a section. Its fields belong to the loop, but for
-// those that the sink reads.
+// upStream is one RTP stream of a section. Its fields belong to the loop, except for
+// those that the sinks read.
 type upStream struct {
 	s      *upSection
 	ssrc   uint32
@@ -34,16 +34,16 @@ type upStream struct {
 	rid    string
 	layer  *forward.Layer // nil until its codec is known
 
-	// For the sinks, set before they run.
+	// The following are for the sinks, and set before they run.
 	allowed   *atomic.Bool
 	pt        uint8
-	redPT     uint8 // of the RED that a stream which began with Opus may turn to; 0: none
-	reopening bool  // of the reading goroutine: that was seen
+	redPT     uint8 // payload type of the RED to which an Opus stream may turn; 0 if there is none
+	reopening bool  // RED has been seen; belongs to the reading goroutine
 	scratch   []byte
 }
 
-// sectionOrder lists the mids that are known, sorted, so that what depends on the
-// order is the same each time.
+// sectionOrder lists the known mids in order, so that results do not depend on the order
+// of a map.
 func (p *Peer) sectionOrder() []string {
 	mids := make([]string, 0, len(p.sections))
 	for mid := range p.sections {
@@ -53,7 +53,7 @@ func (p *Peer) sectionOrder() []string {
 	return mids
 }
 
-// matchSections compares what the client offers now with what it offered before.
+// matchSections compares the client's new offer with its former one.
 func (p *Peer) matchSections(offered []offeredSection) {
 	for _, o := range offered {
 		if o.kind == 0 {
@@ -69,8 +69,8 @@ func (p *Peer) matchSections(offered []offeredSection) {
 		}
 		p.updateSection(s, o)
 	}
-	// Exact names first, then by exclusion: a section with a strange name must not
-	// take the track that the next section names.
+	// First the sections that name their track, then the others by exclusion: a section
+	// with an unknown name must not take the track that another section names.
 	for _, exact := range []bool{true, false} {
 		for _, mid := range p.sectionOrder() {
 			s := p.sections[mid]
@@ -84,7 +84,8 @@ func (p *Peer) matchSections(offered []offeredSection) {
 	}
 }
 
-// updateSection ends the section's publication if the client stopped sending it.
+// updateSection takes the offer's new state of a section, and ends its publication if the
+// client stopped sending it.
 func (p *Peer) updateSection(s *upSection, o offeredSection) {
 	ended := s.pub != nil && (!o.sends || (o.trackID != s.trackID && p.announced(o) != nil && p.announced(o) != s.pub))
 	if o.trackID != s.trackID || !o.sends {
@@ -99,13 +100,13 @@ func (p *Peer) updateSection(s *upSection, o offeredSection) {
 		for _, u := range s.streams {
 			u.end()
 		}
-		s.streams = nil // pion stops them
+		s.streams = nil // pion stops their receivers
 	}
 }
 
-// stopUnannounced follows an offer that says no more of some streams that they are sent.
-// They may be sent again after another offer, or without: clients pause and resume layers
-// as they like.
+// stopUnannounced stops the layers of streams that the new offer no longer announces.
+// They may be sent again, after another offer or without one: clients pause and resume
+// layers at will.
 func (s *upSection) stopUnannounced(o offeredSection) {
 	for _, u := range s.streams {
 		if u.layer != nil && s.announces(u.ssrc, u.rid) && !o.announces(u.ssrc, u.rid) {
@@ -114,7 +115,7 @@ func (s *upSection) stopUnannounced(o offeredSection) {
 	}
 }
 
-// sectionEnded ends a publication, or one of its further codecs.
+// sectionEnded ends a publication, or one of its additional codecs.
 func (p *Peer) sectionEnded(s *upSection) {
 	pub := s.pub
 	if pub.main != s {
@@ -124,10 +125,10 @@ func (p *Peer) sectionEnded(s *upSection) {
 		return
 	}
 	p.endPublication(pub)
-	p.cfg.Events.TrackUnpublished(pub.sid) // also of a track that the room has only announced so far
+	p.cfg.Events.TrackUnpublished(pub.sid) // also for a track that is only announced so far
 }
 
-// announced is the publication that the section names.
+// announced is the publication that the section names; nil if it names none.
 func (p *Peer) announced(o offeredSection) *publication {
 	for _, name := range []string{o.trackID, o.streamID} {
 		for _, pub := range p.pubs {
@@ -139,8 +140,8 @@ func (p *Peer) announced(o offeredSection) *publication {
 	return nil
 }
 
-// claim finds the publication of a section: the one that it names, or else the only
-// one of its kind that waits for a section.
+// claim finds the publication of a section: the one that it names, else the only one of
+// its kind without a section.
 func (p *Peer) claim(s *upSection) *publication {
 	if pub := p.announced(s.offeredSection); pub != nil {
 		return pub
@@ -175,7 +176,7 @@ func (p *Peer) preferCodecs(t *transport) {
 		}
 		tr := t.transceiver(mid)
 		if tr == nil || tr.Receiver() == nil || tr.Sender() != nil {
-			continue // with a sender, the order is the subscription's
+			continue // the subscription decides the order
 		}
 		if err := tr.SetCodecPreferences(nil); err != nil {
 			p.log.Debug("codec order not reset", "mid", mid, "error", err)
@@ -188,7 +189,7 @@ func (p *Peer) preferCodecs(t *transport) {
 	}
 }
 
-// common is those of the negotiated codecs that this section offers.
+// common is the negotiated codecs that this section offers.
 func (s *upSection) common(negotiated []webrtc.RTPCodecParameters) []webrtc.RTPCodecParameters {
 	return slices.DeleteFunc(slices.Clone(negotiated), func(c webrtc.RTPCodecParameters) bool {
 		return !slices.ContainsFunc(s.codecs, func(o offeredCodec) bool {
@@ -197,7 +198,7 @@ func (s *upSection) common(negotiated []webrtc.RTPCodecParameters) []webrtc.RTPC
 	})
 }
 
-// wantedMime is the codec that the section should be sent in, "" if any.
+// wantedMime is the codec in which the client should send the section; "" if any.
 func (s *upSection) wantedMime() string {
 	want := s.pub.wants(s.trackID)
 	if strings.EqualFold(want, mimeRED) && !s.has(mimeRED) {
@@ -206,7 +207,7 @@ func (s *upSection) wantedMime() string {
 	return want
 }
 
-// negotiatedCodecs are those of our answer.
+// negotiatedCodecs are the codecs of our answer.
 func (s *upSection) negotiatedCodecs() []webrtc.RTPCodecParameters {
 	tr := s.t.transceiver(s.mid)
 	if tr == nil || tr.Receiver() == nil {
@@ -215,8 +216,7 @@ func (s *upSection) negotiatedCodecs() []webrtc.RTPCodecParameters {
 	return tr.Receiver().GetParameters().Codecs
 }
 
-// expected is the codec that the client will send, if that can be known before it
-// does.
+// expected is the codec that the client will send, if it can be known in advance.
 func (s *upSection) expected() (webrtc.RTPCodecParameters, bool) {
 	all := s.negotiatedCodecs()
 	if want := s.wantedMime(); want != "" {
@@ -236,14 +236,14 @@ func (s *upSection) expected() (webrtc.RTPCodecParameters, bool) {
 	return only, n == 1
 }
 
-// heard reports whether packets have told in which codec the section is sent. What
-// would be expected counts no more then.
+// heard reports whether packets have shown in which codec the section is sent. From then
+// on the expectation does not count.
 func (s *upSection) heard() bool {
 	return slices.ContainsFunc(s.streams, func(u *upStream) bool { return u.layer != nil })
 }
 
-// sectionsNegotiated follows each answer: tracks whose sections are negotiated
-// exist from now on.
+// sectionsNegotiated is called after each answer: tracks whose sections are negotiated
+// exist from then on.
 func (p *Peer) sectionsNegotiated() {
 	for _, mid := range p.sectionOrder() {
 		s := p.sections[mid]
@@ -270,19 +270,19 @@ func (p *Peer) sectionsNegotiated() {
 // addDeclared notes the streams whose SSRCs the offer declares.
 func (s *upSection) addDeclared() {
 	if len(s.rids) > 0 {
-		return // their SSRCs come with the packets
+		return // their SSRCs are known when packets come
 	}
 	for _, ssrc := range s.ssrcs {
 		s.stream(ssrc, "").repair = s.repairs[ssrc]
 	}
 }
 
-// maxSectionStreams bounds the streams of a section, over all offers: a client
-// that names new SSRCs with each has those that it named first forgotten.
+// maxSectionStreams bounds the streams of a section over all offers. If a client names
+// new SSRCs with each offer, the first are forgotten.
 const maxSectionStreams = 32
 
-// stream is the section's stream with that SSRC; a new SSRC of a known rid takes
-// the place of the old.
+// stream is the section's stream with that SSRC. A new SSRC of a known rid takes the
+// place of the former one.
 func (s *upSection) stream(ssrc uint32, rid string) *upStream {
 	for _, u := range s.streams {
 		if u.ssrc == ssrc {
@@ -297,7 +297,7 @@ func (s *upSection) stream(ssrc uint32, rid string) *upStream {
 			return u.rid == rid
 		})
 	}
-	if len(s.streams) == maxSectionStreams { // it has offered others since
+	if len(s.streams) == maxSectionStreams { // the client has offered others since
 		s.streams[0].end()
 		s.streams = slices.Delete(s.streams, 0, 1)
 	}
@@ -312,7 +312,7 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 	fc := forwardCodec(c, s.negotiatedCodecs())
 	if pub.track == nil {
 		if pub.main != s {
-			return // a further codec of a track that is not there yet
+			return // a further codec, but the track does not exist yet
 		}
 		kind := livekit.TrackType_AUDIO
 		if pub.kind == webrtc.RTPCodecTypeVideo {
@@ -342,11 +342,11 @@ func (p *Peer) publish(s *upSection, c webrtc.RTPCodecParameters) {
 	}
 }
 
-// factsDelay is how long facts of a track are gathered before the room is told
-// again: the SSRCs of its layers come one after the other.
+// factsDelay is how long facts of a track are collected before the room is told again,
+// because the SSRCs of its layers become known one after the other.
 const factsDelay = 200 * time.Millisecond
 
-// tellSoon tells the room again of a track that it knows.
+// tellSoon tells the room, after factsDelay, the new facts of a track that it knows.
 func (p *Peer) tellSoon(pub *publication) {
 	if len(p.untold) == 0 {
 		p.factsTimer.Reset(factsDelay)
@@ -368,7 +368,7 @@ func (p *Peer) tell(pub *publication) {
 	p.cfg.Events.TrackPublished(pub.track, pub.facts())
 }
 
-// setCodec notes that the track can be had in fc.
+// setCodec notes that the section of the track is sent in fc.
 func (pub *publication) setCodec(s *upSection, fc forward.Codec) {
 	s.codec = fc
 	pub.listCodecs()
@@ -392,7 +392,7 @@ func (pub *publication) listCodecs() {
 	pub.track.codecs.Store(&list)
 }
 
-// facts is what is known of how the track is sent.
+// facts is how the client sends the track, as far as known.
 func (pub *publication) facts() (f rooms.TrackFacts) {
 	for _, s := range append([]*upSection{pub.main}, pub.backups...) {
 		if s != nil && s.codec.MimeType != "" {
@@ -410,8 +410,8 @@ func (s *upSection) facts() rooms.SectionFacts {
 	return f
 }
 
-// quality is the layer's rank: by what the client announced, else by LiveKit's
-// names, else by its place in the offer, which begins with the lowest.
+// quality is the rank of the layer: by the client's announcement, else by LiveKit's rids,
+// else by its place in the offer, which begins with the lowest.
 func (u *upStream) quality() livekit.VideoQuality {
 	if u.rid == "" {
 		return livekit.VideoQuality_HIGH

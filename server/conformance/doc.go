@@ -2,13 +2,13 @@
 // LiveKit clients: the Go SDK in both of its connection modes, the Node SDKs, a browser
 // beside them, and a small client of our own for messages that no SDK would send. It
 // imports nothing of Parlor: the tests know a binary, its configuration file, and the
-// wire. file, and the wire.
+// wire.
 //
 // The package is a module of its own because the newest Go SDK does not compile with the
 // protocol version that the server speaks.
 //
-// The server under test is the parent module, built once per run. The
-// environment can name another:
+// The server under test is the parent module, built once per run. The environment can name
+// another:
 //
 //	PARLOR_BINARY   a server binary to test instead of building one
 //	PARLOR_REF      path of a stock LiveKit server. It checks the tests
