@@ -132,6 +132,9 @@ func text(dir string, files ...string) (string, error) {
 
 var comment = regexp.MustCompile(`(?s)/\*.*?\*/`)
 
+// built is the end of a script's name that says how its package was built.
+var built = regexp.MustCompile(`(\.umd|\.e2ee\.worker)?\.js$`)
+
 // page lists third-party scripts of the page: the licence beside each, and the notices
 // inside it of the software that its author bundled.
 func page(dir string) ([]part, error) {
@@ -141,7 +144,7 @@ func page(dir string) ([]part, error) {
 	}
 	var all []part
 	for _, name := range scripts {
-		beside := strings.TrimSuffix(strings.TrimSuffix(name, ".js"), ".umd") + ".LICENSE"
+		beside := built.ReplaceAllString(name, ".LICENSE")
 		t, err := text(dir, beside)
 		if err != nil {
 			return nil, err

@@ -142,6 +142,7 @@ function listenToPage() {
     // A click on the backdrop has the dialog itself for its target.
     if (event.target === event.currentTarget) $('#settings').close();
   });
+  $('#lobby-encrypted').hidden = !options.passphrase;
   $('#hide-self').checked = preferences.hideSelf;
   $('#hide-self').addEventListener('change', (event) => {
     remember({ hideSelf: event.target.checked });

@@ -51,6 +51,7 @@ func TestPage(t *testing.T) {
 	t.Run("names and headings", f.testNamesAndHeadings)
 	t.Run("somebody runs the room", f.testModeration)
 	t.Run("more people than fit", f.testPagesOfPeople)
+	t.Run("encrypted end to end", f.testEncrypted)
 	t.Run("without devices", f.testWithoutDevices)
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {

@@ -44,6 +44,9 @@ func serveHarness(t *testing.T) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServer(http.Dir("testdata/client")))
+	mux.HandleFunc("/vendor/livekit-client.e2ee.worker.js", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFileFS(w, r, static.Files(), "vendor/livekit-client-2.23.0.e2ee.worker.js")
+	})
 	mux.HandleFunc("/vendor/livekit-client.js", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFileFS(w, r, static.Files(), "vendor/livekit-client-2.23.0.umd.js")
 	})

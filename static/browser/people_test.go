@@ -131,3 +131,27 @@ func (f *fixture) testPagesOfPeople(t *testing.T) {
 	order := get[[]string](ann, `[...document.querySelectorAll('.topbar button, .control, .tile-pin')].map((node) => node.matches('.tile-pin') ? 'pin' : node.id)`)
 	require.Less(t, slices.Index(order, "mic"), slices.Index(order, "pin"), "the microphone comes before the tiles in the order of the tab key")
 }
+
+// Two who have the passphrase of the link see and hear each other; who has another is told
+// so and sees nothing. The passphrase stays behind the hash.
+func (f *fixture) testEncrypted(t *testing.T) {
+	with := func(name, passphrase string) *page {
+		p := f.browser.open(t, name, f.server.page("room", "sealed", "name", name, "resolution", "180", "simulcast", "0")+"#e2ee="+passphrase)
+		p.until("the lobby", fmt.Sprintf(`document.querySelector('#name').value === %q && !document.querySelector('#lobby-encrypted').hidden`, name))
+		p.click("#join")
+		p.until("the call", `parlor.screen === 'call' && !document.querySelector('#encrypted').hidden`)
+		return p
+	}
+	ann, bob := with("Ann", "one+secret"), with("Bob", "one+secret")
+	bob.sees("Ann")
+	ann.hears("Bob")
+	eve := with("Eve", "another")
+	eve.until("a word that it cannot be read", `document.querySelector('.toast[data-code="encryption"]')`)
+	require.Zero(t, get[int](eve, framesDecoded("Ann")))
+	ann.do(`navigator.clipboard.writeText = async (text) => { parlor.copied = text; }`)
+	ann.click("#invite")
+	ann.until("the link", `parlor.copied`)
+	require.Equal(t, "#e2ee=one+secret", get[string](ann, `new URL(parlor.copied).hash`))
+	query := f.browser.open(t, "Query", f.server.page("room", "sealed", "name", "Query", "e2ee", "one secret"))
+	query.until("the lobby, without a claim that the call is encrypted", `document.querySelector('#name').value === 'Query' && document.querySelector('#lobby-encrypted').hidden`)
+}

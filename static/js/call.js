@@ -4,6 +4,7 @@ import { Chat } from './chat.js';
 import { Controls } from './controls.js';
 import { captureOptions } from './devices.js';
 import { $ } from './dom.js';
+import { Encryption } from './encryption.js';
 import { Hands } from './hands.js';
 import { listen } from './keys.js';
 import { deviceProblem, ending } from './messages.js';
@@ -35,10 +36,13 @@ export class Call {
   #listening = new AbortController();
   #joined = false;
   #away = false; // reconnecting
+  #encryption;
+  #passphrase;
   #invitable;
   #ended;
   #wakeLock;
   #watch;
+  #unread = new Set(); // identities that encrypt with another key
   #news = new Map(); // identity → who came or went, not yet told
   #telling;
 
@@ -47,7 +51,9 @@ export class Call {
   constructor({ options, invitable, ended, openSettings }) {
     this.#invitable = invitable;
     this.#ended = ended;
-    this.room = new Room(roomOptions(options));
+    this.#passphrase = options.passphrase;
+    this.#encryption = new Encryption(options.passphrase);
+    this.room = new Room({ ...roomOptions(options), encryption: this.#encryption.options });
     this.stage = new Stage(this.room, $('#stage'), $('#audio'));
     this.people = new People(this.room, this.stage);
     this.controls = new Controls(this.room);
@@ -61,6 +67,7 @@ export class Call {
   // throws when the room cannot be joined.
   async join({ url, token, tracks, subscribe }) {
     try {
+      await this.#encryption.begin(this.room);
       await this.room.connect(url, token, { autoSubscribe: subscribe });
     } catch (error) {
       this.#close();
@@ -120,6 +127,7 @@ export class Call {
     room.on(RoomEvent.TrackSubscriptionFailed, (_sid, participant) => {
       toast(`Picture or sound of ${nameOf(participant)} cannot be received: this browser may not support its format.`, { bad: true, code: 'subscription-failed' });
     });
+    room.on(RoomEvent.EncryptionError, (_error, participant) => this.#unreadable(participant));
     room.on(RoomEvent.ParticipantPermissionsChanged, (before, participant) => {
       if (participant.isLocal) this.#permissionsChanged(before);
     });
@@ -135,6 +143,14 @@ export class Call {
     this.#away = false;
     if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
     this.#banner.hide();
+  }
+
+  // unreadable is told once for each participant: the errors come with every frame.
+  #unreadable(participant) {
+    const identity = participant?.identity ?? '';
+    if (this.#unread.has(identity)) return;
+    this.#unread.add(identity);
+    toast(`${participant ? nameOf(participant) : 'Somebody'} uses another passphrase: what they send cannot be read.`, { bad: true, code: 'encryption' });
   }
 
   #moved(name) {
@@ -194,6 +210,7 @@ export class Call {
   #showRoom() {
     $('#room-name').textContent = this.room.name;
     $('#invite').hidden = !this.#invitable;
+    $('#encrypted').hidden = !this.#encryption.on;
     $('#recording').hidden = !this.room.isRecording;
     $('#hear').hidden = this.room.canPlaybackAudio;
     const { permissions } = this.room.localParticipant;
@@ -243,7 +260,7 @@ export class Call {
   }
 
   async #copyLink() {
-    const link = inviteLink(location, this.room.name);
+    const link = inviteLink(location, this.room.name, this.#passphrase);
     try {
       await navigator.clipboard.writeText(link);
       toast('Link copied. Whoever opens it can join.', { code: 'link-copied' });
@@ -281,6 +298,7 @@ export class Call {
     this.people.close();
     this.hands.close();
     this.stage.close();
+    this.#encryption.close();
     this.#wakeLock?.release();
     $('#hear').hidden = true;
     $('#sharing').hidden = true;

@@ -9,10 +9,12 @@
 //   simulcast=0, dynacast=0, adaptive=0, red=0, dtx=0, subscribe=0
 //   codec=vp8|h264|vp9|av1|h265
 //   resolution=90…2160     height of the camera's picture, 720 when not given
+//   e2ee=passphrase        end-to-end encryption; only after the hash
 //   log=debug|info|warn    what livekit-client writes to the console
 
 export function readOptions(location) {
   const params = new URLSearchParams(location.search);
+  params.delete('e2ee'); // it has been to the server, and keeps no secret from it
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
     if (!params.has(name)) params.set(name, value);
   }
@@ -39,14 +41,17 @@ export function readOptions(location) {
     subscribe: flag('subscribe', true),
     codec: text('codec').toLowerCase() || 'vp8',
     resolution: height >= 90 && height <= 2160 ? height : 720,
+    passphrase: text('e2ee'),
     log: text('log') || 'warn',
   };
 }
 
-// inviteLink carries the room and nothing of the person who shares it.
-export function inviteLink(location, room) {
+// inviteLink carries the room, and the passphrase of the call, and nothing of the person
+// who shares it.
+export function inviteLink(location, room, passphrase = '') {
   const link = new URL(location.pathname, location.origin);
   link.searchParams.set('room', room);
+  if (passphrase) link.hash = new URLSearchParams({ e2ee: passphrase }).toString();
   return link.href;
 }
 

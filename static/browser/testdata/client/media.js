@@ -163,7 +163,7 @@ export const scenarios = [
     const room = roomName();
     const encrypted = async (identity) => {
       const keyProvider = new ExternalE2EEKeyProvider();
-      const worker = new Worker('/livekit-client-2.23.0.e2ee.worker.js');
+      const worker = new Worker('/vendor/livekit-client.e2ee.worker.js');
       const peer = await join(room, identity, { room: { encryption: { keyProvider, worker } } });
       await keyProvider.setKey('a secret of theirs');
       await peer.room.setE2EEEnabled(true);
