@@ -6,22 +6,22 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// captureAge is how old a capture time may be to tell others from, in seconds. Senders
-// tell one a second.
+// captureAge is how old a capture time may be for others to be derived from it, in
+// seconds. Senders send one a second.
 const captureAge = 5
 
 // captureTime is the last absolute capture time of a layer
 // (http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time).
 type captureTime struct {
-	size      int // of the value; 0 = none is known
+	size      int // of the value; 0 = no capture time is known
 	value     [16]byte
-	timestamp uint32 // of the packet that told it
+	timestamp uint32 // of the packet with the capture time
 }
 
-// follow takes note of p's capture time. A packet that begins a key frame and has none
-// gets one, interpolated as a receiver does it: the subscriber's last one is of another
-// source if that packet is where this layer is taken up. The packet has it for good, so
-// that it is the same when it is sent again.
+// follow notes p's capture time. If p begins a keyframe and has no capture time, it gets
+// one, interpolated as receivers do: if the forwarder switches to this layer at p, the
+// subscriber's last capture time is of another source. p keeps it, so that a
+// retransmission has the same.
 func (c *captureTime) follow(p *packet.Packet, rate int64) {
 	if e := p.Extension(packet.ExtAbsCaptureTime); len(e) == 8 || len(e) == 16 {
 		if !p.Late {

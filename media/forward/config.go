@@ -12,7 +12,7 @@ import (
 
 // Codec is a payload format as negotiated on one side.
 type Codec struct {
-	MimeType       string // as in SDP with its kind, for example "video/VP8"
+	MimeType       string // with its kind, as in SDP; for example "video/VP8"
 	ClockRate      uint32 // Hz
 	Channels       uint16 // 0 for video
 	Fmtp           string // format parameters as in SDP
@@ -20,7 +20,7 @@ type Codec struct {
 	RTXPayloadType uint8 // 0 = not negotiated
 }
 
-// family is what the packet path needs to know of a codec.
+// family is a codec, as far as the packet path distinguishes codecs.
 type family uint8
 
 const (
@@ -60,11 +60,11 @@ func (c Codec) family() family {
 	return otherCodec
 }
 
-// opusLike tells Opus and what carries it: RED.
+// opusLike reports whether the codec is Opus, or RED, which carries Opus.
 func (f family) opusLike() bool { return f == opus || f == redundant }
 
-// like reports whether packets of codec c count as packets of codec o: RED and Opus
-// are turned into one another, so that neither is a backup of the other.
+// like reports whether packets of codec c count as packets of codec o. Opus and RED can
+// be turned into each other, so neither is a backup of the other.
 func (c Codec) like(o Codec) bool {
 	return strings.EqualFold(c.MimeType, o.MimeType) || c.family().opusLike() && o.family().opusLike()
 }
@@ -72,8 +72,8 @@ func (c Codec) like(o Codec) bool {
 // rate is the clock rate, for arithmetic.
 func (c Codec) rate() int64 { return int64(max(c.ClockRate, 1)) }
 
-// redPrimary is the payload type of the primary encoding that a RED codec's
-// parameters name ("111/111", RFC 2198 section 5), -1 when unknown.
+// redPrimary is the payload type of the primary encoding that the parameters of a RED
+// codec name ("111/111", RFC 2198, section 5); -1 if unknown.
 func (c Codec) redPrimary() int {
 	first, _, _ := strings.Cut(c.Fmtp, "/")
 	n := 0
@@ -92,8 +92,7 @@ func (c Codec) redPrimary() int {
 	return n
 }
 
-// carries reports whether packets of codec c can be forwarded to a receiver of
-// codec to.
+// carries reports whether packets of codec c can be forwarded to a receiver of codec to.
 func (c Codec) carries(to Codec) bool {
 	if strings.EqualFold(c.MimeType, to.MimeType) {
 		return true
@@ -107,14 +106,14 @@ func (c Codec) carries(to Codec) bool {
 	return false
 }
 
-// Extensions are the ids of the RTP header extensions negotiated on one side
+// Extensions are the ids of the RTP header extensions that were negotiated on one side
 // (RFC 8285); 0 = not negotiated.
 type Extensions struct {
 	AudioLevel, AbsSendTime, TransportCC, MID, RID, RepairedRID, DependencyDescriptor,
 	AbsCaptureTime, PlayoutDelay, VideoOrientation, FrameMarking uint8
 }
 
-// known is the part of the extensions that is read from packets.
+// known are the ids of the extensions that the packet path reads.
 func (e Extensions) known() (m packet.ExtensionMap) {
 	m.Set(e.AudioLevel, packet.ExtAudioLevel)
 	m.Set(e.TransportCC, packet.ExtTransportCC)
@@ -125,59 +124,62 @@ func (e Extensions) known() (m packet.ExtensionMap) {
 	return m
 }
 
-// TrackConfig is what a [Track] is made of.
+// TrackConfig configures a [Track].
 type TrackConfig struct {
 	SID               string
 	PublisherIdentity string
 	Kind              livekit.TrackType
-	// Codec is the preferred one; each layer has its own.
+	// Codec is the preferred codec. Each layer has its own.
 	Codec Codec
 	Log   *slog.Logger
-	// OnQualities tells which qualities of which codecs anybody wants: raised at
-	// once, lowered after 5 s; that nobody wants any, after 10 s. Sound has one
-	// quality, HIGH, of each codec, RED counts as Opus, and Codec is wanted always,
-	// to judge which participants speak, unless the track has regressed. May be nil.
+	// OnQualities reports which qualities of which codecs have subscribers. A higher
+	// demand is reported at once, a lower one when it has lasted 5 s; before the first
+	// subscriber the publisher is told after 10 s that there is none. Sound has one
+	// quality for each codec, HIGH, and RED counts as Opus. For sound, Codec is always
+	// reported as wanted, because its level shows which participants speak, unless the
+	// track has regressed. OnQualities may be nil.
 	OnQualities func([]Wanted)
-	// RegressBelow: when the track begins to be sent in a second codec, subscribers
-	// that can get either get that one, so that the first need not be sent; but not
-	// if the track has this many forwarders or more.
+	// RegressBelow is the number of forwarders below which a track regresses. When a
+	// layer in a second codec is added to a track with fewer forwarders, subscribers that
+	// can receive either codec get the second, so that the publisher need not send the
+	// first.
 	RegressBelow int
 
-	// Voice is shared by the tracks of one publisher: the video of a speaker comes before
-	// that of others where not all fits. Nil: it does not matter.
+	// Voice is shared by the tracks of one publisher: if bandwidth is short, the video of
+	// a speaker comes before that of others. Nil disables this.
 	Voice *Voice
 
-	// Totals count what goes over the track. Nil: nobody counts.
+	// Totals count the traffic of the track; may be nil.
 	Totals *Totals
 
-	// Pool is where packets' buffers come from. Nil: the track has its own.
+	// Pool provides buffers for packets. If it is nil, the track makes its own.
 	Pool *packet.Pool
 }
 
-// LayerConfig is what a [Layer] is made of.
+// LayerConfig configures a [Layer].
 type LayerConfig struct {
 	RID string
-	// SSRC that is expected; 0: that of the first packet. A packet of another
-	// one restarts the layer.
+	// SSRC is the expected SSRC; 0 takes that of the first packet. A packet with another
+	// SSRC restarts the layer.
 	SSRC  uint32
 	Codec Codec
 	Ext   Extensions
-	// Quality orders the layers of a track.
+	// Quality ranks the layers of a track.
 	Quality livekit.VideoQuality
-	// WriteRTCP sends to the publisher. It may be called concurrently.
+	// WriteRTCP sends RTCP to the publisher. It may be called concurrently.
 	WriteRTCP func([]rtcp.Packet) error
-	// TWCC takes note of arrivals when TransportCC is negotiated; may be nil.
+	// TWCC records arrivals when TransportCC is negotiated; may be nil.
 	TWCC *TWCC
 
-	// NoNACK: do not ask for lost packets.
+	// NoNACK: lost packets are not asked for.
 	NoNACK bool
 	// FIR: ask for key frames with FIR (RFC 5104 4.3.1) because PLI was not
 	// negotiated.
 	FIR bool
 }
 
-// Repeatable is how many packets back a forwarder sends one again that is asked for:
-// some seconds of video, one or two of audio.
+// Repeatable is how many of a forwarder's last packets can be retransmitted: some seconds
+// of video, one or two of audio.
 func Repeatable(video bool) int {
 	if video {
 		return 512
@@ -185,56 +187,57 @@ func Repeatable(video bool) int {
 	return 64
 }
 
-// ForwarderConfig is what a [Forwarder] is made of. The callbacks must not call
-// methods of the forwarder or its track.
+// ForwarderConfig configures a [Forwarder]. The callbacks must not call methods of the
+// forwarder or its track.
 type ForwarderConfig struct {
 	SubscriberSID string
 	SSRC          uint32
-	RTXSSRC       uint32 // 0: answer NACKs on SSRC
-	// Codec as negotiated with this subscriber.
+	RTXSSRC       uint32 // 0: retransmissions use SSRC
+	// Codec is the codec that was negotiated with this subscriber.
 	Codec Codec
-	// Backup is another codec that was negotiated, for when the track regresses to
-	// it; zero: none. It has RTX if Codec has, and may have another clock rate.
+	// Backup is a second negotiated codec, for when the track regresses to it; zero:
+	// there is none. It has RTX if Codec has. Its clock rate may differ.
 	Backup Codec
 	Ext    Extensions
-	// Output is where the packets go. Required. With a Downlink it is what that one
-	// writes them to.
+	// Output takes the packets. Required. If there is a Downlink, it writes the packets
+	// to Output.
 	Output Output
-	// Aside: the output is no subscriber. Nothing is made for it while the track is muted,
-	// and the totals do not count it.
+	// Aside: the output is not a subscriber. It gets no substitute frames while the track
+	// is muted, and the totals do not count it.
 	Aside bool
 	// OnFirstPacket is called once; may be nil.
 	OnFirstPacket func()
-	// OnStreamState tells when video starts, and when it is paused for want of bandwidth
-	// and goes on; may be nil.
+	// OnStreamState reports that video starts, is paused for want of bandwidth, or
+	// resumes; may be nil.
 	OnStreamState func(livekit.StreamState)
-	// CanPause: video may be paused when not even its lowest layer fits. Else that layer is
-	// sent all the same.
+	// CanPause: video may be paused when not even its lowest layer fits. Otherwise that
+	// layer is sent all the same.
 	CanPause bool
-	// Playout delay bounds in ms; both 0 = what the publisher says.
+	// The bounds of the playout delay in ms; if both are 0, the publisher's apply.
 	MinPlayoutDelay, MaxPlayoutDelay uint32
 	CNAME                            string
-	// Trailer ends the frames that are made here, by which clients know them in a
-	// track that is encrypted end to end; empty if it is not.
+	// Trailer is appended to substitute frames in a track that is encrypted end to end,
+	// so that clients know that these are not encrypted. It is empty for other tracks.
 	Trailer []byte
 
-	// AdaptiveStream: the client will say which size it shows; until then it
-	// gets the lowest quality. Otherwise it begins with the highest.
+	// AdaptiveStream: the client will say at which size it shows the video, and gets the
+	// lowest quality until then. Otherwise it begins with the highest.
 	AdaptiveStream bool
-	// Downlink is shared by all forwarders to one subscriber. Nil: nothing holds the
-	// packets back.
+	// Downlink is shared by all forwarders to one subscriber. If it is nil, packets leave
+	// at once.
 	Downlink *Downlink
 }
 
-// Settings are what a subscriber wants of a track.
+// Settings are a subscriber's wishes for a track.
 type Settings struct {
 	Disabled bool
-	// Quality counts when Width and Height are 0.
+	// Quality applies when Width and Height are 0.
 	Quality livekit.VideoQuality
-	// Width and Height in pixels at which the video is shown.
+	// Width and Height are the size at which the video is shown, in pixels.
 	Width, Height uint32
-	// FPS is the highest useful frame rate, 0 = any.
+	// FPS is the highest useful frame rate; 0 = any.
 	FPS uint32
-	// Priority: where not all fits, a track of more comes first among its like.
+	// Priority: if bandwidth is short, the track with the higher Priority comes first
+	// among tracks of its kind.
 	Priority uint32
 }

@@ -5,30 +5,28 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// descriptors makes one series of the dependency descriptors of all sources that
+// descriptors makes one series of dependency descriptors out of those of all sources that
 // are forwarded one after the other. It is part of a forwarder's state.
 //
-// A receiver that is told descriptors orders and relates frames by nothing else.
-// Each source counts its frames by itself (Chromium has one series for all layers
-// of a simulcast, of which each layer shows a part), and gives its templates
-// ids of its own choice. So what begins after a change of source counts on from
-// what was forwarded before, and its templates get ids that the structure before
-// does not use: a straggler of the source before cannot be taken for one of the
-// new.
+// A receiver with descriptors orders and relates frames by these alone. But each source
+// counts its frames by itself (Chromium counts all layers of a simulcast in one series,
+// of which each layer shows a part) and chooses its own template ids. So after a change
+// of source the frame numbers continue from the last forwarded one, and the templates get
+// ids that the former structure does not use: a late packet of the former source cannot
+// be mistaken for one of the new.
 type descriptors struct {
 	shift dd.Shift
-	// told: the receiver has the structure of what is forwarded. Without one a
-	// receiver drops all that has a descriptor, so none is sent.
+	// told: the receiver has the structure of the forwarded stream. Without the structure
+	// it would drop every packet with a descriptor, so no descriptor is sent.
 	told    bool
 	counted bool   // last is valid
 	last    uint16 // newest outgoing frame number
-	nextID  uint8  // outgoing template id after those of the last structure
+	nextID  uint8  // outgoing template id that follows those of the last structure
 	numbers bool   // nextID is valid
-	since   int64  // number of the packet that brought the last structure
+	since   int64  // number of the packet with the last structure
 }
 
-// begin takes in p as the first packet of a new source, or of the same source
-// after a pause.
+// begin takes p as the first packet of a new source, or of the same source after a pause.
 func (d *descriptors) begin(p *packet.Packet) {
 	d.told, d.since = p.HasDD && p.DD.NewStructure, p.Ext
 	if !d.told {
@@ -43,11 +41,11 @@ func (d *descriptors) begin(p *packet.Packet) {
 	}
 }
 
-// after makes what begins next count on from a frame without a descriptor, which
-// receivers order by the number n: libwebrtc compares the two.
+// after makes the next source count on from a frame without a descriptor, which receivers
+// order by the number n: libwebrtc compares the two kinds of numbers.
 func (d *descriptors) after(n uint16) { d.last, d.counted = n, true }
 
-// follow takes in a packet that is forwarded. It may come late.
+// follow notes a forwarded packet. The packet may be late.
 func (d *descriptors) follow(p *packet.Packet) {
 	n, ok := dd.Number(p.Extension(packet.ExtDependencyDescriptor))
 	if !ok {
@@ -63,8 +61,8 @@ func (d *descriptors) follow(p *packet.Packet) {
 	}
 }
 
-// descriptor is the dependency descriptor that the subscriber is to get with p,
-// nil for none. It stands in x.
+// descriptor is the dependency descriptor that the subscriber gets with p, written into
+// x; nil for none.
 func (x *extScratch) descriptor(p *packet.Packet, s *sent) []byte {
 	raw := p.Extension(packet.ExtDependencyDescriptor)
 	if len(raw) == 0 {

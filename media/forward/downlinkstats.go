@@ -6,30 +6,30 @@ import (
 	"parlor/media/downlink/estimate"
 )
 
-// DownlinkStats is how the path to a subscriber fares. Bitrates are in bits/s.
+// DownlinkStats are statistics of the path to a subscriber. Bitrates are in bits/s.
 type DownlinkStats struct {
 	Connected bool
-	// Estimate is what may be sent, 0 = no bound is known, and Cause what it is bounded
-	// by.
+	// Estimate is the bitrate that may be sent; 0 = no bound is known. Cause is the
+	// reason for the bound.
 	Estimate float64
 	Cause    string
-	// Sent, with repeats and padding, and Acknowledged, which is what arrived of it: over
-	// the last half second or so; 0 = unknown.
+	// Sent includes retransmissions and padding. Acknowledged is the part of it that
+	// arrived. Both are over about the last half second; 0 = unknown.
 	Sent, Acknowledged float64
-	Allocated, Wanted  float64       // what the layers cost that are forwarded, and all that is asked for
+	Allocated, Wanted  float64       // cost of the layers that are forwarded, and of all that are wanted
 	Loss               float64       // share of packets lost in the last seconds, 0 to 1
 	RTT                time.Duration // 0 = unknown
-	Queue, Jitter      time.Duration // on the way
-	Congested          bool          // the queue grows, or is being emptied
-	Limited            bool          // Estimate is near what the path was seen not to carry
+	Queue, Jitter      time.Duration // on the path
+	Congested          bool          // the queue grows, or is being drained
+	Limited            bool          // Estimate is near a bitrate that the path was seen not to carry
 
-	Waiting, WaitingBytes int    // that wait for their turn
-	Paced, Dropped        uint64 // packets that had to wait, and of those the ones that were too old
-	Padding               uint64 // bytes sent to find out whether more fits
-	Paused                int    // tracks, now
+	Waiting, WaitingBytes int    // packets that wait in the pacer, and their bytes
+	Paced, Dropped        uint64 // packets that had to wait; those of them that were dropped as too old
+	Padding               uint64 // bytes sent to probe for more bandwidth
+	Paused                int    // tracks paused now
 }
 
-// Stats is how the path fares.
+// Stats returns statistics of the path.
 func (d *Downlink) Stats() DownlinkStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()

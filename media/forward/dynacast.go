@@ -10,43 +10,43 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// How long a lower demand must last before the publisher hears of it.
+// How long a lower demand must last before the publisher is told.
 const (
 	lowerAfter  = 5 * time.Second
-	nobodyAfter = 10 * time.Second // before anybody has subscribed
+	nobodyAfter = 10 * time.Second // before the first subscriber
 )
 
-// Wanted is which qualities of a codec anybody wants: all up to the highest.
+// Wanted says which qualities of a codec have subscribers: all up to the highest.
 type Wanted struct {
 	Codec   string               // in lower case, without its kind: "vp8"
 	Highest livekit.VideoQuality // OFF: none
 }
 
-// Has tells that the quality q is wanted.
+// Has reports whether the quality q is wanted.
 func (w Wanted) Has(q livekit.VideoQuality) bool { return rank(q) <= rank(w.Highest) }
 
-// dynacast tells the publisher which qualities anybody wants, so that it need
-// not send the others.
+// dynacast tells the publisher which qualities have subscribers, so that it need not send
+// the others.
 type dynacast struct {
-	main string // the name of the codec that is told first
+	main string // name of the codec that is listed first
 	tell func([]Wanted)
 
-	// telling is held while tell is called, so that calls come in order.
+	// telling is held while tell is called, so that the calls are in order.
 	telling sync.Mutex
 
 	mu     sync.Mutex // guards the following
 	want   map[string]livekit.VideoQuality
-	told   map[string]livekit.VideoQuality // nil: nothing yet
-	due    time.Time                       // when to tell a lower demand; zero: none waits
-	served bool                            // somebody has wanted something
+	told   map[string]livekit.VideoQuality // nil: the publisher was told nothing yet
+	due    time.Time                       // when a lower demand is told; zero: none waits
+	served bool                            // some quality has been wanted
 }
 
 func (d *dynacast) init(main Codec, tell func([]Wanted)) {
 	d.main, d.tell = codecName(main), tell
 }
 
-// codecName is how a [Wanted] names a codec: "vp8". RED is named as what it
-// carries.
+// codecName is the name of a codec in a [Wanted]: "vp8". RED has the name of the codec
+// that it carries.
 func codecName(c Codec) string {
 	if c.family() == redundant {
 		return "opus"
@@ -58,7 +58,7 @@ func codecName(c Codec) string {
 	return name
 }
 
-// rank orders qualities with OFF lowest.
+// rank is the order of qualities, with OFF lowest.
 func rank(q livekit.VideoQuality) int {
 	if q == livekit.VideoQuality_OFF {
 		return -1
@@ -66,7 +66,7 @@ func rank(q livekit.VideoQuality) int {
 	return int(q)
 }
 
-// order puts the main codec first.
+// order sorts codecs by name, with the main codec first.
 func (d *dynacast) order(a, b string) int {
 	switch d.main {
 	case a:
@@ -77,13 +77,13 @@ func (d *dynacast) order(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// update asks for what is wanted of each codec now. It asks with mu held, so that
-// of two updates the later one has the last word.
+// update computes the present demand for each codec. It calls wanted with mu held, so
+// that of two updates the later one prevails.
 func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now time.Time) {
 	d.mu.Lock()
 	want := wanted()
 	for name := range d.told {
-		if _, ok := want[name]; !ok { // its publisher must hear that nobody wants it now
+		if _, ok := want[name]; !ok { // tell the publisher that this codec is not wanted any more
 			want[name] = livekit.VideoQuality_OFF
 		}
 	}
@@ -105,7 +105,7 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 	d.want = want
 	switch {
 	case raise:
-		// What fell in the same moment keeps its grace.
+		// A demand that fell at the same moment keeps its grace period.
 		merged := maps.Clone(want)
 		for name, old := range d.told {
 			if q, ok := merged[name]; ok && rank(old) > rank(q) {
@@ -123,7 +123,7 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 	d.send()
 }
 
-// arm starts or stops the wait for a lower demand. mu is held.
+// arm starts or stops the wait before a lower demand is told. mu is held.
 func (d *dynacast) arm(lower bool, now time.Time) {
 	switch {
 	case !lower:
@@ -135,14 +135,14 @@ func (d *dynacast) arm(lower bool, now time.Time) {
 	}
 }
 
-// waits reports whether a lower demand waits to be told.
+// waits reports whether a lower demand is waiting to be told.
 func (d *dynacast) waits() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return !d.due.IsZero()
 }
 
-// tick tells a lower demand that has lasted.
+// tick tells a lower demand that has lasted long enough.
 func (d *dynacast) tick(now time.Time) {
 	d.mu.Lock()
 	if d.due.IsZero() || now.Before(d.due) {
@@ -155,7 +155,7 @@ func (d *dynacast) tick(now time.Time) {
 	d.send()
 }
 
-// repeat tells again what was told last, if anything was.
+// repeat tells the publisher again what it was told last, if anything.
 func (d *dynacast) repeat() {
 	d.mu.Lock()
 	told := d.told != nil
@@ -165,7 +165,7 @@ func (d *dynacast) repeat() {
 	}
 }
 
-// send tells what is to be told as of now.
+// send tells the publisher the present demand.
 func (d *dynacast) send() {
 	if d.tell == nil {
 		return

@@ -10,28 +10,27 @@ import (
 	"parlor/media/forward/vp8"
 )
 
-// sent is what is remembered of a forwarded packet, to send it again.
+// sent is a forwarded packet as it is remembered for retransmission.
 type sent struct {
 	layer      *Layer
 	ext        int64
-	answered   int64 // when it was sent again last
+	answered   int64 // time of the last retransmission
 	generation uint32
 	offset     uint32     // of the timestamp
-	mask       uint32     // active decode targets to tell, 0 = as they came
-	picture    vp8.Values // what was subtracted
-	described  dd.Shift   // what is added to the dependency descriptor, if told
+	mask       uint32     // active decode targets to write into the descriptor; 0 = as the packet has them
+	picture    vp8.Values // subtracted from the packet's VP8 numbers
+	described  dd.Shift   // added to the dependency descriptor, if told
 	told       bool
-	empty      uint8 // payload type of a packet of nothing but padding, whose timestamp is offset; 0: it has more
+	empty      uint8 // payload type of a packet of only padding, whose timestamp is offset; 0: a packet with payload
 	out        uint16
 	used       bool
 	marker     bool
-	noPlayout  bool // it left without the room's playout delay, and is to do so again
+	noPlayout  bool // it was sent without the room's playout delay; a retransmission is too
 	answers    uint8
-	sendTime   [3]byte // abs-send-time that it left with
+	sendTime   [3]byte // its abs-send-time
 }
 
-// extScratch is where the values of header extensions stand while they are
-// written.
+// extScratch holds the values of header extensions while they are written.
 type extScratch struct {
 	sendTime  [3]byte
 	transport [2]byte
@@ -39,7 +38,7 @@ type extScratch struct {
 	dd        [256]byte
 }
 
-// body is what is forwarded of the payload of a layer's packet.
+// body is the part of the payload of a layer's packet that is forwarded.
 func (f *Forwarder) body(p *packet.Packet, from *Layer) []byte {
 	if p.PrimarySize != 0 && f.familyOf(from) == opus {
 		return p.Primary()
@@ -47,8 +46,8 @@ func (f *Forwarder) body(p *packet.Packet, from *Layer) []byte {
 	return p.Payload()
 }
 
-// emit writes p as s says; a kind other than media: as a retransmission (RFC 4588).
-// mu is held.
+// emit writes p as s says. Kinds other than media are written as a retransmission (RFC
+// 4588). mu is held.
 func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind record.Kind) {
 	h, again := &f.header, kind == record.Repeat || kind == record.Padding
 	h.Version = 2
@@ -59,7 +58,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	h.PayloadType = f.payloadType(p, s.layer)
 	payload := f.rewrite(p, s)
 	if again && f.hasRTX {
-		// rewrite left room in front for the original number.
+		// rewrite left room for the original sequence number.
 		payload = f.withOriginal(payload, s.out)
 		f.rtxNumber++
 		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.codecOf(s.layer).RTXPayloadType
@@ -72,7 +71,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	}
 }
 
-// emitBlock writes a packet that was rebuilt. mu is held.
+// emitBlock writes a packet that was rebuilt from redundancy. mu is held.
 func (f *Forwarder) emitBlock(number uint16, timestamp uint32, pt uint8, payload []byte, sendTime [3]byte) {
 	h := f.plainHeader(number, timestamp, sendTime)
 	h.Marker, h.PayloadType = false, pt
@@ -80,7 +79,7 @@ func (f *Forwarder) emitBlock(number uint16, timestamp uint32, pt uint8, payload
 	f.stats.Rebuilt++
 }
 
-// plainHeader is the header of a packet that does not stand for a received one: its
+// plainHeader is the header of a packet that corresponds to no received one. Its only
 // extensions are those about the path. mu is held.
 func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byte) *rtp.Header {
 	h := &f.header
@@ -96,7 +95,7 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 	return h
 }
 
-// emitPadding writes a packet of nothing but padding (RFC 3550 5.1). mu is held.
+// emitPadding writes a packet of only padding (RFC 3550, section 5.1). mu is held.
 func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
 	f.rtxNumber++
 	h := f.plainHeader(f.rtxNumber, f.anchor.timestamp, sendTime)
@@ -106,8 +105,8 @@ func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
 	h.Padding, h.PaddingSize = false, 0
 }
 
-// send writes a packet whose header is ready; it reports whether that could be
-// done. mu is held.
+// send writes a packet whose header is complete, and reports whether that succeeded. mu
+// is held.
 func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 	f.headerSize = 12
 	if f.extBytes > 0 {
@@ -131,7 +130,7 @@ func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 	return !failed
 }
 
-// payloadType is what the subscriber calls p's format.
+// payloadType is the subscriber's payload type for p.
 func (f *Forwarder) payloadType(p *packet.Packet, from *Layer) uint8 {
 	if f.familyOf(from) == redundant && (from.family == opus || int(p.PayloadType) == from.plain) {
 		return f.plainPT
@@ -160,7 +159,7 @@ func (f *Forwarder) takesBackup(from *Layer) bool {
 	return f.backup != otherCodec && (from.family == f.backup || from.family.opusLike() && f.backup.opusLike())
 }
 
-// codec is the subscriber's codec for what it is to get now.
+// codec is the subscriber's codec for the packets that it should get now.
 func (f *Forwarder) codec() *Codec {
 	if f.backup != otherCodec && f.track.regressed.Load() {
 		return &f.cfg.Backup
@@ -168,14 +167,14 @@ func (f *Forwarder) codec() *Codec {
 	return &f.cfg.Codec
 }
 
-// rewrite is the payload with the numbers the subscriber is to see. It is the
-// shared payload when nothing changes, else a copy at rtxRoom in scratch.
+// rewrite is the payload with the numbers of the subscriber's stream. It is the shared
+// payload if no number changes, else a copy in scratch, after rtxRoom bytes.
 func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
 	body := f.body(p, s.layer)
 	switch {
 	case s.picture != (vp8.Values{}), p.HasShortPicture():
 		b := p.PutPicture(f.copyOf(body), p.Picture().Sub(s.picture))
-		f.scratch = f.scratch[:rtxRoom+len(b)] // there is room, since received packets have headers
+		f.scratch = f.scratch[:rtxRoom+len(b)] // the copy fits, because received packets have headers
 		return b
 	case s.layer.family == redundant && f.familyOf(s.layer) == redundant && int(p.PayloadType) != s.layer.plain &&
 		s.layer.plain >= 0 && s.layer.plain != int(f.plainPT):
@@ -186,18 +185,18 @@ func (f *Forwarder) rewrite(p *packet.Packet, s *sent) []byte {
 	return body
 }
 
-// rtxRoom is the room for the original sequence number (RFC 4588 4).
+// rtxRoom is the length of the original sequence number (RFC 4588, section 4), in bytes.
 const rtxRoom = 2
 
 func (f *Forwarder) copyOf(body []byte) []byte {
-	if f.scratch == nil { // most subscriptions of audio never need it
+	if f.scratch == nil { // most audio subscriptions never need it
 		f.scratch = make([]byte, 0, rtxRoom+packet.MaxSize)
 	}
 	f.scratch = append(f.scratch[:rtxRoom], body...)
 	return f.scratch[rtxRoom:]
 }
 
-// withOriginal puts the original number in front of a payload.
+// withOriginal prepends the original sequence number to a payload.
 func (f *Forwarder) withOriginal(payload []byte, number uint16) []byte {
 	if len(f.scratch) != rtxRoom+len(payload) || len(payload) == 0 || &f.scratch[rtxRoom] != &payload[0] {
 		f.copyOf(payload)
@@ -211,7 +210,8 @@ func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, send
 	h.Extension, h.Extensions = false, h.Extensions[:0]
 	f.extBytes = 0
 	ids, x := &f.cfg.Ext, &f.extScratch
-	// The one-byte form takes ids up to 14 and values up to 16 bytes (RFC 8285 4.2).
+	// The one-byte form allows ids up to 14 and values up to 16 bytes (RFC 8285, section
+	// 4.2).
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
 	var descriptor []byte
 	if ids.DependencyDescriptor != 0 && s.told {
@@ -232,7 +232,7 @@ func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, send
 	f.putTransport(sendTime)
 }
 
-// putTransport fills in the extensions that are about the path, not the media.
+// putTransport fills in the extensions that describe the path and not the media.
 func (f *Forwarder) putTransport(sendTime [3]byte) {
 	ids, x := &f.cfg.Ext, &f.extScratch
 	if ids.AbsSendTime != 0 {
@@ -240,11 +240,11 @@ func (f *Forwarder) putTransport(sendTime [3]byte) {
 		f.put(ids.AbsSendTime, x.sendTime[:])
 	}
 	if ids.TransportCC != 0 {
-		f.put(ids.TransportCC, x.transport[:]) // the number is given when the packet leaves
+		f.put(ids.TransportCC, x.transport[:]) // the number is assigned when the packet leaves
 	}
 }
 
-// put adds an extension; one that the header's form cannot carry is left out.
+// put adds an extension, unless the header's form cannot carry it.
 func (f *Forwarder) put(id uint8, value []byte) {
 	if id == 0 || len(value) == 0 {
 		return
@@ -265,14 +265,14 @@ func (f *Forwarder) put(id uint8, value []byte) {
 	}
 }
 
-// wide reports whether an id needs the two-byte form.
+// wide reports whether some id needs the two-byte form.
 func (e *Extensions) wide() bool {
 	return max(e.AudioLevel, e.AbsSendTime, e.TransportCC, e.DependencyDescriptor,
 		e.AbsCaptureTime, e.PlayoutDelay, e.VideoOrientation) > 14
 }
 
-// playoutDelay is the bounds that the room wants, until a report shows that they
-// arrived; without such bounds, what the publisher says.
+// playoutDelay is the room's bounds of the playout delay, until a report shows that they
+// have arrived. If the room has none, it is the publisher's.
 func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
 	lowest, highest := f.cfg.MinPlayoutDelay, f.cfg.MaxPlayoutDelay
 	if lowest == 0 && highest == 0 {

@@ -9,8 +9,8 @@ import (
 	"parlor/media/forward/audiolevel"
 )
 
-// How often a publisher is asked for a key frame of a layer, at most, how often
-// it gets a receiver report, and how long packets of a silent layer are kept.
+// The shortest interval between two requests for a keyframe of a layer, the interval of
+// receiver reports, and how long the packets of a silent layer are kept.
 const (
 	keyIntervalLow  = int64(500 * time.Millisecond)
 	keyIntervalHigh = int64(time.Second)
@@ -21,7 +21,7 @@ const (
 
 // senderReport relates a stream's timestamps to its sender's wall clock.
 type senderReport struct {
-	ntp   uint64 // 32.32 seconds, as in RTCP
+	ntp   uint64 // arrival
 	rtp   uint32
 	at    int64 // when it came
 	valid bool
@@ -37,9 +37,8 @@ func (l *Layer) askAgain(ssrc uint32, numbers []uint16) {
 	})
 }
 
-// RequestKeyFrame asks the publisher for a key frame, not more often than the
-// layer's limit: a request that comes too early is made later, unless a key
-// frame comes before.
+// RequestKeyFrame asks the publisher for a keyframe, at most once per interval of the
+// layer. A request that comes too early is sent later, unless a keyframe comes first.
 func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now())) }
 
 func (l *Layer) requestKeyFrame(now int64) {
@@ -56,7 +55,7 @@ func (l *Layer) requestKeyFrame(now int64) {
 	}
 }
 
-// keyRequestLocked is the request for a key frame if one is wanted and due.
+// keyRequestLocked is the request for a keyframe, if one is wanted and due; else nil.
 func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
 	interval := keyIntervalLow
 	if l.isHigh() {
@@ -87,8 +86,8 @@ func (l *Layer) writeRTCP(packets ...rtcp.Packet) {
 	}
 }
 
-// tick asks again for what is still missing, repeats requests for key frames,
-// and reports to the publisher.
+// tick repeats requests for packets and keyframes that are still missing, and reports to
+// the publisher.
 func (l *Layer) tick(now int64) {
 	var packets []rtcp.Packet
 	l.mu.Lock()
@@ -100,7 +99,7 @@ func (l *Layer) tick(now int64) {
 		l.countLocked()
 	}
 	if now-l.lastArrival.Load() > forgetAfter {
-		l.ring.Clear() // nobody asks for what is that old
+		l.ring.Clear() // packets this old are not asked for
 	}
 	if l.missing != nil && l.missing.Waiting() {
 		if numbers := l.missing.Due(now, nil); len(numbers) > 0 {
@@ -129,8 +128,8 @@ func (l *Layer) tick(now int64) {
 	l.release(now)
 }
 
-// release sends what waits for the rest of a frame that does not come, and ends
-// the speech of a microphone that went silent without a word.
+// release sends packets that wait for the rest of a frame that does not come, and ends
+// the speech of a microphone whose packets have stopped.
 func (l *Layer) release(now int64) {
 	l.fan.Lock()
 	defer l.fan.Unlock()
@@ -142,7 +141,8 @@ func (l *Layer) release(now int64) {
 	}
 }
 
-// receiverReportLocked is the report of RFC 3550 6.4.2 when it is due.
+// receiverReportLocked is a receiver report (RFC 3550, section 6.4.2), if it is due; else
+// nil.
 func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
 	interval := videoReports
 	if !l.track.video {
@@ -170,9 +170,8 @@ func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
 	return &rtcp.ReceiverReport{SSRC: l.track.rtcpSSRC, Reports: []rtcp.ReceptionReport{block}}
 }
 
-// SetRTT says how long packets take to the publisher and back. The wait between two
-// requests for the same packet depends on it. Without SetRTT the time is learnt from the
-// answers.
+// SetRTT sets the round-trip time to the publisher. The interval between two requests for
+// the same packet depends on it. Without SetRTT the time is measured from the answers.
 func (l *Layer) SetRTT(rtt time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,7 +180,7 @@ func (l *Layer) SetRTT(rtt time.Duration) {
 	}
 }
 
-// setAudioLevel publishes the level for AudioLevel.
+// setAudioLevel stores the level for AudioLevel.
 func (t *Track) setAudioLevel(level *audiolevel.Level) {
 	v, speaking := level.Get()
 	if !speaking {

@@ -16,16 +16,16 @@ import (
 	"parlor/media/forward/vp8"
 )
 
-// burst is a number of packets of a layer that go out together.
+// burst is the packets of a layer that are forwarded together.
 type burst struct {
 	layer    *Layer
 	packets  []*packet.Packet
-	at       time.Time // when it leaves
+	at       time.Time // when it is sent
 	sendTime [3]byte   // abs-send-time
 }
 
-// absSendTime is the send time of a packet as the header extension has it: NTP
-// seconds in 6.18 fixed point.
+// absSendTime is a send time in the form of the header extension: NTP seconds in 6.18
+// fixed point.
 func absSendTime(t time.Time) [3]byte {
 	v := ntpTime(t) >> 14
 	return [3]byte{byte(v >> 16), byte(v >> 8), byte(v)}
@@ -38,8 +38,7 @@ func ntpTime(t time.Time) uint64 {
 	return (seconds+2208988800)<<32 | rest<<32/1e9
 }
 
-// Forwarder is one subscription of a track. All methods may be called
-// concurrently.
+// Forwarder is one subscription of a track. All methods may be called concurrently.
 type Forwarder struct {
 	track    *Track
 	cfg      ForwarderConfig
@@ -48,63 +47,64 @@ type Forwarder struct {
 	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
 	out      Output
-	over     *overDownlink // out, if that is one
-	downlink *Downlink     // that out goes over; nil: none
+	over     *overDownlink // out, if it writes over a downlink; else nil
+	downlink *Downlink     // the downlink of out; nil: none
 	hasRTX   bool
 
-	// listens has the bits of the layers whose packets are of use now.
+	// listens has the bits of the layers whose packets the forwarder needs now.
 	listens atomic.Uint32
-	// dirty: written to since the last Flush. It is set under mu.
+	// dirty: packets were written since the last Flush. It is set under mu.
 	dirty atomic.Bool
-	// heldBack: its sound is not sent, since others are louder. It is set under mu.
+	// heldBack: its sound is not sent, because others are louder. It is set under mu.
 	heldBack atomic.Bool
 
-	// telling is held while the stream's state is told, so that what is told last holds.
+	// telling is held while the stream's state is reported, so that the last report is
+	// the present state.
 	telling sync.Mutex
 
 	mu     sync.Mutex // guards the following; held while out's Write and Flush are called
 	closed bool
 
-	// What is wanted.
+	// What is wanted:
 	settings Settings
 	limit    limit
 	target   *Layer
 	selector selector
 
-	// What is forwarded.
-	rate           int64  // of the clock of what was forwarded last, Hz
-	current        *Layer // the last source, nil before the first
+	// What is forwarded:
+	rate           int64  // clock rate of the last forwarded packet, Hz
+	current        *Layer // the last source; nil before the first
 	generation     uint32 // of current
-	inStep         bool   // the next packet of current continues what was forwarded
-	broken         bool   // current lost a structure, and goes on with its next key frame
+	inStep         bool   // the next packet of current continues the forwarded stream
+	broken         bool   // current lost a descriptor structure, and continues with its next keyframe
 	brokenAt       int64
 	left           *Layer // the source before current
-	leftAt         int64  // number of the last packet that was forwarded of left
+	leftAt         int64  // number of the last forwarded packet of left
 	leftGeneration uint32
 	numbers        sequence.Map
 	described      descriptors
 	offset         uint32 // from incoming to outgoing timestamps of current
-	anchor         anchor // the last packet that was forwarded
-	made           int    // frames that were made because the track is muted
+	anchor         anchor // the last forwarded packet
+	made           int    // number of substitute frames that were sent
 	history        []sent
 	rtxNumber      uint16
 	header         rtp.Header
-	extBytes       int // of the values of header's extensions, as they are written
-	headerSize     int // of header
+	extBytes       int // length of the values of header's extensions, as written
+	headerSize     int // of header, in bytes
 	scratch        []byte
-	now            int64 // of the downlink's clock, when what is written leaves
-	padded         int64 // number of the packet that a probe repeated last
+	now            int64 // send time of the packet being written, by the downlink's clock
+	padded         int64 // number of the packet that a probe retransmitted last
 	extScratch     extScratch
 	stats          forwarderState
-	counted        Traffic // of stats, what the totals have
-	waiting        *Layer  // a key frame of it is to be asked for
-	keyAt          int64   // number of the first packet of the last key frame, 0 = none yet
+	counted        Traffic // the part of stats that is in the totals
+	waiting        *Layer  // the layer of which a keyframe must be requested
+	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
 	notices        notices
 
 	state, stateTold livekit.StreamState // of video
 }
 
-// kind is what the forwarder's media is to the downlink.
+// kind is the downlink's kind for the forwarder's media.
 func (f *Forwarder) kind() record.Kind {
 	if f.video {
 		return record.Video
@@ -119,10 +119,10 @@ type anchor struct {
 	arrival   int64
 }
 
-// notices are callbacks that are due once the lock is released.
+// notices are callbacks to make after the lock is released.
 type notices struct{ firstPacket, active bool }
 
-// forwarderState is behind ForwarderStats.
+// forwarderState is the state behind ForwarderStats.
 type forwarderState struct {
 	ForwarderStats
 	started         bool
@@ -131,17 +131,17 @@ type forwarderState struct {
 	lastSent        int64 // when the last packet was written
 	sentSR          [4]sentReport
 	nextSR          int
-	reported        bool    // a receiver report came
+	reported        bool    // a receiver report has arrived
 	loss            float64 // smoothed share of packets lost
 	packets, octets uint32  // of SSRC, for sender reports
-	playoutFirst    uint16  // number of the first packet that told the playout delay
+	playoutFirst    uint16  // number of the first packet with the playout delay
 	playoutTold     bool
 	playoutAcked    bool
 }
 
-// sentReport remembers when a sender report left, to measure the round trip.
+// sentReport is the time of a sender report, from which the round-trip time is measured.
 type sentReport struct {
-	middle uint32 // of its NTP time
+	middle uint32 // middle 32 bits of its NTP time
 	at     int64
 }
 
@@ -175,8 +175,8 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 	return f
 }
 
-// plainPayloadType is what the subscriber calls Opus that is not wrapped in the RED
-// that c is.
+// plainPayloadType is the subscriber's payload type for Opus that is not wrapped in RED,
+// where c is the RED codec.
 func plainPayloadType(c Codec) uint8 {
 	if pt := c.redPrimary(); c.family() == redundant && pt >= 0 {
 		return uint8(pt)
@@ -184,7 +184,7 @@ func plainPayloadType(c Codec) uint8 {
 	return c.PayloadType
 }
 
-// SetSettings says what the subscriber wants.
+// SetSettings sets the subscriber's wishes.
 func (f *Forwarder) SetSettings(s Settings) {
 	f.mu.Lock()
 	f.settings = s
@@ -195,14 +195,14 @@ func (f *Forwarder) SetSettings(s Settings) {
 	f.track.updateQualities(now)
 }
 
-// RequestKeyFrame asks the publisher for a key frame of what is forwarded. Requests that
-// come soon after one another are one.
+// RequestKeyFrame asks the publisher for a keyframe of the forwarded layer. Requests in
+// quick succession count as one.
 func (f *Forwarder) RequestKeyFrame() { f.keyFrameAsked(f.track.since(time.Now())) }
 
-// Format is the codec as it is written.
+// Format is the codec in which the packets are written.
 func (f *Forwarder) Format() Codec { return f.cfg.Codec }
 
-// Close ends the subscription, and its output. After it nothing is written.
+// Close ends the subscription and its output. No packet is written after it.
 func (f *Forwarder) Close() {
 	f.mu.Lock()
 	if f.closed {
@@ -217,7 +217,7 @@ func (f *Forwarder) Close() {
 	f.track.removeForwarder(f)
 }
 
-// wanted is the quality that the settings ask for, OFF when they ask for none.
+// wanted is the quality that the settings ask for; OFF for none.
 func (f *Forwarder) wanted() livekit.VideoQuality {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -237,11 +237,11 @@ func (f *Forwarder) wantedLocked() livekit.VideoQuality {
 	return s.Quality
 }
 
-// stop ends what is forwarded of the current source. mu is held.
+// stop stops forwarding the current source. mu is held.
 func (f *Forwarder) stop() { f.inStep, f.broken = false, false }
 
-// resync makes the forwarder take up its source anew: after a pause what comes
-// next neither continues the numbers nor can be decoded without a key frame.
+// resync starts the source anew: after a pause the next packets neither continue the
+// numbers nor can be decoded without a keyframe.
 func (f *Forwarder) resync(now int64) {
 	f.mu.Lock()
 	f.stop()
@@ -249,7 +249,7 @@ func (f *Forwarder) resync(now int64) {
 	f.retarget(now)
 }
 
-// writeBurst forwards what is of use of a burst.
+// writeBurst forwards the packets of a burst that the subscriber needs.
 func (f *Forwarder) writeBurst(b *burst) {
 	f.mu.Lock()
 	if f.closed {
@@ -275,7 +275,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 	}
 }
 
-// flush says that a burst is over, if the forwarder had part in it.
+// flush tells the output that a burst is over, if the forwarder wrote packets of it.
 func (f *Forwarder) flush() {
 	if !f.dirty.Load() {
 		return
@@ -291,7 +291,7 @@ func (f *Forwarder) flushLocked() {
 	}
 }
 
-// write forwards p if it is of use. mu is held.
+// write forwards p if the subscriber needs it. mu is held.
 func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	l := b.layer
 	if f.inStep && !p.Late && l == f.current && f.selector.unreadable(p) {
@@ -308,7 +308,7 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 		return
 	}
 	if p.Ext <= f.numbers.Last() {
-		return // it was passed before the forwarder took the layer up
+		return // p came before the forwarder switched to the layer
 	}
 	f.writeNext(b, p)
 	if p.Late {
@@ -316,7 +316,7 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 	}
 }
 
-// catchUp forwards what came before p although it follows p, and could not be
+// catchUp forwards the packets that follow p but arrived before it, and that could not be
 // forwarded without it. mu is held.
 func (f *Forwarder) catchUp(b *burst, p *packet.Packet) {
 	f.waiting = nil
@@ -328,7 +328,7 @@ func (f *Forwarder) catchUp(b *burst, p *packet.Packet) {
 	}
 }
 
-// writeNext forwards a packet that follows all that were forwarded. mu is held.
+// writeNext forwards a packet that follows all forwarded ones. mu is held.
 func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	l := b.layer
 	if l.family == redundant && f.familyOf(l) == opus {
@@ -365,8 +365,8 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	f.stats.lastSent = p.Arrival
 }
 
-// repair sends what was lost before p from the older blocks that p carries
-// (RFC 2198): a subscriber that has no RED cannot do it. mu is held.
+// repair sends packets that were lost before p, from the redundant blocks of p (RFC
+// 2198). A subscriber without RED cannot repair them itself. mu is held.
 func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 	gap := p.Ext - f.numbers.Last() - 1
 	if gap <= 0 || gap > red.MaxBlocks {
@@ -389,7 +389,7 @@ func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 	}
 }
 
-// leaveOut closes the gap that p would leave.
+// leaveOut drops p, and closes the gap in the numbers.
 func (f *Forwarder) leaveOut(p *packet.Packet) {
 	picture := int32(-1)
 	if len(p.Payload()) > 0 {
@@ -401,19 +401,19 @@ func (f *Forwarder) leaveOut(p *packet.Packet) {
 	f.numbers.Drop(p.Ext, picture)
 }
 
-// writeLate forwards a packet that fills a gap in what was forwarded.
+// writeLate forwards a packet that fills a gap in the forwarded stream.
 func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	if len(f.body(p, b.layer)) == 0 {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
-	// Its timestamp may be of before or after a jump that the offset is not for.
+	// Its timestamp may be from the other side of a jump, for which the offset is wrong.
 	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) || !f.plausible(p.Timestamp+f.offset, f.byClock(p)) {
 		f.stats.TooLate++
 		return
 	}
 	if slot := &f.history[uint16(out)&uint16(len(f.history)-1)]; slot.used && slot.out == uint16(out) {
-		return // repaired already
+		return // the packet was rebuilt already
 	}
 	pass, marker := f.selector.passLate(p)
 	if !pass {
@@ -435,17 +435,17 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	f.deliver(p, &s, b.sendTime, f.kind())
 }
 
-// fill sends an empty packet with a number that was kept for one that came late and is
-// left out: receivers would wait for it, and ask for it again and again. mu is held.
+// fill sends an empty packet with the number that was reserved for a late packet, if that
+// packet is left out: receivers would wait for it and ask for it repeatedly. mu is held.
 func (f *Forwarder) fill(number uint16, timestamp uint32, sendTime [3]byte) {
 	s := &f.history[number&uint16(len(f.history)-1)]
 	*s = sent{out: number, used: true, offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime}
 	f.emitEmpty(s, sendTime, f.kind())
 }
 
-// emitEmpty writes what fill remembers; of the kind Repeat, as a retransmission if the
-// subscriber has those, in which there is nothing after the original number (RFC 4588 4).
-// mu is held.
+// emitEmpty writes the packet that fill remembered. If kind is Repeat and the subscriber
+// has RTX, it is written as a retransmission with nothing after the original number (RFC
+// 4588, section 4). mu is held.
 func (f *Forwarder) emitEmpty(s *sent, sendTime [3]byte, kind record.Kind) {
 	h := f.plainHeader(s.out, s.offset, sendTime)
 	h.Marker, h.PayloadType = false, s.empty
@@ -464,7 +464,7 @@ func (f *Forwarder) emitEmpty(s *sent, sendTime [3]byte, kind record.Kind) {
 	h.Padding, h.PaddingSize = false, 0
 }
 
-// takeUp begins to forward l with p if it may; it reports whether p is to be
+// takeUp starts to forward l with p if that is possible, and reports whether p is
 // forwarded. mu is held.
 func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 	mayTake := l == f.target || l == f.current && (f.inStep || f.broken)
@@ -494,16 +494,15 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 	return true
 }
 
-// structureWait is how long a structure that was lost may take to come again before
-// a key frame is asked for.
+// structureWait is how long to wait for a lost structure to arrive again before a
+// keyframe is requested.
 const structureWait = int64(100 * time.Millisecond)
 
-// maxCatchUp is how many packets may have overtaken the one that a layer is taken
-// up with.
+// maxCatchUp is how many packets may have overtaken the packet with which a layer starts.
 const maxCatchUp = 128
 
-// mayTakeLate reports whether l may be taken up with p, which others overtook: it
-// begins a key frame, and nothing from it on was forwarded before.
+// mayTakeLate reports whether l may start with p although other packets overtook it: p
+// begins a keyframe, and no packet from p on was forwarded.
 func (f *Forwarder) mayTakeLate(l *Layer, p *packet.Packet) bool {
 	switch {
 	case !f.video || !p.Frame.Key || !p.Frame.Start || l.newest()-p.Ext > maxCatchUp:
@@ -516,7 +515,7 @@ func (f *Forwarder) mayTakeLate(l *Layer, p *packet.Packet) bool {
 	return true
 }
 
-// listen recomputes which layers' packets are of use. mu is held.
+// listen recomputes which layers' packets the forwarder needs. mu is held.
 func (f *Forwarder) listen() {
 	var mask uint32
 	if f.target != nil {

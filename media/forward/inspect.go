@@ -9,43 +9,43 @@ import (
 	"parlor/media/forward/vp9"
 )
 
-// inspector reads from a layer's packets where they stand in its frames. It is
-// part of the layer's reception state.
+// inspector finds the position of a layer's packets in their frames. It is part of the
+// layer's reception state.
 type inspector struct {
 	family family
 
 	structure   *dd.Structure // the newest one
-	since       int64         // number of the packet that brought it
-	former      *dd.Structure // the one before, for packets that come late
+	since       int64         // number of the packet with the structure
+	former      *dd.Structure // the structure before, for late packets
 	active      uint32        // decode targets that the sender sends
-	activeSince int64         // number of the packet that told them
+	activeSince int64         // number of the packet that named them
 	vp9         vp9.Descriptor
 	red         red.Payload
-	plain       int // payload type of what RED wraps, -1 when unknown
+	plain       int // payload type of the codec in RED; -1 if unknown
 
 	last int64 // number of the newest packet
 
-	// Of the frame that is coming in: its timestamp, whether nothing of it was lost so
-	// far, whether it was seen to be a key frame, whether its end came.
+	// State of the incoming frame: its timestamp, whether no packet of it was lost so
+	// far, whether it is known to be a keyframe, and whether it has ended.
 	timestamp uint32
 	began     bool
 	whole     bool
 	keySeen   bool
 	ended     bool
 
-	maxSpatial, maxTemporal uint8 // seen since the last key frame
+	maxSpatial, maxTemporal uint8 // highest since the last keyframe
 
-	pictured bool   // a picture id was seen
-	picture  uint16 // the newest, in 15 bits
+	pictured bool   // a picture id has come
+	picture  uint16 // newest picture id, in 15 bits
 }
 
-// reset forgets the source.
+// reset drops the state of the former source.
 func (in *inspector) reset() {
 	*in = inspector{family: in.family, plain: in.plain}
 }
 
-// inspect fills p.Frame and the codec's descriptor. It reports false when the
-// payload is not what the codec says.
+// inspect fills in p.Frame and the codec's descriptor. It returns false if the payload is
+// malformed for its codec.
 func (in *inspector) inspect(p *packet.Packet) bool {
 	payload := p.Payload()
 	next := p.Ext == in.last+1 // nothing is missing just before p
@@ -125,9 +125,9 @@ func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {
 	return true
 }
 
-// longPicture is a picture id in 15 bits. One of 7 bits counts on from the newest before
-// it; in a packet that comes late it is the nearest to that, since only padding may have
-// come before the packet.
+// longPicture is a picture id in 15 bits. An id of 7 bits counts on from the newest id
+// before it. In a late packet it is the id nearest to the newest one, because packets
+// before a late one may have been only padding.
 func (in *inspector) longPicture(id uint16, long, late bool) uint16 {
 	switch ahead := (id - in.picture) & 0x7f; {
 	case long || !in.pictured:
@@ -143,9 +143,9 @@ func (in *inspector) longPicture(id uint16, long, late bool) uint16 {
 	return id
 }
 
-// firstOfKey judges where a key frame of H.264 or H.265 begins: at its parameter
-// sets, or at the picture when the frame brings none. A picture before which
-// something was lost may have had some.
+// firstOfKey reports whether a keyframe of H.264 or H.265 begins at this packet: at its
+// parameter sets, or at the picture if the frame has none. If a packet was lost before
+// the picture, that packet may have had the parameter sets.
 func (in *inspector) firstOfKey(found keyframe.NAL, late bool) bool {
 	if late {
 		return found&keyframe.ParameterSets != 0
@@ -157,8 +157,8 @@ func (in *inspector) firstOfKey(found keyframe.NAL, late bool) bool {
 	return true
 }
 
-// inspectDD lets the dependency descriptor overrule what the payload told: it
-// is not encrypted, and says more. A descriptor that cannot be read is as none.
+// inspectDD lets the dependency descriptor overrule the payload: the descriptor is not
+// encrypted, and says more. A descriptor that cannot be parsed is ignored.
 func (in *inspector) inspectDD(p *packet.Packet, raw []byte) {
 	structure := in.structure
 	if p.Ext < in.since {
@@ -168,8 +168,8 @@ func (in *inspector) inspectDD(p *packet.Packet, raw []byte) {
 		return
 	}
 	p.HasDD = true
-	// The packet that brings a structure may be lost and come again, after packets
-	// that follow it.
+	// The packet with a structure may be lost and retransmitted, and then come after
+	// packets that follow it.
 	if p.DD.NewStructure && p.Ext >= in.since {
 		in.former, in.structure, in.since = in.structure, p.DD.Structure, p.Ext
 	}
@@ -187,7 +187,7 @@ func (in *inspector) inspectDD(p *packet.Packet, raw []byte) {
 	f.Spatial, f.Temporal, f.Layered = p.DD.Spatial, p.DD.Temporal, true
 }
 
-// spatialLayers is how many spatial layers the stream has, as far as known.
+// spatialLayers is the number of spatial layers of the stream, as far as known.
 func (in *inspector) spatialLayers() int {
 	if in.structure != nil {
 		return int(in.structure.MaxSpatial) + 1

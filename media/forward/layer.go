@@ -15,7 +15,7 @@ import (
 	"parlor/media/forward/reception"
 )
 
-// How many packets are remembered for subscribers that lose them.
+// How many packets are kept for retransmission to subscribers.
 const (
 	videoCache = 512
 	audioCache = 256
@@ -24,59 +24,60 @@ const (
 // A burst ends with its frame, or when it is this large.
 const maxBurst = 48
 
-// trainGap: packets of a frame that come closer than this come in a train, and
-// the rest of a frame is waited for.
+// trainGap: packets of a frame with shorter gaps come in a train, and the layer waits for
+// the rest of the frame.
 const trainGap = int64(time.Millisecond)
 
-// formerSource is how long stragglers of a replaced source are dropped.
+// formerSource is how long late packets of a replaced source are dropped.
 const formerSource = int64(time.Second)
 
-// Layer is one RTP stream of a track. WriteRTP and Flush are called by one
-// goroutine; everything else may be called concurrently.
+// Layer is one RTP stream of a track. One goroutine calls WriteRTP and Flush; all other
+// methods may be called concurrently.
 type Layer struct {
 	track  *Track
 	cfg    LayerConfig
 	index  uint8 // bit of the layer in the forwarders' masks
 	family family
 	ids    packet.ExtensionMap
-	plain  int // payload type of the primary encoding when the codec is RED, -1
+	plain  int // payload type of the primary encoding if the codec is RED; else -1
 	rate   int64
 
-	live        atomic.Bool  // packets come
-	stragglers  atomic.Int64 // until when what comes may have been sent before a Stop
+	live        atomic.Bool  // packets are coming
+	stragglers  atomic.Int64 // until when packets may have been sent before a Stop
 	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
 	silence     silence
 	counters    layerCounters
 
-	// fan is held while packets go out, so that they go in order and Close waits.
+	// fan is held while packets are forwarded, so that they stay in order and Close waits
+	// for them.
 	fan      sync.Mutex
-	closed   bool // written under fan, or before anybody knows the layer
+	closed   bool // written under fan, or before the layer is shared
 	burst    []*packet.Packet
 	gap      int64 // smoothed time between packets of a frame, ns
-	previous int64 // arrival of the packet before
+	previous int64 // arrival of the former packet
 	nacks    []uint16
 	level    *audiolevel.Level // audio
 
 	mu         sync.Mutex // guards the following: reception
 	ssrc       uint32
 	hasSSRC    bool
-	former     uint32 // SSRC before the last change
-	changed    int64  // when that was
+	former     uint32 // SSRC before the last change of SSRC
+	changed    int64  // time of that change
 	generation uint32
 	stream     *reception.Stream
 	ring       *packet.Ring
-	missing    *nack.Tracker // nil: do not ask
+	missing    *nack.Tracker // nil: lost packets are not asked for
 	inspector  inspector
 	report     senderReport
 	rates      rateMeter
 	window     lossWindow
-	judged     int64 // when window was added to
+	judged     int64 // when window was last added to
 	keyWanted  bool
-	keyAsked   int64 // when, 0 = never
+	keyAsked   int64 // time; 0 = never
 	firSeq     uint8
-	reported   int64   // when the last receiver report left
-	counted    Traffic // of what the totals have
+	reported   int64   // time of the last receiver report
+	counted    Traffic // the counts that are in the totals
 	captured   captureTime
 }
 
@@ -103,15 +104,15 @@ func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
 		l.plain = cfg.Codec.redPrimary()
 	}
 	l.inspector = inspector{family: l.family, plain: l.plain}
-	// RED repairs itself; asking again as well would be paid twice.
+	// RED repairs losses by itself, so asking for packets too would cost twice.
 	if !cfg.NoNACK && l.family != redundant {
 		l.missing = nack.New()
 	}
 	return l
 }
 
-// WriteRTP takes in a whole RTP packet as it came, decrypted. raw is used only
-// during the call.
+// WriteRTP takes a whole received RTP packet, decrypted. raw is used only during the
+// call.
 func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 	p, err := l.track.pool.Parse(raw, &l.ids)
 	if err != nil {
@@ -127,7 +128,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 	}
 	l.recordTWCC(p, arrival)
 	ok := l.receive(p)
-	l.track.wake() // after lastArrival is stored, which turn looks at before the timer rests
+	l.track.wake() // after lastArrival is stored, which turn reads before the timer rests
 	if !ok {
 		p.Release()
 		return
@@ -141,13 +142,13 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 	l.collect(p)
 }
 
-// revives reports whether p shows that a layer is sent which had stopped.
+// revives reports whether p shows that a stopped layer is sent again.
 func (l *Layer) revives(p *packet.Packet) bool {
 	return len(p.Payload()) > 0 && (p.Arrival >= l.stragglers.Load() || p.Frame.Key && p.Frame.Start && !p.Late)
 }
 
-// Flush says that the reader has nothing more to read for now: what was held
-// back for the rest of its frame leaves. Calling it is optional.
+// Flush forwards the packets that wait for the rest of their frame, because the caller
+// has no more packets for now. Calling it is optional.
 func (l *Layer) Flush() {
 	l.fan.Lock()
 	defer l.fan.Unlock()
@@ -163,7 +164,7 @@ func (l *Layer) recordTWCC(p *packet.Packet, arrival time.Time) {
 	}
 }
 
-// receive takes p into the reception state; false means that it is to be dropped.
+// receive adds p to the reception state; false means that p must be dropped.
 func (l *Layer) receive(p *packet.Packet) bool {
 	l.mu.Lock()
 	ok := l.receiveLocked(p)
@@ -186,7 +187,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	}
 	if !l.hasSSRC || p.SSRC != l.ssrc {
 		if l.generation > 0 {
-			// Stragglers of the source before must not bring it back.
+			// Late packets of the former source must not bring it back.
 			if p.SSRC == l.former && p.Arrival-l.changed < formerSource {
 				l.counters.foreign.Add(1)
 				return false
@@ -222,7 +223,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	}
 	p.Generation = l.generation
 	if !l.inspector.inspect(p) {
-		// Counted as received, since it was, but nobody gets it.
+		// The packet counts as received, because it was, but is not forwarded.
 		l.counters.malformed.Add(1)
 		l.stream.Count(p.Timestamp, p.Arrival, false)
 		return false
@@ -252,10 +253,10 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	return true
 }
 
-// inspectAgain reads the descriptors of the packets after ext that could not be
-// read before the structure came. Packets do not change once they are shared, so
-// copies take their places. Those that could be read are left as they are: they may
-// have been forwarded, and are to be sent again as they were.
+// inspectAgain parses the descriptors of the packets after ext that could not be parsed
+// before the structure came. Packets do not change once they are shared, so copies take
+// their places. Packets whose descriptors could be parsed stay as they are: they may have
+// been forwarded, and must be the same when they are retransmitted.
 func (l *Layer) inspectAgain(ext int64) {
 	last := min(l.stream.Max(), ext+maxCatchUp)
 	for ext++; ext <= last; ext++ {
@@ -280,7 +281,7 @@ func (l *Layer) newest() int64 {
 	return l.stream.Max()
 }
 
-// restart begins a new source: what belonged to the one before is forgotten.
+// restart begins a new source, and drops the state of the former one.
 func (l *Layer) restart() {
 	if l.generation++; l.generation == 1 {
 		return
@@ -294,7 +295,7 @@ func (l *Layer) restart() {
 	}
 }
 
-// observeLevel follows who is speaking (RFC 6464).
+// observeLevel follows the audio level of the packets (RFC 6464).
 func (l *Layer) observeLevel(p *packet.Packet) {
 	if l.level == nil || p.Late {
 		return
@@ -315,10 +316,10 @@ func (l *Layer) observeLevel(p *packet.Packet) {
 	}
 }
 
-// collect holds p back for the rest of its frame, or sends what is held.
+// collect adds p to the burst, and flushes the burst if its frame is complete.
 //
-// Waiting is worth while only if the rest is about to come: a sender that paces
-// its packets further apart than trainGap is forwarded packet by packet.
+// Waiting is useful only if the rest of the frame is about to come. If the sender paces
+// its packets further apart than trainGap, each packet is forwarded at once.
 func (l *Layer) collect(p *packet.Packet) {
 	if n := len(l.burst); n > 0 && l.burst[n-1].Timestamp != p.Timestamp {
 		l.flush()
@@ -333,8 +334,8 @@ func (l *Layer) collect(p *packet.Packet) {
 	}
 }
 
-// flush forwards what is held: forwarder by forwarder, packet by packet, so that
-// the state of each is touched once a burst. fan is held.
+// flush forwards the burst, forwarder by forwarder, so that the state of each is touched
+// once per burst. fan is held.
 func (l *Layer) flush() {
 	if len(l.burst) == 0 {
 		return
@@ -360,7 +361,7 @@ func (l *Layer) flush() {
 	l.burst = l.burst[:0]
 }
 
-// get returns a remembered packet, held for the caller, or nil.
+// get returns a remembered packet, retained for the caller; or nil.
 func (l *Layer) get(ext int64, generation uint32) *packet.Packet {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -372,7 +373,7 @@ func (l *Layer) get(ext int64, generation uint32) *packet.Packet {
 	return p
 }
 
-// Close ends the layer. After it nothing is forwarded from it.
+// Close ends the layer. No packet of it is forwarded after it.
 func (l *Layer) Close() {
 	l.fan.Lock()
 	if l.closed {
@@ -394,14 +395,14 @@ func (l *Layer) Close() {
 	l.track.removeLayer(l)
 }
 
-// spatialLayers is how many spatial layers the stream carries, as far as known.
+// spatialLayers is the number of spatial layers of the stream, as far as known.
 func (l *Layer) spatialLayers() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.inspector.spatialLayers()
 }
 
-// HandleRTCP takes in what the publisher reports of this stream.
+// HandleRTCP takes the publisher's RTCP about this stream.
 func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
 	now := l.track.since(time.Now())
 	for _, p := range packets {
@@ -423,14 +424,14 @@ func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
 	}
 }
 
-// stragglerTime is how long after a Stop packets may come that were sent before it: they
-// may take another way than the word of it, or be repeats.
+// stragglerTime is how long after a Stop packets may arrive that were sent before it:
+// they may take another path than the signal, or be retransmissions.
 const stragglerTime = int64(100 * time.Millisecond)
 
-// Stop follows the publisher's word that it does not send the layer any more, as RTCP BYE
-// (RFC 3550 6.6) and its session descriptions (RFC 8853 5.2) say it. Forwarders leave a
-// layer of video at once for the next best one that is sent. The publisher may send the
-// layer again later; then it is a layer as before.
+// Stop is called when the publisher says that it no longer sends the layer: by RTCP BYE
+// (RFC 3550, section 6.6) or in its session description (RFC 8853, section 5.2).
+// Forwarders switch from a stopped layer of video at once to the next best layer that is
+// sent. The publisher may send the layer again later.
 func (l *Layer) Stop() {
 	if !l.track.video {
 		return
@@ -448,8 +449,8 @@ func (l *Layer) senderReport() senderReport {
 	return l.report
 }
 
-// better orders layers by quality.
+// better reports whether a has a higher quality than b.
 func better(a, b *Layer) bool { return rank(a.cfg.Quality) > rank(b.cfg.Quality) }
 
-// isHigh reports whether the layer is more than the lowest.
+// isHigh reports whether the layer is not the lowest.
 func (l *Layer) isHigh() bool { return l.cfg.Quality != livekit.VideoQuality_LOW }

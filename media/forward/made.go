@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// A subscriber of a track that is muted, paused for want of bandwidth, or not among the
-// loudest gets no packet of it, and clients that know a track by its first packet would not have it until that
-// is over. So it gets some
-// that are made here: silence, or a black key frame, or where we can make neither
-// (VP9, AV1, H.265) a packet of nothing but padding. They are numbered in one series
-// with the publisher's packets, and sent like them under the forwarder's lock. They
-// have no dependency descriptor; what follows may have, and then brings a structure with
-// its first frame, which is a key frame, and counts on from them.
+// A subscriber gets no packets of a track that is muted, paused for want of bandwidth, or
+// held back because others are louder. Clients learn of a track by its first packet, so
+// they would not have the track until then. So the forwarder sends substitute frames:
+// silence, or a black keyframe, or, where it can make neither (VP9, AV1, H.265), a packet
+// of only padding. They are numbered in one series with the publisher's packets, and sent
+// under the forwarder's lock like those. They have no dependency descriptor. If the
+// packets that follow have descriptors, they begin with a keyframe, which has a structure
+// and counts on from the substitute frames.
 
-// madeFrames is how many frames are made for one subscriber: one a second, since the
+// madeFrames is how many substitute frames one subscriber gets: one a second, because the
 // first may be lost.
 const madeFrames = 5
 
 var (
 	// opusSilence is 20 ms in CELT's fullband mode, mono (RFC 6716).
 	opusSilence = []byte{0xf8, 0xff, 0xfe}
-	// 20 ms at 8 kHz of the value that stands for no amplitude (G.711).
+	// Silence is 20 ms at 8 kHz of the value that stands for zero amplitude (G.711).
 	muLawSilence = bytes.Repeat([]byte{0xff}, 160)
 	aLawSilence  = bytes.Repeat([]byte{0xd5}, 160)
 
@@ -32,8 +32,8 @@ var (
 		0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x10, 0x00, 0x10, 0x00, 0x00, 0x47, 0x08, 0x85, 0x85, 0x88,
 		0x99, 0x84, 0x88, 0x02, 0x02, 0x00, 0x0c, 0x0d, 0x60, 0x00, 0xfe, 0xff, 0xab, 0x50, 0x80,
 	}
-	// blackH264 is the same in H.264's constrained baseline profile: the parameter
-	// sets and an IDR slice, one to a packet, which every packetization mode allows.
+	// blackH264 is such a frame in H.264's constrained baseline profile: the parameter
+	// sets and an IDR slice, one per packet, as every packetization mode allows.
 	blackH264 = [][]byte{
 		{
 			0x67, 0x42, 0xc0, 0x0a, 0xd9, 0x1e, 0xc0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00, 0x00, 0x03,
@@ -44,8 +44,7 @@ var (
 	}
 )
 
-// isOwed reports whether the subscriber is to get frames that are made, while it gets none
-// of the track.
+// isOwed reports whether the subscriber should get a substitute frame now.
 func (f *Forwarder) isOwed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,7 +56,7 @@ func (f *Forwarder) owedLocked() bool {
 		(f.track.muted.Load() || f.paused() || f.heldBack.Load())
 }
 
-// makeLocked sends a made frame if the subscriber is to have one now. mu is held.
+// makeLocked sends a substitute frame if the subscriber should get one now. mu is held.
 func (f *Forwarder) makeLocked(at time.Time, now int64) {
 	if !f.owedLocked() {
 		return
@@ -87,8 +86,9 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 		frame(aLawSilence)
 	case vp8Codec:
 		v := f.numbers.NextPicture()
-		// All that a descriptor can have, since what follows may have it (RFC 7741 4.2):
-		// the base layer, which needs no other.
+		// The descriptor has all fields, because the descriptors that follow may have
+		// them (RFC 7741, section 4.2). It says that the frame is of the base layer and
+		// depends on no other.
 		frame(append([]byte{
 			0x90, 0xf0, 0x80 | byte(v.PictureID>>8), byte(v.PictureID), v.TL0PicIdx, 0x20 | v.KeyIdx,
 		}, blackVP8...))
@@ -113,7 +113,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 	f.flushLocked()
 }
 
-// sendMade sends one packet of a made frame.
+// sendMade sends one packet of a substitute frame.
 func (f *Forwarder) sendMade(timestamp uint32, pt uint8, marker bool, padding uint8, payload []byte, sendTime [3]byte) bool {
 	h := f.plainHeader(uint16(f.numbers.LastOut()+1), timestamp, sendTime)
 	h.PayloadType, h.Marker = pt, marker
@@ -126,8 +126,8 @@ func (f *Forwarder) sendMade(timestamp uint32, pt uint8, marker bool, padding ui
 	return ok
 }
 
-// withTrailer marks a frame of ours, if the track is encrypted end to end: then
-// clients take it as it is.
+// withTrailer appends the trailer to a substitute frame, if the track is encrypted end to
+// end: then clients do not decrypt the frame.
 func (f *Forwarder) withTrailer(frame []byte) []byte {
 	if len(f.cfg.Trailer) == 0 {
 		return frame

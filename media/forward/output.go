@@ -9,36 +9,35 @@ import (
 	record "parlor/media/downlink/sent"
 )
 
-// Output is where a forwarder's packets go: over a [Downlink] to a subscriber, or into
-// a file, to another server, to a program that listens. They are one stream, whatever
-// layers, codecs or sources they come from: one SSRC, with numbers and timestamps that
-// go on.
+// Output takes a forwarder's packets: over a [Downlink] to a subscriber, into a file, to
+// another server, or to a program. The packets are one stream, whatever layers, codecs or
+// sources they come from: they have one SSRC, and continuous numbers and timestamps.
 //
-// What an output wants of its track it says to the forwarder: [Forwarder.SetSettings],
-// [Forwarder.RequestKeyFrame], and [Forwarder.HandleRTCP] where it receives RTCP.
+// An output tells its wishes to the forwarder: [Forwarder.SetSettings],
+// [Forwarder.RequestKeyFrame], and [Forwarder.HandleRTCP] for RTCP that it receives.
 type Output interface {
-	// Write takes a packet, and what it is sent for. h and payload are valid only during
-	// the call. There is one call of Write or Flush at a time, with the forwarder's lock
-	// held: it must not wait, and not call the forwarder or its track.
+	// Write takes a packet, and its kind. h and payload are valid only during the call.
+	// There is one call of Write or Flush at a time, with the forwarder's lock held, so
+	// Write must not block, nor call the forwarder or its track.
 	Write(h *rtp.Header, payload []byte, kind record.Kind) error
-	// Flush says that a burst of Writes is over.
+	// Flush is called at the end of a burst of Writes.
 	Flush()
 	// WriteRTCP takes a report about the stream, which relates its timestamps to the
-	// publisher's clock (RFC 3550, 6.4.1). It may be called concurrently with Write, and
-	// once more after End.
+	// publisher's clock (RFC 3550, section 6.4.1). It may be called concurrently with
+	// Write, and once more after End.
 	WriteRTCP(packets []rtcp.Packet) error
-	// End is called once, when the forwarder is closed, since its track has ended or since
-	// nobody wants it any more. Nothing is written after it.
+	// End is called once, when the forwarder is closed because its track has ended or is
+	// not wanted any more. No packet is written after it.
 	End()
 }
 
-// ErrNotConnected is what an Output gives while there is no way to the receiver yet.
-// Such a packet is not sent, and is no fault.
+// ErrNotConnected is the error of an Output that has no path to the receiver yet. The
+// packet is not sent, and does not count as a failure.
 var ErrNotConnected = errors.New("the transport is not connected")
 
-// overDownlink is the Output of a subscription: it shares its downlink with the others
-// of its subscriber. The forwarder's lock is held when it is used, and from the first
-// packet of a burst to the last Downlink.leaving too.
+// overDownlink is the Output of a subscription. All forwarders to a subscriber share its
+// downlink. The forwarder's lock is held when overDownlink is used, and Downlink.leaving
+// from the first packet of a burst to the last.
 type overDownlink struct {
 	d      *Downlink
 	f      *Forwarder
@@ -47,7 +46,7 @@ type overDownlink struct {
 	wide   bool // packets have transport-wide numbers
 }
 
-// outputOf is where a forwarder writes.
+// outputOf is the Output to which a forwarder writes.
 func outputOf(f *Forwarder) (Output, *overDownlink) {
 	if f.downlink == nil {
 		return f.cfg.Output, nil
@@ -56,7 +55,7 @@ func outputOf(f *Forwarder) (Output, *overDownlink) {
 	return o, o
 }
 
-// Write sends the packet under the transport's next number.
+// Write sends the packet with the transport's next number.
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	if !o.leaves {
 		o.d.leaving.Lock()
@@ -68,7 +67,7 @@ func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) er
 	return o.next.Write(h, payload, kind)
 }
 
-// left ends a burst: the downlink takes note of what was sent, and others may send.
+// left ends a burst: the downlink records what was sent, and other forwarders may send.
 func (o *overDownlink) left() {
 	if o == nil || !o.leaves {
 		return

@@ -7,30 +7,30 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// qualityWindow is how many seconds a stream's quality is judged over.
+// qualityWindow is the number of seconds over which a stream's quality is judged.
 const qualityWindow = 5
 
-// Path is what the quality of a stream in one direction is judged by.
+// Path is the properties of a path by which the quality of a stream is judged.
 type Path struct {
 	// Loss is the share of packets lost, 0 to 1.
 	Loss float64
-	// RTT and Jitter; 0 when unknown.
+	// RTT and Jitter are 0 if unknown.
 	RTT, Jitter time.Duration
-	// Missing qualities: how many steps below the wanted one is forwarded.
+	// Missing is the number of qualities between the wanted one and the forwarded one.
 	Missing int
 	Audio   bool
 }
 
-// Score judges a path after the manner of the E-model (ITU-T G.107): delay and
-// loss are taken off a best score, 5; 0 is the worst.
+// Score rates a path in the manner of the E-model (ITU-T G.107): delay and loss are
+// subtracted from the best score, 5; 0 is the worst.
 func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
 	delay := p.RTT.Seconds()*1000/2 + 2*p.Jitter.Seconds()*1000
 	impairment := 0.024 * delay
 	if delay > 177.3 {
 		impairment += 0.11 * (delay - 177.3)
 	}
-	// Concealment and redundancy make losses of audio less audible than losses of
-	// video are visible.
+	// Loss of audio is less audible than loss of video is visible, because of concealment
+	// and redundancy.
 	weight := 45.0
 	if p.Audio {
 		weight = 30
@@ -49,21 +49,21 @@ func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
 	return quality, float32(r / 20)
 }
 
-// lossWindow is the loss over the last seconds.
+// lossWindow is the loss over the last qualityWindow seconds.
 type lossWindow struct {
 	expected, lost [qualityWindow]uint64 // totals at the end of each second
 	next           int
 	filled         int
 }
 
-// add takes in the totals of packets that should have come and of those lost.
+// add adds the total numbers of expected and of lost packets.
 func (w *lossWindow) add(expected, lost uint64) {
 	w.expected[w.next], w.lost[w.next] = expected, lost
 	w.next = (w.next + 1) % qualityWindow
 	w.filled = min(w.filled+1, qualityWindow)
 }
 
-// get is the share of packets lost in the window and how many were expected.
+// get is the share of packets lost in the window, and the number expected.
 func (w *lossWindow) get() (share float64, expected uint64) {
 	if w.filled == 0 {
 		return 0, 0
@@ -71,15 +71,15 @@ func (w *lossWindow) get() (share float64, expected uint64) {
 	last := (w.next + qualityWindow - 1) % qualityWindow
 	first := (w.next + qualityWindow - w.filled) % qualityWindow
 	expected = w.expected[last] - w.expected[first]
-	// Late packets make losses shrink.
+	// A late packet reduces the number of lost ones.
 	if lost := int64(w.lost[last] - w.lost[first]); lost > 0 && expected > 0 {
 		share = min(float64(lost)/float64(expected), 1)
 	}
 	return share, expected
 }
 
-// Quality judges how the layer's packets came in the last seconds. ok is false
-// when there is nothing to judge by: no packet was expected.
+// Quality rates how the layer's packets arrived in the last seconds. ok is false if no
+// packet was expected.
 func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,8 +92,8 @@ func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok 
 	return quality, score, true
 }
 
-// Quality judges how the forwarder's packets arrived in the last seconds. ok is
-// false when there is nothing to judge by.
+// Quality rates how the forwarder's packets arrived in the last seconds. ok is false if
+// there is no data to judge by.
 func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

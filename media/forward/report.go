@@ -10,18 +10,18 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// Answers to NACKs: a packet is sent again this often at most, and not twice
-// within ignoreNACK, since the answer may be on its way.
+// A packet is retransmitted maxAnswers times at most, and not twice within ignoreNACK,
+// because the first answer may still be on its way.
 const (
 	maxAnswers = 3
 	ignoreNACK = int64(100 * time.Millisecond)
 )
 
-// idleAfter: a stream that sent nothing for so long sends no reports (RFC 3550
-// 6.4: a source that has not sent since the second last report is no sender).
+// idleAfter: a stream that sent no packet for this long sends no reports (RFC 3550,
+// section 6.4: a source that has not sent since the second last report is not a sender).
 const idleAfter = int64(5 * time.Second)
 
-// HandleRTCP takes in what the subscriber reports of this stream.
+// HandleRTCP takes the subscriber's RTCP about this stream.
 func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 	at := time.Now()
 	now := f.track.since(at)
@@ -51,7 +51,7 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 	}
 }
 
-// answer sends again what was asked for, if it is remembered.
+// answer retransmits the packets of a NACK that are remembered.
 func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	sendTime := absSendTime(at)
 	f.mu.Lock()
@@ -81,8 +81,8 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 		return
 	}
 	if !f.hasRTX {
-		// The same number on the same SSRC is sealed with the same nonce: with any
-		// other byte than before it would give the key away (RFC 7714 section 8).
+		// A packet with the same number and SSRC is encrypted with the same nonce. If one
+		// byte of it differed, the two would give the key away (RFC 7714, section 8).
 		if f.cfg.Ext.TransportCC != 0 {
 			f.stats.Misses++
 			return
@@ -109,7 +109,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	p.Release()
 }
 
-// keyFrameAsked passes a subscriber's request on to the layer it is about.
+// keyFrameAsked passes a subscriber's request on to the layer that it concerns.
 func (f *Forwarder) keyFrameAsked(now int64) {
 	f.mu.Lock()
 	f.stats.KeyRequests++
@@ -126,7 +126,7 @@ func (f *Forwarder) keyFrameAsked(now int64) {
 	}
 }
 
-// receiverReports takes in the blocks about this stream (RFC 3550 6.4.1).
+// receiverReports handles the report blocks about this stream (RFC 3550, section 6.4.1).
 func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time, now int64) {
 	for _, r := range reports {
 		if r.SSRC != f.cfg.SSRC {
@@ -154,7 +154,7 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 	}
 }
 
-// tick is the forwarder's turn, once a second.
+// tick does the forwarder's periodic work, once a second.
 func (f *Forwarder) tick(at time.Time, now int64) {
 	f.mu.Lock()
 	if f.closed {
@@ -189,9 +189,9 @@ func (s *forwarderState) measure(now int64) {
 	}
 }
 
-// senderReportLocked is a report with the publisher's clock, nil while that is
-// unknown. Taking the publisher's clock for all its tracks is what lets a
-// receiver play them in step.
+// senderReportLocked is a sender report by the publisher's clock; nil while that is
+// unknown. The publisher's clock is the same for all its tracks, which allows a receiver
+// to play them in sync.
 func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 	s := &f.stats
 	if !f.inStep || !s.started || now-s.lastSent > idleAfter {
@@ -218,7 +218,7 @@ func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 	}}}}
 }
 
-// Stats is what was sent.
+// Stats returns statistics of the packets that were sent.
 func (f *Forwarder) Stats() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -5,42 +5,42 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// anyLayer as a bound means no bound.
+// anyLayer as a bound means that there is no bound.
 const anyLayer = 255
 
-// frameWindow is how many frames back it is known what was forwarded. Chains
-// reach back 255 frames at most.
+// frameWindow is the number of last frames whose judgement is remembered. Chains reach
+// back 255 frames at most.
 const frameWindow = 256
 
-// selector chooses among the spatial and temporal layers that one stream
-// carries. It is part of a forwarder's state.
+// selector chooses among the spatial and temporal layers of one stream. It is part of a
+// forwarder's state.
 //
-// Going down is possible where a picture begins; going up only where the stream
-// says that nothing after depends on what was left out: at key frames, and for
-// temporal layers at what VP8 calls layer sync, VP9 switching up points, and the
-// dependency descriptor switch indications.
+// It may go down where a picture begins. It may go up only where the stream says that no
+// later frame depends on the frames that were left out: at keyframes, and for temporal
+// layers at layer syncs of VP8, at switching up points of VP9, and at switch indications
+// of dependency descriptors.
 type selector struct {
 	wantSpatial, wantTemporal uint8 // bounds
 	spatial, temporal         uint8 // forwarded now
 	timestamp                 uint32
 	started                   bool
 
-	// With dependency descriptors.
+	// With dependency descriptors:
 	structure *dd.Structure
 	active    uint32                 // decode targets that the sender sends
 	target    int                    // decode target that is forwarded
-	frame     uint16                 // number of the frame that was judged last
-	passed    bool                   // it is forwarded
-	judged    bool                   // there is one
-	reduced   bool                   // the receiver was told of fewer targets since the last structure
+	frame     uint16                 // number of the last judged frame
+	passed    bool                   // the last judged frame is forwarded
+	judged    bool                   // some frame was judged
+	reduced   bool                   // since the last structure the receiver was told of fewer targets
 	frames    [frameWindow]judgement // by frame number modulo frameWindow
 
-	// Without: the bounds before the last changes of them, the newest first.
+	// Without: the former bounds, the newest first.
 	former [formerBounds]bounds
 }
 
-// judgement is what was decided of a frame: its number plus one, 0 = nothing was
-// decided; from bit judgedTarget on the decode target plus one; frameForwarded.
+// judgement is the decision about a frame. It has the frame's number plus one (0 = no
+// decision), from bit judgedTarget on the decode target plus one, and frameForwarded.
 type judgement uint32
 
 const (
@@ -57,18 +57,17 @@ func judged(number uint16, target int, forwarded bool) judgement {
 	return j
 }
 
-// of reports whether j is of the frame with that number.
+// of reports whether j is about the frame with that number.
 func (j judgement) of(number uint16) bool { return j&judgedNumber == judgement(number)+1 }
 
 func (j judgement) forwarded() bool { return j&frameForwarded != 0 }
 
 func (j judgement) target() int { return int(j&^frameForwarded>>judgedTarget) - 1 }
 
-// formerBounds is how many changes of the bounds are remembered for packets that
-// come late.
+// formerBounds is how many changes of the bounds are remembered, for late packets.
 const formerBounds = 4
 
-// bounds held until the picture with the timestamp until.
+// bounds held up to the picture with the timestamp until.
 type bounds struct {
 	valid             bool
 	until             uint32
@@ -79,19 +78,20 @@ func (s *selector) reset() {
 	*s = selector{wantSpatial: anyLayer, wantTemporal: anyLayer, spatial: anyLayer, temporal: anyLayer, target: -1}
 }
 
-// begin: a key frame comes next, perhaps of another stream.
+// begin prepares for a keyframe, perhaps of another stream.
 func (s *selector) begin() {
 	s.spatial, s.temporal, s.started = s.wantSpatial, s.wantTemporal, false
 	s.structure, s.judged, s.reduced, s.target = nil, false, false, -1
 	s.former = [formerBounds]bounds{}
 }
 
-// want sets the bounds; they are reached when the stream allows it.
+// want sets the bounds. They take effect as soon as the stream allows it.
 func (s *selector) want(spatial, temporal uint8) {
 	s.wantSpatial, s.wantTemporal = spatial, temporal
 }
 
-// pass reports whether p, which follows all others, is forwarded, and its marker.
+// pass reports whether p, which follows all others, is forwarded, and with which marker
+// bit.
 func (s *selector) pass(p *packet.Packet) (pass, marker bool) {
 	switch {
 	case p.HasDD:
@@ -104,16 +104,16 @@ func (s *selector) pass(p *packet.Packet) (pass, marker bool) {
 	return true, p.Marker
 }
 
-// unreadable reports whether the descriptor of p cannot be read although the stream
-// has descriptors: the structure that it needs was lost. A receiver cannot read it
-// either, and nobody can tell which layers the packet belongs to.
+// unreadable reports whether the stream has descriptors but that of p cannot be parsed,
+// because the structure for it was lost. The receiver cannot parse it either, and the
+// layers of the packet are unknown.
 func (s *selector) unreadable(p *packet.Packet) bool {
 	return s.structure != nil && !p.HasDD && p.Extension(packet.ExtDependencyDescriptor) != nil
 }
 
-// passLate is pass for a packet that comes late. What is forwarded does not change by
-// it, and it is judged by what was forwarded at its place: since then there may be
-// more, which depends on what was left out.
+// passLate is pass for a late packet. A late packet does not change which layers are
+// forwarded. It is judged by the layers that were forwarded at its place: there may be
+// more now, which depend on frames that were left out.
 func (s *selector) passLate(p *packet.Packet) (pass, marker bool) {
 	switch {
 	case p.HasDD:
@@ -145,7 +145,7 @@ func (s *selector) targetBefore(number uint16) int {
 	return s.target
 }
 
-// boundsAt are the bounds that held for the picture with a timestamp.
+// boundsAt are the bounds that held for the picture with that timestamp.
 func (s *selector) boundsAt(timestamp uint32) (spatial, temporal uint8) {
 	spatial, temporal = s.spatial, s.temporal
 	for _, b := range s.former {
@@ -157,7 +157,7 @@ func (s *selector) boundsAt(timestamp uint32) (spatial, temporal uint8) {
 	return spatial, temporal
 }
 
-// passLayered judges by the layer ids of VP8 and VP9.
+// passLayered decides by the layer ids of VP8 and VP9.
 func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 	f := &p.Frame
 	picture := !s.started || p.Timestamp != s.timestamp
@@ -170,12 +170,12 @@ func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 		s.spatial = min(s.spatial, s.wantSpatial)
 		s.temporal = min(s.temporal, s.wantTemporal)
 	}
-	// VP9: what follows in higher temporal layers depends on nothing before this.
+	// VP9: later frames in higher temporal layers depend on no frame before this one.
 	if f.Start && f.SwitchUp && f.Spatial == 0 && f.Temporal <= s.temporal {
 		s.temporal = s.wantTemporal
 	}
-	// VP8: this frame needs the base layer only. One layer at a time, since the
-	// layers between may still depend on frames that were left out.
+	// VP8: this frame depends only on the base layer. The selector goes up one layer at a
+	// time, because the layers between may depend on frames that were left out.
 	if f.Start && f.Sync && f.Temporal <= s.wantTemporal && f.Temporal == s.temporal+1 {
 		s.temporal = f.Temporal
 	}
@@ -186,12 +186,13 @@ func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 	return f.Spatial <= s.spatial && f.Temporal <= s.temporal, layeredMarker(p, s.spatial)
 }
 
-// layeredMarker marks the last packet of a picture whose higher layers are left out.
+// layeredMarker sets the marker on the last packet of a picture whose higher layers are
+// left out.
 func layeredMarker(p *packet.Packet, spatial uint8) bool {
 	return p.Marker || p.Frame.End && p.Frame.Spatial == spatial && spatial != anyLayer
 }
 
-// passDescribed judges by the dependency descriptor (AV1 RTP payload format,
+// passDescribed decides by the dependency descriptor (RTP payload format for AV1,
 // appendix A).
 func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	d := &p.DD
@@ -215,9 +216,8 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	return s.passed, describedMarker(p, s.target)
 }
 
-// follow takes up the structure of d, whose key frame began with a packet that came
-// late. What was left out of that key frame is missing, so no layer comes to those
-// that are forwarded.
+// follow takes over the structure of d, if the keyframe with it began with a late packet.
+// Frames of that keyframe were left out, so no layers are added.
 func (s *selector) follow(d *dd.Frame) {
 	if s.target >= 0 && s.target < len(s.structure.Targets) {
 		t := s.structure.Targets[s.target]
@@ -228,9 +228,9 @@ func (s *selector) follow(d *dd.Frame) {
 	s.structure = d.Structure
 }
 
-// judge decides about a frame when its first packet comes. picture: it is the
-// first of its picture. In the middle of one the target stays, since the frame
-// before may be marked as the picture's last.
+// judge decides about a frame when its first packet comes. picture: the frame is the
+// first of its picture. Within a picture the target stays, because the frame before may
+// have been marked as the picture's last.
 func (s *selector) judge(d *dd.Frame, picture bool) {
 	want := s.wantedTarget()
 	switch {
@@ -245,12 +245,12 @@ func (s *selector) judge(d *dd.Frame, picture bool) {
 	s.frames[d.Number%frameWindow] = judged(d.Number, s.target, s.passed)
 }
 
-// wantedTarget is the decode target of the bounds among those that are sent.
+// wantedTarget is the decode target for the bounds, among those that the sender sends.
 func (s *selector) wantedTarget() int {
 	if want := s.structure.Choose(s.wantSpatial, s.wantTemporal, s.active); want >= 0 {
 		return want
 	}
-	// Nothing is as low as that: the lowest there is.
+	// No target is that low: take the lowest one.
 	return s.structure.Lowest(s.active)
 }
 
@@ -269,7 +269,8 @@ func (s *selector) intact(target int, d *dd.Frame) bool {
 	return j.of(before) && j.forwarded()
 }
 
-// describedMarker marks the last packet of a picture of which no more is in a target.
+// describedMarker sets the marker on the last packet of a picture that the target
+// includes.
 func describedMarker(p *packet.Packet, target int) bool {
 	structure := p.DD.Structure
 	if p.Marker || target < 0 || target >= len(structure.Targets) {
@@ -279,9 +280,9 @@ func describedMarker(p *packet.Packet, target int) bool {
 	return p.DD.End && p.DD.Spatial == top && top < structure.MaxSpatial
 }
 
-// mask is the active decode targets to tell with p, 0 for none: where a frame
-// begins, while fewer targets are forwarded than the structure names, and until
-// the next structure after that.
+// mask is the active decode targets to write into p's descriptor; 0 to leave it. It is
+// written where a frame begins, while fewer targets are forwarded than the structure has,
+// and from then on until the next structure.
 func (s *selector) mask(p *packet.Packet) uint32 {
 	if !p.HasDD || !p.DD.Start || s.target < 0 || s.structure == nil {
 		return 0
@@ -297,9 +298,9 @@ func (s *selector) mask(p *packet.Packet) uint32 {
 	return mask
 }
 
-// needsKey reports whether it takes a key frame to reach the bounds of a stream
-// whose highest spatial layer is top. patient: a while has gone by in which they
-// could have been reached without.
+// needsKey reports whether the bounds can be reached only by a keyframe, in a stream
+// whose highest spatial layer is top. patient: some time has passed in which they could
+// have been reached otherwise.
 func (s *selector) needsKey(top uint8, patient bool) bool {
 	if s.structure != nil && s.target >= 0 && s.target < len(s.structure.Targets) {
 		want := s.wantedTarget()
@@ -311,7 +312,7 @@ func (s *selector) needsKey(top uint8, patient bool) bool {
 	return min(s.wantSpatial, top) > min(s.spatial, top)
 }
 
-// quality is the spatial layer that is forwarded of a stream that has several.
+// quality is the spatial layer that is forwarded, of a stream with several.
 func (s *selector) quality(top uint8) uint8 {
 	if s.structure != nil && s.target >= 0 && s.target < len(s.structure.Targets) {
 		return s.structure.Targets[s.target].Spatial

@@ -8,8 +8,8 @@ type layerSizes struct {
 	known         bool
 }
 
-// sizesOf reads what the publisher announced. A track that announces no layers
-// is taken to have the usual halving of libwebrtc's simulcast.
+// sizesOf reads the sizes that the publisher announced. If it announced no layers, each
+// is taken to be half the size of the next, as in libwebrtc's simulcast.
 func sizesOf(info *livekit.TrackInfo) *layerSizes {
 	s := &layerSizes{}
 	layers := info.GetLayers()
@@ -33,7 +33,7 @@ func sizesOf(info *livekit.TrackInfo) *layerSizes {
 	return s
 }
 
-// of is the size of a quality, 0 = unknown.
+// of is the size of a quality in pixels; 0 = unknown.
 func (s *layerSizes) of(q livekit.VideoQuality) (width, height uint32) {
 	if q < livekit.VideoQuality_LOW || q > livekit.VideoQuality_HIGH {
 		return 0, 0
@@ -41,9 +41,8 @@ func (s *layerSizes) of(q livekit.VideoQuality) (width, height uint32) {
 	return s.width[q], s.height[q]
 }
 
-// fit is the lowest quality whose picture is at least as large as it is shown.
-// The smaller sides are compared: a picture may be turned, or cropped to its
-// frame.
+// fit is the lowest quality whose picture is at least as large as shown. It compares the
+// shorter sides, because a picture may be rotated, or cropped to its frame.
 func (s *layerSizes) fit(width, height uint32) livekit.VideoQuality {
 	if !s.known {
 		return livekit.VideoQuality_HIGH

@@ -10,27 +10,27 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// layerCounters count what happens to a layer's packets.
+// layerCounters count the packets and requests of a layer.
 type layerCounters struct {
 	malformed, foreign, duplicates, late, restarts atomic.Uint64
 	nacks, keyRequests, keyFrames, rtcpErrors      atomic.Uint64
 }
 
-// LayerStats is what a layer has received, since it began unless said otherwise.
+// LayerStats are statistics of a layer, since it began unless said otherwise.
 type LayerStats struct {
 	SSRC     uint32
 	RID      string
 	MimeType string
 	Quality  livekit.VideoQuality
 	Live     bool   // packets came in the last second or so
-	Width    uint32 // pixels, as the publisher announced; 0 = unknown, or sound
+	Width    uint32 // pixels, as the publisher announced; 0 = unknown, or audio
 	Height   uint32
 
 	Packets, Bytes, Lost uint64
-	// Dropped with a reason: malformed; of another payload type or too far off in
-	// sequence; there already.
+	// Dropped packets: malformed; of another payload type, or with a sequence number too
+	// far off; received twice.
 	Malformed, Foreign, Duplicates uint64
-	// Late packets came after ones that follow them.
+	// Late counts packets that came after packets that follow them.
 	Late, Restarts     uint64
 	NACKs, KeyRequests uint64 // sent to the publisher
 	Frames, KeyFrames  uint64
@@ -43,7 +43,7 @@ type LayerStats struct {
 	LastPacket         time.Time // zero: none yet
 }
 
-// Stats is what the layer has received.
+// Stats returns statistics of the received packets.
 func (l *Layer) Stats() LayerStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,7 +75,7 @@ func (l *Layer) Stats() LayerStats {
 	return s
 }
 
-// rateMeter counts packets and, once a second, what came in it.
+// rateMeter counts packets, and once a second computes rates.
 type rateMeter struct {
 	packets, bytes, frames uint64
 
@@ -84,17 +84,17 @@ type rateMeter struct {
 	bytes0    uint64
 	frames0   uint64
 	bitrate   uint64
-	fps       float64 // of the last second that had frames
+	fps       float64 // of the last second with frames
 
-	// Of this second, by spatial and temporal layer.
+	// Counts of this second, by spatial and temporal layer:
 	parts [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }
 	costs costs // of the last second
 }
 
-// costs are what a stream's layers cost, each with all below it.
+// costs are the bitrates of a stream's layers. Each includes all layers below it.
 type costs struct {
 	measured bool
-	bitrates [allocate.Spatials][allocate.Temporals]float64 // bits/s, 0 = it is not there
+	bitrates [allocate.Spatials][allocate.Temporals]float64 // bits/s; 0 = the layer does not exist
 	fps      [allocate.Spatials][allocate.Temporals]float64
 }
 
@@ -112,10 +112,10 @@ func (r *rateMeter) add(p *packet.Packet) {
 	}
 }
 
-// measure makes the costs of a second.
+// measure computes the costs of a second.
 func (r *rateMeter) measure(seconds float64) {
 	if r.bytes == r.bytes0 {
-		return // what it cost when it was sent last is the best guess
+		return // not sent now: its last cost is the best guess
 	}
 	r.costs = costs{measured: true}
 	for s := range r.parts {
@@ -136,7 +136,8 @@ func (r *rateMeter) measure(seconds float64) {
 	r.parts = [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }{}
 }
 
-// frameInterval is the time between frames in the last second that had any.
+// frameInterval is the time between frames, in ns, in the last second with frames; 0 if
+// unknown.
 func (r *rateMeter) frameInterval() int64 {
 	if r.fps == 0 {
 		return 0
@@ -144,7 +145,7 @@ func (r *rateMeter) frameInterval() int64 {
 	return int64(float64(time.Second) / r.fps)
 }
 
-// longestMeasure is up to how long a time rates are measured over.
+// longestMeasure is the longest time over which rates are measured.
 const longestMeasure = int64(3 * time.Second)
 
 func (r *rateMeter) tick(now int64) {
@@ -153,7 +154,7 @@ func (r *rateMeter) tick(now int64) {
 		return
 	}
 	if elapsed > longestMeasure {
-		// The track has rested: most of that time nothing could come.
+		// The track's timer has rested: for most of that time no packet came.
 		r.since, r.bytes0, r.frames0 = now, r.bytes, r.frames
 		clear(r.parts[:])
 		return
@@ -167,21 +168,20 @@ func (r *rateMeter) tick(now int64) {
 	r.since, r.bytes0, r.frames0 = now, r.bytes, r.frames
 }
 
-// ForwarderStats is what was sent to a subscriber, since it began unless said
-// otherwise.
+// ForwarderStats are statistics of a subscription, since it began unless said otherwise.
 type ForwarderStats struct {
 	SSRC uint32
-	// Packets and Bytes (without header extensions) of everything that was sent,
+	// Packets and Bytes (without header extensions) count all sent packets,
 	// retransmissions included.
 	Packets, Bytes uint64
-	Rebuilt        uint64 // of the packets, those made from redundancy
-	// Retransmitted packets and their bytes; NACKs are packets asked for, Misses
-	// those that could not be sent again.
+	Rebuilt        uint64 // packets rebuilt from redundancy
+	// Retransmitted packets and their bytes. NACKs counts packets that were asked for,
+	// Misses those of them that could not be retransmitted.
 	Retransmitted, RetransmittedBytes, NACKs, Misses uint64
 	KeyRequests                                      uint64 // PLI and FIR from the subscriber
-	Dropped                                          uint64 // left out by choice of layers
-	TooLate                                          uint64 // came after what they belong to was over
-	Overdue                                          uint64 // packets that were dropped since they waited too long for their turn
+	Dropped                                          uint64 // left out by the choice of layers
+	TooLate                                          uint64 // late packets whose place was gone
+	Overdue                                          uint64 // packets dropped because they waited too long in the pacer
 	WriteErrors, RTCPErrors, Malformed               uint64
 	Switches                                         uint64 // of layers
 	Pauses                                           uint64 // for want of bandwidth
@@ -191,30 +191,31 @@ type ForwarderStats struct {
 	Lost                                             uint64
 	Jitter, RTT                                      time.Duration
 	Bitrate                                          uint64 // bits/s over the last second
-	Bandwidth                                        uint64 // bits/s, as the subscriber's path is judged; 0 = unknown
-	// Wanted by the settings, Target after what is live and what the path carries,
-	// Current as forwarded now; OFF = nothing.
+	Bandwidth                                        uint64 // bits/s, as estimated for the subscriber's path; 0 = unknown
+	// Wanted is the quality of the settings, Target the one chosen among the live layers
+	// and within the path's bandwidth, and Current the one that is forwarded now; OFF =
+	// none.
 	Wanted, Target, Current livekit.VideoQuality
-	Width, Height           uint32 // of Current in pixels, 0 = unknown
+	Width, Height           uint32 // of Current, in pixels; 0 = unknown
 	Shortfall               Shortfall
 }
 
-// Shortfall is why less than what is wanted of a track is forwarded; empty: it is all
-// that is wanted.
+// Shortfall is the reason why less of a track is forwarded than wanted; empty if all of
+// it is forwarded.
 type Shortfall string
 
-// The reasons.
+// The reasons:
 const (
-	Muted       Shortfall = "muted"         // by the publisher, or for it
-	NotAskedFor Shortfall = "not_asked_for" // the subscriber wants nothing of it now
-	Paused      Shortfall = "paused"        // not even the lowest layer fits the path
-	Bandwidth   Shortfall = "bandwidth"     // more does not fit the path
+	Muted       Shortfall = "muted"         // by the publisher or by the server
+	NotAskedFor Shortfall = "not_asked_for" // the subscriber does not want the track now
+	Paused      Shortfall = "paused"        // not even the lowest layer fits the bandwidth
+	Bandwidth   Shortfall = "bandwidth"     // a higher layer does not fit the bandwidth
 	NotSent     Shortfall = "not_sent"      // the publisher does not send it
-	KeyFrame    Shortfall = "key_frame"     // the publisher's next key frame is waited for
-	Softer      Shortfall = "softer"        // others are louder, and no more voices may be forwarded
+	KeyFrame    Shortfall = "key_frame"     // waiting for the publisher's next keyframe
+	Softer      Shortfall = "softer"        // others are louder, and the number of forwarded voices is limited
 )
 
-// shortfallLocked is why less than want is forwarded. mu is held.
+// shortfallLocked is the reason why less than want is forwarded. mu is held.
 func (f *Forwarder) shortfallLocked(want livekit.VideoQuality) Shortfall {
 	switch {
 	case f.track.muted.Load():

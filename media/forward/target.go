@@ -6,29 +6,31 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// How long a layer is silent, while others are not, before it counts as stopped:
-// several of its frames are missing, and more than a short stall of the publisher. One
-// that came back soon after it was taken for stopped is given more time for a while.
+// How long a layer must be silent, while others are not, before it counts as stopped:
+// several of its frames must be missing, and longer than during a short stall of the
+// publisher. If a layer came back soon after it counted as stopped, it is given more time
+// for a while.
 const (
 	stoppedFrames  = 5
 	stoppedAfter   = int64(250 * time.Millisecond)
-	stoppedUnsure  = int64(time.Second) // its frame rate is unknown, or it came back soon
+	stoppedUnsure  = int64(time.Second) // for an unknown frame rate, or a layer that came back soon
 	returnedSoon   = int64(2 * time.Second)
 	unsureAfterOne = int64(time.Minute)
 )
 
-// silence is how long a layer sends nothing while others do. Track.turning guards it.
+// silence measures how long a layer sends nothing while others send. Track.turning guards
+// it.
 type silence struct {
-	seen    int64 // last arrival at the tick before
-	lasts   int64 // how long the others sent meanwhile
-	counted int64 // when that was added to
-	stopped int64 // when the layer was taken for stopped, 0 = never
+	seen    int64 // arrival of the last packet, at the former tick
+	lasts   int64 // how long the others have sent meanwhile
+	counted int64 // when lasts was last added to
+	stopped int64 // when the layer was found stopped; 0 = never
 	unsure  int64 // until when more time is given
 }
 
-// judgeLiveness notes which layers have stopped; it reports whether any has.
-// A track whose only layer is silent has nothing to fall back to, and one that
-// is all silent is paused, not stopped: time counts only while another layer sends.
+// judgeLiveness finds layers that have stopped, and reports whether there is a new one. A
+// single layer has no other to switch to. If all layers are silent, the track is paused
+// and not stopped. So time counts only while another layer sends.
 func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
 	if !t.video || len(layers) < 2 {
 		return false
@@ -53,7 +55,8 @@ func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
 			}
 			s.counted = now
 		case sent > 0:
-			// A pause of all is none of this one: they may begin one after the other.
+			// A pause of all layers must not count for this one: they may resume one
+			// after the other.
 			s.lasts += min(now-s.counted, l.frameInterval()+int64(tickInterval))
 			s.counted = now
 		}
@@ -75,15 +78,16 @@ func (t *Track) judgeLiveness(layers []*Layer, now int64) (changed bool) {
 	return changed
 }
 
-// frameInterval is the mean time between frames while the layer was sending, 0
-// when unknown.
+// frameInterval is the mean time between frames while the layer was sending, in ns; 0 if
+// unknown.
 func (l *Layer) frameInterval() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.rates.frameInterval()
 }
 
-// retarget chooses the layer to forward again, and asks for the key frame that it takes.
+// retarget chooses again which layer to forward, and requests the keyframe that the
+// change needs.
 func (f *Forwarder) retarget(now int64) {
 	f.mu.Lock()
 	request := f.retargetLocked(false)
@@ -93,8 +97,8 @@ func (f *Forwarder) retarget(now int64) {
 	}
 }
 
-// retargetLocked chooses; it returns the layer of which a key frame is needed.
-// patient: the last choice had the time to come true.
+// retargetLocked chooses the layer, and returns it if a keyframe of it is needed.
+// patient: the former choice had the time to take effect.
 func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	if f.current != nil && f.current.gone.Load() {
 		f.stop()
@@ -115,7 +119,7 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	}
 	source := f.target
 	if f.inStep || f.broken {
-		source = f.current // it goes on until the target's key frame
+		source = f.current // it is forwarded until the target's keyframe
 	}
 	f.selector.want(f.bounds(source, f.steppingDown()))
 	if !f.target.live.Load() {
@@ -127,8 +131,8 @@ func (f *Forwarder) retargetLocked(patient bool) *Layer {
 	return nil
 }
 
-// allowedLocked is the wanted quality as far as the path carries it; OFF for sound that
-// is held back.
+// allowedLocked is the wanted quality within the path's bandwidth; OFF for audio that is
+// held back.
 func (f *Forwarder) allowedLocked() livekit.VideoQuality {
 	want := f.wantedLocked()
 	switch {
@@ -140,14 +144,14 @@ func (f *Forwarder) allowedLocked() livekit.VideoQuality {
 	return want
 }
 
-// steppingDown reports whether the path does not carry what is forwarded and a key
-// frame of a lower layer is waited for.
+// steppingDown reports whether the path cannot carry the forwarded layer, and the
+// forwarder waits for a keyframe of a lower one.
 func (f *Forwarder) steppingDown() bool {
 	return f.inStep && f.current != nil && f.current != f.target && f.limit.quality != livekit.VideoQuality_HIGH && better(f.current, f.target)
 }
 
-// bounds are the highest spatial and temporal layer of l to forward; while stepping
-// down only the lowest temporal layer is.
+// bounds are the highest spatial and temporal layers of l to forward. While the forwarder
+// steps down, only the lowest temporal layer is forwarded.
 func (f *Forwarder) bounds(l *Layer, steppingDown bool) (spatial, temporal uint8) {
 	if steppingDown {
 		return anyLayer, 0
@@ -155,8 +159,8 @@ func (f *Forwarder) bounds(l *Layer, steppingDown bool) (spatial, temporal uint8
 	return f.spatialBound(l, f.allowedLocked()), min(f.temporalBound(l), f.limit.temporal)
 }
 
-// choose is the layer for a quality: the best one that is live and not above it,
-// or the lowest that is live; while none is live, the same among all.
+// choose is the layer for a quality: the best live layer that is not above it, else the
+// lowest live layer. If no layer is live, the same holds among all layers.
 func (f *Forwarder) choose(want livekit.VideoQuality) *Layer {
 	layers := *f.track.layers.Load()
 	if l := f.chooseAmong(layers, want, true); l != nil {
@@ -185,8 +189,8 @@ func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live
 	return best
 }
 
-// spatialBound is the highest spatial layer of l that a quality asks for. A stream
-// that is one of several has a size of its own.
+// spatialBound is the highest spatial layer of l for a quality. If the stream is one of
+// several, its size is its quality, so there is no bound.
 func (f *Forwarder) spatialBound(l *Layer, want livekit.VideoQuality) uint8 {
 	if want >= livekit.VideoQuality_HIGH || !f.alone(l) {
 		return anyLayer
@@ -204,8 +208,8 @@ func (f *Forwarder) alone(l *Layer) bool {
 	return true
 }
 
-// temporalBound is the highest temporal layer of l that the wanted frame rate
-// asks for, taking each layer to double the rate.
+// temporalBound is the highest temporal layer of l that the wanted frame rate needs. It
+// assumes that each temporal layer doubles the rate.
 func (f *Forwarder) temporalBound(l *Layer) uint8 {
 	if f.settings.FPS == 0 {
 		return anyLayer

@@ -7,38 +7,39 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// Traffic is what went over tracks in one direction: from publishers to us, or from us
-// to subscribers.
+// Traffic counts packets of tracks in one direction: from publishers to the server, or
+// from the server to subscribers.
 type Traffic struct {
 	Packets uint64
-	// Bytes of the packets. Those of RTP header extensions and of SRTP do not count on
-	// the way to subscribers.
+	// Bytes of the packets. To subscribers, RTP header extensions and the overhead of
+	// SRTP do not count.
 	Bytes uint64
-	// Lost packets: of publishers' those that never came, of subscribers' those that
-	// their reports tell of (RFC 3550, 6.4.1).
+	// Lost packets: from publishers those that never came, to subscribers those in their
+	// reports (RFC 3550, section 6.4.1).
 	Lost uint64
-	// NACKs are packets that the receiver asked for again, and Repeats those that we
-	// sent again; publishers' are not told from others.
+	// NACKs counts packets that the receiver asked for again. Repeats counts packets that
+	// the server retransmitted; for publishers it is 0, because their retransmissions are
+	// not recognised.
 	NACKs, Repeats uint64
 	KeyRequests    uint64 // for key frames (PLI, FIR), by the receiver
 
-	// Of subscribers: packets that were dropped since they waited too long for their turn,
-	// changes of the layer that is forwarded, and pauses for want of bandwidth.
+	// To subscribers: packets that were dropped because they waited too long in the
+	// pacer, changes of the forwarded layer, and pauses for want of bandwidth.
 	Overdue, Switches, Pauses uint64
 }
 
-// Histogram is how often something was measured to be how much.
+// Histogram counts measurements by value.
 type Histogram struct {
 	Bounds []float64
-	Counts []uint64 // of measurements up to each bound
+	Counts []uint64 // cumulative: of measurements up to each bound
 	Count  uint64
 	Sum    float64
 }
 
-// histogram counts measurements, of up to 16 bounds.
+// histogram counts measurements, by up to 16 bounds.
 type histogram struct {
 	counts [17]atomic.Uint64
-	sum    atomic.Uint64 // millionths
+	sum    atomic.Uint64 // in millionths
 }
 
 func (h *histogram) observe(bounds []float64, v float64) {
@@ -60,27 +61,26 @@ func (h *histogram) get(bounds []float64) Histogram {
 	return out
 }
 
-// The bounds of what is measured of paths to subscribers, in seconds and shares.
+// The bounds of the histograms of paths to subscribers: seconds, and shares of packets.
 var (
 	rttBounds   = []float64{0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2}
 	queueBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1}
 	lossBounds  = []float64{0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5}
 )
 
-// Paths is how the paths to subscribers fared: what was measured of each, about once a
-// second.
+// Paths are measurements of the paths to subscribers, about one per second and path.
 type Paths struct {
 	RTT, Queue Histogram // seconds
 	Loss       Histogram // share of packets
 }
 
-// Paths is how the paths to subscribers fared.
+// Paths returns the measurements of the paths to subscribers.
 func (t *Totals) Paths() Paths {
 	return Paths{t.rtt.get(rttBounds), t.queue.get(queueBounds), t.loss.get(lossBounds)}
 }
 
-// Totals count the traffic of many tracks, by kind and direction, to within a second.
-// The zero value has counted nothing. Its methods may be called concurrently.
+// Totals count the traffic of many tracks, by kind and direction, accurate to a second.
+// The zero value is ready for use. Its methods may be called concurrently.
 type Totals struct {
 	audio, video     [2]traffic
 	rtt, queue, loss histogram // of paths to subscribers
@@ -97,17 +97,17 @@ type traffic struct {
 	overdue, switches, pauses                         atomic.Uint64
 }
 
-// Received is what came from publishers.
+// Received counts traffic from publishers.
 func (t *Totals) Received() (audio, video Traffic) {
 	return t.audio[incoming].get(), t.video[incoming].get()
 }
 
-// Sent is what went to subscribers.
+// Sent counts traffic to subscribers.
 func (t *Totals) Sent() (audio, video Traffic) {
 	return t.audio[outgoing].get(), t.video[outgoing].get()
 }
 
-// of is the counter of a kind and direction. A nil t has none.
+// of is the counter of a kind and direction; nil for a nil t.
 func (t *Totals) of(video bool, direction int) *traffic {
 	switch {
 	case t == nil:
@@ -126,9 +126,9 @@ func (c *traffic) get() Traffic {
 	}
 }
 
-// grow adds what a stream's traffic has grown by since it was counted last, which
-// counted says. What shrinks, as losses do by packets that come late, counts again when
-// it has grown beyond what it was.
+// grow adds the growth of a stream's traffic since counted, and updates counted. A count
+// that shrinks, as losses do when packets come late, is added again only when it exceeds
+// its former maximum.
 func (c *traffic) grow(counted *Traffic, now Traffic) {
 	if c == nil {
 		return
@@ -154,7 +154,7 @@ func (c *traffic) grow(counted *Traffic, now Traffic) {
 	}
 }
 
-// trafficLocked is what came of the layer. mu is held.
+// trafficLocked counts the layer's traffic. mu is held.
 func (l *Layer) trafficLocked() Traffic {
 	return Traffic{
 		Packets: l.rates.packets, Bytes: l.rates.bytes, Lost: l.stream.Lost(),
@@ -162,22 +162,22 @@ func (l *Layer) trafficLocked() Traffic {
 	}
 }
 
-// countLocked brings the track's totals up to date. mu is held.
+// countLocked updates the track's totals. mu is held.
 func (l *Layer) countLocked() {
 	l.track.cfg.Totals.of(l.track.video, incoming).grow(&l.counted, l.trafficLocked())
 }
 
-// trafficLocked is what went to the subscriber. mu is held.
+// trafficLocked counts the traffic to the subscriber. mu is held.
 func (f *Forwarder) trafficLocked() Traffic {
 	s := &f.stats
 	return Traffic{
-		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // which is the subscriber's word
+		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // the subscriber may report any number of losses
 		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
 		Overdue: s.Overdue, Switches: s.Switches, Pauses: s.Pauses,
 	}
 }
 
-// countLocked brings the track's totals up to date. mu is held.
+// countLocked updates the track's totals. mu is held.
 func (f *Forwarder) countLocked() {
 	if !f.cfg.Aside {
 		f.track.cfg.Totals.of(f.video, outgoing).grow(&f.counted, f.trafficLocked())

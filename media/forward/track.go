@@ -16,33 +16,32 @@ import (
 	"parlor/rooms"
 )
 
-// maxLayers bounds the layers of a track: simulcast has three, backup codecs
-// and hostile clients some more.
+// maxLayers bounds the layers of a track. Simulcast has three; backup codecs add some.
 const maxLayers = 32
 
 var _ rooms.MediaTrack = (*Track)(nil)
 
-// Track is a published track: its layers come in, its forwarders go out. All
-// methods may be called concurrently. Close ends everything.
+// Track is a published track. Layers receive its packets, and forwarders send them. All
+// methods may be called concurrently. Close ends the track.
 type Track struct {
 	cfg      TrackConfig
 	log      *slog.Logger
-	epoch    time.Time // times in the packet path are nanoseconds since it
+	epoch    time.Time // times in the packet path are nanoseconds since epoch
 	pool     *packet.Pool
 	video    bool
-	rtcpSSRC uint32 // sender of our reports and requests to the publisher
+	rtcpSSRC uint32 // sender SSRC of our reports and requests to the publisher
 
-	// Copy on write: replaced under mu, read without.
+	// The following are copied on write: replaced under mu, read without.
 	layers     atomic.Pointer[[]*Layer]
 	forwarders atomic.Pointer[[]*Forwarder]
 	sizes      atomic.Pointer[layerSizes]
 
-	screen      atomic.Bool // it shows a screen
-	screenSound atomic.Bool // it is the sound of what is shown
+	screen      atomic.Bool // the track is a shared screen
+	screenSound atomic.Bool // the track is the sound of a shared screen
 	muted       atomic.Bool
-	// regressed: subscribers that can get a backup codec get it. It is set under mu.
+	// regressed: subscribers that can receive a backup codec get it. It is set under mu.
 	regressed atomic.Bool
-	audio     atomic.Uint32 // bits of the smoothed level as float32; 0 = not speaking
+	audio     atomic.Uint32 // bits of the smoothed level as a float32; 0 = not speaking
 
 	loudness  loudness
 	qualities dynacast
@@ -77,30 +76,30 @@ func NewTrack(cfg TrackConfig) *Track {
 	return t
 }
 
-// SID is the track's TR_… id.
+// SID is the track's id, TR_….
 func (t *Track) SID() string { return t.cfg.SID }
 
 // Kind is audio or video.
 func (t *Track) Kind() livekit.TrackType { return t.cfg.Kind }
 
-// AudioLevel is the smoothed level, 0 (silence) to 1, and whether it counts as
-// speaking.
+// AudioLevel is the smoothed level, from 0 (silence) to 1, and whether it counts as
+// speech.
 func (t *Track) AudioLevel() (level float32, speaking bool) {
 	level = math.Float32frombits(t.audio.Load())
 	return level, level > 0
 }
 
-// since is a time of the packet path.
+// since converts a time to the packet path's: nanoseconds since epoch.
 func (t *Track) since(at time.Time) int64 { return int64(at.Sub(t.epoch)) }
 
-// AddLayer adds a stream of packets. Of a closed track it returns a closed layer.
+// AddLayer adds a stream of packets. For a closed track it returns a closed layer.
 func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 	t.mu.Lock()
 	old := *t.layers.Load()
 	l := newLayer(t, cfg, freeIndex(old))
 	if t.closed || len(old) >= maxLayers {
 		t.mu.Unlock()
-		l.closed = true // nobody else knows it yet
+		l.closed = true // the layer is not shared yet
 		return l
 	}
 	layers := append(append(make([]*Layer, 0, len(old)+1), old...), l)
@@ -114,11 +113,10 @@ func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 	return l
 }
 
-// isBackup tells layers of another codec than the track's first.
+// isBackup reports whether a layer has another codec than the track's first.
 func (t *Track) isBackup(l *Layer) bool { return !l.cfg.Codec.like(t.cfg.Codec) }
 
-// freeIndex is the lowest index that no layer has, for the bit masks of the
-// forwarders.
+// freeIndex is the lowest index without a layer, for the bit masks of the forwarders.
 func freeIndex(layers []*Layer) uint8 {
 	for i := range uint8(maxLayers) {
 		used := false
@@ -132,14 +130,14 @@ func freeIndex(layers []*Layer) uint8 {
 	return maxLayers - 1
 }
 
-// AddForwarder begins to forward to a subscriber. Of a closed track it returns a
-// closed forwarder.
+// AddForwarder starts forwarding to a subscriber. For a closed track it returns a closed
+// forwarder.
 func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
 	f := newForwarder(t, cfg)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
-		f.closed = true // nobody else knows it yet
+		f.closed = true // the forwarder is not shared yet
 		f.out.End()
 		return f
 	}
@@ -154,8 +152,8 @@ func (t *Track) AddForwarder(cfg ForwarderConfig) *Forwarder {
 	return f
 }
 
-// SetMuted stops or resumes forwarding. What is received meanwhile still counts
-// for reports to the publisher.
+// SetMuted stops or resumes forwarding. Packets that arrive meanwhile still count in
+// reports to the publisher.
 func (t *Track) SetMuted(muted bool) {
 	if t.muted.Swap(muted) == muted {
 		return
@@ -168,7 +166,7 @@ func (t *Track) SetMuted(muted bool) {
 	}
 }
 
-// SetInfo tells the sizes of the layers.
+// SetInfo sets the sizes of the layers, and the source of the track.
 func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	t.sizes.Store(sizesOf(info))
 	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
@@ -177,8 +175,8 @@ func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	t.updateQualities(time.Now())
 }
 
-// Close ends the track, its layers and its forwarders. After it nothing is
-// written and no callback is made, but for those that are being made.
+// Close ends the track, its layers and its forwarders. After it no packet is written and
+// no callback starts.
 func (t *Track) Close() {
 	t.mu.Lock()
 	if t.closed {
@@ -226,7 +224,7 @@ func (t *Track) removeForwarder(gone *Forwarder) {
 	t.updateQualities(time.Now())
 }
 
-// retarget lets every forwarder choose again.
+// retarget lets every forwarder choose its layer again.
 func (t *Track) retarget() {
 	now := t.since(time.Now())
 	for _, f := range *t.forwarders.Load() {
@@ -234,8 +232,9 @@ func (t *Track) retarget() {
 	}
 }
 
-// retargetQuietly is retarget for when packets of the new choice are about to
-// go out: they may be a key frame, and if not, then one is asked for.
+// retargetQuietly is retarget without requests for keyframes, for use when packets of the
+// new choice are about to be forwarded. They may be a keyframe; if not, the forwarder
+// requests one.
 func (t *Track) retargetQuietly() {
 	for _, f := range *t.forwarders.Load() {
 		f.mu.Lock()
@@ -244,14 +243,14 @@ func (t *Track) retargetQuietly() {
 	}
 }
 
-// tick does what is due.
+// tick does the periodic work.
 func (t *Track) tick(at time.Time) {
 	t.turning.Lock()
 	defer t.turning.Unlock()
 	t.tickLocked(at)
 }
 
-// tickLocked does what is due. turning is held.
+// tickLocked does the periodic work. turning is held.
 func (t *Track) tickLocked(at time.Time) {
 	now := t.since(at)
 	layers := *t.layers.Load()
@@ -261,8 +260,8 @@ func (t *Track) tickLocked(at time.Time) {
 	for _, l := range layers {
 		l.tick(now)
 	}
-	// A tenth of the forwarders at each tick, so that each has its turn once a
-	// second and their reports do not leave all at once.
+	// Each tick serves a tenth of the forwarders, so that each is served once a second
+	// and their reports do not leave all at once.
 	forwarders := *t.forwarders.Load()
 	const turns = int(time.Second / tickInterval)
 	for i := t.ticks % turns; i < len(forwarders); i += turns {
@@ -272,8 +271,8 @@ func (t *Track) tickLocked(at time.Time) {
 	t.qualities.tick(at)
 }
 
-// updateQualities recomputes what anybody wants, for the publisher. It follows all that
-// changes layers, forwarders or what they want.
+// updateQualities recomputes the demand, for the publisher. It must be called after each
+// change of layers, forwarders or their wishes.
 func (t *Track) updateQualities(at time.Time) {
 	t.stir(t.since(at))
 	if t.cfg.OnQualities != nil {
@@ -281,11 +280,11 @@ func (t *Track) updateQualities(at time.Time) {
 	}
 }
 
-// RepeatQualities tells again which qualities are wanted, as they were told last, to
-// a publisher that may have missed it.
+// RepeatQualities tells the publisher again what it was told last, because it may have
+// missed it.
 func (t *Track) RepeatQualities() { t.qualities.repeat() }
 
-// wanted is the highest quality that anybody wants of each codec.
+// wanted is, for each codec, the highest quality that a subscriber wants.
 func (t *Track) wanted() map[string]livekit.VideoQuality {
 	want := make(map[string]livekit.VideoQuality)
 	for _, l := range *t.layers.Load() {

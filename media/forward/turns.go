@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// tickInterval is how often a track looks at what is due, and restAfter how long nothing
-// happens to it until it looks no more: longer than anything of it waits for.
+// tickInterval is the interval of a track's timer. After restAfter without an event the
+// timer rests: no periodic work of a track waits longer.
 const (
 	tickInterval = 100 * time.Millisecond
 	restAfter    = int64(12 * time.Second)
 )
 
-// turns drive a track's timers: one timer of its own, which runs only while something
-// happens to the track. So a track on which nothing is sent costs no time, and the timers
-// of many are spread over the processors as the packets are.
+// turns drive a track's periodic work by one timer per track, which runs only while the
+// track is in use. So an idle track costs no time, and the timers of many tracks are
+// spread over the processors like their packets.
 type turns struct {
-	awake   atomic.Bool  // the timer is set, or what it does is being done
-	stirred atomic.Int64 // when something other than a packet happened last
+	awake   atomic.Bool  // the timer is set, or its function runs
+	stirred atomic.Int64 // time of the last event other than a packet
 
-	// turning is held while what is due is done. It guards ticks and over.
+	// turning is held during the periodic work. It guards ticks and over.
 	turning sync.Mutex
 	timer   *time.Timer
 	ticks   int
@@ -35,7 +35,7 @@ func (t *Track) begin() {
 	t.timer = time.AfterFunc(tickInterval, t.turn)
 }
 
-// end stops the timer, and waits for what is being done.
+// end stops the timer, and waits for its function.
 func (t *Track) end() {
 	t.turning.Lock()
 	defer t.turning.Unlock()
@@ -43,21 +43,21 @@ func (t *Track) end() {
 	t.timer.Stop()
 }
 
-// wake sets the timer of a track that rests.
+// wake sets the timer of a resting track.
 func (t *Track) wake() {
 	if !t.awake.Load() && t.awake.CompareAndSwap(false, true) {
 		t.timer.Reset(tickInterval)
 	}
 }
 
-// stir must be called after every event, other than a packet, that may make something due
+// stir must be called after every event, other than a packet, that may need periodic work
 // later.
 func (t *Track) stir(now int64) {
 	t.stirred.Store(now)
 	t.wake()
 }
 
-// turn is what the timer does.
+// turn is the timer's function.
 func (t *Track) turn() {
 	t.turning.Lock()
 	defer t.turning.Unlock()
@@ -68,7 +68,7 @@ func (t *Track) turn() {
 	t.tickLocked(at)
 	if t.rests(at) {
 		t.awake.Store(false)
-		// What happened before that has not set the timer.
+		// An event before the Store has not set the timer.
 		if t.rests(at) || !t.awake.CompareAndSwap(false, true) {
 			return
 		}
@@ -76,7 +76,7 @@ func (t *Track) turn() {
 	t.timer.Reset(tickInterval)
 }
 
-// rests reports whether nothing is due until something happens.
+// rests reports whether no periodic work is needed before the next event.
 func (t *Track) rests(at time.Time) bool {
 	now := t.since(at)
 	if now-t.stirred.Load() < restAfter || t.qualities.waits() {

@@ -8,26 +8,26 @@ import (
 	"github.com/pion/rtcp"
 )
 
-// When feedback leaves: soon after a frame's end, not later than
-// twccMaxInterval, and before it grows large.
+// Feedback is sent soon after the end of a frame, at the latest after twccMaxInterval,
+// and before it grows large.
 const (
 	twccMinInterval = 40 * time.Millisecond
 	twccMaxInterval = 100 * time.Millisecond
 	twccMaxPackets  = 200
-	twccWindow      = 1 << 12 // sequence numbers that are told apart
+	twccWindow      = 1 << 12 // sequence numbers that can be told apart
 )
 
-// twccUnit is what arrival times are told in (transport-wide congestion control
-// draft, 3.1).
+// twccUnit is the unit of arrival times (transport-wide congestion control draft, section
+// 3.1).
 const (
 	twccUnit      = 250 * time.Microsecond
 	twccReference = 64 * time.Millisecond
 )
 
-// TWCC takes note of when the packets of one transport came and sends feedback
-// (draft-holmer-rmcat-transport-wide-cc-extensions-01). Its methods may be
-// called concurrently. It has no goroutine: feedback leaves with packets that
-// come, and with the ticks of the layers that use it.
+// TWCC records the arrivals of the packets of one transport and sends feedback
+// (draft-holmer-rmcat-transport-wide-cc-extensions-01). Its methods may be called
+// concurrently. It has no goroutine: feedback is sent when packets arrive, and by the
+// ticks of the layers that use it.
 type TWCC struct {
 	send func([]rtcp.Packet) error
 	ssrc uint32
@@ -35,10 +35,10 @@ type TWCC struct {
 	mu       sync.Mutex // guards the following
 	media    uint32
 	epoch    time.Time
-	arrivals [twccWindow]int64 // ns since epoch by number; 0 = did not come
+	arrivals [twccWindow]int64 // ns since epoch, by number; 0 = did not arrive
 	started  bool
 	next     int64 // first number not yet reported
-	max      int64 // highest that came
+	max      int64 // highest that arrived
 	pending  int
 	lastSent int64
 	count    uint8
@@ -50,15 +50,15 @@ func NewTWCC(send func([]rtcp.Packet) error) *TWCC {
 	return &TWCC{send: send, ssrc: rand.Uint32()}
 }
 
-// SetMediaSSRC names a stream of the transport, which feedback is addressed to:
-// some senders route it by that.
+// SetMediaSSRC names a stream of the transport to which feedback is addressed. Some
+// senders route feedback by it.
 func (t *TWCC) SetMediaSSRC(ssrc uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.media = ssrc
 }
 
-// Record takes note of a packet. marker: it ends a frame.
+// Record records the arrival of a packet. marker: the packet ends a frame.
 func (t *TWCC) Record(seq uint16, arrival time.Time, marker bool) {
 	t.mu.Lock()
 	if t.closed {
@@ -66,7 +66,7 @@ func (t *TWCC) Record(seq uint16, arrival time.Time, marker bool) {
 		return
 	}
 	if !t.started {
-		t.epoch = arrival.Add(-time.Second) // so that 0 is no arrival
+		t.epoch = arrival.Add(-time.Second) // so that no arrival is 0
 		t.next = 1<<16 + int64(seq)
 		t.max = t.next - 1
 		t.lastSent = int64(time.Second)
@@ -89,13 +89,13 @@ func (t *TWCC) note(seq uint16, now int64) {
 	ext := t.max + int64(int16(seq-uint16(t.max)))
 	switch {
 	case ext >= t.next+twccWindow:
-		// A jump: nothing between can be told apart any more.
+		// After a jump, the numbers in between are ambiguous.
 		t.arrivals = [twccWindow]int64{}
 		t.next, t.pending = ext, 0
 	case ext < t.next-twccWindow/2 || ext < 0:
 		return // too old to matter
 	case ext < t.next:
-		return // reported lost, or a duplicate
+		return // reported as lost, or a duplicate
 	}
 	slot := &t.arrivals[ext%twccWindow]
 	if *slot != 0 {
@@ -106,7 +106,7 @@ func (t *TWCC) note(seq uint16, now int64) {
 	t.max = max(t.max, ext)
 }
 
-// flush sends what has waited long enough.
+// flush sends feedback that has waited for twccMaxInterval.
 func (t *TWCC) flush(at time.Time) {
 	t.mu.Lock()
 	var feedback []rtcp.Packet
@@ -119,7 +119,7 @@ func (t *TWCC) flush(at time.Time) {
 
 func (t *TWCC) emit(feedback []rtcp.Packet) {
 	if len(feedback) > 0 {
-		// A transport that cannot send feedback is ending; its owner knows.
+		// A transport that cannot send is ending, and its owner knows.
 		_ = t.send(feedback)
 	}
 }
@@ -131,7 +131,7 @@ func (t *TWCC) Close() {
 	t.closed = true
 }
 
-// feedback makes packets of all that is pending. mu is held.
+// feedback makes packets of all pending arrivals. mu is held.
 func (t *TWCC) feedback(now int64) (packets []rtcp.Packet) {
 	t.lastSent = now
 	for t.pending > 0 {
@@ -140,12 +140,13 @@ func (t *TWCC) feedback(now int64) (packets []rtcp.Packet) {
 	return packets
 }
 
-// one makes a packet from t.next on, as far as its deltas reach. mu is held.
+// one makes a packet of arrivals from t.next on, as far as deltas can express. mu is
+// held.
 func (t *TWCC) one() *rtcp.TransportLayerCC {
 	first := t.next
 	came := first
 	for t.arrivals[came%twccWindow] == 0 {
-		came++ // pending > 0: there is one up to max
+		came++ // pending > 0, so there is one up to max
 	}
 	reference := t.arrivals[came%twccWindow] / int64(twccReference)
 	fb := &rtcp.TransportLayerCC{
@@ -168,7 +169,7 @@ func (t *TWCC) one() *rtcp.TransportLayerCC {
 		units := *slot / int64(twccUnit)
 		delta := units - last
 		if delta > 32767 || delta < -32768 {
-			break // the next packet has a reference of its own
+			break // the next packet has its own reference time
 		}
 		last = units
 		symbol := rtcp.TypeTCCPacketReceivedSmallDelta
@@ -200,7 +201,7 @@ func (t *TWCC) one() *rtcp.TransportLayerCC {
 	return fb
 }
 
-// twccChunks packs packet states (3.1.2 of the draft).
+// twccChunks encodes packet statuses (section 3.1.2 of the draft).
 type twccChunks struct{ symbols []uint16 }
 
 func (c *twccChunks) add(symbol uint16) { c.symbols = append(c.symbols, symbol) }

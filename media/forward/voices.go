@@ -7,37 +7,36 @@ import (
 	"time"
 )
 
-// The numbers of hearing.
+// Constants of the choice of voices:
 const (
-	// speechLevel is how loud a packet of speech is at least, above the softest there is
-	// (RFC 6464: -127 dBov), and assumedLevel what is taken for a level
-	// that the publisher does not tell.
+	// speechLevel is the lowest level of a packet of speech, above the lowest level of
+	// RFC 6464 (-127 dBov). assumedLevel is the level of packets without one.
 	speechLevel  = 82 * fine
 	assumedLevel = 87 * fine
-	// fine is the parts of a dB that levels are counted in.
+	// fine is the number of parts of a dB in which levels are counted.
 	fine = 100
-	// comfortNoise is the most bytes of a packet that stands for silence (Opus DTX).
+	// comfortNoise is the largest size of a packet of silence (Opus DTX), in bytes.
 	comfortNoise = 8
-	// onset is how many loud packets in a row begin to speak, and again is after how many
-	// more the place of another is asked for once more.
+	// onset is the number of loud packets in a row that begin speech. After each again
+	// more of them, a held-back voice competes once more.
 	onset = 2
 	again = 5
-	// fade is how fast what was heard is forgotten, in dB per second, and louder how much
-	// louder somebody must be to take the place of another, in dB.
+	// fade is how fast the loudness decays, in dB per second. louder is by how many dB a
+	// voice must exceed another to replace it.
 	fade   = 30 * fine
 	louder = 6 * fine
-	// speaksFor is how long a participant counts as speaking after it was heard, for its
-	// video.
+	// speaksFor is how long after its last speech a participant counts as speaking, for
+	// its video.
 	speaksFor = 3 * time.Second
 )
 
-// Voice tells when a participant was heard speaking last. All its tracks share one.
+// Voice is the time of a participant's last speech. All its tracks share one.
 type Voice struct {
 	epoch time.Time
 	heard atomic.Int64 // since epoch, ns; 0 = never
 }
 
-// NewVoice makes a voice that was never heard.
+// NewVoice makes the Voice of a participant that has not spoken.
 func NewVoice() *Voice { return &Voice{epoch: time.Now()} }
 
 func (v *Voice) hear(at time.Time) {
@@ -46,7 +45,7 @@ func (v *Voice) hear(at time.Time) {
 	}
 }
 
-// speaking reports whether the participant spoke just now.
+// speaking reports whether the participant spoke within speaksFor.
 func (v *Voice) speaking(at time.Time) bool {
 	if v == nil {
 		return false
@@ -55,21 +54,21 @@ func (v *Voice) speaking(at time.Time) bool {
 	return heard != 0 && at.Sub(v.epoch)-time.Duration(heard) < speaksFor
 }
 
-// loudness is how loud a track of sound was lately.
+// loudness is the recent loudness of a track.
 type loudness struct {
-	value atomic.Int64 // level and, above levelBits, ms of the track's clock
-	loud  int          // packets in a row; the layer's reading goroutine alone uses it
+	value atomic.Int64 // level, and above levelBits the ms of the track's clock
+	loud  int          // loud packets in a row; belongs to the layer's reading goroutine
 }
 
 const levelBits = 14
 
-// at is the level at a time of the track's clock.
+// at is the level at a time of the track's clock, after decay.
 func (l *loudness) at(now int64) int64 {
 	v := l.value.Load()
 	return max(v&(1<<levelBits-1)-fade*(now/int64(time.Millisecond)-v>>levelBits)/1000, 0)
 }
 
-// hear takes note of a packet's level.
+// hear updates the loudness with the level of a packet.
 func (l *loudness) hear(level, now int64) {
 	l.value.Store(now/int64(time.Millisecond)<<levelBits | max(level, l.at(now)))
 	if level >= speechLevel {
@@ -79,8 +78,8 @@ func (l *loudness) hear(level, now int64) {
 	}
 }
 
-// hear follows how loud the track is with a packet of that level, above the
-// softest; a participant that speaks up may take the place of another.
+// hear updates the loudness of the track with the level of a packet. A held-back
+// participant that begins to speak competes for a place.
 func (t *Track) hear(level, now int64) {
 	l := &t.loudness
 	l.hear(level, now)
@@ -99,14 +98,15 @@ func (t *Track) hear(level, now int64) {
 	}
 }
 
-// voices are whose sound goes to one subscriber, if only that of the loudest does.
+// voices are the forwarders whose sound goes to one subscriber, if only that of the
+// loudest participants does.
 type voices struct {
-	mu     sync.Mutex   // guards the following; forwarders' locks are taken under it
-	most   int          // participants; 0 = everybody's
-	chosen []*Forwarder // of most participants at most
+	mu     sync.Mutex   // guards the following; forwarders' mu may be taken under it
+	most   int          // participants; 0 = no limit
+	chosen []*Forwarder // of at most most participants
 }
 
-// places is how many participants the chosen forwarders are of.
+// places is the number of participants among the chosen forwarders.
 func (v *voices) places() (n int) {
 	for i, f := range v.chosen {
 		if !slices.ContainsFunc(v.chosen[:i], f.besides) {
@@ -116,29 +116,29 @@ func (v *voices) places() (n int) {
 	return n
 }
 
-// besides reports whether o is of the same participant.
+// besides reports whether o is of the same participant as f.
 func (f *Forwarder) besides(o *Forwarder) bool {
 	return f == o || (f.track.cfg.Voice != nil && f.track.cfg.Voice == o.track.cfg.Voice)
 }
 
-// has reports whether there is room for f: its participant has a place, whatever the number
-// of its tracks, or one is free.
+// has reports whether f may have a place: another track of its participant has one, or
+// one is free.
 func (v *voices) has(f *Forwarder) bool {
 	return slices.ContainsFunc(v.chosen, f.besides) || v.places() < v.most
 }
 
-// limit says how many are heard at most, before there are any.
+// limit sets the largest number of participants. It is called before the first add.
 func (v *voices) limit(most int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.most = most
 }
 
-// counts reports whether the forwarder's sound is a voice, which may be held back: the
-// sound of a shared screen is none.
+// counts reports whether the forwarder's sound is a voice, which may be held back. The
+// sound of a shared screen is not.
 func (f *Forwarder) counts() bool { return !f.video && !f.track.screenSound.Load() }
 
-// add has a new forwarder take a place, or be held back if there is none.
+// add gives a new forwarder a place, or holds it back if none is free.
 func (v *voices) add(f *Forwarder) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -157,8 +157,8 @@ func (v *voices) remove(f *Forwarder) {
 	v.chosen = slices.DeleteFunc(v.chosen, func(o *Forwarder) bool { return o == f })
 }
 
-// compete gives f, which is held back and loud, a place that is free or the one of the
-// softest, if that is softer.
+// compete gives f, which is held back and loud, a free place, or that of the softest
+// participant if that one is softer.
 func (v *voices) compete(f *Forwarder, at time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -183,7 +183,7 @@ func (v *voices) compete(f *Forwarder, at time.Time) {
 	}
 }
 
-// participant is how loud the loudest of the participant's chosen tracks is.
+// participant is the loudness of the loudest chosen track of f's participant.
 func (v *voices) participant(f *Forwarder, at time.Time) (heard int64) {
 	for _, o := range v.chosen {
 		if f.besides(o) {
@@ -193,7 +193,7 @@ func (v *voices) participant(f *Forwarder, at time.Time) (heard int64) {
 	return heard
 }
 
-// heard is how loud the forwarder's track is.
+// heard is the loudness of the forwarder's track.
 func (f *Forwarder) heard(at time.Time) int64 {
 	if f.track.muted.Load() {
 		return 0
@@ -201,8 +201,8 @@ func (f *Forwarder) heard(at time.Time) int64 {
 	return f.track.loudness.at(f.track.since(at))
 }
 
-// hold has the forwarder send nothing since others are louder, or go on; false if it has
-// ended.
+// hold stops sending f's sound because others are louder, or resumes it; false if f is
+// closed.
 func (f *Forwarder) hold(back bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,11 +1,11 @@
-// Package audiolevel judges from the levels in RTP packets (RFC 6464) whether a
-// participant is speaking, by LiveKit's rule: a participant speaks while at least 40 % of a
-// 400 ms window is at -35 dBov or louder.
+// Package audiolevel decides from the audio levels of RTP packets (RFC 6464) whether a
+// participant is speaking, by LiveKit's rule: a participant speaks while at least 40 % of
+// a 400 ms window is at -35 dBov or louder.
 package audiolevel
 
 import "math"
 
-// The rule's numbers.
+// Constants of the rule:
 const (
 	activeLevel   = 35 // -dBov
 	windowMillis  = 400
@@ -13,7 +13,7 @@ const (
 	smoothing     = 2 // intervals
 	silence       = 127
 	staleAfterNs  = 2 * windowMillis * 1_000_000
-	maxGapMillis  = 100 // a longer gap between packets is silence
+	maxGapMillis  = 100 // the part of a longer gap that counts as speech
 	minStepMillis = 1
 )
 
@@ -28,18 +28,18 @@ type Level struct {
 	smoothed float64
 }
 
-// New makes a Level that hears silence.
+// New makes a Level that begins silent.
 func New() *Level { return &Level{loudest: silence} }
 
-// Observe takes a packet's level (0 loudest … 127 silence, in -dBov) and its
-// arrival in ns. It reports whether a window ended, that is, Get may have changed.
+// Observe takes the level of a packet, in -dBov (0 is the loudest, 127 silence), and its
+// arrival in ns. It reports whether a window has ended, after which Get may have changed.
 func (l *Level) Observe(level uint8, now int64) bool {
 	step := int64(20)
 	if l.hasLast {
 		step = max((now-l.last)/1_000_000, minStepMillis)
 	}
 	l.last, l.hasLast = now, true
-	// A gap is silence (DTX): only the packet's own time carries its level.
+	// A gap is silence (DTX): the packet's level applies to maxGapMillis at most.
 	l.observed += step
 	if level &= 0x7f; level <= activeLevel {
 		l.active += min(step, maxGapMillis)
@@ -56,7 +56,7 @@ func (l *Level) Observe(level uint8, now int64) bool {
 func (l *Level) close() {
 	var linear float64
 	if l.active >= activeMillis && l.observed > 0 {
-		// The loudest level, weighted by how much of the window was speech.
+		// The loudest level, weighted by the share of speech in the window.
 		share := math.Min(1, float64(l.active)/float64(l.observed))
 		linear = math.Min(1, math.Pow(10, (20*math.Log10(share)-float64(l.loudest))/20))
 		l.smoothed += (linear - l.smoothed) * 2 / (smoothing + 1)
@@ -66,7 +66,7 @@ func (l *Level) close() {
 	l.loudest, l.active, l.observed = silence, 0, 0
 }
 
-// Expire ends speech when nothing came for two windows; it reports whether it did.
+// Expire ends speech if no packet came for two windows, and reports whether it did.
 func (l *Level) Expire(now int64) bool {
 	if !l.hasLast || now-l.last < staleAfterNs {
 		return false

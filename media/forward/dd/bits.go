@@ -1,7 +1,7 @@
 package dd
 
-// reader reads bits, most significant first. After a read past the end failed
-// is true and every value is 0.
+// reader reads bits, the most significant first. After a read past the end failed is
+// true, and every value is 0.
 type reader struct {
 	buf    []byte
 	pos    int // in bits
@@ -24,7 +24,7 @@ func (r *reader) bits(n int) uint32 {
 
 func (r *reader) flag() bool { return r.bits(1) == 1 }
 
-// nonSymmetric is ns(n): a value below n.
+// nonSymmetric is ns(n) of the specification: a value below n.
 func (r *reader) nonSymmetric(n uint32) uint32 {
 	w := 0
 	for x := n; x != 0; x >>= 1 {
@@ -38,7 +38,7 @@ func (r *reader) nonSymmetric(n uint32) uint32 {
 	return v<<1 - m + r.bits(1)
 }
 
-// writer appends bits to buf, most significant first.
+// writer appends bits to buf, the most significant first.
 type writer struct {
 	buf []byte
 	pos int // bits used of buf

@@ -1,6 +1,5 @@
-// Package dd reads the dependency descriptor, the RTP header extension that
-// tells a forwarder which frames it may leave out (AV1 RTP payload format,
-// appendix A).
+// Package dd parses the dependency descriptor, the RTP header extension that shows a
+// forwarder which frames it may leave out (RTP payload format for AV1, appendix A).
 package dd
 
 import "errors"
@@ -13,7 +12,7 @@ const (
 	maxTemporal  = 7
 )
 
-// AllTargets is the mask that has every decode target of any structure.
+// AllTargets is the mask of all decode targets of any structure.
 const AllTargets = 1<<MaxTargets - 1
 
 // Errors of [Frame.Parse].
@@ -23,21 +22,21 @@ var (
 	ErrNoStructure = errors.New("dependency descriptor before its structure")
 )
 
-// Indication tells what a frame is to a decode target.
+// Indication is the role of a frame in a decode target.
 type Indication uint8
 
 // The decode target indications.
 const (
-	NotPresent  Indication = iota // not part of the target
-	Discardable                   // nothing of the target depends on it
-	Switch                        // what follows in the target depends on nothing before it
+	NotPresent  Indication = iota // not in the target
+	Discardable                   // no frame of the target depends on it
+	Switch                        // no later frame of the target depends on a frame before it
 	Required                      // needed
 )
 
-// Target is a decode target: a choice of layers a receiver can decode.
+// Target is a decode target: a set of layers that a receiver can decode.
 type Target struct {
 	Spatial, Temporal uint8
-	// Chain is the index of the chain that protects the target, -1 for none.
+	// Chain is the index of the chain that protects the target; -1 for none.
 	Chain int8
 }
 
@@ -46,8 +45,8 @@ type Resolution struct{ Width, Height uint32 }
 
 type template struct{ spatial, temporal uint8 }
 
-// Structure is what a key frame says about the frames that follow. It does not
-// change once parsed.
+// Structure is the template structure, which a keyframe carries for the frames that
+// follow. It does not change once parsed.
 type Structure struct {
 	Targets     []Target
 	Chains      int
@@ -57,40 +56,40 @@ type Structure struct {
 
 	idOffset    uint8
 	templates   []template
-	indications []Indication // of each template for each target
-	chainDiffs  []uint8      // of each template for each chain
+	indications []Indication // by template and target
+	chainDiffs  []uint8      // by template and chain
 }
 
-// template is what the template of that index says of the targets and of the chains.
+// template is the indications and the chain diffs of the template with that index.
 func (s *Structure) template(i int) (indications []Indication, chainDiffs []uint8) {
 	return s.indications[i*len(s.Targets) : (i+1)*len(s.Targets)], s.chainDiffs[i*s.Chains : (i+1)*s.Chains]
 }
 
-// Frame is one packet's descriptor, completed from the structure.
+// Frame is the descriptor of one packet, completed from the structure.
 type Frame struct {
 	Start, End bool
-	// Number counts frames, modulo 2^16.
+	// Number is the frame number, modulo 2^16.
 	Number            uint16
 	Spatial, Temporal uint8
-	// Indications by decode target, ChainDiffs (how many frames ago the chain's
-	// previous frame was, 0 = the chain begins here) by chain.
+	// Indications are by decode target. ChainDiffs are by chain: how many frames ago the
+	// chain's previous frame was; 0 = the chain begins here.
 	Indications [MaxTargets]Indication
 	ChainDiffs  [MaxTargets]uint8
-	// Structure that the frame was read with. NewStructure: this very packet
-	// brought it, that is, it belongs to a key frame.
+	// Structure is the one with which the descriptor was parsed. NewStructure: this
+	// packet carried it, so it belongs to a keyframe.
 	Structure    *Structure
 	NewStructure bool
-	// Active is the mask of active decode targets. Without HasActive the packet does
-	// not tell it, and Parse takes all of them.
+	// Active is the mask of active decode targets. Without HasActive the packet does not
+	// carry the mask, and Parse sets all of them.
 	Active    uint32
 	HasActive bool
 
 	extended bool // five flags follow the mandatory fields
-	maskAt   int  // bit at which the mask stands or would stand
+	maskAt   int  // bit position at which the mask is, or would be
 }
 
-// Parse reads the descriptor in b with the structure in force (nil: none yet).
-// It allocates only when b brings a new structure.
+// Parse parses the descriptor in b with the structure in force (nil: there is none yet).
+// It allocates only if b carries a new structure.
 func (f *Frame) Parse(b []byte, s *Structure) error {
 	if len(b) < 3 {
 		return ErrShort
@@ -161,7 +160,7 @@ func (f *Frame) complete(r *reader, index int, dtis, diffs, chains bool) {
 	}
 }
 
-// all is the mask with every decode target.
+// all is the mask of all decode targets.
 func (s *Structure) all() uint32 { return uint32(1<<len(s.Targets) - 1) }
 
 // parse is template_dependency_structure() of the specification.
@@ -195,14 +194,14 @@ func (s *Structure) parse(r *reader) error {
 	return nil
 }
 
-// parseLayers is template_layers(): it makes the templates, once all that must tell of
-// them is seen to be there.
+// parseLayers is template_layers(). It makes the templates once it knows that b is long
+// enough for all of them.
 func (s *Structure) parseLayers(r *reader, targets int) error {
 	n, err := r.countTemplates()
 	if err != nil {
 		return err
 	}
-	if n*(2+2*targets+1) > len(r.buf)*8-r.pos { // its layer, its indications, no frame that it depends on
+	if n*(2+2*targets+1) > len(r.buf)*8-r.pos { // for each: its layer, its indications, and no dependency
 		return ErrShort
 	}
 	s.templates = make([]template, 0, n)
@@ -228,7 +227,7 @@ func (s *Structure) parseLayers(r *reader, targets int) error {
 	}
 }
 
-// countTemplates reads ahead how many templates follow, and leaves r where it was.
+// countTemplates counts the templates that follow. It does not move r.
 func (r reader) countTemplates() (int, error) {
 	for n := 1; n <= maxTemplates; n++ {
 		last := r.bits(2) == 3
@@ -260,8 +259,8 @@ func (s *Structure) parseChains(r *reader) {
 	}
 }
 
-// nameTargets is decode_target_layers(): a target reaches up to the highest
-// layers that are present in it.
+// nameTargets is decode_target_layers(): the layers of a target are the highest ones that
+// are present in it.
 func (s *Structure) nameTargets() {
 	for t := range s.Targets {
 		for i := range s.templates {
@@ -274,8 +273,8 @@ func (s *Structure) nameTargets() {
 	}
 }
 
-// Choose is the decode target with the most layers within the bounds among
-// those in the mask active, -1 when there is none.
+// Choose is the decode target with the most layers within the bounds, among those in the
+// mask active; -1 if there is none.
 func (s *Structure) Choose(spatial, temporal uint8, active uint32) int {
 	best := -1
 	for i, t := range s.Targets {
@@ -289,8 +288,8 @@ func (s *Structure) Choose(spatial, temporal uint8, active uint32) int {
 	return best
 }
 
-// Lowest is the decode target with the fewest layers among those in the mask
-// active, -1 when there is none.
+// Lowest is the decode target with the fewest layers, among those in the mask active; -1
+// if there is none.
 func (s *Structure) Lowest(active uint32) int {
 	best := -1
 	for i, t := range s.Targets {
@@ -301,7 +300,8 @@ func (s *Structure) Lowest(active uint32) int {
 	return best
 }
 
-// below orders targets by spatial, then by temporal layer.
+// below reports whether t has lower layers than o: first by spatial, then by temporal
+// layer.
 func (t Target) below(o Target) bool {
 	return t.Spatial < o.Spatial || t.Spatial == o.Spatial && t.Temporal < o.Temporal
 }
@@ -316,12 +316,11 @@ func (s *Structure) Within(spatial, temporal uint8) (mask uint32) {
 	return mask
 }
 
-// IDs are the template ids that the structure uses: count of them from first on,
-// modulo 64.
+// IDs are the template ids of the structure: count ids from first, modulo 64.
 func (s *Structure) IDs() (first uint8, count int) { return s.idOffset, len(s.templates) }
 
-// Number is the frame number of the descriptor raw, which can be read without a
-// structure; false when raw is too short to have one.
+// Number is the frame number of a raw descriptor, which can be read without a structure;
+// false if raw is too short.
 func Number(raw []byte) (n uint16, ok bool) {
 	if len(raw) < 3 {
 		return 0, false
@@ -329,17 +328,16 @@ func Number(raw []byte) (n uint16, ok bool) {
 	return uint16(raw[1])<<8 | uint16(raw[2]), true
 }
 
-// Shift is the difference between the numbers of a source and those that its
-// receiver is told. Frame numbers count modulo 2^16, template ids modulo 64.
+// Shift is the difference between the numbers of a source and those that its receiver
+// gets. Frame numbers count modulo 2^16, template ids modulo 64.
 type Shift struct {
 	Number   uint16
 	Template uint8
 }
 
-// Apply adds the shift to the descriptor raw in place: to its frame number, its
-// template id, and the id offset of a structure that it brings. What a
-// descriptor says of other frames it says relative to its own number, so nothing
-// else changes, and no structure is needed to do it.
+// Apply adds the shift to the raw descriptor in place: to its frame number, its template
+// id, and the id offset of a structure in it. A descriptor refers to other frames
+// relative to its own number, so nothing else changes and no structure is needed.
 func (s Shift) Apply(raw []byte) {
 	n, ok := Number(raw)
 	if !ok {
@@ -351,14 +349,14 @@ func (s Shift) Apply(raw []byte) {
 	if len(raw) < 5 || raw[3]&0x80 == 0 {
 		return
 	}
-	// Five flags, then the six bits of the id offset, across two bytes.
+	// Five flags, and then the six bits of the id offset, in two bytes.
 	offset := (raw[3]&0x07<<3 | raw[4]>>5) + s.Template
 	raw[3] = raw[3]&0xf8 | offset>>3&0x07
 	raw[4] = raw[4]&0x1f | offset<<5
 }
 
-// AppendActive appends to dst the descriptor raw, which f was parsed from, with
-// mask for its active decode targets.
+// AppendActive appends to dst the raw descriptor from which f was parsed, with mask as
+// its active decode targets.
 func (f *Frame) AppendActive(dst, raw []byte, mask uint32) []byte {
 	w := writer{buf: dst}
 	w.copy(raw, 0, 24)
@@ -373,7 +371,7 @@ func (f *Frame) AppendActive(dst, raw []byte, mask uint32) []byte {
 	} else {
 		w.bits(0b01000, 5)
 	}
-	// The specification counts target 0 as the mask's lowest bit.
+	// In the specification, target 0 is the lowest bit of the mask.
 	w.bits(mask, len(f.Structure.Targets))
 	w.copy(raw, tail, len(raw)*8)
 	return w.buf

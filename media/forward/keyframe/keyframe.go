@@ -1,23 +1,22 @@
-// Package keyframe finds the beginning of key frames in RTP payloads of H.264
-// (RFC 6184), H.265 (RFC 7798) and AV1 (AV1 RTP payload format). VP8 and VP9
-// say it in their payload descriptors.
+// Package keyframe finds the beginning of keyframes in RTP payloads of H.264 (RFC 6184),
+// H.265 (RFC 7798) and AV1 (RTP payload format for AV1). The payload descriptors of VP8
+// and VP9 mark keyframes themselves.
 package keyframe
 
 import "encoding/binary"
 
-// NAL is what a payload holds of interest, as far as it can be seen in it.
+// NAL is the kinds of NAL units found in a payload.
 type NAL uint8
 
 const (
-	// ParameterSets: SPS (or VPS) is in the payload: a key frame begins, or its
-	// parameter sets come just before it.
+	// ParameterSets: the payload has an SPS (or VPS), with which a keyframe begins.
 	ParameterSets NAL = 1 << iota
-	// Picture: the first bytes of a picture that a decoder can start with.
+	// Picture: the payload has the first bytes of a picture at which a decoder can start.
 	Picture
 )
 
-// H264 looks at a payload of H.264: single NAL units, STAP-A, and the first
-// fragment of FU-A.
+// H264 inspects a payload of H.264: single NAL units, STAP-A, and the first fragment of
+// FU-A.
 func H264(b []byte) (found NAL) {
 	if len(b) == 0 {
 		return 0
@@ -54,8 +53,8 @@ func h264Unit(t byte) NAL {
 	return 0
 }
 
-// H265 looks at a payload of H.265: single NAL units, aggregation packets and
-// the first fragment of fragmentation units (without DONL fields).
+// H265 inspects a payload of H.265: single NAL units, aggregation packets, and the first
+// fragment of fragmentation units (without DONL fields).
 func H265(b []byte) (found NAL) {
 	if len(b) < 2 {
 		return 0
@@ -92,13 +91,13 @@ func h265Unit(t byte) NAL {
 	return 0
 }
 
-// AV1 reports whether a payload begins a coded video sequence: the N bit of the
-// aggregation header, or a sequence header OBU that starts in it.
+// AV1 reports whether a coded video sequence begins in the payload: by the N bit of the
+// aggregation header, or by a sequence header OBU that starts in it.
 func AV1(b []byte) bool {
 	if len(b) < 2 {
 		return false
 	}
-	// Z says that the first element continues an OBU of the packet before.
+	// Z: the first element continues an OBU of the packet before.
 	continued, count, fresh := b[0]&0x80 != 0, int(b[0]>>4&3), b[0]&0x08 != 0
 	if fresh && !continued {
 		return true
@@ -124,7 +123,7 @@ func AV1(b []byte) bool {
 	return false
 }
 
-// leb128 reads a size; used is 0 when it is broken or larger than a packet.
+// leb128 reads a size. used is 0 if the size is malformed or larger than a packet.
 func leb128(b []byte) (v, used int) {
 	for i := 0; i < len(b) && i < 4; i++ {
 		v |= int(b[i]&0x7f) << (7 * i)

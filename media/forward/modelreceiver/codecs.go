@@ -1,11 +1,11 @@
 package modelreceiver
 
-// hasPictureID reports whether a payload of VP8 tells one. Chromium leaves it out
-// when there are dependency descriptors.
+// hasPictureID reports whether a VP8 payload has a picture id. Chromium omits it when
+// there are dependency descriptors.
 func hasPictureID(b []byte) bool { return len(b) > 1 && b[0]&0x80 != 0 && b[1]&0x80 != 0 }
 
-// relateVP8 is by picture id and TL0PICIDX (RFC 7741 4.2); false: f cannot be
-// related to anything.
+// relateVP8 finds the frames that f depends on by picture id and TL0PICIDX (RFC 7741,
+// section 4.2); false if they are unknown.
 func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 	picture, tl0, temporal, sync, n := int64(-1), int64(-1), -1, false, 1
 	if len(b) > 1 && b[0]&0x80 != 0 {
@@ -59,7 +59,7 @@ func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 	if temporal == 0 {
 		f.refs = []int64{base[0]}
 		layers := map[int]int64{0: f.id}
-		// Higher layers may still refer to what they had before.
+		// Higher layers may still refer to their former frames.
 		for layer, id := range base {
 			if layer > 0 {
 				layers[layer] = id
@@ -80,17 +80,19 @@ func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 	return true
 }
 
-// vp9State is what VP9 frames without a flexible mode are related by.
+// vp9State is the group of pictures, by which VP9 frames in non-flexible mode refer to
+// others.
 type vp9State struct {
 	diffs [][]int // by picture of the group
-	start int64   // picture id that the group begins with
+	start int64   // picture id of the group's first picture
 	has   bool
 }
 
-// vp9Layers is more than the spatial layers there can be.
+// vp9Layers is more than the number of spatial layers.
 const vp9Layers = 8
 
-// relateVP9 is by picture id (RFC 9628 4.2). Frames are id*vp9Layers+spatial.
+// relateVP9 finds the frames that f depends on by picture id (RFC 9628, section 4.2).
+// Frame ids are id*vp9Layers+spatial.
 func (r *Receiver) relateVP9(f *Frame, b []byte) bool {
 	if len(b) < 3 || b[0]&0x80 == 0 {
 		f.Why = "no picture id"
@@ -136,7 +138,7 @@ func (r *Receiver) relateVP9(f *Frame, b []byte) bool {
 	return true
 }
 
-// parse reads a scalability structure (RFC 9628 4.2.1).
+// parse reads a scalability structure (RFC 9628, section 4.2.1).
 func (s *vp9State) parse(b []byte, picture int64) {
 	if len(b) == 0 {
 		return
@@ -173,9 +175,8 @@ func (s *vp9State) parse(b []byte, picture int64) {
 	}
 }
 
-// startsKey reports whether a key frame of H.264 or AV1 begins with a payload,
-// whatever came before it: with a sequence parameter set, or a new coded video
-// sequence.
+// startsKey reports whether a keyframe of H.264 or AV1 certainly begins with a payload:
+// with a sequence parameter set, or a new coded video sequence.
 func startsKey(codec string, b []byte) bool {
 	switch {
 	case len(b) < 4:
@@ -186,8 +187,8 @@ func startsKey(codec string, b []byte) bool {
 	return codec == "video/av1" && b[0]&0x08 != 0
 }
 
-// keyPayload reports whether a payload of H.264, AV1, or VP8 without an extended
-// descriptor is of a key frame.
+// keyPayload reports whether a payload belongs to a keyframe: of H.264, of AV1, or of VP8
+// without an extended descriptor.
 func keyPayload(codec string, b []byte) bool {
 	if len(b) < 2 {
 		return false

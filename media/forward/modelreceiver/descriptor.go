@@ -4,9 +4,9 @@ import "errors"
 
 var errDescriptor = errors.New("dependency descriptor that cannot be read")
 
-// descriptor is a dependency descriptor as a receiver needs it (AV1 RTP payload
-// format, appendix A). It is read here a second time, apart from package dd, so
-// that a mistake of the forwarder's is not made by its judge as well.
+// descriptor is a dependency descriptor with the fields that a receiver needs (RTP
+// payload format for AV1, appendix A). It is parsed independently of package dd, so that
+// the tests do not share the mistakes of the forwarder.
 type descriptor struct {
 	first, last       bool
 	number            uint16
@@ -27,7 +27,8 @@ type template struct {
 	diffs             []int
 }
 
-// bits reads most significant bits first; past the end it reads zeros and fails.
+// bits reads bits, the most significant first. Past the end it reads zeros and sets
+// failed.
 type bits struct {
 	b      []byte
 	at     int
@@ -46,7 +47,7 @@ func (r *bits) read(n int) (v int) {
 	return v
 }
 
-// nonSymmetric is ns(n) of the AV1 specification, 4.10.7.
+// nonSymmetric is ns(n) of the AV1 specification, section 4.10.7.
 func (r *bits) nonSymmetric(n int) int {
 	w := 0
 	for x := n; x != 0; x >>= 1 {
@@ -60,7 +61,7 @@ func (r *bits) nonSymmetric(n int) int {
 	return v<<1 - m + r.read(1)
 }
 
-// parseDescriptor reads b with the structure in force, or with the one it brings.
+// parseDescriptor parses b with the structure in force, or with the one in b.
 func parseDescriptor(b []byte, s *structure) (d descriptor, err error) {
 	r := &bits{b: b}
 	d.first, d.last = r.read(1) == 1, r.read(1) == 1

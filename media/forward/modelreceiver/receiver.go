@@ -1,15 +1,14 @@
-// Package modelreceiver is a model of a receiver of video, for tests: it reads
-// what a subscriber reads, orders and relates the frames as browsers with
-// libwebrtc do, and says of each whether it could be decoded, when, and why not.
+// Package modelreceiver is a model of a video receiver, for tests. It reads the packets
+// of a subscriber, orders and relates the frames as browsers with libwebrtc do, and says
+// of each frame when it could be decoded, or why not.
 //
-// Frames are ordered by the dependency descriptor if they have one; else VP8 and
-// VP9 by picture id and TL0PICIDX; else by RTP sequence number. A frame that is
-// older than the newest decoded one is dropped. A frame whose references are
-// missing waits for them. When nothing was decoded for a while, a key frame is
-// asked for.
+// Frames are ordered by their dependency descriptors if they have any, else by picture id
+// and TL0PICIDX (VP8 and VP9), else by RTP sequence number. A frame that is older than
+// the newest decoded one is dropped. A frame waits for its missing references. If no
+// frame was decoded for a while, the receiver asks for a keyframe.
 //
-// The model is strict where browsers are lenient: they may take a key frame with
-// a lower number for a new beginning; the model drops it.
+// The model is stricter than browsers: they may take a keyframe with a lower number for a
+// new beginning, and the model drops it.
 package modelreceiver
 
 import (
@@ -24,15 +23,15 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// How long a receiver waits before it asks for a key frame: at the beginning, and
-// when it has decoded something before.
+// How long a receiver waits before it asks for a keyframe: before the first decoded
+// frame, and later.
 const (
 	firstKeyWait = 200 * time.Millisecond
 	laterKeyWait = 3 * time.Second
 )
 
-// hold is how long a frame that could be decoded waits for packets before it that
-// did not come yet. Browsers wait for as long as the jitter asks for.
+// hold is how long a decodable frame waits for missing packets before it. In browsers the
+// time depends on the jitter.
 const hold = 150 * time.Millisecond
 
 // Config is what a receiver negotiated.
@@ -40,39 +39,39 @@ type Config struct {
 	SSRC uint32
 	// Codecs are MIME types by payload type, as "video/VP8".
 	Codecs map[uint8]string
-	// RTX has the payload type that each payload type of retransmissions is for.
+	// RTX maps payload types of retransmissions to those of the original packets.
 	RTX map[uint8]uint8
-	// DescriptorID of the dependency descriptor's header extension, 0 = none.
+	// DescriptorID is the id of the dependency descriptor's header extension; 0 = none.
 	DescriptorID uint8
 	// Now is the clock.
 	Now func() time.Time
-	// AskForKey is called when a browser would send a PLI; nil: nobody is asked.
+	// AskForKey is called when a browser would send a PLI; may be nil.
 	AskForKey func()
 }
 
-// Frame is what became of a frame. It is one of each spatial layer.
+// Frame is what became of a frame. Each spatial layer of a picture is one frame.
 type Frame struct {
 	Timestamp         uint32
 	First, Last       int64 // RTP sequence numbers, unwrapped
 	Codec             string
 	Key               bool
 	Spatial, Temporal int
-	Complete          time.Time // when the last of its packets came
-	Decoded           time.Time // zero: it was not
-	// Why it was not decoded.
+	Complete          time.Time // arrival of its last packet
+	Decoded           time.Time // zero: it was not decoded
+	// Why it was not decoded:
 	Why string
 
 	id   int64
 	refs []int64
-	// chained: it depends on the frame whose last packet is just before its first,
-	// whatever that will be.
+	// chained: it depends on the frame whose last packet is just before its first packet,
+	// whichever frame that is.
 	chained bool
 	base    int64
 	payload [][]byte
 	first   *packet
 }
 
-// Receiver is one receiver of one SSRC. It is not safe for concurrent use.
+// Receiver receives one SSRC. It is not safe for concurrent use.
 type Receiver struct {
 	cfg      Config
 	packets  map[int64]*packet
@@ -80,25 +79,25 @@ type Receiver struct {
 	lowest   int64
 	started  bool
 	frames   []*Frame
-	waiting  []*Frame // complete, not decoded
-	stash    []*Frame // complete, what they depend on is not known yet
+	waiting  []*Frame // complete but not decoded
+	stash    []*Frame // complete, but with unknown dependencies
 	decoded  map[int64]bool
 	lastID   int64  // of the newest decoded frame
 	related  uint32 // newest timestamp of a complete frame
-	any      bool   // something was decoded
+	any      bool   // some frame was decoded
 	askedAt  time.Time
-	since    time.Time // of the last decoded frame, or the first packet
+	since    time.Time // time of the last decoded frame, or of the first packet
 	asked    int
 	dropped  []string // packets that could not be related to a frame
 	codec    string
-	base     int64 // added to the ids of the codec that is received now
+	base     int64 // added to the ids of the present codec
 	finder   string
 	numbers  unwrapper // of descriptors
 	pictures unwrapper
 	tl0      unwrapper
 	current  *structure
 	strucID  int64
-	vp8      map[int64]map[int]int64 // TL0PICIDX to temporal layer to the newest frame's id
+	vp8      map[int64]map[int]int64 // TL0PICIDX to temporal layer to id of the newest frame
 	vp9      vp9State
 }
 
@@ -115,7 +114,7 @@ type packet struct {
 	done        bool // part of a complete frame
 }
 
-// New makes a receiver that has received nothing.
+// New makes a receiver.
 func New(cfg Config) *Receiver {
 	return &Receiver{
 		cfg: cfg, packets: map[int64]*packet{}, decoded: map[int64]bool{}, vp8: map[int64]map[int]int64{},
@@ -123,8 +122,8 @@ func New(cfg Config) *Receiver {
 	}
 }
 
-// Write takes in a packet as it comes from the wire. Neither h nor payload is
-// kept. With the three methods that follow a receiver is a forwarder's output.
+// Write takes a packet as it comes from the wire. It keeps neither h nor payload. With
+// the next three methods a receiver is a forwarder's output.
 func (r *Receiver) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 	now := r.cfg.Now()
 	seq, pt := h.SequenceNumber, h.PayloadType
@@ -161,10 +160,10 @@ func (r *Receiver) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 	return nil
 }
 
-// Flush does nothing: a browser does not know where bursts end.
+// Flush does nothing: a browser does not see the ends of bursts.
 func (r *Receiver) Flush() {}
 
-// WriteRTCP does nothing: what the model judges needs no reports.
+// WriteRTCP does nothing: the model needs no reports.
 func (r *Receiver) WriteRTCP([]rtcp.Packet) error { return nil }
 
 // End does nothing.
@@ -184,7 +183,7 @@ func (r *Receiver) unwrapSequence(n uint16) int64 {
 	return seq
 }
 
-// describe says where in its frame p stands; false: p is of no use.
+// describe finds the position of p in its frame; false if p cannot be used.
 func (r *Receiver) describe(p *packet, h *rtp.Header) bool {
 	p.last = p.marker
 	var raw []byte
@@ -221,8 +220,8 @@ func (r *Receiver) describe(p *packet, h *rtp.Header) bool {
 	return true
 }
 
-// begins reports whether a frame begins with p. Codecs that do not say it begin
-// one where the timestamp changes.
+// begins reports whether a frame begins with p. For codecs that do not mark it, a frame
+// begins where the timestamp changes.
 func (r *Receiver) begins(p *packet) bool {
 	if p.first || p.dd != nil || p.codec == "video/vp8" || p.codec == "video/vp9" {
 		return p.first
@@ -234,7 +233,7 @@ func (r *Receiver) begins(p *packet) bool {
 	return before.padding || before.timestamp != p.timestamp
 }
 
-// assemble looks whether p completes a frame.
+// assemble makes a frame if p completes one.
 func (r *Receiver) assemble(p *packet, now time.Time) {
 	if p.padding {
 		if next := r.packets[p.seq+1]; next != nil && !next.padding {
@@ -274,16 +273,16 @@ func (r *Receiver) assemble(p *packet, now time.Time) {
 			r.relate(f)
 		}
 		if stash = r.stash; len(stash) == before {
-			break // nothing more has become known
+			break // no more dependencies have become known
 		}
 	}
-	// A frame of a codec that does not say where it begins may follow.
+	// A frame of a codec without marked beginnings may follow.
 	if next := r.packets[last.seq+1]; next != nil && !next.done {
 		r.assemble(next, now)
 	}
 }
 
-// relate finds what f depends on.
+// relate finds the frames that f depends on.
 func (r *Receiver) relate(f *Frame) {
 	first, payload := f.first, f.payload
 	newer := r.codec == "" || int32(f.Timestamp-r.related) > 0
@@ -292,7 +291,7 @@ func (r *Receiver) relate(f *Frame) {
 			f.Why = "of the codec before, or not later than it"
 			return
 		}
-		// The ids of another codec begin beyond all those before.
+		// The ids of another codec begin above all former ids.
 		r.codec = f.Codec
 		r.rebase()
 	}
@@ -310,7 +309,8 @@ func (r *Receiver) relate(f *Frame) {
 		finder = "vp9"
 	}
 	if r.finder != "" && r.finder != finder {
-		// Its ids are compared with those before, though it counts something else.
+		// Its ids are still compared with the former ones, though they count something
+		// else.
 		r.vp8, r.vp9 = map[int64]map[int]int64{}, vp9State{}
 	}
 	r.finder = finder
@@ -341,21 +341,21 @@ func (r *Receiver) relate(f *Frame) {
 	r.waiting = append(r.waiting, f)
 }
 
-// rebase begins ids beyond all those before, since they count something else.
+// rebase makes ids begin above all former ids, because they count something else.
 func (r *Receiver) rebase() {
 	r.base = r.lastID + 1<<20
 	r.vp8, r.vp9 = map[int64]map[int]int64{}, vp9State{}
 }
 
-// relateNumbers is for codecs that say nothing of their frames: each depends on
-// the one before, and every packet between has to be there.
+// relateNumbers is for codecs that do not describe their frames: each frame depends on
+// the one before, and every packet between must have arrived.
 func (r *Receiver) relateNumbers(f *Frame, payload [][]byte) {
 	f.id = f.Last
 	f.Key = slices.ContainsFunc(payload, func(b []byte) bool { return keyPayload(f.Codec, b) })
 	f.chained = !f.Key
 }
 
-// Tick is to be called when time has gone by.
+// Tick must be called when time has passed.
 func (r *Receiver) Tick() {
 	now := r.cfg.Now()
 	for r.decodeNext(now) {
@@ -376,7 +376,7 @@ func (r *Receiver) Tick() {
 	}
 }
 
-// decodeNext decodes the oldest frame that can be; it reports whether there was one.
+// decodeNext decodes the oldest decodable frame, and reports whether there was one.
 func (r *Receiver) decodeNext(now time.Time) bool {
 	var next *Frame
 	for i := 0; i < len(r.waiting); {
@@ -421,7 +421,7 @@ func (r *Receiver) decodable(f *Frame) bool {
 	return true
 }
 
-// due reports whether nothing before f is to be waited for.
+// due reports whether f need not wait for packets before it.
 func (r *Receiver) due(f *Frame, now time.Time) bool {
 	if now.Sub(f.Complete) >= hold {
 		return true
@@ -437,8 +437,8 @@ func (r *Receiver) due(f *Frame, now time.Time) bool {
 	}
 }
 
-// Frames are the complete frames, in the order in which they were completed.
-// Those that were not decoded say why.
+// Frames are the complete frames in order of completion. Each one that was not decoded
+// has the reason in Why.
 func (r *Receiver) Frames() []Frame {
 	frames := make([]Frame, 0, len(r.frames))
 	for _, f := range r.frames {
@@ -451,20 +451,20 @@ func (r *Receiver) Frames() []Frame {
 	return frames
 }
 
-// Dropped says which packets could not be made part of any frame, and why.
+// Dropped lists the packets that belong to no frame, with the reason.
 func (r *Receiver) Dropped() []string { return r.dropped }
 
-// Payloads are those of the frame's packets.
+// Payloads are the payloads of the frame's packets.
 func (f *Frame) Payloads() [][]byte { return f.payload }
 
 // ID is the frame's number in the order of decoding.
 func (f *Frame) ID() int64 { return f.id }
 
-// Needs are the ids of the frames that f depends on. chained: it depends on the one
-// before, whatever its id.
+// Needs are the ids of the frames that f depends on. chained: it depends on the frame
+// before it, whatever its id.
 func (f *Frame) Needs() (ids []int64, chained bool) { return f.refs, f.chained }
 
-// Fragments is how many packets came that are part of no complete frame.
+// Fragments is the number of received packets that belong to no complete frame.
 func (r *Receiver) Fragments() (n int) {
 	for _, p := range r.packets {
 		if !p.done && !p.padding {
@@ -474,10 +474,10 @@ func (r *Receiver) Fragments() (n int) {
 	return n
 }
 
-// Asked is how often a key frame was asked for.
+// Asked is how often the receiver asked for a keyframe.
 func (r *Receiver) Asked() int { return r.asked }
 
-// unwrapper makes numbers that wrap around after bits bits ones that do not.
+// unwrapper extends numbers that wrap around after so many bits.
 type unwrapper struct {
 	bits    int
 	last    int64

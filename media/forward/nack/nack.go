@@ -1,47 +1,47 @@
-// Package nack decides which lost packets a receiver asks for again (RFC 4585
-// 6.2.1), and when.
+// Package nack decides when a receiver asks again for lost packets (RFC 4585, section
+// 6.2.1).
 package nack
 
 import "time"
 
-// What is asked for, how often and when.
+// Limits of the requests:
 const (
-	window      = 100 // packets behind the newest that are still worth asking for
+	window      = 100 // packets further behind the newest are given up
 	maxTries    = 5
 	minInterval = int64(20 * time.Millisecond)
 	maxInterval = int64(400 * time.Millisecond)
 	defaultRTT  = int64(70 * time.Millisecond)
 )
 
-// missing is a packet that has not come.
+// missing is a packet that has not arrived.
 type missing struct {
 	ext   int64
-	next  int64 // when to ask (again)
-	asked int64 // when it was asked for last
+	next  int64 // time of the next request
+	asked int64 // time of the last request
 	wait  int64 // how long to wait after that
 	tries int
 }
 
-// Tracker knows the packets that are missing from one stream. Times are
-// nanoseconds of any one clock. It is not safe for concurrent use.
+// Tracker holds the missing packets of one stream. Times are nanoseconds of any one
+// clock. It is not safe for concurrent use.
 type Tracker struct {
 	missing []missing // by ext, ascending
 	rtt     int64
 }
 
-// New makes a tracker; its memory never grows.
+// New makes a tracker. Its memory does not grow.
 func New() *Tracker {
 	return &Tracker{missing: make([]missing, 0, window), rtt: defaultRTT}
 }
 
-// SetRTT says how long a packet that is asked for takes to come.
+// SetRTT sets the time from a request to its answer.
 func (t *Tracker) SetRTT(rtt time.Duration) { t.rtt = max(int64(rtt), int64(time.Millisecond)) }
 
-// RTT is the round trip as told, or as seen from answers.
+// RTT is the round-trip time, as set or as measured from answers.
 func (t *Tracker) RTT() time.Duration { return time.Duration(t.rtt) }
 
-// Advance says that the newest packet is ext, after previous: what lies between
-// is missing.
+// Advance notes that the newest packet is ext, after previous: the packets between are
+// missing.
 func (t *Tracker) Advance(previous, ext, now int64) {
 	if len(t.missing) > 0 {
 		t.forget(ext - window)
@@ -54,7 +54,7 @@ func (t *Tracker) Advance(previous, ext, now int64) {
 	}
 }
 
-// forget drops what is at or before ext.
+// forget drops the packets before ext.
 func (t *Tracker) forget(ext int64) {
 	n := 0
 	for n < len(t.missing) && t.missing[n].ext < ext {
@@ -65,15 +65,15 @@ func (t *Tracker) forget(ext int64) {
 	}
 }
 
-// Arrived says that a late packet came; it reports whether it was missing.
+// Arrived notes that a late packet came, and reports whether it was missing.
 func (t *Tracker) Arrived(ext, now int64) bool {
 	for i := range t.missing {
 		m := &t.missing[i]
 		if m.ext != ext {
 			continue
 		}
-		// One question, one answer: that is a round trip (else it is unknown which
-		// question was answered).
+		// After one request the answer measures the round trip. After several it is
+		// unknown which of them was answered.
 		if m.tries == 1 {
 			sample := now - m.asked
 			if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
@@ -86,7 +86,7 @@ func (t *Tracker) Arrived(ext, now int64) bool {
 	return false
 }
 
-// Due appends to dst the numbers to ask for now.
+// Due appends to dst the sequence numbers to ask for now.
 func (t *Tracker) Due(now int64, dst []uint16) []uint16 {
 	kept := t.missing[:0]
 	for _, m := range t.missing {
@@ -105,8 +105,8 @@ func (t *Tracker) Due(now int64, dst []uint16) []uint16 {
 	return dst
 }
 
-// Waiting reports whether anything is missing.
+// Waiting reports whether any packet is missing.
 func (t *Tracker) Waiting() bool { return len(t.missing) > 0 }
 
-// Reset forgets everything but the round trip.
+// Reset drops the missing packets, and keeps the round-trip time.
 func (t *Tracker) Reset() { t.missing = t.missing[:0] }

@@ -1,10 +1,8 @@
-// Package packet holds received RTP packets: each is parsed once, kept in a
-// pooled, reference-counted buffer, and remembered in a [Ring] from which lost
-// packets are sent again.
+// Package packet holds received RTP packets. Each is parsed once, kept in a pooled,
+// reference-counted buffer, and remembered in a [Ring] for retransmission.
 //
-// The goroutine that reads a [Packet] from the wire writes it. A packet never changes
-// after it was shared. It goes back to its [Pool] when its last holder calls
-// [Packet.Release].
+// Only the goroutine that received a [Packet] writes it. A packet does not change after
+// it was shared. It returns to its [Pool] when its last holder calls [Packet.Release].
 package packet
 
 import (
@@ -18,12 +16,12 @@ import (
 	"parlor/media/forward/vp9"
 )
 
-// MaxSize is the largest RTP packet that is taken, in bytes. It is above every
-// path MTU that WebRTC uses over UDP; a larger one can only come over TCP from
-// a sender that means harm, or by mistake.
+// MaxSize is the length of the largest accepted RTP packet, in bytes. It is above every
+// path MTU that WebRTC uses over UDP. A larger packet can only come over TCP, by malice
+// or mistake.
 const MaxSize = 1600
 
-// smallSize is the capacity of the smaller class of buffers: audio mostly.
+// smallSize is the capacity of the smaller class of buffers, which suits most audio.
 const smallSize = 384
 
 // Errors of [Pool.Parse].
@@ -47,29 +45,28 @@ const (
 	numExtensions
 )
 
-// ExtensionMap tells for each id what it stands for on one stream.
+// ExtensionMap maps ids to extensions, for one stream.
 type ExtensionMap [256]Extension
 
-// Set names id e; id 0 means "not negotiated" and is ignored.
+// Set maps id to e. Id 0 means "not negotiated" and is ignored.
 func (m *ExtensionMap) Set(id uint8, e Extension) {
 	if id != 0 {
 		m[id] = e
 	}
 }
 
-// Frame says where in the stream's frames a packet stands.
+// Frame is the position of a packet in the stream's frames.
 type Frame struct {
-	// Key: the packet begins a key frame, or is where a receiver that has nothing
-	// can start.
+	// Key: the packet begins a keyframe, or a receiver can start with it.
 	Key bool
 	// Start and End: first and last packet of a frame (of one spatial layer).
 	Start, End bool
-	// Spatial and Temporal are the layer ids, 0 when the codec tells none.
+	// Spatial and Temporal are the layer ids; 0 if the codec has none.
 	Spatial, Temporal uint8
-	// SwitchUp: from here on higher temporal layers depend on nothing before
-	// (VP9's U bit). Sync: this frame depends on the base layer only (VP8's Y bit).
+	// SwitchUp: later frames in higher temporal layers depend on no frame before this one
+	// (VP9's U bit). Sync: this frame depends only on the base layer (VP8's Y bit).
 	SwitchUp, Sync bool
-	// Layered: Spatial and Temporal were really told.
+	// Layered: the packet carried Spatial and Temporal.
 	Layered bool
 }
 
@@ -93,19 +90,19 @@ type Packet struct {
 	Marker      bool
 	// Size is the length of the whole packet on the wire, in bytes.
 	Size int
-	// Ext is Seq extended beyond 16 bits by the receiving stream.
+	// Ext is the sequence number, extended beyond 16 bits by the receiving stream.
 	Ext int64
-	// Generation counts the restarts of the source; packets of different ones
-	// have nothing to do with each other.
+	// Generation counts the restarts of the source. Packets of different generations are
+	// unrelated.
 	Generation uint32
-	// Late: it came after packets that follow it.
+	// Late: it arrived after packets that follow it.
 	Late bool
 	// Arrival in nanoseconds since the track's epoch.
 	Arrival int64
 
 	Frame Frame
-	// PrimarySize is how many of the payload's last bytes are the primary block
-	// when the codec is RED (RFC 2198).
+	// PrimarySize is the length of the primary block at the end of the payload, if the
+	// codec is RED (RFC 2198).
 	PrimarySize int
 	// VP8 is the payload descriptor when the codec is VP8.
 	VP8 vp8.Descriptor
@@ -116,7 +113,7 @@ type Packet struct {
 	HasDD bool
 }
 
-// Payload is the payload without padding. It is shared: never write to it.
+// Payload is the payload without padding. It is shared and must not be written.
 func (p *Packet) Payload() []byte {
 	return p.buf[p.payload.off : p.payload.off+p.payload.len]
 }
@@ -127,7 +124,7 @@ func (p *Packet) Primary() []byte {
 	return b[len(b)-p.PrimarySize:]
 }
 
-// Extension is the value of a header extension, nil when absent.
+// Extension is the value of a header extension; nil if it is absent.
 func (p *Packet) Extension(e Extension) []byte {
 	s := p.exts[e]
 	if s.len == 0 {
@@ -136,8 +133,8 @@ func (p *Packet) Extension(e Extension) []byte {
 	return p.buf[s.off : s.off+s.len]
 }
 
-// SetExtension gives p a header extension that it came without. It is for the packet's
-// only holder. A value for which there is no room is left out.
+// SetExtension adds a header extension to p. Only the sole holder may call it. A value
+// for which the buffer has no room is dropped.
 func (p *Packet) SetExtension(e Extension, value []byte) {
 	if len(p.buf)+len(value) > cap(p.buf) {
 		return
@@ -146,8 +143,8 @@ func (p *Packet) SetExtension(e Extension, value []byte) {
 	p.buf = append(p.buf, value...)
 }
 
-// Picture are the numbers of the picture that p belongs to, of VP8 or VP9; 0
-// where the codec or the packet has none.
+// Picture are the numbers of p's picture in VP8 or VP9; 0 where the codec or the packet
+// has none.
 func (p *Packet) Picture() vp8.Values {
 	if p.VP9 != (vp9.Numbers{}) {
 		return vp8.Values{PictureID: p.VP9.PictureID, TL0PicIdx: p.VP9.TL0PicIdx}
@@ -160,8 +157,8 @@ func (p *Packet) HasShortPicture() bool {
 	return p.VP8.PictureIDOffset != 0 && !p.VP8.LongPictureID || p.VP9.PictureIDOffset != 0 && !p.VP9.LongPictureID
 }
 
-// PutPicture writes numbers in place of p's own into a copy of p's payload, and returns
-// the copy. It is a byte longer if p's picture id is short.
+// PutPicture replaces the picture numbers in a copy of p's payload, and returns the copy.
+// It is a byte longer if p's picture id is short.
 func (p *Packet) PutPicture(payload []byte, v vp8.Values) []byte {
 	if p.VP9 != (vp9.Numbers{}) {
 		return p.VP9.Put(payload, v.PictureID, v.TL0PicIdx)
@@ -172,15 +169,14 @@ func (p *Packet) PutPicture(payload []byte, v vp8.Values) []byte {
 // Retain adds a holder.
 func (p *Packet) Retain() { p.refs.Add(1) }
 
-// Release takes a holder away; after the last one the packet must not be used.
+// Release removes a holder, which must not use the packet afterwards.
 func (p *Packet) Release() {
 	if p.refs.Add(-1) == 0 {
 		p.pool.put(p)
 	}
 }
 
-// Pool keeps the buffers of packets that nobody holds. It may be shared by any
-// number of tracks.
+// Pool keeps the buffers of packets without holders. Any number of tracks may share it.
 type Pool struct {
 	small, large sync.Pool
 }
@@ -188,8 +184,8 @@ type Pool struct {
 // NewPool makes an empty pool.
 func NewPool() *Pool { return &Pool{} }
 
-// Parse copies raw into a packet of the pool, held once by the caller. Of the
-// header extensions those in ids are found.
+// Parse copies raw into a packet of the pool, with the caller as its holder. It finds the
+// header extensions that are in ids.
 func (pl *Pool) Parse(raw []byte, ids *ExtensionMap) (*Packet, error) {
 	if len(raw) > MaxSize {
 		return nil, ErrTooLarge
@@ -203,7 +199,7 @@ func (pl *Pool) Parse(raw []byte, ids *ExtensionMap) (*Packet, error) {
 	return p, nil
 }
 
-// Copy returns a packet with the same content as p, held once by the caller.
+// Copy returns a packet with the content of p, with the caller as its holder.
 func (pl *Pool) Copy(p *Packet) *Packet {
 	c := pl.get(len(p.buf))
 	c.buf = append(c.buf[:0], p.buf...)
@@ -235,7 +231,7 @@ func (pl *Pool) put(p *Packet) {
 	pl.large.Put(p)
 }
 
-// parse reads the header in p.buf (RFC 3550 5.1) and resets what was there.
+// parse reads the header in p.buf (RFC 3550, section 5.1) and resets all other fields.
 func (p *Packet) parse(ids *ExtensionMap) bool {
 	b := p.buf
 	if len(b) < 12 || b[0]>>6 != 2 {
@@ -284,8 +280,8 @@ func (p *Packet) parse(ids *ExtensionMap) bool {
 	return true
 }
 
-// parseExtensions finds the elements of RFC 8285 in b[off:end]. What is not
-// understood is passed over: a broken extension does not make the packet bad.
+// parseExtensions finds the elements of RFC 8285 in b[off:end]. Elements that it cannot
+// parse are skipped: a malformed extension does not make the packet malformed.
 func (p *Packet) parseExtensions(profile uint16, off, end int, ids *ExtensionMap) {
 	switch {
 	case profile == 0xBEDE:

@@ -1,7 +1,7 @@
 package packet
 
-// Ring remembers the last packets of one stream by their extended sequence
-// number. It is not safe for concurrent use.
+// Ring remembers the last packets of one stream by their extended sequence numbers. It is
+// not safe for concurrent use.
 type Ring struct {
 	slots []*Packet
 	mask  int64
@@ -17,11 +17,11 @@ func NewRing(size int) *Ring {
 	return &Ring{slots: make([]*Packet, n), mask: int64(n - 1)}
 }
 
-// Len is how many packets the ring can hold.
+// Len is the number of packets that the ring can hold.
 func (r *Ring) Len() int { return len(r.slots) }
 
-// Put holds p in place of whatever was len(ring) packets before it. It reports
-// false when the ring has that packet already or a newer one in its place.
+// Put holds p in place of the packet Len numbers before it. It returns false if the ring
+// has p already, or a newer packet in its place.
 func (r *Ring) Put(p *Packet) bool {
 	slot := &r.slots[p.Ext&r.mask]
 	if old := *slot; old != nil {
@@ -37,8 +37,8 @@ func (r *Ring) Put(p *Packet) bool {
 	return true
 }
 
-// Get returns the packet with that extended sequence number, held once more for
-// the caller, or nil.
+// Get returns the packet with that extended sequence number, retained for the caller; or
+// nil.
 func (r *Ring) Get(ext int64) *Packet {
 	p := r.slots[ext&r.mask]
 	if p == nil || p.Ext != ext {
@@ -48,7 +48,7 @@ func (r *Ring) Get(ext int64) *Packet {
 	return p
 }
 
-// Replace puts p in the place of the packet with its number, which must be held.
+// Replace puts p in place of the packet with the same number, which the ring must hold.
 func (r *Ring) Replace(p *Packet) {
 	slot := &r.slots[p.Ext&r.mask]
 	p.Retain()
@@ -56,7 +56,7 @@ func (r *Ring) Replace(p *Packet) {
 	*slot = p
 }
 
-// Clear lets go of every packet.
+// Clear releases every packet.
 func (r *Ring) Clear() {
 	if r.held == 0 {
 		return

@@ -1,29 +1,29 @@
-// Package reception keeps what a receiver knows of an RTP stream: its extended
-// sequence number, losses and jitter (RFC 3550, appendix A).
+// Package reception keeps a receiver's state of an RTP stream: its extended sequence
+// number, losses and jitter (RFC 3550, appendix A).
 package reception
 
-// Bounds on sequence numbers, after RFC 3550 A.1: a packet further ahead than
-// maxDropout or further behind than maxMisorder is believed only when the next
-// one continues it, and then the source has restarted.
+// Bounds on sequence numbers, after RFC 3550, appendix A.1. A packet that is maxDropout
+// ahead, or maxMisorder behind, is accepted only if it continues another such packet.
+// Then the source has restarted.
 const (
 	maxDropout  = 3000
 	maxMisorder = 600
 )
 
-// Verdict is what to make of a packet.
+// Verdict is the judgement of a packet.
 type Verdict uint8
 
 // The verdicts.
 const (
-	// Next: it is ahead of all that came before.
+	// Next: the packet is ahead of all others.
 	Next Verdict = iota
-	// Late: it is behind, and may be a duplicate.
+	// Late: the packet is behind, and may be a duplicate.
 	Late
-	// Duplicate of the newest packet.
+	// Duplicate: the packet has the number of the newest one.
 	Duplicate
-	// Restart: the source began again with this packet, or for the first time.
+	// Restart: the source began, or began again, with this packet.
 	Restart
-	// Suspect: too far off to be believed yet.
+	// Suspect: the number is too far off to be accepted yet.
 	Suspect
 )
 
@@ -34,11 +34,11 @@ type Stream struct {
 	started bool
 	first   int64 // lowest extended number since the restart
 	max     int64
-	suspect int32 // the number that would confirm a restart, -1 for none
+	suspect int32 // number that would confirm a restart; -1 for none
 
 	received uint64 // since the restart, without duplicates
 
-	// Jitter by RFC 3550 A.8, times 16.
+	// Jitter after RFC 3550, appendix A.8, times 16:
 	transit   int64
 	jitter    int64
 	hasJitter bool
@@ -47,12 +47,12 @@ type Stream struct {
 	lostBefore                   int64 // lost before the last restart
 }
 
-// New makes the state of a stream with that RTP clock, in Hz.
+// New makes the state of a stream with that RTP clock rate, in Hz.
 func New(clockRate uint32) *Stream {
 	return &Stream{clockRate: int64(max(clockRate, 1)), suspect: -1}
 }
 
-// Accept extends seq. With Suspect or Duplicate, ext is of no use.
+// Accept extends seq. For Suspect and Duplicate, ext is meaningless.
 func (s *Stream) Accept(seq uint16) (ext int64, v Verdict) {
 	if !s.started {
 		s.restart(seq)
@@ -67,7 +67,8 @@ func (s *Stream) Accept(seq uint16) (ext int64, v Verdict) {
 		s.max += int64(ahead)
 		return s.max, Next
 	case ahead < 0 && ahead > -maxMisorder:
-		// Before the first one, too: what overtook it is no restart.
+		// This also applies to packets before the first one: packets that overtook them
+		// are not a restart.
 		ext = s.max + int64(ahead)
 		s.first = min(s.first, ext)
 		return ext, Late
@@ -80,14 +81,14 @@ func (s *Stream) Accept(seq uint16) (ext int64, v Verdict) {
 	}
 }
 
-// Reset makes the next packet a restart: another source took the stream over.
+// Reset makes the next packet a restart, because another source took the stream over.
 func (s *Stream) Reset() {
 	s.lostBefore += max(0, int64(s.expected())-int64(s.received))
 	s.started = false
 }
 
-// restart begins again at seq. Extended numbers go on upwards, so that packets
-// of before are never taken for packets of after.
+// restart begins again at seq. Extended numbers continue upwards, so that packets before
+// the restart are not mistaken for later ones.
 func (s *Stream) restart(seq uint16) {
 	if s.started {
 		s.lostBefore += max(0, int64(s.expected())-int64(s.received))
@@ -100,9 +101,9 @@ func (s *Stream) restart(seq uint16) {
 	s.hasJitter = false
 }
 
-// Count takes an accepted packet that is no duplicate into the statistics.
-// arrival is in nanoseconds of any clock; inOrder is false for late packets,
-// which say nothing about jitter.
+// Count adds an accepted packet, which is not a duplicate, to the statistics. arrival is
+// in nanoseconds of any clock. inOrder is false for late packets, which do not count for
+// jitter.
 func (s *Stream) Count(timestamp uint32, arrival int64, inOrder bool) {
 	s.received++
 	if !inOrder {
@@ -127,7 +128,7 @@ func (s *Stream) expected() uint64 {
 	return uint64(s.max - s.first + 1)
 }
 
-// Report is what a receiver report says (RFC 3550 6.4.1).
+// Report is the content of a report block (RFC 3550, section 6.4.1).
 type Report struct {
 	FractionLost uint8 // of 256, since the last report
 	TotalLost    uint32
@@ -135,7 +136,7 @@ type Report struct {
 	Jitter       uint32 // in units of the RTP clock
 }
 
-// Report makes a report and begins the next interval.
+// Report makes a report and begins the next interval; false if no packet has arrived.
 func (s *Stream) Report() (r Report, ok bool) {
 	if !s.started {
 		return r, false
@@ -152,7 +153,7 @@ func (s *Stream) Report() (r Report, ok bool) {
 	return r, true
 }
 
-// Lost is how many packets never came.
+// Lost is the number of packets that never arrived.
 func (s *Stream) Lost() uint64 {
 	return uint64(s.lostBefore + max(0, int64(s.expected())-int64(s.received)))
 }

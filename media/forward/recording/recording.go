@@ -9,9 +9,9 @@
 //	uvarint  size of what is stored of it
 //	bytes    the packet's beginning
 //
-// Of an RTP packet the header with its extensions is stored and the first
-// [Payload] bytes of the payload: the forwarder and receivers of it read no
-// further. Padding is not stored. Reading puts zeros in the place of what was cut.
+// Of an RTP packet, the header with its extensions is stored, and the first [Payload]
+// bytes of the payload: the forwarder and its receivers read no further. Padding is not
+// stored. Read replaces the missing bytes by zeros.
 package recording
 
 import (
@@ -26,22 +26,22 @@ import (
 	"time"
 )
 
-// Payload is how many bytes of each RTP payload are stored.
+// Payload is the number of bytes that are stored of each RTP payload.
 const Payload = 64
 
-// maxSize bounds the packets that are read.
+// maxSize bounds the packets of a file, in bytes.
 const maxSize = 2000
 
-// Header says what was recorded.
+// Header describes the recording.
 type Header struct {
 	MimeType     string  `json:"mime"`
 	PayloadType  uint8   `json:"payload_type"`
 	Fmtp         string  `json:"fmtp"`
 	DescriptorID uint8   `json:"descriptor_id"`   // of the dependency descriptor's extension
-	CaptureID    uint8   `json:"capture_time_id"` // of abs-capture-time's
+	CaptureID    uint8   `json:"capture_time_id"` // of abs-capture-time
 	Layers       []Layer `json:"layers"`          // lowest quality first
 	Browser      string  `json:"browser"`
-	What         string  `json:"what"` // what the publisher did, in words
+	What         string  `json:"what"` // what the publisher did
 }
 
 // Layer is one stream of packets.
@@ -50,14 +50,14 @@ type Layer struct {
 	SSRC uint32 `json:"ssrc"`
 }
 
-// Packet is one packet that came.
+// Packet is one packet.
 type Packet struct {
 	At   time.Duration // since the first
 	RTCP bool
 	Raw  []byte
 }
 
-// Recording is what one browser published.
+// Recording is the packets that one browser published.
 type Recording struct {
 	Header
 	Packets []Packet
@@ -123,10 +123,10 @@ func (r *Recording) read(from io.Reader) error {
 	}
 }
 
-// Stored is a packet of which only the beginning is kept.
+// Stored is the beginning of a packet.
 type Stored struct {
 	Packet
-	Size int // as it came
+	Size int // of the whole packet, in bytes
 }
 
 // Write writes a recording.

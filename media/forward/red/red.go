@@ -1,18 +1,18 @@
-// Package red reads the redundant audio payload of RFC 2198.
+// Package red parses the redundant audio payload of RFC 2198.
 package red
 
-// MaxBlocks is how many redundant blocks are looked at.
+// MaxBlocks is the largest number of redundant blocks that is accepted.
 const MaxBlocks = 8
 
 // Block is one redundant copy of an earlier packet.
 type Block struct {
 	PayloadType uint8
-	// TimestampOffset is how much earlier than the packet's its timestamp is.
+	// TimestampOffset is by how much the block's timestamp is below the packet's.
 	TimestampOffset uint32
 	Payload         []byte
 }
 
-// Payload is a parsed RED payload. Its slices are parts of what was parsed.
+// Payload is a parsed RED payload. Its slices share the memory of the parsed bytes.
 type Payload struct {
 	PayloadType uint8 // of the primary block
 	Primary     []byte
@@ -21,7 +21,7 @@ type Payload struct {
 	N         int
 }
 
-// Parse reads b; false when it is not RFC 2198.
+// Parse parses b; false if b is not a RED payload.
 func (p *Payload) Parse(b []byte) bool {
 	p.N, p.Primary = 0, nil
 	var sizes [MaxBlocks]int
@@ -58,8 +58,8 @@ func (p *Payload) Parse(b []byte) bool {
 	return true
 }
 
-// SetPayloadType names every block of the RED payload b, which must have been
-// parsed before, pt.
+// SetPayloadType sets the payload type of every block of b, a RED payload that has been
+// parsed before.
 func SetPayloadType(b []byte, pt uint8) {
 	for i := 0; i < len(b); i += 4 {
 		more := b[i] & 0x80

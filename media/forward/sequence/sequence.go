@@ -1,39 +1,38 @@
-// Package sequence renumbers the packets of a forwarded stream: its sources may
-// change and packets may be left out, yet what the receiver sees counts on
-// without a gap, but for packets that were lost on the way here and may still
-// come.
+// Package sequence renumbers the packets of a forwarded stream. Sources may change and
+// packets may be left out, yet the receiver sees numbers without a gap, except for
+// packets that were lost before the forwarder and may still arrive.
 package sequence
 
 import "parlor/media/forward/vp8"
 
-// history is how many changes of the offset are remembered for late packets. There is
-// room for few of them before more have come: most streams have none.
+// history is how many changes of the offset are remembered for late packets. A map begins
+// with room for leastSpans, because most streams have no changes.
 const (
 	history    = 128
 	leastSpans = 4
 )
 
-// span says which offsets hold from the incoming number first on.
+// span is the offsets that apply from the incoming number first on.
 type span struct {
 	first   int64
 	offset  int64
 	picture vp8.Values
 }
 
-// Map maps incoming extended sequence numbers to outgoing ones, and VP8's frame
-// numbers with them. The zero Map is ready. It is not safe for concurrent use.
+// Map maps incoming extended sequence numbers to outgoing ones, and VP8's picture numbers
+// with them. The zero Map is ready for use. It is not safe for concurrent use.
 type Map struct {
 	spans []span
 	count int // spans in use
 	head  int // index of the newest
 
 	last    int64 // newest incoming number
-	lastOut int64 // newest outgoing number, given or kept for what was lost
+	lastOut int64 // newest outgoing number, used or reserved for a lost packet
 	given   int64 // newest outgoing number that a packet got
 	started bool
 
 	lastPicture    vp8.Values // newest outgoing
-	droppedPicture int32      // incoming picture id of the last frame left out, -1 for none
+	droppedPicture int32      // incoming picture id of the last frame that was left out; -1 for none
 }
 
 // Start sets the outgoing number before the first one.
@@ -42,16 +41,15 @@ func (m *Map) Start(before uint16) {
 	m.given = m.lastOut
 }
 
-// Insert counts on for a packet that came in from nowhere, and gives its number.
-// Until Begin it may come at any time.
+// Insert returns the number for a packet that corresponds to no incoming one. It may be
+// called at any time before Begin.
 func (m *Map) Insert() int64 {
 	m.lastOut++
 	m.given = m.lastOut
 	return m.lastOut
 }
 
-// NextPicture counts on for a VP8 key frame that came in from nowhere, and gives its
-// numbers.
+// NextPicture returns the numbers for a VP8 keyframe that corresponds to no incoming one.
 func (m *Map) NextPicture() vp8.Values {
 	m.lastPicture = vp8.Values{
 		PictureID: (m.lastPicture.PictureID + 1) & 0x7fff,
@@ -62,9 +60,9 @@ func (m *Map) NextPicture() vp8.Values {
 	return m.lastPicture
 }
 
-// Begin takes in as the next packet of a new source, or of the same source
-// after a pause: what came before is over, late packets of it included, so that
-// the numbers that were kept for them last are free.
+// Begin takes the next packet of a new source, or of the same source after a pause.
+// Earlier packets are over, late ones included, so the last numbers that were reserved
+// for them are free.
 func (m *Map) Begin(in int64, picture vp8.Values) {
 	m.lastOut = m.given
 	s := span{first: in, offset: in - (m.lastOut + 1)}
@@ -85,8 +83,8 @@ func (m *Map) Begin(in int64, picture vp8.Values) {
 	m.last = in - 1
 }
 
-// Pass maps a packet that follows all others; off is what to subtract from its
-// VP8 numbers. Begin must have come before.
+// Pass maps a packet that follows all others. off is to be subtracted from its VP8
+// numbers. Begin must have been called.
 func (m *Map) Pass(in int64, picture vp8.Values) (out int64, off vp8.Values) {
 	s := &m.spans[m.head]
 	m.last, m.lastOut = in, in-s.offset
@@ -95,11 +93,11 @@ func (m *Map) Pass(in int64, picture vp8.Values) (out int64, off vp8.Values) {
 	return m.lastOut, s.picture
 }
 
-// Drop leaves out a packet that follows all others. picture is the VP8 picture
-// id of the frame that is left out, -1 if there is none.
+// Drop leaves out a packet that follows all others. picture is the VP8 picture id of the
+// frame that is left out; -1 if there is none.
 func (m *Map) Drop(in int64, picture int32) {
 	s := m.spans[m.head]
-	// What was lost just before keeps its numbers, whatever comes next.
+	// Packets lost just before keep their numbers, whatever comes next.
 	m.lastOut = in - 1 - s.offset
 	s.offset++
 	if picture >= 0 && picture != m.droppedPicture {
@@ -108,7 +106,7 @@ func (m *Map) Drop(in int64, picture int32) {
 	}
 	s.first, m.last = in+1, in
 	if m.spans[m.head].first == in {
-		m.spans[m.head] = s // nothing was mapped by the one before
+		m.spans[m.head] = s // the former span has mapped no packet
 		return
 	}
 	if m.count == len(m.spans) && m.count < history {
@@ -127,8 +125,8 @@ func (m *Map) grow() {
 	m.spans, m.head = grown, m.count-1
 }
 
-// Late maps a packet that comes after ones that follow it. It reports false when
-// it belongs to what is over.
+// Late maps a packet that arrives after packets that follow it. It returns false if the
+// packet is too old, or of the time before Begin.
 func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
 	for i := range m.count {
 		s := &m.spans[(m.head-i+len(m.spans))%len(m.spans)]
@@ -140,8 +138,8 @@ func (m *Map) Late(in int64) (out int64, off vp8.Values, ok bool) {
 	return 0, off, false
 }
 
-// Follow takes in the numbers of a picture that goes out late: what begins later
-// comes after it, too.
+// Follow notes the numbers of a picture that is forwarded late: a later source must count
+// on from them too.
 func (m *Map) Follow(picture vp8.Values) {
 	if ahead := (picture.PictureID - m.lastPicture.PictureID) & 0x7fff; ahead != 0 && ahead < 0x4000 {
 		m.lastPicture = picture
@@ -151,5 +149,5 @@ func (m *Map) Follow(picture vp8.Values) {
 // Last is the newest incoming number.
 func (m *Map) Last() int64 { return m.last }
 
-// LastOut is the newest outgoing number, given or kept for what was lost.
+// LastOut is the newest outgoing number, used or reserved for a lost packet.
 func (m *Map) LastOut() int64 { return m.lastOut }

@@ -1,39 +1,39 @@
-// Package vp8 reads and rewrites the VP8 RTP payload descriptor (RFC 7741 4.2).
+// Package vp8 parses and rewrites the VP8 RTP payload descriptor (RFC 7741, section 4.2).
 package vp8
 
-// Descriptor is a VP8 payload descriptor. The offsets are positions in the
-// payload, 0 when the field is absent.
+// Descriptor is a VP8 payload descriptor. The offsets are positions in the payload; 0 if
+// the field is absent.
 type Descriptor struct {
-	// Size of the descriptor in bytes.
+	// Size is the length of the descriptor in bytes.
 	Size uint8
-	// Start: S is set and the partition index is 0, that is, a frame begins here.
+	// Start: a frame begins here (S is set and the partition index is 0).
 	Start bool
-	// Key: the frame that begins here is a key frame.
+	// Key: the frame that begins here is a keyframe.
 	Key bool
 	// NonReference: no other frame depends on this one.
 	NonReference bool
 
 	PictureIDOffset uint8
-	// LongPictureID: the picture id has 15 bits, else 7.
+	// LongPictureID: the picture id has 15 bits, and not 7.
 	LongPictureID bool
 	PictureID     uint16
 
 	TL0PicIdxOffset uint8
 	TL0PicIdx       uint8
 
-	// HasTID: TID and Sync are there.
+	// HasTID: the descriptor has TID and Sync.
 	HasTID bool
 	TID    uint8
 	Sync   bool
 
-	// KeyIdxOffset is the offset of the byte that carries TID, Y and KEYIDX; 0
-	// when KEYIDX is absent.
+	// KeyIdxOffset is the offset of the byte with TID, Y and KEYIDX; 0 if KEYIDX is
+	// absent.
 	KeyIdxOffset uint8
 	KeyIdx       uint8
 }
 
-// Parse reads the descriptor at the start of payload. It reports false when the
-// payload is too short for what it announces, or holds nothing else.
+// Parse parses the descriptor at the start of payload. It returns false if the payload is
+// too short for the announced fields, or has nothing else.
 func Parse(payload []byte) (d Descriptor, ok bool) {
 	if len(payload) < 2 {
 		return d, false
@@ -51,7 +51,7 @@ func Parse(payload []byte) (d Descriptor, ok bool) {
 		return Descriptor{}, false
 	}
 	d.Size = uint8(n)
-	// The P bit of the VP8 frame header: 0 says key frame (RFC 7741 4.3).
+	// In the VP8 frame header, P = 0 marks a keyframe (RFC 7741, section 4.3).
 	d.Key = d.Start && payload[n]&0x01 == 0
 	return d, true
 }
@@ -97,7 +97,7 @@ func (d *Descriptor) parseExtended(b []byte) (n int, ok bool) {
 	return n, true
 }
 
-// Values are what a forwarder renumbers when it drops frames or changes the
+// Values are the numbers that a forwarder changes when it drops frames or changes the
 // source.
 type Values struct {
 	PictureID uint16
@@ -105,7 +105,7 @@ type Values struct {
 	KeyIdx    uint8
 }
 
-// Values are the descriptor's own numbers.
+// Values are the numbers of the descriptor.
 func (d *Descriptor) Values() Values {
 	return Values{d.PictureID, d.TL0PicIdx, d.KeyIdx}
 }
@@ -115,10 +115,10 @@ func (v Values) Sub(o Values) Values {
 	return Values{(v.PictureID - o.PictureID) & 0x7fff, v.TL0PicIdx - o.TL0PicIdx, (v.KeyIdx - o.KeyIdx) & 0x1f}
 }
 
-// Put writes v into the descriptor at the start of payload, which must be the one d was
-// parsed from (or a copy), and returns the payload, which may have other bytes then. A
-// picture id of 7 bits becomes one of 15, for which the payload grows by a byte: receivers
-// compare ids modulo 2^15, and a source may change from one size to the other.
+// Put writes v into the descriptor at the start of payload, and returns the payload,
+// perhaps in another slice. The payload must be the one that d was parsed from, or a
+// copy. A picture id of 7 bits becomes one of 15, which makes the payload a byte longer:
+// receivers compare ids modulo 2^15, and a source may change between the sizes.
 func (d *Descriptor) Put(payload []byte, v Values) []byte {
 	grown := uint8(0)
 	if o := d.PictureIDOffset; o != 0 {

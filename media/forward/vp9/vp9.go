@@ -1,30 +1,31 @@
-// Package vp9 reads the VP9 RTP payload descriptor (RFC 9628 4.2).
+// Package vp9 parses the VP9 RTP payload descriptor (RFC 9628, section 4.2).
 package vp9
 
 import "encoding/binary"
 
-// Size of a spatial layer in pixels.
+// Size is the size of a spatial layer in pixels.
 type Size struct{ Width, Height uint16 }
 
-// MaxSpatial is the number of spatial layers that the format can tell.
+// MaxSpatial is the largest number of spatial layers in the format.
 const MaxSpatial = 8
 
 // Descriptor is a VP9 payload descriptor.
 type Descriptor struct {
-	// Length of the descriptor in bytes.
+	// Length is the length of the descriptor in bytes.
 	Length int
 	// InterPredicted (P): the frame depends on an earlier picture.
 	InterPredicted bool
-	// Start (B) and End (E) of a frame, that is, of one spatial layer of a picture.
+	// Start (B) and End (E) mark the first and last packet of a frame, which is one
+	// spatial layer of a picture.
 	Start, End bool
 	// NotReference (Z): no higher spatial layer depends on this frame.
 	NotReference bool
 
-	// HasLayers: the four fields that follow are there.
+	// HasLayers: the descriptor has the four fields that follow.
 	HasLayers         bool
 	Temporal, Spatial uint8
-	// SwitchUp (U): pictures of higher temporal layers that follow depend on
-	// none before this one.
+	// SwitchUp (U): later pictures in higher temporal layers depend on no picture before
+	// this one.
 	SwitchUp bool
 	// InterLayer (D): the frame depends on the spatial layer below.
 	InterLayer bool
@@ -37,7 +38,7 @@ type Descriptor struct {
 	TL0PicIdxOffset int
 	TL0PicIdx       uint8
 
-	// SpatialLayers as told by a scalability structure, 0 when the packet has none.
+	// SpatialLayers is from a scalability structure; 0 if the packet has none.
 	SpatialLayers int
 	Sizes         [MaxSpatial]Size // valid when HasSizes
 	HasSizes      bool
@@ -48,8 +49,8 @@ func (d *Descriptor) Key() bool {
 	return d.Start && !d.InterPredicted && d.Spatial == 0
 }
 
-// Parse reads the descriptor at the start of b; false when b is too short for
-// what it announces.
+// Parse parses the descriptor at the start of b; false if b is too short for the
+// announced fields.
 func (d *Descriptor) Parse(b []byte) bool {
 	*d = Descriptor{}
 	if len(b) < 1 {
@@ -118,7 +119,7 @@ func (d *Descriptor) parseLayers(b []byte, n int, flexible bool) int {
 	return n + 1
 }
 
-// parseStructure reads the scalability structure (RFC 9628 4.2.1).
+// parseStructure parses the scalability structure (RFC 9628, section 4.2.1).
 func (d *Descriptor) parseStructure(b []byte, n int) int {
 	if len(b) < n+1 {
 		return -1
@@ -155,8 +156,8 @@ func (d *Descriptor) parseStructure(b []byte, n int) int {
 	return n
 }
 
-// Numbers is where the picture numbers of a descriptor stand, and what they are.
-// The offsets are positions in the payload, 0 when the field is absent.
+// Numbers are the picture numbers of a descriptor and their positions. The offsets are
+// positions in the payload; 0 if the field is absent.
 type Numbers struct {
 	PictureIDOffset, TL0PicIdxOffset uint8
 	LongPictureID                    bool
@@ -164,7 +165,7 @@ type Numbers struct {
 	TL0PicIdx                        uint8
 }
 
-// Numbers are the descriptor's own.
+// Numbers are the picture numbers of the descriptor.
 func (d *Descriptor) Numbers() Numbers {
 	return Numbers{
 		PictureIDOffset: uint8(d.PictureIDOffset), TL0PicIdxOffset: uint8(d.TL0PicIdxOffset),
@@ -172,9 +173,9 @@ func (d *Descriptor) Numbers() Numbers {
 	}
 }
 
-// Put writes other numbers into the payload n was read from (or a copy), and returns the
-// payload. A picture id of 7 bits becomes one of 15, as package vp8 has it, for which the
-// payload grows by a byte.
+// Put writes other numbers into the payload that n was parsed from, or into a copy, and
+// returns the payload. A picture id of 7 bits becomes one of 15, as in package vp8, which
+// makes the payload a byte longer.
 func (n *Numbers) Put(payload []byte, pictureID uint16, tl0PicIdx uint8) []byte {
 	grown := uint8(0)
 	if o := n.PictureIDOffset; o != 0 {
