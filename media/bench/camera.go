@@ -14,8 +14,8 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// The frames of a camera: what each layer costs, in bits/s, its size, and how its three
-// temporal layers follow each other, with the size of their frames in that of the mean.
+// The frames of a camera: the bitrate of each layer, its width, the order of its three
+// temporal layers, and the size of their frames relative to the mean.
 var (
 	layerRates  = [3]float64{150_000, 400_000, 800_000}
 	layerWidths = [3]int{320, 640, 1280}
@@ -25,17 +25,17 @@ var (
 
 const (
 	cameraInterval = 33 * time.Millisecond
-	// A key frame is so many times the size of a mean one, and comes so long after it is
-	// asked for.
+	// A keyframe has keySize times the size of a mean frame, and is sent keyAfter the
+	// request.
 	keySize  = 5.0
 	keyAfter = 50 * time.Millisecond
-	// voiceRate is what the voice costs, with headers.
+	// voiceRate is the bitrate of the voice, with headers.
 	voiceRate    = 56_000.0
 	voicePayload = 100
 	mostPayload  = 1100
 )
 
-// cameraRate is what the highest layer costs with headers.
+// cameraRate is the bitrate of the highest layer, with headers.
 const cameraRate = 860_000.0
 
 // camera is a participant's camera in simulcast, and its voice.
@@ -43,8 +43,8 @@ type camera struct {
 	layers [3]*webrtc.TrackLocalStaticRTP
 	voice  *webrtc.TrackLocalStaticRTP
 
-	asked [3]atomic.Int64 // when a key frame was asked for, Unix ns; 0: it is not wanted
-	keys  atomic.Int64    // how many were asked for
+	asked [3]atomic.Int64 // when a keyframe was asked for, Unix ns; 0: none is wanted
+	keys  atomic.Int64    // number of requests
 	ended sync.WaitGroup
 
 	mu         sync.Mutex // guards the following
@@ -127,7 +127,7 @@ func (c *camera) addTo(pc *webrtc.PeerConnection) error {
 	return nil
 }
 
-// listen follows what is asked of a layer until the connection is closed.
+// listen notes keyframe requests for a layer until the connection is closed.
 func (c *camera) listen(sender *webrtc.RTPSender, layer int, rid string) {
 	for {
 		packets, _, err := sender.ReadSimulcastRTCP(rid)
@@ -157,7 +157,7 @@ func (c *camera) run(ctx context.Context) {
 			c.picturesNow()
 		case <-voice.C:
 			c.sound++
-			_ = c.voice.WriteRTP(&rtp.Packet{ // fails until it is connected
+			_ = c.voice.WriteRTP(&rtp.Packet{ // fails before the connection is up
 				Header:  rtp.Header{Version: 2, SequenceNumber: c.sound, Timestamp: uint32(c.sound) * 960},
 				Payload: make([]byte, voicePayload),
 			})
@@ -165,7 +165,8 @@ func (c *camera) run(ctx context.Context) {
 	}
 }
 
-// negotiated learns how streams are told apart; false: not yet.
+// negotiated reads the ids by which streams are distinguished; false: they are not known
+// yet.
 func (c *camera) negotiated() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -231,12 +232,12 @@ func (c *camera) frame(layer, temporal int, key bool, size int) {
 			_ = p.SetExtension(c.mid, []byte(c.sectionID))
 			_ = p.SetExtension(c.rid, []byte(c.layers[layer].RID()))
 		}
-		_ = c.layers[layer].WriteRTP(p) // fails while it is not connected
+		_ = c.layers[layer].WriteRTP(p) // fails while not connected
 	}
 }
 
-// payload is a descriptor with everything (RFC 7741 4.2), and in a frame's first packet
-// the frame's tag and size (RFC 6386 9.1).
+// payload is a payload whose descriptor has all fields (RFC 7741, section 4.2). In the
+// first packet of a frame it has the frame's tag and size (RFC 6386, section 9.1).
 func (c *camera) payload(layer, temporal int, key, first bool, size int) []byte {
 	b := make([]byte, size)
 	b[0], b[1] = 0x80, 0xf0

@@ -20,22 +20,21 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// client is a LiveKit client with two peer connections: as much of one as is needed
-// to load a server.
+// client is a LiveKit client with two peer connections, complete enough to load a server.
 type client struct {
 	identity string
 	ws       *websocket.Conn
 	api      *webrtc.API
-	received *atomic.Int64 // RTP packets, unless watch is set
-	// watch reads a track that begins, on a goroutine of its own; nil: packets are counted.
+	received *atomic.Int64 // RTP packets, if watch is not set
+	// watch reads a new track on its own goroutine; nil counts its packets.
 	watch func(*webrtc.TrackRemote, *webrtc.RTPReceiver)
 
 	// The reading goroutine owns the following.
 	pub, sub  *webrtc.PeerConnection
 	pending   map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
 	publish   published // nil for a subscriber
-	announced int       // tracks that the server knows
-	path      *path     // between it and the server; nil: none
+	announced int       // tracks that the server has confirmed
+	path      *path     // network to the server; nil: direct
 
 	writeMu sync.Mutex // one message at a time
 	ready   chan struct{}
@@ -72,7 +71,7 @@ func newAPI(feedback, publisher bool) (*webrtc.API, error) {
 			return nil, err
 		}
 	}
-	if publisher { // what it sends carries transport-wide sequence numbers, as a browser's does
+	if publisher { // its packets carry transport-wide sequence numbers, as a browser's do
 		if err := webrtc.ConfigureTWCCHeaderExtensionSender(m, &i); err != nil {
 			return nil, err
 		}
@@ -86,7 +85,7 @@ func newAPI(feedback, publisher bool) (*webrtc.API, error) {
 		webrtc.WithSettingEngine(e)), nil
 }
 
-// join connects; [client.waitReady] waits until media flows or may flow.
+// join connects a client; [client.waitReady] waits for its media.
 func join(ctx context.Context, s settings, address, room, identity string, api *webrtc.API,
 	publish published, received *atomic.Int64,
 ) (*client, error) {
@@ -94,7 +93,7 @@ func join(ctx context.Context, s settings, address, room, identity string, api *
 	return c, c.join(ctx, s, address, room, identity, api)
 }
 
-// join connects c, which says what it publishes and how it is connected.
+// join connects c, whose fields say what it publishes and over which network.
 func (c *client) join(ctx context.Context, s settings, address, room, identity string, api *webrtc.API) error {
 	jwt, err := token(s, room, identity)
 	if err != nil {
@@ -127,7 +126,8 @@ func (c *client) join(ctx context.Context, s settings, address, room, identity s
 	return nil
 }
 
-// waitReady waits until a publisher is connected, or a subscriber has had a packet.
+// waitReady waits until a publisher is connected, or until a subscriber has received a
+// packet.
 func (c *client) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -146,7 +146,7 @@ func (c *client) waitReady(ctx context.Context) error {
 func (c *client) close(ctx context.Context) {
 	_ = c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{
 		Reason: livekit.DisconnectReason_CLIENT_INITIATED,
-	}}}) // the socket is closed next, which says as much
+	}}}) // the socket is closed next, which ends the session too
 	_ = c.ws.CloseNow()
 	_ = c.pub.Close()
 	_ = c.sub.Close()
@@ -156,7 +156,7 @@ func (c *client) close(ctx context.Context) {
 func (c *client) fail(err error) {
 	select {
 	case c.failed <- err:
-	default: // one is enough
+	default: // the first one is enough
 	}
 }
 
@@ -178,7 +178,7 @@ func (c *client) ping(ctx context.Context) {
 			if c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_PingReq{
 				PingReq: &livekit.Ping{Timestamp: now},
 			}}) != nil {
-				return // the reader tells why
+				return // the reader reports the reason
 			}
 		case <-ctx.Done():
 			return
@@ -270,8 +270,8 @@ func (c *client) answer(ctx context.Context, o *livekit.SessionDescription) erro
 	}})
 }
 
-// gathered sets the local description and waits for its candidates, of which there
-// are only the loopback's.
+// gathered sets the local description and waits for its candidates, which are only those
+// of the loopback interface.
 func gathered(pc *webrtc.PeerConnection, d webrtc.SessionDescription) (webrtc.SessionDescription, error) {
 	done := webrtc.GatheringCompletePromise(pc)
 	if err := pc.SetLocalDescription(d); err != nil {
@@ -329,7 +329,7 @@ func (c *client) onTrack(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	c.ended.Go(func() {
 		buf := make([]byte, 2048)
 		for {
-			if _, _, err := r.Read(buf); err != nil { // RTCP: the interceptors want it read
+			if _, _, err := r.Read(buf); err != nil { // RTCP must be read for the interceptors
 				return
 			}
 		}
@@ -348,7 +348,7 @@ func (c *client) onTrack(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	}
 }
 
-// joinAll joins a publisher and its subscribers and waits until all have media.
+// joinAll joins a publisher and its subscribers, and waits until all have media.
 func joinAll(ctx context.Context, s settings, address string, p *publication, received *atomic.Int64) ([]*client, error) {
 	room := fmt.Sprintf("bench-%d", time.Now().UnixNano())
 	pubAPI, err := newAPI(s.feedback, true)

@@ -19,15 +19,15 @@ import (
 
 const floorCommand = "floor"
 
-// floorOrder tells a floor process what to do. It comes as one line of JSON; the
-// process answers "ready", waits for another line, sends for Window, answers a
-// floorResult, and waits for the end of its input.
+// floorOrder configures a floor process. It is sent as one line of JSON. The process
+// answers "ready", waits for another line, sends for Window, answers with a floorResult,
+// and waits for the end of its input.
 type floorOrder struct {
 	Offload       bool
 	Destinations  []netip.AddrPort
 	Window        time.Duration
 	FPS           float64
-	PerFrame, Len int // packets a frame, bytes of payload
+	PerFrame, Len int // packets per frame, bytes of payload
 }
 
 type floorResult struct{ Packets int }
@@ -66,13 +66,14 @@ func runFloor(in io.Reader, out io.Writer) error {
 	return err
 }
 
-// floor sends frames to everyone: header, seal, send, and nothing else.
+// floor sends frames to all destinations: it writes a header, encrypts and sends, and
+// does no other work.
 type floor struct {
 	floorOrder
 	conn    *udp.Conn
 	plain   *net.UDPConn
 	batch   *udp.Batch
-	sealers []cipher.AEAD // one per destination, as subscribers have keys of their own
+	sealers []cipher.AEAD // one per destination, because each subscriber has its own keys
 	payload []byte
 	seq     uint16
 	iv      [12]byte
@@ -124,7 +125,7 @@ func (f *floor) close() {
 	}
 }
 
-// send sends frames for the window and returns how many packets.
+// send sends frames for the window, and returns the number of packets.
 func (f *floor) send() int {
 	frames := int(f.Window.Seconds() * f.FPS)
 	ticks := time.NewTicker(time.Duration(float64(time.Second) / f.FPS))
@@ -142,7 +143,7 @@ func (f *floor) frame() {
 			n := len(f.buf)
 			if f.batch == nil {
 				f.seal(f.sealers[i], f.buf, f.seq+uint16(k))
-				_, _ = f.plain.WriteToUDPAddrPort(f.buf, dst) // a loss is seen at the other end
+				_, _ = f.plain.WriteToUDPAddrPort(f.buf, dst) // a loss is counted at the other end
 				continue
 			}
 			f.seal(f.sealers[i], f.batch.Reserve(n), f.seq+uint16(k))

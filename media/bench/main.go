@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// settings is what a run measures.
+// settings are the parameters of a run.
 type settings struct {
 	subscribers   int
 	rounds        int

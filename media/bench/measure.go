@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// settle is how long what was sent may take to arrive.
+// settle is how long sent packets may take to arrive.
 const settle = 500 * time.Millisecond
 
-// sample is one window of one program.
+// sample is the result of one window of one program.
 type sample struct {
-	packets      int64 // that had to arrive
+	packets      int64 // packets that had to arrive
 	received     int64
 	user, system time.Duration
 }
@@ -31,11 +31,11 @@ func (s sample) perPacket() float64 {
 
 func (s sample) loss() float64 { return 1 - float64(s.received)/float64(s.packets) }
 
-// program is what is measured: a floor or a server.
+// program is a measured program: a floor or a server.
 type program struct {
 	name string
 	run  func(context.Context) (sample, error)
-	// idle measures while nobody sends; nil for a floor.
+	// idle measures a window in which no frames are sent; nil for a floor.
 	idle func(context.Context) (time.Duration, error)
 
 	samples []sample
@@ -76,8 +76,8 @@ func measure(ctx context.Context, s settings, out io.Writer) (err error) {
 	return reportIdle(ctx, out, servers, s)
 }
 
-// reportIdle tells what the rooms cost that nobody sends in: it is in the figures of
-// the servers, and weighs the more the fewer packets there are.
+// reportIdle prints the cost of rooms in which no frames are sent. The cost is part of
+// the figures of the servers, and its share is larger the fewer packets there are.
 func reportIdle(ctx context.Context, out io.Writer, servers []*program, s settings) error {
 	for _, p := range servers {
 		used, err := p.idle(ctx)
@@ -91,7 +91,7 @@ func reportIdle(ctx context.Context, out io.Writer, servers []*program, s settin
 	return nil
 }
 
-// floorPrograms are the floors; each window starts a process of its own.
+// floorPrograms are the floors. Each window starts a new process.
 func floorPrograms(s settings) ([]*program, func(), error) {
 	k, err := openSinks(s.subscribers)
 	if err != nil {
@@ -134,7 +134,7 @@ func runFloorWindow(ctx context.Context, o floorOrder, k *sinks) (m sample, err 
 	return m, err
 }
 
-// meter begins to measure a process's CPU time.
+// meter starts measuring a process's CPU time.
 func meter(pid int) (done func() (user, system time.Duration, err error), err error) {
 	u0, s0, err := cpuTime(pid)
 	return func() (time.Duration, time.Duration, error) {
@@ -143,8 +143,8 @@ func meter(pid int) (done func() (user, system time.Duration, err error), err er
 	}, err
 }
 
-// serverPrograms starts the servers, or finds the one that runs, with their rooms
-// full. The returned function ends them; it is not nil.
+// serverPrograms starts the servers, or uses the running one, and fills their rooms. The
+// returned function stops them; it is never nil.
 func serverPrograms(ctx context.Context, s settings, dir string, out io.Writer) ([]*program, func(), error) {
 	var ends []func()
 	end := func() {
@@ -218,13 +218,13 @@ func (l *load) open(ctx context.Context) (err error) {
 	if l.pub, err = newPublication(l.settings); err != nil {
 		return err
 	}
-	stop := l.send(ctx) // subscribers are ready with their first packet
+	stop := l.send(ctx) // subscribers are ready at their first packet
 	defer stop()
 	l.clients, err = joinAll(ctx, l.settings, l.server.url, l.pub, &l.received)
 	return err
 }
 
-// send sends frames until the returned function is called, which waits.
+// send sends frames until the returned function is called, which waits for the sender.
 func (l *load) send(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -235,8 +235,8 @@ func (l *load) send(ctx context.Context) (stop func()) {
 	}
 }
 
-// run measures one window. Frames flow a second before it, so that what happens
-// when a publisher falls silent and comes back is not in it.
+// run measures one window. Frames flow for a second before it, so that the cost of a
+// publisher's return from silence is not measured.
 func (l *load) run(ctx context.Context) (m sample, err error) {
 	for _, c := range l.clients {
 		select {
@@ -273,7 +273,7 @@ func (l *load) run(ctx context.Context) (m sample, err error) {
 	return m, errors.Join(err, meterErr)
 }
 
-// idle measures the CPU time of a window in which nobody sends.
+// idle measures the CPU time of a window in which no frames are sent.
 func (l *load) idle(ctx context.Context) (time.Duration, error) {
 	done, err := meter(l.server.pid)
 	if err != nil {

@@ -15,25 +15,25 @@ import (
 	"parlor/media/emulator"
 )
 
-// networkCommand is the argument that has the scenarios of bad networks run.
+// networkCommand is the argument that runs the scenarios of bad networks.
 const networkCommand = "network"
 
-// scenario is a room behind a network that misbehaves.
+// scenario is a room behind a bad network.
 type scenario struct {
 	name                    string
 	publishers, subscribers int
 	phases                  []phase
 }
 
-// phase is what the network is like for a while, the same both ways but for the rate,
-// which is that of the way to the subscribers.
+// phase is the state of the network for some time. It is the same in both directions, but
+// only the direction to the subscribers has a bounded rate.
 type phase struct {
 	name   string
 	length time.Duration
 	change func(*emulator.Conditions)
 }
 
-// warming is how long everything flows over a clean network before it is measured.
+// warming is how long media flows over a clean network before the measurement.
 const warming = 5 * time.Second
 
 func scenarios(short bool) []scenario {
@@ -69,7 +69,7 @@ func scenarios(short bool) []scenario {
 	}
 }
 
-// site is a server that is measured.
+// site is a measured server.
 type site struct {
 	name, url, key, secret string
 }
@@ -125,7 +125,7 @@ func runNetwork(ctx context.Context, args []string, out io.Writer) (err error) {
 	return compare(ctx, chosen, sites, out)
 }
 
-// compare runs each scenario against each server and prints a row for each phase.
+// compare runs each scenario against each server, and prints a row for each phase.
 func compare(ctx context.Context, chosen []scenario, sites []site, out io.Writer) error {
 	fmt.Fprintf(out, "%-24s %-11s %-7s %7s %6s %7s %8s %5s %6s %7s %7s %7s %5s %7s\n",
 		"scenario", "phase", "server", "85 %", "share", "freezes", "frozen", "fps", "height", "median", "p95", "dropped", "keys", "sound")
@@ -143,18 +143,18 @@ func compare(ctx context.Context, chosen []scenario, sites []site, out io.Writer
 	return nil
 }
 
-// result is what a phase came to, of all subscribers and all that they are shown.
+// result is the outcome of a phase, for all subscribers and all their tracks together.
 type result struct {
-	reached     time.Duration // until 85 % of what can be used is, -1: never
-	share       float64       // of what can be used, in the second half
+	reached     time.Duration // time until 85 % of the usable bandwidth is used; -1: never
+	share       float64       // share of the usable bandwidth that is used in the second half
 	freezes     int
 	frozen      time.Duration
 	fps         float64 // of each video
 	height      int     // median of the frames in the second half, pixels
 	median, p95 time.Duration
-	dropped     int     // packets, for want of room in the queue
-	keys        int     // frames that publishers were asked for
-	missing     float64 // share of the packets of sound that did not come
+	dropped     int     // packets dropped because the queue was full
+	keys        int     // keyframes that publishers were asked for
+	missing     float64 // share of audio packets that did not arrive
 }
 
 func (r *result) String() string {
@@ -166,7 +166,7 @@ func (r *result) String() string {
 		r.freezes, r.frozen.Seconds(), r.fps, r.height, r.median.Milliseconds(), r.p95.Milliseconds(), r.dropped, r.keys, 100*r.missing)
 }
 
-// run lets the scenario happen on a server.
+// run runs the scenario on a server.
 func (s *scenario) run(ctx context.Context, at site) (results []result, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var sending sync.WaitGroup
@@ -246,7 +246,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// failures are those of clients that ended before their time.
+// failures are the errors of clients that ended early.
 func failures(clients []*client) (all []error) {
 	for _, c := range clients {
 		select {
@@ -258,13 +258,13 @@ func failures(clients []*client) (all []error) {
 	return all
 }
 
-// Of throughput: how often it is looked at, and over how long it is taken.
+// Throughput is measured each lookEvery, over lookOver of these looks.
 const (
 	lookEvery = 100 * time.Millisecond
 	lookOver  = 10 // looks
 )
 
-// measure lets a phase pass.
+// measure runs a phase.
 func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, way *path, viewers []*viewer, cameras []*camera) (r result, err error) {
 	usable := min(c.Rate, float64(s.publishers*s.subscribers)*(cameraRate+voiceRate))
 	keys := int64(0)

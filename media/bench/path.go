@@ -12,8 +12,8 @@ import (
 	"parlor/media/emulator"
 )
 
-// path is the bad network between some subscribers and one server, which share it. The
-// methods of a nil path leave everything as it is.
+// path is the bad network that some subscribers share on the way to one server. The
+// methods of a nil path change nothing.
 type path struct {
 	mu       sync.Mutex // guards the following
 	server   netip.AddrPort
@@ -32,7 +32,7 @@ func (p *path) set(down, up emulator.Conditions) {
 	}
 }
 
-// take is what passed to the subscribers since the last call.
+// take returns the traffic to the subscribers since the last call.
 func (p *path) take() emulator.Traffic {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,8 +51,8 @@ func (p *path) close() error {
 	return p.relay.Close()
 }
 
-// rerouted is an SDP or a candidate of the server with the relay in the server's place;
-// candidates that do not lead there are left out.
+// rerouted is an SDP or a candidate of the server with the relay's address in place of
+// the server's. Candidates that do not lead to the relay are left out.
 func (p *path) rerouted(text string) (string, error) {
 	if p == nil {
 		return text, nil
@@ -88,7 +88,7 @@ func (p *path) rerouted(text string) (string, error) {
 	return out.String(), nil
 }
 
-// to is the relay's address for one of the server's; not valid for a second one.
+// to is the relay's address for an address of the server; invalid for a second address.
 func (p *path) to(server netip.AddrPort) (netip.AddrPort, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,8 +110,8 @@ func (p *path) to(server netip.AddrPort) (netip.AddrPort, error) {
 	return netip.AddrPort{}, nil
 }
 
-// hidden is an SDP of the client without its candidates, or the server would find it past
-// the relay.
+// hidden is an SDP of the client without its candidates: with them the server would
+// bypass the relay.
 func (p *path) hidden(sdp string) string {
 	if p == nil {
 		return sdp
@@ -125,7 +125,7 @@ func (p *path) hidden(sdp string) string {
 	return out.String()
 }
 
-// clean is a network without fault.
+// clean is a network without faults.
 func clean() emulator.Conditions {
 	return emulator.Conditions{Rate: 20e6, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond}
 }

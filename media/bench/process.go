@@ -22,15 +22,14 @@ import (
 // ticksPerSecond is USER_HZ, which Linux fixes at 100 for /proc.
 const ticksPerSecond = 100
 
-// cpuTime is a process's user and system time, from /proc/PID/stat (proc(5)). The
-// kernel scales the two to what it has measured in all, so the sum is exact to a
-// tick, the parts are not.
+// cpuTime is a process's user and system time, from /proc/PID/stat (proc(5)). The kernel
+// scales the two to the measured total, so only their sum is exact to a tick.
 func cpuTime(pid int) (user, system time.Duration, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, fmt.Errorf("read a process's CPU time: %w", err)
 	}
-	_, rest, ok := strings.Cut(string(b), ") ") // the name before it may hold anything
+	_, rest, ok := strings.Cut(string(b), ") ") // the name before it may contain any character
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 13 {
 		return 0, 0, fmt.Errorf("read a process's CPU time: unexpected %q", b)
@@ -41,16 +40,16 @@ func cpuTime(pid int) (user, system time.Duration, err error) {
 	return time.Duration(utime) * tick, time.Duration(stime) * tick, errors.Join(err1, err2)
 }
 
-// server is a server process that was started here.
+// server is a server process.
 type server struct {
 	name string
 	url  string // ws://
 	pid  int
-	cmd  *exec.Cmd // nil if it was not started here
+	cmd  *exec.Cmd // nil if the process was not started here
 	log  *os.File
 }
 
-// build builds the server, whose module is two folders up, into dir.
+// build builds the server into dir. Its module is two folders up.
 func build(ctx context.Context, dir string) (string, error) {
 	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -65,7 +64,7 @@ func build(ctx context.Context, dir string) (string, error) {
 	return path, nil
 }
 
-// start starts a server with a directory of its own and waits until it answers.
+// start starts a server in its own directory, and waits until it answers.
 func start(ctx context.Context, name, binary string, s settings, dir string) (*server, error) {
 	binary, err := filepath.Abs(binary)
 	if err != nil {
@@ -133,7 +132,7 @@ func (v *server) wait(ctx context.Context) error {
 		}
 		res, err := http.DefaultClient.Do(req)
 		if err == nil {
-			_ = res.Body.Close() // the answer itself does not matter
+			_ = res.Body.Close() // any answer will do
 			return nil
 		}
 		select {
@@ -144,12 +143,12 @@ func (v *server) wait(ctx context.Context) error {
 	}
 }
 
-// stop asks the server to end and waits for it.
+// stop asks the server to end, and waits for it.
 func (v *server) stop() error {
 	if v.cmd == nil {
 		return nil
 	}
-	_ = v.cmd.Process.Signal(os.Interrupt) // it may have ended
+	_ = v.cmd.Process.Signal(os.Interrupt) // it may have ended already
 	kill := time.AfterFunc(10*time.Second, func() { _ = v.cmd.Process.Kill() })
 	err := v.cmd.Wait()
 	kill.Stop()
@@ -157,12 +156,12 @@ func (v *server) stop() error {
 		err = errors.Join(err, v.log.Close())
 	}
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		return nil // how it ends is not what is measured
+		return nil // its exit status is not measured
 	}
 	return err
 }
 
-// sinks are plain sockets that count what arrives, for the floor.
+// sinks are plain sockets that count received packets, for the floor.
 type sinks struct {
 	conns    []*net.UDPConn
 	addrs    []netip.AddrPort
@@ -197,7 +196,7 @@ func (k *sinks) count(u *net.UDPConn) {
 
 func (k *sinks) close() {
 	for _, u := range k.conns {
-		_ = u.Close() // nothing is lost with them
+		_ = u.Close() // no data is lost
 	}
 }
 
@@ -236,7 +235,7 @@ func startFloor(ctx context.Context, o floorOrder) (*floorProcess, error) {
 	return p, nil
 }
 
-// send lets it send its window.
+// send makes the process send its window.
 func (p *floorProcess) send() (packets int, err error) {
 	if _, err := io.WriteString(p.in, "go\n"); err != nil {
 		return 0, err
@@ -251,6 +250,6 @@ func (p *floorProcess) send() (packets int, err error) {
 }
 
 func (p *floorProcess) stop() error {
-	_ = p.in.Close() // Wait tells what is wrong
+	_ = p.in.Close() // Wait reports the error
 	return p.cmd.Wait()
 }

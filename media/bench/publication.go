@@ -13,13 +13,14 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// publication is a track that looks like a camera's VP8 to a receiver that does not decode it.
+// publication is a track that looks like a camera's VP8 to a receiver that does not
+// decode it.
 type publication struct {
 	perFrame, payload int
 	interval          time.Duration
 	track             *webrtc.TrackLocalStaticRTP
 
-	keyframe atomic.Bool // is wanted
+	keyframe atomic.Bool // a keyframe is wanted
 	sent     atomic.Int64
 	rtcp     sync.WaitGroup
 
@@ -47,7 +48,7 @@ func (p *publication) requests() []*livekit.AddTrackRequest {
 	}}
 }
 
-// addTo adds the track and listens for keyframe requests until pc is closed.
+// addTo adds the track, and listens for keyframe requests until pc is closed.
 func (p *publication) addTo(pc *webrtc.PeerConnection) error {
 	sender, err := pc.AddTrack(p.track)
 	if err != nil {
@@ -85,7 +86,7 @@ func (p *publication) run(ctx context.Context) {
 	}
 }
 
-// frame sends one frame of full packets at once.
+// frame sends the packets of one frame at once, each of full size.
 func (p *publication) frame() {
 	key := p.keyframe.Swap(false)
 	p.picture = (p.picture + 1) & 0x7fff
@@ -102,8 +103,8 @@ func (p *publication) frame() {
 	}
 }
 
-// body is a payload: the descriptor (RFC 7741 4.2) with a 15-bit picture id, and in
-// a frame's first packet the frame's tag (RFC 6386 9.1).
+// body is a payload: the descriptor (RFC 7741, section 4.2) with a 15-bit picture id, and
+// in the first packet of a frame the frame's tag (RFC 6386, section 9.1).
 func (p *publication) body(first, key bool) []byte {
 	b := make([]byte, p.payload)
 	b[0], b[1] = 0x80, 0x80
@@ -112,7 +113,7 @@ func (p *publication) body(first, key bool) []byte {
 		return b
 	}
 	b[0] |= 0x10 // start of a partition
-	b[4] = 0x11  // an inter frame that is shown
+	b[4] = 0x11  // an inter frame with show_frame set
 	if key {
 		copy(b[4:], []byte{0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x00, 0x05, 0xd0, 0x02}) // 1280 x 720
 	}

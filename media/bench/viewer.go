@@ -16,7 +16,7 @@ import (
 	"parlor/media/forward/modelreceiver"
 )
 
-// viewer is the receivers of one subscriber.
+// viewer has the receivers of one subscriber.
 type viewer struct {
 	client *client
 	want   int
@@ -31,7 +31,7 @@ type viewer struct {
 // video is one receiver of video. The viewer's lock guards it.
 type video struct {
 	model  *modelreceiver.Receiver
-	before time.Time // when a frame was decoded last before this phase
+	before time.Time // when the last frame before this phase was decoded
 	heard  bool
 }
 
@@ -44,7 +44,7 @@ type voice struct {
 
 func newViewer(videos int) *viewer { return &viewer{want: videos, ready: make(chan struct{})} }
 
-// waitShown waits until a frame of each video was decoded.
+// waitShown waits until a frame of each video has been decoded.
 func (v *viewer) waitShown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -63,7 +63,7 @@ func (v *viewer) watch(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	v.client.ended.Go(func() {
 		buf := make([]byte, 2048)
 		for {
-			if _, _, err := r.Read(buf); err != nil { // RTCP: the interceptors want it read
+			if _, _, err := r.Read(buf); err != nil { // RTCP must be read for the interceptors
 				return
 			}
 		}
@@ -82,7 +82,7 @@ func (v *viewer) watch(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	}
 }
 
-// listen counts the packets of a track of sound.
+// listen counts the packets of an audio track.
 func (v *viewer) listen(*webrtc.TrackRemote) func(*rtp.Packet) {
 	sound := &voice{}
 	v.mu.Lock()
@@ -106,13 +106,13 @@ func (v *viewer) listen(*webrtc.TrackRemote) func(*rtp.Packet) {
 	}
 }
 
-// show hands the packets of a video to a model of a receiver, until stop is called.
+// show gives the packets of a video to a model receiver, until stop is called.
 func (v *viewer) show(t *webrtc.TrackRemote) (write func(*rtp.Packet), stop func()) {
 	one := &video{}
 	one.model = modelreceiver.New(modelreceiver.Config{
 		SSRC: uint32(t.SSRC()), Codecs: map[uint8]string{uint8(t.PayloadType()): t.Codec().MimeType}, Now: time.Now,
 		AskForKey: func() {
-			_ = v.client.sub.WriteRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: uint32(t.SSRC())}}) // it asks again
+			_ = v.client.sub.WriteRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: uint32(t.SSRC())}}) // on failure it asks again
 		},
 	})
 	v.mu.Lock()
@@ -138,14 +138,14 @@ func (v *viewer) show(t *webrtc.TrackRemote) (write func(*rtp.Packet), stop func
 	return func(p *rtp.Packet) {
 			v.mu.Lock()
 			defer v.mu.Unlock()
-			_ = one.model.Write(&p.Header, p.Payload, sent.Video) // of another SSRC: there is none here
+			_ = one.model.Write(&p.Header, p.Payload, sent.Video) // an SSRC other than the track's does not occur
 		}, func() {
 			close(done)
 			<-ended
 		}
 }
 
-// lookLocked follows whether all are shown.
+// lookLocked notes whether all videos are shown.
 func (v *viewer) lookLocked(one *video) {
 	if one.heard || v.closed {
 		return
@@ -163,7 +163,7 @@ func (v *viewer) lookLocked(one *video) {
 	}
 }
 
-// begin begins a phase.
+// begin starts a phase.
 func (v *viewer) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -179,7 +179,7 @@ func (v *viewer) begin() {
 	}
 }
 
-// end adds to r what was seen and heard in a phase.
+// end adds to r what was received in a phase.
 func (v *viewer) end(from, to time.Time, r *result) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -200,14 +200,15 @@ func (v *viewer) end(from, to time.Time, r *result) {
 	}
 }
 
-// A picture counts as frozen when the next is so many times later than usual, or so much.
+// A picture counts as frozen if the next one comes frozenTimes later than usual, and at
+// least frozenAfter late.
 const (
 	frozenTimes = 3
 	frozenAfter = 150 * time.Millisecond
 )
 
-// end adds what was seen of one video; it returns the heights of the frames in the second
-// half.
+// end adds to r the result of one video, and returns the heights of the frames in the
+// second half.
 func (o *video) end(from, to time.Time, r *result) (heights []int) {
 	frames := slices.DeleteFunc(o.model.Frames(), func(f modelreceiver.Frame) bool { return f.Decoded.IsZero() })
 	slices.SortFunc(frames, func(a, b modelreceiver.Frame) int { return a.Decoded.Compare(b.Decoded) })
@@ -238,8 +239,8 @@ func (o *video) end(from, to time.Time, r *result) (heights []int) {
 	return heights
 }
 
-// heightOf is the height that a key frame of VP8 tells in its first packet, 0 if it
-// tells none (RFC 7741 4.2, RFC 6386 9.1).
+// heightOf is the height in the first packet of a VP8 keyframe; 0 if there is none (RFC
+// 7741, section 4.2; RFC 6386, section 9.1).
 func heightOf(payload []byte) int {
 	for i := 0; i+10 <= min(len(payload), 20); i++ {
 		if payload[i+3] == 0x9d && payload[i+4] == 0x01 && payload[i+5] == 0x2a {

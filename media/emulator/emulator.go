@@ -1,13 +1,13 @@
-// Package emulator is a bad network for tests: a relay for UDP on this machine with a
-// bottleneck in each direction. It needs no rights and no help of the kernel.
+// Package emulator is a bad network for tests: a UDP relay on this machine with a
+// bottleneck in each direction. It needs no privileges and no support of the kernel.
 //
 // The nouns:
 //
-//   - A [Relay] stands between clients and one server. Clients are told its address in
-//     place of the server's; the server sees a socket of its own for each client.
-//   - A link is one direction, shared by all clients of the relay: a queue in front of a
-//     bottleneck, and the way behind it.
-//   - [Conditions] are what a link is like for the time being.
+//   - A [Relay] stands between clients and one server. Clients get its address in place of
+//     the server's; the server sees a separate socket for each client.
+//   - A link is one direction, which all clients of the relay share: a queue in front of a
+//     bottleneck, and the path behind it.
+//   - [Conditions] are the present properties of a link.
 package emulator
 
 import (
@@ -21,37 +21,37 @@ import (
 	"time"
 )
 
-// Conditions are what a link is like. The zero value lets everything pass at once.
+// Conditions are the properties of a link. The zero value passes all packets at once.
 type Conditions struct {
-	Rate  float64       // bits/s with UDP and IP headers, 0 = no bottleneck
-	Queue time.Duration // what would wait longer than that at Rate is dropped
-	Delay time.Duration // of the way behind the bottleneck
-	// Jitter is up to how much more, evenly spread; with Reorder packets overtake each
-	// other by it.
+	Rate  float64       // bits/s with UDP and IP headers; 0 = no bottleneck
+	Queue time.Duration // packets that would wait longer at Rate are dropped
+	Delay time.Duration // on the path behind the bottleneck
+	// Jitter is the largest extra delay, uniformly distributed. With Reorder, packets may
+	// overtake each other by it.
 	Jitter  time.Duration
 	Reorder bool
-	Loss    float64 // share lost at random, 0 to 1
-	// Burst is the share of packets with which a run of losses begins, and BurstLength the
-	// mean length of such a run.
+	Loss    float64 // share of packets lost at random, 0 to 1
+	// Burst is the share of packets at which a run of losses begins, and BurstLength the
+	// mean length of a run.
 	Burst       float64
 	BurstLength float64
 }
 
-// headers are the bytes of IPv4 and UDP headers.
+// headers is the length of the IPv4 and UDP headers, in bytes.
 const headers = 28
 
-// Traffic is what passed a link since it was asked last.
+// Traffic counts the packets of a link since the last call.
 type Traffic struct {
 	Packets, Bytes int // that arrived
-	Dropped        int // for want of room in the queue
+	Dropped        int // because the queue was full
 	Lost           int // at random
 	LongestWait    time.Duration
-	// Waits are how long each packet that arrived waited in the queue.
+	// Waits are the times in the queue, one for each packet that arrived.
 	Waits []time.Duration
 }
 
-// Relay is a bad network in front of one server. Its methods may be called
-// concurrently. Its goroutines live until Close.
+// Relay is a bad network in front of one server. Its methods may be called concurrently.
+// Its goroutines live until Close.
 type Relay struct {
 	server   netip.AddrPort
 	conn     *net.UDPConn
@@ -63,7 +63,7 @@ type Relay struct {
 	clients map[netip.AddrPort]*net.UDPConn
 }
 
-// New makes a relay to a server on this machine, which lets everything pass at first.
+// New makes a relay to a server on this machine. At first it passes all packets.
 func New(server netip.AddrPort) (*Relay, error) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -76,19 +76,20 @@ func New(server netip.AddrPort) (*Relay, error) {
 	return r, nil
 }
 
-// Addr is what clients are to take for the server's address.
+// Addr is the address that clients should use in place of the server's.
 func (r *Relay) Addr() netip.AddrPort { return r.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
 
-// SetDown changes the way to the clients. What waits already leaves as it would have.
+// SetDown changes the direction to the clients. Packets that wait already are not
+// affected.
 func (r *Relay) SetDown(c Conditions) { r.down.set(c) }
 
-// SetUp changes the way to the server.
+// SetUp changes the direction to the server.
 func (r *Relay) SetUp(c Conditions) { r.up.set(c) }
 
-// TakeDown is what passed to the clients since the last call.
+// TakeDown returns the traffic to the clients since the last call.
 func (r *Relay) TakeDown() Traffic { return r.down.take() }
 
-// Close ends the relay; what is on the way is lost.
+// Close ends the relay. Packets under way are lost.
 func (r *Relay) Close() error {
 	r.mu.Lock()
 	r.closed = true
@@ -111,13 +112,13 @@ func (r *Relay) fromClients() {
 			return
 		}
 		if to := r.client(from); to != nil {
-			r.up.send(b[:n], func(p []byte) { _, _ = to.Write(p) }) // a lost packet is what this is for
+			r.up.send(b[:n], func(p []byte) { _, _ = to.Write(p) }) // a failed write is a lost packet
 		}
 	}
 }
 
-// client is the socket that stands for a client towards the server, nil when there can
-// be none.
+// client is the socket that represents a client to the server; nil if it cannot be
+// opened.
 func (r *Relay) client(from netip.AddrPort) *net.UDPConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,7 +143,7 @@ func (r *Relay) fromServer(c *net.UDPConn, to netip.AddrPort) {
 			return
 		}
 		if err != nil {
-			continue // the server's socket is closed for the time being
+			continue // the server's socket is closed at the moment
 		}
 		r.down.send(b[:n], func(p []byte) { _, _ = r.conn.WriteToUDPAddrPort(p, to) })
 	}
@@ -155,8 +156,8 @@ type link struct {
 
 	mu      sync.Mutex // guards the following
 	c       Conditions
-	freeAt  time.Time // when the bottleneck has nothing more to send
-	lastAt  time.Time // when the last packet arrives
+	freeAt  time.Time // when the bottleneck will have sent all queued packets
+	lastAt  time.Time // when the last packet will arrive
 	inBurst bool
 	number  uint64
 	traffic Traffic
@@ -165,7 +166,7 @@ type link struct {
 type packet struct {
 	bytes  []byte
 	at     time.Time
-	number uint64 // in the order in which they came
+	number uint64 // order of arrival at the link
 	write  func([]byte)
 }
 
@@ -226,7 +227,7 @@ func (l *link) send(p []byte, write func([]byte)) {
 	}
 }
 
-// loseLocked decides whether a packet is lost on the way. mu is held.
+// loseLocked decides whether a packet is lost. mu is held.
 func (l *link) loseLocked() bool {
 	lost := l.c.Loss > 0 && rand.Float64() < l.c.Loss
 	switch {
@@ -263,8 +264,7 @@ func (l *link) run() {
 	}
 }
 
-// schedule is packets by when they are due; those of one time in the order in which
-// they came.
+// schedule orders packets by due time, and those of the same time by arrival.
 type schedule []packet
 
 func (s schedule) Len() int { return len(s) }

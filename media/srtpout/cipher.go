@@ -4,7 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
-	"crypto/sha1" // RFC 3711's HMAC-SHA1 is what is negotiated
+	"crypto/sha1" // negotiated profiles use RFC 3711's HMAC-SHA1
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -12,7 +12,7 @@ import (
 	"github.com/pion/srtp/v3"
 )
 
-// Labels of the key derivation (RFC 3711 4.3.1).
+// Labels of the key derivation (RFC 3711, section 4.3.1).
 const (
 	labelEncryption     = 0
 	labelAuthentication = 1
@@ -34,8 +34,7 @@ func supported(p srtp.ProtectionProfile) bool {
 	return false
 }
 
-// sessionKeys are derived from a master key. They are not changed, so streams
-// share them.
+// sessionKeys are derived from a master key. They do not change, so streams share them.
 type sessionKeys struct {
 	block   cipher.Block
 	aead    cipher.AEAD // nil for AES-CM with HMAC-SHA1
@@ -68,7 +67,7 @@ func newSessionKeys(k Keys) (*sessionKeys, error) {
 	return s, err
 }
 
-// derive derives a session key (RFC 3711 4.3.1 and 4.3.3, with a key derivation
+// derive derives a session key (RFC 3711, sections 4.3.1 and 4.3.3, with a key derivation
 // rate of 0).
 func derive(master cipher.Block, salt []byte, label byte, n int) []byte {
 	var x [aes.BlockSize]byte
@@ -83,7 +82,7 @@ func derive(master cipher.Block, salt []byte, label byte, n int) []byte {
 	return out[:n]
 }
 
-// sealer encrypts packets one after the other.
+// sealer encrypts the packets of one stream.
 type sealer struct {
 	keys *sessionKeys
 	iv   [aes.BlockSize]byte
@@ -100,7 +99,7 @@ func newSealer(k *sessionKeys) sealer {
 	return s
 }
 
-// overhead is what sealing adds to a packet's length.
+// overhead is how much longer sealing makes a packet, in bytes.
 func (s *sealer) overhead() int {
 	if s.keys.aead != nil {
 		return gcmTag
@@ -108,8 +107,8 @@ func (s *sealer) overhead() int {
 	return sha1Tag
 }
 
-// seal writes the encrypted payload behind the header that stands in
-// packet[:header] and returns the packet's length. packet has room for it.
+// seal appends the encrypted payload to the header in packet[:header], and returns the
+// packet's length. packet must have room for it.
 func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, index uint64) int {
 	if s.keys.aead != nil {
 		s.putGCMNonce(ssrc, index)
@@ -126,8 +125,8 @@ func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, in
 	return n + copy(packet[n:n+sha1Tag], s.mac.Sum(s.sum[:0]))
 }
 
-// putGCMNonce is RFC 7714 8.1: zero, SSRC, rollover counter and sequence number,
-// which is what the 48-bit index is made of, with the salt.
+// putGCMNonce makes the nonce of RFC 7714, section 8.1: zero, SSRC, rollover counter and
+// sequence number (the 48-bit index), XORed with the salt.
 func (s *sealer) putGCMNonce(ssrc uint32, index uint64) {
 	s.iv = [aes.BlockSize]byte{}
 	binary.BigEndian.PutUint32(s.iv[2:], ssrc)
@@ -138,7 +137,8 @@ func (s *sealer) putGCMNonce(ssrc uint32, index uint64) {
 	}
 }
 
-// putCounter is RFC 3711 4.1.1: salt, SSRC and index as a block counter.
+// putCounter makes the block counter of RFC 3711, section 4.1.1, from salt, SSRC and
+// index.
 func (s *sealer) putCounter(ssrc uint32, index uint64) {
 	s.iv = [aes.BlockSize]byte{}
 	binary.BigEndian.PutUint32(s.iv[4:], ssrc)

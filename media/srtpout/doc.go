@@ -1,30 +1,30 @@
-// Package srtpout encrypts outgoing RTP itself and gives it straight to the media
-// socket, past pion's per-packet path (session, ICE agent, mux), which costs as
-// much as the kernel does.
+// Package srtpout encrypts outgoing RTP and gives it straight to the media socket. It
+// bypasses pion's per-packet path (session, ICE agent, mux), which costs as much as the
+// kernel's.
 //
 // The nouns:
 //
-//   - A [Capture] listens to one transport's DTLS handshake and knows the keys that
-//     it yields (RFC 5764). It uses pion's public hooks only, and works when we are
-//     the DTLS server, which we make sure of where the client lets us.
-//   - A [Sender] is one transport's outgoing SRTP (RFC 3711, RFC 7714).
-//   - A [Stream] is one SSRC of it.
+//   - A [Capture] observes one transport's DTLS handshake and derives its keys (RFC 5764).
+//     It uses only pion's public hooks, and works only if we are the DTLS server, which we
+//     choose to be where the client allows it.
+//   - A [Sender] is the outgoing SRTP of one transport (RFC 3711, RFC 7714).
+//   - A [Stream] is one SSRC of a Sender.
 //
-// # Who may write what
+// # Nonces
 //
-// With AES-GCM two packets under one nonce give the authentication key away, and
-// the nonce is made of SSRC, rollover counter and sequence number. So:
+// With AES-GCM, two packets under one nonce give the authentication key away. The nonce
+// consists of SSRC, rollover counter and sequence number. So:
 //
-//   - From the first packet that a Sender sends, pion's own write streams of that
-//     transport must never carry RTP again: pion would begin with rollover counter
-//     0 under the same key. All RTP, retransmissions and padding included, goes
-//     through the Sender's Streams. SRTCP has keys of its own and stays pion's.
-//   - A Sender remembers of every SSRC that it ever sent the last index at least, so
-//     that an SSRC that is used again goes on where it ended ([Sender.Retire]).
-//   - A Stream seals no index twice, except for the very same packet again, where
+//   - From the first packet of a Sender on, pion's own write streams of that transport must
+//     not carry RTP again: pion would begin with rollover counter 0 under the same key. All
+//     RTP, retransmissions and padding included, goes through the Sender's Streams. SRTCP
+//     has its own keys and stays with pion.
+//   - For every SSRC that it ever sent, a Sender remembers at least the last index, so that
+//     an SSRC that is used again continues after it ([Sender.Retire]).
+//   - A Stream seals no index twice, except for a repetition of the very same packet, where
 //     retransmissions share the media's SSRC ([Stream.AllowRepeats]).
 //
-// A Sender sends over UDP alone. What to do when ICE settles on TCP is the
-// caller's choice, before the first packet: write with pion for the transport's
-// whole life, or have the client connect again.
+// A Sender sends only over UDP. If ICE selects TCP, the caller has to decide before the
+// first packet: write with pion for the transport's whole life, or make the client
+// reconnect.
 package srtpout

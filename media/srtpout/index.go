@@ -2,28 +2,29 @@ package srtpout
 
 import "errors"
 
-// window is how far behind the newest packet one may still be sent first.
+// window is how many packets behind the newest one a packet may be sent for the first
+// time.
 const window = 2048
 
 var (
-	// errStale: the sequence number is too far behind to know whether it was used.
+	// errStale: the sequence number is so old that it is unknown whether it was used.
 	errStale = errors.New("sequence number too old for SRTP")
 	// errUsed: the index was used for another packet.
 	errUsed = errors.New("SRTP index already used")
 )
 
-// indices is which packet indices (48 bits: rollover counter and sequence number)
-// of an SSRC were used, so that none is used twice.
+// indices are the used packet indices of an SSRC (48 bits: rollover counter and sequence
+// number), kept so that none is used twice.
 type indices struct {
 	started bool
 	newest  uint64
 	used    [window / 64]uint64 // by index modulo window
-	// digests are of the newest packets and their indices, by index; nil where none is
-	// sent again. There are a power of two, at most window.
+	// digests are digests of the newest packets with their indices, by index; nil if
+	// packets are not repeated. Their number is a power of two, at most window.
 	digests []uint64
 }
 
-// resume goes on after a stream whose last index is known.
+// resume continues after a stream whose last index is known.
 func (x *indices) resume(last uint64) {
 	x.started, x.newest = true, last
 	for i := range x.used {
@@ -31,8 +32,8 @@ func (x *indices) resume(last uint64) {
 	}
 }
 
-// index is the index that a sequence number means: the one nearest to the newest
-// (RFC 3711 3.3.1).
+// index is the index for a sequence number: the one nearest to the newest (RFC 3711,
+// section 3.3.1).
 func (x *indices) index(seq uint16) (uint64, error) {
 	if !x.started {
 		return uint64(seq), nil
@@ -40,7 +41,7 @@ func (x *indices) index(seq uint16) (uint64, error) {
 	delta := int64(int16(seq - uint16(x.newest)))
 	i := int64(x.newest) + delta
 	if i < 0 {
-		return 0, errStale // before the first; its rollover counter would be negative
+		return 0, errStale // before the first packet, where the rollover counter would be negative
 	}
 	return uint64(i), nil
 }
@@ -70,7 +71,7 @@ func (x *indices) take(i, digest uint64) error {
 	return nil
 }
 
-// digest is where the digest of an index stands, nil if none is kept.
+// digest is the slot for the digest of an index; nil if none is kept.
 func (x *indices) digest(i uint64) *uint64 {
 	if len(x.digests) == 0 {
 		return nil

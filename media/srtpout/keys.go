@@ -18,17 +18,17 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// ErrNoKeys is given before a handshake is over, and for good when we were its
-// client or when it chose what this package does not know.
+// ErrNoKeys is returned before a handshake is over. It is permanent if we were the DTLS
+// client, or if the handshake chose a profile or suite that this package lacks.
 var ErrNoKeys = errors.New("no SRTP keys from this DTLS handshake")
 
-// Keys are what one side of a transport encrypts SRTP with.
+// Keys are the SRTP master keys of one side of a transport.
 type Keys struct {
 	Profile   srtp.ProtectionProfile
 	Key, Salt []byte // the master key and salt of that side
 }
 
-// Capture learns a transport's keys from its handshake. Methods may be called
+// Capture learns a transport's keys from its handshake. Its methods may be called
 // concurrently.
 type Capture struct {
 	// mu guards the following.
@@ -41,8 +41,8 @@ type Capture struct {
 	masterSecret []byte
 }
 
-// Install makes a transport with these settings tell the capture of its handshake.
-// The settings must be for one peer connection alone.
+// Install connects the capture to the handshake of a transport with these settings. The
+// settings must be for one peer connection alone.
 func (c *Capture) Install(s *webrtc.SettingEngine) {
 	s.SetDTLSServerHelloMessageHook(func(m handshake.MessageServerHello) handshake.Message {
 		c.serverHello(m)
@@ -51,8 +51,8 @@ func (c *Capture) Install(s *webrtc.SettingEngine) {
 	s.SetDTLSKeyLogWriter(keyLog{c})
 }
 
-// serverHello takes what our answer to the client's hello decides. It comes again
-// when it is sent again.
+// serverHello notes the choices of our ServerHello. It is called again when the message
+// is retransmitted.
 func (c *Capture) serverHello(m handshake.MessageServerHello) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,8 +69,8 @@ func (c *Capture) serverHello(m handshake.MessageServerHello) {
 	}
 }
 
-// derivationHash is the hash of a cipher suite's pseudo-random function (RFC 5246
-// section 5), nil for suites that we do not know.
+// derivationHash is the hash of a cipher suite's pseudo-random function (RFC 5246,
+// section 5); nil for unknown suites.
 func derivationHash(id dtls.CipherSuiteID) func() hash.Hash {
 	switch id {
 	case dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, dtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
@@ -84,8 +84,8 @@ func derivationHash(id dtls.CipherSuiteID) func() hash.Hash {
 	return nil
 }
 
-// keyLog takes lines "CLIENT_RANDOM random secret" in hexadecimal, the form of the
-// NSS key log.
+// keyLog parses lines "CLIENT_RANDOM random secret" in hexadecimal, the format of the NSS
+// key log.
 type keyLog struct{ c *Capture }
 
 func (k keyLog) Write(line []byte) (int, error) {
@@ -104,21 +104,21 @@ func (k keyLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Keys gives the keys of our side once the handshake has yielded them, else ErrNoKeys.
-// They are not to be used before the transport is connected: only then is the client
-// known to be who it says.
+// Keys are the keys of our side after the handshake; before it, ErrNoKeys. They must not
+// be used before the transport is connected: only then has the client's identity been
+// verified.
 func (c *Capture) Keys() (Keys, error) {
 	s, err := c.session()
 	return Keys{Profile: s.Profile, Key: s.Keys.LocalMasterKey, Salt: s.Keys.LocalMasterSalt}, err
 }
 
-// ClientKeys gives those of the client's side, as Keys gives ours.
+// ClientKeys are the keys of the client's side, under the same conditions as Keys.
 func (c *Capture) ClientKeys() (Keys, error) {
 	s, err := c.session()
 	return Keys{Profile: s.Profile, Key: s.Keys.RemoteMasterKey, Salt: s.Keys.RemoteMasterSalt}, err
 }
 
-// session has the keys of both sides.
+// session derives the keys of both sides.
 func (c *Capture) session() (srtp.Config, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,7 +135,7 @@ func (c *Capture) session() (srtp.Config, error) {
 	return config, nil
 }
 
-// exporter exports keying material (RFC 5705). The capture's mu is held.
+// exporter exports keying material (RFC 5705). The capture's mu must be held.
 type exporter struct{ c *Capture }
 
 func (e exporter) ExportKeyingMaterial(label string, _ []byte, length int) ([]byte, error) {

@@ -13,30 +13,31 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// maxPacket is the longest packet that is sent. Nothing longer comes in.
+// maxPacket is the length of the longest packet that is sent, in bytes. Longer packets
+// are not received either.
 const maxPacket = 2048
 
 var (
-	// ErrNoRemote: ICE has no UDP path now.
+	// ErrNoRemote: ICE has no UDP path at the moment.
 	ErrNoRemote = errors.New("no address to send media to")
-	// ErrTooLong: the packet is longer than any that came in.
+	// ErrTooLong: the packet exceeds the longest one that is sent.
 	ErrTooLong = errors.New("RTP packet too long")
-	// ErrRetired: the stream has ended.
+	// ErrRetired: the stream was retired.
 	ErrRetired = errors.New("the SSRC was given up")
 )
 
-// MaxRetired is how many SSRCs a Sender remembers that were given up, at some twenty
-// bytes each. One that has so many is to be replaced, with new keys.
+// MaxRetired is how many retired SSRCs a Sender may remember, at about twenty bytes each.
+// A Sender with this many should be replaced, with new keys.
 const MaxRetired = 1 << 16
 
-// Socket is where encrypted packets go: a udp.Conn.
+// Socket sends encrypted packets. A udp.Conn is one.
 type Socket interface {
 	WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error)
 }
 
-// Buffers lends room to encrypt packets in. One for all senders of a process is
-// used again while it is still in the processor's cache; one in each stream would
-// be cold with every frame. The zero value is ready.
+// Buffers lends buffers for encryption. One Buffers for all senders of a process reuses a
+// buffer while it is still in the processor's cache; a buffer in each stream would be
+// cold at each frame. The zero value is ready for use.
 type Buffers struct{ pool sync.Pool }
 
 func (b *Buffers) get() *[maxPacket]byte {
@@ -48,27 +49,28 @@ func (b *Buffers) get() *[maxPacket]byte {
 
 func (b *Buffers) put(p *[maxPacket]byte) { b.pool.Put(p) }
 
-// Sender is one transport's outgoing SRTP. Methods may be called concurrently.
+// Sender is the outgoing SRTP of one transport. Its methods may be called concurrently.
 type Sender struct {
 	buffers *Buffers
 	keys    *sessionKeys
-	path    atomic.Pointer[path] // nil: nowhere
+	path    atomic.Pointer[path] // nil: no path
 
 	// mu guards the following.
 	mu sync.Mutex
-	// Every SSRC that was ever written is in one of them, see the package comment.
+	// Every SSRC that was ever written is in one of the following maps, see the package
+	// comment.
 	streams map[uint32]*Stream
-	retired map[uint32]uint64 // the last index
+	retired map[uint32]uint64 // last index, by SSRC
 }
 
-// path is where packets go.
+// path is the destination of packets.
 type path struct {
 	socket Socket
 	to     netip.AddrPort
 }
 
-// NewSender makes a sender for a transport that is connected. It sends nothing
-// before it has a path.
+// NewSender makes a sender for a connected transport. It sends no packet before it has a
+// path.
 func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
 	k, err := newSessionKeys(keys)
 	if err != nil {
@@ -77,8 +79,8 @@ func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
 	return &Sender{buffers: buffers, keys: k, streams: map[uint32]*Stream{}, retired: map[uint32]uint64{}}, nil
 }
 
-// SetPath says where ICE's selected pair begins and ends; an invalid address is
-// nowhere.
+// SetPath sets the socket and the remote address of ICE's selected pair; an invalid
+// address means that there is no path.
 func (s *Sender) SetPath(socket Socket, to netip.AddrPort) {
 	if !to.IsValid() {
 		s.path.Store(nil)
@@ -87,7 +89,7 @@ func (s *Sender) SetPath(socket Socket, to netip.AddrPort) {
 	s.path.Store(&path{socket, to})
 }
 
-// Remote is where packets go, invalid if nowhere.
+// Remote is the destination address; invalid if there is no path.
 func (s *Sender) Remote() netip.AddrPort {
 	if p := s.path.Load(); p != nil {
 		return p.to
@@ -95,7 +97,7 @@ func (s *Sender) Remote() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// RemoteOf is the address that a pair sends to; false if there is none over UDP.
+// RemoteOf is the remote address of a candidate pair; false if the pair is not over UDP.
 func RemoteOf(pair *webrtc.ICECandidatePair) (netip.AddrPort, bool) {
 	if pair == nil || pair.Local == nil || pair.Remote == nil ||
 		pair.Local.Protocol != webrtc.ICEProtocolUDP || pair.Remote.Protocol != webrtc.ICEProtocolUDP ||
@@ -104,13 +106,13 @@ func RemoteOf(pair *webrtc.ICECandidatePair) (netip.AddrPort, bool) {
 	}
 	a, err := netip.ParseAddr(pair.Remote.Address)
 	if err != nil {
-		return netip.AddrPort{}, false // a name
+		return netip.AddrPort{}, false // a host name
 	}
 	return netip.AddrPortFrom(a.Unmap(), pair.Remote.Port), true
 }
 
-// Stream is the stream of an SSRC, the same one every time until the SSRC is retired.
-// After that it is another one, which goes on behind the last index of the one before.
+// Stream is the stream of an SSRC, the same one at each call until the SSRC is retired.
+// Then it is a new one, which continues after the last index of the former.
 func (s *Sender) Stream(ssrc uint32) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +128,8 @@ func (s *Sender) Stream(ssrc uint32) *Stream {
 	return t
 }
 
-// Retire gives up an SSRC that nobody will write: its last index is all that stays.
-// It returns how many were given up, see [MaxRetired].
+// Retire ends the stream of an SSRC and keeps only its last index. It returns how many
+// SSRCs are retired, see [MaxRetired].
 func (s *Sender) Retire(ssrc uint32) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,24 +142,24 @@ func (s *Sender) Retire(ssrc uint32) int {
 	return len(s.retired)
 }
 
-// Stream is one SSRC of a Sender. Methods may be called concurrently, though the
-// order of packets is then anyone's.
+// Stream is one SSRC of a Sender. Its methods may be called concurrently, but then the
+// order of the packets is undefined.
 type Stream struct {
 	sender *Sender
 	ssrc   uint32
 
-	// mu guards the following. It is held while a packet is given to the socket.
+	// mu guards the following. It is held while the socket takes a packet.
 	mu      sync.Mutex
 	sealer  sealer
 	indices indices
-	hash    maphash.Hash // of a seed of its own
+	hash    maphash.Hash // with its own seed
 	retired bool
 }
 
-// AllowRepeats lets one of the newest packets, whose number is given and is a power of
-// two, be sent again with the same header and payload, for receivers that have not
-// negotiated retransmission on an SSRC of its own (RFC 4588). It is called before the
-// first packet.
+// AllowRepeats permits each of the newest packets to be sent again with the same header
+// and payload, for receivers that have not negotiated retransmission on another SSRC (RFC
+// 4588). The number of packets must be a power of two. It must be called before the first
+// packet.
 func (t *Stream) AllowRepeats(packets int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,7 +168,7 @@ func (t *Stream) AllowRepeats(packets int) {
 	}
 }
 
-// retire ends the stream; any says that it has a last index.
+// retire ends the stream; any reports whether it has a last index.
 func (t *Stream) retire() (last uint64, any bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,7 +176,7 @@ func (t *Stream) retire() (last uint64, any bool) {
 	return t.indices.newest, t.indices.started
 }
 
-// Write encrypts a packet and gives it to the socket. The header's SSRC is the
+// Write encrypts a packet and gives it to the socket. The header's SSRC must be the
 // stream's. h and payload are not kept.
 func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	path := t.sender.path.Load()
@@ -213,8 +215,8 @@ func (t *Stream) Write(h *rtp.Header, payload []byte) error {
 	return err
 }
 
-// pad puts the payload with its padding (RFC 3550 5.1) behind the header, where it
-// will be encrypted in place.
+// pad writes the payload and its padding (RFC 3550, section 5.1) after the header, where
+// seal encrypts them in place.
 func pad(packet *[maxPacket]byte, header int, payload []byte, size byte) []byte {
 	n := copy(packet[header:], payload)
 	padded := packet[header : header+n+int(size)]
@@ -223,7 +225,7 @@ func pad(packet *[maxPacket]byte, header int, payload []byte, size byte) []byte 
 	return padded
 }
 
-// digest tells packets of one index, and of other indices, apart. mu is held.
+// digest distinguishes the packets of one index, and of different indices. mu is held.
 func (t *Stream) digest(i uint64, header, payload []byte) uint64 {
 	if t.indices.digests == nil {
 		return 0

@@ -11,20 +11,20 @@ import (
 	pionturn "github.com/pion/turn/v5"
 )
 
-// Socket is a UDP socket that somebody else reads.
+// Socket is a UDP socket that another part of the program reads.
 type Socket interface {
 	LocalAddr() net.Addr
 	WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error)
 }
 
-// For reports whether a packet that came over UDP is for a TURN server: a message of
-// TURN's, channel data (RFC 8656, 12), or STUN that is not of ICE.
+// For reports whether a UDP packet is for a TURN server: a TURN message, channel data
+// (RFC 8656, section 12), or a STUN message that does not belong to ICE.
 func For(p []byte) bool {
 	const (
 		header, cookie = 20, 0x2112a442
-		methods        = 0x3eef // the bits of a message's type that are not its class
+		methods        = 0x3eef // the bits of a message type that are not its class
 		binding        = 0x0001
-		request        = 0x0001 // of the type of a request for a binding
+		request        = 0x0001 // type of a Binding request
 	)
 	switch {
 	case len(p) < 4 || p[0] > 0x4f:
@@ -41,7 +41,7 @@ func For(p []byte) bool {
 	return kind == request && !named(p[header:])
 }
 
-// named tells whether attributes have a user name, as those of ICE's requests do.
+// named reports whether the attributes have a user name, as those of ICE's requests do.
 func named(attrs []byte) bool {
 	const username = 0x0006
 	for len(attrs) >= 4 {
@@ -57,7 +57,7 @@ func named(attrs []byte) bool {
 	return false
 }
 
-// feed is a Socket as pion sees it.
+// feed presents a Socket to pion as a net.PacketConn.
 type feed struct {
 	owner  *Server
 	socket Socket
@@ -65,10 +65,10 @@ type feed struct {
 	in     chan *packet
 	done   chan struct{} // closed by Close
 	once   sync.Once
-	ended  sync.Once // the reader has seen it
+	ended  sync.Once // pion's reader has seen the end
 }
 
-// AddSocket has the server answer what [Server.Take] brings from a socket.
+// AddSocket makes the server answer the packets that [Server.Take] brings from a socket.
 func (s *Server) AddSocket(socket Socket) error {
 	f := &feed{owner: s, socket: socket, in: make(chan *packet, maxWaiting), done: make(chan struct{})}
 	s.feedsMu.Lock()
@@ -95,11 +95,11 @@ func (s *Server) RemoveSocket(socket Socket) {
 	delete(s.feeds, socket)
 	s.feedsMu.Unlock()
 	if f != nil {
-		_ = f.server.Close() // closing a feed fails never
+		_ = f.server.Close() // closing a feed never fails
 	}
 }
 
-// Take brings a packet that a socket received. It does not wait.
+// Take brings a packet that a socket received. It does not block.
 func (s *Server) Take(socket Socket, b []byte, from netip.AddrPort) {
 	s.feedsMu.RLock()
 	f := s.feeds[socket]
@@ -107,7 +107,7 @@ func (s *Server) Take(socket Socket, b []byte, from netip.AddrPort) {
 	if f == nil {
 		return
 	}
-	p := packets.Get().(*packet) // the pool has nothing else
+	p := packets.Get().(*packet) // the pool holds no other type
 	p.from, p.n = from, copy(p.buf[:], b)
 	select {
 	case f.in <- p:
@@ -140,7 +140,8 @@ func (f *feed) WriteTo(b []byte, to net.Addr) (int, error) {
 	return f.socket.WriteToAddrPort(b, addrPort(to))
 }
 
-// Close implements net.PacketConn. The socket is its owner's to close.
+// Close implements net.PacketConn. It does not close the socket, which belongs to another
+// part of the program.
 func (f *feed) Close() error {
 	f.once.Do(func() { close(f.done) })
 	return nil

@@ -11,21 +11,22 @@ import (
 	pionturn "github.com/pion/turn/v5"
 )
 
-// The addresses of relays that lead to our own media alone. They are of no network: the
-// dummy address of IPv4 (RFC 7600, 4.8), and one of IPv6's discard-only prefix (RFC 6666).
-// An address of this machine's would be taken for that of whichever client is at the port.
+// The addresses of relays that lead only to our own media. They belong to no network: the
+// dummy address of IPv4 (RFC 7600, section 4.8), and one of IPv6's discard-only prefix
+// (RFC 6666). An address of this machine could be confused with that of a client at the
+// same port.
 func virtualIPv4() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 0, 8}) }
 func virtualIPv6() netip.Addr { return netip.AddrFrom16([16]byte{0: 1, 15: 8}) }
 
 const (
 	// maxWaiting is how many packets may wait for a client: half a second of
-	// high-definition video. What comes beyond them is dropped, as on any network.
+	// high-definition video. Further packets are dropped, as on any network.
 	maxWaiting = 512
-	// portTries is how often a free port is looked for.
+	// portTries is how many ports are tried to find a free one.
 	portTries = 64
 )
 
-// packet is one that waits.
+// packet is a waiting packet.
 type packet struct {
 	from netip.AddrPort
 	n    int
@@ -34,20 +35,20 @@ type packet struct {
 
 var packets = sync.Pool{New: func() any { return new(packet) }} // a pool has no state
 
-// relay is an allocation. To pion it is the packet conn that its peers are behind.
+// relay is an allocation. To pion it is the packet conn to the client's peers.
 type relay struct {
 	server *Server
 	one    *Session
 	addr   netip.AddrPort // the relayed address
-	socket *net.UDPConn   // to peers other than our own media; nil: there are none
+	socket *net.UDPConn   // for peers other than our own media; nil if those are not allowed
 	in     chan *packet   // for the client
 	done   chan struct{}  // closed by Close
 	once   sync.Once
 
 	// The server's mu guards the following.
-	network netip.Prefix // that it counts for; the zero one for none
-	stream  *stream      // that it was made over, nil over UDP
-	peers   int          // permissions and channels, ever
+	network netip.Prefix // of the client, for which the relay counts; zero for none
+	stream  *stream      // over which it was made; nil over UDP
+	peers   int          // permissions and channels, in all its life
 }
 
 var errNoRelay = errors.New("no relay of that kind")
@@ -58,7 +59,7 @@ type generator struct{ s *Server }
 // Validate implements pion's RelayAddressGenerator.
 func (generator) Validate() error { return nil }
 
-// AllocateListener implements pion's RelayAddressGenerator: no relay leads over TCP.
+// AllocateListener implements pion's RelayAddressGenerator. There are no relays over TCP.
 func (generator) AllocateListener(pionturn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
 	return nil, nil, errNoRelay
 }
@@ -69,12 +70,12 @@ func (generator) AllocateConn(pionturn.AllocateConnConfig) (net.Conn, error) { r
 // AllocatePacketConn implements pion's RelayAddressGenerator.
 func (g generator) AllocatePacketConn(c pionturn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
 	if c.UserID == "" || c.RequestedPort != 0 {
-		return nil, nil, errNoRelay // of a pair of ports, which nobody needs
+		return nil, nil, errNoRelay // a port of an even pair, which no client needs
 	}
 	ipv4 := c.Network == "udp4"
 	bind, known, ok := g.s.cfg.Media.Outside(ipv4)
 	if !ok {
-		return nil, nil, errNoRelay // no media is of that family
+		return nil, nil, errNoRelay // no media of that family
 	}
 	r := &relay{server: g.s, in: make(chan *packet, maxWaiting), done: make(chan struct{})}
 	if len(g.s.cfg.Allow) > 0 {
@@ -84,7 +85,7 @@ func (g generator) AllocatePacketConn(c pionturn.AllocateListenerConfig) (net.Pa
 	}
 	if err := g.s.add(r, c.UserID, ipv4); err != nil {
 		if r.socket != nil {
-			_ = r.socket.Close() // nothing was sent on it
+			_ = r.socket.Close() // no packet was sent on it
 		}
 		return nil, nil, err
 	}
@@ -94,14 +95,14 @@ func (g generator) AllocatePacketConn(c pionturn.AllocateListenerConfig) (net.Pa
 	return r, net.UDPAddrFromAddrPort(r.addr), nil
 }
 
-// bind opens the socket to other peers.
+// bind opens the socket for peers other than our own media.
 func (r *relay) bind(ip, known netip.Addr) error {
 	first, last := r.server.cfg.FirstPort, r.server.cfg.LastPort
 	var err error
 	for range portTries {
 		port := uint16(0)
 		if first > 0 && last >= first {
-			port = first + uint16(rand.N(uint32(last-first)+1)) // it fits
+			port = first + uint16(rand.N(uint32(last-first)+1)) // the sum fits 16 bits
 		}
 		r.socket, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, port)))
 		if err == nil {
@@ -112,7 +113,7 @@ func (r *relay) bind(ip, known netip.Addr) error {
 	return err
 }
 
-// add makes r one of the session's, with an address of its own.
+// add gives r to the session, with its own address.
 func (s *Server) add(r *relay, sid string, ipv4 bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +136,7 @@ func (s *Server) add(r *relay, sid string, ipv4 bool) error {
 	return nil
 }
 
-// nameLocked gives r an address that no other has.
+// nameLocked gives r an address that no other relay has.
 func (s *Server) nameLocked(r *relay, ipv4 bool) bool {
 	ip := virtualIPv6()
 	if ipv4 {
@@ -145,7 +146,7 @@ func (s *Server) nameLocked(r *relay, ipv4 bool) bool {
 	s.relaysMu.Lock()
 	defer s.relaysMu.Unlock()
 	for range portTries {
-		r.addr = netip.AddrPortFrom(ip, first+uint16(rand.N(1<<16-first))) // it fits
+		r.addr = netip.AddrPortFrom(ip, first+uint16(rand.N(1<<16-first))) // the sum fits 16 bits
 		if s.relays[r.addr] == nil {
 			s.relays[r.addr] = r
 			return true
@@ -154,7 +155,7 @@ func (s *Server) nameLocked(r *relay, ipv4 bool) bool {
 	return false
 }
 
-// made follows pion's word of a new relay: now it is known whose it is.
+// made is called by pion after it made a relay, when the client's address is known.
 func (s *Server) made(src, dst, relayed net.Addr) {
 	r := s.find(addrPort(relayed))
 	if r == nil {
@@ -162,7 +163,7 @@ func (s *Server) made(src, dst, relayed net.Addr) {
 	}
 	network := networkOf(addrPort(src))
 	s.mu.Lock()
-	over := s.cfg.PerNetwork > 0 && s.networks[network] >= s.cfg.PerNetwork // others came between
+	over := s.cfg.PerNetwork > 0 && s.networks[network] >= s.cfg.PerNetwork // other relays came in between
 	if _, there := r.one.relays[r]; there && !over {
 		r.network = network
 		s.networks[network]++
@@ -177,11 +178,11 @@ func (s *Server) made(src, dst, relayed net.Addr) {
 		s.counters.NetworkQuota.Add(1)
 	}
 	if over || ended {
-		_ = r.Close() // it has nothing to report
+		_ = r.Close() // it never fails
 	}
 }
 
-// ended follows pion's word of the end of a relay: its stream has nothing to do any more.
+// ended is called by pion after the end of a relay. Its stream is not needed any more.
 func (s *Server) ended(src, dst net.Addr) {
 	if !isTCP(src) {
 		return
@@ -190,7 +191,7 @@ func (s *Server) ended(src, dst net.Addr) {
 	c := s.open[streamKey{addrPort(src), addrPort(dst)}]
 	s.mu.Unlock()
 	if c != nil {
-		_ = c.Close() // what waits is lost, as on any network
+		_ = c.Close() // waiting packets are lost, as on any network
 	}
 }
 
@@ -199,8 +200,8 @@ func isTCP(a net.Addr) bool {
 	return ok
 }
 
-// another counts a permission or a channel of a relay, and ends one that has too many:
-// something is kept of each.
+// another counts a permission or a channel of a relay, and ends a relay with too many,
+// because pion keeps state for each.
 func (s *Server) another(relayed net.Addr) {
 	r := s.find(addrPort(relayed))
 	if r == nil {
@@ -212,7 +213,7 @@ func (s *Server) another(relayed net.Addr) {
 	s.mu.Unlock()
 	if tooMany {
 		s.counters.Peers.Add(1)
-		_ = r.Close() // it has nothing to report
+		_ = r.Close() // it never fails
 	}
 }
 
@@ -225,17 +226,17 @@ func (s *Server) find(addr netip.AddrPort) *relay {
 	return s.relays[addr]
 }
 
-// Relays reports whether an address is one of a relay, or one that only relays have: nobody
-// else is there.
+// Relays reports whether an address is a relay's, or one that only relays have. No other
+// host has such an address.
 func (s *Server) Relays(addr netip.AddrPort) bool {
 	if ip := addr.Addr(); ip == virtualIPv4() || ip == virtualIPv6() {
 		return true
 	}
-	return len(s.cfg.Allow) > 0 && s.find(addr) != nil // the others have no address but those
+	return len(s.cfg.Allow) > 0 && s.find(addr) != nil // other relays only have virtual addresses
 }
 
-// Path is a way for packets from one of our own media's addresses to the client behind a
-// relay; nil if to is no relay's address.
+// Path is a path from one of our own media's addresses to the client behind a relay; nil
+// if to is not a relay's address.
 func (s *Server) Path(from, to netip.AddrPort) *Path {
 	if r := s.find(to); r != nil {
 		return &Path{r, from}
@@ -243,7 +244,7 @@ func (s *Server) Path(from, to netip.AddrPort) *Path {
 	return nil
 }
 
-// Send gives a packet of our own media to the client behind a relay; false if to is no
+// Send gives a packet of our own media to the client behind a relay; false if to is not a
 // relay's address.
 func (s *Server) Send(b []byte, from, to netip.AddrPort) bool {
 	r := s.find(to)
@@ -254,13 +255,13 @@ func (s *Server) Send(b []byte, from, to netip.AddrPort) bool {
 	return true
 }
 
-// Path is where a [Server.Path] leads. Its method may be called concurrently.
+// Path is a path to the client behind a relay. Its method may be called concurrently.
 type Path struct {
 	r    *relay
 	from netip.AddrPort
 }
 
-// WriteToAddrPort sends a packet there, whatever the address.
+// WriteToAddrPort sends a packet to the client. It ignores the address.
 func (p *Path) WriteToAddrPort(b []byte, _ netip.AddrPort) (int, error) {
 	select {
 	case <-p.r.done:
@@ -278,7 +279,7 @@ func (r *relay) toClient(b []byte, from netip.AddrPort) {
 }
 
 func (r *relay) push(b []byte, from netip.AddrPort) {
-	p := packets.Get().(*packet) // the pool has nothing else
+	p := packets.Get().(*packet) // the pool holds no other type
 	p.from, p.n = from, copy(p.buf[:], b)
 	if p.n == len(b) {
 		select {
@@ -291,7 +292,7 @@ func (r *relay) push(b []byte, from netip.AddrPort) {
 	r.server.counters.Overflow.Add(1)
 }
 
-// receiveFromOutside takes what other peers send, until the relay ends.
+// receiveFromOutside reads the packets of other peers until the relay ends.
 func (r *relay) receiveFromOutside() {
 	buf := make([]byte, maxPacket)
 	for {
@@ -305,18 +306,18 @@ func (r *relay) receiveFromOutside() {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			continue // another packet's misfortune
+			continue // the error is about an earlier packet
 		}
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		if !r.server.outside(from.Addr()) {
-			continue // it is no peer, or pretends to be our own media
+			continue // not an allowed peer, or an address of our own media
 		}
-		r.server.counters.OutsideIn.Add(uint64(n)) // it is a length
+		r.server.counters.OutsideIn.Add(uint64(n))
 		r.push(buf[:n], from)
 	}
 }
 
-// ReadFrom implements net.PacketConn: what is for the client.
+// ReadFrom implements net.PacketConn. It returns packets for the client.
 func (r *relay) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		select {
@@ -334,7 +335,7 @@ func (r *relay) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// WriteTo implements net.PacketConn: what the client sends to a peer.
+// WriteTo implements net.PacketConn. It takes packets of the client for a peer.
 func (r *relay) WriteTo(b []byte, addr net.Addr) (int, error) {
 	to := addrPort(addr)
 	s := r.server
@@ -347,17 +348,17 @@ func (r *relay) WriteTo(b []byte, addr net.Addr) (int, error) {
 			return 0, err
 		}
 	default:
-		s.counters.Peers.Add(1) // another port of ours
+		s.counters.Peers.Add(1) // another port of this machine
 	}
 	return len(b), nil
 }
 
-// Close implements net.PacketConn. It fails never.
+// Close implements net.PacketConn. It never fails.
 func (r *relay) Close() error {
 	r.once.Do(func() {
 		close(r.done)
 		if r.socket != nil {
-			_ = r.socket.Close() // what waits is lost, as on any network
+			_ = r.socket.Close() // waiting packets are lost, as on any network
 		}
 		s := r.server
 		s.mu.Lock()

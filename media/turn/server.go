@@ -13,79 +13,86 @@ import (
 	pionturn "github.com/pion/turn/v5"
 )
 
-// Realm is what the server calls itself: LiveKit's.
+// Realm is the server's realm, the same as LiveKit's.
 const Realm = "livekit"
 
-// The bounds that hold where the configuration names none.
+// The bounds that apply where the configuration has none.
 const (
-	// DefaultTTL is how long credentials may be used to make relays.
+	// DefaultTTL is how long credentials can be used to make relays.
 	DefaultTTL = 5 * time.Minute
-	// DefaultPerSession: a browser makes a relay for each of its peer connections, network
-	// interfaces and URLs of the server, and again when it restarts ICE.
+	// DefaultPerSession bounds the relays of a session. A browser makes a relay for each
+	// combination of peer connection, network interface and server URL, and again when it
+	// restarts ICE.
 	DefaultPerSession = 32
-	// DefaultPerNetwork: many participants may share an address behind a NAT.
+	// DefaultPerNetwork bounds the relays of a network. Many participants may share an
+	// address behind a NAT.
 	DefaultPerNetwork = 1024
 	// DefaultAll bounds the relays of all participants.
 	DefaultAll = 8192
 )
 
-// maxPacket is the longest packet that is relayed, with what TURN puts before it.
+// maxPacket is the longest relayed packet in bytes, with its TURN header.
 const maxPacket = 2048
 
-// maxPeers is how many peers a relay may have permissions for, and channels to. A client
-// has some for each address of the server's media.
+// maxPeers is how many permissions and how many channels a relay may have. A client makes
+// one for each address of the server's media.
 const maxPeers = 64
 
-// Media is the server's own media. Its methods may be called concurrently and do not wait.
+// Media is the server's own media. Its methods may be called concurrently and must not
+// block.
 type Media interface {
 	// Receives reports whether media is received at an address.
 	Receives(ip netip.Addr) bool
 	// Ours reports whether an address is this machine's, or known as such, with media or
 	// without.
 	Ours(ip netip.Addr) bool
-	// Deliver gives media a packet for the address to; false: nothing is received there.
-	// The packet may be used during the call only.
+	// Deliver gives media a packet that was sent to the address to; false if media is not
+	// received there. The packet is valid only during the call.
 	Deliver(packet []byte, from, to netip.AddrPort) bool
-	// Outside is an address of a family to receive from other peers on, and the address
-	// that they know it by; false if there is none.
+	// Outside is an address of a family for traffic with other peers, and the address
+	// that those know; false if there is none.
 	Outside(ipv4 bool) (bind, known netip.Addr, ok bool)
 }
 
-// Config says how a [Server] works.
+// Config configures a [Server].
 type Config struct {
-	// Secret is the secret of an API key, "" if there is no such key. Required.
+	// Secret returns the secret of an API key; "" if there is no such key. Required.
 	Secret func(apiKey string) string
-	// Media is where relays lead. Required.
+	// Media is the destination of relays. Required.
 	Media Media
-	// TTL is how long credentials may be used to make relays; 0 is [DefaultTTL].
+	// TTL is how long credentials can be used to make relays; 0 is [DefaultTTL].
 	TTL time.Duration
-	// Allow are networks beside the server's own media that relays may lead to; those that
-	// no client should reach by way of a server (loopback, private, link-local and the like)
-	// only where an entry lies within them. Deny takes from Allow.
+	// Allow are networks, besides the server's own media, to which relays may lead.
+	// Networks that clients should not reach through a server (loopback, private,
+	// link-local and the like) are allowed only by an entry within them. Deny takes
+	// precedence over Allow.
 	Allow, Deny []netip.Prefix
-	// FirstPort and LastPort bound the ports that relays to other peers take; 0,0: any.
+	// FirstPort and LastPort bound the ports of relays to other peers; 0,0 means any
+	// port.
 	FirstPort, LastPort uint16
 	// PerSession, PerNetwork and All bound the relays of a participant, of an IPv4
-	// address or IPv6 network of 64 bits, and of everybody; 0 is the default, less is none.
+	// address or a 64-bit IPv6 network, and of all clients; 0 is the default, a negative
+	// number is no bound.
 	PerSession, PerNetwork, All int
-	// Loggers is for pion. Required.
+	// Loggers are for pion. Required.
 	Loggers logging.LoggerFactory
-	// Log receives what operators should know. Required.
+	// Log receives messages for operators. Required.
 	Log *slog.Logger
 }
 
-// Counters are a server's counts, since it began but for the first two.
+// Counters count since the server began, except for the first two.
 type Counters struct {
 	Relays, Streams atomic.Int64 // now
-	// Made: relays.
+	// Made counts relays.
 	Made atomic.Uint64
-	// What was refused: for credentials that are not right, that are too old for a new
-	// relay, whose session is over; for bounds of participants, networks and everybody.
+	// Refusals, because credentials are wrong, are too old for a new relay, or belong to
+	// a session that is over; and because of the bounds of participants, networks and all
+	// clients.
 	Credentials, Expired, Session             atomic.Uint64
 	SessionQuota, NetworkQuota, Quota         atomic.Uint64
-	Peers                                     atomic.Uint64 // permissions asked for, and packets sent, to where nobody may
-	StreamsRefused                            atomic.Uint64 // connections that made no relay in time, were too many, or sent no frames of TURN's
-	Overflow                                  atomic.Uint64 // packets that were not read in time
+	Peers                                     atomic.Uint64 // permissions and packets for addresses that are not allowed
+	StreamsRefused                            atomic.Uint64 // connections that made no relay in time, were too many, or sent malformed frames
+	Overflow                                  atomic.Uint64 // packets dropped because they were not read in time
 	ToMedia, ToClients, OutsideOut, OutsideIn atomic.Uint64 // bytes relayed
 }
 
@@ -96,20 +103,21 @@ type Server struct {
 	streams  *streamListener
 	overTCP  *pionturn.Server
 	strictV4 bool
-	ranges   []netip.Prefix // restricted ones; never changed
-	work     sync.WaitGroup // what reads feeds and streams for pion, and relays
+	ranges   []netip.Prefix // restricted ranges; never changed
+	work     sync.WaitGroup // readers of feeds and streams for pion, and relays
 
 	relaysMu sync.RWMutex // guards relays; mu may be held when it is taken
 	relays   map[netip.AddrPort]*relay
 
-	// mu guards the following, and what relays, sessions and streams say that it guards.
+	// mu guards the following, and the fields of relays, sessions and streams that say
+	// so.
 	mu        sync.Mutex
 	closed    bool
 	sessions  map[string]*Session
-	networks  map[netip.Prefix]int // relays of each
-	all       int                  // relays
+	networks  map[netip.Prefix]int // number of relays, by network
+	all       int                  // number of relays
 	open      map[streamKey]*stream
-	strangers []*stream // those without a relay, oldest first
+	strangers []*stream // streams without a relay, the oldest first
 
 	feedsMu sync.RWMutex // guards feeds
 	feeds   map[Socket]*feed
@@ -133,7 +141,7 @@ func New(cfg Config) (*Server, error) {
 		open: map[streamKey]*stream{}, feeds: map[Socket]*feed{},
 		ranges: restrictedRanges(),
 	}
-	// Browsers do not say of which family their relay is to be: of IPv4, where media has it.
+	// Browsers do not name the family of their relay. It is IPv4, where media has IPv4.
 	_, _, s.strictV4 = cfg.Media.Outside(true)
 	s.streams = newStreamListener()
 	var err error
@@ -145,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 	return s, err
 }
 
-// serve starts pion's server on what change adds to its configuration.
+// serve starts a pion server, after change has completed its configuration.
 func (s *Server) serve(change func(*pionturn.ServerConfig)) (*pionturn.Server, error) {
 	c := pionturn.ServerConfig{
 		Realm: Realm, AuthHandler: s.authenticate, QuotaHandler: s.mayHaveAnother, LoggerFactory: s.cfg.Loggers,
@@ -170,11 +178,11 @@ func (s *Server) serve(change func(*pionturn.ServerConfig)) (*pionturn.Server, e
 	return pionturn.NewServer(c)
 }
 
-// Counters are the server's counts.
+// Counters returns the server's counters.
 func (s *Server) Counters() *Counters { return &s.counters }
 
-// Close ends all relays and connections, and waits for their goroutines. The sockets are
-// their owners' to close.
+// Close ends all relays and connections, and waits for their goroutines. It does not
+// close the sockets.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -191,7 +199,7 @@ func (s *Server) Close() error {
 		one.End()
 	}
 	for _, c := range streams {
-		_ = c.Close() // what waits is lost, as on any network
+		_ = c.Close() // waiting packets are lost, as on any network
 	}
 	s.feedsMu.Lock()
 	feeds := s.feeds
@@ -206,7 +214,7 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// permits tells whether a relay may lead to an address, whatever the port.
+// permits reports whether a relay may lead to an address, at some port.
 func (s *Server) permits(_ net.Addr, peer net.IP) bool {
 	ip, ok := netip.AddrFromSlice(peer)
 	ip = ip.Unmap()
@@ -217,8 +225,8 @@ func (s *Server) permits(_ net.Addr, peer net.IP) bool {
 	return false
 }
 
-// outside tells whether a relay may lead to an address that is not our own, which it
-// may not to other ports of ours, nor to any on this machine's other addresses.
+// outside reports whether a relay may lead to an address that is not this machine's. It
+// may not lead to other ports of this machine, on any of its addresses.
 func (s *Server) outside(ip netip.Addr) bool {
 	if len(s.cfg.Allow) == 0 || s.cfg.Media.Ours(ip) {
 		return false
@@ -236,8 +244,8 @@ func (s *Server) outside(ip netip.Addr) bool {
 	return false
 }
 
-// restrictedRanges are networks that reach what is meant for few: this machine, its
-// neighbours, its cloud's services, or IPv4 by way of IPv6.
+// restrictedRanges are networks with services for few clients: this machine, its
+// neighbours, its cloud provider, and IPv4 by way of IPv6.
 func restrictedRanges() []netip.Prefix {
 	var all []netip.Prefix
 	for _, text := range []string{
@@ -259,7 +267,8 @@ func (s *Server) restricted(ip netip.Addr) bool {
 	return false
 }
 
-// within tells whether all of p is restricted: such an entry is meant for restricted addresses.
+// within reports whether all of p is restricted: such an entry is meant to allow
+// restricted addresses.
 func (s *Server) within(p netip.Prefix) bool {
 	for _, r := range s.ranges {
 		if r.Bits() <= p.Bits() && r.Contains(p.Addr()) {
@@ -269,7 +278,7 @@ func (s *Server) within(p netip.Prefix) bool {
 	return false
 }
 
-// networkOf is what counts as one client's network.
+// networkOf is the network by which clients are counted.
 func networkOf(a netip.AddrPort) netip.Prefix {
 	ip := a.Addr().Unmap().WithZone("")
 	bits := 64
@@ -278,12 +287,12 @@ func networkOf(a netip.AddrPort) netip.Prefix {
 	}
 	p, err := ip.Prefix(bits)
 	if err != nil {
-		return netip.Prefix{} // no address at all
+		return netip.Prefix{} // not an address
 	}
 	return p
 }
 
-// addrPort is an address of pion's.
+// addrPort converts an address of pion's.
 func addrPort(a net.Addr) netip.AddrPort {
 	var ap netip.AddrPort
 	switch a := a.(type) {

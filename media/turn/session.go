@@ -12,8 +12,8 @@ import (
 	pionturn "github.com/pion/turn/v5"
 )
 
-// Session is one participant's transports, by whose credentials relays are made. All
-// methods may be called concurrently.
+// Session is one participant's transports, whose credentials make relays. All methods may
+// be called concurrently.
 type Session struct {
 	server *Server
 	sid    string
@@ -23,8 +23,8 @@ type Session struct {
 	over   bool
 }
 
-// Begin makes the session of an id, which has no relays. End must be called. A session of
-// that id that there is already loses its credentials to it.
+// Begin makes a session, without relays. End must be called. If a session with that id
+// exists, its credentials then make relays of the new one.
 func (s *Server) Begin(sid string) *Session {
 	one := &Session{server: s, sid: sid, relays: map[*relay]struct{}{}}
 	s.mu.Lock()
@@ -37,8 +37,8 @@ func (s *Server) Begin(sid string) *Session {
 	return one
 }
 
-// End ends the session's relays, and the connections that they were made over. Its
-// credentials are worth nothing from now on.
+// End ends the session's relays and the connections over which they were made. Its
+// credentials become invalid.
 func (one *Session) End() {
 	s := one.server
 	s.mu.Lock()
@@ -56,15 +56,15 @@ func (one *Session) End() {
 	}
 	s.mu.Unlock()
 	for r := range relays {
-		_ = r.Close() // it has nothing to report
+		_ = r.Close() // it never fails
 	}
 	for _, c := range streams {
-		_ = c.Close() // what waits is lost, as on any network
+		_ = c.Close() // waiting packets are lost, as on any network
 	}
 }
 
-// Credentials are a user name and a password for the session, by an API key; false if there
-// is no such key.
+// Credentials are a user name and a password for the session, made with an API key; false
+// if there is no such key.
 func (one *Session) Credentials(apiKey string) (username, password string, ok bool) {
 	s := one.server
 	expiry := time.Now().Add(s.cfg.TTL).Unix()
@@ -82,14 +82,15 @@ func (s *Server) password(apiKey, sid string, expiry int64) (string, bool) {
 }
 
 const (
-	// methodAllocate is of the request that makes a relay (RFC 8656, 17).
+	// methodAllocate is the method of the request that makes a relay (RFC 8656, section
+	// 17).
 	methodAllocate = 0x003
-	// maxUsername is the most bytes of a user name (RFC 8489, 14.3).
+	// maxUsername is the longest user name, in bytes (RFC 8489, section 14.3).
 	maxUsername = 508
 )
 
-// authenticate gives pion the session that a request is of, and the key that it must be
-// signed with.
+// authenticate gives pion the session of a request, and the key for its message
+// integrity.
 func (s *Server) authenticate(ra *pionturn.RequestAttributes) (sid string, key []byte, ok bool) {
 	if len(ra.Username) > maxUsername {
 		s.counters.Credentials.Add(1)
@@ -125,7 +126,7 @@ func (s *Server) authenticate(ra *pionturn.RequestAttributes) (sid string, key [
 	return parts[1], pionturn.GenerateAuthKey(ra.Username, Realm, password), true
 }
 
-// mayHaveAnother tells whether a session and a network may have one more relay.
+// mayHaveAnother reports whether a session and a network may have one more relay.
 func (s *Server) mayHaveAnother(sid, _ string, src net.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +142,8 @@ func (s *Server) mayHaveAnother(sid, _ string, src net.Addr) bool {
 	return s.roomLocked(one)
 }
 
-// roomLocked tells whether a session may have one more relay, wherever its client is.
+// roomLocked reports whether a session may have one more relay, apart from the bound of
+// its network.
 func (s *Server) roomLocked(one *Session) bool {
 	switch {
 	case s.cfg.PerSession > 0 && len(one.relays) >= s.cfg.PerSession:

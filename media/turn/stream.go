@@ -15,22 +15,22 @@ import (
 // Bounds of connections.
 const (
 	// maxStrangers is how many connections may have no relay yet, and
-	// maxStrangersOfNetwork how many of one network. One too many takes the place of the
-	// oldest: a client's has a relay after two round trips, so those that fill the places
-	// are others.
+	// maxStrangersOfNetwork how many of one network. One more takes the place of the
+	// oldest: a client's connection has a relay after two round trips, so the oldest ones
+	// are probably not clients.
 	maxStrangers          = 512
 	maxStrangersOfNetwork = 64
-	// strangerTime is how long one may have none.
+	// strangerTime is how long a connection may have no relay.
 	strangerTime = 10 * time.Second
-	// writeTime is how long a client may take to take a packet. Media that is older is of
-	// no use to it.
+	// writeTime is how long a client may take to accept a packet. Older media is useless
+	// to it.
 	writeTime = 5 * time.Second
-	// writeBuffer is what may wait in the kernel for a client, in bytes: a second of
-	// 2 Mbit/s.
+	// writeBuffer is how many bytes may wait in the kernel for a client: a second of 2
+	// Mbit/s.
 	writeBuffer = 256 << 10
 )
 
-// streamKey names a stream as pion does.
+// streamKey identifies a stream as pion does.
 type streamKey struct{ remote, local netip.AddrPort }
 
 // stream is a client's connection over TCP or TLS.
@@ -39,17 +39,17 @@ type stream struct {
 	server  *Server
 	key     streamKey
 	network netip.Prefix
-	in      *bufio.Reader // of Conn; Read alone uses it
+	in      *bufio.Reader // reads from Conn; used by Read alone
 	once    sync.Once
-	timer   *time.Timer // until it has to have a relay
+	timer   *time.Timer // ends the stream if it has no relay in time
 
 	// The server's mu guards the following.
-	proven bool // it has a relay, or had one
+	proven bool // it has or had a relay
 }
 
-// ServeConn serves a client's connection, from which nothing was read, and which the
-// server closes. It does not wait. One that comes when there are too many strangers takes the
-// place of another: of the oldest of its own network, or of the network that has most.
+// ServeConn serves a client's connection, from which nothing has been read, and closes it
+// in the end. It does not block. If there are too many connections without a relay, it
+// takes the place of the oldest one of its own network, or of the network with the most.
 func (s *Server) ServeConn(conn net.Conn) {
 	c := &stream{
 		Conn: conn, server: s, key: streamKey{addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())},
@@ -57,14 +57,14 @@ func (s *Server) ServeConn(conn net.Conn) {
 	}
 	c.network = networkOf(c.key.remote)
 	if t, ok := underlying(conn).(*net.TCPConn); ok {
-		_ = t.SetWriteBuffer(writeBuffer) // where this fails more may wait
+		_ = t.SetWriteBuffer(writeBuffer) // if this fails, more may wait
 	}
 	s.mu.Lock()
 	_, twice := s.open[c.key]
-	if s.closed || twice || (s.cfg.All > 0 && len(s.open) >= s.cfg.All+maxStrangers+1) { // one is being displaced
+	if s.closed || twice || (s.cfg.All > 0 && len(s.open) >= s.cfg.All+maxStrangers+1) { // one of them may be about to be displaced
 		s.mu.Unlock()
 		s.counters.StreamsRefused.Add(1)
-		_ = conn.Close() // nothing was said on it
+		_ = conn.Close() // no data was sent on it
 		return
 	}
 	displaced := s.displaceLocked(c.network)
@@ -76,14 +76,14 @@ func (s *Server) ServeConn(conn net.Conn) {
 	s.mu.Unlock()
 	if displaced != nil {
 		s.counters.StreamsRefused.Add(1)
-		_ = displaced.Close() // it is a stranger's
+		_ = displaced.Close() // it has no relay
 	}
 	if !s.streams.hand(c) {
-		_ = c.Close() // nothing was said on it
+		_ = c.Close() // no data was sent on it
 	}
 }
 
-// underlying is the connection beneath those that wrap it.
+// underlying is the innermost of wrapped connections.
 func underlying(conn net.Conn) net.Conn {
 	for {
 		w, ok := conn.(interface{ NetConn() net.Conn })
@@ -94,18 +94,18 @@ func underlying(conn net.Conn) net.Conn {
 	}
 }
 
-// late ends a connection that has made no relay in time.
+// late ends a connection without a relay.
 func (c *stream) late() {
 	c.server.mu.Lock()
 	proven := c.proven
 	c.server.mu.Unlock()
 	if !proven {
 		c.server.counters.StreamsRefused.Add(1)
-		_ = c.Close() // it is a stranger's
+		_ = c.Close() // it has no relay
 	}
 }
 
-// provenLocked follows a stream's first relay.
+// provenLocked notes that a stream has a relay.
 func (s *Server) provenLocked(c *stream) {
 	if c.proven {
 		return
@@ -120,8 +120,8 @@ func (s *Server) strangerGoneLocked(c *stream) {
 	}
 }
 
-// displaceLocked takes a stranger's place for another of a network, and returns it to be closed;
-// nil: there is room.
+// displaceLocked makes room for a connection of a network, and returns the connection to
+// close for it; nil if there is room.
 func (s *Server) displaceLocked(network netip.Prefix) *stream {
 	counts := map[netip.Prefix]int{}
 	fullest := network
@@ -131,7 +131,7 @@ func (s *Server) displaceLocked(network netip.Prefix) *stream {
 		}
 	}
 	switch {
-	case s.cfg.PerNetwork > 0 && counts[network] >= maxStrangersOfNetwork: // else many clients share one
+	case s.cfg.PerNetwork > 0 && counts[network] >= maxStrangersOfNetwork: // with PerNetwork < 0 many clients may share a network
 		fullest = network
 	case len(s.strangers) < maxStrangers:
 		return nil
@@ -143,10 +143,10 @@ func (s *Server) displaceLocked(network netip.Prefix) *stream {
 
 var errFrame = errors.New("neither a TURN message nor channel data of a length that is taken")
 
-// Read implements net.Conn: it gives one whole message, or the channel data of one packet with
-// its padding (RFC 8656, 12.5), and fails where that is longer than b. pion reads so until
-// it has such a frame, one call within the other, and looks at the frame's length last: from
-// shorter pieces of a long one a client could build a stack of any depth.
+// Read implements net.Conn. It returns one whole message, or the channel data of one
+// packet with its padding (RFC 8656, section 12.5), and fails if that is longer than b.
+// Pion calls Read recursively until it has a whole frame, and checks the frame's length
+// last. Given pieces of a long frame, it would recurse as deeply as the client likes.
 func (c *stream) Read(b []byte) (int, error) {
 	n, err := readFrame(c.in, b)
 	if errors.Is(err, errFrame) {
@@ -155,8 +155,8 @@ func (c *stream) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// readFrame reads a message or channel data, of which pion has to find the same length: what
-// it takes for one kind must not be read as the other.
+// readFrame reads a message or channel data. Pion must find the same length: a frame that
+// pion takes for one kind must not be read as the other.
 func readFrame(r io.Reader, b []byte) (int, error) {
 	const (
 		head, header, cookie = 4, 20, 0x2112a442
@@ -190,13 +190,13 @@ func readFrame(r io.Reader, b []byte) (int, error) {
 	return n, nil
 }
 
-// Write implements net.Conn. A client that does not take in time what it is sent is given
-// up.
+// Write implements net.Conn. If the client does not accept the packet in time, the
+// connection is closed.
 func (c *stream) Write(b []byte) (int, error) {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTime)) // where this fails, so does the write
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTime)) // if this fails, the write fails too
 	n, err := c.Conn.Write(b)
 	if err != nil {
-		_ = c.Close() // it is of no use any more
+		_ = c.Close() // it cannot be used any more
 	}
 	return n, err
 }
@@ -214,14 +214,14 @@ func (c *stream) Close() error {
 		}
 		s.counters.Streams.Add(-1)
 		s.mu.Unlock()
-		// A TLS connection says goodbye, for which it would wait.
+		// Close of a TLS connection would wait to send its close_notify.
 		err = underlying(c.Conn).Close()
 		s.work.Done()
 	})
 	return err
 }
 
-// streamListener hands streams to pion.
+// streamListener gives streams to pion.
 type streamListener struct {
 	conns chan net.Conn
 	done  chan struct{} // closed by Close
@@ -232,7 +232,8 @@ func newStreamListener() *streamListener {
 	return &streamListener{conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// hand gives pion a connection, which it takes at once; false: no more are taken.
+// hand gives pion a connection, which pion accepts at once; false if the listener is
+// closed.
 func (l *streamListener) hand(c net.Conn) bool {
 	select {
 	case l.conns <- c:

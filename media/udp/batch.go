@@ -6,17 +6,16 @@ import (
 
 // Limits of a batch.
 const (
-	// arenaSize bounds a batch's bytes: about 15 destinations with a video frame
-	// each, past which a longer sendmmsg gains nothing, and well within the
-	// second-level cache.
+	// arenaSize bounds a batch's bytes: about 15 destinations with a video frame each. A
+	// longer sendmmsg gains nothing, and this size fits the second-level cache.
 	arenaSize = 128 << 10
-	// maxSegments bounds a batch's packets. It matters for audio.
+	// maxSegments bounds a batch's packets. It is reached only with audio.
 	maxSegments = 512
-	// MaxPacket is the longest packet that is batched, in bytes. Longer ones
-	// leave at once; RTP over the Internet stays below 1500.
+	// MaxPacket is the length of the longest packet that is batched, in bytes. Longer
+	// packets are sent at once. RTP over the Internet stays below 1500.
 	MaxPacket = 2048
 
-	// runSegments is UDP_MAX_SEGMENTS of the kernels up to 6.8; later ones take 128.
+	// runSegments is UDP_MAX_SEGMENTS of kernels up to 6.8; later kernels allow 128.
 	runSegments = 64
 	// runBytes keeps a run below the 65507 bytes of a UDP datagram over IPv4.
 	runBytes = 65000
@@ -28,14 +27,14 @@ type segment struct {
 	next     int32 // the run's next segment, or -1
 }
 
-// run is consecutive packets to one destination that may leave as one message.
+// run is consecutive packets to one destination that can be sent as one message.
 type run struct {
 	dst         netip.AddrPort
-	size        int32 // of every packet but the last
+	size        int32 // of every packet but the last one
 	first, last int32 // segments
 	count       int32
 	bytes       int32
-	closed      bool // the last is shorter: nothing may follow
+	closed      bool // the last packet is shorter: no packet may follow
 }
 
 // sendBatch collects packets into runs. It is not safe for concurrent use.
@@ -46,11 +45,12 @@ type sendBatch struct {
 	runs  []run
 	// newest is each destination's newest run.
 	newest map[netip.AddrPort]int32
-	// lastDst and lastRun save the map where packets come destination by destination.
+	// lastDst and lastRun avoid a map look-up when packets come destination by
+	// destination.
 	lastDst netip.AddrPort
 	lastRun int32
 
-	out scratch // what the system call needs, see send_linux.go
+	out scratch // buffers for the system call, see send_linux.go
 }
 
 func newSendBatch() *sendBatch {
@@ -63,8 +63,8 @@ func newSendBatch() *sendBatch {
 	}
 }
 
-// reserve gives n bytes at the end of the arena, or nil when the batch is full.
-// They count only when committed.
+// reserve returns n bytes at the end of the arena, or nil if the batch is full. They are
+// used only after commit.
 func (b *sendBatch) reserve(n int) []byte {
 	if n > len(b.arena)-b.used || len(b.segs) == maxSegments {
 		return nil
@@ -72,7 +72,7 @@ func (b *sendBatch) reserve(n int) []byte {
 	return b.arena[b.used : b.used+n : b.used+n]
 }
 
-// commit makes the n bytes that follow what is used a packet to dst.
+// commit makes the next n bytes of the arena a packet to dst.
 func (b *sendBatch) commit(dst netip.AddrPort, n int) {
 	i := int32(len(b.segs))
 	b.segs = append(b.segs, segment{off: int32(b.used), len: int32(n), next: -1})
@@ -95,7 +95,7 @@ func (b *sendBatch) commit(dst netip.AddrPort, n int) {
 	b.newest[dst] = b.lastRun
 }
 
-// runTo is the newest run to dst, or -1.
+// runTo is the newest run to dst; -1 if there is none.
 func (b *sendBatch) runTo(dst netip.AddrPort) int32 {
 	if b.lastRun >= 0 && b.lastDst == dst {
 		return b.lastRun
@@ -108,7 +108,7 @@ func (b *sendBatch) runTo(dst netip.AddrPort) int32 {
 	return r
 }
 
-// takes tells whether a packet of n bytes may follow in the run.
+// takes reports whether a packet of n bytes may be added to the run.
 func (r *run) takes(n int32) bool {
 	return !r.closed && n <= r.size && r.count < runSegments && r.bytes+n <= runBytes
 }
@@ -128,10 +128,9 @@ func (b *sendBatch) reset() {
 	b.lastDst, b.lastRun = netip.AddrPort{}, -1
 }
 
-// Batch is a batch in the making that belongs to one goroutine, which writes packets
-// in place and calls [Batch.Flush] after the last one. It holds memory only while it
-// holds packets. It is not safe for concurrent use and has no backstop: packets that
-// are not flushed stay.
+// Batch is a batch of one goroutine, which writes packets in place and calls
+// [Batch.Flush] after the last one. It holds memory only while it holds packets. It is
+// not safe for concurrent use, and has no backstop: packets wait until they are flushed.
 type Batch struct {
 	conn *Conn
 	b    *sendBatch
@@ -140,8 +139,8 @@ type Batch struct {
 // NewBatch makes an empty batch that sends over c. Any number may exist.
 func (c *Conn) NewBatch() *Batch { return &Batch{conn: c} }
 
-// Reserve gives room for a packet of at most n bytes; what the batch holds leaves
-// first if there is no room. The slice is valid until the next call; [Batch.Commit]
+// Reserve returns room for a packet of at most n bytes. If there is no room, it first
+// sends the packets of the batch. The slice is valid until the next call; [Batch.Commit]
 // makes its beginning a packet. It returns nil if n is more than [MaxPacket].
 func (t *Batch) Reserve(n int) []byte {
 	if n > MaxPacket || n < 0 {
@@ -159,8 +158,8 @@ func (t *Batch) Reserve(n int) []byte {
 	return p
 }
 
-// Commit makes the first n bytes of what Reserve gave the next packet to dst. n
-// must not exceed what was reserved.
+// Commit makes the first n bytes of the reserved slice a packet to dst. n must not exceed
+// the reserved length.
 func (t *Batch) Commit(dst netip.AddrPort, n int) {
 	if t.b == nil || n <= 0 || n > MaxPacket || n > len(t.b.arena)-t.b.used {
 		return
@@ -168,8 +167,8 @@ func (t *Batch) Commit(dst netip.AddrPort, n int) {
 	t.b.commit(dst, n)
 }
 
-// Flush sends what the batch holds. What cannot be sent is dropped and counted
-// in the Conn's [Stats].
+// Flush sends the packets of the batch. Packets that cannot be sent are dropped and
+// counted in the Conn's [Stats].
 func (t *Batch) Flush() {
 	if t.b == nil {
 		return

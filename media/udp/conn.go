@@ -14,33 +14,34 @@ import (
 )
 
 const (
-	// DefaultBuffer is what the kernel is asked to queue in each direction. A
-	// key frame to a hundred subscribers is some 10 MB in a few milliseconds, most
-	// of which the wire takes meanwhile.
+	// DefaultBuffer is the requested size of the kernel's queue in each direction. A
+	// keyframe to a hundred subscribers is about 10 MB in a few milliseconds, most of
+	// which the network takes meanwhile.
 	DefaultBuffer = 4 << 20
-	// DefaultFlushAfter is how long a packet waits for a Flush that does not come: as
-	// a rule twice this, five times if others keep coming.
+	// DefaultFlushAfter is the interval at which the backstop looks at batches that are
+	// not flushed. A packet usually waits two intervals, and five if further packets keep
+	// coming.
 	DefaultFlushAfter = time.Millisecond
-	// maxShards bounds the batches in the making: more of them are each shorter.
+	// maxShards bounds the shards: with more of them, each batch is shorter.
 	maxShards = 8
 )
 
-// Config says what to listen on.
+// Config configures a [Conn].
 type Config struct {
-	// Addr is host:port as for net.ListenPacket; port 0 picks one. An empty host is
-	// all addresses of both families.
+	// Addr is host:port as for net.ListenPacket; port 0 lets the system choose. An empty
+	// host is all addresses of both families.
 	Addr string
-	// Log receives what happens at opening; nothing is logged per packet. Required.
+	// Log receives messages about the opening. Nothing is logged per packet. Required.
 	Log *slog.Logger
-	// Buffer is the size asked for each of the socket's buffers, in bytes; 0 means
+	// Buffer is the requested size of each of the socket's buffers, in bytes; 0 means
 	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
 	Buffer int
-	// FlushAfter is how often the backstop looks at a batch; 0 means
-	// DefaultFlushAfter. It sends one that has not grown since it last looked.
+	// FlushAfter is how often the backstop looks at a batch; 0 means DefaultFlushAfter.
+	// It sends a batch that has not grown since its last look.
 	FlushAfter time.Duration
-	// NoOffload sends without UDP_SEGMENT, and Plain moreover packet by packet, as
-	// where the system can do no better. Both are meant for tests and for networks
-	// whose drivers are at fault.
+	// NoOffload sends without UDP_SEGMENT. Plain also sends packet by packet, as on
+	// systems that can do no better. Both are for tests, and for networks with faulty
+	// drivers.
 	NoOffload, Plain bool
 }
 
@@ -55,7 +56,7 @@ type Conn struct {
 	shards  []shard
 	batches sync.Pool // of *sendBatch
 	count   counters
-	path    path // what the system can do, see send_linux.go
+	path    path // capabilities of the system, see send_linux.go
 	receive receiver
 
 	// armed is set while timer runs. The writer that sets it starts the timer; the
@@ -117,7 +118,8 @@ func wrap(socket *net.UDPConn, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// shardCount is the power of two that gives each processor a shard to itself.
+// shardCount is the power of two that gives each processor its own shard, up to
+// maxShards.
 func shardCount() int {
 	n := 1
 	for n < runtime.GOMAXPROCS(0) && n < maxShards {
@@ -132,12 +134,11 @@ func (c *Conn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
 // Port is the UDP port that the socket is bound to.
 func (c *Conn) Port() uint16 { return c.local.Port() }
 
-// isMedia tells RTP and RTCP from the rest by their first byte (RFC 7983).
+// isMedia distinguishes RTP and RTCP from other packets by the first byte (RFC 7983).
 func isMedia(p []byte) bool { return len(p) > 0 && p[0]&0xc0 == 0x80 }
 
-// WriteToAddrPort sends p to dst: RTP and RTCP with the next flush, anything else
-// at once. What happens to a packet after it was taken into a batch is told by
-// [Conn.Stats] alone.
+// WriteToAddrPort sends p to dst: RTP and RTCP with the next flush, other packets at
+// once. Errors of batched packets appear only in [Conn.Stats].
 func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 	if !isMedia(p) {
 		return c.writeNow(p, dst)
@@ -147,7 +148,7 @@ func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 	}
 	s := &c.shards[shardOf(dst, len(c.shards))]
 	if len(p) > MaxPacket {
-		s.flush(c) // what came before it leaves before it
+		s.flush(c) // earlier packets are sent first
 		return c.writeNow(p, dst)
 	}
 	begun, err := s.append(c, p, dst)
@@ -173,7 +174,7 @@ func (c *Conn) writeNow(p []byte, dst netip.AddrPort) (int, error) {
 	return n, nil
 }
 
-// WriteTo is WriteToAddrPort for a net.Addr, which is parsed unless it is a
+// WriteTo is WriteToAddrPort for a net.Addr. It parses addr unless that is a
 // *net.UDPAddr.
 func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
 	if u, ok := addr.(*net.UDPAddr); ok && u != nil {
@@ -189,9 +190,9 @@ func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
 	return c.WriteToAddrPort(p, dst)
 }
 
-// Flush sends what the writers have collected. A writer calls it at
-// the end of a batch. It also sends what others have collected so far; what another
-// goroutine is just sending it does not wait for.
+// Flush sends the packets that writers have collected. A writer calls it at the end of
+// its packets. It also sends the packets of other writers so far, and does not wait for a
+// flush of another goroutine.
 func (c *Conn) Flush() {
 	for i := range c.shards {
 		if s := &c.shards[i]; s.pending.Load() {
@@ -200,8 +201,8 @@ func (c *Conn) Flush() {
 	}
 }
 
-// runBackstop flushes what nobody has flushed in time. The timer runs only after
-// a batch has begun, so an idle socket wakes nobody.
+// runBackstop flushes batches that nobody has flushed in time. The timer runs only after
+// a batch has begun, so an idle socket causes no wake-ups.
 func (c *Conn) runBackstop() {
 	for {
 		select {
@@ -216,7 +217,8 @@ func (c *Conn) runBackstop() {
 	}
 }
 
-// flushResting sends the batches that do not grow and tells whether there are others.
+// flushResting sends the batches that have stopped growing, and reports whether there are
+// others.
 func (c *Conn) flushResting() (others bool) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -243,13 +245,13 @@ func (c *Conn) ReadFrom(p []byte) (int, net.Addr, error) {
 // SetDeadline is SetReadDeadline and SetWriteDeadline.
 func (c *Conn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
 
-// SetReadDeadline bounds reads, but for packets that were already received.
+// SetReadDeadline bounds reads, except of packets that were already received.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
 
-// SetWriteDeadline bounds writes that leave at once; batches never wait long.
+// SetWriteDeadline bounds writes of unbatched packets; batches never wait long.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
 
-// Close sends what waits, ends the backstop, waits for it, and closes the socket.
+// Close sends waiting packets, ends the backstop and waits for it, and closes the socket.
 // Reads and writes then fail with net.ErrClosed.
 func (c *Conn) Close() error {
 	c.closeOnce.Do(func() {

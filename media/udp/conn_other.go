@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// scratch is what a system call needs of a batch: nothing here.
+// scratch is the buffers of a system call; here there are none.
 type scratch struct{}
 
-// path is what the system can do: no more than send packets one by one.
+// path is the capabilities of the system: it can only send packets one by one.
 type path struct{ offload bool }
 
 func (c *Conn) openPath(cfg Config) error {
@@ -29,7 +29,7 @@ func (c *Conn) send(b *sendBatch) {
 	}
 }
 
-// receiver has no state here.
+// receiver has no state on these systems.
 type receiver struct{}
 
 func (c *Conn) openReceiver() {}
@@ -40,7 +40,7 @@ func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 		n, src, err := c.socket.ReadFromUDPAddrPort(p)
 		if err != nil && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)) &&
 			!errors.Is(err, os.ErrDeadlineExceeded) {
-			continue // an ICMP answer to an earlier send; the mux would end on it
+			continue // an ICMP error for an earlier packet; the mux would end on it
 		}
 		if err == nil {
 			c.count.receiveCalls.Add(1)

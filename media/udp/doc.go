@@ -1,36 +1,35 @@
-// Package udp is the socket under the media: a UDP socket that pion's ICE mux
-// takes for its own, and that sends RTP in batches.
+// Package udp is the socket of the media: a UDP socket that pion's ICE mux can use, and
+// that sends RTP in batches.
 //
-// What costs in sending a packet is not the system call but the way of each
-// packet through the kernel; a run of packets to one destination that leaves as
-// one segmentation-offload message (UDP_SEGMENT) goes that way once. So RTP and
-// RTCP (first byte 128 to 191, RFC 7983) are not sent when written, they are
-// collected and leave together. Everything else (STUN, DTLS, TURN) leaves at
-// once.
+// The cost of sending a packet is not the system call but the packet's path through the
+// kernel. A run of packets to one destination that is sent as one segmentation-offload
+// message (UDP_SEGMENT) takes that path once. So RTP and RTCP (first byte 128 to 191, RFC
+// 7983) are not sent when they are written, but collected and sent together. All other
+// packets (STUN, DTLS, TURN) are sent at once.
 //
 // The nouns:
 //
 //   - A [Conn] is one socket. It is a [net.PacketConn] and pion's
 //     ice.AddrPortReaderWriter.
-//   - A [Batch] is a batch in the making that belongs to one goroutine and takes
-//     no lock; packets are built in place.
-//   - A shard is a batch in the making that all writers of a Conn share: a
-//     destination belongs to one shard, by hash, and each shard has its own
-//     locks, so writers to different destinations seldom meet.
-//   - A run is consecutive packets of a batch to one destination that can leave
-//     as one message: all of one size, the last may be shorter, at most 64 and
-//     65000 bytes.
+//   - A [Batch] is a batch of one goroutine. It takes no lock, and packets are built in it
+//     in place.
+//   - A shard is a batch that all writers of a Conn share. A destination belongs to one
+//     shard, by hash, and each shard has its own locks, so writers to different
+//     destinations seldom contend.
+//   - A run is consecutive packets of a batch to one destination that can be sent as one
+//     message: all of the same size (the last may be shorter), at most 64 packets and 65000
+//     bytes.
 //
-// Order: packets that one goroutine writes to one destination through the same
-// door (the Conn's write methods, or one Batch) arrive at the kernel in the order
-// written, RTP and RTCP on one side and the rest on the other. Nothing is said of
-// the order between the two doors.
+// Order: packets that one goroutine writes to one destination by the same means (the
+// Conn's write methods, or one Batch) reach the kernel in the order written. This holds
+// separately for RTP and RTCP and for all other packets. The order between the two means
+// is undefined.
 //
-// Time: a batch leaves with [Conn.Flush], which its writer calls at the end, or when
-// it is full, or by the backstop, which looks once a millisecond for batches that
-// have ceased to grow.
+// Time: a batch is sent by [Conn.Flush], which its writer calls at the end, or when it is
+// full, or by the backstop, which looks once a millisecond for batches that have stopped
+// growing.
 //
-// Where segmentation offload is refused for a destination, its packets leave as
-// one sendmmsg of plain messages, which is remembered; where there is no sendmmsg
-// (other systems than Linux) they leave one by one.
+// If segmentation offload is refused for a destination, its packets are sent as plain
+// messages by one sendmmsg, and the refusal is remembered. On systems without sendmmsg
+// (other than Linux) they are sent one by one.
 package udp

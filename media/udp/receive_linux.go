@@ -10,26 +10,27 @@ import (
 )
 
 const (
-	// receiveMessages is how many packets one system call may bring.
+	// receiveMessages is how many packets one system call may return.
 	receiveMessages = 32
-	// receiveErrors is how many errors in a row end a read. A UDP socket reports
-	// other packets' misfortunes too; they say nothing of the next packet.
+	// receiveErrors is how many errors in a row end a read. A UDP socket also reports
+	// errors of other packets, which say nothing about the next one.
 	receiveErrors = 1000
 )
 
-// receiver holds packets that a system call brought until they are asked for.
+// receiver holds the packets that a system call returned until they are read.
 type receiver struct {
-	// mu guards the following; it is held while a read waits.
+	// mu guards the following. It is held while a read blocks.
 	mu   sync.Mutex
-	next int // of msgs, to be handed out
-	n    int // of msgs, received
+	next int // index in msgs of the next packet to return
+	n    int // number of packets in msgs
 	err  unix.Errno
 
 	msgs  [receiveMessages]message
 	names [receiveMessages]unix.RawSockaddrInet6
 	iov   [receiveMessages]unix.Iovec
 	bufs  [receiveMessages][MaxPacket]byte
-	// call is fill bound to this receiver, made once: a method value allocates.
+	// call is fill bound to this receiver. It is made once, because a method value
+	// allocates.
 	call func(fd uintptr) bool
 }
 
@@ -52,8 +53,8 @@ func (r *receiver) fill(fd uintptr) bool {
 		for i := range r.msgs {
 			r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		}
-		// Without telling the scheduler: the call never waits, and each telling wakes the
-		// thread that watches for calls that do, which costs more than the call.
+		// Bypass the scheduler: the call never blocks, and notifying the scheduler wakes
+		// the thread that watches for blocking calls, which costs more than the call.
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
 			uintptr(unsafe.Pointer(&r.msgs[0])), receiveMessages, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
@@ -70,9 +71,9 @@ func (r *receiver) fill(fd uintptr) bool {
 	}
 }
 
-// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address. A
-// packet longer than MaxPacket is dropped and counted; what does not fit p is
-// cut off, as with any datagram socket.
+// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address. A packet
+// longer than MaxPacket is dropped and counted. A packet that does not fit p is
+// truncated, as with any datagram socket.
 func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 	r := &c.receive
 	r.mu.Lock()
@@ -103,7 +104,7 @@ func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 	}
 }
 
-// countReceived counts what one call has brought. The receiver's mu is held.
+// countReceived counts the packets of one call. The receiver's mu is held.
 func (c *Conn) countReceived() {
 	r := &c.receive
 	bytes := uint64(0)
@@ -115,8 +116,8 @@ func (c *Conn) countReceived() {
 	c.count.bytesReceived.Add(bytes)
 }
 
-// sourceOf reads a socket address. The zone of a link-local address is its
-// interface's number, which the standard library takes for a name, too.
+// sourceOf parses a socket address. The zone of a link-local address is its interface's
+// number, which the standard library accepts as a name.
 func sourceOf(from *unix.RawSockaddrInet6) (netip.AddrPort, bool) {
 	port := (*[2]byte)(unsafe.Pointer(&from.Port))
 	n := uint16(port[0])<<8 | uint16(port[1])

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// drop counts n packets that err kept from leaving.
+// drop counts n packets that were not sent because of err.
 func (c *Conn) drop(err error, n int) {
 	to := &c.count.other
 	switch {
@@ -24,14 +24,14 @@ func (c *Conn) drop(err error, n int) {
 		to = &c.count.unreachable
 	}
 	if ae := new(net.AddrError); errors.As(err, &ae) {
-		to = &c.count.unreachable // of the other family
+		to = &c.count.unreachable // an address of the other family
 	}
 	to.Add(uint64(n))
 }
 
-// sendOneByOne sends a run without batching. The errors are counted.
+// sendOneByOne sends a run packet by packet. Errors are counted.
 func (c *Conn) sendOneByOne(b *sendBatch, r *run) {
 	for i := r.first; i >= 0; i = b.segs[i].next {
-		_, _ = c.writeNow(b.packet(i), r.dst) // counted there; the next may pass
+		_, _ = c.writeNow(b.packet(i), r.dst) // counted in writeNow; the next packet may succeed
 	}
 }

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// callMessages and callPieces bound one sendmmsg. Sixteen messages are already
-	// enough to make the call itself cheap.
+	// callMessages and callPieces bound one sendmmsg. Sixteen messages are enough to make
+	// the cost of the call small.
 	callMessages = 64
 	callPieces   = 256
 	// busyWait is how long a batch waits, once, for a full send buffer to drain. A
-	// real-time packet that waits longer is worth less than those behind it.
+	// real-time packet that waits longer is worth less than the packets behind it.
 	busyWait = 5 // ms
-	// maxRefused bounds the remembered addresses that refuse offload.
+	// maxRefused bounds the remembered addresses for which offload was refused.
 	maxRefused = 4096
 )
 
@@ -36,8 +36,8 @@ type control struct {
 	_    [6]byte
 }
 
-// scratch is what sendmmsg needs of a batch. It lies in the batch so that it is
-// neither allocated nor shared.
+// scratch is the buffers of sendmmsg for a batch. They are part of the batch, so that
+// they are neither allocated nor shared.
 type scratch struct {
 	n      int // messages
 	pieces int // of iov
@@ -52,18 +52,20 @@ type scratch struct {
 
 	conn *Conn
 	b    *sendBatch
-	// call is sendAll bound to this scratch, made once: a method value allocates.
+	// call is sendAll bound to this scratch. It is made once, because a method value
+	// allocates.
 	call func(fd uintptr)
 }
 
-// path is what the system can do for a socket.
+// path is the capabilities of the system for a socket.
 type path struct {
 	v6      bool // the socket is AF_INET6
 	offload bool
-	plain   atomic.Bool // no sendmmsg
+	plain   atomic.Bool // there is no sendmmsg
 
-	// refused is, by address, the longest segment for which offload may still be
-	// tried, 0 for none. Copied on write: reads are per run, writes once per path.
+	// refused is, by address, the longest segment for which offload may still be tried; 0
+	// for none. It is copied on write: it is read for each run, and written once per
+	// path.
 	refused atomic.Pointer[map[netip.Addr]int32]
 	// refusedMu serialises the writers.
 	refusedMu sync.Mutex
@@ -74,8 +76,9 @@ func (c *Conn) openPath(cfg Config) error {
 	var domainErr, segmentErr error
 	err := c.raw.Control(func(fd uintptr) {
 		domain, domainErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		// The standard library allows broadcast; media has no use for it, and a client
-		// might name such an address as its own. Where this fails it stays allowed.
+		// The standard library allows broadcast. Media does not need it, and a client
+		// could name a broadcast address as its own. If this fails, broadcast stays
+		// allowed.
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
 		segment, segmentErr = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
 	})
@@ -96,8 +99,8 @@ func (c *Conn) openPath(cfg Config) error {
 	return nil
 }
 
-// enlarge asks for a buffer of want bytes; with CAP_NET_ADMIN the system's maximum
-// does not bind.
+// enlarge requests a buffer of want bytes. With CAP_NET_ADMIN the system's maximum does
+// not apply.
 func (c *Conn) enlarge(which string, want, option, force int) {
 	var got int
 	var optErr error
@@ -105,19 +108,19 @@ func (c *Conn) enlarge(which string, want, option, force int) {
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, want) != nil {
 			optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, want)
 		}
-		got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) // 0 is less than wanted, too
+		got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) // on failure 0, which is less than want
 	})
 	if err == nil {
 		err = optErr
 	}
-	got /= 2 // the kernel counts its own book-keeping in (socket(7))
+	got /= 2 // the kernel includes its own overhead (socket(7))
 	if err != nil || got < want {
 		c.log.Warn("media socket: the kernel grants a smaller buffer than wanted; raise net.core.rmem_max and wmem_max",
 			"buffer", which, "wanted", want, "granted", got, "error", err)
 	}
 }
 
-// send hands b to the kernel. What fails is counted.
+// send hands b to the kernel. Failures are counted.
 func (c *Conn) send(b *sendBatch) {
 	if c.path.plain.Load() {
 		for i := range b.runs {
@@ -131,8 +134,8 @@ func (c *Conn) send(b *sendBatch) {
 		o.call = o.sendAll
 	}
 	o.conn = c
-	// Control, not Write: Write would serialise the shards on the descriptor's
-	// write lock and wait without bound.
+	// Control, not Write: Write would serialise the shards on the descriptor's write lock
+	// and wait without bound.
 	if err := c.raw.Control(o.call); err != nil {
 		c.drop(net.ErrClosed, len(b.segs))
 	}
@@ -145,7 +148,7 @@ func (o *scratch) sendAll(fd uintptr) {
 	for i := range o.b.runs {
 		r := &o.b.runs[i]
 		if r.dst.Addr().Zone() != "" {
-			o.conn.sendOneByOne(o.b, r) // the standard library knows the zones' numbers
+			o.conn.sendOneByOne(o.b, r) // the standard library resolves zones
 			continue
 		}
 		if !o.conn.path.reaches(r.dst.Addr()) {
@@ -163,12 +166,12 @@ func (o *scratch) sendAll(fd uintptr) {
 	s.flush()
 }
 
-// reaches tells whether the socket speaks the address's family.
+// reaches reports whether the socket supports the address's family.
 func (p *path) reaches(a netip.Addr) bool {
 	return a.Is4() || a.Is4In6() || p.v6 && a.IsValid()
 }
 
-// offloads tells whether segments of size bytes to a may leave as one message.
+// offloads reports whether segments of size bytes to a may be sent as one message.
 func (p *path) offloads(a netip.Addr, size int32) bool {
 	if !p.offload {
 		return false
@@ -181,9 +184,9 @@ func (p *path) offloads(a netip.Addr, size int32) bool {
 	return !known || size <= limit
 }
 
-// refuse remembers that offload was refused to a for segments of size bytes:
-// those longer than the path's MTU (EINVAL), or all, where the device cannot
-// compute checksums (EIO).
+// refuse remembers that offload to a was refused for segments of size bytes. EINVAL
+// concerns segments longer than the path's MTU; EIO concerns all, because the device
+// cannot compute checksums.
 func (p *path) refuse(a netip.Addr, size int32, err unix.Errno) {
 	limit := size - 1
 	if err == unix.EIO {
@@ -203,16 +206,16 @@ func (p *path) refuse(a netip.Addr, size int32, err unix.Errno) {
 	p.refused.Store(&next)
 }
 
-// sending is one batch on its way: messages are added, and leave callMessages at a
+// sending is the sending of one batch: messages are added, and sent callMessages at a
 // time.
 type sending struct {
 	o      *scratch
 	fd     int
 	waited bool // for a full send buffer
-	broken bool // it stayed full: what remains is dropped
+	broken bool // it stayed full: the remaining packets are dropped
 }
 
-// add makes count segments, from first on, one message.
+// add makes one message of count segments, beginning with first.
 func (s *sending) add(runIndex, first, count, bytes int32) {
 	o := s.o
 	if o.n == callMessages || o.pieces+int(count) > callPieces {
@@ -243,8 +246,7 @@ func (s *sending) add(runIndex, first, count, bytes int32) {
 	o.n++
 }
 
-// addPieces lists the memory of count segments; neighbours in the arena are one
-// piece.
+// addPieces lists the memory of count segments. Adjacent segments are one piece.
 func (o *scratch) addPieces(first, count int32) {
 	end := int32(-1)
 	for j := first; count > 0; count-- {
@@ -263,8 +265,8 @@ func (o *scratch) addPieces(first, count int32) {
 	}
 }
 
-// putSockaddr writes dst as the kernel wants it and returns its length. A v6
-// socket takes v4 addresses in their v4-mapped form.
+// putSockaddr writes dst in the kernel's form, and returns its length. A v6 socket takes
+// v4 addresses in v4-mapped form.
 func putSockaddr(to *unix.RawSockaddrInet6, dst netip.AddrPort, v6 bool) uint32 {
 	port := (*[2]byte)(unsafe.Pointer(&to.Port))
 	if v6 {
@@ -273,14 +275,14 @@ func putSockaddr(to *unix.RawSockaddrInet6, dst netip.AddrPort, v6 bool) uint32 
 		return unix.SizeofSockaddrInet6
 	}
 	*to = unix.RawSockaddrInet6{}
-	in4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(to)) // the shorter of the two, and they begin alike
+	in4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(to)) // the shorter of the two structures; their beginnings are the same
 	in4.Family = unix.AF_INET
 	in4.Addr = dst.Addr().Unmap().As4()
 	port[0], port[1] = byte(dst.Port()>>8), byte(dst.Port())
 	return unix.SizeofSockaddrInet4
 }
 
-// flush sends the messages that were added.
+// flush sends the added messages.
 func (s *sending) flush() {
 	o := s.o
 	for at := 0; at < o.n; {
@@ -301,7 +303,7 @@ func (s *sending) flush() {
 	o.n, o.pieces = 0, 0
 }
 
-// account counts messages that left.
+// account counts sent messages.
 func (o *scratch) account(at, sent int) {
 	var packets, bytes, offMessages, offPackets uint64
 	for i := at; i < at+sent; i++ {
@@ -321,8 +323,8 @@ func (o *scratch) account(at, sent int) {
 	}
 }
 
-// fail deals with the message that the kernel refused and returns how many
-// messages are done with: 0 to try it again, else 1.
+// fail handles the message that the kernel refused, and returns how many messages are
+// done: 0 to try it again, else 1.
 func (s *sending) fail(at int, errno unix.Errno) int {
 	o := s.o
 	c := o.conn
@@ -354,19 +356,19 @@ func (s *sending) fail(at int, errno unix.Errno) int {
 	return 1
 }
 
-// oneByOne sends a message's segments each on its own.
+// oneByOne sends each segment of a message separately.
 func (s *sending) oneByOne(at int) {
 	o := s.o
 	dst := o.b.runs[o.runOf[at]].dst
 	j := o.firstS[at]
 	for range o.countS[at] {
-		_, _ = o.conn.writeNow(o.b.packet(j), dst) // counted there; the next may pass
+		_, _ = o.conn.writeNow(o.b.packet(j), dst) // counted in writeNow; the next packet may succeed
 		j = o.b.segs[j].next
 	}
 }
 
-// sendmmsg never blocks. It returns how many messages left; the error is that of
-// the first, and only if none left.
+// sendmmsg never blocks. It returns how many messages were sent. The error is that of the
+// first message, and only if none was sent.
 func sendmmsg(fd int, msgs []message) (int, unix.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)

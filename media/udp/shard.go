@@ -7,29 +7,29 @@ import (
 	"sync/atomic"
 )
 
-// shard is the batch in the making of those destinations that hash to it.
+// shard is the shared batch of the destinations that hash to it.
 //
-// Two locks: a writer that only appends must not wait for a batch on its way
-// into the kernel. sendMu comes before mu.
+// It has two locks, because a writer that only appends must not wait while a batch is
+// handed to the kernel. sendMu is taken before mu.
 type shard struct {
-	// sendMu is held from taking the batch until the kernel has it, so that batches
-	// leave in the order in which they were filled.
+	// sendMu is held from the taking of the batch until the kernel has it, so that
+	// batches are sent in the order in which they were filled.
 	sendMu sync.Mutex
 
 	// mu guards the following.
 	mu     sync.Mutex
-	cur    *sendBatch // nil while nothing waits
+	cur    *sendBatch // nil while no packet waits
 	closed bool
 	seen   int // packets of cur at the backstop's last look
 	looks  int // of the backstop at cur
 
-	// pending is cur != nil, to be asked without the lock.
+	// pending is cur != nil, readable without the lock.
 	pending atomic.Bool
 
-	_ [64]byte // neighbours do not share a cache line
+	_ [64]byte // so that neighbours do not share a cache line
 }
 
-// append adds p to dst's run. begun tells that the shard was empty.
+// append adds p to dst's run. begun reports whether the shard was empty.
 func (s *shard) append(c *Conn, p []byte, dst netip.AddrPort) (begun bool, err error) {
 	s.mu.Lock()
 	for {
@@ -55,7 +55,7 @@ func (s *shard) append(c *Conn, p []byte, dst netip.AddrPort) (begun bool, err e
 	}
 }
 
-// flush sends what waits.
+// flush sends the waiting packets.
 func (s *shard) flush(c *Conn) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
@@ -74,12 +74,12 @@ func (s *shard) take() *sendBatch {
 	return b
 }
 
-// maxLooks is how often the backstop finds a batch growing before it sends it all
-// the same.
+// maxLooks is how often the backstop may find a batch growing before it sends the batch
+// all the same.
 const maxLooks = 4
 
-// growing tells whether the batch has grown since the last call: its writer is at
-// work and is left to flush it, so that its runs are not cut short.
+// growing reports whether the batch has grown since the last call. Then its writer is at
+// work and should flush it, so that its runs are not cut short.
 func (s *shard) growing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (s *shard) growing() bool {
 	return true
 }
 
-// close sends what waits and refuses what comes.
+// close sends the waiting packets and refuses further ones.
 func (s *shard) close(c *Conn) {
 	s.mu.Lock()
 	s.closed = true
@@ -99,8 +99,8 @@ func (s *shard) close(c *Conn) {
 	s.flush(c)
 }
 
-// shardOf spreads destinations. The low address bytes and the port are what
-// differs between clients.
+// shardOf spreads destinations over n shards. Clients differ in the low bytes of the
+// address and in the port.
 func shardOf(dst netip.AddrPort, n int) int {
 	a := dst.Addr().As16()
 	h := uint32(dst.Port()) * 0x9e3779b1

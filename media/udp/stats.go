@@ -2,50 +2,50 @@ package udp
 
 import "sync/atomic"
 
-// Stats is what a socket has done since it was opened.
+// Stats are counts of a socket since it was opened.
 type Stats struct {
 	PacketsSent, BytesSent uint64
-	// SendCalls is the number of system calls that sent them.
+	// SendCalls is the number of system calls that sent packets.
 	SendCalls uint64
-	// OffloadMessages is how many messages of several packets left as one
-	// segmentation-offload send; OffloadPackets the packets in them.
+	// OffloadMessages is how many messages of several packets were sent by segmentation
+	// offload; OffloadPackets is the number of their packets.
 	OffloadMessages, OffloadPackets uint64
-	// OffloadRefused is how often the kernel refused offload for a destination and
-	// packet size; those packets left plainly.
+	// OffloadRefused is how often the kernel refused offload for a destination and packet
+	// size; those packets were sent plainly.
 	OffloadRefused uint64
 
 	PacketsReceived, BytesReceived uint64
-	// ReceiveCalls is the number of system calls that brought packets.
+	// ReceiveCalls is the number of system calls that returned packets.
 	ReceiveCalls uint64
 
 	Dropped Drops
 }
 
-// Drops is packets that did not leave, or were not handed on, by reason.
+// Drops are packets that were not sent, or not returned to readers, by reason.
 type Drops struct {
 	// Busy: the socket's send buffer, or a queue below it, stayed full.
 	Busy uint64
-	// Unreachable: no route, a firewall's refusal, or an address of a family that
-	// the socket does not speak.
+	// Unreachable: no route, a firewall's refusal, or an address of a family that the
+	// socket does not support.
 	Unreachable uint64
-	// TooLong: longer than the path takes, or, received, than MaxPacket.
+	// TooLong: longer than the path allows, or, when received, longer than MaxPacket.
 	TooLong uint64
-	// Closed: the socket was closed under a batch.
+	// Closed: the socket was closed before the batch was sent.
 	Closed uint64
-	// Other: any other error of the system's.
+	// Other: any other error of the system.
 	Other uint64
 }
 
-// counters is Stats while it is counted. Sends add to it once per system call.
+// counters are the running counts behind Stats. Sends update them once per system call.
 type counters struct {
 	packetsSent, bytesSent, sendCalls               atomic.Uint64
 	offloadMessages, offloadPackets, offloadRefused atomic.Uint64
 	busy, unreachable, tooLong, closed, other       atomic.Uint64
-	_                                               [64]byte // the reader's own cache line
+	_                                               [64]byte // a separate cache line for the reader
 	packetsReceived, bytesReceived, receiveCalls    atomic.Uint64
 }
 
-// Stats takes no lock; its numbers may be a moment apart from one another.
+// Stats takes no lock, so its numbers may be a moment apart.
 func (c *Conn) Stats() Stats {
 	n := &c.count
 	return Stats{
@@ -68,7 +68,7 @@ func (c *Conn) Stats() Stats {
 	}
 }
 
-// Add is the sum of both.
+// Add is the sum of s and o.
 func (s Stats) Add(o Stats) Stats {
 	s.PacketsSent += o.PacketsSent
 	s.BytesSent += o.BytesSent
