@@ -10,31 +10,31 @@ import (
 	"parlor/rooms"
 )
 
-// lookedOver is how many looks the worst minute is searched over.
+// lookedOver is the number of looks in a minute.
 const lookedOver = int(time.Minute / qualityInterval)
 
-// summaryMeter adds up how a session's media fares. The peer's loop looks at the streams
-// every [qualityInterval] and when one ends; others read what it found.
+// summaryMeter summarises the media of a session. The peer's loop looks at the streams
+// every [qualityInterval] and when one ends. Other goroutines read the last summary.
 type summaryMeter struct {
-	// The loop's.
-	streams map[stream]forward.Traffic // as accounted for so far
-	ended   flows                      // what ended streams did since the last look
-	last    time.Time                  // of the last look; zero: not connected yet
+	// The following belong to the loop.
+	streams map[stream]forward.Traffic // counted so far
+	ended   flows                      // counts of streams that ended since the last look
+	last    time.Time                  // time of the last look; zero: not connected yet
 
 	// mu guards the following.
 	mu    sync.Mutex
-	total *rooms.MediaSummary // nil: nothing was seen yet
-	looks [lookedOver]look    // a ring of the last minute's
+	total *rooms.MediaSummary // nil: no look yet
+	looks [lookedOver]look    // a ring of the looks of the last minute
 	next  int
 	whole bool // the worst minute so far is a whole one
 }
 
-// flows are what went in both directions.
+// flows are the counts of both directions.
 type flows struct{ up, down rooms.MediaFlow }
 
-// look is what one look found.
+// look is the result of one look.
 type look struct {
-	from, to time.Time // zero: none
+	from, to time.Time // zero: no look
 	score    float64
 	rtt      time.Duration // 0 = unknown
 	flows
@@ -59,7 +59,7 @@ func (p *Peer) BeginSummary() {
 	m.total, m.looks, m.whole = nil, [lookedOver]look{}, false
 }
 
-// follow has a stream judged and accounted for.
+// follow begins to judge and count a stream.
 func (p *Peer) follow(s stream) {
 	p.quality.add(s)
 	p.summary.streams[s] = forward.Traffic{}
@@ -72,14 +72,14 @@ func (p *Peer) unfollow(s stream) {
 	delete(p.summary.streams, s)
 }
 
-// begin: the media is connected.
+// begin is called when the media is connected.
 func (m *summaryMeter) begin(now time.Time) { m.last = now }
 
-// account adds to f what s has done since it was accounted for last.
+// account adds the counts of s since the last look to f.
 func (m *summaryMeter) account(s stream, f *flows) forward.Account {
 	before, a := m.streams[s], s.Account()
 	now := a.Traffic
-	// Packets that were lost may come late.
+	// Late packets reduce the number of lost ones.
 	now.Lost = max(now.Lost, before.Lost)
 	m.streams[s] = now
 	flow, sent := &f.down, now.Packets-before.Packets
@@ -95,8 +95,8 @@ func (m *summaryMeter) account(s stream, f *flows) forward.Account {
 	return a
 }
 
-// look accounts for what happened since the last look, over a path of that protocol and
-// with that score.
+// look counts what happened since the last look. protocol carried the media, and score is
+// its quality.
 func (m *summaryMeter) look(protocol string, score float64, now time.Time) {
 	elapsed := now.Sub(m.last)
 	ms := elapsed.Milliseconds()
@@ -134,8 +134,8 @@ func (m *summaryMeter) look(protocol string, score float64, now time.Time) {
 	m.total = &sum
 }
 
-// judgeMinuteLocked has the last minute take the place of the worst one if it was worse.
-// Until there was a whole minute, what there was takes its place. mu is held.
+// judgeMinuteLocked replaces the worst minute by the last one if that was worse. Before
+// there was a whole minute, it takes the time so far. mu is held.
 func (m *summaryMeter) judgeMinuteLocked(sum *rooms.MediaSummary) {
 	of := rooms.MediaMinute{}
 	var known, passed time.Duration
@@ -172,7 +172,7 @@ func (m *summaryMeter) judgeMinuteLocked(sum *rooms.MediaSummary) {
 	}
 }
 
-// layerOf is the place of a quality in [rooms.MediaSummary.LayerMs].
+// layerOf is the index of a quality in [rooms.MediaSummary.LayerMs].
 func layerOf(q livekit.VideoQuality) int {
 	if q == livekit.VideoQuality_OFF {
 		return 0

@@ -7,16 +7,16 @@ import (
 	"github.com/livekit/protocol/livekit"
 )
 
-// ErrBanned and ErrRevoked are the answers to a client that tries to join, or
-// calls the API by a token for joining.
+// ErrBanned and ErrRevoked are the errors for a client that tries to join, or that calls
+// the API with a token for joining.
 var (
 	ErrBanned  = &Error{Denied, "this identity is banned from the room"}
 	ErrRevoked = &Error{Denied, "this token has been revoked: ask for a new one"}
 )
 
-// Admissible holds a token for a room against the bans and revocations on disk:
-// [ErrBanned], [ErrRevoked], or nil if its bearer may join. issuedMs is the token's
-// not-before time.
+// Admissible checks a token for a room against the stored bans and revocations. It
+// returns [ErrBanned], [ErrRevoked], or nil if the token's bearer may join. issuedMs is
+// the token's not-before time, in Unix ms.
 func (rs *Rooms) Admissible(ctx context.Context, room, identity string, issuedMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return nil
@@ -33,9 +33,9 @@ func (rs *Rooms) Admissible(ctx context.Context, room, identity string, issuedMs
 	return nil
 }
 
-// CanResume fails if the client that asks for its session back is banned, or has a
-// token that was revoked: unless the token was given in that very session, since a
-// participant that is in the room stays.
+// CanResume returns an error if the client that resumes is banned or its token is
+// revoked. A revoked token is still accepted if it was issued in that very session,
+// because a revocation does not remove participants from a room.
 func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
 	err := rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs)
 	if !errors.Is(err, ErrRevoked) || req.Session == "" {
@@ -47,8 +47,8 @@ func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
 	return nil
 }
 
-// Ban refuses an identity in rooms of that name until b.UntilMs, and sends it
-// away if it is there.
+// Ban refuses an identity in rooms of that name until b.UntilMs, and removes it if it is
+// in the room.
 func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "bans cannot be stored here")
@@ -66,7 +66,7 @@ func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	return err
 }
 
-// checkBan keeps what can never matter, or is too long, out of the database.
+// checkBan rejects bans that could never apply, or that are too long to store.
 func (rs *Rooms) checkBan(b *Ban) error {
 	const longest = 1000
 	if err := rs.checkRoomName(b.RoomName); err != nil {
@@ -78,8 +78,8 @@ func (rs *Rooms) checkBan(b *Ban) error {
 	return rs.checkIdentity(b.Identity)
 }
 
-// Revoke makes tokens of an identity that were issued before notBeforeMs worthless
-// for rooms of that name, durably. A participant that is in the room stays.
+// Revoke durably invalidates the tokens of an identity for rooms of that name that were
+// issued before notBeforeMs. A participant that is in the room stays.
 func (rs *Rooms) Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "revocations cannot be stored here")

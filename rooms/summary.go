@@ -2,35 +2,35 @@ package rooms
 
 import "time"
 
-// summaryInterval is how often a room writes how the media of its sessions has fared, so
-// that a crash costs the history no more than that.
+// summaryInterval is how often a room writes the media summaries of its sessions, so that
+// a crash loses no more than that.
 const summaryInterval = time.Minute
 
-// MediaSummary is how the media of a session has fared, from its connection on, to within
-// some seconds. It is immutable once made.
+// MediaSummary summarises the media of a session since its media connected, accurate to
+// some seconds. It does not change once made.
 type MediaSummary struct {
 	ConnectedMs int64
-	TCPMs       int64 // of ConnectedMs: its media went over TCP
+	TCPMs       int64 // of ConnectedMs: over TCP
 	Up, Down    MediaFlow
-	RTTMs       float64 // the mean round trip
-	RTTKnownMs  int64   // of ConnectedMs: the round trip was known; 0 = it never was
-	// LayerMs is how long video was forwarded to it in which quality, added up over the
-	// tracks that it asked for and that were sent: nothing, low, medium, high.
+	RTTMs       float64 // the mean round-trip time
+	RTTKnownMs  int64   // of ConnectedMs: with a known round-trip time; 0 = never
+	// LayerMs is how long video was forwarded in each quality, summed over the tracks
+	// that the session wanted and that were sent: none, low, medium, high.
 	LayerMs [4]int64
 	Worst   MediaMinute
 }
 
-// MediaFlow is what went in one direction over all tracks.
+// MediaFlow is the media of all tracks in one direction.
 type MediaFlow struct {
-	FlowingMs   int64 // how long something went
+	FlowingMs   int64 // time in which packets were sent
 	Bytes       uint64
-	Packets     uint64 // that were sent, with those lost
+	Packets     uint64 // sent, including lost ones
 	Lost        uint64
 	NACKs       uint64 // packets that the receiver asked for again
-	KeyRequests uint64 // key frames that the receiver asked for, as decoders do that have lost one
+	KeyRequests uint64 // keyframes that the receiver asked for, as decoders do after losses
 }
 
-// Loss is the share of the packets that was lost, 0 to 1.
+// Loss is the share of lost packets, 0 to 1.
 func (f *MediaFlow) Loss() float64 {
 	if f.Packets == 0 {
 		return 0
@@ -38,7 +38,7 @@ func (f *MediaFlow) Loss() float64 {
 	return min(float64(f.Lost)/float64(f.Packets), 1)
 }
 
-// Bitrate is that of the time in which something went, in bits/s.
+// Bitrate is the mean bitrate of the time in which packets were sent, in bits/s.
 func (f *MediaFlow) Bitrate() float64 {
 	if f.FlowingMs == 0 {
 		return 0
@@ -46,17 +46,18 @@ func (f *MediaFlow) Bitrate() float64 {
 	return float64(f.Bytes*8) * 1000 / float64(f.FlowingMs)
 }
 
-// MediaMinute is how media fared for a minute, or for all of a shorter time.
+// MediaMinute summarises the media of one minute, or of the whole time if that is
+// shorter.
 type MediaMinute struct {
-	FromMs, ToMs int64   // Unix time; both 0 = there is none
-	Score        float64 // the mean score of the connection, 0 to 5, the best
+	FromMs, ToMs int64   // Unix time; both 0 = no data
+	Score        float64 // the mean score of the connection, 0 to 5 (best)
 	RTTMs        float64 // 0 = unknown
-	// Shares of packets lost, and bits/s.
+	// Shares of packets lost, and bits/s:
 	UpLoss, DownLoss       float64
 	UpBitrate, DownBitrate float64
 }
 
-// Plus is how a session's media fared in two parts of it, one of which may be nil.
+// Plus is the summary of two parts of a session, either of which may be nil.
 func (s *MediaSummary) Plus(other *MediaSummary) *MediaSummary {
 	if s == nil {
 		return other
@@ -91,7 +92,7 @@ func (f *MediaFlow) add(other *MediaFlow) {
 	f.KeyRequests += other.KeyRequests
 }
 
-// mediaSoFar is how the media of p's session has fared, before a restart, too.
+// mediaSoFar is the summary of p's session, including the time before a restart.
 func (p *Participant) mediaSoFar() *MediaSummary {
 	if p.peer == nil {
 		return p.mediaBefore
@@ -99,8 +100,8 @@ func (p *Participant) mediaSoFar() *MediaSummary {
 	return p.mediaBefore.Plus(p.peer.Summary())
 }
 
-// writeSummaries writes how the media of those who are here has fared. A room that has
-// more urgent things to write leaves it out.
+// writeSummaries writes the media summaries of the participants. If the room cannot write
+// now, it skips them.
 func (r *Room) writeSummaries(now time.Time) {
 	r.summarised = now
 	if r.unwritable() {

@@ -11,16 +11,16 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// StartBitrate is what a path is taken to carry until its first probe has come back,
-// in bits/s.
+// StartBitrate is what a path is assumed to carry until the first probe has a result, in
+// bits/s.
 const StartBitrate = 500_000
 
-// sendingWindow is how long what is sent is counted before a bitrate is made of it.
+// sendingWindow is the time over which sent bytes are counted for a bitrate.
 const sendingWindow = int64(500 * time.Millisecond)
 
-// Control is the congestion control of one downlink: the record of what was sent, the
-// estimator, the probes, the pacer and the allocator, put together. T is a packet of
-// the caller that waits in the pacer.
+// Control is the congestion control of one downlink: the record of sent packets, the
+// estimator, the probes, the pacer and the allocator. T is the caller's type for a packet
+// that waits in the pacer.
 //
 // It is not safe for concurrent use, has no goroutine and reads no clock.
 type Control[T any] struct {
@@ -32,17 +32,17 @@ type Control[T any] struct {
 
 	results    []sent.Result
 	state      estimate.State
-	emptyingAt int64 // when a queue began to be emptied
-	steadyAt   int64 // since when spatial layers stay for steadyFor
+	emptyingAt int64 // when the draining of a queue began
+	steadyAt   int64 // for steadyFor from here, spatial layers stay
 	divided    allocate.Summary
-	forced     bool  // divided is more than the path is judged to carry
+	forced     bool  // divided exceeds the estimate
 	forcedAt   int64 // when that began
 
-	wide      bool    // judged by transport-wide feedback
-	limit     float64 // bits/s, whatever is judged; 0 = none
-	firstSent int64   // when the first packet with a number left, 0 = none yet
-	told      bool    // transport-wide feedback came
-	silent    bool    // none came, so what else is reported is gone by
+	wide      bool    // uses transport-wide feedback
+	limit     float64 // bits/s, in addition to the estimate; 0 = none
+	firstSent int64   // when the first numbered packet was sent; 0 = not yet
+	told      bool    // transport-wide feedback has come
+	silent    bool    // no such feedback came, so other reports are used
 
 	sending     float64 // bits/s
 	windowAt    int64
@@ -50,8 +50,8 @@ type Control[T any] struct {
 	probed      uint64 // bytes
 }
 
-// NewControl makes a control that judges by transport-wide feedback, or, without it,
-// by what the receiver reports.
+// NewControl makes a control that estimates by transport-wide feedback, or, without it,
+// by the receiver's other reports.
 func NewControl[T any](transportWide bool) *Control[T] {
 	c := &Control[T]{record: sent.New(), estimator: &estimate.Reported{}}
 	if transportWide {
@@ -61,41 +61,39 @@ func NewControl[T any](transportWide bool) *Control[T] {
 	return c
 }
 
-// JudgeBySending has a control judge by transport-wide feedback from now on. If none
-// comes within a while of the first packet, it goes on by what else is reported.
+// JudgeBySending makes the control estimate by transport-wide feedback from now on. If
+// none comes within 1.2 s of the first packet, it falls back to the other reports.
 func (c *Control[T]) JudgeBySending() {
 	if !c.wide {
 		c.wide, c.estimator = true, estimate.NewSendSide(StartBitrate)
 	}
 }
 
-// Limit bounds, in bits/s, what is divided; 0 leaves it to the judgement.
+// Limit bounds the divided bandwidth, in bits/s; 0 removes the limit.
 func (c *Control[T]) Limit(bitrate float64) { c.limit = max(bitrate, 0) }
 
-// Count takes note of a packet that is written now without a transport-wide number.
+// Count records a packet that is sent now without a transport-wide number.
 func (c *Control[T]) Count(now int64, size int) { c.windowBytes += int64(size) }
 
-// Offer takes a packet that is to leave: see [pacer.Pacer.Offer].
+// Offer takes a packet to be sent: see [pacer.Pacer.Offer].
 func (c *Control[T]) Offer(now int64, p pacer.Packet, v T) pacer.Verdict {
 	return c.pacer.Offer(now, p, v)
 }
 
-// Waiting is the packets and bytes that wait in the pacer.
+// Waiting is the number of packets and bytes that wait in the pacer.
 func (c *Control[T]) Waiting() (packets, bytes int) { return c.pacer.Waiting() }
 
-// Paces reports whether packets may have to wait: whether they are to be offered at
-// all.
+// Paces reports whether packets may have to wait, so that they must be offered.
 func (c *Control[T]) Paces() bool {
 	waiting, _ := c.pacer.Waiting()
 	return c.state.Limited || waiting > 0 || c.pacer.Broken()
 }
 
-// Next is the next waiting packet that is to be sent or dropped: see
-// [pacer.Pacer.Next].
+// Next is the next waiting packet to send or drop: see [pacer.Pacer.Next].
 func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) { return c.pacer.Next(now) }
 
-// Leave takes note of a packet that is written now, and gives its transport-wide
-// number. It is to be called in the order in which packets leave.
+// Leave records a packet that is sent now, and returns its transport-wide number. It must
+// be called in the order in which packets are sent.
 func (c *Control[T]) Leave(now int64, size int, kind sent.Kind) uint16 {
 	c.windowBytes += int64(size)
 	if c.firstSent == 0 {
@@ -112,8 +110,8 @@ func (c *Control[T]) Leave(now int64, size int, kind sent.Kind) uint16 {
 	return c.record.Add(now, size, kind, cluster)
 }
 
-// Probe is how many bytes of repeats or padding are to leave now, in packets of at
-// most size bytes; 0 when none are. Each is noted with Leave as [sent.Padding].
+// Probe is how many bytes of retransmissions or padding to send now, in packets of at
+// most size bytes; 0 for none. Each packet must be recorded by Leave as [sent.Padding].
 func (c *Control[T]) Probe(now int64) (bytes, size int) {
 	if waiting, _ := c.pacer.Waiting(); waiting > 0 {
 		return 0, 0 // media carries the probe
@@ -122,8 +120,8 @@ func (c *Control[T]) Probe(now int64) (bytes, size int) {
 	return bytes, size
 }
 
-// Feedback takes in transport-wide feedback. It reports whether the judgement has
-// changed so much that Divide is to be called at once.
+// Feedback takes transport-wide feedback. It reports whether the estimate has changed so
+// much that Divide must be called at once.
 func (c *Control[T]) Feedback(now int64, fb *feedback.Report) (divide bool) {
 	if c.told = true; c.silent {
 		c.silent, c.estimator = false, estimate.NewSendSide(StartBitrate)
@@ -138,11 +136,11 @@ func (c *Control[T]) Feedback(now int64, fb *feedback.Report) (divide bool) {
 	return c.state.Emptying && !before.Emptying || c.state.Bitrate > 1.1*before.Bitrate || c.state.Bitrate < 0.9*before.Bitrate
 }
 
-// Estimated takes in the receiver's own estimate (REMB), in bits/s.
+// Estimated takes the receiver's own estimate (REMB), in bits/s.
 func (c *Control[T]) Estimated(now int64, bitrate float64) { c.estimator.Estimated(now, bitrate) }
 
-// Report takes in what a receiver report tells: the share of packets lost, and the
-// round trip, 0 if unknown.
+// Report takes the content of a receiver report: the share of lost packets, and the
+// round-trip time; 0 if unknown.
 func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 	c.estimator.Lost(now, lost)
 	if rtt > 0 {
@@ -150,8 +148,8 @@ func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 	}
 }
 
-// Overdue says that the path itself, such as a TCP connection, dropped a packet that it
-// had held for waited. broken: those of the stream that follow depend on it.
+// Overdue notes that the path itself, such as a TCP connection, dropped a packet after it
+// had waited for that long. broken: later packets of the stream depend on it.
 func (c *Control[T]) Overdue(now int64, stream uint32, waited time.Duration, broken bool) {
 	if broken {
 		c.pacer.Break(stream)
@@ -173,26 +171,27 @@ func (c *Control[T]) judge(now int64) {
 	if c.state.Emptying && !emptying {
 		c.emptyingAt = now
 		if now-c.steadyAt >= 2*steadyFor {
-			c.steadyAt = now // not again and again: then it is no passing matter
+			c.steadyAt = now // not repeatedly: then the queue is not a passing one
 		}
 	}
 	c.setPace(now)
 	c.decide(now)
 }
 
-// setPace has the pacer follow the judgement and the division.
+// setPace sets the pacer's rate from the estimate and the division.
 func (c *Control[T]) setPace(now int64) {
 	pace, deep := c.state.Bitrate, c.state.Emptying && c.state.Queue > deepQueue
 	if c.state.Emptying && !deep {
-		pace = c.state.Settled // what is left out already is enough to empty it
+		pace = c.state.Settled // the layers left out already suffice to drain it
 	}
 	if c.forced {
-		// Nothing is left to leave out. What waits would only become too old: the path may
-		// carry it, since the judgement may be wrong, and if not, it drops what it cannot.
+		// No more can be left out. Packets that wait would only become too old. The
+		// estimate may be wrong and the path may carry them; if not, it drops the excess
+		// itself.
 		pace, deep = max(pace, forcedPace*c.divided.Bitrate), false
 	}
 	if !c.state.Limited {
-		pace = 0 // nothing is held where there is room, or where nothing is known yet
+		pace = 0 // nothing waits where there is room, or before anything is known
 	}
 	c.pacer.SetRate(now, pace, deep)
 }
@@ -204,18 +203,19 @@ func (c *Control[T]) decide(now int64) {
 	})
 }
 
-// Divide decides what is forwarded of each track. It is to be called some ten times a
-// second while there is feedback, and when what is wanted changes. The decisions are
+// Divide decides which layer of each track is forwarded. It must be called about ten
+// times a second while feedback arrives, and when the wishes change. The decisions are
 // valid until the next call.
 func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decision {
 	c.judge(now)
 	budget := c.state.Settled
 	if budget > 0 && c.state.Cause != estimate.Start {
-		// What was not shown lately is not believed: it takes a probe to add to what is sent.
+		// Do not trust bandwidth that has not been shown lately: only a probe may add to
+		// what is sent.
 		budget = min(budget, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
 	}
 	if c.state.Emptying && c.state.Backlog > deepQueue {
-		budget *= wary // what arrives now was in part sent before the path narrowed
+		budget *= wary // part of what arrives now was sent before the path narrowed
 	}
 	if c.state.Emptying && now-c.emptyingAt < patience && budget > hopeless*c.divided.Bitrate {
 		budget = max(budget, c.divided.Bitrate)
@@ -244,9 +244,9 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 	return decisions
 }
 
-// mayPause reports whether tracks may be paused: once one is, or if it is known that the
-// path does not carry the lowest layers of all. That it was not shown to carry them is
-// not enough: whenever tracks are added it has to be, by a probe.
+// mayPause reports whether tracks may be paused: if one is paused already, or if the path
+// is known not to carry the lowest layers of all. It does not suffice that the path has
+// not been shown to carry them: after tracks are added, a probe must show it first.
 func (c *Control[T]) mayPause(now int64) bool {
 	switch {
 	case c.divided.Paused > 0:
@@ -259,14 +259,14 @@ func (c *Control[T]) mayPause(now int64) bool {
 	return now-c.forcedAt >= pauseAfter
 }
 
-// Tight reports whether something is held back, or may have to be soon: whether Divide
-// is worth while more often than each second.
+// Tight reports whether some layer is held back or may have to be soon, so that Divide is
+// useful more often than once a second.
 func (c *Control[T]) Tight() bool {
 	s := &c.state
 	return c.divided.Need > 0 || s.Congested || s.Bitrate > 0 && c.divided.Goal > 0.7*s.Bitrate
 }
 
-// Bound is what is divided at most, in bits/s, 0 = no bound.
+// Bound is the upper bound of the divided bandwidth, in bits/s; 0 = no bound.
 func (c *Control[T]) Bound() float64 {
 	if c.limit > 0 && (c.state.Bitrate <= 0 || c.state.Bitrate > c.limit) {
 		return c.limit
@@ -274,8 +274,8 @@ func (c *Control[T]) Bound() float64 {
 	return c.state.Bitrate
 }
 
-// momentary is the bitrate to add to what waits, in the pacer and on the way: less than
-// the path carries, so that a key frame has passed before what follows becomes too old.
+// momentary is the bitrate for new packets while others wait in the pacer. It is below
+// the estimate, so that a keyframe passes before the packets behind it become too old.
 func (c *Control[T]) momentary() float64 {
 	_, bytes := c.pacer.Waiting()
 	if c.state.Bitrate <= 0 || bytes == 0 {
@@ -288,37 +288,36 @@ func (c *Control[T]) momentary() float64 {
 	return c.state.Bitrate * max(1-2*backlog, 0.5)
 }
 
-// A queue that has just been seen is emptied by temporal layers alone, for patience,
-// unless the path seems to carry less than the share hopeless of what is sent.
+// For patience after a queue is first seen, it is drained by temporal layers alone,
+// unless the path seems to carry less than the share hopeless of the sent bitrate.
 const (
 	patience = int64(300 * time.Millisecond)
 	hopeless = 0.8
-	// wary is the share of what seems to fit that is given out while a deep queue is
-	// emptied.
+	// wary is the share of the budget that is used while a deep queue is drained.
 	wary = 0.85
-	// untold is how long feedback is waited for after the first packet.
+	// untold is how long to wait for feedback after the first packet.
 	untold         = int64(1200 * time.Millisecond)
 	backlogAllowed = 50 * time.Millisecond
 	// steadyFor is how long after a queue was seen spatial layers stay where they can: a
-	// change takes a key frame, which is more than what is too much.
+	// change needs a keyframe, which costs more than the excess.
 	steadyFor = int64(2 * time.Second)
-	// pauseAfter is how long the lowest layers may cost more than was shown to fit, though
-	// nothing shows that they do not: more than a probe needs, and the next.
+	// pauseAfter is how long the lowest layers may exceed what the path was shown to carry,
+	// if nothing shows that it does not carry them. Two probes fit into this time.
 	pauseAfter = int64(3 * time.Second)
-	// deepQueue is a queue that more is done against than leaving out temporal layers.
+	// deepQueue is a queue for which leaving out temporal layers does not suffice.
 	deepQueue = 150 * time.Millisecond
 )
 
-// forcedPace is how much faster than its bitrate media is paced that goes beyond what
-// the path is judged to carry.
+// forcedPace is how much faster than its bitrate media is paced that exceeds the
+// estimate.
 const forcedPace = 1.25
 
-// budgetMargin keeps the layers that are forwarded within the budget that they have
-// proved themselves.
+// budgetMargin keeps the forwarded layers within a budget that they have shown
+// themselves.
 const budgetMargin = 0.01
 
-// When is when Next and Probe are to be called again, 0 when not before something is
-// offered, reported or divided.
+// When is the time at which Next and Probe must be called again; 0 if not before the next
+// Offer, report or Divide.
 func (c *Control[T]) When(now int64) int64 {
 	at := c.pacer.When(now)
 	if at != 0 {
@@ -330,20 +329,20 @@ func (c *Control[T]) When(now int64) int64 {
 	return at
 }
 
-// State is what is judged of the path.
+// State is the present estimate of the path.
 func (c *Control[T]) State() estimate.State { return c.state }
 
-// Summary is what the last division came to.
+// Summary is the result of the last division.
 func (c *Control[T]) Summary() allocate.Summary { return c.divided }
 
-// Pacing is what the pacer has done.
+// Pacing is the pacer's counters.
 func (c *Control[T]) Pacing() pacer.Counters { return c.pacer.Counters() }
 
-// Sending is the bitrate of what left, over the last half second or so.
+// Sending is the bitrate of sent packets, over about the last half second.
 func (c *Control[T]) Sending() float64 { return c.sending }
 
-// Probed is how many bytes left as padding.
+// Probed is the number of bytes sent as padding.
 func (c *Control[T]) Probed() uint64 { return c.probed }
 
-// Forget drops what is known of a stream that ended: see [pacer.Pacer.Forget].
+// Forget drops the state of a stream that ended: see [pacer.Pacer.Forget].
 func (c *Control[T]) Forget(stream uint32) { c.pacer.Forget(stream) }

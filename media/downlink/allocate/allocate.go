@@ -1,28 +1,27 @@
-// Package allocate divides what a path carries among a subscriber's tracks.
+// Package allocate divides the bandwidth of a path among a subscriber's tracks.
 //
 // The nouns:
 //
-//   - A [Track] is what a subscriber wants of one track, and what each of its layers
-//     costs.
-//   - A [Layer] is a spatial and a temporal layer, with all below them. Simulcast and
+//   - A [Track] is the subscriber's wish for one track, and the cost of each of its layers.
+//   - A [Layer] is a spatial and a temporal layer, with all layers below them. Simulcast and
 //     SVC are the same here.
-//   - A step is a layer of a track that is worth more than all that cost less.
-//   - A [Decision] is the layer that fits, and why not the wanted one.
+//   - A step is a layer of a track that is worth more than all layers that cost less.
+//   - A [Decision] is the layer that fits, and the reason if it is not the wanted one.
 //
-// Order: audio always; then each track's lowest step, in the order of the classes
-// (screen share, speakers, pinned ones, the rest) and of priority within; then the
-// steps above, class after class: within a class, the track that has least gets its
+// Order: first all audio. Then the lowest step of each track, in the order of the classes
+// (screen share, speakers, pinned tracks, the rest), and within a class by priority. Then
+// the steps above, class after class: within a class, the track with the least gets its
 // next step first.
 //
-// What moves below 15 frames a second is worth little, whatever its size: motion comes
-// before size up to there, and size before more motion above. A screen share is text:
-// size comes first.
+// Video below 15 frames a second is worth little, whatever its size. Up to that rate,
+// motion comes before size; above it, size comes before more motion. A screen share is
+// text, so size comes first.
 //
-// A queue that is to be emptied is no reason to change a spatial layer, which takes a
-// key frame: temporal layers are left out until it is empty.
+// To drain a queue, no spatial layer is changed, because that takes a keyframe: temporal
+// layers are left out until the queue is empty.
 //
-// A layer that is forwarded stays while it fits; one that is not must fit with a
-// margin. So a bitrate that wavers does not make layers flap.
+// A forwarded layer stays while it fits; a new layer must fit with a margin. So layers do
+// not flap when the bandwidth wavers.
 package allocate
 
 import (
@@ -30,27 +29,27 @@ import (
 	"slices"
 )
 
-// The layers there may be.
+// The numbers of layers:
 const (
 	Spatials  = 3
 	Temporals = 4
 )
 
-// The numbers of the division.
+// Constants of the division:
 const (
-	// upMargin is the share of the budget that must stay free above a new layer.
+	// upMargin is the share of the budget that must remain free above a new layer.
 	upMargin = 0.04
-	// resumeMargin is the same above what a paused track would cost.
+	// resumeMargin is the share that must remain free above a track that is resumed.
 	resumeMargin = 0.08
-	// keepMargin is how much more than the budget a forwarded layer may cost.
+	// keepMargin is by what share of the budget a forwarded layer may exceed it.
 	keepMargin = 0.06
 	fluent     = 15.0 // frames per second
 )
 
-// Class is what comes first.
+// Class is the rank of a track: lower classes come first.
 type Class uint8
 
-// The classes, by what comes first.
+// The classes, in order:
 const (
 	Screen Class = iota
 	Speaker
@@ -65,55 +64,55 @@ type Layer struct{ Spatial, Temporal int8 }
 // None is no layer: the track is paused.
 var None = Layer{-1, -1}
 
-// Track is what is to be decided about. Bitrates are in bits/s.
+// Track is a track to decide about. Bitrates are in bits/s.
 type Track struct {
 	ID       uint32
 	Audio    bool
 	Class    Class
-	Priority uint32 // more comes first within the class
-	CanPause bool   // without it the lowest layer is forwarded even if it does not fit
-	// Bitrates are what each layer with all below it costs, as measured; 0 = it is not
-	// there. For audio, [0][0].
+	Priority uint32 // the higher one comes first within the class
+	CanPause bool   // otherwise the lowest layer is forwarded even if it does not fit
+	// Bitrates are the measured costs of each layer with all layers below it; 0 = the
+	// layer does not exist. Audio uses [0][0].
 	Bitrates [Spatials][Temporals]float64
-	// Sizes are the pixels, FPS the frames per second of each layer; 0 = unknown.
+	// Sizes are the pixels, and FPS the frames per second, of each layer; 0 = unknown.
 	Sizes [Spatials]int
 	FPS   [Spatials][Temporals]float64
-	Most  Layer // the highest wanted; None = nothing is wanted
-	Now   Layer // forwarded now; None = nothing
-	// Steady: the spatial layer of Now stays while any temporal layer of it fits.
+	Most  Layer // the highest wanted layer; None = the track is not wanted
+	Now   Layer // the forwarded layer; None = the track is not forwarded
+	// Steady: the spatial layer of Now stays while one of its temporal layers fits.
 	Steady bool
 }
 
-// Reason is why a decision is what it is.
+// Reason is the reason for a decision.
 type Reason uint8
 
 // The reasons.
 const (
-	Wanted    Reason = iota // all that is wanted
-	Bandwidth               // more does not fit
-	Paused                  // not even the lowest fits
-	Absent                  // the publisher does not send what is wanted
-	Unwanted                // nothing is wanted
+	Wanted    Reason = iota // the wanted layer is forwarded
+	Bandwidth               // a higher layer does not fit
+	Paused                  // not even the lowest layer fits
+	Absent                  // the publisher does not send the wanted layer
+	Unwanted                // the track is not wanted
 )
 
 func (r Reason) String() string {
 	return [...]string{"wanted", "bandwidth", "paused", "absent", "unwanted"}[min(r, Unwanted)]
 }
 
-// Decision is what is decided about the track of the same index.
+// Decision is the decision about the track with the same index.
 type Decision struct {
 	Layer   Layer
-	Wanted  Layer   // the best there is within what is wanted
+	Wanted  Layer   // the best existing layer within the wish
 	Bitrate float64 // of Layer
 	Reason  Reason
 }
 
-// Summary is what the division comes to. Bitrates are in bits/s.
+// Summary is the result of a division. Bitrates are in bits/s.
 type Summary struct {
-	Bitrate float64 // of all that is decided, once no queue is left
-	Goal    float64 // of all that is wanted
-	// Need is what would be sent with the next improvement, margin included; 0 =
-	// nothing is held back.
+	Bitrate float64 // of all decisions, once the queue is drained
+	Goal    float64 // of all wanted layers
+	// Need is the bitrate with the next improvement, margin included; 0 = no wish is
+	// unfulfilled.
 	Need   float64
 	Paused int // tracks
 }
@@ -127,16 +126,16 @@ type step struct {
 type candidate struct {
 	index int
 	all   []step
-	steps []step // all, or those of one spatial layer that is to stay
+	steps []step // all, or those of one spatial layer that must stay
 	at    int    // -1 = none
-	now   int    // the step that is forwarded now, -1 = none
+	now   int    // the step that is forwarded now; -1 = none
 	done  bool
-	// spatial is the layer that is forwarded now, -1 = none.
+	// spatial is the layer that is forwarded now; -1 = none.
 	spatial int8
 }
 
-// Allocator divides; it keeps room between calls. The zero value is ready. It is not
-// safe for concurrent use.
+// Allocator divides, and reuses memory between calls. The zero value is ready for use. It
+// is not safe for concurrent use.
 type Allocator struct {
 	candidates []candidate
 	decisions  []Decision
@@ -144,9 +143,9 @@ type Allocator struct {
 	steps      []step
 }
 
-// Divide decides about tracks with a budget in bits/s, 0 = no bound. momentary is what
-// may be sent until a queue is empty, if that is less: temporal layers are left out for
-// it. The decisions are valid until the next call.
+// Divide decides about tracks with a budget in bits/s; 0 = no bound. momentary is a lower
+// bound until a queue is drained, if it is below the budget: temporal layers are left out
+// to meet it. The decisions are valid until the next call.
 func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decision, Summary) {
 	a.prepare(tracks)
 	bound := budget
@@ -215,7 +214,7 @@ func (a *Allocator) prepare(tracks []Track) {
 		all := a.addSteps(t, 0, t.Most.Spatial)
 		for s := int8(0); s < Spatials && len(all) == 0; s++ {
 			if all = a.addSteps(t, s, s); len(all) > 0 {
-				all = all[:1] // nothing wanted is there: the lowest there is
+				all = all[:1] // no wanted layer exists: take the lowest one
 			}
 		}
 		if len(all) == 0 {
@@ -240,7 +239,7 @@ func (a *Allocator) prepare(tracks []Track) {
 	})
 }
 
-// use has a candidate get one of steps.
+// use makes a candidate choose among steps.
 func (c *candidate) use(t *Track, steps []step) {
 	c.steps, c.now = steps, -1
 	for j := range steps {
@@ -250,8 +249,8 @@ func (c *candidate) use(t *Track, steps []step) {
 	}
 }
 
-// release lets spatial layers change that are to stay where that does not fit. sound is
-// what goes out before any video.
+// release lets spatial layers that should stay change, if they do not fit. sound is the
+// bitrate of the audio, which comes before all video.
 func (a *Allocator) release(tracks []Track, sound, bound float64) {
 	total := sound
 	for i := range a.candidates {
@@ -268,7 +267,7 @@ func (a *Allocator) release(tracks []Track, sound, bound float64) {
 	}
 }
 
-// thin leaves out temporal layers until all fits, those of the last tracks first.
+// thin leaves out temporal layers until all fits, the last tracks first.
 func (a *Allocator) thin(tracks []Track, total, bound float64) {
 	for i := len(a.order) - 1; i >= 0; i-- {
 		index := a.candidates[a.order[i]].index
@@ -293,7 +292,7 @@ func cost(t *Track, l Layer) float64 {
 }
 
 // addSteps adds the layers of a track, between two spatial ones, that are worth more than
-// all that cost less.
+// all layers that cost less.
 func (a *Allocator) addSteps(t *Track, lowest, highest int8) []step {
 	from := len(a.steps)
 	for s := lowest; s <= min(highest, Spatials-1); s++ {
@@ -329,7 +328,7 @@ func (a *Allocator) addSteps(t *Track, lowest, highest int8) []step {
 	return a.steps[from:]
 }
 
-// value is what a layer is worth: doublings of its size and of its motion.
+// value is the worth of a layer: the doublings of its size and of its motion.
 func value(t *Track, l Layer) float64 {
 	pixels := float64(t.Sizes[l.Spatial])
 	if pixels <= 0 {
@@ -337,7 +336,8 @@ func value(t *Track, l Layer) float64 {
 	}
 	fps := t.FPS[l.Spatial][l.Temporal]
 	if fps <= 0 {
-		// Each temporal layer doubles the rate, to 30 at the highest that is sent.
+		// Assume that each temporal layer doubles the rate, up to 30 at the highest one
+		// that is sent.
 		top := 0
 		for u := range Temporals {
 			if t.Bitrates[l.Spatial][u] > 0 {
@@ -350,13 +350,13 @@ func value(t *Track, l Layer) float64 {
 	if t.Class == Screen {
 		return size + 0.25*motion
 	}
-	// Size has some two doublings a layer: below what is fluent a doubling of motion
-	// is worth more than that, above less.
+	// A spatial layer adds about two doublings of size. Below fluent motion, a doubling
+	// of the frame rate is worth more than that; above, less.
 	slow := min(motion, math.Log2(fluent))
 	return size + 3*slow + 0.75*(motion-slow)
 }
 
-// raise gives a track its next step if it fits, or the one that it has now.
+// raise gives a track its next step if that fits, or if the track has it now.
 func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	have := 0.0
 	if c.at >= 0 {
@@ -373,8 +373,9 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	}
 }
 
-// margin is the share of the budget that must stay free above the next step. More frames
-// of what is forwarded take no key frame, and can be left out again at once.
+// margin is the share of the budget that must remain free above the next step. It is 0
+// for more frames of the forwarded spatial layer: they need no keyframe, and can be left
+// out again at once.
 func (c *candidate) margin(next *step) float64 {
 	switch {
 	case next.layer.Spatial == c.spatial:
@@ -385,7 +386,8 @@ func (c *candidate) margin(next *step) float64 {
 	return upMargin
 }
 
-// least is the track of a class that has least and may have more, nil when none may.
+// least is the track of a class that has the least and may get more; nil if there is
+// none.
 func (a *Allocator) least(order []int) (least *candidate) {
 	for _, i := range order {
 		c := &a.candidates[i]
@@ -430,7 +432,7 @@ func (a *Allocator) decide(tracks []Track) {
 	}
 }
 
-// need is what would be sent with the cheapest improvement, with its margin.
+// need is the bitrate with the cheapest improvement and its margin.
 func (a *Allocator) need(total float64) float64 {
 	best := math.Inf(1)
 	for _, i := range a.order {

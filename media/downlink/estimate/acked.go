@@ -5,10 +5,10 @@ import "time"
 const (
 	bucketLength = int64(25 * time.Millisecond)
 	rateBuckets  = 32 // 800 ms
-	rateWindow   = 20 // buckets that a rate is taken over: 500 ms
+	rateWindow   = 20 // buckets over which a rate is computed: 500 ms
 )
 
-// rate is the bitrate by the times of its packets, over a sliding window.
+// rate is the bitrate of packets by their times, over a sliding window.
 type rate struct {
 	bytes  [rateBuckets]int64
 	first  int64 // bucket of the first packet ever
@@ -32,8 +32,8 @@ func (r *rate) add(at int64, size int) {
 	r.bytes[bucket%rateBuckets] += int64(size)
 }
 
-// over is the bitrate in the n whole buckets before the newest, false while fewer than
-// a third of them have passed.
+// over is the bitrate in the n whole buckets before the newest; false while fewer than a
+// third of them have passed.
 func (r *rate) over(n int64) (float64, bool) {
 	if !r.any {
 		return 0, false
@@ -49,17 +49,17 @@ func (r *rate) over(n int64) (float64, bool) {
 	return float64(bytes*8) / seconds(passed*bucketLength), true
 }
 
-// queue is how much longer packets need than at best lately.
+// queue is how much longer packets take than the fastest recent ones.
 type queue struct {
-	best    [bestWindows]int64 // fastest by window of bestLength
+	best    [bestWindows]int64 // fastest, by window of bestLength
 	window  int64
 	any     bool
 	recent  [recentPackets]int64
 	count   int
-	before  [2]int64 // fastest of the packets before
+	before  [2]int64 // fastest of the former groups of packets
 	jitter  float64  // ns, mean
 	current int64
-	since   int64 // when what arrived first found a queue, by the receiver's clock
+	since   int64 // when the first packet of the present queue arrived, by the receiver's clock
 }
 
 const (
@@ -69,7 +69,7 @@ const (
 	mostJitter    = float64(100 * time.Millisecond)
 )
 
-// forget makes what is measured from now on the best there is.
+// forget makes the next measurement the new best one.
 func (q *queue) forget() { q.any, q.count = false, 0 }
 
 func (q *queue) add(now, way, arrived int64) {
@@ -96,7 +96,7 @@ func (q *queue) add(now, way, arrived int64) {
 		fastest = min(fastest, w)
 	}
 	if q.count%recentPackets == 0 {
-		// What a queue that grows or shrinks steadily does is no jitter.
+		// The steady growth or shrinking of a queue is not jitter.
 		d := fastest - 2*q.before[0] + q.before[1]
 		if q.count >= 3*recentPackets {
 			q.jitter += (min(float64(max(d, -d))/2, mostJitter) - q.jitter) / 8

@@ -6,15 +6,15 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// Cause is what an estimate is bounded by.
+// Cause is the reason for the bound of an estimate.
 type Cause uint8
 
 // The causes.
 const (
-	Start    Cause = iota // nothing is known yet
+	Start    Cause = iota // no measurement yet
 	Delay                 // a queue was seen
 	Loss                  // losses that the bitrate explains
-	Probe                 // a probe found so much, and nothing has contradicted it
+	Probe                 // a probe measured it, and no later measurement contradicts it
 	Receiver              // the receiver's own estimate
 )
 
@@ -22,42 +22,42 @@ func (c Cause) String() string {
 	return [...]string{"start", "delay", "loss", "probe", "receiver"}[min(c, Receiver)]
 }
 
-// State is what is judged of a path.
+// State is the present estimate of a path.
 type State struct {
 	Bitrate      float64 // bits/s that may be sent; 0 = no bound is known
 	Cause        Cause
-	Settled      float64       // bits/s that may be sent once the queue there is has been emptied
-	Proven       float64       // bits/s of Bitrate that traffic or a probe has shown lately
-	Acknowledged float64       // bits/s that arrived lately, 0 = unknown
-	Queue        time.Duration // how long packets wait on the way
-	Backlog      time.Duration // at least Queue: how long what is on the way will wait
-	Jitter       time.Duration // mean difference between packets' times on the way
+	Settled      float64       // bits/s that may be sent once the present queue is drained
+	Proven       float64       // the part of Bitrate that traffic or a probe has shown lately, bits/s
+	Acknowledged float64       // bits/s that arrived lately; 0 = unknown
+	Queue        time.Duration // how long packets wait on the path
+	Backlog      time.Duration // how long the packets under way will wait; at least Queue
+	Jitter       time.Duration // mean difference between the transit times of packets
 	Loss         float64       // share of packets lost in the last seconds, 0 to 1
 	RTT          time.Duration // 0 = unknown
-	Congested    bool          // the queue grows, or is being emptied
-	Emptying     bool          // the queue is being emptied
-	Limited      bool          // Bitrate is near what the path was seen not to carry
+	Congested    bool          // the queue grows or is being drained
+	Emptying     bool          // the queue is being drained
+	Limited      bool          // Bitrate is near a bitrate that the path was seen not to carry
 }
 
-// Estimator is the judgement about one path.
+// Estimator estimates one path.
 type Estimator interface {
-	// Feedback takes in what transport-wide feedback newly tells, and how many bytes were
-	// sent of which it tells nothing yet.
+	// Feedback takes the new results of transport-wide feedback, and the number of sent
+	// bytes without a result so far.
 	Feedback(now int64, results []sent.Result, inFlight int)
-	// Probed takes in what a probe measured, in bits/s; full says that the path carried
-	// all that was tried.
+	// Probed takes the result of a probe, in bits/s. full: the path carried all that was
+	// tried.
 	Probed(now int64, bitrate float64, full bool)
-	// Estimated takes in the receiver's own estimate (REMB), in bits/s.
+	// Estimated takes the receiver's own estimate (REMB), in bits/s.
 	Estimated(now int64, bitrate float64)
-	// Lost takes in the share of packets that a receiver report says were lost.
+	// Lost takes the share of lost packets in a receiver report.
 	Lost(now int64, share float64)
-	// Overdue says that the path, while sending bits/s were sent, held a packet back for so
-	// long that it was dropped. It is a queue that has been seen.
+	// Overdue notes that the path dropped a packet which it had held back for that long,
+	// while sending bits/s were sent. It counts as a queue.
 	Overdue(now int64, waited time.Duration, sending float64)
-	// SetRTT says the round trip that a receiver report tells.
+	// SetRTT sets the round-trip time from a receiver report.
 	SetRTT(rtt time.Duration)
-	// State judges. sending is the bitrate of the last second, wanted what would be
-	// sent without a bound, both in bits/s.
+	// State computes the estimate. sending is the bitrate of the last second, wanted the
+	// bitrate without a bound, both in bits/s.
 	State(now int64, sending, wanted float64) State
 }
 
@@ -66,5 +66,5 @@ var (
 	_ Estimator = (*Reported)(nil)
 )
 
-// seconds is a length of time in seconds.
+// seconds converts nanoseconds to seconds.
 func seconds(ns int64) float64 { return float64(ns) / float64(time.Second) }

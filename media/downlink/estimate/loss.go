@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// The numbers of the loss bound.
+// Constants of the loss bound:
 const (
 	observationLength  = int64(250 * time.Millisecond)
 	observationPackets = 12
 	observations       = 20
-	observationWeight  = 0.9 // of each next older observation
+	observationWeight  = 0.9 // of each observation relative to the next newer one
 	ignoredLoss        = 0.02
-	mostRandom         = 0.15 // a path that loses more than that at random is not believed in
+	mostRandom         = 0.15 // higher random loss is not assumed
 	leastRandom        = 0.0005
 	towardsMore        = 0.01 // per doubling of the bound and observation, in log-likelihood
 )
@@ -22,10 +22,10 @@ type observation struct {
 	bitrate       float64 // sent
 }
 
-// lossBound finds the bitrate that explains the losses best. With a bound b, packets
-// sent at a bitrate r are lost with the probability p + (1-p)·max(0, 1-b/r), p being
-// the share that is lost at random whatever is sent: of the pairs (b, p) the likeliest
-// is taken, and the higher bound of two that explain the losses alike.
+// lossBound finds the bitrate that explains the losses best. With a bound b, a packet
+// sent at bitrate r is lost with probability p + (1-p)·max(0, 1-b/r), where p is the
+// random loss, which does not depend on the bitrate. It takes the likeliest pair (b, p),
+// and prefers the higher of two bounds that explain the losses equally well.
 type lossBound struct {
 	seen  [observations]observation
 	count int
@@ -39,7 +39,7 @@ type lossBound struct {
 	loss   float64
 }
 
-// add takes in a packet that was reported for the first time.
+// add takes a packet that was reported for the first time.
 func (l *lossBound) add(sentAt int64, size int, received bool) {
 	if !l.first {
 		l.since, l.first = sentAt, true
@@ -62,7 +62,7 @@ func (l *lossBound) revise() {
 	}
 }
 
-// close ends an observation when it is long enough; it reports whether it did.
+// close ends an observation if it is long enough, and reports whether it did.
 func (l *lossBound) close(sentAt int64) bool {
 	length := sentAt - l.since
 	if !l.first || length < observationLength || l.open.packets < observationPackets && length < 8*observationLength {
@@ -75,7 +75,7 @@ func (l *lossBound) close(sentAt int64) bool {
 	return true
 }
 
-// judge sets the bound. known is the bitrate that other signs allow; acked is the
+// judge sets the bound. known is the bitrate that the other signs allow; acked is the
 // bitrate that arrived.
 func (l *lossBound) judge(known, acked float64) {
 	packets, lost := l.totals()
@@ -125,8 +125,8 @@ func (l *lossBound) totals() (packets, lost float64) {
 	return packets, lost
 }
 
-// likelihood is the logarithm of how likely a bound makes what was seen, with the
-// random loss that makes it likeliest.
+// likelihood is the log-likelihood of the observations under a bound, with the random
+// loss that maximises it.
 func (l *lossBound) likelihood(bound, packets float64) (value, random float64) {
 	random = min(max(l.fit(bound), leastRandom), mostRandom)
 	weight := 1.0
@@ -139,7 +139,7 @@ func (l *lossBound) likelihood(bound, packets float64) (value, random float64) {
 	return value + towardsMore*packets*math.Log2(bound/leastBitrate), random
 }
 
-// fit is the share lost at random that is left when a bound explains the rest.
+// fit is the random loss that remains if a bound explains the other losses.
 func (l *lossBound) fit(bound float64) float64 {
 	var lost, packets float64
 	weight := 1.0
@@ -156,7 +156,7 @@ func (l *lossBound) fit(bound float64) float64 {
 	return lost / packets
 }
 
-// excess is the share of a bitrate that a bound does not let through.
+// excess is the share of a bitrate that exceeds a bound.
 func excess(bound, bitrate float64) float64 {
 	if bitrate <= bound {
 		return 0

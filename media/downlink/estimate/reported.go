@@ -6,30 +6,30 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// The numbers of the judgement by reports.
+// Constants of the estimate by reports:
 const (
-	reportedLeastSent = 150_000 // bits/s; an estimate of less traffic says nothing
+	reportedLeastSent = 150_000 // bits/s; an estimate at a lower bitrate is ignored
 	reportedLeast     = 80_000
-	reportedShare     = 0.85 // an estimate below this share of what is sent counts
+	reportedShare     = 0.85 // an estimate below this share of the sent bitrate counts
 	reportedFresh     = int64(5 * time.Second)
 	reportedHighLoss  = 0.10
-	overdueShare      = 0.7 // of what is sent, when the path itself holds packets up
+	overdueShare      = 0.7 // of the sent bitrate, if the path itself holds packets up
 	lossFresh         = int64(3 * time.Second)
 
 	judgeEvery  = int64(900 * time.Millisecond)
-	patience    = int64(1500 * time.Millisecond) // how long it must last
+	patience    = int64(1500 * time.Millisecond) // how long congestion must last
 	settle      = int64(2 * time.Second)         // between two cuts
 	firstWait   = int64(8 * time.Second)         // before a raise
 	longestWait = int64(64 * time.Second)
 	raiseEvery  = int64(time.Second)
-	raiseFailed = int64(10 * time.Second) // trouble so soon after a raise is its fault
+	raiseFailed = int64(10 * time.Second) // congestion so soon after a raise is attributed to the raise
 )
 
-// Reported judges by what a receiver without transport-wide feedback reports. It
-// believes in plenty until the receiver says otherwise for a while, by an estimate
-// well below what is sent or by losses; then it names a bound, and after a quiet time
-// raises it step by step until it no longer binds. A raise that fails makes the next
-// wait longer. The zero value is ready.
+// Reported estimates by the reports of a receiver without transport-wide feedback. It
+// assumes no bound until the receiver shows one for some time, by an estimate well below
+// the sent bitrate or by losses. Then it sets a bound, and after a quiet time raises it
+// step by step until it does not bind any more. After a raise that fails, the next wait
+// is longer. The zero value is ready for use.
 type Reported struct {
 	estimate   float64
 	estimateAt int64
@@ -52,10 +52,10 @@ type Reported struct {
 	raised   bool
 	wait     int64
 
-	reported, missing int // of transport-wide feedback since the last judgement
+	reported, missing int // statuses of transport-wide feedback since the last judgement
 }
 
-// Feedback takes in losses alone.
+// Feedback uses only the losses.
 func (e *Reported) Feedback(_ int64, results []sent.Result, _ int) {
 	for i := range results {
 		switch r := &results[i]; {
@@ -70,21 +70,21 @@ func (e *Reported) Feedback(_ int64, results []sent.Result, _ int) {
 	}
 }
 
-// Probed raises the bound to what a probe measured.
+// Probed raises the bound to the result of a probe.
 func (e *Reported) Probed(_ int64, bitrate float64, _ bool) {
 	if e.bound > 0 {
 		e.bound = max(e.bound, bitrate)
 	}
 }
 
-// Estimated takes in the receiver's own estimate, in bits/s.
+// Estimated takes the receiver's own estimate, in bits/s.
 func (e *Reported) Estimated(now int64, bitrate float64) {
 	if bitrate > 0 {
 		e.estimate, e.estimateAt, e.estimated = bitrate, now, true
 	}
 }
 
-// Lost takes in the share of packets that a report says were lost.
+// Lost takes the share of lost packets in a report.
 func (e *Reported) Lost(now int64, share float64) {
 	if share != share {
 		return
@@ -98,7 +98,7 @@ func (e *Reported) Lost(now int64, share float64) {
 	e.lossAt, e.lost = now, true
 }
 
-// Overdue cuts at once, to less than was sent when it became too much.
+// Overdue cuts at once, to less than the bitrate at which the packet was dropped.
 func (e *Reported) Overdue(now int64, _ time.Duration, sending float64) {
 	if e.cutOnce && now-e.cutAt < settle {
 		return
@@ -109,10 +109,10 @@ func (e *Reported) Overdue(now int64, _ time.Duration, sending float64) {
 	e.cut(now, sending*overdueShare, Delay)
 }
 
-// SetRTT says the round trip.
+// SetRTT sets the round-trip time.
 func (e *Reported) SetRTT(rtt time.Duration) { e.rtt = rtt }
 
-// State judges, about once a second.
+// State computes the estimate, about once a second.
 func (e *Reported) State(now int64, sending, wanted float64) State {
 	if !e.judged || now-e.judgedAt >= judgeEvery {
 		e.judgedAt, e.judged = now, true
@@ -146,7 +146,8 @@ func (e *Reported) judge(now int64, sending, wanted float64) {
 	}
 }
 
-// congested reports whether the path is, and what it seems to carry.
+// congested reports whether the path is congested, and the bitrate that it seems to
+// carry.
 func (e *Reported) congested(now int64, sending float64) (ceiling float64, cause Cause, yes bool) {
 	if sending < reportedLeastSent {
 		return 0, 0, false

@@ -6,48 +6,48 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// The numbers of the control.
+// Constants of the control:
 const (
 	leastBitrate = 30_000.0
 	mostBitrate  = 1e9
 
-	holdQueue  = int64(25 * time.Millisecond) // a queue in which nothing is added
-	drainQueue = int64(60 * time.Millisecond) // a queue that is emptied even if it does not grow
+	holdQueue  = int64(25 * time.Millisecond) // a queue during which the estimate does not grow
+	drainQueue = int64(60 * time.Millisecond) // a queue that is drained even if it does not grow
 	emptyQueue = int64(15 * time.Millisecond)
 	aheadSpare = int64(100 * time.Millisecond) // between two reports
 	mostAhead  = int64(400 * time.Millisecond)
-	provenFor  = int64(10 * time.Second) // how long a measurement is believed while nothing is sent to show it
+	provenFor  = int64(10 * time.Second) // how long a measurement is trusted without traffic that confirms it
 	noFeedback = int64(2 * time.Second)
-	// mostProbeJitter is up to where a probe that measures less than the estimate is
-	// believed.
+	// mostProbeJitter is the jitter up to which a probe result below the estimate is
+	// trusted.
 	mostProbeJitter = float64(5 * time.Millisecond)
 	futileCuts      = 3
-	growth          = 0.08 // per second, far from what was found to be too much
+	growth          = 0.08 // per second, far from the knee
 	packetBits      = 1200 * 8
 	leastWindow     = 3
 	shortWindow     = 6 // buckets: 150 ms
 )
 
-// SendSide judges by transport-wide feedback, by the delay and by the losses of the
-// packets sent. It is made with [NewSendSide].
+// SendSide estimates by transport-wide feedback: by the delay and the losses of the sent
+// packets. It is made by [NewSendSide].
 type SendSide struct {
 	trend   trend
 	queue   queue
 	acked   rate // by arrival
-	sending rate // by sending, of what was reported
+	sending rate // of the reported packets, by their send times
 	losses  lossBound
 
 	delay   float64 // bits/s that the delay allows
 	cause   Cause
-	knee    float64 // bits/s that arrived when there was too much, 0 = not known
+	knee    float64 // bits/s that arrived when the path was overused; 0 = unknown
 	rtt     time.Duration
-	wayBack int64 // ns, fastest way of a packet and its report lately
+	wayBack int64 // fastest recent time from the sending of a packet to its report, ns
 
 	updatedAt int64
 	cutAt     int64
 	cutQueue  int64 // the queue at the last cut
 	draining  bool
-	backlog   int64 // ns, as judged last
+	backlog   int64 // ns, at the last computation
 	futile    int
 
 	acknowledged float64
@@ -57,32 +57,32 @@ type SendSide struct {
 	feedbackAt   int64
 }
 
-// NewSendSide makes an estimator that takes a path to carry start, in bits/s, until it
-// is known better.
+// NewSendSide makes an estimator that assumes start, in bits/s, until it has
+// measurements.
 func NewSendSide(start float64) *SendSide {
 	e := &SendSide{delay: max(start, leastBitrate)}
 	e.trend.limit = firstLimit
 	return e
 }
 
-// Estimated does nothing: what is seen here is more than what a REMB tells.
+// Estimated does nothing: transport-wide feedback says more than a REMB.
 func (e *SendSide) Estimated(int64, float64) {}
 
-// Lost does nothing: transport-wide feedback tells of each packet.
+// Lost does nothing: transport-wide feedback covers each packet.
 func (e *SendSide) Lost(int64, float64) {}
 
-// Overdue cuts as for a queue that feedback tells of.
+// Overdue cuts as for a queue in the feedback.
 func (e *SendSide) Overdue(now int64, waited time.Duration, sending float64) {
 	if e.acknowledged <= 0 {
-		e.acknowledged = sending / 2 // none came in time to tell of any
+		e.acknowledged = sending / 2 // no feedback has come in time
 	}
 	e.cut(now, int64(waited))
 }
 
-// SetRTT says the round trip.
+// SetRTT sets the round-trip time.
 func (e *SendSide) SetRTT(rtt time.Duration) { e.rtt = rtt }
 
-// Feedback takes in what became of packets.
+// Feedback takes the results of packets.
 func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 	if len(results) == 0 {
 		return
@@ -122,8 +122,8 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 	e.control(now, e.ahead(inFlight))
 }
 
-// control follows draft-ietf-rmcat-gcc-02, 5.5, but for the queue, which is emptied
-// once it was let grow, and for what an application-limited sender is to do.
+// control follows draft-ietf-rmcat-gcc-02, section 5.5, except that it drains a queue
+// that has grown, and that it handles application-limited senders.
 func (e *SendSide) control(now, ahead int64) {
 	passed := min(now-e.updatedAt, int64(time.Second))
 	if e.updatedAt == 0 {
@@ -153,9 +153,10 @@ func (e *SendSide) control(now, ahead int64) {
 	}
 }
 
-// ahead is the queue that what is in flight will see, if it is much: packets that have
-// arrived tell of the queue only as it was when they left. It is known only when there
-// is a queue, since then what arrives is what the path carries.
+// ahead is the queue that the packets in flight will meet, if it is long: packets that
+// have arrived show the queue of the time when they were sent. It can be computed only
+// while there is a queue, because only then the arriving bitrate is the bandwidth of the
+// path.
 func (e *SendSide) ahead(inFlight int) int64 {
 	arriving, ok := e.busy()
 	if !ok || arriving < leastBitrate || e.queue.current < holdQueue {
@@ -176,7 +177,7 @@ func (e *SendSide) grow(passed int64) {
 	}
 	more := e.delay * growth * seconds(passed)
 	if e.knee > 0 && e.delay > 0.8*e.knee && e.delay < 1.2*e.knee {
-		// Near what was too much before: about a packet in each time to respond.
+		// Near the bitrate that was too much before: about one packet per response time.
 		more = min(more, packetBits*seconds(passed)/(e.response().Seconds()))
 	} else if e.delay >= 1.2*e.knee {
 		e.knee = 0
@@ -184,25 +185,25 @@ func (e *SendSide) grow(passed int64) {
 	e.delay = min(e.delay+more, most, mostBitrate)
 }
 
-// follow learns what the path carries while a queue keeps it busy.
+// follow measures the bandwidth of the path while a queue keeps it busy.
 func (e *SendSide) follow(waiting int64) {
 	if v, ok := e.busy(); ok && waiting > holdQueue {
 		e.knee += (v - e.knee) / 4
 	}
 }
 
-// busy is what arrived since there is a queue, over some 100 ms.
+// busy is the bitrate that arrived since the queue began, over about 100 ms.
 func (e *SendSide) busy() (float64, bool) {
 	since := e.acked.newest - e.queue.since/bucketLength
 	return e.acked.over(min(max(since, leastWindow), shortWindow))
 }
 
-// response is how long it takes until a change shows.
+// response is the time until a change of the bitrate shows in feedback.
 func (e *SendSide) response() time.Duration {
 	return max(e.rtt, time.Duration(e.wayBack)) + 100*time.Millisecond
 }
 
-// cut lowers the estimate below what arrives, the more the longer the queue.
+// cut lowers the estimate below the arriving bitrate; the longer the queue, the lower.
 func (e *SendSide) cut(now, waiting int64) {
 	if e.draining && now-e.cutAt < int64(e.response())+waiting/2 {
 		e.follow(waiting)
@@ -218,8 +219,8 @@ func (e *SendSide) cut(now, waiting int64) {
 		return
 	}
 	if e.draining && waiting > e.cutQueue*9/10 {
-		// The queue does not follow what is sent. Others may fill it, or the way has
-		// become longer: what it is now is taken for the way.
+		// The queue does not shrink when less is sent. Other traffic may fill it, or the
+		// path has become longer: the present delay is taken for that of the path.
 		if e.futile++; e.futile >= futileCuts {
 			e.futile, e.draining = 0, false
 			e.queue.forget()
@@ -239,7 +240,7 @@ func (e *SendSide) cut(now, waiting int64) {
 	e.proven, e.provenAt = min(e.proven, e.delay), now
 }
 
-// Probed takes in what a probe measured.
+// Probed takes the result of a probe.
 func (e *SendSide) Probed(now int64, bitrate float64, full bool) {
 	if e.draining || bitrate <= 0 {
 		return
@@ -262,7 +263,7 @@ func (e *SendSide) Probed(now int64, bitrate float64, full bool) {
 	}
 }
 
-// State judges.
+// State computes the estimate.
 func (e *SendSide) State(now int64, _, _ float64) State {
 	s := State{
 		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,

@@ -2,7 +2,7 @@ package estimate
 
 import "time"
 
-// The numbers of the trend, after draft-ietf-rmcat-gcc-02 and libwebrtc's practice.
+// Constants of the trend, after draft-ietf-rmcat-gcc-02 and libwebrtc:
 const (
 	groupLength   = int64(5 * time.Millisecond)
 	longestGroup  = int64(100 * time.Millisecond)
@@ -25,8 +25,8 @@ type group struct {
 	valid                                  bool
 }
 
-// trend follows how the distance between groups changes on the way: a growing queue
-// holds each group back longer than the one before.
+// trend follows how the distance between groups changes on the path: a growing queue
+// delays each group longer than the group before.
 type trend struct {
 	current, previous group
 
@@ -37,8 +37,8 @@ type trend struct {
 
 	limit     float64
 	limitAt   int64
-	before    float64 // trend before
-	over      float64 // ms of sending above the limit
+	before    float64 // former slope
+	over      float64 // ms of sending time above the limit
 	overCount int
 	usage     usage
 }
@@ -53,7 +53,7 @@ const (
 
 func (t *trend) reset() { *t = trend{limit: t.limit} }
 
-// add takes in a packet that arrived; packets come in the order of their numbers.
+// add takes a packet that arrived. Packets come in the order of their numbers.
 func (t *trend) add(sentAt, arrived int64) {
 	g := &t.current
 	switch {
@@ -73,8 +73,8 @@ func (t *trend) add(sentAt, arrived int64) {
 	t.current = group{sentAt, sentAt, arrived, arrived, true}
 }
 
-// together reports whether a packet came in one burst with the group before it: a
-// link that hands over in bursts says nothing by the distances within.
+// together reports whether a packet arrived in one burst with the group before it. On a
+// link that delivers in bursts, the distances within a burst mean nothing.
 func (t *trend) together(sentAt, arrived int64) bool {
 	g := &t.current
 	gap := arrived - g.arrived
@@ -111,7 +111,7 @@ func (t *trend) update(delta, sentGap float64, arrived int64) {
 	t.detect(slope, sentGap, arrived)
 }
 
-// slope is that of the line through the points (least squares).
+// slope is the slope of the line through the points (least squares).
 func (t *trend) slope() float64 {
 	var at, delay float64
 	for i := range t.points {
@@ -153,8 +153,8 @@ func (t *trend) detect(slope, sentGap float64, arrived int64) {
 	t.adapt(weighed, arrived)
 }
 
-// adapt moves the limit towards the trends seen, so that a path that is never quiet,
-// or that others fill, does not starve this one.
+// adapt moves the limit towards recent trends, so that a path which is never quiet, or
+// which carries other traffic too, does not starve this traffic.
 func (t *trend) adapt(weighed float64, arrived int64) {
 	if t.limitAt == 0 {
 		t.limitAt = arrived

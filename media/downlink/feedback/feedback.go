@@ -1,8 +1,7 @@
 // Package feedback parses transport-wide feedback (RTCP 205/15,
 // draft-holmer-rmcat-transport-wide-cc-extensions-01) without allocating.
 //
-// The noun: a [Report] is one feedback packet, unpacked. It is used again for the
-// next packet.
+// The noun: a [Report] is one parsed feedback packet. It is reused for the next packet.
 package feedback
 
 import (
@@ -13,27 +12,27 @@ import (
 	"github.com/pion/rtcp"
 )
 
-// MaxStatuses is how many packets a report may tell of. A sender that is told of
-// more at once has lost seconds of feedback, and a few bytes could otherwise
-// unpack to tens of thousands of statuses.
+// MaxStatuses is the largest number of packets in a report. A report on more packets
+// means that seconds of feedback were lost. Without the limit, a few bytes could expand
+// to tens of thousands of statuses.
 const MaxStatuses = 4096
 
-// NotReceived as an arrival: the packet had not come when the report was made.
+// NotReceived as an arrival: the packet had not arrived when the report was made.
 const NotReceived = math.MinInt32
 
 var (
-	// ErrMalformed is returned for what is not a whole and consistent feedback packet.
+	// ErrMalformed is the error for an incomplete or inconsistent feedback packet.
 	ErrMalformed = errors.New("malformed transport-wide feedback")
-	// ErrTooLong is returned for a report of more than MaxStatuses packets.
+	// ErrTooLong is the error for a report on more than MaxStatuses packets.
 	ErrTooLong = errors.New("transport-wide feedback of too many packets")
 )
 
-// Report is what a receiver tells of consecutive transport-wide numbers. The zero
-// value is ready for Parse. It is not safe for concurrent use.
+// Report is the receiver's report on consecutive transport-wide numbers. The zero value
+// is ready for Parse. It is not safe for concurrent use.
 type Report struct {
 	Base      uint16  // number of the first packet
 	Reference uint32  // 24 bits, in units of 64 ms of the receiver's clock
-	Count     uint8   // number of the report itself
+	Count     uint8   // number of the report
 	Arrivals  []int32 // per packet: units of 250 µs after Reference, or NotReceived
 }
 
@@ -48,8 +47,8 @@ const (
 	twoBitsFlag = 1 << 14
 )
 
-// Parse unpacks the RTCP packet that begins raw, and keeps the room that earlier
-// reports needed. After an error the report is empty.
+// Parse parses the RTCP packet at the beginning of raw, and reuses the memory of earlier
+// reports. After an error the report is empty.
 func (r *Report) Parse(raw []byte) error {
 	err := r.parse(raw)
 	if err != nil {
@@ -82,8 +81,8 @@ func (r *Report) parse(raw []byte) error {
 	return r.deltas(rest)
 }
 
-// symbols unpacks the statuses; what a packet's arrival holds is its symbol until
-// the deltas are read.
+// symbols parses the statuses. Each arrival holds the packet's symbol until deltas
+// replaces it.
 func (r *Report) symbols(rest []byte, count int) ([]byte, error) {
 	for len(r.Arrivals) < count {
 		if len(rest) < 2 {
@@ -141,7 +140,7 @@ func (r *Report) deltas(rest []byte) error {
 	return nil
 }
 
-// From takes over a report that pion has parsed.
+// From takes a report that pion has parsed.
 func (r *Report) From(fb *rtcp.TransportLayerCC) error {
 	r.Arrivals = r.Arrivals[:0]
 	if int(fb.PacketStatusCount) > MaxStatuses {
@@ -178,9 +177,8 @@ func (r *Report) From(fb *rtcp.TransportLayerCC) error {
 	return nil
 }
 
-// Append appends a feedback packet that tells of r, for tests and for receivers.
-// Arrivals whose distance from the one before does not fit 16 bits are told as not
-// received.
+// Append appends a feedback packet for r, for tests and for receivers. Arrivals whose
+// distance from the one before does not fit 16 bits are encoded as not received.
 func (r *Report) Append(dst []byte, sender, media uint32) []byte {
 	start := len(dst)
 	dst = append(dst, 2<<6|format, packetType, 0, 0)
@@ -214,7 +212,7 @@ func (r *Report) Append(dst []byte, sender, media uint32) []byte {
 	return dst
 }
 
-// symbolOf is how an arrival is told after the one at last.
+// symbolOf encodes an arrival relative to the one at last.
 func symbolOf(at int32, last *int32) (symbol uint16, delta int32) {
 	if at == NotReceived {
 		return 0, 0

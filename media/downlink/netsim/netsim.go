@@ -1,13 +1,13 @@
-// Package netsim is a network in virtual time, for tests: links with a rate, a
-// queue, delay, jitter and loss that change while they run. Minutes pass in a moment,
-// and the same seed gives the same run.
+// Package netsim is a network in virtual time, for tests: links with a rate, a queue,
+// delay, jitter and loss that change during the run. Minutes pass in a moment, and the
+// same seed gives the same run.
 //
 // The nouns:
 //
 //   - A [Clock] runs events in the order of their times.
-//   - A [Link] is one direction of a path: a queue in front of a bottleneck, and the
-//     way behind it.
-//   - [Conditions] are what a link is like for the time being.
+//   - A [Link] is one direction of a path: a queue in front of a bottleneck, and the path
+//     behind it.
+//   - [Conditions] are the present properties of a link.
 //
 // Nothing here is safe for concurrent use.
 package netsim
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Clock runs events. The zero value stands at 0.
+// Clock runs events. The zero value begins at time 0.
 type Clock struct {
 	now    int64
 	number int64
@@ -44,16 +44,16 @@ func (e *events) Pop() any {
 	return last
 }
 
-// Now is the time in nanoseconds.
+// Now is the present time in nanoseconds.
 func (c *Clock) Now() int64 { return c.now }
 
-// At runs f at a time, or now if that is past.
+// At runs f at a time, or now if that time is past.
 func (c *Clock) At(at int64, f func()) {
 	c.number++
 	heap.Push(&c.events, event{max(at, c.now), c.number, f})
 }
 
-// After runs f after a while.
+// After runs f after a duration.
 func (c *Clock) After(d time.Duration, f func()) { c.At(c.now+int64(d), f) }
 
 // Every runs f each interval, until it returns false.
@@ -65,7 +65,7 @@ func (c *Clock) Every(d time.Duration, f func() bool) {
 	})
 }
 
-// Run runs what happens until a time.
+// Run runs all events until a time.
 func (c *Clock) Run(until time.Duration) {
 	for len(c.events) > 0 && c.events[0].at <= int64(until) {
 		e := heap.Pop(&c.events).(event)
@@ -75,16 +75,16 @@ func (c *Clock) Run(until time.Duration) {
 	c.now = int64(until)
 }
 
-// Conditions are what a link is like.
+// Conditions are the properties of a link.
 type Conditions struct {
 	Rate    float64       // bits/s, 0 = no bottleneck
-	Queue   time.Duration // what waits longer than that at Rate is dropped
+	Queue   time.Duration // packets that would wait longer at Rate are dropped
 	Delay   time.Duration
-	Jitter  time.Duration // up to so much more, evenly spread
+	Jitter  time.Duration // the largest extra delay, uniformly distributed
 	Reorder bool          // jitter lets packets overtake each other
 	Loss    float64       // share lost at random, 0 to 1
-	// Burst is the share of packets with which a run of losses begins, and BurstLength
-	// the mean length of such a run.
+	// Burst is the share of packets at which a run of losses begins, and BurstLength the
+	// mean length of a run.
 	Burst       float64
 	BurstLength float64
 }
@@ -97,13 +97,13 @@ type Link struct {
 
 	waiting   []waiting
 	head      int
-	bytes     int // waiting, with the one in service
+	bytes     int // of waiting packets and the one in service
 	serving   bool
 	lastOut   int64
 	inBurst   bool
-	delays    []time.Duration // of what was not dropped, by packet
-	Dropped   int             // for want of room
-	Lost      int             // on the way
+	delays    []time.Duration // of packets that were not dropped
+	Dropped   int             // because the queue was full
+	Lost      int             // on the path
 	Delivered int
 	Bytes     int64
 }
@@ -119,10 +119,10 @@ func NewLink(clock *Clock, seed uint64, c Conditions) *Link {
 	return &Link{clock: clock, rand: rand.New(rand.NewPCG(seed, 1)), c: c}
 }
 
-// Set changes the conditions; what waits stays and leaves at the new rate.
+// Set changes the conditions. Waiting packets stay, and leave at the new rate.
 func (l *Link) Set(c Conditions) { l.c = c }
 
-// Conditions are what the link is like now.
+// Conditions are the present conditions.
 func (l *Link) Conditions() Conditions { return l.c }
 
 // QueueDelay is how long a packet that comes now would wait.
@@ -133,15 +133,15 @@ func (l *Link) QueueDelay() time.Duration {
 	return time.Duration(float64(l.bytes*8) / l.c.Rate * float64(time.Second))
 }
 
-// TakeDelays returns how long each packet waited since the last call.
+// TakeDelays returns the waits of the packets since the last call.
 func (l *Link) TakeDelays() []time.Duration {
 	d := l.delays
 	l.delays = nil
 	return d
 }
 
-// Send puts a packet of size bytes on the link; deliver is called when it arrives.
-// It reports false if the packet will not arrive.
+// Send puts a packet of size bytes on the link. deliver is called when it arrives. It
+// returns false if the packet will not arrive.
 func (l *Link) Send(size int, deliver func()) bool {
 	if l.c.Rate == 0 {
 		return l.pass(size, deliver)

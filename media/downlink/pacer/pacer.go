@@ -1,20 +1,19 @@
-// Package pacer says when packets may leave, so that a key frame does not fill the
-// queue of a narrow path, and passes them through where there is room.
+// Package pacer decides when packets may leave, so that a keyframe does not fill the
+// queue of a narrow path. Where there is room, packets pass through at once.
 //
 // The nouns:
 //
-//   - A [Packet] is what the pacer knows of a packet; the packet itself is of a type of
-//     the caller.
-//   - The debt is the bytes that left faster than the pace. It is paid off at the pace.
-//   - A burst passes while nothing waits and the debt stays below what the path carries
-//     in some tens of milliseconds: where there is room, bursts stay whole.
-//   - A stream is broken when a frame of it was dropped on which others depend. Until
-//     its next key frame all of it is dropped, as no receiver could decode it.
+//   - A [Packet] describes a packet to the pacer. The packet itself has the caller's type.
+//   - The debt is the bytes that were sent faster than the pace. It is paid off at the pace.
+//   - A burst passes while no packet waits and the debt is below what the path carries in
+//     some tens of milliseconds: where there is room, bursts are not split.
+//   - A stream is broken if one of its frames was dropped and others depend on it. All its
+//     packets are dropped until its next keyframe, because no receiver could decode them.
 //
-// Order: audio, then repeats, then video, then padding; within each as they came.
-// Audio never waits for the pace, but what it sends counts.
+// Order: audio, then retransmissions, then video, then padding; within each in order of
+// arrival. Audio never waits for the pace, but its bytes count.
 //
-// Nothing waits longer than the bound on age: what is older is dropped to the end of
+// No packet waits longer than OldestWaiting: an older one is dropped, with the rest of
 // its frame.
 //
 // Nothing here is safe for concurrent use, and nothing reads a clock: times are
@@ -30,46 +29,47 @@ import (
 // OldestWaiting is how long a packet may wait.
 const OldestWaiting = 250 * time.Millisecond
 
-// The numbers of pacing.
+// Constants of pacing:
 const (
-	// burstTime is how much of what the path carries may leave at once.
+	// burstTime: a burst may have as many bytes as the path carries in this time.
 	burstTime = 25 * time.Millisecond
-	// factor is how much faster than the estimate packets leave when they wait, and
-	// hurry how much faster at most when they would become too old else.
+	// factor is how much faster than the estimate waiting packets are sent. hurry is the
+	// largest such factor, for packets that would otherwise become too old.
 	factor = 1.1
 	hurry  = 1.3
-	// target is the age that the hurry is to keep them below.
+	// target is the age below which hurry should keep packets.
 	target = 200 * time.Millisecond
-	// leastBurst lets two packets leave at once whatever the estimate.
+	// leastBurst allows two packets at once, whatever the estimate.
 	leastBurst = 2500
-	// mostWaiting bounds the packets that wait, per class.
+	// mostWaiting bounds the waiting packets of each class.
 	mostWaiting = 4096
 )
 
-// Packet is what the pacer knows of a packet.
+// Packet describes a packet to the pacer.
 type Packet struct {
-	Stream   uint32 // its frames depend on each other; the SSRC, say
+	Stream   uint32 // packets whose frames depend on each other; for example by SSRC
 	Size     int    // bytes
 	Kind     sent.Kind
 	KeyStart bool // begins a key frame
 	End      bool // ends a frame
-	// Disposable: no other frame depends on it.
+	// Disposable: no other frame depends on this one.
 	Disposable bool
-	// Needless: it repeats what came before a key frame that was offered since. It leaves
-	// only if it need not wait, since it would hold up what follows the key frame.
+	// Needless: it repeats a packet from before a keyframe that was offered since. It is
+	// sent only if it need not wait, because it would delay the packets after the
+	// keyframe.
 	Needless bool
 }
 
-// Verdict is what is to be done with a packet.
+// Verdict says what to do with a packet.
 type Verdict uint8
 
 // The verdicts.
 const (
-	Nothing Verdict = iota // no packet may leave now
+	Nothing Verdict = iota // no packet may be sent now
 	Send
 	Queued
 	Drop
-	// DropAndAsk: as Drop, and a key frame of the stream is to be asked for.
+	// DropAndAsk: as Drop, and a keyframe of the stream must be requested.
 	DropAndAsk
 )
 
@@ -77,10 +77,10 @@ type item[T any] struct {
 	p    Packet
 	at   int64
 	v    T
-	dead bool // a key frame has made it needless
+	dead bool // a keyframe has made it needless
 }
 
-// queue is the packets of one class that wait.
+// queue is the waiting packets of one class.
 type queue[T any] struct {
 	items []item[T] // a ring; its length is a power of two
 	head  int
@@ -113,7 +113,7 @@ func (q *queue[T]) pop() item[T] {
 	return it
 }
 
-// Classes, by what leaves first.
+// Classes, in the order of sending:
 const (
 	audio = iota
 	repeats
@@ -137,36 +137,36 @@ func class(k sent.Kind) int {
 // broken is a stream of which a frame was dropped.
 type broken struct {
 	stream uint32
-	// rest: only what is left of the frame is dropped, since no other depends on it.
+	// rest: only the rest of the frame is dropped, because no other depends on it.
 	rest bool
-	// ask: a key frame has not been asked for yet.
+	// ask: a keyframe has not been requested yet.
 	ask bool
 }
 
-// Counters are what the pacer has done.
+// Counters count the pacer's decisions.
 type Counters struct {
 	Passed, Queued, Dropped uint64 // packets
-	Broken                  uint64 // how often a key frame was asked for
+	Broken                  uint64 // requests for keyframes
 }
 
-// Pacer paces what leaves on one path. The zero value is ready: it passes everything
-// until a rate is set.
+// Pacer paces the packets of one path. The zero value is ready for use: it passes all
+// packets until a rate is set.
 type Pacer[T any] struct {
 	queues   [classes]queue[T]
 	waiting  int
 	bytes    int
 	rate     float64 // bits/s, 0 = no bound
-	emptying bool    // a queue on the way is to be emptied
-	handed   bool    // what Next gave out may not have left yet
+	emptying bool    // a queue on the path is being drained
+	handed   bool    // the packet that Next returned may not have been sent yet
 	debt     float64 // bytes
 	paidAt   int64
 	broken   []broken
 	counters Counters
 }
 
-// SetRate sets the pace to what a path is estimated to carry, in bits/s; 0 = no bound.
-// emptying: there is a queue on the way that is to be emptied; nothing hurries then, and
-// what waits of a stream is dropped when a key frame of it comes.
+// SetRate sets the estimated bandwidth of the path, in bits/s; 0 = no bound. emptying: a
+// queue on the path is being drained. Then no packet hurries, and when a keyframe of a
+// stream comes, the waiting packets of the stream are dropped.
 func (p *Pacer[T]) SetRate(now int64, rate float64, emptying bool) {
 	p.pay(now)
 	p.rate, p.emptying = rate, emptying
@@ -175,13 +175,13 @@ func (p *Pacer[T]) SetRate(now int64, rate float64, emptying bool) {
 	}
 }
 
-// Counters are what was done so far.
+// Counters returns the counters.
 func (p *Pacer[T]) Counters() Counters { return p.counters }
 
-// Waiting is the packets and bytes that wait.
+// Waiting is the number of packets and bytes that wait.
 func (p *Pacer[T]) Waiting() (packets, bytes int) { return p.waiting, p.bytes }
 
-// pay takes off the debt what the path has carried since.
+// pay reduces the debt by what the path has carried since the last call.
 func (p *Pacer[T]) pay(now int64) {
 	if passed := now - p.paidAt; passed > 0 {
 		p.debt = max(p.debt-p.pace()*float64(passed)/float64(time.Second), 0)
@@ -189,7 +189,7 @@ func (p *Pacer[T]) pay(now int64) {
 	}
 }
 
-// pace is the bytes per second that leave while packets wait.
+// pace is the bytes per second at which waiting packets are sent.
 func (p *Pacer[T]) pace() float64 {
 	bytes := p.rate / 8
 	if p.emptying {
@@ -202,16 +202,16 @@ func (p *Pacer[T]) pace() float64 {
 	return factor * bytes
 }
 
-// open reports whether the pace lets a packet leave.
+// open reports whether the pace permits a packet now.
 func (p *Pacer[T]) open() bool { return p.rate <= 0 || p.debt <= p.allowed() }
 
 func (p *Pacer[T]) allowed() float64 { return max(p.rate/8*burstTime.Seconds(), leastBurst) }
 
-// Offer takes a packet. Send: it is to be sent now. Queued: v is kept, and Next will
-// give it back. Drop and DropAndAsk: it is not to be sent.
+// Offer takes a packet. Send: send it now. Queued: v is kept, and Next will return it.
+// Drop and DropAndAsk: do not send it.
 func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	p.pay(now)
-	// What a stream has waiting decides about its state first.
+	// The waiting packets of a stream decide its state first.
 	if len(p.broken) > 0 && p.queues[video].n == 0 && !p.mend(&pkt) {
 		p.counters.Dropped++
 		return p.dropBroken(pkt.Stream)
@@ -241,8 +241,8 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	return Queued
 }
 
-// Next is the next packet that is to be sent or dropped now; Nothing when none is. It is
-// called again once that has been done: until then no other packet passes it.
+// Next is the next packet to send or drop now; Nothing if there is none. It must be called
+// again after that has been done: until then no other packet passes.
 func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 	p.handed = false
 	if p.waiting == 0 {
@@ -281,7 +281,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 	return v, pkt, Nothing
 }
 
-// supersede has what waits of a stream in a class dropped.
+// supersede marks the waiting packets of a stream in a class as needless.
 func (p *Pacer[T]) supersede(class int, stream uint32) {
 	q := &p.queues[class]
 	for i := range q.n {
@@ -291,7 +291,7 @@ func (p *Pacer[T]) supersede(class int, stream uint32) {
 	}
 }
 
-// When is when Next is to be called again, 0 when nothing waits.
+// When is the time at which Next must be called again; 0 if no packet waits.
 func (p *Pacer[T]) When(now int64) int64 {
 	if p.waiting == 0 {
 		return 0
@@ -312,8 +312,8 @@ func (p *Pacer[T]) When(now int64) int64 {
 	return at
 }
 
-// Sent takes note of bytes that left without having been offered: those of a probe,
-// which leaves faster than the pace by its nature.
+// Sent records bytes that were sent without Offer: those of a probe, which is sent faster
+// than the pace on purpose.
 func (p *Pacer[T]) Sent(now int64, bytes int) {
 	p.pay(now)
 	p.owe(bytes)
@@ -325,7 +325,7 @@ func (p *Pacer[T]) owe(bytes int) {
 	}
 }
 
-// Forget drops what is known of a stream that ended. What waits of it still leaves.
+// Forget drops the state of a stream that ended. Its waiting packets are still sent.
 func (p *Pacer[T]) Forget(stream uint32) {
 	for i := range p.broken {
 		if p.broken[i].stream == stream {
@@ -335,7 +335,8 @@ func (p *Pacer[T]) Forget(stream uint32) {
 	}
 }
 
-// breakStream judges a packet that is dropped: what it leaves undecodable.
+// breakStream is called for a dropped packet, and marks its stream if frames cannot be
+// decoded now.
 func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
 	switch {
 	case pkt.Kind != sent.Video || p.isBroken(pkt.Stream):
@@ -350,8 +351,9 @@ func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
 	return Drop
 }
 
-// Break says that packets of a stream were lost on the path, on which those that follow
-// depend: until its next key frame they are dropped, and the first of them asks for one.
+// Break notes that packets of a stream were lost on the path, and later ones depend on
+// them. Packets are dropped until the stream's next keyframe, and the first dropped one
+// requests it.
 func (p *Pacer[T]) Break(stream uint32) {
 	for i := range p.broken {
 		if b := &p.broken[i]; b.stream == stream {
@@ -362,10 +364,10 @@ func (p *Pacer[T]) Break(stream uint32) {
 	p.broken = append(p.broken, broken{stream: stream, ask: true})
 }
 
-// Broken reports whether packets of any stream are dropped until its next key frame.
+// Broken reports whether packets of some stream are dropped until its next keyframe.
 func (p *Pacer[T]) Broken() bool { return len(p.broken) > 0 }
 
-// dropBroken judges a packet of a broken stream.
+// dropBroken is the verdict for a packet of a broken stream.
 func (p *Pacer[T]) dropBroken(stream uint32) Verdict {
 	for i := range p.broken {
 		if b := &p.broken[i]; b.stream == stream && b.ask {
@@ -391,8 +393,8 @@ func (p *Pacer[T]) remove(i int) {
 	p.broken = p.broken[:len(p.broken)-1]
 }
 
-// mend reports whether a packet may be sent as far as its stream is concerned: a key
-// frame mends a broken one.
+// mend reports whether the stream of a packet permits it. A keyframe mends a broken
+// stream.
 func (p *Pacer[T]) mend(pkt *Packet) bool {
 	if pkt.Kind != sent.Video {
 		return true

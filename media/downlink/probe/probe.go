@@ -1,15 +1,15 @@
-// Package probe finds out whether a path carries more than is sent, before more is
-// sent: a few packets leave faster than the estimate for some tens of milliseconds,
-// and how they arrive tells.
+// Package probe finds out whether a path carries more than is sent, before more is sent:
+// for some tens of milliseconds, packets are sent faster than the estimate, and their
+// arrival shows the bandwidth.
 //
 // The nouns:
 //
-//   - A [Cluster] is one probe: a bitrate, a number of bytes, and the id that all
-//     packets are recorded with which leave while it runs, media among them.
-//   - A [Controller] says when to probe, how much may leave now, and what came of it.
+//   - A [Cluster] is one probe: a bitrate, a number of bytes, and an id. All packets that are
+//     sent while it runs are recorded with the id, media among them.
+//   - A [Controller] decides when to probe and how much to send, and computes the result.
 //
-// A probe is bounded: in bytes, in time, in its share of the estimate; none begins
-// while a queue grows or is emptied, and one that runs ends when one does.
+// A probe is bounded in bytes, in time, and in its share of the estimate. None begins
+// while a queue grows or is drained, and a running one ends then.
 //
 // Nothing here is safe for concurrent use, and nothing reads a clock: times are
 // nanoseconds of any monotonic clock.
@@ -21,53 +21,53 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// The numbers of probing.
+// Constants of probing:
 const (
 	length        = int64(25 * time.Millisecond)
 	longestLength = int64(100 * time.Millisecond)
 	packets       = 8 // at least
 	leastSize     = 250
 	mostSize      = 1100
-	atOnce        = 2_500_000.0 // bits/s that the first probe tries at most
-	overEstimate  = 3.0         // times the estimate that a probe tries at most
-	margin        = 1.15        // times what is needed
+	atOnce        = 2_500_000.0 // bits/s; bound of the first probe
+	overEstimate  = 3.0         // times the estimate; bound of a probe
+	margin        = 1.15        // times the needed bitrate
 	interval      = int64(2500 * time.Millisecond)
 	longestWait   = int64(4500 * time.Millisecond)
-	failedAfter   = int64(4 * time.Second) // trouble so soon after a success is its fault
+	failedAfter   = int64(4 * time.Second) // congestion so soon after a success is attributed to it
 	forgetFailure = int64(30 * time.Second)
-	resultAfter   = int64(1500 * time.Millisecond) // no result comes later
-	share         = 0.05                           // of the estimate, over the time to the next probe
+	resultAfter   = int64(1500 * time.Millisecond) // later results are ignored
+	share         = 0.05                           // of the estimate, averaged until the next probe
 	mostLost      = 0.25
-	kept          = 0.9 // of what is sent arrives at least as fast, if the path carries it
+	kept          = 0.9 // if the path carries the probe, it arrives at this share of the sent rate or faster
 	quietQueue    = 30 * time.Millisecond
 )
 
 // Cluster is one probe.
 type Cluster struct {
 	ID      uint8
-	Bitrate float64 // bits/s to send with, media included
-	Bytes   int     // to send in all
-	Size    int     // bytes that a packet of it should have at most
+	Bitrate float64 // bits/s to send at, media included
+	Bytes   int     // to send in total
+	Size    int     // bytes; largest packet of the probe
 }
 
-// Situation is what a decision to probe needs to know. Bitrates are in bits/s.
+// Situation is the input of a decision to probe. Bitrates are in bits/s.
 type Situation struct {
-	Estimate  float64 // what may be sent
-	Need      float64 // what would be sent with the next improvement; 0 = nothing is held back
-	Goal      float64 // what would be sent if all fitted
+	Estimate  float64 // bitrate that may be sent
+	Need      float64 // bitrate with the next improvement; 0 = no wish is unfulfilled
+	Goal      float64 // bitrate if all wishes fitted
 	Queue     time.Duration
 	Jitter    time.Duration
 	Congested bool
 }
 
-// Outcome is what a probe measured.
+// Outcome is the result of a probe.
 type Outcome struct {
 	Cluster Cluster
-	Bitrate float64 // bits/s that the path carried; 0 = it could not be measured
-	Full    bool    // all that was tried
+	Bitrate float64 // bits/s that the path carried; 0 = not measurable
+	Full    bool    // the path carried all that was tried
 }
 
-// Controller probes one path. The zero value is ready.
+// Controller probes one path. The zero value is ready for use.
 type Controller struct {
 	cluster  Cluster
 	running  bool
@@ -88,10 +88,10 @@ type Controller struct {
 	probes    uint64
 }
 
-// Probes is how many were started.
+// Probes is the number of probes that were started.
 func (c *Controller) Probes() uint64 { return c.probes }
 
-// Cluster is the id to record packets with that leave now, 0 = none.
+// Cluster is the id with which packets that are sent now must be recorded; 0 = none.
 func (c *Controller) Cluster() uint8 {
 	if c.running {
 		return c.cluster.ID
@@ -99,8 +99,8 @@ func (c *Controller) Cluster() uint8 {
 	return 0
 }
 
-// Decide begins a probe when it is time for one. It is to be called with each
-// feedback, with each change of what is wanted, and at the time that Next names.
+// Decide begins a probe if one is due. It must be called with each feedback, with each
+// change of the wishes, and at the time given by Next.
 func (c *Controller) Decide(now int64, s Situation) (begun bool) {
 	c.expire(now)
 	if s.Congested || s.Queue > quietQueue+s.Jitter {
@@ -110,7 +110,7 @@ func (c *Controller) Decide(now int64, s Situation) (begun bool) {
 	if c.running || c.waiting || s.Need <= 0 || s.Estimate <= 0 {
 		return false
 	}
-	// What is wanted has changed, or the last probe brought the estimate up: no wait.
+	// The wishes have changed, or the last probe raised the estimate: do not wait.
 	changed := !c.started || s.Need > c.before.need*1.05 && s.Estimate >= c.before.estimate
 	if now < c.nextAt && (!changed || c.wait > interval) && s.Estimate <= c.before.estimate*1.3 {
 		return false
@@ -140,8 +140,8 @@ func (c *Controller) begin(now int64, s Situation) {
 	c.probes++
 }
 
-// Due is how many bytes of the probe are to leave now, 0 when none are, and when to
-// ask again, 0 when no probe runs. Media that leaves counts too: see Sent.
+// Due is how many bytes of the probe to send now (0 for none), and when to ask again (0
+// if no probe runs). Media that is sent counts too: see Sent.
 func (c *Controller) Due(now int64) (bytes, size int, again int64) {
 	c.expire(now)
 	if !c.running {
@@ -155,7 +155,7 @@ func (c *Controller) Due(now int64) (bytes, size int, again int64) {
 	return 0, c.cluster.Size, now + int64(float64((1-left)*8)/c.cluster.Bitrate*float64(time.Second))
 }
 
-// Sent takes note of bytes that left with the running probe's id.
+// Sent records bytes that were sent with the running probe's id.
 func (c *Controller) Sent(now int64, bytes int) {
 	if !c.running {
 		return
@@ -169,7 +169,7 @@ func (c *Controller) end(now int64) {
 	c.running, c.waiting, c.endAt = false, true, now
 }
 
-// Next is when Decide is to be called at the latest, 0 = when something changes.
+// Next is the latest time of the next call of Decide; 0 if it depends on a change.
 func (c *Controller) Next(now int64, s Situation) int64 {
 	if s.Need <= 0 {
 		return 0
@@ -177,7 +177,7 @@ func (c *Controller) Next(now int64, s Situation) int64 {
 	return max(c.nextAt, now)
 }
 
-// expire ends what takes too long.
+// expire ends a probe or a wait that takes too long.
 func (c *Controller) expire(now int64) {
 	if c.running && now-c.startAt > 4*longestLength {
 		c.end(now)
@@ -187,8 +187,8 @@ func (c *Controller) expire(now int64) {
 	}
 }
 
-// trouble ends a running probe, and makes the next wait longer if the path fails
-// after a probe said that it would not.
+// trouble ends a running probe. If the path becomes congested after a probe succeeded,
+// the next probe waits longer.
 func (c *Controller) trouble(now int64, congested bool) {
 	if c.running {
 		c.end(now)
@@ -203,7 +203,7 @@ func (c *Controller) trouble(now int64, congested bool) {
 	}
 }
 
-// Feedback takes in what became of packets; ok says that it completes a probe.
+// Feedback takes the results of packets. ok reports whether they complete a probe.
 func (c *Controller) Feedback(now int64, results []sent.Result) (o Outcome, ok bool) {
 	if c.wait > interval && now-c.failed > forgetFailure {
 		c.wait = interval
@@ -233,7 +233,7 @@ func (c *Controller) Feedback(now int64, results []sent.Result) (o Outcome, ok b
 	return o, true
 }
 
-// measure is what is known of a cluster's packets.
+// measure sums up the packets of a cluster.
 type measure struct {
 	n, lost          int
 	bytes, lostBytes int
@@ -276,13 +276,14 @@ func (m *measure) add(r *sent.Result) {
 	m.bytes += r.Size
 }
 
-// bitrate is what the path carried; full means that it kept up with what was sent.
+// bitrate is the bitrate that the path carried. full reports whether it kept up with the
+// sender.
 func (m *measure) bitrate() (bitrate float64, full bool) {
 	if m.n < packets/2 || float64(m.lost) > mostLost*float64(m.count()) || m.lastSent <= m.firstSent {
 		return 0, false
 	}
-	// A few that were lost on the way count as if they had come: that losses are at
-	// random is for the estimator to judge.
+	// A few lost packets count as if they had arrived: the estimator decides whether
+	// losses are random.
 	bytes := m.bytes + m.lostBytes
 	sending := bitrateOf(bytes-m.lastSize, m.lastSent-m.firstSent)
 	if m.lastArrived <= m.firstArrived {

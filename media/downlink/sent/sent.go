@@ -1,16 +1,16 @@
-// Package sent remembers what was sent on a transport and tells what became of it.
+// Package sent records the packets sent on a transport, and finds what became of them.
 //
 // The nouns:
 //
 //   - A number is a transport-wide sequence number. It is 16 bits on the wire and
 //     64 bits here.
-//   - A [Record] gives out the numbers and remembers, per number, size, time and
-//     kind in 16 bytes.
-//   - A [Result] is what a receiver tells of one packet.
+//   - A [Record] assigns the numbers, and remembers size, time and kind by number, in 16
+//     bytes.
+//   - A [Result] is the receiver's report on one packet.
 //   - A cluster is the packets of one probe.
 //
-// Times are nanoseconds of any monotonic clock, one for what is sent; arrivals are
-// in nanoseconds of the receiver's clock, whose beginning is unknown.
+// Send times are nanoseconds of one monotonic clock. Arrivals are nanoseconds of the
+// receiver's clock, whose origin is unknown.
 package sent
 
 import (
@@ -19,26 +19,26 @@ import (
 	"parlor/media/downlink/feedback"
 )
 
-// Kind is what a packet was sent for.
+// Kind is the purpose of a packet.
 type Kind uint8
 
 // The kinds.
 const (
 	Audio Kind = iota + 1
 	Video
-	Repeat  // a retransmission that was asked for
-	Padding // repeats and padding that nobody asked for, to probe
+	Repeat  // a requested retransmission
+	Padding // retransmissions and padding that nobody requested, for probing
 )
 
-// The states of an entry, kept above its kind.
+// The states of an entry, in the bits above its kind.
 const (
 	kindMask = 0x0f
-	missing  = 0x10 // a report told that it had not come
+	missing  = 0x10 // a report said that it had not arrived
 	received = 0x20
 )
 
-// A ring grows from least to most entries while it would forget what may still be
-// reported.
+// The ring grows from leastEntries to mostEntries while it would otherwise forget packets
+// that may still be reported.
 const (
 	leastEntries = 512
 	mostEntries  = 1 << 14
@@ -47,7 +47,7 @@ const (
 
 type entry struct {
 	at      int64
-	number  uint32 // low bits, to tell an entry from an older one in its place
+	number  uint32 // low bits, to distinguish an entry from an older one in its slot
 	size    uint16
 	kind    uint8 // with the state; 0: no entry
 	cluster uint8
@@ -60,17 +60,17 @@ type Result struct {
 	Arrived  int64 // ns of the receiver's clock, if Received
 	Size     int   // bytes
 	Kind     Kind
-	Cluster  uint8 // the probe that it belongs to, 0 = none
+	Cluster  uint8 // the probe to which it belongs; 0 = none
 	Received bool
-	// Revised: an earlier report counted the packet as lost; it came out of order.
+	// Revised: an earlier report counted the packet as lost, but it came late.
 	Revised bool
 }
 
-// Record is the memory of one transport. It is not safe for concurrent use.
+// Record is the record of one transport. It is not safe for concurrent use.
 type Record struct {
 	ring    []entry
 	next    int64 // number of the next packet
-	highest int64 // highest number that a report told of, -1 = none
+	highest int64 // highest number in a report so far; 0 = none
 
 	reference    int64 // last reference time, unwrapped, in units of 64 ms
 	hasReference bool
@@ -79,14 +79,14 @@ type Record struct {
 	unknown     uint64
 }
 
-// New makes a record that has sent nothing.
+// New makes an empty record.
 func New() *Record {
 	return &Record{ring: make([]entry, leastEntries), next: 1, highest: 0}
 }
 
-// Add takes note of a packet that leaves now and gives its transport-wide number.
-// size is in bytes as the path carries them, without IP and UDP headers; cluster is
-// the running probe, 0 = none.
+// Add records a packet that is sent now, and returns its transport-wide number. size is
+// the length on the path in bytes, without IP and UDP headers; cluster is the running
+// probe; 0 = none.
 func (r *Record) Add(now int64, size int, kind Kind, cluster uint8) uint16 {
 	n := r.next
 	r.next++
@@ -110,7 +110,7 @@ func (r *Record) grow() {
 	}
 }
 
-// get is the entry of a number, nil if it is forgotten or was never sent.
+// get is the entry of a number; nil if it is forgotten or was never sent.
 func (r *Record) get(n int64) *entry {
 	if n < 1 || n >= r.next || n < r.next-int64(len(r.ring)) {
 		return nil
@@ -122,15 +122,15 @@ func (r *Record) get(n int64) *entry {
 	return e
 }
 
-// InFlight is the bytes sent after the last packet that a report told of.
+// InFlight is the number of bytes sent after the last packet in a report.
 func (r *Record) InFlight() int { return int(r.outstanding) }
 
-// Unknown is how many statuses named a packet that was not sent, or is forgotten.
+// Unknown counts statuses of packets that were not sent, or are forgotten.
 func (r *Record) Unknown() uint64 { return r.unknown }
 
-// Match appends what a report newly tells of the packets sent, in their order. A
-// packet is told of once as lost, once as received, and never as lost after that.
-// Packets of which no report tells, since reports were lost, have no result.
+// Match appends the news of a report about sent packets, in their order. A packet is
+// reported once as lost and once as received, and never as lost after that. Packets whose
+// reports were lost have no result.
 func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
 	if r.next == 1 || len(fb.Arrivals) == 0 {
 		return results
@@ -168,11 +168,11 @@ func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
 	return results
 }
 
-// acknowledge takes all up to n out of what is in flight.
+// acknowledge removes the packets up to n from those in flight.
 func (r *Record) acknowledge(n int64) {
 	from := max(r.highest+1, r.next-int64(len(r.ring)))
 	if from > r.highest+1 {
-		// Some were forgotten before they were reported: count what is left.
+		// Some packets were forgotten before they were reported: count the rest.
 		r.outstanding = 0
 		for i := n + 1; i < r.next; i++ {
 			r.outstanding += int64(r.ring[i&int64(len(r.ring)-1)].size)
@@ -188,7 +188,7 @@ func (r *Record) acknowledge(n int64) {
 // unwrap extends a reference time of 24 bits.
 func (r *Record) unwrap(reference uint32) int64 {
 	if !r.hasReference {
-		// A wrap on, so that an earlier one is not negative.
+		// Add one wrap, so that an earlier time is not negative.
 		r.reference, r.hasReference = int64(reference)+1<<24, true
 		return r.reference
 	}
