@@ -1,6 +1,6 @@
-// Package static holds the page that people use for a call: HTML, CSS, scripts
-// and the vendored livekit-client, embedded in the binary and served without a
-// build step. Nothing in it asks a third party for anything.
+// Package static holds the web page for calls: HTML, CSS, scripts and the vendored
+// livekit-client. They are embedded in the binary and served without a build step. The
+// page loads nothing from third parties.
 package static
 
 import (
@@ -20,13 +20,13 @@ import (
 //go:embed index.html style.css icon.svg app.js js vendor
 var embedded embed.FS
 
-// Prefix is the path under which a [Handler] serves every file by its name. The
-// page itself is at "/".
+// Prefix is the path under which a [Handler] serves the files by their names. The page
+// itself is at "/".
 const Prefix = "/static/"
 
-// contentSecurityPolicy lets the page load what lies beside it and nothing else.
-// WebSockets may go anywhere because the signalling address that comes with a
-// token need not be the page's own.
+// contentSecurityPolicy allows the page to load only files of this server. WebSockets may
+// go anywhere, because the signalling address that comes with a token may be another
+// server's.
 const contentSecurityPolicy = "default-src 'self'; " +
 	"connect-src 'self' ws: wss:; " +
 	"media-src 'self' blob: mediastream:; " +
@@ -36,21 +36,21 @@ const contentSecurityPolicy = "default-src 'self'; " +
 // Files returns the embedded files, named relative to this folder.
 func Files() fs.FS { return embedded }
 
-// Handler serves the page at "/" and the files under [Prefix]. It is immutable,
-// so any number of goroutines may use it.
+// Handler serves the page at "/" and the files under [Prefix]. It does not change once
+// made, so it may be used concurrently.
 type Handler struct {
 	assets map[string]asset
 }
 
-// asset is one file with what HTTP has to say about it.
+// asset is one file with its HTTP headers.
 type asset struct {
-	plain, gzipped []byte // gzipped is nil where it saves nothing
+	plain, gzipped []byte // gzipped is nil if compression saves little
 	hash           string
 	contentType    string
 	cacheControl   string
 }
 
-// NewHandler reads all of files, which must have an index.html at its root.
+// NewHandler reads all of files, which must have an index.html at the root.
 func NewHandler(files fs.FS) (*Handler, error) {
 	h := &Handler{assets: make(map[string]asset)}
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -79,12 +79,12 @@ func newAsset(name string, content []byte) (asset, error) {
 		plain:       content,
 		hash:        hex.EncodeToString(sum[:8]),
 		contentType: contentType(name),
-		// The names do not change with the content, so a browser has to ask;
-		// with the ETag the answer is nearly always 304.
+		// The names do not change with the content, so the browser must revalidate. With
+		// the ETag the answer is nearly always 304.
 		cacheControl: "no-cache",
 	}
 	if strings.HasPrefix(name, "vendor/") {
-		// The folder's name carries the version.
+		// The name of the folder contains the version.
 		a.cacheControl = "public, max-age=31536000, immutable"
 	}
 	var packed bytes.Buffer
@@ -104,8 +104,8 @@ func newAsset(name string, content []byte) (asset, error) {
 	return a, nil
 }
 
-// contentType does not use the mime package: that reads the operating system's
-// tables, and on some machines they name a type for .js that browsers refuse.
+// contentType does not use package mime: that reads the operating system's tables, which
+// on some machines give .js a type that browsers refuse.
 func contentType(name string) string {
 	switch path.Ext(name) {
 	case ".html":
@@ -123,9 +123,8 @@ func contentType(name string) string {
 	}
 }
 
-// ServeHTTP answers GET and HEAD with the file, 304 where the caller has it
-// already (RFC 9110, 13.1.2), 404 for what does not exist and 405 for any other
-// method.
+// ServeHTTP answers GET and HEAD with the file, or with 304 if the client has it (RFC
+// 9110, section 13.1.2). It answers 404 for unknown files, and 405 for other methods.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := "index.html"
 	if r.URL.Path != "/" {
@@ -155,7 +154,7 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	if strings.HasPrefix(a.contentType, "text/html") {
 		header.Set("Content-Security-Policy", contentSecurityPolicy)
-		// The page's address may hold a token.
+		// The page's address may contain a token.
 		header.Set("Referrer-Policy", "no-referrer")
 	}
 	content, tag := a.plain, a.hash
@@ -170,8 +169,8 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// acceptsGzip reports whether the request names gzip without refusing it
-// (RFC 9110, 12.5.3). A bare "*" is not taken up: nothing that sends it needs it.
+// acceptsGzip reports whether the request accepts gzip by name (RFC 9110, section
+// 12.5.3). "*" is not considered, because no client of the page depends on it.
 func acceptsGzip(header http.Header) bool {
 	for _, line := range header.Values("Accept-Encoding") {
 		for coding := range strings.SplitSeq(line, ",") {

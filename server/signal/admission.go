@@ -15,9 +15,9 @@ import (
 	"parlor/server/permission"
 )
 
-// admit is what a join of req's kind asks for now, with the changes that the
-// authorization hook wants; or why it would not be let in. The hook is asked only about
-// joins that the domain would let in.
+// admit builds the domain's request for a join, with the changes of the authorization
+// hook; or returns the reason why the join is refused. It asks the hook only about joins
+// that the domain would accept.
 func (h *Handler) admit(ctx context.Context, req *request) (*rooms.JoinRequest, error) {
 	j := req.join()
 	sid, err := h.cfg.Rooms.CanJoin(ctx, j)
@@ -35,14 +35,16 @@ func (h *Handler) admit(ctx context.Context, req *request) (*rooms.JoinRequest, 
 	if sid == "" {
 		j.Create = answer.AmendRoom(j.Create)
 	}
-	// Nobody was asked whether it may open a room that is there.
+	// The hook was asked about a room that exists, so it has not allowed the client to
+	// open one.
 	j.MustExist = sid != ""
 	return j, nil
 }
 
-// commit joins, once it is admitted; complete adds the ways to the client.
+// commit joins after admission. complete adds the functions by which the room reaches the
+// client.
 func (h *Handler) commit(ctx context.Context, req *request, complete func(*rooms.JoinRequest)) (*rooms.Participant, *livekit.ParticipantInfo, error) {
-	const most = 3 // a room that ends between question and join, again and again, is somebody's mischief
+	const most = 3 // a room that repeatedly ends between question and join is the work of an abuser
 	for try := 1; ; try++ {
 		j, err := req.join(), error(nil)
 		if h.cfg.Authorize != nil {
@@ -58,9 +60,10 @@ func (h *Handler) commit(ctx context.Context, req *request, complete func(*rooms
 	}
 }
 
-// mayResume asks about a client that comes back to its session. A client that is
-// not let back is sent away, since its media has gone on meanwhile; but only by a
-// token that was given in that session: others may be anybody's.
+// mayResume decides about a client that returns to its session. If the hook refuses the
+// client, its participant is removed too, because its media has continued meanwhile. But
+// only a token that was issued in that session permits this: another token may be
+// anybody's.
 func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err := h.cfg.Rooms.CanResume(ctx, req.join()); err != nil || h.cfg.Authorize == nil {
 		return err
@@ -71,7 +74,7 @@ func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	if err != nil || *answer.Allow {
 		return err
 	}
-	// A session's own token has its SID for an id.
+	// The id of a session's own token is the session's SID.
 	err = h.cfg.Rooms.RemoveSession(ctx, req.room, req.info.Identity, req.claims.ID)
 	if err != nil && rooms.ErrorCode(err) != rooms.NotFound {
 		return err
@@ -79,10 +82,11 @@ func (h *Handler) mayResume(ctx context.Context, req *request) error {
 	return refuse(http.StatusForbidden, answer.Message)
 }
 
-// question is what the hook is asked about req; roomSID is that of the open room.
+// question is the question to the hook about req. roomSID is the SID of the open room; ""
+// if there is none.
 func (req *request) question(roomSID string) *authorize.Question {
 	info, c := req.info, req.opts.client
-	grants, _ := json.Marshal(req.claims.Grants.Video) // read from JSON a moment ago
+	grants, _ := json.Marshal(req.claims.Grants.Video) // it was decoded from JSON before, so it can be encoded
 	q := &authorize.Question{
 		Room: req.room, RoomSID: roomSID, Create: roomSID == "",
 		APIKey: req.claims.APIKey, TokenID: req.claims.ID, Grants: grants,

@@ -12,11 +12,11 @@ import (
 	"parlor/server/unpack"
 )
 
-// freeCost is what any message may unpack to in bytes, beside twice its length: some
-// hundred tracks, some thousand ids.
+// freeCost is the unpacked size, in bytes, that any message may have in addition to twice
+// its length: some hundred tracks, or some thousand ids.
 const freeCost = 256 << 10
 
-// decoder unpacks what clients send, within bounds. It may be used concurrently.
+// decoder unpacks clients' messages within bounds. It may be used concurrently.
 type decoder struct {
 	guard                  *unpack.Guard
 	wrapped, join, request *unpack.Shape
@@ -33,8 +33,8 @@ func newDecoder(g *unpack.Guard) *decoder {
 	}
 }
 
-// decode unpacks b, of that shape, into m, unless it would become too much. It
-// returns the estimate of what m takes.
+// decode unpacks b into m, unless m would become too large. It returns an estimate of the
+// memory that m needs, in bytes.
 func (d *decoder) decode(ctx context.Context, b []byte, json bool, shape *unpack.Shape, m proto.Message) (cost int64, err error) {
 	estimate := shape.Binary
 	if json {
@@ -54,7 +54,7 @@ func (d *decoder) decode(ctx context.Context, b []byte, json bool, shape *unpack
 	return cost, proto.Unmarshal(b, m)
 }
 
-// signalRequest reads one message of a client.
+// signalRequest decodes one message of a client.
 func (d *decoder) signalRequest(ctx context.Context, b []byte, json bool) (req *livekit.SignalRequest, cost int64, err error) {
 	req = &livekit.SignalRequest{}
 	if cost, err = d.decode(ctx, b, json, d.request, req); err == nil {
@@ -63,25 +63,26 @@ func (d *decoder) signalRequest(ctx context.Context, b []byte, json bool) (req *
 	return req, cost, d.guard.Refused("signal", err)
 }
 
-// measured tells a participant of what its peer meets, and holds what the client sends
-// as data against what it unpacks to: its room decodes that.
+// measured passes the events of a peer to its participant. It drops data packets whose
+// unpacked size is too large, because the room unpacks them.
 type measured struct {
 	rooms.PeerEvents
 	decoder *decoder
 }
 
-// Data implements [rooms.PeerEvents]. A packet that is refused is dropped, since nothing
-// can be answered to it, and counted.
+// Data implements [rooms.PeerEvents]. A refused packet is dropped and counted, because no
+// answer to it exists.
 func (m measured) Data(kind livekit.DataPacket_Kind, packet []byte) {
-	const most = 8 // times its length: a packet of nothing but measurements, or names of receivers
+	const most = 8 // times its length: a packet of only measurements, or of names of receivers
 	if _, err := m.decoder.data.Binary(packet, most*int64(len(packet))+64<<10); err != nil {
-		_ = m.decoder.guard.Refused("data", err) // it is not answered
+		_ = m.decoder.guard.Refused("data", err) // no answer exists
 		return
 	}
 	m.PeerEvents.Data(kind, packet)
 }
 
-// descriptions checks session descriptions before anybody parses them; nil is none.
+// descriptions checks session descriptions before they are parsed; nil entries are
+// skipped.
 func descriptions(all ...*livekit.SessionDescription) error {
 	for _, sd := range all {
 		if err := unpack.SDP(sd.GetSdp()); err != nil {
@@ -91,8 +92,8 @@ func descriptions(all ...*livekit.SessionDescription) error {
 	return nil
 }
 
-// excessive tells that err is the failure of a message that is too much, and not that
-// of one which cannot be read.
+// excessive reports whether err is due to the size of a message, and not to a malformed
+// one.
 func excessive(err error) bool {
 	return errors.Is(err, unpack.ErrTooMuch) || errors.Is(err, unpack.ErrTooLong) || errors.Is(err, unpack.ErrTooDeep) || errors.Is(err, unpack.ErrBusy)
 }

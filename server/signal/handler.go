@@ -26,46 +26,47 @@ import (
 )
 
 const (
-	// protocolVersion is the newest version of LiveKit's signalling that we speak.
+	// protocolVersion is the newest version of LiveKit's signalling that this server
+	// supports.
 	protocolVersion = 17
-	// compatVersion is the LiveKit server whose behaviour clients may expect: some
-	// gate features on it.
+	// compatVersion is the LiveKit version whose behaviour clients may expect. Some
+	// enable features by it.
 	compatVersion = "1.13.11"
-	// maxMessage bounds a signalling message, unpacked.
+	// maxMessage bounds a signalling message, unpacked, in bytes.
 	maxMessage = 2 << 20
 
-	clientPingInterval = 5  // seconds, told to clients
-	clientPingTimeout  = 15 // seconds, told to clients
+	clientPingInterval = 5  // seconds, sent to clients
+	clientPingTimeout  = 15 // seconds, sent to clients
 )
 
-// Config is what signalling needs.
+// Config configures a [Handler].
 type Config struct {
 	Rooms    *rooms.Rooms
 	Media    *media.Engine
 	Verifier *access.Verifier
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer // may be nil
-	Guard    *unpack.Guard         // bounds what is decoded at one time; nil = no bound
+	Guard    *unpack.Guard         // bounds the concurrent unpacking; nil = no bound
 
-	// Version is Parlor's own, told to clients as debug information.
+	// Version is Parlor's own version, sent to clients as debug information.
 	Version string
 	NodeID  string
 	Region  string
 	// EnabledCodecs are the mime types that clients may publish, video first.
 	EnabledCodecs []string
-	// Presets are what the roomPreset of a token may name.
+	// Presets are the room presets, by the name in a token's roomPreset.
 	Presets map[string]config.Preset
-	// Authorize is asked before somebody is let in; nil = nobody is asked.
+	// Authorize is asked before a client is admitted; nil = no hook.
 	Authorize Authorizer
-	// AllowPause: video is paused when not even its lowest layer fits, of clients that say
-	// nothing of it.
+	// AllowPause: video is paused when not even its lowest layer fits, for clients that
+	// do not set this themselves.
 	AllowPause bool
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
 }
 
-// Authorizer says whether the bearer of a token, whose digest is given, may come
-// in. An [*authorize.Unavailable] is answered with 503.
+// Authorizer decides whether the bearer of a token, given by its digest, is admitted. An
+// [*authorize.Unavailable] error is answered with status 503.
 type Authorizer interface {
 	Ask(ctx context.Context, digest [sha256.Size]byte, q *authorize.Question) (*authorize.Answer, error)
 }
@@ -75,15 +76,15 @@ type Handler struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	overTCP preferences // nothing but TCP
-	overTLS preferences // nothing but TURN over TLS
+	overTCP preferences // clients that get only candidates over TCP
+	overTLS preferences // clients that get only TURN over TLS
 	decoder *decoder
 
-	open atomic.Int64 // connections, resumes too
+	open atomic.Int64 // open connections, of resumed sessions too
 
 	mu       sync.Mutex     // guards the following
-	waiting  bool           // Wait was called: no session begins any more
-	sessions sync.WaitGroup // every session's goroutines; added to under mu
+	waiting  bool           // Wait was called: no session may begin
+	sessions sync.WaitGroup // the goroutines of all sessions; added to under mu
 }
 
 // New makes the handler.
@@ -91,7 +92,7 @@ func New(cfg Config) *Handler {
 	return &Handler{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard)}
 }
 
-// begin counts a session that begins. It reports false when none may.
+// begin counts a new session. It returns false if none may begin.
 func (h *Handler) begin() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,7 +102,8 @@ func (h *Handler) begin() bool {
 	return !h.waiting
 }
 
-// Wait returns when every session has ended, or ctx has. No session begins any more.
+// Wait returns when every session has ended, or ctx. From the call on no session may
+// begin.
 func (h *Handler) Wait(ctx context.Context) error {
 	h.mu.Lock()
 	h.waiting = true
@@ -119,14 +121,14 @@ func (h *Handler) Wait(ctx context.Context) error {
 	}
 }
 
-// RTC answers /rtc: both ways to connect.
+// RTC answers /rtc, with either form of the request.
 func (h *Handler) RTC() http.Handler { return h.connectHandler(false) }
 
-// RTCv1 answers /rtc/v1: only with a join_request.
+// RTCv1 answers /rtc/v1, only with a join_request.
 func (h *Handler) RTCv1() http.Handler { return h.connectHandler(true) }
 
-// Validate answers /rtc/validate and, with v1, /rtc/v1/validate: whether a
-// connect with this query would be let in.
+// Validate answers /rtc/validate and, with v1, /rtc/v1/validate: whether a connect with
+// the same query would be admitted.
 func (h *Handler) Validate(v1 bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -139,7 +141,7 @@ func (h *Handler) Validate(v1 bool) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = w.Write([]byte("success")) // the client may be gone
+		_, _ = w.Write([]byte("success")) // the client may have closed the connection
 	})
 }
 
@@ -175,7 +177,7 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 // errFull: limit.max_connections is reached.
 var errFull = rooms.Errorf(rooms.Unavailable, "the server has as many connections as it takes, try again")
 
-// refuse answers a request that is not let in, and writes a line of it.
+// refuse answers a request that is not admitted, and logs it.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status := h.answer(w, err)
 	level := slog.LevelInfo
@@ -192,13 +194,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", access.Address(r.RemoteAddr), "agent", r.UserAgent())...)
 }
 
-// clientAttrs is what a log line tells of the client.
+// clientAttrs are the attributes of the client in log lines.
 func clientAttrs(r *http.Request, c *livekit.ClientInfo) []any {
 	return []any{"address", access.Address(r.RemoteAddr), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
 }
 
-// answer answers a request that is not let in with a status, which it returns, and a
-// text.
+// answer answers a request that is not admitted with a text, and returns the status.
 func (h *Handler) answer(w http.ResponseWriter, err error) int {
 	status, text := http.StatusInternalServerError, "internal error"
 	if ref, ok := asRefusal(err); ok {
@@ -221,7 +222,8 @@ func (h *Handler) answer(w http.ResponseWriter, err error) int {
 		case rooms.Exists:
 			status = http.StatusConflict
 		case rooms.Precondition, rooms.Exhausted, rooms.Internal:
-			// LiveKit answers a full room with 500; its clients know no better code.
+			// LiveKit answers a full room with 500, and its clients handle no better
+			// status.
 		}
 	}
 	h.metrics.joins.WithLabelValues(strconv.Itoa(status)).Inc()
@@ -229,16 +231,16 @@ func (h *Handler) answer(w http.ResponseWriter, err error) int {
 	return status
 }
 
-// request is a connect request that may go on: who, where, how.
+// request is a checked connect request.
 type request struct {
 	claims *access.Claims
 	room   string
 	opts   *options
 	info   *livekit.ParticipantInfo
-	create *livekit.CreateRoomRequest // what the token says of a room that it makes; may be nil
+	create *livekit.CreateRoomRequest // the token's settings for a room that it creates; may be nil
 }
 
-// request checks a connect request as far as it can be without the room.
+// request checks a connect request, except for what depends on the room.
 func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) {
 	room, err := access.EnsureJoin(r.Context())
 	if err != nil {
@@ -266,7 +268,7 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 	return &request{claims: claims, room: room, opts: opts, info: info, create: create}, nil
 }
 
-// join is the request as the domain has it, without the ways to the client.
+// join is the domain's form of the request, without the functions that reach the client.
 func (req *request) join() *rooms.JoinRequest {
 	j := &rooms.JoinRequest{
 		Room:          req.room,
@@ -284,8 +286,8 @@ func (req *request) join() *rooms.JoinRequest {
 	return j
 }
 
-// tokenSession is the SID of the session in which the client was given its token;
-// "" if the token is not such a one.
+// tokenSession is the SID of the session in which the client's token was issued; "" if it
+// was not issued by a session.
 func (req *request) tokenSession() string {
 	if strings.HasPrefix(req.claims.ID, "PA_") {
 		return req.claims.ID
@@ -293,13 +295,13 @@ func (req *request) tokenSession() string {
 	return ""
 }
 
-// sessions are the SIDs by which a client that resumes names its session. The two
-// differ if it was moved, and its SDK goes on by the SID of before, or has not got
-// its newest token yet.
+// sessions are the SIDs by which a resuming client names its session. They differ after a
+// move, if the client's SDK still uses its former SID or has not received its newest
+// token yet.
 func (req *request) sessions() []string { return []string{req.opts.session, req.tokenSession()} }
 
-// participantInfo is the participant that joins, by its token and, where it may, its
-// own wishes.
+// participantInfo is the joining participant according to its token and, where permitted,
+// the client's own metadata and attributes.
 func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo, error) {
 	if (o.metadata != "" || len(o.attributes) > 0) && !g.Video.GetCanUpdateOwnMetadata() {
 		return nil, refuse(http.StatusUnauthorized, access.ErrNoAccess.Error())
@@ -330,11 +332,11 @@ func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo,
 // accept upgrades the connection.
 func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // any origin, as for LiveKit: the token is the permission
+		InsecureSkipVerify: true, // any origin, as in LiveKit: the token is the permission
 		CompressionMode:    websocket.CompressionNoContextTakeover,
 	})
 	if err != nil {
-		return nil, err // Accept has answered
+		return nil, err // Accept has answered the request
 	}
 	conn.SetReadLimit(maxMessage)
 	return conn, nil
@@ -347,8 +349,8 @@ func mode(o *options) string {
 	return "dual"
 }
 
-// createRequest is what the token says of a room that its bearer makes: what its
-// room configuration leaves open comes from its preset.
+// createRequest is the token's settings for a room that its bearer creates: its room
+// configuration, and for the rest its preset.
 func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest, error) {
 	c := g.GetRoomConfiguration()
 	if c == nil && g.RoomPreset == "" {
@@ -367,7 +369,7 @@ func (h *Handler) createRequest(g *auth.ClaimGrants) (*livekit.CreateRoomRequest
 	}
 	if g.RoomPreset != "" {
 		p, known := h.cfg.Presets[g.RoomPreset]
-		if !known { // a room without the limits that the token's maker meant would be worse
+		if !known { // a room without the limits that the token's issuer meant would be worse
 			return nil, refuse(http.StatusBadRequest, "unknown room preset "+strconv.Quote(g.RoomPreset))
 		}
 		p.Fill(req)

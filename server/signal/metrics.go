@@ -2,7 +2,7 @@ package signal
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// metrics counts what happens at the signalling edge.
+// metrics count events of the signalling.
 type metrics struct {
 	connections *prometheus.GaugeVec
 	joins       *prometheus.CounterVec

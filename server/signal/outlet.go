@@ -17,39 +17,40 @@ import (
 )
 
 const (
-	// queueLength is how many messages may wait for a client to read. A client
-	// further behind than that gets the whole state again by resuming.
+	// queueLength is how many messages may wait for a client to read them. A client that
+	// is further behind resumes and gets the whole state.
 	queueLength = 1024
-	queueBytes  = 16 << 20 // the bound in bytes; but one message is always taken
-	// reserved are places beyond it for what a socket begins and ends with.
+	queueBytes  = 16 << 20 // bytes of waiting messages; but one message is always accepted
+	// reserved are additional places, for the first and last messages of a socket.
 	reserved     = 8
 	writeTimeout = 10 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
-	// lastWords is how long a socket that cannot be written is still read: a client
-	// that says goodbye and hangs up at once is known to have left.
+	// lastWords is how long a socket is still read after it could not be written: a
+	// client that sends leave and closes at once is then known to have left.
 	lastWords = time.Second
 )
 
-// outlet is a participant's way to its client; it implements [rooms.Outlet].
+// outlet is the connection from a participant to its client. It implements
+// [rooms.Outlet].
 type outlet struct {
 	metrics *metrics
-	// peer is the participant's media, for the session that a resume begins; nil
-	// before it is made.
+	// peer is the participant's media, for the session that a resume begins; nil before
+	// it is made.
 	peer atomic.Pointer[media.Peer]
-	// What fresh tokens say: who the participant is now, as its room told last, and
-	// where it was moved to; nil if it was not. They outlive sockets.
+	// The content of fresh tokens: the participant as its room last described it, and the
+	// room to which it was moved; nil if it was not. Both outlive sockets.
 	info  atomic.Pointer[livekit.ParticipantInfo]
 	moved atomic.Pointer[move]
 
 	mu   sync.Mutex     // guards the following
-	left *rooms.Message // what it was told last; nil: it has not left
-	ws   *socket        // nil while no client is attached; one that was cut stays until it is detached
+	left *rooms.Message // the last message to the client; nil: the participant has not left
+	ws   *socket        // nil while no client is attached; a closed one stays until it is detached
 }
 
 var _ rooms.Outlet = (*outlet)(nil)
 
-// move is the room that a participant was moved to, and when.
+// move is the room to which a participant was moved, and the time.
 type move struct {
 	room string
 	at   time.Time
@@ -66,7 +67,7 @@ func (o *outlet) Send(m *rooms.Message) bool {
 		return true
 	}
 	o.metrics.slow.Inc()
-	o.ws.cut() // its reader detaches it, and tells the room
+	o.ws.cut() // the socket's reader detaches it, and tells the room
 	return false
 }
 
@@ -91,7 +92,7 @@ func (o *outlet) Attached() bool {
 	return o.attached()
 }
 
-// attached reports whether a socket is there that is not over. mu is held.
+// attached reports whether there is an open socket. mu is held.
 func (o *outlet) attached() bool { return o.ws != nil && o.ws.done.Err() == nil }
 
 // goodbye is the last message for a client that connects after its session has ended.
@@ -104,7 +105,7 @@ func (o *outlet) goodbye() *rooms.Message {
 	return o.left
 }
 
-// startAgain tells a client that its session is not there any more.
+// startAgain tells a client that its session does not exist any more.
 func startAgain() *rooms.Message {
 	return leaveMessage(&livekit.LeaveRequest{
 		CanReconnect: true, Reason: livekit.DisconnectReason_STATE_MISMATCH, Action: livekit.LeaveRequest_RECONNECT,
@@ -115,9 +116,9 @@ func leaveMessage(leave *livekit.LeaveRequest) *rooms.Message {
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: leave}})
 }
 
-// attach makes ws the outlet's socket and queues first, the whole state, ahead of
-// everything else. A socket attached before is closed. It reports false if the participant
-// is gone.
+// attach makes ws the outlet's socket and queues first, the whole state, ahead of all
+// other messages. It closes the former socket. It returns false if the participant has
+// left.
 func (o *outlet) attach(ws *socket, first ...*rooms.Message) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -129,15 +130,15 @@ func (o *outlet) attach(ws *socket, first ...*rooms.Message) bool {
 	}
 	o.ws = ws
 	for _, m := range first {
-		if !ws.enqueue(frame{message: m, first: true}) { // cannot be: the queue is empty and longer than that
+		if !ws.enqueue(frame{message: m, first: true}) { // cannot happen: the queue is empty and longer than first
 			ws.cut()
 		}
 	}
 	return true
 }
 
-// detach takes ws off the outlet; false if another has replaced it, or the
-// participant has left.
+// detach removes ws from the outlet. It returns false if another socket has replaced it,
+// or if the participant has left.
 func (o *outlet) detach(ws *socket) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -148,15 +149,16 @@ func (o *outlet) detach(ws *socket) bool {
 	return o.left == nil
 }
 
-// frame is what a socket's writer is to do.
+// frame is a task for a socket's writer.
 type frame struct {
 	message *rooms.Message // nil with last: only close
-	last    bool           // close 1000 afterwards
-	first   bool           // it belongs to what the socket begins with
+	last    bool           // close the socket with 1000 afterwards
+	first   bool           // one of the socket's first messages
 }
 
-// size is how many bytes count as waiting with f. What a socket begins with is taken
-// however long it is, and is marshalled by the socket's writer: its room does not wait.
+// size is the number of bytes that f counts in the queue. A socket's first messages count
+// as 0: they are accepted at any length, and marshalled by the socket's writer, so that
+// the room does not wait.
 func (f frame) size() int64 {
 	if f.message == nil || f.first {
 		return 0
@@ -164,14 +166,14 @@ func (f frame) size() int64 {
 	return int64(len(f.message.Binary()))
 }
 
-// socket is one WebSocket. Its writer is the goroutine that runs [socket.write];
-// the queue is the only way to it.
+// socket is one WebSocket. The goroutine that runs [socket.write] writes to it; others
+// use the queue.
 type socket struct {
 	conn  *websocket.Conn
 	queue chan frame
-	bytes atomic.Int64       // of the messages in queue
+	bytes atomic.Int64       // bytes of the messages in queue
 	json  atomic.Bool        // the client speaks protojson in text frames
-	slow  prometheus.Counter // sockets whose client did not read in time
+	slow  prometheus.Counter // counts sockets whose client did not read in time
 	over  context.CancelFunc // ends writer and reader
 	done  context.Context
 }
@@ -181,7 +183,7 @@ func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	return &socket{slow: m.slow, conn: conn, queue: make(chan frame, queueLength+reserved), done: done, over: over}
 }
 
-// push queues f unless the queue is full.
+// push queues f, unless the queue is full.
 func (s *socket) push(f frame) bool {
 	if !f.last && (len(s.queue) >= queueLength || s.bytes.Load() > queueBytes) {
 		return false
@@ -189,7 +191,7 @@ func (s *socket) push(f frame) bool {
 	return s.enqueue(f)
 }
 
-// enqueue is push without the bounds on a client that does not read.
+// enqueue is push without the bounds for slow clients.
 func (s *socket) enqueue(f frame) bool {
 	size := f.size()
 	s.bytes.Add(size)
@@ -202,7 +204,7 @@ func (s *socket) enqueue(f frame) bool {
 	}
 }
 
-// finish has the socket closed with 1000 after what is queued and m, if any.
+// finish closes the socket with 1000, after the queued messages and m, if any.
 func (s *socket) finish(m *rooms.Message) {
 	if !s.push(frame{message: m, last: true}) {
 		s.cut()
@@ -212,7 +214,7 @@ func (s *socket) finish(m *rooms.Message) {
 // cut ends the socket at once.
 func (s *socket) cut() { s.over() }
 
-// write sends what is queued, and pings, until the socket is over. It closes the
+// write sends the queued messages and pings until the socket ends. It closes the
 // connection before it returns.
 func (s *socket) write() {
 	defer s.conn.CloseNow()
@@ -224,8 +226,8 @@ func (s *socket) write() {
 		case <-s.done.Done():
 			return
 		case <-ping.C:
-			// In its own goroutine so that a lost network does not hold up the queue's
-			// own time limit; it ends by its timeout or with the socket.
+			// A ping has its own goroutine, so that a lost network does not delay the
+			// queue's own time limit. It ends by its timeout or with the socket.
 			go s.ping()
 		case f := <-s.queue:
 			if f.message != nil && s.send(f.message) != nil {
@@ -234,14 +236,14 @@ func (s *socket) write() {
 			}
 			s.bytes.Add(-f.size())
 			if f.last {
-				_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may be gone already
+				_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may have closed it already
 				return
 			}
 		}
 	}
 }
 
-// linger waits until the reader has come to the socket's end, but not for long.
+// linger waits for the reader to reach the end of the socket, for lastWords at most.
 func (s *socket) linger() {
 	timer := time.NewTimer(lastWords)
 	defer timer.Stop()

@@ -17,14 +17,13 @@ import (
 	"parlor/server/unpack"
 )
 
-// maxJoinRequest bounds a join request, also what it unpacks to.
+// maxJoinRequest bounds a join request, packed and unpacked, in bytes.
 const maxJoinRequest = 1 << 20
 
 // maxAddTracks bounds the tracks that a join request announces.
 const maxAddTracks = 64
 
-// refusal is a join that is refused before the upgrade: an HTTP status and a
-// text body.
+// refusal refuses a join before the upgrade, by an HTTP status and a text body.
 type refusal struct {
 	status int
 	text   string
@@ -34,25 +33,24 @@ func (r *refusal) Error() string { return r.text }
 
 func refuse(status int, text string) *refusal { return &refusal{status, text} }
 
-// options is what a client asks for when it connects, by either of the
-// protocol's two ways.
+// options are the settings of a connecting client, from either form of the request.
 type options struct {
 	singlePC       bool
 	protocol       int
 	client         *livekit.ClientInfo
 	autoSubscribe  bool
 	adaptiveStream bool
-	allowPause     *bool // nil: as the configuration says
+	allowPause     *bool // nil: the server's configuration applies
 	reconnect      bool
-	session        string // with reconnect: the SID of the session that it had; may be ""
+	session        string // with reconnect: the SID of its session; may be ""
 	metadata       string
 	attributes     map[string]string
 	addTracks      []*livekit.AddTrackRequest
 	offer          *livekit.SessionDescription
 }
 
-// parseOptions reads the query of a connect request. validate says that it is
-// only a validation, which is stricter with attributes.
+// parseOptions parses the query of a connect request. validate: the request is only a
+// validation, which rejects malformed attributes.
 func (d *decoder) parseOptions(r *http.Request, v1, validate bool) (*options, error) {
 	q := r.URL.Query()
 	if wrapped := q.Get("join_request"); wrapped != "" {
@@ -64,11 +62,11 @@ func (d *decoder) parseOptions(r *http.Request, v1, validate bool) (*options, er
 	return parseQuery(q, access.Address(r.RemoteAddr), validate)
 }
 
-// parseJoinRequest reads the join_request parameter: base64 (URL alphabet) of a
+// parseJoinRequest parses the join_request parameter: base64 (URL alphabet) of a
 // WrappedJoinRequest. Its errors are refusals.
 func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string) (*options, error) {
 	if len(wrapped) > maxJoinRequest*4/3+4 {
-		_ = d.guard.Refused("join_request", unpack.ErrTooLong) // it is answered here
+		_ = d.guard.Refused("join_request", unpack.ErrTooLong) // counted; the answer is given here
 		return nil, refuse(http.StatusBadRequest, "join request is too large")
 	}
 	raw, err := base64.URLEncoding.DecodeString(wrapped)
@@ -116,7 +114,7 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 	return o, nil
 }
 
-// allowPause is what the settings say of pausing, nil if nothing.
+// allowPause is the setting for pausing video; nil if there is none.
 func allowPause(s *livekit.ConnectionSettings) *bool {
 	if s == nil {
 		return nil
@@ -124,13 +122,13 @@ func allowPause(s *livekit.ConnectionSettings) *bool {
 	return s.SubscriberAllowPause
 }
 
-// refuseJoin is the answer to a join request that failed with err; malformed is what is
-// said of one that is not too much but cannot be read.
+// refuseJoin is the answer to a join request that failed with err. malformed is its text
+// if the request is not too large but malformed.
 func (d *decoder) refuseJoin(err error, malformed string) error {
 	if ref, ok := asRefusal(err); ok {
 		return ref
 	}
-	_ = d.guard.Refused("join_request", err) // it is answered here
+	_ = d.guard.Refused("join_request", err) // counted; the answer is given here
 	switch {
 	case errors.Is(err, unpack.ErrBusy):
 		return rooms.Errorf(rooms.Unavailable, "%s", err)
@@ -142,7 +140,7 @@ func (d *decoder) refuseJoin(err error, malformed string) error {
 	return refuse(http.StatusBadRequest, malformed)
 }
 
-// inflate is the join request that w wraps.
+// inflate is the join request that w wraps, decompressed.
 func inflate(w *livekit.WrappedJoinRequest) ([]byte, error) {
 	switch w.Compression {
 	case livekit.WrappedJoinRequest_NONE:
@@ -156,7 +154,7 @@ func inflate(w *livekit.WrappedJoinRequest) ([]byte, error) {
 	return nil, refuse(http.StatusBadRequest, "unknown compression of join request")
 }
 
-// parseQuery reads the query parameters of the older way.
+// parseQuery parses the query parameters of the older form.
 func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 	yes := func(name string) bool { v := q.Get(name); return v == "1" || v == "true" }
 	number := func(name string) int32 {
@@ -220,7 +218,7 @@ func parseAttributes(s string) (map[string]string, error) {
 	return m, nil
 }
 
-// sdkOf reads the sdk parameter, lower case as the SDKs send it.
+// sdkOf parses the sdk parameter, which SDKs send in lower case.
 func sdkOf(s string) livekit.ClientInfo_SDK {
 	switch s {
 	case "ios", "swift":
@@ -236,7 +234,7 @@ func sdkOf(s string) livekit.ClientInfo_SDK {
 	return livekit.ClientInfo_SDK(livekit.ClientInfo_SDK_value[strings.ToUpper(s)])
 }
 
-// asRefusal is err as an HTTP answer.
+// asRefusal finds a refusal in err.
 func asRefusal(err error) (*refusal, bool) {
 	return errors.AsType[*refusal](err)
 }

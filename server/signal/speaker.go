@@ -9,8 +9,8 @@ import (
 	"parlor/rooms"
 )
 
-// speaker says in LiveKit's messages what a participant's media has to say to its
-// client; it implements [media.Signals].
+// speaker sends the messages of a participant's media to its client, in LiveKit's
+// protocol. It implements [media.Signals].
 type speaker struct {
 	outlet   *outlet
 	protocol int // the client's
@@ -34,7 +34,7 @@ func spoken(kind string, d media.Description) *livekit.SessionDescription {
 	return &livekit.SessionDescription{Type: kind, Sdp: d.SDP, Id: d.ID, MidToTrackId: d.Tracks}
 }
 
-// heard is a description of the client; nil is an empty one.
+// heard is a client's session description; nil gives an empty one.
 func heard(d *livekit.SessionDescription) media.Description {
 	return media.Description{SDP: d.GetSdp(), ID: d.GetId()}
 }
@@ -51,8 +51,8 @@ func (s speaker) Candidate(c media.Candidate) {
 	}}})
 }
 
-// heardCandidate is a candidate of the client. What cannot be read is no candidate,
-// and the peer refuses it and counts it as that.
+// heardCandidate is a client's ICE candidate. Malformed JSON is passed on as the
+// candidate itself, which the peer refuses and counts.
 func heardCandidate(r *livekit.TrickleRequest) media.Candidate {
 	c := media.Candidate{Final: r.GetFinal()}
 	if r.GetTarget() == livekit.SignalTarget_SUBSCRIBER {
@@ -92,7 +92,7 @@ func (s speaker) WantQualities(trackSID string, kind livekit.TrackType, wanted [
 		u.SubscribedCodecs = append(u.SubscribedCodecs, c)
 	}
 	if len(u.SubscribedCodecs) > 0 {
-		u.SubscribedQualities = u.SubscribedCodecs[0].Qualities // what older clients read
+		u.SubscribedQualities = u.SubscribedCodecs[0].Qualities // for older clients
 	}
 	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscribedQualityUpdate{SubscribedQualityUpdate: u}})
 }
@@ -106,7 +106,8 @@ func (s speaker) StreamState(publisherSID, trackSID string, state livekit.Stream
 	}})
 }
 
-// AskResume implements [media.Signals]. Older clients know no such message.
+// AskResume implements [media.Signals]. Clients before protocol 13 do not know the
+// message.
 func (s speaker) AskResume() {
 	if s.protocol > 12 {
 		s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_Leave{Leave: &livekit.LeaveRequest{
