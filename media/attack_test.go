@@ -23,15 +23,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rawNet is the real network, but loses what it is told to, and lets a test write
-// what it likes from a client's own socket.
+// rawNet is the real network, but loses chosen packets, and lets a test write any bytes
+// from a client's own socket.
 type rawNet struct {
 	piontransport.Net
 	loses atomic.Pointer[func(b []byte) bool]
 
 	mu   sync.Mutex // guards the following
 	conn piontransport.UDPConn
-	to   net.Addr // where conn wrote last
+	to   net.Addr // destination of conn's last write
 }
 
 type rawConn struct {
@@ -64,14 +64,14 @@ func (c *rawConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return c.UDPConn.WriteTo(b, to)
 }
 
-// lose has what f tells lost from now on.
+// lose makes the packets lost for which f returns true.
 func (n *rawNet) lose(f func(b []byte) bool) { n.loses.Store(&f) }
 
-// write sends b from the client's socket to where it sent last.
+// write sends b from the client's socket to its last destination.
 func (n *rawNet) write(b []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	_, _ = n.conn.WriteTo(b, n.to) // as if it were lost
+	_, _ = n.conn.WriteTo(b, n.to) // an error counts as a loss
 }
 
 func (n *rawNet) settings(s *webrtc.SettingEngine) {
@@ -81,10 +81,10 @@ func (n *rawNet) settings(s *webrtc.SettingEngine) {
 
 func everything([]byte) bool { return true }
 
-// isDTLS tells DTLS from what else comes over the socket (RFC 7983).
+// isDTLS distinguishes DTLS from other packets of the socket (RFC 7983).
 func isDTLS(b []byte) bool { return len(b) > 0 && b[0] >= 20 && b[0] <= 63 }
 
-// random is n bytes of which the first are as given.
+// random is n random bytes that begin with first.
 func random(n int, first ...byte) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -94,7 +94,7 @@ func random(n int, first ...byte) []byte {
 	return b
 }
 
-// Who vanishes, at whatever stage of joining, leaves nothing behind.
+// A client that vanishes, at any stage of joining, leaves no state behind.
 func TestVanishingAtEachStage(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) {
 		c.ICEDisconnected, c.ICEFailed, c.ReconnectGrace = 3*time.Second, 2*time.Second, time.Second
@@ -135,7 +135,7 @@ func TestVanishingAtEachStage(t *testing.T) {
 			c := newClient(t, e, clientConfig{sid: "PA_v", single: v.single, settings: n.settings})
 			v.join(c, n)
 			if v.early {
-				c.peer.post(func() { c.peer.joinTimer.Reset(100 * time.Millisecond) }) // it is a minute
+				c.peer.post(func() { c.peer.joinTimer.Reset(100 * time.Millisecond) }) // it is a minute by default
 				require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, c.events.wait(t, "disconnected").why)
 				require.Equal(t, s.JoinFailures+1, e.Stats().JoinFailures)
 			} else {
@@ -150,8 +150,8 @@ func TestVanishingAtEachStage(t *testing.T) {
 	w.isWell()
 }
 
-// What a connected client sends that is no STUN, RTP, RTCP or DTLS, but looks as if
-// it were, harms nobody, itself included.
+// Packets of a connected client that look like STUN, RTP, RTCP or DTLS but are malformed
+// do no harm, not even to that client.
 func TestGarbageOverUDP(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -179,12 +179,12 @@ func TestGarbageOverUDP(t *testing.T) {
 			random(size, 0x90, 96, 0, 1), random(size, 0x8f, 0xc9, 0, byte(i)),
 		} {
 			n.write(b)
-			_, _ = stranger.Write(b) // as if it were lost
+			_, _ = stranger.Write(b) // an error counts as a loss
 		}
 		_ = a.pub.WriteRTCP([]rtcp.Packet{rawRTCP(random(4*(1+rand.IntN(20)), 0x80|byte(i%32), byte(200+i%8)))})
 		_, _ = raw.WriteStream().Write(random(12+rand.IntN(400), 0x80|byte(i%64), 111)) // pion may refuse it
 		if i%50 == 0 {
-			time.Sleep(time.Millisecond) // so that the socket takes most of it
+			time.Sleep(time.Millisecond) // so that the socket accepts most of them
 		}
 	}
 	w.isWell()
@@ -192,7 +192,7 @@ func TestGarbageOverUDP(t *testing.T) {
 	require.Equal(t, "well", string(a.message().data))
 }
 
-// rawRTCP is a packet of any bytes, but for a length that says how many.
+// rawRTCP is a packet of arbitrary bytes, with a correct length.
 type rawRTCP []byte
 
 func (r rawRTCP) Marshal() ([]byte, error) {
@@ -203,7 +203,7 @@ func (r rawRTCP) Unmarshal([]byte) error    { return nil }
 func (r rawRTCP) DestinationSSRC() []uint32 { return nil }
 func (r rawRTCP) MarshalSize() int          { return len(r) }
 
-// Whatever a client says within DTLS that is no SCTP, the others notice nothing.
+// Whatever a client sends over DTLS that is not SCTP, the others are not affected.
 func TestGarbageForSCTP(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -214,7 +214,7 @@ func TestGarbageForSCTP(t *testing.T) {
 		conn := dtlsOf(a.pub)
 		for n := range 1000 {
 			b := random(12 + 4*rand.IntN(100))
-			if n%2 == 0 { // chunks that are read: a checksum, a length, and an INIT's tag or an old one
+			if n%2 == 0 { // chunks that are parsed: with a checksum, a length, and an INIT's tag or an old one
 				chunk := byte(n / 2 % 16)
 				if n%32 >= 16 {
 					chunk = []byte{130, 192, 193, 64}[n/2%4] // RECONFIG, FORWARD-TSN, ASCONF, I-DATA
@@ -231,7 +231,7 @@ func TestGarbageForSCTP(t *testing.T) {
 				binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 			}
 			if _, err := conn.Write(b); err != nil {
-				break // the server has ended it
+				break // the server has closed the connection
 			}
 		}
 		w.isWell()
@@ -240,13 +240,13 @@ func TestGarbageForSCTP(t *testing.T) {
 	w.isWell()
 }
 
-// dtlsOf is the DTLS connection under a peer connection, which pion does not show.
+// dtlsOf is the DTLS connection of a peer connection, which pion does not expose.
 func dtlsOf(pc *webrtc.PeerConnection) *dtls.Conn {
 	field := reflect.ValueOf(pc.SCTP().Transport()).Elem().FieldByName("conn")
 	return *(**dtls.Conn)(unsafe.Pointer(field.UnsafeAddr()))
 }
 
-// A client that opens channel after channel is cut off.
+// A client that opens too many channels must reconnect.
 func TestChannelFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -290,7 +290,7 @@ func TestChannelsComeAndGo(t *testing.T) {
 	require.Zero(t, e.Stats().ChannelFloods)
 }
 
-// A client that sends offers faster than they can be answered waits for itself.
+// A client that sends offers faster than they can be answered delays only itself.
 func TestOfferFlood(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)

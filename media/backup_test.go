@@ -14,10 +14,10 @@ import (
 
 var vp9Codec = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP9, ClockRate: 90000, SDPFmtpLine: "profile-id=0"}
 
-// vp9Key is a key frame: picture id, begin and end, not predicted.
+// vp9Key is a keyframe: picture id, begin and end, not predicted.
 var vp9Key = []byte{0x8c, 0x01, 0xee}
 
-// only makes a client that has one codec.
+// only makes a client with a single codec.
 func only(codec webrtc.RTPCodecCapability) func(*webrtc.MediaEngine) error {
 	kind, _, _ := strings.Cut(codec.MimeType, "/")
 	pt, ok := map[string]webrtc.PayloadType{webrtc.MimeTypePCMU: 0, webrtc.MimeTypeOpus: 111}[codec.MimeType]
@@ -29,7 +29,7 @@ func only(codec webrtc.RTPCodecCapability) func(*webrtc.MediaEngine) error {
 	}
 }
 
-// withBackup announces what the track can be had in too.
+// withBackup announces a second codec of the track.
 func withBackup(codec string, policy livekit.BackupCodecPolicy) func(*livekit.AddTrackRequest) {
 	return func(r *livekit.AddTrackRequest) {
 		r.SimulcastCodecs = append(r.SimulcastCodecs, &livekit.SimulcastCodec{Codec: codec})
@@ -37,8 +37,8 @@ func withBackup(codec string, policy livekit.BackupCodecPolicy) func(*livekit.Ad
 	}
 }
 
-// wanted are the codecs that c was last asked to send of its track, the first of
-// them first.
+// wanted are the codecs of the last request to c for a track's video, the first codec
+// first.
 func (c *client) wanted() (names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,8 +62,8 @@ func (c *client) publishBackup(sid string, codec webrtc.RTPCodecCapability) {
 	pump(c.t, backup)
 }
 
-// heard are the codecs of sound that c was last asked for, those that are not wanted
-// any more with "no" before them.
+// heard are the codecs of the last request to c for audio. A codec that is not wanted any
+// more has "no" before it.
 func (c *client) heard() (names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,8 +80,8 @@ func (c *client) heard() (names []string) {
 	return names
 }
 
-// Who cannot decode what is sent gets what the publisher announced besides, and for
-// that it is asked to send it. Nobody else is harmed.
+// A subscriber that cannot decode what is sent gets the other codec that the publisher
+// announced, and the publisher is asked to send it. Other subscribers are not affected.
 func TestBackupCodecOnDemand(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -123,8 +123,8 @@ func TestBackupCodecOnDemand(t *testing.T) {
 	})
 }
 
-// By the default policy those who could decode what was sent take the backup codec
-// too, once it comes, in the stream that they have.
+// By the default policy, subscribers that could decode the first codec also switch to the
+// backup codec once it is sent, within their stream.
 func TestAllTakeTheBackupCodec(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -151,8 +151,8 @@ func TestAllTakeTheBackupCodec(t *testing.T) {
 
 var pcmuCodec = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypePCMU, ClockRate: 8000}
 
-// Sound too is had in the codec that a subscriber has, and the publisher sends a second
-// one only once somebody wants it; by the default policy beside the first.
+// Audio too reaches a subscriber in a codec that it has. The publisher sends the second
+// codec only when a subscriber needs it, and by the default policy beside the first.
 func TestBackupCodecOfSound(t *testing.T) {
 	for _, c := range []struct {
 		name          string
@@ -173,7 +173,7 @@ func TestBackupCodecOfSound(t *testing.T) {
 				}})
 				a.join()
 				const defaultPolicy = livekit.BackupCodecPolicy_PREFER_REGRESSION
-				payload := []byte{111, 0xfc, 1, 2, 3} // RED of one block; to PCMU all is sound
+				payload := []byte{111, 0xfc, 1, 2, 3} // RED of one block; as PCMU any bytes are valid
 				pumpPayload(t, a.publish("TR_a", c.first, withBackup(c.backup.MimeType, defaultPolicy)), payload)
 				p := a.published("TR_a")
 				require.True(t, strings.EqualFold(c.first.MimeType, p.info.MimeType))
@@ -205,8 +205,8 @@ func TestBackupCodecOfSound(t *testing.T) {
 	}
 }
 
-// By the policy of regression all subscribers that can take the backup codec get it, in
-// the stream that they have.
+// By the regression policy, all subscribers that can receive the backup codec get it,
+// within their stream.
 func TestSoundRegresses(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -231,7 +231,8 @@ func TestSoundRegresses(t *testing.T) {
 	})
 }
 
-// RED and Opus count as one codec where both are announced: either is made of the other.
+// RED and Opus count as one codec if both are announced, because each can be made of the
+// other.
 func TestOpusIsNoBackupOfRED(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -248,8 +249,8 @@ func TestOpusIsNoBackupOfRED(t *testing.T) {
 	})
 }
 
-// What is wanted is told while a client's WebSocket may be gone, and so once more when
-// it is back.
+// A demand may be reported while a client's WebSocket is lost, so it is repeated when the
+// client resumes.
 func TestWantedIsToldAgainAfterAResume(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)

@@ -13,8 +13,8 @@ import (
 	"parlor/rooms"
 )
 
-// A section that names new SSRCs with each offer has as many streams as it may, the
-// newest, and those that it named first have ended.
+// If a section names new SSRCs with each offer, only the newest streams are kept, up to
+// the bound, and the older ones have ended.
 func TestStreamsOfASectionAreBounded(t *testing.T) {
 	p := &Peer{}
 	s := &upSection{p: p, t: &transport{ingress: newIngress(func() {})}}
@@ -27,13 +27,13 @@ func TestStreamsOfASectionAreBounded(t *testing.T) {
 	require.EqualValues(t, 2*maxSectionStreams+1, s.streams[0].ssrc, "the oldest that is left")
 	require.EqualValues(t, 3*maxSectionStreams, s.streams[maxSectionStreams-1].ssrc)
 	s.stream(1, "q")
-	last := s.stream(2, "q") // a layer that begins again
+	last := s.stream(2, "q") // a layer that restarts
 	require.Len(t, s.streams, maxSectionStreams)
 	require.Same(t, last, s.streams[len(s.streams)-1])
 }
 
-// A message that is longer than clients are told has its sender start again, and
-// harms nobody else.
+// A message that exceeds the announced maximum makes its sender reconnect, and harms no
+// other client.
 func TestAMessageThatIsTooLong(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -47,7 +47,7 @@ func TestAMessageThatIsTooLong(t *testing.T) {
 		require.Len(t, a.events.wait(t, "message").data, rooms.MaxDataPacket)
 		require.Error(t, long.Send(make([]byte, size)), "the server has said what it takes")
 
-		setMaxMessageSize(a.pub, 2<<20) // a client that does not listen
+		setMaxMessageSize(a.pub, 2<<20) // a client that ignores the bound
 		require.NoError(t, long.Send(make([]byte, size)))
 		require.Contains(t, a.events.wait(t, "reconnect").label, "longer")
 		require.EqualValues(t, i+1, e.Stats().DataRefused)
@@ -55,8 +55,8 @@ func TestAMessageThatIsTooLong(t *testing.T) {
 	w.isWell()
 }
 
-// setMaxMessageSize changes what a client takes for the server's bound, which pion
-// does not let it.
+// setMaxMessageSize changes what a client takes for the server's maximum message size,
+// which pion does not permit.
 func setMaxMessageSize(pc *webrtc.PeerConnection, n uint32) {
 	field := reflect.ValueOf(pc.SCTP()).Elem().FieldByName("sctpAssociation")
 	association := reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem().Interface()

@@ -22,10 +22,10 @@ var (
 	churnSeed = flag.Uint64("churn.seed", 0, "what TestChurn draws from; 0 = anything")
 )
 
-// TestChurn publishes, unpublishes, subscribes, unsubscribes, resumes, joins and
-// leaves at random, while offers and answers are under way, with clients that take
-// their time. Whenever it holds still, each client must get the packets of exactly
-// the tracks that it is subscribed to, on the track of that SID.
+// TestChurn publishes, unpublishes, subscribes, unsubscribes, resumes, joins and leaves
+// at random, while offers and answers are under way, with slow clients. At each rest,
+// each client must receive the packets of exactly the tracks that it is subscribed to, on
+// the track of that SID.
 func TestChurn(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		seed := *churnSeed
@@ -63,10 +63,10 @@ type churnHouse struct {
 	tracks  map[string]*churnTrack // by SID
 	numbers uint32
 	names   int
-	past    []string // what was done since the last rest
+	past    []string // operations since the last rest
 }
 
-// churnGuest is one client and what it is to get.
+// churnGuest is one client and its expected tracks.
 type churnGuest struct {
 	*client
 	sid    string
@@ -74,16 +74,16 @@ type churnGuest struct {
 	wanted map[string]bool // by SID, of tracks
 
 	mu   sync.Mutex                      // guards the following
-	last map[uint32]map[string]time.Time // when a track's packets came last, by number, and by the SID that they came under
+	last map[uint32]map[string]time.Time // arrival of a track's last packet, by its number and by the SID under which it arrived
 }
 
-// churnTrack is a track that somebody publishes.
+// churnTrack is a published track.
 type churnTrack struct {
 	sid       string
-	number    uint32 // in each of its packets
+	number    uint32 // written in each of its packets
 	owner     *churnGuest
 	sender    *webrtc.RTPSender
-	published *occurrence // nil until the server knows it
+	published *occurrence // nil until the server knows the track
 	stop      chan struct{}
 	done      chan struct{}
 }
@@ -120,7 +120,7 @@ func (h *churnHouse) enter() {
 	}
 }
 
-// read notes what arrives on a track.
+// read records the packets of a track.
 func (g *churnGuest) read(r *webrtc.TrackRemote) {
 	sid := r.ID()
 	if sid == "" {
@@ -165,7 +165,7 @@ func (h *churnHouse) step() {
 	}
 }
 
-// any draws a track; nil if there is none such.
+// any chooses a track at random; nil if there is none.
 func (h *churnHouse) any(ok func(*churnTrack) bool) *churnTrack {
 	var sids []string
 	for _, sid := range slices.Sorted(maps.Keys(h.tracks)) {
@@ -252,7 +252,7 @@ func (h *churnHouse) unpublish(tr *churnTrack) {
 	h.forget(tr)
 }
 
-// forget does for the others what a room does when a track ends.
+// forget does for the other clients what a room does when a track ends.
 func (h *churnHouse) forget(tr *churnTrack) {
 	delete(h.tracks, tr.sid)
 	for _, g := range h.guests {
@@ -289,7 +289,7 @@ func (h *churnHouse) leave(g *churnGuest) {
 	g.close()
 }
 
-// hear takes what the peers tell their room.
+// hear handles the events that the peers report to their room.
 func (h *churnHouse) hear() {
 	for _, g := range h.guests {
 		for {
@@ -311,7 +311,7 @@ func (h *churnHouse) hear() {
 	}
 }
 
-// settle waits until everybody gets exactly what was asked for.
+// settle waits until each client receives exactly its tracks.
 func (h *churnHouse) settle() {
 	wrong := "nothing was looked at"
 	for deadline := time.Now().Add(4 * patience); wrong != ""; time.Sleep(10 * time.Millisecond) {
@@ -334,7 +334,7 @@ func (h *churnHouse) settle() {
 	h.past = nil
 }
 
-// judge tells what g gets and should not, or does not get and should.
+// judge describes which tracks g receives wrongly or lacks; "" if all is right.
 func (h *churnHouse) judge(g *churnGuest) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()

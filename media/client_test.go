@@ -54,18 +54,18 @@ type occurrence struct {
 	why   livekit.DisconnectReason
 }
 
-// events keeps what a peer tells its room, in order. Of tracks it does what a room does:
-// it knows what was announced, puts the peer's facts into that, and tells the peer.
+// events records what a peer reports to its room, in order. It handles tracks as a room
+// does: it knows the announcements, adds the peer's facts to them, and tells the peer.
 type events struct {
 	ch   chan occurrence
-	kept []occurrence // of the test's goroutine
-	told *Peer        // of what a room would tell it; set before anything is announced
+	kept []occurrence // belongs to the test's goroutine
+	told *Peer        // the peer that gets a room's messages; set before the first announcement
 
 	mu    sync.Mutex // guards the following
 	infos map[string]*livekit.TrackInfo
 }
 
-// change changes what is known of a track, and returns what it is then.
+// change changes the state of a track, and returns the new one.
 func (e *events) change(sid string, f func(*livekit.TrackInfo) *livekit.TrackInfo) *livekit.TrackInfo {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -103,7 +103,7 @@ func (e *events) Data(kind livekit.DataPacket_Kind, p []byte) {
 func (e *events) Message(p []byte)   { e.put(occurrence{what: "message", data: p}) }
 func (e *events) DataTrack(p []byte) { e.put(occurrence{what: "data track", data: p}) }
 
-// announce has the peer know of a track as its room would, or of a further codec of it.
+// announce announces a track, or a further codec of it, to the peer as its room would.
 func (c *client) announce(req *livekit.AddTrackRequest, info *livekit.TrackInfo) {
 	if req.Stereo {
 		info.AudioFeatures = append(info.AudioFeatures, livekit.AudioTrackFeature_TF_STEREO)
@@ -126,7 +126,7 @@ func (c *client) announce(req *livekit.AddTrackRequest, info *livekit.TrackInfo)
 	}))
 }
 
-// setMuted has a track muted or not, as its room would.
+// setMuted mutes or unmutes a track as its room would.
 func (c *client) setMuted(sid string, muted bool) {
 	c.peer.UpdateTrack(c.events.change(sid, func(info *livekit.TrackInfo) *livekit.TrackInfo {
 		info = proto.CloneOf(info)
@@ -135,7 +135,7 @@ func (c *client) setMuted(sid string, muted bool) {
 	}))
 }
 
-// wait returns the next occurrence of that kind; others are kept for later.
+// wait returns the next occurrence of that kind. Others are kept for later.
 func (e *events) wait(t *testing.T, what string) occurrence {
 	t.Helper()
 	for i, o := range e.kept {
@@ -158,7 +158,7 @@ func (e *events) wait(t *testing.T, what string) occurrence {
 	}
 }
 
-// client is a participant's side, built of pion alone.
+// client is the client of a participant, built with pion only.
 type client struct {
 	t      *testing.T
 	peer   *Peer
@@ -171,16 +171,16 @@ type client struct {
 	stop     chan struct{}
 	done     chan struct{}
 	tracks   chan remoteTrack
-	messages chan occurrence // data that came
+	messages chan occurrence // received data
 	open     map[string]chan *webrtc.DataChannel
 	ending   sync.Once
-	slow     func() time.Duration      // before each message of the server is read; nil: at once
-	onTrack  func(*webrtc.TrackRemote) // on a goroutine of its own, instead of tracks; nil: tracks
-	reword   func(string) string       // of an offer before it is sent; nil: as it is
-	reread   func(string) string       // of an answer before it is taken; nil: as it is
-	reroute  func(string) string       // of the server's candidates; the client tells none then; nil: as they are
+	slow     func() time.Duration      // delay before a message of the server is read; nil: none
+	onTrack  func(*webrtc.TrackRemote) // called on its own goroutine instead of tracks; nil: tracks is used
+	reword   func(string) string       // changes an offer before it is sent; nil: unchanged
+	reread   func(string) string       // changes an answer before it is applied; nil: unchanged
+	reroute  func(string) string       // changes the server's candidates, and the client sends none; nil: unchanged
 
-	layerSizes    [3]int               // of the frames of publishSimulcast in bytes; 0: as small as can be
+	layerSizes    [3]int               // of the frames of publishSimulcast, in bytes; 0: minimal
 	still         atomic.Bool          // publishSimulcast sends nothing
 	configuration webrtc.Configuration // of its peer connections
 
@@ -200,7 +200,7 @@ type client struct {
 	pendingSub   []webrtc.ICECandidateInit
 	answers      []Description
 	offers       []Description
-	resumes      int // that it was asked for
+	resumes      int // number of requests to resume
 }
 
 type remoteTrack struct {
@@ -247,7 +247,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	s.SetIncludeLoopbackCandidate(true)
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
 	s.SetIPFilter(func(ip net.IP) bool { return ip.IsLoopback() })
-	s.DisableCloseByDTLS(true) // the server may end first
+	s.DisableCloseByDTLS(true) // the server may close first
 	s.LoggerFactory = pionLogs{testLog(t).With("side", "client")}
 	if cc.settings != nil {
 		cc.settings(&s)
@@ -340,8 +340,8 @@ func (c *client) end() {
 	<-c.peer.done
 }
 
-// hearing is a client that handles what the server says as stock clients do, on its
-// own goroutine.
+// hearing is a client that handles the server's messages as stock clients do, on its own
+// goroutine.
 type hearing struct{ c *client }
 
 var _ Signals = hearing{}
@@ -406,7 +406,8 @@ func (h hearing) StreamState(publisherSID, trackSID string, state livekit.Stream
 
 func (h hearing) AskResume() { h.hear(func(c *client) { c.resumes++ }) }
 
-// unheard is a client that hears nothing but, if it is set, the server's candidates.
+// unheard is a client that ignores all messages except, if it is set, the server's
+// candidates.
 type unheard struct{ candidate func(Candidate) }
 
 func (unheard) Offer(Description)                                 {}
@@ -488,7 +489,7 @@ func (c *client) trickleLocked(candidate Candidate) {
 	_ = pc.AddICECandidate(ic)
 }
 
-// rerouted is what the server says with its candidates as the client is to know them.
+// rerouted is a description of the server with its candidates changed for the client.
 func (c *client) rerouted(text string) string {
 	if c.reroute == nil {
 		return text
@@ -496,7 +497,7 @@ func (c *client) rerouted(text string) string {
 	return c.reroute(text)
 }
 
-// hidden is what the client says without its candidates, if it is to tell none.
+// hidden is a description of the client without its candidates, if it must not send any.
 func (c *client) hidden(text string) string {
 	if c.reroute == nil {
 		return text
@@ -517,7 +518,7 @@ func (c *client) addReceiverLocked(kind webrtc.RTPCodecType) {
 	}
 }
 
-// offer sends an offer of the client's connection.
+// offer sends an offer for the client's connection.
 func (c *client) offer(restart bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -547,7 +548,7 @@ func (c *client) offerLocked(restart bool) {
 	c.peer.HandleOffer(Description{SDP: c.hidden(text), ID: c.offerID})
 }
 
-// join connects as stock clients do: their own data channels, in single mode with
+// join connects as stock clients do: with its own data channels, and in single mode with
 // three sections to receive of each kind.
 func (c *client) join() {
 	c.t.Helper()
@@ -555,7 +556,7 @@ func (c *client) join() {
 	c.events.wait(c.t, "connected")
 }
 
-// begin is join without waiting for its end.
+// begin is join without the wait for its end.
 func (c *client) begin() {
 	c.t.Helper()
 	ordered, none := false, uint16(0)
@@ -584,7 +585,7 @@ func (c *client) begin() {
 	c.offer(false)
 }
 
-// channel waits until a channel that the server sends on is open.
+// channel waits until a channel is open on which the server sends.
 func (c *client) channel(label string) *webrtc.DataChannel {
 	c.t.Helper()
 	select {

@@ -14,7 +14,7 @@ import (
 	"parlor/rooms"
 )
 
-// until reads packets until ok has held for n of them on end.
+// until reads packets until ok holds for n of them in a row.
 func until(t *testing.T, r remoteTrack, n int, ok func(p, before *rtp.Packet) bool) {
 	t.Helper()
 	require.NoError(t, r.SetReadDeadline(time.Now().Add(patience)))
@@ -41,8 +41,8 @@ func payloadType(t *testing.T, ctx boundTrack, codec webrtc.RTPCodecCapability) 
 	return 0
 }
 
-// Of the many kinds of H.264 a subscriber gets the one that is sent, with its
-// parameter sets as they came.
+// Of the variants of H.264 a subscriber gets the one that is sent, with its parameter
+// sets unchanged.
 func TestH264(t *testing.T) {
 	for _, fmtp := range []string{
 		"level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
@@ -57,7 +57,7 @@ func TestH264(t *testing.T) {
 				a.join()
 				ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, codec, nil)
 				pt := payloadType(t, ctx, codec)
-				// STAP-A of SPS, PPS and IDR (RFC 6184 5.7.1).
+				// STAP-A of SPS, PPS and IDR (RFC 6184, section 5.7.1).
 				key := []byte{0x78, 0, 4, 0x67, 0x42, 0xe0, 0x1f, 0, 2, 0x68, 0xce, 0, 3, 0x65, 1, 2}
 				pumpPackets(t, ctx, func(i int) *rtp.Packet {
 					p := &rtp.Packet{Header: rtp.Header{Marker: true, Timestamp: uint32(i * 900), PayloadType: pt}, Payload: []byte{0x41, 1, 2}}
@@ -67,7 +67,7 @@ func TestH264(t *testing.T) {
 					return p
 				})
 				published := a.published("TR_v")
-				require.Eventually(t, func() bool { // whichever was guessed at first
+				require.Eventually(t, func() bool { // whichever variant was assumed at first
 					p := a.peer.pubTrack("TR_v")
 					return p != nil && len(*p.codecs.Load()) == 1 && (*p.codecs.Load())[0].Fmtp == fmtp
 				}, patience, time.Millisecond)
@@ -97,8 +97,8 @@ func (p *Peer) pubTrack(sid string) *track {
 	return <-ch
 }
 
-// Of VP9 in L3T3_KEY a subscriber that wants little gets the lowest spatial layer
-// alone, as a stream without gaps whose pictures end where that layer does.
+// Of VP9 in L3T3_KEY, a subscriber that wants a low quality gets only the lowest spatial
+// layer, as a stream without gaps whose pictures end with that layer.
 func TestVP9SpatialLayers(t *testing.T) {
 	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP9, ClockRate: 90000, SDPFmtpLine: "profile-id=0"}
 	e := newTestEngine(t, nil)
@@ -118,7 +118,7 @@ func TestVP9SpatialLayers(t *testing.T) {
 		case !key:
 			b[0] |= predicted
 		case spatial > 0:
-			b[3] |= 1 // on the layer below
+			b[3] |= 1 // depends on the layer below
 		}
 		return &rtp.Packet{Header: rtp.Header{Marker: spatial == 2, Timestamp: uint32(picture * 2700), PayloadType: pt}, Payload: b}
 	})
@@ -157,7 +157,7 @@ func TestVP9SpatialLayers(t *testing.T) {
 	})
 }
 
-// So it is with AV1, where the dependency descriptor tells, and goes along.
+// The same holds for AV1, by the dependency descriptor, which is forwarded too.
 func TestAV1SpatialLayers(t *testing.T) {
 	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeAV1, ClockRate: 90000}
 	withDD := func(m *webrtc.MediaEngine) error {
@@ -188,7 +188,7 @@ func TestAV1SpatialLayers(t *testing.T) {
 		if p.SetExtension(id, structure.Encode(ddtest.Frame{
 			Start: true, End: true, Template: template + 3*spatial, Number: uint16(i), Structure: at == 0 && spatial == 0, Active: -1,
 		})) != nil {
-			p.Payload = nil // which the test misses
+			p.Payload = nil // the test observes this gap
 		}
 		return p
 	})
@@ -206,8 +206,8 @@ func TestAV1SpatialLayers(t *testing.T) {
 	}
 }
 
-// Two channels are announced to subscribers that are to play them, silence may be left
-// out, and the room's playout delay is on the packets of video.
+// Stereo is negotiated with subscribers, DTX is permitted, and the room's playout delay
+// is in the packets of video.
 func TestStereoDTXAndPlayoutDelay(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		withDelay := func(m *webrtc.MediaEngine) error {
@@ -261,7 +261,7 @@ func TestStereoDTXAndPlayoutDelay(t *testing.T) {
 	})
 }
 
-// TestTheListedCodecsAreNegotiated: the list is what operators and clients are told.
+// TestTheListedCodecsAreNegotiated: operators and clients are told the list.
 func TestTheListedCodecsAreNegotiated(t *testing.T) {
 	set, err := newCodecSet(nil)
 	require.NoError(t, err)

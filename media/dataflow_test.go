@@ -15,14 +15,14 @@ import (
 	"parlor/rooms"
 )
 
-// hall is a room in which everybody's data goes to everybody else.
+// hall is a room in which each client's data goes to all others.
 type hall struct {
 	t *testing.T
 	e *Engine
 
 	mu   sync.Mutex // guards the following
 	in   []*guest
-	most int64 // bytes that waited at one time
+	most int64 // largest number of bytes that waited at one time
 }
 
 // guest is a client in a hall.
@@ -33,7 +33,7 @@ type guest struct {
 	reliable *webrtc.DataChannel
 	got      atomic.Int64 // numbered messages, in order
 	small    atomic.Int64 // others
-	each     func()       // before a message is taken; nil: nothing
+	each     func()       // called before a message is handled; nil: nothing
 }
 
 // Data implements rooms.PeerEvents.
@@ -48,7 +48,7 @@ func (g *guest) Data(kind livekit.DataPacket_Kind, packet []byte) {
 	g.hall.most = max(g.hall.most, g.hall.e.Stats().DataWaiting)
 }
 
-// enter lets a client in that does each before it takes a message.
+// enter adds a client that calls each before it handles a message.
 func (h *hall) enter(sid string, each func()) *guest {
 	h.t.Helper()
 	g := &guest{hall: h, each: each}
@@ -121,22 +121,22 @@ func (g *guest) gets(n int64) {
 	require.Eventually(g.t, func() bool { return g.got.Load() == n }, 4*patience, time.Millisecond, "of the messages")
 }
 
-// enterDead lets a client in that takes nothing until the test ends.
+// enterDead adds a client that takes no data until the test ends.
 func (h *hall) enterDead(sid string) *guest {
 	h.t.Helper()
 	end := make(chan struct{})
 	g := h.enter(sid, func() { <-end })
-	h.t.Cleanup(func() { close(end) }) // before the client closes, which waits for it
+	h.t.Cleanup(func() { close(end) }) // before the close of the client, which waits for it
 	return g
 }
 
 const (
 	floodCount = 100       // far more than may be under way
-	floodBound = 256 << 10 // of one sender
+	floodBound = 256 << 10 // bytes of one sender
 )
 
-// A sender that is faster than a receiver which takes nothing waits for it, and
-// nobody else does. What waits stays within the bound.
+// A sender that is faster than a receiver which takes nothing waits for it, and no other
+// client does. The waiting data stays within the bound.
 func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
 	h := &hall{t: t, e: e}
@@ -161,8 +161,8 @@ func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
 	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
 }
 
-// A receiver that takes nothing while a sender waits for it is cut off; the others
-// get everything and stay.
+// A receiver that takes nothing while a sender waits for it must reconnect. The others
+// get all data and stay connected.
 func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = 5*time.Second, floodBound })
 	h := &hall{t: t, e: e}
@@ -177,8 +177,8 @@ func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
 	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
 }
 
-// A receiver that is slower than the sender gets everything in order, also while the
-// server holds as much as it may.
+// A receiver that is slower than the sender gets all data in order, even when the server
+// holds as much as it may.
 func TestSlowReceiverGetsEverything(t *testing.T) {
 	for _, most := range []int64{0, 1} {
 		t.Run(fmt.Sprintf("most=%d", most), func(t *testing.T) {
@@ -200,7 +200,7 @@ func TestSlowReceiverGetsEverything(t *testing.T) {
 	}
 }
 
-// A sender that has sent what it wanted may leave: slower receivers still get it all.
+// After a sender has sent its data, it may leave: slower receivers still get all of it.
 func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
 	e := newTestEngine(t, nil)
 	h := &hall{t: t, e: e}
@@ -208,7 +208,7 @@ func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
 	wait := make(chan struct{})
 	begin := sync.OnceFunc(func() { close(wait) })
 	slow := h.enter("PA_c", func() { <-wait })
-	t.Cleanup(begin) // before the client closes, which waits for it
+	t.Cleanup(begin) // before the close of the client, which waits for it
 	a.flood(floodCount)
 	b.gets(floodCount)
 	h.leave(a)
@@ -220,8 +220,8 @@ func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
 	require.Zero(t, s.ReliableDropped)
 }
 
-// SCTP keeps far more of a message than its bytes, so messages are counted, too; and
-// go on when few bytes are under way.
+// SCTP's overhead for a message is far more than its bytes, so messages are counted too.
+// They continue when few bytes are under way.
 func TestTinyMessagesAreBoundedToo(t *testing.T) {
 	const n = 4 * maxMessagesSent
 	e := newTestEngine(t, nil)
@@ -242,7 +242,7 @@ func TestTinyMessagesAreBoundedToo(t *testing.T) {
 	require.Zero(t, e.Stats().NeedsReconnect)
 }
 
-// A client does not get past its bound by having many channels.
+// A client with many channels does not exceed its bound.
 func TestManyChannelsAreOneSender(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
 	h := &hall{t: t, e: e}
@@ -266,8 +266,7 @@ func TestManyChannelsAreOneSender(t *testing.T) {
 	require.LessOrEqual(t, h.most, int64(floodBound+2*rooms.MaxDataPacket), "bytes waiting")
 }
 
-// Many senders together do not fill a receiver's queue: each waits once much waits
-// there.
+// Many senders together do not fill a receiver's queue: each waits once much waits there.
 func TestSendersWaitWhereMuchWaits(t *testing.T) {
 	var total atomic.Int64
 	f, o := newDataFlow(&total), &outChannel{}

@@ -17,8 +17,8 @@ import (
 	"parlor/media/emulator"
 )
 
-// behindRelay has a client know nothing of the server but a relay's address, and the
-// server nothing of the client.
+// behindRelay makes a client know only a relay's address of the server, and hides the
+// client's addresses from the server.
 func behindRelay(t *testing.T, e *Engine) (*emulator.Relay, func(string) string) {
 	t.Helper()
 	server := (*e.net.sockets[0].conns.Load())[0].LocalAddr().(*net.UDPAddr).AddrPort()
@@ -30,7 +30,7 @@ func behindRelay(t *testing.T, e *Engine) (*emulator.Relay, func(string) string)
 	}
 }
 
-// watcher tells which layer each frame that comes is of.
+// watcher determines the layer of each received frame.
 type watcher struct {
 	t      *testing.T
 	frames chan byte
@@ -39,7 +39,7 @@ type watcher struct {
 func (w *watcher) watch(r *webrtc.TrackRemote) {
 	drain(r, func(raw []byte) {
 		if raw[0]&0x20 != 0 {
-			return // there is nothing but padding
+			return // only padding
 		}
 		if i := strings.Index(string(raw), "\x9d\x01\x2a"); i > 0 && i+7 < len(raw) {
 			select {
@@ -50,8 +50,7 @@ func (w *watcher) watch(r *webrtc.TrackRemote) {
 	})
 }
 
-// until waits until frames of the wanted layers, and no others, came for a second or
-// so.
+// until waits until frames of exactly the wanted layers have come for about a second.
 func (w *watcher) until(why string, want ...byte) {
 	w.t.Helper()
 	deadline := time.After(time.Minute)
@@ -68,7 +67,7 @@ func (w *watcher) until(why string, want ...byte) {
 	}
 }
 
-// share is which part of the next frames is of a layer.
+// share is the share of a layer among the next frames.
 func (w *watcher) share(layer byte, frames int) float64 {
 	w.t.Helper()
 	of := 0
@@ -86,8 +85,8 @@ func (w *watcher) share(layer byte, frames int) float64 {
 	return float64(of) / float64(frames)
 }
 
-// A subscriber's layers fall with its bandwidth, without a queue that stays, and come
-// back with it; losses that have nothing to do with what is sent do not cost them.
+// A subscriber's layers fall with its bandwidth, without a lasting queue, and rise with
+// it. Losses that do not depend on the bitrate do not lower them.
 func TestLayersFollowTheBandwidth(t *testing.T) {
 	for _, single := range []bool{false, true} {
 		t.Run(fmt.Sprintf("single=%v", single), func(t *testing.T) {
@@ -131,8 +130,8 @@ func TestLayersFollowTheBandwidth(t *testing.T) {
 	}
 }
 
-// A layer that its publisher says it stops, by RTCP BYE or in an offer, is left without
-// waiting for its silence: while nothing is sent at all, as here, silence tells nothing.
+// A layer that its publisher stops, by RTCP BYE or in an offer, is left without waiting
+// for a silence. Here no packets at all are sent, so silence would show nothing.
 func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
 	offer := func(layers string) func(a *client, _ uint32) {
 		return func(a *client, _ uint32) {
@@ -185,7 +184,7 @@ func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
 			b.subscribe("PA_a", a.published("TR_s"))
 			w.until("all are sent", 2)
 			a.still.Store(true)
-			for len(asked) > 0 { // of the beginning
+			for len(asked) > 0 { // requests from the beginning
 				<-asked
 			}
 			stop(a, uint32(encodings[2].SSRC))
@@ -201,7 +200,8 @@ func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
 	}
 }
 
-// states are those that the client was told last, by track, and how many it was told.
+// states are the last stream states that the client was told, by track, and the number of
+// messages.
 func (c *client) toldStates() (last map[string]livekit.StreamState, told int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -221,8 +221,8 @@ func pausedOf(states map[string]livekit.StreamState) (n int) {
 	return n
 }
 
-// Of nine videos some are paused where not all of them fit, which the subscriber is told,
-// again when its signalling is resumed; they come back with the room.
+// Of nine videos, some are paused if not all fit. The subscriber is told, and told again
+// when its signalling is resumed. They continue when there is bandwidth.
 func TestVideosArePausedWhereTheyDoNotFit(t *testing.T) {
 	const videos = 9
 	e := newTestEngine(t, nil)

@@ -15,7 +15,7 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// told is the way to a client that keeps the tracks that it may send.
+// told is the outlet of a client. It collects the tracks that the client may send.
 type told struct{ announced chan *livekit.TrackInfo }
 
 func (o told) Send(m *rooms.Message) bool {
@@ -28,7 +28,7 @@ func (o told) Send(m *rooms.Message) bool {
 func (told) Leave(*livekit.LeaveRequest) {}
 func (told) Attached() bool              { return true }
 
-// house is real rooms.
+// house is a real rooms.Rooms.
 func house(t *testing.T) *rooms.Rooms {
 	t.Helper()
 	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
@@ -57,8 +57,8 @@ func enter(t *testing.T, rs *rooms.Rooms, e *Engine, identity string) (*client, 
 	return c, p, outlet
 }
 
-// What a client changes of a track stays, whatever its peer finds out before or after;
-// also what it changes before the track is there.
+// A client's change of a track lasts, whatever its peer finds before or after it. This
+// includes changes before the track exists.
 func TestFactsUndoNoChange(t *testing.T) {
 	e, rs := newTestEngine(t, nil), house(t)
 	ann, p, outlet := enter(t, rs, e, "ann")
@@ -87,7 +87,7 @@ func TestFactsUndoNoChange(t *testing.T) {
 	p.UpdateLocalAudioTrack(&livekit.UpdateLocalAudioTrack{TrackSid: sid, Features: []livekit.AudioTrackFeature{livekit.AudioTrackFeature_TF_NO_DTX}})
 	p.Sync()
 	changed := show().Version
-	pump(t, local) // the peer tells of the track again when its first packet has come
+	pump(t, local) // the peer reports the track again when its first packet has come
 	require.Eventually(t, func() bool { return show().Version > changed }, patience, time.Millisecond)
 	track := shown.Tracks[0]
 	require.Equal(t, []livekit.AudioTrackFeature{livekit.AudioTrackFeature_TF_NO_DTX}, track.AudioFeatures)
@@ -96,7 +96,7 @@ func TestFactsUndoNoChange(t *testing.T) {
 	require.False(t, track.Muted)
 
 	n := ann.answered()
-	ann.offer(false) // what is negotiated next says so too
+	ann.offer(false) // the next negotiation says so too
 	require.Eventually(t, func() bool { return ann.answered() > n }, patience, time.Millisecond)
 	ann.mu.Lock()
 	answer := ann.answers[n].SDP
@@ -109,6 +109,6 @@ func TestFactsUndoNoChange(t *testing.T) {
 	for heard := false; !heard; {
 		packet, _, err := r.ReadRTP()
 		require.NoError(t, err)
-		heard = bytes.Equal(packet.Payload, []byte{0xfc, 1, 2, 3}) // what is made for a muted track is not that
+		heard = bytes.Equal(packet.Payload, []byte{0xfc, 1, 2, 3}) // substitute frames for a muted track differ
 	}
 }

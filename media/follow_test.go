@@ -35,7 +35,7 @@ func (m *machine) changes(ctx context.Context, _ *slog.Logger, changed func()) {
 	<-ctx.Done()
 }
 
-// has gives the machine addresses, of which it is told.
+// has sets the machine's addresses and reports the change.
 func (m *machine) has(addrs ...string) {
 	m.mu.Lock()
 	m.addrs = parseAll(addrs...)
@@ -46,8 +46,8 @@ func (m *machine) has(addrs ...string) {
 	}
 }
 
-// advertises waits until a client that comes is told of candidates on these addresses,
-// over UDP and TCP, and of no others.
+// advertises waits until a new client is told of candidates on exactly these addresses,
+// over UDP and TCP.
 func advertises(t *testing.T, e *Engine, want ...string) {
 	t.Helper()
 	slices.Sort(want)
@@ -58,8 +58,8 @@ func advertises(t *testing.T, e *Engine, want ...string) {
 	}, patience, 10*time.Millisecond, "wants %v", want)
 }
 
-// candidatesOf are the addresses that a client is told of, each once if it is there over
-// UDP and TCP, else with the one that it is there over.
+// candidatesOf are the addresses that a client is told of: once if both UDP and TCP are
+// offered there, otherwise with the one protocol.
 func candidatesOf(t *testing.T, e *Engine) []string {
 	t.Helper()
 	sent := make(chan Candidate, 100)
@@ -87,15 +87,15 @@ func candidatesOf(t *testing.T, e *Engine) []string {
 				slices.Sort(out)
 				return out
 			}
-		case <-time.After(time.Second): // there are none
+		case <-time.After(time.Second): // there are no more
 			return nil
 		}
 	}
 }
 
-// An address that an interface gets while the server runs is bound and advertised, and one
-// that it loses no more; a client on one that stays notices nothing, and a client that comes
-// in over the new one is served.
+// An address that an interface gets while the server runs is bound and advertised, and
+// one that it loses is not advertised any more. A client on another address is not
+// affected, and a client that uses the new one is served.
 func TestAddressesAreFollowed(t *testing.T) {
 	m := &machine{}
 	m.has("127.0.0.1")
@@ -139,8 +139,8 @@ func TestAddressesAreFollowed(t *testing.T) {
 	advertises(t, e, "127.0.0.3")
 }
 
-// An address that cannot be bound yet, such as one of IPv6 that another machine may have
-// too, is bound when it can be.
+// An address that cannot be bound yet, such as an IPv6 address during duplicate address
+// detection, is bound as soon as it can be.
 func TestAnAddressThatCannotBeBoundYet(t *testing.T) {
 	m := &machine{}
 	m.has("127.0.0.1")
@@ -155,7 +155,7 @@ func TestAnAddressThatCannotBeBoundYet(t *testing.T) {
 	advertises(t, e, "127.0.0.1 udp", "127.0.0.2 udp")
 }
 
-// What stands for an external address is followed, too.
+// The local address behind an external one is followed too.
 func TestTheExternalAddressIsFollowed(t *testing.T) {
 	m := &machine{}
 	m.has("127.0.0.1")
@@ -172,7 +172,7 @@ func TestTheExternalAddressIsFollowed(t *testing.T) {
 	advertises(t, e, "203.0.113.7")
 }
 
-// An address by name is bound as soon as the machine has it again.
+// A named address is bound as soon as the machine has it again.
 func TestANamedAddressIsFollowed(t *testing.T) {
 	f := networkOf(t, &Config{BindAddresses: []string{"198.51.100.1", "127.0.0.1"}})
 	require.Equal(t, parseAll("127.0.0.1"), f.presentOf([]networkInterface{{"eth0", false, parseAll("198.51.100.2")}}))

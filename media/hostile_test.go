@@ -15,7 +15,7 @@ import (
 	"parlor/media/downlink/feedback"
 )
 
-// witness is two clients in a call, which must notice nothing of a third.
+// witness is two clients in a call, which a third must not affect.
 type witness struct {
 	t *testing.T
 	r remoteTrack
@@ -41,7 +41,7 @@ func (w *witness) isWell() {
 	}
 }
 
-// Descriptions that are read with an effort out of proportion are refused.
+// Descriptions whose parsing would take disproportionate effort are refused.
 func TestHugeDescriptions(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -71,14 +71,14 @@ func TestHugeDescriptions(t *testing.T) {
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(s[0].ssrcs), maxSSRCs)
 		require.Len(t, s[0].rids, maxRIDs)
-		pump(t, a.publish("TR_a", opus, nil)) // nothing of it was kept
+		pump(t, a.publish("TR_a", opus, nil)) // no state of it was kept
 		a.published("TR_a")
 		w.isWell()
 	})
 }
 
-// A client that trickles without end makes us check no more places than one that
-// does not, until ICE restarts.
+// A client that trickles endless candidates makes us check no more addresses than
+// another, until ICE restarts.
 func TestTrickleFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -102,7 +102,7 @@ func TestTrickleFlood(t *testing.T) {
 	w.isWell()
 }
 
-// A client that sends long descriptions faster than they can be applied is cut off
+// A client that sends long descriptions faster than they can be applied must reconnect
 // before they fill the memory.
 func TestDescriptionFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
@@ -121,7 +121,7 @@ func TestDescriptionFlood(t *testing.T) {
 	w.isWell()
 }
 
-// A client that begins stream after stream is cut off: each leaves something behind.
+// A client that begins too many streams must reconnect, because each leaves state behind.
 func TestStreamFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -151,8 +151,8 @@ func TestStreamFlood(t *testing.T) {
 	w.isWell()
 }
 
-// What a subscriber asks for again is sent three times at most, and key frames are
-// not asked for oftener than they may be.
+// A packet that a subscriber asks for again is sent three times at most, and keyframes
+// are requested no more often than allowed.
 func TestFeedbackFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -202,7 +202,7 @@ func TestFeedbackFlood(t *testing.T) {
 				&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: 1e38, SSRCs: []uint32{ssrc}},
 			}))
 		}
-		_, _, err := r.ReadRTP() // it still comes
+		_, _, err := r.ReadRTP() // packets still come
 		require.NoError(t, err)
 	}
 	took := time.Since(began)
@@ -219,8 +219,9 @@ func TestFeedbackFlood(t *testing.T) {
 	w.isWell()
 }
 
-// A client that floods with authentic transport-wide feedback, which is read where all
-// clients' packets come in, costs the others nothing: what is too much is not decrypted.
+// A client that floods with authentic transport-wide feedback, which is read on the
+// goroutine that all clients share, does not affect the others: the excess is not
+// decrypted.
 func TestAuthenticFeedbackFlood(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -238,7 +239,7 @@ func TestAuthenticFeedbackFlood(t *testing.T) {
 			report.Base = uint16(i)
 			require.NoError(t, pc.WriteRTCP([]rtcp.Packet{rawRTCP(report.Append(nil, 7, 0))}))
 			if i%100 == 0 {
-				w.lacksNothing(2) // and so that the socket takes most of it
+				w.lacksNothing(2) // also lets the socket accept most of it
 			}
 		}
 		require.Eventually(t, func() bool { return e.Stats().ExcessFeedback > packets/3 }, patience, time.Millisecond)
@@ -248,7 +249,7 @@ func TestAuthenticFeedbackFlood(t *testing.T) {
 	})
 }
 
-// Packets that lie of themselves are counted and go no further.
+// Packets with false headers are counted and dropped.
 func TestLyingPackets(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -263,9 +264,9 @@ func TestLyingPackets(t *testing.T) {
 		switch i % 4 {
 		case 1:
 			p.Payload = nil
-		case 2: // nothing but padding
+		case 2: // only padding
 			p.Padding, p.PaddingSize, p.Payload = true, 0, []byte{0, 0, 0, 4}
-		case 3: // more padding than there is packet
+		case 3: // more padding than the packet's length
 			p.Padding, p.PaddingSize, p.Payload = true, 0, []byte{0, 0, 0, 200}
 		}
 		return p
@@ -277,7 +278,7 @@ func TestLyingPackets(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []byte{0xfc, 7}, p.Payload)
 		if i > 0 && p.SequenceNumber != last+1 && p.SequenceNumber != last+2 {
-			require.Fail(t, "a gap", "%d after %d", p.SequenceNumber, last) // one for the packet that could not be read
+			require.Fail(t, "a gap", "%d after %d", p.SequenceNumber, last) // a gap for the packet that could not be parsed
 		}
 		last = p.SequenceNumber
 	}

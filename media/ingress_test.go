@@ -28,8 +28,8 @@ func rtpPacket(t testing.TB, ssrc uint32, seq uint16, ext map[uint8]string, payl
 
 func seqOf(b []byte) uint16 { return binary.BigEndian.Uint16(b[2:]) }
 
-// What comes before the sink is known reaches it first, in order, though pion has
-// read it too; after detach nothing comes.
+// Packets that come before the sink is known reach it first, in order, though pion has
+// read them too. After detach none comes.
 func TestIngressParks(t *testing.T) {
 	in := newIngress(func() {})
 	var pt uint8
@@ -58,7 +58,7 @@ func TestIngressParks(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, 3)
 
-	// Another track takes the stream over.
+	// Another track takes over the stream.
 	pt = 0
 	in.whenFirst(7, func(first uint8) { pt = first })
 	_, err = stream.Write(rtpPacket(t, 7, 5, nil, 1))
@@ -116,7 +116,7 @@ func TestIngressRecognisesRepairs(t *testing.T) {
 	_, err = s.Write(rtpPacket(t, 9, 2, map[uint8]string{1: "4", 2: "h", 3: "\x00\x01"}, 1))
 	require.NoError(t, err)
 	require.Equal(t, []found{{9, "4", "h"}}, got)
-	// Arrivals count for congestion control though nobody takes the packets.
+	// Arrivals count for congestion control even if no sink takes the packets.
 	for seq := byte(2); ; seq++ {
 		_, err := s.Write(rtpPacket(t, 9, uint16(seq), map[uint8]string{3: string([]byte{0, seq})}, 1))
 		require.NoError(t, err)
@@ -184,7 +184,7 @@ func FuzzUnwrapRTX(f *testing.F) {
 	})
 }
 
-// TestRTCPCostsLittleMoreThanItsBytes, whatever it claims to tell of.
+// TestRTCPCostsLittleMoreThanItsBytes, whatever the packet claims to cover.
 func TestRTCPCostsLittleMoreThanItsBytes(t *testing.T) {
 	in := newIngress(func() {})
 	var got []rtcp.Packet
@@ -203,7 +203,7 @@ func TestRTCPCostsLittleMoreThanItsBytes(t *testing.T) {
 	}
 
 	claims := []byte{0x8f, 205, 0, 9, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0xff, 0xff, 0, 0, 0, 0}
-	claims = append(claims, bytes.Repeat([]byte{0x3f, 0xff}, 10)...) // runs of 8191 packets that came
+	claims = append(claims, bytes.Repeat([]byte{0x3f, 0xff}, 10)...) // runs of 8191 received packets
 	nobodyReads := append([]byte{0x81, 202, 0, 128, 0, 0, 0, 7}, bytes.Repeat([]byte{1, 0}, 254)...)
 	nobodyReads = append(nobodyReads, 0, 0, 0, 0)
 	for _, packet := range [][]byte{claims, nobodyReads} {

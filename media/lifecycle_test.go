@@ -18,11 +18,11 @@ import (
 	"parlor/rooms"
 )
 
-// TestMain fails when goroutines outlive the tests: every engine was closed.
+// TestMain fails if goroutines outlive the tests. Every test closes its engine.
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // which leaves goroutines of its own
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // fuzzing has its own goroutines
 	deadline := time.Now().Add(10 * time.Second)
 	for code == 0 && !fuzzing && runtime.NumGoroutine() > before {
 		if time.Now().After(deadline) {
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// Engine.Close ends peers whose owners did not.
+// Engine.Close ends peers that their owners did not close.
 func TestEngineCloseEndsPeers(t *testing.T) {
 	e, err := NewEngine(Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)})
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func TestEngineCloseEndsPeers(t *testing.T) {
 	require.Zero(t, e.Stats().Peers)
 	_, err = e.NewPeer(PeerConfig{SID: "PA_c", Signals: unheard{}, Events: a.events})
 	require.ErrorIs(t, err, ErrClosed)
-	// A closed peer takes everything and does nothing.
+	// A closed peer accepts all calls and does nothing.
 	a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("late"))
 	a.peer.Unsubscribe("TR_1")
 	a.peer.Close()
@@ -70,7 +70,8 @@ func TestICERestart(t *testing.T) {
 		b.subscribe("PA_a", p)
 		r := b.receives("PA_a", "TR_1")
 
-		// The publisher restarts by its own offer, the subscriber as its mode has it.
+		// The publisher restarts ICE by its own offer, the subscriber as its mode
+		// requires.
 		a.offer(true)
 		down := b.sub
 		if single {
@@ -81,7 +82,7 @@ func TestICERestart(t *testing.T) {
 		b.peer.Resume()
 		require.Eventually(t, func() bool { return ufrag(t, down.CurrentRemoteDescription()) != before }, patience, time.Millisecond)
 		buf := make([]byte, 1500)
-		for range 100 { // packets of more than a second of restarting
+		for range 100 { // packets for more than a second during the restart
 			_, _, err := r.Read(buf)
 			require.NoError(t, err)
 		}
@@ -92,8 +93,8 @@ func TestICERestart(t *testing.T) {
 	})
 }
 
-// Packets of a track that come after the offer that ends it are nobody's: the
-// client does not take them for another track.
+// Packets of a track that come after the offer that ends it belong to no track: the
+// client does not take them for another one.
 func TestMediaLaterThanSignalling(t *testing.T) {
 	for _, codec := range []webrtc.RTPCodecCapability{opus, vp8} {
 		t.Run(codec.MimeType, func(t *testing.T) {
@@ -136,8 +137,8 @@ func ufrag(t *testing.T, d *webrtc.SessionDescription) string {
 	return strings.Fields(after)[0]
 }
 
-// An offer that was lost with its WebSocket is sent again when the client resumes,
-// and ICE restarts after it.
+// An offer that was lost with its WebSocket is repeated when the client resumes, and ICE
+// restarts after it.
 func TestResumeWithAnOfferUnanswered(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
@@ -164,8 +165,8 @@ func TestResumeWithAnOfferUnanswered(t *testing.T) {
 	require.Equal(t, b.offers[n].ID+1, b.offers[n+2].ID)
 }
 
-// A client that does not number its answers answers the same offer twice: the
-// second is not taken for the answer to the next, which restarts ICE.
+// A client that does not number its answers answers the same offer twice. The second
+// answer is not taken for that to the next offer, which restarts ICE.
 func TestAnAnswerTwice(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
@@ -191,7 +192,7 @@ func TestAnAnswerTwice(t *testing.T) {
 		defer b.mu.Unlock()
 		return len(b.offers) == n+3 && ufrag(t, b.sub.LocalDescription()) != before
 	}, patience, time.Millisecond)
-	b.renegotiate() // what was agreed is what both sides have
+	b.renegotiate() // both sides have the agreed state
 	require.Eventually(t, func() bool {
 		return b.offered() == n+4 && b.sub.ICEConnectionState() == webrtc.ICEConnectionStateConnected &&
 			b.peer.sub.pc.ICEConnectionState() == webrtc.ICEConnectionStateConnected
@@ -217,7 +218,7 @@ func TestNeverConnectedIsAJoinFailure(t *testing.T) {
 	})
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
 	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, a.events.wait(t, "disconnected").why)
-	b := newClient(t, e, clientConfig{sid: "PA_b"}) // whose client does not even answer
+	b := newClient(t, e, clientConfig{sid: "PA_b"}) // a client that sends no answer
 	b.mu.Lock()
 	b.mute = true
 	b.mu.Unlock()
@@ -225,7 +226,7 @@ func TestNeverConnectedIsAJoinFailure(t *testing.T) {
 	require.Equal(t, livekit.DisconnectReason_JOIN_FAILURE, b.events.wait(t, "disconnected").why)
 }
 
-// A client that vanishes is asked to resume, and then given up.
+// A client that vanishes is asked to resume, and then disconnected.
 func TestVanishedClient(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, func(c *Config) {
@@ -250,7 +251,7 @@ func TestVanishedClient(t *testing.T) {
 	})
 }
 
-// A client that closes its connections without a word is given up sooner.
+// A client that closes its connections without a message is disconnected sooner.
 func TestClientClosesItsConnections(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, func(c *Config) { c.ReconnectGrace = 100 * time.Millisecond })
@@ -331,8 +332,8 @@ func TestICEServers(t *testing.T) {
 	require.Equal(t, []string{"stun:stun.example:3478"}, e.iceServers()[0].Urls)
 }
 
-// What cannot be understood harms nobody. A description among it is answered at
-// once: the client has to start again.
+// Malformed messages do no harm. A malformed description is answered at once: the client
+// must reconnect.
 func TestGarbage(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -363,7 +364,7 @@ func TestGarbage(t *testing.T) {
 		a.peer.RemoveTrack("unknown")
 		a.peer.UpdateTrack(&livekit.TrackInfo{Sid: "unknown", Muted: true})
 		a.peer.UpdateTrack(nil)
-		// All of it is in the past, and the client is well.
+		// After all of it the client still works.
 		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 		require.Equal(t, "well", string(a.message().data))
 		a.publish("TR_1", opus, nil)
@@ -375,7 +376,7 @@ func TestGarbage(t *testing.T) {
 	})
 }
 
-// Everything at once, from many goroutines: for the race detector.
+// Concurrent calls of all methods, for the race detector.
 func TestConcurrentUse(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -406,7 +407,7 @@ func TestConcurrentUse(t *testing.T) {
 	b.subscribe("PA_a", p)
 	b.peer.SetTrackSettings([]string{"TR_1"}, rooms.TrackSettings{})
 	for {
-		r := b.track() // tracks of subscriptions that came and went
+		r := b.track() // of subscriptions that have ended meanwhile
 		if r.SetReadDeadline(time.Now().Add(time.Second)) == nil {
 			if _, _, err := r.Read(make([]byte, 1500)); err == nil {
 				return

@@ -12,13 +12,12 @@ import (
 	"parlor/rooms"
 )
 
-// A client gets a track that is muted when it subscribes, though pion tells of a
-// track only with its first packet; and what follows when it is unmuted continues
-// what came.
+// A client gets a track that is muted when it subscribes, although pion reports a track
+// only with its first packet. The packets after the unmuting continue the stream.
 func TestMutedBeforeSubscribed(t *testing.T) {
 	codecs := []struct {
 		codec webrtc.RTPCodecCapability
-		body  []byte // how the first payload begins; nil: padding
+		body  []byte // beginning of the first payload; nil: padding
 	}{
 		{opus, []byte{0xf8}},
 		{webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypePCMU, ClockRate: 8000}, []byte{0xff}},
@@ -59,7 +58,7 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 			}
 			a.setMuted(sid, false)
 			next, last := read(), first
-			for ; len(next.Payload) == len(first.Payload); next = read() { // made ones that were on their way
+			for ; len(next.Payload) == len(first.Payload); next = read() { // skip substitute frames that were under way
 				require.Equal(t, last.SequenceNumber+1, next.SequenceNumber)
 				last = next
 			}
@@ -71,8 +70,8 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 	})
 }
 
-// What is made here in place of a track that is encrypted from end to end is marked with
-// what the subscriber was told, so that its client does not try to decrypt it.
+// Substitute frames in a track that is encrypted end to end have the trailer that the
+// subscriber was told, so that its client does not decrypt them.
 func TestMadeFramesOfEncryptedTracksAreMarked(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})

@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inNamespace runs the calling test again in a process with a network of its own, and
-// tells whether this is that process. Where there are no such namespaces, or no ip
-// command, it is not run: what follows addresses is tested without the kernel, too.
+// inNamespace runs the calling test again in a process with its own network namespace,
+// and reports whether this is that process. Without such namespaces or the ip command the
+// test is skipped: other tests follow addresses without the kernel.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
 	const inside = "TEST_IN_NAMESPACE"
@@ -45,8 +45,8 @@ func inNamespace(t *testing.T) bool {
 	return false
 }
 
-// What the kernel says of its interfaces is heard: an address that comes, an interface
-// that goes down, an address that goes.
+// The kernel's reports are handled: an address that comes, an interface that goes down,
+// an address that goes.
 func TestTheKernelsAddressesAreFollowed(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -76,7 +76,8 @@ func TestTheKernelsAddressesAreFollowed(t *testing.T) {
 	require.False(t, slices.Contains(e.net.now.Load().local, parseAll("198.51.100.7")[0]))
 }
 
-// TestAForgedRelay: what the network brings under an address that only relays have is dropped.
+// TestAForgedRelay: packets from the network with an address that only relays have are
+// dropped.
 func TestAForgedRelay(t *testing.T) {
 	if !inNamespace(t) {
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// muteNet is the real network until gone is closed; then what is sent is lost.
+// muteNet is the real network until gone is closed. Then all packets are lost.
 type muteNet struct {
 	piontransport.Net
 	gone <-chan struct{}
@@ -46,8 +46,8 @@ func (c *muteConn) WriteTo(p []byte, a net.Addr) (int, error) {
 	}
 }
 
-// lateNet is the real network, but what comes over UDP comes some time later: media
-// that is slower than signalling.
+// lateNet is the real network, but UDP packets arrive with a delay: media is slower than
+// signalling.
 type lateNet struct {
 	piontransport.Net
 	by time.Duration
@@ -92,7 +92,7 @@ func (c *lateConn) read() {
 		}
 		select {
 		case c.queue <- latePacket{b[:n], from, time.Now().Add(c.by)}:
-		default: // as a full socket buffer
+		default: // like a full socket buffer
 		}
 	}
 }

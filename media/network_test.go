@@ -12,8 +12,8 @@ import (
 	"parlor/media/forward"
 )
 
-// Where several addresses are advertised, packets are still taken in the order in
-// which they came: pion reads a conn once for each address that shares it.
+// If several addresses are advertised, packets are still handled in order of arrival:
+// pion reads a conn once for each address that shares it.
 func TestPacketsKeepTheirOrder(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.BindAddresses = []string{"0.0.0.0"} })
 	require.Len(t, *e.net.sockets[0].conns.Load(), len(e.net.now.Load().local))
@@ -37,7 +37,8 @@ func TestPacketsKeepTheirOrder(t *testing.T) {
 			}))
 			sent++
 		}
-		// So that no buffer overflows. The first packets may come before the connection.
+		// This keeps buffers from overflowing. The first packets may come before the
+		// connection.
 		for late := time.Now().Add(time.Second); layerStats(a).Packets < want && time.Now().Before(late); {
 			runtime.Gosched()
 		}
@@ -45,7 +46,7 @@ func TestPacketsKeepTheirOrder(t *testing.T) {
 	require.Zero(t, layerStats(a).Late)
 }
 
-// layerStats is what the server counted of the client's first stream.
+// layerStats are the server's counts for the client's first stream.
 func layerStats(a *client) forward.LayerStats {
 	got := make(chan forward.LayerStats, 1)
 	a.peer.post(func() {
@@ -60,7 +61,7 @@ func layerStats(a *client) forward.LayerStats {
 	return <-got
 }
 
-// networkOf is the network of a configuration that is not opened yet.
+// networkOf is the network of a configuration, not opened.
 func networkOf(t *testing.T, cfg *Config) *network {
 	t.Helper()
 	cfg.setDefaults()
@@ -105,15 +106,15 @@ func TestAddressesToBind(t *testing.T) {
 	}
 }
 
-// The address on the way to the outside stands for the external one; others of its
-// family lead clients nowhere.
+// The local address with the route to the outside stands for the external one. Clients
+// cannot use the other addresses of its family.
 func TestExternalAddress(t *testing.T) {
 	local := parseAll("127.0.0.1", "198.51.100.1", "198.51.100.2", "2001:db8::1")
 	for _, c := range []struct {
 		external           string
 		internal, wantAddr string
 	}{
-		{"203.0.113.7", "198.51.100.1", "203.0.113.7"}, // no route leads from these: the first that is no loopback
+		{"203.0.113.7", "198.51.100.1", "203.0.113.7"}, // no route leads from these: the first address that is not loopback
 		{"198.51.100.2", "198.51.100.2", ""},
 		{"2001:db8::2", "2001:db8::1", "2001:db8::2"},
 	} {
@@ -134,9 +135,9 @@ func TestExternalAddress(t *testing.T) {
 	require.Error(t, err)
 }
 
-// What is advertised is what the configuration names, and nothing besides: of both
-// families where it names both, of one where it names one. What is sent to loopback may
-// come to another address, so where loopback is named the others of its family stay.
+// Only the addresses that the configuration names are advertised: of both families if it
+// names both, of one if it names one. Packets to loopback may arrive at another address,
+// so if loopback is named, the others of its family stay.
 func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
 	local := parseAll("127.0.0.1", "198.51.100.1", "2001:db8::1")
 	four, six := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::9")

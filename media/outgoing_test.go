@@ -16,8 +16,7 @@ import (
 	"parlor/media/srtpout"
 )
 
-// sender is the encryption of our own on the way to a client, nil if its media
-// leaves by way of pion.
+// sender is the server's own encryption for a client; nil if its media is sent by pion.
 func (c *client) sender() *srtpout.Sender {
 	out := c.peer.down().out.Load()
 	if out == nil {
@@ -26,9 +25,8 @@ func (c *client) sender() *srtpout.Sender {
 	return out.sender
 }
 
-// TestOutgoing has media reach clients on every way that it can leave: encrypted
-// here, as it should be, and by way of pion where the client has the last word on
-// the DTLS roles, or ICE is over TCP.
+// TestOutgoing sends media to clients in each possible way: encrypted by srtpout, which
+// is the rule, and by pion if the client chooses the DTLS roles, or if ICE uses TCP.
 func TestOutgoing(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -60,7 +58,8 @@ func TestOutgoing(t *testing.T) {
 	}
 }
 
-// TestOutgoingFollowsICE restarts ICE: what is sent goes where the new pair ends.
+// TestOutgoingFollowsICE restarts ICE: packets then go to the remote address of the new
+// pair.
 func TestOutgoingFollowsICE(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
@@ -86,7 +85,7 @@ func TestOutgoingFollowsICE(t *testing.T) {
 	}
 }
 
-// liveHeap is the memory that is in use.
+// liveHeap is the memory in use.
 func liveHeap() float64 {
 	runtime.GC()
 	runtime.GC() // what finalizers and pools held
@@ -95,8 +94,8 @@ func liveHeap() float64 {
 	return float64(m.HeapAlloc)
 }
 
-// A listener stays for hours while speakers come and go: what its subscriptions leave
-// behind must not grow with their number.
+// A listener stays for hours while speakers come and go. The memory of its ended
+// subscriptions must not grow with their number.
 func TestEndedSubscriptionsGiveTheirMemoryBack(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
@@ -126,11 +125,11 @@ func TestEndedSubscriptionsGiveTheirMemoryBack(t *testing.T) {
 	const times = 150
 	before := liveHeap()
 	churn(times)
-	// The client of the test and pion, on both sides, keep some.
+	// Pion keeps some memory for each, in the server and in the test's client.
 	require.Less(t, (liveHeap()-before)/times, 8e3, "bytes for each")
 }
 
-// An audio room has as many subscriptions as pairs of people.
+// An audio room has a subscription for each ordered pair of participants.
 func TestAudioSubscriptionIsSmall(t *testing.T) {
 	keys := srtpout.Keys{Profile: srtp.ProtectionProfileAeadAes128Gcm, Key: make([]byte, 16), Salt: make([]byte, 12)}
 	sender, err := srtpout.NewSender(&srtpout.Buffers{}, keys)

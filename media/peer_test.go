@@ -26,13 +26,13 @@ func TestJoinAndData(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		c := newClient(t, e, clientConfig{sid: "PA_a", single: single})
-		// Reliable messages that are sent before the channel is open are not lost.
+		// Reliable messages that are sent before the channel opens are not lost.
 		c.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("early"))
 		c.join()
 		require.Equal(t, occurrence{label: "_reliable", data: []byte("early")}, c.message())
 
 		reliable, lossy := c.channel("_reliable"), c.channel("_lossy")
-		if !single { // the client sends on the connection that it offers
+		if !single { // the client sends on the connection for which it makes the offers
 			reliable, lossy = nil, nil
 			for range 3 {
 				switch dc := c.channel("own"); dc.Label() {
@@ -96,15 +96,15 @@ func (c *client) publishLocal(sid string, local webrtc.TrackLocal, codec webrtc.
 	c.offer(false)
 }
 
-// rawTrack is a track of which the test writes each packet whole.
+// rawTrack is a track whose packets the test writes itself.
 type rawTrack struct {
 	id    string
 	kind  webrtc.RTPCodecType
 	codec webrtc.RTPCodecCapability
-	bound chan boundTrack // holds one when it is negotiated
+	bound chan boundTrack // holds one element once the track is negotiated
 }
 
-// boundTrack is how a rawTrack was negotiated.
+// boundTrack is the negotiated state of a rawTrack.
 type boundTrack struct {
 	webrtc.TrackLocalContext
 	codecs     []webrtc.RTPCodecParameters
@@ -122,13 +122,13 @@ func (r *rawTrack) Kind() webrtc.RTPCodecType             { return r.kind }
 func (r *rawTrack) Unbind(webrtc.TrackLocalContext) error { return nil }
 
 func (r *rawTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
-	r.bound <- boundTrack{ctx, ctx.CodecParameters(), extensionIDs(ctx.HeaderExtensions())} // pion changes them after
+	r.bound <- boundTrack{ctx, ctx.CodecParameters(), extensionIDs(ctx.HeaderExtensions())} // pion changes them later
 	c, _ := pickCodec(forward.Codec{MimeType: r.codec.MimeType, Fmtp: r.codec.SDPFmtpLine}, ctx.CodecParameters())
 	return c, nil
 }
 
-// publishRaw is publish of a track whose packets the test writes itself, which it
-// can once this returns.
+// publishRaw is publish for a track whose packets the test writes itself. They can be
+// written once it returns.
 func (c *client) publishRaw(sid string, kind webrtc.RTPCodecType, codec webrtc.RTPCodecCapability, change func(*livekit.AddTrackRequest)) boundTrack {
 	c.t.Helper()
 	raw := newRawTrack(sid, kind, codec)
@@ -158,7 +158,7 @@ func pumpPackets(t *testing.T, ctx boundTrack, next func(i int) *rtp.Packet) {
 			}
 			p := next(i)
 			p.Version, p.SequenceNumber, p.SSRC = 2, uint16(i), uint32(ctx.SSRC())
-			_, _ = ctx.WriteStream().WriteRTP(&p.Header, p.Payload) // fails until connected
+			_, _ = ctx.WriteStream().WriteRTP(&p.Header, p.Payload) // fails before the connection is up
 		}
 	}()
 }
@@ -200,7 +200,7 @@ var (
 	red  = webrtc.RTPCodecCapability{MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111"}
 )
 
-// subscribe asks c's peer to forward what was published.
+// subscribe makes c's peer forward the published track.
 func (c *client) subscribe(publisher string, published occurrence) {
 	c.peer.Subscribe(rooms.Subscription{
 		Track: published.track, Info: published.info, PublisherSID: publisher, PublisherIdentity: "id-" + publisher,
@@ -245,7 +245,7 @@ func TestPublishAndSubscribe(t *testing.T) {
 		pump(t, audio)
 		pump(t, video)
 
-		// One subscribes before it joins, one after.
+		// One client subscribes before it joins, the other after.
 		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
 		b.subscribe("PA_a", pa)
 		b.join()
@@ -255,7 +255,7 @@ func TestPublishAndSubscribe(t *testing.T) {
 		require.Equal(t, "TR_v", b.events.wait(t, "subscribed").sid)
 		b.receives("PA_a", "TR_v")
 
-		// Unsubscribed, nothing flows; subscribed again, a new track comes.
+		// After the unsubscribing no packets come. Subscribed again, a new track comes.
 		b.peer.Unsubscribe("TR_v")
 		b.subscribe("PA_a", pv)
 		require.Equal(t, "TR_v", b.events.wait(t, "subscribed").sid)

@@ -15,7 +15,7 @@ import (
 	"parlor/media/forward"
 )
 
-// until waits until a peer's statistics are as they should be.
+// until waits until a peer's statistics are right.
 func (c *client) until(why string, right func(s *PeerStats) bool) {
 	c.t.Helper()
 	var last PeerStats
@@ -40,8 +40,8 @@ func (c *client) untilShort(sid string, want forward.Shortfall) {
 	})
 }
 
-// What comes of a track and what goes out of it is told while it goes on, and why less
-// than what is wanted goes out.
+// The statistics show the packets of each track in both directions while they flow, and
+// the reason why a lower quality than wanted is forwarded.
 func TestStatsTellTheTruth(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)

@@ -14,8 +14,7 @@ import (
 	"parlor/rooms"
 )
 
-// publishSimulcast announces and offers three layers, and sends them until the test
-// ends.
+// publishSimulcast announces and offers three layers, and sends them until the test ends.
 func (c *client) publishSimulcast(sid string) {
 	c.t.Helper()
 	var locals []*webrtc.TrackLocalStaticRTP
@@ -60,7 +59,7 @@ func (c *client) publishSimulcast(sid string) {
 	}()
 }
 
-// sendLayers sends the i-th frame of each layer, marked with its mid and rid.
+// sendLayers sends the i-th frame of each layer, with mid and rid.
 func (c *client) sendLayers(sender *webrtc.RTPSender, locals []*webrtc.TrackLocalStaticRTP, i int) {
 	params := sender.GetParameters()
 	var midID, ridID uint8
@@ -93,7 +92,7 @@ func (c *client) sendLayers(sender *webrtc.RTPSender, locals []*webrtc.TrackLoca
 	}
 }
 
-// published waits until the room is told of that track.
+// published waits until the peer reports the track to the room.
 func (c *client) published(sid string) occurrence {
 	c.t.Helper()
 	for {
@@ -109,7 +108,7 @@ func TestSimulcast(t *testing.T) {
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
 		a.join()
 		a.publishSimulcast("TR_s")
-		// It is announced by the description, then completed layer by layer.
+		// The description begins it, and then it is completed layer by layer.
 		published := a.events.wait(t, "published")
 		require.Equal(t, "video/VP8", published.info.MimeType)
 		require.Len(t, published.info.Codecs, 1)
@@ -159,7 +158,7 @@ func TestSimulcast(t *testing.T) {
 		b.mu.Lock()
 		require.NotEmpty(t, b.states)
 		require.Equal(t, livekit.StreamState_ACTIVE, b.states[0].State)
-		b.states = nil // as if it had been told between two sockets
+		b.states = nil // as if the states had been sent between two sockets
 		b.mu.Unlock()
 		b.peer.Resume()
 		require.Eventually(t, func() bool {
@@ -170,7 +169,7 @@ func TestSimulcast(t *testing.T) {
 	})
 }
 
-// The client names its track otherwise in the description than in the announcement.
+// The client names its track differently in the description and in the announcement.
 func TestMatchByExclusion(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -181,7 +180,7 @@ func TestMatchByExclusion(t *testing.T) {
 	require.Equal(t, "cid-TR_a", p.info.Codecs[0].SdpCid)
 }
 
-// Media may be offered, and come, before it is announced.
+// Media may be offered, and arrive, before it is announced.
 func TestMediaBeforeAnnouncement(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -216,7 +215,7 @@ func TestUnpublishAndPublishAgain(t *testing.T) {
 			sid := "TR_" + string(rune('1'+i))
 			local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-"+sid, "s")
 			require.NoError(t, err)
-			if i == 0 { // of one way, so that it is inactive without its track
+			if i == 0 { // one-way, so that it is inactive without its track
 				_, err = a.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 			} else {
 				n := len(a.pub.GetTransceivers())
@@ -239,14 +238,14 @@ func TestUnpublishAndPublishAgain(t *testing.T) {
 			a.offer(false)
 			require.Equal(t, sid, a.events.wait(t, "unpublished").sid)
 			b.peer.Unsubscribe(sid)
-			// The section is offered idle again and again, and used again after.
+			// The section is offered idle repeatedly, and then used again.
 			for range i + 1 {
 				n := a.answered()
 				a.offer(false)
 				require.Eventually(t, func() bool { return a.answered() > n }, patience, time.Millisecond)
 				b.renegotiate()
 			}
-			// What pion needs for simulcast is still there.
+			// Pion's state for simulcast is kept.
 			closed := make(chan error, 1)
 			for _, tr := range a.peer.pub.pc.GetTransceivers() {
 				if tr.Sender() == nil && tr.Direction() == webrtc.RTPTransceiverDirectionInactive {
@@ -271,7 +270,7 @@ func (c *client) answered() int {
 	return len(c.answers)
 }
 
-// renegotiate has the server negotiate what the client is subscribed to, without
+// renegotiate makes the server negotiate the client's subscriptions again, without a
 // reason.
 func (c *client) renegotiate() {
 	c.peer.post(func() {
@@ -283,7 +282,7 @@ func (c *client) renegotiate() {
 	})
 }
 
-// After RemoveTrack, and without permission, nothing more is forwarded.
+// After RemoveTrack, and without permission, no packets are forwarded.
 func TestRemovedAndForbiddenMediaIsDropped(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -337,8 +336,8 @@ func TestOpusIsShapedByTheAnnouncement(t *testing.T) {
 	require.Contains(t, sections[2], "rtcp-fb:111 nack\r\n")
 }
 
-// The client sends another codec than it announced: it is the same track, with
-// other media.
+// A client that sends another codec than it announced keeps the same track, with other
+// media.
 func TestAnotherCodecThanAnnounced(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -360,7 +359,7 @@ func TestAnotherCodecThanAnnounced(t *testing.T) {
 	require.Never(t, func() bool { return len(a.events.ch) > 1 }, 100*time.Millisecond, 10*time.Millisecond)
 }
 
-// A second codec of the same track, announced later with the track's SID.
+// A second codec of the same track is announced later with the track's SID.
 func TestBackupCodec(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -386,7 +385,7 @@ func TestBackupCodec(t *testing.T) {
 	require.Equal(t, "video/VP9", p.info.MimeType)
 	require.Equal(t, "video/VP8", p.info.Codecs[1].MimeType)
 
-	// Who has no VP9 gets VP8.
+	// A client without VP9 gets VP8.
 	b := newClient(t, e, clientConfig{sid: "PA_b", single: true, codecs: func(m *webrtc.MediaEngine) error {
 		return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: vp8, PayloadType: 96}, webrtc.RTPCodecTypeVideo)
 	}, change: func(*PeerConfig) {}})
@@ -396,13 +395,13 @@ func TestBackupCodec(t *testing.T) {
 	require.Equal(t, webrtc.MimeTypeVP8, r.Codec().MimeType)
 }
 
-// joinVideoOnly is join of a client that has video codecs alone.
+// joinVideoOnly is join for a client that has only video codecs.
 func (c *client) joinVideoOnly() {
 	c.t.Helper()
 	c.joinWith(webrtc.RTPCodecTypeVideo)
 }
 
-// joinWith is join of a client that has codecs of that kind alone.
+// joinWith is join for a client that has only codecs of that kind.
 func (c *client) joinWith(kind webrtc.RTPCodecType) {
 	c.t.Helper()
 	_, err := c.pub.CreateDataChannel("_reliable", nil)
@@ -435,13 +434,13 @@ func TestSubscriberLacksTheCodec(t *testing.T) {
 		failed := b.events.wait(t, "failed")
 		require.Equal(t, "TR_v", failed.sid)
 		require.Equal(t, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED, failed.err)
-		b.subscribe("PA_a", p8) // nothing else is harmed
+		b.subscribe("PA_a", p8) // other tracks are not affected
 		b.receives("PA_a", "TR_8")
 	})
 }
 
-// Browsers estimate the bandwidth by our feedback alone, and take only feedback
-// that names one of their streams.
+// Browsers estimate the bandwidth only by our feedback, and accept only feedback that
+// names one of their streams.
 func TestCongestionFeedback(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -497,13 +496,13 @@ func TestCongestionFeedback(t *testing.T) {
 	}
 }
 
-// What a client's packets have told of its codec holds, though it announced none and
-// negotiates again: later subscribers too are sent what comes.
+// The codec that was found from the packets is kept, though the client announced none and
+// negotiates again: later subscribers get it too.
 func TestTheCodecThatCameHoldsAfterTheNextOffer(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, codecs: func(m *webrtc.MediaEngine) error {
-			if err := only(pcmuCodec)(m); err != nil { // which pion then sends, though Opus is negotiated
+			if err := only(pcmuCodec)(m); err != nil { // pion then sends it, though Opus is negotiated
 				return err
 			}
 			return m.RegisterDefaultCodecs()

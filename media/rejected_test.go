@@ -15,8 +15,8 @@ func onlyOpus(m *webrtc.MediaEngine) error {
 	return m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: opus, PayloadType: 111}, webrtc.RTPCodecTypeAudio)
 }
 
-// A client without any video codec rejects every section of video, and pion writes
-// those without a mid. It loses the video, not its session.
+// A client without any video codec rejects every video section, and pion writes those
+// without a mid. The client does not get the video, but keeps its session.
 func TestAudioOnlyClient(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -27,7 +27,7 @@ func TestAudioOnlyClient(t *testing.T) {
 
 		cc := clientConfig{sid: "PA_b", single: single, codecs: onlyOpus}
 		if single {
-			cc.codecs = nil // pion neither makes such an offer nor gets over its answer
+			cc.codecs = nil // pion neither makes such an offer nor handles its answer
 		}
 		b := newClient(t, e, cc)
 		if single {
@@ -53,8 +53,8 @@ func TestAudioOnlyClient(t *testing.T) {
 			require.Equal(t, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED, failed.err)
 		}
 		fails("TR_v")
-		// What it can hear it hears, and what it says is heard, in negotiations that
-		// come after the rejected sections.
+		// Its audio works in both directions, in negotiations that come after the
+		// rejected sections.
 		for i, sid := range []string{"TR_1", "TR_2", "TR_3", "TR_4"} { // more than a client in single mode offers by itself
 			pump(t, a.publish(sid, opus, nil))
 			b.subscribe("PA_a", a.published(sid))
@@ -77,7 +77,7 @@ func TestAudioOnlyClient(t *testing.T) {
 	})
 }
 
-// rejectVideo writes sections as those do who have no codec for them.
+// rejectVideo writes sections as clients do that have no codec for them.
 func rejectVideo(d *sdp.SessionDescription) {
 	for i, m := range d.MediaDescriptions {
 		if m.MediaName.Media == "video" {
@@ -98,8 +98,8 @@ func edit(t *testing.T, text string, f func(d *sdp.SessionDescription)) string {
 	return string(out)
 }
 
-// Sections that nothing can come of are answered with port 0, in their places; what
-// is offered beside them is served as ever.
+// Sections that the server cannot use are answered with port 0, in their places. The
+// sections beside them work as usual.
 func TestUselessSectionsAreRejected(t *testing.T) {
 	const (
 		text   = "m=text 9 UDP/TLS/RTP/SAVPF 98\r\nc=IN IP4 0.0.0.0\r\na=mid:t\r\na=sendrecv\r\na=rtpmap:98 t140/1000\r\n"
@@ -119,7 +119,7 @@ func TestUselessSectionsAreRejected(t *testing.T) {
 				var extra sdp.SessionDescription
 				require.NoError(t, extra.UnmarshalString("v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n"+strings.Join(useless, "")))
 				for i, at := range d.Attributes {
-					if at.Key == "group" { // the first of the group is the one whose transport counts
+					if at.Key == "group" { // the transport of the group's first section counts
 						d.Attributes[i].Value = strings.Replace(at.Value, "BUNDLE", "BUNDLE t f", 1)
 					}
 				}
@@ -154,7 +154,7 @@ func TestUselessSectionsAreRejected(t *testing.T) {
 	})
 }
 
-// An offer of which nothing is left is answered too.
+// An offer of which all sections are rejected is answered too.
 func TestOfferOfNothing(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -180,8 +180,7 @@ func TestOfferOfNothing(t *testing.T) {
 	})
 }
 
-// The tracks that a client cannot take do not use up the sections that it has for
-// others.
+// Tracks that a client cannot decode do not use up its sections for others.
 func TestUnusableTracksTakeNoSections(t *testing.T) {
 	h265 := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH265, ClockRate: 90000}
 	bothModes(t, func(t *testing.T, single bool) {

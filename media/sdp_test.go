@@ -11,8 +11,8 @@ import (
 const offerHead = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2 3\r\n" +
 	"a=ice-ufrag:u\r\na=ice-pwd:p\r\na=fingerprint:sha-256 AA\r\n"
 
-// sampleOffer has an audio section, a simulcast one, one in Plan B's spelling, one
-// to receive, and data.
+// sampleOffer has an audio section, a simulcast section, a section with Plan B's
+// attributes, one to receive in, and data.
 const sampleOffer = offerHead +
 	"m=audio 9 UDP/TLS/RTP/SAVPF 111 63 0\r\na=mid:0\r\na=sendonly\r\na=msid:stream mic\r\na=rtpmap:111 opus/48000/2\r\n" +
 	"a=fmtp:111 minptime=10\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\na=ssrc:1 cname:x\r\n" +
@@ -64,7 +64,7 @@ func TestShapeAudio(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, again, "usedtx")
 	require.NotContains(t, again, "stereo")
-	// Who receives hears of it only as of something that will be sent.
+	// A receiver is told only the parameters of what it will be sent.
 	down, err := shapeAudio(sampleOffer, map[string]audioShape{"0": {stereo: true, sends: true}})
 	require.NoError(t, err)
 	require.Contains(t, down, ";sprop-stereo=1\r\n")

@@ -14,8 +14,8 @@ import (
 	"parlor/rooms"
 )
 
-// Five sounds and one picture for a client that offers three sections of each: it
-// is asked for two more, once; what is left over is used.
+// Five audio tracks and one video for a client that offers three sections of each kind:
+// it is asked for two more, once, and sections that are left are used.
 func TestSectionsAreAskedFor(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -52,7 +52,7 @@ func TestSectionsAreAskedFor(t *testing.T) {
 	require.EqualValues(t, b.answers[0].ID, 1)
 }
 
-// From protocol 18 on both sides know the data channels without asking.
+// From protocol 18 on, both sides open the data channels without announcing them.
 func TestNegotiatedDataChannels(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.Protocol = 18 })
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true, change: func(c *PeerConfig) { c.Protocol = 18 }})
@@ -69,8 +69,8 @@ func TestNegotiatedDataChannels(t *testing.T) {
 	require.Equal(t, "hello yourself", string(a.events.wait(t, "data").data))
 }
 
-// What comes on a channel with a label of the client's own is a message, and what comes
-// on the channel of data tracks one of theirs.
+// Data on a channel with the client's own label is a message, and data on the channel of
+// data tracks is a packet of a data track.
 func TestOwnChannels(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
@@ -98,8 +98,8 @@ func TestOwnChannels(t *testing.T) {
 	})
 }
 
-// A client that does not take its reliable data is cut off, and what is lossy is
-// dropped for it.
+// A client that does not take its reliable data must reconnect, and its lossy data is
+// dropped.
 func TestSlowClient(t *testing.T) {
 	e := newTestEngine(t, nil)
 	block := make(chan struct{})
@@ -126,7 +126,7 @@ func TestSlowClient(t *testing.T) {
 	require.NotZero(t, e.Stats().LossyDropped)
 }
 
-// Tracks that belong together share a media stream, where the client copes.
+// Tracks that belong together share a media stream, if the client supports that.
 func TestStreamIDs(t *testing.T) {
 	for _, c := range []struct {
 		protocol int
@@ -149,8 +149,8 @@ func TestStreamIDs(t *testing.T) {
 	}
 }
 
-// RED is preferred where the announcement allows it, and those who have none get
-// plain Opus.
+// RED is preferred if the announcement permits it, and clients without RED get plain
+// Opus.
 func TestRED(t *testing.T) {
 	withRED := func(m *webrtc.MediaEngine) error {
 		if err := m.RegisterDefaultCodecs(); err != nil {

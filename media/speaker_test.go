@@ -17,10 +17,10 @@ import (
 	"parlor/rooms"
 )
 
-// whip speaks for a peer as WHIP (RFC 9725) and WHEP do: the client posts an offer, and
-// the answer to that request has all of the server's candidates in it.
+// whip implements the signals of a peer as WHIP (RFC 9725) and WHEP do: the client posts
+// an offer, and the answer to that request has all candidates of the server.
 type whip struct {
-	media.Signals // what is asked later has no message in WHIP
+	media.Signals // later requests have no message in WHIP
 	answered      chan string
 	candidates    string
 	answer        string
@@ -38,7 +38,8 @@ func (w *whip) Candidate(c media.Candidate) {
 func (w *whip) WantQualities(string, livekit.TrackType, []media.Wanted)        {}
 func (w *whip) StreamState(publisher, track string, state livekit.StreamState) {}
 
-// studio is the least of a room: what one client publishes, those that come later get.
+// studio is a minimal room: the tracks of one client are forwarded to the clients that
+// come later.
 type studio struct {
 	t      *testing.T
 	engine *media.Engine
@@ -48,7 +49,7 @@ type studio struct {
 	on        chan string // what was published
 }
 
-// guest is a client of a studio, to which its peer tells what it would tell a room.
+// guest is a client of a studio. It gets the events of its peer in place of a room.
 type guest struct {
 	rooms.PeerEvents
 	*studio
@@ -64,15 +65,15 @@ func (g *guest) TrackPublished(track rooms.MediaTrack, facts rooms.TrackFacts) {
 	info := facts.Complete(g.announced[track.SID()])
 	for _, have := range g.published {
 		if have.Track == track {
-			return // more is known of it
+			return // more facts about it are known
 		}
 	}
 	g.published = append(g.published, rooms.Subscription{Track: track, Info: info, PublisherSID: g.sid})
 	g.on <- info.MimeType
 }
 
-// request answers a client's POST of an offer: of one that publishes, which announces in
-// it what it sends, or of one that watches.
+// request answers a client's POST of an offer: of a client that publishes, whose offer
+// announces its tracks, or of a client that watches.
 func (s *studio) request(sid, offer string) (answer string, leave func()) {
 	speaker := &whip{answered: make(chan string, 1)}
 	g := &guest{studio: s, sid: sid, announced: map[string]*livekit.TrackInfo{}}
@@ -115,7 +116,7 @@ func browser(t *testing.T) *webrtc.PeerConnection {
 	return pc
 }
 
-// post is a WHIP or WHEP client's one request, by which it connects.
+// post makes a WHIP or WHEP client's one request, by which it connects.
 func post(t *testing.T, s *studio, sid string, pc *webrtc.PeerConnection) (leave func()) {
 	offer, err := pc.CreateOffer(nil)
 	require.NoError(t, err)
@@ -127,8 +128,8 @@ func post(t *testing.T, s *studio, sid string, pc *webrtc.PeerConnection) (leave
 	return leave
 }
 
-// A publisher and a viewer are served without a message of LiveKit's signalling: what
-// they speak is WHIP and WHEP.
+// A publisher and a viewer are served without a message of LiveKit's signalling: they use
+// WHIP and WHEP.
 func TestASecondSpeaker(t *testing.T) {
 	engine, err := media.NewEngine(media.Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true})
 	require.NoError(t, err)
@@ -156,7 +157,7 @@ func TestASecondSpeaker(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-tick.C: // fails until it is connected
+				case <-tick.C: // fails before the connection is up
 					_ = track.WriteRTP(&rtp.Packet{Payload: payload, Header: rtp.Header{Version: 2, Marker: true, SequenceNumber: n, Timestamp: uint32(n) * 900}})
 				}
 			}

@@ -1,7 +1,7 @@
 package media
 
 import (
-	"crypto/sha1" // a fingerprint that clients may use
+	"crypto/sha1" // a hash that clients may use for fingerprints
 	"fmt"
 	"net"
 	"strings"
@@ -17,7 +17,7 @@ import (
 	"parlor/media/forward"
 )
 
-// lacksNothing reads n packets, and fails if one before the last was lost.
+// lacksNothing reads n packets, and fails if one before the last is missing.
 func (w *witness) lacksNothing(n int) {
 	w.t.Helper()
 	require.NoError(w.t, w.r.SetReadDeadline(time.Now().Add(patience)))
@@ -32,7 +32,7 @@ func (w *witness) lacksNothing(n int) {
 	}
 }
 
-// remoteOf is where a client is, as the server sees it.
+// remoteOf is a client's address, as the server sees it.
 func remoteOf(t *testing.T, pc *webrtc.PeerConnection) (host string, port uint16) {
 	t.Helper()
 	pair, err := pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
@@ -40,7 +40,7 @@ func remoteOf(t *testing.T, pc *webrtc.PeerConnection) (host string, port uint16
 	return pair.Local.Address, pair.Local.Port
 }
 
-// host is a client's candidate of its publishing connection.
+// host is a host candidate for a client's publishing connection.
 func host(address string, port uint16) Candidate {
 	mid, line := "0", uint16(0)
 	return Candidate{ICECandidateInit: webrtc.ICECandidateInit{
@@ -48,7 +48,7 @@ func host(address string, port uint16) Candidate {
 	}}
 }
 
-// A client that gives the server's own transports as its own is sent away, and the
+// A client that presents the server's own transports as its own must reconnect, and the
 // server does not talk to itself.
 func TestOurOwnTransportAsAClients(t *testing.T) {
 	e := newTestEngine(t, nil)
@@ -73,7 +73,7 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 		l, _, _ := strings.Cut(after, "\r\n")
 		return l
 	}
-	ours := offerOf(silent("PA_o")) // of another participant of the attacker's
+	ours := offerOf(silent("PA_o")) // of the attacker's second participant
 	foreign := "AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99"
 	digest := sha1.Sum(e.x509.Raw)
 	sha1Text := strings.ReplaceAll(strings.TrimSpace(fmt.Sprintf("% x", digest)), " ", ":")
@@ -103,8 +103,8 @@ func TestOurOwnTransportAsAClients(t *testing.T) {
 	w.isWell()
 }
 
-// A client that names others' addresses as its own silences nobody, however often it
-// restarts ICE to have the server write there.
+// A client that names others' addresses as its own silences no client, however often it
+// restarts ICE to make the server send there.
 func TestOthersAddressesAsCandidates(t *testing.T) {
 	e := newTestEngine(t, nil)
 	publisher := newClient(t, e, clientConfig{sid: "PA_w"})
@@ -127,12 +127,12 @@ func TestOthersAddressesAsCandidates(t *testing.T) {
 		attacker.offer(true)
 		require.Eventually(t, func() bool { return attacker.answered() > n }, patience, time.Millisecond)
 	}
-	// RTCP and data of the others come, too.
+	// RTCP and data of the others arrive too.
 	watcher.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 	require.Equal(t, "well", string(watcher.message().data))
 }
 
-// A client that restarts ICE again and again is sent away.
+// A client that restarts ICE repeatedly must reconnect.
 func TestICERestartFlood(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -150,7 +150,7 @@ func TestICERestartFlood(t *testing.T) {
 	w.isWell()
 }
 
-// Nothing is sent to places where no client is.
+// The server sends nothing to addresses that no client can have.
 func TestCandidatesWithoutAClient(t *testing.T) {
 	n := &network{}
 	for text, want := range map[string]candidateVerdict{
@@ -180,8 +180,8 @@ func TestCandidatesWithoutAClient(t *testing.T) {
 	require.Equal(t, candidateGood, n.judgeCandidate("candidate:1 1 udp 1 127.0.0.1 5000 typ host", true))
 }
 
-// Right credentials from ever more ports cost no more than from a few: the server
-// answers few of them, and sends them less than it got.
+// Valid credentials from many ports cost no more than from a few: the server answers few
+// of them, with fewer bytes than it received.
 func TestManySources(t *testing.T) {
 	e := newTestEngine(t, nil)
 	w := newWitness(t, e)
@@ -244,8 +244,8 @@ func TestManySources(t *testing.T) {
 	require.Equal(t, "well", string(a.message().data))
 }
 
-// What was sent before and is sent again by somebody else is not forwarded again,
-// however old it is, and does not pass for a restart.
+// A packet that was sent before and is sent again by another host is not forwarded again,
+// however old it is, and is not taken for a restart.
 func TestReplayedPackets(t *testing.T) {
 	e := newTestEngine(t, nil)
 	n := newRawNet(t)
@@ -271,14 +271,14 @@ func TestReplayedPackets(t *testing.T) {
 		require.NoError(t, local.WriteRTP(&rtp.Packet{
 			Header: rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)}, Payload: frame,
 		}))
-		if i%50 == 0 { // so that no buffer overflows
+		if i%50 == 0 { // keeps buffers from overflowing
 			n := carried()
 			require.Eventually(t, func() bool { return n == 0 || layerStats(a).Packets+50 > uint64(n) }, patience, time.Millisecond)
 		}
 	}
 	require.Eventually(t, func() bool { return layerStats(a).Packets > packets*9/10 }, patience, 10*time.Millisecond)
 	var before forward.LayerStats
-	require.Eventually(t, func() bool { // what is on its way arrives
+	require.Eventually(t, func() bool { // packets under way arrive
 		earlier := before.Packets
 		before = layerStats(a)
 		return before.Packets == earlier
@@ -292,7 +292,7 @@ func TestReplayedPackets(t *testing.T) {
 			n.write(b)
 		}
 	}
-	require.NoError(t, local.WriteRTP(&rtp.Packet{ // what comes after all of them
+	require.NoError(t, local.WriteRTP(&rtp.Packet{ // a packet after all of them
 		Header: rtp.Header{Version: 2, Marker: true, SequenceNumber: uint16(i), Timestamp: uint32(i * 900)}, Payload: frame,
 	}))
 	require.Eventually(t, func() bool { return layerStats(a).Packets > before.Packets }, patience, time.Millisecond)
@@ -302,7 +302,7 @@ func TestReplayedPackets(t *testing.T) {
 	require.Equal(t, before.Late, after.Late)
 }
 
-// Clients come in for as long as the process runs.
+// Clients can join for as long as the process runs.
 func TestCertificateOutlivesTheProcess(t *testing.T) {
 	e := newTestEngine(t, nil)
 	require.Greater(t, time.Until(e.certificate.Expires()), 10*365*24*time.Hour)

@@ -11,7 +11,7 @@ import (
 	"parlor/rooms"
 )
 
-// counted is a stream that has done what its test says.
+// counted is a stream with the statistics that its test sets.
 type counted struct {
 	judged
 	account forward.Account
@@ -19,7 +19,8 @@ type counted struct {
 
 func (c *counted) Account() forward.Account { return c.account }
 
-// The worst minute is found wherever it begins, and of a shorter time it is all there is.
+// The worst minute is found wherever it begins. If the session is shorter, it is the
+// whole session.
 func TestTheWorstMinuteOfASession(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	m, down := newSummaryMeter(), &counted{}
@@ -52,8 +53,8 @@ func TestTheWorstMinuteOfASession(t *testing.T) {
 	require.InDelta(t, 300.0/12_500, m.total.Down.Loss(), 1e-9)
 }
 
-// What comes and goes of a call is added up: in both directions, with what ended
-// subscriptions have had, and how long which quality was forwarded.
+// A call is summed up in both directions, with the counts of ended subscriptions, and
+// with the time of each forwarded quality.
 func TestACallIsSummedUp(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)

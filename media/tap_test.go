@@ -30,7 +30,7 @@ import (
 	"parlor/rooms"
 )
 
-// recorder writes a published track into a file, by Tap alone.
+// recorder writes a published track into a file. It uses only Tap.
 type recorder struct {
 	*forward.Forwarder
 	file interface {
@@ -38,10 +38,10 @@ type recorder struct {
 		Close() error
 	}
 	packets chan *rtp.Packet
-	done    chan error // has what went wrong once the file is closed
+	done    chan error // holds the error once the file is closed
 }
 
-// record begins to write a VP8 track to an IVF file, or an Opus track to an Ogg file.
+// record starts writing a VP8 track to an IVF file, or an Opus track to an Ogg file.
 func record(t rooms.MediaTrack, name string) (*recorder, error) {
 	r := &recorder{packets: make(chan *rtp.Packet, 4096), done: make(chan error, 1)}
 	var err error
@@ -84,7 +84,7 @@ func (r *recorder) WriteRTCP([]rtcp.Packet) error { return nil }
 
 func (r *recorder) End() { close(r.packets) }
 
-// ivfFrames and oggPackets are what a file holds.
+// ivfFrames returns the frames in a file.
 func ivfFrames(t *testing.T, name string) (frames [][]byte) {
 	file, err := os.ReadFile(name)
 	require.NoError(t, err)
@@ -120,8 +120,8 @@ func oggPackets(t *testing.T, name string) (packets [][]byte) {
 	}
 }
 
-// perform publishes samples again and again, quicker than they are played: one each time
-// that passes.
+// perform publishes samples repeatedly, faster than they are played: it writes one sample
+// of length each in each interval pass.
 func (c *client) perform(sid string, codec webrtc.RTPCodecCapability, samples [][]byte, each, pass time.Duration) {
 	c.t.Helper()
 	local, err := webrtc.NewTrackLocalStaticSample(codec, "cid-"+sid, "stream-"+sid)
@@ -144,8 +144,7 @@ func (c *client) perform(sid string, codec webrtc.RTPCodecCapability, samples []
 	}()
 }
 
-// follows reports how many of the recorded samples came one after the other in what
-// was published.
+// follows counts the recorded samples that follow each other as in the published ones.
 func follows(recorded, published [][]byte) (n int) {
 	at := slices.IndexFunc(published, func(p []byte) bool { return bytes.Equal(p, recorded[0]) })
 	if at < 0 {
@@ -159,8 +158,8 @@ func follows(recorded, published [][]byte) (n int) {
 
 func isKey(frame []byte) bool { return frame[0]&1 == 0 }
 
-// A recorder needs nothing but a track and Tap: what it writes are the very frames that
-// were published, from a key frame on, and plays.
+// A recorder needs only a track and Tap. It writes exactly the published frames, from a
+// keyframe on, and the file can be played.
 func TestARecorderIsAnOutput(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
@@ -177,7 +176,7 @@ func TestARecorderIsAnOutput(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return camera.Stats().Packets > 250 && microphone.Stats().Packets > 150
 	}, patience, time.Millisecond)
-	a.peer.RemoveTrack("TR_v") // it ends by itself
+	a.peer.RemoveTrack("TR_v") // the recording ends by itself
 	microphone.Close()
 	require.NoError(t, <-camera.done)
 	require.NoError(t, <-microphone.done)
@@ -212,7 +211,7 @@ func TestARecorderIsAnOutput(t *testing.T) {
 	}
 }
 
-// kept is an output that keeps what it is given.
+// kept is an output that keeps all packets.
 type kept struct {
 	mu      sync.Mutex // guards the following
 	packets []rtp.Packet
@@ -240,7 +239,7 @@ func (s *kept) ended() int {
 	return s.ends
 }
 
-// layer is which layer of publishSimulcast came last, -1 before the first.
+// layer is the layer of publishSimulcast that came last; -1 before the first.
 func (s *kept) layer() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -252,7 +251,8 @@ func (s *kept) layer() int {
 	return -1
 }
 
-// An output gets one stream, whatever it wants and whatever the publisher does.
+// An output gets one continuous stream, whatever its settings and whatever the publisher
+// does.
 func TestTapIsOneStream(t *testing.T) {
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a"})

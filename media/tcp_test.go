@@ -27,7 +27,7 @@ func overTCP(s *webrtc.SettingEngine) {
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4})
 }
 
-// tcpAddr is where the engine accepts ICE-TCP connections.
+// tcpAddr is the address at which the engine accepts ICE-TCP connections.
 func tcpAddr(t *testing.T, e *Engine) *net.TCPAddr {
 	t.Helper()
 	_, tcp := e.Addrs()
@@ -35,7 +35,7 @@ func tcpAddr(t *testing.T, e *Engine) *net.TCPAddr {
 	return net.TCPAddrFromAddrPort(tcp[0])
 }
 
-// dialFrom connects from an address of loopback's.
+// dialFrom connects from a loopback address.
 func dialFrom(t *testing.T, from string, to *net.TCPAddr) *net.TCPConn {
 	t.Helper()
 	c, err := net.DialTCP("tcp4", &net.TCPAddr{IP: net.ParseIP(from)}, to)
@@ -50,9 +50,9 @@ func echoes(c *client, text string) {
 	require.Equal(c.t, text, string(c.message().data))
 }
 
-// While an attacker opens connection after connection and is silent on them, clients that
-// join over TCP come in, and clients that are in stay, from that address too; the server holds
-// few of the others.
+// While an attacker opens silent connections without end, clients can join over TCP, and
+// connected clients stay, even from the attacker's address. The server keeps few of the
+// attacker's connections.
 func TestJoiningOverTCPAmongStrangers(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
 	before := newClient(t, e, clientConfig{sid: "PA_b", settings: overTCP})
@@ -93,8 +93,8 @@ func TestJoiningOverTCPAmongStrangers(t *testing.T) {
 	require.GreaterOrEqual(t, e.Stats().TCPRefused, uint64(500))
 }
 
-// An attacker that has seen a participant's ufrag, which goes over the network in the clear, can
-// connect and name it. That silences nobody and shows nothing.
+// An attacker that has seen a participant's ufrag, which is sent in the clear, can
+// connect and name it. It can neither silence the participant nor see its data.
 func TestAStrangerWhoKnowsTheUfragOverTCP(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
 	victim := newClient(t, e, clientConfig{sid: "PA_v", single: true, settings: overTCP})
@@ -114,13 +114,13 @@ func TestAStrangerWhoKnowsTheUfragOverTCP(t *testing.T) {
 		_, err := c.Write(request())
 		require.NoError(t, err)
 		switch i % 4 {
-		case 0: // a packet that is longer than any agent reads
+		case 0: // a packet longer than any agent reads
 			_, err := c.Write([]byte{0xff, 0xff})
 			require.NoError(t, err)
 		case 1: // a reset
 			require.NoError(t, c.SetLinger(0))
 			require.NoError(t, c.Close())
-		case 2: // what looks like the victim's media
+		case 2: // a packet that looks like the victim's media
 			_, err := c.Write(append([]byte{0, 100, 0x80, 96}, make([]byte, 98)...))
 			require.NoError(t, err)
 		}
@@ -131,11 +131,11 @@ func TestAStrangerWhoKnowsTheUfragOverTCP(t *testing.T) {
 	require.Zero(t, e.Stats().NeedsReconnect)
 }
 
-// slowTCP stands between a client and the server, and reads what the server sends no
-// faster than it is told.
+// slowTCP is a relay between a client and the server. It reads the server's data no
+// faster than the set rate.
 type slowTCP struct {
 	listener net.Listener
-	rate     atomic.Int64 // bytes/s, 0 = as fast as it comes
+	rate     atomic.Int64 // bytes/s; 0 = unlimited
 	work     sync.WaitGroup
 	mu       sync.Mutex // guards conns
 	conns    []net.Conn
@@ -145,7 +145,7 @@ func newSlowTCP(t *testing.T, server *net.TCPAddr) *slowTCP {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := &slowTCP{listener: l}
-	// The kernel is to hold little.
+	// Keep the kernel's buffers small.
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
 	}}
@@ -195,11 +195,11 @@ func (s *slowTCP) pass(to, from net.Conn) {
 	}
 }
 
-// viewer is what a subscriber sees and hears.
+// viewer records what a subscriber sees and hears.
 type viewer struct {
 	mu    sync.Mutex // guards the following
 	model *modelreceiver.Receiver
-	ages  []time.Duration // of sound, when it came
+	ages  []time.Duration // of audio packets, at arrival
 }
 
 func (v *viewer) watch(r *webrtc.TrackRemote) {
@@ -230,7 +230,7 @@ func (v *viewer) watch(r *webrtc.TrackRemote) {
 	})
 }
 
-// seen is how many frames were decoded, and heard how many packets of sound came.
+// seen is the number of decoded frames and of received audio packets.
 func (v *viewer) seen() (frames, heard int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -246,13 +246,13 @@ func (v *viewer) seen() (frames, heard int) {
 	return frames, len(v.ages)
 }
 
-// A subscriber over TCP whose network becomes narrow hears what is said now, not what was
-// said long ago, and all that it is sent of the picture can be decoded. The picture goes on.
+// A subscriber over TCP whose network becomes narrow hears current audio, and not audio
+// from long ago. All video that it is sent can be decoded, and the video continues.
 func TestANarrowPathOverTCP(t *testing.T) {
 	e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
 	a := newClient(t, e, clientConfig{sid: "PA_a"})
 	a.join()
-	a.perform("TR_v", vp8, ivfFrames(t, "testdata/picture.ivf"), time.Second/15, 15*time.Millisecond) // some 80 kB/s
+	a.perform("TR_v", vp8, ivfFrames(t, "testdata/picture.ivf"), time.Second/15, 15*time.Millisecond) // about 80 kB/s
 	voice := a.publish("TR_a", opus, nil)
 	stop, done := make(chan struct{}), make(chan struct{})
 	defer func() { close(stop); <-done }()
@@ -305,14 +305,14 @@ func TestANarrowPathOverTCP(t *testing.T) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for i, f := range v.model.Frames() {
-		if time.Since(f.Complete) > time.Second { // else it may wait for one before it
+		if time.Since(f.Complete) > time.Second { // otherwise it may wait for an earlier one
 			require.False(t, f.Decoded.IsZero(), "frame %d: %s", i, f.Why)
 		}
 	}
 }
 
-// TestICEOverHandedConnections: ICE over TCP works where others accept the connections, as on
-// a port that HTTP has too.
+// TestICEOverHandedConnections: ICE over TCP works if another part of the program accepts
+// the connections, as on a port that is shared with HTTP.
 func TestICEOverHandedConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -29,8 +29,8 @@ func turnSecrets(key string) string {
 	return ""
 }
 
-// newRelayingEngine is an engine with a TURN server over UDP and over the given listener's
-// TCP.
+// newRelayingEngine is an engine with a TURN server over UDP, and over TCP on the
+// returned address.
 func newRelayingEngine(t *testing.T, change func(*Config)) (e *Engine, tcp string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,7 +57,7 @@ func newRelayingEngine(t *testing.T, change func(*Config)) (e *Engine, tcp strin
 	return e, tcp
 }
 
-// byRelay is a client that uses nothing but the server's TURN server, over one transport.
+// byRelay is a client that uses only the server's TURN server, over one transport.
 func byRelay(sid string, e *Engine, transport string, single bool) clientConfig {
 	user, password := credentials(turnKey, turnSecret, sid, time.Now().Add(time.Minute).Unix())
 	server := webrtc.ICEServer{Username: user, Credential: password}
@@ -71,9 +71,9 @@ func byRelay(sid string, e *Engine, transport string, single bool) clientConfig 
 	}}
 }
 
-// TestMediaOverTURN: clients that use nothing but relays publish, subscribe and exchange data,
-// over UDP and over TCP. What they send leaves the process by none of our sockets but the TURN
-// server's, and their relays end with them.
+// TestMediaOverTURN: clients that use only relays publish, subscribe and exchange data,
+// over UDP and over TCP. Their packets use no socket of the server but the TURN server's,
+// and their relays end with them.
 func TestMediaOverTURN(t *testing.T) {
 	for _, transport := range []string{"udp", "tcp"} {
 		t.Run(transport, func(t *testing.T) {
@@ -137,19 +137,19 @@ func (c *turnClient) allocate() (net.PacketConn, error) {
 	defer cancel()
 	relay, err := c.AllocateWithContext(ctx)
 	if err == nil {
-		c.t.Cleanup(func() { _ = relay.Close() }) // its timers run until then; the server may have ended it
+		c.t.Cleanup(func() { _ = relay.Close() }) // its timers run until then; the server may have ended the relay
 	}
 	return relay, err
 }
 
-// credentials of any kind, as LiveKit makes them.
+// credentials makes LiveKit's credentials with any content.
 func credentials(key, secret, sid string, expiry int64) (username, password string) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s|%s|%d", secret, sid, expiry))
 	return base62.EncodeToString(fmt.Appendf(nil, "%s|%s|%d", key, sid, expiry)), base62.EncodeToString(sum[:])
 }
 
-// TestTURNCredentials: they are LiveKit's, and good for nothing but their own session, for
-// as long as it lasts.
+// TestTURNCredentials: they have LiveKit's form, and are valid only for their own
+// session, for as long as it lasts.
 func TestTURNCredentials(t *testing.T) {
 	e, _ := newRelayingEngine(t, nil)
 	server := e.TURNAddrs()[0].String()
@@ -186,7 +186,7 @@ func TestTURNCredentials(t *testing.T) {
 	require.Eventually(t, func() bool { return e.TURN().Relays.Load() == 0 }, time.Minute, 10*time.Millisecond)
 	media, _ := e.Addrs()
 	require.Error(t, c.CreatePermission(net.UDPAddrFromAddrPort(media[0])), "of an ended session")
-	_ = relay.Close() // it is gone already
+	_ = relay.Close() // the relay has ended already
 	_, err = dialTURN(t, overUDP(t), server, given.Username, given.Credential).allocate()
 	require.Error(t, err, "after the session ended")
 }
@@ -195,8 +195,8 @@ func pair(a, b string) [2]string { return [2]string{a, b} }
 func first(a, _ string) string   { return a }
 func second(_, b string) string  { return b }
 
-// TestTURNLeadsNowhereElse: relays reach this server's media and nothing else, by no port of
-// this machine, no address of its network or its cloud.
+// TestTURNLeadsNowhereElse: relays reach only this server's media, and no other port of
+// this machine, and no address of its network or its cloud.
 func TestTURNLeadsNowhereElse(t *testing.T) {
 	e, _ := newRelayingEngine(t, nil)
 	victim := overUDP(t)
@@ -226,8 +226,8 @@ func TestTURNLeadsNowhereElse(t *testing.T) {
 	require.Error(t, err, "connections to peers")
 }
 
-// TestTURNToOthersWhereAllowed: what the configuration allows is reached, and answers; what
-// it takes from that is not, nor what no entry of the list is for.
+// TestTURNToOthersWhereAllowed: addresses that the configuration allows are reached and
+// can answer. Addresses that it denies, or does not list, are not.
 func TestTURNToOthersWhereAllowed(t *testing.T) {
 	e, _ := newRelayingEngine(t, func(c *Config) {
 		c.TURN.Allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("127.0.0.2/31"), netip.MustParsePrefix("127.0.0.1/32")}
@@ -258,7 +258,7 @@ func TestTURNToOthersWhereAllowed(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "and back", string(b[:n]))
 	require.Equal(t, peer.LocalAddr().String(), from.String())
-	// Of our own address it is still media alone that is reached.
+	// On our own address only media is reached.
 	other := overUDP(t)
 	defer other.Close()
 	before := e.TURN().Peers.Load()
@@ -270,8 +270,8 @@ func TestTURNToOthersWhereAllowed(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestTURNLeadsToNoAddressOfTheMachine: where others are allowed, the addresses of this machine that
-// have no media are not, from when they appear until they go.
+// TestTURNLeadsToNoAddressOfTheMachine: if other addresses are allowed, this machine's
+// addresses without media are still not reached, from their appearance to their end.
 func TestTURNLeadsToNoAddressOfTheMachine(t *testing.T) {
 	m := &machine{}
 	m.has("127.0.0.1", "127.0.0.5")
@@ -293,8 +293,8 @@ func TestTURNLeadsToNoAddressOfTheMachine(t *testing.T) {
 	require.NoError(t, c.CreatePermission(at("127.0.0.5")))
 }
 
-// TestTURNQuotas: a participant, an address and everybody together have so many relays, and
-// no more; one that ended makes room.
+// TestTURNQuotas: the relays of a participant, of an address and of all clients are
+// bounded. A relay that ended makes room.
 func TestTURNQuotas(t *testing.T) {
 	e, tcp := newRelayingEngine(t, func(c *Config) { c.TURN.PerSession, c.TURN.PerNetwork, c.TURN.All = 3, 5, 7 })
 	server := e.TURNAddrs()[0].String()
@@ -336,7 +336,7 @@ func TestTURNQuotas(t *testing.T) {
 	require.EqualValues(t, 1, e.TURN().Quota.Load())
 	require.NoError(t, last.Close())
 	require.Eventually(t, func() bool { return e.TURN().Relays.Load() == 6 }, time.Minute, 10*time.Millisecond)
-	// Over TCP they count as well, and a connection of a relay's that is refused is closed.
+	// Relays over TCP count too, and the connection of a refused relay is closed.
 	conn, err := net.Dial("tcp", tcp)
 	require.NoError(t, err)
 	user, password := credentials(turnKey, turnSecret, "PA_c", soon)
@@ -345,8 +345,8 @@ func TestTURNQuotas(t *testing.T) {
 	require.EqualValues(t, 7, e.TURN().Relays.Load())
 }
 
-// TestTURNFlood: ten thousand allocations that one participant asks for are refused but for
-// its share, and media still connects.
+// TestTURNFlood: of ten thousand allocations that one participant requests, all beyond
+// its quota are refused, and media still connects.
 func TestTURNFlood(t *testing.T) {
 	e, _ := newRelayingEngine(t, nil)
 	newClient(t, e, clientConfig{sid: "PA_flood"})
@@ -368,7 +368,7 @@ func TestTURNFlood(t *testing.T) {
 	echoes(c, "all the same")
 }
 
-// flood asks for relays, each from another port.
+// flood requests relays, each from another port.
 type flood struct {
 	t              *testing.T
 	server         netip.AddrPort
@@ -386,7 +386,7 @@ func newFlood(t *testing.T, server netip.AddrPort, user, password string) *flood
 	return f
 }
 
-// ask sends a request from a new port, with more attributes, and returns the answer.
+// ask sends a request with further attributes from a new port, and returns the answer.
 func (f *flood) ask(more ...stun.Setter) *stun.Message {
 	f.t.Helper()
 	conn, err := net.Dial("udp4", f.server.String())
@@ -407,7 +407,7 @@ func (f *flood) ask(more ...stun.Setter) *stun.Message {
 			answer.Raw = answer.Raw[:n]
 			require.NoError(f.t, answer.Decode())
 			if answer.Type.Class != stun.ClassSuccessResponse {
-				_ = conn.Close() // else no other is to have its port
+				_ = conn.Close() // keeps its port from being used again
 			}
 			return answer
 		}
@@ -416,7 +416,7 @@ func (f *flood) ask(more ...stun.Setter) *stun.Message {
 	return nil
 }
 
-// allocate reports whether there was another relay.
+// allocate reports whether a relay was made.
 func (f *flood) allocate() bool {
 	f.t.Helper()
 	answer := f.ask(stun.NewUsername(f.user), f.realm, f.nonce, stun.NewLongTermIntegrity(f.user, f.realm.String(), f.password))

@@ -12,7 +12,7 @@ import (
 	"parlor/rooms"
 )
 
-// canJoin asks whether a join would succeed.
+// canJoin reports whether a join would succeed.
 func (h *house) canJoin(room, identity string, edit ...func(*rooms.JoinRequest)) error {
 	req := &rooms.JoinRequest{Room: room, Info: &livekit.ParticipantInfo{Identity: identity, Permission: anyone()}}
 	for _, e := range edit {
@@ -22,7 +22,7 @@ func (h *house) canJoin(room, identity string, edit ...func(*rooms.JoinRequest))
 	return err
 }
 
-// refused holds that a join and the question whether it may be fail alike.
+// refused checks that a join and CanJoin fail with the same code.
 func (h *house) refused(want rooms.Code, room, identity string, edit ...func(*rooms.JoinRequest)) {
 	h.t.Helper()
 	asked := h.canJoin(room, identity, edit...)
@@ -45,16 +45,17 @@ func TestDuplicatesAreRejected(t *testing.T) {
 	require.Nil(t, first.leave())
 	h.join("tea", "bob")
 
-	// The same client, which lost its connection before the server noticed.
+	// The same client reconnects before the server has noticed that its connection is
+	// lost.
 	second := h.join("tea", "ann", session(first.SID()))
 	require.Equal(t, livekit.DisconnectReason_DUPLICATE_IDENTITY, first.leave().Reason)
 
-	// The connection is known to be lost: anybody with a token gets in.
+	// The connection is known to be lost: any client with a token may join.
 	second.SignalLost()
 	second.Sync()
 	require.NoError(t, h.canJoin("tea", "ann"))
 	require.NoError(t, h.Resume(t.Context(), "tea", "ann", nil, func(*rooms.Participant, rooms.Snapshot) {}))
-	h.refused(rooms.Exists, "tea", "ann") // it is back
+	h.refused(rooms.Exists, "tea", "ann") // the client is back
 	second.SignalLost()
 	third := h.join("tea", "ann")
 
@@ -121,7 +122,8 @@ func TestAskingWhetherAJoinWouldSucceed(t *testing.T) {
 	h.refused(rooms.Exhausted, "tea", "bob")
 }
 
-// TestALockedRoomLetsBackWhoWasInIt: nobody new comes in, across a restart too.
+// TestALockedRoomLetsBackWhoWasInIt: a locked room admits no new participant, also after
+// a restart.
 func TestALockedRoomLetsBackWhoWasInIt(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -135,13 +137,13 @@ func TestALockedRoomLetsBackWhoWasInIt(t *testing.T) {
 	require.Equal(t, ann.SID(), h.join("tea", "ann").SID())
 	back := h.join("tea", "bob")
 
-	// A client that the server itself sends back to the door comes in again ...
+	// A client that the server itself asks to reconnect is admitted again ...
 	back.NeedsReconnect("its media failed")
 	back.Sync()
 	h.refused(rooms.Denied, "tea", "bob", session("PA_another"))
 	again := h.join("tea", "bob", session(bob.SID()))
 
-	// ... and one that was sent away does not.
+	// ... and one that was removed is not.
 	require.NoError(t, h.Remove(t.Context(), &livekit.RoomParticipantIdentity{Room: "tea", Identity: "bob"}))
 	h.refused(rooms.Denied, "tea", "bob", session(again.SID()))
 }

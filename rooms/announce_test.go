@@ -12,8 +12,8 @@ import (
 	"parlor/rooms"
 )
 
-// TestAnnouncementsAreBounded: what a client announces is told to everybody, so
-// none may make it long; the refusal is no longer than a request may be.
+// TestAnnouncementsAreBounded: announcements go to all participants, so their length is
+// bounded. The refusal is not longer than a request may be.
 func TestAnnouncementsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -64,14 +64,14 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 		}
 		ann.Sync()
 		require.Equal(t, livekit.RequestResponse_LIMIT_EXCEEDED, ann.refused().GetReason())
-		require.Len(t, h.one("tea").Name, 3) // the room goes on
+		require.Len(t, h.one("tea").Name, 3) // the room continues
 		p, err := h.Participant(t.Context(), "tea", "ann")
 		require.NoError(t, err)
 		require.Len(t, p.Tracks, 256)
 	})
 }
 
-// TestAnnouncedCodec: a codec that is announced ahead and sent later is one codec.
+// TestAnnouncedCodec: a codec that is announced first and sent later is listed once.
 func TestAnnouncedCodec(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ann := newHouse(t).join("tea", "ann")
@@ -101,8 +101,8 @@ func TestAnnouncedCodec(t *testing.T) {
 	})
 }
 
-// TestFurtherCodecSaysNoMoreThanItsTrack: the Go SDK announces a further codec again when
-// it sends it, under the cid that it named ahead, and leaves kind and source out.
+// TestFurtherCodecSaysNoMoreThanItsTrack: when the Go SDK sends a further codec, it
+// announces it again under the cid that it had named, and leaves out kind and source.
 func TestFurtherCodecSaysNoMoreThanItsTrack(t *testing.T) {
 	for _, c := range []struct {
 		kind          livekit.TrackType

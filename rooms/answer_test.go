@@ -10,7 +10,8 @@ import (
 	"parlor/rooms"
 )
 
-// TestRoomsAnswer while one that is not stuck is there, or none at all.
+// TestRoomsAnswer: there is an answer while a room is live that is not stuck, or while no
+// room is live.
 func TestRoomsAnswer(t *testing.T) {
 	h := newHouse(t)
 	require.NoError(t, h.Answer(t.Context()), "nothing can hang")

@@ -18,9 +18,8 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// BenchmarkJoinWhileRoomsEnd has 10,000 rooms fall due at one instant, and tells
-// what a join into another room takes meanwhile, beside what it takes before.
-// Run it with -benchtime=1x.
+// BenchmarkJoinWhileRoomsEnd makes 10,000 rooms end at one instant, and measures joins
+// into another room meanwhile and before. Run it with -benchtime=1x.
 func BenchmarkJoinWhileRoomsEnd(b *testing.B) {
 	const due = 10_000
 	for b.Loop() {
@@ -48,7 +47,7 @@ func BenchmarkJoinWhileRoomsEnd(b *testing.B) {
 	}
 }
 
-// fill makes n empty rooms that are due at that time.
+// fill makes n empty rooms that end at that time.
 func fill(b *testing.B, store *sqlite.Store, n int, deadline time.Time) {
 	var wg sync.WaitGroup
 	for i := range n {
@@ -68,8 +67,8 @@ func fill(b *testing.B, store *sqlite.Store, n int, deadline time.Time) {
 	wg.Wait()
 }
 
-// joins joins rooms one after the other while f says so, each by a new
-// participant, and returns what each join took.
+// joins makes joins one after the other while f returns true, each by a new participant,
+// and returns the durations.
 func joins(b *testing.B, rs *rooms.Rooms, prefix string, f func() bool) (took []time.Duration) {
 	for i := 0; f(); i++ {
 		c := &client{subscribed: make(map[string]bool)}
@@ -95,7 +94,7 @@ func report(b *testing.B, name string, took []time.Duration) {
 	b.ReportMetric(float64(len(took)), "joins-"+name)
 }
 
-// openRooms makes rooms over a new database.
+// openRooms opens rooms over a new database.
 func openRooms(b *testing.B) *rooms.Rooms {
 	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(b.TempDir(), "parlor.db")})
 	require.NoError(b, err)

@@ -11,8 +11,8 @@ import (
 	"parlor/rooms"
 )
 
-// TestRequestsDuringClose are served or refused as by a server that stops, and the
-// rooms that they would make live do not outlive Close.
+// TestRequestsDuringClose: requests are either served or refused as by a stopping server,
+// and the rooms that they load do not outlive Close.
 func TestRequestsDuringClose(t *testing.T) {
 	for range 10 {
 		h := newHouse(t)
@@ -22,7 +22,7 @@ func TestRequestsDuringClose(t *testing.T) {
 				for n := range 5 {
 					_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: fmt.Sprintf("room-%d-%d", i, n)})
 					if err == nil {
-						_, err = h.Participants(t.Context(), fmt.Sprintf("room-%d-%d", i, n)) // makes it live again
+						_, err = h.Participants(t.Context(), fmt.Sprintf("room-%d-%d", i, n)) // loads the room again
 					}
 					if err != nil {
 						require.ErrorIs(t, err, rooms.ErrStopping)

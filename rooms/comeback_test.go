@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestComingBackTakesSeveralTries: a participant that comes back after a restart and is
-// lost again before it has media may try again, as often as the grace allows.
+// TestComingBackTakesSeveralTries: a participant that rejoins after a restart and is lost
+// again before its media connects may try again, as often as the grace period allows.
 func TestComingBackTakesSeveralTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -24,12 +24,12 @@ func TestComingBackTakesSeveralTries(t *testing.T) {
 		first.SignalLost()
 		second, err := h.try("tea", "ann")
 		require.NoError(t, err)
-		third := h.join("tea", "ann") // while the server still holds the second for alive
+		third := h.join("tea", "ann") // the server still holds the second for connected
 		require.Equal(t, livekit.DisconnectReason_DUPLICATE_IDENTITY, second.leave().Reason)
 		for _, c := range []*client{first, second, third} {
 			require.Equal(t, ann.SID(), c.SID())
 			require.True(t, c.snap.Resumed)
-			// Others may have been told of versions that were never written.
+			// Other participants may know versions that were never written.
 			require.Greater(t, c.snap.Self.Version, ann.snap.Self.Version+100)
 		}
 		lost, err := h.try("tea", "bob")
@@ -48,7 +48,7 @@ func TestComingBackTakesSeveralTries(t *testing.T) {
 			"participant_left bob",
 		}, h.events("tea"))
 
-		// After the grace the old rule holds.
+		// After the grace period the usual rule applies.
 		third.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 		again, err := h.try("tea", "ann")
 		require.NoError(t, err)

@@ -15,7 +15,7 @@ import (
 	"parlor/rooms"
 )
 
-// says has c's client send text as reliable data.
+// says makes c's client send text as reliable data.
 func (c *client) says(text string, to ...string) {
 	c.Data(livekit.DataPacket_RELIABLE, mustMarshal(&livekit.DataPacket{
 		DestinationIdentities: to,
@@ -23,7 +23,7 @@ func (c *client) says(text string, to ...string) {
 	}))
 }
 
-// hears is what c's client has been sent since the last call.
+// hears returns the messages that c's client was sent since the last call.
 func (c *client) hears() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,7 +35,7 @@ func (c *client) hears() []string {
 	return texts
 }
 
-// stall has the room's goroutine do nothing until the function that it returns is called.
+// stall blocks the room's goroutine until the returned function is called.
 func (h *house) stall(room, identity string) (release func()) {
 	began, over, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -51,8 +51,8 @@ func (h *house) stall(room, identity string) (release func()) {
 	}
 }
 
-// TestDataPassesABusyRoom: a bubble in which somebody waits for the room ends with a
-// deadlock, so that the test fails at once.
+// TestDataPassesABusyRoom: if some goroutine waited for the room, the synctest bubble
+// would deadlock, and the test would fail at once.
 func TestDataPassesABusyRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -90,8 +90,8 @@ func (c *client) trackPackets() []string {
 	return append([]string(nil), c.tracks...)
 }
 
-// TestWhatIsAcknowledgedHoldsForDataReadThen: each restriction is acknowledged while
-// others send without pause, and what is sent then goes by it.
+// TestWhatIsAcknowledgedHoldsForDataReadThen: other participants send without pause while
+// restrictions are made. Data sent after the acknowledgement of a restriction obeys it.
 func TestWhatIsAcknowledgedHoldsForDataReadThen(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -157,7 +157,7 @@ func TestWhatIsAcknowledgedHoldsForDataReadThen(t *testing.T) {
 func TestMovedParticipantsSendAndReceiveInTheirNewRoomAlone(t *testing.T) {
 	h := newHouse(t)
 	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("coffee", "eve")
-	for n := range 5 { // there and back
+	for n := range 5 { // to the other room and back
 		for _, leg := range []struct {
 			from, to     string
 			left, joined *client
@@ -187,9 +187,9 @@ func TestWhoeverIsNamedTwiceGetsDataOnce(t *testing.T) {
 	require.Empty(t, ann.hears())
 }
 
-// TestDataKeepsItsOrderWhileRoomsChange has senders send without pause while others join,
+// TestDataKeepsItsOrderWhileRoomsChange: senders send without pause while others join,
 // leave, are moved and lose their permission. Each receiver gets each sender's data in
-// order and once, and nothing of a room that it is not in.
+// order and once, and no data of a room that it is not in.
 func TestDataKeepsItsOrderWhileRoomsChange(t *testing.T) {
 	const rounds = 10
 	h := newHouse(t)
@@ -250,7 +250,7 @@ func TestDataKeepsItsOrderWhileRoomsChange(t *testing.T) {
 		}
 	})
 	changes.Wait()
-	for i, o := range stay { // all that may send is heard still
+	for i, o := range stay { // all with permission are still heard
 		for _, sender := range []string{names[i] + "0", names[i] + "1"} {
 			heard := o.heard(sender)
 			require.Eventually(t, func() bool { return o.heard(sender) > heard }, time.Minute, time.Millisecond, sender)
@@ -266,7 +266,7 @@ func TestDataKeepsItsOrderWhileRoomsChange(t *testing.T) {
 	}
 }
 
-// orderPeer is a peer that notes how far the data of each sender has come.
+// orderPeer is a peer that records how far each sender's data has come.
 type orderPeer struct {
 	fakePeer
 	mu    sync.Mutex // guards the following
@@ -291,7 +291,7 @@ func (o *orderPeer) heard(sender string) uint64 {
 	return o.last[sender]
 }
 
-// joinWith joins with media of the test's own.
+// joinWith joins with the test's own implementation of media.
 func (h *house) joinWith(room, identity string, peer func(*client) rooms.Peer) *client {
 	h.t.Helper()
 	c := &client{subscribed: make(map[string]bool), trailers: make(map[string]string)}
@@ -307,7 +307,7 @@ func (h *house) joinWith(room, identity string, peer func(*client) rooms.Peer) *
 }
 
 // TestAReplayedSequenceIsKnownWhereTheClientIsMoved: a client that resumes after a move
-// sends again what it cannot know to have arrived before.
+// repeats messages whose arrival it cannot know.
 func TestAReplayedSequenceIsKnownWhereTheClientIsMoved(t *testing.T) {
 	h := newHouse(t)
 	h.join("tea", "ann")
@@ -325,7 +325,7 @@ func TestAReplayedSequenceIsKnownWhereTheClientIsMoved(t *testing.T) {
 	require.Equal(t, []string{"3"}, eve.hears())
 }
 
-// countingPeer is a peer that takes data and keeps none.
+// countingPeer is a peer that counts data and keeps none.
 type countingPeer struct {
 	fakePeer
 	taken *atomic.Int64
@@ -333,8 +333,8 @@ type countingPeer struct {
 
 func (p countingPeer) SendData(rooms.Peer, livekit.DataPacket_Kind, []byte) { p.taken.Add(1) }
 
-// BenchmarkData tells what it costs to bring a packet to the 49 others of a room, while
-// all cores send.
+// BenchmarkData measures the delivery of a packet to the 49 other participants of a room,
+// while all cores send.
 func BenchmarkData(b *testing.B) {
 	rs := openRooms(b)
 	var clients []*client

@@ -19,8 +19,8 @@ import (
 
 func anAgent(r *rooms.JoinRequest) { r.Info.Kind = livekit.ParticipantInfo_AGENT }
 
-// TestARestartWithOnlyAnAgent: an agent keeps no room open, before a restart or
-// after it, whether it comes back or not.
+// TestARestartWithOnlyAnAgent: an agent keeps no room open, before a restart or after it,
+// whether it returns or not.
 func TestARestartWithOnlyAnAgent(t *testing.T) {
 	for name, back := range map[string]bool{"it comes back": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -49,8 +49,8 @@ func TestARestartWithOnlyAnAgent(t *testing.T) {
 	}
 }
 
-// TestWhatIsOverdueIsNotForgottenForWhatIsNot: rooms that fell due while no
-// process ran end at once after the start, or when the disk takes it, whatever is
+// TestWhatIsOverdueIsNotForgottenForWhatIsNot: rooms whose deadline passed while no
+// process ran end right after the start, or when the disk works, whatever rooms are
 // created meanwhile.
 func TestWhatIsOverdueIsNotForgottenForWhatIsNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestWhatIsOverdueIsNotForgottenForWhatIsNot(t *testing.T) {
 		}
 		h.close()
 		time.Sleep(time.Minute)
-		due.Store(true) // the first try to end them fails
+		due.Store(true) // the first attempt to end them fails
 		h.open()
 		synctest.Wait()
 		require.True(t, refused.Load())
@@ -81,7 +81,7 @@ func TestWhatIsOverdueIsNotForgottenForWhatIsNot(t *testing.T) {
 	})
 }
 
-// present asks between before it reads who is in a room.
+// present calls between before it reads the participants of a room.
 type present struct {
 	*sqlite.Store
 	between func() error
@@ -98,8 +98,8 @@ func reading(between func() error) option {
 	return func(c *rooms.Config) { c.Store = &present{c.Store.(*sqlite.Store), between} }
 }
 
-// TestARoomThatCannotBeReadAtFirst: a participant that was in it when the process went
-// away is not expected for ever, though nobody asks for the room.
+// TestARoomThatCannotBeReadAtFirst: a participant that was in it when the process ended
+// is not expected for ever, even if no request asks for the room.
 func TestARoomThatCannotBeReadAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -118,8 +118,8 @@ func TestARoomThatCannotBeReadAtFirst(t *testing.T) {
 	})
 }
 
-// TestCreateOfARoomThatHasJustEnded: what is returned is open, though the ended
-// one was read just before.
+// TestCreateOfARoomThatHasJustEnded: the returned room is open, though an ended one was
+// read just before.
 func TestCreateOfARoomThatHasJustEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		read := make(chan struct{})
@@ -147,9 +147,9 @@ func TestCreateOfARoomThatHasJustEnded(t *testing.T) {
 	})
 }
 
-// TestAStepOfTheClock: a deadline is a time of the wall clock. When that is set forwards,
-// or was suspended with the machine while it went on elsewhere, rooms end within seconds
-// of it; when it is set backwards, none ends early.
+// TestAStepOfTheClock: a deadline is a time of the wall clock. If the clock is set
+// forwards, or the machine was suspended, rooms end within seconds. If it is set
+// backwards, no room ends early.
 func TestAStepOfTheClock(t *testing.T) {
 	for name, dependents := range map[string]bool{"idle rooms": false, "a room with an agent alone": true} {
 		t.Run(name, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestAStepOfTheClock(t *testing.T) {
 					h.join("tea", "agent", anAgent)
 				}
 				step.Store(int64(-time.Hour))
-				time.Sleep(3605 * time.Second) // by the timers it would be due
+				time.Sleep(3605 * time.Second) // the deadline has passed by the timers
 				h.one("tea")
 				step.Store(0)
 				time.Sleep(6 * time.Second)

@@ -10,7 +10,7 @@ import (
 	"parlor/rooms"
 )
 
-// issued is a join with a token from then.
+// issued is a join with a token issued at that time.
 func issued(at time.Time) func(*rooms.JoinRequest) {
 	return func(r *rooms.JoinRequest) { r.IssuedMs = rooms.NowMs(at) }
 }
@@ -99,14 +99,14 @@ func TestWhatOneIsAndWhatOneMayAreDecidedApart(t *testing.T) {
 	require.False(t, bob.snap.Self.Permission.CanPublish)
 }
 
-// Whether a session counts was decided when it began: no later token of it can
-// make the count wrong.
+// Whether a session counts as a participant is decided when it begins. A later token
+// cannot make the count wrong.
 func TestAFreshTokenDoesNotChangeWhoCounts(t *testing.T) {
 	h := newHouse(t)
 	h.join("tea", "ann")
 	h.restart()
 	h.join("tea", "ann", issued(time.Now()), func(r *rooms.JoinRequest) {
-		r.Info.Permission.Agent = true // old tokens say it this way
+		r.Info.Permission.Agent = true // the form of old tokens
 		r.Info.Kind = livekit.ParticipantInfo_AGENT
 	})
 	require.EqualValues(t, 1, h.one("tea").NumParticipants)

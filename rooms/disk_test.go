@@ -18,8 +18,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// disk is one that can be made to fail: of a hundred transactions, so many. It
-// is asked by the store's writer alone.
+// disk can be made to fail some transactions of a hundred. Only the store's writer calls
+// it.
 type disk struct {
 	fails atomic.Int64 // in a hundred
 	rnd   *rand.Rand
@@ -34,17 +34,17 @@ func (d *disk) allow() error {
 	return nil
 }
 
-// party is the random doings in one room, one after another, without waiting for
-// the disk where a client does not.
+// party performs random operations in one room, one after another. It does not wait for
+// the disk where a client would not.
 type party struct {
 	t    *testing.T
 	h    *house
 	rnd  *rand.Rand
 	room string
 	here map[string]*client
-	// tracks are the published ones, by identity.
+	// tracks are the published tracks, by identity.
 	tracks   map[string][]string
-	metadata string // as acknowledged
+	metadata string // the last acknowledged value
 }
 
 func (p *party) step() {
@@ -103,16 +103,16 @@ func (p *party) gone(id string) {
 	delete(p.tracks, id)
 }
 
-// unwritten is the one failure that a failing disk may show.
+// unwritten checks that an error is the one that a failing disk may cause.
 func unwritten(t *testing.T, err error) {
 	if err != nil && rooms.ErrorCode(err) != rooms.Unavailable {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestADiskThatFailsNowAndThen: whatever transactions fail, the calls go on, what
-// was acknowledged is there, and once the disk is well the rows are what the
-// rooms are and the log tells all that happened, once and in order.
+// TestADiskThatFailsNowAndThen: whatever transactions fail, calls continue, and
+// acknowledged changes are kept. When the disk has recovered, the rows agree with the
+// rooms, and the log has all events once and in order.
 func TestADiskThatFailsNowAndThen(t *testing.T) {
 	games := 12
 	if testing.Short() {
@@ -137,7 +137,7 @@ func playFailingDisk(t *testing.T, seed uint64) {
 			here: make(map[string]*client), tracks: make(map[string][]string),
 		}
 	}
-	for range 4 { // spells of bad weather
+	for range 4 { // periods of failure
 		for _, fails := range []int64{0, 40, 100, 15} {
 			d.fails.Store(fails)
 			var wg sync.WaitGroup
@@ -175,12 +175,11 @@ func playFailingDisk(t *testing.T, seed uint64) {
 	h.everybodyLeftOnce()
 }
 
-// rowsAreWhatTheRoomIs compares what the room says, which is live, with what is
-// on disk.
+// rowsAreWhatTheRoomIs compares the state of the live room with the rows on disk.
 func (h *house) rowsAreWhatTheRoomIs(room, metadata string) {
 	h.t.Helper()
 	ctx := h.t.Context()
-	live, err := h.Create(ctx, &livekit.CreateRoomRequest{Name: room}) // it is there: this only asks
+	live, err := h.Create(ctx, &livekit.CreateRoomRequest{Name: room}) // the room exists, so this only reads it
 	require.NoError(h.t, err)
 	row := h.one(room)
 	require.Empty(h.t, diff(live, row))
@@ -205,7 +204,7 @@ func (h *house) rowsAreWhatTheRoomIs(room, metadata string) {
 	require.EqualValues(h.t, publishers, row.NumPublishers)
 }
 
-// diff is how a and b differ, in words; "" if they do not.
+// diff describes the differences of a and b; "" if there are none.
 func diff(a, b proto.Message) string {
 	if proto.Equal(a, b) {
 		return ""
@@ -213,7 +212,7 @@ func diff(a, b proto.Message) string {
 	return fmt.Sprintf("%v\nis not\n%v", a, b)
 }
 
-// checkMutes: a track's mutes and unmutes are told in turn.
+// checkMutes: mutes and unmutes of a track alternate in the log.
 func (h *house) checkMutes() {
 	h.t.Helper()
 	evs := h.log(log.TrackMuted, log.TrackUnmuted)
@@ -226,8 +225,8 @@ func (h *house) checkMutes() {
 	require.NotEmpty(h.t, evs)
 }
 
-// everybodyLeftOnce: every session has one closing event and its row is closed;
-// every room has ended.
+// everybodyLeftOnce: every session has one closing event and a closed row, and every room
+// has ended.
 func (h *house) everybodyLeftOnce() {
 	h.t.Helper()
 	ctx := h.t.Context()
@@ -256,12 +255,12 @@ func (h *house) everybodyLeftOnce() {
 	}
 }
 
-// TestAFailedWriteLetsNothingOvertake: what happens in a room while a write of it
-// fails is not on disk before what failed.
+// TestAFailedWriteLetsNothingOvertake: later changes of a room are not on disk before the
+// change whose write failed.
 func TestAFailedWriteLetsNothingOvertake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, answer := make(chan struct{}), make(chan error)
-		var stopped atomic.Bool // each transaction waits for its fate
+		var stopped atomic.Bool // each transaction waits
 		h := &house{t: t, path: t.TempDir() + "/parlor.db", allow: func() error {
 			if !stopped.Load() {
 				return nil
@@ -278,12 +277,12 @@ func TestAFailedWriteLetsNothingOvertake(t *testing.T) {
 		ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
 		<-asked
 		ann.Mute(&livekit.MuteTrackRequest{Sid: sid})
-		synctest.Wait() // it is queued
+		synctest.Wait() // the write is queued
 		answer <- errors.New("the disk is full")
 		synctest.Wait()
 		ann.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: true})
 		stopped.Store(false)
-		for { // the disk is well
+		for { // until the disk works
 			select {
 			case <-asked:
 				answer <- nil
@@ -300,8 +299,8 @@ func TestAFailedWriteLetsNothingOvertake(t *testing.T) {
 	})
 }
 
-// TestAReplacementThatCannotBeWritten: the old one has gone and the others know,
-// the new one is not there, and the next try succeeds.
+// TestAReplacementThatCannotBeWritten: the old participant has left and the others know
+// it, the new one has not joined, and the next attempt succeeds.
 func TestAReplacementThatCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var full atomic.Bool

@@ -19,8 +19,8 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// TestAJoinBehindTheEndOpensANewRoom: a participant that joins while the end is on its
-// way to the disk, be it a close or a deadline, is in a new room, and is not sent away.
+// TestAJoinBehindTheEndOpensANewRoom: a participant that joins while the end of the room
+// is being written, by a close or a deadline, is in a new room, and is not removed.
 func TestAJoinBehindTheEndOpensANewRoom(t *testing.T) {
 	for name, end := range map[string]func(*house){
 		"closed":   func(h *house) { go func() { _ = h.Delete(context.Background(), "tea") }() }, // ends before the bubble does
@@ -58,8 +58,8 @@ func TestAJoinBehindTheEndOpensANewRoom(t *testing.T) {
 	}
 }
 
-// TestADiskThatFailsWhenARoomIsDue: the room ends once, within a second or so of
-// the disk's recovery.
+// TestADiskThatFailsWhenARoomIsDue: the room ends once, within about a second of the
+// disk's recovery.
 func TestADiskThatFailsWhenARoomIsDue(t *testing.T) {
 	for name, agent := range map[string]bool{"nobody in it": false, "an agent in it": true} {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,8 @@ func TestADiskThatFailsWhenARoomIsDue(t *testing.T) {
 	}
 }
 
-// TestARoomEndsAtItsDeadline, not a tenth of a second later, however it is watched.
+// TestARoomEndsAtItsDeadline: it ends less than a tenth of a second late, however it is
+// watched.
 func TestARoomEndsAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -111,7 +112,7 @@ func TestARoomEndsAtItsDeadline(t *testing.T) {
 	})
 }
 
-// banBetween bans who joins, once its admission has been looked at.
+// banBetween bans a joining client after its admission was checked.
 type banBetween struct {
 	*sqlite.Store
 	once sync.Once
@@ -135,7 +136,7 @@ func TestABanThatComesWithTheJoin(t *testing.T) {
 	require.Empty(t, list)
 }
 
-// counting holds the counts of every change against the rows as of it.
+// counting compares the counts in every change with its rows.
 type counting struct {
 	*sqlite.Store
 	t *testing.T
@@ -171,7 +172,7 @@ func (s *counting) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
 		s.t.Errorf("the room says %d participants and %d publishers, its rows %d and %d",
 			c.Room.NumParticipants, c.Room.NumPublishers, participants, publishers)
 	}
-	for _, e := range c.Events[max(0, len(c.Events)-1):] { // as of the last event of a change, so are the rows
+	for _, e := range c.Events[max(0, len(c.Events)-1):] { // the rows are as of the last event of a change
 		if w := webhook(s.t, e); w.Room.CreationTimeMs != 0 &&
 			(w.Room.NumParticipants != participants || w.Room.NumPublishers != publishers) {
 			s.t.Errorf("%s says %d/%d, the rows %d/%d", e.Type, w.Room.NumParticipants, w.Room.NumPublishers, participants, publishers)

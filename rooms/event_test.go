@@ -13,8 +13,8 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// TestEventsHoldWhatTheirTypesSay has a room write an event of every type, and holds
-// their bodies against the table.
+// TestEventsHoldWhatTheirTypesSay makes a room write an event of every type, and compares
+// their bodies with the table.
 func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	h := newHouse(t, withWorkers)
 	ann := h.join("tea", "ann")
@@ -25,7 +25,7 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea", Metadata: "m"})
 	require.NoError(t, err)
-	_, err = h.try("tea", "bob") // whose media is never connected
+	_, err = h.try("tea", "bob") // its media never connects
 	require.NoError(t, err)
 	d, err := h.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: "tea", AgentName: "scribe"})
 	require.NoError(t, err)
@@ -60,12 +60,12 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	}
 }
 
-// withWorkers gives a house workers of agents, of one name.
+// withWorkers gives a house agent workers, all of one name.
 func withWorkers(c *rooms.Config) {
 	c.Agents = &rooms.AgentsConfig{Workers: scribes{}, Records: c.Store.(*sqlite.Store)}
 }
 
-// scribes are workers for rooms.
+// scribes are workers for room jobs.
 type scribes struct{}
 
 func (scribes) Kinds(name, _ string) (kinds []rooms.AgentKind) {
@@ -77,7 +77,7 @@ func (scribes) Kinds(name, _ string) (kinds []rooms.AgentKind) {
 func (scribes) Wake(rooms.AgentKind) {}
 func (scribes) Terminate(string)     {}
 
-// part is how much of what is named there is.
+// part classifies how much of names is in whole.
 func part[M proto.Message](whole, names M) log.Part {
 	switch {
 	case !whole.ProtoReflect().IsValid():

@@ -11,14 +11,14 @@ import (
 	"parlor/rooms/log"
 )
 
-// TestARoomsFigures: how many have joined and how many were there at one time is
-// exact, through restarts and whatever brings somebody in or out.
+// TestARoomsFigures: the numbers of joins and of simultaneous participants are exact,
+// through restarts and all ways of joining and leaving.
 func TestARoomsFigures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
 		figures := func(sid string, joined, peak int) {
 			t.Helper()
-			synctest.Wait() // what has happened is on disk
+			synctest.Wait() // all changes are on disk
 			rec, err := h.store.GetBySID(t.Context(), sid)
 			require.NoError(t, err)
 			require.Equal(t, [2]int{joined, peak}, [2]int{int(rec.NumJoined), int(rec.PeakParticipants)})
@@ -34,18 +34,18 @@ func TestARoomsFigures(t *testing.T) {
 		leaves(bob)
 		h.join("tea", "cas")
 		figures(sid, 3, 2)
-		h.join("tea", "ann") // in the place of the first
+		h.join("tea", "ann") // replaces the first
 		require.NotNil(t, ann.leave())
 		figures(sid, 4, 2)
 
 		h.restart()
-		ann = h.join("tea", "ann") // is back, and has not joined
+		ann = h.join("tea", "ann") // returns, which is not a new join
 		figures(sid, 4, 2)
 		leaves(h.join("tea", "dan"))
 		figures(sid, 5, 3)
-		_, err := h.try("tea", "eve") // does not get as far as to have joined, and yet was there
+		_, err := h.try("tea", "eve") // she does not complete the join, but counts as present
 		require.NoError(t, err)
-		time.Sleep(2 * time.Minute) // neither she nor cas comes
+		time.Sleep(2 * time.Minute) // neither she nor cas returns
 		figures(sid, 5, 3)
 		leaves(ann)
 		time.Sleep(time.Minute)

@@ -18,12 +18,12 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// house is the domain over a real database file.
+// house is the domain with a real database file.
 type house struct {
 	t     *testing.T
 	path  string
 	store *sqlite.Store
-	allow func() error // asked before each transaction; nil = all may pass
+	allow func() error // called before each transaction; nil = no error
 	*rooms.Rooms
 }
 
@@ -60,13 +60,13 @@ func (h *house) close() {
 	h.store = nil
 }
 
-// restart is a stop and a start on the same file.
+// restart stops and starts the domain on the same file.
 func (h *house) restart(opts ...option) {
 	h.close()
 	h.open(opts...)
 }
 
-// The API's calls, as LiveKit's messages say them.
+// The API's calls, in LiveKit's messages:
 
 func (h *house) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*livekit.Room, error) {
 	out, err := h.Rooms.Create(ctx, req)
@@ -90,7 +90,8 @@ func (h *house) UpdateParticipant(ctx context.Context, req *livekit.UpdatePartic
 	return h.EditParticipant(ctx, req.Room, req.Identity, e)
 }
 
-// client is a participant's other end: what its outlet and its peer were asked.
+// client is the client of a participant, which records the calls of its outlet and its
+// peer.
 type client struct {
 	*rooms.Participant
 	snap rooms.Snapshot
@@ -99,11 +100,11 @@ type client struct {
 	messages   []*livekit.SignalResponse
 	left       *livekit.LeaveRequest
 	subscribed map[string]bool
-	trailers   map[string]string // by track SID: that its last subscription was to have
+	trailers   map[string]string // by track SID: the trailer of its last subscription
 	data       []*livekit.DataPacket
 	tracks     []string // packets of data tracks
 	closed     bool
-	poor       bool // its connection is
+	poor       bool // its connection is poor
 	media      *rooms.MediaSummary
 }
 
@@ -122,10 +123,10 @@ func (c *client) Leave(l *livekit.LeaveRequest) {
 	}
 }
 
-// Attached implements rooms.Outlet: when the client is lost the test says so.
+// Attached implements rooms.Outlet. A test says itself when a client is lost.
 func (c *client) Attached() bool { return false }
 
-// fakePeer is the client's media, which in these tests is only asked.
+// fakePeer is the client's media. It only records calls.
 type fakePeer struct{ c *client }
 
 var _ rooms.Peer = fakePeer{}
@@ -203,7 +204,7 @@ func (c *client) packets() []*livekit.DataPacket {
 	return append([]*livekit.DataPacket(nil), c.data...)
 }
 
-// find returns the newest message for which f gives something.
+// find returns the newest message for which f returns a value.
 func find[T any](c *client, f func(*livekit.SignalResponse) *T) *T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,7 +220,7 @@ func anyone() *livekit.ParticipantPermission {
 	return &livekit.ParticipantPermission{CanPublish: true, CanSubscribe: true, CanPublishData: true}
 }
 
-// try joins; edit may change the request.
+// try joins. edit may change the request.
 func (h *house) try(room, identity string, edit ...func(*rooms.JoinRequest)) (*client, error) {
 	c := &client{subscribed: make(map[string]bool), trailers: make(map[string]string)}
 	req := rooms.JoinRequest{
@@ -250,7 +251,7 @@ func (h *house) join(room, identity string, edit ...func(*rooms.JoinRequest)) *c
 	return c
 }
 
-// publish announces and negotiates a track, and returns its SID.
+// publish announces and negotiates a track, and returns the track's SID.
 func (c *client) publish(t *testing.T, cid string, src livekit.TrackSource) string {
 	t.Helper()
 	typ := livekit.TrackType_VIDEO
@@ -271,7 +272,7 @@ func (c *client) publish(t *testing.T, cid string, src livekit.TrackSource) stri
 	return resp.Track.Sid
 }
 
-// parlorsOwn are the types that LiveKit does not send.
+// parlorsOwn are the event types that LiveKit does not have.
 func parlorsOwn() (names []string) {
 	for _, t := range log.Types() {
 		if t.For == log.Askers {
@@ -281,7 +282,7 @@ func parlorsOwn() (names []string) {
 	return names
 }
 
-// log is the whole event log, or what it has of some types.
+// log is the event log, or its events of some types.
 func (h *house) log(types ...string) []log.Event {
 	h.t.Helper()
 	var all []log.Event
@@ -296,7 +297,7 @@ func (h *house) log(types ...string) []log.Event {
 	}
 }
 
-// events is the event log as LiveKit would tell it, as types with the participant's identity.
+// events is the event log in LiveKit's terms, as types with the participant's identity.
 func (h *house) events(room string) []string {
 	h.t.Helper()
 	evs, err := h.store.Events(context.Background(), log.Query{Limit: 10_000, Room: room})

@@ -11,8 +11,8 @@ import (
 	"parlor/rooms"
 )
 
-// TestWhatCameFromAnotherIsNotSentOn: a packet that names another sender comes back
-// from a client that was told it, and would go round for ever.
+// TestWhatCameFromAnotherIsNotSentOn: a packet that names another sender comes from a
+// client that repeats what it received, and would circulate for ever.
 func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	h := newHouse(t)
 	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
@@ -24,7 +24,7 @@ func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	}
 	send(ann, user(&livekit.UserPacket{Payload: []byte("hi")}))
 	require.Len(t, eve.packets(), 1)
-	send(bob, bob.packets()[0]) // as it was told
+	send(bob, bob.packets()[0]) // as the client received it
 	echo := user(&livekit.UserPacket{Payload: []byte("hi")})
 	echo.ParticipantIdentity = "ann"
 	send(bob, echo)
@@ -44,14 +44,14 @@ func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	bob.Sync()
 	host := h.join("hall", "host")
 	own = user(&livekit.UserPacket{})
-	own.ParticipantSid = earlier // it has not read of the move yet
+	own.ParticipantSid = earlier // the client does not know of the move yet
 	send(bob, own)
 	require.Len(t, host.packets(), 1)
 	require.Equal(t, bob.SID(), host.packets()[0].ParticipantSid)
 }
 
-// TestWithoutSignallingNobodyStays, whether its media lives or not, unless it
-// resumes in time; also in another room.
+// TestWithoutSignallingNobodyStays: a participant leaves, whether its media lives or not,
+// unless it resumes in time; also in another room.
 func TestWithoutSignallingNobodyStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -85,7 +85,8 @@ func TestWithoutSignallingNobodyStays(t *testing.T) {
 	})
 }
 
-// TestDataOfALabelOfItsOwn reaches the others as a user packet with its sender.
+// TestDataOfALabelOfItsOwn: data on a channel with the client's own label reaches the
+// others as a user packet with its sender.
 func TestDataOfALabelOfItsOwn(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -108,10 +109,10 @@ func TestDataOfALabelOfItsOwn(t *testing.T) {
 	require.Empty(t, ann.tracks)
 }
 
-// TestATokenOfTheSameSecond as a decision about its bearer undoes it if it is known to
-// be the later.
+// TestATokenOfTheSameSecond: a token of the same second as a decision about its bearer
+// undoes the decision only if it is known to be later.
 func TestATokenOfTheSameSecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // begins at a full second
+	synctest.Test(t, func(t *testing.T) { // the bubble begins at a full second
 		h := newHouse(t)
 		second := rooms.NowMs(time.Now())
 		at := func(ms int64) func(*rooms.JoinRequest) {

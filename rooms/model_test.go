@@ -17,11 +17,11 @@ import (
 	"parlor/rooms/log"
 )
 
-// modelRoom is a room in the slow, obvious model of the life cycle.
+// modelRoom is a room in a simple model of the life cycle.
 type modelRoom struct {
 	sid        string
 	here       map[string]bool      // identities in the room
-	expected   map[string]time.Time // identities expected back until then
+	expected   map[string]time.Time // identities expected back until a time
 	emptySince time.Time            // zero while somebody is here or expected
 	joinedOnce bool
 	empty      time.Duration
@@ -38,10 +38,10 @@ func (m *modelRoom) due() time.Time {
 	return m.emptySince.Add(m.empty)
 }
 
-// model is what the open rooms are by the rules alone.
+// model is the open rooms according to the rules.
 type model map[string]*modelRoom
 
-// pass lets time pass up to now.
+// pass advances the model to now.
 func (m model) pass(now time.Time) {
 	for name, r := range m {
 		var last time.Time
@@ -62,8 +62,8 @@ func (m model) pass(now time.Time) {
 	}
 }
 
-// TestLifeCycleAgainstModel plays random calls and times, one after another,
-// and compares the open rooms with the model after each.
+// TestLifeCycleAgainstModel performs random calls and waits, one after another, and
+// compares the open rooms with the model after each.
 func TestLifeCycleAgainstModel(t *testing.T) {
 	games, steps := 25, 60
 	if testing.Short() {
@@ -81,7 +81,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 	h := newHouse(t)
 	m := make(model)
 	clients := make(map[string]*client) // by room and identity
-	seen := make(map[string]string)     // sid → name, ended ones too
+	seen := make(map[string]string)     // sid → name, of ended rooms too
 	names, ids := []string{"a", "b"}, []string{"ann", "bob", "eve"}
 	for step := range steps {
 		name, id := names[rnd.IntN(len(names))], ids[rnd.IntN(len(ids))]
@@ -137,7 +137,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 				for id := range r.here {
 					r.expected[id] = time.Now().Add(time.Minute)
 				}
-				for id := range r.expected { // the grace begins again
+				for id := range r.expected { // the grace period begins again
 					r.expected[id] = time.Now().Add(time.Minute)
 				}
 				r.here = map[string]bool{}
@@ -148,7 +148,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 			did = "wait " + d.String()
 			time.Sleep(d)
 		}
-		// Off the deadlines, which fall on whole steps of the above.
+		// Avoid the deadlines, which fall on whole steps of the waits above.
 		time.Sleep(7 * time.Millisecond)
 		synctest.Wait()
 		m.pass(time.Now())
@@ -167,7 +167,7 @@ func playLifeCycle(t *testing.T, seed uint64, steps int) {
 	h.checkLog()
 }
 
-// checkLog holds the event log against what it promises.
+// checkLog checks the guarantees of the event log.
 func (h *house) checkLog() {
 	h.t.Helper()
 	evs := h.log()
@@ -218,8 +218,8 @@ func (h *house) checkLog() {
 	}
 }
 
-// TestNoSplitUnderConcurrency plays joins, leaves, closes, creates and short
-// timeouts at once, and then reads the log.
+// TestNoSplitUnderConcurrency performs joins, leaves, closes, creates and short timeouts
+// concurrently, and then checks the log.
 func TestNoSplitUnderConcurrency(t *testing.T) {
 	h := newHouse(t, func(c *rooms.Config) { c.EmptyTimeout, c.DepartureTimeout = 3, 2 }) // ms
 	const workers, steps = 16, 120

@@ -15,7 +15,7 @@ import (
 	"parlor/rooms"
 )
 
-// slowDisk holds transactions up from hold until free.
+// slowDisk blocks transactions from hold until free.
 type slowDisk struct {
 	held atomic.Bool
 	free chan struct{}
@@ -33,8 +33,8 @@ func (d *slowDisk) release() {
 	d.free <- struct{}{}
 }
 
-// midMove has ann on her way from tea to coffee, where eve is, while the disk
-// takes its time, and calls meanwhile and then lets the disk go on.
+// midMove moves ann from tea to coffee, where eve is, and blocks the disk during the
+// move. It calls meanwhile, unblocks the disk, and calls then.
 func midMove(t *testing.T, meanwhile func(h *house, ann *client), then func(h *house, ann *client, err error)) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &slowDisk{free: make(chan struct{})}
@@ -50,7 +50,7 @@ func midMove(t *testing.T, meanwhile func(h *house, ann *client), then func(h *h
 		wg.Go(func() {
 			err = h.Move(context.Background(), &livekit.MoveParticipantRequest{Room: "tea", Identity: "ann", DestinationRoom: "coffee"})
 		})
-		synctest.Wait() // she has left and her leaving is being written
+		synctest.Wait() // she has left tea, and her leaving is being written
 		meanwhile(h, ann)
 		synctest.Wait()
 		d.release()
@@ -120,8 +120,8 @@ func TestNobodyIsMovedOntoWhoIsExpectedBack(t *testing.T) {
 	ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
 }
 
-// TestMovesRaceWithEverything moves, joins, removes and closes at once; whatever
-// comes of it, each session is opened and closed once.
+// TestMovesRaceWithEverything moves, joins, removes and closes concurrently. Whatever
+// happens, each session is opened and closed once.
 func TestMovesRaceWithEverything(t *testing.T) {
 	h := newHouse(t, func(c *rooms.Config) { c.EmptyTimeout, c.DepartureTimeout = 5, 5 }) // ms
 	names := []string{"a", "b", "c"}
@@ -205,7 +205,8 @@ func TestAForwardedParticipantIsShownAsItIs(t *testing.T) {
 	require.True(t, eve.isSubscribed(cam), "it may publish again, there too")
 }
 
-// TestFramesOfTheServerEndAsTheClientWasTold: at its join, which a move is not.
+// TestFramesOfTheServerEndAsTheClientWasTold: their trailer is that of the client's join,
+// also after a move.
 func TestFramesOfTheServerEndAsTheClientWasTold(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("coffee", "bob")

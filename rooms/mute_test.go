@@ -16,7 +16,7 @@ const (
 	camera     = livekit.TrackSource_CAMERA
 )
 
-// muted tells whether a published track is muted, as the API shows it.
+// muted reports whether a published track is muted, according to the API.
 func (h *house) muted(identity, sid string) bool {
 	h.t.Helper()
 	info, err := h.Participant(h.t.Context(), "tea", identity)
@@ -30,7 +30,8 @@ func (h *house) muted(identity, sid string) bool {
 	return false
 }
 
-// toldMuted is what the client was told last of its track; nil if nothing.
+// toldMuted is the last message to the client about muting its track; nil if there was
+// none.
 func (c *client) toldMuted(sid string) *bool {
 	return find(c, func(m *livekit.SignalResponse) *bool {
 		if mute := m.GetMute(); mute.GetSid() == sid {
@@ -68,7 +69,7 @@ func TestMuteAllOnce(t *testing.T) {
 	require.ErrorIs(t, err, rooms.ErrNoRoom)
 }
 
-// TestHeldTracksStayMuted: those of before, later ones, through a restart, until
+// TestHeldTracksStayMuted: earlier and later tracks stay muted, through a restart, until
 // the hold is released.
 func TestHeldTracksStayMuted(t *testing.T) {
 	h := newHouse(t, func(c *rooms.Config) { c.EnableRemoteUnmute = true })
@@ -109,8 +110,8 @@ func TestHeldTracksStayMuted(t *testing.T) {
 	require.False(t, h.muted("ann", ann.publish(t, "second", microphone)))
 }
 
-// TestWhoIsMovedIntoAHeldRoomIsMuted in it, and what is forwarded there is not
-// muted where it comes from.
+// TestWhoIsMovedIntoAHeldRoomIsMuted: a participant that is moved into a held room is
+// muted there. One that is forwarded there is not muted in its own room.
 func TestWhoIsMovedIntoAHeldRoomIsMuted(t *testing.T) {
 	h := newHouse(t)
 	h.join("tea", "host")
@@ -128,8 +129,8 @@ func TestWhoIsMovedIntoAHeldRoomIsMuted(t *testing.T) {
 	require.True(t, *ann.toldMuted(mic))
 }
 
-// TestPermissionsAreMergedInTheRoom: two moderators who change different ones at
-// once do not undo each other.
+// TestPermissionsAreMergedInTheRoom: two moderators who change different permissions at
+// the same time do not undo each other's change.
 func TestPermissionsAreMergedInTheRoom(t *testing.T) {
 	h := newHouse(t)
 	h.join("tea", "ann")

@@ -27,7 +27,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.text.Write(b)
 }
 
-// take is what was logged since the last call.
+// take returns the lines since the last call.
 func (l *lines) take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,8 +36,8 @@ func (l *lines) take() string {
 	return s
 }
 
-// TestAnOutageIsToldOnceAMinute by the reaper, which tries each second, and its end is
-// told too.
+// TestAnOutageIsToldOnceAMinute: the reaper tries each second, but logs once a minute,
+// and logs the end.
 func TestAnOutageIsToldOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, log := newDisk(1), &lines{}
@@ -46,7 +46,7 @@ func TestAnOutageIsToldOnceAMinute(t *testing.T) {
 		defer h.close()
 		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", EmptyTimeout: 60})
 		require.NoError(t, err)
-		synctest.Wait() // the reaper's first round, at the start, is done
+		synctest.Wait() // the reaper's first round, at the start, is over
 		d.fails.Store(100)
 		const complaint, end = "cannot end the rooms that are due", "rooms that are due are ended again"
 		time.Sleep(62 * time.Second)
@@ -54,7 +54,7 @@ func TestAnOutageIsToldOnceAMinute(t *testing.T) {
 		require.Equal(t, 1, strings.Count(first, complaint), first)
 		time.Sleep(10 * time.Minute)
 		text := log.take()
-		require.InDelta(t, 10, strings.Count(text, complaint), 1, text) // the tries do not fall on the minute
+		require.InDelta(t, 10, strings.Count(text, complaint), 1, text) // the attempts are not aligned with the minute
 		require.NotContains(t, text, end)
 		d.fails.Store(0)
 		time.Sleep(10 * time.Second)

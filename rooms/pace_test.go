@@ -15,8 +15,7 @@ import (
 	"parlor/rooms/log"
 )
 
-// toggle mutes and unmutes as fast as it is let, as the edge lets a client, and
-// counts.
+// toggle mutes and unmutes a track as fast as signalling permits, and counts.
 func (c *client) toggle(ctx context.Context, sid string, n *atomic.Int64) {
 	for ctx.Err() == nil {
 		c.Mute(&livekit.MuteTrackRequest{Sid: sid, Muted: n.Add(1)%2 == 1})
@@ -83,8 +82,8 @@ func TestAClientCannotOutrunTheDisk(t *testing.T) {
 	})
 }
 
-// Everybody is told of each change of a subscription permission, and a client that cannot
-// read as fast is cut off: so the publisher has to wait.
+// Every participant is told of each change of a subscription permission, and a client
+// that reads too slowly is disconnected. So the publisher has to wait.
 func TestPermissionsAreChangedAtAPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -94,7 +93,7 @@ func TestPermissionsAreChangedAtAPace(t *testing.T) {
 		ann.publish(t, "cam", livekit.TrackSource_CAMERA)
 		began := time.Now()
 		const changes = 1000
-		for i := range changes { // as the edge lets a client
+		for i := range changes { // as signalling permits
 			ann.SetSubscriptionPermission(&livekit.SubscriptionPermission{AllParticipants: i%2 == 0})
 			ann.Sync()
 			ann.Pace(t.Context())

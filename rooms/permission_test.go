@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// verdicts are what c was told of whether it may have the track, in order.
+// verdicts are the messages to c about its permission for the track, in order.
 func (c *client) verdicts(sid string) []bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -34,7 +34,7 @@ func TestPermissionsThatDoNotChangeAreNotRepeated(t *testing.T) {
 		}, more...)})
 		ann.Sync()
 	}
-	for i := range 5 { // others come and go in the list
+	for i := range 5 { // others are added to the list and removed
 		only(&livekit.TrackPermission{ParticipantIdentity: fmt.Sprint("other", i), AllTracks: true})
 	}
 	require.Equal(t, []bool{true}, bob.verdicts(cam))

@@ -12,8 +12,8 @@ import (
 	"parlor/rooms"
 )
 
-// A subscriber that comes when no connection changes any more is told how those
-// are that it hears.
+// A subscriber that joins after all connections have settled is told the qualities of the
+// participants that it hears.
 func TestALateSubscriberIsToldOfQualities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -39,8 +39,8 @@ func TestALateSubscriberIsToldOfQualities(t *testing.T) {
 	})
 }
 
-// A connection that changes is told to the participant itself and to its subscribers,
-// and nobody is told of connections that did not.
+// A change of a connection is told to the participant and to its subscribers, and no
+// participant is told of unchanged connections.
 func TestQualitiesAreToldToWhomTheyConcern(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -51,7 +51,7 @@ func TestQualitiesAreToldToWhomTheyConcern(t *testing.T) {
 			p.publish(t, fmt.Sprint("cam", i), livekit.TrackSource_CAMERA)
 		}
 		everybody := []*client{alice, bob, eve}
-		// told is what each of them was told in the next seconds.
+		// told returns the messages to each of them in the next seconds.
 		told := func() (all []map[string]livekit.ConnectionQuality) {
 			for _, c := range everybody {
 				c.mu.Lock()

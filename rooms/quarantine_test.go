@@ -14,7 +14,7 @@ import (
 	"parlor/rooms"
 )
 
-// mine is an outlet on which the room's goroutine panics once it is armed.
+// mine is an outlet in which the room's goroutine panics once it is armed.
 type mine struct {
 	*client
 	mu    sync.Mutex // guards the following
@@ -38,7 +38,7 @@ func (m *mine) Send(msg *rooms.Message) bool {
 	return m.client.Send(msg)
 }
 
-// logged keeps what is logged.
+// logged collects log lines.
 type logged struct {
 	mu  sync.Mutex // guards the following
 	buf strings.Builder
@@ -56,8 +56,8 @@ func (l *logged) lines(of string) int {
 	return strings.Count(l.buf.String(), of)
 }
 
-// TestAPanicTakesDownItsRoomAlone: its clients come back to what was written, other
-// rooms notice nothing, and a name that fails twice in a minute is refused for one.
+// TestAPanicTakesDownItsRoomAlone: its clients return to the written state, other rooms
+// are not affected, and a name that fails twice in a minute is refused for a minute.
 func TestAPanicTakesDownItsRoomAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := &logged{}
@@ -116,12 +116,12 @@ func TestAPanicTakesDownItsRoomAlone(t *testing.T) {
 		lay("ann")
 		require.ErrorIs(t, fail(), rooms.ErrFailed)
 		synctest.Wait()
-		h.join("tea", "bob") // the failures of long ago are forgotten
+		h.join("tea", "bob") // failures of long ago do not count
 	})
 }
 
-// TestWhatHappenedIsWrittenThoughTheRoomFails: what the database could not take yet when
-// a room failed is written when it can be, before the room is read again.
+// TestWhatHappenedIsWrittenThoughTheRoomFails: changes that the database could not take
+// when a room failed are written once that is possible, before the room is read again.
 func TestWhatHappenedIsWrittenThoughTheRoomFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDisk(1)
@@ -165,7 +165,7 @@ func TestWhatHappenedIsWrittenThoughTheRoomFails(t *testing.T) {
 	})
 }
 
-// TestAStopWhileAFailedRoomCannotBeWritten ends in time.
+// TestAStopWhileAFailedRoomCannotBeWritten: the stop ends in time.
 func TestAStopWhileAFailedRoomCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDisk(1)
@@ -187,11 +187,11 @@ func TestAStopWhileAFailedRoomCannotBeWritten(t *testing.T) {
 		cid.publish(t, "mic", microphone)
 		synctest.Wait()
 		require.EqualValues(t, 1, h.Stats().Failures)
-		h.close() // the disk still takes nothing
+		h.close() // the disk still fails
 	})
 }
 
-// TestRemovingASession leaves a newer session of the identity alone.
+// TestRemovingASession does not remove a newer session of the identity.
 func TestRemovingASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -209,7 +209,7 @@ func TestRemovingASession(t *testing.T) {
 
 		cid := h.join("tea", "cid")
 		h.flush("tea")
-		h.restart() // and a participant that is expected back is found by its SID, too
+		h.restart() // a participant that is expected back is found by its SID too
 		require.ErrorIs(t, h.RemoveSession(t.Context(), "tea", "cid", bob.SID()), rooms.ErrNoParticipant)
 		require.NoError(t, h.RemoveSession(t.Context(), "tea", "cid", cid.SID()))
 		require.Equal(t, "participant_left cid", h.events("tea")[len(h.events("tea"))-1])

@@ -11,7 +11,7 @@ import (
 	"parlor/rooms"
 )
 
-// announced is the track that the client was last told that it may send as cid.
+// announced is the track that the client was last permitted to send as cid.
 func (c *client) announced(cid string) *livekit.TrackInfo {
 	return find(c, func(m *livekit.SignalResponse) *livekit.TrackInfo {
 		if tp := m.GetTrackPublished(); tp.GetCid() == cid {
@@ -23,8 +23,8 @@ func (c *client) announced(cid string) *livekit.TrackInfo {
 
 var addMic = &livekit.AddTrackRequest{Cid: "mic", Type: livekit.TrackType_AUDIO, Source: microphone}
 
-// TestAQueuedTrackIsAnnouncedWhenTheOldOneEnds, muted as its client's track is by
-// then; and refused if it may not be published by then.
+// TestAQueuedTrackIsAnnouncedWhenTheOldOneEnds: it has the mute state that the client has
+// set by then, and is refused if it may not be published by then.
 func TestAQueuedTrackIsAnnouncedWhenTheOldOneEnds(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -69,8 +69,8 @@ func TestAQueuedTrackIsAnsweredAlsoIfTheOldOneDoesNotEnd(t *testing.T) {
 	})
 }
 
-// TestAnAnnouncedTrackIsAnnouncedAgain to a client that asks again, and may be sent
-// even if the section ends that was to carry it first.
+// TestAnAnnouncedTrackIsAnnouncedAgain to a client that asks again. It may be sent even
+// if the section ends that was to carry it first.
 func TestAnAnnouncedTrackIsAnnouncedAgain(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -104,7 +104,7 @@ func TestAnAnnouncedTrackIsAnnouncedAgain(t *testing.T) {
 	require.Equal(t, 4, count(), "the name is free")
 }
 
-// TestQueuedTracksAreBounded as announced ones are.
+// TestQueuedTracksAreBounded: they count like announced ones.
 func TestQueuedTracksAreBounded(t *testing.T) {
 	h := newHouse(t)
 	ann := h.join("tea", "ann")

@@ -11,12 +11,12 @@ import (
 	"parlor/rooms"
 )
 
-// journey is a way for ann's session, or its client, to go on: after it ann is in
-// room at, where eve watches, and her client is now.
+// journey is a way in which ann's session or client can continue. After it ann is in room
+// at, where eve is, and her client is now.
 type journey struct {
 	name string
 	goes func(h *house, ann *client) (at string, now *client)
-	// anew: the client joined a second time, and repeats its wishes as SDKs do.
+	// anew: the client joined again, and repeats its wishes as SDKs do.
 	anew bool
 }
 
@@ -47,7 +47,7 @@ var journeys = []journey{
 		require.NoError(h.t, err)
 		m.arm()
 		c.UpdateSelf(&livekit.UpdateParticipantMetadata{Name: "panic"})
-		synctest.Wait() // the room is taken down
+		synctest.Wait() // the room is unloaded
 		require.NotNil(h.t, ann.leave())
 		return "tea", h.again("tea", ann)
 	}},
@@ -67,15 +67,15 @@ func moderated(c *rooms.Config) {
 	c.EnableRemoteUnmute = true
 }
 
-// again joins as ann with the token of before: one that was issued first of all.
+// again joins as ann with her first token.
 func (h *house) again(room string, ann *client) *client {
 	h.t.Helper()
 	return h.join(room, ann.Identity(), func(req *rooms.JoinRequest) { req.IssuedMs = 1; req.Session = ann.SID() })
 }
 
-// restriction is a decision about ann. imposed makes the decision. holds finds out
-// whether it still stands: ann tries to publish a microphone and a camera, and eve
-// looks on in the same room.
+// restriction is a decision about ann. imposed makes the decision. holds reports whether
+// it still applies: ann tries to publish a microphone and a camera, and eve observes the
+// room.
 type restriction struct {
 	name    string
 	imposed func(h *house, ann *client, mic string)
@@ -143,8 +143,8 @@ var restrictions = []restriction{
 	}},
 }
 
-// TestRestrictionsGoWhereTheSessionGoes: whichever way a session goes on, what was
-// decided about its participant holds.
+// TestRestrictionsGoWhereTheSessionGoes: however a session continues, the decisions about
+// its participant apply.
 func TestRestrictionsGoWhereTheSessionGoes(t *testing.T) {
 	for _, j := range journeys {
 		for _, r := range restrictions {
@@ -163,7 +163,7 @@ func travel(t *testing.T, j journey, r restriction) {
 	r.imposed(h, ann, mic)
 	at, now := j.goes(h, ann)
 	if j.anew {
-		if r.name == "subscription permission" { // its client's own will
+		if r.name == "subscription permission" { // the client's own decision
 			r.imposed(h, now, mic)
 		}
 		told := ann.toldMuted(mic)
@@ -186,7 +186,7 @@ func travel(t *testing.T, j journey, r restriction) {
 	require.True(t, r.holds(h, at, now, eve, of(microphone), of(camera)))
 }
 
-// show publishes if it may.
+// show publishes a track if that is permitted.
 func (c *client) show(cid string, src livekit.TrackSource, muted bool) {
 	typ := livekit.TrackType_VIDEO
 	if src == microphone {
@@ -208,7 +208,7 @@ func mustMarshal(m proto.Message) []byte {
 	return b
 }
 
-// TestABanHoldsOnEveryWay back in, and on those from other rooms.
+// TestABanHoldsOnEveryWay to join or resume, and to come from another room.
 func TestABanHoldsOnEveryWay(t *testing.T) {
 	h := newHouse(t, moderated)
 	ann := h.join("tea", "ann")
@@ -226,7 +226,8 @@ func TestABanHoldsOnEveryWay(t *testing.T) {
 	h.refused(rooms.Denied, "tea", "ann")
 }
 
-// TestALockHoldsOnEveryWay in, but for those who were in and are lost.
+// TestALockHoldsOnEveryWay to join, except for participants that were in the room and are
+// lost.
 func TestALockHoldsOnEveryWay(t *testing.T) {
 	h := newHouse(t)
 	ann := h.join("tea", "ann")
@@ -240,7 +241,7 @@ func TestALockHoldsOnEveryWay(t *testing.T) {
 	require.Equal(t, rooms.Denied, rooms.ErrorCode(h.Forward(t.Context(), &livekit.ForwardParticipantRequest{Room: "hall", Identity: "eve", DestinationRoom: "tea"})))
 	ann.SignalLost()
 	require.NoError(t, h.Resume(t.Context(), "tea", "ann", nil, func(*rooms.Participant, rooms.Snapshot) {}))
-	ann = h.join("tea", "ann") // a duplicate is no newcomer
+	ann = h.join("tea", "ann") // a duplicate is not a new participant
 	ann.Disconnected(livekit.DisconnectReason_CONNECTION_TIMEOUT)
 	h.refused(rooms.Denied, "tea", "ann")
 	ann = h.again("tea", ann)
@@ -252,7 +253,7 @@ func TestALockHoldsOnEveryWay(t *testing.T) {
 	h.join("tea", "bob")
 }
 
-// TestASubscriptionPermissionReachesWhereItIsForwarded also later.
+// TestASubscriptionPermissionReachesWhereItIsForwarded: later changes too.
 func TestASubscriptionPermissionReachesWhereItIsForwarded(t *testing.T) {
 	h := newHouse(t)
 	ann, eve := h.join("tea", "ann"), h.join("hall", "eve")
@@ -270,8 +271,8 @@ func TestASubscriptionPermissionReachesWhereItIsForwarded(t *testing.T) {
 	require.True(t, eve.isSubscribed(cam))
 }
 
-// TestASourceIsOfItsKind: what a track is said to come from fits what it is, and saying
-// nothing is no way around a hold.
+// TestASourceIsOfItsKind: the source of a track must fit its kind, and leaving out the
+// source does not evade a hold.
 func TestASourceIsOfItsKind(t *testing.T) {
 	h := newHouse(t)
 	ann := h.join("tea", "ann")

@@ -11,15 +11,15 @@ import (
 	"parlor/rooms"
 )
 
-// resume has the client of an identity come back, and returns what it begins with.
+// resume makes the client of an identity resume, and returns its snapshot.
 func (h *house) resume(room, identity string) (snap rooms.Snapshot) {
 	h.t.Helper()
 	require.NoError(h.t, h.Resume(h.t.Context(), room, identity, nil, func(_ *rooms.Participant, now rooms.Snapshot) { snap = now }))
 	return snap
 }
 
-// What another decided of a participant's track is told again to a client that comes
-// back, until the client has said itself how it is.
+// A mute of a participant's track by others is repeated to a resuming client, until the
+// client has stated its own mute state.
 func TestAResumeRepeatsMutesByOthers(t *testing.T) {
 	h := newHouse(t, func(c *rooms.Config) { c.EnableRemoteUnmute = true })
 	ann := h.join("tea", "ann")
@@ -57,15 +57,15 @@ func TestAResumeRepeatsMutesByOthers(t *testing.T) {
 	require.Equal(t, map[string]bool{mic: true}, muted("coffee"))
 }
 
-// A client that comes back is told again who may not be had, who speaks, and how the
-// connections are.
+// A resuming client is told again which tracks it may not have, which participants speak,
+// and the connection qualities.
 func TestAResumeRepeatsWhatNoSnapshotHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
 		ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
 		cam, mic := ann.publish(t, "cam", camera), ann.publish(t, "mic", microphone)
 		resumed := func() {
-			time.Sleep(6 * time.Second) // all has been told
+			time.Sleep(6 * time.Second) // all has been sent
 			synctest.Wait()
 			bob.mu.Lock()
 			bob.messages = nil
@@ -101,8 +101,8 @@ func TestAResumeRepeatsWhatNoSnapshotHas(t *testing.T) {
 	})
 }
 
-// A failure that is told late, of a subscription that has been made again, ends that one
-// too: the room and the media agree.
+// A late failure of a subscription that has been made again ends that one too, so that
+// the room and the media agree.
 func TestAFailedSubscriptionEnds(t *testing.T) {
 	h := newHouse(t)
 	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
@@ -116,7 +116,7 @@ func TestAFailedSubscriptionEnds(t *testing.T) {
 	require.True(t, bob.isSubscribed(cam))
 }
 
-// An RPC of the server's to a participant that leaves, in whatever way, fails at once.
+// The server's RPC to a participant that leaves, in any way, fails at once.
 func TestAnRPCFailsWithItsParticipant(t *testing.T) {
 	for name, leaves := range map[string]func(*house, *client) error{
 		"leave": func(_ *house, ann *client) error {

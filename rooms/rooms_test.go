@@ -43,7 +43,7 @@ func (h *house) one(name string) *livekit.Room {
 	return list[0]
 }
 
-// flush returns when what has happened in the room is on disk.
+// flush returns when all changes of the room are on disk.
 func (h *house) flush(room string) {
 	h.t.Helper()
 	_, err := h.UpdateMetadata(context.Background(), &livekit.UpdateRoomMetadataRequest{Room: room})
@@ -169,7 +169,7 @@ func TestDeleteSendsEverybodyAwayAndFreesTheName(t *testing.T) {
 	ann := h.join("tea", "ann")
 	old := ann.snap.Room.Sid
 	require.NoError(t, h.Delete(t.Context(), "tea"))
-	// It is told after the request is answered.
+	// The client is told after the request is answered.
 	require.Eventually(t, func() bool { return ann.leave() != nil }, 30*time.Second, time.Millisecond)
 	require.Equal(t, livekit.DisconnectReason_ROOM_DELETED, ann.leave().Reason)
 	require.Equal(t, livekit.LeaveRequest_DISCONNECT, ann.leave().Action)
@@ -180,7 +180,7 @@ func TestDeleteSendsEverybodyAwayAndFreesTheName(t *testing.T) {
 	require.EqualValues(t, 1, h.one("tea").NumParticipants)
 }
 
-// publishIgnored is what a straggler still asks for.
+// publishIgnored sends a late request to publish, which has no effect.
 func (c *client) publishIgnored() {
 	c.AddTrack(&livekit.AddTrackRequest{Cid: "late", Type: livekit.TrackType_VIDEO})
 	c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
@@ -216,7 +216,7 @@ func TestMaxParticipantsCountsAllButDependents(t *testing.T) {
 	h.join("pair", "bob")
 	_, err = h.try("pair", "eve")
 	require.ErrorIs(t, err, rooms.ErrRoomFull)
-	h.join("pair", "bob") // a seat of one's own is no new seat
+	h.join("pair", "bob") // a participant's own seat is not a new one
 	require.EqualValues(t, 2, h.one("pair").NumParticipants)
 }
 

@@ -11,7 +11,7 @@ import (
 	"parlor/rooms"
 )
 
-// A simulated speaker is shown to itself and to those who hear it, for that long.
+// A simulated speaker is shown to itself and to its subscribers, for the requested time.
 func TestSimulatedSpeaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -27,7 +27,7 @@ func TestSimulatedSpeaker(t *testing.T) {
 			return changed.Speakers[0]
 		}
 		alice.SimulateSpeaker(3 * time.Second)
-		alice.SimulateSpeaker(3 * time.Second) // asked again, not told again
+		alice.SimulateSpeaker(3 * time.Second) // requested again, and not announced again
 		for at := range 3 {
 			synctest.Wait()
 			for _, c := range []*client{alice, bob} {
@@ -46,7 +46,8 @@ func TestSimulatedSpeaker(t *testing.T) {
 		}
 		require.Nil(t, shown(deaf))
 
-		// Who sends nothing is shown to itself alone, also in a room without sound.
+		// A participant that sends nothing is shown only to itself, also in a room
+		// without audio.
 		dan := h.join("silent", "dan")
 		dan.SimulateSpeaker(time.Second)
 		synctest.Wait()

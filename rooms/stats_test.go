@@ -16,7 +16,7 @@ func TestStatsFollowWhatHappens(t *testing.T) {
 		h := newHouse(t)
 		is := func(want rooms.Stats) {
 			t.Helper()
-			synctest.Wait() // a room tallies when it has done what was asked
+			synctest.Wait() // a room updates its counts after it has done its tasks
 			require.Equal(t, want, h.Stats())
 		}
 		is(rooms.Stats{})
@@ -31,7 +31,7 @@ func TestStatsFollowWhatHappens(t *testing.T) {
 		is(rooms.Stats{Live: 2, ExpectedBack: 2})
 		h.join("tea", "ann")
 		is(rooms.Stats{Live: 2, Participants: 1, ExpectedBack: 1})
-		time.Sleep(2 * time.Minute) // cy does not come back
+		time.Sleep(2 * time.Minute) // cy does not return
 		is(rooms.Stats{Live: 1, Participants: 1})
 		require.NoError(t, h.Delete(t.Context(), "tea"))
 		is(rooms.Stats{})

@@ -11,7 +11,7 @@ import (
 	"parlor/rooms"
 )
 
-// has sets what the client's media is known to have done.
+// has sets the counts of the client's media.
 func (c *client) has(bytes uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -21,7 +21,7 @@ func (c *client) has(bytes uint64) {
 	}
 }
 
-// session is the row of the newest session of an identity in a room that is, or was, open.
+// session is the row of the newest session of an identity in a room, open or ended.
 func (h *house) session(roomSID, identity string) (found rooms.Session) {
 	h.t.Helper()
 	list, err := h.store.ListSessions(h.t.Context(), rooms.SessionQuery{RoomSID: roomSID, Limit: 100})
@@ -34,8 +34,8 @@ func (h *house) session(roomSID, identity string) (found rooms.Session) {
 	return found
 }
 
-// How a session's media fared is on disk within a minute, from then on at each end of
-// the process, over a restart, and when the session ends.
+// The media summary of a session is on disk within a minute, and later at each stop of
+// the process, across restarts, and when the session ends.
 func TestTheHistoryKeepsHowMediaFared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -66,7 +66,7 @@ func TestTheHistoryKeepsHowMediaFared(t *testing.T) {
 		require.InDelta(t, 3.85, m.Worst.Score, 1e-9, "that of before the restart")
 
 		h.restart()
-		time.Sleep(2 * time.Minute) // nobody comes back
+		time.Sleep(2 * time.Minute) // no client returns
 		synctest.Wait()
 		gone := h.session(sid, "ann")
 		require.NotZero(t, gone.LeftMs)
@@ -74,8 +74,8 @@ func TestTheHistoryKeepsHowMediaFared(t *testing.T) {
 	})
 }
 
-// A session that ends has all that was known then, and what comes after a move belongs
-// to the session in the other room.
+// The row of a session that ended has its final summary. After a move, counts belong to
+// the session in the other room.
 func TestAMoveBeginsAnotherSummary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)

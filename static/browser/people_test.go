@@ -29,7 +29,9 @@ func (f *fixture) testModeration(t *testing.T) {
 	host.until("the call", `parlor.screen === 'call'`)
 	ann := f.join(t, modes[0], "run", "Ann", "video", "0")
 	identity := get[string](ann, `parlor.room.localParticipant.identity`)
-	microphone := func(on bool) string { return fmt.Sprintf(`parlor.room.localParticipant.isMicrophoneEnabled === %v`, on) }
+	microphone := func(on bool) string {
+		return fmt.Sprintf(`parlor.room.localParticipant.isMicrophoneEnabled === %v`, on)
+	}
 	toast := func(code string) string { return fmt.Sprintf(`document.querySelector('.toast[data-code="%s"]')`, code) }
 	ann.until("Ann's microphone", microphone(true))
 
