@@ -23,7 +23,7 @@ func (s *sender) voice(payload []byte) {
 	s.at = s.at.Add(20 * time.Millisecond)
 }
 
-// redOf wraps the newest of payloads with those before as redundancy.
+// redOf wraps the newest payload, with the earlier ones as redundancy.
 func redOf(payloads ...string) (b []byte) {
 	last := len(payloads) - 1
 	for i, p := range payloads[:last] {
@@ -177,15 +177,16 @@ func pcmuConfig() Codec {
 	return Codec{MimeType: "audio/PCMU", ClockRate: 8000, PayloadType: 0}
 }
 
-// speak sends a packet of sound every 20 ms of the codec's clock.
+// speak sends an audio packet every 20 ms of the codec's clock.
 func (s *sender) speak(samples uint32, payload []byte) {
 	s.layer.WriteRTP(s.packet(false, payload), s.at)
 	s.ts += samples
 	s.at = s.at.Add(20 * time.Millisecond)
 }
 
-// Where the policy is so, the backup codec takes the place of the first for subscribers
-// that can get both, in the same stream, at its own clock rate. Others keep what they have.
+// If the policy is regression, the backup codec replaces the first one for subscribers
+// that can receive both, in the same stream, at its own clock rate. Others keep the
+// first.
 func TestRegressionOfSound(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -273,7 +274,8 @@ func TestRegressionOfSound(t *testing.T) {
 	}
 }
 
-// The codecs of sound are wanted or not, the first always; RED is no codec beside Opus.
+// The demand for audio codecs is reported, the first codec always as wanted. RED does not
+// count as a codec beside Opus.
 func TestDynacastOfSound(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -306,7 +308,7 @@ func TestDynacastOfSound(t *testing.T) {
 				defer track.Close()
 				newSender(track, 1, c.first, "", 0)
 				newReceiver(track, c.first, func(f *ForwarderConfig) {
-					f.AdaptiveStream = true // which is of pictures
+					f.AdaptiveStream = true // which concerns only video
 					if c.regress > 0 && c.first.family() == pcmu {
 						f.Backup = opusConfig()
 					}

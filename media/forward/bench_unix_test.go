@@ -12,8 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cpuTime is what the process has used: on a busy machine the time by the clock
-// says little.
+// cpuTime is the CPU time of the process. On a busy machine the elapsed time says little.
 func cpuTime(tb testing.TB) time.Duration {
 	var u syscall.Rusage
 	require.NoError(tb, syscall.Getrusage(syscall.RUSAGE_SELF, &u))

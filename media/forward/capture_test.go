@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheCaptureTimeIsKnownAfterASwitch: publishers tell the capture time of some
-// packets only, and a receiver tells those of others from it. After a switch the last
-// one that it has is of another layer.
+// TestTheCaptureTimeIsKnownAfterASwitch: publishers send the capture time of some packets
+// only, and a receiver derives those of the others. After a switch, its last capture time
+// is of another layer.
 func TestTheCaptureTimeIsKnownAfterASwitch(t *testing.T) {
 	const id = 4
 	codec := vp8Config()
@@ -42,7 +42,7 @@ func TestTheCaptureTimeIsKnownAfterASwitch(t *testing.T) {
 		return append(binary.BigEndian.AppendUint64(nil, uint64(seconds*(1<<32))), offset...)
 	}
 	offset := make([]byte, 8)
-	offset[7] = 5 // of the capturer's clock: it stays as it is
+	offset[7] = 5 // of the capturer's clock; it is not changed
 	frame(low, true, at(100))
 	frame(high, true, at(200, offset...))
 	for range 15 {
@@ -66,7 +66,7 @@ func TestTheCaptureTimeIsKnownAfterASwitch(t *testing.T) {
 	require.Len(t, again, 1)
 	require.Equal(t, told, again[0].GetExtension(9), "the same when it is sent again")
 
-	// A value from long ago tells nothing.
+	// An old value cannot be used.
 	high.ts += 90000 * (captureAge + 1)
 	frame(high, true, nil)
 	got = r.take()

@@ -13,7 +13,7 @@ import (
 	"github.com/pion/rtcp"
 )
 
-// op is one thing that happens in a script, and two numbers that say how.
+// op is an event of a script, with two numbers as parameters.
 type op struct{ kind, a, b byte }
 
 const (
@@ -34,8 +34,8 @@ const (
 	opStop
 )
 
-// opOf is the op that a byte stands for. Bytes keep their meaning when ops are added, so
-// that what was found once is played again.
+// opOf is the op for a byte. Bytes keep their meaning when ops are added, so that earlier
+// findings can be replayed.
 func opOf(b byte) byte {
 	const added = 252
 	if b < added {
@@ -44,7 +44,7 @@ func opOf(b byte) byte {
 	return opMove + (b-added)%3
 }
 
-// add puts an op at a time into the script, which ends at the time end.
+// add adds an op at a time to a script that ends at the time end.
 func (s *script) add(o op, when, end time.Duration) {
 	while := time.Duration(o.a) * 2 * time.Millisecond
 	late := time.Duration(1+o.b%90) * time.Millisecond
@@ -105,15 +105,15 @@ func (s *script) add(o op, when, end time.Duration) {
 	}
 }
 
-// delay lets a packet come later.
+// delay makes a packet arrive later.
 func (s *script) delay(p *stamped, by time.Duration) {
 	i := slices.IndexFunc(s.events, func(e event) bool { return e.packet == p })
 	s.events[i].at = p.At + by
 	s.reordered = true
 }
 
-// replace ends what the publisher sends and begins other streams: of the same layers
-// with other SSRCs, or of layers that are added in their place.
+// replace ends the publisher's streams and begins others: of the same layers with other
+// SSRCs, or of added layers in their place.
 func (s *script) replace(when, end time.Duration, added bool, start byte) {
 	any := false
 	for _, src := range s.sources {
@@ -150,7 +150,7 @@ func (s *script) replace(when, end time.Duration, added bool, start byte) {
 	})
 }
 
-// stopLayer has the publisher stop a layer with RTCP BYE, and send it again later.
+// stopLayer makes the publisher stop a layer with RTCP BYE, and send it again later.
 func (s *script) stopLayer(when, again time.Duration, layer int) {
 	of := func(src *source) bool { return src.room == 0 && !src.backup && src.index == layer%len(s.tape.Layers) }
 	for _, p := range s.between(when, again) {
@@ -165,7 +165,7 @@ func (s *script) stopLayer(when, again time.Duration, layer int) {
 	})
 }
 
-// addRoom has the subscriber be in another room for a while, whose publisher was there
+// addRoom moves the subscriber to another room for a while, whose publisher was there
 // before it.
 func (s *script) addRoom(when, back, end time.Duration, start byte) {
 	begin, from := max(0, when-300*time.Millisecond), time.Duration(start)*20*time.Millisecond
@@ -181,8 +181,8 @@ func (s *script) addRoom(when, back, end time.Duration, start byte) {
 	s.at(back, func() { s.move(0, s.track) })
 }
 
-// republish has the publisher end its track and publish another: nothing of the former
-// goes on, and its numbers begin anywhere.
+// republish makes the publisher end its track and publish another one, with unrelated
+// numbers.
 func (s *script) republish(when, end time.Duration, start byte) {
 	if end-when < 50*time.Millisecond {
 		return
@@ -219,7 +219,7 @@ func (s *script) republish(when, end time.Duration, start byte) {
 	})
 }
 
-// addBackup has the publisher send VP8 as well for a while.
+// addBackup makes the publisher send VP8 as well for a while.
 func (s *script) addBackup(when, end time.Duration, o op) {
 	stop := min(end, when+time.Duration(o.a)*4*time.Millisecond)
 	if s.cfg.Backup == (Codec{}) || s.salted(true) || stop-when < 50*time.Millisecond {
@@ -250,19 +250,19 @@ func (s *script) addBackup(when, end time.Duration, o op) {
 	})
 }
 
-// salted reports whether the script has sources of a backup codec, or not.
+// salted reports whether the script has additional sources, of a backup codec or not.
 func (s *script) salted(backup bool) bool {
 	return slices.ContainsFunc(s.sources, func(src *source) bool { return src.backup == backup })
 }
 
-// change is one way in which what a subscriber gets is interrupted and goes on.
+// change is one way in which a subscriber's stream is interrupted and continues.
 type change struct {
 	name string
 	op   func(r *rand.Rand) op
 }
 
 func changes() []change {
-	brief := func(r *rand.Rand) byte { return byte(r.IntN(3) * r.IntN(100)) } // often within a frame
+	brief := func(r *rand.Rand) byte { return byte(r.IntN(3) * r.IntN(100)) } // often within one frame
 	plain := func(kind byte) func(r *rand.Rand) op {
 		return func(r *rand.Rand) op { return op{kind, brief(r), byte(r.IntN(256))} }
 	}
@@ -280,11 +280,11 @@ func changes() []change {
 	}
 }
 
-// stride is how many frames the replays go on by from one try to the next.
+// stride is the number of frames between the positions of two replays.
 const stride = 4
 
-// Whatever interrupts what a subscriber gets, and wherever in its frames: all that
-// is forwarded can be decoded, and all from the next key frame on is forwarded.
+// Whatever interrupts a subscriber's stream, at whatever frame: all forwarded frames can
+// be decoded, and all frames from the next keyframe on are forwarded.
 func TestGoesOnAfterEveryChange(t *testing.T) {
 	everyScript(t, func(t *testing.T, tp *tape, described bool, r *rand.Rand) {
 		for n, at := range tp.positions() {
@@ -302,9 +302,9 @@ func TestGoesOnAfterEveryChange(t *testing.T) {
 	})
 }
 
-// The first packet of a key frame comes late, after others that follow it.
-// Receivers that had the stream and ones that waited for that key frame get it, and
-// all frames from it on.
+// The first packet of a keyframe comes late, after packets that follow it. Receivers that
+// had the stream, and receivers that waited for that keyframe, get it and all frames
+// after it.
 func TestKeyFrameWhoseBeginningComesLate(t *testing.T) {
 	everyScript(t, func(t *testing.T, tp *tape, described bool, r *rand.Rand) {
 		for n, at := range tp.positions() {
@@ -326,13 +326,13 @@ func TestKeyFrameWhoseBeginningComesLate(t *testing.T) {
 	})
 }
 
-// maxOps is how many ops of a script are played.
+// maxOps is the largest number of ops of a script that are performed.
 const maxOps = 10
 
-// tapes are the recordings, and those that were made of them.
+// tapes are the recordings, and the tapes derived from them.
 type tapes struct{ recorded, made []*tape }
 
-// of is the tape that two bytes name.
+// of is the tape for two bytes.
 func (t *tapes) of(index, kind byte) *tape {
 	const made = 0xf0
 	if kind >= made {
@@ -341,7 +341,7 @@ func (t *tapes) of(index, kind byte) *tape {
 	return t.recorded[int(index)%len(t.recorded)]
 }
 
-// runScript plays what bytes say.
+// runScript performs the script that the bytes describe.
 func runScript(t *testing.T, all *tapes, b []byte) {
 	if len(b) < 4 {
 		return
@@ -382,7 +382,7 @@ func loadTapes(t testing.TB) *tapes {
 	return all
 }
 
-// Losses, reorderings and switches at random, one on top of the other.
+// Losses, reorderings and switches at random, in combination.
 func TestGoesOnAfterRandomChanges(t *testing.T) {
 	all := loadTapes(t)
 	const plain, more = 300, 150
@@ -392,7 +392,7 @@ func TestGoesOnAfterRandomChanges(t *testing.T) {
 		for i := range b {
 			b[i] = byte(r.IntN(256))
 		}
-		if seed >= plain { // with what is rare among them
+		if seed >= plain { // including rare ops
 			if seed%2 == 0 {
 				b[1] |= 0xf0
 			}
@@ -409,8 +409,8 @@ func TestGoesOnAfterRandomChanges(t *testing.T) {
 	}
 }
 
-// FuzzSwitchPoints looks for points at which a switch, a loss or a reordering leaves
-// the subscriber with less than it is owed.
+// FuzzSwitchPoints searches for points at which a switch, a loss or a reordering deprives
+// the subscriber of frames that it is owed.
 func FuzzSwitchPoints(f *testing.F) {
 	all := loadTapes(f)
 	for i := range all.recorded {
@@ -428,7 +428,8 @@ func FuzzSwitchPoints(f *testing.F) {
 		f.Add([]byte{tape, 0xf1, 30, 5, opWant, 60, 0, 0, opDelay, 90, 100, 40, opWant, 130, 2, 0})
 		f.Add([]byte{tape, 0xf1, 30, 5, opMute, 60, 90, 0, 252, 110, 40, 9, opRestart, 160, 2, 0, 253, 200, 0, 0})
 	}
-	// A frame that went out late was the newest, and the next source began before it.
+	// A frame that was forwarded late was the newest, and the next source began before
+	// it.
 	f.Add([]byte{54, 107, 196, 40, 8, 161, 52, 60, 117, 217, 149, 215, 162, 11, 167, 160, 45, 203, 81, 35})
 	// A frame of a layer that was left out came late, when the layer was forwarded again.
 	f.Add([]byte{62, 102, 47, 183, 194, 250, 199, 237, 7, 103, 116, 188, 239, 204, 118, 234, 232, 218, 108, 194, 166, 11, 86, 138, 114, 177, 138, 18, 228, 140, 115, 160, 76, 53, 92, 222, 66, 143, 189, 246})
@@ -436,23 +437,24 @@ func FuzzSwitchPoints(f *testing.F) {
 	f.Add([]byte{28, 187, 107, 154, 120, 33, 45, 216, 5, 225, 16, 209, 140, 106, 193, 236, 106, 164, 255, 147, 242, 132, 15, 105, 174, 63, 207, 172})
 	f.Add([]byte{163, 131, 180, 0, 228, 32, 125, 241, 119, 110, 54, 166, 169, 202, 231, 241, 196, 103, 230, 244, 136, 18, 120, 196, 54, 14, 191, 167, 233, 36, 181, 172, 49, 200, 67, 68, 20, 12, 236, 95})
 	f.Add([]byte{226, 83, 177, 20, 174, 146, 149, 15, 179, 206, 58, 53, 80, 31, 121, 179, 246, 25, 150, 19, 207, 228, 162, 1, 156, 89, 250, 155})
-	// A packet of the codec before came again after the first of the next codec.
+	// A packet of the former codec was retransmitted after the first packet of the next
+	// codec.
 	f.Add([]byte{174, 189, 133, 196, 197, 237, 81, 114, 35, 61, 253, 50, 242, 113, 220, 133, 75, 234, 67, 16, 80, 22, 214, 206, 242, 253, 57, 188, 234, 204, 159, 230, 242, 114, 240, 72})
 	f.Add([]byte{55, 217, 217, 226, 23, 163, 205, 101, 32, 22, 47, 63, 96, 74, 89, 108, 68, 140, 130, 155, 41, 252, 190, 98, 72, 157, 140, 106, 211, 206, 11, 116, 21, 239, 88, 1, 72, 74, 249, 9})
 	f.Add([]byte{56, 99, 148, 81, 16, 176, 170, 23, 112, 191, 127, 167, 168, 123, 157, 88, 56, 4, 138, 212, 59, 59, 243, 43, 0, 95, 63, 68, 104, 74, 91, 74, 193, 120, 64, 201, 40, 129, 191, 29})
 	f.Add([]byte{87, 59, 247, 178, 68, 201, 63, 225, 215, 204, 243, 109, 42, 180, 71, 242, 221, 0, 233, 245, 210, 126, 225, 147})
-	// A source began with padding, and a straggler of the one before came after it.
+	// A source began with padding, and a late packet of the former source came after it.
 	f.Add([]byte{32, 90, 203, 4, 40, 238, 6, 218, 233, 187, 129, 130, 113, 41, 76, 3, 9, 191, 214, 215, 63, 31, 146, 121})
 	f.Add([]byte{152, 175, 53, 116, 174, 180, 66, 65, 222, 118, 154, 86, 77, 9, 66, 168, 221, 35, 12, 87, 31, 121, 226, 234, 10, 13, 156, 3, 69, 199, 9, 149, 206, 90, 160, 173})
 	f.Add([]byte{34, 48, 173, 48, 35, 220, 65, 48, 57, 48, 48, 48, 55, 32, 48, 48})
-	// A stream whose structure was lost went on with layers that nobody wanted, when
-	// another codec was waited for.
+	// A stream whose structure was lost continued with unwanted layers, while the
+	// forwarder waited for another codec.
 	f.Add([]byte{8, 67, 12, 36, 138, 68, 71, 184, 28, 55, 104, 190, 107, 237, 39, 197, 132, 154, 135, 134, 100, 166, 236, 239})
-	// A straggler came after its layer was replaced for the second time.
+	// A late packet came after its layer had been replaced twice.
 	f.Add([]byte{64, 188, 2, 39, 225, 139, 242, 60, 211, 20, 77, 49, 96, 94, 238, 62, 90, 169, 63, 105, 150, 129, 112, 94, 20, 183, 172, 208, 187, 87, 75, 44, 162, 116, 71, 172, 154, 141, 6, 54})
-	// What was left out of the frame before came after the source had changed.
+	// The part of the former frame that was left out came after the source had changed.
 	f.Add([]byte{37, 75, 120, 21, 251, 66, 162, 147, 246, 42, 32, 35, 234, 101, 222, 167, 54, 194, 73, 133, 120, 81, 194, 169, 205, 158, 213, 247, 246, 67, 163, 67, 0, 158, 227, 105, 212, 228, 140, 157})
-	// A key frame began to arrive after one that follows it.
+	// A keyframe began to arrive after a later keyframe.
 	f.Add([]byte{92, 150, 247, 15, 78, 64, 195, 90, 102, 81, 199, 237})
 	f.Add([]byte{169, 144, 128, 246, 248, 36, 160, 147, 21, 251, 157, 182, 38, 243, 208, 31, 66, 95, 196, 141, 194, 194, 239, 129})
 	// A layer stopped for a while, and returned.

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fanOut is a track with n forwarders that write nowhere, and frames to send.
+// fanOut is a track with n forwarders whose outputs do nothing, and frames to send.
 type fanOut struct {
 	track  *Track
 	layer  *Layer
@@ -22,7 +22,7 @@ type fanOut struct {
 
 func newFanOut(tb testing.TB, codec Codec, kind livekit.TrackType, forwarders, packets, size int, change func(*ForwarderConfig)) *fanOut {
 	f := &fanOut{track: NewTrack(TrackConfig{Kind: kind, Codec: codec, Log: quiet()})}
-	f.track.timer.Stop() // it counts what packets cost
+	f.track.timer.Stop() // only the cost of packets is measured
 	tb.Cleanup(f.track.Close)
 	f.layer = f.track.AddLayer(LayerConfig{
 		SSRC: 1, Codec: codec, Quality: livekit.VideoQuality_HIGH,
@@ -57,7 +57,7 @@ func newFanOut(tb testing.TB, codec Codec, kind livekit.TrackType, forwarders, p
 	return f
 }
 
-// send sends the frame again with the next numbers.
+// send sends the frame again with the next sequence numbers.
 func (f *fanOut) send() {
 	f.at = f.at.Add(frame)
 	ts := uint32(f.number) * 1000
@@ -93,7 +93,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 			f.count = 0
 			allocs := testing.AllocsPerRun(500, f.send)
 			require.Equal(t, 501*5*10, f.count, "everything was forwarded")
-			// The pool may be emptied by the garbage collector meanwhile.
+			// The garbage collector may empty the pool meanwhile.
 			require.Less(t, allocs, 0.5)
 		})
 	}

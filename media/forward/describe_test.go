@@ -16,8 +16,8 @@ import (
 
 const describedID = 12
 
-// oneLayer is the structure of a stream with one layer, as each layer of a
-// simulcast has it.
+// oneLayer is the structure of a stream with one layer, such as each layer of a
+// simulcast.
 func oneLayer() *ddtest.Structure {
 	return &ddtest.Structure{
 		Templates: []ddtest.Template{
@@ -28,7 +28,7 @@ func oneLayer() *ddtest.Structure {
 	}
 }
 
-// describedPacket makes the one packet of a frame with a dependency descriptor.
+// describedPacket makes the only packet of a frame, with a dependency descriptor.
 func (s *sender) describedPacket(payload []byte, descriptor []byte) []byte {
 	p := rtp.Packet{Header: rtp.Header{
 		Version: 2, Marker: true, PayloadType: s.pt, SequenceNumber: s.seq, Timestamp: s.ts, SSRC: s.ssrc,
@@ -48,9 +48,9 @@ func (s *sender) describedPacket(payload []byte, descriptor []byte) []byte {
 
 func withDescriptors(c *ForwarderConfig) { c.Ext.DependencyDescriptor = describedID }
 
-// Chromium counts the frames of all layers of a simulcast in one series. The key
-// frame of a layer that came later may have a lower number than what was
-// forwarded of another, and yet it must follow it.
+// Chromium counts the frames of all layers of a simulcast in one series. The keyframe of
+// a later layer may have a lower number than the forwarded frames of another layer, and
+// must still follow them.
 func TestDescriptorsCountOnOverASwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, _ := simulcast(t)
@@ -76,7 +76,7 @@ func TestDescriptorsCountOnOverASwitch(t *testing.T) {
 		send(h, 9, false)
 		require.Equal(t, []uint16{1, 2, 3, 4, 6, 8, 9, 11, 13}, frameNumbers(t, r.take()))
 
-		// After a pause, and after a restart of the publisher, too.
+		// The same holds after a pause, and after a restart of the publisher.
 		track.SetMuted(true)
 		track.SetMuted(false)
 		send(h, 3, true)
@@ -90,9 +90,9 @@ func TestDescriptorsCountOnOverASwitch(t *testing.T) {
 	})
 }
 
-// frameNumbers are the numbers that packets tell. Each is read with the structure
-// in force, as a receiver does, and template ids of different structures must not
-// be the same.
+// frameNumbers are the frame numbers in packets. Each descriptor is parsed with the
+// structure in force, as a receiver does, and template ids of different structures must
+// differ.
 func frameNumbers(t *testing.T, packets []rtp.Packet) (numbers []uint16) {
 	t.Helper()
 	var structure *dd.Structure
@@ -108,7 +108,7 @@ func frameNumbers(t *testing.T, packets []rtp.Packet) (numbers []uint16) {
 	return numbers
 }
 
-// What is sent again is the same as it was.
+// A retransmission is the same as the original.
 func TestDescriptorsSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, _ := simulcast(t)
@@ -129,8 +129,8 @@ func TestDescriptorsSentAgain(t *testing.T) {
 	})
 }
 
-// A receiver drops what has a descriptor before it has the structure, so a source
-// that begins without one is forwarded without descriptors.
+// A receiver drops packets with a descriptor before it has the structure, so a source
+// that begins without a structure is forwarded without descriptors.
 func TestNoDescriptorWithoutItsStructure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, _, _ := simulcast(t)
@@ -149,7 +149,7 @@ func TestNoDescriptorWithoutItsStructure(t *testing.T) {
 	})
 }
 
-// VP9's picture numbers count on as well, for receivers without descriptors.
+// VP9's picture numbers are continuous too, for receivers without descriptors.
 func TestVP9NumbersCountOnOverASwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		codec := Codec{MimeType: "video/VP9", ClockRate: 90000, PayloadType: 98}

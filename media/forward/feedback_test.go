@@ -37,8 +37,8 @@ func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
 }
 
-// What is sent again on the same SSRC is sealed with the same nonce: it has to be
-// what it was, byte for byte, also after the receiver has the playout delay.
+// A retransmission on the same SSRC is encrypted with the same nonce. It must be the
+// same, byte for byte, also after the receiver has the playout delay.
 func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {
 	codec := vp8Config()
 	codec.RTXPayloadType = 0
@@ -124,13 +124,13 @@ func TestRetransmissionKeepsRewrittenNumbers(t *testing.T) {
 	}
 }
 
-// The subscriber's reports have the publisher's clock, so that all the tracks of
-// one publisher are played in step, whatever the offsets of their timestamps.
+// The subscriber's reports have the publisher's clock, so that all tracks of one
+// publisher are played in sync, whatever the offsets of their timestamps.
 func TestSenderReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, _, f := simulcast(t)
 		r := newReceiver(track, vp8Config(), nil)
-		// At this moment of the publisher's clock the layers were at these timestamps.
+		// The timestamps of the layers at this moment of the publisher's clock:
 		const ntp = uint64(0xe8000000)<<32 | 1<<31
 		told := time.Now()
 		for _, s := range []*sender{q, f} {
@@ -149,8 +149,8 @@ func TestSenderReports(t *testing.T) {
 		reports := of[*rtcp.SenderReport](r.rtcp.take())
 		require.GreaterOrEqual(t, len(reports), 6)
 		last := reports[len(reports)-1]
-		// What the report says of the newest packet's capture time must agree with
-		// what the layer's own report says.
+		// The capture time of the newest packet according to the report must agree with
+		// the layer's own report.
 		newest := got[len(got)-1]
 		seconds := float64(int64(last.NTPTime-ntp)) / (1 << 32)
 		reported := seconds + float64(int32(newest.Timestamp-last.RTPTime))/90000
@@ -162,8 +162,8 @@ func TestSenderReports(t *testing.T) {
 	})
 }
 
-// A layer whose packets take longer is put where its frames were captured, not
-// where they arrived, if the publisher's reports tell.
+// If the publisher's reports allow it, a layer whose packets take longer is aligned by
+// its capture times, and not by its arrivals.
 func TestSwitchFollowsCaptureTime(t *testing.T) {
 	for name, reported := range map[string]bool{"with reports": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestRoundTripFromReports(t *testing.T) {
 		reports := of[*rtcp.SenderReport](packets)
 		require.NotEmpty(t, reports)
 		require.Equal(t, "parlor", of[*rtcp.SourceDescription](packets)[0].Chunks[0].Items[0].Text)
-		sent := time.Now() // close enough: reports leave on ticks of 100 ms
+		sent := time.Now() // accurate enough: reports are sent on ticks of 100 ms
 		time.Sleep(80 * time.Millisecond)
 		r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{
 			SSRC: 5000, FractionLost: 64, TotalLost: 9, Jitter: 900,
@@ -303,8 +303,8 @@ func TestPaddingLeavesNoGap(t *testing.T) {
 	requireContiguous(t, got)
 }
 
-// The padding that stands for a late packet that is left out may be lost, too. It is
-// sent again: as a retransmission, or as it was.
+// The padding in place of a late packet that is left out may be lost too. It is sent
+// again: as a retransmission, or unchanged.
 func TestPaddingForLatePacketsIsSentAgain(t *testing.T) {
 	for _, rtx := range []bool{true, false} {
 		codec := vp9Config()
@@ -358,7 +358,7 @@ func TestClosedTakesNothing(t *testing.T) {
 	require.Empty(t, late.take())
 }
 
-// A source whose timestamps jump goes on where it was, by the clock.
+// If the timestamps of a source jump, the forwarded ones continue by the clock.
 func TestTimestampsOfJumpingSource(t *testing.T) {
 	for name, jump := range map[string]uint32{"forward": 90000 * 3600, "back": 1<<32 - 90000*3600} {
 		t.Run(name, func(t *testing.T) {
@@ -380,22 +380,22 @@ func TestTimestampsOfJumpingSource(t *testing.T) {
 	}
 }
 
-// Feedback that claims more than it has is dropped, and counted.
+// Feedback that claims more packets than it has is dropped and counted.
 func TestMalformedFeedbackIsCounted(t *testing.T) {
 	var malformed atomic.Uint64
 	d := NewDownlink()
 	d.CountMalformed(&malformed)
 	d.Connected()
 	whole := []byte{
-		0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, // header, sender, media SSRC
+		0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, // header, sender SSRC, media SSRC
 		0, 1, 0, 1, // from number 1, one packet
-		0, 0, 1, 0, // reference time, count of feedback
+		0, 0, 1, 0, // reference time, feedback count
 		0x20, 0x01, 4, 0, // a run of one small delta, the delta, padding
 	}
 	d.Feedback(whole)
 	require.Zero(t, malformed.Load())
 	many := append([]byte(nil), whole...)
-	many[14], many[15] = 0xff, 0xff // packets that are not there
+	many[14], many[15] = 0xff, 0xff // packets that are not in the feedback
 	d.Feedback(many)
 	d.Feedback(whole[:11])
 	d.Feedback(nil)

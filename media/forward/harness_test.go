@@ -14,7 +14,7 @@ import (
 	record "parlor/media/downlink/sent"
 )
 
-// The tests' clock: it stands at the track's epoch until it is moved.
+// The tests' clock stays at the track's epoch until it is moved.
 const frame = time.Second / 30
 
 func vp8Config() Codec {
@@ -44,10 +44,10 @@ type sender struct {
 	key   uint8
 	rtcp  *rtcpLog
 	late  map[uint16]bool // numbers of packets that come late
-	held  [][]byte        // those that are still to come
+	held  [][]byte        // late packets that have not come yet
 }
 
-// rtcpLog remembers the RTCP that was written.
+// rtcpLog records written RTCP.
 type rtcpLog struct {
 	mu      sync.Mutex
 	packets []rtcp.Packet
@@ -107,7 +107,7 @@ func (s *sender) send(raw []byte) {
 	s.layer.WriteRTP(raw, s.at)
 }
 
-// catchUp sends what comes late.
+// catchUp sends the late packets.
 func (s *sender) catchUp() {
 	for _, raw := range s.held {
 		s.layer.WriteRTP(raw, s.at)
@@ -115,7 +115,7 @@ func (s *sender) catchUp() {
 	s.held = nil
 }
 
-// vp8Payload is a payload with 15 bit picture id, TL0PICIDX, TID and KEYIDX.
+// vp8Payload is a payload with a 15-bit picture id, TL0PICIDX, TID and KEYIDX.
 func (s *sender) vp8Payload(start, key bool, tid uint8, size int) []byte {
 	b := make([]byte, max(size, 12))
 	b[0] = 0x80
@@ -160,7 +160,7 @@ func (s *sender) next() {
 	s.at = s.at.Add(frame)
 }
 
-// receiver keeps what a forwarder wrote.
+// receiver records the packets of a forwarder.
 type receiver struct {
 	mu      sync.Mutex
 	packets []rtp.Packet
@@ -194,7 +194,7 @@ func (r *receiver) End() {
 	r.ends++
 }
 
-// writes is an Output that is a function.
+// writes is an Output made of a function.
 type writes func(h *rtp.Header, payload []byte) error
 
 func (w writes) Write(h *rtp.Header, payload []byte, _ record.Kind) error { return w(h, payload) }
@@ -202,7 +202,7 @@ func (writes) Flush()                                                     {}
 func (writes) WriteRTCP([]rtcp.Packet) error                              { return nil }
 func (writes) End()                                                       {}
 
-// connected is a downlink of which nothing is known.
+// connected is a connected downlink without any measurements.
 func connected() *Downlink {
 	d := NewDownlink()
 	d.Connected()
@@ -232,7 +232,7 @@ func newReceiver(t *Track, codec Codec, change func(*ForwarderConfig)) *receiver
 	return r
 }
 
-// requireContiguous checks the numbers and timestamps of what was received.
+// requireContiguous checks the numbers and timestamps of received packets.
 func requireContiguous(t *testing.T, packets []rtp.Packet) {
 	t.Helper()
 	for i := 1; i < len(packets); i++ {

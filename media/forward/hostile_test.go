@@ -20,7 +20,7 @@ import (
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// testCodecs are the families that packets are read of.
+// testCodecs are codecs of all families that packets are parsed for.
 func testCodecs() []Codec {
 	return []Codec{
 		vp8Config(), av1Config(), opusConfig(), redConfig(),
@@ -31,8 +31,8 @@ func testCodecs() []Codec {
 	}
 }
 
-// Any packets in any codec: nothing panics, and what goes out can be marshalled
-// and stays in order.
+// Any packets in any codec: there is no panic, and forwarded packets can be marshalled
+// and are in order.
 func FuzzWriteRTP(f *testing.F) {
 	f.Add(uint8(0), []byte{20, 0x80, 96, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0x90, 0x80, 0x11, 0x00, 1, 2, 3, 4, 5})
 	s := ddtest.L2T2Key()
@@ -103,7 +103,7 @@ func FuzzWriteRTP(f *testing.F) {
 	})
 }
 
-// Whatever a peer can say in RTCP.
+// Any RTCP of a peer.
 func FuzzHandleRTCP(f *testing.F) {
 	for _, p := range []rtcp.Packet{
 		&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: []rtcp.NackPair{{PacketID: 3, LostPackets: 0xffff}}},
@@ -140,17 +140,17 @@ func FuzzHandleRTCP(f *testing.F) {
 	})
 }
 
-// wire is what a receiver must see, whatever the network and the settings do:
-// numbers without gaps but for what was lost, no number twice, timestamps that
-// never go back but for what is late. It is called with locks held, so that it
-// remembers what is wrong instead of ending the test.
+// wire checks what a receiver must see, whatever the network and the settings do: numbers
+// without gaps except for losses, no number twice, and timestamps that do not go back
+// except in late packets. It is called with locks held, so it records errors and does not
+// end the test.
 type wire struct {
 	seen    map[uint16]uint32
 	newest  uint16
 	ts      uint32
 	started bool
 	packets int
-	lost    int // numbers that were passed over
+	lost    int // numbers that were skipped
 	wrong   []string
 }
 
@@ -200,8 +200,8 @@ func TestForwardsInOrder(t *testing.T) {
 	require.Greater(t, packets, 60*150)
 }
 
-// forwardRandomly sends two layers through a bad network while ops change what
-// can change. It returns how many packets came out.
+// forwardRandomly sends two layers through a bad network while ops change all that can
+// change. It returns the number of forwarded packets.
 func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	track := NewTrack(TrackConfig{Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Log: quiet()})
@@ -225,8 +225,8 @@ func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 				case n == 0:
 					lost++
 				case n < 3 && i == 0:
-					lost++ // for now
-					// Not much longer than the stream remembers.
+					lost++ // until it comes
+					// Slightly longer than the stream remembers packets.
 					held = append(held, raw)
 					held = held[max(0, len(held)-8):]
 				default:
@@ -236,7 +236,7 @@ func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 		}
 		switch op & 0x0f {
 		case 0:
-			for _, raw := range held { // late, and some of them long after
+			for _, raw := range held { // late, some of them by far
 				senders[0].layer.WriteRTP(raw, at)
 			}
 			held = nil
@@ -248,7 +248,7 @@ func forwardRandomly(t *testing.T, seed uint64, ops []byte) int {
 			r.f.SetSettings(Settings{Quality: q, FPS: uint32(op >> 4)})
 		case 4:
 			track.SetMuted(op>>4 == 0)
-		case 5: // the source restarts somewhere else
+		case 5: // the source restarts at other numbers
 			held = nil
 			s := senders[op>>5&1]
 			s.seq, s.ts, s.ssrc = uint16(rnd.Uint32()), rnd.Uint32(), rnd.Uint32()
@@ -297,7 +297,7 @@ func TestConcurrentUse(t *testing.T) {
 	for g := range 4 {
 		others.Go(func() {
 			for i := range 40 {
-				var writing sync.Mutex // one writer at a time: a second one fails the test
+				var writing sync.Mutex // a concurrent writer fails the test
 				var last uint16
 				r := track.AddForwarder(ForwarderConfig{
 					SSRC: 5000, RTXSSRC: 5001, Codec: codec, Downlink: downlink,

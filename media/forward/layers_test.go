@@ -15,8 +15,8 @@ import (
 	"parlor/media/forward/vp8"
 )
 
-// run sends frames from each sender for d of the bubble's time. A key frame is
-// sent when it was asked for.
+// run sends frames from each sender for d of the bubble's time. It sends a keyframe when
+// one was requested.
 func run(d time.Duration, senders ...*sender) {
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(frame) {
 		for _, s := range senders {
@@ -60,9 +60,9 @@ func TestLeavesALayerThatStopsSoon(t *testing.T) {
 	})
 }
 
-// A layer that the publisher says it stops is left at once, for the next best one, and
-// with that one's next key frame. What comes late of it does not bring it back; it comes
-// back when it is sent again.
+// A layer that the publisher says it stops is left at once for the next best one, with
+// that one's next keyframe. Late packets do not revive it; it is used again when it is
+// sent again.
 func TestLeavesALayerThatIsSaidToStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, stop := range map[string]func(l *Layer, ssrc uint32){
@@ -102,7 +102,7 @@ func TestLeavesALayerThatIsSaidToStop(t *testing.T) {
 }
 
 // The publisher says of every layer that it stops, one after the other, and then sends
-// again: the subscriber gets all of it.
+// them again: the subscriber gets all packets.
 func TestALayerThatIsTheLastIsNotLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)
@@ -121,8 +121,8 @@ func TestALayerThatIsTheLastIsNotLeft(t *testing.T) {
 	})
 }
 
-// A layer that sends few frames has not stopped: that of a camera at 5 frames a second
-// which loses some, and that of a shared screen on which nothing moves for long, whose
+// A layer with few frames has not stopped: for example that of a camera at 5 frames a
+// second with losses, or that of a shared screen on which nothing moves for long, whose
 // layers send one after the other.
 func TestStaysAtALayerThatSendsFewFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestFollowsLayersThatStopAndReturn(t *testing.T) {
 	})
 }
 
-// A screen that does not change is sent at a frame a second or so; that is no
+// A shared screen that does not change is sent at about a frame a second; that is not a
 // reason to leave its layer.
 func TestSilenceOfAllIsNoStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestSilenceOfAllIsNoStop(t *testing.T) {
 	})
 }
 
-// A layer of few frames is not stopped between two of them.
+// A layer with few frames has not stopped between two of them.
 func TestSlowLayerIsNotStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, _, f := simulcast(t)
@@ -279,7 +279,7 @@ func TestVP8NumbersContinueOverSwitch(t *testing.T) {
 	})
 }
 
-// Frames in the pattern T0 T2 T1 T2; sync at the first T1 and T2 after T0.
+// Frames in the pattern T0 T2 T1 T2, with sync at the first T1 and T2 after T0.
 func (s *sender) temporalFrame(i int) {
 	tid := []uint8{0, 2, 1, 2}[i%4]
 	for _, raw := range s.makeFrame(i == 0, tid, 2) {
@@ -354,12 +354,12 @@ func av1Config() Codec {
 	return Codec{MimeType: "video/AV1", ClockRate: 90000, PayloadType: 35}
 }
 
-// described sends pictures of L2T2Key.
+// described sends pictures in L2T2_KEY.
 type described struct {
 	*sender
 	structure *ddtest.Structure
 	n         uint16 // frame number
-	i         int    // picture since the key frame
+	i         int    // picture since the keyframe
 }
 
 func newDescribed(track *Track) *described {
@@ -449,7 +449,7 @@ func TestSpatialLayersOfAV1(t *testing.T) {
 	require.Equal(t, []string{"S0T0", "S1T0"}, layersOf(t, r.take()))
 }
 
-// When the chain is broken a switch down waits for a key frame, and asks for it.
+// If the chain is broken, a switch down waits for a keyframe and requests it.
 func TestBrokenChainNeedsKeyFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, av1Config())
@@ -484,7 +484,7 @@ func TestTellsActiveTargets(t *testing.T) {
 	require.Equal(t, s.structure.Encode(ddtest.Frame{End: true, Template: 0, Active: -1}), got[1].GetExtension(3))
 }
 
-// vp9Picture sends a picture of two spatial layers, T0.
+// vp9Picture sends a picture of two spatial layers, in T0.
 func vp9Picture(s *sender, key bool) {
 	for spatial := range byte(2) {
 		for part := range 2 {
@@ -505,9 +505,10 @@ func vp9Picture(s *sender, key bool) {
 
 func vp9Config() Codec { return Codec{MimeType: "video/VP9", ClockRate: 90000, PayloadType: 98} }
 
-// A frame of a layer that was left out at its place comes late, when the layer is
-// forwarded: what it depends on was left out, so it is, too. One of a layer that was
-// forwarded at its place is forwarded, though the layer is left out now.
+// A frame of a layer that was left out at the frame's place comes late, when the layer is
+// forwarded: it depends on frames that were left out, so it is left out too. A late frame
+// of a layer that was forwarded at the frame's place is forwarded, though the layer is
+// left out now.
 func TestLateFramesAreJudgedByTheirPlace(t *testing.T) {
 	for codec, begin := range map[Codec]func(*Track) (*sender, func(key bool)){
 		av1Config(): func(track *Track) (*sender, func(key bool)) {
@@ -580,7 +581,7 @@ func TestKeyFramesOfH264(t *testing.T) {
 		name   string
 		before [][]byte // frames of one packet
 		key    [][]byte // packets of the next frame
-		from   int      // first of key that is forwarded
+		from   int      // first packet of key that is forwarded
 	}{
 		{"SPS and IDR", [][]byte{slice}, [][]byte{sps, idr, idrNext}, 0},
 		{"SEI before", [][]byte{slice}, [][]byte{sei, sps, idr, idrNext}, 1},
@@ -607,8 +608,9 @@ func TestKeyFramesOfH264(t *testing.T) {
 	}
 }
 
-// A picture whose parameter sets were lost is no beginning: nothing could decode it.
-// It is forwarded once they came again; otherwise the next key frame is waited for.
+// A picture whose parameter sets were lost cannot be the beginning, because it cannot be
+// decoded. It is forwarded once they have come again; otherwise the forwarder waits for
+// the next keyframe.
 func TestKeyFramesOfH264WithoutTheirParameterSets(t *testing.T) {
 	codec := Codec{MimeType: "video/H264", ClockRate: 90000, PayloadType: 102}
 	slice, sps, idr := []byte{0x41, 1, 2}, []byte{0x67, 1, 2}, []byte{0x65, 0x85, 1}
@@ -643,8 +645,8 @@ func TestBackupCodec(t *testing.T) {
 	require.Len(t, old.take(), 1)
 }
 
-// Where the policy is so, the backup codec takes the place of the first for subscribers
-// that can get both, in the same stream; the first is no longer asked for.
+// If the policy is regression, the backup codec replaces the first one for subscribers
+// that can receive both, in the same stream. The first codec is not requested any more.
 func TestRegression(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -689,7 +691,7 @@ func TestRegression(t *testing.T) {
 				first.picture(false)
 				got = append(got, modern.take()...)
 				requireContiguous(t, got)
-				want := []uint8{35, 35} // of L2T2_KEY the upper spatial layer alone
+				want := []uint8{35, 35} // of L2T2_KEY only the upper spatial layer
 				if c.regress {
 					want = []uint8{96, 96}
 				}
@@ -755,7 +757,7 @@ func TestCongestionStepsDown(t *testing.T) {
 	})
 }
 
-// A bound on the path holds whatever the client reports, until it is lifted.
+// A limit of the path applies, whatever the client reports, until it is removed.
 func TestLimitStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)
@@ -784,7 +786,7 @@ func TestLimitStepsDown(t *testing.T) {
 	})
 }
 
-// What keeps a subscriber from what it wants is told.
+// The reason why a subscriber gets less than it wants is reported.
 func TestShortfalls(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	r := newReceiver(track, vp8Config(), nil)

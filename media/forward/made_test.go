@@ -13,7 +13,7 @@ import (
 	"parlor/media/forward/vp8"
 )
 
-// muted makes a forwarder of a muted track, and collects what it writes.
+// muted makes a forwarder of a muted track, and records its packets.
 func muted(t *testing.T, kind livekit.TrackType, codec Codec, trailer []byte) (*Track, *Forwarder, *[]rtp.Packet) {
 	track := newTestTrack(t, kind, codec)
 	track.SetMuted(true)
@@ -28,7 +28,7 @@ func muted(t *testing.T, kind livekit.TrackType, codec Codec, trailer []byte) (*
 	return track, f, &out
 }
 
-// tickOnce is the forwarder's turn, n seconds after the track was made.
+// tickOnce runs the forwarder's periodic work, n seconds after the track was made.
 func tickOnce(t *Track, f *Forwarder, n int) {
 	at := t.epoch.Add(time.Duration(n) * time.Second)
 	f.tick(at, t.since(at))
@@ -38,7 +38,7 @@ func TestMadeFramesByCodec(t *testing.T) {
 	trailer := []byte("trailer")
 	for _, c := range []struct {
 		codec   Codec
-		packets [][]byte // how each packet ends
+		packets [][]byte // the end of each packet
 	}{
 		{opusConfig(), [][]byte{opusSilence}},
 		{Codec{MimeType: "audio/red", ClockRate: 48000, PayloadType: 63, Fmtp: "111/111"}, [][]byte{opusSilence}},
@@ -90,7 +90,8 @@ func TestMadeFramesByCodec(t *testing.T) {
 	}
 }
 
-// Who is sent real frames gets none that are made, not even when the track is muted.
+// A subscriber that has real frames gets no substitute frames, even when the track is
+// muted.
 func TestNoneAreMadeAfterRealFrames(t *testing.T) {
 	track, f, out := muted(t, livekit.TrackType_VIDEO, vp8Config(), nil)
 	tickOnce(track, f, 1)
@@ -118,8 +119,8 @@ func TestNoneAreMadeAfterRealFrames(t *testing.T) {
 	require.Len(t, *out, 2)
 }
 
-// While there is no way to the subscriber yet nothing counts as sent or failed, and
-// the frames are made once there is.
+// Before the subscriber is connected, no packet counts as sent or failed. Substitute
+// frames are sent once it is connected.
 func TestNoFramesAreMadeBeforeConnected(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	track.SetMuted(true)
@@ -145,7 +146,7 @@ func TestNoFramesAreMadeBeforeConnected(t *testing.T) {
 	require.EqualValues(t, madeFrames, f.Stats().Packets)
 }
 
-// A made frame that is asked for again costs nothing: another one follows.
+// A NACK for a substitute frame is ignored: another one follows.
 func TestMadeFramesAreNotSentAgain(t *testing.T) {
 	track, f, out := muted(t, livekit.TrackType_VIDEO, vp8Config(), nil)
 	tickOnce(track, f, 1)

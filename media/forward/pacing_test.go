@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// narrow is a subscriber that gets a picture and a voice over one path.
+// narrow is a subscriber with a video and an audio track over one path.
 type narrow struct {
 	t            *testing.T
 	video, audio *receiver
@@ -36,7 +36,7 @@ func newNarrow(t *testing.T) *narrow {
 	return n
 }
 
-// frame sends a frame of packets of a kilobyte.
+// frame sends a frame of packets of a kilobyte each.
 func (n *narrow) frame(key bool, packets int) {
 	if key {
 		n.camera.key++
@@ -55,7 +55,7 @@ func (n *narrow) speak() {
 	n.microphone.ts += 960
 }
 
-// limit lets the subscriber say for a while that its path carries less than is sent.
+// limit makes the subscriber report for a while that its path carries less than is sent.
 func (n *narrow) limit(bitrate float32) {
 	for range 5 * 30 {
 		n.frame(false, 8)
@@ -74,8 +74,8 @@ func (n *narrow) limit(bitrate float32) {
 	n.camera.rtcp.take()
 }
 
-// A key frame leaves whole where there is room. Where the path is narrow it leaves as
-// fast as the path carries it, and sound passes it.
+// Where there is room, a keyframe is sent at once. On a narrow path it is sent as fast as
+// the path carries it, and audio overtakes it.
 func TestKeyFramesArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
@@ -104,15 +104,15 @@ func TestKeyFramesArePaced(t *testing.T) {
 	})
 }
 
-// What waits for longer than a quarter of a second is dropped to the next key frame,
-// which is asked for once.
+// If packets wait longer than a quarter of a second, video is dropped up to the next
+// keyframe, which is requested once.
 func TestNothingOldLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
 		n.frame(true, 1)
 		n.limit(1_200_000)
 		before := n.video.f.Stats().Overdue
-		n.frame(true, 120) // almost a second's worth
+		n.frame(true, 120) // almost a second's bandwidth
 		for range 10 {
 			n.frame(false, 1)
 			time.Sleep(frame)
@@ -134,8 +134,8 @@ func TestNothingOldLeaves(t *testing.T) {
 	})
 }
 
-// A picture that cannot be sent with less is sent, though the path seems too narrow for
-// it: the judgement may be wrong, and a picture that is dropped here stands still.
+// Video that has no lower layer is sent even if the path seems too narrow: the estimate
+// may be wrong, and dropping would freeze the video.
 func TestWhatCannotBeLeftOutIsNotDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
@@ -144,7 +144,7 @@ func TestWhatCannotBeLeftOutIsNotDropped(t *testing.T) {
 		for i := range 6 * 30 {
 			n.frame(i%60 == 59, 8) // 1.9 Mbit/s
 			all += 8
-			if i >= 60 { // once it is known what the picture costs
+			if i >= 60 { // once the cost of the video is known
 				n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: 800_000, SSRCs: []uint32{5000}}})
 			}
 			time.Sleep(frame)
@@ -158,8 +158,8 @@ func TestWhatCannotBeLeftOutIsNotDropped(t *testing.T) {
 	})
 }
 
-// What is asked for again of before a key frame holds up nothing where the path is narrow;
-// what came after it is sent again.
+// On a narrow path, retransmissions of packets from before a keyframe do not delay other
+// packets. Later packets are retransmitted.
 func TestRepeatsOfBeforeAKeyFrameAreNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
@@ -177,7 +177,7 @@ func TestRepeatsOfBeforeAKeyFrameAreNotSent(t *testing.T) {
 			}
 			return repeats
 		}
-		n.frame(false, 12) // more than leaves at once
+		n.frame(false, 12) // more than is sent at once
 		require.Equal(t, 1, repeats())
 		n.frame(true, 15)
 		require.Zero(t, repeats())
@@ -186,8 +186,8 @@ func TestRepeatsOfBeforeAKeyFrameAreNotSent(t *testing.T) {
 	})
 }
 
-// Video is paused where not even its lowest layer fits, if that is allowed, and goes on
-// with a key frame when it does; sound is never paused. The subscriber is told.
+// If it is permitted, video is paused when not even its lowest layer fits, and resumes
+// with a keyframe when it fits. Audio is never paused. The subscriber is told.
 func TestWhatDoesNotFitIsPaused(t *testing.T) {
 	for _, allowed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -235,8 +235,8 @@ func TestWhatDoesNotFitIsPaused(t *testing.T) {
 	}
 }
 
-// Clients that know a track by its first packet learn of one that is paused from the
-// beginning.
+// Clients learn of a track by its first packet. They also learn of one that is paused
+// from the beginning.
 func TestPausedFromTheBeginningIsStillSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
@@ -259,7 +259,7 @@ func TestPausedFromTheBeginningIsStillSeen(t *testing.T) {
 	})
 }
 
-// A subscription that ends while packets of it wait gives them back.
+// A subscription that ends releases its waiting packets.
 func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
@@ -278,8 +278,9 @@ func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
 	})
 }
 
-// What a path drops by itself, such as a TCP connection, ends the picture there: until the
-// next key frame, which is asked for, nothing of it is sent or repeated. Sound goes on.
+// If the path itself, such as a TCP connection, drops packets, the video ends there: it
+// is neither sent nor retransmitted until the next keyframe, which is requested. Audio
+// continues.
 func TestWhatThePathDropsEndsThePicture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)

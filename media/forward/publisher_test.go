@@ -149,7 +149,7 @@ func TestDynacast(t *testing.T) {
 		time.Sleep(time.Second)
 		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
 		time.Sleep(time.Second)
-		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH}) // changed its mind
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH}) // the subscriber changes its wish
 		time.Sleep(7 * time.Second)
 		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_MEDIUM})
 		time.Sleep(6 * time.Second)
@@ -165,8 +165,8 @@ func TestDynacast(t *testing.T) {
 	})
 }
 
-// A codec that is not sent yet is asked for like a layer: at once, and no longer
-// once it is not watched, though it may never have come.
+// A codec that is not sent yet is requested like a layer: at once, and not any more once
+// it has no subscriber, though it may never have come.
 func TestDynacastOfBackupCodec(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log []string
@@ -202,7 +202,7 @@ func TestLayerFollowsNewSource(t *testing.T) {
 	s.frame(true, 2)
 	s.frame(false, 2)
 	s.ssrc, s.seq, s.ts, s.pic = 77, 40000, 1<<31, 9
-	s.frame(false, 2) // of the new source: no key frame yet
+	s.frame(false, 2) // of the new source, without a keyframe
 	s.frame(true, 2)
 	s.frame(false, 2)
 	got := r.take()
@@ -222,7 +222,7 @@ func TestForeignPayloadTypeIsDropped(t *testing.T) {
 	require.Equal(t, uint64(2), s.layer.Stats().Foreign)
 }
 
-// A frame whose packets come in a train leaves as a whole; one whose packets are
+// A frame whose packets come in a train is forwarded as a whole; one whose packets are
 // paced does not wait for its end.
 func TestPacedFramesAreNotHeldBack(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
@@ -252,7 +252,7 @@ func TestPacedFramesAreNotHeldBack(t *testing.T) {
 	require.Len(t, r.take(), 7, "the reader has nothing more")
 }
 
-// When a frame's end does not come, the tick lets go of the rest.
+// If the end of a frame does not come, the tick forwards the rest.
 func TestTickReleasesHeldPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
@@ -335,8 +335,8 @@ func TestQualityOfStreams(t *testing.T) {
 	})
 }
 
-// A track to which nothing happens has no timer, and what is due is done again when
-// something does.
+// A track without events has no running timer, and its periodic work resumes with the
+// next event.
 func TestATrackRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config()})
@@ -379,7 +379,7 @@ func TestATrackRests(t *testing.T) {
 	})
 }
 
-// A track that ends while it is subscribed to leaves nothing in the subscriber's downlink.
+// A track that ends while it has subscribers leaves no state in their downlinks.
 func TestASubscriptionToATrackThatEnds(t *testing.T) {
 	d := connected()
 	for range 2000 {

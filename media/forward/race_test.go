@@ -2,6 +2,6 @@
 
 package forward
 
-// underRace: sync.Pool forgets at random under the race detector, so that
-// allocations cannot be counted.
+// underRace: under the race detector sync.Pool drops elements at random, so allocations
+// cannot be counted.
 const underRace = true

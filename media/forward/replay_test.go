@@ -26,31 +26,31 @@ import (
 	"parlor/media/forward/vp9"
 )
 
-// tape is a recording of Chromium's packets, ready to be fed to a track.
+// tape is a recording of Chromium's packets, ready to be sent to a track.
 type tape struct {
 	*recording.Recording
 	name    string
 	codec   Codec
 	packets []taped
-	short   func(id uint16) bool // which picture ids are sent in 7 bits; nil: none
-	first   uint16               // where picture ids begin, about
+	short   func(id uint16) bool // which picture ids have 7 bits; nil: none
+	first   uint16               // about the first picture id
 }
 
-// taped is a packet of a tape, with what the publisher's side knows of it.
+// taped is a packet of a tape, with the publisher's knowledge of it.
 type taped struct {
 	recording.Packet
 	layer      int
 	p          *packet.Packet // nil for RTCP
-	key, start bool           // of a key frame's beginning
+	key, start bool           // at the beginning of a keyframe
 	end        bool           // of a frame
 	seq        int64          // unwrapped
-	frame      int            // which of the tape's frames it is part of
-	whole      []byte         // as Raw, but with picture ids of 15 bits; nil: Raw is so
+	frame      int            // index of its frame in the tape
+	whole      []byte         // like Raw, but with picture ids of 15 bits; nil: Raw has these
 }
 
 const loadedTop = livekit.VideoQuality_HIGH
 
-// loadTape reads a recording and where its frames begin.
+// loadTape reads a recording and finds its frames.
 func loadTape(t testing.TB, name string) *tape {
 	t.Helper()
 	file, ids, made := strings.Cut(name, "+")
@@ -108,14 +108,13 @@ func loadTape(t testing.TB, name string) *tape {
 	return tp
 }
 
-// madeTapes are recordings whose publisher is made to send picture ids: Chromium sends
-// none with VP8 when it sends dependency descriptors. Of the sizes of an id 7 bits are
-// what the tape's name says, or "grows": 15 bits from 128 on, as pion's payloader does.
+// madeTapes are recordings to which picture ids are added: Chromium sends none with VP8
+// when it sends dependency descriptors. The name of a tape gives the size of the ids: 7
+// bits, or "grows": 15 bits from 128 on, as in pion's payloader.
 var madeTapes = []string{"vp8-simulcast+7", "vp8-simulcast+grows", "vp8-simulcast-temporal+7", "vp8-simulcast-temporal+15"}
 
-// withPictureIDs gives the packets of a recording of VP8 picture ids of 15 bits in the
-// place of dependency descriptors; with layers TL0PICIDX, TID and KEYIDX, too (RFC 7741
-// 4.2).
+// withPictureIDs replaces the dependency descriptors in a recording of VP8 by picture ids
+// of 15 bits, and, with layers, by TL0PICIDX, TID and KEYIDX (RFC 7741, section 4.2).
 func withPictureIDs(t testing.TB, r *recording.Recording, layers bool) {
 	t.Helper()
 	type numbers struct {
@@ -126,7 +125,7 @@ func withPictureIDs(t testing.TB, r *recording.Recording, layers bool) {
 	type stream struct {
 		structure *dd.Structure
 		last      numbers
-		upper     bool // the base layer's last frame was followed by one of the first layer above
+		upper     bool // the base layer's last frame was followed by one of the layer above
 		frames    map[uint32]numbers
 	}
 	streams := map[uint32]*stream{}
@@ -179,7 +178,7 @@ func withPictureIDs(t testing.TB, r *recording.Recording, layers bool) {
 	r.DescriptorID = 0
 }
 
-// shorten is a packet as it is sent whose picture id has 7 bits.
+// shorten is a packet with its picture id in 7 bits.
 func (tp *tape) shorten(p *taped) {
 	if tp.short == nil || p.p == nil {
 		return
@@ -196,12 +195,12 @@ func (tp *tape) extensions() Extensions {
 	return Extensions{DependencyDescriptor: tp.DescriptorID, AbsCaptureTime: tp.CaptureID}
 }
 
-// qualities of the tape's layers. The layers of one stream are chosen by quality
-// too.
+// quality is the quality of a layer of the tape. The layers of one stream are chosen by
+// quality too.
 func (tp *tape) quality(layer int) livekit.VideoQuality { return livekit.VideoQuality(layer) }
 
-// window is a part of the tape, from one time to another, with numbers shifted so
-// that they wrap around near at; far: to anywhere.
+// window is a part of the tape, with numbers shifted so that they wrap around near at;
+// far: shifted arbitrarily.
 func (tp *tape) window(from, at, to time.Duration, r *rand.Rand, far bool) (list []taped) {
 	some := func(below, all uint32) uint32 {
 		if far {
@@ -244,7 +243,7 @@ func (tp *tape) window(from, at, to time.Duration, r *rand.Rand, far bool) (list
 	return list
 }
 
-// shift is what is added to the numbers of a layer.
+// shift is added to the numbers of a layer.
 type shift struct {
 	sequence   uint16
 	timestamp  uint32
@@ -271,7 +270,7 @@ func (s shift) apply(p taped) []byte {
 		})
 	}
 	if raw := p.p.Extension(packet.ExtDependencyDescriptor); raw != nil {
-		// It is found by its bytes: the header has no other such extension.
+		// Find the extension by its bytes, which occur only once in the header.
 		head := b[:len(b)-len(p.p.Payload())]
 		at := strings.Index(string(head[12:]), string(raw)) + 12
 		s.descriptor.Apply(head[at : at+len(raw)])
@@ -279,20 +278,20 @@ func (s shift) apply(p taped) []byte {
 	return b
 }
 
-// play is a replay: tapes into a track, a forwarder out of it, and a receiver that
-// judges what comes.
+// play is a replay: tapes into a track, a forwarder, and a receiver that checks its
+// packets.
 type play struct {
 	t       testing.TB
 	track   *Track
 	layers  []*Layer
-	watched *Track    // that the subscriber subscribes to
+	watched *Track    // the track of the subscription
 	down    *Downlink // of the subscriber
 	f       *Forwarder
 	model   *modelreceiver.Receiver
 	cfg     ForwarderConfig
 	tape    *tape
 	ssrcs   uint32
-	link    func(h *rtp.Header, payload []byte) // on the way to the receiver; nil: at once
+	link    func(h *rtp.Header, payload []byte) // the path to the receiver; nil: direct
 	started time.Time
 }
 
@@ -324,7 +323,7 @@ func (pl *play) addLayers(to *Track, tp *tape) (layers []*Layer) {
 	return layers
 }
 
-// subscribe adds the forwarder, or another after the one before was closed.
+// subscribe adds the forwarder, or another one after the former was closed.
 func (pl *play) subscribe(described bool) {
 	pl.cfg = ForwarderConfig{
 		Downlink: pl.down, SubscriberSID: "PA_s", SSRC: pl.ssrcs, RTXSSRC: pl.ssrcs + 1, CNAME: "parlor",
@@ -346,7 +345,7 @@ func (pl *play) subscribe(described bool) {
 	pl.f = pl.watched.AddForwarder(pl.cfg)
 }
 
-// received is the model receiver at the end of what may be between.
+// received is the model receiver behind the path.
 type received struct {
 	*modelreceiver.Receiver
 	pl *play
@@ -360,10 +359,10 @@ func (r received) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	return r.Receiver.Write(h, payload, kind)
 }
 
-// want asks for a layer of the tape.
+// want sets the wanted layer of the tape.
 func (pl *play) want(q livekit.VideoQuality) { pl.f.SetSettings(Settings{Quality: q}) }
 
-// feed plays packets; before each, do is called with its index.
+// feed plays packets. Before each it calls do with the index.
 func (pl *play) feed(layers []*Layer, packets []taped, do func(i int)) {
 	begin := time.Now()
 	for i, p := range packets {
@@ -384,8 +383,8 @@ func (pl *play) feed(layers []*Layer, packets []taped, do func(i int)) {
 	pl.model.Tick()
 }
 
-// check judges what was received. From the time from on every frame of what is
-// wanted has to be decoded; frames is how many those are.
+// check checks the received packets. From the time from on, every frame of the wanted
+// layers must be decoded; frames is their number.
 func (pl *play) check(what string, frames int, from time.Time, interrupted int) {
 	pl.t.Helper()
 	var last uint32
@@ -407,8 +406,8 @@ func (pl *play) check(what string, frames int, from time.Time, interrupted int) 
 	require.GreaterOrEqual(pl.t, decoded, frames, "%s: frames after the key frame are missing", what)
 }
 
-// due is how many frames of a layer begin in packets[i:] from the first key frame
-// on, and when that one comes; ok is false when there is none.
+// due is the number of frames of a layer in packets[i:] from the first keyframe on, and
+// the time of that keyframe; ok is false if there is none.
 func due(packets []taped, i, layer int) (frames int, at time.Duration, ok bool) {
 	for ; i < len(packets); i++ {
 		p := packets[i]
@@ -436,8 +435,8 @@ func tapeNames(t testing.TB) (names []string) {
 	return names
 }
 
-// everyTape runs a test for each recording, with dependency descriptors if there are any
-// and without.
+// everyTape runs a test for each recording, without dependency descriptors, and with them
+// if there are any.
 func everyTape(t *testing.T, test func(t *testing.T, tp *tape, described bool)) {
 	for _, name := range append(tapeNames(t), madeTapes...) {
 		tp := loadTape(t, name)
@@ -452,13 +451,13 @@ func everyTape(t *testing.T, test func(t *testing.T, tp *tape, described bool)) 
 	}
 }
 
-// before and after a moment that is looked at.
+// Lengths before and after the moment under test.
 const (
 	lead  = 1500 * time.Millisecond
 	trail = 1500 * time.Millisecond
 )
 
-// positions are the indices of the packets with which frames begin.
+// positions are the indices of the first packets of frames.
 func (tp *tape) positions() (list []int) {
 	for i, p := range tp.packets {
 		if p.start && p.At > lead/2 && p.At < 8*time.Second-trail/2 {
@@ -468,8 +467,8 @@ func (tp *tape) positions() (list []int) {
 	return list
 }
 
-// Whatever layer was forwarded, and wherever in its frames the other is asked for,
-// all that is forwarded can be decoded, and the new layer from its first key frame on.
+// Whichever layer is forwarded, and at whatever frame the other is requested: all
+// forwarded frames can be decoded, and the new layer from its first keyframe on.
 func TestSwitchAtEveryFrame(t *testing.T) {
 	everyTape(t, func(t *testing.T, tp *tape, described bool) {
 		low, high := livekit.VideoQuality_LOW, livekit.VideoQuality(max(len(tp.Layers), 3)-1)
@@ -488,7 +487,8 @@ func TestSwitchAtEveryFrame(t *testing.T) {
 			pl := newPlay(t, tp, described)
 			pl.want(from)
 			begin := time.Now()
-			// Every third time it is asked for back and forth within one frame.
+			// Every third time, the request is repeated in both directions within one
+			// frame.
 			pl.feed(pl.layers, skew(packets, n), func(i int) {
 				switch {
 				case i == moment:
@@ -511,8 +511,7 @@ func TestSwitchAtEveryFrame(t *testing.T) {
 	})
 }
 
-// skew holds one of the layers back, so that the key frames of layers come in both
-// orders.
+// skew delays one of the layers, so that the keyframes of the layers come in both orders.
 func skew(packets []taped, n int) []taped {
 	if n%4 < 2 {
 		return packets
@@ -527,9 +526,9 @@ func skew(packets []taped, n int) []taped {
 	return list
 }
 
-// A subscriber of a muted track gets frames that are made here, without descriptors. What
-// the publisher sends afterwards has them, whatever its numbers, and can be decoded from
-// its first frame on.
+// A subscriber of a muted track gets substitute frames, without descriptors. The
+// publisher's later packets have descriptors, with any numbers, and can be decoded from
+// the first frame on.
 func TestRealFramesFollowMadeOnes(t *testing.T) {
 	everyTape(t, func(t *testing.T, tp *tape, described bool) {
 		for seed := range uint64(6) {
@@ -537,7 +536,7 @@ func TestRealFramesFollowMadeOnes(t *testing.T) {
 			pl.want(livekit.VideoQuality_LOW)
 			pl.track.SetMuted(true)
 			time.Sleep(3500 * time.Millisecond)
-			synctest.Wait() // for the ticker, which makes them
+			synctest.Wait() // the ticker sends the substitute frames
 			made := len(pl.model.Frames())
 			if f := tp.codec.family(); f == vp8Codec || f == h264Codec {
 				require.Equal(t, 4, made)

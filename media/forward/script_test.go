@@ -19,10 +19,10 @@ import (
 	"parlor/media/forward/modelreceiver"
 )
 
-// script is a replay of which every packet is known again by its receiver, so that
-// what it gets can be held against what it ought to get: a subscriber is owed all
-// frames of the layer that it wants from the layer's first key frame on after it
-// asked, and those of the layer before until then.
+// script is a replay in which the receiver recognises every packet, so that the received
+// frames can be compared with the owed ones. A subscriber is owed all frames of its
+// wanted layer from the layer's first keyframe after the request, and until then those of
+// the former layer.
 type script struct {
 	*play
 	described bool
@@ -30,53 +30,53 @@ type script struct {
 	receivers []*modelreceiver.Receiver
 	events    []event
 	packets   []*stamped
-	now       int // index of the event
-	owed      int // frames that were owed to the subscriber
+	now       int // index of the present event
+	owed      int // frames that were owed so far
 	reordered bool
 
-	// What the subscriber wants, as the tests did it.
+	// The subscriber's wishes:
 	want   livekit.VideoQuality // OFF: paused
 	muted  bool
 	closed bool
-	backup bool // it is to get the backup codec
-	rising bool // something of the stream is forwarded, but not what is wanted
+	backup bool // it should get the backup codec
+	rising bool // the stream is forwarded, but not in the wanted layer
 
 	current *period
 	periods []*period
 
 	salt  byte     // of the sources that were added last
-	room  int      // in which the subscriber is; the tests begin in 0
-	rooms []*Track // of the others, from 1 on
+	room  int      // the subscriber's room; the tests begin in 0
+	rooms []*Track // the other rooms, from 1 on
 
-	// On the way down.
+	// The path to the subscriber:
 	random  *rand.Rand
 	losing  int // of a thousand packets
 	lossy   bool
-	breaks  []time.Duration // when what was sent before cannot be repeated any more
+	breaks  []time.Duration // when earlier packets become impossible to retransmit
 	begin   time.Time
-	keys    int // key frames that began to arrive
+	keys    int // keyframes that have begun to arrive
 	waiting []rtp.Packet
 	nacks   []nackDue
 }
 
-// source is one stream of packets that a publisher sends.
+// source is one stream of a publisher.
 type source struct {
 	tape   *tape
-	index  int // of the tape's layer
+	index  int // layer of the tape
 	room   int
 	backup bool
 	layer  *Layer
 	ssrc   uint32
 	frames map[int]*frameState
-	begun  bool          // a packet of it arrived
-	live   bool          // one with payload did, of it or of the source before in its layer
+	begun  bool          // one of its packets has arrived
+	live   bool          // a packet with payload has arrived, of it or of the former source of its layer
 	newest int64         // number of the newest packet that arrived
-	left   int64         // newest when something else was forwarded last
-	over   bool          // another took its place
-	until  time.Duration // when it ends
+	left   int64         // value of newest when another source was last forwarded
+	over   bool          // another source has replaced it
+	until  time.Duration // its end
 }
 
-// frameState is what is known of a frame.
+// frameState is the state of a frame.
 type frameState struct {
 	source    *source
 	first     int64
@@ -84,14 +84,14 @@ type frameState struct {
 	key       bool
 	packets   int
 	arrived   int
-	begun     bool // its first packet is part of the script
+	begun     bool // the script contains its first packet
 	ended     bool
-	begins    int // event with which its first packet came
+	begins    int // event of its first packet
 	complete  int // event
-	missing   int // packets that were lost on the way down and did not come again
-	ready     int // event with which all that it needs was there
+	missing   int // packets that were lost on the path and not retransmitted
+	ready     int // event at which all its dependencies had arrived
 	at        time.Duration
-	decodable bool // from what arrived of its source
+	decodable bool // by the packets of its source that arrived
 	decoded   bool
 }
 
@@ -109,7 +109,7 @@ type stamped struct {
 	source *source
 	lost   bool
 	came   bool
-	keys   int // how many key frames had come when it was lost on the way down
+	keys   int // number of keyframes so far, when it was lost on the path
 }
 
 type event struct {
@@ -125,7 +125,7 @@ type nackDue struct {
 
 const stampSize = 8
 
-// newScript begins a script with the packets of a tape from one time to another.
+// newScript makes a script with a part of a tape.
 func newScript(t testing.TB, tp *tape, described bool, from, to time.Duration, r *rand.Rand) *script {
 	s := &script{play: newPlay(t, tp, described), described: described, want: livekit.VideoQuality_HIGH, random: r}
 	s.receivers = append(s.receivers, s.model)
@@ -134,8 +134,8 @@ func newScript(t testing.TB, tp *tape, described bool, from, to time.Duration, r
 	return s
 }
 
-// addSources adds the packets of a tape; they come from the time after on. salt makes
-// their SSRCs differ from those of other sources. far: their numbers are anywhere.
+// addSources adds the packets of a tape, beginning at the time after. salt distinguishes
+// their SSRCs from those of other sources. far: their numbers are arbitrary.
 func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Duration, backup bool, salt byte, far bool) []*source {
 	var fresh []*source
 	for i := range tp.Layers {
@@ -156,7 +156,7 @@ func (s *script) addSources(tp *tape, layers []*Layer, from, to, after time.Dura
 	return fresh
 }
 
-// of is the packet as another source sends it.
+// of is the packet with the salt of another source.
 func (p taped) of(salt byte) taped {
 	at := 8
 	if p.RTCP {
@@ -171,8 +171,8 @@ func (p taped) of(salt byte) taped {
 	return p
 }
 
-// stamp ends the payload with the packet's index. The bytes before it end the search
-// of those that look for units in payloads.
+// stamp writes the packet's index at the end of the payload. The bytes before it stop
+// parsers that search payloads for units.
 func (p *stamped) stamp(index int) {
 	for _, raw := range []*[]byte{&p.Raw, &p.whole} {
 		if *raw != nil {
@@ -195,12 +195,12 @@ func (src *source) note(p *stamped) {
 	f.key = f.key || p.key
 }
 
-// at has something done at a time.
+// at schedules an action.
 func (s *script) at(when time.Duration, do func()) {
 	s.events = append(s.events, event{at: when, do: do})
 }
 
-// between are the packets with payload in a time.
+// between are the packets with payload within a time.
 func (s *script) between(from, to time.Duration) (list []*stamped) {
 	for _, p := range s.packets {
 		if p.At >= from && p.At < to {
@@ -210,7 +210,7 @@ func (s *script) between(from, to time.Duration) (list []*stamped) {
 	return list
 }
 
-// setWant says what the subscriber wants, OFF for nothing.
+// setWant sets the subscriber's wish; OFF for none.
 func (s *script) setWant(q livekit.VideoQuality) {
 	if q == s.want || s.closed {
 		return
@@ -255,7 +255,7 @@ func (s *script) resubscribe() {
 	s.waiting, s.nacks = nil, nil
 }
 
-// move has the subscriber leave its room for another, in which it subscribes to a track.
+// move moves the subscriber to another room, where it subscribes to a track.
 func (s *script) move(room int, to *Track) {
 	s.unsubscribe()
 	s.room, s.watched = room, to
@@ -274,8 +274,8 @@ func (s *script) leave() {
 	s.current = nil
 }
 
-// target is the source that is wanted when a packet of another, or of itself, arrives:
-// the best of those whose layers have not stopped, or of all if all have.
+// target is the wanted source when a packet arrives: the best one among the layers that
+// have not stopped, or among all if all have.
 func (s *script) target(p *stamped) *source {
 	if s.muted && s.room == 0 || s.closed || s.want == livekit.VideoQuality_OFF {
 		return nil
@@ -287,7 +287,7 @@ func (s *script) target(p *stamped) *source {
 	return s.best(func(*source) bool { return true })
 }
 
-// best is the source that is wanted of those that may be.
+// best is the best source among those for which may returns true.
 func (s *script) best(may func(*source) bool) (best *source) {
 	for _, src := range s.sources {
 		if src.room != s.room || src.over || src.backup != (s.backup && s.room == 0) || !src.live || !may(src) {
@@ -303,8 +303,8 @@ func (s *script) best(may func(*source) bool) (best *source) {
 	return best
 }
 
-// appear follows the first packet of a source, which may be one of nothing but padding:
-// the source before in its layer is over.
+// appear handles the first packet of a source, which may be only padding: the former
+// source of its layer has ended.
 func (s *script) appear(src *source) {
 	if src.begun {
 		return
@@ -320,7 +320,7 @@ func (s *script) appear(src *source) {
 	}
 }
 
-// arrive follows what ought to be forwarded.
+// arrive updates which frames ought to be forwarded.
 func (s *script) arrive(p *stamped) {
 	src := p.source
 	p.came, src.live = true, true
@@ -337,7 +337,7 @@ func (s *script) arrive(p *stamped) {
 		return
 	}
 	if s.rising && overtaken > 0 {
-		return // what of it was left out comes no more
+		return // its parts that were left out do not come any more
 	}
 	s.rising = false
 	s.leave()
@@ -345,10 +345,10 @@ func (s *script) arrive(p *stamped) {
 	s.periods = append(s.periods, s.current)
 }
 
-// deliver takes a packet to the receiver, or loses it.
+// deliver passes a packet to the receiver, or loses it.
 func (s *script) deliver(h *rtp.Header, payload []byte) {
-	// Receivers throw away what comes before the structure that it needs, so that one
-	// is not lost.
+	// Receivers drop packets that come before the structure that they need, so the
+	// structure's packet is not lost.
 	p := s.stampOf(payload)
 	if h.SSRC == s.cfg.SSRC && s.losing > 0 && (p == nil || !p.key) && !s.breaking() && s.random.IntN(1000) < s.losing {
 		s.nacks = append(s.nacks, nackDue{time.Now().Add(repeatAfter), h.SequenceNumber})
@@ -370,10 +370,11 @@ func (s *script) deliver(h *rtp.Header, payload []byte) {
 	}
 }
 
-// repeatAfter is when a packet that was lost on the way down is asked for again.
+// repeatAfter is the time after which a packet that was lost on the path is requested
+// again.
 const repeatAfter = 20 * time.Millisecond
 
-// breaking reports whether what is lost now could not be repeated.
+// breaking reports whether a packet that is lost now could not be retransmitted.
 func (s *script) breaking() bool {
 	now := time.Since(s.begin)
 	return slices.ContainsFunc(s.breaks, func(at time.Duration) bool { return now <= at && at <= now+10*repeatAfter })
@@ -387,7 +388,7 @@ func (s *script) repair() {
 	}
 }
 
-// run plays the script and judges what came.
+// run performs the script and checks the received frames.
 func (s *script) run(what string) {
 	s.t.Helper()
 	slices.SortStableFunc(s.events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
@@ -433,7 +434,7 @@ func (s *script) run(what string) {
 	}
 }
 
-// stampOf is the packet of the script that a payload is of.
+// stampOf is the script's packet for a payload.
 func (s *script) stampOf(payload []byte) *stamped {
 	if len(payload) < stampSize {
 		return nil
@@ -453,8 +454,8 @@ func (s *script) frameOf(f *modelreceiver.Frame) *frameState {
 	return p.source.frames[p.frame]
 }
 
-// broken reports whether packets of f were lost on the way down. Without descriptors
-// the layers of AV1 are one frame.
+// broken reports whether packets of f were lost on the path. Without descriptors, the
+// layers of an AV1 picture are one frame.
 func (s *script) broken(f *modelreceiver.Frame) bool {
 	return slices.ContainsFunc(f.Payloads(), func(b []byte) bool {
 		p := s.stampOf(b)
@@ -462,8 +463,8 @@ func (s *script) broken(f *modelreceiver.Frame) bool {
 	})
 }
 
-// maxStale is how much older than what was shown a frame may be: layers differ in
-// how long they take.
+// maxStale is by how much a frame may be older than the last shown one: layers have
+// different delays.
 const maxStale = 200 * time.Millisecond
 
 func (s *script) judge(what string) {
@@ -500,8 +501,8 @@ func (s *script) judge(what string) {
 			newest = max(newest, known.at)
 		}
 		require.Empty(s.t, slices.DeleteFunc(slices.Clone(r.Dropped()), func(why string) bool {
-			return s.reordered && strings.Contains(why, "older than the last one") || // it came that late
-				s.lossy && strings.Contains(why, "cannot be read") // a key frame came before it
+			return s.reordered && strings.Contains(why, "older than the last one") || // it came too late
+				s.lossy && strings.Contains(why, "cannot be read") // a keyframe came before it
 		}), what)
 	}
 	for _, p := range s.periods {
@@ -523,8 +524,8 @@ func (src *source) name() string {
 	return fmt.Sprintf("%s layer %d (backup %t, %d)", src.tape.name, src.index, src.backup, src.ssrc)
 }
 
-// tops is the spatial layer that is owed at each packet: the highest that is wanted
-// and that the stream has from a key frame to the next.
+// tops is the owed spatial layer at each packet: the highest wanted one that the stream
+// has from one keyframe to the next.
 func (p *period) tops() func(first int64) int {
 	if len(p.source.tape.Layers) > 1 {
 		return func(int64) int { return 0 }
@@ -559,7 +560,8 @@ func (p *period) tops() func(first int64) int {
 	return func(first int64) int { return top[keyOf(first)] }
 }
 
-// interrupted reports whether something changed while what f needs was missing.
+// interrupted reports whether the subscription changed while dependencies of f were
+// missing.
 func (s *script) interrupted(f *frameState) bool {
 	for i := f.complete + 1; i <= f.ready && i < len(s.events); i++ {
 		if s.events[i].do != nil || slices.ContainsFunc(s.periods, func(p *period) bool { return p.end == i }) {
@@ -569,11 +571,11 @@ func (s *script) interrupted(f *frameState) bool {
 	return false
 }
 
-// decodeAll finds what can be decoded of what arrived of a source.
+// decodeAll determines which frames of a source can be decoded from the arrived packets.
 func (s *script) decodeAll(src *source) {
 	now := time.Now()
 	cfg := modelreceiver.Config{Now: func() time.Time {
-		now = now.Add(time.Second) // nothing more is to come
+		now = now.Add(time.Second) // no more packets will come
 		return now
 	}}
 	if s.described {
@@ -607,13 +609,13 @@ func (s *script) decodeAll(src *source) {
 	}
 	known := map[int64]*frameState{}
 	var before *frameState
-	whole := 0 // event with which all layers of the frames so far were there
+	whole := 0 // event at which all layers of the frames so far had arrived
 	for _, f := range direct.Frames() {
 		k := s.frameOf(&f)
 		known[f.ID()] = k
 		k.decodable = !f.Decoded.IsZero() && k.begun && k.ended && k.arrived == k.packets && !s.broken(&f)
 		if s.described && k.key && src.begunBefore(k) {
-			// Receivers have a newer structure, and throw its own away.
+			// Receivers have a newer structure, and drop this frame's own.
 			k.decodable = false
 		}
 		k.ready = k.complete
@@ -631,7 +633,7 @@ func (s *script) decodeAll(src *source) {
 			need(known[id])
 		}
 		if chained {
-			// Without what is left out of the frame before, nothing tells that it was.
+			// The left-out part of the former frame leaves no trace.
 			need(before)
 			k.ready = max(k.ready, whole)
 		}
@@ -644,7 +646,7 @@ func (s *script) decodeAll(src *source) {
 	src.leaveOutOverdue()
 }
 
-// begunBefore reports whether a key frame that follows f began to arrive before f did.
+// begunBefore reports whether a keyframe that follows f began to arrive before f.
 func (src *source) begunBefore(f *frameState) bool {
 	for _, other := range src.frames {
 		if other.key && other.first > f.first && other.arrived > 0 && other.begins < f.begins {
@@ -654,8 +656,8 @@ func (src *source) begunBefore(f *frameState) bool {
 	return false
 }
 
-// leaveOutOverdue takes for what cannot be decoded all frames that are complete, with
-// what they need, only after one that follows them.
+// leaveOutOverdue marks as undecodable all frames that are complete, with their
+// dependencies, only after a frame that follows them.
 func (src *source) leaveOutOverdue() {
 	var frames []*frameState
 	for _, f := range src.frames {
@@ -664,7 +666,7 @@ func (src *source) leaveOutOverdue() {
 		}
 	}
 	slices.SortFunc(frames, func(a, b *frameState) int { return cmp.Compare(b.first, a.first) })
-	next := 1 << 30 // event at which one that follows was ready
+	next := 1 << 30 // event at which a later frame was ready
 	for _, f := range frames {
 		f.decodable = f.ready <= next
 		next = min(next, f.ready)

@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTotalsCountWhatHasEndedToo: a scrape comes every so often, and tracks and
-// subscriptions end in between.
+// TestTotalsCountWhatHasEndedToo: tracks and subscriptions may end between two scrapes.
 func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 	var totals Totals
 	var sent, sentBytes uint64
@@ -27,7 +26,7 @@ func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 		r.f.HandleRTCP([]rtcp.Packet{
 			&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{r.take()[1].SequenceNumber})},
 			&rtcp.PictureLossIndication{MediaSSRC: 5000},
-			// It claims to have lost more than there was.
+			// It claims more losses than packets.
 			&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, TotalLost: 1 << 23}}},
 		})
 		for _, r := range receivers {
@@ -55,7 +54,8 @@ func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 	require.Zero(t, audioOut)
 }
 
-// TestTotalsGrowWhileTracksLast, a second behind at most, and each packet counts once.
+// TestTotalsGrowWhileTracksLast: they are at most a second behind, and each packet counts
+// once.
 func TestTotalsGrowWhileTracksLast(t *testing.T) {
 	var totals Totals
 	track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_AUDIO, Codec: opusConfig(), Totals: &totals})
@@ -79,8 +79,7 @@ func TestTotalsGrowWhileTracksLast(t *testing.T) {
 	require.EqualValues(t, 10, out.Packets)
 }
 
-// What is measured of a path is counted about once a second, in the bucket that it
-// belongs to.
+// Each path is measured about once a second, and the measurement counts in its bucket.
 func TestPathsAreMeasured(t *testing.T) {
 	var totals Totals
 	synctest.Test(t, func(t *testing.T) {

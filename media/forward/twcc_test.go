@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// decode lists what feedback says: arrival in µs of each packet, or -1.
+// decode returns the content of feedback: the arrival of each packet in µs, or -1.
 func decode(t *testing.T, packets []rtcp.Packet) (seqs []uint16, arrivals []int64) {
 	for _, p := range packets {
 		raw, err := p.Marshal()
@@ -94,7 +94,7 @@ func less(values []int64, base int64) []int64 {
 	return values
 }
 
-// Every packet is told once, at its arrival to a quarter of a millisecond.
+// Every packet is reported once, with its arrival accurate to a quarter of a millisecond.
 func FuzzTWCC(f *testing.F) {
 	f.Add([]byte{1, 1, 1, 200, 2, 0, 0, 9, 130, 255, 7, 7})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -15,20 +15,20 @@ import (
 	"parlor/media/downlink/allocate"
 )
 
-// speaker is a microphone in a meeting, and what a listener hears of it.
+// speaker is a microphone in a meeting, and the listener's subscription to it.
 type speaker struct {
 	s     *sender
 	r     *receiver
-	level int // dBov, 0 = it tells none
+	level int // dBov; 0 = the packets carry no level
 }
 
-// meeting is speakers and one listener, which is sent the loudest two.
+// meeting is speakers and a listener that is sent the loudest two.
 type meeting struct {
 	t        *testing.T
 	speakers []*speaker
 }
 
-// newMeeting makes a meeting of speakers, the first of which have these voices.
+// newMeeting makes a meeting of speakers. The first of them have the given voices.
 func newMeeting(t *testing.T, speakers int, source livekit.TrackSource, voices ...*Voice) *meeting {
 	d := NewDownlink()
 	d.LimitVoices(2)
@@ -50,7 +50,7 @@ func newMeeting(t *testing.T, speakers int, source livekit.TrackSource, voices .
 	return m
 }
 
-// talk lets time pass, and returns how many packets of each came.
+// talk lets time pass, and returns the number of packets from each speaker.
 func (m *meeting) talk(d time.Duration) (heard []int) {
 	for range int(d / (20 * time.Millisecond)) {
 		for _, sp := range m.speakers {
@@ -72,13 +72,13 @@ func (m *meeting) talk(d time.Duration) (heard []int) {
 	for _, sp := range m.speakers {
 		got := sp.r.take()
 		requireContiguous(m.t, got)
-		heard = append(heard, len(slices.DeleteFunc(got, func(p rtp.Packet) bool { return len(p.Payload) < 80 }))) // without silence that is made
+		heard = append(heard, len(slices.DeleteFunc(got, func(p rtp.Packet) bool { return len(p.Payload) < 80 }))) // without substitute frames
 	}
 	return heard
 }
 
-// A listener gets the sound of as many as it may, the loudest; a participant that speaks
-// up is heard soon.
+// A listener gets the audio of the loudest participants, up to the limit. A participant
+// that begins to speak is heard soon.
 func TestTheLoudestAreHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeeting(t, 5, livekit.TrackSource_MICROPHONE)
@@ -103,20 +103,20 @@ func TestTheLoudestAreHeard(t *testing.T) {
 		if heard[2] > 0 {
 			first = 2
 		}
-		m.speakers[first].level = -70 // the other is still speaking
+		m.speakers[first].level = -70 // the other one is still speaking
 		heard = m.talk(time.Second)
 		require.GreaterOrEqual(t, heard[5-first], 30)
 		require.Equal(t, 50, heard[4])
 
 		m.speakers[4].r.f.Close()
-		m.speakers[1].level = 0 // it tells no level, so it is taken to speak
+		m.speakers[1].level = 0 // without a level, packets count as speech
 		heard = m.talk(time.Second)
 		require.GreaterOrEqual(t, heard[1], 45, "a place that is given up is free")
 	})
 }
 
 // A participant has one place, whatever the number of its tracks: it can neither take
-// those of others nor lose a track for having two.
+// places of others nor lose a track for having two.
 func TestATrackMoreTakesNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		loud := NewVoice()
@@ -128,7 +128,7 @@ func TestATrackMoreTakesNoPlace(t *testing.T) {
 	})
 }
 
-// The sound of a shared screen is no voice.
+// The audio of a shared screen is not a voice.
 func TestSharedSoundIsNotLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeeting(t, 4, livekit.TrackSource_SCREEN_SHARE_AUDIO)
@@ -136,7 +136,8 @@ func TestSharedSoundIsNotLimited(t *testing.T) {
 	})
 }
 
-// Clients that know a track by its first packet learn of one that is not heard yet.
+// Clients learn of a track by its first packet. They also learn of one that is not heard
+// yet.
 func TestWhoIsNotHeardYetIsStillSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeeting(t, 3, livekit.TrackSource_MICROPHONE)
@@ -145,7 +146,7 @@ func TestWhoIsNotHeardYetIsStillSeen(t *testing.T) {
 	})
 }
 
-// The video of a speaker comes before that of others for a while.
+// For some time, the video of a speaker comes before that of others.
 func TestSpeakersAreShownFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		voice := NewVoice()
@@ -164,8 +165,8 @@ func TestSpeakersAreShownFirst(t *testing.T) {
 	})
 }
 
-// Participants that speak up, fall silent, come and go at the same time leave no more
-// voices than there may be, and nobody waits for another.
+// If participants begin and stop speaking, join and leave concurrently, the number of
+// voices stays within the limit, and there is no deadlock.
 func TestVoicesComeAndGoAtOnce(t *testing.T) {
 	d := NewDownlink()
 	d.LimitVoices(3)

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hear observes n packets of 20 ms from start on.
+// hear observes n packets of 20 ms, beginning at start.
 func hear(l *Level, start int64, n int, level func(i int) uint8) (now int64) {
 	for i := range n {
 		l.Observe(level(i), start+int64(i)*20_000_000)

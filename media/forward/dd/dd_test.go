@@ -90,11 +90,11 @@ func TestAppendActive(t *testing.T) {
 	}
 }
 
-// TestAStructureCostsLittleMoreThanItsBytes: any packet may bring one.
+// TestAStructureCostsLittleMoreThanItsBytes: any packet may carry one.
 func TestAStructureCostsLittleMoreThanItsBytes(t *testing.T) {
 	const templates, targets = 64, 32
 	for name, tc := range map[string]struct {
-		targets, layers, rest int // after the layers, in bits
+		targets, layers, rest int // bits after the layers
 		err                   error
 	}{
 		"many templates":           {1, templates, templates*3 + 4, nil},
@@ -124,7 +124,7 @@ func TestAStructureCostsLittleMoreThanItsBytes(t *testing.T) {
 	}
 }
 
-// Whatever is read can be written with another mask, and reads the same.
+// A parsed descriptor can be written with another mask, and is parsed to the same values.
 func FuzzParse(f *testing.F) {
 	s := ddtest.L2T2Key()
 	f.Add(s.Encode(ddtest.Frame{Structure: true, Active: -1}), []byte{0, 0, 0}, uint32(1))
@@ -152,8 +152,8 @@ func check(t *testing.T, f *dd.Frame, raw []byte, mask uint32) {
 	require.Equal(t, f.Structure.Targets, again.Structure.Targets)
 }
 
-// A shift changes the numbers and nothing else, and is read with the structure
-// that was shifted with it.
+// A shift changes only the numbers, and the result can be parsed with the structure that
+// was shifted in the same way.
 func TestShift(t *testing.T) {
 	s := ddtest.L2T2Key()
 	var before, after, delta dd.Frame
@@ -178,5 +178,5 @@ func TestShift(t *testing.T) {
 	require.Equal(t, uint16(2), delta.Number)
 	require.Equal(t, uint8(1), delta.Spatial)
 	require.Equal(t, []uint8{3, 2}, delta.ChainDiffs[:2])
-	shift.Apply(raw[:2]) // too short to have a number
+	shift.Apply(raw[:2]) // too short for a frame number
 }

@@ -80,7 +80,7 @@ func FuzzAll(f *testing.F) {
 	f.Add([]byte{0x78, 0, 1, 0x67, 0, 1, 0x68, 0, 2, 0x65, 0})
 	f.Add([]byte{0x60, 1, 0, 3, 0x40, 1, 0})
 	f.Add([]byte{0x00, 2, 0x32, 1, 2, 0x0a, 1})
-	f.Fuzz(func(_ *testing.T, b []byte) { // none may panic
+	f.Fuzz(func(_ *testing.T, b []byte) { // there must be no panic
 		H264(b)
 		H265(b)
 		AV1(b)

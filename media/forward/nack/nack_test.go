@@ -23,7 +23,8 @@ func TestAsksFiveTimesWithBackOff(t *testing.T) {
 			times = append(times, now/ms)
 		}
 	}
-	// Asked at 0, then after 100, 125, 156, 195 ms, each 1.25 times the one before.
+	// First at 0, then after 100, 125, 156 and 195 ms: each interval is 1.25 times the
+	// one before.
 	require.Equal(t, []int64{100, 225, 382, 578}, times)
 	require.False(t, n.Waiting(), "given up")
 }

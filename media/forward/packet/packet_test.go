@@ -80,7 +80,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// pion reads what we read; what we read is within the packet.
+// Pion parses the same, and all parts are within the packet.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte{0x90, 96, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0xbe, 0xde, 0, 1, 0x10, 0x85, 0, 0, 'x'})
 	f.Add([]byte{0x90, 96, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0x10, 0, 0, 1, 1, 1, 0x85, 0, 'x'})
@@ -93,7 +93,7 @@ func FuzzParse(f *testing.F) {
 		defer p.Release()
 		var theirs rtp.Packet
 		if theirs.Unmarshal(raw) != nil {
-			return // pion refuses broken extensions, which we pass over
+			return // pion rejects malformed extensions, which are skipped here
 		}
 		require.Equal(t, theirs.SequenceNumber, p.Seq)
 		require.Equal(t, theirs.Timestamp, p.Timestamp)

@@ -32,7 +32,7 @@ func TestAccept(t *testing.T) {
 	require.Greater(t, ext(5, Restart), again)
 }
 
-// RFC 3550 A.3: the fraction of the interval, and the total.
+// RFC 3550, appendix A.3: the fraction of the interval, and the total.
 func TestReport(t *testing.T) {
 	s := New(8000)
 	_, ok := s.Report()
@@ -63,7 +63,7 @@ func TestJitter(t *testing.T) {
 	s := New(90000)
 	for i := range 1000 {
 		_, _ = s.Accept(uint16(i))
-		// Every other packet 10 ms late: the mean deviation is 10 ms.
+		// Every other packet is 10 ms late: the mean deviation is 10 ms.
 		s.Count(uint32(i*1800), int64(i)*20_000_000+int64(i%2)*10_000_000, true)
 	}
 	require.InDelta(t, 0.010, s.Jitter(), 0.001)

@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, Block{111, 1920, []byte("abc")}, p.Redundant[0])
 	require.Equal(t, Block{111, 960, []byte("de")}, p.Redundant[1])
 
-	for n := range 14 { // up to the last byte of the older blocks
+	for n := range 14 { // up to the last byte of the redundant blocks
 		require.False(t, p.Parse(example()[:n]), "%d bytes", n)
 	}
 	require.True(t, p.Parse([]byte{111, 1, 2}))

@@ -40,8 +40,8 @@ func TestDropsLeaveNoGap(t *testing.T) {
 	require.False(t, ok, "of before the new source")
 }
 
-// Numbers that were kept for lost packets are free once what comes late is refused:
-// receivers would ask for them again and again.
+// Numbers that were reserved for lost packets become free once late packets are refused:
+// otherwise receivers would request them repeatedly.
 func TestNothingIsMissingBeforeANewSource(t *testing.T) {
 	var m Map
 	m.Start(99)
@@ -54,7 +54,7 @@ func TestNothingIsMissingBeforeANewSource(t *testing.T) {
 	require.EqualValues(t, 101, out&0xffff)
 }
 
-// A picture that goes out late counts for what comes after it.
+// A picture that is forwarded late counts for the pictures after it.
 func TestPicturesThatComeLate(t *testing.T) {
 	var m Map
 	v := func(picture uint16, tl0 uint8) vp8.Values { return vp8.Values{PictureID: picture, TL0PicIdx: tl0} }
@@ -88,7 +88,7 @@ func TestVP8Numbers(t *testing.T) {
 	require.Equal(t, v(1, 0, 31), out(70001, v(501, 7, 2)))
 }
 
-// model numbers by keeping every number it ever gave.
+// model numbers packets by remembering every number.
 type model struct {
 	out      int64
 	last     int64
@@ -97,7 +97,7 @@ type model struct {
 
 func (m *model) begin(in int64) { m.last, m.assigned = in-1, map[int64]int64{} }
 
-// process gives numbers to what was lost before in, and to in if it passes.
+// process numbers the packets lost before in, and in itself if it passes.
 func (m *model) process(in int64, pass bool) int64 {
 	for lost := m.last + 1; lost < in; lost++ {
 		m.out++

@@ -56,7 +56,7 @@ func TestPutKeepsTheRest(t *testing.T) {
 		d.Put(short, Values{PictureID: 0x7fff, TL0PicIdx: 1, KeyIdx: 0x1f}), "of 7 bits")
 }
 
-// What Put writes Parse reads, and nothing else changes.
+// Parse reads what Put has written, and nothing else changes.
 func FuzzPut(f *testing.F) {
 	f.Add([]byte{0xb0, 0xf0, 0x92, 0x34, 0x56, 0xa7, 0x00, 0x99}, uint16(5), uint8(6), uint8(7))
 	f.Add([]byte{0x90, 0x80, 0x11, 0x01}, uint16(5), uint8(6), uint8(7))

@@ -26,7 +26,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, 5, d.Length)
 	require.False(t, d.Parse([]byte{0xfc, 0x11, 0x20, 0x03, 0x03, 0x03, 0x03, 0xff}), "four references")
 
-	// Key frame with a scalability structure: two layers with sizes, two pictures.
+	// A keyframe with a scalability structure: two layers with sizes, two pictures.
 	require.True(t, d.Parse([]byte{
 		0x0a, 0x38, 0x01, 0x40, 0x00, 0xb4, 0x02, 0x80, 0x01, 0x68, 0x02, 0x14, 0x01, 0x20, 0xff,
 	}))
@@ -54,7 +54,7 @@ func FuzzParse(f *testing.F) {
 		var d Descriptor
 		if d.Parse(b) {
 			require.Less(t, d.Length, len(b))
-			// What stands before the end is all that matters.
+			// Only the bytes of the descriptor matter.
 			var again Descriptor
 			require.True(t, again.Parse(b[:d.Length+1]))
 			require.Equal(t, d, again)
