@@ -1,4 +1,4 @@
-// The page: from the lobby into a call and out of it again.
+// The page: it leads from the lobby into a call, and out of it again.
 
 import { Call } from './js/call.js';
 import { DevicePickers } from './js/devices.js';
@@ -20,8 +20,8 @@ const noToken = {
   text: 'This server lets people in by invitation only. Open the link that you were sent: it ends in ?token=…',
 };
 
-// What is going on, for automated tests and for the curious: the Room of
-// livekit-client is the one thing that its console tricks start from.
+// The present state, for automated tests and for the browser's console. It holds the Room
+// of livekit-client.
 const parlor = window.parlor = {
   screen: 'lobby', room: null, call: null, problem: null, options,
   join, leave: () => parlor.call?.leave(),
@@ -65,14 +65,14 @@ async function join({ name, room }) {
   }
 }
 
-// admission gets what it takes to connect.
+// admission gets the server's address and a token.
 async function admission({ name, room }) {
   if (options.token) return { token: options.token, url: ownServer() };
   return requestToken({ room, name, identity: options.identity || newIdentity(name) });
 }
 
-// enter joins with what the lobby has open. When that fails, the lobby has
-// its camera and microphone back.
+// enter joins a call with the tracks that are open in the lobby. If that fails, the lobby
+// gets its camera and microphone back.
 async function enter({ url, token }) {
   const call = new Call({ options, invitable: !options.token, ended: over, openSettings });
   parlor.call = call;
@@ -91,11 +91,11 @@ async function enter({ url, token }) {
   }
 }
 
-// over is told that a call that was joined has ended.
+// over is called when a call that was joined has ended.
 function over(end) {
   parlor.call = null;
   $('#settings').close();
-  $('#toasts').replaceChildren(); // they were about the call
+  $('#toasts').replaceChildren(); // toasts of the call
   parlor.problem = end;
   $('#ended').dataset.code = end.code;
   $('#ended-title').textContent = end.title;
@@ -139,7 +139,7 @@ function listenToPage() {
   $('[data-close="settings"]').addEventListener('click', () => $('#settings').close());
   $('#settings').addEventListener('close', () => settingsMeter.measure(null));
   $('#settings').addEventListener('click', (event) => {
-    // A click on the backdrop has the dialog itself for its target.
+    // A click on the backdrop has the dialog itself as its target.
     if (event.target === event.currentTarget) $('#settings').close();
   });
   $('#lobby-encrypted').hidden = !options.passphrase;
@@ -155,14 +155,14 @@ function listenToPage() {
   });
 }
 
-// A room of one's own to start with; nobody guesses it by chance.
+// Propose a new room, with a name that cannot be guessed.
 function suggestedRoom() {
   const words = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'harbor', 'iris', 'jade', 'kestrel', 'lagoon', 'maple', 'nectar', 'opal', 'pebble', 'quartz', 'river', 'sable', 'tidal', 'umber', 'velvet', 'willow', 'zephyr'];
   const pick = crypto.getRandomValues(new Uint16Array(3));
   return `${words[pick[0] % words.length]}-${words[pick[1] % words.length]}-${pick[2] % 1000}`;
 }
 
-// fillFromToken shows whose the token is, and tells whether it can be used at all.
+// fillFromToken shows the name in the token, and reports whether the token can be used.
 function fillFromToken() {
   const claims = readToken(options.token);
   if (!claims) {
@@ -197,8 +197,8 @@ async function start() {
     await lobby.open(wanted(options));
     return;
   }
-  // Somebody else may have written the address: it can let a person watch, but only
-  // that person's own click sends a picture or a voice.
+  // The address may come from another person. It may let the visitor watch a call, but
+  // only the visitor's own click may send camera or microphone.
   await lobby.open({ audio: false, video: false });
   $('#join-form').requestSubmit();
 }

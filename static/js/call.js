@@ -1,4 +1,4 @@
-// A call: one Room of livekit-client from joining to its end, and the views on it.
+// A call: one Room of livekit-client from joining to its end, with its views.
 
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
@@ -20,7 +20,7 @@ import { watch } from './watch.js';
 
 const { DisconnectReason, Room, RoomEvent, Track } = window.LivekitClient;
 
-// More people than this, and their comings and goings are no longer announced.
+// In a call with more people than this, joining and leaving are not announced.
 const ANNOUNCED_UP_TO = 12;
 
 const GATHERED_FOR = 1000; // ms
@@ -43,11 +43,11 @@ export class Call {
   #wakeLock;
   #watch;
   #unread = new Set(); // identities that encrypt with another key
-  #news = new Map(); // identity → who came or went, not yet told
+  #news = new Map(); // identity → join or leave that has not been announced yet
   #telling;
 
-  // invitable: whoever has the link can join, so offer to copy it.
-  // ended(end) is called once, when a call that was joined is over.
+  // invitable: anyone with the link can join, so the call offers to copy it.
+  // ended(end) is called once, when a call that was joined has ended.
   constructor({ options, invitable, ended, openSettings }) {
     this.#invitable = invitable;
     this.#ended = ended;
@@ -63,8 +63,8 @@ export class Call {
     this.#listenToPage(openSettings);
   }
 
-  // join connects and then publishes the tracks. It throws what livekit-client
-  // throws when the room cannot be joined.
+  // join connects and then publishes the tracks. It throws the error of livekit-client if
+  // the room cannot be joined.
   async join({ url, token, tracks, subscribe }) {
     try {
       await this.#encryption.begin(this.room);
@@ -85,7 +85,7 @@ export class Call {
     return this.room.disconnect();
   }
 
-  // reconnecting tells whether the connection is lost and being restored.
+  // reconnecting reports whether the connection is lost and being restored.
   get reconnecting() {
     return this.#away;
   }
@@ -110,7 +110,7 @@ export class Call {
   #listenToRoom() {
     const { room } = this;
     room.on(RoomEvent.Disconnected, (reason) => this.#disconnected(reason));
-    // A lost WebSocket alone is mostly back before anybody has noticed.
+    // A lost WebSocket is usually restored before the user notices.
     room.on(RoomEvent.SignalReconnecting, () => this.#reconnecting({ after: 500 }));
     room.on(RoomEvent.Reconnecting, () => this.#reconnecting());
     room.on(RoomEvent.Reconnected, () => this.#reconnected());
@@ -145,7 +145,8 @@ export class Call {
     this.#banner.hide();
   }
 
-  // unreadable is told once for each participant: the errors come with every frame.
+  // unreadable announces once for each participant that it cannot be decrypted. The
+  // errors come with every frame.
   #unreadable(participant) {
     const identity = participant?.identity ?? '';
     if (this.#unread.has(identity)) return;
@@ -155,7 +156,7 @@ export class Call {
 
   #moved(name) {
     $('#room-name').textContent = name;
-    this.#news.clear(); // it was not the others who left
+    this.#news.clear(); // the others did not leave
     this.#update();
     toast(`You were moved to the room ${name}.`, { code: 'moved' });
   }
@@ -191,15 +192,15 @@ export class Call {
     else this.#showPanel(null, name);
   }
 
-  // showPanel opens one panel and closes the other; null closes both. It tells
-  // whether anything was closed. Focus goes back to the button of the panel.
+  // showPanel opens one panel and closes the other; null closes both. It reports whether
+  // it closed a panel. The focus returns to the button of the panel.
   #showPanel(open, from = PANELS.find((name) => !$(`#${name}`).hidden)) {
     for (const name of PANELS) {
       $(`#${name}`).hidden = name !== open;
       $(`#${name}-toggle`).setAttribute('aria-expanded', String(name === open));
     }
     $('#call').classList.toggle('with-panel', open !== null);
-    if (open) dismiss(open); // it shows what they announced
+    if (open) dismiss(open); // the panel shows what the toasts announced
     if (open === 'people') this.people.opened();
     if (open === 'chat') this.chat.opened();
     else if (open) $(`#${open} [data-close]`).focus();
@@ -226,10 +227,10 @@ export class Call {
       : 'Nobody else is here yet.';
   }
 
-  // announce gathers comings and goings for a moment: several are told at once,
-  // and who goes and comes right back is not news.
+  // announce collects joins and leaves for a moment, to announce several at once, and to
+  // skip a person who leaves and returns at once.
   #announce(participant, what) {
-    // It was oneself who was away: the others only seem to leave and return.
+    // While reconnecting, the others only seem to leave and return.
     if (this.#away) return;
     const { identity } = participant;
     const before = this.#news.get(identity);
@@ -265,13 +266,13 @@ export class Call {
       await navigator.clipboard.writeText(link);
       toast('Link copied. Whoever opens it can join.', { code: 'link-copied' });
     } catch {
-      // No permission, or no secure context: then it is copied by hand.
+      // Without permission, or without a secure context, the link is copied by hand.
       toast(link, { code: 'link' });
     }
   }
 
-  // keepAwake stops a phone from going to sleep in the middle of a call. A
-  // browser drops the lock whenever the page is hidden.
+  // keepAwake prevents a phone from going to sleep during a call. A browser releases the
+  // lock whenever the page is hidden.
   async #keepAwake() {
     if (document.visibilityState !== 'visible' || !this.#joined) return;
     const lock = await navigator.wakeLock?.request('screen').catch(() => null);
@@ -280,7 +281,7 @@ export class Call {
   }
 
   #disconnected(reason) {
-    // While joining, connect throws; here would be the wrong place to tell it.
+    // While joining, connect throws the error, so it is not reported here.
     if (!this.#joined) return;
     this.#close();
     this.#ended(ending(reason ?? DisconnectReason.UNKNOWN_REASON));

@@ -1,5 +1,5 @@
-// Text chat, as other LiveKit apps do it: text streams on the topic lk.chat.
-// Chat packets and the older JSON data messages are understood as well.
+// Text chat in the form of other LiveKit apps: text streams on the topic lk.chat. Chat
+// packets and the older JSON data messages are accepted too.
 
 import { $, element, hue } from './dom.js';
 import { toast } from './notices.js';
@@ -10,7 +10,7 @@ const { RoomEvent } = window.LivekitClient;
 const TOPIC = 'lk.chat';
 const OLD_TOPIC = 'lk-chat-topic';
 const LONGEST = 16_000; // characters shown of one message
-const MOST_BYTES = 256 * 1024; // of one incoming message; more is not read
+const MOST_BYTES = 256 * 1024; // of one incoming message; a longer one is cut
 const KEPT = 500; // messages
 
 export class Chat {
@@ -31,7 +31,8 @@ export class Chat {
     this.#showUnread();
     room.registerTextStreamHandler(TOPIC, (reader, { identity }) => this.#readStream(reader, identity));
     room.on(RoomEvent.ChatMessage, (message, participant) => {
-      // One's own come back as an event too; they are shown when they are sent.
+      // The person's own messages come back as events too, but are shown when they are
+      // sent.
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
     room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
@@ -54,7 +55,7 @@ export class Chat {
     return !$('#chat').hidden;
   }
 
-  // opened is told by whoever shows the panel.
+  // opened is called when the panel is shown.
   opened() {
     this.#unread = 0;
     this.#showUnread();
@@ -62,7 +63,7 @@ export class Chat {
     this.#text.focus();
   }
 
-  // permit says whether one may send.
+  // permit sets whether the person may send.
   permit(allowed) {
     this.#text.disabled = !allowed;
     $('button', this.#form).disabled = !allowed;
@@ -100,7 +101,7 @@ export class Chat {
       const { id, timestamp, message, ignoreLegacy } = JSON.parse(new TextDecoder().decode(payload));
       if (!ignoreLegacy && typeof message === 'string') this.#show({ id, timestamp, text: message, identity });
     } catch {
-      // Not a chat message: somebody else's use of the topic.
+      // The data is not a chat message: another app uses the topic.
     }
   }
 
@@ -126,7 +127,7 @@ export class Chat {
     const participant = this.#room.getParticipantByIdentity(identity);
     const own = identity === this.#room.localParticipant.identity;
     const item = element('li', { className: own ? 'own' : '', 'data-identity': identity });
-    // A run of messages by one person has one heading.
+    // Consecutive messages of one person have one heading.
     const follows = this.#last.identity === identity && timestamp - this.#last.time < 120_000;
     if (!follows) {
       const name = own ? 'You' : participant ? nameOf(participant) : identity;
@@ -170,8 +171,8 @@ export class Chat {
   }
 }
 
-// linked splits text into nodes, with http(s) addresses as links. What is
-// written is never read as markup.
+// linked splits text into nodes, with http(s) addresses as links. The text is never
+// parsed as markup.
 function linked(text) {
   const nodes = [];
   let at = 0;

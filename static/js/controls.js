@@ -1,4 +1,4 @@
-// The buttons of the call: microphone, camera, screen, and their keys.
+// The buttons of the call for microphone, camera and screen, and their keys.
 
 import { $, setSwitch } from './dom.js';
 import { deviceProblem } from './messages.js';
@@ -9,7 +9,7 @@ import { nameOf } from './tile.js';
 
 const { RoomEvent, Track } = window.LivekitClient;
 
-// The server says on it what it keeps muted.
+// The topic on which the server sends the list of sources that it keeps muted.
 const HOLD_TOPIC = 'parlor.hold';
 
 const sources = {
@@ -21,7 +21,7 @@ const sources = {
 export class Controls {
   #room;
   #busy = new Set(); // kinds that are being switched
-  #talking = false; // the space bar holds the microphone open
+  #talking = false; // the space bar keeps the microphone on
   #held = []; // sources that the server keeps muted
   #listening = new AbortController();
 
@@ -44,7 +44,7 @@ export class Controls {
       if (topic === HOLD_TOPIC && !participant) this.#holdChanged(payload);
       if (topic === ASK_TOPIC && participant) this.#asked(participant);
     });
-    room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold was of the other room
+    room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold applies to the former room
     this.update();
   }
 
@@ -52,13 +52,13 @@ export class Controls {
     this.#listening.abort();
   }
 
-  // isOn tells whether one's own microphone, camera or screen is being sent.
+  // isOn reports whether the person's microphone, camera or screen is being sent.
   isOn(kind) {
     const publication = this.#room.localParticipant.getTrackPublication(sources[kind].source);
     return Boolean(publication) && !publication.isMuted;
   }
 
-  // allowed tells whether the token lets one send it.
+  // allowed reports whether the token permits a source.
   allowed(kind) {
     const { permissions } = this.#room.localParticipant;
     if (!permissions) return true;
@@ -66,7 +66,7 @@ export class Controls {
     return permissions.canPublish && (only.length === 0 || only.includes(sources[kind].number));
   }
 
-  // isHeld tells whether somebody who runs the room keeps it off.
+  // isHeld reports whether a moderator keeps the source muted.
   isHeld(kind) {
     return this.#held.includes(kind === 'screen' ? 'screen_share' : kind);
   }
@@ -76,7 +76,7 @@ export class Controls {
       const { held } = JSON.parse(new TextDecoder().decode(payload));
       if (Array.isArray(held)) this.#setHeld(held);
     } catch {
-      // Not the server's.
+      // Malformed data is not from the server.
     }
   }
 
@@ -93,7 +93,7 @@ export class Controls {
     this.update();
   }
 
-  // asked offers to turn the microphone on. Only the person does it.
+  // asked offers the person to turn the microphone on. It never turns it on by itself.
   #asked(participant) {
     if (this.isOn('microphone') || !this.allowed('microphone') || this.isHeld('microphone')) return;
     dismiss('asked-to-unmute');
@@ -137,8 +137,8 @@ export class Controls {
     }
   }
 
-  // startTalking is for the space bar: it opens a closed microphone until the
-  // bar is let go.
+  // startTalking is for the space bar: it turns a muted microphone on until the bar is
+  // released.
   async startTalking() {
     if (this.#talking || this.isOn('microphone')) return;
     this.#talking = true;
@@ -159,12 +159,13 @@ export class Controls {
       const verb = kind === 'screen' ? (on ? 'stop sharing the screen' : 'share the screen') : `turn ${kind} ${on ? 'off' : 'on'}`;
       const allowed = this.allowed(kind);
       const what = this.isHeld(kind) && !on ? 'kept off by somebody who runs this room' : allowed ? `${verb}${preferences.shortcuts ? ` (${key})` : ''}` : `your ${kind} is not allowed in this room`;
-      // The name holds the visible label: voice control takes what is read (WCAG 2.5.3).
+      // The name contains the visible label, because voice control uses the label (WCAG
+      // 2.5.3).
       setSwitch(node, on, { onIcon, offIcon, label: `${visible}: ${what}` });
       node.disabled = !allowed;
       node.setAttribute('aria-busy', String(this.#busy.has(kind)));
     }
-    // Phones cannot share their screen from a browser.
+    // Browsers on phones cannot share the screen.
     $('#share').hidden = !navigator.mediaDevices?.getDisplayMedia;
     $('#sharing').hidden = !this.isOn('screen');
   }

@@ -1,4 +1,4 @@
-// Choosing devices: the lists in the lobby and in the call's Devices window.
+// The choice of devices: the lists in the lobby and in the call's Devices window.
 
 import { $$, element } from './dom.js';
 import { preferences, remember } from './preferences.js';
@@ -7,16 +7,15 @@ const { supportsAudioOutputSelection } = window.LivekitClient;
 
 const fallbackNames = { videoinput: 'Camera', audioinput: 'Microphone', audiooutput: 'Speaker' };
 
-// captureOptions are the constraints of the preferred device. The device is only
-// wished for: one that was unplugged since must not keep anybody out.
+// captureOptions are the constraints for the preferred device. They do not require it, so
+// that a missing device does not prevent joining.
 export function captureOptions(kind) {
   const id = preferences[kind];
   return id ? { deviceId: { ideal: id } } : {};
 }
 
-// DevicePickers keeps every select[data-device] inside root filled.
-// chosen(kind, deviceId) is called for a person's choice; active(kind) says
-// which device is in use.
+// DevicePickers fills every select[data-device] inside root. chosen(kind, deviceId) is
+// called for a person's choice. active(kind) returns the device in use.
 export class DevicePickers {
   #selects;
   #active;
@@ -33,8 +32,8 @@ export class DevicePickers {
     navigator.mediaDevices?.addEventListener('devicechange', () => this.refresh());
   }
 
-  // refresh reads the devices again. It asks for no permission: without one the
-  // browser hides the names, and the list says so.
+  // refresh lists the devices again. It does not ask for permission: without permission
+  // the browser hides the names, and the list says so.
   async refresh() {
     const devices = (await navigator.mediaDevices?.enumerateDevices().catch(() => [])) ?? [];
     for (const select of this.#selects) this.#fill(select, devices);

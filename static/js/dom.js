@@ -1,10 +1,10 @@
-// Small things that every part of the page needs of the DOM.
+// Functions for the DOM that all parts of the page use.
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 export const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// element makes one with properties (class, data and aria names as attributes)
-// and children. Text is always set as text, never as markup.
+// element makes an element with properties (class, data and aria names as attributes) and
+// children. Text is always set as text, never as markup.
 export function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -26,13 +26,13 @@ export function icon(name, className = 'icon') {
   return svg;
 }
 
-// setIcon changes which symbol an existing icon inside node shows.
+// setIcon changes the symbol of an icon inside node.
 export function setIcon(node, name) {
   $('use', node).setAttribute('href', `#i-${name}`);
 }
 
-// setSwitch shows the state of a two-state button: for the eye, for assistive
-// technology and in its tooltip.
+// setSwitch shows the state of a toggle button: in its look, for assistive technology,
+// and in its tooltip.
 export function setSwitch(button, on, { onIcon, offIcon, label }) {
   button.setAttribute('aria-pressed', String(on));
   button.classList.toggle('off', !on);
@@ -41,14 +41,14 @@ export function setSwitch(button, on, { onIcon, offIcon, label }) {
   button.title = label;
 }
 
-// hue gives a person's colour: the same on every screen.
+// hue is a person's colour, which is the same on every screen.
 export function hue(text) {
-  let hash = 2166136261; // FNV-1a, whose last step spreads even "p1" and "p2"
+  let hash = 2166136261; // FNV-1a; its last step separates even "p1" and "p2"
   for (const char of `${text}\n`) hash = Math.imul(hash ^ char.codePointAt(0), 16777619) >>> 0;
   return hash % 360;
 }
 
-// initials are at most two letters, by code point so that no emoji is cut.
+// initials are two letters at most, by code point so that no emoji is cut.
 export function initials(name) {
   const words = name.trim().split(/\s+/).filter(Boolean);
   const letters = words.length > 1 ? [words[0], words.at(-1)] : words;

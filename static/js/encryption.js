@@ -1,12 +1,12 @@
-// End-to-end encryption: a passphrase after the hash of the address, which no server ever
-// gets, makes the key of all sound, pictures and messages of the call.
+// End-to-end encryption: the key for all audio, video and messages of the call is made of
+// a passphrase after the hash of the address. The browser sends the hash to no server.
 
 const { ExternalE2EEKeyProvider } = window.LivekitClient;
 
 const WORKER = 'static/vendor/livekit-client-2.23.0.e2ee.worker.js';
 
 export class Encryption {
-  options; // for the Room of livekit-client; undefined without a passphrase
+  options; // options for the Room of livekit-client; undefined without a passphrase
   #keys;
   #worker;
   #passphrase;
@@ -23,7 +23,7 @@ export class Encryption {
     return Boolean(this.#passphrase);
   }
 
-  // begin is called before the room is joined: nothing leaves in the clear.
+  // begin must be called before the room is joined, so that all data is encrypted.
   async begin(room) {
     if (!this.on) return;
     await this.#keys.setKey(this.#passphrase);

@@ -1,5 +1,6 @@
-// Raised hands and reactions. A hand is an attribute of its participant, so that those
-// who come later see it too; a reaction is data, and gone after a moment.
+// Raised hands and reactions. A raised hand is an attribute of the participant, so that
+// participants who join later see it too. A reaction is data, and disappears after a
+// moment.
 
 import { $, $$ } from './dom.js';
 import { toast } from './notices.js';
@@ -13,7 +14,7 @@ const REACTIONS = ['👍', '👏', '❤️', '😂', '😮', '🎉'];
 const SHOWN_FOR = 4000; // ms
 const PACE = 500; // ms between two reactions of one person
 
-// handOf is when the participant raised a hand, in ms; 0 = it is down.
+// handOf is the time at which the participant raised a hand, in ms; 0 = it is down.
 export function handOf(participant) {
   const since = Number(participant.attributes?.[HAND]);
   return Number.isSafeInteger(since) && since > 0 ? since : 0;
@@ -22,7 +23,7 @@ export function handOf(participant) {
 export class Hands {
   #room;
   #stage;
-  #last = new Map(); // identity → when its last reaction was shown
+  #last = new Map(); // identity → time of the last shown reaction
   #listening = new AbortController();
 
   constructor(room, stage) {
@@ -79,7 +80,7 @@ export class Hands {
   }
 
   #show(participant, emoji) {
-    if (!REACTIONS.includes(emoji)) return; // only what this page itself would send
+    if (!REACTIONS.includes(emoji)) return; // only reactions that this page can send
     const now = performance.now();
     if (now - (this.#last.get(participant.identity) ?? -PACE) < PACE) return;
     this.#last.set(participant.identity, now);

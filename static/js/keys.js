@@ -1,11 +1,11 @@
-// The keys of the call. They stay out of the way of typing and of the browser's
-// own shortcuts, and can be turned off.
+// The keyboard shortcuts of the call. They do not interfere with typing or with the
+// browser's own shortcuts, and can be turned off.
 
 import { preferences } from './preferences.js';
 
 const typing = (target) => target.closest?.('input, textarea, select, [contenteditable]');
 
-// listen calls actions[key] for keys pressed until the signal aborts. Space acts
+// listen calls actions[key] for pressed keys until the signal aborts. Space has an effect
 // only where it would not press a button.
 export function listen(actions, signal) {
   addEventListener('keydown', (event) => {

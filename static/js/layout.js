@@ -1,24 +1,25 @@
-// Where the tiles go: pure arithmetic, so that any number of people fits the
+// The layout of the tiles. It is pure arithmetic, and fits any number of tiles into the
 // window without scrolling.
 
 const WIDEST = 16 / 9;
 
-// A tile smaller than this shows a person badly: then the rest goes to further pages.
+// The smallest useful tile. If not all tiles fit at this size, the rest go to further
+// pages.
 const SMALLEST = { width: 180, height: 112 };
 const MOST = 25;
 
-// capacity is how many tiles one page has room for, at least one.
+// capacity is how many tiles fit on one page; at least one.
 export function capacity({ width, height, gap }) {
-  // Of a narrow space a person still wants to see two side by side.
+  // On a narrow page there should be room for two side by side.
   const least = Math.min(SMALLEST.width, (width - gap) / 2);
   const columns = Math.max(1, Math.floor((width + gap) / (least + gap)));
   const rows = Math.max(1, Math.floor((height + gap) / (Math.min(SMALLEST.height, height) + gap)));
   return Math.min(MOST, columns * rows);
 }
 
-// grid finds the number of columns that shows the most picture in width × height
-// for count tiles, and returns one rectangle per tile, the last row centred.
-// Tiles may be as narrow as 4:3, or upright where the space itself is upright.
+// grid finds the number of columns with the largest total picture for count tiles in
+// width × height. It returns one rectangle per tile; the last row is centred. Tiles may
+// be as narrow as 4:3, or upright if the space itself is upright.
 export function grid(count, { x = 0, y = 0, width, height, gap }) {
   if (count === 0 || width <= 0 || height <= 0) return [];
   const narrowest = width >= height ? 4 / 3 : 3 / 4;
@@ -50,7 +51,7 @@ export function grid(count, { x = 0, y = 0, width, height, gap }) {
   });
 }
 
-// beside is the space that spotlight leaves for the others.
+// beside is the space that spotlight leaves for the other tiles.
 export function beside({ width, height, gap }) {
   if (width > height) {
     const side = Math.min(width * 0.28, Math.max(width * 0.18, 150));
@@ -60,9 +61,8 @@ export function beside({ width, height, gap }) {
   return { x: 0, y: height - side, width, height: side, gap };
 }
 
-// spotlight gives one tile most of the space and puts the others in a grid
-// beside it, or below it where the space is upright. The first rectangle is the
-// large one's.
+// spotlight gives one tile most of the space. It puts the others in a grid beside it, or
+// below it if the space is upright. The first rectangle is the large one.
 export function spotlight(others, space) {
   const { width, height, gap } = space;
   if (others === 0) return [{ x: 0, y: 0, width, height }];

@@ -1,4 +1,4 @@
-// Before the call: name, room, and a look at oneself.
+// The lobby, before the call: name, room, and a preview of camera and microphone.
 
 import { DevicePickers } from './devices.js';
 import { $, $$, element, icon, setSwitch } from './dom.js';
@@ -18,7 +18,7 @@ export class Lobby {
   #opening = false;
   #metered = null;
 
-  // join({name, room}) is called when the form is sent.
+  // join({name, room}) is called when the form is submitted.
   constructor({ options, join }) {
     this.preview = new Preview({ resolution: options.resolution, changed: () => this.#update() });
     this.#pickers = new DevicePickers($('#lobby'), {
@@ -43,7 +43,7 @@ export class Lobby {
     this.#update();
   }
 
-  // open shows the person's own camera and microphone, where wanted.
+  // open shows the person's own camera and microphone, if they are wanted.
   async open({ audio, video }) {
     this.#opening = true;
     this.#update();
@@ -52,8 +52,7 @@ export class Lobby {
     this.#update();
   }
 
-  // fill sets what is already known. fixed: it comes from a token, so it is not
-  // for changing.
+  // fill sets known values. fixed: a value comes from a token, so it cannot be changed.
   fill({ name, room, fixed = false, intro = '' }) {
     $('#name').value = name;
     $('#room').value = room;
@@ -64,14 +63,14 @@ export class Lobby {
     else $('#join').focus();
   }
 
-  // closed takes the form away where nothing in it could lead into a call.
+  // closed hides the form when it cannot lead into a call.
   closed() {
     for (const part of $$('.field, #join, #lobby-intro', $('#join-form'))) part.hidden = true;
     $('.preview').hidden = true;
     $('#lobby').classList.add('closed');
   }
 
-  // problem shows why joining failed; null takes the message away.
+  // problem shows the reason why joining failed; null hides the message.
   problem(problem) {
     const box = $('#lobby-problem');
     box.hidden = !problem;
@@ -126,7 +125,7 @@ export class Lobby {
   }
 }
 
-// merged says once what is the same for camera and microphone.
+// merged gives one message if camera and microphone have the same problem.
 function merged({ camera, microphone }) {
   if (camera && microphone) {
     const same = camera.text.replaceAll('camera', '*') === microphone.text.replaceAll('microphone', '*');
@@ -135,7 +134,8 @@ function merged({ camera, microphone }) {
   return [camera, microphone].filter(Boolean);
 }
 
-// wanted is what to open: what the address says, else what was on last time.
+// wanted is which devices to open: those in the address, else those that were on last
+// time.
 export function wanted(options) {
   return { audio: options.audio ?? preferences.audio, video: options.video ?? preferences.video };
 }

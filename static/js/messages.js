@@ -1,5 +1,5 @@
-// Every failure in words: what happened, and what to do about it. Each has a
-// code, which the page puts into data-code and tests rely on.
+// The texts for all failures: what happened, and what to do about it. Each has a code,
+// which the page writes into data-code, and on which tests rely.
 
 import { UnreachableError } from './token.js';
 
@@ -44,9 +44,9 @@ export function deviceProblem(kind, error) {
   }
 }
 
-// joinProblem explains why a call could not be joined. again: trying once more
-// with the same token makes sense. refused is what the server answered when it was
-// asked for the reason, {status, message}: livekit-client hands on only some.
+// joinProblem explains why a call could not be joined. again: another attempt with the
+// same token is useful. refused is the server's answer to whyRefused, {status, message},
+// because livekit-client reports only some reasons.
 export function joinProblem(error, refused) {
   const problem = (code, text, again = false) => ({ code, text, again });
   const detail = error?.message ? ` (${error.message})` : '';
@@ -109,7 +109,7 @@ function refusal({ message = '', status }) {
   return { code: 'token-bad', text: 'The server does not accept this invitation. It may be incomplete or meant for another server.', again: false };
 }
 
-// ending explains why a call that was joined is over.
+// ending explains why a call that was joined has ended.
 export function ending(reason) {
   const end = (code, title, text = '', rejoin = 'Join again') => ({ code, title, text, rejoin });
   switch (reason) {

@@ -1,7 +1,7 @@
 // A level meter for the microphone.
 
-// Meter drives one element with role=meter. It holds an AudioContext only while
-// it measures.
+// Meter controls one element with role=meter. It has an AudioContext only while it
+// measures.
 export class Meter {
   #element;
   #bar;
@@ -19,7 +19,7 @@ export class Meter {
     this.#release();
     if (!mediaTrack || mediaTrack.readyState !== 'live') return;
     this.#context = new AudioContext();
-    // Without a click on the page yet, the context may start suspended.
+    // Before the first click on the page, the context may be suspended.
     const resume = () => this.#context?.resume();
     if (this.#context.state === 'suspended') {
       for (const type of ['pointerdown', 'keydown']) addEventListener(type, resume, { once: true, capture: true });

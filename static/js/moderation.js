@@ -1,9 +1,9 @@
-// What somebody who runs the room can do to it and to the others: the room API, called
-// with that person's own token.
+// The actions of a moderator on the room and its participants: calls of the room API with
+// the person's own token.
 
 const { Track } = window.LivekitClient;
 
-// A request to unmute goes from one page to another as data on this topic.
+// A request to unmute is data from one page to another, on this topic.
 export const ASK_TOPIC = 'parlor.ask';
 
 export class Moderation {
@@ -13,18 +13,18 @@ export class Moderation {
     this.#room = room;
   }
 
-  // allowed tells whether the token of this person runs the room.
+  // allowed reports whether the person's token permits moderation.
   get allowed() {
     const grant = this.#grant;
     return grant.roomAdmin === true && (!grant.room || grant.room === this.#room.name);
   }
 
-  // mayClose tells whether the token may also end rooms.
+  // mayClose reports whether the token also permits ending rooms.
   get mayClose() {
     return this.allowed && this.#grant.roomCreate === true;
   }
 
-  // state is the room as the server has it: locked, hold.
+  // state is the server's state of the room: locked, hold.
   state() {
     return this.#call('GET', '');
   }
@@ -33,7 +33,7 @@ export class Moderation {
     return this.#call('PATCH', '', { locked });
   }
 
-  // muteAll turns off all other microphones; hold keeps them off.
+  // muteAll mutes all other microphones; hold keeps them muted.
   muteAll(hold) {
     return this.#call('POST', '/mute', { sources: ['microphone'], except: [this.#room.localParticipant.identity], hold });
   }
@@ -46,13 +46,13 @@ export class Moderation {
     return this.#call('DELETE', '');
   }
 
-  // turnOff mutes what the participant sends of that source.
+  // turnOff mutes the participant's track of that source.
   async turnOff(participant, source) {
     const publication = participant.getTrackPublication(source);
     if (publication && !publication.isMuted) await this.#of(participant, 'PATCH', `/tracks/${encodeURIComponent(publication.trackSid)}`, { muted: true });
   }
 
-  // ask has the participant's page offer to turn the microphone on.
+  // ask makes the participant's page offer to turn the microphone on.
   ask(participant) {
     return this.#room.localParticipant.publishData(new TextEncoder().encode(JSON.stringify({ unmute: 'microphone' })), {
       reliable: true, topic: ASK_TOPIC, destinationIdentities: [participant.identity],
@@ -76,7 +76,7 @@ export class Moderation {
   }
 
   get #token() {
-    return this.#room.engine?.token ?? ''; // livekit-client keeps it fresh
+    return this.#room.engine?.token ?? ''; // livekit-client refreshes it
   }
 
   get #grant() {
@@ -105,7 +105,7 @@ export class Moderation {
   }
 }
 
-// isSending tells whether the participant's source is on.
+// isSending reports whether the participant's source is on.
 export function isSending(participant, source) {
   const publication = participant.getTrackPublication(source);
   return Boolean(publication) && !publication.isMuted;

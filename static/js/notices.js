@@ -1,13 +1,13 @@
-// Short messages: toasts that go away by themselves, and the banner that stays
-// for as long as something is wrong.
+// Short messages: toasts, which disappear by themselves, and the banner, which stays
+// while a problem lasts.
 
 import { $, $$, element, icon } from './dom.js';
 
 const SHOWN_FOR = 6000; // ms
 const AT_ONCE = 2;
 
-// toast says something in passing. code names the message for tests. With an action it
-// has a button of that label, which calls run.
+// toast shows a short message. code names the message for tests. With an action the toast
+// has a button with the action's label, which calls run.
 export function toast(text, { bad = false, code = '', action } = {}) {
   const holder = $('#toasts');
   const node = element('div', { className: `toast${bad ? ' bad' : ''}`, 'data-code': code });
@@ -29,16 +29,16 @@ export function toast(text, { bad = false, code = '', action } = {}) {
   setTimeout(() => node.remove(), bad || action ? 2 * SHOWN_FOR : SHOWN_FOR);
 }
 
-// dismiss takes away the toasts with that code.
+// dismiss removes the toasts with that code.
 export function dismiss(code) {
   for (const node of $$('.toast', $('#toasts'))) if (node.dataset.code === code) node.remove();
 }
 
-// Banner shows one line across the top of the call.
+// Banner shows one line at the top of the call.
 export class Banner {
   #timer;
 
-  // show waits a moment when told to, so that a hiccup does not flash.
+  // show can wait for a moment, so that a short problem does not flash.
   show(text, { after = 0 } = {}) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {

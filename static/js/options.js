@@ -1,5 +1,5 @@
-// What the address of the page asks for. Everything may stand in the query or
-// after the hash; the hash has the merit of never reaching a server's log.
+// The options in the address of the page. Each may stand in the query or after the hash.
+// Those after the hash are not sent to the server, and so not written to its log.
 //
 //   room, name, identity   who joins what; room and name are also typed by hand
 //   token                  an access token; without it the server's own dev token is tried
@@ -14,7 +14,7 @@
 
 export function readOptions(location) {
   const params = new URLSearchParams(location.search);
-  params.delete('e2ee'); // it has been to the server, and keeps no secret from it
+  params.delete('e2ee'); // the server got the query, so it is not secret any more
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
     if (!params.has(name)) params.set(name, value);
   }
@@ -46,7 +46,7 @@ export function readOptions(location) {
   };
 }
 
-// inviteLink carries the room, and the passphrase of the call, and nothing of the person
+// inviteLink contains the room and the passphrase of the call, and no data of the person
 // who shares it.
 export function inviteLink(location, room, passphrase = '') {
   const link = new URL(location.pathname, location.origin);
@@ -55,7 +55,7 @@ export function inviteLink(location, room, passphrase = '') {
   return link.href;
 }
 
-// showRoom puts the room in the address bar, so that a reload comes back to it.
+// showRoom writes the room into the address bar, so that a reload returns to it.
 export function showRoom(room) {
   const url = new URL(location.href);
   if (new URLSearchParams(url.hash.slice(1)).has('room')) return;

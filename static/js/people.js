@@ -1,5 +1,5 @@
-// Who is here: the count in the top bar, and the list behind it. Those who run the room
-// have what they can do in the same list.
+// The participants: their number in the top bar, and the list of them. Moderators find
+// their actions in the same list.
 
 import { $, element, hue, icon, initials } from './dom.js';
 import { handOf } from './hands.js';
@@ -15,10 +15,10 @@ export class People {
   #stage;
   #watch;
   #moderation;
-  #shown = ''; // what the list says now
+  #shown = ''; // present content of the list
   #open = null; // identity of the person whose actions are shown
   #sure = null; // key of the action that waits for a second click
-  #state = null; // the room as the server has it, for those who run it
+  #state = null; // the server's state of the room, for moderators
   #listening = new AbortController();
 
   constructor(room, stage) {
@@ -35,7 +35,8 @@ export class People {
     this.#watch.end();
   }
 
-  // opened is told by whoever shows the panel: what only the server knows is asked for.
+  // opened is called when the panel is shown. It asks the server for its state of the
+  // room.
   opened() {
     if (this.#moderation.allowed) this.#ask();
   }
@@ -101,7 +102,7 @@ export class People {
     ];
   }
 
-  // A risky action is done by the second of two clicks.
+  // A risky action needs two clicks.
   #action(name, identity, label, risky) {
     const node = button(name, identity, this.#sure === `${name}:${identity}` ? `${label}: are you sure?` : label);
     node.className = `chip${risky ? ' risky' : ''}`;
@@ -148,7 +149,7 @@ export class People {
       if (action !== 'close') await this.#ask();
       return;
     }
-    if (!participant) return; // gone meanwhile
+    if (!participant) return; // the participant has left meanwhile
     const done = {
       mute: () => moderation.turnOff(participant, Microphone),
       'stop-camera': () => moderation.turnOff(participant, Camera),
@@ -168,7 +169,7 @@ export class People {
   }
 }
 
-// describe is all that the list says of a participant.
+// describe is the text of the list about a participant.
 function describe(participant) {
   return {
     identity: participant.identity,
@@ -201,8 +202,8 @@ function button(action, identity, content) {
   return element('button', { type: 'button', 'data-action': action, 'data-identity': identity }, content);
 }
 
-// keepFocus draws and gives the focus back to the button that had it, or to the next
-// best one of the same person.
+// keepFocus draws the list and returns the focus to the button that had it, or to another
+// one of the same person.
 function keepFocus(root, draw) {
   const had = root.contains(document.activeElement) ? document.activeElement.dataset : null;
   draw();

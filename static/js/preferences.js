@@ -1,5 +1,5 @@
-// What a person chose last time. A browser may refuse storage (private windows,
-// embedded pages); then the choices hold until the page is closed.
+// A person's former choices. A browser may refuse storage (private windows, embedded
+// pages); then the choices last until the page is closed.
 
 const KEY = 'parlor';
 const defaults = {
@@ -22,6 +22,6 @@ export function remember(changes) {
   try {
     localStorage.setItem(KEY, JSON.stringify(preferences));
   } catch {
-    // Nothing to do: see above.
+    // Storage is refused: see above.
   }
 }

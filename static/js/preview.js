@@ -1,5 +1,5 @@
-// The camera and microphone before a call: opened for the lobby's preview, then
-// handed over to the call as they are, so that joining starts nothing anew.
+// The camera and microphone before a call. They are opened for the lobby's preview and
+// then handed to the call, so that joining does not open them again.
 
 import { deviceProblem } from './messages.js';
 import { captureOptions } from './devices.js';
@@ -15,29 +15,29 @@ export class Preview {
   // camera and microphone are the open tracks, or null.
   camera = null;
   microphone = null;
-  // problems holds, per kind, why it could not be opened.
+  // problems holds, by kind, the reason why a device could not be opened.
   problems = { camera: null, microphone: null };
   #resolution;
   #changed;
   #queue = Promise.resolve(); // one change at a time, in the order of the clicks
 
-  // changed is called whenever anything above is different.
+  // changed is called whenever one of the above changes.
   constructor({ resolution, changed }) {
     this.#resolution = videoResolution(resolution);
     this.#changed = changed;
   }
 
-  // open starts what is wanted, with one question to the person where possible.
+  // open opens the wanted devices, with one question to the person if possible.
   open({ video, audio }) {
     return this.#enqueue(async () => {
       if (video && audio && !this.camera && !this.microphone && await this.#openBoth()) return;
-      // One of the two may be what is missing: find out which.
+      // One of the two may be missing: open them separately to find out.
       if (video && !this.camera) await this.#openOne('camera');
       if (audio && !this.microphone) await this.#openOne('microphone');
     });
   }
 
-  // toggle turns one on or off. Off releases the device.
+  // toggle turns one on or off. Turning off releases the device.
   toggle(kind) {
     return this.#enqueue(async () => {
       if (this[kind]) this.#close(kind);
@@ -45,7 +45,7 @@ export class Preview {
     });
   }
 
-  // use changes to another device of the kind that is open.
+  // use changes to another device of the open kind.
   use(kind, deviceId) {
     return this.#enqueue(async () => {
       try {
@@ -57,8 +57,7 @@ export class Preview {
     });
   }
 
-  // release hands the open tracks over and forgets them. It waits for what is
-  // still being opened.
+  // release returns the open tracks and gives them up. It waits for pending changes.
   async release() {
     await this.#enqueue(async () => {});
     const tracks = [this.microphone, this.camera].filter(Boolean);
@@ -68,7 +67,7 @@ export class Preview {
     return tracks;
   }
 
-  // adopt takes tracks back that release gave away and nobody used.
+  // adopt takes back tracks that release returned and that were not used.
   adopt(tracks) {
     return this.#enqueue(async () => {
       for (const track of tracks) this.#keep(track.kind === 'video' ? 'camera' : 'microphone', track);
@@ -115,7 +114,7 @@ export class Preview {
   #keep(kind, track) {
     this[kind] = track;
     this.problems[kind] = null;
-    // Unplugged, or taken away by the browser.
+    // The device was unplugged, or the browser took it away.
     track.mediaStreamTrack.addEventListener('ended', () => {
       if (this[kind] !== track || track.mediaStreamTrack.readyState !== 'ended') return;
       this.#close(kind);

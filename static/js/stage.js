@@ -1,6 +1,6 @@
-// The stage: a tile per person who may be seen or heard, and one per shared
-// screen, arranged to fit the window. More than fit go to further pages; those who
-// speak, show a picture or raise a hand come to the first one.
+// The stage: a tile for each visible or audible person, and one for each shared screen,
+// arranged to fit the window. If there are more tiles than fit, they go to further pages.
+// People who speak, show video or raise a hand come to the first page.
 
 import { $ } from './dom.js';
 import { handOf } from './hands.js';
@@ -12,12 +12,12 @@ import { watch } from './watch.js';
 
 const { Track } = window.LivekitClient;
 
-// Somebody keeps the place of a speaker for this long after the last word.
+// A person counts as a speaker for this long after the last word.
 const SPEAKS_FOR = 20_000; // ms
 
 const keyOf = (participant, source) => `${source}:${participant.identity}`;
 
-// maySpeak: people who can only watch get no tile, they are in the list.
+// maySpeak: people who can only watch have no tile, but are in the list.
 const maySpeak = (participant) =>
   participant.permissions?.canPublish !== false || participant.trackPublications.size > 0;
 
@@ -29,7 +29,7 @@ export class Stage {
   #sounds = new Map(); // remote audio track → the element that plays it
   #screens = []; // keys of shared screens, the newest last
   #pinned = null;
-  #order = []; // keys in the order of their places, over all pages
+  #order = []; // keys in the order of their places, on all pages
   #page = 0;
   #pages = 1;
   #resizing;
@@ -48,7 +48,7 @@ export class Stage {
     $('#page-after').addEventListener('click', () => this.turn(1), { signal });
   }
 
-  // turn shows the next page, or the one before with -1, and tells whether there is one.
+  // turn shows the next page, or the former with -1, and reports whether there is one.
   turn(by) {
     const to = Math.max(0, Math.min(this.#pages - 1, this.#page + by));
     if (to === this.#page) return false;
@@ -62,12 +62,12 @@ export class Stage {
     this.#tiles.get(keyOf(participant, Track.Source.Camera))?.react(emoji, ms);
   }
 
-  // update brings the tiles in line with the room.
+  // update updates the tiles from the room.
   update() {
     this.#watch.update();
   }
 
-  // unpin goes back to the plain arrangement and tells whether anything was pinned.
+  // unpin returns to the plain arrangement, and reports whether a tile was pinned.
   unpin() {
     const was = this.#pinned !== null;
     this.#pinned = null;
@@ -86,7 +86,8 @@ export class Stage {
     this.#audio.replaceChildren();
   }
 
-  // people are the participants in a stable order: who came first, then oneself.
+  // people are the participants in a stable order: in order of joining, and the person
+  // itself last.
   get people() {
     const remote = [...this.#room.remoteParticipants.values()];
     const since = (participant) => participant.joinedAt?.getTime() ?? 0;
@@ -107,7 +108,7 @@ export class Stage {
     }
 
     for (const [key, tile] of this.#tiles) {
-      // A participant who came back under the same identity is a new object.
+      // A participant who returned under the same identity is a new object.
       if (wanted.get(key)?.[0] === tile.participant) continue;
       tile.remove();
       this.#tiles.delete(key);
@@ -122,8 +123,8 @@ export class Stage {
     this.#arrange();
   }
 
-  // hasPlace tells whether the participant has a tile: one's own can be hidden while
-  // others are there.
+  // hasPlace reports whether the participant has a tile. The person's own tile can be
+  // hidden while others are in the call.
   #hasPlace(participant) {
     if (participant.isLocal && preferences.hideSelf && this.#room.remoteParticipants.size > 0) return false;
     return maySpeak(participant);
@@ -166,13 +167,13 @@ export class Stage {
     this.#showPages();
   }
 
-  // keepOrder puts those who matter most on the first page, which has that many places,
-  // and lets everybody else stay where they are: faces that jump are hard to follow.
+  // keepOrder puts the most important people on the first page, which has that many
+  // places. All others keep their places, because moving faces are hard to follow.
   #keepOrder(large, places) {
     const keys = [...this.#tiles.keys()].filter((key) => key !== large);
     const here = new Set(keys);
     const kept = this.#order.filter((key) => here.delete(key));
-    // As long as all fit, the order is that of coming.
+    // While all fit on one page, the order is that of joining.
     this.#order = keys.length <= places ? keys : [...kept, ...here];
     if (keys.length <= places) return;
     const wanted = keys.map((key, index) => ({ key, index, rank: this.#rank(key), first: this.#order.indexOf(key) < places }))
@@ -190,7 +191,7 @@ export class Stage {
   #rank(key) {
     const { participant, isScreen } = this.#tiles.get(key);
     if (isScreen) return 16;
-    if (participant.isLocal) return 8; // one's own tile does not go away by itself
+    if (participant.isLocal) return 8; // the person's own tile stays on the first page
     const spoke = participant.isSpeaking ? Date.now() : participant.lastSpokeAt?.getTime() ?? 0;
     return (Date.now() - spoke < SPEAKS_FOR ? 4 : 0) + (handOf(participant) ? 2 : 0) + (isSending(participant, Track.Source.Camera) ? 1 : 0);
   }
@@ -202,7 +203,7 @@ export class Stage {
     $('#page-after').disabled = this.#page === this.#pages - 1;
   }
 
-  // syncAudio lets every remote sound be heard: it needs an element, not a place.
+  // syncAudio plays every remote audio track: it needs an element, but no place.
   #syncAudio() {
     const wanted = new Map();
     for (const participant of this.#room.remoteParticipants.values()) {

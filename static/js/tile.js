@@ -1,4 +1,4 @@
-// One tile of the stage: a person's camera, or a screen that is shared.
+// One tile of the stage: a person's camera, or a shared screen.
 
 import { $, hue, initials } from './dom.js';
 import { handOf } from './hands.js';
@@ -17,7 +17,7 @@ export const nameOf = (participant) => participant.name || participant.identity 
 
 export class Tile {
   #video;
-  #track; // what the video element shows
+  #track; // track in the video element
   #parts;
   #reacting;
 
@@ -51,7 +51,7 @@ export class Tile {
     return this.source === Track.Source.ScreenShare;
   }
 
-  // update makes the tile show the participant as it is now.
+  // update shows the present state of the participant.
   update({ pinned }) {
     const { participant } = this;
     const publication = participant.getTrackPublication(this.source);
@@ -89,8 +89,8 @@ export class Tile {
     this.#shapeChanged();
   }
 
-  // hide takes the tile off the stage while another page is shown: the server then need
-  // not send its picture.
+  // hide removes the tile from the stage while another page is shown. The server need not
+  // send its video then.
   hide() {
     this.node.hidden = true;
     this.node.classList.remove('large');
@@ -127,8 +127,8 @@ export class Tile {
     }
   }
 
-  // shapeChanged shows the video once it has a picture, and never crops an
-  // upright picture into a wide tile or the other way round.
+  // shapeChanged shows the video once it has a size. It never crops an upright video into
+  // a wide tile, nor the other way round.
   #shapeChanged() {
     const { videoWidth, videoHeight } = this.#video;
     this.node.classList.toggle('has-picture', Boolean(this.#track) && videoWidth > 0 && this.#video.readyState >= 2);

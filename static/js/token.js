@@ -1,4 +1,4 @@
-// Where the access token comes from: the address, or a server in dev mode.
+// The source of the access token: the address, or a server in dev mode.
 
 export class NoTokenError extends Error {}
 export class TokenRequestError extends Error {}
@@ -9,8 +9,8 @@ const base64url = (part) => {
   return new TextDecoder().decode(bytes);
 };
 
-// readToken looks into a token to show whose it is. It checks nothing: that is
-// the server's to do. It returns null for what is not a JWT.
+// readToken decodes a token to show its identity. It does not verify the token, which is
+// the server's task. It returns null if the text is not a JWT.
 export function readToken(token) {
   try {
     const claims = JSON.parse(base64url(token.split('.')[1]));
@@ -25,15 +25,16 @@ export function readToken(token) {
   }
 }
 
-// newIdentity is unique per join, and still tells an operator who it is.
+// newIdentity is a unique identity for each join that still shows an operator the
+// person's name.
 export function newIdentity(name) {
   const readable = name.normalize('NFKD').toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, '').slice(0, 32);
   const random = [...crypto.getRandomValues(new Uint8Array(4))].map((b) => b.toString(16).padStart(2, '0')).join('');
   return `${readable || 'guest'}-${random}`;
 }
 
-// requestToken asks a server in dev mode. NoTokenError means that this server
-// hands out none, UnreachableError that there was no answer at all.
+// requestToken asks a server in dev mode for a token. NoTokenError means that this server
+// issues none, UnreachableError that there was no answer.
 export async function requestToken({ room, identity, name }) {
   const response = await fetch('dev/token', {
     method: 'POST',
@@ -49,8 +50,8 @@ export async function requestToken({ room, identity, name }) {
   return { token, url: url || ownServer() };
 }
 
-// handsOutTokens tells whether requestToken can work at all, so that a person
-// learns it before filling in a form.
+// handsOutTokens reports whether requestToken can work at all, so that a person learns it
+// before filling in the form.
 export async function handsOutTokens() {
   try {
     await requestToken({ room: 'lobby', identity: 'lobby', name: '' });
@@ -69,9 +70,9 @@ export function ownServer() {
   return url.href.replace(/\/$/, '');
 }
 
-// whyRefused asks the server why it does not let the bearer of a token in: a refused
-// WebSocket does not tell. It is null where the server would let it in, or does not
-// answer.
+// whyRefused asks the server why it refuses the bearer of a token, because a refused
+// WebSocket does not show the reason. It returns null if the server would admit the
+// bearer, or does not answer.
 export async function whyRefused(server, token) {
   const url = new URL(`${server.replace(/^ws/, 'http')}/rtc/validate`);
   try {

@@ -1,17 +1,17 @@
-// Drawing from the room's state: a view is called when something may have changed,
-// and looks at the room itself.
+// Drawing from the room's state: a view is called when something may have changed, and
+// reads the room itself.
 
 const { RoomEvent } = window.LivekitClient;
 
 const LOOKED_AT_EVERY = 1000; // ms
 
-// Events that come many times a second and change nothing that a view shows.
+// Events that come many times a second and do not concern the views.
 const UNSEEN = new Set([RoomEvent.DataReceived, RoomEvent.TranscriptionReceived, RoomEvent.MetricsReceived, RoomEvent.DCBufferStatusChanged]);
 
-// watch calls draw once for any number of events in the same turn, and every
-// second besides: an event can be lost, such as one that came before its handler,
-// and a view that waits for the next one would be wrong until then. It returns
-// draw's trigger, and what ends the watching.
+// watch calls draw once for any number of events in the same turn, and also once a
+// second. An event can be lost, for example one that came before its handler, and the
+// view would be wrong until the next event. It returns a function that triggers draw, and
+// one that ends the watching.
 export function watch(room, draw) {
   let due = false;
   let ended = false;
