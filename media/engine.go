@@ -16,6 +16,7 @@ import (
 	"github.com/pion/ice/v4"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/forward/packet"
 	"parlor/rooms"
@@ -142,7 +143,8 @@ type Engine struct {
 	x509        *x509.Certificate // the same certificate
 	counters    counters
 	pool        *packet.Pool
-	totals      forward.Totals
+	totals      forward.Totals  // of tracks
+	paths       downlink.Totals // of paths to subscribers
 
 	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
 	early   atomic.Int64 // the same of data that the server sends, and of data that waits for a channel to open

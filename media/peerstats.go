@@ -8,6 +8,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 )
 
@@ -24,7 +25,7 @@ type PeerStats struct {
 	Up, Down string
 
 	Published     []PublishedStats // by SID
-	Downlink      forward.DownlinkStats
+	Downlink      downlink.Stats
 	Subscriptions []SubscriptionStats // in the order subscribed
 }
 

@@ -3,6 +3,7 @@ package media
 import (
 	"sync/atomic"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/udp"
 )
@@ -61,7 +62,7 @@ type Stats struct {
 	// Media received from publishers and sent to subscribers.
 	Audio, Video struct{ Received, Sent forward.Traffic }
 
-	Paths forward.Paths // to subscribers
+	Paths downlink.Paths // to subscribers
 }
 
 // Stats reads the counts one after the other, so they may be a moment apart.
@@ -87,7 +88,7 @@ func (e *Engine) Stats() Stats {
 	}
 	s.Audio.Received, s.Video.Received = e.totals.Received()
 	s.Audio.Sent, s.Video.Sent = e.totals.Sent()
-	s.Paths = e.totals.Paths()
+	s.Paths = e.paths.Paths()
 	for _, sock := range e.net.sockets {
 		for _, conn := range *sock.conns.Load() {
 			s.Sockets = append(s.Sockets, conn.Stats())

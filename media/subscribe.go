@@ -8,6 +8,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/rooms"
 )
@@ -26,7 +27,7 @@ type subscription struct {
 	transceiver *webrtc.RTPTransceiver // nil until it has a section
 	sender      *webrtc.RTPSender
 	forwarder   *forward.Forwarder // nil until its section is negotiated
-	writer      *downWriter        // of the forwarder
+	writer      *downlink.Writer   // of the forwarder
 	ssrc, rtx   uint32
 	bound       int // counts calls of Bind and Unbind
 }
@@ -304,8 +305,9 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		s.rtx = 0
 	}
 	backup := s.backup(fc, all)
-	w := &downWriter{t: t, video: s.kind == webrtc.RTPCodecTypeVideo, pion: ctx.WriteStream(), ssrc: s.ssrc, rtx: s.rtx}
-	s.writer = w
+	s.writer = t.down.NewWriter(downlink.WriterConfig{
+		SSRC: s.ssrc, RTX: s.rtx, Repeats: forward.Repeatable(s.kind == webrtc.RTPCodecTypeVideo), Pion: ctx.WriteStream(),
+	})
 	cfg := forward.ForwarderConfig{
 		SubscriberSID:   s.p.cfg.SID,
 		SSRC:            s.ssrc,
@@ -313,7 +315,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		Codec:           fc,
 		Backup:          backup,
 		Ext:             extensionIDs(ctx.HeaderExtensions()),
-		Output:          w,
+		Output:          s.writer,
 		OnStreamState:   s.streamState,
 		MinPlayoutDelay: s.ask.MinPlayoutDelay,
 		MaxPlayoutDelay: s.ask.MaxPlayoutDelay,
@@ -401,7 +403,7 @@ func (s *subscription) unbind() {
 		in.onRTCP(s.rtx, nil)
 	}
 	s.forwarder.Close()
-	if s.writer.retire() {
+	if s.writer.Retire() {
 		s.p.needsReconnect("its media needs new keys")
 	}
 	s.p.unfollow(s.forwarder)

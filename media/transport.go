@@ -11,6 +11,7 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/srtpin"
 	"parlor/media/srtpout"
@@ -30,11 +31,10 @@ type transport struct {
 	sock    *socket
 	ingress *ingress
 	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
-	down    *forward.Downlink
+	down    *downlink.Path
 	capture srtpout.Capture
-	opener  *srtpin.Feedback         // nil until connected
-	excess  *atomic.Uint64           // the engine's counter of dropped excess feedback
-	out     atomic.Pointer[outgoing] // nil until connected; forwarders read it
+	opener  *srtpin.Feedback // nil until connected
+	excess  *atomic.Uint64   // the engine's counter of dropped excess feedback
 	log     *slog.Logger
 
 	state         webrtc.PeerConnectionState
@@ -85,9 +85,9 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}
 	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
-	t.down = forward.NewDownlink()
+	t.down = downlink.New(onward{t})
 	t.down.CountMalformed(&p.engine.counters.badFeedback)
-	t.down.CountIn(&p.engine.totals)
+	t.down.CountIn(&p.engine.paths)
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback = t.down.Feedback
 	settings.BufferFactory = t.ingress.buffer
@@ -138,6 +138,12 @@ func (t *transport) writeRTCP(packets []rtcp.Packet) error {
 	t.sock.flush()
 	return err
 }
+
+// onward is a transport as its downlink knows it.
+type onward struct{ t *transport }
+
+func (o onward) Flush()                                { o.t.sock.flush() }
+func (o onward) WriteRTCP(packets []rtcp.Packet) error { return o.t.writeRTCP(packets) }
 
 // feedback is the transport's congestion feedback; nil if it was not negotiated.
 func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {

@@ -87,7 +87,7 @@ func TestMediaOverTURN(t *testing.T) {
 				b.join()
 				b.subscribe("PA_a", published)
 				b.receives("PA_a", "TR_v")
-				require.NotNil(t, b.sender(), "it leaves by our own encryption")
+				require.True(t, b.way().Sealed(), "it leaves by our own encryption")
 				echoes(b, "by relay")
 				pair, err := b.pub.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 				require.NoError(t, err)

@@ -1,10 +1,17 @@
-// Package downlink is the congestion control of the path to one subscriber: how much
-// it carries, what of a subscriber's tracks is forwarded over it, and when packets
-// leave.
+// Package downlink is all that is known of the path to one subscriber: by what way its
+// packets leave, how much it carries, what of a subscriber's tracks is forwarded over it,
+// and when packets leave.
 //
 // The nouns:
 //
-//   - A [Control] is the congestion control of one downlink. It puts the others together.
+//   - A [Path] is the path to one subscriber, which the streams to it share. It owns all
+//     of what follows.
+//   - A [Stream] is one subscription as its path knows it, and a [Voice] one of sound that
+//     may be held back since others are louder. Package forward implements both.
+//   - A [Burst] is what one stream writes at a time, and a [Writer] encrypts it and gives
+//     it to the socket: by our own SRTP streams, or by pion.
+//   - A [Way] is where ICE leads.
+//   - A [Control] is the congestion control of a path. It puts the others together.
 //   - A record (package sent) gives out transport-wide numbers and remembers what was
 //     sent; a report (package feedback) is what the receiver tells of it.
 //   - An estimator (package estimate) judges what the path carries.
@@ -12,12 +19,13 @@
 //   - The pacer (package pacer) says which packet leaves now.
 //   - The allocator (package allocate) divides the estimate among the tracks.
 //
-// Nothing here has a goroutine, a lock or a clock. Times are nanoseconds of any
-// monotonic clock that begins well before the first call.
+// A Path has locks, a timer and a clock, and no goroutine; its locks stand in package
+// forward's order. All below it has none of these: times are nanoseconds of any monotonic
+// clock that begins well before the first call.
 //
 // # Wiring
 //
-// A downlink has one Control under one lock, and one timer, set by When.
+// A Path has one Control under one lock, and one timer, set by When.
 //
 //   - A packet to forward: Offer. Send: Leave gives its transport-wide number, which is
 //     written into its header, and the packet is written. Queued: it is held (with its

@@ -7,6 +7,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 
+	"parlor/media/downlink"
 	"parlor/media/forward/packet"
 )
 
@@ -225,7 +226,7 @@ type ForwarderConfig struct {
 	AdaptiveStream bool
 	// Downlink is shared by all forwarders to one subscriber. If it is nil, packets leave
 	// at once.
-	Downlink *Downlink
+	Downlink *downlink.Path
 }
 
 // Settings are a subscriber's wishes for a track.

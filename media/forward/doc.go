@@ -9,8 +9,8 @@
 //   - A [Forwarder] is one subscription: it chooses a layer, renumbers the packets that it
 //     forwards, answers NACKs, and sends reports to the subscriber.
 //   - An [Output] takes a forwarder's packets.
-//   - A [Downlink] is the path to one subscriber, as far as known. All forwarders to that
-//     subscriber share it.
+//   - A downlink ([downlink.Path]) is the path to one subscriber, as far as known. All
+//     forwarders to that subscriber share it.
 //
 // # Goroutines and locks
 //
@@ -24,11 +24,12 @@
 // Locks are taken in this order: Track.turning (one run of the timer at a time),
 // Layer.fan (one packet or burst at a time) and dynacast.mu (what the publisher was
 // told), Forwarder.mu (its numbering and the order of its writes; it is held while the
-// forwarder writes), Downlink.leaving (one burst at a time on a path), Layer.mu
-// (reception and cache), Downlink.mu, and then Track.mu and TWCC.mu, under which no lock
-// is taken. Downlink.division and Downlink.serving come before Forwarder.mu.
+// forwarder writes), Path.leaving (one burst at a time on a path), Layer.mu
+// (reception and cache), Path.mu, and then Track.mu and TWCC.mu, under which no lock
+// is taken. Path.division, Path.serving and the lock of a path's voices come
+// before Forwarder.mu.
 //
-// An output's Write is called with Forwarder.mu held. Over a downlink, Downlink.leaving
+// An output's Write is called with Forwarder.mu held. Over a downlink, Path.leaving
 // is held too: it is taken once for the packets of a burst, so that the packets of a
 // transport leave in the order of their numbers. Flush is called with Forwarder.mu held.
 // The other callbacks are made with no lock but Track.turning and Layer.fan. Track.Close

@@ -3,6 +3,7 @@ package forward
 import (
 	"github.com/pion/rtp"
 
+	"parlor/media/downlink"
 	record "parlor/media/downlink/sent"
 	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
@@ -113,7 +114,7 @@ func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 		f.headerSize += 4 + (f.extBytes+3)&^3
 	}
 	err := f.out.Write(&f.header, payload, kind)
-	if err == ErrNotConnected {
+	if err == downlink.ErrNotConnected {
 		return false
 	}
 	failed := err != nil

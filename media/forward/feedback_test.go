@@ -11,6 +11,8 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink"
 )
 
 func of[T rtcp.Packet](packets []rtcp.Packet) (found []T) {
@@ -383,7 +385,7 @@ func TestTimestampsOfJumpingSource(t *testing.T) {
 // Feedback that claims more packets than it has is dropped and counted.
 func TestMalformedFeedbackIsCounted(t *testing.T) {
 	var malformed atomic.Uint64
-	d := NewDownlink()
+	d := downlink.New(nil)
 	d.CountMalformed(&malformed)
 	d.Connected()
 	whole := []byte{

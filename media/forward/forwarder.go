@@ -9,6 +9,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtp"
 
+	"parlor/media/downlink"
 	record "parlor/media/downlink/sent"
 	"parlor/media/forward/packet"
 	"parlor/media/forward/red"
@@ -47,8 +48,8 @@ type Forwarder struct {
 	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
 	out      Output
-	over     *overDownlink // out, if it writes over a downlink; else nil
-	downlink *Downlink     // the downlink of out; nil: none
+	over     overDownlink   // out, if there is a downlink
+	downlink *downlink.Path // the downlink of out; nil: none
 	hasRTX   bool
 
 	// listens has the bits of the layers whose packets the forwarder needs now.
@@ -100,6 +101,7 @@ type Forwarder struct {
 	waiting        *Layer  // the layer of which a keyframe must be requested
 	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
 	notices        notices
+	queue          queue // of packets that wait in the downlink's pacer
 
 	state, stateTold livekit.StreamState // of video
 }
@@ -158,7 +160,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		limit:    noLimit(),
 		state:    untoldState, stateTold: untoldState,
 	}
-	f.out, f.over = outputOf(f)
+	f.setOutput()
 	f.history = make([]sent, Repeatable(f.video))
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
@@ -190,7 +192,7 @@ func (f *Forwarder) SetSettings(s Settings) {
 	f.settings = s
 	f.mu.Unlock()
 	now := time.Now()
-	f.downlink.reallocate(now)
+	f.downlink.Reallocate(now)
 	f.retarget(f.track.since(now))
 	f.track.updateQualities(now)
 }
@@ -256,7 +258,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.mu.Unlock()
 		return
 	}
-	f.now = f.downlink.since(b.at)
+	f.now = f.downlink.Since(b.at)
 	for _, p := range b.packets {
 		f.write(b, p)
 	}

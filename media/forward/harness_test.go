@@ -11,6 +11,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	record "parlor/media/downlink/sent"
 )
 
@@ -203,8 +204,8 @@ func (writes) WriteRTCP([]rtcp.Packet) error                              { retu
 func (writes) End()                                                       {}
 
 // connected is a connected downlink without any measurements.
-func connected() *Downlink {
-	d := NewDownlink()
+func connected() *downlink.Path {
+	d := downlink.New(nil)
 	d.Connected()
 	return d
 }

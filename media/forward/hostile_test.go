@@ -15,6 +15,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	"parlor/media/forward/dd/ddtest"
 )
 
@@ -293,14 +294,14 @@ func TestConcurrentUse(t *testing.T) {
 			}
 		})
 	}
-	downlink := NewDownlink()
+	down := downlink.New(nil)
 	for g := range 4 {
 		others.Go(func() {
 			for i := range 40 {
 				var writing sync.Mutex // a concurrent writer fails the test
 				var last uint16
 				r := track.AddForwarder(ForwarderConfig{
-					SSRC: 5000, RTXSSRC: 5001, Codec: codec, Downlink: downlink,
+					SSRC: 5000, RTXSSRC: 5001, Codec: codec, Downlink: down,
 					Output: writes(func(h *rtp.Header, payload []byte) error {
 						if !writing.TryLock() {
 							t.Error("two writers at once")

@@ -11,6 +11,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	"parlor/media/forward/dd/ddtest"
 	"parlor/media/forward/vp8"
 )
@@ -761,8 +762,8 @@ func TestCongestionStepsDown(t *testing.T) {
 func TestLimitStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)
-		downlink := NewDownlink()
-		r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = downlink })
+		down := downlink.New(nil)
+		r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = down })
 		seconds := func(n int) livekit.VideoQuality {
 			for range n * 30 {
 				for s, packets := range map[*sender]int{q: 2, h: 10, f: 40} {
@@ -775,12 +776,12 @@ func TestLimitStepsDown(t *testing.T) {
 			return r.f.Stats().Current
 		}
 		require.Equal(t, livekit.VideoQuality_HIGH, seconds(4))
-		downlink.Limit(300_000)
+		down.Limit(300_000)
 		require.Equal(t, livekit.VideoQuality_MEDIUM, seconds(4))
-		require.EqualValues(t, 300_000, downlink.Bandwidth())
-		downlink.Limit(1)
+		require.EqualValues(t, 300_000, down.Bandwidth())
+		down.Limit(1)
 		require.Equal(t, livekit.VideoQuality_LOW, seconds(4), "the lowest goes on")
-		downlink.Limit(0)
+		down.Limit(0)
 		require.Equal(t, livekit.VideoQuality_HIGH, seconds(4))
 		requireContiguous(t, r.take())
 	})

@@ -69,7 +69,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 	}
 	defer f.over.left()
 	f.rate = f.codec().rate()
-	f.now = f.downlink.since(at)
+	f.now = f.downlink.Since(at)
 	sendTime := absSendTime(at)
 	ok := true
 	frame := func(payload []byte) {

@@ -10,6 +10,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	"parlor/media/forward/vp8"
 )
 
@@ -127,7 +128,7 @@ func TestNoFramesAreMadeBeforeConnected(t *testing.T) {
 	connected, written := false, 0
 	f := track.AddForwarder(ForwarderConfig{SSRC: 7, Codec: vp8Config(), Output: writes(func(*rtp.Header, []byte) error {
 		if !connected {
-			return ErrNotConnected
+			return downlink.ErrNotConnected
 		}
 		written++
 		return nil

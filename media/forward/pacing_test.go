@@ -8,6 +8,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink"
 )
 
 // narrow is a subscriber with a video and an audio track over one path.
@@ -19,7 +21,7 @@ type narrow struct {
 }
 
 func newNarrow(t *testing.T) *narrow {
-	d := NewDownlink()
+	d := downlink.New(nil)
 	d.Connected()
 	onPath := func(ssrc uint32) func(*ForwarderConfig) {
 		return func(c *ForwarderConfig) { c.SSRC, c.RTXSSRC, c.Downlink = ssrc, ssrc+1, d }
@@ -270,11 +272,7 @@ func TestEndedSubscriptionLeavesNothingWaiting(t *testing.T) {
 		n.video.f.Close()
 		time.Sleep(time.Second)
 		require.Empty(t, n.video.take())
-		d := n.video.f.downlink
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		waiting, _ := d.control.Waiting()
-		require.Zero(t, waiting)
+		require.Zero(t, n.video.f.downlink.Stats().Waiting)
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	record "parlor/media/downlink/sent"
 	"parlor/media/forward/dd"
 	"parlor/media/forward/modelreceiver"
@@ -284,8 +285,8 @@ type play struct {
 	t       testing.TB
 	track   *Track
 	layers  []*Layer
-	watched *Track    // the track of the subscription
-	down    *Downlink // of the subscriber
+	watched *Track         // the track of the subscription
+	down    *downlink.Path // of the subscriber
 	f       *Forwarder
 	model   *modelreceiver.Receiver
 	cfg     ForwarderConfig
@@ -297,7 +298,7 @@ type play struct {
 
 func newPlay(t testing.TB, tp *tape, described bool) *play {
 	pl := &play{t: t, tape: tp, ssrcs: 100, started: time.Now()}
-	pl.down = NewDownlink()
+	pl.down = downlink.New(nil)
 	pl.down.Connected()
 	pl.track = pl.newTrack()
 	pl.layers = pl.addLayers(pl.track, tp)

@@ -46,7 +46,7 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 		case *rtcp.SenderReport:
 			f.receiverReports(p.Reports, at, now)
 		case *rtcp.ReceiverEstimatedMaximumBitrate:
-			f.downlink.estimated(float64(p.Bitrate), at)
+			f.downlink.Estimated(float64(p.Bitrate), at)
 		}
 	}
 }
@@ -59,7 +59,7 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	if f.closed {
 		return
 	}
-	f.now = f.downlink.since(at)
+	f.now = f.downlink.Since(at)
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
@@ -150,7 +150,7 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 		}
 		loss, rtt := s.FractionLost, s.RTT
 		f.mu.Unlock()
-		f.downlink.lost(loss, rtt, at)
+		f.downlink.Lost(loss, rtt, at)
 	}
 }
 
@@ -175,7 +175,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	if request != nil {
 		request.requestKeyFrame(now)
 	}
-	f.downlink.tick(at)
+	f.downlink.Tick(at)
 }
 
 func (s *forwarderState) measure(now int64) {

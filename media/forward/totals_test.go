@@ -8,6 +8,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink"
 )
 
 // TestTotalsCountWhatHasEndedToo: tracks and subscriptions may end between two scrapes.
@@ -81,13 +83,13 @@ func TestTotalsGrowWhileTracksLast(t *testing.T) {
 
 // Each path is measured about once a second, and the measurement counts in its bucket.
 func TestPathsAreMeasured(t *testing.T) {
-	var totals Totals
+	var totals downlink.Totals
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
 		n.video.f.downlink.CountIn(&totals)
 		n.frame(true, 2)
 		require.Zero(t, totals.Paths().RTT.Count, "nothing is known")
-		n.video.f.downlink.lost(0.03, 70*time.Millisecond, time.Now())
+		n.video.f.downlink.Lost(0.03, 70*time.Millisecond, time.Now())
 		for range 10 * 30 {
 			n.frame(false, 2)
 			time.Sleep(frame)

@@ -1,8 +1,6 @@
 package forward
 
 import (
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,10 +19,8 @@ const (
 	// more of them, a held-back voice competes once more.
 	onset = 2
 	again = 5
-	// fade is how fast the loudness decays, in dB per second. louder is by how many dB a
-	// voice must exceed another to replace it.
-	fade   = 30 * fine
-	louder = 6 * fine
+	// fade is how fast the loudness decays, in dB per second.
+	fade = 30 * fine
 	// speaksFor is how long after its last speech a participant counts as speaking, for
 	// its video.
 	speaksFor = 3 * time.Second
@@ -93,105 +89,14 @@ func (t *Track) hear(level, now int64) {
 	}
 	for _, f := range *t.forwarders.Load() {
 		if f.heldBack.Load() {
-			f.downlink.voices.compete(f, at)
+			f.downlink.Compete(&f.over, at)
 		}
 	}
 }
 
-// voices are the forwarders whose sound goes to one subscriber, if only that of the
-// loudest participants does.
-type voices struct {
-	mu     sync.Mutex   // guards the following; forwarders' mu may be taken under it
-	most   int          // participants; 0 = no limit
-	chosen []*Forwarder // of at most most participants
-}
-
-// places is the number of participants among the chosen forwarders.
-func (v *voices) places() (n int) {
-	for i, f := range v.chosen {
-		if !slices.ContainsFunc(v.chosen[:i], f.besides) {
-			n++
-		}
-	}
-	return n
-}
-
-// besides reports whether o is of the same participant as f.
-func (f *Forwarder) besides(o *Forwarder) bool {
-	return f == o || (f.track.cfg.Voice != nil && f.track.cfg.Voice == o.track.cfg.Voice)
-}
-
-// has reports whether f may have a place: another track of its participant has one, or
-// one is free.
-func (v *voices) has(f *Forwarder) bool {
-	return slices.ContainsFunc(v.chosen, f.besides) || v.places() < v.most
-}
-
-// limit sets the largest number of participants. It is called before the first add.
-func (v *voices) limit(most int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.most = most
-}
-
-// counts reports whether the forwarder's sound is a voice, which may be held back. The
+// isVoice reports whether the forwarder's sound is a voice, which may be held back. The
 // sound of a shared screen is not.
-func (f *Forwarder) counts() bool { return !f.video && !f.track.screenSound.Load() }
-
-// add gives a new forwarder a place, or holds it back if none is free.
-func (v *voices) add(f *Forwarder) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case v.most == 0 || !f.counts():
-	case v.has(f):
-		v.chosen = append(v.chosen, f)
-	default:
-		f.hold(true)
-	}
-}
-
-func (v *voices) remove(f *Forwarder) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.chosen = slices.DeleteFunc(v.chosen, func(o *Forwarder) bool { return o == f })
-}
-
-// compete gives f, which is held back and loud, a free place, or that of the softest
-// participant if that one is softer.
-func (v *voices) compete(f *Forwarder, at time.Time) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if slices.Contains(v.chosen, f) {
-		return
-	}
-	if v.has(f) {
-		if f.hold(false) {
-			v.chosen = append(v.chosen, f)
-		}
-		return
-	}
-	softest := slices.MinFunc(v.chosen, func(a, b *Forwarder) int { return int(v.participant(a, at) - v.participant(b, at)) })
-	if f.heard(at) >= v.participant(softest, at)+louder && f.hold(false) {
-		v.chosen = append(slices.DeleteFunc(v.chosen, func(o *Forwarder) bool {
-			gives := softest.besides(o)
-			if gives {
-				o.hold(true)
-			}
-			return gives
-		}), f)
-	}
-}
-
-// participant is the loudness of the loudest chosen track of f's participant.
-func (v *voices) participant(f *Forwarder, at time.Time) (heard int64) {
-	for _, o := range v.chosen {
-		if f.besides(o) {
-			heard = max(heard, o.heard(at))
-		}
-	}
-	return heard
-}
+func (f *Forwarder) isVoice() bool { return !f.video && !f.track.screenSound.Load() }
 
 // heard is the loudness of the forwarder's track.
 func (f *Forwarder) heard(at time.Time) int64 {

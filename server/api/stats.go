@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"parlor/media"
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/rooms"
 	"parlor/server/problem"
@@ -223,7 +224,7 @@ func showLayer(l *forward.LayerStats) layerStats {
 	}
 }
 
-func showDownlink(d *forward.DownlinkStats) *downlinkStats {
+func showDownlink(d *downlink.Stats) *downlinkStats {
 	return &downlinkStats{
 		Estimate: knownBitrate(d.Estimate), Cause: d.Cause, Sent: int64(d.Sent), Acknowledged: knownBitrate(d.Acknowledged),
 		Allocated: int64(d.Allocated), Wanted: int64(d.Wanted), Loss: d.Loss, RTTMs: knownMilliseconds(d.RTT),

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media"
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/rooms"
 )
@@ -52,7 +53,7 @@ func TestRoomStats(t *testing.T) {
 			MimeType: "audio/opus", Quality: livekit.VideoQuality_HIGH, Live: true, Bitrate: 32_000, Loss: 0.25,
 			Jitter: 1500 * time.Microsecond, NACKs: 3,
 		}}}},
-		Downlink: forward.DownlinkStats{Connected: true, Estimate: 600_000, Cause: "delay", RTT: 40 * time.Millisecond, Limited: true},
+		Downlink: downlink.Stats{Connected: true, Estimate: 600_000, Cause: "delay", RTT: 40 * time.Millisecond, Limited: true},
 		Subscriptions: []media.SubscriptionStats{
 			{SID: "TR_x", PublisherSID: "PA_x", Negotiated: true, Forwarded: forward.ForwarderStats{
 				Wanted: livekit.VideoQuality_HIGH, Current: livekit.VideoQuality_LOW, Shortfall: forward.Bandwidth, KeyRequests: 2, Retransmitted: 7,

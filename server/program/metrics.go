@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/media"
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/turn"
 	"parlor/rooms"
@@ -183,8 +184,8 @@ func (c *partsCollector) collectTraffic(s *media.Stats, count countFunc) {
 }
 
 // collectPaths exports figures on the paths to subscribers.
-func collectPaths(p *forward.Paths, out chan<- prometheus.Metric) {
-	tell := func(name, help string, h *forward.Histogram) {
+func collectPaths(p *downlink.Paths, out chan<- prometheus.Metric) {
+	tell := func(name, help string, h *downlink.Histogram) {
 		buckets := make(map[float64]uint64, len(h.Bounds))
 		for i, bound := range h.Bounds {
 			buckets[bound] = h.Counts[i]

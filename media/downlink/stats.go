@@ -1,4 +1,4 @@
-package forward
+package downlink
 
 import (
 	"time"
@@ -6,8 +6,8 @@ import (
 	"parlor/media/downlink/estimate"
 )
 
-// DownlinkStats are statistics of the path to a subscriber. Bitrates are in bits/s.
-type DownlinkStats struct {
+// Stats are statistics of the path to a subscriber. Bitrates are in bits/s.
+type Stats struct {
 	Connected bool
 	// Estimate is the bitrate that may be sent; 0 = no bound is known. Cause is the
 	// reason for the bound.
@@ -30,11 +30,11 @@ type DownlinkStats struct {
 }
 
 // Stats returns statistics of the path.
-func (d *Downlink) Stats() DownlinkStats {
+func (d *Path) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	state, divided, pacing := d.control.State(), d.control.Summary(), d.control.Pacing()
-	s := DownlinkStats{
+	s := Stats{
 		Connected: d.connected.Load(), Estimate: d.control.Bound(), Cause: state.Cause.String(),
 		Sent: d.control.Sending(), Acknowledged: state.Acknowledged, Allocated: divided.Bitrate, Wanted: divided.Goal,
 		Loss: state.Loss, RTT: state.RTT, Queue: state.Queue, Jitter: state.Jitter,

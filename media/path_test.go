@@ -1,29 +1,26 @@
 package media
 
 import (
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/srtp/v3"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/srtpout"
 )
 
-// sender is the server's own encryption for a client; nil if its media is sent by pion.
-func (c *client) sender() *srtpout.Sender {
-	out := c.peer.down().out.Load()
-	if out == nil {
-		return nil
-	}
-	return out.sender
-}
+// way is the path by which media is sent to a client.
+func (c *client) way() *downlink.Path { return c.peer.down().down }
 
 // TestOutgoing sends media to clients in each possible way: encrypted by srtpout, which
 // is the rule, and by pion if the client chooses the DTLS roles, or if ICE uses TCP.
@@ -53,7 +50,7 @@ func TestOutgoing(t *testing.T) {
 			b.join()
 			b.subscribe("PA_a", p)
 			b.receives("PA_a", "TR_v")
-			require.Equal(t, tc.ours, b.sender() != nil)
+			require.Equal(t, tc.ours, b.way().Sealed())
 		})
 	}
 }
@@ -70,12 +67,12 @@ func TestOutgoingFollowsICE(t *testing.T) {
 	b.join()
 	b.subscribe("PA_a", p)
 	r := b.receives("PA_a", "TR_v")
-	before := b.sender().Remote()
+	before := b.way().Remote()
 	require.True(t, before.IsValid())
 
 	b.offer(true)
 	require.Eventually(t, func() bool {
-		to := b.sender().Remote()
+		to := b.way().Remote()
 		return to.IsValid() && to != before
 	}, patience, time.Millisecond)
 	buf := make([]byte, 1500)
@@ -132,23 +129,22 @@ func TestEndedSubscriptionsGiveTheirMemoryBack(t *testing.T) {
 // An audio room has a subscription for each ordered pair of participants.
 func TestAudioSubscriptionIsSmall(t *testing.T) {
 	keys := srtpout.Keys{Profile: srtp.ProtectionProfileAeadAes128Gcm, Key: make([]byte, 16), Salt: make([]byte, 12)}
-	sender, err := srtpout.NewSender(&srtpout.Buffers{}, keys)
-	require.NoError(t, err)
-	sender.SetPath(nowhere{}, netip.MustParseAddrPort("192.0.2.7:1234"))
-	transport := &transport{sock: &socket{}}
-	transport.sock.conns.Store(&[]boundConn{})
-	transport.out.Store(&outgoing{sender: sender})
+	down := downlink.New(elsewhere{})
+	down.Choose(
+		downlink.Way{Socket: nowhere{}, Remote: netip.MustParseAddrPort("192.0.2.7:1234")},
+		func() (srtpout.Keys, error) { return keys, nil }, &srtpout.Buffers{}, slog.New(slog.DiscardHandler),
+	)
+	require.True(t, down.Sealed())
+	down.Connected()
 	codec := forward.Codec{MimeType: mimeOpus, PayloadType: 111, ClockRate: 48000, Channels: 2}
 	track := forward.NewTrack(forward.TrackConfig{Kind: livekit.TrackType_AUDIO, Codec: codec})
 	defer track.Close()
 	layer := track.AddLayer(forward.LayerConfig{SSRC: 1, Codec: codec})
-	down := forward.NewDownlink()
-	down.Connected()
 	const subscriptions = 500
 	before := liveHeap()
 	for i := range uint32(subscriptions) {
-		w := &downWriter{t: transport, ssrc: 2 + i}
-		track.AddForwarder(forward.ForwarderConfig{SSRC: w.ssrc, Codec: codec, Output: w, Downlink: down})
+		w := down.NewWriter(downlink.WriterConfig{SSRC: 2 + i, Repeats: forward.Repeatable(false)})
+		track.AddForwarder(forward.ForwarderConfig{SSRC: 2 + i, Codec: codec, Output: w, Downlink: down})
 	}
 	for i := range uint16(100) {
 		p := rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 111, SSRC: 1, SequenceNumber: i, Timestamp: 960 * uint32(i)}, Payload: make([]byte, 80)}
@@ -157,8 +153,13 @@ func TestAudioSubscriptionIsSmall(t *testing.T) {
 		layer.WriteRTP(raw, time.Now())
 	}
 	require.Less(t, (liveHeap()-before)/subscriptions, 10e3, "bytes for each")
-	runtime.KeepAlive(sender)
+	runtime.KeepAlive(down)
 }
+
+type elsewhere struct{}
+
+func (elsewhere) Flush()                        {}
+func (elsewhere) WriteRTCP([]rtcp.Packet) error { return nil }
 
 type nowhere struct{}
 

@@ -1,0 +1,85 @@
+package media
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/pion/webrtc/v4"
+
+	"parlor/media/downlink"
+	"parlor/media/srtpin"
+	"parlor/media/srtpout"
+)
+
+// followPath tells a transport's downlink where ICE now leads. It runs on the loop, with
+// each change of a transport's state or path.
+func (p *Peer) followPath(t *transport) {
+	switch t.state {
+	case webrtc.PeerConnectionStateConnected:
+	case webrtc.PeerConnectionStateFailed, webrtc.PeerConnectionStateClosed:
+		t.down.Stop()
+		return
+	default:
+		return // while ICE restarts, the old path serves
+	}
+	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return // it is about to change again
+	}
+	if !t.down.Chosen() {
+		t.down.Choose(t.way(pair), t.capture.Keys, &t.sock.buffers, t.log)
+		t.down.Connected()
+		t.watchPath()
+		return
+	}
+	t.watchPath()
+	if !t.down.Follow(t.way(pair)) {
+		p.needsReconnect("media can no longer go over UDP")
+	}
+}
+
+// watchPath has the downlink know what happens where ICE now leads: what a TCP connection
+// drops, and the client's transport-wide feedback straight from the UDP socket. Where that
+// cannot be it comes through pion.
+func (t *transport) watchPath() {
+	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
+	if err != nil {
+		return // it has ended
+	}
+	if tcp := t.sock.net.tcp; tcp != nil {
+		tcp.Watch(ice.UsernameFragment, t.down)
+	}
+	if t.opener == nil {
+		keys, err := t.capture.ClientKeys()
+		if err != nil {
+			return
+		}
+		if t.opener, err = srtpin.NewFeedback(keys.Profile, keys.Key, keys.Salt, t.excess); err != nil {
+			t.log.Warn("feedback comes by way of pion", "error", err)
+			return
+		}
+	}
+	opener, feedback := t.opener, t.down.Feedback
+	t.sock.mux.Handle(ice.UsernameFragment, func(packet []byte, _ netip.AddrPort) bool {
+		return opener.Take(packet, feedback)
+	})
+}
+
+// way is the conn and the address that a pair sends from and to; zero if it is not over
+// UDP, or if the conn is not known.
+func (t *transport) way(pair *webrtc.ICECandidatePair) downlink.Way {
+	remote, ok := srtpout.RemoteOf(pair)
+	if !ok {
+		return downlink.Way{}
+	}
+	conn := t.sock.local(pair.Local)
+	if conn == nil {
+		return downlink.Way{}
+	}
+	if n := t.sock.net; n.turn != nil {
+		if path := n.turn.Path(n.asKnown(conn.LocalAddr().(*net.UDPAddr).AddrPort()), remote); path != nil {
+			return downlink.Way{Socket: path, Remote: remote}
+		}
+	}
+	return downlink.Way{Socket: conn, Remote: remote}
+}
