@@ -32,16 +32,16 @@ import (
 
 const domain = "calls.example.test"
 
-// authority is a certificate authority of the test's own, Let's Encrypt's Pebble: it
-// speaks ACME, and asks back on the ports that it is told of.
+// authority is the test's own certificate authority, Let's Encrypt's Pebble: it speaks
+// ACME, and validates on the ports that it is given.
 type authority struct {
 	directory string // URL
-	trust     string // file with the certificate of its own server
+	trust     string // file with the certificate of its own HTTPS server
 	roots     *x509.CertPool
 	server    *httptest.Server
 }
 
-// startAuthority starts one that finds the domain on this machine.
+// startAuthority starts an authority that finds the domain on this machine.
 func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
 	t.Helper()
 	names, err := net.Listen("tcp", "127.0.0.1:0")
@@ -56,7 +56,7 @@ func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
 	return a
 }
 
-// answerNames has a DNS server answer with these addresses, until the test ends.
+// answerNames makes a DNS server answer with these addresses, until the test ends.
 func answerNames(t *testing.T, s *dns.Server, names map[string]net.IP) {
 	s.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg)
@@ -66,14 +66,14 @@ func answerNames(t *testing.T, s *dns.Server, names map[string]net.IP) {
 				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: ip})
 			}
 		}
-		_ = w.WriteMsg(m) // who asked may be gone
+		_ = w.WriteMsg(m) // the asking client may be gone
 	})
 	answering := make(chan struct{})
 	go func() { defer close(answering); _ = s.ActivateAndServe() }() // until it is shut down
 	t.Cleanup(func() { _ = s.Shutdown(); <-answering })
 }
 
-// newPebble is an authority, and the root of what it signs, as PEM.
+// newPebble is an authority, and its root certificate as PEM.
 func newPebble(t *testing.T, httpPort, tlsPort int, resolver string) (front http.Handler, root []byte) {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
@@ -84,7 +84,7 @@ func newPebble(t *testing.T, httpPort, tlsPort int, resolver string) (front http
 	return w.Handler(), issuer.GetRootCert(0).PEM()
 }
 
-// served is the certificate that the server shows for the domain, nil if it shows none.
+// served is the server's certificate for the domain; nil if it has none.
 func (a *authority) served(port int) *x509.Certificate {
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: &tls.Config{ServerName: domain, RootCAs: a.roots, NextProtos: []string{"http/1.1"}}}
 	conn, err := dialer.DialContext(context.Background(), "tcp", "127.0.0.1:"+strconv.Itoa(port))
@@ -95,7 +95,7 @@ func (a *authority) served(port int) *x509.Certificate {
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 }
 
-// startForDomain starts a server that gets its certificate of a.
+// startForDomain starts a server that gets its certificate from a.
 func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort int) *exec.Cmd {
 	t.Helper()
 	parlorOnly(t)
@@ -107,9 +107,9 @@ func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort in
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+a.trust, "PARLOR_TLS_ACME_DIRECTORY="+a.directory, "PARLOR_TLS_HTTP_PORT="+strconv.Itoa(httpPort))
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }() // how it ended is in ProcessState
+	go func() { defer close(ended); _ = cmd.Wait() }() // its exit status is in ProcessState
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Process.Signal(syscall.SIGTERM) // the process may have ended
 		select {
 		case <-ended:
 		case <-time.After(patience):
@@ -127,7 +127,7 @@ func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort in
 	return cmd
 }
 
-// answersSTUN asks a TURN server under which address it sees us.
+// answersSTUN asks a TURN server for the client's address.
 func answersSTUN(t *testing.T, conn net.Conn) {
 	t.Helper()
 	defer conn.Close()
@@ -145,8 +145,8 @@ func answersSTUN(t *testing.T, conn net.Conn) {
 	require.Equal(t, request.TransactionID, answer.TransactionID)
 }
 
-// TestCertificateByACME: a server that is told its name alone has a certificate, by either
-// challenge, keeps it over a restart, and sends from plain HTTP to TLS.
+// TestCertificateByACME: a server with only its name configured gets a certificate by
+// either challenge, keeps it over a restart, and redirects plain HTTP to TLS.
 func TestCertificateByACME(t *testing.T) {
 	for name, closed := range map[string]struct{ http, tls bool }{"TLS-ALPN-01": {http: true}, "HTTP-01": {tls: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestCertificateByACME(t *testing.T) {
 			require.Equal(t, http.StatusPermanentRedirect, res.StatusCode)
 			require.Equal(t, fmt.Sprintf("https://%s:%d/a?b=c", domain, tlsPort), res.Header.Get("Location"))
 
-			// All is behind one door: HTTP, TURN over TLS, TURN over TCP.
+			// All services are behind one door: HTTP, TURN over TLS, TURN over TCP.
 			door := "127.0.0.1:" + strconv.Itoa(tlsPort)
 			secure := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{ServerName: domain, RootCAs: a.roots}}}
 			res, err = secure.Get("https://" + door + "/healthz")
@@ -194,14 +194,14 @@ func TestCertificateByACME(t *testing.T) {
 				answersSTUN(t, conn)
 			}
 
-			// Of a name that is not its own it has no certificate, and asks for none.
+			// It has no certificate for another name, and requests none.
 			_, err = tls.Dial("tcp", "127.0.0.1:"+strconv.Itoa(tlsPort), &tls.Config{ServerName: "other.example.test", InsecureSkipVerify: true})
 			require.Error(t, err)
 
 			if closed.tls {
 				return
 			}
-			a.server.Close() // nobody can be asked now
+			a.server.Close() // the authority cannot be reached from now on
 			require.NoError(t, server.Process.Signal(syscall.SIGTERM))
 			startForDomain(t, a, dir, ports[2], ports[3])
 			eventually(t, "the certificate after a restart", func() bool { return a.served(ports[3]) != nil })

@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestAcrossClients: a browser, Node and Go understand each other. Each tries out
-// each of the others with RPC, streams and data, and those that decode see and
-// hear each other. The page and the script for it are in static/browser.
+// TestAcrossClients: a browser, Node and Go work together. Each checks RPC, streams and
+// data with each of the others, and those that decode media see and hear each other. The
+// page and its script are in static/browser.
 func TestAcrossClients(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -51,7 +51,7 @@ func TestAcrossClients(t *testing.T) {
 		for _, other := range others {
 			t.Run(who+" tries "+other, func(t *testing.T) {
 				require.Equal(t, "ok", ask(who, "check", other))
-				if other != "go" { // whose media nobody could decode
+				if other != "go" { // the Go client's media cannot be decoded
 					require.Equal(t, "ok", ask(who, "media", other))
 				}
 			})
@@ -61,7 +61,7 @@ func TestAcrossClients(t *testing.T) {
 	t.Run("data", func(t *testing.T) { me.exchangeData(t, ask) })
 }
 
-// answer makes p answer as the others do, and returns what they answer it.
+// answer makes p answer like the other participants, and returns their answers to it.
 func (p *peer) answer(t *testing.T) <-chan string {
 	t.Helper()
 	answers := make(chan string, 4)
@@ -86,7 +86,7 @@ func (p *peer) sendBytes(name, topic, to string, content []byte) {
 	w.Write(content, ptr(func() { w.Close() }))
 }
 
-// check tries another participant out.
+// check checks another participant.
 func (p *peer) check(t *testing.T, who string, answers <-chan string, ask func(who, method, about string) string) {
 	t.Helper()
 	expect := func(want string) {
@@ -107,8 +107,8 @@ func (p *peer) check(t *testing.T, who string, answers <-chan string, ask func(w
 	expect("numbers" + string(content))
 }
 
-// exchangeData has everybody send a reliable and a lossy packet until all have
-// those of all others. The lossy may be lost.
+// exchangeData makes all participants send a reliable and a lossy packet until all have
+// those of all others. Lossy packets may be lost.
 func (p *peer) exchangeData(t *testing.T, ask func(who, method, about string) string) {
 	t.Helper()
 	lines := func(who string) (got []string) {
@@ -183,7 +183,7 @@ func startPage(t *testing.T, room string) {
 		"--remote-debugging-port=0", harness.URL+"/?"+query.Encode()))
 }
 
-// findProgram finds the first of the programs that is there.
+// findProgram finds the first of the programs that is installed.
 func findProgram(t *testing.T, names ...string) string {
 	t.Helper()
 	for _, name := range names {

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// doorman is a service that is asked who may come in.
+// doorman is a service that answers the authorization hook.
 type doorman struct {
 	*httptest.Server
 
@@ -66,7 +66,7 @@ func (d *doorman) says(answer func(question) (int, string)) {
 	d.answer = answer
 }
 
-// questions returns what was asked since the last call.
+// questions returns the questions since the last call.
 func (d *doorman) questions() []question {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -75,7 +75,8 @@ func (d *doorman) questions() []question {
 	return asked
 }
 
-// tries asks validate and the WebSocket, which must agree, and returns their answer.
+// tries asks validate and the WebSocket route, which must agree, and returns their
+// answer.
 func tries(t *testing.T, s *server, jwt string) (status int, body string) {
 	t.Helper()
 	status, body, err := fetch(t.Context(), s.http()+"/rtc/validate?"+legacyQuery(), "Authorization", "Bearer "+jwt)
@@ -87,7 +88,8 @@ func tries(t *testing.T, s *server, jwt string) (status int, body string) {
 	return status, body
 }
 
-// TestAuthorizationHook lets an application decide who comes in and as what.
+// TestAuthorizationHook: an application decides which clients are admitted, and with
+// which permissions.
 func TestAuthorizationHook(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)
@@ -134,7 +136,8 @@ func TestAuthorizationHook(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, info.Permission.CanPublish, "the hook does not let bob publish")
 
-	// A client that comes back is asked about too; one that is not let back is sent away.
+	// The hook is also asked about a resuming client. If it refuses, the participant is
+	// removed.
 	w.cut()
 	ada.await(t, "reconnected")
 	asked = d.questions()
@@ -142,7 +145,7 @@ func TestAuthorizationHook(t *testing.T) {
 	require.True(t, asked[0].Reconnect)
 	require.Equal(t, "Ada L.", asked[0].Participant.Name)
 	d.says(func(question) (int, string) { return http.StatusForbidden, `{"message":"banned meanwhile"}` })
-	time.Sleep(1100 * time.Millisecond) // the answer of before has run out
+	time.Sleep(1100 * time.Millisecond) // the former answer has expired
 	w.cut()
 	bob.await(t, "left ada")
 
@@ -153,8 +156,8 @@ func TestAuthorizationHook(t *testing.T) {
 	require.NotContains(t, s.log.String(), "hidden", "the hook's URL may hold a secret")
 }
 
-// TestADeniedResume ends the session that the token was given in, and no other: a
-// token of before, or one that the application gave, may be anybody's.
+// TestADeniedResume ends the session in which the token was issued, and no other: an
+// older token, or one of the application, may be anybody's.
 func TestADeniedResume(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)
@@ -209,7 +212,7 @@ func TestADeniedResume(t *testing.T) {
 	bob.await(t, "left ada")
 }
 
-// TestAuthorizationHookThatIsDown lets everybody in if that is configured.
+// TestAuthorizationHookThatIsDown: all clients are admitted if that is configured.
 func TestAuthorizationHookThatIsDown(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)
@@ -219,8 +222,8 @@ func TestAuthorizationHookThatIsDown(t *testing.T) {
 	dual.joinAt(t, s.ws(), token(t, "ada", join(roomName(t))))
 }
 
-// TestDuplicateIdentityIsRejected if that is configured; a client that comes back
-// is no duplicate of itself.
+// TestDuplicateIdentityIsRejected if that is configured. A client that returns is not a
+// duplicate of itself.
 func TestDuplicateIdentityIsRejected(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)
@@ -264,8 +267,8 @@ func post(t *testing.T, s *server, path, body string) string {
 	return string(text)
 }
 
-// TestHeldRoom: nobody is heard but the participants that the hold leaves out, whatever
-// clients do and through a restart.
+// TestHeldRoom: only the participants that the hold exempts are heard, whatever clients
+// do, and also after a restart.
 func TestHeldRoom(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)

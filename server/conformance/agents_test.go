@@ -23,8 +23,8 @@ import (
 // agentKills is how often TestAgentsOverKills kills its server.
 var agentKills = flag.Int("agent-kills", 20, "how often the server is killed with agents at work")
 
-// agentWorker runs agents as LiveKit's frameworks do: it keeps a connection, says which
-// jobs it still has when it has connected again, and has each agent join with the Go SDK.
+// agentWorker runs agents as LiveKit's frameworks do: it keeps a connection, reports its
+// running jobs after a reconnect, and makes each agent join with the Go SDK.
 type agentWorker struct {
 	t    *testing.T
 	url  string
@@ -40,7 +40,7 @@ type agentWorker struct {
 	ended      []string // by the server
 }
 
-// agentJob is one agent.
+// agentJob is the job of one agent.
 type agentJob struct {
 	assignment *livekit.JobAssignment
 	room       *lksdk.Room // nil until it has joined
@@ -61,18 +61,18 @@ func newAgentWorker(t *testing.T, url string, reg *livekit.RegisterWorkerRequest
 	return w
 }
 
-// end stops the worker and its agents, as the end of its process would.
+// end stops the worker and its agents, like the end of its process.
 func (w *agentWorker) end() {
 	w.stop()
 	w.mu.Lock()
 	if w.conn != nil {
-		_ = w.conn.CloseNow() // it may have ended
+		_ = w.conn.CloseNow() // it may be closed already
 	}
 	w.mu.Unlock()
 	w.done.Wait()
 }
 
-// run connects again and again.
+// run connects repeatedly.
 func (w *agentWorker) run() {
 	for w.life.Err() == nil {
 		w.serve()
@@ -120,7 +120,7 @@ func (w *agentWorker) send(m *livekit.WorkerMessage) {
 	conn := w.conn
 	w.mu.Unlock()
 	if b, err := proto.Marshal(m); err == nil {
-		_ = conn.Write(w.life, websocket.MessageBinary, b) // the reader sees the connection's end
+		_ = conn.Write(w.life, websocket.MessageBinary, b) // the reader notices the connection's end
 	}
 }
 
@@ -151,7 +151,7 @@ func (w *agentWorker) handle(m *livekit.ServerMessage) {
 	}
 }
 
-// work is an agent, from its job's assignment to its end.
+// work runs an agent, from the assignment of its job to its end.
 func (w *agentWorker) work(ctx context.Context, job *agentJob) {
 	over := make(chan struct{}, 1)
 	status := livekit.JobStatus_JS_FAILED
@@ -159,7 +159,7 @@ func (w *agentWorker) work(ctx context.Context, job *agentJob) {
 		room, err := lksdk.ConnectToRoomWithToken(w.url, job.assignment.Token, &lksdk.RoomCallback{
 			OnDisconnected: func() { over <- struct{}{} },
 		})
-		if err != nil { // the server is down, or the job is over, which it is told
+		if err != nil { // the server is down, or the job is over, of which the worker is told
 			select {
 			case <-ctx.Done():
 			case <-time.After(200 * time.Millisecond):
@@ -184,7 +184,7 @@ func (w *agentWorker) work(ctx context.Context, job *agentJob) {
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{JobId: id, Status: status}}})
 }
 
-// agents are the agents in a room, by the API.
+// agentsIn are the agents in a room, according to the API.
 func agentsIn(t *testing.T, s *server, room string) (all []*livekit.ParticipantInfo) {
 	t.Helper()
 	res, err := roomService(s).ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
@@ -219,14 +219,15 @@ func TestAgents(t *testing.T) {
 	newAgentWorker(t, machine.ws(), &livekit.RegisterWorkerRequest{AgentName: "scribe"})
 	implicit := newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{})
 
-	// A room that a token opens, which asks for nobody, gets the agent for every room.
+	// A room that a token opens without a request for agents gets the agent for every
+	// room.
 	plain := roomName(t)
 	dual.joinAt(t, s.ws(), token(t, "ada", join(plain)))
 	agent := oneAgent(t, s, plain)
 	require.Equal(t, "an agent", agent.Name)
 	require.Contains(t, agent.Attributes, "lk.agent_name")
 
-	// One that asks for an agent gets that alone.
+	// One with a request for an agent gets only that one.
 	named := plain + "-named"
 	jwt, err := auth.NewAccessToken(apiKey, apiSecret).SetIdentity("ada").SetVideoGrant(join(named)).
 		SetRoomConfig(&livekit.RoomConfiguration{Agents: []*livekit.RoomAgentDispatch{{AgentName: "scribe", Metadata: "write"}}}).ToJWT()
@@ -236,11 +237,11 @@ func TestAgents(t *testing.T) {
 	require.Equal(t, "scribe", agent.Attributes["lk.agent_name"])
 	ada.sees(t, agent.Identity)
 
-	// And so does one for which a dispatch is made, in a room that it opens.
+	// The same holds for a room that a dispatch opens.
 	asked := plain + "-asked"
 	d, err := dispatches.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: asked, AgentName: "scribe", Metadata: "m"})
 	require.NoError(t, err)
-	// LiveKit's rooms that a dispatch opens have the agent for every room, too.
+	// In LiveKit, rooms that a dispatch opens get the agent for every room too.
 	eventually(t, "both agents are there", func() bool { return len(agentsIn(t, s, asked)) == 2 })
 	list, err := dispatches.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: asked, DispatchId: d.Id})
 	require.NoError(t, err)
@@ -251,7 +252,7 @@ func TestAgents(t *testing.T) {
 	eventually(t, "the agent has left", func() bool { return len(agentsIn(t, s, asked)) == 1 })
 
 	if !env.reference {
-		// A worker whose machine is lost, with its agents, has a successor.
+		// The agents of a worker whose machine is lost are replaced.
 		newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{AgentName: "scribe"})
 		machine.hold()
 		machine.cut()
@@ -268,8 +269,8 @@ func TestAgents(t *testing.T) {
 	})
 }
 
-// TestAgentsOverKills: however often the server is killed, each room that asked for an
-// agent has exactly one, and no job is begun twice.
+// TestAgentsOverKills: however often the server is killed, each room that requested an
+// agent has exactly one, and no job is started twice.
 func TestAgentsOverKills(t *testing.T) {
 	parlorOnly(t)
 	t.Parallel()
@@ -291,7 +292,7 @@ func TestAgentsOverKills(t *testing.T) {
 		oneAgent(t, s, room)
 	}
 	for n := range *agentKills {
-		if n%5 == 0 { // a room that has just asked
+		if n%5 == 0 { // a room with a new request
 			rooms = append(rooms, base+"-n"+time.Now().Format("150405.000"))
 			newRoom(rooms[len(rooms)-1])
 		}
@@ -300,7 +301,7 @@ func TestAgentsOverKills(t *testing.T) {
 		for _, room := range rooms {
 			require.LessOrEqual(t, len(agentsIn(t, s, room)), 1, "after kill %d", n+1)
 		}
-		select { // at any point of their coming back
+		select { // at any point of their return
 		case <-time.After(rand.N(1500 * time.Millisecond)):
 		case <-t.Context().Done():
 		}

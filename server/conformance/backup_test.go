@@ -8,9 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A publisher of PCMU with Opus as its backup, and of VP9 with VP8, is heard and seen by
-// subscribers that have one of each alone. It sends the backups only once somebody wants
-// them, though it resumed before, and again after it reconnected or was moved.
+// A publisher of PCMU with Opus as its backup, and of VP9 with VP8, is received by
+// subscribers with only one codec of each kind. It sends the backups only when a
+// subscriber needs them, even if it resumed before, and again after it reconnected or was
+// moved.
 func TestBackupCodecs(t *testing.T) {
 	parlorOnly(t)
 	inBothModes(t, func(t *testing.T, m mode) {

@@ -44,7 +44,7 @@ func TestCall(t *testing.T) {
 		answer := bob.publishMicrophone(t)
 		alice.awaitMedia(t, answer.SID(), 20)
 
-		// Who comes late finds what is there.
+		// A participant that joins late finds the existing tracks.
 		carol := m.join(t, room, "carol")
 		require.NotNil(t, carol.find("alice", mic), "the join response lists alice's tracks")
 		carol.awaitMedia(t, audio.SID(), 20)
@@ -74,9 +74,9 @@ func TestCall(t *testing.T) {
 	})
 }
 
-// A track is there, and can be subscribed to, from its negotiation on: of sound,
-// that is. The SDK does not say in which of the negotiated codecs it will send a
-// video, so only its first packet tells.
+// An audio track exists and can be subscribed to from its negotiation on. For video, the
+// SDK does not say in which of the negotiated codecs it will send, so only the first
+// packet shows it.
 func TestAnnouncedBeforeMedia(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -113,7 +113,7 @@ func TestAudioOnly(t *testing.T) {
 		hers, his := alice.publishMicrophone(t), bob.publishMicrophone(t)
 		alice.awaitMedia(t, his.SID(), 20)
 		bob.awaitMedia(t, hers.SID(), 20)
-		carol := m.join(t, room, "carol") // sends nothing at all
+		carol := m.join(t, room, "carol") // sends no media
 		carol.awaitMedia(t, his.SID(), 20)
 		carol.awaitMedia(t, hers.SID(), 20)
 	})
@@ -156,7 +156,7 @@ func TestCodecs(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			inBothModes(t, func(t *testing.T, m mode) {
 				if m.name == single.name && (c.name == "PCMU" || c.name == "PCMA") {
-					parlorOnly(t) // stock never delivers G.711 over a single connection
+					parlorOnly(t) // stock does not deliver G.711 over a single connection
 				}
 				room := roomName(t)
 				alice, bob := m.join(t, room, "alice"), m.join(t, room, "bob")
@@ -220,7 +220,7 @@ func TestSimulcast(t *testing.T) {
 		remote.SetVideoDimensions(300, 170)
 		awaitLayer('q')
 
-		// Across the switches the receiver sees one stream.
+		// The switches appear to the receiver as one stream.
 		packets := bob.inbound(pub.SID()).all()
 		for n := 1; n < len(packets); n++ {
 			// Neighbours may arrive in the other order.
@@ -241,7 +241,7 @@ func TestSubscriptions(t *testing.T) {
 		alice := m.join(t, room, "alice")
 		audio, video := alice.publishMicrophone(t), alice.publishCamera(t)
 
-		// Who does not want everything gets nothing unasked.
+		// Without automatic subscription, a participant gets no tracks.
 		bob := m.join(t, room, "bob", lksdk.WithAutoSubscribe(false))
 		remote := bob.remote(t, "alice", camera)
 		steadily(t, time.Second, "bob receives nothing unasked", func() bool {
@@ -256,7 +256,7 @@ func TestSubscriptions(t *testing.T) {
 		require.NoError(t, remote.SetSubscribed(true))
 		bob.awaitMedia(t, video.SID(), 10)
 
-		// From an automatic subscription too one can step back.
+		// An automatic subscription can be ended too.
 		carol := m.join(t, room, "carol")
 		carol.awaitMedia(t, audio.SID(), 10)
 		carol.awaitMedia(t, video.SID(), 10)
@@ -268,7 +268,7 @@ func TestSubscriptions(t *testing.T) {
 	})
 }
 
-// TestTwoVideos: a camera and a screen go their own ways.
+// TestTwoVideos: a camera and a screen are independent.
 func TestTwoVideos(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)

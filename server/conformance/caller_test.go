@@ -18,16 +18,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// caller is a client of our own with media: a signaller and its peer
-// connections. It says what a stock client says, when the test wants it.
+// caller is our own client with media: a signaller and its peer connections. It sends the
+// messages of a stock client when the test wants them.
 type caller struct {
 	*testing.T
 	single bool
 	jwt    string
-	pub    *webrtc.PeerConnection // in single mode the only one
+	pub    *webrtc.PeerConnection // the only one in single mode
 	sub    *webrtc.PeerConnection
 	heard  atomic.Int64 // packets received
-	data   channels     // by which data packets go and come
+	data   channels     // data channels and received packets
 
 	wg   sync.WaitGroup // readers of tracks, and the sender
 	stop chan struct{}  // ends the sender and the pump
@@ -37,7 +37,7 @@ type caller struct {
 	mu    sync.Mutex // guards the following; held while a message is handled
 	ws    *signaller
 	at    int  // the next message of ws to handle
-	asked bool // an offer is asked for, to be made when no other is under way
+	asked bool // an offer is requested, to be made when no other is under way
 }
 
 func newCaller(t *testing.T, m mode, room, identity string) *caller {
@@ -45,8 +45,8 @@ func newCaller(t *testing.T, m mode, room, identity string) *caller {
 	return newCallerAs(t, m, identity, join(room))
 }
 
-// newCallerAs makes a caller with a grant, that can send over networks; those over
-// UDP if none are named.
+// newCallerAs makes a caller with a grant that can use certain networks; UDP if none are
+// named.
 func newCallerAs(t *testing.T, m mode, identity string, grant *auth.VideoGrant, networks ...webrtc.NetworkType) *caller {
 	t.Helper()
 	c := &caller{T: t, single: m.name == single.name, jwt: token(t, identity, grant), networks: networks, stop: make(chan struct{})}
@@ -88,7 +88,7 @@ func (c *caller) connection() *webrtc.PeerConnection {
 	return pc
 }
 
-// path is where to connect, or to resume the participant sid.
+// path is the path to connect, or to resume the participant sid.
 func (c *caller) path(resume bool, sid string) string {
 	if c.single {
 		r := plainJoin()
@@ -101,7 +101,7 @@ func (c *caller) path(resume bool, sid string) string {
 	return "/rtc?" + legacyQuery()
 }
 
-// pump handles what the server says about the connections.
+// pump handles the server's messages about the connections.
 func (c *caller) pump() {
 	for {
 		select {
@@ -141,7 +141,7 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 			pc = c.sub
 		}
 		var candidate webrtc.ICECandidateInit
-		// One that comes before the description is in it as well.
+		// A candidate that comes before the description is also in the description.
 		if err = json.Unmarshal([]byte(m.GetTrickle().CandidateInit), &candidate); err == nil && pc.RemoteDescription() != nil {
 			err = pc.AddICECandidate(candidate)
 		}
@@ -156,8 +156,8 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 	}
 }
 
-// say sends an offer of the publisher's, which may restart ICE, or an answer of the
-// subscriber's, with all candidates in it.
+// say sends an offer for the publishing connection, which may restart ICE, or an answer
+// for the subscribing one, with all candidates in it.
 func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart bool) {
 	gathered := webrtc.GatheringCompletePromise(pc)
 	var sd webrtc.SessionDescription
@@ -172,7 +172,7 @@ func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart b
 	}
 	select {
 	case <-c.stop:
-		return // its connections are closed, which gather no more
+		return // the connections are closed, and gather no more candidates
 	default:
 	}
 	if err != nil {
@@ -193,13 +193,13 @@ func (c *caller) say(pc *webrtc.PeerConnection, offer bool, id uint32, restart b
 	if err == nil {
 		err = c.ws.conn.Write(context.Background(), websocket.MessageBinary, data)
 	}
-	if err != nil { // the server has ended it, and the wait for what was to follow tells
+	if err != nil { // the server has closed the socket, and the wait for the next message reports it
 		c.Logf("not said: %v", err)
 	}
 }
 
-// offer sends the publisher's offer, when no other is under way; with one
-// connection it has room for what is to be received, too.
+// offer sends an offer for the publishing connection, when no other is under way. With
+// one connection the offer has sections to receive in too.
 func (c *caller) offer(id uint32) {
 	c.Helper()
 	c.offerAnd(id, false)
@@ -219,7 +219,7 @@ func (c *caller) offerAnd(id uint32, restart bool) {
 	})
 }
 
-// connect makes the data channels that stock clients make, and connects.
+// connect makes the data channels of stock clients, and connects.
 func (c *caller) connect() {
 	c.Helper()
 	c.data.create(c.T, c.pub)
@@ -265,13 +265,13 @@ func (c *caller) publishAs(as codec, source livekit.TrackSource, cid string) (si
 				return
 			case <-time.After(as.interval):
 			}
-			_ = track.WriteSample(media.Sample{Data: as.frame(stamp{'f', n}, true), Duration: as.interval}) // before it is connected
+			_ = track.WriteSample(media.Sample{Data: as.frame(stamp{'f', n}, true), Duration: as.interval}) // fails before the connection is up
 		}
 	})
 	return published.Track.Sid
 }
 
-// resume opens a second WebSocket for the participant; the pump goes on with it.
+// resume opens a second WebSocket for the participant, and the pump continues with it.
 func (c *caller) resume(sid string) (old, now *signaller) {
 	c.Helper()
 	now = dial(c.T, env.server, c.path(true, sid), c.jwt)
@@ -299,8 +299,8 @@ func (c *caller) hearsNothing(t *testing.T) {
 	})
 }
 
-// received is the newest description of what the client gets: with two connections
-// the server's offer, with one its answer. Nil if there is none yet.
+// received is the newest description of what the client receives: with two connections
+// the server's offer, with one its answer; nil if there is none yet.
 func (c *caller) received() (newest *livekit.SessionDescription) {
 	for _, m := range c.ws.messages() {
 		if d := m.GetOffer(); d != nil {
@@ -313,14 +313,14 @@ func (c *caller) received() (newest *livekit.SessionDescription) {
 	return newest
 }
 
-// channels are a caller's data channels and what came on them.
+// channels are a caller's data channels and the received packets.
 type channels struct {
 	mu  sync.Mutex                       // guards the following
-	all map[string][]*webrtc.DataChannel // by label, those that the client made first
+	all map[string][]*webrtc.DataChannel // by label; the client's own first
 	got []*livekit.DataPacket
 }
 
-// create makes the channels that a client makes, with what LiveKit asks of each.
+// create makes a client's channels, with the options that LiveKit uses for each.
 func (d *channels) create(t *testing.T, pc *webrtc.PeerConnection) {
 	t.Helper()
 	for label, init := range map[string]*webrtc.DataChannelInit{
@@ -337,7 +337,7 @@ func (d *channels) add(dc *webrtc.DataChannel) {
 	dc.OnMessage(func(m webrtc.DataChannelMessage) {
 		packet := &livekit.DataPacket{}
 		if err := proto.Unmarshal(m.Data, packet); err != nil {
-			return // the wait for it tells
+			return // the wait for it reports the failure
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -351,7 +351,7 @@ func (d *channels) add(dc *webrtc.DataChannel) {
 	d.all[dc.Label()] = append(d.all[dc.Label()], dc)
 }
 
-// of are the channels of a label.
+// of returns the channels with a label.
 func (d *channels) of(label string) []*webrtc.DataChannel {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A bot that was made for sound alone hears a room in which there is video too, from
-// the start and later. Over a single connection the SDK makes no offer for it, to
-// whatever server: it offers video, for which it then has no codec.
+// A bot with only audio codecs hears a room that has video too, or gets it later. Over a
+// single connection the SDK makes no offer for such a bot, with any server: it offers
+// video, for which the bot has no codec.
 func TestAudioOnlyBot(t *testing.T) {
 	room := roomName(t)
 	alice := dual.join(t, room, "alice")

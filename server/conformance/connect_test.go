@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// claims are those of an ordinary participant's token; more replaces some.
+// claims are the claims of an ordinary participant's token; more replaces some.
 func claims(room, identity string, more map[string]any) map[string]any {
 	now := time.Now().Unix()
 	c := map[string]any{
@@ -27,8 +27,8 @@ func claims(room, identity string, more map[string]any) map[string]any {
 	return c
 }
 
-// testRefusedTokens: a refusal is an HTTP status with a text, the same on the
-// WebSocket routes and on those that validate.
+// testRefusedTokens: a refusal is an HTTP status with a text, the same on the WebSocket
+// routes and on the validate routes.
 func testRefusedTokens(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -77,7 +77,7 @@ func testRefusedTokens(t *testing.T) {
 				if c.jwt == "" {
 					continue
 				}
-				// The token may be in the query as well.
+				// The token may also be in the query.
 				status, body, err = fetch(t.Context(), env.server.http()+path+"&access_token="+c.jwt)
 				require.NoError(t, err)
 				check(status, body, path)
@@ -159,7 +159,7 @@ func testRoutes(t *testing.T) {
 	room := roomName(t)
 	jwt := token(t, "alice", join(room))
 
-	// Without an upgrade there is nothing here.
+	// Without an upgrade the route is not found.
 	status, body, err := fetch(t.Context(), env.server.http()+"/rtc?"+legacyQuery(), "Authorization", "Bearer "+jwt)
 	require.NoError(t, err)
 	require.Equal(t, 404, status)
@@ -168,14 +168,14 @@ func testRoutes(t *testing.T) {
 	require.Nil(t, ws)
 	require.Equal(t, 404, status)
 
-	// Old clients with a slash too many.
+	// Old clients send an additional slash.
 	dial(t, env.server, "//rtc?"+legacyQuery(), jwt).joined(t)
-	// The join request alone decides for one peer connection.
+	// Only the join request decides for one peer connection.
 	require.False(t, dial(t, env.server, "/rtc?"+joinQuery(t, plainJoin(), true), jwt).joined(t).SubscriberPrimary)
 	// The token in the query.
 	dial(t, env.server, "/rtc?"+legacyQuery("access_token", jwt), "").joined(t)
 
-	// Attributes: ignored on the WebSocket when they cannot be decoded.
+	// Attributes that cannot be decoded are ignored on the WebSocket.
 	allowed := token(t, "bob", &auth.VideoGrant{RoomJoin: true, Room: room, CanUpdateOwnMetadata: ptr(true)})
 	status, _, err = fetch(t.Context(), env.server.http()+"/rtc/validate?"+legacyQuery("attributes", "!!!"), "Authorization", "Bearer "+allowed)
 	require.NoError(t, err)
@@ -201,6 +201,6 @@ func TestRoomFull(t *testing.T) {
 	ws, status, body := upgrade(t, env.server, "/rtc?"+legacyQuery(), token(t, "bob", join(room)))
 	require.Nil(t, ws)
 	require.GreaterOrEqual(t, status, 400, body)
-	// The one who is in may come again.
+	// A participant that is in the room may join again.
 	dual.join(t, room, "alice")
 }

@@ -14,9 +14,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// testDataChannels: data packets travel on _reliable and _lossy: to the server on
-// those that the client made, from it on those of the connection by which it
-// receives. The server says which participant sent them, not the sender.
+// testDataChannels: data packets use _reliable and _lossy: to the server on the channels
+// that the client made, from the server on those of the connection by which the client
+// receives. The server sets the sender.
 func testDataChannels(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -25,7 +25,7 @@ func testDataChannels(t *testing.T) {
 		c.connect()
 		sid := c.ws.joined(t).Participant.Sid
 		bob.sees(t, "alice")
-		channels := 1 // with one connection those of the client serve both ways
+		channels := 1 // with one connection the client's channels serve both directions
 		if !c.single {
 			channels = 2
 		}
@@ -52,7 +52,7 @@ func testDataChannels(t *testing.T) {
 			want := datum{"alice", "t", label}
 			require.NoError(t, c.data.of(label)[0].Send(data))
 			eventually(t, "bob gets what alice sends on "+label, func() bool {
-				if kind == livekit.DataPacket_LOSSY { // which may be lost
+				if kind == livekit.DataPacket_LOSSY { // lossy packets may be lost
 					require.NoError(t, c.data.of(label)[0].Send(data))
 				}
 				for _, got := range bob.received() {
@@ -70,7 +70,7 @@ func testDataChannels(t *testing.T) {
 					if string(got.GetUser().GetPayload()) == reply {
 						require.Equal(t, "bob", got.ParticipantIdentity)
 						require.Equal(t, bob.LocalParticipant.SID(), got.ParticipantSid)
-						require.Equal(t, kind, got.Kind) // old clients read it
+						require.Equal(t, kind, got.Kind) // for old clients
 						return true
 					}
 				}
@@ -81,7 +81,8 @@ func testDataChannels(t *testing.T) {
 	})
 }
 
-// testRoomUpdates: the room's metadata is told at once, its counts a moment later.
+// testRoomUpdates: a change of the room's metadata is sent at once, changes of its counts
+// a moment later.
 func testRoomUpdates(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -173,7 +174,7 @@ func testRoomServiceErrors(t *testing.T) {
 				require.ErrorAs(t, err, &e, c.what)
 				require.Equal(t, c.code, e.Code(), "%s: %s", c.what, e.Msg())
 			}
-			// What is not there does not always matter.
+			// Some calls succeed even if the named object does not exist.
 			_, err := api.UpdateSubscriptions(ctx, &livekit.UpdateSubscriptionsRequest{Room: room, Identity: "alice", TrackSids: []string{"TR_unknown"}, Subscribe: true})
 			require.NoError(t, err)
 			_, err = api.MutePublishedTrack(ctx, &livekit.MuteRoomTrackRequest{Room: room, Identity: "alice", TrackSid: "TR_unknown", Muted: true})

@@ -11,10 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMinimumContract is what every LiveKit client relies on, item by item: how it
-// connects, what is said on the signalling connection, what travels on the data
-// channels, what backends call, and what they are told. Each item asserts what is
-// on the wire; that the SDKs make sense of it the other tests show.
+// TestMinimumContract checks, item by item, what every LiveKit client relies on: how it
+// connects, the messages on the signalling connection, the data channels, the calls of
+// backends, and the webhooks. Each item checks the wire; the other tests check that the
+// SDKs understand it.
 func TestMinimumContract(t *testing.T) {
 	for _, item := range []struct {
 		name string
@@ -112,18 +112,19 @@ func testJoinResponse(t *testing.T) {
 		require.Len(t, j.OtherParticipants, 1)
 		require.Equal(t, "legacy", j.OtherParticipants[0].Identity)
 	}
-	// Who may not subscribe publishes first.
+	// A participant without permission to subscribe is publisher-primary.
 	deaf := dial(t, env.server, "/rtc?"+legacyQuery(),
 		token(t, "deaf", &auth.VideoGrant{RoomJoin: true, Room: room, CanSubscribe: ptr(false)}))
 	require.False(t, deaf.joined(t).SubscriberPrimary)
-	// Who may not publish is not promised a fast start of it.
+	// A participant without permission to publish is not promised fast publishing.
 	silent := dial(t, env.server, "/rtc?"+legacyQuery(),
 		token(t, "silent", &auth.VideoGrant{RoomJoin: true, Room: room, CanPublish: ptr(false)}))
 	require.False(t, silent.joined(t).FastPublish)
 }
 
-// testServerOffers: the server offers what the client gets, first data channels
-// alone; the client offers what it publishes, and is answered.
+// testServerOffers: the server makes the offers for the client's subscriptions, at first
+// for data channels alone. The client makes the offers for its own tracks, and is
+// answered.
 func testServerOffers(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -153,8 +154,8 @@ func testServerOffers(t *testing.T) {
 	require.Contains(t, c.received().Sdp, "m=audio")
 }
 
-// testClientOffers: with one connection the client alone offers, also with its join
-// request; the server asks it to.
+// testClientOffers: with one connection only the client makes offers, possibly with its
+// join request. The server asks it to.
 func testClientOffers(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -185,7 +186,7 @@ func testClientOffers(t *testing.T) {
 	require.Contains(t, answer.Sdp, "m=application")
 	require.NotEmpty(t, midOf(answer, first), "what is there is in the first answer: %v", answer.MidToTrackId)
 
-	// What needs more sections is asked for.
+	// If more sections are needed, the server asks for them.
 	carol := newCaller(t, single, room, "carol")
 	carol.connect()
 	ask := await(t, carol.ws, "a requirement", (*livekit.SignalResponse).GetMediaSectionsRequirement)
@@ -200,8 +201,8 @@ func testClientOffers(t *testing.T) {
 	}
 }
 
-// testTrickle: candidates come one by one, as JSON, for the connection that they
-// belong to; the last says that it is.
+// testTrickle: candidates come one by one, as JSON, for their connection. The last is
+// marked as such.
 func testTrickle(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		c := newCaller(t, m, roomName(t), "alice")
@@ -236,7 +237,7 @@ func testTrickle(t *testing.T) {
 	})
 }
 
-// midOf is the section in which a track is sent; "" if there is none.
+// midOf is the mid of the section in which a track is sent; "" if there is none.
 func midOf(d *livekit.SessionDescription, sid string) string {
 	for mid, track := range d.GetMidToTrackId() {
 		if track == sid {
@@ -246,8 +247,7 @@ func midOf(d *livekit.SessionDescription, sid string) string {
 	return ""
 }
 
-// testSections: a client knows by the section, and by the msid in it, whose track
-// arrives.
+// testSections: the section, and the msid in it, identify an arriving track.
 func testSections(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -271,8 +271,8 @@ func testSections(t *testing.T) {
 	})
 }
 
-// testRefreshTokens: a fresh token comes right after the join, and again when what
-// it says has changed. It is good for another join.
+// testRefreshTokens: a fresh token comes right after the join, and again when its content
+// has changed. It is valid for another join.
 func testRefreshTokens(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// updatesOf are the states of a participant that were told, oldest first.
+// updatesOf are the states of a participant in the updates, oldest first.
 func (c *signaller) updatesOf(identity string) (states []*livekit.ParticipantInfo) {
 	for _, m := range c.messages() {
 		for _, p := range m.GetUpdate().GetParticipants() {
@@ -21,7 +21,7 @@ func (c *signaller) updatesOf(identity string) (states []*livekit.ParticipantInf
 	return states
 }
 
-// toldOf waits until the newest state told of a participant is such.
+// toldOf waits until the newest state of a participant satisfies such.
 func (c *signaller) toldOf(t *testing.T, identity, what string, such func(*livekit.ParticipantInfo) bool) *livekit.ParticipantInfo {
 	t.Helper()
 	var newest *livekit.ParticipantInfo
@@ -36,8 +36,8 @@ func (c *signaller) toldOf(t *testing.T, identity, what string, such func(*livek
 	return newest
 }
 
-// testAddTrack: what is announced gets a SID at once; when it is negotiated
-// everybody is told of it, the publisher too.
+// testAddTrack: an announced track gets a SID at once. When it is negotiated, all
+// participants are told of it, the publisher too.
 func testAddTrack(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -76,7 +76,7 @@ func testAddTrack(t *testing.T) {
 	})
 }
 
-// testVersions: no state of a participant is told under a version that another had.
+// testVersions: each version of a participant has one state.
 func testVersions(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -107,8 +107,8 @@ func testVersions(t *testing.T) {
 	})
 }
 
-// testMuteMessages: a participant that mutes says so, and everybody is told, itself
-// included. A moderator's mute is told to the publisher by itself as well.
+// testMuteMessages: a participant reports its mute, and all participants are told, itself
+// included. A moderator's mute is also sent to the publisher as a message of its own.
 func testMuteMessages(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -141,7 +141,7 @@ func testMuteMessages(t *testing.T) {
 	})
 }
 
-// subscribing is a caller that receives a camera, and nothing else.
+// subscribing is a caller that receives a camera, and no other track.
 func subscribing(t *testing.T, m mode) (alice *peer, sid string, c *caller) {
 	t.Helper()
 	room := roomName(t)
@@ -190,8 +190,8 @@ func testTrackSettings(t *testing.T) {
 	})
 }
 
-// testPermissionMessages: a publisher says who may have its tracks, and those are
-// told.
+// testPermissionMessages: a publisher decides which participants may have its tracks, and
+// those are told.
 func testPermissionMessages(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		alice, sid, c := subscribing(t, m)
@@ -219,8 +219,8 @@ func testPermissionMessages(t *testing.T) {
 	})
 }
 
-// testParticipantPermission: what a moderator takes away is told in the
-// participant's state, and ends what is not allowed any more.
+// testParticipantPermission: a permission that a moderator removes is missing in the
+// participant's state, and ends what it permitted.
 func testParticipantPermission(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -242,8 +242,8 @@ func testParticipantPermission(t *testing.T) {
 	})
 }
 
-// testSubscribedQuality: a publisher of video is told which qualities anybody
-// wants; soon when it is more, and after a while when it is less.
+// testSubscribedQuality: a publisher of video is told which qualities have subscribers:
+// soon if there are more, and after a while if there are fewer.
 func testSubscribedQuality(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -283,14 +283,14 @@ func testSubscribedQuality(t *testing.T) {
 	})
 }
 
-// testTrackSubscribed: the publisher is told once that somebody has its track.
+// testTrackSubscribed: the publisher is told once that its track has a subscriber.
 func testTrackSubscribed(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
 		c := newCaller(t, m, room, "alice")
 		c.connect()
 		sid := c.publish()
-		watcher := dialLegacy(t, room, "watcher") // who does not connect has nothing
+		watcher := dialLegacy(t, room, "watcher") // without a connection it has no tracks
 		watcher.joined(t)
 		c.ws.alive(t)
 		require.NotContains(t, c.ws.kinds(), "TrackSubscribed")
@@ -314,8 +314,8 @@ func testStreamState(t *testing.T) {
 	})
 }
 
-// testSpeakersChanged: participants that hear a speaker are told of it, and so is the
-// speaker; so they are when it falls silent.
+// testSpeakersChanged: subscribers of a speaker are told when it begins and stops
+// speaking, and so is the speaker.
 func testSpeakersChanged(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -344,8 +344,8 @@ func testSpeakersChanged(t *testing.T) {
 	})
 }
 
-// testQualityMessages: each participant is told its own connection's quality, and the
-// qualities of the participants that it is subscribed to.
+// testQualityMessages: each participant is told the quality of its own connection, and
+// those of the participants that it is subscribed to.
 func testQualityMessages(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		alice, _, c := subscribing(t, m)

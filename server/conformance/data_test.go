@@ -16,7 +16,7 @@ import (
 func TestDataPackets(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
-		// None of them publishes media: rooms may be for data alone.
+		// None of them publishes media: a room may be for data alone.
 		alice, bob, carol := m.join(t, room, "alice"), m.join(t, room, "bob"), m.join(t, room, "carol")
 		bob.sees(t, "alice")
 		carol.sees(t, "alice")
@@ -49,7 +49,8 @@ func TestDataPackets(t *testing.T) {
 		eventually(t, "carol gets the next", has(carol, datum{"alice", "", "after"}))
 		require.False(t, has(carol, datum{"alice", "", "for bob"})(), "carol does not get bob's")
 
-		// On loopback nothing is lost, but the channel promises nothing: send until seen.
+		// Loopback loses nothing, but the channel gives no guarantee: send until a packet
+		// arrives.
 		eventually(t, "bob gets a lossy packet", func() bool {
 			send("lossy", lksdk.WithDataPublishReliable(false))
 			return has(bob, datum{"alice", "", "lossy"})()
@@ -172,7 +173,7 @@ func TestOwnState(t *testing.T) {
 			return attrs["a"] == "" && attrs["b"] == "2"
 		})
 
-		// Who comes later sees the present state.
+		// A participant that joins later gets the present state.
 		carol := m.join(t, room, "carol")
 		seen := carol.GetParticipantByIdentity("alice")
 		require.NotNil(t, seen)
@@ -180,7 +181,7 @@ func TestOwnState(t *testing.T) {
 		require.Equal(t, "m1", seen.Metadata())
 		require.Equal(t, "2", seen.Attributes()["b"])
 
-		// Who may not, changes nothing.
+		// Without permission there is no change.
 		bob.LocalParticipant.SetMetadata("forbidden")
 		steadily(t, time.Second, "nobody sees it", func() bool { return carol.GetParticipantByIdentity("bob").Metadata() == "" })
 	})

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fill lets no file of the server grow, as on a disk that is full, or lets them
-// grow again. A limit of the process always works where a full disk would need a
-// file system of its own.
+// fill prevents all files of the server from growing, as on a full disk, or permits it
+// again. It uses a process limit, because a really full disk would need a separate file
+// system.
 func (s *server) fill(t *testing.T, full bool) {
 	t.Helper()
 	var limit unix.Rlimit
@@ -25,9 +25,9 @@ func (s *server) fill(t *testing.T, full bool) {
 	require.NoError(t, unix.Prlimit(s.cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil))
 }
 
-// TestDiskFullInACall: calls go on while nothing can be written, whatever needs
-// to be written is refused, and what happened meanwhile is written, told and kept
-// when there is room again.
+// TestDiskFullInACall: calls continue while the disk is full, and requests that need a
+// write are refused. Events meanwhile are written and delivered when there is space
+// again.
 func TestDiskFullInACall(t *testing.T) {
 	parlorOnly(t)
 	s := startServer(t, settings{"webhook": map[string]any{"api_key": apiKey, "urls": []string{env.hooks.URL}}})
@@ -43,7 +43,7 @@ func TestDiskFullInACall(t *testing.T) {
 	env.hooks.await(t, room, "track_published bob CAMERA")
 
 	s.fill(t, true)
-	carol.Disconnect() // nobody can be asked to stay: it is to be written later
+	carol.Disconnect() // her leaving cannot be refused, so it is written later
 	_, err = api.CreateRoom(t.Context(), &livekit.CreateRoomRequest{Name: room + "-refused"})
 	requireTwirp(t, err, twirp.Unavailable, "the database cannot be written")
 	_, err = api.UpdateRoomMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: room, Metadata: "refused"})
@@ -77,7 +77,7 @@ func TestDiskFullInACall(t *testing.T) {
 	alice.Disconnect()
 	env.hooks.await(t, room, "participant_left alice")
 
-	s.kill() // what was acknowledged outlives it, what was refused is nowhere
+	s.kill() // acknowledged changes are kept, refused ones are not there
 	require.NoError(t, s.start())
 	list, err = api.ListRooms(t.Context(), &livekit.ListRoomsRequest{})
 	require.NoError(t, err)

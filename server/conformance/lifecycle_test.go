@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// testWebhooks tells a whole call and compares every event and its contents.
+// testWebhooks delivers a whole call, and compares every event and its content.
 func testWebhooks(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -58,7 +58,7 @@ func testWebhooks(t *testing.T) {
 			if e.Participant != nil {
 				require.Equal(t, sids[e.Participant.Identity], e.Participant.Sid)
 			}
-			if strings.HasPrefix(e.Event, "track_") { // of room and participant only who they are
+			if strings.HasPrefix(e.Event, "track_") { // with only the ids of room and participant
 				require.True(t, proto.Equal(&livekit.Room{Sid: created.Sid, Name: room}, e.Room), "%v", e.Room)
 				require.True(t, proto.Equal(&livekit.ParticipantInfo{Sid: sids["alice"], Identity: "alice"}, e.Participant), "%v", e.Participant)
 				require.NotEmpty(t, e.Track.Sid)
@@ -82,7 +82,7 @@ func testWebhooks(t *testing.T) {
 		require.Equal(t, audio.SID(), published.Track.Sid)
 		require.Equal(t, livekit.TrackType_AUDIO, published.Track.Type)
 
-		if !env.reference { // stock counts once in a while only
+		if !env.reference { // stock counts only from time to time
 			require.Equal(t, uint32(1), find("participant_joined alice").Room.NumParticipants)
 			require.Equal(t, uint32(2), find("participant_joined bob").Room.NumParticipants)
 			require.Equal(t, uint32(1), left.Room.NumParticipants)
@@ -153,7 +153,7 @@ func TestTimeouts(t *testing.T) {
 		env.hooks.await(t, room, "participant_left alice")
 		left := time.Now()
 
-		// A participant that comes back in time finds the same room.
+		// A participant that returns in time finds the same room.
 		bob := dual.join(t, room, "bob")
 		require.Equal(t, sid, bob.SID())
 		steadily(t, 3*time.Second-time.Since(left), "the room stays while somebody is in it", func() bool {
@@ -170,9 +170,9 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
-// checkEnd compares the present with the deadline of a room that has just
-// ended. How exactly Parlor keeps it is shown with a faked clock; here the way
-// of the webhook and a busy machine are allowed for.
+// checkEnd compares the present time with the deadline of a room that has just ended.
+// Other tests check Parlor's accuracy with a fake clock; here the delivery of the webhook
+// and a busy machine need time.
 func checkEnd(t *testing.T, deadline time.Time) {
 	t.Helper()
 	late := time.Since(deadline)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// identities are who is in a room, by the API.
+// identities are the identities in a room, according to the API.
 func identities(t *testing.T, room string) (all []string) {
 	t.Helper()
 	list, err := roomService(env.server).ListParticipants(t.Context(), &livekit.ListParticipantsRequest{Room: room})
@@ -20,8 +20,8 @@ func identities(t *testing.T, room string) (all []string) {
 	return all
 }
 
-// Who is moved takes its connection and its tracks along: it hears and is heard in
-// the second room, and is gone from the first.
+// A moved participant keeps its connection and its tracks: it hears and is heard in the
+// second room, and has left the first.
 func TestMoveParticipant(t *testing.T) {
 	parlorOnly(t)
 	inBothModes(t, func(t *testing.T, m mode) {
@@ -66,7 +66,7 @@ func TestMoveParticipant(t *testing.T) {
 		require.NotContains(t, env.hooks.lines(to), "participant_left alice")
 		require.NotContains(t, env.hooks.lines(to), "participant_joined bob")
 
-		// It is a participant of the second room like any other.
+		// It is an ordinary participant of the second room.
 		alice.Disconnect()
 		carol.await(t, "left alice")
 		env.hooks.await(t, to, "participant_left alice")
@@ -74,7 +74,7 @@ func TestMoveParticipant(t *testing.T) {
 	})
 }
 
-// Who is forwarded is heard in both rooms, until it leaves its own.
+// A forwarded participant is heard in both rooms, until it leaves its own.
 func TestForwardParticipant(t *testing.T) {
 	parlorOnly(t)
 	inBothModes(t, func(t *testing.T, m mode) {
@@ -95,7 +95,7 @@ func TestForwardParticipant(t *testing.T) {
 		carol.awaitMedia(t, carol.remote(t, "alice", mic).SID(), 20)
 		bob.awaitMedia(t, hers, 20)
 		alice.awaitMedia(t, bobs.SID(), 20)
-		alice.publishCamera(t) // what comes later is forwarded too
+		alice.publishCamera(t) // later tracks are forwarded too
 		carol.awaitMedia(t, carol.remote(t, "alice", camera).SID(), 20)
 		require.ElementsMatch(t, []string{"alice", "bob"}, identities(t, from))
 		require.ElementsMatch(t, []string{"alice", "carol"}, identities(t, to))

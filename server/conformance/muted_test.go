@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A participant that joins while microphones and cameras are muted gets them all the same,
-// though the SDK tells of a track only with its first packet: silence and black, marked
-// where the track is encrypted from end to end. Once unmuted, they play at once and go on.
+// A participant that joins while microphones and cameras are muted gets their tracks,
+// though the SDK reports a track only with its first packet: it gets silence and black,
+// marked if the track is encrypted end to end. Once unmuted, the tracks play at once.
 func TestMutedBeforeSubscribed(t *testing.T) {
 	parlorOnly(t)
 	inBothModes(t, func(t *testing.T, m mode) {
@@ -48,7 +48,7 @@ func TestMutedBeforeSubscribed(t *testing.T) {
 			eventually(t, "a frame that the server made", func() bool { return late.inbound(pub.SID()).unstamped() != nil })
 			encrypted := late.remote(t, "alice", pub.Source()).TrackInfo().Encryption != livekit.Encryption_NONE
 			require.NotEmpty(t, late.SifTrailer())
-			// Of H.264 the last of its packets is marked, so the newest may not be yet.
+			// In H.264 only the last packet is marked, so the newest packet may not be.
 			eventually(t, "a frame marked as the server's, if it is encrypted", func() bool {
 				return bytes.HasSuffix(late.inbound(pub.SID()).unstamped(), late.SifTrailer()) == encrypted
 			})

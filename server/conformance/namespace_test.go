@@ -33,15 +33,15 @@ const (
 	vmAddress        = "203.0.113.2"
 	authorityAddress = "198.51.100.2"
 	officeAddress    = "192.0.2.2"
-	homeAddress      = "192.0.2.130" // of its router
+	homeAddress      = "192.0.2.130" // the router's address
 )
 
-// letsEncrypt is where a server asks for certificates that is told of no other authority.
+// letsEncrypt is the default authority of a server.
 const letsEncrypt = "acme-v02.api.letsencrypt.org"
 
-// TestFromNothingToACall: on a machine to which a name leads, with nothing but the ports that
-// the README names open, one command with that name alone makes a server over which two
-// people hear each other: one from a network that lets nothing out but TCP to port 443, one
+// TestFromNothingToACall: on a machine to which a name leads, and on which only the ports
+// in the README are open, one command with that name makes a server over which two people
+// hear each other. One is in a network that permits only TCP to port 443, the other is
 // behind a NAT.
 func TestFromNothingToACall(t *testing.T) {
 	parlorOnly(t)
@@ -57,8 +57,8 @@ func TestFromNothingToACall(t *testing.T) {
 	}
 }
 
-// runInNamespace runs the calling test again in a process with a network and with mounts of
-// its own. Where there are no such namespaces, or no ip command, it is not run.
+// runInNamespace runs the calling test again in a process with its own network and mount
+// namespaces. Without such namespaces or the ip command the test is skipped.
 func runInNamespace(t *testing.T) {
 	t.Helper()
 	command := func(name string, args ...string) *exec.Cmd {
@@ -82,19 +82,19 @@ func runInNamespace(t *testing.T) {
 	t.Logf("%s", out)
 }
 
-// machine is one with a network of its own.
+// machine is a machine with its own network.
 type machine struct {
 	*testing.T
 	name    string
-	network int // descriptor of its namespace
+	network int // descriptor of its network namespace
 }
 
-// newMachine makes one that is connected to nothing.
+// newMachine makes a machine without connections.
 func newMachine(t *testing.T, name string) *machine {
 	m := &machine{T: t, name: name}
 	made := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine
+		runtime.LockOSThread() // the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			m.network, err = unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -106,7 +106,7 @@ func newMachine(t *testing.T, name string) *machine {
 	return m
 }
 
-// on runs f on a thread that is in the machine's network, as are processes that f starts.
+// on runs f on a thread in the machine's network. Processes that f starts are in it too.
 func (m *machine) on(f func() error) {
 	m.Helper()
 	done := make(chan error)
@@ -133,8 +133,8 @@ func ip(args string) error {
 	return nil
 }
 
-// plug lays a cable between two machines, with the addresses of its ends. The first is the
-// way out of the second.
+// plug connects two machines, with the addresses of both ends. The first is the second's
+// default route.
 func plug(router *machine, routerAddress string, m *machine, address string, bits int) {
 	m.ip(fmt.Sprintf("link add eth0 type veth peer name %s netns /proc/%d/fd/%d", m.name, os.Getpid(), router.network))
 	router.ip(fmt.Sprintf("address add %s/%d dev %s", routerAddress, bits, m.name))
@@ -149,7 +149,7 @@ func (m *machine) forward() {
 	m.on(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
 }
 
-// masquerade has a router hide what is behind it.
+// masquerade makes a router hide the network behind it.
 func (m *machine) masquerade() {
 	m.on(func() error {
 		c, err := nftables.New()
@@ -178,18 +178,18 @@ func (m *machine) start(dir string, output io.Writer, environ []string, name str
 	m.on(cmd.Start)
 	m.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		_ = stdin.Close()                       // which ends a part
-		_ = cmd.Wait()                          // how it ended tells nothing more
+		_ = stdin.Close()                       // ends a part
+		_ = cmd.Wait()                          // its exit status says no more
 	})
 }
 
-// part is another process of the test: what it says.
+// part is another process of the test, with its output.
 type part struct {
 	*machine
 	logBuffer
 }
 
-// be runs this test as another part of it on the machine. It ends with the test.
+// be runs this test as another part on the machine. The part ends with the test.
 func (m *machine) be(name string, environ ...string) *part {
 	m.Helper()
 	p := &part{machine: m}
@@ -197,7 +197,7 @@ func (m *machine) be(name string, environ ...string) *part {
 	return p
 }
 
-// awaitLine waits until the part has said a line that begins so.
+// awaitLine waits until the part has printed a line that begins so.
 func (p *part) awaitLine(begin string) (line string) {
 	p.Helper()
 	defer func() {
@@ -233,8 +233,8 @@ func fromNothingToACall(t *testing.T) {
 	router.forward()
 	router.masquerade()
 	plug(router, "10.0.0.1", home, "10.0.0.2", 24)
-	// What may pass: to the office's name server, and TCP to port 443. To the machine what the
-	// README has opened, and the answers to what it asks itself.
+	// The permitted packets. To the office: those of the name server, and TCP to port
+	// 443. To the machine: the ports of the README, and answers.
 	for at, rule := range []string{
 		"iif office to " + authorityAddress + " ipproto udp dport 53 lookup main",
 		"iif office ipproto tcp dport 443 lookup main",
@@ -266,7 +266,7 @@ func fromNothingToACall(t *testing.T) {
 		return err
 	}))
 
-	token := func(identity string) string { // one more for each who calls
+	token := func(identity string) string { // a token for each caller
 		var out, said bytes.Buffer
 		cmd := exec.Command(env.binary, "token", "--domain", domain, "--room", "lobby", "--identity", identity)
 		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = folder, append(os.Environ(), trusted...), &out, &said
@@ -285,7 +285,7 @@ func fromNothingToACall(t *testing.T) {
 	require.NoError(t, server.verdict())
 }
 
-// beAuthority is the name server, and Let's Encrypt.
+// beAuthority is the name server and Let's Encrypt.
 func beAuthority(t *testing.T) {
 	l, err := net.Listen("tcp", authorityAddress+":53")
 	require.NoError(t, err)
@@ -314,7 +314,7 @@ func beAuthority(t *testing.T) {
 	_, _ = bufio.NewReader(os.Stdin).ReadString(0) // until the test ends
 }
 
-// beCaller is somebody who calls with a stock client.
+// beCaller is a caller with a stock client.
 func beCaller(t *testing.T) {
 	p := dual.joinAt(t, "wss://"+domain, os.Getenv("TOKEN"))
 	p.publishMicrophone(t)

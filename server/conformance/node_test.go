@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// nodeModules installs what the scripts in node/ need, once for all tests.
+// nodeModules installs the modules of the scripts in node/, once for all tests.
 var nodeModules = sync.OnceValue(func() error {
 	there := exec.Command("npm", "ls", "--depth=0") // fails if anything is missing
 	there.Dir = "node"
@@ -28,8 +28,8 @@ var nodeModules = sync.OnceValue(func() error {
 	return nil
 })
 
-// TestNode runs the tests in node/ against a server of their own. They use
-// LiveKit's Node SDKs, which have WebRTC's own engine and codecs in them.
+// TestNode runs the tests in node/ against a server of their own. They use LiveKit's Node
+// SDKs, which contain WebRTC's engine and codecs.
 func TestNode(t *testing.T) {
 	t.Parallel()
 	node, err := exec.LookPath("node")

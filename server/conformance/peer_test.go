@@ -38,13 +38,13 @@ func inBothModes(t *testing.T, f func(t *testing.T, m mode)) {
 	}
 }
 
-// peer is an SDK client that writes down what it is told.
+// peer is an SDK client that records its events.
 type peer struct {
 	*lksdk.Room
 
 	mu   sync.Mutex // guards the following
 	log  []string
-	in   map[string]*inbound // by track SID, the newest
+	in   map[string]*inbound // the newest, by track SID
 	data []datum
 
 	wg sync.WaitGroup // one reader per subscribed track
@@ -148,7 +148,7 @@ func (p *peer) lines() []string {
 	return slices.Clone(p.log)
 }
 
-// count tells how often the client was told this.
+// count is how often the client had this event.
 func (p *peer) count(line string) int {
 	n := 0
 	for _, l := range p.lines() {
@@ -159,7 +159,7 @@ func (p *peer) count(line string) int {
 	return n
 }
 
-// await waits until the client has been told this.
+// await waits until the client has had this event.
 func (p *peer) await(t *testing.T, line string) {
 	t.Helper()
 	p.awaitCount(t, line, 1)
@@ -171,8 +171,8 @@ func (p *peer) awaitCount(t *testing.T, line string, n int) {
 		func() bool { return p.count(line) >= n })
 }
 
-// sees waits until another participant is there. Servers may hold back news
-// of participants that publish nothing for some seconds.
+// sees waits until another participant is visible. Servers may delay news about
+// participants that publish nothing by some seconds.
 func (p *peer) sees(t *testing.T, identity string) *lksdk.RemoteParticipant {
 	t.Helper()
 	eventually(t, p.LocalParticipant.Identity()+" sees "+identity,
@@ -218,7 +218,7 @@ func (p *peer) remote(t *testing.T, identity string, kind livekit.TrackSource) *
 	return found
 }
 
-// find is remote without the waiting; nil if there is none.
+// find is remote without the wait; nil if there is none.
 func (p *peer) find(identity string, kind livekit.TrackSource) *lksdk.RemoteTrackPublication {
 	r := p.GetParticipantByIdentity(identity)
 	if r == nil {
@@ -232,18 +232,18 @@ func (p *peer) find(identity string, kind livekit.TrackSource) *lksdk.RemoteTrac
 	return nil
 }
 
-// inbound is what arrives of one subscribed track.
+// inbound is the reception of one subscribed track.
 type inbound struct {
 	codec string
 
 	mu      sync.Mutex // guards the following
 	packets []packet
 	last    time.Time // when the newest packet of any content came
-	made    []byte    // payload of the newest packet that bears no stamp; nil if there was none
+	made    []byte    // payload of the newest packet without a stamp; nil if there was none
 }
 
-// packet is one that bears a stamp. Servers may send others, such as silence
-// while a track is muted.
+// packet is a packet with a stamp. Servers may send others, such as silence while a track
+// is muted.
 type packet struct {
 	seq   uint16
 	ts    uint32
@@ -251,7 +251,7 @@ type packet struct {
 	at    time.Time
 }
 
-// read starts to collect a track's packets until the track ends.
+// read records a track's packets until the track ends.
 func (p *peer) read(track *webrtc.TrackRemote, sid string) {
 	in := &inbound{codec: track.Codec().MimeType}
 	p.mu.Lock()
@@ -280,14 +280,14 @@ func (p *peer) read(track *webrtc.TrackRemote, sid string) {
 	})
 }
 
-// inbound returns the newest reception of a track, nil if there was none.
+// inbound returns the newest reception of a track; nil if there was none.
 func (p *peer) inbound(sid string) *inbound {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.in[sid]
 }
 
-// unstamped is the newest payload that bears no stamp, nil if there was none.
+// unstamped is the newest payload without a stamp; nil if there was none.
 func (i *inbound) unstamped() []byte {
 	if i == nil {
 		return nil
@@ -297,7 +297,7 @@ func (i *inbound) unstamped() []byte {
 	return i.made
 }
 
-// newest is when the newest packet came, stamped or not.
+// newest is the arrival of the newest packet, with a stamp or without.
 func (i *inbound) newest() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -313,7 +313,7 @@ func (i *inbound) all() []packet {
 	return slices.Clone(i.packets)
 }
 
-// awaitMedia waits until the track delivers, from now on, n more packets.
+// awaitMedia waits until n more packets of the track have arrived.
 func (p *peer) awaitMedia(t *testing.T, sid string, n int) {
 	t.Helper()
 	since := time.Now()
@@ -322,7 +322,7 @@ func (p *peer) awaitMedia(t *testing.T, sid string, n int) {
 	})
 }
 
-// awaitSilence waits until the track has delivered nothing for a while.
+// awaitSilence waits until no packet of the track has arrived for a while.
 func (p *peer) awaitSilence(t *testing.T, sid string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s receives nothing more of %s", p.LocalParticipant.Identity(), sid), func() bool {
@@ -349,8 +349,8 @@ func (i *inbound) layers() string {
 	return b.String()
 }
 
-// checkAudio fails unless sequence numbers and timestamps have moved in step
-// with the frames' numbers throughout.
+// checkAudio fails unless sequence numbers and timestamps advance with the frames'
+// numbers throughout.
 func (i *inbound) checkAudio(t *testing.T, samplesPerFrame uint32) {
 	t.Helper()
 	packets := i.all()

@@ -34,7 +34,7 @@ func testPings(t *testing.T) {
 	}
 }
 
-// TestTextFrames: a client that speaks JSON is answered in JSON.
+// TestTextFrames: a client that uses JSON is answered in JSON.
 func TestTextFrames(t *testing.T) {
 	t.Parallel()
 	c := dialLegacy(t, roomName(t), "alice")
@@ -59,7 +59,7 @@ func TestTextFrames(t *testing.T) {
 	require.False(t, *isText(4712), "and in protobuf when it turns to that")
 }
 
-// TestGarbage: a client that sends nonsense hurts only itself.
+// TestGarbage: malformed messages harm only their sender.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -109,10 +109,10 @@ func TestGarbage(t *testing.T) {
 			} {
 				c := victim(fmt.Sprintf("sdp-%d-%T", n, r.Message))
 				c.request(t, r)
-				// The server may go on, or send the client away to start again.
+				// The server may continue, or ask the client to start again.
 				ping, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_Ping{Ping: 1}})
 				require.NoError(t, err)
-				_ = c.conn.Write(t.Context(), websocket.MessageBinary, ping) // fails if it was sent away already
+				_ = c.conn.Write(t.Context(), websocket.MessageBinary, ping) // fails if the client was disconnected already
 				eventually(t, "the server goes on or ends it", func() bool {
 					kinds := c.kinds()
 					return slices.Contains(kinds, "Pong") || slices.Contains(kinds, "Leave") && c.end() != nil
@@ -158,7 +158,7 @@ func addTrack(cid string) *livekit.SignalRequest {
 		Cid: cid, Name: "track", Type: livekit.TrackType_AUDIO, Source: mic}}}
 }
 
-// testRequestResponses: what cannot be done is said, with a reason.
+// testRequestResponses: a request that is refused is answered with a reason.
 func testRequestResponses(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)
@@ -219,8 +219,8 @@ func testRequestResponses(t *testing.T) {
 	require.Equal(t, "cid-2", response(silent, livekit.RequestResponse_NOT_ALLOWED).GetAddTrack().GetCid())
 }
 
-// testLeaves: every way out has its reason, and the WebSocket is closed with
-// 1000 after it.
+// testLeaves: every end of a session has its reason, and the WebSocket is then closed
+// with 1000.
 func testLeaves(t *testing.T) {
 	t.Parallel()
 	api := roomService(env.server)
@@ -257,8 +257,8 @@ func testLeaves(t *testing.T) {
 			require.NoError(t, err)
 			expect(c, livekit.DisconnectReason_PARTICIPANT_REMOVED)
 
-			// Without media there is nothing to come back to: a client that
-			// loses the WebSocket now is gone.
+			// Without media a session cannot be resumed: a client that loses the
+			// WebSocket now has left.
 			c = dialect.dial(t, room, "lost")
 			c.joined(t)
 			watcher.sees(t, "lost")
@@ -272,7 +272,7 @@ func testLeaves(t *testing.T) {
 	}
 }
 
-// TestNeverConnected: a client that never gets its media through is let go after a minute.
+// TestNeverConnected: a client whose media never connects is removed after a minute.
 func TestNeverConnected(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a minute")
@@ -289,8 +289,8 @@ func TestNeverConnected(t *testing.T) {
 	require.NotContains(t, env.hooks.lines(room), "participant_joined alice")
 }
 
-// testResumeUnknown: a client that is not in the room cannot be resumed, and is told to
-// join again.
+// testResumeUnknown: a client that is not in the room cannot resume, and is told to join
+// again.
 func testResumeUnknown(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)

@@ -18,8 +18,9 @@ var ufrag = regexp.MustCompile(`a=ice-ufrag:(\S+)`)
 
 func ufragOf(sdp string) string { return ufrag.FindStringSubmatch(sdp)[1] }
 
-// testRawResume: what a client that resumes is told, in which order, also one that
-// does not say its sid, and what becomes of the old WebSocket and of ICE.
+// testRawResume checks the messages to a resuming client and their order, also for a
+// client that does not send its sid, and the ends of the old WebSocket and of the old ICE
+// transports.
 func testRawResume(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -80,7 +81,7 @@ func testRawResume(t *testing.T) {
 		require.Equal(t, 1, bob.count("published alice MICROPHONE"))
 		require.Equal(t, 1, strings.Count(strings.Join(env.hooks.lines(room), "\n"), "participant_joined alice"))
 
-		// A state that is not ours needs a full reconnect.
+		// A state that is not the session's requires a full reconnect.
 		c.ws.request(t, &livekit.SignalRequest{Message: &livekit.SignalRequest_SyncState{SyncState: &livekit.SyncState{
 			PublishTracks: []*livekit.TrackPublishedResponse{{Cid: "x", Track: &livekit.TrackInfo{Sid: "TR_unknown"}}},
 		}}})
@@ -95,8 +96,8 @@ func testRawResume(t *testing.T) {
 	})
 }
 
-// TestAFreshTokenDoesNotWiden: the token that a client gets when it resumes says
-// what the room decided, not what the one said that it resumes with.
+// TestAFreshTokenDoesNotWiden: the token that a client gets when it resumes contains the
+// room's decisions, and not the grants of the token that it resumes with.
 func TestAFreshTokenDoesNotWiden(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)

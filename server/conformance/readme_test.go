@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// goReceiver serves the README's Go receiver.
+// goReceiver is a program around the README's Go receiver.
 const goReceiver = `package main
 
 import "net/http"
@@ -25,8 +25,8 @@ import "net/http"
 func main() { http.ListenAndServe(":8080", http.HandlerFunc(hooks)) }
 `
 
-// TestReceiversOfTheReadme runs the three receivers that the README shows as they
-// stand there, but for the port, and has each take the events of a room.
+// TestReceiversOfTheReadme runs the three receivers in the README, with another port, and
+// sends each the events of a room.
 func TestReceiversOfTheReadme(t *testing.T) {
 	parlorOnly(t)
 	t.Parallel()
@@ -43,7 +43,7 @@ func TestReceiversOfTheReadme(t *testing.T) {
 	require.Len(t, code, 3)
 	ports, err := freePorts(len(code))
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp("node", "readme-") // where the scripts find their modules
+	dir, err := os.MkdirTemp("node", "readme-") // the scripts find their modules there
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 
@@ -116,7 +116,7 @@ func receive(t *testing.T, program string, args ...string) {
 	})
 }
 
-// forge posts an event that nobody signed.
+// forge posts an unsigned event.
 func forge(ctx context.Context, url string) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(`{"event":"room_started"}`))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// receiver takes webhooks and verifies them as LiveKit's own SDK does.
+// receiver receives webhooks and verifies them with LiveKit's SDK.
 type receiver struct {
 	*httptest.Server
 
@@ -83,7 +83,7 @@ func (r *receiver) await(t *testing.T, room, line string) {
 	})
 }
 
-// check fails the test if any delivery was not signed as it should be.
+// check fails the test if any delivery was not signed correctly.
 func (r *receiver) check(t *testing.T) {
 	t.Helper()
 	r.mu.Lock()

@@ -21,24 +21,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// restart is a call of stock clients over which its server is restarted.
+// restart is a call of stock clients during which the server is restarted.
 type restart struct {
 	*testing.T
 	server *server
 	room   string
-	wires  map[string]*wire // each client's own way to the server, by identity
+	wires  map[string]*wire // each client's connection to the server, by identity
 	peers  map[string]*peer
-	node   *nodeClient // nil where Node is not installed
+	node   *nodeClient // nil if Node is not installed
 	before *livekit.ListParticipantsResponse
 	start  *livekit.Room
-	told   int // webhooks before the restart
+	told   int // number of webhooks before the restart
 }
 
 const restartGrace = 15 * time.Second
 
-// newRestart brings everybody into a call: ada and bob with two and one peer
-// connection, carol who may not publish any more, gil who is not to come back,
-// and a client with the Node SDK. A moderator has changed some of them.
+// newRestart makes a call: ada and bob with two and one peer connections, carol who has
+// lost the permission to publish, gil who will not return, and a client with the Node
+// SDK. A moderator has changed some of them.
 func newRestart(t *testing.T) *restart {
 	parlorOnly(t)
 	s := startServer(t, settings{"restart_grace": restartGrace.String(), "webhook": map[string]any{
@@ -86,7 +86,7 @@ func (r *restart) moderate(u *livekit.UpdateParticipantRequest) {
 	require.NoError(r, err)
 }
 
-// back are those who are to come back, and whether they publish.
+// back are the participants that should return, and whether they publish.
 func (r *restart) back() map[string]bool {
 	back := map[string]bool{"ada": true, "bob": true, "carol": false}
 	if r.node != nil {
@@ -95,8 +95,8 @@ func (r *restart) back() map[string]bool {
 	return back
 }
 
-// soundSince is when the listener first heard the speaker after a moment; zero
-// if it has not.
+// soundSince is when the listener first heard the speaker after a moment; zero if it did
+// not.
 func (r *restart) soundSince(listener, speaker string, since time.Time) time.Time {
 	if listener == "node" {
 		return r.node.heardSince(speaker, since)
@@ -111,7 +111,7 @@ func (r *restart) soundSince(listener, speaker string, since time.Time) time.Tim
 			return pkt.at
 		}
 	}
-	// What the Node SDK sends is real Opus, without a stamp.
+	// The Node SDK sends real Opus, without a stamp.
 	if in := p.inbound(pub.SID()); speaker == "node" && in != nil {
 		if at := in.newest(); at.After(since) {
 			return at
@@ -120,8 +120,8 @@ func (r *restart) soundSince(listener, speaker string, since time.Time) time.Tim
 	return time.Time{}
 }
 
-// awaitSound waits until the listener hears everybody who is to come back and
-// publishes. It returns when that was first so for anybody.
+// awaitSound waits until the listener hears all publishers that should return. It returns
+// the time at which it first heard one of them.
 func (r *restart) awaitSound(listener string, since time.Time) (first time.Time) {
 	r.Helper()
 	for speaker, publishes := range r.back() {
@@ -140,7 +140,7 @@ func (r *restart) awaitSound(listener string, since time.Time) (first time.Time)
 	return first
 }
 
-// awaitWebhooks waits until every track and participant has been told.
+// awaitWebhooks waits for the webhooks of all tracks and participants.
 func (r *restart) awaitWebhooks() {
 	r.Helper()
 	for identity, publishes := range r.back() {
@@ -154,12 +154,11 @@ func (r *restart) awaitWebhooks() {
 	}
 }
 
-// verify starts the server again, waits until everybody is back and compares all
-// there is to compare.
+// verify starts the server again, waits until all have returned, and compares all states.
 func (r *restart) verify(down time.Time) {
 	r.Helper()
-	// What reaches a server from now on reaches the new one. A busy client may do so
-	// before this test has seen that the server is ready.
+	// Requests from now on reach the new server. A busy client may send one before this
+	// test has seen that the server is ready.
 	gone := time.Now()
 	require.NoError(r, r.server.start())
 	ready := time.Now()
@@ -170,7 +169,7 @@ func (r *restart) verify(down time.Time) {
 			return !tried.IsZero()
 		})
 		since := tried
-		if listener == "node" { // its decoder makes up sound for a while when none comes
+		if listener == "node" { // its decoder conceals missing audio for a while
 			eventuallyWithin(r.T, 2*patience, "node is back", func() bool {
 				since = r.node.backAt()
 				return !since.IsZero()
@@ -221,9 +220,8 @@ func (r *restart) verify(down time.Time) {
 	r.verifyWebhooks(ready)
 }
 
-// verifyWebhooks: the participants that came back never went, their tracks of before ended
-// and those that they published again began. A participant that did not come back left
-// once.
+// verifyWebhooks: participants that returned have not left; their former tracks have
+// ended, and their new ones have begun. A participant that did not return left once.
 func (r *restart) verifyWebhooks(ready time.Time) {
 	r.Helper()
 	events, lines := env.hooks.of(r.room)[r.told:], env.hooks.lines(r.room)[r.told:]
@@ -272,7 +270,7 @@ func find(list *livekit.ListParticipantsResponse, identity string) *livekit.Part
 	return nil
 }
 
-// TestKillInACall: a crash of the server is a pause in the call.
+// TestKillInACall: a crash of the server only interrupts the call.
 func TestKillInACall(t *testing.T) {
 	t.Parallel()
 	r := newRestart(t)
@@ -282,8 +280,8 @@ func TestKillInACall(t *testing.T) {
 	r.verify(down)
 }
 
-// TestStopInACall: so is an orderly stop, though one client never hangs up, and
-// the clients know at once.
+// TestStopInACall: an orderly stop only interrupts the call, and the clients know at
+// once, even if one client never closes its connection.
 func TestStopInACall(t *testing.T) {
 	t.Parallel()
 	r := newRestart(t)
@@ -306,7 +304,7 @@ func TestStopInACall(t *testing.T) {
 					refused++
 					require.NotEmpty(t, after, "Retry-After")
 				} else {
-					require.Contains(t, []int{0, 200, 101}, status) // 200 and 101: the signal is on its way
+					require.Contains(t, []int{0, 200, 101}, status) // 200 and 101: the signal has not arrived yet
 				}
 			}
 		}
@@ -326,7 +324,7 @@ func TestSecondSignal(t *testing.T) {
 	s := startServer(t, nil)
 	deaf(t, s, roomName(t))
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
-	time.Sleep(400 * time.Millisecond) // what comes sooner is the same request
+	time.Sleep(400 * time.Millisecond) // a sooner signal counts as the same request
 	select {
 	case <-s.done:
 		require.Fail(t, "the first signal waits for clients")
@@ -334,12 +332,12 @@ func TestSecondSignal(t *testing.T) {
 	}
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
 	<-s.done
-	// A stop that ran its course exits with 0.
+	// An undisturbed stop exits with 0.
 	require.Equal(t, 130, s.cmd.ProcessState.ExitCode())
 }
 
-// knock asks for a WebSocket, or anything else, and returns the status; 0 if
-// nobody answers.
+// knock requests a WebSocket, or another route, and returns the status; 0 if there is no
+// answer.
 func knock(url string) (status int, retryAfter string) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -362,7 +360,7 @@ var upgradeHeaders = map[string]string{
 	"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
 
-// deaf joins a client that never reads, answers or hangs up.
+// deaf joins a client that never reads, answers or closes.
 func deaf(t *testing.T, s *server, room string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.http(), "http://"))
@@ -383,13 +381,13 @@ func deaf(t *testing.T, s *server, room string) {
 	require.NoError(t, err)
 }
 
-// nodeClient is node/restart.js.
+// nodeClient is the client in node/restart.js.
 type nodeClient struct {
 	mu    sync.Mutex // guards the following
 	heard map[string]int
-	at    map[string][]time.Time // when the count of a speaker grew
+	at    map[string][]time.Time // when the count of a speaker's packets grew
 	log   []string
-	back  time.Time // when it had reconnected
+	back  time.Time // time of its reconnect
 }
 
 func (n *nodeClient) backAt() time.Time {
@@ -439,7 +437,7 @@ func (n *nodeClient) read(out io.Reader) {
 			Log   []string
 		}
 		if json.Unmarshal(scanner.Bytes(), &line) != nil {
-			continue // some library's own words
+			continue // a line of some library
 		}
 		n.mu.Lock()
 		for speaker, count := range line.Heard {

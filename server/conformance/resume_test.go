@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wire is a TCP proxy before the server's HTTP port that a test can cut.
-// Media does not pass through it.
+// wire is a TCP proxy in front of the server's HTTP port that a test can cut. Media does
+// not pass through it.
 type wire struct {
 	listener net.Listener
 	target   string
@@ -23,7 +23,7 @@ type wire struct {
 	mu    sync.Mutex // guards the following
 	conns map[net.Conn]struct{}
 	gate  chan struct{} // closed while new connections go through
-	tried []time.Time   // when the client's connections reached the server
+	tried []time.Time   // times at which the client's connections reached the server
 	ended bool
 }
 
@@ -81,15 +81,15 @@ func (w *wire) serve(from net.Conn) {
 	}
 	defer w.forget(from, to)
 	w.wg.Go(func() {
-		_, _ = io.Copy(to, from) // either end going is the end of both
+		_, _ = io.Copy(to, from) // the end of either side ends both
 		to.Close()
 		from.Close()
 	})
 	_, _ = io.Copy(from, to)
 }
 
-// triedAfter is when the client first reached a server after a moment; zero if it
-// has not.
+// triedAfter is when the client first reached a server after a moment; zero if it did
+// not.
 func (w *wire) triedAfter(t time.Time) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +101,7 @@ func (w *wire) triedAfter(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// add registers connections for cut, unless the wire is gone.
+// add registers connections for cut, unless the wire is closed.
 func (w *wire) add(conns ...net.Conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +119,7 @@ func (w *wire) forget(conns ...net.Conn) {
 	}
 }
 
-// cut drops all connections.
+// cut closes all connections.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,7 +128,7 @@ func (w *wire) cut() {
 	}
 }
 
-// hold drops all connections and lets new ones wait until release.
+// hold closes all connections and makes new ones wait until release.
 func (w *wire) hold() {
 	w.mu.Lock()
 	w.gate = make(chan struct{})
@@ -146,8 +146,8 @@ func (w *wire) release() {
 	}
 }
 
-// TestResume: a lost WebSocket is found again; media never stops, ids stay,
-// and nobody else learns of it.
+// TestResume: after a lost WebSocket the client resumes. Media is not interrupted, ids
+// stay, and the others are not told.
 func TestResume(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -162,7 +162,7 @@ func TestResume(t *testing.T) {
 
 		for round := 1; round <= 2; round++ {
 			w.hold()
-			bob.awaitMedia(t, audio.SID(), 10) // media goes on while signalling is away
+			bob.awaitMedia(t, audio.SID(), 10) // media continues without signalling
 			alice.awaitMedia(t, answer.SID(), 10)
 			w.release()
 			alice.awaitCount(t, "reconnected", round)
@@ -182,7 +182,7 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// TestResumeAfterPause: what happened while a client was away is made up for.
+// TestResumeAfterPause: the client learns of changes during its absence.
 func TestResumeAfterPause(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -215,8 +215,8 @@ func TestResumeAfterPause(t *testing.T) {
 	})
 }
 
-// TestFullReconnect: a client that cannot be resumed joins again and publishes again,
-// without help from the application.
+// TestFullReconnect: a client that cannot resume joins and publishes again, without help
+// from the application.
 func TestFullReconnect(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -244,9 +244,8 @@ func TestFullReconnect(t *testing.T) {
 	})
 }
 
-// TestWhoWasReplacedStaysReplaced: a client that was away when another took its
-// place learns so when its network is back, and ends; its successor notices
-// nothing.
+// TestWhoWasReplacedStaysReplaced: a client that another replaced during its absence is
+// told so when its network is back, and ends. Its successor is not affected.
 func TestWhoWasReplacedStaysReplaced(t *testing.T) {
 	parlorOnly(t) // stock gives it the call of its successor
 	inBothModes(t, func(t *testing.T, m mode) {
@@ -270,10 +269,10 @@ func TestWhoWasReplacedStaysReplaced(t *testing.T) {
 	})
 }
 
-// TestAResumeNamesItsSession by what the client says or by its token: the session
-// of another is not taken over. A client that says neither is known by its identity.
+// TestAResumeNamesItsSession by the client's sid or by its token: it does not take over
+// another session. A client with neither is known by its identity.
 func TestAResumeNamesItsSession(t *testing.T) {
-	parlorOnly(t) // for stock the identity decides
+	parlorOnly(t) // in stock the identity decides
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
 		bob := m.join(t, room, "bob")
@@ -309,7 +308,7 @@ func TestAResumeNamesItsSession(t *testing.T) {
 			require.Equal(t, try.reason, leave.Reason, "%+v", try)
 			require.Equal(t, try.action, leave.Action, "%+v", try)
 		}
-		c.ws.alive(t) // the present session's own WebSocket is left alone
+		c.ws.alive(t) // the WebSocket of the present session is not affected
 		require.NotContains(t, c.ws.kinds(), "Leave")
 		bob.awaitMedia(t, sid, 20)
 

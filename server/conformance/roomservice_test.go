@@ -163,7 +163,7 @@ func testRoomServiceParticipants(t *testing.T) {
 		})
 		require.Empty(t, alice.received())
 
-		// What is said to be sent can be received, up to the bound.
+		// Data of up to the documented size arrives.
 		large := strings.Repeat("x", 65535-100)
 		_, err = api.SendData(ctx, &livekit.SendDataRequest{Room: room, Data: []byte(large), DestinationIdentities: []string{"bob"}})
 		require.NoError(t, err)
@@ -171,7 +171,7 @@ func testRoomServiceParticipants(t *testing.T) {
 		_, err = api.SendData(ctx, &livekit.SendDataRequest{Room: room, Data: []byte(large + large[:100])})
 		requireTwirp(t, err, twirp.InvalidArgument, "65535")
 
-		// Taking away the right to publish ends the track.
+		// Removing the permission to publish ends the track.
 		_, err = api.UpdateParticipant(ctx, &livekit.UpdateParticipantRequest{
 			Room: room, Identity: "alice", Permission: &livekit.ParticipantPermission{CanSubscribe: true, CanPublishData: true}})
 		require.NoError(t, err)
@@ -194,7 +194,7 @@ func testRoomServiceParticipants(t *testing.T) {
 	})
 }
 
-// TestPermissionGivenLater: permissions given later take effect at once.
+// TestPermissionGivenLater: later permissions take effect at once.
 func TestPermissionGivenLater(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		ctx, api, room := t.Context(), roomService(env.server), roomName(t)
@@ -221,7 +221,7 @@ func testRoomServiceAbsent(t *testing.T) {
 	_, err = api.GetParticipant(ctx, &livekit.RoomParticipantIdentity{Room: room, Identity: "nobody"})
 	requireTwirp(t, err, twirp.NotFound, "participant does not exist")
 
-	// Where stock waits three seconds to say "unavailable", Parlor knows at once.
+	// Stock waits three seconds to answer "unavailable"; Parlor answers at once.
 	absent := twirp.NotFound
 	if env.reference {
 		absent = twirp.Unavailable

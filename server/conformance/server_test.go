@@ -30,17 +30,17 @@ const (
 	apiKey    = "conformance"
 	apiSecret = "a-secret-that-is-long-enough-for-hs256"
 
-	// inNamespace is the variable that tells a process of a test which part of a network of
-	// the test's own it is.
+	// inNamespace is the environment variable that names the part of a test's own network
+	// that a process of the test is.
 	inNamespace = "TEST_IN_NAMESPACE"
 
-	// patience bounds every wait for something that should happen at once. It
-	// is generous because the race detector and two busy cores are slow.
+	// patience bounds every wait for an event that should happen at once. It is long
+	// because the race detector and two busy cores are slow.
 	patience = 60 * time.Second
 )
 
-// environment is what all tests of the run share. TestMain fills it before
-// the first test and nobody writes it later.
+// environment is shared by all tests of the run. TestMain fills it before the first test,
+// and it does not change later.
 type environment struct {
 	binary    string
 	reference bool
@@ -52,7 +52,7 @@ var env environment
 
 func TestMain(m *testing.M) {
 	lksdk.SetLogger(logger.GetDiscardLogger())
-	if os.Getenv(inNamespace) != "" { // and the servers that it needs it starts
+	if os.Getenv(inNamespace) != "" { // it starts the servers that it needs itself
 		env.binary = os.Getenv("PARLOR_BINARY")
 		os.Exit(m.Run())
 	}
@@ -108,8 +108,8 @@ func findBinary(dir string) (path string, reference bool, err error) {
 // settings are top-level keys of the configuration file.
 type settings map[string]any
 
-// server is one running server process and what is needed to start it again
-// on the same ports and the same database.
+// server is one server process, with all that is needed to start it again on the same
+// ports and the same database.
 type server struct {
 	dir    string
 	config string
@@ -141,7 +141,7 @@ func launch(dir string, extra settings) (*server, error) {
 		"logging": map[string]any{"level": "info"},
 	}
 	if env.reference {
-		// Without this stock hands out public STUN servers. Nothing listens here.
+		// Without this, stock announces public STUN servers. This address has no server.
 		rtc["stun_servers"] = []string{"127.0.0.1:9"}
 		conf["logging"] = map[string]any{"level": "warn"}
 	} else {
@@ -180,7 +180,7 @@ func freePorts(n int) ([]int, error) {
 	return ports, nil
 }
 
-// start runs the process and waits until it serves.
+// start starts the process, and waits until it serves.
 func (s *server) start() error {
 	s.cmd = exec.Command(env.binary, "--config", s.config)
 	s.cmd.Dir = s.dir
@@ -192,7 +192,7 @@ func (s *server) start() error {
 	s.done = done
 	go func(cmd *exec.Cmd) {
 		defer close(done)
-		_ = cmd.Wait() // how it ended is in cmd.ProcessState
+		_ = cmd.Wait() // its exit status is in cmd.ProcessState
 	}(s.cmd)
 
 	deadline := time.Now().Add(patience)
@@ -210,13 +210,13 @@ func (s *server) start() error {
 	return fmt.Errorf("the server did not answer within %v\n%s", patience, s.log.tail(40))
 }
 
-// kill ends the process as a crash would, and waits for its end.
+// kill kills the process, as a crash would, and waits for its end.
 func (s *server) kill() {
-	_ = s.cmd.Process.Kill() // an error says that it has ended already
+	_ = s.cmd.Process.Kill() // an error means that it has ended already
 	<-s.done
 }
 
-// stop asks the process to end, waits, and tells how long that took.
+// stop asks the process to end, waits, and returns the time that it took.
 func (s *server) stop(within time.Duration) (time.Duration, error) {
 	began := time.Now()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -231,7 +231,7 @@ func (s *server) stop(within time.Duration) (time.Duration, error) {
 	}
 }
 
-// end stops the process for good and reports what must never be in its log.
+// end stops the process for good, and reports lines that must not be in its log.
 func (s *server) end() error {
 	select {
 	case <-s.done:
@@ -245,7 +245,7 @@ func (s *server) end() error {
 	return s.log.verdict()
 }
 
-// startServer runs a server of the test's own, which ends with the test.
+// startServer runs a server for the test alone, which ends with the test.
 func startServer(t *testing.T, extra settings) *server {
 	t.Helper()
 	s, err := launch(t.TempDir(), extra)
@@ -261,7 +261,7 @@ func startServer(t *testing.T, extra settings) *server {
 	return s
 }
 
-// parlorOnly skips what a stock server is known not to do.
+// parlorOnly skips a test for a feature that stock is known to lack.
 func parlorOnly(t *testing.T) {
 	t.Helper()
 	if env.reference {
@@ -269,7 +269,7 @@ func parlorOnly(t *testing.T) {
 	}
 }
 
-// logBuffer keeps what a server prints.
+// logBuffer keeps the output of a server.
 type logBuffer struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
@@ -292,7 +292,7 @@ func (l *logBuffer) tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// verdict is an error if the log tells of a data race or a crash.
+// verdict is an error if the log has a data race or a crash.
 func (l *logBuffer) verdict() error {
 	text := l.String()
 	for _, bad := range []string{"WARNING: DATA RACE", "\npanic: ", "fatal error: ", "goroutine 1 ["} {
@@ -338,8 +338,8 @@ func eventuallyWithin(t *testing.T, within time.Duration, what string, ok func()
 	}
 }
 
-// steadily fails if ok stops holding within the given time. It is the only
-// way to see that something does not happen.
+// steadily fails if ok stops holding within the given time. Only a wait can show that an
+// event does not happen.
 func steadily(t *testing.T, during time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(15 * time.Millisecond) {

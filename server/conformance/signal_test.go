@@ -24,25 +24,25 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// signaller speaks the signalling protocol frame by frame, so that it can
-// also say what no SDK would.
+// signaller speaks the signalling protocol frame by frame, so that it can also send
+// messages that no SDK would send.
 type signaller struct {
 	conn *websocket.Conn
 
 	mu     sync.Mutex // guards the following
 	got    []*livekit.SignalResponse
 	text   []bool // whether got[i] came in a text frame
-	closed error  // why reading ended, nil while it goes on
+	closed error  // why reading ended; nil while it continues
 
 	wg sync.WaitGroup // the reader
 }
 
-// clientInfo is what a current SDK says of itself.
+// clientInfo is that of a current SDK.
 func clientInfo() *livekit.ClientInfo {
 	return &livekit.ClientInfo{Sdk: livekit.ClientInfo_GO, Version: "2.18.1", Protocol: 17}
 }
 
-// legacyQuery is how clients with two peer connections ask to join.
+// legacyQuery is the query of clients with two peer connections.
 func legacyQuery(more ...string) string {
 	q := url.Values{"protocol": {"17"}, "auto_subscribe": {"1"}, "sdk": {"go"}, "version": {"2.18.1"}}
 	for i := 0; i+1 < len(more); i += 2 {
@@ -51,7 +51,7 @@ func legacyQuery(more ...string) string {
 	return q.Encode()
 }
 
-// joinQuery is how clients with one peer connection ask to join.
+// joinQuery is the query of clients with one peer connection.
 func joinQuery(t *testing.T, r *livekit.JoinRequest, compress bool) string {
 	t.Helper()
 	data, err := proto.Marshal(r)
@@ -88,7 +88,7 @@ func plainJoin() *livekit.JoinRequest {
 	}
 }
 
-// sign makes a token of any claims, also of ones that no SDK would sign.
+// sign makes a token with any claims, also such that no SDK would sign.
 func sign(t *testing.T, alg, secret string, claims map[string]any) string {
 	t.Helper()
 	part := func(v any) string {
@@ -105,7 +105,7 @@ func sign(t *testing.T, alg, secret string, claims map[string]any) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// upgrade asks for a WebSocket. On refusal it returns status and text.
+// upgrade requests a WebSocket. If it is refused, it returns status and text.
 func upgrade(t *testing.T, s *server, pathAndQuery, jwt string) (*signaller, int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -125,7 +125,7 @@ func upgrade(t *testing.T, s *server, pathAndQuery, jwt string) (*signaller, int
 	c := &signaller{conn: conn}
 	c.wg.Go(func() { c.read() })
 	t.Cleanup(func() {
-		_ = conn.CloseNow() // often closed by the server before
+		_ = conn.CloseNow() // the server has often closed it before
 		c.wg.Wait()
 		if t.Failed() {
 			t.Logf("signals: %s; end: %v", strings.Join(c.kinds(), ", "), c.end())
@@ -134,7 +134,7 @@ func upgrade(t *testing.T, s *server, pathAndQuery, jwt string) (*signaller, int
 	return c, res.StatusCode, ""
 }
 
-// dial opens a WebSocket that must not be refused.
+// dial opens a WebSocket, and fails if it is refused.
 func dial(t *testing.T, s *server, pathAndQuery, jwt string) *signaller {
 	t.Helper()
 	c, status, body := upgrade(t, s, pathAndQuery, jwt)
@@ -153,7 +153,7 @@ func dialSingle(t *testing.T, room, identity string) *signaller {
 	return dial(t, env.server, "/rtc/v1?"+joinQuery(t, plainJoin(), false), token(t, identity, join(room)))
 }
 
-// read collects messages until the connection ends.
+// read records messages until the connection ends.
 func (c *signaller) read() {
 	for {
 		kind, data, err := c.conn.Read(context.Background())
@@ -189,7 +189,7 @@ func (c *signaller) end() error {
 	return c.closed
 }
 
-// kinds names the messages so far.
+// kinds are the kinds of the messages so far.
 func (c *signaller) kinds() []string {
 	var kinds []string
 	for _, m := range c.messages() {
@@ -198,7 +198,7 @@ func (c *signaller) kinds() []string {
 	return kinds
 }
 
-// request is a signal request of any kind.
+// request sends a signal request of any kind.
 func (c *signaller) request(t *testing.T, r *livekit.SignalRequest) {
 	t.Helper()
 	data, err := proto.Marshal(r)
@@ -233,7 +233,7 @@ func (c *signaller) joined(t *testing.T) *livekit.JoinResponse {
 	return j
 }
 
-// awaitLeave waits for the leave and for the closing with code 1000.
+// awaitLeave waits for the leave, and for the close with code 1000.
 func (c *signaller) awaitLeave(t *testing.T) *livekit.LeaveRequest {
 	t.Helper()
 	leave := await(t, c, "leave", (*livekit.SignalResponse).GetLeave)
@@ -247,7 +247,7 @@ func (c *signaller) awaitClose(t *testing.T, code websocket.StatusCode) {
 	require.Equal(t, code, websocket.CloseStatus(c.end()), "%v", c.end())
 }
 
-// alive proves that the connection still works.
+// alive checks that the connection still works.
 func (c *signaller) alive(t *testing.T) {
 	t.Helper()
 	stamp := time.Now().UnixNano()

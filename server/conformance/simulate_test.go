@@ -15,7 +15,7 @@ func (c *caller) simulate(s *livekit.SimulateScenario) {
 	c.ws.request(c.T, &livekit.SignalRequest{Message: &livekit.SignalRequest_Simulate{Simulate: s}})
 }
 
-// TestSimulatedSpeaker: a client can have itself shown as speaking.
+// TestSimulatedSpeaker: a client can ask to be shown as speaking.
 func TestSimulatedSpeaker(t *testing.T) {
 	inBothModes(t, func(t *testing.T, m mode) {
 		room := roomName(t)
@@ -39,9 +39,8 @@ func TestSimulatedSpeaker(t *testing.T) {
 	})
 }
 
-// TestSimulatedProtocols: a client that asks for TCP comes again, and is then
-// offered, and uses, nothing else; until it asks for UDP. What is not there is
-// refused.
+// TestSimulatedProtocols: a client that asks for TCP reconnects, and then gets and uses
+// only TCP, until it asks for UDP. A protocol that the server lacks is refused.
 func TestSimulatedProtocols(t *testing.T) {
 	parlorOnly(t)
 	inBothModes(t, func(t *testing.T, m mode) {
@@ -87,7 +86,7 @@ func TestSimulatedProtocols(t *testing.T) {
 		refused := await(t, c.ws, "a refusal", (*livekit.SignalResponse).GetRequestResponse)
 		require.Equal(t, livekit.RequestResponse_UNSUPPORTED_TYPE, refused.Reason)
 		require.NotEmpty(t, refused.Message)
-		ask(c, livekit.CandidateProtocol_UDP) // it is there already
+		ask(c, livekit.CandidateProtocol_UDP) // it uses UDP already
 		c.ws.alive(t)
 
 		ask(c, livekit.CandidateProtocol_TCP)
@@ -97,7 +96,7 @@ func TestSimulatedProtocols(t *testing.T) {
 		require.Equal(t, livekit.LeaveRequest_RECONNECT, c.ws.awaitLeave(t).Action)
 		come(true)
 
-		// The SDK asks for TLS and comes again by itself.
+		// The SDK asks for TLS, and reconnects by itself.
 		bob.Simulate(lksdk.SimulateForceTLS)
 		bob.await(t, "reconnected")
 	})

@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every frame that a test sends fits one packet and carries a stamp: which
-// layer it belongs to and its number. An SFU that forwards must deliver the
-// stamp as it was, and move sequence numbers and timestamps in step with it.
+// Every frame that a test sends fits one packet and has a stamp: its layer and number. An
+// SFU must deliver the stamp unchanged, and advance sequence numbers and timestamps with
+// it.
 
 const (
 	stampMagic  = "PARLOR"
@@ -30,7 +30,7 @@ type stamp struct {
 	number uint32
 }
 
-// bytes are printable so that no codec's start code can occur in them.
+// bytes are printable, so that no codec's start code can occur in them.
 func (s stamp) bytes() []byte { return fmt.Appendf(nil, "%s%c%08x", stampMagic, s.layer, s.number) }
 
 func findStamp(payload []byte) (stamp, bool) {
@@ -42,7 +42,7 @@ func findStamp(payload []byte) (stamp, bool) {
 	return stamp{layer: rest[0], number: uint32(number)}, err == nil
 }
 
-// codec is how a test makes frames that an SFU takes for real ones.
+// codec makes frames that an SFU accepts as real ones.
 type codec struct {
 	capability webrtc.RTPCodecCapability
 	interval   time.Duration
@@ -99,7 +99,7 @@ func pad(b []byte, to int) []byte {
 	return append(b, bytes.Repeat([]byte{0x55}, max(0, to-len(b)))...)
 }
 
-// vp8Frame has the frame header of RFC 6386, 9.1.
+// vp8Frame has the frame header of RFC 6386, section 9.1.
 func vp8Frame(s stamp, key bool) []byte {
 	if !key {
 		return append([]byte{0x11, 0x02, 0x00}, s.bytes()...)
@@ -110,8 +110,8 @@ func vp8Frame(s stamp, key bool) []byte {
 	return append(head, s.bytes()...)
 }
 
-// vp9Frame has the uncompressed header of a profile 0 frame: marker, profile,
-// frame type; in a key frame the sync code, colour and size follow.
+// vp9Frame has the uncompressed header of a profile 0 frame: marker, profile, frame type;
+// and in a keyframe sync code, colour and size.
 func vp9Frame(s stamp, key bool) []byte {
 	if !key {
 		return append([]byte{0x86, 0x00, 0x40}, s.bytes()...)
@@ -123,8 +123,8 @@ func vp9Frame(s stamp, key bool) []byte {
 	return append(head, s.bytes()...)
 }
 
-// h264Frame is an access unit in Annex B form; a key frame has its parameter
-// sets before it. The IDR slice is long enough not to be aggregated with them.
+// h264Frame is an access unit in Annex B form. A keyframe has its parameter sets before
+// it. The IDR slice is long enough not to be aggregated with them.
 func h264Frame(s stamp, key bool) []byte {
 	start := []byte{0, 0, 0, 1}
 	if !key {
@@ -156,7 +156,7 @@ func av1Frame(s stamp, key bool) []byte {
 	return append(append(unit, 6<<3|2, byte(len(body))), body...)
 }
 
-// source is a local track and the goroutine that feeds it.
+// source is a local track, and the goroutine that writes it.
 type source struct {
 	codec codec
 	layer byte
@@ -167,8 +167,8 @@ type source struct {
 	once sync.Once
 }
 
-// newSource makes a track that sends from the moment the SDK binds it until
-// stop. layer is nil for a track without simulcast.
+// newSource makes a track that sends from the time at which the SDK binds it until stop.
+// layer is nil for a track without simulcast.
 func newSource(t *testing.T, c codec, options ...lksdk.LocalTrackOptions) *source {
 	t.Helper()
 	return newLayerSource(t, c, 'f', options...)
@@ -181,7 +181,7 @@ func newLayerSource(t *testing.T, c codec, layer byte, options ...lksdk.LocalTra
 	return s
 }
 
-// newIdleSource makes a track that sends nothing until start.
+// newIdleSource makes a track that sends nothing before start.
 func newIdleSource(t *testing.T, c codec, layer byte, options ...lksdk.LocalTrackOptions) *source {
 	t.Helper()
 	track, err := lksdk.NewLocalTrack(c.capability, options...)
@@ -189,14 +189,14 @@ func newIdleSource(t *testing.T, c codec, layer byte, options ...lksdk.LocalTrac
 	return &source{codec: c, layer: layer, track: track, quit: make(chan struct{})}
 }
 
-// start begins to send, until stop or the test's end.
+// start begins to send, until stop or the end of the test.
 func (s *source) start(t *testing.T) {
 	s.wg.Go(s.run)
 	t.Cleanup(s.stop)
 }
 
-// run sends a frame per interval, every eighth a key frame. Frames written
-// before the track is bound are lost, as the SDK documents.
+// run sends a frame per interval; every eighth is a keyframe. Frames written before the
+// track is bound are lost, as the SDK documents.
 func (s *source) run() {
 	tick := time.NewTicker(s.codec.interval)
 	defer tick.Stop()
@@ -208,13 +208,14 @@ func (s *source) run() {
 		case <-tick.C:
 		}
 		frame := s.codec.frame(stamp{s.layer, number}, number%8 == 0)
-		// Errors mean that the connection is going; the receiving side is what is tested.
+		// An error means that the connection is closing; only the receiving side is
+		// tested.
 		_ = s.track.WriteSample(
 			media.Sample{Data: frame, Duration: s.codec.interval}, &lksdk.SampleWriteOptions{AudioLevel: &level})
 	}
 }
 
-// stop ends the source; it may be called again.
+// stop ends the source. It may be called again.
 func (s *source) stop() {
 	s.once.Do(func() { close(s.quit) })
 	s.wg.Wait()

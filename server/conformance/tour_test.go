@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tour is the README's commands of the API, by their comments, as they stand there.
+// tour is the commands of the README's API tour, with their comments.
 type tour struct {
 	t        *testing.T
 	commands []string
@@ -35,7 +35,7 @@ func newTour(t *testing.T, s *server) *tour {
 			to.commands = append(to.commands, line)
 		}
 	}
-	// What curl is told beside the command: an error is one of curl's, too.
+	// Options of curl beside the command: an error status makes curl fail too.
 	home := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".curlrc"), []byte("silent\nshow-error\nfail-with-body\n"), 0o600))
 	to.env = append(os.Environ(), "CURL_HOME="+home)
@@ -53,7 +53,7 @@ type history struct {
 	}
 }
 
-// next is the tour's next command, which has that in it.
+// next is the tour's next command that contains part.
 func (to *tour) next(part string) *exec.Cmd {
 	to.t.Helper()
 	require.NotEmpty(to.t, to.commands, part)
@@ -64,14 +64,14 @@ func (to *tour) next(part string) *exec.Cmd {
 	return to.command(line)
 }
 
-// command is a command of curl, for the test's server.
+// command is a curl command for the test's server.
 func (to *tour) command(line string) *exec.Cmd {
 	cmd := exec.CommandContext(to.t.Context(), "sh", "-c", "exec "+strings.ReplaceAll(line, "localhost:7880", to.address))
 	cmd.Env = to.env
 	return cmd
 }
 
-// run runs a command, and reads its answer into out unless that is nil.
+// run runs a command, and parses its answer into out unless that is nil.
 func (to *tour) run(cmd *exec.Cmd, out any) {
 	to.t.Helper()
 	var errs strings.Builder
@@ -83,8 +83,8 @@ func (to *tour) run(cmd *exec.Cmd, out any) {
 	}
 }
 
-// TestTheTourOfTheReadme runs its commands as they stand there, but for the port and the
-// SID of ada's microphone, in their order, and looks at what they answer and do.
+// TestTheTourOfTheReadme runs the commands in their order, with another port and the SID
+// of ada's microphone, and checks their answers and effects.
 func TestTheTourOfTheReadme(t *testing.T) {
 	parlorOnly(t)
 	t.Parallel()
@@ -173,7 +173,7 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	_, err = to.try(s, "bob")
 	require.Error(t, err, "nobody new")
 
-	// What is written of ada tells of her media, once that was looked at.
+	// The session of ada has statistics of her media.
 	const edit = `curl -u devkey:secret -X PATCH http://localhost:7880/v1/rooms/board/participants/ada -d '{"metadata":"%d"}' -H 'Content-Type: application/json'`
 	const sessions = `curl -u devkey:secret http://localhost:7880/v1/history/%s/sessions`
 	history, edits := history{}, 0
@@ -209,7 +209,7 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	require.Empty(t, to.commands, "the tour has gone on")
 }
 
-// try asks whether somebody may join.
+// try reports whether an identity may join.
 func (to *tour) try(s *server, identity string) (string, error) {
 	jwt, err := exec.CommandContext(to.t.Context(), env.binary, "token", "--dev", "--room", "board", "--identity", identity).Output()
 	require.NoError(to.t, err)

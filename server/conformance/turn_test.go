@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// selfSigned writes a certificate of a name and its key.
+// selfSigned writes a self-signed certificate for a name, and its key.
 func selfSigned(t *testing.T, name string) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -35,9 +35,9 @@ func selfSigned(t *testing.T, name string) (certFile, keyFile string) {
 	return write("cert.pem", "CERTIFICATE", cert), write("key.pem", "EC PRIVATE KEY", secret)
 }
 
-// TestCallByTURN: by a file of LiveKit's keys there is a TURN server, whose credentials
-// clients are given. Stock clients that are told to use nothing else hear each other through
-// it, and one that asks for TLS is told of nothing else.
+// TestCallByTURN: LiveKit's configuration keys start a TURN server, and clients get its
+// credentials. Stock clients that must use only TURN hear each other, and one that asks
+// for TLS is told of no other server.
 func TestCallByTURN(t *testing.T) {
 	parlorOnly(t)
 	t.Parallel()

@@ -25,7 +25,7 @@ func (a authorized) Do(req *http.Request) (*http.Response, error) {
 	return http.DefaultClient.Do(req)
 }
 
-// testTwirpJSON is what programs without an SDK do.
+// testTwirpJSON makes calls as programs without an SDK do.
 func testTwirpJSON(t *testing.T) {
 	t.Parallel()
 	room := roomName(t)

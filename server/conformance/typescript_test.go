@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGeneratedTypeScriptClient generates a client from the API's description,
-// compiles a tour of the API with it, as strictly as the compiler can, and takes it.
+// TestGeneratedTypeScriptClient generates a client from the API's description, and
+// strictly compiles and runs a tour of the API with it.
 func TestGeneratedTypeScriptClient(t *testing.T) {
 	t.Parallel()
 	parlorOnly(t)
