@@ -23,6 +23,7 @@ type PeerStats struct {
 	// The protocol that carries media from and to the participant: "udp" or "tcp"; empty
 	// while it is not connected.
 	Up, Down string
+	Client   *livekit.ClientInfo // as it said when it joined; must not be changed
 
 	Published     []PublishedStats // by SID
 	Downlink      downlink.Stats
@@ -59,7 +60,7 @@ func (p *Peer) Stats(ctx context.Context) (PeerStats, error) {
 
 // stats runs on the loop.
 func (p *Peer) stats() PeerStats {
-	s := PeerStats{Up: p.pub.protocol(), Down: p.down().protocol(), Downlink: p.down().down.Stats()}
+	s := PeerStats{Up: p.pub.protocol(), Down: p.down().protocol(), Client: p.cfg.Client, Downlink: p.down().down.Stats()}
 	s.Quality, s.Score = p.quality.judge()
 	for _, pub := range p.pubs {
 		track := PublishedStats{SID: pub.sid}

@@ -12,14 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"parlor/server/access"
+	"parlor/server/admin"
 	"parlor/server/api"
 )
 
 // routes is the main handler. The order of the middlewares is LiveKit's: recovery, CORS,
 // a doubled first slash, credentials.
-func routes(c *Config) http.Handler {
+func routes(c *Config, watched func(http.Handler) http.Handler) http.Handler {
 	r := chi.NewRouter()
-	r.Use(clientAddress(c.TrustedProxies), observe(c.Metrics, c.Log), recovery(c.Log), cors(c.CORSOrigins), validateCORS, fewParameters)
+	r.Use(clientAddress(c.TrustedProxies), watched, recovery(c.Log), cors(c.CORSOrigins), validateCORS, fewParameters)
 	r.NotFound(http.NotFound)
 	r.MethodNotAllowed(http.NotFound) // LiveKit answers 404 to everything that it does not know
 
@@ -37,7 +38,12 @@ func routes(c *Config) http.Handler {
 		r.Method(http.MethodPost, "/dev/token", http.NewCrossOriginProtection().Handler(devToken(c)))
 	}
 	if c.REST != nil {
-		r.Mount("/v1", ownOrigin(c.CORSOrigins, c.REST))
+		rest := c.REST
+		if c.Admin != nil && !c.AdminApart {
+			r.Handle("/admin", readable(c.Dashboard))
+			rest = c.Admin.Middleware(rest)
+		}
+		r.Mount("/v1", ownOrigin(c.CORSOrigins, rest))
 	}
 	for path, h := range c.Documents {
 		r.Handle(path, readable(h))
@@ -62,6 +68,24 @@ func routes(c *Config) http.Handler {
 		}
 	})
 	return singleSlash(r)
+}
+
+// adminOnly is what the dashboard's own port serves: the page, and the API that it speaks.
+func adminOnly(c *Config, watched func(http.Handler) http.Handler) http.Handler {
+	r := chi.NewRouter()
+	r.Use(clientAddress(c.TrustedProxies), watched, recovery(c.Log), fewParameters)
+	r.NotFound(http.NotFound)
+	r.MethodNotAllowed(http.NotFound)
+	if c.Admin == nil || c.REST == nil {
+		return r
+	}
+	r.Handle("/", http.RedirectHandler("/admin", http.StatusFound))
+	r.Handle("/admin", readable(c.Dashboard))
+	if c.Page != nil {
+		r.Handle("/static/*", c.Page)
+	}
+	r.Mount("/v1", ownOrigin(nil, c.Admin.Middleware(c.REST)))
+	return r
 }
 
 // readable is h for GET and HEAD; other methods get 405 with the allowed ones (RFC 9110,
@@ -92,6 +116,14 @@ func verified(c *Config, message string) func(http.Handler) http.Handler {
 			if !strings.HasSuffix(r.URL.Path, "/validate") {
 				c.Log.Info(message, "path", r.URL.Path, "status", http.StatusUnauthorized, "why", err.Error(),
 					"address", access.Address(r.RemoteAddr), "agent", r.UserAgent())
+				what := "join"
+				if strings.HasPrefix(r.URL.Path, "/twirp/") {
+					what = "call"
+				}
+				c.Refusals.Add(admin.Refusal{
+					What: what, Call: r.URL.Path, Status: http.StatusUnauthorized,
+					Address: access.Address(r.RemoteAddr), Agent: r.UserAgent(), Why: err.Error(),
+				})
 			}
 			http.Error(w, err.Error(), http.StatusUnauthorized)
 		})

@@ -31,6 +31,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/server/access"
+	"parlor/server/admin"
 	"parlor/server/ratelimit"
 )
 
@@ -65,6 +66,14 @@ type Config struct {
 	REST                 http.Handler            // mounted at "/v1"; checks credentials itself
 	Documents            map[string]http.Handler // by path: the documentation of REST, for everybody
 
+	// Admin are the sessions of the dashboard, whose page is Dashboard; nil = there is
+	// none. AdminApart has it on a port of its own alone.
+	Admin      *admin.Sessions
+	Dashboard  http.Handler
+	AdminApart bool
+	// Refusals keeps what is refused for its token; may be nil.
+	Refusals *admin.Refusals
+
 	// CORSOrigins are the origins whose pages may call REST; "*" = any.
 	CORSOrigins []string
 	// TrustedProxies are the proxies whose X-Forwarded-For is believed.
@@ -91,6 +100,7 @@ type Server struct {
 	main    *http.Server
 	metrics *http.Server
 	plain   *http.Server
+	admin   *http.Server
 	open    *connections // of all
 	tls     bool         // TLS is spoken by main
 }
@@ -98,17 +108,23 @@ type Server struct {
 // New makes a server; nothing runs before [Server.Serve].
 func New(c Config) *Server {
 	open := newConnections(c.TrustedProxies, c.Metrics)
+	watched := observe(c.Metrics, c.Log)
 	s := &Server{
 		open:    open,
-		main:    newHTTP(c.Log, routes(&c)),
+		main:    newHTTP(c.Log, routes(&c, watched)),
 		metrics: newHTTP(c.Log, metricsOnly(&c)),
 		plain:   newHTTP(c.Log, c.Plain),
+		admin:   newHTTP(c.Log, adminOnly(&c, watched)),
 		tls:     c.TLS != nil,
 	}
-	s.main.TLSConfig = c.TLS
-	s.main.ConnState, s.metrics.ConnState, s.plain.ConnState = open.state, open.state, open.state
+	s.main.TLSConfig, s.admin.TLSConfig = c.TLS, c.TLS
+	for _, one := range s.all() {
+		one.ConnState = open.state
+	}
 	return s
 }
+
+func (s *Server) all() []*http.Server { return []*http.Server{s.main, s.metrics, s.plain, s.admin} }
 
 func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
 	return &http.Server{
@@ -130,6 +146,7 @@ type Listeners struct {
 	Main, Decrypted []net.Listener
 	Metrics         []net.Listener
 	Plain           []net.Listener // of Config.Plain
+	Admin           []net.Listener // of the dashboard alone, over TLS as Main
 }
 
 // Serve serves until [Server.Shutdown], and then returns nil. If a listener fails, it
@@ -137,11 +154,13 @@ type Listeners struct {
 // the parent of every request's context.
 func (s *Server) Serve(ctx context.Context, on Listeners) error {
 	base := func(net.Listener) context.Context { return ctx }
-	s.main.BaseContext, s.metrics.BaseContext, s.plain.BaseContext = base, base, base
+	for _, one := range s.all() {
+		one.BaseContext = base
+	}
 
 	// Each goroutine ends when its listener does, and is waited for here.
 	var serving sync.WaitGroup
-	failed := make(chan error, len(on.Main)+len(on.Decrypted)+len(on.Metrics)+len(on.Plain))
+	failed := make(chan error, len(on.Main)+len(on.Decrypted)+len(on.Metrics)+len(on.Plain)+len(on.Admin))
 	run := func(srv *http.Server, l net.Listener, overTLS bool) {
 		serving.Go(func() {
 			if err := s.serve(srv, l, overTLS); !errors.Is(err, http.ErrServerClosed) {
@@ -161,6 +180,9 @@ func (s *Server) Serve(ctx context.Context, on Listeners) error {
 	}
 	for _, l := range on.Plain {
 		run(s.plain, l, false)
+	}
+	for _, l := range on.Admin {
+		run(s.admin, l, s.tls)
 	}
 	serving.Wait()
 	select {
@@ -182,7 +204,10 @@ func (s *Server) serve(srv *http.Server, l net.Listener, overTLS bool) error {
 // Shutdown closes the listeners and waits for running requests until ctx ends, then cuts
 // off the rest. It does not wait for WebSockets: their handlers must end them first.
 func (s *Server) Shutdown(ctx context.Context) error {
-	err := errors.Join(s.main.Shutdown(ctx), s.metrics.Shutdown(ctx), s.plain.Shutdown(ctx))
+	var err error
+	for _, one := range s.all() {
+		err = errors.Join(err, one.Shutdown(ctx))
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("wait for running requests: %w", err), s.Close())
 	}
@@ -191,5 +216,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Close closes all connections at once.
 func (s *Server) Close() error {
-	return errors.Join(s.main.Close(), s.metrics.Close(), s.plain.Close())
+	var err error
+	for _, one := range s.all() {
+		err = errors.Join(err, one.Close())
+	}
+	return err
 }

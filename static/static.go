@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-//go:embed index.html style.css icon.svg app.js js vendor
+//go:embed index.html style.css icon.svg app.js js vendor admin
 var embedded embed.FS
 
 // Prefix is the path under which a [Handler] serves the files by their names. The page
@@ -32,6 +32,12 @@ const contentSecurityPolicy = "default-src 'self'; " +
 	"media-src 'self' blob: mediastream:; " +
 	"img-src 'self' data: blob:; " +
 	"object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+
+// dashboardPolicy is that of the dashboard, which shows what strangers have written to those
+// who have the key: its own files alone, no frame around it, and no text that becomes markup
+// or a script (Trusted Types).
+const dashboardPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 // Files returns the embedded files, named relative to this folder.
 func Files() fs.FS { return embedded }
@@ -48,6 +54,7 @@ type asset struct {
 	hash           string
 	contentType    string
 	cacheControl   string
+	policy         string // of a page
 }
 
 // NewHandler reads all of files, which must have an index.html at the root.
@@ -82,6 +89,10 @@ func newAsset(name string, content []byte) (asset, error) {
 		// The names do not change with the content, so the browser must revalidate. With
 		// the ETag the answer is nearly always 304.
 		cacheControl: "no-cache",
+		policy:       contentSecurityPolicy,
+	}
+	if strings.HasPrefix(name, "admin/") {
+		a.policy = dashboardPolicy
 	}
 	if strings.HasPrefix(name, "vendor/") {
 		// The name of the folder contains the version.
@@ -147,13 +158,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.serve(w, r)
 }
 
+// Dashboard serves the dashboard's page, whatever the path. Its script and style are among
+// the files under [Prefix].
+func (h *Handler) Dashboard() http.Handler {
+	page := h.assets["admin/index.html"]
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		page.serve(w, r)
+	})
+}
+
 func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Type", a.contentType)
 	header.Set("Cache-Control", a.cacheControl)
 	header.Set("X-Content-Type-Options", "nosniff")
 	if strings.HasPrefix(a.contentType, "text/html") {
-		header.Set("Content-Security-Policy", contentSecurityPolicy)
+		header.Set("Content-Security-Policy", a.policy)
 		// The page's address may contain a token.
 		header.Set("Referrer-Policy", "no-referrer")
 	}

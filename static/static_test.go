@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -50,6 +51,20 @@ func TestPageIsServedWithStrictPolicy(t *testing.T) {
 	require.NotContains(t, res.Header.Get("Content-Security-Policy"), "unsafe")
 	require.Equal(t, "no-referrer", res.Header.Get("Referrer-Policy"), "the address may hold a token")
 	require.Contains(t, body(t, res.Body), "<title>Parlor</title>")
+}
+
+// The dashboard shows what strangers have written to those who have the key.
+func TestDashboardHasTheStrictestPolicy(t *testing.T) {
+	res := get(newHandler(t).Dashboard(), "GET", "/admin")
+	require.Equal(t, 200, res.StatusCode)
+	policy := res.Header.Get("Content-Security-Policy")
+	for _, part := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "connect-src 'self';"} {
+		require.Contains(t, policy, part)
+	}
+	require.NotContains(t, policy, "unsafe")
+	require.Equal(t, "DENY", res.Header.Get("X-Frame-Options"))
+	require.Equal(t, "no-referrer", res.Header.Get("Referrer-Policy"))
+	require.Equal(t, policy, get(newHandler(t), "GET", "/static/admin/index.html").Header.Get("Content-Security-Policy"), "by its other name, too")
 }
 
 func TestFilesHaveTheTypesThatBrowsersInsistOn(t *testing.T) {
@@ -128,14 +143,16 @@ func TestHandlerNeedsAnIndex(t *testing.T) {
 // silently, and every file that it names must be there.
 func TestPageKeepsItsOwnPolicy(t *testing.T) {
 	files := static.Files()
-	page := read(t, files, "index.html")
-	require.NotRegexp(t, `<style|\sstyle=|\son[a-z]+=`, page)
-	require.NotRegexp(t, `<script(?:\s+(?:type|defer)[^\s>]*)*>`, page, "a script without src")
-	refs := regexp.MustCompile(`(?:src|href)="(static/[^"]+)"`).FindAllStringSubmatch(page, -1)
-	require.NotEmpty(t, refs)
-	for _, ref := range refs {
-		_, err := fs.Stat(files, strings.TrimPrefix(ref[1], "static/"))
-		require.NoError(t, err, ref[1])
+	for _, name := range []string{"index.html", "admin/index.html"} {
+		page := read(t, files, name)
+		require.NotRegexp(t, `<style|\sstyle=|\son[a-z]+=`, page)
+		require.NotRegexp(t, `<script(?:\s+(?:type|defer)[^\s>]*)*>`, page, "a script without src")
+		refs := regexp.MustCompile(`(?:src|href)="/?(static/[^"]+)"`).FindAllStringSubmatch(page, -1)
+		require.NotEmpty(t, refs)
+		for _, ref := range refs {
+			_, err := fs.Stat(files, strings.TrimPrefix(ref[1], "static/"))
+			require.NoError(t, err, ref[1])
+		}
 	}
 }
 
@@ -151,7 +168,14 @@ func TestScriptsNameWhatExists(t *testing.T) {
 	page := read(t, files, "index.html")
 	scripts, err := fs.Glob(files, "js/*.js")
 	require.NoError(t, err)
-	for _, name := range append(scripts, "app.js") {
+	dashboard, err := fs.Glob(files, "admin/*.js")
+	require.NoError(t, err)
+	require.NotEmpty(t, dashboard)
+	for _, name := range slices.Concat(scripts, dashboard, []string{"app.js"}) {
+		page := page
+		if strings.HasPrefix(name, "admin/") {
+			page = read(t, files, "admin/index.html")
+		}
 		script := read(t, files, name)
 		for _, match := range importing.FindAllStringSubmatch(script, -1) {
 			_, err := fs.Stat(files, path.Join(path.Dir(name), match[1]))

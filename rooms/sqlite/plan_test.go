@@ -52,6 +52,12 @@ func exercise(t *testing.T, s *Store) {
 	for _, q := range []log.Query{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
 		must(s.Events(ctx, q))
 	}
+	noted := make(chan error, 1)
+	s.NoteDeed(log.Deed{Room: "a"}, func(err error) { noted <- err })
+	require.NoError(t, <-noted)
+	for _, q := range []log.DeedQuery{{}, {Room: "a"}, {Dashboard: true}, {Room: "a", Dashboard: true}} {
+		must(s.Deeds(ctx, q))
+	}
 	require.NoError(t, s.SaveReply(ctx, log.Reply{}))
 	_, _, err = s.FindReply(ctx, [32]byte{}, 1)
 	require.NoError(t, err)

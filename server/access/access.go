@@ -57,6 +57,11 @@ type Claims struct {
 	// Server tells that the request showed the secret itself (HTTP Basic), so that it may
 	// create, list and administer every room.
 	Server bool
+
+	// Session is the id of the session of the dashboard that the request is of, "" for
+	// all others, and Role what that one may do.
+	Session string
+	Role    Role
 }
 
 // Expired reports whether the token is refused at that time, the leeway included. A key

@@ -87,6 +87,9 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		for method, operation := range methods.(object) {
 			routes++
 			needs := operation.(object)["description"].(string)
+			if needs == "Needs no credentials but those of its body." || needs == "Needs a session of the dashboard." {
+				continue // TestRoles and the tests of the dashboard have them
+			}
 			g, known := grants[needs]
 			require.True(t, known, "%s %s: %s", method, path, needs)
 			url := "/v1" + variable.ReplaceAllStringFunc(path, func(v string) string {
@@ -95,6 +98,9 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 			})
 			if strings.Contains(needs, "room=") {
 				url += "?room=lobby"
+			}
+			if path == "/live" {
+				url += "?after=nonsense" // a stream would not end
 			}
 			ask := func(credentials string) (int, string) {
 				req, err := http.NewRequestWithContext(t.Context(), strings.ToUpper(method), h.URL+url, nil)
@@ -153,6 +159,9 @@ func TestHeadIsGetWithoutItsBody(t *testing.T) {
 	paths := []string{"/rooms?limit=1&name=lobby", "/rooms/absent", "/rooms?limit=no"}
 	for path, methods := range openAPI()["paths"].(object) {
 		if methods.(object)["get"] != nil {
+			if path == "/live" {
+				path += "?after=nonsense" // a stream would not end
+			}
 			paths = append(paths, strings.NewReplacer("{name}", "lobby", "{identity}", "ada", "{sid}", sid, "{id}", "1").Replace(path))
 		}
 	}

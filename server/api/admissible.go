@@ -54,8 +54,12 @@ func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
 
 // stillGood returns why the token of a running request is no longer good; nil if it is.
 func (s *rest) stillGood(ctx context.Context) error {
-	if c := access.FromContext(ctx); c != nil && c.Expired(time.Now()) {
+	c := access.FromContext(ctx)
+	if c != nil && c.Expired(time.Now()) {
 		return problem.New(http.StatusUnauthorized, "unauthenticated", "the token has expired")
+	}
+	if c != nil && c.Session != "" {
+		return s.sessionGood(c)
 	}
 	return s.admissible(ctx)
 }

@@ -74,8 +74,10 @@ type Config struct {
 	Writer   func() Writer // the figures of the database's writer; nil = not shown
 	Replica  Replica       // nil = the database is not replicated
 	Check    Checker       // nil = there are no checks
-	Version  string
-	Started  time.Time
+	// Dashboard's Refusals and Audit are Twirp's, too.
+	Dashboard Dashboard
+	Version   string
+	Started   time.Time
 }
 
 // errInternal stands for a fault of the server, whose text stays in the log.

@@ -40,9 +40,15 @@ func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 	for path, methods := range openAPI()["paths"].(object) {
 		target := "/v1" + strings.ReplaceAll(path, "{name}", "r")
 		target = regexp.MustCompile(`\{\w+\}`).ReplaceAllString(target, "x")
+		if path == "/live" {
+			target += "?after=nonsense" // a stream would not end
+		}
 		for method, operation := range methods.(object) {
 			count++
 			needs := operation.(object)["description"].(string)
+			if needs == "Needs no credentials but those of its body." || needs == "Needs a session of the dashboard." {
+				continue // TestForgedRequestsAreRefused and TestRoles have them
+			}
 			for _, c := range callers {
 				if strings.Contains(needs, c.unless) {
 					continue

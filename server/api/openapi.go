@@ -50,6 +50,7 @@ type docRoute struct {
 	Summary     string                 `json:"summary"`
 	Description string                 `json:"description"`
 	Security    []map[string][]string  `json:"security,omitempty"`
+	Role        string                 `json:"x-role,omitempty"` // of a session of the dashboard
 	Parameters  []docParameter         `json:"parameters,omitempty"`
 	RequestBody *docBody               `json:"requestBody,omitempty"`
 	Responses   map[string]docResponse `json:"responses"`
@@ -99,13 +100,17 @@ func describe(version string, ops []operation) *document {
 		OpenAPI:  "3.1.0",
 		Info:     docInfo{Title: "Parlor", Version: version, Description: aboutAPI},
 		Servers:  []docServer{{"/v1"}},
-		Security: []map[string][]string{{"token": {}}, {"key": {}}},
+		Security: []map[string][]string{{"token": {}}, {"key": {}}, {"session": {}}},
 		Paths:    map[string]map[string]docRoute{},
 		Components: docComponents{
 			Schemas: map[string]schema{},
 			SecuritySchemes: map[string]map[string]string{
 				"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
 				"key":   {"type": "http", "scheme": "basic", "description": "An API key and its secret."},
+				"session": {
+					"type": "apiKey", "in": "cookie", "name": "parlor-admin",
+					"description": "A session of the dashboard, from its own pages alone; over TLS the cookie is __Host-parlor-admin. x-role is the least role that it needs.",
+				},
 			},
 		},
 	}
@@ -147,14 +152,19 @@ var pathVariable = regexp.MustCompile(`{(\w+)}`)
 
 func (d *document) route(op *operation) docRoute {
 	r := docRoute{
-		OperationID: op.id, Tags: []string{op.tag}, Summary: op.summary, Description: "Needs " + op.grant.doc + ".",
+		OperationID: op.id, Tags: []string{op.tag}, Summary: op.summary, Description: "Needs " + op.grant.doc + ".", Role: op.least().String(),
 		Responses: map[string]docResponse{"default": {
 			Description: "What is wrong.",
 			Content:     map[string]docMedia{"application/problem+json": {Schema: d.schema(reflect.TypeFor[problem.Problem](), false)}},
 		}},
 	}
-	if op.grant.doc == toOperate.doc {
-		r.Security = []map[string][]string{{"key": {}}}
+	switch op.grant.doc {
+	case toOperate.doc:
+		r.Security = []map[string][]string{{"key": {}}, {"session": {}}}
+	case toSession.doc:
+		r.Security = []map[string][]string{{"session": {}}}
+	case toSignIn.doc:
+		r.Security = []map[string][]string{{}}
 	}
 	for _, m := range pathVariable.FindAllStringSubmatch(op.path, -1) {
 		r.Parameters = append(r.Parameters, docParameter{Name: m[1], In: "path", Required: true, Schema: schema{"type": "string"}})
@@ -174,9 +184,12 @@ func (d *document) route(op *operation) docRoute {
 	done := docResponse{Description: http.StatusText(op.status)}
 	if op.answer != nil {
 		done.Content = map[string]docMedia{"application/json": {Schema: d.schema(reflect.TypeOf(op.answer), false)}}
-		if op.stream {
-			done.Content["text/event-stream"] = docMedia{Schema: schema{"type": "string"}}
+	}
+	if op.stream {
+		if done.Content == nil {
+			done.Content = map[string]docMedia{}
 		}
+		done.Content["text/event-stream"] = docMedia{Schema: schema{"type": "string"}}
 	}
 	r.Responses[strconv.Itoa(op.status)] = done
 	if op.alsoOK {
@@ -188,7 +201,7 @@ func (d *document) route(op *operation) docRoute {
 // headers are the request headers with a meaning for op beyond HTTP's.
 func (op *operation) headers() []parameter {
 	var all []parameter
-	if op.method == post {
+	if op.method == post && !op.open {
 		all = append(all, parameter{name: "Idempotency-Key", doc: "Any text, new for each request that is not a retry."})
 	}
 	if op.conditional {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/admin"
 	"parlor/server/problem"
 )
 
@@ -31,6 +33,7 @@ const (
 type rest struct {
 	Config
 	replies *replies
+	newest  lastOverview
 }
 
 // REST returns the API, to be mounted at /v1. It checks credentials itself: a token, or
@@ -43,6 +46,10 @@ func REST(c Config) chi.Router {
 		return c.Verifier.MiddlewareBasic(next, func(w http.ResponseWriter, r *http.Request, err error) {
 			attrs := append([]any{"method", r.Method, "path", r.URL.Path}, by(r.Context(), r.RemoteAddr)...)
 			c.Log.Info("API call refused", append(attrs, "status", http.StatusUnauthorized, "why", err.Error())...)
+			s.Dashboard.Refusals.Add(admin.Refusal{
+				What: "call", Call: r.Method + " " + r.URL.Path, Status: http.StatusUnauthorized,
+				Address: access.Address(r.RemoteAddr), Agent: r.UserAgent(), Why: err.Error(),
+			})
 			problem.New(http.StatusUnauthorized, "unauthenticated", "%s", err.Error()).Write(w)
 		})
 	})
@@ -94,11 +101,13 @@ type operation struct {
 	optional     bool // the body may be left out
 	example      string
 	status       int
-	alsoOK       bool // or 200, with the same body
-	answer       any  // zero value of the answer's body; nil = none
-	stream       bool // or a stream of server-sent events
-	conditional  bool // takes If-Match
-	secret       bool // the answer must not be stored
+	alsoOK       bool        // or 200, with the same body
+	answer       any         // zero value of the answer's body; nil = none
+	stream       bool        // or a stream of server-sent events
+	conditional  bool        // takes If-Match
+	secret       bool        // the answer must not be stored
+	open         bool        // takes its credentials in the body; it takes no Idempotency-Key then
+	role         access.Role // the least that a session of the dashboard needs; see least
 	handle       handler
 }
 
@@ -116,11 +125,24 @@ type grant struct {
 	ensure func(*http.Request) error
 }
 
+// least is the least role that a session of the dashboard needs for op: looking is what
+// can be got.
+func (op *operation) least() access.Role {
+	switch {
+	case op.role != access.NoRole:
+		return op.role
+	case op.method == get:
+		return access.Look
+	}
+	return access.All
+}
+
 // serve handles op. It checks the grant first, so that a caller without it learns nothing
 // else.
 func (s *rest) serve(op *operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
+		r = r.WithContext(context.WithValue(r.Context(), subjectKey{}, &subject{}))
 		if err := s.run(op, w, r); err != nil {
 			p := asProblem(r, s.Log, err)
 			s.tellDone(op, r, p)
@@ -132,6 +154,9 @@ func (s *rest) serve(op *operation) http.HandlerFunc {
 }
 
 func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error {
+	if err := access.EnsureRole(r.Context(), op.least()); err != nil {
+		return err
+	}
 	if err := op.grant.ensure(r); err != nil {
 		return err
 	}
@@ -151,7 +176,7 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := limitBody(w, r, op.size.bytes(&s.Config, true)); err != nil {
 		return s.Guard.Refused("rest", bodyProblem(err))
 	}
-	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost {
+	if key := r.Header.Get("Idempotency-Key"); key != "" && op.method == http.MethodPost && !op.open {
 		return s.Guard.Refused("rest", s.replies.once(w, r, key, op.secret, s.Log, func(w http.ResponseWriter, r *http.Request) error {
 			return s.do(op, w, r)
 		}))
@@ -219,6 +244,13 @@ var (
 			return access.ErrDenied
 		}
 		return access.EnsureAdmin(r.Context(), room)
+	}}
+	toSignIn  = grant{"no credentials but those of its body", func(*http.Request) error { return nil }}
+	toSession = grant{"a session of the dashboard", func(r *http.Request) error {
+		if c := access.FromContext(r.Context()); c == nil || c.Session == "" {
+			return access.ErrDenied
+		}
+		return nil
 	}}
 	toOperate = grant{"the API key and its secret, as HTTP Basic", func(r *http.Request) error {
 		if c := access.FromContext(r.Context()); c == nil || !c.Server {

@@ -48,6 +48,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if body.Name == "" {
 		return problem.Fields(problem.Field{Path: "name", Detail: "is missing"})
 	}
+	about(r.Context(), body.Name, "")
 	req := &livekit.CreateRoomRequest{
 		Name:             body.Name,
 		RoomPreset:       body.Preset,

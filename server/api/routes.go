@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"parlor/rooms/log"
+	"parlor/server/access"
 	"parlor/server/events"
 )
 
@@ -26,10 +27,15 @@ func pageParameters(more ...parameter) []parameter {
 // operations returns every operation of REST. The OpenAPI document is made from it.
 func (s *rest) operations() []operation {
 	var all []operation
-	for _, part := range [][]operation{
-		s.roomOperations(), s.participantOperations(), s.moderationOperations(),
-		s.eventOperations(), s.webhookOperations(),
-	} {
+	for _, part := range [][]operation{s.roomOperations(), s.participantOperations(), s.moderationOperations()} {
+		for _, op := range part {
+			if op.method != get && op.role == access.NoRole {
+				op.role = access.Moderate
+			}
+			all = append(all, op)
+		}
+	}
+	for _, part := range [][]operation{s.eventOperations(), s.webhookOperations(), s.dashboardOperations()} {
 		all = append(all, part...)
 	}
 	return all
@@ -198,7 +204,7 @@ func (s *rest) moderationOperations() []operation {
 			status:  http.StatusNoContent, handle: s.liftRevocation,
 		},
 		{
-			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate,
+			method: post, path: "/tokens", id: "createToken", tag: "tokens", grant: toOperate, role: access.All,
 			summary: "Make an access token, signed with the API key of the request.",
 			body:    tokenRequest{}, size: bodySize{metadata: true, attributes: true}, example: `{"identity":"ada","room":"board","name":"Ada","ttl":3600,"can_publish":true,"room_config":{"empty_timeout":"never"}}`,
 			status: http.StatusCreated, answer: token{}, secret: true, handle: s.mintToken,
@@ -286,6 +292,79 @@ func (s *rest) webhookOperations() []operation {
 			method: post, path: onWebhook + "/test", id: "testWebhook", tag: tag, grant: toOperate,
 			summary: "Send a test event to that endpoint alone, through the outbox.",
 			status:  http.StatusAccepted, answer: testEvent{}, handle: s.sendTest,
+		},
+	}
+}
+
+func (s *rest) dashboardOperations() []operation {
+	const tag = "dashboard"
+	return []operation{
+		{
+			method: post, path: "/admin/session", id: "signIn", tag: tag, grant: toSignIn, open: true, role: access.Look,
+			summary: "Sign in to the dashboard: a cookie goes in place of a token then, in requests with the header Parlor-Admin from the server's own pages. " +
+				"403 from others; 429 after too many tries of an address; 404 where the dashboard is turned off, or on another port.",
+			body: signInRequest{}, example: `{"key":"myapp","secret":"…","role":"look"}`,
+			status: http.StatusCreated, answer: adminSession{}, secret: true, handle: s.signIn,
+		},
+		{
+			method: get, path: "/admin/session", id: "getAdminSession", tag: tag, grant: toSession,
+			summary: "The session that the request is of.",
+			status:  http.StatusOK, answer: adminSession{}, handle: s.getSession,
+		},
+		{
+			method: del, path: "/admin/session", id: "signOut", tag: tag, grant: toSession, role: access.Look,
+			summary: "Sign out: the session is over.",
+			status:  http.StatusNoContent, handle: s.signOut,
+		},
+		{
+			method: get, path: "/admin/sessions", id: "listAdminSessions", tag: tag, grant: toOperate, role: access.All,
+			summary: "Who is signed in to the dashboard with this API key or a link of it.",
+			status:  http.StatusOK, answer: adminSessionList{}, handle: s.listAdminSessions,
+		},
+		{
+			method: del, path: "/admin/sessions/{id}", id: "endAdminSession", tag: tag, grant: toOperate,
+			summary: "End a session of the dashboard.",
+			status:  http.StatusNoContent, handle: s.endAdminSession,
+		},
+		{
+			method: post, path: "/admin/links", id: "createAdminLink", tag: tag, grant: toOperate,
+			summary: "Make a link that signs in to the dashboard once.",
+			body:    linkRequest{}, optional: true, example: `{"role":"look","ttl":600}`,
+			status: http.StatusCreated, answer: adminLink{}, secret: true, handle: s.makeAdminLink,
+		},
+		{
+			method: get, path: "/overview", id: "getOverview", tag: tag, grant: toOperate,
+			summary: "How the server fares, what is wrong with it and what to do, and figures of the last hour.",
+			status:  http.StatusOK, answer: overview{}, handle: s.getOverview,
+		},
+		{
+			method: get, path: "/live", id: "watch", tag: tag, grant: toOperate,
+			summary: "The event log as listEvents streams it, with an event overview every other second, whose data is that of getOverview without its hour.",
+			query: []parameter{
+				{name: "after", doc: "As of listEvents."},
+				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
+				{name: "type", doc: "Types of events, separated by commas or given several times.", many: true},
+			},
+			status: http.StatusOK, stream: true, handle: s.watch,
+		},
+		{
+			method: get, path: "/refusals", id: "listRefusals", tag: tag, grant: toOperate,
+			summary: "The newest joins, calls and tries to sign in that were refused, with the reason: 500 at most, since the start.",
+			status:  http.StatusOK, answer: refusalList{}, handle: s.listRefusals,
+		},
+		{
+			method: get, path: "/configuration", id: "getConfiguration", tag: tag, grant: toOperate,
+			summary: "The configuration in force, without its secrets.",
+			status:  http.StatusOK, answer: settingList{}, handle: s.getConfiguration,
+		},
+		{
+			method: get, path: "/audit", id: "listDeeds", tag: tag, grant: toOperate,
+			summary: "Who had this API, or LiveKit's, change what, newest first. The newest 100,000 of the dashboard and of others are kept.",
+			query: pageParameters(
+				parameter{name: "room", doc: "Of the rooms of this name."},
+				parameter{name: "of", doc: "Those of the dashboard alone.", values: []string{"dashboard"}},
+			),
+			status: http.StatusOK, answer: deedPage{}, handle: s.listDeeds,
 		},
 	}
 }

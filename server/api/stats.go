@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/livekit/protocol/livekit"
+
 	"parlor/media"
 	"parlor/media/downlink"
 	"parlor/media/forward"
@@ -30,11 +32,34 @@ type participantStats struct {
 	Identity      string              `json:"identity"`
 	Quality       string              `json:"quality" enum:"unknown,lost,poor,good,excellent" doc:"What LiveKit calls connection quality, of the last seconds."`
 	Score         *float64            `json:"score" doc:"From 0 to 5, the best; null while unknown."`
+	Client        *clientInfo         `json:"client" doc:"Null while its media is not set up."`
 	Up            string              `json:"up" enum:"none,udp,tcp" doc:"How its media comes."`
 	Down          string              `json:"down" enum:"none,udp,tcp" doc:"How media goes to it."`
 	Tracks        []publishedStats    `json:"tracks"`
 	Downlink      *downlinkStats      `json:"downlink" doc:"The path to it; null while it is not connected."`
 	Subscriptions []subscriptionStats `json:"subscriptions"`
+}
+
+// clientInfo is a participant's client, as it said when it joined, and where it came from.
+type clientInfo struct {
+	SDK     string `json:"sdk"`
+	Version string `json:"version"`
+	OS      string `json:"os"`
+	Browser string `json:"browser"`
+	Device  string `json:"device"`
+	Network string `json:"network"`
+	Address string `json:"address"`
+}
+
+func showClient(c *livekit.ClientInfo) *clientInfo {
+	if c == nil {
+		return nil
+	}
+	words := func(all ...string) string { return strings.TrimSpace(strings.Join(all, " ")) }
+	return &clientInfo{
+		SDK: lower(c.GetSdk().String()), Version: c.GetVersion(), OS: words(c.GetOs(), c.GetOsVersion()),
+		Browser: words(c.GetBrowser(), c.GetBrowserVersion()), Device: c.GetDeviceModel(), Network: c.GetNetwork(), Address: c.GetAddress(),
+	}
 }
 
 // publishedStats are figures on a published track.
@@ -197,6 +222,7 @@ func showParticipantStats(ctx context.Context, m rooms.Member) (participantStats
 		return out, nil
 	}
 	score := float64(s.Score)
+	out.Client = showClient(s.Client)
 	out.Quality, out.Score = lower(s.Quality.String()), &score
 	out.Up, out.Down = transportOf(s.Up), transportOf(s.Down)
 	if s.Downlink.Connected {

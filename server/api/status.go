@@ -107,7 +107,15 @@ type outboxFigures struct {
 // above all when something is wrong, so figures that the database does not give are left
 // out.
 func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
-	now := time.Now()
+	out, err := s.status(r.Context(), time.Now())
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, http.StatusOK, out)
+}
+
+// status fails only if nobody waits for it any more.
+func (s *rest) status(ctx context.Context, now time.Time) (status, error) {
 	live := s.Rooms.Stats()
 	out := status{
 		Version: s.Version, StartedAt: at(rooms.NowMs(s.Started)), UptimeSeconds: int64(now.Sub(s.Started) / time.Second),
@@ -124,17 +132,17 @@ func (s *rest) getStatus(w http.ResponseWriter, r *http.Request) error {
 		}
 		out.Replication = &replica
 	}
-	err := s.countRooms(r.Context(), now, &out.Rooms)
+	err := s.countRooms(ctx, now, &out.Rooms)
 	if err == nil {
-		out.Webhooks, err = s.countDeliveries(r.Context())
+		out.Webhooks, err = s.countDeliveries(ctx)
 	}
 	if err != nil {
-		if r.Context().Err() != nil {
-			return err // the caller has gone
+		if ctx.Err() != nil {
+			return out, err // the caller has gone
 		}
-		out.Database = out.Database.unread(tell(r.Context(), s.Log, r.Method+" "+r.URL.Path, err).Msg)
+		out.Database = out.Database.unread(tell(ctx, s.Log, "status", err).Msg)
 	}
-	return sendJSON(w, http.StatusOK, out)
+	return out, nil
 }
 
 // unread is w, which may be nil, with that failure if it has no other.

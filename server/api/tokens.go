@@ -67,6 +67,7 @@ func (s *rest) mintToken(w http.ResponseWriter, r *http.Request) error {
 	if err := body.check(s.Config); err != nil {
 		return err
 	}
+	about(r.Context(), body.Room, body.Identity)
 	ttl := defaultTTL
 	if body.TTL != 0 {
 		ttl = time.Duration(body.TTL) * time.Second

@@ -47,6 +47,9 @@ type Config struct {
 	LogLevel       string     `yaml:"log_level"` // LiveKit's old name of logging.level
 	Region         string     `yaml:"region"`    // told to clients in the join response
 
+	Admin     bool `yaml:"admin"`      // there is a dashboard
+	AdminPort int  `yaml:"admin_port"` // TCP port of the dashboard alone; 0 = it is on Port
+
 	Development bool `yaml:"development"` // well-known keys, loopback only, the page open to everyone
 }
 
@@ -264,6 +267,7 @@ func Default() *Config {
 		Port:           7880,
 		TrustedProxies: []string{"127.0.0.0/8", "::1/128"},
 		CORSOrigins:    []string{"*"},
+		Admin:          true,
 
 		Database:     "parlor.db",
 		RestartGrace: Duration(time.Minute),

@@ -46,6 +46,8 @@ func Keys() []Key {
 		{"cors_origins", Applied, "origins whose pages may call `/v1`, such as `https://app.example`; all without it, none if `[]`. LiveKit's routes take every origin"},
 		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more, with a warning of 16"},
 		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
+		{"admin", Applied, "the dashboard at `/admin`, for those who have an API key and its secret, or a link of `parlor admin-link`"},
+		{"admin_port", Applied, "TCP port of the dashboard alone, in place of `port`; 0 = it is on `port`"},
 		{"development", Applied, "well-known keys, loopback alone, the page and `/metrics` open; as `--dev`"},
 
 		{"database", Applied, "path of the SQLite file; made if it does not exist, in a folder that does"},

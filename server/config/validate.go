@@ -79,6 +79,10 @@ func (l *loader) validateListeners(c *Config) {
 	l.port("port", c.Port)
 	l.port("rtc.tcp_port", c.RTC.TCPPort)
 	l.port("prometheus.port", c.Prometheus.Port)
+	l.port("admin_port", c.AdminPort)
+	if p := c.AdminPort; p != 0 && (p == c.Port || p == c.Prometheus.Port) {
+		l.problem(nil, "admin_port", "must differ from port and prometheus.port")
+	}
 	if c.Port != 0 && c.Port == c.Prometheus.Port {
 		l.problem(nil, "prometheus.port", "must differ from port")
 	}

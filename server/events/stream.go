@@ -37,6 +37,22 @@ func While(ctx context.Context, check func(context.Context) error) context.Conte
 	return context.WithValue(ctx, whileKey{}, check)
 }
 
+// Beside has the streams of requests with that context tell something else, too, at once
+// and again after every: an event of that name, without an id, whose data is what tell
+// returns. nil is nothing.
+func Beside(ctx context.Context, name string, every time.Duration, tell func() []byte) context.Context {
+	return context.WithValue(ctx, besideKey{}, &beside{name: name, every: every, tell: tell})
+}
+
+type besideKey struct{}
+
+type beside struct {
+	name  string
+	every time.Duration
+	tell  func() []byte
+	told  time.Time
+}
+
 // stream sends the log as server-sent events (WHATWG HTML, section 9.2) until the reader
 // goes or the handler is closed.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
@@ -64,6 +80,10 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	if check, ok := r.Context().Value(whileKey{}).(func(context.Context) error); ok {
 		s.check = func() error { return check(ctx) }
 	}
+	every := beat / 5
+	if b, ok := r.Context().Value(besideKey{}).(*beside); ok {
+		s.beside, every = b, b.every
+	}
 	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; some writers have no deadlines
 	head := w.Header()
 	head.Set("Content-Type", "text/event-stream")
@@ -76,7 +96,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 		return // the reader has gone
 	}
 	q.Limit = maxLimit
-	err = h.log.Stream(ctx, q, log.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: beat / 5})
+	err = h.log.Stream(ctx, q, log.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: every})
 	h.end(s, r, err)
 }
 
@@ -130,6 +150,8 @@ type sse struct {
 	unsent  bool      // something is written and not flushed
 	failed  bool      // the reader does not take what is written
 
+	beside *beside // what is told, too; nil = nothing
+
 	check   func() error // whether the reader may still read; nil = it may
 	checked time.Time    // when check was last called
 }
@@ -162,6 +184,9 @@ func (s *sse) caughtUp(at log.Cursor) error {
 	if err := s.allowed(); err != nil {
 		return err
 	}
+	if err := s.tellBeside(); err != nil {
+		return err
+	}
 	if time.Since(s.flushed) >= beat {
 		comment := ": nothing new\n\n"
 		if at.Seq > s.sent {
@@ -173,6 +198,20 @@ func (s *sse) caughtUp(at log.Cursor) error {
 		}
 	}
 	return s.flush()
+}
+
+// tellBeside sends what is told beside the log, when it is time for it.
+func (s *sse) tellBeside() error {
+	b := s.beside
+	// A ticker may be a little early.
+	if b == nil || time.Since(b.told) < b.every*9/10 {
+		return nil
+	}
+	b.told = time.Now()
+	if data := b.tell(); data != nil {
+		return s.write("event: " + b.name + "\ndata: " + string(data) + "\n\n")
+	}
+	return nil
 }
 
 func (s *sse) write(text string) error {

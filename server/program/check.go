@@ -270,6 +270,9 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	if i.cfg.Prometheus.Port != 0 {
 		try(hosts, i.cfg.Prometheus.Port, "prometheus.port")
 	}
+	if i.cfg.Admin && i.cfg.AdminPort != 0 {
+		try(hosts, i.cfg.AdminPort, "admin_port")
+	}
 	if i.cfg.RTC.TCPPort != 0 {
 		try(mediaHosts, i.cfg.RTC.TCPPort, "--tcp-port")
 	}

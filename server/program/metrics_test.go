@@ -28,11 +28,15 @@ func TestEveryPromiseHasAGauge(t *testing.T) {
 		config.Setting{Path: "webhook.api_key", Value: "devkey", From: "test"})
 	_, err := h.rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", EmptyTimeout: rooms.WireNever})
 	require.NoError(t, err)
+	h.get("/healthz") // so that there was a request
 	_, metrics := h.get("/metrics")
 
 	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	require.NoError(t, err)
-	named := regexp.MustCompile(`\bparlor_[a-z_]+`).FindAllString(string(readme), -1)
+	panels, err := os.ReadFile(filepath.Join(repository, "docs", "grafana.json"))
+	require.NoError(t, err)
+	require.True(t, json.Valid(panels))
+	named := regexp.MustCompile(`\bparlor_[a-z_]+`).FindAllString(string(readme)+string(panels), -1)
 	require.Greater(t, len(named), 20)
 	for _, name := range named {
 		require.Regexp(t, `(?m)^`+name+`[ {_]`, metrics)
@@ -55,8 +59,11 @@ func TestEveryPromiseHasAGauge(t *testing.T) {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal([]byte(rules), &parsed))
+	dashboard, err := os.ReadFile(filepath.Join(repository, "server", "api", "overview.go"))
+	require.NoError(t, err)
 	for _, r := range parsed.Groups[0].Rules {
 		require.NotEmpty(t, r.Alert)
+		require.Contains(t, string(dashboard), `"`+r.Alert+`"`, "the dashboard does not tell of it")
 		require.Contains(t, r.Expr, "parlor_", r.Alert)
 	}
 

@@ -41,6 +41,7 @@ Of a server that runs, each with --help:
   parlor room NAME       who is in a room; close, lock, mute it
   parlor events          what happened, and what happens
   parlor webhooks        how its webhooks fare; pause, resume, replay, test them
+  parlor admin-link      a link that signs in to its dashboard once
 
 Try it on this machine, with a page to call from:
 
@@ -106,6 +107,8 @@ func commandOf(name string) func(context.Context, Environment) error {
 		return showEvents
 	case "webhooks":
 		return showWebhooks
+	case "admin-link":
+		return adminLink
 	case "licenses":
 		return licenses
 	case "version", "--version", "-version":

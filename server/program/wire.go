@@ -27,6 +27,7 @@ import (
 	"parlor/server"
 	"parlor/server/access"
 	"parlor/server/acme"
+	"parlor/server/admin"
 	"parlor/server/agents"
 	"parlor/server/api"
 	"parlor/server/authorize"
@@ -68,10 +69,12 @@ type program struct {
 	front            *door.Door     // accepts connections for HTTP and others; nil = the listeners do
 	plainListeners   []net.Listener // of plain HTTP, which redirects to TLS
 	metricsListeners []net.Listener // on the metrics' own port
+	adminListeners   []net.Listener // on the dashboard's own port
 	turn             *door.Door     // nil: the TURN server has no TCP port
 	verifier         *access.Verifier
 	registry         *prometheus.Registry
 	guard            *unpack.Guard    // bounds everything that the server decodes
+	ring             *admin.Ring      // figures of the last hour
 	replica          *replica.Replica // nil = the database is not replicated
 	replication      api.Replica      // the replica in the API's form; nil too
 	lost             chan error       // the lease on the replica was lost: stop serving
@@ -146,8 +149,10 @@ func (p *program) openServer() error {
 	if err := p.agents.Open(context.Background(), p.rooms); err != nil {
 		return err
 	}
+	refusals := &admin.Refusals{}
 	signals := signal.Config{
-		Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
+		Refusals: refusals,
+		Rooms:    p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: node, Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
@@ -172,7 +177,11 @@ func (p *program) openServer() error {
 		Check:   (&inspection{cfg: p.cfg, server: p}).checks,
 		Replica: p.replication, Version: version(), Started: time.Now(),
 	}
+	if err := p.openTLS(); err != nil {
+		return err
+	}
 	requests, joins := p.rateLimits()
+	apiConfig.Dashboard = p.dashboard(refusals)
 	apiConfig.Requests = requests
 	documents, err := api.Documents(version())
 	if err != nil {
@@ -184,13 +193,14 @@ func (p *program) openServer() error {
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
 		CORSOrigins: p.cfg.CORSOrigins, TrustedProxies: trustedProxies(p.cfg), Joins: joins, Requests: requests,
+		Refusals:    refusals,
 		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
 	}
 	if p.cfg.Development {
 		c.DevKey, c.MetricsOnMain = firstKey(p.cfg), true
 	}
-	if err := p.openTLS(); err != nil {
-		return err
+	if sessions := apiConfig.Dashboard.Sessions; sessions != nil {
+		c.Admin, c.Dashboard, c.AdminApart = sessions, page.Dashboard(), p.cfg.AdminPort != 0
 	}
 	c.TLS = p.tls
 	if p.keeper != nil {
@@ -262,6 +272,11 @@ func (p *program) listen(ctx context.Context) (err error) {
 			return portHint(err, "prometheus.port")
 		}
 	}
+	if p.cfg.Admin && p.cfg.AdminPort != 0 {
+		if p.adminListeners, err = listenOn(ctx, hosts, p.cfg.AdminPort); err != nil {
+			return portHint(err, "admin_port")
+		}
+	}
 	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort != 0 && p.cfg.TURN.TLSPort != p.cfg.Port {
 		return p.listenForTURN(ctx)
 	}
@@ -296,7 +311,7 @@ func (p *program) openFront() error {
 
 // serveOn are the listeners for the server.
 func (p *program) serveOn() server.Listeners {
-	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners}
+	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners, Admin: p.adminListeners}
 	if p.front != nil {
 		on.Main, on.Decrypted = p.front.HTTP()
 	}
@@ -369,7 +384,7 @@ func (p *program) close(ctx context.Context) error {
 	if p.server != nil {
 		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
 	}
-	for _, l := range slices.Concat(p.listeners, p.metricsListeners, p.plainListeners) {
+	for _, l := range slices.Concat(p.listeners, p.metricsListeners, p.plainListeners, p.adminListeners) {
 		_ = l.Close() // if nothing was served; else it is closed already
 	}
 	for _, d := range []*door.Door{p.front, p.turn} {
@@ -426,6 +441,7 @@ func (p *program) startUpkeep() {
 		p.upkeep.Go(func() { pruneSessions(ctx, p.store, time.Duration(keep), p.log) })
 	}
 	p.upkeep.Go(func() { pruneAgents(ctx, p.store, p.log) })
+	p.upkeep.Go(func() { p.ring.Run(ctx) })
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
 	if p.keeper != nil {
 		p.upkeep.Go(func() { p.keeper.Run(ctx) })

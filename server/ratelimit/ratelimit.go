@@ -67,6 +67,19 @@ func (l *Limits) Addresses(next, refuse http.Handler) http.Handler {
 	})
 }
 
+// Take counts a request of the client with that RemoteAddr, and returns how long it has
+// to wait if it came too often; 0 if it may go on.
+func (l *Limits) Take(remote string) time.Duration {
+	if l == nil || l.addresses == nil {
+		return 0
+	}
+	wait := l.addresses.take(network(remote), time.Now())
+	if wait > 0 {
+		l.refused.WithLabelValues("address").Inc()
+	}
+	return max(wait, 0)
+}
+
 // Keys bounds the requests with each API key; requests without one pass.
 func (l *Limits) Keys(next, refuse http.Handler) http.Handler {
 	if l == nil || l.keys == nil {

@@ -20,6 +20,7 @@ import (
 	"parlor/media"
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/admin"
 	"parlor/server/authorize"
 	"parlor/server/config"
 	"parlor/server/unpack"
@@ -61,6 +62,8 @@ type Config struct {
 	// AllowPause: video is paused when not even its lowest layer fits, for clients that
 	// do not set this themselves.
 	AllowPause bool
+	// Refusals keeps the joins that were refused; may be nil.
+	Refusals *admin.Refusals
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
 }
@@ -185,12 +188,18 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		level = slog.LevelWarn
 	}
 	attrs := []any{"status", status, "why", err.Error()}
+	one := admin.Refusal{
+		What: "join", Call: r.URL.Path, Status: status, Address: access.Address(r.RemoteAddr), Agent: r.UserAgent(), Why: err.Error(),
+	}
 	if c := access.FromContext(r.Context()); c != nil {
 		if c.Grants.Video != nil {
 			attrs = append(attrs, "room", c.Grants.Video.Room)
+			one.Room = c.Grants.Video.Room
 		}
+		one.Identity, one.APIKey = c.Grants.Identity, c.APIKey
 		attrs = append(attrs, "participant", c.Grants.Identity, "key", c.APIKey)
 	}
+	h.cfg.Refusals.Add(one)
 	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", access.Address(r.RemoteAddr), "agent", r.UserAgent())...)
 }
 

@@ -38,6 +38,7 @@ func TestPage(t *testing.T) {
 	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
 
 	t.Run("reference", f.testReference)
+	t.Run("dashboard", f.testDashboard)
 	t.Run("lobby", f.testLobby)
 	t.Run("layout", f.testLayout)
 	t.Run("refused", f.testRefused)

@@ -149,7 +149,8 @@ function draw(operation) {
 	return make('article', { id: operation.operationId, 'data-text': [operation.operationId, operation.path, operation.method, operation.summary, operation.description,
 		...operation.parameters.map((p) => p.name)].join(' ').toLowerCase() },
 		make('h3', {}, make('span', { class: `method ${operation.method.toLowerCase()}` }, operation.method), ' ', make('code', {}, `/v1${operation.path}`)),
-		make('p', {}, operation.summary, ' ', make('span', { class: 'quiet' }, operation.description ?? '')),
+		make('p', {}, operation.summary, ' ', make('span', { class: 'quiet' }, operation.description ?? '',
+			operation['x-role'] ? ` Role of the dashboard: ${operation['x-role']}.` : '')),
 		operation.parameters.length ? [make('h4', {}, 'Parameters'), table('Parameters', ['Name', 'In', 'Type', 'Meaning'], operation.parameters.map((p) =>
 			[make('code', {}, p.name), p.in, typeOf(p.schema), p.description ?? '']))] : [],
 		operation.media ? [make('h4', {}, 'Body'), make('p', {}, typeOf(operation.media.schema))] : [],

@@ -1,0 +1,110 @@
+// Rooms that have ended, and who was in them.
+
+import { actions, duration, element, eventItem, exports, facts, fieldOf, pager, percent, rate, section, table, time, toast } from './ui.js';
+import { get, pages as gather, path, query } from './api.js';
+import { newestOf } from './room.js';
+
+const PAGE = 50;
+const MOST = 10_000; // rooms or sessions in a file
+
+export async function ended(root, { signal }) {
+  const form = element('form', { className: 'toolbar', role: 'search' },
+    fieldOf({ name: 'name_prefix', label: 'Name begins with', type: 'search' }),
+    fieldOf({ name: 'from', label: 'Created from', type: 'date' }),
+    fieldOf({ name: 'to', label: 'Created before', type: 'date' }),
+    fieldOf({ name: 'order', label: 'Order', options: [['descending', 'Newest first'], ['ascending', 'Oldest first']], value: 'descending' }),
+    element('button', { type: 'submit' }, 'Search'));
+  const place = element('div', { id: 'ended' });
+  const filter = () => {
+    const { from, to, ...rest } = Object.fromEntries(new FormData(form));
+    return { state: 'ended', ...rest, created_after: from && new Date(`${from}T00:00`).toISOString(), created_before: to && new Date(`${to}T00:00`).toISOString() };
+  };
+  const all = pager(async (cursor) => {
+    const page = await get(`/rooms${query({ ...filter(), limit: PAGE, cursor })}`, signal);
+    place.replaceChildren(table('Ended rooms', [
+      { head: 'Name', cell: (room) => element('a', { href: `#/stay/${room.sid}` }, room.name) },
+      { head: 'Created', kind: 'tight', cell: (room) => time(room.created_at) },
+      { head: 'Ended', kind: 'tight', cell: (room) => time(room.ended_at) },
+      { head: 'Open for', kind: 'tight', cell: (room) => duration(room.duration_seconds) },
+      { head: 'Why', cell: (room) => room.end_reason.replaceAll('_', ' ') },
+      { head: 'Joins', kind: 'num', cell: (room) => String(room.num_joined) },
+      { head: 'Peak', kind: 'num', cell: (room) => String(room.peak_participants) },
+    ], page.rooms, 'No ended room is like that.'));
+    return page.next_cursor;
+  });
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    all.first().catch((error) => toast(error.message, true));
+  });
+  form.elements.namedItem('order').addEventListener('change', () => form.requestSubmit());
+  root.append(
+    element('header', {}, element('h1', {}, 'History'), actions(...exports('rooms',
+      ['sid', 'name', 'created_at', 'ended_at', 'duration_seconds', 'end_reason', 'num_joined', 'peak_participants', 'tags', 'metadata'],
+      () => gather('/rooms', filter(), 'rooms', MOST)))),
+    form, element('section', {}, place, all.node),
+  );
+  await all.first();
+  return {};
+}
+
+// stay is one room of the history.
+export async function stay(root, { of: sid, signal }) {
+  const at = `/history${path(sid)}`;
+  const info = await get(at, signal);
+  const sessions = await gather(`${at}/sessions`, {}, 'sessions', 500);
+  const log = await newestOf(sid, signal);
+  root.append(
+    element('header', {}, element('h1', {}, info.name), actions(...exports(`sessions-${sid}`,
+      ['sid', 'identity', 'name', 'kind', 'joined_at', 'active_at', 'left_at', 'reason', 'media'], () => gather(`${at}/sessions`, {}, 'sessions', MOST)))),
+    element('div', { className: 'card' }, facts([
+      ['Id', element('code', {}, info.sid)], ['Created', time(info.created_at)], ['Ended', info.ended_at ? time(info.ended_at) : 'still open'],
+      ['Why', info.end_reason?.replaceAll('_', ' ')], ['Open for', info.duration_seconds === null ? '' : duration(info.duration_seconds)],
+      ['People', `${info.num_joined} joins, at most ${info.peak_participants} at a time`],
+      ['Minutes of people', minutes(sessions, info)],
+      ['Metadata', info.metadata ? element('pre', { tabIndex: 0 }, info.metadata) : ''],
+    ])),
+    section('Who was there, and when', gantt(sessions, info)),
+    section('Sessions', table('Sessions', [
+      { head: 'Identity', cell: (one) => one.identity },
+      { head: 'Name', cell: (one) => one.name },
+      { head: 'Joined', kind: 'tight', cell: (one) => time(one.joined_at) },
+      { head: 'Connected after', kind: 'tight', cell: (one) => (one.active_at ? `${((new Date(one.active_at) - new Date(one.joined_at)) / 1000).toFixed(1)} s` : 'never') },
+      { head: 'Left', kind: 'tight', cell: (one) => (one.left_at ? time(one.left_at) : 'is there') },
+      { head: 'Stayed', kind: 'tight', cell: (one) => duration((end(one, info) - new Date(one.joined_at)) / 1000) },
+      { head: 'Why', cell: (one) => (one.reason ?? '').replaceAll('_', ' ') },
+      { head: 'Up', kind: 'tight', cell: (one) => (one.media ? `${rate(one.media.up.bitrate)}, ${percent(one.media.up.loss)} lost` : '') },
+      { head: 'Down', kind: 'tight', cell: (one) => (one.media ? `${rate(one.media.down.bitrate)}, ${percent(one.media.down.loss)} lost` : '') },
+      { head: 'Round trip', kind: 'num', cell: (one) => (one.media?.rtt_ms ? `${Math.round(one.media.rtt_ms)} ms` : '') },
+      { head: 'Worst minute', kind: 'tight', cell: (one) => (one.media?.worst_minute ? `${one.media.worst_minute.score.toFixed(1)} of 5` : '') },
+    ], sessions, 'Nobody was there.')),
+    section('What happened', log.length ? element('ol', { className: 'events list' }, ...log.map(eventItem)) : element('p', { className: 'empty' }, 'Its events are not kept any more.')),
+  );
+  return { filter: { room: sid } };
+}
+
+const end = (one, info) => new Date(one.left_at ?? info.ended_at ?? Date.now());
+
+const minutes = (sessions, info) => Math.round(sessions.reduce((sum, one) => sum + (end(one, info) - new Date(one.joined_at)), 0) / 60_000).toString();
+
+// gantt draws a lane for each identity, and each of its stays on it.
+function gantt(sessions, info) {
+  if (sessions.length === 0) return element('p', { className: 'empty' }, 'Nobody was there.');
+  const from = +new Date(info.created_at);
+  const to = Math.max(+new Date(info.ended_at ?? Date.now()), from + 1000);
+  const lanes = new Map();
+  for (const one of sessions) lanes.set(one.identity, [...(lanes.get(one.identity) ?? []), one]);
+  const node = element('div', { className: 'card gantt', role: 'img', 'aria-label': 'The stays of each, over time: the table below has them in words' });
+  for (const [identity, stays] of lanes) {
+    const lane = element('div', { className: 'lane' });
+    for (const one of stays) {
+      const begin = +new Date(one.joined_at);
+      const bar = element('span', { className: 'stay', title: `${duration((end(one, info) - begin) / 1000)}${one.reason ? `, ${one.reason.replaceAll('_', ' ')}` : ''}` });
+      bar.style.left = `${Math.max(0, ((begin - from) / (to - from)) * 100)}%`;
+      bar.style.width = `${Math.max(0, ((end(one, info) - begin) / (to - from)) * 100)}%`;
+      lane.append(bar);
+    }
+    node.append(element('span', { className: 'name', title: identity }, stays.at(-1).name || identity), lane);
+  }
+  node.append(element('span', {}), element('div', { className: 'axis' }, time(info.created_at, { short: true }), time(info.ended_at ?? new Date().toISOString(), { short: true })));
+  return node;
+}

@@ -1,0 +1,247 @@
+package browser_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+// hostile is what strangers write wherever they can, to have the dashboard run it.
+var hostile = []string{
+	`<img src=x onerror="window.hacked=1">`,
+	`"><script>window.hacked=1</script>`,
+	`<svg/onload=window.hacked=1>`,
+	`javascript:window.hacked=1//`,
+	`' onmouseover='window.hacked=1' x='`,
+	`{{constructor.constructor('window.hacked=1')()}}`,
+	`</textarea><iframe srcdoc="<script>parent.hacked=1</script>">`,
+	"\u202e<b>gnp.exe</b>\u2066",
+}
+
+// adminServer is a server with a webhook whose receiver answers with something hostile.
+func adminServer(t *testing.T) *server {
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", hostile[0])
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = io.WriteString(w, strings.Join(hostile, "\n"))
+	}))
+	t.Cleanup(receiver.Close)
+	file := filepath.Join(t.TempDir(), "parlor.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil,
+		"development: true\nwebhook:\n  api_key: devkey\n  endpoints: [{url: '%s/hook?key=very-secret', name: %q}]\n", receiver.URL, hostile[1]), 0o600))
+	return startServer(t, buildServer(t), "--config", file)
+}
+
+// ask makes a call of REST as its operator, and returns what is answered.
+func (s *server) ask(method, path string, body any) map[string]any {
+	s.t.Helper()
+	var text []byte
+	if body != nil {
+		var err error
+		text, err = json.Marshal(body)
+		require.NoError(s.t, err)
+	}
+	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://localhost:"+s.port+"/v1"+path, bytes.NewReader(text))
+	require.NoError(s.t, err)
+	req.SetBasicAuth(devKey, devSecret)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(s.t, err)
+	defer resp.Body.Close()
+	answer := map[string]any{}
+	require.Less(s.t, resp.StatusCode, 300, "%s %s", method, path)
+	if resp.StatusCode != http.StatusNoContent {
+		require.NoError(s.t, json.NewDecoder(resp.Body).Decode(&answer))
+	}
+	return answer
+}
+
+// screen goes to a screen of the dashboard and waits until it is drawn.
+func (p *page) screen(name, of string) {
+	p.t.Helper()
+	p.do(fmt.Sprintf(`document.querySelector('#main').dataset.screen = ''; location.hash = '#/%s' + (%q && '/' + encodeURIComponent(%q)); dispatchEvent(new Event('hashchange'))`, name, of, of))
+	p.until("the screen "+name, fmt.Sprintf(`document.querySelector('#main').dataset.screen === %q && !document.querySelector('#main > .problem') && document.querySelector('h1')`, name))
+}
+
+// accessible has axe look at what is shown.
+func (p *page) accessible(what string) {
+	p.t.Helper()
+	found := get[[]string](p, `(await axe.run(document, { resultTypes: ['violations'] })).violations.flatMap((v) => v.nodes.map((n) => v.id + ': ' + n.html.slice(0, 200) + ' ' + n.failureSummary))`)
+	for _, one := range found {
+		p.t.Errorf("%s: %s", what, one)
+	}
+}
+
+// testDashboard signs in, goes through all screens, acts on a room, and has strangers try
+// what they can.
+func (f *fixture) testDashboard(t *testing.T) {
+	s := adminServer(t)
+	base := "http://localhost:" + s.port
+
+	// What strangers can write: names of rooms, metadata, tags, identities, names, attributes,
+	// user agents, bans, and what a receiver of webhooks answers.
+	for i, text := range hostile {
+		s.ask("POST", "/rooms", map[string]any{"name": text, "metadata": text, "tags": map[string]string{text: text}, "empty_timeout": "never"})
+		if i < 3 {
+			s.ask("POST", "/rooms", map[string]any{"name": "past " + text, "metadata": text})
+			s.ask("DELETE", "/rooms/"+url.PathEscape("past "+text), nil)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), "GET", base+"/rtc?access_token="+url.QueryEscape(text), nil)
+		require.NoError(t, err)
+		req.Header.Set("User-Agent", regexp.MustCompile(`[^ -~]`).ReplaceAllString(text, "?"))
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	}
+	room := hostile[0]
+	s.ask("PUT", "/rooms/"+url.PathEscape(room)+"/bans/"+url.PathEscape(hostile[2]), map[string]any{"reason": hostile[1]})
+	token := s.ask("POST", "/tokens", map[string]any{
+		"room": room, "identity": hostile[1], "name": hostile[0], "metadata": hostile[2], "attributes": map[string]string{hostile[3]: hostile[0]},
+	})["token"].(string)
+	guest := f.browser.open(t, "guest", base+"/?autojoin=1#token="+token)
+	guest.until("the call", `parlor.screen === 'call' && parlor.room.state === 'connected'`)
+	guest.click("#mic")
+	guest.until("the microphone", `parlor.room.localParticipant.isMicrophoneEnabled`)
+	sid := s.ask("GET", "/rooms?state=ended&name_prefix=past", nil)["rooms"].([]any)[0].(map[string]any)["sid"].(string)
+
+	// A wrong secret says so; the right one leads in.
+	p := f.browser.visit(t, "operator", base+"/admin")
+	p.until("the sign-in", `document.querySelector('#sign-in')`)
+	axe, err := os.ReadFile("testdata/axe/axe-core-4.14.1.min.js")
+	require.NoError(t, err)
+	p.do(string(axe))
+	p.accessible("sign-in")
+	p.write("[name=key]", devKey)
+	p.write("[name=secret]", "wrong\r")
+	p.until("a refusal", `!document.querySelector('.problem').hidden`)
+	p.write("[name=secret]", devSecret+"\r")
+	p.until("Now", `document.querySelector('#main').dataset.screen === 'now' && document.body.dataset.live === 'open'`)
+	require.Empty(t, get[string](p, `document.cookie`), "no script sees the cookie")
+	p.until("an overview of the stream", `document.querySelectorAll('#lamps li').length === 4 && document.querySelectorAll('#newest li').length > 5`)
+
+	screens := [][2]string{
+		{"now", ""}, {"rooms", ""}, {"room", room}, {"room", "nobody's"}, {"history", ""}, {"stay", sid},
+		{"webhooks", ""}, {"events", ""}, {"refused", ""}, {"server", ""}, {"audit", ""},
+	}
+	for _, look := range []struct {
+		scheme        string
+		width, height int64
+	}{{"light", 1440, 900}, {"dark", 390, 844}} {
+		_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.scheme}},
+		})
+		require.NoError(t, err)
+		require.NoError(t, chromedp.Do(p.ctx, chromedp.EmulateViewport(look.width, look.height)))
+		for _, screen := range screens {
+			p.screen(screen[0], screen[1])
+			what := fmt.Sprintf("%s, %s, %d", screen[0], look.scheme, look.width)
+			if screen[1] == "nobody's" {
+				what = "no " + what
+			}
+			switch screen[0] {
+			case "webhooks":
+				p.until("what the receiver answered", `document.querySelector('#endpoints').textContent.includes('418')`)
+				p.do(`[...document.querySelectorAll('#endpoints button')].find((node) => node.textContent === 'Deliveries').click()`)
+				p.until("deliveries", `document.querySelector('table')`)
+			case "server":
+				p.until("the check list", `document.querySelector('#checks table')`)
+				require.NotContains(t, get[string](p, `document.body.textContent`), "very-secret")
+			case "refused":
+				p.until("the strangers", `document.querySelectorAll('#refusals tbody tr').length >= 9`)
+			case "room":
+				if screen[1] == room {
+					p.until("the guest", `document.querySelector('#people .track')`)
+				}
+			}
+			p.do(`for (const details of document.querySelectorAll('main details')) details.open = true`)
+			if directory := os.Getenv("PARLOR_TEST_SCREENSHOTS"); directory != "" {
+				picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(filepath.Join(directory, strings.ReplaceAll(what, ", ", "-")+".png"), picture, 0o600))
+			}
+			p.accessible(what)
+			if wide := get[int64](p, `document.documentElement.scrollWidth`); wide > look.width {
+				t.Errorf("%s scrolls sideways: it is %d wide", what, wide)
+			}
+			require.Equal(t, "h1", get[string](p, `[...document.querySelectorAll('h1')].length === 1 && 'h1'`), what)
+			require.False(t, get[bool](p, `Boolean(window.hacked) || [...document.querySelectorAll('script, iframe, img, svg')].some((node) => !/^http:\/\/localhost:\d+\/static\//.test(node.src)) || document.querySelector('[onerror], [onload], [onmouseover]') !== null || [...document.querySelectorAll('a')].some((node) => node.protocol === 'javascript:')`), "%s: a stranger's text became markup", what)
+		}
+	}
+
+	// Acting on a room.
+	p.screen("room", room)
+	require.Contains(t, get[string](p, `document.querySelector('#people').textContent`), hostile[1], "names stand as they were written")
+	p.until("the client and its address", `/js .*(127\.0\.0\.1|::1)/.test(document.querySelector('#people').innerText.replaceAll('\n', ' '))`)
+	press := func(label string) {
+		t.Helper()
+		p.until(label, fmt.Sprintf(`[...document.querySelectorAll('main button')].some((node) => node.textContent === %q && !node.disabled)`, label))
+		p.do(fmt.Sprintf(`[...document.querySelectorAll('main button')].find((node) => node.textContent === %q).click()`, label))
+	}
+	press("Lock")
+	p.until("the room locked", `document.querySelector('header .tag.warning')?.textContent === 'locked'`)
+	press("Mute")
+	guest.until("the microphone muted", `!parlor.room.localParticipant.isMicrophoneEnabled`)
+	press("Message")
+	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.accessible("dialog")
+	p.write("dialog textarea", "five minutes left")
+	p.click("dialog .primary")
+	p.until("the message gone", `!document.querySelector('dialog')`)
+	guest.until("the message", `[...document.querySelectorAll('.toast')].some((node) => node.textContent.includes('five minutes left'))`)
+	press("Remove")
+	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.click("dialog .bad")
+	guest.until("the end of the call", `parlor.screen === 'ended'`)
+	p.until("nobody there", `document.querySelector('#people .empty')`)
+	press("Close")
+	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.click("dialog .bad")
+	p.until("the room gone", `document.querySelector('main .empty')?.textContent.includes('No open room')`)
+
+	// By keys alone: the link that skips the sections, and a section.
+	p.screen("audit", "")
+	p.do(`document.querySelector('.skip').focus()`)
+	require.True(t, get[bool](p, `document.querySelector('.skip').getBoundingClientRect().left >= 0`))
+	p.press("\r")
+	require.Equal(t, "main #/audit", get[string](p, `document.activeElement.id + ' ' + location.hash`))
+	p.click("#menu")
+	p.do(`document.querySelector('#nav a[data-screen="events"]').focus()`)
+	p.press("\r")
+	p.until("the events", `document.querySelector('#main').dataset.screen === 'events'`)
+
+	// It looks for nothing while nobody sees it.
+	p.do(`Object.defineProperty(document, 'hidden', { configurable: true, value: true }); document.dispatchEvent(new Event('visibilitychange')); window.before = performance.getEntriesByType('resource').length`)
+	p.do(`delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))`)
+	p.until("the stream again", `document.body.dataset.live === 'open'`)
+
+	// The role look has nothing to press. Its link works once.
+	link := s.ask("POST", "/admin/links", map[string]any{"role": "look"})["path"].(string)
+	looker := f.browser.visit(t, "looker", base+link)
+	looker.until("Now", `document.querySelector('#main').dataset.screen === 'now'`)
+	require.Empty(t, get[string](looker, `location.hash`), "the link is not kept")
+	looker.screen("rooms", "")
+	looker.until("the rooms", `document.querySelector('#rooms tbody tr')`)
+	require.Zero(t, get[int](looker, `document.querySelectorAll('#rooms button').length`))
+	second := f.browser.visit(t, "second", base+link)
+	second.until("a refusal", `document.querySelector('.problem') && !document.querySelector('.problem').hidden`)
+
+	p.click("#menu")
+	p.click("#sign-out")
+	p.until("the sign-in", `document.querySelector('#sign-in')`)
+	require.Equal(t, 401, get[int](p, `(await fetch('/v1/rooms', { headers: { 'Parlor-Admin': '1' } })).status`))
+}
