@@ -11,8 +11,8 @@ import (
 	"parlor/media/srtpout"
 )
 
-// followPath tells a transport's downlink where ICE now leads. It runs on the loop, with
-// each change of a transport's state or path.
+// followPath tells a transport's downlink the present path of ICE. It runs on the loop,
+// with each change of a transport's state or path.
 func (p *Peer) followPath(t *transport) {
 	switch t.state {
 	case webrtc.PeerConnectionStateConnected:
@@ -20,11 +20,11 @@ func (p *Peer) followPath(t *transport) {
 		t.down.Stop()
 		return
 	default:
-		return // while ICE restarts, the old path serves
+		return // while ICE restarts, the former path is used
 	}
 	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 	if err != nil || pair == nil {
-		return // it is about to change again
+		return // another change follows soon
 	}
 	if !t.down.Chosen() {
 		t.down.Choose(t.way(pair), t.capture.Keys, &t.sock.buffers, t.log)
@@ -38,13 +38,13 @@ func (p *Peer) followPath(t *transport) {
 	}
 }
 
-// watchPath has the downlink know what happens where ICE now leads: what a TCP connection
-// drops, and the client's transport-wide feedback straight from the UDP socket. Where that
-// cannot be it comes through pion.
+// watchPath connects the downlink to the present path: it is told of packets that a TCP
+// connection drops, and gets the client's transport-wide feedback straight from the UDP
+// socket. If the latter is impossible, feedback comes through pion.
 func (t *transport) watchPath() {
 	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
 	if err != nil {
-		return // it has ended
+		return // the transport has ended
 	}
 	if tcp := t.sock.net.tcp; tcp != nil {
 		tcp.Watch(ice.UsernameFragment, t.down)
@@ -65,8 +65,8 @@ func (t *transport) watchPath() {
 	})
 }
 
-// way is the conn and the address that a pair sends from and to; zero if it is not over
-// UDP, or if the conn is not known.
+// way is the conn and the remote address of a candidate pair; zero if the pair is not
+// over UDP, or the conn is not known.
 func (t *transport) way(pair *webrtc.ICECandidatePair) downlink.Way {
 	remote, ok := srtpout.RemoteOf(pair)
 	if !ok {

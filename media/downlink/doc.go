@@ -1,49 +1,48 @@
-// Package downlink is all that is known of the path to one subscriber: by what way its
-// packets leave, how much it carries, what of a subscriber's tracks is forwarded over it,
-// and when packets leave.
+// Package downlink is the path to one subscriber: how its packets leave, its bandwidth,
+// which layers of the subscriber's tracks are forwarded over it, and when packets leave.
 //
 // The nouns:
 //
-//   - A [Path] is the path to one subscriber, which the streams to it share. It owns all
-//     of what follows.
-//   - A [Stream] is one subscription as its path knows it, and a [Voice] one of sound that
-//     may be held back since others are louder. Package forward implements both.
-//   - A [Burst] is what one stream writes at a time, and a [Writer] encrypts it and gives
-//     it to the socket: by our own SRTP streams, or by pion.
-//   - A [Way] is where ICE leads.
-//   - A [Control] is the congestion control of a path. It puts the others together.
-//   - A record (package sent) gives out transport-wide numbers and remembers what was
-//     sent; a report (package feedback) is what the receiver tells of it.
-//   - An estimator (package estimate) judges what the path carries.
+//   - A [Path] is the path to one subscriber, shared by the streams to it. It owns all of the
+//     following.
+//   - A [Stream] is one subscription, as its path sees it. A [Voice] is an audio stream that
+//     may be held back because others are louder. Package forward implements both.
+//   - A [Burst] is the packets that one stream writes at a time. A [Writer] encrypts them and
+//     gives them to the socket: by our own SRTP streams, or by pion.
+//   - A [Way] is the socket and the remote address that ICE has selected.
+//   - A [Control] is the congestion control of a path. It combines the parts below.
+//   - A record (package sent) assigns transport-wide numbers and remembers the sent packets;
+//     a report (package feedback) is the receiver's report on them.
+//   - An estimator (package estimate) estimates the bandwidth of the path.
 //   - A probe (package probe) finds out whether more fits, before more is sent.
-//   - The pacer (package pacer) says which packet leaves now.
+//   - The pacer (package pacer) decides which packet leaves now.
 //   - The allocator (package allocate) divides the estimate among the tracks.
 //
-// A Path has locks, a timer and a clock, and no goroutine; its locks stand in package
-// forward's order. All below it has none of these: times are nanoseconds of any monotonic
-// clock that begins well before the first call.
+// A Path has locks, a timer and a clock, and no goroutine. Package forward documents the
+// order of its locks. The parts below it have none of these: their times are nanoseconds
+// of any monotonic clock that begins well before the first call.
 //
 // # Wiring
 //
-// A Path has one Control under one lock, and one timer, set by When.
+// A Path has one Control under one lock, and one timer, which is set to When.
 //
-//   - A packet to forward: Offer. Send: Leave gives its transport-wide number, which is
-//     written into its header, and the packet is written. Queued: it is held (with its
-//     reference counted buffer) until Next gives it back. Drop: it is released, and a
-//     repeat of it that is asked for is not answered. DropAndAsk: also a key frame of its
-//     stream is asked for. Leave is called in the order in which packets are written, so
-//     the number is given out when a packet leaves, not when it is offered.
-//   - After that, and when the timer fires: Next until it says Nothing; then, while Probe
-//     names bytes, a repeat of a recent packet or padding of at most the size it names,
-//     noted with Leave as sent.Padding; then the timer is set to When.
-//   - Transport-wide feedback: Feedback, and Divide at once if it says so. Receiver
-//     reports: Report. REMB: Estimated.
-//   - Each 100 ms while something is sent, and when a track, its layers, its size on the
-//     screen or its speaker changes: Divide, with the bitrate of each layer as measured.
-//     A layer that takes a key frame is asked for; until it comes, and if it is a lower
-//     one, only the lowest temporal layer of the one before is forwarded.
-//   - What is paused or resumed is told to the client: see allocate.Paused.
+//   - For a packet to forward: call Offer. Send: Leave returns its transport-wide number,
+//     which is written into its header, and the packet is written. Queued: it is kept (with
+//     its reference-counted buffer) until Next returns it. Drop: it is released, and NACKs for
+//     it are not answered. DropAndAsk: a keyframe of its stream is requested too. Leave is
+//     called in the order in which packets are written, so the number is assigned when a
+//     packet leaves, and not when it is offered.
+//   - After that, and when the timer fires: call Next until it returns Nothing. Then, while
+//     Probe returns bytes, send a retransmission of a recent packet or padding, of at most
+//     the returned size, and record it by Leave as sent.Padding. Then set the timer to When.
+//   - For transport-wide feedback: call Feedback, and Divide at once if it says so. For
+//     receiver reports: Report. For a REMB: Estimated.
+//   - Each 100 ms while packets are sent, and when a track, its layers, its size on the
+//     screen or its speaker changes: call Divide with the measured bitrate of each layer. If
+//     the chosen layer needs a keyframe, request it. Until it comes, and if the layer is a
+//     lower one, forward only the lowest temporal layer of the former one.
+//   - Tell the client which tracks are paused or resumed: see allocate.Paused.
 //
-// The zero-allocation path is Offer and Leave: where there is room Offer says Send, and
-// a burst leaves whole.
+// Offer and Leave allocate nothing: where there is room, Offer returns Send, and a burst
+// is not split.
 package downlink

@@ -14,131 +14,132 @@ import (
 	"parlor/media/downlink/sent"
 )
 
-// How often what a path carries is divided among the streams: while something is held
-// back, and else.
+// How often the bandwidth of a path is divided among the streams: while some layer is
+// held back, and otherwise.
 const (
 	divideEvery  = int64(100 * time.Millisecond)
 	divideSeldom = int64(900 * time.Millisecond)
 )
 
-// mostPadding bounds the packets of a probe that leave at once.
+// mostPadding bounds the packets of a probe that are sent at once.
 const mostPadding = 64
 
-// Stream is one of the streams that leave on a path. Its methods are called with no lock
-// of the path held that a method of the path takes which a Stream may call, but for those
-// of one division and of one serving.
+// Stream is one of the streams of a path. When its methods are called, the path holds
+// none of the locks that a Stream's own calls of the path take, except division and
+// serving.
 type Stream interface {
 	SSRC() uint32
-	// Video tells what has frames that depend on each other from sound.
+	// Video reports whether the stream is video, whose frames depend on each other, and
+	// not audio.
 	Video() bool
-	// Probes reports whether the stream can send packets that nobody asked for, and is
-	// told what becomes of them.
+	// Probes reports whether the stream can send packets for a probe, and gets feedback
+	// on them.
 	Probes() bool
-	// Describe is what the subscriber wants of the stream and what each layer costs.
+	// Describe is the subscriber's wish for the stream, and the cost of each layer.
 	Describe(at time.Time) allocate.Track
-	// Decide says what of it the path carries; t is what Describe gave.
+	// Decide sets which layer of the stream is forwarded; t is the result of Describe.
 	Decide(t *allocate.Track, d *allocate.Decision)
-	// Release does with a packet that has waited, by the ticket it was offered with, what
-	// was decided.
+	// Release sends or drops a packet that has waited, by the verdict. ticket is the one
+	// with which the packet was offered.
 	Release(ticket int32, verdict pacer.Verdict, at time.Time)
-	// Pad sends a packet that nobody asked for, of at most size bytes or little more. It
-	// reports false when the stream has ended.
+	// Pad sends a packet for a probe, of about size bytes at most. It returns false if
+	// the stream has ended.
 	Pad(size int, at time.Time) bool
-	// Over says that a number of Releases or Pads is over.
+	// Over is called after one or more calls of Release or Pad.
 	Over()
 }
 
-// Transport is what a path is the downlink of.
+// Transport is the transport of a path.
 type Transport interface {
-	// Flush sends the packets that were written.
+	// Flush sends the written packets.
 	Flush()
 	// WriteRTCP sends RTCP. It may be called concurrently.
 	WriteRTCP(packets []rtcp.Packet) error
 }
 
 // Path is the path to one subscriber, shared by the streams to it. All their packets
-// leave on it: it knows by what way, numbers them for transport-wide congestion control,
-// judges by what the subscriber reports how much the path carries, tells the streams
-// which layers they may forward, and sends probes to find out whether more fits.
+// leave on it. It knows the socket and the address, numbers the packets for
+// transport-wide congestion control, estimates the bandwidth from the subscriber's
+// reports, tells the streams which layers they may forward, and sends probes.
 //
-// A nil Path is that of an output to which nothing is narrow: nothing is numbered,
-// held back or divided.
+// A nil Path is for an output without a bandwidth limit: its packets are not numbered, do
+// not wait, and their bitrate is not divided.
 //
 // Its methods may be called concurrently. It has no goroutine: it acts when packets
-// leave, in the turns of its streams, and when its timer fires, which runs while a
-// probe does and after a report that changes much.
+// leave, in the ticks of its streams, and when its timer fires. The timer runs while a
+// probe runs, and after a report with a large change.
 type Path struct {
 	transport Transport
-	epoch     time.Time     // times are nanoseconds since it
-	bandwidth atomic.Uint64 // bits/s, 0 = no bound known
+	epoch     time.Time     // times are nanoseconds since epoch
+	bandwidth atomic.Uint64 // bits/s; 0 = no bound is known
 
-	// out is how packets leave; nil until that is known.
+	// out is how packets leave; nil until it is chosen.
 	out atomic.Pointer[outgoing]
 
-	// division is held while the bitrate is divided, so that one division after the
-	// other takes effect. It guards tracks and divided.
+	// division is held while the bandwidth is divided, so that divisions take effect one
+	// after the other. It guards tracks and divided.
 	division sync.Mutex
 	tracks   []allocate.Track
 	divided  []Stream
 
-	// serving is held by the timer's goroutine while it sends what has waited and what a
-	// probe needs.
+	// serving is held by the timer's goroutine while it sends waiting packets and the
+	// packets of a probe.
 	serving sync.Mutex
 
-	// paces: packets may have to wait, and are offered to the control. It is set under mu.
+	// paces: packets may have to wait, so they must be offered to the control. It is set
+	// under mu.
 	paces atomic.Bool
 
-	// voices are whose sound is forwarded.
+	// voices are the streams whose sound is forwarded.
 	voices voices
 
-	// leaving is held while packets of a burst get their numbers and are written: packets
-	// leave in the order of their numbers, and one writer at a time is all there is to any
-	// SSRC. It guards number, the last one that was given, and departed.
+	// leaving is held while the packets of a burst are numbered and written, so that
+	// packets leave in the order of their numbers, and each SSRC has one writer at a
+	// time. It guards number, which is the last assigned one, and departed.
 	leaving  sync.Mutex
 	number   uint16
 	departed []departure
 
 	connected atomic.Bool
 
-	// mu guards the following. It is never held for long: the reader of the socket waits
-	// for it when feedback comes.
+	// mu guards the following. It is held only for short times, because the reader of the
+	// socket waits for it when feedback comes.
 	mu        sync.Mutex
 	streams   []Stream
 	control   *Control[waiting]
 	report    feedback.Report
 	dividedAt int64
 	countedAt int64
-	due       bool           // a report asks for a division
-	gaps      []gap          // what the path itself dropped, at most one of each stream
-	malformed *atomic.Uint64 // counts feedback that could not be read; nil = nobody does
-	totals    *Totals        // have what is measured of the path; nil = nobody has
-	timer     *time.Timer    // nil before the first probe or report that asks for it
+	due       bool           // a report requires a division
+	gaps      []gap          // of packets that the path itself dropped; one per stream at most
+	malformed *atomic.Uint64 // counts malformed feedback; nil = not counted
+	totals    *Totals        // get the measurements of the path; nil = none
+	timer     *time.Timer    // nil before it is first needed
 }
 
-// departure is a packet that has left and of which the control does not know yet.
+// departure is a packet that has left and that the control has not recorded yet.
 type departure struct {
 	size int32
 	kind sent.Kind
-	wide bool // it has a number
+	wide bool // it has a transport-wide number
 }
 
-// mostDepartures bounds how many packets the control does not know of.
+// mostDepartures bounds the packets that the control has not recorded yet.
 const mostDepartures = 64
 
-// waiting is a packet that waits for its turn to leave. Its stream has it, under the
-// ticket.
+// waiting is a packet in the pacer. Its stream keeps the packet itself, by the ticket.
 type waiting struct {
 	stream Stream
 	ticket int32
 }
 
-// gap is from where on packets of a stream were dropped on the path.
+// gap is the number from which on packets of a stream were dropped on the path.
 type gap struct {
 	stream uint32
 	number uint16
 }
 
-// New makes a path of which nothing is known. Nothing is judged before it is Connected.
+// New makes a path without measurements. It estimates nothing before Connected.
 func New(t Transport) *Path {
 	return &Path{
 		transport: t, epoch: time.Now().Add(-time.Hour), control: NewControl[waiting](false),
@@ -146,8 +147,8 @@ func New(t Transport) *Path {
 	}
 }
 
-// Linked reports whether the packets of a stream are of no use without those before
-// them: of video's, but not of its repeats.
+// Linked reports whether the packets of a stream are useless without the former ones.
+// This holds for video, but not for its retransmissions.
 func (d *Path) Linked(ssrc uint32) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -155,9 +156,9 @@ func (d *Path) Linked(ssrc uint32) bool {
 	return s != nil && s.Video()
 }
 
-// Dropped follows the path dropping packets of a stream from a number on, after the first
-// had waited for so long: it carries less than is sent. What follows of video is dropped
-// until a key frame comes, which is asked for.
+// Dropped notes that the path dropped packets of a stream from a number on, after the
+// first one had waited for that long: the bandwidth is lower than the sent bitrate. Later
+// packets of video are dropped until a keyframe comes, which is requested.
 func (d *Path) Dropped(ssrc uint32, number uint16, waited time.Duration) {
 	now := d.Since(time.Now())
 	d.mu.Lock()
@@ -175,7 +176,8 @@ func (d *Path) Dropped(ssrc uint32, number uint16, waited time.Duration) {
 	d.wakeLocked(0)
 }
 
-// GapOf is from where on packets of a stream were dropped on the path, once.
+// GapOf is the number from which on packets of a stream were dropped on the path. It
+// reports each gap once.
 func (d *Path) GapOf(ssrc uint32) (number uint16, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -197,21 +199,21 @@ func (d *Path) streamLocked(ssrc uint32) Stream {
 	return nil
 }
 
-// CountMalformed has feedback that cannot be read counted in c.
+// CountMalformed makes c count malformed feedback.
 func (d *Path) CountMalformed(c *atomic.Uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.malformed = c
 }
 
-// CountIn has what is measured of the path counted in t.
+// CountIn makes t collect the measurements of the path.
 func (d *Path) CountIn(t *Totals) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.totals = t
 }
 
-// count takes what is measured now into the totals.
+// count adds the present measurements to the totals.
 func (d *Path) count() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -219,14 +221,14 @@ func (d *Path) count() {
 		return
 	}
 	s := d.control.State()
-	if s.RTT > 0 { // else nothing was reported yet
+	if s.RTT > 0 { // otherwise there was no report yet
 		d.totals.rtt.observe(rttBounds, s.RTT.Seconds())
 		d.totals.queue.observe(queueBounds, s.Queue.Seconds())
 		d.totals.loss.observe(lossBounds, s.Loss)
 	}
 }
 
-// Since is a time of the path's clock.
+// Since converts a time to the path's clock.
 func (d *Path) Since(at time.Time) int64 {
 	if d == nil {
 		return 0
@@ -234,14 +236,14 @@ func (d *Path) Since(at time.Time) int64 {
 	return int64(at.Sub(d.epoch))
 }
 
-// Connected says that packets arrive from now on.
+// Connected is called when packets can arrive.
 func (d *Path) Connected() {
 	d.connected.Store(true)
 	d.serve(time.Now())
 }
 
-// Add has a stream leave on the path. voice is how loud it is, if it is a voice, which may
-// be held back since others are louder; else nil.
+// Add adds a stream to the path. voice is the stream as a voice that may be held back
+// because others are louder; nil if it is not one.
 func (d *Path) Add(s Stream, voice Voice, at time.Time) {
 	d.mu.Lock()
 	d.streams = append(d.streams, s)
@@ -255,15 +257,16 @@ func (d *Path) Add(s Stream, voice Voice, at time.Time) {
 	d.Reallocate(at)
 }
 
-// LimitVoices has the sound of at most so many forwarded, the loudest; 0: everybody's.
-// It is to be called before there are streams.
+// LimitVoices limits the forwarded voices to those of the loudest participants; 0 is no
+// limit. It must be called before the first Add.
 func (d *Path) LimitVoices(most int) { d.voices.limit(most) }
 
-// Compete gives a voice that is held back and loud a place that is free or the one of the
-// softest, if that is softer.
+// Compete gives a voice that is held back and loud a free place, or that of the softest
+// one if that is softer.
 func (d *Path) Compete(v Voice, at time.Time) { d.voices.compete(v, at) }
 
-// Remove has a stream leave on the path no more. voice is it as a voice; nil: it is none.
+// Remove removes a stream from the path. voice is the stream as a voice; nil if it is not
+// one.
 func (d *Path) Remove(s Stream, voice Voice) {
 	if voice != nil {
 		d.voices.remove(voice)
@@ -276,13 +279,13 @@ func (d *Path) Remove(s Stream, voice Voice) {
 	ssrc := s.SSRC()
 	d.control.Forget(ssrc)
 	d.gaps = slices.DeleteFunc(d.gaps, func(g gap) bool { return g.stream == ssrc })
-	// What waits of it is given back in its turn, which comes soon.
+	// Its waiting packets are released in their turn, which comes soon.
 	if len(d.streams) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
 		d.timer.Stop()
 	}
 }
 
-// Bandwidth is what the path is judged to carry in bits/s, 0 = no bound known.
+// Bandwidth is the estimated bandwidth in bits/s; 0 = no bound is known.
 func (d *Path) Bandwidth() uint64 {
 	if d == nil {
 		return 0
@@ -290,18 +293,18 @@ func (d *Path) Bandwidth() uint64 {
 	return d.bandwidth.Load()
 }
 
-// Burst is the packets that one stream writes one after the other. From the first of them
-// until End nobody else writes on the path. It is not safe for concurrent use.
+// Burst is packets that one stream writes one after the other. From the first Leave until
+// End no other stream writes on the path. It is not safe for concurrent use.
 type Burst struct {
 	path *Path
 	open bool // leaving is held
 }
 
-// NewBurst makes a burst in which nothing was written.
+// NewBurst makes an empty burst.
 func (d *Path) NewBurst() Burst { return Burst{path: d} }
 
-// Leave takes note of a packet that is written next, at a time of the path's clock, and
-// gives its transport-wide number if it is to have one.
+// Leave records a packet that is written next, at a time of the path's clock. With wide
+// it returns the packet's transport-wide number.
 func (b *Burst) Leave(now int64, wide bool, size int, kind sent.Kind) (number uint16, ok bool) {
 	if !b.open {
 		b.path.leaving.Lock()
@@ -310,7 +313,7 @@ func (b *Burst) Leave(now int64, wide bool, size int, kind sent.Kind) (number ui
 	return b.path.leave(now, wide, size, kind)
 }
 
-// End lets others write.
+// End lets other streams write.
 func (b *Burst) End(now int64) {
 	if b.open {
 		b.path.note(now)
@@ -319,8 +322,8 @@ func (b *Burst) End(now int64) {
 	}
 }
 
-// leave gives a packet that is written now its transport-wide number, if it is to have
-// one. leaving is held, and note is called before it is given up.
+// leave assigns the transport-wide number of a packet that is written now, if it is wide.
+// leaving is held, and note is called before it is released.
 func (d *Path) leave(now int64, wide bool, size int, kind sent.Kind) (number uint16, ok bool) {
 	if !d.connected.Load() {
 		return 0, false
@@ -336,7 +339,7 @@ func (d *Path) leave(now int64, wide bool, size int, kind sent.Kind) (number uin
 	return d.number, true
 }
 
-// note has the control know what has left. leaving is held.
+// note tells the control of the packets that have left. leaving is held.
 func (d *Path) note(now int64) {
 	if len(d.departed) == 0 {
 		return
@@ -353,7 +356,7 @@ func (d *Path) note(now int64) {
 	d.departed = d.departed[:0]
 }
 
-// Estimated takes in a REMB, in bits/s.
+// Estimated takes a REMB, in bits/s.
 func (d *Path) Estimated(bitrate float64, at time.Time) {
 	if d == nil {
 		return
@@ -363,8 +366,8 @@ func (d *Path) Estimated(bitrate float64, at time.Time) {
 	d.control.Estimated(d.Since(at), bitrate)
 }
 
-// Lost takes in what a receiver report tells: the share of packets lost, and the round
-// trip, 0 = unknown.
+// Lost takes the content of a receiver report: the share of lost packets, and the
+// round-trip time; 0 = unknown.
 func (d *Path) Lost(share float64, rtt time.Duration, at time.Time) {
 	if d == nil {
 		return
@@ -374,9 +377,9 @@ func (d *Path) Lost(share float64, rtt time.Duration, at time.Time) {
 	d.control.Report(d.Since(at), share, rtt)
 }
 
-// Feedback takes in an RTCP packet of transport-wide feedback
-// (draft-holmer-rmcat-transport-wide-cc-extensions-01). One that is malformed is
-// counted and dropped. It does not wait for anything that is sent.
+// Feedback takes an RTCP packet of transport-wide feedback
+// (draft-holmer-rmcat-transport-wide-cc-extensions-01). A malformed packet is counted and
+// dropped. Feedback does not wait for packets that are being sent.
 func (d *Path) Feedback(raw []byte) {
 	now := d.Since(time.Now())
 	d.mu.Lock()
@@ -396,7 +399,7 @@ func (d *Path) Feedback(raw []byte) {
 	}
 }
 
-// act does what is due when the timer fires.
+// act is the timer's function.
 func (d *Path) act() {
 	at := time.Now()
 	d.mu.Lock()
@@ -412,16 +415,16 @@ func (d *Path) act() {
 	d.probe(at)
 }
 
-// judgedLocked follows a new judgement.
+// judgedLocked takes over a new estimate.
 func (d *Path) judgedLocked() { d.paces.Store(d.control.Paces()) }
 
-// Paces reports whether packets may have to wait, and are to be offered. A nil path paces
-// nothing.
+// Paces reports whether packets may have to wait, so that they must be offered. On a nil
+// path they never wait.
 func (d *Path) Paces() bool { return d != nil && d.paces.Load() }
 
-// Offer asks at a time of the path's clock whether a packet may leave now
-// ([pacer.Send]). If not it waits ([pacer.Queued]), and s is told by the ticket when its
-// turn has come, or it is dropped.
+// Offer asks whether a packet may leave now, at a time of the path's clock
+// ([pacer.Send]). If it must wait ([pacer.Queued]), s gets the ticket back when the
+// packet may leave, or must be dropped.
 func (d *Path) Offer(now int64, p pacer.Packet, s Stream, ticket int32) pacer.Verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -433,11 +436,11 @@ func (d *Path) Offer(now int64, p pacer.Packet, s Stream, ticket int32) pacer.Ve
 	return verdict
 }
 
-// leastWait is how long packets wait at least that have to, so that they leave some at
-// a time.
+// leastWait is the shortest wait of a packet that has to wait, so that several leave
+// together.
 const leastWait = int64(3 * time.Millisecond)
 
-// drain sends what has waited for its turn. serving is held.
+// drain sends the waiting packets whose turn has come. serving is held.
 func (d *Path) drain(at time.Time) {
 	now := d.Since(at)
 	var last Stream
@@ -456,7 +459,7 @@ func (d *Path) drain(at time.Time) {
 	}
 }
 
-// Tick is the turn of one of the streams, once a second.
+// Tick is called by each of the streams once a second.
 func (d *Path) Tick(at time.Time) {
 	if d == nil {
 		return
@@ -477,8 +480,8 @@ func (d *Path) Tick(at time.Time) {
 	}
 }
 
-// Limit bounds, in bits/s, what is divided among the streams; 0 leaves it to what is
-// judged of the path.
+// Limit bounds the divided bandwidth, in bits/s, in addition to the estimate; 0 removes
+// the limit.
 func (d *Path) Limit(bitrate uint64) {
 	d.mu.Lock()
 	d.control.Limit(float64(bitrate))
@@ -488,7 +491,7 @@ func (d *Path) Limit(bitrate uint64) {
 	d.serve(at)
 }
 
-// Reallocate divides when a subscriber wants something else.
+// Reallocate divides again after a change of a subscriber's wishes.
 func (d *Path) Reallocate(at time.Time) {
 	if d == nil {
 		return
@@ -525,7 +528,7 @@ func (d *Path) divide(at time.Time) {
 	clear(d.divided)
 }
 
-// serve has the timer send what waits and what a probe needs, if there is any.
+// serve sets the timer for waiting packets and for a probe, if there are any.
 func (d *Path) serve(at time.Time) {
 	now := d.Since(at)
 	d.mu.Lock()
@@ -535,7 +538,7 @@ func (d *Path) serve(at time.Time) {
 	}
 }
 
-// probe sends what a running probe needs now. serving is held.
+// probe sends the due packets of a running probe. serving is held.
 func (d *Path) probe(at time.Time) {
 	var over Stream
 	goesOn := true
@@ -544,10 +547,10 @@ func (d *Path) probe(at time.Time) {
 		s, size := d.dueLocked(d.Since(at))
 		d.mu.Unlock()
 		if s == nil {
-			goesOn = false // dueLocked has set the timer, if more is to come
+			goesOn = false // dueLocked has set the timer, if more packets are to come
 			break
 		}
-		if !s.Pad(size, at) { // it is closed, and will be removed
+		if !s.Pad(size, at) { // the stream is closed, and will be removed
 			break
 		}
 		over = s
@@ -562,8 +565,8 @@ func (d *Path) probe(at time.Time) {
 	}
 }
 
-// dueLocked is the stream that is to send a packet of a probe now, and the packet's
-// size; without one it sets the timer for the next.
+// dueLocked is the stream that should send a packet of a probe now, and the size of the
+// packet. If there is none, it sets the timer for the next.
 func (d *Path) dueLocked(now int64) (Stream, int) {
 	if i := slices.IndexFunc(d.streams, Stream.Probes); i >= 0 && d.connected.Load() {
 		if bytes, size := d.control.Probe(now); bytes > 0 {
@@ -576,7 +579,7 @@ func (d *Path) dueLocked(now int64) (Stream, int) {
 	return nil, 0
 }
 
-// wakeForNextLocked sets the timer for what is to leave next, not at once.
+// wakeForNextLocked sets the timer for the next packet, at least a millisecond ahead.
 func (d *Path) wakeForNextLocked(now int64) {
 	if next := d.control.When(now); next != 0 {
 		d.wakeLocked(time.Duration(max(next-now, int64(time.Millisecond))))

@@ -6,29 +6,30 @@ import (
 	"time"
 )
 
-// louder is how much louder somebody must be to take the place of another, in hundredths
-// of a dB.
+// louder is by how much a voice must exceed another to replace it, in hundredths of a dB.
 const louder = 600
 
-// Voice is a stream of sound that may be held back since others are louder.
+// Voice is an audio stream that may be held back because others are louder.
 type Voice interface {
-	// Speaker is whose it is: all the streams of one participant have the same.
+	// Speaker identifies the participant: it is the same for all streams of one
+	// participant.
 	Speaker() any
-	// Heard is how loud it was lately, in hundredths of a dB above the softest there is.
+	// Heard is the recent loudness, in hundredths of a dB above the lowest level.
 	Heard(at time.Time) int64
-	// Hold has it send nothing since others are louder, or go on. It reports false if it
-	// has ended.
+	// Hold stops the voice because others are louder, or resumes it. It returns false if
+	// the stream has ended.
 	Hold(back bool) bool
 }
 
-// voices are whose sound goes to one subscriber, if only that of the loudest does.
+// voices are the streams whose sound goes to one subscriber, if only that of the loudest
+// participants does.
 type voices struct {
-	mu     sync.Mutex // guards the following; streams' locks are taken under it
-	most   int        // participants; 0 = everybody's
-	chosen []Voice    // of most participants at most
+	mu     sync.Mutex // guards the following; streams' locks may be taken under it
+	most   int        // participants; 0 = no limit
+	chosen []Voice    // of at most most participants
 }
 
-// places is how many participants the chosen streams are of.
+// places is the number of participants among the chosen streams.
 func (v *voices) places() (n int) {
 	for i, c := range v.chosen {
 		if !slices.ContainsFunc(v.chosen[:i], besides(c)) {
@@ -38,26 +39,26 @@ func (v *voices) places() (n int) {
 	return n
 }
 
-// besides tells the streams of the same participant.
+// besides returns whether a stream is of the same participant as s.
 func besides(s Voice) func(o Voice) bool {
 	speaker := s.Speaker()
 	return func(o Voice) bool { return o.Speaker() == speaker }
 }
 
-// has reports whether there is room for s: its participant has a place, whatever the number
-// of its streams, or one is free.
+// has reports whether s may have a place: another stream of its participant has one, or
+// one is free.
 func (v *voices) has(s Voice) bool {
 	return slices.ContainsFunc(v.chosen, besides(s)) || v.places() < v.most
 }
 
-// limit says how many are heard at most, before there are any.
+// limit sets the largest number of participants. It is called before the first add.
 func (v *voices) limit(most int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.most = most
 }
 
-// add has a new voice take a place, or be held back if there is none.
+// add gives a new voice a place, or holds it back if none is free.
 func (v *voices) add(s Voice) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -76,8 +77,8 @@ func (v *voices) remove(s Voice) {
 	v.chosen = slices.DeleteFunc(v.chosen, func(o Voice) bool { return o == s })
 }
 
-// compete gives s, which is held back and loud, a place that is free or the one of the
-// softest, if that is softer.
+// compete gives s, which is held back and loud, a free place, or that of the softest
+// participant if that one is softer.
 func (v *voices) compete(s Voice, at time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -102,7 +103,7 @@ func (v *voices) compete(s Voice, at time.Time) {
 	}
 }
 
-// participant is how loud the loudest of the participant's chosen streams is.
+// participant is the loudness of the loudest chosen stream of s's participant.
 func (v *voices) participant(s Voice, at time.Time) (heard int64) {
 	same := besides(s)
 	for _, o := range v.chosen {

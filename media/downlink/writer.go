@@ -12,25 +12,26 @@ import (
 	"parlor/media/srtpout"
 )
 
-// ErrNotConnected is given while there is no way to the subscriber yet. Such a packet is
-// not sent, and is no fault.
+// ErrNotConnected is the error before there is a path to the subscriber. The packet is
+// not sent, and does not count as a failure.
 var ErrNotConnected = errors.New("the transport is not connected")
 
-// outgoing is how a path's RTP leaves. It is chosen once, when the transport is
-// connected, and never changed: both ways have the same keys, and one must not send what
-// the other has sent (see package srtpout).
+// outgoing is how the RTP of a path is sent. It is chosen once, when the transport is
+// connected, and does not change: our encryption and pion's have the same keys, so one
+// must not send the indices of the other (see package srtpout).
 type outgoing struct {
 	sender *srtpout.Sender // nil: pion's write streams
 }
 
-// Way is where ICE leads. The zero Way is one that is not over UDP, or not known.
+// Way is the socket and the remote address that ICE has selected. The zero Way is not
+// over UDP, or not known.
 type Way struct {
 	Socket srtpout.Socket
 	Remote netip.AddrPort
 }
 
-// Choose has packets leave by our own encryption where that can be: over UDP, and with
-// keys that are known. Else they leave by way of pion. What is chosen stays.
+// Choose makes packets leave by our own encryption if ICE uses UDP and the keys are
+// known, otherwise by pion. The choice is final.
 func (d *Path) Choose(w Way, keys func() (srtpout.Keys, error), buffers *srtpout.Buffers, log *slog.Logger) {
 	out := &outgoing{}
 	defer func() { d.out.Store(out) }()
@@ -60,8 +61,8 @@ func (d *Path) Sealed() bool {
 	return out != nil && out.sender != nil
 }
 
-// Follow has packets leave to where ICE leads now. It reports false if they cannot: the
-// client has to connect again. Where pion sends it follows by itself.
+// Follow sends packets to the present destination of ICE. It returns false if that is
+// impossible, and the client has to reconnect. Pion follows ICE by itself.
 func (d *Path) Follow(w Way) bool {
 	out := d.out.Load()
 	if out == nil || out.sender == nil {
@@ -71,10 +72,11 @@ func (d *Path) Follow(w Way) bool {
 	return w.Socket != nil
 }
 
-// Stop has nothing leave until Follow: the client no longer consents (RFC 7675).
+// Stop sends no packets until Follow, because the client does not consent any more (RFC
+// 7675).
 func (d *Path) Stop() { d.Follow(Way{}) }
 
-// Remote is where packets leave to by our own encryption, invalid if nowhere.
+// Remote is the destination of our own encryption; invalid if there is none.
 func (d *Path) Remote() netip.AddrPort {
 	if out := d.out.Load(); out != nil && out.sender != nil {
 		return out.sender.Remote()
@@ -82,19 +84,19 @@ func (d *Path) Remote() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// WriterConfig is what a [Writer] is made of.
+// WriterConfig configures a [Writer].
 type WriterConfig struct {
-	SSRC, RTX uint32 // RTX 0: repeats go on SSRC
-	// Repeats is how many packets back one may be sent again on SSRC, a power of two.
+	SSRC, RTX uint32 // RTX 0: retransmissions use SSRC
+	// Repeats is how many of the last packets can be sent again on SSRC; a power of two.
 	Repeats int
-	// Pion writes where our own encryption cannot.
+	// Pion sends packets if our own encryption cannot.
 	Pion interface {
 		WriteRTP(h *rtp.Header, payload []byte) (int, error)
 	}
 }
 
-// Writer writes the packets of one subscription on a path: a forward.Output. Its SRTP
-// streams are its own.
+// Writer writes the packets of one subscription on a path. It is a forward.Output. No
+// other writer uses its SRTP streams.
 type Writer struct {
 	path          *Path
 	cfg           WriterConfig
@@ -127,17 +129,17 @@ func (w *Writer) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 	return w.media.Write(h, payload)
 }
 
-// Flush sends what was written.
+// Flush sends the written packets.
 func (w *Writer) Flush() { w.path.transport.Flush() }
 
-// WriteRTCP sends reports.
+// WriteRTCP sends RTCP reports.
 func (w *Writer) WriteRTCP(packets []rtcp.Packet) error { return w.path.transport.WriteRTCP(packets) }
 
 // End does nothing: the subscription retires its SSRCs when it leaves its section.
 func (w *Writer) End() {}
 
-// Retire gives the SSRCs up once nobody writes them. It reports whether the transport
-// has had so many that it is to be replaced.
+// Retire gives up the SSRCs after their last packet. It reports whether the transport has
+// given up so many that it must be replaced.
 func (w *Writer) Retire() (worn bool) {
 	out := w.path.out.Load()
 	if out == nil || out.sender == nil {

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkReplication makes 50 rooms a second for a while and tells what share of
-// a core that took, with and without a replica, and how far the replica was behind
-// at the worst: what would have been lost with the machine.
+// BenchmarkReplication makes 50 rooms a second for a while. It measures the used share of
+// a core, with and without a replica, and the largest lag of the replica, which is the
+// data that would be lost with the machine.
 func BenchmarkReplication(b *testing.B) {
 	const rate = 50
 	for _, c := range []struct{ name, url string }{
@@ -43,7 +43,7 @@ func BenchmarkReplication(b *testing.B) {
 			}
 			b.ReportMetric(100*(cpu(b)-busy).Seconds()/time.Since(began).Seconds(), "%core")
 			if n.replica != nil {
-				b.ReportMetric(float64((worst + 100*time.Millisecond).Milliseconds()), "ms-lost-at-worst") // and the writer's interval
+				b.ReportMetric(float64((worst + 100*time.Millisecond).Milliseconds()), "ms-lost-at-worst") // plus the writer's interval
 				s := n.replica.Status()
 				b.ReportMetric(float64(s.Files)/time.Since(began).Seconds(), "uploads/s")
 				b.ReportMetric(float64(s.Bytes)/float64(made), "bytes/room")
@@ -68,7 +68,7 @@ func benchNode(b *testing.B, url string) *node {
 	return n
 }
 
-// cpu is what this process used so far.
+// cpu is the CPU time of this process so far.
 func cpu(b *testing.B) time.Duration {
 	b.Helper()
 	var u unix.Rusage
@@ -76,8 +76,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkBarrier is how long a caller waits until what it wrote is on S3, and how
-// many of those who wait at once share an upload.
+// BenchmarkBarrier measures how long a caller waits until its write is on S3, and how
+// many concurrent callers share an upload.
 func BenchmarkBarrier(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
@@ -86,7 +86,7 @@ func BenchmarkBarrier(b *testing.B) {
 			made := make(chan int, callers)
 			for b.Loop() {
 				for i := range callers {
-					go func() { // ends with its barrier, which is waited for below
+					go func() { // ends with its barrier, for which the code below waits
 						if n.create(fmt.Sprint(time.Now().UnixNano(), i)) == nil && n.replica.Barrier(b.Context()) == nil {
 							made <- 1
 						} else {

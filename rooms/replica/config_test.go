@@ -100,8 +100,8 @@ func TestGenerationNames(t *testing.T) {
 	}
 }
 
-// TestConditionsIgnored: a service that takes every write, whatever its condition,
-// cannot keep a lease.
+// TestConditionsIgnored: a service that accepts every write, whatever its condition,
+// cannot hold a lease.
 func TestConditionsIgnored(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -146,7 +146,7 @@ func TestPrune(t *testing.T) {
 	})
 }
 
-// TestLocalDamaged: a file that cannot be read is not overwritten.
+// TestLocalDamaged: an unreadable file is not overwritten.
 func TestLocalDamaged(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(localPath(database(dir)), []byte("{"), 0o644))

@@ -24,15 +24,15 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// harm is a node and its replica in a directory, for what is done to them.
+// harm is a node and its replica in a directory, to be damaged.
 type harm struct {
 	*node
 	t   *testing.T
-	dir string // the database's
-	at  string // the replica's
+	dir string // folder of the database
+	at  string // folder of the replica
 }
 
-// staged is the folder of staged files, and uploaded that of the replica.
+// staged is the folder of staged files, and uploaded that of the replica's files.
 func (h harm) staged() string { return filepath.Join(litestreamPath(database(h.dir)), "ltx", "0") }
 func (h harm) uploaded() string {
 	return filepath.Join(h.at, generation(h.replica.Epoch()), "ltx", "0")
@@ -52,7 +52,7 @@ func (h harm) newest(folder string) (path string, id ltx.TXID) {
 	return path, id
 }
 
-// stages makes a room and waits until it is staged.
+// stages makes a room, and waits until it is staged.
 func (h harm) stages(name string) {
 	h.t.Helper()
 	_, before := h.newest(h.staged())
@@ -60,7 +60,7 @@ func (h harm) stages(name string) {
 	require.Eventually(h.t, func() bool { _, now := h.newest(h.staged()); return now > before }, time.Minute, 5*time.Millisecond)
 }
 
-// away takes the replica away: a file in its place is what even root cannot write below.
+// away makes the replica unreachable: below a file even root cannot write.
 func (h harm) away() {
 	require.NoError(h.t, os.Rename(h.at, h.at+".away"))
 	require.NoError(h.t, os.WriteFile(h.at, nil, 0o600))
@@ -85,14 +85,14 @@ func half(path string) error {
 }
 
 // TestEveryFaultIsToldAndHeals: whatever breaks between a write and the replica, the
-// write succeeds, the lag grows from it on, the stage that fails is told, and
-// everything gets there in the end, by itself or after a person did what was said.
+// write succeeds, the lag grows, the failing stage is reported, and all data is
+// replicated in the end, by itself or after the operator followed the advice.
 func TestEveryFaultIsToldAndHeals(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name  string
 		harm  func(h harm)
-		mend  func(h harm) // nil = nobody has to do anything
+		mend  func(h harm) // nil = no action is needed
 		stage Stage
 		says  string
 		fresh bool // a new generation begins
@@ -108,7 +108,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 		{name: "the newest staged file is unreadable", stage: StageLocal, says: "corrupted", fresh: true, harm: func(h harm) {
 			path, _ := h.newest(h.staged())
 			h.must(os.Remove(path))
-			h.must(os.Mkdir(path, 0o700)) // which root cannot read either
+			h.must(os.Mkdir(path, 0o700)) // even root cannot read it
 		}},
 		{name: "the folder is removed", stage: StageLocal, says: "no such file", fresh: true, harm: func(h harm) {
 			h.must(os.RemoveAll(litestreamPath(database(h.dir))))
@@ -117,7 +117,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 			h.must(os.RemoveAll(litestreamPath(database(h.dir))))
 			_, err := h.replica.db.MaxLTXFileInfo(h.t.Context(), 0)
 			h.must(err)
-			h.must(h.replica.store.DBs()[0].ResetLocalState(h.t.Context())) // as when Litestream itself looks there again
+			h.must(h.replica.store.DBs()[0].ResetLocalState(h.t.Context())) // as Litestream does when it checks its files
 		}},
 		{name: "something is in the way of the next file", stage: StageLocal, says: "is a directory", fresh: true, harm: func(h harm) {
 			_, id := h.newest(h.staged())
@@ -153,7 +153,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 			h.must(os.RemoveAll(filepath.Join(h.at, generation(h.replica.Epoch()))))
 		}},
 		{name: "a file on the replica is removed", stage: StageCheck, says: errGap.Error(), fresh: true, harm: func(h harm) {
-			h.stages("lost") // else a snapshot may have it
+			h.stages("lost") // otherwise a snapshot may contain it
 			h.mustBarrier(h.t)
 			path, _ := h.newest(h.uploaded())
 			h.must(os.Remove(path))
@@ -172,7 +172,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 			h.node = mustOpen(t, h.dir, "a", config)
 			h.mustCreate(t, "before")
 			h.mustBarrier(t)
-			require.Eventually(t, func() bool { // else the first snapshot may heal what is tried
+			require.Eventually(t, func() bool { // otherwise the first snapshot may heal the fault
 				snapshots, err := os.ReadDir(filepath.Join(h.at, generation(1), "ltx", strconv.Itoa(litestream.SnapshotLevel)))
 				return err == nil && len(snapshots) > 0
 			}, time.Minute, 5*time.Millisecond)
@@ -191,7 +191,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 				return n
 			}
 			var told, lag bool
-			require.Eventually(t, func() bool { // a fault that heals at once is seen in the figures alone
+			require.Eventually(t, func() bool { // a fault that heals at once is visible only in the counters
 				s = h.replica.Status()
 				if s.Lag > 0 && !lag {
 					lag = true
@@ -229,8 +229,8 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 	}
 }
 
-// TestAStopHealsToo: a server that is stopped right after the fault brings its last
-// changes to the replica before it ends.
+// TestAStopHealsToo: a server that is stopped right after the fault replicates its last
+// changes before it ends.
 func TestAStopHealsToo(t *testing.T) {
 	t.Parallel()
 	h := harm{t: t, dir: t.TempDir(), at: filepath.Join(t.TempDir(), "replica")}
@@ -247,8 +247,8 @@ func TestAStopHealsToo(t *testing.T) {
 	b.mustClose(t)
 }
 
-// TestWhatWasLeftCannotBeGoneOnWith: a start finds its folder damaged, and begins a
-// new generation instead of failing.
+// TestWhatWasLeftCannotBeGoneOnWith: a start that finds its folder damaged begins a new
+// generation and does not fail.
 func TestWhatWasLeftCannotBeGoneOnWith(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(string) error{
@@ -275,8 +275,8 @@ func TestWhatWasLeftCannotBeGoneOnWith(t *testing.T) {
 	}
 }
 
-// TestACrashWhileAGenerationIsGivenUp: the replica was away meanwhile, the machine is
-// another boot's, and the database here is still the newest.
+// TestACrashWhileAGenerationIsGivenUp: the replica was unreachable meanwhile, the machine
+// has rebooted, and the database here is still the newest.
 func TestACrashWhileAGenerationIsGivenUp(t *testing.T) {
 	t.Parallel()
 	h := harm{t: t, dir: t.TempDir(), at: filepath.Join(t.TempDir(), "replica")}
@@ -302,8 +302,8 @@ func TestACrashWhileAGenerationIsGivenUp(t *testing.T) {
 	h.mustClose(t)
 }
 
-// TestTheWALIsTakenAway: what SQLite writes then nobody else can read. It is told,
-// with what to do, and nothing is lost if that is done.
+// TestTheWALIsTakenAway: other processes cannot read SQLite's later writes. This is
+// reported with advice, and following it loses no data.
 func TestTheWALIsTakenAway(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(path string) error{
@@ -323,7 +323,7 @@ func TestTheWALIsTakenAway(t *testing.T) {
 			a := mustOpen(t, dir, "", config)
 			a.mustCreate(t, "before")
 			a.mustBarrier(t)
-			_ = a.names(t) // a reader has it open, too
+			_ = a.names(t) // a reader has it open too
 			require.NoError(t, take(database(dir)+"-wal"))
 			a.mustCreate(t, "during")
 			var s Status
@@ -342,8 +342,8 @@ func TestTheWALIsTakenAway(t *testing.T) {
 	}
 }
 
-// TestTheWALIsCut: what was in it is lost here. It is told, and the replica keeps
-// what it has.
+// TestTheWALIsCut: its content is lost here. This is reported, and the replica keeps its
+// data.
 func TestTheWALIsCut(t *testing.T) {
 	t.Parallel()
 	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")}
@@ -362,10 +362,10 @@ func TestTheWALIsCut(t *testing.T) {
 	b.mustClose(t)
 }
 
-// s3Man stands between a node and S3, and answers in its place while told to.
+// s3Man is a proxy between a node and S3 that can answer in S3's place.
 type s3Man struct {
 	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
-	over   chan struct{} // closed when S3 is well again, which ends what hangs
+	over   chan struct{} // closed when S3 works again, which ends hanging requests
 	url    string
 }
 
@@ -388,7 +388,7 @@ func newS3Man(t *testing.T) *s3Man {
 	return m
 }
 
-// breakDown has f answer until heal is called, at the latest when the test ends.
+// breakDown makes f answer until heal is called, at the latest at the end of the test.
 func (m *s3Man) breakDown(t *testing.T, f func(m *s3Man, w http.ResponseWriter, r *http.Request) bool) (heal func()) {
 	g := func(w http.ResponseWriter, r *http.Request) bool { return f(m, w, r) }
 	m.answer.Store(&g)
@@ -403,8 +403,8 @@ func (m *s3Man) breakDown(t *testing.T, f func(m *s3Man, w http.ResponseWriter, 
 // files reports whether r is about a generation's files, and not the lease.
 func files(r *http.Request) bool { return strings.Contains(r.URL.String(), "ltx") }
 
-// TestS3ThatFails: it refuses, hangs, or says that it has what it has not. Rooms go
-// on, it is told, and when it is well again it has everything.
+// TestS3ThatFails: it refuses, hangs, or falsely confirms a write. Rooms continue, the
+// failure is reported, and when S3 works again it has all data.
 func TestS3ThatFails(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -421,7 +421,7 @@ func TestS3ThatFails(t *testing.T) {
 		}, StageUpload, "403"},
 		{"hangs", func(m *s3Man, _ http.ResponseWriter, r *http.Request) bool {
 			if files(r) {
-				_, _ = io.Copy(io.Discard, r.Body) // else the caller's end is not noticed
+				_, _ = io.Copy(io.Discard, r.Body) // otherwise the end of the caller is not noticed
 				select {
 				case <-r.Context().Done():
 				case <-m.over:

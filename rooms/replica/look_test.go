@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLookTakesNothing: a look at a replica tells its holder, and changes nothing.
+// TestLookTakesNothing: a look at a replica shows its holder, and changes nothing.
 func TestLookTakesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "replica")
 	url := "file://" + dir

@@ -26,7 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// roleVariable makes the test's program a server process of a test; it has the
+// roleVariable makes the test's program a server process of a test. It contains the
 // process's configuration.
 const roleVariable = "PARLOR_TEST_REPLICA"
 
@@ -45,15 +45,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked tells of goroutines of this package or of Litestream that still run. The
-// AWS library's idle connections end by themselves.
+// leaked lists goroutines of this package or of Litestream that still run. The idle
+// connections of the AWS library end by themselves.
 func leaked() string {
 	var left []string
 	for range 100 {
 		stacks := make([]byte, 1<<20)
 		left = nil
 		for i, s := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if i > 0 && (strings.Contains(s, "parlor/rooms") || strings.Contains(s, "benbjohnson/litestream.")) { // the first is this one
+			if i > 0 && (strings.Contains(s, "parlor/rooms") || strings.Contains(s, "benbjohnson/litestream.")) { // the first is this goroutine
 				left = append(left, s)
 			}
 		}
@@ -65,15 +65,15 @@ func leaked() string {
 	return strings.Join(left, "\n\n")
 }
 
-// node is a store with its replica, as the program ties them.
+// node is a store with its replica, connected as in the program.
 type node struct {
 	store   *sqlite.Store
 	replica *Replica
 	lost    chan error
 }
 
-// openNode opens the database in dir. machine tells machines of a test apart; ""
-// is this one.
+// openNode opens the database in dir. machine distinguishes the machines of a test; "" is
+// this one.
 func openNode(ctx context.Context, dir, machine string, c Config) (*node, error) {
 	n := &node{lost: make(chan error, 1)}
 	c.Machine = machine
@@ -105,12 +105,12 @@ func (n *node) close(ctx context.Context) error {
 	return errors.Join(n.store.Close(ctx), n.replica.Close(ctx))
 }
 
-// vanish leaves things as the end of the machine would: nothing is uploaded, the
-// lease runs on. The goroutines end, for the test's sake.
+// vanish leaves the state that the end of the machine would leave: no more uploads, and
+// an unreleased lease. It ends the goroutines for the test's sake.
 func (n *node) vanish(t testing.TB) {
 	t.Helper()
 	n.replica.lease.stop()
-	n.replica.lease.lose(ErrLost) // no upload passes the guard from here on
+	n.replica.lease.lose(ErrLost) // from here on the guard stops every upload
 	require.NoError(t, n.close(context.Background()))
 }
 
@@ -133,7 +133,7 @@ func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
-// create makes a room and waits for the disk.
+// create makes a room, and waits for the disk.
 func (n *node) create(name string) error {
 	now := rooms.NowMs(time.Now())
 	r := rooms.Record{SID: guid.New("RM_"), Name: name, CreatedMs: now, EmptyTimeout: rooms.Never, DepartureTimeout: rooms.Never}
@@ -156,7 +156,7 @@ func (n *node) mustBarrier(t testing.TB) {
 	require.NoError(t, n.replica.Barrier(within(t, 2*time.Minute)))
 }
 
-// names are the open rooms'.
+// names are the names of the open rooms.
 func (n *node) names(t testing.TB) []string {
 	t.Helper()
 	open, err := n.store.ListOpen(t.Context(), nil)
@@ -169,7 +169,7 @@ func (n *node) names(t testing.TB) []string {
 	return names
 }
 
-// namesIn are the open rooms' of a database that is not open.
+// namesIn are the names of the open rooms in a closed database.
 func namesIn(t testing.TB, path string) []string {
 	t.Helper()
 	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
@@ -179,16 +179,16 @@ func namesIn(t testing.TB, path string) []string {
 	return names
 }
 
-// role is a server process's configuration.
+// role is the configuration of a server process.
 type role struct {
 	Dir, URL, Machine string
 	TTL               time.Duration
 	Rate              int // rooms per second
 }
 
-// serve is a server process: it makes rooms at a rate and tells on its output
-// what is acknowledged ("a N TIME") and what a barrier vouches for ("b N"), until
-// it is killed or its input ends.
+// serve is a server process: it makes rooms at a rate, and prints what is acknowledged
+// ("a N TIME") and what a barrier guarantees ("b N"), until it is killed or its input
+// ends.
 func serve(config string) {
 	var c role
 	err := json.Unmarshal([]byte(config), &c)
@@ -279,7 +279,7 @@ func (p *process) line(t testing.TB) string {
 	return p.lines.Text()
 }
 
-// ready waits until it serves, and returns its epoch and how long it took.
+// ready waits until the process serves, and returns its epoch and the time that it took.
 func (p *process) ready(t testing.TB) (epoch int64, took time.Duration) {
 	t.Helper()
 	var ms int64
@@ -289,13 +289,13 @@ func (p *process) ready(t testing.TB) (epoch int64, took time.Duration) {
 	return epoch, time.Duration(ms) * time.Millisecond
 }
 
-// kill ends the process as a crash would.
+// kill kills the process, like a crash.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended
 	_ = p.cmd.Wait()
 }
 
-// rest is what it still told.
+// rest is the remaining output.
 func (p *process) rest() []string {
 	var lines []string
 	for p.lines.Scan() {
@@ -304,7 +304,7 @@ func (p *process) rest() []string {
 	return lines
 }
 
-// told finds the last line of a kind.
+// told is the last line of a kind.
 func told(lines []string, kind string) string {
 	last := ""
 	for _, l := range lines {

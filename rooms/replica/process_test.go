@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestKilledAndDiskLost: the process is killed and its disk is gone. What a
-// barrier vouched for is there on another machine, and of the rest no more is
-// lost than the loss window. PARLOR_SOAK is how long it runs before, if long.
+// TestKilledAndDiskLost: the process is killed and its disk is lost. All that a barrier
+// guaranteed is there on another machine, and of the rest no more is lost than the loss
+// window. PARLOR_SOAK makes it run for that long before.
 func TestKilledAndDiskLost(t *testing.T) {
 	t.Parallel()
 	url := s3URL(t)
@@ -72,8 +72,8 @@ func TestKilledAndDiskLost(t *testing.T) {
 	b.mustClose(t)
 }
 
-// TestKilledAndRestarted: the process is killed and started again on its disk. It
-// takes up its own lease at once and has everything, and so has the replica.
+// TestKilledAndRestarted: the process is killed and started again on its disk. It takes
+// its own lease at once and has all data, and so has the replica.
 func TestKilledAndRestarted(t *testing.T) {
 	t.Parallel()
 	url, dir := s3URL(t), filepath.Join(t.TempDir(), "here")
@@ -105,10 +105,9 @@ func TestKilledAndRestarted(t *testing.T) {
 	require.Equal(t, namesIn(t, database(dir)), namesIn(t, to))
 }
 
-// TestLostWAL: the process is killed, and the WAL that it leaves is removed, with what
-// the replica has and the database's own file does not. A
-// program that only looked at it, or served it without the replica, has brought the WAL
-// into it: then nothing is lost.
+// TestLostWAL: the process is killed and its WAL removed, with data that the replica has
+// and the database file lacks. If a program has meanwhile opened the database without the
+// replica, it has moved the WAL's data into the file: then nothing is lost.
 func TestLostWAL(t *testing.T) {
 	t.Parallel()
 	killed := func(t *testing.T, url string) (dir string, lines []string) {
@@ -145,7 +144,7 @@ func TestLostWAL(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, names, namesIn(t, to))
 
-		// An orderly end leaves no doubt, whatever becomes of the WAL.
+		// After an orderly end the loss of the WAL does not matter.
 		require.NoError(t, os.RemoveAll(database(dir)+"-wal"))
 		a = mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
 		require.EqualValues(t, 2, a.replica.Epoch())
@@ -187,8 +186,8 @@ func TestLostWAL(t *testing.T) {
 	})
 }
 
-// TestSidecar runs the litestream command beside a server that replicates nothing
-// itself, with the example of testdata; then a server goes on from what it made.
+// TestSidecar runs the litestream command beside a server without replication, with the
+// example in testdata. Then a server continues from its replica.
 func TestSidecar(t *testing.T) {
 	t.Parallel()
 	program, err := installedLitestream(t)
@@ -219,7 +218,7 @@ func TestSidecar(t *testing.T) {
 	require.Eventually(t, func() bool { return len(objects(t, "0000")) > 0 }, time.Minute, 50*time.Millisecond, "nothing was replicated")
 	n.mustCreate(t, "three")
 	require.NoError(t, s.Close(t.Context()))
-	require.NoError(t, sidecar.Process.Signal(unix.SIGTERM)) // it brings the rest
+	require.NoError(t, sidecar.Process.Signal(unix.SIGTERM)) // it uploads the rest
 	require.NoError(t, sidecar.Wait())
 
 	names := []string{"one", "three", "two"}
@@ -232,7 +231,7 @@ func TestSidecar(t *testing.T) {
 	require.NotEmpty(t, objects(t, "gen-1"))
 }
 
-// installedLitestream builds the command of the version that go.mod names.
+// installedLitestream builds the command, in go.mod's version.
 func installedLitestream(t *testing.T) (string, error) {
 	t.Helper()
 	b, err := os.ReadFile("../../go.mod")

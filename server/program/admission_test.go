@@ -38,7 +38,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond)
 }
 
-// TestRatesAreBounded at every door, in its words.
+// TestRatesAreBounded on every protocol, with each one's form of the refusal.
 func TestRatesAreBounded(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"),
 		config.Setting{Path: "limit.requests_per_address", Value: "1", From: "test"},

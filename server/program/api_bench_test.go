@@ -27,15 +27,16 @@ import (
 
 const benchConnections = 64
 
-// BenchmarkAPI measures REST over HTTP against the whole server, a process of its
-// own, from 64 connections, with a thousand open rooms in its database and with a
-// million: what a call costs must not depend on that.
+// BenchmarkAPI measures REST over HTTP against the whole server in another process, from
+// 64 connections, with a thousand open rooms in its database and with a million. The cost
+// of a call must not depend on the number of rooms. million: what a call costs must not
+// depend on that.
 //
 //	go test -run XXX -bench BenchmarkAPI -benchtime 20000x .
 //
-// PARLOR_BENCH_ROOMS says how many rooms there are instead of a million. Each
-// line tells calls a second, the latency of half of them and of 99 of 100, and the
-// server's memory after it.
+// PARLOR_BENCH_ROOMS sets the number of rooms in place of a million. Each line shows
+// calls per second, the median and the 99th percentile of the latency, and the server's
+// memory afterwards.
 func BenchmarkAPI(b *testing.B) {
 	most := 1_000_000
 	if v := os.Getenv("PARLOR_BENCH_ROOMS"); v != "" {
@@ -86,14 +87,14 @@ func BenchmarkAPI(b *testing.B) {
 
 func benchRoom(i int) string { return fmt.Sprintf("room-%08x", uint32(i)*2654435761) }
 
-// fill makes n open rooms in a database that no process has open.
+// fill makes n open rooms in a database that is not open.
 func fill(b *testing.B, path string, n int) {
 	b.Helper()
 	began := time.Now()
 	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: path})
 	require.NoError(b, err)
 	var writers sync.WaitGroup
-	for w := range 256 { // so many go into one transaction
+	for w := range 256 { // rooms per transaction
 		writers.Go(func() {
 			done := make(chan error, 1)
 			for i := w; i < n; i += 256 {
@@ -116,7 +117,7 @@ func fill(b *testing.B, path string, n int) {
 	b.Logf("made %d rooms in %v", n, time.Since(began).Round(time.Millisecond))
 }
 
-// benchCall is one request and the status that it must be answered with.
+// benchCall is one request and its expected status.
 type benchCall struct {
 	method, path, body string
 	status             int
@@ -153,7 +154,7 @@ func (c *benchClient) do(q benchCall) ([]byte, error) {
 	return body, err
 }
 
-// all makes n calls from all connections, and returns how long each took.
+// all makes n calls from all connections, and returns their durations.
 func (c *benchClient) all(b *testing.B, n int64, make func(int64) benchCall) []time.Duration {
 	var next atomic.Int64
 	var mu sync.Mutex // guards took
@@ -192,10 +193,10 @@ func (c *benchClient) measure(b *testing.B, make func(int64) benchCall) {
 	b.ReportMetric(ms(50), "p50-ms")
 	b.ReportMetric(ms(99), "p99-ms")
 	b.ReportMetric(resident(b, c.url), "server-MB")
-	b.ReportMetric(0, "ns/op") // of 64 at once it says nothing
+	b.ReportMetric(0, "ns/op") // with 64 concurrent calls it means nothing
 }
 
-// cursor is a place in the list behind about n rooms.
+// cursor is the cursor after about n rooms of the list.
 func (c *benchClient) cursor(b *testing.B, n int) (cursor string) {
 	b.Helper()
 	path := "/v1/rooms?limit=500"

@@ -19,14 +19,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bound is a socket of a process that receives from anybody.
+// bound is a receiving socket of a process.
 type bound struct {
 	network string // tcp or udp
 	netip.AddrPort
 }
 
-// socketsOf lists where a process listens: its TCP sockets that accept, and all of its
-// UDP sockets, as the kernel tells.
+// socketsOf lists the listening TCP sockets and all UDP sockets of a process, according
+// to the kernel.
 func socketsOf(t *testing.T, pid int) []bound {
 	t.Helper()
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
@@ -34,7 +34,7 @@ func socketsOf(t *testing.T, pid int) []bound {
 	require.NoError(t, err)
 	own := map[string]bool{}
 	for _, fd := range fds {
-		if target, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil { // else it is closed by now
+		if target, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil { // otherwise it is closed by now
 			own[target] = true
 		}
 	}
@@ -57,8 +57,8 @@ func socketsOf(t *testing.T, pid int) []bound {
 	return all
 }
 
-// kernelAddr parses an address as /proc/net has it: words of 32 bits in the order of
-// the processor.
+// kernelAddr parses an address in /proc/net: words of 32 bits in the processor's byte
+// order.
 func kernelAddr(t *testing.T, text string) netip.AddrPort {
 	t.Helper()
 	host, port, ok := strings.Cut(text, ":")
@@ -75,7 +75,7 @@ func kernelAddr(t *testing.T, text string) netip.AddrPort {
 	return netip.AddrPortFrom(addr, uint16(number))
 }
 
-// freePort is a port that nothing listened on a moment ago.
+// freePort is a port that had no listener a moment ago.
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,9 +84,9 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// TestEverySocketObeysTheBindingRule: bind_addresses is for every socket of the
-// process, rtc.bind_addresses for those of media in its place, and --dev is loopback
-// alone.
+// TestEverySocketObeysTheBindingRule: bind_addresses applies to every socket of the
+// process, except that rtc.bind_addresses replaces it for media, and --dev binds only
+// loopback.
 func TestEverySocketObeysTheBindingRule(t *testing.T) {
 	loopback := func(a netip.Addr) bool { return a.IsLoopback() }
 	is := func(text string) func(netip.Addr) bool {
@@ -99,7 +99,7 @@ func TestEverySocketObeysTheBindingRule(t *testing.T) {
 		config      string
 		args        []string
 		http, media func(netip.Addr) bool
-		beyond      bool   // something but loopback is bound for media, where there is such
+		beyond      bool   // an address other than loopback is bound for media, if the machine has one
 		warning     string // in the log; "" = none
 	}{
 		"development":                {"", []string{"--dev"}, loopback, loopback, false, ""},

@@ -17,7 +17,7 @@ import (
 	"parlor/server/config"
 )
 
-// stateOf is the state of a check in JSON that the command wrote.
+// stateOf is the state of a check in the JSON output of the command.
 func stateOf(t *testing.T, out, what string) string {
 	t.Helper()
 	var all api.Checks
@@ -32,7 +32,7 @@ func stateOf(t *testing.T, out, what string) string {
 	return ""
 }
 
-// TestCommandCheckLooksAtTheMachine of a server that runs, and of one that does not.
+// TestCommandCheckLooksAtTheMachine of a running server, and without one.
 func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	dir := t.TempDir()
 	h := start(t, filepath.Join(dir, "parlor.db"), config.Setting{Path: "replica", Value: "file://" + filepath.Join(dir, "replica"), From: "test"})
@@ -83,7 +83,7 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	require.Contains(t, errs, "no server runs at")
 }
 
-// TestCommandCheckHealthTellsThatNoWorkIsTaken: a server that stops is not healthy.
+// TestCommandCheckHealthTellsThatNoWorkIsTaken: a stopping server is not healthy.
 func TestCommandCheckHealthTellsThatNoWorkIsTaken(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	h.rooms.Stop()
@@ -131,7 +131,7 @@ func TestCommandCheckJudges(t *testing.T) {
 	require.Equal(t, "warning", api.Worst([]api.Check{{State: "ok"}, {State: "warning"}, {State: "ok"}}))
 }
 
-// TestCommandBackup: what the operator is told; rooms/sqlite tests the copy.
+// TestCommandBackup checks the messages to the operator; rooms/sqlite tests the copy.
 func TestCommandBackup(t *testing.T) {
 	dir := t.TempDir()
 	h := start(t, filepath.Join(dir, "parlor.db"))

@@ -24,7 +24,7 @@ import (
 	"parlor/server/config"
 )
 
-// ask runs a command against the house, and returns what it writes; it must succeed.
+// ask runs a command against the house, and returns its output. The command must succeed.
 func (h *house) ask(args ...string) string {
 	h.t.Helper()
 	status, out, errs := command(h.t, nil, append(args, "--dev", "--url", h.url)...)
@@ -33,7 +33,7 @@ func (h *house) ask(args ...string) string {
 	return out
 }
 
-// requireSafe: nothing in it makes a terminal do anything but show it.
+// requireSafe checks that the text has no control characters for the terminal.
 func requireSafe(t *testing.T, text string) {
 	t.Helper()
 	for _, r := range text {
@@ -41,7 +41,7 @@ func requireSafe(t *testing.T, text string) {
 	}
 }
 
-// joins has somebody in the room until the test ends, without media.
+// joins makes a participant join the room, without media, until the test ends.
 func (h *house) joins(room, identity string) {
 	h.t.Helper()
 	url := "ws" + strings.TrimPrefix(h.url, "http") + "/rtc?protocol=17&access_token=" + issue(h.t, "--room", room, "--identity", identity)
@@ -90,7 +90,7 @@ func TestCommandsShowAndChangeRooms(t *testing.T) {
 }
 
 // TestNothingThatOthersNameReachesTheTerminalAsItIs: a name must not clear the screen,
-// set the window's title or show itself from right to left.
+// set the window's title, or be shown from right to left.
 func TestNothingThatOthersNameReachesTheTerminalAsItIs(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	const evil = "e\x1b[2J\x1b]0;owned\a\u009b31m\u202evil\nNAME\t\u2028x"
@@ -134,7 +134,7 @@ func TestCommandsFollowEventsOverARestart(t *testing.T) {
 	ended := make(chan int, 1)
 	go func() {
 		status := Run(ctx, Environment{Args: []string{"events", "--follow", "--dev", "--url", h.url, "--after", "120"}, Out: w, Err: io.Discard})
-		_ = w.Close() // a pipe's end never fails
+		_ = w.Close() // closing a pipe never fails
 		ended <- status
 	}()
 	lines := bufio.NewScanner(r)
@@ -251,8 +251,8 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 	require.Empty(t, out)
 }
 
-// TestCommandsFindTheServerOfTheConfiguration, over TLS with the certificate that it
-// names, which nobody else has signed.
+// TestCommandsFindTheServerOfTheConfiguration, over TLS with the self-signed certificate
+// that it names.
 func TestCommandsFindTheServerOfTheConfiguration(t *testing.T) {
 	for bind, want := range map[string]string{
 		"": "http://127.0.0.1:7880", "0.0.0.0": "http://127.0.0.1:7880", "::": "http://[::1]:7880",

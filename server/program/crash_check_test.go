@@ -17,12 +17,12 @@ import (
 	"parlor/rooms/log"
 )
 
-// history is what the event log has said so far.
+// history is the content of the event log so far.
 type history struct {
 	seq   int64
 	rooms map[string]*roomEvents    // by SID
 	stays map[string]*sessionEvents // by SID
-	ids   map[string][]string       // of events that webhooks bring unasked, by room SID, in order
+	ids   map[string][]string       // of events that webhooks get by default, by room SID, in order
 }
 
 type roomEvents struct {
@@ -36,30 +36,30 @@ func newHistory() history {
 	return history{rooms: map[string]*roomEvents{}, stays: map[string]*sessionEvents{}, ids: map[string][]string{}}
 }
 
-// roomRow and sessionRow are what the checks read of the tables.
+// roomRow and sessionRow are the columns that the checks read.
 type roomRow struct {
 	sid, name, metadata string
 	ended               bool
-	present             uint32 // as the row says
+	present             uint32 // the count in the row
 	seq                 int64
-	people              []*sessionRow // present
+	people              []*sessionRow // those present
 }
 
 type sessionRow struct {
 	sid, room, identity string
 	active, left        bool
-	info                *livekit.ParticipantInfo // of those present
+	info                *livekit.ParticipantInfo // of participants that are present
 }
 
-// record is the database as a dead process has left it.
+// record is the database that a killed process left.
 type record struct {
 	rooms    map[string]*roomRow // by SID
 	open     map[string]*roomRow // by name
 	sessions []*sessionRow
 }
 
-// snapshot copies the database away: reading it in place would repair it in the
-// place of the process under test.
+// snapshot copies the database. Opening it in place would recover it, which is the task
+// of the process under test.
 func (c *crashes) snapshot() *sql.DB {
 	dir, err := os.MkdirTemp(c.dir, "copy")
 	require.NoError(c, err)
@@ -78,21 +78,21 @@ func (c *crashes) snapshot() *sql.DB {
 	}
 	db, err := sql.Open("sqlite", filepath.Join(dir, "parlor.db"))
 	require.NoError(c, err)
-	c.Cleanup(func() { db.Close() }) // if a check fails before
+	c.Cleanup(func() { db.Close() }) // in case a check fails before
 	return db
 }
 
-// check reads the database of the dead process and holds it against itself and
-// against what the clients know.
+// check compares the database of the killed process with itself and with the clients'
+// knowledge.
 func (c *crashes) check() {
 	c.Helper()
 	if c.Failed() {
-		c.FailNow() // a client has seen something wrong
+		c.FailNow() // a client has detected an error
 	}
 	db := c.snapshot()
 	var tables int
 	require.NoError(c, db.QueryRow(`SELECT count(*) FROM sqlite_schema WHERE name = 'revocation'`).Scan(&tables))
-	if tables == 0 { // killed before its first start was complete
+	if tables == 0 { // killed before the end of its first start
 		require.Zero(c, c.tally.Acknowledged)
 		require.NoError(c, db.Close())
 		return
@@ -117,7 +117,7 @@ func (c *crashes) check() {
 	}
 }
 
-// readEvents reads what the log has got since the last check.
+// readEvents reads the events since the last check.
 func (c *crashes) readEvents(db *sql.DB) {
 	h := &c.seen
 	rows, err := db.Query(`SELECT seq, id, type, room_sid, room_seq, body FROM event WHERE seq > ? ORDER BY seq`, h.seq)
@@ -171,8 +171,8 @@ func (c *crashes) readEvents(db *sql.DB) {
 	c.tally.Events = int(h.seq)
 }
 
-// isLiveKits tells whether LiveKit has events of the type: the others are only
-// for those who name them.
+// isLiveKits reports whether LiveKit has events of the type. Others are delivered only to
+// endpoints that name them.
 func isLiveKits(typ string) bool {
 	switch typ {
 	case log.RoomStarted, log.RoomFinished, log.ParticipantJoined, log.ParticipantLeft,
@@ -218,7 +218,7 @@ func (c *crashes) readRecord(db *sql.DB) *record {
 	return r
 }
 
-// checkCounters holds what the database counts against what there is.
+// checkCounters compares the counters in the database with the rows.
 func (c *crashes) checkCounters(db *sql.DB, r *record) {
 	var seq, pruned, ended, pending, waiting int64
 	var open int
@@ -281,8 +281,8 @@ func (c *crashes) checkSessions(r *record) {
 	}
 }
 
-// awaitQuiet waits until nothing is open and nothing waits to be sent. The
-// process runs: what is read is what it has committed.
+// awaitQuiet waits until no room is open and no delivery is pending. The process is
+// running, so its committed state is read.
 func (c *crashes) awaitQuiet(within time.Duration) {
 	c.Helper()
 	db, err := sql.Open("sqlite", "file:"+c.path("parlor.db")+"?mode=ro&_pragma=busy_timeout(5000)")
@@ -298,7 +298,7 @@ func (c *crashes) awaitQuiet(within time.Duration) {
 	c.Fatalf("after %v %d rooms are open and %d webhooks wait", within, open, waiting)
 }
 
-// checkWebhooks: what arrived is the log, in the order of each room.
+// checkWebhooks: the deliveries agree with the log, in the order of each room.
 func (c *crashes) checkWebhooks() {
 	c.Helper()
 	c.hooks.mu.Lock()

@@ -19,18 +19,18 @@ import (
 	"parlor/rooms"
 )
 
-// owner is the only one who uses its room's name, so that it knows what has to
-// be there: what was acknowledged, and perhaps the one request under way.
+// owner is the only user of its room's name, so it knows the expected state: all
+// acknowledged changes, and perhaps the one request under way.
 type owner struct {
 	name    string
 	crashes *crashes
 
 	state ownState
-	next  *ownState // once the request under way has happened; nil = none is
+	next  *ownState // state after the request under way; nil = there is none
 	calls map[string]*websocket.Conn
 }
 
-// ownState is a room as its owner knows it.
+// ownState is the state of a room according to its owner.
 type ownState struct {
 	open     bool
 	sid      string // "" = not told yet
@@ -41,7 +41,7 @@ type ownState struct {
 type seat struct {
 	sid      string // "" = not told yet
 	metadata string
-	leaving  bool // may be gone: no later acknowledgement proves it yet
+	leaving  bool // it may have left: no later acknowledgement proves it yet
 }
 
 func (s ownState) copy() ownState {
@@ -49,7 +49,7 @@ func (s ownState) copy() ownState {
 	return s
 }
 
-// live is one life of the process.
+// live runs during one life of the process.
 func (o *owner) live(ctx context.Context, api livekit.RoomService, giveUp bool) {
 	o.calls = map[string]*websocket.Conn{}
 	defer func() {
@@ -70,11 +70,11 @@ func (o *owner) live(ctx context.Context, api livekit.RoomService, giveUp bool) 
 		}
 	}
 	for ctx.Err() == nil && o.step(ctx, api) {
-		time.Sleep(rand.N(5 * time.Millisecond)) // clients take their time
+		time.Sleep(rand.N(5 * time.Millisecond)) // the pause of a client
 	}
 }
 
-// awaitNobody waits until all that were expected back have been given up.
+// awaitNobody waits until all expected participants have been given up.
 func (o *owner) awaitNobody(ctx context.Context, api livekit.RoomService) bool {
 	for identity, s := range o.state.people {
 		s.leaving = true
@@ -93,7 +93,7 @@ func (o *owner) awaitNobody(ctx context.Context, api livekit.RoomService) bool {
 	}
 }
 
-// step makes one request of any kind that makes sense now.
+// step makes one request that is possible now.
 func (o *owner) step(ctx context.Context, api livekit.RoomService) bool {
 	identity := string(rune('a' + rand.N(6)))
 	there, known := o.state.people[identity]
@@ -153,8 +153,8 @@ func (o *owner) step(ctx context.Context, api livekit.RoomService) bool {
 	return true
 }
 
-// try makes the request that leads to the next state. A later acknowledgement
-// proves what the room did before.
+// try makes the request that leads to the next state. A later acknowledgement also proves
+// the room's earlier changes.
 func (o *owner) try(next *ownState, request func() error) bool {
 	o.next = next
 	var gone []string
@@ -176,7 +176,7 @@ func (o *owner) try(next *ownState, request func() error) bool {
 	return true
 }
 
-// join joins or, after a crash, comes back.
+// join joins or, after a crash, rejoins.
 func (o *owner) join(ctx context.Context, identity string) bool {
 	next := o.state.copy()
 	before, back := next.people[identity]
@@ -202,7 +202,7 @@ func (o *owner) join(ctx context.Context, identity string) bool {
 	})
 }
 
-// check holds the record against what the owner knows.
+// check compares the record with the owner's state.
 func (o *owner) check(r *record) {
 	o.crashes.Helper()
 	resolved, why := o.state.match(r.open[o.name])
@@ -221,8 +221,8 @@ func (o *owner) check(r *record) {
 	o.state, o.next = resolved, nil
 }
 
-// match compares a state with what is on disk. It returns the state with what
-// only the disk knew, or what differs.
+// match compares a state with the database. It returns the state with details that only
+// the database has, or describes the difference.
 func (s ownState) match(row *roomRow) (ownState, string) {
 	s = s.copy()
 	switch {
@@ -314,20 +314,20 @@ func send(ctx context.Context, conn *websocket.Conn, m *livekit.SignalRequest) e
 	return conn.Write(ctx, websocket.MessageBinary, b)
 }
 
-// hangUp leaves and waits until the server has closed.
+// hangUp leaves, and waits until the server has closed the socket.
 func hangUp(ctx context.Context, conn *websocket.Conn) {
 	defer conn.CloseNow()
 	err := send(ctx, conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_Leave{Leave: &livekit.LeaveRequest{}}})
-	for err == nil { // by the server's closing, or its death
+	for err == nil { // until the server closes, or dies
 		_, err = receive(ctx, conn)
 	}
 }
 
-// crowd is many who use the same names at once. Nobody knows what has to be
-// there, but what one was told must have been written.
+// crowd is many clients that use the same names concurrently. The expected state is
+// unknown, but all acknowledged changes must have been written.
 type crowd struct {
 	mu       sync.Mutex // guards the following, and the tally
-	rooms    []string   // SIDs that were acknowledged since the last check
+	rooms    []string   // acknowledged SIDs since the last check
 	sessions []string
 }
 
@@ -372,8 +372,8 @@ func (w *crowd) administer(ctx context.Context, c *crashes, api livekit.RoomServ
 	}
 }
 
-// comeAndGo joins, with media or without, and leaves in one way or another.
-// Several use one identity: one replaces the other.
+// comeAndGo joins, with media or without, and leaves in one of several ways. Several
+// clients share an identity, so they replace each other.
 func (w *crowd) comeAndGo(ctx context.Context, c *crashes, media bool) {
 	for ctx.Err() == nil && !c.killed.Load() {
 		conn, first, err := c.dial(ctx, crowdRoom(), fmt.Sprintf("p%d", rand.N(3)))

@@ -11,12 +11,12 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// connect answers the server's offers until media is connected and some time
-// has passed, or the server closes or dies.
+// connect answers the server's offers until media is connected and some time has passed,
+// or until the server closes or dies.
 func connect(ctx context.Context, conn *websocket.Conn) {
 	pc, err := newPeerConnection()
 	if err != nil {
-		return // the machine is out of sockets; the tally shows who connected
+		return // the machine has no more sockets; the tally shows how many connected
 	}
 	defer pc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -26,8 +26,8 @@ func connect(ctx context.Context, conn *websocket.Conn) {
 			time.AfterFunc(50*time.Millisecond+rand.N(300*time.Millisecond), cancel)
 		}
 	})
-	// Reading ends with the connection, since a cancelled read closes it: so a client
-	// with media is cut off, and comes to leave by its transports.
+	// Cancelling a read closes the connection. So the loop ends with the connection: the
+	// client is cut off, and leaves by its transports.
 	for {
 		m, err := receive(ctx, conn)
 		if err != nil {
@@ -45,7 +45,7 @@ func newPeerConnection() (*webrtc.PeerConnection, error) {
 	return webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{})
 }
 
-// negotiate does for pc, which subscribes, what a message of the server asks.
+// negotiate handles a message of the server for pc, which subscribes.
 func negotiate(ctx context.Context, conn *websocket.Conn, pc *webrtc.PeerConnection, m *livekit.SignalResponse) error {
 	switch {
 	case m.GetOffer() != nil:

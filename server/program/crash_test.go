@@ -27,14 +27,13 @@ import (
 	"github.com/twitchtv/twirp"
 )
 
-// TestCrashes kills the real process at random moments, while clients of the
-// room API and of the signalling keep it busy, and reads the database after
-// each kill: what was acknowledged is there, what was not is there whole or not
-// at all, and all that the record says of itself agrees. At the end the webhooks
-// must have brought the whole log.
+// TestCrashes kills the real process at random moments, while clients of the room API and
+// of signalling keep it busy, and reads the database after each kill. Acknowledged
+// changes are there, unacknowledged ones are there completely or not at all, and the
+// record is consistent. At the end the webhooks must have delivered the whole log.
 //
-// PARLOR_TEST_CRASHES says how often to kill; else it is 200 times, and with
-// -short 10. 2,000 need -timeout 2h.
+// PARLOR_TEST_CRASHES sets the number of kills; otherwise it is 200, and with -short 10.
+// 2,000 need -timeout 2h.
 func TestCrashes(t *testing.T) {
 	kills := 200
 	if testing.Short() {
@@ -45,7 +44,7 @@ func TestCrashes(t *testing.T) {
 		kills, err = strconv.Atoi(v)
 		require.NoError(t, err)
 	}
-	const perDatabase = 200 // every check reads the whole database: it must not grow for ever
+	const perDatabase = 200 // every check reads the whole database, so it must not grow without bound
 	var all tally
 	began := time.Now()
 	for left := kills; left > 0; left -= perDatabase {
@@ -60,12 +59,12 @@ func TestCrashes(t *testing.T) {
 	require.Positive(t, all.Closed, "the clients did something")
 }
 
-// tally tells what a run was made of, so that one that tests nothing is seen.
+// tally counts the activity of a run, so that a run that tests nothing is noticed.
 type tally struct {
 	Acknowledged, CutShort      int // requests
-	TakenUp                     int // sessions that came back under their SID
+	TakenUp                     int // sessions that were resumed under their SID
 	Closed                      int // rooms
-	Events, Sessions, Connected int // of the log; sessions that had media
+	Events, Sessions, Connected int // events in the log; sessions; sessions with media
 	Deliveries, Duplicates      int
 	SlowestStart                time.Duration
 }
@@ -83,7 +82,7 @@ func (a *tally) add(b tally) {
 	a.SlowestStart = max(a.SlowestStart, b.SlowestStart)
 }
 
-// crashes is one database that is crashed upon again and again.
+// crashes is one database that is crashed repeatedly.
 type crashes struct {
 	*testing.T
 	dir    string
@@ -95,11 +94,11 @@ type crashes struct {
 	seen   history
 
 	cmd    *exec.Cmd
-	killed atomic.Bool // failures are expected from now on
+	killed atomic.Bool // from now on failures are expected
 }
 
 const (
-	longGrace  = 20 * time.Second // nobody is given up within a cycle
+	longGrace  = 20 * time.Second // no participant is given up within a cycle
 	shortGrace = 100 * time.Millisecond
 )
 
@@ -131,7 +130,7 @@ func newCrashes(t *testing.T) *crashes {
 func (c *crashes) path(name string) string { return filepath.Join(c.dir, name) }
 func (c *crashes) url() string             { return "http://127.0.0.1:" + strconv.Itoa(c.ports[0]) }
 
-// launch starts the process, on the same port and the same database each time.
+// launch starts the process, each time on the same port and the same database.
 func (c *crashes) launch(grace time.Duration) {
 	c.Helper()
 	config := fmt.Sprintf(`{"restart_grace": %q, "webhook": {"api_key": "devkey", "urls": [%q]}, "logging": {"level": "info"}}`,
@@ -148,7 +147,7 @@ func (c *crashes) launch(grace time.Duration) {
 	require.NoError(c, c.cmd.Start())
 }
 
-// kill ends the process as a crash does.
+// kill kills the process, like a crash.
 func (c *crashes) kill() {
 	c.killed.Store(true)
 	_ = c.cmd.Process.Kill() // it may have ended
@@ -166,7 +165,7 @@ func (c *crashes) await() {
 			break
 		}
 		require.Less(c, time.Since(began), time.Minute, "the server does not come up")
-		time.Sleep(2 * time.Millisecond) // a process has no other way to tell
+		time.Sleep(2 * time.Millisecond) // a process can only be polled
 	}
 	c.tally.SlowestStart = max(c.tally.SlowestStart, time.Since(began))
 }
@@ -174,13 +173,13 @@ func (c *crashes) await() {
 // cycle is one life of the process.
 func (c *crashes) cycle(n int) {
 	c.Helper()
-	giveUp := n%20 == 19 // in this life nobody comes back in time
+	giveUp := n%20 == 19 // in this life no participant returns in time
 	grace := longGrace
 	if giveUp {
 		grace = shortGrace
 	}
 	c.launch(grace)
-	if n%10 == 5 { // it may die as it starts
+	if n%10 == 5 { // it may be killed during its start
 		time.Sleep(rand.N(80 * time.Millisecond))
 		c.kill()
 		c.check()
@@ -199,7 +198,7 @@ func (c *crashes) cycle(n int) {
 	if n%10 == 3 || giveUp { // long enough for media to connect, and for deadlines
 		life += time.Second
 	}
-	time.Sleep(life) // a random moment is what the test is about
+	time.Sleep(life) // kills come at random moments
 	c.kill()
 	cancel()
 	clients.Wait()
@@ -207,15 +206,15 @@ func (c *crashes) cycle(n int) {
 	c.check()
 }
 
-// fail reports a failure that no kill explains.
+// fail reports a failure that is not due to a kill.
 func (c *crashes) fail(format string, args ...any) {
 	if !c.killed.Load() {
 		c.Errorf(format, args...)
 	}
 }
 
-// settle lets the last process give up the participants that do not come back and end
-// what is open, and waits for the last webhook.
+// settle lets the last process give up the participants that do not return, and end all
+// rooms, and waits for the last webhook.
 func (c *crashes) settle() {
 	c.Helper()
 	c.launch(shortGrace)
@@ -242,11 +241,11 @@ func (c *crashes) settle() {
 	c.checkWebhooks()
 }
 
-// as gives a context the headers of a token with every right, in one room.
+// as adds to a context the headers of a token with every permission, in one room.
 func as(ctx context.Context, room string) context.Context { return asWhom(ctx, room, "backend") }
 
-// asWhom is as, for a token with that identity; "" is none, as LiveKit's server SDKs
-// have it.
+// asWhom is as for a token with that identity; "" is none, as in tokens of LiveKit's
+// server SDKs.
 func asWhom(ctx context.Context, room, identity string) context.Context {
 	token, err := auth.NewAccessToken("devkey", "secret").SetIdentity(identity).SetValidFor(time.Hour).
 		SetVideoGrant(&auth.VideoGrant{RoomCreate: true, RoomList: true, RoomAdmin: true, Room: room}).ToJWT()
@@ -254,20 +253,20 @@ func asWhom(ctx context.Context, room, identity string) context.Context {
 		ctx, err = twirp.WithHTTPRequestHeaders(ctx, http.Header{"Authorization": {"Bearer " + token}})
 	}
 	if err != nil {
-		panic(err) // neither can fail with what is given
+		panic(err) // neither can fail with these arguments
 	}
 	return ctx
 }
 
-// recorder takes webhooks and writes down all of them. It fails some, so that
-// attempts repeat.
+// recorder receives webhooks and records all of them. It fails some, so that they are
+// sent again.
 type recorder struct {
 	url string
 
 	mu      sync.Mutex // guards the following
 	order   map[string][]string
 	bodies  map[string]string
-	refused map[string]bool // ids; a second time would put off the third by minutes
+	refused map[string]bool // ids of refused events; a second refusal would delay the third attempt by minutes
 	twice   int
 	wrong   []string
 }
@@ -294,7 +293,7 @@ func newRecorder(t *testing.T) *recorder {
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
-		return // the sender was killed in the middle
+		return // the sender was killed during the request
 	}
 	var event struct {
 		ID   string

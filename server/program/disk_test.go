@@ -18,8 +18,8 @@ import (
 	"github.com/twitchtv/twirp"
 )
 
-// TestADatabaseThatCannotBeServed: the program says what ails it and ends; it does
-// not begin with another one, and changes nothing.
+// TestADatabaseThatCannotBeServed: the program reports the problem and ends. It does not
+// begin a new database, and changes nothing.
 func TestADatabaseThatCannotBeServed(t *testing.T) {
 	made := func(t *testing.T) string {
 		path := filepath.Join(t.TempDir(), "parlor.db")
@@ -70,16 +70,16 @@ func TestADatabaseThatCannotBeServed(t *testing.T) {
 	}
 }
 
-// damage makes nonsense of all but the first page of a database that a server has
-// open, as a bad disk does, and returns the file as it was. What the server
-// remembers of the pages is made void by a write of another's.
+// damage overwrites all but the first page of a database that a server has open, as a bad
+// disk does, and returns the original file. A write by another process makes the server
+// drop its cached pages.
 func damage(t *testing.T, path string) (whole []byte) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
 	require.NoError(t, err)
 	_, err = db.Exec("UPDATE meta SET epoch = epoch")
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { // a reader of the server's may stand in the way
+	require.Eventually(t, func() bool { // a reader of the server may hold a lock
 		var busy, frames, moved int
 		err := db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
 		return err == nil && busy == 0
@@ -96,7 +96,7 @@ func damage(t *testing.T, path string) (whole []byte) {
 	return whole
 }
 
-// metric is what the process tells of one that has no labels.
+// metric is the value of a metric without labels.
 func (p *process) metric(name string) float64 {
 	p.t.Helper()
 	resp, err := http.Get(p.url + "/metrics")
@@ -113,9 +113,9 @@ func (p *process) metric(name string) float64 {
 	return 0
 }
 
-// TestADatabaseDamagedUnderTheServer: calls go on, whatever needs the database is
-// refused with the reason, the operator is told, and no work is wasted on it. With
-// the database restored everything that was acknowledged is there.
+// TestADatabaseDamagedUnderTheServer: calls continue, requests that need the database are
+// refused with the reason, the operator is told, and no work is wasted. With the database
+// restored, all acknowledged changes are there.
 func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	t.Parallel()
 	home := machine(t)
@@ -139,7 +139,7 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	_, err = s.roomService().UpdateRoomMetadata(ctx, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
 	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere, though nothing was written yet")
-	server := asWhom(t.Context(), "lobby", "") // which no ban can concern
+	server := asWhom(t.Context(), "lobby", "") // no ban can concern it
 	_, err = s.roomService().UpdateRoomMetadata(server, &livekit.UpdateRoomMetadataRequest{Room: "lobby", Metadata: "refused"})
 	refused(err)
 	require.Equal(t, http.StatusServiceUnavailable, s.get("/readyz", nil), "balancers look elsewhere")
@@ -165,10 +165,10 @@ func TestADatabaseDamagedUnderTheServer(t *testing.T) {
 	default:
 	}
 
-	// Though the figures that are read from the database are missing.
+	// The figures from the database are missing, but this one is not.
 	require.Equal(t, 1.0, s.metric("parlor_database_failing"))
 	logged, tries := len(s.log.String()), s.metric("parlor_database_failures_total")
-	time.Sleep(3 * time.Second) // the process has its own clock
+	time.Sleep(3 * time.Second) // the process uses the real clock
 	tries = s.metric("parlor_database_failures_total") - tries
 	require.NotZero(t, tries, "it is tried whether the database can be written again")
 	require.Less(t, tries, 15.0, "and not without a pause")

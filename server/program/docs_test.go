@@ -16,11 +16,11 @@ import (
 	"parlor/rooms/log"
 )
 
-// repository is its folder, from this package's.
+// repository is the repository's folder, relative to this package's.
 const repository = "../.."
 
-// TestTheDocumentsNameWhatExists holds every path and Go name in the documents for
-// those who work on Parlor against the repository.
+// TestTheDocumentsNameWhatExists checks every path and Go name in the documents for
+// developers of Parlor against the repository.
 func TestTheDocumentsNameWhatExists(t *testing.T) {
 	var (
 		block  = regexp.MustCompile("(?s)```.*?```")
@@ -51,8 +51,8 @@ func TestTheDocumentsNameWhatExists(t *testing.T) {
 	}
 }
 
-// TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend holds what it says of webhooks
-// against the table of event types.
+// TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend compares its section on webhooks with
+// the table of event types.
 func TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func TestTheReadmeNamesTheEventsThatLiveKitDoesNotSend(t *testing.T) {
 	require.Equal(t, there, told)
 }
 
-// elsewhere tells of words in code style that name something outside of the
+// elsewhere reports whether a word in code style names something other than the
 // repository's files and Go code.
 func elsewhere(word string) bool {
 	switch word {
@@ -81,8 +81,8 @@ func elsewhere(word string) bool {
 	return false
 }
 
-// declared is every name that this repository's Go files declare: N, T.N for methods
-// and fields, and p.N with the package before it.
+// declared is every name that this repository's Go files declare: N, T.N for methods and
+// fields, and p.N with the package's name.
 func declared(t *testing.T) map[string]bool {
 	known := map[string]bool{}
 	require.NoError(t, filepath.WalkDir(repository, func(file string, d fs.DirEntry, err error) error {
@@ -147,7 +147,7 @@ func addSpec(spec ast.Spec, add func(string)) {
 	}
 }
 
-// receiver is the type's name in a method's receiver.
+// receiver is the name of the type in a method's receiver.
 func receiver(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:

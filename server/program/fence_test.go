@@ -20,15 +20,15 @@ import (
 	"parlor/rooms/replica/s3test"
 )
 
-// fenceBound is how soon a server that reaches the replica again, and finds that
-// another took over, has ended: it tries every 2.5 s, for which a busy machine
-// gets more, and then stops within stopBound.
+// fenceBound is the time in which a server must end that reaches the replica again and
+// finds that another took over: it tries every 2.5 s (more on a busy machine), and then
+// stops within stopBound.
 const fenceBound = 20*time.Second + stopBound
 
-// caller is a client in a call, as far as its signalling goes.
+// caller is the signalling of a client in a call.
 type caller struct {
 	conn *websocket.Conn
-	last chan *livekit.SignalResponse // what it was told last; closed with the connection
+	last chan *livekit.SignalResponse // the last message; closed with the connection
 }
 
 func (p *process) call(room, identity string) *caller {
@@ -58,7 +58,7 @@ func (p *process) call(room, identity string) *caller {
 			last = m
 		}
 	}()
-	go func() { // clients ping, or are taken for dead; ends with the connection
+	go func() { // without pings the client counts as dead; ends with the connection
 		for {
 			select {
 			case <-ctx.Done():
@@ -74,11 +74,10 @@ func (p *process) call(room, identity string) *caller {
 	return c
 }
 
-// TestStaleServerGivesWay: a server that is cut off from the replica refuses to
-// change anything when its lease may have run out. When it finds that another has
-// taken over it sends its clients there and ends. Started again, it does not
-// serve beside the other; and when the other has stopped it goes on from what
-// that one left.
+// TestStaleServerGivesWay: a server that cannot reach the replica refuses all changes
+// once its lease may have expired. When it finds that another has taken over, it sends
+// its clients there and ends. Started again, it does not serve beside the other. When the
+// other has stopped, it continues from the other's state.
 func TestStaleServerGivesWay(t *testing.T) {
 	t.Parallel()
 	proxy := s3test.NewProxy(t, s3Server.Address(t))
@@ -97,7 +96,7 @@ func TestStaleServerGivesWay(t *testing.T) {
 	require.Eventually(t, func() bool { return roomsOn(t, s3test.URL(t, s3Server.Address(t))) == 1 }, time.Minute, 100*time.Millisecond)
 
 	proxy.Cut(true)
-	// The other machine waits until the lease has run out, and takes over.
+	// The other machine waits until the lease has expired, and takes over.
 	b := spawn(t, machine(t), configuration(s3Server.Address(t), "/b"), "--expect-replica")
 	require.NotEmpty(t, b.url, b.log)
 	require.Greater(t, b.replication().Epoch, a.replication().Epoch)
@@ -144,7 +143,7 @@ func TestStaleServerGivesWay(t *testing.T) {
 	require.NotEmpty(t, aside, "what the stale server had is kept")
 }
 
-// roomsOn counts the rooms that a replica has.
+// roomsOn is the number of rooms in a replica.
 func roomsOn(t *testing.T, url string) (n int) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "restored.db")
@@ -157,7 +156,7 @@ func roomsOn(t *testing.T, url string) (n int) {
 	return n
 }
 
-// replication is what GET /v1/status tells of the replica.
+// replication is the state of the replica in GET /v1/status.
 func (p *process) replication() (r struct {
 	State      string
 	Epoch      int64

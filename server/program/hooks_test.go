@@ -24,7 +24,7 @@ import (
 	"parlor/server/config"
 )
 
-// inbox takes webhooks and keeps all of them, by path.
+// inbox receives webhooks and keeps all of them, by path.
 type inbox struct {
 	*httptest.Server
 
@@ -54,7 +54,7 @@ func (i *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	var told struct{ ID, Event string }
-	_ = json.Unmarshal(body, &told) // what is not an event is seen by its lack of a type
+	_ = json.Unmarshal(body, &told) // other requests have no event type
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if status := i.status[r.URL.Path]; status != 0 {
@@ -64,7 +64,7 @@ func (i *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.mail[r.URL.Path] = append(i.mail[r.URL.Path], letter{r, body, &livekit.WebhookEvent{Id: told.ID, Event: told.Event}})
 }
 
-// answer has a path answer with that status from now on; 0 takes what comes.
+// answer makes a path answer with that status from now on; 0 accepts all.
 func (i *inbox) answer(path string, status int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -86,7 +86,7 @@ func (i *inbox) types(path string) []string {
 	return all
 }
 
-// await waits until so many have arrived at a path.
+// await waits until that many have arrived at a path.
 func (i *inbox) await(t *testing.T, path string, n int) []letter {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(i.letters(path)) >= n }, time.Minute, 5*time.Millisecond,
@@ -94,7 +94,7 @@ func (i *inbox) await(t *testing.T, path string, n int) []letter {
 	return i.letters(path)
 }
 
-// room is the room that a letter tells of.
+// room is the room in a letter.
 func (l letter) room(t *testing.T) (r struct{ Sid, Name string }) {
 	t.Helper()
 	var told struct{ Room *struct{ Sid, Name string } }
@@ -103,10 +103,10 @@ func (l letter) room(t *testing.T) (r struct{ Sid, Name string }) {
 	return r
 }
 
-// arrivals is letters without those that came again.
+// arrivals is letters without repetitions.
 type arrivals []letter
 
-// firsts is what has arrived at a path, each event where it came first.
+// firsts is the letters that arrived at a path, each at its first arrival.
 func (i *inbox) firsts(path string) arrivals {
 	seen := map[string]bool{}
 	var all arrivals
@@ -119,7 +119,7 @@ func (i *inbox) firsts(path string) arrivals {
 	return all
 }
 
-// byRoom is the room seqs of what arrived, by the room's SID.
+// byRoom is the room seqs of the arrivals, by the room's SID.
 func (a arrivals) byRoom(t *testing.T) map[string][]int {
 	t.Helper()
 	all := map[string][]int{}
@@ -132,7 +132,7 @@ func (a arrivals) byRoom(t *testing.T) map[string][]int {
 	return all
 }
 
-// standard is the signature of Standard Webhooks 1.0 under a secret.
+// standard is the signature of Standard Webhooks 1.0 with a secret.
 func standard(t *testing.T, secret string, l letter) string {
 	t.Helper()
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
@@ -144,8 +144,8 @@ func standard(t *testing.T, secret string, l letter) string {
 	return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
 
-// TestEndpointsAsConfigured: each endpoint of the configuration gets what it asks
-// for, signed with its own key and secrets.
+// TestEndpointsAsConfigured: each endpoint of the configuration gets its events, signed
+// with its own key and secrets.
 func TestEndpointsAsConfigured(t *testing.T) {
 	hooks := newInbox(t)
 	const (

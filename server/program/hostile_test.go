@@ -22,7 +22,7 @@ import (
 	"parlor/server/config"
 )
 
-// metric is a figure of /metrics, by its name and labels.
+// metric is the value of a metric in /metrics, by its name and labels.
 func (h *house) metric(name string) float64 {
 	_, body := h.get("/metrics")
 	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.*)$`).FindStringSubmatch(body)
@@ -34,7 +34,7 @@ func (h *house) metric(name string) float64 {
 	return v
 }
 
-// pings checks that a client is in its room and answered. It reads what came before.
+// pings checks that a client is in its room and gets answers. It skips earlier messages.
 func (h *house) pings(conn *websocket.Conn) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -50,19 +50,19 @@ func (h *house) pings(conn *websocket.Conn) {
 	}
 }
 
-// withMedia connects a participant's media, and keeps it until the test ends. A
-// participant without media is given up after a minute.
+// withMedia connects a participant's media until the test ends. A participant without
+// media is removed after a minute.
 func (h *house) withMedia(conn *websocket.Conn) {
 	h.t.Helper()
 	pc, err := newPeerConnection()
 	require.NoError(h.t, err)
-	h.t.Cleanup(func() { _ = pc.Close() }) // the server may have ended first
+	h.t.Cleanup(func() { _ = pc.Close() }) // the server may have closed it first
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 	defer cancel()
 	var once sync.Once
 	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) {
 		if s == webrtc.PeerConnectionStateConnected {
-			once.Do(func() { // its answer ends the loop below
+			once.Do(func() { // the loop below ends with its answer
 				_ = send(ctx, conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_PingReq{PingReq: &livekit.Ping{Timestamp: 1}}})
 			})
 		}
@@ -77,14 +77,14 @@ func (h *house) withMedia(conn *websocket.Conn) {
 	}
 }
 
-// noLimits are the joins that one address may make in these tests.
+// noLimits removes the limits on one address's joins in these tests.
 var noLimits = []config.Setting{
 	{Path: "limit.joins_per_address", Value: "100000", From: "test"},
 	{Path: "limit.joins_per_key", Value: "100000", From: "test"},
 }
 
-// TestHalfOpenJoins: clients that join and say nothing, or vanish at once, cost nobody
-// else anything, and nothing of them stays.
+// TestHalfOpenJoins: clients that join and stay silent, or vanish at once, do not affect
+// the others, and leave no state.
 func TestHalfOpenJoins(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
@@ -101,7 +101,7 @@ func TestHalfOpenJoins(t *testing.T) {
 	for round := range 10 {
 		var silent []*websocket.Conn
 		for i, token := range tokens {
-			if i%2 == 0 { // the request is sent, and its sender gone before the answer
+			if i%2 == 0 { // the sender vanishes before the answer
 				conn, err := net.Dial("tcp", address)
 				require.NoError(t, err)
 				_, err = fmt.Fprintf(conn, "GET /rtc?protocol=17&access_token=%s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\n"+
@@ -130,8 +130,8 @@ func TestHalfOpenJoins(t *testing.T) {
 	h.pings(witness)
 }
 
-// TestSlowSignallingReader: a client that does not read its messages is cut off
-// alone; the others are told everything.
+// TestSlowSignallingReader: only the client that does not read its messages is
+// disconnected; the others get all messages.
 func TestSlowSignallingReader(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	dialer := net.Dialer{}

@@ -12,13 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rule says what the folders of one part of the house may import. A part is a
-// folder with all below it, but for parts of their own.
+// rule says what the folders of one part of the program may import. A part is a folder
+// with all below it, except for parts of their own.
 type rule struct {
 	part string
-	// may names the parts whose packages may be imported, beside its own.
+	// may names the other parts whose packages may be imported.
 	may []string
-	// never begins the paths of packages of others that must not be.
+	// never lists prefixes of forbidden import paths.
 	never []string
 }
 
@@ -29,7 +29,7 @@ func houseRules() []rule {
 	)
 	edge := []string{"rooms", "rooms/guid", "rooms/log", "media", "media/downlink"}
 	return []rule{
-		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // but for server/program
+		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // except in server/program
 		{"server/program", append(edge, "webhooks", "rooms/sqlite", "rooms/replica", "migrations", "static"), []string{sql, rpc, psrpc, redis}},
 		{"rooms/guid", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/outage", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
@@ -39,23 +39,23 @@ func houseRules() []rule {
 		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms", "media/downlink", "media/srtpout"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
-		// It knows a stream as what package forward makes of it, and not that package.
+		// It uses a part of package forward's types by an interface, and not that package.
 		{"media/downlink", []string{"media/srtpout"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
 		{"media/srtpout", nil, []string{http, sql, webSocket, rpc, psrpc, redis}},
-		{"webhooks", []string{"rooms/log", "rooms/outage"}, []string{sql, webSocket, pion}}, // not the domain
+		{"webhooks", []string{"rooms/log", "rooms/outage"}, []string{sql, webSocket, pion}}, // the domain is not included
 		{"static", nil, []string{sql, webSocket, pion}},
 		{"server", edge, []string{sql, pion, rpc, psrpc, redis}},
-		// It signs as the webhooks are signed.
+		// It signs requests like webhooks.
 		{"server/authorize", append(edge, "webhooks"), []string{sql, pion, webSocket, rpc, psrpc, redis}},
-		// They show what the sender of webhooks does, in that one's own words.
+		// They show the state of the sender of webhooks in its own types.
 		{"server/api", append(edge, "webhooks"), []string{sql, pion, rpc, psrpc, redis}},
 		{"server/events", []string{"rooms/log"}, []string{sql, pion, rpc, psrpc, redis}},
 	}
 }
 
-// TestImportsRunOneWay reads the source of every package in this process, so
-// that the test is run again when a file changes; what a subprocess reads, the
-// test cache does not see.
+// TestImportsRunOneWay reads the source of every package in this process, so that the test
+// is run again when a file changes. The test cache does not notice files that a subprocess
+// reads.
 func TestImportsRunOneWay(t *testing.T) {
 	checked := map[string]bool{}
 	for dir, imports := range packages(t) {
@@ -82,8 +82,8 @@ func TestImportsRunOneWay(t *testing.T) {
 	}
 }
 
-// Templates call methods by name, so that the linker has to keep every exported
-// method of every type: the binary is a quarter larger for one template.
+// Templates call methods by name, so the linker has to keep every exported method of every
+// type: one template makes the binary a quarter larger.
 func TestNothingKeepsDeadMethods(t *testing.T) {
 	for dir, imports := range packages(t) {
 		for _, banned := range []string{"text/template", "html/template"} {
@@ -92,7 +92,7 @@ func TestNothingKeepsDeadMethods(t *testing.T) {
 	}
 }
 
-// ruleOf is the rule of the longest part that dir is in.
+// ruleOf is the rule of the innermost part that contains dir.
 func ruleOf(dir string) rule {
 	var best rule
 	for _, r := range houseRules() {
@@ -104,7 +104,7 @@ func ruleOf(dir string) rule {
 	return best
 }
 
-// packages are the imports of every folder of this module, tests left out.
+// packages are the imports of every folder of this module, without tests.
 func packages(t *testing.T) map[string][]string {
 	found := map[string][]string{}
 	require.NoError(t, filepath.WalkDir(repository, func(dir string, d fs.DirEntry, err error) error {
@@ -122,7 +122,7 @@ func packages(t *testing.T) map[string][]string {
 		}
 		p, err := build.ImportDir(dir, 0)
 		if err != nil {
-			return nil // no package, or one of tests alone
+			return nil // no package, or only tests
 		}
 		rel, err := filepath.Rel(repository, dir)
 		found[filepath.ToSlash(rel)] = p.Imports

@@ -12,7 +12,7 @@ import (
 	"parlor/server/config"
 )
 
-// initialised loads the configuration that init wrote.
+// initialised loads the configuration that init has written.
 func initialised(t *testing.T, file string) *config.Config {
 	t.Helper()
 	cfg, warnings, err := config.Load(config.Sources{File: file})
@@ -105,7 +105,7 @@ func TestCommandInitInstalls(t *testing.T) {
 	require.Equal(t, cfg.Keys, initialised(t, filepath.Join(root, installedConfig)).Keys)
 }
 
-// folderOf is what is in a folder.
+// folderOf is the content of a folder.
 func folderOf(t *testing.T, dir string) []os.DirEntry {
 	t.Helper()
 	all, err := os.ReadDir(dir)
@@ -113,7 +113,7 @@ func folderOf(t *testing.T, dir string) []os.DirEntry {
 	return all
 }
 
-// TestCommandInitAsks on a terminal alone; elsewhere nobody could answer.
+// TestCommandInitAsks only on a terminal, where it can be answered.
 func TestCommandInitAsks(t *testing.T) {
 	r := initRequest{out: io.Discard, port: 7880}
 	require.NoError(t, r.ask(strings.NewReader("\nyes\n192.0.2.1\n")))

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLicensesAreOfWhatIsRequired holds the notice against go.mod and the page's
-// scripts. That no module is missing is checked by .ci/licenses.go, which asks go list.
+// TestLicensesAreOfWhatIsRequired compares the notice with go.mod and the page's scripts.
+// .ci/licenses.go checks that no module is missing, because that needs go list.
 func TestLicensesAreOfWhatIsRequired(t *testing.T) {
 	status, shown, errs := command(t, nil, "licenses")
 	require.Zero(t, status, errs)

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheLogTellsWhoDidWhat: a line per join, departure, refusal and deed of a
-// moderator, with room, identity, address and client, and nothing secret in any.
+// TestTheLogTellsWhoDidWhat: the log has a line for each join, departure, refusal and
+// action of a moderator, with room, identity, address and client, and without secrets.
 func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	var log transcript
 	h := startLogging(t, filepath.Join(t.TempDir(), "parlor.db"), slog.New(slog.NewTextHandler(&log, nil)))
@@ -58,7 +58,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	}
 }
 
-// hasLine tells whether one line of a log has all parts.
+// hasLine reports whether one line of a log has all parts.
 func hasLine(log string, parts []string) bool {
 	for line := range strings.Lines(log) {
 		all := true

@@ -17,8 +17,8 @@ import (
 	"parlor/server/config"
 )
 
-// TestEveryPromiseHasAGauge holds what the README tells operators to watch against
-// what the program shows: there is no rule on a metric that does not exist.
+// TestEveryPromiseHasAGauge compares the README's rules for monitoring with the program's
+// metrics: every rule's metric exists.
 func TestEveryPromiseHasAGauge(t *testing.T) {
 	hooks := newInbox(t)
 	hooks.answer("/", http.StatusInternalServerError)

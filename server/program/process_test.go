@@ -23,19 +23,18 @@ import (
 	"parlor/rooms/replica/s3test"
 )
 
-// s3Server is started by the first test that needs it and stopped by TestMain.
+// s3Server is started by the first test that needs it, and stopped by TestMain.
 var s3Server s3test.Server
 
-// built is the program that the tests start, made by the first that needs it and
-// removed by TestMain.
+// built is the program under test. The first test that needs it builds it, and TestMain
+// removes it.
 var built struct {
 	once      sync.Once
 	dir, path string
 	err       error
 }
 
-// binary is the path of the program, built as these tests are: with the race detector
-// if they have it.
+// binary is the path of the program, built with the race detector if these tests are.
 func binary(t testing.TB) string {
 	t.Helper()
 	built.once.Do(func() {
@@ -55,7 +54,7 @@ func binary(t testing.TB) string {
 	return built.path
 }
 
-// process is the real program in a process of its own.
+// process is the real program in another process.
 type process struct {
 	t     testing.TB
 	cmd   *exec.Cmd
@@ -65,7 +64,7 @@ type process struct {
 	err   error
 }
 
-// transcript is what a process logs. It may be used concurrently.
+// transcript is the log of a process. It may be used concurrently.
 type transcript struct {
 	mu  sync.Mutex // guards b
 	buf bytes.Buffer
@@ -83,7 +82,7 @@ func (l *transcript) String() string {
 	return l.buf.String()
 }
 
-// machine is a folder that a process keeps its database in.
+// machine is the folder of a process's database.
 func machine(t testing.TB) string {
 	dir := filepath.Join(t.TempDir(), "machine")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -121,20 +120,20 @@ func spawn(t testing.TB, dir, config string, args ...string) *process {
 	})
 	select {
 	case p.url = <-urls:
-	case <-p.ended: // it did not come up; the caller sees that it has no URL
+	case <-p.ended: // it failed to start; the caller sees that it has no URL
 	case <-time.After(time.Minute):
 		require.Fail(t, "the server does not come up", p.log)
 	}
 	return p
 }
 
-// kill ends the process as a crash does.
+// kill kills the process, like a crash.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.ended
 }
 
-// exit waits until the process has ended by itself, and returns its status.
+// exit waits until the process has ended by itself, and returns its exit status.
 func (p *process) exit(within time.Duration) int {
 	p.t.Helper()
 	select {
@@ -149,7 +148,7 @@ func (p *process) roomService() livekit.RoomService {
 	return livekit.NewRoomServiceProtobufClient(p.url, &http.Client{Timeout: 20 * time.Second})
 }
 
-// get asks the REST API, and parses the answer into out unless that is nil.
+// get makes a request to the REST API, and parses the answer into out unless that is nil.
 func (p *process) get(path string, out any) int {
 	p.t.Helper()
 	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.url+path, nil)

@@ -31,7 +31,7 @@ import (
 	"parlor/server/config"
 )
 
-// TestMain takes down what several tests share.
+// TestMain releases what several tests share.
 func TestMain(m *testing.M) {
 	s3test.Environment()
 	status := m.Run()
@@ -42,12 +42,12 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// house is the whole program in this process.
+// house is the whole program within this process.
 type house struct {
 	*program
 	t    *testing.T
 	url  string
-	stop func() error // ends it in order; may be called once
+	stop func() error // stops it in order; may be called once
 }
 
 func start(t *testing.T, database string, flags ...config.Setting) *house {
@@ -161,7 +161,7 @@ func TestTheBannerNamesWhatIsBound(t *testing.T) {
 	require.NotContains(t, h.banner(), "localhost")
 }
 
-// TestASecondProgramIsToldOfItsPorts, and of what is in the way once.
+// TestASecondProgramIsToldOfItsPorts, and of each obstacle once.
 func TestASecondProgramIsToldOfItsPorts(t *testing.T) {
 	taken, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -177,7 +177,7 @@ func TestASecondProgramIsToldOfItsPorts(t *testing.T) {
 	require.Contains(t, errs, "--tcp-port")
 }
 
-// TestWhatIsInTheWayOfAPortIsTold, and how it gets out of the way.
+// TestWhatIsInTheWayOfAPortIsTold, and the remedy.
 func TestWhatIsInTheWayOfAPortIsTold(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -210,8 +210,8 @@ func TestErrorsOfPortsSayWhatToDo(t *testing.T) {
 	require.Equal(t, other, portHint(other, "--port"))
 }
 
-// TestS3WithoutCredentialsSaysWhichToGive: the library alone complains of a role that
-// only machines at Amazon's have.
+// TestS3WithoutCredentialsSaysWhichToGive: the library itself complains of a role that
+// only machines at Amazon have.
 func TestS3WithoutCredentialsSaysWhichToGive(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
@@ -223,8 +223,8 @@ func TestS3WithoutCredentialsSaysWhichToGive(t *testing.T) {
 	require.Contains(t, errs, "there are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 }
 
-// TestAMistypedDatabaseIsNotMade: where its folder is not, it is misspelt, or a disk is
-// not mounted.
+// TestAMistypedDatabaseIsNotMade: if its folder does not exist, it is misspelt, or a disk
+// is not mounted.
 func TestAMistypedDatabaseIsNotMade(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "mistyped")
 	status, _, errs := command(t, nil, "--dev", "--port", "0", "--database", filepath.Join(folder, "parlor.db"))
@@ -300,7 +300,7 @@ func TestOpenUndoesWhatItDidWhenItFails(t *testing.T) {
 	require.NoError(t, err)
 	_, err = open(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "address already in use")
-	start(t, filepath.Join(dir, "b.db")) // which nobody holds any more
+	start(t, filepath.Join(dir, "b.db")) // it is not locked any more
 
 	cfg.Database = filepath.Join(dir, "a.db")
 	_, err = open(t.Context(), cfg, slog.New(slog.DiscardHandler))
@@ -418,8 +418,8 @@ func TestSignals(t *testing.T) {
 	require.FileExists(t, filepath.Join(dir, "parlor.db"))
 }
 
-// TestStopSendsClientsBack: a client that does not hang up is told to come back,
-// and does not hold up the stop.
+// TestStopSendsClientsBack: a client that does not close its connection is told to
+// reconnect, and does not delay the stop.
 func TestStopSendsClientsBack(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	url := "ws" + strings.TrimPrefix(h.url, "http") + "/rtc?protocol=17&access_token=" + issue(t, "--room", "r", "--identity", "i")
@@ -449,7 +449,7 @@ func TestStopSendsClientsBack(t *testing.T) {
 	require.Equal(t, livekit.LeaveRequest_RECONNECT, last.GetLeave().GetAction(), "the last word: %v", last)
 }
 
-// TestALostDiskIsRestored loses the database, and starts with the replica alone.
+// TestALostDiskIsRestored loses the database, and starts with only the replica.
 func TestALostDiskIsRestored(t *testing.T) {
 	dir := t.TempDir()
 	for _, machine := range []string{"a", "b"} {
@@ -480,8 +480,8 @@ func TestALostDiskIsRestored(t *testing.T) {
 	require.Contains(t, errs, "nothing")
 }
 
-// TestReadmeListsTheKeys holds the README against the configuration's own table, which
-// a test of server/config makes.
+// TestReadmeListsTheKeys compares the README with the configuration's own table, which a
+// test of server/config generates.
 func TestReadmeListsTheKeys(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	require.NoError(t, err)

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// writeCertificate writes a certificate for name, and its key, as certbot does: each
-// file is replaced.
+// writeCertificate writes a certificate for name and its key as certbot does: it replaces
+// each file.
 func writeCertificate(t *testing.T, dir, name string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -37,9 +37,8 @@ func writeCertificate(t *testing.T, dir, name string) {
 	}
 }
 
-// TestHangup: SIGHUP reads certificate and configuration again, and never ends the
-// server; what cannot be used changes nothing. A certificate that changes is read
-// without a signal, too.
+// TestHangup: SIGHUP reloads certificate and configuration, and never ends the server.
+// Invalid files change nothing. A changed certificate is loaded without a signal too.
 func TestHangup(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -79,7 +78,7 @@ func TestHangup(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(p.log.String(), "the TLS certificate cannot be read again") }, time.Minute, 20*time.Millisecond)
 	require.True(t, serves("two.example"))
 
-	writeCertificate(t, dir, "three.example") // and nobody says so
+	writeCertificate(t, dir, "three.example") // without a signal
 	require.Eventually(t, func() bool { return serves("three.example") }, time.Minute, 100*time.Millisecond)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	require.Zero(t, p.exit(2*stopBound), p.log)

@@ -25,13 +25,13 @@ import (
 	"parlor/server/config"
 )
 
-// outage is a replica that can be taken away and given back.
+// outage is a replica that can be made unreachable.
 type outage struct {
 	url string
 	set func(away bool)
 }
 
-// everyReplica runs a test on both kinds of replica.
+// everyReplica runs a test with both kinds of replica.
 func everyReplica(t *testing.T, f func(t *testing.T, o outage)) {
 	t.Run("s3", func(t *testing.T) {
 		proxy := s3test.NewProxy(t, s3Server.Address(t))
@@ -40,7 +40,7 @@ func everyReplica(t *testing.T, f func(t *testing.T, o outage)) {
 	t.Run("file", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "replica")
 		f(t, outage{"file://" + dir, func(away bool) {
-			if away { // a file in its place is what even root cannot write below
+			if away { // below a file even root cannot write
 				require.NoError(t, os.Rename(dir, dir+".away"))
 				require.NoError(t, os.WriteFile(dir, nil, 0o600))
 				return
@@ -51,8 +51,8 @@ func everyReplica(t *testing.T, f func(t *testing.T, o outage)) {
 	})
 }
 
-// TestWebhooksWaitForTheReplica: while the replica cannot be reached rooms go on,
-// and nobody is told what it does not have. When it is back, all are told in order.
+// TestWebhooksWaitForTheReplica: while the replica cannot be reached, rooms continue, and
+// events that it lacks are not delivered. When it is back, all are delivered in order.
 func TestWebhooksWaitForTheReplica(t *testing.T) {
 	everyReplica(t, func(t *testing.T, o outage) {
 		hooks := newInbox(t)
@@ -76,7 +76,7 @@ func TestWebhooksWaitForTheReplica(t *testing.T) {
 		require.NoError(t, err)
 		_, err = c.DeleteRoom(ctx, &livekit.DeleteRoomRequest{Room: "b"})
 		require.NoError(t, err)
-		// Whatever does not wait for the replica is out by then.
+		// Deliveries that do not wait for the replica have been sent by then.
 		require.Eventually(t, func() bool { return h.replication.Status().LagSeconds > 1 }, time.Minute, 5*time.Millisecond)
 		require.Equal(t, []string{"room_started"}, hooks.types("/"))
 		all, err := h.hooks.Endpoints(ctx)
@@ -97,8 +97,8 @@ func TestWebhooksWaitForTheReplica(t *testing.T) {
 	})
 }
 
-// TestNoReceiverSawWhatARestoreForgets loses machine and disk, again and again,
-// while rooms change: whatever a receiver was told is on the next machine.
+// TestNoReceiverSawWhatARestoreForgets loses machine and disk repeatedly while rooms
+// change: every delivered event is on the next machine.
 func TestNoReceiverSawWhatARestoreForgets(t *testing.T) {
 	hooks := newInbox(t)
 	replica := "file://" + filepath.Join(t.TempDir(), "replica")
@@ -114,7 +114,7 @@ func TestNoReceiverSawWhatARestoreForgets(t *testing.T) {
 			clients.Go(func() { churn(ctx, p.roomService(), fmt.Sprintf("%d-%d", n, i)) })
 		}
 		hooks.await(t, "/", before+100)
-		time.Sleep(rand.N(time.Second)) // a random moment is what the test is about
+		time.Sleep(rand.N(time.Second)) // losses come at random moments
 		acknowledged := p.newest()
 		p.kill()
 		stop()
@@ -141,7 +141,7 @@ func TestNoReceiverSawWhatARestoreForgets(t *testing.T) {
 	}
 }
 
-// churn opens and closes rooms until ctx ends or nobody answers.
+// churn opens and closes rooms until ctx ends or the server does not answer.
 func churn(ctx context.Context, api livekit.RoomService, name string) {
 	ctx = as(ctx, name)
 	for {
@@ -154,7 +154,7 @@ func churn(ctx context.Context, api livekit.RoomService, name string) {
 	}
 }
 
-// withoutPassword is a webhook's body as the log shows it.
+// withoutPassword is a webhook's body in the form of the log.
 func withoutPassword(t *testing.T, body []byte) []byte {
 	t.Helper()
 	var e map[string]any
@@ -167,7 +167,7 @@ func withoutPassword(t *testing.T, body []byte) []byte {
 	return b
 }
 
-// loggedEvent is an event as GET /v1/events tells it.
+// loggedEvent is an event in GET /v1/events.
 type loggedEvent struct {
 	Seq   int64
 	ID    string
@@ -202,9 +202,9 @@ func (p *process) newest() int64 {
 	return page.Newest
 }
 
-// TestReplicationThatCannotStage is told by the program wherever an operator looks,
-// though rooms go on; then it heals, the events that waited for the replica go out,
-// and the program ends well.
+// TestReplicationThatCannotStage is reported everywhere that an operator may look, while
+// rooms continue. Then it heals, the events that waited for the replica are delivered,
+// and the program ends cleanly.
 func TestReplicationThatCannotStage(t *testing.T) {
 	t.Parallel()
 	hooks := newInbox(t)
@@ -220,7 +220,7 @@ func TestReplicationThatCannotStage(t *testing.T) {
 
 	folder := filepath.Join(home, ".parlor.db-litestream")
 	require.NoError(t, os.RemoveAll(folder))
-	require.NoError(t, os.WriteFile(folder, nil, 0o600)) // which root cannot write below either
+	require.NoError(t, os.WriteFile(folder, nil, 0o600)) // below a file even root cannot write
 	_, err = p.roomService().CreateRoom(as(t.Context(), "during"), &livekit.CreateRoomRequest{Name: "during", EmptyTimeout: rooms.WireNever})
 	require.NoError(t, err, "rooms go on")
 	var status struct {
@@ -252,7 +252,7 @@ func TestReplicationThatCannotStage(t *testing.T) {
 	hooks.await(t, "/", 2)
 	require.Eventually(t, func() bool { return p.metric("parlor_replica_lag_seconds") == 0 }, time.Minute, 50*time.Millisecond)
 	require.Equal(t, 1.0, p.metric("parlor_replica_generations_total"))
-	require.NoError(t, os.RemoveAll(filepath.Join(folder, "ltx", "0"))) // and right before the end
+	require.NoError(t, os.RemoveAll(filepath.Join(folder, "ltx", "0"))) // again right before the end
 	_, err = p.roomService().CreateRoom(as(t.Context(), "after"), &livekit.CreateRoomRequest{Name: "after", EmptyTimeout: rooms.WireNever})
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))

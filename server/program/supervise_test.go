@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// watcher is what systemd listens with.
+// watcher listens like systemd.
 type watcher struct {
 	t    *testing.T
 	conn *net.UnixConn
@@ -29,7 +29,7 @@ type watcher struct {
 
 func newWatcher(t *testing.T) *watcher {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "parlor") // short, as a socket's name has to be
+	dir, err := os.MkdirTemp("", "parlor") // short, as a socket's name must be
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &watcher{t: t, path: filepath.Join(dir, "notify")}
@@ -39,7 +39,7 @@ func newWatcher(t *testing.T) *watcher {
 	return w
 }
 
-// hears waits for what is told next, but for signs of life.
+// hears waits for the next notification, except for signs of life.
 func (w *watcher) hears(want string) {
 	w.t.Helper()
 	for {
@@ -59,8 +59,7 @@ func (w *watcher) next() string {
 	return string(b[:n])
 }
 
-// TestCommandServeTellsItsSupervisor that it is ready, lives, reads its configuration
-// again, and stops.
+// TestCommandServeTellsItsSupervisor that it is ready, alive, reloading and stopping.
 func TestCommandServeTellsItsSupervisor(t *testing.T) {
 	w := newWatcher(t)
 	hangups := make(chan os.Signal)
@@ -71,7 +70,7 @@ func TestCommandServeTellsItsSupervisor(t *testing.T) {
 		ended <- Run(ctx, Environment{
 			Args: []string{"--dev", "--port", "0", "--bind", "127.0.0.1", "--udp-port", "0", "--tcp-port", "0", "--database", filepath.Join(t.TempDir(), "parlor.db")},
 			Environ: []string{"NOTIFY_SOCKET=" + w.path, "WATCHDOG_USEC=3000000", fmt.Sprintf("WATCHDOG_PID=%d", os.Getpid()),
-				"LISTEN_FDS=3", "LISTEN_PID=1"}, // which are another process's
+				"LISTEN_FDS=3", "LISTEN_PID=1"}, // for another process
 			Out: io.Discard, Err: io.Discard, Hangups: hangups,
 		})
 	}()
@@ -86,7 +85,7 @@ func TestCommandServeTellsItsSupervisor(t *testing.T) {
 	require.Zero(t, <-ended)
 }
 
-// TestCommandServeIsSilentWhileItHangs, so that its supervisor ends it.
+// TestCommandServeIsSilentWhileItHangs, so that its supervisor kills it.
 func TestCommandServeIsSilentWhileItHangs(t *testing.T) {
 	w := newWatcher(t)
 	s := newSupervisor([]string{"NOTIFY_SOCKET=" + w.path, "WATCHDOG_USEC=3000"}, 1, slog.New(slog.DiscardHandler))
@@ -131,8 +130,8 @@ func TestCommandServeIsSilentWhileItHangs(t *testing.T) {
 	require.NoError(t, h.alive(t.Context()))
 }
 
-// TestCommandServeRestartsWithoutRefusedConnections on a socket that is handed over: who
-// connects while no server runs is served by the next.
+// TestCommandServeRestartsWithoutRefusedConnections on a socket that is passed to it: a
+// client that connects while no server runs is served by the next one.
 func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -140,7 +139,7 @@ func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	url := "http://" + l.Addr().String()
-	require.NoError(t, l.Close()) // f has a descriptor of its own
+	require.NoError(t, l.Close()) // f has its own descriptor
 	w, dir, log := newWatcher(t), t.TempDir(), &transcript{}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -148,7 +147,7 @@ func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 		}
 	})
 	run := func() *exec.Cmd {
-		// Only the child knows its number, which LISTEN_PID is.
+		// Only the child knows its process id, which LISTEN_PID must be.
 		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary(t), "--dev", "--port", "1", "--udp-port", "0", "--tcp-port", "0",
 			"--database", filepath.Join(dir, "parlor.db"))
 		cmd.ExtraFiles = []*os.File{f}
@@ -186,13 +185,13 @@ func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 	require.Contains(t, log.String(), strings.TrimPrefix(url, "http://"))
 }
 
-// TestCommandServeRefusesSocketsThatAreNone to serve HTTP on.
+// TestCommandServeRefusesSocketsThatAreNone on which it could serve HTTP.
 func TestCommandServeRefusesSocketsThatAreNone(t *testing.T) {
 	s := newSupervisor([]string{"LISTEN_FDS=2", "LISTEN_PID=7", "LISTEN_FDNAMES=http:metrics"}, 7, slog.New(slog.DiscardHandler))
 	require.Equal(t, []string{"http", "metrics"}, s.sockets)
 	for _, environ := range [][]string{nil, {"LISTEN_FDS=2"}, {"LISTEN_FDS=-1", "LISTEN_PID=7"}, {"LISTEN_FDS=x", "LISTEN_PID=7"}} {
 		require.Empty(t, newSupervisor(environ, 7, s.log).sockets, environ)
 	}
-	(*supervisor)(nil).tell("READY=1") // nobody watches
+	(*supervisor)(nil).tell("READY=1") // there is no supervisor
 	(&supervisor{socket: "/nowhere/at/all", log: s.log}).tell("READY=1")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// mint makes ann a token that was made at a time.
+// mint makes a token for ann that was issued at a time.
 func (h *house) mint(at time.Time, g *auth.VideoGrant) string {
 	g.RoomJoin = true
 	token, err := h.verifier.MintFor("devkey", "", &auth.ClaimGrants{Identity: "ann", Video: g}, at, time.Hour)
@@ -23,7 +23,7 @@ func (h *house) mint(at time.Time, g *auth.VideoGrant) string {
 	return token
 }
 
-// dial connects, or returns the answer that refuses it.
+// dial connects, or returns the status of the refusal.
 func (h *house) dial(query, token string) (*websocket.Conn, int) {
 	conn, resp, err := websocket.Dial(h.t.Context(),
 		"ws"+strings.TrimPrefix(h.url, "http")+"/rtc?protocol=17&access_token="+token+query, nil)
@@ -36,7 +36,7 @@ func (h *house) dial(query, token string) (*websocket.Conn, int) {
 	return conn, resp.StatusCode
 }
 
-// await reads until a message gives what is looked for.
+// await reads messages until find returns something.
 func (h *house) await(conn *websocket.Conn, find func(*livekit.SignalResponse) string) string {
 	for {
 		m, err := receive(h.t.Context(), conn)
@@ -47,7 +47,7 @@ func (h *house) await(conn *websocket.Conn, find func(*livekit.SignalResponse) s
 	}
 }
 
-// operate calls REST with the key and its secret, or with a token.
+// operate makes REST calls with the key and its secret, or with a token.
 func (h *house) operate(method, path, body, token string) (int, string) {
 	req, err := http.NewRequestWithContext(h.t.Context(), method, h.url+path, strings.NewReader(body))
 	require.NoError(h.t, err)
@@ -63,9 +63,9 @@ func (h *house) operate(method, path, body, token string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// TestRevocationHoldsForWhatFollows: neither a resume nor a token that was given in
-// the session brings a participant back whose token was revoked. One that is in the room
-// stays.
+// TestRevocationHoldsForWhatFollows: after the revocation of its token, a participant can
+// return neither by a resume nor with a token that the session issued. A participant that
+// is in the room stays.
 func TestRevocationHoldsForWhatFollows(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	hourAgo := time.Now().Add(-time.Hour)

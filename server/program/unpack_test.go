@@ -18,8 +18,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// costs is how many bytes the program and this test allocate while attack runs. It is
-// no less than what the heap can grow by.
+// costs is how many bytes the program and this test allocate while attack runs. The heap
+// grows by no more.
 func (h *house) costs(attack func()) float64 {
 	h.t.Helper()
 	before := h.metric("go_memstats_alloc_bytes_total")
@@ -37,7 +37,7 @@ func (h *house) post(method, token, kind string, body []byte) (int, string) {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	req.Header.Set("Expect", "100-continue") // so that an answer before the body is read is not lost
+	req.Header.Set("Expect", "100-continue") // so that an answer before the end of the body is not lost
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err.Error()
@@ -47,7 +47,7 @@ func (h *house) post(method, token, kind string, body []byte) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// atOnce runs f several times at once.
+// atOnce runs f n times concurrently.
 func atOnce(n int, f func(i int)) {
 	var all sync.WaitGroup
 	for i := range n {
@@ -56,8 +56,8 @@ func atOnce(n int, f func(i int)) {
 	all.Wait()
 }
 
-// TestDenseBodiesCostLittle: ten megabytes of the shortest values are refused before
-// they are read without a token, and before they are unpacked with one.
+// TestDenseBodiesCostLittle: without a token, ten megabytes of the shortest values are
+// refused before they are read; with one, before they are unpacked.
 func TestDenseBodiesCostLittle(t *testing.T) {
 	const megabyte = 1 << 20
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
@@ -97,7 +97,8 @@ func TestDenseBodiesCostLittle(t *testing.T) {
 		})
 		h.pings(witness)
 	})
-	// Each body of the second kind is read into memory, which doubles as it grows, and no more.
+	// Each body of the second kind is read into memory, which doubles as it grows, and
+	// not unpacked.
 	require.Less(t, cost, 12*20.0*megabyte, "twenty-four requests with a token")
 
 	cost = h.costs(func() {
@@ -126,7 +127,7 @@ func TestDenseBodiesCostLittle(t *testing.T) {
 }
 
 // TestDenseJoinRequestsCostLittle: a kilobyte of gzip is not unpacked to half a million
-// tracks, and what is not packed is counted before it is decoded.
+// tracks, and unpacked requests are measured before they are decoded.
 func TestDenseJoinRequestsCostLittle(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
@@ -173,15 +174,15 @@ func TestDenseJoinRequestsCostLittle(t *testing.T) {
 			})
 			h.pings(witness)
 		})
-		// The query stands in memory a few times; nothing of it becomes tracks.
+		// The query is copied a few times in memory, but not decoded into tracks.
 		require.Less(t, cost, 20*float64(8*len(q)+1<<20), name)
 	}
 	require.Equal(t, 60.0, h.metric(`parlor_unpack_refused_total{what="join_request",why="too_much"}`))
 }
 
-// TestDenseMessagesCostLittle: two megabytes of a client's shortest values are counted
-// before they are unpacked, whatever kind of message they say to be, and the client is
-// told why it is cut off.
+// TestDenseMessagesCostLittle: two megabytes of a client's shortest values are measured
+// before they are unpacked, whatever kind of message they claim to be, and the client is
+// told why it is disconnected.
 func TestDenseMessagesCostLittle(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), noLimits...)
 	witness, _ := h.dial("", issue(t, "--room", "r", "--identity", "witness"))
@@ -192,7 +193,7 @@ func TestDenseMessagesCostLittle(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, byte(0), m[len(m)-1])
 		b := m[:len(m)-1]
-		for n := len(inner); ; n >>= 7 { // the length, as protobuf writes it
+		for n := len(inner); ; n >>= 7 { // the length in protobuf's encoding
 			if n < 0x80 {
 				b = append(b, byte(n))
 				break
@@ -239,15 +240,16 @@ func TestDenseMessagesCostLittle(t *testing.T) {
 			})
 			h.pings(witness)
 		})
-		// A frame is read into memory that doubles as it grows, and joins cost something too.
+		// A frame is read into memory that doubles as it grows, and joins cost something
+		// too.
 		require.Less(t, cost, 8*16.0*(1<<20), name)
 	}
 	require.Equal(t, 24.0, h.metric(`parlor_unpack_refused_total{what="signal",why="too_much"}`))
 	h.pings(witness)
 }
 
-// TestEveryRequestThatWaitsIsAnswered: what Parlor does not serve is refused at once,
-// with the number that the client gave it.
+// TestEveryRequestThatWaitsIsAnswered: a request that Parlor does not support is refused
+// at once, with the client's request id.
 func TestEveryRequestThatWaitsIsAnswered(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	conn, _ := h.dial("", issue(t, "--room", "r", "--identity", "ada"))

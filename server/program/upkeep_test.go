@@ -46,8 +46,8 @@ func TestBansThatRanOutAreForgotten(t *testing.T) {
 	})
 }
 
-// TestSessionsOfARoomThatNeverEndsAreForgotten after the time for which ended rooms
-// are kept, but for the newest, which it still goes by.
+// TestSessionsOfARoomThatNeverEndsAreForgotten after the time for which ended rooms are
+// kept, except for the newest, which the room still uses.
 func TestSessionsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
@@ -80,7 +80,8 @@ func TestSessionsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
 	})
 }
 
-// TestOldJobsOfARoomThatNeverEndsAreForgotten but for the newest, which it still goes by.
+// TestOldJobsOfARoomThatNeverEndsAreForgotten except for the newest, which the room still
+// uses.
 func TestOldJobsOfARoomThatNeverEndsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
