@@ -38,10 +38,11 @@ type Control[T any] struct {
 	forced     bool  // divided exceeds the estimate
 	forcedAt   int64 // when that began
 
-	wide      bool    // uses transport-wide feedback
+	wide      bool    // uses congestion control feedback
 	limit     float64 // bits/s, in addition to the estimate; 0 = none
 	firstSent int64   // when the first numbered packet was sent; 0 = not yet
-	told      bool    // transport-wide feedback has come
+	told      bool    // congestion control feedback has come
+	numbered  int64   // when transport-wide feedback came last; 0 = never
 	silent    bool    // no such feedback came, so other reports are used
 
 	sending     float64 // bits/s
@@ -61,7 +62,7 @@ func NewControl[T any](transportWide bool) *Control[T] {
 	return c
 }
 
-// JudgeBySending makes the control estimate by transport-wide feedback from now on. If
+// JudgeBySending makes the control estimate by congestion control feedback from now on. If
 // none comes within 1.2 s of the first packet, it falls back to the other reports.
 func (c *Control[T]) JudgeBySending() {
 	if !c.wide {
@@ -110,6 +111,10 @@ func (c *Control[T]) Leave(now int64, size int, kind sent.Kind) uint16 {
 	return c.record.Add(now, size, kind, cluster)
 }
 
+// Named records the SSRC and sequence number of the packet that Leave recorded last, for
+// receivers that report by stream.
+func (c *Control[T]) Named(ssrc uint32, sequence uint16) { c.record.Name(ssrc, sequence) }
+
 // Probe is how many bytes of retransmissions or padding to send now, in packets of at
 // most size bytes; 0 for none. Each packet must be recorded by Leave as [sent.Padding].
 func (c *Control[T]) Probe(now int64) (bytes, size int) {
@@ -123,11 +128,28 @@ func (c *Control[T]) Probe(now int64) (bytes, size int) {
 // Feedback takes transport-wide feedback. It reports whether the estimate has changed so
 // much that Divide must be called at once.
 func (c *Control[T]) Feedback(now int64, fb *feedback.Report) (divide bool) {
+	c.numbered = now
+	c.results = c.record.Match(fb, c.results[:0])
+	return c.taken(now)
+}
+
+// StreamFeedback is Feedback for a receiver that reports by stream (RFC 8888). If the
+// receiver sends transport-wide feedback too, only that is used: its times are finer, and
+// it reports the packets of all streams in the order in which they were sent.
+func (c *Control[T]) StreamFeedback(now int64, fb *feedback.StreamReport) (divide bool) {
+	if c.numbered != 0 && now-c.numbered < numberedFor {
+		return false
+	}
+	c.results = c.record.MatchStreams(fb, c.results[:0])
+	return c.taken(now)
+}
+
+// taken updates the estimate from the results of a report.
+func (c *Control[T]) taken(now int64) (divide bool) {
 	if c.told = true; c.silent {
 		c.silent, c.estimator = false, estimate.NewSendSide(StartBitrate)
 	}
 	before := c.state
-	c.results = c.record.Match(fb, c.results[:0])
 	c.estimator.Feedback(now, c.results, c.record.InFlight())
 	if o, ok := c.probe.Feedback(now, c.results); ok && o.Bitrate > 0 {
 		c.estimator.Probed(now, o.Bitrate, o.Full)
@@ -296,7 +318,9 @@ const (
 	// wary is the share of the budget that is used while a deep queue is drained.
 	wary = 0.85
 	// untold is how long to wait for feedback after the first packet.
-	untold         = int64(1200 * time.Millisecond)
+	untold = int64(1200 * time.Millisecond)
+	// numberedFor is how long after a transport-wide report the others are ignored.
+	numberedFor    = int64(5 * time.Second)
 	backlogAllowed = 50 * time.Millisecond
 	// steadyFor is how long after a queue was seen spatial layers stay where they can: a
 	// change needs a keyframe, which costs more than the excess.
@@ -345,4 +369,7 @@ func (c *Control[T]) Sending() float64 { return c.sending }
 func (c *Control[T]) Probed() uint64 { return c.probed }
 
 // Forget drops the state of a stream that ended: see [pacer.Pacer.Forget].
-func (c *Control[T]) Forget(stream uint32) { c.pacer.Forget(stream) }
+func (c *Control[T]) Forget(stream uint32) {
+	c.pacer.Forget(stream)
+	c.record.Forget(stream)
+}

@@ -43,16 +43,26 @@ func newPathOf(seed uint64, c netsim.Conditions, cameras int) *subscriber {
 
 func TestTheBitrateFollowsThePath(t *testing.T) {
 	for _, seed := range []uint64{1, 7, 11} {
-		followsThePath(t, seed)
+		followsThePath(t, seed, false)
 	}
 }
 
-func followsThePath(t *testing.T, seed uint64) {
+// Feedback by streams (RFC 8888) does as well, for a receiver that has nothing better.
+func TestTheBitrateFollowsThePathByStreams(t *testing.T) {
+	for _, seed := range []uint64{1, 7} {
+		followsThePath(t, seed, true)
+	}
+}
+
+func followsThePath(t *testing.T, seed uint64, byStreams bool) {
 	var tab table
 	tab.head()
 	c := plain()
 	c.Rate = 20e6
 	s := newPathOf(seed, c, 1)
+	if byStreams {
+		s.streams = map[uint32]*arrivals{}
+	}
 	for _, p := range []struct {
 		name    string
 		rate    float64
@@ -223,4 +233,36 @@ func TestAPathThatHoldsPacketsUp(t *testing.T) {
 		c.Overdue(now, 7, 250*time.Millisecond, true)
 		require.Equal(t, s.Bitrate, c.State().Bitrate, "once for one queue")
 	}
+}
+
+// Of a receiver that tells of packets in both ways, transport-wide feedback alone counts,
+// until it comes no more.
+func TestTransportWideFeedbackIsPreferred(t *testing.T) {
+	c := NewControl[int](true)
+	now := int64(time.Hour)
+	report := func(number uint16, streams bool) float64 {
+		now += int64(50 * time.Millisecond)
+		if streams {
+			c.StreamFeedback(now, &feedback.StreamReport{
+				Timestamp: uint32(now / int64(time.Second) << 16), Streams: []feedback.Stream{{SSRC: 7, Begin: number, To: 1}}, Arrivals: []int32{0},
+			})
+		} else {
+			c.Feedback(now, &feedback.Report{Base: number, Arrivals: []int32{0}})
+		}
+		return float64(c.record.InFlight())
+	}
+	send := func() uint16 {
+		n := c.Leave(now, 1000, sent.Video)
+		c.Named(7, n)
+		return n
+	}
+	require.Zero(t, report(send(), true), "it is all there is")
+	require.Zero(t, report(send(), false))
+	n := send()
+	require.NotZero(t, report(n, true))
+	require.Zero(t, report(n, false))
+	now += numberedFor
+	require.Zero(t, report(send(), true), "it is all there is again")
+	c.Forget(7)
+	require.NotZero(t, report(send()-1, true))
 }

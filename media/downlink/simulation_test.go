@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pion/rtcp"
+
 	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/estimate"
 	"parlor/media/downlink/feedback"
@@ -185,7 +187,79 @@ type subscriber struct {
 	count             uint8
 	report            feedback.Report
 
+	streams map[uint32]*arrivals // not nil: it tells of packets by their streams (RFC 8888)
+
 	media, voiceSent, voiceLost int64 // bytes, packets
+}
+
+// arrivals are those of one stream's packets, by their numbers.
+type arrivals struct {
+	sent              int64
+	at                map[int64]int64
+	highest, reported int64
+	pending           int64 // lowest that came and was not reported, 0 = none
+}
+
+// name gives a packet its place in its stream.
+func (s *subscriber) name(p packet) (of *arrivals, number int64) {
+	ssrc := uint32(100) // sound
+	switch {
+	case p.frame != nil:
+		ssrc = p.frame.source.id
+	case p.kind == sent.Padding:
+		ssrc = 200
+	}
+	of = s.streams[ssrc]
+	if of == nil {
+		of = &arrivals{at: map[int64]int64{}, sent: 65_500}
+		of.reported = of.sent
+		s.streams[ssrc] = of
+	}
+	of.sent++
+	s.control.Named(ssrc, uint16(of.sent))
+	return of, of.sent
+}
+
+// sendStreamReport reports by streams, as pion does.
+func (s *subscriber) sendStreamReport() {
+	const clockOffset = int64(18*time.Hour + 12*time.Minute + 10*time.Second) // it will wrap
+	made := s.clock.Now() + clockOffset
+	report := rtcp.CCFeedbackReport{ReportTimestamp: uint32(made/int64(time.Second)<<16 + made%int64(time.Second)<<16/int64(time.Second))}
+	for ssrc, of := range s.streams {
+		if of.pending == 0 {
+			continue
+		}
+		from := min(of.pending, of.reported+1)
+		block := rtcp.CCFeedbackReportBlock{MediaSSRC: ssrc, BeginSequence: uint16(from)}
+		for n := from; n <= of.highest; n++ {
+			at, came := of.at[n]
+			m := rtcp.CCFeedbackMetricBlock{Received: came}
+			if came {
+				m.ArrivalTimeOffset = uint16(min((s.clock.Now()-at)*1024/int64(time.Second), 0x1ffe))
+			}
+			block.MetricBlocks = append(block.MetricBlocks, m)
+		}
+		of.reported, of.pending = of.highest, 0
+		report.ReportBlocks = append(report.ReportBlocks, block)
+	}
+	if len(report.ReportBlocks) == 0 {
+		return
+	}
+	slices.SortFunc(report.ReportBlocks, func(a, b rtcp.CCFeedbackReportBlock) int { return int(a.MediaSSRC) - int(b.MediaSSRC) })
+	raw, err := report.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	s.up.Send(len(raw)+28, func() {
+		var fb feedback.StreamReport
+		if err := fb.Parse(raw); err != nil {
+			panic(err)
+		}
+		if s.control.StreamFeedback(s.clock.Now(), &fb) {
+			s.divide()
+		}
+		s.serve()
+	})
 }
 
 func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, cameras int) *subscriber {
@@ -203,7 +277,14 @@ func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, came
 		return true
 	})
 	clock.Every(100*time.Millisecond, func() bool { s.divide(); return true })
-	clock.Every(60*time.Millisecond, func() bool { s.sendReport(); return true })
+	clock.Every(60*time.Millisecond, func() bool {
+		if s.streams != nil {
+			s.sendStreamReport()
+		} else {
+			s.sendReport()
+		}
+		return true
+	})
 	clock.Every(200*time.Millisecond, func() bool { s.watch(); return true })
 	s.divide()
 	return s
@@ -314,8 +395,21 @@ func (s *subscriber) send(p packet) {
 	if p.kind == sent.Audio {
 		s.voiceSent++
 	}
+	var of *arrivals
+	var named int64
+	if s.streams != nil {
+		of, named = s.name(p)
+	}
 	queue := s.down.QueueDelay()
-	arrives := s.down.Send(p.size, func() { s.receive(number, p) })
+	arrives := s.down.Send(p.size, func() {
+		if of != nil {
+			of.at[named], of.highest = s.clock.Now(), max(of.highest, named)
+			if of.pending == 0 || named < of.pending {
+				of.pending = named
+			}
+		}
+		s.receive(number, p)
+	})
 	if arrives {
 		return
 	}

@@ -1,7 +1,8 @@
-// Package feedback parses transport-wide feedback (RTCP 205/15,
-// draft-holmer-rmcat-transport-wide-cc-extensions-01) without allocating.
+// Package feedback parses congestion control feedback without allocating.
 //
-// The noun: a [Report] is one parsed feedback packet. It is reused for the next packet.
+// The nouns: a [Report] is one parsed packet of transport-wide feedback (RTCP 205/15,
+// draft-holmer-rmcat-transport-wide-cc-extensions-01). A [StreamReport] is one parsed
+// packet of RFC 8888 (RTCP 205/11). Both are reused for the next packet.
 package feedback
 
 import (
@@ -22,9 +23,9 @@ const NotReceived = math.MinInt32
 
 var (
 	// ErrMalformed is the error for an incomplete or inconsistent feedback packet.
-	ErrMalformed = errors.New("malformed transport-wide feedback")
+	ErrMalformed = errors.New("malformed congestion control feedback")
 	// ErrTooLong is the error for a report on more than MaxStatuses packets.
-	ErrTooLong = errors.New("transport-wide feedback of too many packets")
+	ErrTooLong = errors.New("congestion control feedback of too many packets")
 )
 
 // Report is the receiver's report on consecutive transport-wide numbers. The zero value

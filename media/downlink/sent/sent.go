@@ -6,6 +6,8 @@
 //     64 bits here.
 //   - A [Record] assigns the numbers, and remembers size, time and kind by number, in 16
 //     bytes.
+//   - A name is a packet's SSRC and sequence number, by which receivers report that have
+//     no transport-wide numbers (RFC 8888).
 //   - A [Result] is the receiver's report on one packet.
 //   - A cluster is the packets of one probe.
 //
@@ -72,8 +74,8 @@ type Record struct {
 	next    int64 // number of the next packet
 	highest int64 // highest number in a report so far; 0 = none
 
-	reference    int64 // last reference time, unwrapped, in units of 64 ms
-	hasReference bool
+	reference unwrapper // of transport-wide reports, in units of 64 ms
+	names     names
 
 	outstanding int64 // bytes sent after highest
 	unknown     uint64
@@ -137,35 +139,42 @@ func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
 	}
 	last := r.next - 1
 	base := last + int64(int16(fb.Base-uint16(last)))
-	reference := r.unwrap(fb.Reference) * int64(64*time.Millisecond)
+	reference := r.reference.unwrap(fb.Reference, 24) * int64(64*time.Millisecond)
 	for i, arrival := range fb.Arrivals {
-		n := base + int64(i)
-		e := r.get(n)
-		if e == nil {
-			r.unknown++
-			continue
-		}
-		if n > r.highest {
-			r.acknowledge(n)
-		}
-		state := e.kind &^ kindMask
 		came := arrival != feedback.NotReceived
-		if state == received || state == missing && !came {
-			continue
+		result, news := r.settle(base+int64(i), came, reference+int64(arrival)*int64(250*time.Microsecond))
+		if news {
+			results = append(results, result)
 		}
-		result := Result{
-			Number: n, Sent: e.at, Size: int(e.size), Kind: Kind(e.kind & kindMask), Cluster: e.cluster,
-			Received: came, Revised: state == missing,
-		}
-		if came {
-			result.Arrived = reference + int64(arrival)*int64(250*time.Microsecond)
-			e.kind = e.kind&kindMask | received
-		} else {
-			e.kind |= missing
-		}
-		results = append(results, result)
 	}
 	return results
+}
+
+// settle takes what a report says of one packet, and returns a result if that is news.
+func (r *Record) settle(n int64, came bool, arrived int64) (result Result, news bool) {
+	e := r.get(n)
+	if e == nil {
+		r.unknown++
+		return Result{}, false
+	}
+	if n > r.highest {
+		r.acknowledge(n)
+	}
+	state := e.kind &^ kindMask
+	if state == received || state == missing && !came {
+		return Result{}, false
+	}
+	result = Result{
+		Number: n, Sent: e.at, Size: int(e.size), Kind: Kind(e.kind & kindMask), Cluster: e.cluster,
+		Received: came, Revised: state == missing,
+	}
+	if came {
+		result.Arrived = arrived
+		e.kind = e.kind&kindMask | received
+	} else {
+		e.kind |= missing
+	}
+	return result, true
 }
 
 // acknowledge removes the packets up to n from those in flight.
@@ -185,15 +194,21 @@ func (r *Record) acknowledge(n int64) {
 	r.highest = n
 }
 
-// unwrap extends a reference time of 24 bits.
-func (r *Record) unwrap(reference uint32) int64 {
-	if !r.hasReference {
+// unwrapper extends times of a receiver's clock that wrap. The zero value is ready.
+type unwrapper struct {
+	last int64
+	any  bool
+}
+
+// unwrap extends a time of so many bits.
+func (u *unwrapper) unwrap(at uint32, bits int) int64 {
+	if !u.any {
 		// Add one wrap, so that an earlier time is not negative.
-		r.reference, r.hasReference = int64(reference)+1<<24, true
-		return r.reference
+		u.last, u.any = int64(at)+1<<bits, true
+		return u.last
 	}
-	diff := int32((reference-uint32(r.reference))<<8) >> 8
-	extended := r.reference + int64(diff)
-	r.reference = max(r.reference, extended)
+	diff := int32((at-uint32(u.last))<<(32-bits)) >> (32 - bits)
+	extended := u.last + int64(diff)
+	u.last = max(u.last, extended)
 	return extended
 }
