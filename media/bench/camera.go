@@ -40,6 +40,8 @@ const cameraRate = 860_000.0
 
 // camera is a participant's camera in simulcast, and its voice.
 type camera struct {
+	screen bool // it is a screen share; set before it is announced
+
 	layers [3]*webrtc.TrackLocalStaticRTP
 	voice  *webrtc.TrackLocalStaticRTP
 
@@ -88,9 +90,13 @@ func (c *camera) requests() []*livekit.AddTrackRequest {
 			Quality: livekit.VideoQuality(i), Width: uint32(width), Height: uint32(width * 9 / 16), Bitrate: uint32(layerRates[i]),
 		})
 	}
+	source := livekit.TrackSource_CAMERA
+	if c.screen {
+		source = livekit.TrackSource_SCREEN_SHARE
+	}
 	return []*livekit.AddTrackRequest{
 		{
-			Cid: "camera", Name: "camera", Type: livekit.TrackType_VIDEO, Source: livekit.TrackSource_CAMERA,
+			Cid: "camera", Name: "camera", Type: livekit.TrackType_VIDEO, Source: source,
 			Width: 1280, Height: 720, Layers: layers, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "camera"}},
 		},
 		{Cid: "voice", Name: "voice", Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE},

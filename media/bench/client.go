@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +36,12 @@ type client struct {
 	pending   map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
 	publish   published // nil for a subscriber
 	announced int       // tracks that the server has confirmed
-	path      *path     // network to the server; nil: direct
+	sid       string
+	path      *path // network to the server; nil: direct
+
+	// What it was told of its connection, now and at worst since it was asked: places in
+	// qualityOrder from its end, 0: nothing.
+	quality, worst atomic.Int32
 
 	writeMu sync.Mutex // one message at a time
 	ready   chan struct{}
@@ -208,6 +215,7 @@ func (c *client) read(ctx context.Context) {
 func (c *client) handle(ctx context.Context, r *livekit.SignalResponse) error {
 	switch m := r.Message.(type) {
 	case *livekit.SignalResponse_Join:
+		c.sid = m.Join.GetParticipant().GetSid()
 		if c.publish == nil {
 			return nil
 		}
@@ -227,10 +235,43 @@ func (c *client) handle(ctx context.Context, r *livekit.SignalResponse) error {
 		return c.answer(ctx, m.Offer)
 	case *livekit.SignalResponse_Trickle:
 		return c.trickled(m.Trickle)
+	case *livekit.SignalResponse_ConnectionQuality:
+		for _, u := range m.ConnectionQuality.GetUpdates() {
+			if u.GetParticipantSid() == c.sid {
+				c.tellQuality(u.GetQuality())
+			}
+		}
 	case *livekit.SignalResponse_Leave:
 		return fmt.Errorf("told to leave: %v %v", m.Leave.GetReason(), m.Leave.GetAction())
 	}
 	return nil
+}
+
+// The order of qualities, the worst first.
+var qualityOrder = []livekit.ConnectionQuality{
+	livekit.ConnectionQuality_LOST, livekit.ConnectionQuality_POOR, livekit.ConnectionQuality_GOOD, livekit.ConnectionQuality_EXCELLENT,
+}
+
+// tellQuality follows what the client is told of its connection.
+func (c *client) tellQuality(q livekit.ConnectionQuality) {
+	place := int32(slices.Index(qualityOrder, q) - len(qualityOrder))
+	c.quality.Store(place)
+	for {
+		worst := c.worst.Load()
+		if place >= worst || c.worst.CompareAndSwap(worst, place) {
+			return
+		}
+	}
+}
+
+// toldWorst is the worst that the client was told of its connection since the last call, or
+// what holds since before that.
+func (c *client) toldWorst() string {
+	place := c.worst.Swap(c.quality.Load())
+	if place == 0 {
+		return "-"
+	}
+	return strings.ToLower(qualityOrder[int(place)+len(qualityOrder)].String())
 }
 
 func (c *client) offer(ctx context.Context) error {
@@ -250,7 +291,7 @@ func (c *client) offer(ctx context.Context) error {
 		return fmt.Errorf("offer: %w", err)
 	}
 	return c.send(ctx, &livekit.SignalRequest{Message: &livekit.SignalRequest_Offer{
-		Offer: &livekit.SessionDescription{Type: "offer", Sdp: d.SDP, Id: 1},
+		Offer: &livekit.SessionDescription{Type: "offer", Sdp: c.path.hidden(d.SDP), Id: 1},
 	}})
 }
 

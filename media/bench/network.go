@@ -23,6 +23,10 @@ type scenario struct {
 	name                    string
 	publishers, subscribers int
 	phases                  []phase
+	bulk                    bool // a TCP flow shares the way to the subscribers
+	screen                  bool // the first publisher's picture is a screen share
+	// uplink: it is the first publisher that is behind the bad network, not the subscribers.
+	uplink bool
 }
 
 // phase is the state of the network for some time. It is the same in both directions, but
@@ -44,7 +48,7 @@ func scenarios(short bool) []scenario {
 		return d
 	}
 	one := func(name string, change func(*emulator.Conditions)) scenario {
-		return scenario{name, 1, 1, []phase{{"", length(30 * time.Second), change}}}
+		return scenario{name: name, publishers: 1, subscribers: 1, phases: []phase{{"", length(30 * time.Second), change}}}
 	}
 	rate := func(r float64) func(*emulator.Conditions) { return func(c *emulator.Conditions) { c.Rate = r } }
 	loss := func(l float64) func(*emulator.Conditions) {
@@ -57,15 +61,22 @@ func scenarios(short bool) []scenario {
 		one("bursts of loss", func(c *emulator.Conditions) { c.Rate, c.Burst, c.BurstLength = 3e6, 0.005, 6 }),
 		one("200 ms round trip", func(c *emulator.Conditions) { c.Rate, c.Delay = 3e6, 100*time.Millisecond }),
 		one("30 ms jitter, reordered", func(c *emulator.Conditions) { c.Rate, c.Jitter, c.Reorder = 3e6, 30*time.Millisecond, true }),
-		{"steps", 1, 1, []phase{
+		{name: "steps", publishers: 1, subscribers: 1, phases: []phase{
 			{"20 M", length(15 * time.Second), rate(20e6)},
 			{"600 k", length(25 * time.Second), rate(600e3)},
 			{"3 M", length(30 * time.Second), rate(3e6)},
 			{"250 k", length(20 * time.Second), rate(250e3)},
 			{"20 M again", length(25 * time.Second), rate(20e6)},
 		}},
-		{"two share 1.5 M", 1, 2, []phase{{"", length(30 * time.Second), rate(1.5e6)}}},
-		{"9 publishers, 1.5 M", 9, 1, []phase{{"", length(30 * time.Second), rate(1.5e6)}}},
+		{name: "two share 1.5 M", publishers: 1, subscribers: 2, phases: []phase{{"", length(30 * time.Second), rate(1.5e6)}}},
+		{name: "beside TCP, 2 M", publishers: 3, subscribers: 1, bulk: true, phases: []phase{{"", length(60 * time.Second), rate(2e6)}}},
+		{name: "9 publishers, 1.5 M", publishers: 9, subscribers: 1, phases: []phase{{"", length(30 * time.Second), rate(1.5e6)}}},
+		{name: "screen and 5 cameras", publishers: 6, subscribers: 1, screen: true, phases: []phase{{"1.5 M", length(30 * time.Second), rate(1.5e6)}}},
+		{name: "uplink narrows", publishers: 1, subscribers: 1, uplink: true, phases: []phase{
+			{"20 M", length(15 * time.Second), rate(20e6)},
+			{"700 k", length(30 * time.Second), rate(700e3)},
+			{"20 M again", length(30 * time.Second), rate(20e6)},
+		}},
 	}
 }
 
@@ -127,8 +138,8 @@ func runNetwork(ctx context.Context, args []string, out io.Writer) (err error) {
 
 // compare runs each scenario against each server, and prints a row for each phase.
 func compare(ctx context.Context, chosen []scenario, sites []site, out io.Writer) error {
-	fmt.Fprintf(out, "%-24s %-11s %-7s %7s %6s %7s %8s %5s %6s %7s %7s %7s %5s %7s\n",
-		"scenario", "phase", "server", "85 %", "share", "freezes", "frozen", "fps", "height", "median", "p95", "dropped", "keys", "sound")
+	fmt.Fprintf(out, "%-24s %-11s %-7s %7s %6s %7s %8s %5s %6s %7s %7s %7s %5s %7s %5s %s\n",
+		"scenario", "phase", "server", "85 %", "share", "freezes", "frozen", "fps", "height", "median", "p95", "dropped", "keys", "sound", "fair", "told")
 	for _, s := range chosen {
 		for _, at := range sites {
 			results, err := s.run(ctx, at)
@@ -155,6 +166,8 @@ type result struct {
 	dropped     int     // packets dropped because the queue was full
 	keys        int     // keyframes that publishers were asked for
 	missing     float64 // share of audio packets that did not arrive
+	fair        float64 // the least of the bitrates that share the path, divided by the highest; 0: there is one
+	told        string  // the worst connection quality that the first publisher received
 }
 
 func (r *result) String() string {
@@ -162,8 +175,12 @@ func (r *result) String() string {
 	if r.reached >= 0 {
 		reached = fmt.Sprintf("%.1f s", r.reached.Seconds())
 	}
-	return fmt.Sprintf("%7s %5.0f%% %7d %6.1f s %5.1f %6d %4d ms %4d ms %7d %5d %6.2f%%", reached, 100*r.share,
-		r.freezes, r.frozen.Seconds(), r.fps, r.height, r.median.Milliseconds(), r.p95.Milliseconds(), r.dropped, r.keys, 100*r.missing)
+	fair := "-"
+	if r.fair > 0 {
+		fair = fmt.Sprintf("%.2f", r.fair)
+	}
+	return fmt.Sprintf("%7s %5.0f%% %7d %6.1f s %5.1f %6d %4d ms %4d ms %7d %5d %6.2f%% %5s %s", reached, 100*r.share,
+		r.freezes, r.frozen.Seconds(), r.fps, r.height, r.median.Milliseconds(), r.p95.Milliseconds(), r.dropped, r.keys, 100*r.missing, fair, r.told)
 }
 
 // run runs the scenario on a server.
@@ -198,8 +215,12 @@ func (s *scenario) run(ctx context.Context, at site) (results []result, err erro
 		if err != nil {
 			return nil, err
 		}
+		camera.screen = s.screen && i == 0
 		cameras = append(cameras, camera)
 		c := &client{publish: camera}
+		if s.uplink && i == 0 {
+			c.path = way
+		}
 		if err := c.join(ctx, access, at.url, room, fmt.Sprintf("publisher-%d", i), pubAPI); err != nil {
 			return nil, err
 		}
@@ -212,7 +233,10 @@ func (s *scenario) run(ctx context.Context, at site) (results []result, err erro
 	var viewers []*viewer
 	for i := range s.subscribers {
 		v := newViewer(s.publishers)
-		c := &client{path: way, watch: v.watch}
+		c := &client{watch: v.watch}
+		if !s.uplink {
+			c.path = way
+		}
 		v.client = c
 		if err := c.join(ctx, access, at.url, room, fmt.Sprintf("subscriber-%d", i), subAPI); err != nil {
 			return nil, err
@@ -225,10 +249,16 @@ func (s *scenario) run(ctx context.Context, at site) (results []result, err erro
 	if err := wait(ctx, warming); err != nil {
 		return nil, err
 	}
+	var flow *emulator.Bulk
+	if s.bulk {
+		flow = way.startBulk()
+		defer flow.Stop()
+	}
 	for _, p := range s.phases {
 		c := clean()
 		p.change(&c)
-		r, err := s.measure(ctx, p, c, way, viewers, cameras)
+		r, err := s.measure(ctx, p, c, way, viewers, cameras, flow)
+		r.told = clients[0].toldWorst()
 		if err != nil {
 			return nil, err
 		}
@@ -264,9 +294,12 @@ const (
 	lookOver  = 10 // looks
 )
 
-// measure runs a phase.
-func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, way *path, viewers []*viewer, cameras []*camera) (r result, err error) {
+// measure runs a phase. flow is the TCP flow that shares the path; nil if there is none.
+func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, way *path, viewers []*viewer, cameras []*camera, flow *emulator.Bulk) (r result, err error) {
 	usable := min(c.Rate, float64(s.publishers*s.subscribers)*(cameraRate+voiceRate))
+	if s.uplink {
+		usable = cameraRate + voiceRate // of the way to the subscriber, which has room
+	}
 	keys := int64(0)
 	for _, camera := range cameras {
 		keys -= camera.keys.Load()
@@ -275,11 +308,18 @@ func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, 
 	for _, v := range viewers {
 		v.begin()
 	}
-	way.take()
-	way.set(c, emulator.Conditions{Delay: c.Delay, Jitter: c.Jitter, Reorder: c.Reorder})
+	way.take(s.uplink)
+	back := emulator.Conditions{Delay: c.Delay, Jitter: c.Jitter, Reorder: c.Reorder}
+	if s.uplink {
+		c, back = back, c
+	}
+	way.set(c, back)
+	if flow != nil {
+		flow.Take()
+	}
 	r.reached = -1
 	var looks []float64 // bits
-	var half float64
+	var half, shown float64
 	var waits []time.Duration
 	ticks := time.NewTicker(lookEvery)
 	defer ticks.Stop()
@@ -289,8 +329,16 @@ func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, 
 		case <-ctx.Done():
 			return r, ctx.Err()
 		}
-		t := way.take()
+		t := way.take(s.uplink)
 		bits := float64(8 * (t.Bytes + 28*t.Packets))
+		if s.uplink { // what came of it counts
+			bits = -shown
+			shown = 0
+			for _, v := range viewers {
+				shown += v.took()
+			}
+			bits += shown
+		}
 		looks, waits = append(looks, bits), append(waits, t.Waits...)
 		r.dropped += t.Dropped
 		if time.Since(begin) > p.length/2 {
@@ -307,6 +355,21 @@ func (s *scenario) measure(ctx context.Context, p phase, c emulator.Conditions, 
 		}
 	}
 	r.share = half / (p.length / 2).Seconds() / usable
+	var all float64
+	for _, b := range looks {
+		all += b
+	}
+	got := make([]float64, 0, len(viewers)+1)
+	for _, v := range viewers {
+		got = append(got, v.took())
+	}
+	if flow != nil {
+		bulk := float64(8 * flow.Take())
+		got = []float64{bulk, all - bulk}
+	}
+	if len(got) > 1 {
+		r.fair = slices.Min(got) / max(slices.Max(got), 1)
+	}
 	slices.Sort(waits)
 	if n := len(waits); n > 0 {
 		r.median, r.p95 = waits[n/2], waits[n*95/100]

@@ -32,14 +32,24 @@ func (p *path) set(down, up emulator.Conditions) {
 	}
 }
 
-// take returns the traffic to the subscribers since the last call.
-func (p *path) take() emulator.Traffic {
+// take returns the traffic to the clients, or with up from them, since the last call.
+func (p *path) take(up bool) emulator.Traffic {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.relay == nil {
+	switch {
+	case p.relay == nil:
 		return emulator.Traffic{}
+	case up:
+		return p.relay.TakeUp()
 	}
 	return p.relay.TakeDown()
+}
+
+// startBulk begins a TCP flow on the way to the subscribers, who are connected.
+func (p *path) startBulk() *emulator.Bulk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.relay.StartBulk(p.up.Delay)
 }
 
 func (p *path) close() error {

@@ -26,6 +26,7 @@ type viewer struct {
 	videos []*video
 	voices []*voice
 	closed bool
+	bits   float64 // of RTP in this phase
 }
 
 // video is one receiver of video. The viewer's lock guards it.
@@ -78,6 +79,9 @@ func (v *viewer) watch(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 		if err != nil {
 			return
 		}
+		v.mu.Lock()
+		v.bits += float64(8 * (rtpHeader + len(p.Payload)))
+		v.mu.Unlock()
 		write(p)
 	}
 }
@@ -163,10 +167,18 @@ func (v *viewer) lookLocked(one *video) {
 	}
 }
 
+// took returns the bits received in this phase.
+func (v *viewer) took() float64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.bits
+}
+
 // begin starts a phase.
 func (v *viewer) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.bits = 0
 	for _, s := range v.voices {
 		s.first, s.came = s.newest+1, 0
 	}

@@ -7,6 +7,7 @@
 //     the server's; the server sees a separate socket for each client.
 //   - A link is one direction, which all clients of the relay share: a queue in front of a
 //     bottleneck, and the path behind it.
+//   - A [Bulk] is a TCP flow that shares a link with the clients' packets.
 //   - [Conditions] are the present properties of a link.
 package emulator
 
@@ -88,6 +89,9 @@ func (r *Relay) SetUp(c Conditions) { r.up.set(c) }
 
 // TakeDown returns the traffic to the clients since the last call.
 func (r *Relay) TakeDown() Traffic { return r.down.take() }
+
+// TakeUp returns the traffic to the server since the last call.
+func (r *Relay) TakeUp() Traffic { return r.up.take() }
 
 // Close ends the relay. Packets under way are lost.
 func (r *Relay) Close() error {
@@ -188,7 +192,9 @@ func (l *link) take() Traffic {
 	return t
 }
 
-func (l *link) send(p []byte, write func([]byte)) {
+// send puts a packet on the link, which writes it when it arrives. arrives is false if it
+// will not, and way is how long it takes, or would have taken.
+func (l *link) send(p []byte, write func([]byte)) (arrives bool, way time.Duration) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,13 +205,13 @@ func (l *link) send(p []byte, write func([]byte)) {
 	if l.c.Rate > 0 {
 		if wait > l.c.Queue {
 			l.traffic.Dropped++
-			return
+			return false, wait + l.c.Delay
 		}
 		l.freeAt = l.freeAt.Add(time.Duration(float64((len(p)+headers)*8) / l.c.Rate * float64(time.Second)))
 	}
 	if l.loseLocked() {
 		l.traffic.Lost++
-		return
+		return false, wait + l.c.Delay
 	}
 	at := l.freeAt.Add(l.c.Delay)
 	if l.c.Jitter > 0 {
@@ -224,7 +230,9 @@ func (l *link) send(p []byte, write func([]byte)) {
 		l.traffic.Waits = append(l.traffic.Waits, wait)
 	default:
 		l.traffic.Dropped++
+		return false, at.Sub(now)
 	}
+	return true, at.Sub(now)
 }
 
 // loseLocked decides whether a packet is lost. mu is held.
