@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/stretchr/testify/require"
 )
 
@@ -49,12 +50,12 @@ func TestAPacketThatComesAsATrackGoesToRest(t *testing.T) {
 		awaitBlocked("(*Layer).WriteRTP")
 		r.f.mu.Unlock()
 		track.turning.Lock() // the look is over
+		s.rtcp.take()
 		track.turning.Unlock()
 		s.layer.fan.Unlock()
 		<-written
 		require.Len(t, r.take(), 1)
-		require.True(t, s.layer.Stats().Live)
 		time.Sleep(5 * time.Second)
-		require.False(t, s.layer.Stats().Live, "it is noticed that nothing comes any more")
+		require.NotZero(t, count[*rtcp.ReceiverReport](s.rtcp.take()), "the publisher has its report")
 	})
 }

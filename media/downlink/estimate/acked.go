@@ -60,6 +60,7 @@ type queue struct {
 	jitter  float64  // ns, mean
 	current int64
 	since   int64 // when the first packet of the present queue arrived, by the receiver's clock
+	held    bool  // best does not expire
 }
 
 const (
@@ -80,6 +81,7 @@ func (q *queue) add(now, way, arrived int64) {
 		for i := range q.best {
 			q.best[i] = way
 		}
+	case q.held:
 	case window > q.window:
 		for w := max(q.window+1, window-bestWindows+1); w <= window; w++ {
 			q.best[w%bestWindows] = way

@@ -16,6 +16,9 @@
 //   - The loss bound is the bitrate that explains the losses best, if the rest is lost at
 //     random: losses that do not depend on the bitrate are not a sign of congestion.
 //
+// Other traffic, such as TCP, may fill the queue too. If the queue does not shrink when
+// less is sent, losses control the bitrate, as they control TCP's, until the queue is gone.
+//
 // An application-limited sender sends less than it may. Then its estimate does not rise
 // by itself, because nothing shows that there is more bandwidth. It does not fall either,
 // unless a queue shows that even this little is too much. Bandwidth above the sent

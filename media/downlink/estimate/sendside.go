@@ -49,6 +49,9 @@ type SendSide struct {
 	draining  bool
 	backlog   int64 // ns, at the last computation
 	futile    int
+	before    float64 // delay before the first of the cuts that the queue did not follow
+	begun     int64   // when that was
+	contest   contest
 
 	acknowledged float64
 	sent         float64
@@ -88,6 +91,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 		return
 	}
 	var latest int64
+	lost := 0
 	for i := range results {
 		r := &results[i]
 		latest = max(latest, r.Sent)
@@ -98,6 +102,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 			e.sending.add(r.Sent, r.Size)
 		}
 		if !r.Received {
+			lost++
 			continue
 		}
 		e.acked.add(r.Arrived, r.Size)
@@ -119,12 +124,13 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 	if e.losses.close(latest) {
 		e.losses.judge(e.delay, e.acknowledged)
 	}
-	e.control(now, e.ahead(inFlight))
+	e.control(now, e.ahead(inFlight), lost)
 }
 
 // control follows draft-ietf-rmcat-gcc-02, section 5.5, except that it drains a queue
-// that has grown, and that it handles application-limited senders.
-func (e *SendSide) control(now, ahead int64) {
+// that has grown, that it handles application-limited senders, and that it contends with
+// other traffic that fills the queue. lost is how many packets were newly reported lost.
+func (e *SendSide) control(now, ahead int64, lost int) {
 	passed := min(now-e.updatedAt, int64(time.Second))
 	if e.updatedAt == 0 {
 		passed = 0
@@ -136,6 +142,9 @@ func (e *SendSide) control(now, ahead int64) {
 	waiting := max(e.queue.current, ahead)
 	e.backlog = waiting
 	limited := e.sent < 0.8*e.delay
+	if e.contest.on && e.contend(now, passed, lost) {
+		return
+	}
 	switch {
 	case e.trend.usage == overuse && (waiting > holdQueue || !limited && waiting > int64(e.queue.jitter)):
 		e.cut(now, waiting)
@@ -219,11 +228,10 @@ func (e *SendSide) cut(now, waiting int64) {
 		return
 	}
 	if e.draining && waiting > e.cutQueue*9/10 {
-		// The queue does not shrink when less is sent. Other traffic may fill it, or the
-		// path has become longer: the present delay is taken for that of the path.
-		if e.futile++; e.futile >= futileCuts {
+		// The queue does not shrink when less is sent. Other traffic fills it, or the path
+		// has become longer.
+		if e.futile++; e.futile >= futileCuts && e.giveUp(now, waiting) {
 			e.futile, e.draining = 0, false
-			e.queue.forget()
 			return
 		}
 	}
@@ -231,7 +239,7 @@ func (e *SendSide) cut(now, waiting int64) {
 	factor := 0.9 - min(seconds(waiting), 0.4)
 	target := max(arriving*factor, leastBitrate)
 	if !e.draining {
-		e.knee = arriving
+		e.knee, e.before, e.begun = arriving, e.delay, now
 	}
 	e.draining, e.cutAt, e.cutQueue = true, now, waiting
 	if target < e.delay {
@@ -275,6 +283,9 @@ func (e *SendSide) State(now int64, _, _ float64) State {
 	if e.draining {
 		s.Settled = max(e.delay, 0.95*e.knee)
 		s.Proven = s.Settled
+	}
+	if e.contest.on {
+		s.Limited, s.Congested, s.Proven = true, false, e.delay
 	}
 	if b := e.losses.bound; b > 0 && b < s.Settled {
 		s.Settled, s.Bitrate, s.Cause = b, min(b, s.Bitrate), Loss
