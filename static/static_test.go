@@ -25,7 +25,7 @@ func newHandler(t *testing.T) *static.Handler {
 	return h
 }
 
-// get asks the handler as a browser would, with the headers given in pairs.
+// get makes a request as a browser would, with the given headers in pairs.
 func get(h http.Handler, method, target string, headers ...string) *http.Response {
 	r := httptest.NewRequest(method, target, nil)
 	for i := 0; i < len(headers); i += 2 {
@@ -139,8 +139,8 @@ func TestHandlerNeedsAnIndex(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// The page may hold no inline script or style, which the policy would block
-// silently, and every file that it names must be there.
+// The page may have no inline script or style, which the policy would block silently, and
+// every file that it names must exist.
 func TestPageKeepsItsOwnPolicy(t *testing.T) {
 	files := static.Files()
 	for _, name := range []string{"index.html", "admin/index.html"} {
@@ -162,7 +162,7 @@ var (
 	absolute  = regexp.MustCompile(`(?:https?|wss?):\\?/\\?/[a-z]`)
 )
 
-// Without a build step nothing else tells of a misspelt import or id.
+// There is no build step that would find a misspelt import or id.
 func TestScriptsNameWhatExists(t *testing.T) {
 	files := static.Files()
 	page := read(t, files, "index.html")

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shortTTL is the lease's where a test waits for its end: as short as a loaded
-// machine can renew.
+// shortTTL is the lease's lifetime in tests that wait for its end: the shortest that a
+// loaded machine can renew.
 const shortTTL = 5 * time.Second
 
 // everyPlace runs a test on both kinds of replica.
@@ -81,15 +81,15 @@ func TestRestartGoesOnInItsGeneration(t *testing.T) {
 	})
 }
 
-// TestCopiedFolder on the same machine: the copy waits for the lease as another
-// machine would, and the original takes its own at once.
+// TestCopiedFolder on the same machine: the copy waits for the lease like another
+// machine, and the original takes its own lease at once.
 func TestCopiedFolder(t *testing.T) {
 	t.Parallel()
 	url, dir, twin := s3URL(t), t.TempDir(), t.TempDir()
 	config := Config{URL: url, LeaseTTL: time.Hour}
 	a := mustOpen(t, dir, "", config)
 	a.mustCreate(t, "one")
-	a.vanish(t) // and its lease runs on
+	a.vanish(t) // its lease is still valid
 	require.NoError(t, os.CopyFS(twin, os.DirFS(dir)))
 	waits := &waiting{seen: make(chan struct{})}
 	ctx, cancel := context.WithCancel(within(t, 2*time.Minute))
@@ -111,14 +111,14 @@ func TestCopiedFolder(t *testing.T) {
 	require.EqualValues(t, 1, a.replica.Epoch())
 	require.Equal(t, []string{"one"}, a.names(t))
 	a.mustClose(t)
-	// Released, it is anybody's.
+	// A released lease can be taken by any machine.
 	b = mustOpen(t, twin, "", config)
 	require.EqualValues(t, 2, b.replica.Epoch())
 	require.Equal(t, []string{"one"}, b.names(t))
 	b.mustClose(t)
 }
 
-// waiting is a log that notes when somebody waits for a lease.
+// waiting is a log that notes when a process waits for a lease.
 type waiting struct {
 	once sync.Once
 	seen chan struct{}
@@ -131,8 +131,8 @@ func (w *waiting) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// TestReboot: the boot is another, so the machine is; its database is still the
-// newest, and so is what had not reached the replica.
+// TestReboot: the boot id has changed, so the machine counts as another one. Its database
+// is still the newest, with changes that had not reached the replica.
 func TestReboot(t *testing.T) {
 	t.Parallel()
 	url, dir := s3URL(t), t.TempDir()
@@ -145,8 +145,8 @@ func TestReboot(t *testing.T) {
 	a.mustClose(t)
 }
 
-// TestDiskImage: a disk of an earlier time comes back. What is on it is older than
-// the replica, though of the same epoch.
+// TestDiskImage: an older image of the disk is restored. Its database is older than the
+// replica, though of the same epoch.
 func TestDiskImage(t *testing.T) {
 	t.Parallel()
 	url, dir, image := s3URL(t), t.TempDir(), t.TempDir()
@@ -253,7 +253,7 @@ func TestStaleMachineReturns(t *testing.T) {
 	})
 }
 
-// TestFenced: a machine that serves is cut off from S3 until another took over.
+// TestFenced: a serving machine is cut off from S3 until another took over.
 func TestFenced(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
@@ -268,7 +268,7 @@ func TestFenced(t *testing.T) {
 	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err), "%v", err)
 	require.Equal(t, LeaseUnsure, a.replica.Status().Lease)
 	b.mustCreate(t, "two")
-	before := objects(t, "gen-1") // all that was under way is done
+	before := objects(t, "gen-1") // all uploads under way are done
 
 	p.Cut(false)
 	select {
@@ -286,7 +286,7 @@ func TestFenced(t *testing.T) {
 	b.mustClose(t)
 }
 
-// TestCutOffWithoutPatience: the lease is lost when it cannot be renewed in time,
+// TestCutOffWithoutPatience: the lease counts as lost when it cannot be renewed in time,
 // before others can take it.
 func TestCutOffWithoutPatience(t *testing.T) {
 	t.Parallel()
@@ -313,7 +313,7 @@ func TestS3DownAndBack(t *testing.T) {
 	a.mustBarrier(t)
 	require.Zero(t, a.replica.Status().LastError)
 	p.Cut(true)
-	a.mustCreate(t, "during") // the lease has not run out yet
+	a.mustCreate(t, "during") // the lease has not expired yet
 	require.Error(t, a.replica.Barrier(within(t, time.Second)))
 	require.Eventually(t, func() bool { return a.replica.Check() != nil }, time.Minute, 10*time.Millisecond)
 	require.Error(t, a.create("refused"))
@@ -333,8 +333,7 @@ func TestS3DownAndBack(t *testing.T) {
 	b.mustClose(t)
 }
 
-// TestWritesDoNotWaitForS3: not even while Litestream, in its own time, asks what
-// there is to compact.
+// TestWritesDoNotWaitForS3: not even while Litestream lists what to compact.
 func TestWritesDoNotWaitForS3(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t)
@@ -343,13 +342,13 @@ func TestWritesDoNotWaitForS3(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var compactions sync.WaitGroup
 	for _, level := range litestream.DefaultCompactionLevels[1:] {
-		compactions.Go(func() { _, _ = a.replica.store.CompactDB(ctx, a.replica.db, level) }) // it fails, or there is nothing to do
+		compactions.Go(func() { _, _ = a.replica.store.CompactDB(ctx, a.replica.db, level) }) // it fails, or has no work
 	}
 	for n := range 40 {
 		began := time.Now()
 		a.mustCreate(t, fmt.Sprint(n))
 		require.Less(t, time.Since(began), 5*time.Second)
-		time.Sleep(50 * time.Millisecond) // hand-overs to the replica come between
+		time.Sleep(50 * time.Millisecond) // between uploads
 	}
 	stop()
 	compactions.Wait()
@@ -373,7 +372,7 @@ func TestCloseWhileS3IsDown(t *testing.T) {
 	began = time.Now()
 	a = mustOpen(t, dir, "", config)
 	require.Less(t, time.Since(began), 20*time.Second, "it waited for its own lease")
-	a.vanish(t) // what was left behind is on the replica since the start
+	a.vanish(t) // what it left is on the replica since the start
 	to := filepath.Join(t.TempDir(), "restored.db")
 	_, err := Restore(t.Context(), RestoreConfig{URL: s3URL(t), To: to})
 	require.NoError(t, err)
@@ -412,7 +411,7 @@ func TestPointInTime(t *testing.T) {
 		var times []time.Time
 		mark := func(n *node) {
 			n.mustBarrier(t)
-			time.Sleep(20 * time.Millisecond) // the format tells milliseconds
+			time.Sleep(20 * time.Millisecond) // the format has milliseconds
 			times = append(times, time.Now())
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -462,8 +461,8 @@ func TestPointInTime(t *testing.T) {
 	})
 }
 
-// TestRestoreBesideWhatIsLeft of another database, which SQLite would take for the
-// restored one's own: what is restored would not be of the time asked for.
+// TestRestoreBesideWhatIsLeft of another database: SQLite would take these files for the
+// restored database's own, and the result would not be of the requested time.
 func TestRestoreBesideWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	url, dir := "file://"+filepath.Join(t.TempDir(), "replica"), t.TempDir()
@@ -511,10 +510,10 @@ func TestOperatorsMistakes(t *testing.T) {
 		a := mustOpen(t, dir, "a", Config{URL: url})
 		a.mustCreate(t, "one")
 		a.mustClose(t)
-		// The path is another: this is a move if nothing is expected there.
+		// The path is another: this is a move, if no replica is expected there.
 		_, err = openNode(ctx, dir, "a", Config{URL: other, ExpectReplica: true})
 		require.ErrorIs(t, err, ErrEmpty)
-		// A database that nobody knows, where the replica has one.
+		// An unrelated database, where the replica has one.
 		foreign := t.TempDir()
 		f := mustOpen(t, foreign, "f", Config{URL: "file://" + filepath.Join(t.TempDir(), "elsewhere")})
 		f.mustCreate(t, "foreign")
@@ -523,7 +522,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		require.ErrorIs(t, err, ErrUnknown)
 		require.ErrorContains(t, err, "--adopt-database")
 		require.Equal(t, []string{"foreign"}, namesIn(t, database(foreign)))
-		// It is adopted when its operator says so; the epoch does not fall.
+		// It is adopted when its operator says so, and the epoch does not fall.
 		f = mustOpen(t, foreign, "f", Config{URL: url, Adopt: true})
 		require.EqualValues(t, 2, f.replica.Epoch())
 		require.Equal(t, []string{"foreign"}, f.names(t))
@@ -542,8 +541,8 @@ func TestNoSuchBucket(t *testing.T) {
 	require.NoFileExists(t, database(dir))
 }
 
-// TestRemovedWhileServing: the lease, or the whole replica, is removed under a server.
-// It writes both again, serves on, and still keeps others out.
+// TestRemovedWhileServing: the lease or the whole replica is removed under a server. It
+// writes both again, continues, and still keeps others out.
 func TestRemovedWhileServing(t *testing.T) {
 	t.Parallel()
 	for name, all := range map[string]bool{"lease": false, "all": true} {
@@ -558,8 +557,8 @@ func TestRemovedWhileServing(t *testing.T) {
 			if all {
 				removed = place
 			}
-			// The server writes meanwhile: what it makes in a folder that is being removed
-			// stops the removal.
+			// The server writes meanwhile, and a new file in a folder makes the folder's
+			// removal fail.
 			require.Eventually(t, func() bool { return os.RemoveAll(removed) == nil }, time.Minute, time.Millisecond)
 			require.Eventually(t, func() bool {
 				_, err := os.Stat(filepath.Join(place, ownerName))
@@ -579,8 +578,8 @@ func TestRemovedWhileServing(t *testing.T) {
 	}
 }
 
-// TestRemovedAndTaken: another machine took the lease while it was removed, or may
-// have, since the lease had run out. The server ends then.
+// TestRemovedAndTaken: another machine took the lease while it was removed, or may have,
+// because the lease had expired. Then the server ends.
 func TestRemovedAndTaken(t *testing.T) {
 	t.Parallel()
 	open := func(t *testing.T) (*node, Config) {
@@ -618,7 +617,7 @@ func TestRemovedAndTaken(t *testing.T) {
 	})
 }
 
-// TestEmptiedReplica: what was replicated to a place is not there any more.
+// TestEmptiedReplica: the files at a replica's location are gone.
 func TestEmptiedReplica(t *testing.T) {
 	t.Parallel()
 	place, dir := filepath.Join(t.TempDir(), "replica"), t.TempDir()
@@ -637,8 +636,8 @@ func TestEmptiedReplica(t *testing.T) {
 	a.mustClose(t)
 }
 
-// TestLostGenerations: a fresh machine finds that something was replicated, and not
-// what. It does not begin a new one by itself.
+// TestLostGenerations: a fresh machine finds that there was a replica, but not its data.
+// It does not begin a new one by itself.
 func TestLostGenerations(t *testing.T) {
 	t.Parallel()
 	place := filepath.Join(t.TempDir(), "replica")
@@ -658,21 +657,21 @@ func TestLostGenerations(t *testing.T) {
 	require.ErrorIs(t, err, ErrEmpty)
 	require.ErrorContains(t, err, "says that there was")
 	require.NoFileExists(t, database(dir))
-	foreign := t.TempDir() // nor with a database that was never there
+	foreign := t.TempDir() // nor with an unrelated database
 	f := mustOpen(t, foreign, "f", Config{URL: "file://" + filepath.Join(t.TempDir(), "elsewhere")})
 	f.mustCreate(t, "foreign")
 	f.mustClose(t)
 	_, err = openNode(t.Context(), foreign, "f", config)
 	require.ErrorIs(t, err, ErrEmpty)
 
-	// They are brought back: nothing is lost, and nothing has to be said.
+	// The data is brought back: no data is lost, and the operator need not act.
 	for _, dir := range lost {
 		require.NoError(t, os.Rename(filepath.Join(aside, filepath.Base(dir)), dir))
 	}
 	b := mustOpen(t, dir, "b", config)
 	require.Equal(t, []string{"one"}, b.names(t))
 	b.mustClose(t)
-	// Or they are gone for good, and the operator says so.
+	// Or the data is lost for good, and the operator says so.
 	lost, err = filepath.Glob(filepath.Join(place, generationPrefix+"*"))
 	require.NoError(t, err)
 	for _, dir := range lost {
@@ -685,8 +684,8 @@ func TestLostGenerations(t *testing.T) {
 	c.mustClose(t)
 }
 
-// TestCrashOfTheFirstStart, between the lease and the first upload: nobody was
-// served, so any machine may begin.
+// TestCrashOfTheFirstStart, between the lease and the first upload: no client was served,
+// so any machine may begin.
 func TestCrashOfTheFirstStart(t *testing.T) {
 	t.Parallel()
 	everyPlace(t, func(t *testing.T, url string) {
@@ -716,7 +715,8 @@ func TestBegunIsTold(t *testing.T) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
-// TestReleaseAfterARenewalThatWasCutOff: it was written, and its answer never read.
+// TestReleaseAfterARenewalThatWasCutOff: the renewal was written, but its answer was not
+// received.
 func TestReleaseAfterARenewalThatWasCutOff(t *testing.T) {
 	t.Parallel()
 	everyPlace(t, func(t *testing.T, url string) {
@@ -733,7 +733,8 @@ func TestReleaseAfterARenewalThatWasCutOff(t *testing.T) {
 	})
 }
 
-// TestCrashWhileRestoring: a start died between the lease and the restore's end.
+// TestCrashWhileRestoring: a start was killed between the lease and the end of the
+// restore.
 func TestCrashWhileRestoring(t *testing.T) {
 	t.Parallel()
 	url, dir := s3URL(t), t.TempDir()
@@ -761,12 +762,12 @@ func TestCrashWhileRestoring(t *testing.T) {
 	b.mustClose(t)
 }
 
-// TestCrashBeforeTheGeneration: a start died between the lease and the snapshot.
+// TestCrashBeforeTheGeneration: a start was killed between the lease and the snapshot.
 func TestCrashBeforeTheGeneration(t *testing.T) {
 	t.Parallel()
 	url, dir := s3URL(t), t.TempDir()
 	a := mustOpen(t, dir, "boot 1", Config{URL: url, LeaseTTL: shortTTL, Patience: time.Minute, SyncInterval: time.Hour})
-	a.mustCreate(t, "one") // which is not on the replica
+	a.mustCreate(t, "one") // not on the replica
 	a.vanish(t)
 	for _, boot := range []string{"boot 2", "boot 3", "boot 3"} {
 		r, err := New(Config{URL: url, Machine: boot, Log: testLog(t), LeaseTTL: shortTTL, Patience: time.Minute})
@@ -792,15 +793,15 @@ func TestCABundle(t *testing.T) {
 	require.Contains(t, log.String(), "SSL_CERT_FILE")
 }
 
-// A machine that was suspended for longer than the lease writes nothing until it
-// knows that it still has it.
+// A machine that was suspended for longer than its lease writes nothing until it knows
+// that it still holds the lease.
 func TestSuspended(t *testing.T) {
 	t.Parallel()
 	a := mustOpen(t, t.TempDir(), "a", Config{URL: s3URL(t), LeaseTTL: 6 * shortTTL, Patience: time.Minute})
 	a.mustCreate(t, "before")
 	l := a.replica.lease
 	l.mu.Lock()
-	l.wall = l.wall.Add(-time.Hour) // which the wall clock alone has counted
+	l.wall = l.wall.Add(-time.Hour) // time that only the wall clock has counted
 	l.mu.Unlock()
 	require.ErrorContains(t, a.create("unsure"), ErrUnsure.Error())
 	require.Equal(t, LeaseUnsure, a.replica.Status().Lease)

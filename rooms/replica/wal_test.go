@@ -32,8 +32,8 @@ func (n *node) mustGrow(t testing.TB, name string) {
 	require.NoError(t, <-done)
 }
 
-// TestAReaderThatHoldsTheWAL, such as a backup or somebody's shell: writes go on, and
-// reach the replica; the WAL grows, and is cut once the reader has gone.
+// TestAReaderThatHoldsTheWAL, such as a backup or a shell: writes continue and reach the
+// replica. The WAL grows, and is cut once the reader has gone.
 func TestAReaderThatHoldsTheWAL(t *testing.T) {
 	t.Parallel()
 	const kept = 6 << 20
@@ -80,8 +80,8 @@ func TestAReaderThatHoldsTheWAL(t *testing.T) {
 }
 
 // TestAReaderThatHoldsTheWALDelaysNoWrite: a blocking checkpoint would stop the writer
-// for a second and more at each try, and Litestream begins them once the WAL has 121,359
-// pages. Small pages bring the WAL there soon.
+// for a second or more at each attempt, and Litestream begins with these once the WAL has
+// 121,359 pages. Small pages reach that number soon.
 func TestAReaderThatHoldsTheWALDelaysNoWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -118,7 +118,8 @@ func TestAReaderThatHoldsTheWALDelaysNoWrite(t *testing.T) {
 	n.mustClose(t)
 }
 
-// checkpoints that Litestream has tried of the database, by SQLite's mode.
+// checkpoints is how many checkpoints Litestream has attempted on the database, by
+// SQLite's mode.
 func checkpoints(t testing.TB, path string) map[string]float64 {
 	t.Helper()
 	families, err := prometheus.DefaultGatherer.Gather()

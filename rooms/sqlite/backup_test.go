@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// folder is the names in a folder.
+// folder is the names of the files in a folder.
 func folder(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -27,7 +27,7 @@ func folder(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// has tells whether the database there has an open room of that name.
+// has checks that the database has an open room of that name.
 func has(t *testing.T, path, name string) {
 	t.Helper()
 	s := openAt(t, path)
@@ -35,8 +35,8 @@ func has(t *testing.T, path, name string) {
 	require.NoError(t, err, name)
 }
 
-// TestBackUpBesideAServer copies while another process writes, after that one crashed,
-// and when nobody has the database open. The database is not touched by any of it.
+// TestBackUpBesideAServer copies while another process writes, after that process
+// crashed, and when the database is closed. No copy changes the database.
 func TestBackUpBesideAServer(t *testing.T) {
 	dir, to := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "parlor.db")
@@ -50,7 +50,7 @@ func TestBackUpBesideAServer(t *testing.T) {
 	require.True(t, b.Live)
 	require.Positive(t, b.EventSeq)
 	require.Positive(t, b.Bytes)
-	for range 20 { // it goes on
+	for range 20 { // the process continues to write
 		last = server.line(t)
 	}
 	server.kill()
@@ -77,7 +77,7 @@ func TestBackUpBesideAServer(t *testing.T) {
 	require.NoError(t, err)
 	create(t, s, "last", 1)
 	require.NoError(t, s.Close(t.Context()))
-	require.NoError(t, os.Remove(path+".lock")) // as beside a database that was restored
+	require.NoError(t, os.Remove(path+".lock")) // as beside a restored database
 	_, err = BackUp(t.Context(), path, filepath.Join(to, "stopped.db"))
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"parlor.db", "parlor.db.lock"}, folder(t, dir))
@@ -109,7 +109,7 @@ func TestBackUpRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(kept))
 
-	// Root makes backups in a folder that the server's user may write to.
+	// Root makes backups in a folder that the server's user can write to.
 	lock := path + ".lock"
 	require.NoError(t, os.Rename(lock, lock+".aside"))
 	require.NoError(t, os.Symlink(there, lock))
@@ -147,7 +147,7 @@ func TestBackUpRefuses(t *testing.T) {
 	require.Empty(t, folder(t, to), "a failure leaves nothing")
 }
 
-// execOn runs statements on a database that nobody has open.
+// execOn runs statements on a closed database.
 func execOn(t *testing.T, path, statements string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -157,7 +157,7 @@ func execOn(t *testing.T, path, statements string) {
 	require.NoError(t, db.Close())
 }
 
-// older makes a database as the program of that many steps wrote it.
+// older makes a database as a former program with that many migrations wrote it.
 func older(t *testing.T, path string, steps int) {
 	t.Helper()
 	files, err := filepath.Glob("../../migrations/0*.sql")
@@ -174,7 +174,7 @@ func older(t *testing.T, path string, steps int) {
 		migrations.ApplicationID, steps, map[bool]string{true: "moderated", false: "permitted_ms"}[steps < 4]))
 }
 
-// contents is a database's version and all that is in its schema and its sessions.
+// contents is a database's version, its schema and its sessions.
 func contents(t *testing.T, path string) (version int, all string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro&immutable=1")
@@ -185,8 +185,8 @@ func contents(t *testing.T, path string) (version int, all string) {
 	return version, all
 }
 
-// TestAnOlderDatabaseIsKept before it is migrated, so that the program that wrote it can
-// go on with it: of the newest three versions.
+// TestAnOlderDatabaseIsKept before it is migrated, so that its former program can
+// continue with it: the newest three versions are kept.
 func TestAnOlderDatabaseIsKept(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "parlor.db")
@@ -216,7 +216,7 @@ func TestAnOlderDatabaseIsKept(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{"parlor.db.lock", "parlor.db.v4.backup", "parlor.db.v5.backup", "parlor.db.v6.backup"}, folder(t, dir))
 
-	// The way back: the copy takes the database's place, and can be upgraded again.
+	// The way back: the copy replaces the database, and can be migrated again.
 	require.NoError(t, os.Rename(backupName(path, 6), path))
 	s := openAt(t, path)
 	sessions, err := s.ListSessions(t.Context(), rooms.SessionQuery{RoomSID: "RM_1", Limit: 2})
@@ -224,7 +224,7 @@ func TestAnOlderDatabaseIsKept(t *testing.T) {
 	require.Len(t, sessions, 1)
 }
 
-// TestNothingIsMigratedWithoutAWayBack: the program before still opens the database.
+// TestNothingIsMigratedWithoutAWayBack: the former program can still open the database.
 func TestNothingIsMigratedWithoutAWayBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "parlor.db")
 	older(t, path, 6)

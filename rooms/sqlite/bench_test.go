@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkCreate measures creations that are on disk, with 64 who wait for
-// theirs: without a webhook endpoint and with one.
+// BenchmarkCreate measures durable creations with 64 concurrent callers, without a
+// webhook endpoint and with one.
 func BenchmarkCreate(b *testing.B) {
 	for _, endpoints := range []int{0, 1} {
 		b.Run(fmt.Sprintf("endpoints=%d", endpoints), func(b *testing.B) {
@@ -59,8 +59,8 @@ func createMany(b testing.TB, s *Store, n, callers int) {
 	wg.Wait()
 }
 
-// BenchmarkMillionIdleRooms fills a database with a million rooms, and then
-// measures what they cost: run it with -benchtime=1x.
+// BenchmarkMillionIdleRooms fills a database with a million rooms and measures their
+// cost. Run it with -benchtime=1x.
 func BenchmarkMillionIdleRooms(b *testing.B) {
 	const million = 1_000_000
 	path := filepath.Join(b.TempDir(), "parlor.db")

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// endpoints configures one endpoint for each URL.
+// endpoints configures one endpoint for each element.
 func endpoints(t testing.TB, s *Store, configured ...log.Endpoint) []log.Endpoint {
 	t.Helper()
 	out, err := s.SyncEndpoints(t.Context(), configured, 1)
@@ -96,7 +96,7 @@ func TestRoomsAreQueuesOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1100, next)
 
-	// A failure holds up its room alone.
+	// A failure delays only its own room.
 	finish(t, s, log.DeliveryResult{EndpointID: e.ID, Seq: 1, State: log.DeliveryPending, NextMs: 6000, AtMs: 1200, Status: 500, Error: "oops"},
 		log.DeliveryResult{EndpointID: e.ID, Seq: 4, State: log.DeliveryDelivered, AtMs: 1201, Status: 200})
 	q = log.DueQuery{EndpointID: e.ID, NowMs: 2000}
@@ -113,7 +113,7 @@ func TestRoomsAreQueuesOfTheirOwn(t *testing.T) {
 	require.EqualValues(t, 1201, st.LastSuccessMs)
 	require.Zero(t, st.Endpoint.FailSinceMs, "the last attempt succeeded")
 
-	// A dead one lets the next go.
+	// After a dead letter the next event is due.
 	finish(t, s, log.DeliveryResult{EndpointID: e.ID, Seq: 1, State: log.DeliveryDead, AtMs: 7000, Error: strings.Repeat("é", 400)})
 	require.Equal(t, []int64{5, 2}, due(t, s, log.DueQuery{EndpointID: e.ID, NowMs: 7000}))
 	require.EqualValues(t, 7000, stats(t, s, e.ID).Endpoint.FailSinceMs)
@@ -125,7 +125,7 @@ func TestRoomsAreQueuesOfTheirOwn(t *testing.T) {
 	require.Equal(t, "a", dead[0].Event.RoomName)
 	require.Empty(t, dead[0].Event.Body)
 
-	// It did arrive after all.
+	// The delivery succeeded after all.
 	finish(t, s, log.DeliveryResult{EndpointID: e.ID, Seq: 1, State: log.DeliveryDelivered, AtMs: 7100, Status: 204})
 	finish(t, s, log.DeliveryResult{EndpointID: e.ID, Seq: 1, State: log.DeliveryDead, AtMs: 7101})
 	finish(t, s, log.DeliveryResult{EndpointID: e.ID, Seq: 777, State: log.DeliveryDelivered, AtMs: 7101})
@@ -160,7 +160,7 @@ func TestRelaxedOrder(t *testing.T) {
 	fail(2)
 	fail(2)
 	require.Equal(t, []int64{3}, due(t, s, q))
-	r = tell(t, s, r, 2500, 1) // 4 waits behind 3
+	r = tell(t, s, r, 2500, 1) // 4 waits for 3
 	require.Equal(t, []int64{3}, due(t, s, q))
 	fail(3)
 	fail(3)
@@ -171,7 +171,7 @@ func TestRelaxedOrder(t *testing.T) {
 	require.Equal(t, []int64{5}, due(t, s, q))
 	requireSound(t, s)
 
-	// Strict order again: all but the first wait.
+	// In strict order again, all but the first wait.
 	e.RelaxAfter = 0
 	endpoints(t, s, e)
 	requireSound(t, s)
@@ -220,7 +220,7 @@ func TestEndpointsOutliveTheProcess(t *testing.T) {
 	require.NoError(t, s.SetEndpointState(t.Context(), e.ID, log.EndpointPaused, "by hand"))
 	require.NoError(t, s.Close(t.Context()))
 	s = openAt(t, path)
-	end(t, s, create(t, s, "lobby", 1), 2) // before the configuration is read
+	end(t, s, create(t, s, "lobby", 1), 2) // before the configuration is loaded
 	st := stats(t, s, e.ID)
 	require.EqualValues(t, 1, st.Pending)
 	require.Equal(t, log.EndpointPaused, st.Endpoint.State)
@@ -290,7 +290,7 @@ func TestReplay(t *testing.T) {
 		requireSound(t, s)
 		return n
 	}
-	// 3 is in flight when 1 comes back before it, and finishes all the same.
+	// 3 is being delivered when 1 is replayed before it, and completes all the same.
 	require.Equal(t, 1, replay(log.Replay{FromSeq: 1, ToSeq: 1, State: log.DeliveryDead}))
 	require.Equal(t, []int64{1}, due(t, s, q))
 	a = tell(t, s, a, 1600, 1) // 4
@@ -305,7 +305,7 @@ func TestReplay(t *testing.T) {
 	}
 	require.Zero(t, replay(log.Replay{State: log.DeliveryDead}))
 
-	// One that was delivered, by its id; a replay of what pends changes nothing.
+	// A delivered one, by its id. A replay of a pending one changes nothing.
 	events, err := s.Events(t.Context(), log.Query{Limit: 10})
 	require.NoError(t, err)
 	byID := log.Replay{EventID: events[2].ID, State: log.DeliveryDelivered}
@@ -315,7 +315,7 @@ func TestReplay(t *testing.T) {
 	_, err = s.Replay(t.Context(), e.ID, log.Replay{EventID: "EV_nil"}, 5000)
 	require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
 
-	// What was missed while the endpoint was disabled, and is wanted.
+	// Events that the endpoint missed while it was disabled, and should get.
 	require.NoError(t, s.SetEndpointState(t.Context(), e.ID, log.EndpointDisabled, "410"))
 	a = tell(t, s, a, 2000, 700) // 5-704
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: a, Events: []log.Event{event("participant_updated", &a, 2000)}})
@@ -400,9 +400,9 @@ func TestPruneEvents(t *testing.T) {
 	requireSound(t, s)
 }
 
-// A dead letter is kept for as long as an event after it was given up, not after
-// its event happened: it was tried for longer than that. Only a bound on the number
-// goes before.
+// A dead letter is kept for the same time as other events, counted from when it was given
+// up and not from its event, because the attempts may take longer than that time. Only
+// the bound on the number removes it sooner.
 func TestPruneKeepsNewDeadLetters(t *testing.T) {
 	s := openNew(t)
 	e := endpoints(t, s, log.Endpoint{URL: "http://a"})[0]
@@ -432,8 +432,8 @@ func TestPruneKeepsNewDeadLetters(t *testing.T) {
 	require.Equal(t, 2, prune(9003, 0))
 }
 
-// Whatever happens in whatever order, the rule of deliver.go holds, counters are
-// exact, and what is due is what a slow look at every row says is due.
+// Operations in a random order: the rule in deliver.go holds, counters are exact, and the
+// due deliveries agree with a slow query over all rows.
 func TestOutboxAtRandom(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -460,7 +460,7 @@ func TestOutboxAtRandom(t *testing.T) {
 				case n < 17:
 					from := rnd.Int64N(40)
 					_, err := s.Replay(t.Context(), e.ID, log.Replay{FromSeq: from, ToSeq: from + rnd.Int64N(60), AnyState: rnd.IntN(2) == 0, State: log.DeliveryDead, Missing: true}, now)
-					if rooms.ErrorCode(err) != rooms.Precondition { // it is disabled
+					if rooms.ErrorCode(err) != rooms.Precondition { // the endpoint is disabled
 						require.NoError(t, err)
 					}
 				case n < 18:
@@ -482,7 +482,7 @@ func TestOutboxAtRandom(t *testing.T) {
 	}
 }
 
-// deliverSome tries some of what is due and reports it, with luck.
+// deliverSome attempts some due deliveries, and reports random results.
 func deliverSome(t *testing.T, s *Store, rnd *rand.Rand, endpointID, now int64) {
 	t.Helper()
 	heads, err := s.DueHeads(t.Context(), log.DueQuery{EndpointID: endpointID, NowMs: now, Limit: 1 + rnd.IntN(8)})

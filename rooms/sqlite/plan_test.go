@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// exercise has every statement of the package prepared at least once.
+// exercise makes every statement of the package be prepared at least once.
 func exercise(t *testing.T, s *Store) {
 	t.Helper()
 	ctx := t.Context()
@@ -113,8 +113,8 @@ func exercise(t *testing.T, s *Store) {
 	must(s.PruneModeration(ctx, 1, 1))
 }
 
-// No statement reads a table from end to end, or sorts what an index has in
-// order: a million rooms cost no more than a few.
+// No statement scans a table, or sorts rows that an index has in order: a million rooms
+// cost no more than a few.
 func TestNoStatementScans(t *testing.T) {
 	s := openNew(t)
 	exercise(t, s)
@@ -131,17 +131,17 @@ func TestNoStatementScans(t *testing.T) {
 		return nil
 	}))
 	require.Greater(t, len(queries), 80)
-	// The small tables; rooms in order from the first, until a page is full; who is
-	// present in any.
+	// Allowed scans: small tables; rooms in order until a page is full; the participants
+	// that are present in any room.
 	allowed := regexp.MustCompile(`SCAN (meta|endpoint|agent_kind|p|json_each|CONSTANT ROW|\(subquery-\d+\)|room USING INDEX room_(open|ended)|session USING COVERING INDEX session_present|job USING COVERING INDEX job_running)\b`)
-	// Sorted: the few who are present in a room, the few rooms that were named,
-	// and the endpoints.
+	// Allowed sorts: the few participants in a room, the few named rooms, and the
+	// endpoints.
 	sorted := regexp.MustCompile(`session INDEXED BY session_present|json_each\(\?\)\) ORDER BY created_ms, sid$|FROM endpoint\)|DISTINCT`)
 	for q := range queries {
 		if !regexp.MustCompile(`^\s*(SELECT|INSERT|UPDATE|DELETE)`).MatchString(q) {
 			continue
 		}
-		rs, err := s.read.Query("EXPLAIN QUERY PLAN "+q, make([]any, 30)...) // the values do not matter
+		rs, err := s.read.Query("EXPLAIN QUERY PLAN "+q, make([]any, 30)...) // the values have no effect
 		require.NoError(t, err, q)
 		var plan []string
 		for rs.Next() {
@@ -162,8 +162,7 @@ func TestNoStatementScans(t *testing.T) {
 	}
 }
 
-// Every time is a Unix time in milliseconds: none is written as text by the
-// driver.
+// Every time is a Unix time in milliseconds: the driver must not write a time as text.
 func TestTimesAreIntegers(t *testing.T) {
 	s := openNew(t)
 	create(t, s, "a", time.Now().UnixMilli())

@@ -29,8 +29,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVariable makes the test's program another process of a test: it names what
-// to do with the database in the first argument.
+// roleVariable makes the test's program another process of a test. It names the operation
+// on the database in the first argument.
 const roleVariable = "PARLOR_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// child is another process that works on a database.
+// child is another process that uses a database.
 type child struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -68,14 +68,14 @@ func startChild(t *testing.T, role, path string) *child {
 	return c
 }
 
-// line is the next line that the child prints.
+// line is the child's next line of output.
 func (c *child) line(t *testing.T) string {
 	t.Helper()
 	require.True(t, c.lines.Scan(), "the child ended: %v", c.lines.Err())
 	return c.lines.Text()
 }
 
-// kill ends the child as a crash would, and waits for it.
+// kill kills the child, like a crash, and waits for its end.
 func (c *child) kill() {
 	_ = c.cmd.Process.Kill() // it may have ended
 	_ = c.cmd.Wait()
@@ -114,7 +114,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 		require.ErrorContains(t, err, path)
 	}
 	holder.kill()
-	s := openAt(t, path) // kill -9 gives the lock up
+	s := openAt(t, path) // kill -9 releases the lock
 	create(t, s, "lobby", 1)
 
 	_, err := Open(t.Context(), Config{Path: path})
@@ -196,7 +196,7 @@ func TestOpenFailsClearly(t *testing.T) {
 	}
 }
 
-// TestNewDatabaseIsTold: a mistyped path looks like lost rooms.
+// TestNewDatabaseIsTold: after a mistyped path the rooms seem to be lost.
 func TestNewDatabaseIsTold(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "parlor.db")
 	for _, want := range []int{1, 0} {
@@ -208,7 +208,7 @@ func TestNewDatabaseIsTold(t *testing.T) {
 	}
 }
 
-// TestKilledAndDatabaseRemoved: what the WAL still has is not destroyed.
+// TestKilledAndDatabaseRemoved: the content of the WAL is not destroyed.
 func TestKilledAndDatabaseRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "parlor.db")
 	s, err := Open(t.Context(), Config{Path: path})
@@ -224,7 +224,7 @@ func TestKilledAndDatabaseRemoved(t *testing.T) {
 	require.NoError(t, os.WriteFile(left+"-wal", wal, 0o600))
 	_, err = Open(t.Context(), Config{Path: left})
 	require.ErrorIs(t, err, ErrOrphan)
-	require.NoError(t, os.WriteFile(left, database, 0o600)) // it is found again
+	require.NoError(t, os.WriteFile(left, database, 0o600)) // the database is restored
 	s, err = Open(t.Context(), Config{Path: left})
 	require.NoError(t, err)
 	_, err = s.FindOpen(t.Context(), "lobby")
@@ -232,7 +232,7 @@ func TestKilledAndDatabaseRemoved(t *testing.T) {
 	require.NoError(t, s.Close(t.Context()))
 }
 
-// A database is prepared under the lock, and a failure to do so is the end of it.
+// A database is prepared under the lock, and a failure ends the opening.
 func TestPrepare(t *testing.T) {
 	backup := filepath.Join(t.TempDir(), "backup.db")
 	s, err := Open(t.Context(), Config{Path: backup})
@@ -258,8 +258,8 @@ func TestPrepare(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// unprivileged runs f as a user who may write nothing of root's, if the test has
-// root's rights, which permissions do not bind.
+// unprivileged runs f as a user without write permission for root's files, if the test
+// runs as root, whom permissions do not restrict.
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -281,7 +281,7 @@ func unprivileged(t *testing.T, f func()) {
 
 func TestReadOnly(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755)) // the test's own, above it
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755)) // the test's own folder above it
 	path := filepath.Join(dir, "parlor.db")
 	s, err := Open(t.Context(), Config{Path: path})
 	require.NoError(t, err)
@@ -294,7 +294,7 @@ func TestReadOnly(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrPermission)
 	require.ErrorContains(t, err, path)
 
-	// The lock can be had, the database cannot be written.
+	// The lock can be taken, but the database cannot be written.
 	require.NoError(t, os.Chmod(dir, 0o777))
 	require.NoError(t, os.Chmod(path+".lock", 0o666))
 	require.NoError(t, os.Chmod(path, 0o444))
@@ -303,8 +303,8 @@ func TestReadOnly(t *testing.T) {
 	require.ErrorContains(t, err, path)
 }
 
-// Work that is refused by a disk that fails is refused with the reason, and goes
-// on when the disk does.
+// While the disk fails, writes are refused with the reason. They succeed again when the
+// disk works.
 func TestDiskFull(t *testing.T) {
 	c := startChild(t, "full", filepath.Join(t.TempDir(), "parlor.db"))
 	require.Equal(t, "created", c.line(t))
@@ -315,7 +315,7 @@ func TestDiskFull(t *testing.T) {
 	require.Equal(t, "well", c.line(t))
 }
 
-// roleFull stands in for a full disk with a limit on the size of files.
+// roleFull simulates a full disk by a limit on the size of files.
 func roleFull(path string) {
 	signal.Ignore(syscall.SIGXFSZ)
 	ctx := context.Background()
@@ -352,16 +352,15 @@ func roleFull(path string) {
 	check(s.Close(ctx))
 }
 
-// TestCrash kills a process that works hard, again and again, and looks whether
-// what was acknowledged is there and nothing is half there. PARLOR_TEST_CRASHES
-// says how often.
+// TestCrash kills a busy process repeatedly, and checks that all acknowledged changes are
+// there and none is there in part. PARLOR_TEST_CRASHES sets the number of kills.
 func TestCrash(t *testing.T) {
 	crashes := 8
 	if n, err := strconv.Atoi(os.Getenv("PARLOR_TEST_CRASHES")); err == nil {
 		crashes = n
 	}
 	path := filepath.Join(t.TempDir(), "parlor.db")
-	acknowledged := make(map[string]string) // room SID → what was said last of it
+	acknowledged := make(map[string]string) // room SID → last acknowledged state
 	said := 0
 	for range crashes {
 		c := startChild(t, "load", path)
@@ -370,7 +369,7 @@ func TestCrash(t *testing.T) {
 		for c.lines.Scan() {
 			what, sid, ok := strings.Cut(c.lines.Text(), " ")
 			if !ok || len(sid) != len(guid.New("RM_")) {
-				break // the kill cut the line
+				break // the line was cut by the kill
 			}
 			acknowledged[sid] = what
 			said++
@@ -403,7 +402,7 @@ func requireAcknowledged(t *testing.T, path string, acknowledged map[string]stri
 	require.Zero(t, half, "events without a delivery")
 }
 
-// roleLoad takes rooms through their lives and says what is acknowledged.
+// roleLoad creates, changes and ends rooms, and prints what is acknowledged.
 func roleLoad(path string) {
 	s, err := Open(context.Background(), Config{Path: path})
 	check(err)

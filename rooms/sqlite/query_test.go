@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// populate makes rooms of a few names, most ended, some created at once.
+// populate makes rooms of a few names, most of them ended, some created at the same time.
 func populate(t *testing.T, s *Store) (all []rooms.Record) {
 	t.Helper()
 	names := []string{"a", "ab", "abc", "b", "ba", "ä", "z\xff", "zz"}
@@ -36,7 +36,7 @@ func populate(t *testing.T, s *Store) (all []rooms.Record) {
 	return all
 }
 
-// slowList is ListRooms, said slowly.
+// slowList is a simple implementation of ListRooms.
 func slowList(all []rooms.Record, q rooms.RoomQuery) (out []rooms.Record) {
 	for _, r := range all {
 		switch {
@@ -94,7 +94,7 @@ func TestListRooms(t *testing.T) {
 	require.Empty(t, none, "no limit, no rooms")
 }
 
-// Pages miss nothing and show nothing twice while rooms come and go.
+// Pages lack no room and show none twice while rooms are created and end.
 func TestPagesUnderChange(t *testing.T) {
 	s := openNew(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -187,8 +187,8 @@ func TestPruneHistoryTakesSessions(t *testing.T) {
 	require.Empty(t, v)
 }
 
-// TestPruneHistoryInBatches: a room with many sessions, jobs and dispatches goes over several
-// calls, and stays until the last of them has gone.
+// TestPruneHistoryInBatches: a room with many sessions, jobs and dispatches is removed in
+// several calls, and exists until the last of them is gone.
 func TestPruneHistoryInBatches(t *testing.T) {
 	s := openNew(t)
 	big, small := create(t, s, "big", 1), create(t, s, "small", 1)
@@ -233,13 +233,13 @@ func TestPruneHistoryInBatches(t *testing.T) {
 	requireSound(t, s)
 }
 
-// agentJob is the nth job of a room; endedMs = 0 while it waits.
+// agentJob is the nth job of a room; endedMs = 0 if it has not ended.
 func agentJob(r rooms.Record, n int, endedMs int64) rooms.Job {
 	return rooms.Job{ID: fmt.Sprintf("AJ_%s_%04d", r.Name, n), RoomSID: r.SID, CreatedMs: int64(10 + n), EndedMs: endedMs, Info: &livekit.Job{}}
 }
 
-// TestPruneAgents of rooms that never end: what nobody reads any more is forgotten, and what
-// a room goes by, or a client lists, is the same.
+// TestPruneAgents of rooms that never end: rows that are not used any more are deleted,
+// and the results for the room and for clients stay the same.
 func TestPruneAgents(t *testing.T) {
 	s := openNew(t)
 	ctx := t.Context()
@@ -250,7 +250,7 @@ func TestPruneAgents(t *testing.T) {
 		for n := range rooms.MostJobs + over*(1-i) {
 			c.Jobs = append(c.Jobs, agentJob(r, n, 5000))
 		}
-		c.Jobs[3].EndedMs = 0 // it runs and runs
+		c.Jobs[3].EndedMs = 0 // it never ends
 		for n := range over {
 			d := rooms.Dispatch{ID: fmt.Sprint("AD_", r.Name, n), RoomSID: r.SID, CreatedMs: int64(n), DeletedMs: 7, Info: &livekit.AgentDispatch{}}
 			if n%10 == 0 {
@@ -297,8 +297,8 @@ func TestPruneAgents(t *testing.T) {
 	requireSound(t, s)
 }
 
-// TestPruneSessions of a room that never ends: sessions that ended long ago are forgotten,
-// but for those that the room goes by when somebody comes back.
+// TestPruneSessions of a room that never ends: sessions that ended long ago are deleted,
+// except for those that the room needs when a participant returns.
 func TestPruneSessions(t *testing.T) {
 	s := openNew(t)
 	ctx := t.Context()
@@ -307,15 +307,15 @@ func TestPruneSessions(t *testing.T) {
 	for _, r := range []rooms.Record{busy, quiet} {
 		n := many
 		if r.SID == quiet.SID {
-			n = rooms.MostDeparted // all of them may matter yet
+			n = rooms.MostDeparted // all of them may still be needed
 		}
 		c := rooms.Change{Kind: rooms.ChangeUpdate, Room: r}
 		for i := range n {
 			v := rooms.Session{SID: fmt.Sprint("PA_", r.Name, i), RoomSID: r.SID, Identity: fmt.Sprint(i), JoinedMs: int64(1000 + i), LeftMs: int64(2000 + i)}
 			switch i {
-			case 3: // it stays and stays
+			case 3: // it never leaves
 				v.LeftMs = 0
-			case 5: // it left only lately
+			case 5: // it left recently
 				v.LeftMs = cutoff
 			}
 			c.Sessions = append(c.Sessions, v)
@@ -359,7 +359,7 @@ func TestPruneSessions(t *testing.T) {
 	requireSound(t, s)
 }
 
-// TestPruneSessionsOfManyRooms goes on where it left off.
+// TestPruneSessionsOfManyRooms continues where it stopped.
 func TestPruneSessionsOfManyRooms(t *testing.T) {
 	s := openNew(t)
 	const count = roomsLookedAt + 3

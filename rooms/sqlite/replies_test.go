@@ -61,7 +61,7 @@ func TestReplies(t *testing.T) {
 	require.Equal(t, 2, count(), "no more than ten thousand back")
 }
 
-// TestRepliesOfOneKeyDoNotCrowdOutAnothers: each has ten thousand of its own.
+// TestRepliesOfOneKeyDoNotCrowdOutAnothers: each key may have ten thousand.
 func TestRepliesOfOneKeyDoNotCrowdOutAnothers(t *testing.T) {
 	s := openNew(t)
 	ctx := t.Context()
@@ -78,7 +78,7 @@ func TestRepliesOfOneKeyDoNotCrowdOutAnothers(t *testing.T) {
 		return found
 	}
 	oldest, modest := save("greedy"), save("modest")
-	// As if it had sent as many as are kept since.
+	// As if it had sent the largest number of kept replies since.
 	require.NoError(t, s.do(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO reply (key, api_key, number, fingerprint, created_ms, status, header, body)
 			VALUES (x'01', 'greedy', ?, x'', 1000, 200, '{}', x'')`, maxReplies)

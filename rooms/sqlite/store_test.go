@@ -30,7 +30,7 @@ func openNew(t testing.TB) *Store {
 	return openAt(t, filepath.Join(t.TempDir(), "parlor.db"))
 }
 
-// submit is Submit that waits.
+// submit is Submit with a wait for the outcome.
 func submit(t testing.TB, s *Store, c rooms.Change) (rooms.Outcome, error) {
 	t.Helper()
 	type answer struct {
@@ -93,7 +93,7 @@ func end(t testing.TB, s *Store, r rooms.Record, nowMs int64) rooms.Record {
 	return out.Room
 }
 
-// requireSound checks what holds of every database at any time.
+// requireSound checks the invariants of every database.
 func requireSound(t testing.TB, s *Store) {
 	t.Helper()
 	ctx := context.Background()
@@ -113,7 +113,7 @@ func requireSound(t testing.TB, s *Store) {
 	require.Equal(t, "0", get(`SELECT count(*) FROM (SELECT room_sid, count(*) AS n, min(room_seq) AS low, max(room_seq) AS high
 		FROM event WHERE room_sid <> '' GROUP BY room_sid) AS e
 		WHERE n <> high - low + 1 OR high <> coalesce((SELECT seq FROM room WHERE sid = e.room_sid), high)`), "room seqs have gaps")
-	// The rule of deliver.go, said slowly.
+	// The rule in deliver.go, as a simple query:
 	require.Equal(t, "0", get(`SELECT count(*) FROM delivery AS d JOIN endpoint AS p ON p.id = d.endpoint_id WHERE d.state = 0 AND
 		(d.next_ms IS NOT NULL) = (d.room_sid <> '' AND EXISTS (SELECT 1 FROM delivery AS b WHERE b.endpoint_id = d.endpoint_id
 			AND b.room_sid = d.room_sid AND b.event_seq < d.event_seq AND b.state = 0
@@ -136,7 +136,7 @@ func TestCreateUpdateEnd(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	// A stale copy of what the store numbers does no harm.
+	// A stale copy of counters that the store assigns does no harm.
 	r.SetOccupied()
 	r.NumParticipants, r.NumPublishers, r.ActiveRecording, r.EmptyTimeout = 1, 1, true, rooms.Never
 	r.Seq, r.Version = 0, 0
@@ -228,14 +228,14 @@ func TestSessions(t *testing.T) {
 	require.Len(t, occupied, 1)
 	require.Equal(t, r.SID, occupied[0].SID)
 
-	// The identity is taken over by a new session in one change, in any order.
+	// One change may end a session and begin another of the same identity, in any order.
 	ann.LeftMs, ann.Reason = 20, livekit.DisconnectReason_DUPLICATE_IDENTITY
 	ann2 := ann
 	ann2.SID, ann2.LeftMs, ann2.Reason, ann2.JoinedMs = "PA_ann2", 0, 0, 20
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{ann2, ann}})
 	require.NoError(t, err)
 
-	// An identity that is present twice is refused, with all that came with it.
+	// A change with two present sessions of an identity is refused as a whole.
 	twin := ann2
 	twin.SID = "PA_twin"
 	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{twin},
@@ -287,7 +287,7 @@ func TestEndDue(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, none)
 
-	now := int64(1008 + 300_000) // r9 is due a millisecond later
+	now := int64(1008 + 300_000) // r9's deadline is a millisecond later
 	n, err := s.CountDue(t.Context(), now)
 	require.NoError(t, err)
 	require.EqualValues(t, 8, n)
@@ -321,7 +321,7 @@ func TestEndDue(t *testing.T) {
 }
 
 func TestReopen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "sub #1?%41.db") // a name that a URI must escape
+	path := filepath.Join(t.TempDir(), "sub #1?%41.db") // a name that must be escaped in a URI
 	s, err := Open(t.Context(), Config{Path: path})
 	require.NoError(t, err)
 	r := create(t, s, "lobby", 1000)

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hold keeps the writer between two transactions until release is called, so
-// that what is submitted meanwhile goes into one.
+// hold keeps the writer between two transactions until release is called, so that all
+// changes submitted meanwhile are in one transaction.
 func hold(t *testing.T, s *Store) (release func()) {
 	t.Helper()
 	held, free := make(chan struct{}), make(chan struct{})
@@ -72,8 +72,8 @@ func TestGroupCommit(t *testing.T) {
 	requireSound(t, s)
 }
 
-// A change that the database refuses half-way takes no other down, and leaves
-// nothing of itself.
+// A change that the database refuses half-way does not affect the others, and leaves
+// nothing behind.
 func TestBadChangeAmongGood(t *testing.T) {
 	s := openNew(t)
 	lobby := create(t, s, "lobby", 1000)
@@ -88,11 +88,11 @@ func TestBadChangeAmongGood(t *testing.T) {
 			c.Sessions = []rooms.Session{{SID: "PA_a", RoomSID: r.SID, Identity: "x"}, {SID: "PA_b", RoomSID: r.SID, Identity: "x"}}
 		case 13: // the same event twice
 			c.Events = append(c.Events, c.Events[0])
-		case 19: // a room's SID that is taken
+		case 19: // a room's SID that exists
 			c.Room.SID = lobby.SID
 		case 23: // a refusal
 			c.Kind = rooms.ChangeUpdate
-		case 27: // a caller's mistake
+		case 27: // an error of the caller
 			c.Room.EndedMs = 5
 		}
 		wg.Add(1)
@@ -127,7 +127,7 @@ func TestBadChangeAmongGood(t *testing.T) {
 	requireSound(t, s)
 }
 
-// At most one open room bears a name, however many race for it.
+// At most one open room has a name, however many callers race for it.
 func TestOneNameOneRoom(t *testing.T) {
 	s := openNew(t)
 	const callers, names, rounds = 16, 3, 40
@@ -171,7 +171,7 @@ func TestOneNameOneRoom(t *testing.T) {
 	requireSound(t, s)
 }
 
-// Changes of a room that are submitted without a wait are numbered in order.
+// Changes of a room that are submitted without waiting are numbered in order.
 func TestPipelinedChanges(t *testing.T) {
 	s := openNew(t)
 	r := create(t, s, "lobby", 1000)
@@ -201,8 +201,8 @@ func TestPipelinedChanges(t *testing.T) {
 	require.Equal(t, fmt.Sprint(n-1), got.Metadata)
 }
 
-// A database that is full refuses with a reason, reads go on, and writing
-// resumes when there is room again.
+// A full database refuses writes with a reason, reads continue, and writes succeed again
+// when there is space.
 func TestDatabaseFull(t *testing.T) {
 	s := openNew(t)
 	create(t, s, "before", 1000)
@@ -212,7 +212,7 @@ func TestDatabaseFull(t *testing.T) {
 			return err
 		}))
 	}
-	limit("1") // SQLite takes it as: no more than there are
+	limit("1") // for SQLite this means: no more pages than now
 	release := hold(t, s)
 	big := newRoom("big", 1000)
 	big.Metadata = string(make([]byte, 100_000))
@@ -245,8 +245,8 @@ func TestDatabaseFull(t *testing.T) {
 	requireSound(t, s)
 }
 
-// Nobody need write for the store to find that it can again: a balancer that sends no
-// work to a server that is not ready would wait for ever.
+// The store finds without a write that it can write again. Otherwise a load balancer that
+// sends no work to a server that is not ready would wait for ever.
 func TestRecoveryIsNoticedWhenNobodyWrites(t *testing.T) {
 	s := openNew(t)
 	limit := func(pages string) {
@@ -266,7 +266,7 @@ func TestRecoveryIsNoticedWhenNobodyWrites(t *testing.T) {
 	requireSound(t, s)
 }
 
-// A connection that breaks in the middle is replaced.
+// A connection that breaks during a transaction is replaced.
 func TestBrokenConnection(t *testing.T) {
 	s := openNew(t)
 	require.NoError(t, s.Between(t.Context(), func(context.Context) error {
@@ -315,8 +315,8 @@ func TestCloseCommitsWhatWaits(t *testing.T) {
 	require.EqualValues(t, 200, open)
 }
 
-// A writer that does not come to an end is given up after the grace, and what
-// waited is told.
+// A writer that does not end is given up after the grace period, and the waiting callers
+// get an error.
 func TestCloseGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := Open(context.Background(), Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
@@ -400,7 +400,7 @@ func TestWatch(t *testing.T) {
 	require.Len(t, s.watch.all, 1)
 }
 
-// Autocheckpoint keeps the WAL from growing when nobody replicates.
+// The automatic checkpoint bounds the WAL if there is no replication.
 func TestWALStaysBounded(t *testing.T) {
 	s := openNew(t)
 	for i := range 40 {
@@ -412,8 +412,8 @@ func TestWALStaysBounded(t *testing.T) {
 	require.Less(t, s.Stats().WALBytes, int64(8<<20))
 }
 
-// What stands in a line behind a change that was not written is not written
-// either, be it in the same transaction or in a later one; other lines go on.
+// A change of a line that follows one that was not written is not written either, in the
+// same transaction or later. Other lines continue.
 func TestPipeline(t *testing.T) {
 	for name, spoil := range map[string]func(*rooms.Change){
 		"refused by the database": func(c *rooms.Change) {
@@ -459,7 +459,7 @@ func TestPipeline(t *testing.T) {
 	}
 }
 
-// A transaction that fails aborts the pipelines of all that is in it.
+// A transaction that fails aborts the lines of all its changes.
 func TestPipelineAbortsWithItsTransaction(t *testing.T) {
 	var fail atomic.Bool
 	s, err := Open(t.Context(), Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Allow: func() error {

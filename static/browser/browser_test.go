@@ -1,5 +1,5 @@
-// Package browser_test drives the page in headless Chromium against the real
-// server: what a person would do, and what they would see and hear.
+// Package browser_test drives the page in headless Chromium against the real server: it
+// does what a person would do, and checks what a person would see and hear.
 package browser_test
 
 import (
@@ -20,8 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience bounds every wait. It is long because machines that run tests are
-// busy; a test that passes waits only as long as it must.
+// patience bounds every wait. It is long because machines that run tests are busy.
 const patience = 90 * time.Second
 
 // findChromium looks for a browser. Without one the test is skipped, except
@@ -46,13 +45,13 @@ func findChromium(t *testing.T) string {
 	return ""
 }
 
-// browser is one Chromium. Its pages share nothing but the process.
+// browser is one Chromium. Its pages share only the process.
 type browser struct {
 	ctx context.Context
 }
 
-// fakeDevices gives every page a camera with a moving picture and a microphone
-// that speaks, without asking.
+// fakeDevices gives every page a camera with a moving picture and a microphone with
+// speech, without asking.
 func fakeDevices(t *testing.T) []chromedp.ExecAllocatorOption {
 	voice := filepath.Join(t.TempDir(), "voice.wav")
 	require.NoError(t, os.WriteFile(voice, speech(10*time.Second), 0o600))
@@ -69,16 +68,17 @@ func startBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browse
 		chromedp.ExecPath(findChromium(t)),
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.UserDataDir(t.TempDir()),
-		// On loopback Chromium gathers no candidates by itself, and hides them.
+		// By default Chromium gathers no candidates on loopback, and hides their
+		// addresses.
 		chromedp.Flag("allow-loopback-in-peer-connection", true),
 		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns,Translate"),
-		// Every page is to run at full speed, seen or not.
+		// Every page must run at full speed, visible or not.
 		chromedp.Flag("disable-background-timer-throttling", true),
 		chromedp.Flag("disable-backgrounding-occluded-windows", true),
 		chromedp.Flag("disable-renderer-backgrounding", true),
 		chromedp.Flag("autoplay-policy", "no-user-gesture-required"),
 		chromedp.Flag("disable-dev-shm-usage", true),
-		// Nothing leaves the machine.
+		// No request leaves the machine.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
@@ -88,7 +88,7 @@ func startBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browse
 	allocator, cancelAllocator := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(func() {
-		// The process has to be gone before the directory of its profile is.
+		// The process must end before the folder of its profile is removed.
 		bounded, done := context.WithTimeout(ctx, time.Minute)
 		defer done()
 		if err := chromedp.Cancel(bounded); err != nil {
@@ -97,11 +97,11 @@ func startBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browse
 		cancel()
 		cancelAllocator()
 	})
-	require.NoError(t, chromedp.Do(ctx)) // starts it
+	require.NoError(t, chromedp.Do(ctx)) // starts the browser
 	return &browser{ctx}
 }
 
-// page is one tab with a profile of its own: another person.
+// page is one tab with its own profile, for one person.
 type page struct {
 	t         *testing.T
 	name      string
@@ -112,7 +112,7 @@ type page struct {
 	console []string
 }
 
-// open opens an address of the page in a new tab, which the test's end closes.
+// open opens an address of the page in a new tab, until the end of the test.
 func (b *browser) open(t *testing.T, name, address string) *page {
 	t.Helper()
 	p := b.visit(t, name, address)
@@ -120,7 +120,7 @@ func (b *browser) open(t *testing.T, name, address string) *page {
 	return p
 }
 
-// visit opens any address in a new tab, which the test's end closes.
+// visit opens any address in a new tab, until the end of the test.
 func (b *browser) visit(t *testing.T, name, address string) *page {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
@@ -146,8 +146,8 @@ func (b *browser) visit(t *testing.T, name, address string) *page {
 	return p
 }
 
-// report fails the test for what no page may ever say, and shows what the page
-// looked like when the test has failed.
+// report fails the test if the page has logged an error, and saves a screenshot if the
+// test has failed.
 func (p *page) report() {
 	p.mu.Lock()
 	console := p.console
@@ -179,7 +179,7 @@ func (p *page) report() {
 	p.t.Logf("%s looks like %s (kept with go test -artifacts)", p.name, path)
 }
 
-// get evaluates a JavaScript expression, which may await.
+// get evaluates a JavaScript expression, which may use await.
 func get[T any](p *page, script string) T {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -189,13 +189,13 @@ func get[T any](p *page, script string) T {
 	return value
 }
 
-// do evaluates JavaScript for what it does.
+// do runs JavaScript without a result.
 func (p *page) do(script string) {
 	p.t.Helper()
 	get[bool](p, fmt.Sprintf("(async () => { %s; return true })()", script))
 }
 
-// until waits for an expression to become true.
+// until waits until an expression is true.
 func (p *page) until(what, condition string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -212,12 +212,12 @@ func (p *page) until(what, condition string) {
 		require.NoError(p.t, err, "%s: %s", p.name, condition)
 		select {
 		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond): // a page has no other way to call
+		case <-time.After(100 * time.Millisecond): // the page can only be polled
 		}
 	}
 }
 
-// state says where the page is, for a failure's message.
+// state describes the page, for the message of a failure.
 func (p *page) state() string {
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
@@ -255,7 +255,7 @@ func (p *page) state() string {
 	return state
 }
 
-// click presses what a person would press, with a real mouse event.
+// click clicks an element with a real mouse event.
 func (p *page) click(selector string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -263,7 +263,7 @@ func (p *page) click(selector string) {
 	require.NoError(p.t, chromedp.Do(ctx, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)), "%s: click %s", p.name, selector)
 }
 
-// write types into a field, key by key.
+// write types text into a field, key by key.
 func (p *page) write(selector, text string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -277,13 +277,13 @@ func (p *page) press(key string) {
 	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.KeyEvent(key)), "%s: press %q", p.name, key)
 }
 
-// speech is a mono WAV of something with a voice's pitch, formants and rhythm.
-// Noise suppression leaves it alone, which it would not do to a tone, and it has
-// no pause in which discontinuous transmission would stop the packets.
+// speech is a mono WAV with the pitch, formants and rhythm of a voice. Noise suppression
+// passes it, unlike a tone, and it has no pauses in which discontinuous transmission
+// would stop the packets.
 func speech(length time.Duration) []byte {
 	const rate = 48000
 	samples := int(length.Seconds() * rate)
-	noise := rand.New(rand.NewPCG(1, 2)) // the same every time
+	noise := rand.New(rand.NewPCG(1, 2)) // the same in each run
 	wave := make([]int16, samples)
 	phase := 0.0
 	for i := range wave {

@@ -23,8 +23,8 @@ type mode struct {
 
 var modes = []mode{{"one peer connection", "1"}, {"two peer connections", "0"}}
 
-// fixture is what the tests share: building the server and starting a browser
-// take longer than most of them.
+// fixture is shared by the tests, because building the server and starting a browser take
+// longer than most of them.
 type fixture struct {
 	server  *server
 	browser *browser
@@ -64,7 +64,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// Somebody without camera and microphone is told so, and can watch.
+// A person without camera and microphone is told so, and can watch.
 func (f *fixture) testWithoutDevices(t *testing.T) {
 	bare := startBrowser(t, chromedp.Flag("use-fake-ui-for-media-stream", true))
 	p := bare.open(t, "Ann", f.server.page("room", "bare", "name", "Ann"))
@@ -75,16 +75,16 @@ func (f *fixture) testWithoutDevices(t *testing.T) {
 	p.until("a word about the missing camera", `document.querySelector('.toast[data-code="camera-missing"]')`)
 }
 
-// join opens the page and joins, with camera and microphone unless the query says
-// otherwise. The picture is small, so that two cores can encode for several people.
-// elsewhere is another machine: a browser of its own. Chromium's one fake camera gives
-// no pictures any more when two pages let it go and take it again at the same moment, as
+// elsewhere is the fixture with another browser, as on another machine. Chromium's one fake
+// camera gives no more pictures if two pages release and open it at the same moment, as
 // both do when their server comes back.
 func (f *fixture) elsewhere(t *testing.T) *fixture {
 	t.Helper()
 	return &fixture{f.server, startBrowser(t, fakeDevices(t)...)}
 }
 
+// join opens the page and joins, with camera and microphone unless the query says
+// otherwise. The picture is small, so that two cores can encode for several people.
 func (f *fixture) join(t *testing.T, m mode, room, name string, query ...string) *page {
 	t.Helper()
 	p := f.browser.open(t, name, f.server.page(append([]string{
@@ -101,8 +101,7 @@ func tile(name string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll('.tile')].find((tile) => tile.querySelector('.tile-name').textContent === %q)`, name)
 }
 
-// sees waits until frames of the person arrive, are decoded, and differ from
-// each other on the screen.
+// sees waits until frames of the person arrive, are decoded, and change on the screen.
 func (p *page) sees(name string) {
 	p.t.Helper()
 	p.until("the picture of "+name, tile(name)+`?.classList.contains('has-picture')`)
@@ -113,7 +112,7 @@ func (p *page) sees(name string) {
 	p.until("a moving picture of "+name, fmt.Sprintf(`%s !== %q`, sample(name), first))
 }
 
-// framesDecoded reads the receiver's statistics of the track that the tile shows.
+// framesDecoded is the receiver's statistic for the track in the tile.
 func framesDecoded(name string) string {
 	return fmt.Sprintf(`await (async () => {
 		const shown = (%s)?.querySelector('video').srcObject?.getVideoTracks()[0];
@@ -129,7 +128,7 @@ func framesDecoded(name string) string {
 	})()`, tile(name))
 }
 
-// sample is what the tile's video shows now, small.
+// sample is a small copy of the present picture of the tile's video.
 func sample(name string) string {
 	return fmt.Sprintf(`await (async () => {
 		const canvas = document.createElement('canvas');
@@ -139,7 +138,7 @@ func sample(name string) string {
 	})()`, tile(name))
 }
 
-// hears waits until sound of the person arrives that is not silence, and plays.
+// hears waits until audio of the person arrives, is not silent, and plays.
 func (p *page) hears(name string) {
 	p.t.Helper()
 	energy := fmt.Sprintf(`await (async () => {
@@ -235,7 +234,7 @@ func testChat(t *testing.T, ann, bob *page) {
 	ann.write("#chat-text", "Hello Bob\r")
 	bob.until("the answer", `[...document.querySelectorAll('#chat-log .chat-text')].at(-1)?.textContent === 'Hello Bob'`)
 
-	// Apps that still send chat packets are understood, too.
+	// Apps that still send chat packets are supported too.
 	ann.do(`await parlor.room.localParticipant.sendChatMessage('an old packet')`)
 	bob.until("the packet", `[...document.querySelectorAll('#chat-log .chat-text')].at(-1)?.textContent === 'an old packet'`)
 	for _, p := range []*page{ann, bob} {
@@ -276,7 +275,7 @@ func (f *fixture) testEnded(t *testing.T, m mode) {
 	ended(second, "room-deleted")
 }
 
-// Somebody who is moved sees the name of the room that it is in.
+// A person who is moved sees the name of the new room.
 func (f *fixture) testMoved(t *testing.T, m mode) {
 	from, to := "from-"+m.single, "to-"+m.single
 	ann := f.join(t, m, from, "Ann")
@@ -343,13 +342,12 @@ func (f *fixture) testLobby(t *testing.T) {
 	p.until("camera and microphone to be sent", `['camera', 'microphone'].every((source) => { const it = parlor.room.localParticipant.getTrackPublication(source); return it && !it.isMuted; })`)
 	require.Equal(t, "lobby", get[string](p, `document.querySelector('#room-name').textContent`))
 
-	// What was typed is there again next time.
+	// The typed values are there again after a reload.
 	require.NoError(t, chromedp.Do(p.ctx, chromedp.Reload()))
 	p.until("the name of last time", `window.parlor?.screen === 'lobby' && document.querySelector('#name').value === 'Dana'`)
 }
 
-// namesEverything fails if anything that can be operated has no name for those
-// who do not see it.
+// namesEverything fails if a control has no accessible name.
 func (p *page) namesEverything(t *testing.T) {
 	t.Helper()
 	require.Empty(t, get[[]string](p, `[...document.querySelectorAll('button, input, select, textarea, [role=meter]')].filter((node) => node.checkVisibility()
@@ -386,8 +384,8 @@ func (f *fixture) testRefused(t *testing.T) {
 	late.until("a word that the room is locked", `parlor.problem?.code === 'room-locked' && document.querySelector('#lobby-problem').textContent === parlor.problem.text`)
 }
 
-// Outside development there is no way in without a token, and the page says so
-// before anybody fills in a form.
+// Outside development a token is required, and the page says so before anyone fills in a
+// form.
 func (f *fixture) testInvitationOnly(t *testing.T) {
 	closed := startServer(t, f.server.binary, "--keys", "key:"+strings.Repeat("s", 32), "--bind", "127.0.0.1")
 	p := f.browser.open(t, "Fay", closed.page("room", "closed"))
@@ -406,7 +404,7 @@ func (f *fixture) testWatchOnly(t *testing.T) {
 	ann.until("Eve to be counted", `document.querySelector('#count').textContent === '2'`)
 	require.Equal(t, 1, get[int](ann, `document.querySelectorAll('.tile').length`), "who only watches takes no place")
 
-	// The right to speak may come later.
+	// The permission to speak may come later.
 	service, ctx := f.server.rooms("watch", "")
 	_, err := service.UpdateParticipant(ctx, &livekit.UpdateParticipantRequest{
 		Room: "watch", Identity: "eve", Permission: &livekit.ParticipantPermission{CanSubscribe: true, CanPublish: true, CanPublishData: true},
@@ -417,8 +415,8 @@ func (f *fixture) testWatchOnly(t *testing.T) {
 	ann.sees("Guest eve")
 }
 
-// Every number of people fits every window without overlap: pure arithmetic,
-// tried in the browser that runs it.
+// Every number of tiles fits every window without overlap. The arithmetic is tested in
+// the browser.
 func (f *fixture) testLayout(t *testing.T) {
 	p := f.browser.open(t, "layout", f.server.page("room", "layout"))
 	failures := get[json.RawMessage](p, `import('/static/js/layout.js').then(({ grid, spotlight }) => {

@@ -15,13 +15,13 @@ import (
 	"parlor/static"
 )
 
-// scenarioPatience bounds one scenario of testdata/client. Waits inside it have
-// shorter bounds of their own, and say what they waited for.
+// scenarioPatience bounds one scenario of testdata/client. The waits inside it have
+// shorter bounds, and report what they waited for.
 const scenarioPatience = 4 * time.Minute
 
-// TestClient drives livekit-client itself, without the page, through what an
-// app may do with it. The scenarios are JavaScript, in testdata/client; all
-// participants of one live in the same tab.
+// TestClient drives livekit-client itself, without the page, as an app may use it. The
+// scenarios are JavaScript in testdata/client. All participants of a scenario are in the
+// same tab.
 func TestClient(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")
@@ -39,7 +39,7 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// serveHarness serves the scenarios beside the livekit-client that the page uses.
+// serveHarness serves the scenarios, with the page's version of livekit-client.
 func serveHarness(t *testing.T) string {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -55,7 +55,7 @@ func serveHarness(t *testing.T) string {
 	return s.URL
 }
 
-// runScenarios runs every scenario of a list as a test of its own.
+// runScenarios runs every scenario of a list as a separate test.
 func (f *fixture) runScenarios(t *testing.T, harness, list string, m mode) {
 	query := url.Values{"url": {"ws://127.0.0.1:" + f.server.port}, "single": {m.single}, "list": {list}}
 	p := f.browser.open(t, list, harness+"/?"+query.Encode())

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An address that somebody else wrote brings a reader into a room, but sends neither
-// picture nor voice.
+// An address from another person makes a visitor join a room, but does not make it send
+// camera or microphone.
 func (f *fixture) testJoinedWithoutAClick(t *testing.T) {
 	token := f.server.token("reader", time.Hour, auth.VideoGrant{RoomJoin: true, Room: "lure"})
 	for name, query := range map[string][]string{
@@ -29,8 +29,8 @@ func (f *fixture) testJoinedWithoutAClick(t *testing.T) {
 	}
 }
 
-// The lists are drawn from the room, so that they are right although an event never
-// came, as happens when it comes before its handler.
+// The lists are drawn from the room's state, so they are right even if an event was lost,
+// as happens to one that comes before its handler.
 func (f *fixture) testLostEvents(t *testing.T) {
 	ann := f.join(t, modes[0], "lost", "Ann", "audio", "0", "video", "0")
 	ann.do(`for (const event of ['participantConnected', 'participantDisconnected', 'participantNameChanged', 'connectionQualityChanged', 'participantActive']) parlor.room.removeAllListeners(event)`)
@@ -44,8 +44,8 @@ func (f *fixture) testLostEvents(t *testing.T) {
 		&& document.querySelectorAll('.people-name').length === 1 && !document.querySelector('#alone').hidden`)
 }
 
-// Messages in passing cover no tile, no panel and no button, at any size; and what a
-// panel shows when it opens is no longer announced.
+// Toasts cover no tile, panel or button, at any window size. A panel that opens removes
+// the toasts that announced its content.
 func (f *fixture) testNothingIsCovered(t *testing.T) {
 	ann := f.join(t, modes[0], "covered", "Ann", "audio", "0", "video", "0")
 	f.join(t, modes[0], "covered", "Bob", "audio", "0", "video", "0")
@@ -84,7 +84,7 @@ func (f *fixture) testNothingIsCovered(t *testing.T) {
 	require.Empty(t, get[[]string](ann, `[...document.querySelectorAll('.toast')].map((node) => node.dataset.code)`))
 }
 
-// A person whose microphone is kept off is told so, and told when it no longer is.
+// A person whose microphone is held off is told so, and told when the hold ends.
 func (f *fixture) testHeld(t *testing.T) {
 	ann := f.join(t, modes[0], "held", "Ann", "video", "0")
 	ann.until("the microphone", `parlor.room.localParticipant.isMicrophoneEnabled`)
@@ -107,8 +107,8 @@ func (f *fixture) testHeld(t *testing.T) {
 	}
 }
 
-// A page goes on trying for minutes: the server keeps its place for one, and lets it
-// in again after that too.
+// A page tries to reconnect for minutes: the server keeps its place for one, and admits
+// it again after that.
 func (f *fixture) testPatience(t *testing.T) {
 	ann := f.join(t, modes[0], "patience", "Ann", "audio", "0", "video", "0")
 	tries := get[[]float64](ann, `(() => {
@@ -129,8 +129,8 @@ func (f *fixture) testPatience(t *testing.T) {
 	require.Greater(t, tries[10], 10_000.0, "nor asks all the time")
 }
 
-// What accessibility checkers look for: one heading of the first level on each
-// screen, items only in lists, and names that hold the label that can be read.
+// The rules of accessibility checkers: one first-level heading on each screen, list items
+// only in lists, and names that contain the visible label.
 func (f *fixture) testNamesAndHeadings(t *testing.T) {
 	ann := f.join(t, modes[0], "names", "Ann", "video", "0")
 	check := func(screen string) {

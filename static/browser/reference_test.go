@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testReference uses the API's reference as a reader does: looks for a call, reads
-// its example in another language, and tries it.
+// testReference uses the API reference like a reader: it searches for a call, reads its
+// example in another language, and tries it.
 func (f *fixture) testReference(t *testing.T) {
 	p := f.browser.visit(t, "reader", "http://localhost:"+f.server.port+"/docs")
 	p.until("the reference to be drawn", `document.querySelectorAll('article').length > 40`)

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hooks writes down the webhooks' events, as "event identity source".
+// hooks records the webhooks' events, as "event identity source".
 type hooks struct {
 	*httptest.Server
 	mu    sync.Mutex // guards lines
@@ -41,7 +41,7 @@ func newHooks(t *testing.T) *hooks {
 	return h
 }
 
-// count is how often each line came, from the nth on.
+// count is the number of each line from index from on, and of all.
 func (h *hooks) count(from int) (counts map[string]int, all int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -52,8 +52,8 @@ func (h *hooks) count(from int) (counts map[string]int, all int) {
 	return counts, len(h.lines)
 }
 
-// TestKillInACall: pages in both modes come through a crash of the server by
-// themselves, as who and where they were.
+// TestKillInACall: after a crash of the server, pages in both modes return by themselves,
+// with the same identity and room.
 func TestKillInACall(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")

@@ -26,13 +26,13 @@ import (
 	"github.com/twitchtv/twirp"
 )
 
-// The keys of a server in development.
+// The keys of a development server.
 const (
 	devKey    = "devkey"
 	devSecret = "secret"
 )
 
-// buildServer builds the program. PARLOR_BINARY names one that is built already.
+// buildServer builds the program. PARLOR_BINARY can name one that is already built.
 func buildServer(t *testing.T) string {
 	t.Helper()
 	if binary := os.Getenv("PARLOR_BINARY"); binary != "" {
@@ -48,14 +48,14 @@ func buildServer(t *testing.T) string {
 	return binary
 }
 
-// server is the program as a process of its own, which can be killed and
-// started again on the same ports and the same database.
+// server is the program in another process, which can be killed and started again on the
+// same ports and the same database.
 type server struct {
 	t      *testing.T
 	binary string
 	flags  []string
 	dir    string
-	port   string // 0 until the first start
+	port   string // 0 before the first start
 
 	cmd    *exec.Cmd
 	output sync.WaitGroup // reads what the process writes until it ends
@@ -65,7 +65,7 @@ type server struct {
 
 var listening = regexp.MustCompile(`msg=serving .*addresses="?127\.0\.0\.1:(\d+)`)
 
-// startServer starts the program in development, or with other flags.
+// startServer starts the program in development mode, or with other flags.
 func startServer(t *testing.T, binary string, flags ...string) *server {
 	t.Helper()
 	if len(flags) == 0 {
@@ -93,7 +93,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// start starts the process and waits until it tells its address.
+// start starts the process, and waits until it prints its address.
 func (s *server) start() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.binary, slices.Concat([]string{"--port", s.port, "--udp-port", "0", "--tcp-port", "0",
@@ -134,14 +134,14 @@ func (s *server) start() {
 	}
 }
 
-// said is the end of what the process has written.
+// said is the last output of the process.
 func (s *server) said() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.lines[max(0, len(s.lines)-200):], "\n")
 }
 
-// stop sends a signal and waits for the process to end.
+// stop sends a signal, and waits for the process to end.
 func (s *server) stop(signal os.Signal) {
 	s.t.Helper()
 	if err := s.cmd.Process.Signal(signal); err != nil {
@@ -167,8 +167,8 @@ func (s *server) page(query ...string) string {
 	return fmt.Sprintf("http://localhost:%s/?%s", s.port, values.Encode())
 }
 
-// token makes an access token as an application's backend would. LiveKit's own
-// library refuses to make one that has expired already.
+// token makes an access token as the backend of an application would. LiveKit's library
+// refuses to make an expired one.
 func (s *server) token(identity string, valid time.Duration, grant auth.VideoGrant) string {
 	s.t.Helper()
 	now := time.Now()
@@ -188,7 +188,7 @@ func (s *server) token(identity string, valid time.Duration, grant auth.VideoGra
 	return token
 }
 
-// rest makes a call of the REST API that succeeds.
+// rest makes a call of the REST API, which must succeed.
 func (s *server) rest(method, path, body string) {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://localhost:"+s.port+path, strings.NewReader(body))
@@ -201,8 +201,8 @@ func (s *server) rest(method, path, body string) {
 	require.Less(s.t, answer.StatusCode, 300, "%s %s", method, path)
 }
 
-// rooms is the API with every right, and a context that carries it; to is where
-// participants may be moved.
+// rooms is the API with every permission, and a context with its token. Participants may
+// be moved to the room to.
 func (s *server) rooms(room, to string) (livekit.RoomService, context.Context) {
 	s.t.Helper()
 	header := http.Header{}

@@ -15,15 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is seen of a start: watched from the first decoded frame on, in which no
-// two decoded frames are further apart than allowedGap.
+// The observation of a start begins with the first decoded frame. From then on no two
+// decoded frames may be further apart than allowedGap.
 const (
 	watched    = 8 * time.Second
 	allowedGap = 500 * time.Millisecond
 )
 
-// reading is one look at a page's statistics. Times are milliseconds since 1970,
-// the same for all pages of a browser.
+// reading is one reading of a page's statistics. Times are milliseconds since 1970, the
+// same for all pages of a browser.
 type reading struct {
 	At       float64 `json:"at"`
 	Frames   int     `json:"frames"` // encoded or decoded so far
@@ -34,9 +34,8 @@ type reading struct {
 	Height   int     `json:"height"`
 }
 
-// observers is what the pages of this test know beside the page's own script.
-// They use livekit-client directly, so that the page's preview and drawing do not
-// take the machine's time.
+// observers is what the pages of this test have in addition to the page's script. They
+// use livekit-client directly, so that the page's preview and drawing take no CPU time.
 const observers = `window.starts = (() => {
 	const { Room, RoomEvent, createLocalVideoTrack } = window.LivekitClient;
 	const every100ms = (read) => {
@@ -95,25 +94,25 @@ const observers = `window.starts = (() => {
 	};
 })()`
 
-// judgement is what a watcher saw in one start.
+// judgement is the result of one start for a watcher.
 type judgement struct {
-	gap time.Duration // longest between two decoded frames, but for what the machine did
-	// starved is the longest that the publisher encoded nothing or a page did not
-	// get to run, while nothing was decoded.
+	gap time.Duration // longest time between two decoded frames, without delays of the machine
+	// starved is the longest time without a decoded frame in which the publisher encoded
+	// nothing, or a page did not run.
 	starved time.Duration
 	freezes int
 	frozen  time.Duration
 	plis    int
-	// unseen: the pages ran so seldom that nothing can be said of this start.
+	// unseen: the pages ran too seldom to judge this start.
 	unseen bool
 }
 
-// fewest is how many readings of a page there must be, of the 80 of a quiet machine.
+// fewest is the lowest sufficient number of readings of a page; a quiet machine makes 80.
 const fewest = 40
 
-// judge finds the longest time without a decoded frame. What the watcher cannot
-// be blamed for is taken off: the publisher encoding nothing meanwhile, and pages
-// that do not even get to read their statistics.
+// judge finds the longest time without a decoded frame. It subtracts delays that are not
+// the watcher's fault: times in which the publisher encoded nothing, and times in which a
+// page could not read its statistics.
 func judge(watcher, publisher []reading) (j judgement) {
 	first := slices.IndexFunc(watcher, func(r reading) bool { return r.Frames > 0 })
 	if first < 0 {
@@ -137,14 +136,14 @@ func judge(watcher, publisher []reading) (j judgement) {
 		j.starved = max(j.starved, starved)
 		last = r
 	}
-	// The picture may have stood still to the end.
+	// The picture may have stood still until the end.
 	j.gap = max(j.gap, milliseconds(final.At-last.At)-longestPause(publisher, last.At, final.At))
 	j.unseen = within(watcher, first, end) < fewest || longestSilence(publisher, watcher[first].At, end) > watched/2
 	j.freezes, j.frozen, j.plis = final.Freezes, time.Duration(final.Frozen*float64(time.Second)), final.PLIs
 	return j
 }
 
-// within is how many readings there are from the first to the end.
+// within is the number of readings from the first to the end.
 func within(readings []reading, first int, end float64) (n int) {
 	for _, r := range readings[first:] {
 		if r.At <= end {
@@ -156,15 +155,15 @@ func within(readings []reading, first int, end float64) (n int) {
 
 func milliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
-// repeats is how often a start is tried again when the machine was too busy.
+// repeats is how often a start is repeated if the machine was too busy.
 const repeats = 3
 
-// tolerated is how long a page may not get to run, or a publisher not encode, at
-// 15 frames and 10 readings a second on a machine with enough to do.
+// tolerated is how long a page may not run, or a publisher not encode, at 15 frames and
+// 10 readings a second on a busy machine.
 const tolerated = 300 * time.Millisecond
 
-// longestPause is the longest time in which the number of frames stayed the same,
-// 0 if it is tolerated.
+// longestPause is the longest time in which the number of frames stayed the same; 0 if it
+// is tolerated.
 func longestPause(readings []reading, from, to float64) (longest time.Duration) {
 	since, frames := from, -1
 	for _, r := range readings {
@@ -179,7 +178,7 @@ func longestPause(readings []reading, from, to float64) (longest time.Duration) 
 	return unless(longest)
 }
 
-// longestSilence is the longest time between two readings, 0 if it is tolerated.
+// longestSilence is the longest time between two readings; 0 if it is tolerated.
 func longestSilence(readings []reading, from, to float64) (longest time.Duration) {
 	for i := 1; i < len(readings); i++ {
 		if readings[i].At > from && readings[i-1].At < to {
@@ -196,10 +195,10 @@ func unless(d time.Duration) time.Duration {
 	return d
 }
 
-// TestJudge: what is the server's fault is told apart from what is the machine's.
+// TestJudge: faults of the server are distinguished from those of the machine.
 func TestJudge(t *testing.T) {
-	// series reads every 100 ms; steady reports a frame at every reading but those
-	// that stand still.
+	// series has a reading every 100 ms, with a new frame at each, except at those where
+	// it stands still.
 	series := func(still func(at int) bool, silent func(at int) bool) (readings []reading) {
 		frames := 0
 		for at := 0; at <= 9000; at += 100 {
@@ -223,12 +222,11 @@ func TestJudge(t *testing.T) {
 	require.Equal(t, watched, judge(nil, steady).gap, "no picture at all")
 }
 
-// TestPictureGoesOn starts calls with Chromium on both sides, for each codec and
-// with both ways of connecting, and watches their first seconds: once there is a
-// picture it must go on. PARLOR_TEST_STARTS says how many starts there are of each.
+// TestPictureGoesOn starts calls with Chromium on both sides, for each codec and with
+// both connection modes, and observes the first seconds: once there is a picture, it must
+// continue. PARLOR_TEST_STARTS sets the number of starts of each kind.
 // PARLOR_TEST_AGAINST="name=ws://localhost:PORT,..." names other LiveKit-compatible
-// servers with the development key, whose starts take turns with these and are not
-// judged.
+// servers with the development key, whose starts alternate with these and are not judged.
 func TestPictureGoesOn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")
@@ -293,14 +291,14 @@ func TestPictureGoesOn(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// observer opens a page that knows the observers' script. It stays in the lobby.
+// observer opens a page with the observers' script. It stays in the lobby.
 func (f *fixture) observer(t *testing.T, name string) *page {
 	p := f.browser.open(t, name, f.server.page("room", "x", "audio", "0", "video", "0"))
 	p.do(observers)
 	return p
 }
 
-// start has the publisher come into a room where the watchers wait.
+// start makes the publisher join a room in which the watchers wait.
 func (f *fixture) start(t *testing.T, url, codec string, n int, publisher *page, watchers []*page) (seen []judgement) {
 	room := fmt.Sprintf("start-%s-%d", codec, n)
 	join := func(p *page, identity string, single bool) {
@@ -331,7 +329,7 @@ func (f *fixture) start(t *testing.T, url, codec string, n int, publisher *page,
 	return seen
 }
 
-// readings are what a page has read so far, in the order of time.
+// readings are a page's readings so far, in order of time.
 func readings(t *testing.T, p *page) (list []reading) {
 	require.NoError(t, json.Unmarshal([]byte(get[string](p, `JSON.stringify(starts.state.observed.readings)`)), &list))
 	slices.SortFunc(list, func(a, b reading) int { return cmp.Compare(a.At, b.At) })

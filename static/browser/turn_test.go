@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCallByRelay: where the server's configuration has clients use nothing but its TURN
-// server, two people see and hear each other through it, though nothing but TLS leads there.
+// TestCallByRelay: if the configuration makes clients use only the TURN server, two
+// people see and hear each other through it, though it can be reached only over TLS.
 func TestCallByRelay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")
