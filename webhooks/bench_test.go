@@ -20,9 +20,9 @@ import (
 	"parlor/webhooks"
 )
 
-// BenchmarkOutbox sends 10,000 rooms × 6 events to one endpoint over loopback. It
-// reports events per second, CPU per event (receiver included), and what the
-// database grew by.
+// BenchmarkOutbox sends 10,000 rooms × 6 events to one endpoint over loopback. It reports
+// events per second, CPU time per event (with the receiver's), and the growth of the
+// database.
 func BenchmarkOutbox(b *testing.B) {
 	const roomCount = 10_000
 	for b.Loop() {
@@ -62,8 +62,8 @@ func BenchmarkOutbox(b *testing.B) {
 	}
 }
 
-// write opens the rooms and tells their stories, from 64 goroutines, so that
-// commits are shared.
+// write opens the rooms and writes their events, from 64 goroutines, so that they share
+// commits.
 func write(w *world, n int) {
 	var next atomic.Int64
 	var writers sync.WaitGroup
@@ -84,9 +84,9 @@ func write(w *world, n int) {
 	writers.Wait()
 }
 
-// BenchmarkBacklog is an endpoint that comes back when the events of very many
-// rooms pend: what asking for the next ones costs, which must not grow with their
-// number, and how fast they are sent.
+// BenchmarkBacklog measures an endpoint that recovers while the events of very many rooms
+// are pending: the cost of a query for the next ones, which must not grow with their
+// number, and the rate of deliveries.
 func BenchmarkBacklog(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -125,7 +125,7 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-// cpuTime is what this process has used.
+// cpuTime is the CPU time of this process.
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))

@@ -68,7 +68,7 @@ func TestWhatWasWrittenBeforeTheStartIsSent(t *testing.T) {
 	})
 }
 
-// outage has a receiver be down for a while and then back.
+// outage makes a receiver fail for a while, and then recover.
 func outage(t *testing.T, c webhooks.Config, length time.Duration, down answer) (w *world, r *receiver, back time.Time) {
 	w = newWorld(t)
 	begin := time.Now()
@@ -85,7 +85,7 @@ func outage(t *testing.T, c webhooks.Config, length time.Duration, down answer) 
 	for i := range 30 {
 		all = append(all, w.room(fmt.Sprint("room", i)))
 	}
-	for i, typ := range story { // the rooms live on meanwhile
+	for i, typ := range story { // the rooms continue meanwhile
 		time.Sleep(length / 6)
 		for _, room := range all[:len(all)-i] {
 			room.tell(typ)
@@ -115,20 +115,20 @@ func TestOutagesLoseNothing(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						w, r, back := outage(t, webhooks.Config{Ordering: ordering}, length, down)
 						during := len(r.requests())
-						// At most a first burst, then a probe a minute.
+						// A first burst at most, and then a probe a minute.
 						require.Less(t, during, 40+int(length/(45*time.Second)), "it was hammered")
 						answered := down.status == 500 || down.status == 404 || down.status == 302
 						notice := 72 * time.Second
 						if answered {
 							notice *= 5
 						}
-						if name == "hangs" { // a probe may be hanging when the receiver is back
+						if name == "hangs" { // a probe may hang when the receiver recovers
 							notice += webhooks.DefaultTimeout
 						}
 						time.Sleep(notice + time.Minute)
 						took := r.took()
 						if ordering == webhooks.Relaxed && answered {
-							require.Len(t, took, len(w.log())) // order may have been given up
+							require.Len(t, took, len(w.log())) // the order may have been given up
 						} else {
 							w.requireAll(took)
 						}
@@ -159,7 +159,7 @@ func TestPoisonIsRetriedOnScheduleThenDead(t *testing.T) {
 		bad := w.room("poisoned", story...)
 		var stop atomic.Bool
 		defer stop.Store(true)
-		go func() { // others live on
+		go func() { // other rooms have events
 			for !stop.Load() {
 				time.Sleep(5 * time.Minute)
 				w.room(guid.New("room"))
@@ -295,7 +295,7 @@ func TestGoneDisablesAndReplayRevives(t *testing.T) {
 		require.Zero(t, s.Pending)
 		require.EqualValues(t, 6, s.Dead)
 		n := len(r.requests())
-		w.room("b") // nothing is recorded for it
+		w.room("b") // no delivery is recorded for it
 		time.Sleep(time.Hour)
 		require.Len(t, r.requests(), n)
 
@@ -370,8 +370,8 @@ func TestAnswerAfterTheTimeoutIsAFailureAndSentAgain(t *testing.T) {
 	})
 }
 
-// TestRestartSendsAgainWhatWasInFlight: the receiver took an event, but the
-// process died before it knew.
+// TestRestartSendsAgainWhatWasInFlight: the receiver accepted an event, but the process
+// died before it knew.
 func TestRestartSendsAgainWhatWasInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -419,8 +419,8 @@ func TestBarrierHoldsBackWhatTheReplicaDoesNotHave(t *testing.T) {
 	})
 }
 
-// TestNothingIsSentWhileAnotherMachineMaySend: not what is new, not what was
-// written before, and a stop does not wait for it.
+// TestNothingIsSentWhileAnotherMachineMaySend: neither new events nor older ones. A stop
+// does not wait for it.
 func TestNothingIsSentWhileAnotherMachineMaySend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -464,7 +464,7 @@ func TestTooMuchPendingIsGivenUpVisibly(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		w.room("one more")
-		time.Sleep(time.Minute + time.Second) // it is counted on the minute
+		time.Sleep(time.Minute + time.Second) // it is counted each minute
 		s := w.stats()
 		require.EqualValues(t, 10, s.Pending)
 		require.EqualValues(t, 21, s.Dead)
@@ -500,7 +500,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// faultyStore is a store that counts what is asked of it, and fails on demand.
+// faultyStore is a store that counts its calls, and fails on demand.
 type faultyStore struct {
 	log.Outbox
 	calls atomic.Int64
@@ -554,14 +554,14 @@ func TestNothingPolls(t *testing.T) {
 	})
 }
 
-// TestStoreThatFails: what is known but cannot be written is neither forgotten
-// nor sent again, and what waits is bounded.
+// TestStoreThatFails: results that cannot be written are neither forgotten nor sent
+// again, and the number of waiting ones is bounded.
 func TestStoreThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := &faultyStore{Outbox: w.store}
 		r := &receiver{t: t, behave: func(received) answer { return answer{status: 200, after: 10 * time.Millisecond} }}
-		var log bytes.Buffer // read while nobody runs
+		var log bytes.Buffer // read while no goroutine writes
 		startOn(w, s, webhooks.Config{Transport: r, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		for i := range 1000 {
 			w.room(fmt.Sprint("room", i), story[0])
@@ -587,8 +587,8 @@ func TestStoreThatFails(t *testing.T) {
 	})
 }
 
-// TestResumeGivesTimeAnew: an endpoint that was long down, then paused and
-// resumed, is not given up at its first failure.
+// TestResumeGivesTimeAnew: an endpoint that failed for long and was then paused and
+// resumed is not given up at its next failure.
 func TestResumeGivesTimeAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -613,8 +613,8 @@ func TestResumeGivesTimeAnew(t *testing.T) {
 	})
 }
 
-// TestRestartWhileDown: a process that starts while the endpoint is down sends
-// what waits as soon as the endpoint is back, not when its retries are due.
+// TestRestartWhileDown: a process that starts while the endpoint is down sends the
+// pending events as soon as the endpoint recovers, and not when their retries are due.
 func TestRestartWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -80,7 +80,7 @@ type room struct {
 	record rooms.Record
 }
 
-// tell writes events of these types, in one transaction.
+// tell writes events of these types in one transaction.
 func (r *room) tell(types ...string) {
 	c := &rooms.Change{Kind: rooms.ChangeUpdate, Room: r.record}
 	for _, typ := range types {
@@ -93,7 +93,7 @@ func newEvent(r *rooms.Record, typ string) log.Event {
 	return log.New(&livekit.WebhookEvent{Event: typ, Room: r.Info()}, time.Now())
 }
 
-// log is every event that there is.
+// log is the whole event log.
 func (w *world) log() []log.Event {
 	var all []log.Event
 	for {
@@ -138,35 +138,35 @@ func (w *world) config(c webhooks.Config) webhooks.Config {
 	return c
 }
 
-// answer is what a receiver does with a request.
+// answer is a receiver's reaction to a request.
 type answer struct {
 	status int
 	after  time.Duration
-	err    error // instead of an answer
+	err    error // in place of an answer
 	header http.Header
 	body   io.Reader
 }
 
 var ok = answer{status: http.StatusOK}
 
-// received is a request as it came, verified.
+// received is a received request, verified.
 type received struct {
 	event  log.Event
 	url    string
 	at     time.Time
-	status int // that it was answered with; 0 = not, or not in time
+	status int // of the answer; 0 = none, or not in time
 }
 
-// receiver is a webhook receiver without a network, as a transport. It verifies
+// receiver is a webhook receiver without a network, as an http.RoundTripper. It verifies
 // each request by LiveKit's rules and by those of Standard Webhooks.
 type receiver struct {
 	t      testing.TB
 	behave func(r received) answer // nil = ok
 
 	mu      sync.Mutex // guards the following
-	all     []received // in the order of their coming
+	all     []received // in order of arrival
 	active  int
-	highest int // number of requests at a time
+	highest int // largest number of concurrent requests
 }
 
 func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -216,13 +216,13 @@ func (r *receiver) requests() []received {
 	return slices.Clone(r.all)
 }
 
-// took is what the receiver acknowledged, in the order of coming.
+// took is the acknowledged requests, in order of arrival.
 func (r *receiver) took() []received {
 	return slices.DeleteFunc(r.requests(), func(g received) bool { return g.status/100 != 2 })
 }
 
-// verify checks a request as receivers do, with LiveKit's own code and with the
-// rules of Standard Webhooks, and returns what it brought.
+// verify checks a request with LiveKit's own code and by the rules of Standard Webhooks,
+// and returns its content.
 func verify(t testing.TB, req *http.Request, key, secret, whsec string) received {
 	body, err := io.ReadAll(req.Body)
 	require.NoError(t, err)
@@ -250,7 +250,7 @@ func verify(t testing.TB, req *http.Request, key, secret, whsec string) received
 	}
 }
 
-// checkStandard verifies as the specification of Standard Webhooks says.
+// checkStandard verifies a request according to the specification of Standard Webhooks.
 func checkStandard(h http.Header, body []byte, whsec string) error {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(whsec, "whsec_"))
 	if err != nil {
@@ -275,8 +275,8 @@ func checkStandard(h http.Header, body []byte, whsec string) error {
 	return errors.New("no signature fits")
 }
 
-// requireAll checks the promise: what was acknowledged is the log, each event
-// with its own body, and each room's events in order.
+// requireAll checks the guarantee: the acknowledged requests agree with the log, each
+// event with its own body, and each room's events in order.
 func (w *world) requireAll(got []received) {
 	w.t.Helper()
 	want := w.log()

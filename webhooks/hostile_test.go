@@ -23,7 +23,7 @@ import (
 // listen serves h on loopback until the test ends.
 func listen(t *testing.T, useTLS bool, h http.HandlerFunc, set ...func(*http.Server)) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it is meant to complain
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // its complaints are expected
 	s.EnableHTTP2 = useTLS
 	for _, f := range set {
 		f(s.Config)
@@ -43,13 +43,13 @@ func hijack(t *testing.T, w http.ResponseWriter) net.Conn {
 	return c
 }
 
-// reset closes c so that its peer gets a RST.
+// reset closes c in a way that makes its peer get a RST.
 func reset(c net.Conn) {
 	_ = c.(*net.TCPConn).SetLinger(0)
 	_ = c.Close()
 }
 
-// TestHostileReceivers: each is bad for a number of requests, and then good.
+// TestHostileReceivers: each fails for a number of requests, and then works.
 func TestHostileReceivers(t *testing.T) {
 	elsewhere := listen(t, false, func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") })
 	bad := map[string]http.HandlerFunc{
@@ -106,7 +106,7 @@ func TestHostileReceivers(t *testing.T) {
 			var n atomic.Int64
 			s := listen(t, false, func(rw http.ResponseWriter, req *http.Request) {
 				if n.Add(1) <= 6 {
-					_, _ = io.Copy(io.Discard, req.Body) // or the server notices no end of it
+					_, _ = io.Copy(io.Discard, req.Body) // otherwise the server does not notice the end of the connection
 					h(rw, req)
 					return
 				}
@@ -131,7 +131,7 @@ func TestHostileReceivers(t *testing.T) {
 	}
 }
 
-// flood writes until nobody takes it.
+// flood writes until the write fails.
 func flood(w io.Writer) {
 	chunk := make([]byte, 1<<20)
 	for {
@@ -141,7 +141,7 @@ func flood(w io.Writer) {
 	}
 }
 
-// serve takes a request like [receiver.RoundTrip].
+// serve handles a request like [receiver.RoundTrip].
 func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
 	resp, err := r.RoundTrip(req)
 	if err != nil {
@@ -152,7 +152,7 @@ func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.Copy(w, resp.Body)
 }
 
-// TestWhatFollowsASuccessDoesNotMatter: 2xx is success, whatever the body does,
+// TestWhatFollowsASuccessDoesNotMatter: a 2xx status is a success, whatever the body is,
 // and the body costs little.
 func TestWhatFollowsASuccessDoesNotMatter(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{
@@ -222,8 +222,8 @@ func TestNobodyListens(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(r.serve)}
 	go server.Serve(l) // ended by Close
 	defer server.Close()
-	// What failed before the endpoint counted as down waits for its 5 seconds, or
-	// for the next that is due; the rest comes at once.
+	// Requests that failed before the endpoint counted as down wait 5 seconds, or for the
+	// next due one; the rest is sent at once.
 	require.Eventually(t, func() bool { return w.stats().Delivered == 120 }, time.Minute, 5*time.Millisecond)
 	w.requireAll(r.took())
 }
@@ -260,15 +260,15 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 			if useTLS {
 				require.EqualValues(t, 2, proto.Load(), "HTTP/2")
 			}
-			// A request that waits has one dialled, and may yet get one that comes free
-			// before it: so there may be more than are used at a time.
+			// A waiting request dials a connection, and may use another one that becomes
+			// free first, so there may be more connections than requests.
 			require.Less(t, conns.Load(), int64(60))
 		})
 	}
 }
 
-// TestKeptConnectionThatIsClosedIsNoFailure: servers close idle connections, and
-// the request that meets that is sent again at once.
+// TestKeptConnectionThatIsClosedIsNoFailure: servers close idle connections, and a
+// request that meets this is sent again at once.
 func TestKeptConnectionThatIsClosedIsNoFailure(t *testing.T) {
 	w := newWorld(t)
 	r := &receiver{t: t}
@@ -287,7 +287,7 @@ func TestKeptConnectionThatIsClosedIsNoFailure(t *testing.T) {
 	require.EqualValues(t, 3, n.Load())
 }
 
-// TestCloseWaitsForWhatItStarted with requests under way.
+// TestCloseWaitsForWhatItStarted, for requests under way.
 func TestCloseWaitsForWhatItStarted(t *testing.T) {
 	w := newWorld(t)
 	arrived := make(chan struct{}, 100)

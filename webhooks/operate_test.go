@@ -96,8 +96,8 @@ func bodyOf(t *testing.T, req *http.Request) []byte {
 	return b
 }
 
-// TestTokensAreFresh: what is sent an hour later must not bear the token of the
-// first attempt, which has expired. The receiver's checks are in verify.
+// TestTokensAreFresh: a request that is sent an hour later must not have the token of the
+// first attempt, which has expired. verify checks the token.
 func TestTokensAreFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -364,8 +364,8 @@ func TestAllAtOnce(t *testing.T) {
 	require.Zero(t, w.stats().Dead)
 }
 
-// TestAnEndpointThatIsLeftOutForOneStart: what is given up for it is told, and all
-// of it can be sent once it is named again, with what happened meanwhile.
+// TestAnEndpointThatIsLeftOutForOneStart: its deliveries are given up, which is logged.
+// Once the endpoint is configured again, all can be replayed, with the events since.
 func TestAnEndpointThatIsLeftOutForOneStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -398,7 +398,7 @@ func TestAnEndpointThatIsLeftOutForOneStart(t *testing.T) {
 		require.Contains(t, text.String(), "a.test")
 		require.NotContains(t, text.String(), "pw@")
 		require.NotContains(t, text.String(), "token")
-		w.room("c") // of which the endpoint is not told
+		w.room("c") // no delivery of it is recorded
 		text.Reset()
 		w.start(without).Close()
 		require.NotContains(t, text.String(), "a.test", "there is nothing more to give up")

@@ -93,7 +93,7 @@ func TestSecrets(t *testing.T) {
 		_, err := parseSecret(bad)
 		require.Error(t, err, bad)
 	}
-	// The example of the specification of Standard Webhooks.
+	// The example in the specification of Standard Webhooks.
 	key, err := parseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	require.NoError(t, err)
 	require.Equal(t, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",

@@ -74,7 +74,7 @@ func TestWhoNamesAgentsGetsThoseAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hello", one.job(1).Job.Metadata)
 
-	// As a token's room configuration says it.
+	// As in a token's room configuration.
 	_, err = h.enter(rooms.JoinRequest{
 		Room: "joined", Info: &livekit.ParticipantInfo{Identity: "ada"},
 		Create: &livekit.CreateRoomRequest{Agents: []*livekit.RoomAgentDispatch{{AgentName: "two"}}},
@@ -201,14 +201,14 @@ func TestAnAgentThatIsLostHasASuccessor(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.agent(a)
 	require.Equal(t, rooms.Denied, rooms.ErrorCode(err), "the room has an agent")
-	// Nor with a token that it was given in its session.
+	// Nor with a token that its session issued.
 	_, err = h.enter(rooms.JoinRequest{Room: "r", Info: &livekit.ParticipantInfo{Identity: a.Job.State.ParticipantIdentity, Kind: livekit.ParticipantInfo_AGENT}})
 	require.Equal(t, rooms.Denied, rooms.ErrorCode(err))
 	require.Equal(t, []string{b.Job.State.ParticipantIdentity}, h.agentsIn("r"))
 	require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs("r"))
 }
 
-// An agent that the server has told to join again goes on with its job.
+// An agent that the server told to rejoin continues its job.
 func TestAnAgentThatIsToldToJoinAgain(t *testing.T) {
 	h := newHouse(t)
 	w := h.worker(named("n"))
@@ -256,12 +256,12 @@ func TestAnAgentThatHasDoneItsWorkHasNone(t *testing.T) {
 	agent.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	w.status(a.Job.Id, success)
 	h.eventually("the job has not ended", func() bool { return h.jobs("r")[success] == 1 })
-	h.worker(named("n")) // which is asked for what there is
+	h.worker(named("n")) // it is asked for the existing rooms
 	require.NoError(t, h.Reconsider(t.Context(), "r", "n"))
 	require.Equal(t, map[livekit.JobStatus]int{success: 1}, h.jobs("r"))
 	require.Empty(t, h.agentsIn("r"))
 
-	// A job that its worker says has failed is done again.
+	// A job that failed according to its worker is done again.
 	want(t, h, "s", "n")
 	h.eventually("no job", func() bool { return h.jobs("s")[running] == 1 })
 	h.person("s", "ada")
@@ -275,8 +275,8 @@ func TestAnAgentThatHasDoneItsWorkHasNone(t *testing.T) {
 	h.eventually("no successor", func() bool { return h.jobs("s")[failed] == 1 && h.jobs("s")[running] == 1 })
 }
 
-// TestAPersonIsNoAgent: one who comes by the identity that a worker has chosen is let be, and
-// the agent that was to have it is followed by another.
+// TestAPersonIsNoAgent: a person who joins under an identity that a worker has chosen is
+// not affected, and the agent for that identity is replaced by another.
 func TestAPersonIsNoAgent(t *testing.T) {
 	h := newHouse(t)
 	w := h.worker(named("n"))
@@ -302,7 +302,8 @@ func TestAPersonIsNoAgent(t *testing.T) {
 	helper, err := h.agent(b)
 	require.NoError(t, err)
 
-	// Nor is one sent away who comes by that of an agent that was to leave.
+	// A person who joins under the identity of an agent that should leave is not removed
+	// either.
 	stays := h.worker(named("m"))
 	last := want(t, h, "r", "m")
 	agent, err := h.agent(stays.job(1))
@@ -351,7 +352,7 @@ func TestARestartLeavesOneAgent(t *testing.T) {
 	h.eventually("its worker has it no longer", func() bool { return h.jobs("r")[success] == 1 })
 }
 
-// TestRoomsThatOpenBeforeTheWorkersAreBack: an agent for every room is for those, too.
+// TestRoomsThatOpenBeforeTheWorkersAreBack: they get the agent for every room too.
 func TestRoomsThatOpenBeforeTheWorkersAreBack(t *testing.T) {
 	h := newHouse(t)
 	h.worker(named(""))
@@ -366,7 +367,8 @@ func TestRoomsThatOpenBeforeTheWorkersAreBack(t *testing.T) {
 	require.Equal(t, "r", w.job(1).Job.Room.Name)
 }
 
-// TestKindsThatComeAndGo are no more than there may be: not for a new room, and not on disk.
+// TestKindsThatComeAndGo: the number of kinds of workers is bounded, both for a new room
+// and on disk.
 func TestKindsThatComeAndGo(t *testing.T) {
 	const most = 3
 	h := newHouse(t, func(h *house) { h.kinds = most })
@@ -394,7 +396,7 @@ func TestKindsThatComeAndGo(t *testing.T) {
 	require.Equal(t, "r", stays.job(1).Job.Room.Name)
 	require.Equal(t, map[livekit.JobStatus]int{running: 1, pending: most - 1}, h.jobs("r"))
 
-	// With a worker of each of them there is no place for one more.
+	// With a worker of each of them there is no room for one more.
 	for i := range most - 1 {
 		h.worker(kind(100 + i))
 	}
@@ -402,7 +404,7 @@ func TestKindsThatComeAndGo(t *testing.T) {
 	late.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: kind(200)}})
 	<-late.over
 	require.Equal(t, websocket.StatusTryAgainLater, websocket.CloseStatus(late.err), late.err)
-	// A start goes by as many as there may be, too.
+	// After a start the bound applies too.
 	for _, ns := range []string{"x", "y", "z"} {
 		require.NoError(t, h.store.SetAgentKind(t.Context(), rooms.AgentKind{Namespace: ns}, true))
 	}
@@ -412,10 +414,10 @@ func TestKindsThatComeAndGo(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{pending: most}, h.jobs("s"))
 }
 
-// slowToForget is what keeps the kinds of workers, and is held up as it is to forget one.
+// slowToForget stores the kinds of workers, and blocks when it should forget one.
 type slowToForget struct {
 	kindsKeeper
-	held, on, done chan struct{} // held: it has come to it; on: it may go on; done: it has
+	held, on, done chan struct{} // held: it blocks; on: it may continue; done: it has forgotten
 }
 
 type kindsKeeper = rooms.AgentKinds
@@ -431,7 +433,7 @@ func (s slowToForget) SetAgentKind(ctx context.Context, k rooms.AgentKind, there
 	return err
 }
 
-// TestAKindThatIsBackStaysNoted: that its worker was gone may be written late.
+// TestAKindThatIsBackStaysNoted, even if the absence of its worker is written late.
 func TestAKindThatIsBackStaysNoted(t *testing.T) {
 	slow := slowToForget{held: make(chan struct{}, 10), on: make(chan struct{}), done: make(chan struct{}, 10)}
 	h := newHouse(t, func(h *house) {
@@ -447,7 +449,7 @@ func TestAKindThatIsBackStaysNoted(t *testing.T) {
 	h.eventually("the kind is not noted", noted)
 	w.die()
 	h.eventually("the worker is not gone", func() bool { return h.counter("parlor_agent_workers", "") == 0 })
-	h.person("r", "ada") // who is looked for an agent for: there is none
+	h.person("r", "ada") // she makes the room look for an agent: there is none
 	<-slow.held
 	again := h.worker(named(""))
 	h.person("s", "ada")
@@ -457,7 +459,7 @@ func TestAKindThatIsBackStaysNoted(t *testing.T) {
 	h.eventually("the kind of a worker that is there is forgotten", noted)
 }
 
-// TestANewRoomHasNoMoreJobsThanItMay, however many kinds of workers do what it asks for.
+// TestANewRoomHasNoMoreJobsThanItMay, however many kinds of workers fit its request.
 func TestANewRoomHasNoMoreJobsThanItMay(t *testing.T) {
 	h := newHouse(t)
 	const kinds = rooms.MostJobs/rooms.MostDispatches + 1
@@ -482,8 +484,8 @@ func TestANewRoomHasNoMoreJobsThanItMay(t *testing.T) {
 func TestAnAgentThatDoesNotComeBackHasASuccessor(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.grace = 50 * time.Millisecond })
 	w := h.worker(named("n"))
-	want(t, h, "r", "n") // its agent was there
-	want(t, h, "s", "n") // its agent was on its way
+	want(t, h, "r", "n") // its agent was in the room
+	want(t, h, "s", "n") // its agent had not joined yet
 	w.job(2)
 	for _, a := range w.jobs() {
 		if a.Job.Room.Name == "r" {
@@ -557,7 +559,8 @@ func TestASimulatedJob(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
 }
 
-// TestASimulatedJobKeepsWhoItIsForAlone: whatever else a worker says of the participant.
+// TestASimulatedJobKeepsWhoItIsForAlone: the worker's other data about the participant is
+// ignored.
 func TestASimulatedJobKeepsWhoItIsForAlone(t *testing.T) {
 	h := newHouse(t)
 	h.person("r", "ada")
@@ -592,8 +595,8 @@ func TestWorkersWithoutTheGrantAreRefused(t *testing.T) {
 	}
 }
 
-// TestTheTokenOfAnAgentIsNoWorkers: an agent is let into its room, and is given no jobs of
-// others.
+// TestTheTokenOfAnAgentIsNoWorkers: it admits the agent to its room, and does not permit
+// taking jobs.
 func TestTheTokenOfAnAgentIsNoWorkers(t *testing.T) {
 	h := newHouse(t)
 	w := h.worker(named("n"))
@@ -629,7 +632,8 @@ func TestHostileWorkers(t *testing.T) {
 	want(t, h, "r", "n")
 	a := owner.job(1)
 
-	// Another's job, on a connection of the same kind, of another key, and of another kind.
+	// A job of another worker, on a connection of the same kind, of another key, and of
+	// another kind.
 	thief := h.worker(named("n"))
 	foreign := h.connect(otherKey, false)
 	foreign.register(named("n"))
@@ -666,7 +670,7 @@ func TestHostileWorkers(t *testing.T) {
 	long.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{Error: strings.Repeat("x", 65<<10)}}})
 	closes(long, websocket.StatusMessageTooBig)
 
-	// An identity that is somebody else's.
+	// An identity that belongs to another participant.
 	h.person("s", "ada")
 	greedy := h.worker(named("greedy"))
 	greedy.answers(func(*livekit.Job) *livekit.AvailabilityResponse {

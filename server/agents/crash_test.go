@@ -20,9 +20,9 @@ var (
 	crashSeed = flag.Uint64("crash-seed", 0, "seed of the order of things; 0 = by chance")
 )
 
-// TestOneAgentOverCrashes has the server crash again and again while workers come and go,
-// agents join, and agents of jobs that are over try to: a room never has two agents, no job
-// begins twice, and in the end each room that asked has its agent.
+// TestOneAgentOverCrashes crashes the server repeatedly while workers connect and
+// disconnect, agents join, and agents of ended jobs try to: a room never has two agents,
+// no job is started twice, and in the end each room with a request has its agent.
 func TestOneAgentOverCrashes(t *testing.T) {
 	seed := *crashSeed
 	if seed == 0 {
@@ -41,7 +41,7 @@ func TestOneAgentOverCrashes(t *testing.T) {
 		require.NoError(t, err)
 	}
 	var workers []*worker
-	given := map[string]*livekit.JobAssignment{} // by job, all that workers ever were given
+	given := map[string]*livekit.JobAssignment{} // by job: all assignments that workers ever got
 	collect := func() {
 		for _, w := range workers {
 			for _, a := range w.jobs() {
@@ -56,7 +56,7 @@ func TestOneAgentOverCrashes(t *testing.T) {
 			require.LessOrEqual(t, h.jobs(name)[running], 1, name)
 		}
 	}
-	// Those whose agents may join do, some of them, in any order; the others are refused.
+	// Some agents that may join do so, in any order; the others are refused.
 	join := func(share int) {
 		collect()
 		for _, a := range given {
@@ -88,7 +88,7 @@ func TestOneAgentOverCrashes(t *testing.T) {
 		h.crash()
 		check()
 	}
-	h.grace, h.join = time.Second, patience // from here on everybody has time
+	h.grace, h.join = time.Second, patience // from here on there is enough time
 	h.crash()
 	w := h.worker(named("n"))
 	workers = append(workers, w)

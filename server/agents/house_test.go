@@ -34,15 +34,15 @@ const (
 	patience    = time.Minute
 )
 
-// house is the domain over a real database file, with the workers' edge in front of it.
+// house is the domain with a real database file, and the endpoint for workers.
 type house struct {
 	t        *testing.T
 	path     string
 	grace    time.Duration                           // of a restart
 	join     time.Duration                           // for an agent to join
-	limit    int64                                   // of a message
-	kinds    int                                     // of workers at most; 0 = the default
-	known    func(rooms.AgentKinds) rooms.AgentKinds // what keeps them; nil = the store
+	limit    int64                                   // of a message, in bytes
+	kinds    int                                     // largest number of kinds of workers; 0 = the default
+	known    func(rooms.AgentKinds) rooms.AgentKinds // wraps the store of kinds; nil = the store itself
 	dead     atomic.Bool                             // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
@@ -103,13 +103,13 @@ func (h *house) close() {
 	h.store = nil
 }
 
-// restart is a stop and a start on the same file.
+// restart stops and starts the house on the same file.
 func (h *house) restart() {
 	h.close()
 	h.open()
 }
 
-// crash ends all of it at once as far as the database knows, and starts it again.
+// crash stops all writes at once, and starts the house again.
 func (h *house) crash() {
 	h.dead.Store(true)
 	h.close()
@@ -128,7 +128,7 @@ func (h *house) events(room string) (types []string) {
 	return types
 }
 
-// jobs are the jobs of the room that is open, by status.
+// jobs are the jobs of the open room, by status.
 func (h *house) jobs(room string) map[livekit.JobStatus]int {
 	h.t.Helper()
 	rec, err := h.store.FindOpen(context.Background(), room)
@@ -161,14 +161,14 @@ func (h *house) eventually(what string, ok func() bool) {
 	require.Eventually(h.t, ok, patience, 5*time.Millisecond, what)
 }
 
-// worker is a program that runs agents, as the server sees it: a WebSocket.
+// worker is a program that runs agents: a WebSocket to the server.
 type worker struct {
 	h    *house
 	conn *websocket.Conn
 	text bool // it speaks JSON
 	got  chan *livekit.ServerMessage
 	over chan struct{} // closed when the connection has ended
-	err  error         // with which it has
+	err  error         // the reason for its end
 
 	mu       sync.Mutex // guards the following
 	answer   func(*livekit.Job) *livekit.AvailabilityResponse
@@ -183,7 +183,7 @@ func token(t *testing.T, h *house, apiKey string, grant *auth.VideoGrant) string
 	return jwt
 }
 
-// connect opens a worker's connection, without a registration.
+// connect opens a worker's connection, without registering.
 func (h *house) connect(apiKey string, text bool) *worker {
 	h.t.Helper()
 	conn, _, err := websocket.Dial(context.Background(), strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", &websocket.DialOptions{
@@ -199,7 +199,7 @@ func (h *house) connect(apiKey string, text bool) *worker {
 	return w
 }
 
-// worker registers one that takes jobs.
+// worker registers a worker that accepts jobs.
 func (h *house) worker(req *livekit.RegisterWorkerRequest) *worker {
 	h.t.Helper()
 	w := h.connect(key, false)
@@ -213,7 +213,7 @@ func (w *worker) register(req *livekit.RegisterWorkerRequest) {
 	res := w.expect().GetRegister()
 	require.True(w.h.t, strings.HasPrefix(res.GetWorkerId(), "AW_"))
 	require.EqualValues(w.h.t, 1, res.ServerInfo.AgentProtocol)
-	// It is in its pool when the next message is answered.
+	// The worker is in its pool when the next message is answered.
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{Timestamp: 7}}})
 	require.EqualValues(w.h.t, 7, w.expect().GetPong().GetLastTimestamp())
 }
@@ -225,11 +225,11 @@ func (w *worker) send(m *livekit.WorkerMessage) {
 	}
 	b, err := marshal(m)
 	if err == nil {
-		_ = w.conn.Write(context.Background(), kind, b) // what ends the connection, read tells
+		_ = w.conn.Write(context.Background(), kind, b) // read reports the connection's end
 	}
 }
 
-// expect is the next message that is not one of jobs.
+// expect is the next message that does not concern jobs.
 func (w *worker) expect() *livekit.ServerMessage {
 	w.h.t.Helper()
 	select {
@@ -285,13 +285,13 @@ func (w *worker) answers(f func(*livekit.Job) *livekit.AvailabilityResponse) {
 	w.answer = f
 }
 
-// die ends the connection without a word.
+// die closes the connection without a message.
 func (w *worker) die() {
 	_ = w.conn.CloseNow() // it may have ended
 	<-w.over
 }
 
-// jobs are what the worker was given so far.
+// jobs are the worker's assignments so far.
 func (w *worker) jobs() []*livekit.JobAssignment {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -311,12 +311,12 @@ func (w *worker) job(n int) *livekit.JobAssignment {
 	return w.jobs()[n-1]
 }
 
-// status tells what has become of a job.
+// status reports the state of a job.
 func (w *worker) status(id string, s livekit.JobStatus) {
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateJob{UpdateJob: &livekit.UpdateJobStatus{JobId: id, Status: s}}})
 }
 
-// silentOutlet is the way to a client that hears only of its tracks, and that it has left.
+// silentOutlet is the outlet of a client that records only its tracks and its leave.
 type silentOutlet struct {
 	left   chan *livekit.LeaveRequest
 	tracks chan *livekit.TrackInfo
@@ -336,7 +336,7 @@ func (o silentOutlet) Leave(l *livekit.LeaveRequest) {
 }
 func (silentOutlet) Attached() bool { return false }
 
-// noPeer is media that nothing is asked of.
+// noPeer is media without any effect.
 type noPeer struct{}
 
 func (noPeer) AddTrack(rooms.Announcement, *livekit.TrackInfo)      {}
@@ -362,7 +362,7 @@ type participant struct {
 	tracks chan *livekit.TrackInfo
 }
 
-// publish has the client's next announced track published.
+// publish publishes the client's next announced track.
 func (p *participant) publish() {
 	info := <-p.tracks
 	p.TrackPublished(soundless(info.Sid), rooms.TrackFacts{})
@@ -375,7 +375,7 @@ type soundless string
 func (s soundless) SID() string               { return string(s) }
 func (soundless) AudioLevel() (float32, bool) { return 0, false }
 
-// enter has a client join, with the claims of a token if it has one.
+// enter makes a client join, with the claims of a token if it has one.
 func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
 	out := silentOutlet{left: make(chan *livekit.LeaveRequest, 1), tracks: make(chan *livekit.TrackInfo, 10)}
 	req.Outlet = out
@@ -391,7 +391,7 @@ func (h *house) enter(req rooms.JoinRequest) (*participant, error) {
 	return &participant{p, out.left, out.tracks}, nil
 }
 
-// person joins as somebody who is no agent.
+// person joins as a participant that is not an agent.
 func (h *house) person(room, identity string) *participant {
 	h.t.Helper()
 	p, err := h.enter(rooms.JoinRequest{Room: room, Info: &livekit.ParticipantInfo{
@@ -410,7 +410,7 @@ func (h *house) agent(a *livekit.JobAssignment) (*participant, error) {
 	}})
 }
 
-// agentsIn are the identities of the agents in a room, those expected back included.
+// agentsIn are the identities of the agents in a room, including those expected back.
 func (h *house) agentsIn(room string) (all []string) {
 	h.t.Helper()
 	list, err := h.Participants(context.Background(), room)

@@ -20,8 +20,8 @@ import (
 	"parlor/server/signal"
 )
 
-// TestTheTokenOfAJobLetsItsAgentIn: into the room of the job, while that runs, and into no
-// new room of its name.
+// TestTheTokenOfAJobLetsItsAgentIn: into the job's room, while the job runs, and not into
+// a new room of that name.
 func TestTheTokenOfAJobLetsItsAgentIn(t *testing.T) {
 	h := newHouse(t)
 	log := slog.New(slog.DiscardHandler)
@@ -34,7 +34,7 @@ func TestTheTokenOfAJobLetsItsAgentIn(t *testing.T) {
 		signals.RTC().ServeHTTP(w, r)
 	})))
 	t.Cleanup(func() {
-		h.Stop() // every client is sent away
+		h.Stop() // every client is disconnected
 		cancel()
 		require.NoError(t, signals.Wait(context.Background()))
 		server.Close()
@@ -44,7 +44,7 @@ func TestTheTokenOfAJobLetsItsAgentIn(t *testing.T) {
 		q := url.Values{"access_token": {token}, "protocol": {"16"}, "auto_subscribe": {"1"}}
 		conn, res, err := websocket.Dial(base, strings.Replace(server.URL, "http", "ws", 1)+"/rtc?"+q.Encode(), nil)
 		if err == nil {
-			t.Cleanup(func() { _ = conn.CloseNow() }) // it may have ended
+			t.Cleanup(func() { _ = conn.CloseNow() }) // it may be closed already
 			return conn, 0, ""
 		}
 		require.NotNil(t, res, err)

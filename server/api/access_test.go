@@ -17,8 +17,8 @@ import (
 	"parlor/server/access"
 )
 
-// grants are the tokens that suffice and do not, by what a route says it needs:
-// a route that says something else has to be thought of here.
+// grants are sufficient and insufficient tokens, by the documented requirement of a
+// route. A route with another requirement needs an entry here.
 var grants = map[string]struct{ enough, lacking *auth.VideoGrant }{
 	"Needs roomCreate.": {
 		&auth.VideoGrant{RoomCreate: true},
@@ -41,12 +41,13 @@ var grants = map[string]struct{ enough, lacking *auth.VideoGrant }{
 		&auth.VideoGrant{RoomCreate: true, RoomList: true, RoomJoin: true, Room: "lobby"},
 	},
 	"Needs the API key and its secret, as HTTP Basic.": {
-		nil, // no token is enough
+		nil, // no token suffices
 		&auth.VideoGrant{RoomCreate: true, RoomList: true, RoomAdmin: true, RoomJoin: true, Room: "lobby"},
 	},
 }
 
-// TestEveryRouteIsGuarded goes by the document, so that no route is forgotten.
+// TestEveryRouteIsGuarded reads the routes from the API's description, so that none is
+// missed.
 func TestEveryRouteIsGuarded(t *testing.T) {
 	h := open(t)
 	mintAs := func(identity string, v *access.Verifier, apiKey string, g *auth.VideoGrant, ttl time.Duration) string {
@@ -148,8 +149,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	require.Greater(t, routes, 30)
 }
 
-// TestHeadIsGetWithoutItsBody, on every route that can be got, with the same
-// credentials.
+// TestHeadIsGetWithoutItsBody, on every GET route, with the same credentials.
 func TestHeadIsGetWithoutItsBody(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("lobby", "ada")
@@ -175,20 +175,20 @@ func TestHeadIsGetWithoutItsBody(t *testing.T) {
 		require.Empty(t, body, path)
 		require.Equal(t, 401, h.unknown("HEAD", "/v1"+path), path)
 	}
-	// A request for the head of a stream is answered at once.
+	// A HEAD request for a stream is answered at once.
 	require.Equal(t, 200, h.status("HEAD", "/v1/events", "", "Accept", "text/event-stream"))
 	require.Equal(t, 405, h.status("HEAD", "/v1/tokens", ""))
 }
 
-// unknown is what somebody without credentials is answered.
+// unknown is the status of a request without credentials.
 func (h *house) unknown(method, path string) int {
 	h.t.Helper()
 	resp, _ := h.ask(method, path, "", "", "")
 	return resp.StatusCode
 }
 
-// TestPagesDoNotShift while rooms come and go: what is there all the time is seen
-// once.
+// TestPagesDoNotShift while rooms are created and end: a room that exists all the time is
+// seen once.
 func TestPagesDoNotShift(t *testing.T) {
 	h := open(t)
 	for i := range 120 {
@@ -196,10 +196,10 @@ func TestPagesDoNotShift(t *testing.T) {
 	}
 	var stop atomic.Bool
 	done := make(chan struct{})
-	go func() { // ends by stop, which is waited for
+	go func() { // ends by stop, for which the test waits
 		defer close(done)
 		for i := 0; !stop.Load(); i++ {
-			name := fmt.Sprintf("stays-%03d-not", i%120) // among the others by name, behind them by time
+			name := fmt.Sprintf("stays-%03d-not", i%120) // between the others by name, after them by time
 			h.status("POST", "/v1/rooms", fmt.Sprintf(`{"name":%q}`, name))
 			h.status("DELETE", "/v1/rooms/"+name, "")
 		}
@@ -220,7 +220,7 @@ func TestPagesDoNotShift(t *testing.T) {
 				break
 			}
 			if query == "&state=all" && len(seen) >= 120 && seen["stays-119"] > 0 {
-				break // the rest is an ever longer history
+				break // the rest is a growing history
 			}
 		}
 		for i := range 120 {

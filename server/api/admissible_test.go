@@ -12,7 +12,7 @@ import (
 	"parlor/rooms"
 )
 
-// host is the token of somebody who may join a room and rules it from outside too.
+// host is a token with which its bearer may join a room, and moderate it through the API.
 func (h *house) host(identity, room string) string {
 	h.t.Helper()
 	token, err := h.verifier.Mint(key, &auth.ClaimGrants{
@@ -70,7 +70,7 @@ func TestASentAwayHostRulesNoMore(t *testing.T) {
 	require.Equal(t, 200, status, body)
 }
 
-// Every method of RoomService, so that none is forgotten.
+// Every method of RoomService, so that none is missed.
 func TestNoTwirpCallTakesABannedToken(t *testing.T) {
 	h := open(t)
 	require.NoError(t, h.rooms.Ban(t.Context(), rooms.Ban{RoomName: "sec", Identity: "host"}))
@@ -87,7 +87,7 @@ func TestNoTwirpCallTakesABannedToken(t *testing.T) {
 	}
 }
 
-// A ban holds for its room alone, but for where that token would move people to.
+// A ban applies to its room, and also where the token would move participants into it.
 func TestAdmissionIsThatOfTheRoom(t *testing.T) {
 	h := open(t)
 	h.mustJoin("sec", "ada")
@@ -105,7 +105,7 @@ func TestAdmissionIsThatOfTheRoom(t *testing.T) {
 		require.Equal(t, 403, status, body)
 		require.Contains(t, body, `"reason":"banned"`)
 	}
-	// A server's token has no identity, so nobody can ban it.
+	// A server's token has no identity, so it cannot be banned.
 	server, err := h.verifier.Mint(key, &auth.ClaimGrants{Video: &auth.VideoGrant{RoomAdmin: true, Room: "side"}}, time.Hour)
 	require.NoError(t, err)
 	resp, body = h.ask("DELETE", "/v1/rooms/side/bans/host", server, "", "")

@@ -35,7 +35,7 @@ const (
 	secret = "a-secret-of-thirty-two-characters"
 )
 
-// house is the API over real rooms in a real database, and a real HTTP server.
+// house is the API with real rooms in a real database, and a real HTTP server.
 type house struct {
 	*httptest.Server
 	t        *testing.T
@@ -70,7 +70,7 @@ func open(t *testing.T) *house {
 	return h
 }
 
-// receive starts a receiver that refuses everything with 500, and what sends to it.
+// receive starts a receiver that refuses every request with 500, and a dispatcher for it.
 func (h *house) receive(log *slog.Logger) {
 	refuses := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
 	h.t.Cleanup(refuses.Close)
@@ -103,7 +103,7 @@ func (h *house) token(g *auth.VideoGrant) string {
 	return token
 }
 
-// ask sends a request and returns the answer with its whole body.
+// ask sends a request, and returns the answer with its whole body.
 func (h *house) ask(method, path, token, contentType, body string) (*http.Response, string) {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), method, h.URL+path, strings.NewReader(body))
@@ -343,7 +343,7 @@ func TestStoppingServerAsksToTryAgain(t *testing.T) {
 	require.Contains(t, body, `"unavailable"`)
 }
 
-// failing is a domain whose failures are its own fault.
+// failing is a domain that fails by its own fault.
 type failing struct{ api.Rooms }
 
 func (failing) List(context.Context, []string) ([]*livekit.Room, error) {
@@ -369,7 +369,7 @@ func TestOurOwnFaultsAreLoggedAndHidden(t *testing.T) {
 	require.Equal(t, 2, strings.Count(logged.String(), "secret-path"), "each failure is logged once")
 }
 
-// noWorkers are the workers of agents where there are none.
+// noWorkers is a server without workers.
 type noWorkers struct{}
 
 func (noWorkers) Kinds(string, string) []rooms.AgentKind { return nil }

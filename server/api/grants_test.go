@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every route of the document, with every kind of caller who must not use it.
+// Every route of the description is called by each kind of caller without permission.
 func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 	h := open(t)
 	expired, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
@@ -23,7 +23,7 @@ func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 	callers := []struct {
 		name, token string
 		status      int
-		unless      string // what the grant's words have if it lets this one in
+		unless      string // text in the grant's description that permits this caller
 	}{
 		{"nobody", "", 401, "-"},
 		{"garbage", "x", 401, "-"},
@@ -56,7 +56,7 @@ func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 				resp, _ := h.ask(strings.ToUpper(method), target, c.token, "application/json", "{}")
 				require.Equal(t, c.status, resp.StatusCode, "%s %s by %s", method, target, c.name)
 			}
-			// A caller with the key gets past the door.
+			// A caller with the key is admitted.
 			resp, body := h.server(strings.ToUpper(method), target, "")
 			require.NotContains(t, []int{http.StatusUnauthorized, http.StatusForbidden}, resp.StatusCode, "%s %s: %s", method, target, body)
 		}

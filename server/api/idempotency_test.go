@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// again serves the same database once more, as after a restart.
+// again serves the same database again, as after a restart.
 func (h *house) again() {
 	h.Server.Close()
 	h.serve(h.config)
 }
 
-// TestIdempotencyKeysOutliveARestart, so that nothing is done twice; but no
-// secret is stored for it.
+// TestIdempotencyKeysOutliveARestart, so that no request is executed twice. No secret is
+// stored for it.
 func TestIdempotencyKeysOutliveARestart(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")
@@ -49,8 +49,8 @@ func TestIdempotencyKeysOutliveARestart(t *testing.T) {
 	require.NotEmpty(t, secret)
 }
 
-// TestTwirpRetries: what has an Idempotency-Key is done once there too, and its answer is
-// seen only by a caller that may do it.
+// TestTwirpRetries: a request with an Idempotency-Key is executed once in Twirp too, and
+// only a permitted caller gets its answer.
 func TestTwirpRetries(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")
@@ -80,8 +80,8 @@ func TestTwirpRetries(t *testing.T) {
 	require.Contains(t, body, "failed_precondition")
 }
 
-// TestAReplayIsForWhoMayStillAsk: neither a token that was revoked since, nor another
-// identity with the same grants, gets what was answered.
+// TestAReplayIsForWhoMayStillAsk: neither a token that was revoked meanwhile nor another
+// identity with the same grants gets the stored answer.
 func TestAReplayIsForWhoMayStillAsk(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")

@@ -74,8 +74,8 @@ func TestWhatCannotBeReadIsNotPassedOver(t *testing.T) {
 	require.Equal(t, 200, h.status("POST", "/v1/webhooks/1/replay", `{"from_seq":1,"to_seq":1}`))
 }
 
-// TestARefusedRequestIsMendedUnderItsKey: what was refused before anything was
-// done does not use up its Idempotency-Key.
+// TestARefusedRequestIsMendedUnderItsKey: a request that was refused before it had an
+// effect does not use up its Idempotency-Key.
 func TestARefusedRequestIsMendedUnderItsKey(t *testing.T) {
 	h := open(t)
 	for _, refused := range []struct {
@@ -91,18 +91,18 @@ func TestARefusedRequestIsMendedUnderItsKey(t *testing.T) {
 	require.Equal(t, "true", resp.Header.Get("Idempotency-Replayed"))
 	require.Equal(t, 422, h.status("POST", "/v1/rooms", `{"name":"y"}`, "Idempotency-Key", "k"), "now it is used")
 
-	// What the state of things refused is an answer.
+	// A refusal because of the state is an answer.
 	require.Equal(t, 404, h.status("POST", "/v1/rooms/absent/data", `{"text":"x"}`, "Idempotency-Key", "k"))
 	resp, _ = h.server("POST", "/v1/rooms/absent/data", `{"text":"x"}`, "Idempotency-Key", "k")
 	require.Equal(t, http.StatusNotFound, resp.StatusCode)
 	require.Equal(t, "true", resp.Header.Get("Idempotency-Replayed"))
 }
 
-// TestNoTokenThatNoJoinTakes is made.
+// TestNoTokenThatNoJoinTakes: such a token is not issued.
 func TestNoTokenThatNoJoinTakes(t *testing.T) {
 	h := open(t)
 	long := func(n int) string { return strings.Repeat("x", n) }
-	for path, tc := range map[string][2]string{ // what just fits, and what does not
+	for path, tc := range map[string][2]string{ // the largest accepted value, and one too large
 		"identity":             {`{"room":"r","identity":"` + long(256) + `"}`, `{"room":"r","identity":"` + long(257) + `"}`},
 		"room":                 {`{"identity":"a","room":"` + long(256) + `"}`, `{"identity":"a","room":"` + long(257) + `"}`},
 		"destination_room":     {`{"room":"r","room_admin":true,"destination_room":"` + long(256) + `"}`, `{"room":"r","room_admin":true,"destination_room":"` + long(257) + `"}`},

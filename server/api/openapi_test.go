@@ -16,7 +16,7 @@ import (
 	"parlor/server/access"
 )
 
-// published is the document as clients get it.
+// published is the published description of the API.
 func published(t *testing.T) (doc document, raw string) {
 	t.Helper()
 	all, err := Documents("1.2.3")
@@ -33,7 +33,7 @@ func TestEveryRouteIsDocumentedAndEveryDocumentedRouteExists(t *testing.T) {
 	routed := map[string]bool{}
 	rest := REST(Config{Verifier: access.NewVerifier(nil)})
 	require.NoError(t, chi.Walk(rest, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		if method == http.MethodHead { // goes without saying: RFC 9110, section 9.1
+		if method == http.MethodHead { // need not be listed: RFC 9110, section 9.1
 			method = http.MethodGet
 		}
 		routed[strings.ToLower(method)+" "+route] = true
@@ -71,8 +71,8 @@ func TestEveryEventTypeIsDocumented(t *testing.T) {
 	require.Fail(t, "the event log takes no type")
 }
 
-// A timeout is a number or the word never, in words that generators of clients
-// understand: some do not read a const beside another type.
+// A timeout is a number or the word never, described in a form that code generators
+// understand: some do not support const beside another type.
 func TestTimeoutsAreForGenerators(t *testing.T) {
 	doc, raw := published(t)
 	require.False(t, strings.Contains(raw, `"const"`), "a const")
@@ -87,7 +87,8 @@ func TestTimeoutsAreForGenerators(t *testing.T) {
 	}
 }
 
-// An example is a body that the server takes, and shows no field that it has not.
+// An example is a body that the server accepts, and has only fields that the server
+// knows.
 func TestExamplesAreTaken(t *testing.T) {
 	for _, op := range (&rest{}).operations() {
 		if op.body == nil {
@@ -100,7 +101,7 @@ func TestExamplesAreTaken(t *testing.T) {
 	}
 }
 
-// A schema says what the strict reader takes: what one refuses the other does.
+// A schema accepts what the strict reader accepts, and refuses what it refuses.
 func TestRequestSchemasAreStrict(t *testing.T) {
 	doc, _ := published(t)
 	for _, op := range (&rest{}).operations() {
@@ -120,8 +121,8 @@ func TestRequestSchemasAreStrict(t *testing.T) {
 	}
 }
 
-// The reference is drawn in the browser from /openapi.json: it may run its own
-// script, fetch from this server and nothing else.
+// The reference is drawn in the browser from /openapi.json: it may run its own script,
+// and fetch only from this server.
 func TestReferencePage(t *testing.T) {
 	all, err := Documents("1.2.3")
 	require.NoError(t, err)

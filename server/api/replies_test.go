@@ -42,8 +42,8 @@ func TestRepliesAreBounded(t *testing.T) {
 	require.Zero(t, rs.bytes)
 }
 
-// TestOneKeyDoesNotCrowdOutAnother: the key that asks most gives way first, by number
-// and by size.
+// TestOneKeyDoesNotCrowdOutAnother: the key with the most replies loses its oldest first,
+// by number and by size.
 func TestOneKeyDoesNotCrowdOutAnother(t *testing.T) {
 	rs := newReplies(nil)
 	ask := func(apiKey, key, body string) bool {

@@ -18,7 +18,7 @@ import (
 	"parlor/rooms"
 )
 
-// guest is a client without media: what it was sent.
+// guest is a client without media. It records its messages.
 type guest struct {
 	*rooms.Participant
 
@@ -124,7 +124,7 @@ func (g *guest) publish() string {
 	return info.Sid
 }
 
-// server asks with the key and its secret; headers are name, value, …
+// server makes a request with the key and its secret. headers are name, value, …
 func (h *house) server(method, path, body string, headers ...string) (*http.Response, string) {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), method, h.URL+path, strings.NewReader(body))
@@ -139,14 +139,15 @@ func (h *house) server(method, path, body string, headers ...string) (*http.Resp
 	return h.do(req)
 }
 
-// status is server's status alone.
+// status is the status of server's answer.
 func (h *house) status(method, path, body string, headers ...string) int {
 	h.t.Helper()
 	resp, _ := h.server(method, path, body, headers...)
 	return resp.StatusCode
 }
 
-// TestOneOfSeveralCreatesOpensTheRoom says 201, and the others are told the same room.
+// TestOneOfSeveralCreatesOpensTheRoom: it is answered with 201, and the others return the
+// same room.
 func TestOneOfSeveralCreatesOpensTheRoom(t *testing.T) {
 	h := open(t)
 	const rooms, creates = 5, 6
@@ -166,14 +167,14 @@ func TestOneOfSeveralCreatesOpensTheRoom(t *testing.T) {
 	}
 }
 
-// TestETagsNameWhatIsShown: what happens in a room and is not shown of it stands in no
-// conditional change's way.
+// TestETagsNameWhatIsShown: events in a room that do not show in a resource do not make
+// conditional changes of it fail.
 func TestETagsNameWhatIsShown(t *testing.T) {
 	h := open(t)
 	ada, host := h.mustJoin("r", "ada"), h.mustJoin("r", "host")
 	sid := ada.publish()
 	host.publish()
-	edit := func(identity, body string) { // is answered when what came before it is stored, too
+	edit := func(identity, body string) { // answered when all earlier changes are stored too
 		require.Equal(t, 200, h.status("PATCH", "/v1/rooms/r/participants/"+identity, body))
 	}
 	shown := func() string {
@@ -392,7 +393,7 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	require.Equal(t, 404, h.status("DELETE", "/v1/rooms/r/bans/ada", ""))
 	h.mustJoin("r", "ada")
 
-	// A token of before the revocation is worthless; one of after is not.
+	// A token from before the revocation is invalid; a later one is not.
 	require.True(t, bob.gone())
 	before := rooms.NowMs(time.Now()) - 1000
 	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"bob"}`))
@@ -408,7 +409,7 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, revoked, before+1000)
 
-	// Also of one who is not there, in a room that is not open.
+	// The same holds for an absent identity, in a room that is not open.
 	require.Equal(t, 404, h.status("DELETE", "/v1/rooms/r/participants/eve?revoke=false", ""))
 	_, revoked, err = h.store.Admission(t.Context(), "r", "eve")
 	require.NoError(t, err)
@@ -421,8 +422,8 @@ func TestModerationOutlivesTheRoom(t *testing.T) {
 	}
 }
 
-// TestAFullRoomTakesNobodyOver: that is a conflict with its state, and not the
-// caller's pace.
+// TestAFullRoomTakesNobodyOver: that is a conflict with the room's state, and not a rate
+// limit.
 func TestAFullRoomTakesNobodyOver(t *testing.T) {
 	h := open(t)
 	h.mustJoin("r", "ada")
@@ -439,7 +440,7 @@ func TestAFullRoomTakesNobodyOver(t *testing.T) {
 	require.Contains(t, body, "resource_exhausted", "Twirp keeps LiveKit's code")
 }
 
-// TestDataThatNobodyCouldReceiveIsRefused, with all that travels along counted in.
+// TestDataThatNobodyCouldReceiveIsRefused, by its total size on the wire.
 func TestDataThatNobodyCouldReceiveIsRefused(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")
@@ -448,7 +449,7 @@ func TestDataThatNobodyCouldReceiveIsRefused(t *testing.T) {
 		resp, answer := h.server("POST", "/v1/rooms/r/data", "{"+body+"}")
 		return resp.StatusCode, answer
 	}
-	const about = rooms.MaxDataPacket - 100 // so much goes through
+	const about = rooms.MaxDataPacket - 100 // about the largest size that passes
 	status, body := send(text(about))
 	require.Equal(t, 204, status, body)
 	ada.Sync()
@@ -476,7 +477,7 @@ func TestDataThatNobodyCouldReceiveIsRefused(t *testing.T) {
 	require.Equal(t, 1, ada.received())
 }
 
-// TestWhatIsStoredIsBounded: names that nobody can bear, and lists without an end.
+// TestWhatIsStoredIsBounded: names that no participant can have, and lists without end.
 func TestWhatIsStoredIsBounded(t *testing.T) {
 	h := open(t)
 	h.mustJoin("r", "ada")
@@ -505,7 +506,7 @@ func TestWhatIsStoredIsBounded(t *testing.T) {
 	require.Equal(t, 200, h.status("PATCH", "/v1/rooms/r/participants/ada", `{"permissions":{"can_publish_sources":`+list(3, `"camera"`)+`}}`))
 }
 
-// TestARevocationIsLifted, and a ban of the same identity is not.
+// TestARevocationIsLifted, while a ban of the same identity stays.
 func TestARevocationIsLifted(t *testing.T) {
 	h := open(t)
 	join := func() error {

@@ -79,7 +79,7 @@ func TestParticipantsHaveETags(t *testing.T) {
 	require.Equal(t, 200, h.status("PATCH", ada, `{"name":"x"}`, "If-Match", "*"))
 }
 
-// TestModeratorsDoNotUndoEachOther: each changes another permission at once.
+// TestModeratorsDoNotUndoEachOther: each changes another permission at the same time.
 func TestModeratorsDoNotUndoEachOther(t *testing.T) {
 	h := open(t)
 	h.mustJoin("r", "ada")

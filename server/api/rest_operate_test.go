@@ -60,15 +60,14 @@ func TestStatus(t *testing.T) {
 	require.Contains(t, body, `"replication":null`)
 }
 
-// unreadable is a database that cannot be read.
+// unreadable is a database whose reads fail.
 type unreadable struct{ api.Records }
 
 func (unreadable) CountRooms(context.Context) (int64, int64, error) {
 	return 0, 0, rooms.Errorf(rooms.Unavailable, "the database cannot be read: the disk failed")
 }
 
-// TestStatusOfAFailingDatabase: it is then that one wants to know how the server
-// fares.
+// TestStatusOfAFailingDatabase: the status is needed just then.
 func TestStatusOfAFailingDatabase(t *testing.T) {
 	h := open(t)
 	h.mustJoin("r", "ada")
@@ -193,7 +192,8 @@ func TestWebhookOperations(t *testing.T) {
 	_, body = h.server("POST", path+"/resume", "")
 	require.Equal(t, "on", read[endpoint](t, body).State)
 
-	// A disabled endpoint is sent nothing: what is replayed would pend for ever.
+	// A disabled endpoint gets no deliveries, so replayed ones would stay pending for
+	// ever.
 	require.NoError(t, h.store.SetEndpointState(t.Context(), all[0].ID, log.EndpointDisabled, "it said 410"))
 	_, body = h.server("GET", path, "")
 	pending := read[endpoint](t, body).Pending
@@ -231,7 +231,7 @@ func TestIdempotencyKey(t *testing.T) {
 	const mint = `{"identity":"ada","room":"r"}`
 	resp, first := h.server("POST", "/v1/tokens", mint, "Idempotency-Key", "k")
 	require.Equal(t, 201, resp.StatusCode)
-	time.Sleep(1100 * time.Millisecond) // a token tells its second
+	time.Sleep(1100 * time.Millisecond) // a token's time is in seconds
 	resp, again := h.server("POST", "/v1/tokens", mint, "Idempotency-Key", "k")
 	require.Equal(t, 201, resp.StatusCode)
 	require.Equal(t, first, again)
@@ -244,13 +244,14 @@ func TestIdempotencyKey(t *testing.T) {
 	require.Equal(t, "idempotency_key_reused", read[problemJSON](t, body).Code)
 	require.Equal(t, 400, h.status("POST", "/v1/tokens", mint, "Idempotency-Key", strings.Repeat("k", 256)))
 
-	// A retry tells what the first told, also that it created the room.
+	// A retry gets the first answer, also that it created the room.
 	require.Equal(t, 201, h.status("POST", "/v1/rooms", `{"name":"r"}`, "Idempotency-Key", "k"))
 	require.Equal(t, 201, h.status("POST", "/v1/rooms", `{"name":"r"}`, "Idempotency-Key", "k"))
 	resp, _ = h.ask("POST", "/v1/rooms", "", "application/json", `{"name":"r"}`)
 	require.Equal(t, 401, resp.StatusCode)
 
-	// Of many at once one is done; the others are told so or wait for its answer.
+	// Of many concurrent ones one is executed; the others are refused, or wait for its
+	// answer.
 	ada := h.mustJoin("r", "ada")
 	var all sync.WaitGroup
 	for range 8 {

@@ -132,7 +132,7 @@ func TestRESTPaging(t *testing.T) {
 				names = append(names, r.Name)
 			}
 			pages++
-			if pages == 1 { // what is closed between two pages moves nothing else
+			if pages == 1 { // a room that ends between two pages does not move the others
 				require.NoError(t, h.rooms.Delete(t.Context(), page.Rooms[0].Name, nil))
 			}
 			if page.NextCursor == "" {
@@ -147,7 +147,7 @@ func TestRESTPaging(t *testing.T) {
 			seen[n] = true
 		}
 		require.Len(t, names, 25)
-		for n := range seen { // put back what was closed
+		for n := range seen { // restore the ended ones
 			_, err := h.rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: n})
 			require.NoError(t, err)
 		}
@@ -158,7 +158,7 @@ func TestRESTPaging(t *testing.T) {
 	require.JSONEq(t, `{"rooms":[]}`, body)
 }
 
-// TestNameAndPrefixBothHold when both are given.
+// TestNameAndPrefixBothHold if both are given.
 func TestNameAndPrefixBothHold(t *testing.T) {
 	h := open(t)
 	for _, name := range []string{"tea", "team", "coffee"} {
@@ -284,7 +284,7 @@ func TestRESTGrants(t *testing.T) {
 				}
 				return resp.StatusCode
 			}
-			time.Sleep(2 * time.Millisecond) // so that r is older than the request that finds it
+			time.Sleep(2 * time.Millisecond) // so that r is older than the next request
 			require.Equal(t, tc.want, result{
 				create: status("POST", "/v1/rooms", `{"name":"r"}`),
 				list:   status("GET", "/v1/rooms", ""),

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestALongCallIsNotCutOff by the server's own times for a request.
+// TestALongCallIsNotCutOff by the server's own request timeouts.
 func TestALongCallIsNotCutOff(t *testing.T) {
 	h := open(t)
 	h.mustJoin("r", "bob")

@@ -18,7 +18,7 @@ import (
 
 type object = map[string]any
 
-// openAPI is the published document, as a client parses it.
+// openAPI is the published description, parsed as a client does.
 var openAPI = sync.OnceValue(func() object {
 	all, err := api.Documents("1.2.3")
 	if err != nil {
@@ -33,8 +33,8 @@ var openAPI = sync.OnceValue(func() object {
 	return doc
 })
 
-// conforms holds an answer of the server against the document: every test of a
-// route is one of its schema, too.
+// conforms checks an answer of the server against the description: so every test of a
+// route also tests its schema.
 func conforms(t *testing.T, req *http.Request, resp *http.Response, body string) {
 	t.Helper()
 	path, found := strings.CutPrefix(req.URL.EscapedPath(), "/v1")
@@ -77,8 +77,8 @@ func operationOf(path, method string) (object, bool) {
 	return nil, false
 }
 
-// mismatch is how v does not fit a schema, "" if it does. What an object has
-// beyond its schema does not fit: the document is to tell all.
+// mismatch describes how v does not fit a schema; "" if it fits. Properties that are not
+// in the schema do not fit, because the description must be complete.
 func mismatch(s object, v any, at string) string {
 	if ref, ok := s["$ref"].(string); ok {
 		name := ref[strings.LastIndexByte(ref, '/')+1:]

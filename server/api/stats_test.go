@@ -16,7 +16,7 @@ import (
 	"parlor/rooms"
 )
 
-// measuredMedia is a guest's peer that tells how it fares.
+// measuredMedia is a guest's peer with statistics.
 type measuredMedia struct {
 	noMedia
 	stats media.PeerStats
@@ -109,7 +109,8 @@ func TestRoomStats(t *testing.T) {
 	require.Equal(t, 403, resp.StatusCode, "who may list rooms does not see who is in them")
 }
 
-// A page with very many subscriptions ends early, and what has ended meanwhile is unknown.
+// A page with very many subscriptions ends early, and the statistics of sessions that
+// have ended meanwhile are unknown.
 func TestPagesOfStatsAreBounded(t *testing.T) {
 	h := open(t)
 	many := media.PeerStats{Subscriptions: make([]media.SubscriptionStats, 3000)}

@@ -22,7 +22,7 @@ import (
 	"parlor/server/events"
 )
 
-// piped is a ResponseWriter whose body is read while it is written.
+// piped is a ResponseWriter whose body can be read while it is written.
 type piped struct {
 	http.ResponseWriter
 	w io.Writer
@@ -31,7 +31,7 @@ type piped struct {
 func (p *piped) Write(b []byte) (int, error) { return p.w.Write(b) }
 func (p *piped) Flush()                      {}
 
-// TestAStreamEndsWithItsToken in a time of its own, over a real database.
+// TestAStreamEndsWithItsToken in a synctest bubble, with a real database.
 func TestAStreamEndsWithItsToken(t *testing.T) {
 	const (
 		ttl, leeway = 5 * time.Minute, time.Minute
@@ -86,7 +86,7 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 				require.NoError(t, err)
 				time.Sleep(2 * time.Minute)
 				if tc.after != nil {
-					go func() { _ = tc.after(rs) }() // while the stream is read; its end shows that it was done
+					go func() { _ = tc.after(rs) }() // while the stream is read; the stream's end shows its effect
 				}
 				all, err := io.ReadAll(body)
 				require.NoError(t, err)

@@ -31,7 +31,7 @@ func TestUnknownFieldsAreNamedWithTheirPath(t *testing.T) {
 	}, p.Errors)
 }
 
-// FuzzReadJSON: whatever is sent is read, or is a problem of the sender's.
+// FuzzReadJSON: every body is either accepted, or refused as the sender's fault.
 func FuzzReadJSON(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `{"name":"x"}`, `{"tags":{"a":[{}]}}`, `{"empty_timeout":1e999}`, `[`, `{"a":{"b":{"c":1}}}`,

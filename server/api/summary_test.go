@@ -10,7 +10,7 @@ import (
 	"parlor/rooms"
 )
 
-// The history shows how a session's media fared, once it has had any.
+// The history shows the media summary of a session once it had media.
 func TestTheHistoryShowsHowMediaFared(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("r", "ada")

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What would come back as another text than was sent is refused, so that two names
-// cannot become one.
+// Text that would be returned differently is refused, so that two names cannot become
+// one.
 func TestTextThatIsNotUnicodeIsRefused(t *testing.T) {
 	h := open(t)
 	require.Equal(t, 201, h.status("POST", "/v1/rooms", `{"name":"r"}`))

@@ -16,7 +16,7 @@ import (
 	"parlor/server/unpack"
 )
 
-// refusals are what a guard has counted, by why.
+// refusals are a guard's counts by reason.
 func refusals(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := r.Gather()
@@ -25,7 +25,7 @@ func refusals(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				// Each input has counters of its own, all shown from the start on.
+				// Each input has its own counters, all present from the start.
 				if v := m.GetCounter().GetValue(); l.GetName() == "why" && v > 0 {
 					got[l.GetValue()] += v
 				}
@@ -35,7 +35,7 @@ func refusals(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	return got
 }
 
-// told counts the data that a participant is told of.
+// told counts the data packets that a participant gets.
 type told struct {
 	rooms.PeerEvents
 	packets int

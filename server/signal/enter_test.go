@@ -26,7 +26,7 @@ import (
 	"parlor/server/access"
 )
 
-// lateUpgrade is a connection that is upgraded after something else has happened.
+// lateUpgrade is a connection that is upgraded after a function was called.
 type lateUpgrade struct {
 	http.ResponseWriter
 	before func()
@@ -37,8 +37,8 @@ func (l lateUpgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(l.ResponseWriter).Hijack()
 }
 
-// entrance is the signalling of a real house, whose clients' connections are upgraded
-// after before has been called, when their joins are on disk.
+// entrance is the signalling of a real house. Its connections are upgraded after before
+// was called, when the joins are on disk.
 type entrance struct {
 	t      *testing.T
 	rooms  *rooms.Rooms
@@ -75,7 +75,7 @@ func newEntrance(t *testing.T) *entrance {
 	return e
 }
 
-// connect joins as ann, and returns what the client reads first.
+// connect joins as ann, and returns the client's first message.
 func (e *entrance) connect() *livekit.SignalResponse {
 	e.t.Helper()
 	token, err := auth.NewAccessToken("key", secret).SetIdentity("ann").
@@ -92,10 +92,10 @@ func (e *entrance) connect() *livekit.SignalResponse {
 	return resp
 }
 
-// Whatever a room says between a join and its socket, the client begins with the room
-// as it is when the socket is there.
+// Whatever a room sends between a join and its socket, the client begins with the state
+// of the room at the time of the socket.
 func TestAClientBeginsWithTheStateOfItsSocket(t *testing.T) {
-	const more = 1100 // messages than wait for a client that does not read
+	const more = 1100 // more messages than may wait for a client
 	e := newEntrance(t)
 	bob, _, err := e.rooms.Join(t.Context(), rooms.JoinRequest{
 		Room: "tea", Outlet: &stuck{}, Protocol: 17,
@@ -114,7 +114,7 @@ func TestAClientBeginsWithTheStateOfItsSocket(t *testing.T) {
 	require.Equal(t, strconv.Itoa(more), joined.OtherParticipants[0].Metadata)
 }
 
-// A client that is sent away before its socket is there is told so on the socket.
+// A client that is removed before it has a socket is told so on the socket.
 func TestAClientSentAwayBeforeItsSocketIsTold(t *testing.T) {
 	e := newEntrance(t)
 	e.before = func() {
@@ -125,8 +125,8 @@ func TestAClientSentAwayBeforeItsSocketIsTold(t *testing.T) {
 	require.Equal(t, livekit.LeaveRequest_DISCONNECT, leave.GetAction())
 }
 
-// A client that comes back hears first that it does, and what others muted of its tracks
-// before it sees them so: it would take it back.
+// A resuming client is first told that it resumes, and which of its tracks others muted.
+// If it saw the tracks muted first, it would undo that.
 func TestAResumedClientHearsOfMutesBeforeItsTracks(t *testing.T) {
 	e := newEntrance(t)
 	p, self, err := e.rooms.Join(t.Context(), rooms.JoinRequest{

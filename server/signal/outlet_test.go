@@ -18,7 +18,7 @@ import (
 	"parlor/rooms"
 )
 
-// A client that does not read may make few long messages wait, or many short ones.
+// For a client that does not read, only a few long messages may wait, or many short ones.
 func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	long := rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{
 		RefreshToken: strings.Repeat("x", 1<<20),
@@ -38,7 +38,7 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	require.EqualValues(t, 1, families[0].GetMetric()[0].GetCounter().GetValue())
 	<-ws.done.Done()
 
-	// What is written makes room.
+	// Written messages make room.
 	ws = newSocket(t.Context(), nil, o.metrics)
 	require.True(t, ws.push(frame{message: long}))
 	f := <-ws.queue
@@ -46,8 +46,8 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	require.Zero(t, ws.bytes.Load())
 }
 
-// A client that is cut off since it does not read has lost its socket, of which the room
-// is told; one that is attached again meanwhile has not.
+// A client whose socket is closed because it does not read has lost it, and the room is
+// told. One that has attached another meanwhile has not.
 func TestACutSocketIsLost(t *testing.T) {
 	o := &outlet{metrics: newMetrics(nil)}
 	cut, next := newSocket(t.Context(), nil, o.metrics), newSocket(t.Context(), nil, o.metrics)
@@ -69,19 +69,19 @@ func TestACutSocketIsLost(t *testing.T) {
 	require.True(t, o.Attached())
 }
 
-// A client that says goodbye and hangs up, with messages of ours unread, is
-// heard: that it cannot be written to any more is no reason not to read.
+// The leave of a client that closes at once, with unread messages of ours, is still read,
+// even though the client cannot be written to any more.
 func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 	failed, heard := make(chan struct{}), make(chan string, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
-			return // the client's end of the test fails
+			return // the client's side of the test has failed
 		}
 		ws := newSocket(context.WithoutCancel(r.Context()), conn, newMetrics(nil))
 		var writer sync.WaitGroup
 		writer.Go(ws.write)
-		for len(ws.queue) == 0 { // it takes messages until it has failed
+		for len(ws.queue) == 0 { // it accepts messages until a write has failed
 			ws.push(frame{message: rooms.NewMessage(&livekit.SignalResponse{})})
 			time.Sleep(time.Millisecond)
 		}

@@ -31,7 +31,7 @@ func zip(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
-// noise is text that gzip makes about four times shorter.
+// noise is text that gzip shortens to about a quarter.
 func noise(n int) []byte {
 	random := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, n)
@@ -98,7 +98,8 @@ func TestQueryDefaults(t *testing.T) {
 	require.NoError(t, err, "the WebSocket ignores what validate refuses")
 }
 
-// A client's word about pausing goes before the configuration's, by either way to join.
+// A client's setting for pausing takes precedence over the configuration, in either form
+// of the request.
 func TestWhoDecidesAboutPausing(t *testing.T) {
 	yes, no := true, false
 	for query, asked := range map[string]*bool{"": nil, "subscriber_allow_pause=1": &yes, "subscriber_allow_pause=0": &no} {
@@ -123,7 +124,7 @@ func TestWhoDecidesAboutPausing(t *testing.T) {
 	}
 }
 
-// FuzzConnect holds that whatever a client connects with is read or refused.
+// FuzzConnect: every connect request is either accepted or refused.
 func FuzzConnect(f *testing.F) {
 	f.Add("auto_subscribe=1&protocol=17&attributes=e30=", false)
 	f.Add("join_request="+url.QueryEscape(wrap(f, livekit.WrappedJoinRequest_NONE, nil)), true)

@@ -17,7 +17,7 @@ import (
 	"parlor/rooms/sqlite"
 )
 
-// stuck is the way to a client, which can be held up, and with it the room.
+// stuck is an outlet that can block, and the room with it.
 type stuck struct {
 	mu   sync.Mutex // guards the following
 	sent []*livekit.SignalResponse
@@ -38,8 +38,8 @@ func (s *stuck) Send(m *rooms.Message) bool {
 func (s *stuck) Leave(*livekit.LeaveRequest) {}
 func (s *stuck) Attached() bool              { return true }
 
-// held has the room wait, whenever it next tells this client of anything, for the
-// channel to be closed.
+// held blocks the room, at its next message to this client, until the returned channel is
+// closed.
 func (s *stuck) held() chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,7 +47,7 @@ func (s *stuck) held() chan struct{} {
 	return s.hold
 }
 
-// noMedia is a participant's media, which is asked and does nothing.
+// noMedia is media without any effect.
 type noMedia struct{ rooms.Peer }
 
 func (noMedia) AddTrack(rooms.Announcement, *livekit.TrackInfo) {}
@@ -62,9 +62,9 @@ type silentTrack string
 func (t silentTrack) SID() string               { return string(t) }
 func (silentTrack) AudioLevel() (float32, bool) { return 0, false }
 
-// Each change of who may have a publisher's tracks is told to everybody, and counts
-// against its client's pace once the room knows what it cost. So the client's next
-// message is read only then: however busy the room is, it gets no changes ahead.
+// Each change of a subscription permission is sent to all participants, and counts
+// against its client's pace once the room knows its cost. So the client's next message is
+// read only then: however busy the room is, changes do not pile up.
 func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
@@ -115,7 +115,7 @@ func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 	})
 }
 
-// TestSessionsThatBeginWhileOthersAreWaitedFor are counted or refused: none goes on
+// TestSessionsThatBeginWhileOthersAreWaitedFor are counted or refused: none continues
 // after Wait has returned.
 func TestSessionsThatBeginWhileOthersAreWaitedFor(t *testing.T) {
 	for range 200 {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What clients ask to be given is kept for a while, and not without bound.
+// Clients' preferences are kept for a while, and their number is bounded.
 func TestPreferencesAreBounded(t *testing.T) {
 	var p preferences
 	now := time.Now()
