@@ -8,7 +8,7 @@ import (
 // transaction is a STUN transaction id (RFC 8489, 5).
 type transaction [12]byte
 
-// class is a STUN message's class, as its bits stand in the message type.
+// class is the class of a STUN message, at its bits' place in the message type (RFC 8489, 5).
 type class uint16
 
 const (
@@ -24,15 +24,15 @@ const (
 	attrUsername = 0x0006
 )
 
-// stunMessage is what routing needs of a STUN message.
+// stunMessage has the fields of a STUN message that dispatching needs.
 type stunMessage struct {
 	class class
 	id    transaction
 	attrs []byte
 }
 
-// parseSTUN reads a message's head; false if p is no STUN message. It allocates
-// nothing.
+// parseSTUN reads the header of a message, and reports whether p is a STUN message. It
+// does not allocate.
 func parseSTUN(p []byte) (m stunMessage, ok bool) {
 	if len(p) < stunHeader || p[0] > 3 || binary.BigEndian.Uint32(p[4:]) != stunCookie {
 		return m, false
@@ -46,7 +46,7 @@ func parseSTUN(p []byte) (m stunMessage, ok bool) {
 	return m, true
 }
 
-// ufrag is the receiver's part of USERNAME, nil if there is none.
+// ufrag returns the receiver's part of the USERNAME attribute, or nil.
 func (m *stunMessage) ufrag() []byte {
 	for rest := m.attrs; len(rest) >= 4; {
 		size := int(binary.BigEndian.Uint16(rest[2:]))

@@ -46,12 +46,12 @@ const (
 )
 
 // MaxTCPWait is how long an RTP packet may wait to be written to a TCP connection. An
-// older one is dropped.
+// older packet is dropped.
 const MaxTCPWait = 250 * time.Millisecond
 
-// Media is told what becomes of the RTP packets of a session that wait for their
-// receiver. Its methods are called while packets are held up: they must not wait, nor
-// write to the session.
+// Media learns what happened to the RTP packets in the queue of a session. Its methods
+// are called under a lock of the session: they must neither block nor write to the
+// session.
 type Media interface {
 	// Linked reports whether packets of a stream are of no use without those before them.
 	Linked(ssrc uint32) bool
@@ -61,13 +61,13 @@ type Media interface {
 	Dropped(ssrc uint32, number uint16, waited time.Duration)
 }
 
-// nobody is the Media of a session that has none.
+// nobody is the Media of a session without one.
 type nobody struct{}
 
 func (nobody) Linked(uint32) bool                    { return false }
 func (nobody) Dropped(uint32, uint16, time.Duration) {}
 
-// TCPConfig says how a [TCPMux] works.
+// TCPConfig configures a [TCPMux].
 type TCPConfig struct {
 	// Counters counts connections; several muxes may share them. Required.
 	Counters *TCPCounters
@@ -75,7 +75,7 @@ type TCPConfig struct {
 	Log *slog.Logger
 }
 
-// TCPCounters are a TCPMux's connections.
+// TCPCounters count the connections of a TCPMux.
 type TCPCounters struct {
 	Open      atomic.Int64 // now
 	Strangers atomic.Int64 // of those, strangers
@@ -91,7 +91,7 @@ type TCPCounters struct {
 	Overdue atomic.Uint64
 }
 
-// TCPMux shares TCP ports, on which clients connect to us (RFC 6544). All methods may be
+// TCPMux shares TCP ports, to which clients connect (RFC 6544). All methods may be
 // called concurrently.
 type TCPMux struct {
 	cfg  TCPConfig
@@ -130,8 +130,8 @@ func NewTCP(cfg TCPConfig) *TCPMux {
 	}
 }
 
-// Listen begins to accept l's connections, and closes l in the end. covers tells the
-// local addresses that clients reach it at.
+// Listen begins to accept the connections of l, which the TCPMux closes. covers reports
+// whether clients reach l at a local address.
 func (m *TCPMux) Listen(l net.Listener, covers func(local netip.Addr) bool) error {
 	local, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
@@ -147,20 +147,22 @@ func (m *TCPMux) Listen(l net.Listener, covers func(local netip.Addr) bool) erro
 	return nil
 }
 
-// Expect has connections come by [TCPMux.Hand] that others accept at addr. covers is as in
-// [TCPMux.Listen].
+// Expect announces that [TCPMux.Hand] will bring connections that another listener
+// accepted at addr. covers is as in [TCPMux.Listen].
 func (m *TCPMux) Expect(addr netip.AddrPort, covers func(local netip.Addr) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.listeners = append(m.listeners, tcpListener{nil, addr, covers})
 }
 
-// Hand takes a connection that others have accepted, which is a stranger then. What they have
-// read of it must be there still: conn may wrap another to give it back, whose NetConn is the
-// one beneath. That one is written to, so that nothing may encrypt what is written.
+// Hand takes over a connection that another listener accepted. The connection begins as a
+// stranger. Reads of conn must begin with its first byte: if the listener has read from the
+// connection, conn wraps it, returns those bytes again, and has a NetConn method that
+// returns the wrapped connection. The TCPMux writes to the wrapped connection, so a wrapper
+// that encrypts does not work.
 func (m *TCPMux) Hand(conn net.Conn) { m.take(conn) }
 
-// Addrs are the addresses of the listeners.
+// Addrs returns the addresses of the listeners.
 func (m *TCPMux) Addrs() []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -171,7 +173,7 @@ func (m *TCPMux) Addrs() []netip.AddrPort {
 	return out
 }
 
-// Close ends listeners, sessions and connections, and waits for their goroutines.
+// Close closes the listeners, sessions and connections, and waits for their goroutines.
 func (m *TCPMux) Close() error {
 	m.mu.Lock()
 	if m.closed {
@@ -201,9 +203,10 @@ func (m *TCPMux) Close() error {
 	return errors.Join(errs...)
 }
 
-// GetConnByUfrag implements ice.TCPMux: the session of ufrag at a local address. It is
-// made if there is none, and connections that wait for it become its members. The conn
-// must be closed; the session ends with the last of its conns.
+// GetConnByUfrag implements ice.TCPMux: it returns a conn of the session of ufrag at a
+// local address. If there is no session, it makes one, and the connections that wait for
+// the session become its members. The caller must close the conn; the session ends with
+// the last of its conns.
 func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
 	addr, ok := netip.AddrFromSlice(local)
 	if !ok {
@@ -253,7 +256,7 @@ func (m *TCPMux) RemoveConnByUfrag(ufrag string) {
 	}
 }
 
-// Watch has media told of what becomes of the RTP packets of a ufrag's sessions.
+// Watch sets the Media of the sessions of ufrag.
 func (m *TCPMux) Watch(ufrag string, media Media) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -262,16 +265,16 @@ func (m *TCPMux) Watch(ufrag string, media Media) {
 	}
 }
 
-// Has reports whether ufrag is one of a session.
+// Has reports whether a session has that ufrag.
 func (m *TCPMux) Has(ufrag string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.sessions[ufrag]) > 0
 }
 
-// accept takes a listener's connections until it is closed. A process that is out of
-// file descriptors gets some back: it goes on after an error, and gives the descriptor of
-// the oldest stranger back.
+// accept takes a listener's connections until the listener is closed. It goes on after an
+// error. When the process is out of file descriptors, it closes the oldest stranger to
+// free one.
 func (m *TCPMux) accept(l net.Listener) {
 	const (
 		again    = 100 * time.Millisecond
@@ -309,9 +312,9 @@ func (m *TCPMux) accept(l net.Listener) {
 	}
 }
 
-// take makes a connection a stranger. One that comes when there are too many takes the
-// place of another: of the oldest of its own network, or of the network that has most.
-// Clients are strangers for a round trip, so those that fill the places are others.
+// take makes a connection a stranger. When there are too many strangers, the new one
+// replaces the oldest of its own network, or of the network that has the most. A client is
+// a stranger for one round trip only, so old strangers are probably not clients.
 func (m *TCPMux) take(conn net.Conn) {
 	c, ok := newTCPConn(m, conn)
 	if err := limitUnsent(underlying(conn)); err != nil {
@@ -345,7 +348,7 @@ func (m *TCPMux) ofNetworkLocked(network netip.Prefix) []*tcpConn {
 	return out
 }
 
-// fullestLocked is the network that has the most strangers.
+// fullestLocked returns the network that has the most strangers.
 func (m *TCPMux) fullestLocked() (fullest netip.Prefix) {
 	counts := map[netip.Prefix]int{}
 	for _, c := range m.strangers {
@@ -356,13 +359,13 @@ func (m *TCPMux) fullestLocked() (fullest netip.Prefix) {
 	return fullest
 }
 
-// refuseLocked ends a connection that is one too many, or too late.
+// refuseLocked closes and counts a connection that is beyond a bound or too late.
 func (m *TCPMux) refuseLocked(c *tcpConn) {
 	m.cfg.Counters.Refused.Add(1)
 	m.forgetLocked(c)
 }
 
-// forgetLocked ends a connection, whatever it is.
+// forgetLocked closes a connection and removes it, whether stranger or member.
 func (m *TCPMux) forgetLocked(c *tcpConn) {
 	m.noStrangerLocked(c)
 	if c.member {
@@ -384,8 +387,8 @@ func (m *TCPMux) noStrangerLocked(c *tcpConn) {
 	}
 }
 
-// join makes a stranger a member of the session that its first request names, or has it
-// wait for that session.
+// join makes a stranger a member of the session that its first request names, or lets the
+// stranger wait for that session.
 func (m *TCPMux) join(c *tcpConn, ufrag string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -395,9 +398,9 @@ func (m *TCPMux) join(c *tcpConn, ufrag string) {
 	}
 }
 
-// admitLocked makes a stranger a member. When there are too many in all, the session that
-// has the most gives one up: many connections of few participants take no place from
-// participants that have one.
+// admitLocked makes a stranger a member. When there are too many members in all, the
+// session that has the most loses one: a few participants with many connections cannot
+// displace participants with one connection.
 func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	if !slices.Contains(m.strangers, c) {
 		return // it was refused meanwhile
@@ -420,7 +423,7 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	}
 }
 
-// resizeLocked counts a member that a session got or lost.
+// resizeLocked counts a member that a session gained or lost.
 func (m *TCPMux) resizeLocked(s *tcpSession, by int) {
 	if same := m.bySize[s.size]; same != nil {
 		if delete(same, s); len(same) == 0 {
@@ -438,7 +441,7 @@ func (m *TCPMux) resizeLocked(s *tcpSession, by int) {
 	m.bySize[s.size][s] = struct{}{}
 }
 
-// crowdedLocked is the session that has the most members: s unless another has more.
+// crowdedLocked returns the session that has the most members: s unless another has more.
 func (m *TCPMux) crowdedLocked(s *tcpSession) *tcpSession {
 	most := s.size
 	for size := range m.bySize {
@@ -452,7 +455,7 @@ func (m *TCPMux) crowdedLocked(s *tcpSession) *tcpSession {
 	return s
 }
 
-// tcpSession is the packets of one ufrag at one local address.
+// tcpSession carries the packets of one ufrag at one local address.
 type tcpSession struct {
 	mux   *TCPMux
 	ufrag string
@@ -477,8 +480,8 @@ func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort) *tcpSession {
 	return &tcpSession{mux: m, ufrag: ufrag, local: local, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
 }
 
-// add makes c a member. One that is not proven yet gives its place to it if there are too
-// many; proven ones do not.
+// add makes c a member. If there are too many members, c replaces one that is not proven;
+// c never replaces a proven member.
 func (s *tcpSession) add(c *tcpConn) (displaced *tcpConn, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -499,7 +502,7 @@ func (s *tcpSession) add(c *tcpConn) (displaced *tcpConn, ok bool) {
 	return displaced, true
 }
 
-// watch has media told of the packets of all connections of the session.
+// watch sets the Media of all connections of the session.
 func (s *tcpSession) watch(media *Media) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -515,8 +518,9 @@ func (s *tcpSession) remove(c *tcpConn) {
 	s.members = slices.DeleteFunc(s.members, func(other *tcpConn) bool { return other == c })
 }
 
-// expendable is the member that the session can best do without: the oldest that is not
-// proven, else the one that was heard of least lately. It is c if there is no other.
+// expendable returns the member that the session loses first: the oldest that is not
+// proven, else the one from which the last packet is oldest. It returns c if there is no
+// other.
 func (s *tcpSession) expendable(c *tcpConn) *tcpConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -548,9 +552,9 @@ func (s *tcpSession) member(remote netip.AddrPort) *tcpConn {
 	return s.memberLocked(remote)
 }
 
-// prove follows the agent's answer to a request over c: its integrity was right. Beyond
-// maxProven the one that was heard of least lately goes: clients leave connections behind
-// that neither side has seen end.
+// prove makes c proven: the agent has answered a request over c, so the request had the
+// right MESSAGE-INTEGRITY. Beyond maxProven, the member from which the last packet is
+// oldest is closed: clients leave connections behind whose end neither side has seen.
 func (s *tcpSession) prove(c *tcpConn) {
 	if c.proven.Swap(true) {
 		return
@@ -589,7 +593,7 @@ func (s *tcpSession) end() {
 	}
 }
 
-// tcpPacketConn is a reader and writer of a session.
+// tcpPacketConn is the net.PacketConn through which an ICE agent uses a session.
 type tcpPacketConn struct {
 	s      *tcpSession
 	once   sync.Once
@@ -597,7 +601,7 @@ type tcpPacketConn struct {
 }
 
 // ReadFrom waits for a packet. It fails with io.EOF when the conn or the session is
-// closed, and not when a connection is.
+// closed, but not when one of the connections is.
 func (p *tcpPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	select {
 	case packet := <-p.s.in:
@@ -612,11 +616,11 @@ func (p *tcpPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return 0, nil, io.EOF
 }
 
-// errNoConnection tells that the receiver is not connected, or not proven.
+// errNoConnection means that the receiver is not connected, or is not proven.
 var errNoConnection = errors.New("no TCP connection leads there")
 
-// WriteTo sends a packet over the connection from that address. Until that is proven it
-// is sent STUN alone.
+// WriteTo sends a packet over the connection from that address. A connection that is not
+// proven is sent only STUN.
 func (p *tcpPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	select {
 	case <-p.closed:
@@ -663,14 +667,14 @@ func (p *tcpPacketConn) Close() error {
 	return nil
 }
 
-// LocalAddr is where clients connect to.
+// LocalAddr returns the address to which clients connect.
 func (p *tcpPacketConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(p.s.local) }
 
 // SetDeadline does nothing: pion closes the conn after it, which ends reads.
 func (p *tcpPacketConn) SetDeadline(time.Time) error { return nil }
 
-// SetReadDeadline does nothing, as SetDeadline.
+// SetReadDeadline does nothing, like SetDeadline.
 func (p *tcpPacketConn) SetReadDeadline(time.Time) error { return nil }
 
-// SetWriteDeadline does nothing, as SetDeadline.
+// SetWriteDeadline does nothing, like SetDeadline.
 func (p *tcpPacketConn) SetWriteDeadline(time.Time) error { return nil }

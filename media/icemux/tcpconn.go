@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// maxFrame is the longest packet that is taken over TCP, in bytes. Agents read no longer
-// ones.
+// maxFrame is the size of the longest packet that is accepted over TCP, in bytes. Agents
+// do not read longer packets.
 const maxFrame = 8192
 
-// tcpConn is one connection of a client's, or of a stranger's.
+// tcpConn is one TCP connection, a stranger or a member of a session.
 type tcpConn struct {
 	conn    net.Conn
 	out     net.Conn // what is beneath conn, to write to: many packets in one call of the system
@@ -53,13 +53,13 @@ type tcpConn struct {
 	broken []brokenStream
 }
 
-// tcpFrame is a packet with its length before it.
+// tcpFrame is a packet with its length in front (RFC 4571, 2).
 type tcpFrame struct {
 	bytes []byte
 	at    time.Time // when it was queued
 }
 
-// brokenStream is a stream with the first packet of it that was dropped.
+// brokenStream is an RTP stream and its first packet that was dropped.
 type brokenStream struct {
 	ssrc   uint32
 	number uint16
@@ -84,7 +84,7 @@ func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
 	return c, err == nil
 }
 
-// underlying is the connection beneath those that wrap it.
+// underlying returns the innermost connection that conn wraps.
 func underlying(conn net.Conn) net.Conn {
 	for {
 		w, ok := conn.(interface{ NetConn() net.Conn })
@@ -103,7 +103,7 @@ func (c *tcpConn) close() {
 	})
 }
 
-// finish ends the connection and forgets it.
+// finish closes the connection and removes it from the mux.
 func (c *tcpConn) finish() {
 	c.mux.mu.Lock()
 	defer c.mux.mu.Unlock()
@@ -113,7 +113,7 @@ func (c *tcpConn) finish() {
 	c.mux.forgetLocked(c)
 }
 
-// late ends a connection that has not become a member, or proven, in time.
+// late closes a connection that has not become a member, or proven, in time.
 func (c *tcpConn) late() {
 	c.mux.mu.Lock()
 	defer c.mux.mu.Unlock()
@@ -127,7 +127,7 @@ func (c *tcpConn) late() {
 	}
 }
 
-// read passes packets on until the connection ends.
+// read reads and dispatches packets until the connection ends.
 func (c *tcpConn) read() {
 	defer c.finish()
 	r := bufio.NewReaderSize(c.conn, 2048)
@@ -182,7 +182,7 @@ func (c *tcpConn) read() {
 
 var errFrame = errors.New("a packet is longer than is taken")
 
-// readFrame reads a packet with its length before it (RFC 4571, 2).
+// readFrame reads a packet with its length in front (RFC 4571, 2).
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -197,7 +197,7 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	return packet, err
 }
 
-// send queues a packet. It fails if too much waits.
+// send queues a packet. It fails if the queue is full.
 func (c *tcpConn) send(b []byte) (int, error) {
 	frame := make([]byte, 2+len(b))
 	binary.BigEndian.PutUint16(frame, uint16(len(b))) //nolint:gosec // packets are shorter
@@ -232,8 +232,9 @@ func (c *tcpConn) send(b []byte) (int, error) {
 var errFull = errors.New("too much waits for the receiver")
 
 // expireLocked drops the RTP packets that have waited for too long. Of a linked stream it
-// drops all that wait, and the next that comes (refusedLocked): Media is told only then,
-// so that nothing of the stream can be on its way that Media takes for useful.
+// drops all queued packets, and refusedLocked drops the next one and tells Media. Media
+// learns of the gap only then, so that no packet of the stream that Media believes to be
+// useful is still under way.
 func (c *tcpConn) expireLocked(now time.Time) {
 	for len(c.media) > 0 && now.Sub(c.media[0].at) > MaxTCPWait {
 		first := c.media[0].bytes[2:]
@@ -261,8 +262,8 @@ func (c *tcpConn) droppedLocked(f *tcpFrame) {
 	c.queued -= len(f.bytes)
 }
 
-// refusedLocked drops a packet that follows others of its stream that were dropped, and
-// tells so.
+// refusedLocked drops a packet that follows dropped packets of its stream, and reports
+// whether it did.
 func (c *tcpConn) refusedLocked(b []byte) bool {
 	if len(c.broken) == 0 {
 		return false
@@ -278,7 +279,7 @@ func (c *tcpConn) refusedLocked(b []byte) bool {
 	return true
 }
 
-// oldestLocked is since when the oldest RTP packet has waited.
+// oldestLocked returns the time at which the oldest queued RTP packet was queued.
 func (c *tcpConn) oldestLocked(now time.Time) time.Time {
 	if len(c.media) == 0 {
 		return now
@@ -286,7 +287,7 @@ func (c *tcpConn) oldestLocked(now time.Time) time.Time {
 	return c.media[0].at
 }
 
-// mediaOf is what is told of the packets that are dropped.
+// mediaOf returns the Media that learns of dropped packets.
 func (c *tcpConn) mediaOf() Media {
 	if m := c.watched.Load(); m != nil {
 		return *m
@@ -294,8 +295,8 @@ func (c *tcpConn) mediaOf() Media {
 	return nobody{}
 }
 
-// takeLocked takes what is to be written next, the oldest first, some packets at a time:
-// what is written cannot be dropped any more.
+// takeLocked removes and returns the packets to write next, the oldest first. It takes few
+// packets at a time, because a packet that is written can no longer be dropped.
 func (c *tcpConn) takeLocked(now time.Time) (batch net.Buffers) {
 	c.expireLocked(now)
 	for size := 0; size < maxTCPWrite; {
@@ -317,7 +318,7 @@ func (c *tcpConn) takeLocked(now time.Time) (batch net.Buffers) {
 	return batch
 }
 
-// write sends what is queued until the connection ends.
+// write sends the queued packets until the connection ends.
 func (c *tcpConn) write() {
 	for {
 		select {
@@ -344,7 +345,8 @@ func (c *tcpConn) write() {
 	}
 }
 
-// isRTP tells RTP from RTCP and all else (RFC 7983, RFC 5761).
+// isRTP reports whether b is an RTP packet, and not RTCP or another protocol (RFC 7983,
+// RFC 5761).
 func isRTP(b []byte) bool {
 	return len(b) >= 12 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223)
 }

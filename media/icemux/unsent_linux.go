@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxUnsent is up to how many bytes the kernel takes that it cannot send yet: what it has
-// taken gets old where nobody can drop it. What it has sent, and what the receiver has not
-// acknowledged, is not bounded by it, so that it costs no speed.
+// maxUnsent is how many bytes the kernel accepts that it cannot send yet. Packets in the
+// kernel's buffer get old, and the server cannot drop them. The limit does not count bytes
+// that are sent but not acknowledged, so it does not reduce the throughput.
 const maxUnsent = 16 << 10
 
-// limitUnsent bounds what the kernel holds of a TCP connection.
+// limitUnsent bounds the unsent bytes that the kernel buffers for a TCP connection.
 func limitUnsent(c net.Conn) error {
 	s, ok := c.(syscall.Conn)
 	if !ok {

@@ -4,5 +4,5 @@ package icemux
 
 import "net"
 
-// limitUnsent does nothing: there is no such bound here.
+// limitUnsent does nothing: only Linux has the limit here.
 func limitUnsent(net.Conn) error { return nil }

@@ -39,7 +39,7 @@ func houseRules() []rule {
 		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms", "media/downlink", "media/srtpout"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
-		// It uses a part of package forward's types by an interface, and not that package.
+		// It knows a stream as what package forward makes of it, and not that package.
 		{"media/downlink", []string{"media/srtpout"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
 		{"media/srtpout", nil, []string{http, sql, webSocket, rpc, psrpc, redis}},
 		{"webhooks", []string{"rooms/log", "rooms/outage"}, []string{sql, webSocket, pion}}, // the domain is not included

@@ -14,8 +14,9 @@ import (
 	"parlor/rooms"
 )
 
-// join lets a new participant in. The upgrade comes only when the join is on
-// disk: a refusal is an HTTP answer. With the upgraded connection the client enters.
+// join handles the join of a new participant. It upgrades the connection only after the
+// join is on disk, so that a refusal is an HTTP response. Then the participant enters the
+// room.
 func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	out := &outlet{metrics: h.metrics}
 	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
@@ -33,7 +34,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		h.refuse(w, r, err)
 		return
 	}
-	if p.Ended() { // removed or replaced since
+	if p.Ended() { // removed or replaced since commit
 		s.peer.Close()
 		h.refuse(w, r, rooms.ErrNoParticipant)
 		return
@@ -48,7 +49,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	if err := p.Enter(s.peer, func(_ *rooms.Participant, snap rooms.Snapshot) {
 		s.attach(snap, h.joinResponse(s, snap), s.tokenMessage(snap.Self))
-	}); err != nil { // since then
+	}); err != nil { // p ended before it entered
 		s.peer.Close()
 		h.dismiss(s.ws, out.goodbye())
 		return
@@ -57,7 +58,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	s.run()
 }
 
-// makePeer makes the participant's transports.
+// makePeer makes the participant's peer and its transports.
 func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 	perm, room := self.GetPermission(), s.claims.Grants.Video.Room
 	s.subscriberPrimary = !s.opts.singlePC && s.opts.protocol > 2 && perm.GetCanSubscribe()
@@ -81,16 +82,16 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 	return err
 }
 
-// attach connects the session's socket to its client. The messages in first go out before
-// all others. It reports false if the participant is gone.
+// attach connects the session's outlet to its socket. The messages in first are sent
+// before all others. It reports false if the participant is gone.
 func (s *session) attach(snap rooms.Snapshot, first ...*rooms.Message) bool {
 	s.outlet.peer.Store(s.peer)
 	s.outlet.info.Store(snap.Self)
 	return s.outlet.attach(s.ws, first...)
 }
 
-// resume attaches a new WebSocket to a participant whose last was lost. A
-// participant that is not there any more is told to join again.
+// resume attaches a new WebSocket to a participant whose WebSocket was lost. If the
+// participant is gone, the client is told to join again.
 func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	if err := h.mayResume(r.Context(), req); err != nil {
 		h.refuse(w, r, err)
@@ -112,7 +113,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 			s = nil
 		}
 	})
-	if errors.Is(err, rooms.ErrReplaced) { // its own leave, if it was told one, was lost with its socket
+	if errors.Is(err, rooms.ErrReplaced) { // a leave sent before may have been lost with the old socket
 		h.metrics.joins.WithLabelValues("replaced").Inc()
 		h.dismiss(ws, leaveMessage(&livekit.LeaveRequest{
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY,
@@ -130,14 +131,15 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 	s.run()
 }
 
-// dismiss says m and closes a socket that has no participant.
+// dismiss sends m over a socket that has no participant, and closes it.
 func (h *Handler) dismiss(ws *socket, m *rooms.Message) {
 	ws.finish(m)
 	h.sessions.Go(ws.write)
 	ws.drain()
 }
 
-// drain reads until the client has closed, so that it sees our last message.
+// drain reads until the client closes the socket, or for 5 seconds, so that the client
+// receives the last message.
 func (s *socket) drain() {
 	ctx, cancel := context.WithTimeout(s.done, 5*time.Second)
 	defer cancel()
@@ -148,14 +150,14 @@ func (s *socket) drain() {
 	}
 }
 
-// joinResponse is the first message to a client.
+// joinResponse returns the first message to a client that joins.
 func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
 	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
 	for _, m := range h.cfg.EnabledCodecs {
 		codecs = append(codecs, &livekit.Codec{Mime: m})
 	}
 	self := proto.CloneOf(snap.Self)
-	self.State = livekit.ParticipantInfo_JOINING // until it has heard of it
+	self.State = livekit.ParticipantInfo_JOINING // until the client has received this message
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
 		Room:                 snap.Room,
 		Participant:          self,
@@ -178,7 +180,7 @@ func (h *Handler) serverInfo() *livekit.ServerInfo {
 	return ServerInfo(h.cfg.Version, h.cfg.NodeID, h.cfg.Region)
 }
 
-// ServerInfo is what clients, and the workers of agents, are told of the server.
+// ServerInfo returns the description of the server for clients and agent workers.
 func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
 	return &livekit.ServerInfo{
 		Edition:       livekit.ServerInfo_Standard,
@@ -191,7 +193,7 @@ func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
 	}
 }
 
-// resumeMessages is what a resuming client is told first: all of the state.
+// resumeMessages returns the first messages to a client that resumes: the full state.
 func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
 	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
 	first := []*rooms.Message{

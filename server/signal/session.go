@@ -19,14 +19,15 @@ import (
 const (
 	tokenInterval = 5 * time.Minute
 	tokenMinimum  = 10 * time.Minute
-	// maxPlain bounds a message that is neither a session description nor own
-	// metadata and attributes, which LiveKit's limits let be longer.
+	// maxPlain bounds a message in bytes, except messages with a session description or
+	// with metadata and attributes: LiveKit's limits allow these to be longer.
 	maxPlain = 64 << 10
-	// maxBehind is how many bytes of messages a client may be ahead of its room.
+	// maxBehind bounds the bytes of messages that the session has read and the room may
+	// not have handled yet.
 	maxBehind = 1 << 20
 )
 
-// session reads one WebSocket of a participant, in the goroutine of its request.
+// session reads one WebSocket of a participant, on the goroutine of the HTTP request.
 type session struct {
 	h      *Handler
 	outlet *outlet
@@ -37,15 +38,15 @@ type session struct {
 	opts   *options
 	mode   string
 
-	subscriberPrimary bool // as of the join
+	subscriberPrimary bool // as decided at the join
 
 	begin func()      // begins negotiation, once; nil in a resumed session
-	late  *time.Timer // calls begin if the client says nothing; nil if there is nothing to wait for
+	late  *time.Timer // calls begin if the client sends no message; nil if begin waits for nothing
 
 }
 
-// allowPause reports whether video may be paused for want of bandwidth: the client's word
-// goes before the configuration's.
+// allowPause reports whether video may be paused when the bandwidth is too low. The
+// client's setting takes precedence over the configuration.
 func (s *session) allowPause() bool {
 	if asked := s.opts.allowPause; asked != nil {
 		return *asked
@@ -53,17 +54,17 @@ func (s *session) allowPause() bool {
 	return s.h.cfg.AllowPause
 }
 
-// onlyTLS tells whether the client is to be given nothing but TURN over TLS.
+// onlyTLS reports whether the client is offered only TURN over TLS.
 func (s *session) onlyTLS(snap rooms.Snapshot) bool {
 	return s.h.overTLS.holds(snap.Room.Name, s.p.Identity(), time.Now()) && s.h.cfg.Media.TURNOverTLS()
 }
 
-// iceServers are what the client is told of, with credentials of its own.
+// iceServers returns the ICE servers for the client, with credentials of its own.
 func (s *session) iceServers(snap rooms.Snapshot) []*livekit.ICEServer {
 	return s.peer.ICEServers(s.claims.APIKey, s.onlyTLS(snap))
 }
 
-// clientConfiguration is how the client is to connect.
+// clientConfiguration tells the client whether it must use a relay.
 func (s *session) clientConfiguration(snap rooms.Snapshot) *livekit.ClientConfiguration {
 	c := &livekit.ClientConfiguration{}
 	if s.h.cfg.Media.ForceRelay() || s.onlyTLS(snap) {
@@ -76,13 +77,13 @@ func (s *session) clientConfiguration(snap rooms.Snapshot) *livekit.ClientConfig
 // waits for the client's first message.
 const answerDelay = 200 * time.Millisecond
 
-// start begins negotiation after a join: what came with the join request, then
-// the server's own first offer.
+// start begins negotiation after a join: first the offer that came with the join request,
+// then the server's own first offer.
 //
 // The Go SDK makes its offer before it joins, but takes it as its local
-// description only after the join response: an answer that is faster than that
-// is lost, and with it the connection. Its first candidate tells that it is
-// ready. So the answer waits for the client's first message, but not for long.
+// description only after the join response: an earlier answer is lost, and the
+// connection fails. The SDK's first candidate shows that it is ready. So the answer waits
+// for the client's first message, at most for answerDelay.
 func (s *session) start() {
 	for _, req := range s.opts.addTracks {
 		s.p.AddTrack(req)
@@ -119,7 +120,7 @@ func (s *session) run() {
 
 // read handles messages until the socket ends or the participant has left.
 func (s *session) read() {
-	behind := int64(0) // what the messages take that the room may not have handled yet
+	behind := int64(0) // bytes of the messages that the room may not have handled yet
 	for n := 1; ; n++ {
 		req, cost, err := s.next()
 		if err != nil {
@@ -139,7 +140,8 @@ func (s *session) read() {
 	}
 }
 
-// next reads one message, and tells what it takes in bytes; nil for an empty frame.
+// next reads one message and returns its cost in bytes of memory; req is nil for an empty
+// frame and for a message that next has declined.
 func (s *session) next() (req *livekit.SignalRequest, cost int64, err error) {
 	typ, data, err := s.ws.conn.Read(s.ws.done)
 	if err != nil {
@@ -156,14 +158,15 @@ func (s *session) next() (req *livekit.SignalRequest, cost int64, err error) {
 	switch {
 	case err != nil && excessive(err):
 		s.h.metrics.bad.WithLabelValues("too_much").Inc()
-		_ = s.ws.conn.Close(websocket.StatusMessageTooBig, err.Error()) // we are leaving anyway
+		_ = s.ws.conn.Close(websocket.StatusMessageTooBig, err.Error()) // the session ends in any case
 		return nil, 0, err
 	case err != nil:
 		s.h.metrics.bad.WithLabelValues("garbage").Inc()
-		_ = s.ws.conn.Close(websocket.StatusNormalClosure, "cannot parse signal request") // we are leaving anyway
+		_ = s.ws.conn.Close(websocket.StatusNormalClosure, "cannot parse signal request") // the session ends in any case
 		return nil, 0, err
 	case len(data) > maxPlain && req.GetOffer() == nil && req.GetAnswer() == nil && req.GetSyncState() == nil && req.GetUpdateMetadata() == nil:
-		// Only these are long. Others would wait in queues that count messages.
+		// Other messages wait in queues that are bounded by a number of messages, so each
+		// message must be short.
 		s.h.metrics.bad.WithLabelValues("too_big").Inc()
 		s.decline(req, livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a message of this kind must not be longer than %d bytes", maxPlain))
 		return nil, cost, nil
@@ -171,16 +174,16 @@ func (s *session) next() (req *livekit.SignalRequest, cost int64, err error) {
 	return req, cost, nil
 }
 
-// decline answers a request that is not done. The message tells what it is about to
-// clients that did not give it a number.
+// decline tells the client that a request was refused. A request without a number is
+// identified only by the text of the message.
 func (s *session) decline(req *livekit.SignalRequest, why livekit.RequestResponse_Reason, message string) {
 	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: &livekit.RequestResponse{
 		RequestId: requestID(req), Reason: why, Message: message,
 	}}})
 }
 
-// requestID is the number that the client gave a request; 0 if it gave none, or
-// requests of its kind have none.
+// requestID returns the number that the client gave a request, or 0 if the request has no
+// number.
 func requestID(req *livekit.SignalRequest) uint32 {
 	m := req.ProtoReflect()
 	set := m.WhichOneof(m.Descriptor().Oneofs().ByName("message"))
@@ -194,7 +197,7 @@ func requestID(req *livekit.SignalRequest) uint32 {
 	return uint32(m.Get(set).Message().Get(id).Uint())
 }
 
-// handle passes one message on.
+// handle handles one message.
 func (s *session) handle(req *livekit.SignalRequest) {
 	switch m := req.Message.(type) {
 	case *livekit.SignalRequest_Offer:
@@ -234,15 +237,15 @@ func (s *session) handle(req *livekit.SignalRequest) {
 	case *livekit.SignalRequest_UpdateVideoTrack:
 		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	default:
-		// Unknown to us, or obsolete like update_layers: ignored, as the protocol asks,
-		// unless the client waits for an answer.
+		// Unknown, or obsolete like update_layers: the protocol asks servers to ignore
+		// it, unless the client waits for an answer.
 		s.h.metrics.bad.WithLabelValues("unknown").Inc()
 		s.unserved(req)
 	}
 }
 
-// unserved answers a request that Parlor does not serve. What asks for nothing, such
-// as update_layers, has no answer.
+// unserved answers a request that Parlor does not serve. A message that expects no answer,
+// such as update_layers, gets none.
 func (s *session) unserved(req *livekit.SignalRequest) {
 	resp := &livekit.RequestResponse{RequestId: requestID(req), Reason: livekit.RequestResponse_NOT_ALLOWED}
 	switch m := req.Message.(type) {
@@ -265,7 +268,7 @@ func (s *session) unserved(req *livekit.SignalRequest) {
 
 func (s *session) send(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMessage(resp)) }
 
-// sync takes what a resumed client says of its own state.
+// sync handles the state that a resumed client reports.
 func (s *session) sync(state *livekit.SyncState) {
 	s.p.SyncState(state)
 	if sids := state.GetTrackSidsDisabled(); len(sids) > 0 {
@@ -273,14 +276,15 @@ func (s *session) sync(state *livekit.SyncState) {
 	}
 }
 
-// refresh is called by the room when what the token says has changed.
+// refresh is called by the room when the participant has changed in a way that its token
+// must show.
 func (s *session) refresh(info *livekit.ParticipantInfo) {
 	s.outlet.info.Store(info)
 	s.outlet.Send(s.tokenMessage(info))
 }
 
-// refreshTokens gives the client a fresh token from time to time, so that it can
-// come back whenever it must. It ends with the socket.
+// refreshTokens sends the client a fresh token every tokenInterval, so that the client can
+// reconnect at any time. It ends with the socket.
 func (s *session) refreshTokens() {
 	tick := time.NewTicker(tokenInterval)
 	defer tick.Stop()
@@ -294,14 +298,14 @@ func (s *session) refreshTokens() {
 	}
 }
 
-// tokenMessage is a fresh token that says what the participant is now. It is
-// signed with the key that the client's own was signed with.
+// tokenMessage returns a message with a fresh token for the participant as it is now. The
+// token is signed with the key of the client's first token.
 func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
 	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: s.token(info)}})
 }
 
-// moved makes the token for another room that the participant was moved to;
-// all later ones are for that room too.
+// moved makes a token for the room to which the participant was moved. All later tokens are
+// for that room too.
 func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
 	s.outlet.moved.Store(&move{room, time.Now()})
 	s.outlet.info.Store(info)
@@ -317,7 +321,7 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 	g.Video.UpdateFromPermission(info.Permission)
 	since := s.claims.NotBefore
 	if m := s.outlet.moved.Load(); m != nil {
-		if m.room != g.Video.Room { // whose admin it is not for having been moved there
+		if m.room != g.Video.Room { // the move does not make it an admin of the second room
 			g.Video.RoomAdmin, g.Video.DestinationRoom = false, ""
 		}
 		g.Video.Room, since = m.room, m.at

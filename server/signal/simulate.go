@@ -10,8 +10,8 @@ import (
 	"parlor/rooms"
 )
 
-// simulate plays a failure or a narrow path for a client that asks for it, to try
-// itself out. It harms nobody but that client. What cannot be played is refused.
+// simulate simulates a failure or a narrow path for a client that asks for it in order to
+// test itself. It affects only that client. An unsupported scenario is refused.
 func (s *session) simulate(sc *livekit.SimulateScenario) {
 	switch m := sc.GetScenario().(type) {
 	case *livekit.SimulateScenario_SpeakerUpdate:
@@ -33,8 +33,8 @@ func (s *session) simulate(sc *livekit.SimulateScenario) {
 	}
 }
 
-// switchProtocol has the client connect over another protocol. Transports keep
-// theirs for as long as they live, so it has to come again, with new ones.
+// switchProtocol makes the client connect over another protocol. A transport keeps its
+// protocol, so the client is told to reconnect, and gets new transports.
 func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 	room := s.claims.Grants.Video.Room
 	if m := s.outlet.moved.Load(); m != nil {
@@ -65,7 +65,7 @@ func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 	}
 }
 
-// refuse tells the client that what it asked to simulate is not done.
+// refuse tells the client why a scenario is not simulated.
 func (s *session) refuse(why string) {
 	s.outlet.Send(rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{
 		RequestResponse: &livekit.RequestResponse{Reason: livekit.RequestResponse_UNSUPPORTED_TYPE, Message: why},
@@ -73,24 +73,24 @@ func (s *session) refuse(why string) {
 }
 
 const (
-	// preferredFor is how long a client is given one way alone, from when it asked.
+	// preferredFor is how long after its request a client is offered only one protocol.
 	preferredFor = 5 * time.Minute
-	// mostPreferences bounds those that are remembered.
+	// mostPreferences bounds the clients that are remembered.
 	mostPreferences = 4096
 )
 
-// preferences are the clients that asked to be given nothing but one way, such as TCP. Its methods
-// may be called concurrently.
+// preferences are the clients that asked to be offered only one protocol, such as TCP. Its
+// methods may be called concurrently.
 type preferences struct {
 	mu    sync.Mutex // guards the following
 	until map[seat]time.Time
 }
 
-// seat is who a participant is, whichever of its sessions.
+// seat identifies a participant across its sessions.
 type seat struct{ room, identity string }
 
-// prefer remembers a client. If too many are remembered it is not: it will be
-// given all ways.
+// prefer remembers a client for preferredFor. Beyond mostPreferences a client is not
+// remembered, and is offered all protocols.
 func (p *preferences) prefer(room, identity string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,7 +105,7 @@ func (p *preferences) prefer(room, identity string, now time.Time) {
 	}
 }
 
-// forget reports whether the client was remembered.
+// forget removes a client, and reports whether it was remembered.
 func (p *preferences) forget(room, identity string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,7 +114,7 @@ func (p *preferences) forget(room, identity string) bool {
 	return known
 }
 
-// holds reports whether the client is to be given nothing but that way.
+// holds reports whether the client is offered only this protocol.
 func (p *preferences) holds(room, identity string, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
