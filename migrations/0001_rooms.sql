@@ -1,6 +1,6 @@
--- Rooms and who is in them. Times are wall-clock Unix milliseconds; 0 is unset.
+-- Rooms and their sessions. Times are wall-clock Unix milliseconds; 0 is unset.
 
--- The one row of facts about this database.
+-- One row with the properties of this database.
 CREATE TABLE meta (
 	id          INTEGER PRIMARY KEY CHECK (id = 1),
 	database_id TEXT    NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE meta (
 	ended_rooms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- What may be long stands last, so that reading the rest walks no overflow pages.
+-- Columns that may be long are last, so that reading the others reads no overflow pages.
 CREATE TABLE room (
 	id                   INTEGER PRIMARY KEY,
 	sid                  TEXT    NOT NULL UNIQUE,
@@ -36,15 +36,15 @@ CREATE TABLE room (
 	CHECK ((ended_ms = 0) = (end_reason = ''))
 ) STRICT;
 
--- One name, one open room.
+-- At most one open room has a name.
 CREATE UNIQUE INDEX room_open_name ON room (name) WHERE ended_ms = 0;
--- Rooms whose deadline runs.
+-- Rooms that have a deadline.
 CREATE INDEX room_expires ON room (expires_ms) WHERE expires_ms > 0 AND ended_ms = 0;
 -- Pages of open rooms; pages of ended rooms, of all names and by name.
 CREATE INDEX room_open ON room (created_ms, sid) WHERE ended_ms = 0;
 CREATE INDEX room_ended ON room (created_ms, sid) WHERE ended_ms > 0;
 CREATE INDEX room_ended_name ON room (name, created_ms, sid) WHERE ended_ms > 0;
--- History that may be forgotten.
+-- Ended rooms that retention may delete.
 CREATE INDEX room_ended_at ON room (ended_ms) WHERE ended_ms > 0;
 
 CREATE TABLE session (
@@ -60,7 +60,7 @@ CREATE TABLE session (
 	info      BLOB    NOT NULL  -- livekit.ParticipantInfo as protobuf
 ) STRICT;
 
--- Who is present, or expected back: an identity once in a room.
+-- Present or expected participants: an identity is at most once in a room.
 CREATE UNIQUE INDEX session_present ON session (room_sid, identity) WHERE left_ms = 0;
 -- A room's sessions, in the order of joining.
 CREATE INDEX session_room ON session (room_sid, joined_ms, sid);

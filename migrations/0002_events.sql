@@ -1,4 +1,4 @@
--- The event log, and the outbox that sends it on.
+-- The event log, and the queue of deliveries to webhook endpoints.
 
 CREATE TABLE event (
 	seq        INTEGER PRIMARY KEY, -- gapless; pruned from the front alone

@@ -1,4 +1,4 @@
--- Who may not come in. Both bind to a room's name: they outlive the room that
+-- Bans and revocations. Both belong to a room's name, so they outlive the room that
 -- was open when they were made.
 
 CREATE TABLE ban (

@@ -1,6 +1,6 @@
--- When a moderator last decided what a session may do, and when it or its
--- participant last changed what it is (name, metadata, attributes): a token from
--- before that time does not undo it. 0 = never.
+-- The times at which a moderator last changed a session's permission, and at which a
+-- moderator or the participant last changed its name, metadata or attributes. A token
+-- from before that time does not undo the change. 0 = never.
 ALTER TABLE session RENAME COLUMN moderated TO permitted_ms;
 ALTER TABLE session ADD COLUMN edited_ms INTEGER NOT NULL DEFAULT 0;
 

@@ -1,5 +1,5 @@
--- What requests with an Idempotency-Key were answered, so that a retry after a
--- restart gets the same answer and does nothing.
+-- The answers to requests with an Idempotency-Key, so that a retry after a restart
+-- gets the same answer and is not executed again.
 
 CREATE TABLE reply (
 	id          INTEGER PRIMARY KEY, -- grows; the oldest are pruned

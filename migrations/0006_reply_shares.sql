@@ -1,5 +1,5 @@
--- The replies of an API key are counted by themselves, so that one key does not
--- crowd out the others'.
+-- The replies of each API key are counted separately, so that one key does not
+-- displace the replies of others.
 ALTER TABLE reply ADD COLUMN api_key TEXT NOT NULL DEFAULT '';
 ALTER TABLE reply ADD COLUMN number INTEGER NOT NULL DEFAULT 0; -- of the key's replies: grows; the oldest are pruned
 UPDATE reply SET number = id;

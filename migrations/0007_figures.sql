@@ -1,9 +1,9 @@
--- What is told of a room beside who is in it: how many have joined, and how many
--- were in it at most at one time.
+-- Statistics of a room: how many participants have joined, and the most that were in
+-- it at one time.
 ALTER TABLE room ADD COLUMN num_joined INTEGER NOT NULL DEFAULT 0; -- its participant_joined events, also when those are pruned
 ALTER TABLE room ADD COLUMN peak_participants INTEGER NOT NULL DEFAULT 0; -- of num_participants
 
--- Of rooms that are there, what the sessions that are left tell.
+-- For existing rooms, computed from the sessions that are still stored.
 UPDATE room SET
 	num_joined = (SELECT count(*) FROM session WHERE room_sid = room.sid AND active_ms > 0),
 	peak_participants = coalesce((SELECT max(present) FROM (

@@ -1,6 +1,6 @@
--- Agents: who is wanted in a room, and what came of it.
+-- Agents: the dispatches of a room, and their jobs.
 
--- A wish for the agents of a name in a room.
+-- A dispatch: agents of a name are wanted in a room.
 CREATE TABLE dispatch (
 	id         TEXT    PRIMARY KEY,
 	room_sid   TEXT    NOT NULL,
@@ -14,7 +14,7 @@ CREATE INDEX dispatch_room ON dispatch (room_sid);
 -- The rooms that a worker of that name is wanted in.
 CREATE INDEX dispatch_open ON dispatch (agent_name, room_sid) WHERE deleted_ms = 0;
 
--- One worker's work for a dispatch. One that failed gets a successor.
+-- A job: one worker's work for a dispatch. A failed job is followed by another.
 CREATE TABLE job (
 	id          TEXT    PRIMARY KEY,
 	dispatch_id TEXT    NOT NULL, -- '' = simulated by its worker

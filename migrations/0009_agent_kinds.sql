@@ -1,5 +1,5 @@
--- The kinds of workers whose agents are for every room, as they were last connected: a
--- room that opens before they are back after a restart has jobs for them, too.
+-- The kinds of workers whose agents join every room, as of their last connection: a
+-- room that opens after a restart and before they reconnect has jobs for them too.
 CREATE TABLE agent_kind (
 	deployment TEXT    NOT NULL,
 	namespace  TEXT    NOT NULL,

@@ -1,3 +1,3 @@
--- How a session's media fared, as of when its row was last written: rooms.MediaSummary as
--- JSON; '' if that is not known.
+-- Statistics of a session's media at the last write of its row: rooms.MediaSummary as
+-- JSON; '' if unknown.
 ALTER TABLE session ADD COLUMN media TEXT NOT NULL DEFAULT '';

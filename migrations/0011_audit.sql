@@ -1,5 +1,5 @@
--- Who had the API change what. Deeds of the dashboard are counted by themselves, so that
--- what programs do does not crowd out what people do.
+-- The audit log: who changed what by the API. Entries of the dashboard are counted
+-- separately, so that the requests of programs do not displace those of people.
 
 CREATE TABLE deed (
 	id          INTEGER PRIMARY KEY, -- grows
