@@ -11,6 +11,7 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/interceptor"
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -198,6 +199,51 @@ func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
 			w.until("it is sent again", 2)
 		})
 	}
+}
+
+// A stream without a rid is identified by its SSRC. The server leaves it as soon as an offer
+// has another SSRC in its place: the first frame of the new stream is forwarded, though no
+// silence of the old one was seen.
+func TestAStreamIsLeftWithItsSSRC(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, vp8, nil)
+	earlier := uint32(ctx.SSRC())
+	later := earlier + 1
+	key := func(i int, mark byte, ssrc uint32) {
+		_, err := ctx.WriteStream().WriteRTP(&rtp.Header{
+			Version: 2, Marker: true, PayloadType: uint8(ctx.codecs[0].PayloadType), SequenceNumber: uint16(i), Timestamp: uint32(i * 900), SSRC: ssrc,
+		}, []byte{0x10, 0x00, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xf0, 0x00, mark})
+		require.NoError(t, err)
+	}
+	w := &watcher{t, make(chan byte, 1000)}
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.onTrack = w.watch
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for sent := 0; len(w.frames) == 0; sent++ {
+		require.Less(t, sent, 6000, "nothing is forwarded")
+		key(sent, 1, earlier)
+		<-tick.C
+	}
+	for len(w.frames) > 0 {
+		<-w.frames
+	}
+	a.mu.Lock()
+	a.reword = func(text string) string {
+		changed := strings.ReplaceAll(text, fmt.Sprint("a=ssrc:", earlier), fmt.Sprint("a=ssrc:", later))
+		require.NotEqual(t, text, changed)
+		return changed
+	}
+	a.mu.Unlock()
+	answers := a.answered()
+	a.offer(false)
+	require.Eventually(t, func() bool { return a.answered() > answers }, patience, time.Millisecond)
+	key(0, 2, later)
+	require.Eventually(t, func() bool { return len(w.frames) > 0 && <-w.frames == 2 }, patience, time.Millisecond, "the first frame of the new stream")
 }
 
 // states are the last stream states that the client was told, by track, and the number of

@@ -106,6 +106,17 @@ func TestAddressesToBind(t *testing.T) {
 	}
 }
 
+// On a machine with no network but loopback, the error says how to have calls on that machine.
+func TestNoAddressToBindSaysWhatToDo(t *testing.T) {
+	onlyLoopback := func() ([]networkInterface, error) {
+		return []networkInterface{{"lo", true, parseAll("127.0.0.1", "::1")}}, nil
+	}
+	_, err := openNetwork(networkOf(t, &Config{interfaces: onlyLoopback, Log: testLog(t)}).cfg)
+	require.ErrorContains(t, err, "set rtc.enable_loopback_candidate, or start with --dev")
+	_, err = openNetwork(networkOf(t, &Config{interfaces: onlyLoopback, Log: testLog(t), LoopbackCandidate: true, ExcludeInterfaces: []string{"lo"}}).cfg)
+	require.ErrorContains(t, err, "see rtc.interfaces and rtc.ips")
+}
+
 // The local address with the route to the outside stands for the external one. Clients
 // cannot use the other addresses of its family.
 func TestExternalAddress(t *testing.T) {

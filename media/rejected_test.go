@@ -201,5 +201,8 @@ func TestUnusableTracksTakeNoSections(t *testing.T) {
 			require.Equal(t, livekit.SubscriptionError_SE_CODEC_UNSUPPORTED, b.events.wait(t, "failed").err)
 		}
 		b.receives("PA_a", "TR_v")
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		require.Empty(t, b.requirements, "the section that it offered is enough")
 	})
 }

@@ -50,6 +50,21 @@ func TestParseOffer(t *testing.T) {
 	require.Zero(t, s[4].kind)
 }
 
+// A rejected section without a mid gets the mid that its m-line had before. If there was none,
+// it gets a mid that no other section has.
+func TestMidsOfRejectedSections(t *testing.T) {
+	const rejected = "m=video 0 UDP/TLS/RTP/SAVPF 0\r\nc=IN IP4 0.0.0.0\r\n"
+	text := offerHead + rejected + "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:2\r\n" + rejected + rejected
+	s, err := parseOffer(text, []string{"camera", "2", "screen"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"camera", "2", "screen", "3"}, mids(s))
+	s, err = parseOffer(text, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0", "2", "6", "3"}, mids(s))
+	_, err = parseOffer(offerHead+strings.Repeat("m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:2\r\n", 2), nil)
+	require.Error(t, err, "two of one name")
+}
+
 func TestShapeAudio(t *testing.T) {
 	text, err := shapeAudio(sampleOffer, nil)
 	require.NoError(t, err)

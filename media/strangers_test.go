@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
@@ -300,6 +301,49 @@ func TestReplayedPackets(t *testing.T) {
 	require.Equal(t, before.Packets+1, after.Packets)
 	require.Equal(t, before.Restarts, after.Restarts)
 	require.Equal(t, before.Late, after.Late)
+}
+
+// A replayed RTCP packet has no effect: a request for a key frame counts once.
+func TestReplayedReports(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	pump(t, a.publish("TR_v", vp8, nil))
+	published := a.published("TR_v")
+	n := newRawNet(t)
+	var mu sync.Mutex
+	var sent [][]byte
+	n.lose(func(b []byte) bool {
+		if len(b) > 8 && b[0]&0xc0 == 0x80 && rtcp.PacketType(b[1]) == rtcp.TypePayloadSpecificFeedback {
+			mu.Lock()
+			sent = append(sent, append([]byte(nil), b...))
+			mu.Unlock()
+		}
+		return false
+	})
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true, settings: n.settings})
+	b.join()
+	b.subscribe("PA_a", published)
+	r := b.receives("PA_a", "TR_v")
+	ask := func() {
+		require.NoError(t, b.pub.WriteRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: uint32(r.SSRC())}}))
+	}
+	asked := func() uint64 {
+		_, video := e.totals.Sent()
+		return video.KeyRequests
+	}
+	ask()
+	require.Eventually(t, func() bool { return asked() > 0 }, patience, time.Millisecond)
+	mu.Lock()
+	old := append([][]byte(nil), sent...)
+	mu.Unlock()
+	require.Len(t, old, 1)
+	for range 10 {
+		n.write(old[0])
+	}
+	ask() // comes after all of them
+	require.Eventually(t, func() bool { return asked() > 1 }, patience, time.Millisecond)
+	require.EqualValues(t, 2, asked())
 }
 
 // Clients can join for as long as the process runs.
