@@ -128,7 +128,17 @@ var restrictions = []restriction{
 			_, err := h.MuteAll(h.t.Context(), room, rooms.Hold{Sources: []livekit.TrackSource{microphone}}, true)
 			require.NoError(h.t, err)
 		}
-	}, func(_ *house, _ string, _, _ *client, mic, cam *livekit.TrackInfo) bool {
+	}, func(h *house, at string, now, _ *client, mic, cam *livekit.TrackInfo) bool {
+		now.Mute(&livekit.MuteTrackRequest{Sid: mic.GetSid()}) // its client tries
+		now.Sync()
+		h.flush(at)
+		info, err := h.Participant(h.t.Context(), at, "ann")
+		require.NoError(h.t, err)
+		for _, track := range info.Tracks {
+			if track.Muted != (track.Source == microphone) {
+				return false
+			}
+		}
 		return mic.Muted && !cam.Muted
 	}},
 	{"muted", func(h *house, _ *client, mic string) {

@@ -458,7 +458,8 @@ func TestTooMuchPendingIsGivenUpVisibly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		r := &receiver{t: t, behave: func(received) answer { return answer{status: 500} }}
-		w.start(webhooks.Config{Transport: r, MaxPending: 10})
+		var text bytes.Buffer
+		d := w.start(webhooks.Config{Transport: r, MaxPending: 10, Logger: slog.New(slog.NewTextHandler(&text, nil))})
 		for i := range 30 {
 			w.room(fmt.Sprint("room", i))
 		}
@@ -469,6 +470,10 @@ func TestTooMuchPendingIsGivenUpVisibly(t *testing.T) {
 		require.EqualValues(t, 10, s.Pending)
 		require.EqualValues(t, 21, s.Dead)
 		require.EqualValues(t, 22, s.OldestSeq, "the oldest go first")
+		d.Close() // nothing is logged any more
+		for _, given := range []string{"count=20", "count=1"} {
+			require.Regexp(t, `level=WARN msg="webhooks: too much pends, gave up the oldest" endpoint=\S+ `+given+`\n`, text.String())
+		}
 	})
 }
 

@@ -227,9 +227,12 @@ func TestS3WithoutCredentialsSaysWhichToGive(t *testing.T) {
 // is not mounted.
 func TestAMistypedDatabaseIsNotMade(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "mistyped")
-	status, _, errs := command(t, nil, "--dev", "--port", "0", "--database", filepath.Join(folder, "parlor.db"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // ends a server that did begin
+	defer cancel()
+	var errs bytes.Buffer
+	status := Run(ctx, Environment{Args: []string{"--dev", "--port", "0", "--database", filepath.Join(folder, "parlor.db")}, Out: io.Discard, Err: &errs})
 	require.Equal(t, 1, status)
-	require.Contains(t, errs, "there is no folder "+folder)
+	require.Contains(t, errs.String(), "there is no folder "+folder)
 	require.NoDirExists(t, folder)
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,13 @@ func TestHangup(t *testing.T) {
 	hangup(configuration(`"logging": {"level": "debug"}, "room": {"empty_timeout": 77}`), "take a restart")
 	require.Eventually(t, func() bool { return serves("two.example") }, time.Minute, 20*time.Millisecond)
 	require.Contains(t, p.log.String(), "key=logging.level from=info to=debug")
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	resp, err := client.Get(p.url + "/healthz")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Eventually(t, func() bool {
+		return strings.Contains(p.log.String(), "level=DEBUG msg=request method=GET path=/healthz")
+	}, time.Minute, 20*time.Millisecond, "the level holds")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("no certificate"), 0o600))
 	hangup(`{"no_such_key": 1}`, "the one before stays")
