@@ -324,8 +324,8 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 // editExpected is EditParticipant for an expected participant, which has only a row.
 func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
 	p := &Participant{
-		sid: s.SID, identity: s.Identity, info: proto.CloneOf(s.Info), joinedMs: s.JoinedMs, activeMs: s.ActiveMs,
-		permittedMs: s.PermittedMs, editedMs: s.EditedMs, mediaBefore: s.Media,
+		Client: &Client{identity: s.Identity}, sid: s.SID, joinedMs: s.JoinedMs, activeMs: s.ActiveMs, mediaBefore: s.Media,
+		luggage: luggage{info: proto.CloneOf(s.Info), permittedMs: s.PermittedMs, editedMs: s.EditedMs},
 	}
 	if err := r.mayEdit(p, e); err != nil {
 		reply(nil, err)
@@ -516,8 +516,8 @@ func (r *Room) undo() {
 }
 
 // UpdateSelf is the client's change of its own name, metadata and attributes.
-func (p *Participant) UpdateSelf(req *livekit.UpdateParticipantMetadata) {
-	p.post(func(r *Room) {
+func (c *Client) UpdateSelf(req *livekit.UpdateParticipantMetadata) {
+	c.post(func(r *Room, p *Participant) {
 		resp := &livekit.RequestResponse{
 			RequestId: req.RequestId,
 			Request:   &livekit.RequestResponse_UpdateMetadata{UpdateMetadata: req},

@@ -57,7 +57,8 @@ func (s *nonces) fresh(n string) bool {
 // Data is called by the peer when its client sent a DataPacket. The packet goes to its
 // receivers on the caller's goroutine, so that a client cannot send faster than that.
 // Calls of one kind must come one after another.
-func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
+func (c *Client) Data(kind livekit.DataPacket_Kind, packet []byte) {
+	p := c.at.Load()
 	at := p.mayPublishData()
 	if at == nil {
 		return
@@ -71,7 +72,8 @@ func (p *Participant) Data(kind livekit.DataPacket_Kind, packet []byte) {
 
 // Message is called by the peer when its client sent on a data channel with a label of
 // its own. The others get the payload as reliable data with its sender, as from LiveKit.
-func (p *Participant) Message(payload []byte) {
+func (c *Client) Message(payload []byte) {
+	p := c.at.Load()
 	if at := p.mayPublishData(); at != nil {
 		p.forwardData(at, livekit.DataPacket_RELIABLE, &livekit.DataPacket{
 			Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload}},
@@ -81,13 +83,13 @@ func (p *Participant) Message(payload []byte) {
 
 // DataTrack is called by the peer when its client sent a packet of a data track. The
 // others get the packet unchanged.
-func (p *Participant) DataTrack(packet []byte) {
-	at := p.mayPublishData()
-	if at == nil {
+func (c *Client) DataTrack(packet []byte) {
+	p := c.at.Load()
+	if p.mayPublishData() == nil {
 		return
 	}
-	for _, q := range at.room.receivers.Load().all {
-		if to := q.presentIn(at.room); to != nil && q != p {
+	for _, q := range p.room.receivers.Load().all {
+		if to := q.attending(); to != nil && q != p {
 			to.peer.SendDataTrack(packet)
 		}
 	}
@@ -95,7 +97,7 @@ func (p *Participant) DataTrack(packet []byte) {
 
 // mayPublishData is p's presence if it may publish data; nil if not.
 func (p *Participant) mayPublishData() *presence {
-	if at := p.presence.Load(); at != nil && at.publishesData && !p.ended.Load() {
+	if at := p.attending(); at != nil && at.publishesData {
 		return at
 	}
 	return nil
@@ -104,7 +106,7 @@ func (p *Participant) mayPublishData() *presence {
 // forwardData sends a participant's packet to its receivers, and stamps the true sender
 // on it.
 func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
-	r := at.room
+	r := p.room
 	if !r.isFrom(p, dp) {
 		r.rooms.dataRefused.Add(1)
 		return
@@ -119,7 +121,7 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	to := dp.DestinationIdentities
 	var toSIDs []string
 	dp.Kind = kind // older clients read it
-	dp.ParticipantSid, dp.ParticipantIdentity = at.sid, p.identity
+	dp.ParticipantSid, dp.ParticipantIdentity = p.sid, p.identity
 	if at.hidden {
 		dp.ParticipantSid, dp.ParticipantIdentity = "", ""
 	}
@@ -168,7 +170,7 @@ func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 		there.bySID[dp.ParticipantSid], there.byIdentity[dp.ParticipantIdentity],
 		there.bySID[user.GetParticipantSid()], there.byIdentity[user.GetParticipantIdentity()], // older clients
 	} {
-		if q != nil && q != p && q.presentIn(r) != nil {
+		if q != nil && q != p && q.attending() != nil {
 			return false
 		}
 	}
@@ -185,7 +187,7 @@ func stampUser(u *livekit.UserPacket, dp *livekit.DataPacket) {
 func (r *Room) deliver(from *Participant, sender Peer, kind livekit.DataPacket_Kind, dp *livekit.DataPacket, identities, sids []string, metricsOnly bool) {
 	var packet []byte
 	for _, q := range r.receivers.Load().named(identities, sids) {
-		at := q.presentIn(r)
+		at := q.attending()
 		if at == nil || q == from || metricsOnly && !at.takesMetrics {
 			continue
 		}

@@ -11,7 +11,9 @@
 //     joins it, or is expected back in it. A room that is not live is only its row.
 //   - A [Room] is one live room: one goroutine with a mailbox that owns its
 //     participants, tracks, subscriptions and permissions.
-//   - A [Participant] is the edge's handle on one session in a live room.
+//   - A [Participant] is one session in a live room. Another room, another participant.
+//   - A [Client] is the edge's handle on whichever participant a client is: a move makes
+//     it another.
 //
 // The package knows no HTTP, no WebSocket, no pion and no SQL. It reaches them through
 // small interfaces: [Store], [Outlet], [Peer] and [MediaTrack].

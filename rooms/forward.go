@@ -50,7 +50,7 @@ func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantReq
 			reply(struct{}{}, ErrNoParticipant)
 			return
 		}
-		p.shadows = append(p.shadows, shadow)
+		p.shadows = append(p.shadows, shadow.Client)
 		r.mirror(p)
 		reply(struct{}{}, nil)
 	})
@@ -65,7 +65,7 @@ func (r *Room) mirror(p *Participant) {
 	if len(p.shadows) == 0 {
 		return
 	}
-	p.shadows = slices.DeleteFunc(p.shadows, (*Participant).Ended)
+	p.shadows = slices.DeleteFunc(p.shadows, (*Client).Ended)
 	var tracks []reflection
 	for _, t := range r.tracks {
 		if t.publisher == p {
@@ -74,7 +74,7 @@ func (r *Room) mirror(p *Participant) {
 	}
 	info, may := p.snapshot(), p.permissions
 	for _, s := range p.shadows {
-		s.post(func(d *Room) {
+		s.post(func(d *Room, s *Participant) {
 			d.permit(s, may) // before the tracks, so that nobody is subscribed without permission
 			d.reflect(s, info, tracks)
 		})

@@ -283,7 +283,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			}
 			r.announceNew(p)
 			r.agentJoined(p)
-			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.client...))
+			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.attrs...))
 			reply(joined{p, p.snapshot()}, nil)
 		}
 		successors := p.successors
@@ -334,25 +334,22 @@ func (s *Session) lost() bool {
 // seat makes the participant: with a new session, or with back, its session of before a
 // restart. previous is the last session of its identity; nil = there was none.
 func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []log.Event) {
-	p := &Participant{
-		sid:           guid.New("PA_"),
+	p := r.newParticipant(&Client{
 		identity:      req.Info.Identity,
+		attrs:         req.Client,
 		outlet:        req.Outlet,
-		info:          proto.CloneOf(req.Info),
 		protocol:      req.Protocol,
-		joinedMs:      NowMs(now),
 		autoSubscribe: req.AutoSubscribe,
-		client:        req.Client,
+		onChange:      req.OnChange,
+		token:         req.Token,
+	}, luggage{
+		info:          proto.CloneOf(req.Info),
 		pendingTracks: make(map[string]*livekit.TrackInfo),
 		pendingCIDs:   make(map[string]string),
 		askedAgain:    make(map[string]*livekit.AddTrackRequest),
 		queued:        make(map[string]queuedTrack),
-		wanted:        make(map[string]bool),
-		subscribed:    make(map[string]*track),
-		onChange:      req.OnChange,
-		token:         req.Token,
-	}
-	p.room.Store(r)
+	}, now)
+	p.at.Store(p)
 	if previous == nil {
 		previous = r.lately(p.identity)
 	}
@@ -367,15 +364,25 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
 		r.rec.ActiveRecording = true
 	}
-	sid := p.sid
-	p.publicSID.Store(&sid)
-	p.info.Sid = p.sid
 	p.info.State = livekit.ParticipantInfo_JOINED
-	p.info.JoinedAt = p.joinedMs / 1000
-	p.info.JoinedAtMs = p.joinedMs
-	p.info.Tracks = nil
-	p.info.IsPublisher = false
 	return p, events
+}
+
+// newParticipant makes one of r's: a new session.
+func (r *Room) newParticipant(c *Client, l luggage, now time.Time) *Participant {
+	p := &Participant{
+		Client: c, luggage: l, room: r,
+		wanted: make(map[string]bool), subscribed: make(map[string]*track),
+	}
+	p.info.Tracks, p.info.IsPublisher = nil, false
+	p.beSession(guid.New("PA_"), NowMs(now))
+	return p
+}
+
+// beSession makes p the session of that SID.
+func (p *Participant) beSession(sid string, joinedMs int64) {
+	p.sid, p.joinedMs = sid, joinedMs
+	p.info.Sid, p.info.JoinedAt, p.info.JoinedAtMs = sid, joinedMs/1000, joinedMs
 }
 
 // inherit gives p the decisions that were made in the previous session of its identity.
@@ -422,7 +429,8 @@ const unwritten = 1000
 // takeUp continues the session back: its SID and times. The tracks of before the restart
 // are gone. The room counted the session, or not, when it joined, and keeps to that.
 func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event {
-	p.sid, p.joinedMs, p.activeMs, p.mediaBefore = back.SID, back.JoinedMs, back.ActiveMs, back.Media
+	p.beSession(back.SID, back.JoinedMs)
+	p.activeMs, p.mediaBefore = back.ActiveMs, back.Media
 	// The clients may know of versions that the last process announced and did not write.
 	// They ignore an info whose version seems older, so the version jumps ahead.
 	p.info.Version = back.Info.GetVersion() + unwritten
@@ -518,7 +526,7 @@ func (r *Room) sifTrailer() []byte {
 // peer has been asked for all of them. It fails if the session is over; then the caller
 // closes the peer.
 func (p *Participant) Enter(peer Peer, attach Attach) error {
-	r := p.room.Load()
+	r := p.room
 	_, err := ask(r, func(reply answer[struct{}]) {
 		if p.ended.Load() {
 			reply(struct{}{}, ErrNoParticipant)

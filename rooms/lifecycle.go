@@ -115,8 +115,7 @@ func (r *Room) recount() {
 // dismiss sends all participants away for good.
 func (r *Room) dismiss(why livekit.DisconnectReason) {
 	for _, p := range r.participants {
-		if !p.admitted { // its join is answered with the room's end, and tried again
-			p.ended.Store(true)
+		if !p.admitted { // its join, or move, is answered with the room's end, and tried again
 			continue
 		}
 		p.outlet.Leave(&livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})

@@ -6,21 +6,21 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/proto"
 
-	"parlor/rooms/guid"
 	"parlor/rooms/log"
 )
 
-// Move takes a participant from one room to another, which is opened if need be. Its
-// connections, what it publishes, its subscription permission, and what it is stay; it
-// is a new session there. Its client is told by room_moved and gets a token for the new
-// room.
+// Move takes a participant from one room to another, which is opened if need be: it ends
+// there, and its client is a new participant here. The client's connections, what it
+// publishes, its subscription permission, and what it is stay. It is told by room_moved
+// and gets a token for the new room.
 //
 // It leaves the first room before it is in the second, so that at no instant it
 // is in both; meanwhile a seat is held for it there, and a join under the same
-// identity waits. If the second room does not take it after all, it is sent back
-// to join again with the token that it has. A second room that is closed meanwhile
-// is opened again, as by any join.
+// identity waits, as does what is posted for the client. If the second room does not
+// take it after all, it is sent back to join again with the token that it has. A second
+// room that is closed meanwhile is opened again, as by any join.
 func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) error {
 	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
 		return err
@@ -41,22 +41,9 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 	if err != nil {
 		return err
 	}
-	l, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[*luggage]) {
-		if now != p || p.peer == nil {
-			reply(nil, ErrNoParticipant)
-			return
-		}
-		l := r.send(p)
-		r.afterWrites(func(err error) { reply(l, err) })
-	})
-	if err == nil {
-		_, err = askName(ctx, rs, req.DestinationRoom, func(r *Room, reply answer[struct{}]) { r.receive(p, l, reply) })
-	}
-	held.post(func() { held.release(p) }) // if it has gone, so has the seat
+	err = rs.move(ctx, p, req)
+	held.post(func() { held.release(p.Client) }) // if it has gone, so has the seat
 	if err != nil {
-		if l != nil {
-			l.sendBack(p)
-		}
 		return err
 	}
 	// A ban may have come while it was under way.
@@ -65,6 +52,30 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 		return err
 	}
 	return nil
+}
+
+// move is Move once a seat is held.
+func (rs *Rooms) move(ctx context.Context, p *Participant, req *livekit.MoveParticipantRequest) error {
+	m := &passage{from: p, under: p.depart()}
+	if m.under == nil {
+		return ErrNoParticipant // it is being moved by another call
+	}
+	defer p.arrive(m.under, p) // if it has arrived nowhere else
+	_, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[struct{}]) {
+		if now != p || p.peer == nil {
+			reply(struct{}{}, ErrNoParticipant)
+			return
+		}
+		r.send(m)
+		r.afterWrites(func(err error) { reply(struct{}{}, err) })
+	})
+	if err == nil {
+		_, err = askName(ctx, rs, req.DestinationRoom, func(r *Room, reply answer[struct{}]) { r.receive(m, reply) })
+	}
+	if err != nil && m.sent {
+		m.sendBack()
+	}
+	return err
 }
 
 // What goes along when a participant is moved, and when it is forwarded:
@@ -87,16 +98,19 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 //	a ban, a lock, max_participants   refuse it                    refuse it
 //	a restart                         is as after a join           ends it, after the grace
 //
-// luggage is what a moved participant takes along.
-type luggage struct {
-	from   *Room
-	peer   Peer
-	tracks []*track
+// passage is a move of a participant. It belongs to the goroutine of the room that has
+// it sent or received.
+type passage struct {
+	from    *Participant
+	under   chan struct{} // what its client knows the move by
+	sent    bool          // it is not in its room any more
+	luggage               // what it takes along
+	tracks  []*track
 }
 
-// seat is held for a participant that is under way from another room.
+// seat is held for a client that is under way from another room.
 type seat struct {
-	p       *Participant
+	client  *Client
 	waiting []letter // joins under the same identity
 }
 
@@ -118,7 +132,7 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, ho
 			if r.seats[p.identity] != nil || r.expected[p.identity] != nil {
 				err = r.taken(p)
 			} else {
-				r.seats[p.identity] = &seat{p: p}
+				r.seats[p.identity] = &seat{client: p.Client}
 			}
 		}
 		reply(r, err)
@@ -129,7 +143,7 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, ho
 func (r *Room) takes(p *Participant) error {
 	held := r.seats[p.identity]
 	switch {
-	case r.participants[p.identity] != nil, held != nil && held.p != p:
+	case r.participants[p.identity] != nil, held != nil && held.client != p.Client:
 		return r.taken(p)
 	case held != nil:
 		return nil
@@ -152,68 +166,46 @@ func (r *Room) full() bool {
 	}
 	n := r.rec.NumParticipants
 	for _, s := range r.seats {
-		if r.participants[s.p.identity] != s.p {
+		if p := r.participants[s.client.identity]; p == nil || p.Client != s.client {
 			n++
 		}
 	}
 	return n >= r.rec.MaxParticipants
 }
 
-// release gives the seat of p back, and lets in a join that waits for it.
-func (r *Room) release(p *Participant) {
-	s := r.seats[p.identity]
-	if s == nil || s.p != p {
+// release gives the seat of c back, and lets in a join that waits for it.
+func (r *Room) release(c *Client) {
+	s := r.seats[c.identity]
+	if s == nil || s.client != c {
 		return
 	}
-	delete(r.seats, p.identity)
+	delete(r.seats, c.identity)
 	for _, l := range s.waiting {
 		r.deliverLetter(l)
 	}
 }
 
-// send takes p out of r without ending its media. What is posted for p from now
-// on waits in p.inTransit.
-func (r *Room) send(p *Participant) *luggage {
-	now := time.Now()
-	l := &luggage{from: r, peer: p.peer}
-	delete(r.participants, p.identity)
-	s, events := r.departure(p, livekit.DisconnectReason_MIGRATION, now)
-	for sid, t := range r.tracks {
+// send takes the participant out of r without ending its media.
+func (r *Room) send(m *passage) {
+	p := m.from
+	m.sent, m.luggage = true, p.luggage
+	for _, t := range r.tracks {
 		if t.publisher == p {
-			r.withdraw(t)
-			delete(r.tracks, sid)
-			l.tracks = append(l.tracks, t)
+			m.tracks = append(m.tracks, t)
 		}
-		delete(t.subscribers, p.identity)
-		delete(t.denied, p.identity)
 	}
+	s := r.detach(p, livekit.DisconnectReason_MIGRATION)
+	p.peer = nil // r has it do nothing any more
 	for sid := range p.subscribed {
-		p.peer.Unsubscribe(sid)
+		m.peer.Unsubscribe(sid)
 	}
-	clear(p.subscribed)
-	clear(p.wanted)
-	p.dismissShadows(livekit.DisconnectReason_MIGRATION)
-	p.peer = nil // no room has it do anything while it is under way
-	p.presence.Store(nil)
-	r.calls.failFor(p)
-	p.awayFrom.Store(r)
-	if !p.hidden() {
-		r.tell(updateOf(s.Info), nil)
-	}
-	r.remember(s)
-	delete(r.speakers, p.sid)
-	delete(r.quality, p.sid)
-	r.judge(now)
-	r.fact([]Session{s}, events)
-	r.agentLeft(s.Info, livekit.DisconnectReason_MIGRATION, now)
-	r.setAlarm(alarmUpdate, now.Add(updateDelay))
-	return l
+	r.tellGone(s.Info)
 }
 
-// receive seats p, which comes from another room with its tracks. From here on p
-// belongs to r's goroutine, but that what is posted for it waits until it is in.
-func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
-	if r.stopped || p.ended.Load() {
+// receive makes the client that comes from another room a participant here, and brings
+// its tracks.
+func (r *Room) receive(m *passage, reply answer[struct{}]) {
+	if r.stopped {
 		reply(struct{}{}, ErrStopping)
 		return
 	}
@@ -223,18 +215,18 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 				reply(struct{}{}, err)
 				return
 			}
-			r.receive(p, l, reply)
+			r.receive(m, reply)
 		})
 		return
 	} else if err != nil {
 		reply(struct{}{}, err)
 		return
 	}
-	err := r.takes(p)
+	err := r.takes(m.from)
 	switch {
 	case err != nil:
-	case r.expected[p.identity] != nil:
-		err = r.taken(p)
+	case r.expected[m.from.identity] != nil:
+		err = r.taken(m.from)
 	case r.unwritable():
 		err = ErrHeld
 	}
@@ -243,10 +235,10 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 		return
 	}
 	now := time.Now()
-	p.sid, p.joinedMs, p.activeMs, p.admitted = guid.New("PA_"), NowMs(now), NowMs(now), false
-	p.info.Sid, p.info.Tracks, p.info.IsPublisher = p.sid, nil, false
-	p.info.JoinedAt, p.info.JoinedAtMs = p.joinedMs/1000, p.joinedMs
-	p.info.Version = 1
+	l := m.luggage
+	l.peer, l.info = nil, proto.CloneOf(l.info) // no room has the peer do anything before it is in
+	p := r.newParticipant(m.from.Client, l, now)
+	p.activeMs, p.info.Version = p.joinedMs, 1
 	r.participants[p.identity] = p
 	r.recount()
 	if r.rec.NumParticipants > 0 {
@@ -258,6 +250,8 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
 		here := r.participants[p.identity] == p
 		switch {
+		case errors.Is(err, ErrEnded) && p.ended.Load(): // it was removed, and then came the room's end
+			err = ErrNoParticipant
 		case errors.Is(err, ErrEnded): // the room's end was first: the name is free, look again
 			if here {
 				delete(r.participants, p.identity)
@@ -270,7 +264,7 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 		case !here || p.ended.Load():
 			err = ErrNoParticipant
 		default:
-			r.settle(p, l)
+			r.settle(p, m)
 		}
 		reply(struct{}{}, err)
 		successors := p.successors
@@ -281,14 +275,13 @@ func (r *Room) receive(p *Participant, l *luggage, reply answer[struct{}]) {
 	})
 }
 
-// settle makes p one of r's, publishes its tracks there, and tells everybody.
-func (r *Room) settle(p *Participant, l *luggage) {
-	sid := p.sid
-	p.publicSID.Store(&sid)
-	p.peer = l.peer
+// settle gives p, which has been admitted, its client and its media, publishes its tracks,
+// and tells everybody.
+func (r *Room) settle(p *Participant, m *passage) {
+	p.peer = m.peer
 	p.admitted = true
-	p.room.Store(r)
 	r.present(p)
+	p.arrive(m.under, p)
 	r.announceNew(p)
 	r.agentJoined(p)
 	snap := r.snapshotFor(p)
@@ -299,8 +292,7 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomMoved{RoomMoved: &livekit.RoomMovedResponse{
 		Room: snap.Room, Token: token, Participant: snap.Self, OtherParticipants: snap.Others,
 	}}}))
-	for _, t := range l.tracks {
-		t.announced = false
+	for _, t := range m.tracks {
 		r.publish(p, t.media, t.info)
 		if now := r.tracks[t.info.Sid]; now != nil && t.mutedByOther {
 			now.mutedByOther = true
@@ -316,18 +308,13 @@ func (r *Room) settle(p *Participant, l *luggage) {
 	if len(p.queued) > 0 {
 		r.setAlarm(alarmQueued, time.Now().Add(queuedFor))
 	}
-	// Behind all that the old room still has for p.
-	if !l.from.mail.post(letter{run: p.repost, retired: p.repost}) {
-		p.repost()
-	}
-	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", l.from.name)
+	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", m.from.room.name)
 }
 
-// sendBack has a participant that no room took join again.
-func (l *luggage) sendBack(p *Participant) {
-	p.ended.Store(true)
-	p.outlet.Leave(&livekit.LeaveRequest{
+// sendBack has a client that no room took join again.
+func (m *passage) sendBack() {
+	m.from.outlet.Leave(&livekit.LeaveRequest{
 		CanReconnect: true, Reason: livekit.DisconnectReason_MIGRATION, Action: livekit.LeaveRequest_RECONNECT,
 	})
-	l.peer.Close()
+	m.peer.Close()
 }

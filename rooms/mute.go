@@ -158,8 +158,8 @@ func (r *Room) muteRemotely(t *track, muted bool) {
 	r.mute(t, muted)
 }
 
-func (p *Participant) tellMuted(sid string, muted bool) {
-	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
+func (c *Client) tellMuted(sid string, muted bool) {
+	c.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{
 		Mute: &livekit.MuteTrackRequest{Sid: sid, Muted: muted},
 	}}))
 }

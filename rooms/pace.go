@@ -14,15 +14,15 @@ const (
 	longestPaceFor = time.Second           // the longest wait for a failing disk: calls go on
 )
 
-// Pace returns when p's client may send its next message. That is at once, unless the
+// Pace returns when the client may send its next message. That is at once, unless the
 // client exceeds its pace or its room has more to write than the disk takes. The reader
 // of the client's messages calls it after each message, so that the client waits and no
 // queue grows. It returns early when ctx ends.
-func (p *Participant) Pace(ctx context.Context) {
-	if ahead := time.Until(time.Unix(0, p.paid.Load())) - paceBurst*paceInterval; ahead > 0 {
+func (c *Client) Pace(ctx context.Context) {
+	if ahead := time.Until(time.Unix(0, c.paid.Load())) - paceBurst*paceInterval; ahead > 0 {
 		wait(ctx, nil, ahead)
 	}
-	r := p.room.Load()
+	r := c.at.Load().room
 	if r.unwritten.Load() <= mostUnwritten {
 		return
 	}
@@ -43,10 +43,10 @@ func wait(ctx context.Context, c <-chan struct{}, d time.Duration) {
 	}
 }
 
-// pay counts a change of p's against its pace. paid is the time at which a client at full
+// pay counts a change of the client's against its pace. paid is the time at which a client at full
 // pace would have made that many changes. Only the room's goroutine moves it.
-func (p *Participant) pay(now time.Time) {
-	p.paid.Store(max(p.paid.Load(), now.UnixNano()) + int64(paceInterval))
+func (c *Client) pay(now time.Time) {
+	c.paid.Store(max(c.paid.Load(), now.UnixNano()) + int64(paceInterval))
 }
 
 // releasePaced publishes how much waits for the disk, and releases the waiting clients

@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,134 +11,46 @@ import (
 	"parlor/rooms/log"
 )
 
-// Participant is one session in a live room: the room's record of it, and the edge's
-// handle for posting a client's requests to the room.
+// Participant is one session in a live room: the room's record of it. It is in that room
+// alone, and belongs to the room's goroutine: what is exported of it is its [Client]'s,
+// but for Enter.
 type Participant struct {
-	identity  string
-	client    []any // tells of the client in the log; never changed
-	outlet    Outlet
-	room      atomic.Pointer[Room]   // changes when the participant is moved
-	publicSID atomic.Pointer[string] // sid, for readers outside the room's goroutine
-	ended     atomic.Bool            // the session is over: its requests are dropped
-	awayFrom  atomic.Pointer[Room]   // the room that it left last by a move; while that is still its room, the move is under way
+	*Client
+	room *Room
+	sid  string
 
-	presence atomic.Pointer[presence] // what senders of data need to know of it; nil = it neither sends nor receives data
+	ended    atomic.Bool              // nothing more is done for it: it has left, or was moved away
+	presence atomic.Pointer[presence] // what data needs of it; nil = it neither sends nor receives any
 
-	paid atomic.Int64 // Unix ns: the pace that its client has used up; see Pace
+	// The rest belongs to the room's goroutine.
 
-	transitMu sync.Mutex    // guards inTransit
-	inTransit []func(*Room) // posted while a move is under way
-
-	// The rest belongs to the room's goroutine. During a move it belongs to the old
-	// room's goroutine until publicSID and room are stored.
-
-	sid             string
-	peer            Peer
-	info            *livekit.ParticipantInfo // the working copy; what leaves is a clone of it
-	protocol        int
-	admitted        bool     // its join is on disk and was answered
-	successors      []letter // until then: joins under the same identity
-	joinedMs        int64
-	activeMs        int64
-	permittedMs     int64 // as in Session
-	editedMs        int64
-	mediaBefore     *MediaSummary // how the session's media fared before a restart
-	resumed         bool          // it took up a session of before a restart
-	away            bool          // its client's connection is lost and may be resumed
-	awaySince       time.Time     // since when its client has been away
-	autoSubscribe   bool
-	pendingTracks   map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
-	pendingCIDs     map[string]string                   // cid → SID of the announced track
-	askedAgain      map[string]*livekit.AddTrackRequest // by SID: announced a second time before it was negotiated
-	queued          map[string]queuedTrack              // by cid
-	wanted          map[string]bool                     // by track SID: the client asked for the track, or asked not to have it
-	subscribed      map[string]*track                   // by track SID: forwarded to it
-	speaksUntil     time.Time                           // it is shown as speaking; see SimulateSpeaker
-	unrated         bool                                // it subscribed to another participant since it was last told of qualities
-	permissions     *audience                           // its subscription permission, as others are checked against it
-	lastReliableSeq atomic.Uint32                       // of its client's data; only Data uses it
-	onChange        func(*livekit.ParticipantInfo)
-	shadows         []*Participant // its sessions in the rooms that it is forwarded to
-	sifTrailer      []byte         // as its client was told at the join; a move does not change it
-	token           func(room string, info *livekit.ParticipantInfo) string
+	luggage
+	joinedMs    int64
+	activeMs    int64
+	admitted    bool              // its join is on disk and was answered
+	successors  []letter          // until then: joins under the same identity
+	mediaBefore *MediaSummary     // how the session's media fared before a restart
+	resumed     bool              // it took up a session of before a restart
+	wanted      map[string]bool   // by track SID: the client asked for the track, or asked not to have it
+	subscribed  map[string]*track // by track SID: forwarded to it
+	speaksUntil time.Time         // it is shown as speaking; see SimulateSpeaker
+	unrated     bool              // it subscribed to another participant since it was last told of qualities
+	shadows     []*Client         // its sessions in the rooms that it is forwarded to
 }
 
-// SID is the participant's PA_… id.
-func (p *Participant) SID() string { return *p.publicSID.Load() }
-
-// Identity is the participant's identity, from its token.
-func (p *Participant) Identity() string { return p.identity }
-
-// Outlet is the way to its client that the join gave.
-func (p *Participant) Outlet() Outlet { return p.outlet }
-
-// Ended reports whether the session is over for this participant: it left, was
-// removed or replaced, or the server stops.
-func (p *Participant) Ended() bool { return p.ended.Load() }
-
-// post runs f on the goroutine of the room that p is in, unless p's session is over.
-// During a move f waits until p is in its new room.
-func (p *Participant) post(f func(*Room)) {
-	r := p.room.Load()
-	sent := r.mail.post(letter{
-		run: func() {
-			if !p.ended.Load() && !p.redirect(r, f) {
-				f(r)
-			}
-		},
-		retired: func() { p.redirect(r, f) },
-	})
-	if !sent {
-		p.redirect(r, f)
-	}
-}
-
-// wait posts f and waits until it has run, or the room is gone.
-func (p *Participant) wait(f func(*Room)) {
-	r := p.room.Load()
-	_, _ = ask(r, func(reply answer[struct{}]) { // fails only when the room is gone, and p with it
-		if !p.ended.Load() && p.room.Load() == r && p.awayFrom.Load() != r {
-			f(r)
-		}
-		reply(struct{}{}, nil)
-	})
-}
-
-// redirect sends on to p's new room what was posted for it to r; false if p is still in
-// r.
-func (p *Participant) redirect(r *Room, f func(*Room)) bool {
-	switch {
-	case p.ended.Load():
-		return true
-	case p.room.Load() != r:
-		p.post(f)
-		return true
-	case p.awayFrom.Load() == r:
-		p.holdInTransit(f)
-		if p.room.Load() != r { // it arrived before f was held
-			p.repost()
-		}
-		return true
-	}
-	return false
-}
-
-// holdInTransit keeps f until p has arrived in its new room.
-func (p *Participant) holdInTransit(f func(*Room)) {
-	p.transitMu.Lock()
-	defer p.transitMu.Unlock()
-	p.inTransit = append(p.inTransit, f)
-}
-
-// repost posts what was held to the room that p is in now.
-func (p *Participant) repost() {
-	p.transitMu.Lock()
-	held := p.inTransit
-	p.inTransit = nil
-	p.transitMu.Unlock()
-	for _, f := range held {
-		p.post(f)
-	}
+// luggage is what a participant has that a move hands on to its successor.
+type luggage struct {
+	peer          Peer                                // nil before Enter
+	info          *livekit.ParticipantInfo            // the working copy; what leaves is a clone of it
+	permittedMs   int64                               // as in Session
+	editedMs      int64                               // as in Session
+	away          bool                                // its client's connection is lost and may be resumed
+	awaySince     time.Time                           // since when its client has been away
+	pendingTracks map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
+	pendingCIDs   map[string]string                   // cid → SID of the announced track
+	askedAgain    map[string]*livekit.AddTrackRequest // by SID: announced a second time before it was negotiated
+	queued        map[string]queuedTrack              // by cid
+	permissions   *audience                           // its subscription permission, as others are checked against it
 }
 
 // isAgent reports whether the participant is an agent by its token.
@@ -217,7 +128,6 @@ func (r *Room) changed(p *Participant, events ...log.Event) {
 // each with the room's counts at that point. It changes nothing but those counts.
 func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	s := p.session(r.rec.SID)
-	p.mediaBefore = nil // it may go on as another session, in another room
 	if p.peer != nil {
 		p.peer.BeginSummary()
 	}
@@ -290,14 +200,25 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	if r.participants[p.identity] != p {
 		return Session{}, false
 	}
-	now := time.Now()
-	delete(r.participants, p.identity)
-	s, events := r.departure(p, why, now)
-	r.withdrawAll(p)
+	s := r.detach(p, why)
 	if say != nil {
 		p.outlet.Leave(say)
 	}
 	p.shut()
+	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why,
+		"after", time.Since(time.UnixMilli(p.joinedMs)).Round(time.Millisecond), slog.Group("client", p.attrs...))
+	return s, true
+}
+
+// detach ends p's session: its subscribers lose its tracks, its row is closed. The others
+// are yet to be told.
+func (r *Room) detach(p *Participant, why livekit.DisconnectReason) Session {
+	now := time.Now()
+	p.ended.Store(true)
+	p.presence.Store(nil)
+	delete(r.participants, p.identity)
+	s, events := r.departure(p, why, now)
+	r.withdrawAll(p)
 	r.calls.failFor(p)
 	p.dismissShadows(why)
 	r.remember(s)
@@ -307,9 +228,7 @@ func (r *Room) remove(p *Participant, why livekit.DisconnectReason, say *livekit
 	r.fact([]Session{s}, events)
 	r.agentLeft(s.Info, why, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))
-	r.log.Info("participant left", "participant", p.identity, "sid", p.sid, "reason", why,
-		"after", now.Sub(time.UnixMilli(p.joinedMs)).Round(time.Millisecond), slog.Group("client", p.client...))
-	return s, true
+	return s
 }
 
 // remember keeps s among the newest sessions that left.
@@ -330,8 +249,8 @@ func (r *Room) withdrawAll(p *Participant) {
 }
 
 // Leave ends the session: its client leaves, or the server sends it away.
-func (p *Participant) Leave(why livekit.DisconnectReason) {
-	p.post(func(r *Room) {
+func (c *Client) Leave(why livekit.DisconnectReason) {
+	c.post(func(r *Room, p *Participant) {
 		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 	})
 }
@@ -344,9 +263,9 @@ const DefaultSignalGrace = 2 * time.Minute
 // connected stays until [Config.SignalGrace] is over, whether its media still flows or
 // not, and its client may resume. A participant without media is removed at once, unless
 // a restart's grace still allows it to come back.
-func (p *Participant) SignalLost() {
-	p.post(func(r *Room) {
-		if p.outlet.Attached() { // the client came back before this ran
+func (c *Client) SignalLost() {
+	c.post(func(r *Room, p *Participant) {
+		if p.outlet.Attached() { // it was quicker to come back than the news of its loss
 			return
 		}
 		p.away, p.awaySince = true, time.Now()
@@ -381,8 +300,8 @@ func (r *Room) allowPublisher(p *Participant) {
 }
 
 // Connected is called by the peer: the primary transport is up.
-func (p *Participant) Connected() {
-	p.post(func(r *Room) {
+func (c *Client) Connected() {
+	c.post(func(r *Room, p *Participant) {
 		if p.info.State == livekit.ParticipantInfo_ACTIVE {
 			return
 		}
@@ -401,15 +320,15 @@ func (p *Participant) Connected() {
 }
 
 // Disconnected is called by the peer: the transports failed for good.
-func (p *Participant) Disconnected(why livekit.DisconnectReason) {
-	p.post(func(r *Room) {
+func (c *Client) Disconnected(why livekit.DisconnectReason) {
+	c.post(func(r *Room, p *Participant) {
 		r.leave(p, why, &livekit.LeaveRequest{Reason: why, Action: livekit.LeaveRequest_DISCONNECT})
 	})
 }
 
 // NeedsReconnect is called by the peer: only a full reconnect helps this client.
-func (p *Participant) NeedsReconnect(why string) {
-	p.post(func(r *Room) {
+func (c *Client) NeedsReconnect(why string) {
+	c.post(func(r *Room, p *Participant) {
 		r.log.Warn("participant must reconnect", "participant", p.identity, "why", why)
 		r.leave(p, livekit.DisconnectReason_MEDIA_FAILURE, &livekit.LeaveRequest{
 			CanReconnect: true,
@@ -419,18 +338,10 @@ func (p *Participant) NeedsReconnect(why string) {
 	})
 }
 
-// Sync returns when the room has run everything that was posted for p before.
-func (p *Participant) Sync() { p.wait(func(*Room) {}) }
-
-// After calls f on the room's goroutine, after everything that was posted before: a
-// client's SDP must reach its peer after the requests that preceded it. f must not block.
-// It is not called if the session ends first.
-func (p *Participant) After(f func()) { p.post(func(*Room) { f() }) }
-
 // SyncState takes a resumed client's view of its state. Its subscriptions hold. If it
 // publishes a track that the room does not know, it must reconnect in full.
-func (p *Participant) SyncState(s *livekit.SyncState) {
-	p.post(func(r *Room) {
+func (c *Client) SyncState(s *livekit.SyncState) {
+	c.post(func(r *Room, p *Participant) {
 		for _, published := range s.GetPublishTracks() {
 			sid := published.GetTrack().GetSid()
 			if t := r.tracks[sid]; (t == nil || t.publisher != p) && p.pendingTracks[sid] == nil {

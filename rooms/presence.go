@@ -10,9 +10,7 @@ import "github.com/livekit/protocol/livekit"
 // presence is what senders of data need to know of a participant whose media is
 // connected. The goroutine of the participant's room replaces it; it is never changed.
 type presence struct {
-	room *Room
 	peer Peer
-	sid  string
 
 	publishesData bool // canPublishData
 	takesMetrics  bool // canSubscribeMetrics
@@ -22,7 +20,7 @@ type presence struct {
 
 // receivers are the participants of a room that have presences. The room's goroutine
 // replaces the list; it is never changed. It may still hold participants that have left,
-// so [Participant.presentIn] decides.
+// so [Participant.attending] decides.
 type receivers struct {
 	all               []*Participant
 	bySID, byIdentity map[string]*Participant
@@ -36,7 +34,7 @@ func (r *Room) present(p *Participant) {
 	}
 	may := p.info.GetPermission()
 	p.presence.Store(&presence{
-		room: r, peer: p.peer, sid: p.sid,
+		peer:          p.peer,
 		publishesData: may.GetCanPublishData(), takesMetrics: may.GetCanSubscribeMetrics(),
 		hidden: p.hidden(), agent: p.info.Kind == livekit.ParticipantInfo_AGENT,
 	})
@@ -52,9 +50,9 @@ func (r *Room) listReceivers(newcomer *Participant) {
 	n := len(before.all) + 1
 	now := &receivers{make([]*Participant, 0, n), make(map[string]*Participant, n), make(map[string]*Participant, n)}
 	add := func(q *Participant) {
-		if at := q.presentIn(r); at != nil {
+		if q.attending() != nil {
 			now.all = append(now.all, q)
-			now.bySID[at.sid], now.byIdentity[q.identity] = q, q
+			now.bySID[q.sid], now.byIdentity[q.identity] = q, q
 		}
 	}
 	for _, q := range before.all {
@@ -75,13 +73,12 @@ func (r *Room) forgetAbsent() {
 	}
 }
 
-// presentIn is p's presence in r; nil if p is not in r, or not any more.
-func (p *Participant) presentIn(r *Room) *presence {
-	at := p.presence.Load()
-	if at == nil || at.room != r || p.ended.Load() {
+// attending is p's presence; nil if p is not in its room yet, or not any more.
+func (p *Participant) attending() *presence {
+	if p.ended.Load() {
 		return nil
 	}
-	return at
+	return p.presence.Load()
 }
 
 // named returns the receivers with those identities or SIDs, each once; all if none is
@@ -111,7 +108,7 @@ func (l *receivers) named(identities, sids []string) []*Participant {
 // goroutine.
 func (r *Room) attended() bool {
 	for _, p := range r.receivers.Load().all {
-		if p.presentIn(r) != nil {
+		if p.attending() != nil {
 			return true
 		}
 	}

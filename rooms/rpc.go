@@ -115,7 +115,7 @@ func (rs *Rooms) PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest)
 			return ErrNoParticipant
 		}
 		r.calls.add(id, p, func(resp *livekit.PerformRpcResponse, err error) { ch <- result{resp, err} })
-		if p.presentIn(r) == nil { // checked after add, so that a leave between the two also fails the call
+		if p.attending() == nil { // checked after add, so that a leave between the two also fails the call
 			r.endCall(id)
 			return ErrNoParticipant
 		}

@@ -102,8 +102,8 @@ const simulatedLevel = 0.875
 
 // SimulateSpeaker shows the participant as speaking for that long, as if its microphone
 // were heard; 0 ends it.
-func (p *Participant) SimulateSpeaker(during time.Duration) {
-	p.post(func(r *Room) {
+func (c *Client) SimulateSpeaker(during time.Duration) {
+	c.post(func(r *Room, p *Participant) {
 		now := time.Now()
 		p.speaksUntil = now.Add(during)
 		r.setAlarm(alarmSpeakers, now)

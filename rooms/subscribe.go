@@ -63,8 +63,8 @@ func (r *Room) tellPermission(q, p *Participant, trackSID string, allowed bool) 
 }
 
 // UpdateSubscription is the client's request to be subscribed to tracks, or not to be.
-func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
-	p.post(func(r *Room) {
+func (c *Client) UpdateSubscription(req *livekit.UpdateSubscription) {
+	c.post(func(r *Room, p *Participant) {
 		sids := slices.Clone(req.TrackSids)
 		for _, pt := range req.ParticipantTracks {
 			sids = append(sids, pt.TrackSids...)
@@ -75,8 +75,8 @@ func (p *Participant) UpdateSubscription(req *livekit.UpdateSubscription) {
 
 // UpdateTrackSettings is the client's message on how it shows tracks that it is
 // subscribed to.
-func (p *Participant) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
-	p.post(func(*Room) {
+func (c *Client) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
+	c.post(func(_ *Room, p *Participant) {
 		if p.peer != nil {
 			p.peer.SetTrackSettings(req.GetTrackSids(), TrackSettings{
 				Disabled: req.GetDisabled(), Quality: req.GetQuality(),
@@ -107,8 +107,8 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 // tracks, also in the rooms that it is forwarded to. It counts against the client's pace
 // once for each track, because each change goes to all participants, and a client that
 // gets more than it can read is cut off.
-func (p *Participant) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
-	p.post(func(r *Room) {
+func (c *Client) SetSubscriptionPermission(perm *livekit.SubscriptionPermission) {
+	c.post(func(r *Room, p *Participant) {
 		now := time.Now()
 		p.pay(now)
 		for _, t := range r.tracks {
@@ -142,8 +142,8 @@ func (r *Room) permit(p *Participant, may *audience) {
 }
 
 // Subscribed is called by the peer: its subscription to the track works.
-func (p *Participant) Subscribed(trackSID string) {
-	p.post(func(r *Room) {
+func (c *Client) Subscribed(trackSID string) {
+	c.post(func(r *Room, p *Participant) {
 		t := r.tracks[trackSID]
 		if t == nil || t.announced {
 			return
@@ -156,8 +156,8 @@ func (p *Participant) Subscribed(trackSID string) {
 }
 
 // SubscriptionFailed is called by the peer: it cannot forward the track.
-func (p *Participant) SubscriptionFailed(trackSID string, why livekit.SubscriptionError) {
-	p.post(func(r *Room) {
+func (c *Client) SubscriptionFailed(trackSID string, why livekit.SubscriptionError) {
+	c.post(func(r *Room, p *Participant) {
 		if t := r.tracks[trackSID]; t != nil {
 			delete(t.subscribers, p.identity)
 			delete(p.subscribed, trackSID)

@@ -26,8 +26,8 @@ type track struct {
 }
 
 // AddTrack is the client's request to publish a track.
-func (p *Participant) AddTrack(req *livekit.AddTrackRequest) {
-	p.post(func(r *Room) { r.addTrack(p, req) })
+func (c *Client) AddTrack(req *livekit.AddTrackRequest) {
+	c.post(func(r *Room, p *Participant) { r.addTrack(p, req) })
 }
 
 func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
@@ -360,8 +360,8 @@ func audioFeatures(req *livekit.AddTrackRequest) []livekit.AudioTrackFeature {
 }
 
 // TrackPublished is called by the peer: a section of an announced track is negotiated.
-func (p *Participant) TrackPublished(media MediaTrack, facts TrackFacts) {
-	p.post(func(r *Room) { r.trackPublished(p, media, facts) })
+func (c *Client) TrackPublished(media MediaTrack, facts TrackFacts) {
+	c.post(func(r *Room, p *Participant) { r.trackPublished(p, media, facts) })
 }
 
 func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts) {
@@ -460,8 +460,8 @@ func (r *Room) setInfo(t *track, info *livekit.TrackInfo) {
 }
 
 // TrackUnpublished is called by the peer: the track's section has ended.
-func (p *Participant) TrackUnpublished(trackSID string) {
-	p.post(func(r *Room) {
+func (c *Client) TrackUnpublished(trackSID string) {
+	c.post(func(r *Room, p *Participant) {
 		if t := r.tracks[trackSID]; t != nil && t.publisher == p {
 			r.unpublish(t)
 			return
@@ -537,8 +537,8 @@ func (r *Room) revoke(t *track) {
 }
 
 // Mute is the client's mute or unmute of a track of its own.
-func (p *Participant) Mute(req *livekit.MuteTrackRequest) {
-	p.post(func(r *Room) {
+func (c *Client) Mute(req *livekit.MuteTrackRequest) {
+	c.post(func(r *Room, p *Participant) {
 		if info := p.pendingTracks[req.Sid]; info != nil {
 			info = proto.CloneOf(info)
 			info.Muted = req.Muted
@@ -596,8 +596,8 @@ func (r *Room) editTrack(t *track, edit func(*livekit.TrackInfo)) {
 }
 
 // UpdateLocalAudioTrack sets the features of a published audio track.
-func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) {
-	p.editOwn(req.TrackSid, livekit.TrackType_AUDIO, req.Features, &livekit.RequestResponse{
+func (c *Client) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) {
+	c.editOwn(req.TrackSid, livekit.TrackType_AUDIO, req.Features, &livekit.RequestResponse{
 		Request: &livekit.RequestResponse_UpdateAudioTrack{UpdateAudioTrack: req},
 	}, func(info *livekit.TrackInfo) {
 		info.AudioFeatures = req.Features
@@ -610,8 +610,8 @@ func (p *Participant) UpdateLocalAudioTrack(req *livekit.UpdateLocalAudioTrack) 
 }
 
 // UpdateLocalVideoTrack sets the size of a published video track.
-func (p *Participant) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) {
-	p.editOwn(req.TrackSid, livekit.TrackType_VIDEO, nil, &livekit.RequestResponse{
+func (c *Client) UpdateLocalVideoTrack(req *livekit.UpdateLocalVideoTrack) {
+	c.editOwn(req.TrackSid, livekit.TrackType_VIDEO, nil, &livekit.RequestResponse{
 		Request: &livekit.RequestResponse_UpdateVideoTrack{UpdateVideoTrack: req},
 	}, func(info *livekit.TrackInfo) { scale(info, req.Width, req.Height) })
 }
@@ -635,11 +635,11 @@ func scale(info *livekit.TrackInfo, width, height uint32) {
 	}
 }
 
-func (p *Participant) editOwn(
+func (c *Client) editOwn(
 	sid string, kind livekit.TrackType, features []livekit.AudioTrackFeature,
 	resp *livekit.RequestResponse, edit func(*livekit.TrackInfo),
 ) {
-	p.post(func(r *Room) {
+	c.post(func(r *Room, p *Participant) {
 		t := r.tracks[sid]
 		if t != nil && len(features) > mostFeatures {
 			resp.Reason, resp.Message = livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d features", mostFeatures)

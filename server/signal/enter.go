@@ -27,7 +27,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 		h.refuse(w, r, err)
 		return
 	}
-	s.p = p
+	s.client = p.Client
 	if err := s.makePeer(self); err != nil {
 		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
 		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
@@ -63,21 +63,21 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 	perm, room := self.GetPermission(), s.claims.Grants.Video.Room
 	s.subscriberPrimary = !s.opts.singlePC && s.opts.protocol > 2 && perm.GetCanSubscribe()
 	s.peer, err = s.h.cfg.Media.NewPeer(media.PeerConfig{
-		SID:               s.p.SID(),
-		Identity:          s.p.Identity(),
+		SID:               s.client.SID(),
+		Identity:          s.client.Identity(),
 		SinglePC:          s.opts.singlePC,
 		SubscriberPrimary: s.subscriberPrimary,
 		Protocol:          s.opts.protocol,
 		Client:            s.opts.client,
 		AdaptiveStream:    s.opts.adaptiveStream,
 		AllowPause:        s.allowPause(),
-		TCPOnly:           s.h.overTCP.holds(room, s.p.Identity(), time.Now()),
+		TCPOnly:           s.h.overTCP.holds(room, s.client.Identity(), time.Now()),
 		CanPublish:        perm.GetCanPublish(),
 		CanPublishData:    perm.GetCanPublishData(),
 		CanSubscribe:      perm.GetCanSubscribe(),
 		Signals:           speaker{s.outlet, s.opts.protocol},
-		Events:            measured{s.p, s.h.decoder},
-		Log:               s.h.log.With("room", room, "participant", s.p.Identity()),
+		Events:            measured{s.client, s.h.decoder},
+		Log:               s.h.log.With("room", room, "participant", s.client.Identity()),
 	})
 	return err
 }
@@ -108,7 +108,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 		if !ok || out.peer.Load() == nil {
 			return
 		}
-		s = &session{h: h, outlet: out, p: p, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
+		s = &session{h: h, outlet: out, client: p.Client, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
 		if !s.attach(snap, h.resumeMessages(s, snap)...) {
 			s = nil
 		}

@@ -32,7 +32,7 @@ type session struct {
 	h      *Handler
 	outlet *outlet
 	ws     *socket
-	p      *rooms.Participant
+	client *rooms.Client
 	peer   *media.Peer
 	claims *access.Claims
 	opts   *options
@@ -56,7 +56,7 @@ func (s *session) allowPause() bool {
 
 // onlyTLS reports whether the client is offered only TURN over TLS.
 func (s *session) onlyTLS(snap rooms.Snapshot) bool {
-	return s.h.overTLS.holds(snap.Room.Name, s.p.Identity(), time.Now()) && s.h.cfg.Media.TURNOverTLS()
+	return s.h.overTLS.holds(snap.Room.Name, s.client.Identity(), time.Now()) && s.h.cfg.Media.TURNOverTLS()
 }
 
 // iceServers returns the ICE servers for the client, with credentials of its own.
@@ -86,14 +86,14 @@ const answerDelay = 200 * time.Millisecond
 // for the client's first message, at most for answerDelay.
 func (s *session) start() {
 	for _, req := range s.opts.addTracks {
-		s.p.AddTrack(req)
+		s.client.AddTrack(req)
 	}
 	if s.opts.offer == nil {
 		s.peer.Start()
 		return
 	}
 	s.begin = sync.OnceFunc(func() {
-		s.p.After(func() {
+		s.client.After(func() {
 			s.peer.HandleOffer(heard(s.opts.offer))
 			s.peer.Start()
 		})
@@ -114,7 +114,7 @@ func (s *session) run() {
 	}
 	s.ws.cut()
 	if s.outlet.detach(s.ws) {
-		s.p.SignalLost()
+		s.client.SignalLost()
 	}
 }
 
@@ -134,9 +134,9 @@ func (s *session) read() {
 		}
 		if behind += cost; n%32 == 0 || behind > maxBehind {
 			behind = 0
-			s.p.Sync() // a client that sends faster than its room takes it waits
+			s.client.Sync() // a client that sends faster than its room takes it waits
 		}
-		s.p.Pace(s.ws.done) // and so does one that changes faster than can be written
+		s.client.Pace(s.ws.done) // and so does one that changes faster than can be written
 	}
 }
 
@@ -201,25 +201,25 @@ func requestID(req *livekit.SignalRequest) uint32 {
 func (s *session) handle(req *livekit.SignalRequest) {
 	switch m := req.Message.(type) {
 	case *livekit.SignalRequest_Offer:
-		s.p.After(func() { s.peer.HandleOffer(heard(m.Offer)) }) // its tracks are announced before it
+		s.client.After(func() { s.peer.HandleOffer(heard(m.Offer)) }) // its tracks are announced before it
 	case *livekit.SignalRequest_Answer:
-		s.p.After(func() { s.peer.HandleAnswer(heard(m.Answer)) })
+		s.client.After(func() { s.peer.HandleAnswer(heard(m.Answer)) })
 	case *livekit.SignalRequest_Trickle:
 		candidate := heardCandidate(m.Trickle)
-		s.p.After(func() { s.peer.HandleCandidate(candidate) }) // and the offer before its candidates
+		s.client.After(func() { s.peer.HandleCandidate(candidate) }) // and the offer before its candidates
 	case *livekit.SignalRequest_AddTrack:
-		s.p.AddTrack(m.AddTrack)
+		s.client.AddTrack(m.AddTrack)
 	case *livekit.SignalRequest_Mute:
-		s.p.Mute(m.Mute)
+		s.client.Mute(m.Mute)
 	case *livekit.SignalRequest_Subscription:
-		s.p.UpdateSubscription(m.Subscription)
+		s.client.UpdateSubscription(m.Subscription)
 	case *livekit.SignalRequest_TrackSetting:
-		s.p.UpdateTrackSettings(m.TrackSetting)
+		s.client.UpdateTrackSettings(m.TrackSetting)
 	case *livekit.SignalRequest_Leave:
-		s.p.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		s.client.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	case *livekit.SignalRequest_SubscriptionPermission:
-		s.p.SetSubscriptionPermission(m.SubscriptionPermission)
-		s.p.Sync() // what it cost is known then, and the client waits before its next
+		s.client.SetSubscriptionPermission(m.SubscriptionPermission)
+		s.client.Sync() // what it cost is known then, and the client waits before its next
 	case *livekit.SignalRequest_SyncState:
 		s.sync(m.SyncState)
 	case *livekit.SignalRequest_Simulate:
@@ -231,11 +231,11 @@ func (s *session) handle(req *livekit.SignalRequest) {
 			LastPingTimestamp: m.PingReq.GetTimestamp(), Timestamp: time.Now().UnixMilli(),
 		}}})
 	case *livekit.SignalRequest_UpdateMetadata:
-		s.p.UpdateSelf(m.UpdateMetadata)
+		s.client.UpdateSelf(m.UpdateMetadata)
 	case *livekit.SignalRequest_UpdateAudioTrack:
-		s.p.UpdateLocalAudioTrack(m.UpdateAudioTrack)
+		s.client.UpdateLocalAudioTrack(m.UpdateAudioTrack)
 	case *livekit.SignalRequest_UpdateVideoTrack:
-		s.p.UpdateLocalVideoTrack(m.UpdateVideoTrack)
+		s.client.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	default:
 		// Unknown, or obsolete like update_layers: the protocol asks servers to ignore
 		// it, unless the client waits for an answer.
@@ -270,9 +270,9 @@ func (s *session) send(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMe
 
 // sync handles the state that a resumed client reports.
 func (s *session) sync(state *livekit.SyncState) {
-	s.p.SyncState(state)
+	s.client.SyncState(state)
 	if sids := state.GetTrackSidsDisabled(); len(sids) > 0 {
-		s.p.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
+		s.client.UpdateTrackSettings(&livekit.UpdateTrackSettings{TrackSids: sids, Disabled: true})
 	}
 }
 

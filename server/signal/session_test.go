@@ -94,7 +94,7 @@ func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 		ann.TrackPublished(silentTrack(track.Sid), rooms.TrackFacts{})
 		ann.Sync()
 
-		session := &session{p: ann}
+		session := &session{client: ann.Client}
 		hold := told.held()
 		done := make(chan struct{})
 		go func() { // ends when hold does

@@ -15,13 +15,13 @@ import (
 func (s *session) simulate(sc *livekit.SimulateScenario) {
 	switch m := sc.GetScenario().(type) {
 	case *livekit.SimulateScenario_SpeakerUpdate:
-		s.p.SimulateSpeaker(time.Duration(m.SpeakerUpdate) * time.Second)
+		s.client.SimulateSpeaker(time.Duration(m.SpeakerUpdate) * time.Second)
 	case *livekit.SimulateScenario_ServerLeave:
-		s.p.Leave(livekit.DisconnectReason_SERVER_SHUTDOWN)
+		s.client.Leave(livekit.DisconnectReason_SERVER_SHUTDOWN)
 	case *livekit.SimulateScenario_LeaveRequestFullReconnect, *livekit.SimulateScenario_Migration:
-		s.p.NeedsReconnect("simulated")
+		s.client.NeedsReconnect("simulated")
 	case *livekit.SimulateScenario_NodeFailure:
-		s.p.NeedsReconnect("simulated node failure")
+		s.client.NeedsReconnect("simulated node failure")
 	case *livekit.SimulateScenario_SwitchCandidateProtocol:
 		s.switchProtocol(m.SwitchCandidateProtocol)
 	case *livekit.SimulateScenario_SubscriberBandwidth:
@@ -42,26 +42,26 @@ func (s *session) switchProtocol(to livekit.CandidateProtocol) {
 	}
 	switch to {
 	case livekit.CandidateProtocol_UDP:
-		tcp, tls := s.h.overTCP.forget(room, s.p.Identity()), s.h.overTLS.forget(room, s.p.Identity())
+		tcp, tls := s.h.overTCP.forget(room, s.client.Identity()), s.h.overTLS.forget(room, s.client.Identity())
 		if tcp || tls {
-			s.p.NeedsReconnect("simulated: UDP is there again")
+			s.client.NeedsReconnect("simulated: UDP is there again")
 		}
 	case livekit.CandidateProtocol_TCP:
 		if !s.h.cfg.Media.ServesTCP() {
 			s.refuse("this server has no TCP port for media: set rtc.tcp_port")
 			return
 		}
-		s.h.overTLS.forget(room, s.p.Identity())
-		s.h.overTCP.prefer(room, s.p.Identity(), time.Now())
-		s.p.NeedsReconnect("simulated: nothing but TCP")
+		s.h.overTLS.forget(room, s.client.Identity())
+		s.h.overTCP.prefer(room, s.client.Identity(), time.Now())
+		s.client.NeedsReconnect("simulated: nothing but TCP")
 	default:
 		if !s.h.cfg.Media.TURNOverTLS() {
 			s.refuse("this server relays nothing over TLS: see turn in its configuration; to try a path without UDP simulate TCP")
 			return
 		}
-		s.h.overTCP.forget(room, s.p.Identity())
-		s.h.overTLS.prefer(room, s.p.Identity(), time.Now())
-		s.p.NeedsReconnect("simulated: nothing but TURN over TLS")
+		s.h.overTCP.forget(room, s.client.Identity())
+		s.h.overTLS.prefer(room, s.client.Identity(), time.Now())
+		s.client.NeedsReconnect("simulated: nothing but TURN over TLS")
 	}
 }
 
