@@ -350,17 +350,24 @@ func (rs *Rooms) Reconsider(ctx context.Context, room, agentName string) error {
 
 // PendingJob returns a job for a worker to judge; [ErrNoJob] if the job does not wait.
 func (rs *Rooms) PendingJob(ctx context.Context, room, id string) (*livekit.Job, error) {
-	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
+	return askPending(ctx, rs, room, id, func(r *Room, j *Job, reply answer[*livekit.Job]) { reply(r.showJob(j), nil) })
+}
+
+// askPending asks the room about a job that waits for a worker; [ErrNoJob] at once if it
+// waits for none.
+func askPending[T any](ctx context.Context, rs *Rooms, room, id string, f func(*Room, *Job, answer[T])) (T, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[T]) {
+		var zero T
 		if err := r.found(); err != nil {
-			reply(nil, err)
+			reply(zero, err)
 			return
 		}
 		j := r.agents.jobs[id]
 		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
-			reply(nil, ErrNoJob)
+			reply(zero, ErrNoJob)
 			return
 		}
-		reply(r.showJob(j), nil)
+		f(r, j, reply)
 	})
 }
 
@@ -380,32 +387,12 @@ func (rs *Rooms) AssignJob(ctx context.Context, room, id string, a JobAnswer) (*
 	if err := rs.checkIdentity(a.Identity); err != nil {
 		return nil, err
 	}
-	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.Job]) {
-		if err := r.found(); err != nil {
-			reply(nil, err)
-			return
-		}
-		j := r.agents.jobs[id]
-		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
-			reply(nil, ErrNoJob)
-			return
-		}
-		r.assign(j, a, reply)
-	})
+	return askPending(ctx, rs, room, id, func(r *Room, j *Job, reply answer[*livekit.Job]) { r.assign(j, a, reply) })
 }
 
 // PostponeJob puts off a waiting job that no worker took, until the given time.
 func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Time) error {
-	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
-		if err := r.found(); err != nil {
-			reply(struct{}{}, err)
-			return
-		}
-		j := r.agents.jobs[id]
-		if j == nil || j.Status() != livekit.JobStatus_JS_PENDING {
-			reply(struct{}{}, ErrNoJob)
-			return
-		}
+	_, err := askPending(ctx, rs, room, id, func(r *Room, j *Job, reply answer[struct{}]) {
 		now := time.Now()
 		next := j.with(now, func(s *livekit.JobState) { s.Reason = livekit.JobStateReason_JSR_NO_CAPACITY })
 		next.DueMs = NowMs(until)

@@ -222,28 +222,20 @@ func (s *Store) found(ctx context.Context) error {
 
 // ReadEpoch reads the epoch of a database that is not open in this process; 0 if it has
 // none yet.
-func ReadEpoch(ctx context.Context, path string) (epoch int64, err error) {
-	db, err := sql.Open("sqlite", readDSN(path))
-	if err != nil {
-		return 0, fmt.Errorf("open database %s: %w", path, err)
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	var tables int
-	err = db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'").Scan(&tables)
-	if err == nil && tables > 0 {
-		err = db.QueryRowContext(ctx, "SELECT coalesce(max(epoch), 0) FROM meta").Scan(&epoch)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read database %s", reason(path, err))
-	}
-	return epoch, nil
+func ReadEpoch(ctx context.Context, path string) (int64, error) {
+	return readMeta(ctx, path, readDSN(path), "epoch")
 }
 
 // ReadSeq reads the seq of the newest event of a database that is not open anywhere and
 // has no WAL; 0 if there is none. It leaves no file beside the database.
-func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
+func ReadSeq(ctx context.Context, path string) (int64, error) {
 	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
-	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
+	return readMeta(ctx, path, (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String(), "event_seq")
+}
+
+// readMeta reads a number of the database's meta; 0 if it has none yet.
+func readMeta(ctx context.Context, path, dsn, column string) (n int64, err error) {
+	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return 0, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -251,12 +243,12 @@ func ReadSeq(ctx context.Context, path string) (seq int64, err error) {
 	var tables int
 	err = db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'").Scan(&tables)
 	if err == nil && tables > 0 {
-		err = db.QueryRowContext(ctx, "SELECT coalesce(max(event_seq), 0) FROM meta").Scan(&seq)
+		err = db.QueryRowContext(ctx, "SELECT coalesce(max("+column+"), 0) FROM meta").Scan(&n)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read database %s", reason(path, err))
 	}
-	return seq, nil
+	return n, nil
 }
 
 // writeDSN is the data source name of the writer's connection. Pragmas are part of it

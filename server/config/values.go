@@ -179,25 +179,27 @@ type Agent struct {
 
 // UnmarshalYAML reads an agent. Key names are matched as in a preset.
 func (a *Agent) UnmarshalYAML(n *yaml.Node) error {
+	return readSettings(n, "with agent_name", "an agent", map[string]any{
+		"agentname": &a.AgentName, "metadata": &a.Metadata, "deployment": &a.Deployment, "attributes": &a.Attributes,
+	})
+}
+
+// readSettings reads a mapping into what is given by name, with and without underscores;
+// what is given as nil is passed over.
+func readSettings(n *yaml.Node, with, of string, into map[string]any) error {
 	if n.Kind != yaml.MappingNode {
-		return errors.New("must be a mapping with agent_name")
+		return errors.New("must be a mapping " + with)
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i].Value, n.Content[i+1]
-		var into any
-		switch strings.ToLower(strings.ReplaceAll(name, "_", "")) {
-		case "agentname":
-			into = &a.AgentName
-		case "metadata":
-			into = &a.Metadata
-		case "deployment":
-			into = &a.Deployment
-		case "attributes":
-			into = &a.Attributes
-		default:
-			return fmt.Errorf("line %d: %s is not a setting of an agent", n.Content[i].Line, name)
+		to, known := into[strings.ToLower(strings.ReplaceAll(name, "_", ""))]
+		switch {
+		case !known:
+			return fmt.Errorf("line %d: %s is not a setting of %s", n.Content[i].Line, name, of)
+		case to == nil:
+			continue
 		}
-		if err := value.Decode(into); err != nil {
+		if err := value.Decode(to); err != nil {
 			return fmt.Errorf("line %d: %s: %w", value.Line, name, err)
 		}
 	}
@@ -207,41 +209,12 @@ func (a *Agent) UnmarshalYAML(n *yaml.Node) error {
 // UnmarshalYAML reads a preset. Key names are accepted with and without underscores:
 // LiveKit's own files, read with its library's defaults, need "emptytimeout".
 func (p *Preset) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind != yaml.MappingNode {
-		return errors.New("must be a mapping of room settings")
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		name, value := n.Content[i].Value, n.Content[i+1]
-		var into any
-		switch strings.ToLower(strings.ReplaceAll(name, "_", "")) {
-		case "emptytimeout":
-			into = &p.EmptyTimeout
-		case "departuretimeout":
-			into = &p.DepartureTimeout
-		case "maxparticipants":
-			into = &p.MaxParticipants
-		case "metadata":
-			into = &p.Metadata
-		case "minplayoutdelay":
-			into = &p.MinPlayoutDelay
-		case "maxplayoutdelay":
-			into = &p.MaxPlayoutDelay
-		case "syncstreams":
-			into = &p.SyncStreams
-		case "tags":
-			into = &p.Tags
-		case "agents":
-			into = &p.Agents
-		case "name", "egress":
-			continue // the preset's name is its key; Parlor has no egress service
-		default:
-			return fmt.Errorf("line %d: %s is not a setting of a room preset", n.Content[i].Line, name)
-		}
-		if err := value.Decode(into); err != nil {
-			return fmt.Errorf("line %d: %s: %w", value.Line, name, err)
-		}
-	}
-	return nil
+	return readSettings(n, "of room settings", "a room preset", map[string]any{
+		"emptytimeout": &p.EmptyTimeout, "departuretimeout": &p.DepartureTimeout, "maxparticipants": &p.MaxParticipants,
+		"metadata": &p.Metadata, "minplayoutdelay": &p.MinPlayoutDelay, "maxplayoutdelay": &p.MaxPlayoutDelay,
+		"syncstreams": &p.SyncStreams, "tags": &p.Tags, "agents": &p.Agents,
+		"name": nil, "egress": nil, // the preset's name is its key; Parlor has no egress service
+	})
 }
 
 // Fill sets the empty fields of req to the preset's settings.
