@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
+	"parlor/rooms/mailbox"
 )
 
 const patience = 30 * time.Second
@@ -167,7 +168,7 @@ type client struct {
 	api    *webrtc.API
 
 	pub, sub *webrtc.PeerConnection // sub is nil in single mode
-	inbox    *taskQueue
+	inbox    *mailbox.Box[func()]
 	stop     chan struct{}
 	done     chan struct{}
 	tracks   chan remoteTrack
@@ -225,7 +226,7 @@ func newClient(t *testing.T, e *Engine, cc clientConfig) *client {
 	t.Helper()
 	c := &client{
 		t: t, single: cc.single, events: &events{ch: make(chan occurrence, 10000)},
-		inbox: newTaskQueue(), stop: make(chan struct{}), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
+		inbox: mailbox.New[func()](), stop: make(chan struct{}), done: make(chan struct{}), tracks: make(chan remoteTrack, 100),
 		messages: make(chan occurrence, 10000), midToTrack: map[string]string{},
 		open: map[string]chan *webrtc.DataChannel{}, configuration: cc.configuration,
 	}
@@ -287,7 +288,7 @@ func (c *client) newPC(connection Connection) *webrtc.PeerConnection {
 			return
 		}
 		told := Candidate{ICECandidateInit: ic.ToJSON(), Connection: connection}
-		c.inbox.post(func() { c.peer.HandleCandidate(told) }, 0)
+		c.inbox.Post(func() { c.peer.HandleCandidate(told) })
 	})
 	pc.OnTrack(func(r *webrtc.TrackRemote, recv *webrtc.RTPReceiver) {
 		if c.onTrack != nil {
@@ -317,8 +318,8 @@ func (c *client) loop() {
 		select {
 		case <-c.stop:
 			return
-		case <-c.inbox.wake:
-			for _, f := range c.inbox.take() {
+		case <-c.inbox.Wake():
+			for _, f := range c.inbox.Take() {
 				f()
 			}
 		}
@@ -329,7 +330,7 @@ func (c *client) close() { c.ending.Do(c.end) }
 
 func (c *client) end() {
 	c.peer.Close()
-	c.inbox.close()
+	c.inbox.Close()
 	close(c.stop)
 	<-c.done
 	for _, pc := range []*webrtc.PeerConnection{c.pub, c.sub} {
@@ -347,14 +348,14 @@ type hearing struct{ c *client }
 var _ Signals = hearing{}
 
 func (h hearing) hear(f func(c *client)) {
-	h.c.inbox.post(func() {
+	h.c.inbox.Post(func() {
 		if h.c.slow != nil {
 			time.Sleep(h.c.slow())
 		}
 		h.c.mu.Lock()
 		defer h.c.mu.Unlock()
 		f(h.c)
-	}, 0)
+	})
 }
 
 func (h hearing) Offer(d Description) {

@@ -15,6 +15,7 @@ import (
 	"parlor/media/forward"
 	"parlor/media/turn"
 	"parlor/rooms"
+	"parlor/rooms/mailbox"
 )
 
 // maxWaiting bounds the tasks of a client that wait for its peer's loop.
@@ -59,7 +60,7 @@ type Peer struct {
 	engine *Engine
 	log    *slog.Logger
 	born   time.Time
-	queue  *taskQueue
+	queue  *mailbox.Box[func()]
 	data   *dataChannels
 	stop   chan struct{}
 	done   chan struct{} // closed when all goroutines of the peer have ended
@@ -102,7 +103,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	p := &Peer{
 		cfg: cfg, engine: e, log: cfg.Log, born: time.Now(),
-		queue: newTaskQueue(), quality: newQualityMeter(), summary: newSummaryMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
+		queue: mailbox.New[func()](), quality: newQualityMeter(), summary: newSummaryMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
 		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},
@@ -167,7 +168,7 @@ func (p *Peer) primary() *transport {
 }
 
 // post queues f for the loop.
-func (p *Peer) post(f func()) { p.queue.post(f, 0) }
+func (p *Peer) post(f func()) { p.queue.Post(f) }
 
 // later queues f to run after pion has applied the description that it is applying now.
 // It is for callbacks that pion makes on the loop.
@@ -176,7 +177,7 @@ func (p *Peer) later(f func()) { p.deferred = append(p.deferred, f) }
 // postFromClient queues a request of the client. A client that sends requests faster than
 // its loop works must reconnect.
 func (p *Peer) postFromClient(f func()) {
-	if !p.queue.post(f, maxWaiting) && !p.closing.Load() {
+	if !p.queue.PostWithin(f, maxWaiting) && !p.closing.Load() {
 		p.post(func() { p.needsReconnect("too many signalling messages") })
 	}
 }
@@ -191,8 +192,8 @@ func (p *Peer) loop() {
 		select {
 		case <-p.stop:
 			return
-		case <-p.queue.wake:
-			for _, task := range p.queue.take() {
+		case <-p.queue.Wake():
+			for _, task := range p.queue.Take() {
 				if p.closing.Load() {
 					return
 				}
@@ -222,7 +223,7 @@ func (p *Peer) loop() {
 func (p *Peer) Close() {
 	p.closeOnce.Do(func() {
 		p.closing.Store(true)
-		p.queue.close()
+		p.queue.Close()
 		close(p.stop)
 	})
 }

@@ -58,17 +58,17 @@ func (r *Room) quarantine() {
 	r.letGo()
 	// The row is read only when every change that is on its way to it has been answered.
 	for {
-		for _, l := range r.mail.take() {
+		for _, l := range r.mail.Take() {
 			r.turnAway(l)
 		}
 		if r.pending == 0 {
 			break
 		}
-		<-r.mail.wake
+		<-r.mail.Wake()
 	}
 	guard(r.bringFacts)
 	rs.drop(r)
-	for _, l := range r.mail.take() { // posted before it was closed
+	for _, l := range r.mail.Take() { // posted before it was closed
 		r.turnAway(l)
 	}
 	if !refused {
@@ -95,8 +95,8 @@ func (r *Room) turnAwayFor(d time.Duration) bool {
 			return false
 		case <-r.rooms.life.Done():
 			return true
-		case <-r.mail.wake:
-			for _, l := range r.mail.take() {
+		case <-r.mail.Wake():
+			for _, l := range r.mail.Take() {
 				r.turnAway(l)
 			}
 		}

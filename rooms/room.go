@@ -9,6 +9,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 
+	"parlor/rooms/mailbox"
 	"parlor/rooms/outage"
 )
 
@@ -17,7 +18,7 @@ import (
 type Room struct {
 	rooms *Rooms
 	name  string
-	mail  *mailbox
+	mail  *mailbox.Box[letter]
 	log   *slog.Logger
 
 	failed chan struct{} // closed when the room has failed: callers stop waiting for its answer
@@ -98,7 +99,7 @@ func newRoom(rs *Rooms, name string) *Room {
 	r := &Room{
 		rooms:        rs,
 		name:         name,
-		mail:         newMailbox(),
+		mail:         mailbox.New[letter](),
 		failed:       make(chan struct{}),
 		pipeline:     new(Pipeline),
 		log:          rs.log.With("room", name),
@@ -116,7 +117,7 @@ func newRoom(rs *Rooms, name string) *Room {
 
 // post runs f on the room's goroutine, in order. If the room has gone, f is dropped: its
 // participant went with the room.
-func (r *Room) post(f func()) bool { return r.mail.post(letter{run: f}) }
+func (r *Room) post(f func()) bool { return r.mail.Post(letter{run: f}) }
 
 // loop runs until the room is no longer live, or has failed.
 func (r *Room) loop() {
@@ -131,14 +132,14 @@ func (r *Room) loop() {
 func (r *Room) serve() {
 	r.read()
 	for {
-		for _, l := range r.mail.take() {
+		for _, l := range r.mail.Take() {
 			r.deliverLetter(l)
 		}
 		r.forgetAbsent()
 		r.tally(len(r.participants), len(r.expected))
 		r.releasePaced()
 		if r.gone {
-			if r.pending == 0 && r.mail.closeIfEmpty() {
+			if r.pending == 0 && r.mail.CloseIfEmpty() {
 				return
 			}
 		} else if r.idle() && r.rooms.retire(r) {
@@ -146,7 +147,7 @@ func (r *Room) serve() {
 		}
 		r.setTimer()
 		select {
-		case <-r.mail.wake:
+		case <-r.mail.Wake():
 		case <-r.timer.C:
 			r.ring()
 		}

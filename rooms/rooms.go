@@ -194,7 +194,7 @@ func (rs *Rooms) peek(name string) *Room {
 func (rs *Rooms) retire(r *Room) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if !r.mail.closeIfEmpty() {
+	if !r.mail.CloseIfEmpty() {
 		return false
 	}
 	if rs.live[r.name] == r {
@@ -208,7 +208,7 @@ func (rs *Rooms) retire(r *Room) bool {
 func (rs *Rooms) drop(r *Room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	r.mail.close()
+	r.mail.Close()
 	if rs.live[r.name] == r {
 		delete(rs.live, r.name)
 	}
@@ -228,7 +228,7 @@ func ask[T any](r *Room, f func(answer[T])) (T, error) {
 	ch := make(chan result, 1)
 	reply := func(v T, err error) { ch <- result{v, err} }
 	var zero T
-	ok := r.mail.post(letter{
+	ok := r.mail.Post(letter{
 		run:     func() { f(reply) },
 		retired: func() { reply(zero, errRetired) },
 	})

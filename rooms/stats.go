@@ -60,7 +60,7 @@ func (rs *Rooms) Answer(ctx context.Context) error {
 	answered := make(chan struct{}, len(some))
 	answer := func() { answered <- struct{}{} }
 	for _, r := range some {
-		if !r.mail.post(letter{run: answer, retired: answer}) {
+		if !r.mail.Post(letter{run: answer, retired: answer}) {
 			return nil // the room is going away, which shows that it works
 		}
 	}

@@ -183,7 +183,7 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 		if err == nil {
 			r.rooms.noteDeadline(out.Room.ExpiresMs)
 		}
-		r.mail.post(letter{urgent: true, run: func() { r.answered(c, out, err, done) }})
+		r.mail.PostAnyway(letter{urgent: true, run: func() { r.answered(c, out, err, done) }})
 	})
 }
 

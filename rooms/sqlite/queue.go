@@ -1,9 +1,8 @@
 package sqlite
 
 import (
-	"sync"
-
 	"parlor/rooms"
+	"parlor/rooms/mailbox"
 )
 
 // batchMax bounds the jobs of one transaction, and so how long the first of them waits
@@ -26,78 +25,27 @@ type job struct {
 // queue holds the jobs that wait for the writer, first in, first out. It has no bound: a
 // caller that waits for an answer is bounded by its own patience, and a room's changes must
 // not be lost because the disk is slow. Its depth is in [Stats].
-type queue struct {
-	wake chan struct{} // capacity 1: a token tells to look again
+type queue struct{ *mailbox.Box[job] }
 
-	mu     sync.Mutex // guards the following
-	jobs   []job
-	closed bool // no more jobs come in
-}
-
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
-
-// submit queues j. After close, j fails at once on the caller's goroutine, because the
+// submit queues j. After Close, j fails at once on the caller's goroutine, because the
 // writer has none any more.
-func (q *queue) submit(j job) {
-	q.mu.Lock()
-	closed := q.closed
-	if !closed {
-		q.jobs = append(q.jobs, j)
-	}
-	q.mu.Unlock()
-	if closed {
+func (q queue) submit(j job) {
+	if !q.Post(j) {
 		j.done(rooms.ErrStopping)
-		return
-	}
-	q.poke()
-}
-
-func (q *queue) poke() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
 	}
 }
 
 // take removes the jobs of the next transaction, or one job that runs alone. closed tells
 // that no more jobs will come.
-func (q *queue) take() (batch []job, closed bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := 0
-	for n < len(q.jobs) && n < batchMax && q.jobs[n].alone == nil {
-		n++
-	}
-	if n == 0 && len(q.jobs) > 0 {
-		n = 1
-	}
-	batch = q.jobs[:n:n]
-	q.jobs = q.jobs[n:]
-	if len(q.jobs) == 0 {
-		q.jobs = nil
-	}
-	return batch, q.closed
-}
-
-// close refuses all jobs that are submitted from now on.
-func (q *queue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.poke()
-}
-
-// abandon removes and returns all waiting jobs.
-func (q *queue) abandon() []job {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	jobs := q.jobs
-	q.jobs = nil
-	return jobs
-}
-
-func (q *queue) depth() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.jobs)
+func (q queue) take() (batch []job, closed bool) {
+	return q.TakeSome(func(jobs []job) int {
+		n := 0
+		for n < len(jobs) && n < batchMax && jobs[n].alone == nil {
+			n++
+		}
+		if n == 0 && len(jobs) > 0 {
+			n = 1
+		}
+		return n
+	})
 }

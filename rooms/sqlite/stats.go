@@ -104,7 +104,7 @@ func (s *Store) Stats() Stats {
 	if v.Failing == "" {
 		v.Failing = s.unread.lately()
 	}
-	v.Queue = s.writer.queue.depth()
+	v.Queue = s.writer.queue.Len()
 	if fi, err := os.Stat(s.path + "-wal"); err == nil { // there is none once the database is closed
 		v.WALBytes = fi.Size()
 	}

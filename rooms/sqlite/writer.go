@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"parlor/rooms"
+	"parlor/rooms/mailbox"
 )
 
 // closeGrace is how long Close waits for the running transaction after its context ended.
@@ -25,7 +26,7 @@ type writer struct {
 	log   *slog.Logger
 	conn  *writeConn
 	facts facts
-	queue *queue
+	queue queue
 	stats *writerStats
 	watch *watchers
 
@@ -46,7 +47,7 @@ type writer struct {
 func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer {
 	w := &writer{
 		path: path, log: c.Log, conn: conn, watch: watch,
-		queue: newQueue(), stats: newWriterStats(),
+		queue: queue{mailbox.New[job]()}, stats: newWriterStats(),
 		allow: c.Allow, committed: c.Committed, sync: c.Sync, syncInterval: c.SyncInterval,
 		ended: make(chan struct{}),
 	}
@@ -62,7 +63,7 @@ func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer 
 
 // stop lets the writer finish all queued jobs, or, when ctx ends, only the running one.
 func (w *writer) stop(ctx context.Context) error {
-	w.queue.close()
+	w.queue.Close()
 	defer w.cancel()
 	select {
 	case <-w.ended:
@@ -70,7 +71,7 @@ func (w *writer) stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	w.cancel()
-	for _, j := range w.queue.abandon() {
+	for _, j := range w.queue.Take() {
 		j.done(rooms.ErrStopping)
 	}
 	select {
@@ -97,7 +98,7 @@ func (w *writer) run() {
 			return
 		case len(batch) == 0:
 			select {
-			case <-w.queue.wake:
+			case <-w.queue.Wake():
 			case <-w.syncTimer.C:
 			case <-w.probeTimer.C:
 				w.commit([]job{{run: touch, done: func(error) {}}}) // observe notes the outcome
