@@ -56,6 +56,8 @@ func (noMedia) SetPublisherAllowed(bool, bool)                  {}
 func (noMedia) Subscribe(rooms.Subscription)                    {}
 func (noMedia) Unsubscribe(string)                              {}
 func (noMedia) Close()                                          {}
+func (noMedia) Summary() *rooms.MediaSummary                    { return nil }
+func (noMedia) BeginSummary()                                   {}
 
 type silentTrack string
 
