@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCallByRelay: if the configuration makes clients use only the TURN server, two
-// people see and hear each other through it, though it can be reached only over TLS.
+// TestCallByRelay: if the configuration makes clients use only the TURN server, people see
+// and hear each other through it, over TLS, UDP and TCP.
 func TestCallByRelay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives a browser")
@@ -35,29 +35,51 @@ func TestCallByRelay(t *testing.T) {
 	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: cert}, "key.pem": {Type: "EC PRIVATE KEY", Bytes: secret}} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
 	}
+	tcp, udp := freePort(t), freePort(t)
 	file := filepath.Join(dir, "parlor.yaml")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil,
-		"turn: {enabled: true, tls_port: %[1]s, domain: localhost, cert_file: %[2]s/cert.pem, key_file: %[2]s/key.pem, force_relay: true}\n",
-		freePort(t), dir), 0o600))
+		"turn: {enabled: true, udp_port: %[3]s, tls_port: %[1]s, domain: localhost, cert_file: %[2]s/cert.pem, key_file: %[2]s/key.pem, force_relay: true}\n",
+		tcp, dir, udp), 0o600))
 	f := &fixture{
 		startServer(t, buildServer(t), "--dev", "--config", file),
 		startBrowser(t, append(fakeDevices(t), chromedp.Flag("ignore-certificate-errors", true))...),
 	}
-	ann, ben := f.join(t, modes[0], "relayed", "Ann"), f.join(t, modes[1], "relayed", "Ben")
+	ann := f.joinByRelay(t, modes[0], "Ann", fmt.Sprintf("turns:localhost:%s?transport=tcp", tcp))
+	ben := f.joinByRelay(t, modes[1], "Ben", fmt.Sprintf("turn:127.0.0.1:%s?transport=udp", udp))
+	cat := f.joinByRelay(t, modes[0], "Cat", fmt.Sprintf("turn:127.0.0.1:%s?transport=tcp", tcp))
 	ann.sees("Ben")
-	ben.sees("Ann")
-	ben.hears("Ann")
-	const relayed = `await (async () => {
-		const { publisher, subscriber } = parlor.room.engine.pcManager;
-		for (const transport of [publisher, subscriber].filter(Boolean)) {
-			const stats = [...(await transport.getStats()).values()];
-			const local = stats.filter((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded')
-				.map((p) => stats.find((s) => s.id === p.localCandidateId));
-			if (local.some((c) => c?.candidateType !== 'relay' || c.relayProtocol !== 'tls')) return false;
-			if (transport === publisher && !local.length) return false;
-		}
-		return true;
-	})()`
-	ann.until("candidates relayed over TLS", relayed)
-	ben.until("candidates relayed over TLS", relayed)
+	ben.sees("Cat")
+	cat.sees("Ann")
+	cat.hears("Ben")
+	for protocol, p := range map[string]*page{"tls": ann, "udp": ben, "tcp": cat} {
+		p.until("candidates relayed over "+protocol, fmt.Sprintf(`await (async () => {
+			const { publisher, subscriber } = parlor.room.engine.pcManager;
+			for (const transport of [publisher, subscriber].filter(Boolean)) {
+				const stats = [...(await transport.getStats()).values()];
+				const local = stats.filter((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded')
+					.map((p) => stats.find((s) => s.id === p.localCandidateId));
+				if (local.some((c) => c?.candidateType !== 'relay' || c.relayProtocol !== %q)) return false;
+				if (transport === publisher && !local.length) return false;
+			}
+			return true;
+		})()`, protocol))
+	}
+}
+
+// joinByRelay joins with the TURN server at that URL alone.
+func (f *fixture) joinByRelay(t *testing.T, m mode, name, url string) *page {
+	t.Helper()
+	p := f.browser.open(t, name, f.server.page("room", "relayed", "name", name, "single", m.single, "resolution", "180", "simulcast", "0"))
+	p.until("the lobby", fmt.Sprintf(`document.querySelector('#name').value === %q`, name))
+	p.do(fmt.Sprintf(`{
+		const only = (c) => ({ ...c, iceTransportPolicy: 'relay', iceServers: (c.iceServers ?? []).map((s) => ({ ...s, urls: [%q] })) });
+		const Native = RTCPeerConnection;
+		window.RTCPeerConnection = class extends Native {
+			constructor(c) { super(only(c)); }
+			setConfiguration(c) { super.setConfiguration(only(c)); }
+		};
+	}`, url))
+	p.click("#join")
+	p.until("the call", `parlor.screen === 'call' && parlor.room.state === 'connected'`)
+	return p
 }
