@@ -29,9 +29,7 @@ func main() {
 	// Supervisors and certbot send SIGHUP out of habit: it must not end calls.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	// A write beyond the process's file size limit counts as a full disk: it should fail
-	// with an error, and not kill the process.
-	signal.Ignore(syscall.SIGXFSZ)
+	ignoreFileSizeLimit()
 	os.Exit(program.Run(ctx, program.Environment{
 		Args: os.Args[1:], Environ: os.Environ(), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Hangups: hangups,
 	}))

@@ -13,7 +13,8 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
-	"golang.org/x/sys/unix"
+
+	"parlor/rooms/lockfile"
 )
 
 // directory is a replica in a directory. The holder of the lease holds a lock on a file
@@ -35,12 +36,12 @@ func openDirectory(dir string, lock bool) (*directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open replica's lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	switch got, err := lockfile.Try(f); {
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	case !got:
 		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, d.held()
-		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		return nil, d.held()
 	}
 	d.lock = f
 	return d, nil

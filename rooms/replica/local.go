@@ -12,7 +12,8 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/superfly/ltx"
-	"golang.org/x/sys/unix"
+
+	"parlor/rooms/lockfile"
 )
 
 // local is the file .replica beside the database: it names the database's replica and
@@ -84,15 +85,14 @@ func machineID(l local, database string) (string, error) {
 // a file system that does not keep these numbers, a restart waits for the lease as
 // another machine does.
 func fileID(path string) (string, error) {
-	var st unix.Stat_t
-	err := unix.Stat(path, &st)
+	id, err := lockfile.ID(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("look at %s: %w", path, err)
 	}
-	return fmt.Sprintf("%x:%x", st.Dev, st.Ino), nil
+	return id, nil
 }
 
 // exists reports whether there is a database at path.

@@ -14,9 +14,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"parlor/migrations"
+	"parlor/rooms/lockfile"
 
 	"modernc.org/sqlite"
 )
@@ -132,13 +132,7 @@ func lockAsOwner(path string) (*os.File, error) {
 	if err != nil || !made {
 		return f, err
 	}
-	fi, err := os.Stat(path)
-	if err == nil {
-		if owner, ok := fi.Sys().(*syscall.Stat_t); ok {
-			err = f.Chown(int(owner.Uid), int(owner.Gid))
-		}
-	}
-	if err != nil {
+	if err := lockfile.Chown(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"parlor/rooms/lockfile"
 )
 
 // ErrLocked: another process has the database open.
@@ -29,21 +29,16 @@ type holder struct {
 // file, or the end of the process, releases it. The file stays: after a removal two
 // processes could lock two files of the same name.
 func lockFile(path string) (*os.File, error) {
-	// A symbolic link could make this process truncate another file, as root during a
-	// backup.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	f, err := lockfile.Open(path, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), err, f.Close())
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	switch got, err := lockfile.Try(f); {
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	case !got:
 		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w by %s", ErrLocked, readHolder(f))
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("%w by %s", ErrLocked, readHolder(f))
 	}
 	if err := writeHolder(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close())

@@ -1,3 +1,5 @@
+//go:build unix
+
 package program
 
 import "golang.org/x/sys/unix"

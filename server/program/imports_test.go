@@ -32,12 +32,13 @@ func houseRules() []rule {
 		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // except in server/program
 		{"server/program", append(edge, "webhooks", "rooms/sqlite", "rooms/replica", "migrations", "static"), []string{sql, rpc, psrpc, redis}},
 		{"rooms/guid", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms/lockfile", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/mailbox", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/outage", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/log", []string{"rooms/guid"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms", []string{"rooms/guid", "rooms/log", "rooms/mailbox", "rooms/outage"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
-		{"rooms/sqlite", []string{"rooms", "rooms/guid", "rooms/log", "rooms/mailbox", "migrations"}, []string{http, webSocket, pion}},
-		{"rooms/replica", nil, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
+		{"rooms/sqlite", []string{"rooms", "rooms/guid", "rooms/lockfile", "rooms/log", "rooms/mailbox", "migrations"}, []string{http, webSocket, pion}},
+		{"rooms/replica", []string{"rooms/lockfile"}, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
 		{"media", []string{"rooms", "rooms/mailbox", "media/downlink", "media/srtpout"}, []string{http, sql, webSocket, rpc, psrpc, redis}},
 		// It knows a stream as what package forward makes of it, and not that package.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -71,7 +70,7 @@ func (s *supervisor) tell(state string) {
 func (s *supervisor) listeners() (all []net.Listener, err error) {
 	for i := range s.sockets {
 		fd := firstInherited + i
-		syscall.CloseOnExec(fd)
+		closeOnExec(fd)
 		f := os.NewFile(uintptr(fd), s.sockets[i])
 		l, listenErr := net.FileListener(f) // it has a descriptor of its own
 		err = errors.Join(err, f.Close())
