@@ -3,6 +3,7 @@
 import { Call } from './js/call.js';
 import { DevicePickers } from './js/devices.js';
 import { $ } from './js/dom.js';
+import { forget, redeem } from './js/invitation.js';
 import { Lobby, wanted } from './js/lobby.js';
 import { joinProblem } from './js/messages.js';
 import { Meter } from './js/meter.js';
@@ -17,7 +18,7 @@ setLogLevel(options.log);
 
 const noToken = {
   code: 'token-missing',
-  text: 'This server lets people in by invitation only. Open the link that you were sent: it ends in ?token=…',
+  text: 'This server lets people in by invitation only. Open the whole link that you were sent.',
 };
 
 // The present state, for automated tests and for the browser's console. It holds the Room
@@ -51,9 +52,8 @@ async function join({ name, room }) {
   lobby.busy('Joining…');
   if (!options.token) remember({ name });
   try {
-    const { url, token } = await admission({ name, room });
-    await enter({ url, token });
-    if (!options.token) showRoom(room);
+    await enter(await admission({ name, room }));
+    if (!options.token && !options.invite) showRoom(room);
   } catch (error) {
     problem(error instanceof NoTokenError ? noToken : joinProblem(error, error.refused));
     if (parlor.screen !== 'lobby') {
@@ -68,13 +68,17 @@ async function join({ name, room }) {
 // admission gets the server's address and a token.
 async function admission({ name, room }) {
   if (options.token) return { token: options.token, url: ownServer() };
+  if (options.invite) {
+    const { token, role } = await redeem(options.invite, name);
+    return { token, url: ownServer(), host: role === 'host' };
+  }
   return requestToken({ room, name, identity: options.identity || newIdentity(name) });
 }
 
 // enter joins a call with the tracks that are open in the lobby. If that fails, the lobby
-// gets its camera and microphone back.
-async function enter({ url, token }) {
-  const call = new Call({ options, invitable: !options.token, ended: over, openSettings });
+// gets its camera and microphone back. host: the person may invite guests.
+async function enter({ url, token, host = false }) {
+  const call = new Call({ options, invitable: host || !(options.token || options.invite), host, ended: over, openSettings });
   parlor.call = call;
   parlor.room = call.room;
   const tracks = await lobby.preview.release();
@@ -84,6 +88,7 @@ async function enter({ url, token }) {
     await joined;
   } catch (error) {
     error.refused = await whyRefused(url, token);
+    if (error.refused && options.invite) forget(options.invite);
     parlor.call = null;
     parlor.room = null;
     lobby.preview.adopt(tracks);
@@ -186,6 +191,8 @@ async function start() {
   }
   if (options.token) {
     if (!fillFromToken()) return;
+  } else if (options.invite) {
+    lobby.fill({ name: options.name || preferences.name, invited: true, intro: 'You were invited to this call. Say who you are.' });
   } else if (await handsOutTokens()) {
     lobby.fill({ name: options.name || preferences.name, room: options.room || suggestedRoom() });
   } else {

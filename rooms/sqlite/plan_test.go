@@ -111,6 +111,13 @@ func exercise(t *testing.T, s *Store) {
 	_, _, err = s.Admission(ctx, "", "")
 	require.NoError(t, err)
 	must(s.PruneModeration(ctx, 1, 1))
+	require.NoError(t, s.AddInvitation(ctx, rooms.Invitation{ID: "IN_1", RoomName: "a"}, 10))
+	must(s.FindInvitation(ctx, "IN_1"))
+	must(s.ListInvitations(ctx, "", "", 1))
+	must(s.ListInvitations(ctx, "a", "", 1))
+	must(s.UseInvitation(ctx, "IN_1", 1))
+	require.NoError(t, s.RevokeInvitation(ctx, "IN_1", 1))
+	must(s.PruneInvitations(ctx, 1))
 }
 
 // No statement scans a table, or sorts rows that an index has in order: a million rooms

@@ -14,6 +14,7 @@ import (
 	"parlor/server/access"
 	"parlor/server/admin"
 	"parlor/server/problem"
+	"parlor/server/ratelimit"
 )
 
 // The bounds of a page of a list.
@@ -62,7 +63,11 @@ func REST(c Config) chi.Router {
 		problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take this method").Write(w)
 	})
 	for _, op := range s.operations() {
-		r.Method(op.method, op.path, s.serve(&op))
+		var h http.Handler = s.serve(&op)
+		if op.bound != nil {
+			h = op.bound.Addresses(h, http.HandlerFunc(tooOften))
+		}
+		r.Method(op.method, op.path, h)
 		if op.method == get { // RFC 9110, section 9.3.2; the server leaves the body out
 			r.Method(http.MethodHead, op.path, s.serve(&op))
 		}
@@ -101,13 +106,14 @@ type operation struct {
 	optional     bool // the body may be left out
 	example      string
 	status       int
-	alsoOK       bool        // or 200, with the same body
-	answer       any         // zero value of the answer's body; nil = none
-	stream       bool        // or a stream of server-sent events
-	conditional  bool        // takes If-Match
-	secret       bool        // the answer must not be stored
-	open         bool        // takes its credentials in the body; it takes no Idempotency-Key then
-	role         access.Role // the least that a session of the dashboard needs; see least
+	alsoOK       bool              // or 200, with the same body
+	answer       any               // zero value of the answer's body; nil = none
+	stream       bool              // or a stream of server-sent events
+	conditional  bool              // takes If-Match
+	secret       bool              // the answer must not be stored
+	open         bool              // takes its credentials in the body; it takes no Idempotency-Key then
+	role         access.Role       // the least that a session of the dashboard needs; see least
+	bound        *ratelimit.Limits // a limit for each client address, besides that of all requests; nil = none
 	handle       handler
 }
 

@@ -27,7 +27,7 @@ func pageParameters(more ...parameter) []parameter {
 // operations returns every operation of REST. The OpenAPI document is made from it.
 func (s *rest) operations() []operation {
 	var all []operation
-	for _, part := range [][]operation{s.roomOperations(), s.participantOperations(), s.moderationOperations()} {
+	for _, part := range [][]operation{s.roomOperations(), s.participantOperations(), s.moderationOperations(), s.invitationOperations()} {
 		for _, op := range part {
 			if op.method != get && op.role == access.NoRole {
 				op.role = access.Moderate
@@ -239,7 +239,7 @@ func (s *rest) eventOperations() []operation {
 		},
 		{
 			method: get, path: "/status", id: "getStatus", tag: "status", grant: toList,
-			summary: "How the server fares: rooms, database, replication, webhooks.",
+			summary: "How the server fares: rooms, database, replication, certificate, webhooks.",
 			status:  http.StatusOK, answer: status{}, handle: s.getStatus,
 		},
 		{

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"time"
 
@@ -74,13 +75,44 @@ const overdueAfter = 5 * time.Second
 
 // status is the state of the server. A figure that cannot be read is null.
 type status struct {
-	Version       string         `json:"version"`
-	StartedAt     *timestamp     `json:"started_at"`
-	UptimeSeconds int64          `json:"uptime_seconds"`
-	Rooms         roomFigures    `json:"rooms"`
-	Database      *Writer        `json:"database"`
-	Replication   *ReplicaStatus `json:"replication" doc:"Null: the database is not replicated."`
-	Webhooks      *outboxFigures `json:"webhooks" doc:"Null: the database cannot be read."`
+	Version       string              `json:"version"`
+	StartedAt     *timestamp          `json:"started_at"`
+	UptimeSeconds int64               `json:"uptime_seconds"`
+	Rooms         roomFigures         `json:"rooms"`
+	Database      *Writer             `json:"database"`
+	Replication   *ReplicaStatus      `json:"replication" doc:"Null: the database is not replicated."`
+	Certificate   *certificateFigures `json:"certificate" doc:"Null: the server does not speak TLS."`
+	Webhooks      *outboxFigures      `json:"webhooks" doc:"Null: the database cannot be read."`
+}
+
+// Certificate is the TLS certificate that clients are shown.
+type Certificate struct {
+	Names     []string  // the names and addresses that it is for, or is to be for
+	Until     time.Time // zero = there is none yet
+	LastError string    // why it is missing or cannot be renewed; "" = all is well
+}
+
+// certificateFigures are a [Certificate] as REST shows it.
+type certificateFigures struct {
+	Names     []string   `json:"names" doc:"The names and addresses that it is for."`
+	ExpiresAt *timestamp `json:"expires_at" doc:"Null: there is none yet."`
+	DaysLeft  *int64     `json:"days_left" doc:"Whole days until it expires, negative after that; null: there is none yet."`
+	LastError string     `json:"last_error" doc:"Why it is missing or cannot be renewed; empty: all is well."`
+}
+
+func showCertificate(c *Certificate, now time.Time) *certificateFigures {
+	if c == nil {
+		return nil
+	}
+	out := &certificateFigures{Names: c.Names, LastError: c.LastError}
+	if out.Names == nil { // the schema does not allow null
+		out.Names = []string{}
+	}
+	if !c.Until.IsZero() {
+		days := int64(math.Floor(c.Until.Sub(now).Hours() / 24))
+		out.ExpiresAt, out.DaysLeft = at(rooms.NowMs(c.Until)), &days
+	}
+	return out
 }
 
 // roomFigures counts rooms and participants.
@@ -131,6 +163,9 @@ func (s *rest) status(ctx context.Context, now time.Time) (status, error) {
 			replica.Stages = []ReplicaStage{}
 		}
 		out.Replication = &replica
+	}
+	if s.Certificate != nil {
+		out.Certificate = showCertificate(s.Certificate(), now)
 	}
 	err := s.countRooms(ctx, now, &out.Rooms)
 	if err == nil {

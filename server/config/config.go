@@ -30,6 +30,7 @@ type Config struct {
 	AdoptDatabase bool      `yaml:"adopt_database"` // the local database is the right one, whatever the replica has
 	RestartGrace  Duration  `yaml:"restart_grace"`  // how long participants are expected back after a restart
 	History       Retention `yaml:"history"`        // how long ended rooms are kept
+	Invitations   bool      `yaml:"invitations"`    // links let people in without a token
 	Events        Events    `yaml:"events"`
 
 	RTC     RTC     `yaml:"rtc"`

@@ -55,6 +55,7 @@ func Keys() []Key {
 		{"expect_replica", Applied, "refuse to start if there is nothing on the replica"},
 		{"adopt_database", Applied, "the database here is right, whatever the replica has"},
 		{"restart_grace", Applied, "how long participants are expected back after a restart"},
+		{"invitations", Applied, "let people in by links that `parlor invite`, the API and hosts in a call make"},
 		{"history", Applied, "how long ended rooms are kept, and who left rooms that are still open, but for the newest 128 of a room: `720h`, `30d`, `forever`"},
 		{"events.max_age", Applied, "how long events are kept for those who pull them: `72h`, `3d`, `forever`"},
 		{"events.max_count", Applied, "how many events are kept; 0 = no limit. Those not delivered yet are kept in any case"},

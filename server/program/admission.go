@@ -11,8 +11,13 @@ import (
 	"parlor/webhooks"
 )
 
-// rateLimits makes the limits of API requests and of joins.
-func (p *program) rateLimits() (requests, joins *ratelimit.Limits) {
+// redeemsPerAddress is the number of invitations that one client address may redeem each
+// second. The people of a company may share one address and join a meeting at the same time,
+// so the burst is large.
+const redeemsPerAddress = 10
+
+// rateLimits makes the limits of API requests, of joins and of redeemed invitations.
+func (p *program) rateLimits() (requests, joins, redeems *ratelimit.Limits) {
 	l := p.cfg.Limit
 	requests = ratelimit.New(ratelimit.Config{
 		What: "requests", PerAddress: l.RequestsPerAddress, PerKey: l.RequestsPerKey, Burst: time.Duration(l.Burst),
@@ -20,8 +25,9 @@ func (p *program) rateLimits() (requests, joins *ratelimit.Limits) {
 	joins = ratelimit.New(ratelimit.Config{
 		What: "joins", PerAddress: l.JoinsPerAddress, PerKey: l.JoinsPerKey, Burst: time.Duration(l.Burst),
 	})
-	p.registry.MustRegister(requests, joins)
-	return requests, joins
+	redeems = ratelimit.New(ratelimit.Config{What: "invitations", PerAddress: redeemsPerAddress, Burst: time.Duration(l.Burst)})
+	p.registry.MustRegister(requests, joins, redeems)
+	return requests, joins, redeems
 }
 
 func trustedProxies(cfg *config.Config) []netip.Prefix {

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"parlor/server/api"
 )
 
 // certificateEvery is how often the certificate's files are checked for a change.
@@ -21,8 +24,9 @@ type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	current           atomic.Pointer[tls.Certificate]
-	ask               chan struct{} // capacity 1; see readAgain
-	seen              [2]stamp      // of the files as last read; belongs to watch once that runs
+	failure           atomic.Pointer[string] // why the files could not be read again; nil = they could
+	ask               chan struct{}          // capacity 1; see readAgain
+	seen              [2]stamp               // of the files as last read; belongs to watch once that runs
 }
 
 // stamp tells two contents of a file apart.
@@ -99,6 +103,11 @@ func (c *certificate) watch(ctx context.Context) {
 		changed := now != c.seen
 		c.seen = now
 		err := c.read()
+		c.failure.Store(nil)
+		if err != nil {
+			why := err.Error()
+			c.failure.Store(&why)
+		}
 		switch {
 		case err == nil && (changed || asked || failed):
 			leaf := c.current.Load().Leaf
@@ -131,4 +140,23 @@ func readChain(file string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("tls: there is no certificate in %s", file)
 	}
 	return chain, nil
+}
+
+// certificateStatus is the certificate of the main port; nil without TLS.
+func (p *program) certificateStatus() *api.Certificate {
+	switch {
+	case p.keeper != nil:
+		return &api.Certificate{Names: acmeNames(p.cfg), Until: p.keeper.Until(), LastError: p.keeper.Problem()}
+	case p.certificate == nil:
+		return nil
+	}
+	leaf := p.certificate.current.Load().Leaf
+	out := &api.Certificate{Names: slices.Clone(leaf.DNSNames), Until: leaf.NotAfter}
+	for _, ip := range leaf.IPAddresses {
+		out.Names = append(out.Names, ip.String())
+	}
+	if why := p.certificate.failure.Load(); why != nil {
+		out.LastError = *why
+	}
+	return out
 }

@@ -186,12 +186,12 @@ func TestCommandsLookAfterWebhooks(t *testing.T) {
 func TestCommandsTellHowTheServerFares(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
 	out := h.ask("status")
-	require.Contains(t, out, "server      "+h.url+", version ")
-	require.Contains(t, out, "rooms       0 open")
+	require.Contains(t, out, "server       "+h.url+", version ")
+	require.Contains(t, out, "rooms        0 open")
 	require.Contains(t, h.ask("status", "--json"), `"uptime_seconds":`)
 	for _, wrong := range []string{
 		`{"database":{"failing":"disk I/O error"}}`, `{"replication":{"state":"lost"}}`, `{"rooms":{"overdue":2}}`,
-		`{"replication":{"state":"held","stage":"upload","last_error":"no route"}}`,
+		`{"replication":{"state":"held","stage":"upload","last_error":"no route"}}`, `{"certificate":{"last_error":"no DNS"}}`,
 	} {
 		var s statusAnswer
 		require.NoError(t, json.Unmarshal([]byte(wrong), &s))
@@ -294,6 +294,8 @@ func TestCommandsFindTheServerOfTheConfiguration(t *testing.T) {
 		status, _, _ = command(t, nil, "rooms", "--config", file)
 		return status == 0
 	}, time.Minute, 20*time.Millisecond, "the server has read what is in the file")
+	_, out, _ := command(t, nil, "status", "--config", file)
+	require.Regexp(t, `certificate +for calls\.example, \d+ days? left`, out)
 	status, _, errs = command(t, nil, "rooms", "--dev", "--url", "https://127.0.0.1:"+port)
 	require.Equal(t, 1, status)
 	require.Contains(t, errs, "the certificate of https://127.0.0.1:"+port+" cannot be believed")
@@ -313,4 +315,25 @@ func TestDurationsForPeople(t *testing.T) {
 	} {
 		require.Equal(t, want, rounded(d))
 	}
+}
+
+func TestCommandsInvite(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), config.Setting{Path: "invitations", Value: "true", From: "test"})
+	link := strings.TrimSpace(h.ask("invite", "board", "--uses", "2", "--name", "Ada"))
+	require.Regexp(t, "^"+h.url+`/#invite=IN_\w+\.[\w-]{43}$`, link)
+	id := link[strings.Index(link, "IN_"):strings.LastIndex(link, ".")]
+	h.ask("invite", "other", "--host", "--valid", "0")
+	require.Regexp(t, `(?m)^`+id+` +board +guest +Ada +0 of 2 +\d{4}-\d\d-\d\d \d\d:\d\d +usable$`, h.ask("invite", "--list"))
+	require.Regexp(t, `(?m)^IN_\w+ +other +host +- +0 +for ever +usable$`, h.ask("invite", "other", "--list"))
+	require.Empty(t, h.ask("invite", "board", "--revoke", id))
+	all := h.ask("invite", "board", "--list", "--json")
+	require.Contains(t, all, `"state":"revoked"`)
+	require.NotContains(t, all, link[strings.LastIndex(link, ".")+1:])
+	for _, wrong := range [][]string{{"invite"}, {"invite", "board", "--valid", "-1h"}, {"invite", "--list", "--revoke", "x"}} {
+		status, _, _ := command(t, nil, append(wrong, "--dev", "--url", h.url)...)
+		require.Equal(t, 2, status, wrong)
+	}
+	status, _, errs := command(t, nil, "invite", "board", "--revoke", "IN_0", "--dev", "--url", h.url)
+	require.Equal(t, 1, status)
+	require.Contains(t, errs, "no such invitation")
 }

@@ -39,6 +39,7 @@ Of a server that runs, each with --help:
   parlor status          how it fares
   parlor rooms           its rooms
   parlor room NAME       who is in a room; close, lock, mute it
+  parlor invite ROOM     make a link that lets people into a room; list, revoke them
   parlor events          what happened, and what happens
   parlor webhooks        how its webhooks fare; pause, resume, replay, test them
   parlor admin-link      a link that signs in to its dashboard once
@@ -103,6 +104,8 @@ func commandOf(name string) func(context.Context, Environment) error {
 		return showRooms
 	case "room":
 		return showRoom
+	case "invite":
+		return invite
 	case "events":
 		return showEvents
 	case "webhooks":

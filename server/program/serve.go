@@ -107,6 +107,10 @@ func serveFlags(env Environment) (config.Sources, error) {
 		s.Flags = append(s.Flags, config.Setting{Path: "tls.self_signed", Value: v, From: "--tls"})
 		return nil
 	})
+	f.BoolFunc("invitations", "let people in by links; parlor invite makes them", func(v string) error {
+		s.Flags = append(s.Flags, config.Setting{Path: "invitations", Value: v, From: "--invitations"})
+		return nil
+	})
 	set("port", "port", "TCP `port` of HTTP and WebSocket (7880)")
 	set("udp-port", "rtc.udp_port", "UDP `port` of media, or a range such as 7882-7885 (7882)")
 	set("tcp-port", "rtc.tcp_port", "TCP `port` of media where UDP is blocked, 0 for none (7881)")

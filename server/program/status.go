@@ -6,11 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
 const statusUsage = `Show how a server that runs fares. The exit status is 1 if something is wrong with its
-database or replica.
+database, replica or certificate.
 
   parlor status
 
@@ -39,6 +40,11 @@ type statusAnswer struct {
 		Stage      string
 		LastError  string `json:"last_error"`
 	}
+	Certificate *struct {
+		Names     []string
+		DaysLeft  *int64 `json:"days_left"`
+		LastError string `json:"last_error"`
+	}
 	Webhooks *struct {
 		Endpoints, Failing, Pending, Dead int64
 		OldestPending                     *time.Time `json:"oldest_pending_at"`
@@ -58,6 +64,9 @@ func (s *statusAnswer) wrong() error {
 		if r.Stage != "" {
 			all = append(all, fmt.Errorf("the replica is %.0f s behind: %s fails: %s", r.LagSeconds, printable(r.Stage, cellWidth), printable(r.LastError, 4*lineWidth)))
 		}
+	}
+	if c := s.Certificate; c != nil && c.LastError != "" {
+		all = append(all, fmt.Errorf("the certificate: %s", printable(c.LastError, 4*lineWidth)))
 	}
 	if s.Rooms.Overdue != nil && *s.Rooms.Overdue > 0 {
 		all = append(all, fmt.Errorf("%s should have ended", count(*s.Rooms.Overdue, "room")))
@@ -98,7 +107,7 @@ func showStatus(ctx context.Context, env Environment) error {
 func (s *statusAnswer) print(base string, out io.Writer) (err error) {
 	line := func(name, format string, args ...any) {
 		if err == nil {
-			_, err = fmt.Fprintf(out, "%-12s%s\n", name, printable(fmt.Sprintf(format, args...), lineWidth))
+			_, err = fmt.Fprintf(out, "%-13s%s\n", name, printable(fmt.Sprintf(format, args...), lineWidth))
 		}
 	}
 	now := time.Now()
@@ -117,6 +126,14 @@ func (s *statusAnswer) print(base string, out io.Writer) (err error) {
 		line("replica", "none")
 	default:
 		line("replica", "lease %s, epoch %d, %.1f s behind", r.State, r.Epoch, r.LagSeconds)
+	}
+	switch c := s.Certificate; {
+	case c == nil:
+		line("certificate", "none")
+	case c.DaysLeft == nil:
+		line("certificate", "none yet, for %s", strings.Join(c.Names, ", "))
+	default:
+		line("certificate", "for %s, %s left", strings.Join(c.Names, ", "), count(*c.DaysLeft, "day"))
 	}
 	if w := s.Webhooks; w != nil {
 		oldest := ""

@@ -174,15 +174,18 @@ func (p *program) openServer() error {
 		Rooms: p.rooms, Dispatches: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
-		Check:   (&inspection{cfg: p.cfg, server: p}).checks,
+		Check: (&inspection{cfg: p.cfg, server: p}).checks, Certificate: p.certificateStatus,
 		Replica: p.replication, Version: version(), Started: time.Now(),
 	}
 	if err := p.openTLS(); err != nil {
 		return err
 	}
-	requests, joins := p.rateLimits()
+	requests, joins, redeems := p.rateLimits()
 	apiConfig.Dashboard = p.dashboard(refusals)
 	apiConfig.Requests = requests
+	if p.cfg.Invitations {
+		apiConfig.Invitations, apiConfig.Redeem, apiConfig.Page = p.store, redeems, pageOf(p.cfg)
+	}
 	documents, err := api.Documents(version())
 	if err != nil {
 		return err
@@ -443,6 +446,7 @@ func (p *program) startUpkeep() {
 	p.upkeep.Go(func() { pruneAgents(ctx, p.store, p.log) })
 	p.upkeep.Go(func() { p.ring.Run(ctx) })
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
+	p.upkeep.Go(func() { pruneInvitations(ctx, p.store, p.log) })
 	if p.keeper != nil {
 		p.upkeep.Go(func() { p.keeper.Run(ctx) })
 	}
@@ -473,6 +477,15 @@ func pruneModeration(ctx context.Context, m rooms.Moderation, log *slog.Logger) 
 			timer.Reset(every)
 		}
 	}
+}
+
+// pruneInvitations deletes invitations that could not be used for a month, until ctx ends.
+func pruneInvitations(ctx context.Context, s *sqlite.Store, log *slog.Logger) {
+	const keep = 30 * 24 * time.Hour
+	prune(ctx, time.Hour, log, "cannot forget old invitations", func() (more bool, err error) {
+		_, err = s.PruneInvitations(ctx, rooms.NowMs(time.Now().Add(-keep)))
+		return false, err
+	})
 }
 
 // pruneHistory deletes old ended rooms until ctx ends.

@@ -43,6 +43,7 @@ func TestPage(t *testing.T) {
 	t.Run("layout", f.testLayout)
 	t.Run("refused", f.testRefused)
 	t.Run("invitation only", f.testInvitationOnly)
+	t.Run("invitation", f.testInvitation)
 	t.Run("watching only", f.testWatchOnly)
 	t.Run("joined without a click", f.testJoinedWithoutAClick)
 	t.Run("lost events", f.testLostEvents)

@@ -6,6 +6,7 @@ import { captureOptions } from './devices.js';
 import { $ } from './dom.js';
 import { Encryption } from './encryption.js';
 import { Hands } from './hands.js';
+import { guestLink } from './invitation.js';
 import { listen } from './keys.js';
 import { deviceProblem, ending } from './messages.js';
 import { Banner, dismiss, toast } from './notices.js';
@@ -39,6 +40,8 @@ export class Call {
   #encryption;
   #passphrase;
   #invitable;
+  #host;
+  #guestLink; // a promise, from the first time that a host asks for it
   #ended;
   #wakeLock;
   #watch;
@@ -46,10 +49,12 @@ export class Call {
   #news = new Map(); // identity → join or leave that has not been announced yet
   #telling;
 
-  // invitable: anyone with the link can join, so the call offers to copy it.
+  // invitable: anyone with the link can join, so the call offers to copy it. host: the link
+  // is an invitation that is made with this person's token.
   // ended(end) is called once, when a call that was joined has ended.
-  constructor({ options, invitable, ended, openSettings }) {
+  constructor({ options, invitable, host, ended, openSettings }) {
     this.#invitable = invitable;
+    this.#host = host;
     this.#ended = ended;
     this.#passphrase = options.passphrase;
     this.#encryption = new Encryption(options.passphrase);
@@ -161,6 +166,7 @@ export class Call {
   #moved(name) {
     $('#room-name').textContent = name;
     this.#news.clear(); // the others did not leave
+    this.#guestLink = undefined; // it leads to the room before
     this.#update();
     toast(`You were moved to the room ${name}.`, { code: 'moved' });
   }
@@ -265,13 +271,30 @@ export class Call {
   }
 
   async #copyLink() {
-    const link = inviteLink(location, this.room.name, this.#passphrase);
+    let link;
+    try {
+      link = this.#host ? await this.#forGuests() : inviteLink(location, this.room.name, this.#passphrase);
+    } catch (error) {
+      toast(error.message, { bad: true, code: 'link-failed' });
+      return;
+    }
     try {
       await navigator.clipboard.writeText(link);
-      toast('Link copied. Whoever opens it can join.', { code: 'link-copied' });
+      toast(`Link copied. Whoever opens it${this.#host ? ' within a day' : ''} can join.`, { code: 'link-copied' });
     } catch {
       // Without permission, or without a secure context, the link is copied by hand.
       toast(link, { code: 'link' });
+    }
+  }
+
+  // forGuests makes one link for the whole call.
+  async #forGuests() {
+    this.#guestLink ??= guestLink(location, this.room.name, this.room.engine?.token ?? '', this.#passphrase);
+    try {
+      return await this.#guestLink;
+    } catch (error) {
+      this.#guestLink = undefined;
+      throw error;
     }
   }
 

@@ -53,7 +53,10 @@ export class Lobby {
   }
 
   // fill sets known values. fixed: a value comes from a token, so it cannot be changed.
-  fill({ name, room, fixed = false, intro = '' }) {
+  // invited: the invitation decides the room.
+  fill({ name, room = '', fixed = false, invited = false, intro = '' }) {
+    $('#room').closest('.field').hidden = invited;
+    $('#room').required = !invited;
     $('#name').value = name;
     $('#room').value = room;
     $('#name').readOnly = fixed;

@@ -1,6 +1,7 @@
 // The texts for all failures: what happened, and what to do about it. Each has a code,
 // which the page writes into data-code, and on which tests rely.
 
+import { InvitationError } from './invitation.js';
 import { UnreachableError } from './token.js';
 
 const { ConnectionError, ConnectionErrorReason, DisconnectReason } = window.LivekitClient;
@@ -52,6 +53,7 @@ export function joinProblem(error, refused) {
   const detail = error?.message ? ` (${error.message})` : '';
   const gone = () => problem('server-gone', 'The server does not answer. Check your connection and try again.', true);
   if (error instanceof UnreachableError) return gone();
+  if (error instanceof InvitationError) return problem(error.code, error.message, true);
   if (!(error instanceof ConnectionError)) {
     return problem('failed', `The call could not be joined${detail}.`, true);
   }

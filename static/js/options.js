@@ -3,6 +3,7 @@
 //
 //   room, name, identity   who joins what; room and name are also typed by hand
 //   token                  an access token; without it the server's own dev token is tried
+//   invite                 the secret of an invitation, after the hash alone
 //   autojoin=1             join without a click, with microphone and camera off
 //   audio=0, video=0       start with microphone or camera off
 //   single=0               two peer connections instead of one
@@ -29,6 +30,7 @@ export function readOptions(location) {
     name: text('name'),
     identity: text('identity'),
     token: text('token'),
+    invite: new URLSearchParams(location.hash.slice(1)).get('invite') ?? '',
     autojoin: flag('autojoin', false),
     audio: flag('audio', undefined),
     video: flag('video', undefined),

@@ -1,0 +1,73 @@
+package browser_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// On a server that hands out no tokens a host comes in by a link, makes one for guests in the
+// call, and a guest comes in by that: once, though its page is loaded again. A link that was
+// taken back lets nobody in.
+func (f *fixture) testInvitation(t *testing.T) {
+	key, secret := "key", strings.Repeat("s", 32)
+	s := startServer(t, f.server.binary, "--keys", key+":"+secret, "--bind", "127.0.0.1", "--invitations")
+	ask := func(method, path, body string) []byte {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost:"+s.port+"/v1/rooms/board/invitations"+path, strings.NewReader(body))
+		require.NoError(t, err)
+		req.SetBasicAuth(key, secret)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		answer, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Less(t, res.StatusCode, 300, string(answer))
+		return answer
+	}
+	var hosts struct{ Link string }
+	require.NoError(t, json.Unmarshal(ask("POST", "", `{"role":"host"}`), &hosts))
+
+	comes := func(name, link string) *page {
+		p := f.browser.open(t, name, link)
+		p.until("the lobby, without a room to choose", `document.querySelector('#lobby').checkVisibility() && !document.querySelector('#room').checkVisibility()`)
+		p.write("#name", name)
+		p.click("#join")
+		return p
+	}
+	host := comes("Hana", hosts.Link)
+	host.until("the call", `parlor.screen === 'call' && parlor.room.name === 'board'`)
+	host.do(`navigator.clipboard.writeText = async (text) => { window.copied = text; }`)
+	host.click("#invite")
+	host.until("a link for guests", `window.copied?.includes('#invite=IN_')`)
+	link := get[string](host, `window.copied`)
+
+	guest := comes("Gus", link)
+	guest.until("the call", `parlor.screen === 'call'`)
+	host.until("the guest", `[...parlor.room.remoteParticipants.values()].some((p) => p.name === 'Gus')`)
+	require.False(t, get[bool](guest, `document.querySelector('#invite').checkVisibility()`), "a guest invites nobody")
+	who := get[string](guest, `parlor.room.localParticipant.identity`)
+	guest.do(`location.reload()`)
+	guest.until("the lobby again", `window.parlor?.screen === 'lobby' && document.querySelector('#name').value === 'Gus'`)
+	guest.click("#join")
+	guest.until("the call again", `parlor.screen === 'call'`)
+	require.Equal(t, who, get[string](guest, `parlor.room.localParticipant.identity`))
+
+	var all struct {
+		Invitations []struct {
+			ID, Role string
+			Used     int
+		}
+	}
+	require.NoError(t, json.Unmarshal(ask("GET", "", ""), &all))
+	require.Len(t, all.Invitations, 2)
+	require.Equal(t, []any{"guest", 1}, []any{all.Invitations[1].Role, all.Invitations[1].Used})
+	ask("DELETE", "/"+all.Invitations[1].ID, "")
+	late := comes("Lea", link)
+	late.until("a word about it", `parlor.screen === 'lobby' && parlor.problem?.code === 'invitation-revoked'`)
+	require.NotContains(t, s.said(), link[strings.LastIndex(link, ".")+1:])
+}

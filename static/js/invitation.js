@@ -1,0 +1,81 @@
+// Invitations: a link whose secret stands after the hash, where no server and no log sees it.
+// The server exchanges the secret for a token.
+
+const LINK_LASTS = 24 * 3600 * 1000; // ms, of a link that a host makes in the call
+
+export class InvitationError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const keptAs = (secret) => `parlor.invitation.${secret.split('.')[0]}`;
+
+// redeem returns {token, room, role}. A reload of the page takes the token of before: it
+// counts no second use, and the person comes back as the same participant.
+export async function redeem(secret, name) {
+  const before = kept(secret);
+  if (before?.name === name && Date.parse(before.expires_at) > Date.now()) return before;
+  const admission = await call('v1/admissions', { secret, name });
+  try {
+    sessionStorage.setItem(keptAs(secret), JSON.stringify(admission));
+  } catch {
+    // Without a store a reload counts as one more use.
+  }
+  return admission;
+}
+
+function kept(secret) {
+  try {
+    return JSON.parse(sessionStorage.getItem(keptAs(secret)));
+  } catch {
+    return null;
+  }
+}
+
+// forget drops a token that the server does not take.
+export function forget(secret) {
+  try {
+    sessionStorage.removeItem(keptAs(secret));
+  } catch {
+    // Nothing was kept.
+  }
+}
+
+// guestLink makes a link for guests with the token of a host. passphrase: the call is
+// encrypted with it.
+export async function guestLink(location, room, token, passphrase) {
+  const { secret } = await call(`v1/rooms/${encodeURIComponent(room)}/invitations`, {
+    role: 'guest', expires_at: new Date(Date.now() + LINK_LASTS).toISOString(),
+  }, token);
+  const link = new URL(location.pathname, location.origin);
+  link.hash = new URLSearchParams({ invite: secret, ...(passphrase && { e2ee: passphrase }) }).toString();
+  return link.href;
+}
+
+async function call(path, body, token) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(10_000),
+    });
+  } catch {
+    throw new InvitationError('server-gone', 'The server does not answer. Check your connection and try again.');
+  }
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw new InvitationError((problem.code ?? 'failed').replaceAll('_', '-'), words[problem.code] ?? `The server does not take this invitation: ${problem.detail ?? response.status}.`);
+}
+
+const words = {
+  invitation_unknown: 'This invitation is incomplete, or was made by another server. Open the whole link that you were sent.',
+  invitation_revoked: 'This invitation was taken back. Ask for a new one.',
+  invitation_expired: 'This invitation has expired. Ask for a new one.',
+  invitation_used: 'This invitation was used as often as it can be. Ask for a new one.',
+  invitations_off: 'This server does not take invitations any more.',
+  rate_limited: 'Many people come in at the moment. Try again in a few seconds.',
+};
