@@ -7,10 +7,26 @@ import (
 	"runtime/debug"
 )
 
-// printVersion prints the version of the build.
+// printVersion prints the version of the build, and its commit with the date.
 func printVersion(_ context.Context, env Environment) error {
-	_, err := fmt.Fprintf(env.Out, "parlor %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintf(env.Out, "parlor %s%s %s %s/%s\n", version(), commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
+}
+
+// commit is the commit of the build with its date; "" if the build does not tell.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	if settings["vcs.revision"] == "" {
+		return ""
+	}
+	return fmt.Sprintf(" commit %.12s of %s", settings["vcs.revision"], settings["vcs.time"])
 }
 
 // version is the module's version, or the commit of the build.
