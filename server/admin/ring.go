@@ -126,13 +126,3 @@ func (r *Ring) Hour() []Sample {
 	}
 	return all
 }
-
-// Newest is the newest sample; false if there is none yet.
-func (r *Ring) Newest() (Sample, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.ring) == 0 {
-		return Sample{}, false
-	}
-	return r.ring[(r.next+len(r.ring)-1)%len(r.ring)], true
-}
