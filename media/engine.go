@@ -19,6 +19,8 @@ import (
 	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/forward/packet"
+	"parlor/media/icemux"
+	"parlor/media/srtpin"
 	"parlor/rooms"
 )
 
@@ -143,6 +145,7 @@ type Engine struct {
 	x509        *x509.Certificate // the same certificate
 	counters    counters
 	pool        *packet.Pool
+	parcels     sync.Pool       // of *parcel
 	totals      forward.Totals  // of tracks
 	paths       downlink.Totals // of paths to subscribers
 
@@ -258,24 +261,19 @@ func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
-// replayWindow is how many packets behind the newest one of its stream a packet may
-// arrive and still be accepted, once (RFC 3711, section 3.3.2). Package forward remembers
-// as many packets. The window is smaller than the jump that package reception takes for a
-// restart of the stream, so that replayed old packets do not look like a restart.
-const replayWindow = 512
-
 // settings are the settings that all transports have in common. With tcpOnly the
-// transport gets no UDP socket, if the engine has ICE over TCP.
-func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
+// transport gets no UDP socket, if the engine has ICE over TCP. take sees RTP and RTCP
+// first.
+func (e *Engine) settings(tcpOnly bool, take icemux.Handler) (webrtc.SettingEngine, *socket, error) {
 	var s webrtc.SettingEngine
 	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
 	var types []webrtc.NetworkType
 	if !tcpOnly || !e.ServesTCP() {
-		s.SetICEUDPMux(sock.mux)
+		s.SetICEUDPMux(sock.mux.For(take))
 		types = append(types, webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6)
 	}
 	if e.ServesTCP() {
-		s.SetICETCPMux(e.net.tcp)
+		s.SetICETCPMux(e.net.tcp.For(take))
 		types = append(types, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}
 	s.SetNetworkTypes(types)
@@ -304,8 +302,8 @@ func (e *Engine) settings(tcpOnly bool) (webrtc.SettingEngine, *socket, error) {
 		return s, nil, fmt.Errorf("choose the DTLS role: %w", err)
 	}
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
-	s.SetSRTPReplayProtectionWindow(replayWindow)
-	s.SetSRTCPReplayProtectionWindow(replayWindow)
+	s.SetSRTPReplayProtectionWindow(srtpin.ReplayWindow)
+	s.SetSRTCPReplayProtectionWindow(srtpin.ReplayWindow)
 	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // only a peer's loop closes its peer connections

@@ -3,7 +3,9 @@ package media
 import (
 	"encoding/binary"
 	"io"
+	"iter"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,10 +27,11 @@ const (
 // rtpSink takes the packets of one stream. The bytes are valid only during the call.
 type rtpSink func(packet []byte, arrival time.Time)
 
-// ingress is where a transport's decrypted packets arrive, on pion's reading goroutines:
-// one for RTP, one for RTCP. Pion asks it for a buffer per SSRC
-// (webrtc.SettingEngine.BufferFactory) and reads the buffer only to learn to which
-// section a stream belongs. From then on packets go straight to the stream's sink.
+// ingress is where a transport's decrypted packets arrive. The first packets of a stream
+// arrive on pion's reading goroutines: one for RTP, one for RTCP. Pion asks the ingress
+// for a buffer per SSRC (webrtc.SettingEngine.BufferFactory) and reads the buffer only to
+// learn to which section a stream belongs. From then on packets go straight to the
+// stream's sink, and the transport's intake decrypts them without pion.
 type ingress struct {
 	// feedback takes raw transport-wide feedback; nil drops it. It is set before the
 	// first packet arrives.
@@ -40,6 +43,7 @@ type ingress struct {
 	// mu guards the following.
 	mu      sync.Mutex
 	streams map[uint32]*rtpStream
+	sources map[uint32]*source // SSRCs of authentic packets; never removed
 	rtcp    map[uint32]func([]rtcp.Packet)
 	// credit is how many more streams pion may begin. Pion keeps some state of each
 	// stream for as long as the transport lives.
@@ -67,7 +71,7 @@ type ingressFacts struct {
 // do no more than post to the loop.
 func newIngress(flooded func()) *ingress {
 	return &ingress{
-		streams: map[uint32]*rtpStream{}, rtcp: map[uint32]func([]rtcp.Packet){},
+		streams: map[uint32]*rtpStream{}, sources: map[uint32]*source{}, rtcp: map[uint32]func([]rtcp.Packet){},
 		credit: streamBurst, creditAt: time.Now(), flooded: flooded,
 	}
 }
@@ -109,9 +113,12 @@ func (in *ingress) stream(ssrc uint32) *rtpStream {
 	defer in.mu.Unlock()
 	s := in.streams[ssrc]
 	if s == nil {
-		s = &rtpStream{in: in, ssrc: ssrc}
+		s = &rtpStream{in: in, ssrc: ssrc, source: in.sources[ssrc]}
 		s.wake.L = &s.mu
 		in.streams[ssrc] = s
+		if s.source != nil {
+			s.source.stream.Store(s)
+		}
 	}
 	return s
 }
@@ -143,16 +150,29 @@ func (in *ingress) skipFirst(ssrc uint32) {
 	}
 }
 
-// attach gives the packets of ssrc to sink, the parked ones first.
-func (in *ingress) attach(ssrc uint32, sink rtpSink) {
+// taker takes the packets of a stream.
+type taker struct {
+	sink rtpSink
+	// wide reports whether each packet causes much work, because it goes to many.
+	wide func() bool
+	// again is called at most once per second when packets arrive after pion has closed
+	// the stream. It runs on a reading goroutine and must do no more than post to the loop.
+	again func()
+}
+
+// attach gives the packets of ssrc to a taker, the parked packets first.
+func (in *ingress) attach(ssrc uint32, t taker) {
 	s := in.stream(ssrc)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.queue {
-		sink(p.bytes, p.arrival)
+		t.sink(p.bytes, p.arrival)
 	}
 	s.dropQueueLocked()
-	s.sink, s.attached, s.first = sink, true, nil
+	s.sink, s.taker, s.attached, s.first = t.sink, t, true, nil
+	if s.source != nil {
+		s.source.attach(t)
+	}
 }
 
 // detach drops the packets of ssrc from now on. When it returns, the stream's former sink
@@ -191,6 +211,9 @@ func (in *ingress) forget(s *rtpStream) {
 	defer in.mu.Unlock()
 	if in.streams[s.ssrc] == s {
 		delete(in.streams, s.ssrc)
+		if src := in.sources[s.ssrc]; src != nil {
+			src.stream.Store(nil)
+		}
 	}
 }
 
@@ -205,10 +228,12 @@ type rtpStream struct {
 	// not running when detach returns.
 	mu       sync.Mutex
 	wake     sync.Cond
-	live     bool // pion writes to it
+	source   *source // nil before the first packet
+	live     bool    // pion uses it
 	closed   bool
 	attached bool
 	sink     rtpSink // nil while attached: packets are dropped
+	taker    taker   // the taker of sink
 	first    func(pt uint8)
 	queue    []parkedPacket
 	next     int // index in queue of the packet that pion reads next
@@ -222,18 +247,43 @@ type parkedPacket struct {
 
 // Write takes a decrypted packet from pion.
 func (s *rtpStream) Write(p []byte) (int, error) {
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sink != nil {
-		s.sink(p, now)
-		return len(p), nil
-	}
 	if s.closed {
 		return 0, io.ErrClosedPipe
 	}
-	s.withoutSinkLocked(p, now)
+	if len(p) < rtpHeader {
+		return len(p), nil
+	}
+	if s.source == nil {
+		if s.source = s.in.source(s.ssrc); s.sink != nil {
+			s.source.attach(s.taker)
+		}
+	}
+	if !s.source.came(p) {
+		return len(p), nil // the intake has taken it
+	}
+	s.takeLocked(p, time.Now())
+	s.source.passed(p)
 	return len(p), nil
+}
+
+const rtpHeader = 12 // bytes of an RTP header without CSRCs and extensions
+
+// take takes a packet that the intake has decrypted.
+func (s *rtpStream) take(p []byte, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takeLocked(p, now)
+}
+
+func (s *rtpStream) takeLocked(p []byte, now time.Time) {
+	switch {
+	case s.sink != nil:
+		s.sink(p, now)
+	case !s.closed:
+		s.withoutSinkLocked(p, now)
+	}
 }
 
 // withoutSinkLocked parks or drops a packet, after it has read what concerns the whole
@@ -340,7 +390,8 @@ func (s *rtpStream) Close() error {
 	return nil
 }
 
-// rtcpStream is the RTCP that concerns one SSRC. It goes to the function set by onRTCP.
+// rtcpStream is the RTCP that concerns one SSRC and that pion has decrypted. It goes to the
+// function set by onRTCP.
 type rtcpStream struct {
 	in     *ingress
 	ssrc   uint32
@@ -348,25 +399,65 @@ type rtcpStream struct {
 	closed chan struct{}
 }
 
-// Write takes decrypted RTCP from pion: a compound of one packet or several.
+// Write takes decrypted RTCP from pion: a compound of one packet or several. Each SSRC that
+// a compound concerns gets a copy of it, so only the stream that the feedback names passes
+// it on.
 func (s *rtcpStream) Write(p []byte) (int, error) {
 	handle := s.in.rtcpHandler(s.ssrc)
-	for rest := p; len(rest) >= rtcpHeader; {
-		size := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
-		if size > len(rest) {
-			break // the packet is malformed: the client alone is to blame, and is the only one harmed
-		}
-		one := rest[:size]
-		rest = rest[size:]
+	for one := range reports(p) {
 		switch {
-		case s.takeFeedback(one), handle == nil, !reads(one):
-			continue
-		}
-		if packets, err := rtcp.Unmarshal(one); err == nil {
-			handle(packets)
+		case isFeedback(one):
+			if len(one) >= 12 && binary.BigEndian.Uint32(one[8:]) == s.ssrc {
+				s.in.takeFeedback(one)
+			}
+		case handle != nil && reads(one):
+			if packets, err := rtcp.Unmarshal(one); err == nil {
+				handle(packets)
+			}
 		}
 	}
 	return len(p), nil
+}
+
+// takeRTCP takes RTCP that the intake has decrypted: a compound of one packet or several.
+// Each SSRC that it concerns gets all of it.
+func (in *ingress) takeRTCP(p []byte) {
+	var all []rtcp.Packet
+	for one := range reports(p) {
+		if isFeedback(one) {
+			in.takeFeedback(one)
+		} else if reads(one) {
+			if packets, err := rtcp.Unmarshal(one); err == nil {
+				all = append(all, packets...)
+			}
+		}
+	}
+	var told []uint32
+	for _, packet := range all {
+		for _, ssrc := range packet.DestinationSSRC() {
+			if slices.Contains(told, ssrc) {
+				continue
+			}
+			if handle := in.rtcpHandler(ssrc); handle != nil {
+				told = append(told, ssrc)
+				handle(all)
+			}
+		}
+	}
+}
+
+// reports are the packets of a compound. It ends where the compound is malformed: the
+// client alone is to blame, and is the only one harmed.
+func reports(p []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(p) >= rtcpHeader {
+			size := 4 * (int(binary.BigEndian.Uint16(p[2:])) + 1)
+			if size > len(p) || !yield(p[:size]) {
+				return
+			}
+			p = p[size:]
+		}
+	}
 }
 
 const rtcpHeader = 4 // bytes
@@ -387,17 +478,16 @@ func reads(packet []byte) bool {
 	return false
 }
 
-// takeFeedback gives transport-wide feedback to the downlink that estimates the path, and
-// reports whether the packet was feedback. Each SSRC that a compound concerns gets a copy
-// of it, so only the stream that the feedback names passes it on.
-func (s *rtcpStream) takeFeedback(packet []byte) bool {
-	if rtcp.PacketType(packet[1]) != rtcp.TypeTransportSpecificFeedback || packet[0]&0x1f != rtcp.FormatTCC {
-		return false
+// isFeedback reports whether an RTCP packet is transport-wide feedback.
+func isFeedback(packet []byte) bool {
+	return rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback && packet[0]&0x1f == rtcp.FormatTCC
+}
+
+// takeFeedback gives transport-wide feedback to the downlink that estimates the path.
+func (in *ingress) takeFeedback(packet []byte) {
+	if in.feedback != nil {
+		in.feedback(packet)
 	}
-	if s.in.feedback != nil && len(packet) >= 12 && binary.BigEndian.Uint32(packet[8:]) == s.ssrc {
-		s.in.feedback(packet)
-	}
-	return true
 }
 
 // Read blocks until Close: pion reads here, but the packets went to the handler.

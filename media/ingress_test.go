@@ -47,7 +47,7 @@ func TestIngressParks(t *testing.T) {
 	in.skipFirst(7)
 
 	var got []uint16
-	in.attach(7, func(p []byte, _ time.Time) { got = append(got, seqOf(p)) })
+	in.attach(7, taker{sink: func(p []byte, _ time.Time) { got = append(got, seqOf(p)) }})
 	_, err = stream.Write(rtpPacket(t, 7, 3, nil, 1))
 	require.NoError(t, err)
 	require.Equal(t, []uint16{1, 2, 3}, got)
@@ -235,7 +235,7 @@ func FuzzIngress(f *testing.F) {
 		in.onRTCP(1, func([]rtcp.Packet) {})
 		_, _ = in.buffer(packetio.RTPBufferPacket, 1).Write(packet)
 		_, _ = in.buffer(packetio.RTCPBufferPacket, 1).Write(packet)
-		in.attach(1, func(p []byte, _ time.Time) { require.GreaterOrEqual(t, len(p), 12) })
+		in.attach(1, taker{sink: func(p []byte, _ time.Time) { require.GreaterOrEqual(t, len(p), 12) }})
 	})
 }
 

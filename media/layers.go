@@ -93,7 +93,8 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	}
 	in := s.t.ingress
 	in.onRTCP(u.ssrc, u.layer.HandleRTCP)
-	in.attach(u.ssrc, u.sink)
+	mid, ssrc, rid := s.mid, u.ssrc, u.rid
+	in.attach(u.ssrc, u.taker(u.sink, func() { p.streamAgain(ssrc, mid, rid) }))
 	u.attachRepair()
 	p.tellSoon(pub)
 }
@@ -164,10 +165,27 @@ func (u *upStream) attachRepair() {
 	if u.scratch == nil {
 		u.scratch = make([]byte, maxPacket)
 	}
-	u.s.t.ingress.attach(u.repair, u.repairSink)
+	mid, rid, repair := u.s.mid, u.rid, u.repair
+	u.s.t.ingress.attach(repair, u.taker(u.repairSink, func() { u.s.p.repairStream(repair, mid, rid) }))
 }
 
-// sink takes the stream's packets on pion's reading goroutine.
+// taker takes the packets of the stream, or of the one that repairs it.
+func (u *upStream) taker(sink rtpSink, again func()) taker {
+	layer := u.layer
+	return taker{sink: sink, wide: func() bool { return layer.Forwarders() > fewForwarders }, again: again}
+}
+
+// streamAgain is called by the ingress when packets arrive for a stream that pion has
+// closed, as when a client sends in a section again. It runs on a reading goroutine.
+func (p *Peer) streamAgain(ssrc uint32, mid, rid string) {
+	p.post(func() {
+		if s := p.sections[mid]; s != nil && s.sends {
+			p.startStream(s.stream(ssrc, rid))
+		}
+	})
+}
+
+// sink takes the stream's packets on a reading goroutine.
 func (u *upStream) sink(packet []byte, arrival time.Time) {
 	if len(packet) < 2 || !u.allowed.Load() {
 		return

@@ -2,12 +2,10 @@ package media
 
 import (
 	"net"
-	"net/netip"
 
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/downlink"
-	"parlor/media/srtpin"
 	"parlor/media/srtpout"
 )
 
@@ -38,9 +36,8 @@ func (p *Peer) followPath(t *transport) {
 	}
 }
 
-// watchPath connects the downlink to the present path: it is told of packets that a TCP
-// connection drops, and gets the client's transport-wide feedback straight from the UDP
-// socket. If the latter is impossible, feedback comes through pion.
+// watchPath tells the downlink of packets that a TCP connection drops on the present path,
+// and has the intake begin to decrypt. If that is impossible, packets come through pion.
 func (t *transport) watchPath() {
 	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
 	if err != nil {
@@ -49,20 +46,16 @@ func (t *transport) watchPath() {
 	if tcp := t.sock.net.tcp; tcp != nil {
 		tcp.Watch(ice.UsernameFragment, t.down)
 	}
-	if t.opener == nil {
-		keys, err := t.capture.ClientKeys()
-		if err != nil {
-			return
-		}
-		if t.opener, err = srtpin.NewFeedback(keys.Profile, keys.Key, keys.Salt, t.excess); err != nil {
-			t.log.Warn("feedback comes by way of pion", "error", err)
-			return
-		}
+	if t.intake.opened() {
+		return
 	}
-	opener, feedback := t.opener, t.down.Feedback
-	t.sock.mux.Handle(ice.UsernameFragment, func(packet []byte, _ netip.AddrPort) bool {
-		return opener.Take(packet, feedback)
-	})
+	keys, err := t.capture.ClientKeys()
+	if err == nil {
+		err = t.intake.open(keys)
+	}
+	if err != nil {
+		t.log.Debug("packets come through pion", "reason", err)
+	}
 }
 
 // way is the conn and the remote address of a candidate pair; zero if the pair is not

@@ -6,14 +6,12 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync/atomic"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/downlink"
 	"parlor/media/forward"
-	"parlor/media/srtpin"
 	"parlor/media/srtpout"
 )
 
@@ -33,8 +31,7 @@ type transport struct {
 	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
 	down    *downlink.Path
 	capture srtpout.Capture
-	opener  *srtpin.Feedback // nil until connected
-	excess  *atomic.Uint64   // the engine's counter of dropped excess feedback
+	intake  *intake
 	log     *slog.Logger
 
 	state         webrtc.PeerConnectionState
@@ -74,17 +71,18 @@ const (
 
 // newTransport makes a peer connection. Its events are posted to p's loop.
 func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
-	settings, sock, err := p.engine.settings(p.cfg.TCPOnly)
+	in := newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
+	intake := &intake{in: in, buffers: &p.engine.parcels, counters: &p.engine.counters}
+	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take)
 	if err != nil {
 		return nil, err
 	}
 	t := &transport{
-		role: r, side: side, sock: sock, excess: &p.engine.counters.excessFeedback,
+		role: r, side: side, sock: sock, ingress: in, intake: intake,
 		log: p.log.With("target", side.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
 	}
-	t.ingress = newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	t.down = downlink.New(onward{t})
 	t.down.CountMalformed(&p.engine.counters.badFeedback)
 	t.down.CountIn(&p.engine.paths)
@@ -209,7 +207,9 @@ func (t *transport) close() error {
 	if t.twcc != nil {
 		t.twcc.Close()
 	}
-	if err := t.pc.GracefulClose(); err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
+	err := t.pc.GracefulClose()
+	t.intake.close()
+	if err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
 		return fmt.Errorf("close transport: %w", err)
 	}
 	return nil

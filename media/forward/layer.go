@@ -395,6 +395,9 @@ func (l *Layer) Close() {
 	l.track.removeLayer(l)
 }
 
+// Forwarders is the number of forwarders of the layer's track.
+func (l *Layer) Forwarders() int { return len(*l.track.forwarders.Load()) }
+
 // spatialLayers is the number of spatial layers of the stream, as far as known.
 func (l *Layer) spatialLayers() int {
 	l.mu.Lock()

@@ -11,6 +11,7 @@
 //   - A source is a remote address that a session has heard from.
 //   - The owner of a remote address is the session that its DTLS, RTP and RTCP go
 //     to.
+//   - A [Handler] takes RTP and RTCP out of a transport's sessions, past its agent.
 //   - A [TCPMux] is one TCP port, to which clients connect (RFC 6544).
 //   - A stranger is a connection that has not named a session yet; a member is one that
 //     has, and is proven when the agent has answered it.

@@ -138,6 +138,10 @@ func (m *Mux) GetListenAddresses() []net.Addr {
 // address. It is made if there is none. The conn must be closed; the session ends
 // with the last of its conns.
 func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
+	return m.getConn(ufrag, local, nil)
+}
+
+func (m *Mux) getConn(ufrag string, local net.Addr, h Handler) (net.PacketConn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -145,7 +149,7 @@ func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
 	}
 	for _, p := range m.ports {
 		if p.local.String() == local.String() {
-			return p.open(ufrag)
+			return p.open(ufrag, h)
 		}
 	}
 	return nil, fmt.Errorf("no socket has the local address %v", local)
@@ -181,16 +185,24 @@ func (m *Mux) Has(ufrag string) bool {
 	return slices.ContainsFunc(m.snapshot(), func(p *port) bool { return p.session(ufrag) != nil })
 }
 
-// Handle shows RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
-// the sessions of ufrag own to h first; nil ends that. What h takes, which it tells by
-// true, goes no further; all else goes to the sessions' conns. h runs on the sockets'
-// readers, must not block, and may use the packet only during the call.
-func (m *Mux) Handle(ufrag string, h func(packet []byte, from netip.AddrPort) (taken bool)) {
-	for _, p := range m.snapshot() {
-		if s := p.session(ufrag); s != nil {
-			s.handle(h)
-		}
-	}
+// A Handler sees RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
+// sessions own, first. What it takes, which it tells by true, goes no further, and it may
+// change that; all else goes to the sessions' conns. It runs on the readers of sockets and
+// connections, several at a time, must not block, and may use the packet during the call
+// only.
+type Handler func(packet []byte) (taken bool)
+
+// For is the Mux for the agents of one transport, whose sessions have that Handler.
+func (m *Mux) For(h Handler) ice.UDPMux { return handled{m, h} }
+
+type handled struct {
+	*Mux
+	handler Handler
+}
+
+// GetConn implements ice.UDPMux.
+func (m handled) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
+	return m.getConn(ufrag, local, m.handler)
 }
 
 func (m *Mux) snapshot() []*port {
@@ -247,7 +259,7 @@ func (p *port) session(ufrag string) *session {
 	return p.sessions[ufrag]
 }
 
-func (p *port) open(ufrag string) (net.PacketConn, error) {
+func (p *port) open(ufrag string, h Handler) (net.PacketConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -255,7 +267,7 @@ func (p *port) open(ufrag string) (net.PacketConn, error) {
 	}
 	s := p.sessions[ufrag]
 	if s == nil {
-		s = newSession(p, ufrag)
+		s = newSession(p, ufrag, h)
 		p.sessions[ufrag] = s
 	}
 	s.conns++
@@ -336,15 +348,11 @@ func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
 	}
 	p.mu.Lock()
 	s := p.owners[src]
-	var h handler
-	if s != nil && len(packet) > 0 && packet[0]&0xc0 == 0x80 {
-		h = s.handler
-	}
 	p.mu.Unlock()
 	switch {
 	case s == nil:
 		p.cfg.Counters.Unknown.Add(1)
-	case h == nil || !h(packet, src):
+	case !s.handler.takes(packet):
 		s.push(packet, src)
 	}
 }

@@ -35,19 +35,22 @@ const (
 	maxQueued = 1024
 )
 
-type handler func(packet []byte, from netip.AddrPort) (taken bool)
+// takes shows a packet to the handler, if it is one for it.
+func (h Handler) takes(packet []byte) bool {
+	return h != nil && len(packet) > 0 && packet[0]&0xc0 == 0x80 && h(packet)
+}
 
 // session is one ufrag on one socket.
 type session struct {
-	port  *port
-	ufrag string
+	port    *port
+	ufrag   string
+	handler Handler // sees RTP and RTCP first; nil: nobody does
 
 	// The port's mu guards the following.
 	conns    int // not closed yet
 	sources  map[netip.AddrPort]*source
 	ever     int           // sources that the agent has answered
 	requests []sentRequest // that wait for a response, oldest first
-	handler  handler       // sees RTP and RTCP first; nil: nobody does
 
 	// mu guards the queue; the port's mu may be held when it is taken.
 	mu         sync.Mutex
@@ -82,17 +85,11 @@ type datagram struct {
 // datagrams is shared by all sessions.
 var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool has no state
 
-func newSession(p *port, ufrag string) *session {
+func newSession(p *port, ufrag string, h Handler) *session {
 	return &session{
-		port: p, ufrag: ufrag, sources: map[netip.AddrPort]*source{},
+		port: p, ufrag: ufrag, handler: h, sources: map[netip.AddrPort]*source{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-}
-
-func (s *session) handle(h handler) {
-	s.port.mu.Lock()
-	defer s.port.mu.Unlock()
-	s.handler = h
 }
 
 // sourceLocked is the source of that address. It is made if the session may have

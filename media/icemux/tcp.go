@@ -208,6 +208,23 @@ func (m *TCPMux) Close() error {
 // the session become its members. The caller must close the conn; the session ends with
 // the last of its conns.
 func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
+	return m.getConn(ufrag, local, nil)
+}
+
+// For is as [Mux.For].
+func (m *TCPMux) For(h Handler) ice.TCPMux { return handledTCP{m, h} }
+
+type handledTCP struct {
+	*TCPMux
+	handler Handler
+}
+
+// GetConnByUfrag implements ice.TCPMux.
+func (m handledTCP) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
+	return m.getConn(ufrag, local, m.handler)
+}
+
+func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler) (net.PacketConn, error) {
 	addr, ok := netip.AddrFromSlice(local)
 	if !ok {
 		return nil, fmt.Errorf("%v is not an address", local)
@@ -224,7 +241,7 @@ func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketC
 		if i < 0 {
 			return nil, fmt.Errorf("no TCP listener has the local address %v", addr)
 		}
-		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()))
+		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()), h)
 		m.sessions[ufrag] = append(m.sessions[ufrag], s)
 		for _, c := range slices.Clone(m.strangers) {
 			if c.ufrag == ufrag && c.local == addr {
@@ -457,13 +474,14 @@ func (m *TCPMux) crowdedLocked(s *tcpSession) *tcpSession {
 
 // tcpSession carries the packets of one ufrag at one local address.
 type tcpSession struct {
-	mux   *TCPMux
-	ufrag string
-	local netip.AddrPort
-	conns int // not closed yet; the mux's mu guards it
-	size  int // how many members there are; likewise
-	in    chan tcpPacket
-	done  chan struct{} // closed by end
+	mux     *TCPMux
+	ufrag   string
+	local   netip.AddrPort
+	handler Handler // sees RTP and RTCP first; nil: nobody does
+	conns   int     // not closed yet; the mux's mu guards it
+	size    int     // how many members there are; likewise
+	in      chan tcpPacket
+	done    chan struct{} // closed by end
 
 	mu      sync.Mutex // guards the following
 	ended   bool
@@ -476,8 +494,8 @@ type tcpPacket struct {
 	bytes []byte
 }
 
-func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort) *tcpSession {
-	return &tcpSession{mux: m, ufrag: ufrag, local: local, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
+func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort, h Handler) *tcpSession {
+	return &tcpSession{mux: m, ufrag: ufrag, local: local, handler: h, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
 }
 
 // add makes c a member. If there are too many members, c replaces one that is not proven;

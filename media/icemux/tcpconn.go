@@ -160,7 +160,7 @@ func (c *tcpConn) read() {
 			}
 		}
 		c.heard.Store(time.Now().UnixNano())
-		if packet != nil {
+		if packet != nil && !s.handler.takes(packet) {
 			select {
 			case <-c.gone: // it was refused as it came
 				return

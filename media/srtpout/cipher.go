@@ -34,15 +34,17 @@ func supported(p srtp.ProtectionProfile) bool {
 	return false
 }
 
-// sessionKeys are derived from a master key. They do not change, so streams share them.
-type sessionKeys struct {
-	block   cipher.Block
-	aead    cipher.AEAD // nil for AES-CM with HMAC-SHA1
-	salt    []byte
-	authKey []byte
+// SessionKeys are what one side encrypts RTP with, derived from a master key (RFC 3711
+// 4.3). They are not changed, so streams share them.
+type SessionKeys struct {
+	Block   cipher.Block
+	AEAD    cipher.AEAD // nil for AES-CM with HMAC-SHA1
+	AuthKey []byte      // of HMAC-SHA1; nil for AES-GCM
+	Salt    []byte
 }
 
-func newSessionKeys(k Keys) (*sessionKeys, error) {
+// Session derives the session keys. The error is ErrNoKeys if the profile is not known.
+func (k Keys) Session() (*SessionKeys, error) {
 	if !supported(k.Profile) {
 		return nil, fmt.Errorf("%w: profile %v", ErrNoKeys, k.Profile)
 	}
@@ -55,15 +57,15 @@ func newSessionKeys(k Keys) (*sessionKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sessionKeys{salt: derive(master, k.Salt, labelSalt, saltLen)}
-	if s.block, err = aes.NewCipher(derive(master, k.Salt, labelEncryption, keyLen)); err != nil {
+	s := &SessionKeys{Salt: derive(master, k.Salt, labelSalt, saltLen)}
+	if s.Block, err = aes.NewCipher(derive(master, k.Salt, labelEncryption, keyLen)); err != nil {
 		return nil, err
 	}
 	if k.Profile == srtp.ProtectionProfileAes128CmHmacSha1_80 {
-		s.authKey = derive(master, k.Salt, labelAuthentication, sha1Key)
+		s.AuthKey = derive(master, k.Salt, labelAuthentication, sha1Key)
 		return s, nil
 	}
-	s.aead, err = cipher.NewGCM(s.block)
+	s.AEAD, err = cipher.NewGCM(s.Block)
 	return s, err
 }
 
@@ -84,24 +86,24 @@ func derive(master cipher.Block, salt []byte, label byte, n int) []byte {
 
 // sealer encrypts the packets of one stream.
 type sealer struct {
-	keys *sessionKeys
+	keys *SessionKeys
 	iv   [aes.BlockSize]byte
 	mac  hash.Hash // of AES-CM with HMAC-SHA1
 	sum  [sha1.Size]byte
 	roc  [4]byte
 }
 
-func newSealer(k *sessionKeys) sealer {
+func newSealer(k *SessionKeys) sealer {
 	s := sealer{keys: k}
-	if k.aead == nil {
-		s.mac = hmac.New(sha1.New, k.authKey)
+	if k.AEAD == nil {
+		s.mac = hmac.New(sha1.New, k.AuthKey)
 	}
 	return s
 }
 
 // overhead is how much longer sealing makes a packet, in bytes.
 func (s *sealer) overhead() int {
-	if s.keys.aead != nil {
+	if s.keys.AEAD != nil {
 		return gcmTag
 	}
 	return sha1Tag
@@ -110,14 +112,14 @@ func (s *sealer) overhead() int {
 // seal appends the encrypted payload to the header in packet[:header], and returns the
 // packet's length. packet must have room for it.
 func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, index uint64) int {
-	if s.keys.aead != nil {
-		s.putGCMNonce(ssrc, index)
-		s.keys.aead.Seal(packet[header:header], s.iv[:12], payload, packet[:header])
+	if s.keys.AEAD != nil {
+		s.keys.PutNonce(&s.iv, ssrc, index)
+		s.keys.AEAD.Seal(packet[header:header], s.iv[:12], payload, packet[:header])
 		return header + len(payload) + gcmTag
 	}
-	s.putCounter(ssrc, index)
+	s.keys.PutCounter(&s.iv, ssrc, index)
 	n := header + len(payload)
-	cipher.NewCTR(s.keys.block, s.iv[:]).XORKeyStream(packet[header:n], payload)
+	cipher.NewCTR(s.keys.Block, s.iv[:]).XORKeyStream(packet[header:n], payload)
 	s.mac.Reset()
 	s.mac.Write(packet[:n])
 	binary.BigEndian.PutUint32(s.roc[:], uint32(index>>16))
@@ -125,26 +127,27 @@ func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, in
 	return n + copy(packet[n:n+sha1Tag], s.mac.Sum(s.sum[:0]))
 }
 
-// putGCMNonce makes the nonce of RFC 7714, section 8.1: zero, SSRC, rollover counter and
-// sequence number (the 48-bit index), XORed with the salt.
-func (s *sealer) putGCMNonce(ssrc uint32, index uint64) {
-	s.iv = [aes.BlockSize]byte{}
-	binary.BigEndian.PutUint32(s.iv[2:], ssrc)
-	binary.BigEndian.PutUint16(s.iv[6:], uint16(index>>32))
-	binary.BigEndian.PutUint32(s.iv[8:], uint32(index))
-	for i, b := range s.keys.salt {
-		s.iv[i] ^= b
+// PutNonce puts the nonce of AES-GCM into the first 12 bytes of iv (RFC 7714 8.1): zero,
+// SSRC, rollover counter and sequence number, which is what the 48-bit index is made of,
+// with the salt.
+func (k *SessionKeys) PutNonce(iv *[aes.BlockSize]byte, ssrc uint32, index uint64) {
+	*iv = [aes.BlockSize]byte{}
+	binary.BigEndian.PutUint32(iv[2:], ssrc)
+	binary.BigEndian.PutUint16(iv[6:], uint16(index>>32))
+	binary.BigEndian.PutUint32(iv[8:], uint32(index))
+	for i, b := range k.Salt {
+		iv[i] ^= b
 	}
 }
 
-// putCounter makes the block counter of RFC 3711, section 4.1.1, from salt, SSRC and
-// index.
-func (s *sealer) putCounter(ssrc uint32, index uint64) {
-	s.iv = [aes.BlockSize]byte{}
-	binary.BigEndian.PutUint32(s.iv[4:], ssrc)
-	binary.BigEndian.PutUint16(s.iv[8:], uint16(index>>32))
-	binary.BigEndian.PutUint32(s.iv[10:], uint32(index))
-	for i, b := range s.keys.salt {
-		s.iv[i] ^= b
+// PutCounter puts the first counter of AES-CM into iv (RFC 3711 4.1.1): salt, SSRC and
+// index as a block counter.
+func (k *SessionKeys) PutCounter(iv *[aes.BlockSize]byte, ssrc uint32, index uint64) {
+	*iv = [aes.BlockSize]byte{}
+	binary.BigEndian.PutUint32(iv[4:], ssrc)
+	binary.BigEndian.PutUint16(iv[8:], uint16(index>>32))
+	binary.BigEndian.PutUint32(iv[10:], uint32(index))
+	for i, b := range k.Salt {
+		iv[i] ^= b
 	}
 }

@@ -52,7 +52,7 @@ func (b *Buffers) put(p *[maxPacket]byte) { b.pool.Put(p) }
 // Sender is the outgoing SRTP of one transport. Its methods may be called concurrently.
 type Sender struct {
 	buffers *Buffers
-	keys    *sessionKeys
+	keys    *SessionKeys
 	path    atomic.Pointer[path] // nil: no path
 
 	// mu guards the following.
@@ -72,7 +72,7 @@ type path struct {
 // NewSender makes a sender for a connected transport. It sends no packet before it has a
 // path.
 func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
-	k, err := newSessionKeys(keys)
+	k, err := keys.Session()
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ type client struct {
 	context *srtp.Context
 }
 
-func newPair(t testing.TB, profile srtp.ProtectionProfile) (*client, *Feedback) {
+func newPair(t testing.TB, profile srtp.ProtectionProfile) (*client, *RTCP) {
 	t.Helper()
 	keyLen, err := profile.KeyLen()
 	require.NoError(t, err)
@@ -29,7 +29,7 @@ func newPair(t testing.TB, profile srtp.ProtectionProfile) (*client, *Feedback) 
 	key[0], salt[0] = 1, 2
 	c, err := srtp.CreateContext(key, salt, profile)
 	require.NoError(t, err)
-	f, err := NewFeedback(profile, key, salt, new(atomic.Uint64))
+	f, err := NewRTCP(profile, key, salt, new(atomic.Uint64))
 	require.NoError(t, err)
 	return &client{t, c}, f
 }
@@ -63,38 +63,68 @@ func TestFeedbackIsOpened(t *testing.T) {
 			take := func(b []byte) { got = append(got, append([]byte(nil), b...)) }
 
 			one := c.encrypt(report(7, 1))
-			require.True(t, f.Take(one, take))
+			require.True(t, f.Take(one, take, fails(t)))
 			require.Equal(t, [][]byte{report(7, 1)}, got)
-			require.False(t, f.Take(one, take), "the same packet again is a replay")
+			require.False(t, f.Take(one, take, fails(t)), "the same packet again is a replay")
 
 			got = nil
-			require.True(t, f.Take(c.encrypt(append(report(7, 5), report(7, 9)...)), take), "two reports in one packet")
+			require.True(t, f.Take(c.encrypt(append(report(7, 5), report(7, 9)...)), take, fails(t)), "two reports in one packet")
 			require.Equal(t, [][]byte{report(7, 5), report(7, 9)}, got)
 		})
 	}
 }
 
-func TestAllElseIsLeftToPion(t *testing.T) {
+func TestAllElseIsNoFeedback(t *testing.T) {
 	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
 	nack := marshal(t, &rtcp.TransportLayerNack{SenderSSRC: 7, MediaSSRC: 1, Nacks: []rtcp.NackPair{{PacketID: 3}}})
 	receiver := marshal(t, &rtcp.ReceiverReport{SSRC: 7})
 	forged := c.encrypt(report(7, 1))
 	forged[len(forged)-6] ^= 1
-	shorter := report(7, 1)
-	shorter[3]++ // it says that it is longer than it is
 	for name, packet := range map[string][]byte{
 		"an RTP packet":                     append([]byte{0x80, 111}, make([]byte, 40)...),
 		"a request to send again":           c.encrypt(nack),
 		"a receiver report":                 c.encrypt(receiver),
-		"feedback with a request behind it": c.encrypt(append(report(7, 1), nack...)),
 		"feedback behind a receiver report": c.encrypt(append(receiver, report(7, 1)...)),
 		"feedback that was changed":         forged,
-		"feedback that is cut short":        c.encrypt(shorter),
 		"a header alone":                    report(7, 1)[:8],
 		"nothing":                           nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.False(t, f.Take(packet, func([]byte) { require.Fail(t, "taken") }))
+			require.False(t, f.Take(packet, fails(t), fails(t)))
+		})
+	}
+	shorter := report(7, 1)
+	shorter[3]++ // it says that it is longer than it is
+	for _, others := range [][]byte{shorter, append(report(7, 1), nack...)} {
+		var got []byte
+		require.True(t, f.Take(c.encrypt(others), fails(t), func(b []byte) { got = append(got, b...) }))
+		require.Equal(t, others, got, "what is not feedback alone is for others")
+	}
+}
+
+func fails(t *testing.T) func([]byte) { return func([]byte) { require.Fail(t, "taken") } }
+
+// All SRTCP can be opened, once, by whatever profile.
+func TestRTCPIsOpened(t *testing.T) {
+	for _, profile := range []srtp.ProtectionProfile{
+		srtp.ProtectionProfileAeadAes128Gcm, srtp.ProtectionProfileAeadAes256Gcm, srtp.ProtectionProfileAes128CmHmacSha1_80,
+	} {
+		t.Run(profile.String(), func(t *testing.T) {
+			c, f := newPair(t, profile)
+			receiver := marshal(t, &rtcp.ReceiverReport{SSRC: 7})
+			for range 10 {
+				sealed := c.encrypt(receiver)
+				require.True(t, IsRTCP(sealed) && !IsRTP(sealed) && f.Knows(sealed))
+				got, err := f.Open(make([]byte, 0, 100), sealed)
+				require.NoError(t, err)
+				require.Equal(t, receiver, got)
+				_, err = f.Open(nil, sealed)
+				require.Error(t, err, "a replay")
+			}
+			for n := range receiver {
+				_, err := f.Open(nil, receiver[:n])
+				require.Error(t, err)
+			}
 		})
 	}
 }
@@ -104,12 +134,13 @@ func TestSendersAreBounded(t *testing.T) {
 	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
 	taken := 0
 	for sender := range uint32(1000) {
-		if f.Take(c.encrypt(report(sender, 1)), func([]byte) {}) {
+		f.budget = maxBurst
+		if f.Take(c.encrypt(report(sender, 1)), func([]byte) {}, fails(t)) {
 			taken++
 		}
 	}
 	require.Equal(t, maxSenders, taken)
-	require.True(t, f.Take(c.encrypt(report(1, 2)), func([]byte) {}), "a sender that is known goes on")
+	require.True(t, f.Take(c.encrypt(report(1, 2)), func([]byte) {}, fails(t)), "a sender that is known goes on")
 }
 
 func TestOpeningDoesNotAllocate(t *testing.T) {
@@ -121,7 +152,7 @@ func TestOpeningDoesNotAllocate(t *testing.T) {
 	next, got := 0, 0
 	allocs := testing.AllocsPerRun(300, func() {
 		f.budget = maxBurst
-		if f.Take(packets[next], func([]byte) { got++ }) {
+		if f.Take(packets[next], func([]byte) { got++ }, nil) {
 			next++
 		}
 	})
@@ -140,7 +171,7 @@ func TestFloodsAreBounded(t *testing.T) {
 			for i := range reports {
 				plain = append(plain, report(7, uint16(i))...)
 			}
-			require.True(t, f.Take(c.encrypt(plain), func([]byte) { took++ }))
+			require.True(t, f.Take(c.encrypt(plain), func([]byte) { took++ }, fails(t)))
 		}
 		for range 10 * maxBurst {
 			send(1)

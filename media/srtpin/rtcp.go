@@ -1,0 +1,177 @@
+// Package srtpin opens incoming SRTP and SRTCP where it leaves the socket, past pion's
+// path (mux, ICE agent, DTLS transport, session), on which each packet wakes four
+// goroutines.
+//
+// The nouns:
+//
+//   - An [Opener] opens the SRTP of one transport, in place.
+//   - A [Window] tells the packets of one SSRC that have come from those that have not.
+//   - An [RTCP] opens the SRTCP of one transport. Transport-wide feedback comes from a
+//     subscriber ten to twenty times a second, far more often than anything else, and can
+//     be opened for itself ([RTCP.Take]).
+//
+// All clients share the goroutine on which feedback is opened, so each has a budget:
+// reports beyond it are dropped before they are decrypted, and counted.
+package srtpin
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/srtp/v3"
+)
+
+const (
+	// maxFeedback is the longest packet that Take opens. A report of three hundred packets
+	// fits; longer ones are rare.
+	maxFeedback = 512
+	// maxSenders bounds the SSRCs that a client names as the senders of its RTCP: something
+	// is kept of each. A client has one for its feedback, and one for each stream that it
+	// sends.
+	maxSenders = 64
+	// replayWindow is how many SRTCP indices back a packet may still come for the first
+	// time (RFC 3711 3.3.2).
+	replayWindow = 128
+	// maxBurst is how many reports a client may send at once, and another may come each
+	// reportInterval. Clients send up to twenty a second; those of a few seconds come
+	// at once after a stall of the network.
+	maxBurst       = 200
+	reportInterval = 10 * time.Millisecond
+
+	header = 4 // bytes of an RTCP packet's header without its sender
+	least  = 8 // with its sender: what SRTCP leaves readable
+)
+
+// RTCP opens the SRTCP packets of one transport. Its methods may be called concurrently.
+type RTCP struct {
+	excess *atomic.Uint64
+
+	// mu guards the following. It is held while the packet's reports are taken.
+	mu      sync.Mutex
+	context *srtp.Context
+	senders []uint32
+	opened  [maxFeedback]byte
+	budget  int       // reports that may come now
+	filled  time.Time // when the budget was added to
+}
+
+// NewRTCP makes one for a transport whose client encrypts with that master key and
+// salt. excess counts the packets that are dropped since the client sends too many.
+func NewRTCP(profile srtp.ProtectionProfile, key, salt []byte, excess *atomic.Uint64) (*RTCP, error) {
+	c, err := srtp.CreateContext(key, salt, profile, srtp.SRTCPReplayProtection(replayWindow))
+	if err != nil {
+		return nil, fmt.Errorf("open incoming SRTCP: %w", err)
+	}
+	return &RTCP{excess: excess, context: c, budget: maxBurst, filled: time.Now()}, nil
+}
+
+// Take opens an SRTCP packet if it begins with transport-wide feedback, and gives each
+// RTCP packet in it to take, which may use it during the call only; if there are other
+// reports in it, all of it goes to others. It reports false for everything else: other
+// packets, and what is not authentic. A packet beyond the client's budget is dropped.
+func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
+	if len(packet) < least || len(packet) > maxFeedback || !isFeedback(packet) {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.knowsLocked(packet) {
+		return false
+	}
+	if !f.affordLocked(time.Now()) {
+		f.excess.Add(1)
+		return true
+	}
+	plain, err := f.openLocked(f.opened[:0], packet)
+	if err != nil {
+		return false
+	}
+	if !onlyFeedback(plain) {
+		others(plain)
+		return true
+	}
+	for len(plain) > 0 {
+		n := size(plain)
+		take(plain[:n])
+		if plain = plain[n:]; len(plain) > 0 {
+			f.budget-- // one more than was paid for; later packets wait for it
+		}
+	}
+	return true
+}
+
+// Knows reports whether packets of this SRTCP packet's sender are opened here. All those
+// of others, if a client has too many, are to be opened elsewhere.
+func (f *RTCP) Knows(packet []byte) bool {
+	if len(packet) < least {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.knowsLocked(packet)
+}
+
+func (f *RTCP) knowsLocked(packet []byte) bool {
+	return len(f.senders) < maxSenders || slices.Contains(f.senders, sender(packet))
+}
+
+// Open opens an SRTCP packet into dst, which must not overlap it.
+func (f *RTCP) Open(dst, packet []byte) ([]byte, error) {
+	if len(packet) < least {
+		return nil, errMalformed
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.openLocked(dst, packet)
+}
+
+func (f *RTCP) openLocked(dst, packet []byte) ([]byte, error) {
+	if !f.knowsLocked(packet) {
+		return nil, errForged
+	}
+	plain, err := f.context.DecryptRTCP(dst, packet, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open SRTCP: %w", err)
+	}
+	if s := sender(packet); !slices.Contains(f.senders, s) {
+		f.senders = append(f.senders, s)
+	}
+	return plain, nil
+}
+
+// sender is the SSRC that an RTCP packet's first report is from.
+func sender(packet []byte) uint32 { return binary.BigEndian.Uint32(packet[header:]) }
+
+// affordLocked takes one report from the budget, if there is one.
+func (f *RTCP) affordLocked(now time.Time) bool {
+	if n := now.Sub(f.filled) / reportInterval; n > 0 {
+		f.budget = min(f.budget+int(min(n, 2*maxBurst)), maxBurst)
+		f.filled = f.filled.Add(n * reportInterval)
+	}
+	if f.budget <= 0 {
+		return false
+	}
+	f.budget--
+	return true
+}
+
+// isFeedback tells by the two bytes that SRTCP leaves readable what an RTCP packet is.
+func isFeedback(packet []byte) bool {
+	return packet[0]>>6 == 2 && packet[0]&0x1f == rtcp.FormatTCC &&
+		rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback
+}
+
+func size(packet []byte) int { return 4 * (int(binary.BigEndian.Uint16(packet[2:])) + 1) }
+
+// onlyFeedback tells whether a compound packet is whole, and has no other reports.
+func onlyFeedback(plain []byte) bool {
+	for len(plain) >= header && isFeedback(plain) && size(plain) <= len(plain) {
+		plain = plain[size(plain):]
+	}
+	return len(plain) == 0
+}
