@@ -149,10 +149,13 @@ func videoFeedback(r role) []webrtc.RTCPFeedback {
 	fb := []webrtc.RTCPFeedback{{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}}
 	fb = append(fb, webrtc.RTCPFeedback{Type: "transport-cc"})
 	if r != rolePublisher {
-		fb = append(fb, webrtc.RTCPFeedback{Type: "goog-remb"})
+		fb = append(fb, webrtc.RTCPFeedback{Type: "goog-remb"}, streamFeedback)
 	}
 	return fb
 }
+
+// streamFeedback is congestion control feedback by streams (RFC 8888).
+var streamFeedback = webrtc.RTCPFeedback{Type: "ack", Parameter: "ccfb"}
 
 func registerExtensions(m *webrtc.MediaEngine, r role) error {
 	const audio, video = webrtc.RTPCodecTypeAudio, webrtc.RTPCodecTypeVideo

@@ -478,12 +478,14 @@ func reads(packet []byte) bool {
 	return false
 }
 
-// isFeedback reports whether an RTCP packet is transport-wide feedback.
+// isFeedback reports whether an RTCP packet is congestion control feedback, transport-wide
+// or by stream (RFC 8888).
 func isFeedback(packet []byte) bool {
-	return rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback && packet[0]&0x1f == rtcp.FormatTCC
+	format := packet[0] & 0x1f
+	return rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback && (format == rtcp.FormatTCC || format == rtcp.FormatCCFB)
 }
 
-// takeFeedback gives transport-wide feedback to the downlink that estimates the path.
+// takeFeedback gives congestion control feedback to the downlink that estimates the path.
 func (in *ingress) takeFeedback(packet []byte) {
 	if in.feedback != nil {
 		in.feedback(packet)

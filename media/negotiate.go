@@ -293,7 +293,7 @@ func (p *Peer) answer(t *transport, sections []offeredSection) (string, error) {
 		return "", fmt.Errorf("set our answer: %w", err)
 	}
 	clear(t.retired)
-	text, err := shapeAudio(answer.SDP, p.answerShapes(t))
+	text, err := shapeAnswer(answer.SDP, p.answerShapes(t))
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package media
 
 import (
 	"net"
+	"net/netip"
 
 	"github.com/pion/webrtc/v4"
 
@@ -32,7 +33,7 @@ func (p *Peer) followPath(t *transport) {
 	}
 	t.watchPath()
 	if !t.down.Follow(t.way(pair)) {
-		p.needsReconnect("media can no longer go over UDP")
+		p.needsReconnect("media can no longer go where ICE leads")
 	}
 }
 
@@ -58,9 +59,12 @@ func (t *transport) watchPath() {
 	}
 }
 
-// way is the conn and the remote address of a candidate pair; zero if the pair is not
-// over UDP, or the conn is not known.
+// way is the conn and the remote address of a candidate pair; zero if the conn is not
+// known.
 func (t *transport) way(pair *webrtc.ICECandidatePair) downlink.Way {
+	if pair.Local.Protocol == webrtc.ICEProtocolTCP {
+		return t.wayOverTCP(pair)
+	}
 	remote, ok := srtpout.RemoteOf(pair)
 	if !ok {
 		return downlink.Way{}
@@ -75,4 +79,23 @@ func (t *transport) way(pair *webrtc.ICECandidatePair) downlink.Way {
 		}
 	}
 	return downlink.Way{Socket: conn, Remote: remote}
+}
+
+// wayOverTCP is way for a pair over TCP, on which clients connect to us.
+func (t *transport) wayOverTCP(pair *webrtc.ICECandidatePair) downlink.Way {
+	ice, err := t.pc.SCTP().Transport().ICETransport().GetLocalParameters()
+	tcp := t.sock.net.tcp
+	if err != nil || tcp == nil {
+		return downlink.Way{}
+	}
+	addr, err := netip.ParseAddr(pair.Remote.Address)
+	if err != nil {
+		return downlink.Way{} // a name
+	}
+	remote := netip.AddrPortFrom(addr, pair.Remote.Port)
+	socket, ok := tcp.Socket(ice.UsernameFragment, remote)
+	if !ok {
+		return downlink.Way{}
+	}
+	return downlink.Way{Socket: socket, Remote: remote}
 }

@@ -23,7 +23,7 @@ import (
 func (c *client) way() *downlink.Path { return c.peer.down().down }
 
 // TestOutgoing sends media to clients in each possible way: encrypted by srtpout, which
-// is the rule, and by pion if the client chooses the DTLS roles, or if ICE uses TCP.
+// is the rule, over TCP too, and by pion if the client chooses the DTLS roles.
 func TestOutgoing(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -38,7 +38,7 @@ func TestOutgoing(t *testing.T) {
 		}, false},
 		{"over TCP", true, func(s *webrtc.SettingEngine) {
 			s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4})
-		}, false},
+		}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })

@@ -311,18 +311,19 @@ type audioShape struct {
 	sends             bool // the server sends in the section
 }
 
-// shapeAudio changes pion's parameters of Opus in the named sections: usedtx and stereo
+// shapeAnswer changes pion's parameters of Opus in the named sections: usedtx and stereo
 // (RFC 7587), which differ by track, and NACK, which clients understand without offering
-// it. The client gets the result; pion keeps its own description.
-func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
-	if len(shapes) == 0 {
+// it. It also chooses one kind of congestion control feedback for each section (see
+// chooseFeedback). The client gets the result; pion keeps its own description.
+func shapeAnswer(text string, shapes map[string]audioShape) (string, error) {
+	if len(shapes) == 0 && !strings.Contains(text, streamFeedback.Parameter) {
 		return text, nil
 	}
-	return shapeOffer(text, shapes, false)
+	return shape(text, shapes, false, true)
 }
 
-// shapeOffer does the same as shapeAudio. With guardIdle it also names an SSRC in each
-// section in which we send nothing.
+// shapeOffer does the same as shapeAnswer, but it keeps all kinds of feedback. With
+// guardIdle it also names an SSRC in each section in which we send nothing.
 //
 // The SSRC is for clients built on pion. Media and signalling go separate ways, so
 // packets of a track may arrive after the offer that ends it. No section names their SSRC
@@ -331,6 +332,10 @@ func shapeAudio(text string, shapes map[string]audioShape) (string, error) {
 // between, pion never starts the stream of the next track. If the section names an SSRC,
 // pion drops such packets.
 func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (string, error) {
+	return shape(text, shapes, guardIdle, false)
+}
+
+func shape(text string, shapes map[string]audioShape, guardIdle, answers bool) (string, error) {
 	var d sdp.SessionDescription
 	if err := d.UnmarshalString(text); err != nil {
 		return "", fmt.Errorf("parse our own session description: %w", err)
@@ -340,6 +345,7 @@ func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (stri
 		if shape, ok := shapes[mid]; ok {
 			shapeOpus(m, shape)
 		}
+		chooseFeedback(m, answers)
 		if _, idle := m.Attribute("recvonly"); idle && guardIdle {
 			m.Attributes = append(m.Attributes, sdp.Attribute{Key: "ssrc", Value: "1 cname:idle"})
 		}
@@ -349,6 +355,37 @@ func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (stri
 		return "", fmt.Errorf("write session description: %w", err)
 	}
 	return string(out), nil
+}
+
+// chooseFeedback writes feedback by stream (RFC 8888, section 6) as one line for all payload
+// types of a section, where pion writes one for each. An answer accepts it only in sections
+// in which only the server sends, because the server makes no such reports, and only if the
+// client does not offer transport-wide feedback. That is preferred: its times are finer, and
+// it reports the packets of all streams in the order in which they were sent.
+func chooseFeedback(m *sdp.MediaDescription, answers bool) {
+	_, takes := m.Attribute("recvonly")
+	_, both := m.Attribute("sendrecv")
+	wide, streams := false, 0
+	for _, a := range m.Attributes {
+		_, kind, _ := strings.Cut(a.Value, " ")
+		switch {
+		case a.Key != "rtcp-fb":
+		case kind == "transport-cc":
+			wide = true
+		case kind == streamFeedback.Type+" "+streamFeedback.Parameter:
+			streams++
+		}
+	}
+	if streams == 0 {
+		return
+	}
+	m.Attributes = slices.DeleteFunc(m.Attributes, func(a sdp.Attribute) bool {
+		_, kind, _ := strings.Cut(a.Value, " ")
+		return a.Key == "rtcp-fb" && kind == streamFeedback.Type+" "+streamFeedback.Parameter
+	})
+	if !answers || !wide && !takes && !both {
+		m.Attributes = append(m.Attributes, sdp.Attribute{Key: "rtcp-fb", Value: "* " + streamFeedback.Type + " " + streamFeedback.Parameter})
+	}
 }
 
 func shapeOpus(m *sdp.MediaDescription, shape audioShape) {

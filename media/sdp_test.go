@@ -66,21 +66,21 @@ func TestMidsOfRejectedSections(t *testing.T) {
 }
 
 func TestShapeAudio(t *testing.T) {
-	text, err := shapeAudio(sampleOffer, nil)
+	text, err := shapeAnswer(sampleOffer, nil)
 	require.NoError(t, err)
 	require.Equal(t, sampleOffer, text)
 
-	text, err = shapeAudio(sampleOffer, map[string]audioShape{"0": {dtx: true, stereo: true, nack: true}, "9": {}})
+	text, err = shapeAnswer(sampleOffer, map[string]audioShape{"0": {dtx: true, stereo: true, nack: true}, "9": {}})
 	require.NoError(t, err)
 	require.Contains(t, text, "a=fmtp:111 minptime=10;usedtx=1;stereo=1;maxaveragebitrate=510000\r\n")
 	require.Contains(t, text, "a=rtcp-fb:111 nack\r\n")
 	require.Contains(t, text, "a=fmtp:63 111/111\r\n")
-	again, err := shapeAudio(text, map[string]audioShape{"0": {}})
+	again, err := shapeAnswer(text, map[string]audioShape{"0": {}})
 	require.NoError(t, err)
 	require.NotContains(t, again, "usedtx")
 	require.NotContains(t, again, "stereo")
 	// A receiver is told only the parameters of what it will be sent.
-	down, err := shapeAudio(sampleOffer, map[string]audioShape{"0": {stereo: true, sends: true}})
+	down, err := shapeAnswer(sampleOffer, map[string]audioShape{"0": {stereo: true, sends: true}})
 	require.NoError(t, err)
 	require.Contains(t, down, ";sprop-stereo=1\r\n")
 	require.NotContains(t, again, "nack")
@@ -160,10 +160,39 @@ func FuzzParseOffer(f *testing.F) {
 			mids[s.mid] = audioShape{dtx: true, nack: true, stereo: true}
 			require.NotContains(t, s.ssrcs, uint32(0))
 		}
-		shaped, err := shapeAudio(text, mids)
+		shaped, err := shapeAnswer(text, mids)
 		require.NoError(t, err)
 		again, err := parseOffer(shaped, nil)
 		require.NoError(t, err)
 		require.Len(t, again, len(sections))
 	})
+}
+
+// Feedback by streams is offered as RFC 8888 has it, for all payload types, and taken where
+// a client offers nothing better, in sections in which we alone send.
+func TestOneKindOfFeedbackIsChosen(t *testing.T) {
+	section := func(direction string, feedback ...string) string {
+		text := "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96 98\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\n"
+		for _, f := range feedback {
+			text += "a=rtcp-fb:" + f + "\r\n"
+		}
+		return text + "a=" + direction + "\r\n"
+	}
+	const line = "a=rtcp-fb:* ack ccfb\r\n"
+	offer, err := shapeOffer(section("sendonly", "96 transport-cc", "96 ack ccfb", "98 ack ccfb"), nil, false)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(offer, "ccfb"))
+	require.Contains(t, offer, line)
+	for text, taken := range map[string]bool{
+		section("sendonly", "96 ack ccfb", "98 ack ccfb"):                    true,
+		section("inactive", "96 ack ccfb"):                                   true,
+		section("sendonly", "96 transport-cc", "96 ack ccfb", "98 ack ccfb"): false,
+		section("recvonly", "96 ack ccfb"):                                   false,
+		section("sendrecv", "96 ack ccfb"):                                   false,
+	} {
+		answer, err := shapeAnswer(text, nil)
+		require.NoError(t, err)
+		require.Equal(t, map[bool]int{true: 1}[taken], strings.Count(answer, "ccfb"), text)
+		require.Equal(t, taken, strings.Contains(answer, line), text)
+	}
 }

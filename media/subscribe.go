@@ -315,6 +315,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		Codec:           fc,
 		Backup:          backup,
 		Ext:             extensionIDs(ctx.HeaderExtensions()),
+		StreamFeedback:  hasFeedback(codec, streamFeedback.Type, streamFeedback.Parameter) && !hasFeedback(codec, "transport-cc", ""),
 		Output:          s.writer,
 		OnStreamState:   s.streamState,
 		MinPlayoutDelay: s.ask.MinPlayoutDelay,

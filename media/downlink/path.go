@@ -29,6 +29,8 @@ const mostPadding = 64
 // serving.
 type Stream interface {
 	SSRC() uint32
+	// Repair is the SSRC of its retransmissions; SSRC if they have none of their own.
+	Repair() uint32
 	// Video reports whether the stream is video, whose frames depend on each other, and
 	// not audio.
 	Video() bool
@@ -104,24 +106,39 @@ type Path struct {
 
 	// mu guards the following. It is held only for short times, because the reader of the
 	// socket waits for it when feedback comes.
-	mu        sync.Mutex
-	streams   []Stream
-	control   *Control[waiting]
-	report    feedback.Report
-	dividedAt int64
-	countedAt int64
-	due       bool           // a report requires a division
-	gaps      []gap          // of packets that the path itself dropped; one per stream at most
-	malformed *atomic.Uint64 // counts malformed feedback; nil = not counted
-	totals    *Totals        // get the measurements of the path; nil = none
-	timer     *time.Timer    // nil before it is first needed
+	mu           sync.Mutex
+	streams      []Stream
+	control      *Control[waiting]
+	report       feedback.Report
+	streamReport feedback.StreamReport
+	dividedAt    int64
+	countedAt    int64
+	due          bool           // a report requires a division
+	gaps         []gap          // of packets that the path itself dropped; one per stream at most
+	malformed    *atomic.Uint64 // counts malformed feedback; nil = not counted
+	totals       *Totals        // get the measurements of the path; nil = none
+	timer        *time.Timer    // nil before it is first needed
 }
 
 // departure is a packet that has left and that the control has not recorded yet.
 type departure struct {
-	size int32
-	kind sent.Kind
-	wide bool // it has a transport-wide number
+	size     int32
+	kind     sent.Kind
+	wide     bool // it has a transport-wide number
+	named    bool // the receiver reports on it by these:
+	ssrc     uint32
+	sequence uint16
+}
+
+// Departing is a packet that leaves next.
+type Departing struct {
+	Size int // bytes
+	Kind sent.Kind
+	Wide bool // it is to have a transport-wide number
+	// Named: the receiver reports on it by SSRC and sequence number (RFC 8888).
+	Named    bool
+	SSRC     uint32
+	Sequence uint16
 }
 
 // mostDepartures bounds the packets that the control has not recorded yet.
@@ -278,6 +295,7 @@ func (d *Path) Remove(s Stream, voice Voice) {
 	}
 	ssrc := s.SSRC()
 	d.control.Forget(ssrc)
+	d.control.Forget(s.Repair())
 	d.gaps = slices.DeleteFunc(d.gaps, func(g gap) bool { return g.stream == ssrc })
 	// Its waiting packets are released in their turn, which comes soon.
 	if len(d.streams) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
@@ -303,14 +321,14 @@ type Burst struct {
 // NewBurst makes an empty burst.
 func (d *Path) NewBurst() Burst { return Burst{path: d} }
 
-// Leave records a packet that is written next, at a time of the path's clock. With wide
+// Leave records a packet that is written next, at a time of the path's clock. If p is wide
 // it returns the packet's transport-wide number.
-func (b *Burst) Leave(now int64, wide bool, size int, kind sent.Kind) (number uint16, ok bool) {
+func (b *Burst) Leave(now int64, p Departing) (number uint16, ok bool) {
 	if !b.open {
 		b.path.leaving.Lock()
 		b.open = true
 	}
-	return b.path.leave(now, wide, size, kind)
+	return b.path.leave(now, p)
 }
 
 // End lets other streams write.
@@ -324,19 +342,21 @@ func (b *Burst) End(now int64) {
 
 // leave assigns the transport-wide number of a packet that is written now, if it is wide.
 // leaving is held, and note is called before it is released.
-func (d *Path) leave(now int64, wide bool, size int, kind sent.Kind) (number uint16, ok bool) {
+func (d *Path) leave(now int64, p Departing) (number uint16, ok bool) {
 	if !d.connected.Load() {
 		return 0, false
 	}
 	if len(d.departed) == cap(d.departed) {
 		d.note(now)
 	}
-	d.departed = append(d.departed, departure{size: int32(size), kind: kind, wide: wide})
-	if !wide {
+	d.departed = append(d.departed, departure{
+		size: int32(p.Size), kind: p.Kind, wide: p.Wide || p.Named, named: p.Named, ssrc: p.SSRC, sequence: p.Sequence,
+	})
+	if !p.Wide && !p.Named {
 		return 0, false
 	}
 	d.number++
-	return d.number, true
+	return d.number, p.Wide
 }
 
 // note tells the control of the packets that have left. leaving is held.
@@ -347,10 +367,13 @@ func (d *Path) note(now int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range d.departed {
-		if p.wide {
-			d.control.Leave(now, int(p.size), p.kind)
-		} else {
+		if !p.wide {
 			d.control.Count(now, int(p.size))
+			continue
+		}
+		d.control.Leave(now, int(p.size), p.kind)
+		if p.named {
+			d.control.Named(p.ssrc, p.sequence)
 		}
 	}
 	d.departed = d.departed[:0]
@@ -384,19 +407,34 @@ func (d *Path) Feedback(raw []byte) {
 	now := d.Since(time.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.report.Parse(raw) != nil {
+	changed, err := d.takeLocked(now, raw)
+	if err != nil {
 		if d.malformed != nil {
 			d.malformed.Add(1)
 		}
 		return
 	}
 	defer d.judgedLocked()
-	if d.control.Feedback(now, &d.report) || now-d.dividedAt >= divideEvery && d.control.Tight() {
+	if changed || now-d.dividedAt >= divideEvery && d.control.Tight() {
 		d.due = true
 		d.wakeLocked(0)
 	} else if next := d.control.When(now); next != 0 {
 		d.wakeLocked(time.Duration(max(next-now, 0)))
 	}
+}
+
+// takeLocked gives feedback to the control. changed: the estimate has changed much.
+func (d *Path) takeLocked(now int64, raw []byte) (changed bool, err error) {
+	if feedback.IsStreams(raw) {
+		if err := d.streamReport.Parse(raw); err != nil {
+			return false, err
+		}
+		return d.control.StreamFeedback(now, &d.streamReport), nil
+	}
+	if err := d.report.Parse(raw); err != nil {
+		return false, err
+	}
+	return d.control.Feedback(now, &d.report), nil
 }
 
 // act is the timer's function.

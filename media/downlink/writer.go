@@ -23,15 +23,15 @@ type outgoing struct {
 	sender *srtpout.Sender // nil: pion's write streams
 }
 
-// Way is the socket and the remote address that ICE has selected. The zero Way is not
-// over UDP, or not known.
+// Way is the socket and the remote address that ICE has selected, over UDP or TCP. The zero
+// Way is not known.
 type Way struct {
 	Socket srtpout.Socket
 	Remote netip.AddrPort
 }
 
-// Choose makes packets leave by our own encryption if ICE uses UDP and the keys are
-// known, otherwise by pion. The choice is final.
+// Choose makes packets leave by our own encryption if the way and the keys are known,
+// otherwise by pion. The choice is final.
 func (d *Path) Choose(w Way, keys func() (srtpout.Keys, error), buffers *srtpout.Buffers, log *slog.Logger) {
 	out := &outgoing{}
 	defer func() { d.out.Store(out) }()

@@ -200,6 +200,9 @@ type ForwarderConfig struct {
 	// there is none. It has RTX if Codec has. Its clock rate may differ.
 	Backup Codec
 	Ext    Extensions
+	// StreamFeedback: the subscriber reports on packets by SSRC and sequence number
+	// (RFC 8888).
+	StreamFeedback bool
 	// Output takes the packets. Required. If there is a Downlink, it writes the packets
 	// to Output.
 	Output Output

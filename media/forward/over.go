@@ -24,7 +24,11 @@ type overDownlink struct {
 // Write sends the packet under the transport's next number.
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	f := o.f
-	if n, ok := o.burst.Leave(f.now, f.cfg.Ext.TransportCC != 0, f.headerSize+len(payload)+int(h.PaddingSize), kind); ok {
+	p := downlink.Departing{
+		Size: f.headerSize + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
+		Named: f.cfg.StreamFeedback, SSRC: h.SSRC, Sequence: h.SequenceNumber,
+	}
+	if n, ok := o.burst.Leave(f.now, p); ok {
 		f.extScratch.transport = [2]byte{byte(n >> 8), byte(n)}
 	}
 	return f.cfg.Output.Write(h, payload, kind)
@@ -54,6 +58,14 @@ func (o *overDownlink) left() {
 
 // SSRC implements downlink.Stream.
 func (o *overDownlink) SSRC() uint32 { return o.f.cfg.SSRC }
+
+// Repair implements downlink.Stream.
+func (o *overDownlink) Repair() uint32 {
+	if o.f.hasRTX {
+		return o.f.cfg.RTXSSRC
+	}
+	return o.f.cfg.SSRC
+}
 
 // Video implements downlink.Stream.
 func (o *overDownlink) Video() bool { return o.f.video }
@@ -265,7 +277,9 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 
 // probes reports whether the forwarder can send packets that nobody asked for, and is
 // told what becomes of them.
-func (f *Forwarder) probes() bool { return f.video && f.hasRTX && f.cfg.Ext.TransportCC != 0 }
+func (f *Forwarder) probes() bool {
+	return f.video && f.hasRTX && (f.cfg.Ext.TransportCC != 0 || f.cfg.StreamFeedback)
+}
 
 // recent is how many packets back a probe repeats.
 const recent = 64

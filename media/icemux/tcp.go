@@ -282,6 +282,32 @@ func (m *TCPMux) Watch(ufrag string, media Media) {
 	}
 }
 
+// TCPSocket writes packets to the connections of one session.
+type TCPSocket struct{ s *tcpSession }
+
+// Socket writes to the connections of the session of ufrag that has one from that address;
+// false if none has.
+func (m *TCPMux) Socket(ufrag string, remote netip.AddrPort) (TCPSocket, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.sessions[ufrag] {
+		if s.member(canonical(remote)) != nil {
+			return TCPSocket{s}, true
+		}
+	}
+	return TCPSocket{}, false
+}
+
+// WriteToAddrPort sends a packet over the connection from that address, which the agent has
+// answered over.
+func (t TCPSocket) WriteToAddrPort(p []byte, to netip.AddrPort) (int, error) {
+	c := t.s.member(canonical(to))
+	if c == nil || !c.proven.Load() {
+		return 0, errNoConnection
+	}
+	return c.send(p)
+}
+
 // Has reports whether a session has that ufrag.
 func (m *TCPMux) Has(ufrag string) bool {
 	m.mu.Lock()

@@ -6,9 +6,9 @@
 //
 //   - An [Opener] opens the SRTP of one transport, in place.
 //   - A [Window] tells the packets of one SSRC that have come from those that have not.
-//   - An [RTCP] opens the SRTCP of one transport. Transport-wide feedback comes from a
-//     subscriber ten to twenty times a second, far more often than anything else, and can
-//     be opened for itself ([RTCP.Take]).
+//   - An [RTCP] opens the SRTCP of one transport. Congestion control feedback, transport-wide
+//     or by stream (RFC 8888), comes from a subscriber ten to twenty times a second, far
+//     more often than anything else, and can be opened for itself ([RTCP.Take]).
 //
 // All clients share the goroutine on which feedback is opened, so each has a budget:
 // reports beyond it are dropped before they are decrypted, and counted.
@@ -70,7 +70,7 @@ func NewRTCP(profile srtp.ProtectionProfile, key, salt []byte, excess *atomic.Ui
 	return &RTCP{excess: excess, context: c, budget: maxBurst, filled: time.Now()}, nil
 }
 
-// Take opens an SRTCP packet if it begins with transport-wide feedback, and gives each
+// Take opens an SRTCP packet if it begins with congestion control feedback, and gives each
 // RTCP packet in it to take, which may use it during the call only; if there are other
 // reports in it, all of it goes to others. It reports false for everything else: other
 // packets, and what is not authentic. A packet beyond the client's budget is dropped.
@@ -162,7 +162,8 @@ func (f *RTCP) affordLocked(now time.Time) bool {
 
 // isFeedback tells by the two bytes that SRTCP leaves readable what an RTCP packet is.
 func isFeedback(packet []byte) bool {
-	return packet[0]>>6 == 2 && packet[0]&0x1f == rtcp.FormatTCC &&
+	format := packet[0] & 0x1f
+	return packet[0]>>6 == 2 && (format == rtcp.FormatTCC || format == rtcp.FormatCCFB) &&
 		rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback
 }
 

@@ -24,7 +24,6 @@
 //   - A Stream seals no index twice, except for a repetition of the very same packet, where
 //     retransmissions share the media's SSRC ([Stream.AllowRepeats]).
 //
-// A Sender sends only over UDP. If ICE selects TCP, the caller has to decide before the
-// first packet: write with pion for the transport's whole life, or make the client
-// reconnect.
+// A Sender sends wherever ICE leads, over UDP or TCP ([Socket]). If the keys are not known,
+// the caller has to write with pion for the transport's whole life.
 package srtpout

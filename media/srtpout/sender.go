@@ -18,7 +18,7 @@ import (
 const maxPacket = 2048
 
 var (
-	// ErrNoRemote: ICE has no UDP path at the moment.
+	// ErrNoRemote: ICE has no path at the moment.
 	ErrNoRemote = errors.New("no address to send media to")
 	// ErrTooLong: the packet exceeds the longest one that is sent.
 	ErrTooLong = errors.New("RTP packet too long")

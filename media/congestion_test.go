@@ -1,0 +1,117 @@
+package media
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/interceptor"
+	"github.com/pion/rtcp"
+	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/emulator"
+)
+
+// Layers follow the bandwidth of a client that tells of packets by their streams
+// (RFC 8888), as they do by transport-wide feedback.
+func TestLayersFollowFeedbackByStreams(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a"})
+		a.layerSizes = [3]int{190, 500, 1100} // 150, 400, 880 kbit/s
+		a.join()
+		a.publishSimulcast("TR_s")
+		published := a.published("TR_s")
+
+		relay, reroute := behindRelay(t, e)
+		way := func(rate float64) {
+			relay.SetDown(emulator.Conditions{Rate: rate, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond})
+		}
+		relay.SetUp(emulator.Conditions{Delay: 20 * time.Millisecond})
+		way(20e6)
+		w := &watcher{t, make(chan byte, 1000)}
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single, interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+			return webrtc.ConfigureCongestionControlFeedback(m, r)
+		}})
+		b.reroute, b.onTrack = reroute, w.watch
+		b.join()
+		b.subscribe("PA_a", published)
+		w.until("20 Mbit/s", 2)
+		down := b.sub
+		if single {
+			down = b.pub
+		}
+		require.Contains(t, down.RemoteDescription().SDP, "a=rtcp-fb:* ack ccfb\r\n")
+		b.until("it is judged by it", func(s *PeerStats) bool { return s.Downlink.Acknowledged > 0 && s.Downlink.RTT > 0 })
+		way(600e3)
+		w.until("600 kbit/s", 0, 1)
+		relay.TakeDown()
+		require.Less(t, w.share(2, 300), 0.2, "it is not tried again and again what does not fit")
+		require.Less(t, relay.TakeDown().Dropped, 30, "the queue does not overflow")
+		way(20e6)
+		w.until("20 Mbit/s again", 2)
+	})
+}
+
+// A client that has nothing but an estimate of its own (REMB) is gone by that.
+func TestLayersFollowTheReceiversEstimate(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.layerSizes = [3]int{190, 500, 1100}
+	a.join()
+	a.publishSimulcast("TR_s")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	w := &watcher{t, make(chan byte, 1000)}
+	b.onTrack = w.watch
+	b.join()
+	b.subscribe("PA_a", a.published("TR_s"))
+	w.until("nothing is said", 2)
+	require.NotContains(t, b.sub.LocalDescription().SDP, "transport-cc")
+	stop, done := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-done }()
+	go func() {
+		defer close(done)
+		for tick := time.NewTicker(200 * time.Millisecond); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			_ = b.sub.WriteRTCP([]rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{ // fails at the end
+				Bitrate: 300e3, SSRCs: []uint32{uint32(b.sub.GetReceivers()[0].Track().SSRC())},
+			}})
+		}
+	}()
+	w.until("300 kbit/s", 0)
+	b.until("it is named", func(s *PeerStats) bool { return s.Downlink.Cause == "receiver" })
+}
+
+// A publisher whose uplink narrows is told so by its connection's quality, and when it is
+// wide again.
+func TestANarrowUplinkIsTold(t *testing.T) {
+	e := newTestEngine(t, nil)
+	relay, reroute := behindRelay(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.reroute = reroute
+	a.layerSizes = [3]int{190, 500, 1100}
+	a.join()
+	a.publishSimulcast("TR_s")
+	a.published("TR_s")
+	told := func(why string, want livekit.ConnectionQuality) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			q, _ := a.peer.Quality()
+			return q == want
+		}, time.Minute, 20*time.Millisecond, why)
+	}
+	a.until("all layers come", func(s *PeerStats) bool { return len(s.Published) == 1 && len(s.Published[0].Layers) == 3 })
+	told("there is room", livekit.ConnectionQuality_EXCELLENT)
+	relay.SetUp(emulator.Conditions{Rate: 500e3, Queue: 300 * time.Millisecond})
+	told("there is not", livekit.ConnectionQuality_POOR)
+	relay.SetUp(emulator.Conditions{})
+	told("there is room again", livekit.ConnectionQuality_EXCELLENT)
+	require.False(t, strings.Contains(a.pub.RemoteDescription().SDP, "ccfb"), "nobody here makes reports of that kind")
+}
