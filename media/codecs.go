@@ -110,6 +110,28 @@ func isHighH264(c webrtc.RTPCodecParameters) bool {
 	return strings.EqualFold(c.MimeType, mimeH264) && strings.HasPrefix(fmtpParameter(c.SDPFmtpLine, "profile-level-id"), "64")
 }
 
+// without is s less the codecs of those mime types; s itself if there are none.
+func (s codecSet) without(mimes []string) codecSet {
+	if len(mimes) == 0 {
+		return s
+	}
+	names := func(mime string) bool {
+		return slices.ContainsFunc(mimes, func(m string) bool { return strings.EqualFold(m, mime) })
+	}
+	var kept codecSet
+	for _, c := range s.audio {
+		if !names(c.MimeType) {
+			kept.audio = append(kept.audio, c)
+		}
+	}
+	for i := 0; i+1 < len(s.video); i += 2 {
+		if !names(s.video[i].MimeType) {
+			kept.video = append(kept.video, s.video[i], s.video[i+1]) // with its RTX
+		}
+	}
+	return kept
+}
+
 // mediaEngine registers the codecs and header extensions of one transport.
 func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}

@@ -60,9 +60,10 @@ type dataChannels struct {
 
 func newDataChannels(p *Peer) *dataChannels {
 	d := &dataChannels{p: p, out: map[string]*outChannel{}, opened: map[*webrtc.DataChannel]struct{}{}, flow: newDataFlow(&p.engine.waiting)}
-	for _, label := range []string{labelReliable, labelLossy, labelDataTrack} {
-		d.out[label] = &outChannel{p: p, label: label, lossy: label != labelReliable}
-	}
+	cfg := &p.engine.cfg
+	d.out[labelReliable] = &outChannel{p: p, label: labelReliable}
+	d.out[labelLossy] = &outChannel{p: p, label: labelLossy, lossy: true, most: maxLossyBuffered, latest: cfg.LossyLatency}
+	d.out[labelDataTrack] = &outChannel{p: p, label: labelDataTrack, lossy: true, most: maxTrackBuffered, latest: cfg.DataTrackLatency}
 	return d
 }
 

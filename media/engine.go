@@ -85,13 +85,18 @@ type Config struct {
 	// receivers; 0 is 256 MiB. Above it senders wait for their receivers.
 	MaxDataWaiting int64
 
+	// LossyLatency and DataTrackLatency are how late a lossy message, and a packet of a data
+	// track, may reach a client, beside the round trip: later ones are dropped. 0 is as late
+	// as it may.
+	LossyLatency, DataTrackLatency time.Duration
+
 	// MaxForwardedAudio is how many participants' sound goes to one subscriber: that of
 	// the loudest; 0 is no limit.
 	MaxForwardedAudio int
 
 	// EnabledCodecs are mime types ("video/VP8"); an empty list enables all known codecs.
 	EnabledCodecs []string
-	// Protocol is the signalling protocol that the server advertises; 0 is 17. If both
+	// Protocol is the signalling protocol that the server advertises; 0 is 18. If both
 	// sides speak 18 or later, data channels in single mode are negotiated out of band.
 	Protocol int
 	// Log receives messages for operators; nil discards them.
@@ -124,7 +129,7 @@ func (c *Config) setDefaults() {
 		c.MaxDataWaiting = maxDataWaiting
 	}
 	if c.Protocol == 0 {
-		c.Protocol = 17
+		c.Protocol = 18
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

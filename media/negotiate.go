@@ -234,7 +234,7 @@ func (p *Peer) answerOffer(d Description) {
 		p.refuse("offer", err)
 		return
 	}
-	p.engine.codecs.rejectUnusable(sections)
+	p.codecsFor(p.pub.role).rejectUnusable(sections)
 	if p.sub == nil {
 		p.unplace(sections)
 	}
@@ -379,14 +379,14 @@ func (p *Peer) placeSubscriptions(sections []offeredSection) {
 			}
 		}
 	}
-	p.single.lacks = p.engine.codecs.lacks(sections)
+	p.single.lacks = p.codecs.lacks(sections)
 }
 
 // placeOne gives a section to the subscription of its kind that has waited longest and
 // whose track the client can receive in it. Subscriptions before that one fail, so that
 // they do not keep the section from being used.
 func (p *Peer) placeOne(s *offeredSection, tr *webrtc.RTPTransceiver) bool {
-	codecs := p.engine.codecs.supported(s)
+	codecs := p.codecs.supported(s)
 	for {
 		sub := p.nextUnplaced(s.kind)
 		if sub == nil {

@@ -3,6 +3,7 @@ package media
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/webrtc/v4"
 )
@@ -13,6 +14,8 @@ const (
 	maxReliableQueued = 16 << 20  // above, the client is too slow and must reconnect
 	maxReliableEarly  = 256 << 10 // before the channel opens; above, messages are dropped
 	maxLossyBuffered  = 64 << 10  // above, lossy messages are dropped
+	maxTrackBuffered  = 1 << 20   // as well, of data tracks: a frame is many messages at once
+	minLateBuffered   = 8 << 10   // with less, none is dropped for being late
 
 	maxMessagesSent = 2048 // like maxReliableSent, but in messages: SCTP keeps more of each than its bytes
 )
@@ -22,6 +25,10 @@ type outChannel struct {
 	p     *Peer
 	label string
 	lossy bool
+	// Of lossy channels: most bytes that are handed to SCTP, and how late what is sent may
+	// be, beside the round trip; 0 = as late as it may.
+	most   uint64
+	latest time.Duration
 
 	// mu guards the following. It is held while pion takes a message, which keeps
 	// messages in order.
@@ -34,6 +41,7 @@ type outChannel struct {
 	sent  int          // bytes handed to dc
 	under []int        // sizes of the messages, among those of sent, that are not known to be acknowledged
 	done  int          // bytes of the acknowledged messages
+	late  lateness     // of a lossy channel with latest
 }
 
 type outMessage struct {
@@ -45,14 +53,17 @@ type outMessage struct {
 func (o *outChannel) use(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	o.dc, o.open = dc, false
-	o.sent, o.under, o.done = 0, nil, 0
+	o.sent, o.under, o.done, o.late = 0, nil, 0, lateness{}
 	o.mu.Unlock()
 	dc.OnClose(func() {
 		o.closed(dc)
 		o.p.data.gone(dc)
 	})
-	if !o.lossy {
+	switch {
+	case !o.lossy:
 		dc.OnBufferedAmountLow(o.pump)
+	case o.latest > 0:
+		dc.OnBufferedAmountLow(func() { o.allTaken(dc) })
 	}
 	dc.OnOpen(func() {
 		o.mu.Lock()
@@ -108,15 +119,46 @@ func (o *outChannel) send(m outMessage) {
 	case o.ended:
 		o.p.engine.counters.reliableDropped.Add(1)
 	case o.lossy:
-		if !o.open || o.dc.BufferedAmount() > maxLossyBuffered {
-			o.p.engine.counters.lossyDropped.Add(1)
-			return
-		}
-		o.writeLocked(m)
+		o.sendLossyLocked(m)
 	case o.open && len(o.queue) == 0 && o.roomLocked():
 		o.writeLocked(m)
 	default:
 		o.waitLocked(m)
+	}
+}
+
+// sendLossyLocked sends m at once, or drops it.
+func (o *outChannel) sendLossyLocked(m outMessage) {
+	c := &o.p.engine.counters
+	if !o.open {
+		c.lossyDropped.Add(1)
+		return
+	}
+	buffered, now := o.dc.BufferedAmount(), time.Time{}
+	if o.latest > 0 {
+		now = time.Now()
+		o.late.taken(o.sent-int(buffered), now) // pion's count fits into memory
+	}
+	switch {
+	case buffered > o.most, o.late.full():
+		c.lossyDropped.Add(1)
+		return
+	case buffered > minLateBuffered && o.late.late(now) > o.latest && o.latest > 0:
+		c.lossyLate.Add(1)
+		return
+	}
+	if o.writeLocked(m) && o.latest > 0 {
+		o.late.handed(o.sent, now)
+	}
+}
+
+// allTaken notes that the client has taken all that dc was given. Without it what a
+// seldom message's round trip is would be known only with the next message.
+func (o *outChannel) allTaken(dc *webrtc.DataChannel) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dc == dc {
+		o.late.taken(o.sent-int(dc.BufferedAmount()), time.Now()) // pion's count fits into memory
 	}
 }
 
@@ -199,15 +241,17 @@ func (o *outChannel) tooSlowLocked() {
 	o.p.post(func() { o.p.needsReconnect("client does not take its reliable data") })
 }
 
-func (o *outChannel) writeLocked(m outMessage) {
+// writeLocked hands m to SCTP, and reports whether it was taken.
+func (o *outChannel) writeLocked(m outMessage) bool {
 	if err := o.dc.Send(m.payload); err != nil { // the channel closed, or the message is larger than the client accepts
 		o.p.engine.counters.reliableDropped.Add(1)
 		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
-		return
+		return false
 	}
 	size := max(1, len(m.payload)) // an empty message is sent as one byte (RFC 8831, section 6.6)
 	o.sent += size
 	if !o.lossy {
 		o.under = append(o.under, size)
 	}
+	return true
 }

@@ -41,6 +41,10 @@ type PeerConfig struct {
 	// TCPOnly offers the client only candidates over TCP, if there are any.
 	TCPOnly bool
 
+	// Codecs, by mime type, that the client is not to send, nor to be sent, and that it is
+	// not to send. With one peer connection the latter are the client's to heed.
+	DisabledCodecs, DisabledPublishCodecs []string
+
 	// The permissions at the beginning; see [Peer.SetPublisherAllowed]. The room checks
 	// the permission to subscribe itself, before it calls [Peer.Subscribe].
 	CanPublish, CanPublishData, CanSubscribe bool
@@ -62,6 +66,7 @@ type Peer struct {
 	born   time.Time
 	queue  *mailbox.Box[func()]
 	data   *dataChannels
+	codecs codecSet // that it may send and be sent; never changed
 	stop   chan struct{}
 	done   chan struct{} // closed when all goroutines of the peer have ended
 
@@ -108,6 +113,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
 		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},
 	}
+	p.codecs = e.codecs.without(cfg.DisabledCodecs)
 	p.mediaAllowed.Store(cfg.CanPublish)
 	p.dataAllowed.Store(cfg.CanPublishData)
 	p.data = newDataChannels(p)

@@ -12,7 +12,7 @@ import (
 type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
-	slowReliable, dataHeldUp                   atomic.Uint64
+	slowReliable, dataHeldUp, lossyLate        atomic.Uint64
 	subscriptionsFailed, channelFloods         atomic.Uint64
 	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
@@ -31,6 +31,7 @@ type Stats struct {
 	NeedsReconnect                 uint64 // peers whose client had to reconnect
 	DataRefused                    uint64 // messages of clients without permission to send data
 	LossyDropped, ReliableDropped  uint64 // messages to clients
+	LossyLate                      uint64 // as well, since those before them were not taken in time
 	SlowReliable                   uint64 // clients that had to reconnect because they did not take their data
 	DataHeldUp                     uint64 // times that a sender was made to wait for its receivers
 	SubscriptionsFailed            uint64
@@ -77,7 +78,7 @@ func (e *Engine) Stats() Stats {
 		Peers: peers, DataWaiting: e.waiting.Load() + e.early.Load(), DataHeldUp: c.dataHeldUp.Load(),
 		BadDescriptions: c.badOffers.Load(), BadCandidates: c.badCandidates.Load(),
 		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
-		LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
+		LossyLate: c.lossyLate.Load(), LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
 		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),

@@ -91,7 +91,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
 	settings.DisableMediaEngineCopy(true) // the media engine is made for this transport alone
-	codecs, err := p.engine.codecs.mediaEngine(r)
+	codecs, err := p.codecsFor(r).mediaEngine(r)
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +106,14 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	}
 	p.watch(t)
 	return t, nil
+}
+
+// codecsFor are the codecs of a transport for r.
+func (p *Peer) codecsFor(r role) codecSet {
+	if r == rolePublisher {
+		return p.codecs.without(p.cfg.DisabledPublishCodecs)
+	}
+	return p.codecs
 }
 
 // watch posts the events of pion's peer connection to the loop.

@@ -438,6 +438,14 @@ func (r *Room) enforce(p *Participant, wasHidden bool) {
 			r.consider(p, t)
 		}
 	}
+	for _, t := range r.dataTracks {
+		switch {
+		case t.publisher == p && !p.info.GetPermission().GetCanPublishData():
+			r.unpublishData(t)
+		case t.publisher != p:
+			r.considerData(p, t)
+		}
+	}
 	for sid, info := range p.pendingTracks {
 		if !mayPublish(p.info.GetPermission(), info.Source) {
 			if p.peer != nil {
@@ -449,7 +457,7 @@ func (r *Room) enforce(p *Participant, wasHidden bool) {
 	if p.hidden() && !wasHidden {
 		gone := p.snapshot()
 		gone.State = livekit.ParticipantInfo_DISCONNECTED
-		gone.Tracks = nil
+		gone.Tracks, gone.DataTracks = nil, nil
 		r.tell(updateOf(gone), func(q *Participant) bool { return q != p })
 	}
 }

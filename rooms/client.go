@@ -19,6 +19,7 @@ type Client struct {
 	outlet        Outlet
 	protocol      int
 	autoSubscribe bool
+	autoData      bool // to data tracks
 	onChange      func(*livekit.ParticipantInfo)
 	token         func(room string, info *livekit.ParticipantInfo) string
 

@@ -81,20 +81,6 @@ func (c *Client) Message(payload []byte) {
 	}
 }
 
-// DataTrack is called by the peer when its client sent a packet of a data track. The
-// others get the packet unchanged.
-func (c *Client) DataTrack(packet []byte) {
-	p := c.at.Load()
-	if p.mayPublishData() == nil {
-		return
-	}
-	for _, q := range p.room.receivers.Load().all {
-		if to := q.attending(); to != nil && q != p {
-			to.peer.SendDataTrack(packet)
-		}
-	}
-}
-
 // mayPublishData is p's presence if it may publish data; nil if not.
 func (p *Participant) mayPublishData() *presence {
 	if at := p.attending(); at != nil && at.publishesData {

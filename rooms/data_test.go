@@ -56,16 +56,17 @@ func (h *house) stall(room, identity string) (release func()) {
 func TestDataPassesABusyRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)
-		ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
+		ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve", takesData)
+		geo := ann.publishData(t, "geo", 7)
 		release := h.stall("tea", "bob")
 		ann.says("to all")
 		bob.says("to ann", "ann")
 		ann.Message([]byte("on a channel of its own"))
-		ann.DataTrack([]byte("frame"))
+		ann.DataTrack(frame(7, "frame"))
 		require.NoError(t, h.SendData(t.Context(), &livekit.SendDataRequest{Room: "tea", Data: []byte("from the server")}))
 		require.Equal(t, []string{"to all", "on a channel of its own", "from the server"}, eve.hears())
 		require.Equal(t, []string{"to ann", "from the server"}, ann.hears())
-		require.Equal(t, []string{"frame"}, eve.trackPackets())
+		require.Equal(t, []string{geo + " frame"}, eve.frames())
 
 		answered := make(chan string)
 		go func() {
@@ -84,17 +85,11 @@ func TestDataPassesABusyRoom(t *testing.T) {
 	})
 }
 
-func (c *client) trackPackets() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return append([]string(nil), c.tracks...)
-}
-
 // TestWhatIsAcknowledgedHoldsForDataReadThen: other participants send without pause while
 // restrictions are made. Data sent after the acknowledgement of a restriction obeys it.
 func TestWhatIsAcknowledgedHoldsForDataReadThen(t *testing.T) {
 	h := newHouse(t)
-	ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
+	ann, bob := h.join("tea", "ann"), h.join("tea", "bob", takesData)
 	permit := func(identity string, edit func(*livekit.ParticipantPermission)) {
 		_, err := h.EditParticipant(t.Context(), "tea", identity, rooms.ParticipantEdit{Permit: edit})
 		require.NoError(t, err)
@@ -113,11 +108,12 @@ func TestWhatIsAcknowledgedHoldsForDataReadThen(t *testing.T) {
 		})
 	}
 	for n := range 5 {
+		ann.publishData(t, fmt.Sprint("geo", n), 7)
 		permit("ann", func(p *livekit.ParticipantPermission) { p.CanPublishData = false })
 		ann.says("forbidden")
-		ann.DataTrack([]byte("forbidden"))
+		ann.DataTrack(frame(7, "forbidden"))
 		require.Empty(t, bob.hears(), "round %d", n)
-		require.Empty(t, bob.trackPackets(), "round %d", n)
+		require.Empty(t, bob.frames(), "round %d", n)
 		permit("ann", func(p *livekit.ParticipantPermission) { p.CanPublishData = true })
 		ann.says("allowed")
 		require.Equal(t, []string{"allowed"}, bob.hears(), "round %d", n)

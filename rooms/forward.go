@@ -72,11 +72,16 @@ func (r *Room) mirror(p *Participant) {
 			tracks = append(tracks, reflection{t.media, t.info})
 		}
 	}
+	var data []dataReflection
+	for _, t := range p.dataTracks {
+		data = append(data, dataReflection{t.info, t.source})
+	}
 	info, may := p.snapshot(), p.permissions
 	for _, s := range p.shadows {
 		s.post(func(d *Room, s *Participant) {
 			d.permit(s, may) // before the tracks, so that nobody is subscribed without permission
 			d.reflect(s, info, tracks)
+			d.reflectData(s, data)
 		})
 	}
 }

@@ -39,6 +39,8 @@ type JoinRequest struct {
 	Job           string
 	Protocol      int
 	AutoSubscribe bool
+	// AutoData: it gets data tracks without asking for them.
+	AutoData bool
 	// Client describes the client in the log: pairs as of slog.
 	Client []any
 	Outlet Outlet
@@ -340,6 +342,7 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		outlet:        req.Outlet,
 		protocol:      req.Protocol,
 		autoSubscribe: req.AutoSubscribe,
+		autoData:      req.AutoData,
 		onChange:      req.OnChange,
 		token:         req.Token,
 	}, luggage{
@@ -374,7 +377,7 @@ func (r *Room) newParticipant(c *Client, l luggage, now time.Time) *Participant 
 		Client: c, luggage: l, room: r,
 		wanted: make(map[string]bool), subscribed: make(map[string]*track),
 	}
-	p.info.Tracks, p.info.IsPublisher = nil, false
+	p.info.Tracks, p.info.DataTracks, p.info.IsPublisher = nil, nil, false
 	p.beSession(guid.New("PA_"), NowMs(now))
 	return p
 }
@@ -441,7 +444,7 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event 
 	}
 	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	var events []log.Event
-	if len(back.Info.GetTracks()) > 0 {
+	if publishes(back.Info) {
 		r.rec.NumPublishers--
 	}
 	for _, t := range back.Info.GetTracks() {
@@ -538,6 +541,9 @@ func (p *Participant) Enter(peer Peer, attach Attach) error {
 		for _, t := range r.tracks {
 			r.consider(p, t)
 		}
+		for _, t := range r.dataTracks {
+			r.considerData(p, t)
+		}
 		reply(struct{}{}, nil)
 	})
 	if err != nil {
@@ -592,6 +598,7 @@ func (r *Room) repeat(p *Participant) {
 			r.tellPermission(p, t.publisher, sid, allowed)
 		}
 	}
+	r.repeatData(p)
 	r.repeatSpeakers(p)
 	p.unrated = true
 	r.setAlarm(alarmQuality, time.Now())

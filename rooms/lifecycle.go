@@ -100,7 +100,7 @@ func (r *Room) recount() {
 		} else if info.GetPermission().GetRecorder() || info.GetKind() == livekit.ParticipantInfo_EGRESS { // old tokens
 			r.rec.ActiveRecording = true
 		}
-		if len(info.GetTracks()) > 0 {
+		if publishes(info) {
 			r.rec.NumPublishers++
 		}
 	}

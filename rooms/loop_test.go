@@ -101,12 +101,6 @@ func TestDataOfALabelOfItsOwn(t *testing.T) {
 	ann.Sync()
 	require.Len(t, bob.packets(), 1)
 	require.EqualValues(t, 1, h.Stats().DataRefused)
-
-	ann.DataTrack([]byte("frame"))
-	ann.Sync()
-	require.Equal(t, []string{"frame"}, bob.tracks, "as it is")
-	require.Len(t, bob.packets(), 1)
-	require.Empty(t, ann.tracks)
 }
 
 // TestATokenOfTheSameSecond: a token of the same second as a decision about its bearer

@@ -86,6 +86,7 @@ func (rs *Rooms) move(ctx context.Context, p *Participant, req *livekit.MovePart
 //	permission                        goes along                   as in its own room, always
 //	decided by the API (edits)        goes along                   not: it is decided in its own
 //	tracks: SIDs, media               go along, published again    shown, while published there
+//	data tracks: SIDs, handles        go along, published again    shown, while published there
 //	muted                             goes along, and more by      as in its own room
 //	                                  a hold of the second room
 //	announced, unnegotiated tracks    go along                     not
@@ -106,6 +107,7 @@ type passage struct {
 	sent    bool          // it is not in its room any more
 	luggage               // what it takes along
 	tracks  []*track
+	data    []dataReflection
 }
 
 // seat is held for a client that is under way from another room.
@@ -193,6 +195,9 @@ func (r *Room) send(m *passage) {
 		if t.publisher == p {
 			m.tracks = append(m.tracks, t)
 		}
+	}
+	for _, t := range p.dataTracks {
+		m.data = append(m.data, dataReflection{t.info, t.source})
 	}
 	s := r.detach(p, livekit.DisconnectReason_MIGRATION)
 	p.peer = nil // r has it do nothing any more
@@ -298,8 +303,17 @@ func (r *Room) settle(p *Participant, m *passage) {
 			now.mutedByOther = true
 		}
 	}
+	for _, d := range m.data {
+		r.publishData(p, d.info, d.source)
+	}
 	for _, t := range r.tracks {
 		r.consider(p, t)
+	}
+	for _, t := range r.dataTracks {
+		r.considerData(p, t)
+	}
+	if p.lastDataHandle > 0 {
+		r.handlesChanged(p) // its subscriptions of before have ended
 	}
 	r.setAlarm(alarmQuality, time.Now().Add(qualityInterval))
 	if p.away {

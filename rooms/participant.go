@@ -27,15 +27,18 @@ type Participant struct {
 	luggage
 	joinedMs    int64
 	activeMs    int64
-	admitted    bool              // its join is on disk and was answered
-	successors  []letter          // until then: joins under the same identity
-	mediaBefore *MediaSummary     // how the session's media fared before a restart
-	resumed     bool              // it took up a session of before a restart
-	wanted      map[string]bool   // by track SID: the client asked for the track, or asked not to have it
-	subscribed  map[string]*track // by track SID: forwarded to it
-	speaksUntil time.Time         // it is shown as speaking; see SimulateSpeaker
-	unrated     bool              // it subscribed to another participant since it was last told of qualities
-	shadows     []*Client         // its sessions in the rooms that it is forwarded to
+	admitted    bool                   // its join is on disk and was answered
+	successors  []letter               // until then: joins under the same identity
+	mediaBefore *MediaSummary          // how the session's media fared before a restart
+	resumed     bool                   // it took up a session of before a restart
+	wanted      map[string]bool        // by track SID: the client asked for the track, or asked not to have it
+	subscribed  map[string]*track      // by track SID: forwarded to it
+	dataTracks  map[uint16]*dataTrack  // that it publishes, by its own handles
+	dataSources map[uint16]*dataSource // of those; replaced, never changed
+	dataHandles map[uint16]*dataTrack  // that it is subscribed to, by the handles that it was given
+	speaksUntil time.Time              // it is shown as speaking; see SimulateSpeaker
+	unrated     bool                   // it subscribed to another participant since it was last told of qualities
+	shadows     []*Client              // its sessions in the rooms that it is forwarded to
 }
 
 // luggage is what a participant has that a move hands on to its successor.
@@ -51,6 +54,8 @@ type luggage struct {
 	askedAgain    map[string]*livekit.AddTrackRequest // by SID: announced a second time before it was negotiated
 	queued        map[string]queuedTrack              // by cid
 	permissions   *audience                           // its subscription permission, as others are checked against it
+
+	lastDataHandle uint16 // the newest handle that its client was given for a data track
 }
 
 // isAgent reports whether the participant is an agent by its token.
@@ -143,7 +148,7 @@ func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) 
 		info = &livekit.ParticipantInfo{Sid: s.SID, Identity: s.Identity}
 	}
 	var events []log.Event
-	if len(info.Tracks) > 0 {
+	if publishes(info) {
 		r.rec.NumPublishers--
 	}
 	for _, t := range info.Tracks {
@@ -154,7 +159,7 @@ func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) 
 	} else if info.GetPermission().GetRecorder() || info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
 		r.rec.ActiveRecording = false
 	}
-	info.Tracks = nil
+	info.Tracks, info.DataTracks = nil, nil
 	info.State = livekit.ParticipantInfo_DISCONNECTED
 	info.DisconnectReason = why
 	info.Version++
@@ -246,6 +251,7 @@ func (r *Room) withdrawAll(p *Participant) {
 		delete(t.subscribers, p.identity)
 		delete(t.denied, p.identity)
 	}
+	r.withdrawDataOf(p)
 }
 
 // Leave ends the session: its client leaves, or the server sends it away.
@@ -349,6 +355,13 @@ func (c *Client) SyncState(s *livekit.SyncState) {
 				return
 			}
 		}
+		for _, published := range s.GetPublishDataTracks() {
+			if t := r.dataTracks[published.GetInfo().GetSid()]; t == nil || t.publisher != p {
+				p.NeedsReconnect("the client publishes a data track that is not known: " + published.GetInfo().GetSid())
+				return
+			}
+		}
+		r.wantData(p, s.GetDataSubscription())
 		// The client's list of unsubscribed tracks is ignored. SDKs list tracks there
 		// that were published while the client was away, and the room already knows the
 		// tracks that the client asked not to have.

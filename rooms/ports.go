@@ -127,8 +127,8 @@ type Peer interface {
 	// much of its reliable data waits; nil is the server. A packet that cannot be sent in
 	// time is dropped by the channel's rule and counted.
 	SendData(from Peer, kind livekit.DataPacket_Kind, packet []byte)
-	// SendDataTrack sends a packet of a data track. The receivers share the bytes. A
-	// packet that cannot be sent at once is dropped and counted.
+	// SendDataTrack sends a packet of a data track, which is the caller's again when the
+	// call returns. What cannot be sent in time is dropped and counted.
 	SendDataTrack(packet []byte)
 
 	// Quality is the connection's quality over the last seconds, and its score
@@ -171,6 +171,7 @@ type PeerEvents interface {
 	Data(kind livekit.DataPacket_Kind, packet []byte)
 	// Message: the client sent on a channel with a label of its own.
 	Message(payload []byte)
-	// DataTrack: the client sent a packet on the channel of data tracks.
+	// DataTrack: the client sent a packet on the channel of data tracks. The bytes are
+	// the callee's until it returns.
 	DataTrack(packet []byte)
 }

@@ -12,6 +12,8 @@ import "github.com/livekit/protocol/livekit"
 type presence struct {
 	peer Peer
 
+	dataSources map[uint16]*dataSource // of its data tracks, by the handle in its packets; never changed
+
 	publishesData bool // canPublishData
 	takesMetrics  bool // canSubscribeMetrics
 	hidden        bool
@@ -34,7 +36,7 @@ func (r *Room) present(p *Participant) {
 	}
 	may := p.info.GetPermission()
 	p.presence.Store(&presence{
-		peer:          p.peer,
+		peer: p.peer, dataSources: p.dataSources,
 		publishesData: may.GetCanPublishData(), takesMetrics: may.GetCanSubscribeMetrics(),
 		hidden: p.hidden(), agent: p.info.Kind == livekit.ParticipantInfo_AGENT,
 	})

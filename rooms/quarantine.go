@@ -45,6 +45,9 @@ func (r *Room) quarantine() {
 		guard(p.shut)
 		guard(func() { p.dismissShadows(livekit.DisconnectReason_SIGNAL_CLOSE) })
 	}
+	for _, t := range r.dataTracks { // of participants in other rooms, some of them
+		guard(func() { t.source.drop(r, nil) })
+	}
 	guard(r.calls.fail)
 	for _, s := range r.seats {
 		for _, l := range s.waiting {

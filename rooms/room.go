@@ -38,8 +38,11 @@ type Room struct {
 	expected     map[string]*Session     // by identity: expected back after a restart
 	seats        map[string]*seat        // by identity: held for participants that are moved here
 	tracks       map[string]*track       // by SID
+	dataTracks   map[string]*dataTrack   // by SID
 	departed     []Session               // the newest sessions that left, for clients that resume or join again
 	agents       agents                  // the dispatches and jobs of the room
+
+	untold map[*Participant]struct{} // whose handles of data tracks have changed; see tellHandles
 
 	stored      Record          // the record as last written
 	pipeline    *Pipeline       // of the changes
@@ -107,6 +110,8 @@ func newRoom(rs *Rooms, name string) *Room {
 		expected:     make(map[string]*Session),
 		seats:        make(map[string]*seat),
 		tracks:       make(map[string]*track),
+		dataTracks:   make(map[string]*dataTrack),
+		untold:       make(map[*Participant]struct{}),
 		speakers:     make(map[string]*livekit.SpeakerInfo),
 		quality:      make(map[string]livekit.ConnectionQuality),
 		agents:       newAgents(),
@@ -135,6 +140,7 @@ func (r *Room) serve() {
 		for _, l := range r.mail.Take() {
 			r.deliverLetter(l)
 		}
+		r.tellHandles()
 		r.forgetAbsent()
 		r.tally(len(r.participants), len(r.expected))
 		r.releasePaced()
@@ -373,6 +379,7 @@ func (r *Room) stop() {
 		p.shut()
 	}
 	clear(r.tracks)
+	clear(r.dataTracks)
 	r.calls.fail()
 	if r.backlog != nil {
 		r.settleBacklog()

@@ -22,6 +22,7 @@ type Limits struct {
 	MaxRoomName        int // bytes
 	MaxIdentity        int // bytes
 	MaxParticipantName int // bytes
+	MaxCustomEncoding  int // bytes, of the name of a data track's encoding
 }
 
 // Config is what the domain needs to run.
@@ -42,6 +43,8 @@ type Config struct {
 	// RejectDuplicates refuses a join while a connected client has the same identity.
 	// Without it the newcomer replaces that client.
 	RejectDuplicates bool
+	// NoDataTracks refuses to publish data tracks.
+	NoDataTracks bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.
 	EnableRemoteUnmute bool
 	Limits             Limits
@@ -74,6 +77,8 @@ type Rooms struct {
 
 	present, expectedBack atomic.Int64  // over all live rooms, for Stats
 	dataRefused, failures atomic.Uint64 // for Stats too
+
+	dataTrackMalformed, dataTrackUnknown atomic.Uint64 // packets, as well
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop may begin

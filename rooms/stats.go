@@ -10,7 +10,10 @@ type Stats struct {
 	// DataRefused counts packets of participants that were not forwarded: they named
 	// another sender, or became too long with the sender's identity in them.
 	DataRefused uint64
-	Failures    uint64 // rooms that were taken down because their goroutine panicked
+	// DataTrackMalformed and DataTrackUnknown are packets of data tracks that were not sent
+	// on: they could not be read, or had a handle that their sender publishes nothing under.
+	DataTrackMalformed, DataTrackUnknown uint64
+	Failures                             uint64 // rooms that were taken down because their goroutine panicked
 }
 
 // Stats returns the figures of now. It asks no room.
@@ -24,6 +27,8 @@ func (rs *Rooms) Stats() Stats {
 		ExpectedBack: int(rs.expectedBack.Load()),
 		DataRefused:  rs.dataRefused.Load(),
 		Failures:     rs.failures.Load(),
+
+		DataTrackMalformed: rs.dataTrackMalformed.Load(), DataTrackUnknown: rs.dataTrackUnknown.Load(),
 	}
 }
 

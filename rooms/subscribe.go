@@ -91,11 +91,15 @@ func (c *Client) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
 func (r *Room) want(q *Participant, sids []string, on bool) {
 	const mostAhead = 1000 // requests for tracks that do not exist yet
 	for _, sid := range sids {
-		t := r.tracks[sid]
-		if t == nil && len(q.wanted) >= mostAhead {
+		t, data := r.tracks[sid], r.dataTracks[sid]
+		if t == nil && data == nil && len(q.wanted) >= mostAhead {
 			continue
 		}
 		q.wanted[sid] = on
+		if data != nil {
+			delete(data.denied, q.identity)
+			r.considerData(q, data)
+		}
 		if t != nil {
 			delete(t.denied, q.identity) // so that a repeated request is answered again
 			r.consider(q, t)
@@ -115,6 +119,9 @@ func (c *Client) SetSubscriptionPermission(perm *livekit.SubscriptionPermission)
 			if t.publisher == p {
 				p.pay(now)
 			}
+		}
+		for range p.dataTracks {
+			p.pay(now)
 		}
 		r.permit(p, newAudience(perm))
 		r.mirror(p)
@@ -136,6 +143,13 @@ func (r *Room) permit(p *Participant, may *audience) {
 		for _, q := range r.participants {
 			if before.permit(q, t.info.Sid) != may.permit(q, t.info.Sid) {
 				r.consider(q, t)
+			}
+		}
+	}
+	for _, t := range p.dataTracks {
+		for _, q := range r.participants {
+			if before.permit(q, t.info.Sid) != may.permit(q, t.info.Sid) {
+				r.considerData(q, t)
 			}
 		}
 	}

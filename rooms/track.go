@@ -403,7 +403,7 @@ func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo
 		subscribers: make(map[string]*Participant), denied: make(map[string]*Participant),
 	}
 	r.tracks[info.Sid] = t
-	if len(p.info.Tracks) == 0 {
+	if !publishes(p.info) {
 		r.rec.NumPublishers++
 		r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	}
@@ -516,7 +516,7 @@ func (r *Room) unpublish(t *track) {
 	}
 	p.info.Tracks = kept
 	now := time.Now()
-	if len(kept) == 0 {
+	if !publishes(p.info) {
 		r.rec.NumPublishers--
 		r.setAlarm(alarmUpdate, now.Add(updateDelay))
 	}

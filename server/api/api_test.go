@@ -315,7 +315,7 @@ func TestTwirpGrants(t *testing.T) {
 
 func TestAbsentServicesSaySo(t *testing.T) {
 	h := open(t)
-	for _, path := range []string{"Egress/ListEgress", "Ingress/ListIngress", "SIP/ListSIPTrunk"} {
+	for _, path := range []string{"Egress/ListEgress", "Ingress/ListIngress", "SIP/ListSIPTrunk", "Connector/DialWhatsAppCall", "PhoneNumberService/ListPhoneNumbers"} {
 		resp, body := h.ask("POST", "/twirp/livekit."+path, h.token(admin("r")), "application/json", "{}")
 		require.Equal(t, 501, resp.StatusCode, path)
 		require.Contains(t, body, `"code":"unimplemented"`)

@@ -20,6 +20,7 @@ const (
 	egressPath  = "/twirp/livekit.Egress/"
 	ingressPath = "/twirp/livekit.Ingress/"
 	sipPath     = "/twirp/livekit.SIP/"
+	otherPath   = "/twirp/" // connectors, phone numbers and what else LiveKit's cloud has
 )
 
 // Twirp returns the handlers of LiveKit's services by path prefix. They need the token's
@@ -34,6 +35,7 @@ func Twirp(c Config) map[string]http.Handler {
 		egressPath:              absent("Parlor does not record or stream out: there is no egress service"),
 		ingressPath:             absent("there is no ingress service"),
 		sipPath:                 absent("there is no SIP service"),
+		otherPath:               absent("there is no service of this name"),
 	}
 }
 

@@ -9,6 +9,8 @@ package config
 
 import (
 	"time"
+
+	"parlor/server/devices"
 )
 
 // Config is the server's configuration. LiveKit's keys keep LiveKit's units; each field's
@@ -39,6 +41,10 @@ type Config struct {
 	Limit   Limit   `yaml:"limit"`
 	Webhook Webhook `yaml:"webhook"`
 	Hooks   Hooks   `yaml:"hooks"`
+
+	EnableDataTracks bool `yaml:"enable_data_tracks"`
+
+	Clients []devices.Rule `yaml:"clients"` // what kinds of clients are not to do, beside what is known
 
 	TLS            TLS        `yaml:"tls"`
 	TURN           TURN       `yaml:"turn"`
@@ -77,6 +83,10 @@ type RTC struct {
 	TURNServers             []TURNServer `yaml:"turn_servers"` // sent to clients
 
 	CongestionControl CongestionControl `yaml:"congestion_control"`
+
+	// How late data may reach a client, beside the round trip; 0 = as late as it may.
+	DatachannelLossyTargetLatency     Duration `yaml:"datachannel_lossy_target_latency"`
+	DatachannelDataTrackTargetLatency Duration `yaml:"datachannel_data_track_target_latency"`
 }
 
 // CongestionControl configures what happens on paths that are too narrow.
@@ -173,7 +183,10 @@ type Limit struct {
 	MaxParticipantNameLength     int   `yaml:"max_participant_name_length"`
 	MaxAPIRequestBodySize        int64 `yaml:"max_api_request_body_size"`
 	MaxConnections               int   `yaml:"max_connections"` // signalling WebSockets
+	SignalMessageSizeLimit       int64 `yaml:"signal_message_size_limit"`
 	AgentSignalMessageSizeLimit  int64 `yaml:"agent_signal_message_size_limit"`
+
+	MaxDataTrackCustomEncodingLength int `yaml:"max_data_track_custom_encoding_length"`
 
 	// Requests a second; 0 = no limit.
 	JoinsPerAddress    int      `yaml:"joins_per_address"`
@@ -275,7 +288,7 @@ func Default() *Config {
 		History:      Retention(30 * 24 * time.Hour),
 		Webhook:      Webhook{MaxPending: 1_000_000},
 		Events:       Events{MaxAge: Retention(3 * 24 * time.Hour), MaxCount: 10_000_000},
-		RTC:          RTC{TCPPort: 7881},
+		RTC:          RTC{TCPPort: 7881, DatachannelDataTrackTargetLatency: Duration(100 * time.Millisecond)},
 		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20, OnDuplicateIdentity: "replace"},
 		Limit: Limit{
 			MaxMetadataSize:              512 << 10,
@@ -284,13 +297,19 @@ func Default() *Config {
 			MaxParticipantIdentityLength: 256,
 			MaxParticipantNameLength:     256,
 			MaxAPIRequestBodySize:        10 << 20,
+			SignalMessageSizeLimit:       2 << 20,
 			AgentSignalMessageSizeLimit:  2 << 20,
-			JoinsPerAddress:              100,
-			JoinsPerKey:                  1000,
-			RequestsPerAddress:           1000,
-			RequestsPerKey:               5000,
-			Burst:                        Duration(10 * time.Second),
+
+			MaxDataTrackCustomEncodingLength: 32,
+
+			JoinsPerAddress:    100,
+			JoinsPerKey:        1000,
+			RequestsPerAddress: 1000,
+			RequestsPerKey:     5000,
+			Burst:              Duration(10 * time.Second),
 		},
+		EnableDataTracks: true,
+
 		TURN:    TURN{TTLSeconds: 300, MaxAllocations: 8192, MaxAllocationsPerParticipant: 32, MaxAllocationsPerAddress: 1024},
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny", Cache: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info"},

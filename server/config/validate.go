@@ -152,6 +152,11 @@ func (l *loader) validateRoom(c *Config) {
 	l.validateCodecs(&c.Room)
 	l.validatePresets(c)
 	l.validateLimits(&c.Limit)
+	for i := range c.Clients {
+		if err := c.Clients[i].Check(); err != nil {
+			l.problem(nil, fmt.Sprintf("clients[%d]", i), "%v", err)
+		}
+	}
 }
 
 // level checks a log level, and replaces LiveKit's other names for it.
@@ -182,6 +187,8 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_participant_name_length", int64(c.MaxParticipantNameLength)},
 		{"max_api_request_body_size", c.MaxAPIRequestBodySize},
 		{"max_connections", int64(c.MaxConnections)},
+		{"signal_message_size_limit", c.SignalMessageSizeLimit},
+		{"max_data_track_custom_encoding_length", int64(c.MaxDataTrackCustomEncodingLength)},
 		{"agent_signal_message_size_limit", c.AgentSignalMessageSizeLimit},
 		{"joins_per_address", int64(c.JoinsPerAddress)},
 		{"joins_per_key", int64(c.JoinsPerKey)},

@@ -106,6 +106,9 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
 	count("parlor_room_failures_total", "Rooms whose goroutine panicked: their clients were sent away to come back.", s.Failures)
 	count("parlor_data_refused_total", "Data packets of participants that named another sender, or were too long with their own.", s.DataRefused)
+	const unread = "Packets of data tracks that nobody got, by why: malformed; unknown, their sender publishes nothing under their handle."
+	count("parlor_data_track_refused_total", unread, s.DataTrackMalformed, "why", "malformed")
+	count("parlor_data_track_refused_total", unread, s.DataTrackUnknown, "why", "unknown")
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 
@@ -258,6 +261,7 @@ func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count cou
 	count("parlor_media_lost_total", lost, s.Timeouts, "why", "timeout")
 	const dropped = "Data messages that a client did not take in time, by kind."
 	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
+	count("parlor_media_data_dropped_total", dropped, s.LossyLate, "kind", "lossy-late")
 	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")
 	gauge("parlor_media_data_waiting_bytes", "Reliable data that waits for receivers.", float64(s.DataWaiting))
 	count("parlor_media_data_held_up_total", "Times that a sender of reliable data was made to wait for its receivers.", s.DataHeldUp)

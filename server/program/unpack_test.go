@@ -257,8 +257,6 @@ func TestEveryRequestThatWaitsIsAnswered(t *testing.T) {
 	for _, req := range []*livekit.SignalRequest{
 		{Message: &livekit.SignalRequest_StoreDataBlobRequest{StoreDataBlobRequest: &livekit.StoreDataBlobRequest{RequestId: 7}}},
 		{Message: &livekit.SignalRequest_GetDataBlobRequest{GetDataBlobRequest: &livekit.GetDataBlobRequest{RequestId: 8}}},
-		{Message: &livekit.SignalRequest_PublishDataTrackRequest{PublishDataTrackRequest: &livekit.PublishDataTrackRequest{PubHandle: 3, Name: "geo"}}},
-		{Message: &livekit.SignalRequest_UnpublishDataTrackRequest{UnpublishDataTrackRequest: &livekit.UnpublishDataTrackRequest{PubHandle: 3}}},
 	} {
 		require.NoError(t, send(t.Context(), conn, req))
 		var got *livekit.RequestResponse
@@ -272,12 +270,8 @@ func TestEveryRequestThatWaitsIsAnswered(t *testing.T) {
 		switch {
 		case req.GetStoreDataBlobRequest() != nil:
 			require.EqualValues(t, 7, got.RequestId)
-		case req.GetGetDataBlobRequest() != nil:
-			require.EqualValues(t, 8, got.RequestId)
-		case req.GetPublishDataTrackRequest() != nil:
-			require.EqualValues(t, 3, got.GetPublishDataTrack().GetPubHandle())
 		default:
-			require.EqualValues(t, 3, got.GetUnpublishDataTrack().GetPubHandle())
+			require.EqualValues(t, 8, got.RequestId)
 		}
 	}
 	long := &livekit.SignalRequest{Message: &livekit.SignalRequest_StoreDataBlobRequest{StoreDataBlobRequest: &livekit.StoreDataBlobRequest{

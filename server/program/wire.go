@@ -32,6 +32,7 @@ import (
 	"parlor/server/api"
 	"parlor/server/authorize"
 	"parlor/server/config"
+	"parlor/server/devices"
 	"parlor/server/door"
 	"parlor/server/events"
 	"parlor/server/signal"
@@ -149,6 +150,10 @@ func (p *program) openServer() error {
 	if err := p.agents.Open(context.Background(), p.rooms); err != nil {
 		return err
 	}
+	rules, err := devices.New(p.cfg.Clients)
+	if err != nil {
+		return err
+	}
 	refusals := &admin.Refusals{}
 	signals := signal.Config{
 		Refusals: refusals,
@@ -157,6 +162,7 @@ func (p *program) openServer() error {
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
 		AllowPause: p.cfg.RTC.CongestionControl.AllowPause,
+		MaxMessage: p.cfg.Limit.SignalMessageSizeLimit, Devices: rules,
 	}
 	if p.cfg.Hooks.Authorize != "" {
 		if err := p.openAuthorize(); err != nil {
@@ -562,6 +568,8 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		IncludeIPs:        cfg.RTC.IPs.Includes,
 		ExcludeIPs:        cfg.RTC.IPs.Excludes,
 		EnabledCodecs:     codecs(cfg),
+		LossyLatency:      time.Duration(cfg.RTC.DatachannelLossyTargetLatency),
+		DataTrackLatency:  time.Duration(cfg.RTC.DatachannelDataTrackTargetLatency),
 		MaxForwardedAudio: cfg.Audio.MaxForwarded,
 		TURN:              turnConfig(cfg),
 		Log:               log,
@@ -675,6 +683,7 @@ func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) room
 		MaxParticipants:    cfg.Room.MaxParticipants,
 		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
 		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
+		NoDataTracks:       !cfg.EnableDataTracks,
 		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
 		Limits:             limits(cfg),
 		RestartGrace:       time.Duration(cfg.RestartGrace),
@@ -692,6 +701,7 @@ func limits(cfg *config.Config) rooms.Limits {
 		MaxRoomName:        cfg.Limit.MaxRoomNameLength,
 		MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
 		MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
+		MaxCustomEncoding:  cfg.Limit.MaxDataTrackCustomEncodingLength,
 	}
 }
 

@@ -60,6 +60,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 
 // makePeer makes the participant's peer and its transports.
 func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
+	may := s.h.cfg.Devices.For(s.opts.client)
 	perm, room := self.GetPermission(), s.claims.Grants.Video.Room
 	s.subscriberPrimary = !s.opts.singlePC && s.opts.protocol > 2 && perm.GetCanSubscribe()
 	s.peer, err = s.h.cfg.Media.NewPeer(media.PeerConfig{
@@ -73,11 +74,14 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 		AllowPause:        s.allowPause(),
 		TCPOnly:           s.h.overTCP.holds(room, s.client.Identity(), time.Now()),
 		CanPublish:        perm.GetCanPublish(),
-		CanPublishData:    perm.GetCanPublishData(),
-		CanSubscribe:      perm.GetCanSubscribe(),
-		Signals:           speaker{s.outlet, s.opts.protocol},
-		Events:            measured{s.client, s.h.decoder},
-		Log:               s.h.log.With("room", room, "participant", s.client.Identity()),
+
+		DisabledCodecs: may.Codecs, DisabledPublishCodecs: may.PublishCodecs,
+
+		CanPublishData: perm.GetCanPublishData(),
+		CanSubscribe:   perm.GetCanSubscribe(),
+		Signals:        speaker{s.outlet, s.opts.protocol},
+		Events:         measured{s.client, s.h.decoder},
+		Log:            s.h.log.With("room", room, "participant", s.client.Identity()),
 	})
 	return err
 }
@@ -153,7 +157,11 @@ func (s *socket) drain() {
 // joinResponse returns the first message to a client that joins.
 func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
 	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
+	may := h.cfg.Devices.For(s.opts.client)
 	for _, m := range h.cfg.EnabledCodecs {
+		if !may.MayPublish(m) {
+			continue
+		}
 		codecs = append(codecs, &livekit.Codec{Mime: m})
 	}
 	self := proto.CloneOf(snap.Self)

@@ -83,7 +83,7 @@ func (e *entrance) connect() *livekit.SignalResponse {
 	require.NoError(e.t, err)
 	conn, _, err := websocket.Dial(e.t.Context(), e.url+"?protocol=17&access_token="+token, nil)
 	require.NoError(e.t, err)
-	conn.SetReadLimit(maxMessage)
+	conn.SetReadLimit(-1)
 	e.t.Cleanup(func() { _ = conn.CloseNow() })
 	_, b, err := conn.Read(e.t.Context())
 	require.NoError(e.t, err)

@@ -23,18 +23,17 @@ import (
 	"parlor/server/admin"
 	"parlor/server/authorize"
 	"parlor/server/config"
+	"parlor/server/devices"
 	"parlor/server/unpack"
 )
 
 const (
 	// protocolVersion is the newest version of LiveKit's signalling that this server
 	// supports.
-	protocolVersion = 17
+	protocolVersion = 18
 	// compatVersion is the LiveKit version whose behaviour clients may expect. Some
 	// enable features by it.
 	compatVersion = "1.13.11"
-	// maxMessage bounds a signalling message, unpacked, in bytes.
-	maxMessage = 2 << 20
 
 	clientPingInterval = 5  // seconds, sent to clients
 	clientPingTimeout  = 15 // seconds, sent to clients
@@ -66,6 +65,11 @@ type Config struct {
 	Refusals *admin.Refusals
 	// MaxConnections bounds the open WebSockets; 0 = no bound.
 	MaxConnections int
+	// MaxMessage bounds a client's message in bytes, unpacked; 0 = no bound but that on
+	// what it stands for.
+	MaxMessage int64
+	// Devices are what kinds of clients are not to do.
+	Devices devices.Rules
 }
 
 // Authorizer decides whether the bearer of a token, given by its digest, is admitted. An
@@ -287,6 +291,7 @@ func (req *request) join() *rooms.JoinRequest {
 		IssuedMs:      req.claims.NotBefore.UnixMilli(),
 		Protocol:      req.opts.protocol,
 		AutoSubscribe: req.opts.autoSubscribe,
+		AutoData:      req.opts.autoData,
 	}
 	j.Session = req.tokenSession()
 	if strings.HasPrefix(req.claims.ID, "AJ_") {
@@ -347,7 +352,11 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Con
 	if err != nil {
 		return nil, err // Accept has answered the request
 	}
-	conn.SetReadLimit(maxMessage)
+	limit := h.cfg.MaxMessage
+	if limit == 0 {
+		limit = -1
+	}
+	conn.SetReadLimit(limit)
 	return conn, nil
 }
 

@@ -39,6 +39,7 @@ type options struct {
 	protocol       int
 	client         *livekit.ClientInfo
 	autoSubscribe  bool
+	autoData       bool // it is to get data tracks without asking for them
 	adaptiveStream bool
 	allowPause     *bool // nil: the server's configuration applies
 	reconnect      bool
@@ -94,6 +95,7 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 		singlePC:       true,
 		client:         j.ClientInfo,
 		autoSubscribe:  j.ConnectionSettings.GetAutoSubscribe(),
+		autoData:       j.ConnectionSettings.GetAutoSubscribeDataTrack(),
 		adaptiveStream: j.ConnectionSettings.GetAdaptiveStream(),
 		allowPause:     allowPause(j.ConnectionSettings),
 		reconnect:      j.Reconnect,
@@ -167,6 +169,7 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 	o := &options{
 		protocol:       int(number("protocol")),
 		autoSubscribe:  !q.Has("auto_subscribe") || yes("auto_subscribe"),
+		autoData:       yes("auto_subscribe_data_track"),
 		adaptiveStream: yes("adaptive_stream"),
 		reconnect:      yes("reconnect"),
 		session:        q.Get("sid"),

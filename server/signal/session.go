@@ -66,7 +66,8 @@ func (s *session) iceServers(snap rooms.Snapshot) []*livekit.ICEServer {
 
 // clientConfiguration tells the client whether it must use a relay.
 func (s *session) clientConfiguration(snap rooms.Snapshot) *livekit.ClientConfiguration {
-	c := &livekit.ClientConfiguration{}
+	may := s.h.cfg.Devices.For(s.opts.client)
+	c := may.Configuration()
 	if s.h.cfg.Media.ForceRelay() || s.onlyTLS(snap) {
 		c.ForceRelay = livekit.ClientConfigSetting_ENABLED
 	}
@@ -236,6 +237,12 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.client.UpdateLocalAudioTrack(m.UpdateAudioTrack)
 	case *livekit.SignalRequest_UpdateVideoTrack:
 		s.client.UpdateLocalVideoTrack(m.UpdateVideoTrack)
+	case *livekit.SignalRequest_PublishDataTrackRequest:
+		s.client.PublishDataTrack(m.PublishDataTrackRequest)
+	case *livekit.SignalRequest_UnpublishDataTrackRequest:
+		s.client.UnpublishDataTrack(m.UnpublishDataTrackRequest)
+	case *livekit.SignalRequest_UpdateDataSubscription:
+		s.client.UpdateDataSubscription(m.UpdateDataSubscription)
 	default:
 		// Unknown, or obsolete like update_layers: the protocol asks servers to ignore
 		// it, unless the client waits for an answer.
@@ -248,13 +255,7 @@ func (s *session) handle(req *livekit.SignalRequest) {
 // such as update_layers, gets none.
 func (s *session) unserved(req *livekit.SignalRequest) {
 	resp := &livekit.RequestResponse{RequestId: requestID(req), Reason: livekit.RequestResponse_NOT_ALLOWED}
-	switch m := req.Message.(type) {
-	case *livekit.SignalRequest_PublishDataTrackRequest:
-		resp.Message = "this server has no data tracks"
-		resp.Request = &livekit.RequestResponse_PublishDataTrack{PublishDataTrack: m.PublishDataTrackRequest}
-	case *livekit.SignalRequest_UnpublishDataTrackRequest:
-		resp.Message = "this server has no data tracks"
-		resp.Request = &livekit.RequestResponse_UnpublishDataTrack{UnpublishDataTrack: m.UnpublishDataTrackRequest}
+	switch req.Message.(type) {
 	case *livekit.SignalRequest_StoreDataBlobRequest, *livekit.SignalRequest_GetDataBlobRequest:
 		resp.Message = "this server keeps no data blobs"
 	default:

@@ -22,6 +22,35 @@ async function call() {
   return { alice, bob };
 }
 
+/** The data tracks that a peer sees, by name. */
+function tracksOf(peer) {
+  const tracks = new Map();
+  peer.room.on('dataTrackPublished', (track) => tracks.set(track.info.name, track));
+  peer.room.on('dataTrackUnpublished', (sid) => {
+    for (const [name, track] of tracks) if (track.info.sid === sid) tracks.delete(name);
+  });
+  return tracks;
+}
+
+/** What comes of a data track, read as it comes. */
+function framesOf(track) {
+  const got = { texts: new Set(), times: new Set(), ended: false };
+  (async () => {
+    const reader = track.subscribe().getReader();
+    for (let next; !(next = await reader.read()).done;) {
+      got.texts.add(new TextDecoder().decode(next.value.payload));
+      got.times.add(next.value.userTimestamp);
+    }
+  })().catch(() => {}).finally(() => { got.ended = true; });
+  return got;
+}
+
+/** Pushes text ten times a second until the function that it gives is called. */
+function keepsPushing(track, text) {
+  const timer = setInterval(() => track.tryPush({ payload: bytes(text) }).catch(() => {}), 100);
+  return () => clearInterval(timer);
+}
+
 const flows = ({ alice, bob }) => Promise.all([sees(bob, 'alice camera'), hears(bob, 'alice microphone'), sees(alice, 'bob camera')]);
 
 export const scenarios = [
@@ -64,6 +93,67 @@ export const scenarios = [
     equal(await call('double', 'ab'), 'alice abab', 'the answer');
     equal((await call('double', 'x'.repeat(20_000))).length, 40_006, 'the length of a long answer');
     equal((await rejects(call('unknown', ''), 'an unknown method')).code, 1400, 'the code');
+  }],
+  ['data tracks: several subscribers, a late one, large frames, unpublish', async () => {
+    const [alice, bob, carol] = await trio();
+    const [seen, other] = [tracksOf(bob), tracksOf(carol)];
+    const geo = await alice.room.localParticipant.publishDataTrack({ name: 'geo' });
+    equal((await rejects(alice.room.localParticipant.publishDataTrack({ name: 'geo' }), 'a second track of one name')).reasonName, 'DuplicateName', 'why');
+    await eventually('both see it', () => seen.get('geo') && other.get('geo'));
+    equal(seen.get('geo').publisherIdentity, 'alice', 'its publisher');
+    const stop = keepsPushing(geo, 'here');
+    const frames = framesOf(seen.get('geo'));
+    await eventually('bob gets frames', () => frames.texts.has('here'));
+    const dave = await join(alice.room.name, 'dave');
+    const late = [...dave.room.remoteParticipants.get('alice').dataTracks.values()];
+    equal(late.map((track) => track.info.name), ['geo'], 'what one who comes late sees');
+    const hers = framesOf(late[0]);
+    await eventually('dave gets frames', () => hers.texts.has('here'));
+    stop();
+    const large = 'x'.repeat(300_000); // many packets
+    await eventually('a large frame', async () => {
+      await geo.tryPush({ payload: bytes(large), userTimestamp: 42n });
+      await sleep(500);
+      return frames.texts.has(large) && frames.times.has(42n);
+    });
+    const heat = await alice.room.localParticipant.publishDataTrack({ name: 'heat' });
+    await eventually('the second track', () => other.get('heat'));
+    const warm = framesOf(other.get('heat'));
+    await eventually('it goes to who asks', async () => {
+      await heat.tryPush({ payload: bytes('20') });
+      await sleep(50);
+      return warm.texts.has('20');
+    });
+    assert(!frames.texts.has('20'), 'bob has not asked for it');
+    await geo.unpublish();
+    await eventually('it ends', () => frames.ended && hers.ended && !seen.get('geo'));
+    assert(!warm.ended, 'the other goes on');
+  }],
+  ['data tracks: resume and full reconnect, of the publisher and of a subscriber', async () => {
+    const [alice, bob] = await trio();
+    const seen = tracksOf(bob);
+    const geo = await alice.room.localParticipant.publishDataTrack({ name: 'geo' });
+    await eventually('bob sees it', () => seen.get('geo'));
+    let frames = framesOf(seen.get('geo'));
+    const flows = (text) => eventually(`bob gets ${text}`, async () => {
+      if (frames.ended && seen.get('geo')) frames = framesOf(seen.get('geo')); // subscribed again
+      await geo.tryPush({ payload: bytes(text) }).catch(() => {}); // while it is published again
+      await sleep(50);
+      return frames.texts.has(text);
+    });
+    await flows('first');
+    const first = frames;
+    for (const [peer, scenario, line] of [
+      [alice, 'signal-reconnect', 'resuming'], [bob, 'signal-reconnect', 'resuming'],
+      [alice, 'full-reconnect', 'reconnecting'], [bob, 'full-reconnect', 'reconnecting'],
+    ]) {
+      peer.log.length = 0;
+      await peer.room.simulateScenario(scenario);
+      await told(peer, line);
+      await told(peer, 'reconnected');
+      await flows(`after ${scenario} of ${peer.room.localParticipant.identity}`);
+      assert(frames === first || line === 'reconnecting', 'a resume ends no stream');
+    }
   }],
   // What a lost WebSocket must not do: touch the media.
   ...['signal-reconnect', 'disconnect-signal-on-resume', 'disconnect-signal-on-resume-no-messages'].map((name) => [`resume: ${name}`, async () => {
