@@ -24,6 +24,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
 	"parlor/server/access"
+	"parlor/server/devices"
 )
 
 // lateUpgrade is a connection that is upgraded after a function was called.
@@ -151,4 +152,82 @@ func TestAResumedClientHearsOfMutesBeforeItsTracks(t *testing.T) {
 		kinds = append(kinds, strings.TrimPrefix(fmt.Sprintf("%T", m.Response.Message), "*livekit.SignalResponse_"))
 	}
 	require.Equal(t, []string{"Reconnect", "Mute", "Mute", "Update", "RoomUpdate", "RefreshToken"}, kinds)
+}
+
+// dial connects as ann with more of a query, and returns the connection and what comes first.
+func (e *entrance) dial(more string) (*websocket.Conn, *livekit.JoinResponse) {
+	e.t.Helper()
+	if e.before == nil {
+		e.before = func() {}
+	}
+	token, err := auth.NewAccessToken("key", secret).SetIdentity("ann").
+		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: "tea"}).ToJWT()
+	require.NoError(e.t, err)
+	conn, _, err := websocket.Dial(e.t.Context(), e.url+"?protocol=17&access_token="+token+more, nil)
+	require.NoError(e.t, err)
+	conn.SetReadLimit(-1)
+	e.t.Cleanup(func() { _ = conn.CloseNow() })
+	_, b, err := conn.Read(e.t.Context())
+	require.NoError(e.t, err)
+	resp := &livekit.SignalResponse{}
+	require.NoError(e.t, proto.Unmarshal(b, resp))
+	return conn, resp.GetJoin()
+}
+
+// TestAMessageBeyondTheLimitEndsItsConnection with 1009 (RFC 6455, section 7.4.1); without
+// a limit a long message is only what it is.
+func TestAMessageBeyondTheLimitEndsItsConnection(t *testing.T) {
+	for _, limit := range []int64{1000, 0} {
+		e := newEntrance(t)
+		e.h.cfg.MaxMessage = limit
+		conn, _ := e.dial("")
+		long, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_UpdateMetadata{
+			UpdateMetadata: &livekit.UpdateParticipantMetadata{RequestId: 5, Metadata: strings.Repeat("x", 3<<20)},
+		}})
+		require.NoError(t, err)
+		_ = conn.Write(t.Context(), websocket.MessageBinary, long) // the server may have closed before all is sent
+		for {
+			_, b, err := conn.Read(t.Context())
+			if limit > 0 && err != nil {
+				require.Equal(t, websocket.StatusMessageTooBig, websocket.CloseStatus(err))
+				break
+			}
+			require.NoError(t, err)
+			resp := &livekit.SignalResponse{}
+			require.NoError(t, proto.Unmarshal(b, resp))
+			if resp.GetRequestResponse().GetRequestId() == 5 {
+				require.Zero(t, limit)
+				break
+			}
+		}
+	}
+}
+
+// TestAClientIsToldWhatItDoesBadly, and which codecs are left.
+func TestAClientIsToldWhatItDoesBadly(t *testing.T) {
+	e := newEntrance(t)
+	var err error
+	e.h.cfg.Devices, err = devices.New([]devices.Rule{{Browsers: []string{"safari"}, NoResume: true}})
+	require.NoError(t, err)
+	e.h.cfg.EnabledCodecs = []string{"video/VP8", "video/VP9", "video/AV1"}
+	for query, want := range map[string][]string{
+		"":                                        {"video/VP8", "video/VP9", "video/AV1"},
+		"&browser=Safari&browser_version=17.0":    {"video/VP8", "video/VP9"},
+		"&browser=Safari&browser_version=18.4":    {"video/VP8"},
+		"&browser=Firefox&os=Linux&sdk=js":        {"video/VP8", "video/VP9"},
+		"&browser=Chrome&browser_version=150&x=y": {"video/VP8", "video/VP9", "video/AV1"},
+	} {
+		_, join := e.dial(query)
+		var got []string
+		for _, c := range join.EnabledPublishCodecs {
+			got = append(got, c.Mime)
+		}
+		require.Equal(t, want, got, query)
+		resume := livekit.ClientConfigSetting_UNSET
+		if strings.Contains(query, "Safari") {
+			resume = livekit.ClientConfigSetting_DISABLED
+			require.Equal(t, "video/av1", join.ClientConfiguration.DisabledCodecs.Codecs[0].Mime)
+		}
+		require.Equal(t, resume, join.ClientConfiguration.ResumeConnection, query)
+	}
 }
