@@ -141,7 +141,7 @@ func TestAResumedClientHearsOfMutesBeforeItsTracks(t *testing.T) {
 	require.NoError(t, err)
 	defer peer.Close()
 	s := &session{
-		h: e.h, outlet: o, client: p.Client, peer: peer,
+		h: e.h, outlet: o, client: p.Client, peer: peer, opts: &options{client: &livekit.ClientInfo{}},
 		claims: &access.Claims{APIKey: "key", Grants: &auth.ClaimGrants{Identity: "ann", Video: &auth.VideoGrant{Room: "tea"}}, Expires: time.Now().Add(time.Hour)},
 	}
 	var kinds []string
