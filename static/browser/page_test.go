@@ -21,7 +21,8 @@ func (f *fixture) testJoinedWithoutAClick(t *testing.T) {
 		"Other":  {"room", "lure", "name", "Other", "autojoin", "1", "audio", "1", "video", "1"},
 	} {
 		p := f.browser.open(t, name, f.server.page(query...))
-		p.until("the call", `parlor.screen === 'call' && parlor.room.state === 'connected'`)
+		// The join button is enabled again when all that the page sends has been published.
+		p.until("the call", `parlor.screen === 'call' && parlor.room.state === 'connected' && !document.querySelector('#join').disabled`)
 		require.True(t, get[bool](p, `parlor.room.localParticipant.trackPublications.size === 0
 			&& document.querySelector('#mic').getAttribute('aria-pressed') === 'false'`), "nothing is sent")
 		p.click("#mic")
