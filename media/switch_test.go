@@ -72,7 +72,9 @@ func TestAPictureGoesOnWhileThePathChanges(t *testing.T) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		for i, f := range v.model.Frames() {
-			if time.Since(f.Complete) > time.Second { // else it may wait for one before it
+			// It may wait for one before it, or have come by the slower path behind a key
+			// frame that took the faster one.
+			if time.Since(f.Complete) > time.Second && !strings.Contains(f.Why, "is not newer") {
 				require.False(t, f.Decoded.IsZero(), "frame %d: %s", i, f.Why)
 			}
 		}

@@ -1,9 +1,9 @@
--- The audit log: who changed what by the API. Entries of the dashboard are counted
--- separately, so that the requests of programs do not displace those of people.
+-- The audit log: who changed what by the API. Entries of the dashboard, of tokens with an
+-- identity, and of API keys are counted separately, so that none displaces the others'.
 
 CREATE TABLE deed (
 	id          INTEGER PRIMARY KEY, -- grows
-	dashboard   INTEGER NOT NULL, -- 1 = done there
+	dashboard   INTEGER NOT NULL, -- 1 = done there, 2 = by a token with an identity, 0 = else
 	number      INTEGER NOT NULL, -- among those of its kind: grows; the oldest are pruned
 	at_ms       INTEGER NOT NULL,
 	api_key     TEXT    NOT NULL,

@@ -18,7 +18,7 @@ import (
 
 // Bounds of data tracks, beside those of [Limits].
 const (
-	mostDataTracks        = 256  // of a participant; all are told to everybody, again with each change
+	mostDataTracks        = 64   // of a participant; all are told to everybody, again with each change
 	mostDataSubscriptions = 1024 // of a participant, which is told of all again with each change
 	longestDataTrackName  = 256  // bytes; of a schema, too
 )
@@ -193,11 +193,20 @@ func (r *Room) publishData(p *Participant, info *livekit.DataTrackInfo, source *
 	p.info.IsPublisher = true
 	p.info.DataTracks = append(append([]*livekit.DataTrackInfo(nil), p.info.DataTracks...), info)
 	r.listSources(p)
+	r.payData(p)
 	r.changed(p) // before its subscribers are told of their handles
 	for _, q := range r.participants {
 		r.considerData(q, t)
 	}
 	r.log.Info("data track published", "participant", p.identity, "track", info.Sid)
+}
+
+// payData counts a change of p's data tracks against its pace by what it costs: each tells
+// everybody of all of them.
+func (r *Room) payData(p *Participant) {
+	for range len(p.dataTracks) / 16 {
+		p.pay(time.Now())
+	}
 }
 
 // publishes reports whether a participant counts as a publisher.
@@ -254,6 +263,7 @@ func (r *Room) unpublishData(t *dataTrack) {
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_UnpublishDataTrackResponse{
 		UnpublishDataTrackResponse: &livekit.UnpublishDataTrackResponse{Info: t.info},
 	}}))
+	r.payData(p)
 	r.changed(p)
 	r.log.Info("data track unpublished", "participant", p.identity, "track", t.info.Sid)
 }

@@ -88,7 +88,8 @@ async function enter({ url, token, host = false }) {
     await joined;
   } catch (error) {
     error.refused = await whyRefused(url, token);
-    if (error.refused && options.invite) forget(options.invite);
+    // A room that is locked or full, or a ban, is no reason to use the invitation up again.
+    if (options.invite && /^invalid /.test(error.refused?.message ?? '')) forget(options.invite);
     parlor.call = null;
     parlor.room = null;
     lobby.preview.adopt(tracks);

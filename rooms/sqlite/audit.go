@@ -8,19 +8,27 @@ import (
 	"parlor/rooms/log"
 )
 
-// maxDeeds is how many lines of the audit are kept of the dashboard, and of all others.
+// maxDeeds is how many lines of the audit are kept of the dashboard, of those who call with
+// tokens of their own, and of API keys, so that none displaces the others'.
 const maxDeeds = 100_000
 
 // NoteDeed implements [log.Audit].
 func (s *Store) NoteDeed(d log.Deed, done func(error)) {
+	kind := 0
+	switch {
+	case d.Session != "":
+		kind = 1
+	case d.Identity != "":
+		kind = 2
+	}
 	s.writer.queue.submit(job{done: done, run: func(t *tx) error {
 		if _, err := t.exec(`INSERT INTO deed (dashboard, number, at_ms, api_key, identity, session, role, address, call, path, room, participant)
 			VALUES (?1, coalesce((SELECT max(number) FROM deed WHERE dashboard = ?1), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)`,
-			d.Session != "", d.AtMs, d.APIKey, d.Identity, d.Session, d.Role, d.Address, d.Call, d.Path, d.Room, d.Participant); err != nil {
+			kind, d.AtMs, d.APIKey, d.Identity, d.Session, d.Role, d.Address, d.Call, d.Path, d.Room, d.Participant); err != nil {
 			return err
 		}
 		_, err := t.exec(`DELETE FROM deed WHERE dashboard = ?1 AND
-			number <= (SELECT max(number) FROM deed WHERE dashboard = ?1) - ?2`, d.Session != "", maxDeeds)
+			number <= (SELECT max(number) FROM deed WHERE dashboard = ?1) - ?2`, kind, maxDeeds)
 		return err
 	}})
 }

@@ -34,6 +34,11 @@ func (r *invitationRow) read() (rooms.Invitation, error) {
 // when it is made: [rooms.ErrInvitations].
 func (s *Store) AddInvitation(ctx context.Context, i rooms.Invitation, most int) error {
 	return s.do(ctx, func(t *tx) error {
+		// A room name has at most twice that many rows: what is over goes before its time.
+		if _, err := t.exec(`DELETE FROM invitation WHERE room_name = ?1 AND over_ms > 0 AND over_ms <= ?2
+			AND (SELECT count(*) FROM invitation WHERE room_name = ?1) >= ?3`, i.RoomName, i.CreatedMs, 2*most); err != nil {
+			return err
+		}
 		n, err := t.exec(`INSERT INTO invitation (`+invitationColumns+`, over_ms)
 			SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, 0, ?10, 0, ?10
 			WHERE (SELECT count(*) FROM invitation WHERE room_name = ?3 AND (over_ms = 0 OR over_ms > ?8)) < ?11`,

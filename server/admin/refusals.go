@@ -82,5 +82,5 @@ func Clip(s string, most int) string {
 		}
 		return strings.ToValidUTF8(s, "\uFFFD") + "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.ToValidUTF8(strings.Clone(s), "\uFFFD") // s may be a part of something long
 }

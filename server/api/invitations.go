@@ -126,7 +126,7 @@ func (s *rest) invitationOperations() []operation {
 	const tag = "invitations"
 	return []operation{
 		{
-			method: post, path: onRoom + "/invitations", id: "createInvitation", tag: tag, grant: toAdmin,
+			method: post, path: onRoom + "/invitations", id: "createInvitation", tag: tag, grant: toAdmin, role: access.All,
 			summary: "Make a link that lets people into whatever room bears the name, without a token of an application. The room need not be open. Hosts only the API key and its secret may invite. 404 (code invitations_off) unless the configuration has invitations: true.",
 			body:    invitationRequest{}, optional: true, example: `{"role":"guest","uses":10,"expires_at":"2030-01-31T12:00:00Z"}`,
 			status: http.StatusCreated, answer: newInvitation{}, secret: true, handle: s.createInvitation,
@@ -325,6 +325,12 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	if subtle.ConstantTimeCompare(hash[:], found.SecretHash[:]) != 1 || err != nil {
 		return problem.New(http.StatusNotFound, "invitation_unknown", "there is no such invitation: open the whole link that you were sent")
 	}
+	if found.CreatedBy != "" { // the links of a host that was sent away end with it
+		err := s.Rooms.Admissible(r.Context(), found.RoomName, found.CreatedBy, found.CreatedMs)
+		if errors.Is(err, rooms.ErrBanned) || errors.Is(err, rooms.ErrRevoked) {
+			return problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
+		}
+	}
 	now := s.now()
 	used, err := s.Invitations.UseInvitation(r.Context(), id, rooms.NowMs(now))
 	if why := unusable(err); why != "" {
@@ -345,8 +351,8 @@ func (s *rest) admit(w http.ResponseWriter, r *http.Request, i *rooms.Invitation
 		out.Name = i.Name
 	}
 	ttl := invitedTTL
-	if i.ExpiresMs != 0 {
-		ttl = max(leastTTL, min(ttl, time.Duration(i.ExpiresMs-rooms.NowMs(now))*time.Millisecond))
+	if left := i.ExpiresMs - rooms.NowMs(now); i.ExpiresMs != 0 && left < invitedTTL.Milliseconds() {
+		ttl = max(leastTTL, time.Duration(left)*time.Millisecond)
 	}
 	var err error
 	out.Token, err = s.Verifier.Mint(i.APIKey, &auth.ClaimGrants{

@@ -231,6 +231,9 @@ var (
 		if err != nil {
 			return err
 		}
+		if name == "" { // a token of no room administers none
+			return access.ErrDenied
+		}
 		return access.EnsureAdmin(r.Context(), name)
 	}}
 	toSee = grant{"roomList, or roomAdmin of the room", func(r *http.Request) error {

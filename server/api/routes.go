@@ -359,7 +359,7 @@ func (s *rest) dashboardOperations() []operation {
 		},
 		{
 			method: get, path: "/audit", id: "listDeeds", tag: tag, grant: toOperate,
-			summary: "Who had this API, or LiveKit's, change what, newest first. The newest 100,000 of the dashboard and of others are kept.",
+			summary: "Who had this API, or LiveKit's, change what, newest first. The newest 100,000 of the dashboard, of tokens with an identity and of API keys are kept each.",
 			query: pageParameters(
 				parameter{name: "room", doc: "Of the rooms of this name."},
 				parameter{name: "of", doc: "Those of the dashboard alone.", values: []string{"dashboard"}},

@@ -51,7 +51,8 @@ func (d *decoder) decode(ctx context.Context, b []byte, json bool, shape *unpack
 	if json {
 		return cost, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	}
-	return cost, proto.Unmarshal(b, m)
+	// What is not known here is kept by nobody: it would go round with what was understood.
+	return cost, proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 }
 
 // signalRequest decodes one message of a client.

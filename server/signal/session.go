@@ -239,8 +239,10 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.client.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	case *livekit.SignalRequest_PublishDataTrackRequest:
 		s.client.PublishDataTrack(m.PublishDataTrackRequest)
+		s.client.Sync() // what it cost is known then, and the client waits before its next
 	case *livekit.SignalRequest_UnpublishDataTrackRequest:
 		s.client.UnpublishDataTrack(m.UnpublishDataTrackRequest)
+		s.client.Sync()
 	case *livekit.SignalRequest_UpdateDataSubscription:
 		s.client.UpdateDataSubscription(m.UpdateDataSubscription)
 	default:

@@ -136,6 +136,7 @@ export class Call {
     room.on(RoomEvent.TrackSubscriptionFailed, (_sid, participant) => {
       toast(`Picture or sound of ${nameOf(participant)} cannot be received: this browser may not support its format.`, { bad: true, code: 'subscription-failed' });
     });
+    if (this.#encryption.on) room.on(RoomEvent.TrackSubscribed, (_track, publication, participant) => this.#clear(publication, participant));
     room.on(RoomEvent.EncryptionError, (_error, participant) => this.#unreadable(participant));
     room.on(RoomEvent.ParticipantPermissionsChanged, (before, participant) => {
       if (participant.isLocal) this.#permissionsChanged(before);
@@ -152,6 +153,13 @@ export class Call {
     this.#away = false;
     if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
     this.#banner.hide();
+  }
+
+  // clear refuses what comes unencrypted into a call that says that it is encrypted.
+  #clear(publication, participant) {
+    if (publication.isEncrypted) return;
+    publication.setSubscribed(false);
+    toast(`${nameOf(participant)} does not encrypt: what they send is not shown.`, { bad: true, code: 'encryption' });
   }
 
   // unreadable announces once for each participant that it cannot be decrypted. The

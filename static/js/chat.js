@@ -35,8 +35,8 @@ export class Chat {
       // sent.
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
-    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
-      if (topic === OLD_TOPIC && participant) this.#readOld(payload, participant.identity);
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption) => {
+      if (topic === OLD_TOPIC && participant && this.#readable(encryption)) this.#readOld(payload, participant.identity);
     });
     const { signal } = this.#listening;
     this.#form.addEventListener('submit', (event) => {
@@ -89,8 +89,14 @@ export class Chat {
     }
   }
 
+  // readable tells whether a message may be shown: in an encrypted call, only what came
+  // encrypted.
+  #readable(encryption) {
+    return !this.#room.isE2EEEnabled || Boolean(encryption);
+  }
+
   async #readStream(reader, identity) {
-    if (identity === this.#room.localParticipant.identity) return;
+    if (identity === this.#room.localParticipant.identity || !this.#readable(reader.info.encryptionType)) return;
     const { id, timestamp, size } = reader.info;
     const text = size > MOST_BYTES ? '(a message too long to show)' : await reader.readAll().catch(() => null);
     if (text !== null) this.#show({ id, timestamp, text, identity });
