@@ -93,11 +93,11 @@ func (c *Client) After(f func()) { c.post(func(*Room, *Participant) { f() }) }
 
 // depart keeps what is posted from now on until the client arrives: what was posted
 // before is done in the room that it leaves, and nothing after. It returns what the move is
-// known by; nil if the client is under way already.
-func (c *Client) depart() chan struct{} {
+// known by; nil if the client is under way already, or is p no more.
+func (c *Client) depart(p *Participant) chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.moved != nil {
+	if c.moved != nil || c.at.Load() != p {
 		return nil
 	}
 	c.moved = make(chan struct{})

@@ -125,6 +125,10 @@ func (r *Room) dismiss(why livekit.DisconnectReason) {
 	clear(r.participants)
 	clear(r.expected)
 	clear(r.tracks)
+	for _, t := range r.dataTracks { // some come from participants of other rooms
+		t.source.drop(r, nil)
+	}
+	clear(r.dataTracks)
 	r.calls.fail()
 }
 

@@ -56,7 +56,7 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 
 // move is Move once a seat is held.
 func (rs *Rooms) move(ctx context.Context, p *Participant, req *livekit.MoveParticipantRequest) error {
-	m := &passage{from: p, under: p.depart()}
+	m := &passage{from: p, under: p.depart(p)}
 	if m.under == nil {
 		return ErrNoParticipant // it is being moved by another call
 	}
@@ -200,6 +200,9 @@ func (r *Room) send(m *passage) {
 		m.data = append(m.data, dataReflection{t.info, t.source})
 	}
 	s := r.detach(p, livekit.DisconnectReason_MIGRATION)
+	if m.peer != nil {
+		m.peer.BeginSummary() // what comes from now on belongs to another session
+	}
 	p.peer = nil // r has it do nothing any more
 	for sid := range p.subscribed {
 		m.peer.Unsubscribe(sid)

@@ -133,9 +133,6 @@ func (r *Room) changed(p *Participant, events ...log.Event) {
 // each with the room's counts at that point. It changes nothing but those counts.
 func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	s := p.session(r.rec.SID)
-	if p.peer != nil {
-		p.peer.BeginSummary()
-	}
 	return r.absence(&s, why, now)
 }
 

@@ -141,6 +141,9 @@ func (c *Control[T]) StreamFeedback(now int64, fb *feedback.StreamReport) (divid
 		return false
 	}
 	c.results = c.record.MatchStreams(fb, c.results[:0])
+	if len(c.results) == 0 {
+		return false // the report tells nothing new of a packet that is known by name
+	}
 	return c.taken(now)
 }
 

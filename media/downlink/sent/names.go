@@ -103,7 +103,7 @@ func (r *Record) MatchStreams(fb *feedback.StreamReport, results []Result) []Res
 			t := told{number: r.extended(n), came: arrival != feedback.NotReceived}
 			switch {
 			case arrival == feedback.Untimed:
-				if t.number > r.highest {
+				if t.number > r.highest && r.get(t.number) != nil { // a name outlives the record
 					r.acknowledge(t.number)
 				}
 				continue
