@@ -53,7 +53,7 @@ func (v *Voice) speaking(at time.Time) bool {
 // loudness is the recent loudness of a track.
 type loudness struct {
 	value atomic.Int64 // level, and above levelBits the ms of the track's clock
-	loud  int          // loud packets in a row; belongs to the layer's reading goroutine
+	loud  atomic.Int32 // loud packets in a row; layers of one track may be read by several goroutines
 }
 
 const levelBits = 14
@@ -68,9 +68,9 @@ func (l *loudness) at(now int64) int64 {
 func (l *loudness) hear(level, now int64) {
 	l.value.Store(now/int64(time.Millisecond)<<levelBits | max(level, l.at(now)))
 	if level >= speechLevel {
-		l.loud++
+		l.loud.Add(1)
 	} else {
-		l.loud = 0
+		l.loud.Store(0)
 	}
 }
 
@@ -79,12 +79,13 @@ func (l *loudness) hear(level, now int64) {
 func (t *Track) hear(level, now int64) {
 	l := &t.loudness
 	l.hear(level, now)
-	if l.loud < onset {
+	loud := int(l.loud.Load())
+	if loud < onset {
 		return
 	}
 	at := t.epoch.Add(time.Duration(now))
 	t.cfg.Voice.hear(at)
-	if (l.loud-onset)%again != 0 {
+	if (loud-onset)%again != 0 {
 		return
 	}
 	for _, f := range *t.forwarders.Load() {

@@ -91,7 +91,7 @@ func testTwirpJSON(t *testing.T) {
 	require.Contains(t, header.Get("Content-Type"), "text/plain")
 	require.Contains(t, body, "invalid authorization token")
 	status, _, _ = post("NoService/ListRooms", mime, everything, `{}`)
-	require.Equal(t, 404, status)
+	require.Equal(t, 501, status, "a service that is not here says so")
 
 	// A GET is not a call.
 	res, err := http.Get(env.server.http() + "/twirp/livekit.RoomService/ListRooms")
