@@ -9,7 +9,7 @@ const maxLateMessages = 2048
 const roundTripMemory = 10 * time.Second
 
 // lateness tells how long the oldest message has waited that a client has not taken yet. It
-// belongs to whom it is embedded in.
+// belongs to the value that embeds it.
 type lateness struct {
 	under []lateMessage // handed to SCTP and not known to be taken, the oldest first
 	// The shortest times from a message's handing over until it was known to be taken: the

@@ -2,7 +2,7 @@ package rooms
 
 import "crypto/sha256"
 
-// The roles of those whom an [Invitation] lets in.
+// The roles that an [Invitation] gives.
 const (
 	RoleHost  = "host"  // may administer the room, and invite guests
 	RoleGuest = "guest" // may speak, listen and send data

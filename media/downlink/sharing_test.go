@@ -69,7 +69,7 @@ func (b *bulk) lost(number int) {
 	b.send()
 }
 
-// Two subscribers on one bottleneck get about the same, whoever came first.
+// Two subscribers on one bottleneck get about the same, in either order of joining.
 func TestTwoSubscribersShareAPath(t *testing.T) {
 	for _, seed := range []uint64{1, 7, 11} {
 		clock, c := &netsim.Clock{}, plain()

@@ -242,7 +242,7 @@ func (f *Forwarder) wantedLocked() livekit.VideoQuality {
 // stop stops forwarding the current source. mu is held.
 func (f *Forwarder) stop() { f.inStep, f.broken = false, false }
 
-// resync starts the source anew: after a pause the next packets neither continue the
+// resync starts the source again: after a pause the next packets neither continue the
 // numbers nor can be decoded without a keyframe.
 func (f *Forwarder) resync(now int64) {
 	f.mu.Lock()

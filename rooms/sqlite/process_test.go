@@ -259,7 +259,7 @@ func TestPrepare(t *testing.T) {
 }
 
 // unprivileged runs f as a user without write permission for root's files, if the test
-// runs as root, whom permissions do not restrict.
+// runs as root, because permissions do not restrict root.
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {

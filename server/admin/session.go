@@ -98,7 +98,7 @@ type Sessions struct {
 	links    map[secret]link
 }
 
-// NewSessions makes sessions for those whom verifier knows. tls tells that all clients
+// NewSessions makes sessions for the API keys that verifier knows. tls tells that all clients
 // speak TLS.
 func NewSessions(verifier *access.Verifier, limits *ratelimit.Limits, tls bool, log *slog.Logger) *Sessions {
 	return &Sessions{

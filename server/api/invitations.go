@@ -330,6 +330,9 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 		if errors.Is(err, rooms.ErrBanned) || errors.Is(err, rooms.ErrRevoked) {
 			return problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
 		}
+		if err != nil { // nobody is let in before that is known
+			return err
+		}
 	}
 	now := s.now()
 	used, err := s.Invitations.UseInvitation(r.Context(), id, rooms.NowMs(now))

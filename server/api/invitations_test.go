@@ -173,7 +173,7 @@ func TestInvitationsEnd(t *testing.T) {
 	require.Equal(t, 2, forgotten)
 }
 
-// Whoever guesses is told nothing, be the id right or not.
+// A guesser is told nothing, whether or not the id is right.
 func TestGuessedInvitations(t *testing.T) {
 	h := openInviting(t)
 	made := h.invite("board", "")
