@@ -284,11 +284,14 @@ func (c *Control[T]) mayPause(now int64) bool {
 	return now-c.forcedAt >= pauseAfter
 }
 
-// Tight reports whether some layer is held back or may have to be soon, so that Divide is
-// useful more often than once a second.
+// Tight reports whether some layer is held back, or what is forwarded does not fit any
+// more, so that Divide is useful more often than once a second. Where everything fits,
+// the estimate often lies just above what is sent, because no more has been shown: that
+// alone is no reason to divide.
 func (c *Control[T]) Tight() bool {
 	s := &c.state
-	return c.divided.Need > 0 || s.Congested || s.Bitrate > 0 && c.divided.Goal > 0.7*s.Bitrate
+	over := s.Settled > 0 && !c.forced && max(c.divided.Bitrate, c.sending) > s.Settled
+	return c.divided.Need > 0 || s.Congested || over
 }
 
 // Bound is the upper bound of the divided bandwidth, in bits/s; 0 = no bound.

@@ -95,6 +95,21 @@ func followsThePath(t *testing.T, seed uint64, byStreams bool) {
 	t.Log(tab.String())
 }
 
+// Where everything fits, the estimate lies little above what is sent, because no more is
+// ever shown. The bandwidth is divided once a second then, and not with each report: there
+// is nothing to decide.
+func TestNothingIsDecidedWhereEverythingFits(t *testing.T) {
+	c := plain()
+	c.Rate = 20e6
+	s := newPath(c, 1)
+	s.streams = map[uint32]*arrivals{}
+	s.phase(10*time.Second, c.Rate)
+	before := s.divisions
+	m := s.phase(20*time.Second, c.Rate)
+	require.Less(t, m.estimate.Bitrate, s.oracle(c.Rate)/0.7, "the estimate lies little above what is sent")
+	require.LessOrEqual(t, s.divisions-before, 25)
+}
+
 func TestLossDelayAndJitterCostLittle(t *testing.T) {
 	var tab table
 	tab.head()

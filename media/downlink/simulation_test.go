@@ -172,13 +172,15 @@ func (v *source) decode(f *frame) {
 
 // subscriber is a downlink and its receiver, in virtual time.
 type subscriber struct {
-	clock    *netsim.Clock
-	down, up *netsim.Link
-	control  *Control[packet]
-	sources  []*source
-	voice    bool
-	wakeAt   int64
-	tracks   []allocate.Track
+	clock     *netsim.Clock
+	down, up  *netsim.Link
+	control   *Control[packet]
+	sources   []*source
+	voice     bool
+	wakeAt    int64
+	dividedAt int64
+	divisions int
+	tracks    []allocate.Track
 
 	// Of the receiver.
 	arrivals          map[int64]int64 // by unwrapped number
@@ -276,7 +278,12 @@ func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, came
 		s.offer(packet{size: 100, kind: sent.Audio}, pacer.Packet{Size: 100, Kind: sent.Audio})
 		return true
 	})
-	clock.Every(100*time.Millisecond, func() bool { s.divide(); return true })
+	clock.Every(100*time.Millisecond, func() bool {
+		if s.control.Tight() || clock.Now()-s.dividedAt >= divideSeldom { // as Path does
+			s.divide()
+		}
+		return true
+	})
 	clock.Every(60*time.Millisecond, func() bool {
 		if s.streams != nil {
 			s.sendStreamReport()
@@ -308,6 +315,8 @@ func (s *subscriber) describe() []allocate.Track {
 }
 
 func (s *subscriber) divide() {
+	s.dividedAt = s.clock.Now()
+	s.divisions++
 	for i, d := range s.control.Divide(s.clock.Now(), s.describe())[1:] {
 		v := s.sources[i]
 		if d.Reason == allocate.Paused && v.wants != allocate.None {
