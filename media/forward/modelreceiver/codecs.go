@@ -4,6 +4,18 @@ package modelreceiver
 // there are dependency descriptors.
 func hasPictureID(b []byte) bool { return len(b) > 1 && b[0]&0x80 != 0 && b[1]&0x80 != 0 }
 
+// unwrap extends the frame's numbers once. A frame may be related several times, and the
+// later ones may be far behind the newest numbers.
+func (f *Frame) unwrap(pictures *unwrapper, picture int64, tl0s *unwrapper, tl0 int64) {
+	if f.unwrapped {
+		return
+	}
+	f.unwrapped, f.picture = true, pictures.unwrap(picture)
+	if tl0s != nil && tl0 >= 0 {
+		f.period = tl0s.unwrap(tl0)
+	}
+}
+
 // relateVP8 finds the frames that f depends on by picture id and TL0PICIDX (RFC 7741,
 // section 4.2); false if they are unknown.
 func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
@@ -35,7 +47,8 @@ func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 		return false
 	}
 	f.Key = b[n]&1 == 0
-	f.id = r.pictures.unwrap(picture)
+	f.unwrap(&r.pictures, picture, &r.tl0, tl0)
+	f.id = f.picture
 	if tl0 < 0 || temporal < 0 {
 		if !f.Key {
 			f.refs = []int64{f.id - 1}
@@ -43,7 +56,7 @@ func (r *Receiver) relateVP8(f *Frame, b []byte) bool {
 		return true
 	}
 	f.Temporal = temporal
-	period := r.tl0.unwrap(tl0)
+	period := f.period
 	if f.Key {
 		r.vp8[period] = map[int]int64{0: f.id}
 		return true
@@ -110,7 +123,8 @@ func (r *Receiver) relateVP9(f *Frame, b []byte) bool {
 			n++
 		}
 	}
-	picture := r.pictures.unwrap(id)
+	f.unwrap(&r.pictures, id, nil, 0)
+	picture := f.picture
 	f.id = picture*vp9Layers + int64(f.Spatial)
 	if interLayer {
 		f.refs = append(f.refs, f.id-1)

@@ -69,6 +69,10 @@ type Frame struct {
 	base    int64
 	payload [][]byte
 	first   *packet
+
+	// picture and period are its picture id and TL0PICIDX, if they are unwrapped.
+	picture, period int64
+	unwrapped       bool
 }
 
 // Receiver receives one SSRC. It is not safe for concurrent use.
@@ -270,6 +274,9 @@ func (r *Receiver) assemble(p *packet, now time.Time) {
 		before := len(stash)
 		r.stash = nil
 		for _, f := range stash {
+			if f.unwrapped && r.any && f.id+r.base < r.lastID {
+				continue // it is too old to be decoded
+			}
 			r.relate(f)
 		}
 		if stash = r.stash; len(stash) == before {
