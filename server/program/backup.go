@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 
 	"parlor/rooms/sqlite"
@@ -22,11 +21,7 @@ To go on from it, stop the server and put it in the place of the database.
 func backup(ctx context.Context, env Environment) error {
 	var k keyFlags
 	var database string
-	f := flag.NewFlagSet("parlor backup", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), backupUsage)
-		printFlags(f)
-	}
+	f := newFlags("parlor backup", backupUsage, "")
 	f.StringVar(&k.config, "config", "", "configuration `file` that names the database")
 	f.BoolVar(&k.dev, "dev", false, "the database of parlor --dev in this folder")
 	f.StringVar(&database, "database", "", "the database's `file` (as the configuration says)")

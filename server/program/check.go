@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -45,12 +44,7 @@ var errChecks = errors.New("this machine or its configuration is not fit: see wh
 func check(ctx context.Context, env Environment) error {
 	var c clientFlags
 	var local bool
-	f := flag.NewFlagSet("parlor check", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), checkUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor check", checkUsage, clientUsage)
 	f.BoolVar(&local, "local", false, "ask /readyz of the server on this machine, and nothing else")
 	c.register(f)
 	if err := parse(f, env); err != nil {

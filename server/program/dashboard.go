@@ -2,7 +2,6 @@ package program
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -107,12 +106,7 @@ Roles: look sees everything, moderate acts on rooms and people, all does what th
 // adminLink prints a link that signs in to the dashboard once.
 func adminLink(ctx context.Context, env Environment) error {
 	var c clientFlags
-	f := flag.NewFlagSet("parlor admin-link", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), adminLinkUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor admin-link", adminLinkUsage, clientUsage)
 	role := f.String("role", "all", "`role`: look, moderate or all")
 	valid := f.Duration("valid", admin.LinkLife, "how `long` it can be used, such as 30m (10m)")
 	c.register(f)

@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,12 +54,7 @@ func (e *endpointAnswer) ails() string {
 // showWebhooks lists the endpoints, or acts on one.
 func showWebhooks(ctx context.Context, env Environment) error {
 	var c clientFlags
-	f := flag.NewFlagSet("parlor webhooks", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), webhooksUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor webhooks", webhooksUsage, clientUsage)
 	c.register(f)
 	args, err := parseArguments(f, env, 2)
 	if err != nil {

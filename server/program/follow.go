@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -51,12 +50,7 @@ type follower struct {
 // showEvents shows the event log.
 func showEvents(ctx context.Context, env Environment) error {
 	l := follower{env: env}
-	f := flag.NewFlagSet("parlor events", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), eventsUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor events", eventsUsage, clientUsage)
 	f.BoolVar(&l.follow, "follow", false, "go on with what happens")
 	f.StringVar(&l.room, "room", "", "`name` or id of a room")
 	f.StringVar(&l.kinds, "type", "", "`types` of events, with commas between them")

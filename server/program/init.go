@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -121,11 +120,7 @@ type initRequest struct {
 // initialise writes what a new server needs.
 func initialise(ctx context.Context, env Environment) error {
 	r := initRequest{out: env.Out}
-	f := flag.NewFlagSet("parlor init", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), initUsage)
-		printFlags(f)
-	}
+	f := newFlags("parlor init", initUsage, "")
 	f.StringVar(&r.config, "config", "", "configuration `file` to write (parlor.yaml; "+installedConfig+" with --install)")
 	f.IntVar(&r.port, "port", 7880, "TCP `port` of HTTP and WebSocket (7880)")
 	f.StringVar(&r.nodeIP, "node-ip", "", "`address` that clients reach this machine by, if it is behind NAT")

@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -46,12 +45,7 @@ type inviteRequest struct {
 // invite makes, lists or revokes invitations.
 func invite(ctx context.Context, env Environment) error {
 	var q inviteRequest
-	f := flag.NewFlagSet("parlor invite", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), inviteUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor invite", inviteUsage, clientUsage)
 	f.BoolVar(&q.host, "host", false, "for a host, who may administer the room; else for a guest")
 	f.UintVar(&q.uses, "uses", 0, "how `often` it can be used (no limit)")
 	f.DurationVar(&q.valid, "valid", 24*time.Hour, "how `long` it can be used, such as 30m; 0 for ever (24h)")

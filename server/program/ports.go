@@ -9,7 +9,103 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+
+	"parlor/server"
+	"parlor/server/door"
 )
+
+// listen binds the ports of HTTP, of metrics and of TURN over TCP.
+func (p *program) listen(ctx context.Context) (err error) {
+	hosts := p.present(p.cfg.BindAddresses)
+	if len(p.listeners) == 0 { // none was handed over
+		if p.listeners, err = listenOn(ctx, hosts, p.cfg.Port); err != nil {
+			return portHint(err, "--port")
+		}
+	}
+	if p.cfg.OneDoor() {
+		if err := p.openFront(); err != nil {
+			return err
+		}
+	}
+	if p.cfg.TLS.HTTPPort != 0 {
+		if p.plainListeners, err = listenOn(ctx, hosts, p.cfg.TLS.HTTPPort); err != nil {
+			p.log.Warn("nobody is sent from plain HTTP to TLS, and the certificate authority can ask on the TLS port alone",
+				"error", portHint(err, "tls.http_port"))
+		}
+	}
+	if p.cfg.Prometheus.Port != 0 {
+		if p.metricsListeners, err = listenOn(ctx, hosts, p.cfg.Prometheus.Port); err != nil {
+			return portHint(err, "prometheus.port")
+		}
+	}
+	if p.cfg.Admin && p.cfg.AdminPort != 0 {
+		if p.adminListeners, err = listenOn(ctx, hosts, p.cfg.AdminPort); err != nil {
+			return portHint(err, "admin_port")
+		}
+	}
+	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort != 0 && p.cfg.TURN.TLSPort != p.cfg.Port {
+		return p.listenForTURN(ctx)
+	}
+	return nil
+}
+
+func (p *program) serveTURN(conn net.Conn) {
+	_ = p.media.ServeTURN(conn) // a client that is not served is disconnected
+}
+
+// openFront opens one door for HTTP and for the other parts that share its port.
+func (p *program) openFront() error {
+	c := door.Config{TLS: p.tls, HTTP: true, Trusted: prefixes(p.cfg.TrustedProxies), Log: p.log}
+	if p.cfg.TURN.Enabled && p.cfg.TURN.TLSPort == p.cfg.Port {
+		c.TURN = p.serveTURN
+		if p.cfg.TURN.Domain != p.cfg.Domain {
+			c.TURNName = p.cfg.TURN.Domain
+		}
+	}
+	if p.cfg.RTC.TCPPort == p.cfg.Port {
+		c.ICE = func(conn net.Conn) {
+			_ = p.media.ServeICE(conn) // who is not served is gone
+		}
+	}
+	p.front = door.New(c)
+	var errs []error
+	for _, l := range p.listeners {
+		errs = append(errs, p.front.Listen(l))
+	}
+	return errors.Join(errs...)
+}
+
+// serveOn are the listeners for the server.
+func (p *program) serveOn() server.Listeners {
+	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners, Admin: p.adminListeners}
+	if p.front != nil {
+		on.Main, on.Decrypted = p.front.HTTP()
+	}
+	return on
+}
+
+// listenForTURN binds the port of TURN over TLS, on the addresses of media.
+func (p *program) listenForTURN(ctx context.Context) error {
+	c := door.Config{Trusted: prefixes(p.cfg.TrustedProxies), Log: p.log, TURN: p.serveTURN}
+	switch {
+	case p.cfg.TURN.ExternalTLS: // all come from the load balancer
+		c.Trusted = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	case p.cfg.TURN.CertFile != "":
+		var err error
+		if p.turnCertificate, err = newCertificate(p.cfg.TURN.CertFile, p.cfg.TURN.KeyFile, p.log); err != nil {
+			return err
+		}
+		c.TLS = p.turnCertificate.config()
+	default:
+		c.TLS = p.tls
+	}
+	p.turn = door.New(c)
+	listeners, err := listenOn(ctx, p.present(p.cfg.RTC.BindAddresses), p.cfg.TURN.TLSPort)
+	for _, l := range listeners {
+		err = errors.Join(err, p.turn.Listen(l))
+	}
+	return portHint(err, "turn.tls_port")
+}
 
 // present is hosts without those that this machine does not have, such as ::1 without
 // IPv6. It leaves hosts out only in development, where the program itself names them.

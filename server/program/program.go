@@ -120,6 +120,29 @@ func commandOf(name string) func(context.Context, Environment) error {
 	return nil
 }
 
+// newFlags returns the flags of a command whose help shows usage, the flags, and then end.
+func newFlags(name, usage, end string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), usage)
+		printFlags(f)
+		fmt.Fprint(f.Output(), end)
+	}
+	return f
+}
+
+// printFlags lists f's flags, one a line, with two dashes.
+func printFlags(f *flag.FlagSet) {
+	f.VisitAll(func(fl *flag.Flag) {
+		value, text := flag.UnquoteUsage(fl)
+		name := "--" + fl.Name
+		if value != "" {
+			name += " " + value
+		}
+		fmt.Fprintf(f.Output(), "  %-24s %s\n", name, text)
+	})
+}
+
 // parse parses flags, and refuses other arguments. A usage text that was asked for goes
 // to Out.
 func parse(f *flag.FlagSet, env Environment) error {

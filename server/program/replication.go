@@ -69,12 +69,3 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	}
 	return r.Start(ctx, p.store.Between)
 }
-
-// barrier returns a function that waits until the replica has everything that is
-// committed.
-func (p *program) barrier() func(context.Context, int64) error {
-	if p.replica == nil || !p.cfg.Webhook.AfterReplication {
-		return nil
-	}
-	return func(ctx context.Context, _ int64) error { return p.replica.Barrier(ctx) }
-}

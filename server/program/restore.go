@@ -2,7 +2,6 @@ package program
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"time"
@@ -20,11 +19,7 @@ const restoreUsage = `Make a database of what is on a replica. The replica may b
 // restore makes a database file from a replica.
 func restore(ctx context.Context, env Environment) error {
 	var url, to, at string
-	f := flag.NewFlagSet("parlor restore", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), restoreUsage)
-		printFlags(f)
-	}
+	f := newFlags("parlor restore", restoreUsage, "")
 	f.StringVar(&url, "replica", "", "`URL` of the replica")
 	f.StringVar(&to, "to", "", "`file` to make; it must not exist")
 	f.StringVar(&at, "at", "", "`time` to restore as of, as 2026-11-23T12:00:00Z (the newest)")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -69,12 +68,7 @@ func showRooms(ctx context.Context, env Environment) error {
 	var c clientFlags
 	var ended bool
 	var prefix string
-	f := flag.NewFlagSet("parlor rooms", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), roomsUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor rooms", roomsUsage, clientUsage)
 	f.BoolVar(&ended, "ended", false, "rooms that have ended, in place of those that are open")
 	f.StringVar(&prefix, "prefix", "", "rooms whose names begin with this `text`")
 	c.register(f)
@@ -176,12 +170,7 @@ type roomRequest struct {
 // showRoom shows a room, or acts on it.
 func showRoom(ctx context.Context, env Environment) error {
 	r := roomRequest{out: env.Out}
-	f := flag.NewFlagSet("parlor room", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), roomUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor room", roomUsage, clientUsage)
 	f.BoolVar(&r.close, "close", false, "close the room")
 	f.BoolVar(&r.lock, "lock", false, "let nobody new join")
 	f.BoolVar(&r.unlock, "unlock", false, "let people join again")

@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -80,51 +79,33 @@ func serve(ctx context.Context, env Environment) error {
 // serveFlags reads the command line: each flag sets one key of the configuration.
 func serveFlags(env Environment) (config.Sources, error) {
 	s := config.Sources{Environ: env.Environ, MakeKeys: true}
-	f := flag.NewFlagSet("parlor", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), usage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), usageEnd)
-	}
+	f := newFlags("parlor", usage, usageEnd)
 	var bind []string
-	set := func(name, path, usage string) {
-		f.Func(name, usage, func(v string) error {
+	setting := func(name, path string) func(string) error {
+		return func(v string) error {
 			s.Flags = append(s.Flags, config.Setting{Path: path, Value: v, From: "--" + name})
 			return nil
-		})
+		}
 	}
+	set := func(name, path, usage string) { f.Func(name, usage, setting(name, path)) }
+	on := func(name, path, usage string) { f.BoolFunc(name, usage, setting(name, path)) }
 	f.StringVar(&s.File, "config", "", "YAML `file`, with LiveKit's keys")
-	f.BoolFunc("dev", "development: keys devkey and secret, loopback only, the page open to everyone", func(v string) error {
-		s.Flags = append(s.Flags, config.Setting{Path: "development", Value: v, From: "--dev"})
-		return nil
-	})
+	on("dev", "development", "development: keys devkey and secret, loopback only, the page open to everyone")
 	f.Func("bind", "`address` to listen on; may be given more than once", func(v string) error {
 		bind = append(bind, v)
 		return nil
 	})
 	set("domain", "domain", "`name` that leads to this server: get a certificate for it, serve all on port 443")
-	f.BoolFunc("tls", "speak TLS with a certificate that the server signs itself", func(v string) error {
-		s.Flags = append(s.Flags, config.Setting{Path: "tls.self_signed", Value: v, From: "--tls"})
-		return nil
-	})
-	f.BoolFunc("invitations", "let people in by links; parlor invite makes them", func(v string) error {
-		s.Flags = append(s.Flags, config.Setting{Path: "invitations", Value: v, From: "--invitations"})
-		return nil
-	})
+	on("tls", "tls.self_signed", "speak TLS with a certificate that the server signs itself")
+	on("invitations", "invitations", "let people in by links; parlor invite makes them")
 	set("port", "port", "TCP `port` of HTTP and WebSocket (7880)")
 	set("udp-port", "rtc.udp_port", "UDP `port` of media, or a range such as 7882-7885 (7882)")
 	set("tcp-port", "rtc.tcp_port", "TCP `port` of media where UDP is blocked, 0 for none (7881)")
 	set("node-ip", "rtc.node_ip", "`address` of this machine that clients can reach")
 	set("database", "database", "SQLite `file` (parlor.db)")
 	set("replica", "replica", "`URL` that the database is replicated to")
-	f.BoolFunc("expect-replica", "refuse to start if there is nothing on the replica", func(v string) error {
-		s.Flags = append(s.Flags, config.Setting{Path: "expect_replica", Value: v, From: "--expect-replica"})
-		return nil
-	})
-	f.BoolFunc("adopt-database", "the database here is right, whatever the replica has", func(v string) error {
-		s.Flags = append(s.Flags, config.Setting{Path: "adopt_database", Value: v, From: "--adopt-database"})
-		return nil
-	})
+	on("expect-replica", "expect_replica", "refuse to start if there is nothing on the replica")
+	on("adopt-database", "adopt_database", "the database here is right, whatever the replica has")
 	set("keys", "keys", "API keys and secrets, `key:secret,…`")
 	set("key-file", "key_file", "`file` with one \"key: secret\" a line")
 	set("log-level", "logging.level", "`level`: debug, info, warn or error (info)")
@@ -135,18 +116,6 @@ func serveFlags(env Environment) (config.Sources, error) {
 		s.Flags = append(s.Flags, config.Setting{Path: "bind_addresses", Value: strings.Join(bind, ","), From: "--bind"})
 	}
 	return s, nil
-}
-
-// printFlags lists f's flags, one a line, with two dashes.
-func printFlags(f *flag.FlagSet) {
-	f.VisitAll(func(fl *flag.Flag) {
-		value, text := flag.UnquoteUsage(fl)
-		name := "--" + fl.Name
-		if value != "" {
-			name += " " + value
-		}
-		fmt.Fprintf(f.Output(), "  %-24s %s\n", name, text)
-	})
 }
 
 // logLevel is the level of that name in the configuration.

@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
@@ -77,12 +76,7 @@ func (s *statusAnswer) wrong() error {
 // showStatus shows the state of a server.
 func showStatus(ctx context.Context, env Environment) error {
 	var c clientFlags
-	f := flag.NewFlagSet("parlor status", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprint(f.Output(), statusUsage)
-		printFlags(f)
-		fmt.Fprint(f.Output(), clientUsage)
-	}
+	f := newFlags("parlor status", statusUsage, clientUsage)
 	c.register(f)
 	if err := parse(f, env); err != nil {
 		return err
