@@ -40,7 +40,8 @@ const cameraRate = 860_000.0
 
 // camera is a participant's camera in simulcast, and its voice.
 type camera struct {
-	screen bool // it is a screen share; set before it is announced
+	// Set before it is announced: it is a screen share; it has no picture, only a voice.
+	screen, silent bool
 
 	layers [3]*webrtc.TrackLocalStaticRTP
 	voice  *webrtc.TrackLocalStaticRTP
@@ -94,16 +95,23 @@ func (c *camera) requests() []*livekit.AddTrackRequest {
 	if c.screen {
 		source = livekit.TrackSource_SCREEN_SHARE
 	}
+	voice := &livekit.AddTrackRequest{Cid: "voice", Name: "voice", Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE}
+	if c.silent {
+		return []*livekit.AddTrackRequest{voice}
+	}
 	return []*livekit.AddTrackRequest{
 		{
 			Cid: "camera", Name: "camera", Type: livekit.TrackType_VIDEO, Source: source,
 			Width: 1280, Height: 720, Layers: layers, SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "camera"}},
 		},
-		{Cid: "voice", Name: "voice", Type: livekit.TrackType_AUDIO, Source: livekit.TrackSource_MICROPHONE},
+		voice,
 	}
 }
 
 func (c *camera) addTo(pc *webrtc.PeerConnection) error {
+	if c.silent {
+		return c.addVoice(pc)
+	}
 	tr, err := pc.AddTransceiverFromTrack(c.layers[0], webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 	if err != nil {
 		return err
@@ -116,6 +124,13 @@ func (c *camera) addTo(pc *webrtc.PeerConnection) error {
 	for i, l := range c.layers {
 		c.ended.Go(func() { c.listen(tr.Sender(), i, l.RID()) })
 	}
+	c.mu.Lock()
+	c.sender, c.connection = tr.Sender(), pc
+	c.mu.Unlock()
+	return c.addVoice(pc)
+}
+
+func (c *camera) addVoice(pc *webrtc.PeerConnection) error {
 	voice, err := pc.AddTransceiverFromTrack(c.voice, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 	if err != nil {
 		return err
@@ -127,9 +142,6 @@ func (c *camera) addTo(pc *webrtc.PeerConnection) error {
 			}
 		}
 	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sender, c.connection = tr.Sender(), pc
 	return nil
 }
 
@@ -163,9 +175,11 @@ func (c *camera) run(ctx context.Context) {
 			c.picturesNow()
 		case <-voice.C:
 			c.sound++
+			p := make([]byte, voicePayload)
+			stamp(p)
 			_ = c.voice.WriteRTP(&rtp.Packet{ // fails before the connection is up
 				Header:  rtp.Header{Version: 2, SequenceNumber: c.sound, Timestamp: uint32(c.sound) * 960},
-				Payload: make([]byte, voicePayload),
+				Payload: p,
 			})
 		}
 	}
@@ -232,8 +246,9 @@ func (c *camera) frame(layer, temporal int, key bool, size int) {
 			Header: rtp.Header{
 				Version: 2, Marker: i == packets-1, SequenceNumber: c.seq[layer], Timestamp: uint32(c.count) * 2970,
 			},
-			Payload: c.payload(layer, temporal, key, i == 0, max(size/packets, 20)),
+			Payload: c.payload(layer, temporal, key, i == 0, max(size/packets, 20+stampSize)),
 		}
+		stamp(p.Payload)
 		if c.mid != 0 && c.rid != 0 {
 			_ = p.SetExtension(c.mid, []byte(c.sectionID))
 			_ = p.SetExtension(c.rid, []byte(c.layers[layer].RID()))

@@ -34,8 +34,10 @@ type client struct {
 	// The reading goroutine owns the following.
 	pub, sub  *webrtc.PeerConnection
 	pending   map[*webrtc.PeerConnection][]webrtc.ICECandidateInit
-	publish   published // nil for a subscriber
-	announced int       // tracks that the server has confirmed
+	publish   published   // nil for a subscriber
+	both      bool        // it publishes and subscribes
+	subAPI    *webrtc.API // for the subscriber's connection; nil: the same
+	announced int         // tracks that the server has confirmed
 	sid       string
 	path      *path // network to the server; nil: direct
 
@@ -108,7 +110,7 @@ func (c *client) join(ctx context.Context, s settings, address, room, identity s
 	}
 	q := url.Values{
 		"access_token": {jwt}, "protocol": {"17"}, "sdk": {"go"}, "version": {"2.0.0"},
-		"auto_subscribe": {strconv.FormatBool(c.publish == nil)},
+		"auto_subscribe": {strconv.FormatBool(c.publish == nil || c.both)},
 	}
 	ws, _, err := websocket.Dial(ctx, address+"/rtc?"+q.Encode(), nil)
 	if err != nil {
@@ -118,7 +120,10 @@ func (c *client) join(ctx context.Context, s settings, address, room, identity s
 	c.identity, c.ws, c.api = identity, ws, api
 	c.pending = map[*webrtc.PeerConnection][]webrtc.ICECandidateInit{}
 	c.ready, c.failed = make(chan struct{}), make(chan error, 1)
-	for _, pc := range []**webrtc.PeerConnection{&c.pub, &c.sub} {
+	if c.subAPI == nil {
+		c.subAPI = api
+	}
+	for pc, api := range map[**webrtc.PeerConnection]*webrtc.API{&c.pub: api, &c.sub: c.subAPI} {
 		if *pc, err = api.NewPeerConnection(webrtc.Configuration{}); err != nil {
 			_ = ws.CloseNow()
 			return err
