@@ -1,6 +1,10 @@
 package rooms
 
-import "crypto/sha256"
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+)
 
 // The roles that an [Invitation] gives.
 const (
@@ -24,6 +28,16 @@ type Invitation struct {
 	UsedMs     int64 // the last time; 0 = never
 	ExpiresMs  int64 // 0 = never
 	RevokedMs  int64 // 0 = it is not
+}
+
+// NewSecret makes i's secret, of 256 bits, and keeps its hash. text is what the link carries:
+// the id, a dot and the secret.
+func (i *Invitation) NewSecret() (text string) {
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails, by its contract
+	secret := base64.RawURLEncoding.EncodeToString(random[:])
+	i.SecretHash = sha256.Sum256([]byte(secret))
+	return i.ID + "." + secret
 }
 
 // The failures of using an [Invitation].

@@ -242,8 +242,7 @@ elif ! getent passwd parlor >/dev/null; then
 fi
 install -d -m 0750 -o parlor -g parlor /etc/parlor /var/lib/parlor
 if [ ! -e /etc/parlor/parlor.yaml ]; then
-	parlor init --config /etc/parlor/parlor.yaml
-	sed -i 's|^database: parlor.db$|database: /var/lib/parlor/parlor.db|' /etc/parlor/parlor.yaml
+	parlor init --config /etc/parlor/parlor.yaml --database /var/lib/parlor/parlor.db
 	chown parlor:parlor /etc/parlor/parlor.yaml
 fi
 if [ -d /run/systemd/system ]; then

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"net/http"
@@ -170,13 +169,9 @@ func (s *rest) invitationsOn() error {
 	return nil
 }
 
-// newSecret makes what a link carries, and the hash of it that is kept.
-func newSecret(id string) (text string, hash [sha256.Size]byte) {
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails, by its contract
-	secret := base64.RawURLEncoding.EncodeToString(random[:])
-	return id + "." + secret, sha256.Sum256([]byte(secret))
-}
+// InvitationLink is the link of an invitation: the page's address, with the secret after the
+// hash, which no server and no log sees.
+func InvitationLink(page, secret string) string { return page + "#invite=" + secret }
 
 func (s *rest) createInvitation(w http.ResponseWriter, r *http.Request) error {
 	if err := s.invitationsOn(); err != nil {
@@ -205,13 +200,12 @@ func (s *rest) createInvitation(w http.ResponseWriter, r *http.Request) error {
 		ID: guid.New("IN_"), RoomName: room, Role: body.Role, Name: body.Name, APIKey: claims.APIKey,
 		CreatedBy: claims.Grants.Identity, CreatedMs: rooms.NowMs(now), Uses: int64(body.Uses), ExpiresMs: body.ExpiresAt.ms(),
 	}
-	out := newInvitation{}
-	out.Secret, i.SecretHash = newSecret(i.ID)
+	out := newInvitation{Secret: i.NewSecret()}
 	if err := s.Invitations.AddInvitation(r.Context(), i, maxInvitations); err != nil {
 		return err
 	}
 	out.Invitation = showInvitation(&i, i.CreatedMs)
-	out.Link = s.pageOf(r) + "#invite=" + out.Secret
+	out.Link = InvitationLink(s.pageOf(r), out.Secret)
 	s.Log.Info("invitation made", append([]any{"id", i.ID, "room", i.RoomName, "role", i.Role}, by(r.Context(), r.RemoteAddr)...)...)
 	return sendJSON(w, http.StatusCreated, out)
 }

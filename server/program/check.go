@@ -309,31 +309,48 @@ func tryUDP(ctx context.Context, hosts []string, port int) error {
 // portsOf lists the ports that a firewall must open, without those for this machine
 // alone.
 func portsOf(cfg *config.Config) string {
-	var all []string
+	var ports []string // in the order of their first use
+	uses := map[string][]string{}
+	open := func(port, use string) {
+		if uses[port] == nil {
+			ports = append(ports, port)
+		}
+		uses[port] = append(uses[port], use)
+	}
+	tcp := func(port int, use string) {
+		if port != 0 {
+			open(fmt.Sprintf("TCP %d", port), use)
+		}
+	}
 	if !onlyLoopback(cfg.BindAddresses) {
-		all = append(all, fmt.Sprintf("TCP %d (HTTP)", cfg.Port))
+		tcp(cfg.Port, "HTTP")
+		tcp(cfg.TLS.HTTPPort, "to HTTPS")
 	}
-	if cfg.TLS.HTTPPort != 0 && !onlyLoopback(cfg.BindAddresses) {
-		all = append(all, fmt.Sprintf("TCP %d (to HTTPS)", cfg.TLS.HTTPPort))
+	if !onlyLoopback(cfg.RTC.BindAddresses) {
+		tcp(cfg.RTC.TCPPort, "media")
+		udp := cfg.RTC.UDPPorts()
+		text := fmt.Sprintf("UDP %d", udp[0])
+		if last := udp[len(udp)-1]; last != udp[0] {
+			text += fmt.Sprintf("-%d", last)
+		}
+		open(text, "media")
+		if cfg.TURN.Enabled {
+			tcp(cfg.TURN.TLSPort, "TURN")
+			if port := cfg.TURN.UDPPort; port != 0 && slices.Contains(udp, port) {
+				open(text, "TURN")
+			} else if port != 0 {
+				open(fmt.Sprintf("UDP %d", port), "TURN")
+			}
+		}
+	} else {
+		ports = append(ports, "none for media")
 	}
-	if onlyLoopback(cfg.RTC.BindAddresses) {
-		return strings.Join(append(all, "none for media"), ", ")
+	for i, port := range ports {
+		if uses[port] != nil {
+			ports[i] += " (" + strings.Join(uses[port], ", ") + ")"
+		}
 	}
-	if cfg.RTC.TCPPort != 0 {
-		all = append(all, fmt.Sprintf("TCP %d (media)", cfg.RTC.TCPPort))
-	}
-	if cfg.TURN.Enabled && cfg.TURN.TLSPort != 0 {
-		all = append(all, fmt.Sprintf("TCP %d (TURN)", cfg.TURN.TLSPort))
-	}
-	if cfg.TURN.Enabled && cfg.TURN.UDPPort != 0 && !slices.Contains(cfg.RTC.UDPPorts(), cfg.TURN.UDPPort) {
-		all = append(all, fmt.Sprintf("UDP %d (TURN)", cfg.TURN.UDPPort))
-	}
-	udp := cfg.RTC.UDPPorts()
-	ports := fmt.Sprint(udp[0])
-	if last := udp[len(udp)-1]; last != udp[0] {
-		ports += fmt.Sprintf("-%d", last)
-	}
-	return strings.Join(append(all, "UDP "+ports+" (media)"), ", ")
+	return strings.Join(ports, ", ")
 }
 
 // certificateSoon is how long before its end a certificate should have been renewed.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,9 +16,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"parlor/rooms"
+	"parlor/rooms/guid"
+	"parlor/rooms/sqlite"
+	"parlor/server/api"
 	"parlor/server/config"
 )
 
@@ -26,7 +32,7 @@ on this machine needs: its user, its folders, the program and the unit of system
 there already stays as it is.
 
   parlor init                         parlor.yaml in this folder
-  sudo parlor init --install
+  sudo parlor init --install --domain calls.example.com
   sudo parlor init --install --proxy --dry-run
 
 On a terminal it asks what no flag tells.
@@ -40,6 +46,7 @@ const (
 	unitFile       = "/etc/systemd/system/parlor.service"
 	socketFile     = "/etc/systemd/system/parlor.socket"
 	usersFile      = "/etc/sysusers.d/parlor.conf"
+	ownersFile     = "/etc/tmpfiles.d/parlor.conf"
 )
 
 // unit is the systemd service. Its watchdog is patient, because a stalled disk holds up
@@ -105,16 +112,25 @@ Backlog=4096
 WantedBy=sockets.target
 `
 
+// owners gives the server's user what was made in another root, where there is no user yet.
+const owners = `d /etc/parlor 0750 ` + serverUser + ` ` + serverUser + `
+z ` + installedConfig + ` 0600 ` + serverUser + ` ` + serverUser + `
+Z ` + installedState + ` - ` + serverUser + ` ` + serverUser + `
+`
+
 // initRequest holds the command line's flags.
 type initRequest struct {
-	config          string
-	port            int
-	nodeIP, replica string
-	certFile, key   string
-	proxy, install  bool
-	socket, dryRun  bool
-	root            string
-	out             io.Writer
+	config, domain   string
+	port             int // 0 = the default
+	database, invite string
+	nodeIP, replica  string
+	certFile, key    string
+	proxy, install   bool
+	socket, dryRun   bool
+	root             string
+	out              io.Writer
+
+	link string // of the invitation that was made; "" = none was
 }
 
 // initialise writes what a new server needs.
@@ -122,7 +138,10 @@ func initialise(ctx context.Context, env Environment) error {
 	r := initRequest{out: env.Out}
 	f := newFlags("parlor init", initUsage, "")
 	f.StringVar(&r.config, "config", "", "configuration `file` to write (parlor.yaml; "+installedConfig+" with --install)")
-	f.IntVar(&r.port, "port", 7880, "TCP `port` of HTTP and WebSocket (7880)")
+	f.StringVar(&r.domain, "domain", "", "`name` that leads to this machine: get a certificate for it, serve all on port 443")
+	f.IntVar(&r.port, "port", 0, "TCP `port` of HTTP and WebSocket (7880; 443 with --domain)")
+	f.StringVar(&r.database, "database", "", "SQLite `file` (parlor.db; in "+installedState+" with --install)")
+	f.StringVar(&r.invite, "invite", "", "have invitations, and print the first, for a host of that `room` (lobby with --domain; \"\" for none)")
 	f.StringVar(&r.nodeIP, "node-ip", "", "`address` that clients reach this machine by, if it is behind NAT")
 	f.StringVar(&r.certFile, "cert-file", "", "PEM `file` of the TLS certificate chain")
 	f.StringVar(&r.key, "key-file", "", "PEM `file` of its private key")
@@ -140,6 +159,15 @@ func initialise(ctx context.Context, env Environment) error {
 			return err
 		}
 	}
+	if !given(f, "invite") && r.domain != "" {
+		r.invite = "lobby"
+	}
+	if r.database == "" {
+		r.database = "parlor.db"
+		if r.install {
+			r.database = filepath.Join(installedState, "parlor.db")
+		}
+	}
 	if wrong := r.wrong(); wrong != "" {
 		fmt.Fprintf(env.Err, "%s; see parlor init --help\n", wrong)
 		return errUsage
@@ -147,28 +175,40 @@ func initialise(ctx context.Context, env Environment) error {
 	if r.install && r.root == "" && !r.dryRun && os.Geteuid() != 0 {
 		return errors.New("--install is for root: it makes a user, and writes into /etc and /usr/local")
 	}
-	if err := r.do(ctx); err != nil {
+	text, err := r.configuration()
+	if err != nil {
+		return err
+	}
+	if err := r.do(ctx, text); err != nil {
 		return err
 	}
 	return r.next(env)
+}
+
+// given reports whether a flag was on the command line.
+func given(f *flag.FlagSet, name string) (yes bool) {
+	f.Visit(func(fl *flag.Flag) { yes = yes || fl.Name == name })
+	return yes
 }
 
 // wrong returns what is wrong with the flags; "" if nothing is.
 func (r *initRequest) wrong() string {
 	_, err := netip.ParseAddr(r.nodeIP)
 	switch {
-	case r.port < 1 || r.port > 65535:
+	case r.port < 0 || r.port > 65535:
 		return "--port must be from 1 to 65535"
 	case r.nodeIP != "" && err != nil:
 		return "--node-ip must be an IP address"
 	case (r.certFile == "") != (r.key == ""):
 		return "--cert-file and --key-file belong together"
-	case r.proxy && r.certFile != "":
+	case r.proxy && (r.certFile != "" || r.domain != ""):
 		return "--proxy is for a server without a certificate of its own"
 	case !r.install && (r.socket || r.root != ""):
 		return "--socket and --root are for --install"
 	case r.install && r.config != "":
 		return "--install writes " + installedConfig
+	case r.install && r.database != filepath.Join(installedState, "parlor.db"):
+		return "--install has the database in " + installedState
 	}
 	return ""
 }
@@ -184,6 +224,14 @@ func (r *initRequest) ask(in io.Reader) error {
 			return "", errors.Join(errors.New("the answers ended early"), lines.Err())
 		}
 		return strings.TrimSpace(lines.Text()), nil
+	}
+	domain, err := question("DNS name that leads to this machine, if it has one that browsers are to use []:")
+	if err != nil {
+		return err
+	}
+	if r.domain = domain; domain != "" {
+		r.nodeIP, err = question("Address that clients reach this machine by, if it is behind NAT []:")
+		return err
 	}
 	port, err := question("TCP port of HTTP and WebSocket [7880]:")
 	if err != nil {
@@ -214,14 +262,13 @@ func (r *initRequest) file() string {
 	return "parlor.yaml"
 }
 
-// do makes everything that is missing.
-func (r *initRequest) do(ctx context.Context) error {
-	text, err := r.configuration()
-	if err != nil {
-		return err
-	}
+// do makes everything that is missing, with that configuration.
+func (r *initRequest) do(ctx context.Context, text string) error {
 	if !r.install {
-		return r.write(r.file(), text, 0o600)
+		if err := r.write(r.file(), text, 0o600); err != nil {
+			return err
+		}
+		return r.inviteHost(ctx)
 	}
 	if err := r.makeUser(ctx); err != nil {
 		return err
@@ -234,6 +281,9 @@ func (r *initRequest) do(ctx context.Context) error {
 	if err := r.writeFor(r.file(), text, 0o600, r.give); err != nil {
 		return err
 	}
+	if err := r.inviteHost(ctx); err != nil {
+		return err
+	}
 	if err := r.installProgram(); err != nil {
 		return err
 	}
@@ -244,24 +294,34 @@ func (r *initRequest) do(ctx context.Context) error {
 		return nil
 	}
 	listen := strconv.Itoa(r.port)
+	switch {
+	case r.port == 0 && r.domain != "":
+		listen = "443"
+	case r.port == 0:
+		listen = "7880"
+	}
 	if r.proxy {
 		listen = net.JoinHostPort("127.0.0.1", listen)
 	}
 	return r.write(filepath.Join(r.root, socketFile), fmt.Sprintf(socketUnit, listen), 0o644)
 }
 
-// configuration is a new parlor.yaml.
+// configuration is a new parlor.yaml, which the server can use.
 func (r *initRequest) configuration() (string, error) {
 	key, secret := config.NewKey()
-	database := "parlor.db"
-	if r.install {
-		database = filepath.Join(installedState, "parlor.db")
-	}
 	type section = map[string]any
-	rtc := section{"udp_port": config.DefaultUDPPort, "tcp_port": 7881}
-	all := section{
-		"port": r.port, "database": database, "rtc": rtc,
-		"keys": section{key: secret},
+	rtc := section{}
+	all := section{"database": r.database, "keys": section{key: secret}}
+	if r.domain != "" {
+		all["domain"] = r.domain // which implies the ports
+	} else {
+		all["port"], rtc["udp_port"], rtc["tcp_port"] = 7880, config.DefaultUDPPort, 7881
+	}
+	if r.port != 0 {
+		all["port"] = r.port
+	}
+	if r.invite != "" {
+		all["invitations"] = true
 	}
 	if r.proxy {
 		all["bind_addresses"] = []string{"127.0.0.1"}
@@ -276,8 +336,102 @@ func (r *initRequest) configuration() (string, error) {
 	if r.replica != "" {
 		all["replica"] = r.replica
 	}
-	text, err := yaml.Marshal(all)
-	return "# The configuration of Parlor. Its README lists every key. Only the server may read this:\n# the secret makes tokens for every room.\n" + string(text), err
+	if len(rtc) > 0 {
+		all["rtc"] = rtc
+	}
+	raw, err := yaml.Marshal(all)
+	if err != nil {
+		return "", err
+	}
+	text := "# The configuration of Parlor. Its README lists every key. Only the server may read this:\n# the secret makes tokens for every room.\n" + string(raw)
+	return text, try(text)
+}
+
+// try loads a configuration before it is written, because a wrong one would be kept.
+func try(text string) error {
+	folder, err := os.MkdirTemp("", "parlor-init-*")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(folder, "parlor.yaml")
+	err = os.WriteFile(file, []byte(text), 0o600)
+	if err == nil {
+		if _, _, err = config.Load(config.Sources{File: file}); err != nil {
+			err = fmt.Errorf("such a configuration cannot be used:\n%s", strings.ReplaceAll(err.Error(), file+":", "line "))
+		}
+	}
+	return errors.Join(err, os.RemoveAll(folder))
+}
+
+// inviteHost makes the database, with an invitation for the first host. If there is a
+// database, or might be one on a replica, the running server makes invitations.
+func (r *initRequest) inviteHost(ctx context.Context) error {
+	if r.invite == "" || r.replica != "" || r.proxy { // a proxy's address is not known
+		return nil
+	}
+	path := filepath.Join(r.root, r.database)
+	if r.root == "" {
+		path = r.database
+	}
+	for _, part := range []string{path, path + "-wal"} {
+		if _, err := os.Lstat(part); err == nil {
+			return r.keep(part)
+		}
+	}
+	what := fmt.Sprintf("%s (mode 0600), with an invitation for a host of %s", path, printable(r.invite, lineWidth))
+	if r.dryRun {
+		return r.say("", "make", what)
+	}
+	cfg, _, err := config.Load(config.Sources{File: r.file()})
+	switch {
+	case err != nil:
+		return fmt.Errorf("the configuration cannot be used:\n%w", err)
+	case !cfg.Invitations || cfg.Database != r.database || cfg.Replica != "":
+		return nil // the configuration was there, and says otherwise
+	}
+	// It is made in a folder of this user's, and copied without following links, because
+	// the folder of an installed server belongs to its user.
+	folder, err := os.MkdirTemp("", "parlor-init-*")
+	if err != nil {
+		return err
+	}
+	err = r.firstDatabase(ctx, cfg, filepath.Join(folder, "parlor.db"), path)
+	if err = errors.Join(err, os.RemoveAll(folder)); err != nil {
+		r.link = ""
+		return err
+	}
+	return r.say("made", "", what)
+}
+
+// invitedFor is how long the first invitation can be used.
+const invitedFor = 24 * time.Hour
+
+// firstDatabase makes a database with an invitation at temp, and copies it to path.
+func (r *initRequest) firstDatabase(ctx context.Context, cfg *config.Config, temp, path string) (err error) {
+	store, err := sqlite.Open(ctx, sqlite.Config{Path: temp})
+	if err != nil {
+		return err
+	}
+	i := rooms.Invitation{
+		ID: guid.New("IN_"), RoomName: r.invite, Role: rooms.RoleHost, APIKey: firstKey(cfg),
+		CreatedMs: rooms.NowMs(time.Now()), ExpiresMs: rooms.NowMs(time.Now().Add(invitedFor)),
+	}
+	secret := i.NewSecret()
+	if err := errors.Join(store.AddInvitation(ctx, i, 1), store.Close(ctx)); err != nil {
+		return err
+	}
+	whole := temp + ".copy" // one file, without a log beside it
+	if _, err := sqlite.BackUp(ctx, temp, whole); err != nil {
+		return err
+	}
+	in, err := os.Open(whole)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	page, _ := r.page(cfg)
+	r.link = api.InvitationLink(page, secret)
+	return create(path, in, 0o600, r.give)
 }
 
 // say reports what was done; with --dry-run, what would be done.
@@ -291,7 +445,11 @@ func (r *initRequest) say(did, would, what string) error {
 }
 
 func (r *initRequest) keep(path string) error {
-	_, err := fmt.Fprintf(r.out, "kept %s, which is there\n", path)
+	unchanged := ""
+	if path == r.file() {
+		unchanged = ", and flags change nothing in it"
+	}
+	_, err := fmt.Fprintf(r.out, "kept %s, which is there%s\n", path, unchanged)
 	return err
 }
 
@@ -358,8 +516,8 @@ func (r *initRequest) makeFolder(path string) error {
 // give makes the server's user the owner of f. It uses the descriptor and not the name,
 // because the server's user might have put a link in place of the name.
 func (r *initRequest) give(f *os.File) error {
-	if r.root != "" || r.dryRun {
-		return nil // there is no user
+	if !r.install || r.root != "" {
+		return nil // it stays this user's, or there is no server's user yet
 	}
 	u, err := user.Lookup(serverUser)
 	if err != nil {
@@ -380,7 +538,10 @@ func (r *initRequest) give(f *os.File) error {
 // starts.
 func (r *initRequest) makeUser(ctx context.Context) error {
 	if r.root != "" {
-		return r.write(filepath.Join(r.root, usersFile), "u "+serverUser+" - \"Parlor\" "+installedState+"\n", 0o644)
+		if err := r.write(filepath.Join(r.root, usersFile), "u "+serverUser+" - \"Parlor\" "+installedState+"\n", 0o644); err != nil {
+			return err
+		}
+		return r.write(filepath.Join(r.root, ownersFile), owners, 0o644)
 	}
 	if _, err := user.Lookup(serverUser); err == nil {
 		return r.keep("the user " + serverUser)
@@ -424,6 +585,31 @@ func (r *initRequest) installProgram() error {
 	return r.say("copied", "", self+" to "+to)
 }
 
+// page is the page's address, and what a person should know about it.
+func (r *initRequest) page(cfg *config.Config) (url, note string) {
+	if url := pageOf(cfg); url != "" {
+		return url, ""
+	}
+	host, scheme := "localhost", "http"
+	if name, err := os.Hostname(); err == nil {
+		host = name
+	}
+	if cfg.RTC.NodeIP.V4.IsValid() {
+		host = cfg.RTC.NodeIP.V4.String()
+	}
+	if cfg.SpeaksTLS() {
+		scheme = "https"
+	}
+	url = fmt.Sprintf("%s://%s/", scheme, net.JoinHostPort(host, strconv.Itoa(cfg.Port)))
+	switch {
+	case onlyLoopback(cfg.BindAddresses):
+		return fmt.Sprintf("http://127.0.0.1:%d/", cfg.Port), "for your proxy, by whose address people reach it"
+	case !cfg.SpeaksTLS():
+		return url, "browsers give camera and microphone to HTTPS alone: see README"
+	}
+	return url, ""
+}
+
 // next tells the operator what is left to do.
 func (r *initRequest) next(env Environment) error {
 	if r.dryRun {
@@ -433,34 +619,40 @@ func (r *initRequest) next(env Environment) error {
 	if err != nil {
 		return fmt.Errorf("the configuration cannot be used:\n%w", err)
 	}
-	host := "localhost"
-	if name, err := os.Hostname(); err == nil {
-		host = name
+	line := func(name, value, note string) {
+		if note != "" {
+			note = "  (" + note + ")"
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(r.out, "  %-11s %s%s\n", name, value, note)
+		}
 	}
-	if cfg.RTC.NodeIP.V4.IsValid() {
-		host = cfg.RTC.NodeIP.V4.String()
-	}
-	scheme, open := "http", portsOf(cfg)
-	if cfg.TLS.CertFile != "" {
-		scheme = "https"
-	}
-	page := fmt.Sprintf("%s://%s/", scheme, net.JoinHostPort(host, strconv.Itoa(cfg.Port)))
-	switch {
-	case onlyLoopback(cfg.BindAddresses):
-		page = fmt.Sprintf("behind your proxy, which hands on to http://127.0.0.1:%d/", cfg.Port)
-		open += ", and what your proxy needs"
-	case cfg.TLS.CertFile == "":
-		page += "  (browsers give camera and microphone to HTTPS alone: see README)"
-	}
-	start := "parlor --config " + r.file()
-	check := "parlor check --config " + r.file()
+	from := " --config " + r.file()
+	start := "parlor" + from
 	if r.install {
-		start, check = "systemctl daemon-reload && systemctl enable --now parlor", "parlor check"
+		from, start = "", "systemctl daemon-reload && systemctl enable --now parlor"
 		if r.socket {
 			start = "systemctl daemon-reload && systemctl enable --now parlor.socket parlor"
 		}
 	}
-	_, err = fmt.Fprintf(r.out, "\n  page      %s\n  API key   %s, whose secret is in %s\n  firewall  open %s\n  start     %s\n  check     %s\n",
-		page, firstKey(cfg), r.file(), open, start, check)
+	open := portsOf(cfg)
+	if onlyLoopback(cfg.BindAddresses) {
+		open += ", and what your proxy needs"
+	}
+	page, note := r.page(cfg)
+	_, err = fmt.Fprintln(r.out)
+	line("page", page, note)
+	switch {
+	case r.link != "":
+		line("invitation", r.link, "for a host of "+printable(r.invite, lineWidth)+", for a day; it is shown this once")
+	case cfg.Invitations && onlyLoopback(cfg.BindAddresses):
+		line("invitation", "parlor invite ROOM --host --url https://NAME"+from, "when server and proxy run")
+	case cfg.Invitations:
+		line("invitation", "parlor invite ROOM --host"+from, "when the server runs")
+	}
+	line("API key", firstKey(cfg)+", whose secret is in "+r.file(), "")
+	line("firewall", "open "+open, "")
+	line("start", start, "")
+	line("check", "parlor check"+from, "")
 	return err
 }

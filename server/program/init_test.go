@@ -1,14 +1,19 @@
 package program
 
 import (
+	"crypto/sha256"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms"
+	"parlor/rooms/sqlite"
 	"parlor/server/config"
 )
 
@@ -54,12 +59,78 @@ func TestCommandInitWritesAConfiguration(t *testing.T) {
 	require.NotEqual(t, cfg.Keys, initialised(t, filepath.Join(dir, "other.yaml")).Keys, "each has a key of its own")
 
 	for _, wrong := range [][]string{
-		{"--port", "0"}, {"--node-ip", "calls.example"}, {"--cert-file", "c.pem"}, {"--proxy", "--cert-file", "c.pem", "--key-file", "k.pem"},
+		{"--port", "-1"}, {"--node-ip", "calls.example"}, {"--cert-file", "c.pem"}, {"--proxy", "--cert-file", "c.pem", "--key-file", "k.pem"},
 		{"--socket"}, {"--root", dir}, {"--install", "--config", file}, {"argument"},
+		{"--proxy", "--domain", "calls.example.com"}, {"--install", "--database", file},
 	} {
 		status, out, _ := command(t, nil, append([]string{"init"}, wrong...)...)
 		require.Equal(t, 2, status, wrong)
 		require.Empty(t, out)
+	}
+}
+
+// TestCommandInitForADomain has one file and one link as its result: what a server for a
+// domain needs, and the way in for the first host.
+func TestCommandInitForADomain(t *testing.T) {
+	dir := t.TempDir()
+	file, database := filepath.Join(dir, "parlor.yaml"), filepath.Join(dir, "calls.db")
+	args := []string{"init", "--config", file, "--database", database, "--domain", "calls.example.com"}
+	_, planned, _ := command(t, nil, append(args, "--dry-run")...)
+	require.Equal(t, "would write "+file+" (mode 0600)\nwould make "+database+" (mode 0600), with an invitation for a host of lobby\n", planned)
+	require.Empty(t, folderOf(t, dir))
+
+	status, out, errs := command(t, nil, args...)
+	require.Zero(t, status, errs)
+	cfg := initialised(t, file)
+	require.Equal(t, "calls.example.com", cfg.Domain)
+	require.Equal(t, 443, cfg.Port)
+	require.True(t, cfg.Invitations)
+	require.Len(t, cfg.Keys[firstKey(cfg)], 43)
+	require.Contains(t, out, "https://calls.example.com/\n")
+	require.Contains(t, out, "open TCP 443 (HTTP, media, TURN), TCP 80 (to HTTPS), UDP 443 (media, TURN)\n")
+	link := regexp.MustCompile(`https://calls\.example\.com/#invite=(IN_\w+)\.([\w-]{43}) `).FindStringSubmatch(out)
+	require.NotNil(t, link, out)
+
+	fi, err := os.Stat(database)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), fi.Mode())
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: database})
+	require.NoError(t, err)
+	invited, err := s.FindInvitation(t.Context(), link[1])
+	require.NoError(t, err)
+	require.NoError(t, s.Close(t.Context()))
+	require.Equal(t, sha256.Sum256([]byte(link[2])), invited.SecretHash)
+	require.Equal(t, "lobby", invited.RoomName)
+	require.Equal(t, rooms.RoleHost, invited.Role)
+	require.Equal(t, firstKey(cfg), invited.APIKey)
+	require.NoError(t, invited.Usable(rooms.NowMs(time.Now())))
+	require.Error(t, invited.Usable(rooms.NowMs(time.Now().Add(25*time.Hour))), "for a day")
+
+	status, out, errs = command(t, nil, args...)
+	require.Zero(t, status, errs)
+	require.Contains(t, out, "kept "+file+", which is there, and flags change nothing in it")
+	require.Contains(t, out, "kept "+database)
+	require.NotContains(t, out, "#invite=", "the link is shown once")
+	require.Contains(t, out, "parlor invite ROOM --host --config "+file)
+
+	// A database on a replica may not be replaced by an empty one, and no log of a database
+	// that is away may be taken for the new one's.
+	other := t.TempDir()
+	replicated := []string{"init", "--config", filepath.Join(other, "parlor.yaml"), "--database", filepath.Join(other, "parlor.db"), "--domain", "calls.example.com"}
+	status, _, errs = command(t, nil, append(replicated, "--replica", "file://"+t.TempDir())...)
+	require.Zero(t, status, errs)
+	require.NoFileExists(t, filepath.Join(other, "parlor.db"))
+	require.NoError(t, os.WriteFile(database+"-wal", []byte("commits"), 0o600))
+	require.NoError(t, os.Remove(database))
+	status, _, errs = command(t, nil, args...)
+	require.Zero(t, status, errs)
+	require.NoFileExists(t, database)
+
+	for _, wrong := range []string{"calls", "192.0.2.1", "calls example.com"} {
+		status, _, errs := command(t, nil, "init", "--config", filepath.Join(dir, "wrong.yaml"), "--domain", wrong)
+		require.Equal(t, 1, status, wrong)
+		require.Contains(t, errs, "domain")
+		require.NoFileExists(t, filepath.Join(dir, "wrong.yaml"), "what no server could use would be kept")
 	}
 }
 
@@ -77,7 +148,7 @@ func TestCommandInitInstalls(t *testing.T) {
 	require.Equal(t, "/var/lib/parlor/parlor.db", cfg.Database)
 	require.Contains(t, out, "open TCP 7881 (media), UDP 7882 (media), and what your proxy needs")
 	for path, mode := range map[string]os.FileMode{
-		installedPath: 0o755, unitFile: 0o644, socketFile: 0o644, usersFile: 0o644, installedState: 0o750 | os.ModeDir,
+		installedPath: 0o755, unitFile: 0o644, socketFile: 0o644, usersFile: 0o644, installedState: 0o750 | os.ModeDir, ownersFile: 0o644,
 	} {
 		fi, err := os.Stat(filepath.Join(root, path))
 		require.NoError(t, err)
@@ -98,7 +169,7 @@ func TestCommandInitInstalls(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(root, unitFile), []byte("mine"), 0o600))
 	status, out, errs = command(t, nil, args...)
 	require.Zero(t, status, errs)
-	require.Equal(t, 7, strings.Count(out, "kept "), out)
+	require.Equal(t, 8, strings.Count(out, "kept "), out)
 	text, err = os.ReadFile(filepath.Join(root, unitFile))
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(text))
@@ -115,16 +186,19 @@ func folderOf(t *testing.T, dir string) []os.DirEntry {
 
 // TestCommandInitAsks only on a terminal, where it can be answered.
 func TestCommandInitAsks(t *testing.T) {
-	r := initRequest{out: io.Discard, port: 7880}
-	require.NoError(t, r.ask(strings.NewReader("\nyes\n192.0.2.1\n")))
-	require.Equal(t, 7880, r.port)
+	r := initRequest{out: io.Discard}
+	require.NoError(t, r.ask(strings.NewReader("\n\nyes\n192.0.2.1\n")))
+	require.Empty(t, r.domain)
+	require.Zero(t, r.port)
 	require.True(t, r.proxy)
 	require.Equal(t, "192.0.2.1", r.nodeIP)
-	require.NoError(t, r.ask(strings.NewReader("443\n\n\n")))
+	require.NoError(t, r.ask(strings.NewReader("\n443\n\n\n")))
 	require.Equal(t, 443, r.port)
 	require.False(t, r.proxy)
-	require.ErrorContains(t, r.ask(strings.NewReader("many\n")), "is not a port")
-	require.ErrorContains(t, r.ask(strings.NewReader("443\n")), "ended early")
+	require.NoError(t, r.ask(strings.NewReader("calls.example.com\n192.0.2.1\n")), "a domain leaves less to ask")
+	require.Equal(t, "calls.example.com", r.domain)
+	require.ErrorContains(t, r.ask(strings.NewReader("\nmany\n")), "is not a port")
+	require.ErrorContains(t, r.ask(strings.NewReader("\n443\n")), "ended early")
 	require.False(t, isTerminal(strings.NewReader("443\n")))
 	require.False(t, isTerminal(nil))
 }
