@@ -83,8 +83,8 @@ func TestForgottenPacketsAreMisses(t *testing.T) {
 		return r.take()
 	}
 	last := got[len(got)-1].SequenceNumber
-	require.Empty(t, ask(last-videoCache, last+1, last+videoCache))
-	require.Len(t, ask(last, last-videoCache+1), 2)
+	require.Empty(t, ask(last-400, last+1, last+videoCache), "too old, or never sent")
+	require.Len(t, ask(last, last-200), 2, "from the last two seconds")
 	require.Equal(t, uint64(3), r.f.Stats().Misses)
 }
 

@@ -15,10 +15,12 @@ import (
 	"parlor/media/forward/reception"
 )
 
-// How many packets are kept for retransmission to subscribers.
+// Packets are kept for retransmission to subscribers for keepFor, which is several round
+// trips of a bad network, but no more than so many.
 const (
-	videoCache = 512
-	audioCache = 256
+	keepFor    = 2 * time.Second
+	videoCache = 1024
+	audioCache = 128
 )
 
 // A burst ends with its frame, or when it is this large.
@@ -99,7 +101,7 @@ func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
 		cache = audioCache
 		l.level = audiolevel.New()
 	}
-	l.ring = packet.NewRing(cache)
+	l.ring = packet.NewRing(cache, keepFor)
 	if l.family == redundant {
 		l.plain = cfg.Codec.redPrimary()
 	}

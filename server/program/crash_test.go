@@ -44,7 +44,7 @@ func TestCrashes(t *testing.T) {
 		kills, err = strconv.Atoi(v)
 		require.NoError(t, err)
 	}
-	const perDatabase = 200 // every check reads the whole database, so it must not grow without bound
+	const perDatabase = 50 // every check reads the whole database, so it must not grow without bound
 	var all tally
 	began := time.Now()
 	for left := kills; left > 0; left -= perDatabase {

@@ -3,6 +3,7 @@ package packet
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
@@ -103,7 +104,7 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestRing(t *testing.T) {
-	pool, r := NewPool(), NewRing(3)
+	pool, r := NewPool(), NewRing(3, time.Hour)
 	require.Equal(t, 4, r.Len())
 	put := func(ext int64) bool {
 		p, err := pool.Parse(marshal(t, rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(ext)}}), ids())
@@ -124,4 +125,37 @@ func TestRing(t *testing.T) {
 	require.Nil(t, r.Get(12))
 	require.Equal(t, int32(1), got.refs.Load(), "a holder keeps the packet")
 	got.Release()
+}
+
+func TestARingForgetsWithTime(t *testing.T) {
+	pool, r := NewPool(), NewRing(256, 2*time.Second)
+	put := func(ext int64, at time.Duration) bool {
+		p, err := pool.Parse(marshal(t, rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(ext)}}), ids())
+		require.NoError(t, err)
+		defer p.Release()
+		p.Ext, p.Arrival = ext, int64(at)
+		return r.Put(p)
+	}
+	at := time.Duration(0)
+	for ext := range int64(1000) {
+		if ext%7 == 3 {
+			continue // lost
+		}
+		at = time.Duration(ext) * 20 * time.Millisecond
+		require.True(t, put(ext, at))
+		require.LessOrEqual(t, r.Held(), 101)
+	}
+	require.Nil(t, r.Get(890))
+	got := r.Get(901)
+	require.NotNil(t, got)
+	got.Release()
+	require.False(t, put(800, at), "too old")
+	require.True(t, put(997, at), "late")
+	require.True(t, put(962, at), "late")
+	require.True(t, put(50_000, at+time.Second), "after a jump of the numbers")
+	require.Equal(t, 1, r.Held())
+	r.Clear()
+	require.Zero(t, r.Held())
+	require.True(t, put(20, at+time.Minute), "after it was cleared")
+	require.True(t, put(19, at+time.Minute), "reordered at the beginning")
 }

@@ -1,40 +1,71 @@
 package packet
 
+import "time"
+
 // Ring remembers the last packets of one stream by their extended sequence numbers. It is
-// not safe for concurrent use.
+// bounded in number, and in time, so that a slow stream does not hold more memory than a
+// fast one. It is not safe for concurrent use.
 type Ring struct {
 	slots []*Packet
 	mask  int64
+	keep  int64 // ns
 	held  int
+	// first is at most the lowest number that it holds. Numbers below oldest have been
+	// released for their age, and are not taken any more.
+	first, oldest int64
 }
 
-// NewRing makes a ring for at least size packets.
-func NewRing(size int) *Ring {
+// NewRing makes a ring for at least size packets, none of which is kept for much longer
+// than keep after it arrived.
+func NewRing(size int, keep time.Duration) *Ring {
 	n := 1
 	for n < size {
 		n <<= 1
 	}
-	return &Ring{slots: make([]*Packet, n), mask: int64(n - 1)}
+	return &Ring{slots: make([]*Packet, n), mask: int64(n - 1), keep: int64(keep)}
 }
 
 // Len is the number of packets that the ring can hold.
 func (r *Ring) Len() int { return len(r.slots) }
 
-// Put holds p in place of the packet Len numbers before it. It returns false if the ring
-// has p already, or a newer packet in its place.
+// Held is the number of packets that the ring holds.
+func (r *Ring) Held() int { return r.held }
+
+// Put holds p in place of the packet Len numbers before it, and releases the packets that
+// arrived too long before p. It returns false if the ring has p already, or p is too old
+// for it.
 func (r *Ring) Put(p *Packet) bool {
-	slot := &r.slots[p.Ext&r.mask]
-	if old := *slot; old != nil {
-		if old.Ext >= p.Ext {
-			return false
-		}
-		old.Release()
-		r.held--
+	if r.held == 0 {
+		r.first, r.oldest = p.Ext, p.Ext-r.mask
 	}
+	slot := &r.slots[p.Ext&r.mask]
+	if p.Ext < r.oldest || *slot != nil && (*slot).Ext >= p.Ext {
+		return false
+	}
+	r.release(slot)
 	r.held++
 	p.Retain()
 	*slot = p
+	for r.first = min(r.first, p.Ext); r.first < p.Ext; r.first++ {
+		old := &r.slots[r.first&r.mask]
+		if *old == nil || (*old).Ext != r.first {
+			continue
+		}
+		if p.Arrival-(*old).Arrival <= r.keep && p.Ext-r.first <= r.mask {
+			break
+		}
+		r.release(old)
+		r.oldest = r.first + 1
+	}
 	return true
+}
+
+func (r *Ring) release(slot **Packet) {
+	if *slot != nil {
+		(*slot).Release()
+		*slot = nil
+		r.held--
+	}
 }
 
 // Get returns the packet with that extended sequence number, retained for the caller; or
@@ -61,11 +92,7 @@ func (r *Ring) Clear() {
 	if r.held == 0 {
 		return
 	}
-	r.held = 0
-	for i, p := range r.slots {
-		if p != nil {
-			p.Release()
-			r.slots[i] = nil
-		}
+	for i := range r.slots {
+		r.release(&r.slots[i])
 	}
 }
