@@ -9,6 +9,25 @@ const (
 	maxSkew     = 1  // how far sender reports may differ from the clock
 )
 
+// timeline relates the forwarded timestamps to the publisher's clock. Receivers play
+// sound and picture in sync by that relation, which they average over many sender reports
+// (as libwebrtc does), so it must not change when the source does.
+//
+// A new source whose sender reports are not known yet is aligned by the time between
+// arrivals, which differ from the times of capture. When its first report comes, its
+// offset is corrected: receivers notice a step in the timestamps less than one in the
+// relation.
+type timeline struct {
+	clock senderReport // the publisher's clock, in outgoing timestamps; invalid: not known yet
+	// reported: the offset of the source agrees with its sender reports.
+	reported bool
+	// due is the offset that frames get as soon as their timestamps are after the last
+	// one with it, if unsettled.
+	due       uint32
+	unsettled bool
+	since     int64 // number of the first packet with the present offset
+}
+
 // align sets the offset with which l, beginning with p, continues the forwarded
 // timestamps. mu is held.
 //
@@ -19,28 +38,112 @@ const (
 // the old one would be at the same moment of the publisher's clock. Otherwise it follows
 // from the time between arrivals.
 func (f *Forwarder) align(l *Layer, p *packet.Packet) {
+	f.line.since = p.Ext
 	if !f.anchor.valid {
 		f.offset = 0
 		return
 	}
 	byClock := f.byClock(p)
 	out := byClock
-	switch {
-	case l == f.current && p.Generation == f.generation:
-		out = p.Timestamp + f.offset
-	default:
-		if t, ok := f.byReports(l, p); ok && int64(max(int32(t-byClock), int32(byClock-t))) <= maxSkew*f.rate {
-			out = t
+	if l == f.current && p.Generation == f.generation {
+		out = p.Timestamp + f.dueOffset()
+		if !f.plausible(out, byClock) {
+			out, f.line.reported = byClock, false
+		}
+	} else {
+		f.followReports()
+		if f.codecOf(l).rate() != f.rate {
+			f.line.clock = senderReport{}
+		}
+		f.line.reported = false
+		if r := l.senderReport(); f.describes(r, p.Generation, p.Timestamp, p.Arrival) {
+			if offset, ok := f.byReport(r); ok && f.near(p.Timestamp+offset, byClock) && f.plausible(p.Timestamp+offset, byClock) {
+				out, f.line.reported = p.Timestamp+offset, true
+			}
 		}
 	}
-	if !f.plausible(out, byClock) {
-		out = byClock
-	}
+	f.offset, f.line.unsettled = out-p.Timestamp, false
 	// Strictly after the last timestamp: two frames must not share one.
 	if int32(out-f.anchor.timestamp) <= 0 {
-		out = f.anchor.timestamp + 1
+		f.line.due, f.line.unsettled = f.offset, f.video
+		f.offset = f.anchor.timestamp + 1 - p.Timestamp
 	}
-	f.offset = out - p.Timestamp
+}
+
+// dueOffset is the offset that the present source gets in the end.
+func (f *Forwarder) dueOffset() uint32 {
+	if f.line.unsettled {
+		return f.line.due
+	}
+	return f.offset
+}
+
+// settle gives a new frame the offset that is due, or the smallest one with which its
+// timestamp is after the last one. mu is held.
+func (f *Forwarder) settle(p *packet.Packet) {
+	if !f.line.unsettled || p.Timestamp+f.offset == f.anchor.timestamp {
+		return
+	}
+	f.line.since = p.Ext
+	if int32(p.Timestamp+f.line.due-f.anchor.timestamp) > 0 {
+		f.offset, f.line.unsettled = f.line.due, false
+		return
+	}
+	f.offset = f.anchor.timestamp + 1 - p.Timestamp
+}
+
+// lateOffset is the offset for a late packet with an outgoing number: that of the packet
+// next to it in its frame. mu is held.
+func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
+	if p.Ext >= f.line.since {
+		return f.offset
+	}
+	step := int64(-1)
+	if p.Frame.Start {
+		step = 1
+	}
+	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < int64(len(f.history)); out += step {
+		s := &f.history[uint16(out)&uint16(len(f.history)-1)]
+		if s.used && s.out == uint16(out) && s.layer == l && s.generation == p.Generation {
+			return s.offset
+		}
+	}
+	return f.offset
+}
+
+// followReports takes the relation to the publisher's clock from the last sender report
+// of the current source, and corrects the offset of a source of which it is the first. mu
+// is held.
+func (f *Forwarder) followReports() {
+	if f.current == nil || !f.anchor.valid {
+		return
+	}
+	r := f.current.senderReport()
+	offset := f.dueOffset()
+	if !f.describes(r, f.generation, f.anchor.timestamp-f.offset, f.anchor.arrival) {
+		return
+	}
+	if !f.line.reported && f.video {
+		if due, ok := f.byReport(r); ok && due != offset && f.near(due, offset) {
+			offset = due
+			f.line.due, f.line.unsettled = due, true
+		}
+	}
+	f.line.clock, f.line.reported = r, true
+	f.line.clock.rtp += offset
+}
+
+// describes reports whether a sender report is about a source's present timestamps, of
+// which one is given. It may be of another source, or from before a pause in which the
+// timestamps stood still.
+func (f *Forwarder) describes(r senderReport, generation, timestamp uint32, arrival int64) bool {
+	return r.valid && r.generation == generation &&
+		f.near(timestamp, r.rtp+uint32((arrival-r.at)/1000*f.rate/1_000_000))
+}
+
+// near reports whether two timestamps differ by no more than sender reports may.
+func (f *Forwarder) near(a, b uint32) bool {
+	return int64(max(int32(a-b), int32(b-a))) <= maxSkew*f.rate
 }
 
 // rebase keeps the forwarded timestamps steady when those of the current source jump. mu
@@ -54,6 +157,7 @@ func (f *Forwarder) rebase(p *packet.Packet) {
 			byClock = f.anchor.timestamp + 1
 		}
 		f.offset = byClock - p.Timestamp
+		f.line.unsettled, f.line.reported, f.line.since = false, false, p.Ext
 	}
 }
 
@@ -74,23 +178,17 @@ func (f *Forwarder) plausible(out, byClock uint32) bool {
 		int64(int32(out-byClock)) <= maxForward*f.rate
 }
 
-// byReports is the timestamp for p that follows from the sender reports of l and of the
-// former source.
-func (f *Forwarder) byReports(l *Layer, p *packet.Packet) (uint32, bool) {
-	if f.current == nil || f.current == l || f.current.rate != l.rate {
-		return 0, false
-	}
-	from, to := f.current.senderReport(), l.senderReport()
-	if !from.valid || !to.valid {
-		return 0, false
-	}
+// byReport is the offset of a source that follows from its sender report and those of the
+// sources before it.
+func (f *Forwarder) byReport(r senderReport) (uint32, bool) {
+	clock := &f.line.clock
 	const hour = int64(3600) << 32
-	between := int64(to.ntp - from.ntp)
-	if between > hour || between < -hour {
+	between := int64(r.ntp - clock.ntp)
+	if !clock.valid || between > hour || between < -hour {
 		return 0, false
 	}
 	// Seconds in 32.32 fixed point times Hz would overflow, so whole seconds are
 	// multiplied separately.
 	ticks := between>>32*f.rate + (between&0xffffffff)*f.rate>>32
-	return from.rtp + f.offset + uint32(ticks) + (p.Timestamp - to.rtp), true
+	return clock.rtp + uint32(ticks) - r.rtp, true
 }

@@ -25,6 +25,8 @@ type senderReport struct {
 	rtp   uint32
 	at    int64 // when it came
 	valid bool
+
+	generation uint32 // of the layer
 }
 
 // askAgain sends a NACK to the publisher.

@@ -175,7 +175,7 @@ func TestSwitchFollowsCaptureTime(t *testing.T) {
 			r := newReceiver(track, vp8Config(), nil)
 			if reported {
 				low.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 9 << 32, RTPTime: low.ts}})
-				high.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 2, NTPTime: 10 << 32, RTPTime: high.ts + 90000}})
+				high.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 2, NTPTime: 9<<32 + 1<<31, RTPTime: high.ts + 45000}})
 			}
 			high.at = high.at.Add(100 * time.Millisecond)
 			low.frame(true, 1)
@@ -202,7 +202,7 @@ func TestRoundTripFromReports(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
 		r := newReceiver(track, vp8Config(), nil)
-		s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 77 << 32}})
+		s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: 77 << 32, RTPTime: s.ts}})
 		run(1200*time.Millisecond, s)
 		packets := r.rtcp.take()
 		reports := of[*rtcp.SenderReport](packets)

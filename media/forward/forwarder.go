@@ -85,6 +85,7 @@ type Forwarder struct {
 	numbers        sequence.Map
 	described      descriptors
 	offset         uint32 // from incoming to outgoing timestamps of current
+	line           timeline
 	anchor         anchor // the last forwarded packet
 	made           int    // number of substitute frames that were sent
 	history        []sent
@@ -342,6 +343,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 		return
 	}
 	f.rebase(p)
+	f.settle(p)
 	out, off := f.numbers.Pass(p.Ext, p.Picture())
 	f.described.follow(p)
 	s := sent{
@@ -409,8 +411,14 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
+	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) {
+		f.stats.TooLate++
+		return
+	}
+	offset := f.lateOffset(b.layer, p, out)
+	timestamp := p.Timestamp + offset
 	// Its timestamp may be from the other side of a jump, for which the offset is wrong.
-	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) || !f.plausible(p.Timestamp+f.offset, f.byClock(p)) {
+	if !f.plausible(timestamp, f.byClock(p)) {
 		f.stats.TooLate++
 		return
 	}
@@ -420,17 +428,17 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	pass, marker := f.selector.passLate(p)
 	if !pass {
 		f.stats.Dropped++
-		f.fill(uint16(out), p.Timestamp+f.offset, b.sendTime)
+		f.fill(uint16(out), timestamp, b.sendTime)
 		return
 	}
 	f.numbers.Follow(p.Picture().Sub(off))
 	f.described.follow(p)
-	if timestamp := p.Timestamp + f.offset; int32(timestamp-f.anchor.timestamp) > 0 {
+	if int32(timestamp-f.anchor.timestamp) > 0 {
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 	}
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
-		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
+		offset: offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
 		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s

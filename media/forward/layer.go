@@ -286,6 +286,7 @@ func (l *Layer) newest() int64 {
 // restart begins a new source, and drops the state of the former one.
 func (l *Layer) restart() {
 	if l.generation++; l.generation == 1 {
+		l.report.generation = 1
 		return
 	}
 	l.counters.restarts.Add(1)
@@ -415,7 +416,7 @@ func (l *Layer) HandleRTCP(packets []rtcp.Packet) {
 		case *rtcp.SenderReport:
 			l.mu.Lock()
 			if !l.hasSSRC || p.SSRC == l.ssrc {
-				l.report = senderReport{ntp: p.NTPTime, rtp: p.RTPTime, at: now, valid: true}
+				l.report = senderReport{ntp: p.NTPTime, rtp: p.RTPTime, at: now, valid: true, generation: l.generation}
 			}
 			l.mu.Unlock()
 		case *rtcp.Goodbye:

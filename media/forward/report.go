@@ -191,13 +191,15 @@ func (s *forwarderState) measure(now int64) {
 
 // senderReportLocked is a sender report by the publisher's clock; nil while that is
 // unknown. The publisher's clock is the same for all its tracks, which allows a receiver
-// to play them in sync.
+// to play them in sync. If the source that is forwarded now has no reports, those of the
+// source before go on.
 func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 	s := &f.stats
 	if !f.inStep || !s.started || now-s.lastSent > idleAfter {
 		return nil
 	}
-	source := f.current.senderReport()
+	f.followReports()
+	source := f.line.clock
 	if !source.valid {
 		return nil
 	}
@@ -206,7 +208,7 @@ func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 	sr := &rtcp.SenderReport{
 		SSRC:        f.cfg.SSRC,
 		NTPTime:     ntp,
-		RTPTime:     source.rtp + f.offset + uint32(elapsed/1000*f.rate/1_000_000),
+		RTPTime:     source.rtp + uint32(elapsed/1000*f.rate/1_000_000),
 		PacketCount: s.packets,
 		OctetCount:  s.octets,
 	}
