@@ -325,6 +325,10 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		CanPause:        s.p.cfg.AllowPause,
 		Downlink:        t.down,
 	}
+	if s.ask.SyncStreams && s.p.isFirefox() {
+		// Firefox delays a stream's sound and picture apart from each other.
+		cfg.Ext.PlayoutDelay = 0
+	}
 	if s.ask.Info.GetEncryption() != livekit.Encryption_NONE {
 		cfg.Trailer = s.ask.Trailer
 	}

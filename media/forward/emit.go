@@ -26,7 +26,7 @@ type sent struct {
 	out        uint16
 	used       bool
 	marker     bool
-	noPlayout  bool // it was sent without the room's playout delay; a retransmission is too
+	playout    uint16 // the room's least playout delay as it was sent, in 10 ms, or unsaid; a retransmission has the same
 	answers    uint8
 	sendTime   [3]byte // its abs-send-time
 }
@@ -272,22 +272,16 @@ func (e *Extensions) wide() bool {
 		e.AbsCaptureTime, e.PlayoutDelay, e.VideoOrientation) > 14
 }
 
-// playoutDelay is the room's bounds of the playout delay, until a report shows that they
-// have arrived. If the room has none, it is the publisher's.
+// playoutDelay is the room's bounds of the playout delay for a packet that is to tell
+// them. If the room has none, it is the publisher's.
 func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
-	lowest, highest := f.cfg.MinPlayoutDelay, f.cfg.MaxPlayoutDelay
-	if lowest == 0 && highest == 0 {
+	if !f.playout.given {
 		return p.Extension(packet.ExtPlayoutDelay)
 	}
-	if s.noPlayout {
+	if s.playout == unsaid {
 		return nil
 	}
-	if !f.stats.playoutTold {
-		f.stats.playoutTold, f.stats.playoutFirst = true, s.out
-	}
-	// 12 bits each, in units of 10 ms.
-	lo := min(lowest/10, 0xfff)
-	hi := min(max(highest, lowest)/10, 0xfff)
+	lo, hi := s.playout, f.playout.highest // 12 bits each
 	f.extScratch.playout = [3]byte{byte(lo >> 4), byte(lo<<4) | byte(hi>>8), byte(hi)}
 	return f.extScratch.playout[:]
 }

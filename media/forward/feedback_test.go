@@ -70,6 +70,85 @@ func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {
 	}
 }
 
+// The room's playout delay follows the jitter that the receiver has, within the room's
+// bounds and not faster than 80 ms a second. It is in the packets until it has arrived. A
+// shared screen's jitter says nothing. A repeat has the delay that the packet had.
+func TestPlayoutDelayFollowsJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		codec := vp8Config()
+		codec.RTXPayloadType = 0
+		s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, codec, func(c *ForwarderConfig) {
+			c.RTXSSRC = 0
+			c.Ext = Extensions{PlayoutDelay: 9}
+			c.MinPlayoutDelay = 100
+		})
+		first, number := true, uint16(0)
+		told := func() (lowest, highest int) {
+			s.at = time.Now()
+			s.frame(first, 1)
+			first = false
+			p := r.take()[0]
+			number = p.SequenceNumber
+			b := p.GetExtension(9)
+			if len(b) == 0 {
+				return -1, -1
+			}
+			return 10 * (int(b[0])<<4 | int(b[1])>>4), 10 * (int(b[1]&0xf)<<8 | int(b[2]))
+		}
+		report := func(jitter time.Duration) {
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{
+				SSRC: 5000, LastSequenceNumber: uint32(number), Jitter: uint32(jitter * 90000 / time.Second),
+			}}}})
+		}
+		expect := func(lowest int, why string) {
+			t.Helper()
+			got, highest := told()
+			require.Equal(t, lowest, got, why)
+			if got >= 0 {
+				require.Equal(t, 10_000, highest, "where the room has none, as Chromium has it")
+			}
+		}
+		expect(100, "at first")
+		expect(100, "nothing is known of its arrival")
+		time.Sleep(1050 * time.Millisecond)
+		report(5 * time.Millisecond)
+		expect(-1, "it has arrived, and the jitter is within it")
+		report(15 * time.Millisecond)
+		expect(150, "jitter")
+		time.Sleep(550 * time.Millisecond)
+		report(100 * time.Millisecond)
+		expect(190, "no more than 80 ms a second")
+		lost := number
+		for range 20 {
+			time.Sleep(1050 * time.Millisecond)
+			report(2000 * time.Millisecond)
+			told()
+		}
+		time.Sleep(1050 * time.Millisecond)
+		report(0)
+		got, _ := told()
+		require.Equal(t, 190+19*80, got, "and no less")
+		for range 30 {
+			time.Sleep(1050 * time.Millisecond)
+			report(0)
+			if now, _ := told(); now >= 0 {
+				got = now
+			}
+		}
+		require.Equal(t, 100, got, "never below the room's")
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost})}})
+		again := r.take()
+		require.Len(t, again, 1)
+		require.Equal(t, []byte{0x01, 0x33, 0xe8}, again[0].GetExtension(9), "190 ms, as the packet had it")
+		track.SetInfo(&livekit.TrackInfo{Source: livekit.TrackSource_SCREEN_SHARE})
+		time.Sleep(1050 * time.Millisecond)
+		report(100 * time.Millisecond)
+		expect(-1, "a shared screen")
+	})
+}
+
 func TestForgottenPacketsAreMisses(t *testing.T) {
 	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)

@@ -86,6 +86,7 @@ type Forwarder struct {
 	described      descriptors
 	offset         uint32 // from incoming to outgoing timestamps of current
 	line           timeline
+	playout        playout
 	anchor         anchor // the last forwarded packet
 	made           int    // number of substitute frames that were sent
 	history        []sent
@@ -137,9 +138,6 @@ type forwarderState struct {
 	reported        bool    // a receiver report has arrived
 	loss            float64 // smoothed share of packets lost
 	packets, octets uint32  // of SSRC, for sender reports
-	playoutFirst    uint16  // number of the first packet with the playout delay
-	playoutTold     bool
-	playoutAcked    bool
 }
 
 // sentReport is the time of a sender report, from which the round-trip time is measured.
@@ -173,6 +171,9 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 	f.settings.Quality = livekit.VideoQuality_HIGH
 	if cfg.AdaptiveStream {
 		f.settings.Quality = livekit.VideoQuality_LOW
+	}
+	if cfg.Ext.PlayoutDelay != 0 {
+		f.playout = newPlayout(cfg.MinPlayoutDelay, cfg.MaxPlayoutDelay)
 	}
 	f.selector.reset()
 	return f
@@ -349,7 +350,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	s := sent{
 		out: uint16(out), used: true, layer: l, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
-		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
+		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	if beginsKey(p) {
@@ -439,7 +440,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	s := sent{
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
-		noPlayout: f.stats.playoutAcked, described: f.described.shift, told: f.described.told,
+		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.deliver(p, &s, b.sendTime, f.kind())

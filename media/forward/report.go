@@ -139,9 +139,11 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 		s.reported = true
 		s.Lost = uint64(r.TotalLost)
 		s.Jitter = time.Duration(float64(r.Jitter) / float64(f.rate) * float64(time.Second))
-		if s.playoutTold && int16(uint16(r.LastSequenceNumber)-s.playoutFirst) >= 0 {
-			s.playoutAcked = true
+		jitter := s.Jitter
+		if f.track.screen.Load() {
+			jitter = 0 // its frames come as the screen changes
 		}
+		f.playout.reported(uint16(r.LastSequenceNumber), jitter, now)
 		for _, report := range s.sentSR {
 			if r.LastSenderReport != 0 && report.middle == r.LastSenderReport {
 				delay := int64(r.Delay) * int64(time.Second) / 65536
