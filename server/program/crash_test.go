@@ -32,10 +32,10 @@ import (
 // changes are there, unacknowledged ones are there completely or not at all, and the
 // record is consistent. At the end the webhooks must have delivered the whole log.
 //
-// PARLOR_TEST_CRASHES sets the number of kills; otherwise it is 200, and with -short 10.
+// PARLOR_TEST_CRASHES sets the number of kills; otherwise it is 100, and with -short 10.
 // 2,000 need -timeout 2h.
 func TestCrashes(t *testing.T) {
-	kills := 200
+	kills := 100
 	if testing.Short() {
 		kills = 10
 	}
@@ -139,7 +139,7 @@ func (c *crashes) launch(grace time.Duration) {
 	log, err := os.OpenFile(c.path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(c, err)
 	defer log.Close()
-	c.cmd = exec.Command(binary(c), "--dev", "--config", c.path("config.yaml"), "--bind", "127.0.0.1",
+	c.cmd = exec.Command(plainBinary(c), "--dev", "--config", c.path("config.yaml"), "--bind", "127.0.0.1",
 		"--port", strconv.Itoa(c.ports[0]), "--udp-port", "0", "--tcp-port", strconv.Itoa(c.ports[1]), "--database", c.path("parlor.db"))
 	c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr = c.dir, log, log
 	c.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PARLOR_") })

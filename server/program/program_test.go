@@ -36,9 +36,8 @@ func TestMain(m *testing.M) {
 	s3test.Environment()
 	status := m.Run()
 	s3Server.Stop()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir) // a temporary folder
-	}
+	raced.remove()
+	plain.remove()
 	os.Exit(status)
 }
 
