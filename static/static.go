@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -42,34 +43,35 @@ const dashboardPolicy = "default-src 'none'; script-src 'self'; style-src 'self'
 // Files returns the embedded files, named relative to this folder.
 func Files() fs.FS { return embedded }
 
-// Handler serves the page at "/" and the files under [Prefix]. It does not change once
-// made, so it may be used concurrently.
+// Handler serves the page at "/" and the files under [Prefix]. It may be used
+// concurrently.
 type Handler struct {
-	assets map[string]asset
+	assets map[string]*asset // does not change
 }
 
-// asset is one file with its HTTP headers.
+// asset is one file with its HTTP headers. It is read and compressed when it is first asked
+// for: many servers never show the page.
 type asset struct {
+	name         string
+	contentType  string
+	cacheControl string
+	policy       string // of a page
+
+	// load sets the following.
+	load           func() error
 	plain, gzipped []byte // gzipped is nil if compression saves little
 	hash           string
-	contentType    string
-	cacheControl   string
-	policy         string // of a page
 }
 
-// NewHandler reads all of files, which must have an index.html at the root.
+// NewHandler serves files, which must have an index.html at the root.
 func NewHandler(files fs.FS) (*Handler, error) {
-	h := &Handler{assets: make(map[string]asset)}
+	h := &Handler{assets: make(map[string]*asset)}
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := fs.ReadFile(files, name)
-		if err != nil {
-			return err
-		}
-		h.assets[name], err = newAsset(name, content)
-		return err
+		h.assets[name] = newAsset(files, name)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the page's files: %w", err)
@@ -80,11 +82,9 @@ func NewHandler(files fs.FS) (*Handler, error) {
 	return h, nil
 }
 
-func newAsset(name string, content []byte) (asset, error) {
-	sum := sha256.Sum256(content)
-	a := asset{
-		plain:       content,
-		hash:        hex.EncodeToString(sum[:8]),
+func newAsset(files fs.FS, name string) *asset {
+	a := &asset{
+		name:        name,
 		contentType: contentType(name),
 		// The names do not change with the content, so the browser must revalidate. With
 		// the ETag the answer is nearly always 304.
@@ -98,21 +98,32 @@ func newAsset(name string, content []byte) (asset, error) {
 		// The name of the folder contains the version.
 		a.cacheControl = "public, max-age=31536000, immutable"
 	}
+	a.load = sync.OnceValue(func() error { return a.read(files) })
+	return a
+}
+
+func (a *asset) read(files fs.FS) error {
+	content, err := fs.ReadFile(files, a.name)
+	if err != nil {
+		return fmt.Errorf("read the page's files: %w", err)
+	}
 	var packed bytes.Buffer
 	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
 	if err != nil {
-		return asset{}, err
+		return err
 	}
 	if _, err := w.Write(content); err != nil {
-		return asset{}, err
+		return err
 	}
 	if err := w.Close(); err != nil {
-		return asset{}, err
+		return err
 	}
+	sum := sha256.Sum256(content)
+	a.plain, a.hash = content, hex.EncodeToString(sum[:8])
 	if packed.Len() < len(content)*9/10 {
-		a.gzipped = packed.Bytes()
+		a.gzipped = bytes.Clone(packed.Bytes())
 	}
-	return a, nil
+	return nil
 }
 
 // contentType does not use package mime: that reads the operating system's tables, which
@@ -170,7 +181,11 @@ func (h *Handler) Dashboard() http.Handler {
 	})
 }
 
-func (a asset) serve(w http.ResponseWriter, r *http.Request) {
+func (a *asset) serve(w http.ResponseWriter, r *http.Request) {
+	if err := a.load(); err != nil {
+		http.Error(w, "the file cannot be read", http.StatusInternalServerError)
+		return
+	}
 	header := w.Header()
 	header.Set("Content-Type", a.contentType)
 	header.Set("Cache-Control", a.cacheControl)
