@@ -488,25 +488,3 @@ func (r *Room) dismissAgents() {
 	}
 	r.agents = newAgents()
 }
-
-// keepJob adds j to c, or replaces an earlier state of it.
-func (c *Change) keepJob(j Job) {
-	for i := range c.Jobs {
-		if c.Jobs[i].ID == j.ID {
-			c.Jobs[i] = j
-			return
-		}
-	}
-	c.Jobs = append(c.Jobs, j)
-}
-
-// keepDispatch adds d to c, or replaces an earlier state of it.
-func (c *Change) keepDispatch(d Dispatch) {
-	for i := range c.Dispatches {
-		if c.Dispatches[i].ID == d.ID {
-			c.Dispatches[i] = d
-			return
-		}
-	}
-	c.Dispatches = append(c.Dispatches, d)
-}

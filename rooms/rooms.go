@@ -11,6 +11,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 
+	"parlor/rooms/goroutines"
 	"parlor/rooms/guid"
 	"parlor/rooms/outage"
 )
@@ -69,7 +70,7 @@ type Rooms struct {
 	log *slog.Logger
 
 	stopping atomic.Bool
-	loops    sync.WaitGroup // every live room's goroutine, added to under mu, and the reaper
+	loops    goroutines.Group // every live room's goroutine, added to under mu, and the reaper
 	quit     context.CancelFunc
 	life     context.Context // ends when Close is called; the loops' own lifetime
 	noted    atomic.Int64    // the earliest deadline reported to the reaper and not yet seen by it; 0 = none
@@ -145,17 +146,10 @@ func (rs *Rooms) Close(ctx context.Context) error {
 	rs.closed = true
 	rs.mu.Unlock()
 	rs.quit()
-	done := make(chan struct{})
-	go func() { // ends with the loops; they end once the store has answered
-		rs.loops.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("rooms are still writing: %w", ctx.Err())
+	if err := rs.loops.Wait(ctx); err != nil { // the loops end once the store has answered
+		return fmt.Errorf("rooms are still writing: %w", err)
 	}
+	return nil
 }
 
 func (rs *Rooms) all() []*Room {

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"parlor/rooms/log"
@@ -134,29 +135,27 @@ func (r *Room) keep(c *Change) {
 	if r.backlog == nil {
 		r.backlog = &Change{}
 	}
-	for _, s := range c.Sessions {
-		r.backlog.keepSession(s)
-	}
-	for _, d := range c.Dispatches {
-		r.backlog.keepDispatch(d)
-	}
-	for _, j := range c.Jobs {
-		r.backlog.keepJob(j)
-	}
-	r.backlog.Events = append(r.backlog.Events, c.Events...)
-	r.backlog.Room = c.Room
+	b := r.backlog
+	b.Sessions = latest(b.Sessions, c.Sessions, func(s *Session) string { return s.SID })
+	b.Dispatches = latest(b.Dispatches, c.Dispatches, func(d *Dispatch) string { return d.ID })
+	b.Jobs = latest(b.Jobs, c.Jobs, func(j *Job) string { return j.ID })
+	b.Events = append(b.Events, c.Events...)
+	b.Room = c.Room
 	r.setAlarm(alarmRetry, time.Now().Add(retryInterval))
 }
 
-// keepSession adds s, or replaces an earlier state of it.
-func (c *Change) keepSession(s Session) {
-	for i := range c.Sessions {
-		if c.Sessions[i].SID == s.SID {
-			c.Sessions[i] = s
-			return
+// latest returns states with those of later, each in place of an earlier state with its id
+// if there is one.
+func latest[T any](states, later []T, id func(*T) string) []T {
+	for _, v := range later {
+		i := slices.IndexFunc(states, func(old T) bool { return id(&old) == id(&v) })
+		if i < 0 {
+			states = append(states, v)
+		} else {
+			states[i] = v
 		}
 	}
-	c.Sessions = append(c.Sessions, s)
+	return states
 }
 
 // retry submits the backlog in a new pipeline, before any later change.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/pion/ice/v4"
+
+	"parlor/media/tcp"
 )
 
 // Bounds of TCP connections. A participant has one or two for each transport, and many
@@ -360,7 +362,7 @@ func (m *TCPMux) accept(l net.Listener) {
 // a stranger for one round trip only, so old strangers are probably not clients.
 func (m *TCPMux) take(conn net.Conn) {
 	c, ok := newTCPConn(m, conn)
-	if err := limitUnsent(underlying(conn)); err != nil {
+	if err := tcp.LimitUnsent(tcp.Innermost(conn)); err != nil {
 		m.cfg.Log.Debug("the kernel holds more of a connection than is wanted", "error", err)
 	}
 	m.mu.Lock()

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"parlor/media/tcp"
 )
 
 // maxFrame is the size of the longest packet that is accepted over TCP, in bytes. Agents
@@ -72,7 +74,7 @@ func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
 		return nil, false
 	}
 	c := &tcpConn{
-		conn: conn, out: underlying(conn), mux: m, remote: canonical(remote.AddrPort()), local: canonical(local.AddrPort()).Addr(),
+		conn: conn, out: tcp.Innermost(conn), mux: m, remote: canonical(remote.AddrPort()), local: canonical(local.AddrPort()).Addr(),
 		joined: make(chan struct{}), gone: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	bits := 64
@@ -82,17 +84,6 @@ func newTCPConn(m *TCPMux, conn net.Conn) (*tcpConn, bool) {
 	network, err := c.remote.Addr().WithZone("").Prefix(bits)
 	c.network = network
 	return c, err == nil
-}
-
-// underlying returns the innermost connection that conn wraps.
-func underlying(conn net.Conn) net.Conn {
-	for {
-		w, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return conn
-		}
-		conn = w.NetConn()
-	}
 }
 
 // close ends the connection's goroutines.
@@ -197,11 +188,13 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	return packet, err
 }
 
-// send queues a packet. It fails if the queue is full.
+// send queues a packet. It fails if the packet is too long or the queue is full.
 func (c *tcpConn) send(b []byte) (int, error) {
-	frame := make([]byte, 2+len(b))
-	binary.BigEndian.PutUint16(frame, uint16(len(b))) //nolint:gosec // packets are shorter
-	copy(frame[2:], b)
+	if len(b) > maxFrame {
+		return 0, errLong
+	}
+	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
+	frame = append(frame, b...)
 	now, rtp := c.mux.now(), isRTP(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -229,7 +222,10 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	return len(b), nil
 }
 
-var errFull = errors.New("too much waits for the receiver")
+var (
+	errFull = errors.New("too much waits for the receiver")
+	errLong = errors.New("the packet is longer than receivers read")
+)
 
 // expireLocked drops the RTP packets that have waited for too long. Of a linked stream it
 // drops all queued packets, and refusedLocked drops the next one and tells Media. Media

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"parlor/media/tcp"
 )
 
 // wrapped is a connection that others have begun to read.
@@ -63,7 +65,7 @@ func TestAHandedConnectionIsAsGood(t *testing.T) {
 		bound, errOption = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
 	}))
 	require.NoError(t, errOption)
-	require.Equal(t, maxUnsent, bound)
+	require.Equal(t, tcp.MaxUnsent, bound)
 
 	answer := success(t, ask.TransactionID)
 	_, err = s.WriteTo(answer, from)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"parlor/media/tcp"
 )
 
 // Bounds of connections.
@@ -56,7 +58,7 @@ func (s *Server) ServeConn(conn net.Conn) {
 		in: bufio.NewReaderSize(conn, maxPacket),
 	}
 	c.network = networkOf(c.key.remote)
-	if t, ok := underlying(conn).(*net.TCPConn); ok {
+	if t, ok := tcp.Innermost(conn).(*net.TCPConn); ok {
 		_ = t.SetWriteBuffer(writeBuffer) // if this fails, more may wait
 	}
 	s.mu.Lock()
@@ -80,17 +82,6 @@ func (s *Server) ServeConn(conn net.Conn) {
 	}
 	if !s.streams.hand(c) {
 		_ = c.Close() // no data was sent on it
-	}
-}
-
-// underlying is the innermost of wrapped connections.
-func underlying(conn net.Conn) net.Conn {
-	for {
-		w, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return conn
-		}
-		conn = w.NetConn()
 	}
 }
 
@@ -215,7 +206,7 @@ func (c *stream) Close() error {
 		s.counters.Streams.Add(-1)
 		s.mu.Unlock()
 		// Close of a TLS connection would wait to send its close_notify.
-		err = underlying(c.Conn).Close()
+		err = tcp.Innermost(c.Conn).Close()
 		s.work.Done()
 	})
 	return err

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parlor/rooms"
+	"parlor/rooms/goroutines"
 	"parlor/server/access"
 	"parlor/server/unpack"
 )
@@ -78,7 +79,7 @@ type Handler struct {
 
 	life    context.Context // ends with Close; parent of the pools and connections
 	quit    context.CancelFunc
-	running sync.WaitGroup // pools and connections; added to under mu
+	running goroutines.Group // pools and connections; added to under mu
 
 	mu     sync.Mutex // guards the following
 	closed bool
@@ -198,17 +199,7 @@ func (h *Handler) Close(ctx context.Context) error {
 	h.closed = true
 	h.mu.Unlock()
 	h.quit()
-	done := make(chan struct{})
-	go func() { // ends with the goroutines that it waits for
-		h.running.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return h.running.Wait(ctx)
 }
 
 // Kinds implements [rooms.Workers].
@@ -322,7 +313,7 @@ func (h *Handler) enter(key string) error {
 		return errors.New("this API key has as many workers as it may, " + strconv.Itoa(MostWorkers))
 	}
 	h.perKey[key]++
-	h.running.Add(1)
+	h.running.Begin()
 	return nil
 }
 
@@ -332,7 +323,7 @@ func (h *Handler) leave(key string) {
 		delete(h.perKey, key)
 	}
 	h.mu.Unlock()
-	h.running.Done()
+	h.running.End()
 }
 
 // join puts w into the pool of its kind, and makes the pool if need be.

@@ -461,6 +461,8 @@ func (w *worker) end(status websocket.StatusCode, why string) {
 
 // write sends the queued messages, and pings, until the connection ends.
 func (w *worker) write() {
+	var pings sync.WaitGroup
+	defer pings.Wait()
 	defer w.conn.CloseNow()
 	defer w.cut()
 	ping := time.NewTicker(pingInterval)
@@ -470,7 +472,7 @@ func (w *worker) write() {
 		case <-w.done.Done():
 			return
 		case <-ping.C:
-			go w.ping() // ends by its timeout or with the connection
+			pings.Go(w.ping) // ends by its timeout or with the connection
 		case m := <-w.queue:
 			if w.put(m) != nil {
 				return

@@ -1,7 +1,10 @@
 package program
 
 import (
+	"go/ast"
 	"go/build"
+	"go/parser"
+	gotoken "go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,16 +30,17 @@ func houseRules() []rule {
 		http, sql, webSocket, pion = "net/http", "database/sql", "github.com/coder/websocket", "github.com/pion/"
 		rpc, psrpc, redis          = "github.com/livekit/protocol/rpc", "github.com/livekit/psrpc", "github.com/redis/"
 	)
-	edge := []string{"rooms", "rooms/guid", "rooms/log", "media", "media/downlink"}
+	edge := []string{"rooms", "rooms/goroutines", "rooms/guid", "rooms/log", "media", "media/downlink"}
 	return []rule{
 		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // except in server/program
 		{"server/program", append(edge, "webhooks", "rooms/sqlite", "rooms/replica", "migrations", "static"), []string{sql, rpc, psrpc, redis}},
+		{"rooms/goroutines", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/guid", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/lockfile", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/mailbox", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/outage", nil, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/log", []string{"rooms/guid"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
-		{"rooms", []string{"rooms/guid", "rooms/log", "rooms/mailbox", "rooms/outage"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
+		{"rooms", []string{"rooms/goroutines", "rooms/guid", "rooms/log", "rooms/mailbox", "rooms/outage"}, []string{http, sql, webSocket, pion, rpc, psrpc, redis}},
 		{"rooms/sqlite", []string{"rooms", "rooms/guid", "rooms/lockfile", "rooms/log", "rooms/mailbox", "migrations"}, []string{http, webSocket, pion}},
 		{"rooms/replica", []string{"rooms/lockfile"}, []string{webSocket, pion}}, // Litestream's S3 client speaks HTTP
 		{"migrations", nil, []string{http, webSocket, pion}},
@@ -92,6 +96,50 @@ func TestNothingKeepsDeadMethods(t *testing.T) {
 			require.NotContains(t, imports, banned, dir)
 		}
 	}
+}
+
+// TestGoroutinesHaveAnOwner that waits for them: they are started by a wait group, whose
+// owner waits for it, except in the functions below, which have their own ways to wait.
+func TestGoroutinesHaveAnOwner(t *testing.T) {
+	waits := map[string]string{
+		"main.go main":                        "ends with the process",
+		"media/peer.go NewPeer":               "Engine.Close waits for every peer",
+		"rooms/goroutines/goroutines.go Go":   "Group.Wait",
+		"rooms/replica/guarded.go while":      "the function that it returns",
+		"rooms/replica/lease.go start":        "lease.stop",
+		"rooms/replica/merge.go beginMerging": "endMerging",
+		"rooms/replica/replica.go start":      "Replica.Close",
+		"rooms/sqlite/store.go start":         "Store.Close",
+	}
+	found := map[string]bool{}
+	for dir := range packages(t) {
+		files, err := filepath.Glob(filepath.Join(repository, filepath.FromSlash(dir), "*.go"))
+		require.NoError(t, err)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			parsed, err := parser.ParseFile(gotoken.NewFileSet(), file, nil, 0)
+			require.NoError(t, err)
+			name, err := filepath.Rel(repository, file)
+			require.NoError(t, err)
+			for _, d := range parsed.Decls {
+				f, ok := d.(*ast.FuncDecl)
+				if !ok {
+					continue
+				}
+				ast.Inspect(f, func(n ast.Node) bool {
+					if _, ok := n.(*ast.GoStmt); ok {
+						where := filepath.ToSlash(name) + " " + f.Name.Name
+						found[where] = true
+						require.Contains(t, waits, where, "a goroutine that nobody waits for")
+					}
+					return true
+				})
+			}
+		}
+	}
+	require.Len(t, found, len(waits))
 }
 
 // ruleOf is the rule of the innermost part that contains dir.

@@ -19,6 +19,7 @@ import (
 
 	"parlor/media"
 	"parlor/rooms"
+	"parlor/rooms/goroutines"
 	"parlor/server/access"
 	"parlor/server/admin"
 	"parlor/server/authorize"
@@ -89,9 +90,9 @@ type Handler struct {
 
 	open atomic.Int64 // open connections, of resumed sessions too
 
-	mu       sync.Mutex     // guards the following
-	waiting  bool           // Wait was called: no session may begin
-	sessions sync.WaitGroup // the goroutines of all sessions; added to under mu
+	mu       sync.Mutex       // guards the following
+	waiting  bool             // Wait was called: no session may begin
+	sessions goroutines.Group // the goroutines of all sessions; added to under mu
 }
 
 // New makes the handler.
@@ -104,7 +105,7 @@ func (h *Handler) begin() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.waiting {
-		h.sessions.Add(1)
+		h.sessions.Begin()
 	}
 	return !h.waiting
 }
@@ -115,17 +116,7 @@ func (h *Handler) Wait(ctx context.Context) error {
 	h.mu.Lock()
 	h.waiting = true
 	h.mu.Unlock()
-	done := make(chan struct{})
-	go func() { // ends with the sessions
-		h.sessions.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return h.sessions.Wait(ctx)
 }
 
 // RTC answers /rtc, with either form of the request.
@@ -172,7 +163,7 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 			h.refuse(w, r, rooms.ErrStopping)
 			return
 		}
-		defer h.sessions.Done()
+		defer h.sessions.End()
 		if req.opts.reconnect {
 			h.resume(w, r, req)
 		} else {

@@ -215,8 +215,10 @@ func (s *socket) finish(m *rooms.Message) {
 func (s *socket) cut() { s.over() }
 
 // write sends the queued messages and pings until the socket ends. It closes the
-// connection before it returns.
+// connection before it returns, and waits for the pings.
 func (s *socket) write() {
+	var pings sync.WaitGroup
+	defer pings.Wait()
 	defer s.conn.CloseNow()
 	defer s.over()
 	ping := time.NewTicker(pingInterval)
@@ -228,7 +230,7 @@ func (s *socket) write() {
 		case <-ping.C:
 			// A ping has its own goroutine, so that a lost network does not delay the
 			// queue's own time limit. It ends by its timeout or with the socket.
-			go s.ping()
+			pings.Go(s.ping)
 		case f := <-s.queue:
 			if f.message != nil && s.send(f.message) != nil {
 				s.linger()

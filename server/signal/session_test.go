@@ -129,7 +129,7 @@ func TestSessionsThatBeginWhileOthersAreWaitedFor(t *testing.T) {
 				if h.begin() {
 					running.Add(1)
 					running.Add(-1)
-					h.sessions.Done()
+					h.sessions.End()
 				}
 			})
 		}

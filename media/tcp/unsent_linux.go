@@ -1,4 +1,4 @@
-package icemux
+package tcp
 
 import (
 	"net"
@@ -7,13 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxUnsent is how many bytes the kernel accepts that it cannot send yet. Packets in the
+// MaxUnsent is how many bytes the kernel accepts that it cannot send yet. Packets in the
 // kernel's buffer get old, and the server cannot drop them. The limit does not count bytes
 // that are sent but not acknowledged, so it does not reduce the throughput.
-const maxUnsent = 16 << 10
+const MaxUnsent = 16 << 10
 
-// limitUnsent bounds the unsent bytes that the kernel buffers for a TCP connection.
-func limitUnsent(c net.Conn) error {
+// LimitUnsent bounds the unsent bytes that the kernel buffers for a TCP connection to
+// [MaxUnsent].
+func LimitUnsent(c net.Conn) error {
 	s, ok := c.(syscall.Conn)
 	if !ok {
 		return nil
@@ -24,7 +25,7 @@ func limitUnsent(c net.Conn) error {
 	}
 	var set error
 	err = raw.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, MaxUnsent)
 	})
 	if err != nil {
 		return err
