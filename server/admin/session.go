@@ -77,7 +77,14 @@ type session struct {
 	Session
 	now, before secret // hashes of what the cookie holds
 	changed     time.Time
+	seen        bool // its browser has used now
+	// lost are secrets that were replaced before anybody had used them, because the answer
+	// with them seems to have been lost.
+	lost []secret
 }
+
+// mostLost bounds the secrets of a session that are lost in a row.
+const mostLost = 8
 
 type link struct {
 	apiKey  string
@@ -172,17 +179,26 @@ func (s *Sessions) claims(w http.ResponseWriter, r *http.Request) *access.Claims
 		s.forget(one)
 		return nil
 	}
-	if hash != one.now && now.Sub(one.changed) > grace {
-		// Its own browser has the newer one: somebody else has the cookie, or had.
+	late := now.Sub(one.changed) > grace
+	switch {
+	case hash == one.now:
+		one.seen, one.lost = true, s.drop(one.lost)
+		if now.Sub(one.changed) > rotation {
+			s.rotate(w, r, one, now)
+		}
+	case hash == one.before && !late:
+	case hash == one.before && !one.seen && len(one.lost) < mostLost:
+		// The answer with the newer one did not arrive: the browser gets another.
+		one.lost = append(one.lost, one.now)
+		s.renew(w, r, one, now)
+	default:
+		// Two browsers use the session: somebody else has the cookie, or had.
 		s.log.Warn("a cookie of the dashboard was used that has been replaced: its session is ended",
 			"session", one.ID, "key", one.APIKey, "address", access.Address(r.RemoteAddr))
 		s.forget(one)
 		return nil
 	}
 	one.Used = now
-	if hash == one.now && now.Sub(one.changed) > rotation {
-		s.rotate(w, r, one, now)
-	}
 	return access.OfRole(one.APIKey, one.ID, one.Role)
 }
 
@@ -195,6 +211,15 @@ func (s *Sessions) forget(one *session) {
 	delete(s.byID, one.ID)
 	delete(s.bySecret, one.now)
 	delete(s.bySecret, one.before)
+	one.lost = s.drop(one.lost)
+}
+
+// drop is called with mu held.
+func (s *Sessions) drop(secrets []secret) []secret {
+	for _, hash := range secrets {
+		delete(s.bySecret, hash)
+	}
+	return nil
 }
 
 // rotate gives the session a new secret. It is called with mu held.
@@ -202,8 +227,14 @@ func (s *Sessions) rotate(w http.ResponseWriter, r *http.Request, one *session, 
 	if one.before != one.now { // else it is the session's first
 		delete(s.bySecret, one.before)
 	}
+	one.before = one.now
+	s.renew(w, r, one, now)
+}
+
+// renew replaces the session's newest secret. It is called with mu held.
+func (s *Sessions) renew(w http.ResponseWriter, r *http.Request, one *session, now time.Time) {
 	text, hash := newSecret()
-	one.before, one.now, one.changed = one.now, hash, now
+	one.now, one.changed, one.seen = hash, now, false
 	s.bySecret[hash] = one
 	s.setCookie(w, r, text, one.Expires.Sub(now))
 }
