@@ -101,6 +101,7 @@ type Server struct {
 	metrics *http.Server
 	plain   *http.Server
 	admin   *http.Server
+	debug   *http.Server
 	open    *connections // of all
 	tls     bool         // TLS is spoken by main
 }
@@ -115,8 +116,10 @@ func New(c Config) *Server {
 		metrics: newHTTP(c.Log, metricsOnly(&c)),
 		plain:   newHTTP(c.Log, c.Plain),
 		admin:   newHTTP(c.Log, adminOnly(&c, watched)),
+		debug:   newHTTP(c.Log, debugOnly()),
 		tls:     c.TLS != nil,
 	}
+	s.debug.WriteTimeout = 0 // a profile takes as long as it is asked for
 	s.main.TLSConfig, s.admin.TLSConfig = c.TLS, c.TLS
 	for _, one := range s.all() {
 		one.ConnState = open.state
@@ -124,7 +127,9 @@ func New(c Config) *Server {
 	return s
 }
 
-func (s *Server) all() []*http.Server { return []*http.Server{s.main, s.metrics, s.plain, s.admin} }
+func (s *Server) all() []*http.Server {
+	return []*http.Server{s.main, s.metrics, s.plain, s.admin, s.debug}
+}
 
 func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
 	return &http.Server{
@@ -147,6 +152,7 @@ type Listeners struct {
 	Metrics         []net.Listener
 	Plain           []net.Listener // of Config.Plain
 	Admin           []net.Listener // of the dashboard alone, over TLS as Main
+	Debug           []net.Listener // of profiles
 }
 
 // Serve serves until [Server.Shutdown], and then returns nil. If a listener fails, it
@@ -160,7 +166,7 @@ func (s *Server) Serve(ctx context.Context, on Listeners) error {
 
 	// Each goroutine ends when its listener does, and is waited for here.
 	var serving sync.WaitGroup
-	failed := make(chan error, len(on.Main)+len(on.Decrypted)+len(on.Metrics)+len(on.Plain)+len(on.Admin))
+	failed := make(chan error, len(on.Main)+len(on.Decrypted)+len(on.Metrics)+len(on.Plain)+len(on.Admin)+len(on.Debug))
 	run := func(srv *http.Server, l net.Listener, overTLS bool) {
 		serving.Go(func() {
 			if err := s.serve(srv, l, overTLS); !errors.Is(err, http.ErrServerClosed) {
@@ -183,6 +189,9 @@ func (s *Server) Serve(ctx context.Context, on Listeners) error {
 	}
 	for _, l := range on.Admin {
 		run(s.admin, l, s.tls)
+	}
+	for _, l := range on.Debug {
+		run(s.debug, l, false)
 	}
 	serving.Wait()
 	select {

@@ -50,6 +50,7 @@ type Config struct {
 	TURN           TURN       `yaml:"turn"`
 	Prometheus     Prometheus `yaml:"prometheus"`
 	PrometheusPort int        `yaml:"prometheus_port"` // LiveKit's old name of prometheus.port
+	DebugHandler   Debug      `yaml:"debug_handler"`
 	Logging        Logging    `yaml:"logging"`
 	LogLevel       string     `yaml:"log_level"` // LiveKit's old name of logging.level
 	Region         string     `yaml:"region"`    // told to clients in the join response
@@ -267,6 +268,11 @@ type Prometheus struct {
 	Port     int    `yaml:"port"`
 	Username string `yaml:"username"` // both or none
 	Password string `yaml:"password"`
+}
+
+// Debug configures the profiles.
+type Debug struct {
+	Port int `yaml:"port"` // TCP port on the loopback addresses; 0 = none
 }
 
 // Logging configures the log, which goes to standard error.

@@ -181,6 +181,7 @@ func Keys() []Key {
 		{"webhook.after_replication", Applied, "send an event only when the replica has it"},
 		{"webhook.max_pending", Applied, "deliveries that may wait for one endpoint: beyond it the oldest become dead letters; 0 = no limit"},
 
+		{"debug_handler.port", Applied, "TCP port of profiles for `go tool pprof` (`/debug/pprof/`), on the loopback addresses alone, whatever `bind_addresses` says; 0 = none"},
 		{"logging.level", Applied, "`debug`, `info`, `warn` or `error`"},
 		{"logging.json", Applied, "log lines as JSON"},
 		{"prometheus.port", Applied, "port of `/metrics`; 0 = none"},
@@ -205,7 +206,6 @@ func Keys() []Key {
 		{"webtransport.*", Absent, "agents over WebTransport"},
 		{"metric.*", Absent, "client metrics"},
 		{"trace.*", Absent, "tracing"},
-		{"debug_handler.*", Absent, "port of profiles"},
 		{"enable_participant_data_blob", Absent, "data blobs"},
 		{"limit.max_data_blob_key_length", Absent, "data blobs"},
 		{"limit.max_data_blobs_size", Absent, "data blobs"},

@@ -80,6 +80,10 @@ func (l *loader) validateListeners(c *Config) {
 	l.port("rtc.tcp_port", c.RTC.TCPPort)
 	l.port("prometheus.port", c.Prometheus.Port)
 	l.port("admin_port", c.AdminPort)
+	l.port("debug_handler.port", c.DebugHandler.Port)
+	if p := c.DebugHandler.Port; p != 0 && (p == c.Port || p == c.Prometheus.Port || p == c.AdminPort) {
+		l.problem(nil, "debug_handler.port", "must differ from port, prometheus.port and admin_port")
+	}
 	if p := c.AdminPort; p != 0 && (p == c.Port || p == c.Prometheus.Port) {
 		l.problem(nil, "admin_port", "must differ from port and prometheus.port")
 	}

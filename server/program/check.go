@@ -267,6 +267,9 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 	if i.cfg.Admin && i.cfg.AdminPort != 0 {
 		try(hosts, i.cfg.AdminPort, "admin_port")
 	}
+	if i.cfg.DebugHandler.Port != 0 {
+		try(p.present([]string{"127.0.0.1", "::1"}), i.cfg.DebugHandler.Port, "debug_handler.port")
+	}
 	if i.cfg.RTC.TCPPort != 0 {
 		try(mediaHosts, i.cfg.RTC.TCPPort, "--tcp-port")
 	}

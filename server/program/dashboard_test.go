@@ -60,10 +60,29 @@ func TestDashboardCanBeTurnedOff(t *testing.T) {
 	require.Contains(t, h.ask("status"), "version", "the API is there")
 }
 
-func TestDashboardOnAPortOfItsOwn(t *testing.T) {
-	port := freePort(t)
-	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), config.Setting{Path: "admin_port", Value: fmt.Sprint(port), From: "test"})
-	status, _ := h.get("/admin")
+func TestPartsOnPortsOfTheirOwn(t *testing.T) {
+	port, profiles := freePort(t), freePort(t)
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"), config.Setting{Path: "admin_port", Value: fmt.Sprint(port), From: "test"},
+		config.Setting{Path: "debug_handler.port", Value: fmt.Sprint(profiles), From: "test"})
+	profile := func(host string) (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/goroutine?debug=1", profiles), nil)
+		require.NoError(t, err)
+		req.Host = host
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, string(body)
+	}
+	status, body := profile(fmt.Sprintf("127.0.0.1:%d", profiles))
+	require.Equal(t, 200, status)
+	require.Contains(t, body, "parlor/rooms.")
+	status, _ = profile("attacker.example")
+	require.Equal(t, 403, status, "a page whose name leads here")
+	status, _ = h.get("/debug/pprof/")
+	require.Equal(t, 404, status)
+	status, _ = h.get("/admin")
 	require.Equal(t, 404, status)
 	require.Equal(t, 404, signIn(t, h.url, devSignIn))
 	apart := fmt.Sprintf("http://127.0.0.1:%d", port)

@@ -38,6 +38,11 @@ func (p *program) listen(ctx context.Context) (err error) {
 			return portHint(err, "prometheus.port")
 		}
 	}
+	if p.cfg.DebugHandler.Port != 0 {
+		if p.debugListeners, err = listenOn(ctx, p.present([]string{"127.0.0.1", "::1"}), p.cfg.DebugHandler.Port); err != nil {
+			return portHint(err, "debug_handler.port")
+		}
+	}
 	if p.cfg.Admin && p.cfg.AdminPort != 0 {
 		if p.adminListeners, err = listenOn(ctx, hosts, p.cfg.AdminPort); err != nil {
 			return portHint(err, "admin_port")
@@ -77,7 +82,7 @@ func (p *program) openFront() error {
 
 // serveOn are the listeners for the server.
 func (p *program) serveOn() server.Listeners {
-	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners, Admin: p.adminListeners}
+	on := server.Listeners{Main: p.listeners, Metrics: p.metricsListeners, Plain: p.plainListeners, Admin: p.adminListeners, Debug: p.debugListeners}
 	if p.front != nil {
 		on.Main, on.Decrypted = p.front.HTTP()
 	}

@@ -64,6 +64,7 @@ type program struct {
 	plainListeners   []net.Listener // of plain HTTP, which redirects to TLS
 	metricsListeners []net.Listener // on the metrics' own port
 	adminListeners   []net.Listener // on the dashboard's own port
+	debugListeners   []net.Listener // of profiles
 	turn             *door.Door     // nil: the TURN server has no TCP port
 	verifier         *access.Verifier
 	registry         *prometheus.Registry
@@ -169,7 +170,7 @@ func (p *program) close(ctx context.Context) error {
 	if p.server != nil {
 		errs = append(errs, within(ctx, requestsBound, p.server.Shutdown))
 	}
-	for _, l := range slices.Concat(p.listeners, p.metricsListeners, p.plainListeners, p.adminListeners) {
+	for _, l := range slices.Concat(p.listeners, p.metricsListeners, p.plainListeners, p.adminListeners, p.debugListeners) {
 		_ = l.Close() // if nothing was served; else it is closed already
 	}
 	for _, d := range []*door.Door{p.front, p.turn} {
