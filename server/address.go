@@ -8,12 +8,22 @@ import (
 	"strings"
 )
 
+// fromProxies are the headers, beside X-Forwarded-For, by which proxies tell of the request
+// that they got.
+var fromProxies = []string{"X-Forwarded-Proto", "X-Forwarded-Prefix"}
+
 // clientAddress sets RemoteAddr to the client's own address behind a trusted proxy: the
 // last address in X-Forwarded-For that is not a trusted proxy itself. Addresses before it
-// may be invented. From others the header is ignored.
+// may be invented. From others it takes the headers of proxies away, so that no handler
+// believes them.
 func clientAddress(trusted []netip.Prefix) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			peer, err := netip.ParseAddrPort(r.RemoteAddr)
+			if err != nil || !contains(trusted, peer.Addr()) {
+				next.ServeHTTP(w, withoutProxies(r))
+				return
+			}
 			if from, ok := forwardedFor(r, trusted); ok {
 				forwarded := *r
 				forwarded.RemoteAddr = net.JoinHostPort(from.String(), "0")
@@ -24,11 +34,23 @@ func clientAddress(trusted []netip.Prefix) func(http.Handler) http.Handler {
 	}
 }
 
-func forwardedFor(r *http.Request, trusted []netip.Prefix) (from netip.Addr, ok bool) {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !contains(trusted, peer.Addr()) {
-		return from, false
+// withoutProxies is r without the headers of proxies.
+func withoutProxies(r *http.Request) *http.Request {
+	for _, name := range fromProxies {
+		if _, sent := r.Header[name]; !sent {
+			continue
+		}
+		bare := *r
+		bare.Header = r.Header.Clone()
+		for _, name := range fromProxies {
+			bare.Header.Del(name)
+		}
+		return &bare
 	}
+	return r
+}
+
+func forwardedFor(r *http.Request, trusted []netip.Prefix) (from netip.Addr, ok bool) {
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
 		a, err := parseHop(strings.TrimSpace(hop))

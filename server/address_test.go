@@ -46,6 +46,23 @@ func TestWhoseAddressCounts(t *testing.T) {
 		h.ServeHTTP(w, r)
 		require.Equal(t, tc.want, w.Body.String(), "%s for %v", tc.peer, tc.forwarded)
 	}
+
+	// So with what else proxies say.
+	trusted := c.TrustedProxies
+	c = complete(quiet())
+	c.TrustedProxies = trusted
+	c.RTC = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("X-Forwarded-Proto")+r.Header.Get("X-Forwarded-Prefix")+r.Header.Get("Accept"))
+	})
+	h = server.New(c).Handler()
+	for peer, want := range map[string]string{"127.0.0.1:5": "https/calls*/*", "192.0.2.1:5": "*/*"} {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/rtc", nil)
+		r.RemoteAddr = peer
+		r.Header = http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Prefix": {"/calls"}, "Accept": {"*/*"}}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		require.Equal(t, want, w.Body.String(), peer)
+	}
 }
 
 // TestTooOften: each door refuses in its own words; those of others stay open.

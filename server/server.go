@@ -76,7 +76,8 @@ type Config struct {
 
 	// CORSOrigins are the origins whose pages may call REST; "*" = any.
 	CORSOrigins []string
-	// TrustedProxies are the proxies whose X-Forwarded-For is believed.
+	// TrustedProxies are the proxies whose X-Forwarded-For, X-Forwarded-Proto and
+	// X-Forwarded-Prefix are believed.
 	TrustedProxies []netip.Prefix
 	// Joins limits the signalling routes, Requests limits Twirp; REST has its own limits.
 	// nil = no limit.

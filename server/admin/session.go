@@ -239,8 +239,8 @@ func (s *Sessions) renew(w http.ResponseWriter, r *http.Request, one *session, n
 	s.setCookie(w, r, text, one.Expires.Sub(now))
 }
 
-// secure tells whether r came over TLS. What a client says of that without a proxy holds
-// for its own cookie alone.
+// secure tells whether r came over TLS. The header is a trusted proxy's: it was taken away
+// from others.
 func (s *Sessions) secure(r *http.Request) bool {
 	return s.tls || r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -235,7 +236,10 @@ func (s *rest) pageOf(r *http.Request) string {
 	if s.Page != "" {
 		return s.Page
 	}
-	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
+	u := url.URL{Scheme: "http", Host: r.Host, Path: path.Join("/", r.Header.Get("X-Forwarded-Prefix"))}
+	if u.Path != "/" {
+		u.Path += "/"
+	}
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		u.Scheme = "https"
 	}

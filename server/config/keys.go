@@ -42,7 +42,7 @@ func Keys() []Key {
 		{"domain", Applied, "the name that leads to this server: it gets a certificate for it, by ACME, and serves all on TCP and UDP port 443, TURN included, unless other keys say otherwise"},
 		{"port", Applied, "TCP port of HTTP and WebSocket; 0 takes any free one"},
 		{"bind_addresses", Applied, "IP addresses to listen on, with every socket: HTTP, metrics and media; all if empty, loopback alone in development"},
-		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For` tells the client's address, as CIDR; loopback without it"},
+		{"trusted_proxies", Applied, "networks whose `X-Forwarded-For`, `-Proto` and `-Prefix` are believed, as CIDR; loopback without it"},
 		{"cors_origins", Applied, "origins whose pages may call `/v1`, such as `https://app.example`; all without it, none if `[]`. LiveKit's routes take every origin"},
 		{"keys", Applied, "API keys and their secrets, `key: secret`; secrets of 32 characters or more, with a warning of 16"},
 		{"key_file", Applied, "YAML file of more API keys, not readable by others"},
