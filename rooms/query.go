@@ -47,6 +47,15 @@ type SessionQuery struct {
 	Limit         int
 }
 
+// PresenceQuery asks for a page of the participants of all open rooms, in the order of their
+// rooms' ids and of their identities. Those that are expected back after a restart belong
+// to them.
+type PresenceQuery struct {
+	AfterRoomSID  string // the page begins after the participant of this room
+	AfterIdentity string // with this identity
+	Limit         int
+}
+
 // Ban keeps an identity out of every room of a name.
 type Ban struct {
 	RoomName  string
@@ -67,6 +76,8 @@ type History interface {
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	// ListSessions returns a page of a room's sessions.
 	ListSessions(ctx context.Context, q SessionQuery) ([]Session, error)
+	// ListPresent returns a page of the participants of all open rooms.
+	ListPresent(ctx context.Context, q PresenceQuery) ([]Session, error)
 	// PruneHistory deletes rooms that ended before endedBeforeMs, with their sessions: up
 	// to batch rows in all, a room after the last of its sessions. A result below batch
 	// means that there are no more.

@@ -88,6 +88,7 @@ func exercise(t *testing.T, s *Store) {
 	must(s.ListOpen(ctx, []string{"a"}))
 	must(s.Present(ctx, r.SID))
 	must(s.ListSessions(ctx, rooms.SessionQuery{}))
+	must(s.ListPresent(ctx, rooms.PresenceQuery{}))
 	_, _, err = s.CountRooms(ctx)
 	require.NoError(t, err)
 	for _, state := range []rooms.RoomState{rooms.RoomsOpen, rooms.RoomsEnded} {

@@ -171,3 +171,10 @@ func (s *Store) ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms
 		WHERE room_sid = ? AND (joined_ms, sid) > (?, ?) ORDER BY joined_ms, sid LIMIT ?`,
 		q.RoomSID, q.AfterJoinedMs, q.AfterSID, pageLimit(q.Limit))
 }
+
+// ListPresent returns a page of at most 1000 of the participants of all open rooms.
+func (s *Store) ListPresent(ctx context.Context, q rooms.PresenceQuery) ([]rooms.Session, error) {
+	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session INDEXED BY session_present
+		WHERE left_ms = 0 AND (room_sid, identity) > (?, ?) ORDER BY room_sid, identity LIMIT ?`,
+		q.AfterRoomSID, q.AfterIdentity, pageLimit(q.Limit))
+}

@@ -40,6 +40,7 @@ type Records interface {
 	GetBySID(ctx context.Context, sid string) (rooms.Record, error)
 	ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error)
 	ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error)
+	ListPresent(ctx context.Context, q rooms.PresenceQuery) ([]rooms.Session, error)
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
 }

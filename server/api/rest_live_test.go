@@ -281,6 +281,51 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, 400, h.status("GET", "/v1/rooms?created_after=yesterday", ""))
 }
 
+func TestParticipantsOfAllRooms(t *testing.T) {
+	h := open(t)
+	for i := range 5 {
+		h.mustJoin(fmt.Sprint("r", i%2), fmt.Sprint("Guest-", i))
+	}
+	h.mustJoin("r2", "ada")
+	h.mustJoin("gone", "Guest-9")
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/gone", ""))
+	find := func(query string) (found []string, pages int) {
+		t.Helper()
+		for cursor := ""; ; {
+			_, body := h.server("GET", "/v1/participants?"+query+cursor, "")
+			page := read[struct {
+				Found []struct {
+					Room        string
+					Participant struct{ Identity string }
+				}
+				NextCursor string `json:"next_cursor"`
+			}](t, body)
+			for _, one := range page.Found {
+				found = append(found, one.Room+" "+one.Participant.Identity)
+			}
+			if pages++; page.NextCursor == "" {
+				slices.Sort(found) // rooms have random ids
+				return found, pages
+			}
+			cursor = "&cursor=" + page.NextCursor
+		}
+	}
+	all := []string{"r0 Guest-0", "r0 Guest-2", "r0 Guest-4", "r1 Guest-1", "r1 Guest-3", "r2 ada"}
+	found, pages := find("")
+	require.Equal(t, all, found)
+	require.Equal(t, 1, pages)
+	found, pages = find("limit=2")
+	require.Equal(t, all, found)
+	require.Equal(t, 3, pages)
+	found, _ = find("limit=2&text=gUEST")
+	require.Equal(t, all[:5], found)
+	found, _ = find("text=nobody")
+	require.Empty(t, found)
+	require.Equal(t, 400, h.status("GET", "/v1/participants?cursor=!", ""))
+	resp, _ := h.ask("GET", "/v1/participants", h.token(&auth.VideoGrant{RoomList: true, RoomAdmin: true, Room: "r0"}), "", "")
+	require.Equal(t, 403, resp.StatusCode, "who may see one room does not see the others")
+}
+
 func TestParticipants(t *testing.T) {
 	h := open(t)
 	ada, bob := h.mustJoin("r", "ada/1"), h.mustJoin("r", "bob")

@@ -94,6 +94,12 @@ func (s *rest) participantOperations() []operation {
 	const tag = "participants"
 	return []operation{
 		{
+			method: get, path: "/participants", id: "findParticipants", tag: tag, grant: toOperate,
+			summary: "Who is in any room, also hidden, and also who is expected back after a restart: by the rooms' ids, and by identity.",
+			query:   pageParameters(parameter{name: "text", doc: "Participants whose identity or name contains this, in upper or lower case. A page looks at 2000 of them at most: it may hold fewer than limit, or none, and still have a next_cursor."}),
+			status:  http.StatusOK, answer: presencePage{}, handle: s.findParticipants,
+		},
+		{
 			method: get, path: onRoom + "/participants", id: "listParticipants", tag: tag, grant: toAdmin,
 			summary: "Who is in a room.",
 			status:  http.StatusOK, answer: participantList{}, handle: s.listParticipants,

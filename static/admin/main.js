@@ -5,6 +5,7 @@ import { call, get, Live, onSignedOut, Problem } from './api.js';
 import { now } from './now.js';
 import { rooms } from './rooms.js';
 import { room } from './room.js';
+import { people } from './people.js';
 import { ended, stay } from './history.js';
 import { webhooks } from './webhooks.js';
 import { events } from './events.js';
@@ -18,6 +19,7 @@ const screens = {
   now: { title: 'Now', show: now },
   rooms: { title: 'Rooms', show: rooms },
   room: { title: 'Room', show: room, under: 'rooms' },
+  people: { title: 'People', show: people },
   history: { title: 'History', show: ended },
   stay: { title: 'Ended room', show: stay, under: 'history' },
   webhooks: { title: 'Webhooks', show: webhooks },

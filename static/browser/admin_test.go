@@ -135,7 +135,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("an overview of the stream", `document.querySelectorAll('#lamps li').length === 4 && document.querySelectorAll('#newest li').length > 5`)
 
 	screens := [][2]string{
-		{"now", ""}, {"rooms", ""}, {"room", room}, {"room", "nobody's"}, {"history", ""}, {"stay", sid},
+		{"now", ""}, {"rooms", ""}, {"people", ""}, {"room", room}, {"room", "nobody's"}, {"history", ""}, {"stay", sid},
 		{"webhooks", ""}, {"events", ""}, {"refused", ""}, {"server", ""}, {"audit", ""},
 	}
 	for _, look := range []struct {
