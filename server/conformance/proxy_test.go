@@ -142,7 +142,7 @@ func TestBehindProxies(t *testing.T) {
 	var proxies []*proxy
 	for name, command := range map[string]func(*proxy, *testing.T, string) []string{"nginx": (*proxy).nginx, "caddy": (*proxy).caddy} {
 		if _, err := exec.LookPath(name); err != nil {
-			require.NotEqual(t, "true", os.Getenv("CI"), "%s is not installed", name)
+			require.False(t, os.Getenv("CI") == "true" && os.Getenv("PARLOR_TEST_WITHOUT_PROXIES") == "", "%s is not installed", name)
 			t.Logf("%s is not installed: it was not tried", name)
 			continue
 		}
