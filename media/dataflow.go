@@ -129,7 +129,7 @@ func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 		return
 	}
 	e.counters.dataHeldUp.Add(1)
-	w := stallWatch{least: int(e.cfg.DataStall.Seconds() * minDataRate), marks: map[*outChannel]*stallMark{}}
+	w := stallWatch{least: int64(e.cfg.DataStall.Seconds() * minDataRate), marks: map[*outChannel]*stallMark{}}
 	w.look(f.taken())
 	ticker := time.NewTicker(e.cfg.DataStall / stallLooks)
 	defer ticker.Stop()
@@ -151,15 +151,18 @@ const stallLooks = 10
 
 // stallWatch makes receivers reconnect that take less than least bytes over stallLooks.
 type stallWatch struct {
-	least int
+	least int64
 	marks map[*outChannel]*stallMark
 }
 
 // stallMark is the number of bytes that a receiver had taken a number of looks ago.
-type stallMark struct{ taken, looks int }
+type stallMark struct {
+	taken int64
+	looks int
+}
 
 // look goes through the receivers that a sender waits for.
-func (w *stallWatch) look(taken map[*outChannel]int) {
+func (w *stallWatch) look(taken map[*outChannel]int64) {
 	for o, n := range taken {
 		m := w.marks[o]
 		if m == nil || n-m.taken >= w.least {
@@ -174,9 +177,9 @@ func (w *stallWatch) look(taken map[*outChannel]int) {
 
 // taken is the number of bytes that each receiver of this flow's waiting messages has
 // taken.
-func (f *dataFlow) taken() map[*outChannel]int {
+func (f *dataFlow) taken() map[*outChannel]int64 {
 	f.mu.Lock()
-	all := make(map[*outChannel]int, len(f.at))
+	all := make(map[*outChannel]int64, len(f.at))
 	for o := range f.at {
 		all[o] = 0
 	}

@@ -19,17 +19,17 @@ type lateness struct {
 }
 
 type lateMessage struct {
-	end int // the bytes handed over with it and before it
+	end int64 // the bytes handed over with it and before it
 	at  time.Time
 }
 
 // handed notes that a message was handed over, with which end bytes have been.
-func (l *lateness) handed(end int, now time.Time) {
+func (l *lateness) handed(end int64, now time.Time) {
 	l.under = append(l.under, lateMessage{end, now})
 }
 
 // taken notes that the client has taken that many bytes of all.
-func (l *lateness) taken(bytes int, now time.Time) {
+func (l *lateness) taken(bytes int64, now time.Time) {
 	n := 0
 	for n < len(l.under) && l.under[n].end <= bytes {
 		l.trip(now.Sub(l.under[n].at), now)

@@ -31,8 +31,8 @@ func TestLateness(t *testing.T) {
 	require.Equal(t, 160*time.Millisecond, l.late(at(2500)))
 	l.taken(400, at(2500))
 	for n, ms := range []int{13000, 25000} {
-		l.handed(500+n, at(ms))
-		l.taken(500+n, at(ms+200))
+		l.handed(int64(500+n), at(ms))
+		l.taken(int64(500+n), at(ms+200))
 	}
 	l.handed(600, at(25300))
 	require.Zero(t, l.late(at(25500)), "a round trip of now")
@@ -40,7 +40,7 @@ func TestLateness(t *testing.T) {
 
 	for n := range maxLateMessages {
 		require.False(t, l.full())
-		l.handed(601+n, at(26000))
+		l.handed(int64(601+n), at(26000))
 	}
 	require.True(t, l.full())
 }

@@ -38,9 +38,9 @@ type outChannel struct {
 	ended bool         // for good: no more messages are sent
 	queue []outMessage // reliable messages that wait until the channel opens, or until SCTP takes more
 	bytes atomic.Int64 // bytes of queue; also read without mu
-	sent  int          // bytes handed to dc
+	sent  int64        // bytes handed to dc
 	under []int        // sizes of the messages, among those of sent, that are not known to be acknowledged
-	done  int          // bytes of the acknowledged messages
+	done  int64        // bytes of the acknowledged messages
 	late  lateness     // of a lossy channel with latest
 }
 
@@ -94,7 +94,7 @@ func (o *outChannel) end() {
 
 // dropLocked drops the queue.
 func (o *outChannel) dropLocked() {
-	o.p.engine.counters.reliableDropped.Add(uint64(len(o.queue)))
+	o.dropped(len(o.queue))
 	for _, m := range o.queue {
 		m.flow.release(o, m.payload)
 	}
@@ -102,14 +102,23 @@ func (o *outChannel) dropLocked() {
 	o.bytes.Store(0)
 }
 
+// dropped counts messages that are not sent.
+func (o *outChannel) dropped(n int) {
+	c := &o.p.engine.counters.reliableDropped
+	if o.lossy {
+		c = &o.p.engine.counters.lossyDropped
+	}
+	c.Add(uint64(n))
+}
+
 // taken is the number of bytes that the client has acknowledged.
-func (o *outChannel) taken() int {
+func (o *outChannel) taken() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.dc == nil {
 		return 0
 	}
-	return o.sent - int(o.dc.BufferedAmount()) // pion's count fits into memory
+	return o.sent - int64(o.dc.BufferedAmount())
 }
 
 func (o *outChannel) send(m outMessage) {
@@ -117,7 +126,7 @@ func (o *outChannel) send(m outMessage) {
 	defer o.mu.Unlock()
 	switch {
 	case o.ended:
-		o.p.engine.counters.reliableDropped.Add(1)
+		o.dropped(1)
 	case o.lossy:
 		o.sendLossyLocked(m)
 	case o.open && len(o.queue) == 0 && o.roomLocked():
@@ -129,22 +138,21 @@ func (o *outChannel) send(m outMessage) {
 
 // sendLossyLocked sends m at once, or drops it.
 func (o *outChannel) sendLossyLocked(m outMessage) {
-	c := &o.p.engine.counters
 	if !o.open {
-		c.lossyDropped.Add(1)
+		o.dropped(1)
 		return
 	}
 	buffered, now := o.dc.BufferedAmount(), time.Time{}
 	if o.latest > 0 {
 		now = time.Now()
-		o.late.taken(o.sent-int(buffered), now) // pion's count fits into memory
+		o.late.taken(o.sent-int64(buffered), now)
 	}
 	switch {
 	case buffered > o.most, o.late.full():
-		c.lossyDropped.Add(1)
+		o.dropped(1)
 		return
 	case buffered > minLateBuffered && o.late.late(now) > o.latest && o.latest > 0:
-		c.lossyLate.Add(1)
+		o.p.engine.counters.lossyLate.Add(1)
 		return
 	}
 	if o.writeLocked(m) && o.latest > 0 {
@@ -158,7 +166,7 @@ func (o *outChannel) allTaken(dc *webrtc.DataChannel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.dc == dc {
-		o.late.taken(o.sent-int(dc.BufferedAmount()), time.Now()) // pion's count fits into memory
+		o.late.taken(o.sent-int64(dc.BufferedAmount()), time.Now())
 	}
 }
 
@@ -175,7 +183,7 @@ func (o *outChannel) waitLocked(m outMessage) {
 	fits := o.bytes.Load()+size <= most
 	switch {
 	case m.flow == e.flow && e.early.Load() > e.cfg.MaxDataWaiting, !fits && !o.open:
-		e.counters.reliableDropped.Add(1)
+		o.dropped(1)
 	case !fits:
 		o.tooSlowLocked()
 	default:
@@ -188,10 +196,10 @@ func (o *outChannel) waitLocked(m outMessage) {
 
 // roomLocked reports whether SCTP should get more messages.
 func (o *outChannel) roomLocked() bool {
-	buffered := int(o.dc.BufferedAmount()) // pion's count fits into memory
+	buffered := int64(o.dc.BufferedAmount())
 	n := 0
-	for n < len(o.under) && o.done+o.under[n] <= o.sent-buffered {
-		o.done += o.under[n]
+	for n < len(o.under) && o.done+int64(o.under[n]) <= o.sent-buffered {
+		o.done += int64(o.under[n])
 		n++
 	}
 	o.under = o.under[n:]
@@ -244,12 +252,12 @@ func (o *outChannel) tooSlowLocked() {
 // writeLocked hands m to SCTP, and reports whether it was taken.
 func (o *outChannel) writeLocked(m outMessage) bool {
 	if err := o.dc.Send(m.payload); err != nil { // the channel closed, or the message is larger than the client accepts
-		o.p.engine.counters.reliableDropped.Add(1)
+		o.dropped(1)
 		o.p.log.Debug("data message not sent", "label", o.label, "bytes", len(m.payload), "error", err)
 		return false
 	}
 	size := max(1, len(m.payload)) // an empty message is sent as one byte (RFC 8831, section 6.6)
-	o.sent += size
+	o.sent += int64(size)
 	if !o.lossy {
 		o.under = append(o.under, size)
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -480,7 +481,8 @@ func (rs *Rooms) EndJob(ctx context.Context, room, id, workerID string, status l
 		}
 		j := r.agents.jobs[id]
 		if j == nil || j.Info.GetState().GetWorkerId() != workerID {
-			reply(struct{}{}, ErrNoJob)
+			// It may have ended by an earlier call, which could not be written yet.
+			r.afterWrites(func(err error) { reply(struct{}{}, cmp.Or(err, error(ErrNoJob))) })
 			return
 		}
 		r.finish(j, status, why, false, time.Now())

@@ -364,8 +364,8 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		events = r.takeUp(p, back, now)
 	} else if !dependent(p.info) {
 		r.rec.NumParticipants++
-	} else if p.info.GetPermission().GetRecorder() || p.info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
-		r.rec.ActiveRecording = true
+	} else if recorder(p.info) {
+		r.recorded(1)
 	}
 	p.info.State = livekit.ParticipantInfo_JOINED
 	return p, events

@@ -93,12 +93,13 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 
 // recount counts the participants, publishers and recorders again.
 func (r *Room) recount() {
-	r.rec.NumParticipants, r.rec.NumPublishers, r.rec.ActiveRecording = 0, 0, false
+	r.rec.NumParticipants, r.rec.NumPublishers = 0, 0
+	r.recorded(-r.recorders)
 	count := func(info *livekit.ParticipantInfo) {
 		if !dependent(info) {
 			r.rec.NumParticipants++
-		} else if info.GetPermission().GetRecorder() || info.GetKind() == livekit.ParticipantInfo_EGRESS { // old tokens
-			r.rec.ActiveRecording = true
+		} else if recorder(info) {
+			r.recorded(1)
 		}
 		if publishes(info) {
 			r.rec.NumPublishers++

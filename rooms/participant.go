@@ -65,12 +65,19 @@ func isAgent(info *livekit.ParticipantInfo) bool {
 
 // dependent reports whether the participant keeps no room open and is not counted.
 func dependent(info *livekit.ParticipantInfo) bool {
-	switch info.GetKind() {
-	case livekit.ParticipantInfo_AGENT, livekit.ParticipantInfo_EGRESS:
-		return true
-	}
-	perm := info.GetPermission()
-	return perm.GetAgent() || perm.GetRecorder() // old tokens say it this way
+	agent := info.GetKind() == livekit.ParticipantInfo_AGENT || info.GetPermission().GetAgent() // old tokens say it this way
+	return agent || recorder(info)
+}
+
+// recorder reports whether a participant records the room.
+func recorder(info *livekit.ParticipantInfo) bool {
+	return info.GetKind() == livekit.ParticipantInfo_EGRESS || info.GetPermission().GetRecorder() // old tokens say it this way
+}
+
+// recorded notes that so many more recorders are in the room, or expected back.
+func (r *Room) recorded(more int) {
+	r.recorders += more
+	r.rec.ActiveRecording = r.recorders > 0
 }
 
 func (p *Participant) hidden() bool { return p.info.GetPermission().GetHidden() }
@@ -153,8 +160,8 @@ func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) 
 	}
 	if !dependent(info) {
 		r.rec.NumParticipants--
-	} else if info.GetPermission().GetRecorder() || info.Kind == livekit.ParticipantInfo_EGRESS { // old tokens
-		r.rec.ActiveRecording = false
+	} else if recorder(info) {
+		r.recorded(-1)
 	}
 	info.Tracks, info.DataTracks = nil, nil
 	info.State = livekit.ParticipantInfo_DISCONNECTED

@@ -36,6 +36,7 @@ type Room struct {
 
 	participants map[string]*Participant // by identity
 	expected     map[string]*Session     // by identity: expected back after a restart
+	recorders    int                     // of both
 	seats        map[string]*seat        // by identity: held for participants that are moved here
 	tracks       map[string]*track       // by SID
 	dataTracks   map[string]*dataTrack   // by SID
@@ -219,6 +220,9 @@ func (r *Room) load() error {
 	r.stored, r.unread = rec, false
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
+		if recorder(present[i].Info) {
+			r.recorders++
+		}
 	}
 	r.departed = slices.DeleteFunc(latest, func(s Session) bool { return s.LeftMs == 0 })
 	r.awaitAgents()

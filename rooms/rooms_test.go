@@ -220,6 +220,33 @@ func TestMaxParticipantsCountsAllButDependents(t *testing.T) {
 	require.EqualValues(t, 2, h.one("pair").NumParticipants)
 }
 
+// TestARoomIsRecordedWhileARecorderIsThere, also one that is expected back.
+func TestARoomIsRecordedWhileARecorderIsThere(t *testing.T) {
+	h := newHouse(t)
+	recorder := func(r *rooms.JoinRequest) { r.Info.Kind = livekit.ParticipantInfo_EGRESS }
+	oldToken := func(r *rooms.JoinRequest) { r.Info.Permission = &livekit.ParticipantPermission{Recorder: true} }
+	h.join("tea", "ann")
+	require.False(t, h.one("tea").ActiveRecording)
+	first, second := h.join("tea", "first", recorder), h.join("tea", "second", oldToken)
+	require.True(t, h.one("tea").ActiveRecording)
+	leave := func(c *client) {
+		c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		h.flush("tea")
+	}
+	leave(first)
+	require.True(t, h.one("tea").ActiveRecording, "the second recorder is there")
+	leave(second)
+	require.False(t, h.one("tea").ActiveRecording)
+
+	h.join("tea", "first", recorder)
+	h.join("tea", "second", oldToken)
+	h.restart()
+	leave(h.join("tea", "second", oldToken))
+	require.True(t, h.one("tea").ActiveRecording, "the first recorder is expected back")
+	leave(h.join("tea", "first", recorder))
+	require.False(t, h.one("tea").ActiveRecording)
+}
+
 func TestAgentsDoNotKeepARoomOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t)

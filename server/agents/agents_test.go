@@ -2,6 +2,7 @@ package agents_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -273,6 +274,31 @@ func TestAnAgentThatHasDoneItsWorkHasNone(t *testing.T) {
 	b = all[1]
 	w.status(b.Job.Id, failed)
 	h.eventually("no successor", func() bool { return h.jobs("s")[failed] == 1 && h.jobs("s")[running] == 1 })
+}
+
+// TestAJobThatCannotBeEndedIsItsWorkers until its end is written, even if the worker goes.
+func TestAJobThatCannotBeEndedIsItsWorkers(t *testing.T) {
+	h := newHouse(t)
+	for _, goes := range []bool{false, true} {
+		room := fmt.Sprint("r", goes)
+		w := h.worker(named(room))
+		want(t, h, room, room)
+		h.person(room, "ada")
+		a := w.job(1)
+		ended := h.counter("parlor_agent_jobs_total", "succeeded")
+		h.dead.Store(true)
+		w.status(a.Job.Id, success)
+		w.status(a.Job.Id, success)
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{Timestamp: 8}}})
+		require.EqualValues(t, 8, w.expect().GetPong().GetLastTimestamp(), "it was read after the status")
+		require.Equal(t, ended, h.counter("parlor_agent_jobs_total", "succeeded"))
+		if goes {
+			w.conn.CloseNow()
+		}
+		h.dead.Store(false)
+		h.eventually("its end is not told", func() bool { return h.counter("parlor_agent_jobs_total", "succeeded") == ended+1 })
+		require.Equal(t, map[livekit.JobStatus]int{success: 1}, h.jobs(room))
+	}
 }
 
 // TestAPersonIsNoAgent: a person who joins under an identity that a worker has chosen is

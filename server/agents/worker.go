@@ -27,6 +27,8 @@ const (
 	pingTimeout  = 20 * time.Second
 	// A worker that sends faster is read more slowly.
 	messagesPerSecond, messagesBurst = 100, 1000
+	// endAgain is how long after a failure the end of a job is written again.
+	endAgain = time.Second
 	// mostJobs is how many jobs a worker may have.
 	mostJobs = 10_000
 	// silence is how long a worker that did not answer is asked only after the others.
@@ -58,6 +60,7 @@ type worker struct {
 	silentUntil time.Time                                     // until then it counts as silent
 	asked       map[string]chan *livekit.AvailabilityResponse // by job
 	jobs        map[string]string                             // names of the rooms, by job; nil once the worker has gone
+	ends        map[string]struct{}                           // those of jobs whose end is being written
 }
 
 // closing tells how a connection is closed.
@@ -71,7 +74,7 @@ func newWorker(h *Handler, ctx context.Context, conn *websocket.Conn, key string
 	return &worker{
 		h: h, id: guid.New("AW_"), key: key, conn: conn, done: done, cut: cut,
 		queue: make(chan *livekit.ServerMessage, queueLength), closed: make(chan closing, 1),
-		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string),
+		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string), ends: make(map[string]struct{}),
 	}
 }
 
@@ -318,6 +321,7 @@ func (w *worker) forget(jobID string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.jobs, jobID)
+	delete(w.ends, jobID)
 }
 
 // leaveJobs returns the worker's jobs as it goes, and takes no more.
@@ -327,12 +331,6 @@ func (w *worker) leaveJobs() map[string]string {
 	had := maps.Clone(w.jobs)
 	w.jobs = nil
 	return had
-}
-
-func (w *worker) room(jobID string) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.jobs[jobID]
 }
 
 // updateJob takes the worker's report on one of its jobs.
@@ -349,14 +347,51 @@ func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
 	if len(why) > mostWhy {
 		why = string([]rune(why[:mostWhy]))
 	}
-	err := w.h.rooms.EndJob(w.done, w.room(u.JobId), u.JobId, w.id, u.Status, why)
-	w.h.release(w, u.JobId)
-	if err != nil && !errors.Is(err, rooms.ErrNoJob) && !errors.Is(err, rooms.ErrNoRoom) {
-		w.log.Warn("cannot end a job", "job", u.JobId, "error", err)
+	room, twice := w.ending(u.JobId)
+	if twice {
 		return
 	}
-	w.h.metrics.ended(u.Status)
-	w.pool.freed()
+	end := func(ctx context.Context) error {
+		err := w.h.rooms.EndJob(ctx, room, u.JobId, w.id, u.Status, why)
+		if err != nil && !errors.Is(err, rooms.ErrNoJob) && !errors.Is(err, rooms.ErrNoRoom) {
+			return err
+		}
+		w.h.release(w, u.JobId)
+		w.h.metrics.ended(u.Status)
+		w.pool.freed()
+		return nil
+	}
+	if err := end(w.done); err != nil {
+		w.log.Warn("cannot end a job, trying again", "job", u.JobId, "error", err)
+		w.h.goes(func() { w.h.again(end) })
+	}
+}
+
+// again calls f once in endAgain until it succeeds, or until the handler closes.
+func (h *Handler) again(f func(context.Context) error) {
+	tick := time.NewTicker(endAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-h.life.Done():
+			return
+		}
+		if f(h.life) == nil {
+			return
+		}
+	}
+}
+
+// ending notes that the end of one of the worker's jobs is to be written, and returns the
+// job's room; twice if that was noted before.
+func (w *worker) ending(jobID string) (room string, twice bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, twice = w.ends[jobID]; !twice {
+		w.ends[jobID] = struct{}{}
+	}
+	return w.jobs[jobID], twice
 }
 
 // migrate adopts the jobs of the worker's earlier connection that it still has.
