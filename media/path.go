@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/pion/ice/v4"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/downlink"
@@ -32,9 +33,52 @@ func (p *Peer) followPath(t *transport) {
 		return
 	}
 	t.watchPath()
-	if !t.down.Follow(t.way(pair)) {
+	way := t.way(pair)
+	if to := t.moved.Load(); to != nil {
+		way = t.wayTo(pair, *to)
+	}
+	if !t.down.Follow(way) {
 		p.needsReconnect("media can no longer go where ICE leads")
 	}
+}
+
+// clientMoved follows a client whose packets come from another address, because a NAT or a
+// network has given it that: the client itself does not know, so ICE does not restart.
+// Media goes there at once, and all else once ICE has selected the pair, with the client's
+// next check.
+func (p *Peer) clientMoved(t *transport, to, local netip.AddrPort) {
+	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return // ICE has not begun
+	}
+	now, ok := srtpout.RemoteOf(pair)
+	if !ok || now.Addr().Is4() != to.Addr().Is4() {
+		return
+	}
+	conn := t.sock.local(pair.Local)
+	if conn == nil {
+		return
+	}
+	if a := conn.LocalAddr().(*net.UDPAddr).AddrPort(); netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) != local {
+		return
+	}
+	if t.moved.Store(&to); now == to {
+		t.moved.Store(nil)
+	}
+	if t.down.Chosen() {
+		p.followPath(t)
+	}
+}
+
+// movedTo reports whether a remote candidate of ICE is where the client has moved. It runs
+// when a request from there has been authenticated.
+func (t *transport) movedTo(remote ice.Candidate) bool {
+	to := t.moved.Load()
+	if to == nil || !remote.NetworkType().IsUDP() || remote.Port() != int(to.Port()) {
+		return false
+	}
+	addr, err := netip.ParseAddr(remote.Address())
+	return err == nil && addr.Unmap() == to.Addr()
 }
 
 // watchPath tells the downlink of packets that a TCP connection drops on the present path,
@@ -69,6 +113,11 @@ func (t *transport) way(pair *webrtc.ICECandidatePair) downlink.Way {
 	if !ok {
 		return downlink.Way{}
 	}
+	return t.wayTo(pair, remote)
+}
+
+// wayTo is the conn of a candidate pair over UDP, and another remote address.
+func (t *transport) wayTo(pair *webrtc.ICECandidatePair, remote netip.AddrPort) downlink.Way {
 	conn := t.sock.local(pair.Local)
 	if conn == nil {
 		return downlink.Way{}

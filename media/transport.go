@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
+	"sync/atomic"
 
+	"github.com/pion/ice/v4"
 	"github.com/pion/rtcp"
+	"github.com/pion/stun/v4"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/downlink"
@@ -20,7 +24,7 @@ import (
 const maxCandidates = 128
 
 // transport is one peer connection and its negotiation. It belongs to its peer's loop,
-// except for the ingress.
+// except for the ingress and moved.
 type transport struct {
 	role    role
 	side    Connection
@@ -33,6 +37,10 @@ type transport struct {
 	capture srtpout.Capture
 	intake  *intake
 	log     *slog.Logger
+
+	// moved is the address from which the client's packets come, while ICE still leads to
+	// another; nil: there is none. The loop writes it, and ICE reads it.
+	moved atomic.Pointer[netip.AddrPort]
 
 	state         webrtc.PeerConnectionState
 	everConnected bool
@@ -73,11 +81,14 @@ const (
 func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	in := newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	intake := &intake{in: in, buffers: &p.engine.parcels, counters: &p.engine.counters}
-	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take)
+	var t *transport
+	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take, func(to, local netip.AddrPort) {
+		p.post(func() { p.clientMoved(t, to, local) }) // t is known before ICE begins
+	})
 	if err != nil {
 		return nil, err
 	}
-	t := &transport{
+	t = &transport{
 		role: r, side: side, sock: sock, ingress: in, intake: intake,
 		log: p.log.With("target", side.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
@@ -88,6 +99,9 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.down.CountIn(&p.engine.paths)
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback = t.down.Feedback
+	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
+		return t.movedTo(remote)
+	})
 	settings.BufferFactory = t.ingress.buffer
 	t.capture.Install(&settings)
 	settings.DisableMediaEngineCopy(true) // the media engine is made for this transport alone
@@ -127,7 +141,10 @@ func (p *Peer) watch(t *transport) {
 		p.post(func() { p.stateChanged(t, t.pc.ConnectionState()) })
 	})
 	t.pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) {
-		p.post(func() { p.followPath(t) })
+		p.post(func() {
+			t.moved.Store(nil)
+			p.followPath(t)
+		})
 	})
 	t.pc.OnTrack(func(track *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 		p.post(func() { p.remoteStream(t, track, receiver) })

@@ -93,6 +93,20 @@ func (r *Relay) TakeDown() Traffic { return r.down.take() }
 // TakeUp returns the traffic to the server since the last call.
 func (r *Relay) TakeUp() Traffic { return r.up.take() }
 
+// Rebind gives each client another socket towards the server, as a NAT does that has lost
+// its mapping: the server sees the client at a new port, and what it sends to the former
+// one goes nowhere.
+func (r *Relay) Rebind() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var err error
+	for from, c := range r.clients {
+		err = errors.Join(err, c.Close())
+		delete(r.clients, from) // the next packet opens another
+	}
+	return err
+}
+
 // Close ends the relay. Packets under way are lost.
 func (r *Relay) Close() error {
 	r.mu.Lock()

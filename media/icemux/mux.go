@@ -138,10 +138,10 @@ func (m *Mux) GetListenAddresses() []net.Addr {
 // address. It is made if there is none. The conn must be closed; the session ends
 // with the last of its conns.
 func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, nil)
+	return m.getConn(ufrag, local, nil, nil)
 }
 
-func (m *Mux) getConn(ufrag string, local net.Addr, h Handler) (net.PacketConn, error) {
+func (m *Mux) getConn(ufrag string, local net.Addr, h Handler, moved Moved) (net.PacketConn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -149,7 +149,7 @@ func (m *Mux) getConn(ufrag string, local net.Addr, h Handler) (net.PacketConn, 
 	}
 	for _, p := range m.ports {
 		if p.local.String() == local.String() {
-			return p.open(ufrag, h)
+			return p.open(ufrag, h, moved)
 		}
 	}
 	return nil, fmt.Errorf("no socket has the local address %v", local)
@@ -192,17 +192,24 @@ func (m *Mux) Has(ufrag string) bool {
 // only.
 type Handler func(packet []byte) (taken bool)
 
-// For is the Mux for the agents of one transport, whose sessions have that Handler.
-func (m *Mux) For(h Handler) ice.UDPMux { return handled{m, h} }
+// Moved is called when a client's packets come to a local address from another address
+// than before, from which a request was authenticated. It runs as a Handler does, or on a
+// goroutine of the agent.
+type Moved func(to, local netip.AddrPort)
+
+// For is the Mux for the agents of one transport, whose sessions have that Handler. moved
+// may be nil.
+func (m *Mux) For(h Handler, moved Moved) ice.UDPMux { return handled{m, h, moved} }
 
 type handled struct {
 	*Mux
 	handler Handler
+	moved   Moved
 }
 
 // GetConn implements ice.UDPMux.
 func (m handled) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, m.handler)
+	return m.getConn(ufrag, local, m.handler, m.moved)
 }
 
 func (m *Mux) snapshot() []*port {
@@ -259,7 +266,7 @@ func (p *port) session(ufrag string) *session {
 	return p.sessions[ufrag]
 }
 
-func (p *port) open(ufrag string, h Handler) (net.PacketConn, error) {
+func (p *port) open(ufrag string, h Handler, moved Moved) (net.PacketConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -267,7 +274,7 @@ func (p *port) open(ufrag string, h Handler) (net.PacketConn, error) {
 	}
 	s := p.sessions[ufrag]
 	if s == nil {
-		s = newSession(p, ufrag, h)
+		s = newSession(p, ufrag, h, moved)
 		p.sessions[ufrag] = s
 	}
 	s.conns++
@@ -348,7 +355,11 @@ func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
 	}
 	p.mu.Lock()
 	s := p.owners[src]
+	moved := s != nil && s.heardLocked(src)
 	p.mu.Unlock()
+	if moved && s.moved != nil {
+		s.moved(src, canonical(p.local.AddrPort()))
+	}
 	switch {
 	case s == nil:
 		p.cfg.Counters.Unknown.Add(1)
@@ -368,9 +379,13 @@ func (p *port) sessionOfSTUN(m *stunMessage, src netip.AddrPort, now time.Time) 
 	var s *session
 	switch m.class {
 	case classRequest:
-		if s = p.sessions[string(m.ufrag())]; s != nil && s.sourceLocked(src, now) == nil {
-			p.cfg.Counters.Sources.Add(1)
-			return nil
+		if s = p.sessions[string(m.ufrag())]; s != nil {
+			from := s.sourceLocked(src, now)
+			if from == nil {
+				p.cfg.Counters.Sources.Add(1)
+				return nil
+			}
+			from.nominate = m.nominates()
 		}
 	case classIndication:
 		s = p.owners[src]

@@ -50,7 +50,7 @@ func (r *rig) session(ufrag string) net.PacketConn {
 // handled is a session whose RTP and RTCP h sees first.
 func (r *rig) handled(ufrag string, h Handler) net.PacketConn {
 	r.t.Helper()
-	c, err := r.mux.For(h).GetConn(ufrag, r.local)
+	c, err := r.mux.For(h, nil).GetConn(ufrag, r.local)
 	require.NoError(r.t, err)
 	return c
 }

@@ -30,6 +30,11 @@ const (
 	requestAge = 10 * time.Second
 	// maxRequests bounds the requests that wait at a time.
 	maxRequests = 512
+	// enoughToMove is how many packets in a row tell that a client talks from another
+	// address: late ones from the former may be among its first.
+	enoughToMove = 3
+	// betweenChecks tells two checks from two copies, or quick repetitions, of one.
+	betweenChecks = 250 * time.Millisecond
 	// maxQueued bounds the packets that a session's reader has not read: a second
 	// of high-definition video.
 	maxQueued = 1024
@@ -45,12 +50,20 @@ type session struct {
 	port    *port
 	ufrag   string
 	handler Handler // sees RTP and RTCP first; nil: nobody does
+	moved   Moved   // nil: nobody needs to know
 
 	// The port's mu guards the following.
 	conns    int // not closed yet
 	sources  map[netip.AddrPort]*source
 	ever     int           // sources that the agent has answered
 	requests []sentRequest // that wait for a response, oldest first
+
+	// Where the client is:
+	talks     netip.AddrPort // from where its packets other than STUN come
+	rival     netip.AddrPort // from where the last packet came instead
+	rivals    int            // how many of these, with none from talks since
+	checks    int            // how many of these were requests
+	checkedAt time.Time      // the first one
 
 	// mu guards the queue; the port's mu may be held when it is taken.
 	mu         sync.Mutex
@@ -67,6 +80,7 @@ type source struct {
 	seen     time.Time
 	answered bool // the agent has answered a request: its integrity was right
 	reached  bool // a request of ours to there was answered from there
+	nominate bool // its last request nominates the pair
 }
 
 type sentRequest struct {
@@ -85,9 +99,9 @@ type datagram struct {
 // datagrams is shared by all sessions.
 var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool has no state
 
-func newSession(p *port, ufrag string, h Handler) *session {
+func newSession(p *port, ufrag string, h Handler, moved Moved) *session {
 	return &session{
-		port: p, ufrag: ufrag, handler: h, sources: map[netip.AddrPort]*source{},
+		port: p, ufrag: ufrag, handler: h, moved: moved, sources: map[netip.AddrPort]*source{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -127,17 +141,19 @@ func (s *session) dropSourceLocked(now time.Time) (dropped bool) {
 	return dropped
 }
 
-// answeredLocked follows the agent's answer to a request from addr.
-func (s *session) answeredLocked(addr netip.AddrPort) {
+// answeredLocked follows the agent's answer to a request from addr, and reports whether
+// the client has moved there.
+func (s *session) answeredLocked(addr netip.AddrPort, now time.Time) (moved bool) {
 	src := s.sources[addr]
 	if src == nil {
-		return
+		return false
 	}
 	if !src.answered {
 		src.answered = true
 		s.ever++
 	}
 	s.ownLocked(addr, src)
+	return s.port.owners[addr] == s && s.checkedLocked(addr, src.nominate, now)
 }
 
 // reachedLocked follows a response from addr to a request of the session's.
@@ -169,6 +185,55 @@ func (s *session) askedLocked(id transaction, now time.Time) {
 	s.requests = append(s.requests[:0], s.requests[over:]...)
 	s.requests = append(s.requests, sentRequest{id, now})
 	s.port.asked[id] = s
+}
+
+// heardLocked follows a packet other than STUN from a source that the session owns, and
+// reports whether the client has moved there. A client talks from one address at a time,
+// and a NAT or a network may change that without the client's notice.
+func (s *session) heardLocked(src netip.AddrPort) (moved bool) {
+	if !s.talks.IsValid() {
+		s.talks = src
+	}
+	return s.rivalsLocked(src) && s.rivals >= enoughToMove && s.moveLocked(src)
+}
+
+// checkedLocked follows a request of the client's that the agent has answered, so that its
+// integrity was right, and reports whether the client has moved there. A client checks the
+// pair on which it talks at least as often as others, and nominates no other. Where it
+// receives nothing any more, nothing but checks may come from it.
+func (s *session) checkedLocked(src netip.AddrPort, nominated bool, now time.Time) (moved bool) {
+	if !s.talks.IsValid() || !s.rivalsLocked(src) {
+		return false
+	}
+	s.checks++
+	if s.checks == 1 {
+		s.checkedAt = now
+	}
+	return (nominated || s.checks > 1 && now.Sub(s.checkedAt) >= betweenChecks) && s.moveLocked(src)
+}
+
+// rivalsLocked counts a packet that does not come from where the client talks; false if it
+// does.
+func (s *session) rivalsLocked(src netip.AddrPort) bool {
+	switch {
+	case src == s.talks:
+		s.rivals, s.checks = 0, 0
+		return false
+	case src != s.rival || s.rivals == 0:
+		s.rival, s.rivals, s.checks = src, 0, 0
+	}
+	s.rivals++
+	return true
+}
+
+// moveLocked has the client talk from src. An address of another host must have answered a
+// request, or a client could have media sent to somebody else.
+func (s *session) moveLocked(src netip.AddrPort) bool {
+	if known := s.sources[src]; src.Addr() != s.talks.Addr() && (known == nil || !known.reached) {
+		return false
+	}
+	s.talks, s.rivals, s.checks = src, 0, 0
+	return true
 }
 
 // push queues a packet for the session's reader.
@@ -301,14 +366,18 @@ func (s *session) note(m *stunMessage, to netip.AddrPort) bool {
 		p.cfg.Counters.Own.Add(1)
 		return false
 	}
+	now, moved := time.Now(), false
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	switch m.class {
 	case classSuccess:
-		s.answeredLocked(to)
+		moved = s.answeredLocked(to, now)
 	case classRequest:
-		s.askedLocked(m.id, time.Now())
+		s.askedLocked(m.id, now)
 	default:
+	}
+	p.mu.Unlock()
+	if moved && s.moved != nil {
+		s.moved(to, canonical(p.local.AddrPort()))
 	}
 	return true
 }

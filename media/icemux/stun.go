@@ -22,6 +22,7 @@ const (
 	stunHeader   = 20
 	stunCookie   = 0x2112a442
 	attrUsername = 0x0006
+	attrNominate = 0x0025 // USE-CANDIDATE
 )
 
 // stunMessage has the fields of a STUN message that dispatching needs.
@@ -46,18 +47,30 @@ func parseSTUN(p []byte) (m stunMessage, ok bool) {
 	return m, true
 }
 
-// ufrag returns the receiver's part of the USERNAME attribute, or nil.
-func (m *stunMessage) ufrag() []byte {
+// attribute returns the value of the first attribute of a type.
+func (m *stunMessage) attribute(of uint16) (value []byte, ok bool) {
 	for rest := m.attrs; len(rest) >= 4; {
 		size := int(binary.BigEndian.Uint16(rest[2:]))
 		if size > len(rest)-4 {
-			return nil
+			return nil, false
 		}
-		if binary.BigEndian.Uint16(rest) == attrUsername {
-			local, _, _ := bytes.Cut(rest[4:4+size], []byte{':'})
-			return local
+		if binary.BigEndian.Uint16(rest) == of {
+			return rest[4 : 4+size], true
 		}
 		rest = rest[min(4+(size+3)&^3, len(rest)):]
 	}
-	return nil
+	return nil, false
+}
+
+// ufrag returns the receiver's part of the USERNAME attribute, or nil.
+func (m *stunMessage) ufrag() []byte {
+	name, _ := m.attribute(attrUsername)
+	local, _, _ := bytes.Cut(name, []byte{':'})
+	return local
+}
+
+// nominates reports whether the message has the USE-CANDIDATE attribute.
+func (m *stunMessage) nominates() bool {
+	_, ok := m.attribute(attrNominate)
+	return ok
 }
