@@ -230,8 +230,8 @@ const (
 	usersPath   = "/usr/lib/sysusers.d/parlor.conf"
 )
 
-// afterInstall makes the user, the folders and a configuration with a new key. It does not
-// start the server, which has no name yet.
+// afterInstall makes the user and the folders. The configuration is left to parlor init, which
+// is told the server's name.
 const afterInstall = `#!/bin/sh
 set -e
 [ "$1" = configure ] || exit 0
@@ -241,10 +241,14 @@ elif ! getent passwd parlor >/dev/null; then
 	useradd --system --user-group --no-create-home --home-dir /var/lib/parlor --shell /usr/sbin/nologin parlor
 fi
 install -d -m 0750 -o parlor -g parlor /etc/parlor /var/lib/parlor
-if [ ! -e /etc/parlor/parlor.yaml ]; then
-	parlor init --config /etc/parlor/parlor.yaml --database /var/lib/parlor/parlor.db
-	chown parlor:parlor /etc/parlor/parlor.yaml
-fi
+[ -e /etc/parlor/parlor.yaml ] || cat <<'END'
+
+  Parlor has no configuration yet. With the name that leads to this machine:
+
+    parlor init --install --domain calls.example.com
+    systemctl enable --now parlor
+
+END
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	[ -z "$2" ] || systemctl try-restart parlor.service # an upgrade
@@ -255,6 +259,16 @@ const beforeRemove = `#!/bin/sh
 set -e
 [ "$1" = remove ] || exit 0
 [ ! -d /run/systemd/system ] || systemctl disable --now parlor.service
+`
+
+// afterRemove takes the configuration away, and leaves the rooms and certificates.
+const afterRemove = `#!/bin/sh
+set -e
+[ "$1" = purge ] || exit 0
+rm -f /etc/parlor/parlor.yaml
+[ ! -d /etc/parlor ] || rmdir --ignore-fail-on-non-empty /etc/parlor
+[ ! -d /var/lib/parlor ] || rmdir --ignore-fail-on-non-empty /var/lib/parlor
+[ ! -d /var/lib/parlor ] || echo "the database stays in /var/lib/parlor"
 `
 
 func (r *release) debian(ctx context.Context, t target) error {
@@ -284,11 +298,12 @@ func (r *release) debian(ctx context.Context, t target) error {
 	if !bytes.Contains(unit, []byte("ExecStart="+initPath+" ")) {
 		return errors.New("the unit of parlor init does not start " + initPath)
 	}
-	var errs [3]error
-	paths := [3]string{}
+	var errs [4]error
+	paths := [4]string{}
 	paths[0], errs[0] = write("parlor.service", bytes.ReplaceAll(unit, []byte(initPath), []byte(packagePath)))
 	paths[1], errs[1] = write("postinst", []byte(afterInstall))
 	paths[2], errs[2] = write("prerm", []byte(beforeRemove))
+	paths[3], errs[3] = write("postrm", []byte(afterRemove))
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -306,7 +321,7 @@ func (r *release) debian(ctx context.Context, t target) error {
 				file(filepath.Join(r.root, "server/program/licenses.txt"), "/usr/share/doc/parlor/copyright", 0o644),
 				file(filepath.Join(r.root, "README.md"), "/usr/share/doc/parlor/README.md", 0o644),
 			},
-			Scripts: nfpm.Scripts{PostInstall: paths[1], PreRemove: paths[2]},
+			Scripts: nfpm.Scripts{PostInstall: paths[1], PreRemove: paths[2], PostRemove: paths[3]},
 		},
 	})
 	packager, err := nfpm.Get("deb")

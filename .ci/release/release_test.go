@@ -83,6 +83,7 @@ func testPackage(t *testing.T, file string) {
 	run(t, "dpkg-deb", "--control", file, scripts)
 	run(t, "sh", "-n", filepath.Join(scripts, "postinst"))
 	run(t, "sh", "-n", filepath.Join(scripts, "prerm"))
+	run(t, "sh", "-n", filepath.Join(scripts, "postrm"))
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Log("there is no systemd-analyze here: the unit is not verified")
 		return

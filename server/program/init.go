@@ -47,9 +47,10 @@ const (
 	socketFile     = "/etc/systemd/system/parlor.socket"
 	usersFile      = "/etc/sysusers.d/parlor.conf"
 	ownersFile     = "/etc/tmpfiles.d/parlor.conf"
+	packageUnit    = "/usr/lib/systemd/system/parlor.service" // of the Debian package
 )
 
-// unit is the systemd service. Its watchdog is patient, because a stalled disk holds up
+// unit is the systemd service. A small Debian has no kill but its shell's. Its watchdog is patient, because a stalled disk holds up
 // the writer and must not end calls.
 const unit = `[Unit]
 Description=Parlor, a WebRTC conference server
@@ -59,7 +60,7 @@ After=network-online.target
 [Service]
 Type=notify
 ExecStart=` + installedPath + ` --config ` + installedConfig + `
-ExecReload=/bin/kill -HUP $MAINPID
+ExecReload=/bin/sh -c "kill -HUP $MAINPID"
 User=` + serverUser + `
 Group=` + serverUser + `
 StateDirectory=parlor
@@ -284,10 +285,7 @@ func (r *initRequest) do(ctx context.Context, text string) error {
 	if err := r.inviteHost(ctx); err != nil {
 		return err
 	}
-	if err := r.installProgram(); err != nil {
-		return err
-	}
-	if err := r.write(filepath.Join(r.root, unitFile), unit, 0o644); err != nil {
+	if err := r.installUnit(); err != nil {
 		return err
 	}
 	if !r.socket {
@@ -556,6 +554,19 @@ func (r *initRequest) makeUser(ctx context.Context) error {
 		return fmt.Errorf("make the user %s: %w: %s", serverUser, err, strings.TrimSpace(string(out)))
 	}
 	return r.say("made", "", what)
+}
+
+// installUnit makes the unit and the program that it starts, unless a package has brought
+// both.
+func (r *initRequest) installUnit() error {
+	packaged := filepath.Join(r.root, packageUnit)
+	if _, err := os.Lstat(packaged); err == nil {
+		return r.keep(packaged)
+	}
+	if err := r.installProgram(); err != nil {
+		return err
+	}
+	return r.write(filepath.Join(r.root, unitFile), unit, 0o644)
 }
 
 // installProgram copies this program to the path in the unit.

@@ -158,7 +158,7 @@ func TestCommandInitInstalls(t *testing.T) {
 	require.NoError(t, err)
 	for _, line := range []string{
 		"Type=notify", "WatchdogSec=120", "NoNewPrivileges=yes", "ProtectSystem=strict", "StateDirectory=parlor", "LimitNOFILE=1048576",
-		"AmbientCapabilities=CAP_NET_BIND_SERVICE", "ExecStart=/usr/local/bin/parlor --config /etc/parlor/parlor.yaml",
+		`ExecReload=/bin/sh -c "kill -HUP $MAINPID"`, "AmbientCapabilities=CAP_NET_BIND_SERVICE", "ExecStart=/usr/local/bin/parlor --config /etc/parlor/parlor.yaml",
 	} {
 		require.Contains(t, string(text), "\n"+line+"\n")
 	}
@@ -174,6 +174,21 @@ func TestCommandInitInstalls(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(text))
 	require.Equal(t, cfg.Keys, initialised(t, filepath.Join(root, installedConfig)).Keys)
+}
+
+// TestCommandInitCompletesAPackage has the configuration and the first host's link as its
+// result, where a package has brought program and unit.
+func TestCommandInitCompletesAPackage(t *testing.T) {
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, filepath.Dir(packageUnit)), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, packageUnit), []byte("[Unit]\n"), 0o600))
+	status, out, errs := command(t, nil, "init", "--install", "--root", root, "--domain", "calls.example.com")
+	require.Zero(t, status, errs)
+	require.Contains(t, out, "#invite=IN_")
+	require.Equal(t, "calls.example.com", initialised(t, filepath.Join(root, installedConfig)).Domain)
+	require.FileExists(t, filepath.Join(root, installedState, "parlor.db"))
+	require.NoFileExists(t, filepath.Join(root, unitFile), "it would go over the package's")
+	require.NoFileExists(t, filepath.Join(root, installedPath))
 }
 
 // folderOf is the content of a folder.
