@@ -11,7 +11,7 @@ const (
 	maxFlowWaiting = 8 << 20   // bytes of one sender; above, its client waits
 	maxDataWaiting = 256 << 20 // bytes of all senders; above, each has one message under way at a time
 	crowdedQueue   = 8 << 20   // bytes that wait for one receiver; above, each sender of some of them waits
-	minDataRate    = 12_500    // bytes per second that a receiver must take while a sender waits for it
+	minDataRate    = 12_500    // bytes per second that a receiver must take while a sender waits for it, without Config.SlowThreshold
 
 	messageOverhead = 64 // counted for a message on top of its bytes
 )
@@ -20,7 +20,8 @@ const (
 // sender that is much faster than its receivers is made to wait: the server stops reading
 // its data channels, so that SCTP's flow control (RFC 9260, section 6.2) slows the
 // client. A receiver that makes a sender wait and takes less than minDataRate must
-// reconnect, so that no sender waits for a dead receiver.
+// reconnect, so that no sender waits for a dead receiver. With Config.SlowThreshold one
+// that takes less than that loses what waits for it instead, as LiveKit does it.
 //
 // Making a client wait has a price. SCTP has one receive window for all channels of a
 // client, and messages that SCTP acknowledged but that were not read are lost if the
@@ -129,7 +130,11 @@ func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 		return
 	}
 	e.counters.dataHeldUp.Add(1)
-	w := stallWatch{least: int64(e.cfg.DataStall.Seconds() * minDataRate), marks: map[*outChannel]*stallMark{}}
+	rate := float64(minDataRate)
+	if e.cfg.SlowThreshold > 0 {
+		rate = float64(e.cfg.SlowThreshold) / 8
+	}
+	w := stallWatch{least: int64(e.cfg.DataStall.Seconds() * rate), marks: map[*outChannel]*stallMark{}}
 	w.look(f.taken())
 	ticker := time.NewTicker(e.cfg.DataStall / stallLooks)
 	defer ticker.Stop()
@@ -145,11 +150,11 @@ func (f *dataFlow) wait(e *Engine, stop <-chan struct{}) {
 	}
 }
 
-// stallLooks is how many times a receiver is looked at before it must reconnect. The
+// stallLooks is how many times a receiver is looked at before it is too slow. The
 // clock alone does not decide, because it also runs while this process is suspended.
 const stallLooks = 10
 
-// stallWatch makes receivers reconnect that take less than least bytes over stallLooks.
+// stallWatch finds receivers too slow that take less than least bytes over stallLooks.
 type stallWatch struct {
 	least int64
 	marks map[*outChannel]*stallMark
@@ -171,6 +176,7 @@ func (w *stallWatch) look(taken map[*outChannel]int64) {
 		}
 		if m.looks++; m.looks >= stallLooks {
 			o.tooSlow()
+			delete(w.marks, o)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type guest struct {
 	got      atomic.Int64 // numbered messages, in order
 	small    atomic.Int64 // others
 	each     func()       // called before a message is handled; nil: nothing
+	loses    atomic.Bool  // messages may be missing
 }
 
 // Data implements rooms.PeerEvents.
@@ -100,7 +101,11 @@ func (g *guest) take(b []byte) {
 	}
 	if len(b) != floodMessage {
 		g.small.Add(1)
-	} else if n := int64(binary.BigEndian.Uint64(b)); n != g.got.Add(1) {
+	} else if n := int64(binary.BigEndian.Uint64(b)); g.loses.Load() {
+		if n <= g.got.Swap(n) {
+			g.t.Errorf("message %d came late", n)
+		}
+	} else if n != g.got.Add(1) {
 		g.t.Errorf("message %d came as number %d", n, g.got.Load())
 	}
 }
@@ -175,6 +180,46 @@ func TestDeadReceiverHoldsNobodyUpForEver(t *testing.T) {
 	require.EqualValues(t, 1, e.Stats().SlowReliable)
 	require.EqualValues(t, 1, e.Stats().NeedsReconnect)
 	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
+}
+
+// With a threshold a receiver that takes less loses data, stays connected, and gets what comes
+// once it takes more. The others get all.
+func TestReceiverBelowTheThresholdLosesData(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) {
+		c.DataStall, c.MaxFlowWaiting, c.SlowThreshold = time.Second/2, floodBound, 100_000
+	})
+	h := &hall{t: t, e: e}
+	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
+	wake := make(chan struct{})
+	begin := sync.OnceFunc(func() { close(wake) })
+	slow := h.enter("PA_c", func() { <-wake })
+	slow.loses.Store(true)
+	t.Cleanup(begin) // before the close of the client, which waits for it
+	const sent = 24  // more than SCTP and the server keep
+	a.flood(sent)
+	b.gets(sent)
+	s := e.Stats()
+	require.NotZero(t, s.ReliableSlow)
+	require.Zero(t, s.SlowReliable)
+	require.Zero(t, s.NeedsReconnect)
+	require.LessOrEqual(t, s.DataWaiting, int64(floodBound+2*rooms.MaxDataPacket))
+
+	begin()
+	require.NoError(t, a.reliable.Send([]byte("small")))
+	require.Eventually(t, func() bool { return slow.small.Load() == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return e.Stats().DataWaiting == 0 }, patience, time.Millisecond)
+	require.Less(t, int(s.ReliableSlow), sent)
+}
+
+// A receiver above the threshold loses nothing, however slow it is beside the sender.
+func TestReceiverAboveTheThresholdGetsEverything(t *testing.T) {
+	e := newTestEngine(t, func(c *Config) { c.MaxFlowWaiting, c.SlowThreshold = floodBound, 1000 })
+	h := &hall{t: t, e: e}
+	a := h.enter("PA_a", nil)
+	slow := h.enter("PA_b", func() { time.Sleep(5 * time.Millisecond) })
+	a.flood(floodCount)
+	slow.gets(floodCount)
+	require.Zero(t, e.Stats().ReliableSlow)
 }
 
 // A receiver that is slower than the sender gets all data in order, even when the server

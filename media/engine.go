@@ -75,9 +75,13 @@ type Config struct {
 	JoinTimeout        time.Duration // 60 s to connect for the first time
 	NegotiationTimeout time.Duration // 15 s for an answer to our offer
 
-	// DataStall is how long a receiver may take next to no reliable data while a sender
-	// waits for it; 0 is 10 s. Then the receiver must reconnect.
+	// DataStall is how long a receiver may take too little reliable data while a sender
+	// waits for it; 0 is 10 s, and 2 s with SlowThreshold.
 	DataStall time.Duration
+	// SlowThreshold is the bit rate below which a receiver for which a sender waits loses
+	// the reliable data that waits for it, and any that finds too much waiting. With 0 a
+	// receiver that takes next to nothing must reconnect, and none loses data.
+	SlowThreshold int
 	// MaxFlowWaiting bounds the bytes of reliable data of one sender that wait for
 	// receivers; 0 is 8 MiB. Above it the sender waits for its receivers.
 	MaxFlowWaiting int
@@ -121,6 +125,9 @@ func (c *Config) setDefaults() {
 	set(&c.ReconnectGrace, 5*time.Second)
 	set(&c.JoinTimeout, 60*time.Second)
 	set(&c.NegotiationTimeout, 15*time.Second)
+	if c.SlowThreshold > 0 {
+		set(&c.DataStall, 2*time.Second)
+	}
 	set(&c.DataStall, 10*time.Second)
 	if c.MaxFlowWaiting == 0 {
 		c.MaxFlowWaiting = maxFlowWaiting

@@ -11,7 +11,7 @@ import (
 // Bounds of what waits to be sent to one client, in bytes.
 const (
 	maxReliableSent   = 256 << 10 // bytes that SCTP has and that are not acknowledged; more waits here
-	maxReliableQueued = 16 << 20  // above, the client is too slow and must reconnect
+	maxReliableQueued = 16 << 20  // above, the client is too slow
 	maxReliableEarly  = 256 << 10 // before the channel opens; above, messages are dropped
 	maxLossyBuffered  = 64 << 10  // above, lossy messages are dropped
 	maxTrackBuffered  = 1 << 20   // as well, of data tracks: a frame is many messages at once
@@ -92,13 +92,19 @@ func (o *outChannel) end() {
 	o.ended = true
 }
 
-// dropLocked drops the queue.
+// dropLocked drops the queue, because the channel has closed.
 func (o *outChannel) dropLocked() {
 	o.dropped(len(o.queue))
+	o.open = false
+	o.forgetLocked()
+}
+
+// forgetLocked empties the queue.
+func (o *outChannel) forgetLocked() {
 	for _, m := range o.queue {
 		m.flow.release(o, m.payload)
 	}
-	o.open, o.queue = false, nil
+	o.queue = nil
 	o.bytes.Store(0)
 }
 
@@ -184,6 +190,8 @@ func (o *outChannel) waitLocked(m outMessage) {
 	switch {
 	case m.flow == e.flow && e.early.Load() > e.cfg.MaxDataWaiting, !fits && !o.open:
 		o.dropped(1)
+	case !fits && e.cfg.SlowThreshold > 0:
+		e.counters.reliableSlow.Add(1)
 	case !fits:
 		o.tooSlowLocked()
 	default:
@@ -232,7 +240,8 @@ func (o *outChannel) pumpLocked() {
 	}
 }
 
-// tooSlow makes a client reconnect that does not take its reliable data.
+// tooSlow makes a client reconnect that does not take its reliable data, or drops what
+// waits for it, if there is a threshold for that.
 func (o *outChannel) tooSlow() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -241,6 +250,11 @@ func (o *outChannel) tooSlow() {
 
 func (o *outChannel) tooSlowLocked() {
 	if o.ended {
+		return
+	}
+	if o.p.engine.cfg.SlowThreshold > 0 {
+		o.p.engine.counters.reliableSlow.Add(uint64(len(o.queue)))
+		o.forgetLocked()
 		return
 	}
 	o.dropLocked()

@@ -13,6 +13,7 @@ type counters struct {
 	badOffers, badCandidates, needsReconnect   atomic.Uint64
 	dataRefused, lossyDropped, reliableDropped atomic.Uint64
 	slowReliable, dataHeldUp, lossyLate        atomic.Uint64
+	reliableSlow                               atomic.Uint64
 	subscriptionsFailed, channelFloods         atomic.Uint64
 	joinFailures, timeouts                     atomic.Uint64
 	unknownSections, streamFloods              atomic.Uint64
@@ -32,6 +33,7 @@ type Stats struct {
 	DataRefused                    uint64 // messages of clients without permission to send data
 	LossyDropped, ReliableDropped  uint64 // messages to clients
 	LossyLate                      uint64 // as well, since those before them were not taken in time
+	ReliableSlow                   uint64 // messages to clients that were slower than Config.SlowThreshold
 	SlowReliable                   uint64 // clients that had to reconnect because they did not take their data
 	DataHeldUp                     uint64 // times that a sender was made to wait for its receivers
 	SubscriptionsFailed            uint64
@@ -79,7 +81,7 @@ func (e *Engine) Stats() Stats {
 		BadDescriptions: c.badOffers.Load(), BadCandidates: c.badCandidates.Load(),
 		NeedsReconnect: c.needsReconnect.Load(), DataRefused: c.dataRefused.Load(),
 		LossyLate: c.lossyLate.Load(), LossyDropped: c.lossyDropped.Load(), ReliableDropped: c.reliableDropped.Load(),
-		SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
+		ReliableSlow: c.reliableSlow.Load(), SlowReliable: c.slowReliable.Load(), SubscriptionsFailed: c.subscriptionsFailed.Load(),
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),

@@ -324,7 +324,7 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 // editExpected is EditParticipant for an expected participant, which has only a row.
 func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
 	p := &Participant{
-		Client: &Client{identity: s.Identity}, sid: s.SID, joinedMs: s.JoinedMs, activeMs: s.ActiveMs, mediaBefore: s.Media,
+		Client: &Client{identity: s.Identity}, sid: s.SID, joinedMs: s.JoinedMs, activeMs: s.ActiveMs, mediaBefore: s.Media, blobs: s.blobs,
 		luggage: luggage{info: proto.CloneOf(s.Info), permittedMs: s.PermittedMs, editedMs: s.EditedMs},
 	}
 	if err := r.mayEdit(p, e); err != nil {

@@ -76,12 +76,13 @@ func (r *Room) mirror(p *Participant) {
 	for _, t := range p.dataTracks {
 		data = append(data, dataReflection{t.info, t.source})
 	}
-	info, may := p.snapshot(), p.permissions
+	info, may, blobs := p.snapshot(), p.permissions, p.blobs
 	for _, s := range p.shadows {
 		s.post(func(d *Room, s *Participant) {
 			d.permit(s, may) // before the tracks, so that nobody is subscribed without permission
 			d.reflect(s, info, tracks)
 			d.reflectData(s, data)
+			s.blobs = blobs
 		})
 	}
 }

@@ -260,7 +260,11 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 	}
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
-	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
+	c := &Change{Kind: ChangeUpdate, Sessions: sessions, Events: events}
+	if back == nil {
+		c.Blobs = p.blobRows()
+	}
+	r.requestChange(c, func(_ Outcome, err error) {
 		switch {
 		case errors.Is(err, ErrEnded): // the reaper ended the room first: the name is free, look it up again
 			if r.participants[identity] == p {
@@ -398,8 +402,15 @@ func (p *Participant) beSession(sid string, joinedMs int64) {
 // participant that left by itself comes back as its token says. A session that goes on
 // after a restart keeps them, because an app may make a new token for each connection
 // without looking at them.
+//
+// Data blobs go along with what goes on after a lost connection.
 func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	info := proto.CloneOf(previous.Info)
+	if goesOn {
+		p.blobs, p.blobsAhead = previous.blobs, previous.blobs
+	} else if previous.LeftMs == 0 || previous.lost() {
+		p.inheritBlobs(previous.blobs)
+	}
 	if previous.PermittedMs > 0 {
 		p.permittedMs = max(previous.PermittedMs, issuedMs)
 		if issuedMs <= previous.PermittedMs {

@@ -87,6 +87,7 @@ func (rs *Rooms) move(ctx context.Context, p *Participant, req *livekit.MovePart
 //	decided by the API (edits)        goes along                   not: it is decided in its own
 //	tracks: SIDs, media               go along, published again    shown, while published there
 //	data tracks: SIDs, handles        go along, published again    shown, while published there
+//	data blobs                        go along                    shown, while they are stored there
 //	muted                             goes along, and more by      as in its own room
 //	                                  a hold of the second room
 //	announced, unnegotiated tracks    go along                     not
@@ -247,6 +248,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	l.peer, l.info = nil, proto.CloneOf(l.info) // no room has the peer do anything before it is in
 	p := r.newParticipant(m.from.Client, l, now)
 	p.activeMs, p.info.Version = p.joinedMs, 1
+	p.blobs, p.blobsAhead = m.from.blobs, m.from.blobs // all is written that its client stored before
 	r.participants[p.identity] = p
 	r.recount()
 	if r.rec.NumParticipants > 0 {
@@ -255,7 +257,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
 	events := []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)}
-	r.request(ChangeUpdate, sessions, events, func(_ Outcome, err error) {
+	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
 		here := r.participants[p.identity] == p
 		switch {
 		case errors.Is(err, ErrEnded) && p.ended.Load(): // it was removed, and then came the room's end

@@ -38,6 +38,8 @@ type Participant struct {
 	dataHandles map[uint16]*dataTrack  // that it is subscribed to, by the handles that it was given
 	speaksUntil time.Time              // it is shown as speaking; see SimulateSpeaker
 	unrated     bool                   // it subscribed to another participant since it was last told of qualities
+	blobs       dataBlobs              // that it has stored and are on disk
+	blobsAhead  dataBlobs              // as blobs will be when what is on its way to the disk is there
 	shadows     []*Client              // its sessions in the rooms that it is forwarded to
 }
 
@@ -99,6 +101,7 @@ func (p *Participant) session(roomSID string) Session {
 		PermittedMs: p.permittedMs,
 		EditedMs:    p.editedMs,
 		Media:       p.mediaSoFar(),
+		blobs:       p.blobs,
 	}
 }
 
@@ -242,6 +245,9 @@ func (r *Room) detach(p *Participant, why livekit.DisconnectReason) Session {
 
 // remember keeps s among the newest sessions that left.
 func (r *Room) remember(s Session) {
+	if !s.lost() {
+		s.blobs = nil
+	}
 	r.departed = append(r.departed[max(0, len(r.departed)-MostDeparted+1):], s)
 }
 

@@ -186,6 +186,8 @@ type Session struct {
 	// Media is how its media fared, as of when it was last written; nil if it never had
 	// any, or was written before that was kept.
 	Media *MediaSummary
+
+	blobs dataBlobs // on disk as [DataBlob]
 }
 
 // NowMs is t in the store's unit, Unix milliseconds.

@@ -212,6 +212,9 @@ func (r *Room) load() error {
 	if err != nil {
 		return err
 	}
+	if err := r.loadBlobs(rec.SID, present); err != nil {
+		return err
+	}
 	r.rec = rec
 	if err := r.loadAgents(ctx); err != nil {
 		r.rec = Record{}

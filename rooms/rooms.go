@@ -24,6 +24,8 @@ type Limits struct {
 	MaxIdentity        int // bytes
 	MaxParticipantName int // bytes
 	MaxCustomEncoding  int // bytes, of the name of a data track's encoding
+	MaxBlobKey         int // bytes, of the key of a data blob
+	MaxBlobs           int // bytes, of all data blobs of a participant, their keys counted in
 }
 
 // Config is what the domain needs to run.
@@ -46,6 +48,8 @@ type Config struct {
 	RejectDuplicates bool
 	// NoDataTracks refuses to publish data tracks.
 	NoDataTracks bool
+	// DataBlobs lets participants store blobs for others to fetch.
+	DataBlobs bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.
 	EnableRemoteUnmute bool
 	Limits             Limits
@@ -80,6 +84,8 @@ type Rooms struct {
 	dataRefused, failures atomic.Uint64 // for Stats too
 
 	dataTrackMalformed, dataTrackUnknown atomic.Uint64 // packets, as well
+
+	blobs struct{ off, invalid, limit, missing, unwritten atomic.Uint64 } // requests that were refused, as well
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop may begin

@@ -13,7 +13,17 @@ type Stats struct {
 	// DataTrackMalformed and DataTrackUnknown are packets of data tracks that were not sent
 	// on: they could not be read, or had a handle that their sender publishes nothing under.
 	DataTrackMalformed, DataTrackUnknown uint64
+	DataBlobs                            BlobStats
 	Failures                             uint64 // rooms that were taken down because their goroutine panicked
+}
+
+// BlobStats counts requests to store or fetch a data blob that were refused, by why.
+type BlobStats struct {
+	Off       uint64 // by the configuration
+	Invalid   uint64
+	Limit     uint64 // there would be too many, or they would be too large
+	Missing   uint64 // no such blob, or participant
+	Unwritten uint64 // the database failed
 }
 
 // Stats returns the figures of now. It asks no room.
@@ -29,6 +39,10 @@ func (rs *Rooms) Stats() Stats {
 		Failures:     rs.failures.Load(),
 
 		DataTrackMalformed: rs.dataTrackMalformed.Load(), DataTrackUnknown: rs.dataTrackUnknown.Load(),
+		DataBlobs: BlobStats{
+			Off: rs.blobs.off.Load(), Invalid: rs.blobs.invalid.Load(), Limit: rs.blobs.limit.Load(),
+			Missing: rs.blobs.missing.Load(), Unwritten: rs.blobs.unwritten.Load(),
+		},
 	}
 }
 

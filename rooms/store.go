@@ -35,7 +35,10 @@ type Change struct {
 	// without being named.
 	Dispatches []Dispatch
 	Jobs       []Job
-	Events     []log.Event
+	// Blobs are inserted or replaced by session and key, or deleted. Those of a session end
+	// with it without being named.
+	Blobs  []DataBlob
+	Events []log.Event
 
 	fact bool // of a room's: it has happened, and cannot be refused
 }
@@ -83,6 +86,8 @@ type Store interface {
 	FindOpen(ctx context.Context, name string) (Record, error)
 	// Present returns the sessions of a room that have not left.
 	Present(ctx context.Context, roomSID string) ([]Session, error)
+	// DataBlobs returns the blobs of those sessions.
+	DataBlobs(ctx context.Context, roomSID string) ([]DataBlob, error)
 	// Latest returns the room's newest sessions, present and past, at most limit of
 	// them, in the order of joining.
 	Latest(ctx context.Context, roomSID string, limit int) ([]Session, error)

@@ -67,6 +67,11 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 			return out, err
 		}
 	}
+	for i := range c.Blobs {
+		if err := t.putBlob(&c.Blobs[i]); err != nil {
+			return out, err
+		}
+	}
 	if err := t.putAgents(c); err != nil {
 		return out, err
 	}
@@ -145,9 +150,26 @@ func joins(events []log.Event) (n int64) {
 	return n
 }
 
+// putBlob writes or deletes a data blob.
+func (t *tx) putBlob(b *rooms.DataBlob) (err error) {
+	if b.Contents == nil {
+		_, err = t.exec(`DELETE FROM data_blob WHERE session_sid = ? AND key = ?`, b.Session, b.Key)
+	} else {
+		_, err = t.exec(`INSERT INTO data_blob (session_sid, key, contents) VALUES (?, ?, ?)
+			ON CONFLICT (session_sid, key) DO UPDATE SET contents = excluded.contents`, b.Session, b.Key, b.Contents)
+	}
+	return err
+}
+
 // putSession updates the session with that SID, or inserts it. The update, which is the
-// usual case, leaves out the columns that are in indexes.
+// usual case, leaves out the columns that are in indexes. The blobs of a session that has
+// left end with it.
 func (t *tx) putSession(v *sessionRow) error {
+	if v.LeftMs != 0 {
+		if _, err := t.exec(`DELETE FROM data_blob WHERE session_sid = ?`, v.SID); err != nil {
+			return err
+		}
+	}
 	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?, media = ?
 		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
 		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.media, v.SID, v.RoomSID, v.Identity, v.JoinedMs)

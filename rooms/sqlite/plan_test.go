@@ -25,7 +25,8 @@ func exercise(t *testing.T, s *Store) {
 	require.NoError(t, s.SetEpoch(ctx, 2))
 	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: newRoom("a", 1)})
 	require.NoError(t, err)
-	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID}}})
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: r, Sessions: []rooms.Session{{SID: "PA_1", RoomSID: r.SID}},
+		Blobs: []rooms.DataBlob{{Session: "PA_1", Key: []byte("a"), Contents: []byte("a")}, {Session: "PA_1", Key: []byte("b")}}})
 	require.NoError(t, err)
 	r = tell(t, s, r, 1000, 3)
 	for seq, state := range []log.DeliveryState{log.DeliveryDelivered, log.DeliveryDead, log.DeliveryPending} {

@@ -64,6 +64,19 @@ func (s *Store) Present(ctx context.Context, roomSID string) ([]rooms.Session, e
 		WHERE room_sid = ? AND left_ms = 0 ORDER BY joined_ms, sid`, roomSID)
 }
 
+// DataBlobs returns the blobs of a room's sessions that have not left.
+func (s *Store) DataBlobs(ctx context.Context, roomSID string) ([]rooms.DataBlob, error) {
+	var out []rooms.DataBlob
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		var b rooms.DataBlob
+		err := rs.Scan(&b.Session, &b.Key, &b.Contents)
+		out = append(out, b)
+		return err
+	}, `SELECT sid, key, contents FROM session INDEXED BY session_present JOIN data_blob ON session_sid = sid
+		WHERE room_sid = ? AND left_ms = 0`, roomSID)
+	return out, err
+}
+
 // Latest returns the newest sessions of a room; see [rooms.Store].
 func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.Session, error) {
 	all, err := s.sessions(ctx, `SELECT `+sessionColumns+` FROM session

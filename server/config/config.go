@@ -43,6 +43,8 @@ type Config struct {
 	Hooks   Hooks   `yaml:"hooks"`
 
 	EnableDataTracks bool `yaml:"enable_data_tracks"`
+	// EnableParticipantDataBlob lets participants store blobs for others to fetch.
+	EnableParticipantDataBlob bool `yaml:"enable_participant_data_blob"`
 
 	Clients []devices.Rule `yaml:"clients"` // what kinds of clients are not to do, beside what is known
 
@@ -85,6 +87,9 @@ type RTC struct {
 
 	CongestionControl CongestionControl `yaml:"congestion_control"`
 
+	// DatachannelSlowThreshold is the bit rate below which a receiver of reliable data that
+	// makes a sender wait loses some; 0 = none does, it is told to reconnect instead.
+	DatachannelSlowThreshold int `yaml:"datachannel_slow_threshold"`
 	// How late data may reach a client, beside the round trip; 0 = as late as it may.
 	DatachannelLossyTargetLatency     Duration `yaml:"datachannel_lossy_target_latency"`
 	DatachannelDataTrackTargetLatency Duration `yaml:"datachannel_data_track_target_latency"`
@@ -188,6 +193,8 @@ type Limit struct {
 	AgentSignalMessageSizeLimit  int64 `yaml:"agent_signal_message_size_limit"`
 
 	MaxDataTrackCustomEncodingLength int `yaml:"max_data_track_custom_encoding_length"`
+	MaxDataBlobKeyLength             int `yaml:"max_data_blob_key_length"`
+	MaxDataBlobsSize                 int `yaml:"max_data_blobs_size"`
 
 	// Requests a second; 0 = no limit.
 	JoinsPerAddress    int      `yaml:"joins_per_address"`
@@ -307,6 +314,8 @@ func Default() *Config {
 			AgentSignalMessageSizeLimit:  2 << 20,
 
 			MaxDataTrackCustomEncodingLength: 32,
+			MaxDataBlobKeyLength:             256,
+			MaxDataBlobsSize:                 64_000,
 
 			JoinsPerAddress:    100,
 			JoinsPerKey:        1000,

@@ -92,6 +92,7 @@ func Keys() []Key {
 		{"rtc.turn_servers[].credential", Applied, "fixed password"},
 		{"rtc.turn_servers[].credentials_file", Applied, "YAML file with `username` and `credential`"},
 
+		{"rtc.datachannel_slow_threshold", Applied, "bits a second: a client that takes less of its reliable data than that, over 2 s in which a sender waits for it, loses what waits for it; 0 = nobody loses any, see above"},
 		{"rtc.datachannel_lossy_target_latency", Applied, "how late a lossy message may reach a client, beside the round trip, before later ones are dropped; `0s` = as late as it may"},
 		{"rtc.datachannel_data_track_target_latency", Applied, "as above, of packets of data tracks"},
 		{"rtc.congestion_control.allow_pause", Applied, "pause video of which not even the lowest layer fits, the least important first, and tell the client; it may ask otherwise when it joins"},
@@ -142,6 +143,8 @@ func Keys() []Key {
 		{"limit.signal_message_size_limit", Applied, "bytes of a message of a client; a longer one closes its connection with 1009"},
 		{"limit.agent_signal_message_size_limit", Applied, "bytes of a message of an agents' worker; a longer one closes its connection with 1009"},
 		{"limit.max_data_track_custom_encoding_length", Applied, "bytes of the name of a data track's own encoding"},
+		{"limit.max_data_blob_key_length", Applied, "bytes of the key of a data blob"},
+		{"limit.max_data_blobs_size", Applied, "bytes of all data blobs of a participant, with their keys; one is of 64 kB at most"},
 		{"limit.joins_per_address", Applied, "connects a second of one client address, or IPv6 network of 64 bits; more are answered with 503"},
 		{"limit.joins_per_key", Applied, "connects a second with tokens of one API key"},
 		{"limit.requests_per_address", Applied, "API requests a second of one client address; more are answered with 429"},
@@ -149,6 +152,7 @@ func Keys() []Key {
 		{"limit.burst", Applied, "the joins and requests of so long may come at once"},
 
 		{"enable_data_tracks", Applied, "participants may publish data tracks"},
+		{"enable_participant_data_blob", Applied, "participants may store blobs, such as schemas of their data tracks, that others fetch"},
 
 		{"clients", Applied, "what kinds of clients are not to do, beside what Parlor knows of them; all that are of a client are applied"},
 		{"clients[].sdks", Applied, "which it is of: SDKs, such as `js`, `swift`, `android`; of this and the next six, all that are set must be so, of a list one"},
@@ -206,9 +210,6 @@ func Keys() []Key {
 		{"webtransport.*", Absent, "agents over WebTransport"},
 		{"metric.*", Absent, "client metrics"},
 		{"trace.*", Absent, "tracing"},
-		{"enable_participant_data_blob", Absent, "data blobs"},
-		{"limit.max_data_blob_key_length", Absent, "data blobs"},
-		{"limit.max_data_blobs_size", Absent, "data blobs"},
 		{"limit.subscribe_pace_shadow_rates", Absent, "an experiment of LiveKit's"},
 		{"rtc.flexfec.*", Absent, "forward error correction"},
 		{"rtc.advertise_internal_ip", Absent, "internal addresses beside the external one"},
@@ -252,7 +253,6 @@ func Keys() []Key {
 		{"rtc.reconnect_on_subscription_error", Tuning, "reconnection"},
 		{"rtc.reconnect_on_data_channel_error", Tuning, "reconnection"},
 		{"rtc.data_channel_max_buffered_amount", Tuning, "data channels"},
-		{"rtc.datachannel_slow_threshold", Tuning, "data channels"},
 		{"rtc.forward_stats.*", Tuning, "statistics"},
 		{"rtc.enable_rtp_stream_restart_detection", Tuning, "RTP"},
 		{"rtc.congestion_control.*", Tuning, "bandwidth estimation, but for `allow_pause`"},

@@ -139,6 +139,9 @@ func (l *loader) validateRTC(r *RTC) {
 	if r.UseExternalIP && len(r.STUNServers) == 0 && r.NodeIP == (NodeIP{}) {
 		l.warn("rtc.use_external_ip asks %s, since rtc.stun_servers names nobody; clients are not told of it", r.DiscoverySTUN()[0])
 	}
+	if r.DatachannelSlowThreshold < 0 {
+		l.problem(nil, "rtc.datachannel_slow_threshold", "must not be negative")
+	}
 	l.validateSTUN(r)
 	l.validateNodeIP(r.NodeIP)
 	for i := range r.TURNServers {
@@ -193,6 +196,8 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_connections", int64(c.MaxConnections)},
 		{"signal_message_size_limit", c.SignalMessageSizeLimit},
 		{"max_data_track_custom_encoding_length", int64(c.MaxDataTrackCustomEncodingLength)},
+		{"max_data_blob_key_length", int64(c.MaxDataBlobKeyLength)},
+		{"max_data_blobs_size", int64(c.MaxDataBlobsSize)},
 		{"agent_signal_message_size_limit", c.AgentSignalMessageSizeLimit},
 		{"joins_per_address", int64(c.JoinsPerAddress)},
 		{"joins_per_key", int64(c.JoinsPerKey)},

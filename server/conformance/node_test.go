@@ -6,27 +6,39 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
 	"github.com/stretchr/testify/require"
 )
 
-// nodeModules installs the modules of the scripts in node/, once for all tests.
-var nodeModules = sync.OnceValue(func() error {
+// nodeModules installs the modules of the scripts in node/, and agentModules those in
+// agents/, once for all tests.
+var (
+	nodeModules  = sync.OnceValue(func() error { return install("node") })
+	agentModules = sync.OnceValue(func() error { return install("agents") })
+)
+
+// install installs the modules of the scripts in a folder.
+func install(folder string) error {
 	there := exec.Command("npm", "ls", "--depth=0") // fails if anything is missing
-	there.Dir = "node"
+	there.Dir = folder
 	if there.Run() == nil {
 		return nil
 	}
 	install := exec.Command("npm", "ci", "--ignore-scripts")
-	install.Dir = "node"
+	install.Dir = folder
 	if out, err := install.CombinedOutput(); err != nil {
 		return fmt.Errorf("npm ci: %w: %s", err, out)
 	}
 	return nil
-})
+}
 
 // TestNode runs the tests in node/ against a server of their own. They use LiveKit's Node
 // SDKs, which contain WebRTC's engine and codecs.
@@ -57,4 +69,55 @@ func TestNode(t *testing.T) {
 	closing := regexp.MustCompile(`(?m)^(\d+) passed, 0 failed$`).FindStringSubmatch(strings.TrimSpace(string(out)))
 	require.NotNil(t, closing, "the closing line")
 	require.NotEqual(t, "0", closing[1])
+}
+
+// TestStockAgent: a worker of LiveKit's agents framework for Node registers and gets a job by
+// its name. Its agent joins, is heard, and goes with its room, and so does the worker when it
+// is told to stop.
+func TestStockAgent(t *testing.T) {
+	t.Parallel()
+	node, err := exec.LookPath("node")
+	if err != nil {
+		require.NotEqual(t, "true", os.Getenv("CI"), "node is not installed")
+		t.Skip("node is not installed")
+	}
+	dir, err := filepath.Abs("agents")
+	require.NoError(t, err)
+	require.NoError(t, agentModules())
+
+	room := roomName(t)
+	ada := single.joinAt(t, env.server.ws(), token(t, "ada", join(room)))
+	_, err = lksdk.NewAgentDispatchServiceClient(env.server.http(), apiKey, apiSecret).CreateDispatch(t.Context(),
+		&livekit.CreateAgentDispatchRequest{Room: room, AgentName: room, Metadata: "the job"})
+	require.NoError(t, err)
+
+	var log logBuffer
+	worker := exec.Command(node, "agent.js", "dev", "--log-level", "debug")
+	worker.Dir, worker.Stdout, worker.Stderr = dir, &log, &log
+	worker.Env = append(os.Environ(), "PARLOR_AGENT_NAME="+room,
+		"LIVEKIT_URL="+env.server.ws(), "LIVEKIT_API_KEY="+apiKey, "LIVEKIT_API_SECRET="+apiSecret)
+	require.NoError(t, worker.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Wait() }()
+	t.Cleanup(func() {
+		_ = worker.Process.Kill() // it may have ended
+		if t.Failed() {
+			t.Logf("the worker said:\n%s", log.String())
+		}
+	})
+
+	agent := oneAgent(t, env.server, room)
+	require.Equal(t, room, agent.Attributes["lk.agent_name"])
+	want := datum{agent.Identity, "", agent.Identity + " heard the job"}
+	eventually(t, "the agent is heard", func() bool { return slices.Contains(ada.received(), want) })
+	_, err = roomService(env.server).DeleteRoom(t.Context(), &livekit.DeleteRoomRequest{Room: room})
+	require.NoError(t, err)
+	eventually(t, "the agent's job ends", func() bool { return strings.Contains(log.String(), "the agent has left") })
+
+	require.NoError(t, worker.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		require.FailNow(t, "the worker does not end")
+	}
 }

@@ -109,6 +109,12 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	const unread = "Packets of data tracks that nobody got, by why: malformed; unknown, their sender publishes nothing under their handle."
 	count("parlor_data_track_refused_total", unread, s.DataTrackMalformed, "why", "malformed")
 	count("parlor_data_track_refused_total", unread, s.DataTrackUnknown, "why", "unknown")
+	const refused = "Requests to store or fetch a data blob that were refused, by why: off, by the configuration; invalid; limit; missing; unwritten, the database failed."
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Off, "why", "off")
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Invalid, "why", "invalid")
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Limit, "why", "limit")
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Missing, "why", "missing")
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Unwritten, "why", "unwritten")
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 
@@ -263,6 +269,7 @@ func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count cou
 	count("parlor_media_data_dropped_total", dropped, s.LossyDropped, "kind", "lossy")
 	count("parlor_media_data_dropped_total", dropped, s.LossyLate, "kind", "lossy-late")
 	count("parlor_media_data_dropped_total", dropped, s.ReliableDropped, "kind", "reliable")
+	count("parlor_media_data_dropped_total", dropped, s.ReliableSlow, "kind", "reliable-slow")
 	gauge("parlor_media_data_waiting_bytes", "Reliable data that waits for receivers.", float64(s.DataWaiting))
 	count("parlor_media_data_held_up_total", "Times that a sender of reliable data was made to wait for its receivers.", s.DataHeldUp)
 	count("parlor_media_slow_clients_total", "Clients cut off for not taking their reliable data.", s.SlowReliable)

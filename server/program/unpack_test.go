@@ -16,6 +16,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
+
+	"parlor/server/config"
 )
 
 // costs is how many bytes the program and this test allocate while attack runs. The heap
@@ -286,4 +288,51 @@ func TestEveryRequestThatWaitsIsAnswered(t *testing.T) {
 		return ""
 	})
 	h.pings(conn)
+}
+
+// TestDataBlobsOverTheWire are stored and fetched, and are there after a restart.
+func TestDataBlobsOverTheWire(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "parlor.db")
+	on := []config.Setting{{Path: "enable_participant_data_blob", Value: "true", From: "test"}, {Path: "limit.max_data_blobs_size", Value: "1000", From: "test"}}
+	key := &livekit.DataBlobKey{Key: &livekit.DataBlobKey_Generic{Generic: "plan"}}
+	store := func(n uint32, contents []byte) *livekit.SignalRequest {
+		return &livekit.SignalRequest{Message: &livekit.SignalRequest_StoreDataBlobRequest{StoreDataBlobRequest: &livekit.StoreDataBlobRequest{
+			RequestId: n, Blob: &livekit.DataBlob{Key: key, Contents: contents},
+		}}}
+	}
+	h := start(t, path, on...)
+	ada := issue(t, "--room", "r", "--identity", "ada")
+	conn, _ := h.dial("", ada)
+	require.NotNil(t, conn)
+	require.NoError(t, send(t.Context(), conn, store(1, []byte("of the house"))))
+	h.await(conn, func(m *livekit.SignalResponse) string {
+		if r := m.GetStoreDataBlobResponse(); r.GetRequestId() == 1 {
+			return r.Key.GetGeneric()
+		}
+		return ""
+	})
+	require.NoError(t, send(t.Context(), conn, store(2, make([]byte, 1000))))
+	h.await(conn, func(m *livekit.SignalResponse) string {
+		if r := m.GetRequestResponse(); r.GetRequestId() == 2 {
+			require.Equal(t, livekit.RequestResponse_LIMIT_EXCEEDED, r.Reason)
+			return r.Message
+		}
+		return ""
+	})
+	require.EqualValues(t, 1, h.metric(`parlor_data_blob_refused_total{why="limit"}`))
+	require.NoError(t, h.stop())
+
+	h = start(t, path, on...)
+	conn, _ = h.dial("", issue(t, "--room", "r", "--identity", "bob"))
+	require.NotNil(t, conn)
+	require.NoError(t, send(t.Context(), conn, &livekit.SignalRequest{Message: &livekit.SignalRequest_GetDataBlobRequest{
+		GetDataBlobRequest: &livekit.GetDataBlobRequest{RequestId: 3, ParticipantIdentity: "ada", Key: key},
+	}}))
+	h.await(conn, func(m *livekit.SignalResponse) string {
+		if r := m.GetGetDataBlobResponse(); r.GetRequestId() == 3 {
+			require.Equal(t, "of the house", string(r.Blob.Contents))
+			return "got"
+		}
+		return ""
+	})
 }

@@ -33,6 +33,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		IncludeIPs:        cfg.RTC.IPs.Includes,
 		ExcludeIPs:        cfg.RTC.IPs.Excludes,
 		EnabledCodecs:     codecs(cfg),
+		SlowThreshold:     cfg.RTC.DatachannelSlowThreshold,
 		LossyLatency:      time.Duration(cfg.RTC.DatachannelLossyTargetLatency),
 		DataTrackLatency:  time.Duration(cfg.RTC.DatachannelDataTrackTargetLatency),
 		MaxForwardedAudio: cfg.Audio.MaxForwarded,

@@ -41,6 +41,7 @@ func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) room
 		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
 		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
 		NoDataTracks:       !cfg.EnableDataTracks,
+		DataBlobs:          cfg.EnableParticipantDataBlob,
 		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
 		Limits:             limits(cfg),
 		RestartGrace:       time.Duration(cfg.RestartGrace),
@@ -59,6 +60,8 @@ func limits(cfg *config.Config) rooms.Limits {
 		MaxIdentity:        cfg.Limit.MaxParticipantIdentityLength,
 		MaxParticipantName: cfg.Limit.MaxParticipantNameLength,
 		MaxCustomEncoding:  cfg.Limit.MaxDataTrackCustomEncodingLength,
+		MaxBlobKey:         cfg.Limit.MaxDataBlobKeyLength,
+		MaxBlobs:           cfg.Limit.MaxDataBlobsSize,
 	}
 }
 

@@ -245,6 +245,12 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.client.Sync()
 	case *livekit.SignalRequest_UpdateDataSubscription:
 		s.client.UpdateDataSubscription(m.UpdateDataSubscription)
+	case *livekit.SignalRequest_StoreDataBlobRequest:
+		s.client.StoreDataBlob(m.StoreDataBlobRequest)
+		s.client.Sync()
+	case *livekit.SignalRequest_GetDataBlobRequest:
+		s.client.GetDataBlob(m.GetDataBlobRequest)
+		s.client.Sync()
 	default:
 		// Unknown, or obsolete like update_layers: the protocol asks servers to ignore
 		// it, unless the client waits for an answer.
@@ -256,17 +262,9 @@ func (s *session) handle(req *livekit.SignalRequest) {
 // unserved answers a request that Parlor does not serve. A message that expects no answer,
 // such as update_layers, gets none.
 func (s *session) unserved(req *livekit.SignalRequest) {
-	resp := &livekit.RequestResponse{RequestId: requestID(req), Reason: livekit.RequestResponse_NOT_ALLOWED}
-	switch req.Message.(type) {
-	case *livekit.SignalRequest_StoreDataBlobRequest, *livekit.SignalRequest_GetDataBlobRequest:
-		resp.Message = "this server keeps no data blobs"
-	default:
-		if resp.RequestId == 0 {
-			return
-		}
-		resp.Message = "this server does not serve requests of this kind"
+	if requestID(req) != 0 {
+		s.decline(req, livekit.RequestResponse_NOT_ALLOWED, "this server does not serve requests of this kind")
 	}
-	s.send(&livekit.SignalResponse{Message: &livekit.SignalResponse_RequestResponse{RequestResponse: resp}})
 }
 
 func (s *session) send(resp *livekit.SignalResponse) { s.outlet.Send(rooms.NewMessage(resp)) }
