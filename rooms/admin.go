@@ -70,15 +70,19 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Ou
 		if err == nil {
 			rs.noteDeadline(out.Room.ExpiresMs)
 		}
+		if err == nil && out.Created {
+			for i := range jobs {
+				rs.cfg.Agents.Workers.Wake(jobs[i].Kind)
+			}
+		}
 		ch <- result{out, err}
 	})
-	res := <-ch
-	if res.err == nil && res.out.Created {
-		for i := range jobs {
-			rs.cfg.Agents.Workers.Wake(jobs[i].Kind)
-		}
+	select {
+	case res := <-ch:
+		return res.out, res.err
+	case <-ctx.Done(): // it may be written all the same
+		return Outcome{}, ctx.Err()
 	}
-	return res.out, res.err
 }
 
 func (rs *Rooms) checkMetadata(metadata string) error {

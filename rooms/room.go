@@ -252,7 +252,7 @@ func (r *Room) found() error {
 		return ErrNoRoom
 	}
 	if err := r.load(); err != nil {
-		return Errorf(Unavailable, "cannot read room %q: %v", r.name, err)
+		return Errorf(Unavailable, "room %q cannot be read at the moment, try again", r.name) // read has logged why
 	}
 	if r.rec.SID == "" {
 		return ErrNoRoom

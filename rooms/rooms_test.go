@@ -2,9 +2,12 @@ package rooms_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +19,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/rooms/log"
+	"parlor/rooms/sqlite"
 )
 
 func mustUnmarshal(b []byte) *livekit.DataPacket {
@@ -218,6 +222,61 @@ func TestMaxParticipantsCountsAllButDependents(t *testing.T) {
 	require.ErrorIs(t, err, rooms.ErrRoomFull)
 	h.join("pair", "bob") // a participant's own seat is not a new one
 	require.EqualValues(t, 2, h.one("pair").NumParticipants)
+}
+
+// unreadable is a store that cannot be read while fail is set.
+type unreadable struct {
+	*sqlite.Store
+	fail atomic.Bool
+}
+
+func (s *unreadable) FindOpen(ctx context.Context, name string) (rooms.Record, error) {
+	if s.fail.Load() {
+		return rooms.Record{}, errors.New("SELECT * FROM /var/lib/parlor.db")
+	}
+	return s.Store.FindOpen(ctx, name)
+}
+
+// TestCallersAreNotToldOfTheMachine that the store's errors name.
+func TestCallersAreNotToldOfTheMachine(t *testing.T) {
+	s := &unreadable{}
+	h := newHouse(t, func(c *rooms.Config) { s.Store = c.Store.(*sqlite.Store); c.Store = s })
+	s.fail.Store(true)
+	_, err := h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea"})
+	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
+	require.NotContains(t, err.Error(), "parlor.db")
+	s.fail.Store(false)
+}
+
+// TestACallerGoesWhileTheDiskHangs: it does not wait for longer than it wants to.
+func TestACallerGoesWhileTheDiskHangs(t *testing.T) {
+	h := &house{t: t, path: filepath.Join(t.TempDir(), "parlor.db")}
+	hang := make(chan struct{})
+	var hangs atomic.Bool
+	h.allow = func() error {
+		if hangs.Load() {
+			<-hang
+		}
+		return nil
+	}
+	h.open()
+	t.Cleanup(h.close)
+	hangs.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.Create(ctx, &livekit.CreateRoomRequest{Name: "tea"})
+		done <- err
+	}()
+	cancel()
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, context.Canceled)
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for the disk")
+	}
+	hangs.Store(false)
+	close(hang)
 }
 
 // TestARoomIsRecordedWhileARecorderIsThere, also one that is expected back.

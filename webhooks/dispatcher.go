@@ -218,7 +218,7 @@ func (d *Dispatcher) watch(ctx context.Context) {
 		case <-check.C:
 			armed = false
 			if err := d.bound(ctx); err != nil && ctx.Err() == nil {
-				d.config.Logger.Error("webhooks: cannot bound what pends", "err", err)
+				d.config.Logger.Error("webhooks: cannot bound what pends", "error", err)
 			}
 			select {
 			case <-ctx.Done():
@@ -295,7 +295,7 @@ func (d *Dispatcher) follow(ctx context.Context) {
 			wait = 0
 		case wait == 0 && ctx.Err() == nil:
 			wait = barrierRetry
-			d.config.Logger.Warn("webhooks: nothing new is sent until the replica has it", "err", err)
+			d.config.Logger.Warn("webhooks: nothing new is sent until the replica has it", "error", err)
 		default:
 			wait = min(2*wait, barrierRetryMax)
 		}

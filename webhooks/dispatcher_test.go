@@ -319,6 +319,31 @@ func TestGoneDisablesAndReplayRevives(t *testing.T) {
 	})
 }
 
+// TestGoneIsNotForgottenWhileTheDiskFails: the endpoint is disabled on disk, too, once it
+// can be written.
+func TestGoneIsNotForgottenWhileTheDiskFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := &faultyStore{Outbox: w.store}
+		r := &receiver{t: t, behave: func(received) answer {
+			s.fail.Store(true)
+			return answer{status: 410}
+		}}
+		startOn(w, s, webhooks.Config{Transport: r})
+		w.room("a", story...)
+		time.Sleep(time.Minute)
+		require.Len(t, r.requests(), 1)
+		s.fail.Store(false)
+		time.Sleep(time.Minute)
+		got := w.stats()
+		require.Equal(t, log.EndpointDisabled, got.Endpoint.State)
+		require.Contains(t, got.Endpoint.Reason, "410")
+		require.Zero(t, got.Pending)
+		require.EqualValues(t, 6, got.Dead)
+		require.Len(t, r.requests(), 1)
+	})
+}
+
 func TestNobodyWaitsForASlowOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -533,6 +558,13 @@ func (s *faultyStore) FinishDeliveries(ctx context.Context, r []log.DeliveryResu
 		return errors.New("disk full")
 	}
 	return s.Outbox.FinishDeliveries(ctx, r)
+}
+
+func (s *faultyStore) SetEndpointState(ctx context.Context, id int64, state log.EndpointState, reason string) error {
+	if s.fail.Load() {
+		return errors.New("disk full")
+	}
+	return s.Outbox.SetEndpointState(ctx, id, state, reason)
 }
 
 func startOn(w *world, s log.Outbox, c webhooks.Config) *webhooks.Dispatcher {

@@ -20,7 +20,9 @@ func (w *worker) finish(ctx context.Context, a attempt) {
 		w.succeeded(a)
 	case gone:
 		w.failed(a)
-		w.disable(ctx, a)
+		w.setState(log.EndpointDisabled)
+		w.goneMs = a.at.UnixMilli()
+		w.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
 	default:
 		w.failed(a)
 	}
@@ -77,7 +79,7 @@ func (w *worker) failed(a attempt) {
 	if opened {
 		w.endSweep()
 		w.release()
-		w.log.Warn("webhooks: endpoint is failing, probing it", "err", a.err)
+		w.log.Warn("webhooks: endpoint is failing, probing it", "error", a.err)
 	}
 }
 
@@ -115,7 +117,7 @@ func (w *worker) failure(a attempt) log.DeliveryResult {
 	if !again {
 		r.State = log.DeliveryDead
 		w.log.Warn("webhooks: giving up an event", "room", a.delivery.Event.RoomName,
-			"event", a.delivery.Event.ID, "attempts", a.delivery.Attempts+1, "err", a.err)
+			"event", a.delivery.Event.ID, "attempts", a.delivery.Attempts+1, "error", a.err)
 		return r
 	}
 	r.State = log.DeliveryPending
@@ -123,24 +125,28 @@ func (w *worker) failure(a attempt) log.DeliveryResult {
 	return r
 }
 
-// disable handles a 410: the receiver wants no more events, and none of the pending ones.
-func (w *worker) disable(ctx context.Context, a attempt) {
+// disable writes what a 410 means: the receiver wants no more events, and none of the
+// pending ones.
+func (w *worker) disable(ctx context.Context) {
+	if w.goneMs == 0 || !w.retryAt.IsZero() {
+		return
+	}
 	const reason = "the receiver answered 410 Gone"
-	w.setState(log.EndpointDisabled)
-	w.log.Warn("webhooks: endpoint disabled, it answered 410 Gone")
 	id := w.target.record.ID
 	if err := w.store.SetEndpointState(ctx, id, log.EndpointDisabled, reason); err != nil {
 		w.storeFailed(ctx, &w.writes, "disable the endpoint", err)
 		return
 	}
-	if _, err := w.store.BoundPending(ctx, id, 0, a.at.UnixMilli(), reason); err != nil {
+	if _, err := w.store.BoundPending(ctx, id, 0, w.goneMs, reason); err != nil {
 		w.storeFailed(ctx, &w.writes, "give up what pends", err)
+		return
 	}
+	w.goneMs = 0
 }
 
 // setState follows a change of the endpoint's state.
 func (w *worker) setState(s log.EndpointState) {
-	w.state = s
+	w.state, w.goneMs = s, 0
 	w.endSweep()
 	w.release()
 	if s == log.EndpointOn {
@@ -195,7 +201,7 @@ func (w *worker) expire(ctx context.Context) {
 	w.expired += len(w.results)
 	w.expiring = len(w.results) > 0 // then there may be more
 	if !w.expiring && w.expired > 0 {
-		w.log.Warn("webhooks: gave up old events", "count", w.expired, "err", w.probeErr)
+		w.log.Warn("webhooks: gave up old events", "count", w.expired, "error", w.probeErr)
 		w.expired = 0
 	}
 }

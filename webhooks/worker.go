@@ -58,6 +58,7 @@ type worker struct {
 	// Owned by run.
 	state     log.EndpointState
 	failSince int64 // ms; 0 = the last attempt succeeded
+	goneMs    int64 // when the receiver answered 410, as long as that is not on disk; else 0
 	breaker   breaker
 	probing   bool   // a probe is under way
 	probeErr  string // of the last failed probe
@@ -144,6 +145,7 @@ func (w *worker) run(ctx context.Context) {
 		if !w.retryAt.IsZero() && !time.Now().Before(w.retryAt) {
 			w.retryAt = time.Time{}
 		}
+		w.disable(ctx)
 		w.expire(ctx)
 		w.fill(ctx)
 		w.dispatch()
@@ -232,7 +234,7 @@ func (w *worker) mayNot() bool {
 		err = w.allow()
 	}
 	if err != nil && !w.barred {
-		w.log.Warn("webhooks: nothing is sent, another machine may have the rooms", "err", err)
+		w.log.Warn("webhooks: nothing is sent, another machine may have the rooms", "error", err)
 	}
 	if w.barred = err != nil; w.barred {
 		w.release()
@@ -379,7 +381,7 @@ func (w *worker) afterRecord(err error) {
 
 // tellWaiters answers the callers that wait until nothing can be done now.
 func (w *worker) tellWaiters() {
-	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil {
+	if len(w.waiters) == 0 || w.active > 0 || len(w.results) > 0 || w.recording != nil || w.goneMs != 0 {
 		return
 	}
 	if w.state == log.EndpointOn && !w.breaker.open && !w.barred && (!w.exhausted || len(w.queue) > 0) {
@@ -406,7 +408,7 @@ func (w *worker) stop(ctx context.Context) {
 	w.tasks.Wait()
 	if len(w.results) > 0 {
 		if err := w.store.FinishDeliveries(w.writing, w.results); err != nil {
-			w.log.Error("webhooks: cannot record deliveries, they will be sent again", "err", err)
+			w.log.Error("webhooks: cannot record deliveries, they will be sent again", "error", err)
 		}
 	}
 	for _, c := range w.waiters {

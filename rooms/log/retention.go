@@ -37,7 +37,7 @@ func (r *Retention) Run(ctx context.Context) {
 			log.Info("pruned the event log", "count", n)
 		}
 		if err != nil && ctx.Err() == nil {
-			log.Error("cannot prune the event log", "err", err)
+			log.Error("cannot prune the event log", "error", err)
 		}
 		select {
 		case <-ctx.Done():

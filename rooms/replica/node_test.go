@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,6 +71,8 @@ type node struct {
 	store   *sqlite.Store
 	replica *Replica
 	lost    chan error
+	closing sync.Once
+	failure error // of closing
 }
 
 // openNode opens the database in dir. machine distinguishes the machines of a test; "" is
@@ -102,7 +105,8 @@ func openNode(ctx context.Context, dir, machine string, c Config) (*node, error)
 }
 
 func (n *node) close(ctx context.Context) error {
-	return errors.Join(n.store.Close(ctx), n.replica.Close(ctx))
+	n.closing.Do(func() { n.failure = errors.Join(n.store.Close(ctx), n.replica.Close(ctx)) })
+	return n.failure
 }
 
 // vanish leaves the state that the end of the machine would leave: no more uploads, and
@@ -121,6 +125,11 @@ func mustOpen(t testing.TB, dir, machine string, c Config) *node {
 	c.Log = testLog(t)
 	n, err := openNode(within(t, 2*time.Minute), dir, machine, c)
 	require.NoError(t, err)
+	t.Cleanup(func() { // if the test fails: its goroutines would log to a test that is over
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_ = n.close(ctx)
+	})
 	return n
 }
 

@@ -42,13 +42,22 @@ func isOwnFault(err error) bool {
 	return false
 }
 
-// reason says in plain words what is wrong with the database at path.
+// reason says in plain words what is wrong with the database at path, and where, to the
+// operator.
 func reason(path string, err error) string {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
+	if _, ok := errors.AsType[*sqlite.Error](err); !ok {
 		return err.Error()
 	}
-	what := ""
+	return fmt.Sprintf("%s: %s (%v)", path, fault(err), err)
+}
+
+// fault is reason without what is of the machine, for callers of the API.
+func fault(err error) string {
+	what := "it does not work at the moment"
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return what
+	}
 	switch e.Code() & 0xff {
 	case lib.SQLITE_FULL:
 		what = "the disk is full"
@@ -64,15 +73,8 @@ func reason(path string, err error) string {
 		what = "it is not an SQLite database, or its beginning is damaged: restore it from a replica or a backup"
 	case lib.SQLITE_CORRUPT:
 		what = "it is damaged: restore it from a replica or a backup"
-	default:
-		return fmt.Sprintf("%s: %v", path, err)
 	}
-	return fmt.Sprintf("%s: %s (%v)", path, what, err)
-}
-
-// writeFailure is the error for callers whose writes the database refused.
-func writeFailure(path string, err error) *rooms.Error {
-	return rooms.Errorf(rooms.Unavailable, "the database cannot be written: %s", reason(path, err))
+	return what
 }
 
 // readFailure is the error for callers whose reads failed. An error of the caller's own
@@ -84,5 +86,5 @@ func readFailure(path string, err error) error {
 	if isOwnFault(err) {
 		return fmt.Errorf("read database %s: %w", path, err)
 	}
-	return rooms.Errorf(rooms.Unavailable, "the database cannot be read: %s", reason(path, err))
+	return rooms.Errorf(rooms.Unavailable, "the database cannot be read: %s", fault(err))
 }

@@ -308,7 +308,7 @@ func TestReadOnly(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	c := startChild(t, "full", filepath.Join(t.TempDir(), "parlor.db"))
 	require.Equal(t, "created", c.line(t))
-	require.Regexp(t, `^unavailable: the database cannot be written: .*parlor\.db: the disk (failed|is full)`, c.line(t))
+	require.Regexp(t, `^unavailable: the database cannot be written: the disk (failed|is full)$`, c.line(t))
 	require.Equal(t, "reads", c.line(t))
 	require.Equal(t, "failing", c.line(t))
 	require.Equal(t, "created", c.line(t))

@@ -115,7 +115,7 @@ func (w *writer) run() {
 // commit runs a transaction and answers its jobs.
 func (w *writer) commit(batch []job) {
 	if err := w.allow(); err != nil {
-		refused := rooms.Errorf(rooms.Unavailable, "nothing may be written now: %v", err)
+		refused := rooms.Errorf(rooms.Unavailable, "nothing may be written now, try again")
 		for _, j := range batch {
 			j.done(refused)
 		}
@@ -131,7 +131,7 @@ func (w *writer) commit(batch []job) {
 		w.observe(len(batch), time.Since(began), err)
 	}
 	if err != nil {
-		failure := writeFailure(w.path, err)
+		failure := rooms.Errorf(rooms.Unavailable, "the database cannot be written: %s", fault(err))
 		for _, j := range batch {
 			j.done(failure)
 		}

@@ -220,7 +220,7 @@ func (h *Handler) asProblem(r *http.Request, err error) *problem.Problem {
 		return p
 	}
 	if r.Context().Err() == nil {
-		h.logger.Error("cannot read the event log", "err", err)
+		h.logger.Error("cannot read the event log", "error", err)
 	}
 	return problem.New(http.StatusInternalServerError, "internal", "internal error")
 }

@@ -142,6 +142,21 @@ func TestGoroutinesHaveAnOwner(t *testing.T) {
 	require.Len(t, found, len(waits))
 }
 
+// TestErrorsHaveOneKeyInTheLog, by which an operator finds them.
+func TestErrorsHaveOneKeyInTheLog(t *testing.T) {
+	for dir := range packages(t) {
+		files, err := filepath.Glob(filepath.Join(repository, filepath.FromSlash(dir), "*.go"))
+		require.NoError(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			if !strings.HasSuffix(file, "_test.go") {
+				require.NotContains(t, string(text), `"err", `, "%s: the key is error", file)
+			}
+		}
+	}
+}
+
 // ruleOf is the rule of the innermost part that contains dir.
 func ruleOf(dir string) rule {
 	var best rule
