@@ -219,7 +219,7 @@ func TestRTCPCostsLittleMoreThanItsBytes(t *testing.T) {
 	require.NoError(t, err)
 	read(append(reports, report.Append(nil, 1, 7)...))
 	require.Len(t, got, 2, "each of a compound packet is read")
-	require.Equal(t, []uint16{3}, told, "and its feedback goes to whoever judges the path")
+	require.Equal(t, []uint16{3}, told, "and its feedback goes to what judges the path")
 }
 
 func FuzzIngress(f *testing.F) {

@@ -24,7 +24,7 @@ type intake struct {
 	counters *counters
 	opener   atomic.Pointer[openers] // nil until connected
 
-	work sync.WaitGroup // who is busy
+	work sync.WaitGroup // goroutines in drain and take
 
 	// mu guards the following.
 	mu      sync.Mutex

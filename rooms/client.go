@@ -27,7 +27,7 @@ type Client struct {
 	lastReliableSeq atomic.Uint32 // of its data; Data's alone
 	sifTrailer      []byte        // as it was told when it was admitted; set by the goroutine of that room
 
-	at atomic.Pointer[Participant] // who it is, or was last; written under mu
+	at atomic.Pointer[Participant] // the participant that it is, or was last; written under mu
 
 	mu    sync.Mutex                  // guards the following, and may be held while a mailbox's lock is taken
 	moved chan struct{}               // nil unless it is under way to another room; closed when that is over

@@ -16,8 +16,8 @@ import (
 type journey struct {
 	name string
 	goes func(h *house, ann *client) (at string, now *client)
-	// anew: the client joined again, and repeats its wishes as SDKs do.
-	anew bool
+	// joins: the client joins again, and repeats its wishes as SDKs do.
+	joins bool
 }
 
 var journeys = []journey{
@@ -26,17 +26,17 @@ var journeys = []journey{
 		require.NoError(h.t, h.Resume(h.t.Context(), "tea", "ann", []string{ann.SID()}, func(*rooms.Participant, rooms.Snapshot) {}))
 		return "tea", ann
 	}},
-	{name: "full reconnect", anew: true, goes: func(h *house, ann *client) (string, *client) {
+	{name: "full reconnect", joins: true, goes: func(h *house, ann *client) (string, *client) {
 		ann.Disconnected(livekit.DisconnectReason_CONNECTION_TIMEOUT)
 		return "tea", h.again("tea", ann)
 	}},
-	{name: "duplicate identity", anew: true, goes: func(h *house, ann *client) (string, *client) { return "tea", h.again("tea", ann) }},
-	{name: "restart", anew: true, goes: func(h *house, ann *client) (string, *client) {
+	{name: "duplicate identity", joins: true, goes: func(h *house, ann *client) (string, *client) { return "tea", h.again("tea", ann) }},
+	{name: "restart", joins: true, goes: func(h *house, ann *client) (string, *client) {
 		h.flush("tea")
 		h.restart(moderated)
 		return "tea", h.again("tea", ann)
 	}},
-	{name: "failure of the room", anew: true, goes: func(h *house, ann *client) (string, *client) {
+	{name: "failure of the room", joins: true, goes: func(h *house, ann *client) (string, *client) {
 		h.flush("tea")
 		m := &mine{}
 		c, err := h.try("tea", "mine", func(req *rooms.JoinRequest) {
@@ -172,7 +172,7 @@ func travel(t *testing.T, j journey, r restriction) {
 	mic := ann.publish(t, "mic", microphone)
 	r.imposed(h, ann, mic)
 	at, now := j.goes(h, ann)
-	if j.anew {
+	if j.joins {
 		if r.name == "subscription permission" { // the client's own decision
 			r.imposed(h, now, mic)
 		}

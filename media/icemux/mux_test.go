@@ -135,10 +135,10 @@ func TestOwnerIsWhoAuthenticated(t *testing.T) {
 	b, _ := next(t, victim)
 	require.Equal(t, dtls, b)
 
-	// Who moreover receives there takes it over: a NAT gave the address away.
+	// An agent that moreover receives there takes the address over: a NAT gave it away.
 	send(t, remote, success(t, check.TransactionID))
 	b, _ = next(t, attacker)
-	require.Equal(t, success(t, check.TransactionID), b, "a response goes to who asked")
+	require.Equal(t, success(t, check.TransactionID), b, "a response goes to the agent that asked")
 	send(t, remote, dtls)
 	b, _ = next(t, attacker)
 	require.Equal(t, dtls, b)

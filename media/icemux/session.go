@@ -45,7 +45,7 @@ func (h Handler) takes(packet []byte) bool {
 	return h != nil && len(packet) > 0 && packet[0]&0xc0 == 0x80 && h(packet)
 }
 
-// session is one ufrag on one socket.
+// session is what one ufrag has on one socket.
 type session struct {
 	port    *port
 	ufrag   string
@@ -53,17 +53,17 @@ type session struct {
 	moved   Moved   // nil: nobody needs to know
 
 	// The port's mu guards the following.
-	conns    int // not closed yet
+	conns    int // open connections of the agent
 	sources  map[netip.AddrPort]*source
-	ever     int           // sources that the agent has answered
-	requests []sentRequest // that wait for a response, oldest first
+	ever     int           // number of sources that the agent has answered
+	requests []sentRequest // requests without a response yet, oldest first
 
 	// Where the client is:
-	talks     netip.AddrPort // from where its packets other than STUN come
-	rival     netip.AddrPort // from where the last packet came instead
-	rivals    int            // how many of these, with none from talks since
-	checks    int            // how many of these were requests
-	checkedAt time.Time      // the first one
+	talks     netip.AddrPort // address from which its packets other than STUN come
+	rival     netip.AddrPort // another address, from which the last packet came
+	rivals    int            // number of packets from rival since the last from talks
+	checks    int            // number of requests among these
+	checkedAt time.Time      // time of the first of these requests
 
 	// mu guards the queue; the port's mu may be held when it is taken.
 	mu         sync.Mutex

@@ -22,21 +22,21 @@ const maxFrame = 8192
 // tcpConn is one TCP connection, a stranger or a member of a session.
 type tcpConn struct {
 	conn    net.Conn
-	out     net.Conn // what is beneath conn, to write to: many packets in one call of the system
+	out     net.Conn // the connection beneath conn: one write of it takes many packets
 	mux     *TCPMux
 	remote  netip.AddrPort
 	local   netip.Addr
-	network netip.Prefix  // of strangers that are counted together
+	network netip.Prefix  // its strangers are counted together
 	joined  chan struct{} // closed when it becomes a member
 	gone    chan struct{} // closed by close
 	once    sync.Once
 
 	// The mux's mu guards the following.
-	counted bool        // among those that are open
-	session *tcpSession // nil: it never was a member
-	member  bool        // it is one
-	ufrag   string      // of the session that a stranger waits for
-	timer   *time.Timer // until it has to have become a member, and then proven
+	counted bool        // it is counted as open
+	session *tcpSession // the session it is, or was, a member of; nil = of none
+	member  bool        // it is a member of session
+	ufrag   string      // the ufrag of the session that a stranger waits for
+	timer   *time.Timer // ends a stranger that does not become a member, and a member that is not proven
 
 	proven  atomic.Bool // the agent has answered a request over it
 	watched atomic.Pointer[Media]
@@ -46,12 +46,12 @@ type tcpConn struct {
 
 	// mu guards the following. What the session's Media does is done while it is held.
 	mu sync.Mutex
-	// media and others wait in the order in which they came: RTP, which is dropped when it
-	// is too old, and all else, which is not.
+	// media is the queue of RTP packets, which are dropped when they are too old; others
+	// is the queue of all else.
 	media, others []tcpFrame
-	queued        int // bytes of both, and of those that are being written
-	// broken are the streams of which something was dropped that those that follow depend
-	// on, and that have not been told so.
+	queued        int // bytes of both queues and of what is being written
+	// broken are streams of which packets were dropped on which later ones depend. Media
+	// has not been told of that yet.
 	broken []brokenStream
 }
 

@@ -34,7 +34,7 @@ type Opener struct {
 	roc  [4]byte
 }
 
-// NewOpener makes one for a transport whose client encrypts with these keys.
+// NewOpener makes the Opener of a transport whose client encrypts with these keys.
 func NewOpener(keys srtpout.Keys) (*Opener, error) {
 	k, err := keys.Session()
 	if err != nil {
@@ -60,14 +60,13 @@ func IsRTCP(packet []byte) bool {
 
 func isRTCP(packet []byte) bool { return packet[1] >= 192 && packet[1] <= 223 }
 
-// SSRC is an RTP packet's.
+// SSRC is the SSRC of an RTP packet.
 func SSRC(packet []byte) uint32 { return binary.BigEndian.Uint32(packet[8:]) }
 
-// Number is an RTP packet's sequence number.
+// Number is the sequence number of an RTP packet.
 func Number(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
 
-// Open opens an RTP packet in place, as one of that index. packet is of use no more if
-// it fails.
+// Open opens an RTP packet with that index in place. If it fails, packet is destroyed.
 func (o *Opener) Open(packet []byte, index uint64) ([]byte, error) {
 	header := headerSize(packet)
 	if header == 0 {

@@ -30,9 +30,9 @@ const (
 	// maxFeedback is the longest packet that Take opens. A report of three hundred packets
 	// fits; longer ones are rare.
 	maxFeedback = 512
-	// maxSenders bounds the SSRCs that a client names as the senders of its RTCP: something
-	// is kept of each. A client has one for its feedback, and one for each stream that it
-	// sends.
+	// maxSenders bounds the SSRCs that a client names as the senders of its RTCP, since
+	// some memory is kept for each. A client has one for its feedback, and one for each
+	// stream that it sends.
 	maxSenders = 64
 	// replayWindow is how many SRTCP indices back a packet may still come for the first
 	// time (RFC 3711 3.3.2).
@@ -60,7 +60,7 @@ type RTCP struct {
 	filled  time.Time // when the budget was added to
 }
 
-// NewRTCP makes one for a transport whose client encrypts with that master key and
+// NewRTCP makes the RTCP of a transport whose client encrypts with that master key and
 // salt. excess counts the packets that are dropped since the client sends too many.
 func NewRTCP(profile srtp.ProtectionProfile, key, salt []byte, excess *atomic.Uint64) (*RTCP, error) {
 	c, err := srtp.CreateContext(key, salt, profile, srtp.SRTCPReplayProtection(replayWindow))
@@ -105,8 +105,8 @@ func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
 	return true
 }
 
-// Knows reports whether packets of this SRTCP packet's sender are opened here. All those
-// of others, if a client has too many, are to be opened elsewhere.
+// Knows reports whether packets of this SRTCP packet's sender are opened here. If a client
+// has too many senders, the packets of the others are to be opened elsewhere.
 func (f *RTCP) Knows(packet []byte) bool {
 	if len(packet) < least {
 		return false
@@ -144,7 +144,7 @@ func (f *RTCP) openLocked(dst, packet []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// sender is the SSRC that an RTCP packet's first report is from.
+// sender is the SSRC of the sender of an RTCP packet's first report.
 func sender(packet []byte) uint32 { return binary.BigEndian.Uint32(packet[header:]) }
 
 // affordLocked takes one report from the budget, if there is one.

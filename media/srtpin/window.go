@@ -6,7 +6,7 @@ package srtpin
 // replayed do not look like one.
 const ReplayWindow = 512
 
-// Window is which packets of one SSRC have come, by their indices of 48 bits: rollover
+// Window tells which packets of one SSRC have come, by their indices of 48 bits: rollover
 // counter and sequence number. The zero value has seen nothing. It is not safe for
 // concurrent use.
 type Window struct {
@@ -28,8 +28,8 @@ func (w *Window) Index(seq uint16) uint64 {
 	return uint64(i)
 }
 
-// Fresh reports whether the packet of an index is one that may be taken: none has come
-// with that index, and it is not too old to know.
+// Fresh reports whether the packet of an index may be taken: none with that index has come,
+// and it is not too old for that to be known.
 func (w *Window) Fresh(i uint64) bool {
 	switch {
 	case i >= 1<<48:
@@ -42,8 +42,8 @@ func (w *Window) Fresh(i uint64) bool {
 	return w.seen[i%ReplayWindow/64]&(1<<(i%64)) == 0
 }
 
-// Take takes note of a packet that is authentic. It reports false if that is not to be
-// taken (see Fresh).
+// Take notes an authentic packet. It reports false if the packet may not be taken (see
+// Fresh).
 func (w *Window) Take(i uint64) bool {
 	if !w.Fresh(i) {
 		return false

@@ -143,8 +143,8 @@ func TestStreamsByteByByte(t *testing.T) {
 	}
 }
 
-// TestFramesThatAreNone: what is too long, or no frame of TURN's, ends a connection before more of
-// it is read than its head.
+// TestFramesThatAreNone: a frame that is too long, or is not TURN's, ends the connection after
+// its head was read.
 func TestFramesThatAreNone(t *testing.T) {
 	cookie := []byte{0x21, 0x12, 0xa4, 0x42}
 	ids := make([]byte, 12)
@@ -155,8 +155,8 @@ func TestFramesThatAreNone(t *testing.T) {
 		"no message":         slices.Concat([]byte{0, 1, 0, 0, 1, 2, 3, 4}, ids),
 		"a message's number": slices.Concat([]byte{0x10, 1, 0, 0}, cookie, ids),
 		"HTTP":               []byte("GET / HTTP/1.1\r\n\r\n"),
-		// Such as begin a message for those who look for its cookie alone, with a length that
-		// never comes.
+		// A reader that looks for the cookie alone takes these for the head of a message,
+		// and waits for a length that never comes.
 		"channel data that is a message": slices.Concat([]byte{0x40, 0, 0, 16}, cookie, ids, []byte{0, 1, 0xff, 0xfc}, cookie, ids),
 		"short channel data, a message":  slices.Concat([]byte{0x40, 0, 0, 4}, cookie, []byte{0x40, 0, 0, 8}, ids[:8]),
 	} {
@@ -216,8 +216,8 @@ func areOpen(all []*silent) (n int) {
 	return n
 }
 
-// TestStrangersGiveWay: connections without a relay are so many and no more, of a network and in
-// all. The newest is let in: in place of the oldest of its network, or of the network that has most.
+// TestStrangersGiveWay: connections without a relay have a bound for each network and one for
+// all. The newest is let in: in place of the oldest of its network, or of the network with most.
 func TestStrangersGiveWay(t *testing.T) {
 	s := newServer(t, nil)
 	crowd := connect(s, 1, 3*maxStrangersOfNetwork)
@@ -246,8 +246,8 @@ func TestStrangersBehindALoadBalancer(t *testing.T) {
 	require.EqualValues(t, 1, s.Counters().StreamsRefused.Load())
 }
 
-// TestAddressesOfRelays: the addresses that only relays have are theirs at each port, whether a
-// relay is there or not.
+// TestAddressesOfRelays: an address of relays alone belongs to them at every port, also at one
+// without a relay.
 func TestAddressesOfRelays(t *testing.T) {
 	s := newServer(t, nil)
 	for _, addr := range []string{"192.0.0.8:5000", "[100::8]:5000"} {

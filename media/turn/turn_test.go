@@ -41,7 +41,7 @@ func TestFor(t *testing.T) {
 	for name, p := range media {
 		require.False(t, For(p), name)
 	}
-	For(long) // it is nobody's, and read by whoever may
+	For(long) // any reader may have it, but none reads past its end
 }
 
 func FuzzFor(f *testing.F) {

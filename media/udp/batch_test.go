@@ -124,7 +124,7 @@ func TestRunLimits(t *testing.T) {
 		{"equal", sizes(7, 1150), []int{7}},
 		{"shorter last", append(sizes(6, 1150), 300), []int{7}},
 		{"nothing after the shorter", append(sizes(2, 1150), 300, 300, 1150), []int{3, 1, 1}},
-		{"longer begins anew", []int{100, 200, 200}, []int{1, 2}},
+		{"a longer one begins a run", []int{100, 200, 200}, []int{1, 2}},
 		{"64 segments", sizes(100, 160), []int{64, 36}},
 		{"65000 bytes", sizes(40, 2000), []int{32, 8}},
 	} {

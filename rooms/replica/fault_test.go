@@ -113,7 +113,7 @@ func TestEveryFaultIsToldAndHeals(t *testing.T) {
 		{name: "the folder is removed", stage: StageLocal, says: "no such file", fresh: true, harm: func(h harm) {
 			h.must(os.RemoveAll(litestreamPath(database(h.dir))))
 		}},
-		{name: "the folder begins anew", stage: StageLocal, says: errAstray.Error(), fresh: true, harm: func(h harm) {
+		{name: "the folder starts over", stage: StageLocal, says: errAstray.Error(), fresh: true, harm: func(h harm) {
 			h.must(os.RemoveAll(litestreamPath(database(h.dir))))
 			_, err := h.replica.db.MaxLTXFileInfo(h.t.Context(), 0)
 			h.must(err)

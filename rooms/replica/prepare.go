@@ -165,9 +165,9 @@ func (r *Replica) expect(ctx context.Context) error {
 func (s survey) check(r *Replica) error {
 	switch {
 	case !s.found && s.mine && r.local.Replicated && !r.config.Adopt:
-		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To begin anew there, start once with --adopt-database", ErrEmpty, r.path)
+		return fmt.Errorf("%w, but %s was replicated there: is the URL right, or was it emptied? To start over there, start once with --adopt-database", ErrEmpty, r.path)
 	case !s.found && s.begun && !(s.database && s.mine) && !r.config.Adopt:
-		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to begin anew there, start once with --adopt-database", ErrEmpty, ownerName)
+		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to start over there, start once with --adopt-database", ErrEmpty, ownerName)
 	case !s.found && s.database && r.doubt:
 		return fmt.Errorf("%w: %s-wal is gone, and with it perhaps what was committed last: bring it back, or start once with --adopt-database if the database here is right", ErrUnknown, r.path)
 	case s.found && s.database && !s.mine && !r.config.Adopt:

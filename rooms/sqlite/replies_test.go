@@ -39,11 +39,11 @@ func TestReplies(t *testing.T) {
 	}
 	require.NoError(t, s.SaveReply(ctx, log.Reply{Key: key(3), CreatedMs: 1001 + day}))
 	require.Equal(t, 1, count(), "the old one is forgotten")
-	anew := log.Reply{Key: key(3), CreatedMs: 1002 + 2*day, Status: 200, Header: map[string]string{}, Body: []byte("anew")}
-	require.NoError(t, s.SaveReply(ctx, anew))
+	second := log.Reply{Key: key(3), CreatedMs: 1002 + 2*day, Status: 200, Header: map[string]string{}, Body: []byte("second")}
+	require.NoError(t, s.SaveReply(ctx, second))
 	got, _, err = s.FindReply(ctx, key(3), 1002+2*day)
 	require.NoError(t, err)
-	require.Equal(t, anew, got, "a key may be used anew")
+	require.Equal(t, second, got, "a key may be used again")
 	require.NoError(t, s.do(ctx, func(tx *tx) error {
 		_, err := tx.exec(`UPDATE reply SET created_ms = ?`, 1001+day)
 		return err

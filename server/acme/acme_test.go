@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestWords: what is wrong is told so that it can be mended.
+// TestWords: a problem is told with what mends it.
 func TestWords(t *testing.T) {
 	here, elsewhere := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for name, c := range map[string]struct {
@@ -74,8 +74,8 @@ func TestNobodyIsAskedForWhatIsNotThere(t *testing.T) {
 	require.Zero(t, asked.Load())
 }
 
-// TestWhatTheAuthorityComplainsOf is heard in problems and in challenges that failed, and in
-// nothing else.
+// TestWhatTheAuthorityComplainsOf is found in problem documents and in challenges that failed,
+// and in no other answer.
 func TestWhatTheAuthorityComplainsOf(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`:                       "too many",

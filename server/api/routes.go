@@ -231,7 +231,7 @@ func (s *rest) eventOperations() []operation {
 	return []operation{
 		{
 			method: get, path: "/events", id: "listEvents", tag: "events", grant: toPull,
-			summary: "The event log: a page as JSON, or as server-sent events for whoever accepts text/event-stream. " +
+			summary: "The event log: a page as JSON, or as server-sent events for a client that accepts text/event-stream. " +
 				"410 (code pruned, with the oldest seq) when what is asked for is pruned; 429 (code too_many_streams) when " +
 				"the API key has its share of the streams. A stream ends with an event gone, whose data is a problem, when it falls behind " +
 				"the pruning, and when its token expires, is revoked or its identity is banned.",

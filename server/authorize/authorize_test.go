@@ -181,7 +181,7 @@ func TestACrowdAsksOncePerToken(t *testing.T) {
 		crowd.Wait()
 		require.EqualValues(t, 2, asked.Load())
 		ask("one", true)
-		ask("one", false) // who may open the room may enter it
+		ask("one", false) // a client that may open the room may enter it
 		require.EqualValues(t, 2, asked.Load())
 		require.Equal(t, 100.0, cached(t, h))
 		time.Sleep(10 * time.Second)
@@ -218,8 +218,7 @@ func TestANoToOpeningIsNoNoToEntering(t *testing.T) {
 	}
 }
 
-// TestAReconnectDoesNotAnswerForAJoin: what it is allowed as has to be said of the
-// join itself.
+// TestAReconnectDoesNotAnswerForAJoin: a join is asked for by itself.
 func TestAReconnectDoesNotAnswerForAJoin(t *testing.T) {
 	h := open(t, func(c *authorize.Config) {
 		c.Transport = trip(func(r *http.Request) (*http.Response, error) {
@@ -336,7 +335,7 @@ func TestAmendments(t *testing.T) {
 	require.Nil(t, plain.AmendRoom(nil))
 }
 
-// FuzzAnswer holds that whatever is answered is read or refused.
+// FuzzAnswer holds that every answer is read or refused.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, `{"allow":true,"participant":{"permissions":{"can_publish_sources":["camera"]}},"room":{"empty_timeout":"never"}}`)
 	f.Add(403, `{"message":"no"}`)

@@ -16,7 +16,7 @@ import (
 	"parlor/server/config"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()
@@ -420,8 +420,8 @@ func TestDevelopment(t *testing.T) {
 	require.Zero(t, c.RTC.TCPPort)
 }
 
-// TestMediaIsBoundWhereEverythingIs, unless it is named apart; and where no client can be
-// it is said, and which key mends it.
+// TestMediaIsBoundWhereEverythingIs, unless media has addresses of its own. Where no client
+// can reach it, a warning names the key that mends it.
 func TestMediaIsBoundWhereEverythingIs(t *testing.T) {
 	const keys = "keys: {key: 0123456789abcdef0123456789abcdef}\n"
 	for name, c := range map[string]struct {

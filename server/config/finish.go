@@ -251,7 +251,7 @@ func (l *loader) warnOfOpenDevelopment() {
 		if l.config.Keys[DevKey] == DevSecret {
 			secret = ", and everybody knows the secret of " + DevKey
 		}
-		l.warn("bind_addresses: others can reach %s, where development gives whoever asks a token%s; "+
+		l.warn("bind_addresses: others can reach %s, where development gives everybody a token%s; "+
 			"outside this machine run without --dev", text, secret)
 	}
 }

@@ -26,8 +26,8 @@ import (
 
 const patience = time.Minute
 
-// house is a door and who is behind it: each way has a reader that answers with its name and
-// the first bytes that it was sent, so many.
+// house is a door and the readers behind it. Each reader answers with the name of its way and
+// the first bytes that it got.
 type house struct {
 	door *Door
 	addr string
@@ -165,7 +165,7 @@ func TestEverybodyFindsTheWay(t *testing.T) {
 	require.EqualValues(t, 3, h.door.Counters().HTTP.Load())
 }
 
-// TestDropByDrop: who sends its first bytes one at a time is understood as well.
+// TestDropByDrop: a client that sends its first bytes one at a time is understood as well.
 func TestDropByDrop(t *testing.T) {
 	h := build(t, nil)
 	for want, first := range map[string][]byte{"TURN": stunRequest(), "ICE": framed()} {
@@ -188,8 +188,8 @@ func closed(t *testing.T, conn net.Conn) {
 	require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "it is open still")
 }
 
-// TestNobodyWaitsAtTheDoor: who says nothing, or something unknown, or never comes to the end of
-// a TLS handshake, is sent away in time, and others come in meanwhile.
+// TestNobodyWaitsAtTheDoor: a client that says nothing, or something unknown, or does not end its
+// TLS handshake, is sent away in time. Others come in meanwhile.
 func TestNobodyWaitsAtTheDoor(t *testing.T) {
 	h := build(t, func(c *Config) { c.Time = 300 * time.Millisecond })
 	silent, slow, hello, encrypted := h.dial(t), h.dial(t), h.dial(t), h.dialTLS(t, "calls.example")
@@ -217,8 +217,8 @@ func TestNobodyWaitsAtTheDoor(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 }
 
-// TestACrowdAtTheDoor: the silent connections of one network take so many places and no more,
-// and give way to those that come later.
+// TestACrowdAtTheDoor: the silent connections of one network have a bound, and give way to
+// those that come later.
 func TestACrowdAtTheDoor(t *testing.T) {
 	h := build(t, nil)
 	first := h.dial(t)
@@ -262,8 +262,8 @@ func (c *silent) Close() error {
 func (c *silent) RemoteAddr() net.Addr        { return &c.remote }
 func (c *silent) SetDeadline(time.Time) error { return nil }
 
-// TestACrowdOfManyNetworks: when all places are taken, one of the network that has most gives
-// way. The networks of proxies are many people's, and have no bound of their own.
+// TestACrowdOfManyNetworks: when all places are taken, the network with most connections gives
+// one up. Many people share the network of a proxy, which has no bound of its own.
 func TestACrowdOfManyNetworks(t *testing.T) {
 	d := New(Config{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, Time: patience, Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
@@ -301,7 +301,7 @@ func TestACrowdOfManyNetworks(t *testing.T) {
 	}
 }
 
-// TestALongHello: the first message of a TLS handshake has a bound that clients' do not reach.
+// TestALongHello: the first message of a TLS handshake has a bound, which no client reaches.
 func TestALongHello(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"with HTTP": nil, "TURN alone": func(c *Config) { c.HTTP, c.ICE = false, nil },

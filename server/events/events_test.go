@@ -210,7 +210,8 @@ func TestForgottenEventsAreTold(t *testing.T) {
 	resp, _ := f.open(s.URL, "", "Last-Event-ID", seen)
 	require.Equal(t, 409, resp.StatusCode)
 
-	// Who has read no further than the restore goes on, and so does who came after it.
+	// A reader that has read no further than the restore goes on, and so does one that came
+	// after it.
 	p = f.get("/v1/events?after=2-1&limit=2")
 	require.Equal(t, []int64{3, 4}, p.seqs())
 	require.Equal(t, "4-2", p.Cursor)
@@ -220,7 +221,7 @@ func TestForgottenEventsAreTold(t *testing.T) {
 	require.Equal(t, "8-2", f.get("/v1/events?after=8-2").Cursor)
 	require.Equal(t, "8-2", f.get("/v1/events?type=none").Cursor)
 
-	// It happens again, and later what they had in common is pruned.
+	// The log is restored again, and later the events that both had are pruned.
 	require.NoError(t, f.store.SetEpoch(t.Context(), 3))
 	f.room("d", "9")
 	require.EqualValues(t, 8, f.get("/v1/events?after=9-2").Newest)
@@ -300,7 +301,7 @@ func TestStream(t *testing.T) {
 	require.EqualValues(t, 2, e.Seq)
 	require.Equal(t, a.SID, e.RoomSID)
 
-	// What is yet to come comes, long after the server's timeouts.
+	// Events come long after the server's timeouts, too.
 	time.Sleep(500 * time.Millisecond) // real time: it is the kernel's deadlines that are tried
 	for i := range 3 {
 		f.room("b"+strconv.Itoa(i), "room_started")
@@ -346,7 +347,7 @@ type recorder struct {
 func (r *recorder) Write(b []byte) (int, error) { return r.w.Write(b) }
 func (r *recorder) Flush()                      {}
 
-// TestQuietStream: a stream that wants little is kept alive, and its id moves on.
+// TestQuietStream: a stream whose filter passes little is kept alive, and its id moves on.
 func TestQuietStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)

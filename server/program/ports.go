@@ -69,7 +69,7 @@ func (p *program) openFront() error {
 	}
 	if p.cfg.RTC.TCPPort == p.cfg.Port {
 		c.ICE = func(conn net.Conn) {
-			_ = p.media.ServeICE(conn) // who is not served is gone
+			_ = p.media.ServeICE(conn) // a client that is not served is disconnected
 		}
 	}
 	p.front = door.New(c)

@@ -32,8 +32,8 @@ func allocated(f func()) int64 {
 	return int64(after.TotalAlloc - before.TotalAlloc)
 }
 
-// TestTheEstimateIsNoLess: whatever field a sender repeats, with as few bytes as can
-// be, decoding it allocates no more than was estimated.
+// TestTheEstimateIsNoLess: decoding a message allocates no more than was estimated,
+// also if it repeats any field with as few bytes as possible.
 func TestTheEstimateIsNoLess(t *testing.T) {
 	for _, m := range []proto.Message{
 		&livekit.CreateRoomRequest{}, &livekit.UpdateParticipantRequest{}, &livekit.UpdateSubscriptionsRequest{}, &livekit.ListRoomsRequest{},

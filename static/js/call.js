@@ -288,7 +288,7 @@ export class Call {
     }
     try {
       await navigator.clipboard.writeText(link);
-      toast(`Link copied. Whoever opens it${this.#host ? ' within a day' : ''} can join.`, { code: 'link-copied' });
+      toast(`Link copied. Everybody who opens it${this.#host ? ' within a day' : ''} can join.`, { code: 'link-copied' });
     } catch {
       // Without permission, or without a secure context, the link is copied by hand.
       toast(link, { code: 'link' });

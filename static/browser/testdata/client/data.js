@@ -192,7 +192,7 @@ export const scenarios = [
     await flows({ alice, bob });
     await eventually('TCP alone', async () => (await protocols(alice)).every((protocol) => protocol === 'tcp'));
   }],
-  // Without a relay there is none; whoever asks for it comes back as before.
+  // Without a relay there is none; a client that asks for one comes back as before.
   ['full reconnect: force-tls', async () => {
     const { alice, bob } = await call();
     await alice.room.simulateScenario('force-tls');
