@@ -9,8 +9,8 @@ import (
 
 // debugOnly is the handler of the profiles' own port: net/http/pprof, under the paths that
 // LiveKit has too. It tells everything of the process, and a profile costs CPU time, so the
-// port is for this machine alone. A page in a browser of this machine gets nothing either,
-// even where its host name leads here (DNS rebinding).
+// port is for this machine alone. A page in a browser of this machine cannot ask for
+// profiles either, even where its host name leads here (DNS rebinding).
 func debugOnly() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -19,7 +19,8 @@ func debugOnly() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !ofThisMachine(r.Host) {
+		site := r.Header.Get("Sec-Fetch-Site")
+		if !ofThisMachine(r.Host) || r.Header.Get("Origin") != "" || site != "" && site != "none" && site != "same-origin" {
 			http.Error(w, "ask for it by the address 127.0.0.1, from the machine itself", http.StatusForbidden)
 			return
 		}

@@ -120,7 +120,7 @@ func New(c Config) *Server {
 		debug:   newHTTP(c.Log, debugOnly()),
 		tls:     c.TLS != nil,
 	}
-	s.debug.WriteTimeout = 0 // a profile takes as long as it is asked for
+	s.debug.ReadTimeout, s.debug.WriteTimeout = 0, 0 // a profile takes as long as it is asked for
 	s.main.TLSConfig, s.admin.TLSConfig = c.TLS, c.TLS
 	for _, one := range s.all() {
 		one.ConnState = open.state

@@ -78,12 +78,12 @@ type session struct {
 	now, before secret // hashes of what the cookie holds
 	changed     time.Time
 	seen        bool // its browser has used now
-	// lost are secrets that were replaced before anybody had used them, because the answer
-	// with them seems to have been lost.
+	// lost are secrets that were replaced before they were used, because the answer with
+	// them seems to have been lost. If one is used after all, two browsers have the session.
 	lost []secret
 }
 
-// mostLost bounds the secrets of a session that are lost in a row.
+// mostLost bounds the secrets of a session that are lost.
 const mostLost = 8
 
 type link struct {
@@ -101,7 +101,7 @@ type Sessions struct {
 
 	mu       sync.Mutex // guards the following
 	byID     map[string]*session
-	bySecret map[secret]*session // by both secrets of each
+	bySecret map[secret]*session // by all secrets of each
 	links    map[secret]link
 }
 
@@ -182,7 +182,7 @@ func (s *Sessions) claims(w http.ResponseWriter, r *http.Request) *access.Claims
 	late := now.Sub(one.changed) > grace
 	switch {
 	case hash == one.now:
-		one.seen, one.lost = true, s.drop(one.lost)
+		one.seen = true
 		if now.Sub(one.changed) > rotation {
 			s.rotate(w, r, one, now)
 		}
@@ -211,15 +211,9 @@ func (s *Sessions) forget(one *session) {
 	delete(s.byID, one.ID)
 	delete(s.bySecret, one.now)
 	delete(s.bySecret, one.before)
-	one.lost = s.drop(one.lost)
-}
-
-// drop is called with mu held.
-func (s *Sessions) drop(secrets []secret) []secret {
-	for _, hash := range secrets {
+	for _, hash := range one.lost {
 		delete(s.bySecret, hash)
 	}
-	return nil
 }
 
 // rotate gives the session a new secret. It is called with mu held.

@@ -414,6 +414,8 @@ func TestSessionsRotateAndRunOut(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		_, third = who(first)
 		require.NotEmpty(t, third)
+		status, _ = who(third)
+		require.Equal(t, 200, status)
 		status, _ = who(second)
 		require.Equal(t, 401, status, "two use it")
 		status, _ = who(third)

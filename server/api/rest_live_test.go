@@ -323,7 +323,7 @@ func TestParticipantsOfAllRooms(t *testing.T) {
 	require.Empty(t, found)
 	require.Equal(t, 400, h.status("GET", "/v1/participants?cursor=!", ""))
 	resp, _ := h.ask("GET", "/v1/participants", h.token(&auth.VideoGrant{RoomList: true, RoomAdmin: true, Room: "r0"}), "", "")
-	require.Equal(t, 403, resp.StatusCode, "who may see one room does not see the others")
+	require.Equal(t, 403, resp.StatusCode, "a token for one room shows no other")
 }
 
 func TestParticipants(t *testing.T) {

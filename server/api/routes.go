@@ -95,7 +95,7 @@ func (s *rest) participantOperations() []operation {
 	return []operation{
 		{
 			method: get, path: "/participants", id: "findParticipants", tag: tag, grant: toOperate,
-			summary: "Who is in any room, also hidden, and also who is expected back after a restart: by the rooms' ids, and by identity.",
+			summary: "The participants of all open rooms, by the rooms' ids and by identity. Hidden ones, and those that are expected back after a restart, belong to them.",
 			query:   pageParameters(parameter{name: "text", doc: "Participants whose identity or name contains this, in upper or lower case. A page looks at 2000 of them at most: it may hold fewer than limit, or none, and still have a next_cursor."}),
 			status:  http.StatusOK, answer: presencePage{}, handle: s.findParticipants,
 		},

@@ -268,7 +268,7 @@ func (i *inspection) checkPorts(ctx context.Context) []api.Check {
 		try(hosts, i.cfg.AdminPort, "admin_port")
 	}
 	if i.cfg.DebugHandler.Port != 0 {
-		try(p.present([]string{"127.0.0.1", "::1"}), i.cfg.DebugHandler.Port, "debug_handler.port")
+		try(p.existing(loopback), i.cfg.DebugHandler.Port, "debug_handler.port")
 	}
 	if i.cfg.RTC.TCPPort != 0 {
 		try(mediaHosts, i.cfg.RTC.TCPPort, "--tcp-port")

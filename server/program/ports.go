@@ -39,7 +39,7 @@ func (p *program) listen(ctx context.Context) (err error) {
 		}
 	}
 	if p.cfg.DebugHandler.Port != 0 {
-		if p.debugListeners, err = listenOn(ctx, p.present([]string{"127.0.0.1", "::1"}), p.cfg.DebugHandler.Port); err != nil {
+		if p.debugListeners, err = listenOn(ctx, p.existing(loopback), p.cfg.DebugHandler.Port); err != nil {
 			return portHint(err, "debug_handler.port")
 		}
 	}
@@ -112,12 +112,20 @@ func (p *program) listenForTURN(ctx context.Context) error {
 	return portHint(err, "turn.tls_port")
 }
 
-// present is hosts without those that this machine does not have, such as ::1 without
-// IPv6. It leaves hosts out only in development, where the program itself names them.
+// loopback are the addresses of this machine alone.
+var loopback = []string{"127.0.0.1", "::1"} // does not change
+
+// present is the configured hosts. In development the program itself names them.
 func (p *program) present(hosts []string) []string {
 	if !p.cfg.Development {
 		return hosts
 	}
+	return p.existing(hosts)
+}
+
+// existing is hosts without those that this machine does not have, such as ::1 without
+// IPv6.
+func (p *program) existing(hosts []string) []string {
 	kept := slices.DeleteFunc(slices.Clone(hosts), func(host string) bool {
 		c, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
 		if err != nil {

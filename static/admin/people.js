@@ -1,4 +1,4 @@
-// Who is in any room: found and paged by the server.
+// The participants of all rooms: found and paged by the server.
 
 import { actions, button, element, fieldOf, pager, redraw, roomLink, since, table, toast } from './ui.js';
 import { get, query } from './api.js';
@@ -10,14 +10,15 @@ export async function people(root, { signal }) {
     fieldOf({ name: 'text', label: 'Identity or name has', type: 'search' }),
     element('button', { type: 'submit' }, 'Search'));
   const place = element('div', { id: 'people' });
+  let text = ''; // that was asked for, and not what is being typed
   const pages = pager(async (cursor) => {
-    const text = form.elements.namedItem('text').value;
     const page = await get(`/participants${query({ limit: PAGE, cursor, text })}`, signal);
     redraw(place, table('People', columns, page.found, text ? 'Nobody is like that, on this page.' : 'Nobody is in a room.'));
     return page.next_cursor;
   });
   form.addEventListener('submit', (event) => {
     event.preventDefault();
+    text = form.elements.namedItem('text').value;
     pages.first().catch((error) => toast(error.message, true));
   });
   const columns = [
