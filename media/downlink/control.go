@@ -33,6 +33,7 @@ type Control[T any] struct {
 	results    []sent.Result
 	state      estimate.State
 	emptyingAt int64 // when the draining of a queue began
+	heldUntil  int64 // until then no video is sent, so that it drains
 	steadyAt   int64 // for steadyFor from here, spatial layers stay
 	divided    allocate.Summary
 	forced     bool  // divided exceeds the estimate
@@ -200,13 +201,26 @@ func (c *Control[T]) judge(now int64) {
 		}
 	}
 	c.setPace(now)
+	if c.state.Emptying && !emptying && c.state.Backlog > deepQueue && c.holds() {
+		hold := min(c.state.Backlog-shortQueue, longestHold)
+		c.pacer.Hold(now, hold)
+		c.heldUntil = now + int64(hold)
+	}
 	c.decide(now)
 }
+
+// holds reports whether video may be held for a queue to drain. Where not even the lowest
+// layers fit, queues come again and again, and holding for each costs more frames than the
+// path drops.
+func (c *Control[T]) holds() bool { return c.divided.Paused == 0 && !c.forced }
 
 // setPace sets the pacer's rate from the estimate and the division.
 func (c *Control[T]) setPace(now int64) {
 	pace, deep := c.state.Bitrate, c.state.Emptying && c.state.Queue > deepQueue
-	if c.state.Emptying && !deep {
+	switch {
+	case c.state.Emptying && now < c.heldUntil+keepsUp && c.holds():
+		pace, deep = c.state.Settled, true // what has drained by the hold must not fill again
+	case c.state.Emptying && !deep:
 		pace = c.state.Settled // the layers left out already suffice to drain it
 	}
 	if c.forced {
@@ -336,6 +350,13 @@ const (
 	pauseAfter = int64(3 * time.Second)
 	// deepQueue is a queue for which leaving out temporal layers does not suffice.
 	deepQueue = 150 * time.Millisecond
+	// When a deep queue is seen, no video is sent until it is a shortQueue, or for
+	// longestHold: a keyframe that is sent at once is dropped by the path. For keepsUp
+	// after that, video is sent as fast as the path carries it, or the keyframe would
+	// become too old in the pacer. The reports show the queue of before for that long.
+	shortQueue  = 100 * time.Millisecond
+	longestHold = 100 * time.Millisecond
+	keepsUp     = int64(300 * time.Millisecond)
 )
 
 // forcedPace is how much faster than its bitrate media is paced that exceeds the

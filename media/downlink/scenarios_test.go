@@ -76,7 +76,7 @@ func followsThePath(t *testing.T, seed uint64, byStreams bool) {
 		{"600 k", 600e3, 0, 25 * time.Second, 0.93, 0, 500 * time.Millisecond},
 		{"3 M", 3e6, 0, 30 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
 		{"3 M, 5 % loss", 3e6, 0.05, 30 * time.Second, 0.95, 0, 500 * time.Millisecond},
-		{"250 k", 250e3, 0, 20 * time.Second, 0.75, 0, 1200 * time.Millisecond},
+		{"250 k", 250e3, 0, 20 * time.Second, 0.9, 0, 700 * time.Millisecond},
 		{"20 M again", 20e6, 0, 25 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
 	} {
 		c.Rate, c.Loss = p.rate, p.loss

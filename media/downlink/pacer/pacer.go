@@ -175,6 +175,16 @@ func (p *Pacer[T]) SetRate(now int64, rate float64, emptying bool) {
 	}
 }
 
+// Hold lets no waiting packet leave for a time, except for audio, which does not wait: the
+// queue on the path is so long that it may drop what is sent now. It costs nothing,
+// because what is sent now would wait there.
+func (p *Pacer[T]) Hold(now int64, d time.Duration) {
+	p.pay(now)
+	if p.rate > 0 {
+		p.debt = max(p.debt, p.allowed()+p.pace()*d.Seconds())
+	}
+}
+
 // Counters returns the counters.
 func (p *Pacer[T]) Counters() Counters { return p.counters }
 
