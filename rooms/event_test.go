@@ -87,3 +87,18 @@ func part[M proto.Message](whole, names M) log.Part {
 	}
 	return log.Whole
 }
+
+// TestEventsOfTracksTellOfTheWholeRoom if they are to.
+func TestEventsOfTracksTellOfTheWholeRoom(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		h := newHouse(t, func(c *rooms.Config) { c.FullRoomInEvents = full })
+		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "tea", Metadata: "m"})
+		require.NoError(t, err)
+		h.join("tea", "ann").publish(t, "mic", livekit.TrackSource_MICROPHONE)
+		h.flush("tea")
+		room := webhook(t, h.log(log.TrackPublished)[0]).Room
+		require.Equal(t, "tea", room.Name)
+		require.NotEmpty(t, room.Sid)
+		require.Equal(t, full, room.Metadata == "m" && room.NumParticipants == 1)
+	}
+}

@@ -183,9 +183,13 @@ func (r *Room) participantEvent(typ string, info *livekit.ParticipantInfo, now t
 }
 
 func (r *Room) trackEvent(typ string, info *livekit.ParticipantInfo, t *livekit.TrackInfo, now time.Time) log.Event {
+	room := &livekit.Room{Sid: r.rec.SID, Name: r.rec.Name}
+	if r.rooms.cfg.FullRoomInEvents {
+		room = r.rec.Info()
+	}
 	return log.New(&livekit.WebhookEvent{
 		Event:       typ,
-		Room:        &livekit.Room{Sid: r.rec.SID, Name: r.rec.Name},
+		Room:        room,
 		Participant: &livekit.ParticipantInfo{Sid: info.Sid, Identity: info.Identity},
 		Track:       t,
 	}, now)

@@ -48,6 +48,9 @@ type Config struct {
 	RejectDuplicates bool
 	// NoDataTracks refuses to publish data tracks.
 	NoDataTracks bool
+	// FullRoomInEvents: events of tracks tell of the whole room, and not of its name and SID
+	// alone.
+	FullRoomInEvents bool
 	// DataBlobs lets participants store blobs for others to fetch.
 	DataBlobs bool
 	// EnableRemoteUnmute lets the API unmute a participant's track.

@@ -158,6 +158,7 @@ type Room struct {
 	DepartureTimeout             Seconds           `yaml:"departure_timeout"`
 	MaxParticipants              uint32            `yaml:"max_participants"` // 0 = no limit
 	EnabledCodecs                []Codec           `yaml:"enabled_codecs"`
+	EnableFullRoomInWebhooks     bool              `yaml:"enable_full_room_in_webhooks"`
 	EnableRemoteUnmute           bool              `yaml:"enable_remote_unmute"`
 	OnDuplicateIdentity          string            `yaml:"on_duplicate_identity"` // replace or reject
 	PlayoutDelay                 PlayoutDelay      `yaml:"playout_delay"`

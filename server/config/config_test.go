@@ -38,12 +38,29 @@ func load(t *testing.T, body string, env ...string) (*config.Config, []string, e
 	return config.Load(config.Sources{Environ: append(env, "LIVEKIT_CONFIG="+body)})
 }
 
+// TestLiveKitFileIsReadUnchanged, but for the keys of TestKeysThatWouldBeMissed.
 func TestLiveKitFileIsReadUnchanged(t *testing.T) {
 	c, warnings, err := config.Load(config.Sources{File: filepath.Join("testdata", "livekit.yaml")})
 	require.NoError(t, err)
 	got, err := json.MarshalIndent(map[string]any{"config": c, "warnings": warnings}, "", "  ")
 	require.NoError(t, err)
 	golden(t, "livekit.golden", string(got)+"\n")
+}
+
+// Keys whose effect would be missed are errors that say why, unless they turn it off.
+func TestKeysThatWouldBeMissed(t *testing.T) {
+	for body, why := range map[string]string{
+		"limit: {subscription_limit_video: 10}":                                    "limit.subscription_limit_video",
+		"limit: {subscription_limit_audio: 10}":                                    "audio.max_forwarded",
+		"rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret: s}]}":      "give it username and credential",
+		"rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret_file: s}]}": "give it credentials_file",
+	} {
+		_, _, err := load(t, body)
+		require.ErrorContains(t, err, why, body)
+	}
+	_, warnings, err := load(t, "limit: {subscription_limit_video: 0, subscription_limit_audio: 0}")
+	require.NoError(t, err)
+	require.Len(t, warnings, 2)
 }
 
 func TestEmptyFileIsTheDefault(t *testing.T) {

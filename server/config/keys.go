@@ -16,6 +16,9 @@ const (
 	Tuning
 	// Absent: the key belongs to a feature that this version of Parlor does not have.
 	Absent
+	// Refused: as Absent, but who sets the key would miss what it does. A value other than
+	// 0, false or nothing is an error.
+	Refused
 )
 
 // Key is one line of the table of configuration keys.
@@ -123,6 +126,7 @@ func Keys() []Key {
 		{"room.enabled_codecs", Applied, "codecs that may be published; all that Parlor knows if empty"},
 		{"room.enabled_codecs[].mime", Applied, "such as `video/vp8`"},
 		{"room.enable_remote_unmute", Applied, "the API may unmute tracks"},
+		{"room.enable_full_room_in_webhooks", Applied, "webhooks of tracks tell of the whole room, and not of its name and SID alone"},
 		{"room.on_duplicate_identity", Applied, "who joins under the identity of somebody connected: `replace` that one, or `reject` the newcomer with 409"},
 		{"room.playout_delay.enabled", Applied, "ask subscribers for a playout delay"},
 		{"room.playout_delay.min", Applied, "its least, in milliseconds"},
@@ -214,15 +218,15 @@ func Keys() []Key {
 		{"rtc.flexfec.*", Absent, "forward error correction"},
 		{"rtc.advertise_internal_ip", Absent, "internal addresses beside the external one"},
 		{"rtc.use_ice_lite", Absent, "a lite ICE agent"},
-		{"rtc.turn_servers[].secret", Absent, "TURN credentials that expire; use username and credential"},
-		{"rtc.turn_servers[].secret_file", Absent, "TURN credentials that expire; use username and credential"},
-		{"rtc.turn_servers[].ttl", Absent, "TURN credentials that expire; use username and credential"},
-		{"room.enable_full_room_in_webhooks", Absent, "the whole room in webhooks of tracks"},
-		{"limit.subscription_limit_video", Absent, "a limit of subscriptions"},
-		{"limit.subscription_limit_audio", Absent, "a limit of subscriptions"},
+		{"rtc.turn_servers[].ttl", Absent, "TURN credentials that expire"},
 		{"limit.num_tracks", Absent, "a limit of the whole server"},
 		{"limit.bytes_per_sec", Absent, "a limit of the whole server"},
 		{"environment", Absent, "an old key of LiveKit's"},
+
+		{"rtc.turn_servers[].secret", Refused, "no credentials that expire are made for other TURN servers, so clients would do without this one: give it username and credential"},
+		{"rtc.turn_servers[].secret_file", Refused, "no credentials that expire are made for other TURN servers, so clients would do without this one: give it credentials_file"},
+		{"limit.subscription_limit_video", Refused, "how many tracks a participant may be subscribed to is not bounded here: leave it out"},
+		{"limit.subscription_limit_audio", Refused, "how many tracks a participant may be subscribed to is not bounded here: leave it out, or see audio.max_forwarded"},
 
 		{"rtc.allow_tcp_fallback", Tuning, "clients are offered ICE over TCP if rtc.tcp_port is set"},
 		{"rtc.packet_buffer_size_video", Tuning, "packets are kept by time"},

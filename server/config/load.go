@@ -196,6 +196,8 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 		l.unknown(name, path)
 	case isNull(resolve(value)):
 		// A key without a value counts as absent.
+	case !isField && k.Effect == Refused && !isNothing(resolve(value)):
+		l.problem(name, path, "%s", k.Doc)
 	case !isField:
 		l.warnIgnored(k)
 	default:
@@ -205,6 +207,11 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 		l.given = append(l.given, path)
 		l.value(resolve(value), field, path)
 	}
+}
+
+// isNothing reports whether a value turns off what its key is for.
+func isNothing(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && (n.Value == "" || n.Value == "0" || n.Value == "false")
 }
 
 func (l *loader) unknown(name *yaml.Node, path string) {

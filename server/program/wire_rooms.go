@@ -41,6 +41,7 @@ func roomsConfig(cfg *config.Config, store *sqlite.Store, log *slog.Logger) room
 		Room:               rooms.RoomConfig{SyncStreams: cfg.Room.SyncStreams, EnabledCodecs: codecs(cfg)},
 		EnableRemoteUnmute: cfg.Room.EnableRemoteUnmute,
 		NoDataTracks:       !cfg.EnableDataTracks,
+		FullRoomInEvents:   cfg.Room.EnableFullRoomInWebhooks,
 		DataBlobs:          cfg.EnableParticipantDataBlob,
 		RejectDuplicates:   cfg.Room.OnDuplicateIdentity == "reject",
 		Limits:             limits(cfg),
