@@ -17,6 +17,7 @@ package acme
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -94,7 +95,7 @@ func New(cfg Config) *Keeper {
 	if cfg.Directory == "" {
 		cfg.Directory = acme.LetsEncryptURL
 	}
-	k := &Keeper{cfg: cfg, heard: &ear{}, current: map[string]*tls.Certificate{}, problems: map[string]string{}}
+	k := &Keeper{cfg: cfg, heard: &ear{said: map[string]string{}}, current: map[string]*tls.Certificate{}, problems: map[string]string{}}
 	k.manager = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(cfg.Folder), Email: cfg.Email,
 		HostPolicy: k.mine,
@@ -217,6 +218,7 @@ func (k *Keeper) Run(ctx context.Context) {
 // keep gets and renews the certificate of one name.
 func (k *Keeper) keep(ctx context.Context, name string) {
 	again := firstAgain
+	k.heard.forget(name)
 	for {
 		wait := look
 		var c *tls.Certificate
@@ -233,6 +235,7 @@ func (k *Keeper) keep(ctx context.Context, name string) {
 			wait = max(again, limit(err))
 			again = min(2*again, lastAgain)
 			why := k.words(ctx, name, err)
+			k.heard.forget(name) // what is said of the next try is of that alone
 			k.mu.Lock()
 			k.problems[name] = why
 			k.mu.Unlock()
@@ -278,7 +281,9 @@ func (k *Keeper) took(name string, c *tls.Certificate) {
 	left := time.Until(c.Leaf.NotAfter)
 	if whole := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore); left < whole/6 {
 		// autocert has tried to renew it since a third of its life was left.
-		k.problems[name] = fmt.Sprintf("the certificate of %s is not renewed, and ends in %v: %s", name, left.Round(time.Hour), k.heard.last())
+		k.problems[name] = fmt.Sprintf("the certificate of %s is not renewed, and ends in %v: %s", name, left.Round(time.Hour), k.heard.last(name))
+	} else {
+		k.heard.forget(name)
 	}
 	k.mu.Unlock()
 	if before == nil || !bytes.Equal(before.Certificate[0], c.Certificate[0]) {
@@ -305,7 +310,7 @@ func limit(err error) time.Duration {
 // words explains what went wrong and what to do about it.
 func (k *Keeper) words(ctx context.Context, name string, err error) string {
 	said := ""
-	if heard := k.heard.last(); heard != "" {
+	if heard := k.heard.last(name); heard != "" {
 		said = "; the certificate authority says: " + heard
 	}
 	if wait, limited := acme.RateLimit(err); limited {
@@ -338,7 +343,7 @@ func (k *Keeper) words(ctx context.Context, name string, err error) string {
 type ear struct {
 	mu   sync.Mutex // guards the following
 	ctx  context.Context
-	text string
+	said map[string]string // the last complaint about each name; "" = about none in particular
 }
 
 // maxHeard bounds the answers that are read for a complaint, in bytes.
@@ -350,11 +355,20 @@ func (e *ear) until(ctx context.Context) {
 	e.ctx = ctx
 }
 
-// last is the authority's last complaint; "" if there was none.
-func (e *ear) last() string {
+// last is the authority's last complaint about a name, or else about none in particular; ""
+// if there was none since forget.
+func (e *ear) last(name string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.text
+	return cmp.Or(e.said[name], e.said[""])
+}
+
+// forget drops the complaints that last would return.
+func (e *ear) forget(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.said, name)
+	delete(e.said, "")
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -379,19 +393,19 @@ func (e *ear) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res.Body = io.NopCloser(bytes.NewReader(body))
-	if text := complaint(body); text != "" {
+	if name, text := complaint(body); text != "" {
 		e.mu.Lock()
-		e.text = text
+		e.said[name] = text
 		e.mu.Unlock()
 	}
 	return res, nil
 }
 
 // complaint is the failure that an answer reports: a problem document (RFC 7807), or an
-// authorization whose challenge failed (RFC 8555, 7.5).
-func complaint(body []byte) string {
+// authorization whose challenge failed (RFC 8555, 7.5), which tells the name that it is for.
+func complaint(body []byte) (name, text string) {
 	if len(body) > maxHeard {
-		return ""
+		return "", ""
 	}
 	type problem struct {
 		Type, Detail string
@@ -399,18 +413,19 @@ func complaint(body []byte) string {
 	var answer struct {
 		problem
 		Status     any
+		Identifier struct{ Value string }
 		Challenges []struct{ Error *problem }
 	}
 	if json.Unmarshal(body, &answer) != nil {
-		return ""
+		return "", ""
 	}
 	for _, c := range answer.Challenges {
 		if c.Error != nil && c.Error.Detail != "" {
-			return c.Error.Detail
+			return strings.ToLower(answer.Identifier.Value), c.Error.Detail
 		}
 	}
 	if strings.HasPrefix(answer.Type, "urn:ietf:params:acme:error:") && !strings.HasSuffix(answer.Type, ":badNonce") {
-		return answer.Detail
+		return "", answer.Detail
 	}
-	return ""
+	return "", ""
 }

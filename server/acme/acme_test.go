@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestWords(t *testing.T) {
 				Addresses: func() []netip.Addr { return []netip.Addr{here} },
 				Lookup:    func(context.Context, string) ([]netip.Addr, error) { return c.found, c.err },
 			})
-			k.heard.text = c.heard
+			k.heard.said[""] = c.heard
 			require.Contains(t, k.words(t.Context(), "calls.example.com", errors.New("no route")), c.want)
 		})
 	}
@@ -77,13 +78,46 @@ func TestNobodyIsAskedForWhatIsNotThere(t *testing.T) {
 // TestWhatTheAuthorityComplainsOf is found in problem documents and in challenges that failed,
 // and in no other answer.
 func TestWhatTheAuthorityComplainsOf(t *testing.T) {
-	for body, want := range map[string]string{
-		`{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`:                       "too many",
-		`{"type":"urn:ietf:params:acme:error:badNonce","detail":"again"}`:                             "",
-		`{"status":"invalid","challenges":[{"type":"http-01"},{"error":{"detail":"refused there"}}]}`: "refused there",
-		`{"status":"valid","challenges":[{"type":"http-01"}]}`:                                        "",
-		`-----BEGIN CERTIFICATE-----`:                                                                 "",
+	for body, want := range map[string][2]string{
+		`{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many"}`:                                         {"", "too many"},
+		`{"type":"urn:ietf:params:acme:error:badNonce","detail":"again"}`:                                               {},
+		`{"status":"invalid","challenges":[{"type":"http-01"},{"error":{"detail":"refused there"}}]}`:                   {"", "refused there"},
+		`{"status":"invalid","identifier":{"type":"dns","value":"A.example"},"challenges":[{"error":{"detail":"no"}}]}`: {"a.example", "no"},
+		`{"status":"valid","challenges":[{"type":"http-01"}]}`:                                                          {},
+		`-----BEGIN CERTIFICATE-----`: {},
 	} {
-		require.Equal(t, want, complaint([]byte(body)), body)
+		name, text := complaint([]byte(body))
+		require.Equal(t, want, [2]string{name, text}, body)
 	}
+}
+
+// TestAComplaintIsAboutOneNameAndOneTry: it is told of no other name, and not of a later
+// failure.
+func TestAComplaintIsAboutOneNameAndOneTry(t *testing.T) {
+	var complains atomic.Bool
+	complains.Store(true)
+	authority := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if complains.Load() {
+			_, _ = w.Write([]byte(`{"status":"invalid","identifier":{"type":"dns","value":"a.example"},"challenges":[{"error":{"detail":"refused there"}}]}`)) // the client reads it
+		}
+	}))
+	defer authority.Close()
+	k := New(Config{
+		Names: []string{"a.example", "b.example"}, Folder: t.TempDir(), Log: slog.New(slog.DiscardHandler), Directory: authority.URL,
+		Lookup: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{netip.IPv4Unspecified()}, nil },
+	})
+	res, err := k.manager.Client.HTTPClient.Get(authority.URL)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	failure := errors.New("the order failed")
+	require.Contains(t, k.words(t.Context(), "a.example", failure), "refused there")
+	require.NotContains(t, k.words(t.Context(), "b.example", failure), "refused there")
+	complains.Store(false)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(ctx) }()
+	require.Eventually(t, func() bool { return strings.Contains(k.Problem(), "cannot be asked") }, time.Minute, 10*time.Millisecond)
+	require.NotContains(t, k.Problem(), "refused there")
+	cancel()
+	<-done
 }
