@@ -46,6 +46,24 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// InUse reports whether a server has the database open. Meanwhile no server can open it.
+func InUse(path string) bool {
+	path, err := resolve(path)
+	if err != nil {
+		return false
+	}
+	if _, err := os.Lstat(path + ".lock"); err != nil {
+		return false // no server has been here
+	}
+	f, err := lockfile.Open(path+".lock", 0o644)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	got, err := lockfile.Try(f)
+	return err == nil && !got
+}
+
 func readHolder(f *os.File) string {
 	var h holder
 	if json.NewDecoder(io.LimitReader(f, 4096)).Decode(&h) != nil {

@@ -13,9 +13,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"parlor/rooms/replica"
+	"parlor/rooms/sqlite"
 	"parlor/server/acme"
 	"parlor/server/api"
 	"parlor/server/config"
@@ -112,11 +114,19 @@ func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check
 			return append(append(all, rowOK("server", "it runs at "+server.base)), answer.Checks...)
 		}
 	}
-	if p, isProblem := errors.AsType[*problemAnswer](err); isProblem {
+	p, isProblem := errors.AsType[*problemAnswer](err)
+	switch {
+	case isProblem:
 		look.running = true
 		all = append(all, rowWarning("server", "it runs, and cannot be asked: "+p.Error(),
 			"see whether it runs with this configuration and is of this version: what follows is seen from outside of it"))
-	} else {
+	// Only where something has the port: a server that starts at this moment would find its
+	// lock taken.
+	case !errors.Is(err, syscall.ECONNREFUSED) && sqlite.InUse(cfg.Database):
+		look.running = true
+		all = append(all, rowWarning("server", "it runs, and cannot be asked: "+err.Error(),
+			"see its log; without a certificate it cannot answer over TLS: what follows is seen from outside of it"))
+	default:
 		all = append(all, rowOK("server", err.Error()))
 	}
 	return append(all, look.checks(ctx)...)

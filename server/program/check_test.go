@@ -45,17 +45,34 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	for _, what := range []string{"server", "ports", "certificate", "disk", "disk writes", "replica"} {
 		require.Contains(t, []string{api.CheckOK, api.CheckWarning}, stateOf(t, h.ask("check", "--json"), what), what)
 	}
-	require.NoError(t, h.stop())
-
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	// A server that has no certificate yet ends every connection.
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer taken.Close()
-	_, port, err := net.SplitHostPort(taken.Addr().String())
-	require.NoError(t, err)
+	defer mute.Close()
+	go func() { // ends with the listener
+		for conn, err := mute.Accept(); err == nil; conn, err = mute.Accept() {
+			_ = conn.Close()
+		}
+	}()
 	file := filepath.Join(dir, "parlor.yaml")
 	write := func(text string) {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
+	_, port, err := net.SplitHostPort(mute.Addr().String())
+	require.NoError(t, err)
+	write("bind_addresses: [127.0.0.1]\nport: " + port + "\ndatabase: " + filepath.Join(dir, "parlor.db") + "\nkeys: {k: a-secret-of-at-least-32-characters}\n")
+	_, out, _ = command(t, nil, "check", "--json", "--config", file)
+	require.Equal(t, api.CheckWarning, stateOf(t, out, "server"), out)
+	require.Equal(t, api.CheckOK, stateOf(t, out, "ports"), "no other program has them")
+	require.NoError(t, h.stop())
+	_, out, _ = command(t, nil, "check", "--json", "--config", file)
+	require.Equal(t, api.CheckFailed, stateOf(t, out, "ports"), "another program has them")
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, port, err = net.SplitHostPort(taken.Addr().String())
+	require.NoError(t, err)
 	write("bind_addresses: [127.0.0.1]\nport: " + port + "\nrtc: {udp_port: 0, tcp_port: 0}\ndatabase: " + filepath.Join(dir, "absent", "parlor.db") +
 		"\nkeys: {k: a-secret-of-at-least-32-characters}\nreplica: file://" + filepath.Join(dir, "replica") + "\n")
 
