@@ -275,13 +275,14 @@ func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
 // settings are the settings that all transports have in common. With tcpOnly the
 // transport gets no UDP socket, if the engine has ICE over TCP. take sees RTP and RTCP
-// first, and moved is told when the client moves.
-func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved) (webrtc.SettingEngine, *socket, error) {
+// first, moved is told when the client moves, and authentic tells which responses are the
+// client's.
+func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved, authentic icemux.Authentic) (webrtc.SettingEngine, *socket, error) {
 	var s webrtc.SettingEngine
 	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
 	var types []webrtc.NetworkType
 	if !tcpOnly || !e.ServesTCP() {
-		s.SetICEUDPMux(sock.mux.For(take, moved))
+		s.SetICEUDPMux(sock.mux.For(take, moved, authentic))
 		types = append(types, webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6)
 	}
 	if e.ServesTCP() {

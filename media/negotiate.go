@@ -192,6 +192,7 @@ func (p *Peer) takeAnswer(d Description) {
 	p.failRejected(sections)
 	text, err := asInactive(d.SDP, t.lastOffer.SDP, sections)
 	if err == nil {
+		t.expectPassword(text)
 		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
 	}
 	if err != nil {
@@ -275,6 +276,7 @@ func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) 
 	if text, err = t.keepReceivers(text, sections); err != nil {
 		return err
 	}
+	t.expectPassword(text)
 	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
 		return fmt.Errorf("apply the offer: %w", err)
 	}

@@ -3,8 +3,10 @@ package media
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/pion/ice/v4"
+	"github.com/pion/stun/v4"
 	"github.com/pion/webrtc/v4"
 
 	"parlor/media/downlink"
@@ -68,6 +70,23 @@ func (p *Peer) clientMoved(t *transport, to, local netip.AddrPort) {
 	if t.down.Chosen() {
 		p.followPath(t)
 	}
+}
+
+// expectPassword notes the client's ICE password in a description.
+func (t *transport) expectPassword(text string) {
+	if password := firstAttribute(text, "ice-pwd"); password != "" {
+		t.password.Store(&password)
+	}
+}
+
+// authentic reports whether a STUN response bears the integrity of the client's password.
+func (t *transport) authentic(response []byte) bool {
+	password := t.password.Load()
+	if password == nil {
+		return false
+	}
+	m := stun.Message{Raw: slices.Clone(response)} // the check changes it
+	return m.Decode() == nil && stun.NewShortTermIntegrity(*password).Check(&m) == nil
 }
 
 // movedTo reports whether a remote candidate of ICE is where the client has moved. It runs

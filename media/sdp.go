@@ -193,8 +193,12 @@ func parseSSRC(text string) uint32 {
 }
 
 // iceUfrag is the first ICE username fragment of a description; "" if there is none.
-func iceUfrag(text string) string {
-	_, after, _ := strings.Cut(text, "a=ice-ufrag:")
+func iceUfrag(text string) string { return firstAttribute(text, "ice-ufrag") }
+
+// firstAttribute is the value of the first attribute of that name in a description, be it
+// the session's or a section's; "" if there is none.
+func firstAttribute(text, name string) string {
+	_, after, _ := strings.Cut(text, "a="+name+":")
 	line, _, _ := strings.Cut(after, "\n")
 	return strings.TrimSpace(line)
 }

@@ -41,6 +41,9 @@ type transport struct {
 	// moved is the address from which the client's packets come, while ICE still leads to
 	// another; nil: there is none. The loop writes it, and ICE reads it.
 	moved atomic.Pointer[netip.AddrPort]
+	// password is the client's of ICE, in its newest description; nil: there is none yet.
+	// The loop writes it, and the readers of sockets read it.
+	password atomic.Pointer[string]
 
 	state         webrtc.PeerConnectionState
 	everConnected bool
@@ -84,7 +87,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	var t *transport
 	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take, func(to, local netip.AddrPort) {
 		p.post(func() { p.clientMoved(t, to, local) }) // t is known before ICE begins
-	})
+	}, func(response []byte) bool { return t.authentic(response) })
 	if err != nil {
 		return nil, err
 	}

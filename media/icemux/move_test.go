@@ -3,6 +3,7 @@ package icemux
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,6 +21,9 @@ func TestAClientMoves(t *testing.T) {
 	conn, err := r.mux.For(nil, func(to, at netip.AddrPort) {
 		require.Equal(t, local, at)
 		moved <- to
+	}, func(response []byte) bool {
+		m := stun.Message{Raw: slices.Clone(response)}
+		return m.Decode() == nil && stun.NewShortTermIntegrity("client's password").Check(&m) == nil
 	}).GetConn("here", r.local)
 	require.NoError(t, err)
 	at := func(c *net.UDPConn) net.Addr { return c.LocalAddr() }
@@ -81,14 +85,18 @@ func TestAClientMoves(t *testing.T) {
 		check(second, true)
 	}
 	moves(second, "it checks from there alone")
-	check(third, true, nominate)
+	for deadline := time.Now().Add(time.Minute); len(moved) == 0 && time.Now().Before(deadline); {
+		check(third, true, nominate) // there has just been another move
+	}
 	moves(third, "it nominates that pair")
 	check(first, true)
 	media(first, 1, true)
 	media(third, 1, true)
 	media(first, 2, true)
 	stays("late packets")
-	media(first, 1, true)
+	for deadline := time.Now().Add(time.Minute); len(moved) == 0 && time.Now().Before(deadline); {
+		media(first, 1, true)
+	}
 	moves(first, "it sends from there alone")
 
 	other, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)}, r.local)
@@ -97,11 +105,26 @@ func TestAClientMoves(t *testing.T) {
 	check(other, true, nominate)
 	media(other, 5, true)
 	stays("another host has answered nothing")
-	ours := request(t, "there")
-	_, err = conn.WriteTo(ours.Raw, at(other))
-	require.NoError(t, err)
-	send(t, other, success(t, ours.TransactionID))
-	_, _ = next(t, conn)
+	// respond has the agent ask an address, and answers from another one.
+	respond := func(asked, from *net.UDPConn, password string) {
+		t.Helper()
+		ours := request(t, "there")
+		_, err := conn.WriteTo(ours.Raw, at(asked))
+		require.NoError(t, err)
+		m, err := stun.Build(stun.NewTransactionIDSetter(ours.TransactionID), stun.BindingSuccess, stun.NewShortTermIntegrity(password))
+		require.NoError(t, err)
+		send(t, from, m.Raw)
+		_, _ = next(t, conn)
+	}
+	respond(first, other, "client's password")
 	check(other, true, nominate)
+	stays("it has answered what was asked of another address, so it may be another that bears its name")
+	respond(other, other, "another password")
+	check(other, true, nominate)
+	stays("somebody else has answered, perhaps with a request of the client's that was recorded")
+	respond(other, other, "client's password")
+	for deadline := time.Now().Add(time.Minute); len(moved) == 0 && time.Now().Before(deadline); {
+		check(other, true, nominate) // there has just been another move
+	}
 	moves(other, "it has")
 }

@@ -138,10 +138,10 @@ func (m *Mux) GetListenAddresses() []net.Addr {
 // address. It is made if there is none. The conn must be closed; the session ends
 // with the last of its conns.
 func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, nil, nil)
+	return m.getConn(ufrag, local, users{})
 }
 
-func (m *Mux) getConn(ufrag string, local net.Addr, h Handler, moved Moved) (net.PacketConn, error) {
+func (m *Mux) getConn(ufrag string, local net.Addr, u users) (net.PacketConn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -149,7 +149,7 @@ func (m *Mux) getConn(ufrag string, local net.Addr, h Handler, moved Moved) (net
 	}
 	for _, p := range m.ports {
 		if p.local.String() == local.String() {
-			return p.open(ufrag, h, moved)
+			return p.open(ufrag, u)
 		}
 	}
 	return nil, fmt.Errorf("no socket has the local address %v", local)
@@ -197,19 +197,33 @@ type Handler func(packet []byte) (taken bool)
 // goroutine of the agent.
 type Moved func(to, local netip.AddrPort)
 
+// Authentic reports whether a STUN response bears the integrity that the client's password
+// gives it (RFC 8445, section 7.2.5.2). It runs on the readers of sockets, and may use the
+// message during the call only.
+type Authentic func(response []byte) bool
+
 // For is the Mux for the agents of one transport, whose sessions have that Handler. moved
-// may be nil.
-func (m *Mux) For(h Handler, moved Moved) ice.UDPMux { return handled{m, h, moved} }
+// may be nil. Without authentic, a response counts as the client's if it bears the
+// request's transaction id, which nobody knows but the receiver of the request.
+func (m *Mux) For(h Handler, moved Moved, authentic Authentic) ice.UDPMux {
+	return handled{m, users{h, moved, authentic}}
+}
+
+// users are those who use a session, beside the agent.
+type users struct {
+	handler   Handler   // sees RTP and RTCP first; nil: nobody does
+	moved     Moved     // nil: nobody needs to know
+	authentic Authentic // nil: see For
+}
 
 type handled struct {
 	*Mux
-	handler Handler
-	moved   Moved
+	users users
 }
 
 // GetConn implements ice.UDPMux.
 func (m handled) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, m.handler, m.moved)
+	return m.getConn(ufrag, local, m.users)
 }
 
 func (m *Mux) snapshot() []*port {
@@ -233,13 +247,13 @@ type port struct {
 	closed   bool
 	sessions map[string]*session
 	owners   map[netip.AddrPort]*session
-	asked    map[transaction]*session // requests of sessions that wait for a response
+	asked    map[transaction]asked // requests of sessions that wait for a response
 }
 
 func newPort(s Socket, local *net.UDPAddr, cfg *Config) *port {
 	return &port{
 		cfg: cfg, socket: s, local: local, done: make(chan struct{}),
-		sessions: map[string]*session{}, owners: map[netip.AddrPort]*session{}, asked: map[transaction]*session{},
+		sessions: map[string]*session{}, owners: map[netip.AddrPort]*session{}, asked: map[transaction]asked{},
 	}
 }
 
@@ -251,7 +265,7 @@ func (p *port) close() error {
 	}
 	p.closed = true
 	sessions := p.sessions
-	p.sessions, p.owners, p.asked = map[string]*session{}, map[netip.AddrPort]*session{}, map[transaction]*session{}
+	p.sessions, p.owners, p.asked = map[string]*session{}, map[netip.AddrPort]*session{}, map[transaction]asked{}
 	p.mu.Unlock()
 	close(p.done)
 	for _, s := range sessions {
@@ -266,7 +280,7 @@ func (p *port) session(ufrag string) *session {
 	return p.sessions[ufrag]
 }
 
-func (p *port) open(ufrag string, h Handler, moved Moved) (net.PacketConn, error) {
+func (p *port) open(ufrag string, u users) (net.PacketConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -274,7 +288,7 @@ func (p *port) open(ufrag string, h Handler, moved Moved) (net.PacketConn, error
 	}
 	s := p.sessions[ufrag]
 	if s == nil {
-		s = newSession(p, ufrag, h, moved)
+		s = newSession(p, ufrag, u)
 		p.sessions[ufrag] = s
 	}
 	s.conns++
@@ -348,28 +362,28 @@ func (p *port) receive(packet []byte, src netip.AddrPort) {
 // take passes one packet on.
 func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
 	if m, ok := parseSTUN(packet); ok {
-		if s := p.sessionOfSTUN(&m, src, now()); s != nil {
+		if s := p.sessionOfSTUN(&m, packet, src, now()); s != nil {
 			s.push(packet, src)
 		}
 		return
 	}
 	p.mu.Lock()
 	s := p.owners[src]
-	moved := s != nil && s.heardLocked(src)
+	moved := s != nil && s.heardLocked(src, now)
 	p.mu.Unlock()
-	if moved && s.moved != nil {
-		s.moved(src, canonical(p.local.AddrPort()))
+	if moved && s.users.moved != nil {
+		s.users.moved(src, canonical(p.local.AddrPort()))
 	}
 	switch {
 	case s == nil:
 		p.cfg.Counters.Unknown.Add(1)
-	case !s.handler.takes(packet):
+	case !s.users.handler.takes(packet):
 		s.push(packet, src)
 	}
 }
 
 // sessionOfSTUN finds the session that a STUN message is for, nil if it is for none.
-func (p *port) sessionOfSTUN(m *stunMessage, src netip.AddrPort, now time.Time) *session {
+func (p *port) sessionOfSTUN(m *stunMessage, packet []byte, src netip.AddrPort, now time.Time) *session {
 	if p.cfg.Own != nil && p.cfg.Own(src) {
 		p.cfg.Counters.Own.Add(1)
 		return nil
@@ -385,14 +399,26 @@ func (p *port) sessionOfSTUN(m *stunMessage, src netip.AddrPort, now time.Time) 
 				p.cfg.Counters.Sources.Add(1)
 				return nil
 			}
-			from.nominate = m.nominates()
+			if m.nominates() {
+				from.nominating = m.id
+			}
 		}
 	case classIndication:
 		s = p.owners[src]
 	case classSuccess, classError:
-		if s = p.asked[m.id]; s != nil && m.class == classSuccess {
-			s.reachedLocked(src, now)
+		a := p.asked[m.id]
+		if s = a.by; s == nil || m.class == classError || a.to != src {
+			break // a response of another address says nothing of that address
 		}
+		if known := s.sources[src]; known == nil || !known.reached {
+			p.mu.Unlock()
+			ours := s.users.authentic == nil || s.users.authentic(packet)
+			p.mu.Lock()
+			if !ours || p.sessions[s.ufrag] != s {
+				break
+			}
+		}
+		s.reachedLocked(src, now)
 	}
 	if s == nil {
 		p.cfg.Counters.Unknown.Add(1)

@@ -50,7 +50,7 @@ func (r *rig) session(ufrag string) net.PacketConn {
 // handled is a session whose RTP and RTCP h sees first.
 func (r *rig) handled(ufrag string, h Handler) net.PacketConn {
 	r.t.Helper()
-	c, err := r.mux.For(h, nil).GetConn(ufrag, r.local)
+	c, err := r.mux.For(h, nil, nil).GetConn(ufrag, r.local)
 	require.NoError(r.t, err)
 	return c
 }
@@ -236,7 +236,7 @@ func TestRequestsAreForgotten(t *testing.T) {
 	p := r.mux.ports[0]
 	p.mu.Lock()
 	require.Len(t, p.asked, maxRequests)
-	p.sessions["s"].askedLocked(transaction{}, time.Now().Add(2*requestAge))
+	p.sessions["s"].askedLocked(transaction{}, netip.AddrPort{}, time.Now().Add(2*requestAge))
 	require.Len(t, p.asked, 1)
 	p.mu.Unlock()
 	require.NoError(t, s.Close())

@@ -35,6 +35,8 @@ const (
 	enoughToMove = 3
 	// betweenChecks tells two checks from two copies, or quick repetitions, of one.
 	betweenChecks = 250 * time.Millisecond
+	// betweenMoves is the shortest time between two moves of a client.
+	betweenMoves = 250 * time.Millisecond
 	// maxQueued bounds the packets that a session's reader has not read: a second
 	// of high-definition video.
 	maxQueued = 1024
@@ -47,10 +49,9 @@ func (h Handler) takes(packet []byte) bool {
 
 // session is what one ufrag has on one socket.
 type session struct {
-	port    *port
-	ufrag   string
-	handler Handler // sees RTP and RTCP first; nil: nobody does
-	moved   Moved   // nil: nobody needs to know
+	port  *port
+	ufrag string
+	users users
 
 	// The port's mu guards the following.
 	conns    int // open connections of the agent
@@ -64,6 +65,7 @@ type session struct {
 	rivals    int            // number of packets from rival since the last from talks
 	checks    int            // number of requests among these
 	checkedAt time.Time      // time of the first of these requests
+	movedAt   time.Time      // time of the last move
 
 	// mu guards the queue; the port's mu may be held when it is taken.
 	mu         sync.Mutex
@@ -80,12 +82,19 @@ type source struct {
 	seen     time.Time
 	answered bool // the agent has answered a request: its integrity was right
 	reached  bool // a request of ours to there was answered from there
-	nominate bool // its last request nominates the pair
+	// nominating is its last request that nominates the pair.
+	nominating transaction
 }
 
 type sentRequest struct {
 	id transaction
 	at time.Time
+}
+
+// asked is a request of a session's that waits for a response.
+type asked struct {
+	by *session
+	to netip.AddrPort
 }
 
 // datagram is a packet that waits.
@@ -99,9 +108,9 @@ type datagram struct {
 // datagrams is shared by all sessions.
 var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool has no state
 
-func newSession(p *port, ufrag string, h Handler, moved Moved) *session {
+func newSession(p *port, ufrag string, u users) *session {
 	return &session{
-		port: p, ufrag: ufrag, handler: h, moved: moved, sources: map[netip.AddrPort]*source{},
+		port: p, ufrag: ufrag, users: u, sources: map[netip.AddrPort]*source{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -143,7 +152,7 @@ func (s *session) dropSourceLocked(now time.Time) (dropped bool) {
 
 // answeredLocked follows the agent's answer to a request from addr, and reports whether
 // the client has moved there.
-func (s *session) answeredLocked(addr netip.AddrPort, now time.Time) (moved bool) {
+func (s *session) answeredLocked(addr netip.AddrPort, id transaction, now time.Time) (moved bool) {
 	src := s.sources[addr]
 	if src == nil {
 		return false
@@ -153,10 +162,10 @@ func (s *session) answeredLocked(addr netip.AddrPort, now time.Time) (moved bool
 		s.ever++
 	}
 	s.ownLocked(addr, src)
-	return s.port.owners[addr] == s && s.checkedLocked(addr, src.nominate, now)
+	return s.port.owners[addr] == s && s.checkedLocked(addr, src.nominating == id, now)
 }
 
-// reachedLocked follows a response from addr to a request of the session's.
+// reachedLocked follows the client's response from addr to a request that was sent there.
 func (s *session) reachedLocked(addr netip.AddrPort, now time.Time) {
 	if src := s.sourceLocked(addr, now); src != nil {
 		src.reached = true
@@ -173,7 +182,7 @@ func (s *session) ownLocked(addr netip.AddrPort, src *source) {
 }
 
 // askedLocked takes note of a request, whose response is the session's.
-func (s *session) askedLocked(id transaction, now time.Time) {
+func (s *session) askedLocked(id transaction, to netip.AddrPort, now time.Time) {
 	if s.port.sessions[s.ufrag] != s {
 		return
 	}
@@ -184,17 +193,17 @@ func (s *session) askedLocked(id transaction, now time.Time) {
 	}
 	s.requests = append(s.requests[:0], s.requests[over:]...)
 	s.requests = append(s.requests, sentRequest{id, now})
-	s.port.asked[id] = s
+	s.port.asked[id] = asked{s, to}
 }
 
 // heardLocked follows a packet other than STUN from a source that the session owns, and
 // reports whether the client has moved there. A client talks from one address at a time,
 // and a NAT or a network may change that without the client's notice.
-func (s *session) heardLocked(src netip.AddrPort) (moved bool) {
+func (s *session) heardLocked(src netip.AddrPort, now func() time.Time) (moved bool) {
 	if !s.talks.IsValid() {
 		s.talks = src
 	}
-	return s.rivalsLocked(src) && s.rivals >= enoughToMove && s.moveLocked(src)
+	return s.rivalsLocked(src) && s.rivals >= enoughToMove && s.moveLocked(src, now())
 }
 
 // checkedLocked follows a request of the client's that the agent has answered, so that its
@@ -209,7 +218,7 @@ func (s *session) checkedLocked(src netip.AddrPort, nominated bool, now time.Tim
 	if s.checks == 1 {
 		s.checkedAt = now
 	}
-	return (nominated || s.checks > 1 && now.Sub(s.checkedAt) >= betweenChecks) && s.moveLocked(src)
+	return (nominated || s.checks > 1 && now.Sub(s.checkedAt) >= betweenChecks) && s.moveLocked(src, now)
 }
 
 // rivalsLocked counts a packet that does not come from where the client talks; false if it
@@ -227,12 +236,16 @@ func (s *session) rivalsLocked(src netip.AddrPort) bool {
 }
 
 // moveLocked has the client talk from src. An address of another host must have answered a
-// request, or a client could have media sent to somebody else.
-func (s *session) moveLocked(src netip.AddrPort) bool {
+// request, or a client could have media sent to somebody else. A client that sends from two
+// addresses in turns does not move with each turn.
+func (s *session) moveLocked(src netip.AddrPort, now time.Time) bool {
 	if known := s.sources[src]; src.Addr() != s.talks.Addr() && (known == nil || !known.reached) {
 		return false
 	}
-	s.talks, s.rivals, s.checks = src, 0, 0
+	if now.Sub(s.movedAt) < betweenMoves {
+		return false
+	}
+	s.talks, s.rivals, s.checks, s.movedAt = src, 0, 0, now
 	return true
 }
 
@@ -370,14 +383,14 @@ func (s *session) note(m *stunMessage, to netip.AddrPort) bool {
 	p.mu.Lock()
 	switch m.class {
 	case classSuccess:
-		moved = s.answeredLocked(to, now)
+		moved = s.answeredLocked(to, m.id, now)
 	case classRequest:
-		s.askedLocked(m.id, now)
+		s.askedLocked(m.id, to, now)
 	default:
 	}
 	p.mu.Unlock()
-	if moved && s.moved != nil {
-		s.moved(to, canonical(p.local.AddrPort()))
+	if moved && s.users.moved != nil {
+		s.users.moved(to, canonical(p.local.AddrPort()))
 	}
 	return true
 }
