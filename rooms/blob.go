@@ -59,7 +59,7 @@ func known(k *livekit.DataBlobKey) (*livekit.DataBlobKey, string) {
 func (c *Client) StoreDataBlob(req *livekit.StoreDataBlobRequest) {
 	c.post(func(r *Room, p *Participant) {
 		p.payBlob(req.GetBlob().GetContents())
-		if why, message := r.refusedBlob(req.GetBlob()); message != "" {
+		if why, message := r.refusedBlob(p, req.GetBlob()); message != "" {
 			r.refuseBlob(p, req.RequestId, why, message)
 			return
 		}
@@ -87,13 +87,15 @@ func (c *Client) StoreDataBlob(req *livekit.StoreDataBlobRequest) {
 	})
 }
 
-// refusedBlob is why nobody may store the blob; no message if it is fine.
-func (r *Room) refusedBlob(b *livekit.DataBlob) (livekit.RequestResponse_Reason, string) {
+// refusedBlob is why p may not store the blob; no message if it may.
+func (r *Room) refusedBlob(p *Participant, b *livekit.DataBlob) (livekit.RequestResponse_Reason, string) {
 	cfg := &r.rooms.cfg
 	schema, n := b.GetKey().GetSchemaId(), keyLength(b.GetKey())
 	switch {
 	case !cfg.DataBlobs:
 		return livekit.RequestResponse_NOT_ALLOWED, blobsOff
+	case !p.info.GetPermission().GetCanPublishData():
+		return livekit.RequestResponse_NOT_ALLOWED, "does not have permission to publish data"
 	case n == 0:
 		return livekit.RequestResponse_INVALID_REQUEST, "a data blob needs a key"
 	case cfg.Limits.MaxBlobKey > 0 && n > cfg.Limits.MaxBlobKey:

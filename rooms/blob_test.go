@@ -115,6 +115,16 @@ func TestDataBlobs(t *testing.T) {
 	require.Equal(t, 4, h.blobRows())
 }
 
+func TestDataBlobsNeedThePermissionToPublishData(t *testing.T) {
+	h := newHouse(t, keepsBlobs)
+	mute := h.join("tea", "mute", func(r *rooms.JoinRequest) { r.Info.Permission.CanPublishData = false })
+	ann := h.join("tea", "ann")
+	require.Equal(t, "NOT_ALLOWED", mute.stores(t, generic("k"), "to all"))
+	require.Equal(t, "NOT_FOUND", ann.fetches(t, "mute", generic("k")))
+	require.Equal(t, "ok", ann.stores(t, generic("k"), "to all"))
+	require.Equal(t, "to all", mute.fetches(t, "ann", generic("k")))
+}
+
 // TestDataBlobsThatAreRefused have an answer that says why, and are counted.
 func TestDataBlobsThatAreRefused(t *testing.T) {
 	off := newHouse(t)

@@ -26,7 +26,16 @@ type timeline struct {
 	due       uint32
 	unsettled bool
 	since     int64 // number of the first packet with the present offset
+	// strange counts the last reports in a row that do not describe the source's timestamps,
+	// the newest of which came at strangeAt.
+	strange   int
+	strangeAt int64
 }
+
+// mostStrange is how many reports in a row are not believed. A publisher whose reports are
+// always about other timestamps, such as one that sends long after it has captured, has no
+// better ones.
+const mostStrange = 5
 
 // align sets the offset with which l, beginning with p, continues the forwarded
 // timestamps. mu is held.
@@ -120,8 +129,18 @@ func (f *Forwarder) followReports() {
 	}
 	r := f.current.senderReport()
 	offset := f.dueOffset()
-	if !f.describes(r, f.generation, f.anchor.timestamp-f.offset, f.anchor.arrival) {
+	if !r.valid || r.generation != f.generation {
 		return
+	}
+	if f.describes(r, f.generation, f.anchor.timestamp-f.offset, f.anchor.arrival) {
+		f.line.strange = 0
+	} else {
+		if r.at != f.line.strangeAt {
+			f.line.strange, f.line.strangeAt = f.line.strange+1, r.at
+		}
+		if f.line.strange < mostStrange {
+			return
+		}
 	}
 	if !f.line.reported && f.video {
 		if due, ok := f.byReport(r); ok && due != offset && f.near(due, offset) {
@@ -143,7 +162,8 @@ func (f *Forwarder) describes(r senderReport, generation, timestamp uint32, arri
 
 // near reports whether two timestamps differ by no more than sender reports may.
 func (f *Forwarder) near(a, b uint32) bool {
-	return int64(max(int32(a-b), int32(b-a))) <= maxSkew*f.rate
+	d := int64(int32(a - b))
+	return max(d, -d) <= maxSkew*f.rate
 }
 
 // rebase keeps the forwarded timestamps steady when those of the current source jump. mu

@@ -121,10 +121,16 @@ func TestPlayoutDelayFollowsJitter(t *testing.T) {
 		report(100 * time.Millisecond)
 		expect(190, "no more than 80 ms a second")
 		lost := number
-		for range 20 {
+		for i := range 20 {
 			time.Sleep(1050 * time.Millisecond)
 			report(2000 * time.Millisecond)
 			told()
+			if i == 0 {
+				r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost})}})
+				again := r.take()
+				require.Len(t, again, 1)
+				require.Equal(t, []byte{0x01, 0x33, 0xe8}, again[0].GetExtension(9), "190 ms, as the packet had it")
+			}
 		}
 		time.Sleep(1050 * time.Millisecond)
 		report(0)
@@ -138,10 +144,6 @@ func TestPlayoutDelayFollowsJitter(t *testing.T) {
 			}
 		}
 		require.Equal(t, 100, got, "never below the room's")
-		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost})}})
-		again := r.take()
-		require.Len(t, again, 1)
-		require.Equal(t, []byte{0x01, 0x33, 0xe8}, again[0].GetExtension(9), "190 ms, as the packet had it")
 		track.SetInfo(&livekit.TrackInfo{Source: livekit.TrackSource_SCREEN_SHARE})
 		time.Sleep(1050 * time.Millisecond)
 		report(100 * time.Millisecond)
@@ -298,6 +300,34 @@ func TestRoundTripFromReports(t *testing.T) {
 		require.Equal(t, 0.25, stats.FractionLost)
 		require.Equal(t, 10*time.Millisecond, stats.Jitter)
 	})
+}
+
+// A publisher that sends long after it has captured has reports that are always ahead of its
+// packets. They are the only ones it has.
+func TestReportsThatAreAlwaysAheadAreTakenInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		ahead := func() {
+			s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: 1, NTPTime: uint64(time.Now().Unix()) << 32, RTPTime: s.ts + 3*90000}})
+			run(time.Second, s)
+		}
+		ahead()
+		require.Empty(t, of[*rtcp.SenderReport](r.rtcp.take()), "it may be of another source")
+		for range mostStrange + 1 {
+			ahead()
+		}
+		require.NotEmpty(t, of[*rtcp.SenderReport](r.rtcp.take()))
+	})
+}
+
+func TestTimestampsFarApartAreNotNear(t *testing.T) {
+	f := &Forwarder{rate: 90000}
+	require.True(t, f.near(5, 5+90000))
+	require.True(t, f.near(5+90000, 5))
+	require.False(t, f.near(5, 5+91000))
+	require.False(t, f.near(5, 5+1<<31), "as far apart as can be")
 }
 
 func TestMute(t *testing.T) {

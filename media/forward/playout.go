@@ -52,7 +52,7 @@ func (d *playout) reported(last uint16, jitter time.Duration, now int64) {
 		return
 	}
 	d.acked = d.acked || int16(last-d.first) >= 0
-	limit := uint16(playoutStep * min(now-d.at, int64(time.Second)) / int64(time.Second) / 10)
+	limit := uint16(playoutStep * min(max(now-d.at, 0), int64(time.Second)) / int64(time.Second) / 10)
 	want := uint16(min(playoutJitters*jitter.Milliseconds()/10, 0xfff))
 	want = min(max(want, d.now-min(d.now, limit)), d.now+limit)
 	if want = min(max(want, d.lowest), d.highest); want != d.now {
