@@ -108,8 +108,9 @@ func (f *filmed) roll(stop chan struct{}) {
 			numbers[n]++
 			_ = local.WriteRTP(p)
 			if numbers[n]%10 == 0 && f.reported[n]() {
+				now := time.Now() // one reading: both times are of the same instant
 				_ = f.c.pub.WriteRTCP([]rtcp.Packet{&rtcp.SenderReport{
-					SSRC: uint32(f.sender.GetParameters().Encodings[n].SSRC), NTPTime: ntp(time.Now()), RTPTime: f.timestamp(n, time.Now()),
+					SSRC: uint32(f.sender.GetParameters().Encodings[n].SSRC), NTPTime: ntp(now), RTPTime: f.timestamp(n, now),
 				}})
 			}
 		}

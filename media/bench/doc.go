@@ -30,8 +30,8 @@
 // meetings of four; beside the floor, where there is one, and another LiveKit-compatible
 // server, in turns. For each: packets a second, the server's CPU time for each, the share
 // of it in user space, loss, the 99th percentile of the way from one client to another, the
-// server's resident memory, the CPU time of a join, and the 95th percentile of the time
-// from a join to its first packet.
+// server's resident memory, the CPU time of a join (with what is forwarded meanwhile to
+// those that are in), and the 95th percentile of the time from a join to its first packet.
 //
 // # Bad networks
 //

@@ -226,7 +226,9 @@ func (k *kind) run(ctx context.Context, s settings, v *server) (r outcome, err e
 	r.joinCost = (user + system) / time.Duration(k.clients())
 	var ways []time.Duration
 	for _, e := range c.ears {
-		ways = append(ways, e.first())
+		if way := e.first(); way > 0 {
+			ways = append(ways, way)
+		}
 	}
 	r.joined = percentile(ways, 95)
 	if err := wait(ctx, 3*time.Second); err != nil { // the estimates settle
@@ -283,6 +285,7 @@ func (c *crowd) open(ctx context.Context, k *kind, s settings, url string) error
 			}
 			camera.silent = !k.picture
 			e := newEar()
+			e.alone = i == 0
 			one := &client{publish: camera, watch: e.listen, both: k.members > 1, subAPI: subAPI}
 			if err := one.join(ctx, s, url, name, fmt.Sprintf("member-%d", i), pubAPI); err != nil {
 				return err
@@ -356,6 +359,7 @@ func stamp(payload []byte) {
 // ear counts what one participant receives.
 type ear struct {
 	since    time.Time
+	alone    bool          // nobody is there yet that it could hear, so the time to its first packet tells nothing
 	heard    chan struct{} // closed at the first packet
 	hearing  sync.Once
 	received atomic.Int64
@@ -368,10 +372,13 @@ type ear struct {
 
 func newEar() *ear { return &ear{since: time.Now(), heard: make(chan struct{})} }
 
-// first is the time from the join to the first packet.
+// first is the time from the join to the first packet; 0 if it joined an empty room.
 func (e *ear) first() time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.alone {
+		return 0
+	}
 	return e.firstAt.Sub(e.since)
 }
 

@@ -96,11 +96,17 @@ func TestStockAgent(t *testing.T) {
 	worker.Dir, worker.Stdout, worker.Stderr = dir, &log, &log
 	worker.Env = append(os.Environ(), "PARLOR_AGENT_NAME="+room,
 		"LIVEKIT_URL="+env.server.ws(), "LIVEKIT_API_KEY="+apiKey, "LIVEKIT_API_SECRET="+apiSecret)
+	worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it starts a process for each job
+	worker.WaitDelay = 10 * time.Second
 	require.NoError(t, worker.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- worker.Wait() }()
+	ended, over := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(over)
+		ended <- worker.Wait()
+	}()
 	t.Cleanup(func() {
-		_ = worker.Process.Kill() // it may have ended
+		_ = syscall.Kill(-worker.Process.Pid, syscall.SIGKILL) // they may have ended
+		<-over
 		if t.Failed() {
 			t.Logf("the worker said:\n%s", log.String())
 		}

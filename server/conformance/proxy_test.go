@@ -155,11 +155,14 @@ func TestBehindProxies(t *testing.T) {
 	}
 	s.kill()
 	for _, p := range proxies {
-		secret := token(t, "late", join("board"))
+		secret, before := token(t, "late", join("board")), len(p.logs(t))
 		status, _, err := fetch(t.Context(), fmt.Sprintf("http://127.0.0.1:%d/rtc?access_token=%s", p.plain, secret))
 		require.NoError(t, err)
 		require.Equal(t, http.StatusBadGateway, status)
-		eventually(t, "it logs", func() bool { return strings.Contains(p.logs(t), "502") })
+		eventually(t, "it logs", func() bool {
+			now := p.logs(t)
+			return len(now) > before && strings.Contains(now, "/rtc") && strings.Count(now, "502") > 0
+		})
 		require.NotContains(t, p.logs(t), "access_token")
 	}
 }

@@ -46,7 +46,11 @@ func (r *Ring) Put(p *Packet) bool {
 	r.held++
 	p.Retain()
 	*slot = p
-	for r.first = min(r.first, p.Ext); r.first < p.Ext; r.first++ {
+	r.first = min(r.first, p.Ext)
+	if p.Ext-r.first > 2*r.mask { // the numbers have jumped: what is held is looked for by its place
+		r.releaseBefore(p.Ext - r.mask)
+	}
+	for ; r.first < p.Ext; r.first++ {
 		old := &r.slots[r.first&r.mask]
 		if *old == nil || (*old).Ext != r.first {
 			continue
@@ -58,6 +62,16 @@ func (r *Ring) Put(p *Packet) bool {
 		r.oldest = r.first + 1
 	}
 	return true
+}
+
+// releaseBefore releases all packets below a number.
+func (r *Ring) releaseBefore(ext int64) {
+	for i := range r.slots {
+		if p := r.slots[i]; p != nil && p.Ext < ext {
+			r.release(&r.slots[i])
+		}
+	}
+	r.first, r.oldest = ext, max(r.oldest, ext)
 }
 
 func (r *Ring) release(slot **Packet) {
