@@ -192,8 +192,7 @@ func (p *Peer) takeAnswer(d Description) {
 	p.failRejected(sections)
 	text, err := asInactive(d.SDP, t.lastOffer.SDP, sections)
 	if err == nil {
-		t.expectPassword(text)
-		err = t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
+		err = t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
 	}
 	if err != nil {
 		p.refuse("answer", err)
@@ -276,8 +275,7 @@ func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) 
 	if text, err = t.keepReceivers(text, sections); err != nil {
 		return err
 	}
-	t.expectPassword(text)
-	if err := t.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
+	if err := t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
 		return fmt.Errorf("apply the offer: %w", err)
 	}
 	return nil

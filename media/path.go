@@ -72,11 +72,18 @@ func (p *Peer) clientMoved(t *transport, to, local netip.AddrPort) {
 	}
 }
 
-// expectPassword notes the client's ICE password in a description.
-func (t *transport) expectPassword(text string) {
-	if password := firstAttribute(text, "ice-pwd"); password != "" {
+// describe gives pion the client's description, whose ICE password is in force if pion
+// takes it. ICE may begin during the call.
+func (t *transport) describe(d webrtc.SessionDescription) error {
+	before := t.password.Load()
+	if password := firstAttribute(d.SDP, "ice-pwd"); password != "" {
 		t.password.Store(&password)
 	}
+	err := t.pc.SetRemoteDescription(d)
+	if err != nil {
+		t.password.Store(before)
+	}
+	return err
 }
 
 // authentic reports whether a STUN response bears the integrity of the client's password.

@@ -31,7 +31,8 @@
 // server, in turns. For each: packets a second, the server's CPU time for each, the share
 // of it in user space, loss, the 99th percentile of the way from one client to another, the
 // server's resident memory, the CPU time of a join (with what is forwarded meanwhile to
-// those that are in), and the 95th percentile of the time from a join to its first packet.
+// those that are in), and the 95th percentile of the time from a join to its first packet,
+// of those that find somebody there.
 //
 // # Bad networks
 //

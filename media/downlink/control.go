@@ -200,11 +200,14 @@ func (c *Control[T]) judge(now int64) {
 			c.steadyAt = now // not repeatedly: then the queue is not a passing one
 		}
 	}
-	c.setPace(now)
+	hold := time.Duration(0)
 	if c.state.Emptying && !emptying && c.state.Backlog > deepQueue && c.holds() {
-		hold := min(c.state.Backlog-shortQueue, longestHold)
-		c.pacer.Hold(now, hold)
+		hold = min(c.state.Backlog-shortQueue, longestHold)
 		c.heldUntil = now + int64(hold)
+	}
+	c.setPace(now)
+	if hold > 0 {
+		c.pacer.Hold(now, hold) // at the pace at which it is paid
 	}
 	c.decide(now)
 }

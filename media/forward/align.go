@@ -65,6 +65,7 @@ func (f *Forwarder) align(l *Layer, p *packet.Packet) {
 			f.line.clock = senderReport{}
 		}
 		f.line.reported = false
+		f.line.strange, f.line.strangeAt = 0, 0
 		if r := l.senderReport(); f.describes(r, p.Generation, p.Timestamp, p.Arrival) {
 			if offset, ok := f.byReport(r); ok && f.near(p.Timestamp+offset, byClock) && f.plausible(p.Timestamp+offset, byClock) {
 				out, f.line.reported = p.Timestamp+offset, true
@@ -178,6 +179,7 @@ func (f *Forwarder) rebase(p *packet.Packet) {
 		}
 		f.offset = byClock - p.Timestamp
 		f.line.unsettled, f.line.reported, f.line.since = false, false, p.Ext
+		f.line.strange, f.line.strangeAt = 0, 0
 	}
 }
 

@@ -441,7 +441,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
 		// A report of what came before must not count as one of this packet.
-		playout: f.playout.next(uint16(f.numbers.LastOut()), p.Arrival), described: f.described.shift, told: f.described.told,
+		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
 	f.history[s.out&uint16(len(f.history)-1)] = s
 	f.deliver(p, &s, b.sendTime, f.kind())

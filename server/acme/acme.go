@@ -17,7 +17,6 @@ package acme
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -95,7 +94,7 @@ func New(cfg Config) *Keeper {
 	if cfg.Directory == "" {
 		cfg.Directory = acme.LetsEncryptURL
 	}
-	k := &Keeper{cfg: cfg, heard: &ear{said: map[string]string{}}, current: map[string]*tls.Certificate{}, problems: map[string]string{}}
+	k := &Keeper{cfg: cfg, heard: &ear{said: map[string]said{}, since: map[string]time.Time{}}, current: map[string]*tls.Certificate{}, problems: map[string]string{}}
 	k.manager = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(cfg.Folder), Email: cfg.Email,
 		HostPolicy: k.mine,
@@ -282,11 +281,10 @@ func (k *Keeper) took(name string, c *tls.Certificate) {
 	if whole := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore); left < whole/6 {
 		// autocert has tried to renew it since a third of its life was left.
 		k.problems[name] = fmt.Sprintf("the certificate of %s is not renewed, and ends in %v: %s", name, left.Round(time.Hour), k.heard.last(name))
-	} else {
-		k.heard.forget(name)
 	}
 	k.mu.Unlock()
 	if before == nil || !bytes.Equal(before.Certificate[0], c.Certificate[0]) {
+		k.heard.forget(name)
 		k.cfg.Log.Info("a TLS certificate is in use", "name", name, "issuer", c.Leaf.Issuer.String(), "until", c.Leaf.NotAfter)
 	}
 }
@@ -343,7 +341,14 @@ func (k *Keeper) words(ctx context.Context, name string, err error) string {
 type ear struct {
 	mu   sync.Mutex // guards the following
 	ctx  context.Context
-	said map[string]string // the last complaint about each name; "" = about none in particular
+	said map[string]said // the last one about each name; "" = about none in particular
+	// since is when the present try of each name began.
+	since map[string]time.Time
+}
+
+type said struct {
+	text string
+	at   time.Time
 }
 
 // maxHeard bounds the answers that are read for a complaint, in bytes.
@@ -360,15 +365,21 @@ func (e *ear) until(ctx context.Context) {
 func (e *ear) last(name string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return cmp.Or(e.said[name], e.said[""])
+	if text := e.said[name].text; text != "" {
+		return text
+	}
+	if c := e.said[""]; !c.at.Before(e.since[name]) {
+		return c.text
+	}
+	return ""
 }
 
-// forget drops the complaints that last would return.
+// forget begins another try of a name, for which earlier complaints do not count.
 func (e *ear) forget(name string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.said, name)
-	delete(e.said, "")
+	e.since[name] = time.Now()
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -395,7 +406,7 @@ func (e *ear) RoundTrip(r *http.Request) (*http.Response, error) {
 	res.Body = io.NopCloser(bytes.NewReader(body))
 	if name, text := complaint(body); text != "" {
 		e.mu.Lock()
-		e.said[name] = text
+		e.said[name] = said{text, time.Now()}
 		e.mu.Unlock()
 	}
 	return res, nil

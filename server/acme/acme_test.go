@@ -38,7 +38,7 @@ func TestWords(t *testing.T) {
 				Addresses: func() []netip.Addr { return []netip.Addr{here} },
 				Lookup:    func(context.Context, string) ([]netip.Addr, error) { return c.found, c.err },
 			})
-			k.heard.said[""] = c.heard
+			k.heard.said[""] = said{text: c.heard}
 			require.Contains(t, k.words(t.Context(), "calls.example.com", errors.New("no route")), c.want)
 		})
 	}

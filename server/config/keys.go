@@ -17,7 +17,7 @@ const (
 	// Absent: the key belongs to a feature that this version of Parlor does not have.
 	Absent
 	// Refused: as Absent, but who sets the key would miss what it does. A value other than
-	// 0, false or nothing is an error.
+	// nothing, false or a number that is not above 0 is an error.
 	Refused
 )
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -209,9 +210,11 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// isNothing reports whether a value turns off what its key is for.
+// isNothing reports whether a value turns off what its key is for: it is empty, false, or a
+// number that is not above 0.
 func isNothing(n *yaml.Node) bool {
-	return n.Kind == yaml.ScalarNode && (n.Value == "" || n.Value == "0" || n.Value == "false")
+	number, err := strconv.ParseFloat(n.Value, 64)
+	return n.Kind == yaml.ScalarNode && (n.Value == "" || n.Value == "false" || err == nil && number <= 0)
 }
 
 func (l *loader) unknown(name *yaml.Node, path string) {

@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"parlor/rooms/replica"
@@ -107,7 +107,9 @@ func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check
 	all := checkConfiguration(warnings)
 	look := &inspection{cfg: cfg}
 	server, err := c.connect(env)
+	listens := false // something has the server's port
 	if err == nil {
+		listens = answersTCP(ctx, server.base)
 		var answer api.Checks
 		_, err = server.get(ctx, "/status/check", nil, &answer)
 		if err == nil {
@@ -122,7 +124,7 @@ func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check
 			"see whether it runs with this configuration and is of this version: what follows is seen from outside of it"))
 	// Only where something has the port: a server that starts at this moment would find its
 	// lock taken.
-	case !errors.Is(err, syscall.ECONNREFUSED) && sqlite.InUse(cfg.Database):
+	case listens && sqlite.InUse(cfg.Database):
 		look.running = true
 		all = append(all, rowWarning("server", "it runs, and cannot be asked: "+err.Error(),
 			"see its log; without a certificate it cannot answer over TLS: what follows is seen from outside of it"))
@@ -130,6 +132,26 @@ func (c *clientFlags) checkAll(ctx context.Context, env Environment) []api.Check
 		all = append(all, rowOK("server", err.Error()))
 	}
 	return append(all, look.checks(ctx)...)
+}
+
+// answersTCP reports whether something accepts connections at an address.
+func answersTCP(ctx context.Context, base string) bool {
+	u, err := url.Parse(base)
+	if err != nil {
+		return false
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent on it
+	return true
 }
 
 // inspection is the subject of the checks.
