@@ -226,7 +226,7 @@ func TestDatabaseFull(t *testing.T) {
 	for _, err := range []error{failed, innocent} {
 		require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
 		require.ErrorContains(t, err, "the disk is full")
-		require.ErrorContains(t, err, s.Path())
+		require.NotContains(t, err.Error(), s.Path(), "callers need not know")
 	}
 	require.NotEmpty(t, s.Stats().Failing)
 	_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeUpdate, Room: newRoom("unknown", 1)})
