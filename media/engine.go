@@ -158,6 +158,7 @@ type Engine struct {
 	counters    counters
 	pool        *packet.Pool
 	parcels     sync.Pool       // of *parcel
+	workers     *workers        // decrypt and forward what the readers of sockets do not
 	totals      forward.Totals  // of tracks
 	paths       downlink.Totals // of paths to subscribers
 
@@ -196,6 +197,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 		certificate: certificate,
 		x509:        parsed,
 		pool:        packet.NewPool(),
+		workers:     newWorkers(),
 		peers:       make(map[*Peer]struct{}),
 	}
 	e.flow = newDataFlow(&e.early)
@@ -221,7 +223,9 @@ func (e *Engine) Close() error {
 	for _, p := range peers {
 		<-p.done
 	}
-	return e.net.close()
+	err := e.net.close()
+	e.workers.end() // the readers of sockets have ended
+	return err
 }
 
 // iceServers are the configured STUN and TURN servers that clients are told of. The

@@ -22,9 +22,11 @@ type intake struct {
 	in       *ingress
 	buffers  *sync.Pool // of *parcel, of the whole engine
 	counters *counters
+	workers  *workers
+	drains   func()                  // drain, and the end of work
 	opener   atomic.Pointer[openers] // nil until connected
 
-	work sync.WaitGroup // goroutines in drain and take
+	work sync.WaitGroup // runs of drain and take
 
 	// mu guards the following.
 	mu      sync.Mutex
@@ -57,6 +59,15 @@ const (
 	// socket's reader forwards itself.
 	fewForwarders = 8
 )
+
+func newIntake(in *ingress, buffers *sync.Pool, w *workers, c *counters) *intake {
+	k := &intake{in: in, buffers: buffers, counters: c, workers: w}
+	k.drains = func() {
+		defer k.work.Done()
+		k.drain()
+	}
+	return k
+}
 
 // open begins to take packets. keys are those with which the client encrypts.
 func (k *intake) open(keys srtpout.Keys) error {
@@ -142,13 +153,14 @@ func (k *intake) queueLocked(packet []byte, plain bool) {
 	}
 }
 
-// beginLocked starts the goroutine that empties the queue.
+// beginLocked has a goroutine empty the queue.
 func (k *intake) beginLocked() {
 	if k.closed {
 		return
 	}
 	k.busy = true
-	k.work.Go(k.drain)
+	k.work.Add(1)
+	k.workers.run(k.drains)
 }
 
 // drain takes packets until the queue is empty.

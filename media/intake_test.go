@@ -40,7 +40,9 @@ func newInbound(t *testing.T) *inbound {
 	require.NoError(t, err)
 	b.pion, err = srtp.CreateContext(keys.Key, keys.Salt, keys.Profile, srtp.SRTPReplayProtection(srtpin.ReplayWindow))
 	require.NoError(t, err)
-	b.intake = &intake{in: b.in, buffers: new(sync.Pool), counters: &b.counts}
+	w := newWorkers()
+	t.Cleanup(w.end)
+	b.intake = newIntake(b.in, new(sync.Pool), w, &b.counts)
 	require.False(t, b.intake.take(b.sealed(1, 0)), "the keys are not known yet")
 	require.NoError(t, b.intake.open(keys))
 	t.Cleanup(b.intake.close)

@@ -192,7 +192,7 @@ func (p *Peer) loop() {
 	defer close(p.done)
 	defer p.engine.remove(p)
 	defer p.teardown()
-	judge := time.NewTicker(qualityInterval)
+	judge := time.NewTimer(p.untilJudged(time.Now()))
 	defer judge.Stop()
 	for {
 		select {
@@ -213,6 +213,7 @@ func (p *Peer) loop() {
 		case <-p.factsTimer.C:
 			p.tellFacts()
 		case <-judge.C:
+			judge.Reset(p.untilJudged(time.Now()))
 			_, score := p.quality.judge()
 			if p.connected {
 				p.summary.look(p.down().protocol(), float64(score), time.Now())
@@ -223,6 +224,15 @@ func (p *Peer) loop() {
 			}
 		}
 	}
+}
+
+// untilJudged is the time until the peer judges its connection again. Peers judge at the
+// same few moments of each interval, because each moment wakes the process.
+func (p *Peer) untilJudged(now time.Time) time.Duration {
+	const moments = 8
+	const apart = qualityInterval / moments
+	phase := time.Duration(p.born.UnixNano()) / time.Microsecond % moments * apart
+	return qualityInterval - (now.Sub(now.Truncate(qualityInterval))+qualityInterval-phase)%qualityInterval
 }
 
 // Close implements rooms.Peer.

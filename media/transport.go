@@ -41,6 +41,8 @@ type transport struct {
 	// moved is the address from which the client's packets come, while ICE still leads to
 	// another; nil: there is none. The loop writes it, and ICE reads it.
 	moved atomic.Pointer[netip.AddrPort]
+	// carrier is what protocol has found; nil: it must ask ICE.
+	carrier atomic.Pointer[string]
 	// password is the client's of ICE, in its newest description; nil: there is none yet.
 	// The loop writes it, and the readers of sockets read it.
 	password atomic.Pointer[string]
@@ -83,7 +85,7 @@ const (
 // newTransport makes a peer connection. Its events are posted to p's loop.
 func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	in := newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
-	intake := &intake{in: in, buffers: &p.engine.parcels, counters: &p.engine.counters}
+	intake := newIntake(in, &p.engine.parcels, p.engine.workers, &p.engine.counters)
 	var t *transport
 	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take, func(to, local netip.AddrPort) {
 		p.post(func() { p.clientMoved(t, to, local) }) // t is known before ICE begins
@@ -146,6 +148,7 @@ func (p *Peer) watch(t *transport) {
 	t.pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) {
 		p.post(func() {
 			t.moved.Store(nil)
+			t.carrier.Store(nil)
 			p.followPath(t)
 		})
 	})

@@ -13,11 +13,16 @@ const slowConnect = 5 * time.Second
 // protocol is the protocol that carries the media of t: udp, tcp, or "" if no candidate
 // pair is selected.
 func (t *transport) protocol() string {
+	if carrier := t.carrier.Load(); carrier != nil {
+		return *carrier
+	}
 	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 	if err != nil || pair == nil {
 		return ""
 	}
-	return pair.Local.Protocol.String()
+	carrier := pair.Local.Protocol.String()
+	t.carrier.Store(&carrier)
+	return carrier
 }
 
 // warnUnconnected logs a client that ends before its media has connected, with the likely

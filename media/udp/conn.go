@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,7 +20,7 @@ const (
 	// DefaultFlushAfter is the interval at which the backstop looks at batches that are
 	// not flushed. A packet usually waits two intervals, and five if further packets keep
 	// coming.
-	DefaultFlushAfter = time.Millisecond
+	DefaultFlushAfter = 5 * time.Millisecond
 	// maxShards bounds the shards: with more of them, each batch is shorter.
 	maxShards = 8
 )
@@ -59,10 +58,10 @@ type Conn struct {
 	path    path // capabilities of the system, see send_linux.go
 	receive receiver
 
-	// armed is set while timer runs. The writer that sets it starts the timer; the
-	// backstop goroutine clears it.
-	armed atomic.Bool
-	timer *time.Timer
+	// backstopMu guards the following. It is taken after no lock of a shard.
+	backstopMu sync.Mutex
+	armed      bool // the timer runs
+	timer      *time.Timer
 
 	closeOnce sync.Once
 	closeErr  error
@@ -155,8 +154,8 @@ func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 	if err != nil {
 		return 0, &net.OpError{Op: "write", Net: "udp", Err: err}
 	}
-	if begun && c.armed.CompareAndSwap(false, true) {
-		c.timer.Reset(c.flushAfter)
+	if begun {
+		c.arm()
 	}
 	return len(p), nil
 }
@@ -194,11 +193,47 @@ func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
 // its packets. It also sends the packets of other writers so far, and does not wait for a
 // flush of another goroutine.
 func (c *Conn) Flush() {
+	flushed := false
 	for i := range c.shards {
 		if s := &c.shards[i]; s.pending.Load() {
 			s.flush(c)
+			flushed = true
 		}
 	}
+	if flushed {
+		c.disarm()
+	}
+}
+
+// arm starts the timer of the backstop. A writer calls it after a batch has begun.
+func (c *Conn) arm() {
+	c.backstopMu.Lock()
+	defer c.backstopMu.Unlock()
+	if !c.armed {
+		c.armed = true
+		c.timer.Reset(c.flushAfter)
+	}
+}
+
+// disarm stops the timer if nothing waits: each run of it wakes the process. A writer
+// whose batch begins meanwhile arms it again.
+func (c *Conn) disarm() {
+	c.backstopMu.Lock()
+	defer c.backstopMu.Unlock()
+	if c.armed && !c.waits() {
+		c.armed = false
+		c.timer.Stop()
+	}
+}
+
+// waits reports whether packets wait for a flush.
+func (c *Conn) waits() bool {
+	for i := range c.shards {
+		if c.shards[i].pending.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // runBackstop flushes batches that nobody has flushed in time. The timer runs only after
@@ -209,9 +244,11 @@ func (c *Conn) runBackstop() {
 		case <-c.done:
 			return
 		case <-c.timer.C:
-			c.armed.Store(false)
-			if c.flushResting() && c.armed.CompareAndSwap(false, true) {
-				c.timer.Reset(c.flushAfter)
+			c.backstopMu.Lock()
+			c.armed = false
+			c.backstopMu.Unlock()
+			if c.flushResting() {
+				c.arm()
 			}
 		}
 	}

@@ -26,8 +26,8 @@
 // is undefined.
 //
 // Time: a batch is sent by [Conn.Flush], which its writer calls at the end, or when it is
-// full, or by the backstop, which looks once a millisecond for batches that have stopped
-// growing.
+// full, or by the backstop, which looks every few milliseconds for batches that have
+// stopped growing.
 //
 // If segmentation offload is refused for a destination, its packets are sent as plain
 // messages by one sendmmsg, and the refusal is remembered. On systems without sendmmsg
