@@ -2,13 +2,14 @@
 
 import { Call } from './js/call.js';
 import { DevicePickers } from './js/devices.js';
-import { $ } from './js/dom.js';
+import { $, $$, element } from './js/dom.js';
 import { forget, redeem } from './js/invitation.js';
 import { Lobby, wanted } from './js/lobby.js';
-import { joinProblem } from './js/messages.js';
+import { joinProblem, problemOf } from './js/messages.js';
 import { Meter } from './js/meter.js';
 import { readOptions, showRoom } from './js/options.js';
 import { preferences, remember } from './js/preferences.js';
+import { chooseLanguage, languages, loadLanguage, say, t, unsaid, wantedLanguage } from './js/texts.js';
 import { NoTokenError, handsOutTokens, newIdentity, ownServer, readToken, requestToken, whyRefused } from './js/token.js';
 
 const { isBrowserSupported, setLogLevel, Track } = window.LivekitClient;
@@ -16,10 +17,7 @@ const { isBrowserSupported, setLogLevel, Track } = window.LivekitClient;
 const options = readOptions(location);
 setLogLevel(options.log);
 
-const noToken = {
-  code: 'token-missing',
-  text: 'This server lets people in by invitation only. Open the whole link that you were sent.',
-};
+const noToken = problemOf('token-missing', 'join.token-missing');
 
 // The present state, for automated tests and for the browser's console. It holds the Room
 // of livekit-client.
@@ -49,7 +47,7 @@ function problem(found) {
 async function join({ name, room }) {
   if (parlor.call) return;
   problem(null);
-  lobby.busy('Joining…');
+  lobby.busy(true);
   if (!options.token) remember({ name });
   try {
     await enter(await admission({ name, room }));
@@ -61,7 +59,7 @@ async function join({ name, room }) {
       lobby.open(wanted(options));
     }
   } finally {
-    lobby.busy('');
+    lobby.busy(false);
   }
 }
 
@@ -104,9 +102,10 @@ function over(end) {
   $('#toasts').replaceChildren(); // toasts of the call
   parlor.problem = end;
   $('#ended').dataset.code = end.code;
-  $('#ended-title').textContent = end.title;
-  $('#ended-text').textContent = end.text;
-  $('#rejoin').textContent = end.rejoin;
+  say($('#ended-title'), end.title);
+  if (end.text) say($('#ended-text'), end.text);
+  else unsaid($('#ended-text'));
+  say($('#rejoin'), end.rejoin);
   show('ended');
   $('#ended-title').focus();
 }
@@ -172,28 +171,44 @@ function suggestedRoom() {
 function fillFromToken() {
   const claims = readToken(options.token);
   if (!claims) {
-    problem({ code: 'token-bad', text: 'This invitation is incomplete. Open the whole link that you were sent.' });
+    problem(problemOf('token-bad', 'join.incomplete'));
     lobby.closed();
     return false;
   }
   lobby.fill({
     name: claims.name, room: claims.room || options.room, fixed: true,
-    intro: 'You were invited to this call.',
+    intro: 'lobby.invited',
   });
-  if (claims.expired) problem({ code: 'token-expired', text: 'This invitation has expired. Ask for a new one.' });
+  if (claims.expired) problem(problemOf('token-expired', 'join.expired'));
   return true;
 }
 
+// offerLanguages fills the choices of language, in the lobby and in the settings.
+function offerLanguages() {
+  const fill = () => {
+    for (const select of $$('[data-language]')) {
+      select.replaceChildren(element('option', { value: '', textContent: t('language.browser', { language: languages[wantedLanguage({ remembered: false })] }) }),
+        ...Object.entries(languages).map(([code, name]) => element('option', { value: code, textContent: name, lang: code })));
+      select.value = preferences.language;
+    }
+  };
+  for (const select of $$('[data-language]')) select.addEventListener('change', () => chooseLanguage(select.value));
+  document.addEventListener('language', fill);
+  fill();
+}
+
 async function start() {
+  await loadLanguage(wantedLanguage({ asked: options.language }));
+  offerLanguages();
   listenToPage();
   if (!isBrowserSupported()) {
-    problem({ code: 'browser', text: 'This browser cannot do video calls. A current Firefox, Chrome, Edge or Safari can.' });
+    problem(problemOf('browser', 'join.browser'));
     return;
   }
   if (options.token) {
     if (!fillFromToken()) return;
   } else if (options.invite) {
-    lobby.fill({ name: options.name || preferences.name, invited: true, intro: 'You were invited to this call. Say who you are.' });
+    lobby.fill({ name: options.name || preferences.name, invited: true, intro: 'lobby.invited-who' });
   } else if (await handsOutTokens()) {
     lobby.fill({ name: options.name || preferences.name, room: options.room || suggestedRoom() });
   } else {

@@ -2,8 +2,10 @@ package static_test
 
 import (
 	"compress/gzip"
+	"encoding/json"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -195,4 +197,139 @@ func read(t *testing.T, files fs.FS, name string) string {
 	content, err := fs.ReadFile(files, name)
 	require.NoError(t, err)
 	return string(content)
+}
+
+// languages reads the catalogues of the page. A text is a string, or an object of plural forms.
+func languages(t *testing.T) map[string]map[string]any {
+	t.Helper()
+	files := static.Files()
+	names, err := fs.Glob(files, "js/texts/*.json")
+	require.NoError(t, err)
+	found := map[string]map[string]any{}
+	for _, name := range names {
+		var texts map[string]any
+		require.NoError(t, json.Unmarshal([]byte(read(t, files, name)), &texts), name)
+		found[strings.TrimSuffix(path.Base(name), ".json")] = texts
+	}
+	return found
+}
+
+var placeholder = regexp.MustCompile(`\{[^}]*\}`)
+
+// forms are the texts of one entry of a catalogue.
+func forms(entry any) (list []string) {
+	switch entry := entry.(type) {
+	case string:
+		return []string{entry}
+	case map[string]any:
+		for _, form := range entry {
+			list = append(list, forms(form)...)
+		}
+	}
+	return list
+}
+
+// Every language has every text, with the same placeholders, and the categories of its
+// plural (Unicode CLDR).
+func TestEveryLanguageHasEveryText(t *testing.T) {
+	plurals := map[string][]string{
+		"en": {"one", "other"}, "de": {"one", "other"}, "es": {"many", "one", "other"}, "fr": {"many", "one", "other"}, "zh": {"other"},
+	}
+	all := languages(t)
+	require.ElementsMatch(t, slices.Collect(maps.Keys(plurals)), slices.Collect(maps.Keys(all)))
+	english := all["en"]
+	for code, texts := range all {
+		require.ElementsMatch(t, slices.Collect(maps.Keys(english)), slices.Collect(maps.Keys(texts)), code)
+		require.Contains(t, read(t, static.Files(), "js/texts.js"), " "+code+": '")
+		for key, entry := range texts {
+			want := slices.Compact(slices.Sorted(slices.Values(placeholder.FindAllString(forms(english[key])[0], -1))))
+			for _, form := range forms(entry) {
+				require.NotEmpty(t, strings.TrimSpace(form), "%s: %s", code, key)
+				require.Equal(t, want, slices.Compact(slices.Sorted(slices.Values(placeholder.FindAllString(form, -1)))), "%s: %s", code, key)
+			}
+			if categories, ok := entry.(map[string]any); ok {
+				require.ElementsMatch(t, plurals[code], slices.Collect(maps.Keys(categories)), "%s: %s", code, key)
+			}
+		}
+	}
+}
+
+var (
+	namedText   = regexp.MustCompile(`data-(?:text|label|tip|placeholder)="([^"]+)"`)
+	shownText   = regexp.MustCompile(`>([^<>]*\pL[^<>]*)<`)
+	shownName   = regexp.MustCompile(`\s(?:aria-label|placeholder|title|alt)="[^"]*\pL`)
+	pageHead    = regexp.MustCompile(`(?s)<head>.*</head>|<noscript>.*?</noscript>|<kbd>.</kbd>|<!--.*?-->`)
+	askedText   = regexp.MustCompile(`(?:\bt\(|\bsay\([^,]+, |banner\.show\()'([^']+)'`)
+	literal     = regexp.MustCompile("'((?:[^'\\\\\n]|\\\\.)*)'|`([^`\n]*)`")
+	comment     = regexp.MustCompile(`(?m)(?:^|\s)//.*$|/\*.*?\*/`)
+	shownInCode = regexp.MustCompile("(?:toast\\(|textContent[:=] *|placeholder = |title = |'aria-label': *|'aria-label', *|text: *|label: *)['`][^'`$\n]*\\pL{2}")
+	sentence    = regexp.MustCompile(`^\pLu\pLl+,? \pLl+|\pLl+ \pLl+[.?!]$`)
+)
+
+// Nothing that a person reads stands in the page or its scripts instead of the catalogues,
+// and each text of the catalogues is used.
+func TestEveryTextIsInTheCatalogues(t *testing.T) {
+	files := static.Files()
+	texts := languages(t)["en"]
+	page := read(t, files, "index.html")
+	body := pageHead.ReplaceAllString(page, "")
+	for _, match := range shownText.FindAllStringSubmatch(body, -1) {
+		require.Equal(t, "Parlor", strings.TrimSpace(match[1]), "a text in index.html")
+	}
+	require.NotRegexp(t, shownName, body)
+	// What a script may make of a template such as `device.on.${kind}`.
+	var used []*regexp.Regexp
+	asked := map[string]bool{"@direction": true}
+	for _, match := range namedText.FindAllStringSubmatch(page, -1) {
+		require.Contains(t, texts, match[1], "index.html")
+		asked[match[1]] = true
+	}
+	scripts, err := fs.Glob(files, "js/*.js")
+	require.NoError(t, err)
+	for _, name := range append(scripts, "app.js") {
+		script := comment.ReplaceAllString(read(t, files, name), "")
+		for _, shown := range shownInCode.FindAllString(strings.ReplaceAll(script, "document.title = 'Parlor'", ""), -1) {
+			require.Fail(t, "a text in a script", "%s: %s", name, shown)
+		}
+		for _, match := range askedText.FindAllStringSubmatch(script, -1) {
+			require.Contains(t, texts, match[1], name)
+		}
+		for _, match := range literal.FindAllStringSubmatch(script, -1) {
+			text := match[1] + match[2]
+			require.False(t, sentence.MatchString(text), "%s: %s", name, text)
+			asked[text] = true
+			if strings.Contains(text, "${") {
+				used = append(used, regexp.MustCompile("^"+regexp.MustCompile(`\\\$\\\{.*?\\\}`).ReplaceAllString(regexp.QuoteMeta(text), `[a-z-]+`)+"$"))
+			}
+		}
+	}
+	for key := range texts {
+		require.True(t, asked[key] || slices.ContainsFunc(used, func(pattern *regexp.Regexp) bool { return pattern.MatchString(key) }), "nothing uses %s", key)
+	}
+}
+
+// What a first visit loads is small: the page, its style, its scripts, the library, and the
+// texts of one language.
+func TestFirstVisitIsSmall(t *testing.T) {
+	h := newHandler(t)
+	files := static.Files()
+	loaded := []string{"style.css", "icon.svg", "app.js", "vendor/livekit-client-2.23.0.umd.js"}
+	for i := 2; i < len(loaded); i++ {
+		for _, match := range importing.FindAllStringSubmatch(read(t, files, loaded[i]), -1) {
+			if name := path.Join(path.Dir(loaded[i]), match[1]); !slices.Contains(loaded, name) {
+				loaded = append(loaded, name)
+			}
+		}
+	}
+	require.Greater(t, len(loaded), 20, "the modules are found")
+	var texts int
+	for code := range languages(t) {
+		texts = max(texts, len(body(t, get(h, "GET", "/static/js/texts/"+code+".json", "Accept-Encoding", "gzip").Body)))
+	}
+	sum := texts + len(body(t, get(h, "GET", "/", "Accept-Encoding", "gzip").Body))
+	for _, name := range loaded {
+		sum += len(body(t, get(h, "GET", static.Prefix+name, "Accept-Encoding", "gzip").Body))
+	}
+	require.Less(t, sum, 250_000, "bytes on the wire")
+	t.Logf("a first visit loads %d bytes", sum)
 }

@@ -122,9 +122,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	// A wrong secret says so; the right one leads in.
 	p := f.browser.visit(t, "operator", base+"/admin")
 	p.until("the sign-in", `document.querySelector('#sign-in')`)
-	axe, err := os.ReadFile("testdata/axe/axe-core-4.14.1.min.js")
-	require.NoError(t, err)
-	p.do(string(axe))
+	p.loadAxe()
 	p.accessible("sign-in")
 	p.write("[name=key]", devKey)
 	p.write("[name=secret]", "wrong\r")

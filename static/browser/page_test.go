@@ -136,8 +136,10 @@ func (f *fixture) testPatience(t *testing.T) {
 // only in lists, and names that contain the visible label.
 func (f *fixture) testNamesAndHeadings(t *testing.T) {
 	ann := f.join(t, modes[0], "names", "Ann", "video", "0")
+	ann.loadAxe()
 	check := func(screen string) {
 		t.Helper()
+		ann.accessible(screen)
 		require.Equal(t, 1, get[int](ann, `[...document.querySelectorAll('h1')].filter((node) => node.checkVisibility()).length`), screen)
 		require.Empty(t, get[[]string](ann, `[...document.querySelectorAll('li')].filter((node) => !node.parentElement.matches('ul, ol') || node.parentElement.hasAttribute('role')).map((node) => node.outerHTML)`), screen)
 		require.Empty(t, get[[]string](ann, `[...document.querySelectorAll('button[aria-label]')].filter((node) => node.checkVisibility() && node.innerText.trim()
@@ -152,6 +154,7 @@ func (f *fixture) testNamesAndHeadings(t *testing.T) {
 	ann.click("#share")
 	ann.until("the screen", `!document.querySelector('#sharing').hidden`)
 	check("call, sharing")
+	ann.testLanguages(t)
 	for _, scheme := range []string{"light", "dark"} {
 		_, err := chromedp.Call(ann.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
@@ -159,6 +162,7 @@ func (f *fixture) testNamesAndHeadings(t *testing.T) {
 		require.NoError(t, err)
 		light := get[bool](ann, `getComputedStyle(document.querySelector('#chat')).backgroundColor.match(/\d+/g).slice(0, 3).every((part) => Number(part) > 200)`)
 		require.Equal(t, scheme == "light", light, "the call follows the system's scheme")
+		ann.accessible("call, " + scheme)
 	}
 	ann.click("#leave")
 	ann.until("the end", `parlor.screen === 'ended'`)

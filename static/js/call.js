@@ -16,6 +16,7 @@ import { preferences } from './preferences.js';
 import { videoResolution } from './preview.js';
 import { reconnectPolicy } from './reconnect.js';
 import { Stage } from './stage.js';
+import { listed, say, t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
 
@@ -27,6 +28,9 @@ const ANNOUNCED_UP_TO = 12;
 const GATHERED_FOR = 1000; // ms
 
 const PANELS = ['chat', 'people'];
+
+// forward is 1 if the right arrow leads forward, as in languages written from the left.
+const forward = () => (document.documentElement.dir === 'rtl' ? -1 : 1);
 
 export class Call {
   room;
@@ -131,10 +135,10 @@ export class Call {
     });
     room.on(RoomEvent.RecordingStatusChanged, (recording) => {
       $('#recording').hidden = !recording;
-      if (recording) toast('This call is being recorded.', { code: 'recording' });
+      if (recording) toast(t('call.recorded'), { code: 'recording' });
     });
     room.on(RoomEvent.TrackSubscriptionFailed, (_sid, participant) => {
-      toast(`Picture or sound of ${nameOf(participant)} cannot be received: this browser may not support its format.`, { bad: true, code: 'subscription-failed' });
+      toast(t('call.format', { name: nameOf(participant) }), { bad: true, code: 'subscription-failed' });
     });
     if (this.#encryption.on) room.on(RoomEvent.TrackSubscribed, (_track, publication, participant) => this.#clear(publication, participant));
     room.on(RoomEvent.EncryptionError, (_error, participant) => this.#unreadable(participant));
@@ -146,12 +150,12 @@ export class Call {
 
   #reconnecting(delay) {
     this.#away = true;
-    this.#banner.show('Connection lost. Reconnecting…', delay);
+    this.#banner.show('call.lost', delay);
   }
 
   #reconnected() {
     this.#away = false;
-    if (this.#banner.visible) toast('You are back in the call.', { code: 'reconnected' });
+    if (this.#banner.visible) toast(t('call.back'), { code: 'reconnected' });
     this.#banner.hide();
   }
 
@@ -159,7 +163,7 @@ export class Call {
   #clear(publication, participant) {
     if (publication.isEncrypted) return;
     publication.setSubscribed(false);
-    toast(`${nameOf(participant)} does not encrypt: what they send is not shown.`, { bad: true, code: 'encryption' });
+    toast(t('call.clear', { name: nameOf(participant) }), { bad: true, code: 'encryption' });
   }
 
   // unreadable announces once for each participant that it cannot be decrypted. The
@@ -168,7 +172,7 @@ export class Call {
     const identity = participant?.identity ?? '';
     if (this.#unread.has(identity)) return;
     this.#unread.add(identity);
-    toast(`${participant ? nameOf(participant) : 'Somebody'} uses another passphrase: what they send cannot be read.`, { bad: true, code: 'encryption' });
+    toast(t('call.unreadable', { name: participant ? nameOf(participant) : t('people.somebody') }), { bad: true, code: 'encryption' });
   }
 
   #moved(name) {
@@ -176,7 +180,7 @@ export class Call {
     this.#news.clear(); // the others did not leave
     this.#guestLink = undefined; // it leads to the room before
     this.#update();
-    toast(`You were moved to the room ${name}.`, { code: 'moved' });
+    toast(t('call.moved', { room: name }), { code: 'moved' });
   }
 
   #listenToPage(openSettings) {
@@ -190,6 +194,7 @@ export class Call {
     on('#people-toggle', () => this.#togglePanel('people'));
     for (const name of PANELS) on(`[data-close="${name}"]`, () => this.#showPanel(null, name));
     document.addEventListener('visibilitychange', () => this.#keepAwake(), { signal });
+    document.addEventListener('language', () => this.stage.update(), { signal });
     listen({
       m: () => this.controls.toggle('microphone'),
       v: () => this.controls.toggle('camera'),
@@ -197,8 +202,8 @@ export class Call {
       c: () => this.#togglePanel('chat'),
       p: () => this.#togglePanel('people'),
       h: () => this.hands.toggle(),
-      ArrowLeft: () => this.stage.turn(-1),
-      ArrowRight: () => this.stage.turn(1),
+      ArrowLeft: () => this.stage.turn(-forward()),
+      ArrowRight: () => this.stage.turn(forward()),
       ' ': () => this.controls.startTalking(),
       '?': openSettings,
       Escape: () => this.#showPanel(null) || this.stage.unpin(),
@@ -234,15 +239,13 @@ export class Call {
     $('#hear').hidden = this.room.canPlaybackAudio;
     const { permissions } = this.room.localParticipant;
     this.chat.permit(permissions?.canPublishData !== false);
-    if (permissions?.canSubscribe === false) toast('You cannot see or hear the others in this room.', { code: 'permissions' });
-    else if (permissions?.canPublish === false) toast('You can watch and listen in this room.', { code: 'permissions' });
+    if (permissions?.canSubscribe === false) toast(t('call.cannot-subscribe'), { code: 'permissions' });
+    else if (permissions?.canPublish === false) toast(t('call.only-watch'), { code: 'permissions' });
   }
 
   #update() {
     $('#alone').hidden = this.room.remoteParticipants.size > 0;
-    $('#alone').textContent = this.#invitable
-      ? 'Nobody else is here yet. Copy the link and send it to whom you want to talk with.'
-      : 'Nobody else is here yet.';
+    say($('#alone'), this.#invitable ? 'call.alone-invite' : 'call.alone');
   }
 
   // announce collects joins and leaves for a moment, to announce several at once, and to
@@ -264,8 +267,8 @@ export class Call {
     if (this.room.remoteParticipants.size > ANNOUNCED_UP_TO) return;
     for (const what of ['left', 'joined']) {
       const names = news.filter((item) => item.what === what).map((item) => item.name);
-      if (names.length > 3) toast(`${names.length} people ${what}`, { code: 'people' });
-      else if (names.length > 0) toast(`${new Intl.ListFormat('en').format(names)} ${what}`, { code: 'people' });
+      if (names.length > 3) toast(t(`call.many-${what}`, { count: names.length }), { code: 'people' });
+      else if (names.length > 0) toast(t(`call.${what}`, { names: listed(names) }), { code: 'people' });
     }
   }
 
@@ -273,9 +276,7 @@ export class Call {
     const now = this.room.localParticipant.permissions;
     this.chat.permit(now?.canPublishData !== false);
     if (!before || before.canPublish === now?.canPublish) return;
-    toast(now?.canPublish
-      ? 'You may speak now: turn on your microphone or camera.'
-      : 'You may only watch and listen now.', { code: 'permissions' });
+    toast(t(now?.canPublish ? 'call.may-speak' : 'call.may-watch'), { code: 'permissions' });
   }
 
   async #copyLink() {
@@ -288,7 +289,7 @@ export class Call {
     }
     try {
       await navigator.clipboard.writeText(link);
-      toast(`Link copied. Everybody who opens it${this.#host ? ' within a day' : ''} can join.`, { code: 'link-copied' });
+      toast(t(this.#host ? 'call.link-copied-day' : 'call.link-copied'), { code: 'link-copied' });
     } catch {
       // Without permission, or without a secure context, the link is copied by hand.
       toast(link, { code: 'link' });

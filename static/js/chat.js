@@ -3,6 +3,7 @@
 
 import { $, element, hue } from './dom.js';
 import { toast } from './notices.js';
+import { t, translate } from './texts.js';
 import { nameOf } from './tile.js';
 
 const { RoomEvent } = window.LivekitClient;
@@ -67,7 +68,8 @@ export class Chat {
   permit(allowed) {
     this.#text.disabled = !allowed;
     $('button', this.#form).disabled = !allowed;
-    this.#text.placeholder = allowed ? 'Message everyone' : 'You may only read here';
+    this.#text.dataset.placeholder = allowed ? 'chat.to-all' : 'chat.only-read';
+    translate(this.#form);
   }
 
   close() {
@@ -84,7 +86,7 @@ export class Chat {
       const { id, timestamp } = await this.#room.localParticipant.sendText(text, { topic: TOPIC });
       this.#show({ id, timestamp, text, identity: this.#room.localParticipant.identity });
     } catch (error) {
-      toast(`The message was not sent${error?.message ? `: ${error.message}` : '.'}`, { bad: true, code: 'chat-failed' });
+      toast(t('chat.not-sent', { reason: error?.message ?? '' }), { bad: true, code: 'chat-failed' });
       if (this.#text.value === '') this.#text.value = text;
     }
   }
@@ -98,7 +100,7 @@ export class Chat {
   async #readStream(reader, identity) {
     if (identity === this.#room.localParticipant.identity || !this.#readable(reader.info.encryptionType)) return;
     const { id, timestamp, size } = reader.info;
-    const text = size > MOST_BYTES ? '(a message too long to show)' : await reader.readAll().catch(() => null);
+    const text = size > MOST_BYTES ? t('chat.too-long') : await reader.readAll().catch(() => null);
     if (text !== null) this.#show({ id, timestamp, text, identity });
   }
 
@@ -136,10 +138,10 @@ export class Chat {
     // Consecutive messages of one person have one heading.
     const follows = this.#last.identity === identity && timestamp - this.#last.time < 120_000;
     if (!follows) {
-      const name = own ? 'You' : participant ? nameOf(participant) : identity;
+      const name = own ? t('chat.you') : participant ? nameOf(participant) : identity;
       const heading = element('div', { className: 'chat-head' }, element('b', { textContent: name }), ' ', element('time', {
         dateTime: new Date(timestamp).toISOString(),
-        textContent: new Date(timestamp).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }),
+        textContent: new Date(timestamp).toLocaleTimeString(document.documentElement.lang, { hour: '2-digit', minute: '2-digit' }),
       }));
       heading.style.setProperty('--hue', hue(identity));
       item.append(heading);
@@ -161,14 +163,14 @@ export class Chat {
     this.#unread++;
     this.#showUnread();
     const participant = this.#room.getParticipantByIdentity(identity);
-    toast(`${participant ? nameOf(participant) : identity}: ${text.length > 120 ? `${text.slice(0, 120)}…` : text}`, { code: 'chat' });
+    toast(t('said', { name: participant ? nameOf(participant) : identity, text: text.length > 120 ? `${text.slice(0, 120)}…` : text }), { code: 'chat' });
   }
 
   #showUnread() {
     const badge = $('#unread');
     badge.hidden = this.#unread === 0;
     badge.textContent = this.#unread > 99 ? '99+' : String(this.#unread);
-    badge.setAttribute('aria-label', `${this.#unread} unread`);
+    badge.setAttribute('aria-label', t('chat.unread', { count: this.#unread }));
   }
 
   #grow() {

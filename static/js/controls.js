@@ -5,6 +5,7 @@ import { deviceProblem } from './messages.js';
 import { ASK_TOPIC } from './moderation.js';
 import { dismiss, toast } from './notices.js';
 import { preferences, remember } from './preferences.js';
+import { t } from './texts.js';
 import { nameOf } from './tile.js';
 
 const { RoomEvent, Track } = window.LivekitClient;
@@ -13,9 +14,9 @@ const { RoomEvent, Track } = window.LivekitClient;
 const HOLD_TOPIC = 'parlor.hold';
 
 const sources = {
-  microphone: { source: Track.Source.Microphone, number: 2, button: '#mic', visible: 'Mic', onIcon: 'mic', offIcon: 'mic-off', key: 'M' },
-  camera: { source: Track.Source.Camera, number: 1, button: '#cam', visible: 'Camera', onIcon: 'cam', offIcon: 'cam-off', key: 'V' },
-  screen: { source: Track.Source.ScreenShare, number: 3, button: '#share', visible: 'Share', onIcon: 'screen', offIcon: 'screen', key: 'S' },
+  microphone: { source: Track.Source.Microphone, number: 2, button: '#mic', visible: 'call.mic', onIcon: 'mic', offIcon: 'mic-off', key: 'M' },
+  camera: { source: Track.Source.Camera, number: 1, button: '#cam', visible: 'call.cam', onIcon: 'cam', offIcon: 'cam-off', key: 'V' },
+  screen: { source: Track.Source.ScreenShare, number: 3, button: '#share', visible: 'call.share', onIcon: 'screen', offIcon: 'screen', key: 'S' },
 };
 
 export class Controls {
@@ -45,6 +46,7 @@ export class Controls {
       if (topic === ASK_TOPIC && participant) this.#asked(participant);
     });
     room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold applies to the former room
+    document.addEventListener('language', () => this.update(), { signal });
     this.update();
   }
 
@@ -87,8 +89,8 @@ export class Controls {
       if (this.isHeld(kind) === before.includes(kind)) continue;
       dismiss('held');
       dismiss('muted-by-moderator');
-      if (this.isHeld(kind)) toast(heldText(kind), { code: 'held' });
-      else toast(`You can turn your ${kind} on again.`, { code: 'released' });
+      if (this.isHeld(kind)) toast(t(`control.held.${kind}`), { code: 'held' });
+      else toast(t(`control.released.${kind}`), { code: 'released' });
     }
     this.update();
   }
@@ -97,8 +99,8 @@ export class Controls {
   #asked(participant) {
     if (this.isOn('microphone') || !this.allowed('microphone') || this.isHeld('microphone')) return;
     dismiss('asked-to-unmute');
-    toast(`${nameOf(participant)} asks you to unmute.`, {
-      code: 'asked-to-unmute', action: { label: 'Unmute', run: () => this.set('microphone', true) },
+    toast(t('control.asked', { name: nameOf(participant) }), {
+      code: 'asked-to-unmute', action: { label: t('control.unmute'), run: () => this.set('microphone', true) },
     });
   }
 
@@ -109,7 +111,7 @@ export class Controls {
   async set(kind, on) {
     if (this.#busy.has(kind) || on === this.isOn(kind) || !this.allowed(kind)) return;
     if (on && this.isHeld(kind)) {
-      toast(heldText(kind), { code: 'held' });
+      toast(t(`control.held.${kind}`), { code: 'held' });
       return;
     }
     this.#busy.add(kind);
@@ -156,12 +158,14 @@ export class Controls {
     for (const [kind, { button, visible, onIcon, offIcon, key }] of Object.entries(sources)) {
       const node = $(button);
       const on = this.isOn(kind);
-      const verb = kind === 'screen' ? (on ? 'stop sharing the screen' : 'share the screen') : `turn ${kind} ${on ? 'off' : 'on'}`;
       const allowed = this.allowed(kind);
-      const what = this.isHeld(kind) && !on ? 'kept off by somebody who runs this room' : allowed ? `${verb}${preferences.shortcuts ? ` (${key})` : ''}` : `your ${kind} is not allowed in this room`;
+      let what = t(on ? `device.off.${kind}` : `device.on.${kind}`);
+      if (this.isHeld(kind) && !on) what = t('control.held');
+      else if (!allowed) what = t('control.not-allowed');
+      else if (preferences.shortcuts) what = t('control.with-key', { what, key });
       // The name contains the visible label, because voice control uses the label (WCAG
       // 2.5.3).
-      setSwitch(node, on, { onIcon, offIcon, label: `${visible}: ${what}` });
+      setSwitch(node, on, { onIcon, offIcon, label: t('control.label', { label: t(visible), what }) });
       node.disabled = !allowed;
       node.setAttribute('aria-busy', String(this.#busy.has(kind)));
     }
@@ -173,8 +177,6 @@ export class Controls {
   #mutedByOther(publication, participant) {
     if (!participant.isLocal) return;
     const kind = Object.keys(sources).find((name) => sources[name].source === publication.source);
-    if (kind && !this.#busy.has(kind) && !this.isHeld(kind)) toast(`Your ${kind} was turned off by somebody who runs this room.`, { code: 'muted-by-moderator' });
+    if (kind && !this.#busy.has(kind) && !this.isHeld(kind)) toast(t(`control.muted.${kind}`), { code: 'muted-by-moderator' });
   }
 }
-
-const heldText = (kind) => `Somebody who runs this room keeps your ${kind} off. You will be told when you can turn it on.`;

@@ -2,10 +2,11 @@
 
 import { $$, element } from './dom.js';
 import { preferences, remember } from './preferences.js';
+import { t } from './texts.js';
 
 const { supportsAudioOutputSelection } = window.LivekitClient;
 
-const fallbackNames = { videoinput: 'Camera', audioinput: 'Microphone', audiooutput: 'Speaker' };
+const nouns = { videoinput: 'camera', audioinput: 'microphone', audiooutput: 'speaker' };
 
 // captureOptions are the constraints for the preferred device. They do not require it, so
 // that a missing device does not prevent joining.
@@ -30,6 +31,7 @@ export class DevicePickers {
       });
     }
     navigator.mediaDevices?.addEventListener('devicechange', () => this.refresh());
+    document.addEventListener('language', () => this.refresh());
   }
 
   // refresh lists the devices again. It does not ask for permission: without permission
@@ -48,13 +50,12 @@ export class DevicePickers {
     holder.hidden = output && (!supportsAudioOutputSelection() || known.length === 0);
     select.disabled = known.length === 0;
     if (known.length === 0) {
-      const noun = fallbackNames[kind].toLowerCase();
-      select.replaceChildren(element('option', { textContent: found.length ? `Allow access to choose a ${noun}` : `No ${noun} found` }));
+      select.replaceChildren(element('option', { textContent: t(found.length ? `device.locked.${nouns[kind]}` : `device.none.${nouns[kind]}`) }));
       return;
     }
     select.replaceChildren(...known.map((device, index) => element('option', {
       value: device.deviceId,
-      textContent: device.label || `${fallbackNames[kind]} ${index + 1}`,
+      textContent: device.label || t('device.nth', { device: t(`device.${nouns[kind]}`), number: index + 1 }),
     })));
     const active = this.#active(kind) || preferences[kind] || 'default';
     if (known.some((device) => device.deviceId === active)) select.value = active;

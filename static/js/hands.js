@@ -4,6 +4,8 @@
 
 import { $, $$ } from './dom.js';
 import { toast } from './notices.js';
+import { preferences } from './preferences.js';
+import { t } from './texts.js';
 import { nameOf } from './tile.js';
 
 const { RoomEvent } = window.LivekitClient;
@@ -37,10 +39,11 @@ export class Hands {
     });
     room.on(RoomEvent.ParticipantAttributesChanged, (changed, participant) => {
       if (!(HAND in changed)) return;
-      if (!participant.isLocal && handOf(participant)) toast(`${nameOf(participant)} raised a hand`, { code: 'hand' });
+      if (!participant.isLocal && handOf(participant)) toast(t('hand.raised', { name: nameOf(participant) }), { code: 'hand' });
       this.update();
     });
     for (const event of [RoomEvent.Connected, RoomEvent.ParticipantPermissionsChanged, RoomEvent.Moved]) room.on(event, () => this.update());
+    document.addEventListener('language', () => this.update(), { signal });
     this.update();
   }
 
@@ -55,7 +58,7 @@ export class Hands {
     try {
       await localParticipant.setAttributes({ [HAND]: handOf(localParticipant) ? '' : String(Date.now()) });
     } catch (error) {
-      toast(`Your hand could not be ${handOf(localParticipant) ? 'lowered' : 'raised'}: ${error.message}`, { bad: true, code: 'hand-failed' });
+      toast(t('hand.failed', { reason: error.message }), { bad: true, code: 'hand-failed' });
     }
     this.update();
   }
@@ -64,7 +67,7 @@ export class Hands {
     const { localParticipant } = this.#room;
     this.#show(localParticipant, emoji);
     await localParticipant.publishData(new TextEncoder().encode(emoji), { reliable: true, topic: REACTION_TOPIC }).catch(() => {
-      toast('The reaction was not sent.', { bad: true, code: 'reaction-failed' });
+      toast(t('hand.reaction-failed'), { bad: true, code: 'reaction-failed' });
     });
   }
 
@@ -74,7 +77,8 @@ export class Hands {
     $('#reactions').hidden = permissions?.canPublishData === false;
     const up = handOf(this.#room.localParticipant) > 0;
     $('#hand').setAttribute('aria-pressed', String(up));
-    const label = up ? 'Hand: lower your hand (H)' : 'Hand: raise your hand (H)';
+    const what = t(up ? 'hand.lower' : 'hand.raise');
+    const label = t('control.label', { label: t('call.hand'), what: preferences.shortcuts ? t('control.with-key', { what, key: 'H' }) : what });
     $('#hand').setAttribute('aria-label', label);
     $('#hand').title = label;
   }
@@ -85,6 +89,6 @@ export class Hands {
     if (now - (this.#last.get(participant.identity) ?? -PACE) < PACE) return;
     this.#last.set(participant.identity, now);
     this.#stage.react(participant, emoji, SHOWN_FOR);
-    $('#reaction-said').textContent = `${nameOf(participant)}: ${emoji}`;
+    $('#reaction-said').textContent = t('said', { name: nameOf(participant), text: emoji });
   }
 }

@@ -1,12 +1,15 @@
 // Invitations: a link whose secret stands after the hash, where no server and no log sees it.
 // The server exchanges the secret for a token.
 
+import { t } from './texts.js';
+
 const LINK_LASTS = 24 * 3600 * 1000; // ms, of a link that a host makes in the call
 
 export class InvitationError extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
+  // key and values: the text for the person.
+  constructor(code, key, values) {
+    super(t(key, values));
+    Object.assign(this, { code, key, values });
   }
 }
 
@@ -64,18 +67,18 @@ async function call(path, body, token) {
       signal: AbortSignal.timeout(10_000),
     });
   } catch {
-    throw new InvitationError('server-gone', 'The server does not answer. Check your connection and try again.');
+    throw new InvitationError('server-gone', 'join.server-gone');
   }
   if (response.ok) return response.json();
   const problem = await response.json().catch(() => ({}));
-  throw new InvitationError((problem.code ?? 'failed').replaceAll('_', '-'), words[problem.code] ?? `The server does not take this invitation: ${problem.detail ?? response.status}.`);
+  throw new InvitationError((problem.code ?? 'failed').replaceAll('_', '-'), keys[problem.code] ?? 'join.invitation-failed', { reason: problem.detail ?? response.status });
 }
 
-const words = {
-  invitation_unknown: 'This invitation is incomplete, or was made by another server. Open the whole link that you were sent.',
-  invitation_revoked: 'This invitation was taken back. Ask for a new one.',
-  invitation_expired: 'This invitation has expired. Ask for a new one.',
-  invitation_used: 'This invitation was used as often as it can be. Ask for a new one.',
-  invitations_off: 'This server does not take invitations any more.',
-  rate_limited: 'Many people come in at the moment. Try again in a few seconds.',
+const keys = {
+  invitation_unknown: 'join.unknown',
+  invitation_revoked: 'join.withdrawn',
+  invitation_expired: 'join.expired',
+  invitation_used: 'join.used',
+  invitations_off: 'join.invitations-off',
+  rate_limited: 'join.rate-limited',
 };

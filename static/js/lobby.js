@@ -5,6 +5,7 @@ import { $, $$, element, icon, setSwitch } from './dom.js';
 import { Meter } from './meter.js';
 import { preferences, remember } from './preferences.js';
 import { Preview } from './preview.js';
+import { say, t, unsaid } from './texts.js';
 
 const kinds = {
   microphone: { button: '#lobby-mic', onIcon: 'mic', offIcon: 'mic-off', device: 'audioinput', remembered: 'audio' },
@@ -17,6 +18,7 @@ export class Lobby {
   #pickers;
   #opening = false;
   #metered = null;
+  #problem = null; // why joining failed
 
   // join({name, room}) is called when the form is submitted.
   constructor({ options, join }) {
@@ -40,6 +42,10 @@ export class Lobby {
       if (!event.target.reportValidity()) return;
       join({ name, room });
     });
+    document.addEventListener('language', () => {
+      this.#update();
+      this.problem(this.#problem);
+    });
     this.#update();
   }
 
@@ -53,7 +59,7 @@ export class Lobby {
   }
 
   // fill sets known values. fixed: a value comes from a token, so it cannot be changed.
-  // invited: the invitation decides the room.
+  // invited: the invitation decides the room. intro: the key of a text.
   fill({ name, room = '', fixed = false, invited = false, intro = '' }) {
     $('#room').closest('.field').hidden = invited;
     $('#room').required = !invited;
@@ -61,7 +67,7 @@ export class Lobby {
     $('#room').value = room;
     $('#name').readOnly = fixed;
     $('#room').readOnly = fixed;
-    if (intro) $('#lobby-intro').textContent = intro;
+    if (intro) say($('#lobby-intro'), intro);
     if (!fixed && !name) $('#name').focus();
     else $('#join').focus();
   }
@@ -75,6 +81,7 @@ export class Lobby {
 
   // problem shows the reason why joining failed; null hides the message.
   problem(problem) {
+    this.#problem = problem;
     const box = $('#lobby-problem');
     box.hidden = !problem;
     box.textContent = problem?.text ?? '';
@@ -82,9 +89,10 @@ export class Lobby {
   }
 
   // busy is shown while the call is being joined.
-  busy(text) {
-    $('#join-status').textContent = text;
-    $('#join').disabled = text !== '';
+  busy(joining) {
+    if (joining) say($('#join-status'), 'lobby.joining');
+    else unsaid($('#join-status'));
+    $('#join').disabled = joining;
   }
 
   #activeDevice(device) {
@@ -102,7 +110,7 @@ export class Lobby {
     this.#showPicture(camera);
     for (const [kind, { button, onIcon, offIcon }] of Object.entries(kinds)) {
       const on = this.preview[kind] !== null;
-      setSwitch($(button), on, { onIcon, offIcon, label: `Turn ${kind} ${on ? 'off' : 'on'}` });
+      setSwitch($(button), on, { onIcon, offIcon, label: t(on ? `device.off.${kind}` : `device.on.${kind}`) });
       $(button).classList.toggle('broken', problems[kind] !== null);
     }
     $('#lobby-problems').replaceChildren(...merged(problems).map(({ code, text }) =>
@@ -124,15 +132,14 @@ export class Lobby {
     video.hidden = !camera;
     video.classList.toggle('mirrored', camera?.mediaStreamTrack.getSettings().facingMode !== 'environment');
     note.hidden = camera !== null;
-    note.textContent = this.#opening ? 'Waiting for your camera and microphone…' : 'Your camera is off';
+    note.textContent = t(this.#opening ? 'lobby.waiting' : 'lobby.camera-off');
   }
 }
 
 // merged gives one message if camera and microphone have the same problem.
 function merged({ camera, microphone }) {
-  if (camera && microphone) {
-    const same = camera.text.replaceAll('camera', '*') === microphone.text.replaceAll('microphone', '*');
-    if (same) return [{ code: `${camera.code} ${microphone.code}`, text: camera.text.replaceAll('camera', 'camera and microphone').replace('No camera and microphone was', 'No camera and no microphone were').replace('one in', 'them in') }];
+  if (camera && microphone && camera.both && camera.both === microphone.both) {
+    return [{ code: `${camera.code} ${microphone.code}`, text: t(camera.both) }];
   }
   return [camera, microphone].filter(Boolean);
 }

@@ -2,6 +2,7 @@
 // while a problem lasts.
 
 import { $, $$, element, icon } from './dom.js';
+import { say, t, unsaid } from './texts.js';
 
 const SHOWN_FOR = 6000; // ms
 const AT_ONCE = 2;
@@ -21,7 +22,7 @@ export function toast(text, { bad = false, code = '', action } = {}) {
     });
     node.append(button);
   }
-  const close = element('button', { type: 'button', className: 'plain', 'aria-label': 'Dismiss' }, icon('close'));
+  const close = element('button', { type: 'button', className: 'plain', 'aria-label': t('dismiss') }, icon('close'));
   close.addEventListener('click', () => node.remove());
   node.append(close);
   holder.append(node);
@@ -38,11 +39,11 @@ export function dismiss(code) {
 export class Banner {
   #timer;
 
-  // show can wait for a moment, so that a short problem does not flash.
-  show(text, { after = 0 } = {}) {
+  // show says the text of a key. It can wait for a moment, so that a short problem does not flash.
+  show(key, { after = 0 } = {}) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      $('#banner-text').textContent = text;
+      say($('#banner-text'), key);
       $('#banner').hidden = false;
     }, after);
   }
@@ -50,7 +51,7 @@ export class Banner {
   hide() {
     clearTimeout(this.#timer);
     $('#banner').hidden = true;
-    $('#banner-text').textContent = '';
+    unsaid($('#banner-text'));
   }
 
   get visible() {

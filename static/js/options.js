@@ -5,6 +5,7 @@
 //   token                  an access token; without it the server's own dev token is tried
 //   invite                 the secret of an invitation, after the hash alone
 //   autojoin=1             join without a click, with microphone and camera off
+//   lang=en|de|es|fr|zh    the page's language, for this visit
 //   audio=0, video=0       start with microphone or camera off
 //   single=0               two peer connections instead of one
 //   simulcast=0, dynacast=0, adaptive=0, red=0, dtx=0, subscribe=0
@@ -31,6 +32,7 @@ export function readOptions(location) {
     identity: text('identity'),
     token: text('token'),
     invite: new URLSearchParams(location.hash.slice(1)).get('invite') ?? '',
+    language: text('lang'),
     autojoin: flag('autojoin', false),
     audio: flag('audio', undefined),
     video: flag('video', undefined),

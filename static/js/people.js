@@ -5,6 +5,7 @@ import { $, element, hue, icon, initials } from './dom.js';
 import { handOf } from './hands.js';
 import { Camera, isSending, Microphone, Moderation } from './moderation.js';
 import { toast } from './notices.js';
+import { t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
 
@@ -54,11 +55,11 @@ export class People {
   #show() {
     const runs = this.#moderation.allowed;
     const people = this.#stage.people.map(describe).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
-    const say = JSON.stringify([this.#room.name, people, runs, this.#open, this.#sure, this.#state]);
+    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state]);
     if (say === this.#shown) return;
     this.#shown = say;
     $('#count').textContent = String(people.length);
-    document.title = `${this.#room.name || 'Call'} (${people.length}) – Parlor`;
+    document.title = t('call.title', { room: this.#room.name || t('call'), count: people.length });
     keepFocus($('#people'), () => {
       $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs && !person.local)));
       $('#people-room').replaceChildren(...(runs ? this.#ofRoom() : []));
@@ -73,38 +74,38 @@ export class People {
     const more = button('more', person.identity, icon('more'));
     more.className = 'plain';
     more.setAttribute('aria-expanded', String(open));
-    more.setAttribute('aria-label', `What you can do with ${person.name}`);
+    more.setAttribute('aria-label', t('people.actions', { name: person.name }));
     node.append(more);
     if (open) node.append(element('div', { className: 'actions', role: 'group', 'aria-label': person.name }, ...this.#ofPerson(person)));
     return node;
   }
 
   #ofPerson(person) {
-    const action = (name, label, risky = false) => this.#action(name, person.identity, label, risky);
+    const action = (name, risky = false) => this.#action(name, person.identity, t(`people.${name}`), risky);
     return [
-      person.microphone ? action('mute', 'Mute') : person.hasMicrophone ? action('ask', 'Ask to unmute') : null,
-      person.camera ? action('stop-camera', 'Stop the camera') : null,
-      person.hand ? action('lower-hand', 'Lower the hand') : null,
-      person.maySpeak ? action('only-watch', 'Let only watch') : action('let-speak', 'Let speak'),
-      action('remove', 'Remove', true),
-      action('ban', 'Ban', true),
+      person.microphone ? action('mute') : person.hasMicrophone ? action('ask') : null,
+      person.camera ? action('stop-camera') : null,
+      person.hand ? action('lower-hand') : null,
+      person.maySpeak ? action('only-watch') : action('let-speak'),
+      action('remove', true),
+      action('ban', true),
     ].filter(Boolean);
   }
 
   #ofRoom() {
-    const action = (name, label, risky) => this.#action(name, '', label, risky);
+    const action = (name, label = `people.${name}`, risky = false) => this.#action(name, '', t(label), risky);
     const { locked, held } = this.#state ?? {};
     return [
-      action('mute-all', 'Mute everybody'),
-      held ? action('release', 'Let all unmute') : action('hold', 'Keep all muted'),
-      locked ? action('unlock', 'Unlock the room') : action('lock', 'Lock the room'),
-      ...(this.#moderation.mayClose ? [action('close', 'End the call for all', true)] : []),
+      action('mute-all'),
+      held ? action('release') : action('hold'),
+      locked ? action('unlock') : action('lock'),
+      ...(this.#moderation.mayClose ? [action('close', 'people.end', true)] : []),
     ];
   }
 
   // A risky action needs two clicks.
   #action(name, identity, label, risky) {
-    const node = button(name, identity, this.#sure === `${name}:${identity}` ? `${label}: are you sure?` : label);
+    const node = button(name, identity, this.#sure === `${name}:${identity}` ? t('people.sure', { action: label }) : label);
     node.className = `chip${risky ? ' risky' : ''}`;
     node.dataset.risky = String(Boolean(risky));
     return node;
@@ -153,7 +154,7 @@ export class People {
     const done = {
       mute: () => moderation.turnOff(participant, Microphone),
       'stop-camera': () => moderation.turnOff(participant, Camera),
-      ask: () => moderation.ask(participant).then(() => toast(`${nameOf(participant)} was asked to unmute.`, { code: 'asked' })),
+      ask: () => moderation.ask(participant).then(() => toast(t('people.asked', { name: nameOf(participant) }), { code: 'asked' })),
       'lower-hand': () => moderation.lowerHand(participant),
       'only-watch': () => moderation.letSpeak(participant, false),
       'let-speak': () => moderation.letSpeak(participant, true),
@@ -165,7 +166,7 @@ export class People {
   }
 
   #failed(error) {
-    toast(`That did not work: ${error.message}`, { bad: true, code: 'moderation-failed' });
+    toast(t('people.failed', { reason: error.message }), { bad: true, code: 'moderation-failed' });
   }
 }
 
@@ -188,12 +189,12 @@ function row(person) {
   const avatar = element('span', { className: 'avatar', 'aria-hidden': 'true', textContent: initials(person.name) });
   avatar.style.setProperty('--hue', hue(person.identity));
   const node = element('li', { 'data-identity': person.identity }, avatar,
-    element('span', { className: 'people-name', textContent: person.name + (person.local ? ' (you)' : '') }));
-  if (person.hand) node.append(icon('hand', 'icon hand-mark'), element('span', { className: 'sr', textContent: 'raised a hand' }));
-  if (person.screen) node.append(icon('screen'), element('span', { className: 'sr', textContent: 'shares a screen' }));
+    element('span', { className: 'people-name', textContent: person.local ? t('people.you', { name: person.name }) : person.name }));
+  if (person.hand) node.append(icon('hand', 'icon hand-mark'), element('span', { className: 'sr', textContent: t('people.raised') }));
+  if (person.screen) node.append(icon('screen'), element('span', { className: 'sr', textContent: t('people.shares') }));
   for (const [noun, name] of [['microphone', 'mic'], ['camera', 'cam']]) {
     const on = person[noun];
-    node.append(icon(on ? name : `${name}-off`, on ? 'icon' : 'icon dim'), element('span', { className: 'sr', textContent: `${noun} ${on ? 'on' : 'off'}` }));
+    node.append(icon(on ? name : `${name}-off`, on ? 'icon' : 'icon dim'), element('span', { className: 'sr', textContent: t(on ? `people.on.${noun}` : `people.off.${noun}`) }));
   }
   return node;
 }

@@ -3,7 +3,7 @@
 
 const KEY = 'parlor';
 const defaults = {
-  name: '', audio: true, video: true, shortcuts: true, hideSelf: false,
+  name: '', language: '', audio: true, video: true, shortcuts: true, hideSelf: false,
   videoinput: '', audioinput: '', audiooutput: '',
 };
 

@@ -2,18 +2,18 @@
 
 import { $, hue, initials } from './dom.js';
 import { handOf } from './hands.js';
+import { t, translate } from './texts.js';
 
 const { ConnectionQuality, Track, TrackPublication } = window.LivekitClient;
 
 const qualityTexts = {
-  [ConnectionQuality.Excellent]: 'Connection: very good',
-  [ConnectionQuality.Good]: 'Connection: good',
-  [ConnectionQuality.Poor]: 'Connection: poor',
-  [ConnectionQuality.Lost]: 'Connection: lost',
-  [ConnectionQuality.Unknown]: '',
+  [ConnectionQuality.Excellent]: 'tile.excellent',
+  [ConnectionQuality.Good]: 'tile.good',
+  [ConnectionQuality.Poor]: 'tile.poor',
+  [ConnectionQuality.Lost]: 'tile.lost',
 };
 
-export const nameOf = (participant) => participant.name || participant.identity || 'Somebody';
+export const nameOf = (participant) => participant.name || participant.identity || t('people.somebody');
 
 export class Tile {
   #video;
@@ -26,6 +26,7 @@ export class Tile {
     this.participant = participant;
     this.source = source;
     this.node = $('#tile-template').content.firstElementChild.cloneNode(true);
+    translate(this.node);
     this.#parts = {
       avatar: $('.avatar', this.node), note: $('.tile-note', this.node), name: $('.tile-name', this.node),
       quality: $('.quality', this.node), muted: $('.muted-mark', this.node),
@@ -59,8 +60,8 @@ export class Tile {
     const track = publication && !publication.isMuted ? publication.videoTrack : undefined;
     this.#show(track);
 
-    const who = participant.isLocal ? `${nameOf(participant)} (you)` : nameOf(participant);
-    const name = this.isScreen ? (participant.isLocal ? 'Your screen' : `${nameOf(participant)}'s screen`) : who;
+    const who = { name: nameOf(participant) };
+    const name = this.isScreen ? t(participant.isLocal ? 'tile.own-screen' : 'tile.screen', who) : participant.isLocal ? t('people.you', who) : who.name;
     const silent = !microphone || microphone.isMuted;
     this.#parts.name.textContent = name;
     this.#parts.avatar.textContent = initials(nameOf(participant));
@@ -72,8 +73,8 @@ export class Tile {
 
     const { pin } = this.#parts;
     pin.setAttribute('aria-pressed', String(pinned));
-    pin.setAttribute('aria-label', pinned ? `Unpin ${name}` : `Pin ${name}`);
-    pin.title = pinned ? 'Unpin' : 'Pin: show large';
+    pin.setAttribute('aria-label', t(pinned ? 'tile.unpin' : 'tile.pin', { name }));
+    pin.title = t(pinned ? 'tile.unpin-tip' : 'tile.pin-tip');
     this.node.setAttribute('aria-label', this.#describe(name, silent, track));
   }
 
@@ -138,7 +139,7 @@ export class Tile {
   }
 
   #updateQuality(quality) {
-    const text = qualityTexts[quality] ?? '';
+    const text = quality in qualityTexts ? t(qualityTexts[quality]) : '';
     this.#parts.quality.setAttribute('data-quality', quality);
     this.#parts.quality.toggleAttribute('hidden', this.isScreen || text === '');
     const title = $('title', this.#parts.quality);
@@ -147,17 +148,17 @@ export class Tile {
 
   #updateNote(publication, track) {
     let text = '';
-    if (track?.streamState === 'paused') text = 'Paused: weak connection';
-    else if (publication?.permissionStatus === TrackPublication.PermissionStatus.NotAllowed) text = 'Not shared with you';
+    if (track?.streamState === 'paused') text = t('tile.paused');
+    else if (publication?.permissionStatus === TrackPublication.PermissionStatus.NotAllowed) text = t('tile.not-shared');
     this.#parts.note.textContent = text;
     this.#parts.note.hidden = text === '';
   }
 
   #describe(name, silent, track) {
     if (this.isScreen) return name;
-    const parts = [name, silent ? 'microphone off' : 'microphone on', track ? 'camera on' : 'camera off'];
-    if (handOf(this.participant)) parts.push('raised a hand');
-    if (this.node.classList.contains('speaking')) parts.push('speaking');
+    const parts = [name, t(silent ? 'people.off.microphone' : 'people.on.microphone'), t(track ? 'people.on.camera' : 'people.off.camera')];
+    if (handOf(this.participant)) parts.push(t('people.raised'));
+    if (this.node.classList.contains('speaking')) parts.push(t('people.speaking'));
     return parts.join(', ');
   }
 
