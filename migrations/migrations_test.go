@@ -153,3 +153,43 @@ func TestRoomsOfBeforeHaveTheirFigures(t *testing.T) {
 		require.Equal(t, want, got)
 	}
 }
+
+// Hours before the upgrade are counted from the rooms and sessions that are stored.
+func TestHoursAreCountedFromRows(t *testing.T) {
+	steps, err := read()
+	require.NoError(t, err)
+	db := open(t, filepath.Join(t.TempDir(), "a.db"))
+	conn, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	for v := range 13 {
+		require.NoError(t, apply(t.Context(), conn, v+1, steps[v]))
+	}
+	_, err = conn.ExecContext(t.Context(), `
+		INSERT INTO meta (id, database_id, created_ms) VALUES (1, 'DB_', 1);
+		INSERT INTO room SELECT NULL, column1, column1, column2, 0, 0, 0, 1, 0, 0, column3, column4, column5, 0, 0, 1, 1, '', '{}', '', 0, 0
+			FROM (VALUES ('RM_1', 7200000, 0, '', 2), ('RM_2', 7200001, 14400000, 'closed', 0));
+		INSERT INTO session SELECT NULL, column1, 'RM_1', column1, column2, column3, column4, 0, 0, x'', 0, ''
+			FROM (VALUES ('PA_1', 9000000, 9000001, 12600000), ('PA_2', 10000000, 0, 0), ('PA_3', 10800000, 10800000, 11000000), ('PA_4', 9000000, 0, 9000000));
+		INSERT INTO event VALUES (1, 'EV_1', 'room_started', 'RM_1', 'RM_1', 1, 14400500, 1, x'')`)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	require.NoError(t, Apply(t.Context(), db))
+	rows, err := db.Query(`SELECT from_ms / 3600000, opened, ended, joined, peak, participant_ms FROM hour ORDER BY from_ms`)
+	require.NoError(t, err)
+	defer rows.Close()
+	var hours [][6]int64
+	for rows.Next() {
+		var h [6]int64
+		require.NoError(t, rows.Scan(&h[0], &h[1], &h[2], &h[3], &h[4], &h[5]))
+		hours = append(hours, h)
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, [][6]int64{
+		{2, 2, 0, 1, 2, 1_800_000 + 800_000},
+		{3, 0, 0, 1, 3, 1_800_000 + 3_600_000 + 200_000},
+		{4, 0, 1, 0, 1, 500},
+	}, hours)
+	var people int
+	require.NoError(t, db.QueryRow("SELECT people FROM meta").Scan(&people))
+	require.Equal(t, 2, people)
+}

@@ -29,6 +29,7 @@ func (r *Room) tellQuality(now time.Time) {
 	infos := make(map[string]*livekit.ConnectionQualityInfo, len(r.participants))
 	changed := make(map[string]*livekit.ConnectionQualityInfo)
 	updates := make(qualities)
+	sum := uint64(0)
 	for _, p := range r.participants {
 		if p.peer == nil || p.info.State != livekit.ParticipantInfo_ACTIVE {
 			continue
@@ -36,6 +37,7 @@ func (r *Room) tellQuality(now time.Time) {
 		q, score := p.peer.Quality()
 		info := &livekit.ConnectionQualityInfo{ParticipantSid: p.sid, Quality: q, Score: score}
 		infos[p.sid] = info
+		sum += uint64(max(0, score) * scoreUnit)
 		if last, ok := r.quality[p.sid]; !ok || last != q {
 			r.quality[p.sid] = q
 			changed[p.sid] = info
@@ -45,6 +47,8 @@ func (r *Room) tellQuality(now time.Time) {
 	if len(infos) == 0 {
 		return
 	}
+	r.rooms.scores.Add(uint64(len(infos)))
+	r.rooms.scoreSum.Add(sum)
 	r.setAlarm(alarmQuality, now.Add(qualityInterval))
 	if now.Sub(r.summarised) >= summaryInterval {
 		r.writeSummaries(now)

@@ -87,6 +87,7 @@ type Rooms struct {
 	dataRefused, failures atomic.Uint64 // for Stats too
 
 	dataTrackMalformed, dataTrackUnknown atomic.Uint64 // packets, as well
+	scores, scoreSum                     atomic.Uint64 // of connections, in units of 1/scoreUnit, as well
 
 	blobs struct{ off, invalid, limit, missing, unwritten atomic.Uint64 } // requests that were refused, as well
 

@@ -14,7 +14,11 @@ type Stats struct {
 	// on: they could not be read, or had a handle that their sender publishes nothing under.
 	DataTrackMalformed, DataTrackUnknown uint64
 	DataBlobs                            BlobStats
-	Failures                             uint64 // rooms that were taken down because their goroutine panicked
+	// Scores counts how often the quality of a connection was judged, and ScoreSum is the sum
+	// of the scores, 0 to 5 (best).
+	Scores   uint64
+	ScoreSum float64
+	Failures uint64 // rooms that were taken down because their goroutine panicked
 }
 
 // BlobStats counts requests to store or fetch a data blob that were refused, by why.
@@ -37,6 +41,7 @@ func (rs *Rooms) Stats() Stats {
 		ExpectedBack: int(rs.expectedBack.Load()),
 		DataRefused:  rs.dataRefused.Load(),
 		Failures:     rs.failures.Load(),
+		Scores:       rs.scores.Load(), ScoreSum: float64(rs.scoreSum.Load()) / scoreUnit,
 
 		DataTrackMalformed: rs.dataTrackMalformed.Load(), DataTrackUnknown: rs.dataTrackUnknown.Load(),
 		DataBlobs: BlobStats{
@@ -45,6 +50,9 @@ func (rs *Rooms) Stats() Stats {
 		},
 	}
 }
+
+// scoreUnit is the fineness in which scores are summed up.
+const scoreUnit = 1000
 
 // tally updates the registry's figures with r's. It runs on the room's goroutine after
 // each round.

@@ -93,6 +93,8 @@ func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error)
 	}
 	if n == 1 {
 		t.open++
+		t.inHour(r.CreatedMs, func(h *rooms.Hour) { h.Opened++ })
+		t.populate(int64(r.NumParticipants), rooms.NowMs(time.Now()))
 		return true, nil
 	}
 	var there recordRow
@@ -129,15 +131,31 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 		query = updateRoomAndEnd
 		args = append(args, r.EndedMs, string(r.EndReason))
 	}
-	err := t.row([]any{&r.Name, &r.CreatedMs, &r.NumJoined, &r.PeakParticipants, &r.Version, &r.Seq}, query, append(args, r.SID)...)
+	var before int64
+	err := t.row([]any{&before}, `SELECT num_participants FROM room WHERE sid = ? AND ended_ms = 0`, r.SID)
+	if err == nil {
+		err = t.row([]any{&r.Name, &r.CreatedMs, &r.NumJoined, &r.PeakParticipants, &r.Version, &r.Seq}, query, append(args, r.SID)...)
+	}
 	if err == sql.ErrNoRows {
 		return rooms.ErrEnded
 	}
-	if err == nil && c.Kind == rooms.ChangeEnd {
-		t.open--
-		t.ended++
+	if err != nil {
+		return err
 	}
-	return err
+	present := int64(r.NumParticipants)
+	if c.Kind == rooms.ChangeEnd {
+		t.end(r)
+		present = 0
+	}
+	t.populate(present-before, rooms.NowMs(time.Now()))
+	return nil
+}
+
+// end counts a room that has ended.
+func (t *tx) end(r *rooms.Record) {
+	t.open--
+	t.ended++
+	t.inHour(r.EndedMs, func(h *rooms.Hour) { h.Ended++ })
 }
 
 // joins counts the participant_joined events.
@@ -210,6 +228,9 @@ func (t *tx) appendEvent(e *log.Event) error {
 		body = []byte{}
 	}
 	t.news = true
+	if e.Type == log.ParticipantJoined {
+		t.inHour(e.CreatedMs, func(h *rooms.Hour) { h.Joined++ })
+	}
 	_, err := t.exec(`INSERT INTO event (`+eventColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		e.Seq, e.ID, e.Type, e.RoomSID, e.RoomName, e.RoomSeq, e.CreatedMs, e.Epoch, body)
 	return err
@@ -246,8 +267,7 @@ func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.open--
-		t.ended++
+		t.end(r)
 		if err := t.appendEvents(r, events); err != nil {
 			return nil, err
 		}

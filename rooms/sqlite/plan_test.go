@@ -120,6 +120,8 @@ func exercise(t *testing.T, s *Store) {
 	must(s.UseInvitation(ctx, "IN_1", 1))
 	require.NoError(t, s.RevokeInvitation(ctx, "IN_1", 1))
 	must(s.PruneInvitations(ctx, 1))
+	must(s.Hours(ctx, 0, 1<<60, 10))
+	must(s.PruneHours(ctx, 1, 1))
 }
 
 // No statement scans a table, or sorts rows that an index has in order: a million rooms

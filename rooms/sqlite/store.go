@@ -69,6 +69,7 @@ var (
 	_ log.Outbox       = (*Store)(nil)
 	_ rooms.History    = (*Store)(nil)
 	_ rooms.Moderation = (*Store)(nil)
+	_ rooms.Hours      = (*Store)(nil)
 
 	_ rooms.DispatchRecords = (*Store)(nil)
 	_ rooms.AgentKinds      = (*Store)(nil)

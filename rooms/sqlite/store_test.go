@@ -107,6 +107,7 @@ func requireSound(t testing.TB, s *Store) {
 	require.Equal(t, get("SELECT count(*) FROM event"), get("SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM event"), "event seqs have gaps")
 	require.Equal(t, get("SELECT count(*) || ' ' || (SELECT count(*) FROM room WHERE ended_ms > 0) FROM room WHERE ended_ms = 0"),
 		get("SELECT open_rooms || ' ' || ended_rooms FROM meta"))
+	require.Equal(t, get("SELECT coalesce(sum(num_participants), 0) FROM room WHERE ended_ms = 0"), get("SELECT people FROM meta"))
 	require.Equal(t, "0", get(`SELECT count(*) FROM endpoint WHERE
 		pending <> (SELECT count(*) FROM delivery WHERE endpoint_id = id AND state = 0) OR
 		dead <> (SELECT count(*) FROM delivery WHERE endpoint_id = id AND state = 2)`), "endpoints' counters")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 
+	"parlor/rooms"
 	"parlor/rooms/log"
 )
 
@@ -82,6 +83,10 @@ type facts struct {
 	eventSeq int64 // of the newest event
 	open     int64 // rooms
 	ended    int64
+	people   int64 // participants in all open rooms
+	// spentMs is until when the time of participants is counted. It is not stored: time in
+	// which no process ran does not count.
+	spentMs int64
 	// endpoints is replaced, never changed in place.
 	endpoints []log.Endpoint
 }
@@ -95,23 +100,25 @@ type tx struct {
 	isolated bool // each job is behind a savepoint
 	writes   int  // statements that may have written
 	facts
-	counts map[int64]counts // by endpoint
-	news   bool             // events were written or deliveries fell due
+	counts map[int64]counts     // by endpoint
+	hours  map[int64]rooms.Hour // what is added to hours, by their beginning
+	news   bool                 // events were written or deliveries fell due
 }
 
 // mark is what a rollback to a savepoint must restore in memory.
 type mark struct {
 	facts  facts
 	counts map[int64]counts
+	hours  map[int64]rooms.Hour
 	news   bool
 }
 
 func (t *tx) mark() mark {
-	return mark{t.facts, maps.Clone(t.counts), t.news}
+	return mark{t.facts, maps.Clone(t.counts), maps.Clone(t.hours), t.news}
 }
 
 func (t *tx) restore(m mark) {
-	t.facts, t.counts, t.news = m.facts, m.counts, m.news
+	t.facts, t.counts, t.hours, t.news = m.facts, m.counts, m.hours, m.news
 }
 
 // final reports whether err is one job's outcome, so that the transaction goes on without
@@ -193,10 +200,13 @@ func (t *tx) flush(before facts) error {
 			return err
 		}
 	}
-	if t.epoch == before.epoch && t.eventSeq == before.eventSeq && t.open == before.open && t.ended == before.ended {
+	if err := t.flushHours(); err != nil {
+		return err
+	}
+	if t.epoch == before.epoch && t.eventSeq == before.eventSeq && t.open == before.open && t.ended == before.ended && t.people == before.people {
 		return nil
 	}
-	_, err := t.exec("UPDATE meta SET epoch = ?, event_seq = ?, open_rooms = ?, ended_rooms = ? WHERE id = 1",
-		t.epoch, t.eventSeq, t.open, t.ended)
+	_, err := t.exec("UPDATE meta SET epoch = ?, event_seq = ?, open_rooms = ?, ended_rooms = ?, people = ? WHERE id = 1",
+		t.epoch, t.eventSeq, t.open, t.ended, t.people)
 	return err
 }

@@ -308,10 +308,11 @@ func (w *writer) syncNow() {
 func (w *writer) load() error {
 	t := &tx{conn: w.conn}
 	f := &w.facts
-	if err := t.row([]any{&f.epoch, &f.eventSeq, &f.open, &f.ended},
-		"SELECT epoch, event_seq, open_rooms, ended_rooms FROM meta WHERE id = 1"); err != nil {
+	if err := t.row([]any{&f.epoch, &f.eventSeq, &f.open, &f.ended, &f.people},
+		"SELECT epoch, event_seq, open_rooms, ended_rooms, people FROM meta WHERE id = 1"); err != nil {
 		return err
 	}
+	f.spentMs = rooms.NowMs(time.Now())
 	endpoints, err := loadEndpoints(t)
 	f.endpoints = endpoints
 	return err

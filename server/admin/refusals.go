@@ -70,6 +70,16 @@ func (r *Refusals) List() (newest []Refusal, all uint64) {
 	return newest, r.all
 }
 
+// Total is how many there were since the start.
+func (r *Refusals) Total() uint64 {
+	if r == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all
+}
+
 // Clip is s as Unicode, without more than most bytes.
 func Clip(s string, most int) string {
 	if len(s) > most {

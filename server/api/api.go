@@ -45,6 +45,11 @@ type Records interface {
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
 }
 
+// Hours tells what happened in each hour; see [rooms.Hours].
+type Hours interface {
+	Hours(ctx context.Context, fromMs, beforeMs int64, limit int) ([]rooms.Hour, error)
+}
+
 // Dispatches is what the API needs of the domain for agents.
 type Dispatches interface {
 	CreateDispatch(ctx context.Context, req *livekit.CreateAgentDispatchRequest) (*livekit.AgentDispatch, error)
@@ -58,6 +63,7 @@ type Config struct {
 	Dispatches Dispatches
 	Records    Records
 	Moderation Moderation
+	Hours      Hours
 	Replies    Replies // nil = a restart forgets Idempotency-Keys
 	Verifier   *access.Verifier
 	Presets    map[string]config.Preset // for room_preset

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"parlor/rooms"
 	"parlor/server/access"
 	dashboard "parlor/server/admin"
 	"parlor/server/api"
@@ -436,4 +437,58 @@ func TestSessionsRotateAndRunOut(t *testing.T) {
 		}
 		require.Equal(t, 401, status, "half a day is the most")
 	})
+}
+
+// Hours and days tell what happened in them, page by page.
+func TestHoursAndDays(t *testing.T) {
+	f := openFront(t)
+	c := f.signIn("look")
+	noon := time.Date(2020, 1, 31, 12, 0, 0, 0, time.UTC)
+	for i, m := range []rooms.Measured{
+		{Refused: 1, BytesIn: 10, BytesOut: 20, PacketsOut: 100, LostOut: 5, Scores: 2, ScoreSum: 9},
+		{Refused: 2, BytesIn: 30, PacketsOut: 100}, {BytesIn: 7},
+	} {
+		require.NoError(t, f.store.AddMeasured(t.Context(), rooms.NowMs(noon.Add(time.Duration(i)*8*time.Hour)), m))
+	}
+	f.mustJoin("lobby", "ada") // now
+	type page struct {
+		Hours []struct {
+			From          string
+			Opened        int `json:"rooms_opened"`
+			Refused       int
+			BytesIn       int `json:"bytes_in"`
+			Loss, Quality *float64
+		}
+		Next string `json:"next_cursor"`
+	}
+	ask := func(query string) page {
+		t.Helper()
+		resp, body := f.as(c, "GET", "/v1/history/hours?"+query, "")
+		require.Equal(t, 200, resp.StatusCode, body)
+		return read[page](t, body)
+	}
+	all := ask("from=2020-01-31T12:59:00Z&before=2020-02-02T00:00:00Z")
+	require.Len(t, all.Hours, 3)
+	require.Equal(t, "2020-01-31T12:00:00.000Z", all.Hours[0].From)
+	require.InDelta(t, 0.05, *all.Hours[0].Loss, 1e-9)
+	require.InDelta(t, 4.5, *all.Hours[0].Quality, 1e-9)
+	require.Nil(t, all.Hours[2].Loss)
+	require.Nil(t, all.Hours[2].Quality)
+	days := ask("by=day&from=2020-01-31T23:00:00Z&before=2020-02-02T00:00:00Z&limit=1")
+	require.Len(t, days.Hours, 1)
+	require.Equal(t, "2020-01-31T00:00:00.000Z", days.Hours[0].From)
+	require.Equal(t, 3, days.Hours[0].Refused)
+	require.Equal(t, 40, days.Hours[0].BytesIn)
+	require.InDelta(t, 0.025, *days.Hours[0].Loss, 1e-9)
+	days = ask("by=day&limit=1&before=2020-02-02T00:00:00Z&cursor=" + days.Next)
+	require.Len(t, days.Hours, 1)
+	require.Equal(t, "2020-02-01T00:00:00.000Z", days.Hours[0].From)
+	require.Empty(t, days.Next)
+	newest := ask("")
+	require.Len(t, newest.Hours, 1, "the last 30 days")
+	require.Equal(t, 1, newest.Hours[0].Opened)
+	for _, bad := range []string{"by=week", "from=yesterday", "before=1", "cursor=x", "by=day&cursor=1", "limit=0"} {
+		resp, body := f.as(c, "GET", "/v1/history/hours?"+bad, "")
+		require.Equal(t, 400, resp.StatusCode, "%s: %s", bad, body)
+	}
 }

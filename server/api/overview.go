@@ -109,7 +109,7 @@ func (s *rest) overview(ctx context.Context) (overview, error) {
 			out.Now = &newest
 		}
 	}
-	_, out.Refused = s.Dashboard.Refusals.List()
+	out.Refused = s.Dashboard.Refusals.Total()
 	out.Lamps = lamps(&out.Status, certificate)
 	out.Alerts = alerts(&out.Status, endpoints, certificate, hour, now)
 	s.newest.at, s.newest.last = now, out

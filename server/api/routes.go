@@ -87,6 +87,16 @@ func (s *rest) roomOperations() []operation {
 			summary: "Who was in a room, or is, in the order of joining.",
 			query:   pageParameters(), status: http.StatusOK, answer: sessionPage{}, handle: s.listSessions,
 		},
+		{
+			method: get, path: "/history/hours", id: "listHours", tag: tag, grant: toOperate,
+			summary: "What happened in each hour or day of UTC: rooms, joins, participants, refusals, media. Kept for 400 days; the newest is not over yet.",
+			query: pageParameters(
+				parameter{name: "from", doc: "From the hour or day of this time on (RFC 3339); 30 days ago without it."},
+				parameter{name: "before", doc: "Those that begin before this time (RFC 3339)."},
+				parameter{name: "by", doc: "hour without it.", values: []string{"hour", "day"}},
+			),
+			status: http.StatusOK, answer: hourPage{}, handle: s.listHours,
+		},
 	}
 }
 

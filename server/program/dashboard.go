@@ -23,10 +23,10 @@ import (
 const signInBurst = 10 * time.Second
 
 // dashboard is what the API has for the dashboard.
-func (p *program) dashboard(refusals *admin.Refusals) api.Dashboard {
+func (p *program) dashboard() api.Dashboard {
 	p.ring = admin.NewRing(p.figures())
 	d := api.Dashboard{
-		Ring: p.ring, Refusals: refusals, Audit: p.store, Settings: p.cfg.Show, Certificate: p.certificateChecks(),
+		Ring: p.ring, Refusals: p.refusals, Audit: p.store, Settings: p.cfg.Show, Certificate: p.certificateChecks(),
 	}
 	if p.cfg.Admin {
 		limits := ratelimit.New(ratelimit.Config{What: "sign-in", PerAddress: 1, Burst: signInBurst})

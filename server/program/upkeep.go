@@ -24,6 +24,8 @@ func (p *program) startUpkeep() {
 	}
 	p.upkeep.Go(func() { pruneAgents(ctx, p.store, p.log) })
 	p.upkeep.Go(func() { p.ring.Run(ctx) })
+	p.upkeep.Go(func() { measure(ctx, p.store, p.measured, func() int { return p.rooms.Stats().Participants }, p.log) })
+	p.upkeep.Go(func() { pruneHours(ctx, p.store, p.log) })
 	p.upkeep.Go(func() { pruneModeration(ctx, p.store, p.log) })
 	p.upkeep.Go(func() { pruneInvitations(ctx, p.store, p.log) })
 	if p.keeper != nil {

@@ -70,6 +70,7 @@ type program struct {
 	registry         *prometheus.Registry
 	guard            *unpack.Guard    // bounds everything that the server decodes
 	ring             *admin.Ring      // figures of the last hour
+	refusals         *admin.Refusals  // the newest
 	replica          *replica.Replica // nil = the database is not replicated
 	replication      api.Replica      // the replica in the API's form; nil too
 	lost             chan error       // the lease on the replica was lost: stop serving

@@ -18,8 +18,8 @@ import (
 
 // openServer opens what answers over HTTP: signalling, the API, events and the pages.
 func (p *program) openServer(node string) error {
-	refusals := &admin.Refusals{}
-	if err := p.openSignal(node, refusals); err != nil {
+	p.refusals = &admin.Refusals{}
+	if err := p.openSignal(node); err != nil {
 		return err
 	}
 	page, err := static.NewHandler(static.Files())
@@ -32,7 +32,7 @@ func (p *program) openServer(node string) error {
 	}
 	requests, joins, redeems := p.rateLimits()
 	apiConfig := p.apiConfig()
-	apiConfig.Dashboard, apiConfig.Requests = p.dashboard(refusals), requests
+	apiConfig.Dashboard, apiConfig.Requests = p.dashboard(), requests
 	if p.cfg.Invitations {
 		apiConfig.Invitations, apiConfig.Redeem, apiConfig.Page = p.store, redeems, pageOf(p.cfg)
 	}
@@ -46,7 +46,7 @@ func (p *program) openServer(node string) error {
 		Validate: p.signal.Validate(false), ValidateV1: p.signal.Validate(true),
 		Twirp: api.Twirp(apiConfig), REST: api.REST(apiConfig), Documents: documents,
 		CORSOrigins: p.cfg.CORSOrigins, TrustedProxies: prefixes(p.cfg.TrustedProxies), Joins: joins, Requests: requests,
-		Refusals: refusals, TLS: p.tls, Plain: toTLS(p.cfg.Domain, p.cfg.Port),
+		Refusals: p.refusals, TLS: p.tls, Plain: toTLS(p.cfg.Domain, p.cfg.Port),
 		MetricsUser: p.cfg.Prometheus.Username, MetricsPassword: p.cfg.Prometheus.Password,
 	}
 	if p.cfg.Development {
@@ -62,13 +62,13 @@ func (p *program) openServer(node string) error {
 	return nil
 }
 
-func (p *program) openSignal(node string, refusals *admin.Refusals) error {
+func (p *program) openSignal(node string) error {
 	rules, err := devices.New(p.cfg.Clients)
 	if err != nil {
 		return err
 	}
 	c := signal.Config{
-		Refusals: refusals, Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
+		Refusals: p.refusals, Rooms: p.rooms, Media: p.media, Verifier: p.verifier, Log: p.log, Metrics: p.registry,
 		Version: version(), NodeID: node, Region: p.cfg.Region,
 		EnabledCodecs: codecs(p.cfg), Presets: p.cfg.Room.RoomConfigurations,
 		MaxConnections: p.cfg.Limit.MaxConnections, Guard: p.guard,
@@ -87,7 +87,7 @@ func (p *program) openSignal(node string, refusals *admin.Refusals) error {
 
 func (p *program) apiConfig() api.Config {
 	return api.Config{
-		Rooms: p.rooms, Dispatches: p.rooms, Records: p.store, Moderation: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
+		Rooms: p.rooms, Dispatches: p.rooms, Records: p.store, Moderation: p.store, Hours: p.store, Replies: p.store, Verifier: p.verifier, Log: p.log,
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Check: (&inspection{cfg: p.cfg, server: p}).checks, Certificate: p.certificateStatus,

@@ -1,4 +1,4 @@
-// Charts of the last hour, by uPlot.
+// Charts, by uPlot: lines over the last hour, bars for days.
 
 import { element } from './ui.js';
 
@@ -18,20 +18,51 @@ function resolve(name) {
 // chart draws lines over the last hour. Each line says how a sample becomes its value; least
 // is how high the scale goes at least, so that little does not look like much.
 export function chart(title, lines, format, least) {
+  let samples = [];
+  const plot = plotted(title, lines, format, least, {
+    range: () => { const now = Date.now() / 1000; return [now - 3600, now]; },
+    data: () => samples, at: (sample) => new Date(sample.at) / 1000,
+  });
+  return {
+    node: plot.node,
+    set(all) {
+      samples = all.slice(-HOUR);
+      plot.update();
+    },
+    add(sample) {
+      if (samples.at(-1)?.at === sample.at) return;
+      samples = [...samples.slice(1 - HOUR), sample];
+      plot.update();
+    },
+    close: plot.close,
+  };
+}
+
+// bars draws a bar for each day of UTC, the oldest first. sum says what they come to.
+export function bars(title, { name, colour, value, sum }, format, days) {
+  const half = 43_200;
+  const at = (day) => new Date(day.from) / 1000;
+  const last = () => sum(days.map(value).filter((one) => one !== null));
+  return plotted(title, [{ name, colour, value, last, bars: true }], format, 0, {
+    range: () => [at(days[0]) - half, at(days.at(-1)) + half], data: () => days, at,
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
+  });
+}
+
+function plotted(title, lines, format, least, { range, data: samplesOf, at, tzDate }) {
   const box = element('div', { className: 'plot', 'aria-hidden': 'true' });
   const now = element('span', { className: 'legend' });
   const node = element('div', { className: 'card chart' }, element('h3', {}, title, now), box);
-  let samples = [];
   let plot = null;
   const scheme = matchMedia('(prefers-color-scheme: dark)');
 
-  const data = () => [samples.map((sample) => new Date(sample.at) / 1000), ...lines.map((line) => samples.map(line.value))];
+  const data = () => [samplesOf().map(at), ...lines.map((line) => samplesOf().map(line.value))];
   function legend() {
-    const last = samples.at(-1);
+    const last = samplesOf().at(-1);
     now.replaceChildren(...lines.map((line) => {
       const swatch = element('span', { className: 'swatch' });
       swatch.style.background = `var(${line.colour})`;
-      return element('span', {}, swatch, `${line.name} ${last ? format(line.value(last)) : '–'}`);
+      return element('span', {}, swatch, `${line.name} ${line.last ? format(line.last()) : last === undefined ? '–' : format(line.value(last))}`);
     }));
   }
   function draw() {
@@ -39,13 +70,14 @@ export function chart(title, lines, format, least) {
     const [quiet, grid] = [resolve('--quiet'), resolve('--line')];
     const axis = { stroke: quiet, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 }, font: '12px system-ui' };
     plot = new uPlot({
-      width: Math.max(120, box.clientWidth), height: 150, legend: { show: false }, cursor: { show: false },
+      width: Math.max(120, box.clientWidth), height: 150, legend: { show: false }, cursor: { show: false }, tzDate,
       scales: {
-        x: { range: () => { const now = Date.now() / 1000; return [now - 3600, now]; } },
-        y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.1)] },
+        x: { range },
+        y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.1) || 1] },
       },
       axes: [axis, { ...axis, size: 74, values: (_, values) => values.map(format) }],
-      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: resolve(line.colour), width: 2, points: { show: false } }))],
+      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: resolve(line.colour), width: line.bars ? 0 : 2, points: { show: false },
+        ...(line.bars ? { fill: resolve(line.colour), paths: uPlot.paths.bars({ size: [0.8, 40] }) } : {}) }))],
     }, data(), box);
   }
   const resize = new ResizeObserver(() => {
@@ -55,16 +87,10 @@ export function chart(title, lines, format, least) {
   });
   resize.observe(box);
   scheme.addEventListener('change', draw);
+  legend();
   return {
     node,
-    set(all) {
-      samples = all.slice(-HOUR);
-      legend();
-      plot?.setData(data());
-    },
-    add(sample) {
-      if (samples.at(-1)?.at === sample.at) return;
-      samples = [...samples.slice(1 - HOUR), sample];
+    update() {
       legend();
       plot?.setData(data());
     },

@@ -1,11 +1,13 @@
 // Rooms that have ended, and who was in them.
 
-import { actions, duration, element, eventItem, exports, facts, fieldOf, pager, percent, rate, section, table, time, toast } from './ui.js';
+import { actions, bytes, duration, element, eventItem, exports, facts, fieldOf, pager, percent, rate, section, table, time, toast } from './ui.js';
 import { get, pages as gather, path, query } from './api.js';
+import { bars } from './chart.js';
 import { newestOf } from './room.js';
 
 const PAGE = 50;
-const MOST = 10_000; // rooms or sessions in a file
+const MOST = 10_000; // rooms, sessions or hours in a file
+const DAY = 86_400_000; // ms
 
 export async function ended(root, { signal }) {
   const form = element('form', { className: 'toolbar', role: 'search' },
@@ -15,6 +17,7 @@ export async function ended(root, { signal }) {
     fieldOf({ name: 'order', label: 'Order', options: [['descending', 'Newest first'], ['ascending', 'Oldest first']], value: 'descending' }),
     element('button', { type: 'submit' }, 'Search'));
   const place = element('div', { id: 'ended' });
+  const days = byDay(signal);
   const filter = () => {
     const { from, to, ...rest } = Object.fromEntries(new FormData(form));
     return { state: 'ended', ...rest, created_after: from && new Date(`${from}T00:00`).toISOString(), created_before: to && new Date(`${to}T00:00`).toISOString() };
@@ -41,10 +44,63 @@ export async function ended(root, { signal }) {
     element('header', {}, element('h1', {}, 'History'), actions(...exports('rooms',
       ['sid', 'name', 'created_at', 'ended_at', 'duration_seconds', 'end_reason', 'num_joined', 'peak_participants', 'tags', 'metadata'],
       () => gather('/rooms', filter(), 'rooms', MOST)))),
-    form, element('section', {}, place, all.node),
+    days.node, section('Ended rooms', form, place, all.node),
   );
-  await all.first();
-  return {};
+  await Promise.all([all.first(), days.show()]);
+  return { close: days.close };
+}
+
+// byDay has the figures of each day of UTC.
+function byDay(signal) {
+  const span = fieldOf({ name: 'days', label: 'Days', options: [['30', '30 days'], ['90', '90 days'], ['400', '400 days']], value: '30' });
+  const select = span.querySelector('select');
+  const charts = element('div', { className: 'charts', id: 'days' });
+  const inWords = element('div', {});
+  const whole = (n) => String(Math.round(n * 10) / 10);
+  const sum = (values) => values.reduce((all, value) => all + value, 0);
+  const most = (values) => Math.max(0, ...values);
+  const figures = [
+    ['People at a time', 'peak_participants', '--accent', 'At most', most, whole],
+    ['Minutes of people', 'participant_minutes', '--accent', 'In all', sum, (n) => String(Math.round(n))],
+    ['Joins', 'joins', '--ok', 'In all', sum, whole],
+    ['Rooms opened', 'rooms_opened', '--ok', 'In all', sum, whole],
+    ['Rooms ended', 'rooms_ended', '--ok', 'In all', sum, whole],
+    ['Media in', 'bytes_in', '--ok', 'In all', sum, bytes],
+    ['Media out', 'bytes_out', '--accent', 'In all', sum, bytes],
+    ['Loss to subscribers', 'loss', '--failed', 'At most', most, (n) => percent(n)],
+    ['Quality of connections, of 5', 'quality', '--ok', 'At least', (values) => (values.length ? Math.min(...values) : 0), (n) => n.toFixed(1)],
+    ['Refused', 'refused', '--warning', 'In all', sum, whole],
+  ];
+  const range = () => {
+    const today = Math.floor(Date.now() / DAY) * DAY;
+    return { today, from: new Date(today - (Number(select.value) - 1) * DAY).toISOString() };
+  };
+  let drawn = [];
+  const close = () => {
+    for (const one of drawn) one.close();
+    drawn = [];
+  };
+  async function show() {
+    const { today, from } = range();
+    const found = await gather('/history/hours', { by: 'day', from }, 'hours', MOST);
+    if (signal.aborted) return;
+    close();
+    const of = new Map(found.map((day) => [+new Date(day.from), day]));
+    const all = [];
+    for (let at = +new Date(from); at <= today; at += DAY) all.push(of.get(at) ?? { from: new Date(at).toISOString(), loss: null, quality: null });
+    drawn = figures.map(([title, key, colour, name, total, format]) => bars(title, { name, colour, sum: total, value: (day) => (key in day ? day[key] : 0) }, format, all));
+    charts.replaceChildren(...drawn.map((one) => one.node));
+    inWords.replaceChildren(table('Days', [
+      { head: 'Day (UTC)', cell: (day) => day.from.slice(0, 10) },
+      ...figures.map(([head, key, , , , format]) => ({ head, kind: 'num', cell: (day) => (day[key] === null ? '' : format(day[key])) })),
+    ], found.toReversed(), 'Nothing has happened in these days.'));
+  }
+  select.addEventListener('change', () => show().catch((error) => toast(error.message, true)));
+  const node = element('section', {},
+    element('div', { className: 'head' }, element('h2', {}, 'By day'), actions(...exports('hours',
+      ['from', ...figures.map(([, key]) => key)], () => gather('/history/hours', { from: range().from }, 'hours', MOST)))),
+    element('div', { className: 'toolbar' }, span), charts, element('details', {}, element('summary', {}, 'In words'), inWords));
+  return { node, show, close };
 }
 
 // stay is one room of the history.

@@ -161,6 +161,8 @@ func (f *fixture) testDashboard(t *testing.T) {
 				require.NotContains(t, get[string](p, `document.body.textContent`), "very-secret")
 			case "refused":
 				p.until("the strangers", `document.querySelectorAll('#refusals tbody tr').length >= 9`)
+			case "history":
+				p.until("figures of today", `document.querySelectorAll('#days canvas').length === 10 && /Joins\s*In all [1-9]/.test(document.querySelector('#days').innerText)`)
 			case "room":
 				if screen[1] == room {
 					p.until("the guest", `document.querySelector('#people .track')`)
