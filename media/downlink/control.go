@@ -33,6 +33,8 @@ type Control[T any] struct {
 	results    []sent.Result
 	state      estimate.State
 	emptyingAt int64 // when the draining of a queue began
+	cramped    bool  // the layers do not let the present queue drain, or packets waited too long in the pacer
+	held       bool  // for the present queue
 	heldUntil  int64 // until then no video is sent, so that it drains
 	steadyAt   int64 // for steadyFor from here, spatial layers stay
 	divided    allocate.Summary
@@ -92,7 +94,13 @@ func (c *Control[T]) Paces() bool {
 }
 
 // Next is the next waiting packet to send or drop: see [pacer.Pacer.Next].
-func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) { return c.pacer.Next(now) }
+func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) {
+	v, p, verdict := c.pacer.Next(now)
+	if verdict == pacer.DropAndAsk && c.state.Emptying {
+		c.cramped = true
+	}
+	return v, p, verdict
+}
 
 // Leave records a packet that is sent now, and returns its transport-wide number. It must
 // be called in the order in which packets are sent.
@@ -193,6 +201,9 @@ func (c *Control[T]) judge(now int64) {
 		c.silent, c.estimator = true, &estimate.Reported{}
 	}
 	emptying := c.state.Emptying
+	if emptying && now-c.emptyingAt > standing && c.state.Backlog > shortQueue {
+		c.cramped = true
+	}
 	c.state = c.estimator.State(now, c.sending, c.divided.Goal)
 	if c.state.Emptying && !emptying {
 		c.emptyingAt = now
@@ -201,7 +212,11 @@ func (c *Control[T]) judge(now int64) {
 		}
 	}
 	hold := time.Duration(0)
-	if c.state.Emptying && !emptying && c.state.Backlog > deepQueue && c.holds() {
+	if !c.state.Emptying {
+		c.held, c.cramped = false, false
+	}
+	if c.state.Emptying && !c.held && now-c.emptyingAt < patience && c.state.Backlog > deepQueue && c.holds() {
+		c.held = true
 		hold = min(c.state.Backlog-shortQueue, longestHold)
 		c.heldUntil = now + int64(hold)
 	}
@@ -256,16 +271,16 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 		// what is sent.
 		budget = min(budget, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
 	}
-	if c.state.Emptying && c.state.Backlog > deepQueue {
-		budget *= wary // part of what arrives now was sent before the path narrowed
+	if c.cramped || c.state.Emptying && c.state.Backlog > deepQueue {
+		budget *= wary // the queue must drain, and a keyframe must pass before it is too old
 	}
-	if c.state.Emptying && now-c.emptyingAt < patience && budget > hopeless*c.divided.Bitrate {
+	if !c.cramped && c.state.Emptying && now-c.emptyingAt < patience && budget > hopeless*c.divided.Bitrate {
 		budget = max(budget, c.divided.Bitrate)
 	}
 	if c.limit > 0 && (budget <= 0 || budget > c.limit) {
 		budget = c.limit
 	}
-	if c.steadyAt != 0 && now-c.steadyAt < steadyFor {
+	if c.steadyAt != 0 && now-c.steadyAt < steadyFor && !c.cramped {
 		for i := range tracks {
 			tracks[i].Steady = true
 		}
@@ -360,6 +375,9 @@ const (
 	shortQueue  = 100 * time.Millisecond
 	longestHold = 100 * time.Millisecond
 	keepsUp     = int64(300 * time.Millisecond)
+	// standing is how long a queue may stay longer than shortQueue before it is taken for
+	// a sign that what is forwarded does not fit.
+	standing = int64(time.Second)
 )
 
 // forcedPace is how much faster than its bitrate media is paced that exceeds the

@@ -76,7 +76,7 @@ func followsThePath(t *testing.T, seed uint64, byStreams bool) {
 		{"600 k", 600e3, 0, 25 * time.Second, 0.93, 0, 500 * time.Millisecond},
 		{"3 M", 3e6, 0, 30 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
 		{"3 M, 5 % loss", 3e6, 0.05, 30 * time.Second, 0.95, 0, 500 * time.Millisecond},
-		{"250 k", 250e3, 0, 20 * time.Second, 0.9, 0, 700 * time.Millisecond},
+		{"250 k", 250e3, 0, 20 * time.Second, 0.9, 0, 500 * time.Millisecond},
 		{"20 M again", 20e6, 0, 25 * time.Second, 0.95, 5 * time.Second, 300 * time.Millisecond},
 	} {
 		c.Rate, c.Loss = p.rate, p.loss
@@ -86,10 +86,42 @@ func followsThePath(t *testing.T, seed uint64, byStreams bool) {
 		require.GreaterOrEqual(t, m.steady, p.share*oracle, p.name)
 		require.LessOrEqual(t, m.p95, 100*time.Millisecond, p.name)
 		require.LessOrEqual(t, m.frozen, p.frozen, p.name)
-		require.Less(t, m.probes, 0.06, p.name)
+		require.Less(t, m.probes, 0.065, p.name) // 0.05 of the estimate, of which media uses less
 		if p.reached > 0 {
 			require.GreaterOrEqual(t, m.reached, time.Duration(0), p.name)
 			require.LessOrEqual(t, m.reached, p.reached, p.name)
+		}
+	}
+	t.Log(tab.String())
+}
+
+// When a path narrows, its queue is seen before it has filled: few packets are lost, so
+// that the picture stops no longer than a keyframe takes, and the layers that do not fit
+// are not held on to.
+func TestAPathThatNarrowsDropsLittle(t *testing.T) {
+	var tab table
+	tab.head()
+	for _, seed := range []uint64{1002, 1011, 1023} {
+		for _, p := range []struct {
+			name         string
+			before, then float64
+			dropped      int
+			p95          time.Duration
+		}{
+			{"3 M to 250 k", 3e6, 250e3, 10, 120 * time.Millisecond},
+			{"20 M to 400 k", 20e6, 400e3, 3, 150 * time.Millisecond},
+		} {
+			c := plain()
+			c.Rate = p.before
+			s := newPathOf(seed, c, 1)
+			s.phase(15*time.Second, c.Rate)
+			c.Rate = p.then
+			s.down.Set(c)
+			m := s.phase(15*time.Second, c.Rate)
+			tab.row(p.name, m, s.oracle(c.Rate))
+			require.LessOrEqual(t, m.frozen, 500*time.Millisecond, p.name)
+			require.LessOrEqual(t, m.dropped, p.dropped, p.name)
+			require.LessOrEqual(t, m.p95, p.p95, p.name)
 		}
 	}
 	t.Log(tab.String())

@@ -365,12 +365,23 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 	next := c.at + 1
 	free := bound - (*total - have)
 	switch {
-	case next <= c.now && c.steps[next].cost <= free+keepMargin*bound, c.steps[next].cost <= free-c.margin(&c.steps[next])*bound, math.IsInf(bound, 1):
+	case next <= c.now && c.steps[next].cost <= free+c.tolerance(next, free, bound), c.steps[next].cost <= free-c.margin(&c.steps[next])*bound, math.IsInf(bound, 1):
 		*total += c.steps[next].cost - have
 		c.at = next
 	default:
 		c.done = true
 	}
+}
+
+// tolerance is by how much a step that is not above the forwarded one may exceed what is
+// free. A layer that begins with a keyframe must fit: the queue of a path that has just
+// narrowed has no room for it.
+func (c *candidate) tolerance(next int, free, bound float64) float64 {
+	most := keepMargin * bound
+	if c.steps[next].layer.Spatial == c.spatial || c.steps[c.now].layer.Spatial == c.spatial && c.steps[c.now].cost <= free+most {
+		return most
+	}
+	return 0
 }
 
 // margin is the share of the budget that must remain free above the next step. It is 0

@@ -222,3 +222,17 @@ func TestASteadyLayerChangesItsFramesAlone(t *testing.T) {
 	d, _ = layersAt(t, 100_000, c, camera(2))
 	require.Zero(t, d[0].Layer.Spatial, "it does not keep what does not fit")
 }
+
+// A layer that is forwarded may exceed the budget a little, so that layers do not flap. A
+// lower one to which the path forces must fit: it begins with a keyframe.
+func TestALayerThatBeginsWithAKeyframeFits(t *testing.T) {
+	c := camera(1)
+	c.Now = Layer{1, 1}
+	d, _ := layersAt(t, 232_000, c)
+	require.Equal(t, Layer{1, 1}, d[0].Layer, "240 kbit/s, and it is there")
+	c.Now = Layer{2, 2}
+	d, _ = layersAt(t, 232_000, c)
+	require.Equal(t, Layer{0, 2}, d[0].Layer)
+	d, _ = layersAt(t, 240_000, c)
+	require.Equal(t, Layer{1, 1}, d[0].Layer, "it fits exactly")
+}

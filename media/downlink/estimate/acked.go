@@ -49,12 +49,59 @@ func (r *rate) over(n int64) (float64, bool) {
 	return float64(bytes*8) / seconds(passed*bucketLength), true
 }
 
+// spaced is the bitrate of packets by the times between them. Where packets are few, it is
+// finer than counting them in buckets: one packet more or less in three buckets is a third
+// of 250 kbit/s.
+type spaced struct {
+	recent [spacedPackets]struct {
+		at   int64
+		size int
+	}
+	count  int
+	newest int64
+}
+
+const (
+	spacedPackets = 32
+	leastSpaced   = 3
+	leastSpan     = int64(50 * time.Millisecond)
+)
+
+func (s *spaced) add(at int64, size int) {
+	if at < s.newest-resetArrivals {
+		*s = spaced{} // the receiver's clock has jumped
+	}
+	p := &s.recent[s.count%spacedPackets]
+	p.at, p.size = at, size
+	s.count++
+	s.newest = max(s.newest, at)
+}
+
+// over is the bitrate of the packets since a time; false if they are too few, or too many
+// for all of them to be known.
+func (s *spaced) over(since int64) (float64, bool) {
+	first, bytes, n := s.newest, 0, 0
+	for ; n < min(s.count, spacedPackets); n++ {
+		p := &s.recent[(s.count-1-n)%spacedPackets]
+		if p.at < since {
+			break
+		}
+		first = min(first, p.at)
+		bytes += p.size
+	}
+	if n < leastSpaced || n == spacedPackets || s.newest-first < leastSpan {
+		return 0, false
+	}
+	bytes -= s.recent[(s.count-n)%spacedPackets].size // it was on its way before the first arrival
+	return float64(bytes*8) / seconds(s.newest-first), true
+}
+
 // queue is how much longer packets take than the fastest recent ones.
 type queue struct {
 	best    [bestWindows]int64 // fastest, by window of bestLength
 	window  int64
 	any     bool
-	recent  [recentPackets]int64
+	recent  [recentPackets]struct{ way, arrived int64 }
 	count   int
 	before  [2]int64 // fastest of the former groups of packets
 	jitter  float64  // ns, mean
@@ -67,7 +114,11 @@ const (
 	bestLength    = int64(5 * time.Second)
 	bestWindows   = 6
 	recentPackets = 8
-	mostJitter    = float64(100 * time.Millisecond)
+	// Of the recent packets, those count that arrived within recentTime, and leastRecent in
+	// any case: on a narrow path, eight packets would show a queue of 300 ms ago.
+	leastRecent = 3
+	recentTime  = int64(60 * time.Millisecond)
+	mostJitter  = float64(100 * time.Millisecond)
 )
 
 // forget makes the next measurement the new best one.
@@ -91,11 +142,16 @@ func (q *queue) add(now, way, arrived int64) {
 	if slot := &q.best[q.window%bestWindows]; way < *slot {
 		*slot = way
 	}
-	q.recent[q.count%recentPackets] = way
+	latest := &q.recent[q.count%recentPackets]
+	latest.way, latest.arrived = way, arrived
 	q.count++
 	fastest := way
-	for _, w := range q.recent[:min(q.count, recentPackets)] {
-		fastest = min(fastest, w)
+	for i := range min(q.count, recentPackets) {
+		r := &q.recent[(q.count-1-i)%recentPackets]
+		if i >= leastRecent && arrived-r.arrived > recentTime {
+			break
+		}
+		fastest = min(fastest, r.way)
 	}
 	if q.count%recentPackets == 0 {
 		// The steady growth or shrinking of a queue is not jitter.

@@ -14,7 +14,7 @@ const (
 	holdQueue  = int64(25 * time.Millisecond) // a queue during which the estimate does not grow
 	drainQueue = int64(60 * time.Millisecond) // a queue that is drained even if it does not grow
 	emptyQueue = int64(15 * time.Millisecond)
-	aheadSpare = int64(100 * time.Millisecond) // between two reports
+	aheadSpare = int64(50 * time.Millisecond) // of a frame that was just sent
 	mostAhead  = int64(400 * time.Millisecond)
 	provenFor  = int64(10 * time.Second) // how long a measurement is trusted without traffic that confirms it
 	noFeedback = int64(2 * time.Second)
@@ -33,8 +33,9 @@ const (
 type SendSide struct {
 	trend   trend
 	queue   queue
-	acked   rate // by arrival
-	sending rate // of the reported packets, by their send times
+	acked   rate   // by arrival
+	spaced  spaced // by arrival
+	sending rate   // of the reported packets, by their send times
 	losses  lossBound
 
 	delay   float64 // bits/s that the delay allows
@@ -45,7 +46,8 @@ type SendSide struct {
 
 	updatedAt int64
 	cutAt     int64
-	cutQueue  int64 // the queue at the last cut
+	cutQueue  int64   // the queue at the last cut
+	cutFactor float64 // of the arriving bitrate, at the last cut
 	draining  bool
 	backlog   int64 // ns, at the last computation
 	futile    int
@@ -106,6 +108,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 			continue
 		}
 		e.acked.add(r.Arrived, r.Size)
+		e.spaced.add(r.Arrived, r.Size)
 		e.queue.add(now, r.Arrived-r.Sent, r.Arrived)
 		e.trend.add(r.Sent, r.Arrived)
 	}
@@ -194,15 +197,27 @@ func (e *SendSide) grow(passed int64) {
 	e.delay = min(e.delay+more, most, mostBitrate)
 }
 
-// follow measures the bandwidth of the path while a queue keeps it busy.
+// follow measures the bandwidth of the path while a queue keeps it busy. A lower one is
+// believed sooner: the first measurement may contain packets from before the path narrowed,
+// and the queue grows until that is known.
 func (e *SendSide) follow(waiting int64) {
 	if v, ok := e.busy(); ok && waiting > holdQueue {
-		e.knee += (v - e.knee) / 4
+		part := 0.25
+		if v < e.knee {
+			part = 0.5
+		}
+		e.knee += (v - e.knee) * part
+		if most := e.cutFactor * e.knee; e.draining && most < e.delay {
+			e.delay = max(most, leastBitrate)
+		}
 	}
 }
 
-// busy is the bitrate that arrived since the queue began, over about 100 ms.
+// busy is the bitrate that arrived since the queue began, over about 150 ms at most.
 func (e *SendSide) busy() (float64, bool) {
+	if v, ok := e.spaced.over(max(e.queue.since, e.spaced.newest-shortWindow*bucketLength)); ok {
+		return v, true
+	}
 	since := e.acked.newest - e.queue.since/bucketLength
 	return e.acked.over(min(max(since, leastWindow), shortWindow))
 }
@@ -237,6 +252,7 @@ func (e *SendSide) cut(now, waiting int64) {
 	}
 	arriving /= 1 - min(e.losses.random, mostRandom)
 	factor := 0.9 - min(seconds(waiting), 0.4)
+	e.cutFactor = factor
 	target := max(arriving*factor, leastBitrate)
 	if !e.draining {
 		e.knee, e.before, e.begun = arriving, e.delay, now
