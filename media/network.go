@@ -463,7 +463,7 @@ func (f addressFilter) keepAddr(addr netip.Addr) bool {
 func externalIP(ctx context.Context, servers []string) (netip.Addr, error) {
 	err := errors.New("no STUN servers are configured")
 	for _, server := range servers {
-		addr, askErr := askSTUN(ctx, server)
+		addr, askErr := askSTUN(ctx, "udp4", server)
 		if askErr == nil {
 			return addr, nil
 		}
@@ -472,10 +472,10 @@ func externalIP(ctx context.Context, servers []string) (netip.Addr, error) {
 	return netip.Addr{}, err
 }
 
-func askSTUN(ctx context.Context, server string) (none netip.Addr, err error) {
+func askSTUN(ctx context.Context, network, server string) (none netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "udp4", server)
+	conn, err := new(net.Dialer).DialContext(ctx, network, server)
 	if err != nil {
 		return none, err
 	}

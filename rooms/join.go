@@ -172,14 +172,19 @@ func (rs *Rooms) checkIdentity(identity string) error {
 }
 
 func (rs *Rooms) checkRoomName(name string) error {
-	if name == "" {
+	return CheckRoomName(name, rs.cfg.Limits.MaxRoomName)
+}
+
+// CheckRoomName returns what is wrong with the name of a room, as an error of code
+// [Invalid]; most is its greatest length in bytes, 0 = any.
+func CheckRoomName(name string, most int) error {
+	switch {
+	case name == "":
 		return Errorf(Invalid, "no room name")
-	}
-	if strings.ContainsRune(name, 0) {
+	case strings.ContainsRune(name, 0):
 		return Errorf(Invalid, "room name must not hold a NUL")
-	}
-	if n := rs.cfg.Limits.MaxRoomName; n > 0 && len(name) > n {
-		return Errorf(Invalid, "room name length exceeds limits: max length %d", n)
+	case most > 0 && len(name) > most:
+		return Errorf(Invalid, "room name length exceeds limits: max length %d", most)
 	}
 	return nil
 }

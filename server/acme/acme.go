@@ -67,6 +67,9 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// LetsEncrypt is Let's Encrypt's directory.
+const LetsEncrypt = acme.LetsEncryptURL
+
 // Staging is Let's Encrypt's directory for tests: nobody trusts its certificates, and it
 // allows more failures.
 const Staging = "https://acme-staging-v02.api.letsencrypt.org/directory"

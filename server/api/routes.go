@@ -263,6 +263,12 @@ func (s *rest) eventOperations() []operation {
 			summary: "What the machine and the configuration have wrong with them, looked at now: ports, names, certificate, disk, limits, replica.",
 			status:  http.StatusOK, answer: Checks{}, handle: s.check,
 		},
+		{
+			method: post, path: "/reachability", id: "checkReachability", tag: "status", grant: toOperate,
+			summary: "Which ports of the caller's own machine this server reaches: for parlor check --from on another machine.",
+			body:    ReachRequest{}, example: `{"tcp":[443,80],"udp":[443]}`,
+			status: http.StatusOK, answer: ReachAnswer{}, handle: s.reach,
+		},
 	}
 }
 

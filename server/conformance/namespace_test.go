@@ -244,6 +244,7 @@ func fromNothingToACall(t *testing.T) {
 		"to " + vmAddress + " ipproto tcp dport 80 lookup main",
 		"from " + authorityAddress + " to " + vmAddress + " sport 443 lookup main",
 		"from " + authorityAddress + " to " + vmAddress + " sport 53 lookup main",
+		"from " + authorityAddress + " to " + vmAddress + " sport 7880 lookup main", // another Parlor's answers
 		"to " + vmAddress + " blackhole",
 	} {
 		internet.ip(fmt.Sprintf("rule add priority %d %s", 100+at, rule))
@@ -265,6 +266,24 @@ func fromNothingToACall(t *testing.T) {
 		}
 		return err
 	}))
+
+	// A Parlor elsewhere tells that the ports are open.
+	elsewhere := filepath.Join(dir, "elsewhere")
+	require.NoError(t, os.Mkdir(elsewhere, 0o755))
+	other := &part{machine: ca}
+	ca.start(elsewhere, other, nil, env.binary, "--dev", "--bind", authorityAddress)
+	eventuallyWithin(t, 2*patience, "the other Parlor runs", func() bool { return strings.Contains(other.String(), "msg=serving") })
+	var found, said bytes.Buffer
+	cmd := exec.Command(env.binary, "check", "--domain", domain, "--from", "http://devkey:secret@"+authorityAddress+":7880")
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = folder, append(os.Environ(), trusted...), &found, &said
+	var err error
+	vm.on(func() error { err = cmd.Run(); return nil })
+	require.NoError(t, err, "%s%s", &found, &said)
+	for _, reached := range []string{"TCP 443 at " + vmAddress + ": it accepts connections", "TCP 80 at", "UDP 443 at " + vmAddress + ": it answers"} {
+		require.Regexp(t, "(?m)^ok +from outside +"+reached, found.String(), said.String())
+	}
+	require.Regexp(t, "(?m)^ok +clock +it agrees with that of the certificate authority", found.String())
+	require.Regexp(t, "(?m)^ok +DNS ", found.String())
 
 	token := func(identity string) string { // a token for each caller
 		var out, said bytes.Buffer

@@ -29,6 +29,7 @@ status is 1 if something failed, and 0 if there are warnings alone.
 
   parlor check
   parlor check --local      only whether the server takes work, for a container's health
+  parlor check --from URL   and whether its ports are reached from outside
 
 `
 
@@ -46,8 +47,10 @@ var errChecks = errors.New("this machine or its configuration is not fit: see wh
 func check(ctx context.Context, env Environment) error {
 	var c clientFlags
 	var local bool
+	var from string
 	f := newFlags("parlor check", checkUsage, clientUsage)
 	f.BoolVar(&local, "local", false, "ask /readyz of the server on this machine, and nothing else")
+	f.StringVar(&from, "from", "", "`URL` of a Parlor on another machine, https://KEY:SECRET@host, that is to try this machine's ports")
 	c.register(f)
 	if err := parse(f, env); err != nil {
 		return err
@@ -56,6 +59,9 @@ func check(ctx context.Context, env Environment) error {
 		return c.checkHealth(ctx, env)
 	}
 	found := c.checkAll(ctx, env)
+	if from != "" {
+		found = append(found, c.checkFrom(ctx, env, from)...)
+	}
 	out := api.Checks{State: api.Worst(found), Checks: found}
 	err := printChecks(env.Out, out, c.json)
 	if err == nil && out.State == api.CheckFailed {
@@ -167,7 +173,7 @@ func (i *inspection) checks(ctx context.Context) []api.Check {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	each := []func(context.Context) []api.Check{
-		i.checkKeys, i.checkPorts, i.checkCertificate, i.checkNames, i.checkMapping, i.checkDisk, i.checkReplica, checkLimits,
+		i.checkKeys, i.checkPorts, i.checkCertificate, i.checkNames, i.checkMapping, i.checkDisk, i.checkReplica, i.checkAuthorityClock, checkLimits,
 	}
 	found := make([][]api.Check, len(each))
 	var looking sync.WaitGroup
@@ -341,49 +347,60 @@ func tryUDP(ctx context.Context, hosts []string, port int) error {
 	return nil
 }
 
-// portsOf lists the ports that a firewall must open, without those for this machine
-// alone.
-func portsOf(cfg *config.Config) string {
-	var ports []string // in the order of their first use
-	uses := map[string][]string{}
-	open := func(port, use string) {
-		if uses[port] == nil {
-			ports = append(ports, port)
-		}
-		uses[port] = append(uses[port], use)
+// openPort is a port, or a range of them, that clients on other machines need.
+type openPort struct {
+	protocol    string // TCP or UDP
+	first, last int
+	uses        []string
+}
+
+func (p *openPort) String() string {
+	text := fmt.Sprintf("%s %d", p.protocol, p.first)
+	if p.last != p.first {
+		text += fmt.Sprintf("-%d", p.last)
 	}
-	tcp := func(port int, use string) {
-		if port != 0 {
-			open(fmt.Sprintf("TCP %d", port), use)
+	return text
+}
+
+// openPorts are the ports that a firewall must open, in the order of their first use,
+// without those for this machine alone.
+func openPorts(cfg *config.Config) (all []openPort) {
+	open := func(protocol string, first, last int, use string) {
+		at := slices.IndexFunc(all, func(p openPort) bool { return p.protocol == protocol && p.first <= first && last <= p.last })
+		switch {
+		case first == 0:
+		case at >= 0:
+			all[at].uses = append(all[at].uses, use)
+		default:
+			all = append(all, openPort{protocol, first, last, []string{use}})
 		}
 	}
+	tcp := func(port int, use string) { open("TCP", port, port, use) }
 	if !onlyLoopback(cfg.BindAddresses) {
 		tcp(cfg.Port, "HTTP")
 		tcp(cfg.TLS.HTTPPort, "to HTTPS")
 	}
-	if !onlyLoopback(cfg.RTC.BindAddresses) {
-		tcp(cfg.RTC.TCPPort, "media")
-		udp := cfg.RTC.UDPPorts()
-		text := fmt.Sprintf("UDP %d", udp[0])
-		if last := udp[len(udp)-1]; last != udp[0] {
-			text += fmt.Sprintf("-%d", last)
-		}
-		open(text, "media")
-		if cfg.TURN.Enabled {
-			tcp(cfg.TURN.TLSPort, "TURN")
-			if port := cfg.TURN.UDPPort; port != 0 && slices.Contains(udp, port) {
-				open(text, "TURN")
-			} else if port != 0 {
-				open(fmt.Sprintf("UDP %d", port), "TURN")
-			}
-		}
-	} else {
-		ports = append(ports, "none for media")
+	if onlyLoopback(cfg.RTC.BindAddresses) {
+		return all
 	}
-	for i, port := range ports {
-		if uses[port] != nil {
-			ports[i] += " (" + strings.Join(uses[port], ", ") + ")"
-		}
+	tcp(cfg.RTC.TCPPort, "media")
+	udp := cfg.RTC.UDPPorts()
+	open("UDP", udp[0], udp[len(udp)-1], "media")
+	if cfg.TURN.Enabled {
+		tcp(cfg.TURN.TLSPort, "TURN")
+		open("UDP", cfg.TURN.UDPPort, cfg.TURN.UDPPort, "TURN")
+	}
+	return all
+}
+
+// portsOf lists the ports that a firewall must open.
+func portsOf(cfg *config.Config) string {
+	var ports []string
+	for _, p := range openPorts(cfg) {
+		ports = append(ports, fmt.Sprintf("%v (%s)", &p, strings.Join(p.uses, ", ")))
+	}
+	if onlyLoopback(cfg.RTC.BindAddresses) {
+		ports = append(ports, "none for media")
 	}
 	return strings.Join(ports, ", ")
 }
@@ -456,7 +473,7 @@ func (i *inspection) checkReplica(ctx context.Context) []api.Check {
 	}
 	all := []api.Check{i.judgeLease(&s, time.Now())}
 	if s.Clocked {
-		all = append(all, judgeClock(s.Ahead))
+		all = append(all, judgeClock(s.Ahead, "the replica"))
 	}
 	return all
 }
@@ -485,15 +502,16 @@ func (i *inspection) judgeLease(s *replica.Sight, now time.Time) api.Check {
 // lease lasts half a minute.
 const clockSlack = 5 * time.Second
 
-func judgeClock(ahead time.Duration) api.Check {
+func judgeClock(ahead time.Duration, other string) api.Check {
 	const what = "clock"
+	const do = "set it by NTP: tokens, certificates and the lease depend on it"
 	switch {
 	case ahead.Abs() < clockSlack:
-		return rowOK(what, "it agrees with the replica's within seconds")
+		return rowOK(what, "it agrees with that of "+other+" within seconds")
 	case ahead > 0:
-		return rowFailed(what, fmt.Sprintf("it is %s ahead of the replica's", ahead.Round(time.Second)), "set it by NTP: tokens and the lease depend on it")
+		return rowFailed(what, fmt.Sprintf("it is %s ahead of that of %s", ahead.Round(time.Second), other), do)
 	}
-	return rowFailed(what, fmt.Sprintf("it is %s behind the replica's", -ahead.Round(time.Second)), "set it by NTP: tokens and the lease depend on it")
+	return rowFailed(what, fmt.Sprintf("it is %s behind that of %s", -ahead.Round(time.Second), other), do)
 }
 
 // Bounds for warnings about the disk, and for failure.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"parlor/media"
 	"parlor/server/api"
@@ -124,4 +126,41 @@ func judgeMapping(seen netip.Addr, ours []netip.Addr, asks bool) api.Check {
 	}
 	return rowWarning(what, fmt.Sprintf("others see this machine as %s, and clients are told %s", seen, addresses(ours)),
 		fmt.Sprintf("set rtc.node_ip to %s, or rtc.use_external_ip to true, and forward the ports of media there", seen))
+}
+
+// checkAuthorityClock compares this machine's clock with the certificate authority's, where
+// no replica tells the time.
+func (i *inspection) checkAuthorityClock(ctx context.Context) []api.Check {
+	if i.cfg.Replica != "" || i.cfg.Domain == "" || i.cfg.TLS.CertFile != "" {
+		return nil
+	}
+	directory := directoryOf(i.cfg)
+	ahead, err := clockAgainst(ctx, directory)
+	if err != nil {
+		return []api.Check{rowWarning("clock", "the certificate authority does not tell the time: "+err.Error(), "let this machine reach "+directory+": certificates come from there")}
+	}
+	return []api.Check{judgeClock(ahead, "the certificate authority")}
+}
+
+// clockAgainst is how far this machine's clock is ahead of that of the HTTP server at a URL.
+func clockAgainst(ctx context.Context, url string) (time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	asked := time.Now()
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	answered := time.Now()
+	if err := resp.Body.Close(); err != nil {
+		return 0, err
+	}
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return 0, fmt.Errorf("its answer has no date: %w", err)
+	}
+	// Half of a trip has passed since then, and half a second of what the header leaves out.
+	return asked.Add(answered.Sub(asked) / 2).Sub(date.Add(time.Second / 2)), nil
 }

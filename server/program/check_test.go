@@ -76,6 +76,15 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	write("bind_addresses: [127.0.0.1]\nport: " + port + "\nrtc: {udp_port: 0, tcp_port: 0}\ndatabase: " + filepath.Join(dir, "absent", "parlor.db") +
 		"\nkeys: {k: a-secret-of-at-least-32-characters}\nreplica: file://" + filepath.Join(dir, "replica") + "\n")
 
+	for from, want := range map[string]string{
+		"http://localhost:1":           "has no API key",
+		"http://devkey:secret@[::1]:1": "all ports are of this machine alone",
+	} {
+		_, out, _ = command(t, nil, "check", "--config", file, "--from", from)
+		require.Contains(t, out, want)
+		require.NotContains(t, out, "secret@")
+	}
+
 	status, out, errs := command(t, nil, "check", "--json", "--config", file, "--url", h.url)
 	require.Equal(t, 1, status, out)
 	require.Contains(t, errs, "see what failed")
@@ -127,9 +136,9 @@ func TestCommandCheckJudges(t *testing.T) {
 		"one to renew":                {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(3*24*time.Hour), now), "warning"},
 		"one that has ended":          {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(-time.Minute), now), "failed"},
 		"one of tomorrow":             {judgeCertificate("c", "a", now.Add(time.Hour), now.Add(24*time.Hour), now), "failed"},
-		"a clock":                     {judgeClock(-2 * time.Second), "ok"},
-		"a clock ahead":               {judgeClock(time.Minute), "failed"},
-		"a clock behind":              {judgeClock(-time.Minute), "failed"},
+		"a clock":                     {judgeClock(-2*time.Second, "b"), "ok"},
+		"a clock ahead":               {judgeClock(time.Minute, "b"), "failed"},
+		"a clock behind":              {judgeClock(-time.Minute, "b"), "failed"},
 		"room":                        {judgeRoom(10 << 30), "ok"},
 		"little room":                 {judgeRoom(500 << 20), "warning"},
 		"no room":                     {judgeRoom(5 << 20), "failed"},

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -50,12 +51,15 @@ const (
 	packageUnit    = "/usr/lib/systemd/system/parlor.service" // of the Debian package
 )
 
-// unit is the systemd service. A small Debian has no kill but its shell's. Its watchdog is patient, because a stalled disk holds up
-// the writer and must not end calls.
+// unit is the systemd service. A small Debian has no kill but its shell's. The watchdog is
+// patient, because a stalled disk holds up the writer and must not end calls. The server is
+// started again without a limit, because a network that comes late, or a full disk, is longer
+// away than the seconds of systemd's default.
 const unit = `[Unit]
 Description=Parlor, a WebRTC conference server
 Wants=network-online.target
 After=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -130,6 +134,7 @@ type initRequest struct {
 	socket, dryRun   bool
 	root             string
 	out              io.Writer
+	environ          []string // that the server will have too; none if it is installed
 
 	link string // of the invitation that was made; "" = none was
 }
@@ -140,7 +145,7 @@ func initialise(ctx context.Context, env Environment) error {
 	f := newFlags("parlor init", initUsage, "")
 	f.StringVar(&r.config, "config", "", "configuration `file` to write (parlor.yaml; "+installedConfig+" with --install)")
 	f.StringVar(&r.domain, "domain", "", "`name` that leads to this machine: get a certificate for it, serve all on port 443")
-	f.IntVar(&r.port, "port", 0, "TCP `port` of HTTP and WebSocket (7880; 443 with --domain)")
+	f.Func("port", "TCP `port` of HTTP and WebSocket (7880; 443 with --domain)", r.setPort)
 	f.StringVar(&r.database, "database", "", "SQLite `file` (parlor.db; in "+installedState+" with --install)")
 	f.StringVar(&r.invite, "invite", "", "have invitations, and print the first, for a host of that `room` (lobby with --domain; \"\" for none)")
 	f.StringVar(&r.nodeIP, "node-ip", "", "`address` that clients reach this machine by, if it is behind NAT")
@@ -176,14 +181,38 @@ func initialise(ctx context.Context, env Environment) error {
 	if r.install && r.root == "" && !r.dryRun && os.Geteuid() != 0 {
 		return errors.New("--install is for root: it makes a user, and writes into /etc and /usr/local")
 	}
+	if !r.install { // systemd starts an installed server without this shell's environment
+		r.environ = env.Environ
+	}
 	text, err := r.configuration()
 	if err != nil {
 		return err
 	}
-	if err := r.do(ctx, text); err != nil {
+	cfg, err := r.effective(text)
+	if err != nil {
 		return err
 	}
-	return r.next(env)
+	if r.invite != "" {
+		if err := checkInvited(cfg, r.invite); err != nil {
+			return err
+		}
+	}
+	if err := r.do(ctx, text, cfg); err != nil {
+		return err
+	}
+	return r.next(cfg)
+}
+
+// checkInvited returns what is wrong with the name of a room that an invitation is for.
+func checkInvited(cfg *config.Config, room string) error {
+	err := rooms.CheckRoomName(room, cfg.Limit.MaxRoomNameLength)
+	if err == nil && !utf8.ValidString(room) {
+		err = errors.New("the room's name must be UTF-8")
+	}
+	if err != nil {
+		return fmt.Errorf("--invite: %w", err)
+	}
+	return nil
 }
 
 // given reports whether a flag was on the command line.
@@ -192,12 +221,21 @@ func given(f *flag.FlagSet, name string) (yes bool) {
 	return yes
 }
 
+// setPort takes the port that HTTP is to have. Any free one, as 0 is in a configuration, is
+// refused: the firewall must know it.
+func (r *initRequest) setPort(value string) error {
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return errors.New("must be from 1 to 65535")
+	}
+	r.port = int(port)
+	return nil
+}
+
 // wrong returns what is wrong with the flags; "" if nothing is.
 func (r *initRequest) wrong() string {
 	_, err := netip.ParseAddr(r.nodeIP)
 	switch {
-	case r.port < 0 || r.port > 65535:
-		return "--port must be from 1 to 65535"
 	case r.nodeIP != "" && err != nil:
 		return "--node-ip must be an IP address"
 	case (r.certFile == "") != (r.key == ""):
@@ -239,8 +277,8 @@ func (r *initRequest) ask(in io.Reader) error {
 		return err
 	}
 	if port != "" {
-		if r.port, err = strconv.Atoi(port); err != nil {
-			return fmt.Errorf("%q is not a port", port)
+		if err := r.setPort(port); err != nil {
+			return fmt.Errorf("%q is not a port: it %w", port, err)
 		}
 	}
 	proxy, err := question("Does a proxy on this machine speak HTTPS for it? [y/N]:")
@@ -263,13 +301,14 @@ func (r *initRequest) file() string {
 	return "parlor.yaml"
 }
 
-// do makes everything that is missing, with that configuration.
-func (r *initRequest) do(ctx context.Context, text string) error {
+// do makes everything that is missing, with that text of the configuration, or what is in
+// force already.
+func (r *initRequest) do(ctx context.Context, text string, cfg *config.Config) error {
 	if !r.install {
 		if err := r.write(r.file(), text, 0o600); err != nil {
 			return err
 		}
-		return r.inviteHost(ctx)
+		return r.inviteHost(ctx, cfg)
 	}
 	if err := r.makeUser(ctx); err != nil {
 		return err
@@ -282,7 +321,7 @@ func (r *initRequest) do(ctx context.Context, text string) error {
 	if err := r.writeFor(r.file(), text, 0o600, r.give); err != nil {
 		return err
 	}
-	if err := r.inviteHost(ctx); err != nil {
+	if err := r.inviteHost(ctx, cfg); err != nil {
 		return err
 	}
 	if err := r.installUnit(); err != nil {
@@ -342,30 +381,42 @@ func (r *initRequest) configuration() (string, error) {
 		return "", err
 	}
 	text := "# The configuration of Parlor. Its README lists every key. Only the server may read this:\n# the secret makes tokens for every room.\n" + string(raw)
-	return text, try(text)
+	return text, nil
 }
 
-// try loads a configuration before it is written, because a wrong one would be kept.
-func try(text string) error {
+// effective is the configuration that the server will have: that of the file which is there,
+// else that of text. It is loaded before it is written, because a wrong one would be kept.
+func (r *initRequest) effective(text string) (*config.Config, error) {
+	if _, err := os.Lstat(r.file()); err == nil {
+		cfg, _, err := config.Load(config.Sources{File: r.file(), Environ: r.environ})
+		if err != nil {
+			return nil, fmt.Errorf("the configuration cannot be used:\n%w", err)
+		}
+		return cfg, nil
+	}
 	folder, err := os.MkdirTemp("", "parlor-init-*")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := filepath.Join(folder, "parlor.yaml")
+	var cfg *config.Config
 	err = os.WriteFile(file, []byte(text), 0o600)
 	if err == nil {
-		if _, _, err = config.Load(config.Sources{File: file}); err != nil {
+		if cfg, _, err = config.Load(config.Sources{File: file, Environ: r.environ}); err != nil {
 			err = fmt.Errorf("such a configuration cannot be used:\n%s", strings.ReplaceAll(err.Error(), file+":", "line "))
 		}
 	}
-	return errors.Join(err, os.RemoveAll(folder))
+	return cfg, errors.Join(err, os.RemoveAll(folder))
 }
 
 // inviteHost makes the database, with an invitation for the first host. If there is a
 // database, or might be one on a replica, the running server makes invitations.
-func (r *initRequest) inviteHost(ctx context.Context) error {
-	if r.invite == "" || r.replica != "" || r.proxy { // a proxy's address is not known
+func (r *initRequest) inviteHost(ctx context.Context, cfg *config.Config) error {
+	switch {
+	case r.invite == "" || r.proxy: // a proxy's address is not known
 		return nil
+	case !cfg.Invitations || cfg.Database != r.database || cfg.Replica != "":
+		return nil // the file that was there, or the environment, says otherwise
 	}
 	path := filepath.Join(r.root, r.database)
 	if r.root == "" {
@@ -379,13 +430,6 @@ func (r *initRequest) inviteHost(ctx context.Context) error {
 	what := fmt.Sprintf("%s (mode 0600), with an invitation for a host of %s", path, printable(r.invite, lineWidth))
 	if r.dryRun {
 		return r.say("", "make", what)
-	}
-	cfg, _, err := config.Load(config.Sources{File: r.file()})
-	switch {
-	case err != nil:
-		return fmt.Errorf("the configuration cannot be used:\n%w", err)
-	case !cfg.Invitations || cfg.Database != r.database || cfg.Replica != "":
-		return nil // the configuration was there, and says otherwise
 	}
 	// It is made in a folder of this user's, and copied without following links, because
 	// the folder of an installed server belongs to its user.
@@ -622,13 +666,9 @@ func (r *initRequest) page(cfg *config.Config) (url, note string) {
 }
 
 // next tells the operator what is left to do.
-func (r *initRequest) next(env Environment) error {
+func (r *initRequest) next(cfg *config.Config) (err error) {
 	if r.dryRun {
 		return nil
-	}
-	cfg, _, err := config.Load(config.Sources{File: r.file(), Environ: env.Environ})
-	if err != nil {
-		return fmt.Errorf("the configuration cannot be used:\n%w", err)
 	}
 	line := func(name, value, note string) {
 		if note != "" {

@@ -59,7 +59,7 @@ func TestCommandInitWritesAConfiguration(t *testing.T) {
 	require.NotEqual(t, cfg.Keys, initialised(t, filepath.Join(dir, "other.yaml")).Keys, "each has a key of its own")
 
 	for _, wrong := range [][]string{
-		{"--port", "-1"}, {"--node-ip", "calls.example"}, {"--cert-file", "c.pem"}, {"--proxy", "--cert-file", "c.pem", "--key-file", "k.pem"},
+		{"--port", "-1"}, {"--port", "0"}, {"--port", "65536"}, {"--node-ip", "calls.example"}, {"--cert-file", "c.pem"}, {"--proxy", "--cert-file", "c.pem", "--key-file", "k.pem"},
 		{"--socket"}, {"--root", dir}, {"--install", "--config", file}, {"argument"},
 		{"--proxy", "--domain", "calls.example.com"}, {"--install", "--database", file},
 	} {
@@ -126,6 +126,29 @@ func TestCommandInitForADomain(t *testing.T) {
 	require.Zero(t, status, errs)
 	require.NoFileExists(t, database)
 
+	// What the environment says of the server holds for its first link, too, but not for an
+	// installed one, which systemd starts.
+	elsewhere := t.TempDir()
+	environ := []string{"PARLOR_PORT=8443", "PARLOR_LIMIT_MAX_ROOM_NAME_LENGTH=10"}
+	inherited := []string{"init", "--config", filepath.Join(elsewhere, "parlor.yaml"), "--database", filepath.Join(elsewhere, "parlor.db"), "--domain", "calls.example.com"}
+	for _, name := range []string{"a room of more than ten bytes", "\xff"} {
+		for _, dry := range []string{"--dry-run", "--dry-run=false"} {
+			status, _, errs = command(t, environ, append(inherited, "--invite", name, dry)...)
+			require.Equal(t, 1, status)
+			require.Contains(t, errs, "--invite: ")
+		}
+	}
+	require.Empty(t, folderOf(t, elsewhere), "nobody can be in that room")
+	status, out, errs = command(t, environ, inherited...)
+	require.Zero(t, status, errs)
+	require.Contains(t, out, "https://calls.example.com:8443/#invite=")
+	status, out, errs = command(t, environ, "init", "--install", "--root", t.TempDir(), "--domain", "calls.example.com", "--invite", "a longer name")
+	require.Zero(t, status, errs)
+	require.Contains(t, out, "https://calls.example.com/#invite=")
+	status, _, errs = command(t, append(environ, "PARLOR_DATABASE="+filepath.Join(elsewhere, "other.db")), append(inherited[:2:2], filepath.Join(elsewhere, "more.yaml"), "--domain", "calls.example.com")...)
+	require.Zero(t, status, errs)
+	require.Len(t, folderOf(t, elsewhere), 3, "the server would not find the invitation")
+
 	for _, wrong := range []string{"calls", "192.0.2.1", "calls example.com"} {
 		status, _, errs := command(t, nil, "init", "--config", filepath.Join(dir, "wrong.yaml"), "--domain", wrong)
 		require.Equal(t, 1, status, wrong)
@@ -157,7 +180,7 @@ func TestCommandInitInstalls(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, unitFile))
 	require.NoError(t, err)
 	for _, line := range []string{
-		"Type=notify", "WatchdogSec=120", "NoNewPrivileges=yes", "ProtectSystem=strict", "StateDirectory=parlor", "LimitNOFILE=1048576",
+		"StartLimitIntervalSec=0", "Type=notify", "WatchdogSec=120", "NoNewPrivileges=yes", "ProtectSystem=strict", "StateDirectory=parlor", "LimitNOFILE=1048576",
 		`ExecReload=/bin/sh -c "kill -HUP $MAINPID"`, "AmbientCapabilities=CAP_NET_BIND_SERVICE", "ExecStart=/usr/local/bin/parlor --config /etc/parlor/parlor.yaml",
 	} {
 		require.Contains(t, string(text), "\n"+line+"\n")
@@ -212,7 +235,9 @@ func TestCommandInitAsks(t *testing.T) {
 	require.False(t, r.proxy)
 	require.NoError(t, r.ask(strings.NewReader("calls.example.com\n192.0.2.1\n")), "a domain leaves less to ask")
 	require.Equal(t, "calls.example.com", r.domain)
-	require.ErrorContains(t, r.ask(strings.NewReader("\nmany\n")), "is not a port")
+	for _, wrong := range []string{"many", "0", "-1", "65536"} {
+		require.ErrorContains(t, r.ask(strings.NewReader("\n"+wrong+"\n")), "is not a port")
+	}
 	require.ErrorContains(t, r.ask(strings.NewReader("\n443\n")), "ended early")
 	require.False(t, isTerminal(strings.NewReader("443\n")))
 	require.False(t, isTerminal(nil))

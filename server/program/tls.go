@@ -70,13 +70,21 @@ func acmeNames(cfg *config.Config) []string {
 	return names
 }
 
+// directoryOf is the URL of the certificate authority's directory.
+func directoryOf(cfg *config.Config) string {
+	switch {
+	case cfg.TLS.ACME.Staging:
+		return acme.Staging
+	case cfg.TLS.ACME.Directory != "":
+		return cfg.TLS.ACME.Directory
+	}
+	return acme.LetsEncrypt
+}
+
 func (p *program) openKeeper() {
 	c := acme.Config{
-		Names: acmeNames(p.cfg), Folder: p.certificates(), Directory: p.cfg.TLS.ACME.Directory, Email: p.cfg.TLS.ACME.Email,
+		Names: acmeNames(p.cfg), Folder: p.certificates(), Directory: directoryOf(p.cfg), Email: p.cfg.TLS.ACME.Email,
 		Addresses: p.addresses, Log: p.log,
-	}
-	if p.cfg.TLS.ACME.Staging {
-		c.Directory = acme.Staging
 	}
 	p.keeper = acme.New(c)
 	p.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
