@@ -98,7 +98,7 @@ async function enter({ url, token, host = false }) {
 // over is called when a call that was joined has ended.
 function over(end) {
   parlor.call = null;
-  $('#settings').close();
+  for (const dialog of $$('dialog')) dialog.close();
   $('#toasts').replaceChildren(); // toasts of the call
   parlor.problem = end;
   $('#ended').dataset.code = end.code;
@@ -148,16 +148,14 @@ function listenToPage() {
     if (event.target === event.currentTarget) $('#settings').close();
   });
   $('#lobby-encrypted').hidden = !options.passphrase;
-  $('#hide-self').checked = preferences.hideSelf;
-  $('#hide-self').addEventListener('change', (event) => {
-    remember({ hideSelf: event.target.checked });
-    parlor.call?.stage.update();
-  });
-  $('#shortcuts-on').checked = preferences.shortcuts;
-  $('#shortcuts-on').addEventListener('change', (event) => {
-    remember({ shortcuts: event.target.checked });
-    parlor.call?.controls.update();
-  });
+  for (const box of $$('[data-preference]')) {
+    const { preference } = box.dataset;
+    box.checked = preferences[preference];
+    box.addEventListener('change', () => {
+      remember({ [preference]: box.checked });
+      parlor.call?.preferred();
+    });
+  }
 }
 
 // Propose a new room, with a name that cannot be guessed.

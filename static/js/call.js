@@ -1,8 +1,9 @@
 // A call: one Room of livekit-client from joining to its end, with its views.
 
+import { Captions } from './captions.js';
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
-import { captureOptions } from './devices.js';
+import { captureOptions, treatSound } from './devices.js';
 import { $ } from './dom.js';
 import { Encryption } from './encryption.js';
 import { Hands } from './hands.js';
@@ -15,6 +16,7 @@ import { People } from './people.js';
 import { preferences } from './preferences.js';
 import { videoResolution } from './preview.js';
 import { reconnectPolicy } from './reconnect.js';
+import { play } from './sounds.js';
 import { Stage } from './stage.js';
 import { listed, say, t } from './texts.js';
 import { nameOf } from './tile.js';
@@ -52,6 +54,7 @@ export class Call {
   #unread = new Set(); // identities that encrypt with another key
   #news = new Map(); // identity → join or leave that has not been announced yet
   #telling;
+  #since = 0; // when the call was joined, performance.now()
 
   // invitable: anyone with the link can join, so the call offers to copy it. host: the link
   // is an invitation that is made with this person's token.
@@ -64,9 +67,15 @@ export class Call {
     this.#encryption = new Encryption(options.passphrase);
     this.room = new Room({ ...roomOptions(options), encryption: this.#encryption.options });
     this.stage = new Stage(this.room, $('#stage'), $('#audio'));
-    this.people = new People(this.room, this.stage);
     this.controls = new Controls(this.room);
     this.chat = new Chat(this.room);
+    this.captions = new Captions(this.room);
+    this.people = new People(this.room, this.stage, {
+      write: (participant) => {
+        this.#showPanel('chat');
+        this.chat.address(participant);
+      },
+    });
     this.hands = new Hands(this.room, this.stage);
     this.#listenToRoom();
     this.#listenToPage(openSettings);
@@ -83,6 +92,7 @@ export class Call {
       throw error;
     }
     this.#joined = true;
+    this.#since = performance.now();
     this.#showRoom();
     this.#update();
     this.#keepAwake();
@@ -243,7 +253,20 @@ export class Call {
     else if (permissions?.canPublish === false) toast(t('call.only-watch'), { code: 'permissions' });
   }
 
+  // preferred is called when the person's preferences have changed.
+  preferred() {
+    this.stage.update();
+    this.controls.update();
+    this.hands.update();
+    this.captions.update();
+    Object.assign(this.room.options.audioCaptureDefaults, captureOptions('audioinput'));
+    treatSound(this.room.localParticipant.getTrackPublication(Track.Source.Microphone)?.track).catch(() => {
+      // The device cannot change while it is open: the choice applies next time.
+    });
+  }
+
   #update() {
+    if (this.#joined) $('#clock').textContent = lasting(performance.now() - this.#since);
     $('#alone').hidden = this.room.remoteParticipants.size > 0;
     say($('#alone'), this.#invitable ? 'call.alone-invite' : 'call.alone');
   }
@@ -267,6 +290,7 @@ export class Call {
     if (this.room.remoteParticipants.size > ANNOUNCED_UP_TO) return;
     for (const what of ['left', 'joined']) {
       const names = news.filter((item) => item.what === what).map((item) => item.name);
+      if (names.length > 0) play(what);
       if (names.length > 3) toast(t(`call.many-${what}`, { count: names.length }), { code: 'people' });
       else if (names.length > 0) toast(t(`call.${what}`, { names: listed(names) }), { code: 'people' });
     }
@@ -332,6 +356,7 @@ export class Call {
     this.#watch.end();
     this.controls.close();
     this.chat.close();
+    this.captions.close();
     this.people.close();
     this.hands.close();
     this.stage.close();
@@ -342,6 +367,14 @@ export class Call {
     if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
     document.title = 'Parlor';
   }
+}
+
+// lasting is a time in ms as hours, minutes and seconds.
+function lasting(ms) {
+  const seconds = Math.floor(ms / 1000);
+  const two = (number) => String(number).padStart(2, '0');
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(seconds % 60)}`;
 }
 
 function roomOptions(options) {

@@ -1,14 +1,17 @@
 // Text chat in the form of other LiveKit apps: text streams on the topic lk.chat. Chat
 // packets and the older JSON data messages are accepted too.
 
-import { $, element, hue } from './dom.js';
+import { $, $$, element, hue } from './dom.js';
+import { Files, safeName } from './files.js';
 import { toast } from './notices.js';
-import { t, translate } from './texts.js';
+import { t } from './texts.js';
 import { nameOf } from './tile.js';
+import { watch } from './watch.js';
 
 const { RoomEvent } = window.LivekitClient;
 
 const TOPIC = 'lk.chat';
+const PRIVATE = 'parlor.private'; // attribute of a message to one person, for the receiver to know
 const OLD_TOPIC = 'lk-chat-topic';
 const LONGEST = 16_000; // characters shown of one message
 const MOST_BYTES = 256 * 1024; // of one incoming message; a longer one is cut
@@ -20,16 +23,24 @@ export class Chat {
   #list = $('#chat-log ol');
   #form = $('#chat-form');
   #text = $('#chat-text');
+  #to = $('#chat-to');
+  #names = new Map(); // identity → name of each person that a message can go to
+  #files;
+  #sending = false; // a file
+  #allowed = true;
+  #watch;
   #items = new Map(); // message id → list item, for edits
   #unread = 0;
-  #last = { identity: null, time: 0 };
+  #last = { identity: null, to: undefined, time: 0 };
   #listening = new AbortController();
 
   constructor(room) {
     this.#room = room;
+    this.#files = new Files(room);
     this.#list.replaceChildren();
     $('#chat-empty').hidden = false;
     this.#showUnread();
+    room.registerByteStreamHandler(TOPIC, (reader, { identity }) => this.#readFile(reader, identity));
     room.registerTextStreamHandler(TOPIC, (reader, { identity }) => this.#readStream(reader, identity));
     room.on(RoomEvent.ChatMessage, (message, participant) => {
       // The person's own messages come back as events too, but are shown when they are
@@ -50,6 +61,12 @@ export class Chat {
       this.#send();
     }, { signal });
     this.#text.addEventListener('input', () => this.#grow(), { signal });
+    this.#to.replaceChildren();
+    this.#to.addEventListener('change', () => this.#update(), { signal });
+    $('#chat-attach').addEventListener('click', () => $('#chat-file').click(), { signal });
+    $('#chat-file').addEventListener('change', () => this.#sendFile(), { signal });
+    document.addEventListener('language', () => this.#update(), { signal });
+    this.#watch = watch(room, () => this.#update());
   }
 
   get open() {
@@ -66,25 +83,97 @@ export class Chat {
 
   // permit sets whether the person may send.
   permit(allowed) {
-    this.#text.disabled = !allowed;
-    $('button', this.#form).disabled = !allowed;
-    this.#text.dataset.placeholder = allowed ? 'chat.to-all' : 'chat.only-read';
-    translate(this.#form);
+    this.#allowed = allowed;
+    this.#update();
+  }
+
+  // address makes the next messages go to the participant alone.
+  address(participant) {
+    this.#update();
+    this.#to.value = participant.identity;
+    this.#update();
+    this.#text.focus();
   }
 
   close() {
     this.#room.unregisterTextStreamHandler(TOPIC);
+    this.#room.unregisterByteStreamHandler(TOPIC);
+    this.#watch.end();
+    this.#files.close();
     this.#listening.abort();
+  }
+
+  // update shows to whom messages go. A person who was chosen and has left stays chosen, so
+  // that what was meant for one does not go to all.
+  #update() {
+    const chosen = this.#to.value;
+    const people = [...this.#room.remoteParticipants.values()].map((participant) => [participant.identity, nameOf(participant)]);
+    const here = new Map(people);
+    if (chosen && !here.has(chosen)) people.push([chosen, t('chat.gone', { name: this.#names.get(chosen) ?? chosen })]);
+    const options = [['', t('chat.everyone')], ...people];
+    const shown = $$('option', this.#to).map(({ value, textContent }) => [value, textContent]);
+    if (JSON.stringify(options) !== JSON.stringify(shown)) {
+      this.#to.replaceChildren(...options.map(([value, textContent]) => element('option', { value, textContent })));
+      this.#to.value = chosen;
+    }
+    for (const [identity, name] of here) this.#names.set(identity, name);
+    for (const node of [this.#text, this.#to, ...$$('button', this.#form)]) node.disabled = !this.#allowed;
+    $('#chat-attach').disabled ||= this.#sending;
+    const name = this.#names.get(chosen) ?? chosen;
+    this.#text.placeholder = !this.#allowed ? t('chat.only-read') : chosen ? t('chat.to-one', { name }) : t('chat.to-all');
+    this.#form.classList.toggle('private', chosen !== '');
+  }
+
+  // receivers are the options for what is sent now. It returns null, and says so, if it is
+  // for a person who has left.
+  #receivers() {
+    const to = this.#to.value;
+    if (!to) return { topic: TOPIC };
+    if (this.#room.remoteParticipants.has(to)) return { topic: TOPIC, destinationIdentities: [to], attributes: { [PRIVATE]: '1' } };
+    toast(t('chat.gone-not-sent', { name: this.#names.get(to) ?? to }), { bad: true, code: 'chat-failed' });
+    return null;
+  }
+
+  async #sendFile() {
+    const input = $('#chat-file');
+    const [file] = input.files;
+    const receivers = file && this.#receivers();
+    input.value = '';
+    if (!receivers) return;
+    this.#sending = true;
+    this.#update();
+    try {
+      const { id } = await this.#files.send(file, receivers);
+      this.#show({ id, text: t('file.said', { name: t('chat.you'), file: file.name }), identity: this.#room.localParticipant.identity, to: receivers.destinationIdentities?.[0] });
+    } catch (error) {
+      toast(t('file.not-sent', { reason: error.message }), { bad: true, code: 'file-failed' });
+    } finally {
+      this.#sending = false;
+      this.#update();
+    }
+  }
+
+  #readFile(reader, identity) {
+    const { id, timestamp, name, attributes, encryptionType } = reader.info;
+    if (identity === this.#room.localParticipant.identity || !this.#readable(encryptionType)) return;
+    this.#show({ id, timestamp, identity, to: this.#privately(attributes), text: safeName(name), node: this.#files.receive(reader) });
+  }
+
+  // privately is the person's own identity if the sender says that the message is for this
+  // person alone.
+  #privately(attributes) {
+    return attributes?.[PRIVATE] ? this.#room.localParticipant.identity : undefined;
   }
 
   async #send() {
     const text = this.#text.value.trim();
-    if (text === '') return;
+    const receivers = text !== '' && this.#receivers();
+    if (!receivers) return;
     this.#text.value = '';
     this.#grow();
     try {
-      const { id, timestamp } = await this.#room.localParticipant.sendText(text, { topic: TOPIC });
-      this.#show({ id, timestamp, text, identity: this.#room.localParticipant.identity });
+      const { id, timestamp } = await this.#room.localParticipant.sendText(text, receivers);
+      this.#show({ id, timestamp, text, identity: this.#room.localParticipant.identity, to: receivers.destinationIdentities?.[0] });
     } catch (error) {
       toast(t('chat.not-sent', { reason: error?.message ?? '' }), { bad: true, code: 'chat-failed' });
       if (this.#text.value === '') this.#text.value = text;
@@ -99,9 +188,9 @@ export class Chat {
 
   async #readStream(reader, identity) {
     if (identity === this.#room.localParticipant.identity || !this.#readable(reader.info.encryptionType)) return;
-    const { id, timestamp, size } = reader.info;
+    const { id, timestamp, size, attributes } = reader.info;
     const text = size > MOST_BYTES ? t('chat.too-long') : await reader.readAll().catch(() => null);
-    if (text !== null) this.#show({ id, timestamp, text, identity });
+    if (text !== null) this.#show({ id, timestamp, text, identity, to: this.#privately(attributes) });
   }
 
   #readOld(payload, identity) {
@@ -113,30 +202,31 @@ export class Chat {
     }
   }
 
-  #show({ id, timestamp, text, identity, editTimestamp }) {
+  // show adds a message: a text, or a node for a file. to is the one person that it is for.
+  #show({ id, timestamp, text, identity, editTimestamp, to, node }) {
     const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
     const known = id && this.#items.get(id);
     if (known?.identity === identity) {
-      if (editTimestamp) $('.chat-text', known.item).replaceChildren(...linked(shown));
+      if (editTimestamp && !node) $('.chat-text', known.item).replaceChildren(...linked(shown));
       return;
     }
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
-    const item = this.#item(shown, identity, timestamp || Date.now());
+    const item = this.#item(node ? [node] : linked(shown), identity, timestamp || Date.now(), to);
     this.#list.append(item);
     if (id) this.#items.set(id, { item, identity });
     this.#forgetOldest();
     $('#chat-empty').hidden = true;
     const own = identity === this.#room.localParticipant.identity;
     if (atEnd || own) this.#log.scrollTop = this.#log.scrollHeight;
-    if (!this.open && !own) this.#notify(identity, shown);
+    if (!this.open && !own) this.#notify(identity, shown, Boolean(node));
   }
 
-  #item(text, identity, timestamp) {
+  #item(content, identity, timestamp, to) {
     const participant = this.#room.getParticipantByIdentity(identity);
     const own = identity === this.#room.localParticipant.identity;
     const item = element('li', { className: own ? 'own' : '', 'data-identity': identity });
     // Consecutive messages of one person have one heading.
-    const follows = this.#last.identity === identity && timestamp - this.#last.time < 120_000;
+    const follows = this.#last.identity === identity && this.#last.to === to && timestamp - this.#last.time < 120_000;
     if (!follows) {
       const name = own ? t('chat.you') : participant ? nameOf(participant) : identity;
       const heading = element('div', { className: 'chat-head' }, element('b', { textContent: name }), ' ', element('time', {
@@ -144,10 +234,11 @@ export class Chat {
         textContent: new Date(timestamp).toLocaleTimeString(document.documentElement.lang, { hour: '2-digit', minute: '2-digit' }),
       }));
       heading.style.setProperty('--hue', hue(identity));
+      if (to) heading.append(' ', element('span', { className: 'chat-private', textContent: own ? t('chat.private-to', { name: this.#names.get(to) ?? to }) : t('chat.private') }));
       item.append(heading);
     }
-    item.append(element('div', { className: 'chat-text' }, ...linked(text)));
-    this.#last = { identity, time: timestamp };
+    item.append(element('div', { className: 'chat-text' }, ...content));
+    this.#last = { identity, to, time: timestamp };
     return item;
   }
 
@@ -159,11 +250,13 @@ export class Chat {
     }
   }
 
-  #notify(identity, text) {
+  #notify(identity, text, isFile) {
     this.#unread++;
     this.#showUnread();
     const participant = this.#room.getParticipantByIdentity(identity);
-    toast(t('said', { name: participant ? nameOf(participant) : identity, text: text.length > 120 ? `${text.slice(0, 120)}…` : text }), { code: 'chat' });
+    const name = participant ? nameOf(participant) : identity;
+    const start = text.length > 120 ? `${text.slice(0, 120)}…` : text;
+    toast(isFile ? t('file.said', { name, file: start }) : t('said', { name, text: start }), { code: 'chat' });
   }
 
   #showUnread() {

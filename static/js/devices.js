@@ -12,7 +12,15 @@ const nouns = { videoinput: 'camera', audioinput: 'microphone', audiooutput: 'sp
 // that a missing device does not prevent joining.
 export function captureOptions(kind) {
   const id = preferences[kind];
-  return id ? { deviceId: { ideal: id } } : {};
+  return { ...(id && { deviceId: { ideal: id } }), ...(kind === 'audioinput' && sound()) };
+}
+
+// sound is how the microphone is treated.
+const sound = () => ({ noiseSuppression: preferences.noise, echoCancellation: true, autoGainControl: true });
+
+// treatSound applies the person's choice to a microphone that is open.
+export async function treatSound(track) {
+  await track?.mediaStreamTrack.applyConstraints({ ...track.mediaStreamTrack.getConstraints(), ...sound() });
 }
 
 // DevicePickers fills every select[data-device] inside root. chosen(kind, deviceId) is

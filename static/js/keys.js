@@ -9,12 +9,13 @@ const typing = (target) => target.closest?.('input, textarea, select, [contented
 // only where it would not press a button.
 export function listen(actions, signal) {
   addEventListener('keydown', (event) => {
+    if (document.querySelector('dialog[open]')) return; // it has the keys
     if (event.key === 'Escape') {
       if (!event.defaultPrevented && actions.Escape?.()) event.preventDefault();
       return;
     }
     if (!preferences.shortcuts || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (typing(event.target) || document.querySelector('dialog[open]')) return;
+    if (typing(event.target)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (key === ' ' && event.target.closest?.('button, a, summary, [tabindex]')) return;
     if (event.repeat && key !== ' ') return;

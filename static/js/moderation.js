@@ -1,7 +1,11 @@
 // The actions of a moderator on the room and its participants: calls of the room API with
 // the person's own token.
 
+import { t } from './texts.js';
+
 const { Track } = window.LivekitClient;
+
+const SPOTLIGHT = 'parlor.spotlight'; // a member of the room's metadata, if that is JSON
 
 // A request to unmute is data from one page to another, on this topic.
 export const ASK_TOPIC = 'parlor.ask';
@@ -59,6 +63,29 @@ export class Moderation {
     });
   }
 
+  rename(participant, name) {
+    return this.#of(participant, 'PATCH', '', { name });
+  }
+
+  // spotlight makes all pages show the identity large; '' ends that. It is part of the
+  // room's metadata, which only those who run the room can change.
+  spotlight(identity) {
+    const metadata = metadataOf(this.#room);
+    if (!metadata) throw new Error(t('people.spotlight-taken'));
+    if (identity) metadata[SPOTLIGHT] = identity;
+    else delete metadata[SPOTLIGHT];
+    return this.#call('PATCH', '', { metadata: Object.keys(metadata).length > 0 ? JSON.stringify(metadata) : '' });
+  }
+
+  // elsewhere is the room to which the token permits moving people; '' = to none.
+  get elsewhere() {
+    return this.allowed ? this.#grant.destinationRoom ?? '' : '';
+  }
+
+  move(participant) {
+    return this.#of(participant, 'POST', '/move', { room: this.elsewhere });
+  }
+
   lowerHand(participant) {
     return this.#of(participant, 'PATCH', '', { attributes: { 'parlor.hand': '' } });
   }
@@ -103,6 +130,23 @@ export class Moderation {
     const problem = await response.json().catch(() => ({}));
     throw new Error(problem.detail || problem.title || `the server answered ${response.status}`);
   }
+}
+
+// metadataOf is the room's metadata, null if it is not a JSON object: then it is an app's own.
+function metadataOf(room) {
+  if (!room.metadata) return {};
+  try {
+    const metadata = JSON.parse(room.metadata);
+    return metadata && typeof metadata === 'object' && !Array.isArray(metadata) ? metadata : null;
+  } catch {
+    return null;
+  }
+}
+
+// spotlighted is the identity that those who run the room show large for all; '' = none.
+export function spotlighted(room) {
+  const identity = metadataOf(room)?.[SPOTLIGHT];
+  return typeof identity === 'string' ? identity : '';
 }
 
 // isSending reports whether the participant's source is on.

@@ -35,6 +35,20 @@ export function dismiss(code) {
   for (const node of $$('.toast', $('#toasts'))) if (node.dataset.code === code) node.remove();
 }
 
+// ask opens a window that asks for a text, and returns it trimmed; '' = cancelled.
+export function ask(label, value) {
+  const dialog = $('#ask');
+  $('#ask-label').textContent = label;
+  $('#ask-text').value = value;
+  dialog.returnValue = '';
+  dialog.showModal();
+  $('#ask-text').select();
+  $('[data-close="ask"]').onclick = () => dialog.close('');
+  return new Promise((resolve) => {
+    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'ok' ? $('#ask-text').value.trim() : ''), { once: true });
+  });
+}
+
 // Banner shows one line at the top of the call.
 export class Banner {
   #timer;

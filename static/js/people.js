@@ -3,13 +3,16 @@
 
 import { $, element, hue, icon, initials } from './dom.js';
 import { handOf } from './hands.js';
-import { Camera, isSending, Microphone, Moderation } from './moderation.js';
-import { toast } from './notices.js';
+import { Camera, isSending, Microphone, Moderation, spotlighted } from './moderation.js';
+import { ask, toast } from './notices.js';
+import { Quality } from './quality.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
 
 const { Track } = window.LivekitClient;
+
+const MEASURED_EVERY = 2000; // ms
 
 export class People {
   #room;
@@ -19,20 +22,29 @@ export class People {
   #shown = ''; // present content of the list
   #open = null; // identity of the person whose actions are shown
   #sure = null; // key of the action that waits for a second click
+  #write;
+  #volumes = new Map(); // identity → 0…1, of the people that this person has made quieter
+  #details = null; // {identity, quality, lines} of the person whose numbers are shown
+  #measuring;
   #state = null; // the server's state of the room, for moderators
   #listening = new AbortController();
 
-  constructor(room, stage) {
+  // write(participant) is called for a private message to the participant.
+  constructor(room, stage, { write }) {
     this.#room = room;
+    this.#write = write;
     this.#stage = stage;
     this.#moderation = new Moderation(room);
     this.#watch = watch(room, () => this.#show());
+    this.#measuring = setInterval(() => this.#measure(), MEASURED_EVERY);
+    $('#people-list').addEventListener('input', ({ target }) => this.#setVolume(target), { signal: this.#listening.signal });
     $('#people-list').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
     $('#people-room').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
   }
 
   close() {
     this.#listening.abort();
+    clearInterval(this.#measuring);
     this.#watch.end();
   }
 
@@ -55,13 +67,14 @@ export class People {
   #show() {
     const runs = this.#moderation.allowed;
     const people = this.#stage.people.map(describe).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
-    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state]);
+    this.#keepVolumes();
+    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state, this.#details?.identity, spotlighted(this.#room)]);
     if (say === this.#shown) return;
     this.#shown = say;
     $('#count').textContent = String(people.length);
     document.title = t('call.title', { room: this.#room.name || t('call'), count: people.length });
     keepFocus($('#people'), () => {
-      $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs && !person.local)));
+      $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs)));
       $('#people-room').replaceChildren(...(runs ? this.#ofRoom() : []));
     });
     $('#people-room').hidden = !runs;
@@ -69,24 +82,70 @@ export class People {
 
   #row(person, runs) {
     const node = row(person);
-    if (!runs) return node;
     const open = this.#open === person.identity;
     const more = button('more', person.identity, icon('more'));
     more.className = 'plain';
     more.setAttribute('aria-expanded', String(open));
     more.setAttribute('aria-label', t('people.actions', { name: person.name }));
     node.append(more);
-    if (open) node.append(element('div', { className: 'actions', role: 'group', 'aria-label': person.name }, ...this.#ofPerson(person)));
+    if (!open) return node;
+    if (!person.local) node.append(this.#volume(person));
+    node.append(element('div', { className: 'actions', role: 'group', 'aria-label': person.name },
+      ...(person.local ? [] : [this.#action('write', person.identity, t('people.write'))]),
+      this.#action('details', person.identity, t('people.details')), ...(runs ? this.#ofPerson(person) : [])));
+    if (this.#details?.identity === person.identity) node.append(this.#details.list);
     return node;
+  }
+
+  #volume({ identity, name }) {
+    const slider = element('input', {
+      type: 'range', min: 0, max: 100, value: Math.round(100 * (this.#volumes.get(identity) ?? 1)),
+      'aria-label': t('people.volume', { name }), 'data-action': 'volume', 'data-identity': identity,
+    });
+    return element('div', { className: 'volume' }, icon('volume'), slider);
+  }
+
+  #setVolume({ dataset, value }) {
+    if (dataset.action !== 'volume') return;
+    this.#volumes.set(dataset.identity, value / 100);
+    this.#keepVolumes();
+  }
+
+  // keepVolumes sets the volumes also of people who have come back.
+  #keepVolumes() {
+    for (const [identity, volume] of this.#volumes) {
+      const participant = this.#room.remoteParticipants.get(identity);
+      if (participant && (participant.getVolume() ?? 1) !== volume) participant.setVolume(volume);
+    }
+  }
+
+  #toggleDetails(identity) {
+    this.#details = this.#details?.identity === identity ? null
+      : { identity, quality: new Quality(), list: element('ul', { className: 'details' }, element('li', { textContent: t('quality.measuring') })) };
+    return this.#measure();
+  }
+
+  async #measure() {
+    const details = this.#details;
+    const participant = details && this.#room.getParticipantByIdentity(details.identity);
+    if (!participant || $('#people').hidden) return;
+    const lines = await details.quality.measure(participant);
+    if (lines.length > 0) details.list.replaceChildren(...lines.map((line) => element('li', { textContent: line })));
   }
 
   #ofPerson(person) {
     const action = (name, risky = false) => this.#action(name, person.identity, t(`people.${name}`), risky);
+    const forAll = spotlighted(this.#room) === person.identity ? 'spotlight-end' : 'spotlight';
+    if (person.local) return [action('rename'), action(forAll)];
+    const { elsewhere } = this.#moderation;
     return [
       person.microphone ? action('mute') : person.hasMicrophone ? action('ask') : null,
       person.camera ? action('stop-camera') : null,
       person.hand ? action('lower-hand') : null,
       person.maySpeak ? action('only-watch') : action('let-speak'),
+      action('rename'),
+      action(forAll),
+      elsewhere ? this.#action('move', person.identity, t('people.move', { room: elsewhere })) : null,
       action('remove', true),
       action('ban', true),
     ].filter(Boolean);
@@ -154,6 +213,12 @@ export class People {
     const done = {
       mute: () => moderation.turnOff(participant, Microphone),
       'stop-camera': () => moderation.turnOff(participant, Camera),
+      write: () => this.#write(participant),
+      details: () => this.#toggleDetails(participant.identity),
+      rename: () => this.#rename(participant),
+      spotlight: () => moderation.spotlight(participant.identity),
+      'spotlight-end': () => moderation.spotlight(''),
+      move: () => moderation.move(participant),
       ask: () => moderation.ask(participant).then(() => toast(t('people.asked', { name: nameOf(participant) }), { code: 'asked' })),
       'lower-hand': () => moderation.lowerHand(participant),
       'only-watch': () => moderation.letSpeak(participant, false),
@@ -163,6 +228,11 @@ export class People {
     }[action];
     await done();
     if (action === 'remove' || action === 'ban') this.#open = null;
+  }
+
+  async #rename(participant) {
+    const name = await ask(t('people.rename-to', { name: nameOf(participant) }), nameOf(participant));
+    if (name) await this.#moderation.rename(participant, name);
   }
 
   #failed(error) {

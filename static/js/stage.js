@@ -5,7 +5,7 @@
 import { $ } from './dom.js';
 import { handOf } from './hands.js';
 import { beside, capacity, grid, spotlight } from './layout.js';
-import { isSending } from './moderation.js';
+import { isSending, spotlighted } from './moderation.js';
 import { preferences } from './preferences.js';
 import { Tile } from './tile.js';
 import { watch } from './watch.js';
@@ -153,7 +153,7 @@ export class Stage {
     const { clientWidth: width, clientHeight: height } = this.#node;
     if (width === 0 || height === 0) return;
     const space = { width, height, gap: width < 600 ? 6 : 10 };
-    const large = this.#pinned ?? this.#screens.at(-1);
+    const large = this.#pinned ?? this.#spotlight ?? this.#screens.at(-1);
     const room = large ? capacity(beside(space)) : capacity(space);
     this.#keepOrder(large, room);
     this.#pages = Math.max(1, Math.ceil(this.#order.length / room));
@@ -165,6 +165,13 @@ export class Stage {
     shown.forEach((key, index) => this.#tiles.get(key).place(boxes[index], key === large));
     this.#node.dataset.tiles = String(this.#tiles.size);
     this.#showPages();
+  }
+
+  // spotlight is the key of the tile that is shown large for all, undefined if there is none.
+  get #spotlight() {
+    const identity = spotlighted(this.#room);
+    const keys = [Track.Source.ScreenShare, Track.Source.Camera].map((source) => keyOf({ identity }, source));
+    return identity ? keys.find((key) => this.#tiles.has(key)) : undefined;
   }
 
   // keepOrder puts the most important people on the first page, which has that many

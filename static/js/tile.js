@@ -30,7 +30,7 @@ export class Tile {
     this.#parts = {
       avatar: $('.avatar', this.node), note: $('.tile-note', this.node), name: $('.tile-name', this.node),
       quality: $('.quality', this.node), muted: $('.muted-mark', this.node),
-      pin: $('.tile-pin', this.node), full: $('.tile-full', this.node),
+      pin: $('.tile-pin', this.node), full: $('.tile-full', this.node), float: $('.tile-float', this.node),
       hand: $('.hand-mark', this.node), reaction: $('.reaction', this.node),
     };
     this.#video = $('video', this.node);
@@ -42,6 +42,8 @@ export class Tile {
     this.#parts.pin.addEventListener('click', pinClicked);
     this.node.addEventListener('dblclick', pinClicked);
     this.#parts.full.addEventListener('click', () => this.#fullScreen());
+    this.#parts.float.addEventListener('click', () => this.#float());
+    this.#parts.float.hidden = !document.pictureInPictureEnabled;
     this.#parts.full.hidden = !document.fullscreenEnabled;
     for (const type of ['loadeddata', 'playing', 'resize', 'emptied']) {
       this.#video.addEventListener(type, () => this.#shapeChanged());
@@ -108,6 +110,7 @@ export class Tile {
   }
 
   remove() {
+    if (document.pictureInPictureElement === this.#video) document.exitPictureInPicture().catch(() => {});
     clearTimeout(this.#reacting);
     this.#show(undefined);
     this.node.remove();
@@ -160,6 +163,12 @@ export class Tile {
     if (handOf(this.participant)) parts.push(t('people.raised'));
     if (this.node.classList.contains('speaking')) parts.push(t('people.speaking'));
     return parts.join(', ');
+  }
+
+  // float shows the video in a small window above all others, or takes it back.
+  async #float() {
+    if (document.pictureInPictureElement === this.#video) await document.exitPictureInPicture();
+    else if (this.#track) await this.#video.requestPictureInPicture().catch(() => {});
   }
 
   async #fullScreen() {
