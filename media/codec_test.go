@@ -1,6 +1,9 @@
 package media
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -276,4 +279,42 @@ func TestTheListedCodecsAreNegotiated(t *testing.T) {
 		listed[mime] = true
 	}
 	require.Equal(t, listed, negotiated)
+}
+
+// A client that must not publish a codec is not asked for it, and still gets it from others.
+func TestCodecsThatAreNotToBePublished(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, change: func(c *PeerConfig) {
+			c.DisabledPublishCodecs = []string{"video/h264"}
+		}})
+		a.join()
+		vp8 := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8, ClockRate: 90000}
+		a.publishRaw("TR_a", webrtc.RTPCodecTypeVideo, vp8, nil)
+		a.mu.Lock()
+		answer, err := parseOffer(a.answers[len(a.answers)-1].SDP, nil)
+		a.mu.Unlock()
+		require.NoError(t, err)
+		sections := slices.DeleteFunc(answer, func(s offeredSection) bool {
+			return s.kind != webrtc.RTPCodecTypeVideo || s.sends || !s.receives
+		})
+		require.Len(t, sections, 1)
+		types := map[string]bool{}
+		for _, c := range sections[0].codecs {
+			require.NotEqual(t, "video/h264", strings.ToLower(c.mime))
+			types[strconv.Itoa(int(c.pt))] = true
+		}
+		for _, c := range sections[0].codecs {
+			if strings.EqualFold(c.mime, mimeRTX) {
+				require.Contains(t, types, fmtpParameter(c.fmtp, "apt"), "RTX of nothing")
+			}
+		}
+
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		h264 := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH264, ClockRate: 90000, SDPFmtpLine: "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"}
+		pumpPayload(t, b.publish("TR_b", h264, nil), []byte{0x65, 1, 2, 3})
+		a.subscribe("PA_b", b.published("TR_b"))
+		require.Equal(t, webrtc.MimeTypeH264, a.receives("PA_b", "TR_b").Codec().MimeType)
+	})
 }

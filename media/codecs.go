@@ -132,6 +132,22 @@ func (s codecSet) without(mimes []string) codecSet {
 	return kept
 }
 
+// publishable is codecs less those that the client may not publish, and less their RTX. On
+// a transport for both directions the media engine has them, since the client may be sent
+// them.
+func (p *Peer) publishable(codecs []webrtc.RTPCodecParameters) []webrtc.RTPCodecParameters {
+	var not []string // payload types
+	for _, c := range codecs {
+		if slices.ContainsFunc(p.cfg.DisabledPublishCodecs, func(m string) bool { return strings.EqualFold(m, c.MimeType) }) {
+			not = append(not, fmt.Sprint(c.PayloadType))
+		}
+	}
+	return slices.DeleteFunc(codecs, func(c webrtc.RTPCodecParameters) bool {
+		return slices.Contains(not, fmt.Sprint(c.PayloadType)) ||
+			strings.EqualFold(c.MimeType, mimeRTX) && slices.Contains(not, fmtpParameter(c.SDPFmtpLine, "apt"))
+	})
+}
+
 // mediaEngine registers the codecs and header extensions of one transport.
 func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}

@@ -234,7 +234,7 @@ func (p *Peer) answerOffer(d Description) {
 		p.refuse("offer", err)
 		return
 	}
-	p.codecsFor(p.pub.role).rejectUnusable(sections)
+	p.rejectUnusable(sections)
 	if p.sub == nil {
 		p.unplace(sections)
 	}

@@ -66,15 +66,21 @@ func mids(sections []offeredSection) []string {
 }
 
 // rejectUnusable rejects the sections of a client's offer that the server cannot use:
-// those of an unknown kind (m=text), and those without a codec that the server has. The
-// other sections can then still be negotiated.
-func (c codecSet) rejectUnusable(offered []offeredSection) {
+// those of an unknown kind (m=text), and those without a codec that the server has, or, if
+// the client sends in them, without one that it may publish. The other sections can then
+// still be negotiated.
+func (p *Peer) rejectUnusable(offered []offeredSection) {
+	published := p.codecsFor(rolePublisher)
 	for i := range offered {
 		s := &offered[i]
+		codecs := published
+		if p.pub.role == roleSingle && !s.sends {
+			codecs = p.codecs
+		}
 		switch {
 		case s.kind == 0 && s.media != "application":
 			s.reject()
-		case s.kind != 0 && len(c.supported(s)) == 0:
+		case s.kind != 0 && len(codecs.supported(s)) == 0:
 			s.reject()
 		}
 	}

@@ -168,7 +168,8 @@ func (p *Peer) bind(s *upSection, pub *publication) {
 	}
 }
 
-// preferCodecs orders the codecs of our answer as the tracks' announcements ask.
+// preferCodecs orders the codecs of our answer as the tracks' announcements ask, and leaves
+// out those that the client may not publish.
 func (p *Peer) preferCodecs(t *transport) {
 	for mid, s := range p.sections {
 		if s.pub == nil || !s.sends {
@@ -182,7 +183,7 @@ func (p *Peer) preferCodecs(t *transport) {
 			p.log.Debug("codec order not reset", "mid", mid, "error", err)
 			continue
 		}
-		codecs := s.common(tr.Receiver().GetParameters().Codecs)
+		codecs := p.publishable(s.common(tr.Receiver().GetParameters().Codecs))
 		if err := tr.SetCodecPreferences(preferCodec(codecs, s.wantedMime())); err != nil {
 			p.log.Debug("codec order not set", "mid", mid, "error", err)
 		}
