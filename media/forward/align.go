@@ -112,9 +112,8 @@ func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 	if p.Frame.Start {
 		step = 1
 	}
-	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < int64(len(f.history)); out += step {
-		s := &f.history[uint16(out)&uint16(len(f.history)-1)]
-		if s.used && s.out == uint16(out) && s.layer == l && s.generation == p.Generation {
+	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < f.history.size(); out += step {
+		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == p.Generation {
 			return s.offset
 		}
 	}

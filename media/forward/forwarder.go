@@ -89,7 +89,7 @@ type Forwarder struct {
 	playout        playout
 	anchor         anchor // the last forwarded packet
 	made           int    // number of substitute frames that were sent
-	history        []sent
+	history        history
 	rtxNumber      uint16
 	header         rtp.Header
 	extBytes       int // length of the values of header's extensions, as written
@@ -160,7 +160,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		state:    untoldState, stateTold: untoldState,
 	}
 	f.setOutput()
-	f.history = make([]sent, Repeatable(f.video))
+	f.history.begin(f.video)
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
 	f.header.Extensions = make([]rtp.Extension, 0, 8)
@@ -352,7 +352,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
 		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
-	f.history[s.out&uint16(len(f.history)-1)] = s
+	f.history.put(s)
 	if beginsKey(p) {
 		f.keyAt = out
 	}
@@ -388,7 +388,7 @@ func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 			continue
 		}
 		out, _ := f.numbers.Pass(p.Ext-back, vp8.Values{})
-		f.history[uint16(out)&uint16(len(f.history)-1)] = sent{out: uint16(out), used: true}
+		f.history.put(sent{out: uint16(out), used: true, sendTime: b.sendTime})
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 		f.emitBlock(uint16(out), timestamp, f.codecOf(b.layer).PayloadType, block.Payload, b.sendTime)
 	}
@@ -412,7 +412,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
-	if !ok || f.numbers.LastOut()-out >= int64(len(f.history)) {
+	if !ok || f.numbers.LastOut()-out >= f.history.size() {
 		f.stats.TooLate++
 		return
 	}
@@ -423,7 +423,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.stats.TooLate++
 		return
 	}
-	if slot := &f.history[uint16(out)&uint16(len(f.history)-1)]; slot.used && slot.out == uint16(out) {
+	if f.history.get(uint16(out)) != nil {
 		return // the packet was rebuilt already
 	}
 	pass, marker := f.selector.passLate(p)
@@ -443,15 +443,14 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		// A report of what came before must not count as one of this packet.
 		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
-	f.history[s.out&uint16(len(f.history)-1)] = s
+	f.history.put(s)
 	f.deliver(p, &s, b.sendTime, f.kind())
 }
 
 // fill sends an empty packet with the number that was reserved for a late packet, if that
 // packet is left out: receivers would wait for it and ask for it repeatedly. mu is held.
 func (f *Forwarder) fill(number uint16, timestamp uint32, sendTime [3]byte) {
-	s := &f.history[number&uint16(len(f.history)-1)]
-	*s = sent{out: number, used: true, offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime}
+	s := f.history.put(sent{out: number, used: true, offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime})
 	f.emitEmpty(s, sendTime, f.kind())
 }
 

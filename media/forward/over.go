@@ -232,7 +232,7 @@ func (f *Forwarder) releaseLocked(q *queued, verdict pacer.Verdict, at time.Time
 		sendTime := absSendTime(at)
 		f.now = f.downlink.Since(at)
 		if q.kind != record.Repeat {
-			if s := f.remembered(q.s.out); s != nil {
+			if s := f.history.get(q.s.out); s != nil {
 				s.sendTime = sendTime
 			}
 		} else if !f.hasRTX {
@@ -244,14 +244,6 @@ func (f *Forwarder) releaseLocked(q *queued, verdict pacer.Verdict, at time.Time
 	}
 }
 
-// remembered is what is remembered of the packet of that number, nil if nothing is.
-func (f *Forwarder) remembered(number uint16) *sent {
-	if s := &f.history[number&uint16(len(f.history)-1)]; s.used && s.out == number {
-		return s
-	}
-	return nil
-}
-
 // overdue follows a packet that is not sent since it waited for too long. broken: what
 // comes until the next key frame depends on it. mu is held.
 func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
@@ -259,7 +251,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	if kind == record.Repeat {
 		return
 	}
-	if s := f.remembered(s.out); s != nil {
+	if s := f.history.get(s.out); s != nil {
 		s.used = false // it is not repeated either
 	}
 	if !broken {
@@ -269,7 +261,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	// What the path dropped is not repeated either.
 	first, ok := f.downlink.GapOf(f.cfg.SSRC)
 	for last := uint16(f.numbers.LastOut()); ok && int16(last-first) >= 0; first++ {
-		if s := f.remembered(first); s != nil {
+		if s := f.history.get(first); s != nil {
 			s.used = false
 		}
 	}
@@ -305,8 +297,8 @@ func (f *Forwarder) pad(size int, at time.Time) bool {
 		if f.padded > last {
 			f.padded = last - recent/2
 		}
-		s := &f.history[uint16(f.padded)&uint16(len(f.history)-1)]
-		if !s.used || s.out != uint16(f.padded) || s.layer == nil {
+		s := f.history.get(uint16(f.padded))
+		if s == nil || s.layer == nil {
 			continue
 		}
 		p := s.layer.get(s.ext, s.generation)

@@ -72,8 +72,8 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 }
 
 func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
-	s := &f.history[number&uint16(len(f.history)-1)]
-	if !s.used || s.out != number {
+	s := f.history.get(number)
+	if s == nil {
 		f.stats.Misses++
 		return
 	}

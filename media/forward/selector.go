@@ -27,13 +27,13 @@ type selector struct {
 
 	// With dependency descriptors:
 	structure *dd.Structure
-	active    uint32                 // decode targets that the sender sends
-	target    int                    // decode target that is forwarded
-	frame     uint16                 // number of the last judged frame
-	passed    bool                   // the last judged frame is forwarded
-	judged    bool                   // some frame was judged
-	reduced   bool                   // since the last structure the receiver was told of fewer targets
-	frames    [frameWindow]judgement // by frame number modulo frameWindow
+	active    uint32                  // decode targets that the sender sends
+	target    int                     // decode target that is forwarded
+	frame     uint16                  // number of the last judged frame
+	passed    bool                    // the last judged frame is forwarded
+	judged    bool                    // some frame was judged
+	reduced   bool                    // since the last structure the receiver was told of fewer targets
+	frames    *[frameWindow]judgement // by frame number modulo frameWindow; nil before the first structure
 
 	// Without: the former bounds, the newest first.
 	former [formerBounds]bounds
@@ -203,7 +203,7 @@ func (s *selector) passDescribed(p *packet.Packet) (pass, marker bool) {
 	case d.Structure == s.structure:
 	case s.structure == nil:
 		s.structure, s.target, s.reduced = d.Structure, -1, false
-		s.frames = [frameWindow]judgement{}
+		s.frames = new([frameWindow]judgement)
 	case fresh && d.NewStructure:
 		s.structure, s.target, s.reduced = d.Structure, -1, false
 	default:
