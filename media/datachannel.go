@@ -1,6 +1,7 @@
 package media
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"sync"
@@ -31,8 +32,8 @@ const (
 	idDataTrack uint16 = 102
 )
 
-// Bounds of channels that a client opens. Each takes a goroutine and 64 KiB while it is
-// open. Pion keeps some state of each channel after it closed.
+// Bounds of channels that a client opens. Each takes a goroutine while it is open. Pion
+// keeps some state of each channel after it closed.
 const (
 	maxOpened     = 128  // at one time
 	maxOpenedEver = 4096 // by one peer
@@ -53,6 +54,7 @@ type dataChannels struct {
 
 	// mu guards the following.
 	mu     sync.Mutex
+	reads  sync.WaitGroup                   // goroutines in read; none begins once closed
 	opened map[*webrtc.DataChannel]struct{} // channels that the client opened and that are not closed
 	ever   int                              // how many channels the client has opened
 	closed bool
@@ -67,7 +69,8 @@ func newDataChannels(p *Peer) *dataChannels {
 	return d
 }
 
-// close drops messages that wait to be sent. It is called before the transports end.
+// close drops messages that wait to be sent. It is called before the transports end, and
+// wait after it.
 func (d *dataChannels) close() {
 	d.mu.Lock()
 	d.closed = true
@@ -76,6 +79,9 @@ func (d *dataChannels) close() {
 		o.end()
 	}
 }
+
+// wait returns when nothing reads the channels any more.
+func (d *dataChannels) wait() { d.reads.Wait() }
 
 // create makes our channels on the transport for which we make the offers.
 func (d *dataChannels) create(pc *webrtc.PeerConnection) error {
@@ -103,8 +109,7 @@ func (d *dataChannels) createAll(pc *webrtc.PeerConnection, base func(label stri
 		if err != nil {
 			return err
 		}
-		d.listen(dc)
-		d.out[label].use(dc)
+		d.follow(dc, d.out[label])
 	}
 	return nil
 }
@@ -115,14 +120,51 @@ func (d *dataChannels) accept(dc *webrtc.DataChannel) {
 		_ = dc.Close() // before pion has begun to read it
 		return
 	}
-	dc.OnClose(func() { d.gone(dc) })
-	d.listen(dc)
+	out := d.out[dc.Label()]
 	if d.p.sub != nil && d.p.cfg.SubscriberPrimary {
-		return // this channel only receives: ours are on the other transport
+		out = nil // this channel only receives: ours are on the other transport
 	}
-	if out := d.out[dc.Label()]; out != nil {
+	d.follow(dc, out)
+}
+
+// follow has out, if any, use dc, and reads dc from the time that it opens until it
+// closes.
+func (d *dataChannels) follow(dc *webrtc.DataChannel, out *outChannel) {
+	closed := func() {
+		if out != nil {
+			out.closed(dc)
+		}
+		d.gone(dc)
+	}
+	if out != nil {
 		out.use(dc)
 	}
+	dc.OnClose(closed) // of a channel that never opened
+	dc.OnOpen(func() {
+		raw, err := dc.Detach()
+		if err != nil || !d.begin() {
+			return // the peer ends
+		}
+		if out != nil {
+			out.opened(dc)
+		}
+		go func() {
+			defer d.reads.Done()
+			defer closed()
+			d.read(dc.Label(), raw)
+		}()
+	})
+}
+
+// begin counts a goroutine that reads, unless the peer ends.
+func (d *dataChannels) begin() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.reads.Add(1)
+	return true
 }
 
 // mayOpen notes that the client opened dc. A client that opens too many channels must
@@ -149,43 +191,75 @@ func (d *dataChannels) gone(dc *webrtc.DataChannel) {
 	delete(d.opened, dc)
 }
 
-// listen passes messages of a channel on, on the channel's own reading goroutine. If the
-// room or the receivers are slow, this client waits, and no other client does. All
-// channels of the client wait together, because SCTP has one receive window for all of
-// them.
-func (d *dataChannels) listen(dc *webrtc.DataChannel) {
-	label := dc.Label()
-	dc.OnError(func(err error) {
-		if errors.Is(err, io.ErrShortBuffer) { // after this error pion stops reading the channel
+// smallMessage is the size of a channel's own buffer. Longer messages are read into a
+// borrowed one: most channels are silent.
+const smallMessage = 1 << 10
+
+// read passes messages of a channel on, until the channel closes. If the room or the
+// receivers are slow, this client waits, and no other client does. All channels of the
+// client wait together, because SCTP has one receive window for all of them.
+func (d *dataChannels) read(label string, channel interface {
+	ReadDataChannel(b []byte) (n int, text bool, err error)
+}) {
+	small := make([]byte, smallMessage)
+	for {
+		n, _, err := channel.ReadDataChannel(small)
+		message := small
+		var large *[]byte
+		if errors.Is(err, io.ErrShortBuffer) { // the message stays where it is
+			large = d.p.engine.largeBuffer()
+			message = *large
+			n, _, err = channel.ReadDataChannel(message)
+		}
+		if err == nil {
+			message = bytes.Clone(message[:n])
+		}
+		if large != nil {
+			d.p.engine.messages.Put(large)
+		}
+		switch {
+		case errors.Is(err, io.ErrShortBuffer):
 			d.tooLong()
-		}
-	})
-	dc.OnMessage(func(m webrtc.DataChannelMessage) {
-		if d.p.closing.Load() {
+			return
+		case err != nil:
 			return
 		}
-		if len(m.Data) > rooms.MaxDataPacket {
-			d.tooLong()
-			return
-		}
-		if !d.p.dataAllowed.Load() {
-			d.p.engine.counters.dataRefused.Add(1)
-			return
-		}
-		switch label {
-		case labelLossy:
-			d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, m.Data)
-		case labelDataTrack:
-			d.p.cfg.Events.DataTrack(m.Data)
-		case labelReliable:
-			d.flow.pass(d.p.engine, d.p.stop, func() {
-				d.noteSequence(m.Data)
-				d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, m.Data)
-			})
-		default:
-			d.flow.pass(d.p.engine, d.p.stop, func() { d.p.cfg.Events.Message(m.Data) })
-		}
-	})
+		d.take(label, message)
+	}
+}
+
+// largeBuffer lends a buffer for the longest message that is taken. It goes back to
+// messages.
+func (e *Engine) largeBuffer() *[]byte {
+	if b, ok := e.messages.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, rooms.MaxDataPacket)
+	return &b
+}
+
+// take passes a message on.
+func (d *dataChannels) take(label string, message []byte) {
+	if d.p.closing.Load() {
+		return
+	}
+	if !d.p.dataAllowed.Load() {
+		d.p.engine.counters.dataRefused.Add(1)
+		return
+	}
+	switch label {
+	case labelLossy:
+		d.p.cfg.Events.Data(livekit.DataPacket_LOSSY, message)
+	case labelDataTrack:
+		d.p.cfg.Events.DataTrack(message)
+	case labelReliable:
+		d.flow.pass(d.p.engine, d.p.stop, func() {
+			d.noteSequence(message)
+			d.p.cfg.Events.Data(livekit.DataPacket_RELIABLE, message)
+		})
+	default:
+		d.flow.pass(d.p.engine, d.p.stop, func() { d.p.cfg.Events.Message(message) })
+	}
 }
 
 // tooLong makes a client reconnect that sends longer messages than our session

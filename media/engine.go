@@ -158,6 +158,7 @@ type Engine struct {
 	counters    counters
 	pool        *packet.Pool
 	parcels     sync.Pool       // of *parcel
+	messages    sync.Pool       // of *[]byte, see largeBuffer
 	workers     *workers        // decrypt and forward what the readers of sockets do not
 	totals      forward.Totals  // of tracks
 	paths       downlink.Totals // of paths to subscribers
@@ -322,6 +323,7 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	s.SetSRTPReplayProtectionWindow(srtpin.ReplayWindow)
 	s.SetSRTCPReplayProtectionWindow(srtpin.ReplayWindow)
 	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
+	s.DetachDataChannels() // pion keeps 64 KiB for each channel that it reads itself
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // only a peer's loop closes its peer connections
 	s.LoggerFactory = pionLogs{e.log}

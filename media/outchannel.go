@@ -55,24 +55,22 @@ func (o *outChannel) use(dc *webrtc.DataChannel) {
 	o.dc, o.open = dc, false
 	o.sent, o.under, o.done, o.late = 0, nil, 0, lateness{}
 	o.mu.Unlock()
-	dc.OnClose(func() {
-		o.closed(dc)
-		o.p.data.gone(dc)
-	})
 	switch {
 	case !o.lossy:
 		dc.OnBufferedAmountLow(o.pump)
 	case o.latest > 0:
 		dc.OnBufferedAmountLow(func() { o.allTaken(dc) })
 	}
-	dc.OnOpen(func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if o.dc == dc && !o.ended {
-			o.open = true
-			o.pumpLocked()
-		}
-	})
+}
+
+// opened sends what has waited for dc to open.
+func (o *outChannel) opened(dc *webrtc.DataChannel) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dc == dc && !o.ended {
+		o.open = true
+		o.pumpLocked()
+	}
 }
 
 // closed drops the queue when dc has closed.

@@ -262,6 +262,7 @@ func (p *Peer) teardown() {
 	if err := p.closeTransports(); err != nil {
 		p.log.Warn("transports did not close cleanly", "error", err)
 	}
+	p.data.wait()
 }
 
 func (p *Peer) closeTransports() error {

@@ -42,7 +42,7 @@ const (
 // The ring grows from leastEntries to mostEntries while it would otherwise forget packets
 // that may still be reported.
 const (
-	leastEntries = 512
+	leastEntries = 64
 	mostEntries  = 1 << 14
 	reportable   = int64(3 * time.Second)
 )
