@@ -70,6 +70,17 @@ type Stats struct {
 	Paths downlink.Paths // to subscribers
 }
 
+// Addresses are the addresses of the clients, by the SIDs of their participants.
+func (e *Engine) Addresses() map[string]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make(map[string]string, len(e.peers))
+	for p := range e.peers {
+		all[p.cfg.SID] = p.cfg.Client.GetAddress()
+	}
+	return all
+}
+
 // Stats reads the counts one after the other, so they may be a moment apart.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()

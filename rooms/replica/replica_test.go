@@ -450,6 +450,17 @@ func TestPointInTime(t *testing.T) {
 		n, names := restored(time.Time{})
 		require.EqualValues(t, 2, n)
 		require.Len(t, names, 3)
+		listed, err := b.replica.Generations(t.Context())
+		require.NoError(t, err)
+		require.Len(t, listed, 2)
+		for i, g := range listed {
+			require.EqualValues(t, 2-i, g.Number)
+			require.Positive(t, g.Bytes)
+			require.WithinRange(t, g.From, began, time.Now().Add(2*time.Second))
+			require.WithinRange(t, g.To, g.From, time.Now().Add(2*time.Second))
+		}
+		n, _ = restored(listed[0].From)
+		require.EqualValues(t, 2, n, "which has begun by then")
 
 		_, err = Restore(t.Context(), RestoreConfig{URL: url, To: filepath.Join(t.TempDir(), "x.db"), At: began.Add(-time.Second)})
 		require.ErrorIs(t, err, ErrEmpty)

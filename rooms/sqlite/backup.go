@@ -54,6 +54,22 @@ func BackUp(ctx context.Context, from, to string) (Backup, error) {
 	return b, nil
 }
 
+// BackUp copies the database of the running store into a new file, as [BackUp] does.
+func (s *Store) BackUp(ctx context.Context, to string) (b Backup, err error) {
+	q := url.Values{"_error_rc": {"true"}, "_dqs": {"false"}, "_pragma": {"busy_timeout(5000)"}, "mode": {"ro"}}
+	source := &source{}
+	if source.db, err = sql.Open("sqlite", (&url.URL{Scheme: "file", Path: s.path, RawQuery: q.Encode()}).String()); err != nil {
+		return b, fmt.Errorf("back up database %s: %w", s.path, err)
+	}
+	source.db.SetMaxOpenConns(1)
+	b, err = source.copyTo(ctx, to, "integrity_check", os.Link)
+	if err = errors.Join(err, source.close()); err != nil {
+		return b, fmt.Errorf("back up database %w", causeOf(s.path, err))
+	}
+	b.Live = true
+	return b, nil
+}
+
 // causeOf is err, with a database error in plain words.
 func causeOf(path string, err error) error {
 	if _, ok := errors.AsType[*sqlite.Error](err); ok {

@@ -120,6 +120,10 @@ func exercise(t *testing.T, s *Store) {
 	must(s.UseInvitation(ctx, "IN_1", 1))
 	require.NoError(t, s.RevokeInvitation(ctx, "IN_1", 1))
 	must(s.PruneInvitations(ctx, 1))
+	id, err := s.NoteStart(ctx, log.Start{})
+	require.NoError(t, err)
+	require.NoError(t, s.NoteStop(ctx, id, 1, 1))
+	must(s.Starts(ctx, 0, 1))
 	must(s.Hours(ctx, 0, 1<<60, 10))
 	must(s.PruneHours(ctx, 1, 1))
 }

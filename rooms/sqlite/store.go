@@ -67,6 +67,7 @@ type Store struct {
 var (
 	_ rooms.Store      = (*Store)(nil)
 	_ log.Outbox       = (*Store)(nil)
+	_ log.Starts       = (*Store)(nil)
 	_ rooms.History    = (*Store)(nil)
 	_ rooms.Moderation = (*Store)(nil)
 	_ rooms.Hours      = (*Store)(nil)

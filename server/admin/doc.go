@@ -10,6 +10,7 @@
 //   - A [Sample] is how the server fared for a few seconds; a [Ring] has those of the
 //     last hour.
 //   - A [Refusal] is a join or a call that was refused; [Refusals] has the newest.
+//   - A [Line] is a line of the log; [Lines] has the newest.
 //
 // What the dashboard shows and does goes over /v1, with the session in place of a token.
 package admin

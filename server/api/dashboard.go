@@ -23,8 +23,13 @@ type Dashboard struct {
 	Ring        *admin.Ring
 	Refusals    *admin.Refusals
 	Audit       log.Audit
-	Settings    func() []config.Shown             // the configuration in force, without its secrets
-	Certificate func(ctx context.Context) []Check // how long it holds; asked often
+	Starts      log.Starts
+	Addresses   func() map[string]string // of clients, by their participants' ids
+	Lines       *admin.Lines
+	Backups     Backups
+	Generations func(ctx context.Context) ([]Generation, error) // of the replica
+	Settings    func() []config.Shown                           // the configuration in force, without its secrets
+	Certificate func(ctx context.Context) []Check               // how long it holds; asked often
 }
 
 // signInRequest is the body of POST …/admin/session.

@@ -211,7 +211,7 @@ func TestRoles(t *testing.T) {
 				needs := op["x-role"].(string)
 				id := op["operationId"].(string)
 				require.Contains(t, ranks, needs, id)
-				if method == "get" && id != "listAdminSessions" {
+				if method == "get" && id != "listAdminSessions" && id != "tailLog" {
 					require.Equal(t, "look", needs, id)
 				}
 				if method != "get" && id != "signIn" && id != "signOut" && id != "redeemInvitation" { // these are open to everybody, or of one's own session
@@ -491,4 +491,70 @@ func TestHoursAndDays(t *testing.T) {
 		resp, body := f.as(c, "GET", "/v1/history/hours?"+bad, "")
 		require.Equal(t, 400, resp.StatusCode, "%s: %s", bad, body)
 	}
+}
+
+// The log is for the role all: as a page, and as a stream that ends with its session.
+func TestTheLogIsForTheRoleAll(t *testing.T) {
+	f := openFront(t)
+	lines := &dashboard.Lines{}
+	c := f.config
+	c.Dashboard.Lines = lines
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", f.sessions.Middleware(f.routes(c)))
+	f.Server = httptest.NewServer(mux)
+	t.Cleanup(f.Server.Close)
+	look, all := f.signIn("moderate"), f.signIn("all")
+	log := slog.New(lines.Handler(slog.NewTextHandler(io.Discard, nil)))
+	log.Info("first", "room", "tea")
+	log.Warn("second")
+	resp, body := f.as(look, "GET", "/v1/log", "")
+	require.Equal(t, 403, resp.StatusCode, body)
+	type page struct {
+		Lines []struct {
+			Seq                   int
+			Level, Message, Attrs string
+		}
+		Newest int
+	}
+	_, body = f.as(all, "GET", "/v1/log?level=warn", "")
+	got := read[page](t, body)
+	require.Len(t, got.Lines, 1)
+	require.Equal(t, "second", got.Lines[0].Message)
+	require.Equal(t, 2, got.Newest)
+	_, body = f.as(all, "GET", "/v1/log?after=1", "")
+	require.Len(t, read[page](t, body).Lines, 1)
+	_, body = f.as(all, "GET", "/v1/log?after=99", "")
+	require.Len(t, read[page](t, body).Lines, 2, "of the process before")
+	for _, bad := range []string{"level=loud", "after=x"} {
+		resp, _ = f.as(all, "GET", "/v1/log?"+bad, "")
+		require.Equal(t, 400, resp.StatusCode, bad)
+	}
+
+	req, err := http.NewRequestWithContext(t.Context(), "GET", f.URL+"/v1/log", nil)
+	require.NoError(t, err)
+	req.Header.Set(dashboard.Header, "1")
+	req.Header.Set("Accept", "text/event-stream")
+	req.AddCookie(all)
+	stream, err := f.Client().Do(req)
+	require.NoError(t, err)
+	defer stream.Body.Close()
+	var text strings.Builder
+	until := func(what string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		for !strings.Contains(text.String(), what) {
+			n, err := stream.Body.Read(b)
+			text.Write(b[:n])
+			if err != nil {
+				require.Contains(t, text.String(), what, err)
+			}
+		}
+	}
+	until(`"message":"second"`)
+	log.Error("third")
+	until("id: 3\nevent: line\ndata: {\"seq\":3,")
+	f.as(all, "DELETE", "/v1/admin/session", "")
+	until("event: gone")
+	_, err = io.ReadAll(stream.Body)
+	require.NoError(t, err, "that was its end")
 }

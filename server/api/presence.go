@@ -16,6 +16,7 @@ type presence struct {
 	Room        string      `json:"room"`
 	RoomSID     string      `json:"room_sid"`
 	Participant participant `json:"participant"`
+	Address     string      `json:"address,omitempty" doc:"Its client's; without media set up there is none."`
 }
 
 // presencePage is a page of participants of any rooms.
@@ -43,7 +44,11 @@ func (s *rest) findParticipants(w http.ResponseWriter, r *http.Request) error {
 			return problem.Fields(badCursor)
 		}
 	}
-	found, next, err := s.searchPresent(r.Context(), after, params.Get("text"), limit)
+	var addresses map[string]string
+	if s.Dashboard.Addresses != nil {
+		addresses = s.Dashboard.Addresses()
+	}
+	found, next, err := s.searchPresent(r.Context(), after, params.Get("text"), addresses, limit)
 	if err != nil {
 		return err
 	}
@@ -66,14 +71,14 @@ func (s *rest) findParticipants(w http.ResponseWriter, r *http.Request) error {
 		if name == "" {
 			continue // its room has ended meanwhile, and is forgotten
 		}
-		page.Found = append(page.Found, presence{Room: name, RoomSID: one.RoomSID, Participant: showParticipant(one.Info)})
+		page.Found = append(page.Found, presence{Room: name, RoomSID: one.RoomSID, Participant: showParticipant(one.Info), Address: addresses[one.SID]})
 	}
 	return sendJSON(w, http.StatusOK, page)
 }
 
 // searchPresent reads participants after a place until limit of them match, or mostLookedAt
 // were read. next is where to go on; nil at the end.
-func (s *rest) searchPresent(ctx context.Context, after presenceCursor, text string, limit int) (found []rooms.Session, next *presenceCursor, err error) {
+func (s *rest) searchPresent(ctx context.Context, after presenceCursor, text string, addresses map[string]string, limit int) (found []rooms.Session, next *presenceCursor, err error) {
 	text = strings.ToLower(text)
 	batch := limit + 1 // the extra one tells whether there is a next page
 	if text != "" {
@@ -91,7 +96,8 @@ func (s *rest) searchPresent(ctx context.Context, after presenceCursor, text str
 			one := &list[i]
 			after = presenceCursor{one.RoomSID, one.Identity}
 			looked++
-			if strings.Contains(strings.ToLower(one.Identity), text) || strings.Contains(strings.ToLower(one.Info.GetName()), text) {
+			if strings.Contains(strings.ToLower(one.Identity), text) || strings.Contains(strings.ToLower(one.Info.GetName()), text) ||
+				strings.HasPrefix(addresses[one.SID], text) {
 				found = append(found, *one)
 			}
 		}

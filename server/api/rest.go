@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
 
@@ -35,6 +36,7 @@ type rest struct {
 	Config
 	replies *replies
 	newest  lastOverview
+	tails   atomic.Int64 // streams of the log
 }
 
 // REST returns the API, to be mounted at /v1. It checks credentials itself: a token, or

@@ -324,6 +324,18 @@ func TestParticipantsOfAllRooms(t *testing.T) {
 	require.Equal(t, 400, h.status("GET", "/v1/participants?cursor=!", ""))
 	resp, _ := h.ask("GET", "/v1/participants", h.token(&auth.VideoGrant{RoomList: true, RoomAdmin: true, Room: "r0"}), "", "")
 	require.Equal(t, 403, resp.StatusCode, "a token for one room shows no other")
+
+	_, body := h.server("GET", "/v1/rooms/r2/participants/ada", "")
+	sid := read[struct{ SID string }](t, body).SID
+	c := h.config
+	c.Dashboard.Addresses = func() map[string]string { return map[string]string{sid: "2001:db8::7"} }
+	h.serve(c)
+	found, _ = find("text=2001:DB8:")
+	require.Equal(t, []string{"r2 ada"}, found)
+	found, _ = find("text=db8")
+	require.Empty(t, found, "an address is known by how it begins")
+	_, body = h.server("GET", "/v1/participants?text=ada", "")
+	require.Contains(t, body, `"address":"2001:db8::7"`)
 }
 
 func TestParticipants(t *testing.T) {

@@ -35,7 +35,7 @@ func (s *rest) operations() []operation {
 			all = append(all, op)
 		}
 	}
-	for _, part := range [][]operation{s.eventOperations(), s.webhookOperations(), s.dashboardOperations()} {
+	for _, part := range [][]operation{s.eventOperations(), s.webhookOperations(), s.dashboardOperations(), s.machineOperations()} {
 		all = append(all, part...)
 	}
 	return all
@@ -106,7 +106,7 @@ func (s *rest) participantOperations() []operation {
 		{
 			method: get, path: "/participants", id: "findParticipants", tag: tag, grant: toOperate,
 			summary: "The participants of all open rooms, by the rooms' ids and by identity. Hidden ones, and those that are expected back after a restart, belong to them.",
-			query:   pageParameters(parameter{name: "text", doc: "Participants whose identity or name contains this, in upper or lower case. A page looks at 2000 of them at most: it may hold fewer than limit, or none, and still have a next_cursor."}),
+			query:   pageParameters(parameter{name: "text", doc: "Participants whose identity or name contains this, in upper or lower case, or whose client's address begins with it. A page looks at 2000 of them at most: it may hold fewer than limit, or none, and still have a next_cursor."}),
 			status:  http.StatusOK, answer: presencePage{}, handle: s.findParticipants,
 		},
 		{

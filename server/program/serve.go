@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"parlor/server/admin"
 	"parlor/server/config"
 )
 
@@ -133,10 +134,19 @@ func logLevel(name string) slog.Level {
 
 func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if cfg.Logging.JSON {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		h = slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(new(admin.Lines).Handler(h))
+}
+
+// linesOf is what is kept of the log that a logger writes; nil = nothing is.
+func linesOf(log *slog.Logger) *admin.Lines {
+	if h, ok := log.Handler().(interface{ Lines() *admin.Lines }); ok {
+		return h.Lines()
+	}
+	return nil
 }
 
 // banner tells a developer what to do next.

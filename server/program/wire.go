@@ -47,8 +47,10 @@ const (
 // program is the server's parts, built by [open] in the order of the fields and taken
 // down by close.
 type program struct {
-	cfg *config.Config
-	log *slog.Logger
+	cfg   *config.Config
+	log   *slog.Logger
+	began time.Time    // when it was begun to be built
+	lines *admin.Lines // the newest of the log
 
 	store            *sqlite.Store
 	media            *media.Engine
@@ -81,6 +83,7 @@ type program struct {
 	turnCertificate *certificate // of the TURN server alone; nil = it uses the main port's, or none
 	supervisor      *supervisor  // nil = there is no supervisor
 
+	startID    int64          // of the row that tells of this start; 0 = none was written
 	upkeep     sync.WaitGroup // goroutines of upkeep; stopUpkeep ends them, close waits
 	stopUpkeep context.CancelFunc
 	requests   context.CancelFunc // ends every request's context; set by run
@@ -90,7 +93,7 @@ type program struct {
 // occupied expect their participants back, and the ports are bound. inherited are
 // listeners for HTTP to use instead of the port, if there are any.
 func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited ...net.Listener) (_ *program, err error) {
-	p := &program{cfg: cfg, listeners: inherited, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
+	p := &program{began: time.Now(), lines: linesOf(log), cfg: cfg, listeners: inherited, log: log, registry: prometheus.NewRegistry(), lost: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopBound)
@@ -125,6 +128,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited .
 		return nil, err
 	}
 	p.startUpkeep()
+	p.noteStart(ctx)
 	return p, nil
 }
 
@@ -152,6 +156,7 @@ func (p *program) run(ctx context.Context) error {
 // stay open. ctx bounds the waits.
 func (p *program) close(ctx context.Context) error {
 	var errs []error
+	began := time.Now()
 	if p.rooms != nil {
 		p.rooms.Stop()
 	}
@@ -199,6 +204,7 @@ func (p *program) close(ctx context.Context) error {
 		errs = append(errs, p.media.Close())
 	}
 	if p.store != nil {
+		p.noteStop(ctx, began)
 		errs = append(errs, p.store.Close(ctx))
 	}
 	if p.replica != nil {

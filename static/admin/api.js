@@ -78,9 +78,11 @@ export async function pages(at, parameters, field, most) {
   return all.slice(0, most);
 }
 
-// Live is the one stream of the dashboard: what happens, and every other second how the
-// server fares. It is open only while somebody looks.
+// Live is a stream, by default the one of the dashboard: what happens, and every other second
+// how the server fares. It is open only while somebody looks.
 export class Live {
+  #at;
+  #begin;
   #take;
   #state;
   #filter = {};
@@ -88,11 +90,15 @@ export class Live {
   #running = null;
   #wanted = false;
 
-  constructor({ take, state }) {
+  constructor({ take, state, at = '/live', begin = 'latest' }) {
+    this.#at = at;
+    this.#begin = begin;
     this.#take = take;
     this.#state = state;
-    document.addEventListener('visibilitychange', () => this.#follow());
+    document.addEventListener('visibilitychange', this.#seen);
   }
+
+  #seen = () => this.#follow();
 
   // watch begins, or begins again with another filter.
   watch(filter = {}) {
@@ -110,6 +116,12 @@ export class Live {
     this.#stop();
   }
 
+  // end closes it for good.
+  end() {
+    this.close();
+    document.removeEventListener('visibilitychange', this.#seen);
+  }
+
   #stop() {
     this.#running?.abort();
     this.#running = null;
@@ -123,7 +135,7 @@ export class Live {
   async #run(own) {
     for (let wait = 500; !own.signal.aborted; wait = Math.min(wait * 2, 8000)) {
       try {
-        const answer = await send('GET', `/live${query({ ...this.#filter, after: this.#last ? '' : 'latest' })}`,
+        const answer = await send('GET', `${this.#at}${query({ ...this.#filter, after: this.#last ? '' : this.#begin })}`,
           { signal: own.signal, accept: 'text/event-stream', lastEventID: this.#last });
         this.#state('open');
         wait = 500;

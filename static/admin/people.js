@@ -7,7 +7,7 @@ const PAGE = 50;
 
 export async function people(root, { signal }) {
   const form = element('form', { className: 'toolbar', role: 'search' },
-    fieldOf({ name: 'text', label: 'Identity or name has', type: 'search' }),
+    fieldOf({ name: 'text', label: 'Identity or name has, or address begins with', type: 'search' }),
     element('button', { type: 'submit' }, 'Search'));
   const place = element('div', { id: 'people' });
   let text = ''; // that was asked for, and not what is being typed
@@ -25,6 +25,7 @@ export async function people(root, { signal }) {
     { head: 'Identity', cell: ({ participant }) => participant.identity },
     { head: 'Name', cell: ({ participant }) => participant.name },
     { head: 'Room', cell: ({ room }) => [roomLink(room)] },
+    { head: 'Address', cell: ({ address }) => address ?? '' },
     { head: 'Kind', cell: ({ participant }) => participant.kind },
     { head: 'State', cell: ({ participant }) => participant.state },
     { head: 'There for', kind: 'tight', cell: ({ participant }) => since(participant.joined_at) },

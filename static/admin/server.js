@@ -1,7 +1,10 @@
-// The server itself: its configuration, what is wrong with its machine, who is signed in.
+// The server itself: its configuration, what is wrong with its machine, its starts, copies and
+// log, who is signed in.
 
-import { actions, ask, button, duration, element, facts, may, section, table, tag, time, toast } from './ui.js';
-import { call, get, path } from './api.js';
+import { actions, ask, button, bytes, duration, element, facts, fieldOf, may, pager, section, table, tag, time, toast } from './ui.js';
+import { call, get, Live, path, query } from './api.js';
+
+const LINES = 500; // of the log that are shown
 
 export async function server(root, { signal }) {
   const status = await get('/status', signal);
@@ -60,6 +63,49 @@ export async function server(root, { signal }) {
     await ask({ title: 'The link', confirm: 'Done', fields: [{ name: 'link', label: 'It signs in once', type: 'textarea', value: new URL(made.path, location.href).href }] });
   }
 
+  const starts = element('div', { id: 'starts' });
+  const startPages = pager(async (cursor) => {
+    const page = await get(`/starts${query({ limit: 10, cursor })}`, signal);
+    const states = { running: ['runs', 'ok'], stopped: ['stopped in order', ''], broken_off: ['broken off', 'warning'] };
+    starts.replaceChildren(table('Starts', [
+      { head: 'Started', cell: (one) => time(one.at) },
+      { head: 'Version', cell: (one) => one.version },
+      { head: 'Served after', kind: 'num', cell: (one) => `${one.ready_seconds.toFixed(2)} s` },
+      { head: 'State', cell: (one) => tag(...states[one.state]) },
+      { head: 'Stopped', cell: (one) => (one.stopped_at ? [time(one.stopped_at), `, which took ${one.stop_seconds.toFixed(2)} s`] : '') },
+    ], page.starts, 'No start was written down yet.'));
+    return page.next_cursor;
+  });
+
+  const backups = element('div', { id: 'backups' });
+  async function showBackups() {
+    const list = await get('/backups', signal);
+    backups.replaceChildren(table('Copies of the database', [
+      { head: 'Made', cell: (one) => time(one.at) },
+      { head: 'Size', kind: 'num', cell: (one) => bytes(one.bytes) },
+      { head: 'File on the server', kind: 'wide', cell: (one) => element('code', {}, one.file) },
+    ], list.backups, 'None was made from here.'));
+  }
+  async function backUp() {
+    const made = await call('POST', '/backups');
+    toast(`The copy is made: ${bytes(made.bytes)}.`);
+    await showBackups();
+  }
+
+  const generations = element('div', { id: 'generations' });
+  async function showGenerations() {
+    const list = await get('/replica/generations', signal);
+    generations.replaceChildren(table('What the replica has', [
+      { head: 'Generation', cell: (one) => String(one.generation) },
+      { head: 'Can be restored as of', cell: (one) => (one.from ? [time(one.from), ' to ', time(one.to)] : 'nothing') },
+      { head: 'Snapshots', kind: 'num', cell: (one) => String(one.snapshots.length) },
+      { head: 'Newest snapshot', cell: (one) => time(one.snapshots.at(-1)) },
+      { head: 'Files', kind: 'num', cell: (one) => String(one.files) },
+      { head: 'Size', kind: 'num', cell: (one) => bytes(one.bytes) },
+    ], list.generations, 'It has nothing yet.'));
+  }
+
+  const log = tail();
   showSettings();
   root.append(
     element('header', {}, element('h1', {}, 'Server')),
@@ -70,12 +116,46 @@ export async function server(root, { signal }) {
       ['Rooms kept', status.rooms.ended === null ? '' : `${status.rooms.ended} ended`],
     ])),
     element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Check list'), actions(button('Look again', look))), checks),
+    section('Starts', starts, startPages.node),
+    element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Copies of the database'), actions(button('Back up now', backUp, { least: 'all' }))), backups),
+    ...(status.replication ? [element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Replica'),
+      actions(button('List what it has', showGenerations))), generations)] : []),
+    ...(may('all') ? [log.node] : []),
     element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Configuration'), own), configuration),
     ...(may('all') ? [element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Signed in'), actions(button('Make a link', makeLink))), sessions)] : []),
   );
   look().catch((error) => {
     if (error.name !== 'AbortError') toast(error.message, true);
   });
-  if (may('all')) await showSessions();
-  return {};
+  await Promise.all([startPages.first(), showBackups(), ...(may('all') ? [showSessions()] : [])]);
+  if (may('all')) log.watch();
+  return { close: log.end };
+}
+
+// tail is the log as it grows.
+function tail() {
+  const level = fieldOf({ name: 'level', label: 'At least', options: [['debug', 'debug'], ['info', 'info'], ['warn', 'warn'], ['error', 'error']], value: 'info' });
+  const select = level.querySelector('select');
+  const list = element('ol', { className: 'events list lines', id: 'lines', tabIndex: 0, 'aria-label': 'Log, the newest first' });
+  const state = element('span', { className: 'quiet small', role: 'status' });
+  const states = { warn: 'warning', error: 'failed' };
+  const live = new Live({
+    at: '/log', begin: '',
+    take(name, line) {
+      if (name !== 'line') return;
+      list.prepend(element('li', {}, time(line.at, { short: true }), tag(line.level, states[line.level] ?? ''),
+        element('span', { className: 'of' }, element('strong', {}, line.message), ' ', element('span', { className: 'mono small' }, line.attrs))));
+      while (list.childElementCount > LINES) list.lastElementChild.remove();
+    },
+    state(now) {
+      state.textContent = now === 'lost' ? 'The connection is lost, trying again …' : '';
+    },
+  });
+  const watch = () => {
+    list.replaceChildren();
+    live.watch({ level: select.value });
+  };
+  select.addEventListener('change', watch);
+  const node = element('section', {}, element('div', { className: 'head' }, element('h2', {}, 'Log'), state), element('div', { className: 'toolbar' }, level), list);
+  return { node, watch, end: () => live.end() };
 }

@@ -158,7 +158,17 @@ func (f *fixture) testDashboard(t *testing.T) {
 				p.until("deliveries", `document.querySelector('table')`)
 			case "server":
 				p.until("the check list", `document.querySelector('#checks table')`)
+				p.until("this start", `/runs/.test(document.querySelector('#starts').textContent)`)
+				p.until("the log", `[...document.querySelectorAll('#lines li')].some((line) => line.textContent.includes('signed in to the dashboard'))`)
 				require.NotContains(t, get[string](p, `document.body.textContent`), "very-secret")
+			case "people":
+				search := func(text string) {
+					p.do(fmt.Sprintf(`{ const form = document.querySelector('main form'); form.elements.namedItem('text').value = %q; form.requestSubmit(); }`, text))
+				}
+				search("10.99.")
+				p.until("nobody of that address", `document.querySelector('#people .empty')`)
+				search("")
+				p.until("the guest's address", `/127\.0\.0\.1|::1/.test(document.querySelector('#people').innerText)`)
 			case "refused":
 				p.until("the strangers", `document.querySelectorAll('#refusals tbody tr').length >= 9`)
 			case "history":
