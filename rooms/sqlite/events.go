@@ -1,8 +1,10 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"slices"
 
 	"parlor/rooms"
 	"parlor/rooms/log"
@@ -11,6 +13,9 @@ import (
 // Events returns at most 1000 events in the order of their seq. Events of a room that was
 // pruned from history are found by its name only.
 func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
+	if len(q.Types) > 0 && q.Room == "" {
+		return s.eventsOfTypes(ctx, q)
+	}
 	var w where
 	w.add("seq > ?", q.After)
 	if q.Room != "" {
@@ -26,13 +31,39 @@ func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	if len(q.Types) > 0 {
 		w.add("type IN (SELECT value FROM json_each(?))", jsonList(q.Types))
 	}
+	return s.listEvents(ctx, `FROM event WHERE `+w.condition()+` ORDER BY seq LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+}
+
+// eventsOfTypes looks the types up one by one, so that rare ones are found without reading
+// the events between. All look-ups are of the log as it is at the beginning: otherwise an
+// event could be returned without one before it.
+func (s *Store) eventsOfTypes(ctx context.Context, q log.Query) ([]log.Event, error) {
+	var newest int64
+	if err := s.one(ctx, []any{&newest}, `SELECT event_seq FROM meta WHERE id = 1`); err != nil {
+		return nil, err
+	}
+	limit := pageLimit(q.Limit)
+	var all []log.Event
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(q.Types))) {
+		some, err := s.listEvents(ctx, `FROM event INDEXED BY event_type WHERE type = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?`,
+			name, q.After, newest, limit)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	slices.SortFunc(all, func(a, b log.Event) int { return cmp.Compare(a.Seq, b.Seq) })
+	return all[:min(len(all), limit)], nil
+}
+
+func (s *Store) listEvents(ctx context.Context, from string, args ...any) ([]log.Event, error) {
 	var out []log.Event
 	err := s.each(ctx, func(rs *sql.Rows) error {
 		var e log.Event
 		err := rs.Scan(eventFields(&e)...)
 		out = append(out, e)
 		return err
-	}, `SELECT `+eventColumns+` FROM event WHERE `+w.condition()+` ORDER BY seq LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+	}, `SELECT `+eventColumns+` `+from, args...)
 	if err != nil {
 		return nil, err
 	}
