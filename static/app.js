@@ -190,7 +190,7 @@ function offerLanguages() {
       select.value = preferences.language;
     }
   };
-  for (const select of $$('[data-language]')) select.addEventListener('change', () => chooseLanguage(select.value));
+  for (const select of $$('[data-language]')) select.addEventListener('change', () => chooseLanguage(select.value).catch(fill));
   document.addEventListener('language', fill);
   fill();
 }

@@ -52,6 +52,11 @@ func (p *page) testLanguages(t *testing.T) {
 	}
 	require.Equal(t, "de,en,es,fr,zh", get[string](p, loaded))
 
+	p.do(`window.reached = window.fetch; window.fetch = async () => { throw new TypeError('gone'); }`)
+	p.chooses("en")
+	p.until("the choice to be what the page speaks, as the other cannot be had", `document.querySelector('#settings [data-language]').value === document.documentElement.lang
+		&& JSON.parse(localStorage.getItem('parlor')).language === document.documentElement.lang`)
+	p.do(`window.fetch = window.reached`)
 	p.do(`const { useLanguage } = await import('/static/js/texts.js');
 		useLanguage('ar', { ...await (await fetch('/static/js/texts/en.json')).json(), '@direction': 'rtl' })`)
 	for _, size := range [][2]int64{{390, 844}, {1440, 900}} {

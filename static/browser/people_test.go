@@ -9,6 +9,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -24,7 +25,7 @@ func (p *page) acts(action, identity string) {
 // Somebody whose token runs the room mutes, asks, lowers hands, locks, keeps muted,
 // removes and ends the call from the list of people; nobody else has these buttons.
 func (f *fixture) testModeration(t *testing.T) {
-	grant := auth.VideoGrant{RoomJoin: true, Room: "run", RoomAdmin: true, RoomCreate: true}
+	grant := auth.VideoGrant{RoomJoin: true, Room: "run", RoomAdmin: true, RoomCreate: true, DestinationRoom: "small"}
 	host := f.browser.open(t, "Hana", f.server.page("token", f.server.token("hana", time.Hour, grant), "autojoin", "1"))
 	host.until("the call", `parlor.screen === 'call'`)
 	host.do(`window.sounds = 0; window.AudioContext = class extends AudioContext { createOscillator() { window.sounds++; return super.createOscillator(); } }`)
@@ -66,6 +67,16 @@ func (f *fixture) testModeration(t *testing.T) {
 	host.until("no reaction but those of the page", tile("Ann")+`.querySelector('.reaction').textContent === '👏'`)
 
 	testTogether(t, host, ann, late)
+
+	other := get[string](late, `parlor.room.localParticipant.identity`)
+	host.acts("more", other)
+	host.acts("move", other)
+	late.until("to be in the other room", `document.querySelector('#room-name').textContent === 'small'`)
+	service, ctx := f.server.rooms("small", "run")
+	_, err := service.MoveParticipant(ctx, &livekit.MoveParticipantRequest{Room: "small", Identity: other, DestinationRoom: "run"})
+	require.NoError(t, err)
+	late.until("to be back", `document.querySelector('#room-name').textContent === 'run'`)
+	host.acts("more", identity)
 
 	host.acts("hold", "")
 	ann.until("to be kept muted", microphone(false)+` && `+toast("held"))

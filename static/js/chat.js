@@ -75,6 +75,7 @@ export class Chat {
 
   // opened is called when the panel is shown.
   opened() {
+    this.#update();
     this.#unread = 0;
     this.#showUnread();
     this.#log.scrollTop = this.#log.scrollHeight;
@@ -106,6 +107,7 @@ export class Chat {
   // update shows to whom messages go. A person who was chosen and has left stays chosen, so
   // that what was meant for one does not go to all.
   #update() {
+    if (!this.open) return;
     const chosen = this.#to.value;
     const people = [...this.#room.remoteParticipants.values()].map((participant) => [participant.identity, nameOf(participant)]);
     const here = new Map(people);

@@ -143,10 +143,18 @@ function metadataOf(room) {
   }
 }
 
+const spotlights = new WeakMap(); // room → {metadata, identity}: views ask often, and metadata can be long
+
 // spotlighted is the identity that those who run the room show large for all; '' = none.
 export function spotlighted(room) {
-  const identity = metadataOf(room)?.[SPOTLIGHT];
-  return typeof identity === 'string' ? identity : '';
+  const { metadata } = room;
+  let known = spotlights.get(room);
+  if (!known || known.metadata !== metadata) {
+    const identity = metadataOf(room)?.[SPOTLIGHT];
+    known = { metadata, identity: typeof identity === 'string' ? identity : '' };
+    spotlights.set(room, known);
+  }
+  return known.identity;
 }
 
 // isSending reports whether the participant's source is on.

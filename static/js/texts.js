@@ -29,17 +29,24 @@ export function wantedLanguage({ asked = '', remembered = true } = {}) {
   return wishes.map((wish) => String(wish ?? '').toLowerCase().split('-')[0]).find((code) => Object.hasOwn(languages, code)) ?? FALLBACK;
 }
 
-// loadLanguage gets the texts of a language, and shows them.
-export async function loadLanguage(code) {
+async function catalogueOf(code) {
   const response = await fetch(`static/js/texts/${code}.json`);
   if (!response.ok) throw new Error(`${code}.json: ${response.status}`);
-  useLanguage(code, await response.json());
+  return response.json();
 }
 
-// chooseLanguage remembers the person's choice; '' stands for the browser's language.
+// loadLanguage gets the texts of a language, and shows them.
+export async function loadLanguage(code) {
+  useLanguage(code, await catalogueOf(code));
+}
+
+// chooseLanguage remembers the person's choice; '' stands for the browser's language. If
+// its texts cannot be had, all stays as it is, and the error is thrown.
 export async function chooseLanguage(choice) {
+  const code = choice || wantedLanguage({ remembered: false });
+  const catalogue = await catalogueOf(code);
   remember({ language: choice });
-  await loadLanguage(wantedLanguage());
+  useLanguage(code, catalogue);
 }
 
 // useLanguage shows the given texts. Views that write texts by themselves listen to the
