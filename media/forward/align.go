@@ -102,22 +102,44 @@ func (f *Forwarder) settle(p *packet.Packet) {
 	f.offset = f.anchor.timestamp + 1 - p.Timestamp
 }
 
-// lateOffset is the offset for a late packet with an outgoing number: that of the packet
-// next to it in its frame. mu is held.
+// lateOffset is the offset for a late packet with an outgoing number: that of its frame,
+// which the packet next to it on one of its sides tells. If its whole frame is late, it is
+// that of a frame beside it with which its timestamp is between theirs. mu is held.
 func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 	if p.Ext >= f.line.since {
 		return f.offset
 	}
-	step := int64(-1)
-	if p.Frame.Start {
-		step = 1
-	}
-	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < f.history.size(); out += step {
-		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == p.Generation {
+	offset, any := f.offset, false
+	for _, step := range [...]int64{-1, 1} {
+		s := f.beside(l, p.Generation, out, step)
+		if s == nil {
+			continue
+		}
+		next := l.get(s.ext, s.generation)
+		if next == nil {
+			continue
+		}
+		timestamp := next.Timestamp
+		next.Release()
+		switch {
+		case timestamp == p.Timestamp:
 			return s.offset
+		case !any, step > 0 && int32(p.Timestamp+offset-timestamp-s.offset) >= 0:
+			offset, any = s.offset, true
 		}
 	}
-	return f.offset
+	return offset
+}
+
+// beside is the forwarded packet of a source that is next to an outgoing number in a
+// direction; nil if there is none. mu is held.
+func (f *Forwarder) beside(l *Layer, generation uint32, out, step int64) *sent {
+	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < f.history.size(); out += step {
+		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == generation {
+			return s
+		}
+	}
+	return nil
 }
 
 // followReports takes the relation to the publisher's clock from the last sender report

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -243,6 +244,58 @@ func TestSenderReports(t *testing.T) {
 		require.NotZero(t, last.OctetCount)
 		require.Equal(t, uint32(5000), last.SSRC)
 	})
+}
+
+// A layer whose pictures were captured before the last one of the former layer follows it
+// in steps of one tick until they are later. Whichever packets of a frame come late then,
+// all packets of a frame have one timestamp, and a later frame has a later one.
+func TestLatePacketsHaveTheTimestampOfTheirFrame(t *testing.T) {
+	for held := range 8 {
+		for _, behindTheNext := range []bool{false, true} {
+			if held == 7 && behindTheNext {
+				continue // there is no tick between the frames beside it
+			}
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			low := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+			high := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
+			r := newReceiver(track, vp8Config(), nil)
+			for _, s := range []*sender{low, high} {
+				s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: s.ssrc, NTPTime: 9 << 32, RTPTime: s.ts}})
+			}
+			low.frame(true, 1)
+			for range 5 {
+				low.frame(false, 1)
+			}
+			high.at, high.ts = low.at, high.ts+9000 // 66 ms before the last frame of low
+			r.take()
+			high.frame(true, 3)
+			high.late = map[uint16]bool{}
+			for i := range uint16(3) {
+				high.late[high.seq+i] = held&(1<<i) != 0
+			}
+			for _, raw := range high.makeFrame(false, 0, 3) {
+				high.send(raw)
+			}
+			slices.Reverse(high.held)
+			if !behindTheNext {
+				high.catchUp()
+			}
+			high.frame(false, 3)
+			high.catchUp()
+			high.frame(false, 3)
+
+			got := r.take()
+			require.Len(t, got, 12, "late: %03b", held)
+			slices.SortFunc(got, func(a, b rtp.Packet) int { return int(int16(a.SequenceNumber - b.SequenceNumber)) })
+			requireContiguous(t, got)
+			for i, p := range got {
+				require.Equal(t, got[i-i%3].Timestamp, p.Timestamp, "late: %03b, packet %d", held, i)
+				if i >= 3 {
+					require.Positive(t, int32(p.Timestamp-got[i-3].Timestamp), "late: %03b, packet %d", held, i)
+				}
+			}
+		}
+	}
 }
 
 // If the publisher's reports allow it, a layer whose packets take longer is aligned by
