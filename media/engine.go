@@ -57,9 +57,8 @@ type Config struct {
 	STUNServers []string
 	// TURN is the server's own TURN server; nil: there is none.
 	TURN *TURNConfig
-	// ICEServerList is announced to clients beside STUNServers (TURN servers and the
-	// like).
-	ICEServerList []*livekit.ICEServer
+	// ICEServers are announced to clients beside STUNServers (TURN servers and the like).
+	ICEServers []ICEServer
 	// LoopbackCandidate advertises loopback addresses too.
 	LoopbackCandidate bool
 	// The names of interfaces, and addresses or CIDR blocks, to advertise or not. An
@@ -229,10 +228,10 @@ func (e *Engine) Close() error {
 	return err
 }
 
-// iceServers are the configured STUN and TURN servers that clients are told of. The
-// server's own TURN server is not among them.
-func (e *Engine) iceServers() []*livekit.ICEServer {
-	out := make([]*livekit.ICEServer, 0, len(e.cfg.ICEServerList)+1)
+// iceServers are the configured STUN and TURN servers that a participant is told of, by its
+// SID. The server's own TURN server is not among them.
+func (e *Engine) iceServers(participant string) []*livekit.ICEServer {
+	out := make([]*livekit.ICEServer, 0, len(e.cfg.ICEServers)+1)
 	if len(e.cfg.STUNServers) > 0 {
 		urls := make([]string, len(e.cfg.STUNServers))
 		for i, s := range e.cfg.STUNServers {
@@ -240,7 +239,10 @@ func (e *Engine) iceServers() []*livekit.ICEServer {
 		}
 		out = append(out, &livekit.ICEServer{Urls: urls})
 	}
-	return append(out, e.cfg.ICEServerList...)
+	for i := range e.cfg.ICEServers {
+		out = append(out, e.cfg.ICEServers[i].announce(participant, time.Now()))
+	}
+	return out
 }
 
 func (e *Engine) add(p *Peer) error {

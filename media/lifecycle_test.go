@@ -6,12 +6,14 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	pionturn "github.com/pion/turn/v5"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -327,9 +329,33 @@ func TestAdvertisedAddress(t *testing.T) {
 
 func TestICEServers(t *testing.T) {
 	e := newTestEngine(t, nil)
-	require.Empty(t, e.iceServers(), "none but those configured")
-	e = newTestEngine(t, func(c *Config) { c.STUNServers = []string{"stun.example:3478"} })
-	require.Equal(t, []string{"stun:stun.example:3478"}, e.iceServers()[0].Urls)
+	require.Empty(t, e.iceServers("PA_a"), "none but those configured")
+	e = newTestEngine(t, func(c *Config) {
+		c.STUNServers = []string{"stun.example:3478"}
+		c.ICEServers = []ICEServer{
+			{URLs: []string{"turn:fixed.example:3478?transport=udp"}, Username: "u", Credential: "c"},
+			{URLs: []string{"turn:shared.example:3478?transport=udp"}, Secret: "between the two", TTL: time.Hour},
+		}
+	})
+	before := time.Now()
+	servers := e.iceServers("PA_a")
+	require.Len(t, servers, 3)
+	require.Equal(t, []string{"stun:stun.example:3478"}, servers[0].Urls)
+	require.Equal(t, "u", servers[1].Username)
+	require.Equal(t, "c", servers[1].Credential)
+
+	// A TURN server takes what it can check by itself with the secret.
+	expiry, sid, _ := strings.Cut(servers[2].Username, ":")
+	seconds, err := strconv.ParseInt(expiry, 10, 64)
+	require.NoError(t, err)
+	require.Equal(t, "PA_a", sid)
+	require.WithinDuration(t, before.Add(time.Hour), time.Unix(seconds, 0), time.Minute)
+	_, key, ok := pionturn.LongTermTURNRESTAuthHandler("between the two", nil)(&pionturn.RequestAttributes{
+		Username: servers[2].Username, Realm: "any", SrcAddr: &net.UDPAddr{},
+	})
+	require.True(t, ok)
+	require.Equal(t, pionturn.GenerateAuthKey(servers[2].Username, "any", servers[2].Credential), key)
+	require.NotEqual(t, servers[2].Credential, e.iceServers("PA_b")[2].Credential)
 }
 
 // Malformed messages do no harm. A malformed description is answered at once: the client

@@ -252,7 +252,7 @@ func turnURL(host string, port uint16) string {
 // and the configured servers. With tlsOnly, only the URLs over TLS of the own TURN server
 // are listed.
 func (p *Peer) ICEServers(apiKey string, tlsOnly bool) []*livekit.ICEServer {
-	configured := p.engine.iceServers()
+	configured := p.engine.iceServers(p.cfg.SID)
 	if p.relays == nil {
 		return configured
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"time"
@@ -64,9 +65,19 @@ func (c *Client) StoreDataBlob(req *livekit.StoreDataBlobRequest) {
 			return
 		}
 		key, name := known(req.Blob.Key)
+		if p.hasBlob(name, req.Blob.Contents) {
+			p.outlet.Send(blobStored(req.RequestId, key))
+			return
+		}
 		blobs, rows := p.withBlob(name, &livekit.DataBlob{Key: key, Contents: req.Blob.Contents})
 		if !r.rooms.fitBlobs(blobs) {
 			r.refuseBlob(p, req.RequestId, livekit.RequestResponse_LIMIT_EXCEEDED, "the participant's data blobs are too many, or too large together")
+			return
+		}
+		if !p.mayWriteBlobs(len(req.Blob.Contents) + keyLength(key) + blobOverhead) {
+			r.rooms.blobs.rate.Add(1)
+			p.refuseBlob(req.RequestId, livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf(
+				"the participant, or its room, stores too many data blobs in too short a time: in the long run it may store %d bytes a minute", r.rooms.cfg.Limits.BlobRate))
 			return
 		}
 		// Changes are written in their order, and none after one that fails: what p has
@@ -79,12 +90,30 @@ func (c *Client) StoreDataBlob(req *livekit.StoreDataBlobRequest) {
 				return
 			}
 			p.blobs = blobs
-			p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_StoreDataBlobResponse{
-				StoreDataBlobResponse: &livekit.StoreDataBlobResponse{RequestId: req.RequestId, Key: key},
-			}}))
+			p.outlet.Send(blobStored(req.RequestId, key))
 			r.mirror(p)
 		})
 	})
+}
+
+func blobStored(request uint32, key *livekit.DataBlobKey) *Message {
+	return NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_StoreDataBlobResponse{
+		StoreDataBlobResponse: &livekit.StoreDataBlobResponse{RequestId: request, Key: key},
+	}})
+}
+
+// hasBlob reports whether p has stored the same under that key, and it is on disk, with
+// nothing on its way there that replaces it.
+func (p *Participant) hasBlob(name string, contents []byte) bool {
+	b, ahead := p.blobs[name], p.blobsAhead[name]
+	return b.DataBlob != nil && !b.inherited && ahead.DataBlob == b.DataBlob && bytes.Equal(b.Contents, contents)
+}
+
+// mayWriteBlobs reports whether n bytes of p's data blobs may be written now, and counts
+// them if so.
+func (p *Participant) mayWriteBlobs(n int) bool {
+	rs := p.room.rooms
+	return rs.blobRates.take(&rs.cfg.Limits, p.room.name, p.identity, n, time.Now())
 }
 
 // refusedBlob is why p may not store the blob; no message if it may.
@@ -166,6 +195,10 @@ func (r *Room) refuseBlob(p *Participant, request uint32, why livekit.RequestRes
 	default:
 		r.rooms.blobs.unwritten.Add(1)
 	}
+	p.refuseBlob(request, why, message)
+}
+
+func (p *Participant) refuseBlob(request uint32, why livekit.RequestResponse_Reason, message string) {
 	p.outlet.Send(NewMessage(requestResponse(&livekit.RequestResponse{RequestId: request, Reason: why, Message: message})))
 }
 
@@ -240,7 +273,16 @@ func (r *Room) loadBlobs(roomSID string, present []Session) error {
 
 // inheritBlobs gives p, a new session, the blobs of the session before, and returns their
 // rows. A client that begins again after its connection was lost does not store them again.
+// They are written again, which counts: a client that begins again too often loses them.
 func (p *Participant) inheritBlobs(before dataBlobs) {
+	size := 0
+	for _, b := range before {
+		size += b.length() + blobOverhead
+	}
+	if size > 0 && !p.mayWriteBlobs(size) {
+		p.room.rooms.blobs.rate.Add(1)
+		before = nil
+	}
 	p.blobs = make(dataBlobs, len(before))
 	for name, b := range before {
 		p.blobs[name] = dataBlob{DataBlob: b.DataBlob, inherited: true}

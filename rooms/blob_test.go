@@ -304,3 +304,38 @@ func TestDataBlobsCostTheirClient(t *testing.T) {
 		require.Greater(t, time.Since(began), time.Second, "300 changes' worth, of which 100 may come at once")
 	})
 }
+
+// TestDataBlobsAreBoundedInTime, for a participant and for a room, also if the participant
+// begins again, and if nobody was in the room meanwhile. What is stored already costs nothing.
+func TestDataBlobsAreBoundedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, keepsBlobs, func(c *rooms.Config) { c.Limits.MaxBlobs, c.Limits.BlobRate = 4_000, 1_000 })
+		stored := func(c *client, most int) (n int) {
+			for n < most && c.stores(t, generic("a"), strings.Repeat("x", 1_000-129+n%2)) == "ok" {
+				n++
+			}
+			return n
+		}
+		ann := h.join("tea", "ann")
+		n := stored(ann, 100)
+		require.Contains(t, []int{15, 16}, n, "16 minutes' worth at once")
+		for range 100 {
+			require.Equal(t, "ok", ann.stores(t, generic("a"), strings.Repeat("x", 1_000-129+(n-1)%2)), "it is there")
+		}
+		time.Sleep(10 * time.Minute)
+		require.LessOrEqual(t, stored(ann, 100), 11, "one a minute in the long run")
+		require.NotZero(t, h.Stats().DataBlobs.Rate)
+
+		ann = h.join("tea", "ann")
+		require.Equal(t, "LIMIT_EXCEEDED", ann.stores(t, generic("b"), strings.Repeat("y", 1_000)), "another session has no allowance of its own")
+		require.Equal(t, "NOT_FOUND", ann.fetches(t, "ann", generic("a")), "nor is anything written again")
+		require.Equal(t, "ok", h.join("coffee", "ann").stores(t, generic("a"), "another room"))
+
+		all := 0
+		for i := range 40 {
+			all += stored(h.join("tea", fmt.Sprint("guest ", i)), 100)
+		}
+		require.Less(t, all, 17*16, "the room's")
+		require.Greater(t, all, 13*16)
+	})
+}

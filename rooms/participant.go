@@ -257,15 +257,19 @@ func (r *Room) remember(s Session) {
 
 // withdrawAll ends p's tracks and p's subscriptions.
 func (r *Room) withdrawAll(p *Participant) {
+	var had []*Participant
 	for sid, t := range r.tracks {
 		if t.publisher == p {
-			r.withdraw(t)
+			had = append(had, r.withdraw(t)...)
 			delete(r.tracks, sid)
 		}
 		delete(t.subscribers, p.identity)
 		delete(t.denied, p.identity)
 	}
 	r.withdrawDataOf(p)
+	for _, q := range had {
+		r.considerWaiting(q)
+	}
 }
 
 // Leave ends the session: its client leaves, or the server sends it away.

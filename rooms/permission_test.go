@@ -2,10 +2,13 @@ package rooms_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 // verdicts are the messages to c about its permission for the track, in order.
@@ -57,4 +60,42 @@ func TestPermissionsThatDoNotChangeAreNotRepeated(t *testing.T) {
 	only()
 	require.Equal(t, []bool{false}, fay.verdicts(cam))
 	require.False(t, eve.isSubscribed(cam))
+}
+
+// TestSubscriptionsAreLimited: a track beyond the limit waits until another one ends.
+func TestSubscriptionsAreLimited(t *testing.T) {
+	h := newHouse(t, func(c *rooms.Config) { c.Limits.SubscribedVideo = 1 })
+	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
+	cam := ann.publish(t, "cam", livekit.TrackSource_CAMERA)
+	mic := ann.publish(t, "mic", livekit.TrackSource_MICROPHONE)
+	screen := ann.publish(t, "screen", livekit.TrackSource_SCREEN_SHARE)
+	is := func(want ...string) {
+		t.Helper()
+		bob.Sync()
+		for _, sid := range []string{cam, mic, screen} {
+			require.Equal(t, slices.Contains(want, sid), bob.isSubscribed(sid), sid)
+		}
+	}
+	is(mic, cam)
+	subscribe := func(sid string, on bool) {
+		bob.UpdateSubscription(&livekit.UpdateSubscription{TrackSids: []string{sid}, Subscribe: on})
+	}
+	subscribe(screen, true)
+	is(mic, cam)
+	subscribe(cam, false)
+	is(mic, screen)
+	subscribe(cam, true)
+	is(mic, screen)
+	_, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{Room: "tea", Identity: "ann", Permission: &livekit.ParticipantPermission{
+		CanPublish: true, CanSubscribe: true, CanPublishSources: []livekit.TrackSource{livekit.TrackSource_CAMERA, livekit.TrackSource_MICROPHONE},
+	}})
+	require.NoError(t, err)
+	is(mic, cam)
+
+	other := eve.publish(t, "cam", livekit.TrackSource_CAMERA)
+	bob.Sync()
+	require.False(t, bob.isSubscribed(other))
+	ann.Client.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+	bob.Sync()
+	require.True(t, bob.isSubscribed(other))
 }

@@ -26,6 +26,12 @@ type Limits struct {
 	MaxCustomEncoding  int // bytes, of the name of a data track's encoding
 	MaxBlobKey         int // bytes, of the key of a data blob
 	MaxBlobs           int // bytes, of all data blobs of a participant, their keys counted in
+	// SubscribedVideo and SubscribedAudio are how many tracks a participant may be subscribed
+	// to at a time.
+	SubscribedVideo, SubscribedAudio int
+	// BlobRate is how many bytes of data blobs a participant may store a minute in the long
+	// run; those of a room, 16 times as much.
+	BlobRate int
 }
 
 // Config is what the domain needs to run.
@@ -89,7 +95,9 @@ type Rooms struct {
 	dataTrackMalformed, dataTrackUnknown atomic.Uint64 // packets, as well
 	scores, scoreSum                     atomic.Uint64 // of connections, in units of 1/scoreUnit, as well
 
-	blobs struct{ off, invalid, limit, missing, unwritten atomic.Uint64 } // requests that were refused, as well
+	blobs struct{ off, invalid, limit, rate, missing, unwritten atomic.Uint64 } // requests that were refused, as well
+
+	blobRates blobRates
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop may begin

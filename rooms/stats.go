@@ -26,6 +26,7 @@ type BlobStats struct {
 	Off       uint64 // by the configuration
 	Invalid   uint64
 	Limit     uint64 // there would be too many, or they would be too large
+	Rate      uint64 // the participant, or its room, stores too much in too short a time
 	Missing   uint64 // no such blob, or participant
 	Unwritten uint64 // the database failed
 }
@@ -46,7 +47,7 @@ func (rs *Rooms) Stats() Stats {
 		DataTrackMalformed: rs.dataTrackMalformed.Load(), DataTrackUnknown: rs.dataTrackUnknown.Load(),
 		DataBlobs: BlobStats{
 			Off: rs.blobs.off.Load(), Invalid: rs.blobs.invalid.Load(), Limit: rs.blobs.limit.Load(),
-			Missing: rs.blobs.missing.Load(), Unwritten: rs.blobs.unwritten.Load(),
+			Rate: rs.blobs.rate.Load(), Missing: rs.blobs.missing.Load(), Unwritten: rs.blobs.unwritten.Load(),
 		},
 	}
 }

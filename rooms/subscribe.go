@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -8,7 +9,8 @@ import (
 )
 
 // consider begins to forward t to q if q wants t and may have it, and ends that if not.
-// It is called after every change that matters to this.
+// It is called after every change that matters to this. A track beyond the limit of q's
+// subscriptions waits, without a word to q, until another one of q's ends.
 func (r *Room) consider(q *Participant, t *track) {
 	p := t.publisher
 	if p == q || q.peer == nil || q.ended.Load() {
@@ -21,7 +23,7 @@ func (r *Room) consider(q *Participant, t *track) {
 	allowed := p.permissions.permit(q, sid)
 	_, on := t.subscribers[q.identity]
 	switch {
-	case wants && may && allowed && !on:
+	case wants && may && allowed && !on && !r.hasEnough(q, t.info.Type):
 		t.subscribers[q.identity] = q
 		q.subscribed[sid] = t
 		q.unrated = true
@@ -43,8 +45,41 @@ func (r *Room) consider(q *Participant, t *track) {
 		if !allowed || !may {
 			r.deny(q, t)
 		}
+		r.considerWaiting(q)
 	case wants && may && !allowed && t.denied[q.identity] != q:
 		r.deny(q, t)
+	}
+}
+
+// hasEnough reports whether q is subscribed to as many tracks of a kind as it may be.
+func (r *Room) hasEnough(q *Participant, kind livekit.TrackType) bool {
+	limits := &r.rooms.cfg.Limits
+	most := limits.SubscribedVideo
+	if kind == livekit.TrackType_AUDIO {
+		most = limits.SubscribedAudio
+	}
+	if most <= 0 || len(q.subscribed) < most {
+		return false
+	}
+	n := 0
+	for _, t := range q.subscribed {
+		if t.info.Type == kind {
+			n++
+		}
+	}
+	return n >= most
+}
+
+// considerWaiting looks, after a subscription of q's has ended, for tracks that can take its
+// place.
+func (r *Room) considerWaiting(q *Participant) {
+	if limits := &r.rooms.cfg.Limits; limits.SubscribedVideo <= 0 && limits.SubscribedAudio <= 0 {
+		return
+	}
+	for _, sid := range slices.Sorted(maps.Keys(r.tracks)) {
+		if t := r.tracks[sid]; t != nil {
+			r.consider(q, t)
+		}
 	}
 }
 
@@ -179,6 +214,7 @@ func (c *Client) SubscriptionFailed(trackSID string, why livekit.SubscriptionErr
 			if p.peer != nil {
 				p.peer.Unsubscribe(trackSID) // it may have been subscribed again meanwhile
 			}
+			r.considerWaiting(p)
 		}
 		p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionResponse{
 			SubscriptionResponse: &livekit.SubscriptionResponse{TrackSid: trackSID, Err: why},

@@ -2,6 +2,8 @@ package rooms
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -490,8 +492,9 @@ func (r *Room) forgetPending(p *Participant, trackSID string) {
 	}
 }
 
-// withdraw ends all subscriptions to t.
-func (r *Room) withdraw(t *track) {
+// withdraw ends all subscriptions to t, and returns the subscribers.
+func (r *Room) withdraw(t *track) []*Participant {
+	had := slices.Collect(maps.Values(t.subscribers))
 	for _, q := range t.subscribers {
 		if q.peer != nil {
 			q.peer.Unsubscribe(t.info.Sid)
@@ -501,13 +504,17 @@ func (r *Room) withdraw(t *track) {
 	}
 	clear(t.subscribers)
 	clear(t.denied)
+	return had
 }
 
 // unpublish ends t, as a fact.
 func (r *Room) unpublish(t *track) {
 	p := t.publisher
-	r.withdraw(t)
+	had := r.withdraw(t)
 	delete(r.tracks, t.info.Sid)
+	for _, q := range had {
+		r.considerWaiting(q)
+	}
 	kept := make([]*livekit.TrackInfo, 0, len(p.info.Tracks))
 	for _, have := range p.info.Tracks {
 		if have.Sid != t.info.Sid {

@@ -56,8 +56,8 @@ func (l *loader) validateTURN(t *TURNServer, path string) {
 	if t.Port < 1 || t.Port > 65535 {
 		l.problem(nil, path+".port", "must be a port from 1 to 65535")
 	}
-	if t.Username == "" || t.Credential == "" {
-		l.warn("%s has no username and credential; clients are not told of it", path)
+	if !t.HasCredentials() {
+		l.warn("%s has no username and credential, and no secret; clients are not told of it", path)
 	}
 	if len(t.Username) > maxICEText {
 		l.problem(nil, path+".username", "is longer than the %d bytes that browsers take", maxICEText)

@@ -149,6 +149,27 @@ type TURNServer struct {
 	Username        string `yaml:"username"`
 	Credential      string `yaml:"credential"`
 	CredentialsFile string `yaml:"credentials_file"` // YAML file with username and credential
+	Secret          string `yaml:"secret"`           // shared with the server, in place of username and credential
+	SecretFile      string `yaml:"secret_file"`      // file of the secret
+	TTL             int    `yaml:"ttl"`              // seconds that credentials made with the secret can be used
+}
+
+// HasCredentials reports whether clients can be given credentials for the server.
+func (t *TURNServer) HasCredentials() bool {
+	return t.Secret != "" || t.Username != "" && t.Credential != ""
+}
+
+// Lifetime is how long credentials that are made with the secret can be used: LiveKit's four
+// hours if nothing is said, and its bounds of five minutes and a day.
+func (t *TURNServer) Lifetime() time.Duration {
+	const unset, least, most = 4 * time.Hour, 5 * time.Minute, 24 * time.Hour
+	switch {
+	case t.TTL == 0:
+		return unset
+	case t.TTL < 0:
+		return least
+	}
+	return min(time.Duration(min(t.TTL, int(most/time.Second)))*time.Second, most)
 }
 
 // Room has the defaults of new rooms, and rules for all rooms.
@@ -196,6 +217,9 @@ type Limit struct {
 	MaxDataTrackCustomEncodingLength int `yaml:"max_data_track_custom_encoding_length"`
 	MaxDataBlobKeyLength             int `yaml:"max_data_blob_key_length"`
 	MaxDataBlobsSize                 int `yaml:"max_data_blobs_size"`
+	DataBlobRate                     int `yaml:"data_blob_rate"` // bytes a minute
+	SubscriptionLimitVideo           int `yaml:"subscription_limit_video"`
+	SubscriptionLimitAudio           int `yaml:"subscription_limit_audio"`
 
 	// Requests a second; 0 = no limit.
 	JoinsPerAddress    int      `yaml:"joins_per_address"`
@@ -317,6 +341,7 @@ func Default() *Config {
 			MaxDataTrackCustomEncodingLength: 32,
 			MaxDataBlobKeyLength:             256,
 			MaxDataBlobsSize:                 64_000,
+			DataBlobRate:                     100_000,
 
 			JoinsPerAddress:    100,
 			JoinsPerKey:        1000,

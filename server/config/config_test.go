@@ -38,29 +38,12 @@ func load(t *testing.T, body string, env ...string) (*config.Config, []string, e
 	return config.Load(config.Sources{Environ: append(env, "LIVEKIT_CONFIG="+body)})
 }
 
-// TestLiveKitFileIsReadUnchanged, but for the keys of TestKeysThatWouldBeMissed.
 func TestLiveKitFileIsReadUnchanged(t *testing.T) {
 	c, warnings, err := config.Load(config.Sources{File: filepath.Join("testdata", "livekit.yaml")})
 	require.NoError(t, err)
 	got, err := json.MarshalIndent(map[string]any{"config": c, "warnings": warnings}, "", "  ")
 	require.NoError(t, err)
 	golden(t, "livekit.golden", string(got)+"\n")
-}
-
-// Keys whose effect would be missed are errors that say why, unless they turn it off.
-func TestKeysThatWouldBeMissed(t *testing.T) {
-	for body, why := range map[string]string{
-		"limit: {subscription_limit_video: 10}":                                    "limit.subscription_limit_video",
-		"limit: {subscription_limit_audio: 10}":                                    "audio.max_forwarded",
-		"rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret: s}]}":      "give it username and credential",
-		"rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret_file: s}]}": "give it credentials_file",
-	} {
-		_, _, err := load(t, body)
-		require.ErrorContains(t, err, why, body)
-	}
-	_, warnings, err := load(t, "limit: {subscription_limit_video: 0, subscription_limit_audio: 0}")
-	require.NoError(t, err)
-	require.Len(t, warnings, 2)
 }
 
 func TestEmptyFileIsTheDefault(t *testing.T) {
@@ -412,6 +395,22 @@ func TestTURNSecretsComeFromFiles(t *testing.T) {
 	require.NoError(t, os.WriteFile(pair, []byte("username: u\n"), 0o600))
 	_, _, err = load(t, "rtc: {turn_servers: [{host: a, port: 1, protocol: udp, credentials_file: "+pair+"}]}")
 	require.ErrorContains(t, err, "rtc.turn_servers[0].credentials_file: must have username and credential")
+
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("of the two\n"), 0o600))
+	c, warnings, err := load(t, `rtc: {turn_servers: [
+		{host: a, port: 1, protocol: udp, secret: s, ttl: 600},
+		{host: b, port: 2, protocol: tls, secret_file: `+secret+`, ttl: 1000000},
+		{host: c, port: 3, protocol: udp, secret: s, ttl: -1}]}`)
+	require.NoError(t, err)
+	require.Empty(t, warnings, "clients are told of all three")
+	require.Equal(t, 10*time.Minute, c.RTC.TURNServers[0].Lifetime())
+	require.Equal(t, "of the two", c.RTC.TURNServers[1].Secret)
+	require.Equal(t, 24*time.Hour, c.RTC.TURNServers[1].Lifetime())
+	require.Equal(t, 5*time.Minute, c.RTC.TURNServers[2].Lifetime())
+	require.NoError(t, os.WriteFile(secret, []byte("\n"), 0o600))
+	_, _, err = load(t, "rtc: {turn_servers: [{host: a, port: 1, protocol: udp, secret_file: "+secret+"}]}")
+	require.ErrorContains(t, err, "rtc.turn_servers[0].secret_file: is empty")
 }
 
 func TestDevelopment(t *testing.T) {

@@ -256,8 +256,18 @@ func (l *loader) warnOfOpenDevelopment() {
 	}
 }
 
-// turnSecrets reads the file that a TURN server's entry names.
+// turnSecrets reads the files that a TURN server's entry names.
 func (l *loader) turnSecrets(t *TURNServer, path string) {
+	if t.SecretFile != "" && t.Secret == "" {
+		body, err := readPrivate(t.SecretFile)
+		t.Secret = strings.TrimSpace(string(body))
+		switch {
+		case err != nil:
+			l.problem(nil, path+".secret_file", "%v", err)
+		case t.Secret == "":
+			l.problem(nil, path+".secret_file", "is empty")
+		}
+	}
 	if t.CredentialsFile == "" || t.Username != "" || t.Credential != "" {
 		return
 	}

@@ -16,9 +16,6 @@ const (
 	Tuning
 	// Absent: the key belongs to a feature that this version of Parlor does not have.
 	Absent
-	// Refused: as Absent, but who sets the key would miss what it does. A value other than
-	// nothing, false or a number that is not above 0 is an error.
-	Refused
 )
 
 // Key is one line of the table of configuration keys.
@@ -94,6 +91,9 @@ func Keys() []Key {
 		{"rtc.turn_servers[].username", Applied, "fixed user name"},
 		{"rtc.turn_servers[].credential", Applied, "fixed password"},
 		{"rtc.turn_servers[].credentials_file", Applied, "YAML file with `username` and `credential`"},
+		{"rtc.turn_servers[].secret", Applied, "secret that it shares with the TURN server, coturn's `static-auth-secret`: clients get credentials that expire, in place of fixed ones"},
+		{"rtc.turn_servers[].secret_file", Applied, "file of that secret"},
+		{"rtc.turn_servers[].ttl", Applied, "seconds that such credentials can be used, 300 to 86400; 0 = 14400"},
 
 		{"rtc.datachannel_slow_threshold", Applied, "bits a second: a client that takes less of its reliable data than that, over 2 s in which a sender waits for it, loses what waits for it; 0 = nobody loses any, see above"},
 		{"rtc.datachannel_lossy_target_latency", Applied, "how late a lossy message may reach a client, beside the round trip, before later ones are dropped; `0s` = as late as it may"},
@@ -149,6 +149,9 @@ func Keys() []Key {
 		{"limit.max_data_track_custom_encoding_length", Applied, "bytes of the name of a data track's own encoding"},
 		{"limit.max_data_blob_key_length", Applied, "bytes of the key of a data blob"},
 		{"limit.max_data_blobs_size", Applied, "bytes of all data blobs of a participant, with their keys; one is of 64 kB at most"},
+		{"limit.subscription_limit_video", Applied, "video tracks that a participant is subscribed to at a time; what more it wants waits until one of them ends"},
+		{"limit.subscription_limit_audio", Applied, "the same of audio tracks; see `audio.max_forwarded`, too"},
+		{"limit.data_blob_rate", Applied, "bytes of data blobs that a participant may store a minute in the long run, and 16 minutes' worth at once; in a room, 16 times as much"},
 		{"limit.joins_per_address", Applied, "connects a second of one client address, or IPv6 network of 64 bits; more are answered with 503"},
 		{"limit.joins_per_key", Applied, "connects a second with tokens of one API key"},
 		{"limit.requests_per_address", Applied, "API requests a second of one client address; more are answered with 429"},
@@ -218,15 +221,9 @@ func Keys() []Key {
 		{"rtc.flexfec.*", Absent, "forward error correction"},
 		{"rtc.advertise_internal_ip", Absent, "internal addresses beside the external one"},
 		{"rtc.use_ice_lite", Absent, "a lite ICE agent"},
-		{"rtc.turn_servers[].ttl", Absent, "TURN credentials that expire"},
 		{"limit.num_tracks", Absent, "a limit of the whole server"},
 		{"limit.bytes_per_sec", Absent, "a limit of the whole server"},
 		{"environment", Absent, "an old key of LiveKit's"},
-
-		{"rtc.turn_servers[].secret", Refused, "no credentials that expire are made for other TURN servers, so clients would do without this one: give it username and credential"},
-		{"rtc.turn_servers[].secret_file", Refused, "no credentials that expire are made for other TURN servers, so clients would do without this one: give it credentials_file"},
-		{"limit.subscription_limit_video", Refused, "how many tracks a participant may be subscribed to is not bounded here: leave it out"},
-		{"limit.subscription_limit_audio", Refused, "how many tracks a participant may be subscribed to is not bounded here: leave it out, or see audio.max_forwarded"},
 
 		{"rtc.allow_tcp_fallback", Tuning, "clients are offered ICE over TCP if rtc.tcp_port is set"},
 		{"rtc.packet_buffer_size_video", Tuning, "packets are kept by time"},

@@ -8,7 +8,6 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -197,8 +196,6 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 		l.unknown(name, path)
 	case isNull(resolve(value)):
 		// A key without a value counts as absent.
-	case !isField && k.Effect == Refused && !isNothing(resolve(value)):
-		l.problem(name, path, "%s", k.Doc)
 	case !isField:
 		l.warnIgnored(k)
 	default:
@@ -208,13 +205,6 @@ func (l *loader) key(name, value *yaml.Node, v reflect.Value, path string) {
 		l.given = append(l.given, path)
 		l.value(resolve(value), field, path)
 	}
-}
-
-// isNothing reports whether a value turns off what its key is for: it is empty, false, or a
-// number that is not above 0.
-func isNothing(n *yaml.Node) bool {
-	number, err := strconv.ParseFloat(n.Value, 64)
-	return n.Kind == yaml.ScalarNode && (n.Value == "" || n.Value == "false" || err == nil && number <= 0)
 }
 
 func (l *loader) unknown(name *yaml.Node, path string) {

@@ -25,7 +25,6 @@ func Reference() string {
 		{Cluster, "Accepted with a warning, since they mean something in a cluster alone"},
 		{Tuning, "Accepted with a warning, since Parlor does this its own way"},
 		{Absent, "Accepted with a warning, since this version of Parlor does not have what they configure"},
-		{Refused, "Refused unless empty or not above 0, because what they do would be missed"},
 	} {
 		var names []string
 		for _, k := range Keys() {

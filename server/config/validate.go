@@ -198,6 +198,7 @@ func (l *loader) validateLimits(c *Limit) {
 		{"max_data_track_custom_encoding_length", int64(c.MaxDataTrackCustomEncodingLength)},
 		{"max_data_blob_key_length", int64(c.MaxDataBlobKeyLength)},
 		{"max_data_blobs_size", int64(c.MaxDataBlobsSize)},
+		{"data_blob_rate", int64(c.DataBlobRate)},
 		{"agent_signal_message_size_limit", c.AgentSignalMessageSizeLimit},
 		{"joins_per_address", int64(c.JoinsPerAddress)},
 		{"joins_per_key", int64(c.JoinsPerKey)},

@@ -109,10 +109,11 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	const unread = "Packets of data tracks that nobody got, by why: malformed; unknown, their sender publishes nothing under their handle."
 	count("parlor_data_track_refused_total", unread, s.DataTrackMalformed, "why", "malformed")
 	count("parlor_data_track_refused_total", unread, s.DataTrackUnknown, "why", "unknown")
-	const refused = "Requests to store or fetch a data blob that were refused, by why: off, by the configuration; invalid; limit; missing; unwritten, the database failed."
+	const refused = "Requests to store or fetch a data blob that were refused, by why: off, by the configuration; invalid; limit; rate; missing; unwritten, the database failed."
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Off, "why", "off")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Invalid, "why", "invalid")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Limit, "why", "limit")
+	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Rate, "why", "rate")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Missing, "why", "missing")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Unwritten, "why", "unwritten")
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/livekit/protocol/livekit"
-
 	"parlor/media"
 	"parlor/rooms"
 	"parlor/server/config"
@@ -26,7 +24,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		UseExternalIP:     cfg.RTC.UseExternalIP,
 		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
 		STUNServers:       cfg.RTC.STUNServers,
-		ICEServerList:     turnServers(cfg),
+		ICEServers:        turnServers(cfg),
 		LoopbackCandidate: cfg.RTC.EnableLoopbackCandidate,
 		IncludeInterfaces: cfg.RTC.Interfaces.Includes,
 		ExcludeInterfaces: cfg.RTC.Interfaces.Excludes,
@@ -107,19 +105,21 @@ func prefixes(cidrs []string) []netip.Prefix {
 }
 
 // turnServers are the configured TURN servers in the form for clients (RFC 7065).
-func turnServers(cfg *config.Config) []*livekit.ICEServer {
-	var all []*livekit.ICEServer
-	for _, t := range cfg.RTC.TURNServers {
-		if t.Username == "" || t.Credential == "" {
+func turnServers(cfg *config.Config) []media.ICEServer {
+	var all []media.ICEServer
+	for i := range cfg.RTC.TURNServers {
+		t := &cfg.RTC.TURNServers[i]
+		if !t.HasCredentials() {
 			continue
 		}
 		scheme, transport := "turn", t.Protocol
 		if t.Protocol == "tls" {
 			scheme, transport = "turns", "tcp"
 		}
-		all = append(all, &livekit.ICEServer{
-			Urls:     []string{fmt.Sprintf("%s:%s?transport=%s", scheme, net.JoinHostPort(t.Host, strconv.Itoa(t.Port)), transport)},
+		all = append(all, media.ICEServer{
+			URLs:     []string{fmt.Sprintf("%s:%s?transport=%s", scheme, net.JoinHostPort(t.Host, strconv.Itoa(t.Port)), transport)},
 			Username: t.Username, Credential: t.Credential,
+			Secret: t.Secret, TTL: t.Lifetime(),
 		})
 	}
 	return all

@@ -63,6 +63,9 @@ func limits(cfg *config.Config) rooms.Limits {
 		MaxCustomEncoding:  cfg.Limit.MaxDataTrackCustomEncodingLength,
 		MaxBlobKey:         cfg.Limit.MaxDataBlobKeyLength,
 		MaxBlobs:           cfg.Limit.MaxDataBlobsSize,
+		BlobRate:           cfg.Limit.DataBlobRate,
+		SubscribedVideo:    cfg.Limit.SubscriptionLimitVideo,
+		SubscribedAudio:    cfg.Limit.SubscriptionLimitAudio,
 	}
 }
 
