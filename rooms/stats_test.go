@@ -17,7 +17,9 @@ func TestStatsFollowWhatHappens(t *testing.T) {
 		is := func(want rooms.Stats) {
 			t.Helper()
 			synctest.Wait() // a room updates its counts after it has done its tasks
-			require.Equal(t, want, h.Stats())
+			got := h.Stats()
+			got.Scores, got.ScoreSum = 0, 0 // of connections, which go on while time passes
+			require.Equal(t, want, got)
 		}
 		is(rooms.Stats{})
 		h.join("tea", "ann")

@@ -362,11 +362,21 @@ func TestCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "parlor.db")
 	acknowledged := make(map[string]string) // room SID → last acknowledged state
 	said := 0
-	for range crashes {
+	for i := range crashes {
 		c := startChild(t, "load", path)
 		require.Equal(t, "ready", c.line(t))
-		time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { _ = c.cmd.Process.Kill() })
+		killSoon := func() {
+			time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { _ = c.cmd.Process.Kill() })
+		}
+		busy := i%2 == 0 // killed only when it has done something, however slow the machine is
+		if !busy {
+			killSoon()
+		}
 		for c.lines.Scan() {
+			if busy {
+				busy = false
+				killSoon()
+			}
 			what, sid, ok := strings.Cut(c.lines.Text(), " ")
 			if !ok || len(sid) != len(guid.New("RM_")) {
 				break // the line was cut by the kill
@@ -377,7 +387,7 @@ func TestCrash(t *testing.T) {
 		c.kill()
 		requireAcknowledged(t, path, acknowledged)
 	}
-	require.Greater(t, said, crashes, "the load did something")
+	require.GreaterOrEqual(t, said, crashes/2, "the load did something")
 	t.Logf("%d changes acknowledged over %d crashes", said, crashes)
 }
 
