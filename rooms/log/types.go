@@ -104,6 +104,11 @@ func Names() []string {
 	return names
 }
 
+// IsType reports whether there are events of that type.
+func IsType(name string) bool {
+	return slices.ContainsFunc(types, func(t Type) bool { return t.Name == name })
+}
+
 // isFor reports whether events of that type are for that audience.
 func isFor(name string, a Audience) bool {
 	return slices.ContainsFunc(types, func(t Type) bool { return t.Name == name && t.For == a })

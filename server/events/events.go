@@ -29,6 +29,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -156,7 +157,12 @@ func (h *Handler) query(r *http.Request) (log.Query, *problem.Problem) {
 	q := log.Query{Room: v.Get("room"), Limit: defaultLimit}
 	for _, list := range v["type"] {
 		for t := range strings.SplitSeq(list, ",") {
-			if t = strings.TrimSpace(t); t != "" {
+			t = strings.TrimSpace(t)
+			switch {
+			case t == "" || slices.Contains(q.Types, t):
+			case !log.IsType(t): // each type is looked up by itself
+				return q, problem.New(http.StatusBadRequest, "invalid_argument", "type must be of %s", strings.Join(log.Names(), ", "))
+			default:
 				q.Types = append(q.Types, t)
 			}
 		}
