@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -224,6 +225,29 @@ func (s *source) copyTo(ctx context.Context, to, pragma string, place func(from,
 		return b, err
 	}
 	return b, errors.Join(dir.Sync(), dir.Close())
+}
+
+// RemoveUnfinished removes what a crash has left of copies beside the database. No copy may
+// be in the making.
+func (s *Store) RemoveUnfinished() error { return removeUnfinished(s.path) }
+
+// removeUnfinished is [Store.RemoveUnfinished] for the holder of the lock. It removes only
+// what copyTo names for copies that this program has named itself.
+func removeUnfinished(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("look for unfinished copies of the database: %w", err)
+	}
+	name := regexp.MustCompile(`^\.` + regexp.QuoteMeta(filepath.Base(path)) + `\.([0-9]{8}T[0-9]{6}Z|v[0-9]+)\.backup\.[0-9]+\.new$`)
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !name.MatchString(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove an unfinished copy of the database: %w", err)
+		}
+	}
+	return nil
 }
 
 // checkBackup reports whether a copy is complete and has a schema that this program

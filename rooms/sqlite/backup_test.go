@@ -91,6 +91,27 @@ func TestBackUpBesideAServer(t *testing.T) {
 	openAt(t, filepath.Join(to, "live.db"))
 }
 
+// What a crash has left of a copy is removed at the next start, and nothing else.
+func TestUnfinishedCopiesAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string) string {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
+		return filepath.Join(dir, name)
+	}
+	left := []string{write(".parlor.db.20200106T000000Z.backup.123.new"), write(".parlor.db.v13.backup.4.new")}
+	others := []string{
+		write(".other.db.20200106T000000Z.backup.123.new"), write(".parlor.db.mine.backup.4.new"), write(".parlorxdb.v13.backup.4.new"),
+		write(".parlor.db.v13.backup.4.new.old"), write("parlor.db.20200106T000000Z.backup"), write("parlor.db.v13.backup"),
+	}
+	openAt(t, filepath.Join(dir, "parlor.db"))
+	for _, name := range left {
+		require.NoFileExists(t, name)
+	}
+	for _, name := range others {
+		require.FileExists(t, name)
+	}
+}
+
 func TestBackUpRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "parlor.db")

@@ -105,6 +105,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 }
 
 func prepareAndOpen(ctx context.Context, path string, c Config) (*Store, error) {
+	if err := removeUnfinished(path); err != nil {
+		c.Log.Warn("what a crash has left beside the database stays", "error", err)
+	}
 	if c.Prepare != nil {
 		if err := c.Prepare(ctx, path); err != nil {
 			return nil, fmt.Errorf("prepare database %s: %w", path, err)

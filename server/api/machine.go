@@ -161,6 +161,7 @@ func (s *rest) streamLog(w http.ResponseWriter, r *http.Request, after uint64, l
 		return problem.New(http.StatusTooManyRequests, "too_many_streams", "the log is streamed to %d readers already", mostTails)
 	}
 	defer s.tails.Add(-1)
+	unhurried(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
 	control := http.NewResponseController(w)
@@ -253,6 +254,7 @@ func (s *rest) makeBackup(w http.ResponseWriter, r *http.Request) error {
 	if s.Dashboard.Backups == nil {
 		return noBackups()
 	}
+	unhurried(w)
 	made, err := s.Dashboard.Backups.BackUp(r.Context())
 	switch {
 	case errors.Is(err, ErrBusy):

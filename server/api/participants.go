@@ -300,9 +300,12 @@ type rpcRequest struct {
 	Timeout uint32 `json:"timeout,omitempty" doc:"Seconds to wait for the answer; 10 without it, 300 at most."`
 }
 
-// unhurried lifts the server's write deadline, because a call may take longer.
+// unhurried lifts the server's deadlines, because a call may take longer. Its body has been
+// read: past the deadline for that, [http.Server] would take the caller for gone.
 func unhurried(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a writer without deadlines needs none
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{}) // a writer without deadlines needs none
+	_ = control.SetWriteDeadline(time.Time{})
 }
 
 // rpcAnswer is the participant's answer.

@@ -34,7 +34,7 @@ func BenchmarkDashboard(b *testing.B) {
 		{"ended", "/rooms?state=ended&limit=50&order=descending"}, {"ended-by-prefix", "/rooms?state=ended&limit=50&name_prefix=past-77&order=descending"},
 		{"ended-by-date", "/rooms?state=ended&limit=50&created_after=2020-01-05T00:00:00Z"}, {"stay", "/history/RM_e500000/sessions"},
 		{"days", "/history/hours?by=day&limit=500&from=2019-06-01T00:00:00Z"}, {"events", "/events?limit=50&after=299900"},
-		{"events-of-a-room", "/events?limit=1000&room=past-5"}, {"events-of-a-rare-type", "/events?limit=100&type=egress_ended"},
+		{"events-of-a-room", "/events?limit=1000&room=past-5"}, {"events-of-a-rare-type", "/events?limit=100&type=agent_job_ended"},
 		{"audit", "/audit?limit=50"}, {"audit-of-a-room", "/audit?limit=50&room=past-5"}, {"webhooks", "/webhooks"}, {"starts", "/starts"}, {"refused", "/refusals"},
 	} {
 		b.Run(screen.name, func(b *testing.B) {

@@ -60,6 +60,9 @@ func (c *copies) BackUp(ctx context.Context) (api.Backup, error) {
 	}
 	defer c.running.Unlock()
 	path := c.store.Path()
+	if err := c.store.RemoveUnfinished(); err != nil { // before its space is counted
+		return api.Backup{}, err
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return api.Backup{}, fmt.Errorf("back up the database: %w", err)
@@ -81,12 +84,23 @@ func (c *copies) BackUp(ctx context.Context) (api.Backup, error) {
 	if err != nil {
 		return api.Backup{}, err
 	}
-	for _, old := range all[min(len(all), keptCopies):] {
+	for _, old := range surplus(all, now) {
 		if err := os.Remove(old.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return api.Backup{}, fmt.Errorf("remove an old copy of the database: %w", err)
 		}
 	}
 	return api.Backup{File: to, At: now, Bytes: made.Bytes}, nil
+}
+
+// surplus is which copies are not kept, when one was made just now. A copy from later than
+// now was made before, by a clock that was ahead: such copies are the first to go. All has
+// the newest first.
+func surplus(all []api.Backup, now time.Time) []api.Backup {
+	ahead := 0 // copies from later than now, which all begins with
+	for ahead < len(all) && all[ahead].At.After(now) {
+		ahead++
+	}
+	return slices.Concat(all[ahead:], all[:ahead])[min(len(all), keptCopies):]
 }
 
 // littleFree is what is left on the disk beside a copy, in bytes.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -67,7 +68,9 @@ func TestStartsAndCopies(t *testing.T) {
 	for _, stamp := range []string{"20200101T000000Z", "20200102T000000Z", "20200103T000000Z", "20200104T000000Z", "20200105T000000Z"} {
 		require.NoError(t, os.WriteFile(path+"."+stamp+".backup", nil, 0o600))
 	}
-	require.NoError(t, os.WriteFile(path+".v1.backup", nil, 0o600)) // of a migration
+	require.NoError(t, os.WriteFile(path+".v1.backup", nil, 0o600))                // of a migration
+	unfinished := filepath.Join(dir, ".parlor.db.20200106T000000Z.backup.123.new") // of a crash
+	require.NoError(t, os.WriteFile(unfinished, nil, 0o600))
 	var made struct {
 		File  string
 		Bytes int64
@@ -80,6 +83,19 @@ func TestStartsAndCopies(t *testing.T) {
 	require.Equal(t, made.File, list.Backups[0].File)
 	require.NoFileExists(t, path+".20200101T000000Z.backup")
 	require.FileExists(t, path+".v1.backup")
+	require.NoFileExists(t, unfinished)
+
+	// The clock was ahead when there were five. A second later the next copy may be made.
+	for _, copied := range list.Backups {
+		require.NoError(t, os.Remove(copied.File))
+	}
+	for _, stamp := range []string{"29990101T000000Z", "29990102T000000Z", "29990103T000000Z", "29990104T000000Z", "29990105T000000Z"} {
+		require.NoError(t, os.WriteFile(path+"."+stamp+".backup", nil, 0o600))
+	}
+	require.Eventually(t, func() bool { return h.tell("POST", "/backups", &made) == 201 }, time.Minute, 10*time.Millisecond)
+	require.FileExists(t, made.File)
+	require.NoFileExists(t, path+".29990101T000000Z.backup")
+	require.FileExists(t, path+".29990102T000000Z.backup")
 	require.NoError(t, h.stop())
 	copied := start(t, made.File)
 	require.Equal(t, 200, copied.tell("GET", "/starts", &starts))
