@@ -273,14 +273,16 @@ func (r *Room) loadBlobs(roomSID string, present []Session) error {
 
 // inheritBlobs gives p, a new session, the blobs of the session before, and returns their
 // rows. A client that begins again after its connection was lost does not store them again.
-// They are written again, which counts: a client that begins again too often loses them.
+// They are written again, which counts for the participant but not for its room, so that
+// others cannot use up what it needs: only a client that begins again too often loses them.
 func (p *Participant) inheritBlobs(before dataBlobs) {
 	size := 0
 	for _, b := range before {
 		size += b.length() + blobOverhead
 	}
-	if size > 0 && !p.mayWriteBlobs(size) {
-		p.room.rooms.blobs.rate.Add(1)
+	rs := p.room.rooms
+	if size > 0 && !rs.blobRates.inherit(&rs.cfg.Limits, p.room.name, p.identity, size, time.Now()) {
+		rs.blobs.rate.Add(1)
 		before = nil
 	}
 	p.blobs = make(dataBlobs, len(before))

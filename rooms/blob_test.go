@@ -337,5 +337,12 @@ func TestDataBlobsAreBoundedInTime(t *testing.T) {
 		}
 		require.Less(t, all, 17*16, "the room's")
 		require.Greater(t, all, 13*16)
+		time.Sleep(20 * time.Minute) // so that the guest of below has an allowance of its own again
+		for i := range 40 {
+			stored(h.join("tea", fmt.Sprint("guest ", 40+i)), 100)
+		}
+		require.Equal(t, "LIMIT_EXCEEDED", h.join("tea", "late").stores(t, generic("a"), strings.Repeat("x", 1_000)), "the room has no allowance left")
+		guest := h.join("tea", "guest 0") // another session
+		require.NotEqual(t, "NOT_FOUND", guest.fetches(t, "guest 0", generic("a")), "what others store costs nobody what they have")
 	})
 }

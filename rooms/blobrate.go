@@ -35,19 +35,36 @@ func (b *blobRates) take(l *Limits, room, identity string, n int, now time.Time)
 	if l.BlobRate == 0 {
 		return true
 	}
-	perSecond := rate.Limit(l.BlobRate) / 60
-	burst := max(blobBurst*min(l.BlobRate, mostAtOnce/blobBurst), 2*min(l.MaxBlobs, mostAtOnce/2))
-	if l.MaxBlobs == 0 {
-		burst = max(burst, manyBlobs)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	perSecond, burst := l.blobPace()
 	one := b.limiter(blobRate{room, identity}, perSecond, burst, now)
 	all := b.limiter(blobRate{room: room}, blobsPerRoom*perSecond, blobsPerRoom*burst, now)
 	if one.TokensAt(now) < float64(n) || all.TokensAt(now) < float64(n) {
 		return false
 	}
 	return one.AllowN(now, n) && all.AllowN(now, n)
+}
+
+// inherit is take for what the participant has stored already. The room's allowance does
+// not count.
+func (b *blobRates) inherit(l *Limits, room, identity string, n int, now time.Time) bool {
+	if l.BlobRate == 0 {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	perSecond, burst := l.blobPace()
+	return b.limiter(blobRate{room, identity}, perSecond, burst, now).AllowN(now, n)
+}
+
+// blobPace is a participant's allowance: bytes a second in the long run, and at once.
+func (l *Limits) blobPace() (perSecond rate.Limit, burst int) {
+	burst = max(blobBurst*min(l.BlobRate, mostAtOnce/blobBurst), 2*min(l.MaxBlobs, mostAtOnce/2))
+	if l.MaxBlobs == 0 {
+		burst = max(burst, manyBlobs)
+	}
+	return rate.Limit(l.BlobRate) / 60, burst
 }
 
 func (b *blobRates) limiter(name blobRate, perSecond rate.Limit, burst int, now time.Time) *rate.Limiter {

@@ -134,7 +134,7 @@ func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 // beside is the forwarded packet of a source that is next to an outgoing number in a
 // direction; nil if there is none. mu is held.
 func (f *Forwarder) beside(l *Layer, generation uint32, out, step int64) *sent {
-	for out += step; out <= f.numbers.LastOut() && f.numbers.LastOut()-out < f.history.size(); out += step {
+	for out += step; f.history.reaches(out, f.numbers.LastOut()); out += step {
 		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == generation {
 			return s
 		}

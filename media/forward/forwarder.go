@@ -348,11 +348,11 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	out, off := f.numbers.Pass(p.Ext, p.Picture())
 	f.described.follow(p)
 	s := sent{
-		out: uint16(out), used: true, layer: l, ext: p.Ext, generation: p.Generation,
+		out: uint16(out), layer: l, ext: p.Ext, generation: p.Generation,
 		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
 		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
-	f.history.put(s)
+	f.history.put(out, s)
 	if beginsKey(p) {
 		f.keyAt = out
 	}
@@ -388,7 +388,7 @@ func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 			continue
 		}
 		out, _ := f.numbers.Pass(p.Ext-back, vp8.Values{})
-		f.history.put(sent{out: uint16(out), used: true, sendTime: b.sendTime})
+		f.history.put(out, sent{sendTime: b.sendTime})
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 		f.emitBlock(uint16(out), timestamp, f.codecOf(b.layer).PayloadType, block.Payload, b.sendTime)
 	}
@@ -412,7 +412,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		return
 	}
 	out, off, ok := f.numbers.Late(p.Ext)
-	if !ok || f.numbers.LastOut()-out >= f.history.size() {
+	if !ok || !f.history.reaches(out, f.numbers.LastOut()) {
 		f.stats.TooLate++
 		return
 	}
@@ -429,7 +429,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	pass, marker := f.selector.passLate(p)
 	if !pass {
 		f.stats.Dropped++
-		f.fill(uint16(out), timestamp, b.sendTime)
+		f.fill(out, timestamp, b.sendTime)
 		return
 	}
 	f.numbers.Follow(p.Picture().Sub(off))
@@ -438,19 +438,19 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 	}
 	s := sent{
-		out: uint16(out), used: true, layer: b.layer, ext: p.Ext, generation: p.Generation,
+		out: uint16(out), layer: b.layer, ext: p.Ext, generation: p.Generation,
 		offset: offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
 		// A report of what came before must not count as one of this packet.
 		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift, told: f.described.told,
 	}
-	f.history.put(s)
+	f.history.put(out, s)
 	f.deliver(p, &s, b.sendTime, f.kind())
 }
 
 // fill sends an empty packet with the number that was reserved for a late packet, if that
 // packet is left out: receivers would wait for it and ask for it repeatedly. mu is held.
-func (f *Forwarder) fill(number uint16, timestamp uint32, sendTime [3]byte) {
-	s := f.history.put(sent{out: number, used: true, offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime})
+func (f *Forwarder) fill(number int64, timestamp uint32, sendTime [3]byte) {
+	s := f.history.put(number, sent{offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime})
 	f.emitEmpty(s, sendTime, f.kind())
 }
 

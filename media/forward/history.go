@@ -6,6 +6,8 @@ package forward
 type history struct {
 	slots []sent // by outgoing number modulo their count, a power of two
 	most  int    // bound of that count
+	last  int64  // newest number
+	floor int64  // no older number is known for sure: there were fewer slots
 }
 
 // Sizes of a history at its beginning, and the age up to which it remembers packets if
@@ -23,8 +25,11 @@ func (h *history) begin(video bool) {
 	}
 }
 
-// size is how many numbers back a packet may be remembered.
-func (h *history) size() int64 { return int64(len(h.slots)) }
+// reaches reports whether get knows of a packet with that number whether it was sent. last
+// is the newest number that was given away.
+func (h *history) reaches(out, last int64) bool {
+	return out <= last && last-out < int64(len(h.slots)) && out >= h.floor
+}
 
 // get is what is remembered of the packet of that number, nil if nothing is. It is valid
 // until the next put.
@@ -35,14 +40,16 @@ func (h *history) get(number uint16) *sent {
 	return nil
 }
 
-// put remembers a packet.
-func (h *history) put(s sent) *sent {
+// put remembers the packet that is sent with a number.
+func (h *history) put(out int64, s sent) *sent {
+	s.out, s.used = uint16(out), true
 	slot := h.slot(s.out)
 	for slot.used && slot.out != s.out && len(h.slots) < h.most && age(slot.sendTime, s.sendTime) < historyAge {
 		h.grow()
 		slot = h.slot(s.out)
 	}
 	*slot = s
+	h.last = max(h.last, out)
 	return slot
 }
 
@@ -50,6 +57,7 @@ func (h *history) slot(number uint16) *sent { return &h.slots[number&uint16(len(
 
 func (h *history) grow() {
 	former := h.slots
+	h.floor = max(h.floor, h.last-int64(len(former))+1)
 	h.slots = make([]sent, 2*len(former))
 	for i := range former {
 		if s := &former[i]; s.used {

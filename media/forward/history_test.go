@@ -15,7 +15,7 @@ func sentAt(ms int) [3]byte {
 func TestAHistoryIsAsLargeAsTwoSecondsNeed(t *testing.T) {
 	put := func(h *history, packets, apart int) {
 		for i := range packets {
-			h.put(sent{out: uint16(65_500 + i), used: true, sendTime: sentAt(60_000 + i*apart)}) // both wrap
+			h.put(int64(65_500+i), sent{sendTime: sentAt(60_000 + i*apart)}) // both wrap
 		}
 		last := 65_500 + packets - 1
 		for i := range min(packets, 2000/apart, h.most) {
@@ -39,7 +39,33 @@ func TestAHistoryIsAsLargeAsTwoSecondsNeed(t *testing.T) {
 			var h history
 			h.begin(c.video)
 			put(&h, 2000, c.apart)
-			require.EqualValues(t, c.want, h.size())
+			require.Len(t, h.slots, c.want)
 		})
 	}
+}
+
+// A packet whose number a history has forgotten counts as sent: another one with that
+// number must not be.
+func TestAHistoryThatHasGrownDoesNotReachBackPastWhatItForgot(t *testing.T) {
+	var h history
+	h.begin(false)
+	last, ms := int64(70_000), 0
+	send := func(packets, apart int) {
+		for range packets {
+			last, ms = last+1, ms+apart
+			h.put(last, sent{sendTime: sentAt(ms)})
+		}
+	}
+	first := last + 1
+	send(firstAudio+1, 1000)
+	require.False(t, h.reaches(first, last), "it is forgotten")
+	require.True(t, h.reaches(first+1, last))
+	send(2*firstAudio, 20)
+	require.Greater(t, len(h.slots), 2*firstAudio)
+	require.Nil(t, h.get(uint16(first)))
+	require.False(t, h.reaches(first, last), "it is forgotten still")
+	for out := first; out <= last; out++ {
+		require.Equal(t, h.get(uint16(out)) != nil, h.reaches(out, last), "%d", out-first)
+	}
+	require.False(t, h.reaches(last+1, last))
 }
