@@ -41,12 +41,11 @@ type transport struct {
 	// moved is the address from which the client's packets come, while ICE still leads to
 	// another; nil: there is none. The loop writes it, and ICE reads it.
 	moved atomic.Pointer[netip.AddrPort]
-	// carrier is what protocol has found; nil: it must ask ICE.
-	carrier atomic.Pointer[string]
 	// password is the client's of ICE, in its newest description; nil: there is none yet.
 	// The loop writes it, and the readers of sockets read it.
 	password atomic.Pointer[string]
 
+	carrier       string // what protocol has found; "": it must ask ICE
 	state         webrtc.PeerConnectionState
 	everConnected bool
 	gone          bool                      // the client closed it
@@ -148,7 +147,7 @@ func (p *Peer) watch(t *transport) {
 	t.pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) {
 		p.post(func() {
 			t.moved.Store(nil)
-			t.carrier.Store(nil)
+			t.carrier = ""
 			p.followPath(t)
 		})
 	})

@@ -11,18 +11,17 @@ import (
 const slowConnect = 5 * time.Second
 
 // protocol is the protocol that carries the media of t: udp, tcp, or "" if no candidate
-// pair is selected.
+// pair is selected. It runs on the loop.
 func (t *transport) protocol() string {
-	if carrier := t.carrier.Load(); carrier != nil {
-		return *carrier
+	if t.carrier != "" {
+		return t.carrier
 	}
 	pair, err := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
 	if err != nil || pair == nil {
 		return ""
 	}
-	carrier := pair.Local.Protocol.String()
-	t.carrier.Store(&carrier)
-	return carrier
+	t.carrier = pair.Local.Protocol.String()
+	return t.carrier
 }
 
 // warnUnconnected logs a client that ends before its media has connected, with the likely

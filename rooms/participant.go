@@ -33,6 +33,7 @@ type Participant struct {
 	resumed     bool                   // it took up a session of before a restart
 	wanted      map[string]bool        // by track SID: the client asked for the track, or asked not to have it
 	subscribed  map[string]*track      // by track SID: forwarded to it
+	places      int                    // subscriptions that ended during considerWaiting; 0: it does not run
 	dataTracks  map[uint16]*dataTrack  // that it publishes, by its own handles
 	dataSources map[uint16]*dataSource // of those; replaced, never changed
 	dataHandles map[uint16]*dataTrack  // that it is subscribed to, by the handles that it was given

@@ -71,16 +71,24 @@ func (r *Room) hasEnough(q *Participant, kind livekit.TrackType) bool {
 }
 
 // considerWaiting looks, after a subscription of q's has ended, for tracks that can take its
-// place.
+// place. Subscriptions that end meanwhile are looked at in another round.
 func (r *Room) considerWaiting(q *Participant) {
 	if limits := &r.rooms.cfg.Limits; limits.SubscribedVideo <= 0 && limits.SubscribedAudio <= 0 {
 		return
 	}
-	for _, sid := range slices.Sorted(maps.Keys(r.tracks)) {
-		if t := r.tracks[sid]; t != nil {
-			r.consider(q, t)
+	q.places++
+	if q.places > 1 {
+		return // a round is under way
+	}
+	for before := 0; before != q.places; {
+		before = q.places
+		for _, sid := range slices.Sorted(maps.Keys(r.tracks)) {
+			if t := r.tracks[sid]; t != nil {
+				r.consider(q, t)
+			}
 		}
 	}
+	q.places = 0
 }
 
 // deny tells q that it has no permission for t.

@@ -179,8 +179,8 @@ type LayerConfig struct {
 	FIR bool
 }
 
-// Repeatable is how many of a forwarder's last packets can be retransmitted: some seconds
-// of video, one or two of audio.
+// Repeatable is how many of a forwarder's last packets can be retransmitted at most: some
+// seconds of video, one or two of audio. A forwarder remembers as many as two seconds need.
 func Repeatable(video bool) int {
 	if video {
 		return 512

@@ -9,8 +9,7 @@
 //     to one endpoint, written in the event's transaction. The [Outbox] is the store
 //     as the sender of deliveries sees it.
 //   - A [Reader] pulls the log, in pages or as a stream; a [Cursor] is a reader's place
-//     in
-//     it. [Retention] deletes old events.
+//     in it. [Retention] deletes old events.
 //   - A [Reply] is the stored answer to a request, for its retry.
 //
 // The package knows only the names and ids of rooms. So webhooks and the server's event

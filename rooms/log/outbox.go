@@ -173,7 +173,6 @@ type Store interface {
 	// made deliveries due. Tokens coalesce: after one, look again. cancel releases the
 	// channel; it is not closed.
 	Watch() (c <-chan struct{}, cancel func())
-	// PruneEvents deletes up to batch events, with their deliveries: those created
 	// PruneEvents deletes up to batch events with their deliveries: those created before
 	// olderThanMs, and the oldest beyond maxRows (0 = no bound). An event with a pending
 	// delivery stays, and so do all later events; a dead letter younger than olderThanMs

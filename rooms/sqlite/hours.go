@@ -46,6 +46,10 @@ func (t *tx) spend(nowMs int64) {
 	t.spentMs = nowMs // also if the clock was set back
 }
 
+// clockSetBack is how far a time must lie back to say that the clock was set back, in
+// milliseconds.
+const clockSetBack = 10 * 60_000
+
 const hourColumns = `from_ms, opened, ended, joined, peak, participant_ms, refused, bytes_in, bytes_out, packets_out, lost_out, scores, score_sum`
 
 // flushHours writes what the transaction adds to hours.
@@ -69,7 +73,10 @@ func (t *tx) flushHours() error {
 // AddMeasured adds what was measured to the hour of atMs; see [rooms.Hours].
 func (s *Store) AddMeasured(ctx context.Context, atMs int64, m rooms.Measured) error {
 	return s.do(ctx, func(t *tx) error {
-		t.spend(atMs)
+		// The caller's time is of before it waited for the store, which may have counted more.
+		if behind := t.spentMs - atMs; behind <= 0 || behind > clockSetBack {
+			t.spend(atMs)
+		}
 		if m != (rooms.Measured{}) {
 			t.inHour(atMs, func(h *rooms.Hour) { h.Add(&rooms.Hour{Measured: m}) })
 		}

@@ -59,6 +59,7 @@ func TestHours(t *testing.T) {
 		coffee = populated(t, s, coffee, 3, 3)
 		time.Sleep(10 * time.Minute)
 		coffee = populated(t, s, coffee, 1, 0)
+		require.NoError(t, s.AddMeasured(ctx, rooms.NowMs(time.Now().Add(-5*time.Minute)), rooms.Measured{}), "it waited for the store meanwhile")
 		time.Sleep(10 * time.Minute)
 		measured := rooms.Measured{Refused: 4, BytesIn: 5, BytesOut: 6, PacketsOut: 100, LostOut: 7, Scores: 2, ScoreSum: 9}
 		require.NoError(t, s.AddMeasured(ctx, rooms.NowMs(time.Now()), measured))

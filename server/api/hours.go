@@ -73,6 +73,7 @@ func (s *rest) listHours(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	from -= from % unit // the hour or day of that time, and not a part of it
+	before += (unit - before%unit) % unit
 	if c := params.Get("cursor"); c != "" {
 		after, err := strconv.ParseInt(c, 10, 64)
 		if err != nil || after < 0 || after%unit != 0 {
