@@ -33,8 +33,9 @@ type TapConfig struct {
 // or when the returned forwarder is closed. The forwarder also changes the settings, asks
 // for keyframes, and reports the codec.
 //
-// While the output writes, the publisher's packets wait. An output that may block must
-// copy the packets to a goroutine of its own.
+// While the output writes, the publisher's packets and its other subscribers wait. An
+// output that may block must copy the packets to a goroutine of its own. The server itself
+// does not call Tap: it is for recorders and gateways that are built on this package.
 func Tap(t rooms.MediaTrack, out forward.Output, cfg TapConfig) (*forward.Forwarder, error) {
 	source, ok := t.(*track)
 	if !ok {

@@ -32,6 +32,11 @@ type Control[T any] struct {
 
 	results    []sent.Result
 	state      estimate.State
+	// A queue is drained in this order. A deep one holds video once. For the time of patience
+	// the layers stay as they are, and spatial layers stay for steadyFor: temporal layers are
+	// given up first. If the queue still stands then, or packets grow too old in the pacer,
+	// the layers are cramped: neither holds any more, and less than the estimate is used,
+	// until the queue is empty.
 	emptyingAt int64 // when the draining of a queue began
 	cramped    bool  // the layers do not let the present queue drain, or packets waited too long in the pacer
 	held       bool  // for the present queue
@@ -260,9 +265,9 @@ func (c *Control[T]) decide(now int64) {
 	})
 }
 
-// Divide decides which layer of each track is forwarded. It must be called about ten
-// times a second while feedback arrives, and when the wishes change. The decisions are
-// valid until the next call.
+// Divide decides which layer of each track is forwarded. It must be called ten times a
+// second while Tight says so, about once a second otherwise while feedback arrives, and
+// when the wishes change. The decisions are valid until the next call.
 func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decision {
 	c.judge(now)
 	budget := c.state.Settled

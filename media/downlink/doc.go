@@ -37,10 +37,11 @@
 //     the returned size, and record it by Leave as sent.Padding. Then set the timer to When.
 //   - For transport-wide feedback: call Feedback, and Divide at once if it says so. For
 //     receiver reports: Report. For a REMB: Estimated.
-//   - Each 100 ms while packets are sent, and when a track, its layers, its size on the
-//     screen or its speaker changes: call Divide with the measured bitrate of each layer. If
-//     the chosen layer needs a keyframe, request it. Until it comes, and if the layer is a
-//     lower one, forward only the lowest temporal layer of the former one.
+//   - Each 100 ms while Tight says that something is held back, and otherwise each second,
+//     while packets are sent, and when a track, its layers, its size on the screen or its
+//     speaker changes: call Divide with the measured bitrate of each layer. If the chosen
+//     layer needs a keyframe, request it. Until it comes, and if the layer is a lower one,
+//     forward only the lowest temporal layer of the former one.
 //   - Tell the client which tracks are paused or resumed: see allocate.Paused.
 //
 // Offer and Leave allocate nothing: where there is room, Offer returns Send, and a burst

@@ -69,7 +69,9 @@ type Transport interface {
 //
 // Its methods may be called concurrently. It has no goroutine: it acts when packets
 // leave, in the ticks of its streams, and when its timer fires. The timer runs while a
-// probe runs, and after a report with a large change.
+// probe runs, while packets wait in the pacer, after a report with a large change, and
+// after the path dropped some. It stops when the last stream is removed and nothing waits:
+// nobody waits for a run that has begun, which then finds no stream.
 type Path struct {
 	transport Transport
 	epoch     time.Time     // times are nanoseconds since epoch
@@ -175,7 +177,8 @@ func (d *Path) Linked(ssrc uint32) bool {
 
 // Dropped notes that the path dropped packets of a stream from a number on, after the
 // first one had waited for that long: the bandwidth is lower than the sent bitrate. Later
-// packets of video are dropped until a keyframe comes, which is requested.
+// packets of video are dropped until a keyframe comes: the stream's next packet is refused
+// with DropAndAsk, and its forwarder requests one.
 func (d *Path) Dropped(ssrc uint32, number uint16, waited time.Duration) {
 	now := d.Since(time.Now())
 	d.mu.Lock()
@@ -340,8 +343,10 @@ func (b *Burst) End(now int64) {
 	}
 }
 
-// leave assigns the transport-wide number of a packet that is written now, if it is wide.
-// leaving is held, and note is called before it is released.
+// leave assigns the transport-wide number of a packet that is written now, if it is wide. A
+// packet that reports name by its stream takes one, too, and does not carry it: the record
+// of what was sent has one order. Both begin with 1 and take the same packets in the same
+// order, because leaving is held until note is called. So the record's numbers are these.
 func (d *Path) leave(now int64, p Departing) (number uint16, ok bool) {
 	if !d.connected.Load() {
 		return 0, false

@@ -1,6 +1,8 @@
 package forward
 
 // history are the last packets of a forwarder, as they are remembered for retransmission.
+// A packet is retransmitted if the history knows its number and the layer's cache, which
+// has an age of its own, still has its payload.
 // It begins small and grows while it would forget packets that are not old yet: most
 // subscriptions are silent, or of a small picture.
 type history struct {

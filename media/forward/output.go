@@ -16,7 +16,8 @@ import (
 type Output interface {
 	// Write takes a packet, and its kind. h and payload are valid only during the call.
 	// There is one call of Write or Flush at a time, with the forwarder's lock held, so
-	// Write must not block, nor call the forwarder or its track.
+	// Write must not block, nor call the forwarder or its track. One goroutine writes to all
+	// outputs of a layer in turn: each delays the others by the time that it takes.
 	// It gives downlink.ErrNotConnected while there is no path to the receiver yet.
 	Write(h *rtp.Header, payload []byte, kind record.Kind) error
 	// Flush is called at the end of a burst of Writes.

@@ -196,7 +196,7 @@ func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool
 	case pacer.Drop, pacer.DropAndAsk:
 		f.overdue(s, kind, verdict == pacer.DropAndAsk)
 		if verdict == pacer.DropAndAsk {
-			f.waiting = s.layer
+			f.waiting = s.layer // which the end of the burst asks: mu is held here, and not in release
 		}
 	}
 	return false

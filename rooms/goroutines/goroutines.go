@@ -24,7 +24,8 @@ func (g *Group) Go(f func()) {
 	}()
 }
 
-// Begin adds the caller's goroutine, which must call End.
+// Begin adds the caller's goroutine, which must call End. An owner that waits once and for
+// good must see to it that nothing begins after that: Begin itself does not refuse.
 func (g *Group) Begin() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

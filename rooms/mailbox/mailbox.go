@@ -37,7 +37,8 @@ func (b *Box[T]) PostWithin(v T, most int) bool {
 	return true
 }
 
-// PostAnyway queues v, after Close too: the owner waits for it before it goes.
+// PostAnyway queues v, after Close too: the owner waits for it before it goes. So it is only
+// for answers that the owner counts and waits for, as a room those of the store.
 func (b *Box[T]) PostAnyway(v T) {
 	b.mu.Lock()
 	b.queue = append(b.queue, v)
