@@ -30,8 +30,8 @@ type Control[T any] struct {
 	pacer     pacer.Pacer[T]
 	allocator allocate.Allocator
 
-	results    []sent.Result
-	state      estimate.State
+	results []sent.Result
+	state   estimate.State
 	// A queue is drained in this order. A deep one holds video once. For the time of patience
 	// the layers stay as they are, and spatial layers stay for steadyFor: temporal layers are
 	// given up first. If the queue still stands then, or packets grow too old in the pacer,
