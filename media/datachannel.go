@@ -142,29 +142,26 @@ func (d *dataChannels) follow(dc *webrtc.DataChannel, out *outChannel) {
 	dc.OnClose(closed) // of a channel that never opened
 	dc.OnOpen(func() {
 		raw, err := dc.Detach()
-		if err != nil || !d.begin() {
+		if err != nil {
 			return // the peer ends
 		}
 		if out != nil {
 			out.opened(dc)
 		}
-		go func() {
-			defer d.reads.Done()
+		d.begin(func() {
 			defer closed()
 			d.read(dc.Label(), raw)
-		}()
+		})
 	})
 }
 
-// begin counts a goroutine that reads, unless the peer ends.
-func (d *dataChannels) begin() bool {
+// begin starts a goroutine that reads, unless the peer ends.
+func (d *dataChannels) begin(read func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return false
+	if !d.closed {
+		d.reads.Go(read)
 	}
-	d.reads.Add(1)
-	return true
 }
 
 // mayOpen notes that the client opened dc. A client that opens too many channels must
