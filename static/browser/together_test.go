@@ -73,6 +73,72 @@ func testTogether(t *testing.T, host, ann, late *page) {
 		late.do(`document.querySelector('[data-preference="captions"]').click()`)
 		require.False(t, get[bool](late, `document.querySelector('#captions').checkVisibility()`))
 	})
+	t.Run("streams that attack", func(t *testing.T) {
+		file := func(name, condition string) string {
+			return fmt.Sprintf(`[...document.querySelectorAll('.chat-file')].some((node) => node.querySelector('.file-name').textContent === %q && %s)`, name, condition)
+		}
+		const saved, tooMany = `node.querySelector('button')`, `/Too many/.test(node.textContent)`
+		send := func(p *page, name, content string) {
+			p.do(fmt.Sprintf(`const stream = await parlor.room.localParticipant.streamBytes({ topic: 'lk.chat', name: %q });
+				for (const part of %s) await stream.write(part);
+				await stream.close()`, name, content))
+		}
+		// Files that never end count only against their sender, and only as long as something
+		// comes.
+		ann.do(`window.endless = [];
+			for (const name of ['1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+				const stream = await parlor.room.localParticipant.streamBytes({ topic: 'lk.chat', name });
+				await stream.write(new Uint8Array(10));
+				window.endless.push(stream);
+			}`)
+		late.until("what one sends too many of to be refused", file("9", tooMany)+` && `+file("3", tooMany)+` && !`+file("2", tooMany))
+		send(host, "another's", `[new Uint8Array(10)]`)
+		late.until("another's file", file("another's", saved))
+		ann.do(`for (const stream of window.endless) await stream.close()`)
+		late.until("those that end at last", file("1", saved)+` && `+file("2", saved))
+		late.do(`const real = window.setTimeout; window.realTimeout = real;
+			window.setTimeout = (call, wait, ...rest) => real(call, wait === 30_000 ? 1 : wait, ...rest)`)
+		host.do(`const stream = await parlor.room.localParticipant.streamBytes({ topic: 'lk.chat', name: 'silent' })`)
+		late.until("a silent one to be given up", file("silent", `/not arrive whole/.test(node.textContent)`))
+		late.do(`window.setTimeout = window.realTimeout`)
+
+		// A part may come in a packet much larger than itself.
+		late.do(`window.parts = []; window.Blob = class extends Blob { constructor(parts, options) { super(parts, options); window.parts.push(parts.length); } }`)
+		send(ann, "tiny", `Array.from({ length: 500 }, (_, i) => new Uint8Array([i]))`)
+		late.until("the file of tiny parts", file("tiny", saved))
+		send(ann, "blocks", `[new Uint8Array(600_000).map((_, i) => i % 251)]`)
+		late.until("the file of several blocks", file("blocks", saved))
+		require.Equal(t, []int{1, 3}, get[[]int](late, `window.parts`), "what is kept of a file does not grow with the number of its parts")
+		late.do(`[...document.querySelectorAll('.chat-file')].find((node) => node.textContent.includes('blocks')).querySelector('button').click()`)
+		require.True(t, get[bool](late, `new Uint8Array(await window.saved.arrayBuffer()).every((byte, i) => byte === i % 251) && window.saved.size === 600_000`))
+
+		// All of a stream is read, also when no more of it is wanted, so that nothing waits in
+		// memory.
+		ann.do(`const open = async (options) => { const stream = await parlor.room.localParticipant.streamText(options);
+				for (let i = 0; i < 30; i++) await stream.write('x'.repeat(15_000));
+			};
+			await open({ topic: 'lk.transcription' }); await open({ topic: 'lk.chat' }); await open({ topic: 'lk.chat', totalSize: 1 });
+			await open({ topic: 'lk.chat', totalSize: 10_000_000 })`)
+		late.until("all of every stream to be read", `await (async () => {
+			const open = [...parlor.room.incomingDataStreamManager.textStreamControllers.values()];
+			return open.length === 4 && open.every(({ controller }) => controller.desiredSize >= 0);
+		})()`)
+		late.until("a word of each", messages+`.filter((text) => text === '(a message too long to show)').length === 3`)
+
+		// The time of a message is its sender's word.
+		ann.do(`const { engine } = parlor.room, send = engine.sendDataPacket;
+			engine.sendDataPacket = function (packet, ...rest) {
+				if (packet.value.case === 'streamHeader') packet.value.value.timestamp = 9_000_000_000_000_000n;
+				return send.call(this, packet, ...rest);
+			};
+			try {
+				await parlor.room.localParticipant.sendText('from the end of time', { topic: 'lk.chat' });
+				await (await parlor.room.localParticipant.streamBytes({ topic: 'lk.chat', name: 'end' })).close();
+			} finally {
+				engine.sendDataPacket = send;
+			}`)
+		late.until("the message and the file", messages+`.includes('from the end of time') && `+file("end", saved))
+	})
 	t.Run("loudness and numbers", func(t *testing.T) {
 		late.click("#people-toggle")
 		late.acts("more", identity)

@@ -3,6 +3,7 @@
 
 import { $, element } from './dom.js';
 import { preferences } from './preferences.js';
+import { Shares, drop, readText } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 
@@ -12,10 +13,12 @@ const TOPIC = 'lk.transcription';
 const SHOWN_FOR = 8000; // ms after the last word
 const AT_ONCE = 2; // segments
 const LONGEST = 300; // characters shown of a segment, its last ones
-const MOST_CHARACTERS = 20_000; // read of one stream
+const MOST_CHARACTERS = 20_000; // of one stream; the rest is dropped
+const MOST_UNDERWAY = 5 * MOST_CHARACTERS; // of one sender's streams that have not ended
 
 export class Captions {
   #room;
+  #underway = new Shares(MOST_UNDERWAY);
   #segments = new Map(); // sender and segment id → {node, timer}, in the order shown
 
   constructor(room) {
@@ -39,18 +42,16 @@ export class Captions {
 
   async #read(reader, identity) {
     const { info } = reader;
-    if (this.#room.isE2EEEnabled && !info.encryptionType) return;
+    if (this.#room.isE2EEEnabled && !info.encryptionType) {
+      drop(reader);
+      return;
+    }
     const segment = info.attributes?.['lk.segment_id'] || info.id;
     const track = info.attributes?.['lk.transcribed_track_id'];
-    let text = '';
     try {
-      for await (const chunk of reader) {
-        text += chunk;
-        if (text.length > MOST_CHARACTERS) break;
-        this.#show(identity, segment, track, text);
-      }
+      await readText(reader, identity, this.#underway, MOST_CHARACTERS, (text) => this.#show(identity, segment, track, text));
     } catch {
-      // The sender left in the middle of a sentence: what came is shown.
+      // The sender left in the middle of a sentence, or says too much: what came is shown.
     }
   }
 

@@ -2,8 +2,9 @@
 // packets and the older JSON data messages are accepted too.
 
 import { $, $$, element, hue } from './dom.js';
-import { Files, safeName } from './files.js';
+import { Files } from './files.js';
 import { toast } from './notices.js';
+import { Shares, TooMuch, drop, readText } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
@@ -14,7 +15,9 @@ const TOPIC = 'lk.chat';
 const PRIVATE = 'parlor.private'; // attribute of a message to one person, for the receiver to know
 const OLD_TOPIC = 'lk-chat-topic';
 const LONGEST = 16_000; // characters shown of one message
-const MOST_BYTES = 256 * 1024; // of one incoming message; a longer one is cut
+const MOST_BYTES = 256 * 1024; // of one incoming message
+const MOST_UNDERWAY = 4 * MOST_BYTES; // characters of one sender's messages that have not ended
+const SKEW = 24 * 60 * 60 * 1000; // ms that a sender's clock may differ
 const KEPT = 500; // messages
 
 export class Chat {
@@ -26,6 +29,7 @@ export class Chat {
   #to = $('#chat-to');
   #names = new Map(); // identity → name of each person that a message can go to
   #files;
+  #underway = new Shares(MOST_UNDERWAY);
   #sending = false; // a file
   #allowed = true;
   #watch;
@@ -157,8 +161,16 @@ export class Chat {
 
   #readFile(reader, identity) {
     const { id, timestamp, name, attributes, encryptionType } = reader.info;
-    if (identity === this.#room.localParticipant.identity || !this.#readable(encryptionType)) return;
-    this.#show({ id, timestamp, identity, to: this.#privately(attributes), text: safeName(name), node: this.#files.receive(reader) });
+    const line = this.#files.line(name);
+    let shown = false;
+    try {
+      shown = this.#wanted(identity, encryptionType)
+        && this.#show({ id, timestamp, identity, to: this.#privately(attributes), text: line.name, node: line.node });
+    } finally {
+      // No file arrives unseen.
+      if (shown) this.#files.receive(reader, identity, line);
+      else drop(reader);
+    }
   }
 
   // privately is the person's own identity if the sender says that the message is for this
@@ -188,10 +200,22 @@ export class Chat {
     return !this.#room.isE2EEEnabled || Boolean(encryption);
   }
 
+  // wanted tells whether the stream of that sender may be shown.
+  #wanted(identity, encryption) {
+    return identity !== this.#room.localParticipant.identity && this.#readable(encryption);
+  }
+
   async #readStream(reader, identity) {
-    if (identity === this.#room.localParticipant.identity || !this.#readable(reader.info.encryptionType)) return;
-    const { id, timestamp, size, attributes } = reader.info;
-    const text = size > MOST_BYTES ? t('chat.too-long') : await reader.readAll().catch(() => null);
+    const { id, timestamp, size, attributes, encryptionType } = reader.info;
+    let text = null;
+    if (!this.#wanted(identity, encryptionType)) {
+      drop(reader);
+    } else if (size > MOST_BYTES) {
+      drop(reader);
+      text = t('chat.too-long');
+    } else {
+      text = await readText(reader, identity, this.#underway, MOST_BYTES).catch((error) => error instanceof TooMuch ? t('chat.too-long') : null);
+    }
     if (text !== null) this.#show({ id, timestamp, text, identity, to: this.#privately(attributes) });
   }
 
@@ -205,15 +229,16 @@ export class Chat {
   }
 
   // show adds a message: a text, or a node for a file. to is the one person that it is for.
+  // It returns whether there is a new line.
   #show({ id, timestamp, text, identity, editTimestamp, to, node }) {
     const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
     const known = id && this.#items.get(id);
     if (known?.identity === identity) {
       if (editTimestamp && !node) $('.chat-text', known.item).replaceChildren(...linked(shown));
-      return;
+      return false;
     }
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
-    const item = this.#item(node ? [node] : linked(shown), identity, timestamp || Date.now(), to);
+    const item = this.#item(node ? [node] : linked(shown), identity, plausible(timestamp), to);
     this.#list.append(item);
     if (id) this.#items.set(id, { item, identity });
     this.#forgetOldest();
@@ -221,6 +246,7 @@ export class Chat {
     const own = identity === this.#room.localParticipant.identity;
     if (atEnd || own) this.#log.scrollTop = this.#log.scrollHeight;
     if (!this.open && !own) this.#notify(identity, shown, Boolean(node));
+    return true;
   }
 
   #item(content, identity, timestamp, to) {
@@ -272,6 +298,12 @@ export class Chat {
     this.#text.style.height = 'auto';
     this.#text.style.height = `${Math.min(this.#text.scrollHeight, 140)}px`;
   }
+}
+
+// plausible is the sender's time of a message, or now if that cannot be its time.
+function plausible(timestamp) {
+  const now = Date.now();
+  return typeof timestamp === 'number' && Math.abs(now - timestamp) < SKEW ? timestamp : now;
 }
 
 // linked splits text into nodes, with http(s) addresses as links. The text is never
