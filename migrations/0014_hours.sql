@@ -21,7 +21,8 @@ ALTER TABLE meta ADD COLUMN people INTEGER NOT NULL DEFAULT 0;
 UPDATE meta SET people = (SELECT coalesce(sum(num_participants), 0) FROM room WHERE ended_ms = 0);
 
 -- Of the hours before: what the rooms and sessions tell that are still stored. Agents and
--- recorders are counted as participants there.
+-- recorders are counted as participants there. What is older than 400 days is left out, as
+-- hours are deleted then: a machine without a clock of its own begins in 1970.
 INSERT INTO hour (from_ms, opened, ended, joined)
 SELECT from_ms, sum(opened), sum(ended), sum(joined) FROM (
 	SELECT created_ms - created_ms % 3600000 AS from_ms, 1 AS opened, 0 AS ended, 0 AS joined FROM room
@@ -29,22 +30,26 @@ SELECT from_ms, sum(opened), sum(ended), sum(joined) FROM (
 	SELECT ended_ms - ended_ms % 3600000, 0, 1, 0 FROM room WHERE ended_ms > 0
 	UNION ALL
 	SELECT active_ms - active_ms % 3600000, 0, 0, 1 FROM session WHERE active_ms > 0
-) GROUP BY from_ms;
+) WHERE from_ms > unixepoch() * 1000 - 34560000000 GROUP BY from_ms;
 
--- Those who are still there were there when the newest event was written.
+-- Those who are still there were there when the newest event was written. A stay of more
+-- than 400 days is none: the clock was set meanwhile, and each of its hours would be a row.
 INSERT INTO hour (from_ms, peak, participant_ms)
 WITH RECURSIVE
-	stay (began, ended) AS (
+	entry (began, ended) AS (
 		SELECT joined_ms, CASE left_ms WHEN 0 THEN max(joined_ms, coalesce((SELECT created_ms FROM event ORDER BY seq DESC LIMIT 1), 0)) ELSE left_ms END
 		FROM session),
+	stay (began, ended) AS (
+		SELECT began, ended FROM entry
+		WHERE ended > began AND ended - began <= 34560000000 AND ended > unixepoch() * 1000 - 34560000000),
 	part (from_ms, began, ended) AS (
-		SELECT began - began % 3600000, began, ended FROM stay WHERE ended > began
+		SELECT began - began % 3600000, began, ended FROM stay
 		UNION ALL
 		SELECT from_ms + 3600000, began, ended FROM part WHERE from_ms + 3600000 < ended),
 	point (at, step) AS (
-		SELECT began, 1 FROM stay WHERE ended > began
+		SELECT began, 1 FROM stay
 		UNION ALL
-		SELECT ended, -1 FROM stay WHERE ended > began
+		SELECT ended, -1 FROM stay
 		UNION ALL
 		SELECT DISTINCT from_ms, 0 FROM part),
 	present (at, people) AS (SELECT at, sum(step) OVER (ORDER BY at, step ROWS UNBOUNDED PRECEDING) FROM point),

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
@@ -154,7 +155,8 @@ func TestRoomsOfBeforeHaveTheirFigures(t *testing.T) {
 	}
 }
 
-// Hours before the upgrade are counted from the rooms and sessions that are stored.
+// Hours before the upgrade are counted from the rooms and sessions that are stored, but not
+// those that a clock near 1970 wrote.
 func TestHoursAreCountedFromRows(t *testing.T) {
 	steps, err := read()
 	require.NoError(t, err)
@@ -172,9 +174,22 @@ func TestHoursAreCountedFromRows(t *testing.T) {
 			FROM (VALUES ('PA_1', 9000000, 9000001, 12600000), ('PA_2', 10000000, 0, 0), ('PA_3', 10800000, 10800000, 11000000), ('PA_4', 9000000, 0, 9000000));
 		INSERT INTO event VALUES (1, 'EV_1', 'room_started', 'RM_1', 'RM_1', 1, 14400500, 1, x'')`)
 	require.NoError(t, err)
+	const hourMs = 3_600_000
+	first := time.Now().UnixMilli()/hourMs - 30
+	for _, query := range []string{
+		"UPDATE room SET created_ms = created_ms + $1, ended_ms = iif(ended_ms > 0, ended_ms + $1, 0)",
+		"UPDATE session SET joined_ms = joined_ms + $1, active_ms = iif(active_ms > 0, active_ms + $1, 0), left_ms = iif(left_ms > 0, left_ms + $1, 0)",
+		"UPDATE event SET created_ms = created_ms + $1",
+		`INSERT INTO room SELECT NULL, 'RM_3', 'RM_3', 5000, 0, 0, 0, 1, 0, 0, $1, 'closed', 0, 0, 0, 1, 1, '', '{}', '', 0, 0`,
+		`INSERT INTO session SELECT NULL, column1, 'RM_3', column1, 5000, 5001, column2, 0, 0, x'', 0, ''
+			FROM (VALUES ('PA_5', 0), ('PA_6', $1), ('PA_7', 9000))`,
+	} {
+		_, err = conn.ExecContext(t.Context(), query, first*hourMs)
+		require.NoError(t, err, query)
+	}
 	require.NoError(t, conn.Close())
 	require.NoError(t, Apply(t.Context(), db))
-	rows, err := db.Query(`SELECT from_ms / 3600000, opened, ended, joined, peak, participant_ms FROM hour ORDER BY from_ms`)
+	rows, err := db.Query(`SELECT from_ms / 3600000 - $1, opened, ended, joined, peak, participant_ms FROM hour ORDER BY from_ms`, first)
 	require.NoError(t, err)
 	defer rows.Close()
 	var hours [][6]int64
@@ -185,6 +200,7 @@ func TestHoursAreCountedFromRows(t *testing.T) {
 	}
 	require.NoError(t, rows.Err())
 	require.Equal(t, [][6]int64{
+		{0, 0, 1, 0, 0, 0},
 		{2, 2, 0, 1, 2, 1_800_000 + 800_000},
 		{3, 0, 0, 1, 3, 1_800_000 + 3_600_000 + 200_000},
 		{4, 0, 1, 0, 1, 500},

@@ -38,14 +38,19 @@ func grown(last, total rooms.Measured) rooms.Measured {
 // measure writes what total counts, and the time of those who are in rooms, to the hours
 // until ctx ends, and once more then. A server on which nothing happens writes nothing.
 func measure(ctx context.Context, s rooms.Hours, total func() rooms.Measured, people func() int, log *slog.Logger) {
+	// A stop does not end what is being written, because it would not be known then whether it
+	// was. After a while it does: nothing is written from then on.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(requestsBound, end) })()
 	var last rooms.Measured
-	add := func(ctx context.Context) {
+	add := func() {
 		all := total()
 		news := grown(last, all)
 		if news == (rooms.Measured{}) && people() == 0 {
 			return
 		}
-		if err := s.AddMeasured(ctx, rooms.NowMs(time.Now()), news); err != nil {
+		if err := s.AddMeasured(work, rooms.NowMs(time.Now()), news); err != nil {
 			if ctx.Err() == nil {
 				log.Warn("the figures of this hour cannot be written, and are when that works again", "error", err)
 			}
@@ -58,12 +63,10 @@ func measure(ctx context.Context, s rooms.Hours, total func() rooms.Measured, pe
 	for {
 		select {
 		case <-ctx.Done():
-			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestsBound)
-			defer cancel()
-			add(bounded)
+			add()
 			return
 		case <-ticker.C:
-			add(ctx)
+			add()
 		}
 	}
 }

@@ -22,8 +22,9 @@ import (
 func TestWhatIsMeasuredIsCountedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var full, commits atomic.Int64
+		committed := func() {}
 		s, err := sqlite.Open(t.Context(), sqlite.Config{
-			Path: filepath.Join(t.TempDir(), "parlor.db"), Committed: func() { commits.Add(1) },
+			Path: filepath.Join(t.TempDir(), "parlor.db"), Committed: func() { commits.Add(1); committed() },
 			Allow: func() error {
 				if full.Load() != 0 {
 					return errors.New("not now")
@@ -72,5 +73,11 @@ func TestWhatIsMeasuredIsCountedOnce(t *testing.T) {
 		stop()
 		running.Wait()
 		require.EqualValues(t, 1+99, total(), "the last is written at the end")
+
+		// The server is stopped while the commit is on its way.
+		ctx, stop = context.WithCancel(t.Context())
+		committed = func() { stop(); time.Sleep(time.Second) }
+		measure(ctx, s, func() rooms.Measured { return rooms.Measured{BytesOut: 50} }, func() int { return 0 }, slog.New(slog.DiscardHandler))
+		require.EqualValues(t, 1+99+50, total())
 	})
 }
