@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,25 +32,19 @@ type Lines struct {
 	next int
 	seq  uint64        // of the newest
 	news chan struct{} // closed when the next line comes; nil = nobody waits
-	text bytes.Buffer  // of the line that is being added; written by handlers of Handler
 }
 
 // Handler hands records to next, and keeps those that next wants.
 func (l *Lines) Handler(next slog.Handler) slog.Handler {
-	attrs := slog.NewTextHandler(&l.text, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
-			return slog.Attr{} // a line has them apart
-		}
-		return a
-	}})
-	return &keeper{lines: l, next: next, attrs: attrs}
+	return &keeper{lines: l, next: next}
 }
 
 // keeper is the handler of [Lines.Handler]. It is used as [slog.Handler] says.
 type keeper struct {
 	lines *Lines
 	next  slog.Handler
-	attrs slog.Handler // writes attributes to lines.text
+	attrs string   // of WithAttrs, as text
+	group []string // of WithGroup
 }
 
 func (k *keeper) Enabled(ctx context.Context, level slog.Level) bool {
@@ -57,31 +52,49 @@ func (k *keeper) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (k *keeper) Handle(ctx context.Context, r slog.Record) error {
-	k.lines.add(ctx, k.attrs, &r)
+	k.lines.add(Line{At: r.Time, Level: r.Level, Message: Clip(r.Message, maxLine), Attrs: Clip(k.text(ctx, &r), maxLine)})
 	return k.next.Handle(ctx, r)
 }
 
 func (k *keeper) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &keeper{k.lines, k.next.WithAttrs(attrs), k.attrs.WithAttrs(attrs)}
+	var r slog.Record
+	r.AddAttrs(attrs...)
+	return &keeper{k.lines, k.next.WithAttrs(attrs), k.text(context.Background(), &r), k.group}
 }
 
 func (k *keeper) WithGroup(name string) slog.Handler {
-	return &keeper{k.lines, k.next.WithGroup(name), k.attrs.WithGroup(name)}
+	if name == "" {
+		return k
+	}
+	return &keeper{k.lines, k.next.WithGroup(name), k.attrs, append(slices.Clip(k.group), name)}
+}
+
+// text is the attributes of the keeper and of r. No lock is held, because values format
+// themselves.
+func (k *keeper) text(ctx context.Context, r *slog.Record) string {
+	var text bytes.Buffer
+	h := slog.Handler(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
+			return slog.Attr{} // a line has them apart
+		}
+		return a
+	}}))
+	for _, name := range k.group {
+		h = h.WithGroup(name)
+	}
+	_ = h.Handle(ctx, *r) // a buffer takes everything
+	return strings.TrimSpace(k.attrs + " " + strings.TrimSpace(text.String()))
 }
 
 // Lines is what keeps the lines.
 func (k *keeper) Lines() *Lines { return k.lines }
 
-func (l *Lines) add(ctx context.Context, attrs slog.Handler, r *slog.Record) {
+// add keeps a line, to which it gives the next seq.
+func (l *Lines) add(one Line) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.text.Reset()
-	_ = attrs.Handle(ctx, *r) // a buffer takes everything
 	l.seq++
-	one := Line{Seq: l.seq, At: r.Time, Level: r.Level, Message: Clip(r.Message, maxLine), Attrs: Clip(strings.TrimSpace(l.text.String()), maxLine)}
-	if l.text.Cap() > 16*maxLine {
-		l.text = bytes.Buffer{} // one long line need not cost memory for good
-	}
+	one.Seq = l.seq
 	if len(l.ring) < maxLines {
 		l.ring = append(l.ring, one)
 	} else {

@@ -14,6 +14,14 @@ import (
 	"parlor/server/admin"
 )
 
+// curious looks at the log when it is written to it.
+type curious struct{ lines *admin.Lines }
+
+func (c curious) String() string {
+	_, newest, _ := c.lines.After(0, slog.LevelError)
+	return fmt.Sprint("after ", newest)
+}
+
 // The newest lines of the log are kept as they are written, within bounds.
 func TestLinesOfTheLogAreKept(t *testing.T) {
 	lines := &admin.Lines{}
@@ -21,7 +29,7 @@ func TestLinesOfTheLogAreKept(t *testing.T) {
 	log := slog.New(lines.Handler(slog.NewTextHandler(&written, &slog.HandlerOptions{Level: slog.LevelInfo})))
 	log.Debug("not wanted")
 	_, _, news := lines.After(0, slog.LevelDebug)
-	log.With("room", "tea").WithGroup("client").Warn("left\nthe room", "address", "127.0.0.1", "agent", `<b>"x`)
+	log.With("room", "tea").WithGroup("").WithGroup("client").Warn("left\nthe room", "address", "127.0.0.1", "agent", `<b>"x`)
 	<-news
 	got, newest, _ := lines.After(0, slog.LevelDebug)
 	require.Len(t, got, 1)
@@ -41,7 +49,7 @@ func TestLinesOfTheLogAreKept(t *testing.T) {
 		})
 	}
 	all.Wait()
-	log.Error("last")
+	log.Error("last", "value", curious{lines})
 	got, newest, _ = lines.After(0, slog.LevelDebug)
 	require.EqualValues(t, 2002, newest)
 	require.Len(t, got, 1000)
@@ -52,6 +60,7 @@ func TestLinesOfTheLogAreKept(t *testing.T) {
 	}
 	got, _, _ = lines.After(0, slog.LevelError)
 	require.Len(t, got, 1)
+	require.Equal(t, `value="after 2001"`, got[0].Attrs, "values are formatted while others use the log")
 	got, _, _ = lines.After(2002, slog.LevelDebug)
 	require.Empty(t, got)
 }

@@ -24,6 +24,7 @@ type Dashboard struct {
 	Refusals    *admin.Refusals
 	Audit       log.Audit
 	Starts      log.Starts
+	StartID     func() int64             // the ID of this process's start; 0 = it has none
 	Addresses   func() map[string]string // of clients, by their participants' ids
 	Lines       *admin.Lines
 	Backups     Backups

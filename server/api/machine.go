@@ -60,13 +60,17 @@ func (s *rest) listStarts(w http.ResponseWriter, r *http.Request) error {
 		found = found[:limit]
 		page.NextCursor = strconv.FormatInt(found[limit-1].ID, 10)
 	}
-	for i, one := range found {
+	var own int64
+	if s.Dashboard.StartID != nil {
+		own = s.Dashboard.StartID()
+	}
+	for _, one := range found {
 		out := startInfo{ID: one.ID, At: at(one.AtMs), Version: one.Version, ReadySeconds: float64(one.ReadyMs) / 1000, State: "broken_off"}
 		switch {
 		case one.StoppedMs > 0:
 			took := float64(one.StopMs) / 1000
 			out.State, out.StoppedAt, out.StopSeconds = "stopped", at(one.StoppedMs), &took
-		case i == 0 && before == 0:
+		case one.ID == own:
 			out.State = "running"
 		}
 		page.Starts = append(page.Starts, out)
@@ -306,8 +310,36 @@ type generationList struct {
 	Generations []generationInfo `json:"generations" doc:"The newest ten, the newest first."`
 }
 
-// replicaBound is how long the replica may take to be listed.
-const replicaBound = 20 * time.Second
+const (
+	replicaBound = 20 * time.Second // for the replica to be listed
+	replicaKept  = time.Minute      // for a list of it, because a large one costs many requests
+)
+
+// lastReplica is what the replica had when it was listed last.
+type lastReplica struct {
+	turn  chan struct{} // holds one while the replica is listed or the following is read
+	at    time.Time
+	found []Generation
+}
+
+// generations lists the replica, once for all that ask in a minute.
+func (s *rest) generations(ctx context.Context) ([]Generation, error) {
+	last := &s.replica
+	select {
+	case last.turn <- struct{}{}:
+		defer func() { <-last.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if !last.at.IsZero() && time.Since(last.at) < replicaKept {
+		return last.found, nil
+	}
+	found, err := s.Dashboard.Generations(ctx)
+	if err == nil {
+		last.found, last.at = found, time.Now()
+	}
+	return found, err
+}
 
 func (s *rest) listGenerations(w http.ResponseWriter, r *http.Request) error {
 	if s.Dashboard.Generations == nil {
@@ -315,7 +347,7 @@ func (s *rest) listGenerations(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), replicaBound)
 	defer cancel()
-	found, err := s.Dashboard.Generations(ctx)
+	found, err := s.generations(ctx)
 	if err != nil {
 		s.Log.Warn("the replica cannot be listed", "error", err)
 		return problem.New(http.StatusBadGateway, "replica", "the replica cannot be listed, see the log")
@@ -367,7 +399,7 @@ func (s *rest) machineOperations() []operation {
 		},
 		{
 			method: get, path: "/replica/generations", id: "listGenerations", tag: tag, grant: toOperate,
-			summary: "What the replica has, and which times can be restored. It asks the replica; 404 without one.",
+			summary: "What the replica has, and which times can be restored. It asks the replica, once a minute at most; 404 without one.",
 			status:  http.StatusOK, answer: generationList{}, handle: s.listGenerations,
 		},
 	}

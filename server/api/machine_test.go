@@ -3,11 +3,15 @@ package api_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -57,4 +61,62 @@ func TestALongBackupIsNotCutOff(t *testing.T) {
 	for text.Scan() && !strings.Contains(text.Text(), `"later"`) {
 	}
 	require.Contains(t, text.Text(), `"later"`, text.Err())
+}
+
+// However many ask what the replica has, it is listed once a minute, unless that failed.
+func TestTheReplicaIsListedOnceAMinute(t *testing.T) {
+	h := open(t)
+	synctest.Test(t, func(t *testing.T) {
+		var listed atomic.Int64
+		c := h.config
+		c.Dashboard = api.Dashboard{Generations: func(context.Context) ([]api.Generation, error) {
+			time.Sleep(time.Second)
+			if listed.Add(1) == 1 {
+				return nil, errors.New("not now")
+			}
+			return []api.Generation{{Number: listed.Load()}}, nil
+		}}
+		routes := h.routes(c)
+		ask := func() (int, string) {
+			req := httptest.NewRequestWithContext(t.Context(), "GET", "/v1/replica/generations", nil)
+			req.SetBasicAuth(key, secret)
+			rec := httptest.NewRecorder()
+			routes.ServeHTTP(rec, req)
+			return rec.Code, rec.Body.String()
+		}
+		status, _ := ask()
+		require.Equal(t, 502, status)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if status, body := ask(); status != 200 || !strings.Contains(body, `"generation":2`) {
+					t.Error(status, body)
+				}
+			})
+		}
+		all.Wait()
+		require.EqualValues(t, 2, listed.Load())
+		time.Sleep(time.Minute)
+		_, body := ask()
+		require.Contains(t, body, `"generation":3`)
+	})
+}
+
+// A proxy's caller cannot have the proxy's own network looked into.
+func TestPrivatePortsAreTriedForTheirOwnMachineAlone(t *testing.T) {
+	h := open(t)
+	for from, want := range map[string]string{
+		"10.0.0.9:0": "must come from another machine", "[fd00::9]:0": "must come from another machine",
+		"127.0.0.1:4711": "must come from another machine", "169.254.1.1:4711": "must come from another machine",
+		"10.0.0.9:4711": "must be from 1 to 65535", "192.0.2.1:0": "must be from 1 to 65535",
+	} {
+		req := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/reachability", strings.NewReader(`{"tcp":[0]}`))
+		req.SetBasicAuth(key, secret)
+		req.Header.Set("Content-Type", "application/json")
+		req.RemoteAddr = from
+		rec := httptest.NewRecorder()
+		h.routes(h.config).ServeHTTP(rec, req)
+		require.Equal(t, 400, rec.Code, from)
+		require.Contains(t, rec.Body.String(), want, from)
+	}
 }

@@ -42,14 +42,18 @@ type ReachAnswer struct {
 }
 
 // reach tries to reach ports of the caller's machine from this one. It tries no other
-// machine's, because the server would otherwise look into networks for its callers.
+// machine's, because the server would otherwise look into networks for its callers. A private
+// address must be the connection's own.
 func (s *rest) reach(w http.ResponseWriter, r *http.Request) error {
 	var body ReachRequest
 	if err := s.readJSON(r, &body); err != nil {
 		return err
 	}
 	addr, err := netip.ParseAddr(access.Address(r.RemoteAddr))
-	if addr = addr.Unmap(); err != nil || !addr.IsGlobalUnicast() {
+	// An address that a proxy tells has no port (0), and none of the proxy's own network is
+	// believed: its callers may have invented it.
+	_, port, _ := net.SplitHostPort(r.RemoteAddr)
+	if addr = addr.Unmap(); err != nil || !addr.IsGlobalUnicast() || port == "0" && addr.IsPrivate() {
 		return problem.New(http.StatusBadRequest, "invalid_argument", "the request must come from another machine, and comes from %s", access.Address(r.RemoteAddr))
 	}
 	var wrong []problem.Field

@@ -37,12 +37,13 @@ type rest struct {
 	replies *replies
 	newest  lastOverview
 	tails   atomic.Int64 // streams of the log
+	replica lastReplica
 }
 
 // REST returns the API, to be mounted at /v1. It checks credentials itself: a token, or
 // an API key and its secret as HTTP Basic.
 func REST(c Config) chi.Router {
-	s := &rest{Config: c, replies: newReplies(c.Replies)}
+	s := &rest{Config: c, replies: newReplies(c.Replies), replica: lastReplica{turn: make(chan struct{}, 1)}}
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {

@@ -19,6 +19,13 @@ func aliases() map[string]string {
 	}
 }
 
+// checkFrom is a variable that is no key: parlor check reads it.
+const checkFrom = "PARLOR_CHECK_FROM"
+
+// CheckFrom is the URL of the server that parlor check asks, whose secret should not stand on a
+// command line.
+func CheckFrom(environ []string) string { return lookup(environ, checkFrom) }
+
 func lookup(environ []string, name string) string {
 	for _, e := range environ {
 		if v, ok := strings.CutPrefix(e, name+"="); ok {
@@ -66,7 +73,7 @@ func (l *loader) environment(environ []string) {
 	}
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
-		if !strings.HasPrefix(name, "PARLOR_") || name == "PARLOR_CONFIG" || value == "" {
+		if !strings.HasPrefix(name, "PARLOR_") || name == "PARLOR_CONFIG" || name == checkFrom || value == "" {
 			continue
 		}
 		path, known := paths[name]

@@ -31,6 +31,9 @@ status is 1 if something failed, and 0 if there are warnings alone.
   parlor check --local      only whether the server takes work, for a container's health
   parlor check --from URL   and whether its ports are reached from outside
 
+PARLOR_CHECK_FROM may have the URL in place of --from, whose secret all users of this
+machine can see in the list of its processes.
+
 `
 
 const (
@@ -59,6 +62,9 @@ func check(ctx context.Context, env Environment) error {
 		return c.checkHealth(ctx, env)
 	}
 	found := c.checkAll(ctx, env)
+	if from == "" {
+		from = config.CheckFrom(env.Environ)
+	}
 	if from != "" {
 		found = append(found, c.checkFrom(ctx, env, from)...)
 	}

@@ -69,11 +69,11 @@ func answersSTUN(cfg *config.Config, p openPort) bool {
 func strangerOf(from string, env Environment) (*client, error) {
 	u, err := url.Parse(from)
 	if err != nil {
-		return nil, errors.New("--from is no URL") // the error would repeat the secret
+		return nil, errors.New("the URL of --from or PARLOR_CHECK_FROM is none") // the error would repeat the secret
 	}
 	secret, ok := u.User.Password()
 	if !ok {
-		return nil, errors.New("--from has no API key and secret")
+		return nil, errors.New("the URL of --from or PARLOR_CHECK_FROM has no API key and secret")
 	}
 	flags := clientFlags{keyFlags: keyFlags{apiKey: u.User.Username(), secret: secret}}
 	u.User = nil

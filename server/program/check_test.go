@@ -80,9 +80,13 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 		"http://localhost:1":           "has no API key",
 		"http://devkey:secret@[::1]:1": "all ports are of this machine alone",
 	} {
-		_, out, _ = command(t, nil, "check", "--config", file, "--from", from)
-		require.Contains(t, out, want)
-		require.NotContains(t, out, "secret@")
+		_, byFlag, errs := command(t, nil, "check", "--config", file, "--from", from)
+		require.Contains(t, byFlag, want)
+		require.NotContains(t, byFlag, "secret@")
+		require.NotContains(t, errs, "PARLOR_CHECK_FROM")
+		_, byVariable, _ := command(t, []string{"PARLOR_CHECK_FROM=" + from}, "check", "--config", file)
+		require.Contains(t, byVariable, want)
+		require.NotContains(t, byVariable, "not one that Parlor reads")
 	}
 
 	status, out, errs := command(t, nil, "check", "--json", "--config", file, "--url", h.url)

@@ -387,6 +387,12 @@ func (r *initRequest) configuration() (string, error) {
 // effective is the configuration that the server will have: that of the file which is there,
 // else that of text. It is loaded before it is written, because a wrong one would be kept.
 func (r *initRequest) effective(text string) (*config.Config, error) {
+	if r.dryRun && isForbidden(r.file()) {
+		if _, err := fmt.Fprintf(r.out, "%s may not be read by this user: what follows is for a new one\n", r.file()); err != nil {
+			return nil, err
+		}
+		return r.unwritten(text)
+	}
 	if _, err := os.Lstat(r.file()); err == nil {
 		cfg, _, err := config.Load(config.Sources{File: r.file(), Environ: r.environ})
 		if err != nil {
@@ -394,6 +400,20 @@ func (r *initRequest) effective(text string) (*config.Config, error) {
 		}
 		return cfg, nil
 	}
+	return r.unwritten(text)
+}
+
+// isForbidden reports whether a file, if there is one, may not be read.
+func isForbidden(file string) bool {
+	f, err := os.Open(file)
+	if err == nil {
+		_ = f.Close() // nothing was read
+	}
+	return errors.Is(err, fs.ErrPermission)
+}
+
+// unwritten is the configuration of text.
+func (r *initRequest) unwritten(text string) (*config.Config, error) {
 	folder, err := os.MkdirTemp("", "parlor-init-*")
 	if err != nil {
 		return nil, err

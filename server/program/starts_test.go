@@ -34,8 +34,6 @@ func TestStartsAndCopies(t *testing.T) {
 	h = start(t, path, replica)
 	_, err := h.store.NoteStart(t.Context(), log.Start{AtMs: 1, Version: "crashed"}) // as a process that ended here
 	require.NoError(t, err)
-	require.NoError(t, h.stop())
-	h = start(t, path, replica)
 	var starts struct {
 		Starts []struct {
 			ID             int
@@ -44,6 +42,11 @@ func TestStartsAndCopies(t *testing.T) {
 			Stop           *float64 `json:"stop_seconds"`
 		}
 	}
+	require.Equal(t, 200, h.tell("GET", "/starts", &starts))
+	require.Equal(t, "broken_off", starts.Starts[0].State, "another process's")
+	require.Equal(t, "running", starts.Starts[1].State)
+	require.NoError(t, h.stop())
+	h = start(t, path, replica)
 	require.Equal(t, 200, h.tell("GET", "/starts", &starts))
 	var states []string
 	for _, s := range starts.Starts {
