@@ -167,6 +167,7 @@ func (s *rest) streamLog(w http.ResponseWriter, r *http.Request, after uint64, l
 	defer s.tails.Add(-1)
 	unhurried(w)
 	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would buffer the stream
 	w.WriteHeader(http.StatusOK)
 	control := http.NewResponseController(w)
 	write := func(text string) bool {
