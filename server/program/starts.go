@@ -67,8 +67,12 @@ func (c *copies) BackUp(ctx context.Context) (api.Backup, error) {
 	if err != nil {
 		return api.Backup{}, fmt.Errorf("back up the database: %w", err)
 	}
+	size := info.Size()
+	if wal, err := os.Stat(path + "-wal"); err == nil {
+		size += wal.Size()
+	}
 	// The copy is no larger, and as much again is left for the database to grow.
-	if free, err := freeBytes(filepath.Dir(path)); err == nil && free < 2*info.Size()+littleFree {
+	if free, err := freeBytes(filepath.Dir(path)); err == nil && free < 2*size+littleFree {
 		return api.Backup{}, api.ErrNoSpace
 	}
 	now := time.Now().UTC().Truncate(time.Second)
