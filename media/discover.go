@@ -3,6 +3,7 @@ package media
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -11,6 +12,63 @@ import (
 // three seconds for each.
 func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) {
 	return externalIP(ctx, servers)
+}
+
+// NATAddresses are those of the addresses to which this machine's name leads that stand for
+// it: public ones, at most one of each family, if local, the addresses of this machine, has
+// some of that family and none that is public. Before such a machine is a NAT that passes
+// to it what comes for that address, as clouds have it.
+func NATAddresses(named, local []netip.Addr) (out []netip.Addr) {
+	for _, four := range []bool{true, false} {
+		of := func(a netip.Addr) bool { return a.Is4() == four && !a.IsLoopback() && !a.IsLinkLocalUnicast() }
+		public := func(a netip.Addr) bool { return of(a) && isPublic(a) }
+		if !slices.ContainsFunc(local, of) || slices.ContainsFunc(local, public) {
+			continue
+		}
+		if i := slices.IndexFunc(named, public); i >= 0 {
+			out = append(out, named[i])
+		}
+	}
+	return out
+}
+
+// sharedAddresses are those of NATs of access networks (RFC 6598).
+var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
+
+func isPublic(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !sharedAddresses.Contains(a)
+}
+
+const (
+	// nameInterval is how often ExternalName is looked up, so that an address is followed
+	// that changes.
+	nameInterval = 5 * time.Minute
+	lookupBound  = 3 * time.Second
+)
+
+// lookUp takes the addresses to which ExternalName leads for the machine's own, if it is
+// behind a NAT.
+func (n *network) lookUp(ctx context.Context, present []netip.Addr) {
+	ctx, cancel := context.WithTimeout(ctx, lookupBound)
+	defer cancel()
+	found, err := n.cfg.lookup(ctx, n.cfg.ExternalName)
+	n.due = err != nil
+	if err != nil {
+		if !n.lost {
+			n.cfg.Log.Warn("the server's name cannot be looked up; trying again", "name", n.cfg.ExternalName, "error", err)
+		}
+		n.lost = true
+		return
+	}
+	n.lost = false
+	for i := range found {
+		found[i] = found[i].Unmap()
+	}
+	external := NATAddresses(found, present)
+	if len(external) > 0 && !slices.Equal(external, n.external) {
+		n.cfg.Log.Info("this machine has no public address: clients are told of those to which its name leads", "name", n.cfg.ExternalName, "addresses", external)
+	}
+	n.external = external
 }
 
 // AnswersSTUN asks the STUN or TURN server at an address, once a second until ctx ends, and

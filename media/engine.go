@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,11 @@ type Config struct {
 	// UseExternalIP asks DiscoverySTUN for the address to advertise, at start and each
 	// time that the machine's addresses change.
 	UseExternalIP bool
+	// ExternalName is the name under which clients reach this machine; empty: none is known.
+	// Without NodeIPs and UseExternalIP, what it leads to is advertised if the machine
+	// itself has no public address; see [NATAddresses]. It is looked up at start, each time
+	// that the machine's addresses change, and every few minutes.
+	ExternalName string
 	// DiscoverySTUN (host:port) are the servers that UseExternalIP asks; empty means
 	// STUNServers. Clients do not learn of them.
 	DiscoverySTUN []string
@@ -110,6 +116,7 @@ type Config struct {
 	// system's.
 	interfaces func() ([]networkInterface, error)
 	changes    func(ctx context.Context, log *slog.Logger, changed func())
+	lookup     func(ctx context.Context, name string) ([]netip.Addr, error) // nil: the system's
 }
 
 func (c *Config) setDefaults() {
@@ -142,6 +149,11 @@ func (c *Config) setDefaults() {
 	}
 	if c.interfaces == nil {
 		c.interfaces, c.changes = systemInterfaces, systemChanges
+	}
+	if c.lookup == nil {
+		c.lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		}
 	}
 }
 

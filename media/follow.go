@@ -81,14 +81,24 @@ func (n *network) follow(ctx context.Context) {
 		})
 	})
 	again := time.NewTimer(bindRetry)
-	again.Stop() // an attempt is due only when an address cannot be bound
+	again.Stop() // an attempt is due only when an address cannot be bound, or the name not be looked up
 	defer again.Stop()
+	names := time.NewTicker(nameInterval)
+	defer names.Stop()
+	if !n.named() {
+		names.Stop()
+	}
+	if n.due {
+		again.Reset(bindRetry)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changes:
 		case <-again.C:
+		case <-names.C:
+			n.due = true
 		}
 		if !n.refresh(ctx) {
 			again.Reset(bindRetry)
@@ -107,12 +117,12 @@ func (n *network) refresh(ctx context.Context) bool {
 	n.list(list)
 	present := n.presentOf(list)
 	was := n.now.Load()
-	if slices.Equal(present, n.present) && len(was.local) > 0 && !n.unbound {
+	if slices.Equal(present, n.present) && len(was.local) > 0 && !n.unbound && !n.due {
 		return true
 	}
-	if !slices.Equal(present, n.present) {
+	if !slices.Equal(present, n.present) || n.due {
 		n.present = present
-		n.discover(ctx)
+		n.discover(ctx, present)
 	}
 	now, err := n.advertised(present)
 	if err != nil { // for example, the network is down
@@ -122,7 +132,7 @@ func (n *network) refresh(ctx context.Context) bool {
 	if !slices.Equal(was.local, now.local) || !maps.Equal(was.external, now.external) {
 		n.cfg.Log.Info("the addresses of media have changed", "before", was.local, "now", now.local)
 	}
-	return !n.unbound
+	return !n.unbound && !n.due
 }
 
 // presentOf lists the bindable addresses that an interface has now, and loopback.

@@ -39,6 +39,8 @@ type network struct {
 	present  []netip.Addr // addresses that could be bound when now was made; same owner
 	external []netip.Addr // addresses found by UseExternalIP; same owner
 	unbound  bool         // some address could not be bound yet; same owner
+	due      bool         // ExternalName must be looked up; same owner
+	lost     bool         // the last look-up failed; same owner
 	// machine is the addresses of all interfaces that are up, bound or not. It has the
 	// same owner as now.
 	machine atomic.Pointer[[]netip.Addr]
@@ -132,7 +134,7 @@ func openNetwork(cfg *Config) (*network, error) {
 	if n.present = n.bindable(list); len(n.present) == 0 {
 		return nil, n.noAddress()
 	}
-	n.discover(context.Background())
+	n.discover(context.Background(), n.present)
 	now, err := n.advertised(n.present)
 	if err != nil {
 		return nil, err
@@ -192,12 +194,25 @@ func (n *network) noAddress() error {
 	return errors.New("no address to bind: every interface is down or excluded; see rtc.interfaces and rtc.ips")
 }
 
-// discover asks STUN servers for the machine's external address, if that is configured.
-// Without an answer the former address stays.
-func (n *network) discover(ctx context.Context) {
-	if !n.cfg.UseExternalIP || len(n.cfg.NodeIPs) > 0 {
-		return
+// discover finds out the machine's external addresses, if that is configured. Without an
+// answer the former ones stay.
+func (n *network) discover(ctx context.Context, present []netip.Addr) {
+	switch {
+	case len(n.cfg.NodeIPs) > 0:
+	case n.cfg.UseExternalIP:
+		n.ask(ctx)
+	case n.named():
+		n.lookUp(ctx, present)
 	}
+}
+
+// named reports whether ExternalName tells the addresses to advertise.
+func (n *network) named() bool {
+	return n.cfg.ExternalName != "" && !n.cfg.UseExternalIP && len(n.cfg.NodeIPs) == 0
+}
+
+// ask asks STUN servers for the machine's external address.
+func (n *network) ask(ctx context.Context) {
 	servers := n.cfg.DiscoverySTUN
 	if len(servers) == 0 {
 		servers = n.cfg.STUNServers

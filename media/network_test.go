@@ -1,8 +1,11 @@
 package media
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -167,4 +170,57 @@ func TestNothingIsAdvertisedThatIsNotNamed(t *testing.T) {
 		require.Equal(t, c.kept, now.local)
 		require.Equal(t, c.external, now.external)
 	}
+}
+
+// A machine behind a NAT that passes everything on, as in most clouds, has the address to which
+// its name leads.
+func TestTheNameTellsTheAddressOfANAT(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		named, local, why []netip.Addr
+	}{
+		{"a cloud", parseAll("203.0.113.7"), parseAll("10.1.2.3", "127.0.0.1"), parseAll("203.0.113.7")},
+		{"a cloud with IPv6", parseAll("2001:db8::7", "203.0.113.7"), parseAll("10.1.2.3", "2001:db8::7"), parseAll("203.0.113.7")},
+		{"the address of an access network", parseAll("203.0.113.7"), parseAll("100.64.0.9"), parseAll("203.0.113.7")},
+		{"a public address of its own", parseAll("203.0.113.7"), parseAll("198.51.100.1", "10.1.2.3"), nil},
+		{"an office", parseAll("10.1.2.3"), parseAll("10.1.2.3"), nil},
+		{"another family", parseAll("203.0.113.7"), parseAll("fd00::1", "127.0.0.1"), nil},
+		{"loopback alone", parseAll("203.0.113.7"), parseAll("127.0.0.1", "::1"), nil},
+	} {
+		require.Equal(t, c.why, NATAddresses(c.named, c.local), c.name)
+	}
+
+	local := parseAll("10.1.2.3", "10.1.2.4")
+	var answer []netip.Addr
+	var failure error
+	asked := 0
+	n := networkOf(t, &Config{ExternalName: "calls.example.com", lookup: func(_ context.Context, name string) ([]netip.Addr, error) {
+		asked++
+		require.Equal(t, "calls.example.com", name)
+		return slices.Clone(answer), failure
+	}})
+	told := func() (out []netip.Addr) {
+		t.Helper()
+		n.discover(t.Context(), local)
+		now, err := n.advertised(local)
+		require.NoError(t, err)
+		for _, a := range now.local {
+			out = append(out, now.known(a))
+		}
+		return out
+	}
+	failure = errors.New("no resolver yet")
+	require.Equal(t, local, told())
+	require.True(t, n.due, "it is tried again")
+	answer, failure = parseAll("::ffff:203.0.113.7"), nil
+	require.Equal(t, parseAll("203.0.113.7"), told())
+	require.False(t, n.due)
+	failure = errors.New("no resolver any more")
+	require.Equal(t, parseAll("203.0.113.7"), told(), "the last holds")
+	answer, failure = parseAll("203.0.113.8"), nil
+	require.Equal(t, parseAll("203.0.113.8"), told())
+	before := asked
+	n.cfg.NodeIPs = []string{"203.0.113.9"}
+	require.Equal(t, parseAll("203.0.113.9"), told(), "what is configured goes before")
+	require.Equal(t, before, asked)
 }

@@ -44,13 +44,22 @@ func (i *inspection) checkNames(ctx context.Context) (all []api.Check) {
 			all = append(all, rowFailed(what, fmt.Sprintf("%s leads nowhere: %v", name, err), "make an A or AAAA record of the name with this machine's address"))
 			continue
 		}
-		all = append(all, judgeName(name, found, ours))
+		nat := name == i.cfg.Domain && !i.cfg.RTC.NodeIP.V4.IsValid() && !i.cfg.RTC.NodeIP.V6.IsValid() && !i.cfg.RTC.UseExternalIP
+		all = append(all, judgeName(name, found, ours, nat))
 	}
 	return all
 }
 
-func judgeName(name string, found, ours []netip.Addr) api.Check {
+// judgeName judges to what a name leads. nat: the server takes the addresses of a NAT before
+// this machine from that name.
+func judgeName(name string, found, ours []netip.Addr, nat bool) api.Check {
 	const what = "DNS"
+	for i := range found {
+		found[i] = found[i].Unmap()
+	}
+	if told := media.NATAddresses(found, ours); nat && len(told) == len(found) && len(told) > 0 {
+		return rowOK(what, fmt.Sprintf("%s leads to %s, which is told to clients: this machine has no public address (%s), so that must be a NAT before it", name, addresses(told), addresses(ours)))
+	}
 	var here, elsewhere []string
 	for _, a := range found {
 		if a = a.Unmap(); slices.Contains(ours, a) {

@@ -130,9 +130,11 @@ func TestCommandCheckJudges(t *testing.T) {
 		check api.Check
 		want  string
 	}{
-		"a name that leads here":      {judgeName("a.example", []netip.Addr{addr("192.0.2.1")}, []netip.Addr{addr("192.0.2.1")}), "ok"},
-		"a name that leads elsewhere": {judgeName("a.example", []netip.Addr{addr("192.0.2.9")}, []netip.Addr{addr("192.0.2.1")}), "warning"},
-		"a name that leads to both":   {judgeName("a.example", []netip.Addr{addr("::ffff:192.0.2.1"), addr("2001:db8::1")}, []netip.Addr{addr("192.0.2.1")}), "warning"},
+		"a name that leads here":      {judgeName("a.example", []netip.Addr{addr("192.0.2.1")}, []netip.Addr{addr("192.0.2.1")}, true), "ok"},
+		"a name that leads to a NAT":  {judgeName("a.example", []netip.Addr{addr("192.0.2.9")}, []netip.Addr{addr("10.0.0.1")}, true), "ok"},
+		"another name that does":      {judgeName("a.example", []netip.Addr{addr("192.0.2.9")}, []netip.Addr{addr("10.0.0.1")}, false), "warning"},
+		"a name that leads elsewhere": {judgeName("a.example", []netip.Addr{addr("192.0.2.9")}, []netip.Addr{addr("192.0.2.1")}, true), "warning"},
+		"a name that leads to both":   {judgeName("a.example", []netip.Addr{addr("::ffff:192.0.2.1"), addr("2001:db8::1")}, []netip.Addr{addr("192.0.2.1")}, true), "warning"},
 		"no NAT":                      {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("192.0.2.1")}, false), "ok"},
 		"a NAT that is told of":       {judgeMapping(addr("192.0.2.1"), nil, true), "ok"},
 		"a NAT":                       {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("10.0.0.1")}, false), "warning"},

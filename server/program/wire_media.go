@@ -22,6 +22,7 @@ func mediaConfig(cfg *config.Config, addresses []string, log *slog.Logger) media
 		TCPHanded:         cfg.OneDoor() && cfg.RTC.TCPPort == cfg.Port,
 		BindAddresses:     addresses,
 		UseExternalIP:     cfg.RTC.UseExternalIP,
+		ExternalName:      cfg.Domain,
 		DiscoverySTUN:     cfg.RTC.DiscoverySTUN(),
 		STUNServers:       cfg.RTC.STUNServers,
 		ICEServers:        turnServers(cfg),
