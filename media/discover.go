@@ -14,10 +14,10 @@ func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) 
 	return externalIP(ctx, servers)
 }
 
-// NATAddresses are those of the addresses to which this machine's name leads that stand for
-// it: public ones, at most one of each family, if local, the addresses of this machine, has
-// some of that family and none that is public. Before such a machine is a NAT that passes
-// to it what comes for that address, as clouds have it.
+// NATAddresses are the public addresses under which this machine is reached through a NAT, as
+// in most clouds: at most one of each family, out of named, the addresses to which the
+// machine's name leads. A family has one if local, the machine's own addresses, has some of
+// that family and no public one.
 func NATAddresses(named, local []netip.Addr) (out []netip.Addr) {
 	for _, four := range []bool{true, false} {
 		of := func(a netip.Addr) bool { return a.Is4() == four && !a.IsLoopback() && !a.IsLinkLocalUnicast() }

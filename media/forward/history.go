@@ -2,9 +2,9 @@ package forward
 
 // history are the last packets of a forwarder, as they are remembered for retransmission.
 // A packet is retransmitted if the history knows its number and the layer's cache, which
-// has an age of its own, still has its payload.
-// It begins small and grows while it would forget packets that are not old yet: most
-// subscriptions are silent, or of a small picture.
+// has an age of its own, still has its payload. The history begins small and grows while it
+// would forget packets that are not old yet: most subscriptions are silent, or of a small
+// picture.
 type history struct {
 	slots []sent // by outgoing number modulo their count, a power of two
 	most  int    // bound of that count
@@ -27,8 +27,8 @@ func (h *history) begin(video bool) {
 	}
 }
 
-// reaches reports whether get knows of a packet with that number whether it was sent. last
-// is the newest number that was given away.
+// reaches reports whether get tells if the packet with a number was sent. last is the newest
+// number that any packet has.
 func (h *history) reaches(out, last int64) bool {
 	return out <= last && last-out < int64(len(h.slots)) && out >= h.floor
 }

@@ -15,7 +15,7 @@ import (
 
 const minuteMs = int64(time.Minute / time.Millisecond)
 
-// populated writes that n participants are in a room, of whom joined have just joined.
+// populated writes a room with n participants, after another joined participants have come.
 func populated(t *testing.T, s *Store, r rooms.Record, n uint32, joined int) rooms.Record {
 	t.Helper()
 	r.NumParticipants = n
