@@ -155,15 +155,17 @@ type EndpointStats struct {
 // Query asks for events in the order of their seq.
 type Query struct {
 	After int64 // events after this seq
-	Epoch int64 // epoch of the event After, as the reader knows it; 0 = not known
-	Limit int
-	Room  string   // a room's SID, or a name: all rooms that bore it; "" = all
-	Types []string // empty = all
+	// Before, if not 0, asks for the newest events before this seq, the newest first.
+	Before int64
+	Epoch  int64 // epoch of the event After, as the reader knows it; 0 = not known
+	Limit  int
+	Room   string   // a room's SID, or a name: all rooms that bore it; "" = all
+	Types  []string // empty = all
 }
 
 // Store is the log's storage, as its readers see it.
 type Store interface {
-	// Events returns events in the order of their seq.
+	// Events returns events in the order of their seq, or against it with [Query.Before].
 	Events(ctx context.Context, q Query) ([]Event, error)
 	// SeqRange returns the seqs of the oldest and the newest event that can be
 	// read. Before the first event both are 0; when all are pruned oldest is

@@ -114,6 +114,32 @@ func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 	return p, err
 }
 
+// PageBefore returns up to q.Limit of the newest events before q.Before, the newest first.
+// Next is the end of the log, from which a reader goes on forwards. older is the seq before
+// which there may be more; 0 = there are none.
+func (r *Reader) PageBefore(ctx context.Context, q Query) (p Page, older int64, err error) {
+	if q.Limit <= 0 {
+		q.Limit = defaultPage
+	}
+	q.Limit = min(q.Limit, maxPage)
+	q.After = 0
+	// The range is read before the events: Next must not skip one that is written meanwhile.
+	p.Oldest, p.Newest, err = r.Store.SeqRange(ctx)
+	if err != nil {
+		return Page{}, 0, fmt.Errorf("read the log's range: %w", err)
+	}
+	q.Before = min(q.Before, p.Newest+1)
+	if p.Events, err = r.Store.Events(ctx, q); err != nil {
+		return Page{}, 0, fmt.Errorf("read events: %w", err)
+	}
+	if n := len(p.Events); n == q.Limit && p.Events[n-1].Seq > p.Oldest {
+		older = p.Events[n-1].Seq
+	}
+	p.Next.Seq = p.Newest
+	p.Next.Epoch, err = r.epochAt(ctx, p.Newest)
+	return p, older, err
+}
+
 // Sink takes the events of a stream. Its functions are called from one goroutine; an
 // error from one ends the stream.
 type Sink struct {

@@ -10,7 +10,8 @@ import (
 	"parlor/rooms/log"
 )
 
-// Events returns at most 1000 events in the order of their seq. Events of a room that was
+// Events returns at most 1000 events in the order of their seq, or against it with
+// [log.Query.Before]. Events of a room that was
 // pruned from history are found by its name only.
 func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	if len(q.Types) > 0 && q.Room == "" {
@@ -18,6 +19,11 @@ func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	}
 	var w where
 	w.add("seq > ?", q.After)
+	order := "ORDER BY seq"
+	if q.Before > 0 {
+		w.add("seq < ?", q.Before)
+		order = "ORDER BY seq DESC"
+	}
 	if q.Room != "" {
 		name, sid, err := s.nameOrSID(ctx, q.Room)
 		if err != nil {
@@ -31,7 +37,7 @@ func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	if len(q.Types) > 0 {
 		w.add("type IN (SELECT value FROM json_each(?))", jsonList(q.Types))
 	}
-	return s.listEvents(ctx, `FROM event WHERE `+w.condition()+` ORDER BY seq LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+	return s.listEvents(ctx, `FROM event WHERE `+w.condition()+` `+order+` LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
 }
 
 // eventsOfTypes looks the types up one by one, so that rare ones are found without reading
@@ -42,17 +48,20 @@ func (s *Store) eventsOfTypes(ctx context.Context, q log.Query) ([]log.Event, er
 	if err := s.one(ctx, []any{&newest}, `SELECT event_seq FROM meta WHERE id = 1`); err != nil {
 		return nil, err
 	}
-	limit := pageLimit(q.Limit)
+	limit, order, sign := pageLimit(q.Limit), "ORDER BY seq", 1
+	if q.Before > 0 {
+		newest, order, sign = min(newest, q.Before-1), "ORDER BY seq DESC", -1
+	}
 	var all []log.Event
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(q.Types))) {
-		some, err := s.listEvents(ctx, `FROM event INDEXED BY event_type WHERE type = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?`,
+		some, err := s.listEvents(ctx, `FROM event INDEXED BY event_type WHERE type = ? AND seq > ? AND seq <= ? `+order+` LIMIT ?`,
 			name, q.After, newest, limit)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, some...)
 	}
-	slices.SortFunc(all, func(a, b log.Event) int { return cmp.Compare(a.Seq, b.Seq) })
+	slices.SortFunc(all, func(a, b log.Event) int { return sign * cmp.Compare(a.Seq, b.Seq) })
 	return all[:min(len(all), limit)], nil
 }
 

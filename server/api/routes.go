@@ -247,6 +247,7 @@ func (s *rest) eventOperations() []operation {
 				"the pruning, and when its token expires, is revoked or its identity is banned.",
 			query: []parameter{
 				{name: "after", doc: "A page's cursor, or a seq: events after it; latest: those yet to come. Without it all that are left. Last-Event-ID goes before it."},
+				{name: "before", doc: "Backwards, the newest first: the events before this seq; latest: from the end of the log. The answer has in next what to ask before for older ones. Not with after, and not as a stream."},
 				{name: "limit", doc: "Events in a page, 1 to 1000; 100 without it.", number: true},
 				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},
 				{name: "type", doc: "Types of events, separated by commas or given several times. " + eventTypes(), many: true},

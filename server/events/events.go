@@ -28,6 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -121,8 +122,8 @@ func withoutPassword(body json.RawMessage) json.RawMessage {
 // Page is a page on the wire.
 type Page struct {
 	Events []Event `json:"events"`
-	Next   int64   `json:"next" doc:"The seq up to which there is nothing more."`
-	Cursor string  `json:"cursor" doc:"What to ask for the next page after: next, and its epoch."`
+	Next   int64   `json:"next" doc:"The seq up to which there is nothing more. With before: what to ask before for older events; 0 = there are none."`
+	Cursor string  `json:"cursor" doc:"What to ask for the next page after: next, and its epoch. With before: the end of the log."`
 	Oldest int64   `json:"oldest" doc:"The oldest seq that is left."`
 	Newest int64   `json:"newest"`
 }
@@ -142,6 +143,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("Vary", "Accept")
 	if wantsStream(r) {
 		h.stream(w, r, q)
+		return
+	}
+	if q.Before > 0 {
+		h.pageBefore(w, r, q)
 		return
 	}
 	h.page(w, r, q)
@@ -174,6 +179,17 @@ func (h *Handler) query(r *http.Request) (log.Query, *problem.Problem) {
 		}
 		q.Limit = n
 	}
+	if s := v.Get("before"); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if s == "latest" {
+			n, err = math.MaxInt64, nil
+		}
+		if err != nil || n < 1 || v.Get("after") != "" || wantsStream(r) {
+			return q, problem.New(http.StatusBadRequest, "invalid_argument", "before must be the seq of an event, or latest, without after; a stream goes forwards only")
+		}
+		q.Before = n
+		return q, nil
+	}
 	after := v.Get("after")
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		after = id
@@ -203,7 +219,20 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, q log.Query) {
 		h.asProblem(r, err).Write(w)
 		return
 	}
-	out := Page{Events: make([]Event, len(p.Events)), Next: p.Next.Seq, Cursor: p.Next.String(), Oldest: p.Oldest, Newest: p.Newest}
+	writePage(w, p, p.Next.Seq)
+}
+
+func (h *Handler) pageBefore(w http.ResponseWriter, r *http.Request, q log.Query) {
+	p, older, err := h.log.PageBefore(r.Context(), q)
+	if err != nil {
+		h.asProblem(r, err).Write(w)
+		return
+	}
+	writePage(w, p, older)
+}
+
+func writePage(w http.ResponseWriter, p log.Page, next int64) {
+	out := Page{Events: make([]Event, len(p.Events)), Next: next, Cursor: p.Next.String(), Oldest: p.Oldest, Newest: p.Newest}
 	for i := range p.Events {
 		out.Events[i] = wire(&p.Events[i])
 	}

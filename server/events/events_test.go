@@ -145,11 +145,30 @@ func TestPages(t *testing.T) {
 	require.Equal(t, []int64{2, 3, 5}, p.seqs())
 	p = f.get("/v1/events?type=participant_joined&room=b&limit=1")
 	require.Equal(t, []int64{5}, p.seqs())
+
+	// Backwards: the newest first, page by page to the front, and on from the end.
+	p = f.get("/v1/events?before=latest&limit=2")
+	require.Equal(t, []int64{5, 4}, p.seqs())
+	require.EqualValues(t, 4, p.Next)
+	require.Empty(t, f.get("/v1/events?after="+p.Cursor).Events)
+	p = f.get("/v1/events?limit=2&before=4")
+	require.Equal(t, []int64{3, 2}, p.seqs())
+	p = f.get("/v1/events?limit=2&before=2")
+	require.Equal(t, []int64{1}, p.seqs())
+	require.Zero(t, p.Next)
+	require.Equal(t, []int64{3, 2, 1}, func() []int64 { p := f.get("/v1/events?before=latest&room=" + a.SID); return p.seqs() }())
+	p = f.get("/v1/events?before=5&type=participant_left,participant_joined&limit=2")
+	require.Equal(t, []int64{3, 2}, p.seqs())
+	f.prune(2)
+	p = f.get("/v1/events?before=latest&limit=2")
+	require.Equal(t, []int64{5, 4}, p.seqs())
+	require.Zero(t, p.Next, "what is left was told")
+	require.Empty(t, f.get("/v1/events?before=2").Events)
 }
 
 func TestBadRequests(t *testing.T) {
 	f := newFixture(t)
-	for _, q := range []string{"after=-1", "after=x", "after=1.5", "after=1-", "after=1--1", "after=1-x", "limit=0", "limit=1001", "limit=x", "after=99999999999999999999", "type=x", "type=room_started,%27", "room=a&type=x",
+	for _, q := range []string{"after=-1", "after=x", "after=1.5", "after=1-", "after=1--1", "after=1-x", "before=0", "before=-1", "before=x", "before=3&after=1", "before=latest&after=latest", "limit=0", "limit=1001", "limit=x", "after=99999999999999999999", "type=x", "type=room_started,%27", "room=a&type=x",
 		"type=" + strings.Repeat("room_started,", 1000) + "x"} {
 		p := f.get("/v1/events?" + q)
 		require.Equal(t, 400, p.status, q)

@@ -256,14 +256,7 @@ async function statsOf(at, signal) {
 
 // newestOf is the newest events of a room that the log has, the newest first.
 export async function newestOf(sid, signal) {
-  const all = [];
-  for (let after = ''; ;) {
-    const page = await get(`/events${query({ room: sid, limit: 1000, after })}`, signal);
-    all.push(...page.events);
-    if (all.length > EVENTS) all.splice(0, all.length - EVENTS);
-    if (page.events.length < 1000 || page.next >= page.newest) return all.reverse();
-    after = page.cursor;
-  }
+  return (await get(`/events${query({ room: sid, before: 'latest', limit: EVENTS })}`, signal)).events;
 }
 
 // past are the ended rooms of that name.
