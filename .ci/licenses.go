@@ -39,16 +39,24 @@ func run(check bool) error {
 	if err != nil {
 		return err
 	}
-	page, err := page("static/vendor")
+	var vendored []part
+	dirs, err := filepath.Glob("static/background-*")
 	if err != nil {
 		return err
+	}
+	for _, dir := range append([]string{"static/vendor"}, dirs...) {
+		some, err := page(dir)
+		if err != nil {
+			return err
+		}
+		vendored = append(vendored, some...)
 	}
 	golang, err := text(runtime.GOROOT(), "LICENSE")
 	if err != nil {
 		return err
 	}
 	parts = append(parts, part{"the Go runtime and standard library", golang})
-	body := format(append(parts, page...))
+	body := format(append(parts, vendored...))
 	if !check {
 		return os.WriteFile(notice, body, 0o644)
 	}
@@ -133,24 +141,32 @@ func text(dir string, files ...string) (string, error) {
 var comment = regexp.MustCompile(`(?s)/\*.*?\*/`)
 
 // built is the end of a script's name that says how its package was built.
-var built = regexp.MustCompile(`(\.umd|\.e2ee\.worker)?\.js$`)
+var built = regexp.MustCompile(`(\.umd|\.e2ee\.worker)?\.(js|wasm|tflite)$`)
 
-// page lists third-party scripts of the page: the licence beside each, and the notices
-// inside it of the software that its author bundled.
+// page lists third-party scripts and models of the page: the licence beside each, else that
+// of the folder, and the notices inside it of the software that its author bundled.
 func page(dir string) ([]part, error) {
-	scripts, err := fs.Glob(os.DirFS(dir), "*.js")
-	if err != nil {
-		return nil, err
+	var scripts []string
+	for _, pattern := range []string{"*.js", "*.gz"} {
+		some, err := fs.Glob(os.DirFS(dir), pattern)
+		if err != nil {
+			return nil, err
+		}
+		scripts = append(scripts, some...)
 	}
 	var all []part
 	for _, name := range scripts {
+		name = strings.TrimSuffix(name, ".gz")
 		beside := built.ReplaceAllString(name, ".LICENSE")
+		if _, err := os.Stat(filepath.Join(dir, beside)); errors.Is(err, fs.ErrNotExist) {
+			beside = "LICENSE"
+		}
 		t, err := text(dir, beside)
 		if err != nil {
 			return nil, err
 		}
 		body, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a gzipped one has no comments
 			return nil, err
 		}
 		for _, c := range comment.FindAllString(string(body), -1) {

@@ -1,5 +1,6 @@
 // The page: it leads from the lobby into a call, and out of it again.
 
+import { offerBackgrounds } from './js/background.js';
 import { Call } from './js/call.js';
 import { DevicePickers } from './js/devices.js';
 import { $, $$, element } from './js/dom.js';
@@ -28,10 +29,11 @@ const parlor = window.parlor = {
 
 const lobby = new Lobby({ options, join });
 const settingsMeter = new Meter($('#settings-meter'));
-const settingsPickers = new DevicePickers($('#settings'), {
+const pickersInCall = ['#settings', '#mic-menu', '#cam-menu'].map((place) => new DevicePickers($(place), {
   chosen: chooseInCall,
   active: (kind) => parlor.room?.getActiveDevice(kind),
-});
+}));
+const refreshPickers = () => pickersInCall.forEach((pickers) => pickers.refresh());
 
 function show(screen) {
   parlor.screen = screen;
@@ -119,7 +121,7 @@ async function backToLobby() {
 function openSettings() {
   if ($('#settings').open) return;
   $('#settings').showModal();
-  settingsPickers.refresh();
+  refreshPickers();
   settingsMeter.measure(ownMicrophone());
 }
 
@@ -130,8 +132,8 @@ async function chooseInCall(kind, id) {
   try {
     await parlor.room?.switchActiveDevice(kind, id);
   } finally {
-    settingsPickers.refresh();
-    settingsMeter.measure(ownMicrophone());
+    refreshPickers();
+    if ($('#settings').open) settingsMeter.measure(ownMicrophone());
   }
 }
 
@@ -147,6 +149,7 @@ function listenToPage() {
     // A click on the backdrop has the dialog itself as its target.
     if (event.target === event.currentTarget) $('#settings').close();
   });
+  for (const menu of $$('#mic-menu, #cam-menu')) menu.addEventListener('beforetoggle', refreshPickers);
   $('#lobby-encrypted').hidden = !options.passphrase;
   for (const box of $$('[data-preference]')) {
     const { preference } = box.dataset;
@@ -198,6 +201,7 @@ function offerLanguages() {
 async function start() {
   await loadLanguage(wantedLanguage({ asked: options.language }));
   offerLanguages();
+  offerBackgrounds(() => (parlor.call ? parlor.call.treatPicture() : lobby.preview.treat()));
   listenToPage();
   if (!isBrowserSupported()) {
     problem(problemOf('browser', 'join.browser'));

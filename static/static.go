@@ -10,6 +10,7 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"path"
@@ -18,7 +19,7 @@ import (
 	"time"
 )
 
-//go:embed index.html style.css icon.svg app.js js vendor admin
+//go:embed index.html style.css icon.svg app.js js vendor background-3.2.0 admin
 var embedded embed.FS
 
 // Prefix is the path under which a [Handler] serves the files by their names. The page
@@ -40,6 +41,13 @@ const contentSecurityPolicy = "default-src 'self'; " +
 const dashboardPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
+// background is the folder of the library that blurs backgrounds. Its version is in the name.
+const background = "background-3.2.0/"
+
+// workerPolicy is that of its workers, which alone compile WebAssembly. A worker has the
+// policy of its own response, so the page needs no such permission.
+const workerPolicy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"
+
 // Files returns the embedded files, named relative to this folder.
 func Files() fs.FS { return embedded }
 
@@ -55,7 +63,8 @@ type asset struct {
 	name         string
 	contentType  string
 	cacheControl string
-	policy       string // of a page
+	policy       string // of a page or a worker; "" = none
+	packed       bool   // the file is gzipped, and is served under its name without .gz
 
 	// load sets the following.
 	load           func() error
@@ -70,7 +79,7 @@ func NewHandler(files fs.FS) (*Handler, error) {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		h.assets[name] = newAsset(files, name)
+		h.assets[strings.TrimSuffix(name, packedSuffix)] = newAsset(files, name)
 		return nil
 	})
 	if err != nil {
@@ -82,20 +91,31 @@ func NewHandler(files fs.FS) (*Handler, error) {
 	return h, nil
 }
 
-func newAsset(files fs.FS, name string) *asset {
+// packedSuffix is the end of the names of files that are gzipped, so that the binary stays
+// small.
+const packedSuffix = ".gz"
+
+func newAsset(files fs.FS, file string) *asset {
+	name, packed := strings.CutSuffix(file, packedSuffix)
 	a := &asset{
-		name:        name,
+		name:        file,
 		contentType: contentType(name),
+		packed:      packed,
 		// The names do not change with the content, so the browser must revalidate. With
 		// the ETag the answer is nearly always 304.
 		cacheControl: "no-cache",
-		policy:       contentSecurityPolicy,
 	}
-	if strings.HasPrefix(name, "admin/") {
+	if path.Ext(name) == ".html" {
+		a.policy = contentSecurityPolicy
+	}
+	if name == "admin/index.html" {
 		a.policy = dashboardPolicy
 	}
-	if strings.HasPrefix(name, "vendor/") {
-		// The name of the folder contains the version.
+	if strings.HasPrefix(name, background) && strings.HasSuffix(name, "worker.js") {
+		a.policy = workerPolicy
+	}
+	if strings.HasPrefix(name, "vendor/") || strings.HasPrefix(name, background) {
+		// The name of the file or of the folder contains the version.
 		a.cacheControl = "public, max-age=31536000, immutable"
 	}
 	a.load = sync.OnceValue(func() error { return a.read(files) })
@@ -106,6 +126,19 @@ func (a *asset) read(files fs.FS) error {
 	content, err := fs.ReadFile(files, a.name)
 	if err != nil {
 		return fmt.Errorf("read the page's files: %w", err)
+	}
+	sum := sha256.Sum256(content)
+	a.hash = hex.EncodeToString(sum[:8])
+	if a.packed {
+		a.gzipped = content
+		r, err := gzip.NewReader(bytes.NewReader(content))
+		if err != nil {
+			return fmt.Errorf("unpack %s: %w", a.name, err)
+		}
+		if a.plain, err = io.ReadAll(r); err != nil {
+			return fmt.Errorf("unpack %s: %w", a.name, err)
+		}
+		return nil
 	}
 	var packed bytes.Buffer
 	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
@@ -118,8 +151,7 @@ func (a *asset) read(files fs.FS) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	sum := sha256.Sum256(content)
-	a.plain, a.hash = content, hex.EncodeToString(sum[:8])
+	a.plain = content
 	if packed.Len() < len(content)*9/10 {
 		a.gzipped = bytes.Clone(packed.Bytes())
 	}
@@ -140,6 +172,10 @@ func contentType(name string) string {
 		return "image/svg+xml"
 	case ".json":
 		return "application/json"
+	case ".wasm":
+		return "application/wasm"
+	case ".tflite":
+		return "application/octet-stream"
 	default:
 		return "text/plain; charset=utf-8"
 	}
@@ -190,8 +226,10 @@ func (a *asset) serve(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Type", a.contentType)
 	header.Set("Cache-Control", a.cacheControl)
 	header.Set("X-Content-Type-Options", "nosniff")
-	if strings.HasPrefix(a.contentType, "text/html") {
+	if a.policy != "" {
 		header.Set("Content-Security-Policy", a.policy)
+	}
+	if strings.HasPrefix(a.contentType, "text/html") {
 		// The page's address may contain a token.
 		header.Set("Referrer-Policy", "no-referrer")
 	}

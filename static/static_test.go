@@ -115,6 +115,36 @@ func TestVendoredFilesAreCachedForGood(t *testing.T) {
 	require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
 }
 
+// Only the workers that find a person in a picture compile WebAssembly, and what they load
+// takes little room in the binary.
+func TestOnlyTheWorkersOfBackgroundsCompile(t *testing.T) {
+	h := newHandler(t)
+	files := static.Files()
+	workers, err := fs.Glob(files, "background-*/*worker.js")
+	require.NoError(t, err)
+	require.Len(t, workers, 2)
+	for _, name := range workers {
+		res := get(h, "GET", static.Prefix+name)
+		require.Equal(t, "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'", res.Header.Get("Content-Security-Policy"))
+		require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
+	}
+	require.NotContains(t, get(h, "GET", "/").Header.Get("Content-Security-Policy"), "wasm")
+	packed, err := fs.Glob(files, "background-*/*.gz")
+	require.NoError(t, err)
+	require.Len(t, packed, 2)
+	for _, name := range packed {
+		target := static.Prefix + strings.TrimSuffix(name, ".gz")
+		require.Equal(t, 404, get(h, "GET", static.Prefix+name).StatusCode)
+		plain := get(h, "GET", target)
+		require.Contains(t, []string{"application/wasm", "application/octet-stream"}, plain.Header.Get("Content-Type"))
+		sent := get(h, "GET", target, "Accept-Encoding", "gzip")
+		require.Equal(t, "gzip", sent.Header.Get("Content-Encoding"))
+		unpacked, err := gzip.NewReader(sent.Body)
+		require.NoError(t, err)
+		require.Equal(t, body(t, plain.Body), body(t, unpacked))
+	}
+}
+
 func TestCompression(t *testing.T) {
 	h := newHandler(t)
 	const target = "/static/vendor/livekit-client-2.23.0.umd.js"

@@ -2,6 +2,7 @@
 
 import { actions, ask, button, element, duration, eventItem, facts, pager, percent, rate, redraw, section, since, table, tag, time, toast, until } from './ui.js';
 import { call, get, path, query } from './api.js';
+import { qrCode } from '../js/qr.js';
 import { closeRoom } from './rooms.js';
 
 const EVERY = 3000; // ms between two looks
@@ -94,7 +95,7 @@ export async function room(root, { of: name, signal, go, session }) {
     const { token } = await call('POST', '/tokens', { room: name, identity: answer.identity, name: answer.name || undefined, ttl: Number(answer.ttl) });
     const link = new URL(`/#token=${token}`, location.href).href;
     const copied = await navigator.clipboard?.writeText(link).then(() => true, () => false);
-    await ask({ title: copied ? 'The link is copied' : 'The link', fields: [{ name: 'link', label: 'With it one joins as that identity', type: 'textarea', value: link }], confirm: 'Done' });
+    await ask({ title: copied ? 'The link is copied' : 'The link', fields: [{ name: 'link', label: 'With it one joins as that identity', type: 'textarea', value: link }], figure: await qrCode(link, 'QR code of the link'), confirm: 'Done' });
   }
 
   async function observe() {

@@ -41,10 +41,11 @@ export function toast(text, bad = false) {
 }
 
 // ask shows a dialog, and returns what was filled in; null if it was given up.
-export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false }) {
+export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false, figure }) {
   const form = element('form', {}, element('h2', { id: 'ask-title' }, title));
   if (text) form.append(element('p', {}, text));
   for (const field of fields) form.append(fieldOf(field));
+  if (figure) form.append(figure);
   const no = element('button', { type: 'button' }, 'Cancel');
   const yes = element('button', { type: 'submit', className: bad ? 'bad' : 'primary' }, confirm);
   form.append(actions(no, yes));

@@ -45,6 +45,11 @@ func (f *fixture) testInvitation(t *testing.T) {
 	host.click("#invite")
 	host.until("a link for guests", `window.copied?.includes('#invite=IN_')`)
 	link := get[string](host, `window.copied`)
+	host.loadAxe()
+	host.click("#invite-qr")
+	host.until("the same link as a QR code", `document.querySelector('#qr .qr path')?.getAttribute('d').length > 1000 && document.querySelector('#qr-link').textContent === window.copied`)
+	host.accessible("the QR code")
+	host.click(`[data-close="qr"]`)
 
 	guest := comes("Gus", link)
 	guest.until("the call", `parlor.screen === 'call'`)

@@ -151,6 +151,37 @@ func testTogether(t *testing.T, host, ann, late *page) {
 		ann.do(`document.querySelector('[data-preference="noise"]').click()`)
 		ann.until("the noise to pass", `parlor.room.localParticipant.getTrackPublication('microphone').track.mediaStreamTrack.getConstraints().noiseSuppression === false`)
 	})
+	t.Run("a picture behind oneself", func(t *testing.T) {
+		used := `performance.getEntriesByType('resource').some((one) => one.name.includes('/background-3'))`
+		require.False(t, get[bool](ann, used), "nothing is loaded before it is wanted")
+		ann.do(`const canvas = document.createElement('canvas'); canvas.width = 64; canvas.height = 36; const drawing = canvas.getContext('2d');
+			drawing.fillStyle = 'red'; drawing.fillRect(0, 0, 64, 36); localStorage.setItem('parlor.background', canvas.toDataURL()); document.dispatchEvent(new Event('background'))`)
+		ann.click("#cam")
+		ann.click(`[popovertarget="cam-menu"]`)
+		choose := `const select = document.querySelector('#cam-menu [data-background]'); select.value = '%s'; select.dispatchEvent(new Event('change'))`
+		ann.until("the camera", `parlor.room.localParticipant.isCameraEnabled`)
+		ann.accessible("the camera's menu")
+		ann.do(fmt.Sprintf(choose, "picture"))
+		corner := `(() => { const video = ` + tile("Ann") + `.querySelector('video'); const drawing = new OffscreenCanvas(1, 1).getContext('2d');
+			drawing.drawImage(video, video.videoWidth / 20, video.videoHeight / 2, 2, 2, 0, 0, 1, 1); return [...drawing.getImageData(0, 0, 1, 1).data]; })()`
+		host.until("red where it is green", corner+`[0] > 150 && `+corner+`[1] < 100`)
+		require.True(t, get[bool](ann, used))
+		ann.do(fmt.Sprintf(choose, "none"))
+		host.until("green again", corner+`[0] < 100 && `+corner+`[1] > 80`)
+		ann.click("#cam")
+	})
+	t.Run("a small window", func(*testing.T) {
+		host.click("#float")
+		small := `window.documentPictureInPicture.window?.document`
+		host.until("the others in the small window", small+`?.querySelectorAll('#stage .tile').length === 3 && document.querySelector('#unfloat').checkVisibility()`)
+		before := get[bool](host, `parlor.room.localParticipant.isMicrophoneEnabled`)
+		host.do(small + `.querySelector('[data-for="mic"]').click()`)
+		host.until("the microphone to change", fmt.Sprintf(`parlor.room.localParticipant.isMicrophoneEnabled === %v && %s.querySelector('[data-for="mic"]').getAttribute('aria-pressed') === '%v'`, !before, small, !before))
+		host.accessible("the page without its stage")
+		host.click("#unfloat")
+		host.until("the stage back", `document.querySelectorAll('#call #stage .tile').length === 3 && !document.querySelector('#floating').checkVisibility()`)
+		host.do(fmt.Sprintf(`await parlor.room.localParticipant.setMicrophoneEnabled(%v)`, before))
+	})
 	t.Run("large for all, and another name", func(t *testing.T) {
 		host.acts("spotlight", identity)
 		late.until("Ann to be large", tile("Ann")+`.classList.contains('large')`)

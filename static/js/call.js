@@ -1,11 +1,13 @@
 // A call: one Room of livekit-client from joining to its end, with its views.
 
+import { backgroundProcessor, treatPicture } from './background.js';
 import { Captions } from './captions.js';
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
 import { captureOptions, treatSound } from './devices.js';
 import { $ } from './dom.js';
 import { Encryption } from './encryption.js';
+import { Floating } from './floating.js';
 import { Hands } from './hands.js';
 import { guestLink } from './invitation.js';
 import { listen } from './keys.js';
@@ -14,6 +16,7 @@ import { Banner, dismiss, toast } from './notices.js';
 import { inviteLink } from './options.js';
 import { People } from './people.js';
 import { preferences } from './preferences.js';
+import { qrCode } from './qr.js';
 import { videoResolution } from './preview.js';
 import { reconnectPolicy } from './reconnect.js';
 import { play } from './sounds.js';
@@ -77,6 +80,10 @@ export class Call {
       },
     });
     this.hands = new Hands(this.room, this.stage);
+    this.floating = new Floating({
+      keys: { m: () => this.controls.toggle('microphone'), v: () => this.controls.toggle('camera') },
+      moved: () => this.stage.update(),
+    });
     this.#listenToRoom();
     this.#listenToPage(openSettings);
   }
@@ -199,6 +206,8 @@ export class Call {
     on('#leave', () => this.leave());
     on('#hear', () => this.room.startAudio());
     on('#invite', () => this.#copyLink());
+    on('#invite-qr', () => this.#showCode());
+    on('[data-close="qr"]', () => $('#qr').close());
     on('#settings-open', openSettings);
     on('#chat-toggle', () => this.#togglePanel('chat'));
     on('#people-toggle', () => this.#togglePanel('people'));
@@ -244,6 +253,7 @@ export class Call {
   #showRoom() {
     $('#room-name').textContent = this.room.name;
     $('#invite').hidden = !this.#invitable;
+    $('#invite-qr').hidden = !this.#invitable;
     $('#encrypted').hidden = !this.#encryption.on;
     $('#recording').hidden = !this.room.isRecording;
     $('#hear').hidden = this.room.canPlaybackAudio;
@@ -263,6 +273,12 @@ export class Call {
     treatSound(this.room.localParticipant.getTrackPublication(Track.Source.Microphone)?.track).catch(() => {
       // The device cannot change while it is open: the choice applies next time.
     });
+  }
+
+  // treatPicture is called when the person has chosen another background.
+  async treatPicture() {
+    this.room.options.videoCaptureDefaults.processor = backgroundProcessor();
+    await treatPicture(this.room.localParticipant.getTrackPublication(Track.Source.Camera)?.track);
   }
 
   #update() {
@@ -303,14 +319,32 @@ export class Call {
     toast(t(now?.canPublish ? 'call.may-speak' : 'call.may-watch'), { code: 'permissions' });
   }
 
-  async #copyLink() {
-    let link;
+  async #showCode() {
+    const link = await this.#link();
+    if (!link) return;
     try {
-      link = this.#host ? await this.#forGuests() : inviteLink(location, this.room.name, this.#passphrase);
+      $('#qr-code').replaceChildren(await qrCode(link, t('call.qr')));
     } catch (error) {
       toast(error.message, { bad: true, code: 'link-failed' });
       return;
     }
+    $('#qr-link').textContent = link;
+    $('#qr').showModal();
+  }
+
+  // link is the link that others come in by; undefined if there is none, which was said then.
+  async #link() {
+    try {
+      return this.#host ? await this.#forGuests() : inviteLink(location, this.room.name, this.#passphrase);
+    } catch (error) {
+      toast(error.message, { bad: true, code: 'link-failed' });
+      return undefined;
+    }
+  }
+
+  async #copyLink() {
+    const link = await this.#link();
+    if (!link) return;
     try {
       await navigator.clipboard.writeText(link);
       toast(t(this.#host ? 'call.link-copied-day' : 'call.link-copied'), { code: 'link-copied' });
@@ -359,6 +393,7 @@ export class Call {
     this.captions.close();
     this.people.close();
     this.hands.close();
+    this.floating.close();
     this.stage.close();
     this.#encryption.close();
     this.#wakeLock?.release();
@@ -384,7 +419,7 @@ function roomOptions(options) {
     singlePeerConnection: options.single,
     reconnectPolicy,
     audioCaptureDefaults: captureOptions('audioinput'),
-    videoCaptureDefaults: { ...captureOptions('videoinput'), resolution: videoResolution(options.resolution) },
+    videoCaptureDefaults: { ...captureOptions('videoinput'), resolution: videoResolution(options.resolution), processor: backgroundProcessor() },
     audioOutput: preferences.audiooutput ? { deviceId: preferences.audiooutput } : undefined,
     publishDefaults: {
       simulcast: options.simulcast,

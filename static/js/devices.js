@@ -15,6 +15,9 @@ export function captureOptions(kind) {
   return { ...(id && { deviceId: { ideal: id } }), ...(kind === 'audioinput' && sound()) };
 }
 
+// settingsOf are the settings of a track's device, also where its picture is treated.
+export const settingsOf = (track) => track?.getSourceTrackSettings?.() ?? track?.mediaStreamTrack?.getSettings?.() ?? {};
+
 // sound is how the microphone is treated.
 const sound = () => ({ noiseSuppression: preferences.noise, echoCancellation: true, autoGainControl: true });
 

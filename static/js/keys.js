@@ -5,10 +5,10 @@ import { preferences } from './preferences.js';
 
 const typing = (target) => target.closest?.('input, textarea, select, [contenteditable]');
 
-// listen calls actions[key] for pressed keys until the signal aborts. Space has an effect
+// listen calls actions[key] for keys pressed in a window until the signal aborts. Space has an effect
 // only where it would not press a button.
-export function listen(actions, signal) {
-  addEventListener('keydown', (event) => {
+export function listen(actions, signal, target = window) {
+  target.addEventListener('keydown', (event) => {
     if (document.querySelector('dialog[open]')) return; // it has the keys
     if (event.key === 'Escape') {
       if (!event.defaultPrevented && actions.Escape?.()) event.preventDefault();

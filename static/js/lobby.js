@@ -1,6 +1,6 @@
 // The lobby, before the call: name, room, and a preview of camera and microphone.
 
-import { DevicePickers } from './devices.js';
+import { DevicePickers, settingsOf } from './devices.js';
 import { $, $$, element, icon, setSwitch } from './dom.js';
 import { Meter } from './meter.js';
 import { preferences, remember } from './preferences.js';
@@ -97,7 +97,7 @@ export class Lobby {
 
   #activeDevice(device) {
     const kind = Object.keys(kinds).find((name) => kinds[name].device === device);
-    return kind && this.preview[kind]?.mediaStreamTrack.getSettings().deviceId;
+    return kind && settingsOf(this.preview[kind]).deviceId;
   }
 
   async #deviceChosen(device, id) {
@@ -130,7 +130,7 @@ export class Lobby {
     if (camera) camera.attach(video);
     else video.srcObject = null;
     video.hidden = !camera;
-    video.classList.toggle('mirrored', camera?.mediaStreamTrack.getSettings().facingMode !== 'environment');
+    video.classList.toggle('mirrored', settingsOf(camera).facingMode !== 'environment');
     note.hidden = camera !== null;
     note.textContent = t(this.#opening ? 'lobby.waiting' : 'lobby.camera-off');
   }

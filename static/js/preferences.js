@@ -3,7 +3,7 @@
 
 const KEY = 'parlor';
 const defaults = {
-  name: '', language: '', audio: true, video: true, shortcuts: true, hideSelf: false, captions: true, sounds: true, noise: true,
+  name: '', language: '', audio: true, video: true, shortcuts: true, hideSelf: false, captions: true, sounds: true, noise: true, background: 'none',
   videoinput: '', audioinput: '', audiooutput: '',
 };
 

@@ -1,6 +1,7 @@
 // The camera and microphone before a call. They are opened for the lobby's preview and
 // then handed to the call, so that joining does not open them again.
 
+import { backgroundProcessor, treatPicture } from './background.js';
 import { deviceProblem } from './messages.js';
 import { captureOptions } from './devices.js';
 
@@ -57,6 +58,11 @@ export class Preview {
     });
   }
 
+  // treat applies another choice of background to the open camera.
+  treat() {
+    return this.#enqueue(() => treatPicture(this.camera));
+  }
+
   // release returns the open tracks and gives them up. It waits for pending changes.
   async release() {
     await this.#enqueue(async () => {});
@@ -89,7 +95,7 @@ export class Preview {
   async #openBoth() {
     try {
       for (const track of await createLocalTracks({
-        video: { ...captureOptions('videoinput'), resolution: this.#resolution },
+        video: { ...captureOptions('videoinput'), resolution: this.#resolution, processor: backgroundProcessor() },
         audio: captureOptions('audioinput'),
       })) {
         this.#keep(track.kind === 'video' ? 'camera' : 'microphone', track);
@@ -104,7 +110,7 @@ export class Preview {
     try {
       if (!navigator.mediaDevices) throw new DOMException('', 'SecurityError');
       this.#keep(kind, kind === 'camera'
-        ? await createLocalVideoTrack({ ...captureOptions('videoinput'), resolution: this.#resolution })
+        ? await createLocalVideoTrack({ ...captureOptions('videoinput'), resolution: this.#resolution, processor: backgroundProcessor() })
         : await createLocalAudioTrack(captureOptions('audioinput')));
     } catch (error) {
       this.problems[kind] = deviceProblem(kind, error);

@@ -1,5 +1,6 @@
 // One tile of the stage: a person's camera, or a shared screen.
 
+import { settingsOf } from './devices.js';
 import { $, hue, initials } from './dom.js';
 import { handOf } from './hands.js';
 import { t, translate } from './texts.js';
@@ -123,7 +124,7 @@ export class Tile {
     this.node.classList.remove('has-picture');
     if (track) {
       track.attach(this.#video);
-      const facing = track.mediaStreamTrack?.getSettings?.().facingMode;
+      const facing = settingsOf(track).facingMode;
       this.node.classList.toggle('mirrored', this.participant.isLocal && !this.isScreen && facing !== 'environment');
       this.#shapeChanged();
     } else {
