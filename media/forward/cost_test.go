@@ -119,3 +119,97 @@ func TestRewritingDoesNotAllocate(t *testing.T) {
 	}
 	require.True(t, rewritten)
 }
+
+// TestStreamsOfEveryKindDoNotAllocate forwards pictures of several layers, in streams of
+// their own and in one, and sound with redundancy.
+func TestStreamsOfEveryKindDoNotAllocate(t *testing.T) {
+	if underRace {
+		return // sync.Pool forgets at random under the race detector; the test command runs this without it
+	}
+	video, audio := livekit.TrackType_VIDEO, livekit.TrackType_AUDIO
+	high, low := livekit.VideoQuality_HIGH, livekit.VideoQuality_LOW
+	vp9 := func(track *Track) ([]*sender, func(bool)) {
+		s := newSender(track, 1, vp9Config(), "", high)
+		return []*sender{s}, func(key bool) { vp9Picture(s, key) }
+	}
+	red := func(track *Track) ([]*sender, func(bool)) {
+		s := newSender(track, 1, redConfig(), "", high)
+		return []*sender{s}, func(bool) { s.send(s.packet(false, redOf("the packet before", "this packet"))); s.next() }
+	}
+	tests := []struct {
+		name     string
+		kind     livekit.TrackType
+		codec    Codec // of the publisher
+		to       Codec // of the subscribers
+		quality  livekit.VideoQuality
+		begin    func(*Track) ([]*sender, func(key bool))
+		expected int // packets of a picture that each subscriber gets
+	}{
+		{"simulcast", video, vp8Config(), vp8Config(), high, func(track *Track) ([]*sender, func(bool)) {
+			s := []*sender{newSender(track, 1, vp8Config(), "q", low), newSender(track, 2, vp8Config(), "f", high)}
+			return s, func(key bool) {
+				for _, one := range s {
+					for _, raw := range one.makeFrame(key, 0, 3) {
+						one.send(raw)
+					}
+				}
+			}
+		}, 3},
+		{"AV1 SVC, of whose layers the higher needs no other", video, av1Config(), av1Config(), high, func(track *Track) ([]*sender, func(bool)) {
+			d := newDescribed(track)
+			return []*sender{d.sender}, d.picture
+		}, 2},
+		{"VP9 SVC", video, vp9Config(), vp9Config(), high, vp9, 4},
+		{"VP9 SVC, the lower layer", video, vp9Config(), vp9Config(), low, vp9, 2},
+		{"RED", audio, redConfig(), redConfig(), high, red, 1},
+		{"RED to Opus", audio, redConfig(), opusConfig(), high, red, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			const receivers, before, runs = 5, 300, 200
+			track := newTestTrack(t, tt.kind, tt.codec)
+			track.timer.Stop() // only the cost of packets is measured
+			senders, picture := tt.begin(track)
+			count := 0
+			for i := range receivers {
+				r := track.AddForwarder(ForwarderConfig{
+					SSRC: 5000 + uint32(i), Codec: tt.to, Downlink: connected(), Ext: Extensions{AbsSendTime: 2, DependencyDescriptor: 3},
+					Output: writes(func(*rtp.Header, []byte) error { count++; return nil }),
+				})
+				r.SetSettings(Settings{Quality: tt.quality})
+			}
+			// The pictures are made before, and all held back until their turn.
+			var pictures [before + 1 + runs][][][]byte
+			for i := range pictures {
+				for _, s := range senders {
+					s.late = map[uint16]bool{}
+					for n := range uint16(8) {
+						s.late[s.seq+n] = true
+					}
+				}
+				picture(i == 0)
+				for _, s := range senders {
+					pictures[i], s.held = append(pictures[i], s.held), nil
+				}
+			}
+			at, next := track.epoch.Add(time.Second), 0
+			send := func() {
+				at = at.Add(frame)
+				for i, s := range senders {
+					for _, raw := range pictures[next][i] {
+						s.layer.WriteRTP(raw, at)
+					}
+				}
+				next++
+			}
+			for range before {
+				send()
+			}
+			count = 0
+			allocs := testing.AllocsPerRun(runs, send)
+			require.Equal(t, (runs+1)*receivers*tt.expected, count, "everything was forwarded")
+			// The garbage collector may empty the pool meanwhile.
+			require.Less(t, allocs, 0.5)
+		})
+	}
+}

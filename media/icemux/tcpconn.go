@@ -48,7 +48,7 @@ type tcpConn struct {
 	mu sync.Mutex
 	// media is the queue of RTP packets, which are dropped when they are too old; others
 	// is the queue of all else.
-	media, others []tcpFrame
+	media, others tcpQueue
 	queued        int // bytes of both queues and of what is being written
 	// broken are streams of which packets were dropped on which later ones depend. Media
 	// has not been told of that yet.
@@ -59,6 +59,87 @@ type tcpConn struct {
 type tcpFrame struct {
 	bytes []byte
 	at    time.Time // when it was queued
+}
+
+// Sizes of frames that are taken from pools and given back. Nearly all packets fit.
+const (
+	smallFrame = 512
+	largeFrame = 2 + maxPacket
+)
+
+// The pools are shared by all connections, and have no state.
+var (
+	smallFrames = sync.Pool{New: func() any { return new([smallFrame]byte) }}
+	largeFrames = sync.Pool{New: func() any { return new([largeFrame]byte) }}
+)
+
+// newFrame copies a packet and puts its length in front.
+func newFrame(b []byte) []byte {
+	var frame []byte
+	switch n := 2 + len(b); {
+	case n <= smallFrame:
+		frame = smallFrames.Get().(*[smallFrame]byte)[:0] // the pool holds no other type
+	case n <= largeFrame:
+		frame = largeFrames.Get().(*[largeFrame]byte)[:0] // the pool holds no other type
+	default:
+		frame = make([]byte, 0, n)
+	}
+	return append(binary.BigEndian.AppendUint16(frame, uint16(len(b))), b...)
+}
+
+// release gives the bytes back. Nothing may use them any more.
+func (f *tcpFrame) release() {
+	switch cap(f.bytes) {
+	case smallFrame:
+		smallFrames.Put((*[smallFrame]byte)(f.bytes[:smallFrame]))
+	case largeFrame:
+		largeFrames.Put((*[largeFrame]byte)(f.bytes[:largeFrame]))
+	}
+	f.bytes = nil
+}
+
+// restingFrames is up to how many frames a queue keeps room for while it is empty.
+const restingFrames = 64
+
+// tcpQueue is a queue of frames. Its memory is used again once it was empty.
+type tcpQueue struct {
+	frames []tcpFrame
+	first  int // index of the oldest frame
+}
+
+func (q *tcpQueue) waiting() []tcpFrame { return q.frames[q.first:] }
+
+func (q *tcpQueue) push(f tcpFrame) { q.frames = append(q.frames, f) }
+
+// pop removes and returns the oldest frame. There must be one.
+func (q *tcpQueue) pop() tcpFrame {
+	f := q.frames[q.first]
+	q.frames[q.first] = tcpFrame{}
+	q.first++
+	q.settle()
+	return f
+}
+
+// remove removes the frames for which over is true.
+func (q *tcpQueue) remove(over func(tcpFrame) bool) {
+	left := slices.DeleteFunc(q.waiting(), over)
+	q.frames = q.frames[:q.first+len(left)]
+	q.settle()
+}
+
+// settle begins again at the start when the queue is empty, and moves a queue there that
+// has not been empty for long.
+func (q *tcpQueue) settle() {
+	switch left := len(q.frames) - q.first; {
+	case left == 0 && cap(q.frames) > restingFrames:
+		*q = tcpQueue{}
+	case left == 0:
+		q.frames, q.first = q.frames[:0], 0
+	case q.first > restingFrames && q.first > left:
+		copy(q.frames, q.waiting())
+		clear(q.frames[left:])
+		q.frames, q.first = q.frames[:left], 0
+	}
 }
 
 // brokenStream is an RTP stream and its first packet that was dropped.
@@ -193,8 +274,6 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	if len(b) > maxFrame {
 		return 0, errLong
 	}
-	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b)))
-	frame = append(frame, b...)
 	now, rtp := c.mux.now(), isRTP(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,18 +281,19 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	if rtp && c.refusedLocked(b) {
 		return len(b), nil
 	}
-	if c.queued+len(frame) > maxTCPQueue {
+	if c.queued+2+len(b) > maxTCPQueue {
 		c.mux.cfg.Counters.Overflow.Add(1)
 		if rtp {
 			c.mediaOf().Dropped(ssrcOf(b), numberOf(b), now.Sub(c.oldestLocked(now)))
 		}
 		return 0, errFull
 	}
-	c.queued += len(frame)
+	frame := tcpFrame{newFrame(b), now}
+	c.queued += len(frame.bytes)
 	if rtp {
-		c.media = append(c.media, tcpFrame{frame, now})
+		c.media.push(frame)
 	} else {
-		c.others = append(c.others, tcpFrame{frame, now})
+		c.others.push(frame)
 	}
 	select {
 	case c.wake <- struct{}{}:
@@ -232,17 +312,15 @@ var (
 // learns of the gap only then, so that no packet of the stream that Media believes to be
 // useful is still under way.
 func (c *tcpConn) expireLocked(now time.Time) {
-	for len(c.media) > 0 && now.Sub(c.media[0].at) > MaxTCPWait {
-		first := c.media[0].bytes[2:]
-		ssrc, number := ssrcOf(first), numberOf(first)
-		c.droppedLocked(&c.media[0])
-		c.media[0] = tcpFrame{}
-		c.media = c.media[1:]
+	for len(c.media.waiting()) > 0 && now.Sub(c.media.waiting()[0].at) > MaxTCPWait {
+		first := c.media.pop()
+		ssrc, number := ssrcOf(first.bytes[2:]), numberOf(first.bytes[2:])
+		c.droppedLocked(&first)
 		if !c.mediaOf().Linked(ssrc) {
 			c.mediaOf().Dropped(ssrc, number, MaxTCPWait)
 			continue
 		}
-		c.media = slices.DeleteFunc(c.media, func(f tcpFrame) bool {
+		c.media.remove(func(f tcpFrame) bool {
 			of := ssrcOf(f.bytes[2:]) == ssrc
 			if of {
 				c.droppedLocked(&f)
@@ -256,6 +334,7 @@ func (c *tcpConn) expireLocked(now time.Time) {
 func (c *tcpConn) droppedLocked(f *tcpFrame) {
 	c.mux.cfg.Counters.Overdue.Add(1)
 	c.queued -= len(f.bytes)
+	f.release()
 }
 
 // refusedLocked drops a packet that follows dropped packets of its stream, and reports
@@ -277,10 +356,10 @@ func (c *tcpConn) refusedLocked(b []byte) bool {
 
 // oldestLocked returns the time at which the oldest queued RTP packet was queued.
 func (c *tcpConn) oldestLocked(now time.Time) time.Time {
-	if len(c.media) == 0 {
+	if len(c.media.waiting()) == 0 {
 		return now
 	}
-	return c.media[0].at
+	return c.media.waiting()[0].at
 }
 
 // mediaOf returns the Media that learns of dropped packets.
@@ -291,31 +370,31 @@ func (c *tcpConn) mediaOf() Media {
 	return nobody{}
 }
 
-// takeLocked removes and returns the packets to write next, the oldest first. It takes few
-// packets at a time, because a packet that is written can no longer be dropped.
-func (c *tcpConn) takeLocked(now time.Time) (batch net.Buffers) {
+// takeLocked removes the packets to write next, the oldest first, and appends them to
+// batch. It takes few packets at a time, because a packet that is written can no longer be
+// dropped.
+func (c *tcpConn) takeLocked(batch []tcpFrame, now time.Time) []tcpFrame {
 	c.expireLocked(now)
 	for size := 0; size < maxTCPWrite; {
-		from := &c.media
-		if len(c.media) == 0 || len(c.others) > 0 && c.others[0].at.Before(c.media[0].at) {
+		from, media, others := &c.media, c.media.waiting(), c.others.waiting()
+		if len(media) == 0 || len(others) > 0 && others[0].at.Before(media[0].at) {
 			from = &c.others
 		}
-		if len(*from) == 0 {
+		if len(from.waiting()) == 0 {
 			break
 		}
-		next := (*from)[0].bytes
-		(*from)[0] = tcpFrame{}
-		if *from = (*from)[1:]; len(*from) == 0 {
-			*from = nil
-		}
+		next := from.pop()
 		batch = append(batch, next)
-		size += len(next)
+		size += len(next.bytes)
 	}
 	return batch
 }
 
 // write sends the queued packets until the connection ends.
 func (c *tcpConn) write() {
+	var batch []tcpFrame
+	var pieces [][]byte
+	out := new(net.Buffers) // made once, because WriteTo lets it escape
 	for {
 		select {
 		case <-c.wake:
@@ -324,12 +403,20 @@ func (c *tcpConn) write() {
 		}
 		for {
 			c.mu.Lock()
-			batch := c.takeLocked(c.mux.now())
+			batch = c.takeLocked(batch[:0], c.mux.now())
 			c.mu.Unlock()
 			if len(batch) == 0 {
 				break
 			}
-			n, err := batch.WriteTo(c.out)
+			pieces = pieces[:0]
+			for _, f := range batch {
+				pieces = append(pieces, f.bytes)
+			}
+			*out = pieces // WriteTo uses it up
+			n, err := out.WriteTo(c.out)
+			for i := range batch {
+				batch[i].release()
+			}
 			if err != nil {
 				c.close() // which ends the reader, which forgets the connection
 				return
