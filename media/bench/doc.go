@@ -34,6 +34,14 @@
 // those that are in), and the 95th percentile of the time from a join to its first packet,
 // of those that find somebody there.
 //
+// # The compiler's profile
+//
+//	go -C media/bench run . profile
+//
+// profile lets the server forward the same kinds of rooms, and writes what its CPU time went
+// to into parlor.pgo, beside this file, with which releases are compiled (go build -pgo). It
+// keeps the innermost frames of the stacks that make up most of the time, and no paths.
+//
 // # Bad networks
 //
 //	go -C media/bench run . network

@@ -75,14 +75,9 @@ func runLoads(ctx context.Context, args []string, out io.Writer) (err error) {
 	if (s.url == "") != (s.pid == 0) || s.rounds < 1 {
 		return errors.New("-against and -pid come together; rounds must be positive")
 	}
-	var chosen []kind
-	for _, k := range kinds() {
-		if only == "" || slices.ContainsFunc(strings.Split(only, ","), func(part string) bool { return strings.Contains(k.name, strings.TrimSpace(part)) }) {
-			chosen = append(chosen, k)
-		}
-	}
-	if len(chosen) == 0 {
-		return fmt.Errorf("no kind is called %q", only)
+	chosen, err := kindsNamed(only)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "parlor-loads")
 	if err != nil {
