@@ -39,7 +39,7 @@ export async function room(root, { of: name, signal, go, session }) {
     redraw(bar, ...roomActions().filter(Boolean));
     about.replaceChildren(facts([
       ['Id', element('code', {}, info.sid)], ['Open since', time(info.created_at)], ['Open for', since(info.created_at)],
-      ['People', `${info.num_participants}${info.max_participants ? ` of ${info.max_participants}` : ''}, at most ${info.peak_participants} at a time, ${info.num_joined} joins`],
+      ['People', `${info.num_participants}${info.max_participants ? ` of ${info.max_participants}` : ''}, at most ${info.peak_participants} at a time, ${info.num_joined} ${info.num_joined === 1 ? 'join' : 'joins'}`],
       ['Publishers', String(info.num_publishers)],
       ['Ends', info.expires_at ? `in ${until(info.expires_at)}` : info.num_participants ? 'not while occupied' : 'never by itself'],
       ['When empty', `ends ${after(info.empty_timeout)} if nobody joins, ${after(info.departure_timeout)} when the last has left`],

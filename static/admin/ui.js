@@ -150,7 +150,7 @@ export function pager(load) {
 export const tag = (text, state = '') => element('span', { className: `tag ${state}` }, text);
 
 export function facts(pairs) {
-  return element('dl', { className: 'facts' }, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== '')
+  return element('dl', { className: 'facts' }, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== '' && value.length !== 0)
     .flatMap(([name, value]) => [element('dt', {}, name), element('dd', {}, ...(Array.isArray(value) ? value : [value]))]));
 }
 
