@@ -292,6 +292,17 @@ func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
+// How long a transport that chooses the pair of ICE waits for a better one, from the
+// beginning or restart of ICE. A client behind a NAT that has moved sees nothing
+// meanwhile. Its first check arrives by UDP or by TCP, and UDP needs a round trip less
+// than TCP, so waitForUDP only covers a lost check. A relayed pair needs some round trips
+// more than a direct one. The address that a client learnt from a STUN server is as good
+// as another: there is nothing to wait for.
+const (
+	waitForUDP    = 250 * time.Millisecond
+	waitForDirect = 500 * time.Millisecond
+)
+
 // settings are the settings that all transports have in common. With tcpOnly the
 // transport gets no UDP socket, if the engine has ICE over TCP. take sees RTP and RTCP
 // first, moved is told when the client moves, and authentic tells which responses are the
@@ -314,6 +325,9 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	s.SetNet(e.net.forPion())
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
+	s.SetSrflxAcceptanceMinWait(0)
+	s.SetPrflxAcceptanceMinWait(waitForUDP)
+	s.SetRelayAcceptanceMinWait(waitForDirect)
 	var rewrites []webrtc.ICEAddressRewriteRule
 	for internal, external := range e.net.now.Load().external {
 		rewrites = append(rewrites, webrtc.ICEAddressRewriteRule{

@@ -82,6 +82,24 @@ func TestOutgoingFollowsICE(t *testing.T) {
 	}
 }
 
+// A client behind a NAT, whose candidates the server does not know, waits for the server's
+// choice of a pair after each restart of ICE, and nothing reaches it meanwhile. The choice
+// does not take the second that pion would wait for something better.
+func TestARestartBehindANATIsShort(t *testing.T) {
+	e := newTestEngine(t, nil)
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	b.reroute = func(text string) string { return text }
+	b.join()
+	short := false
+	for late := time.Now().Add(patience); !short && time.Now().Before(late); { // a loaded machine may need several attempts
+		before, began := b.way().Remote(), time.Now()
+		b.peer.Resume()
+		require.Eventually(t, func() bool { return b.way().Remote() != before }, patience, time.Millisecond)
+		short = time.Since(began) < 900*time.Millisecond
+	}
+	require.True(t, short)
+}
+
 // liveHeap is the memory in use.
 func liveHeap() float64 {
 	runtime.GC()

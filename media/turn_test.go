@@ -89,8 +89,12 @@ func TestMediaOverTURN(t *testing.T) {
 				b.receives("PA_a", "TR_v")
 				require.True(t, b.way().Sealed(), "it leaves by our own encryption")
 				echoes(b, "by relay")
-				pair, err := b.pub.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
-				require.NoError(t, err)
+				var pair *webrtc.ICECandidatePair
+				require.Eventually(t, func() bool { // the client chooses here, and takes its time
+					var err error
+					pair, err = b.pub.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+					return err == nil && pair != nil
+				}, patience, time.Millisecond)
 				require.Equal(t, webrtc.ICECandidateTypeRelay, pair.Local.Typ)
 				require.Positive(t, e.TURN().ToMedia.Load())
 				require.Positive(t, e.TURN().ToClients.Load())

@@ -170,6 +170,33 @@ func TestForgottenPacketsAreMisses(t *testing.T) {
 	require.Equal(t, uint64(3), r.f.Stats().Misses)
 }
 
+// A receiver whose network was away for longer than packets are remembered cannot decode
+// what comes after. A keyframe is requested when it asks for what is forgotten, unless
+// there was one since. What was never sent needs none.
+func TestAReceiverThatMissesForgottenPacketsGetsAKeyframe(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	s.frame(true, 5)
+	for range videoCache / 4 {
+		s.frame(false, 5)
+	}
+	got := r.take()
+	requests := func(numbers ...uint16) int {
+		s.rtcp.take()
+		s.layer.keyAsked = 0 // the last request is long ago
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
+		return count[*rtcp.PictureLossIndication](s.rtcp.take())
+	}
+	last := got[len(got)-1].SequenceNumber
+	require.Zero(t, requests(last, last-20), "they are sent again")
+	require.Zero(t, requests(last+1, last+videoCache), "they were never sent")
+	forgotten := last - videoCache - 40
+	require.Equal(t, 1, requests(forgotten, last))
+	s.frame(true, 1)
+	require.Zero(t, requests(forgotten), "a keyframe has come since")
+}
+
 func TestAnswersAtMostThreeTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())

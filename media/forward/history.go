@@ -42,6 +42,12 @@ func (h *history) get(number uint16) *sent {
 	return nil
 }
 
+// forgot reports whether the packet of a number was sent, and gave way to a newer one.
+func (h *history) forgot(number uint16) bool {
+	s := h.slot(number)
+	return s.used && int16(s.out-number) > 0
+}
+
 // put remembers the packet that is sent with a number.
 func (h *history) put(out int64, s sent) *sent {
 	s.out, s.used = uint16(out), true

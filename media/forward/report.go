@@ -51,41 +51,56 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 	}
 }
 
-// answer retransmits the packets of a NACK that are remembered.
+// answer retransmits the packets of a NACK that are remembered. If the receiver lacks a
+// packet that is forgotten, for example after its network was away, no later picture can
+// be decoded, so a keyframe is requested: receivers themselves would ask for one after
+// seconds only.
 func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
+	if f.answerRemembered(pairs, at, now) {
+		f.keyFrameNeeded(now)
+	}
+}
+
+// answerRemembered reports whether the receiver cannot go on without a keyframe.
+func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now int64) (stuck bool) {
 	sendTime := absSendTime(at)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return
+		return false
 	}
 	f.now = f.downlink.Since(at)
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
-			f.answerOne(number, sendTime, now)
+			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= f.keyAt {
+				stuck = true
+			}
 			return true
 		})
 	}
 	f.over.left()
 	f.flushLocked()
+	return stuck
 }
 
-func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
+// answerOne retransmits a packet. It reports whether the packet was sent once and is
+// forgotten.
+func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgotten bool) {
 	s := f.history.get(number)
 	if s == nil {
 		f.stats.Misses++
-		return
+		return f.history.forgot(number)
 	}
 	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < ignoreNACK {
-		return
+		return false
 	}
 	if !f.hasRTX {
 		// A packet with the same number and SSRC is encrypted with the same nonce. If one
 		// byte of it differed, the two would give the key away (RFC 7714, section 8).
 		if f.cfg.Ext.TransportCC != 0 {
 			f.stats.Misses++
-			return
+			return false
 		}
 		sendTime = s.sendTime
 	}
@@ -93,7 +108,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 		s.answers++
 		s.answered = now
 		f.emitEmpty(s, sendTime, record.Repeat)
-		return
+		return false
 	}
 	var p *packet.Packet
 	if s.layer != nil {
@@ -101,18 +116,26 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) {
 	}
 	if p == nil {
 		f.stats.Misses++
-		return
+		return true
 	}
 	s.answers++
 	s.answered = now
 	f.deliver(p, s, sendTime, record.Repeat)
 	p.Release()
+	return false
 }
 
 // keyFrameAsked passes a subscriber's request on to the layer that it concerns.
 func (f *Forwarder) keyFrameAsked(now int64) {
 	f.mu.Lock()
 	f.stats.KeyRequests++
+	f.mu.Unlock()
+	f.keyFrameNeeded(now)
+}
+
+// keyFrameNeeded requests a keyframe of the layer that is forwarded, or will be.
+func (f *Forwarder) keyFrameNeeded(now int64) {
+	f.mu.Lock()
 	l := f.target
 	if f.inStep {
 		l = f.current
