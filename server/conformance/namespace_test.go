@@ -339,9 +339,12 @@ func beCaller(t *testing.T) {
 	p.publishMicrophone(t)
 	voice := p.remote(t, os.Getenv("OTHER"), livekit.TrackSource_MICROPHONE)
 	p.awaitMedia(t, voice.SID(), 20)
-	pair, err := p.LocalParticipant.GetPublisherPeerConnection().SCTP().Transport().ICETransport().GetSelectedCandidatePair()
-	require.NoError(t, err)
-	require.NotNil(t, pair)
+	var pair *webrtc.ICECandidatePair
+	require.Eventually(t, func() bool { // it may hear before it has chosen the pair by which it speaks
+		var err error
+		pair, err = p.LocalParticipant.GetPublisherPeerConnection().SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+		return err == nil && pair != nil
+	}, time.Minute, 10*time.Millisecond)
 	fmt.Printf("\nHEARS %s by %v\n", os.Getenv("OTHER"), pair)
 	if os.Getenv(inNamespace) == "ann" {
 		require.True(t, pair.Local.Protocol == webrtc.ICEProtocolTCP || pair.Local.Typ == webrtc.ICECandidateTypeRelay, pair)
