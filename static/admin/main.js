@@ -6,6 +6,7 @@ import { now } from './now.js';
 import { rooms } from './rooms.js';
 import { room } from './room.js';
 import { people } from './people.js';
+import { invitations } from './invitations.js';
 import { ended, stay } from './history.js';
 import { webhooks } from './webhooks.js';
 import { events } from './events.js';
@@ -20,6 +21,7 @@ const screens = {
   rooms: { title: 'Rooms', show: rooms },
   room: { title: 'Room', show: room, under: 'rooms' },
   people: { title: 'People', show: people },
+  invitations: { title: 'Invitations', show: invitations },
   history: { title: 'History', show: ended },
   stay: { title: 'Ended room', show: stay, under: 'history' },
   webhooks: { title: 'Webhooks', show: webhooks },

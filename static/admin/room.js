@@ -2,7 +2,7 @@
 
 import { actions, ask, button, element, duration, eventItem, facts, pager, percent, rate, redraw, section, since, table, tag, time, toast, until } from './ui.js';
 import { call, get, path, query } from './api.js';
-import { qrCode } from '../js/qr.js';
+import { hasInvitations, makeInvitation, showLink } from './invitations.js';
 import { closeRoom } from './rooms.js';
 
 const EVERY = 3000; // ms between two looks
@@ -83,7 +83,12 @@ export async function room(root, { of: name, signal, go, session }) {
     };
   }
 
+  // invite makes an invitation, or, where the server has none, a token.
   async function invite() {
+    if (await hasInvitations(signal)) {
+      await makeInvitation(name);
+      return;
+    }
     const answer = await ask({
       title: 'Invite somebody', confirm: 'Make a link',
       fields: [
@@ -93,9 +98,7 @@ export async function room(root, { of: name, signal, go, session }) {
     });
     if (!answer) return;
     const { token } = await call('POST', '/tokens', { room: name, identity: answer.identity, name: answer.name || undefined, ttl: Number(answer.ttl) });
-    const link = new URL(`/#token=${token}`, location.href).href;
-    const copied = await navigator.clipboard?.writeText(link).then(() => true, () => false);
-    await ask({ title: copied ? 'The link is copied' : 'The link', fields: [{ name: 'link', label: 'With it one joins as that identity', type: 'textarea', value: link }], figure: await qrCode(link, 'QR code of the link'), confirm: 'Done' });
+    await showLink(new URL(`/#token=${token}`, location.href).href, 'With it one joins as that identity');
   }
 
   async function observe() {

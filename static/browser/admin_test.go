@@ -41,7 +41,7 @@ func adminServer(t *testing.T) *server {
 	t.Cleanup(receiver.Close)
 	file := filepath.Join(t.TempDir(), "parlor.yaml")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil,
-		"development: true\nwebhook:\n  api_key: devkey\n  endpoints: [{url: '%s/hook?key=very-secret', name: %q}]\n", receiver.URL, hostile[1]), 0o600))
+		"development: true\ninvitations: true\nwebhook:\n  api_key: devkey\n  endpoints: [{url: '%s/hook?key=very-secret', name: %q}]\n", receiver.URL, hostile[1]), 0o600))
 	return startServer(t, buildServer(t), "--config", file)
 }
 
@@ -110,6 +110,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	}
 	room := hostile[0]
 	s.ask("PUT", "/rooms/"+url.PathEscape(room)+"/bans/"+url.PathEscape(hostile[2]), map[string]any{"reason": hostile[1]})
+	s.ask("POST", "/rooms/"+url.PathEscape(hostile[3])+"/invitations", map[string]any{"name": hostile[1], "uses": 2})
 	token := s.ask("POST", "/tokens", map[string]any{
 		"room": room, "identity": hostile[1], "name": hostile[0], "metadata": hostile[2], "attributes": map[string]string{hostile[3]: hostile[0]},
 	})["token"].(string)
@@ -133,7 +134,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("an overview of the stream", `document.querySelectorAll('#lamps li').length === 4 && document.querySelectorAll('#newest li').length > 5`)
 
 	screens := [][2]string{
-		{"now", ""}, {"rooms", ""}, {"people", ""}, {"room", room}, {"room", "nobody's"}, {"history", ""}, {"stay", sid},
+		{"now", ""}, {"rooms", ""}, {"people", ""}, {"room", room}, {"room", "nobody's"}, {"invitations", ""}, {"history", ""}, {"stay", sid},
 		{"webhooks", ""}, {"events", ""}, {"refused", ""}, {"server", ""}, {"audit", ""},
 	}
 	for _, look := range []struct {
@@ -213,9 +214,10 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.click("dialog .primary")
 	p.until("the message gone", `!document.querySelector('dialog')`)
 	press("Invite")
-	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.until("the dialog", `document.querySelector('dialog[open] [name=role]')`)
+	p.write("dialog [name=uses]", "3")
 	p.click("dialog .primary")
-	p.until("the link as a QR code", `document.querySelector('dialog .qr path')?.getAttribute('d').length > 1000 && document.querySelector('dialog textarea').value.includes('#token=')`)
+	p.until("the link as a QR code", `document.querySelector('dialog .qr path')?.getAttribute('d').length > 1000 && document.querySelector('dialog textarea').value.includes('#invite=')`)
 	p.accessible("QR code")
 	p.click("dialog .primary")
 	p.until("the link gone", `!document.querySelector('dialog')`)
@@ -229,6 +231,23 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("the dialog", `document.querySelector('dialog[open]')`)
 	p.click("dialog .bad")
 	p.until("the room gone", `document.querySelector('main .empty')?.textContent.includes('No open room')`)
+
+	// The invitations of all rooms, and the end of one.
+	p.screen("invitations", "")
+	rows := `[...document.querySelectorAll('#invitations tbody tr')].map((row) => row.innerText.replaceAll(/\s+/g, ' '))`
+	require.Len(t, get[[]string](p, rows), 2)
+	require.Contains(t, strings.Join(get[[]string](p, rows), "\n"), "usable 0 of 3")
+	press("Revoke")
+	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.click("dialog .bad")
+	p.until("the invitation revoked", rows+`.filter((row) => row.includes('revoked')).length === 1`)
+	press("Invite")
+	p.until("the dialog", `document.querySelector('dialog[open] [name=room]')`)
+	p.write("dialog [name=room]", "lobby")
+	p.click("dialog .primary")
+	p.until("the link", `document.querySelector('dialog textarea')?.value.includes('#invite=')`)
+	p.click("dialog .primary")
+	p.until("the invitation in the list", rows+`.some((row) => row.startsWith('lobby guest'))`)
 
 	// By keys alone: the link that skips the sections, and a section.
 	p.screen("audit", "")
@@ -254,8 +273,23 @@ func (f *fixture) testDashboard(t *testing.T) {
 	looker.screen("rooms", "")
 	looker.until("the rooms", `document.querySelector('#rooms tbody tr')`)
 	require.Zero(t, get[int](looker, `document.querySelectorAll('#rooms button').length`))
+	looker.screen("invitations", "")
+	require.Equal(t, "Refresh", get[string](looker, `[...document.querySelectorAll('main .screen button, main header button, #invitations button')].map((node) => node.textContent).join()`))
 	second := f.browser.visit(t, "second", base+link)
 	second.until("a refusal", `document.querySelector('.problem') && !document.querySelector('.problem').hidden`)
+
+	// Where there are no invitations, the screen says how to turn them on, and a room's are tokens.
+	link = f.server.ask("POST", "/admin/links", nil)["path"].(string)
+	f.server.ask("POST", "/rooms", map[string]any{"name": "without invitations"})
+	other := f.browser.visit(t, "other", "http://localhost:"+f.server.port+link)
+	other.until("Now", `document.querySelector('#main').dataset.screen === 'now'`)
+	other.screen("invitations", "")
+	require.Contains(t, get[string](other, `document.querySelector('main .empty').innerText`), "invitations: true")
+	other.screen("room", "without invitations")
+	other.do(`[...document.querySelectorAll('main button')].find((node) => node.textContent === 'Invite').click()`)
+	other.until("the dialog", `document.querySelector('dialog[open] [name=identity]')`)
+	other.click("dialog .primary")
+	other.until("the link as a QR code", `document.querySelector('dialog .qr path') && document.querySelector('dialog textarea').value.includes('#token=')`)
 
 	p.click("#menu")
 	p.click("#sign-out")
