@@ -39,12 +39,12 @@ type signaller struct {
 
 // clientInfo is that of a current SDK.
 func clientInfo() *livekit.ClientInfo {
-	return &livekit.ClientInfo{Sdk: livekit.ClientInfo_GO, Version: "2.18.1", Protocol: 17}
+	return &livekit.ClientInfo{Sdk: livekit.ClientInfo_GO, Version: "2.19.0", Protocol: 17}
 }
 
 // legacyQuery is the query of clients with two peer connections.
 func legacyQuery(more ...string) string {
-	q := url.Values{"protocol": {"17"}, "auto_subscribe": {"1"}, "sdk": {"go"}, "version": {"2.18.1"}}
+	q := url.Values{"protocol": {"17"}, "auto_subscribe": {"1"}, "sdk": {"go"}, "version": {"2.19.0"}}
 	for i := 0; i+1 < len(more); i += 2 {
 		q.Set(more[i], more[i+1])
 	}
