@@ -13,8 +13,9 @@ import (
 )
 
 // Create opens a room, or returns the open room of that name as it is. Outcome.Created
-// tells whether this call opened the room: of several concurrent calls only one did.
-func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Outcome, error) {
+// tells whether this call opened the room: of several concurrent calls only one did. The
+// settings are those of a new room.
+func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest, settings ...Setting) (Outcome, error) {
 	if err := rs.checkRoomName(req.Name); err != nil {
 		return Outcome{}, err
 	}
@@ -50,14 +51,14 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest) (Ou
 			case !errors.Is(err, ErrNoRoom):
 				reply(Outcome{}, err)
 			default:
-				r.create(req, reply)
+				r.create(req, reply, settings...)
 			}
 		})
 	}
 	// The room is not live, so it is only a row. The database itself lets no second open
 	// room bear the name.
 	now := time.Now()
-	rec := rs.newRecord(req, now)
+	rec := rs.newRecord(req, now, settings...)
 	dispatches, jobs := rs.startAgents(req, &rec, livekit.AgentDispatchTrigger_ADT_ROOM_API, now)
 	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
 	c := &Change{Kind: ChangeCreate, Room: rec, Dispatches: dispatches, Jobs: jobs, Events: []log.Event{started}}

@@ -9,6 +9,7 @@ type RoomEdit struct {
 	DepartureTimeout *Timeout
 	MaxParticipants  *uint32
 	Locked           *bool
+	WaitingRoom      *bool
 	Tags             map[string]string
 	// If refuses the change with [Precondition] unless it holds for the room as it is;
 	// nil demands nothing. It must neither change the record nor wait.
@@ -31,6 +32,7 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		set(&rec.DepartureTimeout, e.DepartureTimeout)
 		set(&rec.MaxParticipants, e.MaxParticipants)
 		set(&rec.Config.Locked, e.Locked)
+		set(&rec.Config.WaitingRoom, e.WaitingRoom)
 		if e.Tags != nil {
 			rec.Config.Tags = e.Tags
 		}

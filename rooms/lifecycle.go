@@ -11,13 +11,13 @@ import (
 
 // create opens the room if no open room bears the name, and then calls done. Callers that
 // wait for the same opening share it, and Created is true for the first alone.
-func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error)) {
+func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error), settings ...Setting) {
 	r.creating = append(r.creating, done)
 	if len(r.creating) > 1 {
 		return
 	}
 	now := time.Now()
-	rec := r.rooms.newRecord(req, now)
+	rec := r.rooms.newRecord(req, now, settings...)
 	dispatches, jobs := r.rooms.startAgents(req, &rec, livekit.AgentDispatchTrigger_ADT_JOIN, now)
 	started := log.New(&livekit.WebhookEvent{Event: log.RoomStarted, Room: rec.Info()}, now)
 	c := &Change{Kind: ChangeCreate, Room: rec, Dispatches: dispatches, Jobs: jobs, Events: []log.Event{started}}

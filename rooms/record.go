@@ -60,8 +60,9 @@ type RoomConfig struct {
 	SyncStreams     bool              `json:"sync_streams,omitempty"`
 	EnabledCodecs   []string          `json:"enabled_codecs,omitempty"` // mime types; empty = the server's
 	Tags            map[string]string `json:"tags,omitempty"`
-	Locked          bool              `json:"locked,omitempty"` // nobody new may join
-	Hold            *Hold             `json:"hold,omitempty"`   // which tracks must be muted; nil = none
+	Locked          bool              `json:"locked,omitempty"`       // nobody new may join
+	WaitingRoom     bool              `json:"waiting_room,omitempty"` // a host admits the guests that come by an invitation
+	Hold            *Hold             `json:"hold,omitempty"`         // which tracks must be muted; nil = none
 	// AgentsNamed: the room was created with named agents, so the agents for every room
 	// do not come.
 	AgentsNamed bool `json:"agents_named,omitempty"`

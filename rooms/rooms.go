@@ -370,8 +370,11 @@ func (rs *Rooms) reap() {
 	}
 }
 
+// Setting sets for a new room what LiveKit's request to create one has no field for.
+type Setting func(*RoomConfig)
+
 // newRecord makes the record of a new room from a request and the defaults.
-func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time) Record {
+func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time, settings ...Setting) Record {
 	c := rs.cfg
 	rec := Record{
 		SID:              guid.New("RM_"),
@@ -393,6 +396,9 @@ func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time) Record
 	rec.Config.SyncStreams = rec.Config.SyncStreams || req.GetSyncStreams()
 	if len(req.GetTags()) > 0 {
 		rec.Config.Tags = req.GetTags()
+	}
+	for _, set := range settings {
+		set(&rec.Config)
 	}
 	rec.SetEmpty(rec.CreatedMs)
 	return rec

@@ -110,6 +110,7 @@ type invitationPage struct {
 type redeemRequest struct {
 	Secret string `json:"secret" required:"true" doc:"What stands in the link after #invite=."`
 	Name   string `json:"name,omitempty" doc:"The name that others see; the invitation's without it."`
+	Knock  string `json:"knock,omitempty" doc:"What the answer 202 had, to ask whether a host has decided."`
 }
 
 // admission is what an invitation is exchanged for.
@@ -148,9 +149,29 @@ func (s *rest) invitationOperations() []operation {
 		},
 		{
 			method: post, path: "/admissions", id: "redeemInvitation", tag: tag, grant: toSignIn, open: true, role: access.Look, bound: s.Redeem,
-			summary: "Exchange an invitation for a token to join, which counts one use. 404 (code invitation_unknown); 410 (code invitation_revoked, invitation_expired or invitation_used).",
+			summary: "Exchange an invitation for a token to join, which counts one use. 202 if the open room has a waiting room and the invitation is a guest's: ask again every few seconds with the knock of the answer; a host's decision is 201 or 403 (code knock_refused). 429 (code too_many_knocks) if too many wait. 404 (code invitation_unknown); 410 (code invitation_revoked, invitation_expired or invitation_used).",
 			body:    redeemRequest{}, example: `{"secret":"IN_0VcI9zoCcwTsEjEdqXA.c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I","name":"Ada"}`,
-			status: http.StatusCreated, answer: admission{}, secret: true, handle: s.redeemInvitation,
+			status: http.StatusCreated, answer: admission{}, accepted: waiting{}, secret: true, handle: s.redeemInvitation,
+		},
+		{
+			method: get, path: onRoom + "/knocks", id: "listKnocks", tag: tag, grant: toAdmin,
+			summary: "Who waits before a room that has a waiting room, in the order of coming: 100 at most. They are forgotten a minute and a half after they stop asking.",
+			status:  http.StatusOK, answer: knockList{}, handle: s.listKnocks,
+		},
+		{
+			method: post, path: onRoom + "/knocks/admit", id: "admitAllKnocks", tag: tag, grant: toAdmin,
+			summary: "Let in everybody who waits now.",
+			status:  http.StatusNoContent, handle: s.admitAll,
+		},
+		{
+			method: post, path: onRoom + "/knocks/{id}/admit", id: "admitKnock", tag: tag, grant: toAdmin,
+			summary: "Let in one who waits.",
+			status:  http.StatusNoContent, handle: s.decide(knockAdmitted),
+		},
+		{
+			method: post, path: onRoom + "/knocks/{id}/refuse", id: "refuseKnock", tag: tag, grant: toAdmin,
+			summary: "Send away one who waits.",
+			status:  http.StatusNoContent, handle: s.decide(knockRefused),
 		},
 	}
 }
@@ -333,14 +354,22 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	now := s.now()
+	entry, err := s.enter(r, &found, &body, now)
+	if err != nil {
+		return err
+	}
+	if entry.waiting != nil {
+		return sendJSON(w, http.StatusAccepted, entry.waiting)
+	}
 	used, err := s.Invitations.UseInvitation(r.Context(), id, rooms.NowMs(now))
+	s.knocks.entered(entry.knock, err)
 	if why := unusable(err); why != "" {
 		return problem.New(http.StatusGone, "invitation_"+why, "%s", err.Error())
 	}
 	if err != nil {
 		return err
 	}
-	return s.admit(w, r, &used, body.Name, now)
+	return s.admit(w, r, &used, entry.name, now)
 }
 
 // admit answers with a token for one who was let in, under an identity that nobody else has.

@@ -192,6 +192,11 @@ func (d *document) route(op *operation) docRoute {
 		done.Content["text/event-stream"] = docMedia{Schema: schema{"type": "string"}}
 	}
 	r.Responses[strconv.Itoa(op.status)] = done
+	if op.accepted != nil {
+		r.Responses["202"] = docResponse{http.StatusText(http.StatusAccepted), map[string]docMedia{
+			"application/json": {Schema: d.schema(reflect.TypeOf(op.accepted), false)},
+		}}
+	}
 	if op.alsoOK {
 		r.Responses["200"] = docResponse{"OK", maps.Clone(done.Content)}
 	}

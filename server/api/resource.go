@@ -24,6 +24,7 @@ type room struct {
 	SyncStreams      bool              `json:"sync_streams"`
 	EnabledCodecs    []string          `json:"enabled_codecs"`
 	Locked           bool              `json:"locked" doc:"Nobody new may join."`
+	WaitingRoom      bool              `json:"waiting_room" doc:"Guests that come by an invitation wait until a host admits them."`
 	Hold             *hold             `json:"hold" doc:"What is kept muted; null if nothing is."`
 	NumParticipants  uint32            `json:"num_participants"`
 	NumPublishers    uint32            `json:"num_publishers"`
@@ -52,6 +53,7 @@ func showRoom(r *rooms.Record) room {
 		SyncStreams:      r.Config.SyncStreams,
 		EnabledCodecs:    r.Config.EnabledCodecs,
 		Locked:           r.Config.Locked,
+		WaitingRoom:      r.Config.WaitingRoom,
 		Hold:             showHold(r.Config.Hold),
 		NumParticipants:  r.NumParticipants,
 		NumPublishers:    r.NumPublishers,

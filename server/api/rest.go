@@ -37,13 +37,14 @@ type rest struct {
 	replies *replies
 	newest  lastOverview
 	tails   atomic.Int64 // streams of the log
+	knocks  *knocks
 	replica lastReplica
 }
 
 // REST returns the API, to be mounted at /v1. It checks credentials itself: a token, or
 // an API key and its secret as HTTP Basic.
 func REST(c Config) chi.Router {
-	s := &rest{Config: c, replies: newReplies(c.Replies), replica: lastReplica{turn: make(chan struct{}, 1)}}
+	s := &rest{Config: c, replies: newReplies(c.Replies), knocks: newKnocks(), replica: lastReplica{turn: make(chan struct{}, 1)}}
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return c.Requests.Addresses(next, http.HandlerFunc(tooOften)) })
 	r.Use(func(next http.Handler) http.Handler {
@@ -111,6 +112,7 @@ type operation struct {
 	status       int
 	alsoOK       bool              // or 200, with the same body
 	answer       any               // zero value of the answer's body; nil = none
+	accepted     any               // zero value of the body of 202, where that is an answer too; nil = it is not
 	stream       bool              // or a stream of server-sent events
 	conditional  bool              // takes If-Match
 	secret       bool              // the answer must not be stored

@@ -19,7 +19,7 @@ import (
 // Directory lists and changes open rooms.
 type Directory interface {
 	List(ctx context.Context, names []string) ([]*livekit.Room, error)
-	Create(ctx context.Context, req *livekit.CreateRoomRequest) (rooms.Outcome, error)
+	Create(ctx context.Context, req *livekit.CreateRoomRequest, settings ...rooms.Setting) (rooms.Outcome, error)
 	Edit(ctx context.Context, name string, e rooms.RoomEdit) (rooms.Record, error)
 	Delete(ctx context.Context, name string, condition func(*rooms.Record) bool) error
 }
@@ -36,6 +36,7 @@ type createRequest struct {
 	MinPlayoutDelay  uint32            `json:"min_playout_delay_ms,omitempty"`
 	MaxPlayoutDelay  uint32            `json:"max_playout_delay_ms,omitempty"`
 	SyncStreams      bool              `json:"sync_streams,omitempty"`
+	WaitingRoom      bool              `json:"waiting_room,omitempty" doc:"Guests that come by an invitation wait until a host admits them."`
 }
 
 // createRoom opens a room: 201. If an open room bears the name already, that room is
@@ -64,7 +65,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err := s.withPreset(req); err != nil {
 		return err
 	}
-	out, err := s.Rooms.Create(r.Context(), req)
+	out, err := s.Rooms.Create(r.Context(), req, func(c *rooms.RoomConfig) { c.WaitingRoom = body.WaitingRoom })
 	if err != nil {
 		return err
 	}
@@ -212,6 +213,7 @@ type editRequest struct {
 	DepartureTimeout *wireTimeout      `json:"departure_timeout,omitempty"`
 	MaxParticipants  *uint32           `json:"max_participants,omitempty" doc:"0: no limit. Nobody who is in the room is sent away."`
 	Locked           *bool             `json:"locked,omitempty" doc:"Nobody new may join."`
+	WaitingRoom      *bool             `json:"waiting_room,omitempty" doc:"Guests that come by an invitation wait until a host admits them. false admits those that wait."`
 	Tags             map[string]string `json:"tags,omitempty" doc:"All of them: those that are not given are deleted."`
 }
 
@@ -234,6 +236,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 		DepartureTimeout: body.DepartureTimeout.domain(),
 		MaxParticipants:  body.MaxParticipants,
 		Locked:           body.Locked,
+		WaitingRoom:      body.WaitingRoom,
 		Tags:             body.Tags,
 		If:               unchanged,
 	})

@@ -63,7 +63,7 @@ func (l *Limits) Addresses(next, refuse http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l.pass(l.addresses, "address", network(r.RemoteAddr), next, refuse, w, r)
+		l.pass(l.addresses, "address", Network(r.RemoteAddr), next, refuse, w, r)
 	})
 }
 
@@ -73,7 +73,7 @@ func (l *Limits) Take(remote string) time.Duration {
 	if l == nil || l.addresses == nil {
 		return 0
 	}
-	wait := l.addresses.take(network(remote), time.Now())
+	wait := l.addresses.take(Network(remote), time.Now())
 	if wait > 0 {
 		l.refused.WithLabelValues("address").Inc()
 	}
@@ -106,8 +106,9 @@ func (l *Limits) pass(b *buckets, by, who string, next, refuse http.Handler, w h
 	refuse.ServeHTTP(w, r)
 }
 
-// network identifies a client for the bounds.
-func network(remote string) string {
+// Network identifies the client with that RemoteAddr for bounds: by its address, or its IPv6
+// network of 64 bits.
+func Network(remote string) string {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return remote
