@@ -20,7 +20,10 @@ var (
 	layerRates  = [3]float64{150_000, 400_000, 800_000}
 	layerWidths = [3]int{320, 640, 1280}
 	layerOrder  = [4]int{0, 2, 1, 2}
-	frameSizes  = [3]float64{1.6, 0.8, 0.8}
+	// layerSyncs says which frames of two rounds of layerOrder depend on the base layer alone,
+	// as libwebrtc's encoder makes them: there a receiver may be given a layer more.
+	layerSyncs = [8]bool{1: true, 2: true}
+	frameSizes = [3]float64{1.6, 0.8, 0.8}
 )
 
 const (
@@ -217,7 +220,7 @@ func (c *camera) picturesNow() {
 	if !c.negotiated() {
 		return
 	}
-	temporal := layerOrder[c.count%len(layerOrder)]
+	temporal, layerSync := layerOrder[c.count%len(layerOrder)], layerSyncs[c.count%len(layerSyncs)]
 	c.count++
 	now := time.Now().UnixNano()
 	for layer := range c.layers {
@@ -233,11 +236,11 @@ func (c *camera) picturesNow() {
 		if t == 0 {
 			c.tl0[layer]++
 		}
-		c.frame(layer, t, key, int(size))
+		c.frame(layer, t, key, layerSync && !key, int(size))
 	}
 }
 
-func (c *camera) frame(layer, temporal int, key bool, size int) {
+func (c *camera) frame(layer, temporal int, key, layerSync bool, size int) {
 	c.picture[layer] = (c.picture[layer] + 1) & 0x7fff
 	packets := max((size+mostPayload-1)/mostPayload, 1)
 	for i := range packets {
@@ -246,7 +249,7 @@ func (c *camera) frame(layer, temporal int, key bool, size int) {
 			Header: rtp.Header{
 				Version: 2, Marker: i == packets-1, SequenceNumber: c.seq[layer], Timestamp: uint32(c.count) * 2970,
 			},
-			Payload: c.payload(layer, temporal, key, i == 0, max(size/packets, 20+stampSize)),
+			Payload: c.payload(layer, temporal, key, layerSync, i == 0, max(size/packets, 20+stampSize)),
 		}
 		stamp(p.Payload)
 		if c.mid != 0 && c.rid != 0 {
@@ -259,12 +262,15 @@ func (c *camera) frame(layer, temporal int, key bool, size int) {
 
 // payload is a payload whose descriptor has all fields (RFC 7741, section 4.2). In the
 // first packet of a frame it has the frame's tag and size (RFC 6386, section 9.1).
-func (c *camera) payload(layer, temporal int, key, first bool, size int) []byte {
+func (c *camera) payload(layer, temporal int, key, layerSync, first bool, size int) []byte {
 	b := make([]byte, size)
 	b[0], b[1] = 0x80, 0xf0
 	binary.BigEndian.PutUint16(b[2:], 0x8000|c.picture[layer])
 	b[4] = c.tl0[layer]
 	b[5] = byte(temporal)<<6 | c.key[layer]&0x1f
+	if layerSync {
+		b[5] |= 0x20
+	}
 	if !first {
 		return b
 	}

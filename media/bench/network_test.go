@@ -18,7 +18,7 @@ func TestFramesOfLayers(t *testing.T) {
 	require.NoError(t, err)
 	c.picture[1], c.tl0[1] = 300, 7
 	for _, key := range []bool{true, false} {
-		b := c.payload(1, 2, key, true, 200)
+		b := c.payload(1, 2, key, !key, true, 200)
 		require.Len(t, b, 200)
 		var v codecs.VP8Packet
 		frame, err := v.Unmarshal(b)
@@ -26,6 +26,7 @@ func TestFramesOfLayers(t *testing.T) {
 		require.EqualValues(t, 300, v.PictureID)
 		require.EqualValues(t, 7, v.TL0PICIDX)
 		require.EqualValues(t, 2, v.TID)
+		require.Equal(t, !key, v.Y == 1, "layer sync")
 		require.EqualValues(t, 1, v.S)
 		require.Equal(t, key, frame[0]&1 == 0)
 		if key {
@@ -33,7 +34,7 @@ func TestFramesOfLayers(t *testing.T) {
 		} else {
 			require.Zero(t, heightOf(b))
 		}
-		require.Zero(t, heightOf(c.payload(1, 2, key, false, 200)))
+		require.Zero(t, heightOf(c.payload(1, 2, key, !key, false, 200)))
 	}
 }
 
