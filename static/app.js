@@ -69,7 +69,8 @@ async function join({ name, room }) {
 async function admission({ name, room }) {
   if (options.token) return { token: options.token, url: ownServer() };
   if (options.invite) {
-    const { token, role } = await redeem(options.invite, name);
+    const { token, role } = await redeem(options.invite, name, () => lobby.waits());
+    lobby.busy(true);
     return { token, url: ownServer(), host: role === 'host' };
   }
   return requestToken({ room, name, identity: options.identity || newIdentity(name) });

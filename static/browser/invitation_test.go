@@ -62,6 +62,28 @@ func (f *fixture) testInvitation(t *testing.T) {
 	guest.until("the call again", `parlor.screen === 'call'`)
 	require.Equal(t, who, get[string](guest, `parlor.room.localParticipant.identity`))
 
+	// The host lets guests wait: one is let in, another is not.
+	host.click("#people-toggle")
+	host.until("a switch for the waiting room", `document.querySelector('[data-action="waiting-room"]') !== null`)
+	host.click(`[data-action="waiting-room"]`)
+	host.until("it to be on", `document.querySelector('[data-action="waiting-room-end"]') !== null`)
+	knocks := func(name string) *page {
+		p := comes(name, link)
+		p.until("a word that it waits", `parlor.screen === 'lobby' && document.querySelector('#join-status').dataset.text === 'lobby.knocking'`)
+		return p
+	}
+	eve := knocks("Eve")
+	host.until("who waits", `document.querySelector('#people-knocks').checkVisibility() && document.querySelector('.knock').textContent.includes('Eve')`)
+	host.until("a word about it", `document.querySelector('.toast[data-code="knock"]')?.textContent.includes('Eve')`)
+	host.accessible("who waits")
+	host.click(`.knock [data-action="refuse"]`)
+	eve.until("the refusal", `parlor.screen === 'lobby' && parlor.problem?.code === 'knock-refused' && !document.querySelector('#join').disabled`)
+	fay := knocks("Fay")
+	host.until("who waits", `document.querySelector('.knock')?.textContent.includes('Fay')`)
+	host.click(`.knock [data-action="admit"]`)
+	fay.until("the call", `parlor.screen === 'call'`)
+	host.until("nobody to wait", `!document.querySelector('#people-knocks').checkVisibility() && [...parlor.room.remoteParticipants.values()].some((p) => p.name === 'Fay')`)
+
 	var all struct {
 		Invitations []struct {
 			ID, Role string
@@ -70,7 +92,7 @@ func (f *fixture) testInvitation(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(ask("GET", "", ""), &all))
 	require.Len(t, all.Invitations, 2)
-	require.Equal(t, []any{"guest", 1}, []any{all.Invitations[1].Role, all.Invitations[1].Used})
+	require.Equal(t, []any{"guest", 2}, []any{all.Invitations[1].Role, all.Invitations[1].Used})
 	ask("DELETE", "/"+all.Invitations[1].ID, "")
 	late := comes("Lea", link)
 	late.until("a word about it", `parlor.screen === 'lobby' && parlor.problem?.code === 'invitation-revoked'`)

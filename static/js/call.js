@@ -74,6 +74,7 @@ export class Call {
     this.chat = new Chat(this.room);
     this.captions = new Captions(this.room);
     this.people = new People(this.room, this.stage, {
+      host,
       write: (participant) => {
         this.#showPanel('chat');
         this.chat.address(participant);

@@ -3,6 +3,7 @@
 
 import { t } from './texts.js';
 
+const KNOCK_EVERY = 3000; // ms
 const LINK_LASTS = 24 * 3600 * 1000; // ms, of a link that a host makes in the call
 
 export class InvitationError extends Error {
@@ -16,11 +17,22 @@ export class InvitationError extends Error {
 const keptAs = (secret) => `parlor.invitation.${secret.split('.')[0]}`;
 
 // redeem returns {token, room, role}. A reload of the page takes the token of before: it
-// counts no second use, and the person comes back as the same participant.
-export async function redeem(secret, name) {
+// counts no second use, and the person comes back as the same participant. Where a host lets
+// people in, waits() is called and the server is asked until a host has decided.
+export async function redeem(secret, name, waits) {
   const before = kept(secret);
   if (before?.name === name && Date.parse(before.expires_at) > Date.now()) return before;
-  const admission = await call('v1/admissions', { secret, name });
+  let admission = await call('v1/admissions', { secret, name });
+  while (admission.waiting) {
+    waits();
+    await new Promise((resolve) => setTimeout(resolve, KNOCK_EVERY));
+    const { knock } = admission;
+    try {
+      admission = await call('v1/admissions', { secret, name, knock });
+    } catch (error) {
+      if (!passing.has(error.code)) throw error;
+    }
+  }
   try {
     sessionStorage.setItem(keptAs(secret), JSON.stringify(admission));
   } catch {
@@ -74,11 +86,16 @@ async function call(path, body, token) {
   throw new InvitationError((problem.code ?? 'failed').replaceAll('_', '-'), keys[problem.code] ?? 'join.invitation-failed', { reason: problem.detail ?? response.status });
 }
 
+// Failures that pass while a person waits.
+const passing = new Set(['server-gone', 'rate-limited', 'unavailable', 'internal']);
+
 const keys = {
   invitation_unknown: 'join.unknown',
   invitation_revoked: 'join.withdrawn',
   invitation_expired: 'join.expired',
   invitation_used: 'join.used',
   invitations_off: 'join.invitations-off',
+  knock_refused: 'join.not-let-in',
+  too_many_knocks: 'join.many-wait',
   rate_limited: 'join.rate-limited',
 };

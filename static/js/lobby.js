@@ -88,6 +88,11 @@ export class Lobby {
     box.dataset.code = problem?.code ?? '';
   }
 
+  // waits is shown while a host has not decided whether to let the person in.
+  waits() {
+    say($('#join-status'), 'lobby.knocking');
+  }
+
   // busy is shown while the call is being joined.
   busy(joining) {
     if (joining) say($('#join-status'), 'lobby.joining');

@@ -37,6 +37,24 @@ export class Moderation {
     return this.#call('PATCH', '', { locked });
   }
 
+  waitingRoom(on) {
+    return this.#call('PATCH', '', { waiting_room: on });
+  }
+
+  // knocks is who waits to be let in: {knocks: [{id, name, since}]}.
+  knocks() {
+    return this.#call('GET', '/knocks');
+  }
+
+  // decide answers one who waits: admit or refuse.
+  decide(id, how) {
+    return this.#call('POST', `/knocks/${encodeURIComponent(id)}/${how}`);
+  }
+
+  admitAll() {
+    return this.#call('POST', '/knocks/admit');
+  }
+
   // muteAll mutes all other microphones; hold keeps them muted.
   muteAll(hold) {
     return this.#call('POST', '/mute', { sources: ['microphone'], except: [this.#room.localParticipant.identity], hold });

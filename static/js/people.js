@@ -3,6 +3,7 @@
 
 import { $, element, hue, icon, initials } from './dom.js';
 import { handOf } from './hands.js';
+import { Knocks } from './knocks.js';
 import { Camera, isSending, Microphone, Moderation, spotlighted } from './moderation.js';
 import { ask, toast } from './notices.js';
 import { Quality } from './quality.js';
@@ -19,6 +20,7 @@ export class People {
   #stage;
   #watch;
   #moderation;
+  #knocks = null; // null: the person lets nobody in
   #shown = ''; // present content of the list
   #open = null; // identity of the person whose actions are shown
   #sure = null; // key of the action that waits for a second click
@@ -29,21 +31,25 @@ export class People {
   #state = null; // the server's state of the room, for moderators
   #listening = new AbortController();
 
-  // write(participant) is called for a private message to the participant.
-  constructor(room, stage, { write }) {
+  // write(participant) is called for a private message to the participant. host: the person
+  // came by an invitation for hosts, and lets in those that wait.
+  constructor(room, stage, { write, host }) {
     this.#room = room;
     this.#write = write;
     this.#stage = stage;
     this.#moderation = new Moderation(room);
     this.#watch = watch(room, () => this.#show());
+    if (host) this.#knocks = new Knocks(this.#moderation, () => this.#show());
     this.#measuring = setInterval(() => this.#measure(), MEASURED_EVERY);
     $('#people-list').addEventListener('input', ({ target }) => this.#setVolume(target), { signal: this.#listening.signal });
     $('#people-list').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
+    $('#people-knocks').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
     $('#people-room').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
   }
 
   close() {
     this.#listening.abort();
+    this.#knocks?.end();
     clearInterval(this.#measuring);
     this.#watch.end();
   }
@@ -56,7 +62,8 @@ export class People {
 
   async #ask() {
     try {
-      const { locked, hold } = await this.#moderation.state();
+      const { locked, hold, waiting_room: waits } = await this.#moderation.state();
+      if (this.#knocks) this.#knocks.on = waits;
       this.#state = { locked, held: Boolean(hold) };
     } catch (error) {
       this.#failed(error);
@@ -68,16 +75,34 @@ export class People {
     const runs = this.#moderation.allowed;
     const people = this.#stage.people.map(describe).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
     this.#keepVolumes();
-    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state, this.#details?.identity, spotlighted(this.#room)]);
+    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state, this.#knocks?.on, this.#knocks?.list, this.#details?.identity, spotlighted(this.#room)]);
     if (say === this.#shown) return;
     this.#shown = say;
     $('#count').textContent = String(people.length);
     document.title = t('call.title', { room: this.#room.name || t('call'), count: people.length });
     keepFocus($('#people'), () => {
       $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs)));
+      $('#people-knocks').replaceChildren(...this.#ofKnocks());
       $('#people-room').replaceChildren(...(runs ? this.#ofRoom() : []));
     });
     $('#people-room').hidden = !runs;
+    $('#people-knocks').hidden = !this.#knocks?.list.length;
+  }
+
+  #ofKnocks() {
+    const list = this.#knocks?.list ?? [];
+    const answer = (action, { id }, who) => {
+      const node = this.#action(action, id, t(`people.${action}`));
+      node.setAttribute('aria-label', t(`people.${action}-who`, { name: who }));
+      return node;
+    };
+    const rows = list.map((one) => {
+      const who = one.name || t('people.nameless');
+      return element('div', { className: 'knock', role: 'group', 'aria-label': who },
+        element('span', { className: 'people-name', textContent: who }), answer('admit', one, who), answer('refuse', one, who));
+    });
+    if (list.length > 1) rows.push(this.#action('admit-all', '', t('people.admit-all')));
+    return list.length > 0 ? [element('h3', { textContent: t('people.waiting') }), ...rows] : [];
   }
 
   #row(person, runs) {
@@ -158,6 +183,7 @@ export class People {
       action('mute-all'),
       held ? action('release') : action('hold'),
       locked ? action('unlock') : action('lock'),
+      ...(this.#knocks ? [action(this.#knocks.on ? 'waiting-room-end' : 'waiting-room')] : []),
       ...(this.#moderation.mayClose ? [action('close', 'people.end', true)] : []),
     ];
   }
@@ -187,14 +213,14 @@ export class People {
     }
     this.#sure = null;
     try {
-      await this.#do(action, this.#room.getParticipantByIdentity(identity));
+      await this.#do(action, this.#room.getParticipantByIdentity(identity), identity);
     } catch (error) {
       this.#failed(error);
     }
     this.#show();
   }
 
-  async #do(action, participant) {
+  async #do(action, participant, id) {
     const moderation = this.#moderation;
     const ofRoom = {
       'mute-all': () => moderation.muteAll(false),
@@ -207,6 +233,17 @@ export class People {
     if (ofRoom) {
       await ofRoom();
       if (action !== 'close') await this.#ask();
+      return;
+    }
+    const ofKnock = {
+      admit: () => this.#knocks.decide(id, 'admit'),
+      refuse: () => this.#knocks.decide(id, 'refuse'),
+      'admit-all': () => this.#knocks.admitAll(),
+      'waiting-room': () => this.#knocks.switch(true),
+      'waiting-room-end': () => this.#knocks.switch(false),
+    }[action];
+    if (ofKnock) {
+      await ofKnock();
       return;
     }
     if (!participant) return; // the participant has left meanwhile

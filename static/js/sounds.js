@@ -2,12 +2,12 @@
 
 import { preferences } from './preferences.js';
 
-const notes = { joined: [520, 780], left: [520, 390] }; // Hz
+const notes = { joined: [520, 780], left: [520, 390], knock: [390, 390] }; // Hz
 
 const NOTE = 0.12; // s
 const LOUDNESS = 0.06;
 
-// play plays the sound for what happened: joined or left. It does nothing if the person
+// play plays the sound for what happened: joined, left or knock. It does nothing if the person
 // does not want sounds.
 export function play(what) {
   if (!preferences.sounds) return;
