@@ -92,6 +92,38 @@ type Workers interface {
 	Terminate(jobID string)
 }
 
+// AgentWorker is a connected worker, as those that run the server see it.
+type AgentWorker struct {
+	ID          string // AW_…
+	Kind        AgentKind
+	APIKey      string
+	Load        float64 // as it says, from 0 to 1
+	Full        bool    // it gets no more jobs now
+	Jobs        int     // that it has
+	ConnectedMs int64
+}
+
+// PlacedJob is a job that waits or runs, with the name of its room.
+type PlacedJob struct {
+	Job
+	Room string
+}
+
+// PlacedDispatch is a dispatch in force, with the name of its room and the number of its
+// jobs that wait or run.
+type PlacedDispatch struct {
+	Dispatch
+	Room     string
+	OpenJobs int
+}
+
+// JobCursor is where a page of the jobs of all open rooms ended; the zero value is the start.
+type JobCursor struct{ RoomSID, ID string }
+
+// DispatchCursor is where a page of the dispatches of all open rooms ended; the zero value is
+// the start.
+type DispatchCursor struct{ AgentName, RoomSID, ID string }
+
 // DueJob is a job that waits for a worker.
 type DueJob struct {
 	ID   string

@@ -132,21 +132,60 @@ func scanJob(s scanner, more ...any) (rooms.Job, error) {
 	return j, nil
 }
 
+// dispatchColumns are a dispatch's columns, in the order of scanDispatch.
+const dispatchColumns = `dispatch.id, dispatch.room_sid, agent_name, dispatch.created_ms, deleted_ms, info`
+
+func scanDispatch(s scanner, more ...any) (rooms.Dispatch, error) {
+	d := rooms.Dispatch{Info: new(livekit.AgentDispatch)}
+	var info []byte
+	err := s.Scan(append([]any{&d.ID, &d.RoomSID, &d.AgentName, &d.CreatedMs, &d.DeletedMs, &info}, more...)...)
+	if err != nil {
+		return rooms.Dispatch{}, err
+	}
+	if err := proto.Unmarshal(info, d.Info); err != nil {
+		return rooms.Dispatch{}, fmt.Errorf("read dispatch %s: %w", d.ID, err)
+	}
+	return d, nil
+}
+
+// ListDispatches returns a page of at most 1000 of the dispatches of all open rooms, in the
+// order of agents' names, rooms' ids and their own.
+func (s *Store) ListDispatches(ctx context.Context, after rooms.DispatchCursor, limit int) (out []rooms.PlacedDispatch, err error) {
+	err = s.each(ctx, func(rs *sql.Rows) error {
+		var one rooms.PlacedDispatch
+		one.Dispatch, err = scanDispatch(rs, &one.Room, &one.OpenJobs)
+		out = append(out, one)
+		return err
+	}, `SELECT `+dispatchColumns+`, room.name, (SELECT count(*) FROM job INDEXED BY job_open
+			WHERE job.room_sid = dispatch.room_sid AND job.ended_ms = 0 AND dispatch_id = dispatch.id)
+		FROM dispatch INDEXED BY dispatch_open CROSS JOIN room ON room.sid = dispatch.room_sid
+		WHERE deleted_ms = 0 AND (agent_name, dispatch.room_sid, dispatch.id) > (?, ?, ?) AND room.ended_ms = 0
+		ORDER BY agent_name, dispatch.room_sid, dispatch.id LIMIT ?`, after.AgentName, after.RoomSID, after.ID, pageLimit(limit))
+	return out, err
+}
+
+// ListJobs returns a page of at most 1000 of the jobs of all open rooms that wait or run, in
+// the order of rooms' ids and their own.
+func (s *Store) ListJobs(ctx context.Context, after rooms.JobCursor, limit int) (out []rooms.PlacedJob, err error) {
+	err = s.each(ctx, func(rs *sql.Rows) error {
+		var one rooms.PlacedJob
+		one.Job, err = scanJob(rs, &one.Room)
+		out = append(out, one)
+		return err
+	}, `SELECT `+jobColumns+`, room.name FROM job INDEXED BY job_open CROSS JOIN room ON room.sid = job.room_sid
+		WHERE job.ended_ms = 0 AND (job.room_sid, job.id) > (?, ?) AND room.ended_ms = 0
+		ORDER BY job.room_sid, job.id LIMIT ?`, after.RoomSID, after.ID, pageLimit(limit))
+	return out, err
+}
+
 // Dispatches returns a room's dispatches that are not deleted, oldest first.
 func (s *Store) Dispatches(ctx context.Context, roomSID string) ([]rooms.Dispatch, error) {
 	var out []rooms.Dispatch
 	err := s.each(ctx, func(rs *sql.Rows) error {
-		d := rooms.Dispatch{Info: new(livekit.AgentDispatch)}
-		var info []byte
-		if err := rs.Scan(&d.ID, &d.RoomSID, &d.AgentName, &d.CreatedMs, &d.DeletedMs, &info); err != nil {
-			return err
-		}
-		if err := proto.Unmarshal(info, d.Info); err != nil {
-			return fmt.Errorf("read dispatch %s: %w", d.ID, err)
-		}
+		d, err := scanDispatch(rs)
 		out = append(out, d)
-		return nil
-	}, `SELECT id, room_sid, agent_name, created_ms, deleted_ms, info FROM dispatch INDEXED BY dispatch_room
+		return err
+	}, `SELECT `+dispatchColumns+` FROM dispatch INDEXED BY dispatch_room
 		WHERE room_sid = ? AND deleted_ms = 0 ORDER BY created_ms, id`, roomSID)
 	return out, err
 }

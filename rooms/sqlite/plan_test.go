@@ -50,6 +50,8 @@ func exercise(t *testing.T, s *Store) {
 	must(s.ListDeliveries(ctx, log.DeliveryQuery{BeforeSeq: 1}))
 	must(s.ListDeliveries(ctx, log.DeliveryQuery{}))
 	must(s.EndpointStats(ctx))
+	must(s.ListJobs(ctx, rooms.JobCursor{}, 1))
+	must(s.ListDispatches(ctx, rooms.DispatchCursor{}, 1))
 	for _, q := range []log.Query{{}, {Room: "a"}, {Room: r.SID}, {Types: []string{"x"}}, {Room: r.SID, Types: []string{"x"}}} {
 		must(s.Events(ctx, q))
 	}

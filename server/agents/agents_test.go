@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -87,6 +88,52 @@ func TestWhoNamesAgentsGetsThoseAlone(t *testing.T) {
 
 	_, err = h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "bad", Agents: []*livekit.RoomAgentDispatch{{Deployment: "a_b"}}})
 	require.Equal(t, rooms.Invalid, rooms.ErrorCode(err))
+}
+
+// TestWorkersJobsAndDispatchesAreListed: over all rooms, a page at a time. What a worker says
+// of its load need not be a number.
+func TestWorkersJobsAndDispatchesAreListed(t *testing.T) {
+	h := newHouse(t)
+	want(t, h, "a", "scribe")
+	want(t, h, "b", "scribe")
+	want(t, h, "c", "nobody's")
+	w := h.worker(named("scribe"))
+	running := w.job(2)
+	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: &livekit.UpdateWorkerStatus{Load: float32(math.NaN())}}})
+	h.eventually("the worker takes no more", func() bool { return h.agents.Workers()[0].Full })
+	one := h.agents.Workers()[0]
+	require.Equal(t, "scribe", one.Kind.AgentName)
+	require.Equal(t, key, one.APIKey)
+	require.Equal(t, 2, one.Jobs)
+	require.Equal(t, 1.0, one.Load)
+
+	jobs, err := h.store.ListJobs(t.Context(), rooms.JobCursor{}, 1)
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	more, err := h.store.ListJobs(t.Context(), rooms.JobCursor{RoomSID: jobs[0].RoomSID, ID: jobs[0].ID}, 2)
+	require.NoError(t, err)
+	require.Len(t, more, 1)
+	jobs = append(jobs, more...)
+	require.ElementsMatch(t, []string{"a", "b"}, []string{jobs[0].Room, jobs[1].Room})
+	for _, job := range jobs {
+		require.Equal(t, livekit.JobStatus_JS_RUNNING, job.Status())
+		require.Equal(t, one.ID, job.Info.State.WorkerId)
+	}
+	require.Contains(t, []string{jobs[0].ID, jobs[1].ID}, running.Job.Id)
+
+	var found []rooms.PlacedDispatch
+	for after := (rooms.DispatchCursor{}); ; {
+		page, err := h.store.ListDispatches(t.Context(), after, 1)
+		require.NoError(t, err)
+		if len(page) == 0 {
+			break
+		}
+		found = append(found, page...)
+		after = rooms.DispatchCursor{AgentName: page[0].AgentName, RoomSID: page[0].RoomSID, ID: page[0].ID}
+	}
+	require.Len(t, found, 3)
+	require.Equal(t, "nobody's", found[0].AgentName)
+	require.Equal(t, []int{0, 1, 1}, []int{found[0].OpenJobs, found[1].OpenJobs, found[2].OpenJobs})
 }
 
 func TestADispatchWaitsForItsWorker(t *testing.T) {

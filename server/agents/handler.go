@@ -1,11 +1,14 @@
 package agents
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -235,6 +238,24 @@ func (h *Handler) Wake(k rooms.AgentKind) {
 	if p != nil {
 		p.poke()
 	}
+}
+
+// Workers returns the connected workers, by agent name and id.
+func (h *Handler) Workers() []rooms.AgentWorker {
+	var all []*worker
+	h.mu.Lock()
+	for _, p := range h.pools {
+		all = slices.AppendSeq(all, maps.Keys(p.workers))
+	}
+	h.mu.Unlock()
+	out := make([]rooms.AgentWorker, 0, len(all))
+	for _, w := range all {
+		out = append(out, w.show())
+	}
+	slices.SortFunc(out, func(a, b rooms.AgentWorker) int {
+		return cmp.Or(cmp.Compare(a.Kind.AgentName, b.Kind.AgentName), cmp.Compare(a.ID, b.ID))
+	})
+	return out
 }
 
 // Terminate implements [rooms.Workers].

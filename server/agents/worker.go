@@ -41,6 +41,7 @@ type worker struct {
 	h      *Handler
 	id     string // AW_…
 	key    string // API key
+	since  time.Time
 	log    *slog.Logger
 	conn   *websocket.Conn
 	done   context.Context // ends with the connection
@@ -72,7 +73,7 @@ type closing struct {
 func newWorker(h *Handler, ctx context.Context, conn *websocket.Conn, key string) *worker {
 	done, cut := context.WithCancel(ctx)
 	return &worker{
-		h: h, id: guid.New("AW_"), key: key, conn: conn, done: done, cut: cut,
+		h: h, id: guid.New("AW_"), key: key, since: time.Now(), conn: conn, done: done, cut: cut,
 		queue: make(chan *livekit.ServerMessage, queueLength), closed: make(chan closing, 1),
 		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string), ends: make(map[string]struct{}),
 	}
@@ -247,6 +248,21 @@ func (w *worker) capacity(now time.Time) float32 {
 		return 1e-6 // after all other workers
 	}
 	return 1 - max(w.load, 0)
+}
+
+// show returns the worker as those that run the server see it. Its load is what it says, and
+// may be no number: then it takes no jobs, as if it were full.
+func (w *worker) show() rooms.AgentWorker {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := rooms.AgentWorker{
+		ID: w.id, Kind: w.kind, APIKey: w.key, Load: 1, Jobs: len(w.jobs), ConnectedMs: rooms.NowMs(w.since),
+		Full: w.full || len(w.jobs) >= mostJobs || !(w.load < 1),
+	}
+	if w.load < 1 {
+		out.Load = max(float64(w.load), 0)
+	}
+	return out
 }
 
 // answered takes the worker's answer to an offer.

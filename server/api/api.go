@@ -41,6 +41,8 @@ type Records interface {
 	ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error)
 	ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error)
 	ListPresent(ctx context.Context, q rooms.PresenceQuery) ([]rooms.Session, error)
+	ListJobs(ctx context.Context, after rooms.JobCursor, limit int) ([]rooms.PlacedJob, error)
+	ListDispatches(ctx context.Context, after rooms.DispatchCursor, limit int) ([]rooms.PlacedDispatch, error)
 	CountRooms(ctx context.Context) (open, ended int64, err error)
 	CountDue(ctx context.Context, nowMs int64) (int64, error)
 }

@@ -24,8 +24,9 @@ type Dashboard struct {
 	Refusals    *admin.Refusals
 	Audit       log.Audit
 	Starts      log.Starts
-	StartID     func() int64             // the ID of this process's start; 0 = it has none
-	Addresses   func() map[string]string // of clients, by their participants' ids
+	StartID     func() int64               // the ID of this process's start; 0 = it has none
+	Addresses   func() map[string]string   // of clients, by their participants' ids
+	Workers     func() []rooms.AgentWorker // those that are connected, by agent name and id
 	Lines       *admin.Lines
 	Backups     Backups
 	Generations func(ctx context.Context) ([]Generation, error) // of the replica

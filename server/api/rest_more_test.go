@@ -9,6 +9,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/rooms"
 )
 
 type trackJSON struct {
@@ -153,4 +155,65 @@ func TestListRoomsByMetadataAndTags(t *testing.T) {
 	require.Len(t, seen, 42)
 	require.Equal(t, 400, h.status("GET", "/v1/rooms?tag=red", ""))
 	require.Equal(t, 400, h.status("GET", "/v1/rooms?metadata=a&metadata=b", ""))
+}
+
+// TestAgents: workers, jobs and dispatches of all rooms by pages, and the end of a dispatch.
+func TestAgents(t *testing.T) {
+	f := openFront(t)
+	workers := []rooms.AgentWorker{
+		{ID: "AW_1", Kind: rooms.AgentKind{Namespace: "eu"}, APIKey: key, Load: 0.5, Jobs: 3},
+		{ID: "AW_2", Kind: rooms.AgentKind{AgentName: "scribe"}, APIKey: key, Load: 1, Full: true},
+	}
+	c := f.config
+	c.Dispatches = f.rooms
+	c.Dashboard.Workers = func() []rooms.AgentWorker { return workers }
+	h := f.house
+	h.serve(c)
+	for _, room := range []string{"a", "b"} {
+		_, err := h.rooms.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: room, AgentName: "scribe", Metadata: "m"})
+		require.NoError(t, err)
+	}
+
+	type page struct {
+		Workers []struct {
+			ID   string
+			Load float64
+			Full bool
+			Kind struct{ Namespace, Type string }
+		}
+		Jobs       []struct{}
+		Dispatches []struct{ ID, Room, Metadata string }
+		NextCursor string `json:"next_cursor"`
+	}
+	_, body := h.server("GET", "/v1/agents/workers?limit=1", "")
+	first := read[page](t, body)
+	require.Equal(t, "AW_1", first.Workers[0].ID)
+	require.Equal(t, "eu", first.Workers[0].Kind.Namespace)
+	require.Equal(t, "room", first.Workers[0].Kind.Type)
+	_, body = h.server("GET", "/v1/agents/workers?limit=1&cursor="+first.NextCursor, "")
+	second := read[page](t, body)
+	require.Equal(t, "AW_2", second.Workers[0].ID)
+	require.True(t, second.Workers[0].Full)
+	require.Empty(t, second.NextCursor)
+
+	_, body = h.server("GET", "/v1/agents/jobs", "")
+	require.JSONEq(t, `{"jobs":[]}`, body, "no worker takes one")
+	_, body = h.server("GET", "/v1/agents/dispatches?limit=1", "")
+	first = read[page](t, body)
+	_, body = h.server("GET", "/v1/agents/dispatches?limit=1&cursor="+first.NextCursor, "")
+	second = read[page](t, body)
+	require.ElementsMatch(t, []string{"a", "b"}, []string{first.Dispatches[0].Room, second.Dispatches[0].Room})
+	require.Empty(t, second.NextCursor)
+	for _, list := range []string{"workers", "jobs", "dispatches"} {
+		require.Equal(t, 400, h.status("GET", "/v1/agents/"+list+"?cursor=*", ""), list)
+		require.Equal(t, 400, h.status("GET", "/v1/agents/"+list+"?limit=0", ""), list)
+	}
+
+	one := "/v1/rooms/" + first.Dispatches[0].Room + "/dispatches/" + first.Dispatches[0].ID
+	resp, _ := h.ask("DELETE", one, h.token(admin("another")), "", "")
+	require.Equal(t, 403, resp.StatusCode)
+	require.Equal(t, 204, h.status("DELETE", one, ""))
+	require.Equal(t, 404, h.status("DELETE", one, ""))
+	_, body = h.server("GET", "/v1/agents/dispatches", "")
+	require.Len(t, read[page](t, body).Dispatches, 1)
 }

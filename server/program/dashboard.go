@@ -27,7 +27,7 @@ func (p *program) dashboard() api.Dashboard {
 	p.ring = admin.NewRing(p.figures())
 	d := api.Dashboard{
 		Ring: p.ring, Refusals: p.refusals, Audit: p.store, Settings: p.cfg.Show, Certificate: p.certificateChecks(),
-		Starts: p.store, StartID: func() int64 { return p.startID }, Addresses: p.media.Addresses, Lines: p.lines, Backups: &copies{store: p.store},
+		Starts: p.store, StartID: func() int64 { return p.startID }, Addresses: p.media.Addresses, Workers: p.agents.Workers, Lines: p.lines, Backups: &copies{store: p.store},
 	}
 	if p.replica != nil {
 		d.Generations = p.generations

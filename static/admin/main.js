@@ -7,6 +7,7 @@ import { rooms } from './rooms.js';
 import { room } from './room.js';
 import { people } from './people.js';
 import { invitations } from './invitations.js';
+import { agents } from './agents.js';
 import { ended, stay } from './history.js';
 import { webhooks } from './webhooks.js';
 import { events } from './events.js';
@@ -22,6 +23,7 @@ const screens = {
   room: { title: 'Room', show: room, under: 'rooms' },
   people: { title: 'People', show: people },
   invitations: { title: 'Invitations', show: invitations },
+  agents: { title: 'Agents', show: agents },
   history: { title: 'History', show: ended },
   stay: { title: 'Ended room', show: stay, under: 'history' },
   webhooks: { title: 'Webhooks', show: webhooks },

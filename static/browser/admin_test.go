@@ -16,7 +16,10 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // hostile is what strangers write wherever they can, to have the dashboard run it.
@@ -71,6 +74,23 @@ func (s *server) ask(method, path string, body any) map[string]any {
 	return answer
 }
 
+// dispatch has an agent of that name wanted in a room.
+func (s *server) dispatch(room, agent string) {
+	s.t.Helper()
+	text, err := protojson.Marshal(&livekit.CreateAgentDispatchRequest{Room: room, AgentName: agent, Metadata: agent})
+	require.NoError(s.t, err)
+	req, err := http.NewRequestWithContext(s.t.Context(), "POST", "http://localhost:"+s.port+"/twirp/livekit.AgentDispatchService/CreateDispatch", bytes.NewReader(text))
+	require.NoError(s.t, err)
+	token, err := auth.NewAccessToken(devKey, devSecret).SetVideoGrant(&auth.VideoGrant{RoomAdmin: true, Room: room}).ToJWT()
+	require.NoError(s.t, err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(s.t, err)
+	defer resp.Body.Close()
+	require.Equal(s.t, http.StatusOK, resp.StatusCode)
+}
+
 // screen goes to a screen of the dashboard and waits until it is drawn.
 func (p *page) screen(name, of string) {
 	p.t.Helper()
@@ -97,6 +117,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	// user agents, bans, and what a receiver of webhooks answers.
 	for i, text := range hostile {
 		s.ask("POST", "/rooms", map[string]any{"name": text, "metadata": text, "tags": map[string]string{text: text}, "empty_timeout": "never"})
+		s.dispatch(text, text)
 		if i < 3 {
 			s.ask("POST", "/rooms", map[string]any{"name": "past " + text, "metadata": text})
 			s.ask("DELETE", "/rooms/"+url.PathEscape("past "+text), nil)
@@ -134,7 +155,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("an overview of the stream", `document.querySelectorAll('#lamps li').length === 4 && document.querySelectorAll('#newest li').length > 5`)
 
 	screens := [][2]string{
-		{"now", ""}, {"rooms", ""}, {"people", ""}, {"room", room}, {"room", "nobody's"}, {"invitations", ""}, {"history", ""}, {"stay", sid},
+		{"now", ""}, {"rooms", ""}, {"people", ""}, {"room", room}, {"room", "nobody's"}, {"invitations", ""}, {"agents", ""}, {"history", ""}, {"stay", sid},
 		{"webhooks", ""}, {"events", ""}, {"refused", ""}, {"server", ""}, {"audit", ""},
 	}
 	for _, look := range []struct {
@@ -248,6 +269,16 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("the link", `document.querySelector('dialog textarea')?.value.includes('#invite=')`)
 	p.click("dialog .primary")
 	p.until("the invitation in the list", rows+`.some((row) => row.startsWith('lobby guest'))`)
+
+	// What rooms want of agents, and the end of that.
+	p.screen("agents", "")
+	wanted := `document.querySelectorAll('#dispatches tbody tr').length`
+	before := get[int](p, wanted)
+	require.Greater(t, before, 5)
+	press("Delete")
+	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.click("dialog .bad")
+	p.until("the dispatch deleted", fmt.Sprintf(`%s === %d`, wanted, before-1))
 
 	// By keys alone: the link that skips the sections, and a section.
 	p.screen("audit", "")
