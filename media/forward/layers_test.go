@@ -329,6 +329,53 @@ func TestTemporalLayersOfVP8(t *testing.T) {
 	require.Equal(t, []uint8{0, 1, 0, 2, 1, 2}, tids(), "layer by layer, each at its sync frame")
 }
 
+// Some encoders mark no frame as a layer sync. The frames that were left out come back
+// with a keyframe, which is requested only if no layer sync comes.
+func TestTemporalLayersWithoutLayerSyncs(t *testing.T) {
+	for _, marked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+			r := newReceiver(track, vp8Config(), nil)
+			i := 0
+			seconds := func(n int) {
+				for range 32 * n {
+					s.at = time.Now()
+					switch key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0; {
+					case i == 0 || marked && !key:
+						s.temporalFrame(i)
+					case key:
+						s.frame(true, 2)
+					default:
+						for _, raw := range s.makeFrame(false, []uint8{0, 2, 1, 2}[i%4], 2) {
+							s.layer.WriteRTP(raw, s.at)
+						}
+					}
+					i++
+					time.Sleep(time.Second / 32)
+				}
+			}
+			seconds(2)
+			r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH, FPS: 15})
+			seconds(2)
+			r.take()
+			seconds(1)
+			require.Len(t, r.take(), 2*16)
+			r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+			before := s.key
+			seconds(5)
+			r.take()
+			seconds(1)
+			require.Len(t, r.take(), 2*32)
+			if marked {
+				require.Equal(t, before, s.key)
+			} else {
+				require.Equal(t, before+1, s.key)
+			}
+		})
+	}
+}
+
 func TestFrameRateChoosesTemporalLayer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())

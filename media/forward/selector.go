@@ -18,7 +18,8 @@ const frameWindow = 256
 // It may go down where a picture begins. It may go up only where the stream says that no
 // later frame depends on the frames that were left out: at keyframes, and for temporal
 // layers at layer syncs of VP8, at switching up points of VP9, and at switch indications
-// of dependency descriptors.
+// of dependency descriptors. Some encoders mark no such frames, so that only a keyframe
+// brings the higher layers.
 type selector struct {
 	wantSpatial, wantTemporal uint8 // bounds
 	spatial, temporal         uint8 // forwarded now
@@ -35,8 +36,11 @@ type selector struct {
 	reduced   bool                    // since the last structure the receiver was told of fewer targets
 	frames    *[frameWindow]judgement // by frame number modulo frameWindow; nil before the first structure
 
-	// Without: the former bounds, the newest first.
-	former [formerBounds]bounds
+	// Without: the former bounds, the newest first, and how many wanted frames of higher
+	// temporal layers were left out since the layers changed, because the stream does not say
+	// where it is allowed to go up.
+	former  [formerBounds]bounds
+	leftOut int
 }
 
 // judgement is the decision about a frame. It has the frame's number plus one (0 = no
@@ -64,6 +68,10 @@ func (j judgement) forwarded() bool { return j&frameForwarded != 0 }
 
 func (j judgement) target() int { return int(j&^frameForwarded>>judgedTarget) - 1 }
 
+// mostLeftOut is how many wanted frames may be left out before a keyframe is requested for
+// them. Encoders that mark where a layer may be added do so more often.
+const mostLeftOut = 45 // 3 s of the highest of three temporal layers, at 30 frames a second
+
 // formerBounds is how many changes of the bounds are remembered, for late packets.
 const formerBounds = 4
 
@@ -82,7 +90,7 @@ func (s *selector) reset() {
 func (s *selector) begin() {
 	s.spatial, s.temporal, s.started = s.wantSpatial, s.wantTemporal, false
 	s.structure, s.judged, s.reduced, s.target = nil, false, false, -1
-	s.former = [formerBounds]bounds{}
+	s.former, s.leftOut = [formerBounds]bounds{}, 0
 }
 
 // want sets the bounds. They take effect as soon as the stream allows it.
@@ -181,7 +189,13 @@ func (s *selector) passLayered(p *packet.Packet) (pass, marker bool) {
 	}
 	if s.spatial != before.spatial || s.temporal != before.temporal {
 		copy(s.former[1:], s.former[:])
-		s.former[0] = before
+		s.former[0], s.leftOut = before, 0
+	}
+	switch {
+	case s.temporal >= s.wantTemporal:
+		s.leftOut = 0
+	case f.Start && f.Spatial == 0 && f.Temporal > s.temporal && f.Temporal <= s.wantTemporal:
+		s.leftOut++
 	}
 	return f.Spatial <= s.spatial && f.Temporal <= s.temporal, layeredMarker(p, s.spatial)
 }
@@ -309,7 +323,7 @@ func (s *selector) needsKey(top uint8, patient bool) bool {
 		}
 		return patient || s.structure.Targets[want].Spatial > s.structure.Targets[s.target].Spatial
 	}
-	return min(s.wantSpatial, top) > min(s.spatial, top)
+	return min(s.wantSpatial, top) > min(s.spatial, top) || s.leftOut >= mostLeftOut
 }
 
 // quality is the spatial layer that is forwarded, of a stream with several.
