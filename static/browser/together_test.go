@@ -168,7 +168,37 @@ func testTogether(t *testing.T, host, ann, late *page) {
 		require.True(t, get[bool](ann, used))
 		ann.do(fmt.Sprintf(choose, "none"))
 		host.until("green again", corner+`[0] < 100 && `+corner+`[1] > 80`)
+
+		// What was chosen last applies, however fast the choices come.
+		ann.do(fmt.Sprintf(choose, "blur") + `; for (const kind of ['none', 'slight', 'none', 'picture']) { select.value = kind; select.dispatchEvent(new Event('change')); }`)
+		host.until("red again", corner+`[0] > 150 && `+corner+`[1] < 100`)
+		camera := `parlor.room.localParticipant.getTrackPublication('camera')`
+		ann.do(`window.treated = ` + camera + `.track.getProcessor()`)
+		choice := `JSON.parse(localStorage.getItem('parlor')).background`
+		broken := `localStorage.setItem('parlor.background', 'data:image/png;base64,bm90IGEgcGljdHVyZQ==')`
+		ann.do(broken + `; ` + fmt.Sprintf(choose, "picture"))
+		ann.until("a word about the picture that is none", `document.querySelector('.toast[data-code="background-failed"]')`)
+		require.True(t, get[bool](ann, camera+`.track.getProcessor() === treated && treated.source.length > 100 && localStorage.getItem('parlor.background') === treated.source`), "it keeps the choice before")
+		require.True(t, get[bool](host, corner+`[0] > 150`), "and the room is not shown")
+
+		// A camera whose background fails as it opens is not sent, and works the next time.
+		ann.do(`await parlor.room.localParticipant.unpublishTrack(` + camera + `.track)`)
+		ann.do(broken + `; const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+			navigator.mediaDevices.getUserMedia = async (wanted) => { const stream = await open(wanted); window.opened = stream.getTracks(); return stream; }`)
 		ann.click("#cam")
+		ann.until("the camera closed again", `window.opened?.every((track) => track.readyState === 'ended') && document.querySelector('#cam').getAttribute('aria-busy') === 'false'`)
+		require.False(t, get[bool](ann, `Boolean(`+camera+`)`), "nothing is sent")
+		require.Equal(t, "none", get[string](ann, choice))
+		ann.click("#cam")
+		host.until("the room, once it is wanted", corner+`[0] < 100 && `+corner+`[1] > 80`)
+
+		// Frames that cannot be treated turn the camera off.
+		ann.do(fmt.Sprintf(choose, "blur"))
+		ann.until("the blur", camera+`.track.getProcessor()?.kind === 'blur'`)
+		ann.do(`Twilio.VideoProcessors.GaussianBlurBackgroundProcessor.prototype.processFrame = async () => { throw new Error('broken'); }`)
+		ann.until("the camera off, and a word about it", camera+`.isMuted && document.querySelector('.toast[data-code="background-lost"]')`)
+		ann.do(fmt.Sprintf(choose, "none"))
+		ann.until("no background", `!`+camera+`.track.getProcessor()`)
 	})
 	t.Run("a small window", func(*testing.T) {
 		host.click("#float")

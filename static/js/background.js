@@ -2,6 +2,7 @@
 // that finds the person in the picture is loaded when it is first used, and works in a worker.
 
 import { $$, element } from './dom.js';
+import { problemOf } from './messages.js';
 import { toast } from './notices.js';
 import { preferences, remember } from './preferences.js';
 import { t } from './texts.js';
@@ -11,9 +12,41 @@ const KEY = 'parlor.background'; // of the picture in the browser's store
 const SIZE = { width: 1280, height: 720 }; // of the picture, at most
 const RADIUS = { slight: 5, blur: 15 }; // px
 const RATE = 24; // pictures per second, where the browser hands out no frames
+const LOADED_WITHIN = 15_000; // ms; a worker whose script does not load never answers
+const TREATED_WITHIN = 10_000; // ms, for one frame
+const GIVEN_UP_AFTER = 30; // frames in a row that could not be treated
+const LATE = 10; // so many failures is a frame that was not treated in time
 
 let loading;
 let picture = null; // data URL, if the browser refuses to store it
+let able; // whether the browser can treat pictures, once that is known
+let queue = Promise.resolve(); // one change at a time, in the order of the choices
+
+// effects holds the library's processors by their kind for as long as the page lives: each has
+// a worker and a WebGL context, which it does not give back.
+const effects = new Map();
+
+// BackgroundError says why the choice of a background could not be applied. bare: a camera that
+// had a background has none any more.
+class BackgroundError extends Error {
+  constructor(reason, { code = 'background-failed', key = 'background.failed', bare = false } = {}) {
+    super(reason);
+    this.bare = bare;
+    this.problem = problemOf(code, key, { reason });
+  }
+}
+
+// bareProblem tells that the camera is off, because it would show what is behind the person.
+const bareProblem = (error) => problemOf('background-lost', 'background.lost', { reason: error.message });
+
+// within rejects if the promise is not settled in that many ms.
+function within(ms, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(Object.assign(new Error(t('background.slow')), { late: true })), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
 
 // library loads the library once.
 function library() {
@@ -27,7 +60,10 @@ function library() {
   return loading;
 }
 
-const possible = () => typeof OffscreenCanvas !== 'undefined' && typeof Worker !== 'undefined' && Boolean(document.createElement('canvas').getContext('webgl2'));
+function possible() {
+  able ??= typeof OffscreenCanvas !== 'undefined' && typeof Worker !== 'undefined' && Boolean(document.createElement('canvas').getContext('webgl2'));
+  return able;
+}
 
 function keptPicture() {
   try {
@@ -37,14 +73,45 @@ function keptPicture() {
   }
 }
 
+function keepPicture(source) {
+  picture = source;
+  localStorage.setItem(KEY, source);
+}
+
+const effectOf = (kind) => (kind === 'picture' ? 'picture' : 'blur');
+
+// loadEffect returns the page's one processor of that kind, set as wanted.
+async function loadEffect(kind, source) {
+  if (!possible()) throw new Error(t('background.unsupported'));
+  const { GaussianBlurBackgroundProcessor, VirtualBackgroundProcessor } = await library();
+  const setting = kind === 'picture' ? { backgroundImage: await loadImage(source) } : { blurFilterRadius: RADIUS[kind] };
+  const present = effects.get(effectOf(kind));
+  if (present) return Object.assign(present, setting);
+  const Effect = kind === 'picture' ? VirtualBackgroundProcessor : GaussianBlurBackgroundProcessor;
+  const made = new Effect({ assetsPath: LIBRARY, ...(kind === 'picture' && { fitType: 'Cover' }), ...setting });
+  await made.loadModel();
+  effects.set(effectOf(kind), made);
+  return made;
+}
+
+function blank() {
+  const canvas = document.createElement('canvas');
+  canvas.getContext('2d');
+  return canvas.captureStream(0).getVideoTracks()[0];
+}
+
 // Background is a processor of livekit-client for the person's camera. A frame that cannot be
-// treated is dropped: what is behind the person is never sent by mistake.
+// treated is dropped: what is behind the person is never sent by mistake. If many in a row
+// cannot be treated, the event background-lost on the document tells it: detail = { track, problem }.
 class Background {
   name = 'parlor-background';
-  processedTrack;
+  processedTrack = blank(); // until there is a picture; without one, the untreated is sent
   kind;
   source; // of the picture
-  #processor;
+  #effect;
+  #camera; // LocalVideoTrack
+  #failures = 0; // in a row
+  #over = false;
   #end = () => {};
 
   constructor(kind, source) {
@@ -52,37 +119,54 @@ class Background {
     this.source = source;
   }
 
-  async init({ track }) {
-    this.#processor ??= await this.#make();
+  async init({ track, localTrack }) {
+    this.#camera = localTrack;
+    await this.become(this);
     this.#run(track);
   }
 
   async restart({ track }) {
     this.#end();
-    this.#run(track);
+    try {
+      await this.become(this);
+      if (!this.#over) this.#run(track);
+    } catch (error) {
+      this.#lost(error);
+    }
   }
 
   async destroy() {
+    this.#over = true;
     this.#end();
   }
 
-  async #make() {
-    const { GaussianBlurBackgroundProcessor, VirtualBackgroundProcessor } = await library();
-    const options = { assetsPath: LIBRARY };
-    const made = this.kind === 'picture'
-      ? new VirtualBackgroundProcessor({ ...options, backgroundImage: await loadImage(this.source), fitType: 'Cover' })
-      : new GaussianBlurBackgroundProcessor({ ...options, blurFilterRadius: RADIUS[this.kind] });
-    await made.loadModel();
-    return made;
+  // become changes to another choice that needs the same effect.
+  async become({ kind, source }) {
+    this.#effect = await within(LOADED_WITHIN, loadEffect(kind, source));
+    this.kind = kind;
+    this.source = source;
+    this.#failures = 0;
   }
 
   #run(track) {
+    if (track.readyState === 'ended') return; // it is restarted when the camera is turned on
     const canvas = document.createElement('canvas');
     canvas.getContext('2d');
+    let drawn = false; // the library draws nothing for the first frame, or what was before
     const draw = async (input, width, height) => {
-      if (canvas.width !== width) canvas.width = width;
-      if (canvas.height !== height) canvas.height = height;
-      await this.#processor.processFrame(input, canvas);
+      const before = drawn ? null : document.createElement('canvas');
+      const output = before ?? canvas;
+      if (output.width !== width) output.width = width;
+      if (output.height !== height) output.height = height;
+      try {
+        await within(TREATED_WITHIN, this.#effect.processFrame(input, output));
+      } catch (error) {
+        this.#failed(error);
+        return false;
+      }
+      this.#failures = 0;
+      drawn = true;
+      return !before;
     };
     if (window.MediaStreamTrackProcessor && window.MediaStreamTrackGenerator) this.#runFrames(track, canvas, draw);
     else this.#runVideo(track, canvas, draw);
@@ -91,16 +175,11 @@ class Background {
   #runFrames(track, canvas, draw) {
     const ended = new AbortController();
     const generator = new window.MediaStreamTrackGenerator({ kind: 'video' });
-    let drawn = false; // the library draws nothing for the first frame
     const treat = new TransformStream({
       async transform(frame, output) {
         const { timestamp } = frame;
         try {
-          await draw(frame, frame.displayWidth, frame.displayHeight);
-          if (drawn) output.enqueue(new VideoFrame(canvas, { timestamp }));
-          drawn = true;
-        } catch (error) {
-          console.warn('background:', error);
+          if (await draw(frame, frame.displayWidth, frame.displayHeight)) output.enqueue(new VideoFrame(canvas, { timestamp }));
         } finally {
           frame.close();
         }
@@ -119,42 +198,80 @@ class Background {
     const timer = setInterval(async () => {
       if (busy || video.readyState < 2) return;
       busy = true;
-      await draw(video, video.videoWidth, video.videoHeight).catch((error) => console.warn('background:', error));
+      await draw(video, video.videoWidth, video.videoHeight);
       busy = false;
     }, 1000 / RATE);
     video.play().catch(() => {}); // a muted video may play
-    [this.processedTrack] = canvas.captureStream(RATE).getVideoTracks();
+    const [treated] = canvas.captureStream(RATE).getVideoTracks();
+    this.processedTrack = treated;
     this.#end = () => {
       clearInterval(timer);
       video.srcObject = null;
-      this.processedTrack.stop();
+      treated.stop();
     };
+  }
+
+  #failed(error) {
+    if (this.#over) return;
+    this.#failures += error.late ? LATE : 1;
+    if (this.#failures < GIVEN_UP_AFTER) return;
+    this.#failures = 0;
+    if (effects.get(effectOf(this.kind)) === this.#effect) effects.delete(effectOf(this.kind));
+    this.#lost(error);
+  }
+
+  #lost(error) {
+    document.dispatchEvent(new CustomEvent('background-lost', { detail: { track: this.#camera, problem: bareProblem(error) } }));
   }
 }
 
-// backgroundProcessor is what the person's camera passes through; undefined = nothing.
-export function backgroundProcessor() {
+// wantedBackground is what the person's camera passes through; undefined = nothing.
+function wantedBackground() {
   const kind = preferences.background;
-  const source = kind === 'picture' ? keptPicture() : null;
-  if (!(kind in RADIUS) && !source || !possible()) return undefined;
-  return new Background(kind, source);
+  if (kind === 'picture') return new Background(kind, keptPicture());
+  return kind in RADIUS ? new Background(kind, null) : undefined;
 }
 
-// treatPicture applies the person's choice to a camera that is open. If that fails, the choice
-// is taken back, and the person is told.
-export async function treatPicture(track) {
+// treatPicture applies the person's choice to a camera that is open, after the changes before
+// it. If that fails, it goes back to the choice before, and throws a BackgroundError.
+export function treatPicture(track) {
+  const done = queue.then(() => apply(track));
+  queue = done.catch(() => {}); // the error is the caller's
+  return done;
+}
+
+async function apply(track) {
   if (!track) return;
-  const wanted = backgroundProcessor();
+  const wanted = wantedBackground();
   const now = track.getProcessor();
   if (wanted?.kind === now?.kind && wanted?.source === now?.source) return;
   try {
-    if (wanted) await track.setProcessor(wanted);
-    else await track.stopProcessor();
+    if (!wanted) await track.stopProcessor();
+    else if (now && effectOf(now.kind) === effectOf(wanted.kind)) await now.become(wanted);
+    else await track.setProcessor(wanted);
   } catch (error) {
-    remember({ background: 'none' });
+    const kept = track.getProcessor();
+    remember({ background: kept?.kind ?? 'none' });
+    try {
+      if (kept?.source) keepPicture(kept.source);
+    } catch {
+      // The store refuses it: it lasts until the page is closed.
+    }
     document.dispatchEvent(new Event('background'));
-    await track.stopProcessor().catch(() => {});
-    toast(t('background.failed', { reason: error.message }), { bad: true, code: 'background-failed' });
+    if (now && !kept) throw new BackgroundError(error.message, { code: 'background-lost', key: 'background.lost', bare: true });
+    throw new BackgroundError(error.message);
+  }
+}
+
+// treatOpened treats a camera that was opened just now, before anybody sees its picture. If that
+// fails, it closes the camera, which is opened again only if the person wants it.
+export async function treatOpened(track) {
+  try {
+    await treatPicture(track);
+  } catch (error) {
+    track.stop();
+    remember({ video: false });
+    throw new BackgroundError(error.message, { key: 'background.unopened' });
   }
 }
 
@@ -172,8 +289,7 @@ async function keep(file) {
     const scale = Math.min(1, Math.max(SIZE.width / image.naturalWidth, SIZE.height / image.naturalHeight));
     const canvas = element('canvas', { width: Math.max(1, Math.round(image.naturalWidth * scale)), height: Math.max(1, Math.round(image.naturalHeight * scale)) });
     canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height);
-    picture = canvas.toDataURL('image/jpeg', 0.8);
-    localStorage.setItem(KEY, picture);
+    keepPicture(canvas.toDataURL('image/jpeg', 0.8));
   } catch (error) {
     if (!picture) throw error; // else only the store refuses it
   } finally {

@@ -1,6 +1,5 @@
 // A call: one Room of livekit-client from joining to its end, with its views.
 
-import { backgroundProcessor, treatPicture } from './background.js';
 import { Captions } from './captions.js';
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
@@ -124,6 +123,7 @@ export class Call {
       return;
     }
     try {
+      if (kind === 'camera') await this.controls.treatPicture(track); // the choice may have changed while joining
       await this.room.localParticipant.publishTrack(track, {
         source: kind === 'camera' ? Track.Source.Camera : Track.Source.Microphone,
       });
@@ -215,6 +215,10 @@ export class Call {
     for (const name of PANELS) on(`[data-close="${name}"]`, () => this.#showPanel(null, name));
     document.addEventListener('visibilitychange', () => this.#keepAwake(), { signal });
     document.addEventListener('language', () => this.stage.update(), { signal });
+    document.addEventListener('background-lost', ({ detail: { track, problem } }) => {
+      const camera = this.room.localParticipant.getTrackPublication(Track.Source.Camera)?.track;
+      if (camera && camera === track) this.controls.darken(problem, camera);
+    }, { signal });
     listen({
       m: () => this.controls.toggle('microphone'),
       v: () => this.controls.toggle('camera'),
@@ -277,9 +281,8 @@ export class Call {
   }
 
   // treatPicture is called when the person has chosen another background.
-  async treatPicture() {
-    this.room.options.videoCaptureDefaults.processor = backgroundProcessor();
-    await treatPicture(this.room.localParticipant.getTrackPublication(Track.Source.Camera)?.track);
+  treatPicture() {
+    return this.controls.treatPicture(this.room.localParticipant.getTrackPublication(Track.Source.Camera)?.track);
   }
 
   #update() {
@@ -420,7 +423,7 @@ function roomOptions(options) {
     singlePeerConnection: options.single,
     reconnectPolicy,
     audioCaptureDefaults: captureOptions('audioinput'),
-    videoCaptureDefaults: { ...captureOptions('videoinput'), resolution: videoResolution(options.resolution), processor: backgroundProcessor() },
+    videoCaptureDefaults: { ...captureOptions('videoinput'), resolution: videoResolution(options.resolution) },
     audioOutput: preferences.audiooutput ? { deviceId: preferences.audiooutput } : undefined,
     publishDefaults: {
       simulcast: options.simulcast,

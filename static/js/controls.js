@@ -1,5 +1,6 @@
 // The buttons of the call for microphone, camera and screen, and their keys.
 
+import { treatOpened, treatPicture } from './background.js';
 import { $, setSwitch } from './dom.js';
 import { deviceProblem } from './messages.js';
 import { ASK_TOPIC } from './moderation.js';
@@ -22,6 +23,7 @@ const sources = {
 export class Controls {
   #room;
   #busy = new Set(); // kinds that are being switched
+  #darkening = 0; // times that the camera is being turned off because of a problem
   #talking = false; // the space bar keeps the microphone on
   #held = []; // sources that the server keeps muted
   #listening = new AbortController();
@@ -132,10 +134,47 @@ export class Controls {
     const { localParticipant } = this.#room;
     switch (kind) {
       case 'microphone': return localParticipant.setMicrophoneEnabled(on);
-      case 'camera': return localParticipant.setCameraEnabled(on);
+      case 'camera': return on && !localParticipant.getTrackPublication(Track.Source.Camera) ? this.#openCamera() : localParticipant.setCameraEnabled(on);
       default: return localParticipant.setScreenShareEnabled(on, {
         audio: true, contentHint: 'detail', selfBrowserSurface: 'exclude', surfaceSwitching: 'include', systemAudio: 'include',
       });
+    }
+  }
+
+  // openCamera publishes the camera, once its picture is treated as the person wants.
+  async #openCamera() {
+    const { localParticipant } = this.#room;
+    const [camera] = await localParticipant.createTracks({ video: true });
+    await treatOpened(camera);
+    try {
+      await localParticipant.publishTrack(camera, { source: Track.Source.Camera });
+    } catch (error) {
+      camera.stop();
+      throw error;
+    }
+    await this.treatPicture(camera); // the choice may have changed meanwhile
+  }
+
+  // treatPicture applies the person's choice of background to an open camera.
+  async treatPicture(camera) {
+    try {
+      await treatPicture(camera);
+    } catch (error) {
+      if (error.bare) await this.darken(error.problem, camera);
+      else toast(error.problem.text, { bad: true, code: error.problem.code });
+    }
+  }
+
+  // darken turns the camera off because of a problem, which it tells.
+  async darken({ code, text }, camera) {
+    dismiss(code);
+    toast(text, { bad: true, code });
+    this.#darkening += 1;
+    try {
+      await camera.mute();
+    } finally {
+      this.#darkening -= 1;
+      this.update();
     }
   }
 
@@ -177,6 +216,7 @@ export class Controls {
   #mutedByOther(publication, participant) {
     if (!participant.isLocal) return;
     const kind = Object.keys(sources).find((name) => sources[name].source === publication.source);
+    if (kind === 'camera' && this.#darkening > 0) return;
     if (kind && !this.#busy.has(kind) && !this.isHeld(kind)) toast(t(`control.muted.${kind}`), { code: 'muted-by-moderator' });
   }
 }

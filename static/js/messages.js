@@ -18,8 +18,9 @@ export const problemOf = (code, key, values, again = false) => ({
 });
 
 // deviceProblem explains why a camera, a microphone or the screen cannot be used. Its member
-// both is the key of the text for camera and microphone together.
+// both is the key of the text for camera and microphone together. An error may bring its problem.
 export function deviceProblem(kind, error) {
+  if (error?.problem) return error.problem;
   const problem = (code, key = `trouble.${code}`, both = '') => ({
     code: `${kind}-${code}`,
     both,

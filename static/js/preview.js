@@ -1,7 +1,7 @@
 // The camera and microphone before a call. They are opened for the lobby's preview and
 // then handed to the call, so that joining does not open them again.
 
-import { backgroundProcessor, treatPicture } from './background.js';
+import { treatOpened, treatPicture } from './background.js';
 import { deviceProblem } from './messages.js';
 import { captureOptions } from './devices.js';
 
@@ -26,6 +26,9 @@ export class Preview {
   constructor({ resolution, changed }) {
     this.#resolution = videoResolution(resolution);
     this.#changed = changed;
+    document.addEventListener('background-lost', ({ detail: { track, problem } }) => {
+      if (track === this.camera) this.#enqueue(async () => this.#lose(track, problem));
+    });
   }
 
   // open opens the wanted devices, with one question to the person if possible.
@@ -60,10 +63,19 @@ export class Preview {
 
   // treat applies another choice of background to the open camera.
   treat() {
-    return this.#enqueue(() => treatPicture(this.camera));
+    return this.#enqueue(async () => {
+      try {
+        await treatPicture(this.camera);
+        if (this.camera) this.problems.camera = null;
+      } catch (error) {
+        if (error.bare) this.#lose(this.camera, error.problem);
+        else this.problems.camera = error.problem;
+      }
+    });
   }
 
-  // release returns the open tracks and gives them up. It waits for pending changes.
+  // release returns the open tracks and gives them up. It waits for pending changes, each of
+  // which ends: what loads a background has a limit of time.
   async release() {
     await this.#enqueue(async () => {});
     const tracks = [this.microphone, this.camera].filter(Boolean);
@@ -93,28 +105,46 @@ export class Preview {
   }
 
   async #openBoth() {
+    let tracks;
     try {
-      for (const track of await createLocalTracks({
-        video: { ...captureOptions('videoinput'), resolution: this.#resolution, processor: backgroundProcessor() },
+      tracks = await createLocalTracks({
+        video: { ...captureOptions('videoinput'), resolution: this.#resolution },
         audio: captureOptions('audioinput'),
-      })) {
-        this.#keep(track.kind === 'video' ? 'camera' : 'microphone', track);
-      }
-      return true;
+      });
     } catch {
       return false;
     }
+    const [camera, microphone] = ['video', 'audio'].map((kind) => tracks.find((track) => track.kind === kind));
+    this.#keep('microphone', microphone);
+    await this.#show(camera);
+    return true;
   }
 
   async #openOne(kind) {
     try {
       if (!navigator.mediaDevices) throw new DOMException('', 'SecurityError');
-      this.#keep(kind, kind === 'camera'
-        ? await createLocalVideoTrack({ ...captureOptions('videoinput'), resolution: this.#resolution, processor: backgroundProcessor() })
-        : await createLocalAudioTrack(captureOptions('audioinput')));
+      if (kind === 'camera') await this.#show(await createLocalVideoTrack({ ...captureOptions('videoinput'), resolution: this.#resolution }));
+      else this.#keep(kind, await createLocalAudioTrack(captureOptions('audioinput')));
     } catch (error) {
       this.problems[kind] = deviceProblem(kind, error);
     }
+  }
+
+  // show keeps a camera that was opened, once its picture is treated as the person wants.
+  async #show(camera) {
+    try {
+      await treatOpened(camera);
+      this.#keep('camera', camera);
+    } catch (error) {
+      this.problems.camera = deviceProblem('camera', error);
+    }
+  }
+
+  // lose closes a camera whose background can no longer be covered.
+  #lose(track, problem) {
+    if (!track || this.camera !== track) return;
+    this.#close('camera');
+    this.problems.camera = problem;
   }
 
   #keep(kind, track) {
