@@ -68,26 +68,27 @@ export async function makeInvitation(room) {
     fields: [
       ...(room === undefined ? [{ name: 'room', label: 'Room', required: true }] : []),
       { name: 'role', label: 'Role', options: [['guest', 'Guest'], ['host', 'Host: may mute, remove and invite others']], value: 'guest' },
-      { name: 'uses', label: 'Uses at most (empty: no limit)', type: 'number' },
+      { name: 'uses', label: 'Uses at most (empty: no limit)', type: 'number', min: 1, step: 1 },
       { name: 'expires', label: 'Until (empty: until revoked)', type: 'datetime-local' },
       { name: 'name', label: 'For (the name of those who give none)' },
     ],
   });
   if (!answer) return false;
   const { link } = await call('POST', `/rooms${path(room ?? answer.room)}/invitations`, {
-    role: answer.role, uses: Number(answer.uses) || undefined, name: answer.name || undefined,
+    role: answer.role, uses: answer.uses === '' ? undefined : Number(answer.uses), name: answer.name || undefined,
     expires_at: answer.expires ? new Date(answer.expires).toISOString() : undefined,
   });
   await showLink(link, 'Whoever has it may join. It is not shown again.');
   return true;
 }
 
-// showLink shows a link to hand on, as text and as a QR code, and copies it where it may.
+// showLink shows a link to hand on, as text and, if one can be made, as a QR code, and copies
+// it where it may.
 export async function showLink(link, label) {
   const copied = await navigator.clipboard?.writeText(link).then(() => true, () => false);
   if (copied) toast('The link is copied.');
   await ask({
     title: 'The link', fields: [{ name: 'link', label, type: 'textarea', value: link }],
-    figure: await qrCode(link, 'QR code of the link'), confirm: 'Done',
+    figure: await qrCode(link, 'QR code of the link').catch(() => undefined), confirm: 'Done',
   });
 }

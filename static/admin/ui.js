@@ -71,7 +71,7 @@ export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false
   });
 }
 
-export function fieldOf({ name, label, type = 'text', value = '', options, hint = '', required = false }) {
+export function fieldOf({ name, label, type = 'text', value = '', options, hint = '', required = false, min, step }) {
   if (type === 'checkbox') {
     return element('label', { className: 'check' }, element('input', { type, name, checked: Boolean(value) }), label);
   }
@@ -81,7 +81,7 @@ export function fieldOf({ name, label, type = 'text', value = '', options, hint 
   } else if (type === 'textarea') {
     input = element('textarea', { name, value, rows: 4 });
   } else {
-    input = element('input', { type, name, value, required, placeholder: hint, autocomplete: 'off', spellcheck: false });
+    input = element('input', { type, name, value, required, placeholder: hint, autocomplete: 'off', spellcheck: false, ...(min !== undefined && { min }), ...(step !== undefined && { step }) });
   }
   return element('label', {}, label, input);
 }

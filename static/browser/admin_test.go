@@ -236,6 +236,7 @@ func (f *fixture) testDashboard(t *testing.T) {
 	p.until("the message gone", `!document.querySelector('dialog')`)
 	press("Invite")
 	p.until("the dialog", `document.querySelector('dialog[open] [name=role]')`)
+	require.False(t, get[bool](p, `(() => { const uses = document.querySelector('dialog [name=uses]'); uses.value = '0'; const valid = uses.validity.valid; uses.value = ''; return valid; })()`), "none is not without limit")
 	p.write("dialog [name=uses]", "3")
 	p.click("dialog .primary")
 	p.until("the link as a QR code", `document.querySelector('dialog .qr path')?.getAttribute('d').length > 1000 && document.querySelector('dialog textarea').value.includes('#invite=')`)

@@ -1,5 +1,7 @@
 // The small window above all others (Document Picture-in-Picture): the stage with the buttons
-// for microphone, camera and leaving. Where the browser has none, a tile can float its video.
+// for microphone, camera and leaving, and what the person must know: that the call is recorded,
+// that the connection is lost, that the others are not heard. Where the browser has no such
+// window, a tile can float its video.
 
 import { $, $$, element, icon } from './dom.js';
 import { listen } from './keys.js';
@@ -7,13 +9,14 @@ import { t } from './texts.js';
 
 const SIZE = { width: 400, height: 320 };
 const BUTTONS = ['mic', 'cam', 'leave'];
+const NOTES = ['banner', 'recording', 'hear'];
 
 export const canFloat = () => 'documentPictureInPicture' in window;
 
 export class Floating {
   #window = null;
   #opening = false;
-  #watching;
+  #opened = new AbortController(); // ends what belongs to the present window
   #keys;
   #moved;
   #listening = new AbortController();
@@ -25,7 +28,7 @@ export class Floating {
     this.#moved = moved;
     const { signal } = this.#listening;
     $('#float').hidden = !canFloat();
-    $('#float').addEventListener('click', () => this.open(), { signal });
+    $('#float').addEventListener('click', () => (this.#window ? this.#window.close() : this.open()), { signal });
     $('#unfloat').addEventListener('click', () => this.#window?.close(), { signal });
     this.#openByItself(() => this.open());
   }
@@ -53,6 +56,7 @@ export class Floating {
 
   #fill(opened) {
     this.#window = opened;
+    this.#opened = new AbortController();
     const { document: small } = opened;
     small.documentElement.lang = document.documentElement.lang;
     small.documentElement.dir = document.documentElement.dir;
@@ -61,9 +65,11 @@ export class Floating {
     small.body.className = 'floating';
     const buttons = BUTTONS.map((id) => this.#twin($(`#${id}`)));
     const nav = element('nav', { className: 'controls', 'aria-label': t('call.controls') }, ...buttons);
-    small.body.append($('.sprite').cloneNode(true), $('#stage'), nav);
+    const notes = NOTES.map((id) => this.#note($(`#${id}`)));
+    small.body.append($('.sprite').cloneNode(true), ...notes, $('#stage'), nav);
     opened.addEventListener('pagehide', () => this.#back(), { once: true });
-    listen(this.#keys, this.#listening.signal, opened);
+    listen(this.#keys, this.#opened.signal, opened);
+    $('#float').setAttribute('aria-pressed', 'true');
     $('#floating').hidden = false;
     this.#resume();
   }
@@ -80,23 +86,44 @@ export class Floating {
       twin.replaceChildren($('.icon', button).cloneNode(true));
     };
     twin.addEventListener('click', () => button.click());
-    this.#watching ??= [];
-    const observer = new MutationObserver(follow);
-    observer.observe(button, { attributes: true, childList: true, subtree: true, characterData: true });
-    this.#watching.push(observer);
-    follow();
+    this.#follow(button, follow);
     return twin;
+  }
+
+  // note is a copy of what the page shows now and then. If it is a button, it presses it.
+  #note(original) {
+    const copy = element(original.localName, { 'data-for': original.id });
+    const follow = () => {
+      copy.className = original.className;
+      copy.hidden = original.hidden;
+      copy.replaceChildren(...[...original.childNodes].map((child) => child.cloneNode(true)));
+    };
+    if (original.hasAttribute('role')) copy.setAttribute('role', original.getAttribute('role'));
+    copy.addEventListener('click', () => original.click());
+    this.#follow(original, follow);
+    return copy;
+  }
+
+  // follow calls changed now, and whenever the node changes while the window is open.
+  #follow(node, changed) {
+    const observer = new MutationObserver(changed);
+    observer.observe(node, { attributes: true, childList: true, subtree: true, characterData: true });
+    this.#opened.signal.addEventListener('abort', () => observer.disconnect(), { once: true });
+    changed();
   }
 
   // back takes the stage back into the page.
   #back() {
-    for (const observer of this.#watching ?? []) observer.disconnect();
-    this.#watching = undefined;
+    this.#opened.abort();
     const stage = this.#window && $('#stage', this.#window.document);
     this.#window = null;
+    // The focus is not taken from what the person does in the page.
+    const idle = document.activeElement === document.body || $('#floating').contains(document.activeElement);
+    $('#float').setAttribute('aria-pressed', 'false');
     $('#floating').hidden = true;
     if (!stage) return;
     $('#floating').before(stage);
+    if (idle && !this.#listening.signal.aborted) $('#float').focus();
     this.#resume();
   }
 

@@ -9,7 +9,7 @@ const typing = (target) => target.closest?.('input, textarea, select, [contented
 // only where it would not press a button.
 export function listen(actions, signal, target = window) {
   target.addEventListener('keydown', (event) => {
-    if (document.querySelector('dialog[open]')) return; // it has the keys
+    if (target.document.querySelector('dialog[open]')) return; // it has the keys of its window
     if (event.key === 'Escape') {
       if (!event.defaultPrevented && actions.Escape?.()) event.preventDefault();
       return;
