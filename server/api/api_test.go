@@ -62,7 +62,7 @@ func open(t *testing.T) *house {
 	pull := events.New(&log.Reader{Store: store}, logger, 1)
 	t.Cleanup(pull.Close)
 	h.serve(api.Config{
-		Rooms: rs, Records: store, Moderation: store, Hours: store, Replies: store, Verifier: h.verifier, Log: logger, MaxBody: 1 << 20, Limits: limits,
+		Rooms: rs, Dispatches: rs, Records: store, Moderation: store, Hours: store, Replies: store, Verifier: h.verifier, Log: logger, MaxBody: 1 << 20, Limits: limits,
 		Presets: map[string]config.Preset{"webinar": {MaxParticipants: 1000, Metadata: "preset"}},
 		Events:  pull, Webhooks: h.hooks, Version: "1.2.3", Started: time.Now(),
 		Writer: func() api.Writer { return api.Writer{WALBytes: 7} },

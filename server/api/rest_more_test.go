@@ -165,7 +165,6 @@ func TestAgents(t *testing.T) {
 		{ID: "AW_2", Kind: rooms.AgentKind{AgentName: "scribe"}, APIKey: key, Load: 1, Full: true},
 	}
 	c := f.config
-	c.Dispatches = f.rooms
 	c.Dashboard.Workers = func() []rooms.AgentWorker { return workers }
 	h := f.house
 	h.serve(c)
