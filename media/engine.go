@@ -292,15 +292,23 @@ func (e *Engine) Addrs() (overUDP, overTCP []netip.AddrPort) {
 // ServesTCP reports whether media can go over TCP.
 func (e *Engine) ServesTCP() bool { return e.net.tcp != nil }
 
-// How long a transport that chooses the pair of ICE waits for a better one, from the
-// beginning or restart of ICE. A client behind a NAT that has moved sees nothing
-// meanwhile. Its first check arrives by UDP or by TCP, and UDP needs a round trip less
-// than TCP, so waitForUDP only covers a lost check. A relayed pair needs some round trips
-// more than a direct one. The address that a client learnt from a STUN server is as good
-// as another: there is nothing to wait for.
+// How long a transport that chooses the pair of ICE waits for a better one. A client behind
+// a NAT that has moved sees nothing meanwhile. The choice is for the whole call: pion never
+// chooses again before ICE restarts.
+//
+// pion counts waitForHost and waitForDirect from the beginning or restart of ICE, while the
+// offer still travels. waitForHost lets a pair with a candidate that the client named win
+// over one with an address that a NAT made. waitForDirect lets a direct pair win over a
+// relayed one, which is valid some round trips later anyway.
+//
+// waitForUDP counts from a TCP connection's first check, whatever the round trip time is.
+// Several checks by UDP may be lost before that. A client that has only TCP waits as long.
+// Where both UDP and TCP are offered, relayed pairs also wait for it, because a direct TCP
+// connection needs less than a relay that is reached over TCP.
 const (
-	waitForUDP    = 250 * time.Millisecond
+	waitForHost   = 250 * time.Millisecond
 	waitForDirect = 500 * time.Millisecond
+	waitForUDP    = 750 * time.Millisecond
 )
 
 // settings are the settings that all transports have in common. With tcpOnly the
@@ -311,12 +319,17 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	var s webrtc.SettingEngine
 	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
 	var types []webrtc.NetworkType
+	relayWait, tcpWait := waitForDirect, time.Duration(0)
 	if !tcpOnly || !e.ServesTCP() {
 		s.SetICEUDPMux(sock.mux.For(take, moved, authentic))
 		types = append(types, webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6)
+		if e.ServesTCP() {
+			tcpWait = waitForUDP
+			relayWait += tcpWait
+		}
 	}
 	if e.ServesTCP() {
-		s.SetICETCPMux(e.net.tcp.For(take))
+		s.SetICETCPMux(e.net.tcp.For(take, tcpWait))
 		types = append(types, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}
 	s.SetNetworkTypes(types)
@@ -325,9 +338,9 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	s.SetNet(e.net.forPion())
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(e.cfg.ICEDisconnected, e.cfg.ICEFailed, e.cfg.Keepalive)
-	s.SetSrflxAcceptanceMinWait(0)
-	s.SetPrflxAcceptanceMinWait(waitForUDP)
-	s.SetRelayAcceptanceMinWait(waitForDirect)
+	s.SetSrflxAcceptanceMinWait(waitForHost)
+	s.SetPrflxAcceptanceMinWait(waitForHost)
+	s.SetRelayAcceptanceMinWait(relayWait)
 	var rewrites []webrtc.ICEAddressRewriteRule
 	for internal, external := range e.net.now.Load().external {
 		rewrites = append(rewrites, webrtc.ICEAddressRewriteRule{

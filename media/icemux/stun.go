@@ -23,6 +23,7 @@ const (
 	stunCookie   = 0x2112a442
 	attrUsername = 0x0006
 	attrNominate = 0x0025 // USE-CANDIDATE
+	attrControls = 0x802a // ICE-CONTROLLING
 )
 
 // stunMessage has the fields of a STUN message that dispatching needs.
@@ -67,6 +68,12 @@ func (m *stunMessage) ufrag() []byte {
 	name, _ := m.attribute(attrUsername)
 	local, _, _ := bytes.Cut(name, []byte{':'})
 	return local
+}
+
+// controls reports whether the message has the ICE-CONTROLLING attribute.
+func (m *stunMessage) controls() bool {
+	_, ok := m.attribute(attrControls)
+	return ok
 }
 
 // nominates reports whether the message has the USE-CANDIDATE attribute.

@@ -210,23 +210,27 @@ func (m *TCPMux) Close() error {
 // the session become its members. The caller must close the conn; the session ends with
 // the last of its conns.
 func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, nil)
+	return m.getConn(ufrag, local, nil, 0)
 }
 
-// For is as [Mux.For].
-func (m *TCPMux) For(h Handler) ice.TCPMux { return handledTCP{m, h} }
+// For is as [Mux.For]. An agent that chooses the pair of ICE finds no pair of a connection
+// valid before the connection has been a member for that long: the agent's checks are sent
+// only then, so that a pair over UDP can be chosen first. If the client chooses, nothing
+// waits.
+func (m *TCPMux) For(h Handler, wait time.Duration) ice.TCPMux { return handledTCP{m, h, wait} }
 
 type handledTCP struct {
 	*TCPMux
 	handler Handler
+	wait    time.Duration
 }
 
 // GetConnByUfrag implements ice.TCPMux.
 func (m handledTCP) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, m.handler)
+	return m.getConn(ufrag, local, m.handler, m.wait)
 }
 
-func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler) (net.PacketConn, error) {
+func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler, wait time.Duration) (net.PacketConn, error) {
 	addr, ok := netip.AddrFromSlice(local)
 	if !ok {
 		return nil, fmt.Errorf("%v is not an address", local)
@@ -243,7 +247,7 @@ func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler) (net.PacketConn,
 		if i < 0 {
 			return nil, fmt.Errorf("no TCP listener has the local address %v", addr)
 		}
-		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()), h)
+		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()), h, wait)
 		m.sessions[ufrag] = append(m.sessions[ufrag], s)
 		for _, c := range slices.Clone(m.strangers) {
 			if c.ufrag == ufrag && c.local == addr {
@@ -450,6 +454,9 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	if !slices.Contains(m.strangers, c) {
 		return // it was refused meanwhile
 	}
+	c.mu.Lock()
+	c.waits = s.wait > 0
+	c.mu.Unlock()
 	displaced, ok := s.add(c)
 	if displaced != nil {
 		m.refuseLocked(displaced)
@@ -461,7 +468,7 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	m.noStrangerLocked(c)
 	c.session, c.member = s, true
 	c.timer.Reset(m.unprovenTime)
-	m.work.Go(c.write)
+	m.work.Go(func() { c.write(s.wait) })
 	close(c.joined)
 	if m.resizeLocked(s, +1); m.members > m.maxMembers {
 		m.refuseLocked(m.crowdedLocked(s).expendable(c))
@@ -505,9 +512,10 @@ type tcpSession struct {
 	mux     *TCPMux
 	ufrag   string
 	local   netip.AddrPort
-	handler Handler // sees RTP and RTCP first; nil: nobody does
-	conns   int     // not closed yet; the mux's mu guards it
-	size    int     // how many members there are; likewise
+	handler Handler       // sees RTP and RTCP first; nil: nobody does
+	wait    time.Duration // how long a new member's checks wait
+	conns   int           // not closed yet; the mux's mu guards it
+	size    int           // how many members there are; likewise
 	in      chan tcpPacket
 	done    chan struct{} // closed by end
 
@@ -522,8 +530,8 @@ type tcpPacket struct {
 	bytes []byte
 }
 
-func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort, h Handler) *tcpSession {
-	return &tcpSession{mux: m, ufrag: ufrag, local: local, handler: h, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
+func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort, h Handler, wait time.Duration) *tcpSession {
+	return &tcpSession{mux: m, ufrag: ufrag, local: local, handler: h, wait: wait, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
 }
 
 // add makes c a member. If there are too many members, c replaces one that is not proven;
@@ -685,6 +693,8 @@ func (p *tcpPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	if m, ok := parseSTUN(b); ok && m.class == classSuccess {
 		p.s.prove(c)
+	} else if ok && m.class == classRequest && m.controls() && c.hold(b) {
+		return len(b), nil
 	} else if !ok && !c.proven.Load() {
 		return 0, errNoConnection
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/ice/v4"
+	"github.com/pion/stun/v4"
 	"github.com/stretchr/testify/require"
 )
 
@@ -470,4 +472,34 @@ func TestNoOldMediaWaitsForAReceiver(t *testing.T) {
 	}
 	require.Equal(t, [][2]uint32{{voice, 2}, {voice, 3}, {picture, 4}}, got)
 	require.True(t, handshake)
+}
+
+// A pair over TCP does not become valid at once for an agent that chooses the pair, since
+// its checks wait. All else goes on, so do the checks of an agent that does not choose.
+func TestChecksOverTCPWaitForUDP(t *testing.T) {
+	r := newTCPRig(t, nil)
+	s, err := r.mux.For(nil, time.Hour).GetConnByUfrag("a", false, r.local.IP)
+	require.NoError(t, err)
+	c := r.dial("127.0.0.1")
+	m := request(t, "a")
+	sendFrame(t, c, m.Raw)
+	_, from := next(t, s)
+	check := func(role stun.Setter) []byte {
+		m, err := stun.Build(stun.BindingRequest, stun.TransactionID, role)
+		require.NoError(t, err)
+		return m.Raw
+	}
+	controlled, last := check(ice.AttrControlled(1)), check(ice.AttrControlling(1))
+	for _, b := range [][]byte{check(ice.AttrControlling(1)), last, controlled, success(t, m.TransactionID)} {
+		_, err := s.WriteTo(b, from)
+		require.NoError(t, err)
+	}
+	require.Equal(t, controlled, nextFrame(t, c))
+	require.Equal(t, success(t, m.TransactionID), nextFrame(t, c))
+
+	r.mux.sessions["a"][0].members[0].release()
+	require.Equal(t, last, nextFrame(t, c))
+	_, err = s.WriteTo(check(ice.AttrControlling(1)), from)
+	require.NoError(t, err)
+	nextFrame(t, c)
 }

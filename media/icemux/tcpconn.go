@@ -2,6 +2,7 @@ package icemux
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -53,6 +54,8 @@ type tcpConn struct {
 	// broken are streams of which packets were dropped on which later ones depend. Media
 	// has not been told of that yet.
 	broken []brokenStream
+	waits  bool   // checks of an agent that chooses the pair wait
+	check  []byte // the last check that waits; nil: none
 }
 
 // tcpFrame is a packet with its length in front (RFC 4571, 2).
@@ -98,10 +101,12 @@ func (f *tcpFrame) release() {
 	f.bytes = nil
 }
 
-// restingFrames is up to how many frames a queue keeps room for while it is empty.
+// restingFrames is up to how many frames a queue keeps room for while it is empty, and how
+// many places of sent frames it has at most before the waiting ones move to its start.
 const restingFrames = 64
 
-// tcpQueue is a queue of frames. Its memory is used again once it was empty.
+// tcpQueue is a queue of frames. Its memory is used again once it was empty, unless it had
+// grown beyond restingFrames: then it is given back.
 type tcpQueue struct {
 	frames []tcpFrame
 	first  int // index of the oldest frame
@@ -302,6 +307,28 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// hold keeps a check until checks no longer wait, instead of the former one: the agent has
+// given up waiting for the oldest first. It reports false if checks do not wait now.
+func (c *tcpConn) hold(check []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waits {
+		c.check = bytes.Clone(check)
+	}
+	return c.waits
+}
+
+// release lets checks go, and sends the last one that has waited.
+func (c *tcpConn) release() {
+	c.mu.Lock()
+	check := c.check
+	c.waits, c.check = false, nil
+	c.mu.Unlock()
+	if check != nil {
+		_, _ = c.send(check) // the agent sends another one
+	}
+}
+
 var (
 	errFull = errors.New("too much waits for the receiver")
 	errLong = errors.New("the packet is longer than receivers read")
@@ -390,14 +417,18 @@ func (c *tcpConn) takeLocked(batch []tcpFrame, now time.Time) []tcpFrame {
 	return batch
 }
 
-// write sends the queued packets until the connection ends.
-func (c *tcpConn) write() {
+// write sends the queued packets until the connection ends. Checks wait for that long.
+func (c *tcpConn) write(wait time.Duration) {
+	released := time.NewTimer(wait)
+	defer released.Stop()
 	var batch []tcpFrame
 	var pieces [][]byte
 	out := new(net.Buffers) // made once, because WriteTo lets it escape
 	for {
 		select {
 		case <-c.wake:
+		case <-released.C:
+			c.release()
 		case <-c.gone:
 			return
 		}
