@@ -193,6 +193,8 @@ func TestAReceiverThatMissesForgottenPacketsGetsAKeyframe(t *testing.T) {
 	require.Zero(t, requests(last+1, last+videoCache), "they were never sent")
 	forgotten := last - videoCache - 40
 	require.Equal(t, 1, requests(forgotten, last))
+	require.Zero(t, requests(forgotten, forgotten+1), "the keyframe is under way")
+	require.Equal(t, uint64(1), r.f.Stats().Rescues)
 	s.frame(true, 1)
 	require.Zero(t, requests(forgotten), "a keyframe has come since")
 }

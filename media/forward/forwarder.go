@@ -102,6 +102,7 @@ type Forwarder struct {
 	counted        Traffic // the part of stats that is in the totals
 	waiting        *Layer  // the layer of which a keyframe must be requested
 	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
+	rescuedAt      int64   // keyAt + 1 as a keyframe was requested because of forgotten packets; 0 = never
 	notices        notices
 	queue          queue // of packets that wait in the downlink's pacer
 

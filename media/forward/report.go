@@ -54,7 +54,8 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 // answer retransmits the packets of a NACK that are remembered. If the receiver lacks a
 // packet that is forgotten, for example after its network was away, no later picture can
 // be decoded, so a keyframe is requested: receivers themselves would ask for one after
-// seconds only.
+// seconds only. There is one such request until the next keyframe is forwarded, so that a
+// receiver under lasting loss does not hold the publisher at one keyframe after the other.
 func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	if f.answerRemembered(pairs, at, now) {
 		f.keyFrameNeeded(now)
@@ -73,8 +74,9 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
-			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= f.keyAt {
-				stuck = true
+			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= f.keyAt && f.rescuedAt != f.keyAt+1 {
+				stuck, f.rescuedAt = true, f.keyAt+1
+				f.stats.Rescues++
 			}
 			return true
 		})

@@ -179,6 +179,7 @@ type ForwarderStats struct {
 	// Misses those of them that could not be retransmitted.
 	Retransmitted, RetransmittedBytes, NACKs, Misses uint64
 	KeyRequests                                      uint64 // PLI and FIR from the subscriber
+	Rescues                                          uint64 // requests for keyframes because the subscriber lacks packets that are forgotten
 	Dropped                                          uint64 // left out by the choice of layers
 	TooLate                                          uint64 // late packets whose place was gone
 	Overdue                                          uint64 // packets dropped because they waited too long in the pacer
