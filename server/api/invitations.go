@@ -361,22 +361,35 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	if entry.waiting != nil {
 		return sendJSON(w, http.StatusAccepted, entry.waiting)
 	}
+	if entry.answer != nil { // the first did not arrive
+		return sendJSON(w, http.StatusCreated, entry.answer)
+	}
 	used, err := s.Invitations.UseInvitation(r.Context(), id, rooms.NowMs(now))
-	s.knocks.entered(entry.knock, err)
-	if why := unusable(err); why != "" {
+	why := unusable(err)
+	if err != nil {
+		s.knocks.failed(entry.knock, why == "")
+	}
+	if why != "" {
 		return problem.New(http.StatusGone, "invitation_"+why, "%s", err.Error())
 	}
 	if err != nil {
 		return err
 	}
-	return s.admit(w, r, &used, entry.name, now)
+	out, err := s.admit(&used, entry.name, now)
+	if err != nil {
+		s.knocks.failed(entry.knock, false)
+		return err
+	}
+	s.knocks.entered(entry.knock, out)
+	s.Log.Info("invitation used", "id", used.ID, "room", used.RoomName, "role", used.Role, "participant", out.Identity, "used", used.Used, "address", access.Address(r.RemoteAddr))
+	return sendJSON(w, http.StatusCreated, out)
 }
 
-// admit answers with a token for one who was let in, under an identity that nobody else has.
-func (s *rest) admit(w http.ResponseWriter, r *http.Request, i *rooms.Invitation, name string, now time.Time) error {
+// admit makes a token for one who was let in, under an identity that nobody else has.
+func (s *rest) admit(i *rooms.Invitation, name string, now time.Time) (*admission, error) {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails, by its contract
-	out := admission{Identity: i.Role + "-" + hex.EncodeToString(random[:]), Name: name, Room: i.RoomName, Role: i.Role}
+	out := &admission{Identity: i.Role + "-" + hex.EncodeToString(random[:]), Name: name, Room: i.RoomName, Role: i.Role}
 	if out.Name == "" {
 		out.Name = i.Name
 	}
@@ -390,9 +403,8 @@ func (s *rest) admit(w http.ResponseWriter, r *http.Request, i *rooms.Invitation
 		Video: &auth.VideoGrant{RoomJoin: true, Room: i.RoomName, RoomAdmin: i.Role == rooms.RoleHost},
 	}, ttl)
 	if err != nil { // the configuration does not have the key any more
-		return problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
+		return nil, problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
 	}
 	out.ExpiresAt = at(rooms.NowMs(time.Now().Add(ttl)))
-	s.Log.Info("invitation used", "id", i.ID, "room", i.RoomName, "role", i.Role, "participant", out.Identity, "used", i.Used, "address", access.Address(r.RemoteAddr))
-	return sendJSON(w, http.StatusCreated, out)
+	return out, nil
 }

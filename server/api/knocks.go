@@ -36,6 +36,7 @@ const (
 	knockWaiting  knockState = iota
 	knockAdmitted            // the next request with it gets the token
 	knockEntering            // the use of its invitation is being counted
+	knockEntered             // kept with the answer, which may get lost on its way
 	knockRefused             // kept so that its bearer hears of it
 )
 
@@ -48,8 +49,9 @@ type knock struct {
 	room, name string
 	network    string // see [ratelimit.Network]
 	since      time.Time
-	asked      time.Time // the last time
+	asked      time.Time // the last time before a host refused it or it entered
 	state      knockState
+	answer     *admission // that it entered with
 }
 
 // knocks are those that wait. They are in memory alone: after a restart of the server the
@@ -86,7 +88,7 @@ func (one *knock) over(now time.Time) bool { return now.Sub(one.asked) > knockLa
 
 // ask notes that the bearer of a secret still waits, and returns the knock as it is. A knock
 // that was admitted is returned as that once: the caller counts the use, and tells by entered
-// what came of it.
+// or failed what came of it.
 func (k *knocks) ask(secret, invitation string, now time.Time) (knock, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -94,20 +96,30 @@ func (k *knocks) ask(secret, invitation string, now time.Time) (knock, bool) {
 	if one == nil {
 		return knock{}, false
 	}
-	one.asked = now
 	was := *one
-	if one.state == knockAdmitted {
-		one.state = knockEntering
+	switch one.state {
+	case knockWaiting:
+		one.asked = now
+	case knockAdmitted:
+		one.asked, one.state = now, knockEntering
 	}
 	return was, true
 }
 
-// entered forgets the knock after the use of its invitation was counted or was not possible.
-// After a fault of the server it stays admitted.
-func (k *knocks) entered(id string, err error) {
+// entered keeps the answer of a knock whose use was counted.
+func (k *knocks) entered(id string, answer *admission) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if one := k.byID[id]; one != nil && err != nil && unusable(err) == "" {
+	if one := k.byID[id]; one != nil {
+		one.state, one.answer = knockEntered, answer
+	}
+}
+
+// failed forgets a knock that cannot enter. After a fault that passes it stays admitted.
+func (k *knocks) failed(id string, passes bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if one := k.byID[id]; one != nil && passes {
 		one.state = knockAdmitted
 		return
 	}
@@ -124,6 +136,8 @@ func (k *knocks) add(one knock) (secret string, err error) {
 		case other.over(one.since):
 			delete(k.byID, id)
 			continue
+		case other.state == knockEntered:
+			continue // it waits no more
 		case other.network == one.network:
 			ofAddress++
 		}
@@ -165,7 +179,7 @@ func (k *knocks) decide(room, id string, state knockState, now time.Time) error 
 	if one == nil || one.room != room || one.over(now) {
 		return errNoKnock
 	}
-	if one.state != knockEntering {
+	if one.state != knockEntering && one.state != knockEntered {
 		one.state = state
 	}
 	return nil
@@ -191,9 +205,10 @@ type waiting struct {
 
 // entry is whether the bearer of an invitation may come in.
 type entry struct {
-	waiting *waiting // nil = it may
-	knock   string   // the id of the knock that was admitted; "" = there was none
-	name    string   // the one that the host was shown, if a host was asked
+	waiting *waiting   // nil = it may
+	answer  *admission // of the knock that has entered already; nil = none has
+	knock   string     // the id of the knock that was admitted; "" = there was none
+	name    string     // the one that the host was shown, if a host was asked
 }
 
 // enter asks for the hosts' consent, if the open room wants that.
@@ -207,6 +222,9 @@ func (s *rest) enter(r *http.Request, i *rooms.Invitation, body *redeemRequest, 
 		return entry{}, err
 	}
 	one, known := s.knocks.ask(body.Knock, i.ID, now)
+	if one.state == knockEntered {
+		return entry{answer: one.answer}, nil
+	}
 	free.knock = one.id
 	if err != nil || !rec.Config.WaitingRoom {
 		return free, nil

@@ -29,7 +29,7 @@ func (i *inviting) knock(secret, knock, name string) (int, string) {
 	return resp.StatusCode, answer
 }
 
-// waits asks likewise, and is told to wait.
+// waits asks as knock does. The answer is to wait.
 func (i *inviting) waits(secret, knock, name string) string {
 	i.t.Helper()
 	status, answer := i.knock(secret, knock, name)
@@ -97,7 +97,11 @@ func TestWaitingRoom(t *testing.T) {
 		require.Equal(t, 403, status, answer)
 		require.Equal(t, "knock_refused", read[problemJSON](t, answer).Code)
 	}
-	h.waits(guests.Secret, ada, "Ada") // once let in, it waits again
+	status, answer = h.knock(guests.Secret, ada, "Ada")
+	require.Equal(t, 201, status, "the first answer may have got lost")
+	require.Equal(t, in, read[admissionJSON](t, answer))
+	require.Equal(t, 1, h.list("board")[0].Used)
+	h.waits(guests.Secret, "", "Ada") // on another device
 
 	// Guests decide nothing, nor do hosts of other rooms, and nobody decides about the absent.
 	_, answer = h.redeem(h.invite("other", `{"role":"host"}`).Secret)
@@ -123,7 +127,7 @@ func TestWaitingRoom(t *testing.T) {
 	mine := h.waits(second.Secret, "", "Cid")
 	require.NotEqual(t, mine, h.waits(guests.Secret, mine, "Cid"))
 
-	// All at once; then the invitation is used up, and whoever waits is told so.
+	// All come in at once. Then the invitation is used up, and guests are told so.
 	require.Equal(t, 204, h.do(host, "POST", "/knocks/admit", ""))
 	ids, _ = h.knocks(host)
 	require.Empty(t, ids)
@@ -183,6 +187,16 @@ func TestWaitingRoomIsSwitched(t *testing.T) {
 	ids, _ = h.knocks(host)
 	require.Empty(t, ids)
 	require.NotEqual(t, again, h.waits(guests.Secret, again, "Ada"))
+
+	// So is one that was refused, although it goes on asking.
+	knock = h.waits(guests.Secret, "", "Eve")
+	id, _, _ := strings.Cut(knock, ".")
+	require.Equal(t, 204, h.do(host, "POST", "/knocks/"+id+"/refuse", ""))
+	h.now.Add(time.Minute.Milliseconds())
+	status, _ = h.knock(guests.Secret, knock, "Eve")
+	require.Equal(t, 403, status)
+	h.now.Add(time.Minute.Milliseconds())
+	require.NotEqual(t, knock, h.waits(guests.Secret, knock, "Eve"))
 
 	resp, _ = h.server("DELETE", "/v1/rooms/board", "")
 	require.Equal(t, 204, resp.StatusCode)
