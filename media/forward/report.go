@@ -52,8 +52,8 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 }
 
 // answer retransmits the packets of a NACK that are remembered. If the receiver lacks a
-// packet that is forgotten, for example after its network was away, no later picture can
-// be decoded, so a keyframe is requested: receivers themselves would ask for one after
+// packet that is forgotten, for example after its network was away, later pictures may
+// depend on it, so a keyframe is requested: receivers themselves would ask for one after
 // seconds only. There is one such request until the next keyframe is forwarded, so that a
 // receiver under lasting loss does not hold the publisher at one keyframe after the other.
 func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
@@ -62,7 +62,8 @@ func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	}
 }
 
-// answerRemembered reports whether the receiver cannot go on without a keyframe.
+// answerRemembered reports whether the receiver may not go on without a keyframe, and none
+// was requested for that since the last one.
 func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now int64) (stuck bool) {
 	sendTime := absSendTime(at)
 	f.mu.Lock()

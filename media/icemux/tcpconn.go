@@ -307,8 +307,9 @@ func (c *tcpConn) send(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// hold keeps a check until checks no longer wait, instead of the former one: the agent has
-// given up waiting for the oldest first. It reports false if checks do not wait now.
+// hold keeps a check until checks no longer wait, in place of the check before: the agent
+// accepts a response to its newest check the longest. It reports false if checks do not
+// wait now.
 func (c *tcpConn) hold(check []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
