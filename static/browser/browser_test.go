@@ -255,12 +255,19 @@ func (p *page) state() string {
 	return state
 }
 
-// click clicks an element with a real mouse event.
+// click clicks an element with a real mouse event. If the page replaces the element before
+// the click, its successor is clicked.
 func (p *page) click(selector string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	require.NoError(p.t, chromedp.Do(ctx, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)), "%s: click %s", p.name, selector)
+	for {
+		err := chromedp.Do(ctx, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "Could not find node with given id") {
+			require.NoError(p.t, err, "%s: click %s", p.name, selector)
+			return
+		}
+	}
 }
 
 // write types text into a field, key by key.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
 
@@ -56,7 +57,7 @@ func (f *fixture) testInvitation(t *testing.T) {
 	host.until("the guest", `[...parlor.room.remoteParticipants.values()].some((p) => p.name === 'Gus')`)
 	require.False(t, get[bool](guest, `document.querySelector('#invite').checkVisibility()`), "a guest invites nobody")
 	who := get[string](guest, `parlor.room.localParticipant.identity`)
-	guest.do(`location.reload()`)
+	require.NoError(t, chromedp.Do(guest.ctx, chromedp.Reload())) // which waits for the new document
 	guest.until("the lobby again", `window.parlor?.screen === 'lobby' && document.querySelector('#name').value === 'Gus'`)
 	guest.click("#join")
 	guest.until("the call again", `parlor.screen === 'call'`)
