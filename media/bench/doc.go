@@ -34,6 +34,17 @@
 // those that are in), and the 95th percentile of the time from a join to its first packet,
 // of those that find somebody there.
 //
+// # Joins
+//
+//	go -C media/bench run . joins
+//	go -C media/bench run . joins -listeners 100 -rounds 5 -server before=/tmp/a -server after=/tmp/b
+//
+// joins prints what a join and a subscription cost: participants join at once a room in which
+// one speaks, and when all hear it, others come who speak too. For each server: the CPU time of
+// a join and of one of the later subscriptions, and the memory in use (heap and stacks, after a
+// collection) for a listener with its first subscriptions, and for each further one. -cpuprofile
+// writes what the CPU time of the joins goes to, of all servers and rounds together.
+//
 // # The compiler's profile
 //
 //	go -C media/bench run . profile

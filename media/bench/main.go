@@ -58,6 +58,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if len(args) > 0 && args[0] == profileCommand {
 		return runProfile(ctx, args[1:], out)
 	}
+	if len(args) > 0 && args[0] == joinsCommand {
+		return runJoins(ctx, args[1:], out)
+	}
 	var s settings
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.IntVar(&s.subscribers, "subs", 60, "subscribers")

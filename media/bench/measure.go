@@ -192,10 +192,7 @@ func startServers(ctx context.Context, s settings, dir string, out io.Writer) ([
 	}
 	var all []*server
 	for i, spec := range s.servers {
-		name, binary, ok := strings.Cut(spec, "=")
-		if !ok {
-			name, binary = filepath.Base(spec), spec
-		}
+		name, binary := serverNamed(spec)
 		v, err := start(ctx, name, binary, s, filepath.Join(dir, fmt.Sprint(i)))
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", name, err)
@@ -203,6 +200,15 @@ func startServers(ctx context.Context, s settings, dir string, out io.Writer) ([
 		all = append(all, v)
 	}
 	return all, nil
+}
+
+// serverNamed splits the value of a -server flag.
+func serverNamed(spec string) (name, binary string) {
+	name, binary, ok := strings.Cut(spec, "=")
+	if !ok {
+		return filepath.Base(spec), spec
+	}
+	return name, binary
 }
 
 // load is a full room on one server.

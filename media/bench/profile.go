@@ -77,19 +77,7 @@ func runProfile(ctx context.Context, args []string, out io.Writer) (err error) {
 
 // profile runs this kind on a server of its own, and returns the server's CPU profile.
 func (k *kind) profile(ctx context.Context, s settings, binary, dir string) (p *profile.Profile, err error) {
-	port, err := freePort("tcp")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	config := filepath.Join(dir, "profile.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "debug_handler:\n  port: %d\n", port), 0o600); err != nil {
-		return nil, err
-	}
-	s.serverArgs = "--config " + config
-	v, err := start(ctx, "parlor", binary, s, dir)
+	v, debug, err := startDebugged(ctx, "parlor", binary, s, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -100,12 +88,30 @@ func (k *kind) profile(ctx context.Context, s settings, binary, dir string) (p *
 	}
 	taken := make(chan result, 1)
 	go func() { // ends by itself, or with ctx
-		p, err := cpuProfile(ctx, fmt.Sprintf("http://127.0.0.1:%d", port), s.window)
+		p, err := cpuProfile(ctx, debug, s.window)
 		taken <- result{p, err}
 	}()
 	_, runErr := k.run(ctx, s, v)
 	r := <-taken
 	return r.p, errors.Join(runErr, r.err)
+}
+
+// startDebugged is start for a server with a port for profiles, whose address is debug.
+func startDebugged(ctx context.Context, name, binary string, s settings, dir string) (v *server, debug string, err error) {
+	port, err := freePort("tcp")
+	if err != nil {
+		return nil, "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, "", err
+	}
+	config := filepath.Join(dir, "debug.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "debug_handler:\n  port: %d\n", port), 0o600); err != nil {
+		return nil, "", err
+	}
+	s.serverArgs = "--config " + config
+	v, err = start(ctx, name, binary, s, dir)
+	return v, fmt.Sprintf("http://127.0.0.1:%d", port), err
 }
 
 // cpuProfile takes a CPU profile of that length from the debug port of a server.
