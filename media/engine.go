@@ -311,17 +311,45 @@ const (
 	waitForUDP    = 750 * time.Millisecond
 )
 
+// muxed are a transport's parts of the sockets that it shares with others.
+type muxed struct {
+	sock *socket
+	udp  *icemux.Transport    // nil: it has no UDP
+	tcp  *icemux.TCPTransport // nil: it has no TCP
+}
+
+// selected is called when ICE has selected a pair.
+func (m *muxed) selected() {
+	if m.udp != nil {
+		m.udp.Selected()
+	}
+	if m.tcp != nil {
+		m.tcp.Selected()
+	}
+}
+
+// end is called when the transport's agent has ended.
+func (m *muxed) end() {
+	if m.udp != nil {
+		m.udp.End()
+	}
+	if m.tcp != nil {
+		m.tcp.End()
+	}
+}
+
 // settings are the settings that all transports have in common. With tcpOnly the
 // transport gets no UDP socket, if the engine has ICE over TCP. take sees RTP and RTCP
 // first, moved is told when the client moves, and authentic tells which responses are the
-// client's.
-func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved, authentic icemux.Authentic) (webrtc.SettingEngine, *socket, error) {
+// client's. The muxed must be ended.
+func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved, authentic icemux.Authentic) (webrtc.SettingEngine, muxed, error) {
 	var s webrtc.SettingEngine
-	sock := e.net.sockets[int(e.next.Add(1))%e.net.media]
+	m := muxed{sock: e.net.sockets[int(e.next.Add(1))%e.net.media]}
 	var types []webrtc.NetworkType
 	relayWait, tcpWait := waitForDirect, time.Duration(0)
 	if !tcpOnly || !e.ServesTCP() {
-		s.SetICEUDPMux(sock.mux.For(take, moved, authentic))
+		m.udp = m.sock.mux.For(take, moved, authentic)
+		s.SetICEUDPMux(m.udp)
 		types = append(types, webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6)
 		if e.ServesTCP() {
 			tcpWait = waitForUDP
@@ -329,7 +357,8 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 		}
 	}
 	if e.ServesTCP() {
-		s.SetICETCPMux(e.net.tcp.For(take, tcpWait))
+		m.tcp = e.net.tcp.For(take, tcpWait)
+		s.SetICETCPMux(m.tcp)
 		types = append(types, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}
 	s.SetNetworkTypes(types)
@@ -352,13 +381,13 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	}
 	if len(rewrites) > 0 {
 		if err := s.SetICEAddressRewriteRules(rewrites...); err != nil {
-			return s, nil, fmt.Errorf("advertise other addresses: %w", err)
+			return s, m, fmt.Errorf("advertise other addresses: %w", err)
 		}
 	}
 	// A DTLS server chooses the SRTP profile. We want to choose, because AES-GCM costs a
 	// third of AES-CM with HMAC-SHA1, which browsers would choose as servers.
 	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
-		return s, nil, fmt.Errorf("choose the DTLS role: %w", err)
+		return s, m, fmt.Errorf("choose the DTLS role: %w", err)
 	}
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	s.SetSRTPReplayProtectionWindow(srtpin.ReplayWindow)
@@ -368,5 +397,5 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // only a peer's loop closes its peer connections
 	s.LoggerFactory = pionLogs{e.log}
-	return s, sock, nil
+	return s, m, nil
 }

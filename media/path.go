@@ -28,6 +28,7 @@ func (p *Peer) followPath(t *transport) {
 	if err != nil || pair == nil {
 		return // another change follows soon
 	}
+	defer t.selected()
 	if !t.down.Chosen() {
 		t.down.Choose(t.way(pair), t.capture.Keys, &t.sock.buffers, t.log)
 		t.down.Connected()

@@ -26,11 +26,11 @@ const maxCandidates = 128
 // transport is one peer connection and its negotiation. It belongs to its peer's loop,
 // except for the ingress and moved.
 type transport struct {
-	role    role
-	side    Connection
-	api     *webrtc.API
-	pc      *webrtc.PeerConnection
-	sock    *socket
+	role role
+	side Connection
+	api  *webrtc.API
+	pc   *webrtc.PeerConnection
+	muxed
 	ingress *ingress
 	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
 	down    *downlink.Path
@@ -86,14 +86,14 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	in := newIngress(func() { p.post(func() { p.floodedWithStreams() }) })
 	intake := newIntake(in, &p.engine.parcels, p.engine.workers, &p.engine.counters)
 	var t *transport
-	settings, sock, err := p.engine.settings(p.cfg.TCPOnly, intake.take, func(to, local netip.AddrPort) {
+	settings, muxed, err := p.engine.settings(p.cfg.TCPOnly, intake.take, func(to, local netip.AddrPort) {
 		p.post(func() { p.clientMoved(t, to, local) }) // t is known before ICE begins
 	}, func(response []byte) bool { return t.authentic(response) })
 	if err != nil {
 		return nil, err
 	}
 	t = &transport{
-		role: r, side: side, sock: sock, ingress: in, intake: intake,
+		role: r, side: side, muxed: muxed, ingress: in, intake: intake,
 		log: p.log.With("target", side.String()), state: webrtc.PeerConnectionStateNew,
 		retired:      map[*webrtc.RTPTransceiver]retirement{},
 		clientCodecs: map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters{},
@@ -238,6 +238,7 @@ func (t *transport) close() error {
 		t.twcc.Close()
 	}
 	err := t.pc.GracefulClose()
+	t.end()
 	t.intake.close()
 	if err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
 		return fmt.Errorf("close transport: %w", err)

@@ -12,6 +12,8 @@
 //   - The owner of a remote address is the session that its DTLS, RTP and RTCP go
 //     to.
 //   - A [Handler] takes RTP and RTCP out of a transport's sessions, past its agent.
+//   - A former session is one of before a restart of ICE: its agent does not use it any
+//     more, but the client may still send there.
 //   - A [TCPMux] is one TCP port, to which clients connect (RFC 6544).
 //   - A stranger is a connection that has not named a session yet; a member is one that
 //     has, and is proven when the agent has answered it.
@@ -27,6 +29,10 @@
 //     Writing to an address changes nothing.
 //   - All else from an address without an owner is dropped, and counted.
 //   - A session has a bounded number of sources, and a bounded queue.
+//   - When ICE restarts, the addresses that a transport's session owns stay its own, for RTP
+//     and RTCP alone, until a pair is selected and a while longer, or the transport ends
+//     ([Transport]). Nothing more is believed of STUN with the former credentials. An
+//     address passes to the transport's next session with the first answer there.
 //   - Nothing is taken from, or sent to, an address of the server's own.
 //   - What is for the server's own TURN server goes there ([Config.TURN]). What a session
 //     sends to an address that this server relays never leaves the process
@@ -46,6 +52,8 @@
 //   - What a connection is does not outlast it: another one from the same address and port
 //     begins as a stranger.
 //   - The end of a connection, however it comes, ends no other and no session.
+//   - When ICE restarts, the proven members of a transport's session go on, for RTP and RTCP
+//     alone, as long as addresses do over UDP ([TCPTransport]).
 //   - What waits for a receiver is bounded, and RTP moreover in age ([MaxTCPWait]); what is
 //     beyond it is dropped, and counted, and its sender is told ([Media]).
 package icemux

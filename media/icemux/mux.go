@@ -46,7 +46,8 @@ type Config struct {
 
 // Counters are packets that were not passed on, by reason.
 type Counters struct {
-	// Unknown: from an address without an owner, or STUN of no session.
+	// Unknown: from an address without an owner, STUN of no session, or what is neither RTP
+	// nor RTCP and for a former session.
 	Unknown atomic.Uint64
 	// Sources: STUN from more addresses than a session may have.
 	Sources atomic.Uint64
@@ -138,10 +139,10 @@ func (m *Mux) GetListenAddresses() []net.Addr {
 // address. It is made if there is none. The conn must be closed; the session ends
 // with the last of its conns.
 func (m *Mux) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, users{})
+	return m.getConn(ufrag, local, &Transport{})
 }
 
-func (m *Mux) getConn(ufrag string, local net.Addr, u users) (net.PacketConn, error) {
+func (m *Mux) getConn(ufrag string, local net.Addr, of *Transport) (net.PacketConn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -149,7 +150,7 @@ func (m *Mux) getConn(ufrag string, local net.Addr, u users) (net.PacketConn, er
 	}
 	for _, p := range m.ports {
 		if p.local.String() == local.String() {
-			return p.open(ufrag, u)
+			return p.open(ufrag, of)
 		}
 	}
 	return nil, fmt.Errorf("no socket has the local address %v", local)
@@ -173,7 +174,7 @@ func (m *Mux) Deliver(packet []byte, from, local netip.AddrPort) bool {
 }
 
 // RemoveConnByUfrag implements ice.UDPMux: nothing is passed on to the sessions of
-// ufrag any more, and they own nothing.
+// ufrag any more, and they own nothing. See [Transport] for those of a transport.
 func (m *Mux) RemoveConnByUfrag(ufrag string) {
 	for _, p := range m.snapshot() {
 		p.forget(ufrag)
@@ -183,47 +184,6 @@ func (m *Mux) RemoveConnByUfrag(ufrag string) {
 // Has reports whether ufrag is one of a session.
 func (m *Mux) Has(ufrag string) bool {
 	return slices.ContainsFunc(m.snapshot(), func(p *port) bool { return p.session(ufrag) != nil })
-}
-
-// A Handler sees RTP and RTCP (first byte 128 to 191, RFC 7983) from the addresses that
-// sessions own, first. What it takes, which it tells by true, goes no further, and it may
-// change that; all else goes to the sessions' conns. It runs on the readers of sockets and
-// connections, several at a time, must not block, and may use the packet during the call
-// only.
-type Handler func(packet []byte) (taken bool)
-
-// Moved is called when a client's packets come to a local address from another address
-// than before, from which a request was authenticated. It runs as a Handler does, or on a
-// goroutine of the agent.
-type Moved func(to, local netip.AddrPort)
-
-// Authentic reports whether a STUN response bears the integrity that the client's password
-// gives it (RFC 8445, section 7.2.5.2). It runs on the readers of sockets, and may use the
-// message during the call only.
-type Authentic func(response []byte) bool
-
-// For is the Mux for the agents of one transport, whose sessions have that Handler. moved
-// may be nil. Without authentic, a response counts as the client's if it bears the
-// request's transaction id, which nobody knows but the receiver of the request.
-func (m *Mux) For(h Handler, moved Moved, authentic Authentic) ice.UDPMux {
-	return handled{m, users{h, moved, authentic}}
-}
-
-// users are those who use a session, beside the agent.
-type users struct {
-	handler   Handler   // sees RTP and RTCP first; nil: nobody does
-	moved     Moved     // nil: nobody needs to know
-	authentic Authentic // nil: see For
-}
-
-type handled struct {
-	*Mux
-	users users
-}
-
-// GetConn implements ice.UDPMux.
-func (m handled) GetConn(ufrag string, local net.Addr) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, m.users)
 }
 
 func (m *Mux) snapshot() []*port {
@@ -280,7 +240,7 @@ func (p *port) session(ufrag string) *session {
 	return p.sessions[ufrag]
 }
 
-func (p *port) open(ufrag string, u users) (net.PacketConn, error) {
+func (p *port) open(ufrag string, of *Transport) (net.PacketConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -288,7 +248,7 @@ func (p *port) open(ufrag string, u users) (net.PacketConn, error) {
 	}
 	s := p.sessions[ufrag]
 	if s == nil {
-		s = newSession(p, ufrag, u)
+		s = newSession(p, ufrag, of)
 		p.sessions[ufrag] = s
 	}
 	s.conns++
@@ -303,24 +263,21 @@ func (p *port) forget(ufrag string) {
 	}
 }
 
+// forgetLocked ends a session, but neither its conns nor what it is as a former one.
 func (p *port) forgetLocked(s *session) {
-	if p.sessions[s.ufrag] != s {
-		return
+	if p.sessions[s.ufrag] == s {
+		p.unnameLocked(s)
+		s.disownLocked()
 	}
+}
+
+// unnameLocked ends the STUN of a session.
+func (p *port) unnameLocked(s *session) {
 	delete(p.sessions, s.ufrag)
-	for addr := range s.sources {
-		p.disownLocked(s, addr)
-	}
 	for _, r := range s.requests {
 		delete(p.asked, r.id)
 	}
-	s.sources, s.requests = nil, nil
-}
-
-func (p *port) disownLocked(s *session, addr netip.AddrPort) {
-	if p.owners[addr] == s {
-		delete(p.owners, addr)
-	}
+	s.requests = nil
 }
 
 // read passes packets on until the socket is closed.
@@ -369,15 +326,17 @@ func (p *port) take(packet []byte, src netip.AddrPort, now func() time.Time) {
 	}
 	p.mu.Lock()
 	s := p.owners[src]
-	moved := s != nil && s.heardLocked(src, now)
+	former := s != nil && s.former
+	moved := s != nil && !former && s.heardLocked(src, now)
 	p.mu.Unlock()
-	if moved && s.users.moved != nil {
-		s.users.moved(src, canonical(p.local.AddrPort()))
+	if moved && s.of.moved != nil {
+		s.of.moved(src, canonical(p.local.AddrPort()))
 	}
 	switch {
-	case s == nil:
+	case s != nil && s.of.handler.takes(packet):
+	case s == nil, former:
 		p.cfg.Counters.Unknown.Add(1)
-	case !s.users.handler.takes(packet):
+	default:
 		s.push(packet, src)
 	}
 }
@@ -404,7 +363,9 @@ func (p *port) sessionOfSTUN(m *stunMessage, packet []byte, src netip.AddrPort, 
 			}
 		}
 	case classIndication:
-		s = p.owners[src]
+		if s = p.owners[src]; s != nil && s.former {
+			s = nil
+		}
 	case classSuccess, classError:
 		a := p.asked[m.id]
 		if s = a.by; s == nil || m.class == classError || a.to != src {
@@ -412,7 +373,7 @@ func (p *port) sessionOfSTUN(m *stunMessage, packet []byte, src netip.AddrPort, 
 		}
 		if known := s.sources[src]; known == nil || !known.reached {
 			p.mu.Unlock()
-			ours := s.users.authentic == nil || s.users.authentic(packet)
+			ours := s.of.authentic == nil || s.of.authentic(packet)
 			p.mu.Lock()
 			if !ours || p.sessions[s.ufrag] != s {
 				break

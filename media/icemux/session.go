@@ -51,10 +51,13 @@ func (h Handler) takes(packet []byte) bool {
 type session struct {
 	port  *port
 	ufrag string
-	users users
+	of    *Transport
+	// lingers ends a former session; nil: it does not end yet. The transport's mu guards it.
+	lingers *time.Timer
 
 	// The port's mu guards the following.
-	conns    int // open connections of the agent
+	conns    int  // open connections of the agent
+	former   bool // ICE has restarted: sources has only what the session owned, and the rest is unused
 	sources  map[netip.AddrPort]*source
 	ever     int           // number of sources that the agent has answered
 	requests []sentRequest // requests without a response yet, oldest first
@@ -108,9 +111,9 @@ type datagram struct {
 // datagrams is shared by all sessions.
 var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool has no state
 
-func newSession(p *port, ufrag string, u users) *session {
+func newSession(p *port, ufrag string, of *Transport) *session {
 	return &session{
-		port: p, ufrag: ufrag, users: u, sources: map[netip.AddrPort]*source{},
+		port: p, ufrag: ufrag, of: of, sources: map[netip.AddrPort]*source{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -143,18 +146,30 @@ func (s *session) dropSourceLocked(now time.Time) (dropped bool) {
 		}
 		if now.Sub(src.seen) > bound {
 			delete(s.sources, addr)
-			s.port.disownLocked(s, addr)
+			if s.port.owners[addr] == s {
+				delete(s.port.owners, addr)
+			}
 			dropped = true
 		}
 	}
 	return dropped
 }
 
+// disownLocked gives up all addresses.
+func (s *session) disownLocked() {
+	for addr := range s.sources {
+		if s.port.owners[addr] == s {
+			delete(s.port.owners, addr)
+		}
+	}
+	s.sources = nil
+}
+
 // answeredLocked follows the agent's answer to a request from addr, and reports whether
 // the client has moved there.
 func (s *session) answeredLocked(addr netip.AddrPort, id transaction, now time.Time) (moved bool) {
 	src := s.sources[addr]
-	if src == nil {
+	if src == nil || s.former {
 		return false
 	}
 	if !src.answered {
@@ -176,7 +191,7 @@ func (s *session) reachedLocked(addr netip.AddrPort, now time.Time) {
 // ownLocked makes the session the owner of addr, if it may be.
 func (s *session) ownLocked(addr netip.AddrPort, src *source) {
 	owner := s.port.owners[addr]
-	if src.answered && (owner == nil || src.reached) {
+	if src.answered && (owner == nil || src.reached || owner.former && owner.of == s.of) {
 		s.port.owners[addr] = s
 	}
 }
@@ -389,8 +404,8 @@ func (s *session) note(m *stunMessage, to netip.AddrPort) bool {
 	default:
 	}
 	p.mu.Unlock()
-	if moved && s.users.moved != nil {
-		s.users.moved(to, canonical(p.local.AddrPort()))
+	if moved && s.of.moved != nil {
+		s.of.moved(to, canonical(p.local.AddrPort()))
 	}
 	return true
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -112,6 +113,7 @@ type TCPMux struct {
 	sessions  map[string][]*tcpSession         // by ufrag, one for each local address
 	strangers []*tcpConn                       // oldest first
 	members   int                              // of all sessions
+	former    map[*tcpSession]struct{}         // former sessions
 	bySize    map[int]map[*tcpSession]struct{} // the sessions that have members, by how many
 }
 
@@ -128,7 +130,7 @@ func NewTCP(cfg TCPConfig) *TCPMux {
 	return &TCPMux{
 		cfg: cfg, done: make(chan struct{}), sessions: map[string][]*tcpSession{},
 		strangerTime: strangerTime, unprovenTime: unprovenTime, maxMembers: maxMembers, now: time.Now,
-		bySize: map[int]map[*tcpSession]struct{}{},
+		bySize: map[int]map[*tcpSession]struct{}{}, former: map[*tcpSession]struct{}{},
 	}
 }
 
@@ -193,14 +195,13 @@ func (m *TCPMux) Close() error {
 	for _, c := range m.strangers {
 		c.close()
 	}
-	sessions := m.sessions
+	ending := slices.Collect(maps.Keys(m.former))
+	for _, of := range m.sessions {
+		ending = append(ending, of...)
+	}
 	m.sessions = map[string][]*tcpSession{}
 	m.mu.Unlock()
-	for _, of := range sessions {
-		for _, s := range of {
-			s.end()
-		}
-	}
+	endAll(ending)
 	m.work.Wait()
 	return errors.Join(errs...)
 }
@@ -210,27 +211,10 @@ func (m *TCPMux) Close() error {
 // the session become its members. The caller must close the conn; the session ends with
 // the last of its conns.
 func (m *TCPMux) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, nil, 0)
+	return m.getConn(ufrag, local, &TCPTransport{})
 }
 
-// For is as [Mux.For]. An agent that chooses the pair of ICE finds no pair of a connection
-// valid before the connection has been a member for that long: the agent's checks are sent
-// only then, so that a pair over UDP can be chosen first. If the client chooses, nothing
-// waits.
-func (m *TCPMux) For(h Handler, wait time.Duration) ice.TCPMux { return handledTCP{m, h, wait} }
-
-type handledTCP struct {
-	*TCPMux
-	handler Handler
-	wait    time.Duration
-}
-
-// GetConnByUfrag implements ice.TCPMux.
-func (m handledTCP) GetConnByUfrag(ufrag string, _ bool, local net.IP) (net.PacketConn, error) {
-	return m.getConn(ufrag, local, m.handler, m.wait)
-}
-
-func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler, wait time.Duration) (net.PacketConn, error) {
+func (m *TCPMux) getConn(ufrag string, local net.IP, of *TCPTransport) (net.PacketConn, error) {
 	addr, ok := netip.AddrFromSlice(local)
 	if !ok {
 		return nil, fmt.Errorf("%v is not an address", local)
@@ -247,7 +231,7 @@ func (m *TCPMux) getConn(ufrag string, local net.IP, h Handler, wait time.Durati
 		if i < 0 {
 			return nil, fmt.Errorf("no TCP listener has the local address %v", addr)
 		}
-		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()), h, wait)
+		s = newTCPSession(m, ufrag, netip.AddrPortFrom(addr, m.listeners[i].addr.Port()), of)
 		m.sessions[ufrag] = append(m.sessions[ufrag], s)
 		for _, c := range slices.Clone(m.strangers) {
 			if c.ufrag == ufrag && c.local == addr {
@@ -268,15 +252,14 @@ func (m *TCPMux) sessionLocked(ufrag string, local netip.Addr) *tcpSession {
 	return nil
 }
 
-// RemoveConnByUfrag implements ice.TCPMux: the sessions of ufrag end.
+// RemoveConnByUfrag implements ice.TCPMux: the sessions of ufrag end. See [TCPTransport]
+// for those of a transport.
 func (m *TCPMux) RemoveConnByUfrag(ufrag string) {
 	m.mu.Lock()
 	sessions := m.sessions[ufrag]
 	delete(m.sessions, ufrag)
 	m.mu.Unlock()
-	for _, s := range sessions {
-		s.end()
-	}
+	endAll(sessions)
 }
 
 // Watch sets the Media of the sessions of ufrag.
@@ -455,7 +438,7 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 		return // it was refused meanwhile
 	}
 	c.mu.Lock()
-	c.waits = s.wait > 0
+	c.waits = s.of.wait > 0
 	c.mu.Unlock()
 	displaced, ok := s.add(c)
 	if displaced != nil {
@@ -468,7 +451,7 @@ func (m *TCPMux) admitLocked(c *tcpConn, s *tcpSession) {
 	m.noStrangerLocked(c)
 	c.session, c.member = s, true
 	c.timer.Reset(m.unprovenTime)
-	m.work.Go(func() { c.write(s.wait) })
+	m.work.Go(func() { c.write(s.of.wait) })
 	close(c.joined)
 	if m.resizeLocked(s, +1); m.members > m.maxMembers {
 		m.refuseLocked(m.crowdedLocked(s).expendable(c))

@@ -237,7 +237,7 @@ func (c *tcpConn) read() {
 			}
 		}
 		c.heard.Store(time.Now().UnixNano())
-		if packet != nil && !s.handler.takes(packet) {
+		if packet != nil && !s.of.handler.takes(packet) && !s.former() {
 			select {
 			case <-c.gone: // it was refused as it came
 				return
@@ -245,6 +245,7 @@ func (c *tcpConn) read() {
 			}
 			select {
 			case s.in <- tcpPacket{c.remote, packet}:
+			case <-s.retired:
 			case <-s.done:
 				return
 			case <-c.gone:

@@ -15,11 +15,12 @@ type tcpSession struct {
 	mux     *TCPMux
 	ufrag   string
 	local   netip.AddrPort
-	handler Handler       // sees RTP and RTCP first; nil: nobody does
-	wait    time.Duration // how long a new member's checks wait
-	conns   int           // not closed yet; the mux's mu guards it
-	size    int           // how many members there are; likewise
+	of      *TCPTransport
+	conns   int         // not closed yet; the mux's mu guards it
+	size    int         // how many members there are; likewise
+	lingers *time.Timer // ends a former session; nil: it does not end yet; likewise
 	in      chan tcpPacket
+	retired chan struct{} // closed when it becomes a former session; the mux's mu is held then
 	done    chan struct{} // closed by end
 
 	mu      sync.Mutex // guards the following
@@ -33,8 +34,22 @@ type tcpPacket struct {
 	bytes []byte
 }
 
-func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort, h Handler, wait time.Duration) *tcpSession {
-	return &tcpSession{mux: m, ufrag: ufrag, local: local, handler: h, wait: wait, in: make(chan tcpPacket, maxTCPPackets), done: make(chan struct{})}
+func newTCPSession(m *TCPMux, ufrag string, local netip.AddrPort, of *TCPTransport) *tcpSession {
+	return &tcpSession{
+		mux: m, ufrag: ufrag, local: local, of: of,
+		in: make(chan tcpPacket, maxTCPPackets), retired: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// former reports whether ICE has restarted, so that the agent does not use the session any
+// more.
+func (s *tcpSession) former() bool {
+	select {
+	case <-s.retired:
+		return true
+	default:
+		return false
+	}
 }
 
 // add makes c a member. If there are too many members, c replaces one that is not proven;
@@ -134,6 +149,13 @@ func (s *tcpSession) prove(c *tcpConn) {
 	s.mux.mu.Unlock()
 }
 
+// endAll ends sessions, which the mux does not have any more.
+func endAll(sessions []*tcpSession) {
+	for _, s := range sessions {
+		s.end()
+	}
+}
+
 // end closes the session's connections and ends its reads.
 func (s *tcpSession) end() {
 	s.mu.Lock()
@@ -168,6 +190,7 @@ func (p *tcpPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		return n, net.TCPAddrFromAddrPort(packet.from), nil
 	case <-p.closed:
+	case <-p.s.retired:
 	case <-p.s.done:
 	}
 	return 0, nil, io.EOF
@@ -181,6 +204,8 @@ var errNoConnection = errors.New("no TCP connection leads there")
 func (p *tcpPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	select {
 	case <-p.closed:
+		return 0, io.ErrClosedPipe
+	case <-p.s.retired:
 		return 0, io.ErrClosedPipe
 	case <-p.s.done:
 		return 0, io.ErrClosedPipe
@@ -204,14 +229,15 @@ func (p *tcpPacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return c.send(b)
 }
 
-// Close ends the conn's reads, and the session with the last of its conns.
+// Close ends the conn's reads, and the session with the last of its conns, unless it is a
+// former one.
 func (p *tcpPacketConn) Close() error {
 	p.once.Do(func() {
 		close(p.closed)
 		m := p.s.mux
 		m.mu.Lock()
 		p.s.conns--
-		last := p.s.conns == 0
+		last := p.s.conns == 0 && !p.s.former()
 		if last {
 			of := slices.DeleteFunc(slices.Clone(m.sessions[p.s.ufrag]), func(s *tcpSession) bool { return s == p.s })
 			if m.sessions[p.s.ufrag] = of; len(of) == 0 {
