@@ -94,7 +94,9 @@ type tcpRelay struct {
 
 type relayedTCP struct {
 	client, server *net.TCPConn
-	writing        sync.Mutex // held while a packet is written to the server
+	silent         atomic.Bool   // passes nothing, in neither direction, and reads nothing
+	over           chan struct{} // closed at the end
+	writing        sync.Mutex    // held while a packet is written to the server
 }
 
 // behindTCPRelay is a relay, and the change of the server's candidates that leads to it.
@@ -103,18 +105,19 @@ func behindTCPRelay(t *testing.T, e *Engine) (*tcpRelay, func(string) string) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	r, server := &tcpRelay{listener: l}, tcpAddr(t, e)
+	dialer := smallBuffers()
 	r.work.Go(func() {
 		for {
 			client, err := l.Accept()
 			if err != nil {
 				return
 			}
-			up, err := net.DialTCP("tcp4", nil, server)
+			up, err := dialer.Dial("tcp4", server.String())
 			if err != nil {
 				_ = client.Close()
 				continue
 			}
-			c := &relayedTCP{client: client.(*net.TCPConn), server: up}
+			c := &relayedTCP{client: client.(*net.TCPConn), server: up.(*net.TCPConn), over: make(chan struct{})}
 			r.mu.Lock()
 			r.conns = append(r.conns, c)
 			r.mu.Unlock()
@@ -130,6 +133,7 @@ func behindTCPRelay(t *testing.T, e *Engine) (*tcpRelay, func(string) string) {
 		for _, c := range r.all() {
 			_ = c.client.Close()
 			_ = c.server.Close()
+			close(c.over)
 		}
 		r.work.Wait()
 	})
@@ -169,13 +173,29 @@ func (r *tcpRelay) newest() *relayedTCP {
 
 // send sends a packet to the server.
 func (c *relayedTCP) send(packet []byte) {
+	if c.silent.Load() {
+		<-c.over
+		return
+	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	_, _ = c.server.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...))
 }
 
 func (c *relayedTCP) receive(packet []byte) {
+	if c.silent.Load() {
+		<-c.over
+		return
+	}
 	_, _ = c.client.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...))
+}
+
+// reset ends both connections as a middlebox does that has forgotten them.
+func (c *relayedTCP) reset() {
+	for _, conn := range []*net.TCPConn{c.client, c.server} {
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+	}
 }
 
 // speaker sends numbered packets of sound, 50 a second, as libwebrtc does: it encrypts them
@@ -348,4 +368,125 @@ func TestNothingIsLostOnTheWayUpWhileICERestarts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// restart has both of a client's transports restart ICE.
+func (c *client) restart() {
+	c.t.Helper()
+	before := ufrag(c.t, c.pub.CurrentRemoteDescription())
+	c.offer(true)
+	if !c.single {
+		c.peer.Resume()
+	}
+	require.Eventually(c.t, func() bool { return ufrag(c.t, c.pub.CurrentRemoteDescription()) != before }, patience, time.Millisecond)
+}
+
+// goesOn has a client b watch a, speak to it, and exchange data. It returns a function that
+// checks that all of this works now.
+func goesOn(t *testing.T, e *Engine, b *client) func(why string) {
+	t.Helper()
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	l, v := &listener{}, &viewer{}
+	a.onTrack = l.listen
+	a.join()
+	a.perform("TR_v", vp8, ivfFrames(t, "testdata/picture.ivf"), time.Second/15, 30*time.Millisecond)
+	b.onTrack = v.watch
+	b.join()
+	up := b.channel("_reliable")
+	for !b.single { // what it receives on is not what it sends on
+		if up = b.channel("own"); up.Label() == "_reliable" {
+			break
+		}
+	}
+	voice := b.publish("TR_b", opus, nil)
+	stop, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-done })
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i := uint32(0); ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			_ = voice.WriteRTP(&rtp.Packet{
+				Header: rtp.Header{Version: 2, SequenceNumber: uint16(i), Timestamp: 960 * i}, Payload: binary.BigEndian.AppendUint32([]byte{0xfc}, i),
+			})
+		}
+	}()
+	b.subscribe("PA_a", a.published("TR_v"))
+	a.subscribe("PA_b", b.published("TR_b"))
+	return func(why string) {
+		t.Helper()
+		frames, _ := v.seen()
+		heard := l.heard()
+		require.Eventually(t, func() bool {
+			now, _ := v.seen()
+			return now >= frames+30 && l.heard() >= heard+30
+		}, time.Minute, 10*time.Millisecond, why)
+		echoes(b, why)
+		require.NoError(t, up.Send([]byte(why)))
+		require.Equal(t, why, string(b.events.wait(t, "data").data))
+		require.Zero(t, e.Stats().NeedsReconnect)
+	}
+}
+
+// A client's network forgets its TCP connections, and tells so or not. The client restarts
+// ICE, and picture, sound and data go on over new connections.
+func TestAClientThatLosesItsConnectionsRestartsICE(t *testing.T) {
+	for name, lose := range map[string]func(*relayedTCP){
+		"with a reset": (*relayedTCP).reset,
+		"in silence":   func(c *relayedTCP) { c.silent.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothModes(t, func(t *testing.T, single bool) {
+				e := newTestEngine(t, func(c *Config) { c.TCPPort = TCPEphemeral })
+				relay, reroute := behindTCPRelay(t, e)
+				b := newClient(t, e, clientConfig{sid: "PA_b", single: single, settings: overTCP})
+				b.reroute = reroute
+				works := goesOn(t, e, b)
+				works("at first")
+				for i := range 2 {
+					overdue := e.Stats().TCPOverdue
+					for _, c := range relay.all() {
+						lose(c)
+					}
+					if name == "in silence" { // until the server has noticed that its packets do not leave
+						require.Eventually(t, func() bool { return e.Stats().TCPOverdue > overdue }, patience, time.Millisecond)
+					}
+					b.restart()
+					works(fmt.Sprint("after restart ", i))
+				}
+			})
+		})
+	}
+}
+
+// A client's relay is lost, since its network gives it another address, at which the TURN
+// server does not know it. The client makes another relay and restarts ICE, and picture,
+// sound and data go on.
+func TestAClientThatLosesItsRelayRestartsICE(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e, _ := newRelayingEngine(t, nil)
+		network, err := emulator.New(e.TURNAddrs()[0])
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, network.Close()) })
+		config := byRelay("PA_b", e, "udp", single)
+		for i, url := range config.configuration.ICEServers[0].URLs {
+			config.configuration.ICEServers[0].URLs[i] = strings.ReplaceAll(url, e.TURNAddrs()[0].String(), network.Addr().String())
+		}
+		b := newClient(t, e, config)
+		works := goesOn(t, e, b)
+		works("at first")
+		for i := range 2 {
+			require.NoError(t, network.Rebind())
+			up, down := e.TURN().ToMedia.Load(), e.TURN().ToClients.Load()
+			b.restart()
+			works(fmt.Sprint("after restart ", i))
+			require.Greater(t, e.TURN().ToMedia.Load(), up+30)
+			require.Greater(t, e.TURN().ToClients.Load(), down+30)
+		}
+	})
 }

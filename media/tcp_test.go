@@ -141,14 +141,18 @@ type slowTCP struct {
 	conns    []net.Conn
 }
 
+// smallBuffers keeps the kernel's buffers of received data small.
+func smallBuffers() *net.Dialer {
+	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
+	}}
+}
+
 func newSlowTCP(t *testing.T, server *net.TCPAddr) *slowTCP {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := &slowTCP{listener: l}
-	// Keep the kernel's buffers small.
-	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
-	}}
+	dialer := smallBuffers()
 	s.work.Go(func() {
 		for {
 			client, err := l.Accept()
