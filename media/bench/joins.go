@@ -31,6 +31,9 @@ const (
 	murmurInterval = 100 * time.Millisecond
 	// settling is how long a room is left alone before its memory is measured.
 	settling = 2 * time.Second
+	// aside is how many speakers join a room in which nobody listens, to find out what a
+	// speaker costs without listeners.
+	aside = 8
 )
 
 // joinSettings are the parameters of a run.
@@ -107,7 +110,7 @@ func runJoins(ctx context.Context, args []string, out io.Writer) (err error) {
 // joinCosts is what joins and subscriptions cost one server.
 type joinCosts struct {
 	join         float64 // ms of CPU time of a join
-	subscription float64 // ms of CPU time of a subscription to a speaker who comes later
+	subscription float64 // ms of CPU time of a subscription to a speaker who comes later, without the speaker's own
 	participant  float64 // KB in use for a listener with one subscription
 	one          float64 // KB in use for one more subscription
 	first        float64 // ms, 95th percentile from a join to its first packet
@@ -289,11 +292,26 @@ func (s *joinSettings) measure(ctx context.Context, name, binary, dir string) (r
 			return r, err
 		}
 	}
-	before, err := inUse(ctx, debug)
+	empty, err := s.settled(ctx, debug)
 	if err != nil {
 		return r, err
 	}
-	r.join, err = s.costOf(ctx, v, debug, !s.late, s.listeners, func() error { return a.fill(ctx, s, v.url, room, listenerAPI) })
+	speaker, err := s.costOf(ctx, v, debug, false, func() error {
+		for range aside {
+			if err := a.speak(ctx, s.settings, v.url, "aside", speakerAPI); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	before, err := s.settled(ctx, debug)
+	if err != nil {
+		return r, err
+	}
+	joins, err := s.costOf(ctx, v, debug, !s.late, func() error { return a.fill(ctx, s, v.url, room, listenerAPI) })
 	if err != nil {
 		return r, err
 	}
@@ -301,13 +319,11 @@ func (s *joinSettings) measure(ctx context.Context, name, binary, dir string) (r
 	for _, l := range a.listeners {
 		firsts = append(firsts, time.Duration(l.first.Load()))
 	}
-	r.first = 1e3 * percentile(firsts, 95).Seconds()
 	filled, err := s.settled(ctx, debug)
 	if err != nil {
 		return r, err
 	}
-	r.participant = (filled - before) / float64(s.listeners)
-	r.subscription, err = s.costOf(ctx, v, debug, s.late, s.listeners*s.speakers, func() error {
+	more, err := s.costOf(ctx, v, debug, s.late, func() error {
 		for i := range s.speakers {
 			if err := a.speak(ctx, s.settings, v.url, room, speakerAPI); err != nil {
 				return err
@@ -325,7 +341,11 @@ func (s *joinSettings) measure(ctx context.Context, name, binary, dir string) (r
 	if err != nil {
 		return r, err
 	}
-	r.one = (all - filled) / float64(s.listeners*s.speakers)
+	listeners, speakers := float64(s.listeners), float64(s.speakers)
+	r.join, r.participant = joins/listeners, (filled-before)/listeners
+	r.first = 1e3 * percentile(firsts, 95).Seconds()
+	r.subscription = (more - speakers*speaker/aside) / (listeners * speakers)
+	r.one = (all - filled - speakers*(before-empty)/aside) / (listeners * speakers)
 	if s.heap != "" {
 		if err := s.writeHeap(ctx, debug); err != nil {
 			return r, err
@@ -335,9 +355,9 @@ func (s *joinSettings) measure(ctx context.Context, name, binary, dir string) (r
 	return r, err
 }
 
-// costOf is the server's CPU time in ms for each of n, while f runs. If profiled, and wanted,
-// the profile is of that time.
-func (s *joinSettings) costOf(ctx context.Context, v *server, debug string, profiled bool, n int, f func() error) (float64, error) {
+// costOf is the server's CPU time in ms while f runs. If profiled, and wanted, the profile is
+// of that time.
+func (s *joinSettings) costOf(ctx context.Context, v *server, debug string, profiled bool, f func() error) (float64, error) {
 	end := func() error { return nil }
 	if profiled && s.profile != "" {
 		end = s.takeProfile(ctx, debug)
@@ -350,7 +370,7 @@ func (s *joinSettings) costOf(ctx context.Context, v *server, debug string, prof
 		return 0, err
 	}
 	user, system, err := done()
-	return 1e3 * (user + system).Seconds() / float64(n), errors.Join(err, end())
+	return 1e3 * (user + system).Seconds(), errors.Join(err, end())
 }
 
 // settled waits until the room has settled, and returns what is in use then.
