@@ -134,15 +134,8 @@ func (p *Peer) offer(t *transport) error {
 	if err := t.pc.SetLocalDescription(offer); err != nil {
 		return fmt.Errorf("set our offer: %w", err)
 	}
-	text, err := shapeOffer(offer.SDP, p.downShapes(t), p.mayBePion())
-	if err != nil {
-		return err
-	}
-	sections, err := parseOffer(text, nil)
-	if err != nil {
-		return fmt.Errorf("read our own offer: %w", err)
-	}
-	t.mids = mids(sections)
+	text, mids := shapeOffer(offer.SDP, p.downShapes(t), p.mayBePion())
+	t.mids = mids
 	t.retirementOffered()
 	t.offerID++
 	t.offered = true
@@ -293,11 +286,7 @@ func (p *Peer) answer(t *transport, sections []offeredSection) (string, error) {
 		return "", fmt.Errorf("set our answer: %w", err)
 	}
 	clear(t.retired)
-	text, err := shapeAnswer(answer.SDP, p.answerShapes(t))
-	if err != nil {
-		return "", err
-	}
-	return withRejected(text, sections, p.mayBePion())
+	return withRejected(shapeAnswer(answer.SDP, p.answerShapes(t)), sections, p.mayBePion())
 }
 
 // answerShapes lists the format parameters of audio in our answer, for the audio that the

@@ -319,15 +319,17 @@ type audioShape struct {
 // (RFC 7587), which differ by track, and NACK, which clients understand without offering
 // it. It also chooses one kind of congestion control feedback for each section (see
 // chooseFeedback). The client gets the result; pion keeps its own description.
-func shapeAnswer(text string, shapes map[string]audioShape) (string, error) {
+func shapeAnswer(text string, shapes map[string]audioShape) string {
 	if len(shapes) == 0 && !strings.Contains(text, streamFeedback.Parameter) {
-		return text, nil
+		return text
 	}
-	return shape(text, shapes, false, true)
+	shaped, _ := shape(text, shapes, false, true)
+	return shaped
 }
 
 // shapeOffer does the same as shapeAnswer, but it keeps all kinds of feedback. With
-// guardIdle it also names an SSRC in each section in which we send nothing.
+// guardIdle it also names an SSRC in each section in which we send nothing. It returns the
+// mids too, by m-line.
 //
 // The SSRC is for clients built on pion. Media and signalling go separate ways, so
 // packets of a track may arrive after the offer that ends it. No section names their SSRC
@@ -335,93 +337,91 @@ func shapeAnswer(text string, shapes map[string]audioShape) (string, error) {
 // type: it makes a transceiver and reports a nameless track. If the next offer comes in
 // between, pion never starts the stream of the next track. If the section names an SSRC,
 // pion drops such packets.
-func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (string, error) {
+func shapeOffer(text string, shapes map[string]audioShape, guardIdle bool) (shaped string, mids []string) {
 	return shape(text, shapes, guardIdle, false)
 }
 
-func shape(text string, shapes map[string]audioShape, guardIdle, answers bool) (string, error) {
-	var d sdp.SessionDescription
-	if err := d.UnmarshalString(text); err != nil {
-		return "", fmt.Errorf("parse our own session description: %w", err)
-	}
-	for _, m := range d.MediaDescriptions {
-		mid, _ := m.Attribute("mid")
+func shape(text string, shapes map[string]audioShape, guardIdle, answers bool) (shaped string, mids []string) {
+	sections := cutSections(text)
+	mids = make([]string, 0, len(sections)-1)
+	for i, s := range sections[1:] {
+		mid := s.value("mid")
+		mids = append(mids, mid)
 		if shape, ok := shapes[mid]; ok {
-			shapeOpus(m, shape)
+			s = shapeOpus(s, shape)
 		}
-		chooseFeedback(m, answers)
-		if _, idle := m.Attribute("recvonly"); idle && guardIdle {
-			m.Attributes = append(m.Attributes, sdp.Attribute{Key: "ssrc", Value: "1 cname:idle"})
+		s = chooseFeedback(s, answers)
+		if guardIdle && s.has("recvonly") {
+			s = append(s[:len(s):len(s)], "a=ssrc:1 cname:idle")
 		}
+		sections[1+i] = s
 	}
-	out, err := d.Marshal()
-	if err != nil {
-		return "", fmt.Errorf("write session description: %w", err)
-	}
-	return string(out), nil
+	return joinSections(sections), mids
 }
+
+// byStream is streamFeedback as a description writes it.
+var byStream = streamFeedback.Type + " " + streamFeedback.Parameter
 
 // chooseFeedback writes feedback by stream (RFC 8888, section 6) as one line for all payload
 // types of a section, where pion writes one for each. An answer accepts it only in sections
 // in which only the server sends, because the server makes no such reports, and only if the
 // client does not offer transport-wide feedback. That is preferred: its times are finer, and
 // it reports the packets of all streams in the order in which they were sent.
-func chooseFeedback(m *sdp.MediaDescription, answers bool) {
-	_, takes := m.Attribute("recvonly")
-	_, both := m.Attribute("sendrecv")
+func chooseFeedback(s textSection, answers bool) textSection {
 	wide, streams := false, 0
-	for _, a := range m.Attributes {
-		_, kind, _ := strings.Cut(a.Value, " ")
-		switch {
-		case a.Key != "rtcp-fb":
-		case kind == "transport-cc":
+	kindOf := func(line string) string {
+		value, _ := attribute(line, "rtcp-fb")
+		_, kind, _ := strings.Cut(value, " ")
+		return kind
+	}
+	for _, line := range s {
+		switch kindOf(line) {
+		case "transport-cc":
 			wide = true
-		case kind == streamFeedback.Type+" "+streamFeedback.Parameter:
+		case byStream:
 			streams++
 		}
 	}
 	if streams == 0 {
-		return
+		return s
 	}
-	m.Attributes = slices.DeleteFunc(m.Attributes, func(a sdp.Attribute) bool {
-		_, kind, _ := strings.Cut(a.Value, " ")
-		return a.Key == "rtcp-fb" && kind == streamFeedback.Type+" "+streamFeedback.Parameter
-	})
+	takes, both := s.has("recvonly"), s.has("sendrecv")
+	s = s.without(func(line string) bool { return kindOf(line) == byStream })
 	if !answers || !wide && !takes && !both {
-		m.Attributes = append(m.Attributes, sdp.Attribute{Key: "rtcp-fb", Value: "* " + streamFeedback.Type + " " + streamFeedback.Parameter})
+		s = append(s, "a=rtcp-fb:* "+byStream)
 	}
+	return s
 }
 
-func shapeOpus(m *sdp.MediaDescription, shape audioShape) {
-	pt := opusPayloadType(m)
+func shapeOpus(s textSection, shape audioShape) textSection {
+	pt := opusPayloadType(s)
 	if pt == "" {
-		return
+		return s
 	}
-	hasNack, hasFmtp := false, false
-	m.Attributes = slices.DeleteFunc(m.Attributes, func(a sdp.Attribute) bool {
-		is := a.Key == "rtcp-fb" && a.Value == pt+" nack"
-		hasNack = hasNack || is
-		return is && !shape.nack
-	})
-	for i, a := range m.Attributes {
-		if value, ok := strings.CutPrefix(a.Value, pt+" "); ok && a.Key == "fmtp" {
-			m.Attributes[i].Value = pt + " " + shape.fmtp(value)
+	nack := "a=rtcp-fb:" + pt + " nack"
+	hasNack, hasFmtp := slices.Contains(s, nack), false
+	s = s.without(func(line string) bool { return line == nack && !shape.nack })
+	for i, line := range s {
+		if value, ok := strings.CutPrefix(line, "a=fmtp:"+pt+" "); ok {
+			s[i] = "a=fmtp:" + pt + " " + shape.fmtp(value)
 			hasFmtp = true
 		}
 	}
 	if !hasFmtp {
 		if v := shape.fmtp(""); v != "" {
-			m.Attributes = append(m.Attributes, sdp.Attribute{Key: "fmtp", Value: pt + " " + v})
+			s = append(s, "a=fmtp:"+pt+" "+v)
 		}
 	}
 	if shape.nack && !hasNack {
-		m.Attributes = append(m.Attributes, sdp.Attribute{Key: "rtcp-fb", Value: pt + " nack"})
+		s = append(s, nack)
 	}
+	return s
 }
 
-func opusPayloadType(m *sdp.MediaDescription) string {
-	for _, a := range m.Attributes {
-		if pt, name, ok := strings.Cut(a.Value, " "); ok && a.Key == "rtpmap" && strings.HasPrefix(strings.ToLower(name), "opus/") {
+func opusPayloadType(s textSection) string {
+	for _, line := range s {
+		value, _ := attribute(line, "rtpmap")
+		if pt, name, ok := strings.Cut(value, " "); ok && len(name) >= len("opus/") && strings.EqualFold(name[:len("opus/")], "opus/") {
 			return pt
 		}
 	}
