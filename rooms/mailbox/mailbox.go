@@ -1,5 +1,5 @@
-// Package mailbox has the queue of a goroutine that owns something: a room's, a peer's,
-// the database's writer. It has one noun, the [Box].
+// Package mailbox has the queue of a goroutine that owns something: a room's, a peer's, a
+// WebSocket's, the database's writer. It has one noun, the [Box].
 package mailbox
 
 import "sync"

@@ -30,7 +30,7 @@ func houseRules() []rule {
 		http, sql, webSocket, pion = "net/http", "database/sql", "github.com/coder/websocket", "github.com/pion/"
 		rpc, psrpc, redis          = "github.com/livekit/protocol/rpc", "github.com/livekit/psrpc", "github.com/redis/"
 	)
-	edge := []string{"rooms", "rooms/goroutines", "rooms/guid", "rooms/log", "media", "media/downlink"}
+	edge := []string{"rooms", "rooms/goroutines", "rooms/guid", "rooms/log", "rooms/mailbox", "media", "media/downlink"}
 	return []rule{
 		{".", nil, []string{sql, rpc, psrpc, redis, "github.com"}}, // except in server/program
 		{"server/program", append(edge, "webhooks", "rooms/sqlite", "rooms/replica", "migrations", "static"), []string{sql, rpc, psrpc, redis}},

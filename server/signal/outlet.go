@@ -14,6 +14,7 @@ import (
 
 	"parlor/media"
 	"parlor/rooms"
+	"parlor/rooms/mailbox"
 )
 
 const (
@@ -170,7 +171,7 @@ func (f frame) size() int64 {
 // use the queue.
 type socket struct {
 	conn  *websocket.Conn
-	queue chan frame
+	queue *mailbox.Box[frame]
 	bytes atomic.Int64       // bytes of the messages in queue
 	json  atomic.Bool        // the client speaks protojson in text frames
 	slow  prometheus.Counter // counts sockets whose client did not read in time
@@ -180,28 +181,38 @@ type socket struct {
 
 func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	done, over := context.WithCancel(ctx)
-	return &socket{slow: m.slow, conn: conn, queue: make(chan frame, queueLength+reserved), done: done, over: over}
+	return &socket{slow: m.slow, conn: conn, queue: mailbox.New[frame](), done: done, over: over}
 }
 
 // push queues f, unless the queue is full.
 func (s *socket) push(f frame) bool {
-	if !f.last && (len(s.queue) >= queueLength || s.bytes.Load() > queueBytes) {
-		return false
+	if f.last {
+		return s.enqueue(f)
 	}
-	return s.enqueue(f)
+	return s.bytes.Load() <= queueBytes && s.within(f, queueLength)
 }
 
 // enqueue is push without the bounds for slow clients.
-func (s *socket) enqueue(f frame) bool {
+func (s *socket) enqueue(f frame) bool { return s.within(f, queueLength+reserved) }
+
+// within queues f, unless that many frames wait.
+func (s *socket) within(f frame, most int) bool {
 	size := f.size()
 	s.bytes.Add(size)
-	select {
-	case s.queue <- f:
+	if s.queue.PostWithin(f, most) {
 		return true
-	default:
-		s.bytes.Add(-size)
-		return false
 	}
+	s.bytes.Add(-size)
+	return false
+}
+
+// next takes the frame that has waited longest; false if none waits.
+func (s *socket) next() (frame, bool) {
+	taken, _ := s.queue.TakeSome(func(waiting []frame) int { return min(len(waiting), 1) })
+	if len(taken) == 0 {
+		return frame{}, false
+	}
+	return taken[0], true
 }
 
 // finish closes the socket with 1000, after the queued messages and m, if any.
@@ -215,7 +226,9 @@ func (s *socket) finish(m *rooms.Message) {
 func (s *socket) cut() { s.over() }
 
 // write sends the queued messages and pings until the socket ends. It closes the
-// connection before it returns, and waits for the pings.
+// connection before it returns, and waits for the pings. A ping has its own goroutine, so that
+// a lost network does not delay the queue's own time limit; it ends by its timeout or with the
+// socket.
 func (s *socket) write() {
 	var pings sync.WaitGroup
 	defer pings.Wait()
@@ -223,24 +236,30 @@ func (s *socket) write() {
 	defer s.over()
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
-	for {
+	for s.done.Err() == nil {
+		f, waits := s.next()
+		if !waits {
+			select {
+			case <-s.done.Done():
+			case <-ping.C:
+				pings.Go(s.ping)
+			case <-s.queue.Wake():
+			}
+			continue
+		}
 		select {
-		case <-s.done.Done():
-			return
-		case <-ping.C:
-			// A ping has its own goroutine, so that a lost network does not delay the
-			// queue's own time limit. It ends by its timeout or with the socket.
+		case <-ping.C: // however much there is to write
 			pings.Go(s.ping)
-		case f := <-s.queue:
-			if f.message != nil && s.send(f.message) != nil {
-				s.linger()
-				return
-			}
-			s.bytes.Add(-f.size())
-			if f.last {
-				_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may have closed it already
-				return
-			}
+		default:
+		}
+		if f.message != nil && s.send(f.message) != nil {
+			s.linger()
+			return
+		}
+		s.bytes.Add(-f.size())
+		if f.last {
+			_ = s.conn.Close(websocket.StatusNormalClosure, "") // the client may have closed it already
+			return
 		}
 	}
 }

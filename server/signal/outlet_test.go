@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -41,9 +42,51 @@ func TestSlowClientIsCutOffByBytes(t *testing.T) {
 	// Written messages make room.
 	ws = newSocket(t.Context(), nil, o.metrics)
 	require.True(t, ws.push(frame{message: long}))
-	f := <-ws.queue
+	f, waits := ws.next()
+	require.True(t, waits)
 	require.EqualValues(t, len(long.Binary()), ws.bytes.Add(-f.size())+f.size())
 	require.Zero(t, ws.bytes.Load())
+}
+
+// A full queue takes the message that ends the socket, and what is taken from it comes in
+// order.
+func TestTheLastMessageFitsIntoAFullQueue(t *testing.T) {
+	ws := newSocket(t.Context(), nil, newMetrics(nil))
+	m := rooms.NewMessage(&livekit.SignalResponse{})
+	for range queueLength {
+		require.True(t, ws.push(frame{message: m}))
+	}
+	require.False(t, ws.push(frame{message: m}))
+	ws.finish(m)
+	require.NoError(t, ws.done.Err(), "it was not cut")
+	for range queueLength {
+		f, waits := ws.next()
+		require.True(t, waits)
+		require.False(t, f.last)
+	}
+	f, waits := ws.next()
+	require.True(t, waits && f.last)
+	_, waits = ws.next()
+	require.False(t, waits)
+	for range queueLength + reserved {
+		require.True(t, ws.enqueue(frame{message: m, first: true}))
+	}
+	require.False(t, ws.enqueue(frame{message: m, first: true}))
+}
+
+// What a socket needs while nothing waits does not depend on how much may wait.
+func TestAnIdleSocketIsSmall(t *testing.T) {
+	m := newMetrics(nil)
+	var before, after runtime.MemStats
+	kept := make([]*socket, 100)
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range kept {
+		kept[i] = newSocket(t.Context(), nil, m)
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/uint64(len(kept)), uint64(queueLength*2))
+	runtime.KeepAlive(kept)
 }
 
 // A client whose socket is closed because it does not read has lost it, and the room is
@@ -81,7 +124,7 @@ func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 		ws := newSocket(context.WithoutCancel(r.Context()), conn, newMetrics(nil))
 		var writer sync.WaitGroup
 		writer.Go(ws.write)
-		for len(ws.queue) == 0 { // it accepts messages until a write has failed
+		for ws.queue.Len() == 0 { // it accepts messages until a write has failed
 			ws.push(frame{message: rooms.NewMessage(&livekit.SignalResponse{})})
 			time.Sleep(time.Millisecond)
 		}
