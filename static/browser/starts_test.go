@@ -32,6 +32,20 @@ type reading struct {
 	PLIs     int     `json:"plis"`
 	Received int     `json:"received"` // packets
 	Height   int     `json:"height"`
+	// What tells a watcher that is late itself from one that lacks something.
+	Complete   int     `json:"complete"` // frames of which all packets came
+	Dropped    int     `json:"dropped"`  // frames
+	Lost       int     `json:"lost"`     // packets
+	NACKs      int     `json:"nacks"`
+	KeyFrames  int     `json:"keyFrames"`  // decoded
+	Processing float64 `json:"processing"` // seconds that decoded frames took from their first packet on, in all
+}
+
+// shownFrame is a frame that a page showed. Times are milliseconds since 1970.
+type shownFrame struct {
+	At       float64 `json:"at"`
+	Received float64 `json:"received"`
+	RTP      float64 `json:"rtp"` // timestamp, 90 kHz
 }
 
 // observers is what the pages of this test have in addition to the page's script. They
@@ -57,10 +71,17 @@ const observers = `window.starts = (() => {
 				const video = track.attach();
 				video.muted = true;
 				document.body.append(video);
+				const shown = state.shown = [];
+				const show = (now, frame) => {
+					shown.push({ at: performance.timeOrigin + now, received: performance.timeOrigin + (frame.receiveTime ?? 0), rtp: frame.rtpTimestamp ?? 0 });
+					video.requestVideoFrameCallback(show);
+				};
+				video.requestVideoFrameCallback(show);
 				state.observed = every100ms(async () => {
 					const [report] = await reports(track.receiver, 'inbound-rtp');
 					return report && { frames: report.framesDecoded ?? 0, freezes: report.freezeCount ?? 0, frozen: report.totalFreezesDuration ?? 0, plis: report.pliCount ?? 0,
-						received: report.packetsReceived ?? 0, height: report.frameHeight ?? 0 };
+						received: report.packetsReceived ?? 0, height: report.frameHeight ?? 0, complete: report.framesReceived ?? 0, dropped: report.framesDropped ?? 0,
+						lost: report.packetsLost ?? 0, nacks: report.nackCount ?? 0, keyFrames: report.keyFramesDecoded ?? 0, processing: report.totalProcessingDelay ?? 0 };
 				});
 			});
 			await state.room.connect(url, token);
@@ -103,8 +124,14 @@ type judgement struct {
 	freezes int
 	frozen  time.Duration
 	plis    int
-	// unseen: the pages ran too seldom to judge this start.
+	// unseen: the pages ran too seldom to judge this start, or the watcher had what it
+	// needed and decoded it late.
 	unseen bool
+	// first is the time from the first encoded to the first decoded frame.
+	first time.Duration
+	// from and to are the times of the longest gap, in milliseconds since 1970.
+	from, to float64
+	details  string // what the pages read around a gap that is not allowed
 }
 
 // fewest is the lowest sufficient number of readings of a page; a quiet machine makes 80.
@@ -119,6 +146,9 @@ func judge(watcher, publisher []reading) (j judgement) {
 		return judgement{gap: watched}
 	}
 	last := watcher[first]
+	if sent := slices.IndexFunc(publisher, func(r reading) bool { return r.Frames > 0 }); sent >= 0 {
+		j.first = milliseconds(last.At - publisher[sent].At)
+	}
 	end := last.At + float64(watched.Milliseconds())
 	var final reading
 	for _, r := range watcher[first:] {
@@ -131,16 +161,45 @@ func judge(watcher, publisher []reading) (j judgement) {
 		}
 		starved := max(longestPause(publisher, last.At, r.At), longestSilence(watcher, last.At, r.At), longestSilence(publisher, last.At, r.At))
 		if gap := milliseconds(r.At-last.At) - starved; gap > j.gap {
-			j.gap = gap
+			j.gap, j.from, j.to = gap, last.At, r.At
 		}
 		j.starved = max(j.starved, starved)
 		last = r
 	}
 	// The picture may have stood still until the end.
-	j.gap = max(j.gap, milliseconds(final.At-last.At)-longestPause(publisher, last.At, final.At))
+	if gap := milliseconds(final.At-last.At) - longestPause(publisher, last.At, final.At); gap > j.gap {
+		j.gap, j.from, j.to = gap, last.At, final.At
+	}
 	j.unseen = within(watcher, first, end) < fewest || longestSilence(publisher, watcher[first].At, end) > watched/2
 	j.freezes, j.frozen, j.plis = final.Freezes, time.Duration(final.Frozen*float64(time.Second)), final.PLIs
 	return j
+}
+
+// late tells whether the watcher was late itself in the longest gap: complete frames waited
+// from its beginning on, the frame that was decoded at its end was one of them, nothing was
+// lost or requested, no key frame came to help, and the timestamps went on as the frames
+// arrived. A watcher that lacks a frame, or is told to show one later, is not late.
+func (j judgement) late(watcher []reading, shown []shownFrame) bool {
+	before := slices.IndexFunc(watcher, func(r reading) bool { return r.At >= j.from })
+	after := slices.IndexFunc(watcher, func(r reading) bool { return r.At >= j.to })
+	soon := slices.IndexFunc(watcher, func(r reading) bool { return r.At > j.from+tolerated.Seconds()*1000 })
+	if before < 0 || after < 0 || soon < 0 || watcher[after].Frames == watcher[before].Frames {
+		return false
+	}
+	a, b := watcher[before], watcher[after]
+	if b.PLIs != a.PLIs || b.NACKs != a.NACKs || b.Lost != a.Lost || b.KeyFrames != a.KeyFrames {
+		return false
+	}
+	if watcher[soon].Complete <= a.Frames+a.Dropped || milliseconds((b.Processing-a.Processing)*1000) < j.gap-tolerated {
+		return false
+	}
+	next := slices.IndexFunc(shown, func(s shownFrame) bool { return s.At > j.from+tolerated.Seconds()*1000 })
+	if next < 1 {
+		return false
+	}
+	p, q := shown[next-1], shown[next]
+	ahead := (q.RTP-p.RTP)/90 - (q.Received - p.Received)
+	return milliseconds(max(ahead, -ahead)) <= tolerated
 }
 
 // within is the number of readings from the first to the end.
@@ -220,6 +279,39 @@ func TestJudge(t *testing.T) {
 	require.Less(t, judge(series(never, still), steady).gap, allowedGap, "the watcher did not run")
 	require.Greater(t, judge(series(func(at int) bool { return at > 3000 }, never), steady).gap, 4*time.Second, "still to the end")
 	require.Equal(t, watched, judge(nil, steady).gap, "no picture at all")
+
+	// A watcher that decodes late, and one whose frames cannot be decoded. The frames of
+	// both arrive.
+	arrives := func(change func(*reading)) (readings []reading) {
+		for _, r := range series(still, never) {
+			r.Complete = int(r.At/100) + 1
+			if r.At >= 2500 {
+				r.Dropped, r.Processing = 14, 1.5
+				change(&r)
+			}
+			readings = append(readings, r)
+		}
+		return readings
+	}
+	show := func(ahead float64) (shown []shownFrame) {
+		for _, r := range arrives(func(*reading) {}) {
+			if !still(int(r.At)) {
+				shown = append(shown, shownFrame{At: r.At, Received: r.At, RTP: 90 * r.At})
+			}
+			if r.At >= 2500 {
+				shown[len(shown)-1].RTP += 90 * ahead
+			}
+		}
+		return shown
+	}
+	late := func(watcher []reading, shown []shownFrame) bool { return judge(watcher, steady).late(watcher, shown) }
+	require.True(t, late(arrives(func(*reading) {}), show(0)))
+	require.False(t, late(arrives(func(r *reading) { r.KeyFrames = 1 }), show(0)), "a key frame helped")
+	require.False(t, late(arrives(func(r *reading) { r.PLIs = 1 }), show(0)), "one was requested")
+	require.False(t, late(arrives(func(r *reading) { r.NACKs = 1 }), show(0)), "a packet was requested")
+	require.False(t, late(arrives(func(r *reading) { r.Processing = 0.1 }), show(0)), "a later frame was decoded")
+	require.False(t, late(arrives(func(*reading) {}), show(800)), "the frame was to be shown later")
+	require.False(t, late(series(still, never), show(0)), "nothing arrived")
 }
 
 // TestPictureGoesOn starts calls with Chromium on both sides, for each codec and with
@@ -238,6 +330,9 @@ func TestPictureGoesOn(t *testing.T) {
 		starts = n
 	}
 	findChromium(t)
+	var table strings.Builder
+	// Logged after the server's output, because long outputs are cut at their front.
+	t.Cleanup(func() { t.Log("\n" + table.String()) })
 	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
 	watchers := []string{"single", "dual"}
 	const parlor = "Parlor"
@@ -252,7 +347,6 @@ func TestPictureGoesOn(t *testing.T) {
 	publisher := f.observer(t, "publisher")
 	pages := []*page{f.observer(t, watchers[0]), f.observer(t, watchers[1])}
 
-	var table strings.Builder
 	fmt.Fprintf(&table, "%-8s%-6s%-8s%-8s%-14s%-10s%-10s%-6s%s\n", "server", "codec", "mode", "starts", "longest gap", "freezes", "frozen", "PLIs", "gaps above 500 ms")
 	for _, codec := range []string{"vp8", "h264", "vp9", "av1"} {
 		seen := map[[2]string][]judgement{}
@@ -273,22 +367,24 @@ func TestPictureGoesOn(t *testing.T) {
 				judged := seen[[2]string{name, mode}]
 				var sum judgement
 				var bad int
+				var details string
 				for _, j := range judged {
 					sum.gap = max(sum.gap, j.gap)
 					sum.freezes, sum.frozen, sum.plis = sum.freezes+j.freezes, sum.frozen+j.frozen, sum.plis+j.plis
 					if j.gap > allowedGap {
 						bad++
+						details += j.details
 					}
 				}
 				fmt.Fprintf(&table, "%-8s%-6s%-8s%-8d%-14v%-10d%-10v%-6d%d\n", name, codec, mode, len(judged), sum.gap.Round(time.Millisecond),
 					sum.freezes, sum.frozen.Round(time.Millisecond), sum.plis, bad)
+				table.WriteString(details)
 				if bad > 0 && name == parlor {
 					t.Errorf("%s, %s: in %d of %d starts the picture stood still for more than %v", codec, mode, bad, len(judged), allowedGap)
 				}
 			}
 		}
 	}
-	t.Log("\n" + table.String())
 }
 
 // observer opens a page with the observers' script. It stays in the lobby.
@@ -324,14 +420,52 @@ func (f *fixture) start(t *testing.T, url, codec string, n int, publisher *page,
 		if j.gap > allowedGap && stall > allowedGap/2 {
 			j.unseen = true // nothing on this machine ran, the server neither
 		}
+		shown := shownFrames(t, p)
+		require.NotEmpty(t, shown)
+		if j.gap > allowedGap {
+			j.details = around(j, decoded, encoded, shown)
+			j.unseen = j.unseen || j.late(decoded, shown)
+		}
 		seen = append(seen, j)
-		t.Logf("%s, %s, start %d, %s: longest gap %v (machine: %v, stood still for %v), freezes %d (%v), PLIs %d, height %d", url, codec, n, p.name, j.gap.Round(time.Millisecond),
-			j.starved.Round(time.Millisecond), stall.Round(time.Millisecond), j.freezes, j.frozen.Round(time.Millisecond), j.plis, decoded[len(decoded)-1].Height)
+		t.Logf("%s, %s, start %d, %s: longest gap %v (machine: %v, stood still for %v), freezes %d (%v), PLIs %d, height %d, first picture after %v, unseen %t%s", url, codec, n, p.name, j.gap.Round(time.Millisecond),
+			j.starved.Round(time.Millisecond), stall.Round(time.Millisecond), j.freezes, j.frozen.Round(time.Millisecond), j.plis, decoded[len(decoded)-1].Height,
+			j.first.Round(time.Millisecond), j.unseen, "\n"[:min(1, len(j.details))]+j.details)
 	}
 	for _, p := range append(slices.Clone(watchers), publisher) {
 		p.do(`await starts.leave()`)
 	}
 	return seen
+}
+
+// around tells what the pages read shortly before, in and after the longest gap.
+func around(j judgement, watcher, publisher []reading, shown []shownFrame) string {
+	var text strings.Builder
+	near := func(at float64) bool { return at >= j.from-300 && at <= j.to+300 }
+	for _, r := range watcher {
+		if near(r.At) {
+			fmt.Fprintf(&text, "  %6.0f ms: decoded %d of %d complete frames (%d key frames), dropped %d, %d packets (%d lost), height %d, NACKs %d, PLIs %d, processing %.3f s\n",
+				r.At-j.from, r.Frames, r.Complete, r.KeyFrames, r.Dropped, r.Received, r.Lost, r.Height, r.NACKs, r.PLIs, r.Processing)
+		}
+	}
+	text.WriteString("  encoded:")
+	for _, r := range publisher {
+		if near(r.At) {
+			fmt.Fprintf(&text, " %.0f ms: %d,", r.At-j.from, r.Frames)
+		}
+	}
+	text.WriteString("\n  shown, received, timestamp:")
+	for _, s := range shown {
+		if near(s.At) {
+			fmt.Fprintf(&text, " %.0f, %.0f, %.0f ms;", s.At-j.from, s.Received-j.from, (s.RTP-shown[0].RTP)/90)
+		}
+	}
+	return text.String() + "\n"
+}
+
+// shownFrames are the frames that a page has shown so far.
+func shownFrames(t *testing.T, p *page) (list []shownFrame) {
+	require.NoError(t, json.Unmarshal([]byte(get[string](p, `JSON.stringify(starts.state.shown)`)), &list))
+	return list
 }
 
 // watchMachine measures for how long a goroutine that sleeps for 10 ms at a time was not run.
