@@ -151,10 +151,10 @@ func (t *transport) wayTo(pair *webrtc.ICECandidatePair, remote netip.AddrPort) 
 	}
 	if n := t.sock.net; n.turn != nil {
 		if path := n.turn.Path(n.asKnown(conn.LocalAddr().(*net.UDPAddr).AddrPort()), remote); path != nil {
-			return downlink.Way{Socket: path, Remote: remote}
+			return downlink.Way{Socket: path, Remote: remote, Network: "relay " + remote.String()} // the client's is not known
 		}
 	}
-	return downlink.Way{Socket: conn, Remote: remote}
+	return downlink.Way{Socket: conn, Remote: remote, Network: networkOver("udp", remote)}
 }
 
 // wayOverTCP is way for a pair over TCP, on which clients connect to us.
@@ -173,5 +173,19 @@ func (t *transport) wayOverTCP(pair *webrtc.ICECandidatePair) downlink.Way {
 	if !ok {
 		return downlink.Way{}
 	}
-	return downlink.Way{Socket: socket, Remote: remote}
+	return downlink.Way{Socket: socket, Remote: remote, Network: networkOver("tcp", remote)}
+}
+
+// networkOver names a client's network: its address, or an IPv6 network, in which a client
+// may change its address at any time.
+func networkOver(protocol string, client netip.AddrPort) string {
+	bits := client.Addr().BitLen()
+	if client.Addr().Is6() {
+		bits = 64
+	}
+	prefix, err := client.Addr().WithZone("").Prefix(bits)
+	if err != nil {
+		return protocol + " " + client.String()
+	}
+	return protocol + " " + prefix.String()
 }

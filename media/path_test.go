@@ -190,3 +190,16 @@ func (elsewhere) WriteRTCP([]rtcp.Packet) error { return nil }
 type nowhere struct{}
 
 func (nowhere) WriteToAddrPort(p []byte, _ netip.AddrPort) (int, error) { return len(p), nil }
+
+// A client that moves within its network is told from one that moves to another.
+func TestNetworksAreToldFromEachOther(t *testing.T) {
+	of := func(protocol, addr string) string { return networkOver(protocol, netip.MustParseAddrPort(addr)) }
+	home := of("udp", "192.0.2.1:1")
+	require.Equal(t, home, of("udp", "192.0.2.1:2"))
+	require.NotEqual(t, home, of("udp", "192.0.2.2:1"))
+	require.NotEqual(t, home, of("tcp", "192.0.2.1:1"))
+	home = of("udp", "[2001:db8::1]:1")
+	require.Equal(t, home, of("udp", "[2001:db8::2]:1"), "it may change its address within the network")
+	require.NotEqual(t, home, of("udp", "[2001:db8:0:1::1]:1"))
+	require.Equal(t, of("udp", "[fe80::1%eth0]:1"), of("udp", "[fe80::2%eth0]:1"))
+}

@@ -1,6 +1,7 @@
 package downlink
 
 import (
+	"slices"
 	"time"
 
 	"parlor/media/downlink/allocate"
@@ -49,6 +50,7 @@ type Control[T any] struct {
 	wide      bool    // uses congestion control feedback
 	limit     float64 // bits/s, in addition to the estimate; 0 = none
 	firstSent int64   // when the first numbered packet was sent; 0 = not yet
+	movedAt   int64   // number of the first packet on the present path
 	told      bool    // congestion control feedback has come
 	numbered  int64   // when transport-wide feedback came last; 0 = never
 	silent    bool    // no such feedback came, so other reports are used
@@ -144,6 +146,7 @@ func (c *Control[T]) Probe(now int64) (bytes, size int) {
 func (c *Control[T]) Feedback(now int64, fb *feedback.Report) (divide bool) {
 	c.numbered = now
 	c.results = c.record.Match(fb, c.results[:0])
+	c.dropFormer()
 	return c.taken(now)
 }
 
@@ -155,10 +158,18 @@ func (c *Control[T]) StreamFeedback(now int64, fb *feedback.StreamReport) (divid
 		return false
 	}
 	c.results = c.record.MatchStreams(fb, c.results[:0])
+	c.dropFormer()
 	if len(c.results) == 0 {
 		return false // the report tells nothing new of a packet that is known by name
 	}
 	return c.taken(now)
+}
+
+// dropFormer drops the results of packets that took a former path.
+func (c *Control[T]) dropFormer() {
+	if c.movedAt > 0 {
+		c.results = slices.DeleteFunc(c.results, func(r sent.Result) bool { return r.Number < c.movedAt })
+	}
 }
 
 // taken updates the estimate from the results of a report.
@@ -185,6 +196,37 @@ func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 	if rtt > 0 {
 		c.estimator.SetRTT(rtt)
 	}
+}
+
+// Moved notes that the path is another one for the packets that leave from now on. Its
+// delay is measured anew: against that of the former path, a longer one would look like a
+// queue that never drains. What the former path was shown to carry is only a first guess,
+// which a probe corrects at once where a layer is held back. elsewhere: the path leads over
+// another network, so the guess is at least that of a new subscriber.
+func (c *Control[T]) Moved(now int64, elsewhere bool) {
+	c.movedAt = c.record.Next()
+	switch guess := c.usable(); {
+	case !c.wide || c.silent:
+		if elsewhere {
+			c.estimator = &estimate.Reported{}
+		}
+	case elsewhere:
+		c.estimator = estimate.NewSendSide(max(guess, StartBitrate))
+	default:
+		c.estimator = estimate.NewSendSide(guess)
+	}
+	c.probe.Moved(elsewhere)
+	c.steadyAt, c.heldUntil = 0, 0
+	c.judge(now)
+}
+
+// usable is the bitrate that may be divided, unless a queue must drain. Bandwidth that has
+// not been shown lately is not trusted: only a probe may add to what is sent.
+func (c *Control[T]) usable() float64 {
+	if c.state.Settled > 0 && c.state.Cause != estimate.Start {
+		return min(c.state.Settled, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
+	}
+	return c.state.Settled
 }
 
 // Overdue notes that the path itself, such as a TCP connection, dropped a packet after it
@@ -270,12 +312,7 @@ func (c *Control[T]) decide(now int64) {
 // when the wishes change. The decisions are valid until the next call.
 func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decision {
 	c.judge(now)
-	budget := c.state.Settled
-	if budget > 0 && c.state.Cause != estimate.Start {
-		// Do not trust bandwidth that has not been shown lately: only a probe may add to
-		// what is sent.
-		budget = min(budget, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
-	}
+	budget := c.usable()
 	if c.cramped || c.state.Emptying && c.state.Backlog > deepQueue {
 		budget *= wary // the queue must drain, and a keyframe must pass before it is too old
 	}

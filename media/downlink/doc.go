@@ -9,7 +9,8 @@
 //     may be held back because others are louder. Package forward implements both.
 //   - A [Burst] is the packets that one stream writes at a time. A [Writer] encrypts them and
 //     gives them to the socket: by our own SRTP streams, or by pion.
-//   - A [Way] is the socket and the remote address that ICE has selected.
+//   - A [Way] is the socket and the remote address that ICE has selected, and the client's
+//     network.
 //   - A [Control] is the congestion control of a path. It combines the parts below.
 //   - A record (package sent) assigns transport-wide numbers and remembers the sent packets;
 //     a report (package feedback) is the receiver's report on them.
@@ -42,6 +43,7 @@
 //     speaker changes: call Divide with the measured bitrate of each layer. If the chosen
 //     layer needs a keyframe, request it. Until it comes, and if the layer is a lower one,
 //     forward only the lowest temporal layer of the former one.
+//   - When packets leave on another way: call Moved between two packets, then Divide.
 //   - Tell the client which tracks are paused or resumed: see allocate.Paused.
 //
 // Offer and Leave allocate nothing: where there is room, Offer returns Send, and a burst

@@ -99,10 +99,12 @@ type Path struct {
 
 	// leaving is held while the packets of a burst are numbered and written, so that
 	// packets leave in the order of their numbers, and each SSRC has one writer at a
-	// time. It guards number, which is the last assigned one, and departed.
+	// time. It guards number, which is the last assigned one, departed, and way, which is
+	// the last known one.
 	leaving  sync.Mutex
 	number   uint16
 	departed []departure
+	way      Way
 
 	connected atomic.Bool
 

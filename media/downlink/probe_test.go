@@ -22,13 +22,14 @@ func (still) Flush()                          {}
 func (still) WriteRTCP(_ []rtcp.Packet) error { return nil }
 
 // small is a video of which the subscriber has a small picture and wants a large one. Its
-// packets arrive 10 ms after they leave.
+// packets arrive 10 ms after they leave, or more by late.
 type small struct {
 	path  *Path
 	burst Burst
+	late  time.Duration
 
 	mu     sync.Mutex // guards the following
-	left   []int64    // when the unreported packets left
+	came   []int64    // when the unreported packets arrived
 	base   uint16     // number of the first of them
 	padded int        // bytes
 }
@@ -65,10 +66,10 @@ func (s *small) leave(size int, kind sent.Kind) {
 	if kind == sent.Padding {
 		s.padded += size
 	}
-	if len(s.left) == 0 {
+	if len(s.came) == 0 {
 		s.base = number
 	}
-	s.left = append(s.left, now)
+	s.came = append(s.came, now+int64(10*time.Millisecond+s.late))
 }
 
 func (s *small) Pad(size int, _ time.Time) bool {
@@ -79,11 +80,12 @@ func (s *small) Pad(size int, _ time.Time) bool {
 // report is the receiver's report on what has left since the last one.
 func (s *small) report() {
 	s.mu.Lock()
-	r := feedback.Report{Base: s.base, Reference: uint32(s.left[0] / int64(64*time.Millisecond) & (1<<24 - 1))}
-	for _, at := range s.left {
-		r.Arrivals = append(r.Arrivals, int32((at%int64(64*time.Millisecond)+at-s.left[0]+int64(10*time.Millisecond))/250_000))
+	reference := s.came[0] / int64(64*time.Millisecond)
+	r := feedback.Report{Base: s.base, Reference: uint32(reference & (1<<24 - 1))}
+	for _, at := range s.came {
+		r.Arrivals = append(r.Arrivals, int32((at-reference*int64(64*time.Millisecond))/250_000))
 	}
-	s.left = s.left[:0]
+	s.came = s.came[:0]
 	s.mu.Unlock()
 	s.path.Feedback(r.Append(nil, 9, 1))
 }

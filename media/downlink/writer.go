@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
@@ -28,6 +29,9 @@ type outgoing struct {
 type Way struct {
 	Socket srtpout.Socket
 	Remote netip.AddrPort
+	// Network names the client's network and the protocol, as far as the server can tell
+	// networks from each other.
+	Network string
 }
 
 // Choose makes packets leave by our own encryption if the way and the keys are known,
@@ -35,6 +39,9 @@ type Way struct {
 func (d *Path) Choose(w Way, keys func() (srtpout.Keys, error), buffers *srtpout.Buffers, log *slog.Logger) {
 	out := &outgoing{}
 	defer func() { d.out.Store(out) }()
+	d.leaving.Lock()
+	d.way = w
+	d.leaving.Unlock()
 	if w.Socket == nil {
 		return
 	}
@@ -62,14 +69,35 @@ func (d *Path) Sealed() bool {
 }
 
 // Follow sends packets to the present destination of ICE. It returns false if that is
-// impossible, and the client has to reconnect. Pion follows ICE by itself.
+// impossible, and the client has to reconnect. Pion follows ICE by itself. What was
+// measured on the way to another destination does not hold any more.
 func (d *Path) Follow(w Way) bool {
 	out := d.out.Load()
-	if out == nil || out.sender == nil {
+	if out == nil {
 		return true
 	}
-	out.sender.SetPath(w.Socket, w.Remote)
-	return w.Socket != nil
+	d.leaving.Lock() // no burst is on both ways
+	defer d.leaving.Unlock()
+	if out.sender != nil {
+		out.sender.SetPath(w.Socket, w.Remote)
+	}
+	if former := d.way; w.Socket != nil && (w.Remote != former.Remote || w.Network != former.Network) {
+		d.way = w
+		d.moved(d.Since(time.Now()), w.Network != former.Network)
+	}
+	return w.Socket != nil || out.sender == nil
+}
+
+// moved has the bandwidth measured anew.
+func (d *Path) moved(now int64, elsewhere bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.control.Moved(now, elsewhere)
+	d.judgedLocked()
+	if len(d.streams) > 0 {
+		d.due = true
+		d.wakeLocked(0)
+	}
 }
 
 // Stop sends no packets until Follow, because the client does not consent any more (RFC

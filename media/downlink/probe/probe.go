@@ -119,6 +119,12 @@ func (c *Controller) Decide(now int64, s Situation) (begun bool) {
 	return true
 }
 
+// Moved ends a running probe, and has another one begin as soon as a wish is unfulfilled,
+// because the path is another one. elsewhere: nothing is known of it, as at first.
+func (c *Controller) Moved(elsewhere bool) {
+	*c = Controller{started: c.started && !elsewhere, lastID: c.lastID, probes: c.probes}
+}
+
 func (c *Controller) begin(now int64, s Situation) {
 	most := overEstimate * s.Estimate
 	if !c.started {

@@ -124,6 +124,9 @@ func (r *Record) get(n int64) *entry {
 	return e
 }
 
+// Next is the number of the next packet.
+func (r *Record) Next() int64 { return r.next }
+
 // InFlight is the number of bytes sent after the last packet in a report.
 func (r *Record) InFlight() int { return int(r.outstanding) }
 
