@@ -74,11 +74,11 @@ func run(check bool) error {
 type part struct{ name, text string }
 
 // modules are the modules with a package in the program, on any system that it is built
-// for.
+// for. Those that folders of ours replace (lean) have our licence.
 func modules() ([]part, error) {
 	dirs := map[string]string{} // by name and version
 	for _, system := range []string{"linux", "darwin", "windows"} {
-		list := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}\t{{.Dir}}{{end}}{{end}}", ".")
+		list := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{if not (and .Replace (not .Replace.Version))}}{{.Path}} {{.Version}}\t{{.Dir}}{{end}}{{end}}{{end}}", ".")
 		list.Env = append(os.Environ(), "GOOS="+system, "GOARCH=amd64", "CGO_ENABLED=0")
 		list.Stderr = os.Stderr
 		out, err := list.Output()

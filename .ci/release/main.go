@@ -413,6 +413,9 @@ func (r *release) bill(_ context.Context, t target) error {
 		if m.Replace != nil {
 			m = m.Replace
 		}
+		if m.Version == "" {
+			continue // a folder of ours
+		}
 		components = append(components, cyclonedx.Component{
 			Type: cyclonedx.ComponentTypeLibrary, Name: m.Path, Version: m.Version, PackageURL: "pkg:golang/" + m.Path + "@" + m.Version,
 		})
