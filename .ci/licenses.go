@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Licenses writes the licences of everything in the binary and in the page to
-// server/program/licenses.txt, which "parlor licenses" shows.
+// server/program/licenses.txt.gz, which "parlor licenses" shows.
 //
 //	go run .ci/licenses.go          writes it
 //	go run .ci/licenses.go -check   fails if it is not what would be written
@@ -10,9 +10,11 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -23,7 +25,8 @@ import (
 	"strings"
 )
 
-const notice = "server/program/licenses.txt"
+// notice is gzipped: it repeats itself, and is a hundredth of the binary otherwise.
+const notice = "server/program/licenses.txt.gz"
 
 func main() {
 	check := flag.Bool("check", false, "compare instead of writing")
@@ -58,16 +61,39 @@ func run(check bool) error {
 	parts = append(parts, part{"the Go runtime and standard library", golang})
 	body := format(append(parts, vendored...))
 	if !check {
-		return os.WriteFile(notice, body, 0o644)
+		var packed bytes.Buffer
+		w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(body); err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		return os.WriteFile(notice, packed.Bytes(), 0o644)
 	}
-	old, err := os.ReadFile(notice)
+	packed, err := os.ReadFile(notice)
 	if err != nil {
 		return err
+	}
+	old, err := unpack(packed) // another Go may pack the same text otherwise
+	if err != nil {
+		return fmt.Errorf("%s: %w", notice, err)
 	}
 	if !bytes.Equal(old, body) {
 		return errors.New(notice + " is out of date; run go generate")
 	}
 	return nil
+}
+
+func unpack(packed []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 // part is a piece of software with a licence.
@@ -155,8 +181,8 @@ func page(dir string) ([]part, error) {
 		scripts = append(scripts, some...)
 	}
 	var all []part
-	for _, name := range scripts {
-		name = strings.TrimSuffix(name, ".gz")
+	for _, file := range scripts {
+		name := strings.TrimSuffix(file, ".gz")
 		beside := built.ReplaceAllString(name, ".LICENSE")
 		if _, err := os.Stat(filepath.Join(dir, beside)); errors.Is(err, fs.ErrNotExist) {
 			beside = "LICENSE"
@@ -165,9 +191,14 @@ func page(dir string) ([]part, error) {
 		if err != nil {
 			return nil, err
 		}
-		body, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a gzipped one has no comments
+		body, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
 			return nil, err
+		}
+		if file != name {
+			if body, err = unpack(body); err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
 		}
 		for _, c := range comment.FindAllString(string(body), -1) {
 			if low := strings.ToLower(c); (strings.Contains(low, "copyright") || strings.Contains(low, "@license")) && !strings.Contains(t, c) {

@@ -67,9 +67,11 @@ type asset struct {
 	packed       bool   // the file is gzipped, and is served under its name without .gz
 
 	// load sets the following.
-	load           func() error
-	plain, gzipped []byte // gzipped is nil if compression saves little
-	hash           string
+	load    func() error
+	gzipped []byte // nil if compression saves little
+	hash    string
+
+	plain func() ([]byte, error) // of a packed file, for the few clients that take no gzip
 }
 
 // NewHandler serves files, which must have an index.html at the root.
@@ -131,13 +133,7 @@ func (a *asset) read(files fs.FS) error {
 	a.hash = hex.EncodeToString(sum[:8])
 	if a.packed {
 		a.gzipped = content
-		r, err := gzip.NewReader(bytes.NewReader(content))
-		if err != nil {
-			return fmt.Errorf("unpack %s: %w", a.name, err)
-		}
-		if a.plain, err = io.ReadAll(r); err != nil {
-			return fmt.Errorf("unpack %s: %w", a.name, err)
-		}
+		a.plain = sync.OnceValues(func() ([]byte, error) { return unpack(content) })
 		return nil
 	}
 	var packed bytes.Buffer
@@ -151,11 +147,19 @@ func (a *asset) read(files fs.FS) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	a.plain = content
+	a.plain = func() ([]byte, error) { return content, nil }
 	if packed.Len() < len(content)*9/10 {
 		a.gzipped = bytes.Clone(packed.Bytes())
 	}
 	return nil
+}
+
+func unpack(packed []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 // contentType does not use package mime: that reads the operating system's tables, which
@@ -233,13 +237,20 @@ func (a *asset) serve(w http.ResponseWriter, r *http.Request) {
 		// The page's address may contain a token.
 		header.Set("Referrer-Policy", "no-referrer")
 	}
-	content, tag := a.plain, a.hash
 	if a.gzipped != nil {
 		header.Add("Vary", "Accept-Encoding")
-		if acceptsGzip(r.Header) {
-			header.Set("Content-Encoding", "gzip")
-			content, tag = a.gzipped, a.hash+"-gzip"
+	}
+	content, tag := a.gzipped, a.hash+"-gzip"
+	if a.gzipped != nil && acceptsGzip(r.Header) {
+		header.Set("Content-Encoding", "gzip")
+	} else {
+		var err error
+		if content, err = a.plain(); err != nil {
+			header.Del("Cache-Control")
+			http.Error(w, "the file cannot be unpacked", http.StatusInternalServerError)
+			return
 		}
+		tag = a.hash
 	}
 	header.Set("ETag", `"`+tag+`"`)
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))

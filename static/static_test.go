@@ -3,6 +3,7 @@ package static_test
 import (
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"maps"
@@ -115,34 +116,58 @@ func TestVendoredFilesAreCachedForGood(t *testing.T) {
 	require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
 }
 
-// Only the workers that find a person in a picture compile WebAssembly, and what they load
-// takes little room in the binary.
+// Only the workers that find a person in a picture compile WebAssembly.
 func TestOnlyTheWorkersOfBackgroundsCompile(t *testing.T) {
 	h := newHandler(t)
 	files := static.Files()
-	workers, err := fs.Glob(files, "background-*/*worker.js")
+	workers, err := fs.Glob(files, "background-*/*worker.js.gz")
 	require.NoError(t, err)
 	require.Len(t, workers, 2)
 	for _, name := range workers {
-		res := get(h, "GET", static.Prefix+name)
+		res := get(h, "GET", static.Prefix+strings.TrimSuffix(name, ".gz"))
 		require.Equal(t, "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'", res.Header.Get("Content-Security-Policy"))
 		require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
 	}
 	require.NotContains(t, get(h, "GET", "/").Header.Get("Content-Security-Policy"), "wasm")
-	packed, err := fs.Glob(files, "background-*/*.gz")
-	require.NoError(t, err)
-	require.Len(t, packed, 2)
+}
+
+// What others have written takes little room in the binary.
+func TestFilesOfOthersArePacked(t *testing.T) {
+	h := newHandler(t)
+	files := static.Files()
+	var packed []string
+	for _, dir := range []string{"vendor", "background-*"} {
+		some, err := fs.Glob(files, dir+"/*.gz")
+		require.NoError(t, err)
+		packed = append(packed, some...)
+		plain, err := fs.Glob(files, dir+"/*.js")
+		require.NoError(t, err)
+		require.Empty(t, plain, "gzip -9n them")
+	}
+	require.Len(t, packed, 10)
+	types := map[string]string{".js": "text/javascript; charset=utf-8", ".wasm": "application/wasm", ".tflite": "application/octet-stream"}
 	for _, name := range packed {
 		target := static.Prefix + strings.TrimSuffix(name, ".gz")
 		require.Equal(t, 404, get(h, "GET", static.Prefix+name).StatusCode)
 		plain := get(h, "GET", target)
-		require.Contains(t, []string{"application/wasm", "application/octet-stream"}, plain.Header.Get("Content-Type"))
+		require.Equal(t, types[path.Ext(target)], plain.Header.Get("Content-Type"))
+		require.Empty(t, plain.Header.Get("Content-Encoding"))
 		sent := get(h, "GET", target, "Accept-Encoding", "gzip")
 		require.Equal(t, "gzip", sent.Header.Get("Content-Encoding"))
+		require.NotEqual(t, plain.Header.Get("ETag"), sent.Header.Get("ETag"))
 		unpacked, err := gzip.NewReader(sent.Body)
 		require.NoError(t, err)
 		require.Equal(t, body(t, plain.Body), body(t, unpacked))
 	}
+}
+
+// A file that is damaged is not sent, nor kept by anybody.
+func TestPackedFileThatIsDamaged(t *testing.T) {
+	h, err := static.NewHandler(fstest.MapFS{"index.html": {}, "admin/index.html": {}, "vendor/a.js.gz": {Data: []byte("no gzip")}})
+	require.NoError(t, err)
+	res := get(h, "GET", "/static/vendor/a.js")
+	require.Equal(t, 500, res.StatusCode)
+	require.Empty(t, res.Header.Get("Cache-Control"))
 }
 
 func TestCompression(t *testing.T) {
@@ -182,8 +207,7 @@ func TestPageKeepsItsOwnPolicy(t *testing.T) {
 		refs := regexp.MustCompile(`(?:src|href)="/?(static/[^"]+)"`).FindAllStringSubmatch(page, -1)
 		require.NotEmpty(t, refs)
 		for _, ref := range refs {
-			_, err := fs.Stat(files, strings.TrimPrefix(ref[1], "static/"))
-			require.NoError(t, err, ref[1])
+			require.NotEmpty(t, read(t, files, strings.TrimPrefix(ref[1], "static/")))
 		}
 	}
 }
@@ -222,11 +246,20 @@ func TestScriptsNameWhatExists(t *testing.T) {
 	}
 }
 
+// read gives what is in a file, packed or not.
 func read(t *testing.T, files fs.FS, name string) string {
 	t.Helper()
-	content, err := fs.ReadFile(files, name)
+	packed, err := files.Open(name + ".gz")
+	if errors.Is(err, fs.ErrNotExist) {
+		content, err := fs.ReadFile(files, name)
+		require.NoError(t, err)
+		return string(content)
+	}
 	require.NoError(t, err)
-	return string(content)
+	defer packed.Close()
+	plain, err := gzip.NewReader(packed)
+	require.NoError(t, err)
+	return body(t, plain)
 }
 
 // languages reads the catalogues of the page. A text is a string, or an object of plural forms.

@@ -164,7 +164,6 @@ func (r *release) entries(t target, folder string) ([]entry, error) {
 		mode os.FileMode
 	}{
 		{t.binary, 0o755}, {filepath.Join(r.root, "LICENSE"), 0o644}, {filepath.Join(r.root, "README.md"), 0o644},
-		{filepath.Join(r.root, "server/program/licenses.txt"), 0o644},
 	} {
 		content, err := os.ReadFile(f.from)
 		if err != nil {
@@ -172,7 +171,25 @@ func (r *release) entries(t target, folder string) ([]entry, error) {
 		}
 		all = append(all, entry{folder + "/" + filepath.Base(f.from), f.mode, content})
 	}
-	return all, nil
+	licenses, err := r.licenses()
+	if err != nil {
+		return nil, err
+	}
+	return append(all, entry{folder + "/licenses.txt", 0o644, licenses}), nil
+}
+
+// licenses are what parlor licenses shows.
+func (r *release) licenses() ([]byte, error) {
+	f, err := os.Open(filepath.Join(r.root, "server/program/licenses.txt.gz"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(text)
 }
 
 func (r *release) archive(_ context.Context, t target) error {
@@ -303,12 +320,17 @@ func (r *release) debian(ctx context.Context, t target) error {
 	if !bytes.Contains(unit, []byte("ExecStart="+initPath+" ")) {
 		return errors.New("the unit of parlor init does not start " + initPath)
 	}
-	var errs [4]error
-	paths := [4]string{}
+	licenses, err := r.licenses()
+	if err != nil {
+		return err
+	}
+	var errs [5]error
+	paths := [5]string{}
 	paths[0], errs[0] = write("parlor.service", bytes.ReplaceAll(unit, []byte(initPath), []byte(packagePath)))
 	paths[1], errs[1] = write("postinst", []byte(afterInstall))
 	paths[2], errs[2] = write("prerm", []byte(beforeRemove))
 	paths[3], errs[3] = write("postrm", []byte(afterRemove))
+	paths[4], errs[4] = write("copyright", licenses)
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -323,7 +345,7 @@ func (r *release) debian(ctx context.Context, t target) error {
 			Contents: files.Contents{
 				file(t.binary, packagePath, 0o755), file(paths[0], unitPath, 0o644),
 				file(filepath.Join(root, "etc/sysusers.d/parlor.conf"), usersPath, 0o644),
-				file(filepath.Join(r.root, "server/program/licenses.txt"), "/usr/share/doc/parlor/copyright", 0o644),
+				file(paths[4], "/usr/share/doc/parlor/copyright", 0o644),
 				file(filepath.Join(r.root, "README.md"), "/usr/share/doc/parlor/README.md", 0o644),
 			},
 			Scripts: nfpm.Scripts{PostInstall: paths[1], PreRemove: paths[2], PostRemove: paths[3]},
@@ -413,7 +435,7 @@ func (r *release) bill(_ context.Context, t target) error {
 		if m.Replace != nil {
 			m = m.Replace
 		}
-		if m.Version == "" {
+		if m.Version == "(devel)" {
 			continue // a folder of ours
 		}
 		components = append(components, cyclonedx.Component{

@@ -60,7 +60,12 @@ func TestRelease(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(text, &bom))
 	require.Contains(t, fmt.Sprint(bom.Components), "github.com/pion/webrtc/v4")
+	require.NotContains(t, fmt.Sprint(bom.Components), "lean", "folders of the source are no modules of others")
 }
+
+// maxProgram is the bound of the program's size, in bytes. A library that is many times as
+// large as what is used of it is best seen on the day that it comes.
+const maxProgram = 36_000_000
 
 func testPackage(t *testing.T, file string) {
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
@@ -78,6 +83,12 @@ func testPackage(t *testing.T, file string) {
 	libraries, err := program.ImportedLibraries()
 	require.NoError(t, err)
 	require.Empty(t, libraries, "it is static")
+	info, err := os.Stat(filepath.Join(root, packagePath))
+	require.NoError(t, err)
+	require.Less(t, info.Size(), int64(maxProgram), "see what came with it: go version -m, go tool nm -size -sort size")
+	copyright, err := os.ReadFile(filepath.Join(root, "usr/share/doc/parlor/copyright"))
+	require.NoError(t, err)
+	require.Contains(t, string(copyright), "github.com/pion/webrtc/v4")
 	require.FileExists(t, filepath.Join(root, usersPath))
 	scripts := t.TempDir()
 	run(t, "dpkg-deb", "--control", file, scripts)

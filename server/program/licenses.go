@@ -1,6 +1,8 @@
 package program
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	_ "embed"
 	"flag"
@@ -8,11 +10,11 @@ import (
 	"io"
 )
 
-// notices are the licences of everything in the binary and the page.
+// notices are the licences of everything in the binary and the page, gzipped.
 //
 //go:generate go -C ../.. run .ci/licenses.go
-//go:embed licenses.txt
-var notices string
+//go:embed licenses.txt.gz
+var notices []byte
 
 const licensesUsage = `Show the licences of all that is in this program and its page.
 
@@ -26,6 +28,10 @@ func licenses(_ context.Context, env Environment) error {
 	if err := parse(f, env); err != nil {
 		return err
 	}
-	_, err := io.WriteString(env.Out, notices)
+	text, err := gzip.NewReader(bytes.NewReader(notices))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(env.Out, text)
 	return err
 }

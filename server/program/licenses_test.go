@@ -26,10 +26,11 @@ func TestLicensesAreOfWhatIsRequired(t *testing.T) {
 	for _, m := range named {
 		require.Equal(t, required[m[1]], m[2], "%s: the notice is of another version than go.mod; run go generate", m[1])
 	}
-	scripts, err := filepath.Glob(repository + "/static/vendor/*.js")
+	scripts, err := filepath.Glob(repository + "/static/vendor/*.js.gz")
 	require.NoError(t, err)
+	require.NotEmpty(t, scripts)
 	for _, s := range scripts {
-		require.Contains(t, shown, filepath.Base(s)+"\n", "run go generate")
+		require.Contains(t, shown, strings.TrimSuffix(filepath.Base(s), ".gz")+"\n", "run go generate")
 	}
 	require.Contains(t, shown, "the Go runtime and standard library")
 	license, err := os.ReadFile(filepath.Join(repository, "LICENSE"))

@@ -44,12 +44,14 @@ func serveHarness(t *testing.T) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServer(http.Dir("testdata/client")))
-	mux.HandleFunc("/vendor/livekit-client.e2ee.worker.js", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFileFS(w, r, static.Files(), "vendor/livekit-client-2.23.0.e2ee.worker.js")
-	})
-	mux.HandleFunc("/vendor/livekit-client.js", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFileFS(w, r, static.Files(), "vendor/livekit-client-2.23.0.umd.js")
-	})
+	page, err := static.NewHandler(static.Files())
+	require.NoError(t, err)
+	for name, file := range map[string]string{"livekit-client.e2ee.worker.js": "livekit-client-2.23.0.e2ee.worker.js", "livekit-client.js": "livekit-client-2.23.0.umd.js"} {
+		mux.HandleFunc("/vendor/"+name, func(w http.ResponseWriter, r *http.Request) {
+			r.URL.Path = static.Prefix + "vendor/" + file
+			page.ServeHTTP(w, r)
+		})
+	}
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.URL
