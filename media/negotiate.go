@@ -85,7 +85,7 @@ func (p *Peer) Resume() {
 			p.sendOffer(*p.sub.lastOffer)
 			return
 		}
-		if p.sub.lastOffer != nil {
+		if p.sub.offerID > 0 {
 			p.sub.restartNext = true
 		}
 	})
@@ -184,8 +184,9 @@ func (p *Peer) takeAnswer(d Description) {
 	t.noteClientCodecs(sections)
 	p.failRejected(sections)
 	text, err := asInactive(d.SDP, t.lastOffer.SDP, sections)
+	t.lastOffer = nil
 	if err == nil {
-		err = t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: text})
+		err = t.takeIn(text)
 	}
 	if err != nil {
 		p.refuse("answer", err)
@@ -194,6 +195,32 @@ func (p *Peer) takeAnswer(d Description) {
 	t.retirementAgreed()
 	p.flushCandidates(t, d.SDP)
 }
+
+// takeIn gives pion the client's answer, without the codecs that it has read before in other
+// sections. Pion would compare each with all of ours again, for every section of every
+// answer, and would keep the text; it has one list of negotiated codecs for a kind, which
+// only grows.
+func (t *transport) takeIn(answer string) error {
+	sections := cutSections(answer)
+	var now []uint64
+	for i, s := range sections[1:] {
+		list := s.codecList()
+		if slices.Contains(t.codecLists, list) || slices.Contains(now, list) {
+			sections[1+i] = s.withFirstCodec()
+		} else if list != 0 {
+			now = append(now, list)
+		}
+	}
+	err := t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: joinSections(sections)})
+	if err == nil && len(t.codecLists)+len(now) <= mostCodecLists {
+		t.codecLists = append(t.codecLists, now...)
+	}
+	return err
+}
+
+// mostCodecLists bounds the lists of codecs that are remembered of a client's answers. Clients
+// have one for each kind.
+const mostCodecLists = 16
 
 // failRejected fails the subscriptions whose sections the client rejects in its answer,
 // because it has no codec for them.

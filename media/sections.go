@@ -1,6 +1,7 @@
 package media
 
 import (
+	"hash/maphash"
 	"slices"
 	"strings"
 )
@@ -87,4 +88,68 @@ func attribute(line, name string) (value string, ok bool) {
 // without is s less the lines for which drop is true.
 func (s textSection) without(drop func(line string) bool) textSection {
 	return slices.DeleteFunc(slices.Clone(s), drop)
+}
+
+// codecLines are the attributes that describe codecs.
+var codecLines = []string{"rtpmap", "fmtp", "rtcp-fb"}
+
+// ofCodec is the payload type of a line that describes a codec; "*" is all of them, "" is
+// none.
+func ofCodec(line string) string {
+	for _, name := range codecLines {
+		if value, ok := attribute(line, name); ok {
+			pt, _, _ := strings.Cut(value, " ")
+			return pt
+		}
+	}
+	return ""
+}
+
+var codecSeed = maphash.MakeSeed()
+
+// codecList tells the codecs of a section of audio or video from those of others; 0: it has
+// none.
+func (s textSection) codecList() uint64 {
+	kind, ok := strings.CutPrefix(s[0], "m=")
+	media, formats, _ := strings.Cut(kind, " ")
+	if !ok || media != "audio" && media != "video" {
+		return 0
+	}
+	var h maphash.Hash
+	h.SetSeed(codecSeed)
+	add := func(line string) {
+		_, _ = h.WriteString(line) // never fails
+		_ = h.WriteByte('\n')
+	}
+	add(media)
+	_, formats, _ = strings.Cut(formats, " ") // the port does not matter
+	add(formats)
+	for _, line := range s {
+		if ofCodec(line) != "" {
+			add(line)
+		}
+	}
+	return max(h.Sum64(), 1)
+}
+
+// withFirstCodec is s with its first codec alone; s itself if the first format is no codec.
+func (s textSection) withFirstCodec() textSection {
+	f := strings.Fields(s[0])
+	if len(f) < 4 || s.value("rtpmap") == "" {
+		return s
+	}
+	first := f[3]
+	mapped := slices.ContainsFunc(s, func(line string) bool {
+		value, ok := strings.CutPrefix(line, "a=rtpmap:"+first+" ")
+		return ok && !strings.HasPrefix(strings.ToLower(value), "rtx/")
+	})
+	if !mapped {
+		return s
+	}
+	short := s.without(func(line string) bool {
+		pt := ofCodec(line)
+		return pt != "" && pt != "*" && pt != first
+	})
+	short[0] = strings.Join(f[:4], " ")
+	return short
 }

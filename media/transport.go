@@ -59,14 +59,17 @@ type transport struct {
 	// The following are for our offers (role subscriber).
 	offered     bool // an offer is unanswered
 	offerID     uint32
-	lastOffer   *Description
-	dirty       bool // another offer is needed
-	restartNext bool // the next offer restarts ICE
-	restarting  bool // the last offer restarted ICE
+	lastOffer   *Description // while it is unanswered
+	dirty       bool         // another offer is needed
+	restartNext bool         // the next offer restarts ICE
+	restarting  bool         // the last offer restarted ICE
 
 	// clientCodecs are the client's codecs among those that we offered, by kind. A kind
 	// is present once the client has answered a section of it.
 	clientCodecs map[webrtc.RTPCodecType][]webrtc.RTPCodecParameters
+
+	// codecLists are the codecs of sections in the client's answers; see takeIn.
+	codecLists []uint64
 
 	// retired are the sections that a subscription left. A section can be reused only
 	// after a description said so and the client agreed: if a section goes to another
