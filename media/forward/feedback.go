@@ -14,6 +14,11 @@ import (
 const (
 	keyIntervalLow  = int64(500 * time.Millisecond)
 	keyIntervalHigh = int64(time.Second)
+	// A subscriber without a picture comes just after a keyframe when several join at once.
+	// It need not wait for a whole interval, up to keyCredit times in a row. libwebrtc's
+	// encoders ignore requests that are less than 300 ms apart.
+	keyIntervalStart = int64(350 * time.Millisecond)
+	keyCredit        = 2
 	videoReports    = int64(time.Second)
 	audioReports    = int64(2 * time.Second)
 	forgetAfter     = int64(10 * time.Second)
@@ -41,15 +46,16 @@ func (l *Layer) askAgain(ssrc uint32, numbers []uint16) {
 
 // RequestKeyFrame asks the publisher for a keyframe, at most once per interval of the
 // layer. A request that comes too early is sent later, unless a keyframe comes first.
-func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now())) }
+func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now()), false) }
 
-func (l *Layer) requestKeyFrame(now int64) {
+// requestKeyFrame requests a keyframe. start: a subscriber has no picture without it.
+func (l *Layer) requestKeyFrame(now int64, start bool) {
 	if !l.track.video || l.track.muted.Load() {
 		return
 	}
 	l.track.stir(now)
 	l.mu.Lock()
-	l.keyWanted = true
+	l.keyWanted, l.keyStart = true, l.keyStart || start
 	request := l.keyRequestLocked(now)
 	l.mu.Unlock()
 	if request != nil {
@@ -63,10 +69,15 @@ func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
 	if l.isHigh() {
 		interval = keyIntervalHigh
 	}
-	if !l.keyWanted || !l.hasSSRC || l.keyAsked != 0 && now-l.keyAsked < interval {
+	shortest := interval
+	if l.keyStart && l.keyHeard && l.keyPaid-now <= keyCredit*interval {
+		shortest = min(interval, keyIntervalStart)
+	}
+	if !l.keyWanted || !l.hasSSRC || l.keyAsked != 0 && now-l.keyAsked < shortest {
 		return nil
 	}
-	l.keyAsked = max(now, 1)
+	l.keyAsked, l.keyHeard = max(now, 1), false
+	l.keyPaid = max(l.keyPaid, now) + interval
 	l.counters.keyRequests.Add(1)
 	if l.cfg.FIR {
 		l.firSeq++

@@ -266,7 +266,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.write(b, p)
 	}
 	f.over.left()
-	due, waiting := f.notices, f.waiting
+	due, waiting, start := f.notices, f.waiting, !f.inStep
 	f.notices, f.waiting = notices{}, nil
 	f.mu.Unlock()
 	if due.firstPacket && f.cfg.OnFirstPacket != nil {
@@ -276,7 +276,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.tellState()
 	}
 	if waiting != nil {
-		waiting.requestKeyFrame(b.packets[len(b.packets)-1].Arrival)
+		waiting.requestKeyFrame(b.packets[len(b.packets)-1].Arrival, start)
 	}
 }
 

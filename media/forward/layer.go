@@ -76,7 +76,10 @@ type Layer struct {
 	window     lossWindow
 	judged     int64 // when window was last added to
 	keyWanted  bool
+	keyStart   bool  // a subscriber has no picture without it
 	keyAsked   int64 // time; 0 = never
+	keyHeard   bool  // a keyframe came since
+	keyPaid    int64 // time until which the requests so far are an interval apart each
 	firSeq     uint8
 	reported   int64   // time of the last receiver report
 	counted    Traffic // the counts that are in the totals
@@ -247,7 +250,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	}
 	if p.Frame.Key && p.Frame.Start && !p.Late {
 		l.counters.keyFrames.Add(1)
-		l.keyWanted = false
+		l.keyWanted, l.keyStart, l.keyHeard = false, false, true
 	}
 	if len(p.Payload()) > 0 {
 		l.lastArrival.Store(p.Arrival)

@@ -53,9 +53,10 @@ func (f *Forwarder) setLimit(l limit) {
 		}
 		request = f.retargetLocked(false)
 	}
+	start := !f.inStep
 	f.mu.Unlock()
 	if request != nil {
-		request.requestKeyFrame(f.track.since(time.Now()))
+		request.requestKeyFrame(f.track.since(time.Now()), start)
 	}
 	if changed {
 		f.tellState()

@@ -219,7 +219,7 @@ func (f *Forwarder) release(ticket int32, verdict pacer.Verdict, at time.Time) {
 	f.releaseLocked(&q, verdict, at)
 	f.mu.Unlock()
 	if verdict == pacer.DropAndAsk {
-		q.s.layer.requestKeyFrame(f.track.since(at))
+		q.s.layer.requestKeyFrame(f.track.since(at), false)
 	}
 	q.p.Release()
 }

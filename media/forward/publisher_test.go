@@ -73,6 +73,64 @@ func TestKeyRequestsAreThrottled(t *testing.T) {
 	})
 }
 
+// TestASubscriberWithoutAPictureWaitsShortly, if it comes just after the keyframe for
+// another one. Many such subscribers, or one that comes and goes, get no more keyframes in
+// the long run than others, and a receiver that has a picture is not served sooner.
+func TestASubscriberWithoutAPictureWaitsShortly(t *testing.T) {
+	for _, quality := range []livekit.VideoQuality{livekit.VideoQuality_LOW, livekit.VideoQuality_HIGH} {
+		t.Run(quality.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+				s := newSender(track, 1, vp8Config(), "", quality)
+				// The publisher answers each request with a keyframe after 50 ms, and makes a frame in 50 ms.
+				pending, requests := 0, 0
+				frame := func() {
+					time.Sleep(50 * time.Millisecond)
+					s.at = time.Now()
+					s.frame(pending > 0, 1)
+					pending = count[*rtcp.PictureLossIndication](s.rtcp.take())
+					requests += pending
+				}
+				newReceiver(track, vp8Config(), nil)
+				for range 4 {
+					frame()
+				}
+				r := newReceiver(track, vp8Config(), nil)
+				waited := 0
+				for ; len(r.take()) == 0; waited++ {
+					require.Less(t, waited, 9, "the picture begins within 450 ms")
+					frame()
+				}
+				for range 40 {
+					frame()
+				}
+				requests = 0
+				r.f.RequestKeyFrame()
+				for range 4 {
+					frame()
+				}
+				r.f.RequestKeyFrame()
+				for range 8 {
+					frame()
+				}
+				require.Equal(t, map[livekit.VideoQuality]int{livekit.VideoQuality_LOW: 2, livekit.VideoQuality_HIGH: 1}[quality], requests, "who has a picture waits for the interval")
+
+				for range 40 {
+					frame()
+				}
+				requests = 0
+				for range 200 { // ten seconds
+					newReceiver(track, vp8Config(), nil)
+					frame()
+				}
+				bound := map[livekit.VideoQuality]int{livekit.VideoQuality_LOW: 20, livekit.VideoQuality_HIGH: 10}[quality]
+				require.LessOrEqual(t, requests, bound+keyCredit+1)
+				require.Greater(t, requests, bound/2)
+			})
+		})
+	}
+}
+
 func TestRepeatsKeyRequestUntilItIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())

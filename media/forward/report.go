@@ -146,9 +146,10 @@ func (f *Forwarder) keyFrameNeeded(now int64) {
 	if f.closed {
 		l = nil
 	}
+	start := !f.inStep
 	f.mu.Unlock()
 	if l != nil {
-		l.requestKeyFrame(now)
+		l.requestKeyFrame(now, start)
 	}
 }
 
@@ -192,7 +193,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	f.stats.measure(now)
 	f.countLocked()
 	report := f.senderReportLocked(now)
-	request := f.retargetLocked(true)
+	request, start := f.retargetLocked(true), !f.inStep
 	f.makeLocked(at, now)
 	f.mu.Unlock()
 	if report != nil && f.out.WriteRTCP(report) != nil {
@@ -201,7 +202,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 		f.mu.Unlock()
 	}
 	if request != nil {
-		request.requestKeyFrame(now)
+		request.requestKeyFrame(now, start)
 	}
 	f.downlink.Tick(at)
 }

@@ -90,10 +90,10 @@ func (l *Layer) frameInterval() int64 {
 // change needs.
 func (f *Forwarder) retarget(now int64) {
 	f.mu.Lock()
-	request := f.retargetLocked(false)
+	request, start := f.retargetLocked(false), !f.inStep
 	f.mu.Unlock()
 	if request != nil {
-		request.requestKeyFrame(now)
+		request.requestKeyFrame(now, start)
 	}
 }
 
