@@ -16,12 +16,13 @@ const (
 	keyIntervalHigh = int64(time.Second)
 	// A subscriber without a picture comes just after a keyframe when several join at once.
 	// It need not wait for a whole interval, up to keyCredit times in a row. libwebrtc's
-	// encoders ignore requests that are less than 300 ms apart.
+	// encoders ignore requests that are less than 300 ms apart, so one that got no keyframe
+	// is repeated sooner, too.
 	keyIntervalStart = int64(350 * time.Millisecond)
 	keyCredit        = 2
-	videoReports    = int64(time.Second)
-	audioReports    = int64(2 * time.Second)
-	forgetAfter     = int64(10 * time.Second)
+	videoReports     = int64(time.Second)
+	audioReports     = int64(2 * time.Second)
+	forgetAfter      = int64(10 * time.Second)
 )
 
 // senderReport relates a stream's timestamps to its sender's wall clock.
@@ -70,8 +71,11 @@ func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
 		interval = keyIntervalHigh
 	}
 	shortest := interval
-	if l.keyStart && l.keyHeard && l.keyPaid-now <= keyCredit*interval {
-		shortest = min(interval, keyIntervalStart)
+	if l.keyStart && l.keyPaid-now <= keyCredit*interval {
+		shortest = keyIntervalLow
+		if l.keyHeard {
+			shortest = keyIntervalStart
+		}
 	}
 	if !l.keyWanted || !l.hasSSRC || l.keyAsked != 0 && now-l.keyAsked < shortest {
 		return nil
