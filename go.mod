@@ -125,6 +125,6 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 )
 
-replace buf.build/go/protoyaml => ./lean/protoyaml
+replace buf.build/go/protoyaml => ./server/lean/protoyaml
 
-replace gopkg.in/yaml.v3 => ./lean/yaml
+replace gopkg.in/yaml.v3 => ./server/lean/yaml
