@@ -148,8 +148,13 @@ func (rs *Rooms) Participants(ctx context.Context, room string) ([]*livekit.Part
 // Member is a participant of a room, with its media.
 type Member struct {
 	Info *livekit.ParticipantInfo
+	Host bool // it runs the room
 	Peer Peer // nil: the participant has none, or none yet
 }
+
+func (p *Participant) member() Member { return Member{p.snapshot(), p.host, p.peer} }
+
+func (s *Session) member() Member { return Member{Info: s.Info, Host: s.Host} }
 
 // Members lists the participants of the open room of that name in no order, and also
 // those that are expected back after a restart. A room that does not exist gives an empty
@@ -162,10 +167,10 @@ func (rs *Rooms) Members(ctx context.Context, room string) ([]Member, error) {
 		}
 		members := make([]Member, 0, len(r.participants)+len(r.expected))
 		for _, p := range r.participants {
-			members = append(members, Member{p.snapshot(), p.peer})
+			members = append(members, p.member())
 		}
 		for _, s := range r.expected {
-			members = append(members, Member{Info: s.Info})
+			members = append(members, s.member())
 		}
 		reply(members, nil)
 	})
@@ -181,6 +186,19 @@ func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livek
 			reply(s.Info, nil)
 		} else {
 			reply(nil, ErrNoParticipant)
+		}
+	})
+}
+
+// Member is Participant with its media, and whether it is host.
+func (rs *Rooms) Member(ctx context.Context, room, identity string) (Member, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[Member]) {
+		if p := r.participants[identity]; p != nil {
+			reply(p.member(), nil)
+		} else if s := r.expected[identity]; s != nil {
+			reply(s.member(), nil)
+		} else {
+			reply(Member{}, ErrNoParticipant)
 		}
 	})
 }
@@ -296,22 +314,22 @@ type ParticipantEdit struct {
 	// changes do not undo each other. nil leaves the permission as it is.
 	Permit func(*livekit.ParticipantPermission)
 	// If refuses the change with [Precondition] unless it holds for the participant as
-	// it is; nil demands nothing. It must neither change the info nor wait.
-	If func(*livekit.ParticipantInfo) bool
+	// it is; nil demands nothing. It must neither change the member nor wait.
+	If func(Member) bool
 }
 
 // EditParticipant changes a participant's data and permission, and enforces the
 // permission at once. A participant that is expected back after a restart comes back as
 // changed.
-func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (*livekit.ParticipantInfo, error) {
-	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
+func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e ParticipantEdit) (Member, error) {
+	return askName(ctx, rs, room, func(r *Room, reply answer[Member]) {
 		if s := r.expected[identity]; s != nil {
 			r.editExpected(s, &e, reply)
 			return
 		}
-		withParticipant(r, identity, func(r *Room, p *Participant, reply answer[*livekit.ParticipantInfo]) {
+		withParticipant(r, identity, func(r *Room, p *Participant, reply answer[Member]) {
 			if err := r.mayEdit(p, &e); err != nil {
-				reply(nil, err)
+				reply(Member{}, err)
 				return
 			}
 			wasHidden := p.hidden()
@@ -320,20 +338,20 @@ func (rs *Rooms) EditParticipant(ctx context.Context, room, identity string, e P
 				r.enforce(p, wasHidden)
 			}
 			r.decided(p)
-			info := p.snapshot()
-			r.afterWrites(func(err error) { reply(info, err) })
+			m := p.member()
+			r.afterWrites(func(err error) { reply(m, err) })
 		}, reply)
 	})
 }
 
 // editExpected is EditParticipant for an expected participant, which has only a row.
-func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*livekit.ParticipantInfo]) {
+func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[Member]) {
 	p := &Participant{
-		Client: &Client{identity: s.Identity}, sid: s.SID, joinedMs: s.JoinedMs, activeMs: s.ActiveMs, mediaBefore: s.Media, blobs: s.blobs,
+		Client: &Client{identity: s.Identity}, sid: s.SID, joinedMs: s.JoinedMs, activeMs: s.ActiveMs, host: s.Host, mediaBefore: s.Media, blobs: s.blobs,
 		luggage: luggage{info: proto.CloneOf(s.Info), permittedMs: s.PermittedMs, editedMs: s.EditedMs},
 	}
 	if err := r.mayEdit(p, e); err != nil {
-		reply(nil, err)
+		reply(Member{}, err)
 		return
 	}
 	p.edit(e)
@@ -341,7 +359,7 @@ func (r *Room) editExpected(s *Session, e *ParticipantEdit, reply answer[*liveki
 	edited := p.session(r.rec.SID)
 	r.expected[s.Identity] = &edited
 	r.fact([]Session{edited}, []log.Event{r.participantEvent(log.ParticipantUpdated, edited.Info, time.Now())})
-	r.afterWrites(func(err error) { reply(edited.Info, err) })
+	r.afterWrites(func(err error) { reply(edited.member(), err) })
 }
 
 // edit applies e to p.
@@ -364,7 +382,7 @@ func (p *Participant) edit(e *ParticipantEdit) {
 
 // mayEdit checks e against its condition and the limits.
 func (r *Room) mayEdit(p *Participant, e *ParticipantEdit) error {
-	if e.If != nil && !e.If(p.info) {
+	if e.If != nil && !e.If(Member{p.info, p.host, p.peer}) {
 		return Errorf(Precondition, "the participant has changed, or is another of this identity")
 	}
 	if err := r.rooms.checkIdentityData(e.Name, e.Metadata, p.merged(e.Attributes)); err != nil {
@@ -428,7 +446,7 @@ func (r *Room) decided(p *Participant) {
 	p.info.Version++
 	r.changed(p, r.participantEvent(log.ParticipantUpdated, p.snapshot(), time.Now()))
 	if p.onChange != nil {
-		p.onChange(p.snapshot())
+		p.onChange(p.snapshot(), p.host)
 	}
 }
 

@@ -19,9 +19,10 @@ type Client struct {
 	outlet        Outlet
 	protocol      int
 	autoSubscribe bool
-	autoData      bool // to data tracks
-	onChange      func(*livekit.ParticipantInfo)
-	token         func(room string, info *livekit.ParticipantInfo) string
+	autoData      bool   // to data tracks
+	hostOf        string // the room that its token makes it host of; "" = none
+	onChange      func(info *livekit.ParticipantInfo, host bool)
+	token         func(room string, info *livekit.ParticipantInfo, host bool) string
 
 	paid            atomic.Int64  // Unix ns: the pace that it has used up; see Pace
 	lastReliableSeq atomic.Uint32 // of its data; Data's alone

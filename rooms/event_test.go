@@ -25,6 +25,8 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.UpdateMetadata(t.Context(), &livekit.UpdateRoomMetadataRequest{Room: "tea", Metadata: "m"})
 	require.NoError(t, err)
+	h.setHost("tea", "ann", true)
+	h.setHost("tea", "ann", false)
 	_, err = h.try("tea", "bob") // its media never connects
 	require.NoError(t, err)
 	d, err := h.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: "tea", AgentName: "scribe"})

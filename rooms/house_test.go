@@ -87,7 +87,8 @@ func (h *house) UpdateParticipant(ctx context.Context, req *livekit.UpdatePartic
 	if req.Permission != nil {
 		e.Permit = func(p *livekit.ParticipantPermission) { proto.Reset(p); proto.Merge(p, req.Permission) }
 	}
-	return h.EditParticipant(ctx, req.Room, req.Identity, e)
+	m, err := h.EditParticipant(ctx, req.Room, req.Identity, e)
+	return m.Info, err
 }
 
 // client is the client of a participant, which records the calls of its outlet and its

@@ -27,6 +27,8 @@ type JoinRequest struct {
 	MayCreate bool
 	// MustExist: the join must not create the room, whatever the configuration says.
 	MustExist bool
+	// Host: the token makes its bearer host of the room, until it is decided otherwise.
+	Host bool
 	// Create has the settings of the room if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
 	// IssuedMs is the token's not-before time.
@@ -44,18 +46,19 @@ type JoinRequest struct {
 	// Client describes the client in the log: pairs as of slog.
 	Client []any
 	Outlet Outlet
-	// OnChange is called after a change of name, metadata, attributes or permission, so
-	// that the edge gives the client a fresh token. It must not block.
-	OnChange func(*livekit.ParticipantInfo)
+	// OnChange is called after a change of name, metadata, attributes or permission, or of
+	// who is host, so that the edge gives the client a fresh token. It must not block.
+	OnChange func(info *livekit.ParticipantInfo, host bool)
 	// Token makes a token for the participant after a move to another room. It must not
 	// block; nil = no token is made.
-	Token func(room string, info *livekit.ParticipantInfo) string
+	Token func(room string, info *livekit.ParticipantInfo, host bool) string
 }
 
 // Snapshot is a room as one participant may see it.
 type Snapshot struct {
 	Room   *livekit.Room
 	Self   *livekit.ParticipantInfo
+	Host   bool // it runs the room
 	Others []*livekit.ParticipantInfo
 	// SIFTrailer marks frames that the server made, so that an end-to-end encrypted
 	// client does not try to decrypt them. It is a secret of the room that the
@@ -345,7 +348,7 @@ func (s *Session) lost() bool {
 // seat makes the participant: with a new session, or with back, its session of before a
 // restart. previous is the last session of its identity; nil = there was none.
 func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*Participant, []log.Event) {
-	p := r.newParticipant(&Client{
+	c := &Client{
 		identity:      req.Info.Identity,
 		attrs:         req.Client,
 		outlet:        req.Outlet,
@@ -354,7 +357,11 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		autoData:      req.AutoData,
 		onChange:      req.OnChange,
 		token:         req.Token,
-	}, luggage{
+	}
+	if req.Host {
+		c.hostOf = r.name
+	}
+	p := r.newParticipant(c, luggage{
 		info:          proto.CloneOf(req.Info),
 		pendingTracks: make(map[string]*livekit.TrackInfo),
 		pendingCIDs:   make(map[string]string),
@@ -386,6 +393,7 @@ func (r *Room) newParticipant(c *Client, l luggage, now time.Time) *Participant 
 		Client: c, luggage: l, room: r,
 		wanted: make(map[string]bool), subscribed: make(map[string]*track),
 	}
+	p.host = r.isHost(p.identity, c.hostOf == r.name)
 	p.info.Tracks, p.info.DataTracks, p.info.IsPublisher = nil, nil, false
 	p.beSession(guid.New("PA_"), NowMs(now))
 	return p
@@ -524,7 +532,7 @@ func (r *Room) announceNew(p *Participant) {
 
 // snapshotFor returns the room as p may see it.
 func (r *Room) snapshotFor(p *Participant) Snapshot {
-	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), SIFTrailer: p.sifTrailer, Resumed: p.resumed}
+	s := Snapshot{Room: r.rec.Info(), Self: p.snapshot(), Host: p.host, SIFTrailer: p.sifTrailer, Resumed: p.resumed}
 	for _, q := range r.participants {
 		if q != p && q.admitted && !q.hidden() {
 			s.Others = append(s.Others, q.snapshot())

@@ -33,7 +33,10 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error),
 			r.wakeWorkers(jobs)
 		default: // it was opened meanwhile
 			r.rec = out.Room
-			if err = r.loadAgents(r.rooms.life); err != nil {
+			if err = r.loadHosts(r.rooms.life, r.rec.SID, nil); err == nil {
+				err = r.loadAgents(r.rooms.life)
+			}
+			if err != nil {
 				r.rec = Record{}
 			}
 		}

@@ -297,7 +297,7 @@ func (r *Room) settle(p *Participant, m *passage) {
 	snap := r.snapshotFor(p)
 	token := ""
 	if p.token != nil {
-		token = p.token(r.name, snap.Self)
+		token = p.token(r.name, snap.Self, p.host)
 	}
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomMoved{RoomMoved: &livekit.RoomMovedResponse{
 		Room: snap.Room, Token: token, Participant: snap.Self, OtherParticipants: snap.Others,

@@ -155,11 +155,11 @@ func TestPermissionsAreMergedInTheRoom(t *testing.T) {
 func TestConditionalEditsOfParticipants(t *testing.T) {
 	h := newHouse(t)
 	ann := h.join("tea", "ann")
-	edit := func(e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error) {
+	edit := func(e rooms.ParticipantEdit) (rooms.Member, error) {
 		return h.EditParticipant(t.Context(), "tea", "ann", e)
 	}
-	named := func(name string) func(*livekit.ParticipantInfo) bool {
-		return func(p *livekit.ParticipantInfo) bool { return p.Sid == ann.SID() && p.Name == name }
+	named := func(name string) func(rooms.Member) bool {
+		return func(m rooms.Member) bool { return m.Info.Sid == ann.SID() && m.Info.Name == name }
 	}
 	_, err := edit(rooms.ParticipantEdit{Name: "Anna", If: named("")})
 	require.NoError(t, err)

@@ -30,6 +30,7 @@ type Participant struct {
 	admitted    bool                   // its join is on disk and was answered
 	successors  []letter               // until then: joins under the same identity
 	mediaBefore *MediaSummary          // how the session's media fared before a restart
+	host        bool                   // it runs the room
 	resumed     bool                   // it took up a session of before a restart
 	wanted      map[string]bool        // by track SID: the client asked for the track, or asked not to have it
 	subscribed  map[string]*track      // by track SID: forwarded to it
@@ -101,6 +102,7 @@ func (p *Participant) session(roomSID string) Session {
 		Info:        p.snapshot(),
 		PermittedMs: p.permittedMs,
 		EditedMs:    p.editedMs,
+		Host:        p.host,
 		Media:       p.mediaSoFar(),
 		blobs:       p.blobs,
 	}

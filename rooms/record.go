@@ -184,6 +184,8 @@ type Session struct {
 	// when name, metadata or attributes were. A rejoin with an earlier token must not
 	// undo these changes. 0 = never.
 	PermittedMs, EditedMs int64
+	// Host tells that it runs the room, by its token or as was decided; see [Rooms.SetHost].
+	Host bool
 	// Media is how its media fared, as of when it was last written; nil if it never had
 	// any, or was written before that was kept.
 	Media *MediaSummary

@@ -42,6 +42,8 @@ type Room struct {
 	dataTracks   map[string]*dataTrack   // by SID
 	departed     []Session               // the newest sessions that left, for clients that resume or join again
 	agents       agents                  // the dispatches and jobs of the room
+	hosts        map[string]bool         // by identity: whether it is host, where that was decided and is on disk
+	hostsAhead   map[string]bool         // as hosts will be when what is on its way to the disk is there
 
 	untold map[*Participant]struct{} // whose handles of data tracks have changed; see tellHandles
 
@@ -213,6 +215,9 @@ func (r *Room) load() error {
 		return err
 	}
 	if err := r.loadBlobs(rec.SID, present); err != nil {
+		return err
+	}
+	if err := r.loadHosts(ctx, rec.SID, present); err != nil {
 		return err
 	}
 	r.rec = rec

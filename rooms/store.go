@@ -37,7 +37,9 @@ type Change struct {
 	Jobs       []Job
 	// Blobs are inserted or replaced by session and key, or deleted. Those of a session end
 	// with it without being named.
-	Blobs  []DataBlob
+	Blobs []DataBlob
+	// Hosts are inserted or replaced by identity. They end with the room.
+	Hosts  []HostDecision
 	Events []log.Event
 
 	fact bool // of a room's: it has happened, and cannot be refused
@@ -88,6 +90,10 @@ type Store interface {
 	Present(ctx context.Context, roomSID string) ([]Session, error)
 	// DataBlobs returns the blobs of those sessions.
 	DataBlobs(ctx context.Context, roomSID string) ([]DataBlob, error)
+	// HostDecisions returns what was decided in a room.
+	HostDecisions(ctx context.Context, roomSID string) ([]HostDecision, error)
+	// HostDecided tells what was decided of an identity in the open room of that name.
+	HostDecided(ctx context.Context, roomName, identity string) (host, decided bool, err error)
 	// Latest returns the room's newest sessions, present and past, at most limit of
 	// them, in the order of joining.
 	Latest(ctx context.Context, roomSID string, limit int) ([]Session, error)

@@ -69,17 +69,17 @@ async function join({ name, room }) {
 async function admission({ name, room }) {
   if (options.token) return { token: options.token, url: ownServer() };
   if (options.invite) {
-    const { token, role } = await redeem(options.invite, name, () => lobby.waits());
+    const { token } = await redeem(options.invite, name, () => lobby.waits());
     lobby.busy(true);
-    return { token, url: ownServer(), host: role === 'host' };
+    return { token, url: ownServer(), invited: true };
   }
   return requestToken({ room, name, identity: options.identity || newIdentity(name) });
 }
 
 // enter joins a call with the tracks that are open in the lobby. If that fails, the lobby
-// gets its camera and microphone back. host: the person may invite guests.
-async function enter({ url, token, host = false }) {
-  const call = new Call({ options, invitable: host || !(options.token || options.invite), host, ended: over, openSettings });
+// gets its camera and microphone back. invited: the person came by an invitation.
+async function enter({ url, token, invited = false }) {
+  const call = new Call({ options, open: !(options.token || options.invite), invited, ended: over, openSettings });
   parlor.call = call;
   parlor.room = call.room;
   const tracks = await lobby.preview.release();

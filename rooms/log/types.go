@@ -18,6 +18,8 @@ const (
 	RoomUpdated        = "room_updated"
 	ParticipantUpdated = "participant_updated"
 	ParticipantResumed = "participant_resumed"
+	HostAdded          = "host_added"
+	HostRemoved        = "host_removed"
 	TrackMuted         = "track_muted"
 	TrackUnmuted       = "track_unmuted"
 	JobPending         = "agent_job_pending"
@@ -82,6 +84,8 @@ var types = []Type{
 	{RoomUpdated, Askers, Body{Room: Whole}, "a room's metadata, timeouts, limits or settings change"},
 	{ParticipantUpdated, Askers, Body{Room: Whole, Participant: Whole}, "a participant's name, metadata, attributes or permission change"},
 	{ParticipantResumed, Askers, Body{Room: Whole, Participant: Whole}, "a participant is back after a restart of the server"},
+	{HostAdded, Askers, Body{Room: Named, Participant: Named}, "a participant is made host of its room"},
+	{HostRemoved, Askers, Body{Room: Named, Participant: Named}, "a participant is host no more"},
 	{TrackMuted, Askers, Body{Room: Named, Participant: Named, Track: true}, "a track is muted"},
 	{TrackUnmuted, Askers, Body{Room: Named, Participant: Named, Track: true}, "a track is unmuted"},
 	{JobPending, Askers, Body{Room: Whole, Job: true}, "every worker of agents refused a job"},

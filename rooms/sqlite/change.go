@@ -72,6 +72,12 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 			return out, err
 		}
 	}
+	for _, d := range c.Hosts {
+		if _, err := t.exec(`INSERT INTO host (room_sid, identity, host) VALUES (?, ?, ?)
+			ON CONFLICT (room_sid, identity) DO UPDATE SET host = excluded.host`, c.Room.SID, d.Identity, d.Host); err != nil {
+			return out, err
+		}
+	}
 	if err := t.putAgents(c); err != nil {
 		return out, err
 	}
@@ -144,18 +150,22 @@ func (t *tx) updateRoom(c *changeRow, r *rooms.Record) error {
 	}
 	present := int64(r.NumParticipants)
 	if c.Kind == rooms.ChangeEnd {
-		t.end(r)
+		if err := t.end(r); err != nil {
+			return err
+		}
 		present = 0
 	}
 	t.populate(present-before, rooms.NowMs(time.Now()))
 	return nil
 }
 
-// end counts a room that has ended.
-func (t *tx) end(r *rooms.Record) {
+// end counts a room that has ended, and deletes what ends with it.
+func (t *tx) end(r *rooms.Record) error {
 	t.open--
 	t.ended++
 	t.inHour(r.EndedMs, func(h *rooms.Hour) { h.Ended++ })
+	_, err := t.exec(`DELETE FROM host WHERE room_sid = ?`, r.SID)
+	return err
 }
 
 // joins counts the participant_joined events.
@@ -188,18 +198,18 @@ func (t *tx) putSession(v *sessionRow) error {
 			return err
 		}
 	}
-	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, info = ?, media = ?
+	n, err := t.exec(`UPDATE session SET active_ms = ?, left_ms = ?, reason = ?, permitted_ms = ?, edited_ms = ?, host = ?, info = ?, media = ?
 		WHERE sid = ? AND room_sid = ? AND identity = ? AND joined_ms = ?`,
-		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.media, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
+		v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.Host, v.info, v.media, v.SID, v.RoomSID, v.Identity, v.JoinedMs)
 	if err != nil || n == 1 {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = t.exec(`INSERT INTO session (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sid) DO UPDATE SET room_sid = excluded.room_sid, identity = excluded.identity,
 			joined_ms = excluded.joined_ms, active_ms = excluded.active_ms, left_ms = excluded.left_ms,
 			reason = excluded.reason, permitted_ms = excluded.permitted_ms, edited_ms = excluded.edited_ms,
-			info = excluded.info, media = excluded.media`,
-		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.info, v.media)
+			host = excluded.host, info = excluded.info, media = excluded.media`,
+		v.SID, v.RoomSID, v.Identity, v.JoinedMs, v.ActiveMs, v.LeftMs, int32(v.Reason), v.PermittedMs, v.EditedMs, v.Host, v.info, v.media)
 	return err
 }
 
@@ -267,7 +277,9 @@ func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.end(r)
+		if err := t.end(r); err != nil {
+			return nil, err
+		}
 		if err := t.appendEvents(r, events); err != nil {
 			return nil, err
 		}

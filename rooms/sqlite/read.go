@@ -77,6 +77,28 @@ func (s *Store) DataBlobs(ctx context.Context, roomSID string) ([]rooms.DataBlob
 	return out, err
 }
 
+// HostDecisions returns what was decided in a room of who is host.
+func (s *Store) HostDecisions(ctx context.Context, roomSID string) ([]rooms.HostDecision, error) {
+	var out []rooms.HostDecision
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		var d rooms.HostDecision
+		err := rs.Scan(&d.Identity, &d.Host)
+		out = append(out, d)
+		return err
+	}, `SELECT identity, host FROM host WHERE room_sid = ?`, roomSID)
+	return out, err
+}
+
+// HostDecided tells what was decided of an identity in the open room of that name.
+func (s *Store) HostDecided(ctx context.Context, roomName, identity string) (host, decided bool, err error) {
+	err = s.one(ctx, []any{&host}, `SELECT host FROM room JOIN host ON room_sid = sid
+		WHERE name = ? AND ended_ms = 0 AND identity = ?`, roomName, identity)
+	if err == sql.ErrNoRows {
+		return false, false, nil
+	}
+	return host, err == nil, err
+}
+
 // Latest returns the newest sessions of a room; see [rooms.Store].
 func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.Session, error) {
 	all, err := s.sessions(ctx, `SELECT `+sessionColumns+` FROM session

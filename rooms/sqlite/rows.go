@@ -53,12 +53,12 @@ func scanRecord(s scanner) (rooms.Record, error) {
 }
 
 // sessionColumns are a session's columns, in the order of scanSession.
-const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, info, media`
+const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, host, info, media`
 
 func scanSession(s scanner) (rooms.Session, error) {
 	var v rooms.Session
 	var info, media []byte
-	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &info, &media); err != nil {
+	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &v.Host, &info, &media); err != nil {
 		return rooms.Session{}, err
 	}
 	v.Info = new(livekit.ParticipantInfo)

@@ -108,8 +108,12 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		APIKey: t.APIKey(), Grants: grants, Expires: registered.ExpiresAt.Time,
 		ID: registered.ID, Digest: sha256.Sum256([]byte(token)),
 	}
+	more := moreOf(token)
 	if registered.NotBefore != nil {
-		c.NotBefore = registered.NotBefore.Add(fraction(token))
+		c.NotBefore = registered.NotBefore.Add(more.fraction())
+	}
+	if more.Appointed && grants.Video != nil {
+		grants.Video.RoomAdmin = false
 	}
 	return c, nil
 }
@@ -138,21 +142,27 @@ func measure(token string) error {
 	return nil
 }
 
-// fraction is the fraction of a second in a verified token's not-before time, which the
-// library cuts off (NumericDate of RFC 7519, section 2). It tells that a token is newer
-// than a change of its bearer's permissions in the same second.
-func fraction(token string) time.Duration {
+// more is what the library leaves out of a verified token.
+type more struct {
+	NotBefore json.Number `json:"nbf"`
+	// Appointed tells that roomAdmin is in the token for its bearer to read: it was made host
+	// in the call, and the room itself is asked whether it still is.
+	Appointed bool `json:"parlorAppointed,omitempty"`
+}
+
+func moreOf(token string) (m more) {
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
-	if err != nil {
-		return 0
+	if err != nil || json.Unmarshal(payload, &m) != nil {
+		return more{}
 	}
-	var claims struct {
-		NotBefore json.Number `json:"nbf"`
-	}
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return 0
-	}
-	at, err := claims.NotBefore.Float64()
+	return m
+}
+
+// fraction is the fraction of a second in the not-before time, which the library cuts off
+// (NumericDate of RFC 7519, section 2). It tells that a token is newer than a change of
+// its bearer's permissions in the same second.
+func (m *more) fraction() time.Duration {
+	at, err := m.NotBefore.Float64()
 	if err != nil {
 		return 0
 	}
@@ -180,13 +190,21 @@ func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {
 
 // Mint signs a token with the grants g, valid from now for ttl.
 func (v *Verifier) Mint(apiKey string, g *auth.ClaimGrants, ttl time.Duration) (string, error) {
-	return v.MintFor(apiKey, "", g, time.Now(), ttl)
+	return v.MintFor(apiKey, Session{}, g, time.Now(), ttl)
 }
 
-// MintFor is [Verifier.Mint] for the client of a session, whose SID becomes the token's
-// jti. notBefore is taken from the token that this one replaces, so that a revocation of
-// that one covers this one too; zero = none.
-func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefore time.Time, ttl time.Duration) (string, error) {
+// Session is what a token that the server gives a client tells of its session.
+type Session struct {
+	ID string // becomes the token's jti; "" = none
+	// Appointed: the client was made host in the call. Its token has roomAdmin, so that the
+	// client knows, but [Verifier.Verify] does not take that for a grant.
+	Appointed bool
+}
+
+// MintFor is [Verifier.Mint] for the client of a session. notBefore is taken from the token
+// that this one replaces, so that a revocation of that one covers this one too; zero =
+// none.
+func (v *Verifier) MintFor(apiKey string, session Session, g *auth.ClaimGrants, notBefore time.Time, ttl time.Duration) (string, error) {
 	secret, ok := v.secrets[apiKey]
 	if !ok || secret == "" {
 		return "", fmt.Errorf("mint token: no secret for API key %s", printable(apiKey))
@@ -201,11 +219,12 @@ func (v *Verifier) MintFor(apiKey, session string, g *auth.ClaimGrants, notBefor
 	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, struct {
 		jwt.RegisteredClaims
 		*auth.ClaimGrants
+		Appointed bool `json:"parlorAppointed,omitempty"`
 	}{
 		jwt.RegisteredClaims{
-			Issuer: apiKey, Subject: g.Identity, ID: session,
+			Issuer: apiKey, Subject: g.Identity, ID: session.ID,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: nbf, ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
-		}, g,
+		}, g, session.Appointed,
 	}).SignedString([]byte(secret))
 	if err != nil {
 		return "", fmt.Errorf("mint token: %w", err)

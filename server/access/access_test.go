@@ -127,7 +127,7 @@ func TestAFractionOfNotBefore(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, second.Add(want).UnixMilli(), c.NotBefore.UnixMilli(), nbf)
 
-		next, err := verifier().MintFor(key, "PA_1", c.Grants, c.NotBefore, time.Hour)
+		next, err := verifier().MintFor(key, access.Session{ID: "PA_1"}, c.Grants, c.NotBefore, time.Hour)
 		require.NoError(t, err)
 		follows, err := verifier().Verify(next)
 		require.NoError(t, err)

@@ -71,6 +71,11 @@ func EnsureDestRoom(ctx context.Context, from, to string) error {
 	return nil
 }
 
+// Dismiss takes from the grants of a participant what it had as host of its room.
+func Dismiss(g *auth.VideoGrant) {
+	g.RoomAdmin, g.RoomCreate, g.DestinationRoom = false, false, ""
+}
+
 // EnsureJoin returns the room that the token may join (roomJoin), which may be empty. It
 // fails with [ErrNoAccess] without a video grant, and with [ErrDenied] without roomJoin.
 func EnsureJoin(ctx context.Context) (room string, err error) {

@@ -472,5 +472,5 @@ func (h *Handler) token(w *worker, job *livekit.Job, res *livekit.AvailabilityRe
 		},
 	}
 	g.SetParticipantKind(livekit.ParticipantInfo_AGENT)
-	return h.cfg.Verifier.MintFor(w.key, job.Id, g, time.Now(), tokenFor)
+	return h.cfg.Verifier.MintFor(w.key, access.Session{ID: job.Id}, g, time.Now(), tokenFor)
 }

@@ -15,6 +15,35 @@ import (
 // Doorkeeper decides whether the bearer of a token may join.
 type Doorkeeper interface {
 	Admissible(ctx context.Context, room, identity string, issuedMs int64) error
+	HostDecided(ctx context.Context, room, identity string) (host, decided bool, err error)
+}
+
+type tokenKey struct{}
+
+// asDecided returns a context with what the request's token is worth: where the open room has
+// decided whether the token's bearer is host, that counts, and not what the token says.
+func (c *Config) asDecided(ctx context.Context) (context.Context, error) {
+	claims, before := ctx.Value(tokenKey{}).(*access.Claims) // as the token has them
+	if !before {
+		claims = access.FromContext(ctx)
+	}
+	if claims == nil || claims.Server || claims.Grants.Video == nil || claims.Grants.Identity == "" || claims.Grants.Video.Room == "" {
+		return ctx, nil
+	}
+	host, decided, err := c.Rooms.HostDecided(ctx, claims.Grants.Video.Room, claims.Grants.Identity)
+	if err != nil {
+		return ctx, err
+	}
+	now := *claims
+	if decided {
+		now.Grants = claims.Grants.Clone()
+		if host {
+			now.Grants.Video.RoomAdmin = now.Grants.Video.RoomAdmin || now.Grants.Video.RoomJoin
+		} else {
+			access.Dismiss(now.Grants.Video)
+		}
+	}
+	return access.WithClaims(context.WithValue(ctx, tokenKey{}, claims), &now), nil
 }
 
 // admissible refuses the token of an identity that is banned from its room, or whose
@@ -48,7 +77,19 @@ func (c *Config) admissibleIn(ctx context.Context, room string) error {
 
 // pullEvents serves the event log. A stream ends when its token is no longer good.
 func (s *rest) pullEvents(w http.ResponseWriter, r *http.Request) error {
-	s.Events.ServeHTTP(w, r.WithContext(events.While(r.Context(), s.stillGood)))
+	s.Events.ServeHTTP(w, r.WithContext(events.While(r.Context(), func(ctx context.Context) error {
+		if err := s.stillGood(ctx); err != nil {
+			return err
+		}
+		now, err := s.asDecided(ctx)
+		if err != nil {
+			return err
+		}
+		if toPull.ensure(r.WithContext(now)) != nil {
+			return problem.New(http.StatusForbidden, "permission_denied", "the bearer of this token is not host of the room any more")
+		}
+		return nil
+	})))
 	return nil
 }
 

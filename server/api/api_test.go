@@ -352,6 +352,10 @@ func (failing) List(context.Context, []string) ([]*livekit.Room, error) {
 
 func (failing) Admissible(context.Context, string, string, int64) error { return nil }
 
+func (failing) HostDecided(context.Context, string, string) (bool, bool, error) {
+	return false, false, nil
+}
+
 func (failing) Delete(context.Context, string, func(*rooms.Record) bool) error {
 	return rooms.Errorf(rooms.Internal, "disk %s", "/var/lib/secret-path")
 }

@@ -135,6 +135,12 @@ func admitted(service http.Handler, c *Config, prefix string, known map[string]*
 			service.ServeHTTP(w, r) // answers, without the body, that there is no such route
 			return
 		}
+		ctx, failed := c.asDecided(r.Context())
+		if failed != nil {
+			_ = twirp.WriteError(w, asTwirp(r.Context(), c.Log, r.URL.Path, failed)) // the client may be gone
+			return
+		}
+		r = r.WithContext(ctx)
 		leave, err := c.admit(w, r, m, kind == "application/json")
 		if err != nil {
 			if denied(err) {

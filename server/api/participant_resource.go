@@ -21,6 +21,7 @@ type participant struct {
 	Attributes  map[string]string      `json:"attributes"`
 	JoinedAt    *timestamp             `json:"joined_at"`
 	IsPublisher bool                   `json:"is_publisher"`
+	Host        bool                   `json:"host" doc:"It runs the room: by its token (roomAdmin), or because it was made host."`
 	Permissions permission.Permissions `json:"permissions"`
 	Tracks      []track                `json:"tracks"`
 }
@@ -45,6 +46,7 @@ type session struct {
 	Identity string     `json:"identity"`
 	Name     string     `json:"name"`
 	Kind     string     `json:"kind"`
+	Host     bool       `json:"host" doc:"It runs the room, or did so when it left."`
 	JoinedAt *timestamp `json:"joined_at"`
 	ActiveAt *timestamp `json:"active_at" doc:"When its media was connected; null if it never was."`
 	LeftAt   *timestamp `json:"left_at" doc:"Null while in the room."`
@@ -95,7 +97,7 @@ type mediaMinute struct {
 
 func lower(name string) string { return strings.ToLower(name) }
 
-func showParticipant(p *livekit.ParticipantInfo) participant {
+func showParticipant(p *livekit.ParticipantInfo, host bool) participant {
 	joined := p.JoinedAtMs
 	if joined == 0 {
 		joined = p.JoinedAt * 1000
@@ -103,7 +105,7 @@ func showParticipant(p *livekit.ParticipantInfo) participant {
 	out := participant{
 		SID: p.Sid, Identity: p.Identity, Name: p.Name, State: lower(p.State.String()), Kind: lower(p.Kind.String()),
 		Metadata: p.Metadata, Attributes: p.Attributes, JoinedAt: at(joined), IsPublisher: p.IsPublisher,
-		Permissions: permission.Of(p.Permission), Tracks: showTracks(p.Tracks),
+		Host: host, Permissions: permission.Of(p.Permission), Tracks: showTracks(p.Tracks),
 	}
 	if out.Attributes == nil {
 		out.Attributes = map[string]string{}
@@ -130,7 +132,7 @@ func showTrack(t *livekit.TrackInfo) track {
 func showSession(s *rooms.Session) session {
 	out := session{
 		SID: s.SID, Identity: s.Identity, Name: s.Info.GetName(), Kind: lower(s.Info.GetKind().String()),
-		JoinedAt: at(s.JoinedMs), ActiveAt: at(s.ActiveMs), LeftAt: at(s.LeftMs),
+		Host: s.Host, JoinedAt: at(s.JoinedMs), ActiveAt: at(s.ActiveMs), LeftAt: at(s.LeftMs),
 	}
 	if s.LeftMs != 0 {
 		out.Reason = lower(s.Reason.String())

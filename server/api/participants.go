@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"net/http"
@@ -21,7 +22,9 @@ type Participants interface {
 	Participants(ctx context.Context, room string) ([]*livekit.ParticipantInfo, error)
 	Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error)
 	Members(ctx context.Context, room string) ([]rooms.Member, error)
-	EditParticipant(ctx context.Context, room, identity string, e rooms.ParticipantEdit) (*livekit.ParticipantInfo, error)
+	Member(ctx context.Context, room, identity string) (rooms.Member, error)
+	EditParticipant(ctx context.Context, room, identity string, e rooms.ParticipantEdit) (rooms.Member, error)
+	SetHost(ctx context.Context, room, identity string, host bool) error
 	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
 	UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error
 	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
@@ -50,48 +53,44 @@ func (s *rest) listParticipants(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.Records.FindOpen(r.Context(), name); err != nil {
 		return err
 	}
-	infos, err := s.Rooms.Participants(r.Context(), name)
+	members, err := s.Rooms.Members(r.Context(), name)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(infos, func(a, b *livekit.ParticipantInfo) int {
-		if a.JoinedAtMs != b.JoinedAtMs {
-			return int(a.JoinedAtMs - b.JoinedAtMs)
-		}
-		return strings.Compare(a.Identity, b.Identity)
+	slices.SortFunc(members, func(a, b rooms.Member) int {
+		return cmp.Or(cmp.Compare(a.Info.JoinedAtMs, b.Info.JoinedAtMs), strings.Compare(a.Info.Identity, b.Info.Identity))
 	})
 	out := participantList{Participants: []participant{}}
-	for _, info := range infos {
-		out.Participants = append(out.Participants, showParticipant(info))
+	for _, m := range members {
+		out.Participants = append(out.Participants, showParticipant(m.Info, m.Host))
 	}
 	return sendJSON(w, http.StatusOK, out)
 }
 
 // participantOf returns the participant that the path names.
-func (s *rest) participantOf(r *http.Request) (room string, info *livekit.ParticipantInfo, err error) {
+func (s *rest) participantOf(r *http.Request) (rooms.Member, error) {
 	at, err := pathValues(r, "name", "identity")
 	if err != nil {
-		return "", nil, err
+		return rooms.Member{}, err
 	}
-	info, err = s.Rooms.Participant(r.Context(), at[0], at[1])
-	return at[0], info, err
+	return s.Rooms.Member(r.Context(), at[0], at[1])
 }
 
 func (s *rest) getParticipant(w http.ResponseWriter, r *http.Request) error {
-	_, info, err := s.participantOf(r)
+	m, err := s.participantOf(r)
 	if err != nil {
 		return err
 	}
-	tag := participantTag(info)
+	tag := participantTag(m)
 	w.Header().Set("ETag", tag)
 	if r.Header.Get("If-None-Match") == tag {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	return sendJSON(w, http.StatusOK, showParticipant(info))
+	return sendJSON(w, http.StatusOK, showParticipant(m.Info, m.Host))
 }
 
-func participantTag(p *livekit.ParticipantInfo) string { return entityTag(showParticipant(p)) }
+func participantTag(m rooms.Member) string { return entityTag(showParticipant(m.Info, m.Host)) }
 
 // participantEdit is the body of PATCH …/participants/{identity}. Absent fields stay as
 // they are.
@@ -123,12 +122,31 @@ func (s *rest) editParticipant(w http.ResponseWriter, r *http.Request) error {
 		}
 		e.Permit = edit.Apply // it is applied in the room, where the permissions are
 	}
-	info, err := s.Rooms.EditParticipant(r.Context(), at[0], at[1], e)
+	m, err := s.Rooms.EditParticipant(r.Context(), at[0], at[1], e)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("ETag", participantTag(info))
-	return sendJSON(w, http.StatusOK, showParticipant(info))
+	w.Header().Set("ETag", participantTag(m))
+	return sendJSON(w, http.StatusOK, showParticipant(m.Info, m.Host))
+}
+
+// makeHost makes an identity host of its room: 204.
+func (s *rest) makeHost(w http.ResponseWriter, r *http.Request) error { return s.setHost(w, r, true) }
+
+// unmakeHost makes it host no more: 204.
+func (s *rest) unmakeHost(w http.ResponseWriter, r *http.Request) error {
+	return s.setHost(w, r, false)
+}
+
+func (s *rest) setHost(w http.ResponseWriter, r *http.Request, host bool) error {
+	at, err := pathValues(r, "name", "identity")
+	if err != nil {
+		return err
+	}
+	if err := s.Rooms.SetHost(r.Context(), at[0], at[1], host); err != nil {
+		return err
+	}
+	return sendNothing(w)
 }
 
 // removeParticipant sends a participant away: 204. With revoke=true the tokens that the
@@ -203,11 +221,11 @@ type trackList struct {
 }
 
 func (s *rest) listTracks(w http.ResponseWriter, r *http.Request) error {
-	_, info, err := s.participantOf(r)
+	m, err := s.participantOf(r)
 	if err != nil {
 		return err
 	}
-	return sendJSON(w, http.StatusOK, trackList{showTracks(info.Tracks)})
+	return sendJSON(w, http.StatusOK, trackList{showTracks(m.Info.Tracks)})
 }
 
 // trackEdit is the body of PATCH …/tracks/{sid}.

@@ -71,7 +71,7 @@ func (s *rest) findParticipants(w http.ResponseWriter, r *http.Request) error {
 		if name == "" {
 			continue // its room has ended meanwhile, and is forgotten
 		}
-		page.Found = append(page.Found, presence{Room: name, RoomSID: one.RoomSID, Participant: showParticipant(one.Info), Address: addresses[one.SID]})
+		page.Found = append(page.Found, presence{Room: name, RoomSID: one.RoomSID, Participant: showParticipant(one.Info, one.Host), Address: addresses[one.SID]})
 	}
 	return sendJSON(w, http.StatusOK, page)
 }

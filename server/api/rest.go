@@ -168,6 +168,11 @@ func (s *rest) run(op *operation, w http.ResponseWriter, r *http.Request) error 
 	if err := access.EnsureRole(r.Context(), op.least()); err != nil {
 		return err
 	}
+	ctx, err := s.asDecided(r.Context())
+	if err != nil {
+		return err
+	}
+	r = r.WithContext(ctx)
 	if err := op.grant.ensure(r); err != nil {
 		return err
 	}

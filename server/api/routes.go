@@ -138,6 +138,16 @@ func (s *rest) participantOperations() []operation {
 			status:  http.StatusNoContent, handle: s.removeParticipant,
 		},
 		{
+			method: put, path: onParticipant + "/host", id: "makeHost", tag: tag, grant: toAdmin,
+			summary: "Make a participant host: it may run the room as one whose token has roomAdmin. It holds until the room ends, also when it rejoins, whatever its tokens say. 404 unless it is in the room or was lately.",
+			status:  http.StatusNoContent, handle: s.makeHost,
+		},
+		{
+			method: del, path: onParticipant + "/host", id: "unmakeHost", tag: tag, grant: toAdmin,
+			summary: "Make a participant host no more: its tokens, also those that have roomAdmin, neither run the room nor create or close rooms in this API. It holds until the room ends, or it is made host again.",
+			status:  http.StatusNoContent, handle: s.unmakeHost,
+		},
+		{
 			method: post, path: onParticipant + "/move", id: "moveParticipant", tag: tag, grant: toAdmin,
 			summary: "Move a participant to another room, with its tracks and without a reconnect; 409 (code room_full) if it is full. The token needs destinationRoom.",
 			body:    destination{}, example: `{"room":"breakout-1"}`,

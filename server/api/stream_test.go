@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
@@ -49,6 +50,16 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 		{"revoked", "host", func(rs *rooms.Rooms) error {
 			return rs.Revoke(context.Background(), "sec", "host", rooms.NowMs(time.Now()))
 		}, `"status":403,"code":"revoked"`},
+		{"host no more", "host", func(rs *rooms.Rooms) error {
+			if _, err := rs.Create(context.Background(), &livekit.CreateRoomRequest{Name: "sec"}); err != nil {
+				return err
+			}
+			_, _, err := rs.Join(context.Background(), rooms.JoinRequest{Room: "sec", Info: &livekit.ParticipantInfo{Identity: "host"}, Outlet: new(guest)})
+			if err != nil {
+				return err
+			}
+			return rs.SetHost(context.Background(), "sec", "host", false)
+		}, `"status":403,"code":"permission_denied"`},
 		{"another is banned", "host", func(rs *rooms.Rooms) error {
 			return rs.Ban(context.Background(), rooms.Ban{RoomName: "sec", Identity: "other"})
 		}, expired},

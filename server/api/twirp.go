@@ -171,7 +171,8 @@ func (s *roomService) UpdateParticipant(ctx context.Context, req *livekit.Update
 			}
 			e.Permit = func(p *livekit.ParticipantPermission) { proto.Reset(p); proto.Merge(p, may) }
 		}
-		return s.c.Rooms.EditParticipant(ctx, req.Room, req.Identity, e)
+		m, err := s.c.Rooms.EditParticipant(ctx, req.Room, req.Identity, e)
+		return m.Info, err
 	})
 }
 

@@ -13,12 +13,14 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/server/access"
 )
 
 // mint makes a token for ann that was issued at a time.
 func (h *house) mint(at time.Time, g *auth.VideoGrant) string {
 	g.RoomJoin = true
-	token, err := h.verifier.MintFor("devkey", "", &auth.ClaimGrants{Identity: "ann", Video: g}, at, time.Hour)
+	token, err := h.verifier.MintFor("devkey", access.Session{}, &auth.ClaimGrants{Identity: "ann", Video: g}, at, time.Hour)
 	require.NoError(h.t, err)
 	return token
 }
@@ -105,4 +107,55 @@ func TestAMovedParticipantIsNoAdmin(t *testing.T) {
 	require.Equal(t, 403, status, body)
 	status, body = h.get("/rtc/validate?access_token=" + moved)
 	require.Equal(t, 200, status, body)
+}
+
+// TestAMadeHostsTokenTellsIt to the client, at once, and grants nothing by itself: the room
+// is asked whether its bearer still is host, and the next room of the name knows of nothing.
+func TestAMadeHostsTokenTellsIt(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	conn, _ := h.dial("", h.mint(time.Now(), &auth.VideoGrant{Room: "r"}))
+	require.NotNil(t, conn)
+	next := func(want bool) string {
+		return h.await(conn, func(m *livekit.SignalResponse) string {
+			token := m.GetRefreshToken()
+			if token == "" {
+				return ""
+			}
+			read, err := auth.ParseAPIToken(token)
+			require.NoError(t, err)
+			_, grants, err := read.Verify("secret")
+			require.NoError(t, err)
+			if grants.Video.RoomAdmin != want {
+				return ""
+			}
+			return token
+		})
+	}
+	asks := func(token string, want int) {
+		t.Helper()
+		status, body := h.operate("GET", "/v1/rooms/r/participants", "", token)
+		require.Equal(t, want, status, body)
+	}
+	decide := func(method string) {
+		t.Helper()
+		status, body := h.operate(method, "/v1/rooms/r/participants/ann/host", "", "")
+		require.Equal(t, 204, status, body)
+	}
+	asks(next(false), 403)
+	decide("PUT")
+	made := next(true)
+	asks(made, 200)
+	decide("DELETE")
+	unmade := next(false)
+	asks(made, 403)
+	decide("PUT")
+	asks(unmade, 200)
+	made = next(true)
+
+	status, body := h.operate("DELETE", "/v1/rooms/r", "", "")
+	require.Equal(t, 204, status, body)
+	conn, status = h.dial("", made)
+	require.NotNil(t, conn, "status %d", status)
+	next(false)
+	asks(made, 403)
 }

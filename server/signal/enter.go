@@ -48,7 +48,7 @@ func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
 	h.metrics.joins.WithLabelValues("joined").Inc()
 	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	if err := p.Enter(s.peer, func(_ *rooms.Participant, snap rooms.Snapshot) {
-		s.attach(snap, h.joinResponse(s, snap), s.tokenMessage(snap.Self))
+		s.attach(snap, h.joinResponse(s, snap), s.tokenMessage(&shown{snap.Self, snap.Host}))
 	}); err != nil { // p ended before it entered
 		s.peer.Close()
 		h.dismiss(s.ws, out.goodbye())
@@ -90,7 +90,7 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 // before all others. It reports false if the participant is gone.
 func (s *session) attach(snap rooms.Snapshot, first ...*rooms.Message) bool {
 	s.outlet.peer.Store(s.peer)
-	s.outlet.info.Store(snap.Self)
+	s.outlet.self.Store(&shown{snap.Self, snap.Host})
 	return s.outlet.attach(s.ws, first...)
 }
 
@@ -222,6 +222,6 @@ func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Messa
 		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
 			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
 		}}),
-		s.tokenMessage(snap.Self),
+		s.tokenMessage(&shown{snap.Self, snap.Host}),
 	)
 }

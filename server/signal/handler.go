@@ -277,6 +277,7 @@ func (req *request) join() *rooms.JoinRequest {
 	j := &rooms.JoinRequest{
 		Room:          req.room,
 		Info:          req.info,
+		Host:          req.claims.Grants.Video.RoomAdmin,
 		MayCreate:     req.claims.Grants.Video.RoomCreate,
 		Create:        req.create,
 		IssuedMs:      req.claims.NotBefore.UnixMilli(),

@@ -41,7 +41,7 @@ type outlet struct {
 	peer atomic.Pointer[media.Peer]
 	// The content of fresh tokens: the participant as its room last described it, and the
 	// room to which it was moved; nil if it was not. Both outlive sockets.
-	info  atomic.Pointer[livekit.ParticipantInfo]
+	self  atomic.Pointer[shown]
 	moved atomic.Pointer[move]
 
 	mu   sync.Mutex     // guards the following
@@ -50,6 +50,12 @@ type outlet struct {
 }
 
 var _ rooms.Outlet = (*outlet)(nil)
+
+// shown is a participant as its room describes it.
+type shown struct {
+	info *livekit.ParticipantInfo
+	host bool // it runs the room
+}
 
 // move is the room to which a participant was moved, and the time.
 type move struct {

@@ -279,9 +279,10 @@ func (s *session) sync(state *livekit.SyncState) {
 
 // refresh is called by the room when the participant has changed in a way that its token
 // must show.
-func (s *session) refresh(info *livekit.ParticipantInfo) {
-	s.outlet.info.Store(info)
-	s.outlet.Send(s.tokenMessage(info))
+func (s *session) refresh(info *livekit.ParticipantInfo, host bool) {
+	now := &shown{info, host}
+	s.outlet.self.Store(now)
+	s.outlet.Send(s.tokenMessage(now))
 }
 
 // refreshTokens sends the client a fresh token every tokenInterval, so that the client can
@@ -294,27 +295,28 @@ func (s *session) refreshTokens() {
 		case <-s.ws.done.Done():
 			return
 		case <-tick.C:
-			s.outlet.Send(s.tokenMessage(s.outlet.info.Load()))
+			s.outlet.Send(s.tokenMessage(s.outlet.self.Load()))
 		}
 	}
 }
 
 // tokenMessage returns a message with a fresh token for the participant as it is now. The
 // token is signed with the key of the client's first token.
-func (s *session) tokenMessage(info *livekit.ParticipantInfo) *rooms.Message {
-	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: s.token(info)}})
+func (s *session) tokenMessage(now *shown) *rooms.Message {
+	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{RefreshToken: s.token(now)}})
 }
 
 // moved makes a token for the room to which the participant was moved. All later tokens are
 // for that room too.
-func (s *session) moved(room string, info *livekit.ParticipantInfo) string {
+func (s *session) moved(room string, info *livekit.ParticipantInfo, host bool) string {
+	now := &shown{info, host}
 	s.outlet.moved.Store(&move{room, time.Now()})
-	s.outlet.info.Store(info)
-	return s.token(info)
+	s.outlet.self.Store(now)
+	return s.token(now)
 }
 
-func (s *session) token(info *livekit.ParticipantInfo) string {
-	g := s.claims.Grants.Clone()
+func (s *session) token(now *shown) string {
+	g, info := s.claims.Grants.Clone(), now.info
 	g.Name, g.Metadata, g.Attributes = info.Name, info.Metadata, info.Attributes
 	if g.Video == nil {
 		g.Video = &auth.VideoGrant{}
@@ -327,8 +329,13 @@ func (s *session) token(info *livekit.ParticipantInfo) string {
 		}
 		g.Video.Room, since = m.room, m.at
 	}
+	mark := access.Session{ID: info.Sid, Appointed: now.host && !g.Video.RoomAdmin}
+	if g.Video.RoomAdmin && !now.host {
+		access.Dismiss(g.Video)
+	}
+	g.Video.RoomAdmin = now.host
 	g.Sha256 = ""
-	token, err := s.h.cfg.Verifier.MintFor(s.claims.APIKey, info.Sid, g, since, max(tokenMinimum, time.Until(s.claims.Expires)))
+	token, err := s.h.cfg.Verifier.MintFor(s.claims.APIKey, mark, g, since, max(tokenMinimum, time.Until(s.claims.Expires)))
 	if err != nil {
 		s.h.log.Error("cannot mint a fresh token", "participant", info.Identity, "error", err)
 	}

@@ -63,6 +63,25 @@ func (f *fixture) testInvitation(t *testing.T) {
 	guest.until("the call again", `parlor.screen === 'call'`)
 	require.Equal(t, who, get[string](guest, `parlor.room.localParticipant.identity`))
 
+	// The host makes the guest one, who invites others and remains host over a reload of the
+	// page, and takes it back.
+	host.click("#people-toggle")
+	host.acts("more", who)
+	host.acts("make-host", who)
+	host.acts("make-host", who)
+	invites := `document.querySelector('#invite').checkVisibility()`
+	guest.until("to invite others", invites)
+	guest.do(`navigator.clipboard.writeText = async (text) => { window.copied = text; }`)
+	guest.click("#invite")
+	guest.until("a link for guests", `window.copied?.includes('#invite=IN_')`)
+	require.NoError(t, chromedp.Do(guest.ctx, chromedp.Reload()))
+	guest.until("the lobby again", `window.parlor?.screen === 'lobby' && document.querySelector('#name').value === 'Gus'`)
+	guest.click("#join")
+	guest.until("the call, as host", `parlor.screen === 'call' && `+invites)
+	host.acts("unmake-host", who)
+	guest.until("to invite nobody", `!`+invites)
+	host.click(`[data-close="people"]`)
+
 	// The host lets guests wait: one is let in, another is not.
 	host.click("#people-toggle")
 	host.until("a switch for the waiting room", `document.querySelector('[data-action="waiting-room"]') !== null`)
@@ -92,7 +111,7 @@ func (f *fixture) testInvitation(t *testing.T) {
 		}
 	}
 	require.NoError(t, json.Unmarshal(ask("GET", "", ""), &all))
-	require.Len(t, all.Invitations, 2)
+	require.Len(t, all.Invitations, 3)
 	require.Equal(t, []any{"guest", 2}, []any{all.Invitations[1].Role, all.Invitations[1].Used})
 	ask("DELETE", "/"+all.Invitations[1].ID, "")
 	late := comes("Lea", link)

@@ -107,6 +107,45 @@ func (f *fixture) testModeration(t *testing.T) {
 	}
 }
 
+// Somebody who runs the room makes another host, who has the buttons at once and can do the
+// same. Who is host no more loses them at once, and the token of before is worth nothing.
+func (f *fixture) testMakeHost(t *testing.T) {
+	token := f.server.token("hana", time.Hour, auth.VideoGrant{RoomJoin: true, Room: "hosts", RoomAdmin: true})
+	host := f.browser.open(t, "Hana", f.server.page("token", token, "autojoin", "1"))
+	host.until("the call", `parlor.screen === 'call'`)
+	ann := f.join(t, modes[0], "hosts", "Ann", "video", "0", "audio", "0")
+	bob := f.join(t, modes[1], "hosts", "Bob", "video", "0")
+	who := func(p *page) string { return get[string](p, `parlor.room.localParticipant.identity`) }
+	buttons := `document.querySelectorAll('#people-room [data-action]').length`
+	toast := `document.querySelector('.toast[data-code="host"]')`
+	for _, p := range []*page{host, ann, bob} {
+		p.click("#people-toggle")
+	}
+	require.Zero(t, get[int](ann, buttons))
+
+	host.acts("more", who(ann))
+	host.acts("make-host", who(ann))
+	require.Contains(t, get[string](host, fmt.Sprintf(`document.querySelector('#people [data-action="make-host"][data-identity=%q]').textContent`, who(ann))), "sure", "one click makes nobody host")
+	host.acts("make-host", who(ann))
+	ann.until("to be told, and the buttons", toast+` && `+buttons+` > 0`)
+	host.until("who is host", fmt.Sprintf(`document.querySelector('#people li[data-identity=%q] .people-host')`, who(ann)))
+	host.loadAxe()
+	host.accessible("who is host")
+	ann.acts("more", who(bob))
+	ann.acts("mute", who(bob))
+	bob.until("to be muted", `!parlor.room.localParticipant.isMicrophoneEnabled`)
+
+	ann.acts("more", "hana")
+	ann.acts("unmake-host", "hana")
+	host.until("to be told, and no buttons", toast+` && `+buttons+` === 0`)
+	ann.until("that she is none", `document.querySelector('#people [data-action="make-host"][data-identity="hana"]')`)
+	asked := fmt.Sprintf(`await fetch('v1/rooms/hosts/participants', { headers: { Authorization: 'Bearer %s' } }).then(({ status }) => status)`, token)
+	host.do(`window.asked = ` + asked)
+	require.Equal(t, 403, get[int](host, `window.asked`), "by the token that she came with")
+	f.server.rest("PUT", "/v1/rooms/hosts/participants/hana/host", "")
+	host.until("the buttons again", buttons+` > 0`)
+}
+
 // Where more people are than the window has room for, the rest are on further pages,
 // and those who show themselves come to the first one. What is not looked at is not sent.
 func (f *fixture) testPagesOfPeople(t *testing.T) {

@@ -47,8 +47,8 @@ export class Call {
   #away = false; // reconnecting
   #encryption;
   #passphrase;
-  #invitable;
-  #host;
+  #open;
+  #invited;
   #guestLink; // a promise, from the first time that a host asks for it
   #ended;
   #wakeLock;
@@ -58,12 +58,12 @@ export class Call {
   #telling;
   #since = 0; // when the call was joined, performance.now()
 
-  // invitable: anyone with the link can join, so the call offers to copy it. host: the link
-  // is an invitation that is made with this person's token.
+  // open: anyone with the link can join, so the call offers to copy it. invited: the person
+  // came by an invitation; if it is a host it may make one for others, with its token.
   // ended(end) is called once, when a call that was joined has ended.
-  constructor({ options, invitable, host, ended, openSettings }) {
-    this.#invitable = invitable;
-    this.#host = host;
+  constructor({ options, open, invited, ended, openSettings }) {
+    this.#open = open;
+    this.#invited = invited;
     this.#ended = ended;
     this.#passphrase = options.passphrase;
     this.#encryption = new Encryption(options.passphrase);
@@ -73,7 +73,7 @@ export class Call {
     this.chat = new Chat(this.room);
     this.captions = new Captions(this.room);
     this.people = new People(this.room, this.stage, {
-      host,
+      invited,
       write: (participant) => {
         this.#showPanel('chat');
         this.chat.address(participant);
@@ -257,8 +257,6 @@ export class Call {
 
   #showRoom() {
     $('#room-name').textContent = this.room.name;
-    $('#invite').hidden = !this.#invitable;
-    $('#invite-qr').hidden = !this.#invitable;
     $('#encrypted').hidden = !this.#encryption.on;
     $('#recording').hidden = !this.room.isRecording;
     $('#hear').hidden = this.room.canPlaybackAudio;
@@ -288,7 +286,10 @@ export class Call {
   #update() {
     if (this.#joined) $('#clock').textContent = lasting(performance.now() - this.#since);
     $('#alone').hidden = this.room.remoteParticipants.size > 0;
-    say($('#alone'), this.#invitable ? 'call.alone-invite' : 'call.alone');
+    const invitable = this.#open || this.#host;
+    $('#invite').hidden = !invitable;
+    $('#invite-qr').hidden = !invitable;
+    say($('#alone'), invitable ? 'call.alone-invite' : 'call.alone');
   }
 
   // announce collects joins and leaves for a moment, to announce several at once, and to
@@ -334,6 +335,10 @@ export class Call {
     }
     $('#qr-link').textContent = link;
     $('#qr').showModal();
+  }
+
+  get #host() {
+    return this.#invited && this.people.runs;
   }
 
   // link is the link that others come in by; undefined if there is none, which was said then.

@@ -32,6 +32,7 @@ export class Knocks {
   async #tick() {
     try {
       if (this.#moderation.allowed) await this.look();
+      else if (this.list.length > 0) this.#drop(() => false);
     } catch {
       // The next time may do.
     }

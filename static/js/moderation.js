@@ -23,6 +23,11 @@ export class Moderation {
     return grant.roomAdmin === true && (!grant.room || grant.room === this.#room.name);
   }
 
+  // known reports whether there is a token to tell what is allowed.
+  get known() {
+    return this.#token !== '';
+  }
+
   // mayClose reports whether the token also permits ending rooms.
   get mayClose() {
     return this.allowed && this.#grant.roomCreate === true;
@@ -31,6 +36,16 @@ export class Moderation {
   // state is the server's state of the room: locked, hold.
   state() {
     return this.#call('GET', '');
+  }
+
+  // hosts are the identities of those who run the room.
+  async hosts() {
+    const { participants } = await this.#call('GET', '/participants');
+    return new Set(participants.filter(({ host }) => host).map(({ identity }) => identity));
+  }
+
+  makeHost(participant, is) {
+    return this.#of(participant, is ? 'PUT' : 'DELETE', '/host');
   }
 
   lock(locked) {

@@ -14,6 +14,7 @@ import { watch } from './watch.js';
 const { Track } = window.LivekitClient;
 
 const MEASURED_EVERY = 2000; // ms
+const ASKED_EVERY = 5000; // ms, for what other hosts have done
 
 export class People {
   #room;
@@ -29,18 +30,22 @@ export class People {
   #details = null; // {identity, quality, lines} of the person whose numbers are shown
   #measuring;
   #state = null; // the server's state of the room, for moderators
+  #hosts = new Set(); // identities, for moderators
+  #ran = null; // {room, runs}: whether the person ran the room when that was last known
+  #asking;
   #listening = new AbortController();
 
-  // write(participant) is called for a private message to the participant. host: the person
-  // came by an invitation for hosts, and lets in those that wait.
-  constructor(room, stage, { write, host }) {
+  // write(participant) is called for a private message to the participant. invited: the
+  // person came by an invitation, so a host lets in those that wait.
+  constructor(room, stage, { write, invited }) {
     this.#room = room;
     this.#write = write;
     this.#stage = stage;
     this.#moderation = new Moderation(room);
     this.#watch = watch(room, () => this.#show());
-    if (host) this.#knocks = new Knocks(this.#moderation, () => this.#show());
+    if (invited) this.#knocks = new Knocks(this.#moderation, () => this.#show());
     this.#measuring = setInterval(() => this.#measure(), MEASURED_EVERY);
+    this.#asking = setInterval(() => this.#askAgain(), ASKED_EVERY);
     $('#people-list').addEventListener('input', ({ target }) => this.#setVolume(target), { signal: this.#listening.signal });
     $('#people-list').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
     $('#people-knocks').addEventListener('click', (event) => this.#clicked(event.target.closest('button')), { signal: this.#listening.signal });
@@ -51,7 +56,13 @@ export class People {
     this.#listening.abort();
     this.#knocks?.end();
     clearInterval(this.#measuring);
+    clearInterval(this.#asking);
     this.#watch.end();
+  }
+
+  // runs reports whether the person runs the room.
+  get runs() {
+    return this.#moderation.allowed;
   }
 
   // opened is called when the panel is shown. It asks the server for its state of the
@@ -62,18 +73,41 @@ export class People {
 
   async #ask() {
     try {
-      const { locked, hold, waiting_room: waits } = await this.#moderation.state();
-      if (this.#knocks) this.#knocks.on = waits;
-      this.#state = { locked, held: Boolean(hold) };
+      await this.#look();
     } catch (error) {
       this.#failed(error);
     }
     this.#show();
   }
 
+  async #look() {
+    const [{ locked, hold, waiting_room: waits }, hosts] = await Promise.all([this.#moderation.state(), this.#moderation.hosts()]);
+    if (this.#knocks) this.#knocks.on = waits;
+    this.#state = { locked, held: Boolean(hold) };
+    this.#hosts = hosts;
+  }
+
+  #askAgain() {
+    if (this.runs && !$('#people').hidden) this.#look().then(() => this.#show(), () => {}); // the next time may do
+  }
+
+  // notice tells the person that it was made host, or is none any more. A move to another
+  // room is told by itself, and while there is no token nothing is known.
+  #notice() {
+    if (!this.#moderation.known) return;
+    const { runs } = this;
+    const room = this.#room.name;
+    const before = this.#ran;
+    this.#ran = { room, runs };
+    if (before?.room !== room || before.runs === runs) return;
+    toast(t(runs ? 'people.made-host' : 'people.unmade-host'), { code: 'host' });
+    if (runs && !$('#people').hidden) this.#ask();
+  }
+
   #show() {
-    const runs = this.#moderation.allowed;
-    const people = this.#stage.people.map(describe).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
+    this.#notice();
+    const { runs } = this;
+    const people = this.#stage.people.map((participant) => describe(participant, runs && this.#hosts.has(participant.identity))).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
     this.#keepVolumes();
     const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state, this.#knocks?.on, this.#knocks?.list, this.#details?.identity, spotlighted(this.#room)]);
     if (say === this.#shown) return;
@@ -171,6 +205,7 @@ export class People {
       action('rename'),
       action(forAll),
       elsewhere ? this.#action('move', person.identity, t('people.move', { room: elsewhere })) : null,
+      person.host ? action('unmake-host') : action('make-host', true),
       action('remove', true),
       action('ban', true),
     ].filter(Boolean);
@@ -260,6 +295,8 @@ export class People {
       'lower-hand': () => moderation.lowerHand(participant),
       'only-watch': () => moderation.letSpeak(participant, false),
       'let-speak': () => moderation.letSpeak(participant, true),
+      'make-host': () => moderation.makeHost(participant, true).then(() => this.#look()),
+      'unmake-host': () => moderation.makeHost(participant, false).then(() => this.#look()),
       remove: () => moderation.remove(participant),
       ban: () => moderation.ban(participant),
     }[action];
@@ -278,11 +315,12 @@ export class People {
 }
 
 // describe is the text of the list about a participant.
-function describe(participant) {
+function describe(participant, host) {
   return {
     identity: participant.identity,
     name: nameOf(participant),
     local: participant.isLocal,
+    host,
     hand: handOf(participant),
     screen: isSending(participant, Track.Source.ScreenShare),
     microphone: isSending(participant, Microphone),
@@ -297,6 +335,7 @@ function row(person) {
   avatar.style.setProperty('--hue', hue(person.identity));
   const node = element('li', { 'data-identity': person.identity }, avatar,
     element('span', { className: 'people-name', textContent: person.local ? t('people.you', { name: person.name }) : person.name }));
+  if (person.host) node.append(element('span', { className: 'people-host', textContent: t('people.host') }));
   if (person.hand) node.append(icon('hand', 'icon hand-mark'), element('span', { className: 'sr', textContent: t('people.raised') }));
   if (person.screen) node.append(icon('screen'), element('span', { className: 'sr', textContent: t('people.shares') }));
   for (const [noun, name] of [['microphone', 'mic'], ['camera', 'cam']]) {
