@@ -176,20 +176,29 @@ func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 	return m, registerExtensions(m, r)
 }
 
+// The feedback that we take and give, by codec. All transports share these lists, which are
+// never changed: they are clipped, so that what pion appends comes into none of them.
+var (
+	opusFeedback = []webrtc.RTCPFeedback{{Type: "nack"}}
+	// upFeedback is for video that clients send us alone, downFeedback for what we send too.
+	upFeedback = []webrtc.RTCPFeedback{
+		{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}, {Type: "transport-cc"},
+	}
+	downFeedback = slices.Concat(upFeedback, []webrtc.RTCPFeedback{{Type: "goog-remb"}, streamFeedback})
+)
+
 func audioFeedback(mime string) []webrtc.RTCPFeedback {
 	if mime == mimeOpus {
-		return []webrtc.RTCPFeedback{{Type: "nack"}}
+		return slices.Clip(opusFeedback)
 	}
 	return nil
 }
 
 func videoFeedback(r role) []webrtc.RTCPFeedback {
-	fb := []webrtc.RTCPFeedback{{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}}
-	fb = append(fb, webrtc.RTCPFeedback{Type: "transport-cc"})
-	if r != rolePublisher {
-		fb = append(fb, webrtc.RTCPFeedback{Type: "goog-remb"}, streamFeedback)
+	if r == rolePublisher {
+		return slices.Clip(upFeedback)
 	}
-	return fb
+	return slices.Clip(downFeedback)
 }
 
 // streamFeedback is congestion control feedback by streams (RFC 8888).

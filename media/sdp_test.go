@@ -1,6 +1,7 @@
 package media
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,6 +160,22 @@ func TestOffersDownstreamHaveNoHighProfile(t *testing.T) {
 		require.Equal(t, r != rolePublisher, strings.Contains(offer.SDP, "goog-remb"))
 		require.NoError(t, pc.Close())
 	}
+}
+
+// Transports share the lists of feedback: none changes those of others, and each knows all.
+func TestFeedbackIsShared(t *testing.T) {
+	for _, r := range []role{rolePublisher, roleSubscriber, roleSingle} {
+		before := slices.Clone(videoFeedback(r))
+		_ = append(videoFeedback(r), webrtc.RTCPFeedback{Type: "mine"})
+		_ = append(audioFeedback(mimeOpus), webrtc.RTCPFeedback{Type: "mine"})
+		require.Same(t, &videoFeedback(r)[0], &videoFeedback(r)[0])
+		again := videoFeedback(r)
+		require.Equal(t, before, again)
+		require.Equal(t, len(again), cap(again))
+		require.Equal(t, r != rolePublisher, slices.Contains(again, streamFeedback))
+	}
+	require.Equal(t, 1, cap(audioFeedback(mimeOpus)))
+	require.Empty(t, audioFeedback(mimeRED))
 }
 
 func FuzzParseOffer(f *testing.F) {
