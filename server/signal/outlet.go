@@ -183,12 +183,26 @@ type socket struct {
 	slow  prometheus.Counter // counts sockets whose client did not read in time
 	over  context.CancelFunc // ends writer and reader
 	done  context.Context
+
+	// writing ends with done, or when a write has taken writeTimeout: limit, which runs while
+	// something is written, then ends it. A context for each message would cost more than to
+	// send the message.
+	writing context.Context
+	limit   *time.Timer
 }
 
 func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	done, over := context.WithCancel(ctx)
-	return &socket{slow: m.slow, conn: conn, queue: mailbox.New[frame](), done: done, over: over}
+	writing, tooSlow := context.WithCancelCause(done)
+	limit := time.AfterFunc(writeTimeout, func() { tooSlow(errTooSlow) })
+	limit.Stop()
+	return &socket{
+		slow: m.slow, conn: conn, queue: mailbox.New[frame](), done: done, over: over, writing: writing, limit: limit,
+	}
 }
+
+// errTooSlow: a client has not read a message in time.
+var errTooSlow = errors.New("the client does not read")
 
 // push queues f, unless the queue is full.
 func (s *socket) push(f frame) bool {
@@ -290,8 +304,6 @@ func (s *socket) ping() {
 }
 
 func (s *socket) send(m *rooms.Message) error {
-	ctx, cancel := context.WithTimeout(s.done, writeTimeout)
-	defer cancel()
 	kind, b := websocket.MessageBinary, m.Binary()
 	if s.json.Load() {
 		text, err := protojson.Marshal(m.Response)
@@ -300,8 +312,10 @@ func (s *socket) send(m *rooms.Message) error {
 		}
 		kind, b = websocket.MessageText, text
 	}
-	err := s.conn.Write(ctx, kind, b)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	s.limit.Reset(writeTimeout)
+	err := s.conn.Write(s.writing, kind, b)
+	s.limit.Stop()
+	if err != nil && errors.Is(context.Cause(s.writing), errTooSlow) {
 		s.slow.Inc()
 	}
 	return err

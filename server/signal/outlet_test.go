@@ -2,6 +2,7 @@ package signal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -87,6 +88,46 @@ func TestAnIdleSocketIsSmall(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/uint64(len(kept)), uint64(queueLength*2))
 	runtime.KeepAlive(kept)
+}
+
+// A client that does not read what is being written is counted, and its socket ends. What was
+// written before it in time does not matter.
+func TestAWriteThatTakesTooLongEndsTheSocket(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := newMetrics(registry)
+	ended := make(chan error, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return // the client's side of the test has failed
+		}
+		ws := newSocket(context.WithoutCancel(r.Context()), conn, m)
+		short := rooms.NewMessage(&livekit.SignalResponse{})
+		if err := errors.Join(ws.send(short), ws.send(short), ws.writing.Err()); err != nil {
+			ended <- fmt.Errorf("too soon: %w", err)
+			return
+		}
+		long := rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RefreshToken{
+			RefreshToken: strings.Repeat("x", 64<<20), // more than the kernel takes
+		}})
+		var writer sync.WaitGroup
+		writer.Go(ws.write)
+		ws.enqueue(frame{message: long, first: true})
+		for ws.queue.Len() > 0 || ws.writing.Err() == nil {
+			ws.limit.Reset(time.Millisecond)
+			time.Sleep(10 * time.Millisecond)
+		}
+		writer.Wait()
+		ended <- ws.done.Err()
+	}))
+	defer server.Close()
+	conn, _, err := websocket.Dial(t.Context(), server.URL, nil)
+	require.NoError(t, err)
+	defer func() { _ = conn.CloseNow() }() // the server has closed it
+	require.ErrorIs(t, <-ended, context.Canceled)
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, families[0].GetMetric()[0].GetCounter().GetValue())
 }
 
 // A client whose socket is closed because it does not read has lost it, and the room is
