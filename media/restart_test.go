@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/srtp/v3"
 	piontransport "github.com/pion/transport/v5"
@@ -368,6 +369,56 @@ func TestNothingIsLostOnTheWayUpWhileICERestarts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is asked of a publisher while ICE restarts, such as a lost packet or a key frame,
+// leaves on the former path.
+func TestFeedbackLeavesWhileICERestarts(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		kept := newKeptNet(t)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, settings: func(s *webrtc.SettingEngine) { s.SetNet(kept) },
+			change: func(c *PeerConfig) { c.SubscriberPrimary = false }})
+		var wait atomic.Bool
+		release := make(chan struct{})
+		a.slow = func() time.Duration {
+			if wait.Load() {
+				<-release
+			}
+			return 0
+		}
+		a.join()
+		ice := a.peer.pub.pc.SCTP().Transport().ICETransport()
+		pair, err := ice.GetSelectedCandidatePair()
+		require.NoError(t, err)
+		former := kept.conn(pair.Remote.Port)
+		require.NotNil(t, former)
+		keys, err := a.peer.pub.capture.Keys()
+		require.NoError(t, err)
+		decrypt, err := srtp.CreateContext(keys.Key, keys.Salt, keys.Profile)
+		require.NoError(t, err)
+
+		wait.Store(true)
+		defer close(release)
+		a.offer(true)
+		require.Eventually(t, func() bool {
+			pair, err := ice.GetSelectedCandidatePair()
+			return err == nil && pair == nil && former.closed.Load()
+		}, patience, time.Millisecond)
+		asked := []rtcp.Packet{&rtcp.PictureLossIndication{SenderSSRC: 1, MediaSSRC: 2}}
+		require.NoError(t, a.peer.pub.writeRTCP(asked))
+		require.NoError(t, former.UDPConn.SetReadDeadline(time.Now().Add(patience)))
+		for b := make([]byte, 1500); ; {
+			n, _, err := former.UDPConn.ReadFrom(b)
+			require.NoError(t, err)
+			if plain, err := decrypt.DecryptRTCP(nil, b[:n], nil); err == nil {
+				got, err := rtcp.Unmarshal(plain)
+				require.NoError(t, err)
+				require.Equal(t, asked, got)
+				return
+			}
+		}
+	})
 }
 
 // restart has both of a client's transports restart ICE.

@@ -165,7 +165,14 @@ func (p *Peer) watch(t *transport) {
 
 // writeRTCP sends RTCP to the client.
 func (t *transport) writeRTCP(packets []rtcp.Packet) error {
-	err := t.pc.WriteRTCP(packets)
+	raw, err := rtcp.Marshal(packets)
+	if err != nil {
+		return fmt.Errorf("write RTCP: %w", err)
+	}
+	ours, err := t.down.SendRTCP(raw)
+	if !ours {
+		err = t.pc.WriteRTCP(packets)
+	}
 	t.sock.flush()
 	return err
 }

@@ -100,6 +100,16 @@ func (d *Path) moved(now int64, elsewhere bool) {
 	}
 }
 
+// SendRTCP sends a compound packet by our own encryption; false if packets leave by pion.
+// While ICE restarts it takes the former way, as media does.
+func (d *Path) SendRTCP(packet []byte) (ours bool, err error) {
+	out := d.out.Load()
+	if out == nil || out.sender == nil {
+		return false, nil
+	}
+	return true, out.sender.WriteRTCP(packet)
+}
+
 // Stop sends no packets until Follow, because the client does not consent any more (RFC
 // 7675).
 func (d *Path) Stop() { d.Follow(Way{}) }

@@ -49,11 +49,12 @@ func (b *Buffers) get() *[maxPacket]byte {
 
 func (b *Buffers) put(p *[maxPacket]byte) { b.pool.Put(p) }
 
-// Sender is the outgoing SRTP of one transport. Its methods may be called concurrently.
+// Sender is the outgoing SRTP and SRTCP of one transport. Its methods may be called concurrently.
 type Sender struct {
 	buffers *Buffers
 	keys    *SessionKeys
 	path    atomic.Pointer[path] // nil: no path
+	rtcp    *rtcpSealer
 
 	// mu guards the following.
 	mu sync.Mutex
@@ -76,7 +77,11 @@ func NewSender(buffers *Buffers, keys Keys) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sender{buffers: buffers, keys: k, streams: map[uint32]*Stream{}, retired: map[uint32]uint64{}}, nil
+	r, err := newRTCPSealer(keys)
+	if err != nil {
+		return nil, err
+	}
+	return &Sender{buffers: buffers, keys: k, rtcp: r, streams: map[uint32]*Stream{}, retired: map[uint32]uint64{}}, nil
 }
 
 // SetPath sets the socket and the remote address of ICE's selected pair; an invalid
