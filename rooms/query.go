@@ -65,6 +65,13 @@ type Ban struct {
 	Reason    string
 }
 
+// Revocation refuses an identity's tokens for every room of a name.
+type Revocation struct {
+	RoomName    string
+	Identity    string
+	NotBeforeMs int64 // tokens that are valid from before this time are refused
+}
+
 // History looks up rooms beyond the [Store]. No look-up reads more than the page that it
 // returns.
 type History interface {
@@ -105,6 +112,8 @@ type Moderation interface {
 	// SetRevocation refuses that identity's tokens for that room name that were issued
 	// before notBeforeMs. A time earlier than the stored one changes nothing.
 	SetRevocation(ctx context.Context, roomName, identity string, notBeforeMs int64) error
+	// Revocations returns a page of a room name's revocations, by identity.
+	Revocations(ctx context.Context, roomName, afterIdentity string, limit int) ([]Revocation, error)
 	// ClearRevocation lifts a revocation; false if there was none.
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 	// Admission tells whether an identity is banned from a room name now, and before

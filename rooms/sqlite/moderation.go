@@ -55,6 +55,22 @@ func (s *Store) SetRevocation(ctx context.Context, roomName, identity string, no
 	})
 }
 
+// Revocations returns a page of at most 1000 of a room name's revocations, by identity.
+func (s *Store) Revocations(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Revocation, error) {
+	var out []rooms.Revocation
+	err := s.each(ctx, func(rs *sql.Rows) error {
+		var r rooms.Revocation
+		err := rs.Scan(&r.RoomName, &r.Identity, &r.NotBeforeMs)
+		out = append(out, r)
+		return err
+	}, `SELECT room_name, identity, not_before_ms FROM revocation
+		WHERE room_name = ? AND identity > ? ORDER BY identity LIMIT ?`, roomName, afterIdentity, pageLimit(limit))
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClearRevocation lifts a revocation; false if there was none.
 func (s *Store) ClearRevocation(ctx context.Context, roomName, identity string) (bool, error) {
 	return call(ctx, s, func(t *tx) (bool, error) {

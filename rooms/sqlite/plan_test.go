@@ -111,6 +111,7 @@ func exercise(t *testing.T, s *Store) {
 	must(s.ClearBan(ctx, "", ""))
 	must(s.Bans(ctx, "", "", 1))
 	require.NoError(t, s.SetRevocation(ctx, "", "", 1))
+	must(s.Revocations(ctx, "", "", 1))
 	must(s.ClearRevocation(ctx, "", ""))
 	_, _, err = s.Admission(ctx, "", "")
 	require.NoError(t, err)

@@ -21,6 +21,7 @@ type Moderator interface {
 type Moderation interface {
 	Bans(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Ban, error)
 	ClearBan(ctx context.Context, roomName, identity string) (bool, error)
+	Revocations(ctx context.Context, roomName, afterIdentity string, limit int) ([]rooms.Revocation, error)
 	ClearRevocation(ctx context.Context, roomName, identity string) (bool, error)
 }
 
@@ -142,6 +143,44 @@ func (s *rest) revoke(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return sendNothing(w)
+}
+
+// revoked tells which tokens of an identity are refused.
+type revoked struct {
+	Identity string     `json:"identity"`
+	Before   *timestamp `json:"before" doc:"Tokens that are valid from before this time are refused."`
+}
+
+// revocationPage is a page of revocations.
+type revocationPage struct {
+	Revocations []revoked `json:"revocations"`
+	NextCursor  string    `json:"next_cursor,omitempty" doc:"The cursor of the next page; without it this is the last."`
+}
+
+// listRevocations answers with a page of a room name's revocations, by identity. The room
+// need not be open.
+func (s *rest) listRevocations(w http.ResponseWriter, r *http.Request) error {
+	name, err := pathValue(r, "name")
+	if err != nil {
+		return err
+	}
+	limit, bad := pageSize(r.URL.Query())
+	if bad != nil {
+		return problem.Fields(*bad)
+	}
+	list, err := s.Moderation.Revocations(r.Context(), name, r.URL.Query().Get("cursor"), limit+1)
+	if err != nil {
+		return err
+	}
+	page := revocationPage{Revocations: []revoked{}}
+	if len(list) > limit {
+		list = list[:limit]
+		page.NextCursor = list[limit-1].Identity
+	}
+	for _, one := range list {
+		page.Revocations = append(page.Revocations, revoked{Identity: one.Identity, Before: at(one.NotBeforeMs)})
+	}
+	return sendJSON(w, http.StatusOK, page)
 }
 
 // liftRevocation lifts a revocation. A ban of the identity stays.

@@ -575,6 +575,20 @@ func TestARevocationIsLifted(t *testing.T) {
 	const bobs = "/v1/rooms/r/revocations/bob"
 	require.Equal(t, 404, h.status("DELETE", bobs, ""))
 	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"bob"}`))
+	require.Equal(t, 204, h.status("POST", "/v1/rooms/r/revocations", `{"identity":"ada","before":"2026-01-31T12:00:00Z"}`))
+	type page struct {
+		Revocations []struct{ Identity, Before string }
+		NextCursor  string `json:"next_cursor"`
+	}
+	list := func(query string) page {
+		_, body := h.server("GET", "/v1/rooms/r/revocations"+query, "")
+		return read[page](t, body)
+	}
+	first := list("?limit=1")
+	require.Equal(t, []struct{ Identity, Before string }{{"ada", "2026-01-31T12:00:00.000Z"}}, first.Revocations)
+	require.Equal(t, "bob", list("?cursor=" + first.NextCursor).Revocations[0].Identity)
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/r/revocations/ada", ""))
+	require.Len(t, list("").Revocations, 1)
 	require.Equal(t, rooms.Denied, rooms.ErrorCode(join()))
 	require.Equal(t, 404, h.status("DELETE", "/v1/rooms/another/revocations/bob", ""), "it is another room's")
 	resp, body := h.ask("DELETE", bobs, h.token(admin("r")), "", "")

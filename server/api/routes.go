@@ -219,6 +219,11 @@ func (s *rest) moderationOperations() []operation {
 			status:  http.StatusNoContent, handle: s.unban,
 		},
 		{
+			method: get, path: onRoom + "/revocations", id: "listRevocations", tag: "moderation", grant: toAdmin,
+			summary: "Whose tokens are refused for rooms of that name, and from before when, by identity. The room need not be open.",
+			query:   pageParameters(), status: http.StatusOK, answer: revocationPage{}, handle: s.listRevocations,
+		},
+		{
 			method: post, path: onRoom + "/revocations", id: "revokeTokens", tag: "moderation", grant: toAdmin,
 			summary: "Refuse the tokens that an identity has for rooms of that name, to join and in this API. Who is in the room stays. Tokens tell whole seconds: one made in the same second is refused too.",
 			body:    revocation{}, example: `{"identity":"ada"}`,

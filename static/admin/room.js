@@ -24,6 +24,7 @@ export async function room(root, { of: name, signal, go, session }) {
   const about = element('div', { className: 'card' });
   const people = element('div', { className: 'cards', id: 'people' });
   const bans = element('div', {});
+  const revocations = element('div', {});
   const log = element('ol', { className: 'events list', id: 'timeline' });
 
   async function refresh() {
@@ -183,7 +184,8 @@ export async function room(root, { of: name, signal, go, session }) {
       fields: [{ name: 'revoke', label: 'Refuse its tokens from now on', type: 'checkbox' }],
     });
     if (!answer) return false;
-    return call('DELETE', `${on}${query({ revoke: answer.revoke ? 'true' : '' })}`);
+    await call('DELETE', `${on}${query({ revoke: answer.revoke ? 'true' : '' })}`);
+    return showRevocations();
   }
 
   async function ban(identity, who) {
@@ -209,14 +211,26 @@ export async function room(root, { of: name, signal, go, session }) {
     ], page.bans, 'Nobody is banned.'));
   }
 
+  async function showRevocations() {
+    const page = await get(`${at}/revocations?limit=100`, signal);
+    revocations.replaceChildren(table('Refused tokens', [
+      { head: 'Identity', cell: (one) => one.identity },
+      { head: 'From before', cell: (one) => time(one.before) },
+      { head: 'Actions', cell: (one) => button('Lift', async () => {
+        await call('DELETE', `${at}/revocations${path(one.identity)}`);
+        await showRevocations();
+      }, { least: 'moderate', name: `the refusal of ${one.identity}'s tokens` }) },
+    ], page.revocations, 'No tokens are refused.'));
+  }
+
   const timeline = await newestOf(info.sid, signal);
   log.append(...timeline.map(eventItem));
   root.append(
     element('header', {}, title, state, bar),
-    element('div', { className: 'split' }, element('section', {}, element('h2', {}, 'The room'), about), element('section', {}, element('h2', {}, 'Bans'), bans)),
+    element('div', { className: 'split' }, element('section', {}, element('h2', {}, 'The room'), about), element('section', {}, element('h2', {}, 'Bans'), bans, element('h2', {}, 'Refused tokens'), revocations)),
     section('People', people), section('What happened', log), await past(name, signal),
   );
-  await Promise.all([refresh(), showBans()]);
+  await Promise.all([refresh(), showBans(), showRevocations()]);
 
   let asked = Promise.resolve();
   const look = () => {

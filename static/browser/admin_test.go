@@ -246,9 +246,13 @@ func (f *fixture) testDashboard(t *testing.T) {
 	guest.until("the message", `[...document.querySelectorAll('.toast')].some((node) => node.textContent.includes('five minutes left'))`)
 	press("Remove")
 	p.until("the dialog", `document.querySelector('dialog[open]')`)
+	p.click("dialog [name=revoke]")
 	p.click("dialog .bad")
 	guest.until("the end of the call", `parlor.screen === 'ended'`)
 	p.until("nobody there", `document.querySelector('#people .empty')`)
+	p.until("its tokens refused", `document.querySelector('main').innerText.includes('From before')`)
+	p.do(`[...document.querySelectorAll('main button')].filter((node) => node.textContent === 'Lift').at(-1).click()`) // after those of bans
+	p.until("its tokens good again", `document.querySelector('main').innerText.includes('No tokens are refused.')`)
 	press("Close")
 	p.until("the dialog", `document.querySelector('dialog[open]')`)
 	p.click("dialog .bad")
