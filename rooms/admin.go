@@ -511,10 +511,11 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 			reply(Record{}, err)
 			return
 		}
-		hold := r.rec.Config.Hold
+		hold, kept := r.rec.Config.Hold, r.rec.Config.KeepChat
 		f(&r.rec)
 		updated := log.New(&livekit.WebhookEvent{Event: log.RoomUpdated, Room: r.rec.Info()}, time.Now())
-		r.request(ChangeUpdate, nil, []log.Event{updated}, func(out Outcome, err error) {
+		c := &Change{Kind: ChangeUpdate, NoChat: kept && !r.rec.Config.KeepChat, Events: []log.Event{updated}}
+		r.requestChange(c, func(out Outcome, err error) {
 			if err != nil {
 				r.undo()
 				if errors.Is(err, ErrEnded) {
@@ -529,6 +530,9 @@ func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) 
 				for _, p := range r.participants {
 					r.tellHeld(p)
 				}
+			}
+			if kept != out.Room.Config.KeepChat {
+				r.tellChat(out.Room.Config.KeepChat)
 			}
 			reply(out.Room, nil)
 		})

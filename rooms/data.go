@@ -144,6 +144,9 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 		}
 	}
 	r.deliver(p, at.peer, kind, dp, to, toSIDs, metricsOnly)
+	if kind == livekit.DataPacket_RELIABLE && !at.hidden && r.keepsChat.Load() {
+		p.hearChat(dp, len(to)+len(toSIDs) > 0)
+	}
 }
 
 // isFrom reports whether dp does not name another participant of the room as its sender.

@@ -10,6 +10,7 @@ type RoomEdit struct {
 	MaxParticipants  *uint32
 	Locked           *bool
 	WaitingRoom      *bool
+	KeepChat         *bool // false deletes what was kept
 	Tags             map[string]string
 	// If refuses the change with [Precondition] unless it holds for the room as it is;
 	// nil demands nothing. It must neither change the record nor wait.
@@ -33,6 +34,7 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		set(&rec.MaxParticipants, e.MaxParticipants)
 		set(&rec.Config.Locked, e.Locked)
 		set(&rec.Config.WaitingRoom, e.WaitingRoom)
+		set(&rec.Config.KeepChat, e.KeepChat)
 		if e.Tags != nil {
 			rec.Config.Tags = e.Tags
 		}

@@ -67,7 +67,7 @@ func (r *Room) releasePaced() {
 
 // rows is the number of rows that c writes.
 func (c *Change) rows() int {
-	return 1 + len(c.Sessions) + len(c.Dispatches) + len(c.Jobs) + len(c.Blobs) + len(c.Hosts) + len(c.Events)
+	return 1 + len(c.Sessions) + len(c.Dispatches) + len(c.Jobs) + len(c.Blobs) + len(c.Hosts) + len(c.Chat) + len(c.Events)
 }
 
 func (r *Room) letGo() {

@@ -21,6 +21,7 @@ type Participant struct {
 
 	ended    atomic.Bool              // nothing more is done for it: it has left, or was moved away
 	presence atomic.Pointer[presence] // what data needs of it; nil = it neither sends nor receives any
+	chat     chatSender               // of the goroutine that reads its reliable data
 
 	// The rest belongs to the room's goroutine.
 

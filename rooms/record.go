@@ -62,6 +62,7 @@ type RoomConfig struct {
 	Tags            map[string]string `json:"tags,omitempty"`
 	Locked          bool              `json:"locked,omitempty"`       // nobody new may join
 	WaitingRoom     bool              `json:"waiting_room,omitempty"` // a host admits the guests that come by an invitation
+	KeepChat        bool              `json:"keep_chat,omitempty"`    // public messages are kept for those who come late
 	Hold            *Hold             `json:"hold,omitempty"`         // which tracks must be muted; nil = none
 	// AgentsNamed: the room was created with named agents, so the agents for every room
 	// do not come.

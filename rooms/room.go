@@ -26,6 +26,7 @@ type Room struct {
 	unwritten atomic.Int64 // rows that wait for the disk, as of the loop's last round
 
 	receivers atomic.Pointer[receivers] // of data; see presence
+	keepsChat atomic.Bool               // as its settings on disk say
 	calls     calls
 	nonces    nonces
 
@@ -226,6 +227,7 @@ func (r *Room) load() error {
 		return err
 	}
 	r.stored, r.unread = rec, false
+	r.keepsChat.Store(rec.Config.KeepChat)
 	for i := range present {
 		r.expected[present[i].Identity] = &present[i]
 		if recorder(present[i].Info) {

@@ -97,6 +97,8 @@ type Rooms struct {
 
 	blobs struct{ off, invalid, limit, rate, missing, unwritten atomic.Uint64 } // requests that were refused, as well
 
+	chatUnkept [chatFates]atomic.Uint64 // messages, as well
+
 	blobRates blobRates
 
 	mu     sync.Mutex // guards the following

@@ -14,6 +14,7 @@ type Stats struct {
 	// on: they could not be read, or had a handle that their sender publishes nothing under.
 	DataTrackMalformed, DataTrackUnknown uint64
 	DataBlobs                            BlobStats
+	ChatUnkept                           ChatStats
 	// Scores counts how often the quality of a connection was judged, and ScoreSum is the sum
 	// of the scores, 0 to 5 (best).
 	Scores   uint64
@@ -31,6 +32,14 @@ type BlobStats struct {
 	Unwritten uint64 // the database failed
 }
 
+// ChatStats counts chat messages that a room did not keep, by why.
+type ChatStats struct {
+	TooLong   uint64
+	Invalid   uint64 // not UTF-8, or not put together as it should be
+	Rate      uint64 // the participant wrote too much in too short a time
+	Unwritten uint64 // the database failed
+}
+
 // Stats returns the figures of now. It asks no room.
 func (rs *Rooms) Stats() Stats {
 	rs.mu.Lock()
@@ -43,6 +52,11 @@ func (rs *Rooms) Stats() Stats {
 		DataRefused:  rs.dataRefused.Load(),
 		Failures:     rs.failures.Load(),
 		Scores:       rs.scores.Load(), ScoreSum: float64(rs.scoreSum.Load()) / scoreUnit,
+
+		ChatUnkept: ChatStats{
+			TooLong: rs.chatUnkept[chatTooLong].Load(), Invalid: rs.chatUnkept[chatInvalid].Load(),
+			Rate: rs.chatUnkept[chatTooFast].Load(), Unwritten: rs.chatUnkept[chatUnwritten].Load(),
+		},
 
 		DataTrackMalformed: rs.dataTrackMalformed.Load(), DataTrackUnknown: rs.dataTrackUnknown.Load(),
 		DataBlobs: BlobStats{

@@ -39,7 +39,12 @@ type Change struct {
 	// with it without being named.
 	Blobs []DataBlob
 	// Hosts are inserted or replaced by identity. They end with the room.
-	Hosts  []HostDecision
+	Hosts []HostDecision
+	// Chat is applied in order, and of what is kept then the newest stays: [MostChat] messages
+	// and [MostChatBytes]. It ends with the room.
+	Chat []ChatChange
+	// NoChat deletes what is kept.
+	NoChat bool
 	Events []log.Event
 
 	fact bool // of a room's: it has happened, and cannot be refused
@@ -92,6 +97,8 @@ type Store interface {
 	DataBlobs(ctx context.Context, roomSID string) ([]DataBlob, error)
 	// HostDecisions returns what was decided in a room.
 	HostDecisions(ctx context.Context, roomSID string) ([]HostDecision, error)
+	// Chat returns the messages that a room keeps, in order.
+	Chat(ctx context.Context, roomSID string) ([]ChatMessage, error)
 	// HostDecided tells what was decided of an identity in the open room of that name.
 	HostDecided(ctx context.Context, roomName, identity string) (host, decided bool, err error)
 	// Latest returns the room's newest sessions, present and past, at most limit of

@@ -201,6 +201,7 @@ func (r *Room) answered(c *Change, out Outcome, err error, done func(Outcome, er
 	switch {
 	case err == nil:
 		r.stored = out.Room
+		r.keepsChat.Store(r.stored.Config.KeepChat)
 		r.rec.Seq = max(r.rec.Seq, out.Room.Seq)
 		r.rec.NumJoined, r.rec.PeakParticipants = out.Room.NumJoined, out.Room.PeakParticipants
 		if r.failing {

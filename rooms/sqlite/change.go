@@ -78,6 +78,14 @@ func (t *tx) change(c *changeRow) (rooms.Outcome, error) {
 			return out, err
 		}
 	}
+	if c.NoChat {
+		if _, err := t.exec(`DELETE FROM chat WHERE room_sid = ?`, c.Room.SID); err != nil {
+			return out, err
+		}
+	}
+	if err := t.putChat(c.Room.SID, c.Chat); err != nil {
+		return out, err
+	}
 	if err := t.putAgents(c); err != nil {
 		return out, err
 	}
@@ -164,8 +172,12 @@ func (t *tx) end(r *rooms.Record) error {
 	t.open--
 	t.ended++
 	t.inHour(r.EndedMs, func(h *rooms.Hour) { h.Ended++ })
-	_, err := t.exec(`DELETE FROM host WHERE room_sid = ?`, r.SID)
-	return err
+	for _, query := range []string{`DELETE FROM host WHERE room_sid = ?`, `DELETE FROM chat WHERE room_sid = ?`} {
+		if _, err := t.exec(query, r.SID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // joins counts the participant_joined events.

@@ -32,6 +32,10 @@ var grants = map[string]struct{ enough, lacking *auth.VideoGrant }{
 		&auth.VideoGrant{RoomAdmin: true, Room: "lobby"},
 		&auth.VideoGrant{RoomCreate: true, RoomList: true, RoomJoin: true, Room: "lobby"},
 	},
+	"Needs roomAdmin of the room, or roomJoin of a participant that is in it.": {
+		&auth.VideoGrant{RoomAdmin: true, Room: "lobby"},
+		&auth.VideoGrant{RoomCreate: true, RoomList: true, RoomJoin: true, Room: "lobby"}, // who is not in it
+	},
 	"Needs roomList, or roomAdmin of the room.": {
 		&auth.VideoGrant{RoomAdmin: true, Room: "lobby"},
 		&auth.VideoGrant{RoomCreate: true, RoomJoin: true, Room: "lobby"},

@@ -38,6 +38,7 @@ type Rooms interface {
 type Records interface {
 	FindOpen(ctx context.Context, name string) (rooms.Record, error)
 	GetBySID(ctx context.Context, sid string) (rooms.Record, error)
+	Chat(ctx context.Context, roomSID string) ([]rooms.ChatMessage, error)
 	ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Record, error)
 	ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error)
 	ListPresent(ctx context.Context, q rooms.PresenceQuery) ([]rooms.Session, error)

@@ -25,6 +25,7 @@ type room struct {
 	EnabledCodecs    []string          `json:"enabled_codecs"`
 	Locked           bool              `json:"locked" doc:"Nobody new may join."`
 	WaitingRoom      bool              `json:"waiting_room" doc:"Guests that come by an invitation wait until a host admits them."`
+	KeepChat         bool              `json:"keep_chat" doc:"The newest messages of the chat are kept until the room ends, for those who come late."`
 	Hold             *hold             `json:"hold" doc:"What is kept muted; null if nothing is."`
 	NumParticipants  uint32            `json:"num_participants"`
 	NumPublishers    uint32            `json:"num_publishers"`
@@ -54,6 +55,7 @@ func showRoom(r *rooms.Record) room {
 		EnabledCodecs:    r.Config.EnabledCodecs,
 		Locked:           r.Config.Locked,
 		WaitingRoom:      r.Config.WaitingRoom,
+		KeepChat:         r.Config.KeepChat,
 		Hold:             showHold(r.Config.Hold),
 		NumParticipants:  r.NumParticipants,
 		NumPublishers:    r.NumPublishers,

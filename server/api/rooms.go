@@ -37,6 +37,7 @@ type createRequest struct {
 	MaxPlayoutDelay  uint32            `json:"max_playout_delay_ms,omitempty"`
 	SyncStreams      bool              `json:"sync_streams,omitempty"`
 	WaitingRoom      bool              `json:"waiting_room,omitempty" doc:"Guests that come by an invitation wait until a host admits them."`
+	KeepChat         bool              `json:"keep_chat,omitempty" doc:"The newest messages of the chat are kept until the room ends, for those who come late."`
 }
 
 // createRoom opens a room: 201. If an open room bears the name already, that room is
@@ -65,7 +66,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err := s.withPreset(req); err != nil {
 		return err
 	}
-	out, err := s.Rooms.Create(r.Context(), req, func(c *rooms.RoomConfig) { c.WaitingRoom = body.WaitingRoom })
+	out, err := s.Rooms.Create(r.Context(), req, func(c *rooms.RoomConfig) { c.WaitingRoom, c.KeepChat = body.WaitingRoom, body.KeepChat })
 	if err != nil {
 		return err
 	}
@@ -214,6 +215,7 @@ type editRequest struct {
 	MaxParticipants  *uint32           `json:"max_participants,omitempty" doc:"0: no limit. Nobody who is in the room is sent away."`
 	Locked           *bool             `json:"locked,omitempty" doc:"Nobody new may join."`
 	WaitingRoom      *bool             `json:"waiting_room,omitempty" doc:"Guests that come by an invitation wait until a host admits them. false admits those that wait."`
+	KeepChat         *bool             `json:"keep_chat,omitempty" doc:"The newest messages of the chat are kept until the room ends, for those who come late. false deletes what was kept."`
 	Tags             map[string]string `json:"tags,omitempty" doc:"All of them: those that are not given are deleted."`
 }
 
@@ -237,6 +239,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 		MaxParticipants:  body.MaxParticipants,
 		Locked:           body.Locked,
 		WaitingRoom:      body.WaitingRoom,
+		KeepChat:         body.KeepChat,
 		Tags:             body.Tags,
 		If:               unchanged,
 	})

@@ -78,6 +78,11 @@ func (s *rest) roomOperations() []operation {
 			status: http.StatusNoContent, handle: s.sendData,
 		},
 		{
+			method: get, path: onRoom + "/chat", id: "getChat", tag: tag, grant: s.toRead(),
+			summary: "What a room with keep_chat keeps of its chat: its newest public messages, 200 and 256 KiB at most, each up to 16 KiB. Messages to some alone, encrypted ones and files are not kept.",
+			status:  http.StatusOK, answer: chat{}, handle: s.getChat,
+		},
+		{
 			method: get, path: "/history/{sid}", id: "getRoomBySid", tag: tag, grant: toList,
 			summary: "A room by its id, open or ended, with why it ended.",
 			status:  http.StatusOK, answer: room{}, handle: s.getHistory,

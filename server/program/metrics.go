@@ -116,6 +116,11 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Rate, "why", "rate")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Missing, "why", "missing")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Unwritten, "why", "unwritten")
+	const unkept = "Chat messages that a room with keep_chat did not keep, by why: too_long; invalid; rate; unwritten, the database failed."
+	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.TooLong, "why", "too_long")
+	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.Invalid, "why", "invalid")
+	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.Rate, "why", "rate")
+	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.Unwritten, "why", "unwritten")
 	gauge("parlor_participants_expected_back", "Participants of before the restart who are not back yet.", float64(s.ExpectedBack))
 }
 

@@ -2,6 +2,7 @@ package browser_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +145,70 @@ func (f *fixture) testMakeHost(t *testing.T) {
 	require.Equal(t, 403, get[int](host, `window.asked`), "by the token that she came with")
 	f.server.rest("PUT", "/v1/rooms/hosts/participants/hana/host", "")
 	host.until("the buttons again", buttons+` > 0`)
+}
+
+// A room that keeps its chat shows it to those who come late, in order and over a restart of
+// the server: what was public, and as text. Everybody is told that it is kept.
+func (f *fixture) testKeptChat(t *testing.T) {
+	s := startServer(t, f.server.binary)
+	g := &fixture{s, f.browser}
+	grant := auth.VideoGrant{RoomJoin: true, Room: "kept", RoomAdmin: true}
+	host := f.browser.open(t, "Hana", s.page("token", s.token("hana", time.Hour, grant), "autojoin", "1"))
+	host.until("the call", `parlor.screen === 'call'`)
+	ann := g.join(t, modes[0], "kept", "Ann", "video", "0", "audio", "0")
+	visible := func(id string) string { return fmt.Sprintf(`document.querySelector(%q).checkVisibility()`, id) }
+	ann.click("#chat-toggle")
+	ann.until("a word that nothing is kept", visible("#chat-empty")+` && !`+visible("#chat-kept"))
+	ann.do(`await parlor.room.localParticipant.sendText('off the record', { topic: 'lk.chat' })`)
+	host.click("#people-toggle")
+	host.acts("keep-chat", "")
+	ann.until("a word that it is kept", `document.querySelector('.toast[data-code="chat-kept"]') && !`+visible("#chat-empty")+` && `+visible("#chat-kept"))
+	host.until("the button to end that", `document.querySelector('#people [data-action="keep-chat-end"]')`)
+
+	const attack = `<img src=x onerror="window.struck = 1"> https://example.org/`
+	long := strings.Repeat("It goes on and on. ", 150)
+	for _, text := range []string{attack, long} {
+		ann.do(fmt.Sprintf(`document.querySelector('#chat-text').value = %s; document.querySelector('#chat-form').requestSubmit()`, quoted(text)))
+		host.until("the message", fmt.Sprintf(`[...document.querySelectorAll('#chat-log .chat-text')].at(-1)?.textContent === %s`, quoted(strings.TrimSpace(text))))
+	}
+	ann.do(fmt.Sprintf(`await parlor.room.localParticipant.sendText(%s, { topic: 'lk.chat', compress: false })`, quoted(strings.Repeat("0123456789", 1500)))) // in pieces
+	ann.do(`await parlor.room.localParticipant.sendText('secret', { topic: 'lk.chat', destinationIdentities: ['hana'] })`)
+	host.do(`await parlor.room.localParticipant.sendText('answer', { topic: 'lk.chat' })`)
+	ann.until("the answer", `[...document.querySelectorAll('#chat-log .chat-text')].at(-1)?.textContent === 'answer'`)
+
+	s.stop(os.Interrupt)
+	s.start()
+	for _, p := range []*page{host, ann} {
+		p.until("to be back", `parlor.room.state === 'connected' && !parlor.call.reconnecting`)
+	}
+	messages := `[...document.querySelectorAll('#chat-log .chat-text')].map((node) => node.textContent)`
+	want := []string{attack, strings.TrimSpace(long), strings.Repeat("0123456789", 1500), "answer"}
+	late := g.join(t, modes[1], "kept", "Late", "video", "0", "audio", "0")
+	late.until("what was kept", messages+`.length === 4`)
+	require.Equal(t, want, get[[]string](late, messages))
+	require.Equal(t, []string{"Ann", "Guest hana"}, get[[]string](late, `[...document.querySelectorAll('#chat-log b')].map((node) => node.textContent)`))
+	require.Nil(t, get[any](late, `window.struck ?? null`))
+	require.True(t, get[bool](late, `document.querySelector('#unread').hidden`), "it is no news")
+	late.click("#chat-toggle")
+	require.True(t, get[bool](late, visible("#chat-kept")))
+	late.loadAxe()
+	late.accessible("a kept chat")
+	ann.do(`await parlor.room.localParticipant.sendText('live', { topic: 'lk.chat' })`)
+	want = append(want, "live")
+	late.until("what is said now, after it", messages+`.length === 5`)
+	require.Equal(t, want, get[[]string](late, messages))
+	require.Equal(t, 1, get[int](ann, messages+`.filter((text) => text === 'answer').length`), "who was there sees nothing twice")
+	next := g.join(t, modes[0], "kept", "Next", "video", "0", "audio", "0")
+	next.until("what was kept", messages+`.length === 5`)
+	require.Equal(t, want, get[[]string](next, messages))
+
+	for range 2 {
+		host.acts("keep-chat-end", "")
+	}
+	late.until("a word that it is kept no more", `!`+visible("#chat-kept"))
+	last := g.join(t, modes[0], "kept", "Last", "video", "0", "audio", "0")
+	last.click("#chat-toggle")
+	require.Zero(t, get[int](last, messages+`.length`))
 }
 
 // Where more people are than the window has room for, the rest are on further pages,

@@ -103,6 +103,7 @@ export class Call {
     this.#showRoom();
     this.#update();
     this.#keepAwake();
+    this.chat.recall();
     await Promise.all(tracks.map((track) => this.#publish(track)));
     this.#update();
   }
@@ -175,6 +176,7 @@ export class Call {
     this.#away = false;
     if (this.#banner.visible) toast(t('call.back'), { code: 'reconnected' });
     this.#banner.hide();
+    this.chat.recall();
   }
 
   // clear refuses what comes unencrypted into a call that says that it is encrypted.
@@ -197,6 +199,7 @@ export class Call {
     $('#room-name').textContent = name;
     this.#news.clear(); // the others did not leave
     this.#guestLink = undefined; // it leads to the room before
+    this.chat.recall();
     this.#update();
     toast(t('call.moved', { room: name }), { code: 'moved' });
   }

@@ -18,7 +18,8 @@ const LONGEST = 16_000; // characters shown of one message
 const MOST_BYTES = 256 * 1024; // of one incoming message
 const MOST_UNDERWAY = 4 * MOST_BYTES; // characters of one sender's messages that have not ended
 const SKEW = 24 * 60 * 60 * 1000; // ms that a sender's clock may differ
-const KEPT = 500; // messages
+const SHOWN = 500; // messages
+const KEPT_TOPIC = 'parlor.chat'; // the server tells that the room keeps its chat now, or no more
 
 export class Chat {
   #room;
@@ -35,6 +36,9 @@ export class Chat {
   #watch;
   #items = new Map(); // message id → list item, for edits
   #unread = 0;
+  #kept = false; // by the room, for those who come later
+  #asked = 0; // how often the room was asked what it keeps
+  #recalled = false; // what the room keeps was shown once
   #last = { identity: null, to: undefined, time: 0 };
   #listening = new AbortController();
 
@@ -42,7 +46,7 @@ export class Chat {
     this.#room = room;
     this.#files = new Files(room);
     this.#list.replaceChildren();
-    $('#chat-empty').hidden = false;
+    this.#showNotes();
     this.#showUnread();
     room.registerByteStreamHandler(TOPIC, (reader, { identity }) => this.#readFile(reader, identity));
     room.registerTextStreamHandler(TOPIC, (reader, { identity }) => this.#readStream(reader, identity));
@@ -52,6 +56,7 @@ export class Chat {
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
     room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption) => {
+      if (topic === KEPT_TOPIC && !participant) this.recall();
       if (topic === OLD_TOPIC && participant && this.#readable(encryption)) this.#readOld(payload, participant.identity);
     });
     const { signal } = this.#listening;
@@ -84,6 +89,38 @@ export class Chat {
     this.#showUnread();
     this.#log.scrollTop = this.#log.scrollHeight;
     this.#text.focus();
+  }
+
+  // recall shows what the room has kept and this page does not show yet: before all else the
+  // first time, and at the end when the connection was lost, or in another room.
+  async recall() {
+    if (this.#room.isE2EEEnabled) return; // what the server has is nothing that this call can trust
+    const asked = ++this.#asked;
+    const { kept, messages } = await keptBy(this.#room).catch(() => ({ kept: this.#kept, messages: [] })); // messages come as they are sent, too
+    if (asked !== this.#asked || this.#listening.signal.aborted) return;
+    if (this.#recalled && kept !== this.#kept) toast(t(kept ? 'chat.kept' : 'chat.kept-end'), { code: 'chat-kept' });
+    this.#kept = kept;
+    const live = this.#recalled ? [] : [...this.#list.children];
+    const last = this.#last;
+    this.#recalled = true;
+    if (live.length > 0) {
+      this.#list.replaceChildren();
+      this.#last = { identity: null, to: undefined, time: 0 };
+    }
+    for (const { id, identity, name, text, sent_at: at } of messages) {
+      this.#show({ id, text, identity, name, timestamp: Date.parse(at), old: true });
+    }
+    if (live.length > 0) {
+      this.#list.append(...live);
+      this.#last = last;
+    }
+    this.#showNotes();
+    this.#log.scrollTop = this.#log.scrollHeight;
+  }
+
+  #showNotes() {
+    $('#chat-kept').hidden = !this.#kept;
+    $('#chat-empty').hidden = this.#kept || this.#list.children.length > 0;
   }
 
   // permit sets whether the person may send.
@@ -229,8 +266,8 @@ export class Chat {
   }
 
   // show adds a message: a text, or a node for a file. to is the one person that it is for.
-  // It returns whether there is a new line.
-  #show({ id, timestamp, text, identity, editTimestamp, to, node }) {
+  // old: the room has kept it. It returns whether there is a new line.
+  #show({ id, timestamp, text, identity, name, editTimestamp, to, node, old = false }) {
     const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
     const known = id && this.#items.get(id);
     if (known?.identity === identity) {
@@ -238,28 +275,28 @@ export class Chat {
       return false;
     }
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
-    const item = this.#item(node ? [node] : linked(shown), identity, plausible(timestamp), to);
+    const item = this.#item(node ? [node] : linked(shown), identity, old ? timestamp : plausible(timestamp), to, name);
     this.#list.append(item);
     if (id) this.#items.set(id, { item, identity });
     this.#forgetOldest();
-    $('#chat-empty').hidden = true;
+    this.#showNotes();
     const own = identity === this.#room.localParticipant.identity;
     if (atEnd || own) this.#log.scrollTop = this.#log.scrollHeight;
-    if (!this.open && !own) this.#notify(identity, shown, Boolean(node));
+    if (!this.open && !own && !old) this.#notify(identity, shown, Boolean(node));
     return true;
   }
 
-  #item(content, identity, timestamp, to) {
+  #item(content, identity, timestamp, to, before) {
     const participant = this.#room.getParticipantByIdentity(identity);
     const own = identity === this.#room.localParticipant.identity;
     const item = element('li', { className: own ? 'own' : '', 'data-identity': identity });
     // Consecutive messages of one person have one heading.
     const follows = this.#last.identity === identity && this.#last.to === to && timestamp - this.#last.time < 120_000;
     if (!follows) {
-      const name = own ? t('chat.you') : participant ? nameOf(participant) : identity;
+      const name = own ? t('chat.you') : participant ? nameOf(participant) : before || identity;
       const heading = element('div', { className: 'chat-head' }, element('b', { textContent: name }), ' ', element('time', {
         dateTime: new Date(timestamp).toISOString(),
-        textContent: new Date(timestamp).toLocaleTimeString(document.documentElement.lang, { hour: '2-digit', minute: '2-digit' }),
+        textContent: shownTime(new Date(timestamp)),
       }));
       heading.style.setProperty('--hue', hue(identity));
       if (to) heading.append(' ', element('span', { className: 'chat-private', textContent: own ? t('chat.private-to', { name: this.#names.get(to) ?? to }) : t('chat.private') }));
@@ -271,9 +308,9 @@ export class Chat {
   }
 
   #forgetOldest() {
-    while (this.#list.children.length > KEPT) this.#list.firstElementChild.remove();
+    while (this.#list.children.length > SHOWN) this.#list.firstElementChild.remove();
     for (const id of this.#items.keys()) {
-      if (this.#items.size <= KEPT) break;
+      if (this.#items.size <= SHOWN) break;
       this.#items.delete(id);
     }
   }
@@ -298,6 +335,22 @@ export class Chat {
     this.#text.style.height = 'auto';
     this.#text.style.height = `${Math.min(this.#text.scrollHeight, 140)}px`;
   }
+}
+
+// keptBy asks the server what the room keeps: {kept, messages}.
+async function keptBy(room) {
+  const response = await fetch(`v1/rooms/${encodeURIComponent(room.name)}/chat`, {
+    headers: { Authorization: `Bearer ${room.engine?.token ?? ''}` },
+    signal: AbortSignal.timeout(10_000),
+  });
+  if (!response.ok) throw new Error(`the server answered ${response.status}`);
+  return response.json();
+}
+
+// shownTime is the time of day, with the day unless that is today.
+function shownTime(at) {
+  const day = at.toDateString() === new Date().toDateString() ? {} : { day: 'numeric', month: 'short' };
+  return at.toLocaleString(document.documentElement.lang, { hour: '2-digit', minute: '2-digit', ...day });
 }
 
 // plausible is the sender's time of a message, or now if that cannot be its time.

@@ -52,6 +52,11 @@ export class Moderation {
     return this.#call('PATCH', '', { locked });
   }
 
+  // keepChat has the room keep its chat, or delete what it has kept.
+  keepChat(on) {
+    return this.#call('PATCH', '', { keep_chat: on });
+  }
+
   waitingRoom(on) {
     return this.#call('PATCH', '', { waiting_room: on });
   }

@@ -81,9 +81,9 @@ export class People {
   }
 
   async #look() {
-    const [{ locked, hold, waiting_room: waits }, hosts] = await Promise.all([this.#moderation.state(), this.#moderation.hosts()]);
+    const [{ locked, hold, keep_chat: kept, waiting_room: waits }, hosts] = await Promise.all([this.#moderation.state(), this.#moderation.hosts()]);
     if (this.#knocks) this.#knocks.on = waits;
-    this.#state = { locked, held: Boolean(hold) };
+    this.#state = { locked, held: Boolean(hold), kept };
     this.#hosts = hosts;
   }
 
@@ -213,11 +213,12 @@ export class People {
 
   #ofRoom() {
     const action = (name, label = `people.${name}`, risky = false) => this.#action(name, '', t(label), risky);
-    const { locked, held } = this.#state ?? {};
+    const { locked, held, kept } = this.#state ?? {};
     return [
       action('mute-all'),
       held ? action('release') : action('hold'),
       locked ? action('unlock') : action('lock'),
+      ...(this.#room.isE2EEEnabled ? [] : [kept ? action('keep-chat-end', undefined, true) : action('keep-chat')]),
       ...(this.#knocks ? [action(this.#knocks.on ? 'waiting-room-end' : 'waiting-room')] : []),
       ...(this.#moderation.mayClose ? [action('close', 'people.end', true)] : []),
     ];
@@ -263,6 +264,8 @@ export class People {
       release: () => moderation.release(),
       lock: () => moderation.lock(true),
       unlock: () => moderation.lock(false),
+      'keep-chat': () => moderation.keepChat(true),
+      'keep-chat-end': () => moderation.keepChat(false),
       close: () => moderation.close(),
     }[action];
     if (ofRoom) {
