@@ -161,7 +161,7 @@ func (m *summaryMeter) judgeMinuteLocked(sum *rooms.MediaSummary) {
 		all.up.Bytes, all.up.Packets, all.up.Lost = all.up.Bytes+l.up.Bytes, all.up.Packets+l.up.Packets, all.up.Lost+l.up.Lost
 		all.down.Bytes, all.down.Packets, all.down.Lost = all.down.Bytes+l.down.Bytes, all.down.Packets+l.down.Packets, all.down.Lost+l.down.Lost
 	}
-	of.Score /= passed.Seconds()
+	of.Score = min(of.Score/passed.Seconds(), maxScore) // rounding can make it more
 	if known > 0 {
 		of.RTTMs /= known.Seconds()
 	}
