@@ -355,13 +355,19 @@ func (s *joinSettings) measure(ctx context.Context, name, binary, dir string) (r
 	return r, err
 }
 
-// costOf is the server's CPU time in ms while f runs. If profiled, and wanted, the profile is
-// of that time.
+// costOf is the server's CPU time in ms while f runs. If profiled, and wanted, a profile begins
+// with f.
 func (s *joinSettings) costOf(ctx context.Context, v *server, debug string, profiled bool, f func() error) (float64, error) {
 	end := func() error { return nil }
 	if profiled && s.profile != "" {
 		end = s.takeProfile(ctx, debug)
 	}
+	ms, err := cpuTimeOf(v, f)
+	return ms, errors.Join(err, end())
+}
+
+// cpuTimeOf is the server's CPU time in ms while f runs.
+func cpuTimeOf(v *server, f func() error) (float64, error) {
 	done, err := meter(v.pid)
 	if err != nil {
 		return 0, err
@@ -370,7 +376,7 @@ func (s *joinSettings) costOf(ctx context.Context, v *server, debug string, prof
 		return 0, err
 	}
 	user, system, err := done()
-	return 1e3 * (user + system).Seconds(), errors.Join(err, end())
+	return 1e3 * (user + system).Seconds(), err
 }
 
 // settled waits until the room has settled, and returns what is in use then.
