@@ -100,7 +100,8 @@ export class Chat {
     if (asked !== this.#asked || this.#listening.signal.aborted) return;
     if (this.#recalled && kept !== this.#kept) toast(t(kept ? 'chat.kept' : 'chat.kept-end'), { code: 'chat-kept' });
     this.#kept = kept;
-    const live = this.#recalled ? [] : [...this.#list.children];
+    const first = !this.#recalled;
+    const live = first ? [...this.#list.children] : [];
     const last = this.#last;
     this.#recalled = true;
     if (live.length > 0) {
@@ -115,7 +116,7 @@ export class Chat {
       this.#last = last;
     }
     this.#showNotes();
-    this.#log.scrollTop = this.#log.scrollHeight;
+    if (first) this.#log.scrollTop = this.#log.scrollHeight; // later somebody may be reading further up
   }
 
   #showNotes() {
