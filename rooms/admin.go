@@ -179,15 +179,8 @@ func (rs *Rooms) Members(ctx context.Context, room string) ([]Member, error) {
 // Participant returns one participant, also one that is expected back after a
 // restart.
 func (rs *Rooms) Participant(ctx context.Context, room, identity string) (*livekit.ParticipantInfo, error) {
-	return askName(ctx, rs, room, func(r *Room, reply answer[*livekit.ParticipantInfo]) {
-		if p := r.participants[identity]; p != nil {
-			reply(p.snapshot(), nil)
-		} else if s := r.expected[identity]; s != nil {
-			reply(s.Info, nil)
-		} else {
-			reply(nil, ErrNoParticipant)
-		}
-	})
+	m, err := rs.Member(ctx, room, identity)
+	return m.Info, err
 }
 
 // Member is Participant with its media, and whether it is host.

@@ -14,8 +14,7 @@ import (
 // until somebody decides otherwise. A decision is about an identity, belongs to the room,
 // and ends with it: until then no token undoes it.
 
-// MostHostDecisions is about how many identities of a room it can be decided whether they
-// are hosts.
+// MostHostDecisions bounds the decisions that a room keeps.
 const MostHostDecisions = 200
 
 // HostDecision is the row of a decision on whether an identity is host of its room. It ends
@@ -49,7 +48,7 @@ func (r *Room) setHost(identity string, host bool, done func(error)) {
 		r.afterWrites(done)
 		return
 	case !decided && len(r.hostsAhead) >= MostHostDecisions:
-		done(Errorf(Exhausted, "of %d identities of the room it has been decided whether they are hosts, and of no more it can be", MostHostDecisions))
+		done(Errorf(Exhausted, "who is host has been decided of %d identities of the room, which are as many as can be", MostHostDecisions))
 		return
 	case r.unwritable():
 		done(ErrHeld)

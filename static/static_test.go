@@ -161,7 +161,7 @@ func TestFilesOfOthersArePacked(t *testing.T) {
 	}
 }
 
-// A file that is damaged is not sent, nor kept by anybody.
+// Instead of a file that cannot be unpacked comes an error, which nobody keeps.
 func TestPackedFileThatIsDamaged(t *testing.T) {
 	h, err := static.NewHandler(fstest.MapFS{"index.html": {}, "admin/index.html": {}, "vendor/a.js.gz": {Data: []byte("no gzip")}})
 	require.NoError(t, err)

@@ -74,8 +74,9 @@ func TestKeyRequestsAreThrottled(t *testing.T) {
 }
 
 // TestASubscriberWithoutAPictureWaitsShortly, if it comes just after the keyframe for
-// another one, also if the publisher ignores a request that follows another one closely. Many such subscribers, or one that comes and goes, get no more keyframes in
-// the long run than others, and a receiver that has a picture is not served sooner.
+// another one, also if the publisher ignores a request that follows another one closely.
+// Many such subscribers, or one that comes and goes, get no more keyframes in the long run
+// than others, and a receiver that has a picture is not served sooner.
 func TestASubscriberWithoutAPictureWaitsShortly(t *testing.T) {
 	for _, quality := range []livekit.VideoQuality{livekit.VideoQuality_LOW, livekit.VideoQuality_HIGH} {
 		t.Run(quality.String(), func(t *testing.T) {
