@@ -20,7 +20,7 @@ const StartBitrate = 500_000
 const sendingWindow = int64(500 * time.Millisecond)
 
 // Control is the congestion control of one downlink: the record of sent packets, the
-// estimator, the probes, the pacer and the allocator. T is the caller's type for a packet
+// estimator, the probes and the pacer. T is the caller's type for a packet
 // that waits in the pacer.
 //
 // It is not safe for concurrent use, has no goroutine and reads no clock.
@@ -29,7 +29,6 @@ type Control[T any] struct {
 	estimator estimate.Estimator
 	probe     probe.Controller
 	pacer     pacer.Pacer[T]
-	allocator allocate.Allocator
 
 	results []sent.Result
 	state   estimate.State
@@ -309,8 +308,8 @@ func (c *Control[T]) decide(now int64) {
 
 // Divide decides which layer of each track is forwarded. It must be called ten times a
 // second while Tight says so, about once a second otherwise while feedback arrives, and
-// when the wishes change. The decisions are valid until the next call.
-func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decision {
+// when the wishes change. The decisions are a's, and valid until its next division.
+func (c *Control[T]) Divide(now int64, tracks []allocate.Track, a *allocate.Allocator) []allocate.Decision {
 	c.judge(now)
 	budget := c.usable()
 	if c.cramped || c.state.Emptying && c.state.Backlog > deepQueue {
@@ -332,7 +331,7 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track) []allocate.Decis
 			tracks[i].CanPause = false
 		}
 	}
-	decisions, summary := c.allocator.Divide(tracks, budget, c.momentary())
+	decisions, summary := a.Divide(tracks, budget, c.momentary())
 	forced := budget > 0 && summary.Bitrate > budget
 	if forced && !c.forced {
 		c.forcedAt = now

@@ -81,10 +81,8 @@ type Path struct {
 	out atomic.Pointer[outgoing]
 
 	// division is held while the bandwidth is divided, so that divisions take effect one
-	// after the other. It guards tracks and divided.
+	// after the other.
 	division sync.Mutex
-	tracks   []allocate.Track
-	divided  []Stream
 
 	// serving is held by the timer's goroutine while it sends waiting packets and the
 	// packets of a probe.
@@ -550,27 +548,40 @@ func (d *Path) Reallocate(at time.Time) {
 	}
 }
 
+// scratch is the memory of one division of a bandwidth.
+type scratch struct {
+	streams   []Stream
+	tracks    []allocate.Track
+	allocator allocate.Allocator
+}
+
+// scratches are shared by all paths. A path divides for microseconds, and seldom, but one
+// with many streams needs much memory for it.
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
 // divide decides which layers are forwarded, and tells the streams.
 func (d *Path) divide(at time.Time) {
 	d.division.Lock()
 	defer d.division.Unlock()
+	v := scratches.Get().(*scratch)
+	defer scratches.Put(v)
 	d.mu.Lock()
-	d.divided = append(d.divided[:0], d.streams...)
+	v.streams = append(v.streams[:0], d.streams...)
 	d.mu.Unlock()
-	d.tracks = d.tracks[:0]
-	for _, s := range d.divided {
-		d.tracks = append(d.tracks, s.Describe(at))
+	v.tracks = v.tracks[:0]
+	for _, s := range v.streams {
+		v.tracks = append(v.tracks, s.Describe(at))
 	}
 	d.mu.Lock()
 	d.dividedAt = d.Since(at)
-	decisions := d.control.Divide(d.dividedAt, d.tracks)
+	decisions := d.control.Divide(d.dividedAt, v.tracks, &v.allocator)
 	d.bandwidth.Store(uint64(d.control.Bound()))
 	d.judgedLocked()
 	d.mu.Unlock()
-	for i, s := range d.divided {
-		s.Decide(&d.tracks[i], &decisions[i])
+	for i, s := range v.streams {
+		s.Decide(&v.tracks[i], &decisions[i])
 	}
-	clear(d.divided)
+	clear(v.streams)
 }
 
 // serve sets the timer for waiting packets and for a probe, if there are any.

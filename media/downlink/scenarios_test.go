@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/feedback"
 	"parlor/media/downlink/netsim"
 	"parlor/media/downlink/pacer"
@@ -218,7 +219,7 @@ func TestTheSameRunIsTheSameTwice(t *testing.T) {
 // steady is a Control on a path with room, with feedback after each 20 packets.
 func steady() func() {
 	s := NewControl[[2]uintptr](true)
-	s.Divide(1, nil)
+	s.Divide(1, nil, new(allocate.Allocator))
 	fb := feedback.Report{Arrivals: make([]int32, 20)}
 	now := int64(time.Second)
 	p := pacer.Packet{Stream: 1, Size: 1100, Kind: sent.Video}
@@ -265,7 +266,7 @@ func TestAPathThatHoldsPacketsUp(t *testing.T) {
 			now += int64(10 * time.Millisecond)
 			c.Leave(now, 1250, sent.Video)
 			if i%50 == 0 {
-				c.Divide(now, nil)
+				c.Divide(now, nil, new(allocate.Allocator))
 			}
 		}
 		require.False(t, c.State().Limited)

@@ -181,6 +181,7 @@ type subscriber struct {
 	dividedAt int64
 	divisions int
 	tracks    []allocate.Track
+	allocator allocate.Allocator
 
 	// Of the receiver.
 	arrivals          map[int64]int64 // by unwrapped number
@@ -317,7 +318,7 @@ func (s *subscriber) describe() []allocate.Track {
 func (s *subscriber) divide() {
 	s.dividedAt = s.clock.Now()
 	s.divisions++
-	for i, d := range s.control.Divide(s.clock.Now(), s.describe())[1:] {
+	for i, d := range s.control.Divide(s.clock.Now(), s.describe(), &s.allocator)[1:] {
 		v := s.sources[i]
 		if d.Reason == allocate.Paused && v.wants != allocate.None {
 			v.pauses++

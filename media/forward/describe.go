@@ -68,6 +68,9 @@ func (x *extScratch) descriptor(p *packet.Packet, s *sent) []byte {
 	if len(raw) == 0 {
 		return nil
 	}
+	if x.dd == nil { // audio has none
+		x.dd = make([]byte, 0, 256)
+	}
 	if p.HasDD && s.mask != 0 {
 		raw = p.DD.AppendActive(x.dd[:0], raw, s.mask)
 	} else {

@@ -36,7 +36,7 @@ type extScratch struct {
 	sendTime  [3]byte
 	transport [2]byte
 	playout   [3]byte
-	dd        [256]byte
+	dd        []byte // nil before the first
 }
 
 // body is the part of the payload of a layer's packet that is forwarded.
