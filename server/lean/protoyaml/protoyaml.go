@@ -14,8 +14,13 @@ import (
 
 // Unmarshal reads a message from YAML whose keys and values are those of its JSON.
 func Unmarshal(data []byte, m proto.Message) error {
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return err
+	}
+	keepDates(&document)
 	var content any
-	if err := yaml.Unmarshal(data, &content); err != nil {
+	if err := document.Decode(&content); err != nil {
 		return err
 	}
 	if content == nil { // an empty document is an empty message
@@ -26,6 +31,16 @@ func Unmarshal(data []byte, m proto.Message) error {
 		return fmt.Errorf("yaml that JSON cannot express: %w", err)
 	}
 	return protojson.Unmarshal(text, m)
+}
+
+// keepDates has dates be text, as they are written: JSON has no others.
+func keepDates(n *yaml.Node) {
+	if n.Tag == "!!timestamp" {
+		n.Tag = "!!str"
+	}
+	for _, within := range n.Content {
+		keepDates(within)
+	}
 }
 
 // MarshalOptions are how a message is written.

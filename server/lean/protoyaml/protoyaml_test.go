@@ -16,6 +16,7 @@ func TestAMessageIsReadFromYAML(t *testing.T) {
 	}{
 		{"name: title\njson_name: \"yes\"\nnumber: 7\ntype: TYPE_STRING\noptions: {deprecated: true}\n", field()},
 		{"{name: title, jsonName: 'yes', number: 7, type: 9, options: {deprecated: true, lazy: null}}", field()},
+		{"{name: 2026-01-31, jsonName: 2026-01-31T12:00:00Z}", &descriptorpb.FieldDescriptorProto{Name: proto.String("2026-01-31"), JsonName: proto.String("2026-01-31T12:00:00Z")}},
 		{"1.5s", durationpb.New(1.5e9)},
 		{"", &descriptorpb.FieldDescriptorProto{}},
 	} {
