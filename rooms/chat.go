@@ -78,6 +78,10 @@ type chatStream struct {
 	next     uint64 // the index of its next chunk
 }
 
+// chatWaits is what of a room's chat waits for the disk: no more than the room can keep, because
+// whoever writes does not wait for it.
+type chatWaits struct{ messages, bytes int }
+
 // chatFate is what becomes of a message that is not kept.
 type chatFate int
 
@@ -223,7 +227,14 @@ func (p *Participant) keepChat(id, text string, edit bool) {
 		}
 		p.pay(now)
 		m.Name = p.info.Name
+		size := m.Size()
+		if r.chatWaits.messages == MostChat || r.chatWaits.bytes+size > MostChatBytes {
+			p.notKept(chatUnwritten)
+			return
+		}
+		r.chatWaits.messages, r.chatWaits.bytes = r.chatWaits.messages+1, r.chatWaits.bytes+size
 		r.requestChange(&Change{Kind: ChangeUpdate, Chat: []ChatChange{{Message: m, Edit: edit}}}, func(_ Outcome, err error) {
+			r.chatWaits.messages, r.chatWaits.bytes = r.chatWaits.messages-1, r.chatWaits.bytes-size
 			if err != nil {
 				r.rooms.chatUnkept[chatUnwritten].Add(1)
 			}

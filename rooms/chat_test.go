@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,4 +243,49 @@ func TestKeptChatIsBounded(t *testing.T) {
 		ann.sends(t, header(fmt.Sprint("open", n)), chunk(fmt.Sprint("open", n), 0, "x"))
 	}
 	require.Equal(t, all, h.kept("tea"))
+}
+
+// chatStore is a heldStore that adds up the messages submitted to it.
+type chatStore struct {
+	heldStore
+	messages, bytes atomic.Int64
+}
+
+func (s *chatStore) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
+	for i := range c.Chat {
+		s.messages.Add(1)
+		s.bytes.Add(int64(c.Chat[i].Message.Size()))
+	}
+	s.heldStore.Submit(c, done)
+}
+
+// While the disk is slow, no more waits for it than a room can keep, however many write.
+func TestChatThatWaitsForTheDiskIsBounded(t *testing.T) {
+	for name, text := range map[string]string{"long": strings.Repeat("x", 10_000), "short": "x"} {
+		t.Run(name, func(t *testing.T) {
+			s := &chatStore{}
+			h := newHouse(t, func(c *rooms.Config) { s.Store, c.Store = c.Store, s })
+			t.Cleanup(s.letGo)
+			h.keepsChat("tea")
+			var guests []*client
+			for n := range 20 {
+				guests = append(guests, h.join("tea", fmt.Sprint("guest", n)))
+			}
+			h.flush("tea")
+			s.hold("tea")
+			for n := range 20 {
+				for _, c := range guests {
+					c.sends(t, header(fmt.Sprint(n), inline(text)))
+				}
+			}
+			require.LessOrEqual(t, s.messages.Load(), int64(rooms.MostChat))
+			require.LessOrEqual(t, s.bytes.Load(), int64(rooms.MostChatBytes))
+			require.Equal(t, uint64(400-s.messages.Load()), h.Stats().ChatUnkept.Unwritten)
+			s.letGo()
+			require.Len(t, h.kept("tea"), int(s.messages.Load()))
+			guests[0].sends(t, header("last", inline("after it")))
+			all := h.kept("tea")
+			require.Equal(t, "guest0: after it", all[len(all)-1])
+		})
+	}
 }

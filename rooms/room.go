@@ -45,6 +45,7 @@ type Room struct {
 	agents       agents                  // the dispatches and jobs of the room
 	hosts        map[string]bool         // by identity: whether it is host, where that was decided and is on disk
 	hostsAhead   map[string]bool         // as hosts will be when what is on its way to the disk is there
+	chatWaits    chatWaits
 
 	untold map[*Participant]struct{} // whose handles of data tracks have changed; see tellHandles
 

@@ -37,7 +37,7 @@ type ChatStats struct {
 	TooLong   uint64
 	Invalid   uint64 // not UTF-8, or not put together as it should be
 	Rate      uint64 // the participant wrote too much in too short a time
-	Unwritten uint64 // the database failed
+	Unwritten uint64 // the database failed, or too much waited for it
 }
 
 // Stats returns the figures of now. It asks no room.

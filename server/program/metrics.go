@@ -116,7 +116,7 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Rate, "why", "rate")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Missing, "why", "missing")
 	count("parlor_data_blob_refused_total", refused, s.DataBlobs.Unwritten, "why", "unwritten")
-	const unkept = "Chat messages that a room with keep_chat did not keep, by why: too_long; invalid; rate; unwritten, the database failed."
+	const unkept = "Chat messages that a room with keep_chat did not keep, by why: too_long; invalid; rate; unwritten, the database failed or did not keep up."
 	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.TooLong, "why", "too_long")
 	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.Invalid, "why", "invalid")
 	count("parlor_chat_unkept_total", unkept, s.ChatUnkept.Rate, "why", "rate")
