@@ -99,6 +99,15 @@ func (c *Control[T]) Paces() bool {
 	return c.state.Limited || waiting > 0 || c.pacer.Broken()
 }
 
+// lossyFrom is the share of lost packets from which a path is lossy.
+const lossyFrom = 0.03
+
+// Lossy reports whether the path loses packets although it has room: it is neither full nor
+// near the bitrate that it was seen not to carry.
+func (c *Control[T]) Lossy() bool {
+	return c.state.Loss >= lossyFrom && !c.state.Congested && !c.state.Limited && !c.state.Emptying
+}
+
 // Next is the next waiting packet to send or drop: see [pacer.Pacer.Next].
 func (c *Control[T]) Next(now int64) (T, pacer.Packet, pacer.Verdict) {
 	v, p, verdict := c.pacer.Next(now)

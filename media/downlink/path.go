@@ -91,6 +91,8 @@ type Path struct {
 	// paces: packets may have to wait, so they must be offered to the control. It is set
 	// under mu.
 	paces atomic.Bool
+	// lossy: the path loses packets, and not because it is full. Set as paces is.
+	lossy atomic.Bool
 
 	// voices are the streams whose sound is forwarded.
 	voices voices
@@ -459,7 +461,13 @@ func (d *Path) act() {
 }
 
 // judgedLocked takes over a new estimate.
-func (d *Path) judgedLocked() { d.paces.Store(d.control.Paces()) }
+func (d *Path) judgedLocked() {
+	d.paces.Store(d.control.Paces())
+	d.lossy.Store(d.control.Lossy())
+}
+
+// Lossy reports whether the path loses packets although it has room.
+func (d *Path) Lossy() bool { return d != nil && d.lossy.Load() }
 
 // Paces reports whether packets may have to wait, so that they must be offered. On a nil
 // path they never wait.

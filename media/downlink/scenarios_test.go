@@ -176,6 +176,33 @@ func TestLossDelayAndJitterCostLittle(t *testing.T) {
 
 // Where there is room nothing is paused, not even before that is known. Where not even
 // the lowest layers fit, some are, and stay so; they come back with the room.
+// Losses of a path that has room are told from those of one that is full: what is sent
+// again goes twice over the first, and would fill the second even more.
+func TestALossyPathIsToldFromAFullOne(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		rate, loss float64
+		lossy      bool
+	}{{"without loss", 20e6, 0, false}, {"lossy", 20e6, 0.1, true}, {"full", 250e3, 0, false}} {
+		conditions := plain()
+		conditions.Rate, conditions.Loss = c.rate, c.loss
+		s := newPath(conditions, 1)
+		s.phase(5*time.Second, c.rate)
+		lossy := 0
+		for range 100 {
+			s.phase(100*time.Millisecond, c.rate)
+			if s.control.Lossy() {
+				lossy++
+			}
+		}
+		if c.lossy {
+			require.Greater(t, lossy, 90, c.name)
+		} else {
+			require.Zero(t, lossy, c.name)
+		}
+	}
+}
+
 func TestWhatDoesNotFitIsPaused(t *testing.T) {
 	var tab table
 	tab.head()

@@ -199,7 +199,41 @@ func TestAReceiverThatMissesForgottenPacketsGetsAKeyframe(t *testing.T) {
 	require.Zero(t, requests(forgotten), "a keyframe has come since")
 }
 
-func TestAnswersAtMostThreeTimes(t *testing.T) {
+// TestAReceiverThatAsksAgainIsAnswered as soon as the first answer should have come: after
+// a round trip and not before.
+func TestAReceiverThatAsksAgainIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		for range 120 {
+			s.at = time.Now()
+			s.frame(true, 1)
+			s.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: s.ssrc, NTPTime: 9 << 32, RTPTime: s.ts}})
+			time.Sleep(20 * time.Millisecond)
+			for _, report := range of[*rtcp.SenderReport](r.rtcp.take()) {
+				time.Sleep(40 * time.Millisecond) // the rest of the round trip
+				r.f.HandleRTCP([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{
+					SSRC: 5000, LastSenderReport: uint32(report.NTPTime >> 16),
+				}}}})
+			}
+		}
+		require.InDelta(t, 50, r.f.Stats().RTT.Milliseconds(), 11)
+		packets := r.take()
+		nack := &rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{packets[len(packets)-1].SequenceNumber})}
+		ask := func() int {
+			r.f.HandleRTCP([]rtcp.Packet{nack})
+			return len(r.take())
+		}
+		require.Equal(t, 1, ask())
+		time.Sleep(25 * time.Millisecond)
+		require.Zero(t, ask(), "the answer is on its way")
+		time.Sleep(25 * time.Millisecond)
+		require.Equal(t, 1, ask(), "it was lost")
+	})
+}
+
+func TestAnswersAtMostFourTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
 		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
@@ -212,7 +246,7 @@ func TestAnswersAtMostThreeTimes(t *testing.T) {
 			answers += len(r.take())
 			time.Sleep(10 * time.Millisecond)
 		}
-		require.Equal(t, 3, answers)
+		require.Equal(t, maxAnswers, answers)
 	})
 }
 

@@ -10,11 +10,14 @@ import (
 	"parlor/media/forward/packet"
 )
 
-// A packet is retransmitted maxAnswers times at most, and not twice within ignoreNACK,
-// because the first answer may still be on its way.
+// A packet is retransmitted maxAnswers times at most. A request that comes before the last
+// answer could have reached the receiver is ignored: one within three quarters of the
+// round-trip time, but at least leastIgnored and at most ignoreNACK, also while that time
+// is unknown.
 const (
-	maxAnswers = 3
-	ignoreNACK = int64(100 * time.Millisecond)
+	maxAnswers   = 4
+	ignoreNACK   = int64(100 * time.Millisecond)
+	leastIgnored = int64(10 * time.Millisecond)
 )
 
 // idleAfter: a stream that sent no packet for this long sends no reports (RFC 3550,
@@ -82,9 +85,39 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 			return true
 		})
 	}
+	if f.hasRTX && f.downlink.Lossy() {
+		f.answerAgain(pairs, sendTime, now)
+	}
 	f.over.left()
 	f.flushLocked()
 	return stuck
+}
+
+// answerAgain sends a second copy of what was just retransmitted. On a lossy path an answer
+// is lost as often as a packet is, and the receiver asks again a round trip later. The copies
+// go behind the answers, because losses come in bursts. mu is held.
+func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int64) {
+	for _, pair := range pairs {
+		pair.Range(func(number uint16) bool {
+			s := f.history.get(number)
+			if s == nil || s.answered != now || s.layer == nil {
+				return true
+			}
+			if p := s.layer.get(s.ext, s.generation); p != nil {
+				f.deliver(p, s, sendTime, record.Repeat)
+				p.Release()
+			}
+			return true
+		})
+	}
+}
+
+// ignored is how long after an answer requests for the same packet are ignored, in ns.
+func (f *Forwarder) ignored() int64 {
+	if rtt := int64(f.stats.RTT); rtt > 0 {
+		return min(max(rtt*3/4, leastIgnored), ignoreNACK)
+	}
+	return ignoreNACK
 }
 
 // answerOne retransmits a packet. It reports whether the packet was sent once and is
@@ -95,7 +128,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		f.stats.Misses++
 		return f.history.forgot(number)
 	}
-	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < ignoreNACK {
+	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < f.ignored() {
 		return false
 	}
 	if !f.hasRTX {
