@@ -26,7 +26,8 @@ const (
 	mostStreams   = 8         // text streams of a participant that have not ended
 )
 
-// The pace at which messages of a participant are kept.
+// The pace at which messages of a participant are kept. Each kibibyte of one counts as a
+// message, so that nobody's long ones push out at once what all others wrote.
 const (
 	chatBurst = 30
 	chatEvery = time.Second
@@ -213,7 +214,7 @@ func (p *Participant) keepChat(id, text string, edit bool) {
 		return
 	case text == "" && !edit:
 		return // nothing to read
-	case !p.chat.may(now):
+	case !p.chat.may(now, len(text)):
 		p.notKept(chatTooFast)
 		return
 	}
@@ -246,18 +247,19 @@ func readable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRu
 
 func (p *Participant) notKept(why chatFate) { p.room.rooms.chatUnkept[why].Add(1) }
 
-// may reports whether another message is kept now, and counts it if so.
-func (c *chatSender) may(now time.Time) bool {
+// may reports whether another message of a size is kept now, and counts it if so.
+func (c *chatSender) may(now time.Time, size int) bool {
+	cost := 1 + float64(size>>10)
 	if c.filled.IsZero() {
 		c.tokens = chatBurst
 	} else {
 		c.tokens = min(chatBurst, c.tokens+float64(now.Sub(c.filled))/float64(chatEvery))
 	}
 	c.filled = now
-	if c.tokens < 1 {
+	if c.tokens < cost {
 		return false
 	}
-	c.tokens--
+	c.tokens -= cost
 	return true
 }
 

@@ -94,7 +94,7 @@ func TestRevocationHoldsForWhatFollows(t *testing.T) {
 // TestAMovedParticipantIsNoAdmin of the room that it did not choose.
 func TestAMovedParticipantIsNoAdmin(t *testing.T) {
 	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
-	conn, _ := h.dial("", h.mint(time.Now(), &auth.VideoGrant{Room: "r", RoomAdmin: true, DestinationRoom: "t"}))
+	conn, _ := h.dial("", h.mint(time.Now(), &auth.VideoGrant{Room: "r", RoomAdmin: true, RoomCreate: true, DestinationRoom: "t"}))
 	require.NotNil(t, conn)
 	fresh := h.await(conn, (*livekit.SignalResponse).GetRefreshToken)
 	status, body := h.operate("GET", "/v1/rooms/r/participants", "", fresh)
@@ -104,6 +104,8 @@ func TestAMovedParticipantIsNoAdmin(t *testing.T) {
 	require.Equal(t, 204, status, body)
 	moved := h.await(conn, func(m *livekit.SignalResponse) string { return m.GetRoomMoved().GetToken() })
 	status, body = h.operate("GET", "/v1/rooms/s/participants", "", moved)
+	require.Equal(t, 403, status, body)
+	status, body = h.operate("DELETE", "/v1/rooms/r", "", moved)
 	require.Equal(t, 403, status, body)
 	status, body = h.get("/rtc/validate?access_token=" + moved)
 	require.Equal(t, 200, status, body)

@@ -325,7 +325,7 @@ func (s *session) token(now *shown) string {
 	since := s.claims.NotBefore
 	if m := s.outlet.moved.Load(); m != nil {
 		if m.room != g.Video.Room { // the move does not make it an admin of the second room
-			g.Video.RoomAdmin, g.Video.DestinationRoom = false, ""
+			access.Dismiss(g.Video)
 		}
 		g.Video.Room, since = m.room, m.at
 	}
