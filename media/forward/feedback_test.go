@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/downlink"
+	"parlor/media/downlink/feedback"
 )
 
 func of[T rtcp.Packet](packets []rtcp.Packet) (found []T) {
@@ -231,6 +232,51 @@ func TestAReceiverThatAsksAgainIsAnswered(t *testing.T) {
 		time.Sleep(25 * time.Millisecond)
 		require.Equal(t, 1, ask(), "it was lost")
 	})
+}
+
+// TestAnswersGoTwiceOverALossyPath that has room, and once over one that loses nothing.
+// Each copy has a number of its own, so that the path's feedback tells them apart.
+func TestAnswersGoTwiceOverALossyPath(t *testing.T) {
+	for lossy, copies := range map[bool]int{false: 1, true: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+			path := connected()
+			r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink, c.Ext.TransportCC = path, 5 })
+			number := func(p *rtp.Packet) uint16 { return binary.BigEndian.Uint16(p.GetExtension(5)) }
+			began, sent := time.Now(), 0
+			var last uint16
+			for i := range 20 * 30 {
+				s.at = time.Now()
+				s.frame(i == 0, 2)
+				fb := feedback.Report{Reference: uint32(time.Since(began) / (64 * time.Millisecond))}
+				for j, p := range r.take() {
+					if j == 0 {
+						fb.Base = number(&p)
+					}
+					last = p.SequenceNumber
+					at := time.Since(began) % (64 * time.Millisecond)
+					if sent++; lossy && sent%10 == 0 {
+						fb.Arrivals = append(fb.Arrivals, feedback.NotReceived)
+					} else {
+						fb.Arrivals = append(fb.Arrivals, int32(at/(250*time.Microsecond)))
+					}
+				}
+				time.Sleep(frame)
+				if len(fb.Arrivals) > 0 {
+					path.Feedback(fb.Append(nil, 9, 1))
+				}
+			}
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{last})}})
+			numbers := map[uint16]bool{}
+			for _, p := range r.take() {
+				require.Equal(t, uint32(5001), p.SSRC)
+				require.Equal(t, last, binary.BigEndian.Uint16(p.Payload))
+				numbers[number(&p)] = true
+			}
+			require.Len(t, numbers, copies, "lossy: %t", lossy)
+		})
+	}
 }
 
 func TestAnswersAtMostFourTimes(t *testing.T) {
