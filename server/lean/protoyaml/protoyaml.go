@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Unmarshal reads a message from YAML whose keys and values are those of its JSON.
@@ -19,6 +20,9 @@ func Unmarshal(data []byte, m proto.Message) error {
 		return err
 	}
 	keepDates(&document)
+	if len(document.Content) == 1 {
+		keepTexts(document.Content[0], m.ProtoReflect().Descriptor())
+	}
 	var content any
 	if err := document.Decode(&content); err != nil {
 		return err
@@ -40,6 +44,47 @@ func keepDates(n *yaml.Node) {
 	}
 	for _, within := range n.Content {
 		keepDates(within)
+	}
+}
+
+// keepTexts has the values of a message's text fields be text, as they are written, where
+// they look like a number or a truth value. What an alias names is read as YAML has it.
+func keepTexts(n *yaml.Node, of protoreflect.MessageDescriptor) {
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, value := n.Content[i].Value, n.Content[i+1]
+		field := of.Fields().ByJSONName(name)
+		if field == nil {
+			field = of.Fields().ByName(protoreflect.Name(name))
+		}
+		switch {
+		case name == "<<":
+			keepTexts(value, of)
+		case field == nil: // reading it refuses it
+		case field.IsMap():
+			if value.Kind == yaml.MappingNode {
+				for j := 1; j < len(value.Content); j += 2 {
+					keepText(value.Content[j], field.MapValue())
+				}
+			}
+		case field.IsList():
+			for _, one := range value.Content {
+				keepText(one, field)
+			}
+		default:
+			keepText(value, field)
+		}
+	}
+}
+
+func keepText(n *yaml.Node, of protoreflect.FieldDescriptor) {
+	switch {
+	case of.Kind() == protoreflect.MessageKind:
+		keepTexts(n, of.Message())
+	case of.Kind() == protoreflect.StringKind && n.Kind == yaml.ScalarNode && n.Tag != "!!null":
+		n.Tag = "!!str"
 	}
 }
 

@@ -17,6 +17,11 @@ func TestAMessageIsReadFromYAML(t *testing.T) {
 		{"name: title\njson_name: \"yes\"\nnumber: 7\ntype: TYPE_STRING\noptions: {deprecated: true}\n", field()},
 		{"{name: title, jsonName: 'yes', number: 7, type: 9, options: {deprecated: true, lazy: null}}", field()},
 		{"{name: 2026-01-31, jsonName: 2026-01-31T12:00:00Z}", &descriptorpb.FieldDescriptorProto{Name: proto.String("2026-01-31"), JsonName: proto.String("2026-01-31T12:00:00Z")}},
+		{"{name: 0x10, json_name: true, options: {lazy: true}}", &descriptorpb.FieldDescriptorProto{
+			Name: proto.String("0x10"), JsonName: proto.String("true"), Options: &descriptorpb.FieldOptions{Lazy: proto.Bool(true)},
+		}},
+		{"name: [{<<: {name_part: 5, is_extension: false}}]", &descriptorpb.UninterpretedOption{Name: []*descriptorpb.UninterpretedOption_NamePart{{NamePart: proto.String("5"), IsExtension: proto.Bool(false)}}}},
+		{"{dependency: [1, two], publicDependency: [3]}", &descriptorpb.FileDescriptorProto{Dependency: []string{"1", "two"}, PublicDependency: []int32{3}}},
 		{"1.5s", durationpb.New(1.5e9)},
 		{"", &descriptorpb.FieldDescriptorProto{}},
 	} {
