@@ -36,7 +36,9 @@ export async function room(root, { of: name, signal, go, session }) {
   }
 
   function draw(list, stats) {
-    state.replaceChildren(...[info.locked && tag('locked', 'warning'), info.hold && tag('held muted', 'warning')].filter(Boolean));
+    state.replaceChildren(...[
+      info.locked && tag('locked', 'warning'), info.hold && tag('held muted', 'warning'), info.waiting_room && tag('guests wait'), info.keep_chat && tag('chat kept'),
+    ].filter(Boolean));
     redraw(bar, ...roomActions().filter(Boolean));
     about.replaceChildren(facts([
       ['Id', element('code', {}, info.sid)], ['Open since', time(info.created_at)], ['Open for', since(info.created_at)],
@@ -66,6 +68,8 @@ export async function room(root, { of: name, signal, go, session }) {
       info.hold
         ? button('Release', then(() => call('DELETE', `${at}/mute`)), { least })
         : button('Hold muted', then(() => call('POST', `${at}/mute`, { hold: true })), { least }),
+      button(info.waiting_room ? 'Let guests in at once' : 'Let guests wait', then(() => call('PATCH', at, { waiting_room: !info.waiting_room })), { least }),
+      button(info.keep_chat ? 'Forget the chat' : 'Keep the chat', then(keepChat), { least }),
       button('Message', message(), { least }),
       button('Invite', invite, { least: 'all' }),
       button('Observe', observe, { least: 'all' }),
@@ -73,6 +77,14 @@ export async function room(root, { of: name, signal, go, session }) {
         if (await closeRoom(name)) go();
       }, { least, kind: 'bad' }),
     ];
+  }
+
+  async function keepChat() {
+    if (info.keep_chat) {
+      const sure = await ask({ title: 'Forget the chat?', text: 'What was kept for latecomers is deleted.', confirm: 'Forget', bad: true });
+      if (!sure) return false;
+    }
+    return call('PATCH', at, { keep_chat: !info.keep_chat });
   }
 
   function message(to) {
@@ -119,7 +131,7 @@ export async function room(root, { of: name, signal, go, session }) {
     const down = fares?.downlink;
     const client = fares?.client;
     const node = element('article', { className: 'card person' },
-      element('header', {}, element('h3', {}, who), element('span', {}, tag(one.state), one.kind !== 'standard' ? tag(one.kind) : '', fares ? tag(fares.quality, quality) : '')),
+      element('header', {}, element('h3', {}, who), element('span', {}, tag(one.state), one.kind !== 'standard' ? tag(one.kind) : '', one.host ? tag('host') : '', fares ? tag(fares.quality, quality) : '')),
       facts([
         ['Joined', [time(one.joined_at), ` (${since(one.joined_at)} ago)`]],
         ['Client', client ? [client.sdk, client.version, client.browser, client.os].filter(Boolean).join(' ') : ''],
@@ -136,6 +148,7 @@ export async function room(root, { of: name, signal, go, session }) {
       actions(
         button('Message', message(one.identity), { least, name: who }),
         button('Rename', then(() => rename(on, one)), { least, name: who }),
+        button(one.host ? 'Host no more' : 'Make host', then(() => call(one.host ? 'DELETE' : 'PUT', `${on}/host`)), { least, name: who }),
         button('Permissions', then(() => permissions(on, one)), { least, name: who }),
         button('Move', then(() => move(on, who)), { least, name: who }),
         button('Remove', then(() => remove(on, who)), { least, kind: 'bad', name: who }),

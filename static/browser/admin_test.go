@@ -226,6 +226,18 @@ func (f *fixture) testDashboard(t *testing.T) {
 	}
 	press("Lock")
 	p.until("the room locked", `document.querySelector('header .tag.warning')?.textContent === 'locked'`)
+	state := `[...document.querySelectorAll('header .tag')].map((node) => node.textContent)`
+	press("Keep the chat")
+	p.until("the chat kept", state+`.includes('chat kept')`)
+	press("Let guests wait")
+	p.until("guests wait", state+`.includes('guests wait')`)
+	press("Make host")
+	p.until("the host", `document.querySelector('#people').innerText.includes('Host no more')`)
+	guest.until("to be told", `document.querySelector('.toast[data-code="host"]')`)
+	press("Host no more")
+	p.until("no host", `!document.querySelector('#people').innerText.includes('Host no more')`)
+	press("Let guests in at once")
+	p.until("nobody waits", "!"+state+`.includes('guests wait')`)
 	press("Mute")
 	guest.until("the microphone muted", `!parlor.room.localParticipant.isMicrophoneEnabled`)
 	press("Message")
