@@ -188,7 +188,7 @@ func (c *Control[T]) taken(now int64) (divide bool) {
 	before := c.state
 	c.estimator.Feedback(now, c.results, c.record.InFlight())
 	if o, ok := c.probe.Feedback(now, c.results); ok && o.Bitrate > 0 {
-		c.estimator.Probed(now, o.Bitrate, o.Full)
+		c.estimator.Probed(now, o.Began, o.Bitrate, o.Full)
 	}
 	c.judge(now)
 	return c.state.Emptying && !before.Emptying || c.state.Bitrate > 1.1*before.Bitrate || c.state.Bitrate < 0.9*before.Bitrate

@@ -203,6 +203,22 @@ func TestALossyPathIsToldFromAFullOne(t *testing.T) {
 	}
 }
 
+// On a path that just carries sound and the lowest picture, the picture may be paused for
+// a moment and comes back: what a probe measures is believed although it makes a queue.
+func TestAPictureComesBackOnAVeryNarrowPath(t *testing.T) {
+	for _, rate := range []float64{130e3, 150e3, 170e3} {
+		for seed := range uint64(5) {
+			c := plain()
+			c.Rate = rate
+			s := newPathOf(seed, c, 1)
+			s.phase(10*time.Second, rate)
+			m := s.phase(50*time.Second, rate)
+			require.Greater(t, m.fps, 5.0, "%.0f, seed %d", rate, seed)
+			require.Less(t, m.voiceLost, 0.01, "%.0f, seed %d", rate, seed)
+		}
+	}
+}
+
 func TestWhatDoesNotFitIsPaused(t *testing.T) {
 	var tab table
 	tab.head()

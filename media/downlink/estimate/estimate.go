@@ -44,9 +44,9 @@ type Estimator interface {
 	// Feedback takes the new results of transport-wide feedback, and the number of sent
 	// bytes without a result so far.
 	Feedback(now int64, results []sent.Result, inFlight int)
-	// Probed takes the result of a probe, in bits/s. full: the path carried all that was
-	// tried.
-	Probed(now int64, bitrate float64, full bool)
+	// Probed takes the result of a probe, in bits/s, and when it began. full: the path
+	// carried all that was tried.
+	Probed(now, began int64, bitrate float64, full bool)
 	// Estimated takes the receiver's own estimate (REMB), in bits/s.
 	Estimated(now int64, bitrate float64)
 	// Lost takes the share of lost packets in a receiver report.

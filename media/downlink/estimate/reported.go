@@ -71,7 +71,7 @@ func (e *Reported) Feedback(_ int64, results []sent.Result, _ int) {
 }
 
 // Probed raises the bound to the result of a probe.
-func (e *Reported) Probed(_ int64, bitrate float64, _ bool) {
+func (e *Reported) Probed(_, _ int64, bitrate float64, _ bool) {
 	if e.bound > 0 {
 		e.bound = max(e.bound, bitrate)
 	}

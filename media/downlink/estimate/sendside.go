@@ -21,11 +21,14 @@ const (
 	// mostProbeJitter is the jitter up to which a probe result below the estimate is
 	// trusted.
 	mostProbeJitter = float64(5 * time.Millisecond)
-	futileCuts      = 3
-	growth          = 0.08 // per second, far from the knee
-	packetBits      = 1200 * 8
-	leastWindow     = 3
-	shortWindow     = 6 // buckets: 150 ms
+	// mostBeside is the share of a probe's result that may be sent, probe included, where the
+	// queue is the probe's own.
+	mostBeside  = 0.7
+	futileCuts  = 3
+	growth      = 0.08 // per second, far from the knee
+	packetBits  = 1200 * 8
+	leastWindow = 3
+	shortWindow = 6 // buckets: 150 ms
 )
 
 // SendSide estimates by transport-wide feedback: by the delay and the losses of the sent
@@ -265,9 +268,17 @@ func (e *SendSide) cut(now, waiting int64) {
 }
 
 // Probed takes the result of a probe.
-func (e *SendSide) Probed(now int64, bitrate float64, full bool) {
-	if e.draining || bitrate <= 0 {
+func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
+	if bitrate <= 0 {
 		return
+	}
+	if e.draining {
+		// Above what the path carries, a probe makes a queue itself. On a path so narrow that
+		// little else is sent, that queue ends with it, and what arrived is the bandwidth.
+		if e.begun < began || e.sent > mostBeside*bitrate || bitrate <= e.delay {
+			return
+		}
+		e.draining, e.futile = false, 0
 	}
 	if bitrate > e.proven {
 		e.proven, e.provenAt = bitrate, now

@@ -63,6 +63,7 @@ type Situation struct {
 // Outcome is the result of a probe.
 type Outcome struct {
 	Cluster Cluster
+	Began   int64
 	Bitrate float64 // bits/s that the path carried; 0 = not measurable
 	Full    bool    // the path carried all that was tried
 }
@@ -231,7 +232,7 @@ func (c *Controller) Feedback(now int64, results []sent.Result) (o Outcome, ok b
 		return Outcome{}, false
 	}
 	c.waiting = false
-	o = Outcome{Cluster: c.cluster}
+	o = Outcome{Cluster: c.cluster, Began: c.startAt}
 	o.Bitrate, o.Full = c.sum.bitrate()
 	if o.Bitrate >= c.before.need {
 		c.succeeded = now
