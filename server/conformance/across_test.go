@@ -164,11 +164,13 @@ func startPage(t *testing.T, room string) {
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServer(http.Dir("../../static/browser/testdata/client")))
 	mux.HandleFunc("/vendor/livekit-client.js", func(w http.ResponseWriter, r *http.Request) {
-		found, err := filepath.Glob("../../static/vendor/livekit-client-*.umd.js")
+		found, err := filepath.Glob("../../static/vendor/livekit-client-*.umd.js.gz")
 		if err != nil || len(found) != 1 {
 			http.Error(w, fmt.Sprint(found, err), http.StatusInternalServerError)
 			return
 		}
+		w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
+		w.Header().Set("Content-Encoding", "gzip")
 		http.ServeFile(w, r, found[0])
 	})
 	harness := httptest.NewServer(mux)

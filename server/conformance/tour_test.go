@@ -167,6 +167,18 @@ func TestTheTourOfTheReadme(t *testing.T) {
 	to.run(to.next(`"hold":true`), nil)
 	to.run(to.next("-X DELETE"), nil)
 
+	runs := func() bool {
+		var ada struct{ Host bool }
+		to.run(to.command(`curl -u devkey:secret http://localhost:7880/v1/rooms/board/participants/ada`), &ada)
+		return ada.Host
+	}
+	to.run(to.next("-X PUT"), nil)
+	sees("host_added")
+	require.True(t, runs())
+	to.run(to.next("-X DELETE"), nil)
+	sees("host_removed")
+	require.False(t, runs())
+
 	var locked struct{ Locked bool }
 	to.run(to.next(`"locked":true`), &locked)
 	require.True(t, locked.Locked)

@@ -20,7 +20,30 @@ func (p *page) acts(action, identity string) {
 	p.t.Helper()
 	node := fmt.Sprintf(`#people [data-action=%q][data-identity=%q]`, action, identity)
 	p.until("the button "+action, fmt.Sprintf(`document.querySelector(%q)`, node))
+	if action == "more" {
+		p.opens(node)
+		return
+	}
 	p.click(node)
+}
+
+// opens clicks until the list below the button is as open as it was closed. A mouse event
+// goes to a place, where another person's button is if the list has moved meanwhile, as when
+// somebody joins.
+func (p *page) opens(button string) {
+	p.t.Helper()
+	expanded := fmt.Sprintf(`document.querySelector(%q)?.getAttribute('aria-expanded')`, button)
+	was := get[string](p, expanded)
+	for range 5 {
+		p.click(button)
+		for range 20 {
+			if now := get[string](p, expanded+` ?? ''`); now != "" && now != was {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	p.t.Fatalf("%s: a click on %s does nothing", p.name, button)
 }
 
 // Somebody whose token runs the room mutes, asks, lowers hands, locks, keeps muted,
