@@ -101,6 +101,8 @@ func (p *page) screen(name, of string) {
 // accessible has axe look at what is shown.
 func (p *page) accessible(what string) {
 	p.t.Helper()
+	// What fades in has other colours for a moment.
+	p.do(`for (const animation of document.getAnimations()) if (animation.effect.getComputedTiming().endTime !== Infinity) animation.finish()`)
 	found := get[[]string](p, `(await axe.run(document, { resultTypes: ['violations'] })).violations.flatMap((v) => v.nodes.map((n) => v.id + ': ' + n.html.slice(0, 200) + ' ' + n.failureSummary))`)
 	for _, one := range found {
 		p.t.Errorf("%s: %s", what, one)
