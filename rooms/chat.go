@@ -79,8 +79,8 @@ type chatStream struct {
 	next     uint64 // the index of its next chunk
 }
 
-// chatWaits is what of a room's chat waits for the disk: no more than the room can keep, because
-// whoever writes does not wait for it.
+// chatWaits counts the messages of a room's chat that wait for the disk. It is bounded by what
+// the room can keep, because senders are not held up meanwhile.
 type chatWaits struct{ messages, bytes int }
 
 // chatFate is what becomes of a message that is not kept.

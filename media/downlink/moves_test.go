@@ -93,8 +93,7 @@ func TestASubscriberThatStaysDisturbsNothing(t *testing.T) {
 	t.Log(tab.String())
 }
 
-// A path learns by itself that its way has changed, and has nothing measured anew where it
-// has not.
+// A path learns by itself that its way has changed. While it has not, the estimate stays.
 func TestAPathThatFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(still{})

@@ -88,7 +88,7 @@ func (d *Path) Follow(w Way) bool {
 	return w.Socket != nil || out.sender == nil
 }
 
-// moved has the bandwidth measured anew.
+// moved starts a new estimate, and divides the bandwidth again.
 func (d *Path) moved(now int64, elsewhere bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

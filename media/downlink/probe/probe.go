@@ -63,7 +63,7 @@ type Situation struct {
 // Outcome is the result of a probe.
 type Outcome struct {
 	Cluster Cluster
-	Began   int64
+	Began   int64   // when it was started
 	Bitrate float64 // bits/s that the path carried; 0 = not measurable
 	Full    bool    // the path carried all that was tried
 }
