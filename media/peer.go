@@ -216,7 +216,7 @@ func (p *Peer) loop() {
 			judge.Reset(p.untilJudged(time.Now()))
 			_, score := p.quality.judge()
 			if p.connected {
-				p.summary.look(p.down().protocol(), float64(score), time.Now())
+				p.summary.look(p.down().protocol(), float64(score), p.down().down.Stats().Estimate, time.Now())
 			}
 		case <-p.answerTimer.C:
 			if p.connected { // before it connects, joinTimer decides

@@ -22,11 +22,12 @@ type summaryMeter struct {
 	last    time.Time                  // time of the last look; zero: not connected yet
 
 	// mu guards the following.
-	mu    sync.Mutex
-	total *rooms.MediaSummary // nil: no look yet
-	looks [lookedOver]look    // a ring of the looks of the last minute
-	next  int
-	whole bool // the worst minute so far is a whole one
+	mu     sync.Mutex
+	total  *rooms.MediaSummary // nil: no look yet
+	looks  [lookedOver]look    // a ring of the looks of the last minute
+	next   int
+	whole  bool // the worst minute so far is a whole one
+	course course
 }
 
 // flows are the counts of both directions.
@@ -95,9 +96,9 @@ func (m *summaryMeter) account(s stream, f *flows) forward.Account {
 	return a
 }
 
-// look counts what happened since the last look. protocol carried the media, and score is
-// its quality.
-func (m *summaryMeter) look(protocol string, score float64, now time.Time) {
+// look counts what happened since the last look. protocol carried the media, score is its
+// quality, and estimate is what the path to the client carries, in bits/s; 0 = unknown.
+func (m *summaryMeter) look(protocol string, score, estimate float64, now time.Time) {
 	elapsed := now.Sub(m.last)
 	ms := elapsed.Milliseconds()
 	if ms <= 0 {
@@ -129,6 +130,7 @@ func (m *summaryMeter) look(protocol string, score float64, now time.Time) {
 	defer m.mu.Unlock()
 	m.looks[m.next] = l
 	m.next = (m.next + 1) % lookedOver
+	m.course.add(&l, estimate)
 	sum := *m.total.Plus(part)
 	m.judgeMinuteLocked(&sum)
 	m.total = &sum

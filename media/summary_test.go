@@ -33,7 +33,7 @@ func TestTheWorstMinuteOfASession(t *testing.T) {
 			down.account.Traffic.Packets += 100
 			down.account.Traffic.Bytes += 100_000
 			down.account.Traffic.Lost += lost
-			m.look("udp", score, now)
+			m.look("udp", score, 1e6, now)
 		}
 	}
 	pass(10, 5, 0)
@@ -102,4 +102,46 @@ func TestACallIsSummedUp(t *testing.T) {
 		require.Less(t, next.ConnectedMs, before)
 		require.Zero(t, next.Down.Bytes)
 	})
+}
+
+// A quarter of an hour is kept, in samples of ten seconds; a sample has the rates and
+// losses of its own seconds alone.
+func TestHowTheLastMinutesWent(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	up, down := &counted{}, &counted{}
+	up.account.Inbound = true
+	p := &Peer{summary: newSummaryMeter()}
+	m := p.summary
+	m.begin(now)
+	m.streams[up], m.streams[down] = forward.Traffic{}, forward.Traffic{}
+	pass := func(seconds int, bytes, lost uint64, rtt time.Duration, estimate float64) {
+		for range seconds / 2 {
+			now = now.Add(2 * time.Second)
+			up.account.Traffic.Packets += 100 - lost
+			up.account.Traffic.Lost += lost
+			up.account.Traffic.Bytes += bytes / 2
+			down.account.Traffic.Packets += 100
+			down.account.Traffic.Bytes += bytes
+			down.account.Traffic.Lost += lost
+			down.account.RTT = rtt
+			m.look("udp", 5, estimate, now)
+		}
+	}
+	pass(8, 1000, 0, 0, 0)
+	require.Empty(t, p.Samples(), "ten seconds are not over")
+	pass(2, 1000, 0, 0, 0)
+	require.Equal(t, []Sample{{ToMs: now.UnixMilli(), Up: 2000, Down: 4000}}, p.Samples())
+	pass(10, 10_000, 10, 30*time.Millisecond, 1e6)
+	all := p.Samples()
+	require.Len(t, all, 2)
+	require.Equal(t, Sample{
+		ToMs: now.UnixMilli(), Up: 20_000, Down: 40_000, Estimate: 1e6, UpLoss: 0.1, DownLoss: 0.1, RTTMs: 30,
+	}, all[1])
+	pass(10*MostSamples, 1000, 0, 0, 0)
+	all = p.Samples()
+	require.Len(t, all, MostSamples)
+	require.Equal(t, now.UnixMilli(), all[MostSamples-1].ToMs)
+	for i := range all[1:] {
+		require.Less(t, all[i].ToMs, all[i+1].ToMs)
+	}
 }

@@ -32,6 +32,7 @@ func TestTheRoomDecidesWhoRunsIt(t *testing.T) {
 		{"PUT", "/participants/eve/host", ""},
 		{"DELETE", "/participants/eve/host", ""},
 		{"GET", "/stats", ""},
+		{"GET", "/participants/eve/samples", ""},
 		{"DELETE", "/mute", ""},
 	}
 	may := func(who, token string, want bool) {

@@ -126,6 +126,11 @@ func (s *rest) participantOperations() []operation {
 			status:  http.StatusOK, answer: roomStats{}, handle: s.getRoomStats,
 		},
 		{
+			method: get, path: onParticipant + "/samples", id: "getSamples", tag: tag, grant: toAdmin,
+			summary: "How a participant's media fared in the last quarter of an hour: a sample for every ten seconds or so. They begin when its media connects, and again after a restart of the server.",
+			status:  http.StatusOK, answer: sampleList{}, handle: s.getSamples,
+		},
+		{
 			method: get, path: onParticipant, id: "getParticipant", tag: tag, grant: toAdmin,
 			summary: "One participant.",
 			status:  http.StatusOK, answer: participant{}, handle: s.getParticipant,

@@ -187,6 +187,47 @@ func (s *rest) getRoomStats(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, page)
 }
 
+// sampleList is how a participant's media fared lately.
+type sampleList struct {
+	SID      string        `json:"sid"`
+	Identity string        `json:"identity"`
+	Samples  []mediaSample `json:"samples" doc:"The oldest first."`
+}
+
+// mediaSample is how a participant's media fared for some seconds.
+type mediaSample struct {
+	At       *timestamp `json:"at" doc:"The end of the seconds."`
+	Up       int64      `json:"up" doc:"Bits a second that came from it."`
+	Down     int64      `json:"down" doc:"Bits a second of media that went to it."`
+	Estimate *int64     `json:"estimate" doc:"Bits a second that may be sent to it, at the end; null while no bound is known."`
+	UpLoss   float64    `json:"up_loss" doc:"Share of packets lost, 0 to 1."`
+	DownLoss float64    `json:"down_loss"`
+	RTTMs    *float64   `json:"rtt_ms" doc:"Round trip; null while unknown."`
+}
+
+// sampled is a participant's media with samples of how it fared.
+type sampled interface{ Samples() []media.Sample }
+
+// getSamples answers with how a participant's media fared; with no samples while it has no
+// media.
+func (s *rest) getSamples(w http.ResponseWriter, r *http.Request) error {
+	m, err := s.participantOf(r)
+	if err != nil {
+		return err
+	}
+	out := sampleList{SID: m.Info.Sid, Identity: m.Info.Identity, Samples: []mediaSample{}}
+	if peer, ok := m.Peer.(sampled); ok {
+		for _, one := range peer.Samples() {
+			out.Samples = append(out.Samples, mediaSample{
+				At: at(one.ToMs), Up: int64(one.Up), Down: int64(one.Down), Estimate: knownBitrate(float64(one.Estimate)),
+				UpLoss: float64(one.UpLoss), DownLoss: float64(one.DownLoss),
+				RTTMs: knownMilliseconds(time.Duration(float64(one.RTTMs) * float64(time.Millisecond))),
+			})
+		}
+	}
+	return sendJSON(w, http.StatusOK, out)
+}
+
 // showParticipantStats shows the figures on a member's media. Without media, or no longer
 // with any, they are unknown.
 func showParticipantStats(ctx context.Context, m rooms.Member) (participantStats, error) {

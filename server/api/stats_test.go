@@ -109,6 +109,37 @@ func TestRoomStats(t *testing.T) {
 	require.Equal(t, 403, resp.StatusCode, "who may list rooms does not see who is in them")
 }
 
+// sampledMedia is a guest's peer that tells how its media fared.
+type sampledMedia struct {
+	noMedia
+	samples []media.Sample
+}
+
+func (m sampledMedia) Samples() []media.Sample { return m.samples }
+
+func TestHowAParticipantFared(t *testing.T) {
+	h := open(t)
+	ada := h.mustJoin("board", "ada")
+	h.mustJoin("board", "bob")
+	require.NoError(t, ada.Enter(sampledMedia{noMedia{ada}, []media.Sample{
+		{ToMs: 1000, Up: 64_000, UpLoss: 0.25},
+		{ToMs: 11_000, Up: 64_000, Down: 500_000, Estimate: 900_000, DownLoss: 0.5, RTTMs: 40},
+	}}, func(*rooms.Participant, rooms.Snapshot) {}))
+	ada.Sync()
+	at := "/v1/rooms/board/participants/"
+	resp, body := h.ask("GET", at+"ada/samples", h.token(admin("board")), "", "")
+	require.Equal(t, 200, resp.StatusCode, body)
+	require.JSONEq(t, `{"sid":"`+ada.SID()+`","identity":"ada","samples":[
+		{"at":"1970-01-01T00:00:01.000Z","up":64000,"down":0,"estimate":null,"up_loss":0.25,"down_loss":0,"rtt_ms":null},
+		{"at":"1970-01-01T00:00:11.000Z","up":64000,"down":500000,"estimate":900000,"up_loss":0,"down_loss":0.5,"rtt_ms":40}]}`, body)
+	_, body = h.ask("GET", at+"bob/samples", h.token(admin("board")), "", "")
+	require.Contains(t, body, `"samples":[]`, "it has no media that tells")
+	resp, _ = h.ask("GET", at+"eve/samples", h.token(admin("board")), "", "")
+	require.Equal(t, 404, resp.StatusCode)
+	resp, _ = h.ask("GET", at+"ada/samples", h.token(admin("lobby")), "", "")
+	require.Equal(t, 403, resp.StatusCode)
+}
+
 // A page with very many subscriptions ends early, and the statistics of sessions that
 // have ended meanwhile are unknown.
 func TestPagesOfStatsAreBounded(t *testing.T) {

@@ -1,4 +1,4 @@
-// Charts, by uPlot: lines over the last hour, bars for days.
+// Charts, by uPlot: lines over the last hour or minutes, bars for days.
 
 import { element } from './ui.js';
 
@@ -15,12 +15,12 @@ function resolve(name) {
   return value;
 }
 
-// chart draws lines over the last hour. Each line says how a sample becomes its value; least
+// chart draws lines over the last hour, or over so many seconds. Each line says how a sample becomes its value; least
 // is how high the scale goes at least, so that little does not look like much.
-export function chart(title, lines, format, least) {
+export function chart(title, lines, format, least, seconds = 3600) {
   let samples = [];
   const plot = plotted(title, lines, format, least, {
-    range: () => { const now = Date.now() / 1000; return [now - 3600, now]; },
+    range: () => { const now = Date.now() / 1000; return [now - seconds, now]; },
     data: () => samples, at: (sample) => new Date(sample.at) / 1000,
   });
   return {
@@ -75,8 +75,8 @@ function plotted(title, lines, format, least, { range, data: samplesOf, at, tzDa
         x: { range },
         y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.1) || 1] },
       },
-      axes: [axis, { ...axis, size: 74, values: (_, values) => values.map(format) }],
-      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: resolve(line.colour), width: line.bars ? 0 : 2, points: { show: false },
+      axes: [axis, { ...axis, size: 82, values: (_, values) => values.map(format) }],
+      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: resolve(line.colour), width: line.bars ? 0 : 2, points: { show: () => !line.bars && samplesOf().length < 3, size: 5 }, // a line needs two
         ...(line.bars ? { fill: resolve(line.colour), paths: uPlot.paths.bars({ size: [0.8, 40] }) } : {}) }))],
     }, data(), box);
   }

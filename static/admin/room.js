@@ -2,6 +2,7 @@
 
 import { actions, ask, button, element, duration, eventItem, facts, pager, percent, rate, redraw, section, since, table, tag, time, toast, until } from './ui.js';
 import { call, get, path, query } from './api.js';
+import { fares as faresOf } from './fares.js';
 import { hasInvitations, makeInvitation, showLink } from './invitations.js';
 import { closeRoom } from './rooms.js';
 
@@ -25,6 +26,7 @@ export async function room(root, { of: name, signal, go, session }) {
   const people = element('div', { className: 'cards', id: 'people' });
   const bans = element('div', {});
   const revocations = element('div', {});
+  const charted = new Map(); // identities whose charts are shown
   const log = element('ol', { className: 'events list', id: 'timeline' });
 
   async function refresh() {
@@ -32,7 +34,11 @@ export async function room(root, { of: name, signal, go, session }) {
       get(at, signal), get(`${at}/participants`, signal), statsOf(at, signal),
     ]);
     info = now;
+    for (const [identity, one] of charted) {
+      if (!list.participants.some((other) => other.identity === identity)) hideCharts(identity, one);
+    }
     draw(list.participants, stats);
+    await Promise.all([...charted.values()].map((one) => one.refresh()));
   }
 
   function draw(list, stats) {
@@ -51,6 +57,17 @@ export async function room(root, { of: name, signal, go, session }) {
     ]));
     const cards = list.map((one) => person(one, stats.get(one.sid)));
     redraw(people, ...(cards.length ? cards : [element('p', { className: 'empty' }, 'Nobody is here.')]));
+  }
+
+  function hideCharts(identity, one) {
+    one.close();
+    charted.delete(identity);
+  }
+
+  function toggleCharts(on, identity) {
+    const one = charted.get(identity);
+    if (one) hideCharts(identity, one);
+    else charted.set(identity, faresOf(on, signal));
   }
 
   const then = (act) => async () => {
@@ -130,7 +147,7 @@ export async function room(root, { of: name, signal, go, session }) {
     const quality = { excellent: 'ok', good: 'ok', poor: 'warning', lost: 'failed' }[fares?.quality] ?? '';
     const down = fares?.downlink;
     const client = fares?.client;
-    const node = element('article', { className: 'card person' },
+    const node = element('article', { className: charted.has(one.identity) ? 'card person wide' : 'card person' },
       element('header', {}, element('h3', {}, who), element('span', {}, tag(one.state), one.kind !== 'standard' ? tag(one.kind) : '', one.host ? tag('host') : '', fares ? tag(fares.quality, quality) : '')),
       facts([
         ['Joined', [time(one.joined_at), ` (${since(one.joined_at)} ago)`]],
@@ -145,7 +162,9 @@ export async function room(root, { of: name, signal, go, session }) {
         ['Attributes', Object.entries(one.attributes).map(([key, value]) => tag(`${key}=${value}`))],
       ]),
       element('div', {}, ...one.tracks.map((track) => trackRow(on, one, track, fares))),
+      charted.get(one.identity)?.node ?? '',
       actions(
+        button(charted.has(one.identity) ? 'Hide charts' : 'Charts', then(() => toggleCharts(on, one.identity)), { name: who }),
         button('Message', message(one.identity), { least, name: who }),
         button('Rename', then(() => rename(on, one)), { least, name: who }),
         button(one.host ? 'Host no more' : 'Make host', then(() => call(one.host ? 'DELETE' : 'PUT', `${on}/host`)), { least, name: who }),
@@ -263,6 +282,7 @@ export async function room(root, { of: name, signal, go, session }) {
     },
     close() {
       clearInterval(timer);
+      for (const one of charted.values()) one.close();
     },
   };
 }

@@ -200,9 +200,12 @@ func (f *fixture) testDashboard(t *testing.T) {
 			case "room":
 				if screen[1] == room {
 					p.until("the guest", `document.querySelector('#people .track')`)
+					p.do(`[...document.querySelectorAll('#people button')].find((node) => node.textContent === 'Charts').click()`)
+					p.until("how the guest fared before somebody looked", `document.querySelector('.fares')?.dataset.samples > 0 && document.querySelectorAll('.fares canvas').length === 4 && /Up \d.*bit\/s/.test(document.querySelector('.fares').innerText)`)
 				}
 			}
 			p.do(`for (const details of document.querySelectorAll('main details')) details.open = true`)
+			p.do(`document.querySelector('.fares')?.scrollIntoView({ block: 'center', behavior: 'instant' })`)
 			if directory := os.Getenv("PARLOR_TEST_SCREENSHOTS"); directory != "" {
 				picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
 				require.NoError(t, err)
@@ -226,6 +229,10 @@ func (f *fixture) testDashboard(t *testing.T) {
 		p.until(label, fmt.Sprintf(`[...document.querySelectorAll('main button')].some((node) => node.textContent === %q && !node.disabled)`, label))
 		p.do(fmt.Sprintf(`[...document.querySelectorAll('main button')].find((node) => node.textContent === %q).click()`, label))
 	}
+	press("Charts")
+	p.until("how the guest fares", `document.querySelectorAll('.fares canvas').length === 4`)
+	press("Hide charts")
+	p.until("no charts", `!document.querySelector('.fares')`)
 	press("Lock")
 	p.until("the room locked", `document.querySelector('header .tag.warning')?.textContent === 'locked'`)
 	state := `[...document.querySelectorAll('header .tag')].map((node) => node.textContent)`
