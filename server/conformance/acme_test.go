@@ -95,8 +95,9 @@ func (a *authority) served(port int) *x509.Certificate {
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 }
 
-// startForDomain starts a server that gets its certificate from a.
-func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort int) *exec.Cmd {
+// startForDomain starts a server that gets its certificate from a. stop stops it in order,
+// as the end of the test does.
+func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort int) (stop func()) {
 	t.Helper()
 	parlorOnly(t)
 	cmd := exec.Command(env.binary, "--domain", domain, "--port", strconv.Itoa(tlsPort), "--udp-port", "0",
@@ -108,7 +109,7 @@ func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort in
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = cmd.Wait() }() // its exit status is in ProcessState
-	t.Cleanup(func() {
+	stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // the process may have ended
 		select {
 		case <-ended:
@@ -117,6 +118,9 @@ func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort in
 			<-ended
 			t.Error("the server did not stop")
 		}
+	}
+	t.Cleanup(func() {
+		stop()
 		if err := output.verdict(); err != nil {
 			t.Error(err)
 		}
@@ -124,7 +128,7 @@ func startForDomain(t *testing.T, a *authority, dir string, httpPort, tlsPort in
 			t.Logf("last of the server's log:\n%s", output.tail(40))
 		}
 	})
-	return cmd
+	return stop
 }
 
 // answersSTUN asks a TURN server for the client's address.
@@ -162,7 +166,7 @@ func TestCertificateByACME(t *testing.T) {
 			}
 			a := startAuthority(t, asked[0], asked[1])
 			dir := t.TempDir()
-			server := startForDomain(t, a, dir, httpPort, tlsPort)
+			stop := startForDomain(t, a, dir, httpPort, tlsPort)
 			eventually(t, "a certificate", func() bool { return a.served(tlsPort) != nil })
 			first := a.served(tlsPort)
 			require.IsType(t, &ecdsa.PublicKey{}, first.PublicKey)
@@ -202,7 +206,7 @@ func TestCertificateByACME(t *testing.T) {
 				return
 			}
 			a.server.Close() // the authority cannot be reached from now on
-			require.NoError(t, server.Process.Signal(syscall.SIGTERM))
+			stop()           // a second process would find the database in use
 			startForDomain(t, a, dir, ports[2], ports[3])
 			eventually(t, "the certificate after a restart", func() bool { return a.served(ports[3]) != nil })
 			require.Equal(t, first.SerialNumber, a.served(ports[3]).SerialNumber)
