@@ -27,6 +27,9 @@
 //     that has an owner changes it only if the other session moreover got a response
 //     from there to a request of its own, which shows that the address was not forged.
 //     Writing to an address changes nothing.
+//   - A Binding request that names no session is answered with the address that it came
+//     from, so that another machine can tell whether the port is reached; a bounded number
+//     of them a second. An answer to a request of [Mux.Ask] goes there.
 //   - All else from an address without an owner is dropped, and counted.
 //   - A session has a bounded number of sources, and a bounded queue.
 //   - When ICE restarts, the addresses that a transport's session owns stay its own, for RTP

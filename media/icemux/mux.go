@@ -208,12 +208,16 @@ type port struct {
 	sessions map[string]*session
 	owners   map[netip.AddrPort]*session
 	asked    map[transaction]asked // requests of sessions that wait for a response
+	// inquiries are requests of the Mux itself that wait for a response.
+	inquiries map[transaction]chan inquiry
+	bindings  bindings
 }
 
 func newPort(s Socket, local *net.UDPAddr, cfg *Config) *port {
 	return &port{
 		cfg: cfg, socket: s, local: local, done: make(chan struct{}),
 		sessions: map[string]*session{}, owners: map[netip.AddrPort]*session{}, asked: map[transaction]asked{},
+		inquiries: map[transaction]chan inquiry{},
 	}
 }
 
@@ -311,7 +315,12 @@ func (p *port) receive(packet []byte, src netip.AddrPort) {
 	switch {
 	case p.cfg.Relayed != nil && p.cfg.Relayed(src):
 		p.cfg.Counters.Own.Add(1)
-	case p.cfg.TURN == nil || !p.cfg.TURN(packet, src, p.socket):
+	case p.cfg.TURN != nil && p.cfg.TURN(packet, src, p.socket):
+	default:
+		if m, ok := parseSTUN(packet); ok && m.isBinding(packet) {
+			p.answerBinding(&m, src, time.Now())
+			return
+		}
 		p.take(packet, src, time.Now)
 	}
 }
@@ -367,6 +376,9 @@ func (p *port) sessionOfSTUN(m *stunMessage, packet []byte, src netip.AddrPort, 
 			s = nil
 		}
 	case classSuccess, classError:
+		if p.inquiredLocked(m, packet, src) {
+			return nil
+		}
 		a := p.asked[m.id]
 		if s = a.by; s == nil || m.class == classError || a.to != src {
 			break // a response of another address says nothing of that address

@@ -16,15 +16,16 @@ import (
 	"parlor/server/problem"
 )
 
-const (
-	maxReached = 16              // ports in one request
-	reachTime  = 5 * time.Second // for all of them
-)
+// MaxReached is how many ports one request may name.
+const MaxReached = 16
+
+// reachTime is how long trying all of them may take.
+const reachTime = 5 * time.Second
 
 // ReachRequest names ports of the caller's machine.
 type ReachRequest struct {
 	TCP []uint32 `json:"tcp,omitempty" doc:"TCP ports, which are connected to."`
-	UDP []uint32 `json:"udp,omitempty" doc:"UDP ports, which are sent a STUN Binding request (RFC 8489): what listens there must answer it, as a TURN server does."`
+	UDP []uint32 `json:"udp,omitempty" doc:"UDP ports, which are sent a STUN Binding request (RFC 8489): what listens there must answer it, as a Parlor's media and a TURN server do."`
 }
 
 // Reached is what became of the request for one port.
@@ -64,8 +65,8 @@ func (s *rest) reach(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-	if n := len(body.TCP) + len(body.UDP); n == 0 || n > maxReached {
-		wrong = append(wrong, problem.Field{Path: "tcp", Detail: "must be, with udp, 1 to " + strconv.Itoa(maxReached) + " ports"})
+	if n := len(body.TCP) + len(body.UDP); n == 0 || n > MaxReached {
+		wrong = append(wrong, problem.Field{Path: "tcp", Detail: "must be, with udp, 1 to " + strconv.Itoa(MaxReached) + " ports"})
 	}
 	if wrong != nil {
 		return problem.Fields(wrong...)

@@ -244,7 +244,7 @@ func fromNothingToACall(t *testing.T) {
 		"to " + vmAddress + " ipproto tcp dport 80 lookup main",
 		"from " + authorityAddress + " to " + vmAddress + " sport 443 lookup main",
 		"from " + authorityAddress + " to " + vmAddress + " sport 53 lookup main",
-		"from " + authorityAddress + " to " + vmAddress + " sport 7880 lookup main", // another Parlor's answers
+		"from " + authorityAddress + " to " + vmAddress + " sport 7880-7882 lookup main", // another Parlor's answers
 		"to " + vmAddress + " blackhole",
 	} {
 		internet.ip(fmt.Sprintf("rule add priority %d %s", 100+at, rule))
@@ -284,6 +284,18 @@ func fromNothingToACall(t *testing.T) {
 	}
 	require.Regexp(t, "(?m)^ok +clock +it agrees with that of the certificate authority", found.String())
 	require.Regexp(t, "(?m)^ok +DNS ", found.String())
+
+	// This one tells the same of the other, which has no TURN: its media answers itself.
+	keys, err := os.ReadFile(filepath.Join(folder, "keys.yaml"))
+	require.NoError(t, err)
+	key, secret, _ := strings.Cut(strings.TrimSpace(string(keys)), ": ")
+	cmd = exec.Command(env.binary, "check", "--dev", "--from", "https://"+key+":"+secret+"@"+domain)
+	found.Reset()
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = elsewhere, append(os.Environ(), append(trusted, "PARLOR_BIND_ADDRESSES="+authorityAddress)...), &found, &said
+	ca.on(func() error { _ = cmd.Run(); return nil }) // its well-known key is a fault
+	for _, reached := range []string{"TCP 7880", "TCP 7881", "UDP 7882"} {
+		require.Regexp(t, "(?m)^ok +from outside +"+reached+" at "+authorityAddress, found.String(), said.String())
+	}
 
 	token := func(identity string) string { // a token for each caller
 		var out, said bytes.Buffer

@@ -179,7 +179,7 @@ func (i *inspection) checks(ctx context.Context) []api.Check {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	each := []func(context.Context) []api.Check{
-		i.checkKeys, i.checkPorts, i.checkCertificate, i.checkNames, i.checkMapping, i.checkDisk, i.checkReplica, i.checkAuthorityClock, checkLimits,
+		i.checkKeys, i.checkPortsAndMapping, i.checkCertificate, i.checkNames, i.checkDisk, i.checkReplica, i.checkAuthorityClock, checkLimits,
 	}
 	found := make([][]api.Check, len(each))
 	var looking sync.WaitGroup
@@ -188,6 +188,11 @@ func (i *inspection) checks(ctx context.Context) []api.Check {
 	}
 	looking.Wait()
 	return slices.Concat(found...)
+}
+
+// checkPortsAndMapping does these one after the other, as both may bind the ports.
+func (i *inspection) checkPortsAndMapping(ctx context.Context) []api.Check {
+	return append(i.checkPorts(ctx), i.checkMapping(ctx)...)
 }
 
 func rowOK(what, found string) api.Check {

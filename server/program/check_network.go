@@ -112,17 +112,50 @@ func (i *inspection) ourAddresses() (all []netip.Addr) {
 	return all
 }
 
-// checkMapping asks the configured STUN servers whether there is a NAT.
-func (i *inspection) checkMapping(ctx context.Context) []api.Check {
-	const what = "NAT"
-	if len(i.cfg.RTC.STUNServers) == 0 {
+// checkMapping asks the configured STUN servers whether there is a NAT, and, of those that
+// can tell, whether media's UDP ports are reached from outside.
+func (i *inspection) checkMapping(ctx context.Context) (all []api.Check) {
+	servers := i.cfg.RTC.STUNServers
+	if len(servers) == 0 {
 		return nil // only configured servers are asked
 	}
-	seen, err := media.ExternalAddress(ctx, i.cfg.RTC.STUNServers)
-	if err != nil {
-		return []api.Check{rowWarning(what, "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")}
+	var sights []media.Sight
+	var err error
+	switch {
+	case i.server != nil:
+		sights, err = i.server.media.Seen(ctx, servers)
+	case i.running: // the ports are the server's
+		var addr netip.Addr
+		addr, err = media.ExternalAddress(ctx, servers)
+		sights = []media.Sight{{Mapped: netip.AddrPortFrom(addr, 0)}}
+	default:
+		sights, err = media.SeenFrom(ctx, i.cfg.RTC.UDPPorts(), servers)
 	}
-	return []api.Check{judgeMapping(seen, i.ourAddresses(), i.cfg.RTC.UseExternalIP)}
+	if err != nil {
+		return []api.Check{rowWarning("NAT", "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")}
+	}
+	all = append(all, judgeMapping(sights[0].Mapped.Addr(), i.ourAddresses(), i.cfg.RTC.UseExternalIP))
+	for _, s := range sights {
+		all = append(all, judgeSight(s)...)
+	}
+	return all
+}
+
+// judgeSight judges how a STUN server sees a port of media.
+func judgeSight(s media.Sight) (all []api.Check) {
+	if s.Mapped.Port() != s.Port {
+		all = append(all, rowWarning("NAT", fmt.Sprintf("others see UDP port %d as port %d", s.Port, s.Mapped.Port()),
+			fmt.Sprintf("have the NAT forward its UDP port %d to this machine, which is the one that clients are told", s.Port)))
+	}
+	switch s.Strangers {
+	case media.Reached:
+		all = append(all, rowOK("from outside", fmt.Sprintf("UDP %d: it is reached from an address of %s that this machine has sent nothing to", s.Port, s.Server)))
+	case media.NotReached:
+		all = append(all, rowWarning("from outside", fmt.Sprintf("UDP %d: what %s sends from another address does not arrive", s.Port, s.Server),
+			"open that port in the firewalls of this machine and its network; another Parlor can try it as well (--from)"))
+	case media.ReachUnknown:
+	}
+	return all
 }
 
 func judgeMapping(seen netip.Addr, ours []netip.Addr, asks bool) api.Check {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"parlor/server/api"
-	"parlor/server/config"
 )
 
 // checkFrom has a Parlor on another machine, whose key stands in the URL, try the ports of
@@ -29,41 +28,50 @@ func (c *clientFlags) checkFrom(ctx context.Context, env Environment, from strin
 	if len(ports) == 0 {
 		return []api.Check{rowWarning(what, "all ports are of this machine alone", "see bind_addresses if others are to call")}
 	}
-	var ask api.ReachRequest
-	var all []api.Check
+	var asks []portOutside
 	for _, p := range ports {
-		switch {
-		case p.protocol == "TCP":
-			ask.TCP = append(ask.TCP, uint32(p.first))
-		case !answersSTUN(cfg, p):
-			all = append(all, rowWarning(what, p.String()+" was not tried: media alone answers nobody who is in no call",
-				"turn on turn.enabled with that port as turn.udp_port, or have two people call each other with UDP alone"))
-		default:
-			ask.UDP = append(ask.UDP, uint32(cfg.TURN.UDPPort))
+		for port := p.first; port <= p.last; port++ {
+			asks = append(asks, portOutside{p.protocol, uint32(port)})
 		}
 	}
-	if len(ask.TCP)+len(ask.UDP) == 0 {
-		return all
+	var all []api.Check
+	if len(asks) > maxOutside {
+		all = append(all, rowWarning(what, fmt.Sprintf("only the first %d of %d ports were tried", maxOutside, len(asks)), "one UDP port is enough for all: see rtc.udp_port"))
+		asks = asks[:maxOutside]
 	}
-	var answer api.ReachAnswer
-	if _, err := other.call(ctx, http.MethodPost, "/reachability", nil, &ask, &answer); err != nil {
-		return append(all, rowFailed(what, "the server at "+other.base+" cannot be asked: "+err.Error(), "see whether it is a Parlor of this version, and the key one of its own"))
-	}
-	for _, p := range answer.Ports {
-		found := fmt.Sprintf("%s %d at ", strings.ToUpper(printable(p.Protocol, cellWidth)), p.Port) + printable(answer.Address, cellWidth) + ": " + printable(p.Found, lineWidth)
-		if p.Reached {
-			all = append(all, rowOK(what, found))
-		} else {
-			all = append(all, rowFailed(what, found, "start the server if it does not run, and open that port in the firewalls of this machine and its network"))
+	for some := range slices.Chunk(asks, api.MaxReached) {
+		var ask api.ReachRequest
+		for _, p := range some {
+			if p.protocol == "TCP" {
+				ask.TCP = append(ask.TCP, p.port)
+			} else {
+				ask.UDP = append(ask.UDP, p.port)
+			}
+		}
+		var answer api.ReachAnswer
+		if _, err := other.call(ctx, http.MethodPost, "/reachability", nil, &ask, &answer); err != nil {
+			return append(all, rowFailed(what, "the server at "+other.base+" cannot be asked: "+err.Error(), "see whether it is a Parlor of this version, and the key one of its own"))
+		}
+		for _, p := range answer.Ports {
+			found := fmt.Sprintf("%s %d at ", strings.ToUpper(printable(p.Protocol, cellWidth)), p.Port) + printable(answer.Address, cellWidth) + ": " + printable(p.Found, lineWidth)
+			if p.Reached {
+				all = append(all, rowOK(what, found))
+			} else {
+				all = append(all, rowFailed(what, found, "start the server if it does not run, and open that port in the firewalls of this machine and its network"))
+			}
 		}
 	}
 	return all
 }
 
-// answersSTUN reports whether the TURN server has a UDP port.
-func answersSTUN(cfg *config.Config, p openPort) bool {
-	return cfg.TURN.Enabled && slices.Contains(p.uses, "TURN")
+// portOutside is a port that is to be tried from outside.
+type portOutside struct {
+	protocol string // TCP or UDP
+	port     uint32
 }
+
+// maxOutside bounds the ports that are tried, as a range of media's may be long.
+const maxOutside = 64
 
 // strangerOf is a client of the server at a URL that has an API key and its secret.
 func strangerOf(from string, env Environment) (*client, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"parlor/media"
 	"parlor/rooms/replica"
 	"parlor/server/api"
 	"parlor/server/config"
@@ -138,6 +139,9 @@ func TestCommandCheckJudges(t *testing.T) {
 		"no NAT":                      {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("192.0.2.1")}, false), "ok"},
 		"a NAT that is told of":       {judgeMapping(addr("192.0.2.1"), nil, true), "ok"},
 		"a NAT":                       {judgeMapping(addr("192.0.2.1"), []netip.Addr{addr("10.0.0.1")}, false), "warning"},
+		"a port that a NAT keeps":     {judgeSight(media.Sight{Port: 443, Mapped: netip.MustParseAddrPort("192.0.2.1:443"), Strangers: media.Reached})[0], "ok"},
+		"a port that it changes":      {judgeSight(media.Sight{Port: 443, Mapped: netip.MustParseAddrPort("192.0.2.1:1024")})[0], "warning"},
+		"a port that is closed":       {judgeSight(media.Sight{Port: 443, Mapped: netip.MustParseAddrPort("192.0.2.1:443"), Strangers: media.NotReached})[0], "warning"},
 		"a new certificate":           {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(80*24*time.Hour), now), "ok"},
 		"one to renew":                {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(3*24*time.Hour), now), "warning"},
 		"one that has ended":          {judgeCertificate("c", "a", now.Add(-time.Hour), now.Add(-time.Minute), now), "failed"},
