@@ -40,14 +40,14 @@ func (s *Store) Deeds(ctx context.Context, q log.DeedQuery) (all []log.Deed, err
 	if before <= 0 {
 		before = math.MaxInt64
 	}
-	where, args := `id < ? ORDER BY id DESC LIMIT ?`, []any{before, pageLimit(q.Limit)}
+	where, args := `id < ? ORDER BY id DESC LIMIT +?`, []any{before, pageLimit(q.Limit)}
 	switch {
 	case q.Room != "" && q.Dashboard:
-		where, args = `room = ? AND id < ? AND dashboard = 1 ORDER BY id DESC LIMIT ?`, append([]any{q.Room}, args...)
+		where, args = `room = ? AND id < ? AND dashboard = 1 ORDER BY id DESC LIMIT +?`, append([]any{q.Room}, args...)
 	case q.Room != "":
-		where, args = `room = ? AND id < ? ORDER BY id DESC LIMIT ?`, append([]any{q.Room}, args...)
+		where, args = `room = ? AND id < ? ORDER BY id DESC LIMIT +?`, append([]any{q.Room}, args...)
 	case q.Dashboard: // whose numbers grow as their ids do
-		where = `dashboard = 1 AND +id < ? ORDER BY number DESC LIMIT ?`
+		where = `dashboard = 1 AND +id < ? ORDER BY number DESC LIMIT +?`
 	}
 	err = s.each(ctx, func(row *sql.Rows) error {
 		var d log.Deed

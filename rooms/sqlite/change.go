@@ -269,7 +269,7 @@ func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
 		due = append(due, r)
 		return err
 	}, `SELECT `+roomColumns+` FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?
-		ORDER BY expires_ms LIMIT ?`, nowMs, limit)
+		ORDER BY expires_ms LIMIT +?`, nowMs, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func (s *Store) DueHeads(ctx context.Context, q log.DueQuery) ([]log.Delivery, e
 		}
 		return err
 	}, `SELECT `+deliveryColumns+`, e.body FROM delivery AS d INDEXED BY delivery_due JOIN event AS e ON e.seq = d.event_seq
-		WHERE `+w.condition()+` ORDER BY next_ms, event_seq LIMIT ?`, append(w.args, limit+len(q.Exclude))...)
+		WHERE `+w.condition()+` ORDER BY next_ms, event_seq LIMIT +?`, append(w.args, limit+len(q.Exclude))...)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (s *Store) ListDeliveries(ctx context.Context, q log.DeliveryQuery) ([]log.
 		out = append(out, d)
 		return err
 	}, `SELECT `+deliveryColumns+` FROM delivery AS d INDEXED BY delivery_state JOIN event AS e ON e.seq = d.event_seq
-		WHERE `+w.condition()+` ORDER BY d.event_seq DESC LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+		WHERE `+w.condition()+` ORDER BY d.event_seq DESC LIMIT +?`, append(w.args, pageLimit(q.Limit))...)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,7 @@ func (t *tx) boundPending(endpointID, max, nowMs int64, reason string) (int, err
 	}
 	var oldest []queued
 	err = t.rows(scanQueued(&oldest), `SELECT event_seq, room_sid, attempts, next_ms IS NOT NULL FROM delivery
-		WHERE endpoint_id = ? AND state = 0 ORDER BY event_seq LIMIT ?`, endpointID, min(excess, retireBatch))
+		WHERE endpoint_id = ? AND state = 0 ORDER BY event_seq LIMIT +?`, endpointID, min(excess, retireBatch))
 	if err != nil {
 		return 0, err
 	}

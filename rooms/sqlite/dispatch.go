@@ -160,7 +160,7 @@ func (s *Store) ListDispatches(ctx context.Context, after rooms.DispatchCursor, 
 			WHERE job.room_sid = dispatch.room_sid AND job.ended_ms = 0 AND dispatch_id = dispatch.id)
 		FROM dispatch INDEXED BY dispatch_open CROSS JOIN room ON room.sid = dispatch.room_sid
 		WHERE deleted_ms = 0 AND (agent_name, dispatch.room_sid, dispatch.id) > (?, ?, ?) AND room.ended_ms = 0
-		ORDER BY agent_name, dispatch.room_sid, dispatch.id LIMIT ?`, after.AgentName, after.RoomSID, after.ID, pageLimit(limit))
+		ORDER BY agent_name, dispatch.room_sid, dispatch.id LIMIT +?`, after.AgentName, after.RoomSID, after.ID, pageLimit(limit))
 	return out, err
 }
 
@@ -174,7 +174,7 @@ func (s *Store) ListJobs(ctx context.Context, after rooms.JobCursor, limit int) 
 		return err
 	}, `SELECT `+jobColumns+`, room.name FROM job INDEXED BY job_open CROSS JOIN room ON room.sid = job.room_sid
 		WHERE job.ended_ms = 0 AND (job.room_sid, job.id) > (?, ?) AND room.ended_ms = 0
-		ORDER BY job.room_sid, job.id LIMIT ?`, after.RoomSID, after.ID, pageLimit(limit))
+		ORDER BY job.room_sid, job.id LIMIT +?`, after.RoomSID, after.ID, pageLimit(limit))
 	return out, err
 }
 
@@ -199,7 +199,7 @@ func (s *Store) Jobs(ctx context.Context, roomSID string, limit int) ([]rooms.Jo
 		return err
 	}
 	err := s.each(ctx, into, `SELECT `+jobColumns+` FROM job INDEXED BY job_room
-		WHERE room_sid = ? AND ended_ms > 0 ORDER BY created_ms DESC, id DESC LIMIT ?`, roomSID, limit)
+		WHERE room_sid = ? AND ended_ms > 0 ORDER BY created_ms DESC, id DESC LIMIT +?`, roomSID, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +231,7 @@ func (s *Store) DueJobs(ctx context.Context, k rooms.AgentKind, nowMs int64, lim
 		err := rs.Scan(&j.ID, &j.Room)
 		due = append(due, j)
 		return err
-	}, `SELECT job.id, room.name`+waiting+` AND due_ms <= ? ORDER BY due_ms LIMIT ?`,
+	}, `SELECT job.id, room.name`+waiting+` AND due_ms <= ? ORDER BY due_ms LIMIT +?`,
 		k.AgentName, k.Deployment, k.Namespace, int32(k.Type), nowMs, limit)
 	if err == nil {
 		err = s.one(ctx, []any{&nextMs}, `SELECT coalesce(min(due_ms), 0)`+waiting+` AND due_ms > ?`,
@@ -249,7 +249,7 @@ func (s *Store) RoomsWanting(ctx context.Context, agentName, afterSID string, li
 		names = append(names, name)
 		return err
 	}, `SELECT DISTINCT room.name, room_sid FROM dispatch INDEXED BY dispatch_open JOIN room ON room.sid = room_sid
-		WHERE agent_name = ? AND deleted_ms = 0 AND room_sid > ? AND room.ended_ms = 0 ORDER BY room_sid LIMIT ?`, agentName, afterSID, limit)
+		WHERE agent_name = ? AND deleted_ms = 0 AND room_sid > ? AND room.ended_ms = 0 ORDER BY room_sid LIMIT +?`, agentName, afterSID, limit)
 	return names, lastSID, err
 }
 
@@ -261,7 +261,7 @@ func (s *Store) AgentKinds(ctx context.Context, most int) (kinds []rooms.AgentKi
 		err := rs.Scan(&k.Deployment, &k.Namespace, (*int32)(&k.Type))
 		kinds = append(kinds, k)
 		return err
-	}, `SELECT deployment, namespace, type FROM agent_kind ORDER BY deployment, namespace, type LIMIT ?`, most+1)
+	}, `SELECT deployment, namespace, type FROM agent_kind ORDER BY deployment, namespace, type LIMIT +?`, most+1)
 	if err != nil || len(kinds) <= most {
 		return kinds, err
 	}

@@ -37,7 +37,7 @@ func (s *Store) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
 	if len(q.Types) > 0 {
 		w.add("type IN (SELECT value FROM json_each(?))", jsonList(q.Types))
 	}
-	return s.listEvents(ctx, `FROM event WHERE `+w.condition()+` `+order+` LIMIT ?`, append(w.args, pageLimit(q.Limit))...)
+	return s.listEvents(ctx, `FROM event WHERE `+w.condition()+` `+order+` LIMIT +?`, append(w.args, pageLimit(q.Limit))...)
 }
 
 // eventsOfTypes looks the types up one by one, so that rare ones are found without reading
@@ -54,7 +54,7 @@ func (s *Store) eventsOfTypes(ctx context.Context, q log.Query) ([]log.Event, er
 	}
 	var all []log.Event
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(q.Types))) {
-		some, err := s.listEvents(ctx, `FROM event INDEXED BY event_type WHERE type = ? AND seq > ? AND seq <= ? `+order+` LIMIT ?`,
+		some, err := s.listEvents(ctx, `FROM event INDEXED BY event_type WHERE type = ? AND seq > ? AND seq <= ? `+order+` LIMIT +?`,
 			name, q.After, newest, limit)
 		if err != nil {
 			return nil, err
@@ -129,7 +129,7 @@ func (t *tx) pruneEvents(olderThanMs, maxRows int64, batch int) (int, error) {
 			n, last = n+1, seq
 		}
 		return nil
-	}, `SELECT seq, created_ms FROM event WHERE seq < ? ORDER BY seq LIMIT ?`, end, batch)
+	}, `SELECT seq, created_ms FROM event WHERE seq < ? ORDER BY seq LIMIT +?`, end, batch)
 	if err != nil || n == 0 {
 		return 0, err
 	}

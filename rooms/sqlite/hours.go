@@ -93,14 +93,14 @@ func (s *Store) Hours(ctx context.Context, fromMs, beforeMs int64, limit int) ([
 			&h.BytesIn, &h.BytesOut, &h.PacketsOut, &h.LostOut, &h.Scores, &h.ScoreSum)
 		all = append(all, h)
 		return err
-	}, `SELECT `+hourColumns+` FROM hour WHERE from_ms >= ? AND from_ms < ? ORDER BY from_ms LIMIT ?`, fromMs, beforeMs, limit)
+	}, `SELECT `+hourColumns+` FROM hour WHERE from_ms >= ? AND from_ms < ? ORDER BY from_ms LIMIT +?`, fromMs, beforeMs, limit)
 	return all, err
 }
 
 // PruneHours deletes old hours; see [rooms.Hours].
 func (s *Store) PruneHours(ctx context.Context, beforeMs int64, batch int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
-		n, err := t.exec(`DELETE FROM hour WHERE from_ms IN (SELECT from_ms FROM hour WHERE from_ms < ? ORDER BY from_ms LIMIT ?)`,
+		n, err := t.exec(`DELETE FROM hour WHERE from_ms IN (SELECT from_ms FROM hour WHERE from_ms < ? ORDER BY from_ms LIMIT +?)`,
 			beforeMs, pageLimit(batch))
 		return int(n), err
 	})

@@ -67,9 +67,9 @@ func (s *Store) FindInvitation(ctx context.Context, id string) (rooms.Invitation
 // usable or not; of a room name, or of all if it is "".
 func (s *Store) ListInvitations(ctx context.Context, roomName, afterID string, limit int) ([]rooms.Invitation, error) {
 	var all []rooms.Invitation
-	query, args := `SELECT `+invitationColumns+` FROM invitation WHERE id > ? ORDER BY id LIMIT ?`, []any{afterID, pageLimit(limit)}
+	query, args := `SELECT `+invitationColumns+` FROM invitation WHERE id > ? ORDER BY id LIMIT +?`, []any{afterID, pageLimit(limit)}
 	if roomName != "" {
-		query, args = `SELECT `+invitationColumns+` FROM invitation WHERE room_name = ? AND id > ? ORDER BY id LIMIT ?`, append([]any{roomName}, args...)
+		query, args = `SELECT `+invitationColumns+` FROM invitation WHERE room_name = ? AND id > ? ORDER BY id LIMIT +?`, append([]any{roomName}, args...)
 	}
 	err := s.each(ctx, func(rs *sql.Rows) error {
 		var r invitationRow

@@ -37,7 +37,7 @@ func (s *Store) Bans(ctx context.Context, roomName, afterIdentity string, limit 
 		out = append(out, b)
 		return err
 	}, `SELECT room_name, identity, until_ms, created_ms, reason FROM ban
-		WHERE room_name = ? AND identity > ? ORDER BY identity LIMIT ?`, roomName, afterIdentity, pageLimit(limit))
+		WHERE room_name = ? AND identity > ? ORDER BY identity LIMIT +?`, roomName, afterIdentity, pageLimit(limit))
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (s *Store) Revocations(ctx context.Context, roomName, afterIdentity string,
 		out = append(out, r)
 		return err
 	}, `SELECT room_name, identity, not_before_ms FROM revocation
-		WHERE room_name = ? AND identity > ? ORDER BY identity LIMIT ?`, roomName, afterIdentity, pageLimit(limit))
+		WHERE room_name = ? AND identity > ? ORDER BY identity LIMIT +?`, roomName, afterIdentity, pageLimit(limit))
 	if err != nil {
 		return nil, err
 	}

@@ -139,7 +139,7 @@ func exercise(t *testing.T, s *Store) {
 }
 
 // No statement scans a table, or sorts rows that an index has in order: a million rooms
-// cost no more than a few.
+// cost no more than a few. And none is parsed again each time it runs.
 func TestNoStatementScans(t *testing.T) {
 	s := openNew(t)
 	exercise(t, s)
@@ -166,6 +166,9 @@ func TestNoStatementScans(t *testing.T) {
 		if !regexp.MustCompile(`^\s*(SELECT|INSERT|UPDATE|DELETE)`).MatchString(q) {
 			continue
 		}
+		// SQLite plans a statement by the value of a bare parameter there, and so parses it
+		// again for each new value. It does not look into an expression.
+		require.NotRegexp(t, `(LIMIT|OFFSET) \?`, q)
 		rs, err := s.read.Query("EXPLAIN QUERY PLAN "+q, make([]any, 30)...) // the values have no effect
 		require.NoError(t, err, q)
 		var plan []string

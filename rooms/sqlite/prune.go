@@ -17,7 +17,7 @@ func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int
 			err := rs.Scan(&sid)
 			sids = append(sids, sid)
 			return err
-		}, `SELECT sid FROM room WHERE ended_ms > 0 AND ended_ms < ? ORDER BY ended_ms LIMIT ?`, endedBeforeMs, pageLimit(batch))
+		}, `SELECT sid FROM room WHERE ended_ms > 0 AND ended_ms < ? ORDER BY ended_ms LIMIT +?`, endedBeforeMs, pageLimit(batch))
 		if err != nil {
 			return 0, err
 		}
@@ -40,9 +40,9 @@ func (s *Store) PruneHistory(ctx context.Context, endedBeforeMs int64, batch int
 func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 	total := 0
 	for _, query := range []string{
-		`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE room_sid = ? ORDER BY joined_ms, sid LIMIT ?)`,
-		`DELETE FROM job WHERE id IN (SELECT id FROM job INDEXED BY job_room WHERE room_sid = ? LIMIT ?)`,
-		`DELETE FROM dispatch WHERE id IN (SELECT id FROM dispatch INDEXED BY dispatch_room WHERE room_sid = ? LIMIT ?)`,
+		`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE room_sid = ? ORDER BY joined_ms, sid LIMIT +?)`,
+		`DELETE FROM job WHERE id IN (SELECT id FROM job INDEXED BY job_room WHERE room_sid = ? LIMIT +?)`,
+		`DELETE FROM dispatch WHERE id IN (SELECT id FROM dispatch INDEXED BY dispatch_room WHERE room_sid = ? LIMIT +?)`,
 	} {
 		n, err := t.exec(query, sid, limit-total)
 		if err != nil {
@@ -64,7 +64,7 @@ func (t *tx) pruneRoom(sid string, limit int) (int, error) {
 // search.
 const forgettable = `s.joined_ms < ?1 AND s.left_ms > 0 AND s.left_ms < ?1
 	AND (s.joined_ms, s.sid) <= (SELECT n.joined_ms, n.sid FROM session n WHERE n.room_sid = s.room_sid
-		ORDER BY n.joined_ms DESC, n.sid DESC LIMIT 1 OFFSET ?2)`
+		ORDER BY n.joined_ms DESC, n.sid DESC LIMIT 1 OFFSET +?2)`
 
 // roomsLookedAt is how many open rooms a call of PruneSessions or PruneAgents looks at.
 const roomsLookedAt = 500
@@ -75,7 +75,7 @@ func (s *Store) PruneSessions(ctx context.Context, leftBeforeMs int64, after roo
 	return s.pruneOpen(ctx, after, batch, func(sid string, limit int) (int, error) {
 		return s.pruneSessions(ctx, sid, leftBeforeMs, limit)
 	}, `SELECT created_ms, sid, EXISTS (SELECT 1 FROM session s WHERE s.room_sid = room.sid AND `+forgettable+`)
-		FROM room WHERE ended_ms = 0 AND (created_ms, sid) > (?3, ?4) ORDER BY created_ms, sid LIMIT ?5`,
+		FROM room WHERE ended_ms = 0 AND (created_ms, sid) > (?3, ?4) ORDER BY created_ms, sid LIMIT +?5`,
 		leftBeforeMs, rooms.MostDeparted, after.CreatedMs, after.SID, roomsLookedAt)
 }
 
@@ -85,8 +85,8 @@ func (s *Store) PruneAgents(ctx context.Context, after rooms.RoomCursor, batch i
 	return s.pruneOpen(ctx, after, batch, func(sid string, limit int) (int, error) {
 		return s.pruneAgents(ctx, sid, limit)
 	}, `SELECT created_ms, sid, EXISTS (SELECT 1 FROM dispatch d INDEXED BY dispatch_room WHERE d.room_sid = room.sid AND d.deleted_ms > 0)
-			OR (SELECT j.id FROM job j INDEXED BY job_room WHERE j.room_sid = room.sid AND j.ended_ms > 0 LIMIT 1 OFFSET ?) IS NOT NULL
-		FROM room WHERE ended_ms = 0 AND (created_ms, sid) > (?, ?) ORDER BY created_ms, sid LIMIT ?`,
+			OR (SELECT j.id FROM job j INDEXED BY job_room WHERE j.room_sid = room.sid AND j.ended_ms > 0 LIMIT 1 OFFSET +?) IS NOT NULL
+		FROM room WHERE ended_ms = 0 AND (created_ms, sid) > (?, ?) ORDER BY created_ms, sid LIMIT +?`,
 		rooms.MostJobs, after.CreatedMs, after.SID, roomsLookedAt)
 }
 
@@ -132,15 +132,15 @@ func (s *Store) pruneOpen(ctx context.Context, after rooms.RoomCursor, batch int
 func (s *Store) pruneAgents(ctx context.Context, roomSID string, limit int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		dispatches, err := t.exec(`DELETE FROM dispatch WHERE id IN
-			(SELECT id FROM dispatch INDEXED BY dispatch_room WHERE room_sid = ? AND deleted_ms > 0 LIMIT ?)`, roomSID, limit)
+			(SELECT id FROM dispatch INDEXED BY dispatch_room WHERE room_sid = ? AND deleted_ms > 0 LIMIT +?)`, roomSID, limit)
 		if err != nil {
 			return 0, err
 		}
 		jobs, err := t.exec(`DELETE FROM job WHERE id IN
 			(SELECT id FROM job INDEXED BY job_room WHERE room_sid = ?1 AND ended_ms > 0 AND (created_ms, id) <=
 				(SELECT created_ms, id FROM job INDEXED BY job_room WHERE room_sid = ?1 AND ended_ms > 0
-					ORDER BY created_ms DESC, id DESC LIMIT 1 OFFSET ?2)
-				ORDER BY created_ms, id LIMIT ?3)`, roomSID, rooms.MostJobs, limit-int(dispatches))
+					ORDER BY created_ms DESC, id DESC LIMIT 1 OFFSET +?2)
+				ORDER BY created_ms, id LIMIT +?3)`, roomSID, rooms.MostJobs, limit-int(dispatches))
 		return int(dispatches + jobs), err
 	})
 }
@@ -150,7 +150,7 @@ func (s *Store) pruneAgents(ctx context.Context, roomSID string, limit int) (int
 func (s *Store) pruneSessions(ctx context.Context, roomSID string, leftBeforeMs int64, limit int) (int, error) {
 	return call(ctx, s, func(t *tx) (int, error) {
 		n, err := t.exec(`DELETE FROM session WHERE id IN
-			(SELECT s.id FROM session s WHERE s.room_sid = ?3 AND `+forgettable+` ORDER BY s.joined_ms, s.sid LIMIT ?4)`,
+			(SELECT s.id FROM session s WHERE s.room_sid = ?3 AND `+forgettable+` ORDER BY s.joined_ms, s.sid LIMIT +?4)`,
 			leftBeforeMs, rooms.MostDeparted, roomSID, limit)
 		return int(n), err
 	})

@@ -63,7 +63,7 @@ func (s *Store) listRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Recor
 	}
 	order := w.place(&q)
 	w.created(&q)
-	query := `SELECT ` + roomColumns + ` FROM room WHERE ` + w.condition() + ` ORDER BY ` + order + ` LIMIT ?`
+	query := `SELECT ` + roomColumns + ` FROM room WHERE ` + w.condition() + ` ORDER BY ` + order + ` LIMIT +?`
 	return s.records(ctx, query, append(w.args, q.Limit)...)
 }
 
@@ -168,13 +168,13 @@ func (s *Store) CountRooms(ctx context.Context) (open, ended int64, err error) {
 // ListSessions returns a page of at most 1000 of a room's sessions.
 func (s *Store) ListSessions(ctx context.Context, q rooms.SessionQuery) ([]rooms.Session, error) {
 	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session
-		WHERE room_sid = ? AND (joined_ms, sid) > (?, ?) ORDER BY joined_ms, sid LIMIT ?`,
+		WHERE room_sid = ? AND (joined_ms, sid) > (?, ?) ORDER BY joined_ms, sid LIMIT +?`,
 		q.RoomSID, q.AfterJoinedMs, q.AfterSID, pageLimit(q.Limit))
 }
 
 // ListPresent returns a page of at most 1000 of the participants of all open rooms.
 func (s *Store) ListPresent(ctx context.Context, q rooms.PresenceQuery) ([]rooms.Session, error) {
 	return s.sessions(ctx, `SELECT `+sessionColumns+` FROM session INDEXED BY session_present
-		WHERE left_ms = 0 AND (room_sid, identity) > (?, ?) ORDER BY room_sid, identity LIMIT ?`,
+		WHERE left_ms = 0 AND (room_sid, identity) > (?, ?) ORDER BY room_sid, identity LIMIT +?`,
 		q.AfterRoomSID, q.AfterIdentity, pageLimit(q.Limit))
 }

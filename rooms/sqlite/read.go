@@ -102,7 +102,7 @@ func (s *Store) HostDecided(ctx context.Context, roomName, identity string) (hos
 // Latest returns the newest sessions of a room; see [rooms.Store].
 func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.Session, error) {
 	all, err := s.sessions(ctx, `SELECT `+sessionColumns+` FROM session
-		WHERE room_sid = ? ORDER BY joined_ms DESC, sid DESC LIMIT ?`, roomSID, limit)
+		WHERE room_sid = ? ORDER BY joined_ms DESC, sid DESC LIMIT +?`, roomSID, limit)
 	slices.Reverse(all)
 	return all, err
 }

@@ -60,10 +60,10 @@ type candidate struct {
 const (
 	replayState = `SELECT e.seq, e.type, e.room_sid, e.created_ms, d.state
 		FROM delivery AS d INDEXED BY delivery_state JOIN event AS e ON e.seq = d.event_seq
-		WHERE d.endpoint_id = ? AND d.state = ? AND d.event_seq BETWEEN ? AND ? ORDER BY d.event_seq LIMIT ?`
+		WHERE d.endpoint_id = ? AND d.state = ? AND d.event_seq BETWEEN ? AND ? ORDER BY d.event_seq LIMIT +?`
 	replayEvents = `SELECT e.seq, e.type, e.room_sid, e.created_ms, d.state
 		FROM event AS e LEFT JOIN delivery AS d ON d.endpoint_id = ? AND d.event_seq = e.seq
-		WHERE e.seq BETWEEN ? AND ? ORDER BY e.seq LIMIT ?`
+		WHERE e.seq BETWEEN ? AND ? ORDER BY e.seq LIMIT +?`
 )
 
 func (t *tx) replay(endpointID int64, r log.Replay, nowMs int64) (n int, next int64, err error) {

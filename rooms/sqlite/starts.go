@@ -43,6 +43,6 @@ func (s *Store) Starts(ctx context.Context, before int64, limit int) (all []log.
 		err := row.Scan(&one.ID, &one.AtMs, &one.Version, &one.ReadyMs, &one.StoppedMs, &one.StopMs)
 		all = append(all, one)
 		return err
-	}, `SELECT id, at_ms, version, ready_ms, stopped_ms, stop_ms FROM start WHERE id < ? ORDER BY id DESC LIMIT ?`, before, pageLimit(limit))
+	}, `SELECT id, at_ms, version, ready_ms, stopped_ms, stop_ms FROM start WHERE id < ? ORDER BY id DESC LIMIT +?`, before, pageLimit(limit))
 	return all, err
 }

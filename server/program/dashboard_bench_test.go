@@ -25,7 +25,7 @@ func BenchmarkDashboard(b *testing.B) {
 	path := filepath.Join(dir, "parlor.db")
 	fill(b, path, 10_000)
 	fillHistory(b, path)
-	p := spawn(b, dir, `{"limit": {"requests_per_address": 0, "requests_per_key": 0}}`)
+	p := spawn(b, dir, `{"history": "forever", "events": {"max_age": "forever", "max_count": 0}, "limit": {"requests_per_address": 0, "requests_per_key": 0}}`)
 	require.NotEmpty(b, p.url, p.log)
 	c := newBenchClient(p.url)
 	for _, screen := range []struct{ name, path string }{
