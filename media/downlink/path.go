@@ -326,9 +326,10 @@ type Burst struct {
 // NewBurst makes an empty burst.
 func (d *Path) NewBurst() Burst { return Burst{path: d} }
 
-// Leave records a packet that is written next, at a time of the path's clock. If p is wide
-// it returns the packet's transport-wide number.
-func (b *Burst) Leave(now int64, p Departing) (number uint16, ok bool) {
+// Leave records a packet that is written next, at a time of the path's clock. It returns the
+// number under which the receiver's reports on it are recorded, 0 if there are none, and
+// whether the packet carries it.
+func (b *Burst) Leave(now int64, p Departing) (number uint16, wide bool) {
 	if !b.open {
 		b.path.leaving.Lock()
 		b.open = true
@@ -345,11 +346,12 @@ func (b *Burst) End(now int64) {
 	}
 }
 
-// leave assigns the transport-wide number of a packet that is written now, if it is wide. A
-// packet that reports name by its stream takes one, too, and does not carry it: the record
-// of what was sent has one order. Both begin with 1 and take the same packets in the same
-// order, because leaving is held until note is called. So the record's numbers are these.
-func (d *Path) leave(now int64, p Departing) (number uint16, ok bool) {
+// leave assigns the transport-wide number of a packet that is written now, if the receiver
+// reports on it. A packet that reports name by its stream takes one, too, and does not carry
+// it: the record of what was sent has one order. Both begin with 1 and take the same packets
+// in the same order, because leaving is held until note is called. So the record's numbers
+// are these.
+func (d *Path) leave(now int64, p Departing) (number uint16, wide bool) {
 	if !d.connected.Load() {
 		return 0, false
 	}
@@ -384,6 +386,17 @@ func (d *Path) note(now int64) {
 		}
 	}
 	d.departed = d.departed[:0]
+}
+
+// Arrived reports whether the receiver has reported that a packet arrived, by the number that
+// Leave returned for it.
+func (d *Path) Arrived(number uint16) bool {
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.control.record.Arrived(number)
 }
 
 // Estimated takes a REMB, in bits/s.

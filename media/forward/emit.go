@@ -29,6 +29,8 @@ type sent struct {
 	playout    uint16 // the room's least playout delay as it was sent, in 10 ms, or unsaid; a retransmission has the same
 	answers    uint8
 	sendTime   [3]byte // its abs-send-time
+	// copies are the transport-wide numbers of its last retransmissions; 0 = none.
+	copies [2]uint16
 }
 
 // extScratch holds the values of header extensions while they are written.
@@ -67,6 +69,9 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	f.putExtensions(h, p, s, sendTime)
 	f.send(payload, kind)
 	if again {
+		if s := f.history.get(s.out); s != nil {
+			s.copies = [2]uint16{s.copies[1], f.over.number}
+		}
 		f.stats.Retransmitted++
 		f.stats.RetransmittedBytes += uint64(len(payload) + 12)
 	}

@@ -200,6 +200,32 @@ func TestAReceiverThatMissesForgottenPacketsGetsAKeyframe(t *testing.T) {
 	require.Zero(t, requests(forgotten), "a keyframe has come since")
 }
 
+// What a receiver asked for in time is not what its network kept from it: it goes on
+// asking although it was answered.
+func TestAReceiverThatAsksForSecondsGetsNoKeyframe(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	ask := func(numbers ...uint16) (requests int) {
+		s.rtcp.take()
+		s.layer.keyAsked = 0 // the last request is long ago
+		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
+		return count[*rtcp.PictureLossIndication](s.rtcp.take())
+	}
+	s.frame(true, 5)
+	s.frame(false, 5)
+	got := r.take()
+	lost := got[len(got)-1].SequenceNumber
+	require.Zero(t, ask(lost))
+	for range videoCache / 4 {
+		s.frame(false, 5)
+	}
+	r.take()
+	require.Zero(t, ask(lost, lost-1), "it was answered")
+	require.Zero(t, r.f.Stats().Rescues)
+	require.Equal(t, 1, ask(lost+1), "it was never asked for")
+}
+
 // TestAReceiverThatAsksAgainIsAnswered as soon as the first answer should have come: after
 // a round trip and not before.
 func TestAReceiverThatAsksAgainIsAnswered(t *testing.T) {
@@ -275,6 +301,61 @@ func TestAnswersGoTwiceOverALossyPath(t *testing.T) {
 				numbers[number(&p)] = true
 			}
 			require.Len(t, numbers, copies, "lossy: %t", lossy)
+		})
+	}
+}
+
+// Some receivers, as pion's, ask for a packet for seconds although its retransmission has
+// come. What they report of the retransmissions tells.
+func TestAnAnswerThatCameIsNotGivenAgain(t *testing.T) {
+	for _, byStreams := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+			path := connected()
+			r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) {
+				c.Downlink, c.StreamFeedback = path, byStreams
+				if !byStreams {
+					c.Ext.TransportCC = 5
+				}
+			})
+			s.frame(true, 1)
+			first := r.take()[0]
+			nack := &rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{first.SequenceNumber})}
+			ask := func() []*rtp.Packet {
+				time.Sleep(100 * time.Millisecond)
+				r.f.HandleRTCP([]rtcp.Packet{nack})
+				var got []*rtp.Packet
+				for _, p := range r.take() {
+					got = append(got, &p)
+				}
+				return got
+			}
+			report := func(p *rtp.Packet, came bool) {
+				if byStreams {
+					fb := rtcp.CCFeedbackReport{ReportBlocks: []rtcp.CCFeedbackReportBlock{{
+						MediaSSRC: p.SSRC, BeginSequence: p.SequenceNumber, MetricBlocks: []rtcp.CCFeedbackMetricBlock{{Received: came}},
+					}}}
+					raw, err := fb.Marshal()
+					require.NoError(t, err)
+					path.Feedback(raw)
+					return
+				}
+				fb := feedback.Report{Base: binary.BigEndian.Uint16(p.GetExtension(5)), Arrivals: []int32{feedback.NotReceived}}
+				if came {
+					fb.Arrivals[0] = 4
+				}
+				path.Feedback(fb.Append(nil, 9, 1))
+			}
+			report(&first, false)
+			answers := ask()
+			require.Len(t, answers, 1)
+			report(answers[0], false)
+			answers = ask()
+			require.Len(t, answers, 1, "the answer was lost")
+			require.Len(t, ask(), 1, "nothing is known of it")
+			report(answers[0], true)
+			require.Empty(t, ask(), "it has come")
 		})
 	}
 }

@@ -10,6 +10,7 @@ type history struct {
 	most  int    // bound of that count
 	last  int64  // newest number
 	floor int64  // no older number is known for sure: there were fewer slots
+	asked int64  // newest of the forgotten packets that the receiver had asked for; 0: none
 }
 
 // Sizes of a history at its beginning, and the age up to which it remembers packets if
@@ -55,6 +56,9 @@ func (h *history) put(out int64, s sent) *sent {
 	for slot.used && slot.out != s.out && len(h.slots) < h.most && age(slot.sendTime, s.sendTime) < historyAge {
 		h.grow()
 		slot = h.slot(s.out)
+	}
+	if slot.used && slot.answers > 0 {
+		h.asked = max(h.asked, out-int64(uint16(out)-slot.out))
 	}
 	*slot = s
 	h.last = max(h.last, out)

@@ -19,6 +19,9 @@ import (
 type overDownlink struct {
 	f     *Forwarder
 	burst downlink.Burst // of what is written with f.mu held
+	// number is the transport-wide number of the last written packet; 0 = it has none. f.mu
+	// guards it.
+	number uint16
 }
 
 // Write sends the packet under the transport's next number.
@@ -28,9 +31,11 @@ func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) er
 		Size: f.headerSize + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
 		Named: f.cfg.StreamFeedback, SSRC: h.SSRC, Sequence: h.SequenceNumber,
 	}
-	if n, ok := o.burst.Leave(f.now, p); ok {
+	n, wide := o.burst.Leave(f.now, p)
+	if wide {
 		f.extScratch.transport = [2]byte{byte(n >> 8), byte(n)}
 	}
+	o.number = n
 	return f.cfg.Output.Write(h, payload, kind)
 }
 

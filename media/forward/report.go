@@ -59,6 +59,8 @@ func (f *Forwarder) HandleRTCP(packets []rtcp.Packet) {
 // depend on it, so a keyframe is requested: receivers themselves would ask for one after
 // seconds only. There is one such request until the next keyframe is forwarded, so that a
 // receiver under lasting loss does not hold the publisher at one keyframe after the other.
+// There is none for packets that it asked for while they were remembered: some receivers do
+// not take a retransmission for the packet, and ask for it for seconds.
 func (f *Forwarder) answer(pairs []rtcp.NackPair, at time.Time, now int64) {
 	if f.answerRemembered(pairs, at, now) {
 		f.keyFrameNeeded(now)
@@ -78,7 +80,7 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
-			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= f.keyAt && f.rescuedAt != f.keyAt+1 {
+			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= max(f.keyAt, f.history.asked+1) && f.rescuedAt != f.keyAt+1 {
 				stuck, f.rescuedAt = true, f.keyAt+1
 				f.stats.Rescues++
 			}
@@ -120,6 +122,17 @@ func (f *Forwarder) ignored() int64 {
 	return ignoreNACK
 }
 
+// answerCame reports whether the receiver has reported that one of the last retransmissions
+// of a packet arrived. mu is held.
+func (f *Forwarder) answerCame(s *sent) bool {
+	for _, number := range s.copies {
+		if number != 0 && f.downlink.Arrived(number) {
+			return true
+		}
+	}
+	return false
+}
+
 // answerOne retransmits a packet. It reports whether the packet was sent once and is
 // forgotten.
 func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgotten bool) {
@@ -128,7 +141,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		f.stats.Misses++
 		return f.history.forgot(number)
 	}
-	if s.answers >= maxAnswers || s.answers > 0 && now-s.answered < f.ignored() {
+	if s.answers >= maxAnswers || s.answers > 0 && (now-s.answered < f.ignored() || f.answerCame(s)) {
 		return false
 	}
 	if !f.hasRTX {
@@ -152,7 +165,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	}
 	if p == nil {
 		f.stats.Misses++
-		return true
+		return s.answers == 0
 	}
 	s.answers++
 	s.answered = now

@@ -133,6 +133,14 @@ func (r *Record) InFlight() int { return int(r.outstanding) }
 // Unknown counts statuses of packets that were not sent, or are forgotten.
 func (r *Record) Unknown() uint64 { return r.unknown }
 
+// Arrived reports whether a report has said that the packet with a number arrived, if the
+// packet is remembered.
+func (r *Record) Arrived(number uint16) bool {
+	last := r.next - 1
+	e := r.get(last - int64(uint16(last)-number))
+	return e != nil && e.kind&received != 0
+}
+
 // Match appends the news of a report about sent packets, in their order. A packet is
 // reported once as lost and once as received, and never as lost after that. Packets whose
 // reports were lost have no result.
