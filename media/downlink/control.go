@@ -103,9 +103,11 @@ func (c *Control[T]) Paces() bool {
 const lossyFrom = 0.03
 
 // Lossy reports whether the path loses packets although it has room: it is neither full nor
-// near the bitrate that it was seen not to carry.
+// near the bitrate that it was seen not to carry. Losses alone may have made it look so: then
+// the part of them counts that the bitrate does not explain.
 func (c *Control[T]) Lossy() bool {
-	return c.state.Loss >= lossyFrom && !c.state.Congested && !c.state.Limited && !c.state.Emptying
+	s := &c.state
+	return s.Random >= lossyFrom && !s.Congested && !s.Emptying && (!s.Limited || s.Cause == estimate.Loss)
 }
 
 // Next is the next waiting packet to send or drop: see [pacer.Pacer.Next].

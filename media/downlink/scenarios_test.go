@@ -203,6 +203,29 @@ func TestALossyPathIsToldFromAFullOne(t *testing.T) {
 	}
 }
 
+// A path that begins to lose packets at random is told soon, although it is taken for a
+// narrower one at first: what is sent again because of losses is not taken for their cause.
+func TestAPathThatBeginsToLoseIsToldSoon(t *testing.T) {
+	for _, every := range []time.Duration{60 * time.Millisecond, 100 * time.Millisecond} {
+		for seed := range uint64(5) {
+			c := plain()
+			s := newPathOf(seed, c, 1)
+			s.reports = every
+			s.phase(10*time.Second, c.Rate)
+			c.Loss = 0.1
+			s.down.Set(c)
+			lossy := 0
+			for range 80 {
+				s.phase(100*time.Millisecond, c.Rate)
+				if s.control.Lossy() {
+					lossy++
+				}
+			}
+			require.Greater(t, lossy, 55, "reports each %s, seed %d", every, seed)
+		}
+	}
+}
+
 // On a path that just carries sound and the lowest picture, the picture may be paused for
 // a moment and comes back: what a probe measures is believed although it makes a queue.
 func TestAPictureComesBackOnAVeryNarrowPath(t *testing.T) {

@@ -190,6 +190,7 @@ type subscriber struct {
 	count             uint8
 	report            feedback.Report
 
+	reports time.Duration        // between its reports
 	streams map[uint32]*arrivals // not nil: it tells of packets by their streams (RFC 8888)
 
 	media, voiceSent, voiceLost int64 // bytes, packets
@@ -285,17 +286,23 @@ func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, came
 		}
 		return true
 	})
-	clock.Every(60*time.Millisecond, func() bool {
+	s.reports = 60 * time.Millisecond
+	s.reportOn()
+	clock.Every(200*time.Millisecond, func() bool { s.watch(); return true })
+	s.divide()
+	return s
+}
+
+// reportOn reports now and then.
+func (s *subscriber) reportOn() {
+	s.clock.After(s.reports, func() {
 		if s.streams != nil {
 			s.sendStreamReport()
 		} else {
 			s.sendReport()
 		}
-		return true
+		s.reportOn()
 	})
-	clock.Every(200*time.Millisecond, func() bool { s.watch(); return true })
-	s.divide()
-	return s
 }
 
 func (s *subscriber) describe() []allocate.Track {

@@ -33,6 +33,7 @@ type State struct {
 	Backlog      time.Duration // how long the packets under way will wait; at least Queue
 	Jitter       time.Duration // mean difference between the transit times of packets
 	Loss         float64       // share of packets lost in the last seconds, 0 to 1
+	Random       float64       // the part of Loss that the bitrate does not explain, 0 to 1
 	RTT          time.Duration // 0 = unknown
 	Congested    bool          // the queue grows or is being drained
 	Emptying     bool          // the queue is being drained

@@ -3,6 +3,8 @@ package estimate
 import (
 	"math"
 	"time"
+
+	"parlor/media/downlink/sent"
 )
 
 // Constants of the loss bound:
@@ -19,7 +21,7 @@ const (
 
 type observation struct {
 	packets, lost float64
-	bitrate       float64 // sent
+	bitrate       float64 // sent, without retransmissions
 }
 
 // lossBound finds the bitrate that explains the losses best. With a bound b, a packet
@@ -39,14 +41,17 @@ type lossBound struct {
 	loss   float64
 }
 
-// add takes a packet that was reported for the first time.
-func (l *lossBound) add(sentAt int64, size int, received bool) {
+// add takes a packet that was reported for the first time. Retransmissions do not count in
+// the bitrate: losses cause them, and are not to be explained by them.
+func (l *lossBound) add(r *sent.Result) {
 	if !l.first {
-		l.since, l.first = sentAt, true
+		l.since, l.first = r.Sent, true
 	}
 	l.open.packets++
-	l.bytes += int64(size)
-	if !received {
+	if r.Kind != sent.Repeat {
+		l.bytes += int64(r.Size)
+	}
+	if !r.Received {
 		l.open.lost++
 	}
 }

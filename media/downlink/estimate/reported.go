@@ -122,7 +122,7 @@ func (e *Reported) State(now int64, sending, wanted float64) State {
 		}
 		e.judge(now, sending, wanted)
 	}
-	return State{Bitrate: e.bound, Settled: e.bound, Proven: e.bound, Cause: e.cause, Loss: e.loss, RTT: e.rtt, Congested: e.trouble, Limited: e.bound > 0}
+	return State{Bitrate: e.bound, Settled: e.bound, Proven: e.bound, Cause: e.cause, Loss: e.loss, Random: e.loss, RTT: e.rtt, Congested: e.trouble, Limited: e.bound > 0}
 }
 
 func (e *Reported) judge(now int64, sending, wanted float64) {

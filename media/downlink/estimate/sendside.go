@@ -103,7 +103,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 		if r.Revised {
 			e.losses.revise()
 		} else {
-			e.losses.add(r.Sent, r.Size, r.Received)
+			e.losses.add(r)
 			e.sending.add(r.Sent, r.Size)
 		}
 		if !r.Received {
@@ -303,7 +303,7 @@ func (e *SendSide) State(now int64, _, _ float64) State {
 	s := State{
 		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,
 		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Jitter: time.Duration(e.queue.jitter),
-		Settled: e.delay, Loss: e.losses.loss, RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
+		Settled: e.delay, Loss: e.losses.loss, Random: min(e.losses.random, e.losses.loss), RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
 	}
 	s.Proven = e.proven
 	s.Limited = e.draining || e.knee > 0 || e.losses.bound > 0
