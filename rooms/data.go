@@ -93,7 +93,7 @@ func (p *Participant) mayPublishData() *presence {
 // on it.
 func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
 	r := p.room
-	if !r.isFrom(p, dp) {
+	if !r.isFrom(p, dp) && !(at.agent && isText(dp)) {
 		r.rooms.dataRefused.Add(1)
 		return
 	}
@@ -107,12 +107,25 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	to := dp.DestinationIdentities
 	var toSIDs []string
 	dp.Kind = kind // older clients read it
+	// An agent may speak for somebody: it sends the text of what that one said.
+	speaker := ""
+	if at.agent && dp.ParticipantIdentity != p.identity {
+		speaker = dp.ParticipantIdentity
+	}
 	dp.ParticipantSid, dp.ParticipantIdentity = p.sid, p.identity
 	if at.hidden {
 		dp.ParticipantSid, dp.ParticipantIdentity = "", ""
 	}
 	metricsOnly := false
 	switch v := dp.Value.(type) {
+	case *livekit.DataPacket_ChatMessage:
+		if v.ChatMessage != nil && speaker != "" {
+			v.ChatMessage.Generated, dp.ParticipantIdentity = true, speaker
+		}
+	case *livekit.DataPacket_StreamHeader:
+		if h := v.StreamHeader.GetTextHeader(); h != nil && speaker != "" {
+			h.Generated, dp.ParticipantIdentity = true, speaker
+		}
 	case *livekit.DataPacket_Speaker: // only the server sends speaker updates
 		return
 	case *livekit.DataPacket_Transcription:
@@ -147,6 +160,15 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	if kind == livekit.DataPacket_RELIABLE && !at.hidden && r.keepsChat.Load() {
 		p.hearChat(dp, len(to)+len(toSIDs) > 0)
 	}
+}
+
+// isText reports whether dp is part of a text or stream.
+func isText(dp *livekit.DataPacket) bool {
+	switch dp.Value.(type) {
+	case *livekit.DataPacket_ChatMessage, *livekit.DataPacket_StreamHeader, *livekit.DataPacket_StreamChunk, *livekit.DataPacket_StreamTrailer:
+		return true
+	}
+	return false
 }
 
 // isFrom reports whether dp does not name another participant of the room as its sender.

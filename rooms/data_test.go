@@ -171,6 +171,62 @@ func TestMovedParticipantsSendAndReceiveInTheirNewRoomAlone(t *testing.T) {
 	}
 }
 
+// TestAgentsSpeakForOthers: text that an agent sends bears the name of the participant that
+// it names, and is marked as generated. Nothing else does, and nobody else may name another.
+func TestAgentsSpeakForOthers(t *testing.T) {
+	h := newHouse(t)
+	ann, bob := h.join("tea", "ann"), h.join("tea", "bob", takesData)
+	agent := h.join("tea", "agent", anAgent)
+	header := func() *livekit.DataPacket {
+		return &livekit.DataPacket{Value: &livekit.DataPacket_StreamHeader{StreamHeader: &livekit.DataStream_Header{
+			StreamId: "s", ContentHeader: &livekit.DataStream_Header_TextHeader{TextHeader: &livekit.DataStream_TextHeader{}},
+		}}}
+	}
+	file := &livekit.DataPacket{Value: &livekit.DataPacket_StreamHeader{StreamHeader: &livekit.DataStream_Header{
+		ContentHeader: &livekit.DataStream_Header_ByteHeader{ByteHeader: &livekit.DataStream_ByteHeader{}},
+	}}}
+	chunk := &livekit.DataPacket{Value: &livekit.DataPacket_StreamChunk{StreamChunk: &livekit.DataStream_Chunk{StreamId: "s"}}}
+	trailer := &livekit.DataPacket{Value: &livekit.DataPacket_StreamTrailer{StreamTrailer: &livekit.DataStream_Trailer{StreamId: "s"}}}
+	chat := func() *livekit.DataPacket {
+		return &livekit.DataPacket{Value: &livekit.DataPacket_ChatMessage{ChatMessage: &livekit.ChatMessage{Id: "m"}}}
+	}
+	user := &livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{}}}
+	as := func(c *client, identity string, dp *livekit.DataPacket) (got *livekit.DataPacket) {
+		t.Helper()
+		dp.ParticipantIdentity = identity
+		c.Data(livekit.DataPacket_RELIABLE, mustMarshal(dp))
+		packets := bob.packets()
+		bob.hears()
+		if len(packets) == 0 {
+			return nil
+		}
+		require.Len(t, packets, 1)
+		return packets[0]
+	}
+	for _, of := range []string{"ann", "somebody on the telephone"} {
+		got := as(agent, of, header())
+		require.Equal(t, of, got.GetParticipantIdentity())
+		require.True(t, got.GetStreamHeader().GetTextHeader().Generated)
+		got = as(agent, of, chat())
+		require.Equal(t, of, got.GetParticipantIdentity())
+		require.True(t, got.GetChatMessage().Generated)
+		for _, dp := range []*livekit.DataPacket{file, chunk, trailer} {
+			require.Equal(t, "agent", as(agent, of, dp).GetParticipantIdentity())
+		}
+	}
+	for _, of := range []string{"", "agent"} {
+		got := as(agent, of, header())
+		require.Equal(t, "agent", got.GetParticipantIdentity())
+		require.False(t, got.GetStreamHeader().GetTextHeader().Generated)
+		require.False(t, as(agent, of, chat()).GetChatMessage().Generated)
+	}
+	require.Nil(t, as(agent, "ann", user))
+	for _, dp := range []*livekit.DataPacket{header(), chat(), file, chunk, trailer, user} {
+		require.Nil(t, as(ann, "agent", dp))
+		require.Equal(t, "ann", as(ann, "somebody on the telephone", dp).GetParticipantIdentity())
+	}
+}
+
 func TestWhoeverIsNamedTwiceGetsDataOnce(t *testing.T) {
 	h := newHouse(t)
 	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
