@@ -75,6 +75,7 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest, set
 			for i := range jobs {
 				rs.cfg.Agents.Workers.Wake(jobs[i].Kind)
 			}
+			rs.remind(rec.Name, dispatches, jobs)
 		}
 		ch <- result{out, err}
 	})

@@ -266,6 +266,7 @@ func (r *Room) createDispatch(wish *livekit.RoomAgentDispatch, reply answer[*liv
 		}
 		r.log.Info("agents are wanted", "agent", d.AgentName, "dispatch", d.ID)
 		r.wakeWorkers(jobs)
+		r.reconsider(d.AgentName)
 		reply(d.show(jobs), nil)
 	})
 }
@@ -295,6 +296,9 @@ func (rs *Rooms) DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDis
 		gone.DeletedMs, gone.Info = NowMs(now), proto.CloneOf(d.Info)
 		gone.Info.State.DeletedAt = now.UnixNano()
 		delete(r.agents.dispatches, d.ID)
+		if d.AgentName == "" {
+			r.rec.Config.AgentsNamed = true // so that no new dispatch of these is made
+		}
 		c := &Change{Kind: ChangeUpdate, Dispatches: []Dispatch{gone}}
 		for _, j := range r.agents.jobs {
 			if j.DispatchID != d.ID {
@@ -361,21 +365,14 @@ func (d *Dispatch) show(jobs []Job) *livekit.AgentDispatch {
 }
 
 // Reconsider makes the jobs that are missing in a room: those of its dispatches of that
-// agent name for which there are workers now.
+// agent name for which there are workers now. "" is the name of the agents for every room.
 func (rs *Rooms) Reconsider(ctx context.Context, room, agentName string) error {
 	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
 		if err := r.found(); err != nil {
 			reply(struct{}{}, err)
 			return
 		}
-		now := time.Now()
-		c := &Change{Kind: ChangeUpdate}
-		for _, d := range r.agents.dispatches {
-			if d.AgentName == agentName {
-				c.Jobs = append(c.Jobs, r.reconcile(d, now)...)
-			}
-		}
-		r.addJobs(c)
+		r.reconsider(agentName)
 		reply(struct{}{}, nil)
 	})
 	return err

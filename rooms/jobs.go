@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
@@ -75,6 +74,37 @@ func (rs *Rooms) startAgents(req *livekit.CreateRoomRequest, rec *Record, trigge
 		rs.cfg.Log.Warn("the room has as many jobs as it may", "room", rec.Name, "most", MostJobs)
 	}
 	return ds, jobs
+}
+
+// remind makes a new room consider its dispatches again, if workers have come while it was
+// written: these did not find the room.
+func (rs *Rooms) remind(name string, ds []Dispatch, jobs []Job) {
+	for i := range ds {
+		n := 0
+		for _, k := range rs.cfg.Agents.Workers.Kinds(ds[i].AgentName, ds[i].Info.Deployment) {
+			if k.Type == livekit.JobType_JT_ROOM {
+				n++
+			}
+		}
+		for j := range jobs {
+			if jobs[j].DispatchID == ds[i].ID {
+				n--
+			}
+		}
+		if n <= 0 {
+			continue
+		}
+		for {
+			r, err := rs.room(name)
+			if err != nil || r.post(func() {
+				if r.found() == nil {
+					r.reconsiderAll()
+				}
+			}) {
+				return
+			}
+		}
+	}
 }
 
 func newDispatch(rec *Record, wish *livekit.RoomAgentDispatch, trigger livekit.AgentDispatchTrigger, now time.Time) *Dispatch {
@@ -231,13 +261,7 @@ func (r *Room) wantForTarget(p *Participant, typ livekit.JobType) {
 	}
 	now := time.Now()
 	c := &Change{Kind: ChangeUpdate}
-	// The agents for every room also come to a room that began before they had workers.
-	if !r.rec.Config.AgentsNamed && !r.implicit() && slices.ContainsFunc(r.rooms.cfg.Agents.Workers.Kinds("", ""), func(k AgentKind) bool { return k.Type == typ }) &&
-		len(r.agents.dispatches) < MostDispatches {
-		d := newDispatch(&r.rec, &livekit.RoomAgentDispatch{}, livekit.AgentDispatchTrigger_ADT_UNSPECIFIED, now)
-		r.agents.dispatches[d.ID] = d
-		c.Dispatches = append(c.Dispatches, *d)
-	}
+	r.wantForEveryRoom(c, now)
 	for _, d := range r.agents.dispatches {
 		for _, k := range r.rooms.cfg.Agents.Workers.Kinds(d.AgentName, d.Info.Deployment) {
 			if k.Type == typ {
@@ -248,6 +272,19 @@ func (r *Room) wantForTarget(p *Participant, typ livekit.JobType) {
 	r.addJobs(c)
 }
 
+// wantForEveryRoom makes the dispatch of the agents for every room, and its jobs, if the
+// room is occupied and began before those had workers.
+func (r *Room) wantForEveryRoom(c *Change, now time.Time) {
+	switch {
+	case r.rec.Config.AgentsNamed, r.implicit(), len(r.agents.dispatches) >= MostDispatches,
+		r.rec.NumParticipants == 0, len(r.rooms.cfg.Agents.Workers.Kinds("", "")) == 0:
+		return
+	}
+	d := newDispatch(&r.rec, &livekit.RoomAgentDispatch{}, livekit.AgentDispatchTrigger_ADT_UNSPECIFIED, now)
+	r.agents.dispatches[d.ID] = d
+	c.Dispatches, c.Jobs = append(c.Dispatches, *d), append(c.Jobs, r.reconcile(d, now)...)
+}
+
 // implicit reports whether the room has a dispatch of the agents for every room.
 func (r *Room) implicit() bool {
 	for _, d := range r.agents.dispatches {
@@ -256,6 +293,34 @@ func (r *Room) implicit() bool {
 		}
 	}
 	return false
+}
+
+// reconsider makes the missing jobs for agents of that name. It is called when such
+// workers have come, and after a dispatch is on disk, since workers that came while it was
+// written did not find it.
+func (r *Room) reconsider(agentName string) {
+	now := time.Now()
+	c := &Change{Kind: ChangeUpdate}
+	if agentName == "" {
+		r.wantForEveryRoom(c, now)
+	}
+	for _, d := range r.agents.dispatches {
+		if d.AgentName == agentName {
+			c.Jobs = append(c.Jobs, r.reconcile(d, now)...)
+		}
+	}
+	r.addJobs(c)
+}
+
+// reconsiderAll is reconsider for the names of all dispatches.
+func (r *Room) reconsiderAll() {
+	names := make(map[string]bool)
+	for _, d := range r.agents.dispatches {
+		names[d.AgentName] = true
+	}
+	for name := range names {
+		r.reconsider(name)
+	}
 }
 
 // reconcile makes the missing jobs of d, for which there are workers.

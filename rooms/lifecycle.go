@@ -31,6 +31,7 @@ func (r *Room) create(req *livekit.CreateRoomRequest, done func(Outcome, error),
 			r.setAgents(dispatches, jobs)
 			r.log.Info("room started", "sid", rec.SID)
 			r.wakeWorkers(jobs)
+			r.reconsiderAll()
 		default: // it was opened meanwhile
 			r.rec = out.Room
 			if err = r.loadHosts(r.rooms.life, r.rec.SID, nil); err == nil {

@@ -64,8 +64,8 @@ type RoomConfig struct {
 	WaitingRoom     bool              `json:"waiting_room,omitempty"` // a host admits the guests that come by an invitation
 	KeepChat        bool              `json:"keep_chat,omitempty"`    // public messages are kept for those who come late
 	Hold            *Hold             `json:"hold,omitempty"`         // which tracks must be muted; nil = none
-	// AgentsNamed: the room was created with named agents, so the agents for every room
-	// do not come.
+	// AgentsNamed: the room was created with named agents, or its dispatch of the agents for
+	// every room was deleted, so these do not come.
 	AgentsNamed bool `json:"agents_named,omitempty"`
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,6 +182,13 @@ func (rs *Rooms) all() []*Room {
 		all = append(all, r)
 	}
 	return all
+}
+
+// Live returns the names of the live rooms: of all that are occupied, and of some others.
+func (rs *Rooms) Live() []string {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return slices.Collect(maps.Keys(rs.live))
 }
 
 // room returns the live room of that name, and makes it live if need be. It fails with

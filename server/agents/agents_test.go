@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -174,6 +175,111 @@ func TestADispatchWaitsForItsWorker(t *testing.T) {
 	require.Empty(t, list.AgentDispatches)
 	_, err = h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "nowhere"})
 	require.Equal(t, rooms.NotFound, rooms.ErrorCode(err))
+}
+
+// TestAnUnnamedDispatchWaitsForItsWorkers: one job for each namespace, whenever its first
+// worker comes, and none for the second.
+func TestAnUnnamedDispatchWaitsForItsWorkers(t *testing.T) {
+	h := newHouse(t)
+	_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "r", Agents: []*livekit.RoomAgentDispatch{{Metadata: "m"}, {AgentName: "other"}}})
+	require.NoError(t, err)
+	kind := func(namespace string) *livekit.RegisterWorkerRequest {
+		return &livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_ROOM, Namespace: &namespace}
+	}
+	one := h.worker(kind("one"))
+	require.Equal(t, "m", one.job(1).Job.Metadata)
+	h.restart()
+	one, other := h.worker(kind("one")), h.worker(kind("one"))
+	two := h.worker(kind("two"))
+	require.Equal(t, "two", two.job(1).Job.Namespace)
+	require.Empty(t, one.jobs())
+	require.Empty(t, other.jobs())
+	require.Equal(t, map[livekit.JobStatus]int{running: 2}, h.jobs("r"))
+}
+
+// TestOccupiedRoomsGetTheAgentsForEveryRoom that come late; empty ones get them with the
+// first that joins. An agent that has done its work has no successor, and one whose
+// dispatch was deleted does not come again.
+func TestOccupiedRoomsGetTheAgentsForEveryRoom(t *testing.T) {
+	h := newHouse(t)
+	for _, room := range []string{"empty", "named"} {
+		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: room, EmptyTimeout: 3600, Agents: map[string][]*livekit.RoomAgentDispatch{"named": {{AgentName: "n"}}}[room]})
+		require.NoError(t, err)
+	}
+	h.person("r", "ada")
+	h.person("named", "ada")
+	first := h.worker(named(""))
+	require.Equal(t, "r", first.job(1).Job.Room.Name)
+	require.Empty(t, h.jobs("empty"))
+	h.person("empty", "ada")
+	require.Equal(t, "empty", first.job(2).Job.Room.Name)
+	h.person("empty", "bob")
+
+	a := first.job(1)
+	agent, err := h.agent(a)
+	require.NoError(t, err)
+	first.status(a.Job.Id, success)
+	h.eventually("the job has not ended", func() bool { return h.jobs("r")[success] == 1 })
+	select {
+	case <-agent.left:
+	case <-time.After(patience):
+		require.FailNow(t, "the agent was not sent away")
+	}
+	list, err := h.ListDispatch(t.Context(), &livekit.ListAgentDispatchRequest{Room: "empty"})
+	require.NoError(t, err)
+	require.Len(t, list.AgentDispatches, 1)
+	_, err = h.DeleteDispatch(t.Context(), &livekit.DeleteAgentDispatchRequest{Room: "empty", DispatchId: list.AgentDispatches[0].Id})
+	require.NoError(t, err)
+
+	second := h.worker(&livekit.RegisterWorkerRequest{Type: livekit.JobType_JT_PARTICIPANT}) // another kind
+	require.Equal(t, "r", second.job(1).Job.Room.Name)
+	h.person("empty", "cyd")
+	h.restart()
+	third := h.worker(named(""))
+	h.person("new", "ada")
+	require.Equal(t, "new", third.job(1).Job.Room.Name)
+	require.Equal(t, map[livekit.JobStatus]int{success: 1, running: 1}, h.jobs("r"))
+	require.Equal(t, map[livekit.JobStatus]int{success: 1}, h.jobs("empty"))
+	require.Empty(t, h.jobs("named"))
+}
+
+// TestAWorkerThatComesWhileADispatchIsWritten finds no room that wants it, and gets the
+// job all the same.
+func TestAWorkerThatComesWhileADispatchIsWritten(t *testing.T) {
+	read := make(chan struct{}, 1)
+	h := newHouse(t, func(h *house) { h.wanting = func() { read <- struct{}{} } })
+	h.person("there", "ada")
+	n := 0
+	for what, ask := range map[string]func(agents []*livekit.RoomAgentDispatch) error{
+		"a dispatch": func(agents []*livekit.RoomAgentDispatch) error {
+			_, err := h.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: "there", AgentName: agents[0].AgentName})
+			return err
+		},
+		"a room": func(agents []*livekit.RoomAgentDispatch) error {
+			_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: "made", Agents: agents})
+			return err
+		},
+		"a join": func(agents []*livekit.RoomAgentDispatch) error {
+			_, err := h.enter(rooms.JoinRequest{
+				Room: "joined", Info: &livekit.ParticipantInfo{Identity: "ada"}, Create: &livekit.CreateRoomRequest{Agents: agents},
+			})
+			return err
+		},
+	} {
+		n++
+		name := "agent-" + strconv.Itoa(n)
+		begun, hold := make(chan struct{}), make(chan struct{})
+		wait := sync.OnceFunc(func() { close(begun); <-hold })
+		h.writing.Store(&wait)
+		done := make(chan error, 1)
+		go func() { done <- ask([]*livekit.RoomAgentDispatch{{AgentName: name}}) }()
+		<-begun
+		w := h.worker(named(name))
+		<-read
+		close(hold)
+		require.NoError(t, <-done, what)
+		w.job(1)
+	}
 }
 
 func TestTheNextWorkerIsAsked(t *testing.T) {

@@ -47,6 +47,7 @@ type Rooms interface {
 	AdoptJob(ctx context.Context, room, id, workerID string) error
 	WorkerLost(ctx context.Context, room, id, workerID string) error
 	Reconsider(ctx context.Context, room, agentName string) error
+	Live() []string
 }
 
 // Config is what a [Handler] needs.

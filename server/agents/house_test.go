@@ -43,6 +43,8 @@ type house struct {
 	limit    int64                                   // of a message, in bytes
 	kinds    int                                     // largest number of kinds of workers; 0 = the default
 	known    func(rooms.AgentKinds) rooms.AgentKinds // wraps the store of kinds; nil = the store itself
+	wanting  func()                                  // called when the rooms that want agents have been read; may be nil
+	writing  atomic.Pointer[func()]                  // called before a write; may be nil
 	dead     atomic.Bool                             // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
@@ -70,6 +72,9 @@ func (h *house) open() {
 		if h.dead.Load() {
 			return errors.New("the process is dead")
 		}
+		if f := h.writing.Load(); f != nil {
+			(*f)()
+		}
 		return nil
 	}})
 	require.NoError(h.t, err)
@@ -79,7 +84,7 @@ func (h *house) open() {
 		known = h.known(store)
 	}
 	h.agents = agents.New(agents.Config{
-		Records: store, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
+		Records: wantingRecords{store, h.wanting}, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
 		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
 	})
 	h.Rooms = rooms.New(rooms.Config{
@@ -101,6 +106,20 @@ func (h *house) close() {
 	require.NoError(h.t, h.Rooms.Close(context.Background()))
 	require.NoError(h.t, h.store.Close(context.Background()))
 	h.store = nil
+}
+
+// wantingRecords are records that tell when the rooms that want agents have been read.
+type wantingRecords struct {
+	rooms.DispatchRecords
+	read func()
+}
+
+func (r wantingRecords) RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) ([]string, string, error) {
+	names, last, err := r.DispatchRecords.RoomsWanting(ctx, agentName, afterSID, limit)
+	if r.read != nil {
+		r.read()
+	}
+	return names, last, err
 }
 
 // restart stops and starts the house on the same file.

@@ -75,9 +75,9 @@ func (h *Handler) goes(f func()) {
 }
 
 // run offers the jobs of the kind to workers. First it has the rooms that want its agents
-// by name make the jobs that they could not make without a worker.
+// make the jobs that they could not make without a worker.
 func (p *pool) run() {
-	p.reconsider()
+	told := false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -87,35 +87,44 @@ func (p *pool) run() {
 		case <-p.wake:
 		case <-timer.C:
 		}
+		told = told || p.reconsider()
 		next := p.fill()
 		timer.Reset(next)
 	}
 }
 
-// reconsider tells the rooms that have a dispatch of the pool's agent name.
-func (p *pool) reconsider() {
-	if p.kind.AgentName == "" {
-		return // agents for every room come to rooms that start
-	}
+// reconsider tells the rooms that have a dispatch of the pool's agent name and, if its
+// agents go to every room, the occupied ones. It reports false if some could not be told.
+func (p *pool) reconsider() bool {
 	const page = 100
-	for after := ""; ; {
+	told := true
+	tell := func(name string) {
+		switch err := p.h.rooms.Reconsider(p.life, name, p.kind.AgentName); {
+		case err == nil, errors.Is(err, rooms.ErrNoRoom), p.life.Err() != nil:
+		default:
+			told = false
+			p.h.log.Warn("cannot ask a room for the agents that it wants, trying again", "room", name, "error", err)
+		}
+	}
+	for after, more := "", true; more; {
 		names, last, err := p.h.cfg.Records.RoomsWanting(p.life, p.kind.AgentName, after, page)
 		if err != nil {
 			if p.life.Err() == nil {
-				p.h.log.Error("cannot read the rooms that want agents", "agent", p.kind.AgentName, "error", err)
+				p.h.log.Error("cannot read the rooms that want agents, trying again", "agent", p.kind.AgentName, "error", err)
 			}
-			return
+			return false
 		}
 		for _, name := range names {
-			if err := p.h.rooms.Reconsider(p.life, name, p.kind.AgentName); err != nil && !errors.Is(err, rooms.ErrNoRoom) && p.life.Err() == nil {
-				p.h.log.Warn("cannot ask a room for the agents that it wants", "room", name, "error", err)
-			}
+			tell(name)
 		}
-		if len(names) < page {
-			return
-		}
-		after = last
+		after, more = last, len(names) == page
 	}
+	if p.kind.AgentName == "" {
+		for _, name := range p.h.rooms.Live() {
+			tell(name)
+		}
+	}
+	return told
 }
 
 // fill begins to offer the jobs that are due, as many as places allows. It returns when

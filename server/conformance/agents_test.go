@@ -269,6 +269,40 @@ func TestAgents(t *testing.T) {
 	})
 }
 
+// TestAgentsThatComeLate: a room gets its agent when the first worker comes, whether it
+// asked for one by name or is there for the agents of every room.
+func TestAgentsThatComeLate(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, settings{})
+	plain := roomName(t)
+	asked := plain + "-asked"
+	ada := dual.joinAt(t, s.ws(), token(t, "ada", join(plain)))
+	_, err := roomService(s).CreateRoom(t.Context(), &livekit.CreateRoomRequest{
+		Name: asked, EmptyTimeout: 3600, Agents: []*livekit.RoomAgentDispatch{{}, {AgentName: "scribe"}},
+	})
+	require.NoError(t, err)
+	for _, namespace := range []string{"one", "two"} {
+		newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{Namespace: &namespace})
+	}
+	newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{AgentName: "scribe"})
+	if env.reference {
+		// In LiveKit these come to rooms that start, and to no other.
+		time.Sleep(5 * time.Second)
+		require.Empty(t, agentsIn(t, s, plain))
+		require.Empty(t, agentsIn(t, s, asked))
+		return
+	}
+	eventually(t, "the agents are there", func() bool {
+		return len(agentsIn(t, s, plain)) == 2 && len(agentsIn(t, s, asked)) == 3
+	})
+	for _, agent := range agentsIn(t, s, plain) {
+		ada.sees(t, agent.Identity)
+	}
+	newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{Namespace: proto.String("one")})
+	dual.joinAt(t, s.ws(), token(t, "bob", join(plain)))
+	require.Len(t, agentsIn(t, s, plain), 2, "a second worker of a kind is not a second agent")
+}
+
 // TestAgentsOverKills: however often the server is killed, each room that requested an
 // agent has exactly one, and no job is started twice.
 func TestAgentsOverKills(t *testing.T) {
