@@ -158,6 +158,7 @@ func (l *loader) validateOwnTURN(c *Config) {
 	}
 	for path, all := range map[string][]string{
 		"turn.relay.allow": t.Relay.Allow, "turn.relay.deny": t.Relay.Deny, "turn.deny_peer_cidrs": t.DenyPeerCIDRs,
+		"turn.proxy_protocol_trusted_cidrs": t.ProxyProtocolTrustedCIDRs,
 	} {
 		for _, cidr := range all {
 			if _, err := netip.ParsePrefix(cidr); err != nil {
@@ -189,6 +190,12 @@ func (l *loader) validateOwnTURN(c *Config) {
 	}
 	if t.TTLSeconds == 0 {
 		l.problem(nil, "turn.ttl_seconds", "must be more than nothing")
+	}
+	if t.ProxyProtocol && (t.TLSPort == 0 || t.TLSPort == c.Port) {
+		l.problem(nil, "turn.proxy_protocol", "is for turn.tls_port, which must be a port of its own")
+	}
+	if t.ProxyProtocol && len(t.ProxyProtocolTrustedCIDRs) == 0 {
+		l.problem(nil, "turn.proxy_protocol_trusted_cidrs", "is empty: no proxy could connect")
 	}
 	if t.TLSPort == 0 {
 		return

@@ -112,10 +112,14 @@ type TURN struct {
 	UDPPort     int    `yaml:"udp_port"` // 0 = none, or the default if there is no TLS port
 	TLSPort     int    `yaml:"tls_port"` // 0 = none
 	ExternalTLS bool   `yaml:"external_tls"`
-	CertFile    string `yaml:"cert_file"` // both or none; instead of TLS's certificate
-	KeyFile     string `yaml:"key_file"`
-	TTLSeconds  int    `yaml:"ttl_seconds"`
-	ForceRelay  bool   `yaml:"force_relay"`
+	// ProxyProtocol: each connection to TLSPort begins with a PROXY header, and comes from a
+	// proxy in one of the networks.
+	ProxyProtocol             bool     `yaml:"proxy_protocol"`
+	ProxyProtocolTrustedCIDRs []string `yaml:"proxy_protocol_trusted_cidrs"`
+	CertFile                  string   `yaml:"cert_file"` // both or none; instead of TLS's certificate
+	KeyFile                   string   `yaml:"key_file"`
+	TTLSeconds                int      `yaml:"ttl_seconds"`
+	ForceRelay                bool     `yaml:"force_relay"`
 
 	Relay           Relay    `yaml:"relay"`
 	DenyPeerCIDRs   []string `yaml:"deny_peer_cidrs"` // LiveKit's key for more of Relay.Deny
@@ -126,6 +130,7 @@ type TURN struct {
 	MaxAllocations               int `yaml:"max_allocations"`
 	MaxAllocationsPerParticipant int `yaml:"max_allocations_per_participant"`
 	MaxAllocationsPerAddress     int `yaml:"max_allocations_per_address"`
+	PerUserRelayAllocationLimit  int `yaml:"per_user_relay_allocation_limit"` // LiveKit's name of MaxAllocationsPerParticipant
 }
 
 // Relay tells where relays may lead besides the server's own media, as CIDR.
@@ -351,7 +356,10 @@ func Default() *Config {
 		},
 		EnableDataTracks: true,
 
-		TURN:    TURN{TTLSeconds: 300, MaxAllocations: 8192, MaxAllocationsPerParticipant: 32, MaxAllocationsPerAddress: 1024},
+		TURN: TURN{
+			TTLSeconds: 300, ProxyProtocolTrustedCIDRs: []string{"127.0.0.0/8", "::1/128"},
+			MaxAllocations: 8192, MaxAllocationsPerParticipant: 32, MaxAllocationsPerAddress: 1024,
+		},
 		Hooks:   Hooks{Timeout: Duration(5 * time.Second), OnFailure: "deny", Cache: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info"},
 	}

@@ -131,6 +131,9 @@ func (l *loader) finish() {
 	renamed("room.max_room_name_length", "limit.max_room_name_length", &c.Room.MaxRoomNameLength, &c.Limit.MaxRoomNameLength)
 	renamed("room.max_participant_identity_length", "limit.max_participant_identity_length",
 		&c.Room.MaxParticipantIdentityLength, &c.Limit.MaxParticipantIdentityLength)
+	c.TURN.PerUserRelayAllocationLimit = max(c.TURN.PerUserRelayAllocationLimit, 0) // for LiveKit less than nothing is no limit, too
+	renamed("turn.per_user_relay_allocation_limit", "turn.max_allocations_per_participant",
+		&c.TURN.PerUserRelayAllocationLimit, &c.TURN.MaxAllocationsPerParticipant)
 	if l.wasGiven("log_level") && !l.wasGiven("logging.level") {
 		c.Logging.Level = c.LogLevel
 	}

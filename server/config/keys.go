@@ -106,6 +106,8 @@ func Keys() []Key {
 		{"turn.udp_port", Applied, "its UDP port, which may be that of `rtc.udp_port`; 3478 if no other port is given"},
 		{"turn.tls_port", Applied, "its port of TLS; clients are told of this and, as LiveKit does it, of 443"},
 		{"turn.external_tls", Applied, "a load balancer speaks TLS: `turn.tls_port` is of plain TCP, and clients are told of port 443 of `turn.domain`"},
+		{"turn.proxy_protocol", Applied, "each connection to `turn.tls_port` begins with a header of the PROXY protocol, version 1 or 2, in which a proxy names its client; other connections are closed"},
+		{"turn.proxy_protocol_trusted_cidrs", Applied, "networks of the proxies that may do so, as CIDR; loopback if left out"},
 		{"turn.cert_file", Applied, "PEM certificate chain for `turn.tls_port`; `tls.cert_file` if left out"},
 		{"turn.key_file", Applied, "PEM private key"},
 		{"turn.ttl_seconds", Applied, "how long a participant's credentials can be used for a new relay; relays live as long as its session"},
@@ -117,7 +119,8 @@ func Keys() []Key {
 		{"turn.relay_range_end", Applied, "the last"},
 		{"turn.max_allocations", Applied, "relays at a time; 0 = no limit, as below"},
 		{"turn.max_allocations_per_participant", Applied, "of one participant"},
-		{"turn.max_allocations_per_address", Applied, "of one client address, or IPv6 network of 64 bits; not with `turn.external_tls`"},
+		{"turn.max_allocations_per_address", Applied, "of one client address, or IPv6 network of 64 bits; not with `turn.external_tls`, unless `turn.proxy_protocol` tells them"},
+		{"turn.per_user_relay_allocation_limit", Renamed, "LiveKit's name of `turn.max_allocations_per_participant`"},
 
 		{"room.auto_create", Applied, "the first join creates the room"},
 		{"room.empty_timeout", Applied, "seconds a room stays open that nobody has joined, or `never`"},

@@ -7,13 +7,16 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/stun/v3"
 	"github.com/stretchr/testify/require"
 )
 
@@ -70,4 +73,37 @@ func TestCallByTURN(t *testing.T) {
 	for _, url := range again.IceServers[0].Urls {
 		require.True(t, strings.HasPrefix(url, "turns:"), url)
 	}
+}
+
+// TestTURNBehindAProxy: a proxy that speaks TLS names its client in a header of the PROXY
+// protocol, and TURN tells the client its own address. Without the header nothing is
+// answered.
+func TestTURNBehindAProxy(t *testing.T) {
+	parlorOnly(t)
+	t.Parallel()
+	ports, err := freePorts(2)
+	require.NoError(t, err)
+	startServer(t, settings{"turn": map[string]any{
+		"enabled": true, "udp_port": ports[0], "tls_port": ports[1], "domain": "turn.example.test", "external_tls": true,
+		"proxy_protocol": true,
+	}})
+	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
+	ask := func(header string) (answer []byte) {
+		t.Helper()
+		conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])))
+		require.NoError(t, err)
+		defer conn.Close()
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		_, err = conn.Write(append([]byte(header), request.Raw...))
+		require.NoError(t, err)
+		b := make([]byte, 1500)
+		n, _ := conn.Read(b) // it is closed without an answer if the header is missing
+		return b[:n]
+	}
+	require.Empty(t, ask(""))
+	answer := &stun.Message{Raw: ask("PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n")}
+	require.NoError(t, answer.Decode())
+	var own stun.XORMappedAddress
+	require.NoError(t, own.GetFrom(answer))
+	require.Equal(t, "192.0.2.1:1024", own.String())
 }

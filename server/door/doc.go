@@ -21,5 +21,7 @@
 //     decryption. Browsers name no protocol for TURN: then the door speaks TLS itself, and
 //     looks at the first decrypted bytes.
 //
-// The part that gets a connection reads it from its first byte.
+// A door for proxies alone first reads a header of the PROXY protocol from each connection,
+// which names the client. The part that gets a connection reads it from its first byte, or
+// from the first after that header.
 package door

@@ -36,6 +36,9 @@ type Config struct {
 	TURN, ICE func(net.Conn)
 	// HTTP makes the listeners of [Door.HTTP].
 	HTTP bool
+	// Proxies are the networks of proxies that begin each connection with a header of the
+	// PROXY protocol, which names the client. If there are any, others are turned away.
+	Proxies []netip.Prefix
 	// Trusted are the networks of proxies, whose connections serve many clients.
 	Trusted []netip.Prefix
 	// Time is how long it may take to tell a caller's kind; 0 is [DefaultTime].
@@ -231,12 +234,8 @@ func (d *Door) fullestLocked() (fullest []net.Conn) {
 
 // network identifies a client for the bounds; it is zero for a trusted proxy.
 func (d *Door) network(conn net.Conn) netip.Prefix {
-	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip := at.Addr().Unmap().WithZone("")
-	if slices.ContainsFunc(d.cfg.Trusted, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+	ip := address(conn.RemoteAddr())
+	if !ip.IsValid() || within(d.cfg.Trusted, conn.RemoteAddr()) || within(d.cfg.Proxies, conn.RemoteAddr()) {
 		return netip.Prefix{}
 	}
 	bits := 64
@@ -245,6 +244,21 @@ func (d *Door) network(conn net.Conn) netip.Prefix {
 	}
 	p, _ := ip.Prefix(bits) // cannot fail for those bits
 	return p
+}
+
+// address is a connection's address without its port; the zero value if it has none.
+func address(a net.Addr) netip.Addr {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap().WithZone("")
+}
+
+// within reports whether a's address is of one of the networks.
+func within(networks []netip.Prefix, a net.Addr) bool {
+	ip := address(a)
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 // forget frees a caller's place; false if another caller has taken it already.
@@ -271,7 +285,14 @@ func (d *Door) forgetLocked(conn net.Conn) bool {
 // meet tells a caller's kind, and hands it to its part.
 func (d *Door) meet(conn net.Conn, ways *ways) {
 	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // if this fails, so does the read
-	g, err := d.ask(conn)
+	client, err := conn, error(nil)
+	if len(d.cfg.Proxies) > 0 {
+		client, err = d.unwrap(conn)
+	}
+	var g guest
+	if err == nil {
+		g, err = d.ask(client)
+	}
 	if err == nil {
 		// The part sets its own deadlines.
 		err = g.conn.SetDeadline(time.Time{})

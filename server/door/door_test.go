@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -178,6 +179,83 @@ func TestDropByDrop(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, bytes.HasPrefix(answer, []byte(want)), "%q", answer)
 	}
+}
+
+// TestClientsOfAProxy: they are known by the address that the proxy names, over TCP and over
+// TLS. Who names none, is no proxy, or says something else, is turned away.
+func TestClientsOfAProxy(t *testing.T) {
+	who := func(conn net.Conn) {
+		go func() { // ends with the connection, which the test ends
+			defer conn.Close()
+			b := make([]byte, len(stunRequest()))
+			if _, err := io.ReadFull(conn, b); err == nil && bytes.Equal(b, stunRequest()) {
+				_, _ = fmt.Fprint(conn, conn.RemoteAddr()) // the client may be gone
+			}
+		}()
+	}
+	of := func(networks ...string) *house {
+		return build(t, func(c *Config) {
+			c.HTTP, c.ICE, c.TURN = false, nil, who
+			for _, n := range networks {
+				c.Proxies = append(c.Proxies, netip.MustParsePrefix(n))
+			}
+		})
+	}
+	h := of("10.0.0.0/8", "127.0.0.0/8")
+	v2 := func(command, family byte, addresses ...byte) string {
+		head := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), command, family)
+		return string(append(binary.BigEndian.AppendUint16(head, uint16(len(addresses))), addresses...))
+	}
+	four := []byte{192, 0, 2, 1, 192, 0, 2, 2, 0x04, 0x00, 1, 187}
+	six := slices.Concat(netip.MustParseAddr("2001:db8::1").AsSlice(), netip.MustParseAddr("2001:db8::2").AsSlice(), []byte{0x04, 0x00, 1, 187})
+	for header, want := range map[string]string{
+		"PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n":             "192.0.2.1:1024",
+		"PROXY TCP6 2001:db8::1 2001:db8::2 1024 443\r\n":         "[2001:db8::1]:1024",
+		"PROXY UNKNOWN\r\n":                                       "127.0.0.1:",
+		v2(0x21, 0x11, four...):                                   "192.0.2.1:1024",
+		v2(0x21, 0x11, append(slices.Clone(four), 4, 0, 1, 0)...): "192.0.2.1:1024",
+		v2(0x21, 0x21, six...):                                    "[2001:db8::1]:1024",
+		v2(0x20, 0x00):                                            "127.0.0.1:",
+		v2(0x21, 0x00, 1, 2, 3):                                   "127.0.0.1:",
+	} {
+		conn := h.dial(t)
+		for _, b := range []byte(header) {
+			_, err := conn.Write([]byte{b})
+			require.NoError(t, err)
+		}
+		_, err := conn.Write(stunRequest())
+		require.NoError(t, err)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(string(answer), want), "%q: %s", header, answer)
+
+		conn = h.dial(t)
+		_, err = io.WriteString(conn, header)
+		require.NoError(t, err)
+		encrypted := tls.Client(conn, &tls.Config{ServerName: "turn.example", RootCAs: h.root})
+		_, err = encrypted.Write(stunRequest())
+		require.NoError(t, err, header)
+		answer, _ = io.ReadAll(encrypted) // the other side ends without a word
+		require.True(t, strings.HasPrefix(string(answer), want), "%q: %s", header, answer)
+	}
+	refuses := func(h *house, header string) {
+		t.Helper()
+		conn := h.dial(t)
+		_, err := conn.Write(append([]byte(header), stunRequest()...))
+		require.NoError(t, err)
+		answer, _ := io.ReadAll(conn) // it may be reset
+		require.Empty(t, answer, header)
+	}
+	for _, header := range []string{
+		"", "GET / HTTP/1.1\r\n\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 1024\r\n", "PROXY TCP4 2001:db8::1 ::1 1024 443\r\n",
+		"PROXY TCP4 name 192.0.2.2 1024 443\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 70000 443\r\n", "PROXY UDP4 192.0.2.1 192.0.2.2 1024 443\r\n",
+		"PROXY TCP6 fe80::1%eth0 ::1 1024 443\r\n", "PROXY " + strings.Repeat("x", longestPROXY1), "PROXY\r\n\r\n\r\n\r\n",
+		v2(0x11, 0x11, four...), v2(0x22, 0x11, four...), v2(0x21, 0x11, four[1:]...), v2(0x21, 0x21, four...),
+		v2(0x21, 0x11, make([]byte, longestPROXY2+1)...),
+	} {
+		refuses(h, header)
+	}
+	refuses(of("10.0.0.0/8"), "PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n")
 }
 
 // closed waits until the other side has closed.

@@ -92,6 +92,9 @@ func (p *program) serveOn() server.Listeners {
 // listenForTURN binds the port of TURN over TLS, on the addresses of media.
 func (p *program) listenForTURN(ctx context.Context) error {
 	c := door.Config{Trusted: prefixes(p.cfg.TrustedProxies), Log: p.log, TURN: p.serveTURN}
+	if p.cfg.TURN.ProxyProtocol {
+		c.Proxies = prefixes(p.cfg.TURN.ProxyProtocolTrustedCIDRs)
+	}
 	switch {
 	case p.cfg.TURN.ExternalTLS: // all come from the load balancer
 		c.Trusted = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}

@@ -63,7 +63,7 @@ func turnConfig(cfg *config.Config) *media.TURNConfig {
 		FirstPort:  uint16(t.RelayRangeStart), LastPort: uint16(t.RelayRangeEnd),
 		PerSession: orNone(t.MaxAllocationsPerParticipant), PerNetwork: orNone(t.MaxAllocationsPerAddress), All: orNone(t.MaxAllocations),
 	}
-	if t.ExternalTLS {
+	if t.ExternalTLS && !t.ProxyProtocol {
 		c.PerNetwork = -1 // all connections come from the load balancer
 	}
 	if cfg.Domain != "" && cfg.OneDoor() {
