@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,11 +122,23 @@ func New(c Config) *Server {
 		tls:     c.TLS != nil,
 	}
 	s.debug.ReadTimeout, s.debug.WriteTimeout = 0, 0 // a profile takes as long as it is asked for
-	s.main.TLSConfig, s.admin.TLSConfig = c.TLS, c.TLS
+	s.main.TLSConfig, s.admin.TLSConfig = overHTTP2(c.TLS), c.TLS
 	for _, one := range s.all() {
 		one.ConnState = open.state
 	}
 	return s
+}
+
+// overHTTP2 is config with HTTP/2. net/http adds it by itself only to a server that serves
+// nothing without TLS before, as ours does with the connections that are decrypted already.
+func overHTTP2(config *tls.Config) *tls.Config {
+	const h2 = "h2"
+	if config == nil || slices.Contains(config.NextProtos, h2) {
+		return config
+	}
+	config = config.Clone()
+	config.NextProtos = append([]string{h2, "http/1.1"}, config.NextProtos...)
+	return config
 }
 
 func (s *Server) all() []*http.Server {

@@ -396,6 +396,38 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, stop())
 }
 
+// TestHTTP2BesideDecryptedConnections: it is not lost where the server gets connections without
+// TLS as well, whichever come first.
+func TestHTTP2BesideDecryptedConnections(t *testing.T) {
+	cert, pool := selfSigned(t)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "parlor.test"}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	for range 10 {
+		c := complete(quiet())
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+		var on [2]net.Listener
+		for i := range on {
+			var err error
+			on[i], err = net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+		}
+		s := server.New(c)
+		served := make(chan error, 1)
+		go func() {
+			served <- s.Serve(t.Context(), server.Listeners{Main: on[:1], Decrypted: on[1:]})
+		}()
+		for url, major := range map[string]int{"https://" + on[0].Addr().String(): 2, "http://" + on[1].Addr().String(): 1} {
+			resp, err := client.Get(url + "/healthz")
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, []int{200, major}, []int{resp.StatusCode, resp.ProtoMajor})
+		}
+		client.CloseIdleConnections()
+		require.NoError(t, s.Close())
+		require.NoError(t, <-served)
+	}
+}
+
 func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
