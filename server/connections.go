@@ -4,9 +4,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +40,7 @@ type connections struct {
 	mu    sync.Mutex // guards the following, and the conns' fields
 	all   held
 	byNet map[string]*held
+	open  map[*countedConn]struct{} // those that wait
 }
 
 // held counts what connections have taken.
@@ -45,7 +48,7 @@ type held struct{ waiting, large int }
 
 func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *connections {
 	c := &connections{
-		trusted: trusted, byNet: map[string]*held{},
+		trusted: trusted, byNet: map[string]*held{}, open: map[*countedConn]struct{}{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_http_connections_refused_total",
 			Help: "HTTP connections closed before a request was read, by why: waiting (too many without one), head (too many long heads at one time).",
@@ -202,10 +205,22 @@ func (c *connections) enter(conn *countedConn) bool {
 		return false
 	}
 	conn.waiting, conn.head = true, 0
+	c.open[conn] = struct{}{}
 	c.all.waiting++
 	h.waiting++
 	c.gauge.Inc()
 	return true
+}
+
+// dismiss closes the connections that have no complete request. net/http's Shutdown waits
+// for those that never had one, such as browsers open in advance, for five seconds.
+func (c *connections) dismiss() {
+	c.mu.Lock()
+	waiting := slices.Collect(maps.Keys(c.open))
+	c.mu.Unlock()
+	for _, conn := range waiting {
+		_ = conn.Close() // its reader then fails
+	}
 }
 
 // leave returns what conn holds: its request is complete, or it is closed.
@@ -217,6 +232,7 @@ func (c *connections) leave(conn *countedConn) {
 	}
 	h := c.of(conn)
 	conn.waiting = false
+	delete(c.open, conn)
 	c.all.waiting--
 	h.waiting--
 	c.gauge.Dec()

@@ -38,10 +38,11 @@ import (
 
 // The limits of every connection.
 const (
-	headerTimeout = 10 * time.Second // for a request's head
-	readTimeout   = time.Minute      // for a whole request; a WebSocket is exempt once upgraded
-	writeTimeout  = time.Minute      // for an answer to be taken; streaming handlers lift it
-	idleTimeout   = 2 * time.Minute  // between two requests
+	headerTimeout = 10 * time.Second       // for a request's head
+	readTimeout   = time.Minute            // for a whole request; a WebSocket is exempt once upgraded
+	writeTimeout  = time.Minute            // for an answer to be taken; streaming handlers lift it
+	idleTimeout   = 2 * time.Minute        // between two requests
+	headGrace     = 100 * time.Millisecond // for a request's head, in a stop
 	// maxHeader bounds a request's head. A join_request is in the URL, compressed and in
 	// base64.
 	maxHeader = 1 << 20
@@ -226,7 +227,9 @@ func (s *Server) serve(srv *http.Server, l net.Listener, overTLS bool) error {
 
 // Shutdown closes the listeners and waits for running requests until ctx ends, then cuts
 // off the rest. It does not wait for WebSockets: their handlers must end them first.
+// Requests whose head is still on its way have [headGrace].
 func (s *Server) Shutdown(ctx context.Context) error {
+	defer time.AfterFunc(headGrace, s.open.dismiss).Stop()
 	var err error
 	for _, one := range s.all() {
 		err = errors.Join(err, one.Shutdown(ctx))

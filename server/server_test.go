@@ -366,6 +366,22 @@ func TestShutdownIsBounded(t *testing.T) {
 	require.ErrorIs(t, s.Shutdown(ctx), context.DeadlineExceeded)
 }
 
+// TestShutdownWaitsForNoRequestThatDoesNotCome: browsers connect in advance, and some heads never
+// end.
+func TestShutdownWaitsForNoRequestThatDoesNotCome(t *testing.T) {
+	_, main, metrics, stop := start(t, complete(quiet()))
+	for _, sent := range []string{"", "GET / HTTP/1.1\r\nHost:"} {
+		for _, address := range []string{main, metrics} {
+			conn, err := net.Dial("tcp", address)
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = io.WriteString(conn, sent)
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, stop(), "as if nobody were there")
+}
+
 func TestServeFailsWhenAListenerDoes(t *testing.T) {
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -3,6 +3,7 @@ package conformance
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -462,4 +463,59 @@ func (n *nodeClient) heardSince(speaker string, since time.Time) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// TestRestartOfACallOfTen: everybody hears everybody again after the server was stopped in
+// order and started at once, as systemd does it. The log tells how long people heard nothing.
+func TestRestartOfACallOfTen(t *testing.T) {
+	parlorOnly(t)
+	s := startServer(t, settings{"restart_grace": "1m"})
+	room := roomName(t)
+	var all []*peer
+	for n := range 10 {
+		p := single.joinAt(t, s.ws(), token(t, fmt.Sprintf("p%d", n), join(room)))
+		p.publishMicrophone(t)
+		all = append(all, p)
+	}
+	// heard is when a listener first heard a speaker after a moment; zero if it did not.
+	heard := func(listener, speaker *peer, since time.Time) time.Time {
+		if pub := listener.find(speaker.LocalParticipant.Identity(), mic); pub != nil {
+			for _, pkt := range listener.inbound(pub.SID()).all() {
+				if pkt.at.After(since) {
+					return pkt.at
+				}
+			}
+		}
+		return time.Time{}
+	}
+	everybody := func(since time.Time) (first, last []time.Duration) {
+		for _, listener := range all {
+			var at []time.Duration
+			for _, speaker := range all {
+				if speaker == listener {
+					continue
+				}
+				eventuallyWithin(t, 2*patience, listener.LocalParticipant.Identity()+" hears "+speaker.LocalParticipant.Identity(), func() bool {
+					return !heard(listener, speaker, since).IsZero()
+				})
+				at = append(at, heard(listener, speaker, since).Sub(since))
+			}
+			first, last = append(first, slices.Min(at)), append(last, slices.Max(at))
+		}
+		slices.Sort(first)
+		slices.Sort(last)
+		return first, last
+	}
+	everybody(time.Now())
+	down := time.Now()
+	stopped, err := s.stop(patience)
+	require.NoError(t, err)
+	gone := time.Now()
+	require.NoError(t, s.start())
+	ready := time.Now()
+	first, last := everybody(gone)
+	after := gone.Sub(down)
+	ms := func(d time.Duration) int64 { return (after + d).Milliseconds() }
+	t.Logf("the stop took %d ms, the start %d ms; after the signal people heard the first of the others at %d to %d ms, all of them at %d to %d ms",
+		stopped.Milliseconds(), ready.Sub(gone).Milliseconds(), ms(first[0]), ms(first[9]), ms(last[0]), ms(last[9]))
 }

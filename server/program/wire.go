@@ -36,12 +36,13 @@ import (
 
 // Shares of [stopBound] for the steps of a stop.
 const (
-	// clientsBound is for clients to hang up after they were told to reconnect. Most do
-	// so within a round trip. A client that waits for the others would delay its next
-	// try.
-	clientsBound  = 1500 * time.Millisecond
-	requestsBound = 2 * time.Second // for running requests
-	outboxBound   = 2 * time.Second // for webhooks that are due
+	// clientsBound is for clients and workers to hang up after they were told to reconnect.
+	// Most do so within a round trip. One that has lost its network never does, and the others
+	// wait for it: LiveKit's SDKs try again at once, after 0.3 s, after 1.5 s and then after
+	// 4 s, so the next process should be there in 1.5 s.
+	clientsBound  = 700 * time.Millisecond
+	requestsBound = 2 * time.Second        // for running requests
+	outboxBound   = 500 * time.Millisecond // for webhooks that are due; the next start sends the others
 )
 
 // program is the server's parts, built by [open] in the order of the fields and taken
@@ -163,13 +164,15 @@ func (p *program) close(ctx context.Context) error {
 	if p.events != nil {
 		p.events.Close()
 	}
+	var hangingUp sync.WaitGroup
 	if p.agents != nil {
-		_ = within(ctx, clientsBound, p.agents.Close) // the rest is cut off
+		hangingUp.Go(func() { _ = within(ctx, clientsBound, p.agents.Close) }) // the rest is cut off
 	}
 	if p.signal != nil {
 		// A client that has not hung up by then is cut off with its request's context.
-		_ = within(ctx, clientsBound, p.signal.Wait)
+		hangingUp.Go(func() { _ = within(ctx, clientsBound, p.signal.Wait) })
 	}
+	hangingUp.Wait()
 	if p.requests != nil {
 		p.requests()
 	}
