@@ -20,16 +20,21 @@ func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) 
 // that family and no public one.
 func NATAddresses(named, local []netip.Addr) (out []netip.Addr) {
 	for _, four := range []bool{true, false} {
-		of := func(a netip.Addr) bool { return a.Is4() == four && !a.IsLoopback() && !a.IsLinkLocalUnicast() }
-		public := func(a netip.Addr) bool { return of(a) && isPublic(a) }
-		if !slices.ContainsFunc(local, of) || slices.ContainsFunc(local, public) {
+		if !behindNAT(four, local) {
 			continue
 		}
-		if i := slices.IndexFunc(named, public); i >= 0 {
+		if i := slices.IndexFunc(named, func(a netip.Addr) bool { return a.Is4() == four && isPublic(a) }); i >= 0 {
 			out = append(out, named[i])
 		}
 	}
 	return out
+}
+
+// behindNAT reports whether a machine with those addresses has some of IPv4, or else of IPv6,
+// and no public one.
+func behindNAT(four bool, local []netip.Addr) bool {
+	of := func(a netip.Addr) bool { return a.Is4() == four && !a.IsLoopback() && !a.IsLinkLocalUnicast() }
+	return slices.ContainsFunc(local, of) && !slices.ContainsFunc(local, func(a netip.Addr) bool { return of(a) && isPublic(a) })
 }
 
 // sharedAddresses are those of NATs of access networks (RFC 6598).
@@ -47,8 +52,12 @@ const (
 )
 
 // lookUp takes the addresses to which ExternalName leads for the machine's own, if it is
-// behind a NAT.
+// behind a NAT. If it is behind none it asks nobody, as a start would wait for the answer.
 func (n *network) lookUp(ctx context.Context, present []netip.Addr) {
+	if !behindNAT(true, present) && !behindNAT(false, present) {
+		n.external, n.due = nil, false
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookupBound)
 	defer cancel()
 	found, err := n.cfg.lookup(ctx, n.cfg.ExternalName)

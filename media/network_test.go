@@ -219,7 +219,12 @@ func TestTheNameTellsTheAddressOfANAT(t *testing.T) {
 	require.Equal(t, parseAll("203.0.113.7"), told(), "the last holds")
 	answer, failure = parseAll("203.0.113.8"), nil
 	require.Equal(t, parseAll("203.0.113.8"), told())
+	behind := local
+	local = parseAll("10.1.2.3", "198.51.100.1", "2001:db8::7", "127.0.0.1")
 	before := asked
+	require.Equal(t, local, told(), "no NAT hides this machine any more")
+	require.Equal(t, before, asked, "a start waits for no answer that it does not need")
+	local = behind
 	n.cfg.NodeIPs = []string{"203.0.113.9"}
 	require.Equal(t, parseAll("203.0.113.9"), told(), "what is configured goes before")
 	require.Equal(t, before, asked)

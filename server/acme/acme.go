@@ -186,7 +186,10 @@ func (k *Keeper) Until() time.Time {
 func Kept(ctx context.Context, folder string, names []string) (first time.Time, err error) {
 	for _, name := range names {
 		kept, err := autocert.DirCache(folder).Get(ctx, name)
-		if err != nil {
+		switch {
+		case errors.Is(err, autocert.ErrCacheMiss):
+			return time.Time{}, noneYet{name}
+		case err != nil:
 			return time.Time{}, fmt.Errorf("the certificate for %s: %w", name, err)
 		}
 		var block *pem.Block
@@ -205,6 +208,13 @@ func Kept(ctx context.Context, folder string, names []string) (first time.Time, 
 	}
 	return first, nil
 }
+
+// noneYet is the name that there is no certificate for.
+type noneYet struct{ name string }
+
+func (n noneYet) Error() string { return "there is none for " + n.name + " yet" }
+
+func (noneYet) Unwrap() error { return autocert.ErrCacheMiss }
 
 // Run gets the certificates and renews them, until ctx ends. The server must answer
 // challenges by then.

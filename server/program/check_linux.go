@@ -46,7 +46,7 @@ func checkFiles() api.Check {
 func judgeFiles(most uint64) api.Check {
 	const what = "file descriptors"
 	if most < manyFiles {
-		return rowWarning(what, fmt.Sprintf("a process may have %d", most), "set LimitNOFILE=1048576 in the unit: each participant takes one or two")
+		return rowWarning(what, fmt.Sprintf("a process may have %d", most), "let the server have more, as the unit of parlor init does (LimitNOFILE=1048576), or ulimit -Hn in its shell: each participant takes one or two")
 	}
 	return rowOK(what, fmt.Sprintf("a process may have %d", most))
 }

@@ -242,6 +242,10 @@ func (c *client) unreached(err error) error {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return fmt.Errorf("the server at %s does not speak TLS: %w", c.base, err)
 	}
+	// TLS ended the connection, and net/http's own errors are none of these.
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return fmt.Errorf("the server at %s speaks no TLS with us; its log says why, such as that it has no certificate yet: %w", c.base, err)
+	}
 	return fmt.Errorf("the server at %s cannot be asked: %w", c.base, err)
 }
 

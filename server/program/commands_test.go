@@ -3,9 +3,12 @@ package program
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -213,6 +216,11 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 		http.Error(w, "\x1b[2Jnginx", http.StatusBadGateway)
 	}))
 	defer other.Close()
+	bare := httptest.NewUnstartedServer(nil) // as a server is until it gets its certificate
+	bare.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	bare.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("no certificate") }}
+	bare.StartTLS()
+	defer bare.Close()
 	const secret = "0123456789abcdef0123456789abcdef"
 	for _, tc := range []struct {
 		args   []string
@@ -228,6 +236,7 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 		{[]string{"rooms", "--dev", "--url", other.URL}, 1, "is not Parlor: 502 Bad Gateway"},
 		{[]string{"status", "--dev", "--url", other.URL}, 1, "is not Parlor: 302 Found"},
 		{[]string{"rooms", "--dev", "--url", "https" + strings.TrimPrefix(h.url, "http")}, 1, "does not speak TLS"},
+		{[]string{"rooms", "--dev", "--url", bare.URL}, 1, "such as that it has no certificate yet"},
 		{[]string{"room", "absent", "--dev", "--url", h.url}, 1, "parlor: "},
 		{[]string{"room", "--dev", "--url", h.url}, 2, "the room's name is missing"},
 		{[]string{"room", "a", "b", "--dev"}, 2, `"b" is not a command or flag`},
