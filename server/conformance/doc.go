@@ -4,8 +4,8 @@
 // imports nothing of Parlor: the tests know a binary, its configuration file, and the
 // wire.
 //
-// The package is a module of its own because the newest Go SDK does not compile with the
-// protocol version that the server speaks.
+// The package is a module of its own, so that the SDKs and what they bring are no
+// dependencies of the server.
 //
 // The server under test is the parent module, built once per run. The environment can name
 // another:
