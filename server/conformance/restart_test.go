@@ -425,7 +425,7 @@ func (r *restart) startNode() {
 		in.Close()
 		reading.Wait()
 		if err := cmd.Wait(); r.Failed() {
-			r.Logf("node: %v, %v\n%s", err, n.log, errs.tail(20))
+			r.Logf("node: %v, %v\n%s", err, n.log, errs.tail(60))
 		}
 	})
 	r.node = n

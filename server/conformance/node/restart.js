@@ -23,14 +23,21 @@ room.on('trackSubscribed', async (track, pub, participant) => {
 for (const name of ['reconnecting', 'reconnected', 'disconnected']) room.on(name, () => log.push(name));
 
 await room.connect(url, await token(process.env.PARLOR_ROOM, 'node'), { autoSubscribe: true, dynacast: false });
+// What the SDK's core logs says why a track was not published again. The test shows it if
+// it fails.
+globalThis._ffiClientInstance.on('ffi_event', ({ message }) => {
+  if (message?.case !== 'logs') return;
+  for (const { level, target, message: text } of message.value.records) console.error(level, target, text);
+});
 const source = new AudioSource(48000, 1);
 const options = new TrackPublishOptions();
 options.source = TrackSource.SOURCE_MICROPHONE;
 await room.localParticipant.publishTrack(LocalAudioTrack.createAudioTrack('microphone', source), options);
 
-setInterval(() => console.log(JSON.stringify({ sid: room.localParticipant.sid, heard, log })), 50);
+let n = 0; // frames given to the source
+setInterval(() => console.log(JSON.stringify({ sid: room.localParticipant.sid, heard, log, captured: n })), 50);
 process.stdin.on('end', () => process.exit(0)).resume();
-for (let n = 0; ; n++) {
+for (; ; n++) {
   const data = Int16Array.from({ length: 480 }, (_, i) => 8000 * Math.sin(((n * 480 + i) * 440 * 2 * Math.PI) / 48000));
   await source.captureFrame(new AudioFrame(data, 48000, 1, 480));
 }
