@@ -197,11 +197,11 @@ func (p *Peer) takeAnswer(d Description) {
 }
 
 // takeIn gives pion the client's answer, without the codecs that it has read before in other
-// sections. Pion would compare each with all of ours again, for every section of every
-// answer, and would keep the text; it has one list of negotiated codecs for a kind, which
-// only grows.
+// sections, and without what these repeat about the transport. Pion would compare each codec
+// with all of ours again, for every section of every answer, and would keep the text; it has
+// one list of negotiated codecs for a kind, which only grows.
 func (t *transport) takeIn(answer string) error {
-	sections := cutSections(answer)
+	sections := withoutTransport(cutSections(answer))
 	var now []uint64
 	for i, s := range sections[1:] {
 		list := s.codecList()
@@ -295,6 +295,7 @@ func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) 
 	if text, err = t.keepReceivers(text, sections); err != nil {
 		return err
 	}
+	text = joinSections(withoutTransport(cutSections(text)))
 	if err := t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
 		return fmt.Errorf("apply the offer: %w", err)
 	}

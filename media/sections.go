@@ -153,3 +153,42 @@ func (s textSection) withFirstCodec() textSection {
 	short[0] = strings.Join(f[:4], " ")
 	return short
 }
+
+// withoutTransport are the sections of a client's description without what they say about
+// the transport, the session's and the bundle's first section excepted: pion reads it there
+// alone, and would keep the text and its parse for each section. Without a bundle the
+// sections stay as they are.
+func withoutTransport(sections []textSection) []textSection {
+	first := ""
+	for _, line := range sections[0] {
+		if mids, ok := strings.CutPrefix(line, "a=group:BUNDLE "); ok {
+			first, _, _ = strings.Cut(mids, " ")
+		}
+	}
+	if first == "" {
+		return sections
+	}
+	short := slices.Clone(sections)
+	for i, s := range short[1:] {
+		if s.value("mid") != first {
+			short[1+i] = s.without(ofTransport)
+		}
+	}
+	return short
+}
+
+// transportLines are the attributes that a bundle's sections have in common (RFC 8859,
+// TRANSPORT and IDENTICAL), of those that clients write.
+var transportLines = []string{
+	"candidate", "end-of-candidates", "fingerprint", "ice-options", "ice-pwd", "ice-ufrag", "rtcp", "rtcp-mux", "rtcp-rsize", "setup",
+}
+
+// ofTransport reports whether a line of a section is about its transport.
+func ofTransport(line string) bool {
+	if strings.HasPrefix(line, "c=") {
+		return true
+	}
+	name, ok := strings.CutPrefix(line, "a=")
+	name, _, _ = strings.Cut(name, ":")
+	return ok && slices.Contains(transportLines, name)
+}

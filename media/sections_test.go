@@ -145,6 +145,22 @@ func TestFirstCodecOfASection(t *testing.T) {
 	require.Zero(t, section("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=mid:0").codecList())
 }
 
+// What a bundle's sections say about the transport is read in the first of them alone.
+func TestWithoutTransport(t *testing.T) {
+	const group = "v=0\r\na=group:BUNDLE 1 2\r\na=ice-options:trickle\r\n"
+	const data = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=ice-ufrag:a\r\n"
+	const shared = "c=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\na=ice-ufrag:a\r\na=ice-pwd:b\r\na=ice-options:trickle\r\na=fingerprint:sha-256 00\r\n" +
+		"a=setup:active\r\na=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\na=end-of-candidates\r\na=rtcp-mux\r\na=rtcp-rsize\r\n"
+	const kept = "a=extmap:1 urn:a\r\na=recvonly\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 nack\r\na=ssrc:1 cname:a\r\n"
+	const first, second = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:1\r\n", "m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:2\r\n"
+	short := func(text string) string { return joinSections(withoutTransport(cutSections(text))) }
+	require.Equal(t, group+"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:0\r\n"+first+shared+kept+second+kept,
+		short(group+data+first+shared+kept+second+shared+kept))
+	for _, whole := range []string{"v=0\r\n" + first + shared + kept + second + shared + kept, "", "v=0\r\na=group:BUNDLE \r\n" + first + shared} {
+		require.Equal(t, whole, short(whole))
+	}
+}
+
 func BenchmarkTakeAnswer(b *testing.B) {
 	s := newSubscribing(b)
 	for range 10 {

@@ -135,7 +135,7 @@ func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 // direction; nil if there is none. mu is held.
 func (f *Forwarder) beside(l *Layer, generation uint32, out, step int64) *sent {
 	for out += step; f.history.reaches(out, f.numbers.LastOut()); out += step {
-		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == generation {
+		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == uint16(generation) {
 			return s
 		}
 	}

@@ -203,30 +203,29 @@ type ForwarderConfig struct {
 	// StreamFeedback: the subscriber reports on packets by SSRC and sequence number
 	// (RFC 8888).
 	StreamFeedback bool
-	// Output takes the packets. Required. If there is a Downlink, it writes the packets
-	// to Output.
-	Output Output
 	// Aside: the output is not a subscriber. It gets no substitute frames while the track
 	// is muted, and the totals do not count it.
 	Aside bool
+	// CanPause: video may be paused when not even its lowest layer fits. Otherwise that
+	// layer is sent all the same.
+	CanPause bool
+	// AdaptiveStream: the client will say at which size it shows the video, and gets the
+	// lowest quality until then. Otherwise it begins with the highest.
+	AdaptiveStream bool
+	// Output takes the packets. Required. If there is a Downlink, it writes the packets
+	// to Output.
+	Output Output
 	// OnFirstPacket is called once; may be nil.
 	OnFirstPacket func()
 	// OnStreamState reports that video starts, is paused for want of bandwidth, or
 	// resumes; may be nil.
 	OnStreamState func(livekit.StreamState)
-	// CanPause: video may be paused when not even its lowest layer fits. Otherwise that
-	// layer is sent all the same.
-	CanPause bool
 	// The bounds of the playout delay in ms; if both are 0, the publisher's apply.
 	MinPlayoutDelay, MaxPlayoutDelay uint32
 	CNAME                            string
 	// Trailer is appended to substitute frames in a track that is encrypted end to end,
 	// so that clients know that these are not encrypted. It is empty for other tracks.
 	Trailer []byte
-
-	// AdaptiveStream: the client will say at which size it shows the video, and gets the
-	// lowest quality until then. Otherwise it begins with the highest.
-	AdaptiveStream bool
 	// Downlink is shared by all forwarders to one subscriber. If it is nil, packets leave
 	// at once.
 	Downlink *downlink.Path

@@ -14,23 +14,40 @@ import (
 // sent is a forwarded packet as it is remembered for retransmission.
 type sent struct {
 	layer      *Layer
-	ext        int64
-	answered   int64 // time of the last retransmission
-	generation uint32
+	ext        uint32     // lower bits of the layer's extended sequence number
+	answered   uint32     // time of the last retransmission, see answerTime
 	offset     uint32     // of the timestamp
 	mask       uint32     // active decode targets to write into the descriptor; 0 = as the packet has them
 	picture    vp8.Values // subtracted from the packet's VP8 numbers
-	described  dd.Shift   // added to the dependency descriptor, if told
-	told       bool
-	empty      uint8 // payload type of a packet of only padding, whose timestamp is offset; 0: a packet with payload
+	described  dd.Shift   // added to the dependency descriptor, with sentTold
 	out        uint16
-	used       bool
-	marker     bool
-	playout    uint16 // the room's least playout delay as it was sent, in 10 ms, or unsaid; a retransmission has the same
+	generation uint16    // lower bits of the layer's
+	playout    uint16    // the room's least playout delay as it was sent, in 10 ms, or unsaid; a retransmission has the same
+	copies     [2]uint16 // the transport-wide numbers of its last retransmissions; 0 = none
+	empty      uint8     // payload type of a packet of only padding, whose timestamp is offset; 0: a packet with payload
+	flags      sentFlags
 	answers    uint8
 	sendTime   [3]byte // its abs-send-time
-	// copies are the transport-wide numbers of its last retransmissions; 0 = none.
-	copies [2]uint16
+}
+
+// sentFlags are what is true of a remembered packet. A history has 64 packets of a voice for
+// each listener, so that each byte of them counts.
+type sentFlags uint8
+
+const (
+	sentUsed   sentFlags = 1 << iota // the slot is not empty
+	sentTold                         // described applies
+	sentMarker                       // it has the marker
+)
+
+func (s *sent) is(f sentFlags) bool { return s.flags&f != 0 }
+
+// flag is f if it applies.
+func flag(f sentFlags, applies bool) sentFlags {
+	if applies {
+		return f
+	}
+	return 0
 }
 
 // extScratch holds the values of header extensions while they are written.
@@ -54,7 +71,7 @@ func (f *Forwarder) body(p *packet.Packet, from *Layer) []byte {
 func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind record.Kind) {
 	h, again := &f.header, kind == record.Repeat || kind == record.Padding
 	h.Version = 2
-	h.Marker = s.marker
+	h.Marker = s.is(sentMarker)
 	h.SequenceNumber = s.out
 	h.Timestamp = p.Timestamp + s.offset
 	h.SSRC = f.cfg.SSRC
@@ -220,7 +237,7 @@ func (f *Forwarder) putExtensions(h *rtp.Header, p *packet.Packet, s *sent, send
 	// 4.2).
 	h.ExtensionProfile = rtp.ExtensionProfileOneByte
 	var descriptor []byte
-	if ids.DependencyDescriptor != 0 && s.told {
+	if ids.DependencyDescriptor != 0 && s.is(sentTold) {
 		if descriptor = x.descriptor(p, s); len(descriptor) > 16 {
 			h.ExtensionProfile = rtp.ExtensionProfileTwoByte
 		}

@@ -47,10 +47,10 @@ type Forwarder struct {
 	backup   family // of cfg.Backup; otherCodec: there is none
 	plainPT  uint8  // payload type of Opus when the codec, or its backup, is RED
 	video    bool
+	hasRTX   bool
 	out      Output
 	over     overDownlink   // out, if there is a downlink
 	downlink *downlink.Path // the downlink of out; nil: none
-	hasRTX   bool
 
 	// listens has the bits of the layers whose packets the forwarder needs now.
 	listens atomic.Uint32
@@ -130,15 +130,15 @@ type notices struct{ firstPacket, active bool }
 // forwarderState is the state behind ForwarderStats.
 type forwarderState struct {
 	ForwarderStats
-	started         bool
 	since           int64
 	bytes0, frames0 uint64
 	lastSent        int64 // when the last packet was written
 	sentSR          [4]sentReport
 	nextSR          int
-	reported        bool    // a receiver report has arrived
 	loss            float64 // smoothed share of packets lost
 	packets, octets uint32  // of SSRC, for sender reports
+	started         bool
+	reported        bool // a receiver report has arrived
 }
 
 // sentReport is the time of a sender report, from which the round-trip time is measured.
@@ -164,7 +164,10 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 	f.history.begin(f.video)
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
 	f.rtxNumber = uint16(rand.Uint32()) & 0x7fff
-	f.header.Extensions = make([]rtp.Extension, 0, 8)
+	f.header.Extensions = make([]rtp.Extension, 0, 4)
+	if f.video {
+		f.header.Extensions = make([]rtp.Extension, 0, 8)
+	}
 	f.plainPT = plainPayloadType(cfg.Codec)
 	if f.backup == redundant {
 		f.plainPT = plainPayloadType(cfg.Backup)
@@ -326,7 +329,7 @@ func (f *Forwarder) write(b *burst, p *packet.Packet) {
 func (f *Forwarder) catchUp(b *burst, p *packet.Packet) {
 	f.waiting = nil
 	for ext, newest := p.Ext+1, b.layer.newest(); ext <= newest; ext++ {
-		if next := b.layer.get(ext, p.Generation); next != nil {
+		if next := b.layer.get(uint32(ext), uint16(p.Generation)); next != nil {
 			f.writeNext(b, next)
 			next.Release()
 		}
@@ -349,9 +352,10 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	out, off := f.numbers.Pass(p.Ext, p.Picture())
 	f.described.follow(p)
 	s := sent{
-		out: uint16(out), layer: l, ext: p.Ext, generation: p.Generation,
-		offset: f.offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
-		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift, told: f.described.told,
+		out: uint16(out), layer: l, ext: uint32(p.Ext), generation: uint16(p.Generation),
+		offset: f.offset, picture: off, mask: f.selector.mask(p), sendTime: b.sendTime,
+		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift,
+		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told),
 	}
 	f.history.put(out, s)
 	if beginsKey(p) {
@@ -439,10 +443,11 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 	}
 	s := sent{
-		out: uint16(out), layer: b.layer, ext: p.Ext, generation: p.Generation,
-		offset: offset, picture: off, marker: marker, mask: f.selector.mask(p), sendTime: b.sendTime,
+		out: uint16(out), layer: b.layer, ext: uint32(p.Ext), generation: uint16(p.Generation),
+		offset: offset, picture: off, mask: f.selector.mask(p), sendTime: b.sendTime,
 		// A report of what came before must not count as one of this packet.
-		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift, told: f.described.told,
+		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift,
+		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told),
 	}
 	f.history.put(out, s)
 	f.deliver(p, &s, b.sendTime, f.kind())

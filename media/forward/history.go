@@ -37,7 +37,7 @@ func (h *history) reaches(out, last int64) bool {
 // get is what is remembered of the packet of that number, nil if nothing is. It is valid
 // until the next put.
 func (h *history) get(number uint16) *sent {
-	if s := h.slot(number); s.used && s.out == number {
+	if s := h.slot(number); s.is(sentUsed) && s.out == number {
 		return s
 	}
 	return nil
@@ -46,18 +46,18 @@ func (h *history) get(number uint16) *sent {
 // forgot reports whether the packet of a number was sent, and gave way to a newer one.
 func (h *history) forgot(number uint16) bool {
 	s := h.slot(number)
-	return s.used && int16(s.out-number) > 0
+	return s.is(sentUsed) && int16(s.out-number) > 0
 }
 
 // put remembers the packet that is sent with a number.
 func (h *history) put(out int64, s sent) *sent {
-	s.out, s.used = uint16(out), true
+	s.out, s.flags = uint16(out), s.flags|sentUsed
 	slot := h.slot(s.out)
-	for slot.used && slot.out != s.out && len(h.slots) < h.most && age(slot.sendTime, s.sendTime) < historyAge {
+	for slot.is(sentUsed) && slot.out != s.out && len(h.slots) < h.most && age(slot.sendTime, s.sendTime) < historyAge {
 		h.grow()
 		slot = h.slot(s.out)
 	}
-	if slot.used && slot.answers > 0 {
+	if slot.is(sentUsed) && slot.answers > 0 {
 		h.asked = max(h.asked, out-int64(uint16(out)-slot.out))
 	}
 	*slot = s
@@ -72,7 +72,7 @@ func (h *history) grow() {
 	h.floor = max(h.floor, h.last-int64(len(former))+1)
 	h.slots = make([]sent, 2*len(former))
 	for i := range former {
-		if s := &former[i]; s.used {
+		if s := &former[i]; s.is(sentUsed) {
 			*h.slot(s.out) = *s
 		}
 	}

@@ -265,7 +265,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 func (l *Layer) inspectAgain(ext int64) {
 	last := min(l.stream.Max(), ext+maxCatchUp)
 	for ext++; ext <= last; ext++ {
-		p := l.ring.Get(ext)
+		p := l.ring.Get(uint32(ext))
 		if p == nil {
 			continue
 		}
@@ -368,11 +368,11 @@ func (l *Layer) flush() {
 }
 
 // get returns a remembered packet, retained for the caller; or nil.
-func (l *Layer) get(ext int64, generation uint32) *packet.Packet {
+func (l *Layer) get(ext uint32, generation uint16) *packet.Packet {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.ring.Get(ext)
-	if p != nil && p.Generation != generation {
+	if p != nil && uint16(p.Generation) != generation {
 		p.Release()
 		return nil
 	}

@@ -186,7 +186,7 @@ func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind re
 // offer asks whether a packet may leave now. If not it waits, or is dropped. mu is held.
 func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool) {
 	described := pacer.Packet{
-		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video, End: s.marker,
+		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video, End: s.is(sentMarker),
 		Needless: kind == record.Repeat && f.extended(s.out) < f.keyAt,
 	}
 	ticket := f.queue.put(queued{p, *s, kind})
@@ -257,7 +257,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 		return
 	}
 	if s := f.history.get(s.out); s != nil {
-		s.used = false // it is not repeated either
+		s.flags &^= sentUsed // it is not repeated either
 	}
 	if !broken {
 		return
@@ -267,7 +267,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	first, ok := f.downlink.GapOf(f.cfg.SSRC)
 	for last := uint16(f.numbers.LastOut()); ok && int16(last-first) >= 0; first++ {
 		if s := f.history.get(first); s != nil {
-			s.used = false
+			s.flags &^= sentUsed
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			s := f.history.get(number)
-			if s == nil || s.answered != now || s.layer == nil {
+			if s == nil || s.answered != answerTime(now) || s.layer == nil {
 				return true
 			}
 			if p := s.layer.get(s.ext, s.generation); p != nil {
@@ -112,6 +112,14 @@ func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int
 			return true
 		})
 	}
+}
+
+// answerTime is a time in ns as a history keeps it: in microseconds, without its upper bits.
+func answerTime(now int64) uint32 { return uint32(now / int64(time.Microsecond)) }
+
+// sinceAnswer is the time from an answer until now, in ns. It goes round after 71 minutes.
+func sinceAnswer(now int64, answered uint32) int64 {
+	return int64(answerTime(now)-answered) * int64(time.Microsecond)
 }
 
 // ignored is how long after an answer requests for the same packet are ignored, in ns.
@@ -141,7 +149,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		f.stats.Misses++
 		return f.history.forgot(number)
 	}
-	if s.answers >= maxAnswers || s.answers > 0 && (now-s.answered < f.ignored() || f.answerCame(s)) {
+	if s.answers >= maxAnswers || s.answers > 0 && (sinceAnswer(now, s.answered) < f.ignored() || f.answerCame(s)) {
 		return false
 	}
 	if !f.hasRTX {
@@ -155,7 +163,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	}
 	if s.empty != 0 {
 		s.answers++
-		s.answered = now
+		s.answered = answerTime(now)
 		f.emitEmpty(s, sendTime, record.Repeat)
 		return false
 	}
@@ -168,7 +176,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		return s.answers == 0
 	}
 	s.answers++
-	s.answered = now
+	s.answered = answerTime(now)
 	f.deliver(p, s, sendTime, record.Repeat)
 	p.Release()
 	return false

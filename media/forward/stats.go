@@ -170,7 +170,12 @@ func (r *rateMeter) tick(now int64) {
 
 // ForwarderStats are statistics of a subscription, since it began unless said otherwise.
 type ForwarderStats struct {
-	SSRC uint32
+	SSRC          uint32
+	Width, Height uint32 // of Current, in pixels; 0 = unknown
+	// Wanted is the quality of the settings, Target the one chosen among the live layers
+	// and within the path's bandwidth, and Current the one that is forwarded now; OFF =
+	// none.
+	Wanted, Target, Current livekit.VideoQuality
 	// Packets and Bytes (without header extensions) count all sent packets,
 	// retransmissions included.
 	Packets, Bytes uint64
@@ -193,12 +198,7 @@ type ForwarderStats struct {
 	Jitter, RTT                                      time.Duration
 	Bitrate                                          uint64 // bits/s over the last second
 	Bandwidth                                        uint64 // bits/s, as estimated for the subscriber's path; 0 = unknown
-	// Wanted is the quality of the settings, Target the one chosen among the live layers
-	// and within the path's bandwidth, and Current the one that is forwarded now; OFF =
-	// none.
-	Wanted, Target, Current livekit.VideoQuality
-	Width, Height           uint32 // of Current, in pixels; 0 = unknown
-	Shortfall               Shortfall
+	Shortfall                                        Shortfall
 }
 
 // Shortfall is the reason why less of a track is forwarded than wanted; empty if all of

@@ -297,16 +297,19 @@ func TestStopInACall(t *testing.T) {
 		case <-r.server.done:
 			running = false
 		case <-time.After(20 * time.Millisecond):
-			status, _ := knock(r.server.http() + "/readyz")
+			status, _, _ := knock(r.server.http() + "/readyz")
 			unready = unready || status == 503
 			for _, path := range []string{"/rtc/validate?access_token=" + jwt, "/rtc?protocol=17&access_token=" + jwt} {
-				status, after := knock(r.server.http() + path)
+				status, after, body := knock(r.server.http() + path)
 				if status == 503 {
 					refused++
 					require.NotEmpty(t, after, "Retry-After")
+				} else if status == 500 { // the signal has not arrived yet, and the room is full
+					require.Contains(t, body, "room is full")
 				} else {
-					require.Contains(t, []int{0, 200, 101}, status) // 200 and 101: the signal has not arrived yet
+					require.Contains(t, []int{0, 200, 101}, status, body) // 200 and 101: nor has it here
 				}
+
 			}
 		}
 	}
@@ -337,12 +340,12 @@ func TestSecondSignal(t *testing.T) {
 	require.Equal(t, 130, s.cmd.ProcessState.ExitCode())
 }
 
-// knock requests a WebSocket, or another route, and returns the status; 0 if there is no
-// answer.
-func knock(url string) (status int, retryAfter string) {
+// knock requests a WebSocket, or another route, and returns the status, 0 if there is no
+// answer, and the body of a refusal.
+func knock(url string) (status int, retryAfter, body string) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
-		return 0, ""
+		return 0, "", ""
 	}
 	if strings.Contains(url, "/rtc?") {
 		for k, v := range upgradeHeaders {
@@ -351,10 +354,14 @@ func knock(url string) (status int, retryAfter string) {
 	}
 	res, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		return 0, ""
+		return 0, "", ""
 	}
-	res.Body.Close()
-	return res.StatusCode, res.Header.Get("Retry-After")
+	defer res.Body.Close()
+	if res.StatusCode >= 400 {
+		all, _ := io.ReadAll(res.Body) // what came of it says enough
+		body = string(all)
+	}
+	return res.StatusCode, res.Header.Get("Retry-After"), body
 }
 
 var upgradeHeaders = map[string]string{

@@ -83,10 +83,10 @@ func (r *Ring) release(slot **Packet) {
 }
 
 // Get returns the packet with that extended sequence number, retained for the caller; or
-// nil.
-func (r *Ring) Get(ext int64) *Packet {
-	p := r.slots[ext&r.mask]
-	if p == nil || p.Ext != ext {
+// nil. The number's lower 32 bits are enough to tell the packets that a ring holds.
+func (r *Ring) Get(ext uint32) *Packet {
+	p := r.slots[int64(ext)&r.mask]
+	if p == nil || uint32(p.Ext) != ext {
 		return nil
 	}
 	p.Retain()

@@ -27,7 +27,9 @@ await room.connect(url, await token(process.env.PARLOR_ROOM, 'node'), { autoSubs
 // it fails.
 globalThis._ffiClientInstance.on('ffi_event', ({ message }) => {
   if (message?.case !== 'logs') return;
-  for (const { level, target, message: text } of message.value.records) console.error(level, target, text);
+  for (const { level, target, message: text } of message.value.records) {
+    if (level <= 1 || (level <= 3 && target.startsWith('livekit'))) console.error(new Date().toISOString(), level, target, text.slice(0, 500));
+  }
 });
 const source = new AudioSource(48000, 1);
 const options = new TrackPublishOptions();
