@@ -109,7 +109,7 @@ func TestAPathThatNarrowsDropsLittle(t *testing.T) {
 			dropped      int
 			p95          time.Duration
 		}{
-			{"3 M to 250 k", 3e6, 250e3, 10, 120 * time.Millisecond},
+			{"3 M to 250 k", 3e6, 250e3, 10, 95 * time.Millisecond},
 			{"20 M to 400 k", 20e6, 400e3, 3, 150 * time.Millisecond},
 		} {
 			c := plain()
@@ -224,6 +224,54 @@ func TestAPathThatBeginsToLoseIsToldSoon(t *testing.T) {
 			require.Greater(t, lossy, 55, "reports each %s, seed %d", every, seed)
 		}
 	}
+}
+
+// Probes for a layer that does not fit make a queue, each time. What they measured is the
+// bandwidth: neither that queue nor how little is sent beside it is held against the path. So
+// the layers that fit stay, and no probe makes a long queue.
+func TestProbesThatFailDisturbNothing(t *testing.T) {
+	var tab table
+	tab.head()
+	runs, kept := 0, 0
+	for _, rate := range []float64{250e3, 300e3, 400e3, 700e3} {
+		for _, every := range []time.Duration{60 * time.Millisecond, 100 * time.Millisecond} {
+			for seed := range uint64(4) {
+				c := plain()
+				c.Rate = rate
+				s := newPathOf(seed, c, 1)
+				s.reports = every
+				s.phase(10*time.Second, rate)
+				before, oracle := s.control.Probed(), s.oracle(rate)
+				m := s.phase(30*time.Second, rate)
+				tab.row(fmt.Sprintf("%.0f k, %s", rate/1e3, every), m, oracle)
+				require.NotEqual(t, before, s.control.Probed(), "%.0f, %s, seed %d", rate, every, seed)
+				require.GreaterOrEqual(t, m.steady, 0.9*oracle, "%.0f, %s, seed %d", rate, every, seed)
+				if runs++; m.reached == 100*time.Millisecond {
+					kept++
+				}
+				require.LessOrEqual(t, m.p95, 75*time.Millisecond, "%.0f, %s, seed %d", rate, every, seed)
+				require.Zero(t, m.frozen, "%.0f, %s, seed %d", rate, every, seed)
+			}
+		}
+	}
+	require.GreaterOrEqual(t, kept, runs*9/10, "of %d runs kept the best layers throughout", runs)
+	t.Log(tab.String())
+}
+
+// The first probes of a path tell what it carries, and make the first queue on it. What
+// arrived before them is no measure.
+func TestTheFirstProbesDisturbNothing(t *testing.T) {
+	runs, kept := 0, 0
+	for seed := range uint64(40) {
+		c := plain()
+		c.Rate = 1e6
+		s := newPathOf(seed, c, 1)
+		m := s.phase(10*time.Second, c.Rate)
+		if runs++; m.reached >= 0 && m.reached <= time.Second {
+			kept++
+		}
+	}
+	require.GreaterOrEqual(t, kept, runs*9/10, "of %d runs had the best layers from the first second on", runs)
 }
 
 // On a path that just carries sound and the lowest picture, the picture may be paused for

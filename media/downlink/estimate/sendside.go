@@ -23,7 +23,10 @@ const (
 	mostProbeJitter = float64(5 * time.Millisecond)
 	// mostBeside is the share of a probe's result that may be sent, probe included, where the
 	// queue is the probe's own.
-	mostBeside  = 0.7
+	mostBeside = 0.7
+	// measuredFor is how long after a probe, and the time in which reports show it, a queue may
+	// be the probe's.
+	measuredFor = int64(150 * time.Millisecond)
 	futileCuts  = 3
 	growth      = 0.08 // per second, far from the knee
 	packetBits  = 1200 * 8
@@ -57,6 +60,9 @@ type SendSide struct {
 	before    float64 // delay before the first of the cuts that the queue did not follow
 	begun     int64   // when that was
 	contest   contest
+
+	measured   float64 // bits/s that the last probe arrived at which the path did not carry
+	measuredAt int64   // when that was reported
 
 	acknowledged float64
 	sent         float64
@@ -245,6 +251,9 @@ func (e *SendSide) cut(now, waiting int64) {
 	if arriving <= 0 {
 		return
 	}
+	if now-e.measuredAt < int64(e.response())+measuredFor {
+		arriving = max(arriving, min(e.measured, e.delay)) // the queue is that of the probe
+	}
 	if e.draining && waiting > e.cutQueue*9/10 {
 		// The queue does not shrink when less is sent. Other traffic fills it, or the path
 		// has become longer.
@@ -267,6 +276,14 @@ func (e *SendSide) cut(now, waiting int64) {
 	e.proven, e.provenAt = min(e.proven, e.delay), now
 }
 
+// confirm takes what a probe measured for the bandwidth of the path, if a queue that began with
+// the probe was taken for a sign of less. What arrived before may be all that there was to
+// send.
+func (e *SendSide) confirm(bitrate float64) {
+	e.knee = max(e.knee, min(bitrate, e.before))
+	e.delay = max(e.delay, min(e.cutFactor*e.knee, e.before))
+}
+
 // Probed takes the result of a probe.
 func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 	if bitrate <= 0 {
@@ -275,6 +292,9 @@ func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 	if e.draining {
 		// Above what the path carries, a probe makes a queue itself. On a path so narrow that
 		// little else is sent, that queue ends with it, and what arrived is the bandwidth.
+		if e.begun >= began && !full {
+			e.confirm(bitrate)
+		}
 		if e.begun < began || e.sent > mostBeside*bitrate || bitrate <= e.delay {
 			return
 		}
@@ -282,6 +302,9 @@ func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 	}
 	if bitrate > e.proven {
 		e.proven, e.provenAt = bitrate, now
+	}
+	if !full {
+		e.measured, e.measuredAt = bitrate, now
 	}
 	if e.losses.bound > 0 {
 		e.losses.bound = max(e.losses.bound, bitrate)

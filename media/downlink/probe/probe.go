@@ -38,6 +38,7 @@ const (
 	resultAfter   = int64(1500 * time.Millisecond) // later results are ignored
 	share         = 0.05                           // of the estimate, averaged until the next probe
 	mostLost      = 0.25
+	mostQueue     = 50 * time.Millisecond          // that a probe makes, if the path carries no more than the estimate
 	kept          = 0.9 // if the path carries the probe, it arrives at this share of the sent rate or faster
 	quietQueue    = 30 * time.Millisecond
 )
@@ -133,6 +134,9 @@ func (c *Controller) begin(now int64, s Situation) {
 	}
 	bitrate := min(max(s.Need, s.Goal)*margin, most)
 	long := min(length+2*int64(s.Jitter), longestLength)
+	if c.started {
+		bitrate = min(bitrate, s.Estimate*(1+float64(mostQueue)/float64(long)))
+	}
 	bytes := max(int(bitrate*float64(long)/float64(8*time.Second)), packets*leastSize)
 	c.lastID++
 	if c.lastID == 0 {
