@@ -72,7 +72,7 @@ func TestNode(t *testing.T) {
 }
 
 // TestStockAgent: a worker of LiveKit's agents framework for Node registers and gets a job by
-// its name. Its agent joins, is heard, and goes with its room, and so does the worker when it
+// its name. Its agent joins, is heard, writes in another's name, and goes with its room, and so does the worker when it
 // is told to stop.
 func TestStockAgent(t *testing.T) {
 	t.Parallel()
@@ -87,6 +87,11 @@ func TestStockAgent(t *testing.T) {
 
 	room := roomName(t)
 	ada := single.joinAt(t, env.server.ws(), token(t, "ada", join(room)))
+	bob := dual.joinAt(t, env.server.ws(), token(t, "bob", join(room)))
+	transcripts := make(chan string, 1)
+	require.NoError(t, bob.RegisterTextStreamHandler("lk.transcription", func(r *lksdk.TextStreamReader, from string) {
+		transcripts <- from + ": " + r.ReadAll()
+	}))
 	_, err = lksdk.NewAgentDispatchServiceClient(env.server.http(), apiKey, apiSecret).CreateDispatch(t.Context(),
 		&livekit.CreateAgentDispatchRequest{Room: room, AgentName: room, Metadata: "the job"})
 	require.NoError(t, err)
@@ -116,6 +121,12 @@ func TestStockAgent(t *testing.T) {
 	require.Equal(t, room, agent.Attributes["lk.agent_name"])
 	want := datum{agent.Identity, "", agent.Identity + " heard the job"}
 	eventually(t, "the agent is heard", func() bool { return slices.Contains(ada.received(), want) })
+	select {
+	case got := <-transcripts:
+		require.Equal(t, "ada: what ada said", got)
+	case <-time.After(patience):
+		require.FailNow(t, "no transcript")
+	}
 	_, err = roomService(env.server).DeleteRoom(t.Context(), &livekit.DeleteRoomRequest{Room: room})
 	require.NoError(t, err)
 	eventually(t, "the agent's job ends", func() bool { return strings.Contains(log.String(), "the agent has left") })
