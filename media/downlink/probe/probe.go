@@ -38,8 +38,8 @@ const (
 	resultAfter   = int64(1500 * time.Millisecond) // later results are ignored
 	share         = 0.05                           // of the estimate, averaged until the next probe
 	mostLost      = 0.25
-	mostQueue     = 50 * time.Millisecond          // that a probe makes, if the path carries no more than the estimate
-	kept          = 0.9 // if the path carries the probe, it arrives at this share of the sent rate or faster
+	mostQueue     = 50 * time.Millisecond // that a probe makes, if the path carries no more than the estimate
+	kept          = 0.9                   // if the path carries the probe, it arrives at this share of the sent rate or faster
 	quietQueue    = 30 * time.Millisecond
 )
 
