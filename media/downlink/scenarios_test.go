@@ -290,6 +290,28 @@ func TestAPictureComesBackOnAVeryNarrowPath(t *testing.T) {
 	}
 }
 
+// A layer that takes most of a very narrow path stays: the path is idle in between, which is
+// not its bandwidth.
+func TestALayerThatTakesMostOfANarrowPathStays(t *testing.T) {
+	for _, every := range []time.Duration{60 * time.Millisecond, 100 * time.Millisecond} {
+		const seeds = 10
+		var frozen time.Duration
+		share := 0.0
+		for seed := range uint64(seeds) {
+			c := plain()
+			c.Rate = 150e3
+			s := newPathOf(seed, c, 1)
+			s.reports = every
+			s.phase(10*time.Second, c.Rate)
+			m := s.phase(50*time.Second, c.Rate)
+			frozen += m.frozen
+			share += m.steady / s.oracle(c.Rate)
+		}
+		require.Less(t, frozen/seeds, 5*time.Second, "reports each %s", every)
+		require.Greater(t, share/seeds, 0.86, "reports each %s", every)
+	}
+}
+
 func TestWhatDoesNotFitIsPaused(t *testing.T) {
 	var tab table
 	tab.head()

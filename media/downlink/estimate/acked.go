@@ -56,6 +56,8 @@ type spaced struct {
 	recent [spacedPackets]struct {
 		at   int64
 		size int
+		// idle: the path had nothing to do between the packet before and this one.
+		idle bool
 	}
 	count  int
 	newest int64
@@ -67,33 +69,39 @@ const (
 	leastSpan     = int64(50 * time.Millisecond)
 )
 
-func (s *spaced) add(at int64, size int) {
+// add takes a packet that arrived, having waited for that long.
+func (s *spaced) add(at int64, size int, waited int64) {
 	if at < s.newest-resetArrivals {
 		*s = spaced{} // the receiver's clock has jumped
 	}
 	p := &s.recent[s.count%spacedPackets]
-	p.at, p.size = at, size
+	p.at, p.size, p.idle = at, size, at-waited > s.newest
 	s.count++
 	s.newest = max(s.newest, at)
 }
 
-// over is the bitrate of the packets since a time; false if they are too few, or too many
-// for all of them to be known.
+// over is the bitrate of the packets since a time, while the path was busy; false if they are
+// too few, or too many for all of them to be known.
 func (s *spaced) over(since int64) (float64, bool) {
-	first, bytes, n := s.newest, 0, 0
+	next, busy, bytes, n, counted := s.newest, int64(0), 0, 0, 1
 	for ; n < min(s.count, spacedPackets); n++ {
 		p := &s.recent[(s.count-1-n)%spacedPackets]
 		if p.at < since {
 			break
 		}
-		first = min(first, p.at)
-		bytes += p.size
+		if n > 0 {
+			if later := &s.recent[(s.count-n)%spacedPackets]; !later.idle {
+				busy += max(next-p.at, 0)
+				bytes += later.size
+				counted++
+			}
+		}
+		next = min(next, p.at)
 	}
-	if n < leastSpaced || n == spacedPackets || s.newest-first < leastSpan {
+	if counted < leastSpaced || n == spacedPackets || busy < leastSpan {
 		return 0, false
 	}
-	bytes -= s.recent[(s.count-n)%spacedPackets].size // it was on its way before the first arrival
-	return float64(bytes*8) / seconds(s.newest-first), true
+	return float64(bytes*8) / seconds(busy), true
 }
 
 // queue is how much longer packets take than the fastest recent ones.
@@ -106,6 +114,7 @@ type queue struct {
 	before  [2]int64 // fastest of the former groups of packets
 	jitter  float64  // ns, mean
 	current int64
+	waited  int64 // by the last packet
 	since   int64 // when the first packet of the present queue arrived, by the receiver's clock
 	held    bool  // best does not expire
 }
@@ -168,5 +177,5 @@ func (q *queue) add(now, way, arrived int64) {
 	if q.current < emptyQueue {
 		q.since = arrived
 	}
-	q.current = max(fastest-base, 0)
+	q.current, q.waited = max(fastest-base, 0), max(way-base, 0)
 }

@@ -30,7 +30,7 @@ func TestTheBitrateOfFewPacketsIsExact(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	var s spaced
 	for i := range int64(20) {
-		s.add(1000*ms+i*32*ms, 1000)
+		s.add(1000*ms+i*32*ms, 1000, 33*ms)
 	}
 	for back := 70 * ms; back < 300*ms; back += 7 * ms {
 		v, ok := s.over(s.newest - back)
@@ -39,6 +39,13 @@ func TestTheBitrateOfFewPacketsIsExact(t *testing.T) {
 	}
 	_, ok := s.over(s.newest - 40*ms)
 	require.False(t, ok, "two packets tell little")
-	s.add(s.newest-resetArrivals-ms, 1000)
+	for range 3 { // the path has nothing to do for a while, then one more follows
+		s.add(s.newest+100*ms, 1000, 32*ms)
+		s.add(s.newest+32*ms, 1000, 60*ms)
+	}
+	v, ok := s.over(s.newest - 350*ms)
+	require.True(t, ok)
+	require.InDelta(t, 250_000, v, 1, "while it was busy")
+	s.add(s.newest-resetArrivals-ms, 1000, 33*ms)
 	require.Equal(t, 1, s.count, "the receiver's clock has begun again")
 }

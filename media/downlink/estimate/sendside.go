@@ -117,8 +117,8 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 			continue
 		}
 		e.acked.add(r.Arrived, r.Size)
-		e.spaced.add(r.Arrived, r.Size)
 		e.queue.add(now, r.Arrived-r.Sent, r.Arrived)
+		e.spaced.add(r.Arrived, r.Size, e.queue.waited)
 		e.trend.add(r.Sent, r.Arrived)
 	}
 	if way := now - latest; e.wayBack == 0 || way < e.wayBack {
@@ -222,9 +222,16 @@ func (e *SendSide) follow(waiting int64) {
 	}
 }
 
-// busy is the bitrate that arrived since the queue began, over about 150 ms at most.
+// busy is the bitrate that arrived while the path was busy, since the queue began, over about
+// 150 ms at most.
 func (e *SendSide) busy() (float64, bool) {
-	if v, ok := e.spaced.over(max(e.queue.since, e.spaced.newest-shortWindow*bucketLength)); ok {
+	recent := e.spaced.newest - shortWindow*bucketLength
+	if v, ok := e.spaced.over(max(e.queue.since, recent)); ok {
+		return v, true
+	}
+	if v, ok := e.spaced.over(recent); ok && v > 0.8*e.knee && v < 1.2*e.knee {
+		// Little has left the queue yet. Just before, the path carried what it is known to
+		// carry; it may have been idle since, which is not its bandwidth.
 		return v, true
 	}
 	since := e.acked.newest - e.queue.since/bucketLength
