@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/livekit/protocol/livekit"
+	lksdk "github.com/livekit/server-sdk-go/v2"
 	"github.com/stretchr/testify/require"
 )
 
@@ -230,4 +233,38 @@ func (to *tour) try(s *server, identity string) (string, error) {
 		err = fmt.Errorf("%d %s", status, body)
 	}
 	return string(body), err
+}
+
+// TestTheCommandsOfTheReadme runs those for a running server, as they stand there.
+func TestTheCommandsOfTheReadme(t *testing.T) {
+	parlorOnly(t)
+	t.Parallel()
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	found := regexp.MustCompile("(?s)\\*\\*From a shell\\*\\*.*?```sh\n(.*?)```").FindStringSubmatch(string(readme))
+	require.Len(t, found, 2, "the README has its commands")
+	s := startServer(t, settings{"development": true, "invitations": true, "keys": map[string]string{"devkey": "secret"},
+		"webhook": map[string]any{"api_key": "devkey", "endpoints": []map[string]any{{"url": env.hooks.URL, "name": "billing"}}}})
+	_, err = lksdk.NewRoomServiceClient(s.http(), "devkey", "secret").CreateRoom(t.Context(), &livekit.CreateRoomRequest{Name: "board"})
+	require.NoError(t, err)
+	for line := range strings.Lines(found[1]) {
+		words, _, _ := strings.Cut(line, "#")
+		args := strings.Fields(words)
+		require.Equal(t, "parlor", args[0], line)
+		ctx, stop := context.WithCancel(t.Context())
+		cmd := exec.CommandContext(ctx, env.binary, append(args[1:], "--dev", "--url", s.http())...)
+		if strings.Contains(line, "--follow") { // it has no end
+			out, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			require.True(t, bufio.NewScanner(out).Scan(), line)
+			stop()
+			_ = cmd.Wait() // killed
+			continue
+		}
+		out, err := cmd.CombinedOutput()
+		stop()
+		require.NoError(t, err, "%s%s", line, out)
+		require.NotEmpty(t, out, line)
+	}
 }
