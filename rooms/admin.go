@@ -109,22 +109,31 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 }
 
 // Delete closes a room: its participants are sent away, and the name is free as soon as
-// the end is on disk. It fails with [Precondition] unless the condition holds for the
+// the end is on disk. Its breakout rooms are closed after it. It fails with [Precondition] unless the condition holds for the
 // room as it is; nil demands nothing. The condition must neither change the record nor
 // wait.
 func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record) bool) error {
-	_, err := askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
+	division, err := askName(ctx, rs, name, func(r *Room, reply answer[*Division]) {
 		err := r.found()
 		if err == nil {
 			err = r.holds(condition)
 		}
 		if err != nil {
-			reply(struct{}{}, err)
+			reply(nil, err)
 			return
 		}
-		r.end(EndClosed, livekit.DisconnectReason_ROOM_DELETED, func(err error) { reply(struct{}{}, err) })
+		division := r.rec.Config.Division
+		r.end(EndClosed, livekit.DisconnectReason_ROOM_DELETED, func(err error) { reply(division, err) })
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, b := range division.breakouts() {
+		if err := rs.Delete(ctx, b.Name, nil); err != nil && !errors.Is(err, ErrNoRoom) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Participants lists the participants of the room, and also those that are expected back
@@ -496,17 +505,27 @@ func (rs *Rooms) UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSub
 // edit changes an open room's record by f if the condition holds, writes it, and sends
 // the new state to the participants.
 func (rs *Rooms) edit(ctx context.Context, name string, condition func(*Record) bool, f func(*Record)) (Record, error) {
+	return rs.editIf(ctx, name, condition, func(rec *Record) error {
+		f(rec)
+		return nil
+	})
+}
+
+// editIf is edit with a change that may refuse: then it must have changed nothing.
+func (rs *Rooms) editIf(ctx context.Context, name string, condition func(*Record) bool, f func(*Record) error) (Record, error) {
 	return askName(ctx, rs, name, func(r *Room, reply answer[Record]) {
 		err := r.found()
 		if err == nil {
 			err = r.holds(condition)
 		}
+		hold, kept := r.rec.Config.Hold, r.rec.Config.KeepChat
+		if err == nil {
+			err = f(&r.rec)
+		}
 		if err != nil {
 			reply(Record{}, err)
 			return
 		}
-		hold, kept := r.rec.Config.Hold, r.rec.Config.KeepChat
-		f(&r.rec)
 		updated := log.New(&livekit.WebhookEvent{Event: log.RoomUpdated, Room: r.rec.Info()}, time.Now())
 		c := &Change{Kind: ChangeUpdate, NoChat: kept && !r.rec.Config.KeepChat, Events: []log.Event{updated}}
 		r.requestChange(c, func(out Outcome, err error) {

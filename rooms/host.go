@@ -89,6 +89,40 @@ func (r *Room) setHost(identity string, host bool, done func(error)) {
 	})
 }
 
+// appoints is the decision that a host is host here, too, if it comes from another room of the
+// same division and would not be host here otherwise. It is applied to p, and by appointed once
+// it is written.
+func (r *Room) appoints(m *passage, p *Participant) []HostDecision {
+	_, decided := r.hostsAhead[p.identity]
+	if m.division == "" || m.division != r.division() || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
+		return nil
+	}
+	p.host = true
+	r.hostsAhead = maps.Clone(r.hostsAhead)
+	if r.hostsAhead == nil {
+		r.hostsAhead = make(map[string]bool, 1)
+	}
+	r.hostsAhead[p.identity] = true
+	return []HostDecision{{p.identity, true}}
+}
+
+// appointed takes note of decisions that were written, or could not be.
+func (r *Room) appointed(decisions []HostDecision, err error) {
+	if len(decisions) == 0 {
+		return
+	}
+	if err != nil {
+		r.hostsAhead = maps.Clone(r.hosts)
+		return
+	}
+	if r.hosts == nil {
+		r.hosts = make(map[string]bool, 1)
+	}
+	for _, d := range decisions {
+		r.hosts[d.Identity] = d.Host
+	}
+}
+
 // sessionOf is the session of that identity that is in the room or expected back, or else
 // the newest of those that left lately; nil if there is none. It is the caller's.
 func (r *Room) sessionOf(identity string) *Session {

@@ -109,6 +109,10 @@ type passage struct {
 	luggage               // what it takes along
 	tracks  []*track
 	data    []dataReflection
+	// The room that it is sent from is division, or a breakout room of that one; "" = neither.
+	// From one room of a division to another a host stays host.
+	division string
+	host     bool
 }
 
 // seat is held for a client that is under way from another room.
@@ -192,6 +196,7 @@ func (r *Room) release(c *Client) {
 func (r *Room) send(m *passage) {
 	p := m.from
 	m.sent, m.luggage = true, p.luggage
+	m.division, m.host = r.division(), p.host
 	for _, t := range r.tracks {
 		if t.publisher == p {
 			m.tracks = append(m.tracks, t)
@@ -247,6 +252,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	l := m.luggage
 	l.peer, l.info = nil, proto.CloneOf(l.info) // no room has the peer do anything before it is in
 	p := r.newParticipant(m.from.Client, l, now)
+	appointed := r.appoints(m, p)
 	p.activeMs, p.info.Version = p.joinedMs, 1
 	p.blobs, p.blobsAhead = m.from.blobs, m.from.blobs // all is written that its client stored before
 	r.participants[p.identity] = p
@@ -257,7 +263,11 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
 	events := []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)}
-	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
+	if len(appointed) > 0 {
+		events = append(events, r.hostEvent(log.HostAdded, p.info, now))
+	}
+	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Hosts: appointed, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
+		r.appointed(appointed, err)
 		here := r.participants[p.identity] == p
 		switch {
 		case errors.Is(err, ErrEnded) && p.ended.Load(): // it was removed, and then came the room's end

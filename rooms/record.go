@@ -64,6 +64,8 @@ type RoomConfig struct {
 	WaitingRoom     bool              `json:"waiting_room,omitempty"` // a host admits the guests that come by an invitation
 	KeepChat        bool              `json:"keep_chat,omitempty"`    // public messages are kept for those who come late
 	Hold            *Hold             `json:"hold,omitempty"`         // which tracks must be muted; nil = none
+	Division        *Division         `json:"division,omitempty"`     // its breakout rooms; nil = it is not divided
+	Main            *MainRoom         `json:"main,omitempty"`         // it is a breakout room of that one; nil = it is none
 	// AgentsNamed: the room was created with named agents, or its dispatch of the agents for
 	// every room was deleted, so these do not come.
 	AgentsNamed bool `json:"agents_named,omitempty"`
@@ -129,8 +131,12 @@ func (r *Record) SetDeadline() {
 	if r.JoinedOnce {
 		t = r.DepartureTimeout
 	}
+	since := r.EmptySinceMs
+	if d := r.Config.Division; d.Open() {
+		since = max(since, d.UntilMs)
+	}
 	if t != Never {
-		r.ExpiresMs = r.EmptySinceMs + int64(t)
+		r.ExpiresMs = since + int64(t)
 	}
 }
 

@@ -102,6 +102,7 @@ type Rooms struct {
 	chatUnkept [chatFates]atomic.Uint64 // messages, as well
 
 	blobRates blobRates
+	divisions divisions
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop may begin
@@ -126,19 +127,21 @@ func New(cfg Config) *Rooms {
 	}
 	life, quit := context.WithCancel(context.Background())
 	return &Rooms{
-		cfg:    cfg,
-		log:    cfg.Log,
-		live:   make(map[string]*Room),
-		failed: make(map[string]failure),
-		wake:   make(chan struct{}, 1),
-		life:   life,
-		quit:   quit,
+		cfg:       cfg,
+		log:       cfg.Log,
+		live:      make(map[string]*Room),
+		failed:    make(map[string]failure),
+		wake:      make(chan struct{}, 1),
+		life:      life,
+		quit:      quit,
+		divisions: divisions{due: make(map[string]int64), wake: make(chan struct{}, 1)},
 	}
 }
 
 // Open makes the rooms live that were occupied when the last process ended: their
 // participants are expected back for the restart grace. Then it starts the reaper, which
-// also ends what fell due while no process ran.
+// also ends what fell due while no process ran, and what calls people back from breakout
+// rooms.
 func (rs *Rooms) Open(ctx context.Context) error {
 	occupied, err := rs.cfg.Store.Occupied(ctx)
 	if err != nil {
@@ -146,8 +149,14 @@ func (rs *Rooms) Open(ctx context.Context) error {
 	}
 	for _, rec := range occupied {
 		_, _ = rs.room(rec.Name) // none has failed yet
+		if main := rec.Config.Main; main != nil {
+			rs.lookAt(main.Name, 0)
+		} else if rec.Config.Division.Open() {
+			rs.lookAt(rec.Name, 0)
+		}
 	}
 	rs.loops.Go(rs.reap)
+	rs.loops.Go(rs.callBackInTime)
 	return nil
 }
 
@@ -362,6 +371,9 @@ func (rs *Rooms) reap() {
 		}
 		for i := range ended {
 			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
+			if main := ended[i].Config.Main; main != nil { // perhaps nobody is in any room of the division
+				rs.lookAt(main.Name, 0)
+			}
 		}
 		if len(ended) == batch {
 			again(0)

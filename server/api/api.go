@@ -31,6 +31,7 @@ type Rooms interface {
 	Messages
 	Moderator
 	Doorkeeper
+	Breakouts
 	Stats() rooms.Stats
 }
 

@@ -54,6 +54,7 @@ func TestPage(t *testing.T) {
 	t.Run("somebody runs the room", f.testModeration)
 	t.Run("somebody is made host", f.testMakeHost)
 	t.Run("kept chat", f.testKeptChat)
+	t.Run("breakout rooms", f.testBreakouts)
 	t.Run("more people than fit", f.testPagesOfPeople)
 	t.Run("encrypted end to end", f.testEncrypted)
 	t.Run("without devices", f.testWithoutDevices)

@@ -1,5 +1,6 @@
 // A call: one Room of livekit-client from joining to its end, with its views.
 
+import { Breakouts, shownName } from './breakouts.js';
 import { Captions } from './captions.js';
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
@@ -11,6 +12,7 @@ import { Hands } from './hands.js';
 import { guestLink } from './invitation.js';
 import { listen } from './keys.js';
 import { deviceProblem, ending } from './messages.js';
+import { Moderation } from './moderation.js';
 import { Banner, dismiss, toast } from './notices.js';
 import { inviteLink } from './options.js';
 import { People } from './people.js';
@@ -72,8 +74,15 @@ export class Call {
     this.controls = new Controls(this.room);
     this.chat = new Chat(this.room);
     this.captions = new Captions(this.room);
+    const moderation = new Moderation(this.room);
+    this.breakouts = new Breakouts(this.room, moderation, () => {
+      $('#room-name').textContent = shownName(this.room);
+      this.#watch.update();
+    });
     this.people = new People(this.room, this.stage, {
+      moderation,
       invited,
+      divide: () => this.breakouts.open(),
       write: (participant) => {
         this.#showPanel('chat');
         this.chat.address(participant);
@@ -104,6 +113,7 @@ export class Call {
     this.#update();
     this.#keepAwake();
     this.chat.recall();
+    this.breakouts.look();
     await Promise.all(tracks.map((track) => this.#publish(track)));
     this.#update();
   }
@@ -142,7 +152,7 @@ export class Call {
     room.on(RoomEvent.SignalReconnecting, () => this.#reconnecting({ after: 500 }));
     room.on(RoomEvent.Reconnecting, () => this.#reconnecting());
     room.on(RoomEvent.Reconnected, () => this.#reconnected());
-    room.on(RoomEvent.Moved, (name) => this.#moved(name));
+    room.on(RoomEvent.Moved, () => this.#moved());
     room.on(RoomEvent.ParticipantConnected, (participant) => this.#announce(participant, 'joined'));
     room.on(RoomEvent.ParticipantDisconnected, (participant) => this.#announce(participant, 'left'));
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => {
@@ -177,6 +187,7 @@ export class Call {
     if (this.#banner.visible) toast(t('call.back'), { code: 'reconnected' });
     this.#banner.hide();
     this.chat.recall();
+    this.breakouts.look();
   }
 
   // clear refuses what comes unencrypted into a call that says that it is encrypted.
@@ -195,13 +206,14 @@ export class Call {
     toast(t('call.unreadable', { name: participant ? nameOf(participant) : t('people.somebody') }), { bad: true, code: 'encryption' });
   }
 
-  #moved(name) {
-    $('#room-name').textContent = name;
+  async #moved() {
     this.#news.clear(); // the others did not leave
     this.#guestLink = undefined; // it leads to the room before
     this.chat.recall();
     this.#update();
-    toast(t('call.moved', { room: name }), { code: 'moved' });
+    await this.breakouts.look();
+    $('#room-name').textContent = shownName(this.room);
+    toast(t('call.moved', { room: shownName(this.room) }), { code: 'moved' });
   }
 
   #listenToPage(openSettings) {
@@ -289,7 +301,7 @@ export class Call {
   #update() {
     if (this.#joined) $('#clock').textContent = lasting(performance.now() - this.#since);
     $('#alone').hidden = this.room.remoteParticipants.size > 0;
-    const invitable = this.#open || this.#host;
+    const invitable = (this.#open || this.#host) && !this.breakouts.inside; // nobody is invited to a breakout room
     $('#invite').hidden = !invitable;
     $('#invite-qr').hidden = !invitable;
     say($('#alone'), invitable ? 'call.alone-invite' : 'call.alone');
@@ -404,6 +416,7 @@ export class Call {
     this.chat.close();
     this.captions.close();
     this.people.close();
+    this.breakouts.close();
     this.hands.close();
     this.floating.close();
     this.stage.close();

@@ -2,6 +2,7 @@
 // the person's own token.
 
 import { t } from './texts.js';
+import { nameOf } from './tile.js';
 
 const { Track } = window.LivekitClient;
 
@@ -122,6 +123,44 @@ export class Moderation {
 
   move(participant) {
     return this.#of(participant, 'POST', '/move', { room: this.elsewhere });
+  }
+
+  // placement is what the person may know of the room's division: {open, here, mine, …}.
+  placement() {
+    return this.#call('GET', '/breakout');
+  }
+
+  // goTo moves the person itself to a breakout room; '' = back to the main room.
+  goTo(to) {
+    return this.#call('POST', '/breakout', { to });
+  }
+
+  // division is how the room is divided, and who is where; so is what the next three return.
+  division() {
+    return this.#call('GET', '/breakouts');
+  }
+
+  divide(breakouts) {
+    return this.#call('PUT', '/breakouts', { breakouts });
+  }
+
+  sendOut(seconds) {
+    return this.#call('POST', '/breakouts/open', seconds ? { seconds } : undefined);
+  }
+
+  callBack() {
+    return this.#call('POST', '/breakouts/close');
+  }
+
+  // tell shows a text to everybody in all rooms.
+  tell(text) {
+    return this.#call('POST', '/breakouts/message', { text: `${nameOf(this.#room.localParticipant)}: ${text}` });
+  }
+
+  // helped takes a call for help down in the breakout room that the person has come to.
+  async helped(room, identity) {
+    for (let tries = 0; this.#room.name !== room && tries < 20; tries++) await new Promise((done) => setTimeout(done, 100));
+    return this.#call('PATCH', `/participants/${encodeURIComponent(identity)}`, { attributes: { 'parlor.help': '' } });
   }
 
   lowerHand(participant) {

@@ -1,10 +1,11 @@
 // The participants: their number in the top bar, and the list of them. Moderators find
 // their actions in the same list.
 
+import { shownName } from './breakouts.js';
 import { $, element, hue, icon, initials } from './dom.js';
 import { handOf } from './hands.js';
 import { Knocks } from './knocks.js';
-import { Camera, isSending, Microphone, Moderation, spotlighted } from './moderation.js';
+import { Camera, isSending, Microphone, spotlighted } from './moderation.js';
 import { ask, toast } from './notices.js';
 import { Quality } from './quality.js';
 import { t } from './texts.js';
@@ -26,6 +27,7 @@ export class People {
   #open = null; // identity of the person whose actions are shown
   #sure = null; // key of the action that waits for a second click
   #write;
+  #divide;
   #volumes = new Map(); // identity → 0…1, of the people that this person has made quieter
   #details = null; // {identity, quality, lines} of the person whose numbers are shown
   #measuring;
@@ -35,13 +37,14 @@ export class People {
   #asking;
   #listening = new AbortController();
 
-  // write(participant) is called for a private message to the participant. invited: the
-  // person came by an invitation, so a host lets in those that wait.
-  constructor(room, stage, { write, invited }) {
+  // write(participant) is called for a private message to the participant, divide() to divide
+  // the room. invited: the person came by an invitation, so a host lets in those that wait.
+  constructor(room, stage, { moderation, write, divide, invited }) {
     this.#room = room;
     this.#write = write;
+    this.#divide = divide;
     this.#stage = stage;
-    this.#moderation = new Moderation(room);
+    this.#moderation = moderation;
     this.#watch = watch(room, () => this.#show());
     if (invited) this.#knocks = new Knocks(this.#moderation, () => this.#show());
     this.#measuring = setInterval(() => this.#measure(), MEASURED_EVERY);
@@ -109,11 +112,11 @@ export class People {
     const { runs } = this;
     const people = this.#stage.people.map((participant) => describe(participant, runs && this.#hosts.has(participant.identity))).sort((a, b) => (a.hand || Infinity) - (b.hand || Infinity) || 0);
     this.#keepVolumes();
-    const say = JSON.stringify([document.documentElement.lang, this.#room.name, people, runs, this.#open, this.#sure, this.#state, this.#knocks?.on, this.#knocks?.list, this.#details?.identity, spotlighted(this.#room)]);
+    const say = JSON.stringify([document.documentElement.lang, shownName(this.#room), people, runs, this.#open, this.#sure, this.#state, this.#knocks?.on, this.#knocks?.list, this.#details?.identity, spotlighted(this.#room)]);
     if (say === this.#shown) return;
     this.#shown = say;
     $('#count').textContent = String(people.length);
-    document.title = t('call.title', { room: this.#room.name || t('call'), count: people.length });
+    document.title = t('call.title', { room: shownName(this.#room) || t('call'), count: people.length });
     keepFocus($('#people'), () => {
       $('#people-list').replaceChildren(...people.map((person) => this.#row(person, runs)));
       $('#people-knocks').replaceChildren(...this.#ofKnocks());
@@ -220,6 +223,7 @@ export class People {
       locked ? action('unlock') : action('lock'),
       ...(this.#room.isE2EEEnabled ? [] : [kept ? action('keep-chat-end', undefined, true) : action('keep-chat')]),
       ...(this.#knocks ? [action(this.#knocks.on ? 'waiting-room-end' : 'waiting-room')] : []),
+      action('divide', 'breakouts'),
       ...(this.#moderation.mayClose ? [action('close', 'people.end', true)] : []),
     ];
   }
@@ -267,10 +271,11 @@ export class People {
       'keep-chat': () => moderation.keepChat(true),
       'keep-chat-end': () => moderation.keepChat(false),
       close: () => moderation.close(),
+      divide: () => this.#divide(),
     }[action];
     if (ofRoom) {
       await ofRoom();
-      if (action !== 'close') await this.#ask();
+      if (action !== 'close' && action !== 'divide') await this.#ask();
       return;
     }
     const ofKnock = {

@@ -1,0 +1,86 @@
+package api_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/livekit/protocol/auth"
+	"github.com/stretchr/testify/require"
+)
+
+// A host divides a room, sends people out and calls them back; others see where they belong,
+// and go there by themselves.
+func TestBreakoutRooms(t *testing.T) {
+	h := open(t)
+	h.mustJoin("all", "hana")
+	h.mustJoin("all", "ann")
+	h.mustJoin("all", "bob")
+	token := func(identity, room string, admin bool) string {
+		token, err := h.verifier.Mint(key, &auth.ClaimGrants{Identity: identity, Video: &auth.VideoGrant{RoomJoin: true, Room: room, RoomAdmin: admin}}, time.Hour)
+		require.NoError(t, err)
+		return token
+	}
+	host := token("hana", "all", true)
+	ask := func(status int, method, path, token, body string) string {
+		t.Helper()
+		kind := ""
+		if body != "" {
+			kind = "application/json"
+		}
+		resp, answer := h.ask(method, "/v1/rooms/"+path, token, kind, body)
+		require.Equal(t, status, resp.StatusCode, answer)
+		return answer
+	}
+	type people []struct{ Identity string }
+	type shown struct {
+		Main, CallBackAt string
+		Open             bool
+		Breakouts        []struct {
+			Room, Title string
+			Assigned    []string
+			People      people
+		}
+		InMain people `json:"in_main"`
+	}
+	type placed struct {
+		Open       bool
+		CallBackAt *time.Time `json:"call_back_at"`
+		Here, Mine *struct{ Room, Title string }
+	}
+	ask(403, "GET", "all/breakouts", token("ann", "all", false), "")
+	d := read[shown](t, ask(200, "GET", "all/breakouts", host, ""))
+	require.Empty(t, d.Breakouts)
+	require.Len(t, d.InMain, 3)
+	ask(409, "POST", "all/breakouts/open", host, "")
+	d = read[shown](t, ask(200, "PUT", "all/breakouts", host, `{"breakouts":[{"title":"One","assigned":["ann"]},{"title":"Two"}]}`))
+	require.Len(t, d.Breakouts, 2)
+	one, two := d.Breakouts[0].Room, d.Breakouts[1].Room
+	ask(400, "PUT", "all/breakouts", host, `{"breakouts":[{"title":""}]}`)
+	ask(400, "POST", "all/breakouts/open", host, `{"seconds":86401}`)
+	d = read[shown](t, ask(200, "POST", "all/breakouts/open", host, `{"seconds":600}`))
+	require.True(t, d.Open)
+	require.Equal(t, people{{"ann"}}, d.Breakouts[0].People)
+	require.Len(t, d.InMain, 2)
+
+	p := read[placed](t, ask(200, "GET", one+"/breakout", token("ann", one, false), ""))
+	require.Equal(t, "One", p.Here.Title)
+	require.WithinDuration(t, time.Now().Add(10*time.Minute), *p.CallBackAt, time.Minute)
+	ask(403, "GET", "all/breakout", token("ann", "all", false), "") // she is not in it
+	ask(403, "POST", one+"/breakout", token("ann", one, false), `{"to":"`+two+`"}`)
+	ask(404, "POST", "all/breakout", host, `{"to":"nowhere"}`)
+	ask(204, "POST", one+"/breakout", token("ann", one, false), "")
+	p = read[placed](t, ask(200, "GET", "all/breakout", token("ann", "all", false), ""))
+	require.Nil(t, p.Here)
+	require.Equal(t, one, p.Mine.Room)
+	resp, answer := h.server("POST", "/v1/rooms/all/breakout", "")
+	require.Equal(t, 400, resp.StatusCode, "it is nobody's token: %s", answer)
+	ask(204, "POST", "all/breakout", host, `{"to":"`+two+`"}`)
+	ask(204, "POST", two+"/breakouts/message", token("hana", two, true), `{"text":"five minutes left"}`)
+	ask(400, "POST", two+"/breakouts/message", token("hana", two, true), `{"text":""}`)
+	d = read[shown](t, ask(200, "POST", two+"/breakouts/close", token("hana", two, true), ""))
+	require.False(t, d.Open)
+	require.Len(t, d.InMain, 3)
+	require.Equal(t, []string{"ann"}, d.Breakouts[0].Assigned)
+	d = read[shown](t, ask(200, "PUT", "all/breakouts", host, `{"breakouts":[]}`))
+	require.Empty(t, d.Breakouts)
+}
