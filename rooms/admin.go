@@ -545,7 +545,7 @@ func (rs *Rooms) editIf(ctx context.Context, name string, condition func(*Record
 				}
 			}
 			if kept != out.Room.Config.KeepChat {
-				r.tellChat(out.Room.Config.KeepChat)
+				r.tellChat(out.Room.Config.KeepChat, nil)
 			}
 			reply(out.Room, nil)
 		})

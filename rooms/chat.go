@@ -3,7 +3,9 @@ package rooms
 import (
 	"bytes"
 	"compress/flate"
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"time"
@@ -74,6 +76,7 @@ type chatSender struct {
 // chatStream is a text stream that has not ended.
 type chatStream struct {
 	id       string
+	edit     bool // of the message of that id
 	deflated bool
 	content  []byte
 	next     uint64 // the index of its next chunk
@@ -103,7 +106,7 @@ func (p *Participant) hearChat(dp *livekit.DataPacket, private bool) {
 		p.hearChunk(v.StreamChunk, private)
 	case *livekit.DataPacket_StreamTrailer:
 		if s, ok := p.chat.take(v.StreamTrailer.GetStreamId()); ok && !private && v.StreamTrailer.GetReason() == "" {
-			p.hearText(s.id, s.content, s.deflated)
+			p.hearText(s)
 		}
 	case *livekit.DataPacket_ChatMessage:
 		m := v.ChatMessage
@@ -131,8 +134,15 @@ func (p *Participant) hearChat(dp *livekit.DataPacket, private bool) {
 
 func (p *Participant) hearHeader(h *livekit.DataStream_Header, private bool) {
 	text := h.GetTextHeader()
-	if private || text == nil || h.Topic != chatTopic || text.OperationType != livekit.DataStream_CREATE ||
-		h.EncryptionType != livekit.Encryption_NONE { // as older clients say it
+	if private || text == nil || h.Topic != chatTopic || h.EncryptionType != livekit.Encryption_NONE { // as older clients say it
+		return
+	}
+	switch text.OperationType {
+	case livekit.DataStream_CREATE, livekit.DataStream_UPDATE:
+	case livekit.DataStream_DELETE:
+		p.keepChat(h.StreamId, "", true)
+		return
+	default: // a reaction
 		return
 	}
 	if h.GetTotalLength() > longestChat || len(h.StreamId) > longestChatID {
@@ -144,8 +154,10 @@ func (p *Participant) hearHeader(h *livekit.DataStream_Header, private bool) {
 		p.notKept(chatInvalid)
 		return
 	}
+	s := chatStream{id: h.StreamId, edit: text.OperationType == livekit.DataStream_UPDATE, deflated: deflated}
 	if h.InlineContent != nil {
-		p.hearText(h.StreamId, h.InlineContent, deflated)
+		s.content = h.InlineContent
+		p.hearText(s)
 		return
 	}
 	p.chat.take(h.StreamId)
@@ -153,7 +165,7 @@ func (p *Participant) hearHeader(h *livekit.DataStream_Header, private bool) {
 		p.chat.streams = p.chat.streams[1:]
 		p.notKept(chatTooFast)
 	}
-	p.chat.streams = append(p.chat.streams, chatStream{id: h.StreamId, deflated: deflated})
+	p.chat.streams = append(p.chat.streams, s)
 }
 
 func (p *Participant) hearChunk(c *livekit.DataStream_Chunk, private bool) {
@@ -186,8 +198,9 @@ func (c *chatSender) take(id string) (chatStream, bool) {
 }
 
 // hearText keeps the content of a text stream that has ended.
-func (p *Participant) hearText(id string, content []byte, deflated bool) {
-	if deflated {
+func (p *Participant) hearText(s chatStream) {
+	content := s.content
+	if s.deflated {
 		if len(content) > longestChat {
 			p.notKept(chatTooLong)
 			return
@@ -199,7 +212,7 @@ func (p *Participant) hearText(id string, content []byte, deflated bool) {
 		}
 		content = all
 	}
-	p.keepChat(id, string(content), false)
+	p.keepChat(s.id, string(content), s.edit)
 }
 
 // keepChat has a message kept, within the bounds. An edit without a text deletes.
@@ -263,11 +276,42 @@ func (c *chatSender) may(now time.Time, size int) bool {
 	return true
 }
 
-// tellChat tells everybody's client whether the chat is kept from now on.
-func (r *Room) tellChat(kept bool) {
+// ChatID tells a kept message: ids are of their senders.
+type ChatID struct {
+	Identity string `json:"identity"`
+	ID       string `json:"id"`
+}
+
+// DeleteChat deletes a message that a room keeps, and has the clients show it no more. It is
+// no error if there is none.
+func (rs *Rooms) DeleteChat(ctx context.Context, room string, which ChatID) error {
+	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
+		if err := r.found(); err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		m := ChatMessage{ID: which.ID, Identity: which.Identity}
+		r.requestChange(&Change{Kind: ChangeUpdate, Chat: []ChatChange{{Message: m, Edit: true}}}, func(out Outcome, err error) {
+			if err == nil {
+				r.tellChat(out.Room.Config.KeepChat, &which)
+			} else if errors.Is(err, ErrEnded) {
+				err = errRetired
+			}
+			reply(struct{}{}, err)
+		})
+	})
+	return err
+}
+
+// tellChat tells everybody's client whether the chat is kept from now on, and which message is
+// deleted; nil = none.
+func (r *Room) tellChat(kept bool, deleted *ChatID) {
 	topic := ChatTopic
-	payload, _ := json.Marshal(map[string]bool{"kept": kept}) // always possible
-	packet, _ := proto.Marshal(&livekit.DataPacket{           // our own message, valid by construction
+	payload, _ := json.Marshal(struct { // always possible
+		Kept    bool    `json:"kept"`
+		Deleted *ChatID `json:"deleted,omitempty"`
+	}{kept, deleted})
+	packet, _ := proto.Marshal(&livekit.DataPacket{ // our own message, valid by construction
 		Value: &livekit.DataPacket_User{User: &livekit.UserPacket{Payload: payload, Topic: &topic}},
 	})
 	for _, p := range r.participants {

@@ -128,12 +128,30 @@ func TestChatIsKept(t *testing.T) {
 		chatPacket(&livekit.ChatMessage{Id: "6", Deleted: true}))
 	want = append(want[:5:5], "bob: an edited packet")
 	require.Equal(t, want, h.kept("tea"))
+
+	// Text streams edit and delete what their sender wrote, too.
+	as := func(what livekit.DataStream_OperationType) func(*livekit.DataStream_Header) {
+		return func(h *livekit.DataStream_Header) { h.GetTextHeader().OperationType = what }
+	}
+	ann.sends(t, header("1", as(livekit.DataStream_UPDATE), inline("edited at once")), header("2", as(livekit.DataStream_UPDATE)), chunk("2", 0, "edited in pieces"), trailer("2"),
+		header("3", as(livekit.DataStream_DELETE)), header("5", as(livekit.DataStream_UPDATE), inline("not hers")), header("4", as(livekit.DataStream_REACTION), inline("x")))
+	want = []string{"ann: edited at once", "bob: deflated", "ann: edited in pieces", want[4], "bob: an edited packet"}
+	require.Equal(t, want, h.kept("tea"))
+
+	// A host deletes any, and everybody is told.
+	before := len(bob.packets())
+	require.NoError(t, h.DeleteChat(t.Context(), "tea", rooms.ChatID{Identity: "ann", ID: "2"}))
+	require.NoError(t, h.DeleteChat(t.Context(), "tea", rooms.ChatID{Identity: "ann", ID: "none"}))
+	want = append(want[:2:2], want[3:]...)
+	require.Equal(t, want, h.kept("tea"))
+	require.JSONEq(t, `{"kept":true,"deleted":{"identity":"ann","id":"2"}}`, string(bob.packets()[before].GetUser().GetPayload()))
 	h.restart()
 	require.Equal(t, want, h.kept("tea"))
 	all, err := h.store.Chat(t.Context(), ann.snap.Room.Sid)
 	require.NoError(t, err)
-	require.Equal(t, []any{"1", "Ann", int64(0)}, []any{all[0].ID, all[0].Name, all[0].EditedMs})
-	require.NotZero(t, all[5].EditedMs)
+	require.Equal(t, []any{"1", "Ann", "bob", int64(0)}, []any{all[0].ID, all[0].Name, all[1].Identity, all[1].EditedMs})
+	require.NotZero(t, all[0].EditedMs)
+	require.NotZero(t, all[3].EditedMs)
 
 	require.NoError(t, h.Delete(t.Context(), "tea"))
 	all, err = h.store.Chat(t.Context(), ann.snap.Room.Sid)

@@ -55,7 +55,7 @@ async function join({ name, room }) {
     await enter(await admission({ name, room }));
     if (!options.token && !options.invite) showRoom(room);
   } catch (error) {
-    problem(error instanceof NoTokenError ? noToken : joinProblem(error, error.refused));
+    if (error.code !== 'cancelled') problem(error instanceof NoTokenError ? noToken : joinProblem(error, error.refused));
     if (parlor.screen !== 'lobby') {
       show('lobby');
       lobby.open(wanted(options));
@@ -69,7 +69,7 @@ async function join({ name, room }) {
 async function admission({ name, room }) {
   if (options.token) return { token: options.token, url: ownServer() };
   if (options.invite) {
-    const { token } = await redeem(options.invite, name, () => lobby.waits());
+    const { token } = await redeem(options.invite, name, (cancel) => lobby.waits(cancel));
     lobby.busy(true);
     return { token, url: ownServer(), invited: true };
   }

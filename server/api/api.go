@@ -80,16 +80,17 @@ type Config struct {
 
 	Requests *ratelimit.Limits // nil = no bound
 
-	Events      http.Handler        // serves the event log
-	Webhooks    Webhooks            // nil = there are no webhooks
-	Invitations Invitations         // nil = there are no invitations
-	Redeem      *ratelimit.Limits   // limits the redemption of invitations; nil = no limit
-	Page        string              // URL of the page, for links; "" = the address that the caller used
-	Now         func() time.Time    // decides when invitations expire; nil = time.Now
-	Writer      func() Writer       // the figures of the database's writer; nil = not shown
-	Replica     Replica             // nil = the database is not replicated
-	Certificate func() *Certificate // of TLS; nil, or nil from it = there is none
-	Check       Checker             // nil = there are no checks
+	Events       http.Handler        // serves the event log
+	Webhooks     Webhooks            // nil = there are no webhooks
+	Invitations  Invitations         // nil = there are no invitations
+	Redeem       *ratelimit.Limits   // limits the redemption of invitations; nil = no limit
+	KnockRefused func()              // called when too many wait for one more to knock; nil = nobody is told
+	Page         string              // URL of the page, for links; "" = the address that the caller used
+	Now          func() time.Time    // decides when invitations expire; nil = time.Now
+	Writer       func() Writer       // the figures of the database's writer; nil = not shown
+	Replica      Replica             // nil = the database is not replicated
+	Certificate  func() *Certificate // of TLS; nil, or nil from it = there is none
+	Check        Checker             // nil = there are no checks
 	// Dashboard's Refusals and Audit are Twirp's, too.
 	Dashboard Dashboard
 	Version   string

@@ -66,3 +66,15 @@ func (s *rest) getChat(w http.ResponseWriter, r *http.Request) error {
 	}
 	return sendJSON(w, http.StatusOK, out)
 }
+
+// deleteChat deletes a message that a room keeps.
+func (s *rest) deleteChat(w http.ResponseWriter, r *http.Request) error {
+	at, err := pathValues(r, "name", "identity", "id")
+	if err != nil {
+		return err
+	}
+	if err := s.Rooms.DeleteChat(r.Context(), at[0], rooms.ChatID{Identity: at[1], ID: at[2]}); err != nil {
+		return err
+	}
+	return sendNothing(w)
+}

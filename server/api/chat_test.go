@@ -89,6 +89,13 @@ func TestWhoReadsTheKeptChat(t *testing.T) {
 	require.Equal(t, 200, h.status("GET", "/v1/rooms/board/chat", ""))
 	require.Equal(t, 404, h.status("GET", "/v1/rooms/none/chat", ""))
 
+	resp, _ := h.ask("DELETE", "/v1/rooms/board/chat/ada/1", bob, "", "")
+	require.Equal(t, 403, resp.StatusCode, "he is no host")
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/board/chat/ada/1", ""))
+	require.Equal(t, 204, h.status("DELETE", "/v1/rooms/board/chat/bob/2", ""), "it is not his: nothing is to be deleted")
+	_, got = ask(bob)
+	require.Equal(t, "2", got.Messages[0].ID)
+	require.Len(t, got.Messages, 1)
 	require.Equal(t, 200, h.status("PATCH", "/v1/rooms/board", `{"keep_chat":false}`))
 	_, got = ask(bob)
 	require.Equal(t, shown{Messages: got.Messages}, got)

@@ -113,6 +113,12 @@ type redeemRequest struct {
 	Knock  string `json:"knock,omitempty" doc:"What the answer 202 had, to ask whether a host has decided."`
 }
 
+// withdrawRequest is the body of POST /v1/admissions/withdraw.
+type withdrawRequest struct {
+	Secret string `json:"secret" required:"true" doc:"What stands in the link after #invite=."`
+	Knock  string `json:"knock" required:"true" doc:"What the answer 202 had."`
+}
+
 // admission is what an invitation is exchanged for.
 type admission struct {
 	Token     string     `json:"token"`
@@ -152,6 +158,12 @@ func (s *rest) invitationOperations() []operation {
 			summary: "Exchange an invitation for a token to join, which counts one use. 202 if the open room has a waiting room and the invitation is a guest's: ask again every few seconds with the knock of the answer; a host's decision is 201 or 403 (code knock_refused). 429 (code too_many_knocks) if too many wait. 404 (code invitation_unknown); 410 (code invitation_revoked, invitation_expired or invitation_used).",
 			body:    redeemRequest{}, example: `{"secret":"IN_0VcI9zoCcwTsEjEdqXA.c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I","name":"Ada"}`,
 			status: http.StatusCreated, answer: admission{}, accepted: waiting{}, secret: true, handle: s.redeemInvitation,
+		},
+		{
+			method: post, path: "/admissions/withdraw", id: "withdrawKnock", tag: tag, grant: toSignIn, open: true, role: access.Look, bound: s.Redeem,
+			summary: "Wait no more: hosts do not see the bearer of the knock any longer. A knock that is not known is no error.",
+			body:    withdrawRequest{}, example: `{"secret":"IN_0VcI9zoCcwTsEjEdqXA.c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I","knock":"KN_x.c2VjcmV0"}`,
+			status: http.StatusNoContent, handle: s.withdraw,
 		},
 		{
 			method: get, path: onRoom + "/knocks", id: "listKnocks", tag: tag, grant: toAdmin,

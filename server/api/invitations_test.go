@@ -40,6 +40,8 @@ type inviting struct {
 	*house
 	now atomic.Int64 // ms
 	log bytes.Buffer // read when nothing is asked any more
+
+	knocksRefused atomic.Int64
 }
 
 func openInviting(t *testing.T) *inviting {
@@ -49,6 +51,7 @@ func openInviting(t *testing.T) *inviting {
 	c.Invitations = i.store
 	c.Now = func() time.Time { return time.UnixMilli(i.now.Load()) }
 	c.Log = slog.New(slog.NewTextHandler(&i.log, nil))
+	c.KnockRefused = func() { i.knocksRefused.Add(1) }
 	i.Close()
 	i.serve(c)
 	return i

@@ -126,6 +126,15 @@ func (k *knocks) failed(id string, passes bool) {
 	delete(k.byID, id)
 }
 
+// withdraw forgets one that waits, or was let in and has not entered.
+func (k *knocks) withdraw(secret, invitation string, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if one := k.find(secret, invitation, now); one != nil && (one.state == knockWaiting || one.state == knockAdmitted) {
+		delete(k.byID, one.id)
+	}
+}
+
 // add adds a knock and returns its secret, or fails with errKnocks.
 func (k *knocks) add(one knock) (secret string, err error) {
 	k.mu.Lock()
@@ -247,6 +256,9 @@ func (s *rest) enter(r *http.Request, i *rooms.Invitation, body *redeemRequest, 
 	}
 	secret, err := s.knocks.add(one)
 	if err != nil {
+		if s.KnockRefused != nil {
+			s.KnockRefused()
+		}
 		return entry{}, err
 	}
 	s.Log.Info("a guest waits", "id", one.id, "invitation", i.ID, "room", i.RoomName, "address", access.Address(r.RemoteAddr))
@@ -309,4 +321,18 @@ func (s *rest) decide(state knockState) handler {
 		}
 		return sendNothing(w)
 	}
+}
+
+// withdraw has the bearer of a knock wait no more.
+func (s *rest) withdraw(w http.ResponseWriter, r *http.Request) error {
+	if err := s.invitationsOn(); err != nil {
+		return err
+	}
+	var body withdrawRequest
+	if err := s.readJSON(r, &body); err != nil {
+		return err
+	}
+	invitation, _, _ := strings.Cut(body.Secret, ".")
+	s.knocks.withdraw(body.Knock, invitation, s.now())
+	return sendNothing(w)
 }

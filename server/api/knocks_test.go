@@ -222,10 +222,36 @@ func TestWaitingRoomIsBounded(t *testing.T) {
 		require.Equal(t, 202, come(fmt.Sprintf("[2001:db8::%d]:9", n)))
 	}
 	require.Equal(t, 429, come("[2001:db8::ffff]:9"), "of one network")
+	require.EqualValues(t, 1, h.knocksRefused.Load())
 	for n := range 80 {
 		require.Equal(t, 202, come(fmt.Sprintf("192.0.2.%d:9", n)))
 	}
 	require.Equal(t, 429, come("198.51.100.1:9"), "before one room")
 	h.now.Add(2 * time.Minute.Milliseconds())
 	require.Equal(t, 202, come("198.51.100.1:9"), "they have gone")
+}
+
+// A guest who waits no more is not shown any longer, and cannot be taken away by others.
+func TestAGuestWaitsNoMore(t *testing.T) {
+	h := openInviting(t)
+	guests, others := h.invite("board", ""), h.invite("board", "")
+	resp, _ := h.server("POST", "/v1/rooms", `{"name":"board","waiting_room":true}`)
+	require.Equal(t, 201, resp.StatusCode)
+	_, answer := h.redeem(h.invite("board", `{"role":"host"}`).Secret)
+	host := read[admissionJSON](t, answer).Token
+	ada := h.waits(guests.Secret, "", "Ada")
+	withdraw := func(secret, knock string) {
+		resp, answer := h.ask("POST", "/v1/admissions/withdraw", "", "application/json", fmt.Sprintf(`{"secret":%q,"knock":%q}`, secret, knock))
+		require.Equal(t, 204, resp.StatusCode, answer)
+	}
+	id, _, _ := strings.Cut(ada, ".")
+	withdraw(guests.Secret, id+".guessed")
+	withdraw(others.Secret, ada)
+	_, names := h.knocks(host)
+	require.Equal(t, []string{"Ada"}, names)
+	withdraw(guests.Secret, ada)
+	withdraw(guests.Secret, ada)
+	_, names = h.knocks(host)
+	require.Empty(t, names)
+	require.NotEqual(t, ada, h.waits(guests.Secret, ada, "Ada"), "she may knock again")
 }

@@ -35,6 +35,7 @@ type Participants interface {
 // Messages sends the server's own messages to clients.
 type Messages interface {
 	SendData(ctx context.Context, req *livekit.SendDataRequest) error
+	DeleteChat(ctx context.Context, room string, which rooms.ChatID) error
 	PerformRPC(ctx context.Context, req *livekit.PerformRpcRequest) (*livekit.PerformRpcResponse, error)
 }
 

@@ -83,6 +83,11 @@ func (s *rest) roomOperations() []operation {
 			status:  http.StatusOK, answer: chat{}, handle: s.getChat,
 		},
 		{
+			method: del, path: onRoom + "/chat/{identity}/{id}", id: "deleteChatMessage", tag: tag, grant: toAdmin,
+			summary: "Delete a message that the room keeps, by its sender and its id. Clients get data on the topic parlor.chat that names it; the page shows it no more.",
+			status:  http.StatusNoContent, handle: s.deleteChat,
+		},
+		{
 			method: get, path: "/history/{sid}", id: "getRoomBySid", tag: tag, grant: toList,
 			summary: "A room by its id, open or ended, with why it ended.",
 			status:  http.StatusOK, answer: room{}, handle: s.getHistory,

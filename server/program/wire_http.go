@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"parlor/rooms/log"
 	"parlor/server"
 	"parlor/server/admin"
@@ -35,6 +37,11 @@ func (p *program) openServer(node string) error {
 	apiConfig.Dashboard, apiConfig.Requests = p.dashboard(), requests
 	if p.cfg.Invitations {
 		apiConfig.Invitations, apiConfig.Redeem, apiConfig.Page = p.store, redeems, pageOf(p.cfg)
+		knocks := prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parlor_knocks_refused_total", Help: "Guests who could not wait to be let in, since too many waited already.",
+		})
+		p.registry.MustRegister(knocks)
+		apiConfig.KnockRefused = knocks.Inc
 	}
 	documents, err := api.Documents(version())
 	if err != nil {

@@ -225,6 +225,21 @@ func (f *fixture) testKeptChat(t *testing.T) {
 	next.until("what was kept", messages+`.length === 5`)
 	require.Equal(t, want, get[[]string](next, messages))
 
+	// A host deletes a message, for those who see it and those who come later.
+	host.click("#chat-toggle")
+	host.until("to delete", `[...document.querySelectorAll('.chat-delete')].at(-1).checkVisibility()`)
+	require.False(t, get[bool](late, `[...document.querySelectorAll('.chat-delete')].some((node) => node.checkVisibility())`), "only hosts delete")
+	host.loadAxe()
+	host.looks("chat that a host deletes of")
+	host.do(`[...document.querySelectorAll('#chat-log li')].find((node) => node.textContent.includes('answer')).querySelector('.chat-delete').click()`)
+	for _, p := range []*page{host, late} {
+		p.until("it to be gone", messages+`.at(-2) === 'This message was deleted.'`)
+	}
+	after := g.join(t, modes[0], "kept", "After", "video", "0", "audio", "0")
+	after.until("what is left", messages+`.length === 4`)
+	require.NotContains(t, get[[]string](after, messages), "answer")
+	host.click("#people-toggle")
+
 	for range 2 {
 		host.acts("keep-chat-end", "")
 	}

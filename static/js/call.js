@@ -72,9 +72,9 @@ export class Call {
     this.room = new Room({ ...roomOptions(options), encryption: this.#encryption.options });
     this.stage = new Stage(this.room, $('#stage'), $('#audio'));
     this.controls = new Controls(this.room);
-    this.chat = new Chat(this.room);
-    this.captions = new Captions(this.room);
     const moderation = new Moderation(this.room);
+    this.chat = new Chat(this.room, moderation);
+    this.captions = new Captions(this.room);
     this.breakouts = new Breakouts(this.room, moderation, () => {
       $('#room-name').textContent = shownName(this.room);
       this.#watch.update();

@@ -1,7 +1,7 @@
 // Text chat in the form of other LiveKit apps: text streams on the topic lk.chat. Chat
 // packets and the older JSON data messages are accepted too.
 
-import { $, $$, element, hue } from './dom.js';
+import { $, $$, element, hue, icon } from './dom.js';
 import { Files } from './files.js';
 import { toast } from './notices.js';
 import { Shares, TooMuch, drop, readText } from './streams.js';
@@ -23,6 +23,7 @@ const KEPT_TOPIC = 'parlor.chat'; // the server tells that the room keeps its ch
 
 export class Chat {
   #room;
+  #moderation;
   #log = $('#chat-log'); // scrolls
   #list = $('#chat-log ol');
   #form = $('#chat-form');
@@ -42,8 +43,9 @@ export class Chat {
   #last = { identity: null, to: undefined, time: 0 };
   #listening = new AbortController();
 
-  constructor(room) {
+  constructor(room, moderation) {
     this.#room = room;
+    this.#moderation = moderation;
     this.#files = new Files(room);
     this.#list.replaceChildren();
     this.#showNotes();
@@ -56,7 +58,7 @@ export class Chat {
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
     room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption) => {
-      if (topic === KEPT_TOPIC && !participant) this.recall();
+      if (topic === KEPT_TOPIC && !participant) this.#told(payload);
       if (topic === OLD_TOPIC && participant && this.#readable(encryption)) this.#readOld(payload, participant.identity);
     });
     const { signal } = this.#listening;
@@ -89,6 +91,27 @@ export class Chat {
     this.#showUnread();
     this.#log.scrollTop = this.#log.scrollHeight;
     this.#text.focus();
+  }
+
+  // told takes what the server says of what is kept: a message was deleted, or the room keeps
+  // its chat now, or no more.
+  #told(payload) {
+    try {
+      const { deleted } = JSON.parse(new TextDecoder().decode(payload));
+      const known = deleted && this.#items.get(deleted.id);
+      if (known?.identity === deleted?.identity) this.#deleted(known?.item);
+      if (deleted) return;
+    } catch {
+      // A server that says it otherwise: what is kept tells.
+    }
+    this.recall();
+  }
+
+  // deleted shows that a message was deleted.
+  #deleted(item) {
+    if (!item) return;
+    $('.chat-text', item).replaceChildren(element('i', { className: 'muted', textContent: t('chat.deleted') }));
+    $('.chat-delete', item)?.remove();
   }
 
   // recall shows what the room has kept and this page does not show yet: before all else the
@@ -150,6 +173,7 @@ export class Chat {
   // that what was meant for one does not go to all.
   #update() {
     if (!this.open) return;
+    this.#list.classList.toggle('deletable', this.#kept && this.#moderation.allowed);
     const chosen = this.#to.value;
     const people = [...this.#room.remoteParticipants.values()].map((participant) => [participant.identity, nameOf(participant)]);
     const here = new Map(people);
@@ -276,7 +300,7 @@ export class Chat {
       return false;
     }
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
-    const item = this.#item(node ? [node] : linked(shown), identity, old ? timestamp : plausible(timestamp), to, name);
+    const item = this.#item(node ? [node] : linked(shown), identity, old ? timestamp : plausible(timestamp), to, name, node ? '' : id);
     this.#list.append(item);
     if (id) this.#items.set(id, { item, identity });
     this.#forgetOldest();
@@ -287,7 +311,7 @@ export class Chat {
     return true;
   }
 
-  #item(content, identity, timestamp, to, before) {
+  #item(content, identity, timestamp, to, before, id) {
     const participant = this.#room.getParticipantByIdentity(identity);
     const own = identity === this.#room.localParticipant.identity;
     const item = element('li', { className: own ? 'own' : '', 'data-identity': identity });
@@ -304,8 +328,22 @@ export class Chat {
       item.append(heading);
     }
     item.append(element('div', { className: 'chat-text' }, ...content));
+    // For hosts, who see it while the room keeps what is written to all.
+    if (id && !to) {
+      const button = element('button', { type: 'button', className: 'plain chat-delete', 'data-label': 'chat.delete', 'aria-label': t('chat.delete') }, icon('close'));
+      button.addEventListener('click', () => this.#delete(identity, id));
+      item.append(button);
+    }
     this.#last = { identity, to, time: timestamp };
     return item;
+  }
+
+  async #delete(identity, id) {
+    try {
+      await this.#moderation.deleteMessage(identity, id);
+    } catch (error) {
+      toast(t('people.failed', { reason: error.message }), { bad: true, code: 'moderation-failed' });
+    }
   }
 
   #forgetOldest() {

@@ -18,15 +18,26 @@ const keptAs = (secret) => `parlor.invitation.${secret.split('.')[0]}`;
 
 // redeem returns {token, room, role}. A reload of the page takes the token of before: it
 // counts no second use, and the person comes back as the same participant. Where a host lets
-// people in, waits() is called and the server is asked until a host has decided.
+// people in, waits(cancel) is called and the server is asked until a host has decided, or
+// cancel() is called: then it fails with the code cancelled.
 export async function redeem(secret, name, waits) {
   const before = kept(secret);
   if (before?.name === name && Date.parse(before.expires_at) > Date.now()) return before;
   let admission = await call('v1/admissions', { secret, name });
+  let cancelled = false;
   while (admission.waiting) {
-    waits();
-    await new Promise((resolve) => setTimeout(resolve, KNOCK_EVERY));
     const { knock } = admission;
+    await new Promise((resolve) => {
+      waits(() => {
+        cancelled = true;
+        resolve();
+      });
+      setTimeout(resolve, KNOCK_EVERY);
+    });
+    if (cancelled) {
+      await call('v1/admissions/withdraw', { secret, knock }).catch(() => {}); // it is forgotten soon, too
+      throw new InvitationError('cancelled', 'cancel');
+    }
     try {
       admission = await call('v1/admissions', { secret, name, knock });
     } catch (error) {
@@ -81,7 +92,7 @@ async function call(path, body, token) {
   } catch {
     throw new InvitationError('server-gone', 'join.server-gone');
   }
-  if (response.ok) return response.json();
+  if (response.ok) return response.status === 204 ? null : response.json();
   const problem = await response.json().catch(() => ({}));
   throw new InvitationError((problem.code ?? 'failed').replaceAll('_', '-'), keys[problem.code] ?? 'join.invitation-failed', { reason: problem.detail ?? response.status });
 }

@@ -88,9 +88,11 @@ export class Lobby {
     box.dataset.code = problem?.code ?? '';
   }
 
-  // waits is shown while a host has not decided whether to let the person in.
-  waits() {
+  // waits is shown while a host has not decided whether to let the person in. It may cancel.
+  waits(cancel) {
     say($('#join-status'), 'lobby.knocking');
+    $('#join-cancel').hidden = false;
+    $('#join-cancel').onclick = cancel;
   }
 
   // busy is shown while the call is being joined.
@@ -98,6 +100,7 @@ export class Lobby {
     if (joining) say($('#join-status'), 'lobby.joining');
     else unsaid($('#join-status'));
     $('#join').disabled = joining;
+    $('#join-cancel').hidden = true;
   }
 
   #activeDevice(device) {

@@ -58,6 +58,11 @@ export class Moderation {
     return this.#call('PATCH', '', { keep_chat: on });
   }
 
+  // deleteMessage deletes what the room keeps, for everybody.
+  deleteMessage(identity, id) {
+    return this.#call('DELETE', `/chat/${encodeURIComponent(identity)}/${encodeURIComponent(id)}`);
+  }
+
   waitingRoom(on) {
     return this.#call('PATCH', '', { waiting_room: on });
   }
