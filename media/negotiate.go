@@ -286,7 +286,8 @@ func (p *Peer) answerOffer(d Description) {
 	p.sectionsNegotiated()
 }
 
-// applyOffer gives pion the client's offer without the rejected sections.
+// applyOffer gives pion the client's offer without the rejected sections, and without what
+// the others repeat about the transport.
 func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) error {
 	text, err := withoutRejected(text, sections)
 	if err != nil {

@@ -155,23 +155,29 @@ func (s textSection) withFirstCodec() textSection {
 }
 
 // withoutTransport are the sections of a client's description without what they say about
-// the transport, the session's and the bundle's first section excepted: pion reads it there
-// alone, and would keep the text and its parse for each section. Without a bundle the
-// sections stay as they are.
+// the transport, the session's and the bundle's tagged section excepted. Pion takes the
+// credentials, the fingerprint and the candidates from there alone, and would keep the text
+// and its parse for each section. The sections stay as they are if there is no such section,
+// or if it does not say all.
 func withoutTransport(sections []textSection) []textSection {
-	first := ""
-	for _, line := range sections[0] {
-		if mids, ok := strings.CutPrefix(line, "a=group:BUNDLE "); ok {
-			first, _, _ = strings.Cut(mids, " ")
-		}
-	}
-	if first == "" {
+	group := sections[0].value("group") // pion looks at the first group alone
+	mids := strings.Split(group, " ")
+	if !strings.Contains(group, "BUNDLE") || len(mids) < 2 {
 		return sections
 	}
+	tagged := slices.IndexFunc(sections[1:], func(s textSection) bool { return s.value("mid") == mids[1] }) + 1
+	if tagged == 0 || sections[tagged].value("setup") == "" {
+		return sections
+	}
+	for _, name := range []string{"ice-ufrag", "ice-pwd", "fingerprint"} {
+		if sections[0].value(name) == "" && sections[tagged].value(name) == "" {
+			return sections
+		}
+	}
 	short := slices.Clone(sections)
-	for i, s := range short[1:] {
-		if s.value("mid") != first {
-			short[1+i] = s.without(ofTransport)
+	for i, s := range short {
+		if i != 0 && i != tagged {
+			short[i] = s.without(ofTransport)
 		}
 	}
 	return short

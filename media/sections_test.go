@@ -3,6 +3,7 @@ package media
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pion/webrtc/v4"
@@ -156,7 +157,17 @@ func TestWithoutTransport(t *testing.T) {
 	short := func(text string) string { return joinSections(withoutTransport(cutSections(text))) }
 	require.Equal(t, group+"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:0\r\n"+first+shared+kept+second+kept,
 		short(group+data+first+shared+kept+second+shared+kept))
-	for _, whole := range []string{"v=0\r\n" + first + shared + kept + second + shared + kept, "", "v=0\r\na=group:BUNDLE \r\n" + first + shared} {
+	lacking := func(name string) string {
+		tagged := strings.ReplaceAll(first+shared, "a="+name+":", "a=x-"+name+":")
+		return group + tagged + kept + second + shared + kept
+	}
+	for _, whole := range []string{
+		"v=0\r\n" + first + shared + kept + second + shared + kept,
+		"", "v=0\r\na=group:BUNDLE \r\n" + first + shared, "v=0\r\na=group:BUNDLE\r\n" + first + shared,
+		"v=0\r\na=group:BUNDLE 7 1 2\r\n" + first + shared + second + shared,
+		"v=0\r\na=group:LS 1 2\r\na=group:BUNDLE 1 2\r\n" + first + shared + second + shared,
+		lacking("ice-ufrag"), lacking("ice-pwd"), lacking("fingerprint"), lacking("setup"),
+	} {
 		require.Equal(t, whole, short(whole))
 	}
 }

@@ -90,6 +90,7 @@ type Forwarder struct {
 	anchor         anchor // the last forwarded packet
 	made           int    // number of substitute frames that were sent
 	history        history
+	notices        notices
 	rtxNumber      uint16
 	header         rtp.Header
 	extBytes       int // length of the values of header's extensions, as written
@@ -103,8 +104,7 @@ type Forwarder struct {
 	waiting        *Layer  // the layer of which a keyframe must be requested
 	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
 	rescuedAt      int64   // keyAt + 1 as a keyframe was requested because of forgotten packets; 0 = never
-	notices        notices
-	queue          queue // of packets that wait in the downlink's pacer
+	queue          queue   // of packets that wait in the downlink's pacer
 
 	state, stateTold livekit.StreamState // of video
 }
