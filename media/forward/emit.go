@@ -38,6 +38,7 @@ const (
 	sentUsed   sentFlags = 1 << iota // the slot is not empty
 	sentTold                         // described applies
 	sentMarker                       // it has the marker
+	sentOnce                         // its last retransmission was not copied
 )
 
 func (s *sent) is(f sentFlags) bool { return s.flags&f != 0 }

@@ -97,14 +97,16 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 
 // answerAgain sends a second copy of what was just retransmitted. On a lossy path an answer
 // is lost as often as a packet is, and the receiver asks again a round trip later. The copies
-// go behind the answers, because losses come in bursts. mu is held.
+// go behind the answers, because losses come in bursts. A NACK that names a packet many times
+// gets one copy. mu is held.
 func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int64) {
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			s := f.history.get(number)
-			if s == nil || s.answered != answerTime(now) || s.layer == nil {
+			if s == nil || s.answered != answerTime(now) || !s.is(sentOnce) {
 				return true
 			}
+			s.flags &^= sentOnce
 			if p := s.layer.get(s.ext, s.generation); p != nil {
 				f.deliver(p, s, sendTime, record.Repeat)
 				p.Release()
@@ -177,6 +179,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	}
 	s.answers++
 	s.answered = answerTime(now)
+	s.flags |= sentOnce
 	f.deliver(p, s, sendTime, record.Repeat)
 	p.Release()
 	return false
