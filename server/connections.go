@@ -21,7 +21,7 @@ const (
 	maxWaiting        = 4096 // in all
 	maxWaitingAddress = 256  // of one IPv4 address, or IPv6 network of 64 bits
 	// A longer head, as of a join with a large offer, needs one of a few places until it
-	// is complete, because it takes about twice its length in memory.
+	// is complete, because it takes many times its length in memory.
 	largeHead       = 64 << 10
 	maxLarge        = 32
 	maxLargeAddress = 8
@@ -51,7 +51,7 @@ func newConnections(trusted []netip.Prefix, registry *prometheus.Registry) *conn
 		trusted: trusted, byNet: map[string]*held{}, open: map[*countedConn]struct{}{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_http_connections_refused_total",
-			Help: "HTTP connections closed before a request was read, by why: waiting (too many without one), head (too many long heads at one time).",
+			Help: "HTTP connections closed before a request was answered, by why: waiting (too many without one), head (too many long heads at one time, or one with too many or too long fields).",
 		}, []string{"why"}),
 		gauge: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "parlor_http_connections_waiting", Help: "HTTP connections whose next request is awaited.",

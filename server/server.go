@@ -25,7 +25,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -123,23 +122,11 @@ func New(c Config) *Server {
 		tls:     c.TLS != nil,
 	}
 	s.debug.ReadTimeout, s.debug.WriteTimeout = 0, 0 // a profile takes as long as it is asked for
-	s.main.TLSConfig, s.admin.TLSConfig = overHTTP2(c.TLS), c.TLS
+	s.main.TLSConfig, s.admin.TLSConfig = c.TLS, c.TLS
 	for _, one := range s.all() {
-		one.ConnState = open.state
+		one.ConnState, one.Handler = open.state, open.modest(one.Handler)
 	}
 	return s
-}
-
-// overHTTP2 is config with HTTP/2. net/http adds it by itself only to a server that serves
-// nothing without TLS before, as ours does with the connections that are decrypted already.
-func overHTTP2(config *tls.Config) *tls.Config {
-	const h2 = "h2"
-	if config == nil || slices.Contains(config.NextProtos, h2) {
-		return config
-	}
-	config = config.Clone()
-	config.NextProtos = append([]string{h2, "http/1.1"}, config.NextProtos...)
-	return config
 }
 
 func (s *Server) all() []*http.Server {
@@ -147,7 +134,12 @@ func (s *Server) all() []*http.Server {
 }
 
 func newHTTP(log *slog.Logger, h http.Handler) *http.Server {
+	// HTTP/2 alone is left out: the heads of one connection's streams would take as much
+	// memory as those of hundreds of connections, which are counted. WebSockets need HTTP/1.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	return &http.Server{
+		Protocols:         &protocols,
 		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,

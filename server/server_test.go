@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -412,15 +413,15 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// TestHTTP2BesideDecryptedConnections: it is not lost where the server gets connections without
-// TLS as well, whichever come first.
-func TestHTTP2BesideDecryptedConnections(t *testing.T) {
+// TestOneRequestAtATime: HTTP/2 is not offered, whichever listeners there are. Clients that
+// would like it get HTTP/1.1, also beside connections that come decrypted.
+func TestOneRequestAtATime(t *testing.T) {
 	cert, pool := selfSigned(t)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "parlor.test"}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	for range 10 {
 		c := complete(quiet())
-		c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+		c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1", "another"}}
 		var on [2]net.Listener
 		for i := range on {
 			var err error
@@ -432,16 +433,51 @@ func TestHTTP2BesideDecryptedConnections(t *testing.T) {
 		go func() {
 			served <- s.Serve(t.Context(), server.Listeners{Main: on[:1], Decrypted: on[1:]})
 		}()
-		for url, major := range map[string]int{"https://" + on[0].Addr().String(): 2, "http://" + on[1].Addr().String(): 1} {
+		for _, url := range []string{"https://" + on[0].Addr().String(), "http://" + on[1].Addr().String()} {
 			resp, err := client.Get(url + "/healthz")
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, []int{200, major}, []int{resp.StatusCode, resp.ProtoMajor})
+			require.Equal(t, []int{200, 1}, []int{resp.StatusCode, resp.ProtoMajor})
 		}
 		client.CloseIdleConnections()
 		require.NoError(t, s.Close())
 		require.NoError(t, <-served)
 	}
+}
+
+// TestHeadsAreModest: a head with very many or long fields, and a long address but that of a
+// join, are refused.
+func TestHeadsAreModest(t *testing.T) {
+	c := complete(quiet())
+	on, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	srv := server.New(c)
+	go func() { served <- srv.Serve(t.Context(), server.Listeners{Main: []net.Listener{on}}) }()
+	defer func() {
+		require.NoError(t, srv.Close())
+		require.NoError(t, <-served)
+	}()
+	ask := func(path string, fields, length int) int {
+		req, err := http.NewRequest(http.MethodGet, "http://"+on.Addr().String()+path, nil)
+		require.NoError(t, err)
+		for i := range fields {
+			req.Header.Add(fmt.Sprintf("X-%d", i%7), strings.Repeat("a", length))
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode
+	}
+	require.Equal(t, 200, ask("/healthz", 100, 100))
+	require.Equal(t, 431, ask("/healthz", 140, 1))
+	require.Equal(t, 200, ask("/healthz", 1, 60_000))
+	require.Equal(t, 431, ask("/healthz", 2, 40_000))
+	long := strings.Repeat("a", 70_000)
+	require.Equal(t, 414, ask("/healthz?a="+long, 0, 0))
+	require.NotEqual(t, 414, ask("/rtc/validate?join_request="+long, 0, 0))
 }
 
 func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {

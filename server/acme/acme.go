@@ -126,7 +126,7 @@ func (k *Keeper) TLS() *tls.Config {
 	return &tls.Config{
 		GetCertificate: k.certificate,
 		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"h2", "http/1.1", acme.ALPNProto},
+		NextProtos:     []string{"http/1.1", acme.ALPNProto},
 	}
 }
 
