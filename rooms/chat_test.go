@@ -203,6 +203,12 @@ func TestWhatOfTheChatIsNotKept(t *testing.T) {
 	forged.ParticipantIdentity = "bob"
 	ann.sends(t, forged)
 	require.Empty(t, h.kept("tea"))
+	agent := h.join("tea", "agent", anAgent)
+	for _, generated := range []*livekit.DataPacket{header("1", inline("what ann said")), chatPacket(&livekit.ChatMessage{Id: "2", Message: "what ann said"})} {
+		generated.ParticipantIdentity = "ann"
+		agent.sends(t, generated)
+	}
+	require.Empty(t, h.kept("tea"), "a text that an agent generated for ann")
 	b, err := proto.Marshal(header("30", inline("lossy")))
 	require.NoError(t, err)
 	ann.Data(livekit.DataPacket_LOSSY, b)

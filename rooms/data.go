@@ -93,7 +93,11 @@ func (p *Participant) mayPublishData() *presence {
 // on it.
 func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp *livekit.DataPacket) {
 	r := p.room
-	if !r.isFrom(p, dp) && !(at.agent && isText(dp)) {
+	speaker := ""
+	if at.agent {
+		speaker = p.speaker(dp)
+	}
+	if !r.isFrom(p, dp, at.agent && isText(dp)) || speaker != "" && !r.maySpeak(speaker, dp) {
 		r.rooms.dataRefused.Add(1)
 		return
 	}
@@ -107,11 +111,6 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	to := dp.DestinationIdentities
 	var toSIDs []string
 	dp.Kind = kind // older clients read it
-	// An agent may speak for somebody: it sends the text of what that one said.
-	speaker := ""
-	if at.agent && dp.ParticipantIdentity != p.identity {
-		speaker = dp.ParticipantIdentity
-	}
 	dp.ParticipantSid, dp.ParticipantIdentity = p.sid, p.identity
 	if at.hidden {
 		dp.ParticipantSid, dp.ParticipantIdentity = "", ""
@@ -119,12 +118,12 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	metricsOnly := false
 	switch v := dp.Value.(type) {
 	case *livekit.DataPacket_ChatMessage:
-		if v.ChatMessage != nil && speaker != "" {
+		if speaker != "" {
 			v.ChatMessage.Generated, dp.ParticipantIdentity = true, speaker
 		}
 	case *livekit.DataPacket_StreamHeader:
-		if h := v.StreamHeader.GetTextHeader(); h != nil && speaker != "" {
-			h.Generated, dp.ParticipantIdentity = true, speaker
+		if speaker != "" {
+			v.StreamHeader.GetTextHeader().Generated, dp.ParticipantIdentity = true, speaker
 		}
 	case *livekit.DataPacket_Speaker: // only the server sends speaker updates
 		return
@@ -139,10 +138,6 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 			return
 		}
 		stampUser(v.User, dp)
-		if checkSize(dp) != nil { // with the sender's identity, which may make it too large
-			r.rooms.dataRefused.Add(1)
-			return
-		}
 		if len(to) == 0 {
 			to = v.User.DestinationIdentities // as older clients say it
 		}
@@ -156,32 +151,69 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 			return
 		}
 	}
+	if checkSize(dp) != nil { // the sender's identity may make it too large
+		r.rooms.dataRefused.Add(1)
+		return
+	}
 	r.deliver(p, at.peer, kind, dp, to, toSIDs, metricsOnly)
-	if kind == livekit.DataPacket_RELIABLE && !at.hidden && r.keepsChat.Load() {
+	// Of a generated text latecomers could not tell that an agent wrote it: it is not kept.
+	if kind == livekit.DataPacket_RELIABLE && !at.hidden && speaker == "" && r.keepsChat.Load() {
 		p.hearChat(dp, len(to)+len(toSIDs) > 0)
 	}
 }
 
-// isText reports whether dp is part of a text or stream.
+// isText reports whether dp is part of a text or stream, or may be: nobody here can read an
+// encrypted one.
 func isText(dp *livekit.DataPacket) bool {
 	switch dp.Value.(type) {
-	case *livekit.DataPacket_ChatMessage, *livekit.DataPacket_StreamHeader, *livekit.DataPacket_StreamChunk, *livekit.DataPacket_StreamTrailer:
+	case *livekit.DataPacket_ChatMessage, *livekit.DataPacket_StreamHeader, *livekit.DataPacket_StreamChunk, *livekit.DataPacket_StreamTrailer,
+		*livekit.DataPacket_EncryptedPacket:
 		return true
 	}
 	return false
 }
 
+// speaker is the identity for which the agent p sends a text: that of what somebody said.
+// It is empty if p sends for itself.
+func (p *Participant) speaker(dp *livekit.DataPacket) string {
+	if dp.ParticipantIdentity == p.identity || dp.GetChatMessage() == nil && dp.GetStreamHeader().GetTextHeader() == nil {
+		return ""
+	}
+	return dp.ParticipantIdentity
+}
+
+// maySpeak reports whether an agent may send dp in the name of speaker: somebody that the
+// others see in the room. What one wrote oneself no agent changes or deletes.
+func (r *Room) maySpeak(speaker string, dp *livekit.DataPacket) bool {
+	q := r.receivers.Load().byIdentity[speaker]
+	if q == nil {
+		return false
+	}
+	at := q.attending()
+	if at == nil || at.hidden {
+		return false
+	}
+	if m := dp.GetChatMessage(); m != nil {
+		return m.EditTimestamp == nil && !m.Deleted
+	}
+	h := dp.GetStreamHeader()
+	op := h.GetTextHeader().OperationType
+	return h.Topic != chatTopic || op != livekit.DataStream_UPDATE && op != livekit.DataStream_DELETE
+}
+
 // isFrom reports whether dp does not name another participant of the room as its sender.
 // A client's word about itself is overwritten in any case. But a packet that names
 // another participant was received from there and is on its way back: forwarding it could
-// go round in a circle without end.
-func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
+// go round in a circle without end. mayName: its identity may be that of another, as an
+// agent says for which participant a text is. A client that makes a packet names no SID.
+func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket, mayName bool) bool {
 	there, user := r.receivers.Load(), dp.GetUser()
 	for _, q := range []*Participant{
 		there.bySID[dp.ParticipantSid], there.byIdentity[dp.ParticipantIdentity],
 		there.bySID[user.GetParticipantSid()], there.byIdentity[user.GetParticipantIdentity()], // older clients
 	} {
-		if q != nil && q != p && q.attending() != nil {
+		named := q != nil && q != p && q.attending() != nil
+		if named && !(mayName && q.sid != dp.ParticipantSid) {
 			return false
 		}
 	}

@@ -3,6 +3,7 @@ package rooms_test
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"parlor/rooms"
 )
@@ -190,6 +192,7 @@ func TestAgentsSpeakForOthers(t *testing.T) {
 	chat := func() *livekit.DataPacket {
 		return &livekit.DataPacket{Value: &livekit.DataPacket_ChatMessage{ChatMessage: &livekit.ChatMessage{Id: "m"}}}
 	}
+	encrypted := &livekit.DataPacket{Value: &livekit.DataPacket_EncryptedPacket{EncryptedPacket: &livekit.EncryptedPacket{EncryptedValue: []byte("x")}}}
 	user := &livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{}}}
 	as := func(c *client, identity string, dp *livekit.DataPacket) (got *livekit.DataPacket) {
 		t.Helper()
@@ -203,16 +206,21 @@ func TestAgentsSpeakForOthers(t *testing.T) {
 		require.Len(t, packets, 1)
 		return packets[0]
 	}
+	got := as(agent, "ann", header())
+	require.Equal(t, "ann", got.GetParticipantIdentity())
+	require.True(t, got.GetStreamHeader().GetTextHeader().Generated)
+	got = as(agent, "ann", chat())
+	require.Equal(t, "ann", got.GetParticipantIdentity())
+	require.True(t, got.GetChatMessage().Generated)
 	for _, of := range []string{"ann", "somebody on the telephone"} {
-		got := as(agent, of, header())
-		require.Equal(t, of, got.GetParticipantIdentity())
-		require.True(t, got.GetStreamHeader().GetTextHeader().Generated)
-		got = as(agent, of, chat())
-		require.Equal(t, of, got.GetParticipantIdentity())
-		require.True(t, got.GetChatMessage().Generated)
-		for _, dp := range []*livekit.DataPacket{file, chunk, trailer} {
+		for _, dp := range []*livekit.DataPacket{file, chunk, trailer, encrypted} {
 			require.Equal(t, "agent", as(agent, of, dp).GetParticipantIdentity())
 		}
+	}
+	h.join("tea", "eve", func(r *rooms.JoinRequest) { r.Info.Permission.Hidden = true })
+	for _, of := range []string{"eve", "somebody on the telephone"} {
+		require.Nil(t, as(agent, of, header()), "nobody sees that one in the room")
+		require.Nil(t, as(agent, of, chat()))
 	}
 	for _, of := range []string{"", "agent"} {
 		got := as(agent, of, header())
@@ -221,7 +229,23 @@ func TestAgentsSpeakForOthers(t *testing.T) {
 		require.False(t, as(agent, of, chat()).GetChatMessage().Generated)
 	}
 	require.Nil(t, as(agent, "ann", user))
-	for _, dp := range []*livekit.DataPacket{header(), chat(), file, chunk, trailer, user} {
+
+	edit, deletion, change := chat(), chat(), header()
+	edit.GetChatMessage().EditTimestamp, deletion.GetChatMessage().Deleted = proto.Int64(1), true
+	change.GetStreamHeader().Topic, change.GetStreamHeader().GetTextHeader().OperationType = "lk.chat", livekit.DataStream_UPDATE
+	for _, dp := range []*livekit.DataPacket{edit, deletion, change} {
+		require.Nil(t, as(agent, "ann", dp), "it changes what ann wrote")
+		require.Equal(t, "agent", as(agent, "", dp).GetParticipantIdentity())
+	}
+	for _, dp := range []*livekit.DataPacket{header(), chat(), file, chunk, trailer, encrypted} {
+		dp.ParticipantSid = ann.SID()
+		require.Nil(t, as(agent, "ann", dp), "it was received, and is on its way back")
+		dp.ParticipantSid = ""
+	}
+	large := chat()
+	large.GetChatMessage().Message = strings.Repeat("x", rooms.MaxDataPacket-20)
+	require.Nil(t, as(agent, "ann", large), "it is too large with its sender")
+	for _, dp := range []*livekit.DataPacket{header(), chat(), file, chunk, trailer, encrypted, user} {
 		require.Nil(t, as(ann, "agent", dp))
 		require.Equal(t, "ann", as(ann, "somebody on the telephone", dp).GetParticipantIdentity())
 	}
