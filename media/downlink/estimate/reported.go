@@ -122,7 +122,11 @@ func (e *Reported) State(now int64, sending, wanted float64) State {
 		}
 		e.judge(now, sending, wanted)
 	}
-	return State{Bitrate: e.bound, Settled: e.bound, Proven: e.bound, Cause: e.cause, Loss: e.loss, Random: e.loss, RTT: e.rtt, Congested: e.trouble, Limited: e.bound > 0}
+	random := e.loss
+	if e.bound > 0 { // the path may be full
+		random = 0
+	}
+	return State{Bitrate: e.bound, Settled: e.bound, Proven: e.bound, Cause: e.cause, Loss: e.loss, Random: random, RTT: e.rtt, Congested: e.trouble, Limited: e.bound > 0}
 }
 
 func (e *Reported) judge(now int64, sending, wanted float64) {
