@@ -1,9 +1,11 @@
 package agents_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"slices"
@@ -241,6 +243,50 @@ func TestOccupiedRoomsGetTheAgentsForEveryRoom(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{success: 1, running: 1}, h.jobs("r"))
 	require.Equal(t, map[livekit.JobStatus]int{success: 1}, h.jobs("empty"))
 	require.Empty(t, h.jobs("named"))
+}
+
+// TestARoomThatCannotBeTold of a worker gets its agent once it can be. Meanwhile no other
+// room is told again, however often the pool has something to do.
+func TestARoomThatCannotBeTold(t *testing.T) {
+	var mu sync.Mutex
+	told, broken := map[string]int{}, true
+	var log bytes.Buffer
+	h := newHouse(t, func(h *house) {
+		h.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		h.tells = func(room string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			told[room]++
+			if room == "failed" && broken {
+				return rooms.ErrFailed
+			}
+			return nil
+		}
+	})
+	for _, room := range []string{"asked", "failed"} {
+		_, err := h.Create(t.Context(), &livekit.CreateRoomRequest{Name: room, EmptyTimeout: 3600, Agents: []*livekit.RoomAgentDispatch{{}}})
+		require.NoError(t, err)
+	}
+	h.person("asked", "ada")
+	h.person("occupied", "ada")
+	w := h.worker(named(""))
+	w.job(2)
+	for n := range 5 { // each is placed, and wakes the pool
+		h.person(fmt.Sprint("new-", n), "ada")
+		w.job(3 + n)
+	}
+	for _, of := range []string{"more", "and more"} {
+		before := func() int { mu.Lock(); defer mu.Unlock(); return told["failed"] }()
+		h.eventually(of, func() bool { mu.Lock(); defer mu.Unlock(); return told["failed"] > before })
+	}
+	mu.Lock()
+	require.Equal(t, 1, told["asked"])
+	require.Equal(t, 1, told["occupied"])
+	broken = false
+	mu.Unlock()
+	h.eventually("the room has its agent", func() bool { return h.jobs("failed")[running] == 1 })
+	h.close()
+	require.Equal(t, 1, strings.Count(log.String(), "cannot ask a room"), log.String())
 }
 
 // TestAWorkerThatComesWhileADispatchIsWritten finds no room that wants it, and gets the

@@ -43,6 +43,8 @@ type house struct {
 	limit    int64                                   // of a message, in bytes
 	kinds    int                                     // largest number of kinds of workers; 0 = the default
 	known    func(rooms.AgentKinds) rooms.AgentKinds // wraps the store of kinds; nil = the store itself
+	log      *slog.Logger                            // nil = none
+	tells    func(room string) error                 // called before a room is told of workers, whose error it returns; may be nil
 	wanting  func()                                  // called when the rooms that want agents have been read; may be nil
 	writing  atomic.Pointer[func()]                  // called before a write; may be nil
 	dead     atomic.Bool                             // nothing is written any more
@@ -67,7 +69,10 @@ func newHouse(t *testing.T, with ...func(*house)) *house {
 
 func (h *house) open() {
 	h.t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	log := h.log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: h.path, Allow: func() error {
 		if h.dead.Load() {
 			return errors.New("the process is dead")
@@ -91,7 +96,7 @@ func (h *house) open() {
 		Store: store, Log: log, AutoCreate: true, RestartGrace: h.grace,
 		Agents: &rooms.AgentsConfig{Workers: h.agents, Records: store, JoinGrace: h.join, WorkerGrace: 10 * time.Millisecond},
 	})
-	require.NoError(h.t, h.agents.Open(context.Background(), h.Rooms))
+	require.NoError(h.t, h.agents.Open(context.Background(), toldRooms{h.Rooms, h.tells}))
 	require.NoError(h.t, h.Open(context.Background()))
 	h.server = httptest.NewServer(h.verifier.Middleware(h.agents))
 }
@@ -106,6 +111,21 @@ func (h *house) close() {
 	require.NoError(h.t, h.Rooms.Close(context.Background()))
 	require.NoError(h.t, h.store.Close(context.Background()))
 	h.store = nil
+}
+
+// toldRooms are rooms that can fail to be told that there are workers.
+type toldRooms struct {
+	*rooms.Rooms
+	tells func(room string) error
+}
+
+func (r toldRooms) Reconsider(ctx context.Context, room, agentName string) error {
+	if r.tells != nil {
+		if err := r.tells(room); err != nil {
+			return err
+		}
+	}
+	return r.Rooms.Reconsider(ctx, room, agentName)
 }
 
 // wantingRecords are records that tell when the rooms that want agents have been read.

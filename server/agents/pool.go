@@ -77,7 +77,7 @@ func (h *Handler) goes(f func()) {
 // run offers the jobs of the kind to workers. First it has the rooms that want its agents
 // make the jobs that they could not make without a worker.
 func (p *pool) run() {
-	told := false
+	news := news{p: p, told: make(map[string]struct{}), failed: make(map[string]struct{})}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -87,44 +87,100 @@ func (p *pool) run() {
 		case <-p.wake:
 		case <-timer.C:
 		}
-		told = told || p.reconsider()
+		news.spread()
 		next := p.fill()
+		if !news.over() {
+			next = min(next, max(time.Until(news.again), 0))
+		}
 		timer.Reset(next)
 	}
 }
 
-// reconsider tells the rooms that have a dispatch of the pool's agent name and, if its
-// agents go to every room, the occupied ones. It reports false if some could not be told.
-func (p *pool) reconsider() bool {
+// Bounds of the time before rooms that could not be told are told again.
+const (
+	firstRetry   = time.Second
+	longestRetry = 30 * time.Second
+)
+
+// news is on its way to the rooms that want the agents of a pool: there are workers. The
+// pool's goroutine alone uses it.
+type news struct {
+	p      *pool
+	after  string              // the last room that was read
+	read   bool                // all have been read that have a dispatch of the agent name
+	done   bool                // and all that are occupied, if the agents go to every room
+	told   map[string]struct{} // until done
+	failed map[string]struct{} // could not be told
+	wait   time.Duration       // before the next attempt
+	again  time.Time           // of it
+}
+
+func (n *news) over() bool { return n.done && len(n.failed) == 0 }
+
+// spread tells the rooms that have a dispatch of the pool's agent name and, if its agents
+// go to every room, the occupied ones. Later calls tell those alone that could not be told,
+// once their time has come.
+func (n *news) spread() {
 	const page = 100
-	told := true
-	tell := func(name string) {
-		switch err := p.h.rooms.Reconsider(p.life, name, p.kind.AgentName); {
-		case err == nil, errors.Is(err, rooms.ErrNoRoom), p.life.Err() != nil:
-		default:
-			told = false
-			p.h.log.Warn("cannot ask a room for the agents that it wants, trying again", "room", name, "error", err)
+	p := n.p
+	if n.over() || time.Now().Before(n.again) {
+		return
+	}
+	for name := range n.failed {
+		if n.tell(name) {
+			delete(n.failed, name)
 		}
 	}
-	for after, more := "", true; more; {
-		names, last, err := p.h.cfg.Records.RoomsWanting(p.life, p.kind.AgentName, after, page)
+	for !n.read && p.life.Err() == nil {
+		names, last, err := p.h.cfg.Records.RoomsWanting(p.life, p.kind.AgentName, n.after, page)
 		if err != nil {
 			if p.life.Err() == nil {
 				p.h.log.Error("cannot read the rooms that want agents, trying again", "agent", p.kind.AgentName, "error", err)
 			}
-			return false
+			break
 		}
 		for _, name := range names {
-			tell(name)
+			n.first(name)
 		}
-		after, more = last, len(names) == page
+		n.after, n.read = last, len(names) < page
 	}
-	if p.kind.AgentName == "" {
-		for _, name := range p.h.rooms.Live() {
-			tell(name)
+	if n.read && !n.done {
+		if p.kind.AgentName == "" {
+			for _, name := range p.h.rooms.Live() {
+				n.first(name)
+			}
 		}
+		n.done, n.told = true, nil
 	}
-	return told
+	n.wait = min(max(2*n.wait, firstRetry), longestRetry)
+	n.again = time.Now().Add(n.wait)
+}
+
+// first tells a room that has not been told yet.
+func (n *news) first(name string) {
+	if _, is := n.told[name]; is {
+		return
+	}
+	n.told[name] = struct{}{}
+	if !n.tell(name) {
+		n.failed[name] = struct{}{}
+	}
+}
+
+// tell reports whether the room needs to be told no more.
+func (n *news) tell(name string) bool {
+	p := n.p
+	if p.life.Err() != nil {
+		return true
+	}
+	err := p.h.rooms.Reconsider(p.life, name, p.kind.AgentName)
+	if err == nil || errors.Is(err, rooms.ErrNoRoom) || p.life.Err() != nil {
+		return true
+	}
+	if _, again := n.failed[name]; !again {
+		p.h.log.Warn("cannot ask a room for the agents that it wants, trying again", "room", name, "error", err)
+	}
+	return false
 }
 
 // fill begins to offer the jobs that are due, as many as places allows. It returns when
