@@ -132,7 +132,7 @@ func (s *rest) participantOperations() []operation {
 		},
 		{
 			method: get, path: onParticipant + "/samples", id: "getSamples", tag: tag, grant: toAdmin,
-			summary: "How a participant's media fared in the last quarter of an hour: a sample for every ten seconds or so. They begin when its media connects, and again after a restart of the server.",
+			summary: "How a participant's media fared in the last quarter of an hour: a sample for every ten seconds or so. They begin when its media connects, and again after a restart of the server and when it is moved to another room.",
 			status:  http.StatusOK, answer: sampleList{}, handle: s.getSamples,
 		},
 		{

@@ -208,8 +208,8 @@ type mediaSample struct {
 // sampled is a participant's media with samples of how it fared.
 type sampled interface{ Samples() []media.Sample }
 
-// getSamples answers with how a participant's media fared; with no samples while it has no
-// media.
+// getSamples answers with how a participant's media fared in this room; with no samples while
+// it has no media. What ended before it was moved here is of another room.
 func (s *rest) getSamples(w http.ResponseWriter, r *http.Request) error {
 	m, err := s.participantOf(r)
 	if err != nil {
@@ -218,6 +218,9 @@ func (s *rest) getSamples(w http.ResponseWriter, r *http.Request) error {
 	out := sampleList{SID: m.Info.Sid, Identity: m.Info.Identity, Samples: []mediaSample{}}
 	if peer, ok := m.Peer.(sampled); ok {
 		for _, one := range peer.Samples() {
+			if one.ToMs <= m.Info.JoinedAtMs {
+				continue
+			}
 			out.Samples = append(out.Samples, mediaSample{
 				At: at(one.ToMs), Up: int64(one.Up), Down: int64(one.Down), Estimate: knownBitrate(float64(one.Estimate)),
 				UpLoss: float64(one.UpLoss), DownLoss: float64(one.DownLoss),

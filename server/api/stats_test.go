@@ -121,17 +121,22 @@ func TestHowAParticipantFared(t *testing.T) {
 	h := open(t)
 	ada := h.mustJoin("board", "ada")
 	h.mustJoin("board", "bob")
-	require.NoError(t, ada.Enter(sampledMedia{noMedia{ada}, []media.Sample{
-		{ToMs: 1000, Up: 64_000, UpLoss: 0.25},
-		{ToMs: 11_000, Up: 64_000, Down: 500_000, Estimate: 900_000, DownLoss: 0.5, RTTMs: 40},
-	}}, func(*rooms.Participant, rooms.Snapshot) {}))
+	show := func(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000Z") }
+	first := time.Now().Add(10 * time.Second)
+	second := first.Add(10 * time.Second)
+	peer := sampledMedia{noMedia{ada}, []media.Sample{
+		{ToMs: time.Now().Add(-time.Minute).UnixMilli(), Up: 32_000}, // of a room that it was in before
+		{ToMs: first.UnixMilli(), Up: 64_000, UpLoss: 0.25},
+		{ToMs: second.UnixMilli(), Up: 64_000, Down: 500_000, Estimate: 900_000, DownLoss: 0.5, RTTMs: 40},
+	}}
+	require.NoError(t, ada.Enter(peer, func(*rooms.Participant, rooms.Snapshot) {}))
 	ada.Sync()
 	at := "/v1/rooms/board/participants/"
 	resp, body := h.ask("GET", at+"ada/samples", h.token(admin("board")), "", "")
 	require.Equal(t, 200, resp.StatusCode, body)
 	require.JSONEq(t, `{"sid":"`+ada.SID()+`","identity":"ada","samples":[
-		{"at":"1970-01-01T00:00:01.000Z","up":64000,"down":0,"estimate":null,"up_loss":0.25,"down_loss":0,"rtt_ms":null},
-		{"at":"1970-01-01T00:00:11.000Z","up":64000,"down":500000,"estimate":900000,"up_loss":0,"down_loss":0.5,"rtt_ms":40}]}`, body)
+		{"at":"`+show(first)+`","up":64000,"down":0,"estimate":null,"up_loss":0.25,"down_loss":0,"rtt_ms":null},
+		{"at":"`+show(second)+`","up":64000,"down":500000,"estimate":900000,"up_loss":0,"down_loss":0.5,"rtt_ms":40}]}`, body)
 	_, body = h.ask("GET", at+"bob/samples", h.token(admin("board")), "", "")
 	require.Contains(t, body, `"samples":[]`, "it has no media that tells")
 	resp, _ = h.ask("GET", at+"eve/samples", h.token(admin("board")), "", "")
