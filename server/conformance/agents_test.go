@@ -300,6 +300,10 @@ func TestAgentsThatComeLate(t *testing.T) {
 	}
 	newAgentWorker(t, s.ws(), &livekit.RegisterWorkerRequest{Namespace: proto.String("one")})
 	dual.joinAt(t, s.ws(), token(t, "bob", join(plain)))
+	// What the room would give the worker comes before the agents of a later one.
+	later := plain + "-later"
+	dual.joinAt(t, s.ws(), token(t, "cyd", join(later)))
+	eventually(t, "a later room has its agents", func() bool { return len(agentsIn(t, s, later)) == 2 })
 	require.Len(t, agentsIn(t, s, plain), 2, "a second worker of a kind is not a second agent")
 }
 
