@@ -38,7 +38,9 @@ export async function room(root, { of: name, signal, go, session }) {
       if (!list.participants.some((other) => other.identity === identity)) hideCharts(identity, one);
     }
     draw(list.participants, stats);
-    await Promise.all([...charted.values()].map((one) => one.refresh()));
+    await Promise.all([...charted.values()].map((one) => one.refresh().catch((error) => {
+      if (error.status !== 404) throw error; // it has left meanwhile: the next look tells
+    })));
   }
 
   function draw(list, stats) {

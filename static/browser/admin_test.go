@@ -229,7 +229,14 @@ func (f *fixture) testDashboard(t *testing.T) {
 		p.until(label, fmt.Sprintf(`[...document.querySelectorAll('main button')].some((node) => node.textContent === %q && !node.disabled)`, label))
 		p.do(fmt.Sprintf(`[...document.querySelectorAll('main button')].find((node) => node.textContent === %q).click()`, label))
 	}
+	p.do(`{ const real = window.fetch; window.fetch = (at, ...rest) => {
+		if (!String(at).endsWith('/samples')) return real(at, ...rest);
+		window.fetch = real; // once, as when somebody leaves just then
+		return real('/v1/rooms/none/participants/nobody/samples', ...rest).finally(() => { window.gone = true; });
+	}; }`)
 	press("Charts")
+	p.until("the answer for somebody that has left", `window.gone === true && [...document.querySelectorAll('main button')].some((node) => node.textContent === 'Hide charts' && !node.disabled)`)
+	require.Equal(t, "", get[string](p, `[...document.querySelectorAll('.toast.bad')].map((node) => node.textContent).join()`))
 	p.until("how the guest fares", `document.querySelectorAll('.fares canvas').length === 4`)
 	press("Hide charts")
 	p.until("no charts", `!document.querySelector('.fares')`)
