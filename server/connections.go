@@ -219,7 +219,12 @@ func (c *connections) dismiss() {
 	waiting := slices.Collect(maps.Keys(c.open))
 	c.mu.Unlock()
 	for _, conn := range waiting {
-		_ = conn.Close() // its reader then fails
+		c.mu.Lock()
+		still := conn.waiting // its request may have come while others were closed
+		c.mu.Unlock()
+		if still {
+			_ = conn.Close() // its reader then fails
+		}
 	}
 }
 
