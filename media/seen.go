@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/pion/stun/v3"
@@ -20,7 +21,7 @@ type Reach int
 
 // The states of [Reach].
 const (
-	ReachUnknown Reach = iota // the STUN server has one address alone
+	ReachUnknown Reach = iota // the STUN server has one address alone, or time was too short
 	Reached
 	NotReached
 )
@@ -36,11 +37,24 @@ type Sight struct {
 const (
 	seenBound     = 3 * time.Second // for one server
 	strangerBound = 2 * time.Second // for its answer from another address
+	// maxSeen is how many ports are looked at at the same time.
+	maxSeen = 64
 )
+
+// ErrPort is the error of a port of media that cannot be bound.
+var ErrPort = errors.New("a port of media cannot be bound")
+
+// Silent reports whether an error of asking STUN servers is that they have not answered, and
+// nothing else.
+func Silent(err error) bool {
+	var name *net.DNSError
+	return errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &name)
+}
 
 // Seen has the first STUN server (host:port) that answers look at each port of media, from
 // the sockets of media themselves. A server with two addresses (RFC 5780) is asked to answer
-// from the other one as well, which tells whether packets of strangers arrive.
+// from the other one as well, which tells whether packets of strangers arrive. If some ports
+// were seen and others were not, it returns those and an error.
 func (e *Engine) Seen(ctx context.Context, servers []string) ([]Sight, error) {
 	return firstSeen(servers, func(server string) ([]Sight, error) {
 		to, err := stunAddress(ctx, server)
@@ -54,15 +68,10 @@ func (e *Engine) Seen(ctx context.Context, servers []string) ([]Sight, error) {
 		if !ok {
 			return nil, errors.New("media has no IPv4 address")
 		}
-		var all []Sight
-		for _, s := range e.net.sockets[:e.net.media] {
-			one, err := seen(ctx, s.mux, netip.AddrPortFrom(from, s.port), to)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, one)
-		}
-		return all, nil
+		sockets := e.net.sockets[:e.net.media]
+		return eachPort(len(sockets), func(i int) (Sight, error) {
+			return seen(ctx, sockets[i].mux, netip.AddrPortFrom(from, sockets[i].port), to)
+		})
 	})
 }
 
@@ -79,15 +88,35 @@ func SeenFrom(ctx context.Context, ports []int, servers []string) ([]Sight, erro
 		}
 		from := route.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
 		_ = route.Close() // nothing was sent on it
-		for _, port := range ports {
-			one, err := seenUnserved(ctx, netip.AddrPortFrom(from, uint16(port)), to)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, one)
-		}
-		return all, nil
+		return eachPort(len(ports), func(i int) (Sight, error) {
+			return seenUnserved(ctx, netip.AddrPortFrom(from, uint16(ports[i])), to)
+		})
 	})
+}
+
+// eachPort looks at ports at the same time, as those behind a firewall take seconds. It returns
+// what was seen, and one of the errors: of the servers before those of binding a port.
+func eachPort(n int, look func(i int) (Sight, error)) (all []Sight, err error) {
+	sights, errs := make([]Sight, n), make([]error, n)
+	places := make(chan struct{}, maxSeen)
+	var looking sync.WaitGroup
+	for i := range n {
+		places <- struct{}{}
+		looking.Go(func() {
+			defer func() { <-places }()
+			sights[i], errs[i] = look(i)
+		})
+	}
+	looking.Wait()
+	for i, failure := range errs {
+		switch {
+		case failure == nil:
+			all = append(all, sights[i])
+		case err == nil || errors.Is(err, ErrPort):
+			err = failure
+		}
+	}
+	return all, err
 }
 
 // seenUnserved binds an address, and has a STUN server look at it.
@@ -95,7 +124,7 @@ func seenUnserved(ctx context.Context, local, server netip.AddrPort) (one Sight,
 	log := slog.New(slog.DiscardHandler)
 	conn, err := udp.Listen(udp.Config{Addr: local.String(), Log: log})
 	if err != nil {
-		return one, err
+		return one, fmt.Errorf("%w: %w", ErrPort, err)
 	}
 	mux := icemux.New(icemux.Config{Counters: new(icemux.Counters), Log: log})
 	defer func() { err = errors.Join(err, mux.Close()) }()
@@ -105,18 +134,27 @@ func seenUnserved(ctx context.Context, local, server netip.AddrPort) (one Sight,
 	return seen(ctx, mux, netip.AddrPortFrom(local.Addr(), conn.Port()), server)
 }
 
-// firstSeen asks the servers in turn.
+// firstSeen asks the servers in turn, until one has seen a port. The error says more than that
+// servers were silent if one of them failed in another way.
 func firstSeen(servers []string, ask func(server string) ([]Sight, error)) ([]Sight, error) {
-	err := errors.New("no STUN servers are configured")
+	var err error
 	for _, server := range servers {
 		all, askErr := ask(server)
-		if askErr == nil {
+		if askErr != nil {
+			askErr = fmt.Errorf("ask %s: %w", server, askErr)
+		}
+		if len(all) > 0 {
 			for i := range all {
 				all[i].Server = server
 			}
-			return all, nil
+			return all, askErr
 		}
-		err = fmt.Errorf("ask %s: %w", server, askErr)
+		if err == nil || Silent(err) {
+			err = askErr
+		}
+	}
+	if len(servers) == 0 {
+		err = errors.New("no STUN servers are configured")
 	}
 	return nil, err
 }
@@ -177,6 +215,7 @@ func seen(ctx context.Context, mux *icemux.Mux, local, server netip.AddrPort) (o
 	switch {
 	case err != nil && second.Err() == nil:
 		return one, err
+	case err != nil && ctx.Err() != nil: // the answer may have come later
 	case err != nil:
 		one.Strangers = NotReached
 	case answer.Type == stun.BindingSuccess && from.Addr() != server.Addr():

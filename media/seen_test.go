@@ -1,6 +1,7 @@
 package media
 
 import (
+	"context"
 	"net"
 	"testing"
 
@@ -85,4 +86,82 @@ func TestHowASTUNServerSeesMedia(t *testing.T) {
 	require.ErrorContains(t, err, "does not see itself")
 	_, err = e.Seen(t.Context(), nil)
 	require.ErrorContains(t, err, "no STUN servers are configured")
+}
+
+// withheld is a STUN server on 127.0.0.1 that says that it has 127.0.0.2, too. It answers when so
+// many ports have asked, and calls strangers where its other address is to answer.
+func withheld(t *testing.T, ports int, strangers func()) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		require.NoError(t, conn.Close())
+		<-ended
+	})
+	go func() {
+		defer close(ended)
+		b := make([]byte, 1500)
+		asking := map[string]bool{}
+		for {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			asked, seen := &stun.Message{Raw: b[:n]}, from.(*net.UDPAddr)
+			if asked.Decode() != nil {
+				continue
+			}
+			if asked.Contains(stun.AttrChangeRequest) {
+				strangers()
+				continue
+			}
+			if asking[from.String()] = true; len(asking) < ports {
+				continue
+			}
+			answer, err := stun.Build(stun.NewTransactionIDSetter(asked.TransactionID), stun.BindingSuccess,
+				&stun.XORMappedAddress{IP: seen.IP, Port: seen.Port}, &stun.OtherAddress{IP: net.IPv4(127, 0, 0, 2), Port: 3478})
+			if err == nil {
+				_, _ = conn.WriteTo(answer.Raw, from) // it asks again
+			}
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+// TestPortsAreSeenAtTheSameTime, since each that is closed takes seconds. What the server had no
+// time to tell is not known; the rest is.
+func TestPortsAreSeenAtTheSameTime(t *testing.T) {
+	all, err := SeenFrom(t.Context(), make([]int, 5), []string{withheld(t, 5, func() {})})
+	require.NoError(t, err)
+	require.Len(t, all, 5)
+	for _, s := range all {
+		require.Equal(t, s.Port, s.Mapped.Port())
+		require.Equal(t, NotReached, s.Strangers)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	all, err = SeenFrom(ctx, []int{0}, []string{withheld(t, 1, cancel)})
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, all[0].Port, all[0].Mapped.Port())
+	require.Equal(t, ReachUnknown, all[0].Strangers)
+}
+
+// TestAPortThatIsTaken is no silence of the server, and hides no other port.
+func TestAPortThatIsTaken(t *testing.T) {
+	other, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer other.Close()
+	taken := other.LocalAddr().(*net.UDPAddr).Port
+	server := stunServer(t, true, false)
+	all, err := SeenFrom(t.Context(), []int{taken}, []string{server})
+	require.ErrorIs(t, err, ErrPort)
+	require.False(t, Silent(err))
+	require.Empty(t, all)
+	all, err = SeenFrom(t.Context(), []int{taken, 0}, []string{server})
+	require.ErrorIs(t, err, ErrPort)
+	require.Len(t, all, 1)
+	require.Equal(t, server, all[0].Server)
 }

@@ -102,6 +102,8 @@ func reachAll(ctx context.Context, addr netip.Addr, q *ReachRequest) []Reached {
 			case err == nil:
 			case errors.Is(err, syscall.ECONNREFUSED):
 				out.Found = "nothing listens there"
+			case out.Protocol == "udp": // Parlor answers some questions of strangers a second
+				out.Found = "nothing answers: what is sent there is dropped on the way, what listens is something else, or it was asked too often, as by others at the same time"
 			default:
 				out.Found = "nothing answers: what is sent there is dropped on the way, or what listens is something else"
 			}

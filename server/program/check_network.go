@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -130,15 +131,36 @@ func (i *inspection) checkMapping(ctx context.Context) (all []api.Check) {
 		sights = []media.Sight{{Mapped: netip.AddrPortFrom(addr, 0)}}
 	default:
 		sights, err = media.SeenFrom(ctx, i.cfg.RTC.UDPPorts(), servers)
+		if len(sights) == 0 && errors.Is(err, media.ErrPort) { // checkPorts reports it
+			var addr netip.Addr
+			addr, err = media.ExternalAddress(ctx, servers)
+			sights = []media.Sight{{Mapped: netip.AddrPortFrom(addr, 0)}}
+		}
 	}
-	if err != nil {
-		return []api.Check{rowWarning("NAT", "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")}
+	if err != nil && !errors.Is(err, media.ErrPort) {
+		all = append(all, judgeUnseen(err, ctx.Err() != nil))
+	}
+	if len(sights) == 0 || !sights[0].Mapped.IsValid() {
+		return all
 	}
 	all = append(all, judgeMapping(sights[0].Mapped.Addr(), i.ourAddresses(), i.cfg.RTC.UseExternalIP))
 	for _, s := range sights {
 		all = append(all, judgeSight(s)...)
 	}
 	return all
+}
+
+// judgeUnseen judges why a STUN server has not seen a port of media, or this machine. ended: the
+// time of the check has.
+func judgeUnseen(err error, ended bool) api.Check {
+	const what = "NAT"
+	switch {
+	case ended:
+		return rowWarning(what, "the servers of rtc.stun_servers were not asked to the end, as the time of the check was over: "+err.Error(), "check again")
+	case media.Silent(err):
+		return rowWarning(what, "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")
+	}
+	return rowWarning(what, "the servers of rtc.stun_servers do not tell how others see this machine: "+err.Error(), "see what the error names, or take the server out of the configuration: clients ask it, too")
 }
 
 // judgeSight judges how a STUN server sees a port of media.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v3"
 	"github.com/stretchr/testify/require"
 
 	"parlor/media"
@@ -185,4 +186,48 @@ func TestCommandBackup(t *testing.T) {
 	status, _, _ = command(t, nil, "backup")
 	require.Equal(t, 2, status)
 	require.Equal(t, "999 B 1.0 kB 2.5 MB", bytesOf(999)+" "+bytesOf(1000)+" "+bytesOf(2_500_000))
+}
+
+// TestCommandCheckOfATakenPort: it hides the machine's address no more than it makes the STUN
+// servers silent; what fails otherwise is told as it is.
+func TestCommandCheckOfATakenPort(t *testing.T) {
+	stranger, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	answered := make(chan struct{})
+	t.Cleanup(func() {
+		require.NoError(t, stranger.Close())
+		<-answered
+	})
+	go func() {
+		defer close(answered)
+		b := make([]byte, 1500)
+		for {
+			n, from, err := stranger.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			asked, seen := &stun.Message{Raw: b[:n]}, from.(*net.UDPAddr)
+			if asked.Decode() != nil {
+				continue
+			}
+			if answer, err := stun.Build(stun.NewTransactionIDSetter(asked.TransactionID), stun.BindingSuccess, &stun.XORMappedAddress{IP: seen.IP, Port: seen.Port}); err == nil {
+				_, _ = stranger.WriteTo(answer.Raw, from) // it asks again
+			}
+		}
+	}()
+	taken := stranger.LocalAddr().(*net.UDPAddr)
+	cfg := config.Default()
+	cfg.RTC.UDPPort = config.PortRange{Set: true, Start: taken.Port, End: taken.Port}
+	cfg.RTC.STUNServers = []string{taken.String()}
+	found := (&inspection{cfg: cfg}).checkMapping(t.Context())
+	require.Len(t, found, 1)
+	require.Equal(t, api.CheckOK, found[0].State)
+	require.Contains(t, found[0].Found, "others see this machine as 127.0.0.1")
+
+	cfg.RTC.STUNServers = []string{"127.0.0.1"} // without a port
+	found = (&inspection{cfg: cfg, running: true}).checkMapping(t.Context())
+	require.Len(t, found, 1)
+	require.Equal(t, api.CheckWarning, found[0].State)
+	require.NotContains(t, found[0].Found, "answers")
+	require.Contains(t, found[0].Found, "missing port")
 }
