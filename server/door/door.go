@@ -23,6 +23,8 @@ const (
 	// within two round trips, so others fill the places.
 	maxCallers          = 4096
 	maxCallersOfNetwork = 256
+	// maxToldOf bounds the networks of which the log tells that they were refused.
+	maxToldOf = 64
 )
 
 // Config configures a [Door]. Guests of a kind without a way are turned away.
@@ -43,7 +45,8 @@ type Config struct {
 	Trusted []netip.Prefix
 	// Time is how long it may take to tell a caller's kind; 0 is [DefaultTime].
 	Time time.Duration
-	// Log gets errors of listeners, not of connections. Required.
+	// Log gets errors of listeners, and of connections that no proxy has named the client of:
+	// once for each network, of at most 64. Required.
 	Log *slog.Logger
 }
 
@@ -53,8 +56,8 @@ type Counters struct {
 	// Guests, by kind.
 	HTTP, TURN, ICE atomic.Uint64
 	// Callers that were turned away: another took their place, they took too long, their
-	// first bytes are of no known kind, the TLS handshake failed.
-	Crowd, Late, Unknown, TLS atomic.Uint64
+	// first bytes are of no known kind, the TLS handshake failed, no proxy named the client.
+	Crowd, Late, Unknown, TLS, Unnamed atomic.Uint64
 	// Failures counts errors of accepting a connection.
 	Failures atomic.Uint64
 }
@@ -75,6 +78,7 @@ type Door struct {
 	inside    []*handed
 	callers   map[net.Conn]netip.Prefix
 	networks  map[netip.Prefix][]net.Conn // the callers of each, oldest first
+	told      map[netip.Prefix]struct{}   // networks of which the log told that they were refused
 }
 
 // New makes a door without listeners. Close must be called.
@@ -82,7 +86,7 @@ func New(cfg Config) *Door {
 	if cfg.Time == 0 {
 		cfg.Time = DefaultTime
 	}
-	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix][]net.Conn{}}
+	d := &Door{cfg: cfg, done: make(chan struct{}), callers: map[net.Conn]netip.Prefix{}, networks: map[netip.Prefix][]net.Conn{}, told: map[netip.Prefix]struct{}{}}
 	if cfg.TLS != nil {
 		// A caller that names another protocol is not decrypted by the door.
 		d.cfg.TLS = cfg.TLS.Clone()
@@ -198,13 +202,20 @@ func (d *Door) accept(l net.Listener, ways *ways) {
 // admit makes a connection a caller. If there are too many, it takes the place of the
 // oldest caller of its own network, or of the network with the most callers.
 func (d *Door) admit(conn net.Conn, ways *ways) {
-	network := d.network(conn)
+	network := network(conn.RemoteAddr(), d.cfg.Trusted, d.cfg.Proxies)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		_ = conn.Close() // nothing was said on it
 		return
 	}
+	d.placeLocked(conn, network)
+	d.counters.Callers.Add(1)
+	d.work.Go(func() { d.meet(conn, ways) })
+}
+
+// placeLocked gives a caller a place among those of a network.
+func (d *Door) placeLocked(conn net.Conn, network netip.Prefix) {
 	of := d.networks[network]
 	full := network.IsValid() && len(of) >= maxCallersOfNetwork
 	if !full && len(d.callers) >= maxCallers {
@@ -218,8 +229,18 @@ func (d *Door) admit(conn net.Conn, ways *ways) {
 	}
 	d.callers[conn] = network
 	d.networks[network] = append(d.networks[network], conn)
-	d.counters.Callers.Add(1)
-	d.work.Go(func() { d.meet(conn, ways) })
+}
+
+// named counts a caller among those of the client that its proxy has named. Otherwise one
+// client of a proxy could take the places of all others.
+func (d *Door) named(conn net.Conn, client net.Addr) {
+	network := network(client, d.cfg.Trusted)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.forgetLocked(conn) { // else another has its place, and it is closed
+		d.placeLocked(conn, network)
+		d.counters.Callers.Add(1)
+	}
 }
 
 // fullestLocked returns the callers of the network with the most.
@@ -232,10 +253,11 @@ func (d *Door) fullestLocked() (fullest []net.Conn) {
 	return fullest
 }
 
-// network identifies a client for the bounds; it is zero for a trusted proxy.
-func (d *Door) network(conn net.Conn) netip.Prefix {
-	ip := address(conn.RemoteAddr())
-	if !ip.IsValid() || within(d.cfg.Trusted, conn.RemoteAddr()) || within(d.cfg.Proxies, conn.RemoteAddr()) {
+// network identifies a client for the bounds; it is zero in one of the shared networks, whose
+// connections serve many clients.
+func network(client net.Addr, shared ...[]netip.Prefix) netip.Prefix {
+	ip := address(client)
+	if !ip.IsValid() || slices.ContainsFunc(shared, func(of []netip.Prefix) bool { return within(of, client) }) {
 		return netip.Prefix{}
 	}
 	bits := 64
@@ -287,7 +309,9 @@ func (d *Door) meet(conn net.Conn, ways *ways) {
 	_ = conn.SetDeadline(time.Now().Add(d.cfg.Time)) // if this fails, so does the read
 	client, err := conn, error(nil)
 	if len(d.cfg.Proxies) > 0 {
-		client, err = d.unwrap(conn)
+		if client, err = d.unwrap(conn); err == nil && client != conn {
+			d.named(conn, client.RemoteAddr())
+		}
 	}
 	var g guest
 	if err == nil {
@@ -307,10 +331,29 @@ func (d *Door) meet(conn net.Conn, ways *ways) {
 		d.counters.Late.Add(1)
 	case errors.Is(err, errTLS):
 		d.counters.TLS.Add(1)
+	case errors.Is(err, errNoProxy), errors.Is(err, errPROXY):
+		d.counters.Unnamed.Add(1)
+		d.tell(conn, err)
 	default:
 		d.counters.Unknown.Add(1)
 	}
 	_ = conn.Close() // nothing more is to be said to it
+}
+
+// tell logs why the connections of a network are refused, once.
+func (d *Door) tell(conn net.Conn, reason error) {
+	network := network(conn.RemoteAddr())
+	d.mu.Lock()
+	_, before := d.told[network]
+	before = before || len(d.told) >= maxToldOf
+	if !before {
+		d.told[network] = struct{}{}
+	}
+	d.mu.Unlock()
+	if !before {
+		d.cfg.Log.Warn("a connection is refused, as others of its network will be", "reason", reason, "network", network,
+			"see", "turn.proxy_protocol and turn.proxy_protocol_trusted_cidrs")
+	}
 }
 
 // hand gives a guest to its part; false if there is none.

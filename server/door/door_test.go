@@ -258,6 +258,55 @@ func TestClientsOfAProxy(t *testing.T) {
 	refuses(of("10.0.0.0/8"), "PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n")
 }
 
+// TestWhyAProxyIsRefused is told in the log, once for a network.
+func TestWhyAProxyIsRefused(t *testing.T) {
+	for proxies, c := range map[string]struct{ header, why string }{
+		"10.0.0.0/8":  {"PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n", "it does not come from a proxy that may name its client"},
+		"127.0.0.0/8": {"", "it does not begin with a header of the PROXY protocol"},
+	} {
+		var log bytes.Buffer // written by the door's goroutines, one at a time
+		h := build(t, func(cfg *Config) {
+			cfg.Proxies, cfg.Log = []netip.Prefix{netip.MustParsePrefix(proxies)}, slog.New(slog.NewTextHandler(&log, nil))
+		})
+		for range 3 {
+			conn := h.dial(t)
+			_, err := conn.Write(append([]byte(c.header), stunRequest()...))
+			require.NoError(t, err)
+			closed(t, conn)
+		}
+		require.NoError(t, h.door.Close()) // it writes no more
+		require.EqualValues(t, 3, h.door.Counters().Unnamed.Load())
+		require.Zero(t, h.door.Counters().Unknown.Load())
+		require.Equal(t, 1, strings.Count(log.String(), c.why), log.String())
+		require.Contains(t, log.String(), "network=127.0.0.1/32")
+	}
+}
+
+// TestACrowdBehindAProxy: the silent connections of one client have a bound there, too, and take
+// no place of others that come from the same proxy.
+func TestACrowdBehindAProxy(t *testing.T) {
+	h := build(t, func(c *Config) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
+	from := func(client string) net.Conn {
+		conn := h.dial(t)
+		_, err := io.WriteString(conn, "PROXY TCP4 "+client+" 192.0.2.100 1024 443\r\n")
+		require.NoError(t, err)
+		return conn
+	}
+	slow := from("192.0.2.9")
+	for range maxCallersOfNetwork + 10 {
+		from("192.0.2.1")
+	}
+	require.Eventually(t, func() bool {
+		c := h.door.Counters()
+		return c.Crowd.Load() == 10 && c.Callers.Load() == maxCallersOfNetwork+1
+	}, patience, 10*time.Millisecond)
+	_, err := slow.Write(stunRequest())
+	require.NoError(t, err)
+	answer, err := io.ReadAll(slow)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "TURN")
+}
+
 // closed waits until the other side has closed.
 func closed(t *testing.T, conn net.Conn) {
 	t.Helper()

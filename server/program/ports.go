@@ -96,6 +96,7 @@ func (p *program) listenForTURN(ctx context.Context) error {
 		c.Proxies = prefixes(p.cfg.TURN.ProxyProtocolTrustedCIDRs)
 	}
 	switch {
+	case p.cfg.TURN.ExternalTLS && len(c.Proxies) > 0: // the load balancer names its clients
 	case p.cfg.TURN.ExternalTLS: // all come from the load balancer
 		c.Trusted = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	case p.cfg.TURN.CertFile != "":
