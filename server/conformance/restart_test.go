@@ -33,6 +33,26 @@ type restart struct {
 	before *livekit.ListParticipantsResponse
 	start  *livekit.Room
 	told   int // number of webhooks before the restart
+	// nodeLocked: the Node SDK's client is of no use any more, by a fault of its own.
+	nodeLocked bool
+}
+
+// overRestart is a test of a call over a restart. It is repeated, three times at most, if the
+// Node SDK's client waits for itself.
+func overRestart(t *testing.T, test func(r *restart)) {
+	t.Parallel()
+	for try := 1; ; try++ {
+		locked := false
+		t.Run(fmt.Sprint("try ", try), func(t *testing.T) {
+			r := newRestart(t)
+			defer func() { locked = r.nodeLocked }()
+			test(r)
+		})
+		if !locked {
+			return
+		}
+		require.Less(t, try, 3, "the Node SDK waits for itself again and again")
+	}
 }
 
 const restartGrace = 15 * time.Second
@@ -131,6 +151,10 @@ func (r *restart) awaitSound(listener string, since time.Time) (first time.Time)
 		}
 		var at time.Time
 		eventuallyWithin(r.T, 2*patience, listener+" hears "+speaker, func() bool {
+			if (listener == "node" || speaker == "node") && r.node.locked() {
+				r.nodeLocked = true
+				r.Skip("the Node SDK waits for itself")
+			}
 			at = r.soundSince(listener, speaker, since)
 			return !at.IsZero()
 		})
@@ -273,19 +297,20 @@ func find(list *livekit.ListParticipantsResponse, identity string) *livekit.Part
 
 // TestKillInACall: a crash of the server only interrupts the call.
 func TestKillInACall(t *testing.T) {
-	t.Parallel()
-	r := newRestart(t)
-	down := time.Now()
-	r.wires["gil"].hold()
-	r.server.kill()
-	r.verify(down)
+	overRestart(t, func(r *restart) {
+		down := time.Now()
+		r.wires["gil"].hold()
+		r.server.kill()
+		r.verify(down)
+	})
 }
 
 // TestStopInACall: an orderly stop only interrupts the call, and the clients know at
 // once, even if one client never closes its connection.
-func TestStopInACall(t *testing.T) {
-	t.Parallel()
-	r := newRestart(t)
+func TestStopInACall(t *testing.T) { overRestart(t, stopInACall) }
+
+func stopInACall(r *restart) {
+	t := r.T
 	deaf(t, r.server, r.room+"-deaf")
 	r.wires["gil"].hold()
 	down := time.Now()
@@ -391,6 +416,7 @@ func deaf(t *testing.T, s *server, room string) {
 
 // nodeClient is the client in node/restart.js.
 type nodeClient struct {
+	errs  logBuffer  // what it and its SDK's core log
 	mu    sync.Mutex // guards the following
 	heard map[string]int
 	at    map[string][]time.Time // when the count of a speaker's packets grew
@@ -402,6 +428,13 @@ func (n *nodeClient) backAt() time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.back
+}
+
+// locked reports whether the SDK's core waits for itself. Up to rtc-node 1.1.0 it does so for
+// ever if a negotiation is wanted a second time before the first is answered, as happens at
+// times when it publishes again (livekit/rust-sdks#1252).
+func (n *nodeClient) locked() bool {
+	return strings.Contains(n.errs.String(), "signal_event taking too much time: Answer(")
 }
 
 func (r *restart) startNode() {
@@ -423,8 +456,7 @@ func (r *restart) startNode() {
 	require.NoError(r, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(r, err)
-	var errs logBuffer
-	cmd.Stderr = &errs
+	cmd.Stderr = &n.errs
 	require.NoError(r, cmd.Start())
 	var reading sync.WaitGroup
 	reading.Go(func() { n.read(out) })
@@ -432,7 +464,7 @@ func (r *restart) startNode() {
 		in.Close()
 		reading.Wait()
 		if err := cmd.Wait(); r.Failed() {
-			r.Logf("node: %v, %v\n%s", err, n.log, errs.tail(60))
+			r.Logf("node: %v, %v\n%s", err, n.log, n.errs.tail(600))
 		}
 	})
 	r.node = n
