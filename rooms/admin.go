@@ -109,31 +109,35 @@ func (rs *Rooms) List(ctx context.Context, names []string) ([]*livekit.Room, err
 }
 
 // Delete closes a room: its participants are sent away, and the name is free as soon as
-// the end is on disk. Its breakout rooms are closed after it. It fails with [Precondition] unless the condition holds for the
-// room as it is; nil demands nothing. The condition must neither change the record nor
-// wait.
+// the end is on disk. Its breakout rooms are closed after it, whatever becomes of ctx. It
+// fails with [Precondition] unless the condition holds for the room as it is; nil demands
+// nothing. The condition must neither change the record nor wait.
 func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record) bool) error {
-	division, err := askName(ctx, rs, name, func(r *Room, reply answer[*Division]) {
+	before, err := askName(ctx, rs, name, func(r *Room, reply answer[Record]) {
 		err := r.found()
 		if err == nil {
 			err = r.holds(condition)
 		}
 		if err != nil {
-			reply(nil, err)
+			reply(Record{}, err)
 			return
 		}
-		division := r.rec.Config.Division
-		r.end(EndClosed, livekit.DisconnectReason_ROOM_DELETED, func(err error) { reply(division, err) })
+		before := r.rec
+		r.end(EndClosed, livekit.DisconnectReason_ROOM_DELETED, func(err error) { reply(before, err) })
 	})
-	if err != nil {
+	if err != nil || before.Config.Division == nil {
 		return err
 	}
-	for _, b := range division.breakouts() {
-		if err := rs.Delete(ctx, b.Name, nil); err != nil && !errors.Is(err, ErrNoRoom) {
-			return err
-		}
+	tried := make(chan error, 1)
+	if !rs.spawn(func() { rs.endBreakouts(&before, tried) }) {
+		return ErrStopping // the next process ends them
 	}
-	return nil
+	select {
+	case err = <-tried:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Participants lists the participants of the room, and also those that are expected back
@@ -230,16 +234,14 @@ func withParticipant[T any](r *Room, identity string, f func(*Room, *Participant
 
 // Remove sends a participant away. With revoke_token_ts the tokens of this identity from
 // before that time are refused afterwards, also the refreshed tokens that the server gave
-// out.
+// out, and it is sent away from all rooms of the division.
 func (rs *Rooms) Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error {
 	const noSeconds = 1 << 40 // the year 36812 or so: a larger number is milliseconds, by mistake
 	switch {
 	case req.RevokeTokenTs > noSeconds:
 		return Errorf(Invalid, "revoke_token_ts is %d: it must be a Unix time in seconds", req.RevokeTokenTs)
 	case req.RevokeTokenTs > 0:
-		if err := rs.Revoke(ctx, req.Room, req.Identity, req.RevokeTokenTs*1000); err != nil {
-			return err
-		}
+		return rs.Expel(ctx, req.Room, req.Identity, req.RevokeTokenTs*1000)
 	}
 	return rs.remove(ctx, req.Room, req.Identity, func(string) bool { return true })
 }

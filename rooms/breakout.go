@@ -2,8 +2,10 @@ package rooms
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,8 +17,13 @@ import (
 // A room can be divided: its people are sent to breakout rooms for a while, and called back.
 // A breakout room is a room of its own, whose name nobody can guess and whose settings tell
 // which room it is part of. The division belongs to the main room's row, and ends with it.
-// While people are sent out the main room may stand empty: its timeout begins when they are
-// to be back, or when nobody is in any of the rooms.
+//
+// Calling people back is a state and not an act: the division is closed first, so that nobody
+// goes out any more, and then everybody is moved again and again until nobody is out, those
+// who are expected back after a restart included. Until then no deadline of the main room
+// runs, and its empty time begins anew. One look at the row and at the rooms does it all; it
+// is repeated every few seconds while people may be out, so that no move that fails, no
+// restart and no late arrival is lost.
 
 // The bounds of a division.
 const (
@@ -24,7 +31,8 @@ const (
 	MostAssigned     = 500 // identities, of all breakout rooms together
 	LongestBreakouts = 24 * time.Hour
 
-	longestTitle = 100 // bytes
+	longestTitle    = 100      // bytes
+	longestDivision = 64 << 10 // bytes, in the main room's row
 )
 
 // The timeouts of a breakout room, in seconds.
@@ -37,8 +45,33 @@ const (
 // their room has changed.
 const BreakoutTopic = "parlor.breakout"
 
-// movesAtATime is how many people are sent at a time: each move waits for the disk.
-const movesAtATime = 8
+// breakoutPrefix begins the names of breakout rooms.
+const breakoutPrefix = "breakout-"
+
+// isBreakoutName reports whether a name is as those of breakout rooms: no other room is one, so
+// that it need not be read, and only the division opens a room of such a name for people.
+func isBreakoutName(name string) bool {
+	id, is := strings.CutPrefix(name, breakoutPrefix)
+	return is && len(id) == guid.Length && !strings.ContainsFunc(id, func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	})
+}
+
+const (
+	// movesAtATime is how many people of a room are sent at a time: each move waits for the disk.
+	movesAtATime = 8
+	// looksAtATime is how many divided rooms are looked at at a time, and longestLook the
+	// longest that one look reads and moves.
+	looksAtATime = 16
+	longestLook  = time.Minute
+	// lookEvery is when a divided room is looked at again while people are sent out, and
+	// lookSoon while they are to come back.
+	lookEvery = 5 * time.Second
+	lookSoon  = time.Second
+	// emptyFor is how long nobody is seen in the main room until nobody is there: on the way
+	// from one room to another people are in none.
+	emptyFor = 10 * time.Second
+)
 
 // Division is how a room is divided. It does not change once made.
 type Division struct {
@@ -46,6 +79,8 @@ type Division struct {
 	OpenMs    int64      `json:"open_ms,omitempty"`  // since when people are sent out; 0 = they are not
 	UntilMs   int64      `json:"until_ms,omitempty"` // when they are called back
 	Limited   bool       `json:"limited,omitempty"`  // UntilMs was asked for, and not LongestBreakouts
+	Back      bool       `json:"back,omitempty"`     // they were called back, and some may still be out
+	Dropped   []string   `json:"dropped,omitempty"`  // rooms that are no breakout rooms any more, and where some may still be
 }
 
 // Breakout is a breakout room of a division.
@@ -61,20 +96,40 @@ type MainRoom struct {
 	SID  string `json:"sid"`
 }
 
-// division is the name of the room that r is a breakout room of, or its own if it is divided;
-// "" if it is neither.
-func (r *Room) division() string {
+// division is the room that r is a breakout room of, or r if it is divided; zero if it is
+// neither.
+func (r *Room) division() MainRoom {
 	switch c := &r.rec.Config; {
 	case c.Main != nil:
-		return c.Main.Name
+		return *c.Main
 	case c.Division != nil:
-		return r.name
+		return MainRoom{r.name, r.rec.SID}
 	}
-	return ""
+	return MainRoom{}
 }
+
+// isPartOf reports whether the open room is a breakout room of main.
+func (r *Record) isPartOf(main MainRoom) bool { return r.Config.Main != nil && *r.Config.Main == main }
 
 // Open reports whether people are sent out. It may be called on nil.
 func (d *Division) Open() bool { return d != nil && d.OpenMs != 0 }
+
+// someOut reports whether some may be out, so that the main room waits for them. It may be
+// called on nil.
+func (d *Division) someOut() bool { return d != nil && (d.OpenMs != 0 || d.Back || len(d.Dropped) > 0) }
+
+// names are those of all rooms in which some of the main room's people may be. It may be
+// called on nil.
+func (d *Division) names() []string {
+	if d == nil {
+		return nil
+	}
+	names := make([]string, 0, len(d.Breakouts)+len(d.Dropped))
+	for i := range d.Breakouts {
+		names = append(names, d.Breakouts[i].Name)
+	}
+	return append(names, d.Dropped...)
+}
 
 // Find returns the breakout room of that name; nil if there is none.
 func (d *Division) Find(name string) *Breakout {
@@ -115,47 +170,141 @@ func (rs *Rooms) MainRoom(ctx context.Context, name string) (Record, error) {
 	return main, err
 }
 
+// mainOf is the room that the open room of that name is a breakout room of; zero if it is none.
+func (rs *Rooms) mainOf(ctx context.Context, name string) (MainRoom, error) {
+	if !isBreakoutName(name) {
+		return MainRoom{}, nil
+	}
+	rec, err := rs.cfg.Store.FindOpen(ctx, name)
+	if errors.Is(err, ErrNoRoom) || err == nil && rec.Config.Main == nil {
+		return MainRoom{}, nil
+	}
+	if err != nil {
+		return MainRoom{}, err
+	}
+	return *rec.Config.Main, nil
+}
+
+// Governing is the name of the room whose bans, revocations and decisions on hosts hold in the
+// room of that name: of the main room for a breakout room, else the name itself.
+func (rs *Rooms) Governing(ctx context.Context, name string) (string, error) {
+	main, err := rs.mainOf(ctx, name)
+	if err != nil || main.Name == "" {
+		return name, err
+	}
+	return main.Name, nil
+}
+
+// meeting are the names of the governing room and of all rooms of its division.
+func (rs *Rooms) meeting(ctx context.Context, name string) ([]string, error) {
+	name, err := rs.Governing(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := rs.cfg.Store.FindOpen(ctx, name)
+	if err != nil && !errors.Is(err, ErrNoRoom) {
+		return nil, err
+	}
+	return append([]string{name}, rec.Config.Division.names()...), nil
+}
+
+// standing is how an identity stands to a room of a division: whether it may go into it, and
+// what was decided of it in the main room. It is zero for rooms that are no breakout rooms.
+type standing struct {
+	main          MainRoom
+	open          bool // people are sent out to this room
+	assigned      bool
+	host, decided bool // in the main room
+}
+
+func (rs *Rooms) standing(ctx context.Context, room, identity string) (standing, error) {
+	self, err := rs.mainOf(ctx, room)
+	if err != nil || self.Name == "" {
+		return standing{}, err
+	}
+	s := standing{main: self}
+	main, err := rs.cfg.Store.FindOpen(ctx, self.Name)
+	if errors.Is(err, ErrNoRoom) || err == nil && main.SID != self.SID {
+		return s, nil // it has ended, and so will the breakout room
+	}
+	if err != nil {
+		return s, err
+	}
+	if b := main.Config.Division.Find(room); b != nil {
+		s.open, s.assigned = main.Config.Division.Open(), slices.Contains(b.Assigned, identity)
+	}
+	s.host, s.decided, err = rs.cfg.Store.HostDecided(ctx, self.Name, identity)
+	return s, err
+}
+
+// refusal is why who stands so may not go into the breakout room; nil if it may, or if it is
+// none. host tells whether it is host, unless the main room has decided that.
+func (s *standing) refusal(host bool) error {
+	if s.decided {
+		host = s.host
+	}
+	switch {
+	case s.main.Name == "":
+	case !s.open:
+		return Errorf(Precondition, "the breakout rooms are not open: join room %q", s.main.Name)
+	case !s.assigned && !host:
+		return Errorf(Denied, "you are not assigned to this breakout room: join room %q", s.main.Name)
+	}
+	return nil
+}
+
 // Divide sets the breakout rooms of a room, and who is assigned to which; none end the
 // division. A breakout room without a name is new. While people are sent out, those follow
 // whose assignment is another, and those whose breakout room there is no more come back. name
 // may be that of a breakout room, as in all that follows.
 func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout) (Record, error) {
-	if err := checkBreakouts(breakouts); err != nil {
+	if err := rs.checkBreakouts(breakouts); err != nil {
 		return Record{}, err
 	}
 	var before *Division
-	main, err := rs.divide(ctx, name, func(rec *Record) error {
+	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
 		before = rec.Config.Division
 		d := Division{}
 		if before != nil {
 			d = *before
 		}
-		d.Breakouts = slices.Clone(breakouts)
+		d.Breakouts, d.Dropped = slices.Clone(breakouts), slices.Clone(d.Dropped)
 		for i := range d.Breakouts {
 			b := &d.Breakouts[i]
 			if b.Name == "" {
-				b.Name = guid.New("breakout-")
+				b.Name = guid.New(breakoutPrefix)
 			} else if before.Find(b.Name) == nil {
-				return Errorf(Invalid, "the room has no breakout room %q", b.Name)
+				return nil, Errorf(Invalid, "the room has no breakout room %q", b.Name)
 			}
 		}
-		rec.Config.Division = &d
-		if len(breakouts) == 0 {
-			rec.Config.Division = nil
+		for _, b := range before.breakouts() {
+			if d.Find(b.Name) == nil {
+				d.Dropped = append(d.Dropped, b.Name)
+			}
 		}
-		return nil
+		if len(breakouts) == 0 {
+			d.callBack()
+		}
+		return &d, nil
 	})
 	if err != nil {
 		return Record{}, err
 	}
-	if before.Open() {
-		rs.follow(ctx, &main, before)
+	if before.someOut() {
+		rs.bring(rs.life, &main, before)
 	}
 	rs.tellDivision(ctx, &main, before)
+	rs.lookAt(main.Name, 0)
 	return main, nil
 }
 
-func checkBreakouts(all []Breakout) error {
+// callBack has everybody come back.
+func (d *Division) callBack() {
+	d.Back = d.someOut()
+	d.OpenMs, d.UntilMs, d.Limited = 0, 0, false
+}
+
+func (rs *Rooms) checkBreakouts(all []Breakout) error {
 	if len(all) > MostBreakouts {
 		return Errorf(Invalid, "a room has at most %d breakout rooms", MostBreakouts)
 	}
@@ -175,6 +324,9 @@ func checkBreakouts(all []Breakout) error {
 			case assigned[identity]:
 				return Errorf(Invalid, "%q is assigned twice", identity)
 			}
+			if err := rs.checkIdentity(identity); err != nil {
+				return err
+			}
 			assigned[identity] = true
 		}
 	}
@@ -184,8 +336,9 @@ func checkBreakouts(all []Breakout) error {
 	return nil
 }
 
-// divide changes the division of a room. change must neither wait nor change a division.
-func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) error) (Record, error) {
+// divide changes the division of a room. change returns the new one, and must neither wait
+// nor change anything.
+func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (*Division, error)) (Record, error) {
 	main, err := rs.MainRoom(ctx, name)
 	if err != nil {
 		return Record{}, err
@@ -195,8 +348,21 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) e
 		if rec.SID != sid {
 			return ErrNoRoom
 		}
-		if err := change(rec); err != nil {
+		d, err := change(rec)
+		if err != nil {
 			return err
+		}
+		row, err := json.Marshal(d)
+		if err != nil {
+			return err
+		}
+		if len(row) > longestDivision {
+			return Errorf(Exhausted, "the division is longer than %d bytes: name fewer people, or shorter ones", longestDivision)
+		}
+		waited := rec.Config.Division.someOut()
+		rec.Config.Division = d
+		if waited && !d.someOut() && rec.EmptySinceMs != 0 {
+			rec.EmptySinceMs = NowMs(rs.cfg.Wall()) // until now it was not empty, but waited
 		}
 		rec.SetDeadline()
 		return nil
@@ -209,58 +375,52 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) e
 func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) (Record, error) {
 	now := rs.cfg.Wall()
 	sent := false
-	main, err := rs.divide(ctx, name, func(rec *Record) error {
+	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
 		before := rec.Config.Division
-		if before == nil {
-			return Errorf(Precondition, "the room has no breakout rooms")
+		if before == nil || len(before.Breakouts) == 0 {
+			return nil, Errorf(Precondition, "the room has no breakout rooms")
 		}
 		d := *before
 		sent = before.Open()
 		if !sent {
 			d.OpenMs = NowMs(now)
 		}
+		d.Back = false
 		d.Limited = limit > 0
 		if limit <= 0 || limit > LongestBreakouts {
 			limit = LongestBreakouts
 		}
 		d.UntilMs = NowMs(now.Add(limit))
-		rec.Config.Division = &d
-		return nil
+		return &d, nil
 	})
 	if err != nil {
 		return Record{}, err
 	}
-	rs.lookAt(main.Name, main.Config.Division.UntilMs)
 	if !sent {
-		rs.follow(ctx, &main, nil)
+		rs.bring(rs.life, &main, nil)
 	}
 	rs.tellDivision(ctx, &main, nil)
+	rs.lookAt(main.Name, 0)
 	return main, nil
 }
 
-// CallBack brings everybody back from the breakout rooms. The assignments stay.
+// CallBack brings everybody back from the breakout rooms. The assignments stay. Who cannot be
+// moved at once is moved as soon as it can be.
 func (rs *Rooms) CallBack(ctx context.Context, name string) (Record, error) {
-	main, err := rs.MainRoom(ctx, name)
-	if err != nil {
-		return Record{}, err
-	}
-	var moves []*livekit.MoveParticipantRequest
-	for identity, room := range rs.whereabouts(ctx, main.Config.Division) {
-		moves = append(moves, move(identity, room, main.Name))
-	}
-	rs.moveAll(ctx, moves)
-	main, err = rs.divide(ctx, main.Name, func(rec *Record) error {
-		if before := rec.Config.Division; before.Open() {
-			d := *before
-			d.OpenMs, d.UntilMs, d.Limited = 0, 0, false
-			rec.Config.Division = &d
+	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
+		if rec.Config.Division == nil {
+			return nil, nil
 		}
-		return nil
+		d := *rec.Config.Division
+		d.callBack()
+		return &d, nil
 	})
 	if err != nil {
 		return Record{}, err
 	}
+	rs.bring(rs.life, &main, main.Config.Division)
 	rs.tellDivision(ctx, &main, nil)
+	rs.lookAt(main.Name, 0)
 	return main, nil
 }
 
@@ -276,7 +436,7 @@ func (rs *Rooms) GoTo(ctx context.Context, name, identity, to string, host bool)
 		if name == main.Name {
 			return nil
 		}
-		return rs.Move(ctx, move(identity, name, main.Name))
+		return rs.Move(rs.life, move(identity, name, main.Name))
 	}
 	d := main.Config.Division
 	b := d.Find(to)
@@ -290,10 +450,10 @@ func (rs *Rooms) GoTo(ctx context.Context, name, identity, to string, host bool)
 	case to == name:
 		return nil
 	}
-	if err := rs.openBreakout(ctx, &main, b); err != nil {
+	if err := rs.openBreakout(rs.life, &main, b.Name); err != nil {
 		return err
 	}
-	return rs.Move(ctx, move(identity, name, to))
+	return rs.moveAs(rs.life, move(identity, name, to), host)
 }
 
 func move(identity, from, to string) *livekit.MoveParticipantRequest {
@@ -310,38 +470,45 @@ func (rs *Rooms) TellAll(ctx context.Context, name, topic string, data []byte) e
 	return nil
 }
 
-// follow moves those who are assigned to where they belong after a change of the division:
-// from the main room, and those whose assignment was another before. Who went elsewhere by
-// its own wish stays there.
-func (rs *Rooms) follow(ctx context.Context, main *Record, before *Division) {
-	d := main.Config.Division
-	for i := range d.breakouts() {
-		if b := &d.Breakouts[i]; len(b.Assigned) > 0 {
-			if err := rs.openBreakout(ctx, main, b); err != nil {
-				rs.log.Warn("cannot open a breakout room", "room", main.Name, "error", err)
-			}
+// bring moves those to where they belong who are elsewhere, and waits for it. before is the
+// division before a change of assignments, nil if people were not sent out.
+func (rs *Rooms) bring(ctx context.Context, main *Record, before *Division) {
+	out, _ := rs.out(ctx, main) // who cannot be seen now is seen by the next look
+	if d := main.Config.Division; d.Open() && before != d {
+		here, err := rs.peopleIn(ctx, main.Name, MainRoom{main.Name, main.SID})
+		if err != nil {
+			rs.log.Warn("cannot tell who is in the room", "room", main.Name, "error", err)
 		}
+		out = append(out, here...)
 	}
-	at := rs.whereabouts(ctx, before)
-	for identity, room := range rs.whereabouts(ctx, d) {
-		at[identity] = room
+	rs.moveAll(ctx, main, out, before)
+}
+
+// visitor is a participant in a room of a division.
+type visitor struct {
+	identity, sid string
+	room          string
+	host          bool
+}
+
+// belongs is the room of main's division in which v is to be; before is the division before a
+// change of assignments, nil if people were not sent out. Who is in the main room while people
+// are sent out has come back by its own wish, unless its assignment has changed.
+func (d *Division) belongs(v *visitor, main string, before *Division) string {
+	if !d.Open() {
+		return main
 	}
-	for _, identity := range rs.presentIn(ctx, main.Name) {
-		at[identity] = main.Name
+	target, was := d.Of(v.identity), before.Of(v.identity)
+	changed := (target == nil) != (was == nil) || target != nil && target.Name != was.Name
+	switch {
+	case v.room == main && !changed:
+		return main
+	case d.Find(v.room) != nil && v.host && !changed:
+		return v.room
+	case target == nil:
+		return main
 	}
-	var moves []*livekit.MoveParticipantRequest
-	for identity, room := range at {
-		target, was := d.Of(identity), before.Of(identity)
-		switch {
-		case target == nil && room != main.Name && (was != nil || d.Find(room) == nil): // or its breakout room is gone
-			moves = append(moves, move(identity, room, main.Name))
-		case target == nil || target.Name == room || was != nil && was.Name == target.Name && d.Find(room) != nil:
-		case was != nil && was.Name == target.Name && room == main.Name: // it came back by itself
-		default:
-			moves = append(moves, move(identity, room, target.Name))
-		}
-	}
-	rs.moveAll(ctx, moves)
+	return target.Name
 }
 
 func (d *Division) breakouts() []Breakout {
@@ -351,73 +518,163 @@ func (d *Division) breakouts() []Breakout {
 	return d.Breakouts
 }
 
-// whereabouts are those who are in the breakout rooms of a division, by identity.
-func (rs *Rooms) whereabouts(ctx context.Context, d *Division) map[string]string {
-	at := map[string]string{}
-	for _, b := range d.breakouts() {
-		for _, identity := range rs.presentIn(ctx, b.Name) {
-			at[identity] = b.Name
-		}
+// out are those who are in the breakout rooms of main, and how many are there by the rows:
+// more, if some are expected back or cannot be seen.
+func (rs *Rooms) out(ctx context.Context, main *Record) (people []visitor, byRows int) {
+	names := main.Config.Division.names()
+	if len(names) == 0 {
+		return nil, 0
 	}
-	return at
+	rows, err := rs.cfg.Store.ListOpen(ctx, names)
+	if err != nil {
+		rs.log.Warn("cannot tell who is in the breakout rooms", "room", main.Name, "error", err)
+		return nil, 1
+	}
+	self := MainRoom{main.Name, main.SID}
+	for i := range rows {
+		if rows[i].NumParticipants == 0 || !rows[i].isPartOf(self) {
+			continue
+		}
+		byRows += int(rows[i].NumParticipants)
+		in, err := rs.peopleIn(ctx, rows[i].Name, self)
+		if err != nil {
+			rs.log.Warn("cannot tell who is in the room", "room", rows[i].Name, "error", err)
+		}
+		people = append(people, in...)
+	}
+	return people, byRows
 }
 
-// presentIn are the identities of those who are in a room and can be moved.
-func (rs *Rooms) presentIn(ctx context.Context, name string) []string {
+// peopleIn are those who are in a room of the division of main and can be moved.
+func (rs *Rooms) peopleIn(ctx context.Context, name string, main MainRoom) ([]visitor, error) {
 	if rs.peek(name) == nil {
-		return nil // nobody is in it
+		return nil, nil // nobody is in it
 	}
-	all, err := askName(ctx, rs, name, func(r *Room, reply answer[[]string]) {
-		var all []string
-		for identity, p := range r.participants {
-			if !dependent(p.info) && !p.shadow() {
-				all = append(all, identity)
+	return askName(ctx, rs, name, func(r *Room, reply answer[[]visitor]) {
+		var all []visitor
+		if r.division() == main {
+			for identity, p := range r.participants {
+				if !dependent(p.info) && !p.shadow() {
+					all = append(all, visitor{identity, p.sid, name, p.host})
+				}
 			}
 		}
 		reply(all, nil)
 	})
-	if err != nil {
-		rs.log.Warn("cannot tell who is in the room", "room", name, "error", err)
+}
+
+// openBreakout opens a breakout room unless it is open. Another room that bears its name, of
+// which nobody but the division can know, is ended.
+func (rs *Rooms) openBreakout(ctx context.Context, main *Record, name string) error {
+	self := MainRoom{main.Name, main.SID}
+	for range 3 {
+		out, err := rs.Create(ctx, &livekit.CreateRoomRequest{
+			Name: name, EmptyTimeout: breakoutEmpty, DepartureTimeout: breakoutDeparture, MaxParticipants: main.MaxParticipants,
+		}, func(c *RoomConfig) {
+			c.MinPlayoutDelay, c.MaxPlayoutDelay, c.SyncStreams = main.Config.MinPlayoutDelay, main.Config.MaxPlayoutDelay, main.Config.SyncStreams
+			c.EnabledCodecs = main.Config.EnabledCodecs
+			c.Main = &self
+		})
+		if err != nil || out.Room.isPartOf(self) {
+			return err
+		}
+		err = rs.Delete(ctx, name, func(rec *Record) bool { return !rec.isPartOf(self) })
+		if code := ErrorCode(err); err != nil && code != NotFound && code != Precondition {
+			return err
+		}
 	}
-	return all
+	return Errorf(Unavailable, "the breakout room cannot be opened, try again")
 }
 
-// openBreakout opens a breakout room unless it is open.
-func (rs *Rooms) openBreakout(ctx context.Context, main *Record, b *Breakout) error {
-	_, err := rs.Create(ctx, &livekit.CreateRoomRequest{
-		Name: b.Name, EmptyTimeout: breakoutEmpty, DepartureTimeout: breakoutDeparture, MaxParticipants: main.MaxParticipants,
-	}, func(c *RoomConfig) {
-		c.MinPlayoutDelay, c.MaxPlayoutDelay, c.SyncStreams = main.Config.MinPlayoutDelay, main.Config.MaxPlayoutDelay, main.Config.SyncStreams
-		c.EnabledCodecs = main.Config.EnabledCodecs
-		c.Main = &MainRoom{Name: main.Name, SID: main.SID}
-	})
-	return err
-}
-
-// moveAll moves several at a time, and waits for all. Who cannot be moved stays, which
-// whoever looks at the division sees.
-func (rs *Rooms) moveAll(ctx context.Context, moves []*livekit.MoveParticipantRequest) {
+// moveAll moves several at a time to where they belong, and waits for all. Who cannot be moved
+// stays until the next look.
+func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, before *Division) {
+	d := main.Config.Division
+	opened := map[string]bool{main.Name: true}
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	free := make(chan struct{}, movesAtATime)
-	for _, m := range moves {
+	for _, v := range people {
+		to := d.belongs(&v, main.Name, before)
+		if to == v.room {
+			continue
+		}
+		if _, tried := opened[to]; !tried {
+			err := rs.openBreakout(ctx, main, to)
+			if opened[to] = err == nil; err != nil {
+				rs.log.Warn("cannot open a breakout room", "room", main.Name, "error", err)
+			}
+		}
+		if !opened[to] {
+			continue
+		}
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
-			if err := rs.Move(ctx, m); err != nil && !errors.Is(err, ErrNoParticipant) {
-				rs.log.Warn("a participant of a divided room was not moved", "room", m.Room, "participant", m.Identity, "to", m.DestinationRoom, "error", err)
+			err := rs.Move(ctx, move(v.identity, v.room, to))
+			if ErrorCode(err) == Exists && to == main.Name && rs.isIn(ctx, to, v.identity) {
+				err = rs.RemoveSession(ctx, v.room, v.identity, v.sid) // it is back, by another client
+			}
+			if err != nil && !errors.Is(err, ErrNoParticipant) {
+				rs.log.Warn("a participant of a divided room was not moved", "room", v.room, "participant", v.identity, "to", to, "error", err)
 			}
 		})
 	}
-	wg.Wait()
+}
+
+// isIn reports whether an identity is in the room, and not only expected or on its way.
+func (rs *Rooms) isIn(ctx context.Context, name, identity string) bool {
+	in, err := askName(ctx, rs, name, func(r *Room, reply answer[bool]) { reply(r.participants[identity] != nil, nil) })
+	return in && err == nil
+}
+
+// endBreakouts ends the breakout rooms of a main room that has ended, until all have ended or
+// the process stops. tried gets the outcome of the first try; it may be nil.
+func (rs *Rooms) endBreakouts(main *Record, tried chan<- error) {
+	self := MainRoom{main.Name, main.SID}
+	left := main.Config.Division.names()
+	for {
+		var errs error
+		left = slices.DeleteFunc(left, func(name string) bool {
+			err := rs.Delete(rs.life, name, func(rec *Record) bool { return rec.isPartOf(self) })
+			if code := ErrorCode(err); err == nil || code == NotFound || code == Precondition {
+				return true
+			}
+			errs = errors.Join(errs, err)
+			return false
+		})
+		if tried != nil {
+			tried <- errs
+			tried = nil
+		}
+		if errs == nil {
+			return
+		}
+		rs.log.Warn("cannot end the breakout rooms of a room that has ended, trying again", "room", main.Name, "error", errs)
+		select {
+		case <-rs.life.Done():
+			return
+		case <-time.After(retryInterval):
+		}
+	}
+}
+
+// endOrphan ends a breakout room if its main room ended while no process ran.
+func (rs *Rooms) endOrphan(rec *Record) {
+	main, err := rs.cfg.Store.FindOpen(rs.life, rec.Config.Main.Name)
+	if err == nil && main.SID == rec.Config.Main.SID || err != nil && !errors.Is(err, ErrNoRoom) {
+		return
+	}
+	rs.endBreakouts(&Record{Name: rec.Config.Main.Name, SID: rec.Config.Main.SID, Config: RoomConfig{Division: &Division{Dropped: []string{rec.Name}}}}, nil)
 }
 
 // roomsOf are the names of a divided room and of its breakout rooms, and of those of before.
 func roomsOf(main *Record, before *Division) []string {
 	names := []string{main.Name}
 	for _, d := range []*Division{main.Config.Division, before} {
-		for _, b := range d.breakouts() {
-			if !slices.Contains(names, b.Name) {
-				names = append(names, b.Name)
+		for _, name := range d.names() {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}
@@ -441,45 +698,62 @@ func (rs *Rooms) tellRooms(ctx context.Context, names []string, topic string, da
 	}
 }
 
-// divisions are the divided rooms whose people are sent out, each with the time of the wall
-// clock at which it is to be looked at. What is to be done then the room's row tells.
+// divisions are the divided rooms, each with the time of the wall clock at which it is to be
+// looked at. What is to be done then the room's row tells.
 type divisions struct {
-	mu   sync.Mutex // guards due
+	mu   sync.Mutex // guards the following
 	due  map[string]int64
-	wake chan struct{} // capacity 1
+	busy map[string]bool // is being looked at
+	wake chan struct{}   // capacity 1
 }
 
 // lookAt has a divided room looked at at a time, or earlier if that was wanted.
 func (rs *Rooms) lookAt(main string, ms int64) {
 	d := &rs.divisions
 	d.mu.Lock()
-	d.due[main] = ms
+	if at, wanted := d.due[main]; !wanted || ms < at {
+		d.due[main] = ms
+	}
 	d.mu.Unlock()
+	d.awake()
+}
+
+func (d *divisions) awake() {
 	select {
 	case d.wake <- struct{}{}:
 	default:
 	}
 }
 
-// next returns the room that is due first, and forgets it if that is now.
+// next returns the room that is due first and is not being looked at. If that is now, it is
+// being looked at until looked.
 func (d *divisions) next(now int64) (main string, ms int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for name, at := range d.due {
-		if main == "" || at < ms {
+		if !d.busy[name] && (main == "" || at < ms) {
 			main, ms = name, at
 		}
 	}
 	if main != "" && ms <= now {
 		delete(d.due, main)
+		d.busy[main] = true
 	}
 	return main, ms
 }
 
-// callBackInTime calls people back from breakout rooms when their time is over.
-func (rs *Rooms) callBackInTime() {
+func (d *divisions) looked(main string) {
+	d.mu.Lock()
+	delete(d.busy, main)
+	d.mu.Unlock()
+	d.awake()
+}
+
+// watchDivisions looks at divided rooms when they are due, at each on a goroutine of its own.
+func (rs *Rooms) watchDivisions() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	free := make(chan struct{}, looksAtATime)
 	for {
 		now := NowMs(rs.cfg.Wall())
 		main, ms := rs.divisions.next(now)
@@ -489,7 +763,18 @@ func (rs *Rooms) callBackInTime() {
 		case ms > now:
 			timer.Reset(min(time.Duration(ms-now)*time.Millisecond, longestWait))
 		default:
-			rs.lookNow(main, now)
+			select {
+			case <-rs.life.Done():
+				return
+			case free <- struct{}{}:
+			}
+			rs.loops.Go(func() {
+				defer func() { <-free }()
+				defer rs.divisions.looked(main)
+				ctx, cancel := context.WithTimeout(rs.life, longestLook)
+				defer cancel()
+				rs.look(ctx, main)
+			})
 			continue
 		}
 		select {
@@ -501,42 +786,94 @@ func (rs *Rooms) callBackInTime() {
 	}
 }
 
-// lookNow calls the people of a divided room back if their time is over, or if none are left.
-func (rs *Rooms) lookNow(main string, now int64) {
-	const (
-		retry = time.Second
-		// emptyFor is how long nobody is seen in the main room: on the way from one room to
-		// another people are in none.
-		emptyFor = 10 * time.Second
-	)
-	rec, err := rs.cfg.Store.FindOpen(rs.life, main)
-	d := rec.Config.Division
-	switch {
-	case errors.Is(err, ErrNoRoom), err == nil && !d.Open():
+// lookForBack has the division looked at after somebody came to a breakout room: perhaps it has
+// been called back.
+func (r *Room) lookForBack() {
+	if main := r.rec.Config.Main; main != nil {
+		r.rooms.lookAt(main.Name, NowMs(r.rooms.cfg.Wall()))
+	}
+}
+
+// look does for a divided room what is due: it calls people back if their time is over or
+// nobody is left, brings back who is out, and forgets what nobody is in any more. While some
+// may be out it has the room looked at again.
+func (rs *Rooms) look(ctx context.Context, name string) {
+	again := func(after time.Duration) { rs.lookAt(name, NowMs(rs.cfg.Wall().Add(after))) }
+	main, err := rs.cfg.Store.FindOpen(ctx, name)
+	if errors.Is(err, ErrNoRoom) || err == nil && main.Config.Division == nil {
 		return
+	}
+	var people []visitor
+	byRows := 0
+	if err == nil {
+		people, byRows = rs.out(ctx, &main)
+		d, now := main.Config.Division, NowMs(rs.cfg.Wall())
+		nobody := byRows == 0 && main.EmptySinceMs != 0 && now >= main.EmptySinceMs+emptyFor.Milliseconds()
+		switch {
+		case d.Open() && (now >= d.UntilMs || nobody):
+			main, err = rs.CallBack(ctx, name)
+		case !d.Open() && !d.Back && byRows > 0: // they came late
+			main, err = rs.divide(ctx, name, func(rec *Record) (*Division, error) {
+				if rec.Config.Division == nil {
+					return nil, nil
+				}
+				d := *rec.Config.Division
+				d.Back = !d.Open()
+				return &d, nil
+			})
+		}
+	}
+	if err == nil {
+		rs.moveAll(ctx, &main, people, main.Config.Division)
+		main, err = rs.forget(ctx, &main)
+	}
+	switch d := main.Config.Division; {
+	case errors.Is(err, ErrNoRoom), errors.Is(err, ErrStopping), rs.life.Err() != nil:
 	case err != nil:
-	case now >= d.UntilMs:
-		_, err = rs.CallBack(rs.life, main)
-	case rec.EmptySinceMs == 0:
-		rs.lookAt(main, d.UntilMs)
-	case now < rec.EmptySinceMs+emptyFor.Milliseconds():
-		rs.lookAt(main, rec.EmptySinceMs+emptyFor.Milliseconds())
-	default:
-		var open []Record
-		if open, err = rs.cfg.Store.ListOpen(rs.life, roomsOf(&rec, nil)); err != nil {
-			break
-		}
-		if slices.ContainsFunc(open, func(r Record) bool { return r.NumParticipants > 0 }) {
-			rs.lookAt(main, d.UntilMs)
-			return
-		}
-		_, err = rs.CallBack(rs.life, main)
+		rs.log.Warn("cannot look after a divided room, trying again", "room", name, "error", err)
+		again(retryInterval)
+	case d.Open():
+		until := time.UnixMilli(d.UntilMs).Sub(rs.cfg.Wall())
+		again(min(lookEvery, max(until, 0)))
+	case d.someOut():
+		again(lookSoon)
 	}
-	switch {
-	case err == nil, rs.life.Err() != nil:
-	case errors.Is(err, ErrNoRoom), errors.Is(err, ErrStopping):
-	default:
-		rs.log.Warn("cannot call people back from breakout rooms, trying again", "room", main, "error", err)
-		rs.lookAt(main, now+retry.Milliseconds())
+}
+
+// forget ends the empty rooms that are no breakout rooms any more, and has the main room wait
+// no more if nobody is out.
+func (rs *Rooms) forget(ctx context.Context, main *Record) (Record, error) {
+	d := main.Config.Division
+	if d == nil || !d.Back && len(d.Dropped) == 0 {
+		return *main, nil
 	}
+	self := MainRoom{main.Name, main.SID}
+	gone := map[string]bool{}
+	for _, name := range d.Dropped {
+		err := rs.Delete(ctx, name, func(rec *Record) bool { return rec.isPartOf(self) && rec.NumParticipants == 0 })
+		switch ErrorCode(err) {
+		case Precondition: // some are in it
+		default:
+			if err != nil && ErrorCode(err) != NotFound {
+				return *main, err
+			}
+			gone[name] = true
+		}
+	}
+	_, byRows := rs.out(ctx, main)
+	if byRows > 0 && len(gone) == 0 {
+		return *main, nil
+	}
+	return rs.divide(ctx, main.Name, func(rec *Record) (*Division, error) {
+		if rec.Config.Division == nil {
+			return nil, nil
+		}
+		d := *rec.Config.Division
+		d.Dropped = slices.DeleteFunc(slices.Clone(d.Dropped), func(name string) bool { return gone[name] })
+		d.Back = d.Back && byRows > 0
+		if len(d.Breakouts) == 0 && !d.someOut() {
+			return nil, nil
+		}
+		return &d, nil
+	})
 }

@@ -26,7 +26,11 @@ func (rs *Rooms) Forward(ctx context.Context, req *livekit.ForwardParticipantReq
 	if err != nil {
 		return err
 	}
-	if _, err := rs.hasRoomFor(ctx, req.DestinationRoom, p, false); err != nil {
+	place, err := rs.standing(ctx, req.DestinationRoom, req.Identity)
+	if err != nil {
+		return err
+	}
+	if _, err := rs.hasRoomFor(ctx, req.DestinationRoom, &passage{from: p, place: place}, false); err != nil {
 		return err
 	}
 	info, err := rs.Participant(ctx, req.Room, req.Identity)

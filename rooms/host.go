@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -25,15 +26,55 @@ type HostDecision struct {
 }
 
 // SetHost decides whether an identity is host of the open room of that name. The identity
-// must be in the room, be expected back, or have been in it lately.
+// must be in the room, be expected back, or have been in it lately. A decision in a breakout
+// room is one of its main room, and holds in all rooms of the division.
 func (rs *Rooms) SetHost(ctx context.Context, room, identity string, host bool) error {
-	_, err := askName(ctx, rs, room, func(r *Room, reply answer[struct{}]) {
-		r.setHost(identity, host, func(err error) { reply(struct{}{}, err) })
+	names, err := rs.meeting(ctx, room)
+	if err != nil {
+		return err
+	}
+	var there *livekit.ParticipantInfo // in the breakout room
+	if names[0] != room {
+		if there, err = rs.Participant(ctx, room, identity); err != nil && !errors.Is(err, ErrNoParticipant) {
+			return err
+		}
+	}
+	_, err = askName(ctx, rs, names[0], func(r *Room, reply answer[struct{}]) {
+		r.setHost(identity, host, there, func(err error) { reply(struct{}{}, err) })
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, name := range names[1:] {
+		if rs.peek(name) == nil {
+			continue // nobody is in it
+		}
+		_, err = askName(ctx, rs, name, func(r *Room, reply answer[struct{}]) {
+			r.decidedInMain(MainRoom{Name: names[0]}, identity, host)
+			reply(struct{}{}, nil)
+		})
+		if err != nil { // a join reads what was decided
+			rs.log.Warn("a breakout room was not told who is host", "room", name, "error", err)
+		}
+	}
+	return nil
 }
 
-func (r *Room) setHost(identity string, host bool, done func(error)) {
+// decidedInMain applies a decision that the main room has on disk.
+func (r *Room) decidedInMain(main MainRoom, identity string, host bool) {
+	if m := r.rec.Config.Main; m == nil || m.Name != main.Name {
+		return
+	}
+	r.hostDecided(identity, host)
+	if p := r.participants[identity]; p != nil && p.admitted {
+		r.fact([]Session{p.session(r.rec.SID)}, nil)
+	} else if s := r.expected[identity]; s != nil {
+		r.fact([]Session{*s}, nil)
+	}
+}
+
+// setHost is SetHost in one room; there is the participant in a breakout room of it, nil = none.
+func (r *Room) setHost(identity string, host bool, there *livekit.ParticipantInfo, done func(error)) {
 	if err := r.found(); err != nil {
 		done(err)
 		return
@@ -41,7 +82,7 @@ func (r *Room) setHost(identity string, host bool, done func(error)) {
 	s := r.sessionOf(identity)
 	was, decided := r.hostsAhead[identity]
 	switch {
-	case s == nil && !decided:
+	case s == nil && there == nil && !decided:
 		done(ErrNoParticipant)
 		return
 	case decided && was == host:
@@ -56,7 +97,9 @@ func (r *Room) setHost(identity string, host bool, done func(error)) {
 	}
 	c := &Change{Kind: ChangeUpdate, Hosts: []HostDecision{{identity, host}}}
 	info := &livekit.ParticipantInfo{Identity: identity}
-	if s != nil {
+	if there != nil {
+		info = there
+	} else if s != nil {
 		info = s.Info
 	}
 	if s != nil && s.LeftMs == 0 {
@@ -89,12 +132,17 @@ func (r *Room) setHost(identity string, host bool, done func(error)) {
 	})
 }
 
-// appoints is the decision that a host is host here, too, if it comes from another room of the
-// same division and would not be host here otherwise. It is applied to p, and by appointed once
+// appoints is the decision that a host is host of this breakout room, too, if it comes from
+// another room of the same division and would not be host here otherwise: the API believes no
+// token of one room in another. What the main room has decided needs none, and comes first. It is applied to p, and by appointed once
 // it is written.
 func (r *Room) appoints(m *passage, p *Participant) []HostDecision {
+	if m.place.decided {
+		p.host = m.place.host
+		return nil
+	}
 	_, decided := r.hostsAhead[p.identity]
-	if m.division == "" || m.division != r.division() || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
+	if r.rec.Config.Main == nil || m.division != *r.rec.Config.Main || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
 		return nil
 	}
 	p.host = true
@@ -165,8 +213,16 @@ func (r *Room) isHost(identity string, byToken bool) bool {
 	return byToken
 }
 
-// HostDecided tells what was decided of an identity in the open room of that name.
+// HostDecided tells what was decided of an identity in the open room of that name. What the
+// main room of a breakout room has decided comes first.
 func (rs *Rooms) HostDecided(ctx context.Context, room, identity string) (host, decided bool, err error) {
+	main, err := rs.mainOf(ctx, room)
+	if err == nil && main.Name != "" {
+		host, decided, err = rs.cfg.Store.HostDecided(ctx, main.Name, identity)
+	}
+	if err != nil || decided {
+		return host, decided, err
+	}
 	return rs.cfg.Store.HostDecided(ctx, room, identity)
 }
 

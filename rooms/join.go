@@ -52,6 +52,8 @@ type JoinRequest struct {
 	// Token makes a token for the participant after a move to another room. It must not
 	// block; nil = no token is made.
 	Token func(room string, info *livekit.ParticipantInfo, host bool) string
+
+	place standing // to the room; checkJoin finds it
 }
 
 // Snapshot is a room as one participant may see it.
@@ -136,7 +138,7 @@ func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string,
 			err = ErrStopping
 		case err == nil:
 			err = r.refusal(req)
-		case errors.Is(err, ErrNoRoom) && req.Job == "" && (rs.cfg.AutoCreate || req.MayCreate):
+		case errors.Is(err, ErrNoRoom) && req.Job == "" && (rs.cfg.AutoCreate || req.MayCreate) && !isBreakoutName(req.Room):
 			err = nil
 		}
 		reply(r.rec.SID, err)
@@ -161,7 +163,12 @@ func (rs *Rooms) checkJoin(ctx context.Context, req *JoinRequest) error {
 	if err := rs.checkDispatches(req.Create.GetAgents()); err != nil {
 		return err
 	}
-	return rs.Admissible(ctx, req.Room, info.Identity, req.IssuedMs)
+	if err := rs.Admissible(ctx, req.Room, info.Identity, req.IssuedMs); err != nil {
+		return err
+	}
+	var err error
+	req.place, err = rs.standing(ctx, req.Room, info.Identity)
+	return err
 }
 
 func (rs *Rooms) checkIdentity(identity string) error {
@@ -198,7 +205,7 @@ func (r *Room) join(req *JoinRequest, reply answer[joined]) {
 		return
 	}
 	if err := r.found(); errors.Is(err, ErrNoRoom) {
-		if req.MustExist || req.Job != "" || (!r.rooms.cfg.AutoCreate && !req.MayCreate) {
+		if req.MustExist || req.Job != "" || (!r.rooms.cfg.AutoCreate && !req.MayCreate) || isBreakoutName(r.name) {
 			reply(joined{}, ErrNoRoom)
 			return
 		}
@@ -297,6 +304,7 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 			}
 			r.announceNew(p)
 			r.agentJoined(p)
+			r.lookForBack()
 			r.log.Info("participant joined", "participant", identity, "sid", p.sid, "resumed", back != nil, slog.Group("client", p.attrs...))
 			reply(joined{p, p.snapshot()}, nil)
 		}
@@ -312,6 +320,15 @@ func (r *Room) admit(req *JoinRequest, reply answer[joined]) {
 func (r *Room) refusal(req *JoinRequest) error {
 	old, back := r.participants[req.Info.Identity], r.expected[req.Info.Identity]
 	known := old != nil || back != nil
+	// Who was here comes back also after it was called away, and is brought to the main room.
+	if m := r.rec.Config.Main; m != nil && !known && !dependent(req.Info) && !req.forwarded() && !r.returns(req) {
+		if req.place.main != *m {
+			return Errorf(Unavailable, "the breakout room was only just opened, try again")
+		}
+		if err := req.place.refusal(r.isHost(req.Info.Identity, req.Host)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case r.rec.Config.Locked && !known && !r.returns(req):
 		return Errorf(Denied, "room %q is locked", r.name)
@@ -323,6 +340,12 @@ func (r *Room) refusal(req *JoinRequest) error {
 		return ErrHeld
 	}
 	return r.refusedAgent(req)
+}
+
+// forwarded reports whether it is the join of a participant that is forwarded.
+func (req *JoinRequest) forwarded() bool {
+	_, is := req.Outlet.(nowhere)
+	return is
 }
 
 // returns reports whether req's client was in the room a moment ago and lost its
@@ -368,6 +391,9 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		askedAgain:    make(map[string]*livekit.AddTrackRequest),
 		queued:        make(map[string]queuedTrack),
 	}, now)
+	if req.place.decided {
+		p.host = req.place.host
+	}
 	p.at.Store(p)
 	if previous == nil {
 		previous = r.lately(p.identity)

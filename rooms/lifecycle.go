@@ -195,6 +195,7 @@ func (r *Room) deadlineOver(now time.Time) {
 		r.watchDeadline()
 		return
 	}
+	before := r.rec
 	r.end(r.rec.DueReason(), livekit.DisconnectReason_ROOM_CLOSED, func(err error) {
 		if err != nil {
 			r.overdue.Failed(r.log, "cannot end the room that is due, trying again", err)
@@ -202,6 +203,9 @@ func (r *Room) deadlineOver(now time.Time) {
 			return
 		}
 		r.overdue.Over(r.log, "the room that was due has ended")
+		if before.Config.Division != nil {
+			r.rooms.spawn(func() { r.rooms.endBreakouts(&before, nil) }) // else the next process ends them
+		}
 	})
 }
 

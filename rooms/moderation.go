@@ -3,8 +3,6 @@ package rooms
 import (
 	"context"
 	"errors"
-
-	"github.com/livekit/protocol/livekit"
 )
 
 // ErrBanned and ErrRevoked are the errors for a client that tries to join, or that calls
@@ -16,11 +14,22 @@ var (
 
 // Admissible checks a token for a room against the stored bans and revocations. It
 // returns [ErrBanned], [ErrRevoked], or nil if the token's bearer may join. issuedMs is
-// the token's not-before time, in Unix ms.
+// the token's not-before time, in Unix ms. In a breakout room those of its main room hold, too.
 func (rs *Rooms) Admissible(ctx context.Context, room, identity string, issuedMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return nil
 	}
+	main, err := rs.mainOf(ctx, room)
+	if err == nil && main.Name != "" {
+		err = rs.admissible(ctx, main.Name, identity, issuedMs)
+	}
+	if err != nil {
+		return err
+	}
+	return rs.admissible(ctx, room, identity, issuedMs)
+}
+
+func (rs *Rooms) admissible(ctx context.Context, room, identity string, issuedMs int64) error {
 	banned, revokedMs, err := rs.cfg.Moderation.Admission(ctx, room, identity)
 	switch {
 	case err != nil:
@@ -48,7 +57,8 @@ func (rs *Rooms) CanResume(ctx context.Context, req *JoinRequest) error {
 }
 
 // Ban refuses an identity in rooms of that name until b.UntilMs, and removes it if it is
-// in the room.
+// in the room. In a breakout room it is a ban from the main room; either way it holds in all
+// rooms of the division.
 func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "bans cannot be stored here")
@@ -56,14 +66,51 @@ func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	if err := rs.checkBan(&b); err != nil {
 		return err
 	}
+	all, err := rs.meeting(ctx, b.RoomName)
+	if err != nil {
+		return err
+	}
+	b.RoomName = all[0]
 	if err := rs.cfg.Moderation.SetBan(ctx, b); err != nil {
 		return err
 	}
-	err := rs.Remove(ctx, &livekit.RoomParticipantIdentity{Room: b.RoomName, Identity: b.Identity})
-	if ErrorCode(err) == NotFound {
+	if err = rs.removeFrom(ctx, all, b.Identity); ErrorCode(err) == NotFound {
 		return nil
 	}
 	return err
+}
+
+// Expel revokes the tokens of an identity from before a time, see [Rooms.Revoke], and removes it
+// from the room and from all rooms of its division. It fails with [ErrNoParticipant] if the
+// identity is in none.
+func (rs *Rooms) Expel(ctx context.Context, room, identity string, notBeforeMs int64) error {
+	if err := rs.Revoke(ctx, room, identity, notBeforeMs); err != nil {
+		return err
+	}
+	all, err := rs.meeting(ctx, room)
+	if err != nil {
+		return err
+	}
+	return rs.removeFrom(ctx, all, identity)
+}
+
+// removeFrom sends an identity away from all of these rooms.
+func (rs *Rooms) removeFrom(ctx context.Context, names []string, identity string) error {
+	var errs error
+	was := false
+	for _, name := range names {
+		err := rs.remove(ctx, name, identity, func(string) bool { return true })
+		switch {
+		case err == nil:
+			was = true
+		case ErrorCode(err) != NotFound:
+			errs = errors.Join(errs, err)
+		}
+	}
+	if errs == nil && !was {
+		return ErrNoParticipant
+	}
+	return errs
 }
 
 // checkBan rejects bans that could never apply, or that are too long to store.
@@ -79,7 +126,8 @@ func (rs *Rooms) checkBan(b *Ban) error {
 }
 
 // Revoke durably invalidates the tokens of an identity for rooms of that name that were
-// issued before notBeforeMs. A participant that is in the room stays.
+// issued before notBeforeMs, in a breakout room those for its main room. A participant that is
+// in the room stays.
 func (rs *Rooms) Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error {
 	if rs.cfg.Moderation == nil {
 		return Errorf(Unavailable, "revocations cannot be stored here")
@@ -88,6 +136,10 @@ func (rs *Rooms) Revoke(ctx context.Context, room, identity string, notBeforeMs 
 		return err
 	}
 	if err := rs.checkIdentity(identity); err != nil {
+		return err
+	}
+	room, err := rs.Governing(ctx, room)
+	if err != nil {
 		return err
 	}
 	return rs.cfg.Moderation.SetRevocation(ctx, room, identity, notBeforeMs)

@@ -22,6 +22,11 @@ import (
 // take it after all, it is sent back to join again with the token that it has. A second
 // room that is closed meanwhile is opened again, as by any join.
 func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) error {
+	return rs.moveAs(ctx, req, false)
+}
+
+// moveAs is Move; host tells that the participant is host by the token of the call.
+func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest, host bool) error {
 	if err := rs.checkRoomName(req.DestinationRoom); err != nil {
 		return err
 	}
@@ -31,23 +36,33 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
-	p, err := askParticipant(ctx, rs, req.Room, req.Identity, func(_ *Room, p *Participant, reply answer[*Participant]) {
-		reply(p, nil)
+	place, err := rs.standing(ctx, req.DestinationRoom, req.Identity)
+	if err != nil {
+		return err
+	}
+	m, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*passage]) {
+		m := &passage{from: p, division: r.division(), place: place, host: host || p.host}
+		var err error
+		if !dependent(p.info) {
+			err = place.refusal(m.host)
+		}
+		reply(m, err)
 	})
 	if err != nil {
 		return err
 	}
-	held, err := rs.hasRoomFor(ctx, req.DestinationRoom, p, true)
+	p := m.from
+	held, err := rs.hasRoomFor(ctx, req.DestinationRoom, m, true)
 	if err != nil {
 		return err
 	}
-	err = rs.move(ctx, p, req)
+	err = rs.move(ctx, m, req)
 	held.post(func() { held.release(p.Client) }) // if it has gone, so has the seat
 	if err != nil {
 		return err
 	}
-	// A ban may have come while it was under way.
-	if err := rs.Admissible(ctx, req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
+	// A ban may have come while it was under way. That the caller has gone is no reason.
+	if err := rs.Admissible(context.WithoutCancel(ctx), req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
 		p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 		return err
 	}
@@ -55,8 +70,9 @@ func (rs *Rooms) Move(ctx context.Context, req *livekit.MoveParticipantRequest) 
 }
 
 // move is Move once a seat is held.
-func (rs *Rooms) move(ctx context.Context, p *Participant, req *livekit.MoveParticipantRequest) error {
-	m := &passage{from: p, under: p.depart(p)}
+func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticipantRequest) error {
+	p := m.from
+	m.under = p.depart(p)
 	if m.under == nil {
 		return ErrNoParticipant // it is being moved by another call
 	}
@@ -109,10 +125,28 @@ type passage struct {
 	luggage               // what it takes along
 	tracks  []*track
 	data    []dataReflection
-	// The room that it is sent from is division, or a breakout room of that one; "" = neither.
-	// From one room of a division to another a host stays host.
-	division string
-	host     bool
+	// The room that it is sent from is division, or a breakout room of that one; zero = neither.
+	division MainRoom
+	place    standing // to the room that it is sent to
+	// host: in the division, and not by a token for one of its breakout rooms.
+	host bool
+}
+
+// returns reports whether it comes back to r from a breakout room.
+func (m *passage) returns(r *Room) bool { return m.division.SID != "" && m.division.SID == r.rec.SID }
+
+// astray is why r is not the room that the passage is meant for; nil if it is. Who goes to a
+// breakout room, or comes back from one, goes to that room and to no other of its name.
+func (m *passage) astray(r *Room) error {
+	back := m.division.Name == r.name
+	switch {
+	case m.place.main.Name != "" && !r.rec.isPartOf(m.place.main),
+		m.place.main.Name == "" && r.rec.Config.Main != nil,
+		back && r.rec.SID != m.division.SID,
+		r.rec.SID == "" && isBreakoutName(r.name):
+		return Errorf(NotFound, "the room has ended meanwhile, or is another of this name")
+	}
+	return nil
 }
 
 // seat is held for a client that is under way from another room.
@@ -121,9 +155,10 @@ type seat struct {
 	waiting []letter // joins under the same identity
 }
 
-// hasRoomFor reports whether the room of that name would take p, and holds a seat
+// hasRoomFor reports whether the room of that name would take what is moved, and holds a seat
 // for it if asked to, until release on the room that is returned.
-func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, hold bool) (*Room, error) {
+func (rs *Rooms) hasRoomFor(ctx context.Context, name string, m *passage, hold bool) (*Room, error) {
+	p := m.from
 	if err := rs.Admissible(ctx, name, p.identity, NowMs(time.Now())); err != nil {
 		return nil, err
 	}
@@ -133,7 +168,10 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, ho
 			err = nil // it will be made
 		}
 		if err == nil {
-			err = r.takes(p)
+			err = m.astray(r)
+		}
+		if err == nil {
+			err = r.takes(m)
 		}
 		if err == nil && hold {
 			if r.seats[p.identity] != nil || r.expected[p.identity] != nil {
@@ -146,13 +184,15 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, p *Participant, ho
 	})
 }
 
-// takes is why the room does not take p, which is in another; nil if it does.
-func (r *Room) takes(p *Participant) error {
+// takes is why the room does not take a participant of another; nil if it does. Who comes
+// back from a breakout room has its place here already.
+func (r *Room) takes(m *passage) error {
+	p := m.from
 	held := r.seats[p.identity]
 	switch {
 	case r.participants[p.identity] != nil, held != nil && held.client != p.Client:
 		return r.taken(p)
-	case held != nil:
+	case held != nil, m.returns(r):
 		return nil
 	case r.rec.Config.Locked:
 		return Errorf(Denied, "room %q is locked", r.name)
@@ -166,7 +206,8 @@ func (r *Room) taken(p *Participant) error {
 	return Errorf(Exists, "participant %q is in room %q already", p.identity, r.name)
 }
 
-// full: max_participants is reached, seats that are held counted in.
+// full: max_participants is reached, seats that are held and those who are in breakout rooms
+// counted in.
 func (r *Room) full() bool {
 	if r.rec.MaxParticipants == 0 {
 		return false
@@ -175,6 +216,13 @@ func (r *Room) full() bool {
 	for _, s := range r.seats {
 		if p := r.participants[s.client.identity]; p == nil || p.Client != s.client {
 			n++
+		}
+	}
+	if d := r.rec.Config.Division; d.someOut() {
+		for _, name := range d.names() {
+			if b := r.rooms.peek(name); b != nil {
+				n += b.people.Load()
+			}
 		}
 	}
 	return n >= r.rec.MaxParticipants
@@ -196,7 +244,8 @@ func (r *Room) release(c *Client) {
 func (r *Room) send(m *passage) {
 	p := m.from
 	m.sent, m.luggage = true, p.luggage
-	m.division, m.host = r.division(), p.host
+	m.division = r.division()
+	m.host = (m.host || p.host) && (r.rec.Config.Main == nil || r.hosts[p.identity])
 	for _, t := range r.tracks {
 		if t.publisher == p {
 			m.tracks = append(m.tracks, t)
@@ -223,7 +272,13 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 		reply(struct{}{}, ErrStopping)
 		return
 	}
-	if err := r.found(); errors.Is(err, ErrNoRoom) {
+	err := r.found()
+	if err == nil || errors.Is(err, ErrNoRoom) {
+		if astray := m.astray(r); astray != nil {
+			err = astray
+		}
+	}
+	if errors.Is(err, ErrNoRoom) {
 		r.create(&livekit.CreateRoomRequest{Name: r.name}, func(_ Outcome, err error) {
 			if err != nil {
 				reply(struct{}{}, err)
@@ -236,7 +291,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 		reply(struct{}{}, err)
 		return
 	}
-	err := r.takes(m.from)
+	err = r.takes(m)
 	switch {
 	case err != nil:
 	case r.expected[m.from.identity] != nil:
@@ -337,6 +392,7 @@ func (r *Room) settle(p *Participant, m *passage) {
 	if len(p.queued) > 0 {
 		r.setAlarm(alarmQueued, time.Now().Add(queuedFor))
 	}
+	r.lookForBack()
 	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", m.from.room.name)
 }
 

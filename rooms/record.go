@@ -121,7 +121,8 @@ func (r *Record) SetOccupied() {
 }
 
 // SetDeadline computes ExpiresMs from EmptySinceMs and the timeout that applies. Call it
-// after a change of a timeout.
+// after a change of a timeout, or of the division: while some of its people are in breakout
+// rooms, no deadline runs.
 func (r *Record) SetDeadline() {
 	r.ExpiresMs = 0
 	if r.EmptySinceMs == 0 {
@@ -131,12 +132,8 @@ func (r *Record) SetDeadline() {
 	if r.JoinedOnce {
 		t = r.DepartureTimeout
 	}
-	since := r.EmptySinceMs
-	if d := r.Config.Division; d.Open() {
-		since = max(since, d.UntilMs)
-	}
-	if t != Never {
-		r.ExpiresMs = since + int64(t)
+	if t != Never && !r.Config.Division.someOut() {
+		r.ExpiresMs = r.EmptySinceMs + int64(t)
 	}
 }
 

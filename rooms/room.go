@@ -23,7 +23,8 @@ type Room struct {
 
 	failed chan struct{} // closed when the room has failed: callers stop waiting for its answer
 
-	unwritten atomic.Int64 // rows that wait for the disk, as of the loop's last round
+	people    atomic.Uint32 // in the room, or expected back, dependents not counted; as of the loop's last round
+	unwritten atomic.Int64  // rows that wait for the disk, as of the loop's last round
 
 	receivers atomic.Pointer[receivers] // of data; see presence
 	keepsChat atomic.Bool               // as its settings on disk say
@@ -148,6 +149,7 @@ func (r *Room) serve() {
 		r.tellHandles()
 		r.forgetAbsent()
 		r.tally(len(r.participants), len(r.expected))
+		r.people.Store(r.rec.NumParticipants)
 		r.releasePaced()
 		if r.gone {
 			if r.pending == 0 && r.mail.CloseIfEmpty() {

@@ -134,14 +134,13 @@ func New(cfg Config) *Rooms {
 		wake:      make(chan struct{}, 1),
 		life:      life,
 		quit:      quit,
-		divisions: divisions{due: make(map[string]int64), wake: make(chan struct{}, 1)},
+		divisions: divisions{due: make(map[string]int64), busy: make(map[string]bool), wake: make(chan struct{}, 1)},
 	}
 }
 
 // Open makes the rooms live that were occupied when the last process ended: their
 // participants are expected back for the restart grace. Then it starts the reaper, which
-// also ends what fell due while no process ran, and what calls people back from breakout
-// rooms.
+// also ends what fell due while no process ran, and what looks after divided rooms.
 func (rs *Rooms) Open(ctx context.Context) error {
 	occupied, err := rs.cfg.Store.Occupied(ctx)
 	if err != nil {
@@ -151,12 +150,13 @@ func (rs *Rooms) Open(ctx context.Context) error {
 		_, _ = rs.room(rec.Name) // none has failed yet
 		if main := rec.Config.Main; main != nil {
 			rs.lookAt(main.Name, 0)
-		} else if rec.Config.Division.Open() {
+			rs.loops.Go(func() { rs.endOrphan(&rec) })
+		} else if rec.Config.Division != nil {
 			rs.lookAt(rec.Name, 0)
 		}
 	}
 	rs.loops.Go(rs.reap)
-	rs.loops.Go(rs.callBackInTime)
+	rs.loops.Go(rs.watchDivisions)
 	return nil
 }
 
@@ -225,6 +225,17 @@ func (rs *Rooms) peek(name string) *Room {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	return rs.live[name]
+}
+
+// spawn runs f on a goroutine that Close waits for; false if that has begun.
+func (rs *Rooms) spawn(f func()) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.closed {
+		return false
+	}
+	rs.loops.Go(f)
+	return true
 }
 
 // retire takes r out of the registry unless a letter came meanwhile.
@@ -371,8 +382,8 @@ func (rs *Rooms) reap() {
 		}
 		for i := range ended {
 			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
-			if main := ended[i].Config.Main; main != nil { // perhaps nobody is in any room of the division
-				rs.lookAt(main.Name, 0)
+			if ended[i].Config.Division != nil {
+				rs.spawn(func() { rs.endBreakouts(&ended[i], nil) })
 			}
 		}
 		if len(ended) == batch {

@@ -105,7 +105,8 @@ type Store interface {
 	// them, in the order of joining.
 	Latest(ctx context.Context, roomSID string, limit int) ([]Session, error)
 	// Occupied returns the open rooms that have a session which has not left, or a job
-	// that runs: at start, those whose participants are expected back.
+	// that runs, or are divided: at start, those whose participants are expected back, if
+	// not in the room itself.
 	Occupied(ctx context.Context) ([]Record, error)
 	// ListOpen returns the open rooms by name, all of them if names is empty.
 	ListOpen(ctx context.Context, names []string) ([]Record, error)

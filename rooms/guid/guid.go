@@ -9,11 +9,14 @@ import (
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
+// Length is how many letters and digits an identifier has after its prefix.
+const Length = 19
+
 // New makes an identifier: the prefix, seven characters of time and twelve random ones
 // (71 bits). With the time in front, new ids go to the end of an index and not all over
 // it.
 func New(prefix string) string {
-	b := make([]byte, 0, len(prefix)+19)
+	b := make([]byte, 0, len(prefix)+Length)
 	b = append(b, prefix...)
 	t := uint64(time.Now().UnixMilli())
 	var head [7]byte

@@ -267,6 +267,15 @@ func (s *rest) goTo(w http.ResponseWriter, r *http.Request) error {
 	if identity == "" {
 		return problem.New(http.StatusBadRequest, "no_identity", "only the token of a participant of the room moves it: use …/participants/{identity}/move")
 	}
+	main, err := s.Rooms.Governing(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	for _, room := range []string{main, body.To} {
+		if err := s.admissibleIn(r.Context(), room); err != nil {
+			return err
+		}
+	}
 	if err := s.Rooms.GoTo(r.Context(), name, identity, body.To, toAdmin.ensure(r) == nil); err != nil {
 		return err
 	}
@@ -278,7 +287,7 @@ func (s *rest) breakoutOperations() []operation {
 	return []operation{
 		{
 			method: get, path: onRoom + "/breakouts", id: "getDivision", tag: tag, grant: toAdmin,
-			summary: "How a room is divided into breakout rooms, and who is where. Here and below the room is the divided one, or any of its breakout rooms: a host of it runs the division.",
+			summary: "How a room is divided into breakout rooms, and who is where. Here and below the room is the divided one, or any of its breakout rooms: a host of it runs the division, unless the main room has decided otherwise. Bans, revocations and decisions on who is host are those of the main room in all of them.",
 			status:  http.StatusOK, answer: division{}, handle: s.getDivision,
 		},
 		{
@@ -295,7 +304,7 @@ func (s *rest) breakoutOperations() []operation {
 		},
 		{
 			method: post, path: onRoom + "/breakouts/close", id: "closeBreakouts", tag: tag, grant: toAdmin,
-			summary: "Call everybody back. The breakout rooms and who is assigned stay for the next time.",
+			summary: "Call everybody back. Who cannot be moved at once is moved as soon as it can be. The breakout rooms and who is assigned stay for the next time.",
 			status:  http.StatusOK, answer: division{}, handle: s.callBack,
 		},
 		{

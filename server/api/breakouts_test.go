@@ -84,3 +84,57 @@ func TestBreakoutRooms(t *testing.T) {
 	d = read[shown](t, ask(200, "PUT", "all/breakouts", host, `{"breakouts":[]}`))
 	require.Empty(t, d.Breakouts)
 }
+
+// What was decided in the main room of a person holds for its calls through a breakout room.
+func TestABreakoutRoomIsNoWayAroundTheMainRoom(t *testing.T) {
+	h := open(t)
+	for _, identity := range []string{"hana", "ann", "bob"} {
+		h.mustJoin("all", identity)
+	}
+	token := func(identity, room string, admin bool) string {
+		token, err := h.verifier.Mint(key, &auth.ClaimGrants{Identity: identity, Video: &auth.VideoGrant{RoomJoin: true, Room: room, RoomAdmin: admin}}, time.Hour)
+		require.NoError(t, err)
+		return token
+	}
+	ask := func(status int, method, path, token, body string) string {
+		t.Helper()
+		kind := ""
+		if body != "" {
+			kind = "application/json"
+		}
+		resp, answer := h.ask(method, "/v1/rooms/"+path, token, kind, body)
+		require.Equal(t, status, resp.StatusCode, answer)
+		return answer
+	}
+	host := token("hana", "all", true)
+	d := read[struct{ Breakouts []struct{ Room string } }](t, ask(200, "PUT", "all/breakouts", host, `{"breakouts":[{"title":"One","assigned":["ann","bob"]}]}`))
+	one := d.Breakouts[0].Room
+	ask(200, "POST", "all/breakouts/open", host, "")
+
+	root := token("", one, true) // of the app
+	// A host of the breakout room is one of the main room, and ceases to be with it.
+	ann := token("ann", one, false)
+	ask(403, "GET", one+"/breakouts", ann, "")
+	ask(204, "PUT", one+"/participants/ann/host", root, "")
+	ask(200, "GET", one+"/breakouts", ann, "")
+	ask(204, "DELETE", "all/participants/ann/host", host, "")
+	ask(403, "GET", one+"/breakouts", ann, "")
+	ask(403, "GET", one+"/breakouts", token("ann", one, true), "")
+
+	// Who was sent away from the main room comes back through none, with the tokens of before.
+	bob := token("bob", one, false)
+	time.Sleep(2 * time.Millisecond) // tokens tell the millisecond
+	ask(204, "DELETE", "all/participants/bob?revoke=true", host, "")
+	ask(403, "POST", one+"/breakout", bob, "{}")
+	before := token("hana", one, true)
+	ask(200, "GET", one+"/breakouts", before, "")
+	ask(200, "PUT", one+"/bans/hana", root, "{}")
+	require.Contains(t, ask(403, "GET", one+"/breakouts", before, ""), "banned")
+	require.Contains(t, ask(403, "GET", "all/breakouts", host, ""), "banned")
+	root = token("", "all", true)
+	require.Contains(t, ask(200, "GET", "all/bans", root, ""), `"hana"`)
+	root = token("", one, true)
+	require.Contains(t, ask(200, "GET", one+"/bans", root, ""), `"hana"`)
+	ask(204, "DELETE", one+"/bans/hana", root, "")
+	ask(200, "GET", one+"/breakouts", before, "")
+}

@@ -11,6 +11,7 @@ import (
 
 // Moderator is what moderators do to a room and its participants.
 type Moderator interface {
+	Governing(ctx context.Context, name string) (string, error)
 	Ban(ctx context.Context, b rooms.Ban) error
 	Revoke(ctx context.Context, room, identity string, notBeforeMs int64) error
 	MuteAll(ctx context.Context, room string, which rooms.Hold, hold bool) ([]rooms.MutedTrack, error)
@@ -48,6 +49,9 @@ type banPage struct {
 func (s *rest) listBans(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathValue(r, "name")
 	if err != nil {
+		return err
+	}
+	if name, err = s.Rooms.Governing(r.Context(), name); err != nil {
 		return err
 	}
 	limit, bad := pageSize(r.URL.Query())
@@ -102,7 +106,11 @@ func (s *rest) unban(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	existed, err := s.Moderation.ClearBan(r.Context(), at[0], at[1])
+	name, err := s.Rooms.Governing(r.Context(), at[0])
+	if err != nil {
+		return err
+	}
+	existed, err := s.Moderation.ClearBan(r.Context(), name, at[1])
 	switch {
 	case err != nil:
 		return err
@@ -164,6 +172,9 @@ func (s *rest) listRevocations(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if name, err = s.Rooms.Governing(r.Context(), name); err != nil {
+		return err
+	}
 	limit, bad := pageSize(r.URL.Query())
 	if bad != nil {
 		return problem.Fields(*bad)
@@ -189,7 +200,11 @@ func (s *rest) liftRevocation(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	existed, err := s.Moderation.ClearRevocation(r.Context(), at[0], at[1])
+	name, err := s.Rooms.Governing(r.Context(), at[0])
+	if err != nil {
+		return err
+	}
+	existed, err := s.Moderation.ClearRevocation(r.Context(), name, at[1])
 	switch {
 	case err != nil:
 		return err

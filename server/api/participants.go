@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ type Participants interface {
 	MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackRequest) (*livekit.TrackInfo, error)
 	UpdateSubscriptions(ctx context.Context, req *livekit.UpdateSubscriptionsRequest) error
 	Remove(ctx context.Context, req *livekit.RoomParticipantIdentity) error
+	Expel(ctx context.Context, room, identity string, notBeforeMs int64) error
 	Move(ctx context.Context, req *livekit.MoveParticipantRequest) error
 	Forward(ctx context.Context, req *livekit.ForwardParticipantRequest) error
 }
@@ -157,19 +159,18 @@ func (s *rest) removeParticipant(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	revoke := false
 	switch r.URL.Query().Get("revoke") {
 	case "", "false":
+		err = s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]})
 	case "true":
-		revoke = true
-		if err := s.Rooms.Revoke(r.Context(), at[0], at[1], rooms.NowMs(time.Now())); err != nil {
-			return err
+		err = s.Rooms.Expel(r.Context(), at[0], at[1], rooms.NowMs(time.Now()))
+		if errors.Is(err, rooms.ErrNoParticipant) { // the revocation is done, so it cannot come back
+			err = nil
 		}
 	default:
-		return problem.Fields(problem.Field{Path: "revoke", Detail: "must be true or false"})
+		err = problem.Fields(problem.Field{Path: "revoke", Detail: "must be true or false"})
 	}
-	err = s.Rooms.Remove(r.Context(), &livekit.RoomParticipantIdentity{Room: at[0], Identity: at[1]})
-	if err != nil && !(revoke && rooms.ErrorCode(err) == rooms.NotFound) { // the revocation is done, so it cannot come back
+	if err != nil {
 		return err
 	}
 	return sendNothing(w)
