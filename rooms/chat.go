@@ -49,9 +49,9 @@ type ChatMessage struct {
 	ID       string // as its sender gave it
 	Identity string // of its sender
 	Name     string // of its sender, as it was
-	Text     string
-	SentMs   int64 // by the server's clock
-	EditedMs int64 // 0 = it was not
+	Text     string // empty: the message was deleted
+	SentMs   int64  // by the server's clock
+	EditedMs int64  // 0 = it was not
 }
 
 // Size is what the message counts against [MostChatBytes].
@@ -60,7 +60,8 @@ func (m *ChatMessage) Size() int { return len(m.ID) + len(m.Identity) + len(m.Na
 // ChatChange is a change of what a room keeps.
 type ChatChange struct {
 	Message ChatMessage
-	// Edit: the message of that id and sender has another text; without a text it is deleted.
+	// Edit: the message of that id and sender has another text. Without a text it
+	// is deleted: its id and sender stay, so that no other text comes under them.
 	// If it is not kept nothing is changed.
 	Edit bool
 }
@@ -222,7 +223,7 @@ func (p *Participant) keepChat(id, text string, edit bool) {
 	case len(text) > longestChat || len(id) > longestChatID:
 		p.notKept(chatTooLong)
 		return
-	case !readable(id) || !readable(text):
+	case !readable(id) || !readable(text) || !inPath(id) || !inPath(p.identity):
 		p.notKept(chatInvalid)
 		return
 	case text == "" && !edit:
@@ -255,6 +256,9 @@ func (p *Participant) keepChat(id, text string, edit bool) {
 		})
 	})
 }
+
+// inPath reports whether s is a segment of a URL's path, by which the API names a message.
+func inPath(s string) bool { return s != "" && s != "." && s != ".." }
 
 func readable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 

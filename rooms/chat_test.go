@@ -33,7 +33,9 @@ func (h *house) kept(room string) []string {
 	require.NoError(h.t, err)
 	out := []string{}
 	for _, m := range all {
-		out = append(out, m.Identity+": "+m.Text)
+		if m.Text != "" { // else it was deleted
+			out = append(out, m.Identity+": "+m.Text)
+		}
 	}
 	return out
 }
@@ -145,13 +147,16 @@ func TestChatIsKept(t *testing.T) {
 	want = append(want[:2:2], want[3:]...)
 	require.Equal(t, want, h.kept("tea"))
 	require.JSONEq(t, `{"kept":true,"deleted":{"identity":"ann","id":"2"}}`, string(bob.packets()[before].GetUser().GetPayload()))
+	ann.sends(t, header("2", inline("again under the same id")), header("2", as(livekit.DataStream_UPDATE), inline("edited after all")), header("3", inline("again")))
+	require.Equal(t, want, h.kept("tea"), "what was deleted stays so")
 	h.restart()
 	require.Equal(t, want, h.kept("tea"))
 	all, err := h.store.Chat(t.Context(), ann.snap.Room.Sid)
 	require.NoError(t, err)
 	require.Equal(t, []any{"1", "Ann", "bob", int64(0)}, []any{all[0].ID, all[0].Name, all[1].Identity, all[1].EditedMs})
 	require.NotZero(t, all[0].EditedMs)
-	require.NotZero(t, all[3].EditedMs)
+	require.Equal(t, "bob: an edited packet", all[5].Identity+": "+all[5].Text)
+	require.NotZero(t, all[5].EditedMs)
 
 	require.NoError(t, h.Delete(t.Context(), "tea"))
 	all, err = h.store.Chat(t.Context(), ann.snap.Room.Sid)
@@ -189,6 +194,8 @@ func TestWhatOfTheChatIsNotKept(t *testing.T) {
 		"not UTF-8":                     {header("20", inline("\xff"))},
 		"a NUL":                         {header("21", inline("a\x00b"))},
 		"under a name without end":      {header(strings.Repeat("i", 129), inline("x"))},
+		"a stream without an id":        {header("", inline("x"))},
+		"under a part of a path":        {header(".", inline("x")), header("..", inline("x"))},
 		"an edit of nothing":            {chatPacket(&livekit.ChatMessage{Id: "22", Message: "x", EditTimestamp: proto.Int64(1)})},
 		"a deletion of nothing":         {chatPacket(&livekit.ChatMessage{Id: "23", Deleted: true})},
 		"a change of a stream":          {header("24", inline("x"), func(h *livekit.DataStream_Header) { h.GetTextHeader().OperationType = livekit.DataStream_UPDATE })},
@@ -198,6 +205,7 @@ func TestWhatOfTheChatIsNotKept(t *testing.T) {
 		require.Empty(t, h.kept("tea"), what)
 	}
 	hidden.sends(t, header("1", inline("boo")))
+	h.join("tea", "..").sends(t, header("1", inline("up")))
 	mute.sends(t, header("1", inline("mm")))
 	forged := header("1", inline("forged"))
 	forged.ParticipantIdentity = "bob"

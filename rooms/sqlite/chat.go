@@ -20,9 +20,10 @@ func (t *tx) putChat(roomSID string, changes []rooms.ChatChange) error {
 				WHERE NOT EXISTS (SELECT 1 FROM chat WHERE room_sid = ?1 AND id = ?6 AND identity = ?5)`,
 				roomSID, m.Size(), m.SentMs, m.EditedMs, m.Identity, m.ID, m.Name, m.Text)
 		case m.Text == "":
-			_, err = t.exec(`DELETE FROM chat WHERE room_sid = ? AND id = ? AND identity = ?`, roomSID, m.ID, m.Identity)
+			_, err = t.exec(`UPDATE chat SET text = '', name = '', size = ?1 WHERE room_sid = ?2 AND id = ?3 AND identity = ?4`,
+				len(m.ID)+len(m.Identity), roomSID, m.ID, m.Identity)
 		default:
-			_, err = t.exec(`UPDATE chat SET text = ?1, edited_ms = ?2, size = ?3 WHERE room_sid = ?4 AND id = ?5 AND identity = ?6`,
+			_, err = t.exec(`UPDATE chat SET text = ?1, edited_ms = ?2, size = ?3 WHERE room_sid = ?4 AND id = ?5 AND identity = ?6 AND text <> ''`,
 				m.Text, m.EditedMs, m.Size(), roomSID, m.ID, m.Identity)
 		}
 		if err != nil {
@@ -39,7 +40,7 @@ func (t *tx) putChat(roomSID string, changes []rooms.ChatChange) error {
 	return err
 }
 
-// Chat returns the messages that a room keeps, in order.
+// Chat returns the messages that a room keeps, in order. Those that were deleted have no text.
 func (s *Store) Chat(ctx context.Context, roomSID string) ([]rooms.ChatMessage, error) {
 	var out []rooms.ChatMessage
 	err := s.each(ctx, func(rs *sql.Rows) error {

@@ -9,8 +9,9 @@ import (
 
 // chat is what a room keeps of its chat.
 type chat struct {
-	Kept     bool          `json:"kept" doc:"Messages are kept."`
-	Messages []chatMessage `json:"messages" doc:"Those that are kept, the oldest first."`
+	Kept     bool           `json:"kept" doc:"Messages are kept."`
+	Messages []chatMessage  `json:"messages" doc:"Those that are kept, the oldest first."`
+	Deleted  []rooms.ChatID `json:"deleted" doc:"Those that were deleted, while they would be kept."`
 }
 
 // chatMessage is a message of the chat that is kept.
@@ -58,8 +59,12 @@ func (s *rest) getChat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := chat{Kept: rec.Config.KeepChat, Messages: make([]chatMessage, 0, len(kept))}
+	out := chat{Kept: rec.Config.KeepChat, Messages: make([]chatMessage, 0, len(kept)), Deleted: []rooms.ChatID{}}
 	for _, m := range kept {
+		if m.Text == "" {
+			out.Deleted = append(out.Deleted, rooms.ChatID{Identity: m.Identity, ID: m.ID})
+			continue
+		}
 		out.Messages = append(out.Messages, chatMessage{
 			ID: m.ID, Identity: m.Identity, Name: m.Name, Text: m.Text, SentAt: at(m.SentMs), EditedAt: at(m.EditedMs),
 		})

@@ -31,6 +31,7 @@ func TestWhoReadsTheKeptChat(t *testing.T) {
 			SentAt                   time.Time  `json:"sent_at"`
 			EditedAt                 *time.Time `json:"edited_at"`
 		}
+		Deleted []struct{ Identity, ID string }
 	}
 	_, body := h.server("POST", "/v1/rooms", `{"name":"board","keep_chat":true}`)
 	require.True(t, read[struct {
@@ -96,10 +97,12 @@ func TestWhoReadsTheKeptChat(t *testing.T) {
 	_, got = ask(bob)
 	require.Equal(t, "2", got.Messages[0].ID)
 	require.Len(t, got.Messages, 1)
+	require.Equal(t, "[{ada 1}]", fmt.Sprint(got.Deleted))
 	require.Equal(t, 200, h.status("PATCH", "/v1/rooms/board", `{"keep_chat":false}`))
 	_, got = ask(bob)
-	require.Equal(t, shown{Messages: got.Messages}, got)
+	require.False(t, got.Kept)
 	require.Empty(t, got.Messages)
+	require.Empty(t, got.Deleted)
 	ada.writes(t, "3", "not kept")
 	require.Equal(t, 200, h.status("PATCH", "/v1/rooms/board", `{"keep_chat":true,"locked":true}`))
 	_, got = ask(bob)
