@@ -108,12 +108,12 @@ func (s *Store) Latest(ctx context.Context, roomSID string, limit int) ([]rooms.
 }
 
 // Occupied returns the open rooms that have a session which has not left, or a running
-// job.
+// job, or breakout rooms.
 func (s *Store) Occupied(ctx context.Context) ([]rooms.Record, error) {
 	return s.records(ctx, `SELECT `+roomColumns+` FROM room WHERE ended_ms = 0 AND sid IN
 		(SELECT room_sid FROM session INDEXED BY session_present WHERE left_ms = 0
 		UNION SELECT room_sid FROM job INDEXED BY job_running WHERE ended_ms = 0 AND status = 1
-		UNION SELECT sid FROM room INDEXED BY room_open_name WHERE ended_ms = 0 AND instr(config, '"division":') > 0)`)
+		UNION SELECT sid FROM room INDEXED BY room_divided WHERE ended_ms = 0 AND instr(config, '"division":') > 0)`)
 }
 
 // ListOpen returns the open rooms with those names, all of them if names is empty, in the
