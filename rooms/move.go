@@ -396,8 +396,17 @@ func (r *Room) settle(p *Participant, m *passage) {
 	r.log.Info("participant moved here", "participant", p.identity, "sid", p.sid, "from", m.from.room.name)
 }
 
-// sendBack has a client that no room took join again.
+// sendBack has a client that no room took join again. It lost its place by no wish of its own,
+// so that a lock of the room that it comes back to does not keep it out.
 func (m *passage) sendBack() {
+	r := m.from.room
+	r.post(func() {
+		for i := range r.departed {
+			if r.departed[i].SID == m.from.sid {
+				r.departed[i].Reason = livekit.DisconnectReason_SIGNAL_CLOSE
+			}
+		}
+	})
 	m.from.outlet.Leave(&livekit.LeaveRequest{
 		CanReconnect: true, Reason: livekit.DisconnectReason_MIGRATION, Action: livekit.LeaveRequest_RECONNECT,
 	})

@@ -238,7 +238,14 @@ func TestARoomFailsWhileAParticipantIsMoved(t *testing.T) {
 			require.ErrorIs(t, err, rooms.ErrFailed)
 			sentBack(t, ann)
 			require.EqualValues(t, 1, h.Stats().Failures)
-			h.join("tea", "ann").publish(t, "mic", microphone)
+			if fails == "coffee" {
+				locked := true
+				_, err = h.Edit(context.Background(), "tea", rooms.RoomEdit{Locked: &locked})
+				require.NoError(t, err)
+				_, err = h.try("tea", "ann")
+				require.Equal(t, rooms.Denied, rooms.ErrorCode(err), "without the token of her session")
+			}
+			h.again("tea", ann).publish(t, "mic", microphone)
 		})
 	}
 }
