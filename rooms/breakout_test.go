@@ -266,6 +266,22 @@ func TestPeopleAreBroughtBackAfterALongOutage(t *testing.T) {
 	})
 }
 
+// A host who has reconnected in a breakout room, and so with a token for that room, is host of
+// the main room still.
+func TestAHostComesBackAsHost(t *testing.T) {
+	h := newHouse(t)
+	one, _, _, _, _ := divided(h)
+	_, err := h.SendOut(t.Context(), "all", 0)
+	require.NoError(t, err)
+	require.NoError(t, h.GoTo(t.Context(), "all", "hana", one, true))
+	h.flush(one)
+	h.restart()
+	h.join(one, "hana", asHost)
+	_, err = h.CallBack(t.Context(), "all")
+	require.NoError(t, err)
+	require.True(t, isHost(h, "all", "hana"))
+}
+
 // The end of the division does not end the room that has stood empty meanwhile.
 func TestTheEndOfADivisionEndsNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

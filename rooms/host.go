@@ -132,7 +132,7 @@ func (r *Room) setHost(identity string, host bool, there *livekit.ParticipantInf
 	})
 }
 
-// appoints is the decision that a host is host of this breakout room, too, if it comes from
+// appoints is the decision that a host is host here, too, if it comes from
 // another room of the same division and would not be host here otherwise: the API believes no
 // token of one room in another. What the main room has decided needs none, and comes first. It is applied to p, and by appointed once
 // it is written.
@@ -142,7 +142,7 @@ func (r *Room) appoints(m *passage, p *Participant) []HostDecision {
 		return nil
 	}
 	_, decided := r.hostsAhead[p.identity]
-	if r.rec.Config.Main == nil || m.division != *r.rec.Config.Main || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
+	if m.division == (MainRoom{}) || m.division != r.division() || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
 		return nil
 	}
 	p.host = true
