@@ -132,10 +132,10 @@ func (r *Room) setHost(identity string, host bool, there *livekit.ParticipantInf
 	})
 }
 
-// appoints is the decision that a host is host here, too, if it comes from
-// another room of the same division and would not be host here otherwise: the API believes no
-// token of one room in another. What the main room has decided needs none, and comes first. It is applied to p, and by appointed once
-// it is written.
+// appoints is the decision that a host is host here, too, if it comes from another room of the
+// same division and would not be host here otherwise: the API believes no token of one room in
+// another. What the main room has decided needs none, and comes first. It is applied to p, and
+// by appointed once it is written.
 func (r *Room) appoints(m *passage, p *Participant) []HostDecision {
 	if m.place.decided {
 		p.host = m.place.host
