@@ -35,10 +35,11 @@ const (
 	longestDivision = 64 << 10 // bytes, in the main room's row
 )
 
-// The timeouts of a breakout room, in seconds.
+// The timeouts of a breakout room, in seconds. Who was alone in it and lost the network for
+// some minutes finds it again.
 const (
-	breakoutEmpty     = 300
-	breakoutDeparture = 60
+	breakoutEmpty     = 900
+	breakoutDeparture = 900
 )
 
 // BreakoutTopic is the topic of the data by which clients are told that the division of
