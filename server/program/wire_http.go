@@ -35,13 +35,13 @@ func (p *program) openServer(node string) error {
 	requests, joins, redeems := p.rateLimits()
 	apiConfig := p.apiConfig()
 	apiConfig.Dashboard, apiConfig.Requests = p.dashboard(), requests
+	knocks := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "parlor_knocks_refused_total", Help: "Guests who could not wait to be let in, since too many waited already.",
+	})
+	p.registry.MustRegister(knocks)
+	apiConfig.KnockRefused = knocks.Inc
 	if p.cfg.Invitations {
 		apiConfig.Invitations, apiConfig.Redeem, apiConfig.Page = p.store, redeems, pageOf(p.cfg)
-		knocks := prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "parlor_knocks_refused_total", Help: "Guests who could not wait to be let in, since too many waited already.",
-		})
-		p.registry.MustRegister(knocks)
-		apiConfig.KnockRefused = knocks.Inc
 	}
 	documents, err := api.Documents(version())
 	if err != nil {
