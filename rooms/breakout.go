@@ -21,7 +21,7 @@ import (
 // Calling people back is a state and not an act: the division is closed first, so that nobody
 // goes out any more, and then everybody is moved again and again until nobody is out, those
 // who are expected back after a restart included. Until then no deadline of the main room
-// runs, and its empty time begins anew. One look at the row and at the rooms does it all; it
+// runs, and its empty time starts over. One look at the row and at the rooms does it all; it
 // is repeated every few seconds while people may be out, so that no move that fails, no
 // restart and no late arrival is lost.
 
@@ -372,7 +372,7 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 
 // SendOut sends those who are assigned from the room to their breakout rooms, for limit at
 // most; 0 = without a limit but [LongestBreakouts]. Once they are sent out it sets the limit
-// anew, and sends nobody.
+// from the start, and sends nobody.
 func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) (Record, error) {
 	now := rs.cfg.Wall()
 	sent := false

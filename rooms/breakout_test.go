@@ -92,7 +92,7 @@ func TestPeopleAreSentOutAndCalledBack(t *testing.T) {
 	require.Nil(t, ann.leave())
 }
 
-// Whoever is assigned elsewhere while people are sent out goes there at once; whose room is
+// A participant that is assigned elsewhere while people are sent out goes there at once; whose room is
 // gone comes back.
 func TestADivisionIsChangedWhilePeopleAreSentOut(t *testing.T) {
 	h := newHouse(t)

@@ -209,7 +209,7 @@ func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 }
 
 // Moved notes that the path is another one for the packets that leave from now on. The
-// estimate begins anew: if the new path is longer, its delay would look like a queue that
+// estimate starts over: if the new path is longer, its delay would look like a queue that
 // never drains. What the former path was shown to carry is only a first guess,
 // which a probe corrects at once where a layer is held back. elsewhere: the path leads over
 // another network, so the guess is at least that of a new subscriber.
