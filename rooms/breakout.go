@@ -371,8 +371,8 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 }
 
 // SendOut sends those who are assigned from the room to their breakout rooms, for limit at
-// most; 0 = without a limit but [LongestBreakouts]. Once they are sent out it sets the limit
-// from the start, and sends nobody.
+// most; 0 = without a limit but [LongestBreakouts]. Once they are sent out it only sets a
+// new limit.
 func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) (Record, error) {
 	now := rs.cfg.Wall()
 	sent := false
