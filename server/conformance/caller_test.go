@@ -146,6 +146,11 @@ func (c *caller) handle(m *livekit.SignalResponse) {
 			err = pc.AddICECandidate(candidate)
 		}
 	}
+	select {
+	case <-c.stop:
+		return // the connections are closed, and take no more messages
+	default:
+	}
 	if err != nil {
 		c.Errorf("handle %T: %v", m.Message, err)
 		return
