@@ -2,16 +2,59 @@ package media
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 )
 
+// answerBound is how long STUN servers may take to answer, all of them together.
+const answerBound = 3 * time.Second
+
 // ExternalAddress returns the address under which this machine appears to the first of
-// the STUN servers (host:port) that answers (RFC 8489). It asks them in turn, and waits
-// three seconds for each.
+// the STUN servers (host:port) that answers (RFC 8489). It asks all at the same time, and waits
+// three seconds for them.
 func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) {
-	return externalIP(ctx, servers)
+	_, addr, err := firstAnswer(ctx, servers, func(ctx context.Context, server string) (netip.Addr, error) {
+		return askSTUN(ctx, "udp4", server)
+	})
+	return addr, err
+}
+
+// firstAnswer asks STUN servers at the same time, and returns the first that answers and its
+// answer. If none does the error says more than that servers were silent, if one of them failed
+// in another way.
+func firstAnswer[T any](ctx context.Context, servers []string, ask func(context.Context, string) (T, error)) (server string, answer T, err error) {
+	if len(servers) == 0 {
+		return "", answer, errors.New("no STUN servers are configured")
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerBound)
+	defer cancel() // ends the other requests
+	answers, errs := make([]T, len(servers)), make([]error, len(servers))
+	first := make(chan int, len(servers))
+	var asking sync.WaitGroup
+	for i := range servers {
+		asking.Go(func() {
+			if answers[i], errs[i] = ask(ctx, servers[i]); errs[i] == nil {
+				first <- i
+				cancel()
+			}
+		})
+	}
+	asking.Wait()
+	select {
+	case i := <-first:
+		return servers[i], answers[i], nil
+	default:
+	}
+	for i, failure := range errs {
+		if err == nil || Silent(err) {
+			err = fmt.Errorf("ask %s: %w", servers[i], failure)
+		}
+	}
+	return "", answer, err
 }
 
 // NATAddresses are the public addresses under which this machine is reached through a NAT, as

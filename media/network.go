@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -217,7 +218,7 @@ func (n *network) ask(ctx context.Context) {
 	if len(servers) == 0 {
 		servers = n.cfg.STUNServers
 	}
-	addr, err := externalIP(ctx, servers)
+	addr, err := ExternalAddress(ctx, servers)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil && len(n.external) == 0: // the local addresses may do
@@ -474,21 +475,9 @@ func (f addressFilter) keepAddr(addr netip.Addr) bool {
 	return len(f.include) == 0 || slices.ContainsFunc(f.include, contains)
 }
 
-// externalIP asks the STUN servers in turn for the address under which we appear to them.
-func externalIP(ctx context.Context, servers []string) (netip.Addr, error) {
-	err := errors.New("no STUN servers are configured")
-	for _, server := range servers {
-		addr, askErr := askSTUN(ctx, "udp4", server)
-		if askErr == nil {
-			return addr, nil
-		}
-		err = fmt.Errorf("ask %s: %w", server, askErr)
-	}
-	return netip.Addr{}, err
-}
-
 func askSTUN(ctx context.Context, network, server string) (none netip.Addr, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	const again = 500 * time.Millisecond // a request or its answer may be lost
+	ctx, cancel := context.WithTimeout(ctx, answerBound)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, network, server)
 	if err != nil {
@@ -501,13 +490,15 @@ func askSTUN(ctx context.Context, network, server string) (none netip.Addr, err 
 	if err != nil {
 		return none, err
 	}
-	if _, err := conn.Write(request.Raw); err != nil {
-		return none, err
-	}
-	buf := make([]byte, 1500)
-	n, err := conn.Read(buf)
-	if err != nil {
-		return none, errors.Join(ctx.Err(), err)
+	buf, n := make([]byte, 1500), 0
+	for n == 0 {
+		if _, err := conn.Write(request.Raw); err != nil {
+			return none, errors.Join(ctx.Err(), err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(again)) // if this fails, so does the read
+		if n, err = conn.Read(buf); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return none, errors.Join(ctx.Err(), err)
+		}
 	}
 	answer := &stun.Message{Raw: buf[:n]}
 	if err := answer.Decode(); err != nil {

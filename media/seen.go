@@ -35,8 +35,8 @@ type Sight struct {
 }
 
 const (
-	seenBound     = 3 * time.Second // for one server
-	strangerBound = 2 * time.Second // for its answer from another address
+	seenBound     = 3 * time.Second // for the answer to a port
+	strangerBound = 2 * time.Second // for that from another address
 	// maxSeen is how many ports are looked at at the same time.
 	maxSeen = 64
 )
@@ -51,52 +51,64 @@ func Silent(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &name)
 }
 
+// ErrUnanswered is the error of a port of media that a STUN server has not answered, though it
+// answers this machine.
+var ErrUnanswered = errors.New("no answer arrives there")
+
 // Seen has the first STUN server (host:port) that answers look at each port of media, from
 // the sockets of media themselves. A server with two addresses (RFC 5780) is asked to answer
 // from the other one as well, which tells whether packets of strangers arrive. If some ports
 // were seen and others were not, it returns those and an error.
 func (e *Engine) Seen(ctx context.Context, servers []string) ([]Sight, error) {
-	return firstSeen(servers, func(server string) ([]Sight, error) {
+	server, to, err := firstAnswer(ctx, servers, func(ctx context.Context, server string) (netip.AddrPort, error) {
 		to, err := stunAddress(ctx, server)
-		if err != nil {
-			return nil, err
+		if err == nil && e.net.own(to) {
+			err = errors.New("it is this server, which does not see itself from outside")
 		}
-		if e.net.own(to) {
-			return nil, errors.New("it is this server, which does not see itself from outside")
+		if err == nil {
+			_, err = askSTUN(ctx, "udp4", to.String())
 		}
-		from, ok := wayOut(to.Addr(), e.net.now.Load().local)
-		if !ok {
-			return nil, errors.New("media has no IPv4 address")
-		}
-		sockets := e.net.sockets[:e.net.media]
-		return eachPort(len(sockets), func(i int) (Sight, error) {
-			return seen(ctx, sockets[i].mux, netip.AddrPortFrom(from, sockets[i].port), to)
-		})
+		return to, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	from, ok := wayOut(to.Addr(), e.net.now.Load().local)
+	if !ok {
+		return nil, errors.New("media has no IPv4 address")
+	}
+	sockets := e.net.sockets[:e.net.media]
+	return eachPort(server, len(sockets), func(i int) (Sight, error) {
+		return seen(ctx, sockets[i].mux, netip.AddrPortFrom(from, sockets[i].port), to)
 	})
 }
 
 // SeenFrom is as [Engine.Seen] where no server runs that has the ports.
 func SeenFrom(ctx context.Context, ports []int, servers []string) ([]Sight, error) {
-	return firstSeen(servers, func(server string) (all []Sight, err error) {
+	server, to, err := firstAnswer(ctx, servers, func(ctx context.Context, server string) (netip.AddrPort, error) {
 		to, err := stunAddress(ctx, server)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			_, err = askSTUN(ctx, "udp4", to.String())
 		}
-		route, err := new(net.Dialer).DialContext(ctx, "udp4", to.String())
-		if err != nil {
-			return nil, err
-		}
-		from := route.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
-		_ = route.Close() // nothing was sent on it
-		return eachPort(len(ports), func(i int) (Sight, error) {
-			return seenUnserved(ctx, netip.AddrPortFrom(from, uint16(ports[i])), to)
-		})
+		return to, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	route, err := new(net.Dialer).DialContext(ctx, "udp4", to.String())
+	if err != nil {
+		return nil, err
+	}
+	from := route.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	_ = route.Close() // nothing was sent on it
+	return eachPort(server, len(ports), func(i int) (Sight, error) {
+		return seenUnserved(ctx, netip.AddrPortFrom(from, uint16(ports[i])), to)
 	})
 }
 
-// eachPort looks at ports at the same time, as those behind a firewall take seconds. It returns
-// what was seen, and one of the errors: of the servers before those of binding a port.
-func eachPort(n int, look func(i int) (Sight, error)) (all []Sight, err error) {
+// eachPort has a server look at ports at the same time, as those behind a firewall take seconds.
+// It returns what was seen, and one of the errors: of the server before those of binding a port.
+func eachPort(server string, n int, look func(i int) (Sight, error)) (all []Sight, err error) {
 	sights, errs := make([]Sight, n), make([]error, n)
 	places := make(chan struct{}, maxSeen)
 	var looking sync.WaitGroup
@@ -105,6 +117,7 @@ func eachPort(n int, look func(i int) (Sight, error)) (all []Sight, err error) {
 		looking.Go(func() {
 			defer func() { <-places }()
 			sights[i], errs[i] = look(i)
+			sights[i].Server = server
 		})
 	}
 	looking.Wait()
@@ -113,7 +126,7 @@ func eachPort(n int, look func(i int) (Sight, error)) (all []Sight, err error) {
 		case failure == nil:
 			all = append(all, sights[i])
 		case err == nil || errors.Is(err, ErrPort):
-			err = failure
+			err = fmt.Errorf("ask %s: %w", server, failure)
 		}
 	}
 	return all, err
@@ -134,35 +147,8 @@ func seenUnserved(ctx context.Context, local, server netip.AddrPort) (one Sight,
 	return seen(ctx, mux, netip.AddrPortFrom(local.Addr(), conn.Port()), server)
 }
 
-// firstSeen asks the servers in turn, until one has seen a port. The error says more than that
-// servers were silent if one of them failed in another way.
-func firstSeen(servers []string, ask func(server string) ([]Sight, error)) ([]Sight, error) {
-	var err error
-	for _, server := range servers {
-		all, askErr := ask(server)
-		if askErr != nil {
-			askErr = fmt.Errorf("ask %s: %w", server, askErr)
-		}
-		if len(all) > 0 {
-			for i := range all {
-				all[i].Server = server
-			}
-			return all, askErr
-		}
-		if err == nil || Silent(err) {
-			err = askErr
-		}
-	}
-	if len(servers) == 0 {
-		err = errors.New("no STUN servers are configured")
-	}
-	return nil, err
-}
-
 // stunAddress is the IPv4 address of a STUN server.
 func stunAddress(ctx context.Context, server string) (none netip.AddrPort, err error) {
-	ctx, cancel := context.WithTimeout(ctx, seenBound)
-	defer cancel()
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
 		return none, err
@@ -188,7 +174,10 @@ func seen(ctx context.Context, mux *icemux.Mux, local, server netip.AddrPort) (o
 		return one, err
 	}
 	answer, _, err := mux.Ask(first, local, request, server)
-	if err != nil {
+	switch {
+	case err != nil && first.Err() != nil && ctx.Err() == nil:
+		return one, fmt.Errorf("UDP port %d: %w", one.Port, ErrUnanswered)
+	case err != nil:
 		return one, err
 	}
 	var mapped stun.XORMappedAddress

@@ -3,6 +3,7 @@ package media
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/pion/stun/v3"
@@ -88,8 +89,9 @@ func TestHowASTUNServerSeesMedia(t *testing.T) {
 	require.ErrorContains(t, err, "no STUN servers are configured")
 }
 
-// withheld is a STUN server on 127.0.0.1 that says that it has 127.0.0.2, too. It answers when so
-// many ports have asked, and calls strangers where its other address is to answer.
+// withheld is a STUN server on 127.0.0.1 that says that it has 127.0.0.2, too. It answers the first
+// request, which finds out whether it answers, and others when so many ports have asked. It calls
+// strangers where its other address is to answer.
 func withheld(t *testing.T, ports int, strangers func()) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -102,7 +104,7 @@ func withheld(t *testing.T, ports int, strangers func()) string {
 	go func() {
 		defer close(ended)
 		b := make([]byte, 1500)
-		asking := map[string]bool{}
+		asking, met := map[string]bool{}, false
 		for {
 			n, from, err := conn.ReadFrom(b)
 			if err != nil {
@@ -116,9 +118,13 @@ func withheld(t *testing.T, ports int, strangers func()) string {
 				strangers()
 				continue
 			}
-			if asking[from.String()] = true; len(asking) < ports {
+			if met {
+				asking[from.String()] = true
+			}
+			if met && len(asking) < ports {
 				continue
 			}
+			met = true
 			answer, err := stun.Build(stun.NewTransactionIDSetter(asked.TransactionID), stun.BindingSuccess,
 				&stun.XORMappedAddress{IP: seen.IP, Port: seen.Port}, &stun.OtherAddress{IP: net.IPv4(127, 0, 0, 2), Port: 3478})
 			if err == nil {
@@ -164,4 +170,85 @@ func TestAPortThatIsTaken(t *testing.T) {
 	require.ErrorIs(t, err, ErrPort)
 	require.Len(t, all, 1)
 	require.Equal(t, server, all[0].Server)
+}
+
+// hesitant is a STUN server that answers a request if answers says so.
+func hesitant(t *testing.T, answers func() bool) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		require.NoError(t, conn.Close())
+		<-ended
+	})
+	go func() {
+		defer close(ended)
+		b := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			asked, seen := &stun.Message{Raw: b[:n]}, from.(*net.UDPAddr)
+			if asked.Decode() != nil || !answers() {
+				continue
+			}
+			answer, err := stun.Build(stun.NewTransactionIDSetter(asked.TransactionID), stun.BindingSuccess, &stun.XORMappedAddress{IP: seen.IP, Port: seen.Port})
+			if err == nil {
+				_, _ = conn.WriteTo(answer.Raw, from) // it asks again
+			}
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+// TestServersAreAskedAtTheSameTime: the first answers when the second has been asked, which is
+// silent. What an error says of one server does not hide behind the silence of another.
+func TestServersAreAskedAtTheSameTime(t *testing.T) {
+	e, err := NewEngine(Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
+	for name, ask := range map[string]func(servers []string) error{
+		"ExternalAddress": func(servers []string) error {
+			_, err := ExternalAddress(t.Context(), servers)
+			return err
+		},
+		"Seen": func(servers []string) error {
+			_, err := e.Seen(t.Context(), servers)
+			return err
+		},
+		"SeenFrom": func(servers []string) error {
+			_, err := SeenFrom(t.Context(), []int{0}, servers)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan struct{})
+			var once sync.Once
+			silent := hesitant(t, func() bool {
+				once.Do(func() { close(heard) })
+				return false
+			})
+			first := hesitant(t, func() bool {
+				select {
+				case <-heard:
+					return true
+				default:
+					return false
+				}
+			})
+			require.NoError(t, ask([]string{first, silent}))
+			err := ask([]string{silent, silent})
+			require.True(t, Silent(err), "%v", err)
+			require.ErrorContains(t, ask([]string{silent, "no port"}), "missing port")
+		})
+	}
+}
+
+// TestAnswersThatDoNotReachAPort are told from a server's silence.
+func TestAnswersThatDoNotReachAPort(t *testing.T) {
+	_, err := SeenFrom(t.Context(), []int{0}, []string{withheld(t, 2, func() {})})
+	require.ErrorIs(t, err, ErrUnanswered)
+	require.False(t, Silent(err))
 }

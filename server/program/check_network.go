@@ -157,6 +157,8 @@ func judgeUnseen(err error, ended bool) api.Check {
 	switch {
 	case ended:
 		return rowWarning(what, "the servers of rtc.stun_servers were not asked to the end, as the time of the check was over: "+err.Error(), "check again")
+	case errors.Is(err, media.ErrUnanswered):
+		return rowWarning(what, "a server of rtc.stun_servers answers this machine, but not its ports of media: "+err.Error(), "let UDP pass between these ports and all others in the firewalls of this machine and its network")
 	case media.Silent(err):
 		return rowWarning(what, "no server of rtc.stun_servers answers: "+err.Error(), "let UDP out to them, or take them out of the configuration: clients wait for them, too")
 	}
