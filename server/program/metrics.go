@@ -13,6 +13,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
 	"parlor/server/api"
+	"parlor/server/door"
 )
 
 // partsCollector exports the figures of the parts that know nothing of Prometheus. They
@@ -22,6 +23,8 @@ type partsCollector struct {
 	media   *media.Engine
 	rooms   *rooms.Rooms
 	replica api.Replica // nil = the database is not replicated
+	// front and turn are the doors of the main port and of turn.tls_port; nil = there is none.
+	front, turn *door.Door
 }
 
 // countBound is how long counting rooms may delay a scrape.
@@ -48,6 +51,8 @@ func (c *partsCollector) Collect(out chan<- prometheus.Metric) {
 	c.collectStore(gauge, count)
 	c.collectRooms(gauge, count)
 	c.collectReplica(gauge, count)
+	collectDoor("main", c.front, gauge, count)
+	collectDoor("turn", c.turn, gauge, count)
 	s := c.media.Stats()
 	c.collectMedia(&s, gauge, count)
 	collectPaths(&s.Paths, out)
@@ -145,6 +150,28 @@ func (c *partsCollector) collectReplica(gauge gaugeFunc, count countFunc) {
 		count("parlor_replica_failures_total", "Failures on the way to the replica, by stage.", stage.Failures, "stage", stage.Stage)
 	}
 	count("parlor_replica_generations_total", "Generations that began because the last one could not go on.", s.Generations)
+}
+
+// collectDoor exports a door's figures; without a door they are 0.
+func collectDoor(name string, d *door.Door, gauge gaugeFunc, count countFunc) {
+	s := &door.Counters{}
+	if d != nil {
+		s = d.Counters()
+	}
+	gauge("parlor_door_callers", "TCP connections of which it is not known yet what they are for.", float64(s.Callers.Load()), "door", name)
+	const guests = "TCP connections by what they are for: http; turn; ice."
+	const turnedAway = "TCP connections that were turned away before it was known what they are for, by why: crowd, another took their place; " +
+		"late, they took too long; unknown, they began like nothing that is served there; tls, its handshake failed; " +
+		"unnamed, no proxy that may do so named their client."
+	for kind, n := range map[string]uint64{"http": s.HTTP.Load(), "turn": s.TURN.Load(), "ice": s.ICE.Load()} {
+		count("parlor_door_connections_total", guests, n, "door", name, "kind", kind)
+	}
+	for why, n := range map[string]uint64{
+		"crowd": s.Crowd.Load(), "late": s.Late.Load(), "unknown": s.Unknown.Load(), "tls": s.TLS.Load(), "unnamed": s.Unnamed.Load(),
+	} {
+		count("parlor_door_refused_total", turnedAway, n, "door", name, "why", why)
+	}
+	count("parlor_door_accept_failures_total", "Times that no connection could be accepted, such as for want of file descriptors.", s.Failures.Load(), "door", name)
 }
 
 // writerStatus are the figures of the database's writer for GET /v1/status.

@@ -2,12 +2,16 @@ package program
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -90,4 +94,38 @@ func TestEveryPromiseHasAGauge(t *testing.T) {
 			require.NotNil(t, status[part][field], field)
 		}
 	}
+}
+
+// TestWhatComesToThePortsIsCounted: connections that are turned away, by port and reason. A
+// server without such ports has the same series.
+func TestWhatComesToThePortsIsCounted(t *testing.T) {
+	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	_, port, err := net.SplitHostPort(at)
+	require.NoError(t, err)
+	set := func(path, value string) config.Setting {
+		return config.Setting{Path: path, Value: value, From: "test"}
+	}
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"),
+		set("turn.enabled", "true"), set("turn.tls_port", port), set("turn.domain", "turn.example"), set("turn.external_tls", "true"),
+		set("turn.proxy_protocol", "true"))
+	for range 2 {
+		conn, err := net.Dial("tcp", at)
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
+		require.NoError(t, err)
+		_, _ = io.ReadAll(conn) // it ends, maybe with a reset
+		require.NoError(t, conn.Close())
+	}
+	require.Eventually(t, func() bool {
+		_, metrics := h.get("/metrics")
+		return strings.Contains(metrics, `parlor_door_refused_total{door="turn",why="unnamed"} 2`+"\n") &&
+			strings.Contains(metrics, `parlor_door_callers{door="turn"} 0`+"\n")
+	}, time.Minute, 10*time.Millisecond)
+	series := func(h *house) []string {
+		_, metrics := h.get("/metrics")
+		return regexp.MustCompile(`(?m)^parlor_door_[^ ]+`).FindAllString(metrics, -1)
+	}
+	with := series(h)
+	require.Len(t, with, 2*(1+3+5+1))
+	require.Equal(t, with, series(start(t, filepath.Join(t.TempDir(), "parlor.db"))))
 }

@@ -117,10 +117,10 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger, inherited .
 	if err := p.openServer(node); err != nil {
 		return nil, err
 	}
-	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replication}, p.hooks.Collector())
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
+	p.registry.MustRegister(&partsCollector{p.store, p.media, p.rooms, p.replication, p.front, p.turn}, p.hooks.Collector())
 	// The endpoints of webhooks must be known before the first event is written.
 	if err := p.hooks.Start(ctx); err != nil {
 		return nil, err
