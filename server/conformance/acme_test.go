@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,12 +43,13 @@ type authority struct {
 }
 
 // startAuthority starts an authority that finds the domain on this machine.
-func startAuthority(t *testing.T, httpPort, tlsPort int) *authority {
+// Its certificates hold for so long.
+func startAuthority(t *testing.T, httpPort, tlsPort int, valid time.Duration) *authority {
 	t.Helper()
 	names, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	answerNames(t, &dns.Server{Listener: names}, map[string]net.IP{domain: net.IPv4(127, 0, 0, 1)})
-	front, root := newPebble(t, httpPort, tlsPort, names.Addr().String())
+	front, root := newPebble(t, httpPort, tlsPort, names.Addr().String(), valid)
 	a := &authority{server: httptest.NewTLSServer(front), roots: x509.NewCertPool(), trust: filepath.Join(t.TempDir(), "trust.pem")}
 	t.Cleanup(a.server.Close)
 	a.directory = a.server.URL + wfe.DirectoryPath
@@ -73,13 +75,19 @@ func answerNames(t *testing.T, s *dns.Server, names map[string]net.IP) {
 	t.Cleanup(func() { _ = s.Shutdown(); <-answering })
 }
 
+// quarter is how long Let's Encrypt's certificates hold.
+const quarter = 90 * 24 * time.Hour
+
+// withoutSleep has Pebble validate at once.
+var withoutSleep = sync.OnceValue(func() error { return os.Setenv("PEBBLE_VA_NOSLEEP", "1") })
+
 // newPebble is an authority, and its root certificate as PEM.
-func newPebble(t *testing.T, httpPort, tlsPort int, resolver string) (front http.Handler, root []byte) {
+func newPebble(t *testing.T, httpPort, tlsPort int, resolver string, valid time.Duration) (front http.Handler, root []byte) {
 	t.Helper()
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	require.NoError(t, withoutSleep())
 	quiet := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
-	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: 7776000}})
+	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: uint64(valid.Seconds())}})
 	w := wfe.New(quiet, store, va.New(quiet, httpPort, tlsPort, false, resolver, store), issuer, nil, false, false, 1, 1)
 	return w.Handler(), issuer.GetRootCert(0).PEM()
 }
@@ -164,7 +172,7 @@ func TestCertificateByACME(t *testing.T) {
 			if closed.tls {
 				asked[1] = ports[3]
 			}
-			a := startAuthority(t, asked[0], asked[1])
+			a := startAuthority(t, asked[0], asked[1], quarter)
 			dir := t.TempDir()
 			stop := startForDomain(t, a, dir, httpPort, tlsPort)
 			eventually(t, "a certificate", func() bool { return a.served(tlsPort) != nil })
@@ -220,4 +228,21 @@ func TestCertificateByACME(t *testing.T) {
 			require.NotEmpty(t, files)
 		})
 	}
+}
+
+// TestCertificatesAreRenewed in time before they end, and clients get the new ones without a
+// restart.
+func TestCertificatesAreRenewed(t *testing.T) {
+	t.Parallel()
+	ports, err := freePorts(2)
+	require.NoError(t, err)
+	a := startAuthority(t, ports[0], ports[1], time.Minute)
+	startForDomain(t, a, t.TempDir(), ports[0], ports[1])
+	eventually(t, "a certificate", func() bool { return a.served(ports[1]) != nil })
+	first := a.served(ports[1])
+	require.NotNil(t, first)
+	eventuallyWithin(t, 3*patience, "another", func() bool {
+		now := a.served(ports[1])
+		return now != nil && now.SerialNumber.Cmp(first.SerialNumber) != 0
+	})
 }

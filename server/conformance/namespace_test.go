@@ -325,7 +325,7 @@ func beAuthority(t *testing.T) {
 	names := map[string]net.IP{domain: net.ParseIP(vmAddress).To4(), letsEncrypt: net.ParseIP(authorityAddress).To4()}
 	answerNames(t, &dns.Server{Listener: l}, names)
 	answerNames(t, &dns.Server{PacketConn: pc}, names)
-	front, root := newPebble(t, 80, 443, authorityAddress+":53")
+	front, root := newPebble(t, 80, 443, authorityAddress+":53", quarter)
 	cert, key := selfSigned(t, letsEncrypt)
 	own, err := os.ReadFile(cert)
 	require.NoError(t, err)

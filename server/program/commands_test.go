@@ -3,6 +3,7 @@ package program
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -260,6 +261,16 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 	require.Empty(t, out)
 }
 
+// servedFingerprint is that of a server's certificate, as browsers show it.
+func servedFingerprint(t *testing.T, url string) string {
+	t.Helper()
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "http://"), &tls.Config{InsecureSkipVerify: true})
+	require.NoError(t, err)
+	defer conn.Close()
+	sum := sha256.Sum256(conn.ConnectionState().PeerCertificates[0].Raw)
+	return strings.ReplaceAll(fmt.Sprintf("% X", sum), " ", ":")
+}
+
 // TestCommandsFindTheServerOfTheConfiguration, over TLS with the self-signed certificate
 // that it names.
 func TestCommandsFindTheServerOfTheConfiguration(t *testing.T) {
@@ -311,7 +322,9 @@ func TestCommandsFindTheServerOfTheConfiguration(t *testing.T) {
 
 	own := filepath.Join(dir, "own", "parlor.db")
 	require.NoError(t, os.MkdirAll(filepath.Dir(own), 0o755))
-	h = start(t, own, config.Setting{Path: "tls.self_signed", Value: "true", From: "test"})
+	var log transcript
+	h = startLogging(t, own, slog.New(slog.NewTextHandler(&log, nil)), config.Setting{Path: "tls.self_signed", Value: "true", From: "test"})
+	require.Contains(t, log.String(), "sha256="+servedFingerprint(t, h.url)+" ", "people compare it with what a browser shows")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "development: true\nbind_addresses: [127.0.0.1]\nport: %s\ntls: {self_signed: true}\ndatabase: %s\n",
 		h.url[strings.LastIndex(h.url, ":")+1:], own), 0o600))
 	status, _, errs = command(t, nil, "rooms", "--config", file)
