@@ -392,10 +392,25 @@ func (e *Engine) settings(tcpOnly bool, take icemux.Handler, moved icemux.Moved,
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	s.SetSRTPReplayProtectionWindow(srtpin.ReplayWindow)
 	s.SetSRTCPReplayProtectionWindow(srtpin.ReplayWindow)
-	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
-	s.DetachDataChannels() // pion keeps 64 KiB for each channel that it reads itself
+	dataSettings(&s)
 	s.SetFireOnTrackBeforeFirstRTP(true)
 	s.DisableCloseByDTLS(true) // only a peer's loop closes its peer connections
 	s.LoggerFactory = pionLogs{e.log}
 	return s, m, nil
+}
+
+// mostSilence is the longest time between two attempts to send data that is not acknowledged,
+// and so the longest that data waits after an outage. Browsers wait as long. Pion's own bound
+// is a minute.
+//
+// An association that was never established is given up after 8 repeats, 24 s at this bound.
+// A client that is out of reach for as long has been given up before, unless it resumes
+// (ICEDisconnected, ICEFailed, ReconnectGrace).
+const mostSilence = 3 * time.Second
+
+// dataSettings are the settings of data channels.
+func dataSettings(s *webrtc.SettingEngine) {
+	s.SetSCTPMaxMessageSize(rooms.MaxDataPacket)
+	s.SetSCTPRTOMax(mostSilence)
+	s.DetachDataChannels() // pion keeps 64 KiB for each channel that it reads itself
 }
