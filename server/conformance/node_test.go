@@ -1,7 +1,10 @@
 package conformance
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,11 +60,12 @@ func TestNode(t *testing.T) {
 	require.NoError(t, err)
 	s := startServer(t, settings{"webhook": map[string]any{
 		"api_key": apiKey, "urls": []string{fmt.Sprintf("http://127.0.0.1:%d/", ports[0])},
-	}, "room": map[string]any{"enable_remote_unmute": true}})
+	}, "room": map[string]any{"enable_remote_unmute": true}, "enable_participant_data_blob": true})
 	cmd := exec.CommandContext(t.Context(), node, "main.js")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(),
-		"PARLOR_URL="+s.http(), "PARLOR_KEY="+apiKey, "PARLOR_SECRET="+apiSecret,
+		"PARLOR_URL="+s.http(), "PARLOR_PLAIN_URL="+env.server.http(),
+		"PARLOR_KEY="+apiKey, "PARLOR_SECRET="+apiSecret,
 		fmt.Sprintf("PARLOR_WEBHOOK_PORT=%d", ports[0]))
 	out, err := cmd.CombinedOutput()
 	t.Logf("node:\n%s", out)
@@ -69,6 +73,45 @@ func TestNode(t *testing.T) {
 	closing := regexp.MustCompile(`(?m)^(\d+) passed, 0 failed$`).FindStringSubmatch(strings.TrimSpace(string(out)))
 	require.NotNil(t, closing, "the closing line")
 	require.NotEqual(t, "0", closing[1])
+}
+
+// TestDataOverAKill: after a kill of the server clients of the Rust SDK have their data
+// tracks again, and their data blobs still.
+func TestDataOverAKill(t *testing.T) {
+	parlorOnly(t)
+	t.Parallel()
+	node := findProgram(t, "node")
+	require.NoError(t, nodeModules())
+	for _, connections := range []string{"two", "one"} {
+		t.Run(connections, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, settings{"enable_participant_data_blob": true, "restart_grace": "1m"})
+			ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, node, "datarestart.js", connections)
+			cmd.Dir = "node"
+			cmd.Env = append(os.Environ(), "PARLOR_URL="+s.http(), "PARLOR_KEY="+apiKey, "PARLOR_SECRET="+apiSecret, "PARLOR_WEBHOOK_PORT=0")
+			in, err := cmd.StdinPipe()
+			require.NoError(t, err)
+			out, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			var errs logBuffer
+			cmd.Stderr = &errs
+			require.NoError(t, cmd.Start())
+			var lines []string
+			for scanner := bufio.NewScanner(out); scanner.Scan(); {
+				lines = append(lines, scanner.Text())
+				if scanner.Text() == "ready" {
+					s.kill()
+					require.NoError(t, s.start())
+					_, err := io.WriteString(in, "killed\n")
+					require.NoError(t, err)
+				}
+			}
+			require.NoError(t, cmd.Wait(), "%v\n%s", lines, &errs)
+			require.Contains(t, lines, "1 passed, 0 failed")
+		})
+	}
 }
 
 // TestStockAgent: a worker of LiveKit's agents framework for Node registers and gets a job by

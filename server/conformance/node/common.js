@@ -10,6 +10,8 @@ function required(name) {
 
 export const host = required('PARLOR_URL'); // http://…
 export const url = host.replace(/^http/, 'ws');
+/** A server as it is by default. */
+export const plainURL = () => required('PARLOR_PLAIN_URL').replace(/^http/, 'ws');
 export const apiKey = required('PARLOR_KEY');
 export const apiSecret = required('PARLOR_SECRET');
 export const webhookPort = Number(required('PARLOR_WEBHOOK_PORT'));

@@ -5,6 +5,7 @@
 import { dispose } from '@livekit/rtc-node';
 
 import { callTests } from './calls.js';
+import { dataTrackTests } from './datatracks.js';
 import { rightsTests } from './rights.js';
 import { roomTests } from './rooms.js';
 import { close, listen } from './webhooks.js';
@@ -14,7 +15,7 @@ const timeout = 180_000;
 await listen();
 let passed = 0;
 let failed = 0;
-for (const [name, test] of [...roomTests, ...callTests, ...rightsTests]) {
+for (const [name, test] of [...roomTests, ...callTests, ...rightsTests, ...dataTrackTests]) {
   const began = Date.now();
   const cleanups = [];
   let timer;

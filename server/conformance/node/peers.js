@@ -17,9 +17,10 @@ import {
 } from '@livekit/rtc-node';
 
 import { eventually, sleep, token, url } from './common.js';
+import { noteDataTracks } from './engine.js';
 
 /** Joins a room; what is heard and seen is counted in the result. */
-export async function join(cleanups, room, identity, { grant, claims, autoSubscribe = true } = {}) {
+export async function join(cleanups, room, identity, { grant, claims, at = url, autoSubscribe = true, ...options } = {}) {
   const r = new Room();
   const peer = { room: r, log: [], data: [], audio: new Map(), video: new Map() };
   const note = (line) => peer.log.push(line);
@@ -44,7 +45,10 @@ export async function join(cleanups, room, identity, { grant, claims, autoSubscr
     if (pub.name === 'microphone') listenTo(track, peer.audio, key);
     else watch(track, peer.video, key);
   });
-  await r.connect(url, await token(room, identity, grant, claims), { autoSubscribe, dynacast: false });
+  r.on('reconnected', () => note('reconnected'));
+  const connected = r.connect(at, await token(room, identity, grant, claims), { autoSubscribe, dynacast: false, ...options });
+  noteDataTracks(cleanups, peer); // there is an engine now, and it tells of nothing before it is connected
+  await connected;
   cleanups.push(() => r.disconnect());
   return peer;
 }
