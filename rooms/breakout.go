@@ -587,9 +587,14 @@ func (rs *Rooms) openBreakout(ctx context.Context, main *Record, name string) er
 	return Errorf(Unavailable, "the breakout room cannot be opened, try again")
 }
 
-// moveAll moves several at a time to where they belong, and waits for all. Who cannot be moved
-// stays until the next look.
+// moveAll moves several at a time to where they belong, and waits for all, also for those whom
+// a look moves meanwhile. Who cannot be moved stays until the next look.
 func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, before *Division) {
+	done, err := rs.divisions.alone(ctx, main.Name)
+	if err != nil {
+		return // the process stops, or it is for the next look
+	}
+	defer done()
 	d := main.Config.Division
 	opened := map[string]bool{main.Name: true}
 	var wg sync.WaitGroup
@@ -706,6 +711,40 @@ type divisions struct {
 	due  map[string]int64
 	busy map[string]bool // is being looked at
 	wake chan struct{}   // capacity 1
+	// moving has a turn for each main room whose people are being moved.
+	moving map[string]*turn
+}
+
+// turn lets one at a time do something.
+type turn struct {
+	free  chan struct{} // capacity 1; full while somebody does it
+	wants int           // those who do it or wait, guarded by divisions.mu
+}
+
+// alone waits until nobody else moves the people of a main room. done ends that.
+func (d *divisions) alone(ctx context.Context, main string) (done func(), err error) {
+	d.mu.Lock()
+	t := d.moving[main]
+	if t == nil {
+		t = &turn{free: make(chan struct{}, 1)}
+		d.moving[main] = t
+	}
+	t.wants++
+	d.mu.Unlock()
+	gone := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if t.wants--; t.wants == 0 {
+			delete(d.moving, main)
+		}
+	}
+	select {
+	case t.free <- struct{}{}:
+		return func() { <-t.free; gone() }, nil
+	case <-ctx.Done():
+		gone()
+		return nil, ctx.Err()
+	}
 }
 
 // lookAt has a divided room looked at at a time, or earlier if that was wanted.

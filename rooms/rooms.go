@@ -134,7 +134,7 @@ func New(cfg Config) *Rooms {
 		wake:      make(chan struct{}, 1),
 		life:      life,
 		quit:      quit,
-		divisions: divisions{due: make(map[string]int64), busy: make(map[string]bool), wake: make(chan struct{}, 1)},
+		divisions: divisions{due: make(map[string]int64), busy: make(map[string]bool), wake: make(chan struct{}, 1), moving: make(map[string]*turn)},
 	}
 }
 
