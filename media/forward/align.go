@@ -111,8 +111,8 @@ func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 	}
 	offset, any := f.offset, false
 	for _, step := range [...]int64{-1, 1} {
-		s := f.beside(l, p.Generation, out, step)
-		if s == nil {
+		s, ok := f.beside(l, p.Generation, out, step)
+		if !ok {
 			continue
 		}
 		next := l.get(s.ext, s.generation)
@@ -132,14 +132,14 @@ func (f *Forwarder) lateOffset(l *Layer, p *packet.Packet, out int64) uint32 {
 }
 
 // beside is the forwarded packet of a source that is next to an outgoing number in a
-// direction; nil if there is none. mu is held.
-func (f *Forwarder) beside(l *Layer, generation uint32, out, step int64) *sent {
+// direction. mu is held.
+func (f *Forwarder) beside(l *Layer, generation uint32, out, step int64) (s sent, ok bool) {
 	for out += step; f.history.reaches(out, f.numbers.LastOut()); out += step {
-		if s := f.history.get(uint16(out)); s != nil && s.layer == l && s.generation == uint16(generation) {
-			return s
+		if s, ok = f.history.get(uint16(out)); ok && s.layer == l && s.generation == uint16(generation) {
+			return s, true
 		}
 	}
-	return nil
+	return sent{}, false
 }
 
 // followReports takes the relation to the publisher's clock from the last sender report

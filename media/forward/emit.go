@@ -13,35 +13,51 @@ import (
 
 // sent is a forwarded packet as it is remembered for retransmission.
 type sent struct {
-	layer      *Layer
-	ext        uint32     // lower bits of the layer's extended sequence number
-	answered   uint32     // time of the last retransmission, see answerTime
-	offset     uint32     // of the timestamp
-	mask       uint32     // active decode targets to write into the descriptor; 0 = as the packet has them
-	picture    vp8.Values // subtracted from the packet's VP8 numbers
-	described  dd.Shift   // added to the dependency descriptor, with sentTold
-	out        uint16
-	generation uint16    // lower bits of the layer's
-	playout    uint16    // the room's least playout delay as it was sent, in 10 ms, or unsaid; a retransmission has the same
-	copies     [2]uint16 // the transport-wide numbers of its last retransmissions; 0 = none
-	empty      uint8     // payload type of a packet of only padding, whose timestamp is offset; 0: a packet with payload
-	flags      sentFlags
-	answers    uint8
-	sendTime   [3]byte // its abs-send-time
+	kept
+	framing
 }
 
-// sentFlags are what is true of a remembered packet. A history has 64 packets of a voice for
-// each listener, so that each byte of them counts.
+// kept is what is remembered of every packet. A history has 64 packets of a voice for each
+// listener, so that each byte of them counts.
+type kept struct {
+	layer      *Layer
+	ext        uint32 // lower bits of the layer's extended sequence number
+	offset     uint32 // of the timestamp
+	out        uint16
+	generation uint16  // lower bits of the layer's
+	sendTime   [3]byte // its abs-send-time
+	flags      sentFlags
+}
+
+// framing is what is remembered of a packet whose frame is told otherwise than the publisher
+// told it. Most sound has none.
+type framing struct {
+	mask      uint32     // active decode targets to write into the descriptor; 0 = as the packet has them
+	picture   vp8.Values // subtracted from the packet's VP8 numbers
+	described dd.Shift   // added to the dependency descriptor, with sentTold
+	playout   uint16     // the room's least playout delay as it was sent, in 10 ms, with sentPlayout; a retransmission has the same
+	empty     uint8      // payload type of a packet of only padding, whose timestamp is offset; 0: a packet with payload
+}
+
+// repeats are the retransmissions of a packet.
+type repeats struct {
+	last   uint32    // time of the last one, see answerTime
+	copies [2]uint16 // the transport-wide numbers of the last ones; 0 = none
+	count  uint8
+	once   bool // the last one was not copied
+}
+
+// sentFlags are what is true of a remembered packet.
 type sentFlags uint8
 
 const (
-	sentUsed   sentFlags = 1 << iota // the slot is not empty
-	sentTold                         // described applies
-	sentMarker                       // it has the marker
-	sentOnce                         // its last retransmission was not copied
+	sentUsed    sentFlags = 1 << iota // the slot is not empty
+	sentTold                          // described applies
+	sentMarker                        // it has the marker
+	sentPlayout                       // playout applies
 )
 
-func (s *sent) is(f sentFlags) bool { return s.flags&f != 0 }
+func (s *kept) is(f sentFlags) bool { return s.flags&f != 0 }
 
 // flag is f if it applies.
 func flag(f sentFlags, applies bool) sentFlags {
@@ -87,8 +103,8 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	f.putExtensions(h, p, s, sendTime)
 	f.send(payload, kind)
 	if again {
-		if s := f.history.get(s.out); s != nil {
-			s.copies = [2]uint16{s.copies[1], f.over.number}
+		if r := f.history.repeats(s.out); r != nil {
+			r.copies = [2]uint16{r.copies[1], f.over.number}
 		}
 		f.stats.Retransmitted++
 		f.stats.RetransmittedBytes += uint64(len(payload) + 12)
@@ -301,7 +317,7 @@ func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
 	if !f.playout.given {
 		return p.Extension(packet.ExtPlayoutDelay)
 	}
-	if s.playout == unsaid {
+	if !s.is(sentPlayout) {
 		return nil
 	}
 	lo, hi := s.playout, f.playout.highest // 12 bits each

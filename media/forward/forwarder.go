@@ -351,13 +351,13 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	f.settle(p)
 	out, off := f.numbers.Pass(p.Ext, p.Picture())
 	f.described.follow(p)
-	s := sent{
+	least, said := f.playout.next(uint16(out), p.Arrival)
+	s := sent{kept{
 		out: uint16(out), layer: l, ext: uint32(p.Ext), generation: uint16(p.Generation),
-		offset: f.offset, picture: off, mask: f.selector.mask(p), sendTime: b.sendTime,
-		playout: f.playout.next(uint16(out), p.Arrival), described: f.described.shift,
-		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told),
-	}
-	f.history.put(out, s)
+		offset: f.offset, sendTime: b.sendTime,
+		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told) | flag(sentPlayout, said),
+	}, framing{picture: off, mask: f.selector.mask(p), playout: least, described: f.described.shift}}
+	f.history.put(out, &s)
 	if beginsKey(p) {
 		f.keyAt = out
 	}
@@ -393,7 +393,7 @@ func (f *Forwarder) repair(b *burst, p *packet.Packet) {
 			continue
 		}
 		out, _ := f.numbers.Pass(p.Ext-back, vp8.Values{})
-		f.history.put(out, sent{sendTime: b.sendTime})
+		f.history.put(out, &sent{kept: kept{sendTime: b.sendTime}})
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 		f.emitBlock(uint16(out), timestamp, f.codecOf(b.layer).PayloadType, block.Payload, b.sendTime)
 	}
@@ -428,7 +428,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.stats.TooLate++
 		return
 	}
-	if f.history.get(uint16(out)) != nil {
+	if f.history.has(uint16(out)) {
 		return // the packet was rebuilt already
 	}
 	pass, marker := f.selector.passLate(p)
@@ -442,22 +442,23 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 	if int32(timestamp-f.anchor.timestamp) > 0 {
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 	}
-	s := sent{
+	// A report of what came before must not count as one of this packet.
+	least, said := f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival)
+	s := sent{kept{
 		out: uint16(out), layer: b.layer, ext: uint32(p.Ext), generation: uint16(p.Generation),
-		offset: offset, picture: off, mask: f.selector.mask(p), sendTime: b.sendTime,
-		// A report of what came before must not count as one of this packet.
-		playout: f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival), described: f.described.shift,
-		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told),
-	}
-	f.history.put(out, s)
+		offset: offset, sendTime: b.sendTime,
+		flags: flag(sentMarker, marker) | flag(sentTold, f.described.told) | flag(sentPlayout, said),
+	}, framing{picture: off, mask: f.selector.mask(p), playout: least, described: f.described.shift}}
+	f.history.put(out, &s)
 	f.deliver(p, &s, b.sendTime, f.kind())
 }
 
 // fill sends an empty packet with the number that was reserved for a late packet, if that
 // packet is left out: receivers would wait for it and ask for it repeatedly. mu is held.
 func (f *Forwarder) fill(number int64, timestamp uint32, sendTime [3]byte) {
-	s := f.history.put(number, sent{offset: timestamp, empty: f.codecOf(f.current).PayloadType, sendTime: sendTime})
-	f.emitEmpty(s, sendTime, f.kind())
+	s := sent{kept{offset: timestamp, sendTime: sendTime}, framing{empty: f.codecOf(f.current).PayloadType}}
+	f.history.put(number, &s)
+	f.emitEmpty(&s, sendTime, f.kind())
 }
 
 // emitEmpty writes the packet that fill remembered. If kind is Repeat and the subscriber

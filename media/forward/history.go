@@ -6,11 +6,34 @@ package forward
 // would forget packets that are not old yet: most subscriptions are silent, or of a small
 // picture.
 type history struct {
-	slots []sent // by outgoing number modulo their count, a power of two
-	most  int    // bound of that count
-	last  int64  // newest number
-	floor int64  // no older number is known for sure: there were fewer slots
-	asked int64  // newest of the forgotten packets that the receiver had asked for; 0: none
+	slots []kept   // by outgoing number modulo their count, a power of two
+	more  *details // nil before there are some: most sound has none
+	most  int      // bound of the count of slots
+	last  int64    // newest number
+	floor int64    // no older number is known for sure: there were fewer slots
+}
+
+// details are what few packets have.
+type details struct {
+	framings []framing // as the history's slots; nil before the first that says something
+	repeated []repeats // as the history's slots; nil before the first retransmission
+	asked    int64     // newest of the forgotten packets that the receiver had asked for; 0: none
+}
+
+// detail is what few packets have, to be written to.
+func (h *history) detail() *details {
+	if h.more == nil {
+		h.more = new(details)
+	}
+	return h.more
+}
+
+// asked is the newest of the forgotten packets that the receiver had asked for; 0: none.
+func (h *history) asked() int64 {
+	if h.more == nil {
+		return 0
+	}
+	return h.more.asked
 }
 
 // Sizes of a history at its beginning, and the age up to which it remembers packets if
@@ -23,8 +46,8 @@ const (
 
 func (h *history) begin(video bool) {
 	h.most = Repeatable(video)
-	if h.slots = make([]sent, firstAudio); video {
-		h.slots = make([]sent, firstVideo)
+	if h.slots = make([]kept, firstAudio); video {
+		h.slots = make([]kept, firstVideo)
 	}
 }
 
@@ -34,48 +57,117 @@ func (h *history) reaches(out, last int64) bool {
 	return out <= last && last-out < int64(len(h.slots)) && out >= h.floor
 }
 
-// get is what is remembered of the packet of that number, nil if nothing is. It is valid
-// until the next put.
-func (h *history) get(number uint16) *sent {
-	if s := h.slot(number); s.is(sentUsed) && s.out == number {
-		return s
+// has reports whether the packet of a number is remembered.
+func (h *history) has(number uint16) bool {
+	s := &h.slots[h.slot(number)]
+	return s.is(sentUsed) && s.out == number
+}
+
+// get is what is remembered of the packet of a number.
+func (h *history) get(number uint16) (s sent, ok bool) {
+	if !h.has(number) {
+		return s, false
 	}
-	return nil
+	i := h.slot(number)
+	if s.kept = h.slots[i]; h.more != nil && h.more.framings != nil {
+		s.framing = h.more.framings[i]
+	}
+	return s, true
+}
+
+// repeats are the retransmissions of the packet of a number, nil if it is not remembered.
+// They are valid until the next put.
+func (h *history) repeats(number uint16) *repeats {
+	if !h.has(number) {
+		return nil
+	}
+	d := h.detail()
+	if d.repeated == nil {
+		d.repeated = make([]repeats, len(h.slots))
+	}
+	return &d.repeated[h.slot(number)]
+}
+
+// left notes when a packet left that had waited.
+func (h *history) left(number uint16, sendTime [3]byte) {
+	if h.has(number) {
+		h.slots[h.slot(number)].sendTime = sendTime
+	}
+}
+
+// forget lets a packet not be repeated.
+func (h *history) forget(number uint16) {
+	if h.has(number) {
+		h.slots[h.slot(number)].flags &^= sentUsed
+	}
 }
 
 // forgot reports whether the packet of a number was sent, and gave way to a newer one.
 func (h *history) forgot(number uint16) bool {
-	s := h.slot(number)
+	s := &h.slots[h.slot(number)]
 	return s.is(sentUsed) && int16(s.out-number) > 0
 }
 
-// put remembers the packet that is sent with a number.
-func (h *history) put(out int64, s sent) *sent {
+// put remembers the packet that is sent with a number, and notes the number in s.
+func (h *history) put(out int64, s *sent) {
 	s.out, s.flags = uint16(out), s.flags|sentUsed
-	slot := h.slot(s.out)
-	for slot.is(sentUsed) && slot.out != s.out && len(h.slots) < h.most && age(slot.sendTime, s.sendTime) < historyAge {
+	i := h.slot(s.out)
+	for h.slots[i].is(sentUsed) && h.slots[i].out != s.out && len(h.slots) < h.most && age(h.slots[i].sendTime, s.sendTime) < historyAge {
 		h.grow()
-		slot = h.slot(s.out)
+		i = h.slot(s.out)
 	}
-	if slot.is(sentUsed) && slot.answers > 0 {
-		h.asked = max(h.asked, out-int64(uint16(out)-slot.out))
+	if h.more != nil || s.framing != (framing{}) {
+		h.detail().put(i, h, out, s)
 	}
-	*slot = s
+	h.slots[i] = s.kept
 	h.last = max(h.last, out)
-	return slot
 }
 
-func (h *history) slot(number uint16) *sent { return &h.slots[number&uint16(len(h.slots)-1)] }
+// put notes what a packet has that takes slot i of a history.
+func (d *details) put(i int, h *history, out int64, s *sent) {
+	if d.repeated != nil {
+		if former := &h.slots[i]; former.is(sentUsed) && d.repeated[i].count > 0 {
+			d.asked = max(d.asked, out-int64(uint16(out)-former.out))
+		}
+		d.repeated[i] = repeats{}
+	}
+	if d.framings == nil && s.framing != (framing{}) {
+		d.framings = make([]framing, len(h.slots))
+	}
+	if d.framings != nil {
+		d.framings[i] = s.framing
+	}
+}
+
+func (h *history) slot(number uint16) int { return int(number) & (len(h.slots) - 1) }
 
 func (h *history) grow() {
 	former := h.slots
 	h.floor = max(h.floor, h.last-int64(len(former))+1)
-	h.slots = make([]sent, 2*len(former))
+	h.slots = make([]kept, 2*len(former))
+	if h.more != nil {
+		h.more.framings = moved(h, former, h.more.framings)
+		h.more.repeated = moved(h, former, h.more.repeated)
+	}
 	for i := range former {
 		if s := &former[i]; s.is(sentUsed) {
-			*h.slot(s.out) = *s
+			h.slots[h.slot(s.out)] = *s
 		}
 	}
+}
+
+// moved is what belongs to the slots that a history had, at its present slots.
+func moved[T any](h *history, former []kept, of []T) []T {
+	if of == nil {
+		return nil
+	}
+	to := make([]T, len(h.slots))
+	for i := range former {
+		if s := &former[i]; s.is(sentUsed) {
+			to[h.slot(s.out)] = of[i]
+		}
+	}
+	return to
 }
 
 // age is the time from one abs-send-time to another, which wraps after 64 s.

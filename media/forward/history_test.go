@@ -16,13 +16,13 @@ func sentAt(ms int) [3]byte {
 func TestAHistoryIsAsLargeAsTwoSecondsNeed(t *testing.T) {
 	put := func(h *history, packets, apart int) {
 		for i := range packets {
-			h.put(int64(65_500+i), sent{sendTime: sentAt(60_000 + i*apart)}) // both wrap
+			h.put(int64(65_500+i), &sent{kept: kept{sendTime: sentAt(60_000 + i*apart)}}) // both wrap
 		}
 		last := 65_500 + packets - 1
 		for i := range min(packets, 2000/apart, h.most) {
-			require.NotNil(t, h.get(uint16(last-i)), "%d packets back", i)
+			require.True(t, h.has(uint16(last-i)), "%d packets back", i)
 		}
-		require.Nil(t, h.get(uint16(last+1)))
+		require.False(t, h.has(uint16(last+1)))
 	}
 	for _, c := range []struct {
 		name  string
@@ -54,7 +54,7 @@ func TestAHistoryThatHasGrownDoesNotReachBackPastWhatItForgot(t *testing.T) {
 	send := func(packets, apart int) {
 		for range packets {
 			last, ms = last+1, ms+apart
-			h.put(last, sent{sendTime: sentAt(ms)})
+			h.put(last, &sent{kept: kept{sendTime: sentAt(ms)}})
 		}
 	}
 	first := last + 1
@@ -63,18 +63,57 @@ func TestAHistoryThatHasGrownDoesNotReachBackPastWhatItForgot(t *testing.T) {
 	require.True(t, h.reaches(first+1, last))
 	send(2*firstAudio, 20)
 	require.Greater(t, len(h.slots), 2*firstAudio)
-	require.Nil(t, h.get(uint16(first)))
+	require.False(t, h.has(uint16(first)))
 	require.False(t, h.reaches(first, last), "it is forgotten still")
 	for out := first; out <= last; out++ {
-		require.Equal(t, h.get(uint16(out)) != nil, h.reaches(out, last), "%d", out-first)
+		require.Equal(t, h.has(uint16(out)), h.reaches(out, last), "%d", out-first)
 	}
 	require.False(t, h.reaches(last+1, last))
 }
 
-// A listener's memory of a voice is 64 remembered packets. With one byte more in them it
-// would take a quarter more, since memory comes in sizes of 3.1 and 4 KB. A forwarder takes
-// 1.5 KB, of which 8 bytes are the allocator's.
+// What is said of a frame, and how often a packet was repeated, stays with the packet while
+// the history grows, and goes with it.
+func TestAHistoryKeepsWhatBelongsToAPacket(t *testing.T) {
+	var h history
+	h.begin(true)
+	const plain, framed, empty = 10, 11, 12
+	h.put(plain, &sent{kept: kept{sendTime: sentAt(0)}})
+	h.put(framed, &sent{kept: kept{sendTime: sentAt(1)}, framing: framing{mask: 7, playout: 9}})
+	h.put(empty, &sent{kept: kept{sendTime: sentAt(2)}, framing: framing{empty: 96}})
+	require.Nil(t, h.repeats(empty+1), "it was not sent")
+	h.repeats(framed).count = 3
+	for out := int64(empty + 1); len(h.slots) < 4*firstVideo; out++ {
+		h.put(out, &sent{kept: kept{sendTime: sentAt(3)}})
+	}
+	for number, want := range map[uint16]framing{plain: {}, framed: {mask: 7, playout: 9}, empty: {empty: 96}} {
+		s, ok := h.get(number)
+		require.True(t, ok, "%d", number)
+		require.Equal(t, want, s.framing, "%d", number)
+	}
+	require.EqualValues(t, 3, h.repeats(framed).count)
+	require.Zero(t, h.repeats(plain).count)
+	again := int64(framed + len(h.slots))
+	h.most = len(h.slots)
+	h.put(again, &sent{kept: kept{sendTime: sentAt(4)}})
+	s, ok := h.get(uint16(again))
+	require.True(t, ok)
+	require.Zero(t, s.framing)
+	require.Zero(t, h.repeats(uint16(again)).count)
+	require.EqualValues(t, framed, h.asked(), "the receiver had asked for what was forgotten")
+	h.forget(uint16(again))
+	require.Nil(t, h.repeats(uint16(again)))
+}
+
+// A listener's memory of a voice is 64 remembered packets of 24 bytes: nothing is said of
+// their frames, and few of them are repeated. A forwarder takes 1.5 KB, of which 8 bytes are
+// the allocator's.
 func TestWhatAListenerCosts(t *testing.T) {
-	require.LessOrEqual(t, unsafe.Sizeof(sent{}), uintptr(48))
+	require.LessOrEqual(t, unsafe.Sizeof(kept{}), uintptr(24))
+	var h history
+	h.begin(false)
+	for out := range int64(firstAudio) {
+		h.put(out, &sent{kept: kept{flags: sentMarker}})
+	}
+	require.Nil(t, h.more)
 	require.LessOrEqual(t, unsafe.Sizeof(Forwarder{}), uintptr(1528))
 }

@@ -237,9 +237,7 @@ func (f *Forwarder) releaseLocked(q *queued, verdict pacer.Verdict, at time.Time
 		sendTime := absSendTime(at)
 		f.now = f.downlink.Since(at)
 		if q.kind != record.Repeat {
-			if s := f.history.get(q.s.out); s != nil {
-				s.sendTime = sendTime
-			}
+			f.history.left(q.s.out, sendTime)
 		} else if !f.hasRTX {
 			sendTime = q.s.sendTime // as it left the first time, see answerOne
 		}
@@ -256,9 +254,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	if kind == record.Repeat {
 		return
 	}
-	if s := f.history.get(s.out); s != nil {
-		s.flags &^= sentUsed // it is not repeated either
-	}
+	f.history.forget(s.out) // it is not repeated either
 	if !broken {
 		return
 	}
@@ -266,9 +262,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	// What the path dropped is not repeated either.
 	first, ok := f.downlink.GapOf(f.cfg.SSRC)
 	for last := uint16(f.numbers.LastOut()); ok && int16(last-first) >= 0; first++ {
-		if s := f.history.get(first); s != nil {
-			s.flags &^= sentUsed
-		}
+		f.history.forget(first)
 	}
 }
 
@@ -302,8 +296,8 @@ func (f *Forwarder) pad(size int, at time.Time) bool {
 		if f.padded > last {
 			f.padded = last - recent/2
 		}
-		s := f.history.get(uint16(f.padded))
-		if s == nil || s.layer == nil {
+		s, ok := f.history.get(uint16(f.padded))
+		if !ok || s.layer == nil {
 			continue
 		}
 		p := s.layer.get(s.ext, s.generation)
@@ -312,7 +306,7 @@ func (f *Forwarder) pad(size int, at time.Time) bool {
 		}
 		fits := p.Size <= size+size/4
 		if fits {
-			f.emit(p, s, sendTime, record.Padding)
+			f.emit(p, &s, sendTime, record.Padding)
 		}
 		p.Release()
 		if fits {

@@ -24,9 +24,6 @@ type playout struct {
 	at              int64  // when that was sent
 }
 
-// unsaid is the playout delay of a packet that has none. What has one is 12 bits.
-const unsaid = 1<<16 - 1
-
 func newPlayout(lowest, highest uint32) playout {
 	if highest == 0 && lowest > 0 {
 		highest = playoutMost
@@ -35,15 +32,16 @@ func newPlayout(lowest, highest uint32) playout {
 	return playout{given: highest != 0, lowest: lo, highest: uint16(min(max(highest, lowest)/10, 0xfff)), now: lo}
 }
 
-// next is the least delay for the packet with a number; unsaid if it needs none.
-func (d *playout) next(number uint16, now int64) uint16 {
+// next is the least delay for the packet with a number, of 12 bits. said is false if the
+// packet needs none.
+func (d *playout) next(number uint16, now int64) (least uint16, said bool) {
 	if d.acked || !d.given {
-		return unsaid
+		return 0, false
 	}
 	if !d.told {
 		d.told, d.first, d.at = true, number, now
 	}
-	return d.now
+	return d.now, true
 }
 
 // reported takes a report: the last number that arrived, and the jitter.

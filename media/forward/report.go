@@ -80,7 +80,7 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
-			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= max(f.keyAt, f.history.asked+1) && f.rescuedAt != f.keyAt+1 {
+			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= max(f.keyAt, f.history.asked()+1) && f.rescuedAt != f.keyAt+1 {
 				stuck, f.rescuedAt = true, f.keyAt+1
 				f.stats.Rescues++
 			}
@@ -102,13 +102,17 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int64) {
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
-			s := f.history.get(number)
-			if s == nil || s.answered != answerTime(now) || !s.is(sentOnce) {
+			s, ok := f.history.get(number)
+			if !ok {
 				return true
 			}
-			s.flags &^= sentOnce
+			r := f.history.repeats(number)
+			if r.last != answerTime(now) || !r.once {
+				return true
+			}
+			r.once = false
 			if p := s.layer.get(s.ext, s.generation); p != nil {
-				f.deliver(p, s, sendTime, record.Repeat)
+				f.deliver(p, &s, sendTime, record.Repeat)
 				p.Release()
 			}
 			return true
@@ -134,8 +138,8 @@ func (f *Forwarder) ignored() int64 {
 
 // answerCame reports whether the receiver has reported that one of the last retransmissions
 // of a packet arrived. mu is held.
-func (f *Forwarder) answerCame(s *sent) bool {
-	for _, number := range s.copies {
+func (f *Forwarder) answerCame(r *repeats) bool {
+	for _, number := range r.copies {
 		if number != 0 && f.downlink.Arrived(number) {
 			return true
 		}
@@ -146,12 +150,13 @@ func (f *Forwarder) answerCame(s *sent) bool {
 // answerOne retransmits a packet. It reports whether the packet was sent once and is
 // forgotten.
 func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgotten bool) {
-	s := f.history.get(number)
-	if s == nil {
+	s, ok := f.history.get(number)
+	if !ok {
 		f.stats.Misses++
 		return f.history.forgot(number)
 	}
-	if s.answers >= maxAnswers || s.answers > 0 && (sinceAnswer(now, s.answered) < f.ignored() || f.answerCame(s)) {
+	r := f.history.repeats(number)
+	if r.count >= maxAnswers || r.count > 0 && (sinceAnswer(now, r.last) < f.ignored() || f.answerCame(r)) {
 		return false
 	}
 	if !f.hasRTX {
@@ -164,9 +169,8 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		sendTime = s.sendTime
 	}
 	if s.empty != 0 {
-		s.answers++
-		s.answered = answerTime(now)
-		f.emitEmpty(s, sendTime, record.Repeat)
+		r.count, r.last = r.count+1, answerTime(now)
+		f.emitEmpty(&s, sendTime, record.Repeat)
 		return false
 	}
 	var p *packet.Packet
@@ -175,12 +179,10 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	}
 	if p == nil {
 		f.stats.Misses++
-		return s.answers == 0
+		return r.count == 0
 	}
-	s.answers++
-	s.answered = answerTime(now)
-	s.flags |= sentOnce
-	f.deliver(p, s, sendTime, record.Repeat)
+	r.count, r.last, r.once = r.count+1, answerTime(now), true
+	f.deliver(p, &s, sendTime, record.Repeat)
 	p.Release()
 	return false
 }
