@@ -110,6 +110,8 @@ var (
 	// errWAL: a new generation does not help, because SQLite itself writes to a file that
 	// nobody else can open any more.
 	errWAL = errors.New("the database's -wal file was removed or replaced while the server runs: stop the server in order (SIGTERM), which writes what it holds into the database, and start it again")
+	// errCut: a new generation would have what is left of the database.
+	errCut = errors.New("the database's -wal file was cut or overwritten while the server runs, and what it held may be lost here: stop the server and start it again, which restores the database from the replica if it has nothing that the replica lacks")
 	// errStaged: a file in the folder beside the database is damaged.
 	errStaged = errors.New("what is staged for the replica is damaged")
 	// errAstray: the folder beside the database and the replica do not belong together.
@@ -132,7 +134,7 @@ func incurable(s Stage, err error) bool {
 	case err == nil:
 		return false
 	case s == StageLocal:
-		return !errors.Is(err, errWAL) && !isFull(err) && !isForbidden(err)
+		return !isWAL(err) && !isFull(err) && !isForbidden(err)
 	case s == StageUpload:
 		var local *litestream.LTXError
 		return errors.As(err, &local) || errors.Is(err, errStaged) || errors.Is(err, errAstray)
@@ -143,6 +145,9 @@ func incurable(s Stage, err error) bool {
 	}
 	return false
 }
+
+// isWAL reports whether somebody else changed the WAL.
+func isWAL(err error) bool { return errors.Is(err, errWAL) || errors.Is(err, errCut) }
 
 // isGap reports whether Litestream failed because a file of the series is missing.
 func isGap(err error) bool { return err != nil && strings.Contains(err.Error(), "non-contiguous") }

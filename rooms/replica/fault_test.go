@@ -342,24 +342,82 @@ func TestTheWALIsTakenAway(t *testing.T) {
 	}
 }
 
-// TestTheWALIsCut: its content is lost here. This is reported, and the replica keeps its
-// data.
+// TestTheWALIsCut: its content is lost here. This is reported, the replica keeps its data,
+// and so does the next start.
 func TestTheWALIsCut(t *testing.T) {
 	t.Parallel()
-	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")}
-	dir := t.TempDir()
-	a := mustOpen(t, dir, "", config)
-	a.mustCreate(t, "before")
-	a.mustBarrier(t)
-	require.NoError(t, os.Truncate(database(dir)+"-wal", 0))
-	_ = a.create("during") // SQLite may notice
-	require.Eventually(t, func() bool {
-		return a.replica.Status().LastError != "" || a.store.Stats().Failing != ""
-	}, time.Minute, 5*time.Millisecond)
-	_ = a.close(within(t, 3*time.Second))
-	b := mustOpen(t, t.TempDir(), "b", config)
-	require.Contains(t, b.names(t), "before")
-	b.mustClose(t)
+	for name, cut := range map[string]func(size int64) int64{
+		"to nothing":      func(int64) int64 { return 0 },
+		"to its half":     func(size int64) int64 { return size / 2 },
+		"by a frame":      func(size int64) int64 { return size - 4096 - walFrameHeader },
+		"within a header": func(int64) int64 { return walHeader / 2 },
+	} {
+		for _, again := range []string{"here", "elsewhere"} {
+			t.Run(name+", restored "+again, func(t *testing.T) {
+				t.Parallel()
+				config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), CheckInterval: 20 * time.Millisecond}
+				dir := t.TempDir()
+				a := mustOpen(t, dir, "", config)
+				a.mustCreate(t, "before")
+				a.mustBarrier(t)
+				fi, err := os.Stat(database(dir) + "-wal")
+				require.NoError(t, err)
+				require.NoError(t, os.Truncate(database(dir)+"-wal", cut(fi.Size())))
+				_ = a.create("during") // SQLite may notice
+				require.Eventually(t, func() bool {
+					return a.replica.Barrier(within(t, time.Minute)) != nil || a.store.Stats().Failing != ""
+				}, time.Minute, 5*time.Millisecond)
+				require.Error(t, a.replica.Barrier(within(t, time.Minute)), "nobody is told that it is on the replica")
+				_ = a.close(within(t, 3*time.Second))
+				if again == "elsewhere" {
+					dir = t.TempDir()
+				}
+				b := mustOpen(t, dir, again, config)
+				require.Contains(t, b.names(t), "before")
+				b.mustCreate(t, "after")
+				b.mustClose(t)
+				c := mustOpen(t, t.TempDir(), "c", config)
+				require.Contains(t, c.names(t), "before")
+				require.Contains(t, c.names(t), "after")
+				c.mustClose(t)
+			})
+		}
+	}
+}
+
+// A snapshot of a WAL that is not what SQLite wrote is not taken.
+func TestNoSnapshotOfADamagedWAL(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(wal []byte){
+		"nothing is left":            func(wal []byte) { clear(wal) },
+		"a hole":                     func(wal []byte) { clear(wal[len(wal)/2:][:8192]) },
+		"one bit":                    func(wal []byte) { wal[len(wal)/2] ^= 4 },
+		"frames of an earlier round": func(wal []byte) { wal[walHeader+8]++ },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")}
+			dir := t.TempDir()
+			a := mustOpen(t, dir, "", config)
+			a.mustCreate(t, "before")
+			a.mustBarrier(t)
+			a.replica.endMerging()
+			_, err := a.replica.db.Snapshot(within(t, time.Minute))
+			require.NoError(t, err)
+			a.mustCreate(t, "and then")
+			a.mustBarrier(t)
+			wal, err := os.ReadFile(database(dir) + "-wal")
+			require.NoError(t, err)
+			damage(wal)
+			require.NoError(t, os.WriteFile(database(dir)+"-wal", wal, 0o600)) // in place
+			_, err = a.replica.db.Snapshot(within(t, time.Minute))
+			require.Error(t, err)
+			_ = a.close(within(t, 3*time.Second))
+			b := mustOpen(t, t.TempDir(), "b", config)
+			require.ElementsMatch(t, []string{"before", "and then"}, b.names(t))
+			b.mustClose(t)
+		})
+	}
 }
 
 // s3Man is a proxy between a node and S3 that can answer in S3's place.

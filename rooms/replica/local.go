@@ -32,6 +32,9 @@ type local struct {
 	// Unstaged: the stage does not tell how new the database is. The database has at
 	// least all that the generation of Epoch has, to which nothing is written any more.
 	Unstaged bool `json:"unstaged,omitempty"`
+	// Cut: the WAL was cut while the database was replicated, so that the database may lack
+	// what is on the replica.
+	Cut bool `json:"cut,omitempty"`
 }
 
 func localPath(database string) string { return database + ".replica" }

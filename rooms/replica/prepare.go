@@ -45,7 +45,7 @@ func (r *Replica) prepare(ctx context.Context) error {
 	if r.doubt, err = r.local.lostWAL(r.path); err != nil {
 		return err
 	}
-	r.doubt = r.doubt && !r.config.Adopt
+	r.doubt = (r.doubt || r.local.Cut) && !r.config.Adopt
 	if r.config.ExpectReplica {
 		if err := r.expect(ctx); err != nil {
 			return err
@@ -169,7 +169,7 @@ func (s survey) check(r *Replica) error {
 	case !s.found && s.begun && !(s.database && s.mine) && !r.config.Adopt:
 		return fmt.Errorf("%w, but %s there says that there was: were its generations removed? Bring them back, or, to start over there, start once with --adopt-database", ErrEmpty, ownerName)
 	case !s.found && s.database && r.doubt:
-		return fmt.Errorf("%w: %s-wal is gone, and with it perhaps what was committed last: bring it back, or start once with --adopt-database if the database here is right", ErrUnknown, r.path)
+		return fmt.Errorf("%w: %s-wal is gone or was cut, and with it perhaps what was committed last: bring it back, or start once with --adopt-database if the database here is right", ErrUnknown, r.path)
 	case s.found && s.database && !s.mine && !r.config.Adopt:
 		return fmt.Errorf("%w: move %s away to have it restored from the replica, or start once with --adopt-database if it is right, or use another replica", ErrUnknown, r.path)
 	}
@@ -295,7 +295,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	}
 	here, err := r.config.ReadSeq(ctx, r.path)
 	if err != nil {
-		r.log.Warn("the database cannot be read without its WAL, which is gone", "error", err)
+		r.log.Warn("the database cannot be read without its WAL, which is gone or was cut", "error", err)
 		return false, nil
 	}
 	c, err := r.place.client(s.generation)
@@ -318,7 +318,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 func (r *Replica) settled(there bool) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
-	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged = false, false, false, false
+	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged, r.local.Cut = false, false, false, false, false
 	if err := r.local.write(r.path); err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 		}
 		why := "the database is older than the replica: it was moved aside"
 		if r.doubt {
-			why = "the database's WAL is gone, and it has nothing that the replica has not: it was moved aside"
+			why = "the database's WAL is gone or was cut, and it has nothing that the replica has not: it was moved aside"
 		}
 		r.log.Warn(why, "to", aside, "epoch", before.Epoch, "generation", s.generation)
 	}

@@ -102,7 +102,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	if err != nil {
 		return err
 	}
-	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload}
+	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload, database: r.path}
 	r.db = litestream.NewDB(r.path)
 	// A TRUNCATE checkpoint would wait a second, in vain, for a reader that holds the
 	// WAL, and the writer would wait too. After a passive checkpoint SQLite reuses the
@@ -121,7 +121,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 		return errors.Join(err, r.store.Close(ctx))
 	}
 	r.upload = newUploader(r.path, r.db, r.client, &r.config, r.log, f)
-	r.upload.regenerate = r.regenerate
+	r.upload.regenerate, r.upload.doubt = r.regenerate, r.noteCut
 	if err := r.first(ctx, f); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
 	}
@@ -142,6 +142,9 @@ func (r *Replica) start(ctx context.Context, f between) error {
 func (r *Replica) mayUpload() error {
 	if r.client.frozen.Load() {
 		return errors.New("the generation is given up")
+	}
+	if r.client.cut.Load() {
+		return errCut
 	}
 	return r.Check()
 }
@@ -165,7 +168,7 @@ func (r *Replica) first(ctx context.Context, f between) error {
 		return err
 	}
 	r.lease.begin()
-	r.local.Replicated, r.local.Serving, r.local.Unstaged = true, true, false
+	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut = true, true, false, false
 	return r.local.write(r.path)
 }
 
@@ -245,13 +248,26 @@ func (r *Replica) close(ctx context.Context) error {
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats the error
 		err = e
 	}
-	if errors.Is(err, errWAL) {
+	if isWAL(err) {
 		r.dropWAL()
 	}
 	if errors.Is(err, ErrLost) {
 		return nil // OnLost was told
 	}
 	return err
+}
+
+// noteCut has the next start find out whether the database lacks something of the replica. It
+// runs on the uploader's goroutine.
+func (r *Replica) noteCut() {
+	if r.local.Cut {
+		return
+	}
+	r.local.Cut = true
+	if err := r.local.write(r.path); err != nil {
+		r.local.Cut = false
+		r.log.Error("it cannot be noted that the database's -wal file was cut, trying again", "error", err)
+	}
 }
 
 // dropWAL moves away the file that replaced the WAL. SQLite merged the true WAL into the
@@ -277,7 +293,7 @@ func (r *Replica) last(ctx context.Context) error {
 		if lost := r.Check(); errors.Is(lost, ErrLost) { // what failed may have failed before it asked
 			return lost
 		}
-		if errors.Is(err, errWAL) {
+		if isWAL(err) {
 			return fmt.Errorf("bring the last changes to the replica (the next start does): %w", err)
 		}
 		select {

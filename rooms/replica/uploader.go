@@ -46,11 +46,14 @@ type uploader struct {
 	between  between
 	// regenerate begins a new generation and uploads everything to it.
 	regenerate func(context.Context, between) error
-	wal        string // fileID of the database's WAL; the writer's, "" before the first stage
-	walKept    int64  // size in bytes to which SQLite cuts the WAL when it starts it over
-	faults     *faults
-	checked    time.Time // of run: when the replica was checked last
-	uploaded   bool      // of run: something was uploaded since then
+	// doubt notes that the database here may lack what it held.
+	doubt    func()
+	last     walIndex // as the WAL was staged last; the writer's
+	wal      string   // fileID of the database's WAL; the writer's, "" before the first stage
+	walKept  int64    // size in bytes to which SQLite cuts the WAL when it starts it over
+	faults   *faults
+	checked  time.Time // of run: when the replica was checked last
+	uploaded bool      // of run: something was uploaded since then
 
 	dirty    chan struct{}   // capacity 1: something is staged, or staging failed
 	barriers chan chan error // callers of Barrier that wait
@@ -129,6 +132,9 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 			return false, err
 		}
 	}
+	if u.last, _, err = readWALIndex(u.path); err != nil {
+		return false, err
+	}
 	pos, err := u.db.Pos()
 	if err != nil {
 		return false, err
@@ -151,7 +157,9 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 }
 
 // checkWAL fails if SQLite's WAL was replaced by another file: SQLite goes on with the
-// file that it has open, while Litestream would read the other.
+// file that it has open, while Litestream would read the other. It fails, too, if the WAL was
+// cut, and from then on: what SQLite writes next makes the end of the WAL look right again, and
+// Litestream would take what is left for the database.
 func (u *uploader) checkWAL() error {
 	if u.wal == "" {
 		return nil
@@ -159,6 +167,12 @@ func (u *uploader) checkWAL() error {
 	id, err := fileID(u.path + "-wal")
 	if err == nil && id != u.wal {
 		err = errWAL
+	}
+	if err == nil && u.client.cut.Load() {
+		err = errCut
+	}
+	if err == nil {
+		err = u.client.noticeCut(checkWALEnd(u.path, &u.last))
 	}
 	return err
 }
@@ -244,8 +258,14 @@ func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 	if barrier {
 		// A failure to stage is the barrier's result only if no new generation cures it.
 		if err := f(ctx, u.stage); err != nil && (ctx.Err() != nil || !u.hopeless()) {
+			if u.client.cut.Load() {
+				u.doubt()
+			}
 			return fmt.Errorf("stage the database for the replica: %w", err)
 		}
+	}
+	if u.client.cut.Load() {
+		u.doubt()
 	}
 	if u.hopeless() {
 		if err := u.renew(ctx, f); err != nil {
@@ -345,6 +365,10 @@ func (u *uploader) once(ctx context.Context) error {
 
 // check fails if the replica lacks uploaded files.
 func (u *uploader) check(ctx context.Context) error {
+	// The next stage reports it.
+	if err := u.client.noticeCut(checkWholeWAL(ctx, u.path)); err != nil && !errors.Is(err, errCut) && !errors.Is(err, errWALChanges) && ctx.Err() == nil {
+		u.log.Warn("the database's -wal file cannot be checked", "error", err)
+	}
 	err := u.look(ctx)
 	if ctx.Err() != nil {
 		return err
