@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -512,10 +513,27 @@ func (n *nodeClient) heardSince(speaker string, since time.Time) time.Time {
 }
 
 // TestRestartOfACallOfTen: everybody hears everybody again after the server was stopped in
-// order and started at once, as systemd does it. The log tells how long people heard nothing.
+// order and started at once, as systemd does it, with the port its own or systemd's. The log
+// tells how long people heard nothing.
 func TestRestartOfACallOfTen(t *testing.T) {
 	parlorOnly(t)
-	s := startServer(t, settings{"restart_grace": "1m"})
+	t.Run("its own port", func(t *testing.T) { restartACallOfTen(t, startServer(t, settings{"restart_grace": "1m"})) })
+	t.Run("systemd's port", func(t *testing.T) {
+		s := startServer(t, settings{"restart_grace": "1m"})
+		_, err := s.stop(patience)
+		require.NoError(t, err)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(s.port))
+		require.NoError(t, err)
+		s.socket, err = l.(*net.TCPListener).File()
+		require.NoError(t, err)
+		require.NoError(t, l.Close()) // the file has its own descriptor
+		t.Cleanup(func() { _ = s.socket.Close() })
+		require.NoError(t, s.start())
+		restartACallOfTen(t, s)
+	})
+}
+
+func restartACallOfTen(t *testing.T, s *server) {
 	room := roomName(t)
 	var all []*peer
 	for n := range 10 {

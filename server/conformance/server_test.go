@@ -116,6 +116,8 @@ type server struct {
 	port   int
 	log    *logBuffer
 
+	socket *os.File // of the HTTP port, which is passed to the process; nil = it binds the port itself
+
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has been waited for
 }
@@ -183,6 +185,10 @@ func freePorts(n int) ([]int, error) {
 // start starts the process, and waits until it serves.
 func (s *server) start() error {
 	s.cmd = exec.Command(env.binary, "--config", s.config)
+	if s.socket != nil { // only the child knows its process id, which LISTEN_PID must be
+		s.cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, env.binary, "--config", s.config)
+		s.cmd.ExtraFiles, s.cmd.Env = []*os.File{s.socket}, append(os.Environ(), "LISTEN_FDS=1")
+	}
 	s.cmd.Dir = s.dir
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {

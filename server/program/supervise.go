@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -83,7 +84,7 @@ func (s *supervisor) listeners() (all []net.Listener, err error) {
 			err = errors.Join(err, fmt.Errorf("socket %d that was handed over cannot be listened on: %w", i+1, listenErr))
 			continue
 		}
-		all = append(all, l)
+		all = append(all, &inherited{Listener: l, closed: make(chan struct{})})
 	}
 	if err != nil {
 		for _, l := range all {
@@ -92,6 +93,36 @@ func (s *supervisor) listeners() (all []net.Listener, err error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// inherited is a listener whose socket the supervisor keeps open. A stop leaves it before
+// anything else: who connects from then on waits for the next process, where this one would
+// only send it away.
+type inherited struct {
+	net.Listener
+	once   sync.Once
+	closed chan struct{} // closed by Close
+}
+
+// Accept implements [net.Listener]. Between leave and Close it waits, as if nobody connected.
+func (l *inherited) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if errors.Is(err, net.ErrClosed) {
+		<-l.closed
+	}
+	return conn, err
+}
+
+// leave accepts no more connections.
+func (l *inherited) leave() { _ = l.Listener.Close() } // the socket stays the supervisor's
+
+// Close implements [net.Listener].
+func (l *inherited) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil // leave has closed it
 }
 
 // watch sends WATCHDOG=1 to the supervisor as long as alive succeeds, until ctx ends. If

@@ -17,7 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+	"github.com/livekit/protocol/auth"
+	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 )
 
 // watcher listens like systemd.
@@ -131,7 +135,8 @@ func TestCommandServeIsSilentWhileItHangs(t *testing.T) {
 }
 
 // TestCommandServeRestartsWithoutRefusedConnections on a socket that is passed to it: a
-// client that connects while no server runs is served by the next one.
+// client that connects while no server runs is served by the next one, as is one that connects
+// when it was told that this server stops.
 func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -161,27 +166,44 @@ func TestCommandServeRestartsWithoutRefusedConnections(t *testing.T) {
 		w.hears("READY=1")
 		return cmd
 	}
-	healthy := func() error {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/healthz", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}).Do(req)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		return errors.Join(err, resp.Body.Close())
+	// asks connects and asks whether the server takes work. answered reads the answer.
+	asks := func() net.Conn {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		_, err = io.WriteString(conn, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+		require.NoError(t, err)
+		return conn
+	}
+	answered := func(conn net.Conn) {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.Regexp(t, `^HTTP/1.1 200 OK\r\n`, string(answer))
 	}
 	cmd := run()
-	require.NoError(t, healthy())
+	answered(asks())
+	token, err := auth.NewAccessToken("devkey", "secret").SetIdentity("ann").SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: "r"}).ToJWT()
+	require.NoError(t, err)
+	client, resp, err := websocket.Dial(t.Context(), url+"/rtc?protocol=16&access_token="+token, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+	defer client.CloseNow()
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	for leave := (*livekit.LeaveRequest)(nil); leave == nil; {
+		_, b, err := client.Read(t.Context())
+		require.NoError(t, err)
+		var m livekit.SignalResponse
+		require.NoError(t, proto.Unmarshal(b, &m))
+		leave = m.GetLeave()
+	}
+	told := asks()
 	w.hears("STOPPING=1")
 	require.NoError(t, cmd.Wait())
-	waits := make(chan error, 1)
-	go func() { waits <- healthy() }()
+	away := asks()
 	run()
-	require.NoError(t, <-waits)
+	answered(told)
+	answered(away)
 	require.Contains(t, log.String(), strings.TrimPrefix(url, "http://"))
 }
 

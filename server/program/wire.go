@@ -158,6 +158,11 @@ func (p *program) run(ctx context.Context) error {
 func (p *program) close(ctx context.Context) error {
 	var errs []error
 	began := time.Now()
+	for _, l := range p.listeners {
+		if l, ok := l.(*inherited); ok {
+			l.leave() // before clients are told to come back
+		}
+	}
 	if p.rooms != nil {
 		p.rooms.Stop()
 	}
