@@ -79,6 +79,7 @@ const tests = (singlePeerConnection) => [
       const names = Array.from({ length: 12 }, (_, n) => `sensor ${n}`);
       for (const name of names) feed(cleanups, await publishData(alice, { name }), Buffer.from(name), 50);
       for (const name of names) await told(bob, `data track alice ${name}`);
+      names.reverse(); // so that his handles are others than hers
       const readers = names.map((name) => read(cleanups, bob, `alice ${name}`));
       await Promise.all(readers.map((reader, n) => arrives(reader, names[n])));
       for (const [n, { frames }] of readers.entries()) {
