@@ -152,7 +152,7 @@ func licenceFiles(dir string) ([]string, error) {
 func text(dir string, files ...string) (string, error) {
 	var b strings.Builder
 	for i, f := range files {
-		body, err := os.ReadFile(filepath.Join(dir, f))
+		body, err := read(filepath.Join(dir, f))
 		if err != nil {
 			return "", err
 		}
@@ -162,6 +162,18 @@ func text(dir string, files ...string) (string, error) {
 		b.WriteString(strings.Trim(strings.ReplaceAll(string(body), "\r\n", "\n"), "\n"))
 	}
 	return b.String(), nil
+}
+
+// read is what is in a file, or in the one beside it that is packed.
+func read(name string) ([]byte, error) {
+	body, err := os.ReadFile(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return body, err
+	}
+	if body, err = os.ReadFile(name + ".gz"); err != nil {
+		return nil, err
+	}
+	return unpack(body)
 }
 
 var comment = regexp.MustCompile(`(?s)/\*.*?\*/`)
@@ -183,22 +195,19 @@ func page(dir string) ([]part, error) {
 	var all []part
 	for _, file := range scripts {
 		name := strings.TrimSuffix(file, ".gz")
-		beside := built.ReplaceAllString(name, ".LICENSE")
-		if _, err := os.Stat(filepath.Join(dir, beside)); errors.Is(err, fs.ErrNotExist) {
-			beside = "LICENSE"
+		if strings.HasSuffix(name, ".LICENSE") {
+			continue
 		}
-		t, err := text(dir, beside)
+		t, err := text(dir, built.ReplaceAllString(name, ".LICENSE"))
+		if errors.Is(err, fs.ErrNotExist) {
+			t, err = text(dir, "LICENSE")
+		}
 		if err != nil {
 			return nil, err
 		}
-		body, err := os.ReadFile(filepath.Join(dir, file))
+		body, err := read(filepath.Join(dir, name))
 		if err != nil {
-			return nil, err
-		}
-		if file != name {
-			if body, err = unpack(body); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
-			}
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, c := range comment.FindAllString(string(body), -1) {
 			if low := strings.ToLower(c); (strings.Contains(low, "copyright") || strings.Contains(low, "@license")) && !strings.Contains(t, c) {

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-//go:embed index.html style.css icon.svg app.js js vendor background-3.2.0 admin
+//go:embed index.html style.css icon.svg app.js js vendor/*.gz vendor/*.css vendor/*.LICENSE background-3.2.0 admin
 var embedded embed.FS
 
 // Prefix is the path under which a [Handler] serves the files by their names. The page

@@ -144,8 +144,8 @@ func TestFilesOfOthersArePacked(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, plain, "gzip -9n them")
 	}
-	require.Len(t, packed, 10)
-	types := map[string]string{".js": "text/javascript; charset=utf-8", ".wasm": "application/wasm", ".tflite": "application/octet-stream"}
+	require.Len(t, packed, 13)
+	types := map[string]string{".js": "text/javascript; charset=utf-8", ".LICENSE": "text/plain; charset=utf-8", ".wasm": "application/wasm", ".tflite": "application/octet-stream"}
 	for _, name := range packed {
 		target := static.Prefix + strings.TrimSuffix(name, ".gz")
 		require.Equal(t, 404, get(h, "GET", static.Prefix+name).StatusCode)
