@@ -132,17 +132,24 @@ func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string,
 		return "", err
 	}
 	return askName(ctx, rs, req.Room, func(r *Room, reply answer[string]) {
-		err := r.found()
-		switch {
-		case r.stopped:
-			err = ErrStopping
-		case err == nil:
-			err = r.refusal(req)
-		case errors.Is(err, ErrNoRoom) && req.Job == "" && (rs.cfg.AutoCreate || req.MayCreate) && !isBreakoutName(req.Room):
-			err = nil
-		}
+		err := r.refuses(req)
 		reply(r.rec.SID, err)
 	})
+}
+
+// refuses returns why such a join would fail now, whether the room is open or not; nil if it
+// would not.
+func (r *Room) refuses(req *JoinRequest) error {
+	err := r.found()
+	switch {
+	case r.stopped:
+		return ErrStopping
+	case err == nil:
+		return r.refusal(req)
+	case errors.Is(err, ErrNoRoom) && req.Job == "" && (r.rooms.cfg.AutoCreate || req.MayCreate) && !isBreakoutName(req.Room):
+		return nil
+	}
+	return err
 }
 
 // checkJoin checks a join against the limits, bans and revocations.

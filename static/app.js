@@ -4,6 +4,7 @@ import { offerBackgrounds } from './js/background.js';
 import { Call } from './js/call.js';
 import { DevicePickers } from './js/devices.js';
 import { $, $$, element } from './js/dom.js';
+import { Inside } from './js/inside.js';
 import { forget, redeem } from './js/invitation.js';
 import { Lobby, wanted } from './js/lobby.js';
 import { joinProblem, problemOf } from './js/messages.js';
@@ -28,6 +29,7 @@ const parlor = window.parlor = {
 };
 
 const lobby = new Lobby({ options, join });
+const inside = new Inside(options);
 const settingsMeter = new Meter($('#settings-meter'));
 const pickersInCall = ['#settings', '#mic-menu', '#cam-menu'].map((place) => new DevicePickers($(place), {
   chosen: chooseInCall,
@@ -39,6 +41,8 @@ function show(screen) {
   parlor.screen = screen;
   document.body.dataset.screen = screen;
   for (const name of ['lobby', 'call', 'ended']) $(`#${name}`).hidden = name !== screen;
+  if (screen === 'lobby') inside.open();
+  else inside.close();
 }
 
 function problem(found) {
@@ -220,6 +224,7 @@ async function start() {
     return;
   }
   if (!options.autojoin) {
+    inside.open();
     await lobby.open(wanted(options));
     return;
   }

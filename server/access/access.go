@@ -170,6 +170,9 @@ func (m *more) fraction() time.Duration {
 	return time.Duration(min(math.Round(part*1000), 999)) * time.Millisecond
 }
 
+// Knows reports whether apiKey is one of the keys.
+func (v *Verifier) Knows(apiKey string) bool { return v.secrets[apiKey] != "" }
+
 // VerifySecret checks a key and its secret from HTTP Basic, in constant time, and returns
 // claims to everything.
 func (v *Verifier) VerifySecret(apiKey, secret string) (*Claims, error) {

@@ -32,6 +32,7 @@ type Rooms interface {
 	Moderator
 	Doorkeeper
 	Breakouts
+	Occupier
 	Stats() rooms.Stats
 }
 
@@ -84,6 +85,9 @@ type Config struct {
 	Webhooks     Webhooks            // nil = there are no webhooks
 	Invitations  Invitations         // nil = there are no invitations
 	Redeem       *ratelimit.Limits   // limits the redemption of invitations; nil = no limit
+	Lobby        string              // what is told in the lobby, of the configuration; "" = nothing
+	Hooked       bool                // a hook decides who is let in: the lobby tells nobody but hosts
+	Looks        *ratelimit.Limits   // limits asking who is in a room; nil = no limit
 	KnockRefused func()              // called when too many wait for one more to knock; nil = nobody is told
 	Page         string              // URL of the page, for links; "" = the address that the caller used
 	Now          func() time.Time    // decides when invitations expire; nil = time.Now

@@ -119,7 +119,7 @@ func (s *rest) tellDone(op *operation, r *http.Request, p *problem.Problem) {
 
 // quiet reports whether an operation changes nothing that lasts.
 func (op *operation) quiet() bool {
-	return slices.Contains([]string{"createToken", "sendData", "callParticipant", "subscribe", "unsubscribe", "redeemInvitation"}, op.id)
+	return slices.Contains([]string{"createToken", "sendData", "callParticipant", "subscribe", "unsubscribe", "redeemInvitation", "getInvitationLobby"}, op.id)
 }
 
 // quietMethods reports the same of a method of LiveKit's services.

@@ -29,7 +29,7 @@ func TestEveryRouteRefusesWhoeverLacksItsGrant(t *testing.T) {
 		{"garbage", "x", 401, "-"},
 		{"expired", expired, 401, "-"},
 		{"nothing granted", h.token(&auth.VideoGrant{}), 403, "-"},
-		{"join", h.token(&auth.VideoGrant{RoomJoin: true, Room: "r"}), 403, "-"},
+		{"join", h.token(&auth.VideoGrant{RoomJoin: true, Room: "r"}), 403, "Needs roomJoin"},
 		{"admin of another room", h.token(&auth.VideoGrant{RoomAdmin: true, Room: "other"}), 403, "-"},
 		{"room without roomAdmin", h.token(&auth.VideoGrant{Room: "r"}), 403, "-"},
 		{"admin", h.token(&auth.VideoGrant{RoomAdmin: true, Room: "r"}), 403, "roomAdmin"},

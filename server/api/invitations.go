@@ -331,8 +331,39 @@ func (s *rest) revokeInvitation(w http.ResponseWriter, r *http.Request) error {
 	return sendNothing(w)
 }
 
-// redeemInvitation lets somebody in. Unknown ids and wrong secrets are answered alike, and the
-// secret is compared in constant time; why an invitation cannot be used only its bearer is told.
+// invited is the invitation that a link's text is of, whether it can be used or not. Unknown
+// ids and wrong secrets are answered alike, and the secret is compared in constant time.
+func (s *rest) invited(ctx context.Context, text string) (rooms.Invitation, error) {
+	id, secret, _ := strings.Cut(text, ".")
+	found, err := s.Invitations.FindInvitation(ctx, id)
+	if err != nil && !errors.Is(err, rooms.ErrNoInvitation) {
+		return rooms.Invitation{}, err
+	}
+	hash := sha256.Sum256([]byte(secret))
+	if subtle.ConstantTimeCompare(hash[:], found.SecretHash[:]) != 1 || err != nil {
+		return rooms.Invitation{}, problem.New(http.StatusNotFound, "invitation_unknown", "there is no such invitation: open the whole link that you were sent")
+	}
+	if found.CreatedBy != "" { // the links of a host that was sent away end with it
+		err := s.Rooms.Admissible(ctx, found.RoomName, found.CreatedBy, found.CreatedMs)
+		if errors.Is(err, rooms.ErrBanned) || errors.Is(err, rooms.ErrRevoked) {
+			return rooms.Invitation{}, gone(rooms.ErrInvitationRevoked)
+		}
+		if err != nil { // nobody is let in before that is known
+			return rooms.Invitation{}, err
+		}
+	}
+	return found, nil
+}
+
+// gone answers the bearer of an invitation that cannot be used. Other errors stay.
+func gone(err error) error {
+	if why := unusable(err); why != "" {
+		return problem.New(http.StatusGone, "invitation_"+why, "%s", err.Error())
+	}
+	return err
+}
+
+// redeemInvitation lets somebody in. Why an invitation cannot be used only its bearer is told.
 func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	if err := s.invitationsOn(); err != nil {
 		return err
@@ -347,23 +378,9 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	if most := s.Limits.MaxParticipantName; most > 0 && len(body.Name) > most {
 		return problem.Fields(problem.Field{Path: "name", Detail: "must not be longer than " + strconv.Itoa(most) + " bytes"})
 	}
-	id, secret, _ := strings.Cut(body.Secret, ".")
-	found, err := s.Invitations.FindInvitation(r.Context(), id)
-	if err != nil && !errors.Is(err, rooms.ErrNoInvitation) {
+	found, err := s.invited(r.Context(), body.Secret)
+	if err != nil {
 		return err
-	}
-	hash := sha256.Sum256([]byte(secret))
-	if subtle.ConstantTimeCompare(hash[:], found.SecretHash[:]) != 1 || err != nil {
-		return problem.New(http.StatusNotFound, "invitation_unknown", "there is no such invitation: open the whole link that you were sent")
-	}
-	if found.CreatedBy != "" { // the links of a host that was sent away end with it
-		err := s.Rooms.Admissible(r.Context(), found.RoomName, found.CreatedBy, found.CreatedMs)
-		if errors.Is(err, rooms.ErrBanned) || errors.Is(err, rooms.ErrRevoked) {
-			return problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
-		}
-		if err != nil { // nobody is let in before that is known
-			return err
-		}
 	}
 	now := s.now()
 	entry, err := s.enter(r, &found, &body, now)
@@ -376,16 +393,10 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	if entry.answer != nil { // the first did not arrive
 		return sendJSON(w, http.StatusCreated, entry.answer)
 	}
-	used, err := s.Invitations.UseInvitation(r.Context(), id, rooms.NowMs(now))
-	why := unusable(err)
+	used, err := s.Invitations.UseInvitation(r.Context(), found.ID, rooms.NowMs(now))
 	if err != nil {
-		s.knocks.failed(entry.knock, why == "")
-	}
-	if why != "" {
-		return problem.New(http.StatusGone, "invitation_"+why, "%s", err.Error())
-	}
-	if err != nil {
-		return err
+		s.knocks.failed(entry.knock, unusable(err) == "")
+		return gone(err)
 	}
 	out, err := s.admit(&used, entry.name, now)
 	if err != nil {
@@ -397,11 +408,16 @@ func (s *rest) redeemInvitation(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusCreated, out)
 }
 
-// admit makes a token for one who was let in, under an identity that nobody else has.
-func (s *rest) admit(i *rooms.Invitation, name string, now time.Time) (*admission, error) {
+// invitedIdentity is an identity that nobody else has.
+func invitedIdentity(role string) string {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails, by its contract
-	out := &admission{Identity: i.Role + "-" + hex.EncodeToString(random[:]), Name: name, Room: i.RoomName, Role: i.Role}
+	return role + "-" + hex.EncodeToString(random[:])
+}
+
+// admit makes a token for one who was let in, under an identity that nobody else has.
+func (s *rest) admit(i *rooms.Invitation, name string, now time.Time) (*admission, error) {
+	out := &admission{Identity: invitedIdentity(i.Role), Name: name, Room: i.RoomName, Role: i.Role}
 	if out.Name == "" {
 		out.Name = i.Name
 	}
@@ -415,7 +431,7 @@ func (s *rest) admit(i *rooms.Invitation, name string, now time.Time) (*admissio
 		Video: &auth.VideoGrant{RoomJoin: true, Room: i.RoomName, RoomAdmin: i.Role == rooms.RoleHost},
 	}, ttl)
 	if err != nil { // the configuration does not have the key any more
-		return nil, problem.New(http.StatusGone, "invitation_revoked", "%s", rooms.ErrInvitationRevoked.Msg)
+		return nil, gone(rooms.ErrInvitationRevoked)
 	}
 	out.ExpiresAt = at(rooms.NowMs(time.Now().Add(ttl)))
 	return out, nil

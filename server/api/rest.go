@@ -73,7 +73,7 @@ func REST(c Config) chi.Router {
 		}
 		r.Method(op.method, op.path, h)
 		if op.method == get { // RFC 9110, section 9.3.2; the server leaves the body out
-			r.Method(http.MethodHead, op.path, s.serve(&op))
+			r.Method(http.MethodHead, op.path, h)
 		}
 	}
 	return r

@@ -27,7 +27,7 @@ func pageParameters(more ...parameter) []parameter {
 // operations returns every operation of REST. The OpenAPI document is made from it.
 func (s *rest) operations() []operation {
 	var all []operation
-	for _, part := range [][]operation{s.roomOperations(), s.participantOperations(), s.moderationOperations(), s.breakoutOperations(), s.invitationOperations(), s.agentOperations()} {
+	for _, part := range [][]operation{s.roomOperations(), s.participantOperations(), s.moderationOperations(), s.breakoutOperations(), s.invitationOperations(), s.lobbyOperations(), s.agentOperations()} {
 		for _, op := range part {
 			if op.method != get && op.role == access.NoRole {
 				op.role = access.Moderate

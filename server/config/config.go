@@ -187,6 +187,7 @@ type Room struct {
 	EnableFullRoomInWebhooks     bool              `yaml:"enable_full_room_in_webhooks"`
 	EnableRemoteUnmute           bool              `yaml:"enable_remote_unmute"`
 	OnDuplicateIdentity          string            `yaml:"on_duplicate_identity"` // replace or reject
+	Lobby                        string            `yaml:"lobby"`                 // LobbyNames, LobbyCount or LobbyNothing
 	PlayoutDelay                 PlayoutDelay      `yaml:"playout_delay"`
 	SyncStreams                  bool              `yaml:"sync_streams"`
 	RoomConfigurations           map[string]Preset `yaml:"room_configurations"`             // presets by name
@@ -194,6 +195,14 @@ type Room struct {
 	MaxRoomNameLength            int               `yaml:"max_room_name_length"`            // as above
 	MaxParticipantIdentityLength int               `yaml:"max_participant_identity_length"` // as above
 }
+
+// The values of Room.Lobby: what those who are no hosts are told of the people in a room that
+// would let them in.
+const (
+	LobbyNames   = "names" // how many they are, and their names
+	LobbyCount   = "count" // how many they are
+	LobbyNothing = "nothing"
+)
 
 // Codec is a codec that may be published.
 type Codec struct {
@@ -332,7 +341,7 @@ func Default() *Config {
 		Webhook:      Webhook{MaxPending: 1_000_000},
 		Events:       Events{MaxAge: Retention(3 * 24 * time.Hour), MaxCount: 10_000_000},
 		RTC:          RTC{TCPPort: 7881, DatachannelDataTrackTargetLatency: Duration(100 * time.Millisecond)},
-		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20, OnDuplicateIdentity: "replace"},
+		Room:         Room{AutoCreate: true, EmptyTimeout: 300, DepartureTimeout: 20, OnDuplicateIdentity: "replace", Lobby: LobbyNames},
 		Limit: Limit{
 			MaxMetadataSize:              512 << 10,
 			MaxAttributesSize:            64 << 10,

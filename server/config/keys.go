@@ -131,6 +131,7 @@ func Keys() []Key {
 		{"room.enable_remote_unmute", Applied, "the API may unmute tracks"},
 		{"room.enable_full_room_in_webhooks", Applied, "webhooks of tracks tell of the whole room, and not of its name and SID alone"},
 		{"room.on_duplicate_identity", Applied, "who joins under the identity of somebody connected: `replace` that one, or `reject` the newcomer with 409"},
+		{"room.lobby", Applied, "what those whom a room would let in at once are told before they join: the `names` of the people there, their `count`, or `nothing`; hosts are told the names in any case"},
 		{"room.playout_delay.enabled", Applied, "ask subscribers for a playout delay"},
 		{"room.playout_delay.min", Applied, "its least, in milliseconds"},
 		{"room.playout_delay.max", Applied, "its most, in milliseconds"},

@@ -156,6 +156,9 @@ func (l *loader) validateRoom(c *Config) {
 	if d := c.Room.OnDuplicateIdentity; d != "replace" && d != "reject" {
 		l.problem(nil, "room.on_duplicate_identity", "must be replace or reject")
 	}
+	if !slices.Contains([]string{LobbyNames, LobbyCount, LobbyNothing}, c.Room.Lobby) {
+		l.problem(nil, "room.lobby", "must be names, count or nothing")
+	}
 	l.validateCodecs(&c.Room)
 	l.validatePresets(c)
 	l.validateLimits(&c.Limit)

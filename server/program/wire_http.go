@@ -32,9 +32,9 @@ func (p *program) openServer(node string) error {
 	if err := p.openTLS(); err != nil {
 		return err
 	}
-	requests, joins, redeems := p.rateLimits()
+	requests, joins, redeems, looks := p.rateLimits()
 	apiConfig := p.apiConfig()
-	apiConfig.Dashboard, apiConfig.Requests = p.dashboard(), requests
+	apiConfig.Dashboard, apiConfig.Requests, apiConfig.Looks = p.dashboard(), requests, looks
 	knocks := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "parlor_knocks_refused_total", Help: "Guests who could not wait to be let in, since too many waited already.",
 	})
@@ -98,7 +98,7 @@ func (p *program) apiConfig() api.Config {
 		Presets: p.cfg.Room.RoomConfigurations, MaxBody: p.cfg.Limit.MaxAPIRequestBodySize, Guard: p.guard, Limits: limits(p.cfg),
 		Events: p.events, Webhooks: p.hooks, Writer: func() api.Writer { return writerStatus(p.store.Stats()) },
 		Check: (&inspection{cfg: p.cfg, server: p}).checks, Certificate: p.certificateStatus,
-		Replica: p.replication, Version: version(), Started: time.Now(),
+		Lobby: p.cfg.Room.Lobby, Hooked: p.cfg.Hooks.Authorize != "", Replica: p.replication, Version: version(), Started: time.Now(),
 	}
 }
 
@@ -107,8 +107,13 @@ func (p *program) apiConfig() api.Config {
 // so the burst is large.
 const redeemsPerAddress = 10
 
-// rateLimits makes the limits of API requests, of joins and of redeemed invitations.
-func (p *program) rateLimits() (requests, joins, redeems *ratelimit.Limits) {
+// looksPerAddress is how often each second one client address may ask who is in a room. A
+// page in the lobby asks every ten seconds.
+const looksPerAddress = 10
+
+// rateLimits makes the limits of API requests, of joins, of redeemed invitations, and of looks
+// into rooms before joining.
+func (p *program) rateLimits() (requests, joins, redeems, looks *ratelimit.Limits) {
 	l := p.cfg.Limit
 	requests = ratelimit.New(ratelimit.Config{
 		What: "requests", PerAddress: l.RequestsPerAddress, PerKey: l.RequestsPerKey, Burst: time.Duration(l.Burst),
@@ -117,8 +122,9 @@ func (p *program) rateLimits() (requests, joins, redeems *ratelimit.Limits) {
 		What: "joins", PerAddress: l.JoinsPerAddress, PerKey: l.JoinsPerKey, Burst: time.Duration(l.Burst),
 	})
 	redeems = ratelimit.New(ratelimit.Config{What: "invitations", PerAddress: redeemsPerAddress, Burst: time.Duration(l.Burst)})
-	p.registry.MustRegister(requests, joins, redeems)
-	return requests, joins, redeems
+	looks = ratelimit.New(ratelimit.Config{What: "lobby", PerAddress: looksPerAddress, Burst: time.Duration(l.Burst)})
+	p.registry.MustRegister(requests, joins, redeems, looks)
+	return requests, joins, redeems, looks
 }
 
 // ready reports whether the server takes work. It does not while it stops, so that a load

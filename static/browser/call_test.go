@@ -40,6 +40,8 @@ func TestPage(t *testing.T) {
 	t.Run("reference", f.testReference)
 	t.Run("dashboard", f.testDashboard)
 	t.Run("lobby", f.testLobby)
+	t.Run("who is in the room already", f.testInside)
+	t.Run("recorded", f.testRecorded)
 	t.Run("layout", f.testLayout)
 	t.Run("refused", f.testRefused)
 	t.Run("invitation only", f.testInvitationOnly)

@@ -164,7 +164,7 @@ export class Call {
     });
     room.on(RoomEvent.RecordingStatusChanged, (recording) => {
       $('#recording').hidden = !recording;
-      if (recording) toast(t('call.recorded'), { code: 'recording' });
+      toast(t(recording ? 'call.recorded' : 'call.recorded-no-more'), { code: 'recording' });
     });
     room.on(RoomEvent.TrackSubscriptionFailed, (_sid, participant) => {
       toast(t('call.format', { name: nameOf(participant) }), { bad: true, code: 'subscription-failed' });
@@ -274,6 +274,7 @@ export class Call {
     $('#room-name').textContent = this.room.name;
     $('#encrypted').hidden = !this.#encryption.on;
     $('#recording').hidden = !this.room.isRecording;
+    if (this.room.isRecording) toast(t('call.recorded'), { code: 'recording' });
     $('#hear').hidden = this.room.canPlaybackAudio;
     const { permissions } = this.room.localParticipant;
     this.chat.permit(permissions?.canPublishData !== false);

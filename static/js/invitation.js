@@ -21,8 +21,8 @@ const keptAs = (secret) => `parlor.invitation.${secret.split('.')[0]}`;
 // people in, waits(cancel) is called and the server is asked until a host has decided, or
 // cancel() is called: then it fails with the code cancelled.
 export async function redeem(secret, name, waits) {
-  const before = kept(secret);
-  if (before?.name === name && Date.parse(before.expires_at) > Date.now()) return before;
+  const before = admitted(secret);
+  if (before?.name === name) return before;
   let admission = await call('v1/admissions', { secret, name });
   let cancelled = false;
   while (admission.waiting) {
@@ -52,9 +52,12 @@ export async function redeem(secret, name, waits) {
   return admission;
 }
 
-function kept(secret) {
+// admitted is what an invitation was exchanged for before, while its token can be used to
+// join; null if it was not.
+export function admitted(secret) {
   try {
-    return JSON.parse(sessionStorage.getItem(keptAs(secret)));
+    const before = JSON.parse(sessionStorage.getItem(keptAs(secret)));
+    return Date.parse(before?.expires_at) > Date.now() ? before : null;
   } catch {
     return null;
   }
