@@ -39,6 +39,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("reference", f.testReference)
 	t.Run("dashboard", f.testDashboard)
+	t.Run("deeds", f.testDeeds)
 	t.Run("lobby", f.testLobby)
 	t.Run("who is in the room already", f.testInside)
 	t.Run("recorded", f.testRecorded)
