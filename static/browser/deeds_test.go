@@ -278,3 +278,89 @@ func (f *fixture) testDeeds(t *testing.T) {
 	require.Contains(t, p.file("JSON: sessions-"+sid, "sessions-"+sid+".json", "application/json"), `"name": "=Cem()"`)
 	require.Empty(t, p.troubles())
 }
+
+// What is done to rooms in the list, to webhooks, the log of events and the server itself.
+func (f *fixture) testServerDeeds(t *testing.T) {
+	s := adminServer(t)
+	for _, name := range []string{"tea", "tea time", "coffee"} {
+		s.ask("POST", "/rooms", map[string]any{"name": name, "empty_timeout": "never", "metadata": "of " + name, "tags": map[string]string{"kind": name}})
+	}
+	p := f.operator(t, s, "all")
+	look := f.operator(t, s, "look")
+
+	p.screen("rooms", "")
+	names := `[...document.querySelectorAll('#rooms tbody th')].map((node) => node.textContent).join()`
+	search := func(by, text, order, want string) {
+		t.Helper()
+		p.do(fmt.Sprintf(`const form = document.querySelector('main form'); form.elements.by.value = %q; form.elements.text.value = %q; form.elements.order.value = %q; form.requestSubmit()`, by, text, order))
+		p.until("the rooms "+want, fmt.Sprintf(names+` === %q`, want))
+	}
+	search("name_prefix", "tea", "ascending", "tea,tea time")
+	search("name_prefix", "tea", "descending", "tea time,tea")
+	search("tag", "kind=coffee", "descending", "coffee")
+	search("metadata", "of tea", "descending", "tea")
+	p.presses("Lock: tea")
+	p.until("the lock", rows("Open rooms")+`[0].includes('locked')`)
+	p.presses("Close: tea")
+	p.answers(nil)
+	p.until("no such room", `document.querySelector('#rooms .empty')`)
+	p.presses("Create a room")
+	p.answers(map[string]any{"name": "made", "max": "5", "empty": "never", "metadata": "new"})
+	p.until("the new room", `document.querySelector('#main').dataset.screen === 'room' && document.querySelector('h1').textContent === 'made'`)
+	made := s.ask("GET", "/rooms/made", nil)
+	require.Equal(t, []any{5.0, "never", "new"}, []any{made["max_participants"], made["empty_timeout"], made["metadata"]})
+
+	p.screen("webhooks", "")
+	hook := hostile[1]
+	state := `document.querySelector('#endpoints .tag').textContent`
+	p.presses("Pause: " + hook)
+	p.answers(map[string]any{"reason": "it moves"})
+	p.until("the pause", state+` === 'paused' && document.querySelector('#endpoints').textContent.includes('it moves')`)
+	p.presses("Resume: " + hook)
+	p.until("it on again", state+` !== 'paused'`)
+	p.presses("Test: " + hook)
+	p.until("a word of the event", `/^Event \d+ is on its way\.$/.test(document.querySelector('#toasts .toast')?.textContent)`)
+	p.presses("Deliveries: " + hook)
+	p.until("the deliveries", `document.querySelector('main table')`)
+	delivery := get[string](p, `[...document.querySelectorAll('main button')].find((node) => node.textContent === 'Send again').getAttribute('aria-label')`)
+	p.presses(delivery)
+	p.until("a word that it is sent again", `/^It is (sent again|on its way already)\.$/.test(document.querySelector('#toasts .toast')?.textContent)`)
+	p.presses(strings.Replace(delivery, "Send again", "Show", 1))
+	p.until("the body", `JSON.parse(document.querySelector('dialog[open] textarea')?.value ?? '{}').event`)
+	p.answers(nil)
+
+	p.screen("events", "")
+	types := `[...new Set([...document.querySelectorAll('#log .what')].map((node) => node.textContent))].join()`
+	filter := func(kind, seq string) {
+		p.do(fmt.Sprintf(`const form = document.querySelector('main form'); form.elements.type.value = %q; form.elements.seq.value = %q; form.requestSubmit()`, kind, seq))
+	}
+	filter("room_finished", "")
+	p.until("those of the type", types+` === 'room_finished'`)
+	filter("", "3")
+	numbers := `[...document.querySelectorAll('#log summary')].map((node) => Number(node.textContent.slice(1)))`
+	p.until("those from the number", numbers+`.at(-1) === 3 && `+types+`.includes('room_started')`)
+	p.presses("Pause")
+	newest := get[int](p, numbers+`[0]`)
+	s.ask("POST", "/rooms", map[string]any{"name": "while paused"})
+	p.presses("Pause")
+	s.ask("POST", "/rooms", map[string]any{"name": "later"})
+	p.until("what comes later", numbers+fmt.Sprintf(`[0] > %d + 1 && !%s.includes(%d)`, newest, numbers, newest+1))
+
+	p.screen("server", "")
+	p.presses("Back up now")
+	p.until("the copy", rows("Copies of the database")+`.length === 1`)
+	p.until("who is signed in", rows("Signed in")+`.length === 2`)
+	p.do(`[...document.querySelectorAll('#sessions button')].find((node) => node.textContent === 'End').click()`)
+	look.until("the end of the session", `document.querySelector('#sign-in') && document.querySelector('.problem').textContent.includes('over')`)
+	p.until("who is left", rows("Signed in")+`.length === 1`)
+	p.do(`const level = document.querySelector('[name=level]'); level.value = 'warn'; level.dispatchEvent(new Event('change'))`)
+	p.until("the warnings alone", `document.querySelectorAll('#lines li').length > 0 && [...document.querySelectorAll('#lines .tag')].every((node) => node.textContent !== 'info')`)
+	require.Empty(t, p.troubles())
+
+	calls := []string{}
+	for _, one := range s.ask("GET", "/audit?of=dashboard&limit=500", nil)["deeds"].([]any) {
+		calls = append(calls, one.(map[string]any)["call"].(string))
+	}
+	slices.Reverse(calls)
+	require.Equal(t, []string{"signIn", "signIn", "updateRoom", "closeRoom", "createRoom", "pauseWebhook", "resumeWebhook", "testWebhook", "replayDeliveries", "createBackup", "endAdminSession"}, calls)
+}
