@@ -58,6 +58,7 @@ func TestPage(t *testing.T) {
 	t.Run("names and headings", f.testNamesAndHeadings)
 	t.Run("somebody runs the room", f.testModeration)
 	t.Run("somebody is made host", f.testMakeHost)
+	t.Run("hosting", f.testHosting)
 	t.Run("kept chat", f.testKeptChat)
 	t.Run("breakout rooms", f.testBreakouts)
 	t.Run("more people than fit", f.testPagesOfPeople)
