@@ -1,7 +1,7 @@
 // Data between participants, and coming back after failures.
 
 import {
-  assert, equal, eventually, hears, join, protocols, publication, publish, rejects, roomName, sees, single, sleep, told, width,
+  assert, equal, eventually, hears, inbound, join, protocols, publication, publish, rejects, roomName, sees, single, sleep, told, width,
 } from './peer.js';
 
 const bytes = (text) => new TextEncoder().encode(text);
@@ -52,6 +52,27 @@ function keepsPushing(track, text) {
 }
 
 const flows = ({ alice, bob }) => Promise.all([sees(bob, 'alice camera'), hears(bob, 'alice microphone'), sees(alice, 'bob camera')]);
+
+/** Joins so that the candidates of one protocol are hidden from both ends: those of hidden.protocol. */
+async function joinHiding(hidden, ...args) {
+  const Plain = window.RTCPeerConnection;
+  const seen = (candidate) => !candidate?.toLowerCase().split(' ').includes(hidden.protocol);
+  window.RTCPeerConnection = class extends Plain {
+    addIceCandidate(candidate) { return seen(candidate?.candidate) ? super.addIceCandidate(candidate) : Promise.resolve(); }
+
+    setRemoteDescription({ type, sdp }) {
+      const lines = sdp.split('\r\n').filter((line) => !line.startsWith('a=candidate:') || seen(line));
+      return super.setRemoteDescription({ type, sdp: lines.join('\r\n') });
+    }
+
+    set onicecandidate(tell) { super.onicecandidate = (event) => { if (seen(event.candidate?.candidate)) tell?.(event); }; }
+  };
+  try {
+    return await join(...args);
+  } finally {
+    window.RTCPeerConnection = Plain;
+  }
+}
 
 export const scenarios = [
   ['packets', async () => {
@@ -191,6 +212,33 @@ export const scenarios = [
     await told(alice, 'reconnected');
     await flows({ alice, bob });
     await eventually('TCP alone', async () => (await protocols(alice)).every((protocol) => protocol === 'tcp'));
+  }],
+  // The picture goes on while the connections of its viewer move from UDP to TCP, and back: the
+  // decoder needs no other key frame.
+  ['resumes over another protocol', async () => {
+    const hidden = { protocol: 'tcp' };
+    const room = roomName();
+    const [alice, bob] = await Promise.all([join(room, 'alice'), joinHiding(hidden, room, 'bob')]);
+    await Promise.all([publish(alice, 'camera'), publish(alice, 'microphone'), publish(bob, 'camera')]);
+    await flows({ alice, bob });
+    const all = (protocol) => eventually(async () => `all goes over ${protocol}: ${await protocols(bob)}`,
+      async () => (await protocols(bob)).every((one) => one === protocol));
+    const decoded = async () => {
+      const { keyFramesDecoded, pliCount, firCount } = await inbound(bob, 'alice camera');
+      return { keyFramesDecoded, pliCount, firCount: firCount ?? 0 };
+    };
+    await all('udp');
+    const before = await decoded();
+    for (const [from, to] of [['udp', 'tcp'], ['tcp', 'udp']]) {
+      hidden.protocol = from;
+      bob.log.length = 0;
+      await bob.room.simulateScenario('signal-reconnect');
+      await told(bob, 'reconnected');
+      await all(to);
+      await flows({ alice, bob });
+      equal(await decoded(), before, `key frames and requests for them, over ${to}`);
+      assert(!bob.log.includes('reconnecting'), 'no full reconnect');
+    }
   }],
   // Without a relay there is none; a client that asks for one comes back as before.
   ['full reconnect: force-tls', async () => {
