@@ -42,10 +42,12 @@ func inBothModes(t *testing.T, f func(t *testing.T, m mode)) {
 type peer struct {
 	*lksdk.Room
 
-	mu   sync.Mutex // guards the following
-	log  []string
-	in   map[string]*inbound // the newest, by track SID
-	data []datum
+	mu     sync.Mutex // guards the following
+	log    []string
+	in     map[string]*inbound   // the newest, by track SID
+	tracks []*webrtc.TrackRemote // all that are read
+	left   bool                  // nothing more is read
+	data   []datum
 
 	wg sync.WaitGroup // one reader per subscribed track
 }
@@ -74,7 +76,7 @@ func (m mode) joinAt(t *testing.T, url, jwt string, options ...lksdk.ConnectOpti
 	require.NoError(t, p.JoinWithToken(url, jwt, options...))
 	t.Cleanup(func() {
 		p.Disconnect()
-		p.wg.Wait()
+		p.endReading()
 		if t.Failed() {
 			t.Logf("%s was told: %s", p.LocalParticipant.Identity(), strings.Join(p.lines(), ", "))
 		}
@@ -251,12 +253,28 @@ type packet struct {
 	at    time.Time
 }
 
+// endReading ends the reading of all tracks. A reconnect that the SDK gave up leaves its
+// connection open, whose tracks do not end by themselves.
+func (p *peer) endReading() {
+	p.mu.Lock()
+	p.left = true
+	for _, track := range p.tracks {
+		_ = track.SetReadDeadline(time.Now()) // it may have ended
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+}
+
 // read records a track's packets until the track ends.
 func (p *peer) read(track *webrtc.TrackRemote, sid string) {
 	in := &inbound{codec: track.Codec().MimeType}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left {
+		return
+	}
 	p.in[sid] = in
-	p.mu.Unlock()
+	p.tracks = append(p.tracks, track)
 	p.wg.Go(func() {
 		for {
 			pkt, _, err := track.ReadRTP()
