@@ -1,0 +1,143 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// movesAtATime is how many people of a room are sent at a time: each move waits for the disk.
+const movesAtATime = 8
+
+// visitor is a participant in a room of a division.
+type visitor struct {
+	identity, sid string
+	room          string
+	host          bool
+}
+
+// belongs is the room of main's division in which v is to be; before is the division before a
+// change of assignments, nil if people were not sent out. Who is in the main room while people
+// are sent out has come back by its own wish, unless its assignment has changed.
+func (d *Division) belongs(v *visitor, main string, before *Division) string {
+	if !d.Open() {
+		return main
+	}
+	target, was := d.Of(v.identity), before.Of(v.identity)
+	changed := (target == nil) != (was == nil) || target != nil && target.Name != was.Name
+	switch {
+	case v.room == main && !changed:
+		return main
+	case d.Find(v.room) != nil && v.host && !changed:
+		return v.room
+	case target == nil:
+		return main
+	}
+	return target.Name
+}
+
+// bring moves those to where they belong who are elsewhere, and waits for it. before is the
+// division before a change of assignments, nil if people were not sent out.
+func (rs *Rooms) bring(ctx context.Context, main *Record, before *Division) {
+	out, _ := rs.out(ctx, main) // who cannot be seen now is seen by the next look
+	if d := main.Config.Division; d.Open() && before != d {
+		here, err := rs.peopleIn(ctx, main.Name, MainRoom{main.Name, main.SID})
+		if err != nil {
+			rs.log.Warn("cannot tell who is in the room", "room", main.Name, "error", err)
+		}
+		out = append(out, here...)
+	}
+	rs.moveAll(ctx, main, out, before)
+}
+
+// out are those who are in the breakout rooms of main, and how many are there by the rows:
+// more, if some are expected back or cannot be seen.
+func (rs *Rooms) out(ctx context.Context, main *Record) (people []visitor, byRows int) {
+	names := main.Config.Division.names()
+	if len(names) == 0 {
+		return nil, 0
+	}
+	rows, err := rs.cfg.Store.ListOpen(ctx, names)
+	if err != nil {
+		rs.log.Warn("cannot tell who is in the breakout rooms", "room", main.Name, "error", err)
+		return nil, 1
+	}
+	self := MainRoom{main.Name, main.SID}
+	for i := range rows {
+		if rows[i].NumParticipants == 0 || !rows[i].isPartOf(self) {
+			continue
+		}
+		byRows += int(rows[i].NumParticipants)
+		in, err := rs.peopleIn(ctx, rows[i].Name, self)
+		if err != nil {
+			rs.log.Warn("cannot tell who is in the room", "room", rows[i].Name, "error", err)
+		}
+		people = append(people, in...)
+	}
+	return people, byRows
+}
+
+// peopleIn are those who are in a room of the division of main and can be moved.
+func (rs *Rooms) peopleIn(ctx context.Context, name string, main MainRoom) ([]visitor, error) {
+	if rs.peek(name) == nil {
+		return nil, nil // nobody is in it
+	}
+	return askName(ctx, rs, name, func(r *Room, reply answer[[]visitor]) {
+		var all []visitor
+		if r.division() == main {
+			for identity, p := range r.participants {
+				if !dependent(p.info) && !p.shadow() {
+					all = append(all, visitor{identity, p.sid, name, p.host})
+				}
+			}
+		}
+		reply(all, nil)
+	})
+}
+
+// moveAll moves several at a time to where they belong, and waits for all, also for those whom
+// a look moves meanwhile. Who cannot be moved stays until the next look.
+func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, before *Division) {
+	done, err := rs.divisions.alone(ctx, main.Name)
+	if err != nil {
+		return // the process stops, or it is for the next look
+	}
+	defer done()
+	d := main.Config.Division
+	opened := map[string]bool{main.Name: true}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	free := make(chan struct{}, movesAtATime)
+	for _, v := range people {
+		to := d.belongs(&v, main.Name, before)
+		if to == v.room {
+			continue
+		}
+		if _, tried := opened[to]; !tried {
+			err := rs.openBreakout(ctx, main, to)
+			if opened[to] = err == nil; err != nil {
+				rs.log.Warn("cannot open a breakout room", "room", main.Name, "error", err)
+			}
+		}
+		if !opened[to] {
+			continue
+		}
+		free <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-free }()
+			err := rs.Move(ctx, move(v.identity, v.room, to))
+			if ErrorCode(err) == Exists && to == main.Name && rs.isIn(ctx, to, v.identity) {
+				err = rs.RemoveSession(ctx, v.room, v.identity, v.sid) // it is back, by another client
+			}
+			if err != nil && !errors.Is(err, ErrNoParticipant) {
+				rs.log.Warn("a participant of a divided room was not moved", "room", v.room, "participant", v.identity, "to", to, "error", err)
+			}
+		})
+	}
+}
+
+// isIn reports whether an identity is in the room, and not only expected or on its way.
+func (rs *Rooms) isIn(ctx context.Context, name, identity string) bool {
+	in, err := askName(ctx, rs, name, func(r *Room, reply answer[bool]) { reply(r.participants[identity] != nil, nil) })
+	return in && err == nil
+}
