@@ -14,13 +14,20 @@ type visitor struct {
 	identity, sid string
 	room          string
 	host          bool
+	shadow        bool // it is forwarded from another room
 }
 
 // belongs is the room of main's division in which v is to be; before is the division before a
 // change of assignments, nil if people were not sent out. Who is in the main room while people
-// are sent out has come back by its own wish, unless its assignment has changed.
+// are sent out has come back by its own wish, unless its assignment has changed. "": who was
+// forwarded to a breakout room whose time is over belongs nowhere.
 func (d *Division) belongs(v *visitor, main string, before *Division) string {
-	if !d.Open() {
+	switch {
+	case v.shadow && (v.room == main || d.Open() && d.Find(v.room) != nil):
+		return v.room
+	case v.shadow:
+		return ""
+	case !d.Open():
 		return main
 	}
 	target, was := d.Of(v.identity), before.Of(v.identity)
@@ -50,8 +57,9 @@ func (rs *Rooms) bring(ctx context.Context, main *Record, before *Division) {
 	rs.moveAll(ctx, main, out, before)
 }
 
-// out are those who are in the breakout rooms of main, and how many are there by the rows:
-// more, if some are expected back or cannot be seen.
+// out are those who are in the breakout rooms of main, and how many people are there by the
+// rows: more, if some are expected back or cannot be seen. Who is forwarded from another room
+// is none of them.
 func (rs *Rooms) out(ctx context.Context, main *Record) (people []visitor, byRows int) {
 	names := main.Config.Division.names()
 	if len(names) == 0 {
@@ -73,8 +81,13 @@ func (rs *Rooms) out(ctx context.Context, main *Record) (people []visitor, byRow
 			rs.log.Warn("cannot tell who is in the room", "room", rows[i].Name, "error", err)
 		}
 		people = append(people, in...)
+		for _, v := range in {
+			if v.shadow {
+				byRows--
+			}
+		}
 	}
-	return people, byRows
+	return people, max(byRows, 0) // rows may be a moment old
 }
 
 // peopleIn are those who are in a room of the division of main and can be moved.
@@ -86,8 +99,8 @@ func (rs *Rooms) peopleIn(ctx context.Context, name string, main MainRoom) ([]vi
 		var all []visitor
 		if r.division() == main {
 			for identity, p := range r.participants {
-				if !dependent(p.info) && !p.shadow() {
-					all = append(all, visitor{identity, p.sid, name, p.host})
+				if !dependent(p.info) {
+					all = append(all, visitor{identity, p.sid, name, p.host, p.shadow()})
 				}
 			}
 		}
@@ -113,6 +126,15 @@ func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, be
 		if to == v.room {
 			continue
 		}
+		if ctx.Err() != nil {
+			return
+		}
+		if to == "" {
+			if err := rs.RemoveSession(ctx, v.room, v.identity, v.sid); err != nil && ErrorCode(err) != NotFound {
+				rs.log.Warn("who was forwarded to a breakout room was not removed", "room", v.room, "participant", v.identity, "error", err)
+			}
+			continue
+		}
 		if _, tried := opened[to]; !tried {
 			err := rs.openBreakout(ctx, main, to)
 			if opened[to] = err == nil; err != nil {
@@ -134,6 +156,29 @@ func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, be
 			}
 		})
 	}
+}
+
+// isOut reports whether an identity is in a breakout room of the open room of that name, or
+// expected back there, and counts in both.
+func (rs *Rooms) isOut(ctx context.Context, name, identity string) bool {
+	main, err := rs.cfg.Store.FindOpen(ctx, name)
+	if err != nil || !main.Config.Division.someOut() {
+		return false
+	}
+	self := MainRoom{main.Name, main.SID}
+	for _, breakout := range main.Config.Division.names() {
+		if rs.peek(breakout) == nil {
+			continue
+		}
+		out, err := askName(ctx, rs, breakout, func(r *Room, reply answer[bool]) {
+			p, s := r.participants[identity], r.expected[identity]
+			reply(r.division() == self && (p != nil && !dependent(p.info) || s != nil && !dependent(s.Info)), nil)
+		})
+		if out && err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // isIn reports whether an identity is in the room, and not only expected or on its way.

@@ -22,7 +22,7 @@ type Client struct {
 	autoData      bool   // to data tracks
 	hostOf        string // the room that its token makes it host of; "" = none
 	onChange      func(info *livekit.ParticipantInfo, host bool)
-	token         func(room string, info *livekit.ParticipantInfo, host bool) string
+	token         func(Arrival) string
 
 	paid            atomic.Int64  // Unix ns: the pace that it has used up; see Pace
 	lastReliableSeq atomic.Uint32 // of its data; Data's alone

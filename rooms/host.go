@@ -13,7 +13,8 @@ import (
 
 // Who is host of a room, and may run it through the API, is told by tokens (roomAdmin)
 // until somebody decides otherwise. A decision is about an identity, belongs to the room,
-// and ends with it: until then no token undoes it.
+// and ends with it: until then no token undoes it. Breakout rooms have none of their own:
+// there the decisions of the main room hold, and the tokens of its hosts.
 
 // MostHostDecisions bounds the decisions that a room keeps.
 const MostHostDecisions = 200
@@ -29,6 +30,7 @@ type HostDecision struct {
 // must be in the room, be expected back, or have been in it lately. A decision in a breakout
 // room is one of its main room, and holds in all rooms of the division.
 func (rs *Rooms) SetHost(ctx context.Context, room, identity string, host bool) error {
+	defer rs.turns.of(identity)()
 	names, err := rs.meeting(ctx, room)
 	if err != nil {
 		return err
@@ -132,45 +134,6 @@ func (r *Room) setHost(identity string, host bool, there *livekit.ParticipantInf
 	})
 }
 
-// appoints is the decision that a host is host here, too, if it comes from another room of the
-// same division and would not be host here otherwise: the API believes no token of one room in
-// another. What the main room has decided needs none, and comes first. It is applied to p, and
-// by appointed once it is written.
-func (r *Room) appoints(m *passage, p *Participant) []HostDecision {
-	if m.place.decided {
-		p.host = m.place.host
-		return nil
-	}
-	_, decided := r.hostsAhead[p.identity]
-	if m.division == (MainRoom{}) || m.division != r.division() || !m.host || p.host || decided || len(r.hostsAhead) >= MostHostDecisions {
-		return nil
-	}
-	p.host = true
-	r.hostsAhead = maps.Clone(r.hostsAhead)
-	if r.hostsAhead == nil {
-		r.hostsAhead = make(map[string]bool, 1)
-	}
-	r.hostsAhead[p.identity] = true
-	return []HostDecision{{p.identity, true}}
-}
-
-// appointed takes note of decisions that were written, or could not be.
-func (r *Room) appointed(decisions []HostDecision, err error) {
-	if len(decisions) == 0 {
-		return
-	}
-	if err != nil {
-		r.hostsAhead = maps.Clone(r.hosts)
-		return
-	}
-	if r.hosts == nil {
-		r.hosts = make(map[string]bool, 1)
-	}
-	for _, d := range decisions {
-		r.hosts[d.Identity] = d.Host
-	}
-}
-
 // sessionOf is the session of that identity that is in the room or expected back, or else
 // the newest of those that left lately; nil if there is none. It is the caller's.
 func (r *Room) sessionOf(identity string) *Session {
@@ -205,6 +168,16 @@ func (r *Room) hostDecided(identity string, host bool) {
 	}
 }
 
+// hostByToken reports whether the client's tokens make it host here. Those for the main room
+// of a division do so in its breakout rooms, too, and not the other way round.
+func (r *Room) hostByToken(c *Client) bool { return r.isTokenOf(c.hostOf) }
+
+// isTokenOf reports whether a token that makes its bearer host of that room does so here.
+func (r *Room) isTokenOf(room string) bool {
+	main := r.rec.Config.Main
+	return room != "" && (room == r.name || main != nil && room == main.Name)
+}
+
 // isHost reports whether an identity is host, with a token that says so or not.
 func (r *Room) isHost(identity string, byToken bool) bool {
 	if host, decided := r.hosts[identity]; decided {
@@ -213,15 +186,11 @@ func (r *Room) isHost(identity string, byToken bool) bool {
 	return byToken
 }
 
-// HostDecided tells what was decided of an identity in the open room of that name. What the
-// main room of a breakout room has decided comes first.
+// HostDecided tells what was decided of an identity in the open room of that name; in a
+// breakout room, what its main room has decided.
 func (rs *Rooms) HostDecided(ctx context.Context, room, identity string) (host, decided bool, err error) {
-	main, err := rs.mainOf(ctx, room)
-	if err == nil && main.Name != "" {
-		host, decided, err = rs.cfg.Store.HostDecided(ctx, main.Name, identity)
-	}
-	if err != nil || decided {
-		return host, decided, err
+	if room, err = rs.Governing(ctx, room); err != nil {
+		return false, false, err
 	}
 	return rs.cfg.Store.HostDecided(ctx, room, identity)
 }

@@ -107,7 +107,7 @@ func TestAClientIsToldThatItIsHost(t *testing.T) {
 	h.join("side", "dan")
 	ann := h.join("tea", "ann", byToken, func(r *rooms.JoinRequest) {
 		r.OnChange = func(info *livekit.ParticipantInfo, host bool) { told = append(told, host) }
-		r.Token = func(_ string, _ *livekit.ParticipantInfo, host bool) string { moved = append(moved, host); return "" }
+		r.Token = func(a rooms.Arrival) string { moved = append(moved, a.Host); return "" }
 	})
 	move := func(from, to string) {
 		t.Helper()

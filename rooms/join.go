@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -29,6 +30,9 @@ type JoinRequest struct {
 	MustExist bool
 	// Host: the token makes its bearer host of the room, until it is decided otherwise.
 	Host bool
+	// HostOf is the main room if it was a token for that which made the client host of a
+	// breakout room, as told by [Arrival]; "" = the room itself.
+	HostOf string
 	// Create has the settings of the room if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
 	// IssuedMs is the token's not-before time.
@@ -51,9 +55,10 @@ type JoinRequest struct {
 	OnChange func(info *livekit.ParticipantInfo, host bool)
 	// Token makes a token for the participant after a move to another room. It must not
 	// block; nil = no token is made.
-	Token func(room string, info *livekit.ParticipantInfo, host bool) string
+	Token func(Arrival) string
 
 	place standing // to the room; checkJoin finds it
+	out   bool     // the identity is in a breakout room of the room
 }
 
 // Snapshot is a room as one participant may see it.
@@ -100,10 +105,16 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *live
 	if rs.stopping.Load() {
 		return nil, nil, ErrStopping
 	}
+	if isBreakoutName(req.Room) { // what its main room decides meanwhile holds there
+		defer rs.turns.of(req.Info.Identity)()
+	}
 	if err := rs.checkJoin(ctx, &req); err != nil {
 		return nil, nil, err
 	}
-	j, err := askName(ctx, rs, req.Room, func(r *Room, reply answer[joined]) { r.join(&req, reply) })
+	j, err := whereSpace(ctx, rs, req.Room, req.Info.Identity, func(r *Room, out bool, reply answer[joined]) {
+		req.out = out
+		r.join(&req, reply)
+	})
 	if err == nil {
 		// A ban may have been set between the first check and the join.
 		if err = rs.Admissible(ctx, req.Room, req.Info.Identity, req.IssuedMs); err != nil {
@@ -131,7 +142,8 @@ func (rs *Rooms) CanJoin(ctx context.Context, req *JoinRequest) (roomSID string,
 	if err := rs.checkJoin(ctx, req); err != nil {
 		return "", err
 	}
-	return askName(ctx, rs, req.Room, func(r *Room, reply answer[string]) {
+	return whereSpace(ctx, rs, req.Room, req.Info.Identity, func(r *Room, out bool, reply answer[string]) {
+		req.out = out
 		err := r.refuses(req)
 		reply(r.rec.SID, err)
 	})
@@ -332,14 +344,14 @@ func (r *Room) refusal(req *JoinRequest) error {
 		if req.place.main != *m {
 			return Errorf(Unavailable, "the breakout room was only just opened, try again")
 		}
-		if err := req.place.refusal(r.isHost(req.Info.Identity, req.Host)); err != nil {
+		if err := req.place.refusal(r.isHost(req.Info.Identity, r.isTokenOf(req.hostOf()))); err != nil {
 			return err
 		}
 	}
 	switch {
 	case r.rec.Config.Locked && !known && !r.returns(req):
 		return Errorf(Denied, "room %q is locked", r.name)
-	case !known && !dependent(req.Info) && r.full():
+	case !known && !dependent(req.Info) && r.full(req.out):
 		return ErrRoomFull
 	case old != nil && r.rooms.cfg.RejectDuplicates && !old.away && old.sid != req.Session:
 		return Errorf(Exists, "participant %q is in room %q already", old.identity, r.name)
@@ -355,15 +367,24 @@ func (req *JoinRequest) forwarded() bool {
 	return is
 }
 
-// returns reports whether req's client was in the room a moment ago and lost its
-// connection.
-func (r *Room) returns(req *JoinRequest) bool {
-	for _, gone := range r.departed {
-		if gone.SID == req.Session && gone.Identity == req.Info.Identity && gone.lost() {
-			return true
-		}
+// hostOf is the room that the token makes its bearer host of; "" = none.
+func (req *JoinRequest) hostOf() string {
+	if !req.Host {
+		return ""
 	}
-	return false
+	return cmp.Or(req.HostOf, req.Room)
+}
+
+// returnsWithin is how long ago a client lost its connection at most to be taken for one that
+// returns.
+const returnsWithin = 15 * time.Minute
+
+// returns reports whether req's client was in the room a moment ago and lost its connection:
+// in the newest session of its identity, so that nobody comes back by an older one after it
+// has left, or was removed.
+func (r *Room) returns(req *JoinRequest) bool {
+	gone := r.lately(req.Info.Identity)
+	return gone != nil && gone.SID == req.Session && gone.lost() && NowMs(time.Now())-gone.LeftMs <= returnsWithin.Milliseconds()
 }
 
 // lost reports whether the session ended because its connection was lost.
@@ -387,9 +408,7 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		autoData:      req.AutoData,
 		onChange:      req.OnChange,
 		token:         req.Token,
-	}
-	if req.Host {
-		c.hostOf = r.name
+		hostOf:        req.hostOf(),
 	}
 	p := r.newParticipant(c, luggage{
 		info:          proto.CloneOf(req.Info),
@@ -426,7 +445,7 @@ func (r *Room) newParticipant(c *Client, l luggage, now time.Time) *Participant 
 		Client: c, luggage: l, room: r,
 		wanted: make(map[string]bool), subscribed: make(map[string]*track),
 	}
-	p.host = r.isHost(p.identity, c.hostOf == r.name)
+	p.host = r.isHost(p.identity, r.hostByToken(c))
 	p.info.Tracks, p.info.DataTracks, p.info.IsPublisher = nil, nil, false
 	p.beSession(guid.New("PA_"), NowMs(now))
 	return p

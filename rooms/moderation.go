@@ -66,15 +66,14 @@ func (rs *Rooms) Ban(ctx context.Context, b Ban) error {
 	if err := rs.checkBan(&b); err != nil {
 		return err
 	}
-	all, err := rs.meeting(ctx, b.RoomName)
-	if err != nil {
+	var err error
+	if b.RoomName, err = rs.Governing(ctx, b.RoomName); err != nil {
 		return err
 	}
-	b.RoomName = all[0]
 	if err := rs.cfg.Moderation.SetBan(ctx, b); err != nil {
 		return err
 	}
-	if err = rs.removeFrom(ctx, all, b.Identity); ErrorCode(err) == NotFound {
+	if err = rs.removeFromAll(ctx, b.RoomName, b.Identity); ErrorCode(err) == NotFound {
 		return nil
 	}
 	return err
@@ -87,15 +86,17 @@ func (rs *Rooms) Expel(ctx context.Context, room, identity string, notBeforeMs i
 	if err := rs.Revoke(ctx, room, identity, notBeforeMs); err != nil {
 		return err
 	}
-	all, err := rs.meeting(ctx, room)
+	return rs.removeFromAll(ctx, room, identity)
+}
+
+// removeFromAll sends an identity away from a room and from all rooms of its division, also if
+// it is on its way from one of them to another.
+func (rs *Rooms) removeFromAll(ctx context.Context, room, identity string) error {
+	defer rs.turns.of(identity)()
+	names, err := rs.meeting(ctx, room)
 	if err != nil {
 		return err
 	}
-	return rs.removeFrom(ctx, all, identity)
-}
-
-// removeFrom sends an identity away from all of these rooms.
-func (rs *Rooms) removeFrom(ctx context.Context, names []string, identity string) error {
 	var errs error
 	was := false
 	for _, name := range names {

@@ -36,17 +36,18 @@ func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest
 	if rs.stopping.Load() {
 		return ErrStopping
 	}
+	began := time.Now()
+	defer rs.turns.of(req.Identity)()
 	place, err := rs.standing(ctx, req.DestinationRoom, req.Identity)
 	if err != nil {
 		return err
 	}
 	m, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*passage]) {
-		m := &passage{from: p, division: r.division(), place: place, host: host || p.host}
 		var err error
 		if !dependent(p.info) {
-			err = place.refusal(m.host)
+			err = place.refusal(host || p.host)
 		}
-		reply(m, err)
+		reply(&passage{from: p, division: r.division(), place: place, began: began}, err)
 	})
 	if err != nil {
 		return err
@@ -61,8 +62,13 @@ func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest
 	if err != nil {
 		return err
 	}
-	// A ban may have come while it was under way. That the caller has gone is no reason.
-	if err := rs.Admissible(context.WithoutCancel(ctx), req.DestinationRoom, p.identity, NowMs(time.Now())); err != nil {
+	// A ban or revocation may have come while it was under way. That the caller has gone is no
+	// reason. Within its division it stays, as everybody whose tokens are revoked in a room.
+	issued := began
+	if m.within {
+		issued = time.Now()
+	}
+	if err := rs.Admissible(context.WithoutCancel(ctx), req.DestinationRoom, p.identity, NowMs(issued)); err != nil {
 		p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 		return err
 	}
@@ -111,7 +117,10 @@ func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticip
 //	its subscriptions and wishes      end; it begins as a joiner   none: it receives nothing
 //	connections, client's queue       go along                     none
 //	session: SID, time of joining     new                          new, beside its own
-//	token                             new, of the second room      none
+//	host, by its token                within its division          not
+//	token                             new, of the second room,     none
+//	                                  within its division as old
+//	                                  as the one before
 //	what it is forwarded to           ends                         stays
 //	a ban, a lock, max_participants   refuse it                    refuse it
 //	a restart                         is as after a join           ends it, after the grace
@@ -127,9 +136,9 @@ type passage struct {
 	data    []dataReflection
 	// The room that it is sent from is division, or a breakout room of that one; zero = neither.
 	division MainRoom
-	place    standing // to the room that it is sent to
-	// host: in the division, and not by a token for one of its breakout rooms.
-	host bool
+	place    standing  // to the room that it is sent to
+	began    time.Time // when it was asked for
+	within   bool      // the room that took it is of the same division
 }
 
 // returns reports whether it comes back to r from a breakout room.
@@ -149,6 +158,20 @@ func (m *passage) astray(r *Room) error {
 	return nil
 }
 
+// Arrival is what the token must tell of a participant that was moved to another room.
+type Arrival struct {
+	Room string
+	Info *livekit.ParticipantInfo
+	Host bool // it runs the room
+	// HostOf is the room that its tokens make it host of, if that holds here, too: the room
+	// itself, or the main room of its division. "" = they make it no host here.
+	HostOf string
+	// Since is the time from which the token is valid: revocations of before do not refuse
+	// who was moved here. Zero = it is as old as the token before, because the room is one of
+	// the same division, in which they hold.
+	Since time.Time
+}
+
 // seat is held for a client that is under way from another room.
 type seat struct {
 	client  *Client
@@ -162,7 +185,7 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, m *passage, hold b
 	if err := rs.Admissible(ctx, name, p.identity, NowMs(time.Now())); err != nil {
 		return nil, err
 	}
-	return askName(ctx, rs, name, func(r *Room, reply answer[*Room]) {
+	return whereSpace(ctx, rs, name, p.identity, func(r *Room, out bool, reply answer[*Room]) {
 		err := r.found()
 		if errors.Is(err, ErrNoRoom) {
 			err = nil // it will be made
@@ -171,7 +194,7 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, m *passage, hold b
 			err = m.astray(r)
 		}
 		if err == nil {
-			err = r.takes(m)
+			err = r.takes(m, out)
 		}
 		if err == nil && hold {
 			if r.seats[p.identity] != nil || r.expected[p.identity] != nil {
@@ -184,9 +207,19 @@ func (rs *Rooms) hasRoomFor(ctx context.Context, name string, m *passage, hold b
 	})
 }
 
+// whereSpace is askName for what may find the room full. Those who are out in breakout rooms
+// count there; out tells f that one of them is the identity itself.
+func whereSpace[T any](ctx context.Context, rs *Rooms, name, identity string, f func(r *Room, out bool, reply answer[T])) (T, error) {
+	v, err := askName(ctx, rs, name, func(r *Room, reply answer[T]) { f(r, false, reply) })
+	if errors.Is(err, ErrRoomFull) && rs.isOut(ctx, name, identity) {
+		v, err = askName(ctx, rs, name, func(r *Room, reply answer[T]) { f(r, true, reply) })
+	}
+	return v, err
+}
+
 // takes is why the room does not take a participant of another; nil if it does. Who comes
-// back from a breakout room has its place here already.
-func (r *Room) takes(m *passage) error {
+// back from a breakout room has its place here already. out: see full.
+func (r *Room) takes(m *passage, out bool) error {
 	p := m.from
 	held := r.seats[p.identity]
 	switch {
@@ -196,7 +229,7 @@ func (r *Room) takes(m *passage) error {
 		return nil
 	case r.rec.Config.Locked:
 		return Errorf(Denied, "room %q is locked", r.name)
-	case r.full():
+	case r.full(out):
 		return ErrRoomFull
 	}
 	return nil
@@ -207,8 +240,8 @@ func (r *Room) taken(p *Participant) error {
 }
 
 // full: max_participants is reached, seats that are held and those who are in breakout rooms
-// counted in.
-func (r *Room) full() bool {
+// counted in. out: one of these is the identity that asks.
+func (r *Room) full(out bool) bool {
 	if r.rec.MaxParticipants == 0 {
 		return false
 	}
@@ -224,6 +257,9 @@ func (r *Room) full() bool {
 				n += b.people.Load()
 			}
 		}
+	}
+	if out && n > 0 {
+		n--
 	}
 	return n >= r.rec.MaxParticipants
 }
@@ -245,7 +281,6 @@ func (r *Room) send(m *passage) {
 	p := m.from
 	m.sent, m.luggage = true, p.luggage
 	m.division = r.division()
-	m.host = (m.host || p.host) && (r.rec.Config.Main == nil || r.hosts[p.identity])
 	for _, t := range r.tracks {
 		if t.publisher == p {
 			m.tracks = append(m.tracks, t)
@@ -291,7 +326,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 		reply(struct{}{}, err)
 		return
 	}
-	err = r.takes(m)
+	err = r.takes(m, false) // its seat is held
 	switch {
 	case err != nil:
 	case r.expected[m.from.identity] != nil:
@@ -307,7 +342,10 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	l := m.luggage
 	l.peer, l.info = nil, proto.CloneOf(l.info) // no room has the peer do anything before it is in
 	p := r.newParticipant(m.from.Client, l, now)
-	appointed := r.appoints(m, p)
+	if m.place.decided {
+		p.host = m.place.host
+	}
+	m.within = m.returns(r) || m.division.Name != "" && m.division == r.division()
 	p.activeMs, p.info.Version = p.joinedMs, 1
 	p.blobs, p.blobsAhead = m.from.blobs, m.from.blobs // all is written that its client stored before
 	r.participants[p.identity] = p
@@ -318,11 +356,7 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
 	events := []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)}
-	if len(appointed) > 0 {
-		events = append(events, r.hostEvent(log.HostAdded, p.info, now))
-	}
-	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Hosts: appointed, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
-		r.appointed(appointed, err)
+	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
 		here := r.participants[p.identity] == p
 		switch {
 		case errors.Is(err, ErrEnded) && p.ended.Load(): // it was removed, and then came the room's end
@@ -362,7 +396,14 @@ func (r *Room) settle(p *Participant, m *passage) {
 	snap := r.snapshotFor(p)
 	token := ""
 	if p.token != nil {
-		token = p.token(r.name, snap.Self, p.host)
+		a := Arrival{Room: r.name, Info: snap.Self, Host: p.host}
+		if r.hostByToken(p.Client) {
+			a.HostOf = p.hostOf
+		}
+		if !m.within {
+			a.Since = m.began
+		}
+		token = p.token(a)
 	}
 	p.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomMoved{RoomMoved: &livekit.RoomMovedResponse{
 		Room: snap.Room, Token: token, Participant: snap.Self, OtherParticipants: snap.Others,

@@ -31,7 +31,8 @@ func (rs *Rooms) Occupants(ctx context.Context, as *JoinRequest, anyway bool, na
 			return Occupants{}, err
 		}
 	}
-	return askName(ctx, rs, as.Room, func(r *Room, reply answer[Occupants]) {
+	return whereSpace(ctx, rs, as.Room, as.Info.GetIdentity(), func(r *Room, out bool, reply answer[Occupants]) {
+		as.out = out
 		err := r.refuses(as)
 		if anyway {
 			if err = r.found(); errors.Is(err, ErrNoRoom) {

@@ -103,6 +103,7 @@ type Rooms struct {
 
 	blobRates blobRates
 	divisions divisions
+	turns     inTurn
 
 	mu     sync.Mutex // guards the following
 	closed bool       // Close was called: no loop may begin
@@ -135,6 +136,7 @@ func New(cfg Config) *Rooms {
 		life:      life,
 		quit:      quit,
 		divisions: divisions{due: make(map[string]int64), busy: make(map[string]bool), wake: make(chan struct{}, 1), moving: make(map[string]*turn)},
+		turns:     newInTurn(),
 	}
 }
 

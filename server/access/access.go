@@ -46,6 +46,7 @@ type Claims struct {
 	APIKey    string
 	Grants    *auth.ClaimGrants // never nil; must not be changed
 	NotBefore time.Time         // to the millisecond; zero if the token has none
+	HostOf    string            // the room whose host roomAdmin makes its bearer; "" = its room; see [Session]
 	Expires   time.Time         // zero for a key and its secret
 	// ID is the token's jti; "" if it has none. In a token that the server gave a client
 	// in a session it is that session's SID.
@@ -115,6 +116,7 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	if more.Appointed && grants.Video != nil {
 		grants.Video.RoomAdmin = false
 	}
+	c.HostOf = more.HostOf
 	return c, nil
 }
 
@@ -148,6 +150,8 @@ type more struct {
 	// Appointed tells that roomAdmin is in the token for its bearer to read: it was made host
 	// in the call, and the room itself is asked whether it still is.
 	Appointed bool `json:"parlorAppointed,omitempty"`
+	// HostOf tells whose roomAdmin it is; see [Session].
+	HostOf string `json:"parlorHostOf,omitempty"`
 }
 
 func moreOf(token string) (m more) {
@@ -202,6 +206,9 @@ type Session struct {
 	// Appointed: the client was made host in the call. Its token has roomAdmin, so that the
 	// client knows, but [Verifier.Verify] does not take that for a grant.
 	Appointed bool
+	// HostOf is the room that the client is host of by its first token, if the token is for
+	// another: for a breakout room of it. "" = the token's room.
+	HostOf string
 }
 
 // MintFor is [Verifier.Mint] for the client of a session. notBefore is taken from the token
@@ -222,12 +229,13 @@ func (v *Verifier) MintFor(apiKey string, session Session, g *auth.ClaimGrants, 
 	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, struct {
 		jwt.RegisteredClaims
 		*auth.ClaimGrants
-		Appointed bool `json:"parlorAppointed,omitempty"`
+		Appointed bool   `json:"parlorAppointed,omitempty"`
+		HostOf    string `json:"parlorHostOf,omitempty"`
 	}{
 		jwt.RegisteredClaims{
 			Issuer: apiKey, Subject: g.Identity, ID: session.ID,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: nbf, ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
-		}, g, session.Appointed,
+		}, g, session.Appointed, session.HostOf,
 	}).SignedString([]byte(secret))
 	if err != nil {
 		return "", fmt.Errorf("mint token: %w", err)

@@ -111,6 +111,52 @@ func TestAMovedParticipantIsNoAdmin(t *testing.T) {
 	require.Equal(t, 200, status, body)
 }
 
+// TestTokensInADivision: in a breakout room a participant has the rights that its token gives it
+// in the main room, and as long as there.
+func TestTokensInADivision(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	hourAgo := time.Now().Add(-time.Hour)
+	conn, _ := h.dial("", h.mint(hourAgo, &auth.VideoGrant{Room: "r", RoomAdmin: true, RoomCreate: true}))
+	require.NotNil(t, conn)
+	h.await(conn, (*livekit.SignalResponse).GetRefreshToken)
+	call := func(want int, method, path, body, token string) string {
+		t.Helper()
+		status, answer := h.operate(method, path, body, token)
+		require.Equal(t, want, status, answer)
+		return answer
+	}
+	call(200, "PUT", "/v1/rooms/r/breakouts", `{"breakouts":[{"title":"One","assigned":["ann"]}]}`, "")
+	call(200, "POST", "/v1/rooms/r/breakouts/open", "", "")
+	moved := h.await(conn, func(m *livekit.SignalResponse) string { return m.GetRoomMoved().GetToken() })
+	claims, err := h.verifier.Verify(moved)
+	require.NoError(t, err)
+	require.True(t, claims.Grants.Video.RoomAdmin)
+	require.False(t, claims.Grants.Video.RoomCreate, "it is no right over the room itself")
+	one := "/v1/rooms/" + claims.Grants.Video.Room
+	call(200, "GET", one+"/breakouts", "", moved)
+
+	// It reconnects there, and is called back.
+	conn, _ = h.dial("", moved)
+	require.NotNil(t, conn)
+	fresh := h.await(conn, (*livekit.SignalResponse).GetRefreshToken)
+	call(200, "GET", one+"/breakouts", "", fresh)
+	call(200, "POST", one+"/breakouts/close", "", fresh)
+	back := h.await(conn, func(m *livekit.SignalResponse) string { return m.GetRoomMoved().GetToken() })
+	call(200, "GET", "/v1/rooms/r/breakouts", "", back)
+
+	for _, token := range []string{moved, fresh, back} {
+		status, body := h.get("/rtc/validate?access_token=" + token)
+		require.NotEqual(t, 401, status, body)
+	}
+	call(204, "POST", "/v1/rooms/r/revocations", fmt.Sprintf(`{"identity":"ann","before":%q}`, hourAgo.Add(30*time.Minute).Format(time.RFC3339)), "")
+	for _, token := range []string{moved, fresh, back} {
+		status, body := h.get("/rtc/validate?access_token=" + token)
+		require.Equal(t, 401, status, body)
+	}
+	call(403, "GET", one+"/breakouts", "", moved)
+	call(403, "GET", "/v1/rooms/r/breakouts", "", back)
+}
+
 // TestAMadeHostsTokenTellsIt to the client, at once, and grants nothing by itself: the room
 // is asked whether its bearer still is host, and the next room of the name knows of nothing.
 func TestAMadeHostsTokenTellsIt(t *testing.T) {

@@ -278,6 +278,7 @@ func (req *request) join() *rooms.JoinRequest {
 		Room:          req.room,
 		Info:          req.info,
 		Host:          req.claims.Grants.Video.RoomAdmin,
+		HostOf:        req.claims.HostOf,
 		MayCreate:     req.claims.Grants.Video.RoomCreate,
 		Create:        req.create,
 		IssuedMs:      req.claims.NotBefore.UnixMilli(),

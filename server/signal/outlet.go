@@ -42,7 +42,7 @@ type outlet struct {
 	// The content of fresh tokens: the participant as its room last described it, and the
 	// room to which it was moved; nil if it was not. Both outlive sockets.
 	self  atomic.Pointer[shown]
-	moved atomic.Pointer[move]
+	moved atomic.Pointer[move] // the newest
 
 	mu   sync.Mutex     // guards the following
 	left *rooms.Message // the last message to the client; nil: the participant has not left
@@ -57,10 +57,11 @@ type shown struct {
 	host bool // it runs the room
 }
 
-// move is the room to which a participant was moved, and the time.
+// move is what all moves of a participant together have changed of its tokens.
 type move struct {
-	room string
-	at   time.Time
+	room   string
+	since  time.Time // from which they are valid; zero = as the client's first one
+	hostOf string    // see [rooms.Arrival]
 }
 
 // Send implements [rooms.Outlet].

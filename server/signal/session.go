@@ -308,9 +308,13 @@ func (s *session) tokenMessage(now *shown) *rooms.Message {
 
 // moved makes a token for the room to which the participant was moved. All later tokens are
 // for that room too.
-func (s *session) moved(room string, info *livekit.ParticipantInfo, host bool) string {
-	now := &shown{info, host}
-	s.outlet.moved.Store(&move{room, time.Now()})
+func (s *session) moved(a rooms.Arrival) string {
+	now := &shown{a.Info, a.Host}
+	m := &move{a.Room, a.Since, a.HostOf}
+	if before := s.outlet.moved.Load(); before != nil && m.since.IsZero() {
+		m.since = before.since
+	}
+	s.outlet.moved.Store(m)
 	s.outlet.self.Store(now)
 	return s.token(now)
 }
@@ -322,14 +326,22 @@ func (s *session) token(now *shown) string {
 		g.Video = &auth.VideoGrant{}
 	}
 	g.Video.UpdateFromPermission(info.Permission)
-	since := s.claims.NotBefore
+	since, hostOf := s.claims.NotBefore, s.claims.HostOf
 	if m := s.outlet.moved.Load(); m != nil {
-		if m.room != g.Video.Room { // the move does not make it an admin of the second room
+		if m.room != g.Video.Room { // the move does not make it an admin of the second room, unless that is of its division
+			admin := g.Video.RoomAdmin && m.hostOf != ""
 			access.Dismiss(g.Video)
+			g.Video.RoomAdmin = admin
 		}
-		g.Video.Room, since = m.room, m.at
+		g.Video.Room, hostOf = m.room, m.hostOf
+		if !m.since.IsZero() {
+			since = m.since
+		}
 	}
 	mark := access.Session{ID: info.Sid, Appointed: now.host && !g.Video.RoomAdmin}
+	if g.Video.RoomAdmin && now.host && hostOf != g.Video.Room {
+		mark.HostOf = hostOf
+	}
 	if g.Video.RoomAdmin && !now.host {
 		access.Dismiss(g.Video)
 	}
