@@ -60,9 +60,9 @@ func (m *ChatMessage) Size() int { return len(m.ID) + len(m.Identity) + len(m.Na
 // ChatChange is a change of what a room keeps.
 type ChatChange struct {
 	Message ChatMessage
-	// Edit: the message of that id and sender has another text. Without a text it
-	// is deleted: its id and sender stay, so that no other text comes under them.
-	// If it is not kept nothing is changed.
+	// Edit: the message of that id and sender has another text, and if it is not kept nothing
+	// is changed. Without a text it is deleted: its id and sender stay, so that no other text
+	// comes under them. Without Edit it is kept if it is not, and else edited.
 	Edit bool
 }
 
@@ -216,9 +216,11 @@ func (p *Participant) hearText(s chatStream) {
 	p.keepChat(s.id, string(content), s.edit)
 }
 
-// keepChat has a message kept, within the bounds. An edit without a text deletes.
+// keepChat has a message kept, within the bounds. Under the id of one that is kept it is an
+// edit, as it is for clients, and without a text it deletes that.
 func (p *Participant) keepChat(id, text string, edit bool) {
 	now := time.Now()
+	edit = edit || text == ""
 	switch {
 	case len(text) > longestChat || len(id) > longestChatID:
 		p.notKept(chatTooLong)
@@ -226,8 +228,6 @@ func (p *Participant) keepChat(id, text string, edit bool) {
 	case !readable(id) || !readable(text) || !inPath(id) || !inPath(p.identity):
 		p.notKept(chatInvalid)
 		return
-	case text == "" && !edit:
-		return // nothing to read
 	case !p.chat.may(now, len(text)):
 		p.notKept(chatTooFast)
 		return

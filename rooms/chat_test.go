@@ -118,16 +118,19 @@ func TestChatIsKept(t *testing.T) {
 	bob.sends(t, &livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{
 		Topic: &topic, Payload: []byte(`{"id":"7","message":"sent twice","ignoreLegacy":true}`),
 	}}})
-	bob.sends(t, chatPacket(&livekit.ChatMessage{Id: "5", Message: "again under the same id"}))
 	want := []string{
 		"ann: at once", "bob: deflated", "ann: between", "ann: in pieces", "ann: " + strings.Repeat("long ", 2000), "bob: a packet", "bob: as older apps do",
 	}
 	require.Equal(t, want, h.kept("tea"))
 
+	// What comes again under the id of its sender's is an edit, as clients take it.
+	bob.sends(t, chatPacket(&livekit.ChatMessage{Id: "5", Message: "again under the same id"}), header("6", inline("")))
+	require.Equal(t, append(want[:5:5], "bob: again under the same id"), h.kept("tea"))
+
 	stamp := time.Now().UnixMilli()
 	bob.sends(t, chatPacket(&livekit.ChatMessage{Id: "5", Message: "an edited packet", EditTimestamp: &stamp}),
 		chatPacket(&livekit.ChatMessage{Id: "2", Message: "not his", EditTimestamp: &stamp}),
-		chatPacket(&livekit.ChatMessage{Id: "6", Deleted: true}))
+		chatPacket(&livekit.ChatMessage{Id: "7", Deleted: true}))
 	want = append(want[:5:5], "bob: an edited packet")
 	require.Equal(t, want, h.kept("tea"))
 

@@ -15,6 +15,11 @@ func (t *tx) putChat(roomSID string, changes []rooms.ChatChange) error {
 		var err error
 		switch {
 		case !changes[i].Edit:
+			_, err = t.exec(`UPDATE chat SET text = ?1, edited_ms = ?2, size = ?3 WHERE room_sid = ?4 AND id = ?5 AND identity = ?6 AND text NOT IN ('', ?1)`,
+				m.Text, m.SentMs, m.Size(), roomSID, m.ID, m.Identity)
+			if err != nil {
+				return err
+			}
 			_, err = t.exec(`INSERT INTO chat (room_sid, seq, size, sent_ms, edited_ms, identity, id, name, text)
 				SELECT ?1, (SELECT coalesce(max(seq), 0) + 1 FROM chat WHERE room_sid = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8
 				WHERE NOT EXISTS (SELECT 1 FROM chat WHERE room_sid = ?1 AND id = ?6 AND identity = ?5)`,

@@ -235,9 +235,24 @@ func (f *fixture) testKeptChat(t *testing.T) {
 	for _, p := range []*page{host, late} {
 		p.until("it to be gone", messages+`.at(-2) === 'This message was deleted.'`)
 	}
+	// What its sender sends again under its id shows it to nobody, and another's id is another's.
+	host.do(`window.deleted = await fetch('v1/rooms/kept/chat', { headers: { Authorization: 'Bearer ' + parlor.room.engine.token } }).then((answer) => answer.json()).then(({ deleted }) => deleted[0].id)`)
+	again := fmt.Sprintf(`{ topic: 'lk.chat', streamId: %s, type: 'update', version: 1 }`, quoted(get[string](host, `window.deleted`)))
+	stream := func(p *page, text, options string) {
+		p.do(fmt.Sprintf(`const writer = await parlor.room.localParticipant.streamText(%s); await writer.write(%s); await writer.close()`, options, quoted(text)))
+	}
+	stream(host, "again", again)
+	stream(ann, "hers", strings.Replace(again, "type: 'update', version: 1", "type: 'create'", 1))
+	// A text stream edits what its sender wrote, for those who are there and those who come.
+	stream(ann, "tpyo", `{ topic: 'lk.chat', streamId: 'mine' }`)
+	late.until("it", messages+`.at(-1) === 'tpyo'`)
+	stream(ann, "typo", `{ topic: 'lk.chat', streamId: 'mine', type: 'update', version: 1 }`)
+	late.until("what it is now", messages+`.at(-1) === 'typo'`)
+	want = append(want[:3:3], "live", "hers", "typo")
+	require.Equal(t, append(want[:3:3], "This message was deleted.", "live", "hers", "typo"), get[[]string](late, messages))
 	after := g.join(t, modes[0], "kept", "After", "video", "0", "audio", "0")
-	after.until("what is left", messages+`.length === 4`)
-	require.NotContains(t, get[[]string](after, messages), "answer")
+	after.until("what is left", messages+`.length === 6`)
+	require.Equal(t, want, get[[]string](after, messages))
 	host.click("#people-toggle")
 
 	for range 2 {

@@ -3,6 +3,7 @@
 
 import { $, $$, element, hue, icon } from './dom.js';
 import { Files } from './files.js';
+import { nameable } from './moderation.js';
 import { toast } from './notices.js';
 import { Shares, TooMuch, drop, readText } from './streams.js';
 import { t } from './texts.js';
@@ -35,7 +36,7 @@ export class Chat {
   #sending = false; // a file
   #allowed = true;
   #watch;
-  #items = new Map(); // message id → list item, for edits
+  #items = new Map(); // key → {item, node, text, edited, deleted}; item is null if it was deleted unseen
   #unread = 0;
   #kept = false; // by the room, for those who come later
   #asked = 0; // how often the room was asked what it keeps
@@ -98,17 +99,22 @@ export class Chat {
   #told(payload) {
     try {
       const { deleted } = JSON.parse(new TextDecoder().decode(payload));
-      const known = deleted && this.#items.get(deleted.id);
-      if (known?.identity === deleted?.identity) this.#deleted(known?.item);
-      if (deleted) return;
+      if (deleted) {
+        this.#deleted(deleted);
+        return;
+      }
     } catch {
       // A server that says it otherwise: what is kept tells.
     }
     this.recall();
   }
 
-  // deleted shows that a message was deleted.
-  #deleted(item) {
+  // deleted shows that a message was deleted. One that comes later is not shown.
+  #deleted({ identity, id, to }) {
+    const key = keyOf(identity, id, to);
+    const item = this.#items.get(key)?.item ?? null;
+    this.#items.set(key, { item, deleted: true });
+    this.#forgetOldest();
     if (!item) return;
     $('.chat-text', item).replaceChildren(element('i', { className: 'muted', textContent: t('chat.deleted') }));
     $('.chat-delete', item)?.remove();
@@ -119,7 +125,8 @@ export class Chat {
   async recall() {
     if (this.#room.isE2EEEnabled) return; // what the server has is nothing that this call can trust
     const asked = ++this.#asked;
-    const { kept, messages } = await keptBy(this.#room).catch(() => ({ kept: this.#kept, messages: [] })); // messages come as they are sent, too
+    const since = performance.now();
+    const { kept, messages, deleted } = await keptBy(this.#room).catch(() => ({ kept: this.#kept, messages: [] })); // messages come as they are sent, too
     if (asked !== this.#asked || this.#listening.signal.aborted) return;
     if (this.#recalled && kept !== this.#kept) toast(t(kept ? 'chat.kept' : 'chat.kept-end'), { code: 'chat-kept' });
     this.#kept = kept;
@@ -131,7 +138,9 @@ export class Chat {
       this.#list.replaceChildren();
       this.#last = { identity: null, to: undefined, time: 0 };
     }
+    for (const which of deleted ?? []) this.#deleted(which);
     for (const { id, identity, name, text, sent_at: at } of messages) {
+      if ((this.#items.get(keyOf(identity, id))?.edited ?? 0) > since) continue; // what came meanwhile is newer
       this.#show({ id, text, identity, name, timestamp: Date.parse(at), old: true });
     }
     if (live.length > 0) {
@@ -291,18 +300,24 @@ export class Chat {
   }
 
   // show adds a message: a text, or a node for a file. to is the one person that it is for.
-  // old: the room has kept it. It returns whether there is a new line.
-  #show({ id, timestamp, text, identity, name, editTimestamp, to, node, old = false }) {
+  // old: the room has kept it. A text under the id of one that its sender sent before is its
+  // new text, and without a text it is deleted, as in what the room keeps: streams do not tell
+  // which they are. It returns whether there is a new line.
+  #show({ id, timestamp, text, identity, name, to, node, old = false }) {
     const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
-    const known = id && this.#items.get(id);
-    if (known?.identity === identity) {
-      if (editTimestamp && !node) $('.chat-text', known.item).replaceChildren(...linked(shown));
+    const known = id && this.#items.get(keyOf(identity, id, to));
+    if (known) {
+      if (node || known.deleted || known.node) return false;
+      if (text === '') this.#deleted({ identity, id, to });
+      else if (shown !== known.text) $('.chat-text', known.item).replaceChildren(...linked(shown));
+      Object.assign(known, { text: shown, edited: performance.now() });
       return false;
     }
+    if (text === '' && !node) return false;
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 60;
     const item = this.#item(node ? [node] : linked(shown), identity, old ? timestamp : plausible(timestamp), to, name, node ? '' : id);
     this.#list.append(item);
-    if (id) this.#items.set(id, { item, identity });
+    if (id) this.#items.set(keyOf(identity, id, to), { item, node: Boolean(node), text: shown, edited: performance.now() });
     this.#forgetOldest();
     this.#showNotes();
     const own = identity === this.#room.localParticipant.identity;
@@ -329,7 +344,7 @@ export class Chat {
     }
     item.append(element('div', { className: 'chat-text' }, ...content));
     // For hosts, who see it while the room keeps what is written to all.
-    if (id && !to) {
+    if (nameable(id) && nameable(identity) && !to) {
       const button = element('button', { type: 'button', className: 'plain chat-delete', 'data-label': 'chat.delete', 'aria-label': t('chat.delete') }, icon('close'));
       button.addEventListener('click', () => this.#delete(identity, id));
       item.append(button);
@@ -348,9 +363,9 @@ export class Chat {
 
   #forgetOldest() {
     while (this.#list.children.length > SHOWN) this.#list.firstElementChild.remove();
-    for (const id of this.#items.keys()) {
+    for (const key of this.#items.keys()) {
       if (this.#items.size <= SHOWN) break;
-      this.#items.delete(id);
+      this.#items.delete(key);
     }
   }
 
@@ -376,7 +391,10 @@ export class Chat {
   }
 }
 
-// keptBy asks the server what the room keeps: {kept, messages}.
+// keyOf tells a message: ids are of their senders, and one to a person alone is another.
+const keyOf = (identity, id, to) => JSON.stringify([identity, id, to]);
+
+// keptBy asks the server what the room keeps: {kept, messages, deleted}.
 async function keptBy(room) {
   const response = await fetch(`v1/rooms/${encodeURIComponent(room.name)}/chat`, {
     headers: { Authorization: `Bearer ${room.engine?.token ?? ''}` },

@@ -25,6 +25,10 @@ export async function redeem(secret, name, waits) {
   if (before?.name === name) return before;
   let admission = await call('v1/admissions', { secret, name });
   let cancelled = false;
+  const withdraw = async (knock) => {
+    await call('v1/admissions/withdraw', { secret, knock }).catch(() => {}); // it is forgotten soon, too
+    throw new InvitationError('cancelled', 'cancel');
+  };
   while (admission.waiting) {
     const { knock } = admission;
     await new Promise((resolve) => {
@@ -34,15 +38,13 @@ export async function redeem(secret, name, waits) {
       });
       setTimeout(resolve, KNOCK_EVERY);
     });
-    if (cancelled) {
-      await call('v1/admissions/withdraw', { secret, knock }).catch(() => {}); // it is forgotten soon, too
-      throw new InvitationError('cancelled', 'cancel');
-    }
+    if (cancelled) await withdraw(knock);
     try {
       admission = await call('v1/admissions', { secret, name, knock });
     } catch (error) {
       if (!passing.has(error.code)) throw error;
     }
+    if (cancelled) await withdraw(knock); // while the server answered, which may have admitted
   }
   try {
     sessionStorage.setItem(keptAs(secret), JSON.stringify(admission));

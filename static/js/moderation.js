@@ -11,6 +11,10 @@ const SPOTLIGHT = 'parlor.spotlight'; // a member of the room's metadata, if tha
 // A request to unmute is data from one page to another, on this topic.
 export const ASK_TOPIC = 'parlor.ask';
 
+// nameable reports whether a text can be a segment of a path, in which a browser takes '.' and
+// '..' for steps, however they are written.
+export const nameable = (text) => Boolean(text) && text !== '.' && text !== '..';
+
 export class Moderation {
   #room;
 
