@@ -128,16 +128,17 @@ func (rs *Rooms) Delete(ctx context.Context, name string, condition func(*Record
 	if err != nil || before.Config.Division == nil {
 		return err
 	}
-	tried := make(chan error, 1)
+	// The room has ended, whatever becomes of these: they are tried again, and by the next
+	// process if this one stops.
+	tried := make(chan struct{})
 	if !rs.spawn(func() { rs.endBreakouts(&before, tried) }) {
-		return ErrStopping // the next process ends them
+		return nil
 	}
 	select {
-	case err = <-tried:
-		return err
+	case <-tried:
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return nil
 }
 
 // Participants lists the participants of the room, and also those that are expected back

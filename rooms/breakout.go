@@ -8,21 +8,24 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
-
-	"parlor/rooms/guid"
 )
 
 // Divide sets the breakout rooms of a room, and who is assigned to which; none end the
 // division. A breakout room without a name is new. While people are sent out, those follow
 // whose assignment is another, and those whose breakout room there is no more come back. name
-// may be that of a breakout room, as in all that follows.
-func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout) (Record, error) {
+// may be that of a breakout room, as in all that follows. It fails with [Precondition] unless
+// the condition holds for the breakout rooms of before; nil demands nothing. The condition must
+// neither change them nor wait.
+func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout, condition func(before []Breakout) bool) (Record, error) {
 	if err := rs.checkBreakouts(breakouts); err != nil {
 		return Record{}, err
 	}
 	var before *Division
 	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
 		before = rec.Config.Division
+		if condition != nil && !condition(before.breakouts()) {
+			return nil, Errorf(Precondition, "the breakout rooms have changed")
+		}
 		d := Division{}
 		if before != nil {
 			d = *before
@@ -31,7 +34,7 @@ func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout) 
 		for i := range d.Breakouts {
 			b := &d.Breakouts[i]
 			if b.Name == "" {
-				b.Name = guid.New(breakoutPrefix)
+				b.Name = newBreakoutName()
 			} else if before.Find(b.Name) == nil {
 				return nil, Errorf(Invalid, "the room has no breakout room %q", b.Name)
 			}
@@ -43,8 +46,15 @@ func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout) 
 		}
 		if len(breakouts) == 0 {
 			d.callBack()
+			if !d.someOut() {
+				return nil, nil
+			}
 		}
-		return &d, nil
+		row, err := json.Marshal(&d)
+		if err == nil && len(row) > longestDivision {
+			err = Errorf(Exhausted, "the division is longer than %d bytes: name fewer people, or shorter ones", longestDivision)
+		}
+		return &d, err
 	})
 	if err != nil {
 		return Record{}, err
@@ -105,13 +115,6 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 		if err != nil {
 			return err
 		}
-		row, err := json.Marshal(d)
-		if err != nil {
-			return err
-		}
-		if len(row) > longestDivision {
-			return Errorf(Exhausted, "the division is longer than %d bytes: name fewer people, or shorter ones", longestDivision)
-		}
 		waited := rec.Config.Division.someOut()
 		rec.Config.Division = d
 		if waited && !d.someOut() && rec.EmptySinceMs != 0 {
@@ -160,14 +163,7 @@ func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) 
 // CallBack brings everybody back from the breakout rooms. The assignments stay. Who cannot be
 // moved at once is moved as soon as it can be.
 func (rs *Rooms) CallBack(ctx context.Context, name string) (Record, error) {
-	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
-		if rec.Config.Division == nil {
-			return nil, nil
-		}
-		d := *rec.Config.Division
-		d.callBack()
-		return &d, nil
-	})
+	main, err := rs.closeDivision(ctx, name)
 	if err != nil {
 		return Record{}, err
 	}
@@ -175,6 +171,18 @@ func (rs *Rooms) CallBack(ctx context.Context, name string) (Record, error) {
 	rs.tellDivision(ctx, &main, nil)
 	rs.lookAt(main.Name, 0)
 	return main, nil
+}
+
+// closeDivision has nobody go out any more. It moves nobody.
+func (rs *Rooms) closeDivision(ctx context.Context, name string) (Record, error) {
+	return rs.divide(ctx, name, func(rec *Record) (*Division, error) {
+		if rec.Config.Division == nil {
+			return nil, nil
+		}
+		d := *rec.Config.Division
+		d.callBack()
+		return &d, nil
+	})
 }
 
 // GoTo moves a participant of a divided room to one of its rooms by its own wish: to the main
@@ -277,8 +285,8 @@ func (rs *Rooms) openBreakout(ctx context.Context, main *Record, name string) er
 }
 
 // endBreakouts ends the breakout rooms of a main room that has ended, until all have ended or
-// the process stops. tried gets the outcome of the first try; it may be nil.
-func (rs *Rooms) endBreakouts(main *Record, tried chan<- error) {
+// the process stops. tried is closed after the first try; it may be nil.
+func (rs *Rooms) endBreakouts(main *Record, tried chan<- struct{}) {
 	self := MainRoom{main.Name, main.SID}
 	left := main.Config.Division.names()
 	for {
@@ -292,7 +300,7 @@ func (rs *Rooms) endBreakouts(main *Record, tried chan<- error) {
 			return false
 		})
 		if tried != nil {
-			tried <- errs
+			close(tried)
 			tried = nil
 		}
 		if errs == nil {
@@ -307,11 +315,24 @@ func (rs *Rooms) endBreakouts(main *Record, tried chan<- error) {
 	}
 }
 
-// endOrphan ends a breakout room if its main room ended while no process ran.
+// endOrphan ends a breakout room if its main room ended while no process ran. It goes on until
+// it knows that, or the process stops.
 func (rs *Rooms) endOrphan(rec *Record) {
-	main, err := rs.cfg.Store.FindOpen(rs.life, rec.Config.Main.Name)
-	if err == nil && main.SID == rec.Config.Main.SID || err != nil && !errors.Is(err, ErrNoRoom) {
-		return
+	self := *rec.Config.Main
+	for {
+		main, err := rs.cfg.Store.FindOpen(rs.life, self.Name)
+		switch {
+		case err == nil && main.SID == self.SID:
+			return
+		case err == nil, errors.Is(err, ErrNoRoom):
+			rs.endBreakouts(&Record{Name: self.Name, SID: self.SID, Config: RoomConfig{Division: &Division{Dropped: []string{rec.Name}}}}, nil)
+			return
+		}
+		rs.log.Warn("cannot tell whether the main room of a breakout room is open, trying again", "room", rec.Name, "error", err)
+		select {
+		case <-rs.life.Done():
+			return
+		case <-time.After(retryInterval):
+		}
 	}
-	rs.endBreakouts(&Record{Name: rec.Config.Main.Name, SID: rec.Config.Main.SID, Config: RoomConfig{Division: &Division{Dropped: []string{rec.Name}}}}, nil)
 }

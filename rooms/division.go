@@ -3,6 +3,8 @@ package rooms
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"slices"
 	"strings"
 	"time"
@@ -45,13 +47,21 @@ const BreakoutTopic = "parlor.breakout"
 // breakoutPrefix begins the names of breakout rooms.
 const breakoutPrefix = "breakout-"
 
+// newBreakoutName is a name that nobody can guess. It ends with a checksum, so that an app
+// gives none of its own rooms such a name by chance.
+func newBreakoutName() string {
+	id := guid.New("")
+	return breakoutPrefix + id + "-" + checksum(id)
+}
+
+func checksum(id string) string { return fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(id))) }
+
 // isBreakoutName reports whether a name is as those of breakout rooms: no other room is one, so
 // that it need not be read, and only the division opens a room of such a name for people.
 func isBreakoutName(name string) bool {
 	id, is := strings.CutPrefix(name, breakoutPrefix)
-	return is && len(id) == guid.Length && !strings.ContainsFunc(id, func(c rune) bool {
-		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
-	})
+	id, sum, whole := strings.Cut(id, "-")
+	return is && whole && len(id) == guid.Length && sum == checksum(id)
 }
 
 // Division is how a room is divided. It does not change once made.

@@ -2,6 +2,9 @@ package rooms_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -256,5 +259,156 @@ func TestALockLetsBackWhoWasLostJustNow(t *testing.T) {
 		lock(true)
 		time.Sleep(time.Hour)
 		require.Equal(t, rooms.Denied, rooms.ErrorCode(back(sid)))
+	})
+}
+
+// A division that is as long as it may be is opened and closed as any other.
+func TestALongDivisionIsOpenedAndClosed(t *testing.T) {
+	h := newHouse(t)
+	ctx := t.Context()
+	h.join("all", "hana")
+	long := func(last int) []rooms.Breakout {
+		b := rooms.Breakout{Title: "One"}
+		for n := range 400 {
+			b.Assigned = append(b.Assigned, fmt.Sprintf("%0150d", n))
+		}
+		b.Assigned = append(b.Assigned, strings.Repeat("x", last))
+		return []rooms.Breakout{b}
+	}
+	fits, fails := 1, 1<<16
+	for fails-fits > 1 {
+		if _, err := h.Divide(ctx, "all", long((fits+fails)/2)); err == nil {
+			fits = (fits + fails) / 2
+		} else {
+			require.Equal(t, rooms.Exhausted, rooms.ErrorCode(err))
+			fails = (fits + fails) / 2
+		}
+		_, err := h.Divide(ctx, "all", nil) // its rooms are none to wait for
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return h.openRoom("all").Config.Division == nil }, time.Minute, time.Millisecond)
+	}
+	_, err := h.Divide(ctx, "all", long(fits))
+	require.NoError(t, err)
+	_, err = h.SendOut(ctx, "all", time.Minute)
+	require.NoError(t, err)
+	_, err = h.CallBack(ctx, "all")
+	require.NoError(t, err)
+}
+
+// No breakout rooms for a room that has none are no division.
+func TestNoBreakoutRoomsAreNoDivision(t *testing.T) {
+	h := newHouse(t)
+	h.join("all", "hana")
+	rec, err := h.Divide(t.Context(), "all", nil)
+	require.NoError(t, err)
+	require.Nil(t, rec.Config.Division)
+}
+
+// Of two hosts who change what they have seen the second is told.
+func TestADivisionIsChangedAsItWasSeen(t *testing.T) {
+	h := newHouse(t)
+	one, _, _, _, _ := divided(h)
+	seen := func(before []rooms.Breakout) bool { return len(before) == 2 && before[0].Name == one }
+	_, err := h.Rooms.Divide(t.Context(), "all", []rooms.Breakout{{Name: one, Title: "One"}}, seen)
+	require.NoError(t, err)
+	_, err = h.Rooms.Divide(t.Context(), "all", []rooms.Breakout{{Title: "Two"}}, seen)
+	require.Equal(t, rooms.Precondition, rooms.ErrorCode(err))
+	require.Equal(t, "One", h.openRoom("all").Config.Division.Breakouts[0].Title)
+}
+
+// An app's own rooms are no breakout rooms, whatever letters follow.
+func TestAnAppNamesItsRoomsBreakout(t *testing.T) {
+	h := newHouse(t)
+	h.join("breakout-"+strings.Repeat("a", 19), "ann")
+	h.join("breakout-1", "ann")
+}
+
+// failingStore fails what is asked of the rooms of that beginning of a name, that many times.
+type failingStore struct {
+	rooms.Store
+	mu     sync.Mutex // guards the following
+	prefix string
+	times  int
+}
+
+func (s *failingStore) fails(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.times == 0 || !strings.HasPrefix(name, s.prefix) {
+		return false
+	}
+	s.times--
+	return true
+}
+
+func (s *failingStore) set(prefix string, times int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prefix, s.times = prefix, times
+}
+
+func (s *failingStore) Submit(c *rooms.Change, done func(rooms.Outcome, error)) {
+	if c.Kind == rooms.ChangeEnd && s.fails(c.Room.Name) {
+		go done(rooms.Outcome{}, errors.New("the disk is full"))
+		return
+	}
+	s.Store.Submit(c, done)
+}
+
+func (s *failingStore) FindOpen(ctx context.Context, name string) (rooms.Record, error) {
+	if s.fails(name) {
+		return rooms.Record{}, errors.New("the disk is slow")
+	}
+	return s.Store.FindOpen(ctx, name)
+}
+
+// A room that was closed is closed, also if its breakout rooms cannot be yet. They follow.
+func TestARoomIsClosedBeforeItsBreakoutRooms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &failingStore{}
+		h := newHouse(t, func(c *rooms.Config) { s.Store, c.Store = c.Store, s })
+		divided(h)
+		ctx := context.Background()
+		_, err := h.SendOut(ctx, "all", 0)
+		require.NoError(t, err)
+		synctest.Wait()
+		s.set("breakout-", 2)
+		require.NoError(t, h.Delete(ctx, "all"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		open, err := h.List(ctx, nil)
+		require.NoError(t, err)
+		require.Empty(t, open)
+	})
+}
+
+// A breakout room whose main room ended while no server ran is ended, also if that cannot be
+// read at once.
+func TestAnOrphanIsEndedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{t: t, path: t.TempDir() + "/parlor.db"}
+		h.open()
+		t.Cleanup(h.close)
+		one, _, _, _, _ := divided(h)
+		ctx := context.Background()
+		_, err := h.SendOut(ctx, "all", 0)
+		require.NoError(t, err)
+		synctest.Wait()
+		main := h.openRoom("all")
+		require.NoError(t, h.Rooms.Close(ctx))
+		main.EndedMs, main.EndReason = rooms.NowMs(time.Now()), rooms.EndClosed
+		ended := make(chan error, 1)
+		h.store.Submit(&rooms.Change{Kind: rooms.ChangeEnd, Room: main}, func(_ rooms.Outcome, err error) { ended <- err })
+		require.NoError(t, <-ended)
+		require.NoError(t, h.store.Close(ctx))
+		h.store = nil
+		s := &failingStore{}
+		s.set("all", 3)
+		h.open(func(c *rooms.Config) { s.Store, c.Store = c.Store, s })
+		time.Sleep(30 * time.Second) // less than the restart's grace
+		synctest.Wait()
+		open, err := h.List(ctx, []string{one})
+		require.NoError(t, err)
+		require.Empty(t, open)
 	})
 }

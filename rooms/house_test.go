@@ -78,6 +78,10 @@ func (h *house) Create(ctx context.Context, req *livekit.CreateRoomRequest) (*li
 
 func (h *house) Delete(ctx context.Context, name string) error { return h.Rooms.Delete(ctx, name, nil) }
 
+func (h *house) Divide(ctx context.Context, name string, breakouts []rooms.Breakout) (rooms.Record, error) {
+	return h.Rooms.Divide(ctx, name, breakouts, nil)
+}
+
 func (h *house) UpdateMetadata(ctx context.Context, req *livekit.UpdateRoomMetadataRequest) (rooms.Record, error) {
 	return h.Edit(ctx, req.Room, rooms.RoomEdit{Metadata: &req.Metadata})
 }

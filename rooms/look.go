@@ -162,14 +162,15 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 		return
 	}
 	var people []visitor
-	byRows := 0
+	byRows, closed := 0, false
 	if err == nil {
 		people, byRows = rs.out(ctx, &main)
 		d, now := main.Config.Division, NowMs(rs.cfg.Wall())
 		nobody := byRows == 0 && main.EmptySinceMs != 0 && now >= main.EmptySinceMs+emptyFor.Milliseconds()
 		switch {
 		case d.Open() && (now >= d.UntilMs || nobody):
-			main, err = rs.CallBack(ctx, name)
+			main, err = rs.closeDivision(ctx, name)
+			closed = err == nil
 		case !d.Open() && !d.Back && byRows > 0: // they came late
 			main, err = rs.divide(ctx, name, func(rec *Record) (*Division, error) {
 				if rec.Config.Division == nil {
@@ -183,6 +184,9 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 	}
 	if err == nil {
 		rs.moveAll(ctx, &main, people, main.Config.Division)
+		if closed {
+			rs.tellDivision(ctx, &main, nil)
+		}
 		main, err = rs.forget(ctx, &main)
 	}
 	switch d := main.Config.Division; {

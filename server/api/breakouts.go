@@ -16,7 +16,7 @@ import (
 // Breakouts divides rooms; see [rooms.Division].
 type Breakouts interface {
 	MainRoom(ctx context.Context, name string) (rooms.Record, error)
-	Divide(ctx context.Context, name string, breakouts []rooms.Breakout) (rooms.Record, error)
+	Divide(ctx context.Context, name string, breakouts []rooms.Breakout, condition func(before []rooms.Breakout) bool) (rooms.Record, error)
 	SendOut(ctx context.Context, name string, limit time.Duration) (rooms.Record, error)
 	CallBack(ctx context.Context, name string) (rooms.Record, error)
 	GoTo(ctx context.Context, name, identity, to string, host bool) error
@@ -85,24 +85,37 @@ func (s *rest) showDivision(ctx context.Context, main *rooms.Record) (division, 
 	return out, nil
 }
 
-func (s *rest) getDivision(w http.ResponseWriter, r *http.Request) error {
-	name, err := pathValue(r, "name")
-	if err != nil {
-		return err
+// breakoutsTag identifies the breakout rooms of a division, and who is assigned: what a PUT
+// replaces, and not who is where.
+func breakoutsTag(all []rooms.Breakout) string { return entityTag(all) }
+
+// withDivision handles a request by do, which is given the name of the room, and answers with
+// how the room is divided then.
+func (s *rest) withDivision(do func(r *http.Request, name string) (rooms.Record, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		name, err := pathValue(r, "name")
+		if err != nil {
+			return err
+		}
+		main, err := do(r, name)
+		if err != nil {
+			return err
+		}
+		out, err := s.showDivision(r.Context(), &main)
+		if err != nil {
+			return err
+		}
+		var all []rooms.Breakout
+		if d := main.Config.Division; d != nil {
+			all = d.Breakouts
+		}
+		w.Header().Set("ETag", breakoutsTag(all))
+		return sendJSON(w, http.StatusOK, out)
 	}
-	main, err := s.Rooms.MainRoom(r.Context(), name)
-	if err != nil {
-		return err
-	}
-	return s.sendDivision(w, r, &main)
 }
 
-func (s *rest) sendDivision(w http.ResponseWriter, r *http.Request, main *rooms.Record) error {
-	out, err := s.showDivision(r.Context(), main)
-	if err != nil {
-		return err
-	}
-	return sendJSON(w, http.StatusOK, out)
+func (s *rest) getDivision(r *http.Request, name string) (rooms.Record, error) {
+	return s.Rooms.MainRoom(r.Context(), name)
 }
 
 // divideRequest is the body of PUT …/breakouts.
@@ -116,24 +129,20 @@ type breakoutRequest struct {
 	Assigned []string `json:"assigned,omitempty" doc:"Identities, each in one room; at most 500 in all."`
 }
 
-func (s *rest) divide(w http.ResponseWriter, r *http.Request) error {
-	name, err := pathValue(r, "name")
+func (s *rest) divide(r *http.Request, name string) (rooms.Record, error) {
+	unchanged, err := condition(r, breakoutsTag)
 	if err != nil {
-		return err
+		return rooms.Record{}, err
 	}
 	var body divideRequest
 	if err := s.readJSON(r, &body); err != nil {
-		return err
+		return rooms.Record{}, err
 	}
 	all := make([]rooms.Breakout, 0, len(body.Breakouts))
 	for _, b := range body.Breakouts {
 		all = append(all, rooms.Breakout{Name: b.Room, Title: b.Title, Assigned: b.Assigned})
 	}
-	main, err := s.Rooms.Divide(r.Context(), name, all)
-	if err != nil {
-		return err
-	}
-	return s.sendDivision(w, r, &main)
+	return s.Rooms.Divide(r.Context(), name, all, unchanged)
 }
 
 // sendOutRequest is the body of POST …/breakouts/open.
@@ -141,41 +150,25 @@ type sendOutRequest struct {
 	Seconds uint32 `json:"seconds,omitempty" doc:"How long they stay, 86400 at most; without it, until they are called back, and a day at most."`
 }
 
-func (s *rest) sendOut(w http.ResponseWriter, r *http.Request) error {
-	name, err := pathValue(r, "name")
-	if err != nil {
-		return err
-	}
+func (s *rest) sendOut(r *http.Request, name string) (rooms.Record, error) {
 	var body sendOutRequest
 	if err := s.readOptionalJSON(r, &body); err != nil {
-		return err
+		return rooms.Record{}, err
 	}
 	limit := time.Duration(body.Seconds) * time.Second
 	if limit > rooms.LongestBreakouts {
-		return problem.Fields(problem.Field{Path: "seconds", Detail: "must not be more than 86400"})
+		return rooms.Record{}, problem.Fields(problem.Field{Path: "seconds", Detail: "must not be more than 86400"})
 	}
-	main, err := s.Rooms.SendOut(r.Context(), name, limit)
-	if err != nil {
-		return err
-	}
-	return s.sendDivision(w, r, &main)
+	return s.Rooms.SendOut(r.Context(), name, limit)
 }
 
-func (s *rest) callBack(w http.ResponseWriter, r *http.Request) error {
-	name, err := pathValue(r, "name")
-	if err != nil {
-		return err
-	}
-	main, err := s.Rooms.CallBack(r.Context(), name)
-	if err != nil {
-		return err
-	}
-	return s.sendDivision(w, r, &main)
+func (s *rest) callBack(r *http.Request, name string) (rooms.Record, error) {
+	return s.Rooms.CallBack(r.Context(), name)
 }
 
 // tellRequest is the body of POST …/breakouts/message.
 type tellRequest struct {
-	Text string `json:"text" doc:"At most 1000 bytes. The page shows it to everybody."`
+	Text string `json:"text" doc:"At most 1000 bytes. The page shows it to everybody, after the name of the participant whose token it was sent with."`
 }
 
 func (s *rest) tellDivision(w http.ResponseWriter, r *http.Request) error {
@@ -189,6 +182,13 @@ func (s *rest) tellDivision(w http.ResponseWriter, r *http.Request) error {
 	}
 	if body.Text == "" || len(body.Text) > 1000 {
 		return problem.Fields(problem.Field{Path: "text", Detail: "must have 1 to 1000 bytes"})
+	}
+	if identity := access.FromContext(r.Context()).Grants.Identity; identity != "" {
+		shown := identity
+		if info, err := s.Rooms.Participant(r.Context(), name, identity); err == nil {
+			shown = cmp.Or(info.Name, identity)
+		}
+		body.Text = shown + ": " + body.Text
 	}
 	if err := s.Rooms.TellAll(r.Context(), name, "parlor.message", []byte(body.Text)); err != nil {
 		return err
@@ -288,24 +288,24 @@ func (s *rest) breakoutOperations() []operation {
 		{
 			method: get, path: onRoom + "/breakouts", id: "getDivision", tag: tag, grant: toAdmin,
 			summary: "How a room is divided into breakout rooms, and who is where. Here and below the room is the divided one, or any of its breakout rooms: a host of it runs the division, unless the main room has decided otherwise. Bans, revocations and decisions on who is host are those of the main room in all of them.",
-			status:  http.StatusOK, answer: division{}, handle: s.getDivision,
+			status:  http.StatusOK, answer: division{}, handle: s.withDivision(s.getDivision),
 		},
 		{
 			method: put, path: onRoom + "/breakouts", id: "divideRoom", tag: tag, grant: toAdmin,
-			summary: "Set the breakout rooms of a room, and who is assigned to which. It moves nobody yet; while people are sent out, those go to their rooms whose assignment has changed. It ends with the room.",
-			body:    divideRequest{}, size: bodySize{base: listBody}, example: `{"breakouts":[{"title":"Room 1","assigned":["ada"]},{"title":"Room 2"}]}`,
-			status: http.StatusOK, answer: division{}, handle: s.divide,
+			summary: "Set the breakout rooms of a room, and who is assigned to which. It moves nobody yet; while people are sent out, those go to their rooms whose assignment has changed. It ends with the room. If-Match, with the ETag of the division, makes it conditional: the breakout rooms and who is assigned are as they were.",
+			body:    divideRequest{}, size: bodySize{base: listBody}, conditional: true, example: `{"breakouts":[{"title":"Room 1","assigned":["ada"]},{"title":"Room 2"}]}`,
+			status: http.StatusOK, answer: division{}, handle: s.withDivision(s.divide),
 		},
 		{
 			method: post, path: onRoom + "/breakouts/open", id: "openBreakouts", tag: tag, grant: toAdmin,
 			summary: "Send those who are assigned to their breakout rooms, with their tracks and without a reconnect. Meanwhile the room stays open although it may be empty. Once more it only sets the limit anew.",
 			body:    sendOutRequest{}, optional: true, example: `{"seconds":600}`,
-			status: http.StatusOK, answer: division{}, handle: s.sendOut,
+			status: http.StatusOK, answer: division{}, handle: s.withDivision(s.sendOut),
 		},
 		{
 			method: post, path: onRoom + "/breakouts/close", id: "closeBreakouts", tag: tag, grant: toAdmin,
 			summary: "Call everybody back. Who cannot be moved at once is moved as soon as it can be. The breakout rooms and who is assigned stay for the next time.",
-			status:  http.StatusOK, answer: division{}, handle: s.callBack,
+			status:  http.StatusOK, answer: division{}, handle: s.withDivision(s.callBack),
 		},
 		{
 			method: post, path: onRoom + "/breakouts/message", id: "tellBreakouts", tag: tag, grant: toAdmin,

@@ -56,6 +56,16 @@ func TestBreakoutRooms(t *testing.T) {
 	require.Len(t, d.Breakouts, 2)
 	one, two := d.Breakouts[0].Room, d.Breakouts[1].Room
 	ask(400, "PUT", "all/breakouts", host, `{"breakouts":[{"title":""}]}`)
+	resp, answer := h.ask("GET", "/v1/rooms/all/breakouts", host, "", "")
+	require.Equal(t, 200, resp.StatusCode, answer)
+	tag := resp.Header.Get("ETag")
+	put := func(status int, tag string) {
+		t.Helper()
+		resp, answer := h.server("PUT", "/v1/rooms/all/breakouts", `{"breakouts":[{"room":"`+one+`","title":"One","assigned":["ann"]},{"room":"`+two+`","title":"Second"}]}`, "If-Match", tag)
+		require.Equal(t, status, resp.StatusCode, answer)
+	}
+	put(200, tag)
+	put(412, tag) // another host has changed it meanwhile
 	ask(400, "POST", "all/breakouts/open", host, `{"seconds":86401}`)
 	d = read[shown](t, ask(200, "POST", "all/breakouts/open", host, `{"seconds":600}`))
 	require.True(t, d.Open)
@@ -72,7 +82,7 @@ func TestBreakoutRooms(t *testing.T) {
 	p = read[placed](t, ask(200, "GET", "all/breakout", token("ann", "all", false), ""))
 	require.Nil(t, p.Here)
 	require.Equal(t, one, p.Mine.Room)
-	resp, answer := h.server("POST", "/v1/rooms/all/breakout", "")
+	resp, answer = h.server("POST", "/v1/rooms/all/breakout", "")
 	require.Equal(t, 400, resp.StatusCode, "it is nobody's token: %s", answer)
 	ask(204, "POST", "all/breakout", host, `{"to":"`+two+`"}`)
 	ask(204, "POST", two+"/breakouts/message", token("hana", two, true), `{"text":"five minutes left"}`)

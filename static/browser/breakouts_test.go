@@ -90,7 +90,14 @@ func (f *fixture) testBreakouts(t *testing.T) {
 	}
 	put(ann, "Room 1")
 	host.until("Ann in room 1", fmt.Sprintf(`document.querySelector('#breakouts select[data-identity=%q]').selectedOptions[0].textContent === 'Room 1'`, who(ann)))
+	// What another host has changed meanwhile stays.
+	host.do(`window.division = async (breakouts) => (await (await fetch('v1/rooms/class/breakouts', {
+		method: breakouts ? 'PUT' : 'GET', headers: { Authorization: 'Bearer ' + parlor.room.engine.token, 'Content-Type': 'application/json' },
+		body: breakouts && JSON.stringify({ breakouts: breakouts.map(({ room, title, assigned }) => ({ room, title, assigned })) }),
+	})).json()).breakouts;
+	const rooms = await division(); rooms[1].assigned.push('zoe'); await division(rooms)`)
 	put(bob, "Room 2")
+	host.until("what both have changed", fmt.Sprintf(`await division().then(([, { assigned }]) => ['zoe', '%s'].every((one) => assigned.includes(one)))`, who(bob)))
 	host.do(`const first = document.querySelector('.breakouts-rooms input'); first.value = '<b>Tea</b>'; first.dispatchEvent(new Event('change', { bubbles: true }))`)
 	host.until("another title", `document.querySelector('#breakouts select option:nth-child(2)')?.textContent === '<b>Tea</b>'`)
 	host.looks("breakouts")

@@ -14,6 +14,7 @@ const { RoomEvent } = window.LivekitClient;
 const TOPIC = 'parlor.breakout'; // the server tells that something has changed
 const HELP = 'parlor.help'; // attribute of who asks for help
 const LOOKED_EVERY = 4000; // ms, by hosts, for those who ask for help
+const HELP_EVERY = 60_000; // ms between two calls for help of one person that a host is told of
 const SOON = 60; // seconds before the end at which people are told
 
 const titles = new WeakMap(); // room → {name, title} of a breakout room
@@ -34,7 +35,7 @@ export class Breakouts {
   #asked = 0; // how often the server was asked
   #looking; // a promise, of the newest time
   #going = false;
-  #helped = new Set(); // those who asked for help and were shown
+  #helped = new Map(); // identity → {value, at}: the call for help that was shown last, and when, performance.now()
   #division = null; // the host's window
   #watch;
   #timer;
@@ -162,9 +163,10 @@ export class Breakouts {
     if (this.#listening.signal.aborted) return;
     const asking = breakouts.flatMap(({ room, title, people }) => people.filter(asksForHelp).map((one) => ({ ...one, room, title, people })));
     for (const one of asking) {
-      const key = `${one.identity} ${one.attributes[HELP]}`;
-      if (this.#helped.has(key) || one.room === this.#room.name) continue;
-      this.#helped.add(key);
+      const before = this.#helped.get(one.identity);
+      const at = performance.now();
+      if (before && (before.value === one.attributes[HELP] || at - before.at < HELP_EVERY) || one.room === this.#room.name) continue;
+      this.#helped.set(one.identity, { value: one.attributes[HELP], at });
       toast(t('breakouts.needs-help', { name: one.name || one.identity, room: one.title }), {
         code: 'breakout-help', action: { label: t('breakouts.visit'), run: () => this.#visit(one.room, one.people) },
       });

@@ -9,6 +9,8 @@ import { t } from './texts.js';
 
 const LOOKED_EVERY = 3; // seconds, while it is open
 const MOST = 50; // rooms
+const MOST_ASSIGNED = 500; // people
+const MOST_TRIES = 5; // of a change, while other hosts change the rooms, too
 const LIMITS = [0, 5, 10, 15, 20, 30, 45, 60]; // minutes; 0 = none
 
 export class Division {
@@ -216,13 +218,18 @@ export class Division {
   }
 
   // assignAtRandom spreads those who are not hosts and in no room, so that the rooms are as full
-  // as each other.
+  // as each other. Of more people than can be assigned it leaves some in the main room.
   #assignAtRandom() {
     const taken = new Set(this.#now.breakouts.flatMap(({ assigned }) => assigned));
     const free = this.#everybody().filter(({ identity, host }) => !host && !taken.has(identity)).map(({ identity }) => identity);
     for (let last = free.length - 1; last > 0; last--) {
       const other = Math.floor(Math.random() * (last + 1));
       [free[last], free[other]] = [free[other], free[last]];
+    }
+    const room = Math.max(0, MOST_ASSIGNED - taken.size);
+    if (free.length > room) {
+      free.length = room;
+      toast(t('breakouts.most', { count: MOST_ASSIGNED }), { code: 'breakout-most' });
     }
     const sizes = this.#now.breakouts.map(({ room, assigned }) => ({ room, size: assigned.length }));
     return this.#assign(new Map(free.map((identity) => {
@@ -233,11 +240,20 @@ export class Division {
   }
 
   // divide changes the rooms: change(list) is given them, and returns them, as the server takes
-  // them. One change comes after the other, so that none undoes another.
+  // them. One change comes after the other, so that none undoes another; if another host has
+  // changed them meanwhile it is made to those that there are now.
   #divide(change) {
     this.#changing = this.#changing.then(() => this.#try(async () => {
-      const list = change(this.#now.breakouts.map(({ room, title, assigned }) => ({ room, title, assigned })));
-      this.#take(await this.#moderation.divide(list));
+      for (let tries = 1; ; tries++) {
+        const list = change(this.#now.breakouts.map(({ room, title, assigned }) => ({ room, title, assigned })));
+        try {
+          this.#take(await this.#moderation.divide(list, this.#now.etag));
+          return;
+        } catch (error) {
+          if (error.status !== 412 || tries === MOST_TRIES) throw error;
+        }
+        this.#take(await this.#moderation.division());
+      }
     }));
     return this.#changing;
   }

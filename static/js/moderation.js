@@ -2,7 +2,6 @@
 // the person's own token.
 
 import { t } from './texts.js';
-import { nameOf } from './tile.js';
 
 const { Track } = window.LivekitClient;
 
@@ -145,12 +144,14 @@ export class Moderation {
   }
 
   // division is how the room is divided, and who is where; so is what the next three return.
+  // Its etag tells the breakout rooms and who is assigned.
   division() {
     return this.#call('GET', '/breakouts');
   }
 
-  divide(breakouts) {
-    return this.#call('PUT', '/breakouts', { breakouts });
+  // divide fails with the status 412 if the breakout rooms are not those of the etag.
+  divide(breakouts, etag) {
+    return this.#call('PUT', '/breakouts', { breakouts }, { 'If-Match': etag });
   }
 
   sendOut(seconds) {
@@ -161,9 +162,9 @@ export class Moderation {
     return this.#call('POST', '/breakouts/close');
   }
 
-  // tell shows a text to everybody in all rooms.
+  // tell shows a text to everybody in all rooms, after the person's name.
   tell(text) {
-    return this.#call('POST', '/breakouts/message', { text: `${nameOf(this.#room.localParticipant)}: ${text}` });
+    return this.#call('POST', '/breakouts/message', { text });
   }
 
   // helped takes a call for help down in the breakout room that the person has come to.
@@ -205,16 +206,17 @@ export class Moderation {
     return this.#call(method, `/participants/${encodeURIComponent(participant.identity)}${path}`, body);
   }
 
-  async #call(method, path, body) {
+  async #call(method, path, body, headers = {}) {
     const response = await fetch(`v1/rooms/${encodeURIComponent(this.#room.name)}${path}`, {
       method,
-      headers: { Authorization: `Bearer ${this.#token}`, ...(body && { 'Content-Type': 'application/json' }) },
+      headers: { Authorization: `Bearer ${this.#token}`, ...(body && { 'Content-Type': 'application/json' }), ...headers },
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(10_000),
     });
-    if (response.ok) return response.status === 204 ? null : response.json();
+    if (response.ok) return response.status === 204 ? null : { ...await response.json(), etag: response.headers.get('ETag') };
     const problem = await response.json().catch(() => ({}));
-    throw new Error(problem.detail || problem.title || `the server answered ${response.status}`);
+    const error = new Error(problem.detail || problem.title || `the server answered ${response.status}`);
+    throw Object.assign(error, { status: response.status });
   }
 }
 
