@@ -111,7 +111,7 @@ var (
 	// nobody else can open any more.
 	errWAL = errors.New("the database's -wal file was removed or replaced while the server runs: stop the server in order (SIGTERM), which writes what it holds into the database, and start it again")
 	// errCut: a new generation would have what is left of the database.
-	errCut = errors.New("the database's -wal file was cut or overwritten while the server runs, and what it held may be lost here: stop the server and start it again, which restores the database from the replica if it has nothing that the replica lacks")
+	errCut = errors.New("the database's -wal file was cut or overwritten while the server runs, and what it held may be lost here: nothing is written any more. Stop the server and start it again, which restores the database from the replica")
 	// errStaged: a file in the folder beside the database is damaged.
 	errStaged = errors.New("what is staged for the replica is damaged")
 	// errAstray: the folder beside the database and the replica do not belong together.
@@ -134,7 +134,7 @@ func incurable(s Stage, err error) bool {
 	case err == nil:
 		return false
 	case s == StageLocal:
-		return !isWAL(err) && !isFull(err) && !isForbidden(err)
+		return !isWAL(err) && !errors.Is(err, errWALChanges) && !isFull(err) && !isForbidden(err)
 	case s == StageUpload:
 		var local *litestream.LTXError
 		return errors.As(err, &local) || errors.Is(err, errStaged) || errors.Is(err, errAstray)

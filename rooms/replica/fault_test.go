@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -358,22 +359,30 @@ func TestTheWALIsCut(t *testing.T) {
 				config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), CheckInterval: 20 * time.Millisecond}
 				dir := t.TempDir()
 				a := mustOpen(t, dir, "", config)
+				a.mustCreate(t, "long before")
+				a.mustBarrier(t)
+				_, err := a.replica.db.SQLDB().Exec("PRAGMA wal_checkpoint(PASSIVE)") // the database could be read alone
+				require.NoError(t, err)
 				a.mustCreate(t, "before")
 				a.mustBarrier(t)
 				fi, err := os.Stat(database(dir) + "-wal")
 				require.NoError(t, err)
 				require.NoError(t, os.Truncate(database(dir)+"-wal", cut(fi.Size())))
-				_ = a.create("during") // SQLite may notice
+				for range 3 {
+					_ = a.create("during") // SQLite may notice
+				}
 				require.Eventually(t, func() bool {
 					return a.replica.Barrier(within(t, time.Minute)) != nil || a.store.Stats().Failing != ""
 				}, time.Minute, 5*time.Millisecond)
 				require.Error(t, a.replica.Barrier(within(t, time.Minute)), "nobody is told that it is on the replica")
+				require.Error(t, a.create("afterwards"), "it would be lost")
 				_ = a.close(within(t, 3*time.Second))
 				if again == "elsewhere" {
 					dir = t.TempDir()
 				}
 				b := mustOpen(t, dir, again, config)
 				require.Contains(t, b.names(t), "before")
+				require.Contains(t, b.names(t), "long before")
 				b.mustCreate(t, "after")
 				b.mustClose(t)
 				c := mustOpen(t, t.TempDir(), "c", config)
@@ -383,6 +392,61 @@ func TestTheWALIsCut(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A WAL that is cut after its process was killed is not taken for the database's end.
+func TestTheWALIsCutAfterACrash(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")}
+	dir, copied := t.TempDir(), t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "long before")
+	a.mustBarrier(t)
+	_, err := a.replica.db.SQLDB().Exec("PRAGMA wal_checkpoint(PASSIVE)")
+	require.NoError(t, err)
+	a.mustCreate(t, "before")
+	a.mustBarrier(t)
+	require.NoError(t, os.CopyFS(copied, os.DirFS(dir))) // what a kill leaves
+	a.vanish(t)
+	fi, err := os.Stat(database(copied) + "-wal")
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(database(copied)+"-wal", fi.Size()-4096-walFrameHeader))
+	b := mustOpen(t, copied, "b", Config{URL: config.URL, LeaseTTL: config.LeaseTTL})
+	require.ElementsMatch(t, []string{"long before", "before"}, b.names(t))
+	b.mustClose(t)
+}
+
+// SQLite's locks protect the database from other processes, and a file of the database that is
+// opened and closed beside SQLite would drop them all. What another process finds of the locks
+// stays the same while the WAL is looked at.
+func TestLooksAtTheWALLeaveSQLitesLocks(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		return // /proc/locks
+	}
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), CheckInterval: 20 * time.Millisecond}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	held := func() (n int) {
+		id, err := fileID(database(dir) + "-shm")
+		require.NoError(t, err)
+		_, inode, _ := strings.Cut(id, ":")
+		number, err := strconv.ParseUint(inode, 16, 64)
+		require.NoError(t, err)
+		locks, err := os.ReadFile("/proc/locks")
+		require.NoError(t, err)
+		return strings.Count(string(locks), fmt.Sprintf(":%d ", number))
+	}
+	require.Positive(t, held())
+	for i := range 5 {
+		a.mustCreate(t, fmt.Sprintf("room %d", i))
+		a.mustBarrier(t)
+		_, err := a.replica.wal.whole(t.Context())
+		require.NoError(t, err)
+		_, err = a.replica.db.Snapshot(within(t, time.Minute))
+		require.NoError(t, err)
+		require.Positive(t, held(), "SQLite's lock on the file is gone")
+	}
+	a.mustClose(t)
 }
 
 // A snapshot of a WAL that is not what SQLite wrote is not taken.

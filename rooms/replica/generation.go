@@ -61,6 +61,9 @@ func (r *Replica) restage(ctx context.Context) error {
 			return err
 		}
 	}
+	if _, err := r.wal.whole(ctx); err != nil { // a hole in it would be a hole in the new generation
+		return err
+	}
 	if err := r.forget(); err != nil {
 		return err
 	}

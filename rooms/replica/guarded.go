@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,24 +21,14 @@ const guardInterval = 50 * time.Millisecond
 // requests pass through it, so a machine that lost its lease writes nothing.
 type guarded struct {
 	litestream.ReplicaClient
-	allowed  func() error
-	database string
-	files    atomic.Uint64 // uploaded
-	bytes    atomic.Uint64
-	last     atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
+	allowed func() error
+	wal     *walWatch     // nil: no snapshots are made
+	files   atomic.Uint64 // uploaded
+	bytes   atomic.Uint64
+	last    atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
 	// frozen: nothing may be written to the generation any more, and its files do not
 	// matter: a new generation is about to begin.
 	frozen atomic.Bool
-	// cut: the WAL was seen without what SQLite had written there.
-	cut atomic.Bool
-}
-
-// noticeCut notes that the WAL was cut, if err is that.
-func (g *guarded) noticeCut(err error) error {
-	if errors.Is(err, errCut) {
-		g.cut.Store(true)
-	}
-	return err
 }
 
 // LTXFiles implements litestream.ReplicaClient.
@@ -63,7 +52,7 @@ func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID
 	defer done()
 	if level == litestream.SnapshotLevel {
 		var err error
-		if r, err = g.prove(ctx, r); err != nil {
+		if r, err = g.wal.prove(ctx, r); err != nil {
 			return nil, err
 		}
 	}

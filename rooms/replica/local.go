@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,16 +113,21 @@ func exists(path string) (bool, error) {
 
 // lostWAL reports whether the process died while it served the database and the WAL that
 // it left is gone. Then the database is older than the last commit, or somebody opened it
-// since and SQLite merged the WAL into it.
-func (l local) lostWAL(database string) (bool, error) {
-	if !l.Serving {
-		return false, nil
+// since and SQLite merged the WAL into it. If it was cut, before or after the process died,
+// the database is a mixture of old and new.
+func (l local) lostWAL(ctx context.Context, database string) (gone, cut bool, err error) {
+	if l.Cut || !l.Serving {
+		return false, l.Cut, nil
 	}
-	_, err := os.Lstat(database + "-wal")
+	_, err = os.Lstat(database + "-wal")
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+		return true, false, nil
 	}
-	return false, err
+	if err != nil {
+		return false, false, err
+	}
+	there, err := stagedIsThere(ctx, database)
+	return false, !there && err == nil, err
 }
 
 // moveAside renames a database and SQLite's files beside it, and returns the new name; ""

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -31,6 +32,7 @@ func (r *Replica) Prepare(ctx context.Context, path string) error {
 		return errors.New("the replica is prepared already")
 	}
 	r.path = path
+	r.wal = &walWatch{database: path, sql: func() *sql.DB { return r.db.SQLDB() }}
 	if err := r.prepare(ctx); err != nil {
 		return fmt.Errorf("replica %s: %w", r.location.name, errors.Join(err, r.abandon(ctx)))
 	}
@@ -42,10 +44,12 @@ func (r *Replica) prepare(ctx context.Context) error {
 	if err := r.readLocal(); err != nil {
 		return err
 	}
-	if r.doubt, err = r.local.lostWAL(r.path); err != nil {
+	gone, cut, err := r.local.lostWAL(ctx, r.path)
+	if err != nil {
 		return err
 	}
-	r.doubt = (r.doubt || r.local.Cut) && !r.config.Adopt
+	r.local.Cut = cut
+	r.doubt = (gone || cut) && !r.config.Adopt
 	if r.config.ExpectReplica {
 		if err := r.expect(ctx); err != nil {
 			return err
@@ -249,6 +253,9 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	}
 	r.lease.start() // a restore can take longer than the lease
 	keeps := s.database && r.keeps(s, ours)
+	if keeps && r.doubt && r.local.Cut {
+		keeps = false // the number of its last event tells nothing of the rest
+	}
 	if keeps && r.doubt {
 		var err error
 		if keeps, err = r.isAhead(ctx, s); err != nil {

@@ -28,7 +28,8 @@ type Replica struct {
 	local  local
 	doubt  bool // local.lostWAL, and the operator has not said that the database is right
 	lease  *lease
-	client *guarded // set by Start
+	wal    *walWatch // set by Prepare
+	client *guarded  // set by Start, as are the following
 	store  *litestream.Store
 	db     *litestream.DB
 	upload *uploader
@@ -74,8 +75,17 @@ func New(c Config) (*Replica, error) {
 func (r *Replica) Epoch() int64 { return r.lease.epoch() }
 
 // Check fails with [ErrUnsure] or [ErrLost] when nothing may be written, because another
-// machine may serve the rooms. It is cheap: call it before every transaction.
-func (r *Replica) Check() error { return r.lease.check() }
+// machine may serve the rooms, and also when somebody cut the database's WAL: what is written
+// then would be gone after the next start. It is cheap: call it before every transaction.
+func (r *Replica) Check() error {
+	if err := r.lease.check(); err != nil {
+		return err
+	}
+	if r.wal != nil && r.wal.cut.Load() {
+		return errCut
+	}
+	return nil
+}
 
 // Start begins to replicate the open database, and returns when all of it is on the
 // replica. Nobody may be served before that: from a missing generation other machines
@@ -102,7 +112,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	if err != nil {
 		return err
 	}
-	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload, database: r.path}
+	r.client = &guarded{ReplicaClient: client, allowed: r.mayUpload, wal: r.wal}
 	r.db = litestream.NewDB(r.path)
 	// A TRUNCATE checkpoint would wait a second, in vain, for a reader that holds the
 	// WAL, and the writer would wait too. After a passive checkpoint SQLite reuses the
@@ -120,7 +130,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	if err := r.store.Open(ctx); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
 	}
-	r.upload = newUploader(r.path, r.db, r.client, &r.config, r.log, f)
+	r.upload = newUploader(r.path, r.db, r.client, r.wal, &r.config, r.log, f)
 	r.upload.regenerate, r.upload.doubt = r.regenerate, r.noteCut
 	if err := r.first(ctx, f); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
@@ -142,9 +152,6 @@ func (r *Replica) start(ctx context.Context, f between) error {
 func (r *Replica) mayUpload() error {
 	if r.client.frozen.Load() {
 		return errors.New("the generation is given up")
-	}
-	if r.client.cut.Load() {
-		return errCut
 	}
 	return r.Check()
 }

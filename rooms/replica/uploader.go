@@ -48,9 +48,9 @@ type uploader struct {
 	regenerate func(context.Context, between) error
 	// doubt notes that the database here may lack what it held.
 	doubt    func()
-	last     walIndex // as the WAL was staged last; the writer's
-	wal      string   // fileID of the database's WAL; the writer's, "" before the first stage
-	walKept  int64    // size in bytes to which SQLite cuts the WAL when it starts it over
+	last     walState // as the WAL was staged last; the writer's
+	wal      *walWatch
+	walKept  int64 // size in bytes to which SQLite cuts the WAL when it starts it over
 	faults   *faults
 	checked  time.Time // of run: when the replica was checked last
 	uploaded bool      // of run: something was uploaded since then
@@ -70,9 +70,9 @@ type uploader struct {
 	synced    time.Time
 }
 
-func newUploader(path string, db *litestream.DB, client *guarded, c *Config, log *slog.Logger, f between) *uploader {
+func newUploader(path string, db *litestream.DB, client *guarded, wal *walWatch, c *Config, log *slog.Logger, f between) *uploader {
 	u := &uploader{
-		path: path, db: db, client: client, log: log, interval: c.SyncInterval, every: c.CheckInterval, between: f, faults: newFaults(),
+		path: path, db: db, client: client, wal: wal, log: log, interval: c.SyncInterval, every: c.CheckInterval, between: f, faults: newFaults(),
 		dirty: make(chan struct{}, 1), barriers: make(chan chan error), ended: make(chan struct{}),
 		whole: time.Now(), walKept: walKept,
 	}
@@ -118,7 +118,7 @@ func (u *uploader) poke() {
 }
 
 func (u *uploader) take(ctx context.Context) (news bool, err error) {
-	if err := u.checkWAL(); err != nil {
+	if err := u.checkWAL(ctx); err != nil {
 		return false, err
 	}
 	if err := u.shrinkWAL(ctx); err != nil {
@@ -127,13 +127,12 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 	if err := u.db.Sync(ctx); err != nil {
 		return false, err
 	}
-	if u.wal == "" {
-		if u.wal, err = fileID(u.path + "-wal"); err != nil {
+	if u.wal.file.Load() == nil {
+		id, err := fileID(u.path + "-wal")
+		if err != nil {
 			return false, err
 		}
-	}
-	if u.last, _, err = readWALIndex(u.path); err != nil {
-		return false, err
+		u.wal.file.Store(&id)
 	}
 	pos, err := u.db.Pos()
 	if err != nil {
@@ -160,19 +159,17 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 // file that it has open, while Litestream would read the other. It fails, too, if the WAL was
 // cut, and from then on: what SQLite writes next makes the end of the WAL look right again, and
 // Litestream would take what is left for the database.
-func (u *uploader) checkWAL() error {
-	if u.wal == "" {
+func (u *uploader) checkWAL(ctx context.Context) error {
+	known := u.wal.file.Load()
+	if known == nil {
 		return nil
 	}
 	id, err := fileID(u.path + "-wal")
-	if err == nil && id != u.wal {
+	if err == nil && id != *known {
 		err = errWAL
 	}
-	if err == nil && u.client.cut.Load() {
-		err = errCut
-	}
 	if err == nil {
-		err = u.client.noticeCut(checkWALEnd(u.path, &u.last))
+		u.last, err = u.wal.since(ctx, &u.last)
 	}
 	return err
 }
@@ -258,13 +255,13 @@ func (u *uploader) round(ctx context.Context, f between, barrier bool) error {
 	if barrier {
 		// A failure to stage is the barrier's result only if no new generation cures it.
 		if err := f(ctx, u.stage); err != nil && (ctx.Err() != nil || !u.hopeless()) {
-			if u.client.cut.Load() {
+			if u.wal.cut.Load() {
 				u.doubt()
 			}
 			return fmt.Errorf("stage the database for the replica: %w", err)
 		}
 	}
-	if u.client.cut.Load() {
+	if u.wal.cut.Load() {
 		u.doubt()
 	}
 	if u.hopeless() {
@@ -365,8 +362,9 @@ func (u *uploader) once(ctx context.Context) error {
 
 // check fails if the replica lacks uploaded files.
 func (u *uploader) check(ctx context.Context) error {
-	// The next stage reports it.
-	if err := u.client.noticeCut(checkWholeWAL(ctx, u.path)); err != nil && !errors.Is(err, errCut) && !errors.Is(err, errWALChanges) && ctx.Err() == nil {
+	if _, err := u.wal.whole(ctx); u.wal.cut.Load() {
+		u.doubt() // the next stage reports it
+	} else if err != nil && !isWAL(err) && !errors.Is(err, errWALChanges) && ctx.Err() == nil {
 		u.log.Warn("the database's -wal file cannot be checked", "error", err)
 	}
 	err := u.look(ctx)

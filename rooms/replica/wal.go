@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,174 +10,227 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync/atomic"
+	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/superfly/ltx"
+
+	"parlor/rooms/lockfile"
 )
 
-// walIndex is what SQLite knows of its WAL. SQLite keeps it at the beginning of the -shm file,
-// twice (https://www.sqlite.org/walformat.html, section 2.1), and changes it after the WAL.
-type walIndex struct {
-	frames   uint32    // in the WAL that are valid
-	pageSize int64     // bytes
-	sum      [2]uint32 // checksum of the last frame
-	salt     [8]byte   // of the WAL, as in its header
-}
-
 const (
-	walHeader      = 32 // bytes
+	walHeader      = 32 // bytes (https://www.sqlite.org/fileformat2.html, section 4.1)
 	walFrameHeader = 24
-	walIndexSize   = 48
-	// walLooks is how often a WAL is looked at that changes meanwhile.
+	// walLooks is how often a WAL is looked at that changes meanwhile, and walPause the time
+	// between.
 	walLooks = 10
+	walPause = 2 * time.Millisecond
 )
 
 // errWALChanges: SQLite changes the WAL right now.
 var errWALChanges = errors.New("the database's -wal file is being changed")
 
-// readWALIndex reads what SQLite knows of the WAL of a database. There is nothing to know if
-// nobody has the database open: then valid is false.
-func readWALIndex(database string) (x walIndex, valid bool, err error) {
-	f, err := os.Open(database + "-shm")
+// walState is what a WAL is to hold.
+type walState struct {
+	frames int64                // that SQLite has committed
+	header [walHeader]byte      // of the file
+	last   [walFrameHeader]byte // of the last frame, with the checksum of all before it
+}
+
+func (s *walState) pageSize() int64 { return int64(binary.BigEndian.Uint32(s.header[8:])) }
+func (s *walState) salts() (one, two uint32) {
+	return binary.BigEndian.Uint32(s.header[16:]), binary.BigEndian.Uint32(s.header[20:])
+}
+
+// offset is the place of a frame in the file, or of its end.
+func (s *walState) offset(frames int64) int64 {
+	return walHeader + frames*(walFrameHeader+s.pageSize())
+}
+
+// walWatch holds the WAL against what SQLite says that it wrote there. SQLite is asked, and its
+// -shm file not read: a process that closes that file loses its locks on it. It may be used
+// concurrently.
+type walWatch struct {
+	database string
+	sql      func() *sql.DB // a connection to the database; nil: it is not open
+
+	file atomic.Pointer[string] // fileID of the WAL; nil before the first stage
+	cut  atomic.Bool            // the WAL was seen without what SQLite had written there
+}
+
+// frames is how many frames are in the WAL, as SQLite knows.
+func (w *walWatch) frames(ctx context.Context) (frames int64, err error) {
+	db := w.sql()
+	if db == nil {
+		return 0, nil
+	}
+	var busy, copied int64
+	err = db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(NOOP)").Scan(&busy, &frames, &copied)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the state of the -wal file: %w", err)
+	}
+	return max(frames, 0), nil
+}
+
+// look fails with [errCut], now and from then on, if the WAL does not hold what good wants of
+// it.
+func (w *walWatch) look(ctx context.Context, good func(s *walState, wal io.ReaderAt) (bool, error)) (walState, error) {
+	if w.cut.Load() {
+		return walState{}, errCut
+	}
+	var before walState
+	for range walLooks {
+		s, err := w.state(ctx, good)
+		if err == nil || !errors.Is(err, errCut) {
+			return s, err
+		}
+		if s == before {
+			w.cut.Store(true)
+			return s, err
+		}
+		before = s
+		select {
+		case <-time.After(walPause):
+		case <-ctx.Done():
+			return s, ctx.Err()
+		}
+	}
+	return walState{}, errWALChanges
+}
+
+// state is one look at the WAL. It fails with [errCut] if that is not as it should be, perhaps
+// only because SQLite began another round meanwhile.
+func (w *walWatch) state(ctx context.Context, good func(s *walState, wal io.ReaderAt) (bool, error)) (s walState, err error) {
+	if s.frames, err = w.frames(ctx); err != nil || s.frames == 0 {
+		return s, err
+	}
+	f, err := os.Open(w.database + "-wal")
 	if errors.Is(err, fs.ErrNotExist) {
-		return x, false, nil
+		err = errWAL
 	}
 	if err != nil {
-		return x, false, err
+		return s, err
 	}
 	defer func() { _ = f.Close() }()
-	var b [2 * walIndexSize]byte
-	for range walLooks {
-		if _, err := io.ReadFull(f, b[:]); err == io.EOF || err == io.ErrUnexpectedEOF {
-			return x, false, nil // it is being made
-		} else if err != nil {
-			return x, false, err
-		}
-		if [walIndexSize]byte(b[:walIndexSize]) == [walIndexSize]byte(b[walIndexSize:]) {
-			return decodeWALIndex(b[:walIndexSize])
-		}
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return x, false, err
-		}
+	if err := w.is(f); err != nil {
+		return s, err
 	}
-	return x, false, errWALChanges
+	if whole, err := readWhole(f, s.header[:], 0); err != nil || !whole {
+		return s, errors.Join(err, errCut)
+	}
+	if size := s.pageSize(); size < 512 || size > 1<<16 || size&(size-1) != 0 {
+		return s, errCut
+	}
+	if whole, err := readWhole(f, s.last[:], s.offset(s.frames-1)); err != nil || !whole {
+		return s, errors.Join(err, errCut)
+	}
+	fine, err := good(&s, f)
+	if err == nil && !fine {
+		err = errCut
+	}
+	return s, err
 }
 
-func decodeWALIndex(b []byte) (x walIndex, valid bool, err error) {
-	order := binary.NativeEndian
-	if b[12] == 0 { // not initialized
-		return x, false, nil
+// is fails if a file is not the WAL that SQLite has open.
+func (w *walWatch) is(f *os.File) error {
+	known := w.file.Load()
+	if known == nil {
+		return nil
 	}
-	x.pageSize = int64(order.Uint16(b[14:]))
-	if x.pageSize == 1 {
-		x.pageSize = 1 << 16
+	id, err := lockfile.ID(f.Name())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && id != *known {
+		return errWAL
 	}
-	x.frames = order.Uint32(b[16:])
-	x.sum = [2]uint32{order.Uint32(b[24:]), order.Uint32(b[28:])}
-	copy(x.salt[:], b[32:])
-	return x, true, nil
+	return err
 }
 
-// end is the offset after the last frame.
-func (x *walIndex) end() int64 { return walHeader + int64(x.frames)*(walFrameHeader+x.pageSize) }
-
-// matches reports whether the WAL has the header and the last frame that SQLite knows of.
-func (x *walIndex) matches(wal io.ReaderAt) bool {
-	if x.frames == 0 {
-		return true
-	}
-	var header [walHeader]byte
-	if _, err := wal.ReadAt(header[:], 0); err != nil || [8]byte(header[16:24]) != x.salt {
-		return false
-	}
-	var frame [walFrameHeader]byte
-	if _, err := wal.ReadAt(frame[:], x.end()-walFrameHeader-x.pageSize); err != nil {
-		return false
-	}
-	var last [1]byte
-	_, err := wal.ReadAt(last[:], x.end()-1)
-	return err == nil && [8]byte(frame[8:16]) == x.salt &&
-		binary.BigEndian.Uint32(frame[16:]) == x.sum[0] && binary.BigEndian.Uint32(frame[20:]) == x.sum[1]
-}
-
-// chains reports whether the WAL has every frame that SQLite knows of, by their checksums.
-func (x *walIndex) chains(ctx context.Context, wal io.ReaderAt) (bool, error) {
-	if x.frames == 0 {
+// readWhole reports whether a file has that many bytes from an offset on.
+func readWhole(f io.ReaderAt, b []byte, at int64) (bool, error) {
+	switch _, err := f.ReadAt(b, at); {
+	case err == nil:
 		return true, nil
-	}
-	r, err := litestream.NewWALReader(wal, slog.New(slog.DiscardHandler))
-	if err != nil || int64(r.PageSize()) != x.pageSize {
+	case errors.Is(err, io.EOF):
 		return false, nil
-	}
-	page := make([]byte, x.pageSize)
-	for range x.frames {
-		if _, _, err := r.ReadFrame(ctx, page); err != nil {
-			return false, ctx.Err()
-		}
-	}
-	return true, nil
-}
-
-// lookAtWAL fails with [errCut] if the WAL does not have what SQLite put there. look tells that
-// of a WAL.
-func lookAtWAL(database string, look func(x *walIndex, wal io.ReaderAt) (bool, error)) error {
-	for range walLooks {
-		before, valid, err := readWALIndex(database)
-		if err != nil || !valid {
-			return err
-		}
-		good, err := lookAtFile(database+"-wal", func(wal io.ReaderAt) (bool, error) { return look(&before, wal) })
-		if err != nil || good {
-			return err
-		}
-		after, valid, err := readWALIndex(database)
-		if err != nil || !valid {
-			return err
-		}
-		if before == after {
-			return errCut
-		}
-	}
-	return errWALChanges
-}
-
-func lookAtFile(path string, look func(io.ReaderAt) (bool, error)) (bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
+	default:
 		return false, err
 	}
-	defer func() { _ = f.Close() }()
-	return look(f)
 }
 
-// checkWALEnd looks at the header, at the last frame, and at what was the last frame before: a
-// WAL that is cut loses that one. It is cheap.
-func checkWALEnd(database string, before *walIndex) error {
-	return lookAtWAL(database, func(x *walIndex, wal io.ReaderAt) (bool, error) {
-		return x.matches(wal) && (x.salt != before.salt || before.matches(wal)), nil
+// chained reports whether the WAL has the frames from one number to another, by their
+// checksums.
+func (s *walState) chained(ctx context.Context, wal io.ReaderAt, from, to int64) (bool, error) {
+	file := &honest{ReaderAt: wal}
+	log := slog.New(slog.DiscardHandler)
+	var r *litestream.WALReader
+	var err error
+	if from > 0 {
+		one, two := s.salts()
+		r, err = litestream.NewWALReaderWithOffset(ctx, file, s.offset(from), one, two, log)
+	} else {
+		r, err = litestream.NewWALReader(file, log)
+	}
+	page := make([]byte, s.pageSize())
+	for ; err == nil && from < to; from++ {
+		_, _, err = r.ReadFrame(ctx, page)
+	}
+	if fault := errors.Join(ctx.Err(), file.fault); fault != nil {
+		return false, fault
+	}
+	return err == nil, nil
+}
+
+// honest remembers that a file could not be read: Litestream takes that for its end.
+type honest struct {
+	io.ReaderAt
+	fault error
+}
+
+func (h *honest) ReadAt(b []byte, at int64) (int, error) {
+	n, err := h.ReaderAt.ReadAt(b, at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		h.fault = err
+	}
+	return n, err
+}
+
+// since looks at what came since a state, and at that state's last frame: a WAL that is cut
+// loses that one. It returns the state of now.
+func (w *walWatch) since(ctx context.Context, before *walState) (walState, error) {
+	return w.look(ctx, func(s *walState, wal io.ReaderAt) (bool, error) {
+		if s.header != before.header || before.frames == 0 {
+			return s.chained(ctx, wal, 0, s.frames)
+		}
+		var last [walFrameHeader]byte
+		whole, err := readWhole(wal, last[:], s.offset(before.frames-1))
+		if err != nil || !whole || last != before.last || s.frames < before.frames {
+			return false, err
+		}
+		return s.chained(ctx, wal, before.frames, s.frames)
 	})
 }
 
-// checkWholeWAL looks at all of the WAL.
-func checkWholeWAL(ctx context.Context, database string) error {
-	return lookAtWAL(database, func(x *walIndex, wal io.ReaderAt) (bool, error) { return x.chains(ctx, wal) })
+// whole looks at all of the WAL.
+func (w *walWatch) whole(ctx context.Context) (walState, error) {
+	return w.look(ctx, func(s *walState, wal io.ReaderAt) (bool, error) { return s.chained(ctx, wal, 0, s.frames) })
 }
 
-// proven is a snapshot that was made of the database's files. Its end is read only if the
-// whole WAL is in order then: a snapshot of a WAL that was cut would claim to have what it
-// has not, and a restore takes the snapshot's word.
+// proven is a snapshot that was made of the database's files. Its end is read only if the WAL
+// is in order then: a snapshot of a WAL that was cut would claim to have what it has not, and
+// a restore takes the snapshot's word.
 type proven struct {
 	io.Reader
 	ctx    context.Context
-	client *guarded
-	before walIndex // as the snapshot was begun
+	wal    *walWatch
+	before walState // as the snapshot was begun
 }
 
-// prove fails if the WAL cannot be read.
-func (g *guarded) prove(ctx context.Context, snapshot io.Reader) (*proven, error) {
-	p := &proven{Reader: snapshot, ctx: ctx, client: g}
-	var err error
-	p.before, _, err = readWALIndex(g.database)
-	return p, err
+func (w *walWatch) prove(ctx context.Context, snapshot io.Reader) (*proven, error) {
+	before, err := w.whole(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("make a snapshot: %w", err)
+	}
+	return &proven{Reader: snapshot, ctx: ctx, wal: w, before: before}, nil
 }
 
 func (p *proven) Read(b []byte) (int, error) {
@@ -189,12 +243,52 @@ func (p *proven) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// check looks at the whole WAL. SQLite does not start it over while a snapshot is made.
+// check looks again at what the snapshot could read. SQLite does not start the WAL over while
+// Litestream reads a snapshot.
 func (p *proven) check() error {
-	return p.client.noticeCut(lookAtWAL(p.client.database, func(x *walIndex, wal io.ReaderAt) (bool, error) {
-		if x.salt != p.before.salt {
+	_, err := p.wal.look(p.ctx, func(s *walState, wal io.ReaderAt) (bool, error) {
+		if s.header != p.before.header && p.before.frames > 0 {
 			return false, errWALChanges
 		}
-		return x.chains(p.ctx, wal)
-	}))
+		return s.chained(p.ctx, wal, 0, p.before.frames)
+	})
+	return err
+}
+
+// stagedIsThere reports whether the WAL that a process left has what that process had staged
+// of it last. Otherwise somebody cut it.
+func stagedIsThere(ctx context.Context, database string) (bool, error) {
+	last, err := replicatedTo(database)
+	if err != nil || last == 0 {
+		return true, err
+	}
+	f, err := os.Open(litestream.LTXFilePath(litestreamPath(database), 0, last, last))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	d := ltx.NewDecoder(f)
+	if err := d.DecodeHeader(); err != nil {
+		return true, nil // what is staged is damaged, which staging reports
+	}
+	staged := d.Header()
+	wal, err := os.Open(database + "-wal")
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = wal.Close() }()
+	var s walState
+	if whole, err := readWhole(wal, s.header[:], 0); err != nil || !whole {
+		return false, err
+	}
+	if _, err := litestream.NewWALReader(wal, slog.New(slog.DiscardHandler)); err != nil {
+		return false, nil
+	}
+	if one, two := s.salts(); one != staged.WALSalt1 || two != staged.WALSalt2 {
+		return true, nil // it was started over since
+	}
+	return s.chained(ctx, wal, 0, (staged.WALOffset+staged.WALSize-walHeader)/(walFrameHeader+s.pageSize()))
 }
