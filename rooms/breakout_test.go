@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
@@ -122,6 +124,36 @@ func TestADivisionIsChangedWhilePeopleAreSentOut(t *testing.T) {
 		_, err = h.Divide(ctx, "all", bad)
 		require.Equal(t, rooms.Invalid, rooms.ErrorCode(err), why)
 	}
+}
+
+// Who is being sent out while people are called back comes back, too.
+func TestPeopleAreCalledBackWhileTheyAreSentOut(t *testing.T) {
+	h := newHouse(t)
+	const people = 24
+	h.join("all", "hana", asHost)
+	all, assigned := []string{"hana"}, []string{}
+	for i := range people {
+		who := fmt.Sprintf("guest-%d", i)
+		h.join("all", who)
+		all, assigned = append(all, who), append(assigned, who)
+	}
+	main, err := h.Divide(t.Context(), "all", []rooms.Breakout{{Title: "One", Assigned: assigned}})
+	require.NoError(t, err)
+	one := main.Config.Division.Breakouts[0].Name
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_, err := h.SendOut(context.Background(), "all", 0)
+		assert.NoError(t, err)
+	})
+	require.Eventually(t, func() bool {
+		in, err := h.Participants(t.Context(), one)
+		return err == nil && len(in) > 0
+	}, 10*time.Second, time.Millisecond)
+	_, err = h.CallBack(t.Context(), "all")
+	require.NoError(t, err)
+	require.ElementsMatch(t, all, h.of("all"))
+	sending.Wait()
+	require.ElementsMatch(t, all, h.of("all"))
 }
 
 // A restart forgets nothing, also when it is longer than the limit.

@@ -43,11 +43,33 @@ func (d *Division) belongs(v *visitor, main string, before *Division) string {
 	return target.Name
 }
 
-// bring moves those to where they belong who are elsewhere, and waits for it. before is the
-// division before a change of assignments, nil if people were not sent out.
+// bring moves those to where they belong who are elsewhere, and waits for it, after all others
+// that move people of main. before is the division before a change of assignments, nil if
+// people were not sent out. The division may have changed while it waited: people are where
+// the others left them, and belong where it says now.
 func (rs *Rooms) bring(ctx context.Context, main *Record, before *Division) {
+	wait, cancel := context.WithTimeout(ctx, longestLook)
+	done, err := rs.divisions.alone(wait, main.Name)
+	cancel()
+	if err != nil {
+		return // the process stops, or it is for the next look
+	}
+	defer done()
+	same := before == main.Config.Division
+	now, err := rs.cfg.Store.FindOpen(ctx, main.Name)
+	switch {
+	case errors.Is(err, ErrNoRoom) || err == nil && (now.SID != main.SID || now.Config.Division == nil):
+		return
+	case err != nil:
+		rs.log.Warn("cannot tell whether a division has changed", "room", main.Name, "error", err)
+	default:
+		main = &now
+	}
+	if same {
+		before = main.Config.Division
+	}
 	out, _ := rs.out(ctx, main) // who cannot be seen now is seen by the next look
-	if d := main.Config.Division; d.Open() && before != d {
+	if d := main.Config.Division; d.Open() && !same {
 		here, err := rs.peopleIn(ctx, main.Name, MainRoom{main.Name, main.SID})
 		if err != nil {
 			rs.log.Warn("cannot tell who is in the room", "room", main.Name, "error", err)
@@ -108,14 +130,9 @@ func (rs *Rooms) peopleIn(ctx context.Context, name string, main MainRoom) ([]vi
 	})
 }
 
-// moveAll moves several at a time to where they belong, and waits for all, also for those whom
-// a look moves meanwhile. Who cannot be moved stays until the next look.
+// moveAll moves several at a time to where they belong, and waits for all. Who cannot be moved
+// stays until the next look.
 func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, before *Division) {
-	done, err := rs.divisions.alone(ctx, main.Name)
-	if err != nil {
-		return // the process stops, or it is for the next look
-	}
-	defer done()
 	d := main.Config.Division
 	opened := map[string]bool{main.Name: true}
 	var wg sync.WaitGroup

@@ -161,10 +161,9 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 	if errors.Is(err, ErrNoRoom) || err == nil && main.Config.Division == nil {
 		return
 	}
-	var people []visitor
 	byRows, closed := 0, false
 	if err == nil {
-		people, byRows = rs.out(ctx, &main)
+		_, byRows = rs.out(ctx, &main)
 		d, now := main.Config.Division, NowMs(rs.cfg.Wall())
 		nobody := byRows == 0 && main.EmptySinceMs != 0 && now >= main.EmptySinceMs+emptyFor.Milliseconds()
 		switch {
@@ -183,7 +182,7 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 		}
 	}
 	if err == nil {
-		rs.moveAll(ctx, &main, people, main.Config.Division)
+		rs.bring(ctx, &main, main.Config.Division)
 		if closed {
 			rs.tellDivision(ctx, &main, nil)
 		}
