@@ -13,9 +13,13 @@ import (
 // answerBound is how long STUN servers may take to answer, all of them together.
 const answerBound = 3 * time.Second
 
+// headStart is how long a STUN server's answer waits for those of the servers before it.
+const headStart = 300 * time.Millisecond
+
 // ExternalAddress returns the address under which this machine appears to the first of
 // the STUN servers (host:port) that answers (RFC 8489). It asks all at the same time, and waits
-// three seconds for them.
+// three seconds for them. Of answers that come within 300 ms that of the first in the list
+// counts.
 func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) {
 	_, addr, err := firstAnswer(ctx, servers, func(ctx context.Context, server string) (netip.Addr, error) {
 		return askSTUN(ctx, "udp4", server)
@@ -24,7 +28,7 @@ func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) 
 }
 
 // firstAnswer asks STUN servers at the same time, and returns the first that answers and its
-// answer. If none does the error says more than that servers were silent, if one of them failed
+// answer, with the head start of those before it. If none does the error says more than that servers were silent, if one of them failed
 // in another way.
 func firstAnswer[T any](ctx context.Context, servers []string, ask func(context.Context, string) (T, error)) (server string, answer T, err error) {
 	if len(servers) == 0 {
@@ -33,21 +37,24 @@ func firstAnswer[T any](ctx context.Context, servers []string, ask func(context.
 	ctx, cancel := context.WithTimeout(ctx, answerBound)
 	defer cancel() // ends the other requests
 	answers, errs := make([]T, len(servers)), make([]error, len(servers))
-	first := make(chan int, len(servers))
 	var asking sync.WaitGroup
 	for i := range servers {
 		asking.Go(func() {
-			if answers[i], errs[i] = ask(ctx, servers[i]); errs[i] == nil {
-				first <- i
-				cancel()
+			if answers[i], errs[i] = ask(ctx, servers[i]); errs[i] != nil {
+				return
 			}
+			if i > 0 {
+				select {
+				case <-time.After(headStart):
+				case <-ctx.Done():
+				}
+			}
+			cancel()
 		})
 	}
 	asking.Wait()
-	select {
-	case i := <-first:
+	if i := slices.Index(errs, nil); i >= 0 {
 		return servers[i], answers[i], nil
-	default:
 	}
 	for i, failure := range errs {
 		if err == nil || Silent(err) {

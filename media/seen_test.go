@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pion/stun/v3"
 	"github.com/stretchr/testify/require"
@@ -251,4 +253,26 @@ func TestAnswersThatDoNotReachAPort(t *testing.T) {
 	_, err := SeenFrom(t.Context(), []int{0}, []string{withheld(t, 2, func() {})})
 	require.ErrorIs(t, err, ErrUnanswered)
 	require.False(t, Silent(err))
+}
+
+// Of servers that answer at about the same time the first in the list counts, whichever is
+// nearest.
+func TestTheOrderOfServersCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		take := map[string]time.Duration{"far": 200 * time.Millisecond, "near": time.Millisecond, "farther": time.Second}
+		ask := func(ctx context.Context, server string) (string, error) {
+			select {
+			case <-time.After(take[server]):
+				return "by " + server, nil
+			case <-ctx.Done():
+				return "", ctx.Err()
+			}
+		}
+		for want, servers := range map[string][]string{"far": {"far", "near"}, "near": {"farther", "near", "far"}} {
+			server, answer, err := firstAnswer(t.Context(), servers, ask)
+			require.NoError(t, err)
+			require.Equal(t, want, server)
+			require.Equal(t, "by "+want, answer)
+		}
+	})
 }

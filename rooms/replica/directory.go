@@ -24,13 +24,6 @@ type directory struct {
 	lock *os.File // nil for readers; used by one goroutine at a time, which writes owner.json
 }
 
-// A lock that its process has given up is held for some ms more by a child of that process
-// that is just being started.
-const (
-	lockTries = 10
-	lockPause = 20 * time.Millisecond
-)
-
 func openDirectory(dir string, lock bool) (*directory, error) {
 	d := &directory{dir: dir}
 	if !lock {
@@ -43,15 +36,7 @@ func openDirectory(dir string, lock bool) (*directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open replica's lock: %w", err)
 	}
-	got, err := lockfile.Try(f)
-	for range lockTries {
-		if got || err != nil {
-			break
-		}
-		time.Sleep(lockPause)
-		got, err = lockfile.Try(f)
-	}
-	switch {
+	switch got, err := lockfile.Take(f); {
 	case err != nil:
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 	case !got:

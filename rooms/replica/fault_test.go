@@ -394,6 +394,74 @@ func TestTheWALIsCut(t *testing.T) {
 	}
 }
 
+// A WAL that is cut while nothing is written is found, and told.
+func TestACutIsToldOfAnIdleServer(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), CheckInterval: 20 * time.Millisecond}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "before")
+	a.mustBarrier(t)
+	require.NoError(t, os.Truncate(database(dir)+"-wal", walHeader))
+	require.Eventually(t, func() bool {
+		s := a.replica.Status()
+		return s.Stage == StageLocal && strings.Contains(s.LastError, "cut")
+	}, time.Minute, 5*time.Millisecond)
+	require.ErrorIs(t, a.replica.Check(), errCut)
+	require.Error(t, a.create("afterwards"), "it would be lost")
+	_ = a.close(within(t, 3*time.Second))
+	staged, err := filepath.Glob(filepath.Join(dir, ".*litestream", "ltx", "0", "*"))
+	require.NoError(t, err)
+	b := mustOpen(t, dir, "", config)
+	require.Equal(t, []string{"before"}, b.names(t))
+	b.mustClose(t)
+	kept, err := filepath.Glob(filepath.Join(dir, ".*epoch-*litestream", "ltx", "0", "*"))
+	require.NoError(t, err)
+	require.Len(t, kept, len(staged), "what was staged is kept for a person to look at")
+}
+
+// A disk that fails for a moment is no cut, and what it did not give is asked for again.
+func TestAFailingDiskIsNoCut(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica")}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "before")
+	a.mustBarrier(t)
+	w := &walWatch{database: database(dir), sql: a.replica.db.SQLDB}
+	first, err := w.whole(t.Context())
+	require.NoError(t, err)
+	a.mustCreate(t, "after")
+	broken := errors.New("the disk does not answer")
+	for _, at := range []int64{0, first.offset(first.frames), first.offset(first.frames - 1)} {
+		_, err = w.look(t.Context(), func(s *walState, wal io.ReaderAt) (bool, error) {
+			good, err := s.chained(t.Context(), badDisk{wal, at, broken}, 0, s.frames)
+			require.False(t, good)
+			return good, err
+		})
+		require.ErrorIs(t, err, broken)
+		require.NotErrorIs(t, err, errCut)
+		require.False(t, w.cut.Load())
+	}
+	_, err = w.since(t.Context(), &first)
+	require.NoError(t, err)
+	a.mustClose(t)
+}
+
+// badDisk is a file of which one place cannot be read.
+type badDisk struct {
+	io.ReaderAt
+	at  int64
+	err error
+}
+
+func (f badDisk) ReadAt(b []byte, at int64) (int, error) {
+	if at <= f.at && f.at < at+int64(len(b)) {
+		return 0, f.err
+	}
+	return f.ReaderAt.ReadAt(b, at)
+}
+
 // A WAL that is cut after its process was killed is not taken for the database's end.
 func TestTheWALIsCutAfterACrash(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -352,10 +353,18 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 			return err
 		}
 		why := "the database is older than the replica: it was moved aside"
-		if r.doubt {
-			why = "the database's WAL is gone or was cut, and it has nothing that the replica has not: it was moved aside"
+		switch {
+		case r.local.Cut:
+			why = "the database's WAL was cut: it was moved aside, with what was staged for the replica"
+			// What was staged before may be more than the replica has.
+			err := os.Rename(litestreamPath(r.path), litestreamPath(aside))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("move the stage aside: %w", err)
+			}
+		case r.doubt:
+			why = "the database's WAL is gone, and it has nothing that the replica has not: it was moved aside"
 		}
-		r.log.Warn(why, "to", aside, "epoch", before.Epoch, "generation", s.generation)
+		r.log.Warn(why, "to", aside, "epoch", before.Epoch, "staged", s.own, "generation", s.generation, "restored_to", s.last)
 	}
 	if err := r.local.write(r.path); err != nil {
 		return err

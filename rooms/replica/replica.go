@@ -248,14 +248,14 @@ func (r *Replica) close(ctx context.Context) error {
 	err := r.last(ctx)
 	// Now Litestream alone has the database open. When it closes, the WAL goes away; a
 	// later start must not take that for a lost WAL.
-	r.local.Serving = false
+	r.local.Serving, r.local.Cut = false, r.local.Cut || r.wal.cut.Load()
 	if e := r.local.write(r.path); e != nil && err == nil {
 		err = e
 	}
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats the error
 		err = e
 	}
-	if isWAL(err) {
+	if errors.Is(err, errWAL) {
 		r.dropWAL()
 	}
 	if errors.Is(err, ErrLost) {
@@ -300,7 +300,10 @@ func (r *Replica) last(ctx context.Context) error {
 		if lost := r.Check(); errors.Is(lost, ErrLost) { // what failed may have failed before it asked
 			return lost
 		}
-		if isWAL(err) {
+		if errors.Is(err, errCut) {
+			return err
+		}
+		if errors.Is(err, errWAL) {
 			return fmt.Errorf("bring the last changes to the replica (the next start does): %w", err)
 		}
 		select {

@@ -97,6 +97,15 @@ func (u *uploader) stage(ctx context.Context) error {
 		return err
 	}
 	err = explain(err, litestreamPath(u.path))
+	u.noteStage(err)
+	if news || err != nil {
+		u.poke()
+	}
+	return err
+}
+
+// noteStage logs and records the outcome of a stage.
+func (u *uploader) noteStage(err error) {
 	began, ended := u.faults.note(StageLocal, err)
 	switch {
 	case began:
@@ -104,10 +113,6 @@ func (u *uploader) stage(ctx context.Context) error {
 	case ended:
 		u.log.Info("what is written is staged for the replica again")
 	}
-	if news || err != nil {
-		u.poke()
-	}
-	return err
 }
 
 func (u *uploader) poke() {
@@ -125,6 +130,9 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 		return false, err
 	}
 	if err := u.db.Sync(ctx); err != nil {
+		return false, err
+	}
+	if err := u.checkWAL(ctx); err != nil { // it may have been cut just now, and Litestream stage what was left
 		return false, err
 	}
 	if u.wal.file.Load() == nil {
@@ -169,7 +177,10 @@ func (u *uploader) checkWAL(ctx context.Context) error {
 		err = errWAL
 	}
 	if err == nil {
-		u.last, err = u.wal.since(ctx, &u.last)
+		var now walState
+		if now, err = u.wal.since(ctx, &u.last); err == nil { // else the same frames are looked at again
+			u.last = now
+		}
 	}
 	return err
 }
@@ -363,7 +374,8 @@ func (u *uploader) once(ctx context.Context) error {
 // check fails if the replica lacks uploaded files.
 func (u *uploader) check(ctx context.Context) error {
 	if _, err := u.wal.whole(ctx); u.wal.cut.Load() {
-		u.doubt() // the next stage reports it
+		u.doubt()
+		u.noteStage(errCut) // nothing is written any more that would be staged
 	} else if err != nil && !isWAL(err) && !errors.Is(err, errWALChanges) && ctx.Err() == nil {
 		u.log.Warn("the database's -wal file cannot be checked", "error", err)
 	}

@@ -31,6 +31,10 @@ const (
 // errWALChanges: SQLite changes the WAL right now.
 var errWALChanges = errors.New("the database's -wal file is being changed")
 
+// errWALRestarted: SQLite has begun another round of the WAL, so that it cannot be told what was
+// in the last one.
+var errWALRestarted = errors.New("the database's -wal file was begun anew meanwhile")
+
 // walState is what a WAL is to hold.
 type walState struct {
 	frames int64                // that SQLite has committed
@@ -70,6 +74,9 @@ func (w *walWatch) frames(ctx context.Context) (frames int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask for the state of the -wal file: %w", err)
 	}
+	if busy != 0 {
+		return 0, errWALChanges
+	}
 	return max(frames, 0), nil
 }
 
@@ -82,14 +89,15 @@ func (w *walWatch) look(ctx context.Context, good func(s *walState, wal io.Reade
 	var before walState
 	for range walLooks {
 		s, err := w.state(ctx, good)
-		if err == nil || !errors.Is(err, errCut) {
-			return s, err
-		}
-		if s == before {
+		switch {
+		case errors.Is(err, errCut) && s == before:
 			w.cut.Store(true)
 			return s, err
+		case errors.Is(err, errCut):
+			before = s
+		case !errors.Is(err, errWALChanges):
+			return s, err
 		}
-		before = s
 		select {
 		case <-time.After(walPause):
 		case <-ctx.Done():
@@ -116,14 +124,21 @@ func (w *walWatch) state(ctx context.Context, good func(s *walState, wal io.Read
 	if err := w.is(f); err != nil {
 		return s, err
 	}
-	if whole, err := readWhole(f, s.header[:], 0); err != nil || !whole {
-		return s, errors.Join(err, errCut)
+	whole, err := readWhole(f, s.header[:], 0)
+	if err != nil {
+		return s, err
+	}
+	if !whole {
+		return s, errCut
 	}
 	if size := s.pageSize(); size < 512 || size > 1<<16 || size&(size-1) != 0 {
 		return s, errCut
 	}
-	if whole, err := readWhole(f, s.last[:], s.offset(s.frames-1)); err != nil || !whole {
-		return s, errors.Join(err, errCut)
+	if whole, err = readWhole(f, s.last[:], s.offset(s.frames-1)); err != nil {
+		return s, err
+	}
+	if !whole {
+		return s, errCut
 	}
 	fine, err := good(&s, f)
 	if err == nil && !fine {
@@ -248,7 +263,7 @@ func (p *proven) Read(b []byte) (int, error) {
 func (p *proven) check() error {
 	_, err := p.wal.look(p.ctx, func(s *walState, wal io.ReaderAt) (bool, error) {
 		if s.header != p.before.header && p.before.frames > 0 {
-			return false, errWALChanges
+			return false, errWALRestarted
 		}
 		return s.chained(p.ctx, wal, 0, p.before.frames)
 	})

@@ -33,7 +33,7 @@ func lockFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch got, err := lockfile.Try(f); {
+	switch got, err := lockfile.Take(f); {
 	case err != nil:
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	case !got:

@@ -77,7 +77,7 @@ func Keys() []Key {
 		{"rtc.tcp_port", Applied, "port of ICE over TCP; 0 turns it off"},
 		{"rtc.bind_addresses", Applied, "IP addresses to receive media on, in place of `bind_addresses`; all if `[]`"},
 		{"rtc.node_ip", Applied, "address to advertise to clients instead of the host's own; `v4,v6` for one of each family, else that family alone is advertised"},
-		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise; without them a public one, which clients are not told of"},
+		{"rtc.use_external_ip", Applied, "ask a STUN server of `rtc.stun_servers` for the address to advertise; without them public ones, which clients are not told of"},
 		{"rtc.enable_loopback_candidate", Applied, "advertise loopback addresses; `true` where media is on loopback alone"},
 		{"rtc.interfaces.includes", Applied, "network interfaces to use; all if empty"},
 		{"rtc.interfaces.excludes", Applied, "network interfaces not to use"},

@@ -137,7 +137,7 @@ func (l *loader) validateRTC(r *RTC) {
 		}
 	}
 	if r.UseExternalIP && len(r.STUNServers) == 0 && r.NodeIP == (NodeIP{}) {
-		l.warn("rtc.use_external_ip asks %s, since rtc.stun_servers names nobody; clients are not told of it", r.DiscoverySTUN()[0])
+		l.warn("rtc.use_external_ip asks %s, since rtc.stun_servers names nobody; clients are not told of it", strings.Join(r.DiscoverySTUN(), " and "))
 	}
 	if r.DatachannelSlowThreshold < 0 {
 		l.problem(nil, "rtc.datachannel_slow_threshold", "must not be negative")
