@@ -197,7 +197,7 @@ func (rs *Rooms) GoTo(ctx context.Context, name, identity, to string, host bool)
 		if name == main.Name {
 			return nil
 		}
-		return rs.Move(rs.life, move(identity, name, main.Name))
+		return rs.moveFrom(rs.life, identity, name, main.Name)
 	}
 	d := main.Config.Division
 	b := d.Find(to)

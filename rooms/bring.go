@@ -48,9 +48,7 @@ func (d *Division) belongs(v *visitor, main string, before *Division) string {
 // people were not sent out. The division may have changed while it waited: people are where
 // the others left them, and belong where it says now.
 func (rs *Rooms) bring(ctx context.Context, main *Record, before *Division) {
-	wait, cancel := context.WithTimeout(ctx, longestLook)
-	done, err := rs.divisions.alone(wait, main.Name)
-	cancel()
+	done, err := rs.divisions.alone(ctx, main.Name)
 	if err != nil {
 		return // the process stops, or it is for the next look
 	}
@@ -164,7 +162,7 @@ func (rs *Rooms) moveAll(ctx context.Context, main *Record, people []visitor, be
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
-			err := rs.Move(ctx, move(v.identity, v.room, to))
+			err := rs.moveFrom(ctx, v.identity, v.room, to)
 			if ErrorCode(err) == Exists && to == main.Name && rs.isIn(ctx, to, v.identity) {
 				err = rs.RemoveSession(ctx, v.room, v.identity, v.sid) // it is back, by another client
 			}
@@ -198,8 +196,35 @@ func (rs *Rooms) isOut(ctx context.Context, name, identity string) bool {
 	return false
 }
 
-// isIn reports whether an identity is in the room, and not only expected or on its way.
+// isIn reports whether an identity is in the room itself, and not only expected, on its way or
+// forwarded from another room.
 func (rs *Rooms) isIn(ctx context.Context, name, identity string) bool {
-	in, err := askName(ctx, rs, name, func(r *Room, reply answer[bool]) { reply(r.participants[identity] != nil, nil) })
+	in, err := askName(ctx, rs, name, func(r *Room, reply answer[bool]) {
+		p := r.participants[identity]
+		reply(p != nil && !p.shadow(), nil)
+	})
 	return in && err == nil
+}
+
+// moveFrom moves somebody between rooms of a division. If it is forwarded to where it goes, that
+// ends: it comes itself.
+func (rs *Rooms) moveFrom(ctx context.Context, identity, from, to string) error {
+	err := rs.Move(ctx, move(identity, from, to))
+	if ErrorCode(err) != Exists {
+		return err
+	}
+	shadow, failed := askName(ctx, rs, to, func(r *Room, reply answer[string]) {
+		sid := ""
+		if p := r.participants[identity]; p != nil && p.shadow() {
+			sid = p.sid
+		}
+		reply(sid, nil)
+	})
+	if failed != nil || shadow == "" {
+		return err
+	}
+	if failed = rs.RemoveSession(ctx, to, identity, shadow); failed != nil && ErrorCode(failed) != NotFound {
+		return failed
+	}
+	return rs.Move(ctx, move(identity, from, to))
 }

@@ -56,8 +56,12 @@ func newBreakoutName() string {
 
 func checksum(id string) string { return fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(id))) }
 
-// isBreakoutName reports whether a name is as those of breakout rooms: no other room is one, so
-// that it need not be read, and only the division opens a room of such a name for people.
+// mayBeBreakout reports whether a room of that name may be a breakout room: no other room need
+// be read. The names of those that earlier versions opened have no checksum.
+func mayBeBreakout(name string) bool { return strings.HasPrefix(name, breakoutPrefix) }
+
+// isBreakoutName reports whether a name is as those of breakout rooms: only the division opens
+// a room of such a name for people.
 func isBreakoutName(name string) bool {
 	id, is := strings.CutPrefix(name, breakoutPrefix)
 	id, sum, whole := strings.Cut(id, "-")
@@ -176,7 +180,7 @@ func (rs *Rooms) MainRoom(ctx context.Context, name string) (Record, error) {
 
 // mainOf is the room that the open room of that name is a breakout room of; zero if it is none.
 func (rs *Rooms) mainOf(ctx context.Context, name string) (MainRoom, error) {
-	if !isBreakoutName(name) {
+	if !mayBeBreakout(name) {
 		return MainRoom{}, nil
 	}
 	rec, err := rs.cfg.Store.FindOpen(ctx, name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,9 @@ func TestWhatIsDecidedOfWhoIsOnItsWayFollows(t *testing.T) {
 						return
 					}
 					require.Nil(t, hana.leave())
+					if !slices.Contains(h.of(to), "hana") {
+						to = "all" // the next look has brought her back: she is not assigned, and no host
+					}
 					require.False(t, isHost(h, to, "hana"))
 				})
 			})
@@ -225,6 +229,40 @@ func TestAForwardedParticipantKeepsNoDivision(t *testing.T) {
 		require.False(t, h.openRoom("all").Config.Division.Back)
 		require.ElementsMatch(t, []string{"hana", "ann", "bob"}, h.of("all"))
 	})
+}
+
+// Who is shown in the main room from its breakout room comes back itself, by its own wish and
+// when it is called.
+func TestWhoIsForwardedToTheMainRoomComesBack(t *testing.T) {
+	h := newHouse(t)
+	one, two, _, _, _ := divided(h)
+	ctx := t.Context()
+	_, err := h.SendOut(ctx, "all", 0)
+	require.NoError(t, err)
+	for identity, from := range map[string]string{"ann": one, "bob": two} {
+		require.NoError(t, h.Forward(ctx, &livekit.ForwardParticipantRequest{Room: from, Identity: identity, DestinationRoom: "all"}))
+	}
+	require.ElementsMatch(t, []string{"hana", "ann", "bob"}, h.of("all"))
+	require.NoError(t, h.GoTo(ctx, two, "bob", "", false))
+	require.Empty(t, h.of(two))
+	_, err = h.CallBack(ctx, "all")
+	require.NoError(t, err)
+	require.Empty(t, h.of(one))
+	require.ElementsMatch(t, []string{"hana", "ann", "bob"}, h.of("all"))
+}
+
+// Breakout rooms that an earlier version opened have names without a checksum.
+func TestTheBreakoutRoomsOfAnEarlierVersion(t *testing.T) {
+	h := newHouse(t)
+	h.join("all", "hana", asHost)
+	main := h.openRoom("all")
+	_, err := h.Rooms.Create(t.Context(), &livekit.CreateRoomRequest{Name: "breakout-0123456789ab"}, func(c *rooms.RoomConfig) {
+		c.Main = &rooms.MainRoom{Name: "all", SID: main.SID}
+	})
+	require.NoError(t, err)
+	governing, err := h.Governing(t.Context(), "breakout-0123456789ab")
+	require.NoError(t, err)
+	require.Equal(t, "all", governing)
 }
 
 // Nobody comes through a lock by a session that was lost long ago, or that is not its newest.

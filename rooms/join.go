@@ -105,7 +105,7 @@ func (rs *Rooms) Join(ctx context.Context, req JoinRequest) (*Participant, *live
 	if rs.stopping.Load() {
 		return nil, nil, ErrStopping
 	}
-	if isBreakoutName(req.Room) { // what its main room decides meanwhile holds there
+	if mayBeBreakout(req.Room) { // what its main room decides meanwhile holds there
 		defer rs.turns.of(req.Info.Identity)()
 	}
 	if err := rs.checkJoin(ctx, &req); err != nil {

@@ -92,6 +92,7 @@ func (rs *Rooms) Expel(ctx context.Context, room, identity string, notBeforeMs i
 // removeFromAll sends an identity away from a room and from all rooms of its division, also if
 // it is on its way from one of them to another.
 func (rs *Rooms) removeFromAll(ctx context.Context, room, identity string) error {
+	ctx = context.WithoutCancel(ctx) // what is decided holds, also if the caller goes while it waits
 	defer rs.turns.of(identity)()
 	names, err := rs.meeting(ctx, room)
 	if err != nil {
