@@ -2,6 +2,8 @@ package rooms
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"sync"
 
 	"github.com/livekit/protocol/livekit"
@@ -120,10 +122,14 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	case *livekit.DataPacket_ChatMessage:
 		if speaker != "" {
 			v.ChatMessage.Generated, dp.ParticipantIdentity = true, speaker
+			v.ChatMessage.Id = p.identity + "/" + v.ChatMessage.Id // it is no edit of what the speaker wrote
 		}
 	case *livekit.DataPacket_StreamHeader:
 		if speaker != "" {
 			v.StreamHeader.GetTextHeader().Generated, dp.ParticipantIdentity = true, speaker
+			if v.StreamHeader.Topic == chatTopic {
+				v.StreamHeader.Attributes = withWriter(v.StreamHeader.Attributes, p.identity)
+			}
 		}
 	case *livekit.DataPacket_Speaker: // only the server sends speaker updates
 		return
@@ -135,6 +141,10 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 		metricsOnly = true
 	case *livekit.DataPacket_User:
 		if v.User == nil {
+			return
+		}
+		if at.hidden && strings.HasPrefix(v.User.GetTopic(), ownTopics) {
+			r.rooms.dataRefused.Add(1) // without a sender it would be taken for the server's
 			return
 		}
 		stampUser(v.User, dp)
@@ -160,6 +170,22 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	if kind == livekit.DataPacket_RELIABLE && !at.hidden && speaker == "" && r.keepsChat.Load() {
 		p.hearChat(dp, len(to)+len(toSIDs) > 0)
 	}
+}
+
+// ownTopics begins the topics of the data that the server sends of its own accord.
+const ownTopics = "parlor."
+
+// writerAttribute tells of a text in somebody's name which agent wrote it: the text is no edit
+// of one that somebody wrote.
+const writerAttribute = "parlor.by"
+
+func withWriter(attributes map[string]string, agent string) map[string]string {
+	all := maps.Clone(attributes)
+	if all == nil {
+		all = make(map[string]string, 1)
+	}
+	all[writerAttribute] = agent
+	return all
 }
 
 // isText reports whether dp is part of a text or stream, or may be: nobody here can read an

@@ -212,6 +212,10 @@ func TestAgentsSpeakForOthers(t *testing.T) {
 	got = as(agent, "ann", chat())
 	require.Equal(t, "ann", got.GetParticipantIdentity())
 	require.True(t, got.GetChatMessage().Generated)
+	require.Equal(t, "agent/m", got.GetChatMessage().Id, "ann may have a message m of her own")
+	said := header()
+	said.GetStreamHeader().Topic, said.GetStreamHeader().Attributes = "lk.chat", map[string]string{"parlor.by": "ann"}
+	require.Equal(t, map[string]string{"parlor.by": "agent"}, as(agent, "ann", said).GetStreamHeader().Attributes)
 	for _, of := range []string{"ann", "somebody on the telephone"} {
 		for _, dp := range []*livekit.DataPacket{file, chunk, trailer, encrypted} {
 			require.Equal(t, "agent", as(agent, of, dp).GetParticipantIdentity())
@@ -249,6 +253,24 @@ func TestAgentsSpeakForOthers(t *testing.T) {
 		require.Nil(t, as(ann, "agent", dp))
 		require.Equal(t, "ann", as(ann, "somebody on the telephone", dp).GetParticipantIdentity())
 	}
+}
+
+// TestNobodyHiddenIsTakenForTheServer: data of a hidden participant has no sender, as the
+// server's has none.
+func TestNobodyHiddenIsTakenForTheServer(t *testing.T) {
+	h := newHouse(t)
+	bob := h.join("tea", "bob")
+	spy := h.join("tea", "spy", func(r *rooms.JoinRequest) { r.Info.Permission.Hidden = true })
+	ann := h.join("tea", "ann")
+	on := func(c *client, topic string) {
+		c.Data(livekit.DataPacket_RELIABLE, mustMarshal(&livekit.DataPacket{Value: &livekit.DataPacket_User{User: &livekit.UserPacket{
+			Payload: []byte(topic), Topic: &topic,
+		}}}))
+	}
+	on(spy, "parlor.message")
+	on(spy, "mine")
+	on(ann, "parlor.ask")
+	require.Equal(t, []string{"mine", "parlor.ask"}, bob.hears())
 }
 
 func TestWhoeverIsNamedTwiceGetsDataOnce(t *testing.T) {

@@ -277,6 +277,9 @@ func condition[T any](r *http.Request, tagOf func(T) string) (func(T) bool, erro
 	if tag == "" || strings.Contains(tag, ",") {
 		return nil, problem.New(http.StatusBadRequest, "malformed", "If-Match must be one entity tag")
 	}
+	// A proxy that compresses answers makes their tags weak. These are of the state, and not of
+	// the bytes.
+	tag = strings.TrimPrefix(tag, "W/")
 	return func(now T) bool { return tagOf(now) == tag }, nil
 }
 

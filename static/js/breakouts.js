@@ -46,8 +46,8 @@ export class Breakouts {
     this.#moderation = moderation;
     this.#named = named;
     const { signal } = this.#listening;
-    room.on(RoomEvent.DataReceived, (_payload, participant, _kind, topic) => {
-      if (topic === TOPIC && !participant) this.look();
+    room.on(RoomEvent.DataReceived, (_payload, _participant, _kind, topic, _encryption, sender) => {
+      if (topic === TOPIC && !sender) this.look(); // of the server
     });
     $('#breakout-go').addEventListener('click', () => this.#go(this.#now?.here ? '' : this.#now?.mine?.room ?? ''), { signal });
     $('#breakout-help').addEventListener('click', () => this.#askForHelp(!this.#asking), { signal });

@@ -158,9 +158,9 @@ export class Call {
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => {
       $('#hear').hidden = room.canPlaybackAudio;
     });
-    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
-      // Of the server, by its API: a participant's data has a participant.
-      if (topic === 'parlor.message' && !participant) toast(new TextDecoder().decode(payload).slice(0, 1000), { code: 'message' });
+    room.on(RoomEvent.DataReceived, (payload, _participant, _kind, topic, _encryption, sender) => {
+      // Of the server, by its API: a participant's data has an identity, also after it left.
+      if (topic === 'parlor.message' && !sender) toast(new TextDecoder().decode(payload).slice(0, 1000), { code: 'message' });
     });
     room.on(RoomEvent.RecordingStatusChanged, (recording) => {
       $('#recording').hidden = !recording;

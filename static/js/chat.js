@@ -58,8 +58,8 @@ export class Chat {
       // sent.
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
-    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption) => {
-      if (topic === KEPT_TOPIC && !participant) this.#told(payload);
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption, sender) => {
+      if (topic === KEPT_TOPIC && !sender) this.#told(payload); // of the server
       if (topic === OLD_TOPIC && participant && this.#readable(encryption)) this.#readOld(payload, participant.identity);
     });
     const { signal } = this.#listening;
@@ -287,7 +287,9 @@ export class Chat {
     } else {
       text = await readText(reader, identity, this.#underway, MOST_BYTES).catch((error) => error instanceof TooMuch ? t('chat.too-long') : null);
     }
-    if (text !== null) this.#show({ id, timestamp, text, identity, to: this.#privately(attributes) });
+    // What an agent wrote in somebody's name is no edit of what that person wrote.
+    const of = attributes?.['parlor.by'] ? `${attributes['parlor.by']}/${id}` : id;
+    if (text !== null) this.#show({ id: of, timestamp, text, identity, to: this.#privately(attributes) });
   }
 
   #readOld(payload, identity) {

@@ -43,8 +43,8 @@ export class Controls {
     ];
     for (const event of events) room.on(event, () => this.update());
     room.on(RoomEvent.TrackMuted, (publication, participant) => this.#mutedByOther(publication, participant));
-    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic) => {
-      if (topic === HOLD_TOPIC && !participant) this.#holdChanged(payload);
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, _encryption, sender) => {
+      if (topic === HOLD_TOPIC && !sender) this.#holdChanged(payload); // of the server
       if (topic === ASK_TOPIC && participant) this.#asked(participant);
     });
     room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold applies to the former room

@@ -151,7 +151,7 @@ export class Moderation {
 
   // divide fails with the status 412 if the breakout rooms are not those of the etag.
   divide(breakouts, etag) {
-    return this.#call('PUT', '/breakouts', { breakouts }, { 'If-Match': etag });
+    return this.#call('PUT', '/breakouts', { breakouts }, etag ? { 'If-Match': etag } : {});
   }
 
   sendOut(seconds) {
