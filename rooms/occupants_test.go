@@ -18,8 +18,8 @@ func (h *house) occupants(identity string, anyway bool, names int) (rooms.Occupa
 	return h.Occupants(h.t.Context(), &rooms.JoinRequest{Room: "tea", Info: &livekit.ParticipantInfo{Identity: identity}}, anyway, names)
 }
 
-// Who is about to join is told of the people who are there, in the order of their coming, and
-// of nobody whom they do not see: the same after a restart.
+// Occupants are the visible people of a room, in the order of their joins. A restart changes
+// nothing of it.
 func TestOccupants(t *testing.T) {
 	h := newHouse(t)
 	empty, err := h.occupants("eve", false, 9)
@@ -60,7 +60,7 @@ func TestOccupants(t *testing.T) {
 	told()
 }
 
-// Whom the room would not let in is told what a join would be, unless it may know anyway.
+// A caller that the room would not let in gets the error of the join, unless it may know anyway.
 func TestOccupantsAreForThoseWhoMayJoin(t *testing.T) {
 	h := newHouse(t)
 	yes, one := true, uint32(1)

@@ -55,11 +55,12 @@
 //	none, or half a restore                  none                        begun empty
 //
 // A database is ours if this machine held the lease last, with this database. A WAL is
-// lost if the process died while it served, and the WAL that it left is gone, or if
-// somebody cut it while it was in use. Such a
+// lost if the process died while it served, and the WAL that it left is gone. Such a
 // database is kept by the lines above only if it has events that the replica lacks, as
 // when somebody opened it in between; else it is moved aside and the newest generation is
-// restored. If .replica says that the stage was given up (unstaged), the database has all
+// restored. A WAL is also lost if somebody cut it, while the server ran or after it was
+// killed. Such a database is a mixture of old and new pages: it is never kept, and the stage
+// is moved aside with it. If .replica says that the stage was given up (unstaged), the database has all
 // that its epoch's generation has.
 //
 // No database is ever deleted. Where a line says ErrEmpty or ErrUnknown nothing is

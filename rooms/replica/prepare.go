@@ -303,7 +303,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	}
 	here, err := r.config.ReadSeq(ctx, r.path)
 	if err != nil {
-		r.log.Warn("the database cannot be read without its WAL, which is gone or was cut", "error", err)
+		r.log.Warn("the database cannot be read without its WAL, which is gone", "error", err)
 		return false, nil
 	}
 	c, err := r.place.client(s.generation)

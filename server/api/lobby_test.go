@@ -97,8 +97,8 @@ func (i *inviting) grant(identity, room string, g auth.VideoGrant) string {
 	return token
 }
 
-// Those whom the room lets in at once know who is there before they join: by name, and
-// without hidden ones. A token or an invitation for something else tells nothing.
+// The lobby names the people in the room, but for hidden ones, to a caller that the room would
+// let in at once. A token or an invitation for something else tells nothing.
 func TestTheLobbyTellsThoseWhoMayJoin(t *testing.T) {
 	h := openLobby(t, nil)
 	const all = "2 [<b>Ada</b>] false"

@@ -82,8 +82,8 @@ func (s *server) deeds(room string) (all []deed) {
 	return all
 }
 
-// Whoever has the role acts on people and rooms by the buttons of the dashboard: the people
-// in the call feel it, and the audit has each deed once. The role look has none of the buttons,
+// The buttons of the dashboard act on people and rooms: the people in the call feel it, and the
+// audit has each deed once. The role look has none of the buttons,
 // and the same requests from its session are refused.
 func (f *fixture) testDeeds(t *testing.T) {
 	s := startServer(t, f.server.binary)

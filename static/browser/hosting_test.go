@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A host stops a camera, mutes all without keeping them so, and bans; everybody pins whom they
-// like, and has keys for the most of it.
+// A host stops a camera, mutes all without keeping them so, and bans. Everybody can pin a
+// person, and has keys for most of it.
 func (f *fixture) testHosting(t *testing.T) {
 	token := f.server.token("hana", time.Hour, auth.VideoGrant{RoomJoin: true, Room: "hosting", RoomAdmin: true})
 	host := f.browser.open(t, "Hana", f.server.page("token", token, "autojoin", "1"))

@@ -41,9 +41,9 @@ func (c crowd) goes(identity string) {
 	c.do(fmt.Sprintf(`await window.crowd[%q].disconnect()`, identity))
 }
 
-// The lobby tells who is in the room, to those whom the room lets in: with a token, by an
-// invitation, and by a name that is typed on a server of development. It follows those who
-// come and the language, is read out, and runs nothing of what strangers have written.
+// The lobby names the people in the room: to the bearer of a token or an invitation, and on a
+// server of development to anybody. The text follows joins and the language, is read out, and
+// runs nothing of what strangers have written.
 func (f *fixture) testInside(t *testing.T) {
 	s := startServer(t, f.server.binary, "--dev", "--invitations")
 	g := &fixture{s, f.browser}
