@@ -7,14 +7,19 @@ export async function webhooks(root, { signal, overview }) {
   const cards = element('div', { className: 'cards', id: 'endpoints' });
   const deliveries = element('div', {});
   let shown = null; // id of the endpoint whose deliveries are shown
+  let before = JSON.stringify(overview?.status.webhooks ?? null); // the figures by which the cards were drawn
 
   async function refresh() {
     const list = (await get('/webhooks', signal)).webhooks;
     redraw(cards, ...(list.length ? list.map(card) : [element('p', { className: 'empty' }, 'The configuration names no webhooks.')]));
   }
 
+  // What an act has begun goes on after this refresh. The next overview brings another one,
+  // although its figures may be as they were before the act.
   const then = (act) => async () => {
-    if (await act() !== false) await refresh();
+    if (await act() === false) return;
+    await refresh();
+    before = null;
   };
 
   function card(one) {
@@ -92,7 +97,6 @@ export async function webhooks(root, { signal, overview }) {
     if (shown) await show(shown);
   }))), section('Endpoints', cards), deliveries);
   await refresh();
-  let before = JSON.stringify(overview?.status.webhooks ?? null);
   return {
     overview({ status }) {
       const text = JSON.stringify(status.webhooks);

@@ -41,6 +41,8 @@ func TestPage(t *testing.T) {
 	t.Run("dashboard", f.testDashboard)
 	t.Run("deeds", f.testDeeds)
 	t.Run("deeds on the server", f.testServerDeeds)
+	t.Run("dead letters", f.testDeadLetters)
+	t.Run("replica", f.testReplica)
 	t.Run("lobby", f.testLobby)
 	t.Run("who is in the room already", f.testInside)
 	t.Run("recorded", f.testRecorded)

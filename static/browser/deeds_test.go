@@ -285,6 +285,7 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 	for _, name := range []string{"tea", "tea time", "coffee"} {
 		s.ask("POST", "/rooms", map[string]any{"name": name, "empty_timeout": "never", "metadata": "of " + name, "tags": map[string]string{"kind": name}})
 	}
+	s.ask("POST", "/rooms", map[string]any{"name": "course", "empty_timeout": "never", "metadata": `{"plan":"pro","seats":17}`})
 	p := f.operator(t, s, "all")
 	look := f.operator(t, s, "look")
 
@@ -298,6 +299,11 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 	search("name_prefix", "tea", "ascending", "tea,tea time")
 	search("name_prefix", "tea", "descending", "tea time,tea")
 	search("tag", "kind=coffee", "descending", "coffee")
+	search("metadata_field", "plan=pro", "descending", "course")
+	search("metadata_field", "plan=none", "descending", "")
+	search("metadata_field", "seats=17", "ascending", "course")
+	p.do(`const form = document.querySelector('main form'); form.elements.text.value = 'seats'; form.requestSubmit()`)
+	p.until("a word that it needs a value", `document.querySelector('#toasts .toast.bad')?.textContent.includes('key=value')`)
 	search("metadata", "of tea", "descending", "tea")
 	p.presses("Lock: tea")
 	p.until("the lock", rows("Open rooms")+`[0].includes('locked')`)
@@ -339,9 +345,12 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 	filter("", "3")
 	numbers := `[...document.querySelectorAll('#log summary')].map((node) => Number(node.textContent.slice(1)))`
 	p.until("those from the number", numbers+`.at(-1) === 3 && `+types+`.includes('room_started')`)
+	// The number of the newest event that the page has read, shown or not.
+	p.do(`window.read = 0; const parse = JSON.parse; JSON.parse = (text) => { const value = parse(text); window.read = Math.max(window.read, value?.seq ?? 0); return value; }`)
 	p.presses("Pause")
 	newest := get[int](p, numbers+`[0]`)
 	s.ask("POST", "/rooms", map[string]any{"name": "while paused"})
+	p.until("it to have come", fmt.Sprintf(`window.read > %d`, newest))
 	p.presses("Pause")
 	s.ask("POST", "/rooms", map[string]any{"name": "later"})
 	p.until("what comes later", numbers+fmt.Sprintf(`[0] > %d + 1 && !%s.includes(%d)`, newest, numbers, newest+1))

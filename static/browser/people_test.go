@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -292,9 +293,20 @@ func (f *fixture) testPagesOfPeople(t *testing.T) {
 	ann.until("a camera on the first page", tile(hidden)+`.checkVisibility() && document.querySelector('#page-now').textContent.startsWith('1 /')`)
 	ann.sees(hidden)
 	publication := fmt.Sprintf(`[...parlor.room.remoteParticipants.values()].find((p) => p.name === %q).getTrackPublication('camera')`, hidden)
-	ann.do(`document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }))`)
-	ann.until("the next page", `document.querySelector('#page-now').textContent.startsWith('2 /') && !`+tile(hidden)+`.checkVisibility()`)
+	next := `document.querySelector('#page-now').textContent.startsWith('2 /') && !` + tile(hidden) + `.checkVisibility()`
+	ann.press(kb.ArrowRight)
+	ann.until("the next page", next)
 	ann.until("the picture to be asked for no longer", publication+`.isEnabled === false`)
+	ann.press(kb.ArrowLeft)
+	ann.until("the first page again", `document.querySelector('#page-now').textContent.startsWith('1 /')`)
+	ann.sees(hidden)
+	ann.press(kb.ArrowLeft)
+	require.Equal(t, "1", get[string](ann, `document.querySelector('#page-now').textContent.split(' ')[0]`), "there is none before the first")
+	// Where one reads from right to left, the next page is on the left.
+	ann.do(`document.documentElement.dir = 'rtl'`)
+	ann.press(kb.ArrowLeft)
+	ann.until("the next page, from right to left", next)
+	ann.do(`document.documentElement.dir = 'ltr'`)
 	ann.click("#page-before")
 	ann.sees(hidden)
 
