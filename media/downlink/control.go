@@ -39,8 +39,9 @@ type Control[T any] struct {
 	// until the queue is empty.
 	emptyingAt int64 // when the draining of a queue began
 	cramped    bool  // the layers do not let the present queue drain, or packets waited too long in the pacer
-	held       bool  // for the present queue
+	held       bool  // video was, for the present queue
 	heldUntil  int64 // until then no video is sent, so that it drains
+	doubted    bool  // the last report came without packets that it should tell of
 	steadyAt   int64 // for steadyFor from here, spatial layers stay
 	divided    allocate.Summary
 	forced     bool  // divided exceeds the estimate
@@ -96,7 +97,7 @@ func (c *Control[T]) Waiting() (packets, bytes int) { return c.pacer.Waiting() }
 // Paces reports whether packets may have to wait, so that they must be offered.
 func (c *Control[T]) Paces() bool {
 	waiting, _ := c.pacer.Waiting()
-	return c.state.Limited || waiting > 0 || c.pacer.Broken()
+	return c.state.Limited || waiting > 0 || c.doubted || c.pacer.Broken()
 }
 
 // lossyFrom is the share of lost packets from which a path is lossy.
@@ -188,12 +189,36 @@ func (c *Control[T]) taken(now int64) (divide bool) {
 		c.silent, c.estimator = false, estimate.NewSendSide(StartBitrate)
 	}
 	before := c.state
-	c.estimator.Feedback(now, c.results, c.record.InFlight())
+	c.estimator.Feedback(now, c.results, c.record.InFlight(), c.record.Oldest())
 	if o, ok := c.probe.Feedback(now, c.results); ok && o.Bitrate > 0 {
 		c.estimator.Probed(now, o.Began, o.Bitrate, o.Full)
 	}
 	c.judge(now)
+	c.doubt(now)
 	return c.state.Emptying && !before.Emptying || c.state.Bitrate > 1.1*before.Bitrate || c.state.Bitrate < 0.9*before.Bitrate
+}
+
+// doubt holds video until the next report if this one came without packets that it should
+// tell of, on a path that seemed to have room. They wait on the path, which may have become so
+// narrow that what is sent until the next report overflows its queue, and sound is lost with
+// it. If not, little is lost: video is late once, by the time between two reports.
+func (c *Control[T]) doubt(now int64) {
+	if s := &c.state; !s.Limited && s.Late > estimate.MostLate {
+		if !c.doubted {
+			c.doubted = true
+			c.pacer.Suspend(now + doubtFor)
+		}
+	} else {
+		c.trust()
+	}
+}
+
+// trust ends a doubt.
+func (c *Control[T]) trust() {
+	if c.doubted {
+		c.doubted = false
+		c.pacer.Suspend(0)
+	}
 }
 
 // Estimated takes the receiver's own estimate (REMB), in bits/s.
@@ -227,6 +252,7 @@ func (c *Control[T]) Moved(now int64, elsewhere bool) {
 	}
 	c.probe.Moved(elsewhere)
 	c.steadyAt, c.heldUntil = 0, 0
+	c.trust()
 	c.judge(now)
 }
 
@@ -272,7 +298,8 @@ func (c *Control[T]) judge(now int64) {
 	if !c.state.Emptying {
 		c.held, c.cramped = false, false
 	}
-	if c.state.Emptying && !c.held && now-c.emptyingAt < patience && c.state.Backlog > deepQueue && c.holds() {
+	mayHold := !c.held && now-c.emptyingAt < patience || c.held && now-c.heldUntil > holdAgain
+	if c.state.Emptying && mayHold && c.state.Backlog > deepQueue && c.holds() {
 		c.held = true
 		hold = min(c.state.Backlog-shortQueue, longestHold)
 		c.heldUntil = now + int64(hold)
@@ -419,14 +446,18 @@ const (
 	// if nothing shows that it does not carry them. Two probes fit into this time.
 	pauseAfter = int64(3 * time.Second)
 	// deepQueue is a queue for which leaving out temporal layers does not suffice.
-	deepQueue = 150 * time.Millisecond
+	deepQueue = 120 * time.Millisecond
 	// When a deep queue is seen, no video is sent until it is a shortQueue, or for
 	// longestHold: a keyframe that is sent at once is dropped by the path. For keepsUp
 	// after that, video is sent as fast as the path carries it, or the keyframe would
 	// become too old in the pacer. The reports show the queue of before for that long.
 	shortQueue  = 100 * time.Millisecond
-	longestHold = 100 * time.Millisecond
+	longestHold = 120 * time.Millisecond
 	keepsUp     = int64(300 * time.Millisecond)
+	// holdAgain is how long after a hold the reports show what it has done.
+	holdAgain = int64(250 * time.Millisecond)
+	// doubtFor is more than the time between two reports.
+	doubtFor = int64(150 * time.Millisecond)
 	// standing is how long a queue may stay longer than shortQueue before it is taken for
 	// a sign that what is forwarded does not fit.
 	standing = int64(time.Second)

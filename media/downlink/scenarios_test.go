@@ -109,8 +109,8 @@ func TestAPathThatNarrowsDropsLittle(t *testing.T) {
 			dropped      int
 			p95          time.Duration
 		}{
-			{"3 M to 250 k", 3e6, 250e3, 10, 95 * time.Millisecond},
-			{"20 M to 400 k", 20e6, 400e3, 3, 150 * time.Millisecond},
+			{"3 M to 250 k", 3e6, 250e3, 10, 100 * time.Millisecond},
+			{"20 M to 400 k", 20e6, 400e3, 3, 110 * time.Millisecond},
 		} {
 			c := plain()
 			c.Rate = p.before
@@ -126,6 +126,46 @@ func TestAPathThatNarrowsDropsLittle(t *testing.T) {
 		}
 	}
 	t.Log(tab.String())
+}
+
+// The first report that comes without packets which it should tell of is the sign that the path
+// has become narrow: what was sent until the next one would overflow the queue, and take sound
+// with it. The report may come at any time after the path has narrowed.
+func TestSoundSurvivesAPathThatNarrows(t *testing.T) {
+	for _, every := range []time.Duration{60 * time.Millisecond, 100 * time.Millisecond} {
+		const seeds = 20
+		lost, dropped := 0.0, 0
+		for seed := range uint64(seeds) {
+			c := plain()
+			s := newPathOf(seed, c, 1)
+			s.reports = every
+			s.phase(15*time.Second, c.Rate)
+			s.clock.Run(time.Duration(s.clock.Now()) + time.Duration(seed)*every/seeds)
+			c.Rate = 250e3
+			s.down.Set(c)
+			m := s.phase(20*time.Second, c.Rate)
+			lost += m.voiceLost
+			dropped += m.dropped
+			require.LessOrEqual(t, m.p95, 100*time.Millisecond, "reports each %s, seed %d", every, seed)
+		}
+		t.Logf("reports each %s: %.2f %% of the sound, %.1f packets", every, 100*lost/seeds, float64(dropped)/seeds)
+		require.LessOrEqual(t, lost/seeds, 0.002, "reports each %s", every)
+		require.LessOrEqual(t, dropped/seeds, 6, "reports each %s", every)
+	}
+}
+
+// Where there is room, no jitter makes a packet wait because its report seems late.
+func TestNothingWaitsWhereThereIsRoom(t *testing.T) {
+	for _, jitter := range []time.Duration{0, 10 * time.Millisecond, 30 * time.Millisecond} {
+		for _, rate := range []float64{3e6, 20e6} {
+			c := plain()
+			c.Rate, c.Jitter = rate, jitter
+			s := newPath(c, 1)
+			s.up.Set(netsim.Conditions{Delay: 20 * time.Millisecond, Jitter: jitter})
+			s.phase(30*time.Second, c.Rate)
+			require.Less(t, s.control.Pacing().Queued, uint64(60), "%.0f, jitter %s", rate, jitter)
+		}
+	}
 }
 
 // Where everything fits, the estimate lies little above what is sent, because no more is

@@ -31,6 +31,7 @@ type State struct {
 	Acknowledged float64       // bits/s that arrived lately; 0 = unknown
 	Queue        time.Duration // how long packets wait on the path
 	Backlog      time.Duration // how long the packets under way will wait; at least Queue
+	Late         time.Duration // how long the report on a packet is overdue, beyond what is usual, if packets wait on the path
 	Jitter       time.Duration // mean difference between the transit times of packets
 	Loss         float64       // share of packets lost in the last seconds, 0 to 1
 	Random       float64       // the part of Loss that the bitrate does not explain, 0 to 1
@@ -40,11 +41,15 @@ type State struct {
 	Limited      bool          // Bitrate is near a bitrate that the path was seen not to carry
 }
 
+// MostLate is how much later than usual the report on a packet may be on a path that carries what
+// is sent.
+const MostLate = 20 * time.Millisecond
+
 // Estimator estimates one path.
 type Estimator interface {
-	// Feedback takes the new results of transport-wide feedback, and the number of sent
-	// bytes without a result so far.
-	Feedback(now int64, results []sent.Result, inFlight int)
+	// Feedback takes the new results of transport-wide feedback, the number of bytes sent after
+	// the last packet of a report, and when the first of them was sent; 0 if there are none.
+	Feedback(now int64, results []sent.Result, inFlight int, oldest int64)
 	// Probed takes the result of a probe, in bits/s, and when it began. full: the path
 	// carried all that was tried.
 	Probed(now, began int64, bitrate float64, full bool)

@@ -56,7 +56,7 @@ type Reported struct {
 }
 
 // Feedback uses only the losses.
-func (e *Reported) Feedback(_ int64, results []sent.Result, _ int) {
+func (e *Reported) Feedback(_ int64, results []sent.Result, _ int, _ int64) {
 	for i := range results {
 		switch r := &results[i]; {
 		case r.Revised:

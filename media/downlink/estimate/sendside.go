@@ -18,6 +18,9 @@ const (
 	mostAhead  = int64(400 * time.Millisecond)
 	provenFor  = int64(10 * time.Second) // how long a measurement is trusted without traffic that confirms it
 	noFeedback = int64(2 * time.Second)
+	// early is the part that is believed of a bitrate that was measured so early that packets from
+	// before the path narrowed count.
+	early = 0.9
 	// mostProbeJitter is the jitter up to which a probe result below the estimate is
 	// trusted.
 	mostProbeJitter = float64(5 * time.Millisecond)
@@ -50,16 +53,19 @@ type SendSide struct {
 	rtt     time.Duration
 	wayBack int64 // fastest recent time from the sending of a packet to its report, ns
 
-	updatedAt int64
-	cutAt     int64
-	cutQueue  int64   // the queue at the last cut
-	cutFactor float64 // of the arriving bitrate, at the last cut
-	draining  bool
-	backlog   int64 // ns, at the last computation
-	futile    int
-	before    float64 // delay before the first of the cuts that the queue did not follow
-	begun     int64   // when that was
-	contest   contest
+	updatedAt   int64
+	cutAt       int64
+	cutQueue    int64   // the queue at the last cut
+	cutFactor   float64 // of the arriving bitrate, at the last cut
+	draining    bool
+	late        int64 // ns, at the last report
+	usual       int64 // ns; how late reports are
+	lateReports int   // in a row, in which late was above MostLate
+	backlog     int64 // ns, at the last computation
+	futile      int
+	before      float64 // delay before the first of the cuts that the queue did not follow
+	begun       int64   // when that was
+	contest     contest
 
 	measured   float64 // bits/s that the last probe arrived at which the path did not carry
 	measuredAt int64   // when that was reported
@@ -97,7 +103,7 @@ func (e *SendSide) Overdue(now int64, waited time.Duration, sending float64) {
 func (e *SendSide) SetRTT(rtt time.Duration) { e.rtt = rtt }
 
 // Feedback takes the results of packets.
-func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
+func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, oldest int64) {
 	if len(results) == 0 {
 		return
 	}
@@ -127,6 +133,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 		e.wayBack += (way - e.wayBack) / 64
 	}
 	e.feedbackAt = now
+	e.overdue(now, oldest)
 	if v, ok := e.acked.over(rateWindow); ok {
 		e.acknowledged = v
 	}
@@ -137,6 +144,29 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int) {
 		e.losses.judge(e.delay, e.acknowledged)
 	}
 	e.control(now, e.ahead(inFlight), lost)
+}
+
+// overdue measures how late the report on the oldest packet without one is, beyond what is
+// usual.
+func (e *SendSide) overdue(now, oldest int64) {
+	late := int64(0)
+	if oldest > 0 {
+		late = max(now-oldest-e.wayBack, 0)
+	}
+	e.late = 0
+	if e.queue.waited > holdQueue && e.queue.jitter < mostProbeJitter { // otherwise it may be the report alone that is late, or a packet
+		e.late = max(late-e.usual, 0)
+	}
+	if time.Duration(e.late) > MostLate {
+		e.lateReports++
+	} else {
+		e.lateReports = 0
+	}
+	if late > e.usual {
+		e.usual = late
+	} else {
+		e.usual -= (e.usual - late) / 32
+	}
 }
 
 // control follows draft-ietf-rmcat-gcc-02, section 5.5, except that it drains a queue
@@ -162,6 +192,10 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 		e.cut(now, waiting)
 	case waiting > drainQueue+int64(e.queue.jitter):
 		e.cut(now, waiting)
+	case !e.draining && e.lateReports >= 2 && e.narrower(): // the queue itself is not seen yet
+		e.cut(now, max(waiting, e.late))
+		e.knee *= early
+		e.delay = min(e.delay, max(e.cutFactor*e.knee, leastBitrate))
 	case e.draining:
 		e.follow(waiting)
 		if waiting < emptyQueue+int64(e.queue.jitter/2) {
@@ -172,6 +206,12 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 	default:
 		e.grow(passed)
 	}
+}
+
+// narrower reports whether less arrives than is sent while the path is busy.
+func (e *SendSide) narrower() bool {
+	v, ok := e.busy()
+	return ok && v < 0.8*e.sent
 }
 
 // ahead is the queue that the packets in flight will meet, if it is long: packets that
@@ -332,7 +372,7 @@ func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 func (e *SendSide) State(now int64, _, _ float64) State {
 	s := State{
 		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,
-		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Jitter: time.Duration(e.queue.jitter),
+		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Late: time.Duration(e.late), Jitter: time.Duration(e.queue.jitter),
 		Settled: e.delay, Loss: e.losses.loss, Random: min(e.losses.random, e.losses.loss), RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
 	}
 	s.Proven = e.proven

@@ -152,16 +152,17 @@ type Counters struct {
 // Pacer paces the packets of one path. The zero value is ready for use: it passes all
 // packets until a rate is set.
 type Pacer[T any] struct {
-	queues   [classes]queue[T]
-	waiting  int
-	bytes    int
-	rate     float64 // bits/s, 0 = no bound
-	emptying bool    // a queue on the path is being drained
-	handed   bool    // the packet that Next returned may not have been sent yet
-	debt     float64 // bytes
-	paidAt   int64
-	broken   []broken
-	counters Counters
+	queues    [classes]queue[T]
+	waiting   int
+	bytes     int
+	rate      float64 // bits/s, 0 = no bound
+	emptying  bool    // a queue on the path is being drained
+	suspended int64   // nothing that may wait leaves before this time
+	handed    bool    // the packet that Next returned may not have been sent yet
+	debt      float64 // bytes
+	paidAt    int64
+	broken    []broken
+	counters  Counters
 }
 
 // SetRate sets the estimated bandwidth of the path, in bits/s; 0 = no bound. emptying: a
@@ -184,6 +185,9 @@ func (p *Pacer[T]) Hold(now int64, d time.Duration) {
 		p.debt = max(p.debt, p.allowed()+p.pace()*d.Seconds())
 	}
 }
+
+// Suspend lets no packet leave until a time, except for audio, whatever the rate; 0 ends that.
+func (p *Pacer[T]) Suspend(until int64) { p.suspended = until }
 
 // Counters returns the counters.
 func (p *Pacer[T]) Counters() Counters { return p.counters }
@@ -213,7 +217,9 @@ func (p *Pacer[T]) pace() float64 {
 }
 
 // open reports whether the pace permits a packet now.
-func (p *Pacer[T]) open() bool { return p.rate <= 0 || p.debt <= p.allowed() }
+func (p *Pacer[T]) open() bool {
+	return p.paidAt >= p.suspended && (p.rate <= 0 || p.debt <= p.allowed())
+}
 
 func (p *Pacer[T]) allowed() float64 { return max(p.rate/8*burstTime.Seconds(), leastBurst) }
 
@@ -308,9 +314,10 @@ func (p *Pacer[T]) When(now int64) int64 {
 	}
 	p.pay(now)
 	at := now
-	if !p.open() {
+	if p.rate > 0 && p.debt > p.allowed() {
 		at += int64((p.debt-p.allowed())/p.pace()*float64(time.Second)) + 1
 	}
+	at = max(at, p.suspended)
 	for i := range p.queues {
 		if q := &p.queues[i]; q.n > 0 {
 			if q.first().dead {

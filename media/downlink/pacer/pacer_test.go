@@ -63,6 +63,29 @@ func TestAKeyFrameIsShapedWhereTheEstimateIsNear(t *testing.T) {
 	require.Equal(t, 18000, passed)
 }
 
+// While a path is in doubt, nothing leaves but sound, even where no rate is known.
+func TestWhileSuspendedSoundAlonePasses(t *testing.T) {
+	for _, rate := range []float64{0, 20e6} {
+		var p Pacer[int]
+		p.SetRate(0, rate, false)
+		p.Suspend(100 * ms)
+		require.Equal(t, Queued, p.Offer(10*ms, ofVideo(1, 1200), 1))
+		require.Equal(t, Send, p.Offer(10*ms, Packet{Size: 120, Kind: sent.Audio}, 2))
+		require.Equal(t, 100*ms, p.When(10*ms))
+		_, _, verdict := p.Next(99 * ms)
+		require.Equal(t, Nothing, verdict)
+		v, _, verdict := p.Next(100 * ms)
+		require.Equal(t, Send, verdict)
+		require.Equal(t, 1, v)
+
+		p.Suspend(300 * ms)
+		require.Equal(t, Queued, p.Offer(200*ms, ofVideo(1, 1200), 3))
+		p.Suspend(0)
+		_, _, verdict = p.Next(200 * ms)
+		require.Equal(t, Send, verdict, "the doubt is over")
+	}
+}
+
 func TestAudioAndRepeatsGoFirst(t *testing.T) {
 	var p Pacer[string]
 	p.SetRate(0, 300_000, false)

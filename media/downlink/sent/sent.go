@@ -130,6 +130,14 @@ func (r *Record) Next() int64 { return r.next }
 // InFlight is the number of bytes sent after the last packet in a report.
 func (r *Record) InFlight() int { return int(r.outstanding) }
 
+// Oldest is when the first packet after the last one in a report was sent; 0 if there is none.
+func (r *Record) Oldest() int64 {
+	if e := r.get(r.highest + 1); e != nil {
+		return e.at
+	}
+	return 0
+}
+
 // Unknown counts statuses of packets that were not sent, or are forgotten.
 func (r *Record) Unknown() uint64 { return r.unknown }
 

@@ -22,6 +22,7 @@ func TestResultsTellSizeTimeAndKind(t *testing.T) {
 	r.Add(11*ms, 1200, Video, 0)
 	r.Add(12*ms, 300, Padding, 5)
 	require.Equal(t, 1600, r.InFlight())
+	require.NotZero(t, r.Oldest())
 	got := r.Match(&feedback.Report{Base: first, Reference: 7, Arrivals: []int32{4, feedback.NotReceived, 8}}, nil)
 	require.Len(t, got, 3)
 	require.Equal(t, Result{Number: 1, Sent: 10 * ms, Arrived: got[0].Arrived, Size: 100, Kind: Audio, Received: true}, got[0])
