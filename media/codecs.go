@@ -182,9 +182,9 @@ var (
 	opusFeedback = []webrtc.RTCPFeedback{{Type: "nack"}}
 	// upFeedback is for video that clients send us alone, downFeedback for what we send too.
 	upFeedback = []webrtc.RTCPFeedback{
-		{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}, {Type: "transport-cc"},
+		{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}, {Type: "transport-cc"}, remb,
 	}
-	downFeedback = slices.Concat(upFeedback, []webrtc.RTCPFeedback{{Type: "goog-remb"}, streamFeedback})
+	downFeedback = slices.Concat(upFeedback, []webrtc.RTCPFeedback{streamFeedback})
 )
 
 func audioFeedback(mime string) []webrtc.RTCPFeedback {
@@ -200,6 +200,10 @@ func videoFeedback(r role) []webrtc.RTCPFeedback {
 	}
 	return slices.Clip(downFeedback)
 }
+
+// remb is the receiver's estimate of the bandwidth (REMB). Publishers get it that offer nothing
+// better; see withoutEstimate.
+var remb = webrtc.RTCPFeedback{Type: "goog-remb"}
 
 // streamFeedback is congestion control feedback by streams (RFC 8888).
 var streamFeedback = webrtc.RTCPFeedback{Type: "ack", Parameter: "ccfb"}
@@ -248,6 +252,8 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 			list = append(list,
 				extension{uriAbsSendTime, []webrtc.RTPCodecType{video}, upDown},
 				extension{uriPlayoutDelay, []webrtc.RTPCodecType{video}, upDown})
+		} else {
+			list = append(list, extension{uriAbsSendTime, []webrtc.RTPCodecType{video}, ups})
 		}
 	}
 	for _, e := range list {

@@ -63,7 +63,8 @@ const (
 // change once stored.
 type ingressFacts struct {
 	ext    forward.Extensions
-	twcc   *forward.TWCC // nil: no congestion feedback
+	twcc   *forward.TWCC // nil: no transport-wide feedback
+	remb   *forward.REMB // nil: no estimate for the client
 	repair func(ssrc uint32, mid, rid string)
 }
 
@@ -293,7 +294,7 @@ func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
 	if _, err := h.Unmarshal(p); err != nil || len(p) < 12 {
 		return
 	}
-	s.in.note(&h, now)
+	s.in.note(&h, len(p), now)
 	s.recogniseLocked(&h)
 	if s.attached || len(s.queue) >= parkedPackets || s.in.parked.Load() > parkedBytes {
 		return
@@ -308,10 +309,16 @@ func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
 }
 
 // note records an arrival for congestion control, which counts all packets of a
-// transport. Layers record their own packets.
-func (in *ingress) note(h *rtp.Header, now time.Time) {
+// transport. Layers record their own packets. size is the length of the whole packet.
+func (in *ingress) note(h *rtp.Header, size int, now time.Time) {
 	facts := in.facts.Load()
-	if facts == nil || facts.twcc == nil {
+	if facts == nil {
+		return
+	}
+	if facts.twcc == nil {
+		if facts.remb != nil {
+			facts.remb.Record(forward.Received{SendTime: h.GetExtension(facts.ext.AbsSendTime), Size: size}, now)
+		}
 		return
 	}
 	if v := h.GetExtension(facts.ext.TransportCC); len(v) == 2 {
@@ -323,7 +330,7 @@ func (in *ingress) note(h *rtp.Header, now time.Time) {
 func (in *ingress) noteArrival(packet []byte, now time.Time) {
 	var h rtp.Header
 	if _, err := h.Unmarshal(packet); err == nil {
-		in.note(&h, now)
+		in.note(&h, len(packet), now)
 	}
 }
 

@@ -80,7 +80,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 	}
 	u.layer = pub.track.AddLayer(forward.LayerConfig{
 		RID: u.rid, SSRC: u.ssrc, Codec: fc, Ext: ext, Quality: u.quality(),
-		WriteRTCP: s.t.writeRTCP, TWCC: twcc,
+		WriteRTCP: s.t.writeRTCP, TWCC: twcc, REMB: s.t.estimate(all),
 		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
 		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
 	})

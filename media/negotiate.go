@@ -296,7 +296,14 @@ func (p *Peer) applyOffer(t *transport, text string, sections []offeredSection) 
 	if text, err = t.keepReceivers(text, sections); err != nil {
 		return err
 	}
-	text = joinSections(withoutTransport(cutSections(text)))
+	cut := withoutTransport(cutSections(text))
+	if t.role == rolePublisher {
+		cut = slices.Clone(cut)
+		for i := range cut {
+			cut[i] = withoutEstimate(cut[i])
+		}
+	}
+	text = joinSections(cut)
 	if err := t.describe(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
 		return fmt.Errorf("apply the offer: %w", err)
 	}

@@ -393,6 +393,31 @@ func chooseFeedback(s textSection, answers bool) textSection {
 	return s
 }
 
+// withoutEstimate is a section that a client offers, without REMB and the send times that it
+// needs, if the client offers transport-wide feedback too, which is better.
+func withoutEstimate(s textSection) textSection {
+	reports := slices.ContainsFunc(s, func(line string) bool { return isFeedbackLine(line, "transport-cc") })
+	numbers := slices.ContainsFunc(s, func(line string) bool { return isExtension(line, uriTransportCC) })
+	if !reports || !numbers {
+		return s
+	}
+	return s.without(func(line string) bool { return isFeedbackLine(line, remb.Type) || isExtension(line, uriAbsSendTime) })
+}
+
+// isExtension reports whether a line offers that header extension.
+func isExtension(line, uri string) bool {
+	value, _ := attribute(line, "extmap")
+	f := strings.Fields(value)
+	return len(f) >= 2 && f[1] == uri
+}
+
+// isFeedbackLine reports whether a line offers that feedback for a codec.
+func isFeedbackLine(line, kind string) bool {
+	value, _ := attribute(line, "rtcp-fb")
+	_, offered, _ := strings.Cut(value, " ")
+	return strings.EqualFold(offered, kind)
+}
+
 func shapeOpus(s textSection, shape audioShape) textSection {
 	pt := opusPayloadType(s)
 	if pt == "" {

@@ -33,6 +33,7 @@ type transport struct {
 	muxed
 	ingress *ingress
 	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
+	remb    *forward.REMB // the estimate for a client that takes only that; nil for others
 	down    *downlink.Path
 	capture srtpout.Capture
 	intake  *intake
@@ -187,8 +188,23 @@ func (o onward) WriteRTCP(packets []rtcp.Packet) error { return o.t.writeRTCP(pa
 func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
 	if t.twcc == nil && ext.TransportCC != 0 {
 		t.twcc = forward.NewTWCC(t.writeRTCP)
+		if t.remb != nil {
+			t.remb.Close()
+		}
 	}
 	return t.twcc
+}
+
+// estimate is the estimate for a client that takes REMB in sections with those codecs, and no
+// transport-wide feedback; nil for others.
+func (t *transport) estimate(codecs []webrtc.RTPCodecParameters) *forward.REMB {
+	if t.twcc != nil {
+		return nil
+	}
+	if t.remb == nil && slices.ContainsFunc(codecs, func(c webrtc.RTPCodecParameters) bool { return hasFeedback(c, remb.Type, "") }) {
+		t.remb = forward.NewREMB(t.writeRTCP)
+	}
+	return t.remb
 }
 
 // noteClientCodecs notes the client's codecs from its answer to our offer.
@@ -246,6 +262,9 @@ func (t *transport) midToTrack() map[string]string {
 func (t *transport) close() error {
 	if t.twcc != nil {
 		t.twcc.Close()
+	}
+	if t.remb != nil {
+		t.remb.Close()
 	}
 	err := t.pc.GracefulClose()
 	t.end()

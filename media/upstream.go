@@ -253,7 +253,8 @@ func (p *Peer) sectionsNegotiated() {
 		}
 		if s.kind == webrtc.RTPCodecTypeVideo {
 			ext := s.extensions()
-			s.t.ingress.facts.Store(&ingressFacts{ext: ext, twcc: s.t.feedback(ext), repair: p.repairStream})
+			twcc := s.t.feedback(ext)
+			s.t.ingress.facts.Store(&ingressFacts{ext: ext, twcc: twcc, remb: s.t.estimate(s.negotiatedCodecs()), repair: p.repairStream})
 		}
 		s.addDeclared()
 		if s.pub == nil {

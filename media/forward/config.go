@@ -171,6 +171,8 @@ type LayerConfig struct {
 	WriteRTCP func([]rtcp.Packet) error
 	// TWCC records arrivals when TransportCC is negotiated; may be nil.
 	TWCC *TWCC
+	// REMB records arrivals of a client that takes no TWCC; may be nil.
+	REMB *REMB
 
 	// NoNACK: lost packets are not asked for.
 	NoNACK bool

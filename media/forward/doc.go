@@ -25,8 +25,8 @@
 // Layer.fan (one packet or burst at a time) and dynacast.mu (what the publisher was
 // told), Forwarder.mu (its numbering and the order of its writes; it is held while the
 // forwarder writes), Path.leaving (one burst at a time on a path), Layer.mu
-// (reception and cache), Path.mu, and then Track.mu and TWCC.mu, under which no lock
-// is taken. Path.division, Path.serving and the lock of a path's voices come
+// (reception and cache), Path.mu, and then Track.mu, TWCC.mu and REMB.mu, under which no
+// lock is taken. Path.division, Path.serving and the lock of a path's voices come
 // before Forwarder.mu.
 //
 // An output's Write is called with Forwarder.mu held. Over a downlink, Path.leaving

@@ -104,6 +104,9 @@ func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
 		cache = audioCache
 		l.level = audiolevel.New()
 	}
+	if cfg.REMB != nil {
+		l.ids.Set(cfg.Ext.AbsSendTime, packet.ExtAbsSendTime)
+	}
 	l.ring = packet.NewRing(cache, keepFor)
 	if l.family == redundant {
 		l.plain = cfg.Codec.redPrimary()
@@ -131,7 +134,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 		p.Release()
 		return
 	}
-	l.recordTWCC(p, arrival)
+	l.recordArrival(p, arrival)
 	ok := l.receive(p)
 	l.track.wake() // after lastArrival is stored, which turn reads before the timer rests
 	if !ok {
@@ -160,8 +163,14 @@ func (l *Layer) Flush() {
 	l.flush()
 }
 
-func (l *Layer) recordTWCC(p *packet.Packet, arrival time.Time) {
+func (l *Layer) recordArrival(p *packet.Packet, arrival time.Time) {
 	if l.cfg.TWCC == nil {
+		if l.cfg.REMB != nil {
+			l.cfg.REMB.Record(Received{
+				SSRC: p.SSRC, Timestamp: p.Timestamp, ClockRate: l.cfg.Codec.ClockRate,
+				SendTime: p.Extension(packet.ExtAbsSendTime), Size: p.Size, Media: l.track.video,
+			}, arrival)
+		}
 		return
 	}
 	if e := p.Extension(packet.ExtTransportCC); len(e) == 2 {

@@ -13,7 +13,9 @@ const (
 	// contendSent is how much more than arrives may be sent for a queue to be others': what
 	// fills a queue by itself sends more than that.
 	contendSent = 1.4
-	leastWay    = int64(50 * time.Millisecond) // there and back, without a queue
+	// obeying is how much more than the estimate may arrive from a sender that goes by it.
+	obeying  = 1.15
+	leastWay = int64(50 * time.Millisecond) // there and back, without a queue
 )
 
 // contest is the time in which others fill the queue, as TCP does, whatever is sent. To
@@ -36,6 +38,14 @@ func (e *SendSide) giveUp(now, waiting int64) bool {
 	}
 	if now-e.begun < contendAfter {
 		return false
+	}
+	if e.remote {
+		if e.acknowledged > obeying*e.toldBefore {
+			return false // the sender fills the queue
+		}
+		e.queue.forget()
+		e.delay, e.knee = max(e.delay, contendShare*e.before), 0
+		return true
 	}
 	e.contest = contest{on: true, at: now, lookAt: now, shortest: waiting, deepest: waiting}
 	e.queue.held = true

@@ -5,7 +5,7 @@
 //
 //   - An [Estimator] estimates one path. [SendSide] uses transport-wide feedback;
 //     [Reported] uses the receiver's own estimate (REMB) and losses, for receivers without
-//     such feedback.
+//     such feedback; [ReceiveSide] is for the receiver itself, which tells the sender.
 //   - A group is packets that were sent within a few milliseconds. A growing queue is found
 //     by how the distances between groups change on the path, as in Google congestion
 //     control (draft-ietf-rmcat-gcc-02): a line is fitted to them, and compared with a

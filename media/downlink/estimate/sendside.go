@@ -70,6 +70,11 @@ type SendSide struct {
 	measured   float64 // bits/s that the last probe arrived at which the path did not carry
 	measuredAt int64   // when that was reported
 
+	// remote: the estimate is made at the receiver, where nothing is probed and losses are
+	// not known; see [ReceiveSide].
+	remote     bool
+	toldBefore float64 // what a remote sender was told one to two seconds ago, bits/s
+
 	acknowledged float64
 	sent         float64
 	proven       float64
@@ -202,7 +207,7 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 			e.draining, e.futile = false, 0
 			e.delay = max(e.delay, 0.95*e.knee)
 		}
-	case waiting > holdQueue+int64(e.queue.jitter), e.trend.usage != normal, limited:
+	case waiting > holdQueue+int64(e.queue.jitter), e.trend.usage != normal, limited && !e.remote:
 	default:
 		e.grow(passed)
 	}
@@ -236,7 +241,11 @@ func (e *SendSide) grow(passed int64) {
 	if e.delay >= most {
 		return
 	}
-	more := e.delay * growth * seconds(passed)
+	share := growth
+	if e.remote && e.knee == 0 {
+		share = quickGrowth
+	}
+	more := e.delay * share * seconds(passed)
 	if e.knee > 0 && e.delay > 0.8*e.knee && e.delay < 1.2*e.knee {
 		// Near the bitrate that was too much before: about one packet per response time.
 		more = min(more, packetBits*seconds(passed)/(e.response().Seconds()))

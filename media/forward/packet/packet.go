@@ -42,6 +42,7 @@ const (
 	ExtAbsCaptureTime
 	ExtPlayoutDelay
 	ExtVideoOrientation
+	ExtAbsSendTime
 	numExtensions
 )
 
