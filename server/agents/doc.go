@@ -13,6 +13,9 @@
 //     kind, and
 //     asks workers until one takes the job.
 //
+// A worker that connects again may be there before the end of its old connection is noticed.
+// It claims its jobs then, and gets them when the old connection does not answer, or ends.
+//
 // The package has no state that a restart would lose: workers connect again and name the
 // jobs that they still have, and waiting jobs are in the database.
 package agents

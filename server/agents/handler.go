@@ -84,6 +84,7 @@ type Handler struct {
 	life    context.Context // ends with Close; parent of the pools and connections
 	quit    context.CancelFunc
 	running goroutines.Group // pools and connections; added to under mu
+	turns   turns            // by job
 
 	mu     sync.Mutex // guards the following
 	closed bool
@@ -107,7 +108,7 @@ func New(cfg Config) *Handler {
 	life, quit := context.WithCancel(context.Background())
 	return &Handler{
 		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), decoder: newDecoder(cfg.Guard),
-		life: life, quit: quit,
+		life: life, quit: quit, turns: turns{m: make(map[string]*turn)},
 		pools: make(map[rooms.AgentKind]*pool), perKey: make(map[string]int), jobs: make(map[string]*worker),
 		known: make(map[rooms.AgentKind]time.Time), changed: make(chan struct{}, 1),
 	}
@@ -264,14 +265,15 @@ func (h *Handler) Terminate(jobID string) {
 	h.mu.Lock()
 	w := h.jobs[jobID]
 	delete(h.jobs, jobID)
+	if w != nil && w.claims[jobID] != nil {
+		w.claims[jobID].over = true
+	}
 	h.mu.Unlock()
 	if w == nil {
 		return
 	}
 	w.forget(jobID)
-	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Termination{
-		Termination: &livekit.JobTermination{JobId: jobID},
-	}})
+	w.terminate(jobID)
 }
 
 // ServeHTTP answers /agent.
@@ -388,7 +390,7 @@ func (h *Handler) makePlace() {
 	delete(h.known, first)
 }
 
-// part takes w out of its pool and tells the rooms of its jobs.
+// part takes w out of its pool and passes its jobs on.
 func (h *Handler) part(w *worker) {
 	h.mu.Lock()
 	p := w.pool
@@ -402,20 +404,10 @@ func (h *Handler) part(w *worker) {
 	}
 	closed := h.closed
 	had := w.leaveJobs()
-	for id := range had {
-		if h.jobs[id] == w {
-			delete(h.jobs, id)
-		}
-	}
 	h.mu.Unlock()
 	h.metrics.workers.WithLabelValues(h.metrics.name(w.kind), w.kind.Type.String()).Dec()
-	if closed {
-		return
-	}
-	for id, room := range had {
-		if err := h.rooms.WorkerLost(h.life, room, id, w.id); err != nil && h.life.Err() == nil {
-			w.log.Warn("cannot tell a room that a worker is gone", "room", room, "job", id, "error", err)
-		}
+	if !closed {
+		h.passAll(w, had)
 	}
 }
 

@@ -207,6 +207,7 @@ type worker struct {
 	text bool // it speaks JSON
 	got  chan *livekit.ServerMessage
 	over chan struct{} // closed when the connection has ended
+	id   string        // set by register
 	err  error         // the reason for its end
 
 	mu       sync.Mutex // guards the following
@@ -225,7 +226,13 @@ func token(t *testing.T, h *house, apiKey string, grant *auth.VideoGrant) string
 // connect opens a worker's connection, without registering.
 func (h *house) connect(apiKey string, text bool) *worker {
 	h.t.Helper()
-	conn, _, err := websocket.Dial(context.Background(), strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", &websocket.DialOptions{
+	return h.dial(strings.Replace(h.server.URL, "http", "ws", 1)+"/agent", apiKey, text)
+}
+
+// dial is connect by a URL.
+func (h *house) dial(url, apiKey string, text bool) *worker {
+	h.t.Helper()
+	conn, _, err := websocket.Dial(context.Background(), url, &websocket.DialOptions{
 		HTTPHeader: map[string][]string{"Authorization": {"Bearer " + token(h.t, h, apiKey, &auth.VideoGrant{Agent: true})}},
 	})
 	require.NoError(h.t, err)
@@ -250,7 +257,8 @@ func (w *worker) register(req *livekit.RegisterWorkerRequest) {
 	w.h.t.Helper()
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Register{Register: req}})
 	res := w.expect().GetRegister()
-	require.True(w.h.t, strings.HasPrefix(res.GetWorkerId(), "AW_"))
+	w.id = res.GetWorkerId()
+	require.True(w.h.t, strings.HasPrefix(w.id, "AW_"))
 	require.EqualValues(w.h.t, 1, res.ServerInfo.AgentProtocol)
 	// The worker is in its pool when the next message is answered.
 	w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Ping{Ping: &livekit.WorkerPing{Timestamp: 7}}})
@@ -335,6 +343,14 @@ func (w *worker) jobs() []*livekit.JobAssignment {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]*livekit.JobAssignment(nil), w.assigned...)
+}
+
+// takeJobs are the assignments since the last call, which jobs no longer returns.
+func (w *worker) takeJobs() (all []*livekit.JobAssignment) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all, w.assigned = w.assigned, nil
+	return all
 }
 
 func (w *worker) terminated() []string {

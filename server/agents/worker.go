@@ -54,6 +54,10 @@ type worker struct {
 	kind        rooms.AgentKind
 	permissions *livekit.ParticipantPermission
 
+	// Guarded by Handler.mu.
+	claims map[string]*claim // by job, those of other workers on its jobs; nil once it has gone
+	probed bool              // probe runs
+
 	mu          sync.Mutex // guards the following
 	json        bool       // it sends JSON in text frames
 	full        bool       // it does not want more jobs
@@ -61,7 +65,7 @@ type worker struct {
 	silentUntil time.Time                                     // until then it counts as silent
 	asked       map[string]chan *livekit.AvailabilityResponse // by job
 	jobs        map[string]string                             // names of the rooms, by job; nil once the worker has gone
-	ends        map[string]struct{}                           // those of jobs whose end is being written
+	ended       map[string]struct{}                           // jobs whose end is being written
 }
 
 // closing tells how a connection is closed.
@@ -75,7 +79,8 @@ func newWorker(h *Handler, ctx context.Context, conn *websocket.Conn, key string
 	return &worker{
 		h: h, id: guid.New("AW_"), key: key, since: time.Now(), conn: conn, done: done, cut: cut,
 		queue: make(chan *livekit.ServerMessage, queueLength), closed: make(chan closing, 1),
-		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string), ends: make(map[string]struct{}),
+		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string), ended: make(map[string]struct{}),
+		claims: make(map[string]*claim),
 	}
 }
 
@@ -337,7 +342,7 @@ func (w *worker) forget(jobID string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.jobs, jobID)
-	delete(w.ends, jobID)
+	delete(w.ended, jobID)
 }
 
 // leaveJobs returns the worker's jobs as it goes, and takes no more.
@@ -351,11 +356,24 @@ func (w *worker) leaveJobs() map[string]string {
 
 // updateJob takes the worker's report on one of its jobs.
 func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
-	if !w.h.owns(w, u.JobId) && !w.adopt(u.JobId) {
+	switch w.adopt(u.JobId, u) {
+	case foreign:
 		w.h.metrics.bad.WithLabelValues("foreign").Inc()
-		return
+	case owned:
+		if room, has := w.roomOf(u.JobId); has {
+			w.reported(u, room)
+		}
 	}
-	if u.Status != livekit.JobStatus_JS_SUCCESS && u.Status != livekit.JobStatus_JS_FAILED {
+}
+
+// isEnd reports whether a worker's report, which may be nil, is that a job is over.
+func isEnd(u *livekit.UpdateJobStatus) bool {
+	return u != nil && (u.Status == livekit.JobStatus_JS_SUCCESS || u.Status == livekit.JobStatus_JS_FAILED)
+}
+
+// reported ends a job of the worker if that is what the worker reports.
+func (w *worker) reported(u *livekit.UpdateJobStatus, room string) {
+	if !isEnd(u) {
 		return // the job goes on
 	}
 	const mostWhy = 1024
@@ -363,8 +381,7 @@ func (w *worker) updateJob(u *livekit.UpdateJobStatus) {
 	if len(why) > mostWhy {
 		why = string([]rune(why[:mostWhy]))
 	}
-	room, twice := w.ending(u.JobId)
-	if twice {
+	if !w.beginEnd(u.JobId) {
 		return
 	}
 	end := func(ctx context.Context) error {
@@ -399,15 +416,30 @@ func (h *Handler) again(f func(context.Context) error) {
 	}
 }
 
-// ending notes that the end of one of the worker's jobs is to be written, and returns the
-// job's room; twice if that was noted before.
-func (w *worker) ending(jobID string) (room string, twice bool) {
+// beginEnd notes that the end of one of the worker's jobs is to be written; false if that
+// was noted before.
+func (w *worker) beginEnd(jobID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, twice = w.ends[jobID]; !twice {
-		w.ends[jobID] = struct{}{}
-	}
-	return w.jobs[jobID], twice
+	_, twice := w.ended[jobID]
+	w.ended[jobID] = struct{}{}
+	return !twice
+}
+
+// ends reports whether the end of one of the worker's jobs is being written.
+func (w *worker) ends(jobID string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, is := w.ended[jobID]
+	return is
+}
+
+// roomOf is the name of the room of one of the worker's jobs.
+func (w *worker) roomOf(jobID string) (room string, has bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	room, has = w.jobs[jobID]
+	return room, has
 }
 
 // migrate adopts the jobs of the worker's earlier connection that it still has.
@@ -417,31 +449,45 @@ func (w *worker) migrate(req *livekit.MigrateJobRequest) {
 		ids = append(ids, j.GetId())
 	}
 	for _, id := range ids[:min(len(ids), mostJobs)] {
-		if !w.h.owns(w, id) && !w.adopt(id) {
+		if w.adopt(id, nil) == foreign {
 			w.h.metrics.bad.WithLabelValues("foreign").Inc()
 		}
 	}
 }
 
-// adopt takes over a job that the worker claims. The job must run, and must have been
-// given to a worker of that kind and API key, and no other worker may have it.
-func (w *worker) adopt(jobID string) bool {
+// adopt takes over a job that the worker says it has, unless it has it already. The job must
+// run, and must have been given to a worker of that kind and API key. If another worker has
+// it, the job is claimed. end is what the worker reports of the job; nil = nothing.
+func (w *worker) adopt(jobID string, end *livekit.UpdateJobStatus) verdict {
+	defer w.h.turns.take(jobID)()
+	if w.h.owns(w, jobID) {
+		return owned
+	}
 	job, room, err := w.h.cfg.Records.FindJob(w.done, jobID)
 	if err != nil && !errors.Is(err, rooms.ErrNoJob) && w.done.Err() == nil {
 		w.log.Warn("cannot look a job up", "job", jobID, "error", err)
 	}
 	if err != nil || job.Kind != w.kind || job.APIKey != w.key || job.Status() != livekit.JobStatus_JS_RUNNING {
-		return false
+		return foreign
 	}
-	if !w.h.give(w, jobID, room) {
-		return false
+	is := w.h.claim(w, jobID, room, end)
+	if is != owned {
+		return is
 	}
-	if err := w.h.rooms.AdoptJob(w.done, room, jobID, w.id); err != nil {
+	// Even if the worker goes meanwhile: then the room is told that it has lost the job.
+	if err := w.h.rooms.AdoptJob(w.h.life, room, jobID, w.id); err != nil {
 		w.h.release(w, jobID)
-		return false
+		return foreign
 	}
 	w.log.Info("worker goes on with a job", "job", jobID, "room", room)
-	return true
+	return owned
+}
+
+// terminate tells the worker that a job is over.
+func (w *worker) terminate(jobID string) {
+	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Termination{
+		Termination: &livekit.JobTermination{JobId: jobID},
+	}})
 }
 
 // simulate gives the worker a job without a dispatch in an open room. Of the job's
