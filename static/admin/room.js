@@ -133,13 +133,29 @@ export async function room(root, { of: name, signal, go, session }) {
     await showLink(new URL(`/#token=${token}`, location.href).href, 'With it one joins as that identity');
   }
 
+  // observe opens the tab at the click, and goes there with the token that it gets. A blocker
+  // of popups stops a tab that opens once an answer is there.
   async function observe() {
-    const sure = await ask({ title: 'Observe this room?', text: 'You join hidden from others and cannot speak. It stands in the audit.', confirm: 'Observe' });
-    if (!sure) return;
-    const { token } = await call('POST', '/tokens', {
-      room: name, identity: `observer-${session.id}`, hidden: true, can_publish: false, can_publish_data: false, ttl: 300,
+    let tab = null;
+    const sure = await ask({
+      title: 'Observe this room?', text: 'You join hidden from others and cannot speak. It stands in the audit.', confirm: 'Observe',
+      confirmed() {
+        tab = window.open('', '_blank');
+      },
     });
-    window.open(`/#token=${token}`, '_blank', 'noopener');
+    if (!sure) return;
+    if (!tab) throw new Error('The browser did not let the dashboard open a tab: allow pop-ups for this site.');
+    tab.opener = null;
+    tab.document.title = 'Observe – Parlor';
+    try {
+      const { token } = await call('POST', '/tokens', {
+        room: name, identity: `observer-${session.id}`, hidden: true, can_publish: false, can_publish_data: false, ttl: 300,
+      });
+      tab.location.replace(new URL(`/#token=${token}`, location.href));
+    } catch (error) {
+      tab.close();
+      throw error;
+    }
   }
 
   function person(one, fares) {

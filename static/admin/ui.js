@@ -40,8 +40,10 @@ export function toast(text, bad = false) {
   setTimeout(() => node.remove(), bad ? 9000 : 4000);
 }
 
-// ask shows a dialog, and returns what was filled in; null if it was given up.
-export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false, figure }) {
+// ask shows a dialog, and returns what was filled in; null if it was given up. confirmed is
+// called in the event of the click that confirms: only there a browser surely lets a page open
+// a tab.
+export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false, figure, confirmed }) {
   const form = element('form', {}, element('h2', { id: 'ask-title' }, title));
   if (text) form.append(element('p', {}, text));
   for (const field of fields) form.append(fieldOf(field));
@@ -61,6 +63,7 @@ export function ask({ title, text = '', fields = [], confirm = 'OK', bad = false
         const input = form.elements.namedItem(field.name);
         answer[field.name] = field.type === 'checkbox' ? input.checked : input.value;
       }
+      confirmed?.();
       dialog.close();
     });
     dialog.addEventListener('close', () => {

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	cdpage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
@@ -124,6 +127,13 @@ func (b *browser) open(t *testing.T, name, address string) *page {
 func (b *browser) visit(t *testing.T, name, address string) *page {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
+	p := newPage(ctx, cancel, t, name)
+	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(960, 600), chromedp.Navigate(address)))
+	return p
+}
+
+// newPage is the page of a tab, which is closed at the end of the test.
+func newPage(ctx context.Context, cancel func(), t *testing.T, name string) *page {
 	p := &page{t: t, name: name, ctx: ctx, artifacts: t.ArtifactDir()}
 	messages := chromedp.Console(ctx)
 	var listening sync.WaitGroup
@@ -142,8 +152,35 @@ func (b *browser) visit(t *testing.T, name, address string) *page {
 		cancel()
 		listening.Wait()
 	})
-	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(960, 600), chromedp.Navigate(address)))
 	return p
+}
+
+// tabs begins to watch for a tab that the page opens; next waits for it.
+func (p *page) tabs(name string) (next func() *page) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	p.t.Cleanup(cancel)
+	opened := chromedp.WaitNewTarget(ctx, func(*target.Info) bool { return true })
+	return func() *page {
+		p.t.Helper()
+		var id target.ID
+		select {
+		case id = <-opened:
+		case <-ctx.Done():
+			p.t.Fatalf("%s has opened no tab", p.name)
+		}
+		tab, closeTab := chromedp.NewContext(p.ctx, chromedp.WithTargetID(id))
+		other := newPage(tab, closeTab, p.t, name)
+		require.NoError(p.t, chromedp.Do(tab))
+		return other
+	}
+}
+
+// front shows the page before the other tabs of its window.
+func (p *page) front() {
+	p.t.Helper()
+	_, err := chromedp.Call(p.ctx, cdpage.BringToFront, cdp.Empty{})
+	require.NoError(p.t, err, "%s: to the front", p.name)
 }
 
 // report fails the test if the page has logged an error, and saves a screenshot if the

@@ -169,19 +169,50 @@ func (f *fixture) testDeeds(t *testing.T) {
 	require.Equal(t, 200, get[int](ann, admitted), "she may come back")
 	did("unban", who(ann))
 
-	// The observer sees and is not seen, but in the dashboard.
-	p.do(`window.open = (address) => { window.opened = address; }`)
+	// The observer sees and is not seen, but in the dashboard. Its tab is there before the
+	// server's answer is: a blocker of popups lets only the click itself open one.
+	p.do(`const real = window.fetch; window.fetch = async (at, ...rest) => {
+			if (!String(at).endsWith('/tokens')) return real(at, ...rest);
+			window.fetch = real;
+			await new Promise((go) => { window.go = go; });
+			return real(at, ...rest);
+		}`)
+	opened := p.tabs("observer")
 	p.presses("Observe")
 	p.answers(nil)
-	p.until("the address", `window.opened`)
+	observer := opened()
+	p.until("the request", `window.go`)
+	require.Equal(t, "about:blank null", get[string](observer, `location.href + ' ' + window.opener`))
+	p.do(`window.go()`)
 	did("createToken", "observer-"+session)
-	observer := f.browser.open(t, "observer", "http://localhost:"+s.port+get[string](p, `window.opened`))
+	observer.until("the page to start", `window.parlor !== undefined`)
+	require.Nil(t, get[any](observer, `window.opener`), "it cannot reach the dashboard")
 	observer.click("#join")
 	observer.until("the call, with those who are there", `parlor.screen === 'call' && document.querySelector('#mic').disabled && `+tile("=Cem()"))
+	p.front()
 	p.until("the observer in the dashboard", `[...document.querySelectorAll('#people h3')].some((node) => node.textContent.includes('observer-'))`)
 	require.Zero(t, get[int](cem, `parlor.room.remoteParticipants.size`), "the others do not see it")
 	require.Equal(t, "1", get[string](cem, `document.querySelector('#count').textContent`))
+	observer.front()
 	observer.click("#leave")
+	p.front()
+
+	// What the server refuses closes the tab again, and what the browser blocks asks for nothing.
+	problem := `document.querySelector('#toasts .toast.bad')?.textContent`
+	p.do(`const real = window.fetch; window.fetch = (at, options, ...rest) => {
+			if (!String(at).endsWith('/tokens')) return real(at, options, ...rest);
+			window.fetch = real;
+			return real(at, { ...options, body: options.body.replace('observer-', 'o'.repeat(1000)) }, ...rest);
+		};
+		const open = window.open.bind(window); window.open = (...with_) => window.tab = open(...with_)`)
+	p.presses("Observe")
+	p.answers(nil)
+	p.until("a word that it was refused, and no tab", problem+`?.includes('identity') && window.tab.closed`)
+	p.do(`window.open = () => null`)
+	p.presses("Observe")
+	p.answers(nil)
+	p.until("a word that pop-ups are blocked", problem+`?.includes('pop-ups')`)
+	p.do(`document.querySelectorAll('#toasts .toast').forEach((node) => node.remove())`)
 
 	p.presses("Lock")
 	p.until("the lock", state+`.includes('locked')`)
