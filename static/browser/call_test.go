@@ -64,6 +64,7 @@ func TestPage(t *testing.T) {
 	t.Run("kept chat", f.testKeptChat)
 	t.Run("breakout rooms", f.testBreakouts)
 	t.Run("more people than fit", f.testPagesOfPeople)
+	t.Run("ten people", f.testTen)
 	t.Run("encrypted end to end", f.testEncrypted)
 	t.Run("without devices", f.testWithoutDevices)
 	for _, m := range modes {
