@@ -450,3 +450,61 @@ func TestAnOrphanIsEndedLater(t *testing.T) {
 		require.Empty(t, open)
 	})
 }
+
+// A participant on the way from one breakout room to another while the division ends comes to
+// the main room: both breakout rooms may have ended before it arrives.
+func TestBothBreakoutRoomsEndOnTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &heldStore{}
+		h := newHouse(t, func(c *rooms.Config) { s.Store, c.Store = c.Store, s }, func(c *rooms.Config) { c.Moderation = s.Store.(rooms.Moderation) })
+		one, two, hana, ann, bob := divided(h)
+		ctx := context.Background()
+		_, err := h.SendOut(ctx, "all", 0)
+		require.NoError(t, err)
+		require.NoError(t, h.GoTo(ctx, "all", "hana", two, true))
+		for _, c := range []*client{ann, bob} {
+			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		}
+		synctest.Wait()
+		s.hold(two) // she has left it, and is nowhere
+		var way sync.WaitGroup
+		var failed error
+		way.Go(func() { failed = h.GoTo(ctx, two, "hana", one, true) })
+		synctest.Wait()
+		way.Go(func() { _, err = h.Divide(ctx, "all", nil) })
+		synctest.Wait()
+		time.Sleep(5 * time.Second) // the first room has been forgotten
+		s.letGo()
+		way.Wait()
+		synctest.Wait()
+		require.NoError(t, err)
+		require.Equal(t, rooms.NotFound, rooms.ErrorCode(failed))
+		require.Nil(t, hana.leave(), "she is not sent back to where nothing is")
+		require.Contains(t, h.of("all"), "hana")
+		require.True(t, isHost(h, "all", "hana"))
+		hana.publish(t, "cam", livekit.TrackSource_CAMERA)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		open, err := h.List(ctx, []string{one, two})
+		require.NoError(t, err)
+		require.Empty(t, open)
+	})
+}
+
+// A host of another room is no host of a division, and is moved to none of its breakout rooms
+// by that right.
+func TestAHostOfAnotherRoomIsMovedToNoBreakoutRoom(t *testing.T) {
+	h := newHouse(t)
+	one, _, _, _, _ := divided(h)
+	_, err := h.SendOut(t.Context(), "all", 0)
+	require.NoError(t, err)
+	eve := h.join("other", "eve", asHost)
+	to := func(room, identity, destination string) error {
+		return h.Move(t.Context(), &livekit.MoveParticipantRequest{Room: room, Identity: identity, DestinationRoom: destination})
+	}
+	require.Equal(t, rooms.Denied, rooms.ErrorCode(to("other", "eve", one)))
+	require.Nil(t, eve.leave())
+	require.Equal(t, []string{"eve"}, h.of("other"))
+	require.NoError(t, to("all", "hana", one), "a host of the division may go to any of its rooms")
+	require.True(t, isHost(h, one, "hana"))
+}

@@ -45,7 +45,8 @@ func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest
 	m, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, p *Participant, reply answer[*passage]) {
 		var err error
 		if !dependent(p.info) {
-			err = place.refusal(host || p.host)
+			// A host of another room is no host of this division.
+			err = place.refusal(host || p.host && r.division() == place.main)
 		}
 		reply(&passage{from: p, division: r.division(), place: place, began: began}, err)
 	})
@@ -57,10 +58,10 @@ func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest
 	if err != nil {
 		return err
 	}
-	err = rs.move(ctx, m, req)
+	to, failed := rs.move(ctx, m, req)
 	held.post(func() { held.release(p.Client) }) // if it has gone, so has the seat
-	if err != nil {
-		return err
+	if to == "" {
+		return failed
 	}
 	// A ban or revocation may have come while it was under way. That the caller has gone is no
 	// reason. Within its division it stays, as everybody whose tokens are revoked in a room.
@@ -68,22 +69,24 @@ func (rs *Rooms) moveAs(ctx context.Context, req *livekit.MoveParticipantRequest
 	if m.within {
 		issued = time.Now()
 	}
-	if err := rs.Admissible(context.WithoutCancel(ctx), req.DestinationRoom, p.identity, NowMs(issued)); err != nil {
+	if err := rs.Admissible(context.WithoutCancel(ctx), to, p.identity, NowMs(issued)); err != nil {
 		p.Leave(livekit.DisconnectReason_PARTICIPANT_REMOVED)
 		return err
 	}
-	return nil
+	return failed
 }
 
-// move is Move once a seat is held.
-func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticipantRequest) error {
+// move is Move once a seat is held. to is the room that took the participant, "" if none did:
+// the main room of its division, if it left a breakout room and the other has ended meanwhile.
+// The first may have ended, too, and no token opens that again.
+func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticipantRequest) (to string, err error) {
 	p := m.from
 	m.under = p.depart(p)
 	if m.under == nil {
-		return ErrNoParticipant // it is being moved by another call
+		return "", ErrNoParticipant // it is being moved by another call
 	}
 	defer p.arrive(m.under, p) // if it has arrived nowhere else
-	_, err := askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[struct{}]) {
+	_, err = askParticipant(ctx, rs, req.Room, req.Identity, func(r *Room, now *Participant, reply answer[struct{}]) {
 		if now != p || p.peer == nil {
 			reply(struct{}{}, ErrNoParticipant)
 			return
@@ -94,10 +97,21 @@ func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticip
 	if err == nil {
 		_, err = askName(ctx, rs, req.DestinationRoom, func(r *Room, reply answer[struct{}]) { r.receive(m, reply) })
 	}
-	if err != nil && m.sent {
+	if err == nil {
+		return req.DestinationRoom, nil
+	}
+	home := m.division.Name
+	if ErrorCode(err) == NotFound && !errors.Is(err, ErrNoParticipant) && home != "" && home != req.Room && home != req.DestinationRoom {
+		m.place = standing{}
+		_, lost := askName(ctx, rs, home, func(r *Room, reply answer[struct{}]) { r.receive(m, reply) })
+		if lost == nil {
+			return home, err
+		}
+	}
+	if m.sent {
 		m.sendBack()
 	}
-	return err
+	return "", err
 }
 
 // What goes along when a participant is moved, and when it is forwarded:
