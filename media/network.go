@@ -379,7 +379,7 @@ func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
 
 // bind opens the socket's port on one more address. Reading starts with add.
 func (s *socket) bind(addr netip.Addr) (boundConn, error) {
-	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log})
+	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log, Queues: udp.Cores()})
 	return boundConn{conn, addr}, err
 }
 

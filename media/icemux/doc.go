@@ -5,7 +5,7 @@
 // The nouns:
 //
 //   - A [Mux] is one UDP port on one or more local addresses, each with a socket of
-//     its own. Each socket has one goroutine that reads.
+//     its own. Each queue of a socket ([Queued]) has one goroutine that reads.
 //   - A session is the packets of one ICE username fragment (ufrag, RFC 8445, 5.3)
 //     on one socket, or, over TCP, at one local address.
 //   - A source is a remote address that a session has heard from.

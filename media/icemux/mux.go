@@ -22,6 +22,14 @@ type Socket interface {
 	ice.AddrPortReaderWriter
 }
 
+// Queued is a Socket with several queues, each of which needs a reader of its own. Packets
+// from one address come in one queue.
+type Queued interface {
+	Socket
+	Queues() int
+	ReadQueue(i int, p []byte) (n int, src netip.AddrPort, err error)
+}
+
 // Config says how a [Mux] works.
 type Config struct {
 	// Own tells whether an address is one of the server's own, bound or advertised.
@@ -88,7 +96,15 @@ func (m *Mux) Add(s Socket) error {
 	}
 	p := newPort(s, local, &m.cfg)
 	m.ports = append(m.ports, p)
-	m.readers.Go(p.read)
+	if q, ok := s.(Queued); ok {
+		for i := range q.Queues() {
+			m.readers.Go(func() {
+				p.read(func(b []byte) (int, netip.AddrPort, error) { return q.ReadQueue(i, b) })
+			})
+		}
+		return nil
+	}
+	m.readers.Go(func() { p.read(s.ReadFromAddrPort) })
 	return nil
 }
 
@@ -285,10 +301,10 @@ func (p *port) unnameLocked(s *session) {
 }
 
 // read passes packets on until the socket is closed.
-func (p *port) read() {
+func (p *port) read(next func([]byte) (int, netip.AddrPort, error)) {
 	buf := make([]byte, maxPacket)
 	for {
-		n, src, err := p.socket.ReadFromAddrPort(buf)
+		n, src, err := next(buf)
 		if err == nil {
 			p.receive(buf[:n], canonical(src))
 			continue

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,6 +33,10 @@ type Config struct {
 	Addr string
 	// Log receives messages about the opening. Nothing is logged per packet. Required.
 	Log *slog.Logger
+	// Queues is how many queues the kernel keeps for what comes in; 0 means 1. Each is a
+	// socket of its own on the same port (SO_REUSEPORT). The kernel chooses the queue by the
+	// two addresses of a packet. Systems other than Linux keep one.
+	Queues int
 	// Buffer is the requested size of each of the socket's buffers, in bytes; 0 means
 	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
 	Buffer int
@@ -44,10 +49,9 @@ type Config struct {
 	NoOffload, Plain bool
 }
 
-// Conn is one UDP socket. All methods may be called concurrently.
+// Conn is one UDP port on one address. All methods may be called concurrently.
 type Conn struct {
-	socket     *net.UDPConn
-	raw        syscall.RawConn
+	queues     []*queue // at least one
 	log        *slog.Logger
 	flushAfter time.Duration
 	local      netip.AddrPort
@@ -56,7 +60,6 @@ type Conn struct {
 	batches sync.Pool // of *sendBatch
 	count   counters
 	path    path // capabilities of the system, see send_linux.go
-	receive receiver
 
 	// backstopMu guards the following. It is taken after no lock of a shard.
 	backstopMu sync.Mutex
@@ -72,31 +75,22 @@ type Conn struct {
 
 var _ net.PacketConn = (*Conn)(nil)
 
-// Listen opens a socket. Close must be called.
-func Listen(cfg Config) (*Conn, error) {
-	pc, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", cfg.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for media: %w", err)
-	}
-	c, err := wrap(pc.(*net.UDPConn), cfg)
-	if err != nil {
-		_ = pc.Close() // the socket was never used
-		return nil, fmt.Errorf("set up media socket %s: %w", cfg.Addr, err)
-	}
-	return c, nil
+// queue is one of the sockets of a Conn.
+type queue struct {
+	socket  *net.UDPConn
+	raw     syscall.RawConn
+	receive receiver
 }
 
-func wrap(socket *net.UDPConn, cfg Config) (*Conn, error) {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
+// Cores is a number of queues that lets all cores receive, up to the number that shares
+// the sending.
+func Cores() int { return shardCount() }
+
+// Listen opens a port. Close must be called.
+func Listen(cfg Config) (*Conn, error) {
 	c := &Conn{
-		socket:     socket,
-		raw:        raw,
 		log:        cfg.Log,
 		flushAfter: cfg.FlushAfter,
-		local:      socket.LocalAddr().(*net.UDPAddr).AddrPort(),
 		shards:     make([]shard, shardCount()),
 		done:       make(chan struct{}),
 	}
@@ -107,14 +101,55 @@ func wrap(socket *net.UDPConn, cfg Config) (*Conn, error) {
 		cfg.Buffer = DefaultBuffer
 	}
 	c.batches.New = func() any { return newSendBatch() }
-	if err := c.openPath(cfg); err != nil {
+	if err := c.open(cfg); err != nil {
+		for _, q := range c.queues {
+			_ = q.socket.Close() // the socket was never used
+		}
 		return nil, err
 	}
-	c.openReceiver()
+	for i := range c.shards {
+		c.shards[i].raw = c.queues[i%len(c.queues)].raw
+	}
 	c.timer = time.NewTimer(time.Hour)
 	c.timer.Stop()
 	c.backstop.Go(c.runBackstop)
 	return c, nil
+}
+
+// open opens the queues. The first one is bound as if it were the only one, so that a port
+// that another program has is refused. If the system permits no more, there is one.
+func (c *Conn) open(cfg Config) error {
+	first, err := openQueue(cfg.Addr, nil)
+	if err != nil {
+		return fmt.Errorf("listen for media: %w", err)
+	}
+	c.queues = []*queue{first}
+	c.local = first.socket.LocalAddr().(*net.UDPAddr).AddrPort()
+	if err := c.openPath(cfg); err != nil {
+		return fmt.Errorf("set up media socket %s: %w", cfg.Addr, err)
+	}
+	if err := c.openMore(cfg); err != nil {
+		c.log.Warn("media socket: it has fewer queues than wanted, which only matters under load", "address", c.local.String(), "queues", len(c.queues), "wanted", cfg.Queues, "error", err)
+	}
+	for _, q := range c.queues {
+		q.openReceiver()
+	}
+	return nil
+}
+
+// openQueue binds a socket. control is called before that, if it is not nil.
+func openQueue(addr string, control func(network, address string, c syscall.RawConn) error) (*queue, error) {
+	lc := net.ListenConfig{Control: control}
+	pc, err := lc.ListenPacket(context.Background(), "udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	socket := pc.(*net.UDPConn)
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return &queue{socket: socket, raw: raw}, nil
 }
 
 // shardCount is the power of two that gives each processor its own shard, up to
@@ -127,10 +162,10 @@ func shardCount() int {
 	return n
 }
 
-// LocalAddr is the *net.UDPAddr that the socket is bound to.
+// LocalAddr is the *net.UDPAddr that the sockets are bound to.
 func (c *Conn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
 
-// Port is the UDP port that the socket is bound to.
+// Port is the UDP port that the sockets are bound to.
 func (c *Conn) Port() uint16 { return c.local.Port() }
 
 // isMedia distinguishes RTP and RTCP from other packets by the first byte (RFC 7983).
@@ -162,7 +197,7 @@ func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 
 // writeNow sends one packet and counts it.
 func (c *Conn) writeNow(p []byte, dst netip.AddrPort) (int, error) {
-	n, err := c.socket.WriteToUDPAddrPort(p, dst)
+	n, err := c.queues[0].socket.WriteToUDPAddrPort(p, dst)
 	if err != nil {
 		c.drop(err, 1)
 		return n, err
@@ -270,6 +305,13 @@ func (c *Conn) flushResting() (others bool) {
 	return others
 }
 
+// Queues is the number of queues. All must be read, each by a goroutine of its own, with
+// [Conn.ReadQueue].
+func (c *Conn) Queues() int { return len(c.queues) }
+
+// ReadFromAddrPort reads a packet of the first queue, as [Conn.ReadQueue] does.
+func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) { return c.ReadQueue(0, p) }
+
 // ReadFrom is ReadFromAddrPort with a *net.UDPAddr.
 func (c *Conn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, src, err := c.ReadFromAddrPort(p)
@@ -280,15 +322,29 @@ func (c *Conn) ReadFrom(p []byte) (int, net.Addr, error) {
 }
 
 // SetDeadline is SetReadDeadline and SetWriteDeadline.
-func (c *Conn) SetDeadline(t time.Time) error { return c.socket.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	return c.each(func(q *queue) error { return q.socket.SetDeadline(t) })
+}
 
 // SetReadDeadline bounds reads, except of packets that were already received.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	return c.each(func(q *queue) error { return q.socket.SetReadDeadline(t) })
+}
 
 // SetWriteDeadline bounds writes of unbatched packets; batches never wait long.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	return c.each(func(q *queue) error { return q.socket.SetWriteDeadline(t) })
+}
 
-// Close sends waiting packets, ends the backstop and waits for it, and closes the socket.
+func (c *Conn) each(f func(*queue) error) error {
+	errs := make([]error, len(c.queues))
+	for i, q := range c.queues {
+		errs[i] = f(q)
+	}
+	return errors.Join(errs...)
+}
+
+// Close sends waiting packets, ends the backstop and waits for it, and closes the sockets.
 // Reads and writes then fail with net.ErrClosed.
 func (c *Conn) Close() error {
 	c.closeOnce.Do(func() {
@@ -298,7 +354,7 @@ func (c *Conn) Close() error {
 		for i := range c.shards {
 			c.shards[i].close(c)
 		}
-		c.closeErr = c.socket.Close()
+		c.closeErr = c.each(func(q *queue) error { return q.socket.Close() })
 	})
 	return c.closeErr
 }

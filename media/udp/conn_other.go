@@ -16,14 +16,19 @@ type scratch struct{}
 type path struct{ offload bool }
 
 func (c *Conn) openPath(cfg Config) error {
-	if err := errors.Join(c.socket.SetReadBuffer(cfg.Buffer), c.socket.SetWriteBuffer(cfg.Buffer)); err != nil {
+	socket := c.queues[0].socket
+	if err := errors.Join(socket.SetReadBuffer(cfg.Buffer), socket.SetWriteBuffer(cfg.Buffer)); err != nil {
 		c.log.Warn("media socket: buffers not enlarged", "wanted", cfg.Buffer, "error", err)
 	}
 	return nil
 }
 
+// openMore opens no more than the first queue: the systems do not share packets evenly, if
+// at all.
+func (c *Conn) openMore(Config) error { return nil }
+
 // send sends b packet by packet.
-func (c *Conn) send(b *sendBatch) {
+func (c *Conn) send(b *sendBatch, _ syscall.RawConn) {
 	for i := range b.runs {
 		c.sendOneByOne(b, &b.runs[i])
 	}
@@ -32,12 +37,12 @@ func (c *Conn) send(b *sendBatch) {
 // receiver has no state on these systems.
 type receiver struct{}
 
-func (c *Conn) openReceiver() {}
+func (q *queue) openReceiver() {}
 
-// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address.
-func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
+// ReadQueue reads a packet of one queue. The source is never a v4-mapped v6 address.
+func (c *Conn) ReadQueue(i int, p []byte) (int, netip.AddrPort, error) {
 	for {
-		n, src, err := c.socket.ReadFromUDPAddrPort(p)
+		n, src, err := c.queues[i].socket.ReadFromUDPAddrPort(p)
 		if err != nil && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)) &&
 			!errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // an ICMP error for an earlier packet; the mux would end on it

@@ -34,8 +34,8 @@ type receiver struct {
 	call func(fd uintptr) bool
 }
 
-func (c *Conn) openReceiver() {
-	r := &c.receive
+func (q *queue) openReceiver() {
+	r := &q.receive
 	r.call = r.fill
 	for i := range r.msgs {
 		r.iov[i].Base = &r.bufs[i][0]
@@ -71,11 +71,13 @@ func (r *receiver) fill(fd uintptr) bool {
 	}
 }
 
-// ReadFromAddrPort reads a packet. The source is never a v4-mapped v6 address. A packet
+// ReadQueue reads a packet of one queue. Packets from one address come in one queue, in
+// their order, as long as the port is open. The source is never a v4-mapped v6 address. A packet
 // longer than MaxPacket is dropped and counted. A packet that does not fit p is
 // truncated, as with any datagram socket.
-func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
-	r := &c.receive
+func (c *Conn) ReadQueue(i int, p []byte) (int, netip.AddrPort, error) {
+	q := c.queues[i]
+	r := &q.receive
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for failures := 0; ; {
@@ -90,7 +92,7 @@ func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 				return copy(p, r.bufs[i][:r.msgs[i].len]), src, nil
 			}
 		}
-		if err := c.raw.Read(r.call); err != nil {
+		if err := q.raw.Read(r.call); err != nil {
 			return 0, netip.AddrPort{}, err
 		}
 		if r.err != 0 {
@@ -100,13 +102,12 @@ func (c *Conn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 			continue
 		}
 		failures = 0
-		c.countReceived()
+		c.countReceived(r)
 	}
 }
 
 // countReceived counts the packets of one call. The receiver's mu is held.
-func (c *Conn) countReceived() {
-	r := &c.receive
+func (c *Conn) countReceived(r *receiver) {
 	bytes := uint64(0)
 	for i := range r.n {
 		bytes += uint64(r.msgs[i].len)

@@ -1,11 +1,13 @@
 package udp
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -74,12 +76,9 @@ type path struct {
 func (c *Conn) openPath(cfg Config) error {
 	var domain, segment int
 	var domainErr, segmentErr error
-	err := c.raw.Control(func(fd uintptr) {
+	q := c.queues[0]
+	err := q.raw.Control(func(fd uintptr) {
 		domain, domainErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		// The standard library allows broadcast. Media does not need it, and a client
-		// could name a broadcast address as its own. If this fails, broadcast stays
-		// allowed.
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
 		segment, segmentErr = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
 	})
 	if err != nil {
@@ -94,17 +93,57 @@ func (c *Conn) openPath(cfg Config) error {
 	if segmentErr != nil {
 		c.log.Info("media socket: no segmentation offload on this kernel", "error", segmentErr)
 	}
-	c.enlarge("receive", cfg.Buffer, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE)
-	c.enlarge("send", cfg.Buffer, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
+	c.prepare(q, cfg)
+	return nil
+}
+
+// prepare sets what every queue's socket needs.
+func (c *Conn) prepare(q *queue, cfg Config) {
+	// The standard library allows broadcast. Media does not need it, and a client could name
+	// a broadcast address as its own. If this fails, broadcast stays allowed.
+	_ = q.setOption(unix.SO_BROADCAST, 0)
+	c.enlarge(q, "receive", cfg.Buffer, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE)
+	c.enlarge(q, "send", cfg.Buffer, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
+}
+
+// setOption sets an option of the socket level.
+func (q *queue) setOption(option, value int) error {
+	var optErr error
+	err := q.raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, value)
+	})
+	return errors.Join(err, optErr)
+}
+
+// openMore opens all queues but the first, which joins their group only now that it has the
+// port: a socket that may share its port from the start would share that of another program,
+// too, and each would get a part of the other's packets.
+func (c *Conn) openMore(cfg Config) error {
+	if cfg.Queues <= 1 {
+		return nil
+	}
+	if err := c.queues[0].setOption(unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	for len(c.queues) < cfg.Queues {
+		q, err := openQueue(c.local.String(), func(_, _ string, raw syscall.RawConn) error {
+			return (&queue{raw: raw}).setOption(unix.SO_REUSEPORT, 1)
+		})
+		if err != nil {
+			return err
+		}
+		c.prepare(q, cfg)
+		c.queues = append(c.queues, q)
+	}
 	return nil
 }
 
 // enlarge requests a buffer of want bytes. With CAP_NET_ADMIN the system's maximum does
 // not apply.
-func (c *Conn) enlarge(which string, want, option, force int) {
+func (c *Conn) enlarge(q *queue, which string, want, option, force int) {
 	var got int
 	var optErr error
-	err := c.raw.Control(func(fd uintptr) {
+	err := q.raw.Control(func(fd uintptr) {
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, want) != nil {
 			optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, want)
 		}
@@ -120,8 +159,8 @@ func (c *Conn) enlarge(which string, want, option, force int) {
 	}
 }
 
-// send hands b to the kernel. Failures are counted.
-func (c *Conn) send(b *sendBatch) {
+// send hands b to the kernel by one of the sockets. Failures are counted.
+func (c *Conn) send(b *sendBatch, raw syscall.RawConn) {
 	if c.path.plain.Load() {
 		for i := range b.runs {
 			c.sendOneByOne(b, &b.runs[i])
@@ -136,7 +175,7 @@ func (c *Conn) send(b *sendBatch) {
 	o.conn = c
 	// Control, not Write: Write would serialise the shards on the descriptor's write lock
 	// and wait without bound.
-	if err := c.raw.Control(o.call); err != nil {
+	if err := raw.Control(o.call); err != nil {
 		c.drop(net.ErrClosed, len(b.segs))
 	}
 	o.conn = nil

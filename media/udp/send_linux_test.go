@@ -19,7 +19,7 @@ func TestOffloadRefused(t *testing.T) {
 		t.Skip("no segmentation offload here")
 	}
 	var optErr error
-	require.NoError(t, c.raw.Control(func(fd uintptr) {
+	require.NoError(t, c.queues[0].raw.Control(func(fd uintptr) {
 		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1)
 	}))
 	require.NoError(t, optErr)
