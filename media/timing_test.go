@@ -2,6 +2,7 @@ package media
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -242,8 +243,8 @@ func (p *projector) since() (frames int, worst time.Duration) {
 }
 
 // A participant's sound and picture are played in sync, by the sender reports, however
-// often the layer changes: the frames right after a switch are, and all reports say the
-// same. So it is when the reports of a layer come late. Where they never come, the picture
+// often the layer changes, and after pauses: the frames right after a switch are, and all
+// reports say the same. So it is when the reports of a layer come late. Where they never come, the picture
 // is off by what the layers differ in their way.
 func TestSoundAndPictureStayTogether(t *testing.T) {
 	e := newTestEngine(t, nil)
@@ -332,6 +333,30 @@ func TestSoundAndPictureStayTogether(t *testing.T) {
 	together("after the reports came", "TR_always", "TR_late")
 	change(high, 1)
 	together("the reports are known", "TR_always", "TR_late", "TR_sound")
+	// A track that is not shown for a while, and one that is muted, come back in step, in the
+	// same layer or in another one.
+	for _, step := range []struct {
+		mute     bool
+		settings rooms.TrackSettings
+		layer    byte
+	}{{false, low, 0}, {true, low, 0}, {false, high, 1}, {false, high, 1}, {true, low, 0}} {
+		for _, sid := range all {
+			if step.mute {
+				a.setMuted(sid, true)
+			} else {
+				b.peer.SetTrackSettings([]string{sid}, rooms.TrackSettings{Disabled: true})
+			}
+		}
+		seen["TR_sound"].since()
+		eventually("a second passes", func(p *projector) bool { return p.judged > 60 }, "TR_sound")
+		for _, sid := range all {
+			if step.mute {
+				a.setMuted(sid, false)
+			}
+		}
+		change(step.settings, step.layer)
+		together(fmt.Sprintf("after a pause, muted %v, layer %d", step.mute, step.layer), "TR_always", "TR_late", "TR_sound")
+	}
 	for sid, p := range seen {
 		p.mu.Lock()
 		if sid == "TR_silent" {
