@@ -125,6 +125,39 @@ func testTogether(t *testing.T, host, ann, late *page) {
 		})()`)
 		late.until("a word of each", messages+`.filter((text) => text === '(a message too long to show)').length === 3`)
 
+		// A stream is its sender's: another under the same id adds nothing to it, and does not
+		// end it or keep it out.
+		begin := func(p *page, kind, options, part string) {
+			p.do(fmt.Sprintf(`window.writer = await parlor.room.localParticipant.%s(%s); await window.writer.write(%s)`, kind, options, part))
+		}
+		goOn := func(p *page, part string) {
+			p.do(fmt.Sprintf(`await window.writer.write(%s); await window.writer.close()`, part))
+		}
+		by := func(p *page) string {
+			return fmt.Sprintf(`[...document.querySelectorAll('#chat-log li')].filter((node) => node.dataset.identity === %q).map((node) => node.querySelector('.chat-text').textContent)`, get[string](p, `parlor.room.localParticipant.identity`))
+		}
+		opened := func(kind, id string) string {
+			return fmt.Sprintf(`[...parlor.room.incomingDataStreamManager.%sStreamControllers.keys()].some((key) => key.includes(%q))`, kind, id)
+		}
+		const words = `{ topic: 'lk.chat', streamId: 'hers' }`
+		begin(ann, "streamText", words, `'Meet '`)
+		late.until("the beginning", opened("text", "hers"))
+		begin(host, "streamText", words, `'Pay '`)
+		goOn(host, `'Eve'`)
+		late.until("the host's own", by(host)+`.includes('Pay Eve')`)
+		goOn(ann, `'at eight'`)
+		late.until("hers, whole and alone", by(ann)+`.includes('Meet at eight')`)
+		const papers = `{ topic: 'lk.chat', name: '%s', streamId: 'papers' }`
+		begin(ann, "streamBytes", fmt.Sprintf(papers, "hers"), `new Uint8Array([1, 2])`)
+		late.until("the beginning", opened("byte", "papers"))
+		begin(host, "streamBytes", fmt.Sprintf(papers, "another"), `new Uint8Array([66])`)
+		goOn(host, `new Uint8Array([66])`)
+		late.until("the host's own", file("another", saved))
+		goOn(ann, `new Uint8Array([3])`)
+		late.until("hers", file("hers", saved))
+		late.do(`[...document.querySelectorAll('.chat-file')].find((node) => node.querySelector('.file-name').textContent === 'hers').querySelector('button').click()`)
+		require.Equal(t, []int{1, 2, 3}, get[[]int](late, `[...new Uint8Array(await window.saved.arrayBuffer())]`))
+
 		// The time of a message is its sender's word.
 		ann.do(`const { engine } = parlor.room, send = engine.sendDataPacket;
 			engine.sendDataPacket = function (packet, ...rest) {

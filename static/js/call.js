@@ -22,6 +22,7 @@ import { videoResolution } from './preview.js';
 import { reconnectPolicy } from './reconnect.js';
 import { play } from './sounds.js';
 import { Stage } from './stage.js';
+import { keepApart } from './streams.js';
 import { listed, say, t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
@@ -70,6 +71,7 @@ export class Call {
     this.#passphrase = options.passphrase;
     this.#encryption = new Encryption(options.passphrase);
     this.room = new Room({ ...roomOptions(options), encryption: this.#encryption.options });
+    keepApart(this.room);
     this.stage = new Stage(this.room, $('#stage'), $('#audio'));
     this.controls = new Controls(this.room);
     const moderation = new Moderation(this.room);

@@ -3,7 +3,7 @@
 
 import { $, element } from './dom.js';
 import { preferences } from './preferences.js';
-import { Shares, drop, readText } from './streams.js';
+import { Shares, drop, idOf, readText } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 
@@ -46,7 +46,7 @@ export class Captions {
       drop(reader);
       return;
     }
-    const segment = info.attributes?.['lk.segment_id'] || info.id;
+    const segment = info.attributes?.['lk.segment_id'] || idOf(info);
     const track = info.attributes?.['lk.transcribed_track_id'];
     try {
       await readText(reader, identity, this.#underway, MOST_CHARACTERS, (text) => this.#show(identity, segment, track, text));

@@ -5,7 +5,7 @@ import { $, $$, element, hue, icon } from './dom.js';
 import { Files } from './files.js';
 import { nameable } from './moderation.js';
 import { toast } from './notices.js';
-import { Shares, TooMuch, drop, readText } from './streams.js';
+import { Shares, TooMuch, drop, idOf, readText } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
@@ -231,7 +231,8 @@ export class Chat {
   }
 
   #readFile(reader, identity) {
-    const { id, timestamp, name, attributes, encryptionType } = reader.info;
+    const { timestamp, name, attributes, encryptionType } = reader.info;
+    const id = idOf(reader.info);
     const line = this.#files.line(name);
     let shown = false;
     try {
@@ -277,7 +278,8 @@ export class Chat {
   }
 
   async #readStream(reader, identity) {
-    const { id, timestamp, size, attributes, encryptionType } = reader.info;
+    const { timestamp, size, attributes, encryptionType } = reader.info;
+    const id = idOf(reader.info);
     let text = null;
     if (!this.#wanted(identity, encryptionType)) {
       drop(reader);

@@ -5,6 +5,22 @@
 // TooMuch: a stream is longer than it may be, or its sender has too much underway.
 export class TooMuch extends Error {}
 
+// keepApart makes a stream its sender's. The client library tells streams by their ids alone,
+// so that anybody could add to another's stream that is under way, end it, or keep it out: in
+// the library each id has its sender in it. idOf is the id that the sender gave.
+export function keepApart(room) {
+  const streams = room.incomingDataStreamManager;
+  const take = streams.handleDataStreamPacket;
+  streams.handleDataStreamPacket = function (packet, encryption) {
+    const { value } = packet.value;
+    // What comes before the room is joined comes here a second time.
+    if (this.isConnected) value.streamId = JSON.stringify([packet.participantIdentity, value.streamId]);
+    return take.call(this, packet, encryption);
+  };
+}
+
+export const idOf = ({ id }) => JSON.parse(id)[1];
+
 // Shares bounds what all senders, and each of them, have underway at the same moment.
 export class Shares {
   #mostOfOne;
