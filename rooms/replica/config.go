@@ -54,6 +54,10 @@ type Config struct {
 	// alone, and leaves nothing beside it. Without it a database that lost its WAL counts
 	// as older than the replica.
 	ReadSeq func(ctx context.Context, path string) (int64, error)
+	// Sound, if given, fails if the database file at path, which has no WAL, is not whole.
+	// It is asked before such a database is taken for newer than the replica, and leaves
+	// nothing beside the file.
+	Sound func(ctx context.Context, path string) error
 	// OnEpoch, if given, is called on a goroutine of the replica's when the epoch grows
 	// while the database is served, because a generation could not go on. The database
 	// must store the epoch. It may be called again with the same epoch.

@@ -56,12 +56,14 @@
 //
 // A database is ours if this machine held the lease last, with this database. A WAL is
 // lost if the process died while it served, and the WAL that it left is gone. Such a
-// database is kept by the lines above only if it has events that the replica lacks, as
-// when somebody opened it in between; else it is moved aside and the newest generation is
-// restored. A WAL is also lost if somebody cut it, while the server ran or after it was
-// killed. Such a database is a mixture of old and new pages: it is never kept, and the stage
-// is moved aside with it. If .replica says that the stage was given up (unstaged), the database has all
-// that its epoch's generation has.
+// database is kept by the lines above only if it is whole and has events that the replica
+// lacks, as when somebody opened it in between; else it is moved aside and the newest
+// generation is restored. A WAL is also lost if somebody cut it, while the server ran or after
+// it was killed. Such a database is a mixture of old and new pages: it is never kept. What was
+// staged before the WAL was lost is uploaded to the generation first, if that is the newest,
+// and the stage is moved aside with the database. .replica says where to, so that a start that
+// dies meanwhile is gone on with. If .replica says that the stage was given up (unstaged), the
+// database has all that its epoch's generation has.
 //
 // No database is ever deleted. Where a line says ErrEmpty or ErrUnknown nothing is
 // changed, and [Config].Adopt is how an operator says that the database is right: then it

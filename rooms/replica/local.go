@@ -36,6 +36,13 @@ type local struct {
 	// Cut: the WAL was cut while the database was replicated, so that the database may lack
 	// what is on the replica.
 	Cut bool `json:"cut,omitempty"`
+	// Staged is the last transaction that was staged while the WAL was known to be whole;
+	// 0 = the WAL was cut after the process had ended, if at all.
+	Staged ltx.TXID `json:"staged,omitempty"`
+	// Aside is the name to which the database is being moved, together with the stage if
+	// AsideStage is set. A start that finds it goes on with that.
+	Aside      string `json:"aside,omitempty"`
+	AsideStage bool   `json:"aside_stage,omitempty"`
 }
 
 func localPath(database string) string { return database + ".replica" }
@@ -130,22 +137,36 @@ func (l local) lostWAL(ctx context.Context, database string) (gone, cut bool, er
 	return false, !there && err == nil, err
 }
 
-// moveAside renames a database and SQLite's files beside it, and returns the new name; ""
-// if there was nothing. The database must not be open.
-func moveAside(path string, epoch int64, now time.Time) (string, error) {
-	to := fmt.Sprintf("%s.epoch-%d-%s", path, epoch, now.UTC().Format("20060102T150405.000Z"))
-	moved := ""
+// asideName is a new name for a database that is moved aside.
+func asideName(path string, epoch int64, now time.Time) string {
+	return fmt.Sprintf("%s.epoch-%d-%s", path, epoch, now.UTC().Format("20060102T150405.000Z"))
+}
+
+// move is the renaming of a file or folder, which need not be there.
+type move struct{ from, to string }
+
+// movesAside are the moves of a database and SQLite's files beside it. The database, which
+// comes last, must not be open.
+func movesAside(path, to string) (all []move) {
 	for _, suffix := range []string{"-journal", "-wal", "-shm", ""} {
-		err := os.Rename(path+suffix, to+suffix)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("move old database aside: %w", err)
-		}
-		moved = to
+		all = append(all, move{path + suffix, to + suffix})
 	}
-	return moved, syncDirectory(filepath.Dir(path))
+	return all
+}
+
+// moveAll renames what is there of the files of a folder.
+func moveAll(all []move) error {
+	for _, m := range all {
+		if err := os.Rename(m.from, m.to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("move old database aside: %w", err)
+		}
+	}
+	return syncDirectory(filepath.Dir(all[0].from))
+}
+
+// moveAside renames a database that is worth nothing, or what is left of one.
+func moveAside(path string, epoch int64, now time.Time) error {
+	return moveAll(movesAside(path, asideName(path, epoch, now)))
 }
 
 // litestreamPath is the stage: the folder beside a database for files that Litestream has

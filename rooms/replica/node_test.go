@@ -80,7 +80,7 @@ type node struct {
 func openNode(ctx context.Context, dir, machine string, c Config) (*node, error) {
 	n := &node{lost: make(chan error, 1)}
 	c.Machine = machine
-	c.ReadEpoch, c.ReadSeq = sqlite.ReadEpoch, sqlite.ReadSeq
+	c.ReadEpoch, c.ReadSeq, c.Sound = sqlite.ReadEpoch, sqlite.ReadSeq, sqlite.Sound
 	c.OnLost = func(err error) { n.lost <- err }
 	c.OnEpoch = func(ctx context.Context, epoch int64) error { return n.store.SetEpoch(ctx, epoch) }
 	r, err := New(c)

@@ -129,7 +129,7 @@ func (r *Replica) survey(ctx context.Context) (survey, error) {
 	if s.database, err = exists(r.path); err != nil {
 		return s, err
 	}
-	s.database = s.database && !r.local.Restoring
+	s.database = s.database && !r.local.Restoring && r.local.Aside == ""
 	id := ""
 	b, _, _, err := r.place.readOwner(ctx)
 	switch {
@@ -191,7 +191,7 @@ func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 			return nil, err
 		}
 	}
-	if r.config.ReadEpoch != nil && !r.local.Restoring && !r.doubt {
+	if r.config.ReadEpoch != nil && !r.local.Restoring && r.local.Aside == "" && !r.doubt {
 		there, err := exists(r.path)
 		if err != nil {
 			return nil, err
@@ -252,7 +252,17 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 			return err
 		}
 	}
-	r.lease.start() // a restore can take longer than the lease
+	r.lease.start()          // a restore can take longer than the lease
+	if r.local.Aside != "" { // an earlier start died meanwhile
+		if err := r.finishAside(); err != nil {
+			return err
+		}
+	}
+	if r.doubt && s.database && s.found && s.generation == r.local.Epoch && !r.local.Unstaged {
+		if err := r.bring(ctx, &s); err != nil {
+			return fmt.Errorf("upload what was staged: %w", err)
+		}
+	}
 	keeps := s.database && r.keeps(s, ours)
 	if keeps && r.doubt && r.local.Cut {
 		keeps = false // the number of its last event tells nothing of the rest
@@ -276,7 +286,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 		return r.replaceDatabase(ctx, s)
 	}
 	r.log.Warn("nothing is on the replica: beginning with a new database")
-	if _, err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil { // half a restore, or a WAL without its database
+	if err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil { // half a restore, or a WAL without its database
 		return err
 	}
 	return r.settled(false)
@@ -295,8 +305,8 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 	return r.local.Unstaged || s.own >= s.last // else the disk was put back to an earlier state
 }
 
-// isAhead reports whether the database here has events that the replica lacks. It opens
-// the database in a way that leaves no trace.
+// isAhead reports whether the database here is whole and has events that the replica lacks. It
+// opens the database in a way that leaves no trace.
 func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 	if r.config.ReadSeq == nil {
 		return false, nil
@@ -318,7 +328,17 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 		return false, fmt.Errorf("restore generation %d to compare: %w", s.generation, err)
 	}
 	there, err := r.config.ReadSeq(ctx, newest)
-	return here > there, errors.Join(err, os.Remove(newest))
+	if err = errors.Join(err, os.Remove(newest)); err != nil || here <= there || r.config.Sound == nil {
+		return here > there, err
+	}
+	if err := r.config.Sound(ctx, r.path); err != nil {
+		if ctx.Err() != nil {
+			return false, err
+		}
+		r.log.Warn("the database is a mixture of old and new without its WAL, which is gone", "error", err)
+		return false, nil
+	}
+	return true, nil
 }
 
 // settled notes that the database belongs to the lease's epoch from now on, and that its
@@ -326,7 +346,7 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 func (r *Replica) settled(there bool) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
-	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged, r.local.Cut = false, false, false, false, false
+	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = false, false, false, false, false, 0
 	if err := r.local.write(r.path); err != nil {
 		return err
 	}
@@ -341,36 +361,99 @@ func (r *Replica) forget() error {
 	return nil
 }
 
-// replaceDatabase restores the newest generation in place of an older database.
-func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
-	before := r.local
-	r.local.Restoring, r.local.Serving = true, false
-	aside := ""
-	var err error
-	if s.database {
-		// Until it is moved, the database is whole and not half a restore.
-		if aside, err = moveAside(r.path, before.Epoch, time.Now()); err != nil {
-			return err
-		}
-		why := "the database is older than the replica: it was moved aside"
-		switch {
-		case r.local.Cut:
-			why = "the database's WAL was cut: it was moved aside, with what was staged for the replica"
-			// What was staged before may be more than the replica has.
-			err := os.Rename(litestreamPath(r.path), litestreamPath(aside))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("move the stage aside: %w", err)
-			}
-		case r.doubt:
-			why = "the database's WAL is gone, and it has nothing that the replica has not: it was moved aside"
-		}
-		r.log.Warn(why, "to", aside, "epoch", before.Epoch, "staged", s.own, "generation", s.generation, "restored_to", s.last)
+// bring uploads what the stage has and the replica lacks, in the generation that the database
+// had, for a database that lost its WAL: nothing else has that any more. Every staged file up
+// to local.Staged was made while the WAL was whole. No other process ever writes to that
+// generation, and none has begun a newer one.
+func (r *Replica) bring(ctx context.Context, s *survey) error {
+	last := s.own
+	if r.local.Staged != 0 {
+		last = min(last, r.local.Staged)
 	}
-	if err := r.local.write(r.path); err != nil {
+	if last <= s.last {
+		return nil
+	}
+	client, err := r.place.client(s.generation)
+	if err != nil {
 		return err
 	}
-	if !s.database {
-		if _, err := moveAside(r.path, before.Epoch, time.Now()); err != nil {
+	client.SetLogger(demoted(r.log))
+	if err := client.Init(ctx); err != nil {
+		return err
+	}
+	c, before := &guarded{ReplicaClient: client, allowed: r.Check}, s.last
+	for s.last < last {
+		err := r.bringFile(ctx, c, s.last+1)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errStaged) { // what comes after it is worth nothing
+			r.log.Error("not all that was staged for the replica can be uploaded", "uploaded_to", s.last, "staged_to", last, "error", err)
+			break
+		}
+		if err != nil {
+			return err
+		}
+		s.last++
+	}
+	r.log.Info("what was staged for the replica is uploaded", "from", before, "to", s.last, "generation", s.generation)
+	return nil
+}
+
+func (r *Replica) bringFile(ctx context.Context, c *guarded, id ltx.TXID) error {
+	f, err := os.Open(litestream.LTXFilePath(litestreamPath(r.path), 0, id, id))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	_, err = c.WriteLTXFile(ctx, 0, id, id, f)
+	return err
+}
+
+// beginAside notes that the database is to be moved aside, and where to.
+func (r *Replica) beginAside() error {
+	r.local.Aside, r.local.AsideStage = asideName(r.path, r.local.Epoch, time.Now()), r.doubt
+	return r.local.write(r.path)
+}
+
+// asideMoves are the moves that finishAside makes.
+func (r *Replica) asideMoves() []move {
+	all := movesAside(r.path, r.local.Aside)
+	if r.local.AsideStage {
+		all = append(all, move{litestreamPath(r.path), litestreamPath(r.local.Aside)})
+	}
+	return all
+}
+
+// finishAside makes the moves that are not made yet, and notes that there is no database.
+func (r *Replica) finishAside() error {
+	if err := moveAll(r.asideMoves()); err != nil {
+		return err
+	}
+	r.local.Restoring, r.local.Serving, r.local.Aside, r.local.AsideStage = true, false, "", false
+	return r.local.write(r.path)
+}
+
+// replaceDatabase restores the newest generation in place of an older database.
+func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
+	if s.database {
+		why := "the database is older than the replica: it is moved aside"
+		switch {
+		case r.local.Cut:
+			why = "the database's WAL was cut: it is moved aside, with what was staged for the replica"
+		case r.doubt:
+			why = "the database's WAL is gone, and it has nothing that the replica has not: it is moved aside, with what was staged for the replica"
+		}
+		if err := r.beginAside(); err != nil {
+			return err
+		}
+		r.log.Warn(why, "to", r.local.Aside, "epoch", r.local.Epoch, "staged", s.own, "generation", s.generation, "restored_to", s.last)
+		if err := r.finishAside(); err != nil {
+			return err
+		}
+	} else {
+		r.local.Restoring, r.local.Serving = true, false
+		if err := r.local.write(r.path); err != nil {
+			return err
+		}
+		if err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil {
 			return err
 		}
 	}

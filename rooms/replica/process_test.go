@@ -155,7 +155,7 @@ func TestLostWAL(t *testing.T) {
 		t.Parallel()
 		url := "file://" + filepath.Join(t.TempDir(), "replica")
 		dir, lines := killed(t, url)
-		r, err := New(Config{URL: url, LeaseTTL: time.Minute, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, OnLost: func(error) {}})
+		r, err := New(Config{URL: url, LeaseTTL: time.Minute, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, Sound: sqlite.Sound, OnLost: func(error) {}})
 		require.NoError(t, err)
 		require.NoError(t, r.Prepare(within(t, 2*time.Minute), database(dir)))
 		r.lease.stop()

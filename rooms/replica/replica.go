@@ -175,7 +175,7 @@ func (r *Replica) first(ctx context.Context, f between) error {
 		return err
 	}
 	r.lease.begin()
-	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut = true, true, false, false
+	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = true, true, false, false, 0
 	return r.local.write(r.path)
 }
 
@@ -248,7 +248,10 @@ func (r *Replica) close(ctx context.Context) error {
 	err := r.last(ctx)
 	// Now Litestream alone has the database open. When it closes, the WAL goes away; a
 	// later start must not take that for a lost WAL.
-	r.local.Serving, r.local.Cut = false, r.local.Cut || r.wal.cut.Load()
+	r.local.Serving = false
+	if r.wal.cut.Load() {
+		r.local.Cut, r.local.Staged = true, r.upload.provenTo()
+	}
 	if e := r.local.write(r.path); e != nil && err == nil {
 		err = e
 	}
@@ -270,7 +273,7 @@ func (r *Replica) noteCut() {
 	if r.local.Cut {
 		return
 	}
-	r.local.Cut = true
+	r.local.Cut, r.local.Staged = true, r.upload.provenTo()
 	if err := r.local.write(r.path); err != nil {
 		r.local.Cut = false
 		r.log.Error("it cannot be noted that the database's -wal file was cut, trying again", "error", err)

@@ -115,6 +115,13 @@ func (u *uploader) noteStage(err error) {
 	}
 }
 
+// provenTo is the last transaction that was staged while the WAL was known to be whole.
+func (u *uploader) provenTo() ltx.TXID {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.staged
+}
+
 func (u *uploader) poke() {
 	select {
 	case u.dirty <- struct{}{}:

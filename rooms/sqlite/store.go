@@ -234,8 +234,41 @@ func ReadEpoch(ctx context.Context, path string) (int64, error) {
 // ReadSeq reads the seq of the newest event of a database that is not open anywhere and
 // has no WAL; 0 if there is none. It leaves no file beside the database.
 func ReadSeq(ctx context.Context, path string) (int64, error) {
+	return readMeta(ctx, path, fileDSN(path), "event_seq")
+}
+
+// fileDSN is the data source name of a database file alone.
+func fileDSN(path string) string {
 	q := url.Values{"mode": {"ro"}, "immutable": {"1"}, "_error_rc": {"true"}}
-	return readMeta(ctx, path, (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String(), "event_seq")
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+// Sound fails if a database that is not open anywhere and has no WAL is not whole, as when it
+// lost its WAL while that was copied into it. It leaves no file beside the database.
+//
+// A page that is older than another need not break SQLite's structures. So besides those the
+// newest event is looked at: its number is on one page, and the event on another.
+func Sound(ctx context.Context, path string) (err error) {
+	db, err := sql.Open("sqlite", fileDSN(path))
+	if err != nil {
+		return fmt.Errorf("open database %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var says string
+	if err := db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&says); err != nil {
+		return fmt.Errorf("check database %s", reason(path, err))
+	}
+	if says != "ok" {
+		return fmt.Errorf("database %s is damaged: %s", path, says)
+	}
+	var noted, newest int64
+	if err := db.QueryRowContext(ctx, "SELECT event_seq, coalesce((SELECT max(seq) FROM event), event_seq) FROM meta WHERE id = 1").Scan(&noted, &newest); err != nil {
+		return fmt.Errorf("check database %s", reason(path, err))
+	}
+	if noted != newest {
+		return fmt.Errorf("database %s is damaged: its newest event is %d, and should be %d", path, newest, noted)
+	}
+	return nil
 }
 
 // readMeta reads a number of the database's meta; 0 if it has none yet.

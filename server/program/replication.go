@@ -52,7 +52,7 @@ func (p *program) openStore(ctx context.Context) (err error) {
 	}
 	r, err := replica.New(replica.Config{
 		URL: p.cfg.Replica, ExpectReplica: p.cfg.ExpectReplica, Adopt: p.cfg.AdoptDatabase,
-		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, OnLost: func(err error) { p.lost <- err }, Log: p.log,
+		Patience: leasePatience, ReadEpoch: sqlite.ReadEpoch, ReadSeq: sqlite.ReadSeq, Sound: sqlite.Sound, OnLost: func(err error) { p.lost <- err }, Log: p.log,
 		OnEpoch: func(ctx context.Context, epoch int64) error { return p.store.SetEpoch(ctx, epoch) },
 	})
 	if err != nil {

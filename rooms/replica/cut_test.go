@@ -1,0 +1,192 @@
+package replica
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/stretchr/testify/require"
+
+	"parlor/rooms/sqlite"
+)
+
+// stagedAlone makes a room that is staged and not uploaded.
+func (n *node) stagedAlone(t testing.TB, name string) {
+	t.Helper()
+	n.mustCreate(t, name)
+	require.NoError(t, n.store.Between(t.Context(), n.replica.Sync))
+	require.Greater(t, n.replica.upload.provenTo(), n.replica.db.Replica.Pos().TXID, "it is uploaded")
+}
+
+// cutWAL takes the last frame from a WAL.
+func cutWAL(t testing.TB, dir string) {
+	t.Helper()
+	fi, err := os.Stat(database(dir) + "-wal")
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(database(dir)+"-wal", fi.Size()-4096-walFrameHeader))
+}
+
+// What was staged before the WAL was lost, and did not reach the replica, is not lost.
+func TestWhatWasStagedOutlivesTheWAL(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(t *testing.T, a *node, dir, copied string) string{
+		"cut while the server runs": func(t *testing.T, a *node, dir, _ string) string {
+			cutWAL(t, dir)
+			_ = a.create("during")
+			require.ErrorIs(t, a.replica.Barrier(within(t, time.Minute)), errCut)
+			_ = a.close(within(t, 3*time.Second))
+			return dir
+		},
+		"cut after it was killed": func(t *testing.T, a *node, _, copied string) string {
+			a.vanish(t)
+			cutWAL(t, copied)
+			return copied
+		},
+		"removed after it was killed": func(t *testing.T, a *node, _, copied string) string {
+			a.vanish(t)
+			require.NoError(t, os.Remove(database(copied)+"-wal"))
+			require.NoError(t, os.Remove(database(copied)+"-shm"))
+			return copied
+		},
+	} {
+		for _, damaged := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, damaged: %v", name, damaged), func(t *testing.T) {
+				t.Parallel()
+				config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour}
+				dir, copied := t.TempDir(), t.TempDir()
+				a := mustOpen(t, dir, "", config)
+				a.mustCreate(t, "uploaded")
+				a.mustBarrier(t)
+				a.stagedAlone(t, "staged")
+				a.stagedAlone(t, "staged last")
+				require.NoError(t, os.CopyFS(copied, os.DirFS(dir))) // what a kill leaves
+				last := a.replica.upload.provenTo()
+				left := lose(t, a, dir, copied)
+				want, most := []string{"staged", "staged last", "uploaded"}, last
+				if damaged {
+					require.NoError(t, half(litestream.LTXFilePath(litestreamPath(database(left)), 0, last, last)))
+					want, most = []string{"staged", "uploaded"}, last-1
+				}
+				b := mustOpen(t, left, "b", config)
+				require.Equal(t, want, b.names(t))
+				b.mustClose(t)
+				c := mustOpen(t, t.TempDir(), "c", config)
+				require.Equal(t, want, c.names(t))
+				first, err := c.replica.place.client(1)
+				require.NoError(t, err)
+				is, err := lastTXID(t.Context(), first)
+				require.NoError(t, err)
+				require.Equal(t, most, is, "what Litestream made of a WAL that was cut is uploaded")
+				c.mustClose(t)
+			})
+		}
+	}
+}
+
+// A start that dies while it moves a database and its stage aside is gone on with, wherever
+// it died.
+func TestAKillWhileADatabaseIsMovedAside(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), LeaseTTL: shortTTL}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "a", config)
+	a.mustCreate(t, "one")
+	a.mustBarrier(t)
+	image := t.TempDir()
+	require.NoError(t, os.CopyFS(image, os.DirFS(dir)))
+	a.mustClose(t)
+	cutWAL(t, image)
+	for made := range 6 {
+		here := t.TempDir()
+		require.NoError(t, os.CopyFS(here, os.DirFS(image)))
+		l, err := readLocal(database(here))
+		require.NoError(t, err)
+		dies := &Replica{path: database(here), local: l, doubt: true}
+		dies.local.Cut = true
+		require.NoError(t, dies.beginAside())
+		moves := dies.asideMoves()
+		require.Len(t, moves, 5)
+		for _, m := range moves[:made] {
+			if err := os.Rename(m.from, m.to); !errors.Is(err, fs.ErrNotExist) {
+				require.NoError(t, err)
+			}
+		}
+		b := mustOpen(t, here, fmt.Sprint("b", made), config)
+		require.Equal(t, []string{"one"}, b.names(t))
+		b.mustClose(t)
+		require.FileExists(t, dies.local.Aside)
+		require.FileExists(t, dies.local.Aside+"-wal")
+		kept, err := os.ReadDir(filepath.Join(litestreamPath(dies.local.Aside), "ltx", "0"))
+		require.NoError(t, err)
+		require.NotEmpty(t, kept, "what was staged is kept")
+		l, err = readLocal(database(here))
+		require.NoError(t, err)
+		require.Empty(t, l.Aside)
+	}
+}
+
+// A database whose WAL was lost is kept only if it is whole, however new it says to be.
+func TestAMixtureOfOldAndNewIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	for name, mix := range map[string]func(t *testing.T, older, newer []byte, page int) []byte{
+		"whole": func(_ *testing.T, _, newer []byte, _ int) []byte { return newer },
+		"an older page": func(t *testing.T, older, newer []byte, page int) []byte {
+			require.NotEqual(t, older[page*4096:][:4096], newer[page*4096:][:4096])
+			copy(newer[page*4096:][:4096], older[page*4096:][:4096])
+			return newer
+		},
+		"the number of the newest event alone": func(t *testing.T, older, newer []byte, _ int) []byte {
+			for at := 0; at+4096 <= len(older); at += 4096 {
+				if bytes.Contains(newer[at:][:4096], []byte("DB_")) { // the page of meta
+					copy(older[at:][:4096], newer[at:][:4096])
+					return older
+				}
+			}
+			require.FailNow(t, "the page is not found")
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour}
+			dir, copied := t.TempDir(), t.TempDir()
+			a := mustOpen(t, dir, "", config)
+			a.mustCreate(t, "before")
+			a.mustBarrier(t)
+			require.NoError(t, os.CopyFS(copied, os.DirFS(dir))) // what a kill leaves
+			a.vanish(t)
+			_ = namesIn(t, database(copied)) // its WAL comes into the file
+			older, err := os.ReadFile(database(copied))
+			require.NoError(t, err)
+			s, err := sqlite.Open(t.Context(), sqlite.Config{Path: database(copied)})
+			require.NoError(t, err)
+			(&node{store: s}).mustCreate(t, "after")
+			require.NoError(t, s.Close(t.Context()))
+			db, err := sql.Open("sqlite", database(copied))
+			require.NoError(t, err)
+			var page int
+			require.NoError(t, db.QueryRow("SELECT rootpage FROM sqlite_schema WHERE name = 'event'").Scan(&page))
+			require.NoError(t, db.Close())
+			newer, err := os.ReadFile(database(copied))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(database(copied), mix(t, older, newer, page-1), 0o600))
+			b := mustOpen(t, copied, "b", config)
+			want, moved := []string{"before"}, 1
+			if name == "whole" {
+				want, moved = []string{"after", "before"}, 0
+			}
+			require.Equal(t, want, b.names(t))
+			b.mustClose(t)
+			aside, err := filepath.Glob(database(copied) + ".epoch-1-*Z")
+			require.NoError(t, err)
+			require.Len(t, aside, moved)
+		})
+	}
+}
