@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -189,4 +190,32 @@ func TestAMixtureOfOldAndNewIsNotBelieved(t *testing.T) {
 			require.Len(t, aside, moved)
 		})
 	}
+}
+
+// A check reads what is new in the WAL. All of it is looked at more rarely, and a hole in
+// what is old is found then.
+func TestAHoleInTheOldPartOfTheWAL(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), CheckInterval: time.Millisecond}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "before", "and then")
+	a.mustBarrier(t)
+	a.replica.endMerging() // it makes snapshots, too
+	w := &walWatch{database: database(dir), sql: a.replica.db.SQLDB}
+	before, err := w.whole(t.Context())
+	require.NoError(t, err)
+	require.Greater(t, before.frames, int64(2))
+	wal, err := os.OpenFile(database(dir)+"-wal", os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = wal.WriteAt(make([]byte, 100), before.offset(0)+walFrameHeader)
+	require.NoError(t, err)
+	require.NoError(t, wal.Close())
+	_, err = w.since(t.Context(), &before)
+	require.NoError(t, err, "only what is new is read")
+	require.Eventually(t, func() bool {
+		s := a.replica.Status()
+		return s.Stage == StageLocal && strings.Contains(s.LastError, "cut")
+	}, time.Minute, 5*time.Millisecond)
+	_ = a.close(within(t, 3*time.Second))
 }

@@ -29,6 +29,10 @@ const (
 	uploadSlow = 5 * time.Second
 	// checkIdle is how many times rarer the replica is checked while nothing is uploaded.
 	checkIdle = 10
+	// wholeOf is how many times rarer all of the WAL is looked at than what is new in it. What
+	// is old is staged, and every snapshot looks at all of it; but SQLite would copy a hole into
+	// the database.
+	wholeOf = 60
 )
 
 // between runs a function while the database's writer is between transactions.
@@ -54,6 +58,8 @@ type uploader struct {
 	faults   *faults
 	checked  time.Time // of run: when the replica was checked last
 	uploaded bool      // of run: something was uploaded since then
+	looked   walState  // of run: as the WAL was checked last
+	looks    int       // of run: at what is new in the WAL, since the last one at all of it
 
 	dirty    chan struct{}   // capacity 1: something is staged, or staging failed
 	barriers chan chan error // callers of Barrier that wait
@@ -380,7 +386,7 @@ func (u *uploader) once(ctx context.Context) error {
 
 // check fails if the replica lacks uploaded files.
 func (u *uploader) check(ctx context.Context) error {
-	if _, err := u.wal.whole(ctx); u.wal.cut.Load() {
+	if err := u.lookAtWAL(ctx); u.wal.cut.Load() {
 		u.doubt()
 		u.noteStage(errCut) // nothing is written any more that would be staged
 	} else if err != nil && !isWAL(err) && !errors.Is(err, errWALChanges) && ctx.Err() == nil {
@@ -401,6 +407,23 @@ func (u *uploader) check(ctx context.Context) error {
 		u.seen()
 	}
 	return err
+}
+
+// lookAtWAL looks at what is new in the WAL, and from time to time at all of it.
+func (u *uploader) lookAtWAL(ctx context.Context) error {
+	look := func(ctx context.Context) (walState, error) { return u.wal.since(ctx, &u.looked) }
+	if u.looks++; u.looks > wholeOf {
+		look = u.wal.whole
+	}
+	now, err := look(ctx)
+	if err != nil {
+		return err // the next check looks at the same frames again
+	}
+	u.looked = now
+	if u.looks > wholeOf {
+		u.looks = 0
+	}
+	return nil
 }
 
 // seen notes that the replica has all that was uploaded.
