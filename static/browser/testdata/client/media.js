@@ -74,6 +74,16 @@ async function loudness(peer, key) {
   }
 }
 
+// encrypted joins a room as one that has the key to what is sent there.
+async function encrypted(room, identity) {
+  const keyProvider = new ExternalE2EEKeyProvider();
+  const worker = new Worker('/vendor/livekit-client.e2ee.worker.js');
+  const peer = await join(room, identity, { room: { encryption: { keyProvider, worker } } });
+  await keyProvider.setKey('a secret of theirs');
+  await peer.room.setE2EEEnabled(true);
+  return peer;
+}
+
 export const scenarios = [
   ...['vp8', 'h264', 'vp9', 'av1'].map((videoCodec) => [`${videoCodec} in one layer`, async () => {
     const { alice, bob } = await pair();
@@ -159,17 +169,25 @@ export const scenarios = [
     await told(bob, 'quality alice excellent');
     await told(bob, 'quality bob excellent');
   }],
+  ...['vp8', 'h264', 'vp9'].map((videoCodec) => [`layers of ${videoCodec}, encrypted`, async () => {
+    const room = roomName();
+    const [alice, bob] = await Promise.all([encrypted(room, 'alice'), encrypted(room, 'bob')]);
+    const scalability = videoCodec === 'vp9' ? { scalabilityMode: 'L2T3_KEY' } : {};
+    const camera = await publish(alice, 'camera', { videoCodec, simulcast: true, backupCodec: false, ...scalability }, { width: 640, height: 360 });
+    await switchLayers(bob, [320, 640]);
+    // The frames that the server makes while the track is muted are not encrypted.
+    await camera.mute();
+    await told(bob, 'muted alice camera');
+    await camera.unmute();
+    await sees(bob, 'alice camera');
+    publication(bob, 'alice camera').setVideoQuality(VideoQuality.HIGH);
+    await width(bob, 'alice camera', 640);
+    await sees(bob, 'alice camera');
+    await isCodec(bob, 'alice camera', `video/${videoCodec}`);
+  }]),
   ['end-to-end encryption', async () => {
     const room = roomName();
-    const encrypted = async (identity) => {
-      const keyProvider = new ExternalE2EEKeyProvider();
-      const worker = new Worker('/vendor/livekit-client.e2ee.worker.js');
-      const peer = await join(room, identity, { room: { encryption: { keyProvider, worker } } });
-      await keyProvider.setKey('a secret of theirs');
-      await peer.room.setE2EEEnabled(true);
-      return peer;
-    };
-    const [alice, bob] = await Promise.all([encrypted('alice'), encrypted('bob')]);
+    const [alice, bob] = await Promise.all([encrypted(room, 'alice'), encrypted(room, 'bob')]);
     const carol = await join(room, 'carol');
     await publish(alice, 'camera');
     await publish(alice, 'microphone');
