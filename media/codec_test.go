@@ -87,6 +87,54 @@ func TestH264(t *testing.T) {
 	}
 }
 
+// H.265 is passed on byte for byte, from the parameter sets of a key frame on.
+func TestH265(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH265, ClockRate: 90000}
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
+		a.join()
+		ctx := a.publishRaw("TR_v", webrtc.RTPCodecTypeVideo, codec, nil)
+		pt := payloadType(t, ctx, codec)
+		// A packet of VPS, SPS and PPS, two fragments of an IDR picture, and others (RFC 7798,
+		// section 4.4).
+		stream := [][]byte{
+			{0x60, 1, 0, 3, 0x40, 1, 7, 0, 3, 0x42, 1, 8, 0, 3, 0x44, 1, 9}, {0x62, 1, 0x80 | 19, 1, 2}, {0x62, 1, 0x40 | 19, 3, 4},
+			{0x02, 1, 5}, {0x02, 1, 6}, {0x02, 1, 7}, {0x02, 1, 8},
+		}
+		const key = 3 // packets of its frame
+		pumpPackets(t, ctx, func(i int) *rtp.Packet {
+			n := i % len(stream)
+			frame := i/len(stream)*len(stream) + max(n, key-1)
+			return &rtp.Packet{
+				Header:  rtp.Header{Marker: n >= key-1, Timestamp: uint32(frame * 900), PayloadType: pt},
+				Payload: slices.Clone(stream[n]),
+			}
+		})
+		published := a.published("TR_v")
+		require.Equal(t, "video/H265", published.info.MimeType)
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		b.join()
+		b.subscribe("PA_a", published)
+		r := b.track()
+		require.Equal(t, webrtc.MimeTypeH265, r.Codec().MimeType)
+		var first *rtp.Packet
+		for i := 0; i < 3*len(stream); {
+			p, _, err := r.ReadRTP()
+			require.NoError(t, err)
+			if len(p.Payload) == 0 {
+				continue // only padding
+			}
+			if first == nil {
+				first = p
+			}
+			require.Equal(t, stream[i%len(stream)], p.Payload, "packet %d", i)
+			require.Equal(t, first.SequenceNumber+uint16(i), p.SequenceNumber)
+			i++
+		}
+	})
+}
+
 // pubTrack is a published track as the loop has it.
 func (p *Peer) pubTrack(sid string) *track {
 	ch := make(chan *track, 1)
