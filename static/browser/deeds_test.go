@@ -336,6 +336,23 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 	p.do(`const form = document.querySelector('main form'); form.elements.text.value = 'seats'; form.requestSubmit()`)
 	p.until("a word that it needs a value", `document.querySelector('#toasts .toast.bad')?.textContent.includes('key=value')`)
 	search("metadata", "of tea", "descending", "tea")
+	for i := range 52 {
+		s.ask("POST", "/rooms", map[string]any{"name": fmt.Sprintf("page %02d", i), "empty_timeout": "never"})
+	}
+	p.do(`const form = document.querySelector('main form'); form.elements.by.value = 'name_prefix'; form.elements.text.value = 'page '; form.elements.order.value = 'ascending'; form.requestSubmit()`)
+	ends := func(first, last, page string) string {
+		return fmt.Sprintf(`(() => { const names = [...document.querySelectorAll('#rooms tbody th')].map((node) => node.textContent); return names[0] === %q && names.at(-1) === %q && document.querySelector('.pager [role=status]').textContent === %q; })()`, first, last, page)
+	}
+	p.until("the first page", ends("page 00", "page 49", "Page 1"))
+	p.presses("Next")
+	p.until("the second page", ends("page 50", "page 51", "Page 2"))
+	require.True(t, get[bool](p, `[...document.querySelectorAll('.pager button')].find((node) => node.textContent === 'Next').disabled`), "it is the last")
+	s.ask("DELETE", "/rooms/page%2051", nil)
+	p.presses("Refresh")
+	p.until("the same page, as it is now", ends("page 50", "page 50", "Page 2"))
+	p.presses("Previous")
+	p.until("the first page again", ends("page 00", "page 49", "Page 1"))
+	search("metadata", "of tea", "descending", "tea")
 	p.presses("Lock: tea")
 	p.until("the lock", rows("Open rooms")+`[0].includes('locked')`)
 	p.presses("Close: tea")
@@ -395,6 +412,21 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 	p.until("who is left", rows("Signed in")+`.length === 1`)
 	p.do(`const level = document.querySelector('[name=level]'); level.value = 'warn'; level.dispatchEvent(new Event('change'))`)
 	p.until("the warnings alone", `document.querySelectorAll('#lines li').length > 0 && [...document.querySelectorAll('#lines .tag')].every((node) => node.textContent !== 'info')`)
+	looks := `performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/status/check')).length`
+	before := get[int](p, looks)
+	p.presses("Look again")
+	p.until("another look at the machine", fmt.Sprintf(`%s > %d && %s.length > 0`, looks, before, rows("Check list")))
+	differs := get[int](p, rows("Configuration in force")+`.length`)
+	require.Contains(t, strings.Join(get[[]string](p, rows("Configuration in force")), "\n"), "webhook.api_key")
+	p.do(`[...document.querySelectorAll('main .check')].find((node) => node.textContent.includes('Only what differs')).firstElementChild.click()`)
+	p.until("every key", fmt.Sprintf(`%s.length > %d`, rows("Configuration in force"), differs+20))
+	p.presses("Make a link")
+	p.answers(map[string]any{"role": "look"})
+	p.until("the link", `document.querySelector('dialog[open] textarea')?.value.includes('#link=')`)
+	link := get[string](p, `document.querySelector('dialog textarea').value`)
+	p.answers(nil)
+	guest := f.browser.visit(t, "guest", link)
+	guest.until("to be signed in, to look", `document.querySelector('#main').dataset.screen === 'now' && document.querySelector('#who').textContent.endsWith('look')`)
 	require.Empty(t, p.troubles())
 
 	calls := []string{}
@@ -402,5 +434,5 @@ func (f *fixture) testServerDeeds(t *testing.T) {
 		calls = append(calls, one.(map[string]any)["call"].(string))
 	}
 	slices.Reverse(calls)
-	require.Equal(t, []string{"signIn", "signIn", "updateRoom", "closeRoom", "createRoom", "pauseWebhook", "resumeWebhook", "testWebhook", "replayDeliveries", "createBackup", "endAdminSession"}, calls)
+	require.Equal(t, []string{"signIn", "signIn", "updateRoom", "closeRoom", "createRoom", "pauseWebhook", "resumeWebhook", "testWebhook", "replayDeliveries", "createBackup", "endAdminSession", "createAdminLink", "signIn"}, calls)
 }
