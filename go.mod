@@ -128,3 +128,9 @@ require (
 replace buf.build/go/protoyaml => ./server/lean/protoyaml
 
 replace gopkg.in/yaml.v3 => ./server/lean/yaml
+
+replace (
+	github.com/aws/aws-sdk-go-v2/service/signin => ./server/lean/signin
+	github.com/aws/aws-sdk-go-v2/service/sso => ./server/lean/sso
+	github.com/aws/aws-sdk-go-v2/service/ssooidc => ./server/lean/ssooidc
+)

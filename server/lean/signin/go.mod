@@ -1,0 +1,7 @@
+module github.com/aws/aws-sdk-go-v2/service/signin
+
+go 1.26.0
+
+require github.com/aws/aws-sdk-go-v2 v1.41.5
+
+require github.com/aws/smithy-go v1.24.2
