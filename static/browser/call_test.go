@@ -61,6 +61,7 @@ func TestPage(t *testing.T) {
 	t.Run("somebody runs the room", f.testModeration)
 	t.Run("somebody is made host", f.testMakeHost)
 	t.Run("hosting", f.testHosting)
+	t.Run("devices", f.testDevices)
 	t.Run("kept chat", f.testKeptChat)
 	t.Run("breakout rooms", f.testBreakouts)
 	t.Run("more people than fit", f.testPagesOfPeople)
