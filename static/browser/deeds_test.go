@@ -270,6 +270,7 @@ func (f *fixture) testDeeds(t *testing.T) {
 	p.answers(nil)
 	cem.until("the end", `parlor.screen === 'ended'`)
 	p.until("the past room", rows("Past rooms of this name")+`.length === 1`)
+	p.until("the answer", `[...document.querySelectorAll('#toasts .toast')].some((node) => node.textContent === 'The room is closed.')`) // the event may be first
 	did("closeRoom", "")
 	require.Equal(t, want, s.deeds("acts"))
 	p.screen("history", "")
