@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +35,23 @@ func stateOf(t *testing.T, out, what string) string {
 	return ""
 }
 
+// hangsUp listens, and ends every connection at once.
+func hangsUp(t *testing.T) net.Listener {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		accepting.Wait()
+	})
+	return l
+}
+
 // TestCommandCheckLooksAtTheMachine of a running server, and without one.
 func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	dir := t.TempDir()
@@ -48,14 +66,7 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 		require.Contains(t, []string{api.CheckOK, api.CheckWarning}, stateOf(t, h.ask("check", "--json"), what), what)
 	}
 	// A server that has no certificate yet ends every connection.
-	mute, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer mute.Close()
-	go func() { // ends with the listener
-		for conn, err := mute.Accept(); err == nil; conn, err = mute.Accept() {
-			_ = conn.Close()
-		}
-	}()
+	mute := hangsUp(t)
 	file := filepath.Join(dir, "parlor.yaml")
 	write := func(text string) {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
@@ -70,10 +81,7 @@ func TestCommandCheckLooksAtTheMachine(t *testing.T) {
 	_, out, _ = command(t, nil, "check", "--json", "--config", file)
 	require.Equal(t, api.CheckFailed, stateOf(t, out, "ports"), "another program has them")
 
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer taken.Close()
-	_, port, err = net.SplitHostPort(taken.Addr().String())
+	_, port, err = net.SplitHostPort(hangsUp(t).Addr().String())
 	require.NoError(t, err)
 	write("bind_addresses: [127.0.0.1]\nport: " + port + "\nrtc: {udp_port: 0, tcp_port: 0}\ndatabase: " + filepath.Join(dir, "absent", "parlor.db") +
 		"\nkeys: {k: a-secret-of-at-least-32-characters}\nreplica: file://" + filepath.Join(dir, "replica") + "\n")
