@@ -55,7 +55,7 @@
 //	none, or half a restore                  none                        begun empty
 //
 // A database is ours if this machine held the lease last, with this database. A WAL is
-// lost if the process died while it served, and the WAL that it left is gone. Such a
+// lost if the process died while it served, and the WAL that it left is gone or empty. Such a
 // database is kept by the lines above only if it is whole and has events that the replica
 // lacks, as when somebody opened it in between; else it is moved aside and the newest
 // generation is restored. A WAL is also lost if somebody cut it, while the server ran or after

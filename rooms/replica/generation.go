@@ -135,7 +135,7 @@ func (r *Replica) askLevels(ctx context.Context) error {
 func (u *uploader) forget() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.staged = 0
+	u.staged, u.proven = 0, 0
 	if u.behind.IsZero() { // nothing is in the new generation yet
 		u.behind = time.Now()
 	}

@@ -36,8 +36,8 @@ type local struct {
 	// Cut: the WAL was cut while the database was replicated, so that the database may lack
 	// what is on the replica.
 	Cut bool `json:"cut,omitempty"`
-	// Staged is the last transaction that was staged while the WAL was known to be whole;
-	// 0 = the WAL was cut after the process had ended, if at all.
+	// Staged is the last transaction that was staged while the WAL was known to be whole. 0
+	// beside Cut: that is not known.
 	Staged ltx.TXID `json:"staged,omitempty"`
 	// Aside is the name to which the database is being moved, together with the stage if
 	// AsideStage is set. A start that finds it goes on with that.
@@ -119,15 +119,15 @@ func exists(path string) (bool, error) {
 }
 
 // lostWAL reports whether the process died while it served the database and the WAL that
-// it left is gone. Then the database is older than the last commit, or somebody opened it
+// it left is gone or empty. Then the database is older than the last commit, or somebody opened it
 // since and SQLite merged the WAL into it. If it was cut, before or after the process died,
 // the database is a mixture of old and new.
 func (l local) lostWAL(ctx context.Context, database string) (gone, cut bool, err error) {
 	if l.Cut || !l.Serving {
 		return false, l.Cut, nil
 	}
-	_, err = os.Lstat(database + "-wal")
-	if errors.Is(err, fs.ErrNotExist) {
+	fi, err := os.Lstat(database + "-wal")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0 { // SQLite can leave it empty once it is copied into the database
 		return true, false, nil
 	}
 	if err != nil {

@@ -49,6 +49,7 @@ func (r *Replica) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.unproven = r.local.Cut && r.local.Staged == 0
 	r.local.Cut = cut
 	r.doubt = (gone || cut) && !r.config.Adopt
 	if r.config.ExpectReplica {
@@ -363,9 +364,13 @@ func (r *Replica) forget() error {
 
 // bring uploads what the stage has and the replica lacks, in the generation that the database
 // had, for a database that lost its WAL: nothing else has that any more. Every staged file up
-// to local.Staged was made while the WAL was whole. No other process ever writes to that
+// to local.Staged was made while the WAL was whole; all of them, if the WAL was lost after the
+// process had ended. No other process ever writes to that
 // generation, and none has begun a newer one.
 func (r *Replica) bring(ctx context.Context, s *survey) error {
+	if r.unproven {
+		return nil
+	}
 	last := s.own
 	if r.local.Staged != 0 {
 		last = min(last, r.local.Staged)

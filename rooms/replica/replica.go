@@ -23,17 +23,20 @@ type Replica struct {
 	location location
 	log      *slog.Logger
 
-	path   string // set by Prepare
-	place  place
-	local  local
-	doubt  bool // local.lostWAL, and the operator has not said that the database is right
-	lease  *lease
-	wal    *walWatch // set by Prepare
-	client *guarded  // set by Start, as are the following
-	store  *litestream.Store
-	db     *litestream.DB
-	upload *uploader
-	begun  atomic.Uint64 // generations that began while the database was served
+	path  string // set by Prepare
+	place place
+	local local
+	doubt bool // local.lostWAL, and the operator has not said that the database is right
+	// unproven: an earlier process noted that the WAL was cut, and not which of the staged
+	// files it had made before that.
+	unproven bool
+	lease    *lease
+	wal      *walWatch // set by Prepare
+	client   *guarded  // set by Start, as are the following
+	store    *litestream.Store
+	db       *litestream.DB
+	upload   *uploader
+	begun    atomic.Uint64 // generations that began while the database was served
 
 	// The following, and local, belong to the uploader's goroutine from Start until Close
 	// ends it.
@@ -127,12 +130,19 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	r.store.SetShutdownSyncTimeout(0)
 	r.store.CompactionMonitorEnabled, r.store.L0RetentionCheckInterval = false, 0 // merge does it instead
 	r.db.SetLogger(r.store.Logger)
+	before, err := replicatedTo(r.path) // by an earlier process
+	if err != nil {
+		return err
+	}
 	if err := r.store.Open(ctx); err != nil {
 		return errors.Join(err, r.store.Close(ctx))
 	}
 	r.upload = newUploader(r.path, r.db, r.client, r.wal, &r.config, r.log, f)
-	r.upload.regenerate, r.upload.doubt = r.regenerate, r.noteCut
+	r.upload.regenerate, r.upload.doubt, r.upload.proven = r.regenerate, r.noteCut, before
 	if err := r.first(ctx, f); err != nil {
+		if r.wal.cut.Load() {
+			r.noteCut()
+		}
 		return errors.Join(err, r.store.Close(ctx))
 	}
 	var ctxPrune context.Context

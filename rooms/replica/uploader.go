@@ -69,6 +69,7 @@ type uploader struct {
 
 	mu        sync.Mutex // guards the following
 	staged    ltx.TXID
+	proven    ltx.TXID  // the last one that was staged while the WAL was known to be whole
 	committed time.Time // when the first commit that is not staged was made; zero = none
 	behind    time.Time // the same of the first staged commit that is not on the replica; zero = none
 	whole     time.Time // when the replica last had all that was uploaded
@@ -125,7 +126,7 @@ func (u *uploader) noteStage(err error) {
 func (u *uploader) provenTo() ltx.TXID {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.staged
+	return u.proven
 }
 
 func (u *uploader) poke() {
@@ -145,15 +146,15 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 	if err := u.db.Sync(ctx); err != nil {
 		return false, err
 	}
-	if err := u.checkWAL(ctx); err != nil { // it may have been cut just now, and Litestream stage what was left
-		return false, err
-	}
-	if u.wal.file.Load() == nil {
+	if u.wal.file.Load() == nil { // Litestream has just opened the database, so all of its WAL is looked at
 		id, err := fileID(u.path + "-wal")
 		if err != nil {
 			return false, err
 		}
 		u.wal.file.Store(&id)
+	}
+	if err := u.checkWAL(ctx); err != nil { // it may have been cut just now, and Litestream stage what was left
+		return false, err
 	}
 	pos, err := u.db.Pos()
 	if err != nil {
@@ -165,7 +166,7 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 		return false, fmt.Errorf("%w: it is at %s, and was at %s", errAstray, pos.TXID, u.staged)
 	}
 	news = pos.TXID > u.staged
-	u.staged = pos.TXID
+	u.staged, u.proven = pos.TXID, pos.TXID
 	if news && u.behind.IsZero() {
 		u.behind = u.committed
 		if u.committed.IsZero() { // the commit was Litestream's own

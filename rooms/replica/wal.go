@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/binary"
@@ -140,6 +141,9 @@ func (w *walWatch) state(ctx context.Context, good func(s *walState, wal io.Read
 	if !whole {
 		return s, errCut
 	}
+	if !bytes.Equal(s.last[8:16], s.header[16:24]) {
+		return s, errCut // the frame is of another round than the header
+	}
 	fine, err := good(&s, f)
 	if err == nil && !fine {
 		err = errCut
@@ -209,8 +213,8 @@ func (h *honest) ReadAt(b []byte, at int64) (int, error) {
 	return n, err
 }
 
-// since looks at what came since a state, and at that state's last frame: a WAL that is cut
-// loses that one. It returns the state of now.
+// since looks at what came since a state, and at that state's last frame with its page: a WAL
+// that is cut loses that one, or a part of it. It returns the state of now.
 func (w *walWatch) since(ctx context.Context, before *walState) (walState, error) {
 	return w.look(ctx, func(s *walState, wal io.ReaderAt) (bool, error) {
 		if s.header != before.header || before.frames == 0 {
@@ -221,7 +225,7 @@ func (w *walWatch) since(ctx context.Context, before *walState) (walState, error
 		if err != nil || !whole || last != before.last || s.frames < before.frames {
 			return false, err
 		}
-		return s.chained(ctx, wal, before.frames, s.frames)
+		return s.chained(ctx, wal, before.frames-1, s.frames)
 	})
 }
 
