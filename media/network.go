@@ -377,9 +377,14 @@ func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
 	return s, nil
 }
 
+// queues is the number of queues of each UDP port. Several ports share the cores anyway.
+func (c *Config) queues() int {
+	return max(udp.Cores()/(c.UDPPort[1]-c.UDPPort[0]+1), 1)
+}
+
 // bind opens the socket's port on one more address. Reading starts with add.
 func (s *socket) bind(addr netip.Addr) (boundConn, error) {
-	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log, Queues: udp.Cores()})
+	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log, Queues: s.net.cfg.queues()})
 	return boundConn{conn, addr}, err
 }
 

@@ -101,7 +101,7 @@ func (rs *Rooms) move(ctx context.Context, m *passage, req *livekit.MoveParticip
 		return req.DestinationRoom, nil
 	}
 	home := m.division.Name
-	if ErrorCode(err) == NotFound && !errors.Is(err, ErrNoParticipant) && home != "" && home != req.Room && home != req.DestinationRoom {
+	if m.sent && ErrorCode(err) == NotFound && !errors.Is(err, ErrNoParticipant) && home != "" && home != req.Room && home != req.DestinationRoom {
 		m.place = standing{}
 		_, lost := askName(ctx, rs, home, func(r *Room, reply answer[struct{}]) { r.receive(m, reply) })
 		if lost == nil {

@@ -154,6 +154,33 @@ func TestSoundSurvivesAPathThatNarrows(t *testing.T) {
 	}
 }
 
+// A path that carries next to nothing for a moment, as a radio link does, must not leave an
+// estimate of next to nothing that nothing was measured for, and at which nothing is paced.
+func TestAGapInThePathIsNoMeasurement(t *testing.T) {
+	for _, gap := range []float64{20e3, 60e3, 100e3} {
+		for seed := range uint64(20) {
+			c := plain()
+			s := newPathOf(seed, c, 1)
+			s.reports = 100 * time.Millisecond
+			s.phase(10*time.Second, c.Rate)
+			s.clock.Run(time.Duration(s.clock.Now()) + time.Duration(seed)*5*time.Millisecond)
+			rate := c.Rate
+			c.Rate = gap
+			s.down.Set(c)
+			for range 100 {
+				s.clock.Run(time.Duration(s.clock.Now()) + 10*time.Millisecond)
+				if state := s.control.State(); state.Bitrate < 100e3 {
+					require.True(t, state.Limited, "%.0f, seed %d: %+v", gap, seed, state)
+				}
+			}
+			c.Rate = rate
+			s.down.Set(c)
+			m := s.phase(10*time.Second, rate)
+			require.GreaterOrEqual(t, m.reached, time.Duration(0), "%.0f, seed %d", gap, seed)
+		}
+	}
+}
+
 // Where there is room, no jitter makes a packet wait because its report seems late.
 func TestNothingWaitsWhereThereIsRoom(t *testing.T) {
 	for _, jitter := range []time.Duration{0, 10 * time.Millisecond, 30 * time.Millisecond} {

@@ -93,17 +93,18 @@ func (c *Conn) openPath(cfg Config) error {
 	if segmentErr != nil {
 		c.log.Info("media socket: no segmentation offload on this kernel", "error", segmentErr)
 	}
-	c.prepare(q, cfg)
+	c.prepare(q, cfg, true)
 	return nil
 }
 
-// prepare sets what every queue's socket needs.
-func (c *Conn) prepare(q *queue, cfg Config) {
+// prepare sets what every queue's socket needs. tells: what the kernel does not grant is
+// logged.
+func (c *Conn) prepare(q *queue, cfg Config, tells bool) {
 	// The standard library allows broadcast. Media does not need it, and a client could name
 	// a broadcast address as its own. If this fails, broadcast stays allowed.
 	_ = q.setOption(unix.SO_BROADCAST, 0)
-	c.enlarge(q, "receive", cfg.Buffer, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE)
-	c.enlarge(q, "send", cfg.Buffer, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
+	c.enlarge(q, tells, "receive", cfg.Buffer, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE)
+	c.enlarge(q, tells, "send", cfg.Buffer, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
 }
 
 // setOption sets an option of the socket level.
@@ -132,7 +133,7 @@ func (c *Conn) openMore(cfg Config) error {
 		if err != nil {
 			return err
 		}
-		c.prepare(q, cfg)
+		c.prepare(q, cfg, false)
 		c.queues = append(c.queues, q)
 	}
 	return nil
@@ -140,7 +141,7 @@ func (c *Conn) openMore(cfg Config) error {
 
 // enlarge requests a buffer of want bytes. With CAP_NET_ADMIN the system's maximum does
 // not apply.
-func (c *Conn) enlarge(q *queue, which string, want, option, force int) {
+func (c *Conn) enlarge(q *queue, tells bool, which string, want, option, force int) {
 	var got int
 	var optErr error
 	err := q.raw.Control(func(fd uintptr) {
@@ -153,7 +154,7 @@ func (c *Conn) enlarge(q *queue, which string, want, option, force int) {
 		err = optErr
 	}
 	got /= 2 // the kernel includes its own overhead (socket(7))
-	if err != nil || got < want {
+	if tells && (err != nil || got < want) {
 		c.log.Warn("media socket: the kernel grants a smaller buffer than wanted; raise net.core.rmem_max and wmem_max",
 			"buffer", which, "wanted", want, "granted", got, "error", err)
 	}

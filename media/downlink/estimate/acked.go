@@ -131,7 +131,7 @@ const (
 )
 
 // forget makes the next measurement the new best one.
-func (q *queue) forget() { q.any, q.count = false, 0 }
+func (q *queue) forget() { q.any, q.count, q.current, q.waited = false, 0, 0, 0 }
 
 func (q *queue) add(now, way, arrived int64) {
 	window := now / bestLength

@@ -36,6 +36,7 @@ type ReceiveSide struct {
 	way      int64 // of the last packet, by that offset
 	begun    bool
 	timed    bool
+	news     bool    // a packet with a time has come since the last judgement
 	kept     float64 // the estimate at keptAt
 	keptAt   int64
 }
@@ -64,7 +65,7 @@ func (r *ReceiveSide) Arrived(now, sentAt int64, size int) {
 		r.Resumed(now, sentAt)
 		way = r.way
 	}
-	r.way = way
+	r.way, r.news = way, true
 	r.e.acked.add(now, size)
 	r.e.queue.add(now, way, now)
 	r.e.spaced.add(now, size, r.e.queue.waited)
@@ -85,7 +86,8 @@ func (r *ReceiveSide) begin(now int64) {
 }
 
 // Judge computes the estimate in bits/s, and reports whether it is new. There is none before
-// enough has come.
+// enough has come, nor while no packet tells when it was sent: nothing shows then whether
+// packets wait, as while sound goes on alone.
 func (r *ReceiveSide) Judge(now int64) (bitrate float64, fresh bool) {
 	if !r.begun || now-r.judgedAt < judgedEvery {
 		return 0, false
@@ -95,6 +97,10 @@ func (r *ReceiveSide) Judge(now int64) (bitrate float64, fresh bool) {
 	if v, ok := e.acked.over(rateWindow); ok {
 		e.acknowledged, e.sent = v, v // nothing is known of what was lost
 	}
+	if !r.news {
+		return 0, false
+	}
+	r.news = false
 	if e.cause == Start && e.trend.usage == normal && e.queue.current < holdQueue {
 		e.delay = max(e.delay, e.acknowledged) // the path carries it
 	}

@@ -199,8 +199,10 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 		e.cut(now, waiting)
 	case !e.draining && e.lateReports >= 2 && e.narrower(): // the queue itself is not seen yet
 		e.cut(now, max(waiting, e.late))
-		e.knee *= early
-		e.delay = min(e.delay, max(e.cutFactor*e.knee, leastBitrate))
+		if e.draining {
+			e.knee *= early
+			e.delay = min(e.delay, max(e.cutFactor*e.knee, leastBitrate))
+		}
 	case e.draining:
 		e.follow(waiting)
 		if waiting < emptyQueue+int64(e.queue.jitter/2) {
@@ -213,10 +215,11 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 	}
 }
 
-// narrower reports whether less arrives than is sent while the path is busy.
+// narrower reports whether less arrives than is sent while the path is busy. That nothing has
+// arrived for a moment says nothing of what the path carries.
 func (e *SendSide) narrower() bool {
 	v, ok := e.busy()
-	return ok && v < 0.8*e.sent
+	return ok && v > 0 && v < 0.8*e.sent
 }
 
 // ahead is the queue that the packets in flight will meet, if it is long: packets that
