@@ -1,7 +1,7 @@
 package agents
 
 import (
-	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -15,10 +15,11 @@ const probeTimeout = 5 * time.Second
 // claim is a worker's word that it has a job that another connection has. A worker whose
 // connection broke connects again at once, and the server may notice the end of the old
 // connection only later. So the worker that has the job is asked whether it is still there:
-// its answer refuses the claim, and the end of its connection honours it.
+// its answer refuses the claim, and the end of its connection honours it, even if it was
+// refused: the old connection may have answered just before it broke.
 type claim struct {
 	w        *worker
-	messages int                      // with which it claimed the job
+	messages int                      // with which it claimed the job, none = the claim is refused
 	end      *livekit.UpdateJobStatus // of the job, by one of them; nil = none
 	over     bool                     // the job was terminated meanwhile
 }
@@ -30,23 +31,31 @@ const (
 	foreign verdict = iota // it does not have it
 	owned                  // it has it
 	claimed                // another has it, which is asked
+	gone                   // its connection has ended
 )
 
 // claim gives a job that no worker has to w, and remembers w's claim on one that another
-// has. A worker has at most one claim on each of its jobs: the newest connection is the
-// likeliest successor. The caller holds the job's turn.
+// has. A worker has at most one claim on each of its jobs, that of the newest connection:
+// an older one may have broken, and its last messages are still being read. The caller
+// holds the job's turn.
 func (h *Handler) claim(w *worker, jobID, room string, end *livekit.UpdateJobStatus) verdict {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if w.done.Err() != nil {
+		return gone
+	}
 	owner := h.jobs[jobID]
 	if owner == nil {
 		if !w.take(jobID, room) {
-			return foreign
+			return gone
 		}
 		h.jobs[jobID] = w
 		return owned
 	}
 	c := owner.claims[jobID]
+	if c != nil && c.w.done.Err() == nil && c.w.since.After(w.since) {
+		return foreign
+	}
 	if c == nil || c.w != w {
 		h.refused(c)
 		c = &claim{w: w}
@@ -68,10 +77,19 @@ func (h *Handler) claim(w *worker, jobID, room string, end *livekit.UpdateJobSta
 func (h *Handler) refused(c *claim) {
 	if c != nil {
 		h.metrics.bad.WithLabelValues("foreign").Add(float64(c.messages))
+		c.messages = 0
 	}
 }
 
-// probe asks the worker whether it is still there until no claim on its jobs is left. If it
+// dropRefused forgets the claim on a job that is no longer the worker's, if it is refused.
+// The caller holds Handler.mu.
+func (w *worker) dropRefused(jobID string) {
+	if c := w.claims[jobID]; c != nil && c.messages == 0 {
+		delete(w.claims, jobID)
+	}
+}
+
+// probe asks the worker whether it is still there until each claim on its jobs is refused. If it
 // does not answer its connection ends, and with it the claims are honoured. An answer
 // refuses only the claims that were made before the question.
 func (w *worker) probe() {
@@ -80,9 +98,10 @@ func (w *worker) probe() {
 		if len(claims) == 0 {
 			return
 		}
-		ctx, cancel := context.WithTimeout(w.done, probeTimeout)
-		err := w.conn.Ping(ctx)
-		cancel()
+		err := w.there(probeTimeout)
+		if errors.Is(err, errBusy) {
+			continue
+		}
 		if err != nil {
 			w.log.Info("the worker does not answer, and another has its jobs", "error", err)
 			w.cut()
@@ -92,23 +111,33 @@ func (w *worker) probe() {
 	}
 }
 
-// claimsOn returns the claims on the jobs of a worker, for its probe, which is over if there
-// are none.
+// claimsOn returns the claims on the jobs of a worker, for its probe, which is over if all
+// are refused: then it returns none.
 func (h *Handler) claimsOn(w *worker) map[string]*claim {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w.probed = len(w.claims) > 0
+	w.probed = false
+	for _, c := range w.claims {
+		w.probed = w.probed || c.messages > 0
+	}
+	if !w.probed {
+		return nil
+	}
 	return maps.Clone(w.claims)
 }
 
-// refuseClaims refuses those of the claims that are still made on the jobs of a worker.
+// refuseClaims refuses those of the claims that are still made on the jobs of a worker. It
+// forgets those that can be honoured no more.
 func (h *Handler) refuseClaims(owner *worker, claims map[string]*claim) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, c := range claims {
-		if owner.claims[id] == c {
+		if owner.claims[id] != c {
+			continue
+		}
+		h.refused(c)
+		if h.jobs[id] != owner || c.w.done.Err() != nil {
 			delete(owner.claims, id)
-			h.refused(c)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package agents_test
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -265,4 +267,142 @@ func TestAWorkerThatIsThereKeepsItsJob(t *testing.T) {
 	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
 	owner.status(a.Job.Id, success)
 	h.eventually("the job has not ended", func() bool { return h.jobs("r")[success] == 1 })
+}
+
+// TestTheNewestConnectionGoesOnWithTheJob, even if an older one claims it later.
+func TestTheNewestConnectionGoesOnWithTheJob(t *testing.T) {
+	h := newHouse(t)
+	l, a := lost(t, h)
+	older, newest := h.worker(named("n")), h.worker(named("n"))
+	newest.migrate(a.Job.Id)
+	older.migrate(a.Job.Id)
+	require.EqualValues(t, 1, h.counter("parlor_agent_bad_messages_total", "foreign"))
+	l.end()
+	h.eventually("the newest does not go on with its job", func() bool { return h.workerOf(a.Job.Id) == newest.id })
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+}
+
+// TestAClaimWhoseConnectionEndsAsItIsRead neither displaces another's nor counts as one on a
+// job that the worker does not have.
+func TestAClaimWhoseConnectionEndsAsItIsRead(t *testing.T) {
+	for name, found := range map[string]bool{"after the look-up": true, "before": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			job := make(chan string, 1) // that is looked up as the connection ends
+			reading, ended := make(chan struct{}), make(chan struct{})
+			h := newHouse(t, func(h *house) {
+				h.finding = func(ctx context.Context, id string) context.Context {
+					select {
+					case which := <-job:
+						if which != id {
+							job <- which
+							return ctx
+						}
+					default:
+						return ctx
+					}
+					close(reading)
+					<-ctx.Done()
+					close(ended)
+					if found {
+						return context.WithoutCancel(ctx)
+					}
+					return ctx
+				}
+			})
+			l, a := lost(t, h)
+			stays := h.worker(named("n"))
+			stays.migrate(a.Job.Id)
+			ends := h.worker(named("n"))
+			job <- a.Job.Id
+			ends.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{a.Job.Id}}}})
+			<-reading
+			ends.die()
+			// The server notices that as it writes.
+			for i := 0; ; i++ {
+				want(t, h, fmt.Sprint("other-", i), "n")
+				select {
+				case <-ended:
+				default:
+					continue
+				}
+				break
+			}
+			h.eventually("the connection is held", func() bool { return h.counter("parlor_agent_workers", "n") <= 2 })
+			l.end()
+			h.eventually("the worker does not go on with its job", func() bool { return h.workerOf(a.Job.Id) == stays.id })
+			h.oneAgent(a)
+		})
+	}
+}
+
+// TestAWorkerWhoseMessagesTheServerIsBusyWith is there, however late its answer is read.
+func TestAWorkerWhoseMessagesTheServerIsBusyWith(t *testing.T) {
+	const other = "AJ_other"
+	busy := make(chan struct{})
+	h := newHouse(t, func(h *house) {
+		h.finding = func(ctx context.Context, id string) context.Context {
+			if id == other {
+				<-busy
+			}
+			return ctx
+		}
+	})
+	free := sync.OnceFunc(func() { close(busy) })
+	t.Cleanup(free)
+	owner := h.worker(named("n"))
+	want(t, h, "r", "n")
+	a := owner.job(1)
+	_, err := h.agent(a)
+	require.NoError(t, err)
+	owner.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{other}}}})
+	thief := h.worker(named("n"))
+	thief.migrate(a.Job.Id)
+	// Of three questions one at most is not because of the claim, so the time for an
+	// answer is over.
+	for range 3 {
+		select {
+		case <-owner.ping:
+		case <-owner.over:
+			require.FailNow(t, "the worker is cut off")
+		}
+	}
+	free()
+	owner.caughtUp()
+	h.eventually("the claim is not refused", func() bool { return h.counter("parlor_agent_bad_messages_total", "foreign") == 2 })
+	require.Equal(t, owner.id, h.workerOf(a.Job.Id))
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+}
+
+// TestAConnectionThatAnswersJustBeforeItBreaks: the worker that is back goes on with its job.
+func TestAConnectionThatAnswersJustBeforeItBreaks(t *testing.T) {
+	for name, ends := range map[string]bool{"and the job goes on": false, "and the job has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			old := h.worker(named("n"))
+			want(t, h, "r", "n")
+			h.person("r", "ada")
+			a := old.job(1)
+			_, err := h.agent(a)
+			require.NoError(t, err)
+			again := h.worker(named("n"))
+			again.migrate(a.Job.Id)
+			refused := 1.0
+			if ends {
+				again.status(a.Job.Id, success)
+				refused++
+			}
+			h.eventually("the claim is not refused", func() bool { return h.counter("parlor_agent_bad_messages_total", "foreign") == refused })
+			require.Equal(t, old.id, h.workerOf(a.Job.Id))
+			old.die()
+			is := running
+			if ends {
+				is = success
+			}
+			h.eventually("the worker does not go on with its job", func() bool { return h.workerOf(a.Job.Id) == again.id && h.jobs("r")[is] == 1 })
+			require.Equal(t, map[livekit.JobStatus]int{is: 1}, h.jobs("r"))
+			require.Equal(t, refused, h.counter("parlor_agent_bad_messages_total", "foreign"))
+		})
+	}
 }

@@ -265,8 +265,11 @@ func (h *Handler) Terminate(jobID string) {
 	h.mu.Lock()
 	w := h.jobs[jobID]
 	delete(h.jobs, jobID)
-	if w != nil && w.claims[jobID] != nil {
-		w.claims[jobID].over = true
+	if w != nil {
+		w.dropRefused(jobID)
+		if c := w.claims[jobID]; c != nil {
+			c.over = true
+		}
 	}
 	h.mu.Unlock()
 	if w == nil {
@@ -439,6 +442,7 @@ func (h *Handler) release(w *worker, jobID string) {
 	if h.jobs[jobID] == w {
 		delete(h.jobs, jobID)
 	}
+	w.dropRefused(jobID)
 	w.forget(jobID)
 }
 

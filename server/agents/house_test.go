@@ -38,16 +38,17 @@ const (
 type house struct {
 	t        *testing.T
 	path     string
-	grace    time.Duration                           // of a restart
-	join     time.Duration                           // for an agent to join
-	limit    int64                                   // of a message, in bytes
-	kinds    int                                     // largest number of kinds of workers; 0 = the default
-	known    func(rooms.AgentKinds) rooms.AgentKinds // wraps the store of kinds; nil = the store itself
-	log      *slog.Logger                            // nil = none
-	tells    func(room string) error                 // called before a room is told of workers, whose error it returns; may be nil
-	wanting  func()                                  // called when the rooms that want agents have been read; may be nil
-	writing  atomic.Pointer[func()]                  // called before a write; may be nil
-	dead     atomic.Bool                             // nothing is written any more
+	grace    time.Duration                                 // of a restart
+	join     time.Duration                                 // for an agent to join
+	limit    int64                                         // of a message, in bytes
+	kinds    int                                           // largest number of kinds of workers; 0 = the default
+	known    func(rooms.AgentKinds) rooms.AgentKinds       // wraps the store of kinds; nil = the store itself
+	log      *slog.Logger                                  // nil = none
+	tells    func(room string) error                       // called before a room is told of workers, whose error it returns; may be nil
+	wanting  func()                                        // called when the rooms that want agents have been read; may be nil
+	writing  atomic.Pointer[func()]                        // called before a write; may be nil
+	finding  func(context.Context, string) context.Context // called as a worker's job is looked up, and returns the look-up's context; may be nil
+	dead     atomic.Bool                                   // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
 	agents   *agents.Handler
@@ -89,7 +90,7 @@ func (h *house) open() {
 		known = h.known(store)
 	}
 	h.agents = agents.New(agents.Config{
-		Records: wantingRecords{store, h.wanting}, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
+		Records: wantingRecords{store, h.wanting, h.finding}, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
 		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
 	})
 	h.Rooms = rooms.New(rooms.Config{
@@ -128,10 +129,19 @@ func (r toldRooms) Reconsider(ctx context.Context, room, agentName string) error
 	return r.Rooms.Reconsider(ctx, room, agentName)
 }
 
-// wantingRecords are records that tell when the rooms that want agents have been read.
+// wantingRecords are records that tell when the rooms that want agents have been read, and
+// when a worker's job is looked up.
 type wantingRecords struct {
 	rooms.DispatchRecords
 	read func()
+	find func(context.Context, string) context.Context
+}
+
+func (r wantingRecords) FindJob(ctx context.Context, id string) (rooms.Job, string, error) {
+	if r.find != nil {
+		ctx = r.find(ctx, id)
+	}
+	return r.DispatchRecords.FindJob(ctx, id)
 }
 
 func (r wantingRecords) RoomsWanting(ctx context.Context, agentName, afterSID string, limit int) ([]string, string, error) {
@@ -207,6 +217,7 @@ type worker struct {
 	text bool // it speaks JSON
 	got  chan *livekit.ServerMessage
 	over chan struct{} // closed when the connection has ended
+	ping chan struct{} // gets one for each question whether it is there, as far as it has room
 	id   string        // set by register
 	err  error         // the reason for its end
 
@@ -232,11 +243,19 @@ func (h *house) connect(apiKey string, text bool) *worker {
 // dial is connect by a URL.
 func (h *house) dial(url, apiKey string, text bool) *worker {
 	h.t.Helper()
+	ping := make(chan struct{}, 100)
 	conn, _, err := websocket.Dial(context.Background(), url, &websocket.DialOptions{
+		OnPingReceived: func(context.Context, []byte) bool {
+			select {
+			case ping <- struct{}{}:
+			default:
+			}
+			return true
+		},
 		HTTPHeader: map[string][]string{"Authorization": {"Bearer " + token(h.t, h, apiKey, &auth.VideoGrant{Agent: true})}},
 	})
 	require.NoError(h.t, err)
-	w := &worker{h: h, conn: conn, text: text, got: make(chan *livekit.ServerMessage, 100), over: make(chan struct{})}
+	w := &worker{h: h, conn: conn, text: text, got: make(chan *livekit.ServerMessage, 100), over: make(chan struct{}), ping: ping}
 	w.answer = func(*livekit.Job) *livekit.AvailabilityResponse {
 		return &livekit.AvailabilityResponse{Available: true}
 	}

@@ -59,6 +59,7 @@ type worker struct {
 	probed bool              // probe runs
 
 	mu          sync.Mutex // guards the following
+	waits       time.Time  // since when the reader waits for a message; zero = it does not
 	json        bool       // it sends JSON in text frames
 	full        bool       // it does not want more jobs
 	load        float32
@@ -173,6 +174,9 @@ func (w *worker) become(req *livekit.RegisterWorkerRequest) error {
 
 // next reads one message.
 func (w *worker) next(ctx context.Context) (*livekit.WorkerMessage, error) {
+	w.mu.Lock()
+	w.waits = time.Now()
+	w.mu.Unlock()
 	typ, data, err := w.conn.Read(ctx)
 	if err != nil {
 		if websocket.CloseStatus(err) == websocket.StatusMessageTooBig || errors.Is(err, websocket.ErrMessageTooBig) {
@@ -182,7 +186,7 @@ func (w *worker) next(ctx context.Context) (*livekit.WorkerMessage, error) {
 	}
 	text := typ == websocket.MessageText
 	w.mu.Lock()
-	w.json = text
+	w.waits, w.json = time.Time{}, text
 	w.mu.Unlock()
 	msg, err := w.h.decoder.message(ctx, data, text)
 	switch {
@@ -464,7 +468,10 @@ func (w *worker) adopt(jobID string, end *livekit.UpdateJobStatus) verdict {
 		return owned
 	}
 	job, room, err := w.h.cfg.Records.FindJob(w.done, jobID)
-	if err != nil && !errors.Is(err, rooms.ErrNoJob) && w.done.Err() == nil {
+	if err != nil && w.done.Err() != nil {
+		return gone
+	}
+	if err != nil && !errors.Is(err, rooms.ErrNoJob) {
 		w.log.Warn("cannot look a job up", "job", jobID, "error", err)
 	}
 	if err != nil || job.Kind != w.kind || job.APIKey != w.key || job.Status() != livekit.JobStatus_JS_RUNNING {
@@ -589,12 +596,33 @@ func (w *worker) write() {
 	}
 }
 
+// ping ends the connection if the worker does not answer.
 func (w *worker) ping() {
-	ctx, cancel := context.WithTimeout(w.done, pingTimeout)
-	defer cancel()
-	if w.conn.Ping(ctx) != nil {
+	if err := w.there(pingTimeout); err != nil && !errors.Is(err, errBusy) {
 		w.cut()
 	}
+}
+
+// errBusy means that a worker's answer may have come and was not read: the server was busy
+// with its earlier messages.
+var errBusy = errors.New("the worker's earlier messages are not read yet")
+
+// there asks the worker whether it is still there. The error tells that it did not answer
+// in time, or is errBusy.
+func (w *worker) there(timeout time.Duration) error {
+	asked := time.Now()
+	ctx, cancel := context.WithTimeout(w.done, timeout)
+	defer cancel()
+	err := w.conn.Ping(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waits.IsZero() || w.waits.After(asked) {
+		return errBusy
+	}
+	return err
 }
 
 func (w *worker) put(m *livekit.ServerMessage) error {
