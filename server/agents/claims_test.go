@@ -406,3 +406,35 @@ func TestAConnectionThatAnswersJustBeforeItBreaks(t *testing.T) {
 		})
 	}
 }
+
+// TestAnAnswerOnTheNextConnection: the worker gets the job there at once.
+func TestAnAnswerOnTheNextConnection(t *testing.T) {
+	h := newHouse(t)
+	l := newLine(h)
+	w := h.over(l, named("n"))
+	asked := make(chan string, 1)
+	w.answers(func(j *livekit.Job) *livekit.AvailabilityResponse { asked <- j.Id; return nil })
+	d := want(t, h, "r", "n")
+	job := <-asked
+	l.breakDown()
+	w.die()
+	yes := &livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: &livekit.AvailabilityResponse{JobId: job, Available: true}}}
+	otherKeys, otherName := h.connect(otherKey, false), h.worker(named("other"))
+	otherKeys.register(named("n"))
+	for i, w := range []*worker{otherKeys, otherName} {
+		w.send(yes)
+		w.caughtUp()
+		require.EqualValues(t, i+1, h.counter("parlor_agent_bad_messages_total", "foreign"))
+	}
+	again := h.worker(named("n"))
+	again.send(yes)
+	again.caughtUp()
+	require.EqualValues(t, 2, h.counter("parlor_agent_bad_messages_total", "foreign"))
+	a := again.job(1)
+	require.Equal(t, job, a.Job.Id)
+	require.Equal(t, d.Id, a.Job.DispatchId)
+	require.Equal(t, again.id, h.workerOf(job))
+	_, err := h.agent(a)
+	require.NoError(t, err)
+	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
+}

@@ -450,7 +450,7 @@ func (h *Handler) release(w *worker, jobID string) {
 const agentName = "lk.agent_name"
 
 // token makes the token with which the agent of a job joins.
-func (h *Handler) token(w *worker, job *livekit.Job, res *livekit.AvailabilityResponse) (string, error) {
+func (h *Handler) token(w *worker, job *livekit.Job, res answer) (string, error) {
 	may := w.permissions
 	attributes := map[string]string{}
 	for k, v := range res.ParticipantAttributes {

@@ -35,6 +35,7 @@ type pool struct {
 
 	mu       sync.Mutex          // guards the following
 	underWay map[string]struct{} // jobs that are being offered
+	offers   map[string]*offer   // that are not answered yet, by job
 	unplaced bool                // a job found no worker
 }
 
@@ -43,6 +44,7 @@ func newPool(h *Handler, k rooms.AgentKind) *pool {
 	return &pool{
 		h: h, kind: k, life: life, stop: stop, wake: make(chan struct{}, 1), places: make(chan struct{}, atOnce),
 		workers: make(map[*worker]struct{}), underWay: make(map[string]struct{}),
+		offers: make(map[string]*offer),
 	}
 }
 
@@ -267,7 +269,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 		case err != nil:
 			return false
 		}
-		started, err := p.h.rooms.AssignJob(p.life, due.Room, due.ID, rooms.JobAnswer{WorkerID: w.id, APIKey: w.key, Identity: res.ParticipantIdentity})
+		started, err := p.h.rooms.AssignJob(p.life, due.Room, due.ID, rooms.JobAnswer{WorkerID: res.from.id, APIKey: w.key, Identity: res.ParticipantIdentity})
 		switch rooms.ErrorCode(err) {
 		case rooms.Exists, rooms.Invalid: // because of the identity that the worker chose
 			if err != nil {
@@ -279,7 +281,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 		if err != nil {
 			return p.gone(due, err)
 		}
-		p.h.assigned(w, started, res)
+		p.h.assigned(started, res)
 		return true
 	}
 }
@@ -293,8 +295,9 @@ func (p *pool) gone(due rooms.DueJob, err error) bool {
 	return false
 }
 
-// assigned sends w its job, which is on disk as w's.
-func (h *Handler) assigned(w *worker, job *livekit.Job, res *livekit.AvailabilityResponse) {
+// assigned sends the worker that answered its job, which is on disk as its own.
+func (h *Handler) assigned(job *livekit.Job, res answer) {
+	w := res.from
 	token, err := h.token(w, job, res)
 	if err == nil && !h.give(w, job.Id, job.Room.Name) {
 		err = errGone

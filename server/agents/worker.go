@@ -48,7 +48,7 @@ type worker struct {
 	cut    context.CancelFunc
 	queue  chan *livekit.ServerMessage
 	closed chan closing // capacity 1: how the writer is to close the connection
-	pool   *pool        // set by Handler.join; used by the reader alone
+	pool   *pool        // set by Handler.join
 
 	// Set by register, before the worker is in its pool.
 	kind        rooms.AgentKind
@@ -63,10 +63,9 @@ type worker struct {
 	json        bool       // it sends JSON in text frames
 	full        bool       // it does not want more jobs
 	load        float32
-	silentUntil time.Time                                     // until then it counts as silent
-	asked       map[string]chan *livekit.AvailabilityResponse // by job
-	jobs        map[string]string                             // names of the rooms, by job; nil once the worker has gone
-	ended       map[string]struct{}                           // jobs whose end is being written
+	silentUntil time.Time           // until then it counts as silent
+	jobs        map[string]string   // names of the rooms, by job; nil once the worker has gone
+	ended       map[string]struct{} // jobs whose end is being written
 }
 
 // closing tells how a connection is closed.
@@ -80,7 +79,7 @@ func newWorker(h *Handler, ctx context.Context, conn *websocket.Conn, key string
 	return &worker{
 		h: h, id: guid.New("AW_"), key: key, since: time.Now(), conn: conn, done: done, cut: cut,
 		queue: make(chan *livekit.ServerMessage, queueLength), closed: make(chan closing, 1),
-		asked: make(map[string]chan *livekit.AvailabilityResponse), jobs: make(map[string]string), ended: make(map[string]struct{}),
+		jobs: make(map[string]string), ended: make(map[string]struct{}),
 		claims: make(map[string]*claim),
 	}
 }
@@ -274,17 +273,33 @@ func (w *worker) show() rooms.AgentWorker {
 	return out
 }
 
-// answered takes the worker's answer to an offer.
+// offer is a job that a worker is asked to take.
+type offer struct {
+	to      *worker
+	answers chan answer // capacity 1
+}
+
+// answer is a worker's to an offer.
+type answer struct {
+	from *worker
+	*livekit.AvailabilityResponse
+}
+
+// answered takes the worker's answer to an offer. If it has lost the connection on which it
+// was asked it answers on its next one.
 func (w *worker) answered(res *livekit.AvailabilityResponse) {
-	w.mu.Lock()
-	c := w.asked[res.JobId]
-	delete(w.asked, res.JobId)
-	w.mu.Unlock()
-	if c == nil {
+	w.pool.mu.Lock()
+	o := w.pool.offers[res.JobId]
+	its := o != nil && (o.to == w || o.to.key == w.key && w.since.After(o.to.since))
+	if its {
+		delete(w.pool.offers, res.JobId)
+	}
+	w.pool.mu.Unlock()
+	if !its {
 		w.h.metrics.bad.WithLabelValues("foreign").Inc()
 		return
 	}
-	c <- res
+	o.answers <- answer{w, res}
 }
 
 // The reasons why a worker does not take a job.
@@ -294,16 +309,17 @@ var (
 	errGone    = errors.New("the worker is gone")
 )
 
-// ask offers a job to the worker and waits for the answer.
-func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (*livekit.AvailabilityResponse, error) {
-	c := make(chan *livekit.AvailabilityResponse, 1)
-	w.mu.Lock()
-	w.asked[job.Id] = c
-	w.mu.Unlock()
+// ask offers a job to the worker and waits for the answer. The answer's worker is to get
+// the job.
+func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (answer, error) {
+	o := &offer{to: w, answers: make(chan answer, 1)}
+	w.pool.mu.Lock()
+	w.pool.offers[job.Id] = o
+	w.pool.mu.Unlock()
 	defer func() {
-		w.mu.Lock()
-		delete(w.asked, job.Id)
-		w.mu.Unlock()
+		w.pool.mu.Lock()
+		delete(w.pool.offers, job.Id)
+		w.pool.mu.Unlock()
 	}()
 	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Availability{
 		Availability: &livekit.AvailabilityRequest{Job: job, Resuming: resuming},
@@ -311,24 +327,32 @@ func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (*liv
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
 	select {
-	case res := <-c:
+	case res := <-o.answers:
+		if res.from != w {
+			w.keepsSilent()
+		}
 		if !res.Available && !res.Terminate {
-			return nil, errRefused
+			return answer{}, errRefused
 		}
 		if res.ParticipantIdentity == "" {
 			res.ParticipantIdentity = "agent-" + job.Id
 		}
 		return res, nil
 	case <-timer.C:
-		w.mu.Lock()
-		w.silentUntil = time.Now().Add(silence)
-		w.mu.Unlock()
-		return nil, errSilent
+		w.keepsSilent()
+		return answer{}, errSilent
 	case <-w.done.Done():
-		return nil, errGone
+		return answer{}, errGone
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return answer{}, ctx.Err()
 	}
+}
+
+// keepsSilent has the worker asked only after the others for a while.
+func (w *worker) keepsSilent() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silentUntil = time.Now().Add(silence)
 }
 
 // take notes a job of the worker; false if the worker has gone.
@@ -530,12 +554,12 @@ func (w *worker) simulate(req *livekit.SimulateJobRequest) {
 			return
 		}
 		room := req.Room.GetName()
-		started, err := w.h.rooms.StartJob(w.done, room, job, w.kind, rooms.JobAnswer{WorkerID: w.id, APIKey: w.key, Identity: res.ParticipantIdentity})
+		started, err := w.h.rooms.StartJob(w.done, room, job, w.kind, rooms.JobAnswer{WorkerID: res.from.id, APIKey: w.key, Identity: res.ParticipantIdentity})
 		if err != nil {
 			w.log.Info("a job is not simulated", "room", room, "why", err)
 			return
 		}
-		w.h.assigned(w, started, res)
+		w.h.assigned(started, res)
 	})
 }
 
