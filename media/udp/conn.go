@@ -35,7 +35,9 @@ type Config struct {
 	Log *slog.Logger
 	// Queues is how many queues the kernel keeps for what comes in; 0 means 1. Each is a
 	// socket of its own on the same port (SO_REUSEPORT). The kernel chooses the queue by the
-	// two addresses of a packet. Systems other than Linux keep one.
+	// two addresses of a packet. A program that wants the port for itself alone is refused;
+	// one of the same user that offers to share it is not, and gets a part of the packets, as
+	// the kernel does not tell the two apart. Systems other than Linux keep one.
 	Queues int
 	// Buffer is the requested size of each of the socket's buffers, in bytes; 0 means
 	// DefaultBuffer. The kernel may grant less (net.core.rmem_max), which is logged.
