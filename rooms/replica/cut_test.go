@@ -288,6 +288,9 @@ func TestACutAtAnUnknownPlace(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, l.Cut)
 	require.NotZero(t, l.Staged)
+	left, err := replicatedTo(database(dir))
+	require.NoError(t, err)
+	require.Equal(t, l.Staged, left, "what Litestream made of a WAL that was cut is left")
 	l.Staged = 0
 	require.NoError(t, l.write(database(dir)))
 	b := mustOpen(t, dir, "", config)
@@ -321,4 +324,30 @@ func TestAFrameOfAnEarlierRound(t *testing.T) {
 	_, err = w.state(t.Context(), fine)
 	require.ErrorIs(t, err, errCut)
 	a.mustClose(t)
+}
+
+// A machine that restored the newest generation, and never served, restores it again if another
+// machine brought there meanwhile what it had staged.
+func TestWhatIsBroughtAfterARestore(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour, Log: testLog(t)}
+	dir, killed, elsewhere := t.TempDir(), t.TempDir(), t.TempDir()
+	a := mustOpen(t, dir, "a", config)
+	a.mustCreate(t, "uploaded")
+	a.mustBarrier(t)
+	a.replica.endMerging() // a snapshot would have what is staged, too
+	a.stagedAlone(t, "staged")
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	a.vanish(t)
+	require.NoError(t, os.Remove(database(killed)+"-wal"))
+	require.NoError(t, os.Remove(database(killed)+"-shm"))
+	for _, start := range []struct{ machine, dir string }{{"b", elsewhere}, {"a", killed}} { // and dies before it serves
+		config.Machine = start.machine
+		r := prepared(t, config)
+		require.NoError(t, r.Prepare(within(t, time.Minute), database(start.dir)))
+		require.NoError(t, r.Close(within(t, time.Minute)))
+	}
+	b := mustOpen(t, elsewhere, "b", config)
+	require.Equal(t, []string{"staged", "uploaded"}, b.names(t))
+	b.mustClose(t)
 }

@@ -47,6 +47,7 @@
 //	ours, the stage has all of it            of our epoch                kept, same generation
 //	ours, any other                          any                         kept, new generation
 //	not ours                                 none                        kept, new generation
+//	not ours, restored and never served      of an older epoch           moved aside, restored
 //	not ours                                 of an older epoch           kept, new generation
 //	not ours, the stage has all of it        of its epoch                kept, new generation
 //	not ours, the stage lacks some of it     of its epoch                moved aside, restored

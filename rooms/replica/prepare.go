@@ -255,6 +255,9 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	}
 	r.lease.start()          // a restore can take longer than the lease
 	if r.local.Aside != "" { // an earlier start died meanwhile
+		if r.config.Adopt {
+			r.log.Warn("the database is not adopted: an earlier start began to move it aside, which is gone on with", "to", r.local.Aside)
+		}
 		if err := r.finishAside(); err != nil {
 			return err
 		}
@@ -282,7 +285,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 		return r.forget()
 	case keeps:
 		r.log.Info("the database goes on in a new generation of the replica", "epoch", r.Epoch())
-		return r.settled(true)
+		return r.settled(0)
 	case s.found:
 		return r.replaceDatabase(ctx, s)
 	}
@@ -290,7 +293,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	if err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil { // half a restore, or a WAL without its database
 		return err
 	}
-	return r.settled(false)
+	return r.settled(0)
 }
 
 // keeps reports whether the database here is at least as new as the replica.
@@ -301,7 +304,8 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 	case s.generation != r.local.Epoch:
 		// A process begins its generation before it serves. So if no generation is newer
 		// than ours, no other process has served since.
-		return s.generation < r.local.Epoch
+		// But one that did not serve may have uploaded what it had staged.
+		return s.generation < r.local.Epoch && r.local.Restored == 0
 	}
 	return r.local.Unstaged || s.own >= s.last // else the disk was put back to an earlier state
 }
@@ -343,10 +347,11 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 }
 
 // settled notes that the database belongs to the lease's epoch from now on, and that its
-// generation is yet to begin.
-func (r *Replica) settled(there bool) error {
+// generation is yet to begin. restored is the generation from which it was restored.
+func (r *Replica) settled(restored int64) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
+	r.local.Restored = restored
 	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = false, false, false, false, false, 0
 	if err := r.local.write(r.path); err != nil {
 		return err
@@ -471,5 +476,5 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 		return fmt.Errorf("restore generation %d: %w", s.generation, err)
 	}
 	r.log.Info("the database is restored from the replica", "generation", s.generation, "took", time.Since(began))
-	return r.settled(true)
+	return r.settled(s.generation)
 }

@@ -8,11 +8,13 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/superfly/ltx"
 )
 
 // Replica replicates a database. The order of calls: New; Prepare before the database is
@@ -143,7 +145,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 		if r.wal.cut.Load() {
 			r.noteCut()
 		}
-		return errors.Join(err, r.store.Close(ctx))
+		return errors.Join(err, r.store.Close(ctx), r.dropUnproven())
 	}
 	var ctxPrune context.Context
 	ctxPrune, r.endPruning = context.WithCancel(context.Background())
@@ -185,7 +187,7 @@ func (r *Replica) first(ctx context.Context, f between) error {
 		return err
 	}
 	r.lease.begin()
-	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = true, true, false, false, 0
+	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged, r.local.Restored = true, true, false, false, 0, 0
 	return r.local.write(r.path)
 }
 
@@ -268,11 +270,33 @@ func (r *Replica) close(ctx context.Context) error {
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats the error
 		err = e
 	}
+	if e := r.dropUnproven(); e != nil {
+		r.log.Error("what was staged of a WAL that was cut cannot be deleted", "error", e)
+	}
 	if errors.Is(err, errWAL) {
 		r.dropWAL()
 	}
 	if errors.Is(err, ErrLost) {
 		return nil // OnLost was told
+	}
+	return err
+}
+
+// dropUnproven deletes what Litestream staged of a WAL that was cut, as it closed: if the cut
+// could not be noted, the next start takes everything staged for whole.
+func (r *Replica) dropUnproven() error {
+	if !r.wal.cut.Load() {
+		return nil
+	}
+	folder := filepath.Join(litestreamPath(r.path), "ltx", "0")
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if _, to, bad := ltx.ParseFilename(e.Name()); bad == nil && to > r.upload.provenTo() {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, e.Name())))
+		}
 	}
 	return err
 }

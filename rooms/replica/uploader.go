@@ -30,8 +30,8 @@ const (
 	// checkIdle is how many times rarer the replica is checked while nothing is uploaded.
 	checkIdle = 10
 	// wholeOf is how many times rarer all of the WAL is looked at than what is new in it. What
-	// is old is staged, and every snapshot looks at all of it; but SQLite would copy a hole into
-	// the database.
+	// is old is staged, and every snapshot looks at all of it. A hole in what is old that is not
+	// found before SQLite copies it into the database is in the database then.
 	wholeOf = 60
 )
 
