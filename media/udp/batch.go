@@ -127,3 +127,55 @@ func (b *sendBatch) reset() {
 	clear(b.newest)
 	b.lastDst, b.lastRun = netip.AddrPort{}, -1
 }
+
+// Batch is a batch of one goroutine, which writes packets in place and calls
+// [Batch.Flush] after the last one. It holds memory only while it holds packets. It is
+// not safe for concurrent use, and has no backstop: packets wait until they are flushed.
+type Batch struct {
+	conn *Conn
+	b    *sendBatch
+}
+
+// NewBatch makes an empty batch that sends over c. Any number may exist.
+func (c *Conn) NewBatch() *Batch { return &Batch{conn: c} }
+
+// Reserve returns room for a packet of at most n bytes. If there is no room, it first
+// sends the packets of the batch. The slice is valid until the next call; [Batch.Commit]
+// makes its beginning a packet. It returns nil if n is more than [MaxPacket].
+func (t *Batch) Reserve(n int) []byte {
+	if n > MaxPacket || n < 0 {
+		return nil
+	}
+	if t.b == nil {
+		t.b = t.conn.takeBatch()
+	}
+	p := t.b.reserve(n)
+	if p == nil {
+		t.conn.send(t.b, t.conn.queues[0].raw)
+		t.b.reset()
+		p = t.b.reserve(n)
+	}
+	return p
+}
+
+// Commit makes the first n bytes of the reserved slice a packet to dst. n must not exceed
+// the reserved length.
+func (t *Batch) Commit(dst netip.AddrPort, n int) {
+	if t.b == nil || n <= 0 || n > MaxPacket || n > len(t.b.arena)-t.b.used {
+		return
+	}
+	t.b.commit(dst, n)
+}
+
+// Flush sends the packets of the batch. Packets that cannot be sent are dropped and
+// counted in the Conn's [Stats].
+func (t *Batch) Flush() {
+	if t.b == nil {
+		return
+	}
+	if !t.b.empty() {
+		t.conn.send(t.b, t.conn.queues[0].raw)
+	}
+	t.conn.giveBatch(t.b)
+	t.b = nil
+}

@@ -241,6 +241,34 @@ func TestFullBatchLeavesByItself(t *testing.T) {
 	requireNothing(t, u)
 }
 
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range modes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg.FlushAfter = time.Hour
+			c := listen(t, cfg)
+			u, a := peer(t, peerFor(name))
+			b := c.NewBatch()
+			b.Flush()
+			require.Nil(t, b.Reserve(MaxPacket+1))
+			const packets = 300 // more than fit at once
+			for i := range uint32(packets) {
+				p := rtpPacket(1000, i)
+				room := b.Reserve(1100)
+				require.Len(t, room, 1100)
+				b.Commit(a, copy(room, p)) // less than reserved
+			}
+			b.Flush()
+			for i := range uint32(packets) {
+				requireReceives(t, u, rtpPacket(1000, i))
+			}
+			require.Nil(t, b.b, "an empty batch holds no memory")
+			require.Zero(t, c.Stats().Dropped)
+		})
+	}
+}
+
 func TestOversize(t *testing.T) {
 	t.Parallel()
 	c := listen(t, Config{FlushAfter: time.Hour})
@@ -279,13 +307,14 @@ func TestDropsAreCounted(t *testing.T) {
 	_, err = c.WriteTo(rtpPacket(100, 1), nil)
 	require.Error(t, err)
 	// Port 0 is no destination: the kernel refuses that message alone.
+	b := c.NewBatch()
 	for i := range uint32(3) {
-		_, err := c.WriteToAddrPort(rtpPacket(100, i), netip.AddrPortFrom(a.Addr(), 0))
-		require.NoError(t, err)
-		_, err = c.WriteToAddrPort(rtpPacket(100, i), a)
-		require.NoError(t, err)
+		copy(b.Reserve(100), rtpPacket(100, i))
+		b.Commit(netip.AddrPortFrom(a.Addr(), 0), 100)
+		copy(b.Reserve(100), rtpPacket(100, i))
+		b.Commit(a, 100)
 	}
-	c.Flush()
+	b.Flush()
 	for i := range uint32(3) {
 		requireReceives(t, u, rtpPacket(100, i))
 	}
@@ -298,6 +327,9 @@ func TestClosed(t *testing.T) {
 	u, a := peer(t, "127.0.0.1:0")
 	_, err := c.WriteToAddrPort(rtpPacket(50, 7), a)
 	require.NoError(t, err)
+	b := c.NewBatch()
+	copy(b.Reserve(50), rtpPacket(50, 8))
+	b.Commit(a, 50)
 
 	reading := make(chan error)
 	go func() {
@@ -315,9 +347,10 @@ func TestClosed(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 	_, _, err = c.ReadFrom(make([]byte, 100))
 	require.ErrorIs(t, err, net.ErrClosed)
+	b.Flush()
 	c.Flush()
 	requireNothing(t, u)
-	require.EqualValues(t, 1, c.Stats().Dropped.Closed)
+	require.EqualValues(t, 2, c.Stats().Dropped.Closed)
 }
 
 // TestCloseAmongWriters closes under load: nothing may hang or race.
@@ -328,9 +361,12 @@ func TestCloseAmongWriters(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
+			b := c.NewBatch()
 			for i := uint32(0); ; i++ {
+				copy(b.Reserve(100), rtpPacket(100, i))
+				b.Commit(a, 100)
 				if i%16 == 0 {
-					c.Flush()
+					b.Flush()
 				}
 				_, err := c.WriteToAddrPort(rtpPacket(900+w, i), a)
 				if err != nil {

@@ -14,6 +14,8 @@
 //   - A queue is one of its sockets. The kernel gives each packet to one of them, by the two
 //     addresses, so that several processors receive at once, and what one client sends is
 //     read in order.
+//   - A [Batch] is a batch of one goroutine. It takes no lock, and packets are built in it
+//     in place.
 //   - A shard is a batch that writers of a Conn share. A destination belongs to one
 //     shard, by hash, and each shard has its own locks, so writers to different
 //     destinations seldom contend.
@@ -21,8 +23,10 @@
 //     message: all of the same size (the last may be shorter), at most 64 packets and 65000
 //     bytes.
 //
-// Order: packets that one goroutine writes to one destination reach the kernel in the order
-// written. This holds separately for RTP and RTCP and for all other packets.
+// Order: packets that one goroutine writes to one destination by the same means (the
+// Conn's write methods, or one Batch) reach the kernel in the order written. This holds
+// separately for RTP and RTCP and for all other packets. The order between the two means
+// is undefined.
 //
 // Time: a batch is sent by [Conn.Flush], which its writer calls at the end, or when it is
 // full, or by the backstop, which looks every few milliseconds for batches that have
