@@ -81,8 +81,8 @@ func (f *filmed) roll(stop chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case now := <-tick.C:
-			captured = append(captured, now)
+		case <-tick.C:
+			captured = append(captured, time.Now()) // a tick's own time may be before that of the tick before
 		}
 		ids, mid := f.negotiated()
 		if mid == "" || f.rate == 90000 && ids[uriRID] == 0 {
