@@ -109,7 +109,7 @@ func fileID(path string) (string, error) {
 	return id, nil
 }
 
-// exists reports whether there is a database at path.
+// exists reports whether there is a database, or a WAL, at path.
 func exists(path string) (bool, error) {
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

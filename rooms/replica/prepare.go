@@ -182,16 +182,24 @@ func (s survey) check(r *Replica) error {
 	return nil
 }
 
+// merged notes that the WAL which a process left is in the database. SQLite removes it when it
+// has copied it, as the database is closed. Until then its loss must be noticed: the database
+// may not have been opened, or others have it open.
+func (r *Replica) merged() error {
+	if !r.local.Serving || r.doubt {
+		return nil
+	}
+	if left, err := exists(r.path + "-wal"); err != nil || left && r.config.ReadEpoch != nil {
+		return err
+	}
+	r.local.Serving = false
+	return r.local.write(r.path)
+}
+
 // takeLease takes the lease. If this machine had it last with this database it keeps the
 // epoch, so that the generation can go on.
 func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 	least := r.local.Epoch
-	if r.local.Serving && !r.doubt { // before the database is opened, because closing it removes its WAL
-		r.local.Serving = false
-		if err := r.local.write(r.path); err != nil {
-			return nil, err
-		}
-	}
 	if r.config.ReadEpoch != nil && !r.local.Restoring && r.local.Aside == "" && !r.doubt {
 		there, err := exists(r.path)
 		if err != nil {
@@ -204,6 +212,9 @@ func (r *Replica) takeLease(ctx context.Context) (before *owner, err error) {
 			}
 			least = max(least, epoch)
 		}
+	}
+	if err := r.merged(); err != nil {
+		return nil, err
 	}
 	all, err := r.place.generations(ctx)
 	if err != nil {

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -169,6 +171,35 @@ func TestLostWAL(t *testing.T) {
 		require.GreaterOrEqual(t, len(a.names(t)), acknowledged)
 		a.mustClose(t)
 	})
+	// A start that could not read the database, or that died as it did so, has not brought the
+	// WAL into it. Its loss matters as before.
+	for name, lose := range map[string]func(t *testing.T, wal string){
+		"could not be read, removed": func(t *testing.T, wal string) { require.NoError(t, os.Remove(wal)) },
+		"could not be read, cut": func(t *testing.T, wal string) {
+			fi, err := os.Stat(wal)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(wal, fi.Size()/2))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := "file://" + filepath.Join(t.TempDir(), "replica")
+			dir, lines := killed(t, url)
+			cannot := func(context.Context, string) (int64, error) { return 0, errors.New("permission denied") }
+			r, err := New(Config{URL: url, LeaseTTL: time.Minute, ReadEpoch: cannot, ReadSeq: sqlite.ReadSeq, Sound: sqlite.Sound, OnLost: func(error) {}})
+			require.NoError(t, err)
+			require.ErrorContains(t, r.Prepare(within(t, 2*time.Minute), database(dir)), "permission denied")
+			lose(t, database(dir)+"-wal")
+			require.NoError(t, os.RemoveAll(database(dir)+"-shm"))
+			var vouched int
+			_, err = fmt.Sscanf(told(lines, "b"), "%d", &vouched)
+			require.NoError(t, err)
+			a := mustOpen(t, dir, "", Config{URL: url, LeaseTTL: time.Minute})
+			require.GreaterOrEqual(t, len(a.names(t)), vouched)
+			require.EqualValues(t, 2, a.replica.Epoch())
+			a.mustClose(t)
+		})
+	}
 	t.Run("served without the replica", func(t *testing.T) {
 		t.Parallel()
 		url := "file://" + filepath.Join(t.TempDir(), "replica")
