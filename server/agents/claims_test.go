@@ -438,3 +438,36 @@ func TestAnAnswerOnTheNextConnection(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[livekit.JobStatus]int{running: 1}, h.jobs("r"))
 }
+
+// A worker that answers too late does not answer for the one that is asked after it, though it
+// is newer.
+func TestALateAnswerIsNotThatOfAnother(t *testing.T) {
+	h := newHouse(t)
+	asked := map[*worker]chan string{}
+	come := func(full bool) *worker {
+		w := h.worker(named("n"))
+		c := make(chan string, 1)
+		asked[w] = c
+		w.answers(func(j *livekit.Job) *livekit.AvailabilityResponse { c <- j.Id; return nil })
+		if full {
+			w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_FULL.Enum()}}})
+			w.caughtUp()
+		}
+		return w
+	}
+	answer := func(w *worker, job string, yes bool) {
+		w.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_Availability{Availability: &livekit.AvailabilityResponse{JobId: job, Available: yes}}})
+		w.caughtUp()
+	}
+	older := come(true)
+	newer := come(false)
+	want(t, h, "r", "n")
+	job := <-asked[newer]
+	older.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_UpdateWorker{UpdateWorker: &livekit.UpdateWorkerStatus{Status: livekit.WorkerStatus_WS_AVAILABLE.Enum()}}})
+	require.Equal(t, job, <-asked[older], "when the newer one has not answered in time")
+	answer(newer, job, false)
+	require.EqualValues(t, 1, h.counter("parlor_agent_bad_messages_total", "foreign"))
+	answer(older, job, true)
+	require.Equal(t, job, older.job(1).Job.Id)
+	require.Equal(t, older.id, h.workerOf(job))
+}

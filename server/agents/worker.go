@@ -288,9 +288,10 @@ type answer struct {
 // answered takes the worker's answer to an offer. If it has lost the connection on which it
 // was asked it answers on its next one.
 func (w *worker) answered(res *livekit.AvailabilityResponse) {
+	silent := w.silent() // whose answer may be a late one, to an offer of its own
 	w.pool.mu.Lock()
 	o := w.pool.offers[res.JobId]
-	its := o != nil && (o.to == w || o.to.key == w.key && w.since.After(o.to.since))
+	its := o != nil && (o.to == w || o.to.key == w.key && w.since.After(o.to.since) && !silent)
 	if its {
 		delete(w.pool.offers, res.JobId)
 	}
@@ -346,6 +347,13 @@ func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (answ
 	case <-ctx.Done():
 		return answer{}, ctx.Err()
 	}
+}
+
+// silent reports whether the worker has not answered lately.
+func (w *worker) silent() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Before(w.silentUntil)
 }
 
 // keepsSilent has the worker asked only after the others for a while.
