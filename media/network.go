@@ -377,14 +377,18 @@ func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
 	return s, nil
 }
 
-// queues is the number of queues of each UDP port. Several ports share the cores anyway.
-func (c *Config) queues() int {
-	return max(udp.Cores()/(c.UDPPort[1]-c.UDPPort[0]+1), 1)
+// queues is the number of queues of a UDP port. The ports of a range share the cores anyway.
+func (c *Config) queues(port uint16) int {
+	first, last := c.UDPPort[0], c.UDPPort[1]
+	if int(port) < first || int(port) > last {
+		return udp.Cores() // TURN's own
+	}
+	return max(udp.Cores()/(last-first+1), 1)
 }
 
 // bind opens the socket's port on one more address. Reading starts with add.
 func (s *socket) bind(addr netip.Addr) (boundConn, error) {
-	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log, Queues: s.net.cfg.queues()})
+	conn, err := udp.Listen(udp.Config{Addr: netip.AddrPortFrom(addr, s.port).String(), Log: s.net.cfg.Log, Queues: s.net.cfg.queues(s.port)})
 	return boundConn{conn, addr}, err
 }
 
