@@ -28,8 +28,8 @@ func ExternalAddress(ctx context.Context, servers []string) (netip.Addr, error) 
 }
 
 // firstAnswer asks STUN servers at the same time, and returns the first that answers and its
-// answer, with the head start of those before it. If none does the error says more than that servers were silent, if one of them failed
-// in another way.
+// answer, with the head start of those before it. If none answers and one failed in another
+// way than by silence, the error says that.
 func firstAnswer[T any](ctx context.Context, servers []string, ask func(context.Context, string) (T, error)) (server string, answer T, err error) {
 	if len(servers) == 0 {
 		return "", answer, errors.New("no STUN servers are configured")

@@ -192,7 +192,8 @@ type senderClock struct {
 	begun bool
 }
 
-// longestUnread is how long a clock is not read before it begins anew.
+// longestUnread is the longest time between two readings that counts. After it the clock begins
+// anew.
 const longestUnread = int64(time.Hour)
 
 // read is the time that the clock shows, in ns since its first reading.

@@ -106,8 +106,8 @@ func TestQueues(t *testing.T) {
 	}
 }
 
-// TestAPortIsNotSharedWithAnother: that a port's queues share it lets no other in, whether it
-// has several queues, too, or one, and whoever came first.
+// TestAPortIsNotSharedWithAnother: a second Conn on a port is refused, however many queues the
+// first has, and however many it wants itself.
 func TestAPortIsNotSharedWithAnother(t *testing.T) {
 	t.Parallel()
 	for first := range 3 {

@@ -122,8 +122,8 @@ func exists(path string) (bool, error) {
 }
 
 // lostWAL reports whether the process died while it served the database and the WAL that
-// it left is gone or empty. Then the database is older than the last commit, or somebody opened it
-// since and SQLite merged the WAL into it. If it was cut, before or after the process died,
+// it left is gone or empty. Then the database is older than the last commit, or somebody
+// opened it since and SQLite merged the WAL into it. If it was cut, before or after the process died,
 // the database is a mixture of old and new.
 func (l local) lostWAL(ctx context.Context, database string) (gone, cut bool, err error) {
 	if l.Cut || !l.Serving {
