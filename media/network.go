@@ -381,9 +381,9 @@ func (n *network) bindAll(local []netip.Addr, port int) (*socket, error) {
 func (c *Config) queues(port uint16) int {
 	first, last := c.UDPPort[0], c.UDPPort[1]
 	if int(port) < first || int(port) > last {
-		return udp.Cores() // TURN's own
+		return udp.Enough() // TURN's own
 	}
-	return max(udp.Cores()/(last-first+1), 1)
+	return max(udp.Enough()/(last-first+1), 1)
 }
 
 // bind opens the socket's port on one more address. Reading starts with add.
