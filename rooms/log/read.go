@@ -151,6 +151,9 @@ type Sink struct {
 	// Every, if not 0, is the longest time between two calls of CaughtUp while no events
 	// come.
 	Every time.Duration
+	// Gather, if not 0, is the shortest time between two looks at the log: what is written
+	// meanwhile is read together, because a look costs more than the events that it finds.
+	Gather time.Duration
 }
 
 // Stream gives sink each event after q.After, also those that are written later, until
@@ -160,6 +163,7 @@ func (r *Reader) Stream(ctx context.Context, q Query, sink Sink) error {
 	tokens, cancel := r.Store.Watch() // before the first look: nothing falls between
 	defer cancel()
 	for {
+		looked := time.Now()
 		p, err := r.Page(ctx, q)
 		if err != nil {
 			return err
@@ -170,15 +174,34 @@ func (r *Reader) Stream(ctx context.Context, q Query, sink Sink) error {
 			}
 		}
 		q.After, q.Epoch = p.Next.Seq, p.Next.Epoch
-		if len(p.Events) > 0 {
-			continue // there may be more
+		if p.Next.Seq < p.Newest {
+			continue // the page was full
 		}
+		// What was written since the look has left a token.
 		if err := sink.caughtUp(p.Next); err != nil {
+			return err
+		}
+		if err := pause(ctx, sink.Gather-time.Since(looked)); err != nil {
 			return err
 		}
 		if err := sink.wait(ctx, tokens, p.Next); err != nil {
 			return err
 		}
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
 	}
 }
 

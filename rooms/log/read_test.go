@@ -90,6 +90,53 @@ func TestStreamBringsEverythingOnce(t *testing.T) {
 	})
 }
 
+// looks counts how often the log was read.
+type looks struct {
+	log.Store
+	n int
+}
+
+func (l *looks) Events(ctx context.Context, q log.Query) ([]log.Event, error) {
+	if q.Limit > 1 { // else one event's epoch
+		l.n++
+	}
+	return l.Store.Events(ctx, q)
+}
+
+// A look finds all that was written since the one before, so that there is no second one at
+// once; a full page is followed by the next.
+func TestStreamLooksOncePerCommitAndLessOftenIfItGathers(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		gather time.Duration
+		most   int
+	}{{"at once", 0, 101}, {"gathered", time.Second, 12}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				store := &looks{Store: w.store}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error)
+				n := 0
+				go func() {
+					ended <- (&log.Reader{Store: store}).Stream(ctx, log.Query{Limit: 1000}, log.Sink{
+						Event: func(e log.Event) error { n++; require.EqualValues(t, n, e.Seq); return nil }, Gather: tc.gather,
+					})
+				}()
+				for range 100 {
+					time.Sleep(100 * time.Millisecond)
+					w.room()
+				}
+				time.Sleep(time.Minute)
+				cancel()
+				require.ErrorIs(t, <-ended, context.Canceled)
+				require.Equal(t, 600, n)
+				require.LessOrEqual(t, store.n, tc.most)
+			})
+		})
+	}
+}
+
 func TestStreamEndsWhenItFallsBehindThePruning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -131,7 +131,7 @@ func (s *rest) getOverview(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, http.StatusOK, out)
 }
 
-// watch is the event log as a stream, with an overview every few seconds.
+// watch is the event log as a stream for people, with an overview every few seconds.
 func (s *rest) watch(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	ctx = events.Beside(ctx, "overview", overviewEvery, func() []byte {
@@ -145,7 +145,7 @@ func (s *rest) watch(w http.ResponseWriter, r *http.Request) error {
 		}
 		return body
 	})
-	r = r.WithContext(events.While(ctx, s.stillGood))
+	r = r.WithContext(events.While(events.Gathered(ctx), s.stillGood))
 	r.Header.Set("Accept", "text/event-stream")
 	s.Events.ServeHTTP(w, r)
 	return nil

@@ -392,7 +392,7 @@ func (s *rest) dashboardOperations() []operation {
 		},
 		{
 			method: get, path: "/live", id: "watch", tag: tag, grant: toOperate,
-			summary: "The event log as listEvents streams it, with an event overview every other second, whose data is that of getOverview without its hour.",
+			summary: "The event log as listEvents streams it, but gathered for up to a quarter of a second, with an event overview every other second, whose data is that of getOverview without its hour.",
 			query: []parameter{
 				{name: "after", doc: "As of listEvents."},
 				{name: "room", doc: "A room's id, or a name: all rooms that bore it."},

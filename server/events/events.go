@@ -56,6 +56,8 @@ type Handler struct {
 	logger *slog.Logger
 	mostOf int // streams that one API key may have
 
+	frames frames // has its own lock
+
 	closing context.Context // ends with close
 	close   context.CancelFunc
 

@@ -25,6 +25,9 @@ const (
 	// recheck is how old the check of the reader's right may be when it is sent
 	// something; while nothing is sent, it is checked every fifth of a beat.
 	recheck = time.Second
+	// gathering is how long a stream for people gathers events: they see no difference, and
+	// on a busy server each look at the log finds many.
+	gathering = 250 * time.Millisecond
 )
 
 type whileKey struct{}
@@ -44,7 +47,16 @@ func Beside(ctx context.Context, name string, every time.Duration, tell func() [
 	return context.WithValue(ctx, besideKey{}, &beside{name: name, every: every, tell: tell})
 }
 
-type besideKey struct{}
+// Gathered has the streams of requests with that context bring events a few times a second
+// at most, so that a person who watches costs a busy server little.
+func Gathered(ctx context.Context) context.Context {
+	return context.WithValue(ctx, gatheredKey{}, gathering)
+}
+
+type (
+	besideKey   struct{}
+	gatheredKey struct{}
+)
 
 type beside struct {
 	name  string
@@ -76,7 +88,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	stop := context.AfterFunc(h.closing, cancel)
 	defer stop()
 
-	s := &sse{w: w, control: http.NewResponseController(w), sent: q.After, checked: time.Now()}
+	s := &sse{w: w, control: http.NewResponseController(w), sent: q.After, frames: &h.frames, checked: time.Now()}
 	if check, ok := r.Context().Value(whileKey{}).(func(context.Context) error); ok {
 		s.check = func() error { return check(ctx) }
 	}
@@ -84,7 +96,8 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 	if b, ok := r.Context().Value(besideKey{}).(*beside); ok {
 		s.beside, every = b, b.every
 	}
-	_ = s.control.SetReadDeadline(time.Time{}) // the request has been read; some writers have no deadlines
+	gather, _ := r.Context().Value(gatheredKey{}).(time.Duration) // else each event comes at once
+	_ = s.control.SetReadDeadline(time.Time{})                    // the request has been read; some writers have no deadlines
 	head := w.Header()
 	head.Set("Content-Type", "text/event-stream")
 	head.Set("X-Accel-Buffering", "no") // nginx would buffer the stream
@@ -96,7 +109,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, q log.Query) {
 		return // the reader has gone
 	}
 	q.Limit = maxLimit
-	err = h.log.Stream(ctx, q, log.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: every})
+	err = h.log.Stream(ctx, q, log.Sink{Event: s.event, CaughtUp: s.caughtUp, Every: every, Gather: gather})
 	h.end(s, r, err)
 }
 
@@ -124,6 +137,9 @@ func (h *Handler) ended(key string) {
 	if h.ofKey[key]--; h.ofKey[key] == 0 {
 		delete(h.ofKey, key)
 	}
+	if h.streams == 0 {
+		h.frames.clear()
+	}
 }
 
 // end tells the reader why the stream ends, if the reader is still there.
@@ -150,6 +166,7 @@ type sse struct {
 	unsent  bool      // something is written and not flushed
 	failed  bool      // the reader does not take what is written
 
+	frames *frames
 	beside *beside // what is told, too; nil = nothing
 
 	check   func() error // whether the reader may still read; nil = it may
@@ -169,12 +186,12 @@ func (s *sse) event(e log.Event) error {
 	if err := s.allowed(); err != nil {
 		return err
 	}
-	body, err := json.Marshal(wire(&e))
+	text, err := s.frames.of(&e)
 	if err != nil {
-		return fmt.Errorf("write event %s: %w", e.ID, err)
+		return err
 	}
 	s.sent = e.Seq
-	return s.write(fmt.Sprintf("id: %v\nevent: %s\ndata: %s\n\n", log.Cursor{Seq: e.Seq, Epoch: e.Epoch}, e.Type, body))
+	return s.write(text)
 }
 
 // caughtUp flushes what is written. After a silence it sends the cursor up to which there

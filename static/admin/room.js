@@ -7,6 +7,7 @@ import { hasInvitations, makeInvitation, showLink } from './invitations.js';
 import { closeRoom } from './rooms.js';
 
 const EVERY = 3000; // ms between two looks
+const LEAST = 1000; // ms between two looks, however much happens
 const EVENTS = 100;
 
 export async function room(root, { of: name, signal, go, session }) {
@@ -283,11 +284,18 @@ export async function room(root, { of: name, signal, go, session }) {
   await Promise.all([refresh(), showBans(), showRevocations()]);
 
   let asked = Promise.resolve();
+  let due = null;
+  let last = 0;
+  // A busy room is not asked for each of its events.
   const look = () => {
     if (document.hidden) return;
-    asked = asked.then(refresh).catch((error) => {
-      if (error.status === 404 && !signal.aborted) go();
-    });
+    due ??= setTimeout(() => {
+      due = null;
+      last = Date.now();
+      asked = asked.then(refresh).catch((error) => {
+        if (error.status === 404 && !signal.aborted) go();
+      });
+    }, Math.max(0, last + LEAST - Date.now()));
   };
   const timer = setInterval(look, EVERY);
   return {
@@ -300,6 +308,7 @@ export async function room(root, { of: name, signal, go, session }) {
     },
     close() {
       clearInterval(timer);
+      clearTimeout(due);
       for (const one of charted.values()) one.close();
     },
   };
