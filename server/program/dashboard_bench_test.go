@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,9 +19,12 @@ import (
 
 // BenchmarkDashboard measures what each screen of the dashboard asks for, one request after
 // the other, with 10,000 open rooms, 1,000,000 ended ones, as many sessions, and 300,000
-// events; and what of a core the server uses at 5,000 events a minute, unwatched and watched.
+// events; and what of a core the server uses at 5,000 events a minute, and what more while a
+// screen is watched. The stretches with and without a watcher take turns, so that what else
+// the machine does is in both; a screen's figure is the median of its rounds.
 //
-//	go test -run XXX -bench BenchmarkDashboard -benchtime 20x ./server/program
+//	go test -run XXX -bench BenchmarkDashboard/. -benchtime 20x ./server/program
+//	go test -run XXX -bench BenchmarkDashboard/watched -benchtime 1x ./server/program
 func BenchmarkDashboard(b *testing.B) {
 	dir := machine(b)
 	path := filepath.Join(dir, "parlor.db")
@@ -44,17 +49,53 @@ func BenchmarkDashboard(b *testing.B) {
 			}
 		})
 	}
-	b.Run("cpu", func(b *testing.B) {
+	b.Run("watched", func(b *testing.B) {
 		for b.Loop() {
-			b.ReportMetric(share(b, c, 0), "%-unwatched")
-			ctx, stop := context.WithCancel(b.Context())
-			watched := make(chan error, 1)
-			go func() { watched <- watch(ctx, c) }() // ends with ctx, and is waited for
-			b.ReportMetric(share(b, c, 1), "%-watched")
-			stop()
-			<-watched
+			measureWatching(b, c)
 		}
 	})
+}
+
+// watchedScreen is a screen of the dashboard that changes while events come.
+type watchedScreen struct {
+	name  string
+	types string // of the events that it wants; "" = all
+	list  string // what it asks for every two seconds while they come; "" = nothing
+}
+
+func measureWatching(b *testing.B, c *benchClient) {
+	b.Helper()
+	const rounds = 4
+	screens := []watchedScreen{
+		{"now", "", ""},
+		{"rooms", "room_started,room_finished,participant_joined,participant_left", "/v1/rooms?limit=50&order=descending"},
+		{"people", "participant_joined,participant_left,room_finished", "/v1/participants?limit=50"},
+	}
+	share(b, c) // caches fill, and the load comes to its pace
+	before := share(b, c)
+	unwatched, more := []float64{before}, map[string][]float64{}
+	for range rounds {
+		for _, screen := range screens {
+			stop := watch(b, c, screen)
+			watched := share(b, c)
+			stop()
+			after := share(b, c)
+			more[screen.name] = append(more[screen.name], watched-(before+after)/2)
+			unwatched = append(unwatched, after)
+			before = after
+		}
+	}
+	b.ReportMetric(middle(unwatched), "%-unwatched")
+	for name, all := range more {
+		b.Logf("more of a core while %s is watched, in %%: %.2f", name, all)
+		b.ReportMetric(middle(all), "%-more-for-"+name)
+	}
+}
+
+func middle(all []float64) float64 {
+	all = slices.Sorted(slices.Values(all))
+	n := len(all)
+	return (all[(n-1)/2] + all[n/2]) / 2
 }
 
 // fillHistory adds ended rooms and all that is kept of them to a database that is not open.
@@ -86,15 +127,15 @@ func fillHistory(b *testing.B, path string) {
 
 // share is the share of a core that the server uses, in percent, while 5,000 events a minute
 // are written.
-func share(b *testing.B, c *benchClient, round int) float64 {
+func share(b *testing.B, c *benchClient) float64 {
 	b.Helper()
-	const lasts, pairs = 20 * time.Second, 833 // rooms that are opened and closed
+	const lasts, pairs = 6 * time.Second, 250 // rooms that are opened and closed
 	ticker := time.NewTicker(lasts / pairs)
 	defer ticker.Stop()
 	before, began := cpuOf(b, c.url), time.Now()
 	for i := range pairs {
 		<-ticker.C
-		name := fmt.Sprintf("short-%d-%d-%d", b.N, round, i)
+		name := fmt.Sprintf("short-%d", i)
 		_, err := c.do(benchCall{"POST", "/v1/rooms", fmt.Sprintf(`{"name":%q}`, name), 201})
 		require.NoError(b, err)
 		_, err = c.do(benchCall{"DELETE", "/v1/rooms/" + name, "", 204})
@@ -103,20 +144,41 @@ func share(b *testing.B, c *benchClient, round int) float64 {
 	return 100 * (cpuOf(b, c.url) - before) / time.Since(began).Seconds()
 }
 
-// watch reads the stream of the dashboard until ctx ends.
-func watch(ctx context.Context, c *benchClient) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/v1/live?after=latest", nil)
-	if err != nil {
-		return err
-	}
+// watch asks for what a screen of the dashboard asks for, until stop is called.
+func watch(b *testing.B, c *benchClient, screen watchedScreen) (stop func()) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(b.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/v1/live?after=latest&type="+screen.types, nil)
+	require.NoError(b, err)
 	req.SetBasicAuth("devkey", "secret")
 	resp, err := c.client.Do(req)
-	if err != nil {
-		return err
+	require.NoError(b, err)
+	require.Equal(b, http.StatusOK, resp.StatusCode)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body) // ends with ctx
+	})
+	if screen.list != "" {
+		watching.Go(func() {
+			ticker := time.NewTicker(2 * time.Second)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+				if _, err := c.do(benchCall{"GET", screen.list, "", 200}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
 	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	return func() {
+		cancel()
+		watching.Wait()
+	}
 }
 
 var cpuLine = regexp.MustCompile(`(?m)^process_cpu_seconds_total (\S+)$`)
