@@ -505,7 +505,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	t.Parallel()
 	everyPlace(t, func(t *testing.T, url string) {
 		ctx := within(t, 2*time.Minute)
-		other := strings.Replace(url, "/s3?", "/s4?", 1)
+		other := strings.Replace(url, "?", "/other?", 1)
 		if other == url {
 			other = url + "2"
 		}

@@ -28,6 +28,9 @@ type Server struct {
 	dir     string
 	cmd     *exec.Cmd
 	err     error
+
+	mu    sync.Mutex // guards users
+	users map[string]bool
 }
 
 // Environment sets the credentials of Server in this process's environment, and clears
@@ -46,7 +49,8 @@ func URL(t testing.TB, address string) string {
 	return fmt.Sprintf("s3://bucket/%s?endpoint=http://%s&region=us-east-1&forcePathStyle=true", t.Name(), address)
 }
 
-// Address returns where the server listens. It starts the server if need be.
+// Address returns where the server listens. It starts the server if need be. What the test
+// leaves there is removed as it ends, so that it can run again.
 func (g *Server) Address(t testing.TB) string {
 	t.Helper()
 	g.once.Do(g.start)
@@ -54,7 +58,28 @@ func (g *Server) Address(t testing.TB) string {
 		t.Skipf("no S3 server to test with: versitygw %s cannot be built or started: %v", version, g.err)
 	}
 	require.NoError(t, g.err, "CI needs the S3 server")
+	g.clean(t)
 	return g.address
+}
+
+// clean removes the test's replicas after whatever the test begins from now on has ended.
+func (g *Server) clean(t testing.TB) {
+	name := t.Name()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.users[name] {
+		return
+	}
+	if g.users == nil {
+		g.users = make(map[string]bool)
+	}
+	g.users[name] = true
+	t.Cleanup(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.users, name)
+		_ = os.RemoveAll(filepath.Join(g.dir, "bucket", name)) // else Stop does it
+	})
 }
 
 func (g *Server) start() {
