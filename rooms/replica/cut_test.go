@@ -2,19 +2,23 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/benbjohnson/litestream"
 	"github.com/stretchr/testify/require"
+	"github.com/superfly/ltx"
 
 	"parlor/rooms/sqlite"
 )
@@ -235,6 +239,94 @@ func TestAHoleInTheOldPartOfTheWAL(t *testing.T) {
 	_ = a.close(within(t, 3*time.Second))
 }
 
+// All of the WAL is looked at before SQLite copies it into the database, which would have the
+// hole then.
+func TestAHoleIsFoundBeforeItIsInTheDatabase(t *testing.T) {
+	t.Parallel()
+	for name, copies := range map[string]func(t *testing.T, a *node) error{
+		"by a checkpoint": func(t *testing.T, a *node) error {
+			require.NoError(t, a.store.Between(t.Context(), func(context.Context) error { a.replica.db.MinCheckpointPageN = 1; return nil }))
+			return a.replica.Barrier(within(t, time.Minute))
+		},
+		"by a checkpoint after a while": func(t *testing.T, a *node) error {
+			require.NoError(t, a.store.Between(t.Context(), func(context.Context) error { a.replica.db.CheckpointInterval = 1; return nil }))
+			return a.replica.Barrier(within(t, time.Minute))
+		},
+		"as it is closed": func(t *testing.T, a *node) error { return a.close(within(t, time.Minute)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour}
+			dir := t.TempDir()
+			a := mustOpen(t, dir, "", config)
+			a.mustCreate(t, "before", "and then")
+			a.mustBarrier(t)
+			a.replica.endMerging() // it makes snapshots, too
+			w := &walWatch{database: database(dir), sql: a.replica.db.SQLDB}
+			is, err := w.whole(t.Context())
+			require.NoError(t, err)
+			wal, err := os.OpenFile(database(dir)+"-wal", os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = wal.WriteAt(make([]byte, 100), is.offset(0)+walFrameHeader)
+			require.NoError(t, err)
+			require.NoError(t, wal.Close())
+			require.ErrorIs(t, copies(t, a), errCut)
+			_ = a.close(within(t, time.Minute))
+			b := mustOpen(t, dir, "", config)
+			require.Equal(t, []string{"and then", "before"}, b.names(t))
+			b.mustClose(t)
+			aside, err := filepath.Glob(database(dir) + ".epoch-1-*Z")
+			require.NoError(t, err)
+			require.Len(t, aside, 1)
+		})
+	}
+}
+
+// What Litestream stages may be uploaded before the writer has looked at the WAL again. Then
+// the upload looks at it.
+func TestWhatIsStagedOfACutWALIsNotUploaded(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour}
+	dir := t.TempDir()
+	a := mustOpen(t, dir, "", config)
+	a.mustCreate(t, "uploaded")
+	a.mustBarrier(t)
+	a.replica.endMerging()
+	a.replica.upload.stop() // the uploads are this test's
+	// staged is what Litestream has staged after two commits, and the writer not looked at.
+	staged := func(between func()) ltx.TXID {
+		require.NoError(t, a.store.Between(t.Context(), func(ctx context.Context) error {
+			for range 2 {
+				_, err := a.replica.db.SQLDB().ExecContext(ctx, "INSERT INTO _litestream_seq (id, seq) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET seq = seq + 1")
+				require.NoError(t, err)
+			}
+			between()
+			return a.replica.db.Sync(ctx)
+		}))
+		pos, err := a.replica.db.Pos()
+		require.NoError(t, err)
+		require.Greater(t, pos.TXID, a.replica.upload.provenTo())
+		return pos.TXID
+	}
+	uploaded := func() ltx.TXID {
+		first, err := a.replica.place.client(1)
+		require.NoError(t, err)
+		last, err := lastTXID(t.Context(), first)
+		require.NoError(t, err)
+		return last
+	}
+	whole := staged(func() {})
+	require.NoError(t, a.replica.upload.upload(t.Context()))
+	require.Equal(t, whole, uploaded())
+	require.Greater(t, staged(func() { cutWAL(t, dir) }), whole, "the first of the two commits is still there")
+	require.ErrorIs(t, a.replica.upload.upload(t.Context()), errCut)
+	require.Equal(t, whole, uploaded())
+	s := a.replica.Status()
+	require.Equal(t, StageLocal, s.Stage, "nothing is wrong with the replica")
+	_ = a.close(within(t, 3*time.Second))
+	require.Equal(t, whole, uploaded())
+}
+
 // A WAL that is cut before the first stage of a start is no beginning: the start fails, and the
 // next one has what the replica has.
 func TestTheWALIsCutDuringAStart(t *testing.T) {
@@ -349,5 +441,45 @@ func TestWhatIsBroughtAfterARestore(t *testing.T) {
 	}
 	b := mustOpen(t, elsewhere, "b", config)
 	require.Equal(t, []string{"staged", "uploaded"}, b.names(t))
+	b.mustClose(t)
+}
+
+// copyAsItCloses is a log that copies a database's folder when Litestream is about to upload
+// what it has, the last time as it closes.
+type copyAsItCloses struct {
+	t       *testing.T
+	dir     string
+	closing atomic.Bool
+	copied  string // the newest copy
+}
+
+func (c *copyAsItCloses) Write(line []byte) (int, error) {
+	if c.closing.Load() && strings.Contains(string(line), "replica sync") {
+		c.copied = c.t.TempDir()
+		if err := os.CopyFS(c.copied, os.DirFS(c.dir)); err != nil {
+			c.t.Error(err)
+		}
+	}
+	return len(line), nil
+}
+
+// A process that is killed as it closes, before SQLite has copied the WAL into the database,
+// leaves the same as any that is killed: the loss of its WAL is noticed.
+func TestAKillAsItCloses(t *testing.T) {
+	t.Parallel()
+	log := &copyAsItCloses{t: t, dir: t.TempDir()}
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour}
+	config.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))
+	a, err := openNode(within(t, time.Minute), log.dir, "a", config)
+	require.NoError(t, err)
+	a.mustCreate(t, "one")
+	a.mustBarrier(t)
+	log.closing.Store(true)
+	a.mustClose(t)
+	require.NotEmpty(t, log.copied)
+	require.NoError(t, os.Remove(database(log.copied)+"-wal"))
+	require.NoError(t, os.Remove(database(log.copied)+"-shm"))
+	b := mustOpen(t, log.copied, "a", config)
+	require.Equal(t, []string{"one"}, b.names(t))
 	b.mustClose(t)
 }

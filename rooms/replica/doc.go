@@ -60,7 +60,8 @@
 // database is kept by the lines above only if it is whole and has events that the replica
 // lacks, as when somebody opened it in between; else it is moved aside and the newest
 // generation is restored. A WAL is also lost if somebody cut it, while the server ran or after
-// it was killed. Such a database is a mixture of old and new pages: it is never kept. What was
+// it was killed. Such a database is a mixture of old and new pages: it is never kept. A process
+// serves, in this sense, until SQLite has copied the WAL into the database as it closes. What was
 // staged before the WAL was lost is uploaded to the generation first, if that is the newest,
 // and the stage is moved aside with the database. .replica says where to, so that a start that
 // dies meanwhile is gone on with. If .replica says that the stage was given up (unstaged), the

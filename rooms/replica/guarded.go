@@ -22,10 +22,12 @@ const guardInterval = 50 * time.Millisecond
 type guarded struct {
 	litestream.ReplicaClient
 	allowed func() error
-	wal     *walWatch     // nil: no snapshots are made
-	files   atomic.Uint64 // uploaded
-	bytes   atomic.Uint64
-	last    atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
+	wal     *walWatch // nil: no snapshots are made
+	// prove fails if a staged transaction may be of a WAL that was cut; nil: none is.
+	prove func(context.Context, ltx.TXID) error
+	files atomic.Uint64 // uploaded
+	bytes atomic.Uint64
+	last  atomic.Pointer[ltx.FileInfo] // the newest staged file that was uploaded
 	// frozen: nothing may be written to the generation any more, and its files do not
 	// matter: a new generation is about to begin.
 	frozen atomic.Bool
@@ -50,6 +52,11 @@ func (g *guarded) WriteLTXFile(ctx context.Context, level int, from, to ltx.TXID
 	}
 	ctx, done := g.while(ctx)
 	defer done()
+	if level == 0 && g.prove != nil {
+		if err := g.prove(ctx, to); err != nil {
+			return nil, err
+		}
+	}
 	if level == litestream.SnapshotLevel {
 		var err error
 		if r, err = g.wal.prove(ctx, r); err != nil {

@@ -141,6 +141,7 @@ func (r *Replica) start(ctx context.Context, f between) error {
 	}
 	r.upload = newUploader(r.path, r.db, r.client, r.wal, &r.config, r.log, f)
 	r.upload.regenerate, r.upload.doubt, r.upload.proven = r.regenerate, r.noteCut, before
+	r.client.prove = r.upload.prove
 	if err := r.first(ctx, f); err != nil {
 		if r.wal.cut.Load() {
 			r.noteCut()
@@ -258,14 +259,16 @@ func (r *Replica) close(ctx context.Context) error {
 	r.endPruning()
 	<-r.pruned
 	err := r.last(ctx)
-	// Now Litestream alone has the database open. When it closes, the WAL goes away; a
-	// later start must not take that for a lost WAL.
-	r.local.Serving = false
-	if r.wal.cut.Load() {
-		r.local.Cut, r.local.Staged = true, r.upload.provenTo()
+	// As Litestream closes, SQLite copies the WAL into the database. The look takes less than
+	// half a second.
+	if _, bad := r.wal.upTo(context.WithoutCancel(ctx), walKept); errors.Is(bad, errCut) && err == nil {
+		err = bad
 	}
-	if e := r.local.write(r.path); e != nil && err == nil {
-		err = e
+	if r.wal.cut.Load() { // noted first: Litestream stages what it finds as it closes
+		r.local.Cut, r.local.Staged = true, r.upload.provenTo()
+		if e := r.local.write(r.path); e != nil && err == nil {
+			err = e
+		}
 	}
 	if e := r.store.Close(ctx); e != nil && err == nil { // after a failure it only repeats the error
 		err = e
@@ -275,6 +278,12 @@ func (r *Replica) close(ctx context.Context) error {
 	}
 	if errors.Is(err, errWAL) {
 		r.dropWAL()
+	}
+	// Only now is the WAL in the database: what dies before is a crash to the next start, which
+	// looks for the WAL.
+	r.local.Serving = false
+	if e := r.local.write(r.path); e != nil && err == nil {
+		err = e
 	}
 	if errors.Is(err, ErrLost) {
 		return nil // OnLost was told

@@ -30,9 +30,14 @@ const (
 	// checkIdle is how many times rarer the replica is checked while nothing is uploaded.
 	checkIdle = 10
 	// wholeOf is how many times rarer all of the WAL is looked at than what is new in it. What
-	// is old is staged, and every snapshot looks at all of it. A hole in what is old that is not
-	// found before SQLite copies it into the database is in the database then.
+	// is old is staged, and every snapshot looks at all of it.
 	wholeOf = 60
+	// wholeMost is how large a WAL may be, in bytes, of which the writer looks at all before
+	// SQLite copies it into the database: a hole in it would be in the database then. That is
+	// due at 4 MB; only a long reader or a large transaction lets a WAL grow further. A look
+	// takes one to five milliseconds a megabyte, and at most one part in wholeShare of the writer's time.
+	wholeMost  = 16 << 20
+	wholeShare = 20
 )
 
 // between runs a function while the database's writer is between transactions.
@@ -52,13 +57,14 @@ type uploader struct {
 	regenerate func(context.Context, between) error
 	// doubt notes that the database here may lack what it held.
 	doubt    func()
-	last     walState // as the WAL was staged last; the writer's
+	last     walState  // as the WAL was staged last; the writer's
+	nextAll  time.Time // when all of the WAL may be looked at again; the writer's
 	wal      *walWatch
 	walKept  int64 // size in bytes to which SQLite cuts the WAL when it starts it over
 	faults   *faults
 	checked  time.Time // of run: when the replica was checked last
 	uploaded bool      // of run: something was uploaded since then
-	looked   walState  // of run: as the WAL was checked last
+	looked   walState  // of run, and of Close after it: as the WAL was checked last
 	looks    int       // of run: at what is new in the WAL, since the last one at all of it
 
 	dirty    chan struct{}   // capacity 1: something is staged, or staging failed
@@ -140,6 +146,9 @@ func (u *uploader) take(ctx context.Context) (news bool, err error) {
 	if err := u.checkWAL(ctx); err != nil {
 		return false, err
 	}
+	if err := u.beforeCheckpoint(ctx); err != nil {
+		return false, err
+	}
 	if err := u.shrinkWAL(ctx); err != nil {
 		return false, err
 	}
@@ -197,6 +206,41 @@ func (u *uploader) checkWAL(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// beforeCheckpoint looks at all of the WAL if Litestream is about to have SQLite copy it into
+// the database, within wholeMost and wholeShare.
+func (u *uploader) beforeCheckpoint(ctx context.Context) error {
+	began := time.Now()
+	if began.Before(u.nextAll) || !u.checkpointIsDue() {
+		return nil
+	}
+	_, err := u.wal.upTo(ctx, wholeMost)
+	u.nextAll = time.Now().Add(wholeShare * time.Since(began))
+	return err
+}
+
+// checkpointIsDue decides as Litestream does.
+func (u *uploader) checkpointIsDue() bool {
+	if u.last.frames >= int64(u.db.MinCheckpointPageN) {
+		return true
+	}
+	fi, err := os.Stat(u.path)
+	return err == nil && u.last.frames > 1 && time.Since(fi.ModTime()) > u.db.CheckpointInterval
+}
+
+// prove fails if a staged transaction may be of a WAL that was cut. The writer looks at the WAL
+// again after it has staged something, and what it has not looked at by now is looked at here.
+func (u *uploader) prove(ctx context.Context, staged ltx.TXID) error {
+	if staged <= u.provenTo() {
+		return nil
+	}
+	now, err := u.wal.since(ctx, &u.looked)
+	if err != nil {
+		return err
+	}
+	u.looked = now
+	return nil
 }
 
 // walKept is the size to which the WAL is cut when SQLite starts it over. It is the same
@@ -340,6 +384,10 @@ func (u *uploader) renew(ctx context.Context, f between) error {
 func (u *uploader) upload(ctx context.Context) error {
 	err := u.once(ctx)
 	if ctx.Err() != nil {
+		return err
+	}
+	if isWAL(err) { // nothing is wrong with the replica
+		u.noteStage(err)
 		return err
 	}
 	began, ended := u.faults.note(StageUpload, err)

@@ -234,6 +234,16 @@ func (w *walWatch) whole(ctx context.Context) (walState, error) {
 	return w.look(ctx, func(s *walState, wal io.ReaderAt) (bool, error) { return s.chained(ctx, wal, 0, s.frames) })
 }
 
+// upTo looks at all of the WAL if that has no more bytes than most.
+func (w *walWatch) upTo(ctx context.Context, most int64) (walState, error) {
+	return w.look(ctx, func(s *walState, wal io.ReaderAt) (bool, error) {
+		if s.offset(s.frames) > most {
+			return true, nil
+		}
+		return s.chained(ctx, wal, 0, s.frames)
+	})
+}
+
 // proven is a snapshot that was made of the database's files. Its end is read only if the WAL
 // is in order then: a snapshot of a WAL that was cut would claim to have what it has not, and
 // a restore takes the snapshot's word.
