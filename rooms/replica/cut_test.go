@@ -444,6 +444,43 @@ func TestWhatIsBroughtAfterARestore(t *testing.T) {
 	b.mustClose(t)
 }
 
+// A machine whose identity is new at each start goes on with what it restored, until another
+// machine has brought something to the replica.
+func TestAnIdentityThatChangesAtEachStart(t *testing.T) {
+	t.Parallel()
+	config := Config{URL: "file://" + filepath.Join(t.TempDir(), "replica"), SyncInterval: time.Hour, CheckInterval: time.Hour, Log: testLog(t)}
+	dir, killed, here := t.TempDir(), t.TempDir(), t.TempDir()
+	a := mustOpen(t, dir, "a", config)
+	a.mustCreate(t, "uploaded")
+	a.mustBarrier(t)
+	a.replica.endMerging() // a snapshot would have what is staged, too
+	a.stagedAlone(t, "staged")
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	a.vanish(t)
+	require.NoError(t, os.Remove(database(killed)+"-wal"))
+	require.NoError(t, os.Remove(database(killed)+"-shm"))
+	start := func(machine, dir string) { // and dies before it serves
+		config.Machine = machine
+		r := prepared(t, config)
+		require.NoError(t, r.Prepare(within(t, time.Minute), database(dir)))
+		require.NoError(t, r.Close(within(t, time.Minute)))
+	}
+	aside := func() []string {
+		all, err := filepath.Glob(database(here) + ".epoch-*Z")
+		require.NoError(t, err)
+		return all
+	}
+	for _, machine := range []string{"first", "second", "third"} {
+		start(machine, here)
+	}
+	require.Empty(t, aside(), "it was restored again")
+	start("a", killed) // brings what was staged
+	b := mustOpen(t, here, "fourth", config)
+	require.Equal(t, []string{"staged", "uploaded"}, b.names(t))
+	b.mustClose(t)
+	require.Len(t, aside(), 1)
+}
+
 // copyAsItCloses is a log that copies a database's folder when Litestream is about to upload
 // what it has, the last time as it closes.
 type copyAsItCloses struct {

@@ -47,6 +47,7 @@
 //	ours, the stage has all of it            of our epoch                kept, same generation
 //	ours, any other                          any                         kept, new generation
 //	not ours                                 none                        kept, new generation
+//	not ours, as it was restored             of an older epoch           kept, new generation
 //	not ours, restored and never served      of an older epoch           moved aside, restored
 //	not ours                                 of an older epoch           kept, new generation
 //	not ours, the stage has all of it        of its epoch                kept, new generation
@@ -55,7 +56,9 @@
 //	none, or half a restore                  there                       restored
 //	none, or half a restore                  none                        begun empty
 //
-// A database is ours if this machine held the lease last, with this database. A WAL is
+// A database is ours if this machine held the lease last, with this database. It is as it was
+// restored if it never served since, and nothing is on the replica that was not there then. So a
+// machine whose identity is new at each start does not restore at each of them. A WAL is
 // lost if the process died while it served, and the WAL that it left is gone or empty. Such a
 // database is kept by the lines above only if it is whole and has events that the replica
 // lacks, as when somebody opened it in between; else it is moved aside and the newest

@@ -31,8 +31,10 @@ type local struct {
 	// open, so there is a WAL.
 	Serving bool `json:"serving"`
 	// Restored is the generation from which the database was restored, as long as it was not
-	// served since: it has nothing of its own. 0 = it was served, or made here.
-	Restored int64 `json:"restored,omitempty"`
+	// served since: it has nothing of its own. 0 = it was served, or made here. RestoredTo is
+	// the last transaction that it got from there; 0 = that is not known.
+	Restored   int64    `json:"restored,omitempty"`
+	RestoredTo ltx.TXID `json:"restored_to,omitempty"`
 	// Unstaged: the stage does not tell how new the database is. The database has at
 	// least all that the generation of Epoch has, to which nothing is written any more.
 	Unstaged bool `json:"unstaged,omitempty"`

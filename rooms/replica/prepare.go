@@ -296,7 +296,10 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 		return r.forget()
 	case keeps:
 		r.log.Info("the database goes on in a new generation of the replica", "epoch", r.Epoch())
-		return r.settled(0)
+		if r.asRestored(s) && !r.config.Adopt {
+			return r.settled(r.local.Restored, r.local.RestoredTo)
+		}
+		return r.settled(0, 0)
 	case s.found:
 		return r.replaceDatabase(ctx, s)
 	}
@@ -304,7 +307,7 @@ func (r *Replica) settle(ctx context.Context, s survey, before *owner) error {
 	if err := moveAside(r.path, r.local.Epoch, time.Now()); err != nil { // half a restore, or a WAL without its database
 		return err
 	}
-	return r.settled(0)
+	return r.settled(0, 0)
 }
 
 // keeps reports whether the database here is at least as new as the replica.
@@ -316,9 +319,15 @@ func (r *Replica) keeps(s survey, ours bool) bool {
 		// A process begins its generation before it serves. So if no generation is newer
 		// than ours, no other process has served since.
 		// But one that did not serve may have uploaded what it had staged.
-		return s.generation < r.local.Epoch && r.local.Restored == 0
+		return s.generation < r.local.Epoch && (r.local.Restored == 0 || r.asRestored(s))
 	}
 	return r.local.Unstaged || s.own >= s.last // else the disk was put back to an earlier state
+}
+
+// asRestored reports whether the database was restored, never served, and has all that the
+// replica has by now.
+func (r *Replica) asRestored(s survey) bool {
+	return r.local.Restored != 0 && s.generation == r.local.Restored && s.last <= r.local.RestoredTo
 }
 
 // isAhead reports whether the database here is whole and has events that the replica lacks. It
@@ -358,11 +367,12 @@ func (r *Replica) isAhead(ctx context.Context, s survey) (bool, error) {
 }
 
 // settled notes that the database belongs to the lease's epoch from now on, and that its
-// generation is yet to begin. restored is the generation from which it was restored.
-func (r *Replica) settled(restored int64) error {
+// generation is yet to begin. restored is the generation from which it was restored, and to the
+// last transaction in that; 0 = it was not.
+func (r *Replica) settled(restored int64, to ltx.TXID) error {
 	o, _ := r.lease.current()
 	r.local.Replica, r.local.URL, r.local.Epoch = o.Replica, r.location.name, o.Epoch
-	r.local.Restored = restored
+	r.local.Restored, r.local.RestoredTo = restored, to
 	r.local.Replicated, r.local.Restoring, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = false, false, false, false, false, 0
 	if err := r.local.write(r.path); err != nil {
 		return err
@@ -483,9 +493,10 @@ func (r *Replica) replaceDatabase(ctx context.Context, s survey) error {
 	if err != nil {
 		return err
 	}
-	if _, err := restore(ctx, c, r.path, time.Time{}, litestream.IntegrityCheckQuick, r.log); err != nil {
+	last, err := restore(ctx, c, r.path, time.Time{}, litestream.IntegrityCheckQuick, r.log)
+	if err != nil {
 		return fmt.Errorf("restore generation %d: %w", s.generation, err)
 	}
 	r.log.Info("the database is restored from the replica", "generation", s.generation, "took", time.Since(began))
-	return r.settled(s.generation)
+	return r.settled(s.generation, last.MaxTXID)
 }

@@ -188,7 +188,8 @@ func (r *Replica) first(ctx context.Context, f between) error {
 		return err
 	}
 	r.lease.begin()
-	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged, r.local.Restored = true, true, false, false, 0, 0
+	r.local.Replicated, r.local.Serving, r.local.Unstaged, r.local.Cut, r.local.Staged = true, true, false, false, 0
+	r.local.Restored, r.local.RestoredTo = 0, 0
 	return r.local.write(r.path)
 }
 

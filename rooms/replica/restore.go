@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/superfly/ltx"
 )
 
 // RestoreConfig tells what [Restore] restores.
@@ -80,10 +81,10 @@ func restoreFrom(ctx context.Context, p place, c RestoreConfig) (Restored, error
 		if err != nil {
 			return Restored{}, err
 		}
-		at, err := restore(ctx, client, c.To, c.At, litestream.IntegrityCheckFull, c.Log)
+		last, err := restore(ctx, client, c.To, c.At, litestream.IntegrityCheckFull, c.Log)
 		switch {
 		case err == nil:
-			return Restored{n, at}, nil
+			return Restored{n, last.CreatedAt}, nil
 		case isNothing(err):
 		default:
 			return Restored{}, fmt.Errorf("generation %d: %w", n, err)
@@ -101,24 +102,24 @@ func isNothing(err error) bool {
 }
 
 // restore makes the file to from a generation. The file gets its name when it is
-// complete. It returns when the newest write in it was staged.
-func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) (time.Time, error) {
+// complete. It returns the newest of the staged files that it was made of.
+func restore(ctx context.Context, c litestream.ReplicaClient, to string, at time.Time, check litestream.IntegrityCheckMode, log *slog.Logger) (*ltx.FileInfo, error) {
 	log = demoted(log)
 	c = &guarded{ReplicaClient: c, allowed: func() error { return errors.New("a restore does not write") }}
 	c.SetLogger(log)
 	if err := c.Init(ctx); err != nil {
-		return time.Time{}, err
+		return nil, err
 	}
 	plan, err := litestream.CalcRestorePlan(ctx, c, 0, at, log)
 	if err != nil {
-		return time.Time{}, err
+		return nil, err
 	}
 	o := litestream.NewRestoreOptions()
 	o.OutputPath, o.Timestamp, o.IntegrityCheck = to, at, check
 	db := litestream.NewDB(to) // for its logger alone: without one Litestream uses the process's
 	db.SetLogger(log)
 	if err := errors.Join(litestream.NewReplicaWithClient(db, c).Restore(ctx, o), db.Close(ctx)); err != nil {
-		return time.Time{}, err
+		return nil, err
 	}
-	return plan[len(plan)-1].CreatedAt, nil // an empty plan is an error
+	return plan[len(plan)-1], nil // an empty plan is an error
 }
