@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -161,23 +162,36 @@ func launch(dir string, extra settings) (*server, error) {
 	return s, s.start()
 }
 
-// freePorts returns ports that were free for TCP and UDP a moment ago. The
-// sockets are held until all are found, so that they differ.
+// The ports of servers lie below those from which a system takes the ports of connections
+// and of ":0" (RFC 6335, section 6). One of these can be taken before the server binds it,
+// and again while the server is restarted.
+const firstPort, portCount = 12_000, 20_000
+
+// portsGiven counts the ports that freePorts returned.
+var portsGiven atomic.Uint32
+
+// freePorts returns ports without listeners for TCP and UDP, each once.
 func freePorts(n int) ([]int, error) {
 	var ports []int
-	for len(ports) < n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range portCount {
+		if len(ports) == n {
+			break
+		}
+		port := firstPort + (os.Getpid()*199+int(portsGiven.Add(1)))%portCount
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
 		u, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
 		if err != nil {
 			continue
 		}
 		defer u.Close()
 		ports = append(ports, port)
+	}
+	if len(ports) < n {
+		return nil, errors.New("no free ports")
 	}
 	return ports, nil
 }

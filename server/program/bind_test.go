@@ -5,7 +5,6 @@ package program
 import (
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"parlor/server/freeport"
 )
 
 // bound is a receiving socket of a process.
@@ -75,13 +76,11 @@ func kernelAddr(t *testing.T, text string) netip.AddrPort {
 	return netip.AddrPortFrom(addr, uint16(number))
 }
 
-// freePort is a port that had no listener a moment ago.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Next()
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // TestEverySocketObeysTheBindingRule: bind_addresses applies to every socket of the

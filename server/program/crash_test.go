@@ -105,10 +105,7 @@ const (
 func newCrashes(t *testing.T) *crashes {
 	c := &crashes{T: t, dir: t.TempDir(), hooks: newRecorder(t), crowd: newCrowd(), seen: newHistory()}
 	for i := range c.ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		c.ports[i] = l.Addr().(*net.TCPAddr).Port
+		c.ports[i] = freePort(t)
 	}
 	for i := range 4 {
 		c.owners = append(c.owners, &owner{name: fmt.Sprintf("own-%d", i), crashes: c})

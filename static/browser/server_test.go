@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +24,8 @@ import (
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"github.com/twitchtv/twirp"
+
+	"parlor/server/freeport"
 )
 
 // The keys of a development server.
@@ -55,7 +57,7 @@ type server struct {
 	binary string
 	flags  []string
 	dir    string
-	port   string // 0 before the first start
+	port   string
 
 	cmd    *exec.Cmd
 	output sync.WaitGroup // reads what the process writes until it ends
@@ -71,7 +73,7 @@ func startServer(t *testing.T, binary string, flags ...string) *server {
 	if len(flags) == 0 {
 		flags = []string{"--dev"}
 	}
-	s := &server{t: t, binary: binary, flags: flags, dir: t.TempDir(), port: "0"}
+	s := &server{t: t, binary: binary, flags: flags, dir: t.TempDir(), port: freePort(t)}
 	s.start()
 	t.Cleanup(func() {
 		s.stop(os.Interrupt)
@@ -82,15 +84,11 @@ func startServer(t *testing.T, binary string, flags ...string) *server {
 	return s
 }
 
-// freePort is a TCP port that was free a moment ago.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Next()
 	require.NoError(t, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
-	return port
+	return strconv.Itoa(port)
 }
 
 // start starts the process, and waits until it prints its address.
