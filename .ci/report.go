@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 // event is a line of test2json, see "go doc test2json".
 type event struct {
 	Action, Package, Test, Output, ImportPath string
+
+	Elapsed float64 // seconds, when a test ends
 }
 
 type report struct {
@@ -25,7 +28,11 @@ type report struct {
 	blamed  map[string]bool                // packages in which a test has failed
 	out     io.Writer
 	skipLog []string
+	slow    []event // tests that took long, and are no part of another
 }
+
+// slow is the time from which a test is named, so that a run that grows tells why.
+const slow = 15 // seconds
 
 func main() {
 	if len(os.Args) != 2 {
@@ -39,6 +46,10 @@ func main() {
 	}
 	for _, line := range r.skipLog {
 		fmt.Fprintln(r.out, line)
+	}
+	slices.SortFunc(r.slow, func(a, b event) int { return cmp.Compare(b.Elapsed, a.Elapsed) })
+	for _, e := range r.slow {
+		fmt.Fprintf(r.out, "slow: %4.0f s  %s %s\n", e.Elapsed, e.Package, e.Test)
 	}
 	if err := r.save(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
@@ -72,6 +83,9 @@ func (r *report) read(in io.Reader) error {
 
 func (r *report) take(e event) {
 	key := [2]string{e.Package, e.Test}
+	if e.Test != "" && e.Elapsed >= slow && !strings.Contains(e.Test, "/") {
+		r.slow = append(r.slow, e)
+	}
 	switch e.Action {
 	case "build-output":
 		fmt.Fprint(r.out, e.Output)

@@ -182,6 +182,22 @@ func (p *peer) sees(t *testing.T, identity string) *lksdk.RemoteParticipant {
 	return p.GetParticipantByIdentity(identity)
 }
 
+// channelsOpen waits until what from sends can reach to. With one connection the SDK waits
+// only for ICE before it sends, and tells nobody that a message was dropped, because its data
+// channel was not open yet.
+func (m mode) channelsOpen(t *testing.T, from, to *peer) {
+	t.Helper()
+	if m.name != single.name {
+		return
+	}
+	want := datum{string(from.LocalParticipant.Identity()), "open?", "yes"}
+	eventually(t, from.LocalParticipant.Identity()+" can send", func() bool {
+		require.NoError(t, from.LocalParticipant.PublishDataPacket(lksdk.UserData([]byte(want.payload)),
+			lksdk.WithDataPublishReliable(true), lksdk.WithDataPublishTopic(want.topic)))
+		return slices.Contains(to.received(), want)
+	})
+}
+
 func (p *peer) received() []datum {
 	p.mu.Lock()
 	defer p.mu.Unlock()
