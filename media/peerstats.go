@@ -25,6 +25,9 @@ type PeerStats struct {
 	Up, Down string
 	Client   *livekit.ClientInfo // as it said when it joined; must not be changed
 
+	// Uplink is the bitrate that the participant was told it may send, in bits/s; 0: it was
+	// told none, as it estimates that itself.
+	Uplink        float64
 	Published     []PublishedStats // by SID
 	Downlink      downlink.Stats
 	Subscriptions []SubscriptionStats // in the order subscribed
@@ -62,6 +65,9 @@ func (p *Peer) Stats(ctx context.Context) (PeerStats, error) {
 func (p *Peer) stats() PeerStats {
 	s := PeerStats{Up: p.pub.protocol(), Down: p.down().protocol(), Client: p.cfg.Client, Downlink: p.down().down.Stats()}
 	s.Quality, s.Score = p.quality.judge()
+	if estimate := p.pub.remb; estimate != nil && p.pub.twcc == nil {
+		s.Uplink = estimate.Told()
+	}
 	for _, pub := range p.pubs {
 		track := PublishedStats{SID: pub.sid}
 		for _, part := range pub.parts() {

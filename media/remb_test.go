@@ -161,6 +161,7 @@ func TestPublishersWithREMBAloneAreTold(t *testing.T) {
 				narrow.Rate = 500e3
 				relay.SetUp(narrow)
 				u.until("500 kbit/s", func(told float64) bool { return told < 500e3 })
+				c.until("the statistics tell it", func(s *PeerStats) bool { return s.Uplink > 0 && s.Uplink < 600e3 })
 				relay.TakeUp()
 				before := u.reports.Load()
 				require.Eventually(t, func() bool { return u.reports.Load()-before >= 15 }, patience, 20*time.Millisecond)
@@ -183,7 +184,7 @@ func TestOnlyWhatIsOfferedIsTold(t *testing.T) {
 		u.wants.Store(1e6)
 		c.events.wait(t, "published")
 		c.until("media flows for a while", func(s *PeerStats) bool {
-			return len(s.Published) == 1 && len(s.Published[0].Layers) == 1 && s.Published[0].Layers[0].Packets > 200
+			return s.Uplink == 0 && len(s.Published) == 1 && len(s.Published[0].Layers) == 1 && s.Published[0].Layers[0].Packets > 200
 		})
 		require.Zero(t, u.reports.Load())
 		require.NotContains(t, c.pub.RemoteDescription().SDP, "goog-remb")

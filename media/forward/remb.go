@@ -174,6 +174,13 @@ func (r *REMB) reportLocked(now int64, bitrate float64) []rtcp.Packet {
 	return []rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{SenderSSRC: r.ssrc, Bitrate: float32(bitrate), SSRCs: ssrcs}}
 }
 
+// Told is the bitrate that the publisher was told last, in bits/s; 0 = none yet.
+func (r *REMB) Told() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told
+}
+
 // Close ends the reports.
 func (r *REMB) Close() {
 	r.mu.Lock()

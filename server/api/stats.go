@@ -35,6 +35,7 @@ type participantStats struct {
 	Client        *clientInfo         `json:"client" doc:"Null while its media is not set up."`
 	Up            string              `json:"up" enum:"none,udp,tcp" doc:"How its media comes."`
 	Down          string              `json:"down" enum:"none,udp,tcp" doc:"How media goes to it."`
+	UpEstimate    *int64              `json:"up_estimate" doc:"Bits a second that the server told the participant it may send; null for one that estimates that itself, as those do that take feedback by packets."`
 	Tracks        []publishedStats    `json:"tracks"`
 	Downlink      *downlinkStats      `json:"downlink" doc:"The path to it; null while it is not connected."`
 	Subscriptions []subscriptionStats `json:"subscriptions"`
@@ -269,6 +270,10 @@ func showParticipantStats(ctx context.Context, m rooms.Member) (participantStats
 	out.Client = showClient(s.Client)
 	out.Quality, out.Score = lower(s.Quality.String()), &score
 	out.Up, out.Down = transportOf(s.Up), transportOf(s.Down)
+	if s.Uplink > 0 {
+		told := int64(s.Uplink)
+		out.UpEstimate = &told
+	}
 	if s.Downlink.Connected {
 		out.Downlink = showDownlink(&s.Downlink)
 	}

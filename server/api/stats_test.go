@@ -35,6 +35,7 @@ type statsPage struct {
 			SID, Type, Source string
 			Layers            []map[string]any
 		}
+		UpEstimate    *int64 `json:"up_estimate"`
 		Downlink      map[string]any
 		Subscriptions []map[string]any
 	}
@@ -48,7 +49,7 @@ func TestRoomStats(t *testing.T) {
 	h.mustJoin("board", "bob")
 	h.mustJoin("board", "eve")
 	peer := measuredMedia{noMedia: noMedia{ada}, stats: media.PeerStats{
-		Quality: livekit.ConnectionQuality_GOOD, Score: 3.5, Up: "udp", Down: "tcp",
+		Quality: livekit.ConnectionQuality_GOOD, Score: 3.5, Up: "udp", Down: "tcp", Uplink: 1_200_000.9,
 		Published: []media.PublishedStats{{SID: sid, Layers: []forward.LayerStats{{
 			MimeType: "audio/opus", Quality: livekit.VideoQuality_HIGH, Live: true, Bitrate: 32_000, Loss: 0.25,
 			Jitter: 1500 * time.Microsecond, NACKs: 3,
@@ -75,6 +76,8 @@ func TestRoomStats(t *testing.T) {
 	require.Equal(t, "ada", p.Identity)
 	require.Equal(t, []string{"good", "udp", "tcp"}, []string{p.Quality, p.Up, p.Down})
 	require.InDelta(t, 3.5, *p.Score, 0.001)
+	require.Equal(t, int64(1_200_000), *p.UpEstimate)
+	require.Nil(t, page.Participants[1].UpEstimate, "it was told none")
 	require.Equal(t, []string{sid, "audio", "microphone"}, []string{p.Tracks[0].SID, p.Tracks[0].Type, p.Tracks[0].Source})
 	require.Subset(t, p.Tracks[0].Layers[0], map[string]any{
 		"mime_type": "audio/opus", "live": true, "bitrate": 32_000.0, "loss": 0.25, "jitter_ms": 1.5, "rtt_ms": nil, "nacks": 3.0,
