@@ -60,6 +60,7 @@ type Conn struct {
 
 	shards  []shard
 	batches sync.Pool // of *sendBatch
+	singles sync.Pool // of *single, see send_linux.go
 	count   counters
 	path    path // capabilities of the system, see send_linux.go
 
@@ -199,7 +200,7 @@ func (c *Conn) WriteToAddrPort(p []byte, dst netip.AddrPort) (int, error) {
 
 // writeNow sends one packet and counts it.
 func (c *Conn) writeNow(p []byte, dst netip.AddrPort) (int, error) {
-	n, err := c.queues[0].socket.WriteToUDPAddrPort(p, dst)
+	n, err := c.sendOne(p, dst)
 	if err != nil {
 		c.drop(err, 1)
 		return n, err

@@ -34,6 +34,11 @@ func (c *Conn) send(b *sendBatch, _ syscall.RawConn) {
 	}
 }
 
+// sendOne sends one packet.
+func (c *Conn) sendOne(p []byte, dst netip.AddrPort) (int, error) {
+	return c.queues[0].socket.WriteToUDPAddrPort(p, dst)
+}
+
 // receiver has no state on these systems.
 type receiver struct{}
 

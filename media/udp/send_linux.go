@@ -160,6 +160,44 @@ func (c *Conn) enlarge(q *queue, tells bool, which string, want, option, force i
 	}
 }
 
+// single is the buffers of a packet that is sent at once.
+type single struct {
+	packet []byte
+	name   unix.RawSockaddrInet6
+	length uint32 // of name
+	errno  unix.Errno
+	// call is send bound to this single. It is made once, because a method value allocates.
+	call func(fd uintptr)
+}
+
+// send bypasses the scheduler, as a read does.
+func (o *single) send(fd uintptr) {
+	_, _, o.errno = unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&o.packet[0])), uintptr(len(o.packet)),
+		unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&o.name)), uintptr(o.length))
+}
+
+// sendOne sends one packet. What the kernel does not take at once is left to the standard
+// library, which waits, resolves zones, and names the error.
+func (c *Conn) sendOne(p []byte, dst netip.AddrPort) (int, error) {
+	q := c.queues[0]
+	if len(p) > 0 && dst.Addr().Zone() == "" && c.path.reaches(dst.Addr()) {
+		o, ok := c.singles.Get().(*single)
+		if !ok {
+			o = &single{}
+			o.call = o.send
+		}
+		o.packet, o.length = p, putSockaddr(&o.name, dst, c.path.v6)
+		err := q.raw.Control(o.call)
+		sent := err == nil && o.errno == 0
+		o.packet = nil
+		c.singles.Put(o)
+		if sent {
+			return len(p), nil
+		}
+	}
+	return q.socket.WriteToUDPAddrPort(p, dst)
+}
+
 // send hands b to the kernel by one of the sockets. Failures are counted.
 func (c *Conn) send(b *sendBatch, raw syscall.RawConn) {
 	if c.path.plain.Load() {
@@ -408,9 +446,9 @@ func (s *sending) oneByOne(at int) {
 }
 
 // sendmmsg never blocks. It returns how many messages were sent. The error is that of the
-// first message, and only if none was sent.
+// first message, and only if none was sent. It bypasses the scheduler, as a read does.
 func sendmmsg(fd int, msgs []message) (int, unix.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
