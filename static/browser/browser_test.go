@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/dom"
 	cdpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
@@ -328,6 +329,27 @@ func (p *page) write(selector, text string) {
 func (p *page) press(key string) {
 	p.t.Helper()
 	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.KeyEvent(key)), "%s: press %q", p.name, key)
+}
+
+// picks clicks what opens a window to choose files, and chooses that file.
+func (p *page) picks(selector, path string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	catch := func(on bool) {
+		_, err := chromedp.Call(ctx, cdpage.SetInterceptFileChooserDialog, cdpage.SetInterceptFileChooserDialogParams{Enabled: on})
+		require.NoError(p.t, err, "%s: choose a file", p.name)
+	}
+	windows := chromedp.Events(ctx, cdpage.FileChooserOpened)
+	catch(true)
+	p.click(selector)
+	for window, err := range windows {
+		require.NoError(p.t, err, "%s: no window to choose a file", p.name)
+		_, err = chromedp.Call(ctx, dom.SetFileInputFiles, dom.SetFileInputFilesParams{Files: []string{path}, BackendNodeID: window.BackendNodeID})
+		require.NoError(p.t, err, "%s: choose %s", p.name, path)
+		break
+	}
+	catch(false)
 }
 
 // speech is a mono WAV with the pitch, formants and rhythm of a voice. Noise suppression

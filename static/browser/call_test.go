@@ -35,7 +35,9 @@ func TestPage(t *testing.T) {
 		t.Skip("drives a browser")
 	}
 	findChromium(t)
-	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, fakeDevices(t)...)}
+	// Of the three cameras the second has a picture that no encoder takes.
+	cameras := chromedp.Flag("use-fake-device-for-media-stream", "device-count=3")
+	f := &fixture{startServer(t, buildServer(t)), startBrowser(t, append(fakeDevices(t), cameras)...)}
 
 	t.Run("reference", f.testReference)
 	t.Run("dashboard", f.testDashboard)

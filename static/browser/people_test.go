@@ -309,6 +309,10 @@ func (f *fixture) testPagesOfPeople(t *testing.T) {
 	ann.do(`document.documentElement.dir = 'ltr'`)
 	ann.click("#page-before")
 	ann.sees(hidden)
+	ann.click("#page-after")
+	ann.until("the next page", next)
+	require.NotEqual(t, first, shown(ann))
+	require.NotEmpty(t, shown(ann))
 
 	require.NoError(t, chromedp.Do(ann.ctx, chromedp.EmulateViewport(1280, 720)))
 	ann.until("one page with everybody", `document.querySelector('#pages').hidden && [...document.querySelectorAll('.tile')].every((tile) => tile.checkVisibility())`)

@@ -3,6 +3,8 @@ package browser_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -59,6 +61,14 @@ func testTogether(t *testing.T, host, ann, late *page) {
 		name := get[string](late, `window.savedAs`)
 		require.True(t, strings.HasSuffix(name, ".html"), name)
 		require.NotRegexp(t, `[/\\:*?"<>|\x{202e}\x{2066}]`, name)
+		minutes := filepath.Join(t.TempDir(), "minutes.txt")
+		require.NoError(t, os.WriteFile(minutes, []byte("all agreed"), 0o600))
+		ann.picks("#chat-attach", minutes)
+		late.until("the file that was chosen", `[...document.querySelectorAll('.chat-file')].at(-1).querySelector('.file-name').textContent === 'minutes.txt' &&
+			[...document.querySelectorAll('.chat-file')].at(-1).querySelector('button')`)
+		late.do(`[...document.querySelectorAll('.chat-file button')].at(-1).click()`)
+		require.Equal(t, []string{"minutes.txt", "all agreed"}, get[[]string](late, `[window.savedAs, await window.saved.text()]`))
+		ann.until("a word of what was sent", messages+`.at(-1).includes('minutes.txt')`)
 		pick(`new Uint8Array(26 * 1024 * 1024)`)
 		ann.until("a word that it is too large", `document.querySelector('.toast[data-code="file-failed"]')`)
 		ann.do(`const stream = await parlor.room.localParticipant.streamBytes({ topic: 'lk.chat', name: 'large', totalSize: 30_000_000 }); await stream.write(new Uint8Array(10)); await stream.close()`)
