@@ -89,6 +89,21 @@ func (w *worker) dropRefused(jobID string) {
 	}
 }
 
+// endClaim tells the worker that claims a job of w that it is over, at once if the claim is
+// refused: it may have the job's agent all the same, and learn of it in no other way. Else it is
+// told when the claim is decided. The caller holds Handler.mu.
+func (w *worker) endClaim(jobID string) {
+	c := w.claims[jobID]
+	switch {
+	case c == nil:
+	case c.messages == 0:
+		delete(w.claims, jobID)
+		c.w.terminate(jobID)
+	default:
+		c.over = true
+	}
+}
+
 // probe asks the worker whether it is still there until each claim on its jobs is refused. If it
 // does not answer its connection ends, and with it the claims are honoured. An answer
 // refuses only the claims that were made before the question.
@@ -134,6 +149,9 @@ func (h *Handler) refuseClaims(owner *worker, claims map[string]*claim) {
 	for id, c := range claims {
 		if owner.claims[id] != c {
 			continue
+		}
+		if c.over {
+			c.w.terminate(id)
 		}
 		h.refused(c)
 		if h.jobs[id] != owner || c.w.done.Err() != nil {

@@ -199,6 +199,73 @@ func TestAJobThatIsTerminatedBeforeItsWorkersEndIsNoticed(t *testing.T) {
 	require.Equal(t, a.Job.Id, again.terminated()[0])
 }
 
+// TestAWorkerWhoseClaimWasRefusedLearnsThatTheJobIsOver, whenever it is refused: the connection
+// that answered may be the one that it had before, and has lost since.
+func TestAWorkerWhoseClaimWasRefusedLearnsThatTheJobIsOver(t *testing.T) {
+	for name, before := range map[string]bool{"refused before": true, "refused after": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const other = "AJ_other"
+			busy := make(chan struct{})
+			h := newHouse(t, func(h *house) {
+				h.finding = func(ctx context.Context, id string) context.Context {
+					if id == other {
+						<-busy
+					}
+					return ctx
+				}
+			})
+			free := sync.OnceFunc(func() { close(busy) })
+			t.Cleanup(free)
+			old := h.worker(named("n"))
+			want(t, h, "r", "n")
+			a := old.job(1)
+			if !before { // its answer is not read until the job is over
+				old.send(&livekit.WorkerMessage{Message: &livekit.WorkerMessage_MigrateJob{MigrateJob: &livekit.MigrateJobRequest{JobIds: []string{other}}}})
+			}
+			again := h.worker(named("n"))
+			again.migrate(a.Job.Id)
+			refused := func() bool { return h.counter("parlor_agent_bad_messages_total", "foreign") > 0 }
+			if before {
+				h.eventually("the claim is not refused", refused)
+			}
+			require.Empty(t, again.terminated())
+			_, err := h.DeleteDispatch(t.Context(), &livekit.DeleteAgentDispatchRequest{Room: "r", DispatchId: a.Job.DispatchId})
+			require.NoError(t, err)
+			if !before {
+				require.False(t, refused())
+				free()
+			}
+			h.eventually("the worker is not told", func() bool { return len(again.terminated()) == 1 })
+			require.Equal(t, a.Job.Id, again.terminated()[0])
+			h.eventually("the worker that has the job is not told", func() bool { return len(old.terminated()) == 1 })
+		})
+	}
+}
+
+// TestAWorkerThatIsBackTooLate is told that its job is over: another worker has the next.
+func TestAWorkerThatIsBackTooLate(t *testing.T) {
+	h := newHouse(t)
+	w := h.worker(named("n"))
+	want(t, h, "r", "n")
+	a := w.job(1)
+	w.die()
+	h.eventually("the job goes on", func() bool { return h.jobs("r")[failed] == 1 })
+	next := h.worker(named("n"))
+	b := next.job(1)
+	require.NotEqual(t, a.Job.Id, b.Job.Id)
+	again := h.worker(named("n"))
+	again.status(a.Job.Id, success)
+	again.caughtUp()
+	require.Empty(t, again.terminated(), "it knows that the job is over")
+	again.migrate(a.Job.Id)
+	h.eventually("the worker is not told", func() bool { return len(again.terminated()) == 1 })
+	require.Equal(t, a.Job.Id, again.terminated()[0])
+	require.Empty(t, next.terminated())
+	require.EqualValues(t, 2, h.counter("parlor_agent_bad_messages_total", "foreign"))
+	require.Equal(t, map[livekit.JobStatus]int{running: 1, failed: 1}, h.jobs("r"))
+}
+
 // TestAWorkerLosesItsConnectionTwice before the server has noticed either end.
 func TestAWorkerLosesItsConnectionTwice(t *testing.T) {
 	h := newHouse(t)

@@ -266,10 +266,7 @@ func (h *Handler) Terminate(jobID string) {
 	w := h.jobs[jobID]
 	delete(h.jobs, jobID)
 	if w != nil {
-		w.dropRefused(jobID)
-		if c := w.claims[jobID]; c != nil {
-			c.over = true
-		}
+		w.endClaim(jobID)
 	}
 	h.mu.Unlock()
 	if w == nil {

@@ -294,13 +294,12 @@ func (w *worker) answered(res *livekit.AvailabilityResponse) {
 	its := o != nil && (o.to == w || o.to.key == w.key && w.since.After(o.to.since) && !silent)
 	if its {
 		delete(w.pool.offers, res.JobId)
+		o.answers <- answer{w, res} // under the lock: see await
 	}
 	w.pool.mu.Unlock()
 	if !its {
 		w.h.metrics.bad.WithLabelValues("foreign").Inc()
-		return
 	}
-	o.answers <- answer{w, res}
 }
 
 // The reasons why a worker does not take a job.
@@ -317,36 +316,62 @@ func (w *worker) ask(ctx context.Context, job *livekit.Job, resuming bool) (answ
 	w.pool.mu.Lock()
 	w.pool.offers[job.Id] = o
 	w.pool.mu.Unlock()
-	defer func() {
-		w.pool.mu.Lock()
-		delete(w.pool.offers, job.Id)
-		w.pool.mu.Unlock()
-	}()
 	w.send(&livekit.ServerMessage{Message: &livekit.ServerMessage_Availability{
 		Availability: &livekit.AvailabilityRequest{Job: job, Resuming: resuming},
 	}})
+	return w.answerTo(ctx, o, job.Id)
+}
+
+// answerTo waits for the answer to an offer, and tells whether its worker takes the job.
+func (w *worker) answerTo(ctx context.Context, o *offer, jobID string) (answer, error) {
+	res, err := w.await(ctx, o, jobID)
+	switch {
+	case err != nil:
+		return answer{}, err
+	case res.from != w:
+		w.keepsSilent()
+	}
+	switch {
+	case res.Terminate:
+	case res.from.done.Err() != nil:
+		return answer{}, errGone
+	case !res.Available:
+		return answer{}, errRefused
+	}
+	if res.ParticipantIdentity == "" {
+		res.ParticipantIdentity = "agent-" + jobID
+	}
+	return res, nil
+}
+
+// await waits for the answer to an offer. One that has come by the end of the wait counts: the
+// worker that gave it may be there on its next connection, and waits for the job.
+func (w *worker) await(ctx context.Context, o *offer, jobID string) (answer, error) {
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
+	var why error
 	select {
 	case res := <-o.answers:
-		if res.from != w {
-			w.keepsSilent()
-		}
-		if !res.Available && !res.Terminate {
-			return answer{}, errRefused
-		}
-		if res.ParticipantIdentity == "" {
-			res.ParticipantIdentity = "agent-" + job.Id
-		}
 		return res, nil
 	case <-timer.C:
-		w.keepsSilent()
-		return answer{}, errSilent
+		why = errSilent
 	case <-w.done.Done():
-		return answer{}, errGone
+		why = errGone
 	case <-ctx.Done():
-		return answer{}, ctx.Err()
+		why = ctx.Err()
 	}
+	w.pool.mu.Lock()
+	delete(w.pool.offers, jobID)
+	w.pool.mu.Unlock()
+	select {
+	case res := <-o.answers: // no more can come
+		return res, nil
+	default:
+	}
+	if why == errSilent {
+		w.keepsSilent()
+	}
+	return answer{}, why
 }
 
 // silent reports whether the worker has not answered lately.
@@ -493,7 +518,8 @@ func (w *worker) migrate(req *livekit.MigrateJobRequest) {
 
 // adopt takes over a job that the worker says it has, unless it has it already. The job must
 // run, and must have been given to a worker of that kind and API key. If another worker has
-// it, the job is claimed. end is what the worker reports of the job; nil = nothing.
+// it, the job is claimed. If it is over the worker is told so: its agent is not to go on beside
+// that of the job which came after it. end is what the worker reports of the job; nil = nothing.
 func (w *worker) adopt(jobID string, end *livekit.UpdateJobStatus) verdict {
 	defer w.h.turns.take(jobID)()
 	if w.h.owns(w, jobID) {
@@ -506,7 +532,17 @@ func (w *worker) adopt(jobID string, end *livekit.UpdateJobStatus) verdict {
 	if err != nil && !errors.Is(err, rooms.ErrNoJob) {
 		w.log.Warn("cannot look a job up", "job", jobID, "error", err)
 	}
-	if err != nil || job.Kind != w.kind || job.APIKey != w.key || job.Status() != livekit.JobStatus_JS_RUNNING {
+	if err != nil || job.Kind != w.kind || job.APIKey != w.key {
+		return foreign
+	}
+	switch job.Status() {
+	case livekit.JobStatus_JS_RUNNING:
+	case livekit.JobStatus_JS_SUCCESS, livekit.JobStatus_JS_FAILED:
+		if !isEnd(end) {
+			w.terminate(jobID)
+		}
+		return foreign
+	default:
 		return foreign
 	}
 	is := w.h.claim(w, jobID, room, end)
@@ -516,6 +552,9 @@ func (w *worker) adopt(jobID string, end *livekit.UpdateJobStatus) verdict {
 	// Even if the worker goes meanwhile: then the room is told that it has lost the job.
 	if err := w.h.rooms.AdoptJob(w.h.life, room, jobID, w.id); err != nil {
 		w.h.release(w, jobID)
+		if rooms.ErrorCode(err) == rooms.NotFound && !isEnd(end) {
+			w.terminate(jobID)
+		}
 		return foreign
 	}
 	w.log.Info("worker goes on with a job", "job", jobID, "room", room)
@@ -557,12 +596,12 @@ func (w *worker) simulate(req *livekit.SimulateJobRequest) {
 	}
 	w.h.goes(func() {
 		defer func() { <-w.pool.places }()
-		res, err := w.ask(w.done, job, false)
+		res, err := w.ask(w.h.life, job, false)
 		if err != nil || res.Terminate {
 			return
 		}
 		room := req.Room.GetName()
-		started, err := w.h.rooms.StartJob(w.done, room, job, w.kind, rooms.JobAnswer{WorkerID: res.from.id, APIKey: w.key, Identity: res.ParticipantIdentity})
+		started, err := w.h.rooms.StartJob(w.h.life, room, job, w.kind, rooms.JobAnswer{WorkerID: res.from.id, APIKey: w.key, Identity: res.ParticipantIdentity})
 		if err != nil {
 			w.log.Info("a job is not simulated", "room", room, "why", err)
 			return
