@@ -1,6 +1,7 @@
 package downlink
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,11 @@ const (
 	divideEvery  = int64(100 * time.Millisecond)
 	divideSeldom = int64(900 * time.Millisecond)
 )
+
+// turn is the time from one instant at which timers of paths fire to the next. The instants
+// are the same for all paths. Many subscribers' packets of one frame wait for about as long:
+// the process wakes once for them, and they leave together.
+const turn = int64(time.Millisecond)
 
 // mostPadding bounds the packets of a probe that are sent at once.
 const mostPadding = 64
@@ -75,6 +81,7 @@ type Transport interface {
 type Path struct {
 	transport Transport
 	epoch     time.Time     // times are nanoseconds since epoch
+	phase     int64         // time from a turn's begin to epoch
 	bandwidth atomic.Uint64 // bits/s; 0 = no bound is known
 
 	// out is how packets leave; nil until it is chosen.
@@ -85,8 +92,9 @@ type Path struct {
 	division sync.Mutex
 
 	// serving is held by the timer's goroutine while it sends waiting packets and the
-	// packets of a probe.
+	// packets of a probe. It guards sent, which are the streams that have sent some.
 	serving sync.Mutex
+	sent    []Stream
 
 	// paces: packets may have to wait, so they must be offered to the control. It is set
 	// under mu.
@@ -122,6 +130,7 @@ type Path struct {
 	malformed    *atomic.Uint64 // counts malformed feedback; nil = not counted
 	totals       *Totals        // get the measurements of the path; nil = none
 	timer        *time.Timer    // nil before it is first needed
+	wakesAt      int64          // when the timer fires; 0 = it is not set
 }
 
 // departure is a packet that has left and that the control has not recorded yet.
@@ -162,8 +171,9 @@ type gap struct {
 
 // New makes a path without measurements. It estimates nothing before Connected.
 func New(t Transport) *Path {
+	epoch := time.Now().Add(-time.Hour)
 	return &Path{
-		transport: t, epoch: time.Now().Add(-time.Hour), control: NewControl[waiting](false),
+		transport: t, epoch: epoch, phase: epoch.UnixNano() % turn, control: NewControl[waiting](false),
 		departed: make([]departure, 0, mostDepartures),
 	}
 }
@@ -195,7 +205,7 @@ func (d *Path) Dropped(ssrc uint32, number uint16, waited time.Duration) {
 	d.control.Overdue(now, ssrc, waited, broken)
 	d.judgedLocked()
 	d.due = true
-	d.wakeLocked(0)
+	d.wakeLocked(now)
 }
 
 // GapOf is the number from which on packets of a stream were dropped on the path. It
@@ -305,6 +315,7 @@ func (d *Path) Remove(s Stream, voice Voice) {
 	// Its waiting packets are released in their turn, which comes soon.
 	if len(d.streams) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
 		d.timer.Stop()
+		d.wakesAt = 0
 	}
 }
 
@@ -437,9 +448,9 @@ func (d *Path) Feedback(raw []byte) {
 	defer d.judgedLocked()
 	if changed || now-d.dividedAt >= divideEvery && d.control.Tight() {
 		d.due = true
-		d.wakeLocked(0)
+		d.wakeLocked(now)
 	} else if next := d.control.When(now); next != 0 {
-		d.wakeLocked(time.Duration(max(next-now, 0)))
+		d.wakeLocked(next)
 	}
 }
 
@@ -462,7 +473,7 @@ func (d *Path) act() {
 	at := time.Now()
 	d.mu.Lock()
 	due := d.due
-	d.due = false
+	d.due, d.wakesAt = false, 0
 	d.mu.Unlock()
 	if due {
 		d.divide(at)
@@ -471,6 +482,22 @@ func (d *Path) act() {
 	defer d.serving.Unlock()
 	d.drain(at)
 	d.probe(at)
+	if len(d.sent) == 0 {
+		return
+	}
+	runtime.Gosched() // what other paths send in this turn leaves by the same system call
+	for _, s := range d.sent {
+		s.Over()
+	}
+	clear(d.sent)
+	d.sent = d.sent[:0]
+}
+
+// sends notes that a stream sends packets. serving is held.
+func (d *Path) sends(s Stream) {
+	if !slices.Contains(d.sent, s) {
+		d.sent = append(d.sent, s)
+	}
 }
 
 // judgedLocked takes over a new estimate.
@@ -495,7 +522,7 @@ func (d *Path) Offer(now int64, p pacer.Packet, s Stream, ticket int32) pacer.Ve
 	verdict := d.control.Offer(now, p, waiting{s, ticket})
 	if verdict == pacer.Queued {
 		d.paces.Store(true)
-		d.wakeLocked(time.Duration(max(d.control.When(now)-now, leastWait)))
+		d.wakeLocked(max(d.control.When(now), now+leastWait))
 	}
 	return verdict
 }
@@ -507,19 +534,16 @@ const leastWait = int64(3 * time.Millisecond)
 // drain sends the waiting packets whose turn has come. serving is held.
 func (d *Path) drain(at time.Time) {
 	now := d.Since(at)
-	var last Stream
 	for {
 		d.mu.Lock()
 		v, _, verdict := d.control.Next(now)
 		d.judgedLocked()
 		d.mu.Unlock()
-		if last != nil && v.stream != last {
-			last.Over()
-		}
-		if last = v.stream; verdict == pacer.Nothing {
+		if verdict == pacer.Nothing {
 			return
 		}
 		v.stream.Release(v.ticket, verdict, at)
+		d.sends(v.stream)
 	}
 }
 
@@ -611,13 +635,12 @@ func (d *Path) serve(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if next := d.control.When(now); next != 0 && d.connected.Load() {
-		d.wakeLocked(time.Duration(max(next-now, 0)))
+		d.wakeLocked(next)
 	}
 }
 
 // probe sends the due packets of a running probe. serving is held.
 func (d *Path) probe(at time.Time) {
-	var over Stream
 	goesOn := true
 	for range mostPadding {
 		d.mu.Lock()
@@ -630,10 +653,7 @@ func (d *Path) probe(at time.Time) {
 		if !s.Pad(size, at) { // the stream is closed, and will be removed
 			break
 		}
-		over = s
-	}
-	if over != nil {
-		over.Over()
+		d.sends(s)
 	}
 	if goesOn {
 		d.mu.Lock()
@@ -659,11 +679,20 @@ func (d *Path) dueLocked(now int64) (Stream, int) {
 // wakeForNextLocked sets the timer for the next packet, at least a millisecond ahead.
 func (d *Path) wakeForNextLocked(now int64) {
 	if next := d.control.When(now); next != 0 {
-		d.wakeLocked(time.Duration(max(next-now, int64(time.Millisecond))))
+		d.wakeLocked(max(next, now+int64(time.Millisecond)))
 	}
 }
 
-func (d *Path) wakeLocked(after time.Duration) {
+// wakeLocked sets the timer to the first turn from a time on.
+func (d *Path) wakeLocked(at int64) {
+	if over := (at + d.phase) % turn; over > 0 {
+		at += turn - over
+	}
+	if d.wakesAt == at {
+		return
+	}
+	d.wakesAt = at
+	after := time.Until(d.epoch.Add(time.Duration(at)))
 	if d.timer == nil {
 		d.timer = time.AfterFunc(after, d.act)
 		return

@@ -96,7 +96,7 @@ func (d *Path) moved(now int64, elsewhere bool) {
 	d.judgedLocked()
 	if len(d.streams) > 0 {
 		d.due = true
-		d.wakeLocked(0)
+		d.wakeLocked(now)
 	}
 }
 

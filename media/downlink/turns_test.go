@@ -1,0 +1,61 @@
+package downlink
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/allocate"
+)
+
+// watched is a video that notes when it was described last.
+type watched struct {
+	small
+	described time.Time // the lock of small guards it
+}
+
+func (s *watched) Describe(at time.Time) allocate.Track {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.described = at
+	return s.small.Describe(at)
+}
+
+func (s *watched) wasDescribed() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.described
+}
+
+// Paths that have something to do at about the same time do it at the same instant, soon,
+// whenever they were made.
+func TestPathsActTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all [3]*watched
+		for i := range all {
+			time.Sleep(137 * time.Microsecond)
+			d := New(still{})
+			all[i] = &watched{small: small{path: d, burst: d.NewBurst()}}
+			d.Connected()
+			d.Add(all[i], nil, time.Now())
+		}
+		time.Sleep(time.Until(time.Now().Truncate(time.Duration(turn)).Add(time.Duration(turn) + time.Microsecond)))
+		began := time.Now()
+		for _, s := range all {
+			s.path.Dropped(s.SSRC(), 0, time.Second)
+			time.Sleep(100 * time.Microsecond)
+			synctest.Wait()
+			require.True(t, s.wasDescribed().Before(began), "each waits for the next turn")
+		}
+		time.Sleep(time.Duration(turn))
+		synctest.Wait()
+		for _, s := range all {
+			at := s.wasDescribed()
+			require.Equal(t, all[0].wasDescribed(), at)
+			require.Greater(t, at.Sub(began), time.Duration(0))
+			require.Less(t, at.Sub(began), time.Duration(turn))
+		}
+	})
+}
