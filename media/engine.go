@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,17 +169,19 @@ type Engine struct {
 	x509        *x509.Certificate // the same certificate
 	counters    counters
 	pool        *packet.Pool
-	parcels     sync.Pool       // of *parcel
-	messages    sync.Pool       // of *[]byte, see largeBuffer
-	workers     *workers        // decrypt and forward what the readers of sockets do not
-	totals      forward.Totals  // of tracks
-	paths       downlink.Totals // of paths to subscribers
+	parcels     sync.Pool         // of *parcel
+	messages    sync.Pool         // of *[]byte, see largeBuffer
+	workers     *workers          // decrypt and forward what the readers of sockets do not, and serve the turns
+	turns       []*downlink.Turns // of paths to subscribers, each of some of them
+	totals      forward.Totals    // of tracks
+	paths       downlink.Totals   // of paths to subscribers
 
 	waiting atomic.Int64 // bytes of clients' reliable data that wait for receivers
 	early   atomic.Int64 // the same of data that the server sends, and of data that waits for a channel to open
 	flow    *dataFlow    // the flow whose bytes early counts
 
-	next atomic.Uint32 // decides which of the UDP sockets the next transport uses
+	next  atomic.Uint32 // decides which of the UDP sockets the next transport uses
+	paced atomic.Uint32 // decides which of the turns the next transport's path acts in
 
 	// mu guards the following.
 	mu     sync.Mutex
@@ -212,6 +215,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 		workers:     newWorkers(),
 		peers:       make(map[*Peer]struct{}),
 	}
+	for range runtime.GOMAXPROCS(0) {
+		e.turns = append(e.turns, downlink.NewTurns(e.workers.run))
+	}
 	e.flow = newDataFlow(&e.early)
 	return e, nil
 }
@@ -236,7 +242,10 @@ func (e *Engine) Close() error {
 		<-p.done
 	}
 	err := e.net.close()
-	e.workers.end() // the readers of sockets have ended
+	for _, t := range e.turns {
+		t.Close()
+	}
+	e.workers.end() // the readers of sockets have ended, and the turns
 	return err
 }
 

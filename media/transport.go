@@ -105,6 +105,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.down = downlink.New(onward{t})
 	t.down.CountMalformed(&p.engine.counters.badFeedback)
 	t.down.CountIn(&p.engine.paths)
+	t.down.ActIn(p.engine.turns[int(p.engine.paced.Add(1))%len(p.engine.turns)])
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback = t.down.Feedback
 	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {

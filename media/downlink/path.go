@@ -1,7 +1,6 @@
 package downlink
 
 import (
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,11 +20,6 @@ const (
 	divideEvery  = int64(100 * time.Millisecond)
 	divideSeldom = int64(900 * time.Millisecond)
 )
-
-// turn is the time from one instant at which timers of paths fire to the next. The instants
-// are the same for all paths. Many subscribers' packets of one frame wait for about as long:
-// the process wakes once for them, and they leave together.
-const turn = int64(time.Millisecond)
 
 // mostPadding bounds the packets of a probe that are sent at once.
 const mostPadding = 64
@@ -74,14 +68,13 @@ type Transport interface {
 // not wait, and their bitrate is not divided.
 //
 // Its methods may be called concurrently. It has no goroutine: it acts when packets
-// leave, in the ticks of its streams, and when its timer fires. The timer runs while a
-// probe runs, while packets wait in the pacer, after a report with a large change, and
-// after the path dropped some. It stops when the last stream is removed and nothing waits:
-// nobody waits for a run that has begun, which then finds no stream.
+// leave, in the ticks of its streams, and in its [Turns]. It has an appointment with these
+// while a probe runs, while packets wait in the pacer, after a report with a large change,
+// and after the path dropped some. It has none when the last stream is removed and nothing
+// waits: nobody waits for a run that has begun, which then finds no stream.
 type Path struct {
 	transport Transport
 	epoch     time.Time     // times are nanoseconds since epoch
-	phase     int64         // time from a turn's begin to epoch
 	bandwidth atomic.Uint64 // bits/s; 0 = no bound is known
 
 	// out is how packets leave; nil until it is chosen.
@@ -91,8 +84,8 @@ type Path struct {
 	// after the other.
 	division sync.Mutex
 
-	// serving is held by the timer's goroutine while it sends waiting packets and the
-	// packets of a probe. It guards sent, which are the streams that have sent some.
+	// serving is held while waiting packets and the packets of a probe are sent. It guards
+	// sent, which are the streams that have sent some since the last flush.
 	serving sync.Mutex
 	sent    []Stream
 
@@ -129,8 +122,9 @@ type Path struct {
 	gaps         []gap          // of packets that the path itself dropped; one per stream at most
 	malformed    *atomic.Uint64 // counts malformed feedback; nil = not counted
 	totals       *Totals        // get the measurements of the path; nil = none
-	timer        *time.Timer    // nil before it is first needed
-	wakesAt      int64          // when the timer fires; 0 = it is not set
+	turns        *Turns         // in which it acts; nil before they are given or needed
+
+	appointed int // index of its appointment with its turns, plus 1; 0 = it has none. Their lock guards it.
 }
 
 // departure is a packet that has left and that the control has not recorded yet.
@@ -171,9 +165,8 @@ type gap struct {
 
 // New makes a path without measurements. It estimates nothing before Connected.
 func New(t Transport) *Path {
-	epoch := time.Now().Add(-time.Hour)
 	return &Path{
-		transport: t, epoch: epoch, phase: epoch.UnixNano() % turn, control: NewControl[waiting](false),
+		transport: t, epoch: time.Now().Add(-time.Hour), control: NewControl[waiting](false),
 		departed: make([]departure, 0, mostDepartures),
 	}
 }
@@ -289,6 +282,10 @@ func (d *Path) Add(s Stream, voice Voice, at time.Time) {
 	d.Reallocate(at)
 }
 
+// ActIn has the path act in t; without it, it has turns of its own. It must be called before
+// the first Add.
+func (d *Path) ActIn(t *Turns) { d.turns = t }
+
 // LimitVoices limits the forwarded voices to those of the loudest participants; 0 is no
 // limit. It must be called before the first Add.
 func (d *Path) LimitVoices(most int) { d.voices.limit(most) }
@@ -313,9 +310,8 @@ func (d *Path) Remove(s Stream, voice Voice) {
 	d.control.Forget(s.Repair())
 	d.gaps = slices.DeleteFunc(d.gaps, func(g gap) bool { return g.stream == ssrc })
 	// Its waiting packets are released in their turn, which comes soon.
-	if len(d.streams) == 0 && d.timer != nil && d.control.When(d.dividedAt) == 0 {
-		d.timer.Stop()
-		d.wakesAt = 0
+	if len(d.streams) == 0 && d.turns != nil && d.control.When(d.dividedAt) == 0 {
+		d.turns.cancel(d)
 	}
 }
 
@@ -468,12 +464,12 @@ func (d *Path) takeLocked(now int64, raw []byte) (changed bool, err error) {
 	return d.control.Feedback(now, &d.report), nil
 }
 
-// act is the timer's function.
+// act does what is due. acted must be called after it.
 func (d *Path) act() {
 	at := time.Now()
 	d.mu.Lock()
 	due := d.due
-	d.due, d.wakesAt = false, 0
+	d.due = false
 	d.mu.Unlock()
 	if due {
 		d.divide(at)
@@ -482,10 +478,12 @@ func (d *Path) act() {
 	defer d.serving.Unlock()
 	d.drain(at)
 	d.probe(at)
-	if len(d.sent) == 0 {
-		return
-	}
-	runtime.Gosched() // what other paths send in this turn leaves by the same system call
+}
+
+// acted ends what act began.
+func (d *Path) acted() {
+	d.serving.Lock()
+	defer d.serving.Unlock()
 	for _, s := range d.sent {
 		s.Over()
 	}
@@ -629,7 +627,7 @@ func (d *Path) divide(at time.Time) {
 	clear(v.streams)
 }
 
-// serve sets the timer for waiting packets and for a probe, if there are any.
+// serve makes the appointment for waiting packets and for a probe, if there are any.
 func (d *Path) serve(at time.Time) {
 	now := d.Since(at)
 	d.mu.Lock()
@@ -647,7 +645,7 @@ func (d *Path) probe(at time.Time) {
 		s, size := d.dueLocked(d.Since(at))
 		d.mu.Unlock()
 		if s == nil {
-			goesOn = false // dueLocked has set the timer, if more packets are to come
+			goesOn = false // dueLocked has made the appointment, if more packets are to come
 			break
 		}
 		if !s.Pad(size, at) { // the stream is closed, and will be removed
@@ -663,7 +661,7 @@ func (d *Path) probe(at time.Time) {
 }
 
 // dueLocked is the stream that should send a packet of a probe now, and the size of the
-// packet. If there is none, it sets the timer for the next.
+// packet. If there is none, it makes the appointment for the next.
 func (d *Path) dueLocked(now int64) (Stream, int) {
 	if i := slices.IndexFunc(d.streams, Stream.Probes); i >= 0 && d.connected.Load() {
 		if bytes, size := d.control.Probe(now); bytes > 0 {
@@ -676,26 +674,17 @@ func (d *Path) dueLocked(now int64) (Stream, int) {
 	return nil, 0
 }
 
-// wakeForNextLocked sets the timer for the next packet, at least a millisecond ahead.
+// wakeForNextLocked makes the appointment for the next packet, at least a millisecond ahead.
 func (d *Path) wakeForNextLocked(now int64) {
 	if next := d.control.When(now); next != 0 {
 		d.wakeLocked(max(next, now+int64(time.Millisecond)))
 	}
 }
 
-// wakeLocked sets the timer to the first turn from a time on.
+// wakeLocked has the path act in the first turn from a time on.
 func (d *Path) wakeLocked(at int64) {
-	if over := (at + d.phase) % turn; over > 0 {
-		at += turn - over
+	if d.turns == nil {
+		d.turns = NewTurns(nil)
 	}
-	if d.wakesAt == at {
-		return
-	}
-	d.wakesAt = at
-	after := time.Until(d.epoch.Add(time.Duration(at)))
-	if d.timer == nil {
-		d.timer = time.AfterFunc(after, d.act)
-		return
-	}
-	d.timer.Reset(after)
+	d.turns.set(d, d.epoch.Add(time.Duration(at)))
 }

@@ -59,3 +59,59 @@ func TestPathsActTogether(t *testing.T) {
 		}
 	})
 }
+
+// logged is a video that notes what it is asked to do.
+type logged struct {
+	small
+	name string
+	log  *[]string
+}
+
+func (s *logged) note(what string) {
+	if entry := s.name + " " + what; len(*s.log) == 0 || (*s.log)[len(*s.log)-1] != entry {
+		*s.log = append(*s.log, entry)
+	}
+}
+
+func (s *logged) Pad(size int, at time.Time) bool {
+	s.note("sends")
+	return s.small.Pad(size, at)
+}
+
+func (s *logged) Over() { s.note("flushes") }
+
+// What the paths of some turns send is flushed when all of them have sent. After Close they
+// send nothing.
+func TestTurnsFlushAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tasks []func()
+		turns := NewTurns(func(task func()) { tasks = append(tasks, task) })
+		var log []string
+		for _, name := range []string{"one", "two"} {
+			d := New(still{})
+			d.ActIn(turns)
+			s := &logged{small: small{path: d, burst: d.NewBurst()}, name: name, log: &log}
+			d.Connected()
+			d.Add(s, nil, time.Now())
+			d.Tick(time.Now()) // it begins to probe
+		}
+		time.Sleep(time.Duration(turn))
+		synctest.Wait()
+		require.Len(t, tasks, 1, "one goroutine is enough")
+		require.Empty(t, log)
+		tasks[0]()
+		require.Len(t, log, 4)
+		require.ElementsMatch(t, []string{"one sends", "two sends"}, log[:2])
+		require.ElementsMatch(t, []string{"one flushes", "two flushes"}, log[2:])
+
+		time.Sleep(10 * time.Millisecond)
+		synctest.Wait()
+		require.Len(t, tasks, 2, "the probe goes on")
+		turns.Close()
+		tasks[1]()
+		require.Len(t, log, 4)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, tasks, 2)
+	})
+}
