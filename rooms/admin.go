@@ -35,9 +35,9 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest, set
 		return askName(ctx, rs, req.Name, func(r *Room, reply answer[Outcome]) {
 			err := r.found()
 			switch {
-			case err == nil && len(r.participants)+len(r.expected) > 0:
+			case err == nil && r.occupiedOnDisk():
 				reply(Outcome{Room: r.row()}, nil)
-			case err == nil: // the room is empty, so it may have ended at its deadline: the write tells
+			case err == nil: // the room may have ended at its deadline: the write tells
 				r.request(ChangeUpdate, nil, nil, func(out Outcome, err error) {
 					switch {
 					case errors.Is(err, ErrEnded):
@@ -85,6 +85,17 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest, set
 	case <-ctx.Done(): // it may be written all the same
 		return Outcome{}, ctx.Err()
 	}
+}
+
+// occupiedOnDisk reports whether the store knows of somebody in the room, so that the room
+// cannot have ended at its deadline. It knows nothing yet of those who are coming in.
+func (r *Room) occupiedOnDisk() bool {
+	for _, p := range r.participants {
+		if p.admitted {
+			return true
+		}
+	}
+	return len(r.expected) > 0
 }
 
 func (rs *Rooms) checkMetadata(metadata string) error {
@@ -265,6 +276,7 @@ func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid 
 			delete(r.expected, identity)
 			gone, events := r.absence(s, why, now)
 			r.remember(gone)
+			r.tellGone(gone.Info) // it may have come back for a moment, and been announced
 			r.judge(now)
 			r.fact([]Session{gone}, events)
 			r.agentLeft(gone.Info, why, now)

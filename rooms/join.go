@@ -349,12 +349,14 @@ func (r *Room) refusal(req *JoinRequest) error {
 		}
 	}
 	switch {
+	case req.forwarded() && old != nil: // it came since Forward looked, and is not replaced by its own shadow
+		return r.taken(old)
 	case r.rec.Config.Locked && !known && !r.returns(req):
 		return Errorf(Denied, "room %q is locked", r.name)
 	case !known && !dependent(req.Info) && r.full(req.out):
 		return ErrRoomFull
 	case old != nil && r.rooms.cfg.RejectDuplicates && !old.away && old.sid != req.Session:
-		return Errorf(Exists, "participant %q is in room %q already", old.identity, r.name)
+		return r.taken(old)
 	case r.unwritable():
 		return ErrHeld
 	}

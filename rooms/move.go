@@ -360,7 +360,11 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 		p.host = m.place.host
 	}
 	m.within = m.returns(r) || m.division.Name != "" && m.division == r.division()
-	p.activeMs, p.info.Version = p.joinedMs, 1
+	p.info.Version = 1
+	active := p.info.State == livekit.ParticipantInfo_ACTIVE
+	if active { // else [Client.Connected] tells that it joined
+		p.activeMs = p.joinedMs
+	}
 	p.blobs, p.blobsAhead = m.from.blobs, m.from.blobs // all is written that its client stored before
 	r.participants[p.identity] = p
 	r.recount()
@@ -369,7 +373,10 @@ func (r *Room) receive(m *passage, reply answer[struct{}]) {
 	}
 	r.watchDeadline()
 	sessions := []Session{p.session(r.rec.SID)}
-	events := []log.Event{r.participantEvent(log.ParticipantJoined, p.snapshot(), now)}
+	var events []log.Event
+	if active {
+		events = append(events, r.participantEvent(log.ParticipantJoined, p.snapshot(), now))
+	}
 	r.requestChange(&Change{Kind: ChangeUpdate, Sessions: sessions, Blobs: p.blobRows(), Events: events}, func(_ Outcome, err error) {
 		here := r.participants[p.identity] == p
 		switch {
