@@ -246,6 +246,55 @@ func TestDeadEndpointIsGivenUpAfterThreeDays(t *testing.T) {
 	})
 }
 
+// TestTimeWithoutAProcessIsNoTimeOfFailing: a receiver that comes back a moment after this
+// machine, which stood still for days, gets all events. Restarts do not keep events for ever.
+func TestTimeWithoutAProcessIsNoTimeOfFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var up atomic.Bool
+		r := &receiver{t: t, behave: func(received) answer {
+			if up.Load() {
+				return ok
+			}
+			return answer{err: errRefused}
+		}}
+		run := func(while func()) {
+			d := webhooks.New(w.config(webhooks.Config{Transport: r, Schedule: []time.Duration{time.Minute, 2 * time.Hour}}))
+			require.NoError(t, d.Start(context.Background()))
+			while()
+			require.NoError(t, d.Drain(context.Background()))
+			d.Close()
+		}
+		run(func() {
+			w.room("tea", story...)
+			w.room("coffee", story...)
+			time.Sleep(time.Second)
+		})
+		time.Sleep(400 * time.Hour)
+		run(func() {
+			time.Sleep(time.Second)
+			require.Zero(t, w.stats().Dead)
+			up.Store(true)
+			time.Sleep(10 * time.Minute)
+		})
+		require.Zero(t, w.stats().Pending+w.stats().Dead)
+		require.EqualValues(t, 12, w.stats().Delivered)
+
+		up.Store(false)
+		w.room("cocoa", story...)
+		for range 18 { // hours
+			run(func() { time.Sleep(time.Hour - time.Minute) })
+			time.Sleep(time.Minute)
+		}
+		require.Zero(t, w.stats().Dead)
+		for range 6 {
+			run(func() { time.Sleep(time.Hour - time.Minute) })
+			time.Sleep(time.Minute)
+		}
+		require.EqualValues(t, 6, w.stats().Dead)
+	})
+}
+
 func TestRetryAfterIsHonoured(t *testing.T) {
 	for name, form := range map[string]func(until time.Time) string{
 		"seconds": func(until time.Time) string { return strconv.Itoa(int(time.Until(until) / time.Second)) },

@@ -34,7 +34,7 @@ func (w *worker) succeeded(a attempt) {
 		State: log.DeliveryDelivered, AtMs: a.at.UnixMilli(), Status: a.status,
 	})
 	wasOpen, since := w.breaker.open, w.failSince
-	w.failSince, w.probeErr, w.sweepFail, w.expiring = 0, "", 0, false
+	w.failSince, w.failing, w.probeErr, w.sweepFail, w.expiring = 0, time.Time{}, "", 0, false
 	recovered := w.breaker.success(a.at)
 	if !wasOpen {
 		return
@@ -67,9 +67,12 @@ func (w *worker) failed(a attempt) {
 	if w.failSince == 0 {
 		w.failSince = a.at.UnixMilli()
 	}
+	if w.failing.IsZero() {
+		w.failing = a.at
+	}
 	if a.probe {
 		w.probeErr = a.err
-		w.expiring = a.at.Sub(time.UnixMilli(w.failSince)) >= w.sched.total()
+		w.expiring = w.triedLongEnough(a.at)
 	}
 	opened := w.breaker.failure(a.at, a.probe, a.class)
 	if a.retryAfter > 0 {
@@ -81,6 +84,19 @@ func (w *worker) failed(a attempt) {
 		w.release()
 		w.log.Warn("webhooks: endpoint is failing, probing it", "error", a.err)
 	}
+}
+
+// restarts is how many times the schedule's time an endpoint may fail by the calendar, if no
+// process runs for as long as the schedule lasts.
+const restarts = 10
+
+// triedLongEnough reports whether the endpoint has failed for as long as the schedule lasts.
+// Only time in which this process ran counts, as nothing was tried in the rest: a receiver
+// that comes back together with this machine, a moment later, gets all events. If the process
+// is restarted again and again, a tenth of the time is enough after the tenfold time.
+func (w *worker) triedLongEnough(now time.Time) bool {
+	total, here := w.sched.total(), now.Sub(w.failing)
+	return here >= total || here >= total/restarts && now.Sub(time.UnixMilli(w.failSince)) >= restarts*total
 }
 
 // setAside excludes a delivery from this sweep or row of probes.
@@ -153,7 +169,7 @@ func (w *worker) setState(s log.EndpointState) {
 		w.exhausted = false
 		if w.failSince != 0 { // probe before sending everything; old events get their full time again
 			w.breaker.doubt(time.UnixMilli(w.failSince), time.Now())
-			w.failSince, w.expiring = 0, false
+			w.failSince, w.failing, w.expiring = 0, time.Time{}, false
 		}
 	}
 }

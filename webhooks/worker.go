@@ -57,8 +57,9 @@ type worker struct {
 
 	// Owned by run.
 	state     log.EndpointState
-	failSince int64 // ms; 0 = the last attempt succeeded
-	goneMs    int64 // when the receiver answered 410, as long as that is not on disk; else 0
+	failSince int64     // ms; 0 = the last attempt succeeded; also of earlier processes
+	failing   time.Time // the first failure since then that this process saw
+	goneMs    int64     // when the receiver answered 410, as long as that is not on disk; else 0
 	breaker   breaker
 	probing   bool   // a probe is under way
 	probeErr  string // of the last failed probe

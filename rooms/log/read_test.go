@@ -197,6 +197,22 @@ func TestRetention(t *testing.T) {
 		for range 4 {
 			w.room()
 		}
+		// A process that starts after a long time leaves those that pull events a moment to come
+		// back.
+		time.Sleep(4 * time.Hour)
+		ctx, cancel = context.WithCancel(t.Context())
+		ended = make(chan struct{})
+		go func() { defer close(ended); r.Run(ctx) }()
+		time.Sleep(9 * time.Minute)
+		require.Equal(t, 24, w.left())
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, 0, w.left())
+		cancel()
+		<-ended
+
+		for range 4 {
+			w.room()
+		}
 		n, err := (&log.Retention{Store: w.store, MaxAge: -1, MaxEvents: 10}).Prune(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 14, n)

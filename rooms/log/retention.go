@@ -13,6 +13,10 @@ const (
 	DefaultMaxEvents = 10_000_000
 	DefaultPruneTime = 5 * time.Minute
 	pruneBatch       = 1000
+
+	// pruneGrace is how long a process runs before events are too old. After a machine stood
+	// still, those that pull the events come back first.
+	pruneGrace = 10 * time.Minute
 	prunePause       = 50 * time.Millisecond
 )
 
@@ -31,8 +35,13 @@ func (r *Retention) Run(ctx context.Context) {
 	every, log := cmp.Or(r.Every, DefaultPruneTime), cmp.Or(r.Logger, slog.Default())
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	began, age := time.Now(), cmp.Or(r.MaxAge, DefaultMaxAge)
 	for {
-		n, err := r.Prune(ctx)
+		bound := age
+		if time.Since(began) < min(age, pruneGrace) {
+			bound = -1
+		}
+		n, err := r.prune(ctx, bound)
 		if n > 0 {
 			log.Info("pruned the event log", "count", n)
 		}
@@ -49,7 +58,12 @@ func (r *Retention) Run(ctx context.Context) {
 
 // Prune does one round and returns how many events it deleted.
 func (r *Retention) Prune(ctx context.Context) (total int, err error) {
-	age, maxRows := cmp.Or(r.MaxAge, DefaultMaxAge), cmp.Or(r.MaxEvents, DefaultMaxEvents)
+	return r.prune(ctx, cmp.Or(r.MaxAge, DefaultMaxAge))
+}
+
+// prune deletes events above an age; negative = no bound.
+func (r *Retention) prune(ctx context.Context, age time.Duration) (total int, err error) {
+	maxRows := cmp.Or(r.MaxEvents, DefaultMaxEvents)
 	var olderThan int64
 	if age > 0 {
 		olderThan = time.Now().Add(-age).UnixMilli()
