@@ -309,17 +309,27 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 			reply(nil, Errorf(Precondition, "remote unmute not enabled"))
 			return
 		}
-		t := r.tracks[req.TrackSid]
-		if t == nil || t.publisher != p {
+		t, info := r.tracks[req.TrackSid], p.pendingTracks[req.TrackSid]
+		if t != nil && t.publisher == p {
+			info = t.info
+		}
+		if info == nil {
 			reply(nil, nil)
 			return
 		}
-		if !req.Muted && r.held(p, t.info) {
+		if !req.Muted && r.held(p, info) {
 			reply(nil, Errorf(Precondition, "the room is held muted: release it, or leave this identity out"))
 			return
 		}
-		r.muteRemotely(t, req.Muted)
-		info := t.info
+		if t != nil {
+			r.muteRemotely(t, req.Muted)
+			info = t.info
+		} else { // announced, and not sent yet
+			info = proto.CloneOf(info)
+			info.Muted = req.Muted
+			p.tellMuted(info.Sid, info.Muted)
+			p.setPending(info)
+		}
 		r.afterWrites(func(err error) { reply(info, err) })
 	})
 }
@@ -473,7 +483,7 @@ func (r *Room) enforce(p *Participant, wasHidden bool) {
 	r.allowPublisher(p)
 	for _, t := range r.tracks {
 		switch {
-		case t.publisher == p && !mayPublish(p.info.GetPermission(), t.info.Source):
+		case t.publisher == p && !mayPublish(p.info.GetPermission(), t.info.Source, t.info.Type):
 			r.revoke(t)
 		case t.publisher != p:
 			r.consider(p, t)
@@ -488,12 +498,15 @@ func (r *Room) enforce(p *Participant, wasHidden bool) {
 		}
 	}
 	for sid, info := range p.pendingTracks {
-		if !mayPublish(p.info.GetPermission(), info.Source) {
+		if !mayPublish(p.info.GetPermission(), info.Source, info.Type) {
 			if p.peer != nil {
 				p.peer.RemoveTrack(sid)
 			}
 			r.forgetPending(p, sid)
 		}
+	}
+	if !p.info.GetPermission().GetCanPublish() && !publishes(p.info) {
+		p.info.IsPublisher = false
 	}
 	if p.hidden() && !wasHidden {
 		gone := p.snapshot()

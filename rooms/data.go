@@ -99,7 +99,7 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 	if at.agent {
 		speaker = p.speaker(dp)
 	}
-	if !r.isFrom(p, dp, at.agent && isText(dp)) || speaker != "" && !r.maySpeak(speaker, dp) {
+	if !r.isFrom(p, dp) || speaker != "" && !r.maySpeak(speaker, dp) {
 		r.rooms.dataRefused.Add(1)
 		return
 	}
@@ -227,19 +227,15 @@ func (r *Room) maySpeak(speaker string, dp *livekit.DataPacket) bool {
 	return h.Topic != chatTopic || op != livekit.DataStream_UPDATE && op != livekit.DataStream_DELETE
 }
 
-// isFrom reports whether dp does not name another participant of the room as its sender.
-// A client's word about itself is overwritten in any case. But a packet that names
-// another participant was received from there and is on its way back: forwarding it could
-// go round in a circle without end. mayName: its identity may be that of another, as an
-// agent says for which participant a text is. A client that makes a packet names no SID.
-func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket, mayName bool) bool {
+// isFrom reports whether dp does not name the session of another participant of the room as
+// its sender. A client's word about itself is overwritten in any case. But a packet with
+// another's SID was received from there and is on its way back: forwarding it could go round
+// in a circle without end. A client that makes a packet names no SID. The identity that it
+// names may be another's: programs name the person for whom they send.
+func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 	there, user := r.receivers.Load(), dp.GetUser()
-	for _, q := range []*Participant{
-		there.bySID[dp.ParticipantSid], there.byIdentity[dp.ParticipantIdentity],
-		there.bySID[user.GetParticipantSid()], there.byIdentity[user.GetParticipantIdentity()], // older clients
-	} {
-		named := q != nil && q != p && q.attending() != nil
-		if named && !(mayName && q.sid != dp.ParticipantSid) {
+	for _, q := range []*Participant{there.bySID[dp.ParticipantSid], there.bySID[user.GetParticipantSid()]} { // older clients use the second one
+		if q != nil && q != p && q.attending() != nil {
 			return false
 		}
 	}

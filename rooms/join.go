@@ -35,7 +35,7 @@ type JoinRequest struct {
 	HostOf string
 	// Create has the settings of the room if this join creates it; may be nil.
 	Create *livekit.CreateRoomRequest
-	// IssuedMs is the token's not-before time.
+	// IssuedMs is the token's not-before time, or when it was issued; 0 if it tells neither.
 	IssuedMs int64
 	// Session is the SID of the client's earlier session, as named by a refreshed token
 	// of that session; "" = the token names none.
@@ -470,6 +470,9 @@ func (p *Participant) beSession(sid string, joinedMs int64) {
 // after a restart keeps them, because an app may make a new token for each connection
 // without looking at them.
 //
+// Of a token that tells no time it is not known whether it is newer. It is a decision of its
+// own only if its bearer had left.
+//
 // Data blobs go along with what goes on after a lost connection.
 func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	info := proto.CloneOf(previous.Info)
@@ -478,13 +481,14 @@ func (p *Participant) inherit(previous *Session, goesOn bool, issuedMs int64) {
 	} else if previous.LeftMs == 0 || previous.lost() {
 		p.inheritBlobs(previous.blobs)
 	}
-	if previous.PermittedMs > 0 {
+	follows := goesOn || previous.LeftMs == 0 || previous.lost()
+	if previous.PermittedMs > 0 && (issuedMs > 0 || follows) {
 		p.permittedMs = max(previous.PermittedMs, issuedMs)
 		if issuedMs <= previous.PermittedMs {
 			p.info.Permission = info.GetPermission()
 		}
 	}
-	if previous.EditedMs > 0 && (goesOn || previous.LeftMs == 0 || previous.lost()) {
+	if previous.EditedMs > 0 && follows {
 		p.editedMs = previous.EditedMs
 		if goesOn || issuedMs <= previous.EditedMs {
 			p.info.Name, p.info.Metadata, p.info.Attributes = info.GetName(), info.GetMetadata(), info.GetAttributes()

@@ -9,10 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms"
+	"parlor/rooms/sqlite"
 )
 
-// TestWhatCameFromAnotherIsNotSentOn: a packet that names another sender comes from a
-// client that repeats what it received, and would circulate for ever.
+// TestWhatCameFromAnotherIsNotSentOn: a packet that names another's session comes from a
+// client that repeats what it received, and would circulate for ever. One that names an
+// identity was made by the client.
 func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	h := newHouse(t)
 	ann, bob, eve := h.join("tea", "ann"), h.join("tea", "bob"), h.join("tea", "eve")
@@ -24,20 +26,24 @@ func TestWhatCameFromAnotherIsNotSentOn(t *testing.T) {
 	}
 	send(ann, user(&livekit.UserPacket{Payload: []byte("hi")}))
 	require.Len(t, eve.packets(), 1)
-	send(bob, bob.packets()[0]) // as the client received it
-	echo := user(&livekit.UserPacket{Payload: []byte("hi")})
-	echo.ParticipantIdentity = "ann"
-	send(bob, echo)
-	send(bob, user(&livekit.UserPacket{ParticipantSid: ann.SID()}))  // older clients
-	send(bob, user(&livekit.UserPacket{ParticipantIdentity: "ann"})) // older clients
+	send(bob, bob.packets()[0])                                     // as the client received it
+	send(bob, user(&livekit.UserPacket{ParticipantSid: ann.SID()})) // older clients
 	require.Len(t, eve.packets(), 1)
 	require.Empty(t, ann.packets())
-	require.EqualValues(t, 4, h.Stats().DataRefused)
+	require.EqualValues(t, 2, h.Stats().DataRefused)
+
+	about := user(&livekit.UserPacket{Payload: []byte("ann says hi"), ParticipantIdentity: "ann"})
+	about.ParticipantIdentity = "ann"
+	send(bob, about)
+	require.Len(t, eve.packets(), 2)
+	got := eve.packets()[1]
+	require.Equal(t, []string{"bob", bob.SID()}, []string{got.ParticipantIdentity, got.ParticipantSid})
+	require.Equal(t, []string{"bob", bob.SID()}, []string{got.GetUser().ParticipantIdentity, got.GetUser().ParticipantSid})
 
 	own := user(&livekit.UserPacket{ParticipantSid: bob.SID(), ParticipantIdentity: "bob"}) // older clients
 	own.ParticipantSid, own.ParticipantIdentity = bob.SID(), "bob"
 	send(bob, own)
-	require.Len(t, eve.packets(), 2)
+	require.Len(t, eve.packets(), 3)
 
 	earlier := bob.SID()
 	require.NoError(t, h.Move(t.Context(), &livekit.MoveParticipantRequest{Room: "tea", Identity: "bob", DestinationRoom: "hall"}))
@@ -122,5 +128,33 @@ func TestATokenOfTheSameSecond(t *testing.T) {
 		require.False(t, h.join("tea", "ann", at(0)).snap.Self.Permission.CanPublish, "it may be of before")
 		require.False(t, h.join("tea", "ann", at(499)).snap.Self.Permission.CanPublish, "it is of before")
 		require.True(t, h.join("tea", "ann", at(600)).snap.Self.Permission.CanPublish, "it is the newer decision")
+	})
+}
+
+// TestATokenWithoutATime may be newer than a decision or older. It is obeyed when its bearer
+// comes after it had left, and not when it replaces itself or was cut off.
+func TestATokenWithoutATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, func(c *rooms.Config) { c.Moderation = c.Store.(*sqlite.Store) })
+		timeless := func(req *rooms.JoinRequest) { req.IssuedMs = 0 }
+		h.join("tea", "bob")
+		h.join("tea", "ann", timeless)
+		_, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+			Room: "tea", Identity: "ann", Permission: &livekit.ParticipantPermission{CanSubscribe: true},
+		})
+		require.NoError(t, err)
+		again := h.join("tea", "ann", timeless)
+		require.False(t, again.snap.Self.Permission.CanPublish, "it replaces itself")
+		again.SignalLost()
+		time.Sleep(2 * time.Minute)
+		again = h.join("tea", "ann", timeless)
+		require.False(t, again.snap.Self.Permission.CanPublish, "it was cut off")
+		again.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		again.Sync()
+		again = h.join("tea", "ann", timeless)
+		require.True(t, again.snap.Self.Permission.CanPublish, "it had left")
+		require.NoError(t, h.Expel(t.Context(), "tea", "ann", rooms.NowMs(time.Now())))
+		_, err = h.try("tea", "ann", timeless)
+		require.ErrorIs(t, err, rooms.ErrRevoked, "it may be the one that is revoked")
 	})
 }

@@ -51,17 +51,21 @@ func (h *Hold) covers(identity string, t *livekit.TrackInfo) bool {
 	if len(h.Sources) == 0 {
 		return t.Type == livekit.TrackType_AUDIO
 	}
-	return slices.Contains(h.Sources, sourceOf(t))
+	return slices.Contains(h.Sources, sourceOf(t.Source, t.Type))
 }
 
-// sourceOf is the source of a track for restrictions. The client chooses the source that
-// it announces, so a track without a source counts as microphone or camera.
-func sourceOf(t *livekit.TrackInfo) livekit.TrackSource {
-	if t.Source != livekit.TrackSource_UNKNOWN {
-		return t.Source
-	}
-	if t.Type == livekit.TrackType_AUDIO {
+// sourceOf is the source of a track for restrictions. The client chooses the source that it
+// announces: a track without one counts as microphone or camera, and one whose source does
+// not belong to its kind counts as what it would be of that kind.
+func sourceOf(src livekit.TrackSource, kind livekit.TrackType) livekit.TrackSource {
+	screen := src == livekit.TrackSource_SCREEN_SHARE || src == livekit.TrackSource_SCREEN_SHARE_AUDIO
+	switch audio := kind == livekit.TrackType_AUDIO; {
+	case audio && screen:
+		return livekit.TrackSource_SCREEN_SHARE_AUDIO
+	case audio:
 		return livekit.TrackSource_MICROPHONE
+	case screen:
+		return livekit.TrackSource_SCREEN_SHARE
 	}
 	return livekit.TrackSource_CAMERA
 }

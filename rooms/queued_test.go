@@ -119,3 +119,50 @@ func TestQueuedTracksAreBounded(t *testing.T) {
 	ann.Sync()
 	require.Equal(t, livekit.RequestResponse_LIMIT_EXCEEDED, ann.refused().GetReason())
 }
+
+// TestATrackThatIsAnnouncedCanBeChanged before it is sent: by its publisher, and muted by a
+// moderator.
+func TestATrackThatIsAnnouncedCanBeChanged(t *testing.T) {
+	h := newHouse(t)
+	ann := h.join("tea", "ann")
+	announce := func(cid string, kind livekit.TrackType, source livekit.TrackSource) string {
+		ann.AddTrack(&livekit.AddTrackRequest{Cid: cid, Type: kind, Source: source, Width: 640, Height: 360})
+		ann.Sync()
+		return ann.announced(cid).GetSid()
+	}
+	mic := announce("mic", livekit.TrackType_AUDIO, microphone)
+	cam := announce("cam", livekit.TrackType_VIDEO, camera)
+	ann.UpdateLocalAudioTrack(&livekit.UpdateLocalAudioTrack{TrackSid: mic, Features: []livekit.AudioTrackFeature{livekit.AudioTrackFeature_TF_STEREO}})
+	ann.UpdateLocalVideoTrack(&livekit.UpdateLocalVideoTrack{TrackSid: cam, Width: 1280, Height: 720})
+	ann.Sync()
+	require.Nil(t, ann.refused())
+	muted, err := h.MuteTrack(t.Context(), &livekit.MuteRoomTrackRequest{Room: "tea", Identity: "ann", TrackSid: mic, Muted: true})
+	require.NoError(t, err)
+	require.True(t, muted.GetMuted())
+	told := ann.toldMuted(mic)
+	require.NotNil(t, told)
+	require.True(t, *told)
+
+	ann.TrackPublished(fakeTrack(mic), rooms.TrackFacts{})
+	ann.TrackPublished(fakeTrack(cam), rooms.TrackFacts{})
+	ann.Sync()
+	info := map[string]*livekit.TrackInfo{}
+	for _, track := range h.person("tea", "ann").Tracks {
+		info[track.Sid] = track
+	}
+	require.True(t, info[mic].Muted)
+	require.Contains(t, info[mic].AudioFeatures, livekit.AudioTrackFeature_TF_STEREO)
+	require.Equal(t, []uint32{1280, 720}, []uint32{info[cam].Width, info[cam].Height})
+
+	_, err = h.MuteTrack(t.Context(), &livekit.MuteRoomTrackRequest{Room: "tea", Identity: "ann", TrackSid: "TR_none", Muted: true})
+	require.NoError(t, err)
+
+	// Who may not publish any more is no publisher.
+	require.True(t, h.person("tea", "ann").IsPublisher)
+	got, err := h.UpdateParticipant(t.Context(), &livekit.UpdateParticipantRequest{
+		Room: "tea", Identity: "ann", Permission: &livekit.ParticipantPermission{CanSubscribe: true},
+	})
+	require.NoError(t, err)
+	require.False(t, got.IsPublisher)
+	require.False(t, h.person("tea", "ann").IsPublisher)
+}

@@ -281,21 +281,31 @@ func TestASubscriptionPermissionReachesWhereItIsForwarded(t *testing.T) {
 	require.True(t, eve.isSubscribed(cam))
 }
 
-// TestASourceIsOfItsKind: the source of a track must fit its kind, and leaving out the
-// source does not evade a hold.
-func TestASourceIsOfItsKind(t *testing.T) {
+// TestASourceOfAnotherKind is published, as clients name the sources as they like. It counts
+// as what belongs to its kind as well, and leaving out the source does not evade a hold.
+func TestASourceOfAnotherKind(t *testing.T) {
 	h := newHouse(t)
 	ann := h.join("tea", "ann")
+	eve := h.join("tea", "eve", func(r *rooms.JoinRequest) {
+		r.Info.Permission.CanPublishSources = []livekit.TrackSource{microphone}
+	})
 	for source, kind := range map[livekit.TrackSource]livekit.TrackType{
 		microphone: livekit.TrackType_VIDEO, livekit.TrackSource_SCREEN_SHARE_AUDIO: livekit.TrackType_VIDEO,
-		camera: livekit.TrackType_AUDIO, livekit.TrackSource_SCREEN_SHARE: livekit.TrackType_AUDIO, 17: livekit.TrackType_AUDIO,
+		camera: livekit.TrackType_AUDIO, livekit.TrackSource_SCREEN_SHARE: livekit.TrackType_AUDIO,
 	} {
-		cid := source.String()
-		ann.AddTrack(&livekit.AddTrackRequest{Cid: cid, Type: kind, Source: source})
+		req := &livekit.AddTrackRequest{Cid: source.String(), Type: kind, Source: source}
+		ann.AddTrack(req)
 		ann.Sync()
-		require.Nil(t, ann.announced(cid))
-		require.Equal(t, livekit.RequestResponse_UNSUPPORTED_TYPE, ann.refused().GetReason())
+		require.Equal(t, []any{source, kind}, []any{ann.announced(req.Cid).GetSource(), ann.announced(req.Cid).GetType()})
+		eve.AddTrack(req)
+		eve.Sync()
+		require.Nil(t, eve.announced(req.Cid))
+		require.Equal(t, livekit.RequestResponse_NOT_ALLOWED, eve.refused().GetReason(), "who may speak alone may not be seen")
 	}
+	ann.AddTrack(&livekit.AddTrackRequest{Cid: "odd", Type: livekit.TrackType_AUDIO, Source: 17})
+	ann.Sync()
+	require.Nil(t, ann.announced("odd"))
+	require.Equal(t, livekit.RequestResponse_UNSUPPORTED_TYPE, ann.refused().GetReason())
 	cam := ann.publish(t, "cam", camera)
 	ann.AddTrack(&livekit.AddTrackRequest{Sid: cam, Cid: "more", Type: livekit.TrackType_AUDIO, Source: microphone})
 	ann.Sync()

@@ -47,11 +47,11 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "only audio and video tracks can be published")
 		return
 	}
-	if !fits(req.Source, req.Type) {
-		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, strings.ToLower(req.Source.String())+" is no source of "+strings.ToLower(req.Type.String()))
+	if _, known := livekit.TrackSource_name[int32(req.Source)]; !known {
+		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "the source is not known")
 		return
 	}
-	if !mayPublish(p.info.GetPermission(), req.Source) {
+	if !mayPublish(p.info.GetPermission(), req.Source, req.Type) {
 		refuse(livekit.RequestResponse_NOT_ALLOWED, "does not have permission to publish this source")
 		return
 	}
@@ -233,33 +233,15 @@ func (t *track) hasCID(cid string) bool {
 	return false
 }
 
-// fits reports whether a track of that source may be of that kind.
-func fits(source livekit.TrackSource, kind livekit.TrackType) bool {
-	switch source {
-	case livekit.TrackSource_UNKNOWN:
-		return true
-	case livekit.TrackSource_MICROPHONE, livekit.TrackSource_SCREEN_SHARE_AUDIO:
-		return kind == livekit.TrackType_AUDIO
-	case livekit.TrackSource_CAMERA, livekit.TrackSource_SCREEN_SHARE:
-		return kind == livekit.TrackType_VIDEO
-	}
-	return false
-}
-
-// mayPublish reports whether perm has canPublish, and allows the source if it names any.
-func mayPublish(perm *livekit.ParticipantPermission, src livekit.TrackSource) bool {
+// mayPublish reports whether perm has canPublish, and allows the source if it names any. Of
+// a source that does not belong to the kind it must allow the one that does, too, so that a
+// right to speak is none to be seen.
+func mayPublish(perm *livekit.ParticipantPermission, src livekit.TrackSource, kind livekit.TrackType) bool {
 	if !perm.GetCanPublish() {
 		return false
 	}
-	if len(perm.CanPublishSources) == 0 {
-		return true
-	}
-	for _, s := range perm.CanPublishSources {
-		if s == src {
-			return true
-		}
-	}
-	return false
+	allowed := perm.CanPublishSources
+	return len(allowed) == 0 || slices.Contains(allowed, src) && slices.Contains(allowed, sourceOf(src, kind))
 }
 
 // newTrackInfo makes the TrackInfo of an announced track. Its SID shows kind and source,
@@ -386,7 +368,7 @@ func (r *Room) trackPublished(p *Participant, media MediaTrack, facts TrackFacts
 
 // publish makes media a track of p with that info. A hold may mute it.
 func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo) {
-	if !mayPublish(p.info.GetPermission(), info.Source) {
+	if !mayPublish(p.info.GetPermission(), info.Source, info.Type) {
 		p.peer.RemoveTrack(info.Sid)
 		return
 	}
@@ -647,10 +629,16 @@ func (c *Client) editOwn(
 	resp *livekit.RequestResponse, edit func(*livekit.TrackInfo),
 ) {
 	c.post(func(r *Room, p *Participant) {
-		t := r.tracks[sid]
-		if t != nil && len(features) > mostFeatures {
+		t, pending := r.tracks[sid], p.pendingTracks[sid]
+		if (t != nil || pending != nil) && len(features) > mostFeatures {
 			resp.Reason, resp.Message = livekit.RequestResponse_LIMIT_EXCEEDED, fmt.Sprintf("a track can have %d features", mostFeatures)
 			p.outlet.Send(NewMessage(requestResponse(resp)))
+			return
+		}
+		if pending != nil && pending.Type == kind {
+			pending = proto.CloneOf(pending)
+			edit(pending)
+			p.setPending(pending)
 			return
 		}
 		if t == nil || t.publisher != p || t.info.Type != kind {

@@ -45,7 +45,9 @@ const leeway = time.Minute
 type Claims struct {
 	APIKey    string
 	Grants    *auth.ClaimGrants // never nil; must not be changed
-	NotBefore time.Time         // to the millisecond; zero if the token has none
+	// NotBefore is from when the token is valid, to the millisecond, or else when it was
+	// issued; zero if it tells neither.
+	NotBefore time.Time
 	HostOf    string            // the room whose host roomAdmin makes its bearer; "" = its room; see [Session]
 	Expires   time.Time         // zero for a key and its secret
 	// ID is the token's jti; "" if it has none. In a token that the server gave a client
@@ -63,6 +65,14 @@ type Claims struct {
 	// all others, and Role what that one may do.
 	Session string
 	Role    Role
+}
+
+// IssuedMs is NotBefore in Unix milliseconds; 0 if the token tells no time.
+func (c *Claims) IssuedMs() int64 {
+	if c.NotBefore.IsZero() {
+		return 0
+	}
+	return c.NotBefore.UnixMilli()
 }
 
 // Expired reports whether the token is refused at that time, the leeway included. A key
@@ -110,8 +120,13 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		ID: registered.ID, Digest: sha256.Sum256([]byte(token)),
 	}
 	more := moreOf(token)
-	if registered.NotBefore != nil {
-		c.NotBefore = registered.NotBefore.Add(more.fraction())
+	switch {
+	case registered.NotBefore != nil:
+		c.NotBefore = registered.NotBefore.Add(fraction(more.NotBefore))
+	case registered.IssuedAt != nil && !strings.HasPrefix(c.ID, "PA_"):
+		// A token of a session is issued again and again, and is as old as the one that its
+		// client came with.
+		c.NotBefore = registered.IssuedAt.Add(fraction(more.IssuedAt))
 	}
 	if more.Appointed && grants.Video != nil {
 		grants.Video.RoomAdmin = false
@@ -147,6 +162,7 @@ func measure(token string) error {
 // more is what the library leaves out of a verified token.
 type more struct {
 	NotBefore json.Number `json:"nbf"`
+	IssuedAt  json.Number `json:"iat"`
 	// Appointed tells that roomAdmin is in the token for its bearer to read: it was made host
 	// in the call, and the room itself is asked whether it still is.
 	Appointed bool `json:"parlorAppointed,omitempty"`
@@ -162,11 +178,11 @@ func moreOf(token string) (m more) {
 	return m
 }
 
-// fraction is the fraction of a second in the not-before time, which the library cuts off
-// (NumericDate of RFC 7519, section 2). It tells that a token is newer than a change of
-// its bearer's permissions in the same second.
-func (m *more) fraction() time.Duration {
-	at, err := m.NotBefore.Float64()
+// fraction is the fraction of a second in a time, which the library cuts off (NumericDate
+// of RFC 7519, section 2). It tells that a token is newer than a change of its bearer's
+// permissions in the same second.
+func fraction(date json.Number) time.Duration {
+	at, err := date.Float64()
 	if err != nil {
 		return 0
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -133,6 +134,30 @@ func TestAFractionOfNotBefore(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, second.UnixMilli(), follows.NotBefore.UnixMilli(), "whole seconds, which no client reads wrongly")
 	}
+}
+
+// TestATokenIsAsOldAsItsIssue, if it does not tell from when it is valid. What a session was
+// given is as old as the token that its client came with.
+func TestATokenIsAsOldAsItsIssue(t *testing.T) {
+	issued := time.Now().Truncate(time.Second).Add(-time.Hour)
+	claims := func(more jwt.MapClaims) *access.Claims {
+		m := jwt.MapClaims{"iss": key, "sub": "ada", "exp": time.Now().Add(time.Hour).Unix()}
+		maps.Copy(m, more)
+		c, err := verifier().Verify(sign(t, jwt.SigningMethodHS256, []byte(secret), m))
+		require.NoError(t, err)
+		return c
+	}
+	old := claims(jwt.MapClaims{"iat": json.Number(fmt.Sprintf("%d.25", issued.Unix()))})
+	require.Equal(t, issued.UnixMilli()+250, old.IssuedMs())
+	require.Equal(t, issued.UnixMilli(), claims(jwt.MapClaims{"iat": issued.Add(time.Minute).Unix(), "nbf": issued.Unix()}).IssuedMs())
+	require.Zero(t, claims(nil).IssuedMs())
+	require.Zero(t, claims(jwt.MapClaims{"iat": issued.Unix(), "jti": "PA_1"}).IssuedMs())
+
+	next, err := verifier().MintFor(key, access.Session{ID: "PA_1"}, old.Grants, old.NotBefore, time.Hour)
+	require.NoError(t, err)
+	follows, err := verifier().Verify(next)
+	require.NoError(t, err)
+	require.Equal(t, issued.UnixMilli(), follows.IssuedMs())
 }
 
 func TestLeewayIsOneMinute(t *testing.T) {

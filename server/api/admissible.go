@@ -65,7 +65,7 @@ func (c *Config) admissibleIn(ctx context.Context, room string) error {
 	if claims == nil || claims.Grants.Identity == "" || room == "" {
 		return nil
 	}
-	err := c.Rooms.Admissible(ctx, room, claims.Grants.Identity, claims.NotBefore.UnixMilli())
+	err := c.Rooms.Admissible(ctx, room, claims.Grants.Identity, claims.IssuedMs())
 	switch {
 	case errors.Is(err, rooms.ErrBanned):
 		return problem.New(http.StatusForbidden, "banned", "the identity of this token is banned from room %q", room)

@@ -76,7 +76,7 @@ func (s *rest) getLobby(w http.ResponseWriter, r *http.Request) error {
 	g := claims.Grants
 	as := &rooms.JoinRequest{
 		Room: name, Info: &livekit.ParticipantInfo{Identity: g.Identity, Name: g.Name, Kind: g.GetParticipantKind()},
-		Host: g.Video.RoomAdmin, MayCreate: g.Video.RoomCreate, IssuedMs: claims.NotBefore.UnixMilli(),
+		Host: g.Video.RoomAdmin, MayCreate: g.Video.RoomCreate, IssuedMs: claims.IssuedMs(),
 	}
 	switch {
 	case strings.HasPrefix(claims.ID, "PA_"):

@@ -281,7 +281,7 @@ func (req *request) join() *rooms.JoinRequest {
 		HostOf:        req.claims.HostOf,
 		MayCreate:     req.claims.Grants.Video.RoomCreate,
 		Create:        req.create,
-		IssuedMs:      req.claims.NotBefore.UnixMilli(),
+		IssuedMs:      req.claims.IssuedMs(),
 		Protocol:      req.opts.protocol,
 		AutoSubscribe: req.opts.autoSubscribe,
 		AutoData:      req.opts.autoData,
@@ -331,7 +331,11 @@ func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo,
 		if info.Attributes == nil {
 			info.Attributes = make(map[string]string, len(o.attributes))
 		}
-		maps.Copy(info.Attributes, o.attributes)
+		for key, value := range o.attributes {
+			if value != "" { // an empty value deletes
+				info.Attributes[key] = value
+			}
+		}
 	}
 	return info, nil
 }
