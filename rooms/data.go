@@ -188,17 +188,6 @@ func withWriter(attributes map[string]string, agent string) map[string]string {
 	return all
 }
 
-// isText reports whether dp is part of a text or stream, or may be: nobody here can read an
-// encrypted one.
-func isText(dp *livekit.DataPacket) bool {
-	switch dp.Value.(type) {
-	case *livekit.DataPacket_ChatMessage, *livekit.DataPacket_StreamHeader, *livekit.DataPacket_StreamChunk, *livekit.DataPacket_StreamTrailer,
-		*livekit.DataPacket_EncryptedPacket:
-		return true
-	}
-	return false
-}
-
 // speaker is the identity for which the agent p sends a text: that of what somebody said.
 // It is empty if p sends for itself.
 func (p *Participant) speaker(dp *livekit.DataPacket) string {

@@ -17,7 +17,7 @@ const (
 	// pruneGrace is how long a process runs before events are too old. After a machine stood
 	// still, those that pull the events come back first.
 	pruneGrace = 10 * time.Minute
-	prunePause       = 50 * time.Millisecond
+	prunePause = 50 * time.Millisecond
 )
 
 // Retention prunes the event log. Its fields must not change while it runs.

@@ -43,13 +43,13 @@ const leeway = time.Minute
 
 // Claims are the rights of a verified token, or of a key and its secret.
 type Claims struct {
-	APIKey    string
-	Grants    *auth.ClaimGrants // never nil; must not be changed
+	APIKey string
+	Grants *auth.ClaimGrants // never nil; must not be changed
 	// NotBefore is from when the token is valid, to the millisecond, or else when it was
 	// issued; zero if it tells neither.
 	NotBefore time.Time
-	HostOf    string            // the room whose host roomAdmin makes its bearer; "" = its room; see [Session]
-	Expires   time.Time         // zero for a key and its secret
+	HostOf    string    // the room whose host roomAdmin makes its bearer; "" = its room; see [Session]
+	Expires   time.Time // zero for a key and its secret
 	// ID is the token's jti; "" if it has none. In a token that the server gave a client
 	// in a session it is that session's SID.
 	ID string
