@@ -258,7 +258,8 @@ func (r *Room) loadBlobs(roomSID string, present []Session) error {
 		row := &rows[i]
 		key := new(livekit.DataBlobKey)
 		if err := proto.Unmarshal(row.Key, key); err != nil {
-			return fmt.Errorf("read a data blob of session %s: %w", row.Session, err)
+			r.log.Error("a data blob cannot be read, going on without it", "sid", row.Session, "error", err)
+			continue
 		}
 		if bySession[row.Session] == nil {
 			bySession[row.Session] = make(dataBlobs)

@@ -117,6 +117,7 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 		}
 		waited := rec.Config.Division.someOut()
 		rec.Config.Division = d
+		rec.Config.Readable()
 		if waited && !d.someOut() && rec.EmptySinceMs != 0 {
 			rec.EmptySinceMs = NowMs(rs.cfg.Wall()) // until now it was not empty, but waited
 		}

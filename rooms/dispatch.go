@@ -298,6 +298,7 @@ func (rs *Rooms) DeleteDispatch(ctx context.Context, req *livekit.DeleteAgentDis
 		delete(r.agents.dispatches, d.ID)
 		if d.AgentName == "" {
 			r.rec.Config.AgentsNamed = true // so that no new dispatch of these is made
+			r.rec.Config.Readable()
 		}
 		c := &Change{Kind: ChangeUpdate, Dispatches: []Dispatch{gone}}
 		for _, j := range r.agents.jobs {

@@ -38,6 +38,9 @@ func (rs *Rooms) Edit(ctx context.Context, name string, e RoomEdit) (Record, err
 		if e.Tags != nil {
 			rec.Config.Tags = e.Tags
 		}
+		if e.Locked != nil || e.WaitingRoom != nil || e.KeepChat != nil || e.Tags != nil {
+			rec.Config.Readable()
+		}
 		rec.SetDeadline()
 	})
 }

@@ -150,6 +150,9 @@ func (r *Room) loadAgents(ctx context.Context) error {
 func (r *Room) setAgents(dispatches []Dispatch, jobs []Job) {
 	r.agents = newAgents()
 	for i := range dispatches {
+		if info := dispatches[i].Info; info.Room == "" { // its row is damaged
+			info.Room = r.name
+		}
 		r.agents.dispatches[dispatches[i].ID] = &dispatches[i]
 	}
 	for i := range jobs {

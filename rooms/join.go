@@ -519,12 +519,16 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event 
 	// The clients may know of versions that the last process announced and did not write.
 	// They ignore an info whose version seems older, so the version jumps ahead.
 	p.info.Version = back.Info.GetVersion() + unwritten
-	p.info.Kind = back.Info.GetKind()
-	before := back.Info.GetPermission()
-	if p.info.Permission == nil {
-		p.info.Permission = &livekit.ParticipantPermission{}
+	if back.Damaged { // its row does not tell what it is, and the token does
+		r.miscounted(p.identity, back.Info, p.info)
+	} else {
+		p.info.Kind = back.Info.GetKind()
+		before := back.Info.GetPermission()
+		if p.info.Permission == nil {
+			p.info.Permission = &livekit.ParticipantPermission{}
+		}
+		p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	}
-	p.info.Permission.Agent, p.info.Permission.Recorder = before.GetAgent(), before.GetRecorder() // old tokens
 	var events []log.Event
 	if publishes(back.Info) {
 		r.rec.NumPublishers--
@@ -533,6 +537,30 @@ func (r *Room) takeUp(p *Participant, back *Session, now time.Time) []log.Event 
 		events = append(events, r.trackEvent(log.TrackUnpublished, back.Info, t, now))
 	}
 	return events
+}
+
+// miscounted counts a participant as what it is, and not as what it was taken for. If it was
+// taken for an agent, or for a person, by mistake, then so was another one for the contrary.
+func (r *Room) miscounted(identity string, taken, is *livekit.ParticipantInfo) {
+	if dependent(taken) != dependent(is) {
+		for _, s := range r.expected {
+			if s.Damaged && s.Identity != identity && dependent(s.Info) == dependent(is) {
+				s.Info.Kind = taken.Kind
+				if recorder(is) {
+					r.recorded(1)
+				}
+				return
+			}
+		}
+	}
+	if !dependent(taken) {
+		r.rec.NumParticipants--
+	}
+	if !dependent(is) {
+		r.rec.NumParticipants++
+	} else if recorder(is) {
+		r.recorded(1)
+	}
 }
 
 // expectAgain puts p back among the expected: a participant that came back after a

@@ -85,7 +85,10 @@ func (rs *Rooms) MuteAll(ctx context.Context, room string, which Hold, hold bool
 	}
 	if hold {
 		// The hold is set first, so that it covers tracks that are published meanwhile.
-		if _, err := rs.edit(ctx, room, nil, func(rec *Record) { rec.Config.Hold = &which }); err != nil {
+		if _, err := rs.edit(ctx, room, nil, func(rec *Record) {
+			rec.Config.Hold = &which
+			rec.Config.Readable()
+		}); err != nil {
 			return nil, err
 		}
 	}

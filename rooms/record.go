@@ -69,7 +69,21 @@ type RoomConfig struct {
 	// AgentsNamed: the room was created with named agents, or its dispatch of the agents for
 	// every room was deleted, so these do not come.
 	AgentsNamed bool `json:"agents_named,omitempty"`
+
+	// Unreadable is what the database has in place of the settings, if that cannot be read. The
+	// store keeps it until somebody sets a setting, so that it can be mended.
+	Unreadable string `json:"-"`
 }
+
+// UnreadableConfig stands for settings that cannot be read, stored as text. Perhaps they
+// kept somebody out, so nobody new gets in until a host or the API unlocks the room; those
+// who are in it, or come back to it, go on.
+func UnreadableConfig(text string) RoomConfig {
+	return RoomConfig{Locked: true, Unreadable: text}
+}
+
+// Readable notes that somebody sets a setting: what could not be read is given up.
+func (c *RoomConfig) Readable() { c.Unreadable = "" }
 
 // Record is a room as the store keeps it. Times are wall-clock Unix
 // milliseconds, so that deadlines hold across restarts; 0 means unset.
@@ -193,6 +207,8 @@ type Session struct {
 	// Media is how its media fared, as of when it was last written; nil if it never had
 	// any, or was written before that was kept.
 	Media *MediaSummary
+	// Damaged: the row's info cannot be read, and Info has what other columns tell.
+	Damaged bool
 
 	blobs dataBlobs // on disk as [DataBlob]
 }

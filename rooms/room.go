@@ -237,6 +237,7 @@ func (r *Room) load() error {
 			r.recorders++
 		}
 	}
+	r.countDamaged(present)
 	r.departed = slices.DeleteFunc(latest, func(s Session) bool { return s.LeftMs == 0 })
 	r.awaitAgents()
 	// The row of a room with dependents alone has no deadline, but the room itself has
@@ -248,6 +249,32 @@ func (r *Room) load() error {
 		r.alarms[alarmGrace] = time.Now().Add(r.rooms.cfg.RestartGrace)
 	}
 	return nil
+}
+
+// countDamaged counts the participants again if some of their rows cannot be read. Whether
+// those are agents tells the room's own count of people.
+func (r *Room) countDamaged(present []Session) {
+	var people uint32
+	damaged := false
+	for i := range present {
+		damaged = damaged || present[i].Damaged
+		if !present[i].Damaged && !dependent(present[i].Info) {
+			people++
+		}
+	}
+	if !damaged {
+		return
+	}
+	for i := range present {
+		switch s := &present[i]; {
+		case !s.Damaged:
+		case people < r.rec.NumParticipants:
+			people++
+		default:
+			s.Info.Kind = livekit.ParticipantInfo_AGENT
+		}
+	}
+	r.recount()
 }
 
 // found makes sure that r.rec is the open room. It fails with [ErrNoRoom] if there is

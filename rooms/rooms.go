@@ -155,11 +155,22 @@ func (rs *Rooms) Open(ctx context.Context) error {
 			rs.loops.Go(func() { rs.endOrphan(&rec) })
 		} else if rec.Config.Division != nil {
 			rs.lookAt(rec.Name, 0)
+		} else if rec.Config.Unreadable != "" && rec.EmptySinceMs != 0 && rec.ExpiresMs == 0 {
+			rs.loops.Go(func() { rs.setLostDeadline(&rec) })
 		}
 	}
 	rs.loops.Go(rs.reap)
 	rs.loops.Go(rs.watchDivisions)
 	return nil
+}
+
+// setLostDeadline gives an empty room its deadline. It had none while its people were in
+// breakout rooms, of which it does not know any more.
+func (rs *Rooms) setLostDeadline(rec *Record) {
+	_, err := rs.edit(rs.life, rec.Name, func(now *Record) bool { return now.SID == rec.SID }, func(now *Record) { now.SetDeadline() })
+	if err != nil && rs.life.Err() == nil {
+		rs.log.Warn("cannot set the deadline of a room whose settings cannot be read", "room", rec.Name, "error", err)
+	}
 }
 
 // Stop refuses new joins with [ErrStopping] and tells every client to reconnect:
@@ -374,13 +385,8 @@ func (rs *Rooms) reap() {
 			continue
 		}
 		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(rs.cfg.Wall()), batch)
-		switch {
-		case rs.life.Err() != nil:
+		if rs.life.Err() != nil {
 			return
-		case err != nil:
-			failing.Failed(rs.log, "cannot end the rooms that are due, trying again", err)
-			again(retry)
-			continue
 		}
 		for i := range ended {
 			rs.log.Info("room ended", "room", ended[i].Name, "sid", ended[i].SID, "reason", ended[i].EndReason)
@@ -388,7 +394,12 @@ func (rs *Rooms) reap() {
 				rs.spawn(func() { rs.endBreakouts(&ended[i], nil) })
 			}
 		}
-		if len(ended) == batch {
+		switch {
+		case err != nil:
+			failing.Failed(rs.log, "cannot end the rooms that are due, trying again", err)
+			again(retry)
+			continue
+		case len(ended) == batch:
 			again(0)
 			continue
 		}

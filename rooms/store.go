@@ -115,6 +115,7 @@ type Store interface {
 	NextDeadline(ctx context.Context) (int64, error)
 	// EndDue ends up to limit open rooms whose ExpiresMs is at or before nowMs,
 	// each with its [Record.DueReason] and its [RoomFinished] event, and returns
-	// them as they ended. It goes through the same queue as Submit.
+	// them as they ended. It goes through the same queue as Submit. If some cannot be
+	// ended, it returns those that it ended, and an error too.
 	EndDue(ctx context.Context, nowMs int64, limit int) ([]Record, error)
 }

@@ -115,8 +115,8 @@ func (t *tx) insertRoom(c *changeRow, r *rooms.Record) (created bool, err error)
 	if err := t.row(there.fields(), `SELECT `+roomColumns+` FROM room WHERE name = ? AND ended_ms = 0`, r.Name); err != nil {
 		return false, fmt.Errorf("find open room %q: %w", r.Name, err)
 	}
-	*r, err = there.done()
-	return false, err
+	*r = there.done(t.damage)
+	return false, nil
 }
 
 // The ordinary update leaves the end out: SQLite would rewrite every index that mentions
@@ -261,40 +261,72 @@ func (t *tx) appendEvent(e *log.Event) error {
 // endDueMax bounds how many rooms one transaction ends.
 const endDueMax = 1000
 
-// endDue ends rooms whose deadline has come.
-func (t *tx) endDue(nowMs int64, limit int) ([]rooms.Record, error) {
-	var due []rooms.Record
-	err := t.rows(func(rs *sql.Rows) error {
-		r, err := scanRecord(rs)
-		due = append(due, r)
+// dueRoom is a room whose deadline has come, at its place among them.
+type dueRoom struct {
+	record rooms.Record
+	id     int64
+}
+
+// endDue ends rooms whose deadline has come, each by itself: one that cannot be ended keeps
+// no other open. stuck is why some could not be.
+func (t *tx) endDue(nowMs int64, limit int) (ended []rooms.Record, stuck, err error) {
+	var after dueRoom
+	for len(ended) < limit {
+		due, err := t.due(nowMs, after, limit-len(ended))
+		if err != nil || len(due) == 0 {
+			return ended, stuck, err
+		}
+		for i := range due {
+			r := &due[i].record
+			err := t.attempt("due", func() error { return t.endDueRoom(r, nowMs) })
+			switch {
+			case err == nil:
+				ended = append(ended, *r)
+			case isOwnFault(err) && !isContext(err):
+				if stuck == nil { // the first is told, since there may be many
+					stuck = fmt.Errorf("end room %s: %w", r.SID, err)
+				}
+			default:
+				return nil, nil, err
+			}
+		}
+		after = due[len(due)-1]
+	}
+	return ended, stuck, nil
+}
+
+// due returns rooms whose deadline has come, the longest due first, from behind after.
+func (t *tx) due(nowMs int64, after dueRoom, limit int) (due []dueRoom, err error) {
+	err = t.rows(func(rs *sql.Rows) error {
+		var row recordRow
+		var d dueRoom
+		err := rs.Scan(append(row.fields(), &d.id)...)
+		d.record = row.done(t.damage)
+		due = append(due, d)
 		return err
-	}, `SELECT `+roomColumns+` FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?
-		ORDER BY expires_ms LIMIT +?`, nowMs, limit)
-	if err != nil {
-		return nil, err
-	}
+	}, `SELECT `+roomColumns+`, id FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ? AND (expires_ms, id) > (?, ?)
+		ORDER BY expires_ms, id LIMIT +?`, nowMs, after.record.ExpiresMs, after.id, limit)
+	return due, err
+}
+
+// endDueRoom ends r, whose deadline has come.
+func (t *tx) endDueRoom(r *rooms.Record, nowMs int64) error {
 	now := time.UnixMilli(nowMs)
-	for i := range due {
-		r := &due[i]
-		r.EndedMs, r.EndReason = nowMs, r.DueReason()
-		events, err := t.endJobs(r, now)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, rooms.RoomFinished(r, now))
-		r.Version++
-		r.Seq += int64(len(events))
-		_, err = t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
-			r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
-		if err != nil {
-			return nil, err
-		}
-		if err := t.end(r); err != nil {
-			return nil, err
-		}
-		if err := t.appendEvents(r, events); err != nil {
-			return nil, err
-		}
+	r.EndedMs, r.EndReason = nowMs, r.DueReason()
+	events, err := t.endJobs(r, now)
+	if err != nil {
+		return err
 	}
-	return due, nil
+	events = append(events, rooms.RoomFinished(r, now))
+	r.Version++
+	r.Seq += int64(len(events))
+	_, err = t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
+		r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
+	if err != nil {
+		return err
+	}
+	if err := t.end(r); err != nil {
+		return err
+	}
+	return t.appendEvents(r, events)
 }

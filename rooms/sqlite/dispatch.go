@@ -89,7 +89,7 @@ func (t *tx) endDispatches(roomSID string, nowMs int64) error {
 func (t *tx) endJobs(r *rooms.Record, now time.Time) ([]log.Event, error) {
 	var open []rooms.Job
 	err := t.rows(func(rs *sql.Rows) error {
-		j, err := scanJob(rs)
+		j, err := scanJob(rs, t.damage)
 		open = append(open, j)
 		return err
 	}, `SELECT `+jobColumns+` FROM job INDEXED BY job_open WHERE room_sid = ? AND ended_ms = 0`, r.SID)
@@ -112,22 +112,26 @@ func (t *tx) endJobs(r *rooms.Record, now time.Time) ([]log.Event, error) {
 }
 
 // jobColumns are a job's columns, in the order of scanJob.
-const jobColumns = `job.id, dispatch_id, job.room_sid, agent_name, deployment, namespace, type, api_key, job.created_ms, due_ms, job.ended_ms, info`
+const jobColumns = `job.id, dispatch_id, job.room_sid, agent_name, deployment, namespace, type, api_key, job.created_ms, due_ms, job.ended_ms, status, info`
 
-func scanJob(s scanner, more ...any) (rooms.Job, error) {
+func scanJob(s scanner, d *damage, more ...any) (rooms.Job, error) {
 	var j rooms.Job
+	var status livekit.JobStatus
 	var info []byte
 	k := &j.Kind
 	err := s.Scan(append([]any{
 		&j.ID, &j.DispatchID, &j.RoomSID, &k.AgentName, &k.Deployment, &k.Namespace, (*int32)(&k.Type), &j.APIKey,
-		&j.CreatedMs, &j.DueMs, &j.EndedMs, &info,
+		&j.CreatedMs, &j.DueMs, &j.EndedMs, (*int32)(&status), &info,
 	}, more...)...)
 	if err != nil {
 		return rooms.Job{}, err
 	}
 	j.Info = new(livekit.Job)
-	if err := proto.Unmarshal(info, j.Info); err != nil {
-		return rooms.Job{}, fmt.Errorf("read job %s: %w", j.ID, err)
+	if d.note("job", j.ID, proto.Unmarshal(info, j.Info)) {
+		j.Info = &livekit.Job{
+			Id: j.ID, DispatchId: j.DispatchID, Type: k.Type, AgentName: k.AgentName, Deployment: k.Deployment, Namespace: k.Namespace,
+			CreatedAt: time.UnixMilli(j.CreatedMs).UnixNano(), State: &livekit.JobState{Status: status},
+		}
 	}
 	return j, nil
 }
@@ -135,15 +139,17 @@ func scanJob(s scanner, more ...any) (rooms.Job, error) {
 // dispatchColumns are a dispatch's columns, in the order of scanDispatch.
 const dispatchColumns = `dispatch.id, dispatch.room_sid, agent_name, dispatch.created_ms, deleted_ms, info`
 
-func scanDispatch(s scanner, more ...any) (rooms.Dispatch, error) {
+func scanDispatch(s scanner, damaged *damage, more ...any) (rooms.Dispatch, error) {
 	d := rooms.Dispatch{Info: new(livekit.AgentDispatch)}
 	var info []byte
 	err := s.Scan(append([]any{&d.ID, &d.RoomSID, &d.AgentName, &d.CreatedMs, &d.DeletedMs, &info}, more...)...)
 	if err != nil {
 		return rooms.Dispatch{}, err
 	}
-	if err := proto.Unmarshal(info, d.Info); err != nil {
-		return rooms.Dispatch{}, fmt.Errorf("read dispatch %s: %w", d.ID, err)
+	if damaged.note("dispatch", d.ID, proto.Unmarshal(info, d.Info)) {
+		d.Info = &livekit.AgentDispatch{
+			Id: d.ID, AgentName: d.AgentName, State: &livekit.AgentDispatchState{CreatedAt: time.UnixMilli(d.CreatedMs).UnixNano()},
+		}
 	}
 	return d, nil
 }
@@ -153,7 +159,7 @@ func scanDispatch(s scanner, more ...any) (rooms.Dispatch, error) {
 func (s *Store) ListDispatches(ctx context.Context, after rooms.DispatchCursor, limit int) (out []rooms.PlacedDispatch, err error) {
 	err = s.each(ctx, func(rs *sql.Rows) error {
 		var one rooms.PlacedDispatch
-		one.Dispatch, err = scanDispatch(rs, &one.Room, &one.OpenJobs)
+		one.Dispatch, err = scanDispatch(rs, s.damage, &one.Room, &one.OpenJobs)
 		out = append(out, one)
 		return err
 	}, `SELECT `+dispatchColumns+`, room.name, (SELECT count(*) FROM job INDEXED BY job_open
@@ -169,7 +175,7 @@ func (s *Store) ListDispatches(ctx context.Context, after rooms.DispatchCursor, 
 func (s *Store) ListJobs(ctx context.Context, after rooms.JobCursor, limit int) (out []rooms.PlacedJob, err error) {
 	err = s.each(ctx, func(rs *sql.Rows) error {
 		var one rooms.PlacedJob
-		one.Job, err = scanJob(rs, &one.Room)
+		one.Job, err = scanJob(rs, s.damage, &one.Room)
 		out = append(out, one)
 		return err
 	}, `SELECT `+jobColumns+`, room.name FROM job INDEXED BY job_open CROSS JOIN room ON room.sid = job.room_sid
@@ -182,7 +188,7 @@ func (s *Store) ListJobs(ctx context.Context, after rooms.JobCursor, limit int) 
 func (s *Store) Dispatches(ctx context.Context, roomSID string) ([]rooms.Dispatch, error) {
 	var out []rooms.Dispatch
 	err := s.each(ctx, func(rs *sql.Rows) error {
-		d, err := scanDispatch(rs)
+		d, err := scanDispatch(rs, s.damage)
 		out = append(out, d)
 		return err
 	}, `SELECT `+dispatchColumns+` FROM dispatch INDEXED BY dispatch_room
@@ -194,7 +200,7 @@ func (s *Store) Dispatches(ctx context.Context, roomSID string) ([]rooms.Dispatc
 func (s *Store) Jobs(ctx context.Context, roomSID string, limit int) ([]rooms.Job, error) {
 	var out []rooms.Job
 	into := func(rs *sql.Rows) error {
-		j, err := scanJob(rs)
+		j, err := scanJob(rs, s.damage)
 		out = append(out, j)
 		return err
 	}
@@ -213,7 +219,7 @@ func (s *Store) Jobs(ctx context.Context, roomSID string, limit int) ([]rooms.Jo
 func (s *Store) FindJob(ctx context.Context, id string) (job rooms.Job, room string, err error) {
 	err = rooms.ErrNoJob
 	failed := s.each(ctx, func(rs *sql.Rows) error {
-		job, err = scanJob(rs, &room)
+		job, err = scanJob(rs, s.damage, &room)
 		return err
 	}, `SELECT `+jobColumns+`, room.name FROM job JOIN room ON room.sid = job.room_sid WHERE job.id = ? AND room.ended_ms = 0`, id)
 	if failed != nil {

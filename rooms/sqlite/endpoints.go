@@ -4,8 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"slices"
+	"strconv"
 
 	"parlor/rooms"
 	"parlor/rooms/log"
@@ -24,15 +25,15 @@ func (r *endpointRow) fields() []any {
 	return []any{&e.ID, &e.URL, &e.KeyID, &r.include, &r.exclude, &e.RelaxAfter, &e.State, &e.Reason, &e.FailSinceMs}
 }
 
-func (r *endpointRow) done() (log.Endpoint, error) {
+// done returns the endpoint, after the fields are scanned. One whose filter cannot be read
+// gets every event, until its filter is written again from the configuration.
+func (r *endpointRow) done(d *damage) log.Endpoint {
 	e := r.endpoint
-	if err := json.Unmarshal(r.include, &e.Include); err != nil {
-		return e, fmt.Errorf("read the filter of endpoint %d: %w", e.ID, err)
+	id := strconv.FormatInt(e.ID, 10)
+	if d.note("filter of endpoint", id, errors.Join(json.Unmarshal(r.include, &e.Include), json.Unmarshal(r.exclude, &e.Exclude))) {
+		e.Include, e.Exclude = nil, nil
 	}
-	if err := json.Unmarshal(r.exclude, &e.Exclude); err != nil {
-		return e, fmt.Errorf("read the filter of endpoint %d: %w", e.ID, err)
-	}
-	return e, nil
+	return e
 }
 
 // loadEndpoints reads all endpoints for the writer's memory.
@@ -43,9 +44,8 @@ func loadEndpoints(t *tx) ([]log.Endpoint, error) {
 		if err := rs.Scan(r.fields()...); err != nil {
 			return err
 		}
-		e, err := r.done()
-		all = append(all, e)
-		return err
+		all = append(all, r.done(t.damage))
+		return nil
 	}, `SELECT `+endpointColumns+` FROM endpoint ORDER BY id`)
 	return all, err
 }
@@ -165,9 +165,9 @@ func (s *Store) EndpointStats(ctx context.Context) ([]log.EndpointStats, error) 
 		if err != nil {
 			return err
 		}
-		v.Endpoint, err = r.done()
+		v.Endpoint = r.done(s.damage)
 		out = append(out, v)
-		return err
+		return nil
 	}, `SELECT p.*, coalesce(e.created_ms, 0) FROM (
 			SELECT `+endpointColumns+`, pending, dead, delivered, failures,
 				last_ms, last_success_ms, last_status, last_error,

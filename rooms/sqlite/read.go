@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"parlor/rooms"
@@ -28,13 +29,13 @@ func (s *Store) room(ctx context.Context, query string, args ...any) (rooms.Reco
 	if err != nil {
 		return rooms.Record{}, err
 	}
-	return r.done()
+	return r.done(s.damage), nil
 }
 
 func (s *Store) records(ctx context.Context, query string, args ...any) ([]rooms.Record, error) {
 	var out []rooms.Record
 	err := s.each(ctx, func(rs *sql.Rows) error {
-		r, err := scanRecord(rs)
+		r, err := scanRecord(rs, s.damage)
 		out = append(out, r)
 		return err
 	}, query, args...)
@@ -47,7 +48,7 @@ func (s *Store) records(ctx context.Context, query string, args ...any) ([]rooms
 func (s *Store) sessions(ctx context.Context, query string, args ...any) ([]rooms.Session, error) {
 	var out []rooms.Session
 	err := s.each(ctx, func(rs *sql.Rows) error {
-		v, err := scanSession(rs)
+		v, err := scanSession(rs, s.damage)
 		out = append(out, v)
 		return err
 	}, query, args...)
@@ -141,7 +142,15 @@ func (s *Store) CountDue(ctx context.Context, nowMs int64) (n int64, err error) 
 // EndDue ends up to limit rooms whose deadline has come, and at most 1000; see
 // [rooms.Store].
 func (s *Store) EndDue(ctx context.Context, nowMs int64, limit int) ([]rooms.Record, error) {
-	return call(ctx, s, func(t *tx) ([]rooms.Record, error) { return t.endDue(nowMs, min(limit, endDueMax)) })
+	type result struct {
+		ended []rooms.Record
+		stuck error
+	}
+	r, err := call(ctx, s, func(t *tx) (r result, err error) {
+		r.ended, r.stuck, err = t.endDue(nowMs, min(limit, endDueMax))
+		return r, err
+	})
+	return r.ended, errors.Join(err, r.stuck)
 }
 
 // jsonList is list for SQLite's json_each. Names that are not UTF-8, which it would

@@ -32,43 +32,45 @@ func (r *recordRow) fields() []any {
 }
 
 // done returns the record, after the fields are scanned.
-func (r *recordRow) done() (rooms.Record, error) {
+func (r *recordRow) done(d *damage) rooms.Record {
+	var err error
 	if string(r.config) != "{}" {
-		if err := json.Unmarshal(r.config, &r.record.Config); err != nil {
-			return rooms.Record{}, fmt.Errorf("read the settings of room %s: %w", r.record.SID, err)
-		}
+		err = json.Unmarshal(r.config, &r.record.Config)
 	}
-	return r.record, nil
+	if d.note("settings of room", r.record.SID, err) {
+		r.record.Config = rooms.UnreadableConfig(string(r.config))
+	}
+	return r.record
 }
 
 // scanner is a row of a result.
 type scanner interface{ Scan(dest ...any) error }
 
-func scanRecord(s scanner) (rooms.Record, error) {
+func scanRecord(s scanner, d *damage) (rooms.Record, error) {
 	var r recordRow
 	if err := s.Scan(r.fields()...); err != nil {
 		return rooms.Record{}, err
 	}
-	return r.done()
+	return r.done(d), nil
 }
 
 // sessionColumns are a session's columns, in the order of scanSession.
 const sessionColumns = `sid, room_sid, identity, joined_ms, active_ms, left_ms, reason, permitted_ms, edited_ms, host, info, media`
 
-func scanSession(s scanner) (rooms.Session, error) {
+func scanSession(s scanner, d *damage) (rooms.Session, error) {
 	var v rooms.Session
 	var info, media []byte
 	if err := s.Scan(&v.SID, &v.RoomSID, &v.Identity, &v.JoinedMs, &v.ActiveMs, &v.LeftMs, &v.Reason, &v.PermittedMs, &v.EditedMs, &v.Host, &info, &media); err != nil {
 		return rooms.Session{}, err
 	}
 	v.Info = new(livekit.ParticipantInfo)
-	if err := proto.Unmarshal(info, v.Info); err != nil {
-		return rooms.Session{}, fmt.Errorf("read session %s: %w", v.SID, err)
+	if d.note("session", v.SID, proto.Unmarshal(info, v.Info)) {
+		v.Info = &livekit.ParticipantInfo{Sid: v.SID, Identity: v.Identity, JoinedAt: v.JoinedMs / 1000, JoinedAtMs: v.JoinedMs}
+		// What was decided is lost with it, so a token decides again.
+		v.Damaged, v.PermittedMs, v.EditedMs = true, 0, 0
 	}
-	if len(media) > 0 {
-		if err := json.Unmarshal(media, &v.Media); err != nil {
-			return rooms.Session{}, fmt.Errorf("read the media of session %s: %w", v.SID, err)
-		}
+	if len(media) > 0 && d.note("media of session", v.SID, json.Unmarshal(media, &v.Media)) {
+		v.Media = nil
 	}
 	return v, nil
 }
@@ -102,11 +104,14 @@ func encodeChange(c *rooms.Change) (changeRow, error) {
 	if ended := c.Room.EndedMs != 0; ended != (c.Kind == rooms.ChangeEnd) {
 		return r, fmt.Errorf("change of kind %d for a room that ends at %d", c.Kind, c.Room.EndedMs)
 	}
-	config, err := json.Marshal(&c.Room.Config)
-	if err != nil {
-		return r, fmt.Errorf("marshal settings of room %s: %w", c.Room.SID, err)
+	r.config = c.Room.Config.Unreadable // stays as it is until somebody sets another
+	if r.config == "" {
+		config, err := json.Marshal(&c.Room.Config)
+		if err != nil {
+			return r, fmt.Errorf("marshal settings of room %s: %w", c.Room.SID, err)
+		}
+		r.config = string(config)
 	}
-	r.config = string(config)
 	// Sessions that end are written first, so that an identity is never present twice.
 	for _, leaving := range []bool{true, false} {
 		for i := range c.Sessions {

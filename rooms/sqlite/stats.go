@@ -47,6 +47,7 @@ type Stats struct {
 	SyncFails uint64
 	Syncing   string // why the last call of Config.Sync failed; "" = it succeeded
 	WALBytes  int64
+	Damaged   int64 // rows that were read, of which a part could not be
 }
 
 // writerStats collects the writer's figures.
@@ -104,6 +105,7 @@ func (s *Store) Stats() Stats {
 	if v.Failing == "" {
 		v.Failing = s.unread.lately()
 	}
+	v.Damaged = s.damage.count.Load()
 	v.Queue = s.writer.queue.Len()
 	if fi, err := os.Stat(s.path + "-wal"); err == nil { // there is none once the database is closed
 		v.WALBytes = fi.Size()

@@ -56,6 +56,7 @@ type Store struct {
 	writer *writer
 	watch  *watchers
 	unread unread
+	damage *damage
 
 	mu         sync.Mutex           // guards statements
 	statements map[string]*sql.Stmt // of the readers; nil once closed
@@ -178,7 +179,7 @@ func resolve(path string) (string, error) {
 }
 
 func open(ctx context.Context, path string, c Config) (*Store, error) {
-	s := &Store{path: path, watch: newWatchers(), statements: make(map[string]*sql.Stmt)}
+	s := &Store{path: path, watch: newWatchers(), damage: newDamage(c.Log), statements: make(map[string]*sql.Stmt)}
 	var err error
 	if s.write, err = sql.Open("sqlite", writeDSN(path, c.Sync != nil)); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
@@ -209,7 +210,7 @@ func (s *Store) start(ctx context.Context, c Config) error {
 	if err := s.found(ctx); err != nil {
 		return fmt.Errorf("open database %s", reason(s.path, err))
 	}
-	s.writer = newWriter(s.path, &writeConn{db: s.write}, s.watch, c)
+	s.writer = newWriter(s.path, &writeConn{db: s.write}, s.watch, s.damage, c)
 	if err := s.writer.load(); err != nil {
 		return errors.Join(fmt.Errorf("open database %s", reason(s.path, err)), s.writer.conn.close())
 	}

@@ -98,7 +98,8 @@ type counts struct{ pending, dead, delivered, failures int64 }
 type tx struct {
 	conn     *writeConn
 	isolated bool // each job is behind a savepoint
-	writes   int  // statements that may have written
+	damage   *damage
+	writes   int // statements that may have written
 	facts
 	counts map[int64]counts     // by endpoint
 	hours  map[int64]rooms.Hour // what is added to hours, by their beginning
@@ -119,6 +120,26 @@ func (t *tx) mark() mark {
 
 func (t *tx) restore(m mark) {
 	t.facts, t.counts, t.hours, t.news = m.facts, m.counts, m.hours, m.news
+}
+
+// attempt runs f behind a savepoint of that name, so that what it has changed is undone if it
+// fails.
+func (t *tx) attempt(savepoint string, f func() error) error {
+	if _, err := t.conn.exec("SAVEPOINT " + savepoint); err != nil {
+		return err
+	}
+	m := t.mark()
+	err := f()
+	if err != nil {
+		t.restore(m)
+		if _, failed := t.conn.exec("ROLLBACK TO " + savepoint); failed != nil {
+			return failed
+		}
+	}
+	if _, failed := t.conn.exec("RELEASE " + savepoint); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // final reports whether err is one job's outcome, so that the transaction goes on without

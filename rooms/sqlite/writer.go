@@ -22,13 +22,14 @@ const probeInterval = time.Second
 
 // writer is the goroutine that writes. Only queue and stats are shared.
 type writer struct {
-	path  string
-	log   *slog.Logger
-	conn  *writeConn
-	facts facts
-	queue queue
-	stats *writerStats
-	watch *watchers
+	path   string
+	log    *slog.Logger
+	conn   *writeConn
+	damage *damage
+	facts  facts
+	queue  queue
+	stats  *writerStats
+	watch  *watchers
 
 	allow        func() error // Config.Allow, never nil
 	committed    func()       // Config.Committed, never nil
@@ -44,9 +45,9 @@ type writer struct {
 	ended  chan struct{} // closed when run returns
 }
 
-func newWriter(path string, conn *writeConn, watch *watchers, c Config) *writer {
+func newWriter(path string, conn *writeConn, watch *watchers, d *damage, c Config) *writer {
 	w := &writer{
-		path: path, log: c.Log, conn: conn, watch: watch,
+		path: path, log: c.Log, conn: conn, watch: watch, damage: d,
 		queue: queue{mailbox.New[job]()}, stats: newWriterStats(),
 		allow: c.Allow, committed: c.Committed, sync: c.Sync, syncInterval: c.SyncInterval,
 		ended: make(chan struct{}),
@@ -181,7 +182,7 @@ func (w *writer) transact(batch []job, isolate bool) (answers []error, wrote boo
 		w.conn.discard() // the connection may be broken: the next try takes another
 		return nil, false, err
 	}
-	t := &tx{conn: w.conn, facts: w.facts, isolated: isolate}
+	t := &tx{conn: w.conn, facts: w.facts, isolated: isolate, damage: w.damage}
 	var before, after int64
 	if w.failing {
 		before, err = t.changes()
@@ -306,7 +307,7 @@ func (w *writer) syncNow() {
 
 // load reads the facts.
 func (w *writer) load() error {
-	t := &tx{conn: w.conn}
+	t := &tx{conn: w.conn, damage: w.damage}
 	f := &w.facts
 	if err := t.row([]any{&f.epoch, &f.eventSeq, &f.open, &f.ended, &f.people},
 		"SELECT epoch, event_seq, open_rooms, ended_rooms, people FROM meta WHERE id = 1"); err != nil {

@@ -224,6 +224,10 @@ func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.S
 		if d.P99Ms > slowCommitMs {
 			warn("ParlorWritesSlowly", "Put the database on a faster disk: each join waits for it.", "One of 100 commits takes longer than %d ms.", slowCommitMs)
 		}
+		if d.Damaged > 0 {
+			warn("ParlorRowsDamaged", "See the log, which names them: the disk may be broken. Rooms with damaged settings are locked until a setting is set.",
+				"A part of %d rows of the database cannot be read.", d.Damaged)
+		}
 		if d.WALBytes > bigWAL {
 			warn("ParlorLogGrows", "See what reads the database for long, or why the replica is behind.", "The write-ahead log has %d MB.", d.WALBytes/1e6)
 		}

@@ -21,6 +21,7 @@ type Writer struct {
 	P50Ms     float64 `json:"commit_p50_ms" doc:"Half of the transactions took no longer: the bound of a histogram's bucket."`
 	P99Ms     float64 `json:"commit_p99_ms" doc:"99 of 100 took no longer."`
 	WALBytes  int64   `json:"wal_bytes" doc:"Size of the write-ahead log."`
+	Damaged   int64   `json:"damaged_rows" doc:"Rows of which a part could not be read when they were last looked at."`
 	SyncError string  `json:"sync_error,omitempty" doc:"Why the last hand-over to the replica failed."`
 }
 

@@ -84,6 +84,7 @@ func (c *partsCollector) collectStore(gauge gaugeFunc, count countFunc) {
 		failing = 1
 	}
 	gauge("parlor_database_failing", "1 while the database cannot be written.", failing)
+	gauge("parlor_database_damaged_rows", "Rows of which a part could not be read when they were last looked at.", float64(s.Damaged))
 	gauge("parlor_database_queue", "Writes that wait for the database.", float64(s.Queue))
 	gauge("parlor_database_wal_bytes", "Size of the write-ahead log.", float64(s.WALBytes))
 	count("parlor_database_failures_total", "Transactions that failed.", s.Failures)
@@ -178,7 +179,7 @@ func collectDoor(name string, d *door.Door, gauge gaugeFunc, count countFunc) {
 func writerStatus(s sqlite.Stats) api.Writer {
 	w := api.Writer{
 		Failing: s.Failing, Queue: s.Queue, Commits: s.Commit.Count, Failures: s.Failures,
-		P50Ms: quantile(&s.Commit, 0.5), P99Ms: quantile(&s.Commit, 0.99), WALBytes: s.WALBytes, SyncError: s.Syncing,
+		P50Ms: quantile(&s.Commit, 0.5), P99Ms: quantile(&s.Commit, 0.99), WALBytes: s.WALBytes, Damaged: s.Damaged, SyncError: s.Syncing,
 	}
 	if s.Commit.Count > 0 {
 		w.MeanMs = 1000 * s.Commit.Sum / float64(s.Commit.Count)
