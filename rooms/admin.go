@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -452,6 +453,22 @@ func (p *Participant) merged(change map[string]string) map[string]string {
 		return nil
 	}
 	return mergeAttributes(p.info.Attributes, change)
+}
+
+// mergeAttributes returns have with the change applied: an empty value deletes its key.
+func mergeAttributes(have, change map[string]string) map[string]string {
+	out := maps.Clone(have)
+	if out == nil {
+		out = make(map[string]string, len(change))
+	}
+	for k, v := range change {
+		if v == "" {
+			delete(out, k)
+		} else {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 func (p *Participant) setIdentityData(name, metadata string, attributes map[string]string) {

@@ -11,9 +11,61 @@ import (
 	"github.com/livekit/protocol/livekit"
 
 	"parlor/rooms"
+	"parlor/server/access"
 	"parlor/server/authorize"
 	"parlor/server/permission"
 )
+
+// join handles the join of a new participant. The connection is upgraded only after the join
+// is on disk, so that a refusal is an HTTP response, for which the error is. Then the
+// participant enters the room.
+func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) error {
+	out := &outlet{metrics: h.metrics}
+	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts}
+	p, self, err := h.commit(r.Context(), req, func(j *rooms.JoinRequest) {
+		j.Outlet, j.OnChange, j.Token, j.Client = out, s.refresh, s.moved, clientAttrs(r, req.opts.client)
+	})
+	if err != nil {
+		return err
+	}
+	s.client = p.Client
+	return s.enter(w, r, p, self)
+}
+
+// clientAttrs are the attributes of the client in log lines.
+func clientAttrs(r *http.Request, c *livekit.ClientInfo) []any {
+	return []any{"address", access.Address(r.RemoteAddr), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
+}
+
+// join is the domain's form of the request, without the functions that reach the client.
+func (req *request) join() *rooms.JoinRequest {
+	j := &rooms.JoinRequest{
+		Room:          req.room,
+		Info:          req.info,
+		Host:          req.claims.Grants.Video.RoomAdmin,
+		HostOf:        req.claims.HostOf,
+		MayCreate:     req.claims.Grants.Video.RoomCreate,
+		Create:        req.create,
+		IssuedMs:      req.claims.IssuedMs(),
+		Protocol:      req.opts.protocol,
+		AutoSubscribe: req.opts.autoSubscribe,
+		AutoData:      req.opts.autoData,
+	}
+	j.Session = req.tokenSession()
+	if strings.HasPrefix(req.claims.ID, "AJ_") {
+		j.Job = req.claims.ID
+	}
+	return j
+}
+
+// tokenSession is the SID of the session in which the client's token was issued; "" if it
+// was not issued by a session.
+func (req *request) tokenSession() string {
+	if strings.HasPrefix(req.claims.ID, "PA_") {
+		return req.claims.ID
+	}
+	return ""
+}
 
 // admit builds the domain's request for a join, with the changes of the authorization
 // hook; or returns the reason why the join is refused. It asks the hook only about joins

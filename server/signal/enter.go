@@ -4,58 +4,43 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/livekit/protocol/livekit"
-	"google.golang.org/protobuf/proto"
 
 	"parlor/media"
 	"parlor/rooms"
 )
 
-// join handles the join of a new participant. It upgrades the connection only after the
-// join is on disk, so that a refusal is an HTTP response. Then the participant enters the
-// room.
-func (h *Handler) join(w http.ResponseWriter, r *http.Request, req *request) {
-	out := &outlet{metrics: h.metrics}
-	s := &session{h: h, outlet: out, claims: req.claims, opts: req.opts, mode: mode(req.opts)}
-	p, self, err := h.commit(r.Context(), req, func(j *rooms.JoinRequest) {
-		j.Outlet, j.OnChange, j.Token, j.Client = out, s.refresh, s.moved, clientAttrs(r, req.opts.client)
-	})
-	if err != nil {
-		h.refuse(w, r, err)
-		return
-	}
-	s.client = p.Client
+// enter has the participant enter its room: it makes the participant's peer, and accepts the
+// connection on which the room then speaks to the client. An error is for an HTTP response.
+func (s *session) enter(w http.ResponseWriter, r *http.Request, p *rooms.Participant, self *livekit.ParticipantInfo) error {
 	if err := s.makePeer(self); err != nil {
-		h.log.Error("cannot make a participant's transports", "room", req.room, "participant", p.Identity(), "error", err)
+		s.h.log.Error("cannot make a participant's transports", "room", s.claims.Grants.Video.Room, "participant", p.Identity(), "error", err)
 		p.Leave(livekit.DisconnectReason_JOIN_FAILURE)
-		h.refuse(w, r, err)
-		return
+		return err
 	}
 	if p.Ended() { // removed or replaced since commit
 		s.peer.Close()
-		h.refuse(w, r, rooms.ErrNoParticipant)
-		return
+		return rooms.ErrNoParticipant
 	}
-	conn, err := h.accept(w, r)
+	conn, err := s.h.accept(w, r)
 	if err != nil {
 		s.peer.Close()
 		p.SignalLost()
-		return
+		return nil
 	}
-	h.metrics.joins.WithLabelValues("joined").Inc()
-	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
-	if err := p.Enter(s.peer, func(_ *rooms.Participant, snap rooms.Snapshot) {
-		s.attach(snap, h.joinResponse(s, snap), s.tokenMessage(&shown{snap.Self, snap.Host}))
-	}); err != nil { // p ended before it entered
+	s.h.metrics.joins.WithLabelValues("joined").Inc()
+	s.ws = newSocket(context.WithoutCancel(r.Context()), conn, s.h.metrics)
+	if err := p.Enter(s.peer, s.welcome); err != nil { // p ended before it entered
 		s.peer.Close()
-		h.dismiss(s.ws, out.goodbye())
-		return
+		s.h.dismiss(s.ws, s.outlet.goodbye())
+		return nil
 	}
 	s.start()
 	s.run()
+	return nil
 }
 
 // makePeer makes the participant's peer and its transports.
@@ -86,24 +71,15 @@ func (s *session) makePeer(self *livekit.ParticipantInfo) (err error) {
 	return err
 }
 
-// attach connects the session's outlet to its socket. The messages in first are sent
-// before all others. It reports false if the participant is gone.
-func (s *session) attach(snap rooms.Snapshot, first ...*rooms.Message) bool {
-	s.outlet.peer.Store(s.peer)
-	s.outlet.self.Store(&shown{snap.Self, snap.Host})
-	return s.outlet.attach(s.ws, first...)
-}
-
 // resume attaches a new WebSocket to a participant whose WebSocket was lost. If the
-// participant is gone, the client is told to join again.
-func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
+// participant is gone, the client is told to join again. An error is for an HTTP response.
+func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) error {
 	if err := h.mayResume(r.Context(), req); err != nil {
-		h.refuse(w, r, err)
-		return
+		return err
 	}
 	conn, err := h.accept(w, r)
 	if err != nil {
-		return
+		return nil
 	}
 	ws := newSocket(context.WithoutCancel(r.Context()), conn, h.metrics)
 	var s *session
@@ -112,7 +88,7 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 		if !ok || out.peer.Load() == nil {
 			return
 		}
-		s = &session{h: h, outlet: out, client: p.Client, peer: out.peer.Load(), claims: req.claims, opts: req.opts, mode: mode(req.opts), ws: ws}
+		s = &session{h: h, outlet: out, client: p.Client, peer: out.peer.Load(), claims: req.claims, opts: req.opts, ws: ws}
 		if !s.attach(snap, h.resumeMessages(s, snap)...) {
 			s = nil
 		}
@@ -123,16 +99,17 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request, req *request) {
 			Reason: livekit.DisconnectReason_DUPLICATE_IDENTITY,
 			Action: livekit.LeaveRequest_DISCONNECT,
 		}))
-		return
+		return nil
 	}
 	if err != nil || s == nil {
 		h.metrics.joins.WithLabelValues("mismatch").Inc()
 		h.dismiss(ws, startAgain())
-		return
+		return nil
 	}
 	h.metrics.joins.WithLabelValues("resumed").Inc()
 	s.peer.Resume()
 	s.run()
+	return nil
 }
 
 // dismiss sends m over a socket that has no participant, and closes it.
@@ -154,74 +131,24 @@ func (s *socket) drain() {
 	}
 }
 
-// joinResponse returns the first message to a client that joins.
-func (h *Handler) joinResponse(s *session, snap rooms.Snapshot) *rooms.Message {
-	codecs := make([]*livekit.Codec, 0, len(h.cfg.EnabledCodecs))
-	may := h.cfg.Devices.For(s.opts.client)
-	for _, m := range h.cfg.EnabledCodecs {
-		if !may.MayPublish(m) {
-			continue
-		}
-		codecs = append(codecs, &livekit.Codec{Mime: m})
-	}
-	self := proto.CloneOf(snap.Self)
-	self.State = livekit.ParticipantInfo_JOINING // until the client has received this message
-	return rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Join{Join: &livekit.JoinResponse{
-		Room:                 snap.Room,
-		Participant:          self,
-		OtherParticipants:    snap.Others,
-		ServerVersion:        compatVersion,
-		ServerInfo:           h.serverInfo(),
-		ServerRegion:         h.cfg.Region,
-		IceServers:           s.iceServers(snap),
-		SubscriberPrimary:    s.subscriberPrimary,
-		ClientConfiguration:  s.clientConfiguration(snap),
-		PingInterval:         clientPingInterval,
-		PingTimeout:          clientPingTimeout,
-		SifTrailer:           snap.SIFTrailer,
-		EnabledPublishCodecs: codecs,
-		FastPublish:          snap.Self.GetPermission().GetCanPublish(),
-	}}})
-}
+// sessions are the SIDs by which a resuming client names its session. They differ after a
+// move, if the client's SDK still uses its former SID or has not received its newest
+// token yet.
+func (req *request) sessions() []string { return []string{req.opts.session, req.tokenSession()} }
 
-func (h *Handler) serverInfo() *livekit.ServerInfo {
-	return ServerInfo(h.cfg.Version, h.cfg.NodeID, h.cfg.Region)
-}
-
-// ServerInfo returns the description of the server for clients and agent workers.
-func ServerInfo(version, nodeID, region string) *livekit.ServerInfo {
-	return &livekit.ServerInfo{
-		Edition:       livekit.ServerInfo_Standard,
-		Version:       compatVersion,
-		Protocol:      protocolVersion,
-		Region:        region,
-		NodeId:        nodeID,
-		DebugInfo:     "parlor " + version,
-		AgentProtocol: 1,
+// accept upgrades the connection.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // any origin, as in LiveKit: the token is the permission
+		CompressionMode:    websocket.CompressionNoContextTakeover,
+	})
+	if err != nil {
+		return nil, err // Accept has answered the request
 	}
-}
-
-// resumeMessages returns the first messages to a client that resumes: the full state.
-func (h *Handler) resumeMessages(s *session, snap rooms.Snapshot) []*rooms.Message {
-	all := slices.Concat([]*livekit.ParticipantInfo{snap.Self}, snap.Others, snap.Departed)
-	first := []*rooms.Message{
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Reconnect{Reconnect: &livekit.ReconnectResponse{
-			IceServers:          s.iceServers(snap),
-			ClientConfiguration: s.clientConfiguration(snap),
-			ServerInfo:          h.serverInfo(),
-			LastMessageSeq:      s.peer.LastMessageSeq(),
-		}}}),
+	limit := h.cfg.MaxMessage
+	if limit == 0 {
+		limit = -1
 	}
-	for _, m := range snap.Mutes {
-		first = append(first, rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Mute{Mute: m}}))
-	}
-	return append(first,
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_Update{
-			Update: &livekit.ParticipantUpdate{Participants: all, FullSnapshot: true},
-		}}),
-		rooms.NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_RoomUpdate{
-			RoomUpdate: &livekit.RoomUpdate{Room: snap.Room},
-		}}),
-		s.tokenMessage(&shown{snap.Self, snap.Host}),
-	)
+	conn.SetReadLimit(limit)
+	return conn, nil
 }

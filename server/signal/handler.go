@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/coder/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/prometheus/client_golang/prometheus"
@@ -164,10 +163,12 @@ func (h *Handler) connectHandler(v1 bool) http.Handler {
 			return
 		}
 		defer h.sessions.End()
+		enter := h.join
 		if req.opts.reconnect {
-			h.resume(w, r, req)
-		} else {
-			h.join(w, r, req)
+			enter = h.resume
+		}
+		if err := enter(w, r, req); err != nil {
+			h.refuse(w, r, err)
 		}
 	})
 }
@@ -196,11 +197,6 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h.cfg.Refusals.Add(one)
 	h.log.Log(r.Context(), level, "connect refused", append(attrs, "address", access.Address(r.RemoteAddr), "agent", r.UserAgent())...)
-}
-
-// clientAttrs are the attributes of the client in log lines.
-func clientAttrs(r *http.Request, c *livekit.ClientInfo) []any {
-	return []any{"address", access.Address(r.RemoteAddr), "sdk", strings.ToLower(c.GetSdk().String()), "version", c.GetVersion()}
 }
 
 // answer answers a request that is not admitted with a text, and returns the status.
@@ -272,41 +268,6 @@ func (h *Handler) request(r *http.Request, v1, validate bool) (*request, error) 
 	return &request{claims: claims, room: room, opts: opts, info: info, create: create}, nil
 }
 
-// join is the domain's form of the request, without the functions that reach the client.
-func (req *request) join() *rooms.JoinRequest {
-	j := &rooms.JoinRequest{
-		Room:          req.room,
-		Info:          req.info,
-		Host:          req.claims.Grants.Video.RoomAdmin,
-		HostOf:        req.claims.HostOf,
-		MayCreate:     req.claims.Grants.Video.RoomCreate,
-		Create:        req.create,
-		IssuedMs:      req.claims.IssuedMs(),
-		Protocol:      req.opts.protocol,
-		AutoSubscribe: req.opts.autoSubscribe,
-		AutoData:      req.opts.autoData,
-	}
-	j.Session = req.tokenSession()
-	if strings.HasPrefix(req.claims.ID, "AJ_") {
-		j.Job = req.claims.ID
-	}
-	return j
-}
-
-// tokenSession is the SID of the session in which the client's token was issued; "" if it
-// was not issued by a session.
-func (req *request) tokenSession() string {
-	if strings.HasPrefix(req.claims.ID, "PA_") {
-		return req.claims.ID
-	}
-	return ""
-}
-
-// sessions are the SIDs by which a resuming client names its session. They differ after a
-// move, if the client's SDK still uses its former SID or has not received its newest
-// token yet.
-func (req *request) sessions() []string { return []string{req.opts.session, req.tokenSession()} }
-
 // participantInfo is the joining participant according to its token and, where permitted,
 // the client's own metadata and attributes.
 func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo, error) {
@@ -338,30 +299,6 @@ func participantInfo(g *auth.ClaimGrants, o *options) (*livekit.ParticipantInfo,
 		}
 	}
 	return info, nil
-}
-
-// accept upgrades the connection.
-func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // any origin, as in LiveKit: the token is the permission
-		CompressionMode:    websocket.CompressionNoContextTakeover,
-	})
-	if err != nil {
-		return nil, err // Accept has answered the request
-	}
-	limit := h.cfg.MaxMessage
-	if limit == 0 {
-		limit = -1
-	}
-	conn.SetReadLimit(limit)
-	return conn, nil
-}
-
-func mode(o *options) string {
-	if o.singlePC {
-		return "single"
-	}
-	return "dual"
 }
 
 // createRequest is the token's settings for a room that its bearer creates: its room

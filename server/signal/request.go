@@ -50,6 +50,14 @@ type options struct {
 	offer          *livekit.SessionDescription
 }
 
+// mode names the kind of the connection in metrics.
+func (o *options) mode() string {
+	if o.singlePC {
+		return "single"
+	}
+	return "dual"
+}
+
 // parseOptions parses the query of a connect request. validate: the request is only a
 // validation, which rejects malformed attributes.
 func (d *decoder) parseOptions(r *http.Request, v1, validate bool) (*options, error) {

@@ -36,7 +36,6 @@ type session struct {
 	peer   *media.Peer
 	claims *access.Claims
 	opts   *options
-	mode   string
 
 	subscriberPrimary bool // as decided at the join
 
@@ -104,7 +103,7 @@ func (s *session) start() {
 
 // run writes and reads the socket until it ends.
 func (s *session) run() {
-	gauge := s.h.metrics.connections.WithLabelValues(s.mode)
+	gauge := s.h.metrics.connections.WithLabelValues(s.opts.mode())
 	gauge.Inc()
 	defer gauge.Dec()
 	s.h.sessions.Go(s.ws.write)
