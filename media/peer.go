@@ -81,21 +81,22 @@ type Peer struct {
 	relays       *turn.Session // the client's use of our TURN server; nil without one
 
 	// The following belong to the loop.
-	pub, sub    *transport // sub is nil in single mode
-	started     bool
-	connected   bool // Events.Connected was called
-	ended       bool // Events.Disconnected or NeedsReconnect was called
-	pubs        map[string]*publication
-	sections    map[string]*upSection // by mid, of the transport for which the client makes the offers
-	subs        map[string]*subscription
-	subOrder    []*subscription // in the order subscribed
-	single      singleState
-	deferred    []func() // tasks of Bind
-	joinTimer   *time.Timer
-	answerTimer *time.Timer
-	graceTimer  *time.Timer
-	factsTimer  *time.Timer // runs while untold is not empty
-	untold      map[*publication]struct{}
+	pub, sub      *transport // sub is nil in single mode
+	started       bool
+	connected     bool // Events.Connected was called
+	ended         bool // Events.Disconnected or NeedsReconnect was called
+	pubs          map[string]*publication
+	announcements int                   // publications that there have been
+	sections      map[string]*upSection // by mid, of the transport for which the client makes the offers
+	subs          map[string]*subscription
+	subOrder      []*subscription // in the order subscribed
+	single        singleState
+	deferred      []func() // tasks of Bind
+	joinTimer     *time.Timer
+	answerTimer   *time.Timer
+	graceTimer    *time.Timer
+	factsTimer    *time.Timer // runs while untold is not empty
+	untold        map[*publication]struct{}
 }
 
 var _ rooms.Peer = (*Peer)(nil)

@@ -30,6 +30,7 @@ type track struct {
 // publication is a track that the client announced. It belongs to the loop.
 type publication struct {
 	sid     string
+	nth     int // in the order announced
 	kind    webrtc.RTPCodecType
 	asks    []rooms.Announcement // the first announces the track, the others announce more codecs
 	info    *livekit.TrackInfo   // as the room has it; the peer does not change it
@@ -51,7 +52,8 @@ func (p *Peer) addTrack(a rooms.Announcement, info *livekit.TrackInfo) {
 			p.log.Warn("too many tracks announced", "track", info.GetSid(), "limit", maxPublications)
 			return
 		}
-		pub = &publication{sid: info.GetSid(), kind: webrtc.RTPCodecTypeAudio}
+		p.announcements++
+		pub = &publication{sid: info.GetSid(), nth: p.announcements, kind: webrtc.RTPCodecTypeAudio}
 		if info.GetType() == livekit.TrackType_VIDEO {
 			pub.kind = webrtc.RTPCodecTypeVideo
 		}

@@ -180,6 +180,36 @@ func TestMatchByExclusion(t *testing.T) {
 	require.Equal(t, "cid-TR_a", p.info.Codecs[0].SdpCid)
 }
 
+// TestMatchByOrder: of several tracks that a client names differently in the description, none
+// is lost. They are taken in the order of their announcements, after those that are named.
+func TestMatchByOrder(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
+	a.join()
+	sids := []string{"TR_c", "TR_a", "TR_named", "TR_b"}
+	for _, sid := range sids {
+		local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-"+sid, "stream-"+sid)
+		require.NoError(t, err)
+		_, err = a.pub.AddTransceiverFromTrack(local, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+		require.NoError(t, err)
+		pump(t, local)
+	}
+	for _, sid := range []string{"TR_named", "TR_c", "TR_a", "TR_b"} {
+		cid := "other-" + sid
+		if sid == "TR_named" {
+			cid = "cid-" + sid
+		}
+		a.announce(&livekit.AddTrackRequest{Cid: cid, Type: livekit.TrackType_VIDEO}, &livekit.TrackInfo{Sid: sid, Type: livekit.TrackType_VIDEO})
+	}
+	a.offer(false)
+	for range sids {
+		p := a.events.wait(t, "published")
+		if p.sid != "TR_named" {
+			require.Equal(t, "cid-"+p.sid, p.info.Codecs[0].SdpCid)
+		}
+	}
+}
+
 // Media may be offered, and arrive, before it is announced.
 func TestMediaBeforeAnnouncement(t *testing.T) {
 	bothModes(t, func(t *testing.T, single bool) {

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -42,14 +43,14 @@ type upStream struct {
 	scratch   []byte
 }
 
-// sectionOrder lists the known mids in order, so that results do not depend on the order
-// of a map.
+// sectionOrder lists the known mids in order, numbers by their value, so that results do not
+// depend on the order of a map.
 func (p *Peer) sectionOrder() []string {
 	mids := make([]string, 0, len(p.sections))
 	for mid := range p.sections {
 		mids = append(mids, mid)
 	}
-	slices.Sort(mids)
+	slices.SortFunc(mids, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 	return mids
 }
 
@@ -140,22 +141,19 @@ func (p *Peer) announced(o offeredSection) *publication {
 	return nil
 }
 
-// claim finds the publication of a section: the one that it names, else the only one of
-// its kind without a section.
+// claim finds the publication of a section: the one that it names, else the one of its kind
+// without a section that was announced first. Browsers may rename a track when they send it.
 func (p *Peer) claim(s *upSection) *publication {
 	if pub := p.announced(s.offeredSection); pub != nil {
 		return pub
 	}
-	var only *publication
+	var first *publication
 	for _, pub := range p.pubs {
-		if pub.kind == s.kind && pub.main == nil {
-			if only != nil {
-				return nil
-			}
-			only = pub
+		if pub.kind == s.kind && pub.main == nil && (first == nil || pub.nth < first.nth) {
+			first = pub
 		}
 	}
-	return only
+	return first
 }
 
 // bind makes s a section of pub.
