@@ -25,6 +25,7 @@ type Room struct {
 
 	people    atomic.Uint32 // in the room, or expected back, dependents not counted; as of the loop's last round
 	unwritten atomic.Int64  // rows that wait for the disk, as of the loop's last round
+	busySince atomic.Int64  // when the loop began what it does, in ns after Rooms.began; 0 = it waits
 
 	receivers atomic.Pointer[receivers] // of data; see presence
 	keepsChat atomic.Bool               // as its settings on disk say
@@ -144,6 +145,7 @@ func (r *Room) serve() {
 	r.read()
 	for {
 		for _, l := range r.mail.Take() {
+			r.busy()
 			r.deliverLetter(l)
 		}
 		r.tellHandles()
@@ -159,12 +161,26 @@ func (r *Room) serve() {
 			return
 		}
 		r.setTimer()
+		r.busySince.Store(0)
 		select {
 		case <-r.mail.Wake():
 		case <-r.timer.C:
+			r.busy()
 			r.ring()
 		}
 	}
+}
+
+// busy notes that the room begins to do something.
+func (r *Room) busy() { r.busySince.Store(int64(time.Since(r.rooms.began)) + 1) }
+
+// stuckAfter is how long a room may do one thing. None waits for anybody, so it takes
+// milliseconds.
+const stuckAfter = 10 * time.Second
+
+func (r *Room) stuck(now time.Time) bool {
+	since := r.busySince.Load()
+	return since != 0 && now.Sub(r.rooms.began)-time.Duration(since) >= stuckAfter
 }
 
 // deliverLetter runs l, defers it while the room is closing, or tells its sender that the

@@ -84,6 +84,8 @@ type Rooms struct {
 	cfg Config
 	log *slog.Logger
 
+	began time.Time // when this was made
+
 	stopping atomic.Bool
 	loops    goroutines.Group // every live room's goroutine, added to under mu, and the reaper
 	quit     context.CancelFunc
@@ -128,6 +130,7 @@ func New(cfg Config) *Rooms {
 	}
 	life, quit := context.WithCancel(context.Background())
 	return &Rooms{
+		began:     time.Now(),
 		cfg:       cfg,
 		log:       cfg.Log,
 		live:      make(map[string]*Room),

@@ -1,9 +1,13 @@
 package rooms
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Stats counts live rooms and their participants.
 type Stats struct {
+	Stuck        int // rooms that have done one thing for 10 s: they hang
 	Live         int // rooms that have participants, expect participants back, or answer a request
 	Participants int // sessions with a client, dependents and forwarded ones included
 	ExpectedBack int // sessions of before the restart whose participants have not come back yet
@@ -43,10 +47,16 @@ type ChatStats struct {
 // Stats returns the figures of now. It asks no room.
 func (rs *Rooms) Stats() Stats {
 	rs.mu.Lock()
-	live := len(rs.live)
+	live, stuck, now := len(rs.live), 0, time.Now()
+	for _, r := range rs.live {
+		if r.stuck(now) {
+			stuck++
+		}
+	}
 	rs.mu.Unlock()
 	return Stats{
 		Live:         live,
+		Stuck:        stuck,
 		Participants: int(rs.present.Load()),
 		ExpectedBack: int(rs.expectedBack.Load()),
 		DataRefused:  rs.dataRefused.Load(),

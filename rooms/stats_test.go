@@ -57,3 +57,28 @@ func TestConditionalClose(t *testing.T) {
 	require.NoError(t, h.Rooms.Delete(t.Context(), "tea", with("changed")))
 	require.Equal(t, rooms.NotFound, rooms.ErrorCode(h.Rooms.Delete(t.Context(), "tea", nil)))
 }
+
+// TestARoomThatHangsIsCounted, and none that only waits.
+func TestARoomThatHangsIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		h.join("stuck", "ada")
+		h.join("well", "bob")
+		release, held := make(chan struct{}), make(chan error, 1)
+		go func() {
+			held <- h.Rooms.Delete(t.Context(), "stuck", func(*rooms.Record) bool {
+				<-release
+				return false
+			})
+		}()
+		synctest.Wait()
+		time.Sleep(9 * time.Second)
+		require.Zero(t, h.Stats().Stuck)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 1, h.Stats().Stuck)
+		close(release)
+		require.Error(t, <-held)
+		synctest.Wait()
+		require.Zero(t, h.Stats().Stuck)
+	})
+}

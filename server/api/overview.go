@@ -235,6 +235,9 @@ func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.S
 	if n := s.Rooms.Overdue; n != nil && *n > 0 {
 		fail("ParlorRoomsOverdue", "This is a fault of the server: report it with its log.", "%d rooms should have ended.", *n)
 	}
+	if n := s.Rooms.Stuck; n > 0 {
+		fail("ParlorRoomsStuck", "This is a fault of the server: report it with its log and /debug/pprof/goroutine?debug=2, and restart it.", "%d rooms do not answer.", n)
+	}
 	if n := s.Rooms.ExpectedBack; n > 0 && time.Duration(s.UptimeSeconds)*time.Second > notBackAfter {
 		warn("ParlorNotBack", "See whether restart_grace is longer than you want.", "%d people are still expected back after the restart.", n)
 	}

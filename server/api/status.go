@@ -121,6 +121,7 @@ type roomFigures struct {
 	Open            *int64     `json:"open" doc:"Null, as ended and overdue: the database cannot be read."`
 	Ended           *int64     `json:"ended" doc:"Kept as history."`
 	Live            int        `json:"live" doc:"Open rooms with something going on."`
+	Stuck           int        `json:"stuck" doc:"Of those the ones that have done one thing for 10 s: anything but 0 is a fault."`
 	Participants    int        `json:"participants"`
 	ExpectedBack    int        `json:"expected_back" doc:"Participants of before the restart who are not back yet."`
 	Overdue         *int64     `json:"overdue" doc:"Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault."`
@@ -152,7 +153,7 @@ func (s *rest) status(ctx context.Context, now time.Time) (status, error) {
 	live := s.Rooms.Stats()
 	out := status{
 		Version: s.Version, StartedAt: at(rooms.NowMs(s.Started)), UptimeSeconds: int64(now.Sub(s.Started) / time.Second),
-		Rooms: roomFigures{Live: live.Live, Participants: live.Participants, ExpectedBack: live.ExpectedBack},
+		Rooms: roomFigures{Live: live.Live, Stuck: live.Stuck, Participants: live.Participants, ExpectedBack: live.ExpectedBack},
 	}
 	if s.Writer != nil {
 		figures := s.Writer()

@@ -194,7 +194,7 @@ func TestCommandsTellHowTheServerFares(t *testing.T) {
 	require.Contains(t, out, "rooms        0 open")
 	require.Contains(t, h.ask("status", "--json"), `"uptime_seconds":`)
 	for _, wrong := range []string{
-		`{"database":{"failing":"disk I/O error"}}`, `{"replication":{"state":"lost"}}`, `{"rooms":{"overdue":2}}`,
+		`{"database":{"failing":"disk I/O error"}}`, `{"replication":{"state":"lost"}}`, `{"rooms":{"overdue":2}}`, `{"rooms":{"stuck":1}}`,
 		`{"replication":{"state":"held","stage":"upload","last_error":"no route"}}`, `{"certificate":{"last_error":"no DNS"}}`,
 	} {
 		var s statusAnswer

@@ -109,6 +109,7 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	}
 	s := c.rooms.Stats()
 	gauge("parlor_rooms_live", "Open rooms with something going on.", float64(s.Live))
+	gauge("parlor_rooms_stuck", "Rooms that have done one thing for 10 s: anything but 0 is a fault.", float64(s.Stuck))
 	gauge("parlor_participants", "Participants in rooms.", float64(s.Participants))
 	count("parlor_room_failures_total", "Rooms whose goroutine panicked: their clients were sent away to come back.", s.Failures)
 	count("parlor_data_refused_total", "Data packets of participants that named another sender, or were too long with their own.", s.DataRefused)

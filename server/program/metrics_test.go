@@ -46,7 +46,7 @@ func TestEveryPromiseHasAGauge(t *testing.T) {
 		require.Regexp(t, `(?m)^`+name+`[ {_]`, metrics)
 	}
 	for _, line := range []string{
-		`parlor_rooms{state="open"} 1`, "parlor_rooms_overdue 0", "parlor_participants_expected_back 0", "parlor_database_failing 0",
+		`parlor_rooms{state="open"} 1`, "parlor_rooms_overdue 0", "parlor_rooms_stuck 0", "parlor_participants_expected_back 0", "parlor_database_failing 0",
 		"parlor_replica_lease_held 1", "parlor_replica_epoch 1",
 	} {
 		require.Contains(t, metrics, line+"\n")

@@ -26,6 +26,7 @@ type statusAnswer struct {
 		Participants int64
 		ExpectedBack int64 `json:"expected_back"`
 		Overdue      *int64
+		Stuck        int64
 	}
 	Database *struct {
 		Failing string
@@ -69,6 +70,9 @@ func (s *statusAnswer) wrong() error {
 	}
 	if s.Rooms.Overdue != nil && *s.Rooms.Overdue > 0 {
 		all = append(all, fmt.Errorf("%s should have ended", count(*s.Rooms.Overdue, "room")))
+	}
+	if s.Rooms.Stuck > 0 {
+		all = append(all, fmt.Errorf("of the live rooms %d hang", s.Rooms.Stuck))
 	}
 	return errors.Join(all...)
 }
