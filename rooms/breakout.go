@@ -63,7 +63,7 @@ func (rs *Rooms) Divide(ctx context.Context, name string, breakouts []Breakout, 
 		rs.bring(rs.life, &main, before)
 	}
 	rs.tellDivision(ctx, &main, before)
-	rs.lookAt(main.Name, 0)
+	rs.lookAfter(main.Name, 0)
 	return main, nil
 }
 
@@ -157,7 +157,7 @@ func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) 
 		rs.bring(rs.life, &main, nil)
 	}
 	rs.tellDivision(ctx, &main, nil)
-	rs.lookAt(main.Name, 0)
+	rs.lookAfter(main.Name, 0)
 	return main, nil
 }
 
@@ -170,7 +170,7 @@ func (rs *Rooms) CallBack(ctx context.Context, name string) (Record, error) {
 	}
 	rs.bring(rs.life, &main, main.Config.Division)
 	rs.tellDivision(ctx, &main, nil)
-	rs.lookAt(main.Name, 0)
+	rs.lookAfter(main.Name, 0)
 	return main, nil
 }
 

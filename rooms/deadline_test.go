@@ -184,3 +184,27 @@ func TestAStepOfTheClock(t *testing.T) {
 		})
 	}
 }
+
+// TestADividedRoomIsLookedAtAfterTheClockIsSetBack as before: it is called back soon after
+// nobody is left in it.
+func TestADividedRoomIsLookedAtAfterTheClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var step atomic.Int64
+		step.Store(int64(time.Hour))
+		h := newHouse(t, func(c *rooms.Config) {
+			c.Wall = func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+		})
+		ann := h.join("tea", "ann")
+		h.join("tea", "bob")
+		_, err := h.Divide(t.Context(), "tea", []rooms.Breakout{{Title: "one", Assigned: []string{"bob"}}})
+		require.NoError(t, err)
+		_, err = h.SendOut(t.Context(), "tea", 4*time.Hour)
+		require.NoError(t, err)
+		time.Sleep(7 * time.Second)
+		step.Store(0)
+		ann.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+		ann.Sync()
+		time.Sleep(30 * time.Second)
+		require.False(t, h.openRoom("tea").Config.Division.Open())
+	})
+}

@@ -22,11 +22,12 @@ const (
 	emptyFor = 10 * time.Second
 )
 
-// divisions are the divided rooms, each with the time of the wall clock at which it is to be
-// looked at. What is to be done then the room's row tells.
+// divisions are the divided rooms, each with the time at which it is to be looked at: some
+// seconds after the last look, by a clock that is never set. What is to be done then the
+// room's row tells.
 type divisions struct {
 	mu   sync.Mutex // guards the following
-	due  map[string]int64
+	due  map[string]time.Time
 	busy map[string]bool // is being looked at
 	wake chan struct{}   // capacity 1
 	// moving has a turn for each main room whose people are being moved.
@@ -65,12 +66,13 @@ func (d *divisions) alone(ctx context.Context, main string) (done func(), err er
 	}
 }
 
-// lookAt has a divided room looked at at a time, or earlier if that was wanted.
-func (rs *Rooms) lookAt(main string, ms int64) {
+// lookAfter has a divided room looked at after a while, or earlier if that was wanted.
+func (rs *Rooms) lookAfter(main string, wait time.Duration) {
+	at := time.Now().Add(wait)
 	d := &rs.divisions
 	d.mu.Lock()
-	if at, wanted := d.due[main]; !wanted || ms < at {
-		d.due[main] = ms
+	if due, wanted := d.due[main]; !wanted || at.Before(due) {
+		d.due[main] = at
 	}
 	d.mu.Unlock()
 	d.awake()
@@ -85,19 +87,19 @@ func (d *divisions) awake() {
 
 // next returns the room that is due first and is not being looked at. If that is now, it is
 // being looked at until looked.
-func (d *divisions) next(now int64) (main string, ms int64) {
+func (d *divisions) next(now time.Time) (main string, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for name, at := range d.due {
-		if !d.busy[name] && (main == "" || at < ms) {
-			main, ms = name, at
+	for name, due := range d.due {
+		if !d.busy[name] && (main == "" || due.Before(at)) {
+			main, at = name, due
 		}
 	}
-	if main != "" && ms <= now {
+	if main != "" && !at.After(now) {
 		delete(d.due, main)
 		d.busy[main] = true
 	}
-	return main, ms
+	return main, at
 }
 
 func (d *divisions) looked(main string) {
@@ -113,13 +115,13 @@ func (rs *Rooms) watchDivisions() {
 	defer timer.Stop()
 	free := make(chan struct{}, looksAtATime)
 	for {
-		now := NowMs(rs.cfg.Wall())
-		main, ms := rs.divisions.next(now)
+		now := time.Now()
+		main, at := rs.divisions.next(now)
 		switch {
 		case main == "":
 			timer.Stop()
-		case ms > now:
-			timer.Reset(min(time.Duration(ms-now)*time.Millisecond, longestWait))
+		case at.After(now):
+			timer.Reset(at.Sub(now))
 		default:
 			select {
 			case <-rs.life.Done():
@@ -148,7 +150,7 @@ func (rs *Rooms) watchDivisions() {
 // been called back.
 func (r *Room) lookForBack() {
 	if main := r.rec.Config.Main; main != nil {
-		r.rooms.lookAt(main.Name, NowMs(r.rooms.cfg.Wall()))
+		r.rooms.lookAfter(main.Name, 0)
 	}
 }
 
@@ -156,7 +158,7 @@ func (r *Room) lookForBack() {
 // nobody is left, brings back who is out, and forgets what nobody is in any more. While some
 // may be out it has the room looked at again.
 func (rs *Rooms) look(ctx context.Context, name string) {
-	again := func(after time.Duration) { rs.lookAt(name, NowMs(rs.cfg.Wall().Add(after))) }
+	again := func(wait time.Duration) { rs.lookAfter(name, wait) }
 	main, err := rs.cfg.Store.FindOpen(ctx, name)
 	if errors.Is(err, ErrNoRoom) || err == nil && main.Config.Division == nil {
 		return

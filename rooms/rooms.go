@@ -138,7 +138,7 @@ func New(cfg Config) *Rooms {
 		wake:      make(chan struct{}, 1),
 		life:      life,
 		quit:      quit,
-		divisions: divisions{due: make(map[string]int64), busy: make(map[string]bool), wake: make(chan struct{}, 1), moving: make(map[string]*turn)},
+		divisions: divisions{due: make(map[string]time.Time), busy: make(map[string]bool), wake: make(chan struct{}, 1), moving: make(map[string]*turn)},
 		turns:     newInTurn(),
 	}
 }
@@ -154,10 +154,10 @@ func (rs *Rooms) Open(ctx context.Context) error {
 	for _, rec := range occupied {
 		_, _ = rs.room(rec.Name) // none has failed yet
 		if main := rec.Config.Main; main != nil {
-			rs.lookAt(main.Name, 0)
+			rs.lookAfter(main.Name, 0)
 			rs.loops.Go(func() { rs.endOrphan(&rec) })
 		} else if rec.Config.Division != nil {
-			rs.lookAt(rec.Name, 0)
+			rs.lookAfter(rec.Name, 0)
 		} else if rec.Config.Unreadable != "" && rec.EmptySinceMs != 0 && rec.ExpiresMs == 0 {
 			rs.loops.Go(func() { rs.setLostDeadline(&rec) })
 		}

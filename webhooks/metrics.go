@@ -3,6 +3,7 @@ package webhooks
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,32 @@ type metrics struct {
 	latency  *prometheus.HistogramVec
 
 	pending, oldest, dead, delivered, state *prometheus.Desc
+
+	mu      sync.Mutex // guards waiting
+	waiting map[int64]waiting
+}
+
+// waiting is the oldest pending event of an endpoint, and when it was first seen.
+type waiting struct {
+	seq   int64
+	since time.Time
+}
+
+// age is how long the oldest pending event has waited: by its own time, and at least since it
+// was first seen here, since the clock may have been set back after it was written.
+func (m *metrics) age(e *EndpointStatus, now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.OldestSeq == 0 {
+		delete(m.waiting, e.ID)
+		return 0
+	}
+	w := m.waiting[e.ID]
+	if w.seq != e.OldestSeq {
+		w = waiting{e.OldestSeq, now}
+		m.waiting[e.ID] = w
+	}
+	return max(now.Sub(time.UnixMilli(e.OldestPendingMs)), now.Sub(w.since))
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -33,6 +60,7 @@ func newMetrics(d *Dispatcher) *metrics {
 	}
 	return &metrics{
 		dispatcher: d,
+		waiting:    make(map[int64]waiting),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parlor_webhook_attempts_total",
 			Help: "Requests to a webhook endpoint, by what came of them.",
@@ -100,12 +128,8 @@ func (m *metrics) collect(c chan<- prometheus.Metric, e *EndpointStatus) {
 		}
 		c <- metric
 	}
-	var age float64
-	if e.OldestPendingMs > 0 {
-		age = max(time.Since(time.UnixMilli(e.OldestPendingMs)).Seconds(), 0)
-	}
 	put(m.pending, prometheus.GaugeValue, float64(e.Pending))
-	put(m.oldest, prometheus.GaugeValue, age)
+	put(m.oldest, prometheus.GaugeValue, m.age(e, time.Now()).Seconds())
 	put(m.dead, prometheus.GaugeValue, float64(e.Dead))
 	put(m.delivered, prometheus.CounterValue, float64(e.Delivered))
 	state := string(e.State)

@@ -3,6 +3,7 @@ package webhooks
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +51,11 @@ func (s schedule) total() (sum time.Duration) {
 		sum += d
 	}
 	return sum
+}
+
+// longest is the longest that a delivery waits for its next attempt.
+func (s schedule) longest() time.Duration {
+	return max(time.Duration(1.2*float64(slices.Max(s))), maxRetryAfter)
 }
 
 // jitter is d ±20 %, so that events that failed together are not retried together.

@@ -25,6 +25,9 @@ const (
 	// a machine that was suspended, moves the wall clock and not the timer. At a wake-up
 	// the worker looks at the clock, and asks the store only when the delivery is due.
 	maxSleep = 5 * time.Second
+	// astrayEvery is the time between two looks for deliveries that a clock which has been
+	// set back has put off.
+	astrayEvery = 30 * time.Second
 	// storeRetry is the time until a failed read or write of the store is repeated.
 	storeRetry = time.Second
 	// recordTime bounds the last write when the dispatcher closes.
@@ -70,6 +73,8 @@ type worker struct {
 	recording []log.DeliveryResult // being written
 	exhausted bool                 // the last query found no more; until woken
 	sleepTill time.Time            // when to look again without being woken; zero = never
+	lookAgain time.Time            // when to look again even if the wall clock says that it is not time yet
+	soughtAt  time.Time            // when deliveries that were put off by the clock were looked for
 	retryAt   time.Time            // when to use the store again after a failure
 	reads     outage.Log           // of the store
 	writes    outage.Log           // of the store
@@ -158,7 +163,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 			w.exhausted = false
 		case <-timer.C:
-			if !time.Now().Before(w.sleepTill) { // by the wall clock, as it is now
+			if now := time.Now(); !now.Before(w.sleepTill) || !now.Before(w.lookAgain) { // the first by the wall clock, as it is now
 				w.exhausted, w.sleepTill = false, time.Time{}
 			}
 		case f := <-w.ctl:
@@ -309,6 +314,21 @@ func (w *worker) noMore(ctx context.Context, q log.DueQuery, found int) bool {
 		return false
 	}
 	if next > 0 {
+		now := time.Now()
+		if w.soughtAt.IsZero() || now.Sub(w.soughtAt) >= astrayEvery {
+			n, err := w.store.PullIn(ctx, q.EndpointID, now.UnixMilli(), w.sched.longest())
+			if err != nil {
+				w.storeFailed(ctx, &w.reads, "look for deliveries that the clock has put off", err)
+				return false
+			}
+			w.soughtAt = now
+			if n > 0 {
+				w.log.Warn("webhooks: deliveries waited for a time that the clock has been set back from, they are due now", "count", n)
+				w.exhausted = false
+				return true
+			}
+		}
+		w.lookAgain = now.Add(astrayEvery)
 		w.sleepTill = time.UnixMilli(next)
 		if w.breaker.open && w.breaker.early.Before(w.sleepTill) {
 			w.sleepTill = w.breaker.early

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 )
 
 // ErrNoEndpoint: no endpoint has the id, or the configuration does not name it.
@@ -201,6 +202,11 @@ type Outbox interface {
 	// DueHeads returns deliveries that can be sent now, the longest due first, whatever
 	// the endpoint's state.
 	DueHeads(ctx context.Context, q DueQuery) ([]Delivery, error)
+	// PullIn makes pending deliveries due at nowMs that wait for a time which was set by a
+	// clock that has been set back since: those that were never tried and are not due, those
+	// whose last attempt lies in the future, and those that wait longer than longest. It
+	// returns how many.
+	PullIn(ctx context.Context, endpointID, nowMs int64, longest time.Duration) (int, error)
 	// NextDue is when the next delivery after afterMs falls due; 0 = there is none.
 	NextDue(ctx context.Context, endpointID, afterMs int64) (int64, error)
 	// FinishDeliveries records the outcomes of attempts. A failure of a delivery that is

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"parlor/rooms"
@@ -57,6 +58,34 @@ func scanDelivery(s scanner, body bool) (log.Delivery, error) {
 	err := s.Scan(fields...)
 	e.Seq = d.Seq
 	return d, err
+}
+
+// pullInSlack is how far in the future a time may lie that no clock that was set explains.
+const pullInSlack = 2 * time.Second
+
+// PullIn makes deliveries due that a clock which has been set back since has put off; see
+// [log.Outbox].
+func (s *Store) PullIn(ctx context.Context, endpointID, nowMs int64, longest time.Duration) (int, error) {
+	const astray = ` FROM delivery INDEXED BY delivery_due WHERE endpoint_id = ? AND next_ms > ?
+		AND (attempts = 0 OR last_ms > ? OR next_ms > ?) LIMIT +?`
+	soon := nowMs + pullInSlack.Milliseconds()
+	args := func(most int) []any { return []any{endpointID, soon, soon, nowMs + longest.Milliseconds(), most} }
+	var some int
+	err := s.one(ctx, []any{&some}, `SELECT count(*) FROM (SELECT 1`+astray+`)`, args(1)...)
+	if err != nil || some == 0 { // as nearly always: nothing is written
+		return 0, err
+	}
+	for total := 0; ; {
+		n, err := call(ctx, s, func(t *tx) (int64, error) {
+			t.news = true
+			return t.exec(`UPDATE delivery SET next_ms = ? WHERE endpoint_id = ? AND event_seq IN (SELECT event_seq`+astray+`)`,
+				append([]any{nowMs, endpointID}, args(retireBatch)...)...)
+		})
+		total += int(n)
+		if err != nil || n < retireBatch {
+			return total, err
+		}
+	}
 }
 
 // NextDue is when the next delivery after afterMs falls due; 0 = there is none.

@@ -50,6 +50,7 @@ func exercise(t *testing.T, s *Store) {
 	must(s.DueHeads(ctx, log.DueQuery{EndpointID: 1, Limit: 1}))
 	must(s.DueHeads(ctx, log.DueQuery{EndpointID: 1, Limit: 1, MaxSeq: 1}))
 	must(s.NextDue(ctx, 1, 1))
+	must(s.PullIn(ctx, 1, 1, 1))
 	must(s.ListDeliveries(ctx, log.DeliveryQuery{BeforeSeq: 1}))
 	must(s.ListDeliveries(ctx, log.DeliveryQuery{}))
 	must(s.EndpointStats(ctx))
