@@ -105,7 +105,11 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.down = downlink.New(onward{t})
 	t.down.CountMalformed(&p.engine.counters.badFeedback)
 	t.down.CountIn(&p.engine.paths)
-	t.down.ActIn(p.engine.turns[int(p.engine.paced.Add(1))%len(p.engine.turns)])
+	paced := p.engine.paced.Load()
+	if r != rolePublisher { // else nothing is paced, and it takes no other's place
+		paced = p.engine.paced.Add(1)
+	}
+	t.down.ActIn(p.engine.turns[int(paced)%len(p.engine.turns)])
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback = t.down.Feedback
 	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {

@@ -44,8 +44,9 @@ func NewTurns(run func(task func())) *Turns {
 	return t
 }
 
-// set has a path act in the first turn from a time on, instead of the time that was set
-// before.
+// set has a path act in the first turn from a time on, unless it acts sooner. What it then
+// still has to do it sets anew. A later time does not replace a sooner one: packets that keep
+// coming would put off the path for ever.
 func (t *Turns) set(d *Path, at time.Time) {
 	since := int64(at.Sub(t.epoch))
 	if over := since % turn; over > 0 {
@@ -57,7 +58,8 @@ func (t *Turns) set(d *Path, at time.Time) {
 		return
 	}
 	if d.appointed > 0 {
-		t.waiting[d.appointed-1].at = since
+		a := &t.waiting[d.appointed-1]
+		a.at = min(a.at, since)
 	} else {
 		t.waiting = append(t.waiting, appointment{d, since})
 		d.appointed = len(t.waiting)

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/downlink/allocate"
+	"parlor/media/downlink/pacer"
+	"parlor/media/downlink/sent"
 )
 
 // watched is a video that notes when it was described last.
@@ -114,4 +116,55 @@ func TestTurnsFlushAtTheEnd(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, tasks, 2)
 	})
+}
+
+// stream counts what is released of it.
+type stream struct {
+	small
+	sent, dropped int // guarded by small.mu
+}
+
+func (s *stream) Release(_ int32, v pacer.Verdict, _ time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v == pacer.Send {
+		s.sent++
+	} else {
+		s.dropped++
+	}
+}
+
+func (s *stream) Describe(at time.Time) allocate.Track { return s.small.Describe(at) }
+
+// TestPacketsThatKeepComingArePaced: those that come one soon after the other, as of many
+// publishers, do not put off those that wait.
+func TestPacketsThatKeepComingArePaced(t *testing.T) {
+	for _, rate := range []int{1000, 2000, 3000} { // packets per second, as many as the path carries
+		synctest.Test(t, func(t *testing.T) {
+			d := New(still{})
+			s := &stream{small: small{path: d, burst: d.NewBurst()}}
+			d.Connected()
+			d.Add(s, nil, time.Now())
+			d.mu.Lock()
+			d.control.pacer.SetRate(d.Since(time.Now()), float64(rate)*1000*8, false)
+			d.mu.Unlock()
+			time.Sleep(100 * time.Millisecond)
+			offer := func() {
+				d.Offer(d.Since(time.Now()), pacer.Packet{Stream: 1, Size: 1000, Kind: sent.Video}, s, 0)
+			}
+			for range rate / 25 { // a burst, so that packets have to wait
+				offer()
+			}
+			for range rate {
+				time.Sleep(time.Second / time.Duration(rate))
+				offer()
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			require.Positive(t, s.sent)
+			require.Zero(t, s.dropped)
+		})
+	}
 }
