@@ -329,6 +329,7 @@ func (rs *Rooms) MuteTrack(ctx context.Context, req *livekit.MuteRoomTrackReques
 			info = proto.CloneOf(info)
 			info.Muted = req.Muted
 			p.tellMuted(info.Sid, info.Muted)
+			p.mutedEarly[info.Sid] = info.Muted
 			p.setPending(info)
 		}
 		r.afterWrites(func(err error) { reply(info, err) })

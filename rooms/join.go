@@ -389,6 +389,7 @@ func (r *Room) seat(req *JoinRequest, back, previous *Session, now time.Time) (*
 		pendingTracks: make(map[string]*livekit.TrackInfo),
 		pendingCIDs:   make(map[string]string),
 		askedAgain:    make(map[string]*livekit.AddTrackRequest),
+		mutedEarly:    make(map[string]bool),
 		queued:        make(map[string]queuedTrack),
 	}, now)
 	if req.place.decided {

@@ -179,6 +179,9 @@ func (r *Room) mutesByOthers(p *Participant) (mutes []*livekit.MuteTrackRequest)
 			mutes = append(mutes, &livekit.MuteTrackRequest{Sid: sid, Muted: t.info.Muted})
 		}
 	}
+	for sid, muted := range p.mutedEarly {
+		mutes = append(mutes, &livekit.MuteTrackRequest{Sid: sid, Muted: muted})
+	}
 	return mutes
 }
 

@@ -57,6 +57,7 @@ type luggage struct {
 	pendingTracks map[string]*livekit.TrackInfo       // by SID: announced, not negotiated
 	pendingCIDs   map[string]string                   // cid → SID of the announced track
 	askedAgain    map[string]*livekit.AddTrackRequest // by SID: announced a second time before it was negotiated
+	mutedEarly    map[string]bool                     // by SID: what others decided of it before it was negotiated
 	queued        map[string]queuedTrack              // by cid
 	permissions   *audience                           // its subscription permission, as others are checked against it
 

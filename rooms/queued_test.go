@@ -142,6 +142,8 @@ func TestATrackThatIsAnnouncedCanBeChanged(t *testing.T) {
 	told := ann.toldMuted(mic)
 	require.NotNil(t, told)
 	require.True(t, *told)
+	require.Contains(t, h.resume("tea", "ann").Mutes, &livekit.MuteTrackRequest{Sid: mic, Muted: true})
+	require.Equal(t, mic, announce("mic", livekit.TrackType_AUDIO, microphone), "it asks again, and does not know of the mute")
 
 	ann.TrackPublished(fakeTrack(mic), rooms.TrackFacts{})
 	ann.TrackPublished(fakeTrack(cam), rooms.TrackFacts{})
@@ -151,6 +153,7 @@ func TestATrackThatIsAnnouncedCanBeChanged(t *testing.T) {
 		info[track.Sid] = track
 	}
 	require.True(t, info[mic].Muted)
+	require.Contains(t, h.resume("tea", "ann").Mutes, &livekit.MuteTrackRequest{Sid: mic, Muted: true})
 	require.Contains(t, info[mic].AudioFeatures, livekit.AudioTrackFeature_TF_STEREO)
 	require.Equal(t, []uint32{1280, 720}, []uint32{info[cam].Width, info[cam].Height})
 

@@ -64,6 +64,9 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		// example because it gave up before the answer came.
 		info = proto.CloneOf(info)
 		info.Muted = req.Muted
+		if muted, decided := p.mutedEarly[info.Sid]; decided {
+			info.Muted = muted
+		}
 		p.setPending(info)
 		p.askedAgain[info.Sid] = req
 		p.tellAnnounced(req.Cid, info)
@@ -381,9 +384,13 @@ func (r *Room) publish(p *Participant, media MediaTrack, info *livekit.TrackInfo
 		p.tellMuted(info.Sid, true)
 		r.tellHeld(p)
 	}
+	muted, decided := p.mutedEarly[info.Sid]
+	if decided && !held {
+		p.tellMuted(info.Sid, muted) // its client may not have known the track yet
+	}
 	r.forgetPending(p, info.Sid)
 	t := &track{
-		publisher: p, media: media, mutedByOther: held,
+		publisher: p, media: media, mutedByOther: held || decided,
 		subscribers: make(map[string]*Participant), denied: make(map[string]*Participant),
 	}
 	r.tracks[info.Sid] = t
@@ -467,6 +474,7 @@ func (c *Client) TrackUnpublished(trackSID string) {
 func (r *Room) forgetPending(p *Participant, trackSID string) {
 	delete(p.pendingTracks, trackSID)
 	delete(p.askedAgain, trackSID)
+	delete(p.mutedEarly, trackSID)
 	for cid, sid := range p.pendingCIDs {
 		if sid == trackSID {
 			delete(p.pendingCIDs, cid)
@@ -531,6 +539,7 @@ func (c *Client) Mute(req *livekit.MuteTrackRequest) {
 		if info := p.pendingTracks[req.Sid]; info != nil {
 			info = proto.CloneOf(info)
 			info.Muted = req.Muted
+			delete(p.mutedEarly, req.Sid)
 			p.setPending(info)
 			return
 		}

@@ -90,13 +90,17 @@ func (w *worker) failed(a attempt) {
 // process runs for as long as the schedule lasts.
 const restarts = 10
 
+// moment is how long a receiver has after this machine came back.
+const moment = 10 * time.Minute
+
 // triedLongEnough reports whether the endpoint has failed for as long as the schedule lasts.
 // Only time in which this process ran counts, as nothing was tried in the rest: a receiver
-// that comes back together with this machine, a moment later, gets all events. If the process
-// is restarted again and again, a tenth of the time is enough after the tenfold time.
+// that comes back together with this machine, a moment later, gets all events. After the
+// tenfold time by the calendar a moment is enough, since the process is restarted again and
+// again.
 func (w *worker) triedLongEnough(now time.Time) bool {
 	total, here := w.sched.total(), now.Sub(w.failing)
-	return here >= total || here >= total/restarts && now.Sub(time.UnixMilli(w.failSince)) >= restarts*total
+	return here >= total || here >= min(total/restarts, moment) && now.Sub(time.UnixMilli(w.failSince)) >= restarts*total
 }
 
 // setAside excludes a delivery from this sweep or row of probes.
