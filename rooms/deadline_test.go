@@ -190,20 +190,22 @@ func TestAStepOfTheClock(t *testing.T) {
 func TestADividedRoomIsLookedAtAfterTheClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var step atomic.Int64
-		step.Store(int64(time.Hour))
 		h := newHouse(t, func(c *rooms.Config) {
 			c.Wall = func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
 		})
-		ann := h.join("tea", "ann")
-		h.join("tea", "bob")
+		ann, bob := h.join("tea", "ann"), h.join("tea", "bob")
 		_, err := h.Divide(t.Context(), "tea", []rooms.Breakout{{Title: "one", Assigned: []string{"bob"}}})
 		require.NoError(t, err)
 		_, err = h.SendOut(t.Context(), "tea", 4*time.Hour)
 		require.NoError(t, err)
-		time.Sleep(7 * time.Second)
+		time.Sleep(3 * time.Second)
+		step.Store(int64(time.Hour))
+		time.Sleep(4 * time.Second) // it is looked at by that clock
 		step.Store(0)
-		ann.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
-		ann.Sync()
+		for _, c := range []*client{ann, bob} {
+			c.Participant.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
+			c.Sync()
+		}
 		time.Sleep(30 * time.Second)
 		require.False(t, h.openRoom("tea").Config.Division.Open())
 	})
