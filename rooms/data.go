@@ -219,8 +219,8 @@ func (r *Room) maySpeak(speaker string, dp *livekit.DataPacket) bool {
 // isFrom reports whether dp does not name the session of another participant of the room as
 // its sender. A client's word about itself is overwritten in any case. But a packet with
 // another's SID was received from there and is on its way back: forwarding it could go round
-// in a circle without end. A client that makes a packet names no SID. The identity that it
-// names may be another's: programs name the person for whom they send.
+// in a circle without end. A client that makes a packet names no SID. It may name another's
+// identity: a captions program names the speaker.
 func (r *Room) isFrom(p *Participant, dp *livekit.DataPacket) bool {
 	there, user := r.receivers.Load(), dp.GetUser()
 	for _, q := range []*Participant{there.bySID[dp.ParticipantSid], there.bySID[user.GetParticipantSid()]} { // older clients use the second one

@@ -34,6 +34,7 @@ func (r *Room) quarantine() {
 	r.log.Error("the room has failed and is read again", "panic", why, "refused", refused, "stack", string(debug.Stack()))
 	close(r.failed) // ends the waits of ask
 	r.gone = true
+	r.busySince.Store(0) // from here on it waits for the store alone
 	for _, p := range r.participants {
 		guard(func() {
 			p.outlet.Leave(&livekit.LeaveRequest{

@@ -187,6 +187,8 @@ func TestAStopWhileAFailedRoomCannotBeWritten(t *testing.T) {
 		cid.publish(t, "mic", microphone)
 		synctest.Wait()
 		require.EqualValues(t, 1, h.Stats().Failures)
+		time.Sleep(15 * time.Second)
+		require.Zero(t, h.Stats().Stuck, "it waits for the disk, and does not hang")
 		h.close() // the disk still fails
 	})
 }

@@ -142,6 +142,7 @@ func (r *Room) loop() {
 
 // serve runs the room's letters. First it reads the room's row, for which the room waits.
 func (r *Room) serve() {
+	r.busy()
 	r.read()
 	for {
 		for _, l := range r.mail.Take() {

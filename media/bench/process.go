@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"parlor/server/freeport"
 )
 
 // ticksPerSecond is USER_HZ, which Linux fixes at 100 for /proc.
@@ -73,15 +75,15 @@ func start(ctx context.Context, name, binary string, s settings, dir string) (*s
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	port, err := freePort("tcp")
+	port, err := freeport.Next()
 	if err != nil {
 		return nil, err
 	}
-	udpPort, err := freePort("udp")
+	udpPort, err := freeport.Next()
 	if err != nil {
 		return nil, err
 	}
-	tcpPort, err := freePort("tcp")
+	tcpPort, err := freeport.Next()
 	if err != nil {
 		return nil, err
 	}
@@ -105,21 +107,6 @@ func start(ctx context.Context, name, binary string, s settings, dir string) (*s
 		return nil, errors.Join(err, v.stop())
 	}
 	return v, nil
-}
-
-func freePort(network string) (int, error) {
-	if network == "udp" {
-		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			return 0, err
-		}
-		return pc.LocalAddr().(*net.UDPAddr).Port, pc.Close()
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 func (v *server) wait(ctx context.Context) error {

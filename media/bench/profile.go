@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+
+	"parlor/server/freeport"
 )
 
 const (
@@ -98,7 +100,7 @@ func (k *kind) profile(ctx context.Context, s settings, binary, dir string) (p *
 
 // startDebugged is start for a server with a port for profiles, whose address is debug.
 func startDebugged(ctx context.Context, name, binary string, s settings, dir string) (v *server, debug string, err error) {
-	port, err := freePort("tcp")
+	port, err := freeport.Next()
 	if err != nil {
 		return nil, "", err
 	}

@@ -44,9 +44,9 @@ func NewTurns(run func(task func())) *Turns {
 	return t
 }
 
-// set has a path act in the first turn from a time on, unless it acts sooner. What it then
-// still has to do it sets anew. A later time does not replace a sooner one: packets that keep
-// coming would put off the path for ever.
+// set has a path act in the first turn from a time on, unless it acts sooner. A path that acts
+// makes its next appointment itself. A later time does not replace a sooner one: packets that
+// keep coming would put off the path for ever.
 func (t *Turns) set(d *Path, at time.Time) {
 	since := int64(at.Sub(t.epoch))
 	if over := since % turn; over > 0 {

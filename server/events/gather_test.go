@@ -117,7 +117,7 @@ func TestGatheredStream(t *testing.T) {
 	}
 }
 
-// TestSlowReaderIsCutOff: also one for whom events are gathered.
+// TestSlowReaderIsCutOff in a stream that gathers, too.
 func TestSlowReaderIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)

@@ -1,4 +1,4 @@
-// Package freeport finds ports for the servers that tests start.
+// Package freeport finds ports for the servers that tests and benchmarks start.
 package freeport
 
 import (
