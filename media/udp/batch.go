@@ -151,7 +151,7 @@ func (t *Batch) Reserve(n int) []byte {
 	}
 	p := t.b.reserve(n)
 	if p == nil {
-		t.conn.send(t.b, t.conn.queues[0].raw)
+		t.conn.send(t.b, t.conn.queues[0])
 		t.b.reset()
 		p = t.b.reserve(n)
 	}
@@ -174,7 +174,7 @@ func (t *Batch) Flush() {
 		return
 	}
 	if !t.b.empty() {
-		t.conn.send(t.b, t.conn.queues[0].raw)
+		t.conn.send(t.b, t.conn.queues[0])
 	}
 	t.conn.giveBatch(t.b)
 	t.b = nil

@@ -80,9 +80,19 @@ var _ net.PacketConn = (*Conn)(nil)
 
 // queue is one of the sockets of a Conn.
 type queue struct {
-	socket  *net.UDPConn
-	raw     syscall.RawConn
+	socket socket
+	descriptor
 	receive receiver
+}
+
+// socket is what a Conn needs of a socket beside its descriptor.
+type socket interface {
+	LocalAddr() net.Addr
+	Close() error
+	SetDeadline(t time.Time) error
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	WriteToUDPAddrPort(p []byte, dst netip.AddrPort) (int, error)
 }
 
 // Enough is a number of queues with which no single core bounds what a port carries: one for
@@ -111,7 +121,7 @@ func Listen(cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	for i := range c.shards {
-		c.shards[i].raw = c.queues[i%len(c.queues)].raw
+		c.shards[i].queue = c.queues[i%len(c.queues)]
 	}
 	c.timer = time.NewTimer(time.Hour)
 	c.timer.Stop()
@@ -122,7 +132,7 @@ func Listen(cfg Config) (*Conn, error) {
 // open opens the queues. The first one is bound as if it were the only one, so that a port
 // that another program has is refused. If the system permits no more, there is one.
 func (c *Conn) open(cfg Config) error {
-	first, err := openQueue(cfg.Addr, nil)
+	first, err := c.openQueue(cfg.Addr, nil)
 	if err != nil {
 		return fmt.Errorf("listen for media: %w", err)
 	}
@@ -140,19 +150,14 @@ func (c *Conn) open(cfg Config) error {
 	return nil
 }
 
-// openQueue binds a socket. control is called before that, if it is not nil.
-func openQueue(addr string, control func(network, address string, c syscall.RawConn) error) (*queue, error) {
+// bind binds a socket. control is called before that, if it is not nil.
+func bind(addr string, control func(network, address string, c syscall.RawConn) error) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: control}
 	pc, err := lc.ListenPacket(context.Background(), "udp", addr)
 	if err != nil {
 		return nil, err
 	}
-	socket := pc.(*net.UDPConn)
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	return &queue{socket: socket, raw: raw}, nil
+	return pc.(*net.UDPConn), nil
 }
 
 // shardCount is the power of two that gives each processor its own shard, up to

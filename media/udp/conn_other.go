@@ -4,10 +4,26 @@ package udp
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
 )
+
+// descriptor is a socket's descriptor; the standard library has it.
+type descriptor struct{}
+
+// openQueue binds a socket.
+func (c *Conn) openQueue(addr string, control func(network, address string, c syscall.RawConn) error) (*queue, error) {
+	socket, err := bind(addr, control)
+	if err != nil {
+		return nil, err
+	}
+	return &queue{socket: socket}, nil
+}
+
+// udpConn is the socket of a queue.
+func (q *queue) udpConn() *net.UDPConn { return q.socket.(*net.UDPConn) }
 
 // scratch is the buffers of a system call; here there are none.
 type scratch struct{}
@@ -16,7 +32,7 @@ type scratch struct{}
 type path struct{ offload bool }
 
 func (c *Conn) openPath(cfg Config) error {
-	socket := c.queues[0].socket
+	socket := c.queues[0].udpConn()
 	if err := errors.Join(socket.SetReadBuffer(cfg.Buffer), socket.SetWriteBuffer(cfg.Buffer)); err != nil {
 		c.log.Warn("media socket: buffers not enlarged", "wanted", cfg.Buffer, "error", err)
 	}
@@ -28,7 +44,7 @@ func (c *Conn) openPath(cfg Config) error {
 func (c *Conn) openMore(Config) error { return nil }
 
 // send sends b packet by packet.
-func (c *Conn) send(b *sendBatch, _ syscall.RawConn) {
+func (c *Conn) send(b *sendBatch, _ *queue) {
 	for i := range b.runs {
 		c.sendOneByOne(b, &b.runs[i])
 	}
@@ -47,7 +63,7 @@ func (q *queue) openReceiver() {}
 // ReadQueue reads a packet of one queue. The source is never a v4-mapped v6 address.
 func (c *Conn) ReadQueue(i int, p []byte) (int, netip.AddrPort, error) {
 	for {
-		n, src, err := c.queues[i].socket.ReadFromUDPAddrPort(p)
+		n, src, err := c.queues[i].udpConn().ReadFromUDPAddrPort(p)
 		if err != nil && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)) &&
 			!errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // an ICMP error for an earlier packet; the mux would end on it

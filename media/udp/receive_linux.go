@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"net"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -31,12 +32,13 @@ type receiver struct {
 	bufs  [receiveMessages][MaxPacket]byte
 	// call is fill bound to this receiver. It is made once, because a method value
 	// allocates.
-	call func(fd uintptr) bool
+	call func(uintptr) bool
+	fd   uintptr
 }
 
 func (q *queue) openReceiver() {
 	r := &q.receive
-	r.call = r.fill
+	r.call, r.fd = r.fill, uintptr(q.fd)
 	for i := range r.msgs {
 		r.iov[i].Base = &r.bufs[i][0]
 		r.iov[i].SetLen(MaxPacket)
@@ -48,14 +50,14 @@ func (q *queue) openReceiver() {
 }
 
 // fill asks the kernel for packets; false means that there are none yet.
-func (r *receiver) fill(fd uintptr) bool {
+func (r *receiver) fill(uintptr) bool {
 	for {
 		for i := range r.msgs {
 			r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		}
 		// Bypass the scheduler: the call never blocks, and notifying the scheduler wakes
 		// the thread that watches for blocking calls, which costs more than the call.
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, r.fd,
 			uintptr(unsafe.Pointer(&r.msgs[0])), receiveMessages, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
@@ -93,7 +95,7 @@ func (c *Conn) ReadQueue(i int, p []byte) (int, netip.AddrPort, error) {
 			}
 		}
 		if err := q.raw.Read(r.call); err != nil {
-			return 0, netip.AddrPort{}, err
+			return 0, netip.AddrPort{}, c.readError(err)
 		}
 		if r.err != 0 {
 			if failures++; failures == receiveErrors {
@@ -103,6 +105,16 @@ func (c *Conn) ReadQueue(i int, p []byte) (int, netip.AddrPort, error) {
 		}
 		failures = 0
 		c.countReceived(r)
+	}
+}
+
+// readError is the error of a read as the net package has it.
+func (c *Conn) readError(err error) error {
+	select {
+	case <-c.done:
+		return net.ErrClosed
+	default:
+		return err
 	}
 }
 

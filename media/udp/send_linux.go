@@ -54,9 +54,17 @@ type scratch struct {
 
 	conn *Conn
 	b    *sendBatch
+	fd   int
 	// call is sendAll bound to this scratch. It is made once, because a method value
 	// allocates.
-	call func(fd uintptr)
+	call func(uintptr)
+}
+
+// descriptor is a socket's descriptor. It is used within calls of raw only: so long it stays
+// open. The argument of such a call is another one.
+type descriptor struct {
+	fd  int
+	raw syscall.RawConn
 }
 
 // path is the capabilities of the system for a socket.
@@ -77,9 +85,9 @@ func (c *Conn) openPath(cfg Config) error {
 	var domain, segment int
 	var domainErr, segmentErr error
 	q := c.queues[0]
-	err := q.raw.Control(func(fd uintptr) {
-		domain, domainErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		segment, segmentErr = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
+	err := q.raw.Control(func(uintptr) {
+		domain, domainErr = unix.GetsockoptInt(q.fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		segment, segmentErr = unix.GetsockoptInt(q.fd, unix.SOL_UDP, unix.UDP_SEGMENT)
 	})
 	if err != nil {
 		return err
@@ -97,6 +105,29 @@ func (c *Conn) openPath(cfg Config) error {
 	return nil
 }
 
+// openQueue binds a socket.
+func (c *Conn) openQueue(addr string, control func(network, address string, c syscall.RawConn) error) (*queue, error) {
+	bound, err := bind(addr, control)
+	if err != nil {
+		return nil, err
+	}
+	q := &queue{}
+	if q.socket, err = quieten(bound); err != nil {
+		c.log.Warn("media socket: it wakes more often than it must", "error", err)
+	}
+	if quiet, ok := q.socket.(*quietSocket); ok {
+		q.descriptor = descriptor{quiet.fd, quiet.raw}
+		return q, nil
+	}
+	if q.raw, err = bound.SyscallConn(); err == nil {
+		err = q.raw.Control(func(fd uintptr) { q.fd = int(fd) })
+	}
+	if err != nil {
+		return nil, errors.Join(err, bound.Close())
+	}
+	return q, nil
+}
+
 // prepare sets what every queue's socket needs. tells: what the kernel does not grant is
 // logged.
 func (c *Conn) prepare(q *queue, cfg Config, tells bool) {
@@ -110,8 +141,8 @@ func (c *Conn) prepare(q *queue, cfg Config, tells bool) {
 // setOption sets an option of the socket level.
 func (q *queue) setOption(option, value int) error {
 	var optErr error
-	err := q.raw.Control(func(fd uintptr) {
-		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, value)
+	err := q.raw.Control(func(uintptr) {
+		optErr = unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, option, value)
 	})
 	return errors.Join(err, optErr)
 }
@@ -127,9 +158,7 @@ func (c *Conn) openMore(cfg Config) error {
 		return err
 	}
 	for len(c.queues) < cfg.Queues {
-		q, err := openQueue(c.local.String(), func(_, _ string, raw syscall.RawConn) error {
-			return (&queue{raw: raw}).setOption(unix.SO_REUSEPORT, 1)
-		})
+		q, err := c.openQueue(c.local.String(), sharePort)
 		if err != nil {
 			return err
 		}
@@ -139,16 +168,25 @@ func (c *Conn) openMore(cfg Config) error {
 	return nil
 }
 
+// sharePort lets a socket that is not bound yet have a port that others have.
+func sharePort(_, _ string, raw syscall.RawConn) error {
+	var optErr error
+	err := raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	})
+	return errors.Join(err, optErr)
+}
+
 // enlarge requests a buffer of want bytes. With CAP_NET_ADMIN the system's maximum does
 // not apply.
 func (c *Conn) enlarge(q *queue, tells bool, which string, want, option, force int) {
 	var got int
 	var optErr error
-	err := q.raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, want) != nil {
-			optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, want)
+	err := q.raw.Control(func(uintptr) {
+		if unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, force, want) != nil {
+			optErr = unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, option, want)
 		}
-		got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, option) // on failure 0, which is less than want
+		got, _ = unix.GetsockoptInt(q.fd, unix.SOL_SOCKET, option) // on failure 0, which is less than want
 	})
 	if err == nil {
 		err = optErr
@@ -165,19 +203,20 @@ type single struct {
 	packet []byte
 	name   unix.RawSockaddrInet6
 	length uint32 // of name
+	fd     int
 	errno  unix.Errno
 	// call is send bound to this single. It is made once, because a method value allocates.
-	call func(fd uintptr)
+	call func(uintptr)
 }
 
 // send bypasses the scheduler, as a read does.
-func (o *single) send(fd uintptr) {
-	_, _, o.errno = unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&o.packet[0])), uintptr(len(o.packet)),
+func (o *single) send(uintptr) {
+	_, _, o.errno = unix.RawSyscall6(unix.SYS_SENDTO, uintptr(o.fd), uintptr(unsafe.Pointer(&o.packet[0])), uintptr(len(o.packet)),
 		unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&o.name)), uintptr(o.length))
 }
 
-// sendOne sends one packet. What the kernel does not take at once is left to the standard
-// library, which waits, resolves zones, and names the error.
+// sendOne sends one packet. What the kernel does not take at once is left to the socket, which
+// waits, resolves zones, and names the error.
 func (c *Conn) sendOne(p []byte, dst netip.AddrPort) (int, error) {
 	q := c.queues[0]
 	if len(p) > 0 && dst.Addr().Zone() == "" && c.path.reaches(dst.Addr()) {
@@ -186,7 +225,7 @@ func (c *Conn) sendOne(p []byte, dst netip.AddrPort) (int, error) {
 			o = &single{}
 			o.call = o.send
 		}
-		o.packet, o.length = p, putSockaddr(&o.name, dst, c.path.v6)
+		o.packet, o.fd, o.length = p, q.fd, putSockaddr(&o.name, dst, c.path.v6)
 		err := q.raw.Control(o.call)
 		sent := err == nil && o.errno == 0
 		o.packet = nil
@@ -198,8 +237,8 @@ func (c *Conn) sendOne(p []byte, dst netip.AddrPort) (int, error) {
 	return q.socket.WriteToUDPAddrPort(p, dst)
 }
 
-// send hands b to the kernel by one of the sockets. Failures are counted.
-func (c *Conn) send(b *sendBatch, raw syscall.RawConn) {
+// send hands b to the kernel by the socket of q. Failures are counted.
+func (c *Conn) send(b *sendBatch, q *queue) {
 	if c.path.plain.Load() {
 		for i := range b.runs {
 			c.sendOneByOne(b, &b.runs[i])
@@ -211,22 +250,22 @@ func (c *Conn) send(b *sendBatch, raw syscall.RawConn) {
 		o.b = b
 		o.call = o.sendAll
 	}
-	o.conn = c
+	o.conn, o.fd = c, q.fd
 	// Control, not Write: Write would serialise the shards on the descriptor's write lock
 	// and wait without bound.
-	if err := raw.Control(o.call); err != nil {
+	if err := q.raw.Control(o.call); err != nil {
 		c.drop(net.ErrClosed, len(b.segs))
 	}
 	o.conn = nil
 }
 
 // sendAll sends every run of the batch.
-func (o *scratch) sendAll(fd uintptr) {
-	s := sending{o: o, fd: int(fd)}
+func (o *scratch) sendAll(uintptr) {
+	s := sending{o: o, fd: o.fd}
 	for i := range o.b.runs {
 		r := &o.b.runs[i]
 		if r.dst.Addr().Zone() != "" {
-			o.conn.sendOneByOne(o.b, r) // the standard library resolves zones
+			o.conn.sendOneByOne(o.b, r) // the socket resolves zones
 			continue
 		}
 		if !o.conn.path.reaches(r.dst.Addr()) {

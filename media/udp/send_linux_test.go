@@ -19,8 +19,8 @@ func TestOffloadRefused(t *testing.T) {
 		t.Skip("no segmentation offload here")
 	}
 	var optErr error
-	require.NoError(t, c.queues[0].raw.Control(func(fd uintptr) {
-		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1)
+	require.NoError(t, c.queues[0].raw.Control(func(uintptr) {
+		optErr = unix.SetsockoptInt(c.queues[0].fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1)
 	}))
 	require.NoError(t, optErr)
 	u, a := peer(t, "127.0.0.1:0")

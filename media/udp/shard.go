@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
 )
 
 // shard is the shared batch of the destinations that hash to it.
@@ -13,7 +12,7 @@ import (
 // It has two locks, because a writer that only appends must not wait while a batch is
 // handed to the kernel. sendMu is taken before mu.
 type shard struct {
-	raw syscall.RawConn // of the socket that its batches leave by
+	queue *queue // the one that its batches leave by
 
 	// sendMu is held from the taking of the batch until the kernel has it, so that
 	// batches are sent in the order in which they were filled.
@@ -63,7 +62,7 @@ func (s *shard) flush(c *Conn) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	if b := s.take(); b != nil {
-		c.send(b, s.raw)
+		c.send(b, s.queue)
 		c.giveBatch(b)
 	}
 }
