@@ -113,7 +113,7 @@ func (c *Conn) openQueue(addr string, control func(network, address string, c sy
 	}
 	q := &queue{}
 	if q.socket, err = quieten(bound); err != nil {
-		c.log.Warn("media socket: it wakes more often than it must", "error", err)
+		c.log.Warn("media socket: threads wake more often than they must", "error", err)
 	}
 	if quiet, ok := q.socket.(*quietSocket); ok {
 		q.descriptor = descriptor{quiet.fd, quiet.raw}
