@@ -171,6 +171,12 @@ func (p *Peer) watch(t *transport) {
 
 // writeRTCP sends RTCP to the client.
 func (t *transport) writeRTCP(packets []rtcp.Packet) error {
+	defer t.sock.flush()
+	return t.collectRTCP(packets)
+}
+
+// collectRTCP sends RTCP to the client with the next flush.
+func (t *transport) collectRTCP(packets []rtcp.Packet) error {
 	raw, err := rtcp.Marshal(packets)
 	if err != nil {
 		return fmt.Errorf("write RTCP: %w", err)
@@ -179,7 +185,6 @@ func (t *transport) writeRTCP(packets []rtcp.Packet) error {
 	if !ours {
 		err = t.pc.WriteRTCP(packets)
 	}
-	t.sock.flush()
 	return err
 }
 
@@ -187,7 +192,7 @@ func (t *transport) writeRTCP(packets []rtcp.Packet) error {
 type onward struct{ t *transport }
 
 func (o onward) Flush()                                { o.t.sock.flush() }
-func (o onward) WriteRTCP(packets []rtcp.Packet) error { return o.t.writeRTCP(packets) }
+func (o onward) WriteRTCP(packets []rtcp.Packet) error { return o.t.collectRTCP(packets) }
 
 // feedback is the transport's congestion feedback; nil if it was not negotiated.
 func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {

@@ -55,7 +55,7 @@ type Stream interface {
 type Transport interface {
 	// Flush sends the written packets.
 	Flush()
-	// WriteRTCP sends RTCP. It may be called concurrently.
+	// WriteRTCP takes RTCP, which leaves with the next Flush. It may be called concurrently.
 	WriteRTCP(packets []rtcp.Packet) error
 }
 

@@ -170,7 +170,7 @@ func (w *Writer) Write(h *rtp.Header, payload []byte, _ sent.Kind) error {
 // Flush sends the written packets.
 func (w *Writer) Flush() { w.path.transport.Flush() }
 
-// WriteRTCP sends RTCP reports.
+// WriteRTCP takes RTCP reports, which leave with the next Flush.
 func (w *Writer) WriteRTCP(packets []rtcp.Packet) error { return w.path.transport.WriteRTCP(packets) }
 
 // End does nothing: the subscription retires its SSRCs when it leaves its section.

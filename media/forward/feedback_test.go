@@ -3,6 +3,7 @@ package forward
 import (
 	"encoding/binary"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -440,6 +441,75 @@ func TestSenderReports(t *testing.T) {
 		require.NotZero(t, last.PacketCount)
 		require.NotZero(t, last.OctetCount)
 		require.Equal(t, uint32(5000), last.SSRC)
+	})
+}
+
+// moments notes when outputs get a report and when they are flushed.
+type moments struct {
+	writes
+	log *momentLog
+}
+
+type momentLog struct {
+	mu      sync.Mutex // guards the following
+	entries []moment
+}
+
+type moment struct {
+	at     time.Time
+	report bool
+}
+
+func (l *momentLog) add(report bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, moment{time.Now(), report})
+}
+
+func (l *momentLog) take() []moment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	entries := l.entries
+	l.entries = nil
+	return entries
+}
+
+func (m moments) WriteRTCP([]rtcp.Packet) error {
+	m.log.add(true)
+	return nil
+}
+
+func (m moments) Flush() { m.log.add(false) }
+
+// The reports of one moment are all written before the first one is flushed, so that one
+// system call takes them, and each is flushed at that moment.
+func TestReportsLeaveTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track, q, _, _ := simulcast(t)
+		log := &momentLog{}
+		for i := range 40 {
+			out := moments{func(*rtp.Header, []byte) error { return nil }, log}
+			track.AddForwarder(ForwarderConfig{SSRC: uint32(7000 + i), Codec: vp8Config(), Output: out, Downlink: connected()})
+		}
+		q.layer.HandleRTCP([]rtcp.Packet{&rtcp.SenderReport{SSRC: q.ssrc, NTPTime: 9 << 32, RTPTime: q.ts}})
+		run(time.Second, q)
+		log.take()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		reports, flushes := map[time.Time]int{}, map[time.Time]int{}
+		for _, m := range log.take() {
+			if !m.report {
+				flushes[m.at]++
+				continue
+			}
+			require.Zero(t, flushes[m.at], "flushed before the last report")
+			reports[m.at]++
+		}
+		require.Len(t, reports, 20, "ten moments a second")
+		for at, n := range reports {
+			require.Equal(t, 4, n)
+			require.Equal(t, 4, flushes[at])
+		}
 	})
 }
 

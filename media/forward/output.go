@@ -20,7 +20,7 @@ type Output interface {
 	// outputs of a layer in turn: each delays the others by the time that it takes.
 	// It gives downlink.ErrNotConnected while there is no path to the receiver yet.
 	Write(h *rtp.Header, payload []byte, kind record.Kind) error
-	// Flush is called at the end of a burst of Writes.
+	// Flush is called at the end of a burst of Writes, and after WriteRTCP.
 	Flush()
 	// WriteRTCP takes a report about the stream, which relates its timestamps to the
 	// publisher's clock (RFC 3550, section 6.4.1). It may be called concurrently with

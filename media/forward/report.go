@@ -255,10 +255,13 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 	request, start := f.retargetLocked(true), !f.inStep
 	f.makeLocked(at, now)
 	f.mu.Unlock()
-	if report != nil && f.out.WriteRTCP(report) != nil {
-		f.mu.Lock()
-		f.stats.RTCPErrors++
-		f.mu.Unlock()
+	if report != nil {
+		if f.out.WriteRTCP(report) != nil {
+			f.mu.Lock()
+			f.stats.RTCPErrors++
+			f.mu.Unlock()
+		}
+		f.dirty.Store(true)
 	}
 	if request != nil {
 		request.requestKeyFrame(now, start)

@@ -264,8 +264,12 @@ func (t *Track) tickLocked(at time.Time) {
 	// and their reports do not leave all at once.
 	forwarders := *t.forwarders.Load()
 	const turns = int(time.Second / tickInterval)
-	for i := t.ticks % turns; i < len(forwarders); i += turns {
+	first := t.ticks % turns
+	for i := first; i < len(forwarders); i += turns {
 		forwarders[i].tick(at, now)
+	}
+	for i := first; i < len(forwarders); i += turns {
+		forwarders[i].flush() // what all of them report leaves at once
 	}
 	t.ticks++
 	t.qualities.tick(at)
