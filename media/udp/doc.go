@@ -32,6 +32,9 @@
 // full, or by the backstop, which looks every few milliseconds for batches that have
 // stopped growing.
 //
+// Wake-ups: a thread that wakes for a packet costs more than the packet. On Linux the runtime
+// is told of arrivals alone (see quietSocket).
+//
 // If segmentation offload is refused for a destination, its packets are sent as plain
 // messages by one sendmmsg, and the refusal is remembered. On systems without sendmmsg
 // (other than Linux) they are sent one by one.
