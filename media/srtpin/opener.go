@@ -22,6 +22,7 @@ const (
 var (
 	errMalformed = errors.New("malformed SRTP packet")
 	errForged    = errors.New("SRTP packet is not authentic")
+	errReplayed  = errors.New("SRTP packet has come before")
 )
 
 // Opener opens the SRTP packets of one transport (RFC 3711, RFC 7714), by AES-GCM or

@@ -17,13 +17,14 @@ package srtpin
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/srtp/v3"
+
+	"parlor/media/srtpout"
 )
 
 const (
@@ -34,9 +35,6 @@ const (
 	// some memory is kept for each. A client has one for its feedback, and one for each
 	// stream that it sends.
 	maxSenders = 64
-	// replayWindow is how many SRTCP indices back a packet may still come for the first
-	// time (RFC 3711 3.3.2).
-	replayWindow = 128
 	// maxBurst is how many reports a client may send at once, and another may come each
 	// reportInterval. Clients send up to twenty a second; those of a few seconds come
 	// at once after a stall of the network.
@@ -53,9 +51,8 @@ type RTCP struct {
 
 	// mu guards the following. It is held while the packet's reports are taken.
 	mu      sync.Mutex
-	context *srtp.Context
-	senders []uint32
-	opened  [maxFeedback]byte
+	opener  rtcpOpener
+	senders []rtcpSender
 	budget  int       // reports that may come now
 	filled  time.Time // when the budget was added to
 }
@@ -63,17 +60,18 @@ type RTCP struct {
 // NewRTCP makes the RTCP of a transport whose client encrypts with that master key and
 // salt. excess counts the packets that are dropped since the client sends too many.
 func NewRTCP(profile srtp.ProtectionProfile, key, salt []byte, excess *atomic.Uint64) (*RTCP, error) {
-	c, err := srtp.CreateContext(key, salt, profile, srtp.SRTCPReplayProtection(replayWindow))
+	keys, err := srtpout.Keys{Profile: profile, Key: key, Salt: salt}.RTCPSession()
 	if err != nil {
 		return nil, fmt.Errorf("open incoming SRTCP: %w", err)
 	}
-	return &RTCP{excess: excess, context: c, budget: maxBurst, filled: time.Now()}, nil
+	return &RTCP{excess: excess, opener: newRTCPOpener(keys), budget: maxBurst, filled: time.Now()}, nil
 }
 
 // Take opens an SRTCP packet if it begins with congestion control feedback, and gives each
 // RTCP packet in it to take, which may use it during the call only; if there are other
 // reports in it, all of it goes to others. It reports false for everything else: other
-// packets, and what is not authentic. A packet beyond the client's budget is dropped.
+// packets, and what is not authentic. A packet beyond the client's budget is dropped. It is
+// opened in place: if it is not authentic, it is destroyed.
 func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
 	if len(packet) < least || len(packet) > maxFeedback || !isFeedback(packet) {
 		return false
@@ -87,7 +85,7 @@ func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
 		f.excess.Add(1)
 		return true
 	}
-	plain, err := f.openLocked(f.opened[:0], packet)
+	plain, err := f.openLocked(packet[:0], packet)
 	if err != nil {
 		return false
 	}
@@ -117,10 +115,20 @@ func (f *RTCP) Knows(packet []byte) bool {
 }
 
 func (f *RTCP) knowsLocked(packet []byte) bool {
-	return len(f.senders) < maxSenders || slices.Contains(f.senders, sender(packet))
+	return len(f.senders) < maxSenders || f.senderLocked(senderOf(packet)) != nil
 }
 
-// Open opens an SRTCP packet into dst, which must not overlap it.
+// senderLocked is what is known of a sender; nil if no authentic packet of it has come.
+func (f *RTCP) senderLocked(ssrc uint32) *rtcpSender {
+	for i := range f.senders {
+		if f.senders[i].ssrc == ssrc {
+			return &f.senders[i]
+		}
+	}
+	return nil
+}
+
+// Open opens an SRTCP packet and appends it to dst, which must not overlap it.
 func (f *RTCP) Open(dst, packet []byte) ([]byte, error) {
 	if len(packet) < least {
 		return nil, errMalformed
@@ -131,21 +139,32 @@ func (f *RTCP) Open(dst, packet []byte) ([]byte, error) {
 }
 
 func (f *RTCP) openLocked(dst, packet []byte) ([]byte, error) {
-	if !f.knowsLocked(packet) {
+	ssrc := senderOf(packet)
+	s := f.senderLocked(ssrc)
+	if s == nil && len(f.senders) >= maxSenders {
 		return nil, errForged
 	}
-	plain, err := f.context.DecryptRTCP(dst, packet, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open SRTCP: %w", err)
+	index, ok := f.opener.index(packet)
+	if !ok {
+		return nil, errMalformed
 	}
-	if s := sender(packet); !slices.Contains(f.senders, s) {
-		f.senders = append(f.senders, s)
+	if s != nil && !s.fresh(index) {
+		return nil, errReplayed
+	}
+	plain, err := f.opener.open(dst, packet)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
+		s.take(index)
+	} else {
+		f.senders = append(f.senders, rtcpSender{ssrc: ssrc, newest: index, seen: [2]uint64{1, 0}})
 	}
 	return plain, nil
 }
 
-// sender is the SSRC of the sender of an RTCP packet's first report.
-func sender(packet []byte) uint32 { return binary.BigEndian.Uint32(packet[header:]) }
+// senderOf is the SSRC of the sender of an RTCP packet's first report.
+func senderOf(packet []byte) uint32 { return binary.BigEndian.Uint32(packet[header:]) }
 
 // affordLocked takes one report from the budget, if there is one.
 func (f *RTCP) affordLocked(now time.Time) bool {

@@ -12,11 +12,13 @@ import (
 	"github.com/pion/srtp/v3"
 )
 
-// Labels of the key derivation (RFC 3711, section 4.3.1).
+// Labels of the key derivation (RFC 3711, section 4.3.1): those of RTP, and those of RTCP,
+// which are labelRTCP more.
 const (
 	labelEncryption     = 0
 	labelAuthentication = 1
 	labelSalt           = 2
+	labelRTCP           = 3
 )
 
 const (
@@ -34,8 +36,8 @@ func supported(p srtp.ProtectionProfile) bool {
 	return false
 }
 
-// SessionKeys are what one side encrypts RTP with, derived from a master key (RFC 3711
-// 4.3). They are not changed, so streams share them.
+// SessionKeys are what one side encrypts RTP or RTCP with, derived from a master key (RFC
+// 3711 4.3). They are not changed, so streams share them.
 type SessionKeys struct {
 	Block   cipher.Block
 	AEAD    cipher.AEAD // nil for AES-CM with HMAC-SHA1
@@ -43,8 +45,15 @@ type SessionKeys struct {
 	Salt    []byte
 }
 
-// Session derives the session keys. The error is ErrNoKeys if the profile is not known.
-func (k Keys) Session() (*SessionKeys, error) {
+// Session derives the session keys of RTP. The error is ErrNoKeys if the profile is not
+// known.
+func (k Keys) Session() (*SessionKeys, error) { return k.session(0) }
+
+// RTCPSession derives the session keys of RTCP, which are others than those of RTP.
+func (k Keys) RTCPSession() (*SessionKeys, error) { return k.session(labelRTCP) }
+
+// session derives the session keys whose labels begin at first.
+func (k Keys) session(first byte) (*SessionKeys, error) {
 	if !supported(k.Profile) {
 		return nil, fmt.Errorf("%w: profile %v", ErrNoKeys, k.Profile)
 	}
@@ -57,12 +66,12 @@ func (k Keys) Session() (*SessionKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &SessionKeys{Salt: derive(master, k.Salt, labelSalt, saltLen)}
-	if s.Block, err = aes.NewCipher(derive(master, k.Salt, labelEncryption, keyLen)); err != nil {
+	s := &SessionKeys{Salt: derive(master, k.Salt, first+labelSalt, saltLen)}
+	if s.Block, err = aes.NewCipher(derive(master, k.Salt, first+labelEncryption, keyLen)); err != nil {
 		return nil, err
 	}
 	if k.Profile == srtp.ProtectionProfileAes128CmHmacSha1_80 {
-		s.AuthKey = derive(master, k.Salt, labelAuthentication, sha1Key)
+		s.AuthKey = derive(master, k.Salt, first+labelAuthentication, sha1Key)
 		return s, nil
 	}
 	s.AEAD, err = cipher.NewGCM(s.Block)
@@ -129,7 +138,7 @@ func (s *sealer) seal(packet []byte, header int, payload []byte, ssrc uint32, in
 
 // PutNonce puts the nonce of AES-GCM into the first 12 bytes of iv (RFC 7714 8.1): zero,
 // SSRC, rollover counter and sequence number, which is what the 48-bit index is made of,
-// with the salt.
+// with the salt. SRTCP's index of 31 bits stands at the same place (RFC 7714 9.1).
 func (k *SessionKeys) PutNonce(iv *[aes.BlockSize]byte, ssrc uint32, index uint64) {
 	*iv = [aes.BlockSize]byte{}
 	binary.BigEndian.PutUint32(iv[2:], ssrc)
