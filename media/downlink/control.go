@@ -25,12 +25,12 @@ const sendingWindow = int64(500 * time.Millisecond)
 //
 // It is not safe for concurrent use, has no goroutine and reads no clock.
 type Control[T any] struct {
-	record    *sent.Record
+	record    sent.Record
 	estimator estimate.Estimator
 	probe     probe.Controller
 	pacer     pacer.Pacer[T]
 
-	results []sent.Result
+	results []sent.Result // of the report that is taken; see lend
 	state   estimate.State
 	// A queue is drained in this order. A deep one holds video once. For the time of patience
 	// the layers stay as they are, and spatial layers stay for steadyFor: temporal layers are
@@ -64,7 +64,7 @@ type Control[T any] struct {
 // NewControl makes a control that estimates by transport-wide feedback, or, without it,
 // by the receiver's other reports.
 func NewControl[T any](transportWide bool) *Control[T] {
-	c := &Control[T]{record: sent.New(), estimator: &estimate.Reported{}}
+	c := &Control[T]{record: *sent.New(), estimator: &estimate.Reported{}}
 	if transportWide {
 		c.JudgeBySending()
 	}
@@ -150,6 +150,16 @@ func (c *Control[T]) Probe(now int64) (bytes, size int) {
 	}
 	bytes, size, _ = c.probe.Due(now)
 	return bytes, size
+}
+
+// lend gives the control the memory for the results of the next report, and take returns
+// it. What is kept of a report is little; controls that take their reports in turns share
+// the rest, which stays in the processor's cache.
+func (c *Control[T]) lend(results []sent.Result) { c.results = results }
+
+func (c *Control[T]) take() (results []sent.Result) {
+	results, c.results = c.results, nil
+	return results
 }
 
 // Feedback takes transport-wide feedback. It reports whether the estimate has changed so

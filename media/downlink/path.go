@@ -111,18 +111,16 @@ type Path struct {
 
 	// mu guards the following. It is held only for short times, because the reader of the
 	// socket waits for it when feedback comes.
-	mu           sync.Mutex
-	streams      []Stream
-	control      *Control[waiting]
-	report       feedback.Report
-	streamReport feedback.StreamReport
-	dividedAt    int64
-	countedAt    int64
-	due          bool           // a report requires a division
-	gaps         []gap          // of packets that the path itself dropped; one per stream at most
-	malformed    *atomic.Uint64 // counts malformed feedback; nil = not counted
-	totals       *Totals        // get the measurements of the path; nil = none
-	turns        *Turns         // in which it acts; nil before they are given or needed
+	mu        sync.Mutex
+	streams   []Stream
+	control   Control[waiting]
+	dividedAt int64
+	countedAt int64
+	due       bool           // a report requires a division
+	gaps      []gap          // of packets that the path itself dropped; one per stream at most
+	malformed *atomic.Uint64 // counts malformed feedback; nil = not counted
+	totals    *Totals        // get the measurements of the path; nil = none
+	turns     *Turns         // in which it acts; nil before they are given or needed
 
 	appointed int // index of its appointment with its turns, plus 1; 0 = it has none. Their lock guards it.
 }
@@ -166,7 +164,7 @@ type gap struct {
 // New makes a path without measurements. It estimates nothing before Connected.
 func New(t Transport) *Path {
 	return &Path{
-		transport: t, epoch: time.Now().Add(-time.Hour), control: NewControl[waiting](false),
+		transport: t, epoch: time.Now().Add(-time.Hour), control: *NewControl[waiting](false),
 		departed: make([]departure, 0, mostDepartures),
 	}
 }
@@ -430,8 +428,9 @@ func (d *Path) Lost(share float64, rtt time.Duration, at time.Time) {
 // Feedback takes an RTCP packet of transport-wide feedback
 // (draft-holmer-rmcat-transport-wide-cc-extensions-01). A malformed packet is counted and
 // dropped. Feedback does not wait for packets that are being sent.
-func (d *Path) Feedback(raw []byte) {
-	now := d.Since(time.Now())
+func (d *Path) Feedback(raw []byte) { d.feedback(d.Since(time.Now()), raw) }
+
+func (d *Path) feedback(now int64, raw []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	changed, err := d.takeLocked(now, raw)
@@ -450,18 +449,38 @@ func (d *Path) Feedback(raw []byte) {
 	}
 }
 
+// reading is the memory in which one report is taken.
+type reading struct {
+	report  feedback.Report
+	streams feedback.StreamReport
+	results []sent.Result
+}
+
+// readings are shared by all paths. Each has ten to twenty reports a second, and between two
+// of them memory of its own would have left the processor's cache.
+var readings = sync.Pool{New: func() any { return new(reading) }}
+
 // takeLocked gives feedback to the control. changed: the estimate has changed much.
 func (d *Path) takeLocked(now int64, raw []byte) (changed bool, err error) {
-	if feedback.IsStreams(raw) {
-		if err := d.streamReport.Parse(raw); err != nil {
-			return false, err
-		}
-		return d.control.StreamFeedback(now, &d.streamReport), nil
+	r := readings.Get().(*reading)
+	defer readings.Put(r)
+	streams := feedback.IsStreams(raw)
+	if streams {
+		err = r.streams.Parse(raw)
+	} else {
+		err = r.report.Parse(raw)
 	}
-	if err := d.report.Parse(raw); err != nil {
+	if err != nil {
 		return false, err
 	}
-	return d.control.Feedback(now, &d.report), nil
+	d.control.lend(r.results)
+	if streams {
+		changed = d.control.StreamFeedback(now, &r.streams)
+	} else {
+		changed = d.control.Feedback(now, &r.report)
+	}
+	r.results = d.control.take()
+	return changed, nil
 }
 
 // act does what is due. acted must be called after it.

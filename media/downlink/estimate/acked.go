@@ -1,6 +1,9 @@
 package estimate
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	bucketLength = int64(25 * time.Millisecond)
@@ -10,7 +13,7 @@ const (
 
 // rate is the bitrate of packets by their times, over a sliding window.
 type rate struct {
-	bytes  [rateBuckets]int64
+	bytes  [rateBuckets]uint32
 	first  int64 // bucket of the first packet ever
 	newest int64
 	any    bool
@@ -29,7 +32,7 @@ func (r *rate) add(at int64, size int) {
 	case bucket <= r.newest-rateBuckets || bucket < 0:
 		return
 	}
-	r.bytes[bucket%rateBuckets] += int64(size)
+	r.bytes[bucket%rateBuckets] += uint32(size)
 }
 
 // over is the bitrate in the n whole buckets before the newest; false while fewer than a
@@ -44,7 +47,7 @@ func (r *rate) over(n int64) (float64, bool) {
 	}
 	var bytes int64
 	for b := r.newest - passed; b < r.newest; b++ {
-		bytes += r.bytes[(b%rateBuckets+rateBuckets)%rateBuckets]
+		bytes += int64(r.bytes[(b%rateBuckets+rateBuckets)%rateBuckets])
 	}
 	return float64(bytes*8) / seconds(passed*bucketLength), true
 }
@@ -55,7 +58,7 @@ func (r *rate) over(n int64) (float64, bool) {
 type spaced struct {
 	recent [spacedPackets]struct {
 		at   int64
-		size int
+		size int32
 		// idle: the path had nothing to do between the packet before and this one.
 		idle bool
 	}
@@ -75,7 +78,7 @@ func (s *spaced) add(at int64, size int, waited int64) {
 		*s = spaced{} // the receiver's clock has jumped
 	}
 	p := &s.recent[s.count%spacedPackets]
-	p.at, p.size, p.idle = at, size, at-waited > s.newest
+	p.at, p.size, p.idle = at, int32(size), at-waited > s.newest
 	s.count++
 	s.newest = max(s.newest, at)
 }
@@ -92,7 +95,7 @@ func (s *spaced) over(since int64) (float64, bool) {
 		if n > 0 {
 			if later := &s.recent[(s.count-n)%spacedPackets]; !later.idle {
 				busy += max(next-p.at, 0)
-				bytes += later.size
+				bytes += int(later.size)
 				counted++
 			}
 		}
@@ -107,6 +110,7 @@ func (s *spaced) over(since int64) (float64, bool) {
 // queue is how much longer packets take than the fastest recent ones.
 type queue struct {
 	best    [bestWindows]int64 // fastest, by window of bestLength
+	base    int64              // the fastest of them
 	window  int64
 	any     bool
 	recent  [recentPackets]struct{ way, arrived int64 }
@@ -137,7 +141,7 @@ func (q *queue) add(now, way, arrived int64) {
 	window := now / bestLength
 	switch {
 	case !q.any:
-		q.any, q.window = true, window
+		q.any, q.window, q.base = true, window, way
 		for i := range q.best {
 			q.best[i] = way
 		}
@@ -146,17 +150,18 @@ func (q *queue) add(now, way, arrived int64) {
 		for w := max(q.window+1, window-bestWindows+1); w <= window; w++ {
 			q.best[w%bestWindows] = way
 		}
-		q.window = window
+		q.window, q.base = window, slices.Min(q.best[:])
 	}
 	if slot := &q.best[q.window%bestWindows]; way < *slot {
 		*slot = way
+		q.base = min(q.base, way)
 	}
 	latest := &q.recent[q.count%recentPackets]
 	latest.way, latest.arrived = way, arrived
 	q.count++
 	fastest := way
 	for i := range min(q.count, recentPackets) {
-		r := &q.recent[(q.count-1-i)%recentPackets]
+		r := &q.recent[uint(q.count-1-i)%recentPackets]
 		if i >= leastRecent && arrived-r.arrived > recentTime {
 			break
 		}
@@ -170,12 +175,8 @@ func (q *queue) add(now, way, arrived int64) {
 		}
 		q.before[0], q.before[1] = fastest, q.before[0]
 	}
-	base := q.best[0]
-	for _, b := range q.best[1:] {
-		base = min(base, b)
-	}
 	if q.current < emptyQueue {
 		q.since = arrived
 	}
-	q.current, q.waited = max(fastest-base, 0), max(way-base, 0)
+	q.current, q.waited = max(fastest-q.base, 0), max(way-q.base, 0)
 }

@@ -121,15 +121,15 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 			e.losses.revise()
 		} else {
 			e.losses.add(r)
-			e.sending.add(r.Sent, r.Size)
+			e.sending.add(r.Sent, int(r.Size))
 		}
 		if !r.Received {
 			lost++
 			continue
 		}
-		e.acked.add(r.Arrived, r.Size)
+		e.acked.add(r.Arrived, int(r.Size))
 		e.queue.add(now, r.Arrived-r.Sent, r.Arrived)
-		e.spaced.add(r.Arrived, r.Size, e.queue.waited)
+		e.spaced.add(r.Arrived, int(r.Size), e.queue.waited)
 		e.trend.add(r.Sent, r.Arrived)
 	}
 	if way := now - latest; e.wayBack == 0 || way < e.wayBack {

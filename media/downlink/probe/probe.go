@@ -261,30 +261,31 @@ func (m *measure) count() int { return m.n + m.lost }
 
 func (m *measure) add(r *sent.Result) {
 	m.highest = max(m.highest, r.Number)
+	size := int(r.Size)
 	if !r.Received {
 		m.lost++
-		m.lostBytes += r.Size
+		m.lostBytes += size
 		return
 	}
 	if r.Revised {
 		m.lost--
-		m.lostBytes -= r.Size
+		m.lostBytes -= size
 	}
 	if m.n == 0 || r.Sent < m.firstSent {
 		m.firstSent = r.Sent
 	}
 	if m.n == 0 || r.Arrived < m.firstArrived {
-		m.firstArrived, m.firstSize = r.Arrived, r.Size
+		m.firstArrived, m.firstSize = r.Arrived, size
 	}
 	if m.n == 0 || r.Sent >= m.lastSent {
-		m.lastSent, m.lastSize = r.Sent, r.Size
+		m.lastSent, m.lastSize = r.Sent, size
 	}
 	m.lastArrived = max(m.lastArrived, r.Arrived)
 	if m.n == 0 {
 		m.lastArrived = r.Arrived
 	}
 	m.n++
-	m.bytes += r.Size
+	m.bytes += size
 }
 
 // bitrate is the bitrate that the path carried. full reports whether it kept up with the

@@ -115,9 +115,7 @@ func (r *Record) MatchStreams(fb *feedback.StreamReport, results []Result) []Res
 	}
 	slices.SortFunc(all, func(a, b told) int { return cmp.Compare(a.number, b.number) })
 	for _, t := range all {
-		if result, news := r.settle(t.number, t.came, t.arrived); news {
-			results = append(results, result)
-		}
+		results = r.settle(t.number, t.came, t.arrived, results)
 	}
 	r.names.told = all
 	return results

@@ -60,7 +60,7 @@ type Result struct {
 	Number   int64
 	Sent     int64 // ns of the sender's clock
 	Arrived  int64 // ns of the receiver's clock, if Received
-	Size     int   // bytes
+	Size     int32 // bytes
 	Kind     Kind
 	Cluster  uint8 // the probe to which it belongs; 0 = none
 	Received bool
@@ -161,39 +161,41 @@ func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
 	reference := r.reference.unwrap(fb.Reference, 24) * int64(64*time.Millisecond)
 	for i, arrival := range fb.Arrivals {
 		came := arrival != feedback.NotReceived
-		result, news := r.settle(base+int64(i), came, reference+int64(arrival)*int64(250*time.Microsecond))
-		if news {
-			results = append(results, result)
-		}
+		results = r.settle(base+int64(i), came, reference+int64(arrival)*int64(250*time.Microsecond), results)
 	}
 	return results
 }
 
-// settle takes what a report says of one packet, and returns a result if that is news.
-func (r *Record) settle(n int64, came bool, arrived int64) (result Result, news bool) {
+// settle takes what a report says of one packet, and appends a result if that is news.
+func (r *Record) settle(n int64, came bool, arrived int64, results []Result) []Result {
 	e := r.get(n)
 	if e == nil {
 		r.unknown++
-		return Result{}, false
+		return results
 	}
-	if n > r.highest {
+	if n == r.highest+1 { // as acknowledge does, for the usual case
+		r.outstanding -= int64(e.size)
+		r.highest = n
+	} else if n > r.highest {
 		r.acknowledge(n)
 	}
 	state := e.kind &^ kindMask
 	if state == received || state == missing && !came {
-		return Result{}, false
+		return results
 	}
-	result = Result{
-		Number: n, Sent: e.at, Size: int(e.size), Kind: Kind(e.kind & kindMask), Cluster: e.cluster,
+	if !came {
+		arrived = 0
+	}
+	results = append(results, Result{
+		Number: n, Sent: e.at, Arrived: arrived, Size: int32(e.size), Kind: Kind(e.kind & kindMask), Cluster: e.cluster,
 		Received: came, Revised: state == missing,
-	}
+	})
 	if came {
-		result.Arrived = arrived
 		e.kind = e.kind&kindMask | received
 	} else {
 		e.kind |= missing
 	}
-	return result, true
+	return results
 }
 
 // acknowledge removes the packets up to n from those in flight.
