@@ -36,6 +36,9 @@ type ingress struct {
 	// feedback takes raw transport-wide feedback; nil drops it. It is set before the
 	// first packet arrives.
 	feedback func(raw []byte)
+	// unparked counts the packets that are dropped because too many are parked. It is set
+	// before the first packet arrives.
+	unparked *atomic.Uint64
 
 	parked atomic.Int64 // bytes
 	facts  atomic.Pointer[ingressFacts]
@@ -49,7 +52,7 @@ type ingress struct {
 	// stream for as long as the transport lives.
 	credit   int
 	creditAt time.Time
-	flooded  func() // called once, when no credit is left; then nil
+	flooded  func() // called once, when no credit is left or there are too many sources; then nil
 }
 
 // A client may begin streamBurst streams at once, and one more each streamInterval. A
@@ -73,7 +76,7 @@ type ingressFacts struct {
 func newIngress(flooded func()) *ingress {
 	return &ingress{
 		streams: map[uint32]*rtpStream{}, sources: map[uint32]*source{}, rtcp: map[uint32]func([]rtcp.Packet){},
-		credit: streamBurst, creditAt: time.Now(), flooded: flooded,
+		credit: streamBurst, creditAt: time.Now(), flooded: flooded, unparked: new(atomic.Uint64),
 	}
 }
 
@@ -296,7 +299,11 @@ func (s *rtpStream) withoutSinkLocked(p []byte, now time.Time) {
 	}
 	s.in.note(&h, len(p), now)
 	s.recogniseLocked(&h)
-	if s.attached || len(s.queue) >= parkedPackets || s.in.parked.Load() > parkedBytes {
+	if s.attached {
+		return
+	}
+	if len(s.queue) >= parkedPackets || s.in.parked.Load() > parkedBytes {
+		s.in.unparked.Add(1)
 		return
 	}
 	s.in.parked.Add(int64(len(p)))

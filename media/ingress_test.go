@@ -222,6 +222,35 @@ func TestRTCPCostsLittleMoreThanItsBytes(t *testing.T) {
 	require.Equal(t, []uint16{3}, told, "and its feedback goes to what judges the path")
 }
 
+// Packets that wait for their section are bounded, and what is dropped is counted.
+func TestParkedPacketsAreBounded(t *testing.T) {
+	in := newIngress(func() {})
+	s := in.buffer(packetio.RTPBufferPacket, 7)
+	for seq := range uint16(parkedPackets + 10) {
+		_, err := s.Write(rtpPacket(t, 7, seq, nil, 1))
+		require.NoError(t, err)
+	}
+	got := 0
+	in.attach(7, taker{sink: func([]byte, time.Time) { got++ }})
+	require.Equal(t, parkedPackets, got)
+	require.EqualValues(t, 10, in.unparked.Load())
+}
+
+// A client that begins one stream after the other, however slowly, has to reconnect in the
+// end, since something is kept of each.
+func TestStreamsAreBoundedOverTime(t *testing.T) {
+	floods := 0
+	in := newIngress(func() { floods++ })
+	for ssrc := range uint32(mostSources) {
+		in.source(ssrc)
+	}
+	in.source(0)
+	require.Zero(t, floods)
+	in.source(mostSources)
+	in.source(mostSources + 1)
+	require.Equal(t, 1, floods)
+}
+
 func FuzzIngress(f *testing.F) {
 	f.Add([]byte{0x90, 97, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0xbe, 0xde, 0, 1, 0x10, 1, 0, 0, 0, 5, 1, 2})
 	f.Fuzz(func(t *testing.T, packet []byte) {

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pion/rtcp"
-
 	"parlor/media/srtpin"
 	"parlor/media/srtpout"
 )
@@ -17,10 +15,9 @@ import (
 // Pion still gets the packets of streams whose section is not known yet (see source).
 //
 // The reader of the socket also forwards packets itself if that is little work, because
-// waking another goroutine would cost more. So it does with RTCP that only reports. A packet
-// that goes to many, or RTCP that may cause retransmissions, would delay the packets of all
-// others. Such packets wait in a queue for a goroutine, which runs while the queue is not
-// empty.
+// waking another goroutine would cost more. A packet that goes to many, or RTCP, which may
+// cause retransmissions, would delay the packets of all others. Such packets wait in a
+// queue for a goroutine, which runs while the queue is not empty.
 type intake struct {
 	in       *ingress
 	buffers  *sync.Pool // of *parcel, of the whole engine
@@ -56,9 +53,6 @@ const (
 	// mostTaken is the length of the longest packet that is taken, in bytes. Longer ones
 	// go to pion.
 	mostTaken = 2048
-	// mostReports is the length of the longest RTCP that the socket's reader takes, in bytes.
-	// It has room for reports on twenty streams.
-	mostReports = 512
 	// mostWaiting bounds the packets in the queue: a second of high-definition video.
 	mostWaiting = 1024
 	// fewForwarders is the largest number of forwarders of a stream whose packets the
@@ -99,7 +93,11 @@ func (k *intake) take(packet []byte) bool {
 	case o == nil || len(packet) > mostTaken:
 		return false
 	case srtpin.IsRTCP(packet):
-		return o.rtcp.Take(packet, k.in.feedback, k.passPlain) || o.rtcp.Knows(packet) && k.pass(nil, packet)
+		feedback, err := o.rtcp.Take(packet, k.in.feedback, k.passPlain)
+		if err != nil {
+			k.counters.badSRTP.Add(1)
+		}
+		return feedback || o.rtcp.Knows(packet) && k.pass(nil, packet)
 	case !srtpin.IsRTP(packet):
 		return false
 	}
@@ -107,10 +105,10 @@ func (k *intake) take(packet []byte) bool {
 	return src != nil && src.mayOpen(packet) && k.pass(src, packet)
 }
 
-// pass decrypts a packet at once if it is little work, and else queues it. src is nil for
-// RTCP. It returns true.
+// pass decrypts a packet at once if it is little work to forward, and else queues it. src
+// is nil for RTCP. It returns true.
 func (k *intake) pass(src *source, packet []byte) bool {
-	here := src != nil && !src.wide() || src == nil && len(packet) <= mostReports && beginsWithReport(packet)
+	here := src != nil && !src.wide()
 	k.mu.Lock()
 	if k.closed {
 		k.mu.Unlock()
@@ -125,11 +123,7 @@ func (k *intake) pass(src *source, packet []byte) bool {
 	k.work.Add(1)
 	k.mu.Unlock()
 	defer k.work.Done()
-	if src != nil {
-		k.takeRTP(src, packet, time.Now())
-	} else {
-		k.takeReports(packet)
-	}
+	k.takeRTP(src, packet, time.Now())
 	k.mu.Lock()
 	if k.busy = false; len(k.waiting) > 0 {
 		k.beginLocked()
@@ -152,51 +146,15 @@ func (k *intake) queueLocked(packet []byte, plain bool) {
 		k.counters.intakeOverflow.Add(1)
 		return
 	}
-	p := k.parcel()
+	p, ok := k.buffers.Get().(*parcel)
+	if !ok {
+		p = &parcel{}
+	}
 	p.n, p.plain, p.arrival = copy(p.buf[:mostTaken], packet), plain, time.Now()
 	k.waiting = append(k.waiting, p)
 	if !k.busy {
 		k.beginLocked()
 	}
-}
-
-func (k *intake) parcel() *parcel {
-	if p, ok := k.buffers.Get().(*parcel); ok {
-		return p
-	}
-	return &parcel{}
-}
-
-// takeReports decrypts RTCP. If it only reports, it is taken at once, and else queued.
-func (k *intake) takeReports(packet []byte) {
-	p := k.parcel()
-	defer k.buffers.Put(p)
-	plain, err := k.opener.Load().rtcp.Open(p.buf[:0], packet)
-	switch {
-	case err != nil:
-		k.counters.badSRTP.Add(1)
-	case onlyReports(plain):
-		k.in.takeRTCP(plain)
-	default:
-		k.passPlain(plain)
-	}
-}
-
-// beginsWithReport tells by the bytes that SRTCP leaves readable whether RTCP begins with a
-// sender's or a receiver's report, as compounds of reports do (RFC 3550 6.1).
-func beginsWithReport(packet []byte) bool {
-	t := rtcp.PacketType(packet[1])
-	return t == rtcp.TypeSenderReport || t == rtcp.TypeReceiverReport
-}
-
-// onlyReports tells whether nothing in a compound causes packets to be sent.
-func onlyReports(plain []byte) bool {
-	for one := range reports(plain) {
-		if t := rtcp.PacketType(one[1]); t == rtcp.TypeTransportSpecificFeedback || t == rtcp.TypePayloadSpecificFeedback {
-			return false
-		}
-	}
-	return true
 }
 
 // beginLocked has a goroutine empty the queue.

@@ -62,22 +62,6 @@ func (b *inbound) receive(packet []byte) {
 	}
 }
 
-// holdWorkers waits for the drain that runs, and has others wait until the channel is closed.
-func (b *inbound) holdWorkers() chan struct{} {
-	hold := make(chan struct{})
-	require.Eventually(b.t, func() bool {
-		b.intake.mu.Lock()
-		defer b.intake.mu.Unlock()
-		return !b.intake.busy
-	}, time.Minute, time.Millisecond)
-	drains := b.intake.drains
-	b.intake.drains = func() {
-		<-hold
-		drains()
-	}
-	return hold
-}
-
 // open has pion open what it was shown.
 func (b *inbound) open() {
 	for _, packet := range b.shown {
@@ -280,52 +264,4 @@ func TestRTCPComesPastPion(t *testing.T) {
 	for _, n := range []int{0, 1, 7} {
 		require.False(t, b.intake.take(raw[:n]))
 	}
-}
-
-// RTCP that only reports is little work, and wakes no other goroutine. What comes with a
-// request does.
-func TestReportsAreTakenAtOnce(t *testing.T) {
-	b := newInbound(t)
-	var got []rtcp.Packet
-	var mu sync.Mutex
-	b.in.onRTCP(5, func(p []rtcp.Packet) {
-		mu.Lock()
-		defer mu.Unlock()
-		got = append(got, p...)
-	})
-	send := func(packets ...rtcp.Packet) {
-		raw, err := rtcp.Marshal(packets)
-		require.NoError(t, err)
-		sealed, err := b.client.EncryptRTCP(nil, raw, nil)
-		require.NoError(t, err)
-		require.True(t, b.intake.take(sealed))
-	}
-	taken := func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(got)
-	}
-	names := &rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{Source: 1, Items: []rtcp.SourceDescriptionItem{{Type: rtcp.SDESCNAME, Text: "a"}}}}}
-	report := &rtcp.ReceiverReport{SSRC: 1, Reports: []rtcp.ReceptionReport{{SSRC: 5}}}
-	send(report, names)
-	send(&rtcp.SenderReport{SSRC: 1, Reports: report.Reports})
-	require.Equal(t, 2, taken(), "before another goroutine runs")
-
-	hold := b.holdWorkers()
-	send(report, &rtcp.PictureLossIndication{SenderSSRC: 1, MediaSSRC: 5})
-	require.Equal(t, 2, taken(), "the other goroutine has not run")
-	send(report)
-	require.Equal(t, 2, taken(), "what came first is taken first")
-	close(hold)
-	require.Eventually(t, func() bool { return taken() == 5 }, time.Minute, time.Millisecond)
-
-	long := &rtcp.ReceiverReport{SSRC: 1}
-	for range 31 {
-		long.Reports = append(long.Reports, rtcp.ReceptionReport{SSRC: 5})
-	}
-	hold = b.holdWorkers()
-	send(long)
-	require.Equal(t, 5, taken(), "much work is another goroutine's")
-	close(hold)
-	require.Eventually(t, func() bool { return taken() == 6 }, time.Minute, time.Millisecond)
 }

@@ -31,16 +31,28 @@ type source struct {
 	toldAt             time.Time // time of the last call of taker.again
 }
 
+// mostSources is how many SSRCs a client may use as long as a transport lives, since some
+// memory is kept for each, so that nothing is replayed. A client that toggles a simulcast
+// camera uses six. With more it has to reconnect, by which its keys become others.
+const mostSources = 1 << 15
+
 // source returns the source of an SSRC, and makes it if it is new. It is called for
 // authentic packets only, whose SSRCs the credit bounds.
 func (in *ingress) source(ssrc uint32) *source {
 	in.mu.Lock()
-	defer in.mu.Unlock()
 	s := in.sources[ssrc]
 	if s == nil {
 		s = &source{}
 		s.stream.Store(in.streams[ssrc])
 		in.sources[ssrc] = s
+	}
+	var flooded func()
+	if len(in.sources) > mostSources {
+		flooded, in.flooded = in.flooded, nil
+	}
+	in.mu.Unlock()
+	if flooded != nil {
+		flooded()
 	}
 	return s
 }

@@ -111,7 +111,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	}
 	t.down.ActIn(p.engine.turns[int(paced)%len(p.engine.turns)])
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
-	t.ingress.feedback = t.down.Feedback
+	t.ingress.feedback, t.ingress.unparked = t.down.Feedback, &p.engine.counters.intakeOverflow
 	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
 		return t.movedTo(remote)
 	})

@@ -10,8 +10,8 @@
 //     or by stream (RFC 8888), comes from a subscriber ten to twenty times a second, far
 //     more often than anything else, and can be opened for itself ([RTCP.Take]).
 //
-// All clients share the goroutine on which feedback is opened, so each has a budget:
-// reports beyond it are dropped before they are decrypted, and counted.
+// All clients share the goroutine on which feedback is taken, so each has a budget: reports
+// beyond it are dropped, and counted. To open one costs a small part of taking it.
 package srtpin
 
 import (
@@ -69,29 +69,30 @@ func NewRTCP(profile srtp.ProtectionProfile, key, salt []byte, excess *atomic.Ui
 
 // Take opens an SRTCP packet if it begins with congestion control feedback, and gives each
 // RTCP packet in it to take, which may use it during the call only; if there are other
-// reports in it, all of it goes to others. It reports false for everything else: other
-// packets, and what is not authentic. A packet beyond the client's budget is dropped. It is
-// opened in place: if it is not authentic, it is destroyed.
-func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
+// reports in it, all of it goes to others. It reports false for other packets, and an error
+// for what is not authentic, or came before. Only what is authentic counts towards the
+// client's budget: everybody can send in the client's name. A packet beyond the budget is
+// dropped. The packet is opened in place.
+func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) (feedback bool, err error) {
 	if len(packet) < least || len(packet) > maxFeedback || !isFeedback(packet) {
-		return false
+		return false, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.knowsLocked(packet) {
-		return false
-	}
-	if !f.affordLocked(time.Now()) {
-		f.excess.Add(1)
-		return true
+		return false, nil
 	}
 	plain, err := f.openLocked(packet[:0], packet)
 	if err != nil {
-		return false
+		return true, err
+	}
+	if !f.affordLocked(time.Now()) {
+		f.excess.Add(1)
+		return true, nil
 	}
 	if !onlyFeedback(plain) {
 		others(plain)
-		return true
+		return true, nil
 	}
 	for len(plain) > 0 {
 		n := size(plain)
@@ -100,7 +101,7 @@ func (f *RTCP) Take(packet []byte, take, others func(plain []byte)) bool {
 			f.budget-- // one more than was paid for; later packets wait for it
 		}
 	}
-	return true
+	return true, nil
 }
 
 // Knows reports whether packets of this SRTCP packet's sender are opened here. If a client

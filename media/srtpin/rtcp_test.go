@@ -64,12 +64,12 @@ func TestFeedbackIsOpened(t *testing.T) {
 			take := func(b []byte) { got = append(got, append([]byte(nil), b...)) }
 
 			one := c.encrypt(report(7, 1))
-			require.True(t, f.Take(bytes.Clone(one), take, fails(t)))
+			require.True(t, taken(f, bytes.Clone(one), take, fails(t)))
 			require.Equal(t, [][]byte{report(7, 1)}, got)
-			require.False(t, f.Take(one, take, fails(t)), "the same packet again is a replay")
+			require.False(t, taken(f, one, take, fails(t)), "the same packet again is a replay")
 
 			got = nil
-			require.True(t, f.Take(c.encrypt(append(report(7, 5), report(7, 9)...)), take, fails(t)), "two reports in one packet")
+			require.True(t, taken(f, c.encrypt(append(report(7, 5), report(7, 9)...)), take, fails(t)), "two reports in one packet")
 			require.Equal(t, [][]byte{report(7, 5), report(7, 9)}, got)
 		})
 	}
@@ -91,14 +91,14 @@ func TestAllElseIsNoFeedback(t *testing.T) {
 		"nothing":                           nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.False(t, f.Take(packet, fails(t), fails(t)))
+			require.False(t, taken(f, packet, fails(t), fails(t)))
 		})
 	}
 	shorter := report(7, 1)
 	shorter[3]++ // it says that it is longer than it is
 	for _, others := range [][]byte{shorter, append(report(7, 1), nack...)} {
 		var got []byte
-		require.True(t, f.Take(c.encrypt(others), fails(t), func(b []byte) { got = append(got, b...) }))
+		require.True(t, taken(f, c.encrypt(others), fails(t), func(b []byte) { got = append(got, b...) }))
 		require.Equal(t, others, got, "what is not feedback alone is for others")
 	}
 }
@@ -133,15 +133,15 @@ func TestRTCPIsOpened(t *testing.T) {
 // What is remembered of a client's senders is bounded.
 func TestSendersAreBounded(t *testing.T) {
 	c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
-	taken := 0
+	n := 0
 	for sender := range uint32(1000) {
 		f.budget = maxBurst
-		if f.Take(c.encrypt(report(sender, 1)), func([]byte) {}, fails(t)) {
-			taken++
+		if taken(f, c.encrypt(report(sender, 1)), func([]byte) {}, fails(t)) {
+			n++
 		}
 	}
-	require.Equal(t, maxSenders, taken)
-	require.True(t, f.Take(c.encrypt(report(1, 2)), func([]byte) {}, fails(t)), "a sender that is known goes on")
+	require.Equal(t, maxSenders, n)
+	require.True(t, taken(f, c.encrypt(report(1, 2)), func([]byte) {}, fails(t)), "a sender that is known goes on")
 }
 
 // No report that comes costs memory, by whatever profile and on whichever way it is opened.
@@ -157,7 +157,7 @@ func TestOpeningRTCPAllocatesNothing(t *testing.T) {
 			take := func([]byte) { got++ }
 			require.Zero(t, testing.AllocsPerRun(300, func() {
 				f.budget = maxBurst
-				if f.Take(packets[next], take, nil) {
+				if taken(f, packets[next], take, nil) {
 					next++
 				}
 			}))
@@ -184,7 +184,7 @@ func TestFloodsAreBounded(t *testing.T) {
 			for i := range reports {
 				plain = append(plain, report(7, uint16(i))...)
 			}
-			require.True(t, f.Take(c.encrypt(plain), func([]byte) { took++ }, fails(t)))
+			require.True(t, taken(f, c.encrypt(plain), func([]byte) { took++ }, fails(t)))
 		}
 		for range 10 * maxBurst {
 			send(1)
@@ -214,5 +214,38 @@ func TestFloodsAreBounded(t *testing.T) {
 			send(10)
 		}
 		require.LessOrEqual(t, took, maxBurst+10)
+	})
+}
+
+// taken reports whether Take took an authentic packet.
+func taken(f *RTCP, packet []byte, take, others func([]byte)) bool {
+	feedback, err := f.Take(packet, take, others)
+	return feedback && err == nil
+}
+
+// Everybody can send in a client's name. What is not authentic costs the client nothing of
+// its budget, however much comes.
+func TestForgeriesSpendNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, f := newPair(t, srtp.ProtectionProfileAeadAes128Gcm)
+		first := c.encrypt(report(7, 0))
+		require.True(t, taken(f, bytes.Clone(first), func([]byte) {}, fails(t)))
+		for i := range 10 * maxBurst {
+			forged := c.encrypt(report(7, uint16(i)))
+			forged[12] ^= 1
+			feedback, err := f.Take(forged, fails(t), fails(t))
+			require.True(t, feedback)
+			require.ErrorIs(t, err, errForged)
+			_, err = f.Take(bytes.Clone(first), fails(t), fails(t))
+			require.ErrorIs(t, err, errReplayed)
+		}
+		n := 0
+		for i := range maxBurst - 1 {
+			require.True(t, taken(f, c.encrypt(report(7, uint16(i))), func([]byte) { n++ }, fails(t)))
+		}
+		require.Equal(t, maxBurst-1, n)
+		require.Zero(t, f.excess.Load())
+		require.True(t, taken(f, c.encrypt(report(7, 0)), fails(t), fails(t)), "it is dropped")
+		require.EqualValues(t, 1, f.excess.Load())
 	})
 }

@@ -163,7 +163,7 @@ func TestPlainRTCPIsRefused(t *testing.T) {
 			require.NoError(t, err)
 			_, err = in.DecryptRTCP(nil, bytes.Clone(sealed), nil)
 			require.NoError(t, err, "it is authentic")
-			require.False(t, f.Take(bytes.Clone(sealed), fails(t), fails(t)))
+			require.False(t, taken(f, bytes.Clone(sealed), fails(t), fails(t)))
 			_, err = f.Open(nil, sealed)
 			require.ErrorIs(t, err, errMalformed)
 		})
@@ -239,7 +239,7 @@ func FuzzOpenRTCP(f *testing.F) {
 			require.Zero(t, binary.BigEndian.Uint32(packet[end-indexSize:])>>31, "it is encrypted")
 		}
 		var plain []byte
-		taken := o.Take(bytes.Clone(packet), func(b []byte) { plain = append(plain, b...) }, func(b []byte) { plain = append(plain, b...) })
+		taken := taken(o, bytes.Clone(packet), func(b []byte) { plain = append(plain, b...) }, func(b []byte) { plain = append(plain, b...) })
 		require.False(t, taken && err == nil, "it is taken twice")
 	})
 }
@@ -261,7 +261,7 @@ func BenchmarkTake(b *testing.B) {
 				}
 				f.budget = maxBurst
 				packet = append(packet[:0], sealed[i%count]...)
-				if !f.Take(packet, func([]byte) {}, nil) {
+				if !taken(f, packet, func([]byte) {}, nil) {
 					b.Fatal("refused")
 				}
 			}

@@ -34,6 +34,9 @@ var _ socket = (*quietSocket)(nil)
 // quieten takes over a socket of the standard library, which is closed. If the system does
 // not permit it, the socket stays as it is.
 func quieten(of *net.UDPConn) (socket, error) {
+	if err := nests(epollInstance); err != nil {
+		return of, err
+	}
 	raw, err := of.SyscallConn()
 	if err != nil {
 		return of, err
@@ -57,18 +60,13 @@ func quieten(of *net.UDPConn) (socket, error) {
 
 // watch opens the epoll instance.
 func (s *quietSocket) watch() error {
-	instance, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("open an epoll instance: %w", err)
-	}
 	// Level-triggered: nobody takes the events from the instance. It is ready as long as the
 	// socket is, and the runtime is told of each arrival.
-	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(s.fd)}
-	err = unix.EpollCtl(instance, unix.EPOLL_CTL_ADD, s.fd, &event)
-	if err == nil {
-		err = unix.SetNonblock(instance, true) // so that the runtime watches it
-	}
+	instance, err := epollInstance(s.fd, unix.EPOLLIN)
 	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(instance, true); err != nil { // so that the runtime watches it
 		return errors.Join(fmt.Errorf("watch the socket: %w", err), unix.Close(instance))
 	}
 	s.ready = os.NewFile(uintptr(instance), "media socket")
@@ -77,6 +75,60 @@ func (s *quietSocket) watch() error {
 	}
 	if s.raw, err = s.ready.SyscallConn(); err != nil {
 		return errors.Join(err, s.ready.Close())
+	}
+	return nil
+}
+
+// epollInstance opens an epoll instance that watches a descriptor.
+func epollInstance(fd int, events uint32) (int, error) {
+	instance, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open an epoll instance: %w", err)
+	}
+	event := unix.EpollEvent{Events: events, Fd: int32(fd)}
+	if err := unix.EpollCtl(instance, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+		return -1, errors.Join(fmt.Errorf("watch by epoll: %w", err), unix.Close(instance))
+	}
+	return instance, nil
+}
+
+// errNotNested is told of a system where an instance that watches another one is told of the
+// first arrival alone, as gVisor has it: a socket would be read no more.
+var errNotNested = errors.New("epoll instances do not nest")
+
+// nests tries whether an instance that watches another one, as the runtime's does, is told of
+// each arrival. open opens an instance.
+func nests(open func(fd int, events uint32) (int, error)) (err error) {
+	source, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("try epoll: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(source)) }()
+	inner, err := open(source, unix.EPOLLIN)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(inner)) }()
+	outer, err := open(inner, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(outer)) }()
+	value := make([]byte, 8) // of the counter
+	value[0] = 1
+	for range 3 {
+		if _, err := unix.Write(source, value); err != nil {
+			return fmt.Errorf("try epoll: %w", err)
+		}
+		switch n, err := unix.EpollWait(outer, make([]unix.EpollEvent, 1), 0); {
+		case err != nil:
+			return fmt.Errorf("try epoll: %w", err)
+		case n == 0:
+			return errNotNested
+		}
+		if _, err := unix.Read(source, value); err != nil {
+			return fmt.Errorf("try epoll: %w", err)
+		}
 	}
 	return nil
 }

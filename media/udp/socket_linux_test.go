@@ -141,3 +141,17 @@ func TestASocketClosesWhole(t *testing.T) {
 	require.NoError(t, err, "the port is free")
 	require.NoError(t, again.Close())
 }
+
+// Where nested epoll instances tell of the first arrival alone, the socket stays the standard
+// library's.
+func TestSocketsStayWhereEpollDoesNotNest(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, nests(epollInstance))
+	once := func(fd int, events uint32) (int, error) {
+		if events&unix.EPOLLET != 0 {
+			events |= unix.EPOLLONESHOT
+		}
+		return epollInstance(fd, events)
+	}
+	require.ErrorIs(t, nests(once), errNotNested)
+}
