@@ -75,26 +75,61 @@ func TestARetryThatAClockSetBackHasPutOff(t *testing.T) {
 	})
 }
 
+// gaugeOfAge returns what reads the age of the oldest pending event.
+func gaugeOfAge(t *testing.T, d *webhooks.Dispatcher) func() float64 {
+	reg := prometheus.NewPedanticRegistry()
+	require.NoError(t, reg.Register(d.Collector()))
+	return func() float64 {
+		families, err := reg.Gather()
+		require.NoError(t, err)
+		for _, f := range families {
+			if f.GetName() == "parlor_webhook_oldest_pending_seconds" {
+				return f.Metric[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+}
+
 // TestTheAgeOfAnEventFromTheFuture grows from when the event is seen.
 func TestTheAgeOfAnEventFromTheFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.start(webhooks.Config{Transport: &receiver{t: t, behave: func(received) answer { return answer{status: 400} }}})
-		reg := prometheus.NewPedanticRegistry()
-		require.NoError(t, reg.Register(d.Collector()))
-		age := func() float64 {
-			families, err := reg.Gather()
-			require.NoError(t, err)
-			for _, f := range families {
-				if f.GetName() == "parlor_webhook_oldest_pending_seconds" {
-					return f.Metric[0].GetGauge().GetValue()
-				}
-			}
-			return -1
-		}
+		age := gaugeOfAge(t, d)
 		w.ahead("tea", 2*time.Hour)
 		age()
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, 600.0, age())
+	})
+}
+
+// TestTheAgeOfEventsFromBeforeAStepForwards: an event that comes to be the oldest has not
+// waited for longer than the one before it.
+func TestTheAgeOfEventsFromBeforeAStepForwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := w.start(webhooks.Config{Transport: &receiver{t: t}})
+		age := gaugeOfAge(t, d)
+		id := w.stats().Endpoint.ID
+		require.NoError(t, d.Pause(t.Context(), id, "test"))
+		w.ahead("tea", 0)
+		w.ahead("coffee", -2*time.Hour)
+		require.Zero(t, age())
+		time.Sleep(time.Minute)
+		require.Equal(t, 60.0, age())
+		var done []log.DeliveryResult
+		for _, e := range w.log() {
+			if e.RoomName == "tea" {
+				done = append(done, log.DeliveryResult{EndpointID: id, Seq: e.Seq, State: log.DeliveryDelivered})
+			}
+		}
+		require.NoError(t, w.store.FinishDeliveries(t.Context(), done))
+		require.Equal(t, 60.0, age())
+		time.Sleep(time.Minute)
+		require.Equal(t, 120.0, age())
+		all, err := d.Endpoints(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Minute, all[0].Waits)
 	})
 }

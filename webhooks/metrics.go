@@ -28,14 +28,16 @@ type metrics struct {
 	waiting map[int64]waiting
 }
 
-// waiting is the oldest pending event of an endpoint, and when it was first seen.
+// waiting is the oldest pending event of an endpoint, and since when it has waited, by a clock
+// that is not set.
 type waiting struct {
 	seq   int64
 	since time.Time
 }
 
-// age is how long the oldest pending event has waited: by its own time, and at least since it
-// was first seen here, since the clock may have been set back after it was written.
+// age is how long the oldest pending event has waited: by its own time when it is first seen
+// here, and then as time passes, since the wall clock may be set. The next one has not waited
+// for longer.
 func (m *metrics) age(e *EndpointStatus, now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,12 +45,16 @@ func (m *metrics) age(e *EndpointStatus, now time.Time) time.Duration {
 		delete(m.waiting, e.ID)
 		return 0
 	}
-	w := m.waiting[e.ID]
+	w, before := m.waiting[e.ID]
 	if w.seq != e.OldestSeq {
-		w = waiting{e.OldestSeq, now}
+		next := waiting{e.OldestSeq, now.Add(-max(0, now.Sub(time.UnixMilli(e.OldestPendingMs))))}
+		if before && w.seq < next.seq && next.since.Before(w.since) {
+			next.since = w.since
+		}
+		w = next
 		m.waiting[e.ID] = w
 	}
-	return max(now.Sub(time.UnixMilli(e.OldestPendingMs)), now.Sub(w.since))
+	return now.Sub(w.since)
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -129,7 +135,7 @@ func (m *metrics) collect(c chan<- prometheus.Metric, e *EndpointStatus) {
 		c <- metric
 	}
 	put(m.pending, prometheus.GaugeValue, float64(e.Pending))
-	put(m.oldest, prometheus.GaugeValue, m.age(e, time.Now()).Seconds())
+	put(m.oldest, prometheus.GaugeValue, e.Waits.Seconds())
 	put(m.dead, prometheus.GaugeValue, float64(e.Dead))
 	put(m.delivered, prometheus.CounterValue, float64(e.Delivered))
 	state := string(e.State)

@@ -36,10 +36,12 @@ type EndpointStatus struct {
 	InFlight        int     `json:"in_flight"` // requests under way
 	OldestPendingMs int64   `json:"oldest_pending_ms,omitempty"`
 	OldestSeq       int64   `json:"oldest_pending_seq,omitempty"`
-	LastMs          int64   `json:"last_attempt_ms,omitempty"`
-	LastSuccessMs   int64   `json:"last_success_ms,omitempty"`
-	LastStatus      int     `json:"last_status,omitempty"`
-	LastError       string  `json:"last_error,omitempty"`
+	// Waits is how long that event has waited, however the wall clock was set meanwhile.
+	Waits         time.Duration `json:"-"`
+	LastMs        int64         `json:"last_attempt_ms,omitempty"`
+	LastSuccessMs int64         `json:"last_success_ms,omitempty"`
+	LastStatus    int           `json:"last_status,omitempty"`
+	LastError     string        `json:"last_error,omitempty"`
 
 	FailingSinceMs int64  `json:"failing_since_ms,omitempty"`
 	Down           bool   `json:"down"` // the breaker is open: the endpoint is probed
@@ -74,6 +76,7 @@ func (d *Dispatcher) Endpoints(ctx context.Context) ([]EndpointStatus, error) {
 	out := make([]EndpointStatus, 0, len(stats))
 	for _, s := range stats {
 		e := statusOf(&s)
+		e.Waits = d.metrics.age(&e, time.Now())
 		if w := d.workers[s.Endpoint.ID]; w != nil {
 			w.do(ctx, func() { w.describe(&e) }) // a worker that has ended adds nothing
 		}

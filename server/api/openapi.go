@@ -284,6 +284,9 @@ func (d *document) component(t reflect.Type, request bool) schema {
 	d.Components.Schemas[name] = s
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if !f.IsExported() {
+			continue
+		}
 		field, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if options != "omitempty" {
 			required = append(required, field)

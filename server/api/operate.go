@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"parlor/rooms/log"
 	"parlor/server/problem"
@@ -48,6 +49,8 @@ type endpoint struct {
 	Down          bool       `json:"down" doc:"It fails so often that it is only probed."`
 	NextProbe     *timestamp `json:"next_probe_at"`
 	ProbeError    string     `json:"probe_error,omitempty"`
+
+	waits time.Duration // of the oldest pending event
 }
 
 func showEndpoint(e *webhooks.EndpointStatus) endpoint {
@@ -57,7 +60,7 @@ func showEndpoint(e *webhooks.EndpointStatus) endpoint {
 		Pending: e.Pending, Dead: e.Dead, Delivered: e.Delivered, Failures: e.Failures, SuccessRate: e.SuccessRate,
 		InFlight: e.InFlight, OldestPending: at(e.OldestPendingMs), OldestSeq: e.OldestSeq,
 		LastAttempt: at(e.LastMs), LastSuccess: at(e.LastSuccessMs), LastStatus: e.LastStatus, LastError: e.LastError,
-		FailingSince: at(e.FailingSinceMs), Down: e.Down, NextProbe: at(e.NextProbeMs), ProbeError: e.ProbeError,
+		FailingSince: at(e.FailingSinceMs), Down: e.Down, NextProbe: at(e.NextProbeMs), ProbeError: e.ProbeError, waits: e.Waits,
 	}
 }
 

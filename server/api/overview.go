@@ -111,7 +111,7 @@ func (s *rest) overview(ctx context.Context) (overview, error) {
 	}
 	out.Refused = s.Dashboard.Refusals.Total()
 	out.Lamps = lamps(&out.Status, certificate)
-	out.Alerts = alerts(&out.Status, endpoints, certificate, hour, now)
+	out.Alerts = alerts(&out.Status, endpoints, certificate, hour)
 	s.newest.at, s.newest.last = now, out
 	return out, nil
 }
@@ -209,7 +209,7 @@ const (
 )
 
 // alerts holds how the server fares against the documentation's rules.
-func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.Sample, now time.Time) []alert {
+func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.Sample) []alert {
 	failed, warned := []alert{}, []alert{}
 	fail := func(name, do, found string, args ...any) {
 		failed = append(failed, alert{name, CheckFailed, fmt.Sprintf(found, args...), do})
@@ -256,7 +256,7 @@ func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.S
 		}
 	}
 	for i := range endpoints {
-		endpointAlerts(&endpoints[i], now, warn)
+		endpointAlerts(&endpoints[i], warn)
 	}
 	for _, c := range certificate {
 		if c.State != CheckOK && c.Do != "" {
@@ -280,7 +280,7 @@ func alerts(s *status, endpoints []endpoint, certificate []Check, hour []admin.S
 	return append(failed, warned...)
 }
 
-func endpointAlerts(e *endpoint, now time.Time, warn func(name, do, found string, args ...any)) {
+func endpointAlerts(e *endpoint, warn func(name, do, found string, args ...any)) {
 	name := e.Name
 	if name == "" {
 		name = e.URL
@@ -292,8 +292,8 @@ func endpointAlerts(e *endpoint, now time.Time, warn func(name, do, found string
 	if removed {
 		return
 	}
-	if t := e.OldestPending; t != nil && now.Sub(time.Time(*t)) > webhooksLate {
-		warn("ParlorWebhooksLate", "See its last error under Webhooks.", "Deliveries to %s wait for %.0f minutes.", name, now.Sub(time.Time(*t)).Minutes())
+	if e.waits > webhooksLate {
+		warn("ParlorWebhooksLate", "See its last error under Webhooks.", "Deliveries to %s wait for %.0f minutes.", name, e.waits.Minutes())
 	}
 	switch {
 	case e.State != string(log.EndpointOn):
